@@ -1,0 +1,27 @@
+"""Scores and labels to numbers, in NumPy alone: nothing here needs TensorFlow."""
+
+from ekd_tf.metrics.kfold import KFoldResult
+from ekd_tf.metrics.kfold import kfold_accuracy
+from ekd_tf.metrics.kfold import squared_distances
+from ekd_tf.metrics.normalize import normalize_rows
+from ekd_tf.metrics.roc import RocPoint
+from ekd_tf.metrics.roc import allowed_negatives
+from ekd_tf.metrics.roc import auc
+from ekd_tf.metrics.roc import equal_error_rate
+from ekd_tf.metrics.roc import operating_points
+from ekd_tf.metrics.roc import roc_curve
+from ekd_tf.metrics.roc import tpr_at_fpr
+
+__all__ = [
+    "KFoldResult",
+    "RocPoint",
+    "allowed_negatives",
+    "auc",
+    "equal_error_rate",
+    "kfold_accuracy",
+    "normalize_rows",
+    "operating_points",
+    "roc_curve",
+    "squared_distances",
+    "tpr_at_fpr",
+]

@@ -1,0 +1,51 @@
+"""Unit-length rows, with the numbers of the rows that cannot be normalised."""
+
+from __future__ import annotations
+
+import numpy as np
+
+_NAMED_ROWS = 8
+
+
+def normalize_rows(rows: np.ndarray, first_row: int = 0) -> np.ndarray:
+    """Divides each row by its L2 norm.
+
+    The norm is taken in float64, so rows of very small or large float32 values
+    come out with unit length too.
+
+    Args:
+        rows: Array `(n, dim)` of floats; integers count as float64.
+        first_row: The number of `rows[0]` in the caller's counting, for the
+            message of an error.
+
+    Returns:
+        Array `(n, dim)` of the dtype of `rows`; half precision becomes float32.
+
+    Raises:
+        ValueError: A row holds NaN or infinity, or is all zero: it has no
+            direction, and a cosine with it would be an invented number.
+    """
+    rows = np.asarray(rows)
+    if rows.ndim != 2:
+        raise ValueError(
+            f"`rows` must have 2 dimensions. Received: rows.shape={rows.shape}"
+        )
+    dtype = np.result_type(rows.dtype, np.float32)
+    with np.errstate(over="ignore", invalid="ignore"):
+        squared = np.einsum("nd,nd->n", rows, rows, dtype=np.float64, casting="unsafe")
+    _refuse(~np.isfinite(squared), "hold NaN or infinity", first_row)
+    _refuse(squared == 0, "have zero norm", first_row)
+    return np.divide(rows, np.sqrt(squared)[:, None], dtype=np.float64).astype(dtype)
+
+
+def _refuse(bad: np.ndarray, complaint: str, first_row: int) -> None:
+    """Raises `ValueError` naming the first few rows of the mask `bad`."""
+    found = np.flatnonzero(bad)
+    if not found.size:
+        return
+    named = ", ".join(str(row + first_row) for row in found[:_NAMED_ROWS])
+    more = f" and {found.size - _NAMED_ROWS} more" if found.size > _NAMED_ROWS else ""
+    raise ValueError(
+        f"Every embedding must be finite and non-zero, but {found.size} of "
+        f"{bad.size} rows {complaint}. Received: rows {named}{more}"
+    )

@@ -1,0 +1,151 @@
+import numpy as np
+import pytest
+from sklearn.model_selection import KFold
+
+from ekd_tf.metrics.kfold import kfold_accuracy
+from ekd_tf.metrics.kfold import squared_distances
+
+
+def kfold_accuracy_np(distances, same, folds, thresholds):
+    """The protocol as loops over folds and thresholds."""
+    accuracy, chosen = [], []
+    for train, test in KFold(n_splits=folds, shuffle=False).split(distances):
+        best, best_correct = None, -1
+        for threshold in thresholds:
+            correct = np.sum((distances[train] < threshold) == same[train])
+            if correct > best_correct:
+                best, best_correct = threshold, correct
+        accuracy.append(np.mean((distances[test] < best) == same[test]))
+        chosen.append(best)
+    return np.array(accuracy), np.array(chosen)
+
+
+def test_reproduces_insightface(golden):
+    reference = np.load(golden / "verification_insightface.npz")
+    embeddings = reference["embeddings"]
+    result = kfold_accuracy(
+        squared_distances(embeddings[::2], embeddings[1::2]), reference["issame"]
+    )
+    np.testing.assert_array_equal(result.accuracy, reference["accuracy_per_fold"])
+    assert result.mean == reference["accuracy_mean"]
+    assert result.std == reference["accuracy_std"]
+
+
+def test_value_computed_by_hand():
+    # Two folds of four pairs. Fold 1 separates at 1 < t <= 2, so the first of the
+    # thresholds 0.5, 1.5, 2.5 that does is 1.5; fold 2 separates at 2 < t <= 3,
+    # hence 2.5. Fold 1 at 2.5 takes its negative at 2 for a positive (3 of 4
+    # right); fold 2 at 1.5 misses its positive at 2 (3 of 4 right).
+    distances = np.array([0.1, 1.0, 2.0, 3.0, 0.1, 2.0, 3.0, 3.5])
+    same = np.array([True, True, False, False] * 2)
+    result = kfold_accuracy(
+        distances, same, folds=2, thresholds=np.array([0.5, 1.5, 2.5])
+    )
+    np.testing.assert_array_equal(result.thresholds, [2.5, 1.5])
+    np.testing.assert_array_equal(result.accuracy, [0.75, 0.75])
+    assert result.mean == 0.75
+    assert result.std == 0.0
+
+
+def test_standard_deviation_is_that_of_the_population():
+    # Accuracies 1 and 0.5: population 0.25, sample 0.354.
+    distances = np.array([0.1, 3.0, 0.1, 0.1])
+    same = np.array([True, False, True, False])
+    result = kfold_accuracy(distances, same, folds=2, thresholds=np.array([1.0]))
+    np.testing.assert_array_equal(result.accuracy, [1.0, 0.5])
+    assert result.mean == 0.75
+    assert result.std == 0.25
+
+
+def test_first_of_equally_good_thresholds_is_taken():
+    # All of 0.51 .. 3.0 separate the pairs; 0.5 does not, since the rule is `<`.
+    distances = np.tile([0.5, 3.0], 4)
+    result = kfold_accuracy(distances, np.tile([True, False], 4), folds=2)
+    np.testing.assert_allclose(result.thresholds, 0.51)
+
+
+def test_distance_equal_to_the_threshold_is_rejected():
+    distances = np.array([1.0, 1.0, 1.0, 1.0])
+    same = np.array([True, False, True, False])
+    result = kfold_accuracy(distances, same, folds=2, thresholds=np.array([1.0]))
+    # Nothing is accepted, so exactly the different pairs are right.
+    np.testing.assert_array_equal(result.accuracy, [0.5, 0.5])
+
+
+@pytest.mark.parametrize("pairs", [20, 67, 600])
+@pytest.mark.parametrize("folds", [2, 3, 10])
+def test_matches_loops_over_thresholds(rng, pairs, folds):
+    same = rng.random(pairs) < 0.5
+    # Rounded to the grid of thresholds, so that many distances tie with one.
+    distances = np.round(rng.uniform(0, 3, pairs) + 0.8 * ~same, 2)
+    result = kfold_accuracy(distances, same, folds=folds)
+    accuracy, chosen = kfold_accuracy_np(distances, same, folds, np.arange(0, 4, 0.01))
+    np.testing.assert_array_equal(result.thresholds, chosen)
+    np.testing.assert_array_equal(result.accuracy, accuracy)
+
+
+def test_order_of_pairs_inside_a_fold_does_not_matter(rng):
+    same = np.tile([True, False], 50)
+    distances = rng.uniform(0, 4, 100)
+    shuffled = np.concatenate([rng.permutation(10) + 10 * i for i in range(10)])
+    first = kfold_accuracy(distances, same)
+    second = kfold_accuracy(distances[shuffled], same[shuffled])
+    np.testing.assert_array_equal(first.accuracy, second.accuracy)
+
+
+def test_collapsed_model_is_at_chance():
+    result = kfold_accuracy(np.zeros(100), np.tile([True, False], 50))
+    np.testing.assert_array_equal(result.accuracy, 0.5)
+
+
+def test_distances_computed_by_hand():
+    # Angles 0, 90 and 180 degrees between rows of various lengths.
+    left = np.array([[1.0, 0.0], [2.0, 0.0], [0.0, 3.0]])
+    right = np.array([[5.0, 0.0], [0.0, 0.1], [0.0, -7.0]])
+    np.testing.assert_allclose(squared_distances(left, right), [0, 2, 4], atol=1e-15)
+
+
+def test_distances_are_two_minus_two_cosines(rng):
+    left, right = rng.normal(size=(2, 30, 8))
+    cosine = np.sum(left * right, axis=1) / (
+        np.linalg.norm(left, axis=1) * np.linalg.norm(right, axis=1)
+    )
+    np.testing.assert_allclose(squared_distances(left, right), 2 - 2 * cosine)
+
+
+def test_rejects_pairs_of_different_shape():
+    with pytest.raises(ValueError, match=r"left.shape=\(3, 2\), right.shape=\(2, 2\)"):
+        squared_distances(np.ones((3, 2)), np.ones((2, 2)))
+
+
+@pytest.mark.parametrize("kind", [True, False])
+def test_rejects_pairs_of_one_kind(kind):
+    word = "same" if kind else "different"
+    with pytest.raises(ValueError, match=f"Received: 20 pairs, all {word}"):
+        kfold_accuracy(np.ones(20), np.full(20, kind))
+
+
+def test_rejects_distances_that_are_not_finite():
+    distances = np.ones(20)
+    distances[3] = np.nan
+    with pytest.raises(ValueError, match="`distances` must be finite.*1 values"):
+        kfold_accuracy(distances, np.tile([True, False], 10))
+
+
+@pytest.mark.parametrize("folds", [0, 1, 7])
+def test_rejects_impossible_number_of_folds(folds):
+    with pytest.raises(ValueError, match=rf"`folds` must be in \[2, 6\].*{folds}"):
+        kfold_accuracy(np.ones(6), np.tile([True, False], 3), folds=folds)
+
+
+def test_rejects_lengths_that_differ():
+    with pytest.raises(ValueError, match=r"distances.shape=\(6,\), same.shape=\(4,\)"):
+        kfold_accuracy(np.ones(6), np.tile([True, False], 2))
+
+
+@pytest.mark.parametrize("thresholds", [[], [1.0, 0.5], [1.0, 1.0]])
+def test_rejects_thresholds_that_do_not_increase(thresholds):
+    with pytest.raises(ValueError, match="`thresholds` must be increasing"):
+        kfold_accuracy(
+            np.ones(6), np.tile([True, False], 3), 2, thresholds=np.array(thresholds)
+        )
