@@ -87,8 +87,8 @@ def operating_points(
         points.append(
             RocPoint(
                 target_fpr=target,
-                fpr=np.count_nonzero(negative > threshold) / negative.size,
-                tpr=np.count_nonzero(positive > threshold) / positive.size,
+                fpr=float(np.mean(negative > threshold)),
+                tpr=float(np.mean(positive > threshold)),
                 threshold=float(threshold),
                 negatives_allowed=count,
             )

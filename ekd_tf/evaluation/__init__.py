@@ -1,0 +1,33 @@
+"""Model and labelled images to a report, in numbers and pictures."""
+
+from ekd_tf.evaluation.allpairs import all_pair_scores
+from ekd_tf.evaluation.allpairs import pairs_at
+from ekd_tf.evaluation.embed import Embedder
+from ekd_tf.evaluation.embed import embed
+from ekd_tf.evaluation.gap import GapPoint
+from ekd_tf.evaluation.gap import GapReport
+from ekd_tf.evaluation.gap import compare
+from ekd_tf.evaluation.plots import plot_roc
+from ekd_tf.evaluation.plots import plot_similarities
+from ekd_tf.evaluation.tables import format_fpr
+from ekd_tf.evaluation.tables import format_table
+from ekd_tf.evaluation.verification import VerificationReport
+from ekd_tf.evaluation.verification import draw_pairs
+from ekd_tf.evaluation.verification import verify
+
+__all__ = [
+    "Embedder",
+    "GapPoint",
+    "GapReport",
+    "VerificationReport",
+    "all_pair_scores",
+    "compare",
+    "draw_pairs",
+    "embed",
+    "format_fpr",
+    "format_table",
+    "pairs_at",
+    "plot_roc",
+    "plot_similarities",
+    "verify",
+]

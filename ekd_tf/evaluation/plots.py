@@ -1,0 +1,263 @@
+"""Pictures of ROC curves and similarities, for TensorBoard and as PNG files.
+
+Figures are made with matplotlib's objects and the Agg canvas: no display, and no
+state shared with a caller who uses pyplot. Curves differ in dashes and markers as
+well as in colour, so they can be told apart in black and white.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from ekd_tf.evaluation.tables import format_fpr
+
+# Okabe and Ito's palette, safe for colour-blind readers, without its yellow.
+_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#000000")
+_DASHES = ("-", "--", "-.", ":", (0, (6, 1, 1, 1, 1, 1)), (0, (1, 3)))
+# One more than there are dashes and colours, so that the seventh curve differs too.
+_MARKERS = ("o", "s", "^", "D", "v", "x", "P")
+
+_BINS = 100
+
+
+def plot_roc(
+    curves: Mapping[str, tuple[np.ndarray, np.ndarray]],
+    path: str | os.PathLike | None = None,
+    title: str = "",
+) -> np.ndarray:
+    """Draws TPR over FPR, FPR on a logarithmic axis.
+
+    Args:
+        curves: Name -> `(fpr, tpr)`, arrays that rise, as `metrics.roc_curve`
+            returns them.
+        path: Where to write a PNG too, or None.
+        title: Above the axes.
+
+    Returns:
+        Uint8 array `(height, width, 3)`, RGB.
+
+    Raises:
+        ValueError: There is no curve, or one has no or unequal points.
+    """
+    return _render(roc_figure(curves, title), path)
+
+
+def plot_similarities(
+    positive_scores: np.ndarray,
+    negative_scores: np.ndarray,
+    thresholds: Mapping[float, float | None],
+    path: str | os.PathLike | None = None,
+    title: str = "",
+) -> np.ndarray:
+    """Draws histograms of both kinds of pairs with the thresholds at FPRs.
+
+    Args:
+        positive_scores: Float array, cosines of positive pairs.
+        negative_scores: Float array, cosines of negative pairs.
+        thresholds: FPR -> cosine, as in `VerificationReport`. One that is None (not
+            measurable) is left out.
+        path: Where to write a PNG too, or None.
+        title: Above the axes.
+
+    Returns:
+        Uint8 array `(height, width, 3)`, RGB.
+
+    Raises:
+        ValueError: There are no positives or no negatives.
+    """
+    return _render(
+        similarities_figure(positive_scores, negative_scores, thresholds, title), path
+    )
+
+
+def roc_figure(
+    curves: Mapping[str, tuple[np.ndarray, np.ndarray]], title: str = ""
+) -> Figure:
+    """Makes the figure of `plot_roc`.
+
+    The axis starts at the lowest decade that any curve resolves, within 1e-6 and
+    1e-2. A marker stands at each decade, where TPRs are usually quoted.
+    """
+    if not curves:
+        raise ValueError("`curves` must hold at least one curve. Received: none")
+    curves = {name: _check_curve(name, *curve) for name, curve in curves.items()}
+    left = _lowest_decade([fpr for fpr, _ in curves.values()])
+    figure, axes = _new_figure(title)
+    lowest = 1.0
+    for number, (name, (fpr, tpr)) in enumerate(curves.items()):
+        x, y, decades = _with_decades(fpr, tpr, left)
+        lowest = min(lowest, y[0])
+        axes.plot(
+            x,
+            y,
+            # Between two points the TPR within an FPR is that of the lower one.
+            drawstyle="steps-post",
+            color=_COLORS[number % len(_COLORS)],
+            linestyle=_DASHES[number % len(_DASHES)],
+            marker=_MARKERS[number % len(_MARKERS)],
+            markevery=decades,
+            markersize=6,
+            linewidth=1.8,
+            label=name,
+        )
+    axes.set_xscale("log")
+    axes.set_xlim(left, 1.0)
+    bottom = min(np.floor(lowest * 10) / 10, 0.9)
+    axes.set_ylim(bottom, 1.0 + 0.02 * (1 - bottom))
+    axes.set_xlabel("FPR (false positive rate)")
+    axes.set_ylabel("TPR (true positive rate)")
+    _legend(figure, list(curves))
+    return figure
+
+
+def similarities_figure(
+    positive_scores: np.ndarray,
+    negative_scores: np.ndarray,
+    thresholds: Mapping[float, float | None],
+    title: str = "",
+) -> Figure:
+    """Makes the figure of `plot_similarities`.
+
+    Counts are on a logarithmic axis: thresholds at low FPRs lie in tails that a
+    linear one would not show.
+    """
+    scores = {
+        "positive pairs": np.asarray(positive_scores),
+        "negative pairs": np.asarray(negative_scores),
+    }
+    for name, values in scores.items():
+        if not values.size:
+            raise ValueError(f"A histogram needs scores. Received: no {name}")
+    drawn = {f: float(t) for f, t in sorted(thresholds.items()) if t is not None}
+    figure, axes = _new_figure(title)
+    everything = [*drawn.values()]
+    for values in scores.values():
+        everything += [float(values.min()), float(values.max())]
+    low, high = min(everything), max(everything)
+    margin = max(0.02 * (high - low), 0.02)
+    edges = np.linspace(low - margin, high + margin, _BINS + 1)
+    smallest, largest = 1.0, 0.0
+    for (name, values), color, hatch in zip(scores.items(), _COLORS, ("", "////")):
+        counts, _ = np.histogram(values, edges)
+        fractions = counts / values.size
+        smallest = min(smallest, fractions[fractions > 0].min())
+        largest = max(largest, fractions.max())
+        axes.stairs(
+            fractions,
+            edges,
+            fill=True,
+            facecolor=color,
+            edgecolor=color,
+            linewidth=0,
+            alpha=0.25,
+            hatch=hatch,
+        )
+        axes.stairs(
+            fractions,
+            edges,
+            color=color,
+            linestyle="--" if hatch else "-",
+            linewidth=1.6,
+            label=f"{name} ({values.size:,})",
+        )
+    axes.set_yscale("log")
+    axes.set_ylim(min(smallest / 2, largest / 1000), largest * 2)
+    axes.set_xlim(edges[0], edges[-1])
+    axes.set_xlabel("cosine similarity")
+    axes.set_ylabel("fraction of pairs per bin")
+    _mark_thresholds(axes, drawn, edges[-1] - edges[0])
+    _legend(figure, [f"{name} (1,000,000)" for name in scores])
+    return figure
+
+
+def _mark_thresholds(axes, thresholds, width):
+    """Draws a line per threshold, its FPR above the axes where there is room."""
+    rightmost = []
+    for fpr, threshold in sorted(thresholds.items(), key=lambda item: item[1]):
+        axes.axvline(threshold, color="black", linewidth=1.0, linestyle=":")
+        text = f"FPR {format_fpr(fpr)}"
+        half = 0.006 * len(text) * width
+        # The lowest row whose last label ends before this one starts.
+        row = next(
+            (k for k, end in enumerate(rightmost) if end < threshold - half),
+            len(rightmost),
+        )
+        rightmost[row : row + 1] = [threshold + half]
+        axes.annotate(
+            text,
+            (threshold, 1.0),
+            xycoords=axes.get_xaxis_transform(),
+            xytext=(0, 3 + 12 * row),
+            textcoords="offset points",
+            ha="center",
+            va="bottom",
+            fontsize=9,
+        )
+
+
+def _new_figure(title):
+    figure = Figure(figsize=(7.2, 5.2), dpi=100, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    axes.grid(True, which="major", color="0.8", linewidth=0.8)
+    axes.grid(True, which="minor", axis="x", color="0.92", linewidth=0.5)
+    axes.set_axisbelow(True)
+    # The figure's title, not that of the axes, which labels above the axes of a
+    # threshold would run into.
+    if title:
+        figure.suptitle(title, fontsize=12)
+    return figure, axes
+
+
+def _legend(figure, names):
+    """Puts the legend below the axes, where it can hide no curve."""
+    columns = max(1, min(len(names), 84 // (max(map(len, names)) + 10)))
+    figure.legend(loc="outside lower center", ncols=columns, handlelength=3.5)
+
+
+def _check_curve(name, fpr, tpr):
+    fpr, tpr = np.asarray(fpr, np.float64), np.asarray(tpr, np.float64)
+    if fpr.ndim != 1 or fpr.shape != tpr.shape or not fpr.size:
+        raise ValueError(
+            "Every curve must be `(fpr, tpr)`, two lists of one length. Received: "
+            f"{name!r} with shapes {fpr.shape} and {tpr.shape}"
+        )
+    return fpr, tpr
+
+
+def _lowest_decade(fprs):
+    resolved = np.concatenate(fprs)
+    resolved = resolved[resolved > 0]
+    smallest = resolved.min() if resolved.size else 1.0
+    # Rounded, or the logarithm of 1e-3 could come out a whole decade too high.
+    exponent = np.ceil(np.round(np.log10(smallest), 9))
+    return 10.0 ** np.clip(exponent, -6, -2)
+
+
+def _with_decades(fpr, tpr, left):
+    """Cuts a curve at `left` and inserts the points at decades.
+
+    Returns:
+        `(x, y, indices of the decades)`; y at x is the TPR of the last point whose
+        FPR is at most x.
+    """
+    decades = 10.0 ** np.arange(np.round(np.log10(left)), 1)
+    # Rising from 0 at the axis would draw a wall over it: only the last of the
+    # points at or before the axis is kept.
+    x = np.unique(np.concatenate([fpr[fpr > left], decades, [left]]))
+    last = np.searchsorted(fpr, x, side="right") - 1
+    y = np.where(last >= 0, tpr[np.maximum(last, 0)], 0.0)
+    return x, y, np.searchsorted(x, decades).tolist()
+
+
+def _render(figure, path):
+    figure.canvas.draw()
+    image = np.asarray(figure.canvas.buffer_rgba())[..., :3].copy()
+    if path is not None:
+        figure.savefig(path, format="png")
+    return image

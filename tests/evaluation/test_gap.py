@@ -1,0 +1,144 @@
+import json
+
+import numpy as np
+import pytest
+
+from ekd_tf.evaluation.allpairs import all_pair_scores
+from ekd_tf.evaluation.gap import compare
+from ekd_tf.metrics import tpr_at_fpr
+
+
+def two_models(rng, identities=12, images=5):
+    labels = rng.permutation(np.repeat(np.arange(identities), images))
+    size = labels.size
+    teacher = rng.normal(size=(identities, 24))[labels] + rng.normal(size=(size, 24))
+    student = teacher[:, :16] + 0.7 * rng.normal(size=(size, 16))
+    return teacher, student, labels
+
+
+def critical_np(teacher, student, labels, teacher_threshold, student_threshold):
+    """Critical pairs of each kind as loops, the most different first."""
+    found = {True: [], False: []}
+    unit = [e / np.linalg.norm(e, axis=1, keepdims=True) for e in (teacher, student)]
+    for i in range(len(labels)):
+        for j in range(i + 1, len(labels)):
+            above_teacher = unit[0][i] @ unit[0][j] - teacher_threshold
+            above_student = unit[1][i] @ unit[1][j] - student_threshold
+            # The pairs that set the thresholds lie on them but for rounding.
+            if min(abs(above_teacher), abs(above_student)) < 1e-6:
+                above_teacher = above_teacher if abs(above_teacher) > 1e-6 else 0
+                above_student = above_student if abs(above_student) > 1e-6 else 0
+            if (above_teacher > 0) != (above_student > 0):
+                difference = abs(above_teacher - above_student)
+                found[labels[i] == labels[j]].append((difference, (i, j)))
+    return {
+        kind: [pair for _, pair in sorted(pairs, reverse=True)]
+        for kind, pairs in found.items()
+    }
+
+
+def test_matches_loops_over_pairs(rng):
+    teacher, student, labels = two_models(rng)
+    report = compare(teacher, student, labels, (0.2, 0.05, 0.01), worst=4)
+    assert (report.num_positive, report.num_negative) == (120, 60 * 59 / 2 - 120)
+    for point in report.points:
+        expected = critical_np(
+            teacher, student, labels, point.teacher_threshold, point.student_threshold
+        )
+        assert point.critical_positive == len(expected[True]) > 0
+        assert point.critical_negative == len(expected[False]) > 0
+        assert point.worst_positive == tuple(expected[True][:4])
+        assert point.worst_negative == tuple(expected[False][:4])
+
+
+def test_rates_are_those_of_each_model_alone(rng):
+    teacher, student, labels = two_models(rng)
+    fprs = (0.1, 0.02)
+    report = compare(teacher, student, labels, fprs)
+    for name, embeddings in (("teacher", teacher), ("student", student)):
+        tpr, thresholds = tpr_at_fpr(*all_pair_scores(embeddings, labels), fprs)
+        for k, point in enumerate(report.points):
+            assert point.fpr == fprs[k]
+            assert getattr(point, f"{name}_tpr") == tpr[k]
+            assert getattr(point, f"{name}_threshold") == thresholds[k]
+    for point in report.points:
+        assert point.gap == point.teacher_tpr - point.student_tpr
+
+
+def test_gap_is_above_zero_where_the_student_is_worse(rng):
+    teacher, student, labels = two_models(rng)
+    (point,) = compare(teacher, student, labels, (0.01,)).points
+    (swapped,) = compare(student, teacher, labels, (0.01,)).points
+    assert point.gap > 0.05
+    assert swapped.gap == -point.gap
+    assert swapped.critical_positive == point.critical_positive
+    assert swapped.worst_negative == point.worst_negative
+
+
+def test_a_model_has_no_gap_to_itself(rng):
+    teacher, _, labels = two_models(rng)
+    for point in compare(teacher, teacher, labels, (0.1, 0.01)).points:
+        assert point.gap == 0
+        assert (point.critical_positive, point.critical_negative) == (0, 0)
+        assert point.worst_positive == point.worst_negative == ()
+
+
+def test_critical_positives_explain_the_gap(rng):
+    # TPRs differ by pairs lost less pairs gained, so by no more than the critical.
+    teacher, student, labels = two_models(rng)
+    report = compare(teacher, student, labels, (0.1, 0.01))
+    for point in report.points:
+        assert abs(point.gap) * report.num_positive <= point.critical_positive + 1e-9
+
+
+def test_rotated_and_scaled_teacher_shows_no_gap(rng):
+    teacher, _, labels = two_models(rng)
+    rotation, _ = np.linalg.qr(rng.normal(size=(24, 24)))
+    (point,) = compare(teacher, 3 * teacher @ rotation, labels, (0.1,)).points
+    assert abs(point.gap) < 0.01
+    np.testing.assert_allclose(
+        point.teacher_threshold, point.student_threshold, atol=1e-6
+    )
+
+
+def test_fprs_without_enough_negatives_have_no_figures(rng):
+    report = compare(*two_models(rng), (0.1, 1e-4))
+    unmeasured = report.points[1]
+    assert unmeasured.fpr == 1e-4
+    assert unmeasured.gap is unmeasured.teacher_tpr is unmeasured.worst_positive is None
+    assert report.not_measurable == (
+        "TPR at FPR 1e-4 is not measurable: it takes 100000 negative pairs, and "
+        "there are 1650",
+    )
+
+
+def test_report_survives_json_and_reads_as_a_table(rng):
+    report = compare(*two_models(rng), (0.1, 1e-4), worst=2)
+    plain = report.to_dict()
+    assert plain["points"].keys() == {"1e-1", "1e-4"}
+    assert plain["points"]["1e-1"]["gap"] == report.points[0].gap
+    assert plain["not_measurable"] == list(report.not_measurable)
+    json.dumps(plain)
+    lines = report.to_table().split("\n")
+    assert len(lines) == 4
+    assert lines[2].startswith(f"| 1e-1 | {report.points[0].teacher_tpr:11.4f} |")
+    assert lines[3].count("n/a") == 4
+
+
+def test_rejects_models_that_saw_different_numbers_of_images(rng):
+    teacher, student, labels = two_models(rng)
+    with pytest.raises(ValueError, match="`student_embeddings`.*59 rows, 60 labels"):
+        compare(teacher, student[:-1], labels)
+    with pytest.raises(ValueError, match="`teacher_embeddings`.*59 rows, 60 labels"):
+        compare(teacher[:-1], student, labels)
+
+
+def test_rejects_one_identity(rng):
+    teacher, student, labels = two_models(rng)
+    with pytest.raises(ValueError, match="60 images of 1 identities"):
+        compare(teacher, student, np.zeros_like(labels))
+
+
+def test_rejects_a_negative_number_of_worst_pairs(rng):
+    with pytest.raises(ValueError, match=r"`worst` must be in \[0, inf\)"):
+        compare(*two_models(rng), worst=-1)
