@@ -1,0 +1,95 @@
+"""What differs between Keras 2.15 and Keras 3, and nowhere else.
+
+Row 0 of the architecture: imported by anyone, imports nothing of the package.
+"""
+
+import keras
+import tensorflow as tf
+
+IS_KERAS_3 = int(keras.__version__.split(".")[0]) >= 3
+
+# For `add_weight(aggregation=...)`: state that every replica computes alike.
+ONLY_FIRST_REPLICA = (
+    "only_first_replica" if IS_KERAS_3 else tf.VariableAggregation.ONLY_FIRST_REPLICA
+)
+
+# Decorator that makes a class of this package known to `.keras` files.
+register = keras.saving.register_keras_serializable(package="ekd_tf")
+
+
+def keras_compile(compile_model, **kwargs):
+    """Calls `keras.Model.compile` so that Keras adds no loss scaling and no XLA.
+
+    Keras 3 would wrap the optimizer under mixed_float16, and compile the step by
+    XLA where it finds it possible.
+    """
+    if IS_KERAS_3:
+        kwargs.setdefault("auto_scale_loss", False)
+    kwargs.setdefault("jit_compile", False)
+    compile_model(**kwargs)
+
+
+# Their whole arithmetic is in the public `update_step`. Others (Nadam) do part of
+# it in private hooks, so only `apply` is right for them.
+_WHOLE_IN_UPDATE_STEP = (keras.optimizers.SGD, keras.optimizers.Adam)
+
+
+def tf_variable(variable):
+    """Returns the `tf.Variable` (or distributed variable) behind a Keras variable.
+
+    Keras 2 variables are `tf.Variable`s and come back as they are.
+    """
+    return variable if isinstance(variable, tf.Variable) else variable.value
+
+
+def apply_reduced_gradients(optimizer, gradients, variables):
+    """Applies gradients that are already summed over replicas, once.
+
+    Keras 2 can be told so. Keras 3 always sums once more in `apply`: with several
+    replicas, SGD and Adam therefore go through their `update_step`. Any other
+    optimizer, and any on variables with constraints, receives `gradient / replicas`,
+    which costs a second all-reduce of every gradient (half of the step again on two
+    CPU replicas) and rounds where the number of replicas is no power of two.
+
+    Args:
+        optimizer: Keras optimizer, built for `variables`. Weight decay, clipping,
+            gradient accumulation and averaging of its own are not carried out by
+            `update_step`: an optimizer given here must not be set to any of them.
+        gradients: List of dense tensors, equal on all replicas.
+        variables: The variables, in the same order.
+
+    Raises:
+        RuntimeError: If called in a cross-replica context.
+    """
+    replica = tf.distribute.get_replica_context()
+    if replica is None:
+        raise RuntimeError("`apply_reduced_gradients` must run in a replica context.")
+    if not IS_KERAS_3:
+        optimizer.apply_gradients(
+            zip(gradients, variables), skip_gradients_aggregation=True
+        )
+    elif replica.num_replicas_in_sync == 1:
+        optimizer.apply(gradients, variables)
+    elif _update_step_is_all(optimizer, variables):
+        learning_rate = tf.convert_to_tensor(optimizer.learning_rate)
+        targets = [tf_variable(variable) for variable in variables]
+
+        def update(strategy, gradients, learning_rate):
+            for gradient, target in zip(gradients, targets):
+                strategy.extended.update(
+                    target,
+                    lambda v, g, lr: optimizer.update_step(g, v, lr),
+                    args=(gradient, learning_rate),
+                    group=False,
+                )
+
+        replica.merge_call(update, args=(gradients, learning_rate))
+        tf_variable(optimizer.iterations).assign_add(1)
+    else:
+        replicas = float(replica.num_replicas_in_sync)
+        optimizer.apply([gradient / replicas for gradient in gradients], variables)
+
+
+def _update_step_is_all(optimizer, variables):
+    constrained = any(getattr(v, "constraint", None) is not None for v in variables)
+    return type(optimizer) in _WHOLE_IN_UPDATE_STEP and not constrained

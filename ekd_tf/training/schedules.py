@@ -1,0 +1,155 @@
+"""Learning rates as functions of the optimizer step, each with linear warm-up."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import keras
+import tensorflow as tf
+
+from ekd_tf.checks import check_positive
+from ekd_tf.checks import check_range
+
+
+class WarmupSchedule(keras.optimizers.schedules.LearningRateSchedule):
+    r"""Multiplies a decay by a linear ramp over the first steps.
+
+    $$ \eta(s) = \min\big(1, \frac{s + 1}{W}\big) \cdot \text{decay}(s) $$
+
+    The first update takes `base / W`, not 0; update number `W` (step `W - 1`) is
+    the first at full height. Subclasses give `decay`.
+
+    Args:
+        base: Learning rate at full height, > 0.
+        warmup_steps: Integer `W` >= 0, updates. 0: no ramp.
+    """
+
+    def __init__(self, base: float, warmup_steps: int = 0):
+        check_positive("base", base)
+        check_range("warmup_steps", warmup_steps, low=0)
+        self.base = float(base)
+        self.warmup_steps = int(warmup_steps)
+
+    def decay(self, step):
+        """Returns the learning rate without warm-up, float32 scalar.
+
+        Args:
+            step: Int64 scalar: updates made so far.
+        """
+        raise NotImplementedError
+
+    def __call__(self, step):
+        """Returns the learning rate of the update after `step` updates.
+
+        Args:
+            step: Integer, tensor or variable: updates made so far, 0 for the first.
+
+        Returns:
+            Float32 scalar tensor.
+        """
+        step = tf.cast(step, tf.int64)
+        rate = self.decay(step)
+        if not self.warmup_steps:
+            return rate
+        ramp = tf.cast(step + 1, tf.float32) / self.warmup_steps
+        return rate * tf.minimum(ramp, 1.0)
+
+    def get_config(self):
+        return {"base": self.base, "warmup_steps": self.warmup_steps}
+
+
+@keras.saving.register_keras_serializable(package="ekd_tf")
+class ConstantSchedule(WarmupSchedule):
+    """The same learning rate at every step after the warm-up."""
+
+    def decay(self, step):
+        return tf.constant(self.base, tf.float32)
+
+
+@keras.saving.register_keras_serializable(package="ekd_tf")
+class StepSchedule(WarmupSchedule):
+    """Multiplies the learning rate by `factor` at each boundary.
+
+    Args:
+        base: Learning rate before the first boundary, > 0.
+        boundaries: Increasing integers: the update at `step == boundary` is the
+            first one with the smaller rate. Counted from the start of the run, the
+            warm-up included, of which none may lie inside.
+        factor: Float in (0, 1).
+        warmup_steps: Integer >= 0, updates.
+    """
+
+    def __init__(
+        self,
+        base: float,
+        boundaries: Sequence[int],
+        factor: float = 0.1,
+        warmup_steps: int = 0,
+    ):
+        super().__init__(base, warmup_steps)
+        check_range("factor", factor, low=0, high=1, low_open=True, high_open=True)
+        self.boundaries = [int(boundary) for boundary in boundaries]
+        self.factor = float(factor)
+        edges = [self.warmup_steps - 1, *self.boundaries]
+        if any(late <= early for early, late in zip(edges, edges[1:])):
+            raise ValueError(
+                "`boundaries` must increase and not lie inside the warm-up. Received: "
+                f"boundaries={self.boundaries}, warmup_steps={self.warmup_steps}"
+            )
+
+    def decay(self, step):
+        # Computed in float64 by Python: 0.1 ** 3 in float32 steps is off by an ulp.
+        rates = [self.base * self.factor**i for i in range(len(self.boundaries) + 1)]
+        passed = tf.reduce_sum(
+            tf.cast(step >= tf.constant(self.boundaries, tf.int64), tf.int32)
+        )
+        return tf.gather(tf.constant(rates, tf.float32), passed)
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "boundaries": self.boundaries,
+            "factor": self.factor,
+        }
+
+
+@keras.saving.register_keras_serializable(package="ekd_tf")
+class CosineSchedule(WarmupSchedule):
+    r"""Half a cosine from `base` after the warm-up down to `end`.
+
+    $$ \text{decay}(s) = e + \frac{b - e}{2} (1 + \cos \pi p), \quad
+       p = \frac{s - W}{T - W} \text{ clipped to } [0, 1] $$
+
+    Args:
+        base: Learning rate `b` at the end of the warm-up, > 0.
+        total_steps: Integer `T` > `warmup_steps`: length of the run in updates, the
+            warm-up included. Steps from `T` on keep `end`.
+        end: Float `e` in [0, base].
+        warmup_steps: Integer `W` >= 0, updates.
+
+    Reference:
+        Loshchilov & Hutter, 2017, arXiv:1608.03983, equation 5, without restarts.
+    """
+
+    def __init__(
+        self, base: float, total_steps: int, end: float = 0.0, warmup_steps: int = 0
+    ):
+        super().__init__(base, warmup_steps)
+        check_range("end", end, low=0, high=base)
+        check_range("total_steps", total_steps, low=self.warmup_steps, low_open=True)
+        self.total_steps = int(total_steps)
+        self.end = float(end)
+
+    def decay(self, step):
+        span = self.total_steps - self.warmup_steps
+        done = tf.cast(tf.clip_by_value(step - self.warmup_steps, 0, span), tf.float32)
+        cosine = tf.cos(math.pi * done / span)
+        return self.end + (self.base - self.end) * 0.5 * (1.0 + cosine)
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "total_steps": self.total_steps,
+            "end": self.end,
+        }

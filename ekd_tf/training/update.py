@@ -1,0 +1,250 @@
+"""One optimizer step: sum over replicas, un-scale, check, decay, clip, apply."""
+
+from __future__ import annotations
+
+import tensorflow as tf
+
+from ekd_tf.checks import check_choice
+from ekd_tf.checks import check_positive
+from ekd_tf.checks import check_range
+from ekd_tf.stack import apply_reduced_gradients
+from ekd_tf.stack import tf_variable
+
+LOSS_SCALINGS = ("none", "dynamic")
+
+# Below one a scale would only shrink gradients that overflow unscaled as well.
+MIN_LOSS_SCALE = 1.0
+
+# What an optimizer would do a second time, or where it would skip what is done here.
+_OWN_SETTINGS = (
+    "weight_decay",
+    "clipnorm",
+    "clipvalue",
+    "global_clipnorm",
+    "use_ema",
+    "loss_scale_factor",
+    "gradient_accumulation_steps",
+)
+
+
+class GradientUpdate:
+    r"""Turns the gradients of every replica into one update of the variables.
+
+    In this order, in float32:
+
+    1. gradients are summed over replicas: each replica differentiates its part of
+       the global batch's loss, already divided so that the sum is the gradient;
+    2. divided by the loss scale and tested: if any entry is NaN or infinite, the
+       whole step is skipped on all replicas;
+    3. `weight_decay * w` is added for `decay_variables`, as torch SGD does it, so
+       momentum acts on the decay too;
+    4. all are scaled by $\min(1, \text{clip\_norm} / \lVert g \rVert)$;
+    5. the optimizer applies them.
+
+    A skipped step leaves variables, the optimizer's slots and
+    `optimizer.iterations` as they were; hence learning rates are a function of the
+    updates made, not of the batches seen. With dynamic scaling it halves the scale
+    (never below 1); `growth_steps` good steps in a row double it.
+
+    Create it under the strategy's scope. `scale_loss` and `apply` belong in a
+    replica context (`strategy.run`, or no strategy at all), eager or in a
+    `tf.function`.
+
+    Args:
+        optimizer: Keras optimizer with no weight decay, clipping, averaging,
+            accumulation or loss scale of its own. Built here if it is not yet.
+        variables: Trainable variables, without repetition.
+        weight_decay: Float >= 0: coefficient of the coupled decay.
+        decay_variables: The members of `variables` that decay. None: no member.
+        clip_norm: Float > 0: largest global norm, or None for no clipping.
+        loss_scaling: "none" or "dynamic".
+        initial_scale: Float >= 1: first loss scale under "dynamic".
+        growth_steps: Integer > 0: good steps in a row before the scale doubles.
+
+    State:
+        loss_scale: Float32 scalar, 1 under "none".
+        good_steps: Int64 scalar: good steps since the scale last changed or a step
+            was skipped.
+        skipped_steps: Int64 scalar: steps skipped in the whole run.
+
+    Raises:
+        ValueError: On an argument outside its range, a decay variable that is not
+            among `variables`, or an optimizer that decays or clips by itself.
+    """
+
+    def __init__(
+        self,
+        optimizer,
+        variables,
+        weight_decay: float = 5e-4,
+        decay_variables=None,
+        clip_norm: float | None = None,
+        loss_scaling: str = "none",
+        initial_scale: float = 2.0**15,
+        growth_steps: int = 2000,
+    ):
+        check_range("weight_decay", weight_decay, low=0)
+        if clip_norm is not None:
+            check_positive("clip_norm", clip_norm)
+        check_choice("loss_scaling", loss_scaling, LOSS_SCALINGS)
+        check_range("initial_scale", initial_scale, low=MIN_LOSS_SCALE)
+        check_positive("growth_steps", growth_steps)
+        _check_plain(optimizer)
+        self.optimizer = optimizer
+        self.variables = list(variables)
+        self.weight_decay = weight_decay
+        self.clip_norm = clip_norm
+        self.loss_scaling = loss_scaling
+        self.growth_steps = growth_steps
+        self._decays = _membership(self.variables, decay_variables or [])
+        if not getattr(optimizer, "built", False):
+            optimizer.build(self.variables)
+        scale = initial_scale if loss_scaling == "dynamic" else 1.0
+        self._scale = _state("loss_scale", scale, tf.float32)
+        self._good_steps = _state("good_steps", 0, tf.int64)
+        self._skipped_steps = _state("skipped_steps", 0, tf.int64)
+
+    @property
+    def state(self) -> dict[str, tf.Variable]:
+        """The variables to checkpoint beside the optimizer's own, by name."""
+        return {
+            "loss_scale": self._scale,
+            "good_steps": self._good_steps,
+            "skipped_steps": self._skipped_steps,
+        }
+
+    def scale_loss(self, loss):
+        """Returns the loss to differentiate, float32: `loss * loss_scale`."""
+        return tf.cast(loss, tf.float32) * self._scale
+
+    def apply(self, gradients) -> dict[str, tf.Tensor]:
+        """Makes the step, or skips it.
+
+        Args:
+            gradients: List of this replica's gradients of the scaled loss, in the
+                order of `variables`, of any float dtype.
+
+        Returns:
+            Float32 scalars, equal on all replicas: `gradient_norm`: global norm
+            after decay and before clipping, not finite if the step was skipped;
+            `loss_scale`: the scale this step was made with; `skipped_steps`: the
+            run's count, this step included.
+
+        Raises:
+            ValueError: If a gradient is None, or their number is wrong.
+            RuntimeError: If called in a cross-replica context.
+        """
+        replica = tf.distribute.get_replica_context()
+        if replica is None:
+            raise RuntimeError("`apply` must run in a replica context: strategy.run.")
+        self._check_gradients(gradients)
+        # Float16 sums overflow from 65,504 on, so the cast comes before the sum.
+        gradients = [tf.cast(tf.convert_to_tensor(g), tf.float32) for g in gradients]
+        gradients = replica.all_reduce(tf.distribute.ReduceOp.SUM, gradients)
+        scale = tf.convert_to_tensor(self._scale)
+        gradients = [gradient / scale for gradient in gradients]
+        finite = tf.reduce_all(
+            [tf.reduce_all(tf.math.is_finite(gradient)) for gradient in gradients]
+        )
+        gradients = self._decayed(gradients)
+        norm = tf.linalg.global_norm(gradients)
+        if self.clip_norm is not None:
+            factor = self.clip_norm / tf.maximum(norm, self.clip_norm)
+            gradients = [gradient * factor for gradient in gradients]
+        skipped = replica.merge_call(self._apply_if, args=(finite, gradients))
+        return {
+            "gradient_norm": tf.where(finite, norm, float("nan")),
+            "loss_scale": scale,
+            "skipped_steps": skipped,
+        }
+
+    def _decayed(self, gradients):
+        return [
+            gradient + self.weight_decay * tf.cast(tf_variable(variable), tf.float32)
+            if decays and self.weight_decay
+            else gradient
+            for gradient, variable, decays in zip(
+                gradients, self.variables, self._decays
+            )
+        ]
+
+    def _apply_if(self, strategy, finite, gradients):
+        """Runs in the cross-replica context: returns the count of skipped steps."""
+        # All replicas hold the same sum, hence the same answer.
+        finite = strategy.experimental_local_results(finite)[0]
+
+        # The branch stands here because the optimizer merges replicas itself, which
+        # is not possible in a branch taken within a replica.
+        def make_step():
+            strategy.run(self._apply_in_replica, args=(gradients,))
+            return True
+
+        tf.cond(finite, make_step, lambda: False)
+        good = tf.where(finite, self._good_steps.read_value() + 1, 0)
+        if self.loss_scaling == "dynamic":
+            scale = self._scale.read_value()
+            grows = good >= self.growth_steps
+            shrunk = tf.maximum(scale * 0.5, MIN_LOSS_SCALE)
+            grown = tf.where(grows, scale * 2.0, scale)
+            self._scale.assign(tf.where(finite, grown, shrunk))
+            good = tf.where(grows, tf.zeros_like(good), good)
+        self._good_steps.assign(good)
+        skipped = self._skipped_steps.read_value() + tf.cast(~finite, tf.int64)
+        self._skipped_steps.assign(skipped)
+        return tf.cast(skipped, tf.float32)
+
+    @tf.autograph.experimental.do_not_convert
+    def _apply_in_replica(self, gradients):
+        gradients = [
+            tf.cast(gradient, tf_variable(variable).dtype)
+            for gradient, variable in zip(gradients, self.variables)
+        ]
+        apply_reduced_gradients(self.optimizer, gradients, self.variables)
+
+    def _check_gradients(self, gradients):
+        if len(gradients) != len(self.variables):
+            raise ValueError(
+                f"`gradients` must be one per variable ({len(self.variables)}). "
+                f"Received: {len(gradients)}"
+            )
+        names = [v.name for g, v in zip(gradients, self.variables) if g is None]
+        if names:
+            raise ValueError(
+                "Every variable must have a gradient. The loss does not depend on: "
+                + ", ".join(names)
+            )
+
+
+def _state(name, value, dtype):
+    return tf.Variable(
+        value,
+        trainable=False,
+        dtype=dtype,
+        name=name,
+        aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA,
+    )
+
+
+def _membership(variables, chosen):
+    """Returns one bool per variable: whether it is among `chosen`."""
+    keys = [tf_variable(variable).ref() for variable in variables]
+    if len(set(keys)) < len(keys):
+        raise ValueError("`variables` must not contain a variable twice.")
+    unknown = [v.name for v in chosen if tf_variable(v).ref() not in keys]
+    if unknown:
+        raise ValueError(
+            "`decay_variables` must be among `variables`. Received besides: "
+            + ", ".join(unknown)
+        )
+    chosen = {tf_variable(variable).ref() for variable in chosen}
+    return [key in chosen for key in keys]
+
+
+def _check_plain(optimizer):
+    for name in _OWN_SETTINGS:
+        value = getattr(optimizer, name, None)
+        if value:
+            raise ValueError(
+                f"`optimizer` must leave `{name}` to GradientUpdate or unset. "
+                f"Received: {name}={value}"
+            )

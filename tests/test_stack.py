@@ -1,0 +1,110 @@
+"""Tests for `ekd_tf.stack`."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from ekd_tf.stack import IS_KERAS_3
+from ekd_tf.stack import apply_reduced_gradients
+from ekd_tf.stack import tf_variable
+
+OPTIMIZERS = {
+    "sgd": lambda: keras.optimizers.SGD(learning_rate=0.1, momentum=0.9),
+    "adam": lambda: keras.optimizers.Adam(learning_rate=0.1),
+    # Does part of its arithmetic outside `update_step` on Keras 3.
+    "nadam": lambda: keras.optimizers.Nadam(learning_rate=0.1),
+    # Not the class itself: may override anything.
+    "subclass": lambda: type("Mine", (keras.optimizers.SGD,), {})(learning_rate=0.1),
+}
+
+
+def strategy_of(replicas):
+    # Collectives of a second strategy in one process clash with the first one's.
+    return tf.distribute.MirroredStrategy(
+        [f"CPU:{i}" for i in range(replicas)],
+        cross_device_ops=tf.distribute.ReductionToOneDevice(),
+    )
+
+
+def train(make_optimizer, replicas, steps=3, constraint=None):
+    """Applies the reduced gradients 1, 2, .. to a variable of ones."""
+    strategy = strategy_of(replicas)
+    with strategy.scope():
+        layer = keras.layers.Dense(
+            units=2, use_bias=False, kernel_constraint=constraint
+        )
+        layer.build((None, 1))
+        layer.kernel.assign([[1.0, 1.0]])
+        optimizer = make_optimizer()
+        optimizer.build([layer.kernel])
+
+    @tf.function
+    def step(gradient):
+        # `all_reduce` wants a tensor made on a device, which an argument is not.
+        strategy.run(
+            lambda: apply_reduced_gradients(
+                optimizer, [tf.identity(gradient)], [layer.kernel]
+            )
+        )
+
+    for i in range(steps):
+        step(tf.constant([[i + 1.0, -0.5]]))
+    copies = strategy.experimental_local_results(tf_variable(layer.kernel))
+    return [copy.numpy() for copy in copies], int(optimizer.iterations.numpy())
+
+
+def test_says_which_keras_is_installed():
+    assert IS_KERAS_3 == (keras.__version__[0] != "2")
+
+
+def test_finds_the_tensorflow_variable_of_a_keras_variable():
+    layer = keras.layers.Dense(units=1)
+    layer.build((None, 1))
+    assert isinstance(tf_variable(layer.kernel), tf.Variable)
+    tf_variable(layer.kernel).assign([[3.0]])
+    assert float(layer.kernel.numpy()[0, 0]) == 3.0
+
+
+def test_returns_tensorflow_variables_as_they_are():
+    variable = tf.Variable(1.0)
+    assert tf_variable(variable) is variable
+    with strategy_of(2).scope():
+        mirrored = tf.Variable(1.0)
+    assert tf_variable(mirrored) is mirrored
+
+
+def test_reduced_gradients_are_applied_once_by_hand():
+    # SGD with momentum 0.9, rate 0.1: m = -0.1, then 0.9 * -0.1 - 0.2 = -0.29,
+    # then 0.9 * -0.29 - 0.3 = -0.561: 1 - 0.951 = 0.049.
+    copies, iterations = train(OPTIMIZERS["sgd"], replicas=2)
+    assert iterations == 3
+    for copy in copies:
+        np.testing.assert_allclose(copy[0, 0], 0.049, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_replicas_take_the_step_of_one(name):
+    (one,), one_count = train(OPTIMIZERS[name], replicas=1)
+    copies, count = train(OPTIMIZERS[name], replicas=3)
+    assert count == one_count == 3
+    for copy in copies:
+        np.testing.assert_allclose(copy, one, rtol=2e-6)
+
+
+@pytest.mark.parametrize("replicas", [1, 2])
+def test_constraints_are_kept(replicas):
+    # Steps of -0.1, -0.29 and -0.561 lead to 0.049 in one component, upwards in
+    # the other; on the unit sphere neither leaves it.
+    unit = keras.constraints.UnitNorm(axis=1)
+    copies, _ = train(OPTIMIZERS["sgd"], replicas=replicas, constraint=unit)
+    for copy in copies:
+        np.testing.assert_allclose(np.linalg.norm(copy), 1.0, rtol=1e-5)
+
+
+def test_refuses_to_run_outside_a_replica():
+    with strategy_of(2).scope():
+        variable = tf.Variable(1.0)
+        optimizer = OPTIMIZERS["sgd"]()
+        with pytest.raises(RuntimeError, match="in a replica context"):
+            apply_reduced_gradients(optimizer, [tf.constant(1.0)], [variable])

@@ -1,0 +1,497 @@
+"""Tests for `ekd_tf.training.update`."""
+
+import json
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from ekd_tf.training.optimizers import make_optimizer
+from ekd_tf.training.schedules import StepSchedule
+from ekd_tf.training.update import GradientUpdate
+
+NAN = float("nan")
+INF = float("inf")
+
+
+def strategy_of(replicas):
+    if replicas == 0:
+        return tf.distribute.get_strategy()
+    # Collectives of a second strategy in one process clash with the first one's.
+    return tf.distribute.MirroredStrategy(
+        [f"CPU:{i}" for i in range(replicas)],
+        cross_device_ops=tf.distribute.ReductionToOneDevice(),
+    )
+
+
+class Run:
+    """A weight (decaying) and a bias, updated with given gradients.
+
+    `replicas=0` is no strategy at all.
+    """
+
+    def __init__(
+        self,
+        replicas=0,
+        optimizer="sgd",
+        schedule=0.1,
+        momentum=0.9,
+        compiled=tf.function,
+        gradient_dtype=tf.float32,
+        **arguments,
+    ):
+        self.strategy = strategy_of(replicas)
+        self.replicas = max(replicas, 1)
+        self.gradient_dtype = gradient_dtype
+        with self.strategy.scope():
+            self.weight = tf.Variable([1.0, 2.0])
+            self.bias = tf.Variable([1.0])
+            self.optimizer = make_optimizer(optimizer, schedule, momentum=momentum)
+            self.update = GradientUpdate(
+                self.optimizer,
+                [self.weight, self.bias],
+                decay_variables=[self.weight],
+                **arguments,
+            )
+        self._step = compiled(self._strategy_step)
+
+    def _strategy_step(self, gradients):
+        """Replica i is given `gradients[i]`, scaled as the loss would be."""
+
+        def replica_step(index, gradients):
+            mine = self.update.scale_loss(tf.gather(gradients, index))
+            mine = tf.cast(mine, self.gradient_dtype)
+            return self.update.apply([mine[:2], mine[2:]])
+
+        if self.replicas == 1:
+            return self.strategy.run(replica_step, args=(0, gradients))
+        index = self.strategy.experimental_distribute_values_from_function(
+            lambda context: tf.constant(context.replica_id_in_sync_group)
+        )
+        return self.strategy.run(replica_step, args=(index, gradients))
+
+    def step(self, *gradients):
+        """Makes a step and returns its scalars, checked to agree everywhere."""
+        assert len(gradients) == self.replicas
+        scalars = self._step(tf.constant(gradients, tf.float32))
+        result = {}
+        for name, value in scalars.items():
+            copies = self.strategy.experimental_local_results(value)
+            assert all(copy.dtype == tf.float32 for copy in copies)
+            assert all(copy.shape == () for copy in copies)
+            np.testing.assert_array_equal(copies, copies[0])
+            result[name] = float(copies[0])
+        return result
+
+    def copies(self, variable):
+        return [
+            copy.numpy() for copy in self.strategy.experimental_local_results(variable)
+        ]
+
+    def snapshot(self):
+        """Every number of weight, bias and optimizer, on every replica."""
+        held = [self.weight, self.bias]
+        held += [getattr(v, "value", v) for v in self.optimizer.variables]
+        held = [v() if callable(v) else v for v in held]
+        return [copy for variable in held for copy in self.copies(variable)]
+
+    @property
+    def state(self):
+        values = {}
+        for name, variable in self.update.state.items():
+            copies = self.copies(variable)
+            np.testing.assert_array_equal(copies, copies[0])
+            values[name] = copies[0]
+        return values
+
+    @property
+    def iterations(self):
+        return int(self.optimizer.iterations.numpy())
+
+
+@pytest.mark.parametrize("replicas", [0, 1, 2])
+def test_two_steps_of_momentum_with_coupled_decay_by_hand(replicas):
+    # Decay 0.5, momentum 0.9, rate 0.1. The weight's gradients are
+    # [1, -1] + 0.5 * [1, 2] = [1.5, 0], so m = [-0.15, 0] and w = [0.85, 2]; then
+    # [1, -1] + 0.5 * [0.85, 2] = [1.425, 0], so m = [-0.135 - 0.1425, 0] = [-0.2775, 0]
+    # and w = [0.5725, 2]. The bias does not decay: m = -0.2, then -0.38: 0.8, 0.42.
+    run = Run(replicas, weight_decay=0.5)
+    part = np.array([1.0, -1.0, 2.0]) / run.replicas
+    run.step(*[part] * run.replicas)
+    for copy in run.copies(run.weight):
+        np.testing.assert_allclose(copy, [0.85, 2.0], rtol=1e-6)
+    run.step(*[part] * run.replicas)
+    for copy in run.copies(run.weight):
+        np.testing.assert_allclose(copy, [0.5725, 2.0], rtol=1e-6)
+    for copy in run.copies(run.bias):
+        np.testing.assert_allclose(copy, [0.42], rtol=1e-6)
+    assert run.iterations == 2
+
+
+@pytest.mark.parametrize("replicas", [0, 2])
+@pytest.mark.parametrize("loss_scaling", ["none", "dynamic"])
+def test_clips_by_the_global_norm_after_decay_by_hand(replicas, loss_scaling):
+    # Decay 1: gradients [3 + 1, 10 + 2] and [3], norm sqrt(16 + 144 + 9) = 13;
+    # clipped to 6.5 they are halved: 1 - 0.1 * 2, 2 - 0.1 * 6, 1 - 0.1 * 1.5.
+    run = Run(
+        replicas,
+        momentum=0.0,
+        weight_decay=1.0,
+        clip_norm=6.5,
+        loss_scaling=loss_scaling,
+    )
+    # Unequal parts: clipping each replica's would give another sum.
+    parts = [[3.0, 10.0, 3.0]] if replicas == 0 else [[2.0, 11.0, 3.0], [1, -1, 0]]
+    scalars = run.step(*parts)
+    np.testing.assert_allclose(scalars["gradient_norm"], 13.0, rtol=1e-6)
+    np.testing.assert_allclose(run.copies(run.weight)[-1], [0.8, 1.4], rtol=1e-6)
+    np.testing.assert_allclose(run.copies(run.bias)[-1], [0.85], rtol=1e-6)
+
+
+def test_a_norm_below_the_limit_is_not_clipped():
+    run = Run(momentum=0.0, weight_decay=0.0, clip_norm=6.0)
+    scalars = run.step([3.0, 4.0, 0.0])
+    np.testing.assert_allclose(scalars["gradient_norm"], 5.0, rtol=1e-6)
+    np.testing.assert_allclose(run.weight.numpy(), [0.7, 1.6], rtol=1e-6)
+
+
+def test_zero_gradients_with_clipping_stay_finite():
+    run = Run(weight_decay=0.0, clip_norm=1.0)
+    assert run.step([0.0, 0.0, 0.0])["gradient_norm"] == 0.0
+    np.testing.assert_array_equal(run.weight.numpy(), [1.0, 2.0])
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+@pytest.mark.parametrize("replicas", [1, 2, 4])
+def test_replicas_take_the_step_of_one_on_the_sum(rng, optimizer, replicas):
+    # The schedule drops inside the run: every replica must see the same rate.
+    arguments = {
+        "optimizer": optimizer,
+        "schedule": StepSchedule(base=0.1, boundaries=[2]),
+        "weight_decay": 0.01,
+        "clip_norm": 2.0,
+        "loss_scaling": "dynamic",
+    }
+    one, several = Run(0, **arguments), Run(replicas, **arguments)
+    for _ in range(4):
+        parts = rng.normal(size=(replicas, 3))
+        expected = one.step(parts.sum(axis=0))
+        scalars = several.step(*parts)
+        for name, value in expected.items():
+            np.testing.assert_allclose(scalars[name], value, rtol=1e-5)
+    for variable in ("weight", "bias"):
+        value = getattr(one, variable).numpy()
+        for copy in several.copies(getattr(several, variable)):
+            np.testing.assert_allclose(copy, value, rtol=1e-5)
+    assert one.iterations == several.iterations == 4
+
+
+@pytest.mark.parametrize("bad", [NAN, INF, -INF])
+@pytest.mark.parametrize("loss_scaling", ["none", "dynamic"])
+@pytest.mark.parametrize("replicas", [0, 1, 2])
+def test_a_bad_gradient_on_one_replica_skips_the_step_on_all(
+    replicas, loss_scaling, bad
+):
+    run = Run(
+        replicas,
+        optimizer="adam",
+        clip_norm=1.0,
+        loss_scaling=loss_scaling,
+        initial_scale=64.0,
+    )
+    good = [[1.0, 2.0, 3.0]] * run.replicas
+    run.step(*good)
+    before = run.snapshot()
+    scalars = run.step(*good[:-1], [1.0, bad, 3.0])
+    for held, kept in zip(run.snapshot(), before):
+        np.testing.assert_array_equal(held, kept)
+    assert run.iterations == 1
+    assert scalars["skipped_steps"] == 1.0
+    assert np.isnan(scalars["gradient_norm"])
+    scale = 64.0 if loss_scaling == "dynamic" else 1.0
+    assert scalars["loss_scale"] == scale
+    halved = 32.0 if loss_scaling == "dynamic" else 1.0
+    assert run.state == {"loss_scale": halved, "good_steps": 0, "skipped_steps": 1}
+
+    # Training goes on from where it was.
+    assert run.step(*good)["skipped_steps"] == 1.0
+    assert run.iterations == 2
+    assert any(np.any(a != b) for a, b in zip(run.snapshot(), before))
+
+
+COLLECTIVES = """
+import tensorflow as tf
+
+tf.config.set_logical_device_configuration(
+    tf.config.list_physical_devices("CPU")[0],
+    [tf.config.LogicalDeviceConfiguration()] * 2,
+)
+
+from ekd_tf.training.optimizers import make_optimizer
+from ekd_tf.training.update import GradientUpdate
+
+strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+with strategy.scope():
+    variables = [tf.Variable([1.0, 2.0]), tf.Variable([1.0])]
+    update = GradientUpdate(
+        make_optimizer("sgd", 0.1), variables, 0.0, loss_scaling="dynamic"
+    )
+
+
+@tf.function
+def step(value):
+    half = lambda v: update.scale_loss(value) * 0.5 * tf.ones_like(v)
+    strategy.run(lambda: update.apply([half(v.read_value()) for v in variables]))
+
+
+for value in (1.0, float("nan"), 2.0):
+    step(tf.constant(value))
+print([float(x) for v in variables for x in v.numpy()])
+print(int(update.optimizer.iterations.numpy()))
+"""
+
+
+@pytest.mark.slow
+def test_works_with_the_collectives_mirrored_strategy_chooses():
+    # By hand, with one step skipped: m = -0.1, then -0.29, so all fall by 0.39.
+    done = subprocess.run(
+        [sys.executable, "-c", COLLECTIVES], capture_output=True, text=True, check=True
+    )
+    values, iterations = done.stdout.strip().splitlines()[-2:]
+    np.testing.assert_allclose(json.loads(values), [0.61, 1.61, 0.61], rtol=1e-5)
+    assert iterations == "2"
+
+
+def test_opposite_infinities_on_two_replicas_are_noticed():
+    run = Run(2)
+    before = run.snapshot()
+    run.step([INF, 1.0, 1.0], [-INF, 1.0, 1.0])
+    for held, kept in zip(run.snapshot(), before):
+        np.testing.assert_array_equal(held, kept)
+
+
+@pytest.mark.parametrize("replicas", [0, 2])
+def test_scale_doubles_after_enough_good_steps_in_a_row(replicas):
+    run = Run(replicas, loss_scaling="dynamic", initial_scale=8.0, growth_steps=3)
+    good = [[1.0, 1.0, 1.0]] * run.replicas
+    bad = [[NAN, 1.0, 1.0]] * run.replicas
+    seen = []
+    for gradients in [good, good, bad, good, good, good, good]:
+        scalars = run.step(*gradients)
+        seen.append((scalars["loss_scale"], int(run.state["good_steps"])))
+    # Each step reports the scale it used; the bad one starts the count again.
+    assert seen == [(8, 1), (8, 2), (8, 0), (4, 1), (4, 2), (4, 0), (8, 1)]
+    assert run.state["loss_scale"] == 8.0
+    assert run.iterations == 6
+
+
+def test_scale_never_falls_below_one():
+    run = Run(loss_scaling="dynamic", initial_scale=2.0)
+    for _ in range(3):
+        run.step([NAN, 0.0, 0.0])
+    assert run.state["loss_scale"] == 1.0
+    assert run.state["skipped_steps"] == 3
+
+
+def test_without_scaling_the_scale_stays_one():
+    run = Run(loss_scaling="none", growth_steps=1)
+    run.step([1.0, 1.0, 1.0])
+    run.step([NAN, 1.0, 1.0])
+    assert run.state["loss_scale"] == 1.0
+
+
+def test_scale_loss_multiplies_in_float32():
+    run = Run(loss_scaling="dynamic", initial_scale=2.0**15)
+    # 4 * 2 ** 15 would be infinite in float16.
+    scaled = run.update.scale_loss(tf.constant(4.0, tf.float16))
+    assert scaled.dtype == tf.float32
+    assert float(scaled) == 2.0**17
+    assert float(Run().update.scale_loss(tf.constant(4.0))) == 4.0
+
+
+@pytest.mark.parametrize("replicas", [0, 2])
+def test_float16_gradients_are_summed_and_unscaled_in_float32(replicas):
+    # 60,000 in float16 on each of two replicas is above its largest number, and
+    # 2 ** -20 / 2 ** 15 below its smallest: both come through.
+    run = Run(
+        replicas,
+        momentum=0.0,
+        weight_decay=0.0,
+        schedule=1.0,
+        gradient_dtype=tf.float16,
+        loss_scaling="dynamic",
+        initial_scale=2.0**15,
+    )
+    large, small = 60000.0 / 2**15, 2.0**-20 / 2**15
+    run.step(*[[large, small, 0.0]] * run.replicas)
+    large = float(np.float16(60000.0)) / 2**15
+    expected = [1.0 - large * run.replicas, 2.0]
+    np.testing.assert_allclose(run.weight.numpy(), expected, rtol=1e-6)
+    assert run.state["skipped_steps"] == 0
+
+    run.weight.assign([0.0, 0.0])
+    run.step(*[[0.0, small, 0.0]] * run.replicas)
+    np.testing.assert_allclose(run.weight.numpy()[1], -small * run.replicas, rtol=1e-5)
+
+
+@pytest.mark.parametrize("replicas", [0, 2])
+def test_mixed_float16_model_survives_an_overflow(mixed_policy, replicas):
+    # The first scale overflows the float16 backward pass; halving finds one that
+    # does not, and then the model learns y = 2 x.
+    mixed_policy("mixed_float16")
+    strategy = strategy_of(replicas)
+    count = strategy.num_replicas_in_sync
+    with strategy.scope():
+        layer = keras.layers.Dense(units=1, use_bias=False)
+        layer.build((None, 1))
+        layer.kernel.assign([[1.0]])
+        update = GradientUpdate(
+            make_optimizer("sgd", 0.1, momentum=0.0),
+            [layer.kernel],
+            weight_decay=0.0,
+            loss_scaling="dynamic",
+            initial_scale=2.0**24,
+        )
+
+    def replica_step():
+        x = tf.constant([[1.0], [2.0]])
+        with tf.GradientTape() as tape:
+            error = tf.cast(layer(x), tf.float32) - 2.0 * x
+            loss = update.scale_loss(tf.reduce_mean(error**2) / count)
+        return update.apply(tape.gradient(loss, [layer.kernel]))
+
+    step = tf.function(lambda: strategy.run(replica_step))
+    for _ in range(30):
+        step()
+    assert update.state["skipped_steps"].numpy() > 0
+    assert update.state["loss_scale"].numpy() < 2.0**24
+    np.testing.assert_allclose(layer.kernel.numpy(), [[2.0]], rtol=1e-2)
+
+
+def test_same_step_in_every_execution_mode(run_as):
+    run = Run(
+        compiled=run_as,
+        weight_decay=0.5,
+        clip_norm=1.0,
+        loss_scaling="dynamic",
+        growth_steps=2,
+    )
+    expected = Run(
+        weight_decay=0.5, clip_norm=1.0, loss_scaling="dynamic", growth_steps=2
+    )
+    for gradients in [[1.0, 2.0, 3.0], [NAN, 0.0, 0.0], [0.5, 0.0, -2.0]] * 2:
+        scalars, wanted = run.step(gradients), expected.step(gradients)
+        for name, value in wanted.items():
+            np.testing.assert_allclose(scalars[name], value, rtol=1e-6)
+    np.testing.assert_allclose(run.weight.numpy(), expected.weight.numpy(), rtol=1e-6)
+    assert run.state == expected.state
+
+
+def test_sparse_gradients_are_made_dense():
+    table = tf.Variable(tf.ones((4, 1)))
+    update = GradientUpdate(
+        make_optimizer("sgd", 0.1, momentum=0.0),
+        [table],
+        weight_decay=0.5,
+        decay_variables=[table],
+    )
+    with tf.GradientTape() as tape:
+        loss = tf.reduce_sum(tf.gather(table, [1, 1, 3]))
+    update.apply(tape.gradient(loss, [table]))
+    # Rows 1 and 3 have gradients 2 and 1, and every row decays by 0.05.
+    np.testing.assert_allclose(table.numpy()[:, 0], [0.95, 0.75, 0.95, 0.85], rtol=1e-6)
+
+
+def test_keras_variables_may_decay():
+    layer = keras.layers.Dense(units=1)
+    layer.build((None, 1))
+    layer.kernel.assign([[1.0]])
+    update = GradientUpdate(
+        make_optimizer("sgd", 0.1, momentum=0.0),
+        layer.trainable_variables,
+        weight_decay=0.5,
+        decay_variables=[layer.kernel],
+    )
+    update.apply([tf.zeros((1, 1)), tf.zeros((1,))])
+    np.testing.assert_allclose(layer.kernel.numpy(), [[0.95]], rtol=1e-6)
+
+
+def test_state_names_its_variables_for_the_checkpoint():
+    state = Run(loss_scaling="dynamic", initial_scale=16.0).update.state
+    assert {name: variable.dtype for name, variable in state.items()} == {
+        "loss_scale": tf.float32,
+        "good_steps": tf.int64,
+        "skipped_steps": tf.int64,
+    }
+    assert not any(variable.trainable for variable in state.values())
+    assert state["loss_scale"].numpy() == 16.0
+
+
+def test_restored_state_is_used():
+    run = Run(2, loss_scaling="dynamic", initial_scale=16.0, growth_steps=5)
+    run.update.state["loss_scale"].assign(4.0)
+    run.update.state["good_steps"].assign(4)
+    run.update.state["skipped_steps"].assign(7)
+    scalars = run.step([1.0, 1.0, 1.0], [1.0, 1.0, 1.0])
+    assert scalars["loss_scale"] == 4.0
+    assert scalars["skipped_steps"] == 7.0
+    assert run.state == {"loss_scale": 8.0, "good_steps": 0, "skipped_steps": 7}
+
+
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        ({"weight_decay": -1.0}, "`weight_decay` must be in"),
+        ({"clip_norm": 0.0}, "`clip_norm` must be in"),
+        ({"loss_scaling": "static"}, "`loss_scaling` must be one of 'none', 'dynamic'"),
+        ({"initial_scale": 0.5}, "`initial_scale` must be in"),
+        ({"growth_steps": 0}, "`growth_steps` must be in"),
+    ],
+)
+def test_rejects_wrong_arguments(arguments, words):
+    with pytest.raises(ValueError, match=words):
+        Run(**arguments)
+
+
+@pytest.mark.parametrize(
+    "setting", [{"weight_decay": 0.1}, {"clipnorm": 1.0}, {"global_clipnorm": 1.0}]
+)
+def test_rejects_optimizers_that_decay_or_clip_themselves(setting):
+    optimizer = keras.optimizers.SGD(learning_rate=0.1, **setting)
+    with pytest.raises(ValueError, match=f"`{next(iter(setting))}`"):
+        GradientUpdate(optimizer, [tf.Variable(1.0)])
+
+
+def test_rejects_decay_variables_it_does_not_update():
+    variables = [tf.Variable(1.0, name="a")]
+    with pytest.raises(ValueError, match="`decay_variables` must be among.*stranger"):
+        GradientUpdate(
+            make_optimizer("sgd", 0.1),
+            variables,
+            decay_variables=[*variables, tf.Variable(1.0, name="stranger")],
+        )
+
+
+def test_rejects_a_variable_given_twice():
+    variable = tf.Variable(1.0)
+    with pytest.raises(ValueError, match="twice"):
+        GradientUpdate(make_optimizer("sgd", 0.1), [variable, variable])
+
+
+def test_rejects_missing_gradients_by_name():
+    variables = [tf.Variable(1.0, name="used"), tf.Variable(1.0, name="unused")]
+    update = GradientUpdate(make_optimizer("sgd", 0.1), variables)
+    with pytest.raises(ValueError, match="does not depend on: unused"):
+        update.apply([tf.constant(1.0), None])
+    with pytest.raises(ValueError, match=r"one per variable \(2\). Received: 1"):
+        update.apply([tf.constant(1.0)])
+
+
+def test_refuses_to_run_outside_a_replica():
+    run = Run(2)
+    with run.strategy.scope():
+        with pytest.raises(RuntimeError, match="replica context"):
+            run.update.apply([tf.zeros(2), tf.zeros(1)])
