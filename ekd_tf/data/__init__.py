@@ -1,0 +1,25 @@
+"""Face images from bytes to batches; knows no model."""
+
+from ekd_tf.data.augment import random_flip
+from ekd_tf.data.folder import FolderFaces
+from ekd_tf.data.pipeline import Pipeline
+from ekd_tf.data.pipeline import evaluation_batches
+from ekd_tf.data.pipeline import make_pipeline
+from ekd_tf.data.sampling import BatchSampler
+from ekd_tf.data.source import Source
+from ekd_tf.data.source import Subset
+from ekd_tf.data.source import select_identities
+from ekd_tf.data.source import split_identities
+
+__all__ = [
+    "BatchSampler",
+    "FolderFaces",
+    "Pipeline",
+    "Source",
+    "Subset",
+    "evaluation_batches",
+    "make_pipeline",
+    "random_flip",
+    "select_identities",
+    "split_identities",
+]

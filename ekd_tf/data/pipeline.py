@@ -1,0 +1,177 @@
+"""Source, sampler and augmentation -> tf.data.Dataset of global batches."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import tensorflow as tf
+
+from ekd_tf import checks
+from ekd_tf.data.augment import random_flip
+from ekd_tf.data.decoding import CONCURRENT_BATCHES
+from ekd_tf.data.decoding import ImageReader
+from ekd_tf.data.sampling import BatchSampler
+from ekd_tf.data.sampling import flip_mask
+from ekd_tf.data.source import Source
+
+
+@dataclasses.dataclass(frozen=True)
+class Pipeline:
+    """A dataset and what was met while it ran.
+
+    Attributes:
+        dataset: tf.data.Dataset of global batches; see `make_pipeline`.
+        skipped: List of `"path: reason"`, one line per unreadable image replaced so
+            far; grows while the dataset is iterated.
+    """
+
+    dataset: tf.data.Dataset
+    skipped: list
+
+
+def _options():
+    options = tf.data.Options()
+    options.deterministic = True
+    # Batches are global: a strategy cuts each one, it must not deal out files.
+    options.experimental_distribute.auto_shard_policy = (
+        tf.data.experimental.AutoShardPolicy.OFF
+    )
+    return options
+
+
+def make_pipeline(
+    source: Source,
+    sampler: BatchSampler,
+    input_size: int,
+    seed: int = 0,
+    start_step: int = 0,
+    steps: int | None = None,
+    flip: bool = True,
+    skip_corrupt: int = 0,
+    prefetch: int = 2,
+) -> Pipeline:
+    """Builds the dataset whose batch i is `sampler.batch(start_step + i)`.
+
+    Batches depend on (seed, step) alone: a pipeline started at step i continues the
+    uninterrupted one bit for bit.
+
+    Args:
+        source: Where images come from.
+        sampler: A `BatchSampler` over `source.labels`.
+        input_size: Side of the images in pixels. Others are resized with antialias,
+            said once through the log.
+        seed: Integer >= 0, of the flips.
+        start_step: The first step, >= 0.
+        steps: Number of batches, or None for no end.
+        flip: Whether to mirror half of the images.
+        skip_corrupt: How many distinct unreadable images to replace by the next
+            readable one of their identity before the run stops. 0 stops at the first.
+        prefetch: Batches made ready ahead of the one in use, >= 0.
+
+    Returns:
+        A `Pipeline`. Its elements are dicts of `image` uint8
+        `(batch, input_size, input_size, 3)` RGB, `label` int32 `(batch,)`,
+        `in_margin` float32 `(batch,)` (1 general, 0 balanced), `image_id` int32
+        `(batch,)` (position in `source`) and `flipped` bool `(batch,)`.
+
+    Raises:
+        ValueError: An argument is out of range, or the sampler was made for another
+            number of images. While iterating, `tf.errors.OpError` with the paths of
+            more unreadable images than `skip_corrupt`.
+    """
+    checks.check_positive("input_size", input_size)
+    for name, value in {
+        "seed": seed,
+        "start_step": start_step,
+        "skip_corrupt": skip_corrupt,
+        "prefetch": prefetch,
+    }.items():
+        checks.check_range(name, value, low=0)
+    if steps is not None:
+        checks.check_range("steps", steps, low=0)
+    if sampler.num_images != len(source):
+        raise ValueError(
+            "`sampler` must be made from `source.labels`. Received: a sampler of "
+            f"{sampler.num_images} images for {source.name} with {len(source)}"
+        )
+    reader = ImageReader(source, input_size, skip_corrupt)
+    rows = sampler.batch_size
+
+    def plan_and_read(step):
+        indices, in_margin = sampler.batch(step)
+        flips = flip_mask(seed, step, rows) if flip else np.zeros(rows, bool)
+        return (
+            reader.read(indices),
+            indices,
+            source.labels[indices].astype(np.int32),
+            in_margin,
+            flips,
+        )
+
+    pixels = tf.string if source.encoded else tf.uint8
+    types = [pixels, tf.int64, tf.int32, tf.float32, tf.bool]
+
+    def read_batch(step):
+        images, *vectors = tf.numpy_function(plan_and_read, [step], types)
+        images.set_shape([rows] if source.encoded else [rows, None, None, 3])
+        for vector in vectors:
+            vector.set_shape([rows])
+        return (images, *vectors)
+
+    def finish(images, indices, labels, in_margin, flips):
+        return {
+            "image": random_flip(images, flips) if flip else images,
+            "label": labels,
+            "in_margin": in_margin,
+            "image_id": tf.cast(indices, tf.int32),
+            "flipped": flips,
+        }
+
+    stop = np.iinfo(np.int64).max if steps is None else start_step + steps
+    dataset = tf.data.Dataset.range(start_step, stop)
+    dataset = dataset.map(read_batch, num_parallel_calls=CONCURRENT_BATCHES)
+    dataset = reader.decode_batches(dataset, rows)
+    dataset = dataset.map(finish, num_parallel_calls=CONCURRENT_BATCHES)
+    if prefetch:
+        dataset = dataset.prefetch(prefetch)
+    return Pipeline(dataset.with_options(_options()), reader.skipped)
+
+
+def evaluation_batches(source: Source, indices, input_size: int, batch_size: int):
+    """Yields the images at `indices` in order, decoded as in training.
+
+    Args:
+        source: Where images come from.
+        indices: Integer array `(n,)`, positions in `source`.
+        input_size: Side of the images in pixels; others are resized.
+        batch_size: Images per batch, >= 1. The last batch may hold fewer.
+
+    Returns:
+        Iterator of uint8 arrays `(batch, input_size, input_size, 3)`, RGB.
+
+    Raises:
+        ValueError: An argument is out of range. While iterating,
+            `tf.errors.OpError` with the path of an image that cannot be decoded.
+    """
+    checks.check_positive("input_size", input_size)
+    checks.check_range("batch_size", batch_size, low=1)
+    indices = np.asarray(indices, dtype=np.int64)
+    reader = ImageReader(source, input_size)
+
+    def read(start):
+        chosen = indices[start : start + batch_size]
+        return reader.read(chosen), chosen
+
+    pixels = tf.string if source.encoded else tf.uint8
+
+    def read_batch(start):
+        images, chosen = tf.numpy_function(read, [start], [pixels, tf.int64])
+        images.set_shape([None] if source.encoded else [None, None, None, 3])
+        chosen.set_shape([None])
+        return images, chosen
+
+    dataset = tf.data.Dataset.range(0, len(indices), batch_size)
+    dataset = dataset.map(read_batch, num_parallel_calls=CONCURRENT_BATCHES)
+    dataset = reader.decode_batches(dataset).prefetch(2).with_options(_options())
+    return (images for images, _ in dataset.as_numpy_iterator())

@@ -1,0 +1,158 @@
+"""Batches of general and identity-balanced images as a function of (seed, index)."""
+
+from __future__ import annotations
+
+import functools
+
+import numpy as np
+
+from ekd_tf import checks
+
+# One stream of random numbers per purpose: with equal key, streams whose counters
+# differ in the top word never overlap.
+_EPOCH, _BALANCED, _FLIP = range(3)
+
+
+def _generator(seed, index, purpose):
+    key = np.array([seed, index], dtype=np.uint64)
+    counter = np.array([0, 0, 0, purpose], dtype=np.uint64)
+    return np.random.Generator(np.random.Philox(key=key, counter=counter))
+
+
+def flip_mask(seed: int, step: int, rows: int) -> np.ndarray:
+    """Returns bool `(rows,)`, each True with probability 1/2, as f(seed, step)."""
+    return _generator(seed, step, _FLIP).random(rows) < 0.5
+
+
+class BatchSampler:
+    """Chooses which images form batch i.
+
+    A batch holds `general` rows, which visit every image once per epoch in an order
+    of that epoch's own (batches run across epoch borders, nothing is dropped), and
+    `identities * images_per_identity` balanced rows: distinct identities, each with
+    images chosen without replacement and repeated only when it has fewer. Both kinds
+    are spread evenly: cut into W equal contiguous shards, W dividing both counts,
+    every shard holds the same number of each.
+
+    Batch i depends on the arguments and i alone, whatever was asked before.
+
+    Args:
+        labels: Integer array `(n,)`, the identity of each image.
+        general: Number of general rows, >= 0.
+        identities: Number of balanced identities, >= 0. Not 0 when `general` is.
+        images_per_identity: Balanced images of each identity, >= 1.
+        seed: Integer in [0, 2**63).
+
+    Attributes:
+        batch_size: Rows per batch, `general + identities * images_per_identity`.
+        num_images: n.
+        steps_per_epoch: Batches until every image was a general row once; without
+            general rows, until as many balanced rows as images were drawn.
+
+    Raises:
+        ValueError: An argument is out of range, both parts are empty, or `labels`
+            holds fewer than `identities` identities.
+    """
+
+    def __init__(self, labels, general, identities, images_per_identity=4, seed=0):
+        labels = np.asarray(labels)
+        if labels.ndim != 1 or not len(labels):
+            raise ValueError(
+                "`labels` must be a non-empty vector. "
+                f"Received: labels.shape={labels.shape}"
+            )
+        checks.check_range("general", general, low=0)
+        checks.check_range("identities", identities, low=0)
+        checks.check_range("images_per_identity", images_per_identity, low=1)
+        checks.check_range("seed", seed, low=0, high=2**63, high_open=True)
+        if general == 0 and identities == 0:
+            raise ValueError(
+                "`general` or `identities` must be above 0. Received: general=0, "
+                "identities=0"
+            )
+        balanced = identities * images_per_identity
+        self.general = general
+        self.identities = identities
+        self.images_per_identity = images_per_identity
+        self.seed = seed
+        self.num_images = len(labels)
+        self.batch_size = general + balanced
+        self.steps_per_epoch = -(-self.num_images // (general or balanced))
+        if identities:
+            self._group(labels)
+        edges = np.arange(self.batch_size + 1) * general // self.batch_size
+        self._is_general = np.diff(edges).astype(bool)
+        # A batch needs two orders when it crosses a border; a third would only
+        # keep memory.
+        self._order = functools.lru_cache(maxsize=2)(self._epoch_order)
+
+    def _group(self, labels):
+        """Sorts images by identity; splits identities into singles and others."""
+        counts = np.bincount(labels)
+        self._by_identity = np.argsort(labels, kind="stable").astype(np.int32)
+        self._first = np.cumsum(counts) - counts
+        self._counts = counts
+        self._several = np.flatnonzero(counts >= 2)
+        self._singles = np.flatnonzero(counts == 1)
+        available = len(self._several) + len(self._singles)
+        if available < self.identities:
+            raise ValueError(
+                "`identities` must be at most the number of identities with images, "
+                f"{available}. Received: identities={self.identities}"
+            )
+
+    def _epoch_order(self, epoch):
+        order = np.arange(self.num_images, dtype=np.int32)
+        _generator(self.seed, epoch, _EPOCH).shuffle(order)
+        return order
+
+    def _general_rows(self, index):
+        start = index * self.general
+        positions = np.arange(start, start + self.general, dtype=np.int64)
+        epochs, offsets = np.divmod(positions, self.num_images)
+        rows = np.empty(self.general, dtype=np.int64)
+        for epoch in range(epochs[0], epochs[-1] + 1):
+            chosen = epochs == epoch
+            rows[chosen] = self._order(int(epoch))[offsets[chosen]]
+        return rows
+
+    def _choose_identities(self, generator):
+        missing = self.identities - len(self._several)
+        if missing <= 0:
+            return generator.choice(self._several, self.identities, replace=False)
+        singles = generator.choice(self._singles, missing, replace=False)
+        return generator.permutation(np.concatenate([self._several, singles]))
+
+    def _balanced_rows(self, index):
+        generator = _generator(self.seed, index, _BALANCED)
+        chosen = self._choose_identities(generator)
+        count, wanted = self._counts[chosen], self.images_per_identity
+        picks = np.empty((len(chosen), wanted), dtype=np.int64)
+        # Floyd's algorithm, one column for all identities at a time: column k draws
+        # from 0..top and takes top itself when the draw is already in the set.
+        for k in range(wanted):
+            top = np.maximum(count - wanted + k, 0)
+            drawn = generator.integers(0, top, endpoint=True)
+            taken = (picks[:, :k] == drawn[:, None]).any(axis=1)
+            picks[:, k] = np.where(taken, top, drawn)
+        # An identity with too few images shows each in turn from a random one on,
+        # so that none is repeated more than once more than another.
+        start = generator.integers(0, count)
+        cycle = (start[:, None] + np.arange(wanted)) % count[:, None]
+        picks = np.where((count < wanted)[:, None], cycle, picks)
+        return self._by_identity[self._first[chosen][:, None] + picks].reshape(-1)
+
+    def batch(self, index: int):
+        """Returns batch `index`, an integer >= 0.
+
+        Returns:
+            `(indices, in_margin)`: int64 `(batch_size,)`, positions in `labels`, and
+            float32 `(batch_size,)`, 1 for general rows and 0 for balanced ones.
+        """
+        index = int(index)
+        indices = np.empty(self.batch_size, dtype=np.int64)
+        if self.general:
+            indices[self._is_general] = self._general_rows(index)
+        if self.identities:
+            indices[~self._is_general] = self._balanced_rows(index)
+        return indices, self._is_general.astype(np.float32)

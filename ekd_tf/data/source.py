@@ -1,0 +1,129 @@
+"""The interface of every image source, and sources made of another's identities."""
+
+from __future__ import annotations
+
+import abc
+import hashlib
+
+import numpy as np
+
+from ekd_tf import checks
+
+
+class Source(abc.ABC):
+    """Labelled face images addressed by position 0..n-1.
+
+    Attributes:
+        name: What messages call the source, such as its path.
+        labels: int32 `(n,)`, values 0..num_identities-1.
+        num_identities: Number of identities.
+        encoded: True when `read` returns encoded bytes, False when it returns pixels.
+    """
+
+    name: str
+    labels: np.ndarray
+    num_identities: int
+    encoded: bool = True
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    @abc.abstractmethod
+    def fingerprint(self) -> str:
+        """A hash that changes with the names, sizes or labels of the images."""
+
+    @abc.abstractmethod
+    def read(self, indices):
+        """Reads the images at `indices`, in that order.
+
+        Called from several threads at once.
+
+        Args:
+            indices: Integer array `(k,)`, values 0..n-1, repeats allowed.
+
+        Returns:
+            A list of k `bytes`, each one encoded image, when `encoded`; otherwise a
+            uint8 array `(k, height, width, 3)`, RGB.
+
+        Raises:
+            OSError or ValueError: One of the images cannot be read.
+        """
+
+    @abc.abstractmethod
+    def describe(self, index: int) -> str:
+        """Returns where image `index` lives, for messages."""
+
+
+class Subset(Source):
+    """Some identities of a source, relabelled 0..k-1; images are read through.
+
+    Args:
+        source: A `Source`.
+        identities: Integers `(k,)`, distinct labels of `source`; `identities[j]`
+            becomes label j. Images keep their order.
+    """
+
+    def __init__(self, source: Source, identities):
+        identities = np.asarray(identities, dtype=np.int64).reshape(-1)
+        checks.check_range("len(identities)", len(identities), low=1)
+        if len(np.unique(identities)) != len(identities):
+            raise ValueError("`identities` must be distinct. Received a repeated one.")
+        for value in (identities.min(), identities.max()):
+            checks.check_range(
+                "identities", value, low=0, high=source.num_identities, high_open=True
+            )
+        relabel = np.full(source.num_identities, -1, dtype=np.int32)
+        relabel[identities] = np.arange(len(identities), dtype=np.int32)
+        labels = relabel[source.labels]
+        self._source = source
+        self._identities = identities
+        self._indices = np.flatnonzero(labels >= 0)
+        self.name = f"{source.name} ({len(identities)} identities)"
+        self.labels = labels[self._indices]
+        self.num_identities = len(identities)
+        self.encoded = source.encoded
+
+    @property
+    def fingerprint(self) -> str:
+        chosen = self._identities.astype("<i8").tobytes()
+        return hashlib.sha256(self._source.fingerprint.encode() + chosen).hexdigest()
+
+    def read(self, indices):
+        return self._source.read(self._indices[np.asarray(indices)])
+
+    def describe(self, index: int) -> str:
+        return self._source.describe(int(self._indices[index]))
+
+
+def select_identities(source: Source, identities) -> Source:
+    """Returns the images of `identities` as a source; see `Subset`."""
+    return Subset(source, identities)
+
+
+def split_identities(source: Source, holdout: int, seed: int = 0):
+    """Splits a source into two without a common identity.
+
+    Args:
+        source: A `Source`.
+        holdout: How many identities to hold out, chosen by `seed`.
+        seed: Integer >= 0. Equal seeds hold out equal identities.
+
+    Returns:
+        `(train, heldout)`, two sources. Both keep the order of the identities.
+
+    Raises:
+        ValueError: Fewer than two identities would be left on either side.
+    """
+    if holdout < 2 or source.num_identities - holdout < 2:
+        raise ValueError(
+            "`holdout` must leave at least 2 identities on either side, so it must be "
+            f"in [2, {source.num_identities - 2}] for {source.name} with "
+            f"{source.num_identities} identities. Received: holdout={holdout}"
+        )
+    order = np.random.Generator(np.random.Philox(seed)).permutation(
+        source.num_identities
+    )
+    heldout = np.sort(order[:holdout])
+    train = np.sort(order[holdout:])
+    return Subset(source, train), Subset(source, heldout)

@@ -1,0 +1,347 @@
+"""Bytes to pixels: formats, sizes, and files that do not decode."""
+
+import io
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from absl import logging
+from PIL import Image
+
+from ekd_tf.data.decoding import ImageReader
+from ekd_tf.data.decoding import decode_image
+from ekd_tf.data.decoding import fit
+from ekd_tf.data.source import Source
+
+
+class Files(Source):
+    """Encoded images in memory; None stands for a file that cannot be opened."""
+
+    encoded = True
+    fingerprint = "files"
+
+    def __init__(self, files, labels=None):
+        self.name = "files"
+        self.files = files
+        self.labels = np.asarray([0] * len(files) if labels is None else labels, "i4")
+        self.num_identities = int(self.labels.max()) + 1
+
+    def read(self, indices):
+        for index in indices:
+            if self.files[index] is None:
+                raise FileNotFoundError(2, "No such file or directory", f"/{index}")
+        return [self.files[index] for index in indices]
+
+    def describe(self, index):
+        return f"/faces/{index}.jpg"
+
+
+def face(rng, height=16, width=16):
+    """A smooth random RGB image, which lossy formats keep close."""
+    coarse = rng.integers(0, 256, (4, 4, 3), dtype=np.uint8)
+    return Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
+
+
+def encode(image, form="PNG", **options):
+    file = io.BytesIO()
+    image.save(file, format=form, **options)
+    return file.getvalue()
+
+
+def pixels(image):
+    return np.asarray(image.convert("RGB"))
+
+
+@pytest.fixture
+def warnings_logged(monkeypatch):
+    messages = []
+    monkeypatch.setattr(
+        logging, "warning", lambda text, *args: messages.append(text % args)
+    )
+    return messages
+
+
+def decoded(reader, batches, batch_size=None):
+    """Runs batches of indices through the reader; lists `(images, indices)`."""
+
+    def read(row):
+        indices = np.asarray(batches, dtype=np.int64)[row]
+        return reader.read(indices), indices
+
+    kind = tf.string if reader.source.encoded else tf.uint8
+    dataset = tf.data.Dataset.range(len(batches)).map(
+        lambda row: tf.numpy_function(read, [row], [kind, tf.int64])
+    )
+    shape = [None] if reader.source.encoded else [None, None, None, 3]
+    dataset = dataset.map(
+        lambda images, indices: (
+            tf.ensure_shape(images, shape),
+            tf.ensure_shape(indices, [None]),
+        )
+    )
+    return list(reader.decode_batches(dataset, batch_size).as_numpy_iterator())
+
+
+# --- decode_image --------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+def test_jpeg_equals_pillow_bit_for_bit(rng, mode):
+    data = encode(face(rng, 40, 24).convert(mode), "JPEG", quality=80)
+    expected = pixels(Image.open(io.BytesIO(data)))
+    np.testing.assert_array_equal(decode_image(data), expected)
+
+
+@pytest.mark.parametrize("form", ["PNG", "BMP"])
+@pytest.mark.parametrize("mode", ["RGB", "RGBA"])
+def test_lossless_formats_give_the_pixels_written(rng, form, mode):
+    image = face(rng, 9, 13).convert(mode)
+    if mode == "RGBA":
+        image.putalpha(77)
+    got = decode_image(encode(image, form))
+    assert got.dtype == tf.uint8
+    np.testing.assert_array_equal(got, pixels(image))
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "P"])
+def test_other_png_modes_become_rgb(rng, mode):
+    image = face(rng).convert(mode)
+    np.testing.assert_array_equal(decode_image(encode(image)), pixels(image))
+
+
+def test_decodes_in_a_graph_of_unknown_content(rng):
+    decode = tf.function(decode_image, input_signature=[tf.TensorSpec([], tf.string)])
+    for form in ("PNG", "BMP", "JPEG"):
+        data = encode(face(rng, 8, 12), form)
+        expected = pixels(Image.open(io.BytesIO(data)))
+        np.testing.assert_array_equal(decode(data), expected)
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"B", b"text that is long enough to hold a header of an image"]
+)
+def test_what_is_no_image_is_an_error(data):
+    with pytest.raises(tf.errors.InvalidArgumentError):
+        decode_image(data)
+
+
+def test_truncated_jpeg_and_palette_bmp_are_errors(rng):
+    data = encode(face(rng, 64, 64), "JPEG")
+    for keep in (len(data) // 2, len(data) - 8):
+        with pytest.raises(tf.errors.InvalidArgumentError):
+            decode_image(data[:keep])
+    # TensorFlow alone would return the palette's positions as gray values.
+    with pytest.raises(tf.errors.InvalidArgumentError):
+        decode_image(encode(face(rng).convert("P"), "BMP"))
+
+
+# --- fit -----------------------------------------------------------------------
+
+
+def test_fit_leaves_the_right_size_alone(rng, run_as):
+    images = rng.integers(0, 256, (2, 6, 6, 3), dtype=np.uint8)
+    np.testing.assert_array_equal(run_as(lambda x: fit(x, 6))(images), images)
+
+
+def test_fit_averages_when_shrinking():
+    # An antialiased triangle of radius 2 over rows 0 0 200 200 -> 2 rows: the first
+    # output is centred between pixels 0 and 1, distances .5 .5 1.5 2.5, weights
+    # .75 .75 .25 0 / 1.75, so 200 * .25 / 1.75 = 28.57, rounded 29; the other 171.
+    column = np.array([0, 0, 200, 200], dtype=np.uint8)
+    image = np.broadcast_to(column[:, None, None], (4, 4, 3))
+    got = fit(image, 2)
+    assert got.dtype == tf.uint8
+    np.testing.assert_array_equal(got[:, 0, 0], [29, 171])
+    np.testing.assert_array_equal(got[:, 1, 2], [29, 171])
+
+
+def test_fit_stretches_single_images_and_batches_alike(rng):
+    images = rng.integers(0, 256, (2, 5, 9, 3), dtype=np.uint8)
+    batch = fit(images, 7)
+    assert batch.shape == (2, 7, 7, 3)
+    np.testing.assert_array_equal(batch[1], fit(images[1], 7))
+
+
+# --- ImageReader ---------------------------------------------------------------
+
+
+def test_decodes_batches_in_order(rng):
+    faces = [face(rng) for _ in range(12)]
+    reader = ImageReader(Files([encode(f) for f in faces]), 16)
+    order = rng.permutation(12).reshape(6, 2)
+    batches = decoded(reader, order, batch_size=2)
+    assert len(batches) == 6
+    for (images, indices), expected in zip(batches, order):
+        np.testing.assert_array_equal(indices, expected)
+        np.testing.assert_array_equal(images, [pixels(faces[i]) for i in expected])
+    assert reader.skipped == []
+
+
+def test_bytes_with_trailing_zeros_arrive_whole():
+    reader = ImageReader(Files([b"ab\0\0", b"c\0"]), 16)
+    read = tf.numpy_function(reader.read, [np.array([0, 1])], tf.string)
+    assert read.numpy().tolist() == [b"ab\0\0", b"c\0"]
+
+
+def test_what_tensorflow_cannot_read_is_read_by_pillow(rng):
+    palette = face(rng).convert("P")
+    bilevel = face(rng).convert("1")
+    plain = face(rng)
+    files = [encode(palette, "BMP"), encode(plain), encode(bilevel, "BMP")]
+    reader = ImageReader(Files(files), 16)
+    [(images, indices)] = decoded(reader, [[0, 1, 2, 0]])
+    np.testing.assert_array_equal(indices, [0, 1, 2, 0])
+    for image, expected in zip(images, (palette, plain, bilevel, palette)):
+        np.testing.assert_array_equal(image, pixels(expected))
+    assert reader.skipped == []
+
+
+def test_webp(rng):
+    image = face(rng)
+    reader = ImageReader(Files([encode(image, "WEBP", lossless=True)]), 16)
+    [(images, _)] = decoded(reader, [[0, 0]])
+    np.testing.assert_array_equal(images[1], pixels(image))
+
+
+def test_neighbours_of_a_bad_image_keep_their_pixels(rng):
+    # Read with a bad image in the batch and without, JPEG and a resized PNG are
+    # the same to the bit.
+    files = [
+        encode(face(rng), "JPEG"),
+        encode(face(rng, 30, 21)),
+        b"bad",
+        encode(face(rng)),
+    ]
+    reader = ImageReader(Files(files), 16, skip_corrupt=1)
+    [(alone, _)] = decoded(ImageReader(Files(files), 16), [[0, 1, 3]])
+    [(beside, indices)] = decoded(reader, [[0, 1, 2]])
+    np.testing.assert_array_equal(indices, [0, 1, 3])
+    np.testing.assert_array_equal(beside, alone)
+
+
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        (lambda good: b"hello, no image", "not an image in a format that is read"),
+        (lambda good: good[:-40], "image file is truncated"),
+        (lambda good: b"", "the file is empty"),
+        (lambda good: None, "No such file or directory"),
+        (
+            lambda good: encode(face(np.random.default_rng(0), 40, 40))[:-200],
+            "image file is truncated",
+        ),
+    ],
+    ids=["text", "truncated", "empty", "missing", "truncated png"],
+)
+def test_a_bad_image_stops_with_its_path_and_reason(rng, make, reason):
+    good = encode(face(rng, 64, 64), "JPEG")
+    reader = ImageReader(Files([good, make(good), good]), 64)
+    with pytest.raises(tf.errors.OpError) as error:
+        decoded(reader, [[0, 2], [2, 1]])
+    assert f"cannot decode /faces/1.jpg: {reason}" in str(error.value)
+    assert "remove it or allow N with --skip_corrupt=N" in str(error.value)
+
+
+def test_a_record_that_reads_with_a_value_error_is_bad_too(rng):
+    class Records(Files):
+        def read(self, indices):
+            if 1 in indices:
+                raise ValueError("wrong magic at offset 96")
+            return super().read(indices)
+
+    good = encode(face(rng))
+    reader = ImageReader(Records([good] * 3), 16, skip_corrupt=1)
+    [(_, indices)] = decoded(reader, [[0, 1]])
+    np.testing.assert_array_equal(indices, [0, 2])
+    assert reader.skipped == ["/faces/1.jpg: wrong magic at offset 96"]
+
+
+def test_replacement_is_the_next_readable_image_of_the_identity(rng, warnings_logged):
+    faces = [face(rng) for _ in range(8)]
+    files = [encode(f) for f in faces]
+    labels = [0, 1, 0, 1, 0, 1, 0, 1]
+    for bad in (2, 4, 7):
+        files[bad] = b"bad"
+    reader = ImageReader(Files(files, labels), 16, skip_corrupt=3)
+    batches = decoded(reader, [[0, 2, 4], [7, 1, 2]], batch_size=3)
+    # 2 and 4 are followed by 6 in identity 0; 7 is the last of identity 1, the
+    # search goes on from its first image.
+    np.testing.assert_array_equal([b[1] for b in batches], [[0, 6, 6], [1, 1, 6]])
+    for images, indices in batches:
+        np.testing.assert_array_equal(images, [pixels(faces[i]) for i in indices])
+    reason = "not an image in a format that is read"
+    assert sorted(reader.skipped) == [f"/faces/{i}.jpg: {reason}" for i in (2, 4, 7)]
+    assert sorted(warnings_logged) == [f"unreadable image {s}" for s in reader.skipped]
+
+
+def test_the_same_image_counts_once(rng):
+    good = encode(face(rng))
+    reader = ImageReader(Files([b"bad", good]), 16, skip_corrupt=1)
+    batches = decoded(reader, [[0, 0], [0, 1], [0, 0]])
+    assert [b[1].tolist() for b in batches] == [[1, 1]] * 3
+    assert len(reader.skipped) == 1
+
+
+def test_one_more_than_allowed_lists_all(rng):
+    good = encode(face(rng))
+    source = Files([b"bad", b"", None, good])
+    assert len(decoded(ImageReader(source, 16, skip_corrupt=3), [[0], [1], [2]])) == 3
+    with pytest.raises(tf.errors.OpError) as error:
+        decoded(ImageReader(source, 16, skip_corrupt=2), [[0, 1, 2]])
+    message = str(error.value)
+    assert "cannot decode 3 images, --skip_corrupt=2 allows 2" in message
+    assert "/faces/0.jpg: not an image in a format that is read" in message
+    assert "/faces/1.jpg: the file is empty" in message
+    assert "/faces/2.jpg: No such file or directory" in message
+
+
+def test_an_identity_without_a_readable_image_stops(rng):
+    source = Files([b"bad", b"bad", encode(face(rng))], labels=[0, 0, 1])
+    with pytest.raises(tf.errors.OpError, match="nor any other image of its identity"):
+        decoded(ImageReader(source, 16, skip_corrupt=5), [[2, 1]])
+
+
+def test_other_sizes_are_resized_and_said_once(rng, warnings_logged):
+    sizes = [(16, 16), (20, 20), (32, 32), (16, 20), (20, 16)]
+    reader = ImageReader(Files([encode(face(rng, *size)) for size in sizes]), 16)
+    batches = decoded(reader, [[0, 0], [0, 1], [2, 3], [4, 4], [1, 2]], batch_size=2)
+    assert all(images.shape == (2, 16, 16, 3) for images, _ in batches)
+    assert len(warnings_logged) == 2
+    first, second = sorted(warnings_logged)
+    assert "resized to 16x16" in first
+    assert "not square" in second
+    assert "stretched to 16x16" in second
+
+
+def test_the_message_names_path_and_both_sizes(rng, warnings_logged):
+    reader = ImageReader(Files([encode(face(rng, height=20, width=30))]), 16)
+    decoded(reader, [[0]])
+    assert [m[:26] for m in warnings_logged] == [
+        "/faces/0.jpg is 30x20; it ",
+        "/faces/0.jpg is 30x20, not",
+    ]
+    assert all("16x16" in message for message in warnings_logged)
+
+
+def test_images_of_the_right_size_are_said_nothing_of(rng, warnings_logged):
+    decoded(ImageReader(Files([encode(face(rng))]), 16), [[0, 0]])
+    assert warnings_logged == []
+
+
+def test_pixels_are_not_decoded_but_fitted(rng, warnings_logged):
+    class Pixels(Files):
+        encoded = False
+
+        def read(self, indices):
+            return np.stack([self.files[i] for i in indices])
+
+    stack = rng.integers(0, 256, (4, 12, 16, 3), dtype=np.uint8)
+    batches = decoded(ImageReader(Pixels(list(stack)), 16), [[3, 1], [0, 2]], 2)
+    np.testing.assert_array_equal(batches[0][0], fit(stack[[3, 1]], 16))
+    np.testing.assert_array_equal(batches[1][1], [0, 2])
+    assert len(warnings_logged) == 2
+    warnings_logged.clear()
+    square = list(stack[:, :12, :12])
+    [(images, _)] = decoded(ImageReader(Pixels(square), 12), [[1, 2]], 2)
+    np.testing.assert_array_equal(images, [square[1], square[2]])
+    assert warnings_logged == []

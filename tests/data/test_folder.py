@@ -1,0 +1,188 @@
+"""One directory per identity: what is found, named and refused."""
+
+import os
+
+import numpy as np
+import pytest
+from absl import logging
+from PIL import Image
+
+from ekd_tf.data.folder import FolderFaces
+
+
+def put(path, content=b"x"):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+
+
+@pytest.fixture
+def warnings_logged(monkeypatch):
+    """The messages absl logs as warnings while the test runs."""
+    messages = []
+    monkeypatch.setattr(
+        logging, "warning", lambda text, *args: messages.append(text % args)
+    )
+    return messages
+
+
+@pytest.fixture
+def tree(tmp_path):
+    """Three identities whose file names sort differently from their creation."""
+    for name in ("zoe/b.jpg", "zoe/a.PNG", "anna/1.jpeg", "mia/x.webp", "mia/w.Bmp"):
+        put(tmp_path / name, name.encode())
+    return tmp_path
+
+
+def test_identities_and_images_are_sorted_by_name(tree, warnings_logged):
+    faces = FolderFaces(tree)
+    assert faces.identities == ["anna", "mia", "zoe"]
+    np.testing.assert_array_equal(faces.labels, [0, 1, 1, 2, 2])
+    assert faces.labels.dtype == np.int32
+    assert (len(faces), faces.num_identities, faces.encoded) == (5, 3, True)
+    order = ["anna/1.jpeg", "mia/w.Bmp", "mia/x.webp", "zoe/a.PNG", "zoe/b.jpg"]
+    assert [faces.describe(i) for i in range(5)] == [str(tree / n) for n in order]
+    assert faces.read(np.array([4, 0, 4])) == [b"zoe/b.jpg", b"anna/1.jpeg"] + [
+        b"zoe/b.jpg"
+    ]
+    assert faces.name == str(tree)
+    assert faces.report == ()
+    assert warnings_logged == []
+
+
+def test_scanning_opens_no_image(tree):
+    (tree / "mia" / "x.webp").chmod(0)
+    (tree / "mia" / "gone.jpg").symlink_to(tree / "nowhere.jpg")
+    faces = FolderFaces(tree)
+    assert len(faces) == 6
+    with pytest.raises(FileNotFoundError, match=r"mia/gone\.jpg"):
+        faces.read([1])
+
+
+def test_names_of_any_alphabet_and_length(tmp_path):
+    names = ["é" * 100 + ".jpg", "顔.png", "a b.jpg", "j.tar.jpg"]
+    for name in names:
+        put(tmp_path / "ünï" / name, name.encode())
+    put(tmp_path / "b" / "1.jpg")
+    faces = FolderFaces(tmp_path)
+    assert sorted(faces.read(range(1, 5))) == sorted(n.encode() for n in names)
+
+
+def test_one_report_names_everything_left_out(tree, warnings_logged):
+    put(tree / "zoe" / "notes.txt")
+    put(tree / "zoe" / "nested.jpg" / "c.jpg")
+    put(tree / "readme.md")
+    (tree / "empty").mkdir()
+    put(tree / "textual" / "a.txt")
+    faces = FolderFaces(tree)
+    assert faces.identities == ["anna", "mia", "zoe"]
+    assert len(faces) == 5
+    assert set(faces.report) == {
+        f"identity without images: {tree}/empty",
+        f"identity without images: {tree}/textual",
+        f"not an image: {tree}/textual/a.txt",
+        f"not an image: {tree}/zoe/nested.jpg",
+        f"not an image: {tree}/zoe/notes.txt",
+        f"not an identity: {tree}/readme.md",
+    }
+    assert len(warnings_logged) == 1
+    assert warnings_logged[0].startswith(f"{tree}: 6 entries are left out:")
+    assert all(line in warnings_logged[0] for line in faces.report)
+
+
+def test_a_long_report_is_cut_in_the_log_only(tree, warnings_logged):
+    for i in range(50):
+        put(tree / "zoe" / f"{i}.txt")
+    faces = FolderFaces(tree)
+    assert len(faces.report) == 50
+    assert warnings_logged[0].count("not an image") == 20
+    assert "and 30 more" in warnings_logged[0]
+
+
+def test_hidden_entries_are_skipped_silently(tree, warnings_logged):
+    put(tree / ".cache" / "a.jpg")
+    put(tree / ".DS_Store")
+    put(tree / "zoe" / "._b.jpg")
+    faces = FolderFaces(tree)
+    assert (len(faces), faces.num_identities, faces.report) == (5, 3, ())
+    assert warnings_logged == []
+
+
+def test_links_to_identities_are_followed(tree, tmp_path_factory):
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    put(elsewhere / "1.jpg")
+    (tree / "bea").symlink_to(elsewhere, target_is_directory=True)
+    assert FolderFaces(tree).identities == ["anna", "bea", "mia", "zoe"]
+
+
+def test_accepts_a_string(tree):
+    assert len(FolderFaces(str(tree))) == 5
+
+
+def test_fingerprint_follows_names_sizes_and_labels_and_not_the_place(
+    tree, tmp_path_factory
+):
+    first = FolderFaces(tree).fingerprint
+    assert first == FolderFaces(tree).fingerprint
+    moved = tmp_path_factory.mktemp("m") / "faces"
+    tree.rename(moved)
+    assert FolderFaces(moved).fingerprint == first
+    (moved / "zoe" / "b.jpg").write_bytes(b"zoe/b.jpg longer")
+    resized = FolderFaces(moved).fingerprint
+    (moved / "zoe" / "b.jpg").rename(moved / "zoe" / "c.jpg")
+    renamed = FolderFaces(moved).fingerprint
+    (moved / "zoe" / "c.jpg").rename(moved / "mia" / "c.jpg")
+    relabelled = FolderFaces(moved).fingerprint
+    assert len({first, resized, renamed, relabelled}) == 4
+    (moved / "mia" / "d.jpg").symlink_to("nowhere")
+    assert FolderFaces(moved).fingerprint not in {first, relabelled}
+
+
+def test_missing_root_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"gone is not a directory.*<root>/<identity>"):
+        FolderFaces(tmp_path / "gone")
+    put(tmp_path / "file.jpg")
+    with pytest.raises(ValueError, match=r"file\.jpg is not a directory"):
+        FolderFaces(tmp_path / "file.jpg")
+
+
+def test_empty_root_is_refused(tmp_path):
+    put(tmp_path / "labels.txt")
+    words = f"{tmp_path} holds no identity directories. Lay it out"
+    with pytest.raises(ValueError, match=words):
+        FolderFaces(tmp_path)
+
+
+def test_images_directly_in_root_are_refused(tmp_path):
+    put(tmp_path / "a.jpg")
+    put(tmp_path / "b.jpg")
+    (tmp_path / "empty").mkdir()
+    words = "no identity directories with images. Move them into one directory per"
+    with pytest.raises(ValueError, match=words):
+        FolderFaces(tmp_path)
+
+
+def test_directories_without_images_are_refused(tmp_path):
+    put(tmp_path / "anna" / "notes.txt")
+    put(tmp_path / "split" / "bea" / "1.jpg")
+    with pytest.raises(ValueError, match="none with images directly inside. Lay it"):
+        FolderFaces(tmp_path)
+
+
+def test_a_single_identity_is_refused(tmp_path):
+    put(tmp_path / "anna" / "1.jpg")
+    (tmp_path / "bea").mkdir()
+    words = f"{tmp_path} holds a single identity with images, {tmp_path}/anna"
+    with pytest.raises(ValueError, match=words):
+        FolderFaces(tmp_path)
+
+
+@pytest.mark.realdata
+def test_real_faces(realdata):
+    faces = FolderFaces(realdata / "celeba40_folder")
+    assert (len(faces), faces.num_identities, faces.report) == (625, 40, ())
+    assert np.bincount(faces.labels).max() == 16
+    for index in (0, 311, 624):
+        directory = os.path.basename(os.path.dirname(faces.describe(index)))
+        assert directory == faces.identities[faces.labels[index]]
+        with Image.open(faces.describe(index)) as image:
+            assert image.size == (112, 112)

@@ -1,0 +1,407 @@
+"""Source and sampler to batches: contents, resuming, bad files, strategies."""
+
+import time
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+
+from ekd_tf.data.folder import FolderFaces
+from ekd_tf.data.pipeline import evaluation_batches
+from ekd_tf.data.pipeline import make_pipeline
+from ekd_tf.data.sampling import BatchSampler
+from ekd_tf.data.sampling import flip_mask
+from ekd_tf.data.source import Source
+from ekd_tf.data.source import select_identities
+
+SIZE = 16
+
+
+class Drawn(Source):
+    """Pixels of image i are f(i); no two images are equal."""
+
+    name = "drawn"
+    encoded = False
+    fingerprint = "drawn"
+
+    def __init__(self, counts, size=SIZE):
+        self.labels = np.repeat(np.arange(len(counts), dtype=np.int32), counts)
+        self.num_identities = len(counts)
+        n = len(self.labels)
+        self.pixels = np.random.default_rng(1).integers(
+            0, 256, (n, size, size, 3), dtype=np.uint8
+        )
+
+    def read(self, indices):
+        return self.pixels[indices]
+
+    def describe(self, index):
+        return f"drawn image {index}"
+
+
+@pytest.fixture
+def drawn():
+    return Drawn([4, 5, 6, 3, 4, 7])
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """5 identities of 4 PNG images; image k of identity i has its own pixels."""
+    pixels = np.random.default_rng(2).integers(
+        0, 256, (5, 4, SIZE, SIZE, 3), dtype=np.uint8
+    )
+    for i in range(5):
+        (tmp_path / f"id{i}").mkdir()
+        for k in range(4):
+            Image.fromarray(pixels[i, k]).save(tmp_path / f"id{i}" / f"{k}.png")
+    return tmp_path, pixels.reshape(20, SIZE, SIZE, 3)
+
+
+def sampler_of(source, general=6, identities=2, images_per_identity=2, seed=0):
+    return BatchSampler(source.labels, general, identities, images_per_identity, seed)
+
+
+def take(pipeline, steps):
+    return list(pipeline.dataset.take(steps).as_numpy_iterator())
+
+
+def assert_equal_batches(left, right):
+    assert len(left) == len(right)
+    for a, b in zip(left, right):
+        assert a.keys() == b.keys()
+        for key in a:
+            np.testing.assert_array_equal(a[key], b[key], err_msg=key)
+
+
+def assert_batch(batch, pixels, labels, sampler, step, seed):
+    """The batch holds what sampler, labels and flips say, computed in NumPy."""
+    indices, in_margin = sampler.batch(step)
+    flips = flip_mask(seed, step, len(indices))
+    expected = pixels[indices]
+    expected[flips] = expected[flips][:, :, ::-1]
+    np.testing.assert_array_equal(batch["image_id"], indices)
+    np.testing.assert_array_equal(batch["label"], labels[indices])
+    np.testing.assert_array_equal(batch["in_margin"], in_margin)
+    np.testing.assert_array_equal(batch["flipped"], flips)
+    np.testing.assert_array_equal(batch["image"], expected)
+
+
+def test_elements_have_static_shapes_and_types(drawn):
+    spec = make_pipeline(drawn, sampler_of(drawn), SIZE).dataset.element_spec
+    assert spec == {
+        "image": tf.TensorSpec([10, SIZE, SIZE, 3], tf.uint8),
+        "label": tf.TensorSpec([10], tf.int32),
+        "in_margin": tf.TensorSpec([10], tf.float32),
+        "image_id": tf.TensorSpec([10], tf.int32),
+        "flipped": tf.TensorSpec([10], tf.bool),
+    }
+
+
+def test_elements_of_files_have_the_same_spec(drawn, folder):
+    files = FolderFaces(folder[0])
+    spec = make_pipeline(files, sampler_of(files), SIZE).dataset.element_spec
+    assert spec == make_pipeline(drawn, sampler_of(drawn), SIZE).dataset.element_spec
+
+
+def test_batches_hold_what_the_sampler_says(drawn):
+    sampler = sampler_of(drawn, seed=4)
+    batches = take(make_pipeline(drawn, sampler, SIZE, seed=9), 6)
+    for step, batch in enumerate(batches):
+        assert_batch(batch, drawn.pixels, drawn.labels, sampler, step, seed=9)
+
+
+def test_batches_of_files_hold_what_the_sampler_says(folder):
+    root, pixels = folder
+    source = FolderFaces(root)
+    sampler = sampler_of(source)
+    batches = take(make_pipeline(source, sampler, SIZE, seed=3), 12)
+    for step, batch in enumerate(batches):
+        assert_batch(batch, pixels, source.labels, sampler, step, seed=3)
+
+
+def test_batches_of_a_subset_carry_its_own_labels_and_positions(folder):
+    root, pixels = folder
+    source = select_identities(FolderFaces(root), [4, 1])
+    sampler = sampler_of(source, general=4, identities=1)
+    batches = take(make_pipeline(source, sampler, SIZE), 4)
+    # Identity 1 is images 4..7 and identity 4 images 16..19.
+    own = np.concatenate([pixels[4:8], pixels[16:20]])
+    for step, batch in enumerate(batches):
+        assert_batch(batch, own, source.labels, sampler, step, seed=0)
+
+
+def test_two_runs_are_equal_and_seeds_differ(folder):
+    source = FolderFaces(folder[0])
+    sampler = sampler_of(source)
+    first = take(make_pipeline(source, sampler, SIZE), 5)
+    assert_equal_batches(first, take(make_pipeline(source, sampler, SIZE), 5))
+    pipeline = make_pipeline(source, sampler, SIZE)
+    assert_equal_batches(take(pipeline, 5), take(pipeline, 5))
+    other = take(make_pipeline(source, sampler, SIZE, seed=1), 1)[0]
+    np.testing.assert_array_equal(other["image_id"], first[0]["image_id"])
+    assert not np.array_equal(other["flipped"], first[0]["flipped"])
+
+
+@pytest.mark.parametrize("start", [1, 3, 7])
+def test_resuming_equals_the_continuous_run(folder, start):
+    # 20 images, 6 general rows: the epoch border lies inside batch 3.
+    source = FolderFaces(folder[0])
+    continuous = take(make_pipeline(source, sampler_of(source), SIZE), 10)
+    resumed = make_pipeline(source, sampler_of(source), SIZE, start_step=start)
+    assert_equal_batches(take(resumed, 10 - start), continuous[start:])
+
+
+def test_steps_bound_the_dataset(drawn):
+    pipeline = make_pipeline(drawn, sampler_of(drawn), SIZE, start_step=2, steps=3)
+    batches = list(pipeline.dataset.as_numpy_iterator())
+    assert_equal_batches(
+        batches, take(make_pipeline(drawn, sampler_of(drawn), SIZE), 5)[2:]
+    )
+    empty = make_pipeline(drawn, sampler_of(drawn), SIZE, steps=0)
+    assert list(empty.dataset) == []
+
+
+def test_without_flip_nothing_is_mirrored(drawn):
+    sampler = sampler_of(drawn)
+    for batch in take(make_pipeline(drawn, sampler, SIZE, flip=False), 3):
+        assert not batch["flipped"].any()
+        np.testing.assert_array_equal(batch["image"], drawn.pixels[batch["image_id"]])
+
+
+def test_every_image_once_per_epoch(folder):
+    source = FolderFaces(folder[0])
+    batches = take(make_pipeline(source, sampler_of(source), SIZE), 10)
+    rows = np.concatenate([b["image_id"][b["in_margin"] == 1] for b in batches])
+    for epoch in rows.reshape(3, 20):
+        np.testing.assert_array_equal(np.sort(epoch), np.arange(20))
+
+
+@pytest.mark.parametrize("prefetch", [0, 4])
+@pytest.mark.parametrize("kind", ["pixels", "files"])
+def test_reads_ahead_a_bounded_number_of_batches(drawn, folder, kind, prefetch):
+    source = drawn if kind == "pixels" else FolderFaces(folder[0])
+    reads = []
+    read = source.read
+    source.read = lambda indices: reads.append(1) or read(indices)
+    pipeline = make_pipeline(source, sampler_of(source), SIZE, prefetch=prefetch)
+    iterator = iter(pipeline.dataset)
+    next(iterator)
+    time.sleep(0.5)
+    # Ahead of the batch in use: the prefetched ones and a few in each stage.
+    assert 1 <= len(reads) <= 1 + prefetch + 10
+    del iterator
+
+
+def test_python_is_entered_once_per_batch(folder):
+    source = FolderFaces(folder[0])
+    calls = []
+    read = source.read
+    source.read = lambda indices: calls.append(len(indices)) or read(indices)
+    list(make_pipeline(source, sampler_of(source), SIZE, steps=5).dataset)
+    assert calls == [10] * 5
+
+
+# --- bad files -----------------------------------------------------------------
+
+
+def spoil(path):
+    path.write_bytes(path.read_bytes()[:-40])
+
+
+def test_a_bad_file_stops_with_its_path(folder):
+    root, _ = folder
+    source = FolderFaces(root)
+    spoil(root / "id3" / "2.png")
+    pipeline = make_pipeline(source, sampler_of(source), SIZE, steps=4)
+    with pytest.raises(tf.errors.OpError) as error:
+        list(pipeline.dataset)
+    expected = f"cannot decode {root}/id3/2.png: image file is truncated"
+    assert expected in str(error.value)
+    assert "allow N with --skip_corrupt=N" in str(error.value)
+
+
+def test_text_truncated_and_missing_files_are_replaced_when_allowed(folder):
+    root, pixels = folder
+    source = FolderFaces(root)
+    (root / "id0" / "1.png").write_bytes(b"a note, no image")
+    spoil(root / "id2" / "3.png")
+    (root / "id4" / "0.png").unlink()
+    sampler = sampler_of(source)
+    pipeline = make_pipeline(source, sampler, SIZE, steps=10, skip_corrupt=3)
+    # Images 1, 11 and 16 are replaced by 2, 8 (first of its identity) and 17.
+    replaced = {1: 2, 11: 8, 16: 17}
+    seen = set()
+    for step, batch in enumerate(pipeline.dataset.as_numpy_iterator()):
+        asked, in_margin = sampler.batch(step)
+        expected = [replaced.get(i, i) for i in asked.tolist()]
+        seen |= replaced.keys() & set(asked.tolist())
+        np.testing.assert_array_equal(batch["image_id"], expected)
+        np.testing.assert_array_equal(batch["label"], source.labels[asked])
+        np.testing.assert_array_equal(batch["in_margin"], in_margin)
+        upright = batch["image"].copy()
+        upright[batch["flipped"]] = upright[batch["flipped"]][:, :, ::-1]
+        np.testing.assert_array_equal(upright, pixels[expected])
+    assert seen == replaced.keys()
+    assert len(pipeline.skipped) == 3
+    names = sorted(line.split(": ")[0] for line in pipeline.skipped)
+    assert names == [f"{root}/id0/1.png", f"{root}/id2/3.png", f"{root}/id4/0.png"]
+
+
+def test_one_bad_file_too_many_stops_and_lists_all(folder):
+    root, _ = folder
+    source = FolderFaces(root)
+    for name in ("id0/0.png", "id1/1.png", "id2/2.png"):
+        spoil(root / name)
+    pipeline = make_pipeline(source, sampler_of(source), SIZE, steps=10, skip_corrupt=2)
+    with pytest.raises(tf.errors.OpError) as error:
+        list(pipeline.dataset)
+    assert "--skip_corrupt=2 allows 2" in str(error.value)
+    for name in ("id0/0.png", "id1/1.png", "id2/2.png"):
+        assert f"{root}/{name}" in str(error.value)
+
+
+def test_resuming_among_bad_files_equals_the_continuous_run(folder):
+    root, _ = folder
+    source = FolderFaces(root)
+    spoil(root / "id0" / "0.png")
+    spoil(root / "id3" / "3.png")
+
+    def run(start):
+        return make_pipeline(
+            source, sampler_of(source), SIZE, start_step=start, skip_corrupt=2
+        )
+
+    assert_equal_batches(take(run(4), 6), take(run(0), 10)[4:])
+
+
+def test_an_error_of_a_source_of_pixels_reaches_the_user(drawn):
+    def broken(indices):
+        raise ValueError("the drawing board is gone")
+
+    drawn.read = broken
+    with pytest.raises(tf.errors.OpError, match="the drawing board is gone"):
+        list(make_pipeline(drawn, sampler_of(drawn), SIZE, steps=1).dataset)
+
+
+def test_folder_of_every_format_and_size(tmp_path, rng):
+    coarse = rng.integers(0, 256, (3, 3, 3), dtype=np.uint8)
+    for identity in ("a", "b"):
+        (tmp_path / identity).mkdir()
+        image = Image.fromarray(coarse).resize((SIZE, SIZE))
+        image.save(tmp_path / identity / "0.jpg", quality=95)
+        image.convert("L").save(tmp_path / identity / "1.jpeg")
+        image.convert("RGBA").save(tmp_path / identity / "2.PNG")
+        image.save(tmp_path / identity / "3.webp", lossless=True)
+        image.convert("P").save(tmp_path / identity / "4.bmp")
+        image.resize((40, 40)).save(tmp_path / identity / "5.png")
+        image.resize((40, 30)).convert("L").save(tmp_path / identity / "6.png")
+    source = FolderFaces(tmp_path)
+    images = np.concatenate(list(evaluation_batches(source, range(14), SIZE, 5)))
+    colour = np.asarray(Image.fromarray(coarse).resize((SIZE, SIZE)), dtype=int)
+    gray = np.asarray(Image.fromarray(colour.astype("u1")).convert("L"), dtype=int)
+    for start in (0, 7):
+        for k, tolerance in ((0, 40), (2, 0), (3, 0), (5, 25)):
+            np.testing.assert_allclose(images[start + k], colour, atol=tolerance)
+        for k in (1, 6):
+            error = np.abs(images[start + k] - gray[..., None]).mean()
+            assert error < 12
+    pipeline = make_pipeline(source, sampler_of(source, 4, 2), SIZE, steps=6)
+    assert len(list(pipeline.dataset)) == 6
+    assert pipeline.skipped == []
+
+
+# --- evaluation ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 4, 50])
+def test_evaluation_batches_are_in_order_and_complete(folder, drawn, batch_size):
+    root, pixels = folder
+    order = np.array([3, 19, 0, 7, 7, 12, 1, 2])
+    for source, expected in ((FolderFaces(root), pixels), (drawn, drawn.pixels)):
+        batches = list(evaluation_batches(source, order, SIZE, batch_size))
+        sizes = [len(batch) for batch in batches]
+        assert sizes[:-1] == [batch_size] * (len(sizes) - 1)
+        assert sum(sizes) == 8
+        assert batches[0].dtype == np.uint8
+        np.testing.assert_array_equal(np.concatenate(batches), expected[order])
+
+
+def test_evaluation_of_nothing_yields_nothing(drawn):
+    assert list(evaluation_batches(drawn, [], SIZE, 4)) == []
+
+
+def test_evaluation_stops_at_a_bad_file(folder):
+    root, _ = folder
+    source = FolderFaces(root)
+    (root / "id1" / "1.png").unlink()
+    batches = evaluation_batches(source, range(20), SIZE, 2)
+    # The bad one is image 5; the batches before it are delivered.
+    assert len(next(batches)) == 2
+    with pytest.raises(tf.errors.OpError, match=r"cannot decode .*id1/1\.png: No such"):
+        list(batches)
+
+
+# --- strategies, arguments, real faces -----------------------------------------
+
+
+def test_replicas_get_equal_contiguous_shards(folder):
+    source = FolderFaces(folder[0])
+    sampler = sampler_of(source, general=4, identities=2, images_per_identity=2)
+    pipeline = make_pipeline(source, sampler, SIZE, steps=3)
+    batches = list(pipeline.dataset.as_numpy_iterator())
+    devices = [device.name for device in tf.config.list_logical_devices("CPU")[:2]]
+    strategy = tf.distribute.MirroredStrategy(devices)
+    distributed = strategy.experimental_distribute_dataset(pipeline.dataset)
+    for whole, parts in zip(batches, distributed):
+        shards = strategy.experimental_local_results(parts["in_margin"])
+        assert [float(tf.reduce_sum(shard)) for shard in shards] == [2, 2]
+        for key in whole:
+            shards = strategy.experimental_local_results(parts[key])
+            np.testing.assert_array_equal(np.concatenate(shards), whole[key])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"input_size": 0}, r"`input_size` must be in \(0, inf\)"),
+        ({"seed": -1}, r"`seed` must be in \[0, inf\)"),
+        ({"start_step": -1}, r"`start_step` must be in \[0, inf\)"),
+        ({"steps": -1}, r"`steps` must be in \[0, inf\)"),
+        ({"skip_corrupt": -1}, r"`skip_corrupt` must be in \[0, inf\)"),
+        ({"prefetch": -1}, r"`prefetch` must be in \[0, inf\)"),
+    ],
+)
+def test_rejects_impossible_arguments(drawn, arguments, words):
+    valid = {"source": drawn, "sampler": sampler_of(drawn), "input_size": SIZE}
+    with pytest.raises(ValueError, match=words):
+        make_pipeline(**{**valid, **arguments})
+
+
+def test_rejects_a_sampler_of_another_source(drawn):
+    sampler = BatchSampler(drawn.labels[:-1], 4, 2)
+    with pytest.raises(ValueError, match="sampler of 28 images for drawn with 29"):
+        make_pipeline(drawn, sampler, SIZE)
+
+
+def test_evaluation_rejects_impossible_arguments(drawn):
+    with pytest.raises(ValueError, match="`input_size` must be in"):
+        evaluation_batches(drawn, [0], 0, 4)
+    with pytest.raises(ValueError, match="`batch_size` must be in"):
+        evaluation_batches(drawn, [0], SIZE, 0)
+
+
+@pytest.mark.realdata
+def test_real_faces(realdata):
+    source = FolderFaces(realdata / "celeba40_folder")
+    sampler = BatchSampler(source.labels, 32, 8)
+    pipeline = make_pipeline(source, sampler, 112, flip=False, steps=3)
+    for batch in pipeline.dataset.as_numpy_iterator():
+        for row in (0, 17, 63):
+            path = source.describe(batch["image_id"][row])
+            with Image.open(path) as image:
+                np.testing.assert_array_equal(batch["image"][row], np.asarray(image))
+        owners = batch["label"][batch["in_margin"] == 0].reshape(8, 4)
+        assert len(np.unique(owners[:, 0])) == 8
+        assert (owners == owners[:, :1]).all()
+    assert pipeline.skipped == []

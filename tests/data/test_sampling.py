@@ -1,0 +1,249 @@
+"""Batch i is a function of (seed, i): epochs, balanced rows, riffle, resuming."""
+
+import collections
+import time
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from ekd_tf.data.sampling import BatchSampler
+from ekd_tf.data.sampling import flip_mask
+
+
+def labels_of(*counts):
+    """Labels of identities with `counts` images each, shuffled over positions."""
+    labels = np.repeat(np.arange(len(counts)), counts)
+    return np.random.default_rng(5).permutation(labels).astype(np.int32)
+
+
+def general_rows(sampler, steps):
+    """The general rows of batches 0..steps-1, one after the other."""
+    batches = [sampler.batch(i) for i in range(steps)]
+    return np.concatenate([rows[margin == 1] for rows, margin in batches])
+
+
+def balanced_rows(sampler, index):
+    rows, margin = sampler.batch(index)
+    return rows[margin == 0].reshape(sampler.identities, sampler.images_per_identity)
+
+
+def assert_equal_batches(left, right):
+    for a, b in zip(left, right):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_types_and_sizes():
+    sampler = BatchSampler(labels_of(3, 4, 5), general=6, identities=2)
+    rows, margin = sampler.batch(0)
+    assert (rows.dtype, margin.dtype) == (np.int64, np.float32)
+    assert rows.shape == margin.shape == (14,)
+    assert sampler.batch_size == 14
+    assert sampler.num_images == 12
+    assert margin.sum() == 6
+    assert set(margin) == {0, 1}
+    assert rows.min() >= 0
+    assert rows.max() < 12
+
+
+def test_batch_twice_is_equal_whatever_was_asked_between():
+    labels = labels_of(*[3] * 20)
+    sampler = BatchSampler(labels, 7, 3, seed=3)
+    first = {i: sampler.batch(i) for i in (0, 8, 100, 5000)}
+    for i in (5000, 3, 0, 77, 100, 8):
+        if i in first:
+            assert_equal_batches(sampler.batch(i), first[i])
+    fresh = BatchSampler(labels, 7, 3, seed=3)
+    for i in (8, 5000, 0):
+        assert_equal_batches(fresh.batch(i), first[i])
+
+
+def test_what_a_caller_does_to_a_batch_stays_with_the_caller():
+    sampler = BatchSampler(labels_of(4, 4), 3, 2, images_per_identity=1)
+    rows, margin = sampler.batch(0)
+    kept = rows.copy(), margin.copy()
+    rows[:] = -1
+    margin[:] = -1
+    assert_equal_batches(sampler.batch(0), kept)
+
+
+def test_seeds_and_batches_differ():
+    labels = labels_of(*[5] * 40)
+    batches = [BatchSampler(labels, 32, 8, seed=s).batch(0)[0] for s in range(4)]
+    batches += [BatchSampler(labels, 32, 8).batch(i)[0] for i in (1, 2, 9)]
+    general = {tuple(sorted(rows[rows >= 0][::2])) for rows in batches}
+    assert len({tuple(rows) for rows in batches}) == len(batches)
+    assert len(general) == len(batches)
+    balanced = [balanced_rows(BatchSampler(labels, 32, 8, seed=s), 0) for s in (0, 1)]
+    assert not np.array_equal(*balanced)
+    sampler = BatchSampler(labels, 32, 8)
+    assert not np.array_equal(balanced_rows(sampler, 0), balanced_rows(sampler, 1))
+
+
+@pytest.mark.parametrize("general", [1, 4, 7, 12, 30])
+def test_every_image_once_per_epoch_also_across_borders(general):
+    # 12 images: general divides them, does not, equals them, spans several epochs.
+    sampler = BatchSampler(labels_of(4, 4, 4), general, 0)
+    steps = -(-60 // general)
+    rows = general_rows(sampler, steps)[:60]
+    epochs = rows.reshape(5, 12)
+    for epoch in epochs:
+        np.testing.assert_array_equal(np.sort(epoch), np.arange(12))
+    assert len({tuple(epoch) for epoch in epochs}) == 5
+
+
+def test_balanced_rows_do_not_move_the_general_ones():
+    labels = labels_of(*[4] * 6)
+    alone = general_rows(BatchSampler(labels, 5, 0, seed=2), 10)
+    beside = general_rows(BatchSampler(labels, 5, 3, seed=2), 10)
+    np.testing.assert_array_equal(alone, beside)
+
+
+@pytest.mark.parametrize(
+    ("general", "identities", "per_identity", "steps"),
+    [(5, 0, 4, 5), (6, 2, 4, 4), (24, 2, 4, 1), (25, 0, 4, 1), (0, 2, 5, 3)],
+)
+def test_steps_per_epoch(general, identities, per_identity, steps):
+    sampler = BatchSampler(labels_of(12, 12), general, identities, per_identity)
+    assert sampler.steps_per_epoch == steps
+
+
+@pytest.mark.parametrize(
+    ("general", "identities", "per_identity"),
+    [(8, 2, 4), (64, 8, 4), (12, 1, 4), (4, 3, 4), (8, 0, 4), (0, 4, 4), (20, 4, 3)],
+)
+@pytest.mark.parametrize("shards", [1, 2, 4])
+def test_equal_shards_hold_the_same_mix(general, identities, per_identity, shards):
+    sampler = BatchSampler(labels_of(*[5] * 10), general, identities, per_identity)
+    _, margin = sampler.batch(3)
+    per_shard = margin.reshape(shards, -1).sum(axis=1)
+    np.testing.assert_array_equal(per_shard, general / shards)
+
+
+def test_rows_are_riffled_and_not_in_two_blocks():
+    _, margin = BatchSampler(labels_of(*[5] * 10), 8, 2, 4).batch(0)
+    # As many of each kind: they alternate.
+    np.testing.assert_array_equal(np.abs(np.diff(margin)), 1)
+
+
+@pytest.mark.parametrize("per_identity", [1, 2, 4, 5])
+def test_identities_are_distinct_and_images_not_repeated(per_identity):
+    labels = labels_of(5, 6, 7, 8, 9, 10)
+    sampler = BatchSampler(labels, 3, 4, per_identity)
+    for i in range(50):
+        rows = balanced_rows(sampler, i)
+        owners = labels[rows]
+        assert (owners == owners[:, :1]).all()
+        assert len(set(owners[:, 0])) == 4
+        assert len(np.unique(rows)) == rows.size
+
+
+def test_identities_with_too_few_images_repeat_evenly():
+    labels = labels_of(2, 3, 2)
+    sampler = BatchSampler(labels, 0, 3, 4)
+    seen = set()
+    for i in range(50):
+        for rows in balanced_rows(sampler, i):
+            owner = labels[rows[0]]
+            times = collections.Counter(rows.tolist())
+            # 2 images in 4 places: twice each; 3 images: one of them twice.
+            expected = [1, 1, 2] if owner == 1 else [2, 2]
+            assert sorted(times.values()) == expected
+            seen.add((owner, times.most_common(1)[0][0]))
+    assert len({image for owner, image in seen if owner == 1}) == 3
+
+
+def test_identities_and_images_are_drawn_uniformly():
+    counts = [4, 5, 9, 2, 6, 3]
+    labels = labels_of(*counts)
+    sampler = BatchSampler(labels, 0, 2, 3)
+    draws = np.concatenate([balanced_rows(sampler, i) for i in range(3000)])
+    owners = np.bincount(labels[draws[:, 0]], minlength=6)
+    # 6000 draws of 6 identities: 1000 each, standard deviation sqrt(3000 * 2/9) = 26.
+    np.testing.assert_allclose(owners, 1000, atol=130)
+    images = np.bincount(draws.reshape(-1), minlength=len(labels))
+    expected = 3000 / np.take(counts, labels)
+    # Of an identity in 3 places; at most 1000 * 1/4 variance and the identity's own.
+    np.testing.assert_allclose(images, expected, rtol=0.25)
+
+
+def test_single_images_come_only_when_there_are_not_enough_others():
+    labels = labels_of(1, 3, 1, 3, 1, 3)
+    sampler = BatchSampler(labels, 0, 3, 2)
+    for i in range(20):
+        assert sorted(labels[balanced_rows(sampler, i)[:, 0]]) == [1, 3, 5]
+    sampler = BatchSampler(labels, 0, 5, 2)
+    singles = set()
+    for i in range(40):
+        owners = labels[balanced_rows(sampler, i)[:, 0]]
+        assert {1, 3, 5} < set(owners)
+        assert len(set(owners)) == 5
+        singles |= set(owners) - {1, 3, 5}
+    assert singles == {0, 2, 4}
+
+
+def test_labels_without_images_are_never_chosen():
+    labels = np.array([1, 1, 4, 4, 6])
+    sampler = BatchSampler(labels, 0, 3, 2)
+    for i in range(10):
+        assert sorted(labels[balanced_rows(sampler, i)[:, 0]]) == [1, 4, 6]
+
+
+def test_general_and_balanced_streams_are_independent_of_flips():
+    masks = [flip_mask(0, step, 64) for step in range(200)]
+    np.testing.assert_array_equal(flip_mask(0, 7, 64), masks[7])
+    assert masks[0].dtype == bool
+    assert len({mask.tobytes() for mask in masks}) == 200
+    assert not np.array_equal(flip_mask(1, 0, 64), masks[0])
+    # 12800 fair coins: mean 1/2, standard deviation 0.0044.
+    np.testing.assert_allclose(np.mean(masks), 0.5, atol=0.02)
+    # The identity order of batch 0 comes from another stream of the same key.
+    shuffled = BatchSampler(np.arange(64), 64, 0).batch(0)[0]
+    drawn = np.random.Generator(np.random.Philox(key=np.array([0, 0], np.uint64)))
+    np.testing.assert_array_equal(
+        drawn.permutation(np.arange(64, dtype="i4")), shuffled
+    )
+    assert not np.array_equal(drawn.random(64) < 0.5, masks[0])
+
+
+def test_inside_tf_data():
+    sampler = BatchSampler(labels_of(*[6] * 8), 5, 2)
+
+    def batch(step):
+        return tf.numpy_function(sampler.batch, [step], [tf.int64, tf.float32])
+
+    dataset = tf.data.Dataset.range(4, 20).map(batch, num_parallel_calls=2)
+    for step, got in enumerate(dataset.as_numpy_iterator(), start=4):
+        assert_equal_batches(got, sampler.batch(step))
+
+
+def test_a_batch_of_a_large_set_takes_milliseconds():
+    labels = np.repeat(np.arange(100_000, dtype=np.int32), 5)
+    sampler = BatchSampler(labels, 256, 64)
+    sampler.batch(0)
+    times = []
+    for i in range(1, 30):
+        start = time.perf_counter()
+        sampler.batch(i)
+        times.append(time.perf_counter() - start)
+    assert np.median(times) < 0.005
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"general": -1}, r"`general` must be in \[0, inf\). Received: general=-1"),
+        ({"identities": -1}, r"`identities` must be in \[0, inf\)"),
+        ({"images_per_identity": 0}, r"`images_per_identity` must be in \[1, inf\)"),
+        ({"seed": -1}, r"`seed` must be in \[0, \d+\). Received: seed=-1"),
+        ({"general": 0, "identities": 0}, "`general` or `identities` must be above 0"),
+        ({"identities": 4}, "at most the number of identities with images, 3. Rec"),
+        ({"labels": []}, r"`labels` must be a non-empty vector. .*shape=\(0,\)"),
+        ({"labels": [[0, 1]]}, r"`labels` must be a non-empty vector. .*\(1, 2\)"),
+    ],
+)
+def test_rejects_impossible_arguments(arguments, words):
+    valid = {"labels": labels_of(3, 1, 2), "general": 4, "identities": 2}
+    BatchSampler(**valid)
+    with pytest.raises(ValueError, match=words):
+        BatchSampler(**{**valid, **arguments})

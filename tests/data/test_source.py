@@ -1,0 +1,131 @@
+"""Subsets and splits of a source by identity."""
+
+import hashlib
+
+import numpy as np
+import pytest
+
+from ekd_tf.data.source import Source
+from ekd_tf.data.source import select_identities
+from ekd_tf.data.source import split_identities
+
+
+class Numbers(Source):
+    """Image i is the text of i; labels are given."""
+
+    encoded = True
+
+    def __init__(self, labels, name="numbers"):
+        self.name = name
+        self.labels = np.asarray(labels, dtype=np.int32)
+        self.num_identities = int(self.labels.max()) + 1
+
+    @property
+    def fingerprint(self):
+        return hashlib.sha256(self.labels.tobytes()).hexdigest()
+
+    def read(self, indices):
+        return [b"%d" % index for index in indices]
+
+    def describe(self, index):
+        return f"number {index}"
+
+
+@pytest.fixture
+def numbers():
+    return Numbers([3, 0, 1, 1, 2, 0, 3, 3])
+
+
+def test_length_is_the_number_of_images(numbers):
+    assert len(numbers) == 8
+    assert len(select_identities(numbers, [3])) == 3
+
+
+def test_selected_identities_are_relabelled_in_the_order_given(numbers):
+    subset = select_identities(numbers, [3, 1])
+    # Images 0, 2, 3, 6, 7 belong to identities 3, 1, 1, 3, 3.
+    np.testing.assert_array_equal(subset.labels, [0, 1, 1, 0, 0])
+    assert subset.labels.dtype == np.int32
+    assert subset.num_identities == 2
+    assert subset.encoded is True
+    assert subset.name == "numbers (2 identities)"
+
+
+def test_reads_and_describes_through(numbers):
+    subset = select_identities(numbers, [3, 1])
+    assert subset.read(np.array([4, 0, 4])) == [b"7", b"0", b"7"]
+    assert subset.read([1]) == [b"2"]
+    assert subset.describe(3) == "number 6"
+
+
+def test_subset_of_a_subset(numbers):
+    inner = select_identities(select_identities(numbers, [3, 0, 2]), [1, 0])
+    # Identity 0 is label 1 in the middle and label 0 inside; images 0, 1, 5, 6, 7.
+    np.testing.assert_array_equal(inner.labels, [1, 0, 0, 1, 1])
+    assert inner.read(range(5)) == [b"0", b"1", b"5", b"6", b"7"]
+
+
+def test_pixels_are_passed_through():
+    class Pixels(Numbers):
+        encoded = False
+
+        def read(self, indices):
+            return np.full((len(indices), 2, 2, 3), indices[0], np.uint8)
+
+    subset = select_identities(Pixels([0, 1]), [1])
+    assert subset.encoded is False
+    np.testing.assert_array_equal(subset.read([0]), np.ones((1, 2, 2, 3)))
+
+
+def test_fingerprint_changes_with_the_choice_and_with_the_source(numbers):
+    first = select_identities(numbers, [0, 1]).fingerprint
+    other_source = Numbers([3, 0, 1, 1, 2, 0, 3, 2])
+    assert first == select_identities(numbers, [0, 1]).fingerprint
+    assert first != numbers.fingerprint
+    assert first != select_identities(numbers, [1, 0]).fingerprint
+    assert first != select_identities(numbers, [0, 2]).fingerprint
+    assert first != select_identities(other_source, [0, 1]).fingerprint
+
+
+@pytest.mark.parametrize(
+    ("identities", "words"),
+    [
+        ([], r"`len\(identities\)` must be in \[1, inf\)"),
+        ([1, 1], "`identities` must be distinct"),
+        ([4], r"`identities` must be in \[0, 4\). Received: identities=4"),
+        ([-1, 0], r"`identities` must be in \[0, 4\). Received: identities=-1"),
+    ],
+)
+def test_rejects_impossible_identities(numbers, identities, words):
+    with pytest.raises(ValueError, match=words):
+        select_identities(numbers, identities)
+
+
+def test_split_shares_no_identity_and_loses_no_image():
+    source = Numbers(np.arange(30) % 10)
+    train, heldout = split_identities(source, 3, seed=1)
+    assert (train.num_identities, heldout.num_identities) == (7, 3)
+    held = set(heldout.read(range(len(heldout))))
+    kept = set(train.read(range(len(train))))
+    assert not held & kept
+    assert len(held) + len(kept) == 30
+    # Image i has identity i % 10.
+    assert not {int(x) % 10 for x in held} & {int(x) % 10 for x in kept}
+    assert len(np.unique(heldout.labels)) == 3
+    assert heldout.labels.max() == 2
+
+
+def test_split_is_a_function_of_the_seed():
+    source = Numbers(np.arange(40) % 20)
+    first = split_identities(source, 5, seed=0)[1].read(range(10))
+    assert first == split_identities(source, 5, seed=0)[1].read(range(10))
+    others = [split_identities(source, 5, seed=s)[1].read(range(10)) for s in (1, 2, 3)]
+    assert all(other != first for other in others)
+
+
+@pytest.mark.parametrize("holdout", [-1, 0, 1, 3, 4, 9])
+def test_split_leaves_two_identities_on_either_side(numbers, holdout):
+    words = r"`holdout` must leave at least 2 .* in \[2, 2\] for numbers with 4"
+    with pytest.raises(ValueError, match=words):
+        split_identities(numbers, holdout)
+    split_identities(numbers, 2)
