@@ -1,0 +1,211 @@
+"""ArcFace against hand values, loops, and central differences."""
+
+import math
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from ekd_tf.heads.arcface import ArcFace
+from ekd_tf.heads.arcface import arcface_target
+
+
+def arcface_np(embeddings, centers, labels, scale, margin):
+    """The formula as loops over entries in float64, through the angle."""
+    logits = np.zeros((len(embeddings), centers.shape[1]))
+    for i, row in enumerate(embeddings.astype(np.float64)):
+        for j, center in enumerate(centers.T.astype(np.float64)):
+            cosine = row @ center / np.linalg.norm(row) / np.linalg.norm(center)
+            theta = math.acos(min(1.0, max(-1.0, cosine)))
+            if j == labels[i]:
+                if theta < math.pi - margin:
+                    cosine = math.cos(theta + margin)
+                else:
+                    cosine = cosine - margin * math.sin(margin)
+            logits[i, j] = scale * cosine
+    return logits
+
+
+def head_with(centers, **kwargs):
+    head = ArcFace(num_identities=centers.shape[1], **kwargs)
+    head.build((None, centers.shape[0]))
+    head.centers.assign(centers)
+    return head
+
+
+def test_value_computed_by_hand():
+    # The embedding lies 60 degrees from the first centre and 30 from the second.
+    # With a margin of 30 degrees and scale 2 the target is 2 cos 90 = 0 at label 0
+    # and 2 cos 60 = 1 at label 1; the others are 2 cos 30 and 2 cos 60. Lengths 3
+    # and 5 change nothing.
+    embeddings = np.float32([[1.5, 3 * math.sqrt(3) / 2]] * 2)
+    head = head_with(
+        np.float32([[5.0, 0.0], [0.0, 0.1]]), scale=2.0, margin=math.pi / 6
+    )
+    logits = head(embeddings, np.int32([0, 1]))
+    expected = [[0.0, math.sqrt(3)], [1.0, 1.0]]
+    np.testing.assert_allclose(logits, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("batch", [1, 2, 17])
+def test_matches_numpy_reference(rng, run_as, batch):
+    embeddings = rng.normal(size=(batch, 8)).astype(np.float32)
+    centers = rng.normal(size=(8, 11)).astype(np.float32)
+    labels = rng.integers(0, 11, batch).astype(np.int32)
+    head = head_with(centers, scale=64.0, margin=0.5)
+    logits = run_as(lambda e, y: head(e, y))(embeddings, labels)
+    expected = arcface_np(embeddings, centers, labels, 64.0, 0.5)
+    np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_target_is_guarded_beyond_pi_minus_margin(run_as):
+    # 0.1 rad before the guard, and 0.1 and 0.5 rad (cosine -1) beyond it.
+    margin = 0.5
+    theta = math.pi - margin + np.array([-0.1, 0.1, 0.5])
+    target = run_as(lambda c: arcface_target(c, margin))(
+        tf.constant(np.cos(theta), tf.float32)
+    )
+    expected = [
+        -math.cos(0.1),
+        math.cos(theta[1]) - 0.5 * math.sin(0.5),
+        -1.0 - 0.5 * math.sin(0.5),
+    ]
+    np.testing.assert_allclose(target, expected, rtol=1e-6)
+
+
+def test_target_falls_with_the_angle_over_the_whole_range():
+    theta = np.linspace(0.01, math.pi, 400)
+    target = arcface_target(tf.constant(np.cos(theta), tf.float32), 0.5).numpy()
+    assert np.all(np.diff(target) < 0)
+
+
+def test_zero_margin_leaves_the_cosine():
+    cosine = tf.linspace(-1.0, 1.0, 101)
+    np.testing.assert_allclose(arcface_target(cosine, 0.0), cosine, atol=1e-7)
+
+
+def test_invariant_to_lengths(rng):
+    embeddings = rng.normal(size=(4, 8)).astype(np.float32)
+    centers = rng.normal(size=(8, 5)).astype(np.float32)
+    labels = np.int32([0, 1, 2, 4])
+    lengths = rng.uniform(0.1, 10, (4, 1)).astype(np.float32)
+    sizes = rng.uniform(0.1, 10, (1, 5)).astype(np.float32)
+    np.testing.assert_allclose(
+        head_with(centers)(embeddings, labels),
+        head_with(centers * sizes)(embeddings * lengths, labels),
+        atol=1e-4,
+    )
+
+
+def test_gradient_matches_central_differences(rng):
+    embeddings = rng.normal(size=(3, 4))
+    # One row beyond the guard: its embedding opposes its own centre.
+    centers = rng.normal(size=(4, 5))
+    centers[:, 2] = -embeddings[2] + 0.1 * rng.normal(size=4)
+    labels = np.int32([0, 1, 2])
+    weights = rng.normal(size=(3, 5))
+    head = head_with(centers.astype(np.float32), scale=2.0, margin=0.4)
+    inputs = tf.constant(embeddings, tf.float32)
+    with tf.GradientTape() as tape:
+        tape.watch(inputs)
+        loss = tf.reduce_sum(tf.cast(weights, tf.float32) * head(inputs, labels))
+    gradients = tape.gradient(loss, [inputs, head.trainable_variables[0]])
+
+    def value(e, c):
+        return np.sum(weights * arcface_np(e, c, labels, 2.0, 0.4))
+
+    for which, gradient in enumerate(gradients):
+        point = [embeddings, centers]
+        # Stored centres are float32, so differences start from those.
+        point[1] = centers.astype(np.float32).astype(np.float64)
+        expected = np.zeros_like(point[which])
+        for index in np.ndindex(expected.shape):
+            sides = []
+            for step in (1e-6, -1e-6):
+                moved = [array.copy() for array in point]
+                moved[which][index] += step
+                sides.append(value(*moved))
+            expected[index] = (sides[0] - sides[1]) / 2e-6
+        np.testing.assert_allclose(gradient, expected, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("cosine", [-1.0, 1.0])
+def test_gradient_is_finite_at_the_ends(run_as, cosine):
+    def gradient(c):
+        with tf.GradientTape() as tape:
+            tape.watch(c)
+            target = arcface_target(c, 0.5)
+        return tape.gradient(target, c)
+
+    found = run_as(gradient)(tf.constant([cosine]))
+    # cos(margin) at 1, by the docstring; the slope of the guard, 1, at -1.
+    expected = math.cos(0.5) if cosine > 0 else 1.0
+    np.testing.assert_allclose(found, [expected], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "embeddings",
+    [np.zeros((2, 3)), np.eye(2, 3), -np.eye(2, 3), np.full((2, 3), 1e-20)],
+    ids=["zero", "equal to the centre", "opposite to the centre", "tiny"],
+)
+def test_degenerate_embeddings_stay_finite(run_as, embeddings):
+    head = head_with(np.eye(3, dtype=np.float32))
+
+    def logits_and_gradients(e):
+        with tf.GradientTape() as tape:
+            tape.watch(e)
+            logits = head(e, tf.constant([0, 1]))
+            loss = tf.reduce_sum(logits)
+        return logits, tape.gradient(loss, [e, head.trainable_variables[0]])
+
+    result = run_as(logits_and_gradients)(tf.constant(embeddings, tf.float32))
+    for tensor in tf.nest.flatten(result):
+        assert np.all(np.isfinite(tensor.numpy()))
+
+
+@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
+def test_computes_in_float32_under_mixed_precision(rng, mixed_policy, policy):
+    embeddings = rng.normal(size=(4, 8)).astype(np.float32)
+    centers = rng.normal(size=(8, 5)).astype(np.float32)
+    labels = np.int32([0, 1, 2, 4])
+    mixed_policy(policy)
+    head = head_with(centers)
+    assert tf.as_dtype(head.centers.dtype) == tf.float32
+    assert head.compute_dtype == "float32"
+    logits = head(embeddings, labels)
+    assert logits.dtype == tf.float32
+    expected = arcface_np(embeddings, centers, labels, 64.0, 0.5)
+    np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_dtype_argument_cannot_lower_the_precision():
+    assert ArcFace(num_identities=3, dtype="mixed_float16").compute_dtype == "float32"
+
+
+def test_config_round_trip():
+    head = ArcFace(num_identities=7, scale=30.0, margin=0.3, name="margin")
+    restored = ArcFace.from_config(head.get_config())
+    assert restored.num_identities == 7
+    assert restored.scale == 30.0
+    assert restored.margin == 0.3
+    assert restored.name == "margin"
+    assert restored.compute_dtype == "float32"
+
+
+def test_registered_under_the_package():
+    assert keras.saving.get_registered_name(ArcFace) == "ekd_tf>ArcFace"
+
+
+def test_defaults_are_the_papers():
+    head = ArcFace(num_identities=2)
+    assert (head.scale, head.margin) == (64.0, 0.5)
+
+
+@pytest.mark.parametrize("margin", [28.6, -0.1, math.pi / 2, float("nan")])
+def test_rejects_margin_that_is_no_angle_below_a_right_one(margin):
+    with pytest.raises(ValueError) as error:
+        ArcFace(num_identities=3, margin=margin)
+    assert str(error.value) == (
+        f"`margin` must be in [0, pi/2) radians. Received: margin={margin}"
+    )
