@@ -1,0 +1,153 @@
+"""Metrics of a run as JSON lines and TensorBoard events."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import pathlib
+
+import numpy as np
+import tensorflow as tf
+
+from ekd_tf.training.atomic import write_aside
+
+
+class MetricsLog:
+    """Appends scalars and images to `metrics.jsonl` and `tensorboard/`.
+
+    One JSON object per line, `{"step": 20, "loss/ekd/positive": 0.5}`; a value that
+    is not finite is written as null, since JSON has no word for it. Lines reach the
+    operating system at once, so a killed process loses none; a line cut in two by
+    the kill is dropped when the log is opened again.
+
+    Args:
+        workdir: The run's folder, which must exist.
+    """
+
+    def __init__(self, workdir):
+        self.path = pathlib.Path(workdir) / "metrics.jsonl"
+        self.tensorboard = pathlib.Path(workdir) / "tensorboard"
+        self._writer = None
+        self._drop_partial_line()
+        self._file = open(self.path, "ab")
+
+    def write(self, step: int, scalars: dict) -> None:
+        """Appends one line and one TensorBoard point per scalar.
+
+        Args:
+            step: Integer: updates made so far.
+            scalars: Metric name -> number or scalar tensor.
+        """
+        if "step" in scalars:
+            raise ValueError("'step' is not free as a metric's name.")
+        values = {name: float(value) for name, value in scalars.items()}
+        line = {
+            name: value if math.isfinite(value) else None
+            for name, value in values.items()
+        }
+        line = json.dumps({"step": int(step), **line}) + "\n"
+        self._file.write(line.encode())
+        self._file.flush()
+        with self._tensorboard_writer().as_default(step=int(step)):
+            for name, value in values.items():
+                tf.summary.scalar(name, value)
+        self._writer.flush()
+
+    def images(self, step: int, images: dict) -> None:
+        """Writes images to TensorBoard.
+
+        Args:
+            step: Integer: updates made so far.
+            images: Name -> uint8 array (height, width, 3), RGB.
+        """
+        for name, image in images.items():
+            image = np.asarray(image)
+            if image.dtype != np.uint8 or image.ndim != 3 or image.shape[-1] != 3:
+                raise ValueError(
+                    f"Image {name!r} must be uint8 (height, width, 3). "
+                    f"Received: {image.dtype} {image.shape}"
+                )
+            with self._tensorboard_writer().as_default(step=int(step)):
+                tf.summary.image(name, image[None])
+        if self._writer is not None:
+            self._writer.flush()
+
+    def flush(self) -> None:
+        """Waits until all lines are on disk; call it before saving a checkpoint."""
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
+    def truncate_after(self, step: int) -> None:
+        """Drops everything logged after `step`, to resume from there.
+
+        Both files are rewritten aside and renamed; TensorBoard files without later
+        points stay as they are.
+
+        Raises:
+            ValueError: If a whole line is not a JSON object with a step.
+        """
+        self.close()
+        kept = [
+            line
+            for number, line in enumerate(self.path.read_bytes().splitlines(True), 1)
+            if self._step_of(line, number) <= step
+        ]
+        write_aside(self.path, lambda file: file.writelines(kept))
+        for events in sorted(self.tensorboard.glob("events.out.tfevents.*")):
+            _truncate_events(events, step)
+        self._file = open(self.path, "ab")
+
+    def close(self) -> None:
+        """Flushes and closes both files; `truncate_after` opens them again."""
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
+        if not self._file.closed:
+            self.flush()
+            self._file.close()
+
+    def _tensorboard_writer(self):
+        # Made at the first point: a file started earlier would be cut by
+        # `truncate_after` while it is open.
+        if self._writer is None:
+            self._writer = tf.summary.create_file_writer(str(self.tensorboard))
+        return self._writer
+
+    def _drop_partial_line(self):
+        if not self.path.exists():
+            return
+        content = self.path.read_bytes()
+        whole = content[: content.rfind(b"\n") + 1]
+        if len(whole) < len(content):
+            write_aside(self.path, lambda file: file.write(whole))
+
+    def _step_of(self, line, number):
+        try:
+            return json.loads(line)["step"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(
+                f"Line {number} of {self.path} is not a JSON object with a step: "
+                f"{line[:80]!r}. Remove it to resume the run."
+            ) from error
+
+
+def _truncate_events(path, step):
+    """Rewrites a TensorBoard file without points after `step` and without damage."""
+    kept, complete = [], True
+    try:
+        for record in tf.data.TFRecordDataset(str(path)).as_numpy_iterator():
+            if tf.compat.v1.Event.FromString(record).step <= step:
+                kept.append(record)
+            else:
+                complete = False
+    except tf.errors.DataLossError:
+        complete = False
+    if complete:
+        return
+    # TensorBoard takes any name with "tfevents" in it for a file of its own.
+    aside = path.with_name("rewritten.tmp")
+    with tf.io.TFRecordWriter(str(aside)) as writer:
+        for record in kept:
+            writer.write(record)
+    os.replace(aside, path)

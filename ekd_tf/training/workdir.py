@@ -1,0 +1,153 @@
+"""The folder of a run: what is where, and what the run was started with."""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import subprocess
+import tempfile
+import time
+
+from ekd_tf.training.atomic import write_aside
+
+_ABSENT = "not given"
+
+
+class Workdir:
+    """One run's folder with `run.json` and the folders the run writes to.
+
+    Args:
+        path: The folder. Made with its parents if it is not there.
+        create: Whether to make it and prove that it can be written to. False, for
+            reading another run, requires a `run.json` in it.
+
+    Raises:
+        ValueError: If `path` is a file, cannot be made, cannot be written to, or,
+            with `create=False`, is not the workdir of a run.
+    """
+
+    def __init__(self, path, create: bool = True):
+        self.path = pathlib.Path(path)
+        self.checkpoints = self.path / "checkpoints"
+        self.tensorboard = self.path / "tensorboard"
+        self.reports = self.path / "reports"
+        self.run_file = self.path / "run.json"
+        if self.path.exists() and not self.path.is_dir():
+            raise ValueError(f"`workdir` must be a folder. Received a file: {path}")
+        if create:
+            self._create()
+        elif not self.run_file.is_file():
+            raise ValueError(
+                f"{path} is not the workdir of a run: it holds no {self.run_file.name}."
+            )
+
+    def __fspath__(self):
+        return str(self.path)
+
+    def _create(self):
+        try:
+            for folder in (self.checkpoints, self.tensorboard, self.reports):
+                folder.mkdir(parents=True, exist_ok=True)
+            # A read-only mount or a full disk shows only when something is written.
+            with tempfile.TemporaryFile(dir=self.path) as probe:
+                probe.write(b"x")
+        except OSError as error:
+            raise ValueError(
+                f"`workdir` must be a folder that can be written to. Received: "
+                f"{self.path} ({error.strerror})"
+            ) from error
+
+    def record_run(self, flags: dict, versions: dict, command: list[str]) -> None:
+        """Writes what the run is started with to `run.json`.
+
+        A resumed run replaces the flags and adds itself to the list of starts.
+
+        Args:
+            flags: Every flag of the entry point, values JSON can hold; the seed is
+                among them.
+            versions: Package name -> version.
+            command: The command line, `sys.argv`.
+        """
+        starts = self.read_run()["starts"] if self.run_file.exists() else []
+        start = {
+            "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+            "command": list(command),
+            "versions": dict(versions),
+            "commit": package_commit(),
+        }
+        run = {"flags": flags, "seed": flags.get("seed"), "starts": [*starts, start]}
+        text = json.dumps(run, indent=2, sort_keys=True) + "\n"
+        write_aside(self.run_file, lambda file: file.write(text.encode()))
+
+    def read_run(self) -> dict:
+        """Returns `run.json`: "flags", "seed" and "starts", the oldest first.
+
+        Raises:
+            ValueError: If the file cannot be read as that.
+        """
+        try:
+            run = json.loads(self.run_file.read_text(encoding="utf-8"))
+            if not {"flags", "seed", "starts"} <= run.keys():
+                raise ValueError("keys are missing")
+        except (OSError, ValueError, AttributeError) as error:
+            raise ValueError(
+                f"{self.run_file} does not describe a run ({error}). "
+                "Use another --workdir"
+            ) from error
+        return run
+
+    def check_same_run(self, flags: dict, free=()) -> bool:
+        """Refuses to continue a run with flags that change its arithmetic.
+
+        Args:
+            flags: The flags of this start, as given to `record_run`.
+            free: Names of flags that may differ: how often to log, where to export.
+
+        Returns:
+            Whether there is a recorded run. False: the workdir is new.
+
+        Raises:
+            ValueError: If any other flag differs; all are listed with both values.
+        """
+        if not self.run_file.exists():
+            return False
+        old = self.read_run()["flags"]
+        # Through JSON, so that a tuple equals the list it was recorded as.
+        new = json.loads(json.dumps(flags))
+        differences = [
+            f"`--{name}` was {old.get(name, _ABSENT)}, now {new.get(name, _ABSENT)}"
+            for name in sorted(old.keys() | new.keys())
+            if name not in free and old.get(name, _ABSENT) != new.get(name, _ABSENT)
+        ]
+        if differences:
+            raise ValueError(
+                f"workdir {self.path} belongs to another run: "
+                f"{'; '.join(differences)}. Use another --workdir"
+            )
+        return True
+
+
+def package_commit() -> str | None:
+    """Returns the git commit the package runs from, "-dirty" if it was edited.
+
+    None where the package is installed without its repository: the repository
+    around a virtual environment is somebody else's.
+    """
+    root = pathlib.Path(__file__).resolve().parents[2]
+    if not (root / ".git").exists():
+        return None
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        done = subprocess.run(
+            command,
+            cwd=root,
+            env={**os.environ, "GIT_OPTIONAL_LOCKS": "0"},
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=30,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip() or None

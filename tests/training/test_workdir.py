@@ -1,0 +1,209 @@
+"""Tests for `ekd_tf.training.workdir`."""
+
+import json
+import os
+import pathlib
+import subprocess
+import tempfile
+
+import pytest
+
+from ekd_tf.training import workdir as workdir_module
+from ekd_tf.training.workdir import Workdir
+from ekd_tf.training.workdir import package_commit
+
+FLAGS = {"lr": 0.1, "seed": 3, "distill": ["ekd:1"], "log_every": 20, "data": None}
+VERSIONS = {"tensorflow": "2.21.0", "keras": "3.15.0"}
+COMMAND = ["ekd-train", "--lr=0.1"]
+
+
+@pytest.fixture
+def recorded(tmp_path):
+    workdir = Workdir(tmp_path / "run")
+    workdir.record_run(FLAGS, VERSIONS, COMMAND)
+    return workdir
+
+
+def test_makes_its_folders(tmp_path):
+    workdir = Workdir(tmp_path / "a" / "b")
+    assert workdir.path == tmp_path / "a" / "b"
+    names = {"checkpoints", "tensorboard", "reports"}
+    assert {path.name for path in workdir.path.iterdir()} == names
+    for name in names:
+        assert getattr(workdir, name) == workdir.path / name
+        assert getattr(workdir, name).is_dir()
+
+
+def test_stands_for_its_path(tmp_path):
+    assert pathlib.Path(Workdir(tmp_path)) == tmp_path
+
+
+def test_opening_again_keeps_what_is_there(tmp_path):
+    (Workdir(tmp_path).reports / "report.json").write_text("{}")
+    assert (Workdir(tmp_path).reports / "report.json").read_text() == "{}"
+
+
+def test_records_the_run(recorded):
+    run = json.loads((recorded.path / "run.json").read_text())
+    assert run["flags"] == FLAGS
+    assert run["seed"] == 3
+    (start,) = run["starts"]
+    assert start["versions"] == VERSIONS
+    assert start["command"] == COMMAND
+    assert start["commit"] == package_commit()
+    assert start["time"][:2] == "20"
+    assert recorded.read_run() == run
+
+
+def test_a_resumed_run_adds_its_start(recorded):
+    recorded.record_run({**FLAGS, "log_every": 5}, {"keras": "4"}, ["again"])
+    run = recorded.read_run()
+    assert run["flags"]["log_every"] == 5
+    assert [start["command"] for start in run["starts"]] == [COMMAND, ["again"]]
+    assert [start["versions"] for start in run["starts"]] == [VERSIONS, {"keras": "4"}]
+
+
+def test_a_new_workdir_belongs_to_any_run(tmp_path):
+    assert Workdir(tmp_path).check_same_run(FLAGS) is False
+
+
+def test_the_same_flags_continue_the_run(recorded):
+    assert recorded.check_same_run(dict(FLAGS)) is True
+    # A tuple is recorded as a list.
+    assert recorded.check_same_run({**FLAGS, "distill": ("ekd:1",)}) is True
+
+
+def test_free_flags_may_change(recorded):
+    flags = {**FLAGS, "log_every": 1}
+    assert recorded.check_same_run(flags, free=("log_every",)) is True
+    with pytest.raises(ValueError, match="`--log_every` was 20, now 1"):
+        recorded.check_same_run(flags)
+
+
+def test_lists_every_flag_that_changed(recorded):
+    flags = {**FLAGS, "lr": 0.2, "distill": [], "log_every": 1, "new": True}
+    del flags["data"]
+    with pytest.raises(ValueError) as error:
+        recorded.check_same_run(flags, free=("log_every",))
+    assert str(error.value) == (
+        f"workdir {recorded.path} belongs to another run: "
+        "`--data` was None, now not given; "
+        "`--distill` was ['ekd:1'], now []; "
+        "`--lr` was 0.1, now 0.2; "
+        "`--new` was not given, now True. Use another --workdir"
+    )
+
+
+def test_a_refused_start_is_not_recorded(recorded):
+    before = recorded.run_file.read_bytes()
+    with pytest.raises(ValueError):
+        recorded.check_same_run({**FLAGS, "lr": 0.2})
+    assert recorded.run_file.read_bytes() == before
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"flags": {}}'])
+def test_a_damaged_record_is_an_error_with_its_path(recorded, content):
+    recorded.run_file.write_text(content)
+    for call in (
+        recorded.read_run,
+        lambda: recorded.check_same_run(FLAGS),
+        lambda: recorded.record_run(FLAGS, VERSIONS, COMMAND),
+    ):
+        with pytest.raises(ValueError, match="run.json does not describe a run"):
+            call()
+    assert recorded.run_file.read_text() == content
+
+
+def test_crash_while_recording_keeps_the_old_record(recorded, monkeypatch):
+    def die(source, target):
+        raise KeyboardInterrupt
+
+    before = recorded.run_file.read_bytes()
+    monkeypatch.setattr(os, "replace", die)
+    with pytest.raises(KeyboardInterrupt):
+        recorded.record_run({**FLAGS, "lr": 5}, VERSIONS, COMMAND)
+    assert recorded.run_file.read_bytes() == before
+
+
+def test_rejects_a_file(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match="must be a folder. Received a file: .*file"):
+        Workdir(tmp_path / "file")
+
+
+def test_rejects_a_folder_below_a_file(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match=r"can be written to.*\(Not a directory\)"):
+        Workdir(tmp_path / "file" / "run")
+
+
+def test_rejects_a_folder_that_cannot_be_written_to(tmp_path, monkeypatch):
+    def read_only(*args, **kwargs):
+        raise OSError(30, "Read-only file system")
+
+    Workdir(tmp_path)
+    monkeypatch.setattr(tempfile, "TemporaryFile", read_only)
+    with pytest.raises(ValueError, match=r"`workdir`.*\(Read-only file system\)"):
+        Workdir(tmp_path)
+
+
+def test_the_write_probe_leaves_nothing(tmp_path):
+    Workdir(tmp_path)
+    assert len(list(tmp_path.iterdir())) == 3
+
+
+def test_reading_makes_and_writes_nothing(recorded, monkeypatch):
+    monkeypatch.setattr(tempfile, "TemporaryFile", None)
+    recorded.reports.rmdir()
+    workdir = Workdir(recorded.path, create=False)
+    assert workdir.read_run()["flags"] == FLAGS
+    assert not workdir.reports.exists()
+
+
+@pytest.mark.parametrize("name", ["missing", "empty"])
+def test_reading_requires_a_run(tmp_path, name):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match=f"{name} is not the workdir of a run"):
+        Workdir(tmp_path / name, create=False)
+    assert not (tmp_path / "missing").exists()
+
+
+@pytest.fixture
+def repository(tmp_path, monkeypatch):
+    """A git repository with a package file, which the module believes to be in."""
+    package = tmp_path / "ekd_tf" / "training"
+    package.mkdir(parents=True)
+    file = package / "workdir.py"
+    file.write_text("first\n")
+    git = ["git", "-c", "user.name=n", "-c", "user.email=e@x", "-C", str(tmp_path)]
+    for command in (["init", "-q"], ["add", "."], ["commit", "-q", "-m", "first"]):
+        subprocess.run(git + command, check=True, env={**os.environ, "HOME": "/"})
+    monkeypatch.setattr(workdir_module, "__file__", str(file))
+    head = subprocess.run(
+        [*git, "rev-parse", "HEAD"], check=True, capture_output=True, text=True
+    )
+    return tmp_path, file, head.stdout.strip()
+
+
+def test_commit_of_a_clean_and_of_an_edited_repository(repository):
+    _, file, head = repository
+    assert len(head) == 40
+    assert package_commit() == head
+    file.write_text("second\n")
+    assert package_commit() == head + "-dirty"
+
+
+def test_no_commit_inside_a_repository_of_somebody_else(repository, monkeypatch):
+    root, _, _ = repository
+    installed = root / "venv" / "ekd_tf" / "training" / "workdir.py"
+    monkeypatch.setattr(workdir_module, "__file__", str(installed))
+    assert package_commit() is None
+
+
+def test_no_commit_without_git_or_before_the_first(repository, monkeypatch, tmp_path):
+    with monkeypatch.context() as patch:
+        patch.setenv("PATH", "/nowhere")
+        assert package_commit() is None
+    subprocess.run(["rm", "-r", str(tmp_path / ".git")], check=True)
+    subprocess.run(["git", "init", "-q", str(tmp_path)], check=True)
+    assert package_commit() is None
