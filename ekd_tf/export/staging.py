@@ -1,0 +1,103 @@
+"""Writing an export aside and giving it its final name only when it is complete."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pathlib
+import shutil
+import tempfile
+
+from ekd_tf.checks import check_range
+
+
+@contextlib.contextmanager
+def staged(final):
+    """Yields a path to write a file or a directory to; renames it to `final` after.
+
+    The yielded path lies in a hidden directory beside `final`, so that the rename
+    stays within one file system and is atomic. Its name is no integer: a TF Serving
+    that watches the parent never sees it. When the body raises, `KeyboardInterrupt`
+    included, the hidden directory is removed, and so are the parent directories
+    that were made for it.
+
+    Args:
+        final: Path of the file or directory to be. An existing file is replaced, an
+            existing directory with content is not.
+
+    Raises:
+        OSError: The parent cannot be created or written to, or `final` cannot take
+            the place. The message names the path and the reason.
+    """
+    final = pathlib.Path(final)
+    made = []
+    try:
+        made = [p for p in (final.parent, *final.parent.parents) if not p.exists()]
+        final.parent.mkdir(parents=True, exist_ok=True)
+        aside = tempfile.mkdtemp(
+            prefix=f".{final.name}-", suffix=".partial", dir=final.parent
+        )
+    except OSError as error:
+        _remove_empty(made)
+        raise _refusal(final, error) from error
+    try:
+        # One level below: mkdtemp makes a directory that only its owner can read,
+        # and the export is often served by another user.
+        target = pathlib.Path(aside) / final.name
+        yield target
+        try:
+            os.replace(target, final)
+        except OSError as error:
+            raise _refusal(final, error) from error
+    except BaseException:
+        shutil.rmtree(aside, ignore_errors=True)
+        _remove_empty(made)
+        raise
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def free_version(directory, version=None) -> int:
+    """Returns the version to write below `directory`, which has no such child yet.
+
+    Args:
+        directory: The directory that holds one child per version, named by a
+            positive integer. Need not exist.
+        version: Int >= 1, or None for one above the highest present.
+
+    Raises:
+        ValueError: `version` is not an integer >= 1.
+        FileExistsError: `version` is there already. Lists those present.
+    """
+    directory = pathlib.Path(directory)
+    present = []
+    if directory.is_dir():
+        names = (child.name for child in directory.iterdir())
+        present = sorted(int(n) for n in names if n.isascii() and n.isdigit())
+    if version is None:
+        return max(present, default=0) + 1
+    if isinstance(version, bool) or not isinstance(version, int):
+        raise ValueError(f"`version` must be an integer. Received: version={version!r}")
+    check_range("version", version, low=1)
+    if version in present:
+        listed = ", ".join(map(str, present))
+        raise FileExistsError(
+            f"`version` must not exist yet, a served version never changes. Received: "
+            f"version={version}; {directory} has {listed}. Leave `version` out for the "
+            "next free one."
+        )
+    return version
+
+
+def _refusal(final, error):
+    # OSError picks its subclass by the number, so PermissionError stays one.
+    return OSError(
+        error.errno,
+        f"Cannot write {final}: {error.strerror}: {error.filename2 or error.filename}. "
+        "Choose a directory that can be created and written to.",
+    )
+
+
+def _remove_empty(directories):
+    for directory in directories:
+        with contextlib.suppress(OSError):
+            directory.rmdir()

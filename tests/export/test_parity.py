@@ -1,0 +1,322 @@
+"""ekd_tf.export.parity: the gate, and that nothing passes by it."""
+
+import json
+import os
+
+import keras
+import numpy as np
+import pytest
+
+import ekd_tf.export.parity as parity
+from ekd_tf.export.parity import ParityError
+from ekd_tf.export.parity import check_parity
+from ekd_tf.export.parity import export_student
+from ekd_tf.export.saved_model import SavedModelEmbedder
+from ekd_tf.export.tflite import TFLiteModel
+from ekd_tf.export.tflite import convert_tflite
+from ekd_tf.models.mobilefacenet import MobileFaceNet
+
+NO_IMAGES = np.zeros((0, 4, 4, 3), np.uint8)
+
+
+def blank(n):
+    return np.zeros((n, 4, 4, 3), np.uint8)
+
+
+def returning(rows):
+    """A stand-in for a model: these embeddings, whatever the images."""
+    return lambda images: np.asarray(rows, np.float32)
+
+
+def test_figures_computed_by_hand():
+    # Cosines: [3, 4] with [0.6, 0.8] is 1; [0, 2] with [0.6, 0.8] is 0.8. The unit
+    # reference [0, 1] differs from [0.6, 0.8] by 0.6 and 0.2.
+    reference = returning([[3, 4], [0, 2]])
+    artefact = returning([[0.6, 0.8], [0.6, 0.8]])
+    report = check_parity(reference, artefact, blank(2), minimum_cosine=0.79)
+    assert report.min_cosine == pytest.approx(0.8)
+    assert report.mean_cosine == pytest.approx(0.9)
+    assert report.max_abs_diff == pytest.approx(0.6)
+    assert report.images == 2
+
+
+def test_the_artefact_is_not_normalised_for_the_difference():
+    # Twice the length: the cosine is 1, the largest entry off by 0.8.
+    report = check_parity(returning([[3, 4]]), returning([[1.2, 1.6]]), blank(1))
+    assert report.min_cosine == pytest.approx(1)
+    assert report.max_abs_diff == pytest.approx(0.8)
+
+
+def test_one_image_below_the_gate_fails_with_the_figures():
+    reference = returning([[1, 0], [0, 2]])
+    artefact = returning([[1, 0], [0.6, 0.8]])
+    with pytest.raises(ParityError) as raised:
+        check_parity(reference, artefact, blank(2), 0.95, name="The SavedModel")
+    assert str(raised.value) == (
+        "The SavedModel must reach a cosine of 0.95 with its reference on every image. "
+        "Received: minimum 0.800000, mean 0.900000, largest difference 6.00e-01 over "
+        "2 images"
+    )
+    assert raised.value.report.min_cosine == pytest.approx(0.8)
+    assert isinstance(raised.value, ValueError)
+
+
+def test_the_default_gate_is_four_nines():
+    for cosine, passes in ((0.99992, True), (0.99988, False)):
+        artefact = returning([[cosine, np.sqrt(1 - cosine**2)]])
+        if passes:
+            check_parity(returning([[1, 0]]), artefact, blank(1))
+        else:
+            with pytest.raises(ParityError):
+                check_parity(returning([[1, 0]]), artefact, blank(1))
+
+
+@pytest.mark.parametrize("entry", [np.nan, np.inf, 0.0])
+def test_no_embedding_at_all_fails(entry):
+    with np.errstate(invalid="ignore"), pytest.raises(ParityError):
+        check_parity(returning([[1, 1]]), returning([[entry, entry]]), blank(1))
+
+
+def test_every_image_is_compared_in_bounded_batches():
+    sizes = []
+
+    def reference(images):
+        sizes.append(len(images))
+        return np.ones((len(images), 2), np.float32)
+
+    def artefact(images):
+        return np.where(images[:, 0, 0, :1] == 1, [[1.0, -1.0]], [[1.0, 1.0]])
+
+    images = blank(150)
+    assert check_parity(reference, artefact, images).images == 150
+    assert sum(sizes) == 150 and max(sizes) <= 64
+    images[-1] = 1
+    with pytest.raises(ParityError, match="minimum 0.000000, mean 0.993333"):
+        check_parity(reference, artefact, images)
+
+
+def test_keras_models_are_compared_in_inference_mode(student, images):
+    # Dropout and BatchNorm's batch statistics would give another answer each time.
+    report = check_parity(student, student, images)
+    assert report.min_cosine == pytest.approx(1, abs=1e-9)
+
+
+def test_wrong_arguments_are_refused():
+    one = returning([[1, 0]])
+    with pytest.raises(ValueError, match=r"shape \(1, 2\). Received: \(1, 3\)"):
+        check_parity(one, returning([[1, 0, 0]]), blank(1))
+    with pytest.raises(ValueError, match=r"`len\(images\)` must be in \[1, .*=0"):
+        check_parity(one, one, NO_IMAGES)
+    for gate in (1.5, float("nan")):
+        with pytest.raises(ValueError, match=r"`minimum_cosine` must be in \[-1, 1\]"):
+            check_parity(one, one, blank(1), minimum_cosine=gate)
+
+
+def test_a_version_is_one_directory_with_all_its_artefacts(
+    student, images, tmp_path, tree
+):
+    report = export_student(student, tmp_path / "export", images, name="small")
+    version = tmp_path / "export" / "small" / "1"
+    files = [path for path in tree(tmp_path) if not path.endswith("assets")]
+    below = [path.replace("export/small/1/", "") for path in files[3:]]
+    assert files[:3] == ["export", "export/small", "export/small/1"]
+    assert [f for f in below if "variables" not in f and "fingerprint" not in f] == [
+        "saved_model.pb",
+        "small-1-float16.tflite",
+        "small-1-float32.tflite",
+    ]
+    assert (report.name, report.version, report.path) == ("small", 1, str(version))
+    assert [artefact.kind for artefact in report.artefacts] == [
+        "saved_model",
+        "tflite_float32",
+        "tflite_float16",
+    ]
+
+
+def test_the_report_holds_what_was_written_and_measured(
+    student, images, tmp_path, unit_embeddings
+):
+    report = export_student(student, tmp_path, images, name="small")
+    saved, float32, float16 = report.artefacts
+    expected = unit_embeddings(student, images)
+    for artefact, runner in (
+        (saved, SavedModelEmbedder),
+        (float32, TFLiteModel),
+        (float16, TFLiteModel),
+    ):
+        received = runner(artefact.path)(images)
+        off = np.abs(received - expected).max()
+        assert artefact.parity.max_abs_diff == pytest.approx(off, rel=0.2, abs=1e-6)
+        assert artefact.parity.images == 9
+        assert 0.9999 <= artefact.parity.min_cosine <= artefact.parity.mean_cosine
+    assert float16.parity.max_abs_diff > 10 * float32.parity.max_abs_diff
+    for artefact in (float32, float16):
+        assert artefact.size_bytes == os.path.getsize(artefact.path)
+        assert 0 < artefact.median_ms <= artefact.p95_ms
+    on_disk = sum(
+        os.path.getsize(os.path.join(folder, file))
+        for folder, _, files in os.walk(saved.path)
+        for file in files
+        if not file.endswith(".tflite")
+    )
+    assert saved.size_bytes == on_disk
+    assert saved.median_ms is None
+    assert report.rebuild.min_cosine == pytest.approx(1, abs=1e-9)
+
+
+def test_the_report_goes_to_json_and_back(student, images, tmp_path):
+    report = export_student(student, tmp_path, images, name="small", version=4)
+    read = json.loads(json.dumps(report.to_dict()))
+    assert read == report.to_dict()
+    assert read["version"] == 4
+    assert read["rebuild"]["images"] == 9
+    assert read["artefacts"][1]["kind"] == "tflite_float32"
+    assert read["artefacts"][1]["path"].endswith("small/4/small-4-float32.tflite")
+    assert set(read["artefacts"][2]["parity"]) == {
+        "min_cosine",
+        "mean_cosine",
+        "max_abs_diff",
+        "images",
+    }
+
+
+@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
+def test_half_precision_students_export_as_their_float32_twin(
+    build_student, images, mixed_policy, tmp_path, unit_embeddings, policy
+):
+    expected = unit_embeddings(build_student(seed=2), images)
+    mixed_policy(policy)
+    report = export_student(build_student(seed=2), tmp_path, images, name="small")
+    # The copy is compared with the model as trained, which did round.
+    assert 0.99 <= report.rebuild.min_cosine < 1 - 1e-8
+    for artefact in report.artefacts[:2]:
+        assert artefact.parity.max_abs_diff < 1e-5
+    received = SavedModelEmbedder(report.path)(images)
+    np.testing.assert_allclose(received, expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.fixture
+def wrong(build_student):
+    """Another student: what a broken conversion might give."""
+    return build_student()
+
+
+def break_float16(monkeypatch, wrong):
+    def convert(source, precision):
+        return convert_tflite(wrong if precision == "float16" else source, precision)
+
+    monkeypatch.setattr(parity, "convert_tflite", convert)
+
+
+def break_saved_model(monkeypatch, wrong):
+    write = parity.write_saved_model
+    monkeypatch.setattr(
+        parity, "write_saved_model", lambda student, path: write(wrong, path)
+    )
+
+
+def break_copy(monkeypatch, wrong):
+    monkeypatch.setattr(parity, "as_float32", lambda model: wrong)
+
+
+@pytest.mark.parametrize(
+    "fault, named",
+    [
+        (break_float16, "The float16 TFLite file"),
+        (break_saved_model, "The SavedModel"),
+        (break_copy, "The float32 copy of the model"),
+    ],
+)
+def test_an_artefact_below_the_gate_leaves_nothing(
+    student, images, tmp_path, monkeypatch, wrong, fault, named
+):
+    fault(monkeypatch, wrong)
+    with pytest.raises(ParityError, match=f"^{named} must reach a cosine of 0.9999"):
+        export_student(student, tmp_path / "export", images, name="small")
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_half_precision_copy_must_agree_too(
+    build_student, images, tmp_path, monkeypatch, mixed_policy, wrong
+):
+    mixed_policy("mixed_bfloat16")
+    break_copy(monkeypatch, wrong)
+    with pytest.raises(
+        ParityError, match="float32 copy .* must reach a cosine of 0.99 "
+    ):
+        export_student(build_student(), tmp_path, images, name="small")
+    assert os.listdir(tmp_path) == []
+
+
+def test_the_gate_can_be_set(student, images, tmp_path, monkeypatch, wrong):
+    break_float16(monkeypatch, wrong)
+    report = export_student(
+        student, tmp_path, images, name="small", minimum_cosine=-1.0
+    )
+    assert report.artefacts[2].parity.min_cosine < 0.9
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, MemoryError])
+def test_an_interrupted_export_leaves_earlier_versions_alone(
+    student, images, tmp_path, monkeypatch, tree, error
+):
+    (tmp_path / "small" / "1").mkdir(parents=True)
+    (tmp_path / "small" / "1" / "saved_model.pb").write_text("served")
+
+    def convert(source, precision):
+        if precision == "float16":
+            raise error
+        return convert_tflite(source, precision)
+
+    monkeypatch.setattr(parity, "convert_tflite", convert)
+    with pytest.raises(error):
+        export_student(student, tmp_path, images, name="small")
+    assert tree(tmp_path) == ["small", "small/1", "small/1/saved_model.pb"]
+
+
+def test_an_existing_version_is_refused_before_any_work(
+    student, images, tmp_path, monkeypatch, tree
+):
+    (tmp_path / "small" / "3").mkdir(parents=True)
+    monkeypatch.setattr(parity, "as_float32", lambda model: pytest.fail("too late"))
+    with pytest.raises(FileExistsError, match="version=3; .*small has 3. Leave"):
+        export_student(student, tmp_path, images, name="small", version=3)
+    assert tree(tmp_path) == ["small", "small/3"]
+
+
+def test_an_unwritable_target_is_refused_before_any_work(
+    student, images, tmp_path, monkeypatch
+):
+    (tmp_path / "export").write_text("a file")
+    monkeypatch.setattr(parity, "as_float32", lambda model: pytest.fail("too late"))
+    with pytest.raises(OSError, match="Cannot write .*export/small/1: Not a directory"):
+        export_student(student, tmp_path / "export", images, name="small")
+
+
+@pytest.mark.parametrize("name", ["", "a/b", "..", ".hidden", "a b", "ä"])
+def test_a_name_that_is_no_directory_is_refused(student, images, tmp_path, name):
+    with pytest.raises(ValueError, match="`name` must be a directory's name.*Received"):
+        export_student(student, tmp_path, images, name=name)
+    assert os.listdir(tmp_path) == []
+
+
+def test_images_and_models_of_another_kind_are_refused(student, images, tmp_path):
+    with pytest.raises(ValueError, match=r"`images` must be uint8 \(n, 16, 16, 3\)"):
+        export_student(student, tmp_path, images / 255, name="small")
+    with pytest.raises(ValueError, match=r"`len\(images\)` must be in \[1"):
+        export_student(student, tmp_path, images[:0], name="small")
+    inputs = keras.layers.Input((16, 16, 3))
+    with pytest.raises(ValueError, match="`model` must take uint8 images"):
+        export_student(keras.Model(inputs, inputs), tmp_path, images, name="small")
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("policy", ["float32", "mixed_float16", "mixed_bfloat16"])
+def test_a_backbone_passes_under_every_policy(rng, tmp_path, mixed_policy, policy):
+    # Its fast siblings: the small student above, and the op list in test_tflite.py.
+    mixed_policy(policy)
+    model = MobileFaceNet(width=0.25, input_size=32, embedding_dim=64)
+    images = rng.integers(0, 256, (16, 32, 32, 3), dtype=np.uint8)
+    report = export_student(model, tmp_path, images, name="mobilefacenet")
+    assert all(artefact.parity.min_cosine >= 0.9999 for artefact in report.artefacts)

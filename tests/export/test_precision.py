@@ -1,0 +1,149 @@
+"""ekd_tf.export.precision: a float32 copy whatever the policy of the original."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from ekd_tf.export.precision import as_float32
+from ekd_tf.export.precision import half_precision_layers
+
+MIXED = ["mixed_float16", "mixed_bfloat16"]
+
+
+@keras.saving.register_keras_serializable(package="tests_export")
+class Block(keras.layers.Layer):
+    """Has a part that takes its policy from the global one, as many layers do."""
+
+    def __init__(self, units, **kwargs):
+        super().__init__(**kwargs)
+        self.units = units
+        self.inner = keras.layers.Dense(units, name="inner")
+
+    def build(self, input_shape):
+        self.inner.build(input_shape)
+        self.built = True
+
+    def call(self, inputs):
+        return self.inner(inputs)
+
+    def get_config(self):
+        return {**super().get_config(), "units": self.units}
+
+
+@keras.saving.register_keras_serializable(package="tests_export")
+class Stubborn(keras.layers.Dense):
+    """Computes in half precision whatever its config says."""
+
+    def __init__(self, units, dtype=None, **kwargs):
+        super().__init__(units, dtype="mixed_float16", **kwargs)
+
+
+def graph_dtypes(model):
+    spec = tf.TensorSpec((None, *model.input_shape[1:]), model.inputs[0].dtype)
+    function = tf.function(lambda x: model(x, training=False), input_signature=[spec])
+    operations = function.get_concrete_function().graph.get_operations()
+    return {output.dtype.name for op in operations for output in op.outputs}
+
+
+@pytest.mark.parametrize("policy", [*MIXED, "float32"])
+def test_computes_in_float32_with_the_same_weights(
+    build_student, mixed_policy, images, policy
+):
+    twin = build_student(seed=3)
+    mixed_policy(policy)
+    model = build_student(seed=3)
+    before = [value.copy() for value in model.get_weights()]
+    copy = as_float32(model)
+    assert half_precision_layers(copy) == []
+    assert not graph_dtypes(copy) & {"float16", "bfloat16"}
+    for ours, theirs in zip(copy.get_weights(), before):
+        np.testing.assert_array_equal(ours, theirs)
+    # Not only close: the float32 twin and the copy are the same computation.
+    np.testing.assert_array_equal(copy(images), twin(images))
+
+
+@pytest.mark.parametrize("policy", MIXED)
+def test_the_original_and_the_global_policy_stay(build_student, mixed_policy, policy):
+    mixed_policy(policy)
+    model = build_student()
+    half = half_precision_layers(model)
+    as_float32(model)
+    assert half_precision_layers(model) == half
+    assert "conv" in half and "embedding" not in half
+    assert keras.mixed_precision.global_policy().name == policy
+
+
+def test_the_test_sees_half_precision_in_a_graph(build_student, mixed_policy):
+    mixed_policy("mixed_float16")
+    assert "float16" in graph_dtypes(build_student())
+
+
+def test_the_copy_shares_nothing_with_the_original(student, images):
+    expected = np.asarray(student(images))
+    copy = as_float32(student)
+    assert copy is not student
+    copy.set_weights([np.zeros_like(value) for value in copy.get_weights()])
+    np.testing.assert_array_equal(student(images), expected)
+
+
+def test_names_and_shapes_are_kept(build_student, mixed_policy):
+    mixed_policy("mixed_float16")
+    model = build_student()
+    copy = as_float32(model)
+    assert copy.name == model.name
+    assert [layer.name for layer in copy.layers] == [la.name for la in model.layers]
+    assert copy.input_shape == model.input_shape
+    assert tf.as_dtype(copy.inputs[0].dtype) == tf.uint8
+
+
+@pytest.mark.parametrize("policy", ["float16", "bfloat16"])
+def test_half_precision_weights_become_float32(mixed_policy, policy):
+    mixed_policy(policy)
+    model = keras.Sequential([keras.layers.Input((3,)), keras.layers.Dense(2)])
+    copy = as_float32(model)
+    assert [tf.as_dtype(w.dtype) for w in copy.weights] == [tf.float32] * 2
+    np.testing.assert_array_equal(
+        copy.get_weights()[0], np.asarray(model.get_weights()[0]).astype(np.float32)
+    )
+    assert np.any(copy.get_weights()[0])
+
+
+@pytest.mark.parametrize("policy", MIXED)
+def test_reaches_parts_of_layers_and_nested_models(mixed_policy, rng, policy):
+    mixed_policy(policy)
+    nested = keras.Sequential(
+        [keras.layers.Input((4,)), keras.layers.Dense(5, name="deep")], name="nested"
+    )
+    inputs = keras.layers.Input((4,))
+    # A policy of the layer's own beside those from the global one.
+    own = keras.layers.Dense(3, dtype="mixed_float16", name="own")
+    model = keras.Model(inputs, own(Block(3, name="block")(nested(inputs))))
+    assert {"deep", "inner", "own"} <= set(half_precision_layers(model))
+    copy = as_float32(model)
+    assert half_precision_layers(copy) == []
+    x = rng.normal(size=(2, 4)).astype(np.float32)
+    w = [np.asarray(value, np.float64) for value in model.get_weights()]
+    expected = ((x @ w[0] + w[1]) @ w[2] + w[3]) @ w[4] + w[5]
+    np.testing.assert_allclose(copy(x), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_a_layer_that_stays_half_precision_is_named():
+    inputs = keras.layers.Input((4,))
+    model = keras.Model(inputs, Stubborn(2, name="stubborn")(inputs))
+    with pytest.raises(ValueError, match="`model` must take.*rebuild: stubborn$"):
+        as_float32(model)
+
+
+def test_the_global_policy_is_restored_after_a_failure(student, mixed_policy):
+    mixed_policy("mixed_bfloat16")
+
+    class Unbuildable(type(student)):
+        @classmethod
+        def from_config(cls, config, custom_objects=None):
+            raise RuntimeError("no such layer")
+
+    student.__class__ = Unbuildable
+    with pytest.raises(RuntimeError, match="no such layer"):
+        as_float32(student)
+    assert keras.mixed_precision.global_policy().name == "mixed_bfloat16"
