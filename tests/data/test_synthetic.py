@@ -86,7 +86,7 @@ def test_another_process_without_tensorflow_draws_the_same_pixels():
     folder = pathlib.Path(synthetic.__file__).parent
     code = f"""
 import sys, types
-for name, path in (("ekd_tf", {str(folder.parent)!r}), ("ekd_tf.data", {str(folder)!r})):
+for name, path in {[("ekd_tf", str(folder.parent)), ("ekd_tf.data", str(folder))]!r}:
     sys.modules[name] = types.ModuleType(name)
     sys.modules[name].__path__ = [path]
 from ekd_tf.data.synthetic import render
@@ -269,8 +269,10 @@ def test_fingerprint_depends_on_every_argument_and_on_the_version(monkeypatch):
     told = [SyntheticFaces(**usual).fingerprint]
     for name, value in usual.items():
         told.append(SyntheticFaces(**{**usual, name: value + 16}).fingerprint)
-    # Equal digits in other places are another source too.
-    told.append(SyntheticFaces(**{**usual, "identities": 1}).fingerprint)
+    # Equal digits with other ends are other sources too.
+    for people, images in ((1, 14), (11, 4)):
+        counts = {"identities": people, "images_per_identity": images}
+        told.append(SyntheticFaces(**{**usual, **counts}).fingerprint)
     told.append(
         SyntheticFaces(**{**usual, "seed": 4, "first_identity": 10}).fingerprint
     )
@@ -280,7 +282,7 @@ def test_fingerprint_depends_on_every_argument_and_on_the_version(monkeypatch):
     assert SyntheticFaces(**usual).fingerprint == told[0]
     monkeypatch.setattr(synthetic, "GENERATOR_VERSION", -1)
     told.append(SyntheticFaces(**usual).fingerprint)
-    assert len(set(told)) == len(told) == 10
+    assert len(set(told)) == len(told) == 11
 
 
 def test_fingerprint_does_not_depend_on_the_type_of_an_integer():

@@ -105,6 +105,10 @@ def test_frame_moves_scales_and_rolls():
     angle = 2 * math.atan(0.1)
     expected = [0.5 * math.cos(angle), 0.5 * math.sin(angle)]
     np.testing.assert_allclose(centroid(rolled), expected, atol=1e-3)
+    below = canvas(roll=0.2)
+    below.ellipse(0, 0.5, column(0.1), column(0.1), WHITE)
+    expected = [-0.5 * math.sin(angle), 0.5 * math.cos(angle)]
+    np.testing.assert_allclose(centroid(below), expected, atol=1e-3)
 
 
 def test_local_coordinates_are_zero_at_the_feature_and_span_the_picture():

@@ -129,6 +129,39 @@ def test_long_hair_excludes_a_beard():
     np.testing.assert_array_equal(bearded, photograph(hair_length=1.0))
 
 
+def test_outline_of_the_head_follows_its_formula():
+    # At v = 0.5 of a chin at 1: 1 - 1/4 = (u / w)^2 (1 + 0.4 / 4)^2 with no squareness,
+    # so u = 0.8 * 0.8660 / 1.1 = 0.6298; a square jaw takes 0.7 of a quarter off the
+    # left: u = 0.8 sqrt(0.75 / (1 - 0.175)) / 1.1 = 0.6934.
+    size = 192
+    for square, expected in ((0.0, 0.6298), (0.7, 0.6934)):
+        head = {"head_width": 0.8, "chin": 1.0, "jaw_taper": 0.4, "jaw_square": square}
+        painter = FacePainter(numbers(**head), size)
+        painter.head()
+        row = pixel(0, 0.5, size)[0]
+        half_width = painter.mask[0, row].sum() * 1.1 / size
+        assert half_width == pytest.approx(expected, abs=0.008)
+
+
+@pytest.mark.parametrize("slant", ["brow_slant", "eye_slant"])
+def test_slant_lifts_the_outer_ends(slant):
+    size = 192
+    # The middle line of the brow; the edge of the upper lid where it is lifted.
+    above = {"brow_slant": NEUTRAL["brow_gap"] + NEUTRAL["brow_raise"]}
+    y = NEUTRAL["eye_y"] - above.get(slant, 0.065)
+    lifted, lowered = (
+        photograph(size, brow_arch=0.0, **{slant: s}).sum(-1) for s in (0.2, -0.2)
+    )
+    # Just above it, hair and lashes darken the end that rises.
+    darker = np.maximum(lowered - lifted, 0)
+    for side in (-1, 1):
+        sums = []
+        for reach in (0.12, -0.12):
+            row, column = pixel(side * (NEUTRAL["eye_x"] + reach), y, size)
+            sums.append(darker[row - 4 : row, column - 2 : column + 3].sum())
+        assert sums[0] > 3 * sums[1]
+
+
 @pytest.mark.parametrize("name", sorted(IDENTITY))
 def test_every_identity_parameter_shows(name):
     # A person is told by many small things; none of them may be dead.
