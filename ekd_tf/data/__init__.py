@@ -2,6 +2,7 @@
 
 from ekd_tf.data.augment import random_flip
 from ekd_tf.data.folder import FolderFaces
+from ekd_tf.data.memory import InMemoryFaces
 from ekd_tf.data.pipeline import Pipeline
 from ekd_tf.data.pipeline import evaluation_batches
 from ekd_tf.data.pipeline import make_pipeline
@@ -10,13 +11,18 @@ from ekd_tf.data.source import Source
 from ekd_tf.data.source import Subset
 from ekd_tf.data.source import select_identities
 from ekd_tf.data.source import split_identities
+from ekd_tf.data.synthetic import SyntheticFaces
+from ekd_tf.data.synthetic import SyntheticFaces
 
 __all__ = [
     "BatchSampler",
     "FolderFaces",
+    "InMemoryFaces",
     "Pipeline",
     "Source",
     "Subset",
+    "SyntheticFaces",
+    "SyntheticFaces",
     "evaluation_batches",
     "make_pipeline",
     "random_flip",

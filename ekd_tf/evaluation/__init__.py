@@ -7,6 +7,8 @@ from ekd_tf.evaluation.embed import embed
 from ekd_tf.evaluation.gap import GapPoint
 from ekd_tf.evaluation.gap import GapReport
 from ekd_tf.evaluation.gap import compare
+from ekd_tf.evaluation.heldout import HeldoutEvaluation
+from ekd_tf.evaluation.heldout import HeldoutResult
 from ekd_tf.evaluation.plots import plot_roc
 from ekd_tf.evaluation.plots import plot_similarities
 from ekd_tf.evaluation.tables import format_fpr
@@ -19,6 +21,8 @@ __all__ = [
     "Embedder",
     "GapPoint",
     "GapReport",
+    "HeldoutEvaluation",
+    "HeldoutResult",
     "VerificationReport",
     "all_pair_scores",
     "compare",

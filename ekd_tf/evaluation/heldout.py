@@ -35,6 +35,7 @@ class HeldoutResult:
         student: The model's `VerificationReport`.
         teacher: The teacher's, or None.
         gap: `GapReport` of the two, or None.
+        curves: "student" and, with one, "teacher" -> `(fpr, tpr)` of all pairs.
         images: Name -> uint8 `(height, width, 3)` pictures: the ROC and the
             histograms of cosines with thresholds.
     """
@@ -42,6 +43,7 @@ class HeldoutResult:
     student: VerificationReport
     teacher: VerificationReport | None
     gap: GapReport | None
+    curves: dict[str, tuple[np.ndarray, np.ndarray]]
     images: dict[str, np.ndarray]
 
     def scalars(self) -> dict[str, float]:
@@ -142,7 +144,7 @@ class HeldoutEvaluation:
         embeddings = self._embed(*self._student)
         student = self._verify(embeddings)
         scores = all_pair_scores(embeddings, labels)
-        curves = {"student": roc_curve(*scores)}
+        curves = {"student": roc_curve(*scores)[:2]}
         teacher = gap = None
         if self._teacher is not None:
             if self._teacher_embeddings is None:
@@ -150,7 +152,7 @@ class HeldoutEvaluation:
             teacher = self._verify(self._teacher_embeddings)
             gap = compare(self._teacher_embeddings, embeddings, labels, self._fprs)
             teacher_scores = all_pair_scores(self._teacher_embeddings, labels)
-            curves = {"teacher": roc_curve(*teacher_scores), **curves}
+            curves = {"teacher": roc_curve(*teacher_scores)[:2], **curves}
 
         def path(name):
             return None if plots is None else pathlib.Path(plots) / name
@@ -166,7 +168,7 @@ class HeldoutEvaluation:
                 f"student on {self._source.name}",
             ),
         }
-        return HeldoutResult(student, teacher, gap, images)
+        return HeldoutResult(student, teacher, gap, curves, images)
 
     def _embed(self, embedder, input_size):
         batches = evaluation_batches(

@@ -1,0 +1,42 @@
+"""Evaluation-oriented knowledge distillation for face recognition.
+
+Public names are imported when first used, so that `import ekd_tf` costs nothing and
+touches no device.
+"""
+
+import importlib
+
+from ekd_tf.version import __version__
+
+_HOME = {
+    "ArcFace": "ekd_tf.heads",
+    "BatchSampler": "ekd_tf.data",
+    "CosFace": "ekd_tf.heads",
+    "CriticalPairMiner": "ekd_tf.mining",
+    "DistillationLoss": "ekd_tf.losses",
+    "Distiller": "ekd_tf.training",
+    "EKDLoss": "ekd_tf.losses",
+    "FaceClassifier": "ekd_tf.training",
+    "FolderFaces": "ekd_tf.data",
+    "IResNet": "ekd_tf.models",
+    "MobileFaceNet": "ekd_tf.models",
+    "SyntheticFaces": "ekd_tf.data",
+    "compare": "ekd_tf.evaluation",
+    "embed": "ekd_tf.evaluation",
+    "export_student": "ekd_tf.export",
+    "load_embedder": "ekd_tf.teachers",
+    "make_pipeline": "ekd_tf.data",
+    "verify": "ekd_tf.evaluation",
+}
+
+__all__ = ["__version__", *_HOME]
+
+
+def __getattr__(name):
+    if name not in _HOME:
+        raise AttributeError(f"module 'ekd_tf' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOME[name]), name)
+
+
+def __dir__():
+    return sorted(__all__)

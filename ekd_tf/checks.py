@@ -1,0 +1,61 @@
+"""Argument checks: the one place that words shape, range and choice errors."""
+
+import difflib
+
+
+def check_choice(name, value, choices):
+    """Raises `ValueError` naming the choices unless `value` is one of them."""
+    if value in choices:
+        return
+    close = difflib.get_close_matches(str(value), [str(c) for c in choices], n=1)
+    hint = f" Did you mean {close[0]!r}?" if close else ""
+    listed = ", ".join(repr(c) for c in choices)
+    raise ValueError(f"`{name}` must be one of {listed}. Received: {value!r}.{hint}")
+
+
+def check_range(name, value, low=None, high=None, low_open=False, high_open=False):
+    """Raises `ValueError` with the interval unless `value` lies inside it.
+
+    Args:
+        name: The argument's name, for the message.
+        value: A number.
+        low: Lower end, or None for no bound.
+        high: Upper end, or None for no bound.
+        low_open: Whether `low` itself is excluded.
+        high_open: Whether `high` itself is excluded.
+    """
+    # Written so that NaN, for which every comparison is false, is refused.
+    above = low is None or (value > low if low_open else value >= low)
+    below = high is None or (value < high if high_open else value <= high)
+    if above and below:
+        return
+    left = "(-inf" if low is None else f"{'(' if low_open else '['}{low}"
+    right = "inf)" if high is None else f"{high}{')' if high_open else ']'}"
+    raise ValueError(f"`{name}` must be in {left}, {right}. Received: {name}={value}")
+
+
+def check_positive(name, value):
+    """Raises `ValueError` unless `value` > 0."""
+    check_range(name, value, low=0, low_open=True)
+
+
+def check_rank(name, tensor, rank):
+    """Raises `ValueError` unless `tensor` has `rank` dimensions."""
+    if tensor.shape.rank != rank:
+        raise ValueError(
+            f"`{name}` must have {rank} dimensions. "
+            f"Received: {name}.shape={tuple(tensor.shape)}"
+        )
+
+
+def check_same_batch(**tensors):
+    """Raises `ValueError` unless all tensors agree in their first dimension.
+
+    Dimensions unknown at trace time agree with any other.
+    """
+    sizes = {name: tensor.shape[0] for name, tensor in tensors.items()}
+    if len({size for size in sizes.values() if size is not None}) > 1:
+        listed = ", ".join(f"{name}={size}" for name, size in sizes.items())
+        raise ValueError(
+            f"All inputs must come from the same batch. Received batch sizes: {listed}"
+        )

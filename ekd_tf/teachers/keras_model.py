@@ -1,0 +1,71 @@
+"""Trained backbones from `.keras` files and from the workdirs of runs."""
+
+from __future__ import annotations
+
+import pathlib
+
+import keras
+
+import ekd_tf.models  # noqa: F401  registers the layers `.keras` files name
+
+# What a run leaves in its workdir for whoever comes next.
+MODEL_FILE = "model.keras"
+
+
+def load_embedder(path) -> keras.Model:
+    """Loads a backbone, frozen, from a `.keras` file or a run's workdir.
+
+    Args:
+        path: A `.keras` file, or a workdir that holds `model.keras`.
+
+    Returns:
+        `keras.Model`, not trainable: uint8 images `(batch, height, width, 3)` to
+        float embeddings `(batch, dim)`.
+
+    Raises:
+        ValueError: There is no such file, it cannot be read as a model, or it is no
+            model of images to embeddings.
+    """
+    path = pathlib.Path(path)
+    file = path / MODEL_FILE if path.is_dir() else path
+    if not file.is_file():
+        where = (
+            f"{path} holds no {MODEL_FILE}: the run in it has not finished"
+            if path.is_dir()
+            else f"{path} does not exist"
+        )
+        raise ValueError(
+            f"{where}. Give a `.keras` file or the workdir of a finished run"
+        )
+    if file.suffix != ".keras":
+        raise ValueError(f"A model must be a `.keras` file. Received: {file}")
+    try:
+        model = keras.models.load_model(file, compile=False)
+    except Exception as error:
+        # Keras raises a dozen kinds, from zipfile's to its own; each means the same
+        # to the reader of the message.
+        raise ValueError(
+            f"{file} cannot be loaded as a Keras model: {error}"
+        ) from error
+    _check_shapes(file, model)
+    model.trainable = False
+    return model
+
+
+def _check_shapes(file, model):
+    """Raises `ValueError` unless the model maps square images to rows."""
+    inputs, outputs = model.input_shape, model.output_shape
+    is_embedder = (
+        isinstance(inputs, tuple)
+        and isinstance(outputs, tuple)
+        and len(inputs) == 4
+        and inputs[-1] == 3
+        and inputs[1] is not None
+        and inputs[1] == inputs[2]
+        and len(outputs) == 2
+    )
+    if not is_embedder:
+        raise ValueError(
+            f"{file} must map images (batch, size, size, 3) to embeddings "
+            f"(batch, dim). Received: input {inputs}, output {outputs}"
+        )

@@ -1,0 +1,151 @@
+"""Trains a teacher or a baseline, or distils a student: `python -m ekd_tf.train`.
+
+Without `--teacher` a backbone is trained by its margin head alone; with one the
+distillation losses of `--distill` are added. The same command on the same
+`--workdir` resumes from its last checkpoint.
+"""
+
+import sys
+
+from absl import app
+from absl import flags
+from absl import logging
+
+flags.DEFINE_string("workdir", None, "Folder of the run; made if missing.")
+flags.DEFINE_integer("seed", 0, "Seed of weights, batches and flips.", 0)
+
+flags.DEFINE_string(
+    "data",
+    "synthetic:identities=400,images=20,size=48",
+    "Training images: folder:DIR (one directory per identity) or "
+    "synthetic:identities=N,images=N,size=PIXELS,seed=N,first=N.",
+)
+flags.DEFINE_string(
+    "heldout_data", None, "Images of other identities to evaluate on, like --data."
+)
+flags.DEFINE_integer(
+    "holdout_identities", 0, "Identities of --data to hold out for evaluation.", 0
+)
+flags.DEFINE_integer(
+    "general_batch", 64, "Random rows of a global batch; the margin loss sees these.", 0
+)
+flags.DEFINE_integer(
+    "balanced_identities", 8, "Identities of the balanced rows of a global batch.", 0
+)
+flags.DEFINE_integer(
+    "images_per_identity", 4, "Balanced images of each of these identities.", 1
+)
+flags.DEFINE_bool("flip", True, "Mirror half of the training images.")
+flags.DEFINE_integer(
+    "skip_corrupt", 0, "Unreadable images to replace before the run stops.", 0
+)
+
+flags.DEFINE_string(
+    "model", "mobilefacenet", "Backbone: mobilefacenet or iresnet18 ... iresnet200."
+)
+flags.DEFINE_float("width", 1.0, "Channel multiplier of the backbone.", 0)
+flags.DEFINE_integer("embedding_dim", 512, "Size of the embedding.", 1)
+flags.DEFINE_integer("input_size", 112, "Side of the images in pixels.", 32)
+flags.DEFINE_string(
+    "activation", "prelu", "MobileFaceNet's activation: prelu, relu or leaky_relu."
+)
+flags.DEFINE_float("dropout", 0.0, "Dropout before IResNet's last layer, [0, 1).", 0)
+
+flags.DEFINE_string("head", "arcface", "Margin head: arcface, cosface or none.")
+flags.DEFINE_float(
+    "margin", None, "Of the head: radians (arcface) or cosine (cosface)."
+)
+flags.DEFINE_float("scale", 64.0, "Scale of the head's logits.")
+flags.DEFINE_float("margin_weight", 1.0, "Weight of the margin loss.", 0)
+
+flags.DEFINE_string(
+    "teacher", "none", "Teacher: a .keras file, the workdir of a run, or none."
+)
+flags.DEFINE_string(
+    "distill", "", "Distillation losses as name:weight,...; with a teacher. Has: ekd."
+)
+flags.DEFINE_list(
+    "ekd_fprs", "1e-1,1e-2,1e-3,1e-4,1e-5,1e-6", "FPRs of EKD's thresholds."
+)
+flags.DEFINE_float("ekd_temperature", 0.01, "Temperature of EKD's ranks, in cosine.")
+flags.DEFINE_integer("ekd_num_negatives", 2000, "Hardest negatives of EKD.", 1)
+flags.DEFINE_float("ekd_momentum", 0.01, "Share of the newest batch in thresholds.")
+flags.DEFINE_string("ekd_thresholds", "ema", "EKD's thresholds: ema or histogram.")
+flags.DEFINE_string(
+    "ekd_preset", None, "reference: the arithmetic of the reference implementation."
+)
+
+flags.DEFINE_integer("steps", None, "Updates of the run. This or --epochs.", 1)
+flags.DEFINE_float("epochs", None, "Passes over the general images. This or --steps.")
+flags.DEFINE_string("optimizer", "sgd", "Optimizer: sgd or adam.")
+flags.DEFINE_float("learning_rate", 0.1, "Learning rate at full height.")
+flags.DEFINE_float("momentum", 0.9, "Momentum of SGD, beta_1 of Adam.")
+flags.DEFINE_string("schedule", "step", "Learning rate: step, cosine or constant.")
+flags.DEFINE_list(
+    "drop_at",
+    "",
+    "Where the step schedule drops the rate: in epochs with --epochs, else in steps.",
+)
+flags.DEFINE_float("drop_factor", 0.1, "What the rate is multiplied by there.")
+flags.DEFINE_integer("warmup_steps", 0, "Updates of linear warm-up.", 0)
+flags.DEFINE_float(
+    "weight_decay", 5e-4, "Coupled (as torch SGD), on kernels and class centres.", 0
+)
+flags.DEFINE_float("clip_norm", None, "Largest global gradient norm, before decay.")
+
+flags.DEFINE_string("precision", "float32", "float32, mixed_float16 or mixed_bfloat16.")
+flags.DEFINE_string("strategy", "none", "none (one device) or mirrored (all GPUs).")
+flags.DEFINE_integer(
+    "num_virtual_devices", 1, "Logical CPUs to try a strategy without GPUs.", 1
+)
+
+flags.DEFINE_integer("log_every", 20, "Steps between lines of metrics.", 1)
+flags.DEFINE_integer(
+    "evaluate_every", 0, "Steps between evaluations; 0: at the end only.", 0
+)
+flags.DEFINE_integer(
+    "checkpoint_every", 1000, "Steps between checkpoints; 0: at the end only.", 0
+)
+flags.DEFINE_integer("keep", 3, "Newest checkpoints to keep.", 1)
+flags.DEFINE_bool("export", False, "Export SavedModel and TFLite at the end.")
+
+# What may differ when a run is resumed, because the arithmetic does not depend on it.
+FREE_TO_CHANGE = (
+    "workdir",
+    "log_every",
+    "evaluate_every",
+    "checkpoint_every",
+    "keep",
+    "export",
+    "skip_corrupt",
+    "strategy",
+    "num_virtual_devices",
+)
+
+
+def main(argv):
+    """Runs the training the flags describe."""
+    if len(argv) > 1:
+        raise app.UsageError(f"Unexpected arguments: {' '.join(argv[1:])}")
+    module_flags = flags.FLAGS.get_flags_for_module(sys.modules[__name__])
+    values = {flag.name: flag.value for flag in module_flags}
+    # TensorFlow takes seconds to import: `--help` must not wait for it.
+    from ekd_tf.session import TrainingSession
+
+    try:
+        TrainingSession(values).run(command=sys.argv, free=FREE_TO_CHANGE)
+    except ValueError as error:
+        # A mistake in the flags or the data: the message says it, a traceback would
+        # hide it.
+        logging.debug("", exc_info=True)
+        raise SystemExit(f"ekd_tf.train: {error}") from None
+
+
+def run():
+    """Entry point of the console script."""
+    flags.mark_flag_as_required("workdir")
+    app.run(main)
+
+
+if __name__ == "__main__":
+    run()

@@ -1,0 +1,6 @@
+"""Training: one update, the loop around it, and what a run leaves behind."""
+
+from ekd_tf.training.classifier import FaceClassifier
+from ekd_tf.training.distiller import Distiller
+
+__all__ = ["Distiller", "FaceClassifier"]

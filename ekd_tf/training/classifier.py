@@ -1,0 +1,189 @@
+"""A backbone with a margin head: how teachers and baselines are trained."""
+
+import keras
+import tensorflow as tf
+
+from ekd_tf.heads import margin_softmax_loss
+from ekd_tf.ops.collective import num_replicas
+from ekd_tf.stack import keras_compile
+from ekd_tf.stack import tf_variable
+from ekd_tf.training.update import GradientUpdate
+
+
+class FaceClassifier(keras.Model):
+    """Trains a backbone by margin softmax over the training identities.
+
+    The margin loss sees the rows with `in_margin` = 1 and is their mean over the
+    global batch, whatever the number of replicas.
+
+    Args:
+        student: `keras.Model`, uint8 images `(batch, height, width, 3)` to raw
+            embeddings `(batch, dim)`.
+        head: Layer `head(embeddings, labels) -> logits`, or None for no margin loss.
+        margin_weight: Float >= 0, weight of the margin loss.
+        name: Name of the model.
+
+    Batches are dicts of `image` uint8 `(batch, height, width, 3)`, `label` int32,
+    `in_margin` float32 and `image_id` int32, the last three `(batch,)`.
+    """
+
+    def __init__(self, student, head=None, margin_weight=1.0, name=None):
+        # The policy of this container decides nothing: the parts have their own. It
+        # is float32 so that `compile` adds no second loss scaling.
+        super().__init__(name=name, dtype="float32")
+        self.student = student
+        self.head = head
+        self.margin_weight = float(margin_weight)
+        if head is not None and not head.built:
+            head.build((None, student.output_shape[-1]))
+        self._update = None
+
+    def compile(
+        self,
+        optimizer,
+        weight_decay=5e-4,
+        clip_norm=None,
+        loss_scaling="none",
+        **kwargs,
+    ):
+        """Sets how the variables are updated.
+
+        Call it in the scope of the distribution strategy.
+
+        Args:
+            optimizer: Keras optimizer without weight decay, clipping or loss scale.
+            weight_decay: Float >= 0, coupled as in torch SGD: added to the gradients
+                of kernels and of the head's centres; never to BatchNorm, PReLU
+                slopes or biases.
+            clip_norm: Float > 0 or None: largest global gradient norm.
+            loss_scaling: "dynamic" under mixed_float16, else "none".
+            **kwargs: Passed on to `keras.Model.compile`.
+        """
+        keras_compile(super().compile, optimizer=optimizer, **kwargs)
+        variables = self.trained_variables
+        # Kept out of attribute tracking: its variables are checkpointed by name.
+        self._update = Untracked(
+            GradientUpdate(
+                optimizer,
+                variables,
+                weight_decay=weight_decay,
+                decay_variables=[v for v in variables if _decays(v)],
+                clip_norm=clip_norm,
+                loss_scaling=loss_scaling,
+            )
+        )
+
+    @property
+    def trained_layers(self):
+        """The layers the run trains and checkpoints, by name."""
+        layers = {"student": self.student}
+        if self.head is not None:
+            layers["head"] = self.head
+        return layers
+
+    @property
+    def trained_variables(self):
+        """The trainable variables of all `trained_layers`."""
+        return [
+            variable
+            for layer in self.trained_layers.values()
+            for variable in layer.trainable_variables
+        ]
+
+    def state(self):
+        """Returns everything a run must restore to go on: name to `tf.Variable`.
+
+        Weights trained or not, the losses' state, the optimizer's slots and step,
+        and the loss scale.
+        """
+        state = {}
+        for name, layer in self.trained_layers.items():
+            for index, variable in enumerate(layer.variables):
+                # Names that Keras numbers by creation order would differ next time.
+                last = variable.name.split("/")[-1].split(":")[0]
+                state[f"{name}/{index:04d}/{last}"] = tf_variable(variable)
+        for index, variable in enumerate(_variables_of(self._update.value.optimizer)):
+            state[f"optimizer/{index:04d}"] = tf_variable(variable)
+        for name, variable in self._update.value.state.items():
+            state[f"update/{name}"] = variable
+        return state
+
+    def call(self, images, training=False):
+        """Returns the student's raw embeddings, float32 `(batch, dim)`."""
+        return self.student(images, training=training)
+
+    def train_step(self, batch):
+        """Makes one update and returns named float32 scalars of the global batch.
+
+        `loss` and its parts `loss/...`, `gradient_norm`, `loss_scale`,
+        `skipped_steps`, `learning_rate`, and what the losses offer to watch.
+        """
+        update = self._update.value
+        learning_rate = tf.cast(update.optimizer.learning_rate, tf.float32)
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            for variable in update.variables:
+                tape.watch(tf_variable(variable))
+            embeddings = self.student(batch["image"], training=True)
+            shares, monitor = self.loss_shares(embeddings, batch)
+            scaled = update.scale_loss(tf.add_n(list(shares.values())))
+        gradients = tape.gradient(
+            scaled, [tf_variable(variable) for variable in update.variables]
+        )
+        monitor.update(update.apply(gradients))
+        monitor["learning_rate"] = learning_rate
+        return {**_global_terms(shares), **monitor}
+
+    def loss_shares(self, embeddings, batch):
+        """Returns this replica's shares of the loss terms, and what to watch.
+
+        Args:
+            embeddings: Float32 tensor `(batch, dim)`, this replica's rows.
+            batch: This replica's part of the batch.
+
+        Returns:
+            Two dicts of names to float32 scalars. Shares sum over replicas to the
+            terms of the global batch; watched values are already global.
+        """
+        shares = {}
+        if self.head is not None:
+            logits = self.head(embeddings, batch["label"])
+            rows = margin_softmax_loss(logits, batch["label"]) * batch["in_margin"]
+            total = _sum_over_replicas(tf.reduce_sum(batch["in_margin"]))
+            mean = tf.math.divide_no_nan(tf.reduce_sum(rows), total)
+            shares["loss/margin"] = self.margin_weight * mean
+        return shares, {}
+
+
+class Untracked:
+    """Hides an object from Keras' attribute tracking."""
+
+    def __init__(self, value):
+        self.value = value
+
+
+def _decays(variable):
+    """Whether coupled weight decay applies: kernels and class centres.
+
+    BatchNorm's vectors, biases and PReLU slopes `(1, 1, channels)` have at most one
+    dimension larger than one.
+    """
+    return sum(size > 1 for size in variable.shape) > 1
+
+
+def _variables_of(optimizer):
+    variables = optimizer.variables
+    return variables() if callable(variables) else variables
+
+
+def _sum_over_replicas(tensor):
+    if num_replicas() == 1:
+        return tensor
+    context = tf.distribute.get_replica_context()
+    return context.all_reduce(tf.distribute.ReduceOp.SUM, tensor)
+
+
+def _global_terms(shares):
+    """Sums every term over replicas, in one message, and adds their total."""
+    values = _sum_over_replicas(tf.stack(list(shares.values())))
+    terms = dict(zip(shares, tf.unstack(values, len(shares))))
+    return {"loss": tf.reduce_sum(values), **terms}

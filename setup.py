@@ -1,0 +1,55 @@
+"""Packaging of ekd-tf. The version is read from the file, not imported."""
+
+import pathlib
+import re
+
+from setuptools import find_packages
+from setuptools import setup
+
+HERE = pathlib.Path(__file__).parent
+VERSION = re.search(
+    r'__version__ = "(.+)"', (HERE / "ekd_tf" / "version.py").read_text()
+).group(1)
+
+setup(
+    name="ekd-tf",
+    version=VERSION,
+    description=(
+        "Evaluation-oriented knowledge distillation for face recognition "
+        "in Keras and TensorFlow"
+    ),
+    long_description=(HERE / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    packages=find_packages(include=["ekd_tf", "ekd_tf.*"]),
+    python_requires=">=3.9",
+    install_requires=[
+        "tensorflow>=2.15.1",
+        "keras>=2.15",
+        "numpy",
+        "absl-py",
+        "tensorboard",
+        "matplotlib",
+        "pillow",
+    ],
+    extras_require={
+        "cuda": ["tensorflow[and-cuda]>=2.18"],
+        "addons": [
+            "tensorflow==2.15.1",
+            "tensorflow-addons==0.23.0",
+            "numpy<2",
+        ],
+        "onnx": ["onnxruntime", "tf2onnx>=1.17"],
+        "torch": ["torch"],
+        "litert": ["ai-edge-litert"],
+        "align": ["mtcnn>=1.0"],
+        "test": ["pytest>=8", "scikit-learn", "ruff"],
+    },
+    entry_points={
+        "console_scripts": [
+            "ekd-train = ekd_tf.train:run",
+            "ekd-evaluate = ekd_tf.evaluate:run",
+            "ekd-export = ekd_tf.export_model:run",
+        ]
+    },
+)

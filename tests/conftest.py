@@ -1,0 +1,69 @@
+"""Shared fixtures: seeded random numbers, execution modes, real data."""
+
+import os
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
+os.environ.setdefault("MPLBACKEND", "Agg")
+
+import pathlib
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+# Virtual devices can only be made before the first op runs, so every test sees
+# four logical CPUs; tests without a strategy use the first.
+tf.config.set_logical_device_configuration(
+    tf.config.list_physical_devices("CPU")[0],
+    [tf.config.LogicalDeviceConfiguration()] * 4,
+)
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(20220605)
+
+
+@pytest.fixture(params=["eager", "graph", "xla"])
+def run_as(request):
+    """Returns `f -> f` wrapped to run eagerly, as a graph or under XLA."""
+    return {
+        "eager": lambda f: f,
+        "graph": tf.function,
+        "xla": lambda f: tf.function(f, jit_compile=True),
+    }[request.param]
+
+
+# One strategy per set of devices and process: the collectives of a second one would
+# meet the first one's instance numbers and abort.
+@pytest.fixture(scope="session")
+def two_replicas():
+    return tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+
+
+@pytest.fixture(scope="session")
+def four_replicas():
+    return tf.distribute.MirroredStrategy(["CPU:0", "CPU:1", "CPU:2", "CPU:3"])
+
+
+@pytest.fixture
+def mixed_policy():
+    """Sets a Keras dtype policy by name and restores float32 afterwards."""
+    yield tf.keras.mixed_precision.set_global_policy
+    tf.keras.mixed_precision.set_global_policy("float32")
+
+
+@pytest.fixture(scope="session")
+def realdata():
+    """The folder of real faces named by EKD_REALDATA; skips where it is missing."""
+    root = pathlib.Path(os.environ.get("EKD_REALDATA", "../shared/data"))
+    if not root.is_dir():
+        pytest.skip("real faces are not distributed with the project")
+    return root
+
+
+@pytest.fixture(scope="session")
+def golden():
+    """The folder of upstream reference arrays (tests/golden/README.md)."""
+    return pathlib.Path(__file__).parent / "golden"

@@ -1,0 +1,174 @@
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from toys import backbone
+from toys import batch
+
+from ekd_tf.heads import ArcFace
+from ekd_tf.losses import DistillationLoss
+from ekd_tf.losses import EKDLoss
+from ekd_tf.training.distiller import Distiller
+from ekd_tf.training.loop import compile_step
+
+
+class MeanGap(DistillationLoss):
+    """A loss with a gradient everywhere, and simple enough to compute by hand."""
+
+    def compute(self, student, teacher, labels, image_ids, training):
+        gap = tf.reduce_mean(student) - tf.reduce_mean(teacher)
+        return {"gap/square": gap**2}, {"gap/rows": tf.shape(student)[0] * 1.0}
+
+
+class CountingTeacher(keras.layers.Layer):
+    """Counts its calls on the Python side: once per trace is once per step."""
+
+    calls = 0
+
+    def call(self, images):
+        type(self).calls += 1
+        return tf.cast(tf.reshape(images, [-1, 16 * 16 * 3])[:, :5], tf.float32)
+
+
+def make(teacher=None, losses=None, batch_norm=False, head=True, dim=8):
+    student = backbone(dim=dim, batch_norm=batch_norm)
+    teacher = teacher or backbone(dim=12, seed=7)
+    keras.utils.set_random_seed(3)
+    model = Distiller(
+        student,
+        teacher,
+        losses or {"ekd": (EKDLoss(temperature=0.1), 50.0)},
+        ArcFace(num_identities=3, scale=4.0, margin=0.2) if head else None,
+    )
+    model.compile(keras.optimizers.SGD(learning_rate=0.05, momentum=0.9))
+    return model
+
+
+def step_of(model):
+    return compile_step(model, tf.distribute.get_strategy())
+
+
+def values(model):
+    return {name: np.array(v.numpy()) for name, v in model.state().items()}
+
+
+def test_terms_are_weighted_and_sum_to_the_loss(rng):
+    losses = {"gap": (MeanGap(), 3.0), "ekd": (EKDLoss(temperature=0.1), 2.0)}
+    model, data = make(losses=losses), batch(rng)
+    student = model.student(data["image"]).numpy()
+    teacher = model.embed_teacher(data["image"]).numpy()
+    plain = EKDLoss(temperature=0.1)(student, teacher, data["label"], data["image_id"])
+    out = {name: float(value) for name, value in step_of(model)(data).items()}
+    np.testing.assert_allclose(
+        out["loss/gap/square"], 3 * (student.mean() - teacher.mean()) ** 2, rtol=1e-4
+    )
+    for name in ("ekd/positive", "ekd/negative"):
+        np.testing.assert_allclose(
+            out[f"loss/{name}"], 2 * float(plain[name]), rtol=1e-4
+        )
+    parts = [v for name, v in out.items() if name.startswith("loss/")]
+    np.testing.assert_allclose(out["loss"], sum(parts), rtol=1e-5)
+    assert out["gap/rows"] == 8
+
+
+def test_watches_what_the_losses_offer(rng):
+    out = step_of(make())(batch(rng))
+    assert {
+        "threshold/student/fpr_1e-1",
+        "threshold/teacher/fpr_1e-6",
+        "batch_tpr/student/fpr_1e-3",
+        "critical/positive",
+        "critical/negative/fpr_1e-2",
+        "gradient_norm",
+        "learning_rate",
+    } <= set(out)
+
+
+def test_teacher_is_bit_identical_afterwards_and_runs_in_inference(rng):
+    teacher = backbone(dim=12, seed=7)
+    before = [np.array(weight) for weight in teacher.get_weights()]
+    model, data = make(teacher=teacher, batch_norm=True), batch(rng)
+    expected = teacher(data["image"], training=False).numpy()
+    step = step_of(model)
+    for _ in range(3):
+        step(data)
+    for one, other in zip(before, teacher.get_weights()):
+        np.testing.assert_array_equal(one, other)
+    np.testing.assert_array_equal(model.embed_teacher(data["image"]), expected)
+
+
+def test_teacher_is_in_no_state_and_no_gradient():
+    teacher = backbone(dim=12, seed=7)
+    model = make(teacher=teacher)
+    of_teacher = {variable.ref() for variable in _tf_variables(teacher)}
+    assert not of_teacher & {variable.ref() for variable in model.state().values()}
+    assert not of_teacher & {v.ref() for v in _tf_variables(model)}
+
+
+def _tf_variables(model):
+    return [v if isinstance(v, tf.Variable) else v.value for v in model.variables]
+
+
+def test_each_model_runs_once_per_step(rng):
+    CountingTeacher.calls = 0
+    model, data = make(teacher=CountingTeacher()), batch(rng)
+    step = step_of(model)
+    for _ in range(3):
+        step(data)
+    graph = step.get_concrete_function(data).graph
+    flat = [op.type for op in graph.get_operations()]
+    assert CountingTeacher.calls <= 2
+    assert flat.count("Conv2D") == 1
+
+
+def test_student_moves_towards_the_teacher(rng):
+    model, data = make(losses={"gap": (MeanGap(), 1.0)}, head=False), batch(rng)
+    step = step_of(model)
+    terms = [float(step(data)["loss/gap/square"]) for _ in range(20)]
+    assert terms[-1] < 0.01 * terms[0]
+
+
+def test_ekd_thresholds_are_in_the_state_and_move(rng):
+    model, data = make(), batch(rng)
+    names = [name for name in model.state() if "student_thresholds" in name]
+    assert len(names) == 1
+    assert np.all(model.state()[names[0]].numpy() == 0)
+    step_of(model)(data)
+    assert np.all(model.state()[names[0]].numpy() != 0)
+
+
+def test_two_replicas_take_the_step_of_one(rng, two_replicas):
+    data = batch(rng)
+    single = make()
+    expected = {name: float(v) for name, v in step_of(single)(data).items()}
+    with two_replicas.scope():
+        model = make()
+    options = tf.data.Options()
+    options.experimental_distribute.auto_shard_policy = (
+        tf.data.experimental.AutoShardPolicy.OFF
+    )
+    dataset = tf.data.Dataset.from_tensors(data).with_options(options)
+    parts = next(iter(two_replicas.experimental_distribute_dataset(dataset)))
+    received = compile_step(model, two_replicas)(parts)
+    assert expected["loss/ekd/positive"] > 0
+    for name, value in expected.items():
+        np.testing.assert_allclose(
+            float(received[name]), value, rtol=5e-5, atol=1e-6, err_msg=name
+        )
+    # Two devices' sums differ in rounding, which a rank of temperature 0.1 amplifies.
+    for name, value in values(single).items():
+        np.testing.assert_allclose(
+            values(model)[name], value, rtol=1e-4, atol=2e-6, err_msg=name
+        )
+
+
+def test_trains_under_keras_fit(rng):
+    model = make()
+    dataset = tf.data.Dataset.from_tensors(batch(rng)).repeat(3)
+    history = model.fit(dataset, shuffle=False, verbose=0).history
+    assert "loss/ekd/positive" in history
+
+
+def test_rejects_no_losses():
+    with pytest.raises(ValueError, match="at least one distillation loss"):
+        Distiller(backbone(), backbone(), {})

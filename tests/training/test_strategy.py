@@ -1,0 +1,68 @@
+import pytest
+import tensorflow as tf
+
+from ekd_tf.training.strategy import check_divisible
+from ekd_tf.training.strategy import distribute
+from ekd_tf.training.strategy import make_strategy
+from ekd_tf.training.strategy import set_virtual_devices
+
+
+def test_none_is_one_replica():
+    assert make_strategy("none").num_replicas_in_sync == 1
+
+
+def test_mirrored_takes_every_logical_device():
+    devices = tf.config.list_logical_devices("CPU")
+    assert make_strategy("mirrored").num_replicas_in_sync == len(devices) == 4
+
+
+def test_rejects_an_unknown_strategy_with_the_choices():
+    with pytest.raises(ValueError, match="must be one of 'none', 'mirrored'"):
+        make_strategy("miror")
+
+
+def test_each_replica_gets_its_contiguous_rows():
+    strategy = make_strategy("mirrored")
+    dataset = tf.data.Dataset.from_tensors(tf.range(8))
+    options = tf.data.Options()
+    options.experimental_distribute.auto_shard_policy = (
+        tf.data.experimental.AutoShardPolicy.OFF
+    )
+    batch = next(iter(distribute(strategy, dataset.with_options(options))))
+    parts = strategy.experimental_local_results(batch)
+    assert [part.numpy().tolist() for part in parts] == [[0, 1], [2, 3], [4, 5], [6, 7]]
+
+
+def test_one_replica_gets_the_dataset_itself():
+    dataset = tf.data.Dataset.range(3)
+    assert distribute(make_strategy("none"), dataset) is dataset
+
+
+@pytest.mark.parametrize(
+    ("general", "balanced", "message"),
+    [(9, 8, "general rows.*9 general rows for 4"), (8, 6, "balanced rows.*6 balanced")],
+)
+def test_rejects_a_batch_that_replicas_cannot_share(general, balanced, message):
+    with pytest.raises(ValueError, match=message):
+        check_divisible(general, balanced, 4)
+
+
+def test_accepts_a_batch_that_replicas_share():
+    check_divisible(8, 0, 4)
+    check_divisible(0, 8, 4)
+
+
+def test_virtual_devices_cannot_be_made_after_tensorflow_started():
+    tf.constant(1.0)
+    with pytest.raises((RuntimeError, ValueError)):
+        set_virtual_devices(3)
+
+
+def test_one_virtual_device_changes_nothing():
+    set_virtual_devices(1)
+    assert len(tf.config.list_logical_devices("CPU")) == 4
+
+
+def test_rejects_no_devices():
+    with pytest.raises(ValueError, match="num_virtual_devices"):
+        set_virtual_devices(0)
