@@ -212,7 +212,9 @@ def export_student(
             ArtefactReport(
                 kind="saved_model",
                 path=str(final),
-                size_bytes=sum(f.stat().st_size for f in target.rglob("*")),
+                size_bytes=sum(
+                    f.stat().st_size for f in target.rglob("*") if f.is_file()
+                ),
                 parity=check_parity(
                     student,
                     SavedModelEmbedder(target),

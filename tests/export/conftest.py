@@ -4,49 +4,65 @@ import keras
 import numpy as np
 import pytest
 
+from ekd_tf.export.saved_model import export_saved_model
+from ekd_tf.export.tflite import PRECISIONS
+from ekd_tf.export.tflite import convert_tflite
+
 SIZE = 16
 DIM = 24
 
 
-@pytest.fixture
-def build_student(rng):
-    """Returns a function that builds the student, by default with random weights.
+def make_student(size=SIZE, dim=DIM, width=8, seed=0):
+    """Builds a student of random weights with one of each op the backbones have.
 
-    It has one of each op the backbones are made of. The moving statistics are random
-    too: with those of a new BatchNorm, 0 and 1, training mode and inference, folded
-    and forgotten look alike.
+    The moving statistics are random too: with those of a new BatchNorm, 0 and 1,
+    training mode and inference, folded and forgotten look alike.
     """
-
-    def build(size=SIZE, dim=DIM, width=8, seed=None):
-        layers = keras.layers
-        pixels = layers.Input((size, size, 3), dtype="uint8", name="image")
-        x = layers.Rescaling(1 / 127.5, offset=-1.0, name="pixels")(pixels)
-        x = layers.ZeroPadding2D(1)(x)
-        x = layers.Conv2D(width, 3, strides=2, use_bias=False, name="conv")(x)
-        x = layers.BatchNormalization(name="conv_bn")(x)
-        x = layers.PReLU(shared_axes=[1, 2], name="prelu")(x)
-        x = layers.DepthwiseConv2D(size // 2, use_bias=False, name="depthwise")(x)
-        x = layers.BatchNormalization(name="depthwise_bn")(x)
-        x = layers.Flatten()(x)
-        x = layers.Dropout(0.5)(x)
-        x = layers.Dense(dim, use_bias=False, name="dense")(x)
-        x = layers.BatchNormalization(scale=False, dtype="float32", name="embedding")(x)
-        model = keras.Model(pixels, x, name="student")
-        values = np.random.default_rng(seed) if seed is not None else rng
-        for weight in model.weights:
-            # Variances, and slopes that differ from 1, are positive; all else has
-            # both signs.
-            low = 0.2 if any(n in weight.name for n in ("variance", "alpha")) else -0.5
-            if "seed" not in weight.name:
-                weight.assign(values.uniform(low, 0.9, weight.shape))
-        return model
-
-    return build
+    layers = keras.layers
+    pixels = layers.Input((size, size, 3), dtype="uint8", name="image")
+    x = layers.Rescaling(1 / 127.5, offset=-1.0, name="pixels")(pixels)
+    x = layers.ZeroPadding2D(1)(x)
+    x = layers.Conv2D(width, 3, strides=2, use_bias=False, name="conv")(x)
+    x = layers.BatchNormalization(name="conv_bn")(x)
+    x = layers.PReLU(shared_axes=[1, 2], name="prelu")(x)
+    x = layers.DepthwiseConv2D(size // 2, use_bias=False, name="depthwise")(x)
+    x = layers.BatchNormalization(name="depthwise_bn")(x)
+    x = layers.Flatten()(x)
+    x = layers.Dropout(0.5)(x)
+    x = layers.Dense(dim, use_bias=False, name="dense")(x)
+    x = layers.BatchNormalization(scale=False, dtype="float32", name="embedding")(x)
+    model = keras.Model(pixels, x, name="student")
+    rng = np.random.default_rng(seed)
+    for weight in model.weights:
+        # Variances are positive, and so are slopes; all else has both signs.
+        low = 0.2 if any(n in weight.name for n in ("variance", "alpha")) else -0.5
+        if "seed" not in weight.name:
+            weight.assign(rng.uniform(low, 0.9, weight.shape))
+    return model
 
 
-@pytest.fixture
-def student(build_student):
-    return build_student()
+@pytest.fixture(scope="session")
+def build_student():
+    """Returns the function that builds a student from sizes and a seed."""
+    return make_student
+
+
+@pytest.fixture(scope="session")
+def student():
+    """A student that all tests share; none may change it."""
+    return make_student()
+
+
+@pytest.fixture(scope="session")
+def saved(student, tmp_path_factory):
+    """The path of the shared student's SavedModel."""
+    return export_saved_model(student, tmp_path_factory.mktemp("saved"))
+
+
+@pytest.fixture(scope="session")
+def tflite(saved):
+    """The shared student's TFLite contents by precision."""
+    return {precision: convert_tflite(saved, precision) for precision in PRECISIONS}
 
 
 @pytest.fixture

@@ -112,20 +112,32 @@ def test_wrong_arguments_are_refused():
             check_parity(one, one, blank(1), minimum_cosine=gate)
 
 
-def test_a_version_is_one_directory_with_all_its_artefacts(
-    student, images, tmp_path, tree
-):
-    report = export_student(student, tmp_path / "export", images, name="small")
-    version = tmp_path / "export" / "small" / "1"
+@pytest.fixture(scope="module")
+def exported(student, tmp_path_factory):
+    """An export's directory, images and report."""
+    directory = tmp_path_factory.mktemp("exported")
+    images = np.random.default_rng(1).integers(
+        0, 256, (9, *student.input_shape[1:]), dtype=np.uint8
+    )
+    return (
+        directory,
+        images,
+        export_student(student, directory / "export", images, name="small", version=4),
+    )
+
+
+def test_a_version_is_one_directory_with_all_its_artefacts(exported, tree):
+    tmp_path, _, report = exported
+    version = tmp_path / "export" / "small" / "4"
     files = [path for path in tree(tmp_path) if not path.endswith("assets")]
-    below = [path.replace("export/small/1/", "") for path in files[3:]]
-    assert files[:3] == ["export", "export/small", "export/small/1"]
+    below = [path.replace("export/small/4/", "") for path in files[3:]]
+    assert files[:3] == ["export", "export/small", "export/small/4"]
     assert [f for f in below if "variables" not in f and "fingerprint" not in f] == [
         "saved_model.pb",
-        "small-1-float16.tflite",
-        "small-1-float32.tflite",
+        "small-4-float16.tflite",
+        "small-4-float32.tflite",
     ]
-    assert (report.name, report.version, report.path) == ("small", 1, str(version))
+    assert (report.name, report.version, report.path) == ("small", 4, str(version))
     assert [artefact.kind for artefact in report.artefacts] == [
         "saved_model",
         "tflite_float32",
@@ -134,9 +146,9 @@ def test_a_version_is_one_directory_with_all_its_artefacts(
 
 
 def test_the_report_holds_what_was_written_and_measured(
-    student, images, tmp_path, unit_embeddings
+    student, exported, unit_embeddings
 ):
-    report = export_student(student, tmp_path, images, name="small")
+    _, images, report = exported
     saved, float32, float16 = report.artefacts
     expected = unit_embeddings(student, images)
     for artefact, runner in (
@@ -164,8 +176,8 @@ def test_the_report_holds_what_was_written_and_measured(
     assert report.rebuild.min_cosine == pytest.approx(1, abs=1e-9)
 
 
-def test_the_report_goes_to_json_and_back(student, images, tmp_path):
-    report = export_student(student, tmp_path, images, name="small", version=4)
+def test_the_report_goes_to_json_and_back(exported):
+    report = exported[2]
     read = json.loads(json.dumps(report.to_dict()))
     assert read == report.to_dict()
     assert read["version"] == 4
@@ -198,7 +210,7 @@ def test_half_precision_students_export_as_their_float32_twin(
 @pytest.fixture
 def wrong(build_student):
     """Another student: what a broken conversion might give."""
-    return build_student()
+    return build_student(seed=99)
 
 
 def break_float16(monkeypatch, wrong):

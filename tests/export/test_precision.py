@@ -135,7 +135,8 @@ def test_a_layer_that_stays_half_precision_is_named():
         as_float32(model)
 
 
-def test_the_global_policy_is_restored_after_a_failure(student, mixed_policy):
+def test_the_global_policy_is_restored_after_a_failure(build_student, mixed_policy):
+    student = build_student()
     mixed_policy("mixed_bfloat16")
 
     class Unbuildable(type(student)):

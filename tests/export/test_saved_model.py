@@ -28,9 +28,8 @@ if "ekd_tf" in sys.modules:
 """
 
 
-def test_the_endpoint_has_stable_names_and_types(student, tmp_path):
-    path = export_saved_model(student, tmp_path)
-    loaded = tf.saved_model.load(str(path))
+def test_the_endpoint_has_stable_names_and_types(saved):
+    loaded = tf.saved_model.load(str(saved))
     assert list(loaded.signatures) == ["serving_default"]
     signature = loaded.signatures["serving_default"]
     (args, kwargs) = signature.structured_input_signature
@@ -43,12 +42,11 @@ def test_the_endpoint_has_stable_names_and_types(student, tmp_path):
 
 
 def test_a_process_with_only_tensorflow_gets_the_same_numbers(
-    student, images, tmp_path, unit_embeddings
+    student, saved, images, tmp_path, unit_embeddings
 ):
-    path = export_saved_model(student, tmp_path / "served")
     np.save(tmp_path / "images.npy", images)
     subprocess.run(
-        [sys.executable, "-c", BARE, path, "images.npy", "embeddings.npy"],
+        [sys.executable, "-c", BARE, saved, "images.npy", "embeddings.npy"],
         cwd=tmp_path,
         env={k: v for k, v in os.environ.items() if k != "PYTHONPATH"},
         check=True,
@@ -71,8 +69,8 @@ def test_serves_float32_numerics_whatever_the_policy(
     np.testing.assert_allclose(received, expected, rtol=1e-4, atol=1e-6)
 
 
-def test_takes_any_batch_size(student, images, tmp_path, unit_embeddings):
-    embed = SavedModelEmbedder(export_saved_model(student, tmp_path))
+def test_takes_any_batch_size(student, saved, images, unit_embeddings):
+    embed = SavedModelEmbedder(saved)
     expected = unit_embeddings(student, images)
     for batch in (1, 7, 9):
         received = embed(images[:batch])
@@ -80,16 +78,10 @@ def test_takes_any_batch_size(student, images, tmp_path, unit_embeddings):
         np.testing.assert_allclose(received, expected[:batch], rtol=1e-4, atol=1e-6)
 
 
-def test_embeddings_have_length_one(student, images, tmp_path):
-    embeddings = SavedModelEmbedder(export_saved_model(student, tmp_path))(images)
+def test_embeddings_have_length_one(student, saved, images):
+    embeddings = SavedModelEmbedder(saved)(images)
     np.testing.assert_allclose(np.linalg.norm(embeddings, axis=1), 1, rtol=1e-6)
     assert not np.allclose(np.linalg.norm(student(images), axis=1), 1, rtol=0.1)
-
-
-def test_the_model_itself_is_left_as_it_was(student, images, tmp_path):
-    before = np.asarray(student(images))
-    export_saved_model(student, tmp_path)
-    np.testing.assert_array_equal(student(images), before)
 
 
 def test_versions_count_up_in_the_layout_of_tf_serving(student, tmp_path):
@@ -131,19 +123,20 @@ def test_an_interrupted_write_leaves_nothing(student, tmp_path, monkeypatch, err
     assert keras.utils.is_interactive_logging_enabled()
 
 
-def test_prints_nothing(student, tmp_path, capsys):
-    export_saved_model(student, tmp_path)
-    assert capsys.readouterr().out == ""
-    assert keras.utils.is_interactive_logging_enabled()
-
-
-def test_leaves_silenced_logging_silenced(student, tmp_path):
-    keras.utils.disable_interactive_logging()
+@pytest.mark.parametrize("interactive", [True, False])
+def test_prints_nothing_and_changes_nothing(
+    student, images, tmp_path, capsys, interactive
+):
+    before = np.asarray(student(images))
+    if not interactive:
+        keras.utils.disable_interactive_logging()
     try:
         export_saved_model(student, tmp_path)
-        assert not keras.utils.is_interactive_logging_enabled()
+        assert keras.utils.is_interactive_logging_enabled() == interactive
     finally:
         keras.utils.enable_interactive_logging()
+    assert capsys.readouterr().out == ""
+    np.testing.assert_array_equal(student(images), before)
 
 
 def network(shape, dtype, outputs=1, flat=True):
@@ -206,8 +199,8 @@ def test_images_of_another_kind_are_refused(images, received):
         check_images(images, (8, 8, 3))
 
 
-def test_the_embedder_refuses_images_of_another_kind(student, images, tmp_path):
-    embed = SavedModelEmbedder(export_saved_model(student, tmp_path))
+def test_the_embedder_refuses_images_of_another_kind(saved, images):
+    embed = SavedModelEmbedder(saved)
     with pytest.raises(ValueError, match="`images` must be uint8.*Received: float32"):
         embed(images.astype(np.float32))
 
