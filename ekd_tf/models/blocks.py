@@ -1,0 +1,131 @@
+"""Pieces the backbones share: padding as torch has it, initial weights, sizes."""
+
+from __future__ import annotations
+
+import keras
+
+from ekd_tf.checks import check_choice
+from ekd_tf.checks import check_positive
+from ekd_tf.checks import check_range
+from ekd_tf.models.layers import PixelNormalization
+from ekd_tf.models.layers import PReLU
+
+ACTIVATIONS = ("prelu", "relu", "leaky_relu")
+
+INITIAL_SLOPE = 0.25
+
+
+def scaled_channels(channels: int, width: float) -> int:
+    """Returns `channels * width` as the nearest multiple of 8, at least 8."""
+    return max(8, int(channels * width / 8 + 0.5) * 8)
+
+
+def check_backbone(embedding_dim, width, input_size, dropout):
+    """Raises `ValueError` for a size that no backbone here can be built with."""
+    check_range("embedding_dim", embedding_dim, low=1)
+    check_positive("width", width)
+    check_range("dropout", dropout, low=0, high=1, high_open=True)
+    if input_size < 32 or input_size % 16:
+        raise ValueError(
+            "`input_size` must be a multiple of 16 pixels from 32 up. "
+            f"Received: input_size={input_size}"
+        )
+
+
+def image_input(input_size, pixel_mean, pixel_scale):
+    """Returns the uint8 input `image` and its normalised pixels."""
+    image = keras.Input(shape=(input_size, input_size, 3), dtype="uint8", name="image")
+    normalise = PixelNormalization(
+        mean=pixel_mean, scale=pixel_scale, name="pixel_normalization"
+    )
+    return image, normalise(image)
+
+
+def he_normal():
+    """Returns a new normal initializer of variance `2 / fan_out`.
+
+    Keras counts `k * k` outputs for a depthwise kernel, which is what each channel
+    sees; torch counts `channels * k * k`. New for every kernel: in Keras 3 one
+    instance gives equal values to every kernel of a shape.
+    """
+    return keras.initializers.VarianceScaling(
+        scale=2.0, mode="fan_out", distribution="untruncated_normal"
+    )
+
+
+def conv(x, filters, kernel_size, name, stride=1, padded=True):
+    """Applies a convolution without bias, padded on all sides as torch pads.
+
+    Args:
+        x: Keras tensor `(batch, height, width, channels)`.
+        filters: Int, or None for a depthwise convolution.
+        kernel_size: Int, odd where `padded`.
+        name: The layer's name.
+        stride: Int. Keras' "same" pads a strided convolution on the far side
+            only, hence the explicit padding.
+        padded: Whether to pad by `kernel_size // 2`.
+    """
+    padding = "same" if padded and stride == 1 else "valid"
+    if padded and stride > 1 and kernel_size > 1:
+        x = keras.layers.ZeroPadding2D(padding=kernel_size // 2, name=f"{name}.pad")(x)
+    arguments = {
+        "kernel_size": kernel_size,
+        "strides": stride,
+        "padding": padding,
+        "use_bias": False,
+        "name": name,
+    }
+    if filters is None:
+        return keras.layers.DepthwiseConv2D(
+            depthwise_initializer=he_normal(), **arguments
+        )(x)
+    return keras.layers.Conv2D(
+        filters=filters, kernel_initializer=he_normal(), **arguments
+    )(x)
+
+
+def batch_norm(x, name, **kwargs):
+    """Applies batch normalisation with torch's epsilon and momentum."""
+    return keras.layers.BatchNormalization(
+        epsilon=1e-5, momentum=0.9, name=name, **kwargs
+    )(x)
+
+
+def activate(x, activation, name):
+    """Applies the activation named by one of `ACTIVATIONS`."""
+    check_choice("activation", activation, ACTIVATIONS)
+    if activation == "prelu":
+        return PReLU(initial_slope=INITIAL_SLOPE, name=name)(x)
+    if activation == "relu":
+        return keras.layers.ReLU(name=name)(x)
+    # Positional: the argument is called `alpha` in Keras 2, `negative_slope` in 3.
+    return keras.layers.LeakyReLU(INITIAL_SLOPE, name=name)(x)
+
+
+def embedding_output(x, embedding_dim, dropout, linear, norm, **norm_arguments):
+    """Flattens, projects and normalises features to the output `embedding`.
+
+    All of it in float32 under every policy: similarities near a threshold differ
+    by less than half precision resolves.
+
+    Args:
+        x: Keras tensor `(batch, height, width, channels)`.
+        embedding_dim: Int.
+        dropout: Float in [0, 1).
+        linear: Name of the projection.
+        norm: Name of the batch normalisation.
+        **norm_arguments: `use_bias` for the projection; the rest for `batch_norm`.
+    """
+    use_bias = norm_arguments.pop("use_bias")
+    x = keras.layers.Flatten(dtype="float32", name="flatten")(x)
+    if dropout > 0:
+        x = keras.layers.Dropout(rate=dropout, dtype="float32", name="dropout")(x)
+    x = keras.layers.Dense(
+        units=embedding_dim,
+        use_bias=use_bias,
+        kernel_initializer=keras.initializers.GlorotNormal(),
+        dtype="float32",
+        name=linear,
+    )(x)
+    x = batch_norm(x, norm, dtype="float32", **norm_arguments)
+    return keras.layers.Activation("linear", dtype="float32", name="embedding")(x)

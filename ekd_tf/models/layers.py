@@ -1,0 +1,128 @@
+"""Layers the backbones need and Keras lacks, or has only in a slow form."""
+
+from __future__ import annotations
+
+import keras
+import tensorflow as tf
+
+from ekd_tf.checks import check_positive
+from ekd_tf.checks import check_range
+from ekd_tf.stack import IS_KERAS_3
+
+
+@keras.saving.register_keras_serializable(package="ekd_tf")
+class PixelNormalization(keras.layers.Layer):
+    r"""Maps pixels to `(pixel - mean) / scale`.
+
+    Args:
+        mean: Float, in pixel units. The default maps 0..255 to -1..1.
+        scale: Float > 0, in pixel units.
+
+    Call:
+        pixels: uint8 or float tensor of any shape, in the range 0..255.
+
+    Returns:
+        Tensor of the same shape in the layer's compute dtype. The arithmetic is
+        float32 under every policy; only its result is rounded.
+
+    Raises:
+        ValueError: If `scale` is not above 0 or `mean` is not finite.
+    """
+
+    def __init__(self, mean: float = 127.5, scale: float = 127.5, **kwargs):
+        check_range("mean", mean, low=float("-inf"), high=float("inf"), low_open=True)
+        check_positive("scale", scale)
+        # Float pixels would otherwise be rounded to half precision on entry.
+        super().__init__(autocast=False, **kwargs)
+        self.mean = float(mean)
+        self.scale = float(scale)
+
+    def call(self, pixels):
+        normalised = (tf.cast(pixels, tf.float32) - self.mean) / self.scale
+        return tf.cast(normalised, self.compute_dtype)
+
+    def compute_output_shape(self, input_shape):
+        return input_shape
+
+    def get_config(self):
+        return {**super().get_config(), "mean": self.mean, "scale": self.scale}
+
+
+@tf.custom_gradient
+def prelu(inputs, slope):
+    r"""Returns `x` where `x > 0` and `slope * x` elsewhere.
+
+    Args:
+        inputs: Float tensor `(batch, height, width, channels)`.
+        slope: Float32 tensor `(1, 1, channels)`.
+
+    Returns:
+        Tensor like `inputs`. Its gradients are those of `keras.layers.PReLU`,
+        0 at `x = 0` included, with the slope's summed and returned in float32.
+        Written by hand they keep one tensor from the forward pass, not four.
+    """
+    cast_slope = tf.cast(slope, inputs.dtype)
+    # The one form that TFLite's converter fuses into its PRELU operator.
+    outputs = tf.nn.relu(inputs) + (-cast_slope) * tf.nn.relu(-inputs)
+
+    def gradient(upstream):
+        positive = tf.raw_ops.ReluGrad(gradients=upstream, features=inputs)
+        negative = tf.raw_ops.ReluGrad(gradients=upstream, features=-inputs)
+        slope_gradient = tf.reduce_sum(
+            tf.cast(negative * inputs, tf.float32), axis=[0, 1, 2]
+        )
+        return (
+            positive + cast_slope * negative,
+            tf.reshape(slope_gradient, tf.shape(slope)),
+        )
+
+    return outputs, gradient
+
+
+@keras.saving.register_keras_serializable(package="ekd_tf")
+class PReLU(keras.layers.Layer):
+    """Applies `prelu` with one learned slope per channel.
+
+    Equal to `keras.layers.PReLU(shared_axes=[1, 2])` in value and gradient, and
+    faster to train.
+
+    Args:
+        initial_slope: Float, every channel's slope before training. 0.25 is
+            torch's default; Keras starts at 0.
+
+    State:
+        alpha: float32 `(1, 1, channels)`, trainable; float32 under every policy.
+
+    Raises:
+        ValueError: If the input is not `(batch, height, width, channels)` with
+            known channels.
+    """
+
+    def __init__(self, initial_slope: float = 0.25, **kwargs):
+        super().__init__(**kwargs)
+        self.initial_slope = float(initial_slope)
+
+    def build(self, input_shape):
+        if len(input_shape) != 4 or input_shape[-1] is None:
+            raise ValueError(
+                "`PReLU` needs inputs (batch, height, width, channels) with known "
+                f"channels. Received: input_shape={tuple(input_shape)}"
+            )
+        keep_float32 = "autocast" if IS_KERAS_3 else "experimental_autocast"
+        self.alpha = self.add_weight(
+            name="alpha",
+            shape=(1, 1, input_shape[-1]),
+            dtype="float32",
+            initializer=keras.initializers.Constant(value=self.initial_slope),
+            **{keep_float32: False},
+        )
+        self.built = True
+
+    def call(self, inputs):
+        return prelu(inputs, tf.convert_to_tensor(self.alpha))
+
+    def compute_output_shape(self, input_shape):
+        return input_shape
+
+    def get_config(self):
+        return {**super().get_config(), "initial_slope": self.initial_slope}

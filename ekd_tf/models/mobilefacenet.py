@@ -1,0 +1,116 @@
+"""The student network of the EKD paper."""
+
+from __future__ import annotations
+
+import keras
+
+from ekd_tf.checks import check_choice
+from ekd_tf.models.blocks import ACTIVATIONS
+from ekd_tf.models.blocks import activate
+from ekd_tf.models.blocks import batch_norm
+from ekd_tf.models.blocks import check_backbone
+from ekd_tf.models.blocks import conv
+from ekd_tf.models.blocks import embedding_output
+from ekd_tf.models.blocks import image_input
+from ekd_tf.models.blocks import scaled_channels
+
+# (torch name, channels in between, channels out, residual blocks; 0 means one block
+# of stride 2 without a shortcut)
+STAGES = (
+    ("conv_23", 128, 64, 0),
+    ("conv_3", 128, 64, 4),
+    ("conv_34", 256, 128, 0),
+    ("conv_4", 256, 128, 6),
+    ("conv_45", 512, 128, 0),
+    ("conv_5", 256, 128, 2),
+)
+
+
+def MobileFaceNet(
+    embedding_dim: int = 512,
+    width: float = 1.0,
+    activation: str = "prelu",
+    input_size: int = 112,
+    pixel_mean: float = 127.5,
+    pixel_scale: float = 127.5,
+    last_bn_affine: bool = False,
+    dropout: float = 0.0,
+    name: str = "mobilefacenet",
+) -> keras.Model:
+    """Builds a MobileFaceNet from uint8 RGB images to embeddings.
+
+    At the defaults 1,199,488 parameters, counted by `count_parameters`, and 221 M
+    multiply-accumulates. Layers carry the names of the reference's torch modules, so
+    `load_torch_weights` needs no table.
+
+    Args:
+        embedding_dim: Int >= 1.
+        width: Float > 0, multiplies every number of channels but `embedding_dim`;
+            the products are rounded to multiples of 8.
+        activation: "prelu" (one learned slope per channel, 0.25 at first), "relu"
+            (the one to choose for int8) or "leaky_relu" (slope 0.25).
+        input_size: Int, pixels: a multiple of 16 from 32 up.
+        pixel_mean: Float, subtracted from every pixel (0..255).
+        pixel_scale: Float > 0, divides every pixel after that.
+        last_bn_affine: Whether the last batch normalisation learns a scale and an
+            offset. The reference's does not.
+        dropout: Float in [0, 1), rate between the features and the projection.
+        name: The model's name.
+
+    Returns:
+        A model with input `image`, uint8 `(batch, input_size, input_size, 3)`, and
+        output `embedding`, float32 `(batch, embedding_dim)` under every dtype policy
+        and not normalised. Keras casts float images to uint8, dropping fractions:
+        give it pixels 0..255, not 0..1.
+
+    Raises:
+        ValueError: If an argument is outside its range.
+
+    Reference:
+        Chen et al., 2018, arXiv:1804.07573; the form of TFace
+        `torchkit/backbone/model_mobilefacenet.py`. Departs from it in the initial
+        weights: normal with variance 2 / fan_out, where a depthwise kernel counts
+        the outputs of its own channel only.
+    """
+    check_backbone(embedding_dim, width, input_size, dropout)
+    check_choice("activation", activation, ACTIVATIONS)
+
+    def conv_bn(x, filters, kernel_size, name, stride=1):
+        x = conv(x, filters, kernel_size, name=f"{name}.conv", stride=stride)
+        return batch_norm(x, name=f"{name}.bn")
+
+    def conv_bn_act(x, filters, kernel_size, name, stride=1):
+        x = conv_bn(x, filters, kernel_size, name, stride=stride)
+        return activate(x, activation, name=f"{name}.prelu")
+
+    def bottleneck(x, between, filters, name, stride=1):
+        x = conv_bn_act(x, between, 1, f"{name}.conv")
+        x = conv_bn_act(x, None, 3, f"{name}.conv_dw", stride=stride)
+        return conv_bn(x, filters, 1, f"{name}.project")
+
+    image, x = image_input(input_size, pixel_mean, pixel_scale)
+    x = conv_bn_act(x, scaled_channels(64, width), 3, "conv1", stride=2)
+    x = conv_bn_act(x, None, 3, "conv2_dw")
+    for stage, between, filters, num_residual in STAGES:
+        between = scaled_channels(between, width)
+        filters = scaled_channels(filters, width)
+        if num_residual == 0:
+            x = bottleneck(x, between, filters, stage, stride=2)
+        for block in range(num_residual):
+            prefix = f"{stage}.model.{block}"
+            branch = bottleneck(x, between, filters, prefix)
+            x = keras.layers.Add(name=f"{prefix}.add")([x, branch])
+    x = conv_bn_act(x, scaled_channels(512, width), 1, "conv_6_sep")
+    x = conv(x, None, x.shape[1], "output_layer.conv_6_dw.conv", padded=False)
+    x = batch_norm(x, name="output_layer.conv_6_dw.bn")
+    embedding = embedding_output(
+        x,
+        embedding_dim,
+        dropout,
+        linear="output_layer.linear",
+        norm="output_layer.bn",
+        use_bias=False,
+        center=last_bn_affine,
+        scale=last_bn_affine,
+    )
+    return keras.Model(inputs=image, outputs=embedding, name=name)

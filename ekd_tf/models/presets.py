@@ -1,0 +1,55 @@
+"""Backbones by name."""
+
+from __future__ import annotations
+
+import functools
+
+import keras
+
+from ekd_tf.checks import check_choice
+from ekd_tf.models.iresnet import BLOCKS
+from ekd_tf.models.iresnet import IResNet
+from ekd_tf.models.mobilefacenet import MobileFaceNet
+
+_BUILDERS = {
+    "mobilefacenet": MobileFaceNet,
+    **{f"iresnet{depth}": functools.partial(IResNet, depth=depth) for depth in BLOCKS},
+}
+
+
+def list_backbones() -> list[str]:
+    """Returns the names `build_backbone` knows."""
+    return list(_BUILDERS)
+
+
+def build_backbone(name: str, **kwargs) -> keras.Model:
+    """Builds the backbone called `name`.
+
+    Args:
+        name: One of `list_backbones()`.
+        **kwargs: Arguments of `MobileFaceNet` or `IResNet` (but `depth`, which is
+            in the name; the model's own name is `name`).
+
+    Raises:
+        ValueError: If the name is unknown, listing those that are not.
+    """
+    check_choice("name", name, list_backbones())
+    return _BUILDERS[name](**kwargs)
+
+
+_STATISTICS = ("moving_mean", "moving_variance")
+
+
+def count_parameters(model: keras.Model) -> int:
+    """Returns the number of learned scalars, as torch counts parameters.
+
+    The running statistics of batch normalisation are not counted, and neither is
+    the state of random generators. Whether the model is frozen makes no difference.
+    """
+    learned = [
+        weight
+        for layer in model.layers
+        for weight in layer.weights
+        if weight.name.split("/")[-1].split(":")[0] not in _STATISTICS
+    ]
+    return sum(int(weight.shape.num_elements()) for weight in learned)

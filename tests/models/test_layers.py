@@ -1,0 +1,224 @@
+"""PixelNormalization by hand; PReLU against Keras' own."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from ekd_tf.models.layers import PixelNormalization
+from ekd_tf.models.layers import PReLU
+from ekd_tf.models.layers import prelu
+
+SLOPES = np.float32([-0.5, 0.0, 0.25, 1.0, 1.5])
+
+
+def keras_prelu(inputs, slope):
+    """`keras.layers.PReLU(shared_axes=[1, 2])` as a function."""
+    layer = keras.layers.PReLU(shared_axes=[1, 2], dtype=inputs.dtype.name)
+    layer.build(inputs.shape)
+    layer.alpha.assign(slope)
+    with tf.GradientTape() as tape:
+        tape.watch(inputs)
+        outputs = layer(inputs)
+        loss = tf.reduce_sum(outputs * tf.cos(3 * inputs))
+    return outputs, tape.gradient(loss, [inputs, layer.trainable_variables[0]])
+
+
+def our_prelu(inputs, slope):
+    with tf.GradientTape() as tape:
+        tape.watch([inputs, slope])
+        outputs = prelu(inputs, slope)
+        loss = tf.reduce_sum(outputs * tf.cos(3 * inputs))
+    return outputs, tape.gradient(loss, [inputs, slope])
+
+
+def samples(rng, dtype=tf.float32):
+    inputs = rng.normal(size=(3, 6, 4, len(SLOPES)))
+    # Exact zeros, where the two branches meet.
+    inputs[0, 0] = 0.0
+    return tf.cast(inputs, dtype), tf.reshape(SLOPES, (1, 1, -1))
+
+
+def test_pixels_computed_by_hand():
+    # 0 and 255 are the ends; 51 is a fifth of the way from -1 to 1.
+    pixels = np.uint8([[0, 51, 255]])
+    np.testing.assert_allclose(
+        PixelNormalization()(pixels), [[-1.0, -0.6, 1.0]], atol=1e-7
+    )
+    other = PixelNormalization(mean=51.0, scale=2.0)
+    np.testing.assert_allclose(other(pixels), [[-25.5, 0.0, 102.0]], rtol=1e-6)
+
+
+@pytest.mark.parametrize("policy", ["float32", "mixed_float16", "mixed_bfloat16"])
+def test_pixels_are_rounded_once(mixed_policy, policy):
+    # 100.3 is no bfloat16 number: rounding it first would be off by 0.3.
+    mixed_policy(policy)
+    layer = PixelNormalization(mean=100.0, scale=1.0)
+    outputs = layer(tf.constant([100.3]))
+    assert outputs.dtype == layer.compute_dtype
+    expected = tf.cast(tf.constant([100.3]) - 100.0, layer.compute_dtype)
+    np.testing.assert_array_equal(outputs, expected)
+
+
+def test_pixel_normalization_config_round_trip():
+    layer = PixelNormalization(mean=1.5, scale=2.5, name="pixels")
+    restored = PixelNormalization.from_config(layer.get_config())
+    assert (restored.mean, restored.scale) == (1.5, 2.5)
+    assert restored.name == "pixels"
+
+
+@pytest.mark.parametrize("scale", [0.0, -127.5, float("nan")])
+def test_rejects_scale_that_is_not_positive(scale):
+    with pytest.raises(ValueError, match=r"`scale` must be in \(0, inf\)\. Received: "):
+        PixelNormalization(scale=scale)
+
+
+def test_rejects_mean_that_is_no_number():
+    with pytest.raises(ValueError, match="`mean` must be in .*Received: mean=nan"):
+        PixelNormalization(mean=float("nan"))
+
+
+def test_prelu_computed_by_hand(run_as):
+    inputs = tf.constant([[[[2.0, 2.0], [-2.0, -2.0]]]])
+    outputs = run_as(prelu)(inputs, tf.constant([[[0.25, 3.0]]]))
+    np.testing.assert_allclose(outputs, [[[[2.0, 2.0], [-0.5, -6.0]]]])
+
+
+def test_prelu_slope_gradient_computed_by_hand(run_as):
+    # Only negative inputs count, times what comes from above: 2 * -3 + 5 * -1.
+    def gradient(inputs, slope):
+        with tf.GradientTape() as tape:
+            tape.watch([inputs, slope])
+            outputs = prelu(inputs, slope)
+            loss = tf.reduce_sum(outputs * [[[[2.0], [5.0], [7.0]]]])
+        return tape.gradient(loss, [inputs, slope])
+
+    inputs = tf.constant([[[[-3.0], [-1.0], [4.0]]]])
+    to_inputs, to_slope = run_as(gradient)(inputs, tf.constant([[[0.5]]]))
+    np.testing.assert_allclose(to_inputs, [[[[1.0], [2.5], [7.0]]]])
+    np.testing.assert_allclose(to_slope, [[[-11.0]]])
+
+
+def test_prelu_equals_keras_in_float32(rng, run_as):
+    inputs, slope = samples(rng)
+    outputs, gradients = run_as(our_prelu)(inputs, slope)
+    expected, expected_gradients = keras_prelu(inputs, slope)
+    np.testing.assert_allclose(outputs, expected, rtol=1e-5, atol=1e-6)
+    for ours, theirs in zip(gradients, expected_gradients):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "unit"), [(tf.float16, 2**-10), (tf.bfloat16, 2**-7)], ids=["f16", "bf16"]
+)
+def test_prelu_equals_keras_in_half_precision(rng, run_as, dtype, unit):
+    inputs, slope = samples(rng, dtype)
+    outputs, gradients = run_as(our_prelu)(inputs, slope)
+    assert outputs.dtype == gradients[0].dtype == dtype
+    assert gradients[1].dtype == tf.float32
+    wide = tf.cast(inputs, tf.float32)
+    expected, expected_gradients = keras_prelu(wide, slope)
+    np.testing.assert_allclose(
+        tf.cast(outputs, tf.float32), expected, rtol=2 * unit, atol=unit
+    )
+    # The cosine from above is rounded to half precision too, at arguments up to 10.
+    for ours, theirs in zip(gradients, expected_gradients):
+        np.testing.assert_allclose(
+            tf.cast(ours, tf.float32), theirs, rtol=10 * unit, atol=40 * unit
+        )
+
+
+@pytest.mark.parametrize("dtype", [tf.float16, tf.bfloat16])
+def test_prelu_slope_gradient_is_summed_in_float32(dtype, run_as):
+    # 90,000 ones: bfloat16 sums stop at 256, float16 overflows at 65,504.
+    def gradient(inputs, slope):
+        with tf.GradientTape() as tape:
+            tape.watch(slope)
+            loss = prelu(inputs, slope)
+        return tape.gradient(loss, slope)
+
+    inputs = -tf.ones((1, 300, 300, 1), dtype)
+    found = run_as(gradient)(inputs, tf.constant([[[0.25]]]))
+    np.testing.assert_array_equal(found, [[[-90000.0]]])
+
+
+def test_prelu_layer_starts_at_its_argument():
+    layer = PReLU(initial_slope=0.1)
+    layer.build((None, 4, 4, 3))
+    np.testing.assert_allclose(layer.alpha, np.full((1, 1, 3), 0.1), rtol=1e-6)
+    assert PReLU().initial_slope == 0.25
+    assert len(layer.trainable_weights) == 1
+
+
+@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
+def test_prelu_layer_keeps_its_slope_in_float32(rng, mixed_policy, policy):
+    mixed_policy(policy)
+    layer = PReLU()
+    inputs = tf.constant(rng.normal(size=(2, 3, 3, 4)), layer.compute_dtype)
+    with tf.GradientTape() as tape:
+        outputs = layer(inputs)
+        loss = tf.reduce_sum(tf.cast(outputs, tf.float32))
+    assert outputs.dtype == layer.compute_dtype
+    assert tf.as_dtype(layer.alpha.dtype) == tf.float32
+    gradient = tape.gradient(loss, layer.trainable_variables[0])
+    assert gradient.dtype == tf.float32
+    negative = np.minimum(tf.cast(inputs, tf.float32), 0.0)
+    # Not rounded to half precision on its way.
+    np.testing.assert_allclose(
+        tf.reshape(gradient, [-1]), negative.sum(axis=(0, 1, 2)), rtol=1e-6
+    )
+
+
+def test_prelu_layer_is_differentiable_on_a_second_call(rng):
+    layer = PReLU()
+    inputs = tf.constant(rng.normal(size=(2, 3, 3, 4)), tf.float32)
+    layer(inputs)
+    with tf.GradientTape() as tape:
+        loss = tf.reduce_sum(layer(layer(inputs)))
+    # Twice through slope 0.25: d/da of a * (a x) = 2 a x = x / 2 where x < 0.
+    expected = np.minimum(inputs, 0.0).sum(axis=(0, 1, 2)) / 2
+    found = tape.gradient(loss, layer.trainable_variables[0])
+    np.testing.assert_allclose(tf.reshape(found, [-1]), expected, rtol=1e-5)
+
+
+def test_prelu_config_round_trip():
+    layer = PReLU(initial_slope=0.4, name="slope")
+    restored = PReLU.from_config(layer.get_config())
+    assert restored.initial_slope == 0.4
+    assert restored.name == "slope"
+
+
+def test_prelu_survives_a_saved_model_with_its_gradient(rng, tmp_path):
+    layer = PReLU(initial_slope=0.5)
+    inputs = tf.constant(rng.normal(size=(1, 3, 3, 2)), tf.float32)
+    layer(inputs)
+
+    class Module(tf.Module):
+        def __init__(self):
+            super().__init__()
+            self.weights = layer.trainable_variables
+
+        @tf.function(input_signature=[tf.TensorSpec((None, 3, 3, 2))])
+        def __call__(self, x):
+            return layer(x)
+
+    tf.saved_model.save(Module(), str(tmp_path))
+    loaded = tf.saved_model.load(str(tmp_path))
+    with tf.GradientTape() as tape:
+        tape.watch(inputs)
+        outputs = loaded(inputs)
+    np.testing.assert_allclose(outputs, layer(inputs), rtol=1e-6)
+    slopes = np.where(inputs.numpy() > 0, 1.0, 0.5)
+    np.testing.assert_allclose(tape.gradient(outputs, inputs), slopes)
+
+
+@pytest.mark.parametrize("shape", [(None, 4, 3), (None, 4, 4, None)])
+def test_rejects_inputs_that_are_no_images(shape):
+    with pytest.raises(ValueError, match="`PReLU` needs inputs .batch, height, width"):
+        PReLU().build(shape)
+
+
+@pytest.mark.parametrize("layer_class", [PReLU, PixelNormalization])
+def test_registered_under_the_package(layer_class):
+    name = keras.saving.get_registered_name(layer_class)
+    assert name == f"ekd_tf>{layer_class.__name__}"

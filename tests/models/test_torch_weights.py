@@ -1,0 +1,218 @@
+"""Upstream weights give upstream embeddings; anything left over is an error."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from ekd_tf.models.iresnet import IResNet
+from ekd_tf.models.mobilefacenet import MobileFaceNet
+from ekd_tf.models.torch_weights import load_torch_weights
+
+TINY = {"depth": 18, "embedding_dim": 6, "width": 0.125, "input_size": 32}
+
+
+@pytest.fixture(scope="module")
+def upstream(golden):
+    with np.load(golden / "mobilefacenet_tface.npz") as file:
+        return {key: file[key] for key in file.files}
+
+
+def state_dict(upstream):
+    prefix = "weight/"
+    return {k[len(prefix) :]: v for k, v in upstream.items() if k.startswith(prefix)}
+
+
+def iresnet_state(rng):
+    """A torch state_dict of the tiny IResNet with random values, made by hand."""
+    state = {}
+
+    def norm(name, channels):
+        state[f"{name}.weight"] = rng.uniform(0.5, 1.5, channels)
+        state[f"{name}.bias"] = rng.normal(size=channels)
+        state[f"{name}.running_mean"] = rng.normal(size=channels)
+        state[f"{name}.running_var"] = rng.uniform(0.5, 1.5, channels)
+        state[f"{name}.num_batches_tracked"] = np.array(7)
+
+    def conv(name, outputs, inputs, size):
+        fan = inputs * size * size
+        kernel = rng.normal(size=(outputs, inputs, size, size))
+        state[f"{name}.weight"] = kernel / np.sqrt(fan)
+
+    conv("conv1", 8, 3, 3)
+    norm("bn1", 8)
+    state["prelu.weight"] = rng.uniform(-0.5, 0.5, 8)
+    inputs = 8
+    for stage, channels in enumerate((8, 16, 32, 64), start=1):
+        for block in range(2):
+            name = f"layer{stage}.{block}"
+            norm(f"{name}.bn1", inputs)
+            conv(f"{name}.conv1", channels, inputs, 3)
+            norm(f"{name}.bn2", channels)
+            state[f"{name}.prelu.weight"] = rng.uniform(-0.5, 0.5, channels)
+            conv(f"{name}.conv2", channels, channels, 3)
+            norm(f"{name}.bn3", channels)
+            if block == 0:
+                conv(f"{name}.downsample.0", channels, inputs, 1)
+                norm(f"{name}.downsample.1", channels)
+            inputs = channels
+    norm("bn2", 64)
+    state["fc.weight"] = rng.normal(size=(6, 64 * 2 * 2)) / 16
+    state["fc.bias"] = rng.normal(size=6)
+    norm("features", 6)
+    state["features.weight"] = np.ones(6)
+    return state
+
+
+def iresnet_np(state, images):
+    """The reference's eval mode in float64, channels first, as torch lays it out."""
+
+    def norm(x, name):
+        shape = (1, -1) + (1,) * (x.ndim - 2)
+        mean, var, weight, bias = (
+            state[f"{name}.{key}"].reshape(shape)
+            for key in ("running_mean", "running_var", "weight", "bias")
+        )
+        return (x - mean) / np.sqrt(var + 1e-5) * weight + bias
+
+    def conv(x, name, stride=1):
+        kernel = state[f"{name}.weight"]
+        size = kernel.shape[-1]
+        pad = size // 2
+        x = np.pad(x, ((0, 0), (0, 0), (pad, pad), (pad, pad)))
+        patches = np.lib.stride_tricks.sliding_window_view(x, (size, size), (2, 3))
+        patches = patches[:, :, ::stride, ::stride]
+        return np.einsum("nihwab,oiab->nohw", patches, kernel, optimize=True)
+
+    def prelu(x, name):
+        slope = state[f"{name}.weight"].reshape(1, -1, 1, 1)
+        return np.where(x > 0, x, slope * x)
+
+    x = (images.transpose(0, 3, 1, 2) / 255 - 0.5) / 0.5
+    x = prelu(norm(conv(x, "conv1"), "bn1"), "prelu")
+    for stage in range(1, 5):
+        for block in range(2):
+            name = f"layer{stage}.{block}"
+            stride = 2 if block == 0 else 1
+            y = conv(norm(x, f"{name}.bn1"), f"{name}.conv1")
+            y = prelu(norm(y, f"{name}.bn2"), f"{name}.prelu")
+            y = norm(conv(y, f"{name}.conv2", stride), f"{name}.bn3")
+            if block == 0:
+                x = norm(
+                    conv(x, f"{name}.downsample.0", stride), f"{name}.downsample.1"
+                )
+            x = x + y
+    x = norm(x, "bn2").reshape(len(images), -1)
+    return norm(x @ state["fc.weight"].T + state["fc.bias"], "features")
+
+
+def test_mobilefacenet_gives_upstream_embeddings(upstream):
+    model = MobileFaceNet()
+    load_torch_weights(model, state_dict(upstream))
+    embeddings = model(upstream["images"])
+    np.testing.assert_allclose(embeddings, upstream["embeddings"], atol=1e-4)
+
+
+def test_iresnet_gives_the_embeddings_of_its_definition(rng):
+    model = IResNet(**TINY)
+    state = iresnet_state(rng)
+    load_torch_weights(model, state)
+    images = rng.integers(0, 256, (2, 32, 32, 3)).astype(np.uint8)
+    expected = iresnet_np(state, images)
+    np.testing.assert_allclose(model(images), expected, rtol=1e-3, atol=1e-3)
+
+
+def test_every_weight_of_the_model_is_replaced(rng):
+    model = IResNet(**TINY)
+    before = model.get_weights()
+    load_torch_weights(model, iresnet_state(rng))
+    for old, new in zip(before, model.get_weights()):
+        assert np.all(old != new)
+
+
+def altered(state, change):
+    state = dict(state)
+    change(state)
+    return state
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (
+            lambda s: s.pop("layer1.0.bn1.bias"),
+            "Missing: layer1.0.bn1.bias. Unexpected: none.",
+        ),
+        (
+            lambda s: s.update({"fc2.weight": np.ones(3)}),
+            "Missing: none. Unexpected: fc2.weight.",
+        ),
+        (
+            lambda s: s.update({"backbone.fc.bias": s.pop("fc.bias")}),
+            "Missing: fc.bias. Unexpected: backbone.fc.bias.",
+        ),
+        (
+            lambda s: s.update({"prelu.weight": np.ones(9)}),
+            "`arrays['prelu.weight']` does not fit the layer's weight (1, 1, 8). "
+            "Received: shape=(9,)",
+        ),
+        (
+            lambda s: s.update({"fc.weight": np.ones((6, 255))}),
+            "`arrays['fc.weight']` does not fit the layer's weight (256, 6). "
+            "Received: shape=(6, 255)",
+        ),
+        (
+            lambda s: s.update({"fc.bias": np.full(6, np.nan)}),
+            "`arrays['fc.bias']` must be finite. It holds NaN or inf.",
+        ),
+        (
+            lambda s: s.update({"features.weight": np.full(6, 1.5)}),
+            "`arrays['features.weight']` must be all 1: the reference does not train "
+            "it and the layer has no scale. Received: values from 1.5 to 1.5",
+        ),
+        (
+            lambda s: s.update({"conv1.weight": np.ones((8, 27))}),
+            "`arrays['conv1.weight']` does not fit the layer's weight (3, 3, 3, 8). "
+            "Received: shape=(8, 27)",
+        ),
+    ],
+    ids=[
+        "missing",
+        "unexpected",
+        "renamed",
+        "slope of another width",
+        "matrix of another input size",
+        "not finite",
+        "trained scale",
+        "flattened kernel",
+    ],
+)
+def test_rejects_what_does_not_fit_and_changes_nothing(rng, change, words):
+    model = IResNet(**TINY)
+    before = model.get_weights()
+    with pytest.raises(ValueError) as error:
+        load_torch_weights(model, altered(iresnet_state(rng), change))
+    assert words in str(error.value)
+    for old, new in zip(before, model.get_weights()):
+        np.testing.assert_array_equal(old, new)
+
+
+def test_weights_of_another_width_are_refused(upstream):
+    with pytest.raises(ValueError, match="does not fit the layer's weight"):
+        load_torch_weights(MobileFaceNet(width=0.5), state_dict(upstream))
+
+
+def test_weights_of_the_other_network_are_refused(rng):
+    model = MobileFaceNet(embedding_dim=6, width=0.125, input_size=32)
+    with pytest.raises(ValueError, match="'mobilefacenet'. Missing: conv1.conv.weight"):
+        load_torch_weights(model, iresnet_state(rng))
+
+
+def test_half_precision_model_keeps_float32_weights(upstream, mixed_policy):
+    mixed_policy("mixed_bfloat16")
+    model = MobileFaceNet()
+    state = state_dict(upstream)
+    load_torch_weights(model, state)
+    kernel = model.get_layer("conv1.conv").weights[0]
+    np.testing.assert_array_equal(
+        tf.convert_to_tensor(kernel), state["conv1.conv.weight"].transpose(2, 3, 1, 0)
+    )
