@@ -12,7 +12,6 @@ from ekd_tf.data.source import Subset
 from ekd_tf.data.source import select_identities
 from ekd_tf.data.source import split_identities
 from ekd_tf.data.synthetic import SyntheticFaces
-from ekd_tf.data.synthetic import SyntheticFaces
 
 __all__ = [
     "BatchSampler",
@@ -21,7 +20,6 @@ __all__ = [
     "Pipeline",
     "Source",
     "Subset",
-    "SyntheticFaces",
     "SyntheticFaces",
     "evaluation_batches",
     "make_pipeline",

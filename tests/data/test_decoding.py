@@ -219,6 +219,18 @@ def test_neighbours_of_a_bad_image_keep_their_pixels(rng):
     np.testing.assert_array_equal(beside, alone)
 
 
+@pytest.mark.parametrize("row", [0, 1, 2, 3])
+def test_a_bad_image_in_any_row_leaves_the_batch_whole(rng, row):
+    faces = [face(rng) for _ in range(5)]
+    files = [encode(f) for f in faces]
+    files[row] = b"bad"
+    reader = ImageReader(Files(files), 16, skip_corrupt=1)
+    [(images, indices)] = decoded(reader, [[0, 1, 2, 3]])
+    expected = [row + 1 if i == row else i for i in range(4)]
+    np.testing.assert_array_equal(indices, expected)
+    np.testing.assert_array_equal(images, [pixels(faces[i]) for i in expected])
+
+
 @pytest.mark.parametrize(
     ("make", "reason"),
     [

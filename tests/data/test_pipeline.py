@@ -87,9 +87,10 @@ def assert_batch(batch, pixels, labels, sampler, step, seed):
     np.testing.assert_array_equal(batch["image"], expected)
 
 
-def test_elements_have_static_shapes_and_types(drawn):
-    spec = make_pipeline(drawn, sampler_of(drawn), SIZE).dataset.element_spec
-    assert spec == {
+@pytest.mark.parametrize("kind", ["pixels", "files"])
+def test_elements_have_static_shapes_and_types(drawn, folder, kind):
+    source = drawn if kind == "pixels" else FolderFaces(folder[0])
+    assert make_pipeline(source, sampler_of(source), SIZE).dataset.element_spec == {
         "image": tf.TensorSpec([10, SIZE, SIZE, 3], tf.uint8),
         "label": tf.TensorSpec([10], tf.int32),
         "in_margin": tf.TensorSpec([10], tf.float32),
@@ -98,10 +99,11 @@ def test_elements_have_static_shapes_and_types(drawn):
     }
 
 
-def test_elements_of_files_have_the_same_spec(drawn, folder):
-    files = FolderFaces(folder[0])
-    spec = make_pipeline(files, sampler_of(files), SIZE).dataset.element_spec
-    assert spec == make_pipeline(drawn, sampler_of(drawn), SIZE).dataset.element_spec
+def test_order_is_kept_and_workers_are_not_dealt_files(drawn):
+    options = make_pipeline(drawn, sampler_of(drawn), SIZE).dataset.options()
+    policy = options.experimental_distribute.auto_shard_policy
+    assert policy == tf.data.experimental.AutoShardPolicy.OFF
+    assert options.deterministic is True
 
 
 def test_batches_hold_what_the_sampler_says(drawn):
@@ -200,9 +202,6 @@ def test_python_is_entered_once_per_batch(folder):
     source.read = lambda indices: calls.append(len(indices)) or read(indices)
     list(make_pipeline(source, sampler_of(source), SIZE, steps=5).dataset)
     assert calls == [10] * 5
-
-
-# --- bad files -----------------------------------------------------------------
 
 
 def spoil(path):
@@ -311,9 +310,6 @@ def test_folder_of_every_format_and_size(tmp_path, rng):
     assert pipeline.skipped == []
 
 
-# --- evaluation ----------------------------------------------------------------
-
-
 @pytest.mark.parametrize("batch_size", [1, 3, 4, 50])
 def test_evaluation_batches_are_in_order_and_complete(folder, drawn, batch_size):
     root, pixels = folder
@@ -340,9 +336,6 @@ def test_evaluation_stops_at_a_bad_file(folder):
     assert len(next(batches)) == 2
     with pytest.raises(tf.errors.OpError, match=r"cannot decode .*id1/1\.png: No such"):
         list(batches)
-
-
-# --- strategies, arguments, real faces -----------------------------------------
 
 
 def test_replicas_get_equal_contiguous_shards(folder):
