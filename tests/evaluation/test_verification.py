@@ -73,6 +73,13 @@ def test_fewer_positives_than_identities_come_from_different_ones():
     assert np.unique(labels[left]).size == 30
 
 
+def test_no_identity_is_favoured_where_not_all_can_give_a_pair():
+    labels = np.repeat(np.arange(50), 4)
+    first = [draw_pairs(labels, 10, 0, seed)[0] for seed in range(100)]
+    # 1000 pairs over 50 identities: 20 each, standard deviation 4.
+    assert abs(np.bincount(labels[np.concatenate(first)]) - 20).max() < 5 * 4
+
+
 def test_images_of_an_identity_are_drawn_alike():
     # One pair of five images, ten possible: each must turn up over the seeds.
     labels = np.array([0] * 5 + [1])

@@ -96,6 +96,14 @@ def test_never_above_the_target_at_fprs_that_are_fractions(seed):
     assert [point.fpr for point in points] == targets.tolist()
 
 
+def test_never_above_a_target_just_below_a_fraction():
+    # One float below j / n: n times that often rounds up to j.
+    for size in (3, 7, 10, 1000):
+        counts = np.arange(1, size + 1)
+        below = np.nextafter(counts / size, 0)
+        np.testing.assert_array_equal(roc.allowed_negatives(size, below), counts - 1)
+
+
 def test_count_of_allowed_negatives_survives_rounding():
     # 100 * 0.29 = 28.999999999999996 in float64.
     np.testing.assert_array_equal(
