@@ -5,6 +5,7 @@ Row 4 of the architecture, beside the factory: plain values in, a workdir out.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import platform
@@ -76,23 +77,60 @@ class TrainingSession:
         steps = _total_steps(v, sampler)
         strategy = make_strategy(v.strategy)
         replicas = strategy.num_replicas_in_sync
-        balanced = v.balanced_identities * v.images_per_identity
-        check_divisible(v.general_batch, balanced, replicas)
-
+        check_divisible(
+            v.general_batch, v.balanced_identities * v.images_per_identity, replicas
+        )
         with strategy.scope():
             model, teacher = self._make_model(train.num_identities, steps, sampler)
+
         store = CheckpointStore(workdir.checkpoints, keep=v.keep)
-        if store.latest() == steps and (workdir.path / MODEL_FILE).exists():
-            logging.info("The run in %s is finished: nothing to do.", v.workdir)
-            return
         start_step = 0
         if store.latest() is not None:
             start_step = store.restore(model.state())["step"]
+        if start_step == steps and (workdir.path / MODEL_FILE).exists():
+            logging.info("The run in %s is finished: nothing to do.", v.workdir)
+            return
         workdir.record_run(self._values, package_versions(), command)
         self._announce(train, heldout, model, teacher, steps, start_step, replicas)
+        evaluation = None
+        if heldout is not None:
+            evaluation = HeldoutEvaluation(
+                heldout, model.student, v.input_size, teacher=teacher, seed=v.seed
+            )
+        with contextlib.closing(MetricsLog(workdir.path)) as log:
+            log.truncate_after(start_step)
+            self._train(
+                workdir,
+                model,
+                strategy,
+                train,
+                sampler,
+                start_step,
+                steps,
+                store,
+                log,
+                evaluation,
+            )
+        model.student.save(workdir.path / MODEL_FILE)
+        logging.info("Wrote %s", workdir.path / MODEL_FILE)
+        if v.export:
+            self._export(workdir, model.student, heldout or train)
 
-        log = MetricsLog(workdir.path)
-        log.truncate_after(start_step)
+    def _train(
+        self,
+        workdir,
+        model,
+        strategy,
+        train,
+        sampler,
+        start_step,
+        steps,
+        store,
+        log,
+        evaluation,
+    ):
+        """Runs the steps that are left, with what is done in between."""
+        v = self._v
         pipeline = make_pipeline(
             train,
             sampler,
@@ -104,11 +142,6 @@ class TrainingSession:
             skip_corrupt=v.skip_corrupt,
         )
         progress = ProgressLine(steps, initial_step=start_step)
-        evaluate = None
-        if heldout is not None:
-            evaluate = HeldoutEvaluation(
-                heldout, model.student, v.input_size, teacher=teacher, seed=v.seed
-            )
 
         def write_log(step, scalars):
             speed = progress.per_second
@@ -116,38 +149,33 @@ class TrainingSession:
                 scalars = {**scalars, "throughput/images_per_second": speed}
             log.write(step, scalars)
 
-        def write_evaluation(step):
-            result = evaluate(plots=workdir.reports)
+        def evaluate(step):
+            result = evaluation(plots=workdir.reports)
             result.write(workdir.reports)
             log.write(step, result.scalars())
             log.images(step, result.images)
-            logging.info("Step %d on held-out identities:\n%s", step, result.table())
+            logging.info("Step %d on held-out identities:\n%s", step, result.text())
 
         def save(step):
             log.flush()
             store.save(step, model.state())
 
+        # Evaluated before saved: what a checkpoint's step has logged is complete.
         others = [Every(v.checkpoint_every, save)]
-        if evaluate is not None:
-            others.insert(0, Every(v.evaluate_every, write_evaluation))
-        if start_step < steps:
-            run_steps(
-                model,
-                strategy,
-                pipeline.dataset,
-                start_step,
-                steps,
-                sampler.batch_size,
-                progress,
-                Every(v.log_every, write_log),
-                others,
-            )
-        log.close()
+        if evaluation is not None:
+            others.insert(0, Every(v.evaluate_every, evaluate))
+        run_steps(
+            model,
+            strategy,
+            pipeline.dataset,
+            start_step,
+            steps,
+            sampler.batch_size,
+            progress,
+            Every(v.log_every, write_log),
+            others,
+        )
         _report_skipped(pipeline.skipped)
-        model.student.save(workdir.path / MODEL_FILE)
-        logging.info("Wrote %s", workdir.path / MODEL_FILE)
-        if v.export:
-            self._export(workdir, model.student, heldout or train)
 
     def _make_model(self, num_identities, steps, sampler):
         v = self._v

@@ -70,6 +70,16 @@ def test_every_dtype_round_trips_bit_for_bit(tmp_path, rng, dtype, shape):
     assert restored.numpy().tobytes() == value.numpy().tobytes()
 
 
+def test_file_is_an_archive_numpy_opens(tmp_path):
+    half = tf.Variable([1.0, -2.0], dtype=tf.bfloat16)
+    store = CheckpointStore(tmp_path)
+    path = store.save(1, {"a/kernel": tf.Variable([3.0]), "half": half})
+    with np.load(path, allow_pickle=False) as archive:
+        np.testing.assert_array_equal(archive["a/kernel"], [3.0])
+        # The upper halves of float32 1.0 and -2.0.
+        np.testing.assert_array_equal(archive["half"], [0x3F80, 0xC000])
+
+
 def test_not_finite_values_round_trip(tmp_path):
     store = CheckpointStore(tmp_path)
     values = [float("nan"), float("inf"), -0.0]

@@ -12,7 +12,9 @@ from ekd_tf.training.loop import compile_step
 
 
 def make(weight_decay=5e-4, momentum=0.9, **kwargs):
-    model = FaceClassifier(backbone(**kwargs), ArcFace(num_identities=3, scale=4.0, margin=0.2))
+    model = FaceClassifier(
+        backbone(**kwargs), ArcFace(num_identities=3, scale=4.0, margin=0.2)
+    )
     model.compile(
         keras.optimizers.SGD(learning_rate=0.1, momentum=momentum),
         weight_decay=weight_decay,
@@ -183,7 +185,9 @@ def test_half_precision_stays_near_float32(rng, mixed_policy, policy):
     data = batch(rng)
     exact = step_once(make(batch_norm=False), data)
     mixed_policy(policy)
-    model = FaceClassifier(backbone(batch_norm=False), ArcFace(num_identities=3, scale=4.0, margin=0.2))
+    model = FaceClassifier(
+        backbone(batch_norm=False), ArcFace(num_identities=3, scale=4.0, margin=0.2)
+    )
     scaling = "dynamic" if policy == "mixed_float16" else "none"
     model.compile(keras.optimizers.SGD(learning_rate=0.1), loss_scaling=scaling)
     out = compile_step(model, tf.distribute.get_strategy())(data)
@@ -194,5 +198,3 @@ def test_half_precision_stays_near_float32(rng, mixed_policy, policy):
     np.testing.assert_allclose(
         float(out["gradient_norm"]), exact["gradient_norm"], rtol=0.1
     )
-
-

@@ -196,6 +196,7 @@ def test_commit_of_a_clean_and_of_an_edited_repository(repository):
 def test_no_commit_inside_a_repository_of_somebody_else(repository, monkeypatch):
     root, _, _ = repository
     installed = root / "venv" / "ekd_tf" / "training" / "workdir.py"
+    installed.parent.mkdir(parents=True)
     monkeypatch.setattr(workdir_module, "__file__", str(installed))
     assert package_commit() is None
 

@@ -1,0 +1,130 @@
+import math
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ekd_tf import factory
+from ekd_tf.data import FolderFaces
+from ekd_tf.heads import ArcFace
+from ekd_tf.heads import CosFace
+
+
+def folder(root, identities=3, images=2):
+    for person in range(identities):
+        (root / f"p{person}").mkdir(parents=True)
+        for k in range(images):
+            pixels = np.full((32, 32, 3), 20 * person + k, np.uint8)
+            Image.fromarray(pixels).save(root / f"p{person}" / f"{k}.png")
+    return root
+
+
+def test_opens_drawn_faces_with_their_words():
+    source = factory.make_source(
+        "synthetic:identities=3,images=2,size=32,seed=5,first=9"
+    )
+    assert (len(source), source.num_identities) == (6, 3)
+    assert source.read(np.array([0])).shape == (1, 32, 32, 3)
+    other = factory.make_source("synthetic:identities=3,images=2,size=32,seed=5")
+    assert source.fingerprint != other.fingerprint
+
+
+def test_opens_a_folder(tmp_path):
+    source = factory.make_source(f"folder:{folder(tmp_path)}")
+    assert isinstance(source, FolderFaces)
+    assert source.num_identities == 3
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("foldr:x", r"must be one of 'synthetic', 'folder'.*Did you mean 'folder'"),
+        ("synthetic:identitys=3", "must be one of 'identities'.*Did you mean"),
+        ("synthetic:identities=x", "must be an integer. Received: 'x'"),
+        ("folder:/nowhere/at/all", "is not a directory"),
+    ],
+)
+def test_says_what_is_wrong_with_a_source(spec, message):
+    with pytest.raises(ValueError, match=message):
+        factory.make_source(spec)
+
+
+def test_holds_out_identities_of_the_training_data():
+    spec = "synthetic:identities=6,images=2,size=32"
+    train, heldout = factory.make_sources(spec, None, 2, seed=0)
+    assert (train.num_identities, heldout.num_identities) == (4, 2)
+
+
+def test_takes_held_out_data_of_its_own():
+    spec = "synthetic:identities=6,images=2,size=32"
+    train, heldout = factory.make_sources(spec, spec + ",first=50", 0, seed=0)
+    assert (train.num_identities, heldout.num_identities) == (6, 6)
+    assert train.fingerprint != heldout.fingerprint
+
+
+def test_refuses_both_kinds_of_held_out_data():
+    spec = "synthetic:identities=6,images=2,size=32"
+    with pytest.raises(ValueError, match="not both"):
+        factory.make_sources(spec, spec, 2, seed=0)
+
+
+def test_builds_losses_with_weights():
+    losses = factory.make_losses("ekd:8", ekd={"temperature": 0.05})
+    loss, weight = losses["ekd"]
+    assert (weight, loss.temperature) == (8.0, 0.05)
+    assert factory.make_losses("ekd")["ekd"][1] == 1.0
+    assert factory.make_losses("") == {}
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("ekdd:1", "must be one of 'ekd'.*Did you mean 'ekd'"),
+        ("ekd:1,ekd:2", "names 'ekd' twice"),
+        ("ekd:-1", r"must be in \(0, inf\)"),
+        ("ekd:much", "must be a number. Received: 'much'"),
+    ],
+)
+def test_says_what_is_wrong_with_losses(spec, message):
+    with pytest.raises(ValueError, match=message):
+        factory.make_losses(spec)
+
+
+def test_builds_heads():
+    head = factory.make_head("arcface", 5, 32.0, None)
+    assert isinstance(head, ArcFace)
+    assert (head.scale, head.margin, head.num_identities) == (32.0, 0.5, 5)
+    assert isinstance(factory.make_head("cosface", 5, 64.0, 0.3), CosFace)
+    assert factory.make_head("none", 5, 64.0, None) is None
+    with pytest.raises(ValueError, match="`head` must be one of"):
+        factory.make_head("arc", 5, 64.0, None)
+
+
+def test_builds_schedules():
+    step = factory.make_schedule("step", 0.1, 100, 0, [10, 20], 0.1)
+    assert [round(float(step(s)), 6) for s in (0, 9, 10, 20)] == [0.1, 0.1, 0.01, 0.001]
+    cosine = factory.make_schedule("cosine", 0.1, 100, 0, [], 0.1)
+    assert math.isclose(float(cosine(50)), 0.05, rel_tol=1e-5)
+    constant = factory.make_schedule("constant", 0.1, 100, 4, [], 0.1)
+    assert math.isclose(float(constant(0)), 0.025, rel_tol=1e-5)
+    with pytest.raises(ValueError, match="`schedule` must be one of"):
+        factory.make_schedule("poly", 0.1, 100, 0, [], 0.1)
+
+
+def test_precision_decides_the_loss_scaling(mixed_policy):
+    assert factory.set_precision("mixed_float16") == "dynamic"
+    assert factory.set_precision("mixed_bfloat16") == "none"
+    assert factory.set_precision("float32") == "none"
+    with pytest.raises(ValueError, match="`precision` must be one of"):
+        factory.set_precision("fp16")
+
+
+def test_sample_images_are_spread_over_the_source():
+    source = factory.make_source("synthetic:identities=5,images=2,size=32")
+    images = factory.sample_images(source, 32, count=5)
+    np.testing.assert_array_equal(images, source.read(np.array([0, 2, 4, 6, 9])))
+    assert len(factory.sample_images(source, 32, count=50)) == 10
+
+
+def test_no_teacher_is_none():
+    assert factory.make_teacher("none") is None

@@ -1,0 +1,238 @@
+import json
+
+import numpy as np
+import pytest
+
+from ekd_tf.session import TrainingSession
+from ekd_tf.session import package_versions
+from ekd_tf.session import sources_of_run
+from ekd_tf.teachers import load_embedder
+
+SOURCE = "synthetic:identities=8,images=4,size=32"
+VALUES = {
+    "seed": 0,
+    "data": SOURCE,
+    "heldout_data": SOURCE.replace("=8", "=6") + ",first=1000",
+    "holdout_identities": 0,
+    "general_batch": 8,
+    "balanced_identities": 2,
+    "images_per_identity": 4,
+    "flip": True,
+    "skip_corrupt": 0,
+    "model": "iresnet18",
+    "width": 0.125,
+    "embedding_dim": 16,
+    "input_size": 32,
+    "activation": "prelu",
+    "dropout": 0.0,
+    "head": "arcface",
+    "margin": 0.2,
+    "scale": 16.0,
+    "margin_weight": 1.0,
+    "teacher": "none",
+    "distill": "",
+    "ekd_fprs": ["1e-1", "1e-2"],
+    "ekd_temperature": 0.05,
+    "ekd_num_negatives": 100,
+    "ekd_momentum": 0.01,
+    "ekd_thresholds": "ema",
+    "ekd_preset": None,
+    "steps": 4,
+    "epochs": None,
+    "optimizer": "sgd",
+    "learning_rate": 0.02,
+    "momentum": 0.9,
+    "schedule": "step",
+    "drop_at": ["3"],
+    "drop_factor": 0.1,
+    "warmup_steps": 0,
+    "weight_decay": 5e-4,
+    "clip_norm": None,
+    "precision": "float32",
+    "strategy": "none",
+    "num_virtual_devices": 1,
+    "log_every": 1,
+    "evaluate_every": 0,
+    "checkpoint_every": 2,
+    "keep": 3,
+    "export": False,
+}
+
+
+def train(workdir, **changes):
+    values = {**VALUES, "workdir": str(workdir), **changes}
+    TrainingSession(values).run(["train"], free=("workdir", "checkpoint_every"))
+    return workdir
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory):
+    return train(tmp_path_factory.mktemp("teacher") / "run")
+
+
+@pytest.fixture(scope="module")
+def distilled(tmp_path_factory, teacher):
+    path = tmp_path_factory.mktemp("student") / "run"
+    return train(path, teacher=str(teacher), distill="ekd:5")
+
+
+def lines(workdir):
+    return [json.loads(x) for x in (workdir / "metrics.jsonl").read_text().splitlines()]
+
+
+def weights(workdir):
+    return load_embedder(workdir).get_weights()
+
+
+def test_leaves_what_repeats_the_run(distilled):
+    run = json.loads((distilled / "run.json").read_text())
+    assert run["flags"]["distill"] == "ekd:5"
+    assert set(run["starts"][0]) >= {"command", "versions", "commit", "time"}
+    assert {path.name for path in distilled.iterdir()} == {
+        "run.json",
+        "metrics.jsonl",
+        "tensorboard",
+        "checkpoints",
+        "reports",
+        "model.keras",
+    }
+    names = sorted(path.name for path in (distilled / "checkpoints").iterdir())
+    assert names == ["checkpoint-000000002.npz", "checkpoint-000000004.npz"]
+
+
+def test_logs_every_term_the_thresholds_and_the_evaluation(distilled):
+    logged = lines(distilled)
+    assert [line["step"] for line in logged if "loss" in line] == [1, 2, 3, 4]
+    assert set(logged[0]) >= {
+        "loss/margin",
+        "loss/ekd/positive",
+        "loss/ekd/negative",
+        "threshold/teacher/fpr_1e-1",
+        "batch_tpr/student/fpr_1e-2",
+        "critical/positive",
+        "gradient_norm",
+    }
+    last = logged[-1]
+    assert {
+        "heldout/accuracy",
+        "heldout/tpr_at_fpr_1e-1",
+        "heldout/gap_at_fpr_1e-1",
+    } <= (set(last))
+    rates = [line["learning_rate"] for line in logged if "loss" in line]
+    np.testing.assert_allclose(rates, [0.02, 0.02, 0.02, 0.002], rtol=1e-6)
+
+
+def test_reports_teacher_student_and_gap(distilled):
+    report = json.loads((distilled / "reports" / "heldout.json").read_text())
+    assert report["student"]["num_positive"] == 6 * 6
+    assert report["teacher"]["tpr"]["1e-1"] is not None
+    assert report["gap"]["points"]["1e-1"]["gap"] == pytest.approx(
+        report["teacher"]["tpr"]["1e-1"] - report["student"]["tpr"]["1e-1"]
+    )
+    for picture in ("roc.png", "similarities.png"):
+        assert (distilled / "reports" / picture).stat().st_size > 5000
+
+
+def test_the_same_command_gives_the_same_student(tmp_path, teacher, distilled):
+    again = train(tmp_path / "run", teacher=str(teacher), distill="ekd:5")
+    for one, other in zip(weights(distilled), weights(again)):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-7)
+
+
+def test_interrupted_run_ends_like_the_uninterrupted_one(
+    tmp_path, teacher, distilled, monkeypatch
+):
+    workdir = tmp_path / "run"
+    changes = {"teacher": str(teacher), "distill": "ekd:5"}
+
+    def dies_at_three(step, *args):
+        if step == 3:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        from ekd_tf.training.logs import MetricsLog
+
+        write = MetricsLog.write
+
+        def writing(self, step, scalars):
+            write(self, step, scalars)
+            dies_at_three(step)
+
+        patch.setattr(MetricsLog, "write", writing)
+        with pytest.raises(KeyboardInterrupt):
+            train(workdir, **changes)
+    assert [line["step"] for line in lines(workdir)] == [1, 2, 3]
+    train(workdir, **changes)
+    steps = [line["step"] for line in lines(workdir) if "loss" in line]
+    assert steps == [1, 2, 3, 4]
+    for one, other in zip(weights(distilled), weights(workdir)):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-7)
+    starts = json.loads((workdir / "run.json").read_text())["starts"]
+    assert len(starts) == 2
+
+
+def test_finished_run_is_left_alone(teacher):
+    before = (teacher / "model.keras").stat().st_mtime_ns
+    train(teacher)
+    assert (teacher / "model.keras").stat().st_mtime_ns == before
+
+
+def test_refuses_a_workdir_of_another_run(teacher):
+    with pytest.raises(ValueError, match="`--learning_rate` was 0.02, now 0.5"):
+        train(teacher, learning_rate=0.5)
+
+
+def test_sources_of_run_are_those_it_was_trained_on(teacher):
+    train_source, heldout = sources_of_run(teacher)
+    assert (train_source.num_identities, heldout.num_identities) == (8, 6)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"steps": None}, "Give one of `--steps` and `--epochs`"),
+        ({"epochs": 2.0}, "Give one of `--steps` and `--epochs`"),
+        ({"distill": "ekd:1"}, "`--distill=ekd:1` needs a teacher"),
+        ({"head": "none"}, "Without a teacher `--head` cannot be none"),
+        ({"model": "mobilenet"}, "Did you mean 'mobilefacenet'"),
+        ({"optimizer": "sgdd"}, "Did you mean 'sgd'"),
+        ({"strategy": "mirorred"}, "Did you mean 'mirrored'"),
+        ({"drop_at": ["soon"]}, "`drop_at` must be a number. Received: 'soon'"),
+        ({"balanced_identities": 9}, "at most the number of identities"),
+        ({"margin": 28.6}, r"\[0, pi/2\) radians. Received: margin=28.6"),
+        ({"input_size": 40}, "input_size"),
+    ],
+)
+def test_says_what_is_wrong_with_the_flags(tmp_path, changes, message):
+    with pytest.raises(ValueError, match=message):
+        train(tmp_path / "run", **changes)
+
+
+def test_says_what_is_wrong_beside_the_teacher(tmp_path, teacher):
+    with pytest.raises(ValueError, match="nothing to learn from it"):
+        train(tmp_path / "a", teacher=str(teacher))
+    with pytest.raises(ValueError, match="takes images of 32 pixels"):
+        train(
+            tmp_path / "b",
+            teacher=str(teacher),
+            distill="ekd",
+            input_size=48,
+        )
+
+
+def test_rejects_a_batch_that_replicas_cannot_share(tmp_path):
+    with pytest.raises(ValueError, match="9 general rows for 4 replicas"):
+        train(tmp_path / "run", strategy="mirrored", general_batch=9)
+
+
+def test_epochs_become_steps_and_drops_are_counted_in_them(tmp_path):
+    # 32 images, 8 general rows: 4 steps an epoch; the drop at half of one is step 2.
+    train(tmp_path / "run", steps=None, epochs=1.0, drop_at=["0.5"])
+    rates = [x["learning_rate"] for x in lines(tmp_path / "run") if "loss" in x]
+    np.testing.assert_allclose(rates, [0.02, 0.02, 0.002, 0.002], rtol=1e-6)
+
+
+def test_versions_name_the_stack():
+    versions = package_versions()
+    assert versions["tensorflow"].startswith("2.")
+    assert set(versions) >= {"python", "keras", "numpy"}
