@@ -17,9 +17,9 @@ class MetricsLog:
     """Appends scalars and images to `metrics.jsonl` and `tensorboard/`.
 
     One JSON object per line, `{"step": 20, "loss/ekd/positive": 0.5}`; a value that
-    is not finite is written as null, since JSON has no word for it. Lines reach the
-    operating system at once, so a killed process loses none; a line cut in two by
-    the kill is dropped when the log is opened again.
+    is not finite is written as null, since JSON has no word for it. Lines and points
+    reach the operating system at once, so a killed process loses none; a line cut in
+    two by the kill is dropped when the log is opened again.
 
     Args:
         workdir: The run's folder, which must exist.
@@ -49,10 +49,10 @@ class MetricsLog:
         line = json.dumps({"step": int(step), **line}) + "\n"
         self._file.write(line.encode())
         self._file.flush()
+        # Leaving the context flushes the events.
         with self._tensorboard_writer().as_default(step=int(step)):
             for name, value in values.items():
                 tf.summary.scalar(name, value)
-        self._writer.flush()
 
     def images(self, step: int, images: dict) -> None:
         """Writes images to TensorBoard.
@@ -70,8 +70,6 @@ class MetricsLog:
                 )
             with self._tensorboard_writer().as_default(step=int(step)):
                 tf.summary.image(name, image[None])
-        if self._writer is not None:
-            self._writer.flush()
 
     def flush(self) -> None:
         """Waits until all lines are on disk; call it before saving a checkpoint."""
