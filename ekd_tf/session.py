@@ -191,7 +191,7 @@ class TrainingSession:
                 "num_negatives": v.ekd_num_negatives,
                 "momentum": v.ekd_momentum,
                 "thresholds": v.ekd_thresholds,
-                "preset": v.ekd_preset,
+                "preset": v.ekd_preset or None,
             },
         )
         _check_parts(v, teacher, head, losses)

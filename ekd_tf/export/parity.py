@@ -11,6 +11,7 @@ import keras
 import numpy as np
 
 from ekd_tf.checks import check_range
+from ekd_tf.evaluation import format_table
 from ekd_tf.export.precision import as_float32
 from ekd_tf.export.precision import half_precision_layers
 from ekd_tf.export.saved_model import SavedModelEmbedder
@@ -92,6 +93,21 @@ class ExportReport:
     path: str
     rebuild: ParityReport
     artefacts: tuple[ArtefactReport, ...]
+
+    def to_table(self) -> str:
+        """Returns the artefacts as a Markdown table."""
+        rows = [
+            [
+                artefact.kind,
+                f"{artefact.size_bytes / 1e6:.2f}",
+                f"{artefact.parity.min_cosine:.6f}",
+                artefact.median_ms,
+                artefact.path,
+            ]
+            for artefact in self.artefacts
+        ]
+        header = ["artefact", "MB", "least cosine", "ms per image", "path"]
+        return format_table(rows, header)
 
     def to_dict(self) -> dict:
         """Returns the report as plain values, ready for JSON."""

@@ -1,11 +1,13 @@
 """Which devices a run uses, and how a global batch is shared among them."""
 
+import os
+
 import tensorflow as tf
 
 from ekd_tf.checks import check_choice
 from ekd_tf.checks import check_positive
 
-STRATEGIES = ("none", "mirrored")
+STRATEGIES = ("none", "mirrored", "multi_worker")
 
 
 def set_virtual_devices(count):
@@ -31,12 +33,21 @@ def make_strategy(name):
     """Returns the distribution strategy of a run.
 
     Args:
-        name: "none" for one device, or "mirrored" for one replica per GPU (or per
-            logical CPU on a machine without GPUs).
+        name: "none" for one device; "mirrored" for one replica per GPU (or per
+            logical CPU on a machine without GPUs); "multi_worker" for the same on
+            every process that TF_CONFIG lists. It must be the first thing a process
+            asks of TensorFlow.
     """
     check_choice("strategy", name, STRATEGIES)
     if name == "none":
         return tf.distribute.get_strategy()
+    if name == "multi_worker":
+        if not os.environ.get("TF_CONFIG"):
+            raise ValueError(
+                "`--strategy=multi_worker` needs TF_CONFIG with the addresses of all "
+                "workers and this one's index. For one machine use mirrored"
+            )
+        return tf.distribute.MultiWorkerMirroredStrategy()
     kind = "GPU" if tf.config.list_logical_devices("GPU") else "CPU"
     devices = [device.name for device in tf.config.list_logical_devices(kind)]
     return tf.distribute.MirroredStrategy(devices)
@@ -59,8 +70,43 @@ def check_divisible(general, balanced, replicas):
             )
 
 
+def is_chief(strategy):
+    """Returns whether this process writes what the run leaves behind."""
+    resolver = strategy.cluster_resolver
+    if resolver is None or not resolver.task_type:
+        return True
+    return resolver.task_type == "chief" or resolver.task_id == 0
+
+
 def distribute(strategy, dataset):
-    """Returns the dataset of global batches, shared among the strategy's replicas."""
-    if strategy.num_replicas_in_sync == 1:
+    """Shares global batches among the replicas: replica r has the r-th part of rows.
+
+    Args:
+        strategy: From `make_strategy`.
+        dataset: `tf.data.Dataset` of dicts of tensors `(batch, ...)` of static batch
+            size, the same in every process.
+
+    Returns:
+        The dataset, or the distributed one when there are several replicas.
+    """
+    replicas = strategy.num_replicas_in_sync
+    if replicas == 1:
         return dataset
-    return strategy.experimental_distribute_dataset(dataset)
+
+    def of_worker(context):
+        local = replicas // context.num_input_pipelines
+        first = context.input_pipeline_id * local
+
+        def parts(batch):
+            def split(rows):
+                shares = tf.reshape(rows, [replicas, -1, *rows.shape[1:]])
+                return shares[first : first + local]
+
+            return tf.data.Dataset.from_tensor_slices(
+                tf.nest.map_structure(split, batch)
+            )
+
+        # One element per local replica, in order, for each global batch.
+        return dataset.flat_map(parts).prefetch(2 * local)
+
+    return strategy.distribute_datasets_from_function(of_worker)

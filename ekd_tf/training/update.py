@@ -36,9 +36,9 @@ class GradientUpdate:
        the global batch's loss, already divided so that the sum is the gradient;
     2. divided by the loss scale and tested: if any entry is NaN or infinite, the
        whole step is skipped on all replicas;
-    3. `weight_decay * w` is added for `decay_variables`, as torch SGD does it, so
-       momentum acts on the decay too;
-    4. all are scaled by $\min(1, \text{clip\_norm} / \lVert g \rVert)$;
+    3. all are scaled by $\min(1, \text{clip\_norm} / \lVert g \rVert)$;
+    4. `weight_decay * w` is added for `decay_variables`, as torch SGD does it, so
+       momentum acts on the decay too and clipping does not;
     5. the optimizer applies them.
 
     A skipped step leaves variables, the optimizer's slots and
@@ -126,7 +126,7 @@ class GradientUpdate:
 
         Returns:
             Float32 scalars, equal on all replicas: `gradient_norm`: global norm
-            after decay and before clipping, not finite if the step was skipped;
+            before clipping and decay, not finite if the step was skipped;
             `loss_scale`: the scale this step was made with; `skipped_steps`: the
             run's count, this step included.
 
@@ -146,11 +146,11 @@ class GradientUpdate:
         finite = tf.reduce_all(
             [tf.reduce_all(tf.math.is_finite(gradient)) for gradient in gradients]
         )
-        gradients = self._decayed(gradients)
         norm = tf.linalg.global_norm(gradients)
         if self.clip_norm is not None:
             factor = self.clip_norm / tf.maximum(norm, self.clip_norm)
             gradients = [gradient * factor for gradient in gradients]
+        gradients = self._decayed(gradients)
         skipped = replica.merge_call(self._apply_if, args=(finite, gradients))
         return {
             "gradient_norm": tf.where(finite, norm, float("nan")),

@@ -332,3 +332,21 @@ def test_a_backbone_passes_under_every_policy(rng, tmp_path, mixed_policy, polic
     images = rng.integers(0, 256, (16, 32, 32, 3), dtype=np.uint8)
     report = export_student(model, tmp_path, images, name="mobilefacenet")
     assert all(artefact.parity.min_cosine >= 0.9999 for artefact in report.artefacts)
+
+
+def test_report_reads_as_a_table():
+    figures = parity.ParityReport(0.99999, 1.0, 1e-6, 4)
+    artefacts = (
+        parity.ArtefactReport("saved_model", "a/s/1", 2_500_000, figures),
+        parity.ArtefactReport("tflite_float16", "a/x.tflite", 40_000, figures, 1.25, 2),
+    )
+    report = parity.ExportReport("s", 1, "a/s/1", figures, artefacts)
+    lines = report.to_table().splitlines()
+    assert [cell.strip() for cell in lines[2].split("|")[1:-1]] == [
+        "saved_model",
+        "2.50",
+        "0.999990",
+        "n/a",
+        "a/s/1",
+    ]
+    assert "1.2500" in lines[3]

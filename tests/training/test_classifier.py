@@ -9,6 +9,7 @@ from ekd_tf.heads import ArcFace
 from ekd_tf.stack import tf_variable
 from ekd_tf.training.classifier import FaceClassifier
 from ekd_tf.training.loop import compile_step
+from ekd_tf.training.strategy import distribute
 
 
 def make(weight_decay=5e-4, momentum=0.9, **kwargs):
@@ -157,12 +158,8 @@ def on_replicas(strategy, data):
     """Returns two replicas' step of a new model on `data`, and its state."""
     with strategy.scope():
         model = make(batch_norm=False)
-    options = tf.data.Options()
-    options.experimental_distribute.auto_shard_policy = (
-        tf.data.experimental.AutoShardPolicy.OFF
-    )
-    dataset = tf.data.Dataset.from_tensors(data).with_options(options)
-    parts = next(iter(strategy.experimental_distribute_dataset(dataset)))
+    dataset = tf.data.Dataset.from_tensors(data)
+    parts = next(iter(distribute(strategy, dataset)))
     out = compile_step(model, strategy)(parts)
     return {name: float(v) for name, v in out.items()}, values(model)
 

@@ -3,6 +3,7 @@ import tensorflow as tf
 
 from ekd_tf.training.strategy import check_divisible
 from ekd_tf.training.strategy import distribute
+from ekd_tf.training.strategy import is_chief
 from ekd_tf.training.strategy import make_strategy
 from ekd_tf.training.strategy import set_virtual_devices
 
@@ -17,20 +18,22 @@ def test_mirrored_takes_every_logical_device():
 
 
 def test_rejects_an_unknown_strategy_with_the_choices():
-    with pytest.raises(ValueError, match="must be one of 'none', 'mirrored'"):
+    with pytest.raises(
+        ValueError, match="must be one of 'none', 'mirrored', 'multi_worker'"
+    ):
         make_strategy("miror")
 
 
 def test_each_replica_gets_its_contiguous_rows():
     strategy = make_strategy("mirrored")
-    dataset = tf.data.Dataset.from_tensors(tf.range(8))
-    options = tf.data.Options()
-    options.experimental_distribute.auto_shard_policy = (
-        tf.data.experimental.AutoShardPolicy.OFF
+    dataset = tf.data.Dataset.from_tensor_slices(
+        {"row": tf.reshape(tf.range(16), [2, 8])}
     )
-    batch = next(iter(distribute(strategy, dataset.with_options(options))))
-    parts = strategy.experimental_local_results(batch)
-    assert [part.numpy().tolist() for part in parts] == [[0, 1], [2, 3], [4, 5], [6, 7]]
+    batches = iter(distribute(strategy, dataset))
+    for first in (0, 8):
+        parts = strategy.experimental_local_results(next(batches)["row"])
+        rows = [part.numpy().tolist() for part in parts]
+        assert rows == [[first + r, first + r + 1] for r in (0, 2, 4, 6)]
 
 
 def test_one_replica_gets_the_dataset_itself():
@@ -66,3 +69,14 @@ def test_one_virtual_device_changes_nothing():
 def test_rejects_no_devices():
     with pytest.raises(ValueError, match="num_virtual_devices"):
         set_virtual_devices(0)
+
+
+def test_multi_worker_says_what_it_needs(monkeypatch):
+    monkeypatch.delenv("TF_CONFIG", raising=False)
+    with pytest.raises(ValueError, match="needs TF_CONFIG"):
+        make_strategy("multi_worker")
+
+
+def test_a_single_process_is_the_chief():
+    assert is_chief(make_strategy("none"))
+    assert is_chief(make_strategy("mirrored"))

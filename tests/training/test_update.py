@@ -128,9 +128,10 @@ def test_two_steps_of_momentum_with_coupled_decay_by_hand(replicas):
 
 @pytest.mark.parametrize("replicas", [0, 2])
 @pytest.mark.parametrize("loss_scaling", ["none", "dynamic"])
-def test_clips_by_the_global_norm_after_decay_by_hand(replicas, loss_scaling):
-    # Decay 1: gradients [3 + 1, 10 + 2] and [3], norm sqrt(16 + 144 + 9) = 13;
-    # clipped to 6.5 they are halved: 1 - 0.1 * 2, 2 - 0.1 * 6, 1 - 0.1 * 1.5.
+def test_clips_by_the_global_norm_before_decay_by_hand(replicas, loss_scaling):
+    # Gradients [4, 12] and [3], norm sqrt(16 + 144 + 9) = 13; clipped to 6.5 they are
+    # halved. Decay 1 then adds the weights [1, 2] to the first, and not to the bias:
+    # 1 - 0.1 * (2 + 1), 2 - 0.1 * (6 + 2), 1 - 0.1 * 1.5.
     run = Run(
         replicas,
         momentum=0.0,
@@ -139,10 +140,10 @@ def test_clips_by_the_global_norm_after_decay_by_hand(replicas, loss_scaling):
         loss_scaling=loss_scaling,
     )
     # Unequal parts: clipping each replica's would give another sum.
-    parts = [[3.0, 10.0, 3.0]] if replicas == 0 else [[2.0, 11.0, 3.0], [1, -1, 0]]
+    parts = [[4.0, 12.0, 3.0]] if replicas == 0 else [[3.0, 13.0, 3.0], [1, -1, 0]]
     scalars = run.step(*parts)
     np.testing.assert_allclose(scalars["gradient_norm"], 13.0, rtol=1e-6)
-    np.testing.assert_allclose(run.copies(run.weight)[-1], [0.8, 1.4], rtol=1e-6)
+    np.testing.assert_allclose(run.copies(run.weight)[-1], [0.7, 1.2], rtol=1e-6)
     np.testing.assert_allclose(run.copies(run.bias)[-1], [0.85], rtol=1e-6)
 
 
