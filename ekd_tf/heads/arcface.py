@@ -20,7 +20,7 @@ def arcface_target(cosine, margin):
     angle; the second case keeps the target falling.
 
     Args:
-        cosine: Float32 tensor in [-1, 1], cosines to the true centres.
+        cosine: Float32 tensor in [-1, 1] up to rounding: cosines to the true centres.
         margin: Float in [0, pi/2), radians.
 
     Returns:
@@ -31,7 +31,8 @@ def arcface_target(cosine, margin):
         Deng et al., 2019, arXiv:1801.07698, equation 3; the second case as in
         insightface `recognition/arcface_torch/losses.py`, ArcFace, not easy_margin.
     """
-    # A square root has no gradient at 0; the floor is below float32's resolution.
+    # A square root has no gradient at 0, and rounding takes a cosine beyond 1; the
+    # floor is below float32's resolution.
     sine = tf.sqrt(tf.maximum((1.0 - cosine) * (1.0 + cosine), 1e-12))
     moved = cosine * math.cos(margin) - sine * math.sin(margin)
     beyond = cosine - margin * math.sin(margin)

@@ -83,8 +83,6 @@ class MarginHead(keras.layers.Layer):
         check_same_batch(embeddings=embeddings, labels=labels)
         centers = l2_normalize(tf.transpose(tf.convert_to_tensor(self.centers)))
         cosine = tf.matmul(l2_normalize(embeddings), centers, transpose_b=True)
-        # Rounding takes a cosine of 1 beyond 1.
-        cosine = tf.clip_by_value(cosine, -1.0, 1.0)
         return self.scale * replace_targets(cosine, labels, self.target_cosine)
 
     def get_config(self):

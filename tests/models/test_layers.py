@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from ekd_tf.models import layers
 from ekd_tf.models.layers import PixelNormalization
 from ekd_tf.models.layers import PReLU
 from ekd_tf.models.layers import prelu
@@ -151,13 +152,21 @@ def test_prelu_layer_starts_at_its_argument():
 
 
 @pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
-def test_prelu_layer_keeps_its_slope_in_float32(rng, mixed_policy, policy):
+def test_prelu_layer_keeps_its_slope_in_float32(rng, mixed_policy, policy, monkeypatch):
+    taken = []
+
+    def recording(x, slope):
+        taken.append(slope.dtype)
+        return prelu(x, slope)
+
+    monkeypatch.setattr(layers, "prelu", recording)
     mixed_policy(policy)
     layer = PReLU()
     inputs = tf.constant(rng.normal(size=(2, 3, 3, 4)), layer.compute_dtype)
     with tf.GradientTape() as tape:
         outputs = layer(inputs)
         loss = tf.reduce_sum(tf.cast(outputs, tf.float32))
+    assert taken == [tf.float32]
     assert outputs.dtype == layer.compute_dtype
     assert tf.as_dtype(layer.alpha.dtype) == tf.float32
     gradient = tape.gradient(loss, layer.trainable_variables[0])
