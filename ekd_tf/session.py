@@ -9,6 +9,7 @@ import contextlib
 import json
 import math
 import platform
+import tempfile
 from importlib import metadata
 
 import keras
@@ -29,6 +30,7 @@ from ekd_tf.training.loop import run_steps
 from ekd_tf.training.optimizers import make_optimizer
 from ekd_tf.training.progress import ProgressLine
 from ekd_tf.training.strategy import check_divisible
+from ekd_tf.training.strategy import is_chief
 from ekd_tf.training.strategy import make_strategy
 from ekd_tf.training.strategy import set_virtual_devices
 from ekd_tf.training.workdir import Workdir
@@ -61,6 +63,7 @@ class TrainingSession:
         workdir = Workdir(v.workdir)
         workdir.check_same_run(self._values, free=free)
         set_virtual_devices(v.num_virtual_devices)
+        strategy = make_strategy(v.strategy)
         keras.utils.set_random_seed(v.seed)
 
         train, heldout = factory.make_sources(
@@ -75,7 +78,6 @@ class TrainingSession:
             v.seed,
         )
         steps = _total_steps(v, sampler)
-        strategy = make_strategy(v.strategy)
         replicas = strategy.num_replicas_in_sync
         check_divisible(
             v.general_batch, v.balanced_identities * v.images_per_identity, replicas
@@ -90,6 +92,11 @@ class TrainingSession:
         if start_step == steps and (workdir.path / MODEL_FILE).exists():
             logging.info("The run in %s is finished: nothing to do.", v.workdir)
             return
+        if not is_chief(strategy):
+            # All workers read the run's workdir and the chief alone writes it.
+            scratch = tempfile.TemporaryDirectory()
+            workdir = Workdir(scratch.name)
+            store = CheckpointStore(workdir.checkpoints)
         workdir.record_run(self._values, package_versions(), command)
         self._announce(train, heldout, model, teacher, steps, start_step, replicas)
         evaluation = None
@@ -113,7 +120,7 @@ class TrainingSession:
             )
         model.student.save(workdir.path / MODEL_FILE)
         logging.info("Wrote %s", workdir.path / MODEL_FILE)
-        if v.export:
+        if v.export and is_chief(strategy):
             self._export(workdir, model.student, heldout or train)
 
     def _train(

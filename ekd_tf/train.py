@@ -94,7 +94,11 @@ flags.DEFINE_float(
 flags.DEFINE_float("clip_norm", None, "Largest global gradient norm, before decay.")
 
 flags.DEFINE_string("precision", "float32", "float32, mixed_float16 or mixed_bfloat16.")
-flags.DEFINE_string("strategy", "none", "none (one device) or mirrored (all GPUs).")
+flags.DEFINE_string(
+    "strategy",
+    "none",
+    "none (one device), mirrored (all GPUs), multi_worker (TF_CONFIG).",
+)
 flags.DEFINE_integer(
     "num_virtual_devices", 1, "Logical CPUs to try a strategy without GPUs.", 1
 )

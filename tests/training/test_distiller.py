@@ -126,7 +126,7 @@ def test_student_moves_towards_the_teacher(rng):
     model, data = make(losses={"gap": (MeanGap(), 1.0)}, head=False), batch(rng)
     step = step_of(model)
     terms = [float(step(data)["loss/gap/square"]) for _ in range(20)]
-    assert terms[-1] < 0.01 * terms[0]
+    assert terms[-1] < 0.2 * terms[0]
 
 
 def test_ekd_thresholds_are_in_the_state_and_move(rng):

@@ -1,0 +1,80 @@
+"""What all distillation losses share: checks, float32, the frozen teacher."""
+
+import keras
+import tensorflow as tf
+
+from ekd_tf.checks import check_rank
+from ekd_tf.checks import check_same_batch
+
+
+class DistillationLoss(keras.layers.Layer):
+    """Base of the losses that compare a student's embeddings with a teacher's.
+
+    A loss is a layer so that whatever state it holds (thresholds, projections,
+    centres) is tracked and saved with the run. Subclasses write `compute`; this class
+    checks shapes, casts to float32 under every precision policy and stops the
+    gradient to the teacher.
+
+    Called as `loss(student, teacher, labels)` it returns a dict of named float32
+    scalars whose sum is the loss.
+    """
+
+    def __init__(self, name=None, **kwargs):
+        kwargs.pop("dtype", None)
+        super().__init__(name=name, dtype="float32", **kwargs)
+
+    def compute(self, student, teacher, labels, image_ids, training):
+        """Returns `(terms, monitor)`, two dicts of names to float32 scalars.
+
+        Args:
+            student: Float32 tensor `(batch, student_dim)`, not normalised.
+            teacher: Float32 tensor `(batch, teacher_dim)`, not normalised, without
+                gradient.
+            labels: Int32 tensor `(batch,)`, or None.
+            image_ids: Int32 tensor `(batch,)`, or None.
+            training: Bool: whether state may change.
+        """
+        raise TypeError(f"{type(self).__name__} must define `compute`.")
+
+    def call(
+        self,
+        student,
+        teacher,
+        labels=None,
+        image_ids=None,
+        training=True,
+        with_monitor=False,
+    ):
+        """Returns the loss terms of a batch.
+
+        Args:
+            student: Float tensor `(batch, student_dim)`, raw embeddings.
+            teacher: Float tensor `(batch, teacher_dim)`, same images, same order.
+                Receives no gradient.
+            labels: Integer tensor `(batch,)`.
+            image_ids: Integer tensor `(batch,)` naming the source image of each row,
+                or None when all differ.
+            training: Bool: whether the loss may update its state.
+            with_monitor: Bool: whether to return a second dict of scalars worth
+                watching that are not part of the loss.
+
+        Returns:
+            Dict of names to float32 scalars whose sum is the loss, or a pair of
+            dicts when `with_monitor`.
+        """
+        student = tf.cast(student, tf.float32)
+        teacher = tf.stop_gradient(tf.cast(teacher, tf.float32))
+        check_rank("student", student, 2)
+        check_rank("teacher", teacher, 2)
+        batch = {"student": student, "teacher": teacher}
+        if labels is not None:
+            labels = tf.cast(labels, tf.int32)
+            check_rank("labels", labels, 1)
+            batch["labels"] = labels
+        if image_ids is not None:
+            image_ids = tf.cast(image_ids, tf.int32)
+            check_rank("image_ids", image_ids, 1)
+            batch["image_ids"] = image_ids
+        check_same_batch(**batch)
+        terms, monitor = self.compute(student, teacher, labels, image_ids, training)
+        return (terms, monitor) if with_monitor else terms

@@ -1,0 +1,315 @@
+"""Evaluation-oriented knowledge distillation: the rank loss on critical pairs."""
+
+import tensorflow as tf
+
+from ekd_tf.checks import check_choice
+from ekd_tf.checks import check_positive
+from ekd_tf.checks import check_range
+from ekd_tf.losses.base import DistillationLoss
+from ekd_tf.mining.critical import DEFAULT_FPRS
+from ekd_tf.mining.critical import CriticalPairMiner
+from ekd_tf.mining.critical import critical_counts
+from ekd_tf.ops.numerics import l2_normalize
+from ekd_tf.ops.numerics import masked_mean
+from ekd_tf.ops.pairwise import pair_similarity
+from ekd_tf.ops.pairwise import sum_over_positive_pairs
+from ekd_tf.ops.ranking import HISTOGRAM_BINS
+from ekd_tf.ops.ranking import quantiles_of_histogram
+from ekd_tf.ops.ranking import soft_rank
+from ekd_tf.stack import ONLY_FIRST_REPLICA
+from ekd_tf.stack import register
+
+PRESETS = ("reference",)
+THRESHOLDS = ("ema", "histogram")
+
+
+def rank_differences(
+    student_similarities,
+    teacher_similarities,
+    student_thresholds,
+    teacher_thresholds,
+    temperature,
+):
+    r"""Returns the squared difference of two models' soft ranks, pair by pair.
+
+    $$ (R_s - R_t)^2, \quad R(s) = \sum_k \sigma\big((s - T_k) / \tau\big) $$
+
+    Each model is ranked against its own thresholds, so only which thresholds a pair
+    passes is compared, not the cosines.
+
+    Args:
+        student_similarities: Float32 tensor `(num_pairs,)` of cosines.
+        teacher_similarities: Float32 tensor `(num_pairs,)` of cosines.
+        student_thresholds: Float32 tensor `(num_fprs,)` of cosines.
+        teacher_thresholds: Float32 tensor `(num_fprs,)` of cosines.
+        temperature: Float > 0 in units of cosine.
+
+    Returns:
+        Float32 tensor `(num_pairs,)` in [0, num_fprs^2]. The mean squared error of
+        the summed rank: a pair k thresholds off costs k^2.
+    """
+    student_rank = soft_rank(student_similarities, student_thresholds, temperature)
+    teacher_rank = soft_rank(teacher_similarities, teacher_thresholds, temperature)
+    return tf.math.squared_difference(student_rank, tf.stop_gradient(teacher_rank))
+
+
+@register
+class EKDLoss(DistillationLoss):
+    r"""Pulls the student's rank of the pairs that decide TPR to the teacher's.
+
+    $$ L = w_+ \operatorname*{mean}_{\text{positives}} (R_s - R_t)^2
+         + w_- \operatorname*{mean}_{\text{hardest negatives}} (R_s - R_t)^2 $$
+
+    with R the soft rank against the model's own thresholds at the FPRs (see
+    `rank_differences`). The thresholds are averaged over steps, carry no gradient and
+    are updated before they are used. Gradients reach the student through the mined
+    pairs only.
+
+    Args:
+        fprs: Floats in (0, 1): the false positive rates of the thresholds.
+        temperature: Float > 0, in units of cosine. The slope is noticeable within
+            about five temperatures of a threshold.
+        num_negatives: Int: how many of the student's most similar negatives count.
+        momentum: Float in (0, 1]: the share of the newest batch in the thresholds.
+        positive_weight: Float >= 0 of the positive term.
+        negative_weight: Float >= 0 of the negative term.
+        thresholds: "ema" averages each batch's order statistics; "histogram" keeps
+            an exponentially decayed histogram of negative cosines and reads the
+            thresholds from it, which makes low FPRs meaningful in small batches.
+        bias_correction: Bool: whether "ema" thresholds start at the first batch's
+            (True) or at 0 (False, as in TFace: 63 % of their value after 100 steps).
+        preset: None, or "reference" for the arithmetic of TFace to float32 rounding:
+            no bias correction, and pairs of one source image count. Other arguments
+            keep their defaults, which are TFace's.
+        name: Name of the layer and prefix of its terms.
+
+    Returns:
+        `{"ekd/positive": ..., "ekd/negative": ...}`, weighted float32 scalars. A
+        batch without positive (negative) pairs has 0 there and a zero gradient.
+
+    State:
+        student_thresholds, teacher_thresholds: float32 `(num_fprs,)`, the thresholds
+        use. num_updates: float32 scalar, batches counted so far. With
+        thresholds="histogram" also student_histogram and teacher_histogram: float32
+        `(4097,)`. None is trainable; all are saved with the run. A batch without
+        negative pairs, or with an embedding that is not finite, leaves them alone.
+
+    Raises:
+        ValueError: An argument outside its range, or `preset="reference"` together
+            with an argument that contradicts it.
+
+    Reference:
+        Huang et al., 2022, arXiv:2206.02325, equations 5 to 9. Compared with TFace
+        `recognition/tasks/ekd/distillation/ekd.py`, whose gradient grows with the
+        number of GPUs because its all-gather sums what every GPU computes in full;
+        here the loss means the same on any number of replicas. A run on eight GPUs
+        with TFace corresponds to a weight of 8.
+    """
+
+    def __init__(
+        self,
+        fprs=DEFAULT_FPRS,
+        temperature=0.01,
+        num_negatives=2000,
+        momentum=0.01,
+        positive_weight=0.02,
+        negative_weight=0.01,
+        thresholds="ema",
+        bias_correction=True,
+        preset=None,
+        name="ekd",
+        **kwargs,
+    ):
+        super().__init__(name=name, **kwargs)
+        check_positive("temperature", temperature)
+        check_range("momentum", momentum, 0, 1, low_open=True)
+        check_range("positive_weight", positive_weight, 0)
+        check_range("negative_weight", negative_weight, 0)
+        check_choice("thresholds", thresholds, THRESHOLDS)
+        if preset is not None:
+            check_choice("preset", preset, PRESETS)
+            _check_reference(
+                fprs=(tuple(fprs), DEFAULT_FPRS),
+                temperature=(temperature, 0.01),
+                num_negatives=(num_negatives, 2000),
+                momentum=(momentum, 0.01),
+                positive_weight=(positive_weight, 0.02),
+                negative_weight=(negative_weight, 0.01),
+                thresholds=(thresholds, "ema"),
+            )
+            bias_correction = False
+        self.miner = CriticalPairMiner(
+            fprs, num_negatives, thresholds=thresholds == "ema"
+        )
+        self.fprs = self.miner.fprs
+        self.temperature = float(temperature)
+        self.num_negatives = self.miner.num_negatives
+        self.momentum = float(momentum)
+        self.positive_weight = float(positive_weight)
+        self.negative_weight = float(negative_weight)
+        self.thresholds = thresholds
+        self.bias_correction = bool(bias_correction)
+        self.preset = preset
+
+        count = len(self.fprs)
+        self.student_thresholds = self._state("student_thresholds", (count,))
+        self.teacher_thresholds = self._state("teacher_thresholds", (count,))
+        self.num_updates = self._state("num_updates", ())
+        if thresholds == "histogram":
+            bins = (HISTOGRAM_BINS,)
+            self.student_histogram = self._state("student_histogram", bins)
+            self.teacher_histogram = self._state("teacher_histogram", bins)
+        self.built = True
+
+    def _state(self, name, shape):
+        # Every replica computes the same value from the gathered batch.
+        return self.add_weight(
+            name=name,
+            shape=shape,
+            dtype="float32",
+            initializer="zeros",
+            trainable=False,
+            aggregation=ONLY_FIRST_REPLICA,
+        )
+
+    def compute(self, student, teacher, labels, image_ids, training):
+        """Returns the two weighted terms and what to watch beside them.
+
+        The second dict holds, per FPR f: `threshold/student/fpr_f`,
+        `threshold/teacher/fpr_f` (cosines), `batch_tpr/student/fpr_f`,
+        `batch_tpr/teacher/fpr_f` (shares of this batch's positives),
+        `critical/positive/fpr_f`, `critical/negative/fpr_f` (pairs on different
+        sides); and over all thresholds `critical/positive`, `critical/negative`,
+        `pairs/positive`, `pairs/negative` (counts).
+        """
+        if labels is None:
+            raise ValueError("EKDLoss needs `labels` to tell positive pairs.")
+        if self.preset == "reference":
+            image_ids = None
+        pairs = self.miner(student, teacher, labels, image_ids)
+        if training:
+            finite = tf.reduce_all(tf.math.is_finite(student)) & tf.reduce_all(
+                tf.math.is_finite(teacher)
+            )
+            self._update_thresholds(pairs, finite & (pairs.num_negatives > 0))
+        return self._terms(
+            student,
+            pairs,
+            tf.convert_to_tensor(self.student_thresholds),
+            tf.convert_to_tensor(self.teacher_thresholds),
+        )
+
+    # Apart from the update of the thresholds, which several replicas cannot make inside
+    # a nested function.
+    @tf.function
+    def _terms(self, student, pairs, student_thresholds, teacher_thresholds):
+        student = l2_normalize(student)
+
+        def differences(student_cosines, teacher_cosines):
+            return rank_differences(
+                student_cosines,
+                teacher_cosines,
+                student_thresholds,
+                teacher_thresholds,
+                self.temperature,
+            )
+
+        positive = sum_over_positive_pairs(
+            lambda *cosines: differences(*cosines)[:, None],
+            student,
+            pairs.teacher.embeddings,
+            pairs.positive,
+        )
+        negative = differences(
+            pair_similarity(student, pairs.negative), pairs.teacher.negative
+        )
+        num_positive = tf.cast(pairs.positive.num_pairs, tf.float32)
+        terms = {
+            f"{self.name}/positive": self.positive_weight
+            * tf.math.divide_no_nan(positive[0], num_positive),
+            f"{self.name}/negative": self.negative_weight
+            * masked_mean(negative, pairs.negative_mask),
+        }
+        return terms, self._monitor(pairs, student_thresholds, teacher_thresholds)
+
+    def _update_thresholds(self, pairs, counts):
+        """Moves the thresholds towards this batch's if the bool tensor `counts`."""
+        seen = tf.cast(counts, tf.float32)
+        updates = self.num_updates + seen
+        self.num_updates.assign(updates)
+        share = self.momentum
+        if self.bias_correction:
+            # Equals the average divided by 1 - (1 - momentum)^n, without storing both.
+            decayed = tf.pow(1.0 - self.momentum, tf.maximum(updates, 1.0))
+            share = self.momentum / (1.0 - decayed)
+        share *= seen
+        for side, mined in (("student", pairs.student), ("teacher", pairs.teacher)):
+            variable = getattr(self, f"{side}_thresholds")
+            if self.thresholds == "ema":
+                # Without negatives the batch's thresholds are undefined.
+                batch = tf.where(seen > 0, mined.thresholds, 0.0)
+                variable.assign(variable + share * (batch - variable))
+                continue
+            histogram = getattr(self, f"{side}_histogram")
+            batch = tf.cast(mined.histogram, tf.float32)
+            decayed = histogram + seen * (batch - self.momentum * histogram)
+            histogram.assign(decayed)
+            quantiles = quantiles_of_histogram(decayed, self.fprs)
+            variable.assign(tf.where(updates > 0, quantiles, variable))
+
+    def _monitor(self, pairs, student_thresholds, teacher_thresholds):
+        counts = critical_counts(pairs, student_thresholds, teacher_thresholds)
+        monitor = {
+            "critical/positive": counts.positive_any,
+            "critical/negative": counts.negative_any,
+            "pairs/positive": pairs.positive.num_pairs,
+            "pairs/negative": pairs.num_negatives,
+        }
+        columns = {
+            "threshold/student": student_thresholds,
+            "threshold/teacher": teacher_thresholds,
+            "batch_tpr/student": counts.student_tpr,
+            "batch_tpr/teacher": counts.teacher_tpr,
+            "critical/positive": counts.positive,
+            "critical/negative": counts.negative,
+        }
+        for name, values in columns.items():
+            for fpr, value in zip(self.fprs, tf.unstack(values, len(self.fprs))):
+                monitor[f"{name}/fpr_{_fpr_name(fpr)}"] = value
+        return {name: tf.cast(value, tf.float32) for name, value in monitor.items()}
+
+    def get_config(self):
+        """Returns the arguments the layer was made with."""
+        config = super().get_config()
+        config.update(
+            fprs=list(self.fprs),
+            temperature=self.temperature,
+            num_negatives=self.num_negatives,
+            momentum=self.momentum,
+            positive_weight=self.positive_weight,
+            negative_weight=self.negative_weight,
+            thresholds=self.thresholds,
+            bias_correction=self.bias_correction,
+            preset=self.preset,
+        )
+        return config
+
+
+def _fpr_name(fpr):
+    """Returns `1e-3` for 0.001 and `1.5e-2` for 0.015."""
+    digits, exponent = f"{fpr:.5e}".split("e")
+    return f"{float(digits):g}e{int(exponent)}"
+
+
+def _check_reference(**given_and_reference):
+    """Raises `ValueError` naming every argument that departs from the preset."""
+    wrong = [
+        f"{name}={given!r} (reference: {reference!r})"
+        for name, (given, reference) in given_and_reference.items()
+        if given != reference
+    ]
+    if wrong:
+        raise ValueError(
+            'preset="reference" fixes the arguments of the reference implementation. '
+            f"Received: {', '.join(wrong)}"
+        )

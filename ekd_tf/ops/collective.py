@@ -1,0 +1,30 @@
+"""Rows from all replicas, with the gradient a loss of the global batch needs."""
+
+import tensorflow as tf
+
+
+def num_replicas():
+    """Returns how many replicas the current step runs on (1 without a strategy)."""
+    context = tf.distribute.get_replica_context()
+    return 1 if context is None else context.num_replicas_in_sync
+
+
+def gather_rows(tensor):
+    """Concatenates a tensor's rows over replicas, in replica order.
+
+    Differentiable: its backward pass sums over replicas, so when every replica
+    computes the loss of the global batch divided by `num_replicas()`, the summed
+    gradients are those of one device on the concatenated batch.
+
+    Args:
+        tensor: Tensor `(batch, ...)`, of the same shape on each replica.
+
+    Returns:
+        Tensor `(batch * num_replicas, ...)`.
+    """
+    if num_replicas() == 1:
+        return tensor
+    # `identity` gives a tensor that comes straight from the dataset a device, which
+    # the cross-host implementation needs.
+    context = tf.distribute.get_replica_context()
+    return context.all_gather(tf.identity(tensor), axis=0)

@@ -1,0 +1,62 @@
+"""Small numerically careful functions every loss is built from."""
+
+import tensorflow as tf
+
+
+def l2_normalize(embeddings, epsilon=1e-12):
+    """Scales each row to unit length, in float32.
+
+    Args:
+        embeddings: Float tensor `(batch, dim)`.
+        epsilon: Float: squared lengths below it count as `epsilon`, so that a zero
+            row stays zero with a finite gradient.
+
+    Returns:
+        Float32 tensor `(batch, dim)`.
+    """
+    embeddings = tf.cast(embeddings, tf.float32)
+    return tf.math.l2_normalize(embeddings, axis=-1, epsilon=epsilon)
+
+
+def safe_acos(cosine, epsilon=1e-6):
+    """Returns the angle in radians with a finite gradient at cosine -1 and 1.
+
+    Args:
+        cosine: Float tensor of any shape.
+        epsilon: Float: cosines are clipped to [-1 + epsilon, 1 - epsilon]; beyond
+            it the gradient is zero.
+
+    Returns:
+        Tensor of the same shape in (0, pi).
+    """
+    return tf.acos(tf.clip_by_value(cosine, -1.0 + epsilon, 1.0 - epsilon))
+
+
+def tempered_sigmoid(x, temperature):
+    """Returns sigmoid(x / temperature): a step at zero, softened.
+
+    Args:
+        x: Float32 tensor of any shape.
+        temperature: Float > 0, in the unit of `x`. The slope is noticeable within
+            about five temperatures of zero.
+
+    Returns:
+        Tensor of the same shape in [0, 1].
+    """
+    return tf.sigmoid(x / temperature)
+
+
+def masked_mean(values, mask):
+    """Averages the entries a mask keeps; 0 with a zero gradient when it keeps none.
+
+    Args:
+        values: Float tensor of any shape. Entries left out must be finite.
+        mask: Bool tensor of the same shape.
+
+    Returns:
+        Float scalar.
+    """
+    weights = tf.cast(mask, values.dtype)
+    return tf.math.divide_no_nan(
+        tf.reduce_sum(values * weights), tf.reduce_sum(weights)
+    )

@@ -1,0 +1,186 @@
+"""Pairs of rows: which there are, and how similar they are."""
+
+import typing
+
+import tensorflow as tf
+
+# Positive pairs are visited this many at a time at most: two gathers of 512-dim rows
+# then take 8 MB.
+MAX_CHUNK = 2048
+
+
+class PositivePairs(typing.NamedTuple):
+    """Every unordered pair of one identity, numbered from 0, without a list of them.
+
+    How many there are is known only when running, while XLA wants static shapes and
+    would reserve room for all batch^2 pairs. So the pairs are described by the rows in
+    order of identity, and `pairs_at` works any of them out from its number.
+
+    Attributes:
+        order: Int32 `(batch,)`, row numbers sorted by label, then by source image.
+        first_partner: Int32 `(batch,)`, for each sorted row the place in `order` of
+            its first partner; the others follow it.
+        first_number: Int32 `(batch,)`, number of each sorted row's first pair.
+        num_pairs: Int32 scalar.
+    """
+
+    order: tf.Tensor
+    first_partner: tf.Tensor
+    first_number: tf.Tensor
+    num_pairs: tf.Tensor
+
+
+def positive_pairs(labels, image_ids=None):
+    """Numbers every unordered pair of the same identity.
+
+    Args:
+        labels: Integer tensor `(batch,)`.
+        image_ids: Integer tensor `(batch,)` naming the source image of each row, or
+            None. A pair of one source image says nothing and is left out. Only the
+            low 32 bits are compared.
+
+    Returns:
+        `PositivePairs`.
+    """
+    labels = tf.cast(labels, tf.int32)
+    keys = tf.bitwise.left_shift(tf.cast(labels, tf.int64), tf.constant(32, tf.int64))
+    if image_ids is None:
+        order = tf.argsort(labels)
+        first_partner = tf.range(1, tf.shape(labels)[0] + 1)
+    else:
+        keys += tf.cast(image_ids, tf.int64) & 0xFFFFFFFF
+        order = tf.argsort(keys)
+        keys = tf.gather(keys, order)
+        # Rows of one source image are neighbours: the first partner comes after them.
+        first_partner = tf.searchsorted(keys, keys, side="right")
+    labels = tf.gather(labels, order)
+    num_partners = tf.searchsorted(labels, labels, side="right") - first_partner
+    return PositivePairs(
+        order=order,
+        first_partner=first_partner,
+        first_number=tf.cumsum(num_partners, exclusive=True),
+        num_pairs=tf.reduce_sum(num_partners),
+    )
+
+
+def pairs_at(pairs, numbers):
+    """Returns the rows of positive pairs.
+
+    Args:
+        pairs: `PositivePairs`.
+        numbers: Int32 tensor `(k,)` in [0, num_pairs). A number beyond gives an
+            arbitrary pair of rows.
+
+    Returns:
+        Int32 tensor `(k, 2)`, row numbers i < j.
+    """
+    place = tf.searchsorted(pairs.first_number, numbers, side="right") - 1
+    partner = tf.gather(pairs.first_partner, place)
+    partner += numbers - tf.gather(pairs.first_number, place)
+    partner = tf.minimum(partner, tf.shape(pairs.order)[0] - 1)
+    left = tf.gather(pairs.order, place)
+    right = tf.gather(pairs.order, partner)
+    return tf.stack([tf.minimum(left, right), tf.maximum(left, right)], axis=1)
+
+
+def list_pairs(pairs):
+    """Lists all positive pairs, int32 `(num_pairs, 2)`, row numbers i < j.
+
+    The length depends on the data, so this does not compile under XLA.
+    """
+    return pairs_at(pairs, tf.range(pairs.num_pairs))
+
+
+def pair_similarity(embeddings, pairs):
+    """Returns the cosine of each listed pair.
+
+    Only the listed rows are read and only they receive a gradient.
+
+    Args:
+        embeddings: Float32 tensor `(batch, dim)` of unit length.
+        pairs: Integer tensor `(num_pairs, 2)` of row numbers.
+
+    Returns:
+        Float32 tensor `(num_pairs,)`.
+    """
+
+    # The gradient of `tf.gather` is sparse, and making it dense warns (and copies)
+    # when the batch size is unknown while tracing.
+    @tf.custom_gradient
+    def similarity(embeddings):
+        left = tf.gather(embeddings, pairs[:, 0])
+        right = tf.gather(embeddings, pairs[:, 1])
+
+        def gradient(upstream):
+            upstream = upstream[:, None]
+            total = tf.zeros_like(embeddings)
+            total = tf.tensor_scatter_nd_add(total, pairs[:, :1], upstream * right)
+            return tf.tensor_scatter_nd_add(total, pairs[:, 1:], upstream * left)
+
+        return tf.reduce_sum(left * right, axis=-1), gradient
+
+    return similarity(embeddings)
+
+
+def sum_over_positive_pairs(function, student, teacher, pairs):
+    """Sums a function of both models' cosines over all positive pairs.
+
+    Visits the pairs in chunks of static size, so that memory does not grow with their
+    number (a batch of one identity has batch^2 / 2) and XLA compiles it.
+
+    Args:
+        function: Maps the students' and the teachers' cosines, two float32 tensors
+            `(chunk,)`, to a float32 tensor `(chunk, columns)`.
+        student: Float32 tensor `(batch, student_dim)` of unit length.
+        teacher: Float32 tensor `(batch, teacher_dim)` of unit length. Receives no
+            gradient, nor does any tensor `function` captures.
+        pairs: `PositivePairs`.
+
+    Returns:
+        Float32 tensor `(columns,)`; zeros with a zero gradient without positive pairs.
+    """
+    chunk = tf.minimum(tf.shape(pairs.order)[0], MAX_CHUNK)
+    if student.shape[0] is not None:
+        chunk = min(student.shape[0], MAX_CHUNK)
+    teacher = tf.stop_gradient(teacher)
+
+    def chunk_sum(start, student):
+        numbers = start + tf.range(chunk)
+        rows = pairs_at(pairs, numbers)
+        values = function(
+            pair_similarity(student, rows), pair_similarity(teacher, rows)
+        )
+        inside = (numbers < pairs.num_pairs)[:, None]
+        return tf.reduce_sum(tf.where(inside, values, 0.0), axis=0)
+
+    def over_chunks(step, initial):
+        _, total = tf.while_loop(
+            lambda start, _: start < pairs.num_pairs,
+            lambda start, total: (start + chunk, total + step(start)),
+            (tf.constant(0), initial),
+            parallel_iterations=1,
+        )
+        return total
+
+    @tf.custom_gradient
+    def total_sum(student):
+        def gradient(upstream):
+            def step(start):
+                with tf.GradientTape() as tape:
+                    tape.watch(student)
+                    value = chunk_sum(start, student)
+                return tape.gradient(
+                    value,
+                    student,
+                    output_gradients=upstream,
+                    unconnected_gradients=tf.UnconnectedGradients.ZERO,
+                )
+
+            return over_chunks(step, tf.zeros_like(student))
+
+        columns = function(tf.zeros([1]), tf.zeros([1])).shape[-1]
+        return over_chunks(
+            lambda start: chunk_sum(start, student), tf.zeros([columns])
+        ), gradient
+
+    return total_sum(student)

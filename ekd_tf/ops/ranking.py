@@ -1,0 +1,228 @@
+"""Order statistics of many cosines by counting, and ranks against thresholds.
+
+Nothing here sorts all pairs. A cosine is quantised to 2^-23 (one float32 step just
+above 1, two just below) into a descending integer key; two counting passes of 4096 bins
+each then read any order statistic off. The largest few come from the maxima of groups.
+
+All pairs come as a sequence of blocks, never joined: a block of a few MB stays in the
+cache from one pass to the next. Every shape is static where the batch is, so XLA
+compiles it.
+"""
+
+import tensorflow as tf
+
+from ekd_tf.ops.numerics import tempered_sigmoid
+
+# Keys count steps of 2^-23 down from slightly above 1, since rounding lets the cosine
+# of a row with itself exceed 1 by a few steps.
+KEY_SCALE = 2.0**23
+KEY_TOP = 1.0 + 2.0**-16
+LEVEL_BITS = 12
+LEVEL_BINS = 1 << LEVEL_BITS
+# Cosine -1 falls into bin 4096: one more bin than 2^12.
+HISTOGRAM_BINS = LEVEL_BINS + 1
+# Entries that are no pair hold this value, below any cosine. Their key lies in a bin
+# beyond the histogram, where `bincount` drops it.
+NO_PAIR = -1.5
+NO_PAIR_BIN = int((KEY_TOP - NO_PAIR) * KEY_SCALE) >> LEVEL_BITS
+
+
+def descending_keys(similarities):
+    """Returns int32 keys that grow as cosines fall, in steps of 2^-23.
+
+    Args:
+        similarities: Float32 tensor of any shape: finite cosines, or `NO_PAIR`.
+
+    Returns:
+        Int32 tensor, flattened.
+    """
+    keys = tf.cast((KEY_TOP - similarities) * KEY_SCALE, tf.int32)
+    return tf.reshape(keys, [-1])
+
+
+def _count(bins, size):
+    """Counts int32 bins below `size`; those beyond are dropped."""
+    # `tf.math.bincount` derives its size from the data, which XLA cannot compile.
+    return tf.raw_ops.DenseBincount(
+        input=bins, size=size, weights=tf.constant([], tf.int32), binary_output=False
+    )
+
+
+def coarse_histogram(blocks):
+    """Counts keys per bin of width 2^-11, from the highest cosine down.
+
+    Args:
+        blocks: Sequence of int32 tensors of `descending_keys`.
+
+    Returns:
+        Int32 tensor `(HISTOGRAM_BINS,)`. Entries of value `NO_PAIR` are not counted.
+    """
+    return tf.add_n(
+        [
+            _count(tf.bitwise.right_shift(keys, LEVEL_BITS), HISTOGRAM_BINS)
+            for keys in blocks
+        ]
+    )
+
+
+def ranks_of_fprs(num_negatives, fprs):
+    """Returns floor(num_negatives * fpr) for each FPR, in exact integers.
+
+    Args:
+        num_negatives: Int scalar tensor.
+        fprs: Sequence of floats in (0, 1). A value that is one over a whole number
+            divides by it, as the reference implementation does; a product of floats
+            would fall one short now and then.
+
+    Returns:
+        Int32 tensor `(len(fprs),)`.
+    """
+    ranks = []
+    for fpr in fprs:
+        divisor = round(1.0 / fpr)
+        if abs(1.0 / fpr - divisor) < 1e-9 * divisor:
+            ranks.append(num_negatives // divisor)
+        else:
+            product = tf.cast(num_negatives, tf.float64) * fpr
+            ranks.append(tf.cast(tf.floor(product), num_negatives.dtype))
+    return tf.cast(tf.stack(ranks), tf.int32)
+
+
+def select_descending(blocks, ranks, histogram):
+    """Reads order statistics off by counting: element `rank` of a descending sort.
+
+    Args:
+        blocks: Sequence of int32 tensors of `descending_keys`.
+        ranks: Int32 tensor `(k,)`, 0-based, each below the number of pairs. A rank
+            beyond it gives an undefined cosine.
+        histogram: `coarse_histogram(blocks)`.
+
+    Returns:
+        Float32 tensor `(k,)`, the cosines, within 2^-23 of those a sort gives.
+    """
+    num_ranks = ranks.shape[0]
+    cumulative = tf.cumsum(histogram)
+    coarse = tf.minimum(
+        tf.searchsorted(cumulative, ranks, side="right"), HISTOGRAM_BINS - 1
+    )
+    inside = ranks - tf.gather(cumulative - histogram, coarse)
+
+    # Each coarse bin that holds a rank gets a slot of fine bins; ranks in one bin share
+    # it. All other keys go to slot `num_ranks`, which is not counted. The table holds
+    # what turns `bin, low bits` into `slot, low bits` by exclusive or.
+    slot_of_bin = tf.tensor_scatter_nd_min(
+        tf.fill([NO_PAIR_BIN + 1], num_ranks), coarse[:, None], tf.range(num_ranks)
+    )
+    change = tf.bitwise.left_shift(
+        tf.bitwise.bitwise_xor(slot_of_bin, tf.range(NO_PAIR_BIN + 1)), LEVEL_BITS
+    )
+    fine = []
+    for keys in blocks:
+        bins = tf.bitwise.right_shift(keys, LEVEL_BITS)
+        fine_keys = tf.bitwise.bitwise_xor(keys, tf.gather(change, bins))
+        fine.append(_count(fine_keys, num_ranks * LEVEL_BINS))
+    fine = tf.reshape(tf.add_n(fine), [num_ranks, LEVEL_BINS])
+    fine = tf.gather(fine, tf.gather(slot_of_bin, coarse))
+    below = tf.cast(tf.cumsum(fine, axis=1) <= inside[:, None], tf.int32)
+    steps = coarse * LEVEL_BINS + tf.reduce_sum(below, axis=1)
+    return KEY_TOP - (tf.cast(steps, tf.float32) + 0.5) / KEY_SCALE
+
+
+def quantiles_of_histogram(histogram, fprs):
+    """Reads thresholds at FPRs from (possibly decayed) counts per coarse bin.
+
+    Interpolates linearly inside the bin, of width 2^-11.
+
+    Args:
+        histogram: Float32 tensor `(HISTOGRAM_BINS,)`, highest cosines first.
+        fprs: Sequence of floats in (0, 1).
+
+    Returns:
+        Float32 tensor `(len(fprs),)` in [-1, 1]: the share of the counts above
+        threshold k is `fprs[k]`. An empty histogram gives -1.
+    """
+    cumulative = tf.cumsum(histogram)
+    wanted = tf.constant(fprs, tf.float32) * cumulative[-1]
+    bins = tf.minimum(
+        tf.searchsorted(cumulative, wanted, side="right"), HISTOGRAM_BINS - 1
+    )
+    count = tf.gather(histogram, bins)
+    before = tf.gather(cumulative, bins) - count
+    fraction = tf.clip_by_value(tf.math.divide_no_nan(wanted - before, count), 0.0, 1.0)
+    steps = (tf.cast(bins, tf.float32) + fraction) * LEVEL_BINS
+    return tf.clip_by_value(KEY_TOP - steps / KEY_SCALE, -1.0, 1.0)
+
+
+def largest(blocks, k):
+    """Finds the k largest entries from the maxima of groups.
+
+    An entry among the k largest lies in one of the k groups with the largest maxima,
+    so only those groups are searched.
+
+    Args:
+        blocks: Sequence of float32 tensors `(num_groups, size)`, together the groups.
+        k: Python int.
+
+    Returns:
+        `(values (k',), positions (k',))`: float32 descending, and int32 positions in
+        the flattened concatenation of the blocks, with k' = min(k, number of entries)
+        where the number of groups is known when tracing. Otherwise k' = k, and entries
+        that are missing have the value `NO_PAIR`.
+    """
+    size = blocks[0].shape[1]
+    maxima = tf.concat([tf.reduce_max(block, axis=1) for block in blocks], axis=0)
+    num_kept = k
+    if maxima.shape[0] is None:
+        # Of an unknown number of groups there may be fewer than k.
+        missing = tf.maximum(k - tf.shape(maxima)[0], 0)
+        maxima = tf.pad(maxima, [[0, missing]], constant_values=NO_PAIR)
+    else:
+        num_kept = min(k, maxima.shape[0])
+    _, kept = tf.math.top_k(maxima, num_kept, sorted=False)
+    candidates = tf.reshape(_groups_at(blocks, kept), [-1])
+    values, positions = tf.math.top_k(candidates, min(k, num_kept * size))
+    return values, tf.gather(kept, positions // size) * size + positions % size
+
+
+def _groups_at(blocks, numbers):
+    """Gathers groups of the concatenation; `NO_PAIR` for numbers beyond its end."""
+    # Looked up block by block, since joining the blocks would copy all pairs.
+    groups = NO_PAIR
+    start = 0
+    for block in blocks:
+        num_groups = block.shape[0]
+        if num_groups is None:
+            num_groups = tf.shape(block)[0]
+            # A row to read where an unknown batch leaves the block empty.
+            block = tf.pad(block, [[0, 1], [0, 0]])
+        inside = (numbers >= start) & (numbers < start + num_groups)
+        rows = tf.gather(block, tf.where(inside, numbers - start, 0))
+        groups = tf.where(inside[:, None], rows, groups)
+        start += num_groups
+    return groups
+
+
+def soft_rank(similarities, thresholds, temperature):
+    """Counts the thresholds below a cosine, each as a sigmoid step.
+
+    Args:
+        similarities: Float32 tensor `(num_pairs,)`.
+        thresholds: Float32 tensor `(k,)`.
+        temperature: Float > 0, in units of cosine.
+
+    Returns:
+        Float32 tensor `(num_pairs,)` in [0, k].
+    """
+    margins = similarities[:, None] - thresholds[None, :]
+    return tf.reduce_sum(tempered_sigmoid(margins, temperature), axis=1)
+
+
+def exceeds(similarities, thresholds):
+    """Returns whether each cosine is above each threshold, bool `(num_pairs, k)`."""
+    return similarities[:, None] > thresholds[None, :]
+
+
+def hard_rank(similarities, thresholds):
+    """Counts the thresholds strictly below a cosine, int32 `(num_pairs,)`."""
+    above = exceeds(similarities, thresholds)
+    return tf.reduce_sum(tf.cast(above, tf.int32), axis=1)

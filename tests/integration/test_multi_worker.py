@@ -1,0 +1,89 @@
+"""Two processes on one machine train one student."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from ekd_tf.teachers import load_embedder
+
+ARGUMENTS = [
+    "--data=synthetic:identities=8,images=4,size=32",
+    "--general_batch=8",
+    "--balanced_identities=2",
+    "--model=iresnet18",
+    "--width=0.125",
+    "--embedding_dim=16",
+    "--input_size=32",
+    "--scale=16",
+    "--steps=3",
+    "--learning_rate=0.02",
+    "--log_every=1",
+]
+
+
+def free_ports(count):
+    sockets = [socket.socket() for _ in range(count)]
+    for each in sockets:
+        each.bind(("localhost", 0))
+    ports = [each.getsockname()[1] for each in sockets]
+    for each in sockets:
+        each.close()
+    return ports
+
+
+def start(workdir, extra, config=None):
+    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "2"}
+    environment.pop("TF_CONFIG", None)
+    if config is not None:
+        environment["TF_CONFIG"] = json.dumps(config)
+    command = [sys.executable, "-m", "ekd_tf.train", f"--workdir={workdir}"]
+    return subprocess.Popen(
+        [*command, *ARGUMENTS, *extra],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def losses(workdir):
+    text = (workdir / "metrics.jsonl").read_text()
+    return [json.loads(line)["loss"] for line in text.splitlines()]
+
+
+@pytest.mark.slow
+def test_two_workers_train_like_two_replicas_of_one(tmp_path):
+    ports = free_ports(2)
+    workers = [
+        start(
+            tmp_path / "workers",
+            ["--strategy=multi_worker"],
+            {
+                "cluster": {"worker": [f"localhost:{port}" for port in ports]},
+                "task": {"type": "worker", "index": index},
+            },
+        )
+        for index in range(2)
+    ]
+    single = start(
+        tmp_path / "single", ["--strategy=mirrored", "--num_virtual_devices=2"]
+    )
+    for process in (*workers, single):
+        output, _ = process.communicate(timeout=300)
+        assert process.returncode == 0, output[-3000:]
+    np.testing.assert_allclose(
+        losses(tmp_path / "workers"), losses(tmp_path / "single"), rtol=1e-4
+    )
+    pairs = zip(
+        load_embedder(tmp_path / "workers").get_weights(),
+        load_embedder(tmp_path / "single").get_weights(),
+    )
+    for one, other in pairs:
+        np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-5)
+    # One process writes: each step is logged once.
+    assert len(losses(tmp_path / "workers")) == 3
