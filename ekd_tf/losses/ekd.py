@@ -276,7 +276,12 @@ class EKDLoss(DistillationLoss):
         for name, values in columns.items():
             for fpr, value in zip(self.fprs, tf.unstack(values, len(self.fprs))):
                 monitor[f"{name}/fpr_{_fpr_name(fpr)}"] = value
-        return {name: tf.cast(value, tf.float32) for name, value in monitor.items()}
+        # Without the stop the backward pass visits all this too, and splits along an
+        # axis that XLA can only know by compiling anew for every batch.
+        return {
+            name: tf.stop_gradient(tf.cast(value, tf.float32))
+            for name, value in monitor.items()
+        }
 
     def get_config(self):
         """Returns the arguments the layer was made with."""

@@ -223,10 +223,7 @@ def critical_counts(pairs, student_thresholds, teacher_thresholds):
     sizes = [num_fprs, num_fprs, num_fprs, 1]
     student_above, teacher_above, positive, positive_any = tf.split(
         sum_over_positive_pairs(
-            columns,
-            tf.stop_gradient(student.embeddings),
-            teacher.embeddings,
-            pairs.positive,
+            columns, student.embeddings, teacher.embeddings, pairs.positive
         ),
         sizes,
     )
