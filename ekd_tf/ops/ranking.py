@@ -150,7 +150,8 @@ def quantiles_of_histogram(histogram, fprs):
     before = tf.gather(cumulative, bins) - count
     fraction = tf.clip_by_value(tf.math.divide_no_nan(wanted - before, count), 0.0, 1.0)
     steps = (tf.cast(bins, tf.float32) + fraction) * LEVEL_BINS
-    return tf.clip_by_value(KEY_TOP - steps / KEY_SCALE, -1.0, 1.0)
+    quantiles = tf.clip_by_value(KEY_TOP - steps / KEY_SCALE, -1.0, 1.0)
+    return tf.where(cumulative[-1] > 0, quantiles, -1.0)
 
 
 def largest(blocks, k):

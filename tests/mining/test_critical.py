@@ -1,0 +1,368 @@
+import itertools
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from ekd_tf.mining import CriticalPairMiner
+from ekd_tf.mining import critical_counts
+from ekd_tf.mining.critical import DEFAULT_FPRS
+from ekd_tf.ops.pairwise import list_pairs
+
+# Keys are 2^-23 apart; float32 cosines of short rows are off by about as much.
+EXACT = 5e-7
+
+
+def unit_np(x):
+    x = np.float64(x)
+    return x / np.linalg.norm(x, axis=1, keepdims=True)
+
+
+def mine_np(student, teacher, labels, image_ids=None):
+    """The paper's mining as loops over pairs: positives, and negatives by hardness."""
+    student, teacher = unit_np(student), unit_np(teacher)
+    images = np.arange(len(labels)) if image_ids is None else image_ids
+    positive, negative = set(), []
+    for i, j in itertools.combinations(range(len(labels)), 2):
+        if labels[i] != labels[j]:
+            negative.append((student[i] @ student[j], teacher[i] @ teacher[j], (i, j)))
+        elif images[i] != images[j]:
+            positive.add((i, j))
+    return positive, sorted(negative, reverse=True)
+
+
+def thresholds_np(cosines, fprs):
+    ordered = sorted(cosines, reverse=True)
+    return [ordered[int(len(ordered) * fpr + 1e-9)] for fpr in fprs]
+
+
+def batch_of(rng, rows, identities, student_dim=6, teacher_dim=9):
+    return (
+        np.float32(rng.normal(size=(rows, student_dim))),
+        np.float32(rng.normal(size=(rows, teacher_dim))),
+        rng.integers(0, identities, rows).astype(np.int32),
+    )
+
+
+def rows_of(pairs):
+    return {tuple(pair) for pair in list_pairs(pairs.positive).numpy()}
+
+
+def check(mined, student, teacher, labels, image_ids=None, fprs=DEFAULT_FPRS, k=2000):
+    """Compares all that was mined with the loop."""
+    positive, negative = mine_np(student, teacher, labels, image_ids)
+    assert rows_of(mined) == positive
+    assert int(mined.num_negatives) == len(negative)
+
+    mask = mined.negative_mask.numpy()
+    count = min(k, len(negative))
+    assert mask.sum() == count and mask[:count].all()
+    found = [tuple(pair) for pair in mined.negative.numpy()[:count]]
+    assert len(set(found)) == count
+    cosines = {pair: (s, t) for s, t, pair in negative}
+    np.testing.assert_allclose(
+        [cosines[pair][0] for pair in found],
+        [s for s, _, _ in negative[:count]],
+        rtol=0,
+        atol=EXACT,
+    )
+    for column, model in enumerate((mined.student, mined.teacher)):
+        mine = [cosines[pair][column] for pair in found]
+        np.testing.assert_allclose(model.negative[:count], mine, rtol=0, atol=EXACT)
+        assert int(tf.reduce_sum(model.histogram)) == len(negative)
+        if negative:
+            expected = thresholds_np([entry[column] for entry in negative], fprs)
+            np.testing.assert_allclose(model.thresholds, expected, rtol=0, atol=EXACT)
+
+
+# --- what is mined
+
+
+def test_mined_pairs_computed_by_hand(run_as):
+    # Student cosines 01: 0.6, 02: 0, 03: -1, 12: 0.8, 13: -0.6, 23: 0. Rows 0 and 1 are
+    # one identity; of the five negatives 0.8 is the hardest, and the two zeros tie.
+    student = np.float32([[2, 0], [3, 4], [0, 1], [-7, 0]])
+    teacher = np.float32([[1, 0], [1, 0], [0, 3], [0, 2]])
+    miner = CriticalPairMiner(fprs=[0.2, 0.5, 0.8], num_negatives=2)
+    mined = run_as(lambda s, t, y: miner(s, t, y))(
+        tf.constant(student), tf.constant(teacher), tf.constant([4, 4, 6, 9])
+    )
+    assert int(mined.positive.num_pairs) == 1
+    assert mined.num_negatives == 5
+    assert tuple(mined.negative[0].numpy()) == (1, 2)
+    assert tuple(mined.negative[1].numpy()) in {(0, 2), (2, 3)}
+    # Ranks floor(5 f) = 1, 2, 4 of 0.8, 0, 0, -0.6, -1 and of 1, 0, 0, 0, 0.
+    np.testing.assert_allclose(mined.student.thresholds, [0, 0, -1], atol=EXACT)
+    np.testing.assert_allclose(mined.teacher.thresholds, [0, 0, 0], atol=EXACT)
+    np.testing.assert_allclose(mined.student.negative, [0.8, 0], atol=EXACT)
+
+
+@pytest.mark.parametrize("rows", [2, 5, 63, 64, 65, 130, 300])
+def test_matches_loops_over_pairs(rng, rows):
+    student, teacher, labels = batch_of(rng, rows, identities=max(rows // 4, 2))
+    mined = CriticalPairMiner(num_negatives=200)(student, teacher, labels)
+    check(mined, student, teacher, labels, k=200)
+
+
+def test_matches_loops_over_pairs_in_every_mode(rng, run_as):
+    student, teacher, labels = batch_of(rng, 140, identities=30)
+    images = rng.integers(0, 60, 140).astype(np.int32)
+    fprs = (0.3, 1e-2, 1e-3)
+    miner = CriticalPairMiner(fprs, num_negatives=50)
+    batch = (student, teacher, labels, images)
+    mined = run_as(lambda *x: miner(*x))(*(tf.constant(x) for x in batch))
+    check(mined, student, teacher, labels, images, fprs, k=50)
+
+
+def test_blocks_of_many_rows_cover_the_triangle(rng):
+    # 1,100 rows: 8 blocks of 192 rows (the last ones shorter) and padded columns.
+    student, teacher, labels = batch_of(rng, 1100, identities=300)
+    mined = CriticalPairMiner(num_negatives=5000)(student, teacher, labels)
+    gram = unit_np(student) @ unit_np(student).T
+    upper = np.triu(labels[:, None] != labels[None, :], 1)
+    cosines = np.sort(gram[upper])[::-1]
+    assert mined.num_negatives == cosines.size
+    np.testing.assert_allclose(
+        mined.student.negative, cosines[:5000], rtol=0, atol=EXACT
+    )
+    i, j = mined.negative.numpy().T
+    assert upper[i, j].all() and len(set(zip(i, j))) == 5000
+    np.testing.assert_allclose(gram[i, j], cosines[:5000], rtol=0, atol=EXACT)
+    ranks = [cosines.size // 10**k for k in range(1, 7)]
+    np.testing.assert_allclose(
+        mined.student.thresholds, cosines[ranks], rtol=0, atol=EXACT
+    )
+
+
+def test_batch_size_unknown_while_tracing(rng):
+    miner = CriticalPairMiner(num_negatives=100)
+    mine = tf.function(
+        lambda s, t, y: miner(s, t, y),
+        input_signature=[
+            tf.TensorSpec([None, 6], tf.float32),
+            tf.TensorSpec([None, 9], tf.float32),
+            tf.TensorSpec([None], tf.int32),
+        ],
+    )
+    for rows in (1, 3, 64, 129, 600):
+        student, teacher, labels = batch_of(rng, rows, identities=max(rows // 4, 2))
+        if rows == 600:
+            unknown = mine(student, teacher, labels)
+            known = miner(student, teacher, labels)
+            for a, b in zip(tf.nest.flatten(unknown), tf.nest.flatten(known)):
+                np.testing.assert_allclose(a, b, rtol=0, atol=EXACT)
+            continue
+        check(mine(student, teacher, labels), student, teacher, labels, k=100)
+    assert mine.experimental_get_tracing_count() == 1
+
+
+def test_without_thresholds_the_rest_is_the_same(rng):
+    batch = batch_of(rng, 40, identities=9)
+    full = CriticalPairMiner()(*batch)
+    lean = CriticalPairMiner(thresholds=False)(*batch)
+    np.testing.assert_array_equal(lean.negative, full.negative)
+    np.testing.assert_array_equal(lean.student.histogram, full.student.histogram)
+    np.testing.assert_array_equal(lean.teacher.thresholds, np.zeros(6))
+
+
+def test_pairs_of_one_source_image_are_no_positives(rng):
+    student, teacher, _ = batch_of(rng, 6, identities=2)
+    labels = np.int32([1, 1, 1, 2, 2, 2])
+    # Rows 0 and 1 are one image. Row 3 has its number too, but is another identity.
+    mined = CriticalPairMiner()(student, teacher, labels, np.int32([7, 7, 8, 7, 9, 10]))
+    assert rows_of(mined) == {(0, 2), (1, 2), (3, 4), (3, 5), (4, 5)}
+    assert mined.num_negatives == 9
+
+
+def test_mines_in_float32_under_mixed_precision(rng, mixed_policy):
+    batch = batch_of(rng, 30, identities=8)
+    expected = CriticalPairMiner()(*batch)
+    for policy in ("mixed_float16", "mixed_bfloat16"):
+        mixed_policy(policy)
+        mined = CriticalPairMiner()(*batch)
+        np.testing.assert_array_equal(mined.student.thresholds, expected.student[2])
+        assert mined.teacher.negative.dtype == tf.float32
+
+
+def test_invariant_to_the_scale_of_rows(rng):
+    student, teacher, labels = batch_of(rng, 40, identities=9)
+    scale = np.float32(rng.uniform(0.01, 100, (40, 1)))
+    mined = CriticalPairMiner()(student, teacher, labels)
+    scaled = CriticalPairMiner()(student * scale, teacher / scale, labels)
+    for a, b in ((mined.student, scaled.student), (mined.teacher, scaled.teacher)):
+        np.testing.assert_allclose(a.thresholds, b.thresholds, rtol=0, atol=EXACT)
+        np.testing.assert_allclose(a.negative[:700], b.negative[:700], atol=EXACT)
+
+
+def test_no_gradient_flows_through_the_mining(rng):
+    student, teacher, labels = (tf.constant(x) for x in batch_of(rng, 10, 3))
+    with tf.GradientTape() as tape:
+        tape.watch([student, teacher])
+        mined = CriticalPairMiner(fprs=[0.1])(student, teacher, labels)
+        values = [mined.student.thresholds, mined.teacher.negative]
+    assert tape.gradient(values, [student, teacher]) == [None, None]
+
+
+# --- degenerate batches
+
+DEGENERATE = {
+    "one row": lambda rng: (*batch_of(rng, 1, 1)[:2], [3]),
+    "one identity": lambda rng: (*batch_of(rng, 5, 1)[:2], [3] * 5),
+    "no positive": lambda rng: (*batch_of(rng, 5, 1)[:2], list(range(5))),
+    "one negative": lambda rng: (*batch_of(rng, 2, 1)[:2], [0, 1]),
+    "all equal": lambda rng: (np.ones((6, 6)), np.ones((6, 9)), [0, 0, 1, 1, 2, 2]),
+    "opposite": lambda rng: (
+        np.outer([1, -1, 1, -1], np.ones(6)),
+        np.outer([1, 1, -1, -1], np.ones(9)),
+        [0, 0, 1, 1],
+    ),
+    "zero rows": lambda rng: (np.zeros((4, 6)), np.zeros((4, 9)), [0, 0, 1, 1]),
+}
+
+
+@pytest.mark.parametrize("kind", DEGENERATE)
+def test_degenerate_batches(rng, run_as, kind):
+    student, teacher, labels = DEGENERATE[kind](rng)
+    batch = (np.float32(student), np.float32(teacher), np.int32(labels))
+    miner = CriticalPairMiner(num_negatives=4)
+    mined = run_as(lambda s, t, y: miner(s, t, y))(*(tf.constant(x) for x in batch))
+    if kind == "zero rows":
+        assert mined.num_negatives == 4
+        np.testing.assert_allclose(mined.student.thresholds, np.zeros(6), atol=EXACT)
+    else:
+        check(mined, *batch, k=4)
+    for tensor in tf.nest.flatten(mined):
+        assert np.isfinite(np.float64(tensor)).all()
+
+
+def test_rows_that_are_not_finite_count_as_zero(rng, run_as):
+    student, teacher, labels = batch_of(rng, 12, 4)
+    clean_student, clean_teacher = student.copy(), teacher.copy()
+    student[3], teacher[5, 0] = np.nan, np.inf
+    clean_student[3], clean_teacher[5] = 0, 0
+    miner = CriticalPairMiner(num_negatives=10)
+    mine = run_as(lambda s, t, y: miner(s, t, y))
+    mined = mine(tf.constant(student), tf.constant(teacher), tf.constant(labels))
+    clean = mine(
+        tf.constant(clean_student), tf.constant(clean_teacher), tf.constant(labels)
+    )
+    for a, b in zip(tf.nest.flatten(mined), tf.nest.flatten(clean)):
+        np.testing.assert_array_equal(a, b)
+
+
+# --- critical counts
+
+
+def test_counts_computed_by_hand(run_as):
+    # Positives 01 and 23. Student cosines 0.6 and 0; teacher 1 and 1. At thresholds
+    # 0.5 and 0.8 for both, pair 01 differs at 0.8 alone, pair 23 at both.
+    # Negatives, student: 02 0, 03 -1, 12 0.8, 13 -0.6; teacher: all 0. Pair 12 is above
+    # 0.5 (and at, not above, 0.9) for the student alone.
+    student = np.float32([[2, 0], [3, 4], [0, 1], [-7, 0]])
+    teacher = np.float32([[1, 0], [1, 0], [0, 3], [0, 2]])
+    miner = CriticalPairMiner(num_negatives=9)
+
+    def count(s, t, y):
+        thresholds = tf.constant([0.5, 0.9])
+        return critical_counts(miner(s, t, y), thresholds, thresholds)
+
+    counts = run_as(count)(
+        tf.constant(student), tf.constant(teacher), tf.constant([0, 0, 1, 1])
+    )
+    assert counts.positive.numpy().tolist() == [1, 2]
+    assert counts.negative.numpy().tolist() == [1, 0]
+    assert (int(counts.positive_any), int(counts.negative_any)) == (2, 1)
+    np.testing.assert_array_equal(counts.student_tpr, [0.5, 0])
+    np.testing.assert_array_equal(counts.teacher_tpr, [1, 1])
+
+
+def test_counts_match_loops_over_pairs(rng):
+    student, teacher, labels = batch_of(rng, 60, identities=12)
+    miner = CriticalPairMiner(num_negatives=100)
+    mined = miner(student, teacher, labels)
+    ts, tt = np.float32([-0.2, 0.1, 0.3]), np.float32([0.0, 0.05, 0.6])
+    counts = critical_counts(mined, tf.constant(ts), tf.constant(tt))
+
+    positive, negative = mine_np(student, teacher, labels)
+    s, t = unit_np(student), unit_np(teacher)
+    above = np.array([[s[i] @ s[j] > ts, t[i] @ t[j] > tt] for i, j in positive])
+    hard = np.array([[a > ts, b > tt] for a, b, _ in negative[:100]])
+    for pairs, per_threshold, any_of in (
+        (above, counts.positive, counts.positive_any),
+        (hard, counts.negative, counts.negative_any),
+    ):
+        np.testing.assert_array_equal(
+            per_threshold, (pairs[:, 0] != pairs[:, 1]).sum(axis=0)
+        )
+        ranks = pairs.sum(axis=2)
+        assert int(any_of) == (ranks[:, 0] != ranks[:, 1]).sum()
+    np.testing.assert_allclose(counts.student_tpr, above[:, 0].mean(axis=0), rtol=1e-6)
+    np.testing.assert_allclose(counts.teacher_tpr, above[:, 1].mean(axis=0), rtol=1e-6)
+
+
+def test_ranks_may_agree_where_decisions_do_not():
+    # Student above the first threshold alone, teacher above the second alone.
+    student = np.float32([[1, 0], [3, 4]])
+    mined = CriticalPairMiner()(student, student, np.int32([0, 0]))
+    counts = critical_counts(mined, tf.constant([0.5, 0.9]), tf.constant([0.9, 0.5]))
+    assert counts.positive.numpy().tolist() == [1, 1]
+    assert int(counts.positive_any) == 0
+
+
+def test_equal_models_have_no_critical_pair(rng):
+    student, _, labels = batch_of(rng, 30, identities=6)
+    mined = CriticalPairMiner()(student, student, labels)
+    counts = critical_counts(mined, mined.student.thresholds, mined.teacher.thresholds)
+    assert int(counts.positive_any) == int(counts.negative_any) == 0
+    np.testing.assert_array_equal(counts.student_tpr, counts.teacher_tpr)
+
+
+def test_filling_rows_are_not_counted():
+    # Without a negative pair the filling pairs (0, 0) have cosine 1 for both models,
+    # which lies on different sides of these thresholds.
+    rows = np.ones((3, 2), np.float32)
+    mined = CriticalPairMiner()(rows, rows, np.int32([5, 5, 5]))
+    counts = critical_counts(mined, tf.constant([0.5]), tf.constant([1.5]))
+    assert counts.negative.numpy().tolist() == [0] and int(counts.negative_any) == 0
+    assert counts.positive.numpy().tolist() == [3]
+
+
+def test_no_positives_count_as_zero(rng):
+    student, teacher, _ = batch_of(rng, 4, 1)
+    mined = CriticalPairMiner()(student, teacher, np.arange(4))
+    counts = critical_counts(mined, tf.constant([0.0]), tf.constant([0.0]))
+    assert counts.positive.numpy().tolist() == [0]
+    assert float(counts.student_tpr[0]) == float(counts.teacher_tpr[0]) == 0.0
+
+
+# --- wrong arguments
+
+
+@pytest.mark.parametrize("fprs", [[0.0], [0.1, 1.0], [-0.1], [float("nan")]])
+def test_rejects_rates_outside_the_open_unit_interval(fprs):
+    with pytest.raises(ValueError, match=r"`fprs` must be in \(0, 1\)"):
+        CriticalPairMiner(fprs=fprs)
+
+
+def test_rejects_no_rates():
+    with pytest.raises(ValueError, match="`fprs` must name at least one rate"):
+        CriticalPairMiner(fprs=[])
+
+
+@pytest.mark.parametrize("number", [0, -3, 0.5])
+def test_rejects_mining_no_negatives(number):
+    with pytest.raises(ValueError, match=r"`num_negatives` must be in \[1, inf\)"):
+        CriticalPairMiner(num_negatives=number)
+
+
+def test_rejects_wrong_shapes(rng):
+    student, teacher, labels = batch_of(rng, 4, 2)
+    miner = CriticalPairMiner()
+    with pytest.raises(ValueError, match="`student` must have 2 dimensions"):
+        miner(student[0], teacher, labels)
+    with pytest.raises(ValueError, match="`labels` must have 1 dimensions"):
+        miner(student, teacher, labels[:, None])
+    with pytest.raises(ValueError, match="same batch.*teacher=3"):
+        miner(student, teacher[:3], labels)
+    with pytest.raises(ValueError, match="same batch.*image_ids=2"):
+        miner(student, teacher, labels, labels[:2])

@@ -1,0 +1,87 @@
+import os
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from ekd_tf.ops.collective import gather_rows
+from ekd_tf.ops.collective import num_replicas
+
+
+# One process can gather over one number of replicas only: TensorFlow numbers the group
+# of the first devices once. `tests/losses/test_ekd_distributed.py` runs this file again
+# with four.
+@pytest.fixture
+def strategy(request):
+    return request.getfixturevalue(
+        {"2": "two_replicas", "4": "four_replicas"}[
+            os.environ.get("EKD_TEST_REPLICAS", "2")
+        ]
+    )
+
+
+def scatter(strategy, rows):
+    """Gives each replica its share of the rows, in order."""
+    shares = np.split(rows, strategy.num_replicas_in_sync)
+    return strategy.experimental_distribute_values_from_function(
+        lambda context: tf.constant(shares[context.replica_id_in_sync_group])
+    )
+
+
+def test_one_device_keeps_its_tensor(rng):
+    rows = tf.constant(rng.normal(size=(3, 2)))
+    assert num_replicas() == 1
+    assert gather_rows(rows) is rows
+
+
+def test_cross_replica_context_counts_as_one(strategy):
+    with strategy.scope():
+        assert num_replicas() == 1
+
+
+def test_rows_come_in_replica_order(rng, strategy):
+    rows = rng.normal(size=(8, 3)).astype(np.float32)
+    labels = np.arange(8, dtype=np.int32)
+
+    @tf.function
+    def step(rows, labels):
+        def replica(rows, labels):
+            return gather_rows(rows), gather_rows(labels), tf.constant(num_replicas())
+
+        return strategy.run(replica, args=(rows, labels))
+
+    results = step(scatter(strategy, rows), scatter(strategy, labels))
+    for gathered, order, count in zip(
+        *(strategy.experimental_local_results(result) for result in results)
+    ):
+        np.testing.assert_array_equal(gathered, rows)
+        np.testing.assert_array_equal(order, labels)
+        assert int(count) == strategy.num_replicas_in_sync
+
+
+def test_shares_of_the_global_loss_sum_to_its_gradient(rng, strategy):
+    # The loss multiplies rows of different replicas, so each gradient needs them all:
+    # d sum(X X^T * W) = (W + W^T) X.
+    rows = rng.normal(size=(8, 3)).astype(np.float32)
+    weights = rng.normal(size=(8, 8)).astype(np.float32)
+
+    def share(rows):
+        with tf.GradientTape() as tape:
+            tape.watch(rows)
+            everyone = gather_rows(rows)
+            gram = tf.matmul(everyone, everyone, transpose_b=True)
+            loss = tf.reduce_sum(gram * weights) / num_replicas()
+        return loss, tape.gradient(loss, rows)
+
+    losses, grads = tf.function(lambda r: strategy.run(share, args=(r,)))(
+        scatter(strategy, rows)
+    )
+    gram = np.float64(rows) @ np.float64(rows).T
+    total = sum(float(x) for x in strategy.experimental_local_results(losses))
+    np.testing.assert_allclose(total, np.sum(gram * weights), rtol=1e-5)
+    np.testing.assert_allclose(
+        np.concatenate(strategy.experimental_local_results(grads)),
+        (weights + weights.T) @ rows,
+        rtol=1e-4,
+        atol=1e-5,
+    )

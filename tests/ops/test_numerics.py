@@ -1,0 +1,115 @@
+import math
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from ekd_tf.ops.numerics import l2_normalize
+from ekd_tf.ops.numerics import masked_mean
+from ekd_tf.ops.numerics import safe_acos
+from ekd_tf.ops.numerics import tempered_sigmoid
+
+
+def gradient(function, x):
+    """Returns d sum(function(x)) / dx."""
+    x = tf.convert_to_tensor(x)
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        value = tf.reduce_sum(function(x))
+    return tape.gradient(value, x)
+
+
+# --- l2_normalize
+
+
+def test_unit_row_computed_by_hand(run_as):
+    unit = run_as(l2_normalize)(tf.constant([[3.0, 4.0], [-5.0, 0.0]]))
+    np.testing.assert_allclose(unit, [[0.6, 0.8], [-1.0, 0.0]], rtol=1e-6)
+
+
+def test_unit_row_gradient_computed_by_hand(run_as):
+    # d(x / |x|) = (I - u u^T) / |x|: for x = (3, 4) and a sum of both entries
+    # (1 - 0.6 * 1.4, 1 - 0.8 * 1.4) / 5 = (0.032, -0.024).
+    grad = run_as(lambda x: gradient(l2_normalize, x))(tf.constant([[3.0, 4.0]]))
+    np.testing.assert_allclose(grad, [[0.032, -0.024]], rtol=1e-5)
+
+
+def test_zero_row_stays_zero_with_a_finite_gradient(run_as):
+    zero = tf.zeros([1, 3])
+    np.testing.assert_array_equal(run_as(l2_normalize)(zero), np.zeros((1, 3)))
+    # Below epsilon the length counts as sqrt(1e-12).
+    grad = run_as(lambda x: gradient(l2_normalize, x))(zero)
+    np.testing.assert_allclose(grad, np.full((1, 3), 1e6), rtol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_half_precision_is_normalised_in_float32(rng, dtype):
+    # 300^2 * 64 overflows float16.
+    rows = tf.cast(rng.normal(0, 300, (4, 64)), dtype)
+    unit = l2_normalize(rows)
+    assert unit.dtype == tf.float32
+    np.testing.assert_allclose(np.linalg.norm(unit, axis=1), np.ones(4), rtol=1e-6)
+
+
+# --- safe_acos
+
+
+def test_angle_computed_by_hand(run_as):
+    angle = run_as(safe_acos)(tf.constant([0.5, 0.0, -0.5]))
+    np.testing.assert_allclose(
+        angle, [math.pi / 3, math.pi / 2, 2 * math.pi / 3], rtol=1e-6
+    )
+
+
+def test_angle_is_within_a_thousandth_of_the_ends(run_as):
+    # acos(1 - 1e-6) = sqrt(2e-6) = 1.41e-3.
+    angle = run_as(safe_acos)(tf.constant([1.0, 1.5, -1.0, -1.5]))
+    ends = [0.0, 0.0, math.pi, math.pi]
+    np.testing.assert_allclose(np.abs(angle - ends), np.full(4, 1.414e-3), rtol=0.05)
+
+
+def test_angle_gradient(run_as):
+    # d acos(x) = -1 / sqrt(1 - x^2); none where the cosine is clipped.
+    cosines = tf.constant([0.6, -0.8, 1.0, -1.0, 1.0001])
+    grad = run_as(lambda x: gradient(safe_acos, x))(cosines)
+    np.testing.assert_allclose(grad, [-1 / 0.8, -1 / 0.6, 0, 0, 0], rtol=1e-5)
+
+
+# --- tempered_sigmoid
+
+
+def test_soft_step_computed_by_hand(run_as):
+    # At temperature * ln 3 the step has reached 3 / (3 + 1).
+    at = np.float32([0.0, 0.01 * math.log(3), -0.01 * math.log(3), 1.0, -1.0])
+    step = run_as(lambda x: tempered_sigmoid(x, 0.01))(tf.constant(at))
+    np.testing.assert_allclose(step, [0.5, 0.75, 0.25, 1.0, 0.0], atol=1e-6)
+
+
+def test_soft_step_slope_is_a_quarter_per_temperature(run_as):
+    grad = run_as(lambda x: gradient(lambda y: tempered_sigmoid(y, 0.02), x))(
+        tf.constant([0.0, 5.0, -5.0])
+    )
+    np.testing.assert_allclose(grad, [12.5, 0.0, 0.0], rtol=1e-6)
+
+
+# --- masked_mean
+
+
+def test_mean_of_the_kept_entries(run_as):
+    values = tf.constant([1.0, 2.0, 6.0, -50.0])
+    kept = tf.constant([True, True, True, False])
+    assert float(run_as(masked_mean)(values, kept)) == 3.0
+
+
+def test_mean_of_nothing_is_zero_with_a_zero_gradient(run_as):
+    values = tf.constant([1.0, 2.0])
+    none = tf.constant([False, False])
+    assert float(run_as(masked_mean)(values, none)) == 0.0
+    grad = run_as(lambda x: gradient(lambda y: masked_mean(y, none), x))(values)
+    np.testing.assert_array_equal(grad, [0.0, 0.0])
+
+
+def test_mean_gradient_goes_to_kept_entries_alone(run_as):
+    kept = tf.constant([True, False, True])
+    grad = run_as(lambda x: gradient(lambda y: masked_mean(y, kept), x))(tf.ones([3]))
+    np.testing.assert_allclose(grad, [0.5, 0.0, 0.5])

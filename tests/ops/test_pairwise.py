@@ -1,0 +1,220 @@
+import itertools
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from ekd_tf.ops import pairwise
+from ekd_tf.ops.pairwise import list_pairs
+from ekd_tf.ops.pairwise import pair_similarity
+from ekd_tf.ops.pairwise import pairs_at
+from ekd_tf.ops.pairwise import positive_pairs
+from ekd_tf.ops.pairwise import sum_over_positive_pairs
+
+
+def pairs_np(labels, image_ids=None):
+    """All pairs of one identity and of two images, as a set, by a double loop."""
+    images = range(len(labels)) if image_ids is None else image_ids
+    return {
+        (i, j)
+        for i, j in itertools.combinations(range(len(labels)), 2)
+        if labels[i] == labels[j] and images[i] != images[j]
+    }
+
+
+def sum_np(function, student, teacher, pairs):
+    student, teacher = np.float64(student), np.float64(teacher)
+    return sum(
+        function(student[i] @ student[j], teacher[i] @ teacher[j]) for i, j in pairs
+    )
+
+
+def unit(rng, rows, dim):
+    x = rng.normal(size=(rows, dim))
+    return np.float32(x / np.linalg.norm(x, axis=1, keepdims=True))
+
+
+def mix(student, teacher):
+    """Two columns that need both cosines; the gradient of each differs."""
+    return tf.stack([student**2 * teacher, tf.sin(3 * student) + teacher], axis=1)
+
+
+def mix_np(student, teacher):
+    return np.array([student**2 * teacher, np.sin(3 * student) + teacher])
+
+
+# --- which pairs there are
+
+
+def test_pairs_computed_by_hand():
+    pairs = positive_pairs([7, 5, 7, 5, 7, 9])
+    listed = {tuple(pair) for pair in list_pairs(pairs).numpy()}
+    assert listed == {(0, 2), (0, 4), (2, 4), (1, 3)}
+    assert int(pairs.num_pairs) == 4
+
+
+def test_pairs_of_one_source_image_are_left_out():
+    # Rows 0, 1 show image 3 and rows 2, 3 image 8: only pairs across remain.
+    pairs = positive_pairs([1, 1, 1, 1], [3, 3, 8, 8])
+    listed = {tuple(pair) for pair in list_pairs(pairs).numpy()}
+    assert listed == {(0, 2), (0, 3), (1, 2), (1, 3)}
+
+
+def test_image_ids_of_other_identities_do_not_matter():
+    pairs = positive_pairs([1, 2, 1, 2], [5, 5, 6, 6])
+    assert {tuple(p) for p in list_pairs(pairs).numpy()} == {(0, 2), (1, 3)}
+
+
+@pytest.mark.parametrize("with_images", [False, True])
+@pytest.mark.parametrize("batch", [1, 2, 3, 17, 64])
+def test_every_pair_is_listed_once(rng, batch, with_images):
+    for identities in (1, 3, 40):
+        labels = rng.integers(-2, identities - 2, batch).astype(np.int32)
+        images = rng.integers(-5, 5, batch).astype(np.int32) if with_images else None
+        listed = list_pairs(positive_pairs(labels, images)).numpy()
+        assert listed.shape[1] == 2
+        assert len({tuple(pair) for pair in listed}) == len(listed)
+        assert {tuple(pair) for pair in listed} == pairs_np(labels, images)
+
+
+def test_extreme_labels_and_wide_image_ids():
+    low, high = np.iinfo(np.int32).min, np.iinfo(np.int32).max
+    labels = np.array([low, high, low, high, low], np.int64)
+    images = np.array([2**31 + 1, 5, -1, 6, -1], np.int64)
+    pairs = list_pairs(positive_pairs(labels, images)).numpy()
+    assert {tuple(pair) for pair in pairs} == {(0, 2), (0, 4), (1, 3)}
+
+
+def test_numbers_beyond_the_last_pair_are_rows_of_the_batch(run_as, rng):
+    labels = tf.constant(rng.integers(0, 4, 9).astype(np.int32))
+    rows = run_as(lambda y: pairs_at(positive_pairs(y), tf.range(200)))(labels)
+    assert rows.shape == (200, 2)
+    assert np.min(rows) >= 0 and np.max(rows) < 9
+    count = len(pairs_np(labels.numpy()))
+    assert {tuple(pair) for pair in rows.numpy()[:count]} == pairs_np(labels.numpy())
+
+
+def test_no_rows_no_pairs():
+    assert int(positive_pairs(tf.zeros([0], tf.int32)).num_pairs) == 0
+
+
+# --- cosines of listed pairs
+
+
+def test_cosines_of_listed_pairs(rng, run_as):
+    rows, pairs = unit(rng, 6, 5), np.array([[0, 3], [5, 1], [2, 2]], np.int32)
+    cosines = run_as(pair_similarity)(tf.constant(rows), tf.constant(pairs))
+    np.testing.assert_allclose(cosines, [rows[i] @ rows[j] for i, j in pairs], 1e-5)
+
+
+def test_gradient_of_cosines_computed_by_hand(run_as):
+    # d (2 x0.x1 + 3 x0.x2) = (2 x1 + 3 x2, 2 x0, 3 x0); row 3 is in no pair.
+    rows = np.float32([[1, 0], [0, 1], [5, 7], [8, 9]])
+
+    def grad(rows, pairs):
+        with tf.GradientTape() as tape:
+            tape.watch(rows)
+            value = tf.reduce_sum(pair_similarity(rows, pairs) * [2.0, 3.0])
+        return tape.gradient(value, rows)
+
+    result = run_as(grad)(tf.constant(rows), tf.constant([[0, 1], [0, 2]]))
+    np.testing.assert_array_equal(result, [[15, 23], [2, 0], [3, 0], [0, 0]])
+
+
+# --- sums over all positive pairs
+
+
+@pytest.mark.parametrize("chunk", [2, 5, 2048])
+def test_sum_matches_a_loop_over_pairs(rng, run_as, monkeypatch, chunk):
+    monkeypatch.setattr(pairwise, "MAX_CHUNK", chunk)
+    labels = rng.integers(0, 4, 13).astype(np.int32)
+    student, teacher = unit(rng, 13, 5), unit(rng, 13, 3)
+
+    def total(student, teacher, labels):
+        pairs = positive_pairs(labels)
+        with tf.GradientTape() as tape:
+            tape.watch(student)
+            value = sum_over_positive_pairs(mix, student, teacher, pairs)
+            weighted = tf.reduce_sum(value * [1.0, -2.0])
+        return value, tape.gradient(weighted, student)
+
+    value, grad = run_as(total)(
+        tf.constant(student), tf.constant(teacher), tf.constant(labels)
+    )
+    pairs = pairs_np(labels)
+    assert len(pairs) > chunk or chunk == 2048
+    np.testing.assert_allclose(value, sum_np(mix_np, student, teacher, pairs), 1e-5)
+    expected = np.zeros((13, 5))
+    s, t = np.float64(student), np.float64(teacher)
+    for i, j in pairs:
+        a, b = s[i] @ s[j], t[i] @ t[j]
+        slope = 2 * a * b - 2 * 3 * np.cos(3 * a)
+        expected[i] += slope * s[j]
+        expected[j] += slope * s[i]
+    np.testing.assert_allclose(grad, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_sum_without_positive_pairs_is_zero(rng, run_as):
+    rows = tf.constant(unit(rng, 6, 4))
+
+    def total(rows):
+        with tf.GradientTape() as tape:
+            tape.watch(rows)
+            value = sum_over_positive_pairs(
+                mix, rows, rows, positive_pairs(tf.range(6))
+            )
+        return value, tape.gradient(value, rows)
+
+    value, grad = run_as(total)(rows)
+    np.testing.assert_array_equal(value, [0, 0])
+    np.testing.assert_array_equal(grad, np.zeros((6, 4)))
+
+
+def test_sum_gives_the_teacher_no_gradient(rng):
+    student, teacher = tf.constant(unit(rng, 6, 4)), tf.constant(unit(rng, 6, 4))
+    with tf.GradientTape() as tape:
+        tape.watch(teacher)
+        pairs = positive_pairs([0, 0, 1, 1, 1, 2])
+        value = sum_over_positive_pairs(mix, student, teacher, pairs)
+    assert tape.gradient(value, teacher) is None
+
+
+def test_batch_size_unknown_while_tracing(rng):
+    @tf.function(
+        input_signature=[
+            tf.TensorSpec([None, 4], tf.float32),
+            tf.TensorSpec([None], tf.int32),
+        ]
+    )
+    def total(rows, labels):
+        with tf.GradientTape() as tape:
+            tape.watch(rows)
+            value = sum_over_positive_pairs(mix, rows, rows, positive_pairs(labels))
+        return value, tape.gradient(value, rows)
+
+    for batch in (1, 5, 30):
+        rows = unit(rng, batch, 4)
+        labels = rng.integers(0, 3, batch).astype(np.int32)
+        value, grad = total(rows, labels)
+        expected = sum_np(mix_np, rows, rows, pairs_np(labels))
+        np.testing.assert_allclose(value, np.zeros(2) + expected, rtol=1e-4, atol=1e-5)
+        assert grad.shape == rows.shape and np.isfinite(grad).all()
+
+
+def test_memory_of_one_identity_stays_that_of_a_chunk(rng):
+    # 1,999,000 pairs of 64 dims would take a gigabyte if they were listed.
+    resource = pytest.importorskip("resource", reason="not on Windows")
+    rows = tf.constant(unit(rng, 2000, 64))
+
+    @tf.function
+    def total(rows):
+        pairs = positive_pairs(tf.zeros([2000], tf.int32))
+        return sum_over_positive_pairs(lambda s, t: s[:, None], rows, rows, pairs)
+
+    total.get_concrete_function(rows)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    value = total(rows)[0]
+    used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    gram = np.float64(rows) @ np.float64(rows).T
+    np.testing.assert_allclose(value, np.triu(gram, 1).sum(), rtol=1e-3)
+    assert used < 300e3, f"{used} KB"

@@ -1,0 +1,246 @@
+import math
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from ekd_tf.ops.ranking import HISTOGRAM_BINS
+from ekd_tf.ops.ranking import KEY_TOP
+from ekd_tf.ops.ranking import NO_PAIR
+from ekd_tf.ops.ranking import coarse_histogram
+from ekd_tf.ops.ranking import descending_keys
+from ekd_tf.ops.ranking import exceeds
+from ekd_tf.ops.ranking import hard_rank
+from ekd_tf.ops.ranking import largest
+from ekd_tf.ops.ranking import quantiles_of_histogram
+from ekd_tf.ops.ranking import ranks_of_fprs
+from ekd_tf.ops.ranking import select_descending
+from ekd_tf.ops.ranking import soft_rank
+
+STEP = 2.0**-23
+BIN = 2.0**-11
+
+# Where cosines lie decides which bins are shared, empty or crowded.
+COSINES = {
+    "spread": lambda rng, n: rng.uniform(-1, 1, n),
+    "like faces": lambda rng, n: np.tanh(rng.normal(0, 0.1, n)),
+    "one bin": lambda rng, n: rng.uniform(0.25, 0.25 + BIN / 3, n),
+    "all equal": lambda rng, n: np.full(n, 0.123),
+    "two values": lambda rng, n: rng.choice([-0.5, 0.75], n),
+    "near one": lambda rng, n: 1 - rng.integers(0, 9, n) * 2.0**-24,
+    "all one": lambda rng, n: np.ones(n),
+    "all minus one": lambda rng, n: -np.ones(n),
+    "beyond one by rounding": lambda rng, n: rng.choice([-1 - 4e-7, 1 + 4e-7], n),
+}
+
+
+def select(blocks, ranks):
+    keys = [descending_keys(block) for block in blocks]
+    return select_descending(keys, ranks, coarse_histogram(keys))
+
+
+# --- counting
+
+
+@pytest.mark.parametrize("kind", COSINES)
+def test_every_cosine_is_counted_in_its_bin(rng, kind):
+    cosines = np.float32(COSINES[kind](rng, 1000))
+    counts = coarse_histogram([descending_keys(tf.constant(cosines))]).numpy()
+    assert counts.shape == (HISTOGRAM_BINS,) and counts.sum() == 1000
+    # Bin b holds cosines in (top - (b + 1) * width, top - b * width], up to a key step.
+    for b in np.flatnonzero(counts):
+        low, high = KEY_TOP - (b + 1) * BIN, KEY_TOP - b * BIN
+        inside = (cosines > low - STEP) & (cosines < high + STEP)
+        assert inside.sum() >= counts[b]
+
+
+def test_entries_that_are_no_pair_are_not_counted(run_as, rng):
+    cosines = np.float32(rng.uniform(-1, 1, (6, 8)))
+    cosines[:, ::2] = NO_PAIR
+    counts = run_as(lambda x: coarse_histogram([descending_keys(x)]))(
+        tf.constant(cosines)
+    )
+    assert int(tf.reduce_sum(counts)) == 24
+
+
+def test_blocks_are_counted_together(rng):
+    cosines = np.float32(rng.uniform(-1, 1, 60))
+    one = coarse_histogram([descending_keys(tf.constant(cosines))])
+    parts = [descending_keys(tf.constant(x)) for x in np.split(cosines, [7, 7, 30])]
+    np.testing.assert_array_equal(coarse_histogram(parts), one)
+
+
+# --- which rank an FPR asks for
+
+
+def test_ranks_computed_by_hand(run_as):
+    # floor(12345 f); 0.07 is not one over a whole number.
+    ranks = run_as(lambda n: ranks_of_fprs(n, [0.5, 1e-1, 1e-3, 1e-6, 0.07]))(
+        tf.constant(12345)
+    )
+    assert ranks.numpy().tolist() == [6172, 1234, 12, 0, 864]
+    assert ranks.dtype == tf.int32
+
+
+def test_ranks_of_whole_multiples_do_not_fall_one_short():
+    # In floats 1000 * 1e-3 may round to less than 1.
+    fprs = [10.0**-k for k in range(1, 7)]
+    for k in range(1, 7):
+        for multiple in (1, 3, 7, 29):
+            negatives = multiple * 10**k
+            got = ranks_of_fprs(tf.constant(negatives), fprs).numpy().tolist()
+            assert got == [negatives // 10**j for j in range(1, 7)]
+
+
+# --- order statistics
+
+
+@pytest.mark.parametrize("kind", COSINES)
+def test_selection_matches_a_sort(rng, kind):
+    cosines = np.float32(COSINES[kind](rng, 3000))
+    ranks = np.int32([0, 1, 2, 17, 300, 301, 1500, 2999])
+    got = select([tf.constant(x) for x in np.split(cosines, [100, 1024])], ranks)
+    np.testing.assert_allclose(got, np.sort(cosines)[::-1][ranks], rtol=0, atol=STEP)
+
+
+def test_selection_in_every_mode(rng, run_as):
+    cosines = np.float32(COSINES["like faces"](rng, 3000))
+    # Ranks may be equal and in any order.
+    ranks = np.int32([300, 3, 0, 3, 2999])
+    got = run_as(lambda x, r: select([x[:1000], x[1000:]], r))(
+        tf.constant(cosines), tf.constant(ranks)
+    )
+    np.testing.assert_allclose(got, np.sort(cosines)[::-1][ranks], rtol=0, atol=STEP)
+
+
+def test_selection_passes_over_entries_that_are_no_pair(rng, run_as):
+    cosines = np.float32(rng.uniform(-1, 1, 200))
+    kept = np.sort(cosines[100:])[::-1]
+    cosines[:100] = NO_PAIR
+    got = run_as(lambda x: select([x], tf.constant([0, 50, 99])))(tf.constant(cosines))
+    np.testing.assert_allclose(got, kept[[0, 50, 99]], rtol=0, atol=STEP)
+
+
+def test_selection_from_nothing_ends(run_as):
+    got = run_as(lambda x: select([x], tf.constant([0, 0])))(tf.fill([5], NO_PAIR))
+    assert got.shape == (2,) and np.isfinite(got).all()
+
+
+# --- thresholds of a decayed histogram
+
+
+def test_quantiles_computed_by_hand(run_as):
+    # 4 counts in bin 10 and 12 in bin 20: an eighth lies above the middle of bin 10,
+    # five eighths above the middle of bin 20.
+    counts = np.zeros(HISTOGRAM_BINS, np.float32)
+    counts[10], counts[20] = 4, 12
+    got = run_as(lambda c: quantiles_of_histogram(c, [0.625, 0.125]))(
+        tf.constant(counts)
+    )
+    expected = [KEY_TOP - 20.5 * BIN, KEY_TOP - 10.5 * BIN]
+    np.testing.assert_allclose(got, expected, rtol=1e-6)
+
+
+def test_quantiles_do_not_depend_on_the_scale_of_the_counts(rng):
+    counts = np.float32(rng.integers(0, 5, HISTOGRAM_BINS))
+    one = quantiles_of_histogram(tf.constant(counts), [0.3, 0.01, 1e-4])
+    scaled = quantiles_of_histogram(tf.constant(counts * 1e-4), [0.3, 0.01, 1e-4])
+    np.testing.assert_allclose(one, scaled, rtol=0, atol=BIN / 20)
+
+
+def test_quantiles_match_a_sort_within_a_bin(rng):
+    cosines = np.float32(COSINES["like faces"](rng, 200_000))
+    counts = coarse_histogram([descending_keys(tf.constant(cosines))])
+    fprs = [1e-1, 1e-2, 1e-3, 1e-4]
+    got = quantiles_of_histogram(tf.cast(counts, tf.float32), fprs).numpy()
+    exact = np.sort(cosines)[::-1][[int(200_000 * fpr) for fpr in fprs]]
+    # In crowded bins the interpolation is far finer than the bin.
+    np.testing.assert_allclose(got[:2], exact[:2], rtol=0, atol=BIN / 10)
+    np.testing.assert_allclose(got, exact, rtol=0, atol=2 * BIN)
+
+
+def test_quantiles_of_nothing_are_minus_one(run_as):
+    got = run_as(lambda c: quantiles_of_histogram(c, [0.1, 1e-6]))(
+        tf.zeros([HISTOGRAM_BINS])
+    )
+    np.testing.assert_array_equal(got, [-1, -1])
+
+
+def test_quantiles_stay_cosines_at_both_ends():
+    for value in (1.0, -1.0):
+        counts = coarse_histogram([descending_keys(tf.fill([9], value))])
+        got = quantiles_of_histogram(tf.cast(counts, tf.float32), [0.9, 1e-6])
+        assert np.abs(got).max() <= 1
+        np.testing.assert_allclose(got, [value, value], atol=BIN)
+
+
+# --- the largest entries
+
+
+@pytest.mark.parametrize("k", [1, 7, 40, 1000])
+@pytest.mark.parametrize("values", ["distinct", "ties"])
+def test_largest_matches_a_sort(rng, k, values):
+    entries = np.float32(rng.uniform(-1, 1, (25, 8)))
+    if values == "ties":
+        entries = np.round(entries, 1)
+    blocks = [tf.constant(x) for x in np.split(entries, [3, 20])]
+    got, positions = largest(blocks, k)
+    expected = np.sort(entries.ravel())[::-1][:k]
+    np.testing.assert_array_equal(got, expected)
+    np.testing.assert_array_equal(entries.ravel()[positions.numpy()], expected)
+    assert len(set(positions.numpy().tolist())) == min(k, 200)
+
+
+def test_largest_in_every_mode(rng, run_as):
+    entries = np.float32(rng.permutation(200).reshape(25, 8))
+    got, positions = run_as(lambda x: largest([x[:9], x[9:]], 30))(tf.constant(entries))
+    np.testing.assert_array_equal(got, np.arange(199, 169, -1))
+    np.testing.assert_array_equal(entries.ravel()[positions.numpy()], got)
+
+
+def test_largest_finds_all_of_them_in_one_group(rng):
+    entries = np.float32(rng.uniform(-1, 0, (25, 8)))
+    entries[11] += 2
+    _, positions = largest([tf.constant(entries)], 8)
+    assert sorted(positions.numpy().tolist()) == list(range(88, 96))
+
+
+def test_largest_of_an_unknown_number_of_groups(rng):
+    spec = tf.TensorSpec([None, 4], tf.float32)
+    find = tf.function(lambda a, b: largest([a, b], 10), input_signature=[spec, spec])
+    for first, second in ((0, 1), (1, 0), (2, 0), (3, 9)):
+        blocks = [np.float32(rng.uniform(-1, 1, (n, 4))) for n in (first, second)]
+        entries = np.concatenate(blocks).ravel()
+        got, positions = find(*blocks)
+        found = min(10, entries.size)
+        np.testing.assert_array_equal(got[:found], np.sort(entries)[::-1][:found])
+        np.testing.assert_array_equal(entries[positions.numpy()[:found]], got[:found])
+        np.testing.assert_array_equal(got[found:], np.full(10 - found, NO_PAIR))
+
+
+# --- ranks against thresholds
+
+
+def test_soft_rank_computed_by_hand(run_as):
+    # 0.3 passes the thresholds 0.1 and 0.2 by far, sits on 0.3 and, in temperatures,
+    # is ln 3 below the last: 1 + 1 + 1/2 + 1/4.
+    thresholds = tf.constant([0.1, 0.2, 0.3, 0.3 + 0.001 * math.log(3)])
+    got = run_as(lambda s: soft_rank(s, thresholds, 0.001))(tf.constant([0.3, -1.0]))
+    np.testing.assert_allclose(got, [2.75, 0.0], rtol=1e-4)
+
+
+def test_hard_rank_is_strict(run_as):
+    thresholds = tf.constant([0.1, 0.2, 0.3])
+    cosines = tf.constant([0.05, 0.1, 0.25, 0.3, 0.9])
+    assert run_as(lambda s: hard_rank(s, thresholds))(cosines).numpy().tolist() == [
+        *(0, 0, 2, 2, 3)
+    ]
+    above = run_as(lambda s: exceeds(s, thresholds))(cosines).numpy()
+    assert above.tolist()[2] == [True, True, False]
+
+
+def test_soft_rank_approaches_the_hard_rank(rng):
+    cosines = tf.constant(rng.uniform(-1, 1, 50), tf.float32)
+    thresholds = tf.constant([-0.4, 0.0, 0.5])
+    soft = soft_rank(cosines, thresholds, 1e-6)
+    np.testing.assert_allclose(soft, hard_rank(cosines, thresholds), atol=1e-3)
