@@ -205,34 +205,41 @@ def test_no_gradient_flows_through_the_mining(rng):
 
 # --- degenerate batches
 
-DEGENERATE = {
-    "one row": lambda rng: (*batch_of(rng, 1, 1)[:2], [3]),
-    "one identity": lambda rng: (*batch_of(rng, 5, 1)[:2], [3] * 5),
-    "no positive": lambda rng: (*batch_of(rng, 5, 1)[:2], list(range(5))),
-    "one negative": lambda rng: (*batch_of(rng, 2, 1)[:2], [0, 1]),
-    "all equal": lambda rng: (np.ones((6, 6)), np.ones((6, 9)), [0, 0, 1, 1, 2, 2]),
-    "opposite": lambda rng: (
-        np.outer([1, -1, 1, -1], np.ones(6)),
-        np.outer([1, 1, -1, -1], np.ones(9)),
-        [0, 0, 1, 1],
-    ),
-    "zero rows": lambda rng: (np.zeros((4, 6)), np.zeros((4, 9)), [0, 0, 1, 1]),
-}
+
+def degenerate_batches(rng):
+    """Yields a name and a batch; all of one shape, so that each mode compiles once."""
+    student, teacher, _ = batch_of(rng, 4, 1)
+    alternating, pairs = np.array([1, -1, 1, -1]), [0, 0, 1, 1]
+    opposite = np.outer(alternating, np.ones(6)), np.outer(-alternating, np.ones(9))
+    yield "one identity", student, teacher, [3] * 4
+    yield "no positive", student, teacher, [0, 1, 2, 3]
+    yield "all equal", np.ones((4, 6)), -np.ones((4, 9)), pairs
+    yield "opposite", *opposite, pairs
+    yield "zero rows", 0 * student, 0 * teacher, pairs
 
 
-@pytest.mark.parametrize("kind", DEGENERATE)
-def test_degenerate_batches(rng, run_as, kind):
-    student, teacher, labels = DEGENERATE[kind](rng)
-    batch = (np.float32(student), np.float32(teacher), np.int32(labels))
+def test_degenerate_batches(rng, run_as):
     miner = CriticalPairMiner(num_negatives=4)
-    mined = run_as(lambda s, t, y: miner(s, t, y))(*(tf.constant(x) for x in batch))
-    if kind == "zero rows":
-        assert mined.num_negatives == 4
-        np.testing.assert_allclose(mined.student.thresholds, np.zeros(6), atol=EXACT)
-    else:
-        check(mined, *batch, k=4)
-    for tensor in tf.nest.flatten(mined):
-        assert np.isfinite(np.float64(tensor)).all()
+    mine = run_as(lambda s, t, y: miner(s, t, y))
+    for kind, student, teacher, labels in degenerate_batches(rng):
+        batch = (np.float32(student), np.float32(teacher), np.int32(labels))
+        mined = mine(*(tf.constant(x) for x in batch))
+        if kind == "zero rows":
+            assert mined.num_negatives == 4
+            for model in (mined.student, mined.teacher):
+                np.testing.assert_allclose(model.thresholds, np.zeros(6), atol=EXACT)
+                np.testing.assert_array_equal(model.negative, np.zeros(4))
+        else:
+            check(mined, *batch, k=4)
+        for tensor in tf.nest.flatten(mined):
+            assert np.isfinite(np.float64(tensor)).all(), kind
+
+
+@pytest.mark.parametrize("rows", [1, 2])
+def test_too_few_rows_for_a_pair_of_each_kind(rng, rows):
+    student, teacher, _ = batch_of(rng, rows, 1)
+    mined = CriticalPairMiner(num_negatives=4)(student, teacher, np.arange(rows))
+    check(mined, student, teacher, np.arange(rows), k=4)
 
 
 def test_rows_that_are_not_finite_count_as_zero(rng, run_as):

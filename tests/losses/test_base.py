@@ -1,0 +1,97 @@
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from ekd_tf.losses import DistillationLoss
+
+
+class Gap(DistillationLoss):
+    """Records what `compute` was given."""
+
+    def compute(self, student, teacher, labels, image_ids, training):
+        self.given = (student, teacher, labels, image_ids, training)
+        gap = tf.reduce_sum(student) * tf.reduce_sum(teacher)
+        return {"gap/product": gap}, {"gap/rows": tf.constant(2.0)}
+
+
+ROWS = np.float32([[1, 2], [3, 4]])
+
+
+def test_returns_the_terms_alone_or_with_what_to_watch():
+    terms = Gap()(ROWS, ROWS)
+    assert {name: float(value) for name, value in terms.items()} == {"gap/product": 100}
+    terms, monitor = Gap()(ROWS, ROWS, with_monitor=True)
+    assert list(terms) == ["gap/product"] and float(monitor["gap/rows"]) == 2
+
+
+def test_works_without_labels_and_trains_unless_told_otherwise():
+    loss = Gap()
+    loss(ROWS, ROWS)
+    assert loss.given[2:] == (None, None, True)
+    loss(ROWS, ROWS, training=False)
+    assert loss.given[4] is False
+
+
+def test_labels_arrive_as_int32():
+    loss = Gap()
+    loss(ROWS, ROWS, np.array([3, 4], np.int64), np.array([5, 6], np.uint8))
+    assert loss.given[2].dtype == loss.given[3].dtype == tf.int32
+    assert loss.given[2].numpy().tolist() == [3, 4]
+    assert loss.given[3].numpy().tolist() == [5, 6]
+
+
+def test_teacher_receives_no_gradient():
+    student, teacher = tf.constant(ROWS), tf.constant(ROWS)
+    with tf.GradientTape() as tape:
+        tape.watch([student, teacher])
+        value = Gap()(student, teacher)["gap/product"]
+    to_student, to_teacher = tape.gradient(value, [student, teacher])
+    np.testing.assert_array_equal(to_student, np.full((2, 2), 10.0))
+    assert to_teacher is None
+
+
+@pytest.mark.parametrize("policy", ["float32", "mixed_float16", "mixed_bfloat16"])
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
+def test_computes_in_float32_under_every_policy(mixed_policy, policy, dtype):
+    mixed_policy(policy)
+    loss = Gap()
+    rows = tf.cast(ROWS, dtype)
+    with tf.GradientTape() as tape:
+        tape.watch(rows)
+        value = loss(rows, rows)["gap/product"]
+    assert value.dtype == loss.given[0].dtype == loss.given[1].dtype == tf.float32
+    assert tape.gradient(value, rows).dtype == rows.dtype
+
+
+def test_keeps_name_and_precision_in_its_config(mixed_policy):
+    mixed_policy("mixed_float16")
+    loss = Gap.from_config(Gap(name="mine").get_config())
+    assert loss.name == "mine"
+    loss(ROWS, ROWS)
+    assert loss.given[0].dtype == tf.float32
+
+
+def test_a_loss_must_define_compute():
+    with pytest.raises(TypeError, match="DistillationLoss must define `compute`"):
+        DistillationLoss()(ROWS, ROWS)
+
+
+def test_rejects_wrong_shapes():
+    with pytest.raises(ValueError, match="`student` must have 2 dimensions"):
+        Gap()(ROWS[None], ROWS)
+    with pytest.raises(ValueError, match="`teacher` must have 2 dimensions"):
+        Gap()(ROWS, ROWS[0])
+    with pytest.raises(ValueError, match="`labels` must have 1 dimensions"):
+        Gap()(ROWS, ROWS, np.zeros((2, 1), np.int32))
+    with pytest.raises(ValueError, match="`image_ids` must have 1 dimensions"):
+        Gap()(ROWS, ROWS, np.zeros(2, np.int32), np.zeros((2, 1), np.int32))
+
+
+def test_rejects_inputs_of_different_batches():
+    for arguments in (
+        (ROWS, ROWS[:1]),
+        (ROWS, ROWS, np.zeros(3, np.int32)),
+        (ROWS, ROWS, np.zeros(2, np.int32), np.zeros(3, np.int32)),
+    ):
+        with pytest.raises(ValueError, match="must come from the same batch"):
+            Gap()(*arguments)

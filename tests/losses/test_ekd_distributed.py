@@ -1,0 +1,101 @@
+"""`EKDLoss` on several replicas against one device on the concatenated batch."""
+
+import os
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from ekd_tf.losses import EKDLoss
+from ekd_tf.ops.collective import gather_rows
+from ekd_tf.ops.collective import num_replicas
+
+ROWS = 16
+
+
+# One process can gather over one number of replicas only: TensorFlow numbers the group
+# of the first devices once.
+@pytest.fixture
+def strategy(request):
+    return request.getfixturevalue(
+        {"2": "two_replicas", "4": "four_replicas"}[
+            os.environ.get("EKD_TEST_REPLICAS", "2")
+        ]
+    )
+
+
+def batch_of(rng):
+    labels = rng.integers(0, 5, ROWS).astype(np.int32)
+    centres = rng.normal(size=(5, 6))[labels]
+    return (
+        np.float32(centres + rng.normal(size=(ROWS, 6))),
+        np.float32(centres @ rng.normal(size=(6, 9)) + rng.normal(size=(ROWS, 9))),
+        labels,
+        np.int32(np.arange(ROWS) // 2 * 2),
+    )
+
+
+def replica_step(loss, weights, student, teacher, labels, image_ids):
+    """What a trainer does on a replica: a linear student, its share of the loss."""
+    with tf.GradientTape() as tape:
+        tape.watch(weights)
+        embeddings = gather_rows(tf.matmul(student, weights))
+        terms = loss(
+            embeddings,
+            gather_rows(teacher),
+            gather_rows(labels),
+            gather_rows(image_ids),
+        )
+        share = sum(terms.values()) / num_replicas()
+    return share, tape.gradient(share, weights)
+
+
+@pytest.mark.parametrize("thresholds", ["ema", "histogram"])
+def test_replicas_compute_what_one_device_does(rng, strategy, thresholds):
+    def make():
+        return EKDLoss(temperature=0.1, thresholds=thresholds, momentum=0.3)
+
+    weights = tf.constant(rng.normal(size=(6, 5)), tf.float32)
+    alone = make()
+    with strategy.scope():
+        shared = make()
+
+    @tf.function
+    def step(*batch):
+        return strategy.run(lambda *x: replica_step(shared, weights, *x), args=batch)
+
+    def scatter(array):
+        shares = np.split(array, strategy.num_replicas_in_sync)
+        return strategy.experimental_distribute_values_from_function(
+            lambda context: tf.constant(shares[context.replica_id_in_sync_group])
+        )
+
+    for _ in range(3):
+        batch = batch_of(rng)
+        expected, gradient = replica_step(alone, weights, *map(tf.constant, batch))
+        shares, gradients = step(*map(scatter, batch))
+        total = sum(strategy.experimental_local_results(shares))
+        summed = sum(strategy.experimental_local_results(gradients))
+        np.testing.assert_allclose(total, expected, rtol=1e-5)
+        scale = np.abs(gradient).max()
+        np.testing.assert_allclose(summed, gradient, rtol=1e-4, atol=1e-5 * scale)
+        for one, many in zip(alone.variables, shared.variables):
+            np.testing.assert_allclose(np.array(many), np.array(one), atol=1e-6)
+
+
+def test_the_same_on_four_replicas():
+    tests = pathlib.Path(__file__).parents[1]
+    chosen = [f"{__file__}::test_replicas_compute_what_one_device_does[ema]"]
+    chosen.append(str(tests / "ops" / "test_collective.py"))
+    run = subprocess.run(
+        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *chosen],
+        env={**os.environ, "EKD_TEST_REPLICAS": "4"},
+        cwd=tests.parent,
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 0, run.stdout[-3000:]
+    assert "5 passed" in run.stdout

@@ -1,0 +1,105 @@
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from ekd_tf import checks
+
+
+def message(check, *args, **kwargs):
+    with pytest.raises(ValueError) as caught:
+        check(*args, **kwargs)
+    return str(caught.value)
+
+
+# --- choices
+
+
+def test_choice_among_those_offered():
+    checks.check_choice("mode", "ema", ("ema", "histogram"))
+
+
+def test_wrong_choice_is_answered_with_the_list():
+    assert message(checks.check_choice, "mode", 3, ("a", "b")) == (
+        "`mode` must be one of 'a', 'b'. Received: 3."
+    )
+
+
+def test_misspelt_choice_is_answered_with_the_closest():
+    assert message(checks.check_choice, "mode", "histogramm", ("ema", "histogram")) == (
+        "`mode` must be one of 'ema', 'histogram'. Received: 'histogramm'. "
+        "Did you mean 'histogram'?"
+    )
+
+
+# --- ranges
+
+
+@pytest.mark.parametrize(
+    "value, bounds",
+    [
+        (0, {"low": 0}),
+        (1, {"low": 0, "high": 1}),
+        (-5, {"high": 1}),
+        (0.5, {"low": 0, "high": 1, "low_open": True, "high_open": True}),
+        (1e9, {}),
+    ],
+)
+def test_values_inside_pass(value, bounds):
+    checks.check_range("x", value, **bounds)
+
+
+@pytest.mark.parametrize(
+    "value, bounds, interval",
+    [
+        (-1, {"low": 0}, "[0, inf)"),
+        (0, {"low": 0, "low_open": True}, "(0, inf)"),
+        (2, {"low": 0, "high": 1}, "[0, 1]"),
+        (1, {"low": 0, "high": 1, "high_open": True}, "[0, 1)"),
+        (2, {"high": 1}, "(-inf, 1]"),
+        (float("nan"), {"low": 0}, "[0, inf)"),
+        (float("nan"), {"high": 0}, "(-inf, 0]"),
+    ],
+)
+def test_values_outside_are_answered_with_the_interval(value, bounds, interval):
+    assert message(checks.check_range, "x", value, **bounds) == (
+        f"`x` must be in {interval}. Received: x={value}"
+    )
+
+
+def test_positive():
+    checks.check_positive("rate", 1e-9)
+    assert message(checks.check_positive, "rate", 0) == (
+        "`rate` must be in (0, inf). Received: rate=0"
+    )
+
+
+# --- tensors
+
+
+def test_rank():
+    checks.check_rank("rows", tf.zeros([2, 3]), 2)
+    assert message(checks.check_rank, "rows", tf.zeros([2, 3]), 1) == (
+        "`rows` must have 1 dimensions. Received: rows.shape=(2, 3)"
+    )
+
+
+def test_same_batch():
+    checks.check_same_batch(a=tf.zeros([2, 3]), b=np.zeros(2))
+    assert message(checks.check_same_batch, a=tf.zeros([2, 3]), b=np.zeros(3)) == (
+        "All inputs must come from the same batch. Received batch sizes: a=2, b=3"
+    )
+
+
+def test_batch_size_unknown_while_tracing_agrees_with_any():
+    @tf.function(input_signature=[tf.TensorSpec([None, 2])])
+    def trace(rows):
+        checks.check_rank("rows", rows, 2)
+        checks.check_same_batch(rows=rows, labels=tf.zeros([4]))
+        return rows
+
+    trace(tf.zeros([4, 2]))
+    with pytest.raises(ValueError, match="a=2, b=None, c=3"):
+        tf.function(
+            lambda b: checks.check_same_batch(a=tf.zeros(2), b=b, c=tf.zeros(3)),
+            input_signature=[tf.TensorSpec([None])],
+        ).get_concrete_function()
