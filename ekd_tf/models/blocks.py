@@ -7,6 +7,7 @@ import keras
 from ekd_tf.checks import check_choice
 from ekd_tf.checks import check_positive
 from ekd_tf.checks import check_range
+from ekd_tf.models.batch_norm import BatchNormalization
 from ekd_tf.models.layers import PixelNormalization
 from ekd_tf.models.layers import PReLU
 
@@ -86,7 +87,7 @@ def conv(x, filters, kernel_size, name, stride=1, padded=True):
 
 def batch_norm(x, name, **kwargs):
     """Applies batch normalisation with torch's epsilon and momentum."""
-    return keras.layers.BatchNormalization(
+    return BatchNormalization(
         epsilon=1e-5, momentum=0.9, name=name, **kwargs
     )(x)
 

@@ -1,0 +1,69 @@
+"""Batch normalisation in one fused operation while training."""
+
+from __future__ import annotations
+
+import keras
+import tensorflow as tf
+
+from ekd_tf.stack import IS_KERAS_3
+
+
+@keras.saving.register_keras_serializable(package="ekd_tf")
+class BatchNormalization(keras.layers.BatchNormalization):
+    """`keras.layers.BatchNormalization`, fused for images in training.
+
+    Keras 3 computes moments, then normalises, in a dozen passes over memory; TensorFlow
+    has one operation with one gradient for both. Keras 2 uses it already, and so is
+    left as it is. In inference, for frozen layers and for inputs that are no images,
+    this is the Keras layer.
+
+    As in Keras 2 and torch, the moving variance takes the unbiased estimate of the
+    batch's (divided by n - 1), while the batch is normalised by the biased one.
+
+    With several replicas each normalises by its own rows and, on Keras 3, keeps its
+    own moving statistics; those of the first are saved, as torch's
+    DistributedDataParallel does.
+
+    Args:
+        **kwargs: Those of `keras.layers.BatchNormalization`; `axis` must be the last.
+
+    State:
+        gamma, beta, moving_mean, moving_variance: float32 `(channels,)` under every
+        policy; the moving ones are not trained.
+    """
+
+    def __init__(self, **kwargs):
+        if IS_KERAS_3:
+            # Statistics and scales stay float32 under half precision.
+            kwargs = {**kwargs, "autocast": False}
+        super().__init__(**kwargs)
+
+    def call(self, inputs, training=None, mask=None):
+        fused = (
+            IS_KERAS_3
+            and training
+            and self.trainable
+            and mask is None
+            and len(inputs.shape) == 4
+        )
+        if not fused:
+            return super().call(inputs, training=training, mask=mask)
+        channels = inputs.shape[-1]
+        gamma = tf.ones([channels]) if self.gamma is None else self.gamma
+        beta = tf.zeros([channels]) if self.beta is None else self.beta
+        outputs, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
+            x=tf.cast(inputs, self.compute_dtype),
+            scale=tf.convert_to_tensor(gamma),
+            offset=tf.convert_to_tensor(beta),
+            mean=tf.constant([], tf.float32),
+            variance=tf.constant([], tf.float32),
+            epsilon=self.epsilon,
+            is_training=True,
+        )
+        for moving, batch in (
+            (self.moving_mean, mean),
+            (self.moving_variance, variance),
+        ):
+            share = (1.0 - self.momentum) * (batch - tf.convert_to_tensor(moving))
+            moving.assign_add(share)
+        return outputs

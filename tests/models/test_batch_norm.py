@@ -1,0 +1,140 @@
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from ekd_tf.models.batch_norm import BatchNormalization
+from ekd_tf.stack import IS_KERAS_3
+from ekd_tf.stack import tf_variable
+
+SHAPE = (4, 3, 5, 6)
+
+
+def make(kind, rng, **kwargs):
+    layer = kind(epsilon=1e-5, momentum=0.9, **kwargs)
+    layer.build((None, *SHAPE[1:]))
+    weights = [rng.normal(size=w.shape).astype(np.float32) for w in layer.get_weights()]
+    weights[-1] = np.abs(weights[-1]) + 0.5
+    layer.set_weights(weights)
+    return layer
+
+
+def pair(rng, **kwargs):
+    """Returns ours and Keras' with equal weights."""
+    ours = make(BatchNormalization, rng, **kwargs)
+    theirs = make(keras.layers.BatchNormalization, rng, **kwargs)
+    theirs.set_weights(ours.get_weights())
+    return ours, theirs
+
+
+def forward_backward(layer, inputs, upstream, run=lambda f: f):
+    @run
+    def step(inputs, upstream):
+        with tf.GradientTape() as tape:
+            tape.watch(inputs)
+            outputs = layer(inputs, training=True)
+            loss = tf.reduce_sum(tf.cast(outputs, tf.float32) * upstream)
+        sources = [inputs, *layer.trainable_variables]
+        return outputs, tape.gradient(loss, sources)
+
+    return step(tf.constant(inputs), tf.constant(upstream))
+
+
+@pytest.mark.parametrize(
+    "kwargs",
+    [{}, {"scale": False}, {"center": False}, {"scale": False, "center": False}],
+    ids=["affine", "no scale", "no centre", "neither"],
+)
+def test_equals_keras_in_value_and_gradient(rng, run_as, kwargs):
+    inputs, upstream = rng.normal(2, 3, (2, *SHAPE)).astype(np.float32)
+    ours, theirs = pair(rng, **kwargs)
+    received, gradients = forward_backward(ours, inputs, upstream, run_as)
+    expected, wanted = forward_backward(theirs, inputs, upstream)
+    np.testing.assert_allclose(received, expected, rtol=1e-4, atol=1e-5)
+    for one, other in zip(gradients, wanted):
+        np.testing.assert_allclose(one, other, rtol=1e-3, atol=2e-5)
+
+
+def test_moves_its_statistics_by_hand(rng):
+    inputs = rng.normal(2, 3, SHAPE).astype(np.float32)
+    layer = make(BatchNormalization, rng)
+    mean, variance = layer.get_weights()[2:]
+    layer(inputs, training=True)
+    flat = inputs.reshape(-1, SHAPE[-1]).astype(np.float64)
+    np.testing.assert_allclose(
+        layer.moving_mean.numpy(), 0.9 * mean + 0.1 * flat.mean(0), rtol=1e-5
+    )
+    np.testing.assert_allclose(
+        layer.moving_variance.numpy(),
+        0.9 * variance + 0.1 * flat.var(0, ddof=1),
+        rtol=1e-5,
+    )
+
+
+def test_inference_and_frozen_layers_use_and_keep_the_moving_statistics(rng):
+    inputs = rng.normal(2, 3, SHAPE).astype(np.float32)
+    ours, theirs = pair(rng)
+    before = ours.get_weights()
+    expected = theirs(inputs, training=False)
+    np.testing.assert_allclose(ours(inputs, training=False), expected, atol=1e-5)
+    ours.trainable = False
+    np.testing.assert_allclose(ours(inputs, training=True), expected, atol=1e-5)
+    for one, other in zip(before, ours.get_weights()):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_rows_are_normalised_as_by_keras(rng):
+    inputs = rng.normal(2, 3, (7, 6)).astype(np.float32)
+    ours = BatchNormalization(epsilon=1e-5)
+    theirs = keras.layers.BatchNormalization(epsilon=1e-5)
+    np.testing.assert_allclose(
+        ours(inputs, training=True), theirs(inputs, training=True), atol=1e-6
+    )
+
+
+@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
+def test_statistics_stay_float32_under_half_precision(rng, mixed_policy, policy):
+    inputs = rng.normal(2, 3, SHAPE).astype(np.float32)
+    exact = make(BatchNormalization, np.random.default_rng(0))
+    expected = exact(inputs, training=True).numpy()
+    mixed_policy(policy)
+    layer = make(BatchNormalization, np.random.default_rng(0))
+    half = tf.cast(inputs, layer.compute_dtype)
+    outputs = layer(half, training=True)
+    assert outputs.dtype == layer.compute_dtype
+    assert {np.dtype(w.dtype) for w in layer.get_weights()} == {np.dtype("float32")}
+    np.testing.assert_allclose(tf.cast(outputs, tf.float32), expected, atol=0.1)
+    np.testing.assert_allclose(
+        layer.moving_mean.numpy(), exact.moving_mean.numpy(), atol=2e-3
+    )
+
+
+def test_each_replica_keeps_statistics_of_its_own_rows(two_replicas):
+    with two_replicas.scope():
+        layer = BatchNormalization(momentum=0.5)
+        layer.build((None, 2, 2, 3))
+
+    def values(context):
+        return tf.fill([2, 2, 2, 3], 4.0 * (context.replica_id_in_sync_group + 1))
+
+    inputs = two_replicas.experimental_distribute_values_from_function(values)
+
+    @tf.function
+    def step(inputs):
+        two_replicas.run(lambda x: layer(x, training=True), args=(inputs,))
+
+    step(inputs)
+    # Means 4 and 8, each half way from 0. Keras 2 averages, Keras 3 does not.
+    moving = two_replicas.experimental_local_results(tf_variable(layer.moving_mean))
+    expected = ([2.0] * 3, [4.0] * 3) if IS_KERAS_3 else ([3.0] * 3,) * 2
+    for one, other in zip(moving, expected):
+        np.testing.assert_allclose(one.numpy(), other, rtol=1e-6)
+
+
+def test_survives_saving(tmp_path, rng):
+    inputs = keras.Input(SHAPE[1:])
+    model = keras.Model(inputs, BatchNormalization(momentum=0.7, epsilon=1e-4)(inputs))
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras").layers[-1]
+    assert type(loaded) is BatchNormalization
+    assert (loaded.momentum, loaded.epsilon) == (0.7, 1e-4)
