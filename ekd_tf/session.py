@@ -198,6 +198,7 @@ class TrainingSession:
                 "num_negatives": v.ekd_num_negatives,
                 "momentum": v.ekd_momentum,
                 "thresholds": v.ekd_thresholds,
+                "threshold_gradient": v.ekd_threshold_gradient,
                 "preset": v.ekd_preset or None,
             },
         )

@@ -71,6 +71,11 @@ flags.DEFINE_float("ekd_temperature", 0.01, "Temperature of EKD's ranks, in cosi
 flags.DEFINE_integer("ekd_num_negatives", 2000, "Hardest negatives of EKD.", 1)
 flags.DEFINE_float("ekd_momentum", 0.01, "Share of the newest batch in thresholds.")
 flags.DEFINE_string("ekd_thresholds", "ema", "EKD's thresholds: ema or histogram.")
+flags.DEFINE_bool(
+    "ekd_threshold_gradient",
+    False,
+    "Let EKD's gradient reach the negatives that define a threshold; against collapse.",
+)
 flags.DEFINE_string(
     "ekd_preset", None, "reference: the arithmetic of the reference implementation."
 )

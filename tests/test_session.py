@@ -36,6 +36,7 @@ VALUES = {
     "ekd_num_negatives": 100,
     "ekd_momentum": 0.01,
     "ekd_thresholds": "ema",
+    "ekd_threshold_gradient": True,
     "ekd_preset": None,
     "steps": 4,
     "epochs": None,

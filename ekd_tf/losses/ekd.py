@@ -14,7 +14,9 @@ from ekd_tf.ops.numerics import masked_mean
 from ekd_tf.ops.pairwise import pair_similarity
 from ekd_tf.ops.pairwise import sum_over_positive_pairs
 from ekd_tf.ops.ranking import HISTOGRAM_BINS
+from ekd_tf.ops.ranking import attach_thresholds
 from ekd_tf.ops.ranking import quantiles_of_histogram
+from ekd_tf.ops.ranking import ranks_of_fprs
 from ekd_tf.ops.ranking import soft_rank
 from ekd_tf.stack import ONLY_FIRST_REPLICA
 from ekd_tf.stack import register
@@ -61,9 +63,15 @@ class EKDLoss(DistillationLoss):
          + w_- \operatorname*{mean}_{\text{hardest negatives}} (R_s - R_t)^2 $$
 
     with R the soft rank against the model's own thresholds at the FPRs (see
-    `rank_differences`). The thresholds are averaged over steps, carry no gradient and
-    are updated before they are used. Gradients reach the student through the mined
-    pairs only.
+    `rank_differences`). The thresholds are averaged over steps and updated before they
+    are used. Gradients reach the student through the mined pairs only.
+
+    With detached thresholds, as published, the positive term can be met by raising
+    every cosine: the thresholds follow about 1 / momentum steps later, and a student
+    that starts from scratch chases them towards 1. `threshold_gradient=True` makes the
+    term relative. On drawn faces, from scratch beside ArcFace (README, "EKD that
+    starts from scratch"), the detached form was below the student alone and the
+    attached one well above it.
 
     Args:
         fprs: Floats in (0, 1): the false positive rates of the thresholds.
@@ -78,6 +86,8 @@ class EKDLoss(DistillationLoss):
             thresholds from it, which makes low FPRs meaningful in small batches.
         bias_correction: Bool: whether "ema" thresholds start at the first batch's
             (True) or at 0 (False, as in TFace: 63 % of their value after 100 steps).
+        threshold_gradient: Bool: whether the gradient of the student's thresholds
+            reaches the negatives that define them (`attach_thresholds`).
         preset: None, or "reference" for the arithmetic of TFace to float32 rounding:
             no bias correction, and pairs of one source image count. Other arguments
             keep their defaults, which are TFace's.
@@ -116,6 +126,7 @@ class EKDLoss(DistillationLoss):
         negative_weight=0.01,
         thresholds="ema",
         bias_correction=True,
+        threshold_gradient=False,
         preset=None,
         name="ekd",
         **kwargs,
@@ -136,6 +147,7 @@ class EKDLoss(DistillationLoss):
                 positive_weight=(positive_weight, 0.02),
                 negative_weight=(negative_weight, 0.01),
                 thresholds=(thresholds, "ema"),
+                threshold_gradient=(threshold_gradient, False),
             )
             bias_correction = False
         self.miner = CriticalPairMiner(
@@ -149,6 +161,7 @@ class EKDLoss(DistillationLoss):
         self.negative_weight = float(negative_weight)
         self.thresholds = thresholds
         self.bias_correction = bool(bias_correction)
+        self.threshold_gradient = bool(threshold_gradient)
         self.preset = preset
 
         count = len(self.fprs)
@@ -204,25 +217,33 @@ class EKDLoss(DistillationLoss):
     @tf.function
     def _terms(self, student, pairs, student_thresholds, teacher_thresholds):
         student = l2_normalize(student)
+        negative_cosines = pair_similarity(student, pairs.negative)
+        attached = student_thresholds
+        if self.threshold_gradient:
+            attached = attach_thresholds(
+                student_thresholds,
+                negative_cosines,
+                pairs.negative_mask,
+                ranks_of_fprs(pairs.num_negatives, self.fprs),
+            )
 
-        def differences(student_cosines, teacher_cosines):
+        def differences(student_cosines, teacher_cosines, thresholds):
             return rank_differences(
                 student_cosines,
                 teacher_cosines,
-                student_thresholds,
+                thresholds,
                 teacher_thresholds,
                 self.temperature,
             )
 
         positive = sum_over_positive_pairs(
-            lambda *cosines: differences(*cosines)[:, None],
+            lambda *arguments: differences(*arguments)[:, None],
             student,
             pairs.teacher.embeddings,
             pairs.positive,
+            attached,
         )
-        negative = differences(
-            pair_similarity(student, pairs.negative), pairs.teacher.negative
-        )
+        negative = differences(negative_cosines, pairs.teacher.negative, attached)
         num_positive = tf.cast(pairs.positive.num_pairs, tf.float32)
         terms = {
             f"{self.name}/positive": self.positive_weight
@@ -295,6 +316,7 @@ class EKDLoss(DistillationLoss):
             negative_weight=self.negative_weight,
             thresholds=self.thresholds,
             bias_correction=self.bias_correction,
+            threshold_gradient=self.threshold_gradient,
             preset=self.preset,
         )
         return config

@@ -206,7 +206,7 @@ def critical_counts(pairs, student_thresholds, teacher_thresholds):
     student, teacher = pairs.student, pairs.teacher
     num_fprs = student_thresholds.shape[0]
 
-    def columns(student_cosines, teacher_cosines):
+    def columns(student_cosines, teacher_cosines, student_thresholds):
         student_above = exceeds(student_cosines, student_thresholds)
         teacher_above = exceeds(teacher_cosines, teacher_thresholds)
         ranks_differ = hard_rank(student_cosines, student_thresholds) != hard_rank(
@@ -223,14 +223,18 @@ def critical_counts(pairs, student_thresholds, teacher_thresholds):
     sizes = [num_fprs, num_fprs, num_fprs, 1]
     student_above, teacher_above, positive, positive_any = tf.split(
         sum_over_positive_pairs(
-            columns, student.embeddings, teacher.embeddings, pairs.positive
+            columns,
+            student.embeddings,
+            teacher.embeddings,
+            pairs.positive,
+            student_thresholds,
         ),
         sizes,
     )
     mask = tf.cast(pairs.negative_mask, tf.float32)[:, None]
+    of_negatives = columns(student.negative, teacher.negative, student_thresholds)
     _, _, negative, negative_any = tf.split(
-        tf.reduce_sum(columns(student.negative, teacher.negative) * mask, axis=0),
-        sizes,
+        tf.reduce_sum(of_negatives * mask, axis=0), sizes
     )
     num_positive = tf.cast(pairs.positive.num_pairs, tf.float32)
     return CriticalCounts(

@@ -87,9 +87,7 @@ def conv(x, filters, kernel_size, name, stride=1, padded=True):
 
 def batch_norm(x, name, **kwargs):
     """Applies batch normalisation with torch's epsilon and momentum."""
-    return BatchNormalization(
-        epsilon=1e-5, momentum=0.9, name=name, **kwargs
-    )(x)
+    return BatchNormalization(epsilon=1e-5, momentum=0.9, name=name, **kwargs)(x)
 
 
 def activate(x, activation, name):

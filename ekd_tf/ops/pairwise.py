@@ -122,7 +122,7 @@ def pair_similarity(embeddings, pairs):
     return similarity(embeddings)
 
 
-def sum_over_positive_pairs(function, student, teacher, pairs):
+def sum_over_positive_pairs(function, student, teacher, pairs, thresholds):
     """Sums a function of both models' cosines over all positive pairs.
 
     Visits the pairs in chunks of static size, so that memory does not grow with their
@@ -130,11 +130,13 @@ def sum_over_positive_pairs(function, student, teacher, pairs):
 
     Args:
         function: Maps the students' and the teachers' cosines, two float32 tensors
-            `(chunk,)`, to a float32 tensor `(chunk, columns)`.
+            `(chunk,)`, and `thresholds` to a float32 tensor `(chunk, columns)`.
         student: Float32 tensor `(batch, student_dim)` of unit length.
         teacher: Float32 tensor `(batch, teacher_dim)` of unit length. Receives no
             gradient, nor does any tensor `function` captures.
         pairs: `PositivePairs`.
+        thresholds: Float32 tensor of any shape, given to `function`. Receives a
+            gradient, as `student` does.
 
     Returns:
         Float32 tensor `(columns,)`; zeros with a zero gradient without positive pairs.
@@ -144,43 +146,47 @@ def sum_over_positive_pairs(function, student, teacher, pairs):
         chunk = min(student.shape[0], MAX_CHUNK)
     teacher = tf.stop_gradient(teacher)
 
-    def chunk_sum(start, student):
+    def chunk_sum(start, student, thresholds):
         numbers = start + tf.range(chunk)
         rows = pairs_at(pairs, numbers)
         values = function(
-            pair_similarity(student, rows), pair_similarity(teacher, rows)
+            pair_similarity(student, rows), pair_similarity(teacher, rows), thresholds
         )
         inside = (numbers < pairs.num_pairs)[:, None]
         return tf.reduce_sum(tf.where(inside, values, 0.0), axis=0)
 
-    def over_chunks(step, initial):
-        _, total = tf.while_loop(
-            lambda start, _: start < pairs.num_pairs,
-            lambda start, total: (start + chunk, total + step(start)),
-            (tf.constant(0), initial),
+    def over_chunks(step, *initial):
+        _, *totals = tf.while_loop(
+            lambda start, *_: start < pairs.num_pairs,
+            lambda start, *totals: (
+                start + chunk,
+                *(total + part for total, part in zip(totals, step(start))),
+            ),
+            (tf.constant(0), *initial),
             parallel_iterations=1,
         )
-        return total
+        return totals
 
     @tf.custom_gradient
-    def total_sum(student):
+    def total_sum(student, thresholds):
         def gradient(upstream):
             def step(start):
                 with tf.GradientTape() as tape:
-                    tape.watch(student)
-                    value = chunk_sum(start, student)
+                    tape.watch([student, thresholds])
+                    value = chunk_sum(start, student, thresholds)
                 return tape.gradient(
                     value,
-                    student,
+                    [student, thresholds],
                     output_gradients=upstream,
                     unconnected_gradients=tf.UnconnectedGradients.ZERO,
                 )
 
-            return over_chunks(step, tf.zeros_like(student))
+            return over_chunks(step, tf.zeros_like(student), tf.zeros_like(thresholds))
 
-        columns = function(tf.zeros([1]), tf.zeros([1])).shape[-1]
-        return over_chunks(
-            lambda start: chunk_sum(start, student), tf.zeros([columns])
-        ), gradient
+        columns = function(tf.zeros([1]), tf.zeros([1]), thresholds).shape[-1]
+        (total,) = over_chunks(
+            lambda start: [chunk_sum(start, student, thresholds)], tf.zeros([columns])
+        )
+        return total, gradient
 
-    return total_sum(student)
+    return total_sum(student, thresholds)

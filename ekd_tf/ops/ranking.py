@@ -154,6 +154,38 @@ def quantiles_of_histogram(histogram, fprs):
     return tf.where(cumulative[-1] > 0, quantiles, -1.0)
 
 
+def attach_thresholds(thresholds, hardest, mask, ranks):
+    r"""Lets the gradient of thresholds reach the negatives that define them.
+
+    The values stay. The derivative of threshold k is that of the mean of the batch's
+    negatives of rank 3/4 r_k to 5/4 r_k (at least two to either side), with r_k the
+    rank of the order statistic: a quantile moves with the values around it.
+
+    Args:
+        thresholds: Float32 tensor `(num_fprs,)`, the values in use.
+        hardest: Float32 tensor `(num_mined,)`, the student's largest negative
+            cosines, falling.
+        mask: Bool tensor `(num_mined,)`, False on rows that are no pair.
+        ranks: Int32 tensor `(num_fprs,)`, 0-based ranks of the thresholds among all
+            negatives.
+
+    Returns:
+        Float32 tensor `(num_fprs,)` equal to `thresholds`. A rank beyond the mined
+        negatives has no gradient.
+    """
+    positions = tf.cast(tf.range(tf.shape(hardest)[0]), tf.float32)
+    wanted = tf.cast(ranks, tf.float32)[:, None]
+    near = tf.abs(positions[None, :] - wanted) <= tf.maximum(0.25 * wanted, 2.0)
+    weights = tf.cast(near & mask[None, :], tf.float32)
+    means = tf.math.divide_no_nan(
+        tf.reduce_sum(weights * hardest[None, :], axis=1),
+        tf.reduce_sum(weights, axis=1),
+    )
+    num_mined = tf.math.count_nonzero(mask, dtype=tf.int32)
+    means = tf.where(ranks < num_mined, means, tf.stop_gradient(means))
+    return thresholds + (means - tf.stop_gradient(means))
+
+
 def largest(blocks, k):
     """Finds the k largest entries from the maxima of groups.
 

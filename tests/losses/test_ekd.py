@@ -7,6 +7,7 @@ import tensorflow as tf
 
 from ekd_tf.losses import EKDLoss
 from ekd_tf.losses.ekd import rank_differences
+from ekd_tf.ops.ranking import attach_thresholds
 
 STATE = ("student_thresholds", "teacher_thresholds", "num_updates")
 HISTOGRAMS = ("student_histogram", "teacher_histogram")
@@ -695,3 +696,65 @@ def test_needs_labels(rng):
     student, teacher, _ = batch_of(rng, 4, 2)
     with pytest.raises(ValueError, match="EKDLoss needs `labels`"):
         EKDLoss()(student, teacher)
+
+
+# --- thresholds that pass their gradient on
+
+
+def test_attached_thresholds_reward_no_rise_of_every_cosine(rng, run_as):
+    # Raising all cosines alike takes no positive past a negative. Detached thresholds
+    # reward it all the same; attached ones rise with their negatives.
+    positives = tf.constant(rng.uniform(0.2, 0.8, 20), tf.float32)
+    hardest = tf.constant(np.sort(rng.uniform(-0.2, 0.6, 50))[::-1].copy(), tf.float32)
+    ranks = tf.constant([20, 5])
+    thresholds = tf.gather(hardest, ranks)
+
+    @run_as
+    def grad(rise):
+        with tf.GradientTape(persistent=True) as tape:
+            tape.watch(rise)
+            attached = attach_thresholds(
+                thresholds, hardest + rise, tf.ones(50, tf.bool), ranks
+            )
+            losses = [
+                tf.reduce_mean(
+                    rank_differences(
+                        positives + rise, tf.ones(20), used, thresholds, 0.1
+                    )
+                )
+                for used in (thresholds, attached)
+            ]
+        return [tape.gradient(loss, rise) for loss in losses]
+
+    detached, attached = grad(tf.constant(0.0))
+    assert float(detached) < -0.5
+    np.testing.assert_allclose(attached, 0.0, atol=1e-5)
+
+
+def test_attached_thresholds_change_no_value(rng):
+    batch = batch_of(rng, 40, 10)
+    plain, attached = EKDLoss(), EKDLoss(threshold_gradient=True)
+    for _ in range(3):
+        assert terms_of(plain, *batch) == terms_of(attached, *batch)
+    for name, value in state_of(plain).items():
+        np.testing.assert_array_equal(value, state_of(attached)[name])
+
+
+def test_attached_thresholds_keep_gradients_within_the_mined_pairs(rng):
+    # One mined negative and no positive: two rows at most move.
+    student, teacher, _ = batch_of(rng, 12, 3)
+    labels = np.arange(12, dtype=np.int32)
+    loss = EKDLoss(num_negatives=1, temperature=0.5, threshold_gradient=True)
+    _, gradient = with_gradient(loss)(*tensors(student, teacher, labels))
+    assert np.count_nonzero(np.abs(gradient).sum(axis=1)) <= 2
+
+
+def test_attached_thresholds_stay_finite_on_degenerate_batches(rng, run_as):
+    check_degenerate_batches(rng, run_as, EKDLoss(threshold_gradient=True))
+
+
+def test_attached_thresholds_are_no_part_of_the_reference():
+    with pytest.raises(ValueError, match="threshold_gradient=True"):
+        EKDLoss(preset="reference", threshold_gradient=True)
+    config = EKDLoss(threshold_gradient=True).get_config()
+    assert EKDLoss.from_config(config).threshold_gradient is True

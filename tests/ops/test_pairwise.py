@@ -34,13 +34,19 @@ def unit(rng, rows, dim):
     return np.float32(x / np.linalg.norm(x, axis=1, keepdims=True))
 
 
-def mix(student, teacher):
+# What `sum_over_positive_pairs` hands on: one for each column of `mix`.
+THRESHOLDS = tf.constant([0.25, -0.5])
+
+
+def mix(student, teacher, thresholds):
     """Two columns that need both cosines; the gradient of each differs."""
-    return tf.stack([student**2 * teacher, tf.sin(3 * student) + teacher], axis=1)
+    columns = [student**2 * teacher, tf.sin(3 * student) + teacher]
+    return tf.stack(columns, axis=1) - thresholds * student[:, None]
 
 
 def mix_np(student, teacher):
-    return np.array([student**2 * teacher, np.sin(3 * student) + teacher])
+    columns = np.array([student**2 * teacher, np.sin(3 * student) + teacher])
+    return columns - np.array([0.25, -0.5]) * student
 
 
 # --- which pairs there are
@@ -134,7 +140,7 @@ def test_sum_matches_a_loop_over_pairs(rng, run_as, monkeypatch, chunk):
         pairs = positive_pairs(labels)
         with tf.GradientTape() as tape:
             tape.watch(student)
-            value = sum_over_positive_pairs(mix, student, teacher, pairs)
+            value = sum_over_positive_pairs(mix, student, teacher, pairs, THRESHOLDS)
             weighted = tf.reduce_sum(value * [1.0, -2.0])
         return value, tape.gradient(weighted, student)
 
@@ -148,10 +154,30 @@ def test_sum_matches_a_loop_over_pairs(rng, run_as, monkeypatch, chunk):
     s, t = np.float64(student), np.float64(teacher)
     for i, j in pairs:
         a, b = s[i] @ s[j], t[i] @ t[j]
-        slope = 2 * a * b - 2 * 3 * np.cos(3 * a)
+        slope = 2 * a * b - 0.25 - 2 * (3 * np.cos(3 * a) + 0.5)
         expected[i] += slope * s[j]
         expected[j] += slope * s[i]
     np.testing.assert_allclose(grad, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_thresholds_receive_the_gradient_of_all_pairs(rng, run_as, monkeypatch):
+    monkeypatch.setattr(pairwise, "MAX_CHUNK", 2)
+    labels = np.int32([0, 0, 1, 0, 1, 2])
+    student, teacher = unit(rng, 6, 5), unit(rng, 6, 3)
+
+    def grad(student, teacher, thresholds):
+        with tf.GradientTape() as tape:
+            tape.watch(thresholds)
+            value = sum_over_positive_pairs(
+                mix, student, teacher, positive_pairs(labels), thresholds
+            )
+            weighted = tf.reduce_sum(value * [1.0, -2.0])
+        return tape.gradient(weighted, thresholds)
+
+    # Column k loses threshold k times each cosine.
+    total = sum(student[i] @ student[j] for i, j in pairs_np(labels))
+    result = run_as(grad)(tf.constant(student), tf.constant(teacher), THRESHOLDS)
+    np.testing.assert_allclose(result, [-total, 2 * total], rtol=1e-4)
 
 
 def test_sum_without_positive_pairs_is_zero(rng, run_as):
@@ -161,7 +187,7 @@ def test_sum_without_positive_pairs_is_zero(rng, run_as):
         with tf.GradientTape() as tape:
             tape.watch(rows)
             value = sum_over_positive_pairs(
-                mix, rows, rows, positive_pairs(tf.range(6))
+                mix, rows, rows, positive_pairs(tf.range(6)), THRESHOLDS
             )
         return value, tape.gradient(value, rows)
 
@@ -175,7 +201,7 @@ def test_sum_gives_the_teacher_no_gradient(rng):
     with tf.GradientTape() as tape:
         tape.watch(teacher)
         pairs = positive_pairs([0, 0, 1, 1, 1, 2])
-        value = sum_over_positive_pairs(mix, student, teacher, pairs)
+        value = sum_over_positive_pairs(mix, student, teacher, pairs, THRESHOLDS)
     assert tape.gradient(value, teacher) is None
 
 
@@ -189,7 +215,9 @@ def test_batch_size_unknown_while_tracing(rng):
     def total(rows, labels):
         with tf.GradientTape() as tape:
             tape.watch(rows)
-            value = sum_over_positive_pairs(mix, rows, rows, positive_pairs(labels))
+            value = sum_over_positive_pairs(
+                mix, rows, rows, positive_pairs(labels), THRESHOLDS
+            )
         return value, tape.gradient(value, rows)
 
     for batch in (1, 5, 30):
@@ -209,7 +237,9 @@ def test_memory_of_one_identity_stays_that_of_a_chunk(rng):
     @tf.function
     def total(rows):
         pairs = positive_pairs(tf.zeros([2000], tf.int32))
-        return sum_over_positive_pairs(lambda s, t: s[:, None], rows, rows, pairs)
+        return sum_over_positive_pairs(
+            lambda s, t, _: s[:, None], rows, rows, pairs, THRESHOLDS
+        )
 
     total.get_concrete_function(rows)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

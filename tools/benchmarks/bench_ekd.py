@@ -1,0 +1,380 @@
+"""Times `EKDLoss`, forward and backward, beside the plain way to write it.
+
+Three cases, each a function of student and teacher embeddings:
+
+- ours: `ekd_tf.losses.EKDLoss`.
+- plain: the same maths written straight down. All cosines of both models, both models'
+  negatives sorted in full, and the gradient carried back through the student's matrix.
+- floor: the two matrix products without which no formulation knows its pairs. Ours
+  needs a little more than half of each, so it can be below.
+
+Per batch size and mode the cases take turns in one process, since ratios are what a busy
+machine still tells. Peak memory is that of one step in a process of its own.
+
+    python tools/benchmarks/bench_ekd.py --json=bench_ekd.json
+"""
+
+import ctypes
+import datetime
+import gc
+import json
+import os
+import pathlib
+import platform
+import subprocess
+import sys
+import time
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import keras
+import numpy as np
+import tensorflow as tf
+from absl import app
+from absl import flags
+
+from ekd_tf.losses import EKDLoss
+
+BATCHES = flags.DEFINE_list("batches", ["64", "256", "1024", "4096"], "Batch sizes.")
+MODES = flags.DEFINE_list(
+    "modes", ["eager", "graph", "xla"], "How steps run: eager, graph, xla."
+)
+DIM = flags.DEFINE_integer("dim", 512, "Embedding size of student and teacher.")
+SECONDS = flags.DEFINE_float(
+    "seconds", 20.0, "Time to spend per batch size and mode; at least 5 repeats."
+)
+PLAIN_XLA_LIMIT = flags.DEFINE_integer(
+    "plain_xla_limit", 1024, "Largest batch at which `plain` is compiled by XLA."
+)
+MEMORY = flags.DEFINE_bool("memory", True, "Whether to measure peak memory.")
+JSON = flags.DEFINE_string("json", None, "File to write all measurements to.")
+MEMORY_OF = flags.DEFINE_string(
+    "memory_of", None, "Internal: case:mode:batch whose peak memory to print, in MB."
+)
+
+NUM_IDENTITIES = 85_742
+MAX_REPEATS = 200
+
+
+def make_batch(batch, dim, seed=0):
+    """Returns student, teacher and labels: half random identities, half four each.
+
+    Positives have a cosine of about 0.6 for the teacher and 0.4 for the student.
+    """
+    rng = np.random.default_rng(seed)
+    general = rng.integers(0, NUM_IDENTITIES, batch // 2)
+    balanced = np.repeat(rng.choice(NUM_IDENTITIES, batch // 8, replace=False), 4)
+    labels = np.concatenate([general, balanced])
+    _, inverse = np.unique(labels, return_inverse=True)
+    centres = rng.normal(size=(inverse.max() + 1, dim))[inverse]
+    teacher = centres + 0.8 * rng.normal(size=centres.shape)
+    student = centres + 1.2 * rng.normal(size=centres.shape)
+    return (
+        tf.constant(student, tf.float32),
+        tf.constant(teacher, tf.float32),
+        tf.constant(labels, tf.int32),
+    )
+
+
+class PlainEKD:
+    """The loss written straight down: mask, sort, rank, all through the full matrix.
+
+    Args:
+        dynamic: Whether pairs may be picked by `boolean_mask`. XLA needs static shapes:
+            there all entries are sorted and ranked, and masked afterwards.
+    """
+
+    def __init__(self, dynamic=True):
+        reference = EKDLoss()
+        self.fprs = reference.fprs
+        self.temperature = reference.temperature
+        self.num_negatives = reference.num_negatives
+        self.weights = (reference.positive_weight, reference.negative_weight)
+        self.momentum = reference.momentum
+        self.dynamic = dynamic
+        count = len(self.fprs)
+        self.student_thresholds = tf.Variable(tf.zeros([count]), trainable=False)
+        self.teacher_thresholds = tf.Variable(tf.zeros([count]), trainable=False)
+        self.num_updates = tf.Variable(0.0, trainable=False)
+
+    def __call__(self, student, teacher, labels):
+        student = tf.math.l2_normalize(student, axis=1)
+        teacher = tf.math.l2_normalize(teacher, axis=1)
+        student = tf.matmul(student, student, transpose_b=True)
+        teacher = tf.matmul(teacher, teacher, transpose_b=True)
+        rows = tf.range(tf.shape(labels)[0])
+        upper = rows[:, None] < rows[None, :]
+        same = labels[:, None] == labels[None, :]
+        terms = self.dynamic_terms if self.dynamic else self.static_terms
+        positive, negative = terms(student, teacher, upper & same, upper & ~same)
+        return self.weights[0] * positive + self.weights[1] * negative
+
+    def dynamic_terms(self, student, teacher, positive, negative):
+        negative_s = tf.boolean_mask(student, negative)
+        negative_t = tf.boolean_mask(teacher, negative)
+        order = tf.argsort(negative_s, direction="DESCENDING")
+        sorted_t = tf.sort(negative_t, direction="DESCENDING")
+        ranks = self.ranks(tf.size(order))
+        self.update(tf.gather(negative_s, tf.gather(order, ranks)), sorted_t, ranks)
+        hardest = order[: self.num_negatives]
+        return (
+            tf.reduce_mean(
+                self.difference(
+                    tf.boolean_mask(student, positive),
+                    tf.boolean_mask(teacher, positive),
+                )
+            ),
+            tf.reduce_mean(
+                self.difference(
+                    tf.gather(negative_s, hardest), tf.gather(negative_t, hardest)
+                )
+            ),
+        )
+
+    def static_terms(self, student, teacher, positive, negative):
+        negative_s = tf.reshape(tf.where(negative, student, -2.0), [-1])
+        negative_t = tf.reshape(tf.where(negative, teacher, -2.0), [-1])
+        order = tf.argsort(negative_s, direction="DESCENDING")
+        sorted_t = tf.sort(negative_t, direction="DESCENDING")
+        ranks = self.ranks(tf.math.count_nonzero(negative, dtype=tf.int32))
+        self.update(tf.gather(negative_s, tf.gather(order, ranks)), sorted_t, ranks)
+        hardest = order[: self.num_negatives]
+        hard_s = tf.gather(negative_s, hardest)
+        is_pair = tf.cast(hard_s > -2.0, tf.float32)
+        hard = self.difference(hard_s, tf.gather(negative_t, hardest)) * is_pair
+        is_positive = tf.cast(positive, tf.float32)
+        difference = self.difference(student, teacher) * is_positive
+        return (
+            tf.reduce_sum(difference) / tf.reduce_sum(is_positive),
+            tf.reduce_sum(hard) / tf.reduce_sum(is_pair),
+        )
+
+    def ranks(self, num_negatives):
+        return tf.stack([num_negatives // round(1 / fpr) for fpr in self.fprs])
+
+    def update(self, student_thresholds, sorted_teacher, ranks):
+        self.num_updates.assign_add(1.0)
+        share = self.momentum / (1.0 - tf.pow(1.0 - self.momentum, self.num_updates))
+        for variable, batch in (
+            (self.student_thresholds, student_thresholds),
+            (self.teacher_thresholds, tf.gather(sorted_teacher, ranks)),
+        ):
+            variable.assign_add(share * (tf.stop_gradient(batch) - variable))
+
+    def difference(self, student, teacher):
+        def rank(cosines, thresholds):
+            margins = cosines[..., None] - tf.convert_to_tensor(thresholds)
+            return tf.reduce_sum(tf.sigmoid(margins / self.temperature), axis=-1)
+
+        student = rank(student, self.student_thresholds)
+        teacher = rank(teacher, self.teacher_thresholds)
+        return tf.square(student - tf.stop_gradient(teacher))
+
+
+def make_case(case, mode):
+    """Returns a function of a batch that runs one forward and backward pass."""
+    if case == "floor":
+
+        def step(student, teacher, labels):
+            return (
+                tf.matmul(student, student, transpose_b=True),
+                tf.matmul(teacher, teacher, transpose_b=True),
+            )
+
+    else:
+        if case == "ours":
+            layer = EKDLoss()
+
+            def loss(*batch):
+                return sum(layer(*batch).values())
+
+        else:
+            loss = PlainEKD(dynamic=mode != "xla")
+
+        def step(student, teacher, labels):
+            with tf.GradientTape() as tape:
+                tape.watch(student)
+                value = loss(student, teacher, labels)
+            return value, tape.gradient(value, student)
+
+    if mode == "eager":
+        return step
+    return tf.function(step, jit_compile=mode == "xla")
+
+
+def timed(step, batch):
+    start = time.perf_counter()
+    results = step(*batch)
+    # A value that is read is there.
+    _ = results[0][..., None].numpy().ravel()[0], results[1][0, 0].numpy()
+    return 1e3 * (time.perf_counter() - start)
+
+
+def check_agreement(steps, batch, where):
+    """Fails unless both formulations return the same loss and gradient."""
+    loss, gradient = steps["ours"](*batch)
+    plain_loss, plain_gradient = steps["plain"](*batch)
+    np.testing.assert_allclose(loss, plain_loss, rtol=1e-4, err_msg=where)
+    scale = np.abs(plain_gradient).max()
+    np.testing.assert_allclose(
+        gradient, plain_gradient, rtol=1e-2, atol=1e-3 * scale, err_msg=where
+    )
+
+
+def time_cases(batch_size, mode):
+    """Returns one row per case: milliseconds of every repeat, cases taking turns."""
+    batch = make_batch(batch_size, DIM.value)
+    cases = ["ours", "plain", "floor"]
+    if mode == "xla" and batch_size > PLAIN_XLA_LIMIT.value:
+        cases.remove("plain")
+    steps, first = {}, {}
+    for case in cases:
+        start = time.perf_counter()
+        steps[case] = make_case(case, mode)
+        steps[case](*batch)
+        first[case] = time.perf_counter() - start
+    if "plain" in cases:
+        check_agreement(steps, batch, f"{mode}, batch {batch_size}")
+    start = time.perf_counter()
+    times = {case: [timed(steps[case], batch)] for case in cases}
+    round_seconds = time.perf_counter() - start
+    repeats = int(np.clip(SECONDS.value / round_seconds, 5, MAX_REPEATS))
+    for _ in range(repeats):
+        for case in cases:
+            times[case].append(timed(steps[case], batch))
+    return [
+        {
+            "batch": batch_size,
+            "mode": mode,
+            "case": case,
+            # The first turn still warms up.
+            "milliseconds": [round(ms, 3) for ms in times[case][1:]],
+            "first_call_seconds": round(first[case], 2),
+        }
+        for case in cases
+    ]
+
+
+def resident_mb(field):
+    """Returns a field of /proc/self/status (VmRSS now, VmHWM at its peak) in MB."""
+    for line in pathlib.Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(field + ":"):
+            return int(line.split()[1]) / 1024
+    raise RuntimeError(f"/proc/self/status has no {field}.")
+
+
+def print_peak_memory(case, mode, batch_size):
+    """Prints how many MB a step needs above what is resident before it."""
+    batch = make_batch(batch_size, DIM.value)
+    step = make_case(case, mode)
+    # Tracing and compiling are not part of a step.
+    step(*batch)
+    gc.collect()
+    # Otherwise what the first step freed would still count as resident.
+    ctypes.CDLL("libc.so.6").malloc_trim(0)
+    pathlib.Path("/proc/self/clear_refs").write_text("5")
+    before = resident_mb("VmRSS")
+    for _ in range(3):
+        step(*batch)
+    print(f"peak_mb={resident_mb('VmHWM') - before:.0f}")
+
+
+def peak_memory(case, mode, batch_size):
+    """Returns the MB a step needs at its peak, measured in a new process."""
+    result = subprocess.run(
+        [
+            sys.executable,
+            __file__,
+            f"--memory_of={case}:{mode}:{batch_size}",
+            f"--dim={DIM.value}",
+        ],
+        capture_output=True,
+        text=True,
+    )
+    for line in result.stdout.splitlines():
+        if line.startswith("peak_mb="):
+            return int(line.partition("=")[2])
+    raise RuntimeError(f"Measuring memory failed:\n{result.stderr[-2000:]}")
+
+
+def machine():
+    """Returns what the numbers depend on."""
+    model = platform.processor()
+    cpuinfo = pathlib.Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        names = [x for x in cpuinfo.read_text().splitlines() if "model name" in x]
+        model = names[0].partition(":")[2].strip() if names else model
+    return {
+        "date": datetime.date.today().isoformat(),
+        "cpu": model,
+        "cores": os.cpu_count(),
+        "load_average": os.getloadavg()[0],
+        "python": platform.python_version(),
+        "tensorflow": tf.__version__,
+        "keras": keras.__version__,
+        "dim": DIM.value,
+    }
+
+
+def format_row(rows):
+    """Returns the table row of one batch size and mode."""
+    by_case = {row["case"]: row for row in rows}
+
+    def spread(case):
+        if case not in by_case:
+            return "skipped"
+        ms = by_case[case]["milliseconds"]
+        return f"{np.median(ms):.1f} ({min(ms):.1f}..{max(ms):.1f})"
+
+    def ratio():
+        if "plain" not in by_case:
+            return "-"
+        # Of the turns, so that a moment of load counts on both sides.
+        pairs = zip(by_case["plain"]["milliseconds"], by_case["ours"]["milliseconds"])
+        return f"{np.median([plain / ours for plain, ours in pairs]):.1f}x"
+
+    def memory(case):
+        return str(by_case.get(case, {}).get("peak_mb", "-"))
+
+    cells = [
+        str(rows[0]["batch"]),
+        rows[0]["mode"],
+        spread("ours"),
+        spread("plain"),
+        spread("floor"),
+        ratio(),
+        memory("ours"),
+        memory("plain"),
+        f"{by_case['ours']['first_call_seconds']:.1f}",
+    ]
+    return "| " + " | ".join(cells) + " |"
+
+
+def main(_):
+    if MEMORY_OF.value:
+        case, mode, batch_size = MEMORY_OF.value.split(":")
+        print_peak_memory(case, mode, int(batch_size))
+        return
+    about = machine()
+    print(", ".join(f"{name} {value}" for name, value in about.items()))
+    print("Milliseconds: median (min..max). Memory: MB above what is resident.\n")
+    print(
+        "| batch | mode | ours | plain | floor | plain / ours | ours MB | plain MB "
+        "| ours, first call s |\n" + "|---" * 9 + "|"
+    )
+    results = []
+    for batch_size in map(int, BATCHES.value):
+        for mode in MODES.value:
+            rows = time_cases(batch_size, mode)
+            for row in rows:
+                if MEMORY.value and row["case"] != "floor":
+                    row["peak_mb"] = peak_memory(row["case"], mode, batch_size)
+            print(format_row(rows), flush=True)
+            results += rows
+    if JSON.value:
+        report = json.dumps({"machine": about, "results": results}, indent=1)
+        pathlib.Path(JSON.value).write_text(report + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    app.run(main)
