@@ -201,10 +201,7 @@ class EKDLoss(DistillationLoss):
             image_ids = None
         pairs = self.miner(student, teacher, labels, image_ids)
         if training:
-            finite = tf.reduce_all(tf.math.is_finite(student)) & tf.reduce_all(
-                tf.math.is_finite(teacher)
-            )
-            self._update_thresholds(pairs, finite & (pairs.num_negatives > 0))
+            self._update_thresholds(pairs, pairs.finite & (pairs.num_negatives > 0))
         return self._terms(
             student,
             pairs,

@@ -16,12 +16,12 @@ from ekd_tf.checks import check_rank
 from ekd_tf.checks import check_same_batch
 from ekd_tf.ops.numerics import l2_normalize
 from ekd_tf.ops.pairwise import PositivePairs
-from ekd_tf.ops.pairwise import pair_similarity
 from ekd_tf.ops.pairwise import positive_pairs
 from ekd_tf.ops.pairwise import sum_over_positive_pairs
 from ekd_tf.ops.ranking import NO_PAIR
 from ekd_tf.ops.ranking import coarse_histogram
 from ekd_tf.ops.ranking import descending_keys
+from ekd_tf.ops.ranking import entries_at
 from ekd_tf.ops.ranking import exceeds
 from ekd_tf.ops.ranking import hard_rank
 from ekd_tf.ops.ranking import largest
@@ -31,11 +31,11 @@ from ekd_tf.ops.ranking import select_descending
 DEFAULT_FPRS = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
 
 # Columns per group in the search for the largest cosines.
-GROUP = 64
+GROUP = 32
 # Row blocks the upper triangle is cut into: 8 leave 9/16 of the full matrix.
 MAX_BLOCKS = 8
 # Below this many rows a block costs more to start than it saves.
-MIN_BLOCK_ROWS = 128
+MIN_BLOCK_ROWS = 256
 
 
 class ModelPairs(typing.NamedTuple):
@@ -68,6 +68,7 @@ class MinedPairs(typing.NamedTuple):
         negative_mask: Bool `(num_mined,)`, False on the filling rows that stand where
             the batch has fewer negatives than asked for.
         num_negatives: Int32 scalar, all negative pairs of the batch.
+        finite: Bool scalar, whether all embeddings are.
         student: `ModelPairs`.
         teacher: `ModelPairs`.
     """
@@ -76,6 +77,7 @@ class MinedPairs(typing.NamedTuple):
     negative: tf.Tensor
     negative_mask: tf.Tensor
     num_negatives: tf.Tensor
+    finite: tf.Tensor
     student: ModelPairs
     teacher: ModelPairs
 
@@ -158,8 +160,8 @@ class CriticalPairMiner:
 
     @tf.function
     def _mine(self, student, teacher, labels, image_ids=None):
-        student = _unit_rows(student)
-        teacher = _unit_rows(teacher)
+        student, student_finite = _unit_rows(student)
+        teacher, teacher_finite = _unit_rows(teacher)
         triangle = _Triangle(labels)
 
         similarities = triangle.negative_similarities(student)
@@ -167,7 +169,7 @@ class CriticalPairMiner:
         mask = hardest > NO_PAIR
         negative = tf.where(mask[:, None], triangle.pairs_at(positions), 0)
 
-        def model_pairs(embeddings, similarities):
+        def model_pairs(embeddings, similarities, negative):
             keys = [descending_keys(block) for block in similarities]
             histogram = coarse_histogram(keys)
             thresholds = tf.zeros([len(self.fprs)])
@@ -176,19 +178,24 @@ class CriticalPairMiner:
                 thresholds = select_descending(keys, ranks, histogram)
             return ModelPairs(
                 embeddings=embeddings,
-                negative=pair_similarity(embeddings, negative),
+                negative=tf.where(mask, negative, 0.0),
                 thresholds=thresholds,
                 histogram=histogram,
             )
 
-        student_pairs = model_pairs(student, similarities)
+        student_pairs = model_pairs(student, similarities, hardest)
+        similarities = triangle.negative_similarities(teacher)
+        teacher_pairs = model_pairs(
+            teacher, similarities, entries_at(similarities, positions)
+        )
         return MinedPairs(
             positive=positive_pairs(labels, image_ids),
             negative=negative,
             negative_mask=mask,
             num_negatives=tf.reduce_sum(student_pairs.histogram),
+            finite=student_finite & teacher_finite,
             student=student_pairs,
-            teacher=model_pairs(teacher, triangle.negative_similarities(teacher)),
+            teacher=teacher_pairs,
         )
 
 
@@ -249,8 +256,9 @@ def critical_counts(pairs, student_thresholds, teacher_thresholds):
 
 def _unit_rows(embeddings):
     rows = tf.stop_gradient(l2_normalize(embeddings))
-    finite = tf.reduce_all(tf.math.is_finite(rows), axis=1, keepdims=True)
-    return tf.where(finite, rows, 0.0)
+    # The sum of a unit row is finite where all its entries are.
+    finite = tf.math.is_finite(tf.reduce_sum(rows, axis=1))
+    return tf.where(finite[:, None], rows, 0.0), tf.reduce_all(finite)
 
 
 class _Triangle:

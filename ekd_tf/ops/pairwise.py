@@ -8,6 +8,10 @@ import tensorflow as tf
 # then take 8 MB.
 MAX_CHUNK = 2048
 
+# Where the batch has up to this many pairs of rows per listed pair, multiplying all
+# rows is faster than gathering the listed ones.
+PRODUCT_SHARE = 64
+
 
 class PositivePairs(typing.NamedTuple):
     """Every unordered pair of one identity, numbered from 0, without a list of them.
@@ -91,6 +95,11 @@ def list_pairs(pairs):
     return pairs_at(pairs, tf.range(pairs.num_pairs))
 
 
+def similarity_matrix(embeddings):
+    """Returns all cosines of unit rows, `(batch, batch)` float32."""
+    return tf.matmul(embeddings, embeddings, transpose_b=True)
+
+
 def pair_similarity(embeddings, pairs):
     """Returns the cosine of each listed pair.
 
@@ -103,6 +112,10 @@ def pair_similarity(embeddings, pairs):
     Returns:
         Float32 tensor `(num_pairs,)`.
     """
+
+    batch, num_pairs = embeddings.shape[0], pairs.shape[0]
+    if None not in (batch, num_pairs) and batch**2 <= PRODUCT_SHARE * num_pairs:
+        return tf.gather_nd(similarity_matrix(embeddings), pairs)
 
     # The gradient of `tf.gather` is sparse, and making it dense warns (and copies)
     # when the batch size is unknown while tracing.
@@ -141,10 +154,14 @@ def sum_over_positive_pairs(function, student, teacher, pairs, thresholds):
     Returns:
         Float32 tensor `(columns,)`; zeros with a zero gradient without positive pairs.
     """
-    chunk = tf.minimum(tf.shape(pairs.order)[0], MAX_CHUNK)
-    if student.shape[0] is not None:
-        chunk = min(student.shape[0], MAX_CHUNK)
     teacher = tf.stop_gradient(teacher)
+    batch = student.shape[0]
+    if batch is None:
+        chunk = tf.minimum(tf.shape(student)[0], MAX_CHUNK)
+    elif batch * (batch - 1) // 2 <= MAX_CHUNK:
+        chunk = max(batch * (batch - 1) // 2, 1)
+    else:
+        chunk = min(batch, MAX_CHUNK)
 
     def chunk_sum(start, student, thresholds):
         numbers = start + tf.range(chunk)
@@ -154,6 +171,10 @@ def sum_over_positive_pairs(function, student, teacher, pairs, thresholds):
         )
         inside = (numbers < pairs.num_pairs)[:, None]
         return tf.reduce_sum(tf.where(inside, values, 0.0), axis=0)
+
+    if batch is not None and batch * (batch - 1) // 2 <= chunk:
+        # All pairs fit into one chunk, and a loop costs a small batch dearly.
+        return chunk_sum(0, student, thresholds)
 
     def over_chunks(step, *initial):
         _, *totals = tf.while_loop(

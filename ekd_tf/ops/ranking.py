@@ -19,6 +19,7 @@ KEY_SCALE = 2.0**23
 KEY_TOP = 1.0 + 2.0**-16
 LEVEL_BITS = 12
 LEVEL_BINS = 1 << LEVEL_BITS
+RUN = 64
 # Cosine -1 falls into bin 4096: one more bin than 2^12.
 HISTOGRAM_BINS = LEVEL_BINS + 1
 # Entries that are no pair hold this value, below any cosine. Their key lies in a bin
@@ -123,9 +124,30 @@ def select_descending(blocks, ranks, histogram):
         fine.append(_count(fine_keys, num_ranks * LEVEL_BINS))
     fine = tf.reshape(tf.add_n(fine), [num_ranks, LEVEL_BINS])
     fine = tf.gather(fine, tf.gather(slot_of_bin, coarse))
-    below = tf.cast(tf.cumsum(fine, axis=1) <= inside[:, None], tf.int32)
-    steps = coarse * LEVEL_BINS + tf.reduce_sum(below, axis=1)
+    steps = coarse * LEVEL_BINS + _bins_of_ranks(fine, inside)
     return KEY_TOP - (tf.cast(steps, tf.float32) + 0.5) / KEY_SCALE
+
+
+def _bins_of_ranks(counts, ranks):
+    """Returns the bin that holds the entry at each rank, one histogram per rank.
+
+    Args:
+        counts: Int32 tensor `(k, LEVEL_BINS)`.
+        ranks: Int32 tensor `(k,)`, 0-based.
+    """
+    # First the run of bins, then the bin: running sums over all bins take longer than
+    # all else does in a small batch.
+    runs = tf.reshape(counts, [ranks.shape[0], -1, RUN])
+    cumulative = tf.cumsum(tf.reduce_sum(runs, axis=2), axis=1)
+    passed = tf.cast(cumulative <= ranks[:, None], tf.int32)
+    run = tf.minimum(tf.reduce_sum(passed, axis=1), LEVEL_BINS // RUN - 1)
+    before = tf.gather(cumulative, run, batch_dims=1)
+    bins = tf.gather(runs, run, batch_dims=1)
+    cumulative = (before - tf.reduce_sum(bins, axis=1))[:, None] + tf.cumsum(
+        bins, axis=1
+    )
+    passed = tf.cast(cumulative <= ranks[:, None], tf.int32)
+    return run * RUN + tf.reduce_sum(passed, axis=1)
 
 
 def quantiles_of_histogram(histogram, fprs):
@@ -203,6 +225,10 @@ def largest(blocks, k):
         that are missing have the value `NO_PAIR`.
     """
     size = blocks[0].shape[1]
+    num_groups = [block.shape[0] for block in blocks]
+    if None not in num_groups and sum(num_groups) <= k:
+        entries = tf.concat([tf.reshape(block, [-1]) for block in blocks], axis=0)
+        return tf.math.top_k(entries, min(k, sum(num_groups) * size))
     maxima = tf.concat([tf.reduce_max(block, axis=1) for block in blocks], axis=0)
     num_kept = k
     if maxima.shape[0] is None:
@@ -212,27 +238,40 @@ def largest(blocks, k):
     else:
         num_kept = min(k, maxima.shape[0])
     _, kept = tf.math.top_k(maxima, num_kept, sorted=False)
-    candidates = tf.reshape(_groups_at(blocks, kept), [-1])
+    candidates = tf.reshape(_rows_at(blocks, kept), [-1])
     values, positions = tf.math.top_k(candidates, min(k, num_kept * size))
     return values, tf.gather(kept, positions // size) * size + positions % size
 
 
-def _groups_at(blocks, numbers):
-    """Gathers groups of the concatenation; `NO_PAIR` for numbers beyond its end."""
+def entries_at(blocks, positions):
+    """Looks up entries by position in the flattened concatenation of blocks.
+
+    Args:
+        blocks: Sequence of float32 tensors `(num_groups, size)`.
+        positions: Int32 tensor `(k,)`, as `largest` returns them.
+
+    Returns:
+        Float32 tensor `(k,)`; `NO_PAIR` beyond the last entry.
+    """
+    return _rows_at([tf.reshape(block, [-1, 1]) for block in blocks], positions)[:, 0]
+
+
+def _rows_at(blocks, numbers):
+    """Gathers rows of the concatenation; `NO_PAIR` for numbers beyond its end."""
     # Looked up block by block, since joining the blocks would copy all pairs.
-    groups = NO_PAIR
+    found = NO_PAIR
     start = 0
     for block in blocks:
-        num_groups = block.shape[0]
-        if num_groups is None:
-            num_groups = tf.shape(block)[0]
+        size = block.shape[0]
+        if size is None:
+            size = tf.shape(block)[0]
             # A row to read where an unknown batch leaves the block empty.
             block = tf.pad(block, [[0, 1], [0, 0]])
-        inside = (numbers >= start) & (numbers < start + num_groups)
+        inside = (numbers >= start) & (numbers < start + size)
         rows = tf.gather(block, tf.where(inside, numbers - start, 0))
-        groups = tf.where(inside[:, None], rows, groups)
-        start += num_groups
-    return groups
+        found = tf.where(inside[:, None], rows, found)
+        start += size
+    return found
 
 
 def soft_rank(similarities, thresholds, temperature):

@@ -9,6 +9,7 @@ from ekd_tf.ops.pairwise import list_pairs
 from ekd_tf.ops.pairwise import pair_similarity
 from ekd_tf.ops.pairwise import pairs_at
 from ekd_tf.ops.pairwise import positive_pairs
+from ekd_tf.ops.pairwise import similarity_matrix
 from ekd_tf.ops.pairwise import sum_over_positive_pairs
 
 
@@ -100,6 +101,11 @@ def test_numbers_beyond_the_last_pair_are_rows_of_the_batch(run_as, rng):
     assert {tuple(pair) for pair in rows.numpy()[:count]} == pairs_np(labels.numpy())
 
 
+def test_similarity_matrix(rng):
+    rows = unit(rng, 4, 3)
+    np.testing.assert_allclose(similarity_matrix(rows), rows @ rows.T, rtol=1e-5)
+
+
 def test_no_rows_no_pairs():
     assert int(positive_pairs(tf.zeros([0], tf.int32)).num_pairs) == 0
 
@@ -107,13 +113,19 @@ def test_no_rows_no_pairs():
 # --- cosines of listed pairs
 
 
-def test_cosines_of_listed_pairs(rng, run_as):
+@pytest.fixture(params=["gathered rows", "product of all rows"])
+def way(request, monkeypatch):
+    share = {"gathered rows": 0, "product of all rows": 1000}[request.param]
+    monkeypatch.setattr(pairwise, "PRODUCT_SHARE", share)
+
+
+def test_cosines_of_listed_pairs(rng, run_as, way):
     rows, pairs = unit(rng, 6, 5), np.array([[0, 3], [5, 1], [2, 2]], np.int32)
     cosines = run_as(pair_similarity)(tf.constant(rows), tf.constant(pairs))
     np.testing.assert_allclose(cosines, [rows[i] @ rows[j] for i, j in pairs], 1e-5)
 
 
-def test_gradient_of_cosines_computed_by_hand(run_as):
+def test_gradient_of_cosines_computed_by_hand(run_as, way):
     # d (2 x0.x1 + 3 x0.x2) = (2 x1 + 3 x2, 2 x0, 3 x0); row 3 is in no pair.
     rows = np.float32([[1, 0], [0, 1], [5, 7], [8, 9]])
 

@@ -10,6 +10,7 @@ from ekd_tf.ops.ranking import NO_PAIR
 from ekd_tf.ops.ranking import attach_thresholds
 from ekd_tf.ops.ranking import coarse_histogram
 from ekd_tf.ops.ranking import descending_keys
+from ekd_tf.ops.ranking import entries_at
 from ekd_tf.ops.ranking import exceeds
 from ekd_tf.ops.ranking import hard_rank
 from ekd_tf.ops.ranking import largest
@@ -204,6 +205,16 @@ def test_largest_finds_all_of_them_in_one_group(rng):
     entries[11] += 2
     _, positions = largest([tf.constant(entries)], 8)
     assert sorted(positions.numpy().tolist()) == list(range(88, 96))
+
+
+def test_entries_are_looked_up_across_blocks(rng, run_as):
+    entries = np.float32(rng.uniform(-1, 1, (25, 8)))
+    positions = np.int32([0, 7, 8, 23, 24, 71, 72, 199, 200, 999])
+    got = run_as(lambda x, p: entries_at([x[:3], x[3:9], x[9:]], p))(
+        tf.constant(entries), tf.constant(positions)
+    )
+    np.testing.assert_array_equal(got[:8], entries.ravel()[positions[:8]])
+    np.testing.assert_array_equal(got[8:], [NO_PAIR, NO_PAIR])
 
 
 def test_largest_of_an_unknown_number_of_groups(rng):
