@@ -8,8 +8,8 @@ Three cases, each a function of student and teacher embeddings:
 - floor: the two matrix products without which no formulation knows its pairs. Ours
   needs a little more than half of each, so it can be below.
 
-Per batch size and mode the cases take turns in one process, since ratios are what a busy
-machine still tells. Peak memory is that of one step in a process of its own.
+Per batch size and mode the cases take turns in one process, since a busy machine still
+tells ratios. Peak memory is that of a step in a process of its own.
 
     python tools/benchmarks/bench_ekd.py --json=bench_ekd.json
 """
