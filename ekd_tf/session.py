@@ -13,6 +13,7 @@ import tempfile
 from importlib import metadata
 
 import keras
+import tensorflow as tf
 from absl import logging
 
 from ekd_tf import factory
@@ -171,17 +172,24 @@ class TrainingSession:
         others = [Every(v.checkpoint_every, save)]
         if evaluation is not None:
             others.insert(0, Every(v.evaluate_every, evaluate))
-        run_steps(
-            model,
-            strategy,
-            pipeline.dataset,
-            start_step,
-            steps,
-            sampler.batch_size,
-            progress,
-            Every(v.log_every, write_log),
-            others,
-        )
+        try:
+            run_steps(
+                model,
+                strategy,
+                pipeline.dataset,
+                start_step,
+                steps,
+                sampler.batch_size,
+                progress,
+                Every(v.log_every, write_log),
+                others,
+            )
+        except tf.errors.OpError as error:
+            if not pipeline.failures:
+                raise
+            raise ValueError(pipeline.failures[0]) from error
+        finally:
+            progress.close()
         _report_skipped(pipeline.skipped)
 
     def _make_model(self, num_identities, steps, sampler):

@@ -57,7 +57,7 @@ def mixed_policy():
 @pytest.fixture(scope="session")
 def realdata():
     """The folder of real faces named by EKD_REALDATA; skips where it is missing."""
-    root = pathlib.Path(os.environ.get("EKD_REALDATA", "../shared/data"))
+    root = pathlib.Path(os.environ.get("EKD_REALDATA", "no folder named"))
     if not root.is_dir():
         pytest.skip("real faces are not distributed with the project")
     return root

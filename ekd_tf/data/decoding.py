@@ -88,6 +88,7 @@ class ImageReader:
         self.size = size
         self.skip_corrupt = skip_corrupt
         self.skipped = []
+        self.failures = []
         self._bad = set()
         self._said = set()
         self._lock = threading.Lock()
@@ -158,7 +159,13 @@ class ImageReader:
         images = []
         indices = np.array(indices)
         for row, index in enumerate(indices):
-            indices[row], data = self._first_readable(int(index))
+            try:
+                indices[row], data = self._first_readable(int(index))
+            except ValueError as error:
+                # tf.data wraps it in a traceback: whoever catches that finds the
+                # words here.
+                self.failures.append(str(error))
+                raise
             images.append(data)
         return np.array(images, dtype=object), indices
 

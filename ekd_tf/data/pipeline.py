@@ -24,10 +24,13 @@ class Pipeline:
         dataset: tf.data.Dataset of global batches; see `make_pipeline`.
         skipped: List of `"path: reason"`, one line per unreadable image replaced so
             far; grows while the dataset is iterated.
+        failures: List that holds, once an unreadable image has ended the dataset by
+            a `tf.errors.OpError`, what it said without the traceback around it.
     """
 
     dataset: tf.data.Dataset
     skipped: list
+    failures: list
 
 
 def _options():
@@ -135,7 +138,7 @@ def make_pipeline(
     dataset = dataset.map(finish, num_parallel_calls=CONCURRENT_BATCHES)
     if prefetch:
         dataset = dataset.prefetch(prefetch)
-    return Pipeline(dataset.with_options(_options()), reader.skipped)
+    return Pipeline(dataset.with_options(_options()), reader.skipped, reader.failures)
 
 
 def evaluation_batches(source: Source, indices, input_size: int, batch_size: int):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import pathlib
@@ -9,6 +10,7 @@ import re
 
 import keras
 import numpy as np
+from absl import logging
 
 from ekd_tf.checks import check_range
 from ekd_tf.evaluation import format_table
@@ -213,7 +215,7 @@ def export_student(
     parent = pathlib.Path(directory) / name
     final = parent / str(free_version(parent, version))
     version = int(final.name)
-    with staged(final) as target:
+    with staged(final) as target, _without_info_logs():
         student = as_float32(model)
         half = half_precision_layers(model)
         rebuild = check_parity(
@@ -269,6 +271,17 @@ def export_student(
         rebuild=rebuild,
         artefacts=tuple(artefacts),
     )
+
+
+@contextlib.contextmanager
+def _without_info_logs():
+    """TensorFlow tells each step of writing a SavedModel, in a dozen lines."""
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity(min(verbosity, logging.WARNING))
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
 
 
 def _embed(model, images, batch_size=64):

@@ -83,4 +83,3 @@ def run_steps(
             if last or (other.steps and step % other.steps == 0):
                 progress.pause()
                 other.action(step)
-    progress.close()

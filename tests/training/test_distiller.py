@@ -18,7 +18,9 @@ class MeanGap(DistillationLoss):
 
     def compute(self, student, teacher, labels, image_ids, training):
         gap = tf.reduce_mean(student) - tf.reduce_mean(teacher)
-        return {"gap/square": gap**2}, {"gap/rows": tf.cast(tf.shape(student)[0], tf.float32)}
+        return {"gap/square": gap**2}, {
+            "gap/rows": tf.cast(tf.shape(student)[0], tf.float32)
+        }
 
 
 class CountingTeacher(keras.layers.Layer):

@@ -1,0 +1,154 @@
+"""The commands of the README, as a user runs them."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from PIL import Image
+
+TINY = [
+    "--general_batch=8",
+    "--balanced_identities=2",
+    "--model=iresnet18",
+    "--width=0.125",
+    "--embedding_dim=16",
+    "--input_size=32",
+    "--scale=16",
+    "--steps=2",
+]
+DRAWN = ["--data=synthetic:identities=9,images=4,size=32", "--holdout_identities=3"]
+
+
+def run(module, *arguments):
+    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "2"}
+    return subprocess.run(
+        [sys.executable, "-m", f"ekd_tf.{module}", *map(str, arguments)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory):
+    path = tmp_path_factory.mktemp("cli") / "run"
+    done = run("train", f"--workdir={path}", *TINY, *DRAWN, "--export")
+    assert done.returncode == 0, done.stderr[-3000:]
+    return path, done.stderr
+
+
+def test_training_says_what_it_will_do_and_how_far_it_is(workdir):
+    _, log = workdir
+    assert "6 identities" in log and "3 identities" in log
+    assert "2/2" in log and "loss/margin" in log
+    assert "| student |" in log
+
+
+def test_training_exports_at_the_end(workdir):
+    path, _ = workdir
+    report = json.loads((path / "reports" / "export.json").read_text())
+    kinds = [artefact["kind"] for artefact in report["artefacts"]]
+    assert kinds == ["saved_model", "tflite_float32", "tflite_float16"]
+    assert all(a["parity"]["min_cosine"] >= 0.9999 for a in report["artefacts"])
+    assert (path / "export" / "iresnet18" / "1" / "saved_model.pb").exists()
+
+
+def test_evaluates_a_run_on_what_it_held_out(workdir, tmp_path):
+    path, _ = workdir
+    done = run(
+        "evaluate", f"--model={path}", f"--teacher={path}", f"--output={tmp_path / 'r'}"
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    report = json.loads((tmp_path / "r" / "heldout.json").read_text())
+    # A model has no gap to itself.
+    assert report["gap"]["points"]["1e-1"]["gap"] in (None, 0.0)
+    assert report["student"] == report["teacher"]
+    assert "| student |" in done.stdout
+
+
+def test_exports_a_run_once_more_under_the_next_version(workdir):
+    path, _ = workdir
+    for version in (1, 2):
+        done = run("export_model", f"--model={path}", "--num_images=8")
+        assert done.returncode == 0, done.stderr[-3000:]
+        assert (path / "export" / "student" / str(version) / "saved_model.pb").exists()
+
+
+def test_help_does_not_wait_for_tensorflow():
+    start = time.monotonic()
+    done = run("train", "--help")
+    assert "--workdir" in done.stdout
+    # Importing TensorFlow alone takes several seconds.
+    assert time.monotonic() - start < 2
+
+
+def test_import_of_the_package_touches_nothing():
+    code = "import sys, ekd_tf; sys.exit('tensorflow' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def write_images(root, identities):
+    for person in range(identities):
+        (root / f"p{person}").mkdir(parents=True)
+        for k in range(3):
+            pixels = np.full((40, 40, 3), 30 * person + k, np.uint8)
+            Image.fromarray(pixels).save(root / f"p{person}" / f"{k}.jpg")
+    return root
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda d: ["--data=folder:" + str(d)], "holds no identity directories"),
+        (
+            lambda d: ["--data=folder:" + str(write_images(d, 1))],
+            "holds a single identity",
+        ),
+        (lambda d: ["--data=foldr:x"], "Did you mean 'folder'?"),
+        (lambda d: [*DRAWN, "--head=arcfac"], "Did you mean 'arcface'?"),
+        (
+            lambda d: [*DRAWN, "--teacher=nowhere.keras", "--distill=ekd"],
+            "nowhere.keras does not exist",
+        ),
+    ],
+    ids=[
+        "empty folder",
+        "one identity",
+        "unknown source",
+        "unknown head",
+        "no teacher",
+    ],
+)
+def test_a_mistake_ends_in_one_line_and_no_traceback(tmp_path, make, words):
+    (tmp_path / "faces").mkdir()
+    done = run(
+        "train", f"--workdir={tmp_path / 'run'}", *TINY, *make(tmp_path / "faces")
+    )
+    assert done.returncode == 1
+    assert words in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_an_unreadable_image_ends_in_one_line_with_its_path(tmp_path):
+    faces = write_images(tmp_path / "faces", 4)
+    (faces / "p1" / "1.jpg").write_text("no image")
+    arguments = ["train", f"--data=folder:{faces}", *TINY, "--general_batch=12"]
+    done = run(*arguments, f"--workdir={tmp_path / 'a'}")
+    assert done.returncode == 1
+    assert str(faces / "p1" / "1.jpg") in done.stderr
+    assert "--skip_corrupt" in done.stderr
+    assert "Traceback" not in done.stderr
+    done = run(*arguments, f"--workdir={tmp_path / 'b'}", "--skip_corrupt=1")
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "1 unreadable images were replaced" in done.stderr
+
+
+def test_an_unknown_flag_is_refused():
+    done = run("train", "--workdir=x", "--temprature=1")
+    assert done.returncode == 1
+    assert "Unknown command line flag 'temprature'" in done.stderr
