@@ -43,7 +43,7 @@ setup(
         "torch": ["torch"],
         "litert": ["ai-edge-litert"],
         "align": ["mtcnn>=1.0"],
-        "test": ["pytest>=8", "scikit-learn", "ruff"],
+        "test": ["pytest>=8", "pytest-xdist", "scikit-learn", "ruff"],
     },
     entry_points={
         "console_scripts": [
