@@ -245,6 +245,13 @@ def test_degenerate_batches(rng, run_as):
             assert np.isfinite(np.float64(tensor)).all(), kind
 
 
+def test_opposite_rows_are_still_a_pair():
+    rows = np.float32([[1, 0], [-1, 0]])
+    mined = CriticalPairMiner(num_negatives=3)(rows, rows, np.int32([0, 1]))
+    assert mined.negative_mask.numpy().tolist()[0] and mined.num_negatives == 1
+    assert mined.student.negative[0] == mined.teacher.negative[0] == -1
+
+
 @pytest.mark.parametrize("rows", [1, 2])
 def test_too_few_rows_for_a_pair_of_each_kind(rng, rows):
     student, teacher, _ = batch_of(rng, rows, 1)

@@ -92,6 +92,8 @@ def test_ranks_of_whole_multiples_do_not_fall_one_short():
             negatives = multiple * 10**k
             got = ranks_of_fprs(tf.constant(negatives), fprs).numpy().tolist()
             assert got == [negatives // 10**j for j in range(1, 7)]
+    # The product of floats is 0.9999999999999999.
+    assert ranks_of_fprs(tf.constant(49), [1 / 49]).numpy().tolist() == [1]
 
 
 # --- order statistics

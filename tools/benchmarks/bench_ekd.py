@@ -9,12 +9,11 @@ Three cases, each a function of student and teacher embeddings:
   needs a little more than half of each, so it can be below.
 
 Per batch size and mode the cases take turns in one process, since a busy machine still
-tells ratios. Peak memory is that of a step in a process of its own.
+tells ratios. Peak memory is that of a first step in a process of its own.
 
     python tools/benchmarks/bench_ekd.py --json=bench_ekd.json
 """
 
-import ctypes
 import datetime
 import gc
 import json
@@ -264,18 +263,21 @@ def resident_mb(field):
 
 
 def print_peak_memory(case, mode, batch_size):
-    """Prints how many MB a step needs above what is resident before it."""
-    batch = make_batch(batch_size, DIM.value)
+    """Prints how many MB a first step takes above what TensorFlow takes anyway.
+
+    TensorFlow keeps what it has freed, so only a first step shows its need; that of
+    XLA includes compiling.
+    """
     step = make_case(case, mode)
-    # Tracing and compiling are not part of a step.
-    step(*batch)
+    # Loads kernels and the compiler.
+    step(*make_batch(8, DIM.value))
+    batch = make_batch(batch_size, DIM.value)
+    if mode == "graph":
+        step.get_concrete_function(*batch)
     gc.collect()
-    # Otherwise what the first step freed would still count as resident.
-    ctypes.CDLL("libc.so.6").malloc_trim(0)
     pathlib.Path("/proc/self/clear_refs").write_text("5")
     before = resident_mb("VmRSS")
-    for _ in range(3):
-        step(*batch)
+    step(*batch)
     print(f"peak_mb={resident_mb('VmHWM') - before:.0f}")
 
 
@@ -357,7 +359,7 @@ def main(_):
         return
     about = machine()
     print(", ".join(f"{name} {value}" for name, value in about.items()))
-    print("Milliseconds: median (min..max). Memory: MB above what is resident.\n")
+    print("Milliseconds: median (min..max). Memory: MB of a first step.\n")
     print(
         "| batch | mode | ours | plain | floor | plain / ours | ours MB | plain MB "
         "| ours, first call s |\n" + "|---" * 9 + "|"
