@@ -283,7 +283,9 @@ def test_replacement_is_the_next_readable_image_of_the_identity(rng, warnings_lo
         np.testing.assert_array_equal(images, [pixels(faces[i]) for i in indices])
     reason = "not an image in a format that is read"
     assert sorted(reader.skipped) == [f"/faces/{i}.jpg: {reason}" for i in (2, 4, 7)]
-    assert sorted(warnings_logged) == [f"unreadable image {s}" for s in reader.skipped]
+    # Two batches are repaired at a time, so which is said first is open.
+    said = [f"unreadable image {line}" for line in reader.skipped]
+    assert sorted(warnings_logged) == sorted(said)
 
 
 def test_the_same_image_counts_once(rng):
