@@ -70,9 +70,7 @@ def report(root):
         figures = result.student
         curves[TITLES[run]] = result.curves["student"]
         export = json.loads((root / run / "reports" / "export.json").read_text())
-        artefact = next(
-            a for a in export["artefacts"] if a["kind"] == "tflite_float32"
-        )
+        artefact = next(a for a in export["artefacts"] if a["kind"] == "tflite_float32")
         rows.append(
             [
                 TITLES[run],
