@@ -37,7 +37,7 @@ class WarmupSchedule(keras.optimizers.schedules.LearningRateSchedule):
         Args:
             step: Int64 scalar: updates made so far.
         """
-        raise NotImplementedError
+        raise TypeError(f"{type(self).__name__} must define `decay`.")
 
     def __call__(self, step):
         """Returns the learning rate of the update after `step` updates.
