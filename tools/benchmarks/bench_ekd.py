@@ -42,9 +42,6 @@ DIM = flags.DEFINE_integer("dim", 512, "Embedding size of student and teacher.")
 SECONDS = flags.DEFINE_float(
     "seconds", 20.0, "Time to spend per batch size and mode; at least 5 repeats."
 )
-PLAIN_XLA_LIMIT = flags.DEFINE_integer(
-    "plain_xla_limit", 1024, "Largest batch at which `plain` is compiled by XLA."
-)
 MEMORY = flags.DEFINE_bool("memory", True, "Whether to measure peak memory.")
 JSON = flags.DEFINE_string("json", None, "File to write all measurements to.")
 MEMORY_OF = flags.DEFINE_string(
@@ -224,16 +221,13 @@ def time_cases(batch_size, mode):
     """Returns one row per case: milliseconds of every repeat, cases taking turns."""
     batch = make_batch(batch_size, DIM.value)
     cases = ["ours", "plain", "floor"]
-    if mode == "xla" and batch_size > PLAIN_XLA_LIMIT.value:
-        cases.remove("plain")
     steps, first = {}, {}
     for case in cases:
         start = time.perf_counter()
         steps[case] = make_case(case, mode)
         steps[case](*batch)
         first[case] = time.perf_counter() - start
-    if "plain" in cases:
-        check_agreement(steps, batch, f"{mode}, batch {batch_size}")
+    check_agreement(steps, batch, f"{mode}, batch {batch_size}")
     start = time.perf_counter()
     times = {case: [timed(steps[case], batch)] for case in cases}
     round_seconds = time.perf_counter() - start
@@ -323,14 +317,10 @@ def format_row(rows):
     by_case = {row["case"]: row for row in rows}
 
     def spread(case):
-        if case not in by_case:
-            return "skipped"
         ms = by_case[case]["milliseconds"]
         return f"{np.median(ms):.1f} ({min(ms):.1f}..{max(ms):.1f})"
 
     def ratio():
-        if "plain" not in by_case:
-            return "-"
         # Of the turns, so that a moment of load counts on both sides.
         pairs = zip(by_case["plain"]["milliseconds"], by_case["ours"]["milliseconds"])
         return f"{np.median([plain / ours for plain, ours in pairs]):.1f}x"
