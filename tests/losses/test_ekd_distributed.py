@@ -86,6 +86,8 @@ def test_replicas_compute_what_one_device_does(rng, strategy, thresholds):
             np.testing.assert_allclose(np.array(many), np.array(one), atol=1e-6)
 
 
+# The test above is its fast sibling, on two.
+@pytest.mark.slow
 def test_the_same_on_four_replicas():
     tests = pathlib.Path(__file__).parents[1]
     chosen = [f"{__file__}::test_replicas_compute_what_one_device_does[ema]"]
