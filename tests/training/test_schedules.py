@@ -136,5 +136,5 @@ def test_rejects_wrong_arguments(make, words):
 
 
 def test_subclasses_must_say_how_they_decay():
-    with pytest.raises(NotImplementedError):
+    with pytest.raises(TypeError, match="must define `decay`"):
         WarmupSchedule(base=0.1)(0)
