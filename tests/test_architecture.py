@@ -17,6 +17,7 @@ ROWS = [
     {"losses", "evaluation", "teachers"},
     {"training", "export"},
     {"factory"},
+    {"assembly"},
     {"session"},
     ENTRY_POINTS,
 ]

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 
 from ekd_tf.session import TrainingSession
-from ekd_tf.session import package_versions
 from ekd_tf.session import sources_of_run
 from ekd_tf.teachers import load_embedder
 
@@ -188,42 +187,9 @@ def test_sources_of_run_are_those_it_was_trained_on(teacher):
     assert (train_source.num_identities, heldout.num_identities) == (8, 6)
 
 
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"steps": None}, "Give one of `--steps` and `--epochs`"),
-        ({"epochs": 2.0}, "Give one of `--steps` and `--epochs`"),
-        ({"distill": "ekd:1"}, "`--distill=ekd:1` needs a teacher"),
-        ({"head": "none"}, "Without a teacher `--head` cannot be none"),
-        ({"model": "mobilenet"}, "Did you mean 'mobilefacenet'"),
-        ({"optimizer": "sgdd"}, "Did you mean 'sgd'"),
-        ({"strategy": "mirorred"}, "Did you mean 'mirrored'"),
-        ({"drop_at": ["soon"]}, "`drop_at` must be a number. Received: 'soon'"),
-        ({"balanced_identities": 9}, "at most the number of identities"),
-        ({"margin": 28.6}, r"\[0, pi/2\) radians. Received: margin=28.6"),
-        ({"input_size": 40}, "input_size"),
-    ],
-)
-def test_says_what_is_wrong_with_the_flags(tmp_path, changes, message):
-    with pytest.raises(ValueError, match=message):
-        train(tmp_path / "run", **changes)
-
-
-def test_says_what_is_wrong_beside_the_teacher(tmp_path, teacher):
-    with pytest.raises(ValueError, match="nothing to learn from it"):
-        train(tmp_path / "a", teacher=str(teacher))
-    with pytest.raises(ValueError, match="takes images of 32 pixels"):
-        train(
-            tmp_path / "b",
-            teacher=str(teacher),
-            distill="ekd",
-            input_size=48,
-        )
-
-
-def test_rejects_a_batch_that_replicas_cannot_share(tmp_path):
-    with pytest.raises(ValueError, match="9 general rows for 4 replicas"):
-        train(tmp_path / "run", strategy="mirrored", general_batch=9)
+def test_says_which_strategy_was_meant(tmp_path):
+    with pytest.raises(ValueError, match="Did you mean 'mirrored'"):
+        train(tmp_path / "run", strategy="mirorred")
 
 
 def test_epochs_become_steps_and_drops_are_counted_in_them(tmp_path):
@@ -231,9 +197,3 @@ def test_epochs_become_steps_and_drops_are_counted_in_them(tmp_path):
     train(tmp_path / "run", steps=None, epochs=1.0, drop_at=["0.5"])
     rates = [x["learning_rate"] for x in lines(tmp_path / "run") if "loss" in x]
     np.testing.assert_allclose(rates, [0.02, 0.02, 0.002, 0.002], rtol=1e-6)
-
-
-def test_versions_name_the_stack():
-    versions = package_versions()
-    assert versions["tensorflow"].startswith("2.")
-    assert set(versions) >= {"python", "keras", "numpy"}

@@ -4,23 +4,56 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from collections.abc import Iterable
 
 import tensorflow as tf
 
-from ekd_tf.training.strategy import distribute
 
-
-@dataclasses.dataclass
-class Every:
-    """Something to do after every so many steps, and after the last one.
+@dataclasses.dataclass(frozen=True)
+class Step:
+    """An update that was just made, as hooks are told of it.
 
     Attributes:
-        steps: Int; 0 for after the last step only.
-        action: Called with the number of steps made.
+        number: Int: updates made so far, this one included.
+        is_last: Whether the run ends with it.
+        scalars: Name -> scalar tensor, what `train_step` returned. Reading one waits
+            for the device.
+        batch: The batch it was made of: a dict of tensors, of per-replica values
+            under a strategy of several.
     """
 
-    steps: int
-    action: Callable[[int], None]
+    number: int
+    is_last: bool
+    scalars: dict
+    batch: dict
+
+
+class Hook:
+    """Something done between the updates of a run.
+
+    A hook changes nothing the next update depends on, and ends the run by raising.
+    """
+
+    def after_step(self, step: Step) -> None:
+        """Called after every update, in the order of the hooks."""
+        raise TypeError(f"{type(self).__name__} must define `after_step`.")
+
+
+class Every(Hook):
+    """Does something after every so many steps, and after the last one.
+
+    Args:
+        steps: Int; 0 for after the last step only.
+        action: Called with the `Step`.
+    """
+
+    def __init__(self, steps: int, action: Callable[[Step], None]):
+        self.steps = steps
+        self.action = action
+
+    def after_step(self, step):
+        if step.is_last or (self.steps and step.number % self.steps == 0):
+            self.action(step)
 
 
 def compile_step(model, strategy):
@@ -45,41 +78,24 @@ def compile_step(model, strategy):
 
 
 def run_steps(
-    model,
-    strategy,
-    dataset,
+    make_step: Callable[[dict], dict],
+    batches: Iterable[dict],
     start_step: int,
     steps: int,
-    batch_size: int,
-    progress,
-    log: Every,
-    others: list[Every],
+    hooks: Iterable[Hook],
 ) -> None:
     """Trains from `start_step` to `steps`.
 
     Args:
-        model: A compiled `FaceClassifier` or `Distiller`.
-        strategy: Its strategy.
-        dataset: `tf.data.Dataset` of global batches, the first of which belongs to
-            `start_step`.
+        make_step: From `compile_step`: makes one update from a batch.
+        batches: Distributed batches, the first of which belongs to `start_step`.
         start_step: Int: steps already made.
         steps: Int: steps to have been made at the end.
-        batch_size: Int: rows of a global batch, for the speed shown.
-        progress: `ProgressLine`.
-        log: Its action is called as `action(step, scalars)` with tensors.
-        others: Done in order after the logging; the progress line pauses for them.
+        hooks: Called after every update, in this order.
     """
-    step_function = compile_step(model, strategy)
-    batches = iter(distribute(strategy, dataset))
-    for step in range(start_step + 1, steps + 1):
-        scalars = step_function(next(batches))
-        terms = {name: v for name, v in scalars.items() if name.startswith("loss")}
-        terms.pop("loss_scale", None)
-        progress.update(batch_size, terms)
-        last = step == steps
-        if last or step % log.steps == 0:
-            log.action(step, scalars)
-        for other in others:
-            if last or (other.steps and step % other.steps == 0):
-                progress.pause()
-                other.action(step)
+    batches = iter(batches)
+    for number in range(start_step + 1, steps + 1):
+        batch = next(batches)
+        step = Step(number, number == steps, make_step(batch), batch)
+        for hook in hooks:
+            hook.after_step(step)

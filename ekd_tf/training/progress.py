@@ -9,6 +9,7 @@ import time
 
 from ekd_tf.checks import check_positive
 from ekd_tf.checks import check_range
+from ekd_tf.training.loop import Hook
 
 _BAR = 20
 
@@ -130,6 +131,24 @@ class ProgressLine:
             parts.append(f"ETA {_duration(left)}")
         parts += [f"{name} {float(value):.4g}" for name, value in terms.items()]
         return "  ".join(parts)
+
+
+class ProgressHook(Hook):
+    """Shows the loss terms of every update on a progress line.
+
+    Args:
+        line: `ProgressLine`.
+        count: Int: rows of a global batch.
+    """
+
+    def __init__(self, line: ProgressLine, count: int):
+        self._line = line
+        self._count = count
+
+    def after_step(self, step):
+        terms = {n: v for n, v in step.scalars.items() if n.startswith("loss")}
+        terms.pop("loss_scale", None)
+        self._line.update(self._count, terms)
 
 
 def _duration(seconds):

@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import os
 import pathlib
+import platform
 import subprocess
 import tempfile
 import time
+from importlib import metadata
 
 from ekd_tf.training.atomic import write_aside
 
+PACKAGES = ("ekd-tf", "tensorflow", "keras", "numpy", "absl-py", "tensorboard")
 _ABSENT = "not given"
 
 
@@ -126,6 +129,17 @@ class Workdir:
                 f"{'; '.join(differences)}. Use another --workdir"
             )
         return True
+
+
+def package_versions() -> dict[str, str]:
+    """Returns the versions a run's numbers depend on."""
+    versions = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            versions[name] = "not installed"
+    return versions
 
 
 def package_commit() -> str | None:

@@ -1,4 +1,5 @@
 import numpy as np
+import pytest
 import tensorflow as tf
 from toys import backbone
 from toys import batch
@@ -6,27 +7,10 @@ from toys import batch
 from ekd_tf.heads import ArcFace
 from ekd_tf.training.classifier import FaceClassifier
 from ekd_tf.training.loop import Every
+from ekd_tf.training.loop import Hook
+from ekd_tf.training.loop import Step
 from ekd_tf.training.loop import compile_step
 from ekd_tf.training.loop import run_steps
-
-
-class Recorder:
-    """Stands in for the progress line and records what the loop does."""
-
-    def __init__(self):
-        self.events = []
-
-    def update(self, count, terms):
-        self.events.append(("update", count, sorted(terms)))
-
-    def pause(self):
-        self.events.append(("pause",))
-
-    def close(self):
-        self.events.append(("close",))
-
-    def act(self, name):
-        return lambda step, *scalars: self.events.append((name, step))
 
 
 def make():
@@ -35,53 +19,71 @@ def make():
     return model
 
 
-def run(rng, start, steps, log_every=2, other_every=3):
+class Recorder(Hook):
+    def __init__(self):
+        self.steps = []
+
+    def after_step(self, step):
+        self.steps.append(step)
+
+
+def run(start, steps, *hooks):
+    """Runs over batches that are their own numbers, counted from 0."""
+    batches = iter(range(start, 100))
+    run_steps(lambda batch: {"loss": 10 * batch}, batches, start, steps, hooks)
+
+
+def numbers_every(count, start, steps):
+    numbers = []
+    run(start, steps, Every(count, lambda step: numbers.append(step.number)))
+    return numbers
+
+
+@pytest.mark.parametrize(
+    ("count", "start", "numbers"),
+    [
+        (2, 0, [2, 4, 6, 7]),
+        (3, 0, [3, 6, 7]),
+        (1, 5, [6, 7]),
+        (0, 0, [7]),
+        (3, 4, [6, 7]),
+        (2, 7, []),
+    ],
+)
+def test_every_acts_every_so_many_steps_and_after_the_last(count, start, numbers):
+    assert numbers_every(count, start, 7) == numbers
+
+
+def test_hooks_are_told_of_every_step_in_order():
+    order = []
     recorder = Recorder()
-    dataset = tf.data.Dataset.from_tensors(batch(rng)).repeat(steps - start)
-    run_steps(
-        make(),
-        tf.distribute.get_strategy(),
-        dataset,
-        start,
-        steps,
-        8,
+    run(
+        4,
+        6,
+        Every(1, lambda step: order.append(("first", step.number))),
         recorder,
-        Every(log_every, recorder.act("log")),
-        [Every(other_every, recorder.act("save"))],
+        Every(1, lambda step: order.append(("second", step.number))),
     )
-    return recorder.events
+    assert order == [("first", 5), ("second", 5), ("first", 6), ("second", 6)]
+    assert recorder.steps == [
+        Step(5, False, {"loss": 40}, 4),
+        Step(6, True, {"loss": 50}, 5),
+    ]
 
 
-def steps_of(events, name):
-    return [event[1] for event in events if event[0] == name]
+def test_a_hook_ends_the_run_by_raising():
+    def stop(step):
+        raise KeyboardInterrupt
+
+    after = Recorder()
+    with pytest.raises(KeyboardInterrupt):
+        run(0, 9, Every(3, stop), after)
+    assert [step.number for step in after.steps] == [1, 2]
 
 
-def test_acts_every_so_many_steps_and_after_the_last(rng):
-    events = run(rng, 0, 7)
-    assert steps_of(events, "log") == [2, 4, 6, 7]
-    assert steps_of(events, "save") == [3, 6, 7]
-    assert steps_of(events, "update") == [8] * 7
-
-
-def test_zero_means_after_the_last_step_only(rng):
-    assert steps_of(run(rng, 0, 5, other_every=0), "save") == [5]
-
-
-def test_resumed_loop_counts_on(rng):
-    events = run(rng, 4, 7)
-    assert steps_of(events, "log") == [6, 7]
-    assert steps_of(events, "save") == [6, 7]
-    assert len(steps_of(events, "update")) == 3
-
-
-def test_pauses_the_progress_line_for_other_actions(rng):
-    events = run(rng, 0, 3)
-    assert events[events.index(("save", 3)) - 1] == ("pause",)
-
-
-def test_shows_loss_terms_and_not_the_loss_scale(rng):
-    update = run(rng, 0, 1)[0]
-    assert update[2] == ["loss", "loss/margin"]
+def test_a_hook_must_say_what_it_does():
+    with pytest.raises(TypeError, match="Hook must define `after_step`"):
+        run(0, 1, Hook())
 
 
 def test_step_is_traced_once(rng):

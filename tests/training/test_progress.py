@@ -7,6 +7,8 @@ import time
 
 import pytest
 
+from ekd_tf.training.loop import Step
+from ekd_tf.training.progress import ProgressHook
 from ekd_tf.training.progress import ProgressLine
 
 
@@ -229,3 +231,15 @@ def test_goes_to_standard_error(capsys, clock):
 def test_rejects_wrong_arguments(arguments, words):
     with pytest.raises(ValueError, match=words):
         ProgressLine(**arguments)
+
+
+def test_hook_shows_loss_terms_and_not_the_loss_scale(clock, columns):
+    stream = Terminal()
+    line = ProgressLine(4, stream=stream, terminal_seconds=0, clock=clock)
+    hook = ProgressHook(line, count=8)
+    scalars = {"loss": 2.0, "loss/margin": 1.0, "loss_scale": 8.0, "learning_rate": 0.1}
+    for number in (1, 2):
+        clock.now += 2.0
+        hook.after_step(Step(number, False, scalars, {}))
+    shown = stream.getvalue().split("\r")[-1]
+    assert shown.endswith("2/4  4 images/s  ETA 0:00:04  loss 2  loss/margin 1")

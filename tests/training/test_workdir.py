@@ -11,6 +11,7 @@ import pytest
 from ekd_tf.training import workdir as workdir_module
 from ekd_tf.training.workdir import Workdir
 from ekd_tf.training.workdir import package_commit
+from ekd_tf.training.workdir import package_versions
 
 FLAGS = {"lr": 0.1, "seed": 3, "distill": ["ekd:1"], "log_every": 20, "data": None}
 VERSIONS = {"tensorflow": "2.21.0", "keras": "3.15.0"}
@@ -208,3 +209,9 @@ def test_no_commit_without_git_or_before_the_first(repository, monkeypatch, tmp_
     subprocess.run(["rm", "-r", str(tmp_path / ".git")], check=True)
     subprocess.run(["git", "init", "-q", str(tmp_path)], check=True)
     assert package_commit() is None
+
+
+def test_versions_name_the_stack():
+    versions = package_versions()
+    assert versions["tensorflow"].startswith("2.")
+    assert set(versions) >= {"python", "keras", "numpy"}

@@ -1,0 +1,166 @@
+"""The parts of a training run, built from its settings and checked side by side.
+
+Row 4 of the architecture, between the factory and the session.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import keras
+import tensorflow as tf
+
+from ekd_tf import factory
+from ekd_tf.data import BatchSampler
+from ekd_tf.data import Source
+from ekd_tf.heads import check_labels
+from ekd_tf.training.classifier import FaceClassifier
+from ekd_tf.training.distiller import Distiller
+from ekd_tf.training.optimizers import make_optimizer
+from ekd_tf.training.strategy import check_divisible
+
+
+class Values:
+    """Flag values as attributes."""
+
+    def __init__(self, values: dict):
+        self.__dict__.update(values)
+
+
+@dataclasses.dataclass(frozen=True)
+class Parts:
+    """What a run is made of.
+
+    Attributes:
+        train: The training images.
+        heldout: Images of other identities to evaluate on, or None.
+        sampler: Chooses the images of each batch.
+        steps: Int: updates in the whole run.
+        model: Compiled `FaceClassifier`, or `Distiller` where there is a teacher.
+        teacher: Frozen `keras.Model`, or None.
+    """
+
+    train: Source
+    heldout: Source | None
+    sampler: BatchSampler
+    steps: int
+    model: FaceClassifier
+    teacher: keras.Model | None
+
+
+def assemble(v: Values, strategy: tf.distribute.Strategy) -> Parts:
+    """Builds the parts of a run.
+
+    Args:
+        v: The flags of `ekd_tf.train`.
+        strategy: In whose scope the model is made.
+
+    Raises:
+        ValueError: A value is wrong, by itself or beside the others or the data.
+    """
+    train, heldout = factory.make_sources(
+        v.data, v.heldout_data, v.holdout_identities, v.seed
+    )
+    check_labels(train.labels, train.num_identities)
+    sampler = factory.make_sampler(
+        train, v.general_batch, v.balanced_identities, v.images_per_identity, v.seed
+    )
+    steps = _total_steps(v, sampler)
+    check_divisible(
+        v.general_batch,
+        v.balanced_identities * v.images_per_identity,
+        strategy.num_replicas_in_sync,
+    )
+    with strategy.scope():
+        loss_scaling = factory.set_precision(v.precision)
+        teacher = factory.make_teacher(v.teacher)
+        model = _make_model(v, teacher, train.num_identities)
+        schedule = factory.make_schedule(
+            v.schedule,
+            v.learning_rate,
+            steps,
+            v.warmup_steps,
+            _boundaries(v, sampler),
+            v.drop_factor,
+        )
+        model.compile(
+            make_optimizer(v.optimizer, schedule, v.momentum),
+            weight_decay=v.weight_decay,
+            clip_norm=v.clip_norm,
+            loss_scaling=loss_scaling,
+        )
+    return Parts(train, heldout, sampler, steps, model, teacher)
+
+
+def _make_model(v, teacher, num_identities):
+    student = factory.make_student(v.model, **_backbone_arguments(v))
+    head = factory.make_head(v.head, num_identities, v.scale, v.margin)
+    losses = factory.make_losses(
+        v.distill,
+        ekd={
+            "fprs": factory.numbers("ekd_fprs", v.ekd_fprs),
+            "temperature": v.ekd_temperature,
+            "num_negatives": v.ekd_num_negatives,
+            "momentum": v.ekd_momentum,
+            "thresholds": v.ekd_thresholds,
+            "threshold_gradient": v.ekd_threshold_gradient,
+            "preset": v.ekd_preset or None,
+        },
+    )
+    _check_parts(v, teacher, head, losses)
+    if teacher is None:
+        return FaceClassifier(student, head, v.margin_weight)
+    return Distiller(student, teacher, losses, head, v.margin_weight)
+
+
+def _total_steps(v, sampler):
+    if (v.steps is None) == (v.epochs is None):
+        raise ValueError(
+            "Give one of `--steps` and `--epochs`. Received: "
+            f"steps={v.steps}, epochs={v.epochs}"
+        )
+    if v.steps is not None:
+        return v.steps
+    return max(1, math.ceil(v.epochs * sampler.steps_per_epoch))
+
+
+def _boundaries(v, sampler):
+    per_unit = 1 if v.steps is not None else sampler.steps_per_epoch
+    return [round(p * per_unit) for p in factory.numbers("drop_at", v.drop_at)]
+
+
+def _backbone_arguments(v):
+    arguments = {
+        "embedding_dim": v.embedding_dim,
+        "width": v.width,
+        "input_size": v.input_size,
+    }
+    if v.model == "mobilefacenet":
+        arguments["activation"] = v.activation
+    else:
+        arguments["dropout"] = v.dropout
+    return arguments
+
+
+def _check_parts(v, teacher, head, losses):
+    """Raises `ValueError` where the parts do not make a run."""
+    if teacher is None and losses:
+        raise ValueError(
+            f"`--distill={v.distill}` needs a teacher: give --teacher=FILE.keras or "
+            "the workdir of a finished run"
+        )
+    if teacher is not None and not losses:
+        raise ValueError(
+            f"`--teacher={v.teacher}` is given but nothing to learn from it: add "
+            "--distill=ekd:1"
+        )
+    if teacher is None and head is None:
+        raise ValueError("Without a teacher `--head` cannot be none.")
+    if teacher is not None and teacher.input_shape[1] != v.input_size:
+        raise ValueError(
+            f"The teacher {v.teacher} takes images of {teacher.input_shape[1]} "
+            f"pixels and the student of {v.input_size}: both see the same batch. "
+            f"Set --input_size={teacher.input_shape[1]} or train a teacher at "
+            f"{v.input_size}"
+        )

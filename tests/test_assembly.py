@@ -1,0 +1,72 @@
+"""Tests for `ekd_tf.assembly`."""
+
+import pytest
+import tensorflow as tf
+from test_session import VALUES
+
+from ekd_tf import factory
+from ekd_tf.assembly import Values
+from ekd_tf.assembly import assemble
+from ekd_tf.training.classifier import FaceClassifier
+from ekd_tf.training.distiller import Distiller
+
+
+def build(strategy=None, **changes):
+    return assemble(
+        Values({**VALUES, **changes}), strategy or tf.distribute.get_strategy()
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"steps": None}, "Give one of `--steps` and `--epochs`"),
+        ({"epochs": 2.0}, "Give one of `--steps` and `--epochs`"),
+        ({"distill": "ekd:1"}, "`--distill=ekd:1` needs a teacher"),
+        ({"head": "none"}, "Without a teacher `--head` cannot be none"),
+        ({"model": "mobilenet"}, "Did you mean 'mobilefacenet'"),
+        ({"optimizer": "sgdd"}, "Did you mean 'sgd'"),
+        ({"drop_at": ["soon"]}, "`drop_at` must be a number. Received: 'soon'"),
+        ({"balanced_identities": 9}, "at most the number of identities"),
+        ({"margin": 28.6}, r"\[0, pi/2\) radians. Received: margin=28.6"),
+        ({"input_size": 40}, "input_size"),
+    ],
+)
+def test_says_what_is_wrong_with_the_flags(changes, message):
+    with pytest.raises(ValueError, match=message):
+        build(**changes)
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory):
+    path = tmp_path_factory.mktemp("teacher") / "teacher.keras"
+    factory.make_student("iresnet18", width=0.125, input_size=32).save(path)
+    return str(path)
+
+
+def test_says_what_is_wrong_beside_the_teacher(teacher):
+    with pytest.raises(ValueError, match="nothing to learn from it"):
+        build(teacher=teacher)
+    with pytest.raises(ValueError, match="takes images of 32 pixels"):
+        build(teacher=teacher, distill="ekd", input_size=48)
+
+
+def test_rejects_a_batch_that_replicas_cannot_share(four_replicas):
+    with pytest.raises(ValueError, match="9 general rows for 4 replicas"):
+        build(four_replicas, general_batch=9)
+
+
+def test_a_teacher_makes_the_difference_between_the_models(teacher):
+    alone = build()
+    assert type(alone.model) is FaceClassifier and alone.teacher is None
+    distilled = build(teacher=teacher, distill="ekd:3", head="none")
+    assert isinstance(distilled.model, Distiller)
+    assert distilled.model.loss_weights_by_name == {"ekd": 3.0}
+    assert not distilled.teacher.trainable_weights
+
+
+def test_epochs_are_counted_in_general_images():
+    # 8 identities x 4 images: 4 batches of 8 general rows see each once.
+    assert build(steps=None, epochs=2.5).steps == 10
+    assert build(steps=None, epochs=0.01).steps == 1
+    assert build().steps == VALUES["steps"]
