@@ -1,5 +1,7 @@
 """Face images from bytes to batches; knows no model."""
 
+from ekd_tf.data.alignment import align
+from ekd_tf.data.alignment import similarity_transform
 from ekd_tf.data.augment import random_flip
 from ekd_tf.data.folder import FolderFaces
 from ekd_tf.data.memory import InMemoryFaces
@@ -21,9 +23,11 @@ __all__ = [
     "Source",
     "Subset",
     "SyntheticFaces",
+    "align",
     "evaluation_batches",
     "make_pipeline",
     "random_flip",
     "select_identities",
+    "similarity_transform",
     "split_identities",
 ]

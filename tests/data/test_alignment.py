@@ -1,0 +1,143 @@
+"""Five points to the ArcFace template, against Umeyama's SVD and loops over pixels."""
+
+import numpy as np
+import pytest
+
+from ekd_tf.data.alignment import ARCFACE_TEMPLATE
+from ekd_tf.data.alignment import align
+from ekd_tf.data.alignment import similarity_transform
+
+
+def umeyama(points, template):
+    """Equations 38 to 42 of Umeyama, 1991, in float64."""
+    mean_p, mean_q = points.mean(0), template.mean(0)
+    p, q = points - mean_p, template - mean_q
+    u, d, vt = np.linalg.svd(q.T @ p / len(p))
+    s = np.diag([1, np.sign(np.linalg.det(u) * np.linalg.det(vt))])
+    rotation = u @ s @ vt
+    scale = np.trace(np.diag(d) @ s) / (p**2).sum(1).mean()
+    return np.column_stack([scale * rotation, mean_q - scale * rotation @ mean_p])
+
+
+def warp_np(image, matrix, size):
+    """Bilinear sampling pixel by pixel; outside the image is 0."""
+    inverse = np.linalg.inv(np.vstack([matrix, [0, 0, 1]]))
+    height, width, channels = image.shape
+    warped = np.zeros((size, size, channels))
+    for row in range(size):
+        for column in range(size):
+            x, y, _ = inverse @ [column, row, 1]
+            for ny in (int(np.floor(y)), int(np.floor(y)) + 1):
+                for nx in (int(np.floor(x)), int(np.floor(x)) + 1):
+                    if 0 <= ny < height and 0 <= nx < width:
+                        weight = (1 - abs(y - ny)) * (1 - abs(x - nx))
+                        warped[row, column] += weight * image[ny, nx]
+    return warped
+
+
+def face_points(angle=0.3, scale=2.0, shift=(40.0, 25.0)):
+    """The template turned, scaled and shifted: where a face's points may lie."""
+    turn = scale * np.array(
+        [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]
+    )
+    return ARCFACE_TEMPLATE @ turn.T + shift
+
+
+def test_value_computed_by_hand():
+    # (0,0) and (2,0) to (5,5) and (5,9): a quarter turn, twice the size, then (5,5).
+    matrix = similarity_transform([[0, 0], [2, 0]], [[5, 5], [5, 9]])
+    np.testing.assert_allclose(matrix, [[0, -2, 5], [2, 0, 5]], atol=1e-12)
+
+
+def test_undoes_a_known_transform():
+    points = face_points(angle=-2.5, scale=3.0)
+    matrix = similarity_transform(points)
+    mapped = points @ matrix[:, :2].T + matrix[:, 2]
+    np.testing.assert_allclose(mapped, ARCFACE_TEMPLATE, atol=1e-9)
+    assert np.linalg.det(matrix[:, :2]) == pytest.approx(1 / 9)
+
+
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_is_umeyamas_solution(rng, mirrored):
+    for _ in range(10):
+        points = face_points(rng.uniform(-3, 3)) + rng.normal(0, 9, (5, 2))
+        # Mirrored points have a best rotation too; it must not mirror them back.
+        points = points * [-1, 1] if mirrored else points
+        matrix = similarity_transform(points)
+        np.testing.assert_allclose(
+            matrix, umeyama(points, ARCFACE_TEMPLATE), rtol=1e-9, atol=1e-9
+        )
+        assert np.linalg.det(matrix[:, :2]) > 0
+
+
+def test_points_on_the_template_cut_out_the_image(rng):
+    image = rng.integers(0, 256, (112, 112, 3), dtype=np.uint8)
+    np.testing.assert_array_equal(align(image, ARCFACE_TEMPLATE), image)
+    shifted = align(image, ARCFACE_TEMPLATE + [30, -20])
+    # Pixel (row, column) comes from (row - 20, column + 30); outside is black.
+    expected = np.zeros_like(image)
+    expected[20:, :-30] = image[:-20, 30:]
+    np.testing.assert_array_equal(shifted, expected)
+
+
+def test_a_quarter_turn_is_undone(rng):
+    upright = rng.integers(0, 256, (112, 112, 3), dtype=np.uint8)
+    # rot90 takes (x, y) to (y, 111 - x).
+    points = np.column_stack([ARCFACE_TEMPLATE[:, 1], 111 - ARCFACE_TEMPLATE[:, 0]])
+    np.testing.assert_array_equal(align(np.rot90(upright), points), upright)
+
+
+@pytest.mark.parametrize("size", [112, 28])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_matches_loops_over_pixels(rng, size, channels):
+    image = rng.integers(0, 256, (60, 90, channels), dtype=np.uint8)
+    # Reaches over all four borders.
+    points = face_points(0.4, 0.8, (10.0, -15.0)) + rng.normal(0, 2, (5, 2))
+    expected = warp_np(image, umeyama(points, ARCFACE_TEMPLATE * size / 112), size)
+    assert (expected == 0).any() and (expected > 0).any()
+    aligned = align(image, points, size)
+    assert aligned.dtype == np.uint8 and aligned.shape == (size, size, channels)
+    np.testing.assert_allclose(aligned, expected, atol=0.501)
+
+
+def test_points_far_outside_give_a_black_crop(rng):
+    image = rng.integers(1, 256, (20, 20, 3), dtype=np.uint8)
+    assert not align(image, ARCFACE_TEMPLATE * 1e5 - 1e12).any()
+
+
+def test_the_template_cannot_be_changed():
+    with pytest.raises(ValueError, match="read-only"):
+        ARCFACE_TEMPLATE[0, 0] = 1.0
+
+
+@pytest.mark.parametrize(
+    ("points", "words"),
+    [
+        (np.zeros((5, 3)), r"points.shape=\(5, 3\), template.shape=\(5, 2\)"),
+        (np.zeros((4, 2)), r"points.shape=\(4, 2\)"),
+        (np.full((5, 2), 0.1), "must be apart and in the order of `template`"),
+        (ARCFACE_TEMPLATE * 1e8, "must be apart and in the order of `template`"),
+        (np.full((5, 2), np.nan), "`points` must be finite"),
+    ],
+)
+def test_rejects_points_without_a_transform(points, words):
+    with pytest.raises(ValueError, match=words):
+        similarity_transform(points)
+
+
+@pytest.mark.parametrize(
+    ("image", "words"),
+    [
+        (np.zeros((9, 9), np.uint8), r"Received: uint8 \(9, 9\)"),
+        (np.zeros((9, 9, 3), np.float32), r"Received: float32 \(9, 9, 3\)"),
+        (np.zeros((0, 9, 3), np.uint8), r"Received: uint8 \(0, 9, 3\)"),
+    ],
+)
+def test_rejects_other_images(image, words):
+    with pytest.raises(ValueError, match=words):
+        align(image, ARCFACE_TEMPLATE)
+
+
+def test_rejects_a_size_of_nothing():
+    with pytest.raises(ValueError, match=r"`size` must be in \(0, inf\)"):
+        align(np.zeros((9, 9, 3), np.uint8), ARCFACE_TEMPLATE, size=0)
