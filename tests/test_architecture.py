@@ -12,7 +12,7 @@ PACKAGE = ROOT / "ekd_tf"
 ENTRY_POINTS = {"train", "evaluate", "export_model", "embed_teacher", "verify"}
 # A module imports only from strictly lower rows, or from its own package.
 ROWS = [
-    {"checks", "ops", "version", "stack"},
+    {"atomic", "checks", "ops", "version", "stack"},
     {"data", "models", "heads", "mining", "metrics"},
     {"losses", "evaluation", "teachers"},
     {"training", "export"},

@@ -10,7 +10,7 @@ import pathlib
 import numpy as np
 import tensorflow as tf
 
-from ekd_tf.training.atomic import write_aside
+from ekd_tf.atomic import write_aside
 
 
 class MetricsLog:

@@ -11,7 +11,7 @@ import tempfile
 import time
 from importlib import metadata
 
-from ekd_tf.training.atomic import write_aside
+from ekd_tf.atomic import write_aside
 
 PACKAGES = ("ekd-tf", "tensorflow", "keras", "numpy", "absl-py", "tensorboard")
 _ABSENT = "not given"

@@ -1,10 +1,10 @@
-"""Tests for `ekd_tf.training.atomic`."""
+"""Tests for `ekd_tf.atomic`."""
 
 import os
 
 import pytest
 
-from ekd_tf.training.atomic import write_aside
+from ekd_tf.atomic import write_aside
 
 
 class Killed(BaseException):
