@@ -60,7 +60,12 @@ def assemble(v: Values, strategy: tf.distribute.Strategy) -> Parts:
         ValueError: A value is wrong, by itself or beside the others or the data.
     """
     train, heldout = factory.make_sources(
-        v.data, v.heldout_data, v.holdout_identities, v.seed
+        v.data,
+        v.heldout_data,
+        v.holdout_identities,
+        v.seed,
+        cache_dir=v.workdir,
+        skip_corrupt=v.skip_corrupt,
     )
     check_labels(train.labels, train.num_identities)
     sampler = factory.make_sampler(

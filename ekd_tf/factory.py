@@ -9,6 +9,7 @@ from ekd_tf import checks
 from ekd_tf.data import BatchSampler
 from ekd_tf.data import FolderFaces
 from ekd_tf.data import InMemoryFaces
+from ekd_tf.data import RecordIOFaces
 from ekd_tf.data import Source
 from ekd_tf.data import SyntheticFaces
 from ekd_tf.data import evaluation_batches
@@ -27,7 +28,7 @@ HEADS = {"arcface": ArcFace, "cosface": CosFace}
 LOSSES = {"ekd": EKDLoss}
 PRECISIONS = ("float32", "mixed_float16", "mixed_bfloat16")
 SCHEDULES = ("constant", "step", "cosine")
-SOURCES = ("synthetic", "folder")
+SOURCES = ("recordio", "folder", "synthetic")
 # Flag words of a synthetic source and the arguments they set.
 SYNTHETIC_WORDS = {
     "identities": "identities",
@@ -38,19 +39,24 @@ SYNTHETIC_WORDS = {
 }
 
 
-def make_source(spec: str) -> Source:
+def make_source(spec: str, cache_dir=None, skip_corrupt: int = 0) -> Source:
     """Opens the images a specification names.
 
     Args:
-        spec: `folder:DIR` with one directory per identity, or
+        spec: `recordio:DIR` with a `train.rec` of insightface, `folder:DIR` with one
+            directory per identity, or
             `synthetic:identities=200,images=20,size=64,seed=0,first=0` for drawn
             faces; a word left out keeps its default.
+        cache_dir: Folder for indices of sources in read-only folders, or None.
+        skip_corrupt: How many damaged records to accept when a source is opened.
 
     Raises:
         ValueError: Unknown kind or word, or the source cannot be opened.
     """
     kind, _, rest = spec.partition(":")
     checks.check_choice("data", kind, SOURCES)
+    if kind == "recordio":
+        return RecordIOFaces(rest, cache_dir, skip_corrupt)
     if kind == "folder":
         return FolderFaces(rest)
     arguments = {}
@@ -62,7 +68,12 @@ def make_source(spec: str) -> Source:
 
 
 def make_sources(
-    data: str, heldout_data: str | None, holdout_identities: int, seed: int
+    data: str,
+    heldout_data: str | None,
+    holdout_identities: int,
+    seed: int,
+    cache_dir=None,
+    skip_corrupt: int = 0,
 ) -> tuple[Source, Source | None]:
     """Opens the training source and the held-out one.
 
@@ -72,6 +83,8 @@ def make_sources(
         holdout_identities: Int: identities of `data` to hold out, 0 for none. Not
             together with `heldout_data`.
         seed: Int, chooses which are held out.
+        cache_dir: As for `make_source`.
+        skip_corrupt: As for `make_source`, of `data` alone.
 
     Returns:
         `(train, heldout)`; `heldout` is None when neither is asked for.
@@ -81,9 +94,9 @@ def make_sources(
             "Give `--heldout_data` or `--holdout_identities`, not both. Received: "
             f"{heldout_data!r} and {holdout_identities}"
         )
-    source = make_source(data)
+    source = make_source(data, cache_dir, skip_corrupt)
     if heldout_data:
-        return source, make_source(heldout_data)
+        return source, make_source(heldout_data, cache_dir)
     if holdout_identities:
         return split_identities(source, holdout_identities, seed)
     return source, None

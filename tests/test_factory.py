@@ -1,7 +1,9 @@
 import math
+import os
 
 import numpy as np
 import pytest
+import records
 from PIL import Image
 
 from ekd_tf import factory
@@ -35,10 +37,33 @@ def test_opens_a_folder(tmp_path):
     assert source.num_identities == 3
 
 
+def test_opens_recordio_and_keeps_its_index(tmp_path):
+    images = [(0, b"a"), (0, b"b"), (1, b"c")]
+    records.write(tmp_path / "set", records.insightface(images))
+    os.mkdir(tmp_path / "set" / "train.rec.ekd_index.npz.tmp")
+    spec = f"recordio:{tmp_path / 'set'}"
+    train, heldout = factory.make_sources(spec, spec, 0, seed=0, cache_dir=tmp_path)
+    assert train.read([2]) == heldout.read([2]) == [b"c"]
+    assert len(list(tmp_path.glob("train-*.ekd_index.npz"))) == 1
+
+
+def test_accepts_damage_in_the_training_data_alone(tmp_path):
+    images = [(k // 2, b"abcd") for k in range(4)]
+    offsets = records.write(tmp_path, records.insightface(images))
+    content = bytearray((tmp_path / "train.rec").read_bytes())
+    content[offsets[1]] = 0
+    (tmp_path / "train.rec").write_bytes(content)
+    spec, drawn = f"recordio:{tmp_path}", "synthetic:identities=2,images=2,size=32"
+    train, _ = factory.make_sources(spec, drawn, 0, seed=0, skip_corrupt=1)
+    assert len(train) == 4
+    with pytest.raises(ValueError, match="is damaged"):
+        factory.make_sources(drawn, spec, 0, seed=0, skip_corrupt=1)
+
+
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ("foldr:x", r"must be one of 'synthetic', 'folder'.*Did you mean 'folder'"),
+        ("foldr:x", r"must be one of 'recordio', .*Did you mean 'folder'"),
         ("synthetic:identitys=3", "must be one of 'identities'.*Did you mean"),
         ("synthetic:identities=x", "must be an integer. Received: 'x'"),
         ("folder:/nowhere/at/all", "is not a directory"),

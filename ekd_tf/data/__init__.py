@@ -8,6 +8,7 @@ from ekd_tf.data.memory import InMemoryFaces
 from ekd_tf.data.pipeline import Pipeline
 from ekd_tf.data.pipeline import evaluation_batches
 from ekd_tf.data.pipeline import make_pipeline
+from ekd_tf.data.recordio import RecordIOFaces
 from ekd_tf.data.sampling import BatchSampler
 from ekd_tf.data.source import Source
 from ekd_tf.data.source import Subset
@@ -20,6 +21,7 @@ __all__ = [
     "FolderFaces",
     "InMemoryFaces",
     "Pipeline",
+    "RecordIOFaces",
     "Source",
     "Subset",
     "SyntheticFaces",

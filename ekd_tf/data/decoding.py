@@ -119,7 +119,8 @@ class ImageReader:
         except OSError as error:
             return b"", error.strerror or str(error)
         except ValueError as error:
-            return b"", str(error)
+            # The place is said by whoever asks for the reason.
+            return b"", str(error).removeprefix(f"{self.source.describe(index)}: ")
         return data, None if data else "the file is empty"
 
     def _readable(self, index):

@@ -127,3 +127,22 @@ def split_identities(source: Source, holdout: int, seed: int = 0):
     heldout = np.sort(order[:holdout])
     train = np.sort(order[holdout:])
     return Subset(source, train), Subset(source, heldout)
+
+
+def number_identities(labels):
+    """Numbers the labels that occur 0..C-1 in ascending order.
+
+    Args:
+        labels: Integer array `(n,)`, values >= 0, not far above 2^24.
+
+    Returns:
+        `(labels, identities)`: int32 `(n,)` with values 0..C-1 and int32 `(C,)`, the
+        old label of each new one.
+    """
+    occurs = np.zeros(int(labels.max(initial=-1)) + 1, bool)
+    occurs[labels] = True
+    identities = np.flatnonzero(occurs).astype(np.int32)
+    if len(identities) == len(occurs):
+        return labels.astype(np.int32, copy=False), identities
+    numbers = np.cumsum(occurs, dtype=np.int32) - np.int32(1)
+    return numbers[labels], identities

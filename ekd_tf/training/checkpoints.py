@@ -14,10 +14,10 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
+from ekd_tf.atomic import write_aside
 from ekd_tf.checks import check_positive
 from ekd_tf.checks import check_range
 from ekd_tf.stack import tf_variable
-from ekd_tf.atomic import write_aside
 
 _HEADER = "__checkpoint__"
 _FORMAT = 1

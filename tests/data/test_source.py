@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from ekd_tf.data.source import Source
+from ekd_tf.data.source import number_identities
 from ekd_tf.data.source import select_identities
 from ekd_tf.data.source import split_identities
 
@@ -129,3 +130,19 @@ def test_split_leaves_two_identities_on_either_side(numbers, holdout):
     with pytest.raises(ValueError, match=words):
         split_identities(numbers, holdout)
     split_identities(numbers, 2)
+
+
+@pytest.mark.parametrize(
+    ("labels", "numbers", "identities"),
+    [
+        ([1, 0, 1], [1, 0, 1], [0, 1]),
+        ([7, 7, 3, 2**24], [1, 1, 0, 2], [3, 7, 2**24]),
+        ([5], [0], [5]),
+        ([], [], []),
+    ],
+)
+def test_labels_are_numbered_in_their_order(labels, numbers, identities):
+    got, old = number_identities(np.array(labels, np.int64))
+    np.testing.assert_array_equal(got, numbers)
+    np.testing.assert_array_equal(old, identities)
+    assert (got.dtype, old.dtype) == (np.int32, np.int32)

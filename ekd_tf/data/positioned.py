@@ -1,0 +1,84 @@
+"""Files read by position, from several threads and processes at once."""
+
+from __future__ import annotations
+
+import os
+
+
+class PositionedFile:
+    """A file of which any range of bytes is read without moving a position.
+
+    Each process opens the file for itself when it first reads, so a source can be
+    used on both sides of a fork.
+
+    Args:
+        path: The file.
+
+    Attributes:
+        path: String.
+        size: Bytes in the file when the object was made.
+        mtime_ns: When it had been changed by then, in nanoseconds.
+
+    Raises:
+        ValueError: The file is missing, is no file, or may not be read.
+    """
+
+    def __init__(self, path):
+        self.path = os.fspath(path)
+        # One descriptor per process. No lock: one held in another thread during a
+        # fork would never be free in the child.
+        self._descriptors = {}
+        try:
+            if os.path.isdir(self.path):
+                raise IsADirectoryError(0, "It is a directory, not a file")
+            status = os.fstat(self._open())
+        except OSError as error:
+            raise ValueError(
+                f"cannot read {self.path}: {error.strerror}. Check the path and that "
+                "you may read it (ls -l)"
+            ) from error
+        self.size = status.st_size
+        self.mtime_ns = status.st_mtime_ns
+
+    def __del__(self):
+        descriptor = self._descriptors.pop(os.getpid(), None)
+        if descriptor is not None:
+            os.close(descriptor)
+
+    def _open(self):
+        descriptor = self._descriptors.get(os.getpid())
+        if descriptor is None:
+            opened = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+            # The first of two threads wins; the other's is closed.
+            descriptor = self._descriptors.setdefault(os.getpid(), opened)
+            if descriptor != opened:
+                os.close(opened)
+        return descriptor
+
+    def read(self, offset: int, length: int) -> bytes:
+        """Returns `length` bytes from `offset`, fewer where the file ends.
+
+        Raises:
+            OSError: The file cannot be opened by this process, or not be read.
+        """
+        data = os.pread(self._open(), length, offset)
+        # One call is cut short by signals and by a limit of 2 GB as well as by the end.
+        while 0 < len(data) < length:
+            more = os.pread(self._open(), length - len(data), offset + len(data))
+            if not more:
+                break
+            data += more
+        return data
+
+    def change(self) -> str:
+        """Says how the file differs from what it was when this object was made.
+
+        Returns:
+            Such as "it has 10 bytes now and had 12", or "" where nothing shows.
+        """
+        status = os.fstat(self._open())
+        if status.st_size != self.size:
+            return f"it has {status.st_size:,} bytes now and had {self.size:,}"
+        if status.st_mtime_ns != self.mtime_ns:
+            return "it has been written to"
+        return ""

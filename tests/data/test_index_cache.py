@@ -1,0 +1,111 @@
+"""Kept arrays: found again, and thrown away with the file they describe."""
+
+import os
+import shutil
+
+import numpy as np
+import pytest
+from absl import logging
+
+from ekd_tf.data.index_cache import IndexCache
+from ekd_tf.data.positioned import PositionedFile
+
+
+@pytest.fixture
+def files(tmp_path):
+    for name in ("a.rec", "a.idx"):
+        (tmp_path / name).write_bytes(name.encode())
+    return tmp_path / "a.rec", tmp_path / "a.idx"
+
+
+def cache(files, folder=None):
+    return IndexCache([PositionedFile(path) for path in files], folder)
+
+
+def refuse_writing_to(monkeypatch, folder):
+    """Root may write anywhere, so the refusal is made."""
+    real = open
+
+    def refuse(path, mode="r", *args, **kwargs):
+        if "w" in mode and os.path.dirname(path) == str(folder):
+            raise PermissionError(13, "Permission denied", path)
+        return real(path, mode, *args, **kwargs)
+
+    monkeypatch.setattr("builtins.open", refuse)
+
+
+def test_gives_back_what_was_saved(files):
+    assert cache(files).load(["x"]) is None
+    cache(files).save(x=np.arange(5), y=np.ones(2, np.int32))
+    y, x = cache(files).load(["y", "x"])
+    np.testing.assert_array_equal(x, np.arange(5))
+    np.testing.assert_array_equal(y, [1, 1])
+    assert (x.dtype, y.dtype) == (np.int64, np.int32)
+    assert sorted(os.listdir(files[0].parent)) == [
+        "a.idx",
+        "a.rec",
+        "a.rec.ekd_index.npz",
+    ]
+
+
+@pytest.mark.parametrize("which", [0, 1])
+@pytest.mark.parametrize("how", ["longer", "touched"])
+def test_a_changed_file_makes_it_worthless(files, which, how):
+    cache(files).save(x=np.arange(5))
+    if how == "longer":
+        status = files[which].stat()
+        files[which].write_bytes(b"longer than before")
+        os.utime(files[which], ns=(status.st_atime_ns, status.st_mtime_ns))
+    else:
+        os.utime(files[which], ns=(5, 5))
+    assert cache(files).load(["x"]) is None
+    cache(files).save(x=np.arange(6))
+    assert len(cache(files).load(["x"])[0]) == 6
+
+
+def test_a_file_more_or_less_makes_it_worthless(files):
+    cache(files).save(x=np.arange(5))
+    assert cache(files[:1]).load(["x"]) is None
+
+
+def test_a_read_only_folder_is_left_for_the_other(files, tmp_path, monkeypatch):
+    refuse_writing_to(monkeypatch, tmp_path)
+    (tmp_path / "run").mkdir()
+    cache(files, tmp_path / "run").save(x=np.arange(5))
+    (kept,) = os.listdir(tmp_path / "run")
+    assert kept.startswith("a-") and kept.endswith(".ekd_index.npz")
+    assert len(cache(files, tmp_path / "run").load(["x"])[0]) == 5
+    assert cache(files).load(["x"]) is None
+    # Two sets whose files have the same name do not share it.
+    other = tmp_path / "other"
+    other.mkdir()
+    moved = [shutil.copy2(path, other) for path in files]
+    assert cache(moved, tmp_path / "run").load(["x"]) is None
+
+
+def test_nowhere_to_write_is_said(files, tmp_path, monkeypatch):
+    messages = []
+    monkeypatch.setattr(logging, "info", lambda text, *a: messages.append(text % a))
+    refuse_writing_to(monkeypatch, tmp_path)
+    cache(files).save(x=np.arange(5))
+    (message,) = messages
+    assert "read again at every start" in message
+    assert "a.rec.ekd_index.npz: Permission denied" in message
+    assert sorted(os.listdir(tmp_path)) == ["a.idx", "a.rec"]
+
+
+def test_a_torn_file_is_made_again(files, tmp_path, monkeypatch):
+    messages = []
+    monkeypatch.setattr(logging, "warning", lambda text, *a: messages.append(text % a))
+    cache(files).save(x=np.arange(1000))
+    path = tmp_path / "a.rec.ekd_index.npz"
+    whole = path.read_bytes()
+    flipped = bytearray(whole)
+    flipped[len(whole) // 2] ^= 1
+    contents = [b"", b"PK\x03\x04", whole[:-30], whole[: len(whole) // 2]]
+    for content in [*contents, bytes(flipped), b"\x80\x04N."]:
+        path.write_bytes(content)
+        assert cache(files).load(["x"]) is None
+        assert "is not used and made again" in messages.pop()
+    cache(files).save(y=np.arange(3))
+    assert cache(files).load(["x"]) is None

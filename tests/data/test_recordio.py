@@ -1,0 +1,228 @@
+"""insightface's RecordIO sets as a source of faces."""
+
+import io
+import os
+import threading
+
+import numpy as np
+import pytest
+import records
+import tensorflow as tf
+from absl import logging
+from PIL import Image
+
+from ekd_tf.data import evaluation_batches
+from ekd_tf.data import recordio
+from ekd_tf.data.decoding import ImageReader
+from ekd_tf.data.recordio import RecordIOFaces
+
+FACES = [(4, b"jpeg of four"), (4, b"another"), (6, b"six"), (9, b"nine.")]
+
+
+@pytest.fixture
+def warnings_logged(monkeypatch):
+    messages = []
+    monkeypatch.setattr(
+        logging, "warning", lambda text, *args: messages.append(text % args)
+    )
+    return messages
+
+
+@pytest.fixture
+def root(tmp_path):
+    records.write(tmp_path, records.insightface(FACES))
+    (tmp_path / "property").write_text("3,112,112")
+    return tmp_path
+
+
+def png(value):
+    file = io.BytesIO()
+    Image.fromarray(np.full((8, 8, 3), value, np.uint8)).save(file, format="PNG")
+    return file.getvalue()
+
+
+def test_reads_images_by_position(root, warnings_logged):
+    faces = RecordIOFaces(root)
+    assert (len(faces), faces.num_identities, faces.encoded) == (4, 3, True)
+    np.testing.assert_array_equal(faces.labels, [0, 0, 1, 2])
+    assert faces.labels.dtype == np.int32
+    np.testing.assert_array_equal(faces.identities, [4, 6, 9])
+    assert faces.read(np.array([3, 0, 3])) == [b"nine.", b"jpeg of four", b"nine."]
+    assert faces.read([]) == []
+    assert faces.name == str(root / "train.rec")
+    # Frame, header and image of the first: 8 + 24 + 12 bytes.
+    assert faces.describe(1) == f"{root}/train.rec: record at offset 44"
+    assert warnings_logged == []
+
+
+def test_without_idx_the_same_images_are_found(root, warnings_logged):
+    with_idx = RecordIOFaces(root)
+    (root / "train.idx").unlink()
+    without = RecordIOFaces(root)
+    assert without.read(range(4)) == with_idx.read(range(4))
+    np.testing.assert_array_equal(without.labels, with_idx.labels)
+    assert without.fingerprint == with_idx.fingerprint
+    assert warnings_logged == [
+        f"{root}/train.rec has no .idx: searching it for records"
+    ]
+
+
+def test_takes_the_path_of_a_file_and_other_names(tmp_path):
+    for name in ("train", "val", "odd name"):
+        records.write(tmp_path, records.insightface(FACES), name=name)
+    assert RecordIOFaces(tmp_path).name == str(tmp_path / "train.rec")
+    assert RecordIOFaces(str(tmp_path / "odd name.rec")).read([2]) == [b"six"]
+    (tmp_path / "train.rec").unlink()
+    words = r"must hold one \.rec file or a train\.rec\. Found: odd name\.rec, val\.rec"
+    with pytest.raises(ValueError, match=words):
+        RecordIOFaces(tmp_path)
+    (tmp_path / "val.rec").unlink()
+    assert len(RecordIOFaces(tmp_path)) == 4
+
+
+def test_missing_files_are_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"Found: none\. Give the path of the \.rec"):
+        RecordIOFaces(tmp_path)
+    with pytest.raises(ValueError, match="cannot read .*gone: No such file"):
+        RecordIOFaces(tmp_path / "gone")
+
+
+@pytest.mark.parametrize("text", ["3,112,112", "3\n112\n112\n3\n", "", " 3 , 1, 1\n"])
+def test_a_property_that_agrees_or_tells_nothing(root, warnings_logged, text):
+    (root / "property").write_text(text)
+    RecordIOFaces(root)
+    assert warnings_logged == []
+
+
+def test_a_property_of_another_set_is_mentioned(root, warnings_logged):
+    (root / "property").write_text("85742,112,112")
+    RecordIOFaces(root)
+    (message,) = warnings_logged
+    assert "property tells 85742 identities, the images of" in message
+    assert message.endswith("train.rec are of 3")
+
+
+def test_the_second_start_reads_no_header(root, monkeypatch):
+    first = RecordIOFaces(root)
+    expected = first.read(range(4)), first.fingerprint
+
+    def refuse(*_):
+        raise AssertionError("the headers are read again")
+
+    monkeypatch.setattr(recordio, "build_index", refuse)
+    second = RecordIOFaces(root)
+    assert (second.read(range(4)), second.fingerprint) == expected
+    np.testing.assert_array_equal(second.identities, [4, 6, 9])
+
+
+def test_a_replaced_file_is_indexed_again(root):
+    RecordIOFaces(root)
+    records.write(root, records.insightface(FACES[:2] + [(1, b"one")]))
+    faces = RecordIOFaces(root)
+    np.testing.assert_array_equal(faces.identities, [1, 4])
+    assert faces.read([2]) == [b"one"]
+
+
+def test_the_index_of_a_read_only_set_is_kept_elsewhere(root, tmp_path_factory):
+    cache = tmp_path_factory.mktemp("run")
+    os.mkdir(root / "train.rec.ekd_index.npz.tmp")  # Nothing can be written aside.
+    RecordIOFaces(root, cache_dir=cache)
+    assert len(os.listdir(cache)) == 1
+
+
+def test_a_file_cut_while_in_use_is_said(root):
+    faces = RecordIOFaces(root)
+    os.truncate(root / "train.rec", 60)
+    assert faces.read([0]) == [b"jpeg of four"]
+    words = r"record at offset 44: the file has changed since its index was read \(it"
+    with pytest.raises(ValueError, match=words):
+        faces.read([1])
+    with pytest.raises(ValueError, match="offset 120: the file has changed.*byte 121"):
+        faces.read([3])
+
+
+def test_a_file_rewritten_while_in_use_is_said(root):
+    faces = RecordIOFaces(root)
+    other = [(label + 1, image) for label, image in FACES]
+    records.write(root, records.insightface(other))
+    with pytest.raises(ValueError, match="its label is 5.0 and was 4 when the index"):
+        faces.read([0])
+
+
+def test_a_file_replaced_by_another_while_in_use_does_not_matter(root):
+    faces = RecordIOFaces(root)
+    (root / "new").write_bytes(b"")
+    os.replace(root / "new", root / "train.rec")
+    assert faces.read([3]) == [b"nine."]
+
+
+def test_fingerprint_follows_labels_and_sizes_and_not_the_place(tmp_path):
+    def fingerprint(name, images):
+        records.write(tmp_path / name, records.insightface(images))
+        return RecordIOFaces(tmp_path / name).fingerprint
+
+    first = fingerprint("a", FACES)
+    assert first == fingerprint("b", FACES)
+    longer = fingerprint("c", [*FACES[:3], (9, b"nine and more")])
+    relabelled = fingerprint("d", [*FACES[:3], (6, b"nine.")])
+    assert len({first, longer, relabelled}) == 3
+
+
+def test_many_threads_read_right(tmp_path):
+    images = [(k // 5, b"%d" % k * (k + 1)) for k in range(200)]
+    records.write(tmp_path, records.insightface(images))
+    faces = RecordIOFaces(tmp_path)
+    wrong = []
+
+    def read(seed):
+        order = np.random.default_rng(seed).integers(0, 200, 300)
+        if faces.read(order) != [images[k][1] for k in order]:
+            wrong.append(seed)
+
+    threads = [threading.Thread(target=read, args=(seed,)) for seed in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+
+
+def test_a_damaged_record_is_replaced_and_counted_like_a_bad_image(
+    tmp_path, warnings_logged
+):
+    images = [(k // 3, png(k)) for k in range(6)]
+    offsets = records.write(tmp_path, records.insightface(images))
+    content = bytearray((tmp_path / "train.rec").read_bytes())
+    content[offsets[4] : offsets[4] + 4] = b"\0\0\0\0"
+    content[offsets[0] + 32 : offsets[0] + 36] = b"\0\0\0\0"
+    (tmp_path / "train.rec").write_bytes(content)
+    faces = RecordIOFaces(tmp_path, skip_corrupt=2)
+    np.testing.assert_array_equal(faces.labels, [0, 0, 0, 1, 1, 1])
+    reader = ImageReader(faces, 8, skip_corrupt=2)
+    images, indices = reader.repair(np.arange(6))
+    np.testing.assert_array_equal(indices, [1, 1, 2, 3, 5, 5])
+    assert reader.skipped == [
+        f"{tmp_path}/train.rec: record at offset 0: not an image in a format that is "
+        "read",
+        f"{tmp_path}/train.rec: record at offset {offsets[4]}: it begins with "
+        "0x00000000, not the magic number 0xced7230a",
+    ]
+    # The damage is said at every start.
+    warnings_logged.clear()
+    RecordIOFaces(tmp_path, skip_corrupt=2)
+    assert len(warnings_logged) == 1
+    with pytest.raises(ValueError, match="is damaged. Copy it again, or allow N"):
+        RecordIOFaces(tmp_path)
+    with pytest.raises(tf.errors.OpError, match="offset 0: not an image"):
+        list(evaluation_batches(faces, [0, 1], 8, 2))
+
+
+@pytest.mark.realdata
+def test_real_faces(realdata, tmp_path):
+    faces = RecordIOFaces(realdata / "celeba900", cache_dir=tmp_path)
+    assert (len(faces), faces.num_identities) == (21571, 900)
+    for data in faces.read([0, 9999, 21570]):
+        with Image.open(io.BytesIO(data)) as image:
+            assert image.size == (112, 112)
+    again = RecordIOFaces(realdata / "celeba900", cache_dir=tmp_path)
+    assert again.fingerprint == faces.fingerprint

@@ -1,0 +1,43 @@
+"""Small RecordIO sets written from the format's definition, independent of ours."""
+
+import struct
+
+
+def record(label, image, key=0, labels=(), cflag=0):
+    """One record in one part: `label` in the header, `labels` behind it."""
+    data = struct.pack("<IfQQ", len(labels), label, key, 0)
+    data += struct.pack(f"<{len(labels)}f", *labels) + image
+    word = cflag << 29 | len(data)
+    return struct.pack("<II", 0xCED7230A, word) + data + b"\0" * (-len(data) % 4)
+
+
+def write(root, entries, idx=True, name="train"):
+    """Writes `(key, record)` entries in this order; returns their offsets."""
+    root.mkdir(parents=True, exist_ok=True)
+    offsets, lines, at = [], [], 0
+    for key, data in entries:
+        offsets.append(at)
+        lines.append(f"{key}\t{at}\n")
+        at += len(data)
+    (root / f"{name}.rec").write_bytes(b"".join(data for _, data in entries))
+    if idx:
+        (root / f"{name}.idx").write_text("".join(lines))
+    return offsets
+
+
+def insightface(images, header=True):
+    """Entries as insightface lays out `[(label, image), ...]`, grouped by label."""
+    entries = [
+        (key, record(label, image, key))
+        for key, (label, image) in enumerate(images, start=1)
+    ]
+    if not header:
+        return entries
+    count = len(images)
+    classes = sorted({label for label, _ in images})
+    for k, wanted in enumerate(classes):
+        keys = [key for key, (label, _) in enumerate(images, 1) if label == wanted]
+        span = (keys[0], keys[-1] + 1)
+        entries.append((count + 1 + k, record(0, b"", count + 1 + k, span)))
+    span = (count + 1, count + 1 + len(classes))
+    return [*entries, (0, record(0, b"", 0, span))]
