@@ -13,7 +13,8 @@ from ekd_tf.training.distiller import Distiller
 
 def build(strategy=None, **changes):
     return assemble(
-        Values({**VALUES, **changes}), strategy or tf.distribute.get_strategy()
+        Values({"workdir": None, **VALUES, **changes}),
+        strategy or tf.distribute.get_strategy(),
     )
 
 
