@@ -31,7 +31,12 @@ def keras_compile(compile_model, **kwargs):
 
 # Their whole arithmetic is in the public `update_step`. Others (Nadam) do part of
 # it in private hooks, so only `apply` is right for them.
-_WHOLE_IN_UPDATE_STEP = (keras.optimizers.SGD, keras.optimizers.Adam)
+_WHOLE_IN_UPDATE_STEP = (
+    keras.optimizers.SGD,
+    keras.optimizers.Adam,
+    keras.optimizers.AdamW,
+    keras.optimizers.Lion,
+)
 
 
 def tf_variable(variable):
@@ -42,14 +47,45 @@ def tf_variable(variable):
     return variable if isinstance(variable, tf.Variable) else variable.value
 
 
+def _is_legacy(optimizer):
+    """Whether this is a Keras 2 optimizer of the old kind, as all of Addons are."""
+    return not IS_KERAS_3 and isinstance(optimizer, keras.optimizers.legacy.Optimizer)
+
+
+def build_optimizer(optimizer, variables):
+    """Makes the optimizer's state for `variables`, unless it has it already."""
+    if _is_legacy(optimizer):
+        # They have no public way; doing it in the first step is too late to restore.
+        optimizer._create_all_weights(variables)
+    elif not getattr(optimizer, "built", False):
+        optimizer.build(variables)
+
+
+def optimizer_variables(optimizer):
+    """Returns the optimizer's state, that of an optimizer it wraps included."""
+    return optimizer.weights if _is_legacy(optimizer) else optimizer.variables
+
+
+def current_learning_rate(optimizer):
+    """Returns the rate of the coming update, a float32 scalar."""
+    rate = optimizer.learning_rate
+    if not IS_KERAS_3 and not _is_legacy(optimizer):
+        # Keras 2's property is the rate of the update before.
+        rate = optimizer._learning_rate
+    if isinstance(rate, keras.optimizers.schedules.LearningRateSchedule):
+        rate = rate(optimizer.iterations)
+    return tf.cast(rate, tf.float32)
+
+
 def apply_reduced_gradients(optimizer, gradients, variables):
     """Applies gradients that are already summed over replicas, once.
 
     Keras 2 can be told so. Keras 3 always sums once more in `apply`: with several
-    replicas, SGD and Adam therefore go through their `update_step`. Any other
-    optimizer, and any on variables with constraints, receives `gradient / replicas`,
-    which costs a second all-reduce of every gradient (half of the step again on two
-    CPU replicas) and rounds where the number of replicas is no power of two.
+    replicas, SGD, Adam, AdamW and Lion therefore go through their `update_step`. Any
+    other optimizer, and any on variables with constraints, receives
+    `gradient / replicas`, which costs a second all-reduce of every gradient (half of
+    the step again on two CPU replicas) and rounds where the number of replicas is no
+    power of two.
 
     Args:
         optimizer: Keras optimizer, built for `variables`. Weight decay, clipping,
@@ -64,10 +100,11 @@ def apply_reduced_gradients(optimizer, gradients, variables):
     replica = tf.distribute.get_replica_context()
     if replica is None:
         raise RuntimeError("`apply_reduced_gradients` must run in a replica context.")
-    if not IS_KERAS_3:
-        optimizer.apply_gradients(
-            zip(gradients, variables), skip_gradients_aggregation=True
-        )
+    pairs = zip(gradients, variables)
+    if _is_legacy(optimizer):
+        optimizer.apply_gradients(pairs, experimental_aggregate_gradients=False)
+    elif not IS_KERAS_3:
+        optimizer.apply_gradients(pairs, skip_gradients_aggregation=True)
     elif replica.num_replicas_in_sync == 1:
         optimizer.apply(gradients, variables)
     elif _update_step_is_all(optimizer, variables):

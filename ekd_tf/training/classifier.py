@@ -5,8 +5,11 @@ import tensorflow as tf
 
 from ekd_tf.heads import margin_softmax_loss
 from ekd_tf.ops.collective import num_replicas
+from ekd_tf.stack import current_learning_rate
 from ekd_tf.stack import keras_compile
+from ekd_tf.stack import optimizer_variables
 from ekd_tf.stack import tf_variable
+from ekd_tf.training.addons import averaged
 from ekd_tf.training.update import GradientUpdate
 
 
@@ -52,9 +55,9 @@ class FaceClassifier(keras.Model):
 
         Args:
             optimizer: Keras optimizer without weight decay, clipping or loss scale.
-            weight_decay: Float >= 0, coupled as in torch SGD: added to the gradients
-                of kernels and of the head's centres; never to BatchNorm, PReLU
-                slopes or biases.
+            weight_decay: Float >= 0, of kernels and of the head's centres; never of
+                BatchNorm, PReLU slopes or biases. SGD and Adam add it to the
+                gradient, as in torch; `ekd_tf.training.decay` has the others.
             clip_norm: Float > 0 or None: largest global gradient norm.
             loss_scaling: "dynamic" under mixed_float16, else "none".
             **kwargs: Passed on to `keras.Model.compile`.
@@ -97,16 +100,25 @@ class FaceClassifier(keras.Model):
         and the loss scale.
         """
         state = {}
+        optimizer = self._update.value.optimizer
         for name, layer in self.trained_layers.items():
             for index, variable in enumerate(layer.variables):
                 # Names that Keras numbers by creation order would differ next time.
                 last = variable.name.split("/")[-1].split(":")[0]
                 state[f"{name}/{index:04d}/{last}"] = tf_variable(variable)
-        for index, variable in enumerate(_variables_of(self._update.value.optimizer)):
+        for index, variable in enumerate(optimizer_variables(optimizer)):
             state[f"optimizer/{index:04d}"] = tf_variable(variable)
         for name, variable in self._update.value.state.items():
             state[f"update/{name}"] = variable
         return state
+
+    def averaged_weights(self):
+        """Returns a context in which evaluations and exports see averaged weights.
+
+        They differ from those trained only under an optimizer that averages.
+        """
+        update = self._update.value
+        return averaged(update.optimizer, update.variables)
 
     def call(self, images, training=False):
         """Returns the student's raw embeddings, float32 `(batch, dim)`."""
@@ -119,7 +131,7 @@ class FaceClassifier(keras.Model):
         `skipped_steps`, `learning_rate`, and what the losses offer to watch.
         """
         update = self._update.value
-        learning_rate = tf.cast(update.optimizer.learning_rate, tf.float32)
+        learning_rate = current_learning_rate(update.optimizer)
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             for variable in update.variables:
                 tape.watch(tf_variable(variable))
@@ -168,11 +180,6 @@ def _decays(variable):
     dimension larger than one.
     """
     return sum(size > 1 for size in variable.shape) > 1
-
-
-def _variables_of(optimizer):
-    variables = optimizer.variables
-    return variables() if callable(variables) else variables
 
 
 def _sum_over_replicas(tensor):

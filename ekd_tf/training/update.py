@@ -8,7 +8,12 @@ from ekd_tf.checks import check_choice
 from ekd_tf.checks import check_positive
 from ekd_tf.checks import check_range
 from ekd_tf.stack import apply_reduced_gradients
+from ekd_tf.stack import build_optimizer
+from ekd_tf.stack import current_learning_rate
 from ekd_tf.stack import tf_variable
+from ekd_tf.training.decay import decay_kind
+from ekd_tf.training.decay import set_lamb_decay
+from ekd_tf.training.decay import shrink
 
 LOSS_SCALINGS = ("none", "dynamic")
 
@@ -37,8 +42,10 @@ class GradientUpdate:
     2. divided by the loss scale and tested: if any entry is NaN or infinite, the
        whole step is skipped on all replicas;
     3. all are scaled by $\min(1, \text{clip\_norm} / \lVert g \rVert)$;
-    4. `weight_decay * w` is added for `decay_variables`, as torch SGD does it, so
-       momentum acts on the decay too and clipping does not;
+    4. `decay_variables` decay, after clipping. SGD and Adam: `weight_decay * w` is
+       added to the gradient, as torch does it, so momentum acts on the decay too.
+       Optimizers of decoupled decay: `w -= learning_rate * weight_decay * w`. LAMB:
+       before its trust ratio. `ekd_tf.training.decay` lists which is which;
     5. the optimizer applies them.
 
     A skipped step leaves variables, the optimizer's slots and
@@ -54,7 +61,7 @@ class GradientUpdate:
         optimizer: Keras optimizer with no weight decay, clipping, averaging,
             accumulation or loss scale of its own. Built here if it is not yet.
         variables: Trainable variables, without repetition.
-        weight_decay: Float >= 0: coefficient of the coupled decay.
+        weight_decay: Float >= 0: coefficient of the decay, as in torch.
         decay_variables: The members of `variables` that decay. None: no member.
         clip_norm: Float > 0: largest global norm, or None for no clipping.
         loss_scaling: "none" or "dynamic".
@@ -97,8 +104,10 @@ class GradientUpdate:
         self.loss_scaling = loss_scaling
         self.growth_steps = growth_steps
         self._decays = _membership(self.variables, decay_variables or [])
-        if not getattr(optimizer, "built", False):
-            optimizer.build(self.variables)
+        self._decay_kind = decay_kind(optimizer)
+        if self._decay_kind == "lamb":
+            set_lamb_decay(optimizer, weight_decay, self.variables, self._decays)
+        build_optimizer(optimizer, self.variables)
         scale = initial_scale if loss_scaling == "dynamic" else 1.0
         self._scale = _state("loss_scale", scale, tf.float32)
         self._good_steps = _state("good_steps", 0, tf.int64)
@@ -150,7 +159,8 @@ class GradientUpdate:
         if self.clip_norm is not None:
             factor = self.clip_norm / tf.maximum(norm, self.clip_norm)
             gradients = [gradient * factor for gradient in gradients]
-        gradients = self._decayed(gradients)
+        if self._decay_kind == "coupled":
+            gradients = self._decayed(gradients)
         skipped = replica.merge_call(self._apply_if, args=(finite, gradients))
         return {
             "gradient_norm": tf.where(finite, norm, float("nan")),
@@ -176,6 +186,10 @@ class GradientUpdate:
         # The branch stands here because the optimizer merges replicas itself, which
         # is not possible in a branch taken within a replica.
         def make_step():
+            if self._decay_kind == "decoupled" and self.weight_decay:
+                decaying = [v for v, d in zip(self.variables, self._decays) if d]
+                rate = current_learning_rate(self.optimizer)
+                shrink(strategy, decaying, rate * self.weight_decay)
             strategy.run(self._apply_in_replica, args=(gradients,))
             return True
 
@@ -243,6 +257,8 @@ def _membership(variables, chosen):
 def _check_plain(optimizer):
     for name in _OWN_SETTINGS:
         value = getattr(optimizer, name, None)
+        if isinstance(value, tf.Variable):
+            value = float(value.numpy())
         if value:
             raise ValueError(
                 f"`optimizer` must leave `{name}` to GradientUpdate or unset. "
