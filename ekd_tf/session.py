@@ -62,7 +62,7 @@ class TrainingSession:
         workdir = Workdir(v.workdir)
         workdir.check_same_run(self._values, free=free)
         set_virtual_devices(v.num_virtual_devices)
-        strategy = make_strategy(v.strategy)
+        strategy = make_strategy(v.strategy, v.worker_hosts, v.worker_index)
         keras.utils.set_random_seed(v.seed)
         parts = assemble(v, strategy)
 

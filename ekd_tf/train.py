@@ -82,9 +82,14 @@ flags.DEFINE_string(
 
 flags.DEFINE_integer("steps", None, "Updates of the run. This or --epochs.", 1)
 flags.DEFINE_float("epochs", None, "Passes over the general images. This or --steps.")
-flags.DEFINE_string("optimizer", "sgd", "Optimizer: sgd or adam.")
+flags.DEFINE_string(
+    "optimizer",
+    "sgd",
+    "Optimizer: sgd, adam, adamw, lion, or of TensorFlow Addons by name: addons/LAMB, "
+    "addons/Lookahead:SGD.",
+)
 flags.DEFINE_float("learning_rate", 0.1, "Learning rate at full height.")
-flags.DEFINE_float("momentum", 0.9, "Momentum of SGD, beta_1 of Adam.")
+flags.DEFINE_float("momentum", 0.9, "Momentum of SGD, beta_1 of the others.")
 flags.DEFINE_string("schedule", "step", "Learning rate: step, cosine or constant.")
 flags.DEFINE_list(
     "drop_at",
@@ -94,7 +99,11 @@ flags.DEFINE_list(
 flags.DEFINE_float("drop_factor", 0.1, "What the rate is multiplied by there.")
 flags.DEFINE_integer("warmup_steps", 0, "Updates of linear warm-up.", 0)
 flags.DEFINE_float(
-    "weight_decay", 5e-4, "Coupled (as torch SGD), on kernels and class centres.", 0
+    "weight_decay",
+    5e-4,
+    "On kernels and class centres, as torch means it: added to the gradient (sgd, adam)"
+    " or, where the optimizer decouples it, w -= learning_rate * weight_decay * w.",
+    0,
 )
 flags.DEFINE_float("clip_norm", None, "Largest global gradient norm, before decay.")
 
@@ -102,8 +111,14 @@ flags.DEFINE_string("precision", "float32", "float32, mixed_float16 or mixed_bfl
 flags.DEFINE_string(
     "strategy",
     "none",
-    "none (one device), mirrored (all GPUs), multi_worker (TF_CONFIG).",
+    "none (one device), mirrored (all GPUs), multi_worker (several machines).",
 )
+flags.DEFINE_list(
+    "worker_hosts",
+    "",
+    "host:port of every machine, the same list on each; sets TF_CONFIG.",
+)
+flags.DEFINE_integer("worker_index", None, "Which of them this one is, from 0.", 0)
 flags.DEFINE_integer(
     "num_virtual_devices", 1, "Logical CPUs to try a strategy without GPUs.", 1
 )
@@ -129,6 +144,8 @@ FREE_TO_CHANGE = (
     "skip_corrupt",
     "strategy",
     "num_virtual_devices",
+    "worker_hosts",
+    "worker_index",
 )
 
 

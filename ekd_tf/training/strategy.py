@@ -1,11 +1,16 @@
 """Which devices a run uses, and how a global batch is shared among them."""
 
+from __future__ import annotations
+
+import json
 import os
+import re
 
 import tensorflow as tf
 
 from ekd_tf.checks import check_choice
 from ekd_tf.checks import check_positive
+from ekd_tf.checks import check_range
 
 STRATEGIES = ("none", "mirrored", "multi_worker")
 
@@ -29,7 +34,47 @@ def set_virtual_devices(count):
     )
 
 
-def make_strategy(name):
+def set_workers(hosts: list[str], index: int | None) -> None:
+    """Sets TF_CONFIG, from which TensorFlow knows the processes of a run.
+
+    Args:
+        hosts: Addresses `host:port` of all workers, in the same order in each of
+            them; the first one is the chief. Empty leaves TF_CONFIG as it is.
+        index: Int >= 0: which of them this process is.
+
+    Raises:
+        ValueError: If one is given without the other, an address is malformed or
+            repeated, `index` is none of them, or TF_CONFIG says something else.
+    """
+    if not hosts and index is None:
+        return
+    if not hosts or index is None:
+        raise ValueError(
+            "Give `--worker_hosts` and `--worker_index` together. Received: "
+            f"worker_hosts={','.join(hosts)}, worker_index={index}"
+        )
+    for host in hosts:
+        if not re.fullmatch(r"\S+:\d+", host):
+            raise ValueError(
+                f"`worker_hosts` must be host:port,host:port,... Received: {host!r}"
+            )
+    if len(set(hosts)) < len(hosts):
+        raise ValueError(f"`worker_hosts` must all differ. Received: {','.join(hosts)}")
+    check_range("worker_index", index, low=0, high=len(hosts), high_open=True)
+    config = {
+        "cluster": {"worker": list(hosts)},
+        "task": {"type": "worker", "index": index},
+    }
+    known = os.environ.get("TF_CONFIG")
+    if known and json.loads(known) != config:
+        raise ValueError(
+            "TF_CONFIG and `--worker_hosts` say different things: unset one. "
+            f"Received: TF_CONFIG={known}, from the flags {json.dumps(config)}"
+        )
+    os.environ["TF_CONFIG"] = json.dumps(config)
+
+
+def make_strategy(name, worker_hosts=(), worker_index=None):
     """Returns the distribution strategy of a run.
 
     Args:
@@ -37,15 +82,24 @@ def make_strategy(name):
             logical CPU on a machine without GPUs); "multi_worker" for the same on
             every process that TF_CONFIG lists. It must be the first thing a process
             asks of TensorFlow.
+        worker_hosts: Addresses of the workers, instead of TF_CONFIG: `set_workers`.
+        worker_index: Which of them this process is.
     """
     check_choice("strategy", name, STRATEGIES)
+    if name != "multi_worker" and (worker_hosts or worker_index is not None):
+        raise ValueError(
+            "`--worker_hosts` and `--worker_index` belong to `--strategy=multi_worker`."
+            f" Received: strategy={name}"
+        )
     if name == "none":
         return tf.distribute.get_strategy()
     if name == "multi_worker":
+        set_workers(list(worker_hosts), worker_index)
         if not os.environ.get("TF_CONFIG"):
             raise ValueError(
-                "`--strategy=multi_worker` needs TF_CONFIG with the addresses of all "
-                "workers and this one's index. For one machine use mirrored"
+                "`--strategy=multi_worker` needs the addresses of all workers and "
+                "which one this is: --worker_hosts=a:2222,b:2222 --worker_index=0, or "
+                "TF_CONFIG. For one machine use mirrored"
             )
         return tf.distribute.MultiWorkerMirroredStrategy()
     kind = "GPU" if tf.config.list_logical_devices("GPU") else "CPU"
