@@ -2,60 +2,36 @@ import json
 
 import numpy as np
 import pytest
+from absl.flags import FLAGS
 
+import ekd_tf.train as train_module
 from ekd_tf.session import TrainingSession
 from ekd_tf.session import sources_of_run
 from ekd_tf.teachers import load_embedder
 
 SOURCE = "synthetic:identities=8,images=4,size=32"
+# The defaults of the flags, and what makes a run small.
 VALUES = {
-    "seed": 0,
+    **{flag.name: flag.default for flag in FLAGS.get_flags_for_module(train_module)},
     "data": SOURCE,
     "heldout_data": SOURCE.replace("=8", "=6") + ",first=1000",
-    "holdout_identities": 0,
     "general_batch": 8,
     "balanced_identities": 2,
-    "images_per_identity": 4,
-    "flip": True,
-    "skip_corrupt": 0,
     "model": "iresnet18",
     "width": 0.125,
     "embedding_dim": 16,
     "input_size": 32,
-    "activation": "prelu",
-    "dropout": 0.0,
-    "head": "arcface",
     "margin": 0.2,
     "scale": 16.0,
-    "margin_weight": 1.0,
-    "teacher": "none",
-    "distill": "",
     "ekd_fprs": ["1e-1", "1e-2"],
     "ekd_temperature": 0.05,
     "ekd_num_negatives": 100,
-    "ekd_momentum": 0.01,
-    "ekd_thresholds": "ema",
     "ekd_threshold_gradient": True,
-    "ekd_preset": None,
     "steps": 4,
-    "epochs": None,
-    "optimizer": "sgd",
     "learning_rate": 0.02,
-    "momentum": 0.9,
-    "schedule": "step",
     "drop_at": ["3"],
-    "drop_factor": 0.1,
-    "warmup_steps": 0,
-    "weight_decay": 5e-4,
-    "clip_norm": None,
-    "precision": "float32",
-    "strategy": "none",
-    "num_virtual_devices": 1,
     "log_every": 1,
-    "evaluate_every": 0,
     "checkpoint_every": 2,
-    "keep": 3,
-    "export": False,
 }
 
 
