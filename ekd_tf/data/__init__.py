@@ -5,6 +5,10 @@ from ekd_tf.data.alignment import similarity_transform
 from ekd_tf.data.augment import random_flip
 from ekd_tf.data.folder import FolderFaces
 from ekd_tf.data.memory import InMemoryFaces
+from ekd_tf.data.pairs import PairSet
+from ekd_tf.data.pairs import pairs_from_list
+from ekd_tf.data.pairs import read_pairs
+from ekd_tf.data.pairs import write_pairs
 from ekd_tf.data.pipeline import Pipeline
 from ekd_tf.data.pipeline import evaluation_batches
 from ekd_tf.data.pipeline import make_pipeline
@@ -20,6 +24,7 @@ __all__ = [
     "BatchSampler",
     "FolderFaces",
     "InMemoryFaces",
+    "PairSet",
     "Pipeline",
     "RecordIOFaces",
     "Source",
@@ -28,8 +33,11 @@ __all__ = [
     "align",
     "evaluation_batches",
     "make_pipeline",
+    "pairs_from_list",
     "random_flip",
+    "read_pairs",
     "select_identities",
     "similarity_transform",
     "split_identities",
+    "write_pairs",
 ]
