@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import keras
 import numpy as np
 
@@ -9,10 +11,13 @@ from ekd_tf import checks
 from ekd_tf.data import BatchSampler
 from ekd_tf.data import FolderFaces
 from ekd_tf.data import InMemoryFaces
+from ekd_tf.data import JoinedSources
 from ekd_tf.data import RecordIOFaces
 from ekd_tf.data import Source
 from ekd_tf.data import SyntheticFaces
+from ekd_tf.data import TFRecordFaces
 from ekd_tf.data import evaluation_batches
+from ekd_tf.data import read_tface
 from ekd_tf.data import split_identities
 from ekd_tf.heads import ArcFace
 from ekd_tf.heads import CosFace
@@ -28,7 +33,9 @@ HEADS = {"arcface": ArcFace, "cosface": CosFace}
 LOSSES = {"ekd": EKDLoss}
 PRECISIONS = ("float32", "mixed_float16", "mixed_bfloat16")
 SCHEDULES = ("constant", "step", "cosine")
-SOURCES = ("recordio", "folder", "synthetic")
+SOURCES = ("recordio", "tfrecord", "tface", "folder", "synthetic")
+# A plus sign inside a path joins nothing.
+_JOINT = re.compile(rf"\+(?=(?:{'|'.join(SOURCES)}):)")
 # Flag words of a synthetic source and the arguments they set.
 SYNTHETIC_WORDS = {
     "identities": "identities",
@@ -43,20 +50,30 @@ def make_source(spec: str, cache_dir=None, skip_corrupt: int = 0) -> Source:
     """Opens the images a specification names.
 
     Args:
-        spec: `recordio:DIR` with a `train.rec` of insightface, `folder:DIR` with one
-            directory per identity, or
-            `synthetic:identities=200,images=20,size=64,seed=0,first=0` for drawn
-            faces; a word left out keeps its default.
+        spec: `recordio:DIR` with a `train.rec` of insightface, `tfrecord:DIR` written
+            by `tools/convert_dataset.py`, `tface:INDEX` of TFace, with `,root=DIR`
+            where its files are not beside it, `folder:DIR` with one directory per
+            identity, or `synthetic:identities=200,images=20,size=64,seed=0,first=0`
+            for drawn faces; a word left out keeps its default. Several joined by `+`
+            are one source that keeps all their identities apart.
         cache_dir: Folder for indices of sources in read-only folders, or None.
         skip_corrupt: How many damaged records to accept when a source is opened.
 
     Raises:
         ValueError: Unknown kind or word, or the source cannot be opened.
     """
+    parts = _JOINT.split(spec)
+    if len(parts) > 1:
+        return JoinedSources([make_source(p, cache_dir, skip_corrupt) for p in parts])
     kind, _, rest = spec.partition(":")
     checks.check_choice("data", kind, SOURCES)
     if kind == "recordio":
         return RecordIOFaces(rest, cache_dir, skip_corrupt)
+    if kind == "tfrecord":
+        return TFRecordFaces(rest)
+    if kind == "tface":
+        index, _, root = rest.partition(",root=")
+        return read_tface(index, root or None)
     if kind == "folder":
         return FolderFaces(rest)
     arguments = {}

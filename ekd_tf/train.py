@@ -17,8 +17,9 @@ flags.DEFINE_integer("seed", 0, "Seed of weights, batches and flips.", 0)
 flags.DEFINE_string(
     "data",
     "synthetic:identities=400,images=20,size=48",
-    "Training images: folder:DIR (one directory per identity) or "
-    "synthetic:identities=N,images=N,size=PIXELS,seed=N,first=N.",
+    "Training images: recordio:DIR (insightface), folder:DIR (one directory per "
+    "identity), tfrecord:DIR, tface:INDEX or "
+    "synthetic:identities=N,images=N,size=PIXELS,seed=N,first=N; several joined by +.",
 )
 flags.DEFINE_string(
     "heldout_data", None, "Images of other identities to evaluate on, like --data."

@@ -4,6 +4,7 @@ from ekd_tf.data.alignment import align
 from ekd_tf.data.alignment import similarity_transform
 from ekd_tf.data.augment import random_flip
 from ekd_tf.data.folder import FolderFaces
+from ekd_tf.data.joined import JoinedSources
 from ekd_tf.data.memory import InMemoryFaces
 from ekd_tf.data.pairs import PairSet
 from ekd_tf.data.pairs import pairs_from_list
@@ -19,23 +20,28 @@ from ekd_tf.data.source import Subset
 from ekd_tf.data.source import select_identities
 from ekd_tf.data.source import split_identities
 from ekd_tf.data.synthetic import SyntheticFaces
+from ekd_tf.data.tface import read_tface
+from ekd_tf.data.tfrecord import TFRecordFaces
 
 __all__ = [
     "BatchSampler",
     "FolderFaces",
     "InMemoryFaces",
+    "JoinedSources",
     "PairSet",
     "Pipeline",
     "RecordIOFaces",
     "Source",
     "Subset",
     "SyntheticFaces",
+    "TFRecordFaces",
     "align",
     "evaluation_batches",
     "make_pipeline",
     "pairs_from_list",
     "random_flip",
     "read_pairs",
+    "read_tface",
     "select_identities",
     "similarity_transform",
     "split_identities",

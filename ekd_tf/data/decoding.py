@@ -69,6 +69,28 @@ def fit(images, size):
     return tf.ensure_shape(fitted, [*batch, size, size, 3])
 
 
+def decodable(data: bytes):
+    """Returns `(bytes TensorFlow decodes, None)` or `(None, reason)`.
+
+    What only Pillow decodes is encoded anew, without loss.
+    """
+    try:
+        decode_image(tf.constant(data))
+        return data, None
+    except tf.errors.OpError:
+        pass
+    png = io.BytesIO()
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            image.convert("RGB").save(png, format="PNG")
+    except UnidentifiedImageError:
+        return None, "not an image in a format that is read"
+    # Damaged files raise nearly anything out of Pillow's parsers.
+    except Exception as error:
+        return None, f"{error}" or type(error).__name__
+    return png.getvalue(), None
+
+
 class ImageReader:
     """Reads and decodes batches of a source's images.
 
@@ -128,21 +150,7 @@ class ImageReader:
         data, reason = self._read_one(index)
         if reason:
             return None, reason
-        try:
-            decode_image(tf.constant(data))
-            return data, None
-        except tf.errors.OpError:
-            pass
-        png = io.BytesIO()
-        try:
-            with Image.open(io.BytesIO(data)) as image:
-                image.convert("RGB").save(png, format="PNG")
-        except UnidentifiedImageError:
-            return None, "not an image in a format that is read"
-        # Damaged files raise nearly anything out of Pillow's parsers.
-        except Exception as error:
-            return None, f"{error}" or type(error).__name__
-        return png.getvalue(), None
+        return decodable(data)
 
     def repair(self, indices):
         """Reads one by one the images of a batch that did not decode as a whole.

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import array
 import hashlib
 import os
 
 import numpy as np
 from absl import logging
 
+from ekd_tf.data.names import PackedNames
 from ekd_tf.data.source import Source
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
@@ -61,10 +61,7 @@ class FolderFaces(Source):
         stray = []
         self.identities = []
         counts = []
-        # Names of millions of files are kept as one block of bytes: Python strings
-        # would take five times the memory.
-        self._names = bytearray()
-        ends = array.array("q")
+        self._names = PackedNames()
         for identity in _visible(self.root):
             if not identity.is_dir():
                 stray.append(identity.name)
@@ -81,12 +78,10 @@ class FolderFaces(Source):
             self.identities.append(identity.name)
             counts.append(len(images))
             for name in images:
-                self._names += os.fsencode(name)
-                ends.append(len(self._names))
+                self._names.append(name)
         self._check(stray, any_directory=bool(self.identities or report))
         report += [f"not an identity: {os.path.join(self.root, n)}" for n in stray]
         self.report = tuple(report)
-        self._ends = np.asarray(ends, dtype=np.int64)
         self.num_identities = len(self.identities)
         self.labels = np.repeat(np.arange(self.num_identities, dtype=np.int32), counts)
         self._fingerprint = None
@@ -129,13 +124,9 @@ class FolderFaces(Source):
             "\n  ".join(lines),
         )
 
-    def _file_name(self, index):
-        start = self._ends[index - 1] if index > 0 else 0
-        return os.fsdecode(bytes(self._names[start : self._ends[index]]))
-
     def describe(self, index: int) -> str:
         identity = self.identities[self.labels[index]]
-        return os.path.join(self.root, identity, self._file_name(index))
+        return os.path.join(self.root, identity, self._names[index])
 
     def read(self, indices):
         images = []

@@ -55,6 +55,29 @@ class PositionedFile:
                 os.close(opened)
         return descriptor
 
+    def place(self, offset: int) -> str:
+        """Returns how messages call the record at `offset`."""
+        return f"{self.path}: record at offset {offset}"
+
+    def damage(self, offset: int, reason: str) -> ValueError:
+        """Returns the error of a bad record.
+
+        A file that was written to since this object was made is not damaged: its
+        change is named as the cause, and the way out is another.
+        """
+        status = os.fstat(self._open())
+        change = ""
+        if status.st_size != self.size:
+            change = f"it has {status.st_size:,} bytes now and had {self.size:,}"
+        elif status.st_mtime_ns != self.mtime_ns:
+            change = "it has been written to"
+        if change:
+            reason = (
+                f"the file has changed since its index was read ({change}): {reason}. "
+                "Let nothing write to it and start again"
+            )
+        return ValueError(f"{self.place(offset)}: {reason}")
+
     def read(self, offset: int, length: int) -> bytes:
         """Returns `length` bytes from `offset`, fewer where the file ends.
 
@@ -69,16 +92,3 @@ class PositionedFile:
                 break
             data += more
         return data
-
-    def change(self) -> str:
-        """Says how the file differs from what it was when this object was made.
-
-        Returns:
-            Such as "it has 10 bytes now and had 12", or "" where nothing shows.
-        """
-        status = os.fstat(self._open())
-        if status.st_size != self.size:
-            return f"it has {status.st_size:,} bytes now and had {self.size:,}"
-        if status.st_mtime_ns != self.mtime_ns:
-            return "it has been written to"
-        return ""

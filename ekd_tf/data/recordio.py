@@ -11,7 +11,6 @@ from absl import logging
 
 from ekd_tf.data.index_cache import IndexCache
 from ekd_tf.data.positioned import PositionedFile
-from ekd_tf.data.recordio_frame import place
 from ekd_tf.data.recordio_frame import read_record
 from ekd_tf.data.recordio_index import build_index
 from ekd_tf.data.recordio_index import unpack
@@ -100,7 +99,7 @@ class RecordIOFaces(Source):
         return image
 
     def describe(self, index: int) -> str:
-        return place(self._file, int(self._offsets[index]))
+        return self._file.place(int(self._offsets[index]))
 
 
 def _rec_file(root):

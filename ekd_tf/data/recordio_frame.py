@@ -61,11 +61,6 @@ def frame(payload: bytes) -> bytes:
     return b"".join(framed)
 
 
-def place(file: PositionedFile, offset: int) -> str:
-    """Returns how messages call the record at `offset`."""
-    return f"{file.path}: record at offset {offset}"
-
-
 def read_record(file: PositionedFile, offset: int) -> tuple[bytes, int]:
     """Reads the record that begins at `offset`.
 
@@ -82,22 +77,22 @@ def read_record(file: PositionedFile, offset: int) -> tuple[bytes, int]:
         block = file.read(at, _FIRST_READ)
         if len(block) < PART.size:
             where = f"in its part at offset {at}" if block else f"before byte {at + 1}"
-            raise _damage(file, offset, f"the file ends {where}")
+            raise file.damage(offset, f"the file ends {where}")
         magic, word = PART.unpack_from(block)
         cflag, length = word >> LENGTH_BITS, word & ((1 << LENGTH_BITS) - 1)
         reason = _wrong(magic, cflag, inside=bool(parts))
         if reason:
             if parts:
                 reason = f"{reason} in its part at offset {at}"
-            raise _damage(file, offset, reason)
+            raise file.damage(offset, reason)
         stop = PART.size + length
         data = block[PART.size : stop]
         if len(data) < length:
             data += file.read(at + len(block), stop - len(block))
         if len(data) < length:
             end = at + PART.size + len(data)
-            raise _damage(
-                file, offset, f"it has {length} bytes and the file ends at byte {end}"
+            raise file.damage(
+                offset, f"it has {length} bytes and the file ends at byte {end}"
             )
         parts.append(data)
         at += stop + -length % 4
@@ -115,16 +110,6 @@ def _wrong(magic, cflag, inside):
     if not inside and cflag in (MIDDLE, LAST):
         return f"cflag {cflag} without a first part"
     return ""
-
-
-def _damage(file, offset, reason):
-    change = file.change()
-    if change:
-        reason = (
-            f"the file has changed since its index was read ({change}): {reason}. "
-            "Let nothing write to it and start again"
-        )
-    return ValueError(f"{place(file, offset)}: {reason}")
 
 
 def walk(file: PositionedFile) -> Iterator[tuple[int, bytes | str]]:

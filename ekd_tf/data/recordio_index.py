@@ -15,14 +15,12 @@ from ekd_tf.data.recordio_frame import LENGTH_BITS
 from ekd_tf.data.recordio_frame import MAGIC
 from ekd_tf.data.recordio_frame import PART
 from ekd_tf.data.recordio_frame import WHOLE
-from ekd_tf.data.recordio_frame import place
 from ekd_tf.data.recordio_frame import read_record
 from ekd_tf.data.recordio_frame import walk
+from ekd_tf.data.source import MAX_LABEL
 
 # flag, label, id, id2, little-endian without gaps; flag > 0 labels follow.
 HEADER = struct.Struct("<IfQQ")
-# float32 holds every integer below; of those above some are rounded to others.
-MAX_LABEL = 1 << 24
 
 # Bytes of the file, and of the idx, looked at together.
 _WINDOW = 1 << 22
@@ -152,13 +150,13 @@ def _label(file, offset, payload, damage):
     try:
         label, _ = unpack(payload)
     except ValueError as error:
-        damage.count(f"{place(file, offset)}: {error}")
+        damage.count(f"{file.place(offset)}: {error}")
         return _DAMAGED
     if label is None:
         return _NO_IMAGE
     if not _is_label(label):
         raise ValueError(
-            f"{place(file, offset)}: its label is {label:.10g}. Labels must be "
+            f"{file.place(offset)}: its label is {label:.10g}. Labels must be "
             "integers in [0, 2^24): float32, which RecordIO stores, rounds larger "
             "ones. Number the identities from 0 and convert again"
         )

@@ -9,6 +9,9 @@ import numpy as np
 
 from ekd_tf import checks
 
+# Labels lie below: RecordIO stores them as float32, which rounds larger ones.
+MAX_LABEL = 1 << 24
+
 
 class Source(abc.ABC):
     """Labelled face images addressed by position 0..n-1.
@@ -133,7 +136,7 @@ def number_identities(labels):
     """Numbers the labels that occur 0..C-1 in ascending order.
 
     Args:
-        labels: Integer array `(n,)`, values >= 0, not far above 2^24.
+        labels: Integer array `(n,)`, values in [0, 2^24).
 
     Returns:
         `(labels, identities)`: int32 `(n,)` with values 0..C-1 and int32 `(C,)`, the

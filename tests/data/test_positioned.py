@@ -81,13 +81,19 @@ def test_closes_what_it_opened(path):
         os.fstat(descriptor)
 
 
-def test_says_how_a_file_has_changed(path):
+def test_names_damage_and_whether_the_file_has_changed(path):
     file = PositionedFile(path)
-    assert file.change() == ""
+    at = f"{path}: record at offset 7"
+    assert file.place(7) == at
+    assert str(file.damage(7, "bad")) == f"{at}: bad"
+    changed = f"{at}: the file has changed since its index was read"
     os.utime(path, ns=(1, 1))
-    assert file.change() == "it has been written to"
+    words = f"{changed} (it has been written to): bad. Let nothing write to it and "
+    assert str(file.damage(7, "bad")).startswith(words)
     path.write_bytes(b"abc")
-    assert file.change() == "it has 3 bytes now and had 200"
+    assert f"{changed} (it has 3 bytes now and had 200): bad." in str(
+        file.damage(7, "bad")
+    )
 
 
 def test_what_cannot_be_opened_is_refused_with_a_way_out(tmp_path, monkeypatch, path):

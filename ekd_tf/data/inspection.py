@@ -1,0 +1,168 @@
+"""Looks at every image of a source once: what cannot be used, and what is doubtful."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import dataclasses
+import hashlib
+import io
+
+import numpy as np
+from PIL import Image
+
+from ekd_tf.data.decoding import decodable
+from ekd_tf.data.source import Source
+
+_CHUNK = 256
+_THREADS = 2
+REASONS = ("undecodable", "duplicate", "few images", "odd size")
+
+
+@dataclasses.dataclass(frozen=True)
+class Finding:
+    """One image and what is wrong with it.
+
+    Attributes:
+        index: Position in the source.
+        reason: One of `REASONS`.
+        detail: In words.
+    """
+
+    index: int
+    reason: str
+    detail: str
+
+
+def inspect_images(source: Source, min_images: int = 2, progress=None) -> list[Finding]:
+    """Reads and decodes every image once.
+
+    Listed are images that do not decode, all copies of images whose bytes occur in more
+    than one identity, all images of identities with fewer than `min_images` that
+    decode, and images of another size than most.
+
+    Args:
+        source: A `Source` of encoded images.
+        min_images: Integer >= 1.
+        progress: Function called with the number of images after each chunk, or None.
+
+    Returns:
+        Findings by index; an image may have several.
+    """
+    count = len(source)
+    digests = np.zeros(count, "V16")
+    sizes = np.zeros((count, 2), np.int32)
+    findings = []
+    with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:
+        for start in range(0, count, _CHUNK):
+            chunk = range(start, min(start + _CHUNK, count))
+            looks = pool.map(lambda index: _look(source, index), chunk)
+            for index, (digest, size, reason) in zip(chunk, looks):
+                digests[index] = digest
+                sizes[index] = size
+                if reason:
+                    findings.append(Finding(index, "undecodable", reason))
+            if progress:
+                progress(len(chunk))
+    good = np.ones(count, bool)
+    good[[finding.index for finding in findings]] = False
+    findings += _duplicates(source, digests, good)
+    findings += _few_images(source, good, min_images)
+    findings += _odd_sizes(sizes, good)
+    return sorted(findings, key=lambda f: (f.index, REASONS.index(f.reason)))
+
+
+def _look(source, index):
+    """Returns digest, (height, width) and why the image is bad, or None."""
+    nothing = b"\0" * 16, (0, 0)
+    try:
+        (data,) = source.read([index])
+    except (OSError, ValueError) as error:
+        return (*nothing, str(error))
+    _, reason = decodable(data)
+    if reason:
+        return (*nothing, reason)
+    with Image.open(io.BytesIO(data)) as image:
+        size = image.height, image.width
+    return hashlib.blake2b(data, digest_size=16).digest(), size, None
+
+
+def _duplicates(source, digests, good):
+    indices = np.flatnonzero(good)
+    _, groups, counts = np.unique(
+        digests[indices], return_inverse=True, return_counts=True
+    )
+    repeated = np.flatnonzero(counts[groups] > 1)
+    indices, groups = indices[repeated], groups[repeated]
+    order = np.argsort(groups, kind="stable")
+    cuts = np.flatnonzero(np.diff(groups[order])) + 1
+    for group in np.split(indices[order], cuts):
+        labels = source.labels[group]
+        for index, label in zip(group, labels):
+            others = group[labels != label]
+            if len(others):
+                detail = f"the same bytes as {source.describe(int(others[0]))}"
+                yield Finding(int(index), "duplicate", detail)
+
+
+def _few_images(source, good, min_images):
+    counts = np.bincount(source.labels[good], minlength=source.num_identities)
+    for index in np.flatnonzero(counts[source.labels] < min_images):
+        label = source.labels[index]
+        detail = f"identity {label} has {counts[label]} of {min_images} images"
+        yield Finding(int(index), "few images", detail)
+
+
+def _odd_sizes(sizes, good):
+    if not good.any():
+        return
+    found, counts = np.unique(sizes[good], axis=0, return_counts=True)
+    usual = found[counts.argmax()]
+    for index in np.flatnonzero(good & np.any(sizes != usual, axis=1)):
+        (height, width), (rows, columns) = sizes[index], usual
+        detail = f"{width}x{height}, most are {columns}x{rows}"
+        yield Finding(int(index), "odd size", detail)
+
+
+def write_list(file, source: Source, findings: list[Finding]) -> None:
+    """Writes findings as a list `read_list` takes.
+
+    Args:
+        file: Binary file object.
+        source: The source they were found in.
+        findings: What to list.
+    """
+    lines = [f"# source {source.fingerprint}", "# position\treason\tdetail\twhere"]
+    for finding in findings:
+        where = source.describe(finding.index)
+        lines.append(f"{finding.index}\t{finding.reason}\t{finding.detail}\t{where}")
+    file.write(("\n".join(lines) + "\n").encode("utf-8", "surrogateescape"))
+
+
+def read_list(path, source: Source) -> np.ndarray:
+    """Reads the positions of a list `write_list` wrote, perhaps with lines taken out.
+
+    Returns:
+        int64 array, ascending, without repeats.
+
+    Raises:
+        ValueError: The list was made for another source, or is malformed.
+    """
+    with open(path, "rb") as file:
+        first, *lines = file.read().decode("utf-8", "surrogateescape").splitlines()
+    if first != f"# source {source.fingerprint}":
+        raise ValueError(
+            f"{path} was made of another data set than {source.name}, or that has "
+            "changed since. Run --verify on it again"
+        )
+    positions = set()
+    for number, line in enumerate(lines, 2):
+        if line.startswith("#"):
+            continue
+        word = line.partition("\t")[0]
+        if not word.isdigit() or int(word) >= len(source):
+            raise ValueError(
+                f"{path}: line {number} begins with no position of an image: "
+                f"{line[:60]!r}"
+            )
+        positions.add(int(word))
+    return np.array(sorted(positions), np.int64)

@@ -1,0 +1,215 @@
+"""Writers of whole data sets that go on where an earlier try was interrupted."""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import struct
+
+import numpy as np
+import tensorflow as tf
+
+from ekd_tf.atomic import write_aside
+from ekd_tf.checks import check_range
+from ekd_tf.data.positioned import PositionedFile
+from ekd_tf.data.recordio_frame import frame
+from ekd_tf.data.recordio_frame import read_record
+from ekd_tf.data.recordio_index import HEADER
+from ekd_tf.data.tfrecord import INDEX_FILE
+from ekd_tf.data.tfrecord import pack_index
+from ekd_tf.data.tfrecord_frame import record_offsets
+
+# Bytes after which what is written is made to last.
+_SYNC_BYTES = 1 << 26
+
+
+class RecordIOWriter:
+    """Writes `train.rec`, `train.idx` and `property` as insightface lays them out.
+
+    Images are keys 1..N grouped by identity; then follow one record per identity with
+    its range of keys, and key 0 with the range of those. An interrupted try is gone on
+    with: its last records that are not listed yet are cut off.
+
+    Args:
+        root: The folder, which exists and holds nothing or an earlier try.
+        labels: int array `(n,)` of all images in the order they will be added, values
+            0..C-1, never falling.
+
+    Attributes:
+        count: Images written so far, those of an earlier try included.
+
+    Raises:
+        ValueError: Labels fall or leave one out.
+    """
+
+    def __init__(self, root, labels):
+        _check_grouped(labels)
+        self._root = pathlib.Path(root)
+        self._labels = labels
+        rec, idx = self._root / "train.rec", self._root / "train.idx"
+        self.count, end = _resume(rec, idx, len(labels))
+        self._rec = open(rec, "ab")
+        self._idx = open(idx, "ab")
+        self._end = self._synced = end
+        self._lines = []
+
+    def add(self, image: bytes) -> None:
+        """Writes the next image."""
+        key = self.count + 1
+        header = HEADER.pack(0, self._labels[self.count], key, 0)
+        self._write(key, header + image)
+        self.count = key
+
+    def _write(self, key, payload):
+        framed = frame(payload)
+        self._rec.write(framed)
+        self._lines.append(f"{key}\t{self._end}\n")
+        self._end += len(framed)
+        if self._end - self._synced >= _SYNC_BYTES:
+            self._sync()
+
+    def _sync(self):
+        # A record is listed only once it is on disk.
+        _flush(self._rec)
+        self._idx.write("".join(self._lines).encode())
+        _flush(self._idx)
+        self._lines = []
+        self._synced = self._end
+
+    def finish(self, image_size) -> None:
+        """Writes what follows the images; the files are whole afterwards.
+
+        Args:
+            image_size: `(height, width)` of the first image.
+        """
+        count = len(self._labels)
+        starts = np.flatnonzero(np.diff(self._labels, prepend=-1)) + 1
+        stops = [*starts[1:], count + 1]
+        for key, span in enumerate(zip(starts, stops), count + 1):
+            self._write(key, _range_record(key, span))
+        self._write(0, _range_record(0, (count + 1, count + 1 + len(starts))))
+        self._sync()
+        text = f"{len(starts)},{image_size[0]},{image_size[1]}"
+        write_aside(self._root / "property", lambda file: file.write(text.encode()))
+        self.close()
+
+    def close(self) -> None:
+        """Closes the files, finished or not."""
+        self._rec.close()
+        self._idx.close()
+
+
+def _range_record(key, span):
+    """The payload of a record without an image: two labels, a range of keys."""
+    return HEADER.pack(2, 0, key, 0) + struct.pack("<2f", *span)
+
+
+def _check_grouped(labels):
+    steps = np.diff(labels, prepend=-1)
+    if not len(labels) or steps.min() < 0 or steps.max() > 1:
+        raise ValueError(
+            "`labels` must hold 0, 1, 2, ... without gaps, each once or more in a row"
+        )
+
+
+def _resume(rec, idx, limit):
+    """Cuts an earlier try back to whole records; returns their number and end."""
+    text = idx.read_bytes() if idx.exists() else b""
+    lines = text.split(b"\n")[:-1][:limit]
+    end = 0
+    if lines:
+        _, end = read_record(PositionedFile(rec), int(lines[-1].split(b"\t")[1]))
+    for path, size in ((rec, end), (idx, sum(len(line) + 1 for line in lines))):
+        with open(path, "ab") as file:
+            file.truncate(size)
+    return len(lines), end
+
+
+def _flush(file):
+    file.flush()
+    os.fsync(file.fileno())
+
+
+class TFRecordWriter:
+    """Writes TFRecord shards of Examples and `index.json`.
+
+    Examples have a bytes feature `image` and an int64 feature `label`. A shard gets
+    its name when it is whole; an interrupted try goes on with the first that is not.
+
+    Args:
+        root: The folder, which exists and holds nothing or an earlier try.
+        labels: int array `(n,)` of all images in the order they will be added, values
+            0..C-1.
+        shards: How many files to spread them over evenly, in [1, n].
+
+    Attributes:
+        count: Images written so far, those of an earlier try included.
+    """
+
+    def __init__(self, root, labels, shards: int = 16):
+        check_range("shards", shards, low=1, high=len(labels))
+        self._labels = labels
+        self._paths = [
+            pathlib.Path(root) / f"faces-{k:05d}-of-{shards:05d}.tfrecord"
+            for k in range(shards)
+        ]
+        self._starts = [len(labels) * k // shards for k in range(shards + 1)]
+        self._shard = 0
+        while self._shard < shards and self._paths[self._shard].exists():
+            self._shard += 1
+        self.count = self._starts[self._shard]
+        self._writer = None
+
+    def add(self, image: bytes) -> None:
+        """Writes the next image."""
+        path = self._paths[self._shard]
+        part = path.with_name(path.name + ".part")
+        if self._writer is None:
+            self._writer = tf.io.TFRecordWriter(str(part))
+        features = {
+            "image": tf.train.Feature(bytes_list=tf.train.BytesList(value=[image])),
+            "label": tf.train.Feature(
+                int64_list=tf.train.Int64List(value=[int(self._labels[self.count])])
+            ),
+        }
+        example = tf.train.Example(features=tf.train.Features(feature=features))
+        try:
+            self._writer.write(example.SerializeToString(deterministic=True))
+            self.count += 1
+            if self.count == self._starts[self._shard + 1]:
+                self.close()
+                with open(part, "rb") as file:
+                    os.fsync(file.fileno())
+                os.replace(part, path)
+                self._shard += 1
+        except tf.errors.OpError as error:
+            raise OSError(f"cannot write {part}: {error.message}") from error
+
+    def finish(self, image_size) -> None:
+        """Writes the index; the set is whole afterwards.
+
+        Args:
+            image_size: `(height, width)` of the first image.
+        """
+        shards = []
+        for path, start, stop in zip(self._paths, self._starts, self._starts[1:]):
+            file = PositionedFile(path)
+            shards.append(
+                {
+                    "file": path.name,
+                    "bytes": file.size,
+                    "offsets": record_offsets(file, stop - start),
+                    "labels": self._labels[start:stop],
+                }
+            )
+        identities = int(self._labels.max()) + 1
+        text = json.dumps(pack_index(shards, identities, image_size), indent=1)
+        path = self._paths[0].with_name(INDEX_FILE)
+        write_aside(path, lambda file: file.write(text.encode()))
+
+    def close(self) -> None:
+        """Closes the open shard, finished or not."""
+        if self._writer is not None:
+            writer, self._writer = self._writer, None
+            writer.close()
