@@ -1,0 +1,136 @@
+"""TFace's index files: images in TFRecord files or in a folder."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from ekd_tf.data.tface import read_tface
+
+
+def write_records(root, name, shard, images):
+    """Writes a shard as TFace does; returns the offsets."""
+    (root / name).mkdir(parents=True, exist_ok=True)
+    offsets, at = [], 0
+    path = root / name / f"{name}-{shard:05d}.tfrecord"
+    with tf.io.TFRecordWriter(str(path)) as writer:
+        for image in images:
+            value = tf.train.Feature(bytes_list=tf.train.BytesList(value=[image]))
+            features = tf.train.Features(feature={"image": value})
+            data = tf.train.Example(features=features).SerializeToString()
+            writer.write(data)
+            offsets.append(at)
+            at += len(data) + 16
+    return offsets
+
+
+@pytest.fixture
+def records(tmp_path):
+    """Two sets, one of two shards, and their index with labels 5, 7, 7, 9."""
+    first = write_records(tmp_path, "ms1m", 0, [b"a", b"bb"])
+    second = write_records(tmp_path, "ms1m", 12, [b"ccc"])
+    third = write_records(tmp_path, "asia", 0, [b"dddd"])
+    lines = [
+        f"ms1m\t0\t{first[1]}\t7",
+        f"asia\t0\t{third[0]}\t9",
+        f"ms1m\t12\t{second[0]}\t7",
+        f"ms1m\t0\t{first[0]}\t5",
+    ]
+    (tmp_path / "index.txt").write_text("\n".join(lines) + "\n")
+    return tmp_path
+
+
+@pytest.fixture
+def files(tmp_path):
+    for name, data in (("x/1.jpg", b"one"), ("y/2.jpg", b"two"), ("y/é 3.jpg", b"3")):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(data)
+    text = "y/2.jpg\t4\r\nx/1.jpg\t2\r\ny/é 3.jpg\t4"
+    (tmp_path / "index.txt").write_bytes(text.encode())
+    return tmp_path
+
+
+def test_records_by_shard_and_offset(records):
+    faces = read_tface(records / "index.txt")
+    assert (len(faces), faces.num_identities, faces.encoded) == (4, 3, True)
+    np.testing.assert_array_equal(faces.labels, [1, 2, 1, 0])
+    assert faces.labels.dtype == np.int32
+    assert faces.read([0, 1, 2, 3, 1]) == [b"bb", b"dddd", b"ccc", b"a", b"dddd"]
+    where = f"{records}/ms1m/ms1m-00012.tfrecord: record at offset 0"
+    assert faces.describe(2) == where
+
+
+def test_files_by_path(files):
+    faces = read_tface(str(files / "index.txt"))
+    np.testing.assert_array_equal(faces.labels, [1, 0, 1])
+    assert faces.num_identities == 2
+    assert faces.read([2, 0]) == [b"3", b"two"]
+    assert faces.describe(1) == f"{files}/x/1.jpg"
+    (files / "x" / "1.jpg").unlink()
+    with pytest.raises(FileNotFoundError):
+        faces.read([1])
+
+
+@pytest.mark.parametrize("kind", ["records", "files"])
+def test_the_files_may_be_elsewhere(kind, request, tmp_path_factory):
+    root = request.getfixturevalue(kind)
+    index = tmp_path_factory.mktemp("lists") / "index.txt"
+    (root / "index.txt").rename(index)
+    images = read_tface(index, root=root).read([0, 1])
+    assert images == ([b"bb", b"dddd"] if kind == "records" else [b"two", b"one"])
+
+
+@pytest.mark.parametrize("kind", ["records", "files"])
+def test_fingerprint_follows_labels_and_places(kind, request):
+    root = request.getfixturevalue(kind)
+    path = root / "index.txt"
+    text = path.read_text()
+    first = read_tface(path).fingerprint
+    assert read_tface(path).fingerprint == first
+    lines = text.splitlines()
+    others = []
+    path.write_text("\n".join([lines[1], lines[0], *lines[2:]]))
+    others.append(read_tface(path).fingerprint)
+    path.write_text("\n".join([lines[0][:-1] + "2", *lines[1:]]))
+    others.append(read_tface(path).fingerprint)
+    assert len({first, *others}) == 3
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("", "lists no image"),
+        ("a.jpg\n", "line 1 must be path, label or name, shard, offset, label"),
+        ("a.jpg 1\n", "line 1 must be path"),
+        ("a.jpg\t1\nb.jpg\n", r"line 2 must be .* all lines alike. Received: b'b.jpg"),
+        ("a.jpg\tx\n", "line 1 must be path"),
+        ("a.jpg\t1\n\nb.jpg\t1\n", "line 2 must be path"),
+        ("a.jpg\t1\nms1m\t0\t0\t1\n", "line 2 must be path"),
+        ("a.jpg\t-1\n", r"line 1 has the label -1. Labels must be in \[0, 2\^24\)"),
+        (f"a.jpg\t0\nb.jpg\t{2**24}\n", "line 2 has the label 16777216"),
+        (f"a.jpg\t{2**70}\n", "line 1 must be path"),
+        ("ms1m\t0\t0\t1\na.jpg\t1\n", "line 2 must be path"),
+        ("ms1m\tx\t0\t1\n", "line 1 must be path"),
+        ("ms1m\t0\t9999\t1\n", "line 1 lists a record at offset 9999 of .*, which has"),
+        ("ms1m\t0\t-4\t1\n", "line 1 lists a record at offset -4"),
+        ("ms1m\t0\t0\t-3\n", "line 1 has the label -3"),
+    ],
+)
+def test_a_malformed_index_is_refused(records, text, reason):
+    (records / "index.txt").write_text(text)
+    with pytest.raises(ValueError, match=rf"index\.txt:? {reason}"):
+        read_tface(records / "index.txt")
+
+
+def test_missing_files_are_refused(records):
+    with pytest.raises(ValueError, match="cannot read .*gone.txt: No such file"):
+        read_tface(records / "gone.txt")
+    (records / "ms1m" / "ms1m-00012.tfrecord").unlink()
+    with pytest.raises(ValueError, match="cannot read .*ms1m-00012.tfrecord: No such"):
+        read_tface(records / "index.txt")
+
+
+def test_a_wrong_offset_inside_the_file_is_damage(records):
+    (records / "index.txt").write_text("ms1m\t0\t3\t0\n")
+    faces = read_tface(records / "index.txt")
+    with pytest.raises(ValueError, match="offset 3: the checksum of its length is"):
+        faces.read([0])

@@ -1,0 +1,96 @@
+"""TFRecord frames read by position, against TensorFlow's own writer and reader."""
+
+import pytest
+import tensorflow as tf
+
+from ekd_tf.data.positioned import PositionedFile
+from ekd_tf.data.tfrecord_frame import masked_crc32c
+from ekd_tf.data.tfrecord_frame import read_example
+from ekd_tf.data.tfrecord_frame import record_offsets
+
+
+def example(**features):
+    def feature(value):
+        if isinstance(value, int):
+            return tf.train.Feature(int64_list=tf.train.Int64List(value=[value]))
+        values = value if isinstance(value, list) else [value]
+        return tf.train.Feature(bytes_list=tf.train.BytesList(value=values))
+
+    features = {name: feature(value) for name, value in features.items()}
+    message = tf.train.Example(features=tf.train.Features(feature=features))
+    return message.SerializeToString()
+
+
+@pytest.fixture
+def put(tmp_path):
+    """Writes records with TensorFlow, cut after `keep` bytes; gives their offsets."""
+
+    def put(*records, keep=None):
+        path = tmp_path / "a.tfrecord"
+        with tf.io.TFRecordWriter(str(path)) as writer:
+            for record in records:
+                writer.write(record)
+        path.write_bytes(path.read_bytes()[:keep])
+        offsets = [0]
+        for record in records:
+            offsets.append(offsets[-1] + 8 + 4 + len(record) + 4)
+        return PositionedFile(path), offsets[:-1]
+
+    return put
+
+
+def test_checksum_of_a_known_vector():
+    # CRC-32C of "123456789" is 0xe3069283 (RFC 3720, appendix of iSCSI's polynomial);
+    # rotated right by 15 bits: 0x2507c60d; plus 0xa282ead8, modulo 2^32.
+    assert masked_crc32c(b"123456789") == (0x2507C60D + 0xA282EAD8) & 0xFFFFFFFF
+
+
+def test_reads_what_tensorflow_wrote_in_any_order(put, rng):
+    images = [rng.bytes(n) for n in (0, 5, 16_372, 100_000)]
+    records = [example(image=image, label=k) for k, image in enumerate(images)]
+    file, offsets = put(*records, example(image=b"x"))
+    for k in (3, 0, 2, 1):
+        assert read_example(file, offsets[k]) == (images[k], k)
+    assert read_example(file, offsets[4]) == (b"x", None)
+    assert record_offsets(file, 5) == offsets
+
+
+@pytest.mark.parametrize(
+    "record",
+    [b"\xff\xff\xff", example(label=3), example(image=[b"a", b"b"]), example(image=3)],
+    ids=["no message", "no image", "two images", "an integer"],
+)
+def test_other_messages_are_refused(put, record):
+    file, _ = put(record)
+    words = r"a\.tfrecord: record at offset 0: it is no tf\.train\.Example with one"
+    with pytest.raises(ValueError, match=words):
+        read_example(file, 0)
+
+
+def test_damage_is_named_with_file_and_offset(put):
+    records = [example(image=b"abc" * 50)] * 3
+    size = len(records[0]) + 16
+    file, offsets = put(*records, keep=2 * size + 100)
+    assert read_example(file, size)[0] == b"abc" * 50
+    words = f"record at offset {2 * size}: it has {size - 16} bytes and the file ends"
+    with pytest.raises(ValueError, match=words):
+        read_example(file, offsets[2])
+    with pytest.raises(ValueError, match="the checksum of its length is wrong"):
+        read_example(file, 3)
+    with pytest.raises(ValueError, match="the file ends before its length"):
+        read_example(file, 10_000)
+    with pytest.raises(ValueError, match="holds 3 records .* not 3. Delete it and"):
+        record_offsets(file, 3)
+    file, _ = put(*records, keep=2 * size + 5)
+    with pytest.raises(ValueError, match="the file ends before its length"):
+        record_offsets(file, 3)
+    file, _ = put(*records)
+    with pytest.raises(ValueError, match="holds 3 records to .*, not 2"):
+        record_offsets(file, 2)
+
+
+def test_a_file_cut_while_in_use_is_said(put, tmp_path):
+    file, _ = put(example(image=b"abc"))
+    (tmp_path / "a.tfrecord").write_bytes(b"")
+    with pytest.raises(ValueError, match="the file has changed since its index was"):
+        read_example(file, 0)
