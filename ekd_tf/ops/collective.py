@@ -27,4 +27,23 @@ def gather_rows(tensor):
     # `identity` gives a tensor that comes straight from the dataset a device, which
     # the cross-host implementation needs.
     context = tf.distribute.get_replica_context()
-    return context.all_gather(tf.identity(tensor), axis=0)
+    gathered = context.all_gather(tf.identity(tensor), axis=0)
+    # Gathering forgets the shape, on which the losses decide how to go about a batch.
+    rows = tensor.shape[0] and tensor.shape[0] * num_replicas()
+    gathered.set_shape([rows, *tensor.shape[1:]])
+    return gathered
+
+
+def sum_over_replicas(tensor):
+    """Adds a tensor over replicas; each receives the sum.
+
+    Args:
+        tensor: Tensor of any shape, the same on each replica.
+
+    Returns:
+        Tensor of the same shape.
+    """
+    if num_replicas() == 1:
+        return tensor
+    context = tf.distribute.get_replica_context()
+    return context.all_reduce(tf.distribute.ReduceOp.SUM, tensor)

@@ -32,6 +32,21 @@ def safe_acos(cosine, epsilon=1e-6):
     return tf.acos(tf.clip_by_value(cosine, -1.0 + epsilon, 1.0 - epsilon))
 
 
+def safe_sqrt(x):
+    """Returns the square root, with gradient zero instead of infinite at zero.
+
+    Args:
+        x: Float32 tensor of any shape. Negative entries count as zero.
+
+    Returns:
+        Tensor of the same shape.
+    """
+    # The inner `where` keeps the infinite slope out of the product that the outer one
+    # would make with zero.
+    positive = x > 0
+    return tf.where(positive, tf.sqrt(tf.where(positive, x, 1.0)), 0.0)
+
+
 def tempered_sigmoid(x, temperature):
     """Returns sigmoid(x / temperature): a step at zero, softened.
 

@@ -12,6 +12,9 @@ MAX_CHUNK = 2048
 # rows is faster than gathering the listed ones.
 PRODUCT_SHARE = 64
 
+# Squared distances below this share of the rows' squared lengths are rounding.
+COINCIDING = 1e-5
+
 
 class PositivePairs(typing.NamedTuple):
     """Every unordered pair of one identity, numbered from 0, without a list of them.
@@ -98,6 +101,24 @@ def list_pairs(pairs):
 def similarity_matrix(embeddings):
     """Returns all cosines of unit rows, `(batch, batch)` float32."""
     return tf.matmul(embeddings, embeddings, transpose_b=True)
+
+
+def squared_distances(embeddings):
+    """Returns the squared Euclidean distance of all pairs of rows.
+
+    Args:
+        embeddings: Float32 tensor `(batch, dim)`.
+
+    Returns:
+        Float32 tensor `(batch, batch)` >= 0. Rows closer than 0.3 % of their distance
+        from the batch's mean coincide within rounding: they have 0, and no gradient.
+    """
+    embeddings -= tf.reduce_mean(embeddings, axis=0)
+    products = similarity_matrix(embeddings)
+    lengths = tf.linalg.diag_part(products)
+    lengths = lengths[:, None] + lengths[None, :]
+    squares = lengths - 2.0 * products
+    return tf.where(squares > COINCIDING * lengths, squares, 0.0)
 
 
 def pair_similarity(embeddings, pairs):

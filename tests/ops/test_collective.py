@@ -6,6 +6,7 @@ import tensorflow as tf
 
 from ekd_tf.ops.collective import gather_rows
 from ekd_tf.ops.collective import num_replicas
+from ekd_tf.ops.collective import sum_over_replicas
 
 
 # One process can gather over one number of replicas only: TensorFlow numbers the group
@@ -46,6 +47,7 @@ def test_rows_come_in_replica_order(rng, strategy):
     @tf.function
     def step(rows, labels):
         def replica(rows, labels):
+            assert gather_rows(rows).shape == (8, 3)
             return gather_rows(rows), gather_rows(labels), tf.constant(num_replicas())
 
         return strategy.run(replica, args=(rows, labels))
@@ -85,3 +87,15 @@ def test_shares_of_the_global_loss_sum_to_its_gradient(rng, strategy):
         rtol=1e-4,
         atol=1e-5,
     )
+
+
+def test_each_replica_receives_the_sum(strategy):
+    values = np.float32([[1, 2], [3, 4], [5, 6], [7, 8]])
+    sums = tf.function(lambda x: strategy.run(sum_over_replicas, args=(x,)))(
+        scatter(strategy, values)
+    )
+    parts = np.split(values, strategy.num_replicas_in_sync)
+    for total in strategy.experimental_local_results(sums):
+        np.testing.assert_array_equal(total, sum(parts))
+    tensor = tf.constant(values)
+    assert sum_over_replicas(tensor) is tensor

@@ -7,6 +7,7 @@ import tensorflow as tf
 from ekd_tf.ops.numerics import l2_normalize
 from ekd_tf.ops.numerics import masked_mean
 from ekd_tf.ops.numerics import safe_acos
+from ekd_tf.ops.numerics import safe_sqrt
 from ekd_tf.ops.numerics import tempered_sigmoid
 
 
@@ -17,6 +18,16 @@ def gradient(function, x):
         tape.watch(x)
         value = tf.reduce_sum(function(x))
     return tape.gradient(value, x)
+
+
+# --- safe_sqrt
+
+
+def test_root_and_slope_computed_by_hand(run_as):
+    x = tf.constant([4.0, 0.25, 0.0, -1.0])
+    np.testing.assert_allclose(run_as(safe_sqrt)(x), [2, 0.5, 0, 0], rtol=1e-6)
+    slope = run_as(lambda x: gradient(safe_sqrt, x))(x)
+    np.testing.assert_allclose(slope, [0.25, 1, 0, 0], rtol=1e-6)
 
 
 # --- l2_normalize

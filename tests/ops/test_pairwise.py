@@ -10,6 +10,7 @@ from ekd_tf.ops.pairwise import pair_similarity
 from ekd_tf.ops.pairwise import pairs_at
 from ekd_tf.ops.pairwise import positive_pairs
 from ekd_tf.ops.pairwise import similarity_matrix
+from ekd_tf.ops.pairwise import squared_distances
 from ekd_tf.ops.pairwise import sum_over_positive_pairs
 
 
@@ -260,3 +261,32 @@ def test_memory_of_one_identity_stays_that_of_a_chunk(rng):
     gram = np.float64(rows) @ np.float64(rows).T
     np.testing.assert_allclose(value, np.triu(gram, 1).sum(), rtol=1e-3)
     assert used < 300e3, f"{used} KB"
+
+
+def test_squared_distances_computed_by_hand(run_as):
+    rows = tf.constant([[0.0, 0.0], [3.0, 4.0], [3.0, 0.0]])
+    squares = run_as(squared_distances)(rows)
+    expected = [[0, 25, 9], [25, 0, 16], [9, 16, 0]]
+    np.testing.assert_allclose(squares, expected, rtol=1e-5)
+
+
+def test_rows_that_coincide_have_distance_zero_and_no_gradient(run_as, rng):
+    rows = rng.normal(size=(6, 32))
+    rows[1], rows[2] = rows[0], rows[0] * (1 + 1e-4)
+    # Far from the origin, where products of the rows as they are would cancel.
+    rows = tf.constant(rows + 50.0, tf.float32)
+
+    def step(rows):
+        with tf.GradientTape() as tape:
+            tape.watch(rows)
+            squares = squared_distances(rows)
+            near = squares[:3, :3]
+        return squares, tape.gradient(near, rows)
+
+    squares, gradient = run_as(step)(rows)
+    np.testing.assert_array_equal(squares[:3, :3], np.zeros((3, 3)))
+    np.testing.assert_array_equal(gradient, np.zeros((6, 32)))
+    exact = np.float64(rows)
+    exact = ((exact[:, None] - exact[None, :]) ** 2).sum(axis=2)
+    np.testing.assert_allclose(squares[3:, 3:], exact[3:, 3:], rtol=1e-4)
+    np.testing.assert_allclose(squares[0, 3:], exact[0, 3:], rtol=1e-4)

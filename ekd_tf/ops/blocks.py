@@ -1,0 +1,46 @@
+"""Sums over blocks of a tensor too large to hold at once."""
+
+import tensorflow as tf
+
+
+def sum_over_blocks(function, num_blocks, tensor):
+    """Adds a function's values over blocks, recomputing each for the gradient.
+
+    Memory is that of one block, not of all, forwards and backwards.
+
+    Args:
+        function: Maps a block number, int32 scalar, and `tensor` to a float32 scalar.
+            What it captures besides receives no gradient.
+        num_blocks: Int >= 1, or int32 scalar tensor.
+        tensor: Float32 tensor.
+
+    Returns:
+        Float32 scalar.
+    """
+    if isinstance(num_blocks, int) and num_blocks == 1:
+        # A loop costs a small batch dearly.
+        return function(tf.constant(0), tensor)
+
+    def over_blocks(step, initial):
+        _, total = tf.while_loop(
+            lambda block, total: block < num_blocks,
+            lambda block, total: (block + 1, total + step(block)),
+            (tf.constant(0), initial),
+            parallel_iterations=1,
+        )
+        return total
+
+    @tf.custom_gradient
+    def total_sum(tensor):
+        def gradient(upstream):
+            def step(block):
+                with tf.GradientTape() as tape:
+                    tape.watch(tensor)
+                    value = function(block, tensor)
+                return tape.gradient(value, tensor)
+
+            return upstream * over_blocks(step, tf.zeros_like(tensor))
+
+        return over_blocks(lambda block: function(block, tensor), 0.0), gradient
+
+    return total_sum(tensor)
