@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 
-import keras
 import tensorflow as tf
 
 from ekd_tf.heads.base import MarginHead
+from ekd_tf.stack import register
 
 
 def arcface_target(cosine, margin):
@@ -21,7 +21,7 @@ def arcface_target(cosine, margin):
 
     Args:
         cosine: Float32 tensor in [-1, 1] up to rounding: cosines to the true centres.
-        margin: Float in [0, pi/2), radians.
+        margin: Float in [0, pi/2), or tensor of them that broadcasts, radians.
 
     Returns:
         Float32 tensor of the same shape. Its gradient is finite everywhere: at a
@@ -34,12 +34,13 @@ def arcface_target(cosine, margin):
     # A square root has no gradient at 0, and rounding takes a cosine beyond 1; the
     # floor is below float32's resolution.
     sine = tf.sqrt(tf.maximum((1.0 - cosine) * (1.0 + cosine), 1e-12))
-    moved = cosine * math.cos(margin) - sine * math.sin(margin)
-    beyond = cosine - margin * math.sin(margin)
-    return tf.where(cosine > -math.cos(margin), moved, beyond)
+    margin = tf.convert_to_tensor(margin, tf.float32)
+    moved = cosine * tf.cos(margin) - sine * tf.sin(margin)
+    beyond = cosine - margin * tf.sin(margin)
+    return tf.where(cosine > -tf.cos(margin), moved, beyond)
 
 
-@keras.saving.register_keras_serializable(package="ekd_tf")
+@register
 class ArcFace(MarginHead):
     """Gives logits with an additive angular margin at the true identity.
 

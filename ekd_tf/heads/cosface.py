@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import keras
-
 from ekd_tf.checks import check_range
 from ekd_tf.heads.base import MarginHead
+from ekd_tf.stack import register
 
 
 def cosface_target(cosine, margin):
@@ -21,7 +20,7 @@ def cosface_target(cosine, margin):
     return cosine - margin
 
 
-@keras.saving.register_keras_serializable(package="ekd_tf")
+@register
 class CosFace(MarginHead):
     """Gives logits with an additive cosine margin at the true identity.
 

@@ -5,6 +5,7 @@ import tensorflow as tf
 
 from ekd_tf.checks import check_rank
 from ekd_tf.checks import check_same_batch
+from ekd_tf.stack import ONLY_FIRST_REPLICA
 
 
 class DistillationLoss(keras.layers.Layer):
@@ -22,6 +23,29 @@ class DistillationLoss(keras.layers.Layer):
     def __init__(self, name=None, **kwargs):
         kwargs.pop("dtype", None)
         super().__init__(name=name, dtype="float32", **kwargs)
+        # State is made in the constructor of a subclass: the optimizer is given the
+        # trainable part before the first batch.
+        self.built = True
+
+    def add_state(self, name, shape, initializer="zeros"):
+        """Returns a float32 variable that no gradient changes, saved with the run.
+
+        For what every replica computes alike from the gathered batch.
+        """
+        return self.add_weight(
+            name=name,
+            shape=shape,
+            dtype="float32",
+            initializer=initializer,
+            trainable=False,
+            aggregation=ONLY_FIRST_REPLICA,
+        )
+
+    def need_labels(self, labels):
+        """Returns the labels, or raises `ValueError` where there are none."""
+        if labels is None:
+            raise ValueError(f"{type(self).__name__} needs `labels`.")
+        return labels
 
     def compute(self, student, teacher, labels, image_ids, training):
         """Returns `(terms, monitor)`, two dicts of names to float32 scalars.

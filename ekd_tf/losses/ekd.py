@@ -18,7 +18,6 @@ from ekd_tf.ops.ranking import attach_thresholds
 from ekd_tf.ops.ranking import quantiles_of_histogram
 from ekd_tf.ops.ranking import ranks_of_fprs
 from ekd_tf.ops.ranking import soft_rank
-from ekd_tf.stack import ONLY_FIRST_REPLICA
 from ekd_tf.stack import register
 
 PRESETS = ("reference",)
@@ -165,25 +164,13 @@ class EKDLoss(DistillationLoss):
         self.preset = preset
 
         count = len(self.fprs)
-        self.student_thresholds = self._state("student_thresholds", (count,))
-        self.teacher_thresholds = self._state("teacher_thresholds", (count,))
-        self.num_updates = self._state("num_updates", ())
+        self.student_thresholds = self.add_state("student_thresholds", (count,))
+        self.teacher_thresholds = self.add_state("teacher_thresholds", (count,))
+        self.num_updates = self.add_state("num_updates", ())
         if thresholds == "histogram":
             bins = (HISTOGRAM_BINS,)
-            self.student_histogram = self._state("student_histogram", bins)
-            self.teacher_histogram = self._state("teacher_histogram", bins)
-        self.built = True
-
-    def _state(self, name, shape):
-        # Every replica computes the same value from the gathered batch.
-        return self.add_weight(
-            name=name,
-            shape=shape,
-            dtype="float32",
-            initializer="zeros",
-            trainable=False,
-            aggregation=ONLY_FIRST_REPLICA,
-        )
+            self.student_histogram = self.add_state("student_histogram", bins)
+            self.teacher_histogram = self.add_state("teacher_histogram", bins)
 
     def compute(self, student, teacher, labels, image_ids, training):
         """Returns the two weighted terms and what to watch beside them.

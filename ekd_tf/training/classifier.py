@@ -3,8 +3,7 @@
 import keras
 import tensorflow as tf
 
-from ekd_tf.heads import margin_softmax_loss
-from ekd_tf.ops.collective import num_replicas
+from ekd_tf.ops.collective import sum_over_replicas
 from ekd_tf.stack import current_learning_rate
 from ekd_tf.stack import keras_compile
 from ekd_tf.stack import optimizer_variables
@@ -22,7 +21,7 @@ class FaceClassifier(keras.Model):
     Args:
         student: `keras.Model`, uint8 images `(batch, height, width, 3)` to raw
             embeddings `(batch, dim)`.
-        head: Layer `head(embeddings, labels) -> logits`, or None for no margin loss.
+        head: `MarginHead`, or None for no margin loss.
         margin_weight: Float >= 0, weight of the margin loss.
         name: Name of the model.
 
@@ -158,10 +157,10 @@ class FaceClassifier(keras.Model):
         """
         shares = {}
         if self.head is not None:
-            logits = self.head(embeddings, batch["label"])
-            rows = margin_softmax_loss(logits, batch["label"]) * batch["in_margin"]
-            total = _sum_over_replicas(tf.reduce_sum(batch["in_margin"]))
-            mean = tf.math.divide_no_nan(tf.reduce_sum(rows), total)
+            in_margin = batch["in_margin"]
+            rows = self.head.row_losses(embeddings, batch["label"], in_margin)
+            total = sum_over_replicas(tf.reduce_sum(in_margin))
+            mean = tf.math.divide_no_nan(tf.reduce_sum(rows * in_margin), total)
             shares["loss/margin"] = self.margin_weight * mean
         return shares, {}
 
@@ -182,15 +181,8 @@ def _decays(variable):
     return sum(size > 1 for size in variable.shape) > 1
 
 
-def _sum_over_replicas(tensor):
-    if num_replicas() == 1:
-        return tensor
-    context = tf.distribute.get_replica_context()
-    return context.all_reduce(tf.distribute.ReduceOp.SUM, tensor)
-
-
 def _global_terms(shares):
     """Sums every term over replicas, in one message, and adds their total."""
-    values = _sum_over_replicas(tf.stack(list(shares.values())))
+    values = sum_over_replicas(tf.stack(list(shares.values())))
     terms = dict(zip(shares, tf.unstack(values, len(shares))))
     return {"loss": tf.reduce_sum(values), **terms}

@@ -30,7 +30,7 @@ def arcface_np(embeddings, centers, labels, scale, margin):
 def head_with(centers, **kwargs):
     head = ArcFace(num_identities=centers.shape[1], **kwargs)
     head.build((None, centers.shape[0]))
-    head.centers.assign(centers)
+    head.centers.assign(centers.T)
     return head
 
 
@@ -111,6 +111,7 @@ def test_gradient_matches_central_differences(rng):
         tape.watch(inputs)
         loss = tf.reduce_sum(tf.cast(weights, tf.float32) * head(inputs, labels))
     gradients = tape.gradient(loss, [inputs, head.trainable_variables[0]])
+    gradients = gradients[0], tf.transpose(gradients[1])
 
     def value(e, c):
         return np.sum(weights * arcface_np(e, c, labels, 2.0, 0.4))

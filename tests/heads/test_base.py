@@ -45,7 +45,7 @@ def test_takes_labels_of_any_integer_type(head_class, dtype):
 def test_centers_are_trainable_float32_and_start_near_zero(head_class):
     head = head_class(num_identities=400)
     head(np.ones((2, 32), np.float32), np.int32([0, 1]))
-    assert tuple(head.centers.shape) == (32, 400)
+    assert tuple(head.centers.shape) == (400, 32)
     assert tf.as_dtype(head.centers.dtype) == tf.float32
     assert len(head.trainable_weights) == 1
     assert len(head.non_trainable_weights) == 0

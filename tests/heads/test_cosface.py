@@ -22,7 +22,7 @@ def cosface_np(embeddings, centers, labels, scale, margin):
 def head_with(centers, **kwargs):
     head = CosFace(num_identities=centers.shape[1], **kwargs)
     head.build((None, centers.shape[0]))
-    head.centers.assign(centers)
+    head.centers.assign(centers.T)
     return head
 
 

@@ -100,4 +100,4 @@ def test_the_same_on_four_replicas():
         text=True,
     )
     assert run.returncode == 0, run.stdout[-3000:]
-    assert "5 passed" in run.stdout
+    assert "6 passed" in run.stdout

@@ -1,0 +1,105 @@
+"""CurricularFace: hard negatives count more as training goes on."""
+
+from __future__ import annotations
+
+import math
+
+import tensorflow as tf
+
+from ekd_tf.checks import check_range
+from ekd_tf.heads.arcface import arcface_target
+from ekd_tf.heads.base import MarginHead
+from ekd_tf.heads.base import target_entries
+from ekd_tf.ops.collective import sum_over_replicas
+from ekd_tf.stack import register
+
+
+def curricular_negatives(cosine, target, stage):
+    r"""Re-weights the cosines that beat their row's target.
+
+    $$ N(c_j) = \begin{cases} c_j & c_j \le t(\theta_y) \\
+        c_j (t + c_j) & \text{otherwise} \end{cases} $$
+
+    Args:
+        cosine: Float32 tensor `(batch, num_classes)`.
+        target: Float32 tensor `(batch,)`: the cosine with the margin at the label.
+        stage: Float32 scalar t, the running mean of the target cosine.
+
+    Returns:
+        Float32 tensor `(batch, num_classes)`. Neither `target` nor `stage` receives a
+        gradient: which negatives are hard is a choice, not a value.
+    """
+    return tf.where(cosine > target[:, None], cosine * (stage + cosine), cosine)
+
+
+@register
+class CurricularFace(MarginHead):
+    """Gives ArcFace logits whose hard negatives are weighted by the stage reached.
+
+    The target's logit is that of `ArcFace`, the others `curricular_negatives`. Other
+    arguments, inputs and output as in `MarginHead`.
+
+    Args:
+        num_identities: Int >= 2.
+        scale: Float > 0, multiplies the cosines.
+        margin: Float in [0, pi/2), radians.
+        momentum: Float in (0, 1]: the share of the newest batch in the stage.
+
+    State:
+        stage: float32 scalar, the running mean of the cosine between embeddings and
+        their true centres, from 0; over the rows `in_margin` of the global batch. It
+        is updated before it is used; a batch without such rows, or whose mean is not
+        finite, leaves it alone. Besides as in `MarginHead`.
+
+    Raises:
+        ValueError: If an argument is outside its range.
+
+    Reference:
+        Huang et al., 2020, arXiv:2004.00288, equations 5 to 7, momentum 0.01 as in
+        the authors' code; TFace `torchkit/head` takes 0.1.
+    """
+
+    def __init__(
+        self,
+        num_identities: int,
+        scale: float = 64.0,
+        margin: float = 0.5,
+        momentum: float = 0.01,
+        **kwargs,
+    ):
+        check_range("margin", margin, low=0, high=math.pi / 2, high_open=True)
+        check_range("momentum", momentum, 0, 1, low_open=True)
+        super().__init__(num_identities, scale, margin, **kwargs)
+        self.momentum = float(momentum)
+
+    def build(self, embeddings_shape):
+        super().build(embeddings_shape)
+        self.stage = self.add_state("stage")
+
+    def target_cosine(self, cosine):
+        return arcface_target(cosine, self.margin)
+
+    def apply_margin(self, cosine, labels, embeddings, in_margin, training):
+        entries = target_entries(labels)
+        own = tf.gather_nd(cosine, entries)
+        stage = tf.convert_to_tensor(self.stage)
+        if training:
+            stage = self._updated(stage, tf.stop_gradient(own), in_margin)
+        target = self.with_gradient(self.target_cosine)(own)
+        negatives = curricular_negatives(cosine, tf.stop_gradient(target), stage)
+        return tf.tensor_scatter_nd_update(negatives, entries, target)
+
+    def _updated(self, stage, own, in_margin):
+        total, count = tf.unstack(
+            sum_over_replicas(
+                tf.stack([tf.reduce_sum(own * in_margin), tf.reduce_sum(in_margin)])
+            )
+        )
+        mean = tf.math.divide_no_nan(total, count)
+        usable = (count > 0) & tf.math.is_finite(mean)
+        stage = tf.where(usable, stage + self.momentum * (mean - stage), stage)
+        self.stage.assign(stage)
+        return stage
+
+    def get_config(self):
+        return {**super().get_config(), "momentum": self.momentum}
