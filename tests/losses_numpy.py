@@ -1,0 +1,220 @@
+"""The distillation losses as NumPy loops in float64, written from the formulas.
+
+Each takes student, teacher and labels, and what else the formula needs.
+"""
+
+import itertools
+import math
+
+import numpy as np
+
+
+def unit(x):
+    x = np.float64(x)
+    return x / np.linalg.norm(x, axis=-1, keepdims=True)
+
+
+def cosine_of(x, y):
+    return float(unit(x) @ unit(y))
+
+
+def huber(x, delta=1.0):
+    return x * x / 2 if abs(x) <= delta else delta * (abs(x) - delta / 2)
+
+
+def log_softmax(logits):
+    logits = np.float64(logits)
+    peak = logits.max()
+    return logits - peak - math.log(sum(math.exp(z - peak) for z in logits))
+
+
+def mean(values):
+    values = list(values)
+    return sum(values) / len(values)
+
+
+def cosine(student, teacher, labels=None):
+    return mean(1 - cosine_of(s, t) for s, t in zip(student, teacher))
+
+
+def fitnet(student, teacher, labels=None):
+    pairs = zip(np.ravel(student), np.ravel(teacher))
+    return mean((float(s) - float(t)) ** 2 for s, t in pairs)
+
+
+def pairs_of(rows):
+    return itertools.product(range(len(rows)), repeat=2)
+
+
+def sp(student, teacher, labels=None, gram="cosine"):
+    def entry(x, i, j):
+        x = np.float64(x)
+        if gram == "cosine":
+            return cosine_of(x[i], x[j])
+        return x[i] @ x[j] / math.sqrt(sum((x[i] @ row) ** 2 for row in x))
+
+    return mean(
+        (entry(student, i, j) - entry(teacher, i, j)) ** 2 for i, j in pairs_of(student)
+    )
+
+
+def cckd(student, teacher, labels=None, gamma=0.4, orders=2):
+    def kernel(x, y):
+        return sum(
+            math.exp(-2 * gamma)
+            * (2 * gamma) ** p
+            / math.factorial(p)
+            * cosine_of(x, y) ** p
+            for p in range(orders + 1)
+        )
+
+    return mean(
+        (kernel(student[i], student[j]) - kernel(teacher[i], teacher[j])) ** 2
+        for i, j in pairs_of(student)
+    )
+
+
+def distance(x, y):
+    return float(np.linalg.norm(np.float64(x) - np.float64(y)))
+
+
+def rkd_distance(student, teacher, delta=1.0):
+    def relative(x):
+        all_of = [distance(x[i], x[j]) for i, j in pairs_of(x)]
+        apart = [d for d in all_of if d > 0]
+        return [d / mean(apart) if apart else 0.0 for d in all_of]
+
+    return mean(
+        huber(s - t, delta) for s, t in zip(relative(student), relative(teacher))
+    )
+
+
+def rkd_angle(student, teacher, delta=1.0):
+    def cosines(x):
+        x = np.float64(x)
+        for i, j, k in itertools.product(range(len(x)), repeat=3):
+            one, other = x[i] - x[j], x[k] - x[j]
+            lengths = np.linalg.norm(one) * np.linalg.norm(other)
+            yield one @ other / lengths if lengths > 0 else 0.0
+
+    return mean(huber(s - t, delta) for s, t in zip(cosines(student), cosines(teacher)))
+
+
+def rkd(student, teacher, labels=None):
+    return 25 * rkd_distance(student, teacher) + 50 * rkd_angle(student, teacher)
+
+
+def darkrank(student, teacher, labels=None, alpha=3.0, beta=3.0, length=3):
+    def score(x, i, j):
+        return -alpha * distance(unit(x[i]), unit(x[j])) ** beta
+
+    total = 0.0
+    for i in range(len(student)):
+        others = [j for j in range(len(student)) if j != i]
+        order = sorted(others, key=lambda j: -score(teacher, i, j))[:length]
+        scores = [score(student, i, j) for j in order]
+        for k in range(len(scores)):
+            total -= log_softmax(scores[k:])[0]
+    return total / len(student)
+
+
+def triplets(labels, image_ids=None):
+    rows = range(len(labels))
+    images = rows if image_ids is None else image_ids
+    for a, p, n in itertools.product(rows, repeat=3):
+        if labels[a] == labels[p] != labels[n] and images[a] != images[p]:
+            yield a, p, n
+
+
+def triplet_distillation(
+    student, teacher, labels, image_ids=None, min_margin=0.2, max_margin=0.5
+):
+    def square(x, i, j):
+        return distance(unit(x[i]), unit(x[j])) ** 2
+
+    found = list(triplets(labels, image_ids))
+    gaps = [
+        max(0.0, square(teacher, a, n) - square(teacher, a, p)) for a, p, n in found
+    ]
+    largest = max(gaps)
+    return mean(
+        max(
+            0.0,
+            square(student, a, p)
+            - square(student, a, n)
+            + min_margin
+            + (max_margin - min_margin) * gap / largest,
+        )
+        for (a, p, n), gap in zip(found, gaps)
+    )
+
+
+def kd(student, teacher, labels, centres, temperature=4.0, scale=64.0, own=None):
+    """Divergence; `own` are the student's class centres, the teacher's if None."""
+    total = 0.0
+    for s, t in zip(student, teacher):
+        z_s = [
+            scale * cosine_of(s, c) / temperature
+            for c in (centres if own is None else own)
+        ]
+        z_t = [scale * cosine_of(t, c) / temperature for c in centres]
+        log_p, log_q = log_softmax(z_t), log_softmax(z_s)
+        total += sum(math.exp(p) * (p - q) for p, q in zip(log_p, log_q))
+    return temperature**2 * total / len(student)
+
+
+def arcface(student, labels, centres, margins, scale=64.0):
+    """Mean cross entropy with an angular margin per row, guarded past pi - m."""
+    total = 0.0
+    for s, label, m in zip(student, labels, margins):
+        cosines = [cosine_of(s, c) if np.any(c) else 0.0 for c in centres]
+        angle = math.acos(min(max(cosines[label], -1.0), 1.0))
+        if angle < math.pi - m:
+            cosines[label] = math.cos(angle + m)
+        else:
+            cosines[label] -= m * math.sin(m)
+        total -= log_softmax(scale * np.array(cosines))[label]
+    return total / len(student)
+
+
+def shrinkteanet(student, teacher, labels, centres):
+    zeros = [0.0] * len(student)
+    return cosine(student, teacher) + arcface(student, labels, centres, zeros)
+
+
+def margins_of_teacher(teacher, labels, centres, low=0.35, high=0.55):
+    cosines = [
+        max(0.0, cosine_of(t, centres[label])) for t, label in zip(teacher, labels)
+    ]
+    return [low + (high - low) * c / max(cosines) for c in cosines]
+
+
+def margin_distillation(student, teacher, labels, centres):
+    margins = margins_of_teacher(teacher, labels, centres)
+    return arcface(student, labels, centres, margins)
+
+
+def proxyless_kd(student, teacher, labels, centres):
+    return arcface(student, labels, centres, [0.5] * len(student))
+
+
+def ada_distill_centres(student, teacher, labels, centres):
+    """Returns the class centres after a batch."""
+    moved = np.float64(centres).copy()
+    for identity in set(labels):
+        asked = []
+        for s, t, label in zip(student, teacher, labels):
+            if label != identity:
+                continue
+            old = np.float64(centres[identity])
+            closeness = cosine_of(old, t) if np.any(old) else 0.0
+            keep = cosine_of(s, t) * min(max(closeness, 1e-6), 1.0)
+            keep = min(max(keep, 1e-6), 1.0)
+            asked.append(keep * old + (1 - keep) * unit(t))
+        moved[identity] = sum(asked) / len(asked)
+    return moved
+
+
+def ada_distill(student, teacher, labels, centres):
+    moved = ada_distill_centres(student, teacher, labels, centres)
+    return arcface(student, labels, moved, [0.45] * len(student))
