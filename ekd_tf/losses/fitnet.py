@@ -1,0 +1,42 @@
+"""FitNet: the student regresses the teacher's embedding."""
+
+import tensorflow as tf
+
+from ekd_tf.losses.projection import ProjectedLoss
+from ekd_tf.stack import register
+
+
+@register
+class FitNetLoss(ProjectedLoss):
+    r"""Averages the squared difference of the raw embeddings.
+
+    $$ L = \frac{1}{B D} \sum_i \lVert P s_i - t_i \rVert^2 $$
+
+    with P the projection, the identity where the sizes agree. Lengths count, not only
+    directions: the term is as large as the teacher's embeddings are long.
+
+    Args:
+        student_dim: As in `ProjectedLoss`.
+        teacher_dim: As in `ProjectedLoss`.
+        name: Name of the layer and of its term.
+
+    Returns:
+        `{"fitnet": ...}`, float32 scalar >= 0.
+
+    State:
+        As in `ProjectedLoss`.
+
+    Reference:
+        Romero et al., 2015, arXiv:1412.6550, equation 3, on the embedding instead of
+        a hidden layer, as TFace `recognition/tasks/ekd/distillation/fitnet.py`, which
+        it equals to rounding.
+    """
+
+    def __init__(self, student_dim=None, teacher_dim=None, name="fitnet", **kwargs):
+        super().__init__(student_dim, teacher_dim, name=name, **kwargs)
+
+    def compute(self, student, teacher, labels, image_ids, training):
+        """Returns the term; nothing to watch."""
+        projected = self.project(student, teacher)
+        square = tf.math.squared_difference(projected, teacher)
+        return {self.name: tf.reduce_mean(square)}, {}
