@@ -1,0 +1,170 @@
+"""Relational distillation: relative distances and angles between images."""
+
+import tensorflow as tf
+
+from ekd_tf.checks import check_positive
+from ekd_tf.checks import check_range
+from ekd_tf.losses.base import DistillationLoss
+from ekd_tf.ops.blocks import sum_over_blocks
+from ekd_tf.ops.numerics import safe_sqrt
+from ekd_tf.ops.pairwise import squared_distances
+from ekd_tf.stack import register
+
+# Angles are compared this many at a time: a tensor of 4 MB.
+MAX_ANGLES = 1 << 20
+
+
+def huber(difference, delta=1.0):
+    """Returns x^2 / 2 up to `delta` and, beyond it, its tangent."""
+    size = tf.abs(difference)
+    inner = tf.minimum(size, delta)
+    return inner * (size - 0.5 * inner)
+
+
+def rkd_distance(student, teacher, delta=1.0):
+    r"""Compares two models' relative distances between all images of a batch.
+
+    Each model's distance matrix is divided by the mean of its own non-zero entries,
+    so shapes are compared and not scales, and the two models may have different
+    embedding sizes:
+
+    $$ L = \frac{1}{B^2} \sum_{i,j} h_\delta\Big(
+        \frac{\lVert s_i - s_j \rVert}{\mu_s} -
+        \frac{\lVert t_i - t_j \rVert}{\mu_t} \Big) $$
+
+    Args:
+        student: Float32 tensor `(batch, student_dim)`. Not normalised here.
+        teacher: Float32 tensor `(batch, teacher_dim)`. Same images, same order.
+        delta: Float > 0, dimensionless: where the Huber function $h_\delta$ turns
+            from quadratic to linear.
+
+    Returns:
+        Float32 scalar >= 0. A batch whose rows are all equal counts as all-zero
+        distances, with a zero gradient.
+
+    Reference:
+        Park et al., 2019, arXiv:1904.05068, distance-wise loss. Averages over all
+        $B^2$ ordered pairs, the diagonal included, as the authors' code does.
+    """
+    relative = []
+    for embeddings in (student, teacher):
+        distances = safe_sqrt(squared_distances(embeddings))
+        apart = tf.cast(tf.math.count_nonzero(distances), tf.float32)
+        total = tf.reduce_sum(distances)
+        relative.append(tf.math.divide_no_nan(distances * apart, total))
+    return tf.reduce_mean(huber(relative[0] - relative[1], delta))
+
+
+def angle_cosines(squares, vertices):
+    r"""Returns the cosines of the angles at some vertices between all pairs of rows.
+
+    By the law of cosines, from distances alone:
+    $$ \cos\angle_{ijk} = \frac{d_{ij}^2 + d_{jk}^2 - d_{ik}^2}{2 d_{ij} d_{jk}} $$
+
+    Args:
+        squares: Float32 tensor `(batch, batch)` of squared distances.
+        vertices: Int32 tensor `(block,)` of row numbers j.
+
+    Returns:
+        Float32 tensor `(block, batch, batch)`, entry `[j, i, k]`. An angle with a side
+        of length 0 has 0, and no gradient.
+    """
+    sides = tf.gather(squares, vertices)
+    apart = sides > 0
+    inverse = tf.where(apart, tf.math.rsqrt(tf.where(apart, sides, 1.0)), 0.0)
+    doubled = sides[:, :, None] + sides[:, None, :] - squares[None]
+    return 0.5 * doubled * inverse[:, :, None] * inverse[:, None, :]
+
+
+def rkd_angle(student, teacher, delta=1.0):
+    r"""Compares the angles that all triples of images form in two models' spaces.
+
+    $$ L = \frac{1}{B^3} \sum_{i,j,k} h_\delta(\cos\angle s_i s_j s_k -
+        \cos\angle t_i t_j t_k) $$
+
+    Visits the triples in blocks of vertices, so memory grows with batch^2.
+
+    Args:
+        student: Float32 tensor `(batch, student_dim)`. Not normalised here.
+        teacher: Float32 tensor `(batch, teacher_dim)`. Same images, same order.
+        delta: Float > 0, in units of cosine, of the Huber function $h_\delta$.
+
+    Returns:
+        Float32 scalar >= 0. Angles with a side of length 0 count as cosine 0 for that
+        model, with a zero gradient.
+
+    Reference:
+        Park et al., 2019, arXiv:1904.05068, angle-wise loss, over all $B^3$ triples
+        as the authors' code. There, and in TFace `distillation/rkd.py`, an angle is
+        normalised edge by edge: coinciding rows give gradients of 4e11.
+    """
+    student = squared_distances(student)
+    teacher = tf.stop_gradient(squared_distances(teacher))
+    rows = student.shape[0]
+    batch = tf.shape(student)[0] if rows is None else rows
+    # Where the batch is unknown when tracing, one vertex at a time.
+    block_size = 1 if rows is None else max(1, min(rows, MAX_ANGLES // rows**2))
+
+    def block_sum(block, student):
+        vertices = block * block_size + tf.range(block_size)
+        inside = tf.cast(vertices < batch, tf.float32)[:, None, None]
+        vertices = tf.minimum(vertices, batch - 1)
+        difference = angle_cosines(student, vertices) - angle_cosines(teacher, vertices)
+        return tf.reduce_sum(huber(difference, delta) * inside)
+
+    total = sum_over_blocks(block_sum, -(-batch // block_size), student)
+    return total / tf.cast(batch, tf.float32) ** 3
+
+
+@register
+class RKDLoss(DistillationLoss):
+    """Compares distances and angles, see `rkd_distance` and `rkd_angle`.
+
+    Args:
+        distance_weight: Float >= 0 of the distance term.
+        angle_weight: Float >= 0 of the angle term; 0 leaves its work out.
+        delta: Float > 0 of both Huber functions.
+        name: Name of the layer and prefix of its terms.
+
+    Returns:
+        `{"rkd/distance": ..., "rkd/angle": ...}`, weighted float32 scalars.
+
+    Raises:
+        ValueError: An argument outside its range.
+
+    Reference:
+        Park et al., 2019, arXiv:1904.05068, with its weights 25 and 50. TFace
+        `recognition/tasks/ekd/distillation/rkd.py` gives the same values; its
+        gradient is not finite on a batch with a repeated image.
+    """
+
+    def __init__(
+        self, distance_weight=25.0, angle_weight=50.0, delta=1.0, name="rkd", **kwargs
+    ):
+        super().__init__(name=name, **kwargs)
+        check_range("distance_weight", distance_weight, 0)
+        check_range("angle_weight", angle_weight, 0)
+        check_positive("delta", delta)
+        self.distance_weight = float(distance_weight)
+        self.angle_weight = float(angle_weight)
+        self.delta = float(delta)
+
+    def compute(self, student, teacher, labels, image_ids, training):
+        """Returns the two weighted terms; nothing to watch."""
+        terms = {}
+        if self.distance_weight:
+            distance = rkd_distance(student, teacher, self.delta)
+            terms[f"{self.name}/distance"] = self.distance_weight * distance
+        if self.angle_weight:
+            angle = rkd_angle(student, teacher, self.delta)
+            terms[f"{self.name}/angle"] = self.angle_weight * angle
+        return terms, {}
+
+    def get_config(self):
+        """Returns the arguments the layer was made with."""
+        return {
+            **super().get_config(),
+            "distance_weight": self.distance_weight,
+            "angle_weight": self.angle_weight,
+            "delta": self.delta,
+        }

@@ -1,0 +1,198 @@
+import pathlib
+import subprocess
+import sys
+
+import losses_numpy as reference
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from ekd_tf.losses import RKDLoss
+from ekd_tf.losses import rkd as module
+from ekd_tf.losses.rkd import angle_cosines
+from ekd_tf.losses.rkd import huber
+from ekd_tf.losses.rkd import rkd_angle
+from ekd_tf.losses.rkd import rkd_distance
+from ekd_tf.ops.pairwise import squared_distances
+
+LINE = tf.constant([[0.0], [1.0], [3.0]])
+
+
+def test_huber_computed_by_hand():
+    # 1/2 * 4 up to 2; beyond, 2 (3 - 1).
+    np.testing.assert_allclose(huber(tf.constant([0.0, -2.0, 3.0]), 2.0), [0, 2, 4])
+
+
+def test_distance_value_computed_by_hand():
+    # On a line: distances 1, 2, 3 (mean 2) and 1, 1, 2 (mean 4/3), so the relative
+    # distances are 1/2, 1, 3/2 and 3/4, 3/4, 3/2. Two pairs are off by 1/4, each
+    # counts twice: 2 * 2 * (1/2 * 1/16) / 9 = 1/72.
+    value = rkd_distance(LINE, tf.constant([[0.0], [1.0], [2.0]]))
+    np.testing.assert_allclose(value, 1 / 72, rtol=1e-5)
+
+
+def test_angles_computed_by_hand():
+    # A right triangle 3, 4, 5: cosines 0 at its corner, 3/5 and 4/5 at the others.
+    rows = tf.constant([[0.0, 0.0], [3.0, 0.0], [0.0, 4.0]])
+    cosines = angle_cosines(squared_distances(rows), tf.range(3)).numpy()
+    np.testing.assert_allclose(cosines[0, 1, 2], 0, atol=1e-6)
+    np.testing.assert_allclose(cosines[1, 0, 2], 0.6, rtol=1e-5)
+    np.testing.assert_allclose(cosines[2, 1, 0], 0.8, rtol=1e-5)
+    np.testing.assert_array_equal(cosines[1, 1], [0, 0, 0])
+    np.testing.assert_allclose(cosines[0, 2, 2], 1, rtol=1e-5)
+
+
+def test_angle_value_computed_by_hand():
+    # The line's angles are 1, -1, 1 (outer, inner, outer), the triangle's 0.6, 0, 0.8
+    # in that order. Each counts twice: (0.4^2 + 1 + 0.2^2) / 27.
+    triangle = tf.constant([[3.0, 0.0], [0.0, 0.0], [0.0, 4.0]])
+    expected = (0.16 + 1 + 0.04) / 27
+    np.testing.assert_allclose(rkd_angle(LINE, triangle), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("rows", [2, 3, 9])
+def test_matches_numpy_reference(random_batch, rows):
+    student, teacher, _ = random_batch(rows, 5, 8)
+    for ours, numpy_form in (
+        (rkd_distance, reference.rkd_distance),
+        (rkd_angle, reference.rkd_angle),
+    ):
+        for delta in (1.0, 0.2):
+            expected = numpy_form(student, teacher, delta)
+            value = ours(student, teacher, delta)
+            np.testing.assert_allclose(value, expected, rtol=1e-4, atol=1e-7)
+
+
+def test_matches_tface(check_upstream):
+    check_upstream(lambda s, t: sum(RKDLoss()(s, t).values()), "rkd")
+
+
+def test_terms_are_weighted(random_batch):
+    student, teacher, _ = random_batch(6)
+    terms = RKDLoss(distance_weight=2.0, angle_weight=3.0)(student, teacher)
+    assert list(terms) == ["rkd/distance", "rkd/angle"]
+    expected = 2 * rkd_distance(student, teacher), 3 * rkd_angle(student, teacher)
+    np.testing.assert_allclose(list(terms.values()), expected, rtol=1e-6)
+
+
+def test_weight_zero_leaves_the_term_out(random_batch):
+    student, teacher, _ = random_batch(6)
+    assert list(RKDLoss(angle_weight=0)(student, teacher)) == ["rkd/distance"]
+    assert list(RKDLoss(distance_weight=0)(student, teacher)) == ["rkd/angle"]
+
+
+def test_zero_when_the_teacher_is_a_moved_scaled_rotation(rng, random_batch):
+    student, _, _ = random_batch(8)
+    rotation, _ = np.linalg.qr(rng.normal(size=(5, 5)))
+    teacher = np.float32(3 * student @ rotation + 2)
+    for term in RKDLoss()(student, teacher).values():
+        np.testing.assert_allclose(term, 0, atol=1e-7)
+
+
+def gradient_of(function, student, teacher):
+    student = tf.convert_to_tensor(student)
+    with tf.GradientTape() as tape:
+        tape.watch(student)
+        value = function(student, tf.convert_to_tensor(teacher))
+    return value, tape.gradient(value, student)
+
+
+def test_blocks_give_what_all_angles_at_once_do(monkeypatch, run_as, random_batch):
+    student, teacher, _ = random_batch(7)
+    expected, expected_gradient = gradient_of(rkd_angle, student, teacher)
+    # Two vertices at a time: the last block is half empty.
+    monkeypatch.setattr(module, "MAX_ANGLES", 2 * 49)
+    value, gradient = run_as(lambda s, t: gradient_of(rkd_angle, s, t))(
+        tf.constant(student), tf.constant(teacher)
+    )
+    np.testing.assert_allclose(value, expected, rtol=1e-5)
+    np.testing.assert_allclose(gradient, expected_gradient, rtol=1e-4, atol=1e-8)
+
+
+def test_coinciding_rows_have_a_gradient_of_ordinary_size(random_batch):
+    # The reference implementation's is 4e11 here.
+    student, teacher, _ = random_batch(12, 32, 32)
+    ordinary = np.abs(gradient_of(rkd_angle, student, teacher)[1]).max()
+    for nudge in (0.0, 1e-7, 1e-5, 1e-3):
+        student[1] = student[0] * (1 + nudge)
+        _, gradient = gradient_of(rkd_angle, student, teacher)
+        assert np.abs(gradient).max() < 200 * ordinary
+
+
+def largest_tensor(function, *shapes):
+    """Returns the number of entries of the largest tensor anywhere in a graph."""
+    specs = [tf.TensorSpec(shape, tf.float32) for shape in shapes]
+    graph = tf.function(function).get_concrete_function(*specs).graph
+    found, waiting = 0, [graph]
+    while waiting:
+        graph = waiting.pop()
+        for operation in graph.get_operations():
+            for tensor in operation.outputs:
+                found = max(found, tensor.shape.num_elements() or 0)
+            for key in ("body", "cond", "f"):
+                if key in operation.node_def.attr:
+                    name = operation.get_attr(key).name
+                    waiting.append(graph._functions[name].graph)
+    return found
+
+
+def test_no_tensor_of_all_angles_is_made():
+    # The fast sibling of the measurement below: 512^3 would be 134 million.
+    found = largest_tensor(
+        lambda s, t: gradient_of(rkd_angle, s, t), (512, 512), (512, 512)
+    )
+    assert 512**2 <= found <= module.MAX_ANGLES
+
+
+MEASURE = """
+import resource
+import numpy as np
+import tensorflow as tf
+from ekd_tf.losses import RKDLoss
+
+loss = RKDLoss()
+
+@tf.function
+def step(student, teacher):
+    with tf.GradientTape() as tape:
+        tape.watch(student)
+        total = sum(loss(student, teacher).values())
+    return tape.gradient(total, student)
+
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+rng = np.random.default_rng(0)
+make = lambda rows: tf.constant(rng.normal(size=(rows, 512)), tf.float32)
+step(make(8), make(8))
+batch = make(512), make(512)
+before = peak()
+gradient = step(*batch)
+print(peak() - before, np.isfinite(gradient).all())
+"""
+
+
+@pytest.mark.slow
+def test_batch_of_512_takes_less_than_300_megabytes():
+    run = subprocess.run(
+        [sys.executable, "-c", MEASURE],
+        cwd=pathlib.Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 0, run.stderr[-2000:]
+    kilobytes, finite = run.stdout.split()
+    assert finite == "True" and int(kilobytes) < 300_000, run.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"distance_weight": -1.0}, r"`distance_weight` must be in \[0, inf\)"),
+        ({"angle_weight": -1.0}, r"`angle_weight` must be in \[0, inf\)"),
+        ({"delta": 0.0}, r"`delta` must be in \(0, inf\)"),
+    ],
+)
+def test_rejects_arguments_outside_their_range(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        RKDLoss(**arguments)
