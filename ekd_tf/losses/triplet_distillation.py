@@ -1,0 +1,142 @@
+"""Triplet distillation: a triplet loss whose margins the teacher sets."""
+
+import tensorflow as tf
+
+from ekd_tf.checks import check_positive
+from ekd_tf.checks import check_range
+from ekd_tf.losses.base import DistillationLoss
+from ekd_tf.ops.blocks import sum_over_blocks
+from ekd_tf.ops.numerics import l2_normalize
+from ekd_tf.ops.pairwise import similarity_matrix
+from ekd_tf.stack import register
+
+# Triplets are compared this many at a time: a tensor of 4 MB.
+MAX_TRIPLETS = 1 << 20
+
+
+def triplet_masks(labels, image_ids=None):
+    """Returns which rows are positives and which negatives of each anchor.
+
+    Args:
+        labels: Int32 tensor `(batch,)`.
+        image_ids: Int32 tensor `(batch,)` naming the source image of each row, or
+            None. Another view of the anchor's own image is no positive.
+
+    Returns:
+        Two bool tensors `(batch, batch)`.
+    """
+    same = labels[:, None] == labels[None, :]
+    if image_ids is None:
+        image_ids = tf.range(tf.shape(labels)[0])
+    other_image = image_ids[:, None] != image_ids[None, :]
+    return same & other_image, ~same
+
+
+def triplet_distillation(
+    student, teacher, labels, image_ids=None, min_margin=0.2, max_margin=0.5
+):
+    r"""Averages the triplet loss over all triplets, each with the teacher's margin.
+
+    $$ L = \frac{1}{N} \sum_{a,p,n} \max\big(0, D_s(a,p) - D_s(a,n) + m(a,p,n)\big),
+        \quad m = m_{min} + (m_{max} - m_{min}) \frac{d}{d_{max}},
+        \quad d = \max\big(0, D_t(a,n) - D_t(a,p)\big) $$
+
+    with D the squared distance of unit rows and $d_{max}$ the largest d of the batch.
+    Visits the triplets in blocks of anchors, so memory grows with batch^2.
+
+    Args:
+        student: Float tensor `(batch, student_dim)`; normalised here.
+        teacher: Float tensor `(batch, teacher_dim)`, same images, same order.
+        labels: Int32 tensor `(batch,)`.
+        image_ids: As in `triplet_masks`.
+        min_margin: Float >= 0, of triplets the teacher does not separate.
+        max_margin: Float >= `min_margin`, of the triplet it separates most.
+
+    Returns:
+        Float32 scalar >= 0; 0 with a zero gradient without triplets.
+
+    Reference:
+        Feng et al., 2020, arXiv:1905.04457. The paper mines triplets over the data
+        set; here all of the batch count, satisfied ones as 0.
+    """
+    positive, negative = triplet_masks(labels, image_ids)
+    student, teacher = (
+        2.0 - 2.0 * similarity_matrix(l2_normalize(embeddings))
+        for embeddings in (student, teacher)
+    )
+    teacher = tf.stop_gradient(teacher)
+    # The largest d: each anchor's farthest negative against its nearest positive.
+    farthest = tf.reduce_max(tf.where(negative, teacher, -4.0), axis=1)
+    nearest = tf.reduce_min(tf.where(positive, teacher, 4.0), axis=1)
+    largest = tf.maximum(tf.reduce_max(farthest - nearest), 0.0)
+    slope = tf.math.divide_no_nan(max_margin - min_margin, largest)
+
+    rows = student.shape[0]
+    batch = tf.shape(student)[0] if rows is None else rows
+    # Where the batch is unknown when tracing, one anchor at a time.
+    block_size = 1 if rows is None else max(1, min(rows, MAX_TRIPLETS // rows**2))
+
+    def block_sum(block, student):
+        anchors = block * block_size + tf.range(block_size)
+        inside = (anchors < batch)[:, None]
+        anchors = tf.minimum(anchors, batch - 1)
+        first = tf.gather(positive, anchors) & inside
+        valid = first[:, :, None] & tf.gather(negative, anchors)[:, None, :]
+        of_student, of_teacher = (tf.gather(x, anchors) for x in (student, teacher))
+        gap = of_teacher[:, None, :] - of_teacher[:, :, None]
+        margin = min_margin + slope * tf.maximum(gap, 0.0)
+        violation = of_student[:, :, None] - of_student[:, None, :] + margin
+        return tf.reduce_sum(tf.where(valid, tf.maximum(violation, 0.0), 0.0))
+
+    total = sum_over_blocks(block_sum, -(-batch // block_size), student)
+    counts = [
+        tf.reduce_sum(tf.cast(mask, tf.float32), axis=1)
+        for mask in (positive, negative)
+    ]
+    return tf.math.divide_no_nan(total, tf.reduce_sum(counts[0] * counts[1]))
+
+
+@register
+class TripletDistillationLoss(DistillationLoss):
+    """A triplet loss with the teacher's margins, see `triplet_distillation`.
+
+    Args:
+        min_margin: Float >= 0, in squared distance of unit rows.
+        max_margin: Float > 0, not below `min_margin`.
+        name: Name of the layer and of its term.
+
+    Returns:
+        `{"triplet_distillation": ...}`, float32 scalar >= 0.
+
+    Raises:
+        ValueError: An argument outside its range; at a call, no labels.
+    """
+
+    def __init__(
+        self, min_margin=0.2, max_margin=0.5, name="triplet_distillation", **kwargs
+    ):
+        super().__init__(name=name, **kwargs)
+        check_positive("max_margin", max_margin)
+        check_range("min_margin", min_margin, 0, max_margin)
+        self.min_margin = float(min_margin)
+        self.max_margin = float(max_margin)
+
+    def compute(self, student, teacher, labels, image_ids, training):
+        """Returns the term; nothing to watch."""
+        value = triplet_distillation(
+            student,
+            teacher,
+            self.need_labels(labels),
+            image_ids,
+            self.min_margin,
+            self.max_margin,
+        )
+        return {self.name: value}, {}
+
+    def get_config(self):
+        """Returns the arguments the layer was made with."""
+        return {
+            **super().get_config(),
+            "min_margin": self.min_margin,
+            "max_margin": self.max_margin,
+        }
