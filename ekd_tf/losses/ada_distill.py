@@ -1,0 +1,153 @@
+"""AdaDistill: class centres that follow the teacher as the student learns."""
+
+import math
+
+import tensorflow as tf
+
+from ekd_tf.checks import check_positive
+from ekd_tf.checks import check_range
+from ekd_tf.heads import arcface_target
+from ekd_tf.losses.centres import margin_cross_entropy
+from ekd_tf.losses.projection import ProjectedLoss
+from ekd_tf.ops.numerics import l2_normalize
+from ekd_tf.stack import register
+
+
+def keep_shares(student, teacher, centres):
+    r"""Returns how much of its class centre each image keeps.
+
+    $$ a = \mathrm{clip}\big(\hat s \cdot \hat t \;
+        \mathrm{clip}(\hat c \cdot \hat t, 10^{-6}, 1), 10^{-6}, 1\big) $$
+
+    Args:
+        student: Float32 tensor `(batch, dim)` of unit length.
+        teacher: Float32 tensor `(batch, dim)` of unit length.
+        centres: Float32 tensor `(batch, dim)`, of any length.
+
+    Returns:
+        Float32 tensor `(batch,)` in [1e-6, 1].
+    """
+    agreement = tf.reduce_sum(student * teacher, axis=1)
+    closeness = tf.reduce_sum(l2_normalize(centres) * teacher, axis=1)
+    shares = agreement * tf.clip_by_value(closeness, 1e-6, 1.0)
+    return tf.clip_by_value(shares, 1e-6, 1.0)
+
+
+def moved_centres(centres, labels, teacher, shares, usable):
+    r"""Moves the centres of a batch's identities towards the teacher's embeddings.
+
+    $$ c_y \leftarrow \frac{1}{n_y} \sum_{i: y_i = y} \big(a_i c_y + (1 - a_i)
+        \hat t_i\big) $$
+
+    the mean of what each image of the identity asks for, whatever their order.
+
+    Args:
+        centres: Float32 tensor `(num_identities, dim)`.
+        labels: Int32 tensor `(batch,)` in [0, num_identities).
+        teacher: Float32 tensor `(batch, dim)` of unit length.
+        shares: Float32 tensor `(batch,)`: a.
+        usable: Bool tensor `(batch,)`: which images count. An identity without any
+            keeps its centre.
+
+    Returns:
+        Float32 tensor `(num_identities, dim)`.
+    """
+    current = tf.gather(centres, labels)
+    wanted = (1.0 - shares)[:, None] * (teacher - current)
+    wanted = tf.where(usable[:, None], wanted, 0.0)
+    same = labels[:, None] == labels[None, :]
+    counted = tf.cast(same & usable[None, :], tf.float32)
+    counts = tf.reduce_sum(counted, axis=1, keepdims=True)
+    moved = current + tf.math.divide_no_nan(tf.matmul(counted, wanted), counts)
+    # Rows of one identity write the same numbers, those of its first row.
+    first = tf.argmax(same, axis=1, output_type=tf.int32)
+    return tf.tensor_scatter_nd_update(
+        centres, labels[:, None], tf.gather(moved, first)
+    )
+
+
+@register
+class AdaDistillLoss(ProjectedLoss):
+    """ArcFace against class centres that the teacher's embeddings move.
+
+    Early, when student and teacher disagree, a centre is little more than the
+    teacher's last embedding of the identity; as they agree it becomes an average over
+    many. Centres are updated before they are used.
+
+    Args:
+        num_identities: Int >= 2.
+        teacher_dim: Int > 0.
+        student_dim: As in `ProjectedLoss`.
+        margin: Float in [0, pi/2), radians.
+        scale: Float > 0 of the logits.
+        name: Name of the layer and of its term.
+
+    Returns:
+        `{"ada_distill": ...}`, float32 scalar >= 0. To watch: `ada_distill/keep`, the
+        batch's mean share that a centre keeps.
+
+    State:
+        centres: float32 `(num_identities, teacher_dim)`, not trainable, zero until an
+        identity is seen; saved with the run. A row whose embedding of either model is
+        not finite does not count. Besides as in `ProjectedLoss`.
+
+    Raises:
+        ValueError: An argument outside its range; at a call, no labels.
+
+    Reference:
+        Boutros et al., 2024, arXiv:2407.01332, AdaArcDistill, with m = 0.45. In the
+        authors' code `utils/losses.py` the last image of an identity in the batch
+        overwrites the others, each GPU keeps centres of its own, they start from
+        noise, and the target is not kept from rising past pi - m.
+    """
+
+    def __init__(
+        self,
+        num_identities,
+        teacher_dim,
+        student_dim=None,
+        margin=0.45,
+        scale=64.0,
+        name="ada_distill",
+        **kwargs,
+    ):
+        check_range("num_identities", num_identities, 2)
+        check_range("margin", margin, 0, math.pi / 2, high_open=True)
+        check_positive("scale", scale)
+        super().__init__(student_dim, teacher_dim, name=name, **kwargs)
+        self.num_identities = int(num_identities)
+        self.margin = float(margin)
+        self.scale = float(scale)
+        self.centres = self.add_state("centres", (self.num_identities, teacher_dim))
+
+    def compute(self, student, teacher, labels, image_ids, training):
+        """Returns the term, and the mean share a centre keeps to watch."""
+        labels = self.need_labels(labels)
+        projected = l2_normalize(self.project(student, teacher))
+        teacher = l2_normalize(teacher)
+        centres = tf.convert_to_tensor(self.centres)
+        shares = tf.stop_gradient(
+            keep_shares(projected, teacher, tf.gather(centres, labels))
+        )
+        if training:
+            rows = tf.reduce_sum(projected, axis=1) + tf.reduce_sum(teacher, axis=1)
+            centres = moved_centres(
+                centres, labels, teacher, shares, tf.math.is_finite(rows)
+            )
+            self.centres.assign(centres)
+        value = margin_cross_entropy(
+            tf.matmul(projected, l2_normalize(centres), transpose_b=True),
+            labels,
+            self.scale,
+            lambda cosine: arcface_target(cosine, self.margin),
+        )
+        return {self.name: value}, {f"{self.name}/keep": tf.reduce_mean(shares)}
+
+    def get_config(self):
+        """Returns the arguments the layer was made with."""
+        return {
+            **super().get_config(),
+            "num_identities": self.num_identities,
+            "margin": self.margin,
+            "scale": self.scale,
+        }

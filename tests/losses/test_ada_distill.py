@@ -1,0 +1,125 @@
+import losses_numpy as reference
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from ekd_tf.losses import AdaDistillLoss
+from ekd_tf.losses.ada_distill import keep_shares
+from ekd_tf.losses.ada_distill import moved_centres
+from ekd_tf.ops.collective import gather_rows
+from ekd_tf.training.strategy import distribute
+
+
+def test_shares_computed_by_hand():
+    # Agreement 0.6 times closeness 0.8 (the centre's length does not matter); a
+    # closeness below 0 counts as 1e-6; so does a disagreement.
+    student = tf.constant([[0.6, 0.8], [0.6, 0.8], [-1.0, 0.0]])
+    teacher = tf.constant([[1.0, 0.0], [1.0, 0.0], [1.0, 0.0]])
+    centres = tf.constant([[8.0, 6.0], [-1.0, 0.0], [1.0, 0.0]])
+    shares = keep_shares(student, teacher, centres)
+    np.testing.assert_allclose(shares, [0.48, 1e-6, 1e-6], rtol=1e-5)
+
+
+def test_every_image_of_an_identity_moves_its_centre():
+    # Identity 1 keeps 1/2 of (2, 0) for (0, 1) and 1/4 of it for (-1, 0):
+    # (1, 1/2) and (-1/4, 0), on average (3/8, 1/4). Identity 0 is not in the batch.
+    centres = tf.constant([[5.0, 5.0], [2.0, 0.0], [0.0, 0.0]])
+    moved = moved_centres(
+        centres,
+        tf.constant([1, 2, 1]),
+        tf.constant([[0.0, 1.0], [1.0, 0.0], [-1.0, 0.0]]),
+        tf.constant([0.5, 0.0, 0.25]),
+        tf.constant([True, True, True]),
+    )
+    np.testing.assert_allclose(moved, [[5, 5], [0.375, 0.25], [1, 0]], rtol=1e-6)
+
+
+def test_unusable_images_do_not_count():
+    centres = tf.constant([[2.0, 0.0], [0.0, 2.0]])
+    nan = float("nan")
+    moved = moved_centres(
+        centres,
+        tf.constant([0, 0, 1]),
+        tf.constant([[0.0, 1.0], [nan, nan], [nan, nan]]),
+        tf.constant([0.5, nan, nan]),
+        tf.constant([True, False, False]),
+    )
+    np.testing.assert_allclose(moved, [[1, 0.5], [0, 2]], rtol=1e-6)
+
+
+def test_first_image_becomes_the_centre():
+    loss = AdaDistillLoss(num_identities=3, teacher_dim=2)
+    loss(np.float32([[1, 0]]), np.float32([[3, 4]]), np.int32([1]))
+    np.testing.assert_allclose(loss.centres, [[0, 0], [0.6, 0.8], [0, 0]], rtol=1e-5)
+
+
+def test_matches_numpy_reference_over_steps(rng, run_as, random_batch):
+    loss = AdaDistillLoss(num_identities=4, teacher_dim=5)
+    step = run_as(lambda *batch: loss(*batch)["ada_distill"])
+    centres = np.zeros((4, 5))
+    for _ in range(3):
+        _, teacher, labels = random_batch(7)
+        student = teacher + np.float32(0.5 * rng.normal(size=teacher.shape))
+        value = step(*map(tf.constant, (student, teacher, labels)))
+        expected = reference.ada_distill(student, teacher, labels, centres)
+        centres = reference.ada_distill_centres(student, teacher, labels, centres)
+        np.testing.assert_allclose(value, expected, rtol=1e-3)
+        np.testing.assert_allclose(loss.centres, centres, atol=1e-5)
+
+
+def test_an_embedding_that_is_not_finite_moves_no_centre(random_batch):
+    student, teacher, labels = random_batch(6)
+    loss = AdaDistillLoss(num_identities=4, teacher_dim=5)
+    loss(student, teacher, labels)
+    before = np.array(loss.centres)
+    student[:] = np.nan
+    terms = loss(student, teacher, labels)
+    assert np.isnan(terms["ada_distill"])
+    np.testing.assert_array_equal(loss.centres, before)
+
+
+def test_keeps_more_as_the_student_agrees(random_batch):
+    _, teacher, labels = random_batch(6)
+    loss = AdaDistillLoss(num_identities=4, teacher_dim=5)
+    _, first = loss(teacher, teacher, labels, with_monitor=True)
+    _, second = loss(teacher, teacher, labels, with_monitor=True)
+    assert float(first["ada_distill/keep"]) < 1e-5
+    assert float(second["ada_distill/keep"]) > 0.1
+
+
+def test_replicas_agree_with_one_device(rng, two_replicas, random_batch):
+    single = AdaDistillLoss(num_identities=4, teacher_dim=5)
+    with two_replicas.scope():
+        shared = AdaDistillLoss(num_identities=4, teacher_dim=5)
+
+    @tf.function
+    def step(batch):
+        def replica(batch):
+            rows = {name: gather_rows(part) for name, part in batch.items()}
+            return shared(**rows)["ada_distill"]
+
+        return two_replicas.run(replica, args=(batch,))
+
+    for _ in range(2):
+        batch = random_batch(8)
+        expected = single(*batch)["ada_distill"]
+        rows = dict(zip(("student", "teacher", "labels"), map(tf.constant, batch)))
+        dataset = tf.data.Dataset.from_tensors(rows)
+        values = step(next(iter(distribute(two_replicas, dataset))))
+        for value in two_replicas.experimental_local_results(values):
+            np.testing.assert_allclose(value, expected, rtol=1e-5)
+        np.testing.assert_allclose(np.array(shared.centres), single.centres, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"num_identities": 1}, r"`num_identities` must be in \[2, inf\)"),
+        ({"teacher_dim": 0}, r"_dim` must be in \(0, inf\)"),
+        ({"margin": 28.6}, r"`margin` must be in \[0, 1.57"),
+        ({"scale": 0.0}, r"`scale` must be in \(0, inf\)"),
+    ],
+)
+def test_rejects_arguments_outside_their_range(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        AdaDistillLoss(**{"num_identities": 3, "teacher_dim": 2, **arguments})
