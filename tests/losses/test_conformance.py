@@ -1,0 +1,423 @@
+"""What every distillation loss promises, whatever its formula.
+
+EKD, which costs more to trace than all others, has these tests in its own file.
+"""
+
+import inspect
+import typing
+
+import keras
+import losses_numpy as reference
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from ekd_tf import losses
+
+ROWS, STUDENT_DIM, TEACHER_DIM, IDENTITIES = 6, 5, 7, 4
+
+
+class Case(typing.NamedTuple):
+    """A loss under test.
+
+    Attributes:
+        make: Returns the loss for embeddings of equal size.
+        value: Its NumPy form, of student, teacher and labels.
+        changed: Arguments that differ from their defaults.
+        labels: Whether it needs labels.
+        zero_alone: Whether it is 0 for a single row.
+        zero_without_positives: Whether it is 0 where no two rows share an identity.
+        any_dims: Whether it takes embeddings of different sizes as they are.
+    """
+
+    make: typing.Callable
+    value: typing.Callable
+    changed: dict
+    labels: bool = False
+    zero_alone: bool = False
+    zero_without_positives: bool = False
+    any_dims: bool = False
+
+
+def centres_of(identities=IDENTITIES, dim=STUDENT_DIM):
+    return np.float32(np.random.default_rng(3).normal(size=(identities, dim)))
+
+
+def with_centres(loss_class, function):
+    return {
+        "make": lambda **kw: loss_class(**{"centres": centres_of(), **kw}),
+        "value": lambda *batch: function(*batch, centres_of()),
+    }
+
+
+CASES = {
+    "cosine": Case(
+        losses.CosineLoss, reference.cosine, {"student_dim": 3, "teacher_dim": 4}
+    ),
+    "fitnet": Case(
+        losses.FitNetLoss, reference.fitnet, {"student_dim": 3, "teacher_dim": 4}
+    ),
+    "sp": Case(losses.SPLoss, reference.sp, {"gram": "row_normalized"}, any_dims=True),
+    "cckd": Case(
+        losses.CCKDLoss, reference.cckd, {"gamma": 0.3, "orders": 3}, any_dims=True
+    ),
+    "rkd": Case(
+        losses.RKDLoss,
+        reference.rkd,
+        {"distance_weight": 2.0, "angle_weight": 3.0, "delta": 0.5},
+        zero_alone=True,
+        any_dims=True,
+    ),
+    "darkrank": Case(
+        losses.DarkRankLoss,
+        reference.darkrank,
+        {"alpha": 2.0, "beta": 2.0, "length": 4},
+        zero_alone=True,
+        any_dims=True,
+    ),
+    "triplet_distillation": Case(
+        losses.TripletDistillationLoss,
+        reference.triplet_distillation,
+        {"min_margin": 0.1, "max_margin": 0.6},
+        labels=True,
+        zero_alone=True,
+        zero_without_positives=True,
+        any_dims=True,
+    ),
+    "kd": Case(
+        **with_centres(losses.KDLoss, reference.kd),
+        changed={"temperature": 2.0, "scale": 16.0, "student_dim": 3},
+    ),
+    "shrinkteanet": Case(
+        **with_centres(losses.ShrinkTeaNetLoss, reference.shrinkteanet),
+        changed={
+            "angular_weight": 2.0,
+            "classifier_weight": 0.5,
+            "scale": 16.0,
+            "student_dim": 3,
+        },
+        labels=True,
+    ),
+    "margin_distillation": Case(
+        **with_centres(losses.MarginDistillationLoss, reference.margin_distillation),
+        changed={
+            "min_margin": 0.1,
+            "max_margin": 0.4,
+            "scale": 16.0,
+            "student_dim": 3,
+        },
+        labels=True,
+    ),
+    "proxyless_kd": Case(
+        **with_centres(losses.ProxylessKDLoss, reference.proxyless_kd),
+        changed={"margin": 0.3, "scale": 16.0, "student_dim": 3},
+        labels=True,
+    ),
+    "ada_distill": Case(
+        lambda **kw: losses.AdaDistillLoss(
+            **{"num_identities": IDENTITIES, "teacher_dim": STUDENT_DIM, **kw}
+        ),
+        lambda *batch: reference.ada_distill(
+            *batch, np.zeros((IDENTITIES, STUDENT_DIM))
+        ),
+        {"margin": 0.3, "scale": 16.0, "student_dim": 3},
+        labels=True,
+    ),
+}
+
+
+def named(*names):
+    return pytest.mark.parametrize("name", names)
+
+
+def where(condition):
+    return named(*(name for name, case in CASES.items() if condition(case)))
+
+
+every_loss = named(*CASES)
+
+
+def batch_of(rng, rows=ROWS, student_dim=STUDENT_DIM, teacher_dim=STUDENT_DIM):
+    """Embeddings that agree to some extent, and labels with positives."""
+    shared = rng.normal(size=(rows, 4))
+
+    def embed(dim):
+        noise = 0.3 * rng.normal(size=(rows, dim))
+        return np.float32(shared @ rng.normal(size=(4, dim)) + noise)
+
+    labels = np.int32(np.arange(rows) // 2 % IDENTITIES)
+    return embed(student_dim), embed(teacher_dim), labels
+
+
+def with_gradient(loss, training=True):
+    """Returns `(student, teacher, labels) -> (sum of terms, gradient)`."""
+
+    def step(student, teacher, labels):
+        with tf.GradientTape() as tape:
+            tape.watch(student)
+            total = sum(loss(student, teacher, labels, training=training).values())
+        return total, tape.gradient(total, student)
+
+    return step
+
+
+def tensors(batch):
+    return tuple(tf.constant(array) for array in batch)
+
+
+def degenerate_batches(rng):
+    """Yields names and batches of the ordinary shape."""
+    student, teacher, labels = batch_of(rng)
+    ones = np.ones_like(student)
+    signs = np.float32([1, -1, 1, -1, 1, -1])[:, None]
+    repeated, same_teacher = student.copy(), teacher.copy()
+    repeated[1:4], same_teacher[1:4] = student[0], teacher[0]
+    yield "repeated images", repeated, same_teacher, labels
+    yield "repeated for the student", repeated, teacher, labels
+    yield "repeated for the teacher", student, same_teacher, labels
+    yield "collapsed student", ones, teacher, labels
+    yield "both collapsed", ones, -ones, labels
+    yield "opposite rows", ones * signs, -ones * signs, labels
+    yield "student equals teacher", student, student, labels
+    yield "zero rows", 0 * student, 0 * teacher, labels
+    yield "one identity", student, teacher, 0 * labels
+    yield "long rows", 1e4 * student, 1e-4 * teacher, labels
+
+
+@every_loss
+def test_value_and_finite_gradient_in_every_mode(rng, run_as, name):
+    case = CASES[name]
+    loss = case.make()
+    step = run_as(with_gradient(loss))
+    fresh = [np.array(variable) for variable in loss.variables]
+    batch = batch_of(rng)
+    value, gradient = step(*tensors(batch))
+    assert np.abs(gradient).max() > 0
+    np.testing.assert_allclose(value, case.value(*batch), rtol=1e-4, atol=1e-6)
+    for kind, *batch in degenerate_batches(rng):
+        for variable, start in zip(loss.variables, fresh):
+            variable.assign(start)
+        value, gradient = step(*tensors(batch))
+        assert np.isfinite(value) and np.isfinite(gradient).all(), kind
+        # A zero row is divided by 1e-6, and the cosine multiplied by 64.
+        bound = 1e8 if kind == "zero rows" else 1e6
+        assert np.abs(gradient).max() < bound, kind
+        for variable in loss.variables:
+            assert np.isfinite(np.array(variable)).all(), kind
+
+
+@where(lambda case: case.zero_alone)
+def test_single_row_has_no_loss(rng, name):
+    value, gradient = with_gradient(CASES[name].make())(*tensors(batch_of(rng, rows=1)))
+    assert float(value) == 0.0
+    np.testing.assert_array_equal(gradient, np.zeros((1, STUDENT_DIM)))
+
+
+@where(lambda case: not case.zero_alone)
+def test_single_row_is_finite(rng, name):
+    value, gradient = with_gradient(CASES[name].make())(*tensors(batch_of(rng, rows=1)))
+    assert np.isfinite(value) and np.isfinite(gradient).all()
+
+
+@where(lambda case: case.zero_without_positives)
+def test_no_loss_without_positives(rng, name):
+    student, teacher, _ = batch_of(rng, rows=IDENTITIES)
+    batch = tensors((student, teacher, np.arange(IDENTITIES, dtype=np.int32)))
+    value, gradient = with_gradient(CASES[name].make())(*batch)
+    assert float(value) == 0.0
+    np.testing.assert_array_equal(gradient, np.zeros_like(student))
+
+
+@every_loss
+def test_gradient_matches_central_differences(rng, name):
+    # Along directions, in float32: h balances truncation and rounding.
+    loss = CASES[name].make()
+    student, teacher, labels = batch_of(rng)
+    loss(student, teacher, labels)
+    step = with_gradient(loss, training=False)
+    _, gradient = step(*tensors((student, teacher, labels)))
+    scale = np.linalg.norm(gradient)
+    for _ in range(4):
+        direction = np.float32(rng.normal(size=student.shape))
+        direction /= np.linalg.norm(direction)
+        h = 2e-3
+        values = [
+            float(step(*tensors((student + s * h * direction, teacher, labels)))[0])
+            for s in (1, -1)
+        ]
+        slope = (values[0] - values[1]) / (2 * h)
+        expected = np.sum(gradient * direction)
+        assert abs(slope - expected) < 1e-2 * scale, (slope, expected)
+
+
+@every_loss
+def test_teacher_receives_no_gradient(rng, name):
+    student, teacher, labels = tensors(batch_of(rng))
+    with tf.GradientTape() as tape:
+        tape.watch(teacher)
+        total = sum(CASES[name].make()(student, teacher, labels).values())
+    assert tape.gradient(total, teacher) is None
+
+
+@every_loss
+def test_invariant_to_batch_order(rng, name):
+    batch = batch_of(rng)
+    order = rng.permutation(ROWS)
+    value, gradient = with_gradient(CASES[name].make())(*tensors(batch))
+    shuffled, other = with_gradient(CASES[name].make())(
+        *tensors(array[order] for array in batch)
+    )
+    np.testing.assert_allclose(value, shuffled, rtol=1e-5)
+    scale = np.abs(gradient).max()
+    np.testing.assert_allclose(
+        np.array(gradient)[order], other, rtol=1e-3, atol=1e-4 * scale
+    )
+
+
+@every_loss
+def test_batch_size_unknown_while_tracing(rng, name):
+    step = tf.function(
+        with_gradient(CASES[name].make()),
+        input_signature=[
+            tf.TensorSpec([None, STUDENT_DIM], tf.float32),
+            tf.TensorSpec([None, STUDENT_DIM], tf.float32),
+            tf.TensorSpec([None], tf.int32),
+        ],
+    )
+    batch = tensors(batch_of(rng))
+    value, gradient = step(*batch)
+    expected, expected_gradient = with_gradient(CASES[name].make())(*batch)
+    np.testing.assert_allclose(value, expected, rtol=1e-5)
+    np.testing.assert_allclose(gradient, expected_gradient, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
+@every_loss
+def test_computes_in_float32_under_mixed_precision(rng, mixed_policy, name, policy):
+    mixed_policy(policy)
+    student, teacher, labels = batch_of(rng)
+    dtype = policy[len("mixed_") :]
+    half = [tf.cast(x, dtype) for x in (student, teacher)]
+    full = [tf.cast(x, tf.float32) for x in half]
+    got, gradient = with_gradient(CASES[name].make())(*half, labels)
+    assert got.dtype == tf.float32 and gradient.dtype == dtype
+    mixed_policy("float32")
+    want, _ = with_gradient(CASES[name].make())(*full, labels)
+    np.testing.assert_allclose(got, want, rtol=1e-6)
+    loss = CASES[name].make()
+    assert all(tf.as_dtype(v.dtype) == tf.float32 for v in loss.variables)
+
+
+@every_loss
+def test_terms_carry_the_name_of_the_loss(rng, name):
+    batch = batch_of(rng)
+    terms = CASES[name].make()(*batch)
+    assert all(term.split("/")[0] == name for term in terms)
+    terms, monitor = CASES[name].make(name="mine")(*batch, with_monitor=True)
+    assert all(term.split("/")[0] == "mine" for term in terms)
+    for value in (*terms.values(), *monitor.values()):
+        assert value.dtype == tf.float32 and value.shape == ()
+
+
+@every_loss
+def test_config_round_trip(name):
+    case = CASES[name]
+    loss = case.make(**case.changed, name="mine")
+    restored = type(loss).from_config(loss.get_config())
+    assert restored.name == "mine"
+    for argument, value in case.changed.items():
+        default = inspect.signature(type(loss)).parameters[argument].default
+        assert value != default
+        assert getattr(restored, argument) == value
+    shapes = [[tuple(v.shape) for v in layer.variables] for layer in (loss, restored)]
+    assert shapes[0] == shapes[1]
+
+
+@every_loss
+def test_every_argument_is_tried_in_the_round_trip(name):
+    case = CASES[name]
+    loss_class = type(case.make())
+    arguments = set(inspect.signature(loss_class).parameters) - {"name", "kwargs"}
+    # Given by `make` instead, or no part of a config.
+    arguments -= {"centres", "head", "num_identities", "teacher_dim"}
+    assert arguments <= set(case.changed) | {"teacher_dim"}
+
+
+@every_loss
+def test_registered_under_the_package(name):
+    loss_class = type(CASES[name].make())
+    registered = keras.saving.get_registered_name(loss_class)
+    assert registered == f"ekd_tf>{loss_class.__name__}"
+
+
+@every_loss
+def test_state_is_saved_and_loaded(rng, tmp_path, name):
+    batch = batch_of(rng)
+    case = CASES[name]
+    loss = case.make()
+    loss(*batch)
+    expected = loss(*batch, training=False)
+    other = type(loss).from_config(loss.get_config())
+    path = tf.train.Checkpoint(loss=loss).write(str(tmp_path / "loss"))
+    tf.train.Checkpoint(loss=other).read(path).assert_consumed()
+    for term, value in other(*batch, training=False).items():
+        np.testing.assert_array_equal(value, expected[term])
+
+
+@every_loss
+def test_evaluation_leaves_the_state_alone(rng, name):
+    loss = CASES[name].make()
+    before = [np.array(variable) for variable in loss.variables]
+    loss(*batch_of(rng), training=False)
+    for variable, value in zip(loss.variables, before):
+        np.testing.assert_array_equal(np.array(variable), value)
+
+
+@where(lambda case: case.any_dims)
+def test_takes_embeddings_of_different_sizes(rng, name):
+    loss = CASES[name].make()
+    batch = batch_of(rng, teacher_dim=TEACHER_DIM)
+    assert np.isfinite(sum(loss(*batch).values()))
+    assert not loss.trainable_variables
+
+
+@where(lambda case: not case.any_dims)
+def test_owns_a_trained_projection_between_sizes(rng, name):
+    case = CASES[name]
+    sizes = {"student_dim": TEACHER_DIM}
+    if name in ("cosine", "fitnet"):
+        sizes["teacher_dim"] = STUDENT_DIM
+    loss = case.make(**sizes)
+    student, teacher, labels = batch_of(rng, student_dim=TEACHER_DIM)
+    (kernel,) = loss.trainable_variables
+    assert tuple(kernel.shape) == (TEACHER_DIM, STUDENT_DIM)
+    with tf.GradientTape() as tape:
+        total = sum(loss(student, teacher, labels).values())
+    watched = kernel if isinstance(kernel, tf.Variable) else kernel.value
+    assert np.abs(tape.gradient(total, watched)).max() > 0
+    # Without the projection, on embeddings projected beforehand.
+    projected = np.float32(student @ np.array(kernel))
+    expected = sum(case.make()(projected, teacher, labels).values())
+    np.testing.assert_allclose(total, expected, rtol=1e-5)
+
+
+@where(lambda case: not case.any_dims)
+def test_says_how_sizes_are_reconciled(rng, name):
+    student, teacher, labels = batch_of(rng, student_dim=TEACHER_DIM)
+    with pytest.raises(ValueError, match="student_dim=7, teacher_dim=5 to own a proj"):
+        CASES[name].make()(student, teacher, labels)
+
+
+@where(lambda case: case.labels)
+def test_says_that_labels_are_missing(rng, name):
+    student, teacher, _ = batch_of(rng)
+    with pytest.raises(ValueError, match="Loss needs `labels`"):
+        CASES[name].make()(student, teacher)
+
+
+@where(lambda case: not case.labels)
+def test_needs_no_labels(rng, name):
+    student, teacher, labels = batch_of(rng)
+    with_labels = CASES[name].make()(student, teacher, labels)
+    for term, value in CASES[name].make()(student, teacher).items():
+        np.testing.assert_array_equal(value, with_labels[term])
