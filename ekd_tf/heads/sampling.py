@@ -26,7 +26,8 @@ def sample_classes(labels, num_identities, count, seed):
         labels: Int32 tensor `(batch,)` in [0, num_identities).
         num_identities: Int.
         count: Int in [number of different labels, num_identities].
-        seed: Int tensor `(2,)`; the same seed and labels give the same classes.
+        seed: Int tensor `(2,)`; the same seed and labels give the same classes on
+            every device. Under XLA a seed gives other numbers than without.
 
     Returns:
         `(classes, positions)`: int32 `(count,)`, rising, and int32 `(batch,)`, where
@@ -36,7 +37,8 @@ def sample_classes(labels, num_identities, count, seed):
         An et al., 2022, arXiv:2203.15565; insightface `arcface_torch/partial_fc.py`,
         `sample`.
     """
-    draws = tf.random.stateless_uniform([num_identities], seed)
+    # Named, because the default depends on the device.
+    draws = tf.random.stateless_uniform([num_identities], seed, alg="philox")
     # Above any draw, so that positives come first.
     draws = tf.tensor_scatter_nd_update(
         draws, labels[:, None], tf.fill(tf.shape(labels), 2.0)
