@@ -100,9 +100,28 @@ def assemble(v: Values, strategy: tf.distribute.Strategy) -> Parts:
 
 def _make_model(v, teacher, num_identities):
     student = factory.make_student(v.model, **_backbone_arguments(v))
-    head = factory.make_head(v.head, num_identities, v.scale, v.margin)
+    head = factory.make_head(
+        v.head,
+        num_identities,
+        v.scale,
+        v.margin,
+        factory.numbers("combined_margins", v.combined_margins),
+        gradient=v.head_gradient,
+        sample_rate=v.head_sample_rate,
+        seed=v.seed,
+    )
+    _check_parts(v, teacher, head)
+    if teacher is None:
+        return FaceClassifier(student, head, v.margin_weight)
+    teacher_dim = teacher.output_shape[-1]
+    scaled = {"scale": v.scale}
     losses = factory.make_losses(
         v.distill,
+        student_dim=student.output_shape[-1],
+        teacher_dim=teacher_dim,
+        num_identities=num_identities,
+        centres=factory.load_centres(v.teacher_centres, num_identities, teacher_dim),
+        head=head,
         ekd={
             "fprs": factory.numbers("ekd_fprs", v.ekd_fprs),
             "temperature": v.ekd_temperature,
@@ -112,10 +131,14 @@ def _make_model(v, teacher, num_identities):
             "threshold_gradient": v.ekd_threshold_gradient,
             "preset": v.ekd_preset or None,
         },
+        kd={**scaled, "temperature": v.kd_temperature},
+        sp={"gram": v.sp_gram},
+        darkrank={"length": v.darkrank_length},
+        shrinkteanet=scaled,
+        margin_distillation=scaled,
+        proxyless_kd=scaled,
+        ada_distill=scaled,
     )
-    _check_parts(v, teacher, head, losses)
-    if teacher is None:
-        return FaceClassifier(student, head, v.margin_weight)
     return Distiller(student, teacher, losses, head, v.margin_weight)
 
 
@@ -148,14 +171,14 @@ def _backbone_arguments(v):
     return arguments
 
 
-def _check_parts(v, teacher, head, losses):
+def _check_parts(v, teacher, head):
     """Raises `ValueError` where the parts do not make a run."""
-    if teacher is None and losses:
+    if teacher is None and v.distill:
         raise ValueError(
             f"`--distill={v.distill}` needs a teacher: give --teacher=FILE.keras or "
             "the workdir of a finished run"
         )
-    if teacher is not None and not losses:
+    if teacher is not None and not v.distill:
         raise ValueError(
             f"`--teacher={v.teacher}` is given but nothing to learn from it: add "
             "--distill=ekd:1"

@@ -19,9 +19,26 @@ from ekd_tf.data import TFRecordFaces
 from ekd_tf.data import evaluation_batches
 from ekd_tf.data import read_tface
 from ekd_tf.data import split_identities
+from ekd_tf.heads import AdaFace
 from ekd_tf.heads import ArcFace
+from ekd_tf.heads import CombinedMargin
 from ekd_tf.heads import CosFace
+from ekd_tf.heads import CurricularFace
+from ekd_tf.losses import AdaDistillLoss
+from ekd_tf.losses import CCKDLoss
+from ekd_tf.losses import CentreLoss
+from ekd_tf.losses import CosineLoss
+from ekd_tf.losses import DarkRankLoss
 from ekd_tf.losses import EKDLoss
+from ekd_tf.losses import FitNetLoss
+from ekd_tf.losses import KDLoss
+from ekd_tf.losses import MarginDistillationLoss
+from ekd_tf.losses import ProjectedLoss
+from ekd_tf.losses import ProxylessKDLoss
+from ekd_tf.losses import RKDLoss
+from ekd_tf.losses import ShrinkTeaNetLoss
+from ekd_tf.losses import SPLoss
+from ekd_tf.losses import TripletDistillationLoss
 from ekd_tf.models import build_backbone
 from ekd_tf.models import list_backbones
 from ekd_tf.teachers import load_embedder
@@ -29,8 +46,28 @@ from ekd_tf.training.schedules import ConstantSchedule
 from ekd_tf.training.schedules import CosineSchedule
 from ekd_tf.training.schedules import StepSchedule
 
-HEADS = {"arcface": ArcFace, "cosface": CosFace}
-LOSSES = {"ekd": EKDLoss}
+HEADS = {
+    "arcface": ArcFace,
+    "cosface": CosFace,
+    "curricularface": CurricularFace,
+    "adaface": AdaFace,
+    "combined": CombinedMargin,
+}
+LOSSES = {
+    "ekd": EKDLoss,
+    "cosine": CosineLoss,
+    "fitnet": FitNetLoss,
+    "kd": KDLoss,
+    "sp": SPLoss,
+    "cckd": CCKDLoss,
+    "rkd": RKDLoss,
+    "darkrank": DarkRankLoss,
+    "shrinkteanet": ShrinkTeaNetLoss,
+    "triplet_distillation": TripletDistillationLoss,
+    "margin_distillation": MarginDistillationLoss,
+    "proxyless_kd": ProxylessKDLoss,
+    "ada_distill": AdaDistillLoss,
+}
 PRECISIONS = ("float32", "mixed_float16", "mixed_bfloat16")
 SCHEDULES = ("constant", "step", "cosine")
 SOURCES = ("recordio", "tfrecord", "tface", "folder", "synthetic")
@@ -150,28 +187,60 @@ def make_teacher(spec: str) -> keras.Model | None:
     return None if spec == "none" else load_embedder(spec)
 
 
-def make_head(name: str, num_identities: int, scale: float, margin: float | None):
+def make_head(
+    name: str,
+    num_identities: int,
+    scale: float,
+    margin: float | None,
+    combined_margins=(1.0, 0.3, 0.2),
+    **arguments,
+):
     """Builds a margin head, or None for "none".
 
     Args:
-        name: "arcface", "cosface" or "none".
+        name: One of `HEADS`, or "none".
         num_identities: Int.
         scale: Float > 0 of the logits.
-        margin: Float: radians for ArcFace, cosine for CosFace; None for the
-            head's default.
+        margin: Float: radians, or cosine for CosFace; None for the head's default.
+            Not for "combined".
+        combined_margins: The three of "combined": factor, radians, cosine.
+        **arguments: What all heads take, see `MarginHead`.
     """
     checks.check_choice("head", name, (*HEADS, "none"))
     if name == "none":
         return None
-    arguments = {} if margin is None else {"margin": margin}
+    if name == "combined":
+        if margin is not None or len(combined_margins) != 3:
+            raise ValueError(
+                "`--head=combined` has three margins, `--combined_margins=M1,M2,M3`. "
+                f"Received: {list(combined_margins)}, --margin={margin}"
+            )
+        keys = ("margin1", "margin2", "margin3")
+        arguments.update(zip(keys, combined_margins))
+    elif margin is not None:
+        arguments["margin"] = margin
     return HEADS[name](num_identities=num_identities, scale=scale, **arguments)
 
 
-def make_losses(spec: str, **arguments_by_name) -> dict:
-    """Builds the distillation losses of `ekd:1` or `ekd:8,other:2`.
+def make_losses(
+    spec: str,
+    student_dim: int | None = None,
+    teacher_dim: int | None = None,
+    num_identities: int | None = None,
+    centres: np.ndarray | None = None,
+    head=None,
+    **arguments_by_name,
+) -> dict:
+    """Builds the distillation losses of `ekd:1` or `ekd:8,cosine:10`.
 
     Args:
         spec: Comma-separated `name:weight`; a weight left out is 1. Empty: none.
+        student_dim: Int, size of the student's embeddings.
+        teacher_dim: Int, size of the teacher's. Losses whose formula needs equal
+            sizes own a projection where these differ.
+        num_identities: Int, of the training images.
+        centres: The teacher's class centres, see `load_centres`, or None.
+        head: The student's margin head, whose centres "kd" uses, or None.
         **arguments_by_name: Per loss, a dict of its arguments.
 
     Returns:
@@ -185,8 +254,61 @@ def make_losses(spec: str, **arguments_by_name) -> dict:
             raise ValueError(f"`--distill` names {name!r} twice. Received: {spec!r}")
         weight = _number(f"distill={name}", weight or "1")
         checks.check_range(f"distill={name}", weight, low=0, low_open=True)
-        losses[name] = (LOSSES[name](**arguments_by_name.get(name, {})), weight)
+        loss_class = LOSSES[name]
+        arguments = dict(arguments_by_name.get(name, {}))
+        if issubclass(loss_class, ProjectedLoss):
+            arguments["student_dim"] = student_dim
+            if not issubclass(loss_class, CentreLoss):
+                arguments["teacher_dim"] = teacher_dim
+            elif centres is None:
+                raise ValueError(
+                    f"`--distill={name}` needs the teacher's class centres, its mean "
+                    "embedding of each training identity: give them as "
+                    "--teacher_centres=FILE.npy, float32 (identities, size)"
+                )
+            else:
+                arguments["centres"] = centres
+        if loss_class is AdaDistillLoss:
+            arguments["num_identities"] = num_identities
+        if loss_class is KDLoss:
+            arguments["head"] = head
+        losses[name] = (loss_class(**arguments), weight)
     return losses
+
+
+def load_centres(
+    path: str | None, num_identities: int, teacher_dim: int
+) -> np.ndarray | None:
+    """Reads the teacher's class centres from a `.npy` file.
+
+    Args:
+        path: File of a float array `(num_identities, teacher_dim)`: row i is the
+            teacher's mean embedding of the training images of label i. None: none.
+        num_identities: Int, of the training images.
+        teacher_dim: Int, size of the teacher's embeddings.
+
+    Raises:
+        ValueError: The file is missing, is no such array, or of other sizes.
+    """
+    if path is None:
+        return None
+    try:
+        centres = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise ValueError(
+            f"`--teacher_centres={path}` cannot be read: {error}"
+        ) from None
+    if not isinstance(centres, np.ndarray) or centres.shape != (
+        num_identities,
+        teacher_dim,
+    ):
+        raise ValueError(
+            f"`--teacher_centres={path}` must hold a row for each of the "
+            f"{num_identities} training identities and a column for each of the "
+            f"{teacher_dim} entries of the teacher's embedding. Received: "
+            f"shape={getattr(centres, 'shape', 'several arrays')}"
+        )
+    return centres
 
 
 def make_schedule(

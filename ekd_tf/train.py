@@ -52,9 +52,29 @@ flags.DEFINE_string(
 )
 flags.DEFINE_float("dropout", 0.0, "Dropout before IResNet's last layer, [0, 1).", 0)
 
-flags.DEFINE_string("head", "arcface", "Margin head: arcface, cosface or none.")
+flags.DEFINE_string(
+    "head",
+    "arcface",
+    "Margin head: arcface, cosface, curricularface, adaface, combined or none.",
+)
 flags.DEFINE_float(
-    "margin", None, "Of the head: radians (arcface) or cosine (cosface)."
+    "margin", None, "Of the head: radians, or a cosine for cosface. Not for combined."
+)
+flags.DEFINE_list(
+    "combined_margins",
+    "1,0.3,0.2",
+    "Of --head=combined: a factor of the angle, radians added, a cosine subtracted.",
+)
+flags.DEFINE_string(
+    "head_gradient",
+    "true",
+    "Through the margin: true, or straight_through as insightface has it.",
+)
+flags.DEFINE_float(
+    "head_sample_rate",
+    1.0,
+    "Share of the identities in the softmax of a step, (0, 1]; those of the batch "
+    "always are.",
 )
 flags.DEFINE_float("scale", 64.0, "Scale of the head's logits.")
 flags.DEFINE_float("margin_weight", 1.0, "Weight of the margin loss.", 0)
@@ -63,7 +83,17 @@ flags.DEFINE_string(
     "teacher", "none", "Teacher: a .keras file, the workdir of a run, or none."
 )
 flags.DEFINE_string(
-    "distill", "", "Distillation losses as name:weight,...; with a teacher. Has: ekd."
+    "distill",
+    "",
+    "Distillation losses as name:weight,...; with a teacher. Has: ekd, cosine, fitnet, "
+    "sp, cckd, rkd, darkrank, triplet_distillation, ada_distill; and with "
+    "--teacher_centres: kd, shrinkteanet, margin_distillation, proxyless_kd.",
+)
+flags.DEFINE_string(
+    "teacher_centres",
+    None,
+    "A .npy file, (identities, size): row i is the teacher's mean embedding of the "
+    "training images of label i.",
 )
 flags.DEFINE_list(
     "ekd_fprs", "1e-1,1e-2,1e-3,1e-4,1e-5,1e-6", "FPRs of EKD's thresholds."
@@ -80,6 +110,10 @@ flags.DEFINE_bool(
 flags.DEFINE_string(
     "ekd_preset", None, "reference: the arithmetic of the reference implementation."
 )
+
+flags.DEFINE_float("kd_temperature", 4.0, "Temperature of KD's softmaxes, in logits.")
+flags.DEFINE_string("sp_gram", "cosine", "SP's matrices: cosine or row_normalized.")
+flags.DEFINE_integer("darkrank_length", 3, "Neighbours DarkRank orders per image.", 2)
 
 flags.DEFINE_integer("steps", None, "Updates of the run. This or --epochs.", 1)
 flags.DEFINE_float("epochs", None, "Passes over the general images. This or --steps.")

@@ -104,7 +104,9 @@ def test_builds_losses_with_weights():
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ("ekdd:1", "must be one of 'ekd'.*Did you mean 'ekd'"),
+        ("ekdd:1", "must be one of 'ekd', 'cosine'.*Did you mean 'ekd'"),
+        ("kd:4", "needs the teacher's class centres.*--teacher_centres=FILE.npy"),
+        ("proxyless_kd", "`--distill=proxyless_kd` needs the teacher's class centres"),
         ("ekd:1,ekd:2", "names 'ekd' twice"),
         ("ekd:-1", r"must be in \(0, inf\)"),
         ("ekd:much", "must be a number. Received: 'much'"),
@@ -115,12 +117,88 @@ def test_says_what_is_wrong_with_losses(spec, message):
         factory.make_losses(spec)
 
 
+def test_builds_every_loss_between_different_sizes():
+    arguments = {
+        "student_dim": 3,
+        "teacher_dim": 5,
+        "num_identities": 4,
+        "centres": np.eye(4, 5),
+    }
+    spec = ",".join(f"{name}:{i + 2}" for i, name in enumerate(factory.LOSSES))
+    losses = factory.make_losses(spec, **arguments)
+    assert list(losses) == list(factory.LOSSES)
+    batch = np.eye(4, 3, dtype=np.float32), np.eye(4, 5, dtype=np.float32)
+    for i, (name, (loss, weight)) in enumerate(losses.items()):
+        assert weight == i + 2
+        if name == "ekd":
+            # Its first call takes longer than all others' together.
+            continue
+        terms = loss(*batch, np.int32([0, 0, 1, 3]))
+        assert all(term.split("/")[0] == name for term in terms)
+        assert np.isfinite(sum(terms.values()))
+    for name in ("cosine", "fitnet", "kd", "proxyless_kd", "ada_distill"):
+        assert losses[name][0].projection is not None
+
+
+def test_loss_arguments_reach_their_loss():
+    losses = factory.make_losses("sp,darkrank:2", sp={"gram": "row_normalized"})
+    assert losses["sp"][0].gram == "row_normalized"
+    assert losses["darkrank"][0].length == 3
+
+
+def test_kd_uses_the_centres_of_the_head():
+    head = factory.make_head("arcface", 4, 64.0, None)
+    head.build((None, 3))
+    losses = factory.make_losses("kd", 3, 5, 4, np.eye(4, 5), head)
+    assert not losses["kd"][0].trainable_variables
+    batch = np.eye(4, 3, dtype=np.float32), np.eye(4, 5, dtype=np.float32)
+    before = float(losses["kd"][0](*batch)["kd"])
+    head.centers.assign(-np.array(head.centers))
+    assert float(losses["kd"][0](*batch)["kd"]) != before
+
+
+def test_reads_class_centres(tmp_path):
+    path = str(tmp_path / "centres.npy")
+    centres = np.float32([[1, 2, 3], [4, 5, 6]])
+    np.save(path, centres)
+    np.testing.assert_array_equal(factory.load_centres(path, 2, 3), centres)
+    assert factory.load_centres(None, 2, 3) is None
+
+
+def test_says_what_is_wrong_with_class_centres(tmp_path):
+    path = str(tmp_path / "centres.npy")
+    with pytest.raises(ValueError, match="centres.npy` cannot be read: .*No such file"):
+        factory.load_centres(path, 2, 3)
+    np.save(path, np.zeros((2, 3)))
+    with pytest.raises(ValueError, match="each of the 4 training.*the 3 entr.*(2, 3)"):
+        factory.load_centres(path, 4, 3)
+    np.savez(path[:-4] + ".npz", np.zeros((2, 3)))
+    with pytest.raises(ValueError, match="Received: shape=several arrays"):
+        factory.load_centres(path[:-4] + ".npz", 2, 3)
+    (tmp_path / "text.npy").write_text("no array")
+    with pytest.raises(ValueError, match="text.npy` cannot be read"):
+        factory.load_centres(str(tmp_path / "text.npy"), 2, 3)
+
+
 def test_builds_heads():
     head = factory.make_head("arcface", 5, 32.0, None)
     assert isinstance(head, ArcFace)
     assert (head.scale, head.margin, head.num_identities) == (32.0, 0.5, 5)
     assert isinstance(factory.make_head("cosface", 5, 64.0, 0.3), CosFace)
     assert factory.make_head("none", 5, 64.0, None) is None
+    for name in factory.HEADS:
+        head = factory.make_head(
+            name, 5, 64.0, None, gradient="straight_through", sample_rate=0.5, seed=3
+        )
+        received = (head.gradient, head.sample_rate, head.seed)
+        assert received == ("straight_through", 0.5, 3)
+    combined = factory.make_head("combined", 5, 64.0, None, [1.2, 0.1, 0.3])
+    received = (combined.margin1, combined.margin2, combined.margin3)
+    assert received == (1.2, 0.1, 0.3)
+    with pytest.raises(ValueError, match="has three margins.*--margin=0.5"):
+        factory.make_head("combined", 5, 64.0, 0.5)
+    with pytest.raises(ValueError, match=r"has three margins.*Received: \[1.0\]"):
+        factory.make_head("combined", 5, 64.0, None, [1.0])
     with pytest.raises(ValueError, match="`head` must be one of"):
         factory.make_head("arc", 5, 64.0, None)
 
