@@ -101,6 +101,8 @@ class AdaDistillLoss(ProjectedLoss):
         noise, and the target is not kept from rising past pi - m.
     """
 
+    uses_labels = True
+
     def __init__(
         self,
         num_identities,
@@ -122,7 +124,6 @@ class AdaDistillLoss(ProjectedLoss):
 
     def compute(self, student, teacher, labels, image_ids, training):
         """Returns the term, and the mean share a centre keeps to watch."""
-        labels = self.need_labels(labels)
         projected = l2_normalize(self.project(student, teacher))
         teacher = l2_normalize(teacher)
         centres = tf.convert_to_tensor(self.centres)

@@ -20,6 +20,9 @@ class DistillationLoss(keras.layers.Layer):
     scalars whose sum is the loss.
     """
 
+    # Whether a call without labels is refused.
+    uses_labels = False
+
     def __init__(self, name=None, **kwargs):
         kwargs.pop("dtype", None)
         super().__init__(name=name, dtype="float32", **kwargs)
@@ -40,12 +43,6 @@ class DistillationLoss(keras.layers.Layer):
             trainable=False,
             aggregation=ONLY_FIRST_REPLICA,
         )
-
-    def need_labels(self, labels):
-        """Returns the labels, or raises `ValueError` where there are none."""
-        if labels is None:
-            raise ValueError(f"{type(self).__name__} needs `labels`.")
-        return labels
 
     def compute(self, student, teacher, labels, image_ids, training):
         """Returns `(terms, monitor)`, two dicts of names to float32 scalars.
@@ -91,6 +88,8 @@ class DistillationLoss(keras.layers.Layer):
         check_rank("student", student, 2)
         check_rank("teacher", teacher, 2)
         batch = {"student": student, "teacher": teacher}
+        if labels is None and self.uses_labels:
+            raise ValueError(f"{type(self).__name__} needs `labels`.")
         if labels is not None:
             labels = tf.cast(labels, tf.int32)
             check_rank("labels", labels, 1)

@@ -115,6 +115,8 @@ class EKDLoss(DistillationLoss):
         with TFace corresponds to a weight of 8.
     """
 
+    uses_labels = True
+
     def __init__(
         self,
         fprs=DEFAULT_FPRS,
@@ -182,8 +184,6 @@ class EKDLoss(DistillationLoss):
         sides); and over all thresholds `critical/positive`, `critical/negative`,
         `pairs/positive`, `pairs/negative` (counts).
         """
-        if labels is None:
-            raise ValueError("EKDLoss needs `labels` to tell positive pairs.")
         if self.preset == "reference":
             image_ids = None
         pairs = self.miner(student, teacher, labels, image_ids)

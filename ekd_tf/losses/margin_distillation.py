@@ -67,6 +67,8 @@ class MarginDistillationLoss(CentreLoss):
         `arcface_target`.
     """
 
+    uses_labels = True
+
     def __init__(
         self,
         centres=None,
@@ -91,7 +93,6 @@ class MarginDistillationLoss(CentreLoss):
 
     def compute(self, student, teacher, labels, image_ids, training):
         """Returns the term, and the mean margin to watch."""
-        labels = self.need_labels(labels)
         cosines = tf.reduce_sum(
             l2_normalize(teacher) * self.own_centres(labels), axis=1
         )

@@ -40,6 +40,8 @@ class ProxylessKDLoss(CentreLoss):
         ArcDistill of Boutros et al., 2024, arXiv:2407.01332, is the same with ArcFace.
     """
 
+    uses_labels = True
+
     def __init__(
         self,
         centres=None,
@@ -63,7 +65,7 @@ class ProxylessKDLoss(CentreLoss):
         """Returns the term; nothing to watch."""
         value = margin_cross_entropy(
             self.cosines(self.project(student, teacher)),
-            self.need_labels(labels),
+            labels,
             self.scale,
             lambda cosine: arcface_target(cosine, self.margin),
         )

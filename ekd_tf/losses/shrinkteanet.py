@@ -43,6 +43,8 @@ class ShrinkTeaNetLoss(CentreLoss):
         distils intermediate features too.
     """
 
+    uses_labels = True
+
     def __init__(
         self,
         centres=None,
@@ -67,7 +69,6 @@ class ShrinkTeaNetLoss(CentreLoss):
 
     def compute(self, student, teacher, labels, image_ids, training):
         """Returns the two weighted terms; nothing to watch."""
-        labels = self.need_labels(labels)
         projected = self.project(student, teacher)
         classified = margin_cross_entropy(
             self.cosines(projected), labels, self.scale, lambda cosine: cosine

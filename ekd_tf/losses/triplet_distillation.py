@@ -112,6 +112,8 @@ class TripletDistillationLoss(DistillationLoss):
         ValueError: An argument outside its range; at a call, no labels.
     """
 
+    uses_labels = True
+
     def __init__(
         self, min_margin=0.2, max_margin=0.5, name="triplet_distillation", **kwargs
     ):
@@ -126,7 +128,7 @@ class TripletDistillationLoss(DistillationLoss):
         value = triplet_distillation(
             student,
             teacher,
-            self.need_labels(labels),
+            labels,
             image_ids,
             self.min_margin,
             self.max_margin,

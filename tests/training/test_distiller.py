@@ -6,8 +6,11 @@ from toys import backbone
 from toys import batch
 
 from ekd_tf.heads import ArcFace
+from ekd_tf.losses import AdaDistillLoss
+from ekd_tf.losses import CosineLoss
 from ekd_tf.losses import DistillationLoss
 from ekd_tf.losses import EKDLoss
+from ekd_tf.losses import RKDLoss
 from ekd_tf.training.distiller import Distiller
 from ekd_tf.training.loop import compile_step
 from ekd_tf.training.strategy import distribute
@@ -171,3 +174,45 @@ def test_trains_under_keras_fit(rng):
 def test_rejects_no_losses():
     with pytest.raises(ValueError, match="at least one distillation loss"):
         Distiller(backbone(), backbone(), {})
+
+
+def several_losses():
+    """Of one that owns a projection, one with that and centres, and one with none."""
+    keras.utils.set_random_seed(5)
+    return {
+        "cosine": (CosineLoss(student_dim=8, teacher_dim=12), 4.0),
+        "ada_distill": (AdaDistillLoss(3, 12, student_dim=8, scale=4.0), 0.5),
+        "rkd": (RKDLoss(), 2.0),
+    }
+
+
+def test_what_losses_own_is_trained_and_in_the_state_but_not_the_students(rng):
+    model, data = make(losses=several_losses(), batch_norm=True), batch(rng)
+    before = values(model)
+    owned = [name for name in before if name.startswith("loss/")]
+    assert sorted(name.split("/")[1::2] for name in owned) == [
+        ["ada_distill", "centres"],
+        ["ada_distill", "kernel"],
+        ["cosine", "kernel"],
+    ]
+    out = step_of(model)(data)
+    assert {"loss/cosine", "loss/ada_distill", "loss/rkd/angle"} <= set(out)
+    for name, value in values(model).items():
+        if name in owned:
+            assert np.abs(value - before[name]).max() > 0, name
+    assert model.student.count_params() == backbone(dim=8).count_params()
+
+
+def test_two_replicas_train_projections_and_centres_as_one(rng, two_replicas):
+    data = batch(rng)
+    single = make(losses=several_losses())
+    step_of(single)(data)
+    with two_replicas.scope():
+        model = make(losses=several_losses())
+    dataset = tf.data.Dataset.from_tensors(data)
+    parts = next(iter(distribute(two_replicas, dataset)))
+    compile_step(model, two_replicas)(parts)
+    for name, value in values(single).items():
+        np.testing.assert_allclose(
+            values(model)[name], value, rtol=1e-3, atol=1e-5, err_msg=name
+        )
