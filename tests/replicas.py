@@ -1,0 +1,272 @@
+"""One step or two on any number of replicas, beside one device on the whole batch.
+
+    python tests/replicas.py
+
+prints the table of CONTRIBUTING.md. Every row but the first is a process of its own
+(or two), because a process can gather over one number of replicas only.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import pathlib
+import socket
+import subprocess
+import sys
+import tempfile
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
+
+import keras
+import numpy as np
+import tensorflow as tf
+from toys import CosineGap
+from toys import backbone
+from toys import batch
+
+from ekd_tf.heads import ArcFace
+from ekd_tf.losses import EKDLoss
+from ekd_tf.training.classifier import FaceClassifier
+from ekd_tf.training.distiller import Distiller
+from ekd_tf.training.loop import compile_step
+from ekd_tf.training.strategy import distribute
+from ekd_tf.training.strategy import make_strategy
+from ekd_tf.training.strategy import set_virtual_devices
+
+ROWS, STEPS = 16, 2
+LOSSES = ("margin", "ekd", "two")
+PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
+# How the batch is spread; each against one device without XLA.
+PLACES = ("1, XLA", "2", "4", "2 processes")
+
+
+class InParts(keras.layers.Layer):
+    """A student that normalises each part of the batch by itself."""
+
+    def __init__(self, student, parts):
+        super().__init__()
+        self.student, self.parts = student, parts
+
+    @property
+    def output_shape(self):
+        return self.student.output_shape
+
+    def call(self, images, training=None):
+        rows = tf.split(images, self.parts)
+        return tf.concat([self.student(r, training=training) for r in rows], axis=0)
+
+
+def make(loss, norm="frozen", parts=1):
+    """Returns a compiled model, the same wherever it is made.
+
+    Args:
+        loss: "margin", "ekd" or "two": margin, EKD and cosine at once.
+        norm: "frozen" or "training" batch normalisation.
+        parts: Into how many parts a training normalisation sees the batch divided.
+    """
+    student = backbone(dim=8)
+    for layer in student.layers:
+        if "normalization" in layer.name:
+            layer.moving_mean.assign(np.linspace(-0.2, 0.2, 6, dtype=np.float32))
+            layer.moving_variance.assign(np.linspace(0.1, 0.3, 6, dtype=np.float32))
+            layer.trainable = norm == "training"
+    teacher = backbone(dim=8, seed=7)
+    keras.utils.set_random_seed(3)
+    head = ArcFace(num_identities=3, scale=4.0, margin=0.2)
+    if parts > 1:
+        student = InParts(student, parts)
+    if loss == "margin":
+        model = FaceClassifier(student, head)
+    else:
+        losses = {"ekd": (EKDLoss(temperature=0.1, momentum=0.3), 50.0)}
+        if loss == "two":
+            losses["cosine"] = (CosineGap(), 2.0)
+        model = Distiller(student, teacher, losses, head if loss == "two" else None)
+    scaling = keras.mixed_precision.global_policy().name == "mixed_float16"
+    model.compile(
+        keras.optimizers.SGD(learning_rate=0.05, momentum=0.9),
+        loss_scaling="dynamic" if scaling else "none",
+    )
+    return model
+
+
+def run(strategy, loss, precision="float32", norm="frozen", parts=1, xla=False):
+    """Returns all a run of two steps logs and holds: dict of names to arrays."""
+    tf.keras.mixed_precision.set_global_policy(precision)
+    try:
+        with strategy.scope():
+            model = make(loss, norm, parts)
+    finally:
+        tf.keras.mixed_precision.set_global_policy("float32")
+    rng = np.random.default_rng(5)
+    batches = [batch(rng, rows=ROWS) for _ in range(STEPS)]
+    stacked = {name: tf.stack([b[name] for b in batches]) for name in batches[0]}
+    dataset = tf.data.Dataset.from_tensor_slices(stacked)
+    step = compile_step(model, strategy)
+    if xla:
+        step = tf.function(model.train_step, jit_compile=True, autograph=False)
+    result = {f"start/{name}": v.numpy() for name, v in model.state().items()}
+    logged = [
+        {name: float(value) for name, value in step(rows).items()}
+        for rows in distribute(strategy, dataset)
+    ]
+    for name in logged[0]:
+        result[f"logged/{name}"] = np.array([terms[name] for terms in logged])
+    result.update({f"end/{name}": v.numpy() for name, v in model.state().items()})
+    return result
+
+
+def differences(one, other):
+    """Returns how far two runs are apart, four numbers.
+
+    `update`: of the weights, as a share of each variable's largest; `logged`: of
+    the terms and norms, relative; `threshold`: of thresholds, in cosine; `count`: of
+    pairs, critical pairs and skipped steps, in pieces.
+    """
+    assert one.keys() == other.keys()
+    worst = dict.fromkeys(("update", "logged", "threshold", "count"), 0.0)
+    for name, value in one.items():
+        kind, _, rest = name.partition("/")
+        gap = np.abs(np.float64(other[name]) - np.float64(value)).max()
+        if kind == "start":
+            assert gap == 0, name
+        elif rest.startswith("threshold/") or "_thresholds" in rest:
+            worst["threshold"] = max(worst["threshold"], gap)
+        elif rest.startswith(("critical/", "pairs/", "skipped_steps", "update/")):
+            worst["count"] = max(worst["count"], gap)
+        elif kind == "logged":
+            largest = max(np.abs(value).max(), 1e-12)
+            worst["logged"] = max(worst["logged"], gap / largest)
+        elif kind == "end":
+            moved = np.abs(np.float64(value) - one[f"start/{rest}"]).max()
+            worst["update"] = max(worst["update"], gap / moved if moved else gap)
+    return worst
+
+
+def cases():
+    """Returns the names and arguments of all runs of a place."""
+    frozen = {
+        f"{precision}/{loss}": {"loss": loss, "precision": precision}
+        for precision in PRECISIONS
+        for loss in LOSSES
+    }
+    return {**frozen, "training": {"loss": "two", "norm": "training"}}
+
+
+def save_runs(path, strategy, xla=False, parts=1):
+    """Writes the results of all cases to an .npz file."""
+    results = {}
+    for case, arguments in cases().items():
+        if case == "training":
+            if xla:
+                continue
+            arguments = {**arguments, "parts": parts}
+        for name, value in run(strategy, xla=xla, **arguments).items():
+            results[f"{case}:{name}"] = value
+    np.savez(path, **results)
+
+
+def load_runs(path):
+    """Reads what `save_runs` wrote: dict of cases to results."""
+    runs = {}
+    with np.load(path) as arrays:
+        for key in arrays.files:
+            case, _, name = key.partition(":")
+            runs.setdefault(case, {})[name] = arrays[key]
+    return runs
+
+
+def free_ports(count):
+    """Returns ports of this machine nobody listens on."""
+    sockets = [socket.socket() for _ in range(count)]
+    for each in sockets:
+        each.bind(("localhost", 0))
+    ports = [each.getsockname()[1] for each in sockets]
+    for each in sockets:
+        each.close()
+    return ports
+
+
+def runs_of(place, folder):
+    """Runs all cases in a place, in processes of their own; returns the results."""
+    path = pathlib.Path(folder) / f"{place.replace(', ', '_').replace(' ', '_')}.npz"
+    commands = [[f"--output={path}", f"--place={place}"]]
+    if place == "2 processes":
+        hosts = ",".join(f"localhost:{port}" for port in free_ports(2))
+        commands = [
+            [f"--output={path if i == 0 else f'{path}.second.npz'}"]
+            + [f"--place={place}", f"--hosts={hosts}", f"--index={i}"]
+            for i in range(2)
+        ]
+    here = pathlib.Path(__file__).resolve()
+    environment = {k: v for k, v in os.environ.items() if k != "TF_CONFIG"}
+    paths = [str(here.parents[1]), environment.get("PYTHONPATH", "")]
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
+    processes = [
+        subprocess.Popen(
+            [sys.executable, str(here), *command],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for command in commands
+    ]
+    for process in processes:
+        output, _ = process.communicate(timeout=1800)
+        if process.returncode:
+            raise RuntimeError(f"{place}: {output[-3000:]}")
+    return load_runs(path)
+
+
+def print_table(folder):
+    """Prints the largest differences of all places, as Markdown."""
+    print(f"TensorFlow {tf.__version__}, Keras {keras.__version__}\n")
+    print("| replicas | precision | BatchNorm | loss | update | logged | threshold |")
+    print("| --- | --- | --- | --- | ---: | ---: | ---: |")
+    alone = runs_of("1", folder)
+    for place in PLACES:
+        for case, result in runs_of(place, folder).items():
+            expected, norm = alone[case], "frozen"
+            precision, _, loss = case.partition("/")
+            if case == "training":
+                expected = runs_of(f"1 in {place[0]}", folder)[case]
+                precision, loss, norm = "float32", "two", "per replica"
+            worst = differences(expected, result)
+            assert worst.pop("count") == 0
+            numbers = " | ".join(f"{value:.0e}" for value in worst.values())
+            print(f"| {place} | {precision} | {norm} | {loss} | {numbers} |", flush=True)
+
+
+def main():
+    """Runs one place, or all of them for the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--place")
+    parser.add_argument("--output")
+    parser.add_argument("--hosts", default="")
+    parser.add_argument("--index", type=int)
+    arguments = parser.parse_args()
+    if arguments.place is None:
+        with tempfile.TemporaryDirectory() as folder:
+            print_table(folder)
+        return
+    place = arguments.place
+    if place == "2 processes":
+        strategy = make_strategy(
+            "multi_worker", arguments.hosts.split(","), arguments.index
+        )
+        save_runs(arguments.output, strategy)
+    elif place in ("2", "4"):
+        set_virtual_devices(int(place))
+        save_runs(arguments.output, make_strategy("mirrored"))
+    else:
+        parts = int(place[-1]) if " in " in place else 1
+        save_runs(
+            arguments.output, make_strategy("none"), xla="XLA" in place, parts=parts
+        )
+
+
+if __name__ == "__main__":
+    main()
