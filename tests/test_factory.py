@@ -8,6 +8,7 @@ from PIL import Image
 
 from ekd_tf import factory
 from ekd_tf.data import FolderFaces
+from ekd_tf.data.writers import TFRecordWriter
 from ekd_tf.heads import ArcFace
 from ekd_tf.heads import CosFace
 
@@ -45,6 +46,40 @@ def test_opens_recordio_and_keeps_its_index(tmp_path):
     train, heldout = factory.make_sources(spec, spec, 0, seed=0, cache_dir=tmp_path)
     assert train.read([2]) == heldout.read([2]) == [b"c"]
     assert len(list(tmp_path.glob("train-*.ekd_index.npz"))) == 1
+
+
+def test_opens_every_format(tmp_path):
+    labels, images = np.array([0, 0, 1]), [b"a", b"bb", b"c"]
+    (tmp_path / "set").mkdir()
+    writer = TFRecordWriter(tmp_path / "set", labels, shards=1)
+    for image in images:
+        writer.add(image)
+    writer.finish((8, 8))
+    lines = []
+    for k, (label, image) in enumerate(zip(labels, images)):
+        (tmp_path / f"{k}.jpg").write_bytes(image)
+        lines.append(f"{k}.jpg\t{label}\n")
+    (tmp_path / "lists").mkdir()
+    for index in (tmp_path / "index", tmp_path / "lists" / "index"):
+        index.write_text("".join(lines))
+    for spec in (
+        f"tfrecord:{tmp_path}/set",
+        f"tface:{tmp_path}/index",
+        f"tface:{tmp_path}/lists/index,root={tmp_path}",
+    ):
+        source = factory.make_source(spec)
+        assert source.read(range(3)) == images
+        np.testing.assert_array_equal(source.labels, labels)
+
+
+def test_joins_sources(tmp_path):
+    # A plus sign in a path joins nothing.
+    root = folder(tmp_path / "a+b", identities=2)
+    source = factory.make_source(f"folder:{root}+folder:{root}")
+    assert (len(source), source.num_identities) == (8, 4)
+    assert isinstance(factory.make_source(f"folder:{root}"), FolderFaces)
+    drawn = "synthetic:identities=2,images=1,size=32"
+    assert factory.make_source(f"{drawn}+{drawn},seed=3").num_identities == 4
 
 
 def test_accepts_damage_in_the_training_data_alone(tmp_path):

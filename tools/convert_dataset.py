@@ -146,12 +146,17 @@ def convert(source, to, out, shards=16, drop=None, stream=None):
     return len(kept), done
 
 
+def check_free(out):
+    """Raises `ValueError` where something would be overwritten."""
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ValueError(f"{out} exists. Choose another --out or delete it")
+
+
 def open_partial(out, partial, plan):
     """Makes the folder to write to, or makes sure that it holds a try of this plan."""
     from ekd_tf.atomic import write_aside
 
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ValueError(f"{out} exists. Choose another --out or delete it")
+    check_free(out)
     path = partial / PLAN_FILE
     if partial.exists() and any(partial.iterdir()):
         if not path.exists() or json.loads(path.read_text()) != plan:
@@ -189,6 +194,8 @@ def run():
         pairs = make_pairs(PAIRS.value, DATA.value, OUT.value, SUFFIX.value)
         print(f"Wrote {len(pairs.issame):,} pairs to {OUT.value}")
         return
+    if TO.value:
+        check_free(pathlib.Path(OUT.value))
     from ekd_tf import factory
 
     source = factory.make_source(DATA.value)

@@ -148,14 +148,14 @@ def read_list(path, source: Source) -> np.ndarray:
         ValueError: The list was made for another source, or is malformed.
     """
     with open(path, "rb") as file:
-        first, *lines = file.read().decode("utf-8", "surrogateescape").splitlines()
-    if first != f"# source {source.fingerprint}":
+        lines = file.read().decode("utf-8", "surrogateescape").splitlines()
+    if lines[:1] != [f"# source {source.fingerprint}"]:
         raise ValueError(
             f"{path} was made of another data set than {source.name}, or that has "
             "changed since. Run --verify on it again"
         )
     positions = set()
-    for number, line in enumerate(lines, 2):
+    for number, line in enumerate(lines[1:], 2):
         if line.startswith("#"):
             continue
         word = line.partition("\t")[0]

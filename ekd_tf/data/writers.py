@@ -106,8 +106,8 @@ def _range_record(key, span):
 
 
 def _check_grouped(labels):
-    steps = np.diff(labels, prepend=-1)
-    if not len(labels) or steps.min() < 0 or steps.max() > 1:
+    steps = np.diff(labels)
+    if not len(labels) or labels[0] != 0 or not np.all((steps == 0) | (steps == 1)):
         raise ValueError(
             "`labels` must hold 0, 1, 2, ... without gaps, each once or more in a row"
         )

@@ -1,0 +1,145 @@
+"""Every image looked at once: what is listed, and lists read back."""
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ekd_tf.data.folder import FolderFaces
+from ekd_tf.data.inspection import Finding
+from ekd_tf.data.inspection import inspect_images
+from ekd_tf.data.inspection import read_list
+from ekd_tf.data.inspection import write_list
+
+
+def face(value, height=8, width=8, form="JPEG"):
+    file = io.BytesIO()
+    Image.fromarray(np.full((height, width, 3), value, np.uint8)).save(file, form)
+    return file.getvalue()
+
+
+def tree(root, **identities):
+    """Writes `a=[bytes, ...]` as a/0.jpg, ...; hidden from order by their names."""
+    for name, images in identities.items():
+        (root / name).mkdir(parents=True)
+        for k, data in enumerate(images):
+            (root / name / f"{k}.jpg").write_bytes(data)
+    return FolderFaces(root)
+
+
+def found(source, **arguments):
+    findings = inspect_images(source, **arguments)
+    return [(f.index, f.reason, f.detail) for f in findings]
+
+
+def test_good_images_give_no_findings(tmp_path):
+    source = tree(tmp_path, a=[face(1), face(2)], b=[face(3), face(4, form="PNG")])
+    assert found(source) == []
+
+
+def test_lists_what_does_not_decode(tmp_path):
+    good = [face(k) for k in range(4)]
+    source = tree(
+        tmp_path,
+        a=[*good[:2], b"text", face(9)[:-30]],
+        b=[*good[2:], b"", face(5, form="WEBP")],
+    )
+    (tmp_path / "b" / "1.jpg").unlink()
+    listed = found(source)
+    assert [(index, reason) for index, reason, _ in listed] == [
+        (k, "undecodable") for k in (2, 3, 5, 6)
+    ]
+    details = [detail for _, _, detail in listed]
+    assert details[0] == "not an image in a format that is read"
+    assert "runcated" in details[1]
+    assert "No such file" in details[2]
+
+
+def test_lists_all_copies_of_images_in_several_identities(tmp_path):
+    source = tree(
+        tmp_path,
+        a=[face(1), face(1), face(2)],
+        b=[face(3), face(1)],
+        c=[face(5), face(5)],
+    )
+    first, last = tmp_path / "a" / "0.jpg", tmp_path / "b" / "1.jpg"
+    assert found(source) == [
+        (0, "duplicate", f"the same bytes as {last}"),
+        (1, "duplicate", f"the same bytes as {last}"),
+        (4, "duplicate", f"the same bytes as {first}"),
+    ]
+
+
+def test_lists_identities_with_few_images_that_decode(tmp_path):
+    source = tree(
+        tmp_path,
+        a=[face(1), face(2), face(3)],
+        b=[face(4), b"bad"],
+        c=[face(5), face(6)],
+        d=[b"bad"],
+    )
+    assert found(source, min_images=2) == [
+        (3, "few images", "identity 1 has 1 of 2 images"),
+        (4, "undecodable", "not an image in a format that is read"),
+        (4, "few images", "identity 1 has 1 of 2 images"),
+        (7, "undecodable", "not an image in a format that is read"),
+        (7, "few images", "identity 3 has 0 of 2 images"),
+    ]
+    few = [f.index for f in inspect_images(source, 3) if f.reason == "few images"]
+    assert few == [3, 4, 5, 6, 7]
+
+
+def test_lists_images_of_another_size_than_most(tmp_path):
+    source = tree(tmp_path, a=[face(1), face(2, 8, 9)], b=[face(3), face(4, 16, 16)])
+    assert found(source) == [
+        (1, "odd size", "9x8, most are 8x8"),
+        (3, "odd size", "16x16, most are 8x8"),
+    ]
+
+
+def test_nothing_decodes(tmp_path):
+    source = tree(tmp_path, a=[b"x"], b=[b"y"])
+    assert [f[1] for f in found(source, min_images=1)] == [
+        "undecodable",
+        "few images",
+    ] * 2
+
+
+def test_progress_counts_every_image(tmp_path, monkeypatch):
+    monkeypatch.setattr("ekd_tf.data.inspection._CHUNK", 2)
+    source = tree(tmp_path, a=[face(1), face(2), face(3)], b=[face(4), face(5)])
+    counts = []
+    inspect_images(source, progress=counts.append)
+    assert counts == [2, 2, 1]
+
+
+@pytest.fixture
+def source(tmp_path):
+    return tree(tmp_path / "faces", a=[face(1), b"bad"], b=[face(2), face(3)])
+
+
+def test_a_list_is_read_back_without_the_lines_taken_out(tmp_path, source):
+    findings = [Finding(k, "odd size", "9x9, most are 8x8") for k in (1, 3, 3, 2)]
+    path = tmp_path / "list.tsv"
+    with open(path, "wb") as file:
+        write_list(file, source, findings)
+    np.testing.assert_array_equal(read_list(path, source), [1, 2, 3])
+    lines = path.read_text().splitlines()
+    assert lines[2] == (f"1\todd size\t9x9, most are 8x8\t{tmp_path}/faces/a/1.jpg")
+    path.write_text("\n".join(lines[:3]))
+    np.testing.assert_array_equal(read_list(path, source), [1])
+    path.write_text("\n".join(lines[:2]))
+    assert len(read_list(path, source)) == 0
+
+
+def test_lists_of_another_source_and_malformed_ones_are_refused(tmp_path, source):
+    path = tmp_path / "list.tsv"
+    for text in ("", "# source abc\n0\n", "0\n"):
+        path.write_text(text)
+        with pytest.raises(ValueError, match="was made of another data set than"):
+            read_list(path, source)
+    for line in ("x", "-1", "4", ""):
+        path.write_text(f"# source {source.fingerprint}\n1\n{line}\n2\n")
+        with pytest.raises(ValueError, match=r"list\.tsv: line 3 begins with no pos"):
+            read_list(path, source)

@@ -1,0 +1,212 @@
+"""tools/convert_dataset.py: any source to TFRecord and RecordIO, and lists."""
+
+import importlib.util
+import io
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import records
+from PIL import Image
+
+from ekd_tf import factory
+from ekd_tf.data import read_pairs
+from ekd_tf.data.writers import RecordIOWriter
+
+TOOL = pathlib.Path(__file__).parents[2] / "tools" / "convert_dataset.py"
+
+
+@pytest.fixture(scope="module")
+def tool():
+    """The script as a module, its flags defined once."""
+    spec = importlib.util.spec_from_file_location("convert_dataset", TOOL)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def face(value, size=8):
+    file = io.BytesIO()
+    Image.fromarray(np.full((size, size, 3), value, np.uint8)).save(file, "JPEG")
+    return file.getvalue()
+
+
+@pytest.fixture
+def source(tmp_path):
+    """A folder of three identities with 2, 3 and 1 images."""
+    for name, count in (("ann", 2), ("bo", 3), ("cy", 1)):
+        (tmp_path / "faces" / name).mkdir(parents=True)
+        for k in range(count):
+            path = tmp_path / "faces" / name / f"{k}.jpg"
+            path.write_bytes(face(10 * ord(name[0]) % 256 + k))
+    return factory.make_source(f"folder:{tmp_path}/faces")
+
+
+def everything(source):
+    return list(zip(source.labels.tolist(), source.read(range(len(source)))))
+
+
+def test_images_keep_their_bytes_from_format_to_format(tool, tmp_path, source):
+    stream = io.StringIO()
+    previous = source
+    for k, to in enumerate(("recordio", "tfrecord", "recordio")):
+        out = tmp_path / f"out{k}"
+        done = tool.convert(previous, to, out, shards=2, stream=stream)
+        assert done == (6, 0)
+        previous = factory.make_source(f"{to}:{out}")
+        assert everything(previous) == everything(source)
+    first, last = tmp_path / "out0", tmp_path / "out2"
+    assert {
+        f: (first / f).read_bytes() for f in os.listdir(first) if "npz" not in f
+    } == {f: (last / f).read_bytes() for f in os.listdir(last) if "npz" not in f}
+    assert (first / "property").read_text() == "3,8,8"
+    assert "1/1" in stream.getvalue()
+    assert not list(tmp_path.glob("*.partial"))
+
+
+def test_recordio_groups_identities(tool, tmp_path):
+    images = [(4, face(1)), (2, face(2)), (4, face(3)), (2, face(4))]
+    entries = [
+        (k, records.record(label, data, k)) for k, (label, data) in enumerate(images)
+    ]
+    records.write(tmp_path / "shuffled", entries)
+    shuffled = factory.make_source(f"recordio:{tmp_path}/shuffled")
+    tool.convert(shuffled, "recordio", tmp_path / "out", stream=io.StringIO())
+    grouped = factory.make_source(f"recordio:{tmp_path}/out")
+    order = [1, 3, 0, 2]
+    assert everything(grouped) == [(k // 2, images[i][1]) for k, i in enumerate(order)]
+
+
+def test_drawn_faces_become_png(tool, tmp_path):
+    drawn = factory.make_source("synthetic:identities=2,images=2,size=32")
+    tool.convert(drawn, "tfrecord", tmp_path / "out", 1, stream=io.StringIO())
+    images = factory.make_source(f"tfrecord:{tmp_path}/out").read(range(4))
+    pixels = [np.asarray(Image.open(io.BytesIO(data))) for data in images]
+    np.testing.assert_array_equal(pixels, drawn.read(np.arange(4)))
+
+
+@pytest.mark.parametrize("to", ["recordio", "tfrecord"])
+def test_an_interrupted_conversion_is_gone_on_with(
+    tool, tmp_path, source, to, monkeypatch
+):
+    monkeypatch.setattr(tool, "CHUNK", 2)
+    monkeypatch.setattr("ekd_tf.data.writers._SYNC_BYTES", 1)
+    reads = []
+    real = source.read
+
+    def read(indices):
+        reads.append(list(indices))
+        if len(reads) == 4:
+            raise KeyboardInterrupt
+        return real(indices)
+
+    monkeypatch.setattr(source, "read", read)
+    out = tmp_path / "out"
+    with pytest.raises(KeyboardInterrupt):
+        tool.convert(source, to, out, 3, stream=io.StringIO())
+    assert not out.exists()
+    # The first image for its size, then two at a time; four were written.
+    assert reads == [[0], [0, 1], [2, 3], [4, 5]]
+    assert tool.convert(source, to, out, 3, stream=io.StringIO()) == (6, 4)
+    assert reads[4:] == [[0], [4, 5]]
+    assert everything(factory.make_source(f"{to}:{out}")) == everything(source)
+    assert sorted(os.listdir(tmp_path)) == ["faces", "out"]
+
+
+def test_an_interruption_at_the_very_end(tool, tmp_path, source, monkeypatch):
+    out = tmp_path / "out"
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RecordIOWriter, "finish", stop)
+        with pytest.raises(KeyboardInterrupt):
+            tool.convert(source, "recordio", out, stream=io.StringIO())
+    tool.convert(source, "recordio", out, stream=io.StringIO())
+    assert everything(factory.make_source(f"recordio:{out}")) == everything(source)
+
+
+def test_what_is_there_is_never_overwritten(tool, tmp_path, source):
+    out = tmp_path / "out"
+    (tmp_path / "out.partial").mkdir()
+    (tmp_path / "out.partial" / "mine.txt").write_text("x")
+    words = r"out\.partial holds the unfinished conversion of something else. Finish"
+    with pytest.raises(ValueError, match=words):
+        tool.convert(source, "recordio", out)
+    plan = {"source": "another", "images": "", "to": "recordio", "shards": None}
+    (tmp_path / "out.partial" / tool.PLAN_FILE).write_text(json.dumps(plan))
+    with pytest.raises(ValueError, match="unfinished conversion of something else"):
+        tool.convert(source, "recordio", out)
+    out.mkdir()
+    (out / "a").write_text("x")
+    with pytest.raises(ValueError, match="out exists. Choose another --out or delete"):
+        tool.convert(source, "recordio", out)
+
+
+def test_an_unreadable_image_stops_with_its_path(tool, tmp_path, source):
+    (tmp_path / "faces" / "bo" / "1.jpg").unlink()
+    with pytest.raises(OSError, match=r"bo/1\.jpg"):
+        tool.convert(source, "recordio", tmp_path / "out", stream=io.StringIO())
+    assert not (tmp_path / "out").exists()
+
+
+def test_listed_images_are_left_out_and_identities_numbered_anew(
+    tool, tmp_path, source, capsys
+):
+    (tmp_path / "faces" / "ann" / "0.jpg").write_bytes(b"bad")
+    source = factory.make_source(f"folder:{tmp_path}/faces")
+    path = tmp_path / "drop.tsv"
+    tool.verify(source, path, 2)
+    text = capsys.readouterr().out
+    assert "6 images of 3 identities, 3 of them listed in" in text
+    assert "1 undecodable" in text and "3 few images" in text
+    assert f"convert with --drop={path}" in text
+    out = tmp_path / "out"
+    tool.convert(source, "tfrecord", out, 1, drop=path, stream=io.StringIO())
+    kept = everything(factory.make_source(f"tfrecord:{out}"))
+    assert kept == [(0, data) for _, data in everything(source)[2:5]]
+    lines = [f"# source {source.fingerprint}", *map(str, range(6))]
+    path.write_text("\n".join(lines))
+    with pytest.raises(ValueError, match=r"drop\.tsv leaves no image of"):
+        tool.convert(source, "tfrecord", tmp_path / "none", drop=path)
+
+
+def run(*arguments):
+    return subprocess.run(
+        [sys.executable, str(TOOL), *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        cwd=TOOL.parents[1],
+    )
+
+
+def test_the_command(tmp_path, source):
+    out = tmp_path / "out"
+    data = f"--data=folder:{tmp_path}/faces"
+    result = run(data, "--to=recordio", f"--out={out}")
+    assert result.returncode == 0, result.stderr
+    assert f"Wrote 6 images to recordio:{out}" in result.stdout
+    assert "1/1" in result.stderr
+    again = run(data, "--to=recordio", f"--out={out}")
+    assert again.returncode == 1
+    assert f"convert_dataset: {out} exists. Choose another" in again.stderr
+    assert "Traceback" not in again.stderr
+
+
+def test_pairs_of_a_list(tool, tmp_path):
+    for k in (1, 2):
+        (tmp_path / "Ann").mkdir(exist_ok=True)
+        (tmp_path / "Ann" / f"Ann_{k:04d}.png").write_bytes(face(k))
+    (tmp_path / "pairs.txt").write_text("Ann\t1\t2\n")
+    out = tmp_path / "ann.bin"
+    arguments = (tmp_path / "pairs.txt", f"folder:{tmp_path}", out, ".png")
+    tool.make_pairs(*arguments)
+    assert read_pairs(out).images.read([1]) == [face(2)]
+    with pytest.raises(ValueError, match="takes --data=folder:DIR. Received: tface:x"):
+        tool.make_pairs(arguments[0], "tface:x", out, ".png")
