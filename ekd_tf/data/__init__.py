@@ -2,6 +2,7 @@
 
 from ekd_tf.data.alignment import align
 from ekd_tf.data.alignment import similarity_transform
+from ekd_tf.data.augment import Augmentation
 from ekd_tf.data.augment import random_flip
 from ekd_tf.data.folder import FolderFaces
 from ekd_tf.data.joined import JoinedSources
@@ -24,6 +25,7 @@ from ekd_tf.data.tface import read_tface
 from ekd_tf.data.tfrecord import TFRecordFaces
 
 __all__ = [
+    "Augmentation",
     "BatchSampler",
     "FolderFaces",
     "InMemoryFaces",

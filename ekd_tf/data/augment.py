@@ -1,8 +1,124 @@
 """Augmentations whose random part is drawn outside and passed in."""
 
+from __future__ import annotations
+
+import dataclasses
+
 import tensorflow as tf
 
 from ekd_tf import checks
+
+# Uniform numbers in [0, 1) an image's augmentation is made from; every kind has
+# columns of its own, so that turning one on leaves what the others do.
+NUM_DRAWS = 16
+_CROP, _COLOR, _OCCLUSION = slice(0, 4), slice(4, 7), slice(7, 12)
+_LOW_RESOLUTION, _JPEG = slice(12, 14), slice(14, 16)
+
+# Where the upper edge of a mask may lie, as a share of the height: between the eyes
+# (0.46 on the ArcFace template) and the tip of the nose (0.64).
+OCCLUSION_TOP = (0.55, 0.65)
+# The columns a mask covers, as shares of the width.
+OCCLUSION_COLUMNS = (0.125, 0.875)
+# Side an image is shrunk to, as a share of its own.
+LOW_RESOLUTION_SIDE = (0.25, 0.75)
+JPEG_QUALITY = (20, 80)
+_LUMA = (0.299, 0.587, 0.114)
+
+
+@dataclasses.dataclass(frozen=True)
+class Augmentation:
+    """What is done to training images besides the flip; by default nothing.
+
+    Attributes:
+        crop: Pixels. Each edge moves inwards by a uniform 0..crop and the rest is
+            resized to the full size.
+        brightness: Largest shift either way, as a share of the range of 255; [0, 1].
+        contrast: Largest relative change of the distance to the mean; [0, 1].
+        saturation: Largest relative change of the distance to gray; [0, 1].
+        occlusion: Probability that the lower face is covered; [0, 1].
+        low_resolution: Probability that an image is shrunk and enlarged; [0, 1].
+        jpeg: Probability of another JPEG compression; [0, 1].
+
+    Raises:
+        ValueError: A value is out of range.
+    """
+
+    crop: int = 0
+    brightness: float = 0.0
+    contrast: float = 0.0
+    saturation: float = 0.0
+    occlusion: float = 0.0
+    low_resolution: float = 0.0
+    jpeg: float = 0.0
+
+    def __post_init__(self):
+        for name, value in dataclasses.asdict(self).items():
+            high = None if name == "crop" else 1
+            checks.check_range(f"augment_{name}", value, low=0, high=high)
+
+    def __bool__(self):
+        return any(dataclasses.astuple(self))
+
+    def __call__(self, images, draws):
+        """Augments a batch, in the order of a camera: scene, light, sensor, file.
+
+        Args:
+            images: uint8 `(batch, height, width, 3)`, RGB, of known height and width.
+            draws: float32 `(batch, NUM_DRAWS)` in [0, 1), see `sampling.augment_draws`.
+
+        Returns:
+            uint8 tensor of the shape of `images`.
+
+        Raises:
+            ValueError: `crop` leaves less than half of an image.
+        """
+        images, draws = tf.convert_to_tensor(images), tf.convert_to_tensor(draws)
+        side = min(images.shape[1:3])
+        if self.crop:
+            checks.check_range("augment_crop", self.crop, high=side // 4)
+            images = crop(images, self.crop * draws[:, _CROP])
+        if self.occlusion:
+            chosen, top, *color = tf.unstack(draws[:, _OCCLUSION], axis=1)
+            top = tf.where(chosen < self.occlusion, _between(OCCLUSION_TOP, top), 1.0)
+            images = occlude_lower_face(images, top, 255 * tf.stack(color, axis=1))
+        if self.brightness or self.contrast or self.saturation:
+            light = 2 * draws[:, _COLOR] - 1
+            images = adjust_color(
+                images,
+                self.brightness * light[:, 0],
+                1 + self.contrast * light[:, 1],
+                1 + self.saturation * light[:, 2],
+            )
+        if self.low_resolution:
+            chosen, share = tf.unstack(draws[:, _LOW_RESOLUTION], axis=1)
+            sides = tf.cast(side * _between(LOW_RESOLUTION_SIDE, share), tf.int32)
+            images = _where(
+                chosen < self.low_resolution, lower_resolution, images, sides
+            )
+        if self.jpeg:
+            chosen, share = tf.unstack(draws[:, _JPEG], axis=1)
+            quality = tf.cast(tf.round(_between(JPEG_QUALITY, share)), tf.int32)
+            images = _where(chosen < self.jpeg, compress_jpeg, images, quality)
+        return images
+
+
+def _between(interval, share):
+    return interval[0] + (interval[1] - interval[0]) * share
+
+
+def _to_uint8(pixels):
+    return tf.saturate_cast(tf.round(pixels), tf.uint8)
+
+
+def _where(chosen, function, images, values):
+    """Applies `function(image, value)` to the chosen images of a batch."""
+
+    def one(row):
+        image, is_chosen, value = row
+        return tf.cond(is_chosen, lambda: function(image, value), lambda: image)
+
+    spec = tf.TensorSpec(images.shape[1:], tf.uint8)
+    return tf.map_fn(one, (images, chosen, values), fn_output_signature=spec)
 
 
 def random_flip(images, flips):
@@ -36,3 +152,114 @@ def random_flip(images, flips):
     chosen = tf.where(flips, position + shape[0], position)
     flipped = tf.gather(tf.concat([images, mirrored], axis=0), chosen)
     return tf.ensure_shape(flipped, images.shape)
+
+
+def crop(images, margins):
+    """Cuts the edges off and resizes what is left to the full size, bilinearly.
+
+    The outermost pixels of the result are those at the new edges.
+
+    Args:
+        images: uint8 `(batch, height, width, 3)`.
+        margins: float32 `(batch, 4)`, pixels cut off at top, left, bottom and right,
+            fractions included.
+
+    Returns:
+        uint8 tensor of the shape of `images`.
+    """
+    images = tf.convert_to_tensor(images)
+    margins = tf.convert_to_tensor(margins, tf.float32)
+    height, width = images.shape[1:3]
+    last = tf.constant([height - 1, width - 1, height - 1, width - 1], tf.float32)
+    boxes = tf.constant([0.0, 0.0, 1.0, 1.0]) + margins * [1.0, 1.0, -1.0, -1.0] / last
+    rows = tf.range(tf.shape(images)[0])
+    pixels = tf.image.crop_and_resize(images, boxes, rows, [height, width])
+    return tf.ensure_shape(_to_uint8(pixels), images.shape)
+
+
+def adjust_color(images, brightness, contrast, saturation):
+    r"""Changes saturation, then contrast, then brightness.
+
+    $$ x' = g + s (x - g), \quad x'' = \mu + c (x' - \mu) + 255 b $$
+
+    with g the luma of the pixel (ITU-R BT.601) and $\mu$ the mean of the image in
+    each channel. Rounded and cut to 0..255 once, at the end.
+
+    Args:
+        images: uint8 `(batch, height, width, 3)`.
+        brightness: float32 `(batch,)`, b; 0 changes nothing.
+        contrast: float32 `(batch,)`, c; 1 changes nothing.
+        saturation: float32 `(batch,)`, s; 1 changes nothing.
+
+    Returns:
+        uint8 tensor of the shape of `images`.
+    """
+
+    def per_image(values):
+        return tf.reshape(tf.cast(values, tf.float32), [-1, 1, 1, 1])
+
+    pixels = tf.cast(images, tf.float32)
+    gray = tf.reduce_sum(pixels * _LUMA, axis=-1, keepdims=True)
+    pixels = gray + per_image(saturation) * (pixels - gray)
+    mean = tf.reduce_mean(pixels, axis=[1, 2], keepdims=True)
+    pixels = mean + per_image(contrast) * (pixels - mean)
+    return _to_uint8(pixels + 255 * per_image(brightness))
+
+
+def occlude_lower_face(images, top, color):
+    """Covers a block of the lower face with one colour, as a mask does.
+
+    The block reaches from `top` to the lower edge and over the columns
+    `OCCLUSION_COLUMNS`, so it is 0.75 (1 - top) of the image.
+
+    Args:
+        images: uint8 `(batch, height, width, 3)`.
+        top: float32 `(batch,)`, the block's upper edge as a share of the height; 1
+            covers nothing.
+        color: float32 `(batch, 3)`, RGB in 0..255.
+
+    Returns:
+        uint8 tensor of the shape of `images`.
+    """
+    images = tf.convert_to_tensor(images)
+    top = tf.convert_to_tensor(top, tf.float32)
+    height, width = images.shape[1:3]
+    # Positions of the centres of pixels.
+    y = (tf.range(height, dtype=tf.float32) + 0.5) / height
+    x = (tf.range(width, dtype=tf.float32) + 0.5) / width
+    columns = (x >= OCCLUSION_COLUMNS[0]) & (x < OCCLUSION_COLUMNS[1])
+    covered = (y >= top[:, None])[:, :, None] & columns
+    paint = _to_uint8(color)[:, None, None, :]
+    return tf.where(covered[..., None], paint, images)
+
+
+def lower_resolution(image, side):
+    """Shrinks an image to `side` x `side`, antialiased, and enlarges it again.
+
+    Args:
+        image: uint8 `(height, width, 3)`.
+        side: int32 scalar, pixels, >= 1.
+
+    Returns:
+        uint8 tensor of the shape of `image`.
+    """
+    image = tf.convert_to_tensor(image)
+    small = tf.image.resize(image, [side, side], antialias=True)
+    pixels = tf.image.resize(small, image.shape[:2])
+    return _to_uint8(pixels)
+
+
+def compress_jpeg(image, quality):
+    """Encodes an image as JPEG and decodes it, as a photograph sent on is.
+
+    Args:
+        image: uint8 `(height, width, 3)`.
+        quality: int32 scalar in 1..100.
+
+    Returns:
+        uint8 tensor of the shape of `image`.
+    """
+    image = tf.convert_to_tensor(image)
+    data = tf.raw_ops.EncodeJpegVariableQuality(images=image, quality=quality)
+    decoded = tf.io.decode_jpeg(data, channels=3, dct_method="INTEGER_ACCURATE")
+    return tf.ensure_shape(decoded, image.shape)

@@ -8,10 +8,12 @@ import numpy as np
 import tensorflow as tf
 
 from ekd_tf import checks
-from ekd_tf.data.augment import random_flip
+from ekd_tf.data.augment import NUM_DRAWS
+from ekd_tf.data.augment import Augmentation
 from ekd_tf.data.decoding import CONCURRENT_BATCHES
 from ekd_tf.data.decoding import ImageReader
 from ekd_tf.data.sampling import BatchSampler
+from ekd_tf.data.sampling import augment_draws
 from ekd_tf.data.sampling import flip_mask
 from ekd_tf.data.source import Source
 
@@ -26,11 +28,14 @@ class Pipeline:
             far; grows while the dataset is iterated.
         failures: List that holds, once an unreadable image has ended the dataset by
             a `tf.errors.OpError`, what it said without the traceback around it.
+        augmented: Whether images are changed otherwise than by the flip, so that
+            embeddings computed before belong to other pixels.
     """
 
     dataset: tf.data.Dataset
     skipped: list
     failures: list
+    augmented: bool
 
 
 def _options():
@@ -53,6 +58,7 @@ def make_pipeline(
     flip: bool = True,
     skip_corrupt: int = 0,
     prefetch: int = 2,
+    augmentation: Augmentation | None = None,
 ) -> Pipeline:
     """Builds the dataset whose batch i is `sampler.batch(start_step + i)`.
 
@@ -64,13 +70,14 @@ def make_pipeline(
         sampler: A `BatchSampler` over `source.labels`.
         input_size: Side of the images in pixels. Others are resized with antialias,
             said once through the log.
-        seed: Integer >= 0, of the flips.
+        seed: Integer >= 0, of the flips and the augmentation.
         start_step: The first step, >= 0.
         steps: Number of batches, or None for no end.
         flip: Whether to mirror half of the images.
         skip_corrupt: How many distinct unreadable images to replace by the next
             readable one of their identity before the run stops. 0 stops at the first.
         prefetch: Batches made ready ahead of the one in use, >= 0.
+        augmentation: What else is done to images; None for nothing.
 
     Returns:
         A `Pipeline`. Its elements are dicts of `image` uint8
@@ -99,32 +106,36 @@ def make_pipeline(
             f"{sampler.num_images} images for {source.name} with {len(source)}"
         )
     reader = ImageReader(source, input_size, skip_corrupt)
+    augmentation = augmentation or None
     rows = sampler.batch_size
 
     def plan_and_read(step):
         indices, in_margin = sampler.batch(step)
         flips = flip_mask(seed, step, rows) if flip else np.zeros(rows, bool)
+        columns = NUM_DRAWS if augmentation else 0
         return (
             reader.read(indices),
             indices,
+            flips,
             source.labels[indices].astype(np.int32),
             in_margin,
-            flips,
+            augment_draws(seed, step, rows, columns),
         )
 
     pixels = tf.string if source.encoded else tf.uint8
-    types = [pixels, tf.int64, tf.int32, tf.float32, tf.bool]
+    types = [pixels, tf.int64, tf.bool, tf.int32, tf.float32, tf.float32]
 
     def read_batch(step):
-        images, *vectors = tf.numpy_function(plan_and_read, [step], types)
+        images, *vectors, draws = tf.numpy_function(plan_and_read, [step], types)
         images.set_shape([rows] if source.encoded else [rows, None, None, 3])
         for vector in vectors:
             vector.set_shape([rows])
-        return (images, *vectors)
+        draws.set_shape([rows, NUM_DRAWS if augmentation else 0])
+        return (images, *vectors, draws)
 
-    def finish(images, indices, labels, in_margin, flips):
+    def finish(images, indices, flips, labels, in_margin, draws):
         return {
-            "image": random_flip(images, flips) if flip else images,
+            "image": augmentation(images, draws) if augmentation else images,
             "label": labels,
             "in_margin": in_margin,
             "image_id": tf.cast(indices, tf.int32),
@@ -134,11 +145,16 @@ def make_pipeline(
     stop = np.iinfo(np.int64).max if steps is None else start_step + steps
     dataset = tf.data.Dataset.range(start_step, stop)
     dataset = dataset.map(read_batch, num_parallel_calls=CONCURRENT_BATCHES)
-    dataset = reader.decode_batches(dataset, rows)
+    dataset = reader.decode_batches(dataset, rows, mirror=flip)
     dataset = dataset.map(finish, num_parallel_calls=CONCURRENT_BATCHES)
     if prefetch:
         dataset = dataset.prefetch(prefetch)
-    return Pipeline(dataset.with_options(_options()), reader.skipped, reader.failures)
+    return Pipeline(
+        dataset.with_options(_options()),
+        reader.skipped,
+        reader.failures,
+        augmented=augmentation is not None,
+    )
 
 
 def evaluation_batches(source: Source, indices, input_size: int, batch_size: int):

@@ -10,7 +10,7 @@ from ekd_tf import checks
 
 # One stream of random numbers per purpose: with equal key, streams whose counters
 # differ in the top word never overlap.
-_EPOCH, _BALANCED, _FLIP = range(3)
+_EPOCH, _BALANCED, _FLIP, _AUGMENT = range(4)
 
 
 def _generator(seed, index, purpose):
@@ -22,6 +22,12 @@ def _generator(seed, index, purpose):
 def flip_mask(seed: int, step: int, rows: int) -> np.ndarray:
     """Returns bool `(rows,)`, each True with probability 1/2, as f(seed, step)."""
     return _generator(seed, step, _FLIP).random(rows) < 0.5
+
+
+def augment_draws(seed: int, step: int, rows: int, columns: int) -> np.ndarray:
+    """Returns float32 `(rows, columns)`, uniform in [0, 1), as f(seed, step, row)."""
+    generator = _generator(seed, step, _AUGMENT)
+    return generator.random((rows, columns), dtype=np.float32)
 
 
 class BatchSampler:

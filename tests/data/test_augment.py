@@ -1,9 +1,20 @@
-"""Mirroring chosen images of a batch."""
+"""Augmentations against values worked out by hand, NumPy and Pillow."""
+
+import dataclasses
+import io
 
 import numpy as np
 import pytest
 import tensorflow as tf
+from PIL import Image
 
+from ekd_tf.data.augment import NUM_DRAWS
+from ekd_tf.data.augment import Augmentation
+from ekd_tf.data.augment import adjust_color
+from ekd_tf.data.augment import compress_jpeg
+from ekd_tf.data.augment import crop
+from ekd_tf.data.augment import lower_resolution
+from ekd_tf.data.augment import occlude_lower_face
 from ekd_tf.data.augment import random_flip
 
 
@@ -66,3 +77,177 @@ def test_rejects_other_shapes():
         random_flip(images, [[True], [False]])
     with pytest.raises(ValueError, match="images=2, flips=3"):
         random_flip(images, [True] * 3)
+
+
+# --- beyond the flip -----------------------------------------------------------
+
+EVERYTHING = Augmentation(3, 0.2, 0.3, 0.4, occlusion=0.5, low_resolution=0.5, jpeg=0.5)
+
+
+# Which draws a kind is made from.
+AUGMENT_COLUMNS = {
+    "crop": [0, 1, 2, 3],
+    "brightness": [4],
+    "contrast": [5],
+    "saturation": [6],
+    "occlusion": [7, 8, 9, 10, 11],
+    "low_resolution": [12, 13],
+    "jpeg": [14, 15],
+}
+
+
+def draws_of(rng, rows):
+    return rng.random((rows, NUM_DRAWS), dtype=np.float32)
+
+
+def smooth(rng, rows, side=16):
+    coarse = rng.integers(0, 256, (rows, 4, 4, 3)).astype(np.float32)
+    return tf.cast(tf.image.resize(coarse, [side, side]), tf.uint8).numpy()
+
+
+def test_crop_computed_by_hand():
+    # Columns 0 10 20 30 40, one pixel off at the left and one at the right: the
+    # centres 1..3 spread over five columns, 1 1.5 2 2.5 3. One and a half off the
+    # top alone: rows 1.5..4 of 0 20 40 60 80, in steps of 5/8.
+    columns = np.arange(0, 50, 10, dtype=np.uint8)
+    image = np.broadcast_to(columns[None, :, None], (5, 5, 3))
+    images = np.stack([image, 2 * image.transpose(1, 0, 2)])
+    got = crop(images, [[0, 1, 0, 1], [1.5, 0, 0, 0]])
+    assert got.dtype == tf.uint8
+    np.testing.assert_array_equal(got[0, 2, :, 0], [10, 15, 20, 25, 30])
+    # 30, 42.5, 55, 67.5, 80; halves to the even number.
+    np.testing.assert_array_equal(got[1, :, 3, 1], [30, 42, 55, 68, 80])
+
+
+def test_crop_of_nothing_is_the_image(rng):
+    images = rng.integers(0, 256, (2, 9, 7, 3), dtype=np.uint8)
+    np.testing.assert_array_equal(crop(images, np.zeros((2, 4))), images)
+
+
+def test_color_computed_by_hand():
+    # Two pixels, red 100 and gray 200; the second image the same.
+    image = [[[100, 0, 0], [200, 200, 200]]]
+    images = np.array([image, image, image, image], np.uint8)
+    got = adjust_color(
+        images, [0.2, 0.0, 0.0, 0.0], [1.0, 0.5, 1.0, 2.0], [1.0, 1.0, 0.5, 1.0]
+    )
+    # Brightness: 255 * 0.2 = 51 on everything.
+    np.testing.assert_array_equal(got[0], [[[151, 51, 51], [251, 251, 251]]])
+    # Contrast 0.5: channel means 150, 100, 100.
+    np.testing.assert_array_equal(got[1], [[[125, 50, 50], [175, 150, 150]]])
+    # Saturation 0.5: luma of the red pixel 29.9, gray stays: 64.95 and 14.95.
+    np.testing.assert_array_equal(got[2], [[[65, 15, 15], [200, 200, 200]]])
+    # Contrast 2 cuts at 0 and 255: 50, -100, -100 and 250, 300, 300.
+    np.testing.assert_array_equal(got[3], [[[50, 0, 0], [250, 255, 255]]])
+
+
+def test_contrast_and_saturation_keep_what_they_promise(rng):
+    images = rng.integers(100, 150, (3, 12, 12, 3), dtype=np.uint8)
+    none = np.zeros(3, np.float32)
+    contrast = adjust_color(images, none, none + 1.4, none + 1)
+    np.testing.assert_allclose(
+        contrast.numpy().mean((1, 2)), images.mean((1, 2)), atol=0.1
+    )
+    assert (contrast.numpy().std((1, 2)) > 1.3 * images.std((1, 2))).all()
+    luma = np.array([0.299, 0.587, 0.114])
+    saturation = adjust_color(images, none, none + 1, none + 0.3)
+    np.testing.assert_allclose(saturation.numpy() @ luma, images @ luma, atol=0.51)
+    same = adjust_color(images, none, none + 1, none + 1)
+    np.testing.assert_array_equal(same, images)
+
+
+def test_occlusion_covers_the_lower_face_and_its_fraction():
+    images = np.full((3, 112, 112, 3), 7, np.uint8)
+    colors = np.array([[200, 100, 50]] * 3, np.float32)
+    got = occlude_lower_face(images, [0.55, 0.65, 1.0], colors).numpy()
+    covered = (got == [200, 100, 50]).all(-1)
+    # Rows whose centre lies below: 0.55 * 112 = 61.6, from row 62 on; 72.8, from 73.
+    for image, first in zip(covered[:2], (62, 73)):
+        assert image[first:, 14:98].all() and image.sum() == (112 - first) * 84
+    assert not covered[2].any()
+    np.testing.assert_array_equal(got[~covered], 7)
+    assert covered[0].mean() == pytest.approx(0.75 * 0.45, abs=0.005)
+
+
+def test_lower_resolution_averages_and_interpolates():
+    # Halves of 0 and 200 columns by pairs shrink to their means and stay; a fine
+    # stripe is gone.
+    stripes = np.tile(np.array([0, 200], np.uint8)[None, :, None], (8, 4, 3))
+    got = lower_resolution(stripes, 2).numpy()
+    assert got.shape == (8, 8, 3) and got.dtype == np.uint8
+    np.testing.assert_allclose(got, 100, atol=15)
+    flat = np.full((8, 8, 3), 91, np.uint8)
+    np.testing.assert_array_equal(lower_resolution(flat, 3), flat)
+
+
+@pytest.mark.parametrize("quality", [20, 80])
+def test_jpeg_is_that_of_pillow(rng, quality):
+    image = smooth(rng, 1, 32)[0]
+    file = io.BytesIO()
+    Image.fromarray(image).save(file, "JPEG", quality=quality)
+    expected = np.asarray(Image.open(file))
+    assert np.abs(expected.astype(int) - image).max() > 0
+    np.testing.assert_allclose(compress_jpeg(image, quality), expected, atol=1)
+
+
+def test_nothing_is_on_by_default(rng):
+    assert not Augmentation()
+    images = smooth(rng, 3)
+    np.testing.assert_array_equal(Augmentation()(images, draws_of(rng, 3)), images)
+
+
+def test_every_kind_is_tested():
+    names = [field.name for field in dataclasses.fields(Augmentation)]
+    assert names == list(AUGMENT_COLUMNS)
+
+
+@pytest.mark.parametrize("name", AUGMENT_COLUMNS)
+def test_each_kind_works_alone_and_does_not_move_the_others(rng, name):
+    alone = Augmentation(**{name: 3 if name == "crop" else 0.8})
+    assert alone
+    images, draws = smooth(rng, 8), draws_of(rng, 8)
+    changed = (alone(images, draws) != images).numpy().any((1, 2, 3))
+    assert changed.sum() >= 3
+    # The draws of other kinds do not reach it.
+    columns = AUGMENT_COLUMNS[name]
+    others = rng.random(draws.shape, dtype=np.float32)
+    others[:, columns] = draws[:, columns]
+    np.testing.assert_array_equal(alone(images, others), alone(images, draws))
+
+
+def test_probabilities_choose_whole_images(rng):
+    images, draws = smooth(rng, 4), np.zeros((4, NUM_DRAWS), np.float32) + 0.5
+    draws[:, [7, 12, 14]] = np.array([0.0, 0.29, 0.3, 0.99])[:, None]
+    for kind in ("occlusion", "low_resolution", "jpeg"):
+        got = Augmentation(**{kind: 0.3})(images, draws).numpy()
+        assert (got != images).any((1, 2, 3)).tolist() == [True, True, False, False]
+
+
+def test_a_row_depends_on_its_own_draws(rng, run_as_function):
+    images, draws = smooth(rng, 6), draws_of(rng, 6)
+    whole = run_as_function(EVERYTHING)(tf.constant(images), tf.constant(draws))
+    assert whole.dtype == tf.uint8 and whole.shape == images.shape
+    np.testing.assert_array_equal(EVERYTHING(images[4:], draws[4:]), whole[4:])
+
+
+@pytest.fixture(params=[False, True], ids=["eager", "graph"])
+def run_as_function(request):
+    return tf.function if request.param else lambda function: function
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"crop": -1}, r"`augment_crop` must be in \[0, inf\)"),
+        ({"brightness": 1.5}, r"`augment_brightness` must be in \[0, 1\]"),
+        ({"jpeg": float("nan")}, r"`augment_jpeg` must be in \[0, 1\]"),
+    ],
+)
+def test_rejects_values_out_of_range(values, words):
+    with pytest.raises(ValueError, match=words):
+        Augmentation(**values)
+
+
+def test_rejects_a_crop_of_half_the_image(rng):
+    with pytest.raises(ValueError, match=r"`augment_crop` must be in .*4\]"):
+        Augmentation(crop=5)(smooth(rng, 1), draws_of(rng, 1))

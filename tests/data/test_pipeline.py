@@ -7,10 +7,13 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
+from ekd_tf.data.augment import NUM_DRAWS
+from ekd_tf.data.augment import Augmentation
 from ekd_tf.data.folder import FolderFaces
 from ekd_tf.data.pipeline import evaluation_batches
 from ekd_tf.data.pipeline import make_pipeline
 from ekd_tf.data.sampling import BatchSampler
+from ekd_tf.data.sampling import augment_draws
 from ekd_tf.data.sampling import flip_mask
 from ekd_tf.data.source import Source
 from ekd_tf.data.source import select_identities
@@ -169,6 +172,42 @@ def test_without_flip_nothing_is_mirrored(drawn):
     for batch in take(make_pipeline(drawn, sampler, SIZE, flip=False), 3):
         assert not batch["flipped"].any()
         np.testing.assert_array_equal(batch["image"], drawn.pixels[batch["image_id"]])
+
+
+AUGMENTATION = Augmentation(2, 0.2, 0.2, 0.2, 0.5, 0.5, 0.5)
+
+
+@pytest.mark.parametrize("kind", ["pixels", "files"])
+def test_augmentation_is_a_function_of_seed_and_step(drawn, folder, kind):
+    source = drawn if kind == "pixels" else FolderFaces(folder[0])
+    sampler = sampler_of(source)
+
+    def run(start=0, **changes):
+        arguments = {"augmentation": AUGMENTATION, **changes}
+        return make_pipeline(source, sampler, SIZE, start_step=start, **arguments)
+
+    plain = take(run(augmentation=None), 3)
+    augmented = take(run(), 3)
+    for step, (before, after) in enumerate(zip(plain, augmented)):
+        draws = augment_draws(0, step, 10, NUM_DRAWS)
+        np.testing.assert_array_equal(
+            after["image"], AUGMENTATION(before["image"], draws)
+        )
+        assert (after["image"] != before["image"]).any()
+        for key in before.keys() - {"image"}:
+            np.testing.assert_array_equal(after[key], before[key])
+    assert_equal_batches(take(run(start=1), 2), augmented[1:])
+    other = take(run(seed=1, flip=False), 1)[0]["image"]
+    assert not np.array_equal(other, take(run(flip=False), 1)[0]["image"])
+
+
+def test_says_whether_images_are_augmented(drawn):
+    sampler = sampler_of(drawn)
+    assert not make_pipeline(drawn, sampler, SIZE).augmented
+    off = make_pipeline(drawn, sampler, SIZE, augmentation=Augmentation())
+    assert not off.augmented
+    on = make_pipeline(drawn, sampler, SIZE, augmentation=AUGMENTATION)
+    assert on.augmented and on.dataset.element_spec == off.dataset.element_spec
 
 
 def test_every_image_once_per_epoch(folder):

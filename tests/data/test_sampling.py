@@ -8,6 +8,7 @@ import pytest
 import tensorflow as tf
 
 from ekd_tf.data.sampling import BatchSampler
+from ekd_tf.data.sampling import augment_draws
 from ekd_tf.data.sampling import flip_mask
 
 
@@ -247,3 +248,22 @@ def test_rejects_impossible_arguments(arguments, words):
     BatchSampler(**valid)
     with pytest.raises(ValueError, match=words):
         BatchSampler(**{**valid, **arguments})
+
+
+def test_draws_of_augmentation_are_a_function_of_seed_step_and_row():
+    draws = augment_draws(3, 7, 5, 4)
+    assert draws.dtype == np.float32 and draws.shape == (5, 4)
+    assert draws.min() >= 0 and draws.max() < 1
+    np.testing.assert_array_equal(draws, augment_draws(3, 7, 5, 4))
+    # A row is the same whatever number of rows follows.
+    np.testing.assert_array_equal(draws[:2], augment_draws(3, 7, 2, 4))
+    for other in (augment_draws(4, 7, 5, 4), augment_draws(3, 8, 5, 4)):
+        assert not (draws == other).any()
+    assert not np.array_equal(draws[:, 0] < 0.5, flip_mask(3, 7, 5))
+
+
+def test_draws_of_augmentation_are_uniform():
+    draws = augment_draws(0, 0, 4000, 3)
+    counts = [np.histogram(column, 10, (0, 1))[0] for column in draws.T]
+    # 400 a bin, standard deviation 19.
+    np.testing.assert_allclose(counts, 400, atol=80)
