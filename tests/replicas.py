@@ -237,7 +237,9 @@ def print_table(folder):
             worst = differences(expected, result)
             assert worst.pop("count") == 0
             numbers = " | ".join(f"{value:.0e}" for value in worst.values())
-            print(f"| {place} | {precision} | {norm} | {loss} | {numbers} |", flush=True)
+            print(
+                f"| {place} | {precision} | {norm} | {loss} | {numbers} |", flush=True
+            )
 
 
 def main():
