@@ -6,6 +6,8 @@ from toys import backbone
 from toys import batch
 
 from ekd_tf.heads import ArcFace
+from ekd_tf.heads import CurricularFace
+from ekd_tf.heads import sample_classes
 from ekd_tf.stack import tf_variable
 from ekd_tf.training.classifier import FaceClassifier
 from ekd_tf.training.loop import compile_step
@@ -195,3 +197,18 @@ def test_half_precision_stays_near_float32(rng, mixed_policy, policy):
     np.testing.assert_allclose(
         float(out["gradient_norm"]), exact["gradient_norm"], rtol=0.1
     )
+
+
+def test_unsampled_classes_do_not_move_and_the_draw_is_in_the_state(rng):
+    head = CurricularFace(num_identities=40, scale=4.0, sample_rate=0.25, seed=2)
+    model, data = FaceClassifier(backbone(), head), batch(rng)
+    model.compile(keras.optimizers.SGD(0.1), weight_decay=0.0)
+    before = np.array(head.centers)
+    step_once(model, data)
+    labels = tf.cast(data["label"], tf.int32)
+    classes, _ = sample_classes(labels, 40, 10, tf.constant([2, 0]))
+    moved = np.flatnonzero(np.any(np.array(head.centers) != before, axis=1))
+    np.testing.assert_array_equal(moved, classes)
+    names = {name.split("/")[-1] for name in model.state() if name.startswith("head")}
+    assert {"centers", "num_draws", "stage"} <= names
+    assert int(head.num_draws) == 1 and float(head.stage) != 0
