@@ -7,7 +7,15 @@ import tensorflow as tf
 
 from ekd_tf.stack import IS_KERAS_3
 from ekd_tf.stack import apply_reduced_gradients
+from ekd_tf.stack import build_optimizer
+from ekd_tf.stack import current_learning_rate
+from ekd_tf.stack import optimizer_variables
 from ekd_tf.stack import tf_variable
+
+# Where the optimizers of Keras 2 live that TensorFlow Addons builds upon.
+SGDS = [keras.optimizers.SGD]
+if not IS_KERAS_3:
+    SGDS.append(keras.optimizers.legacy.SGD)
 
 OPTIMIZERS = {
     "sgd": lambda: keras.optimizers.SGD(learning_rate=0.1, momentum=0.9),
@@ -102,6 +110,36 @@ def test_constraints_are_kept(replicas):
     copies, _ = train(OPTIMIZERS["sgd"], replicas=replicas, constraint=unit)
     for copy in copies:
         np.testing.assert_allclose(np.linalg.norm(copy), 1.0, rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", SGDS)
+def test_learning_rate_is_that_of_the_coming_update(kind):
+    schedule = keras.optimizers.schedules.PiecewiseConstantDecay([0], [0.5, 0.25])
+    variable = tf.Variable(1.0)
+    optimizer = kind(learning_rate=schedule)
+    build_optimizer(optimizer, [variable])
+    seen = []
+    for _ in range(3):
+        before = float(variable.numpy())
+        rate = current_learning_rate(optimizer)
+        optimizer.apply_gradients([(tf.constant(1.0), variable)])
+        assert rate.dtype == tf.float32
+        np.testing.assert_allclose(before - float(variable.numpy()), rate, rtol=1e-6)
+        seen.append(float(rate))
+    assert seen == [0.5, 0.25, 0.25]
+    assert float(current_learning_rate(kind(learning_rate=0.125))) == 0.125
+
+
+@pytest.mark.parametrize("kind", SGDS)
+def test_state_is_whole_before_the_first_step(kind):
+    variable = tf.Variable([1.0, 2.0])
+    optimizer = kind(learning_rate=0.1, momentum=0.9)
+    build_optimizer(optimizer, [variable])
+    shapes = [tuple(v.shape) for v in optimizer_variables(optimizer)]
+    build_optimizer(optimizer, [variable])
+    optimizer.apply_gradients([(tf.constant([1.0, 1.0]), variable)])
+    assert [tuple(v.shape) for v in optimizer_variables(optimizer)] == shapes
+    assert (2,) in shapes
 
 
 def test_refuses_to_run_outside_a_replica():

@@ -28,7 +28,7 @@ def backbone(dim=8, seed=0, batch_norm=True):
     keras.utils.set_random_seed(seed)
     images = keras.Input((SIZE, SIZE, 3), dtype="uint8")
     x = keras.layers.Rescaling(1 / 127.5, offset=-1.0)(images)
-    x = keras.layers.Conv2D(6, 3, strides=2)(x)
+    x = keras.layers.Conv2D(6, 3, strides=2, use_bias=not batch_norm)(x)
     if batch_norm:
         x = BatchNormalization(momentum=0.9)(x)
     x = keras.layers.ReLU()(x)

@@ -19,7 +19,10 @@ from absl import flags
 WORKDIR = flags.DEFINE_string("workdir", "runs/demo", "Folder of all runs.")
 SEEDS = flags.DEFINE_list("seeds", "0", "Seeds of the runs.")
 SHORT = flags.DEFINE_integer(
-    "short_steps", None, "Train each run this many steps only, to try the path.", 1
+    "short_steps",
+    None,
+    "Train each run this many steps and evaluate on few images, to try the path.",
+    1,
 )
 
 RUNS = ("teacher", "baseline", "ekd")
@@ -51,7 +54,9 @@ def train(root, seed):
         if run == "ekd":
             arguments.append(f"--teacher={root / 'teacher'}")
         if SHORT.value:
+            heldout = "synthetic:identities=30,images=4,size=32,first=1000000"
             arguments += [f"--steps={SHORT.value}", "--warmup_steps=0"]
+            arguments.append(f"--heldout_data={heldout}")
         call("train", *arguments)
 
 

@@ -118,8 +118,8 @@ def test_state_has_every_variable_once():
     model = make()
     state = model.state()
     kinds = [name.split("/")[0] for name in state]
-    # 4 kernels and biases, gamma, beta and two moving statistics; the centres.
-    assert kinds.count("student") == 8
+    # 3 kernels and biases, gamma, beta and two moving statistics; the centres.
+    assert kinds.count("student") == 7
     assert kinds.count("head") == 1
     assert kinds.count("update") == 3
     assert len({id(variable) for variable in state.values()}) == len(state)

@@ -2,6 +2,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from toys import CosineGap
 from toys import backbone
 from toys import batch
 
@@ -216,3 +217,44 @@ def test_two_replicas_train_projections_and_centres_as_one(rng, two_replicas):
         np.testing.assert_allclose(
             values(model)[name], value, rtol=1e-3, atol=1e-5, err_msg=name
         )
+
+
+def operations_of(function):
+    """Returns (type, dtypes of outputs) of every operation, nested ones included."""
+    graph = function.graph
+    nodes = [(op.type, [o.dtype for o in op.outputs]) for op in graph.get_operations()]
+    for inner in graph.as_graph_def().library.function:
+        for node in inner.node_def:
+            kinds = [node.attr[key].type for key in ("T", "DstT") if key in node.attr]
+            nodes.append((node.op, [tf.as_dtype(kind) for kind in kinds if kind]))
+    return nodes
+
+
+@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
+def test_losses_and_thresholds_are_float32_and_near_those_of_float32(
+    rng, mixed_policy, policy
+):
+    data = batch(rng)
+    losses = {"gap": (CosineGap(), 3.0), "ekd": (EKDLoss(temperature=0.1), 50.0)}
+    exact = step_of(make(losses=losses, teacher=backbone(dim=8, seed=7)))(data)
+    mixed_policy(policy)
+    losses = {"gap": (CosineGap(), 3.0), "ekd": (EKDLoss(temperature=0.1), 50.0)}
+    model = make(losses=losses, teacher=backbone(dim=8, seed=7))
+    step = step_of(model)
+    out = step(data)
+    assert all(value.dtype == tf.float32 for value in out.values())
+    for name, variable in model.state().items():
+        assert variable.dtype in (tf.float32, tf.int64), name
+    for name, value in exact.items():
+        if name.startswith(("loss", "threshold/")) and name != "loss_scale":
+            np.testing.assert_allclose(out[name], value, rtol=0.05, atol=0.01)
+
+    # The backbone computes in half precision, and it alone.
+    half = {"mixed_float16": tf.float16, "mixed_bfloat16": tf.bfloat16}[policy]
+    nodes = operations_of(step.get_concrete_function(data))
+    in_half = {kind for kind, dtypes in nodes if half in dtypes}
+    assert "Conv2D" in in_half
+    seen = {kind for kind, _ in nodes}
+    delicate = {"Sigmoid", "Softmax", "Exp", "Log", "Acos", "Rsqrt", "Cumsum", "Square"}
+    assert "Sigmoid" in seen
+    assert not delicate & in_half

@@ -1,0 +1,142 @@
+"""A step on any number of replicas is the step of one on the whole batch.
+
+`tests/replicas.py` makes the runs, and by itself prints the table of CONTRIBUTING.md.
+"""
+
+import collections
+
+import numpy as np
+import pytest
+import replicas
+import tensorflow as tf
+from toys import batch
+
+from ekd_tf.stack import tf_variable
+from ekd_tf.training.loop import compile_step
+from ekd_tf.training.strategy import distribute
+
+# Largest differences allowed of weights' updates, as a share of each variable's, and
+# of logged terms, relative. Half precision rounds each replica's sum of a gradient
+# before they are added: to 2^-9 and 2^-12.
+ALLOWED = {
+    "float32": {"update": 1e-5, "logged": 1e-5, "threshold": 1e-5},
+    "mixed_bfloat16": {"update": 3e-2, "logged": 1e-2, "threshold": 1e-3},
+    "mixed_float16": {"update": 3e-3, "logged": 1e-3, "threshold": 1e-4},
+}
+
+
+def check(expected, received, precision):
+    worst = replicas.differences(expected, received)
+    assert worst.pop("count") == 0
+    for name, limit in ALLOWED[precision].items():
+        assert worst[name] <= limit, (name, worst[name])
+
+
+@pytest.fixture(scope="module")
+def alone():
+    """Runs of one device, made when first asked for."""
+    made = {}
+
+    def run(**arguments):
+        key = tuple(arguments.items())
+        if key not in made:
+            made[key] = replicas.run(tf.distribute.get_strategy(), **arguments)
+        return made[key]
+
+    return run
+
+
+def test_two_replicas_with_frozen_norms(alone, two_replicas):
+    received = replicas.run(two_replicas, loss="two")
+    check(alone(loss="two"), received, "float32")
+    # The comparison is of something: terms, thresholds and pairs are there.
+    for term in ("margin", "ekd/positive", "ekd/negative", "cosine/gap"):
+        assert received[f"logged/loss/{term}"].min() > 0
+    assert received["logged/critical/positive"].min() > 0
+    assert received["logged/pairs/rows"].tolist() == [16, 16]
+    assert np.all(received["logged/threshold/student/fpr_1e-1"] != 0)
+
+
+def test_training_norms_see_the_rows_of_their_replica(alone, two_replicas):
+    received = replicas.run(two_replicas, loss="two", norm="training")
+    in_parts = alone(loss="two", norm="training", parts=2)
+    check(in_parts, received, "float32")
+
+
+def test_training_norms_make_a_difference(alone):
+    # Else the test above would show nothing.
+    whole = alone(loss="two", norm="training", parts=1)
+    in_parts = alone(loss="two", norm="training", parts=2)
+    assert replicas.differences(whole, in_parts)["logged"] > 1e-2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("place", replicas.PLACES)
+def test_every_place_precision_and_loss(place, runs):
+    received = runs(place)
+    for case, result in received.items():
+        if case == "training":
+            check(runs(f"1 in {place[0]}")[case], result, "float32")
+        else:
+            check(runs("1")[case], result, case.split("/")[0])
+    assert len(received) == len(replicas.cases()) - ("XLA" in place)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    made = {}
+
+    def get(place):
+        if place not in made:
+            made[place] = replicas.runs_of(place, tmp_path_factory.mktemp("runs"))
+        return made[place]
+
+    return get
+
+
+def test_only_embeddings_labels_and_ids_cross_replicas(rng, two_replicas, monkeypatch):
+    carried = collections.defaultdict(collections.Counter)
+
+    def spy(name):
+        real = getattr(tf.distribute.ReplicaContext, name)
+
+        def call(context, *args, **kwargs):
+            for value in tf.nest.flatten([args, kwargs]):
+                if tf.is_tensor(value):
+                    carried[name][(value.dtype.name, tuple(value.shape))] += 1
+            return real(context, *args, **kwargs)
+
+        monkeypatch.setattr(tf.distribute.ReplicaContext, name, call)
+
+    with two_replicas.scope():
+        model = replicas.make("two")
+    spy("all_gather")
+    spy("all_reduce")
+    dataset = tf.data.Dataset.from_tensors(batch(rng, rows=16))
+    rows = next(iter(distribute(two_replicas, dataset)))
+    step = compile_step(model, two_replicas).get_concrete_function(rows)
+
+    # Each of two replicas has 8 rows and embeddings of 8 numbers. It sends the
+    # student's and the teacher's, labels and image ids, and (TensorFlow, for the
+    # backward pass) its number of rows;
+    assert carried["all_gather"] == {
+        ("float32", (8, 8)): 4,
+        ("int32", (8,)): 4,
+        ("int32", (1,)): 2,
+    }
+    # receives the gradient of the student's gathered embeddings; sums the number of
+    # margin rows, the four loss terms and the weights' gradients.
+    expected = {("float32", (16, 8)): 2, ("float32", ()): 2, ("float32", (4,)): 2}
+    for variable in model.trained_variables:
+        key = ("float32", tuple(tf_variable(variable).shape))
+        expected[key] = expected.get(key, 0) + 2
+    assert carried["all_reduce"] == expected
+
+    # TensorFlow's own collectives carry no more: no pixels, no similarities. (Integers
+    # go by plain copies.)
+    weights = sum(int(np.prod(v.shape)) for v in model.trained_variables)
+    for operation in step.graph.get_operations():
+        if operation.type.startswith("Collective"):
+            shape = operation.inputs[0].shape
+            if shape.is_fully_defined():
+                assert shape.num_elements() in {1, 2, 4, 16 * 8, weights}
