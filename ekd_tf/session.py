@@ -83,10 +83,11 @@ class TrainingSession:
         with contextlib.closing(MetricsLog(workdir.path)) as log:
             log.truncate_after(start_step)
             self._train(parts, strategy, start_step, Record(v, workdir, store, log))
-        parts.model.student.save(workdir.path / MODEL_FILE)
-        logging.info("Wrote %s", workdir.path / MODEL_FILE)
-        if v.export and is_chief(strategy):
-            _export(v, workdir, parts)
+        with parts.model.averaged_weights():
+            parts.model.student.save(workdir.path / MODEL_FILE)
+            logging.info("Wrote %s", workdir.path / MODEL_FILE)
+            if v.export and is_chief(strategy):
+                _export(v, workdir, parts)
 
     def _train(self, parts, strategy, start_step, record):
         """Runs the steps that are left, with what is done in between."""
@@ -176,7 +177,8 @@ class Record:
 
         def evaluate(step):
             progress.pause()
-            result = evaluation(plots=self._workdir.reports)
+            with parts.model.averaged_weights():
+                result = evaluation(plots=self._workdir.reports)
             result.write(self._workdir.reports)
             self._log.write(step.number, result.scalars())
             self._log.images(step.number, result.images)
