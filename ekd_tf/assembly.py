@@ -19,6 +19,7 @@ from ekd_tf.training.classifier import FaceClassifier
 from ekd_tf.training.distiller import Distiller
 from ekd_tf.training.optimizers import make_optimizer
 from ekd_tf.training.strategy import check_divisible
+from ekd_tf.training.strategy import is_chief
 
 
 class Values:
@@ -64,7 +65,7 @@ def assemble(v: Values, strategy: tf.distribute.Strategy) -> Parts:
         v.heldout_data,
         v.holdout_identities,
         v.seed,
-        cache_dir=v.workdir,
+        cache_dir=v.workdir if is_chief(strategy) else None,
         skip_corrupt=v.skip_corrupt,
     )
     check_labels(train.labels, train.num_identities)

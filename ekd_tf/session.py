@@ -210,7 +210,14 @@ def sources_of_run(path):
         ValueError: `path` is not a workdir.
     """
     v = Values(Workdir(path, create=False).read_run()["flags"])
-    return factory.make_sources(v.data, v.heldout_data, v.holdout_identities, v.seed)
+    return factory.make_sources(
+        v.data,
+        v.heldout_data,
+        v.holdout_identities,
+        v.seed,
+        cache_dir=path,
+        skip_corrupt=v.skip_corrupt,
+    )
 
 
 def _plan(v, parts, start_step, strategy):

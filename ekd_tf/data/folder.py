@@ -9,6 +9,7 @@ import numpy as np
 from absl import logging
 
 from ekd_tf.data.names import PackedNames
+from ekd_tf.data.positioned import unreadable
 from ekd_tf.data.source import Source
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
@@ -22,11 +23,14 @@ def _is_image(name):
 
 def _visible(directory):
     """Returns the entries of `directory` by name, without hidden ones."""
-    with os.scandir(directory) as entries:
-        return sorted(
-            (entry for entry in entries if not entry.name.startswith(".")),
-            key=lambda entry: entry.name,
-        )
+    try:
+        with os.scandir(directory) as entries:
+            return sorted(
+                (entry for entry in entries if not entry.name.startswith(".")),
+                key=lambda entry: entry.name,
+            )
+    except OSError as error:
+        raise unreadable(directory, error) from error
 
 
 class FolderFaces(Source):
@@ -46,7 +50,7 @@ class FolderFaces(Source):
 
     Raises:
         ValueError: `root` is missing, holds no identity directories, no images, or
-            a single identity.
+            a single identity; or a directory cannot be read.
     """
 
     def __init__(self, root):

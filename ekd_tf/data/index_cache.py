@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import pathlib
+import stat
 import zipfile
 
 import numpy as np
@@ -15,6 +16,7 @@ from ekd_tf.data.positioned import PositionedFile
 
 SUFFIX = ".ekd_index.npz"
 _FORMAT = 1
+_WRITABLE = stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH
 
 
 class IndexCache:
@@ -58,6 +60,9 @@ class IndexCache:
         reasons = []
         for path in self.paths:
             try:
+                # The administrator may write here all the same and is not to.
+                if not path.parent.stat().st_mode & _WRITABLE:
+                    raise PermissionError(0, "The folder is read-only")
                 write_aside(
                     path, lambda file: np.savez(file, state=self._state, **arrays)
                 )

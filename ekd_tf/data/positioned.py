@@ -5,6 +5,14 @@ from __future__ import annotations
 import os
 
 
+def unreadable(path, error: OSError) -> ValueError:
+    """Returns the error of a file or folder the operating system does not give."""
+    return ValueError(
+        f"cannot read {path}: {error.strerror}. Check the path, that you may read it "
+        "(ls -l), and the disk"
+    )
+
+
 class PositionedFile:
     """A file of which any range of bytes is read without moving a position.
 
@@ -33,10 +41,7 @@ class PositionedFile:
                 raise IsADirectoryError(0, "It is a directory, not a file")
             status = os.fstat(self._open())
         except OSError as error:
-            raise ValueError(
-                f"cannot read {self.path}: {error.strerror}. Check the path and that "
-                "you may read it (ls -l)"
-            ) from error
+            raise unreadable(self.path, error) from error
         self.size = status.st_size
         self.mtime_ns = status.st_mtime_ns
 

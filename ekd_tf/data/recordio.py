@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import pathlib
 import re
 
@@ -11,6 +12,7 @@ from absl import logging
 
 from ekd_tf.data.index_cache import IndexCache
 from ekd_tf.data.positioned import PositionedFile
+from ekd_tf.data.positioned import unreadable
 from ekd_tf.data.recordio_frame import read_record
 from ekd_tf.data.recordio_index import build_index
 from ekd_tf.data.recordio_index import unpack
@@ -51,7 +53,10 @@ class RecordIOFaces(Source):
         cache = IndexCache([self._file, *([idx] if idx else [])], cache_dir)
         arrays = cache.load(["offsets", "labels", "identities"])
         if arrays is None:
-            offsets, labels, damaged = build_index(self._file, idx, skip_corrupt)
+            try:
+                offsets, labels, damaged = build_index(self._file, idx, skip_corrupt)
+            except OSError as error:
+                raise unreadable(path, error) from error
             labels, identities = number_identities(labels)
             arrays = offsets, labels, identities
             # Otherwise the damage would go unsaid the next time.
@@ -63,9 +68,13 @@ class RecordIOFaces(Source):
 
     def _check_property(self, path):
         """Warns when `property`, where it exists, tells another number of classes."""
-        if not path.is_file():
+        try:
+            told = re.search(r"\d+", path.read_text(errors="replace"))
+        except FileNotFoundError:
             return
-        told = re.search(r"\d+", path.read_text(errors="replace"))
+        except OSError as error:
+            logging.warning("%s is not read: %s", path, error.strerror)
+            return
         if told and int(told[0]) != self.num_identities:
             logging.warning(
                 "%s tells %s identities, the images of %s are of %d",
@@ -106,7 +115,11 @@ def _rec_file(root):
     if not root.is_dir():
         # What is no file either is refused when it is opened.
         return root
-    files = sorted(root.glob("*.rec"))
+    try:
+        names = sorted(os.listdir(root))
+    except OSError as error:
+        raise unreadable(root, error) from error
+    files = [root / name for name in names if name.endswith(".rec")]
     if len(files) > 1 and root / "train.rec" in files:
         return root / "train.rec"
     if len(files) == 1:

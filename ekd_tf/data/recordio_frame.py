@@ -24,7 +24,7 @@ LENGTH_BITS = 29
 _MAGIC_BYTES = struct.pack("<I", MAGIC)
 PART = struct.Struct("<II")
 # Read at once with the frame around it: nearly every face of 112x112 fits.
-_FIRST_READ = 16384
+_FIRST_READ = 8192
 _SCAN_BYTES = 1 << 22
 
 

@@ -102,8 +102,9 @@ class TFRecordFaces(ShardedExamples):
                 f"{path} is missing: the folder is no TFRecord set of this package. "
                 "Make one with tools/convert_dataset.py --to=tfrecord"
             )
+        index_file = PositionedFile(path)
         try:
-            index = json.loads(path.read_text(encoding="utf-8"))
+            index = json.loads(index_file.read(0, index_file.size))
             shards, *arrays = _unpack_index(index)
         # What a foreign or damaged file makes of these.
         except (KeyError, TypeError, ValueError, zlib.error) as error:

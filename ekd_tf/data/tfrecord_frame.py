@@ -20,7 +20,7 @@ from ekd_tf.data.positioned import PositionedFile
 _HEAD = struct.Struct("<QI")
 # Bytes of a record around its data: length, and two checksums.
 OVERHEAD = _HEAD.size + 4
-_FIRST_READ = 16384
+_FIRST_READ = 8192
 
 
 def _crc_table():

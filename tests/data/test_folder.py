@@ -186,3 +186,17 @@ def test_real_faces(realdata):
         assert directory == faces.identities[faces.labels[index]]
         with Image.open(faces.describe(index)) as image:
             assert image.size == (112, 112)
+
+
+def test_a_directory_that_may_not_be_read_is_refused(tree, monkeypatch):
+    real = os.scandir
+
+    def refuse(path):
+        if str(path).endswith("mia"):
+            raise PermissionError(13, "Permission denied", path)
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    words = f"cannot read {tree}/mia: Permission denied. Check the path, that you may"
+    with pytest.raises(ValueError, match=words):
+        FolderFaces(tree)

@@ -22,16 +22,12 @@ def cache(files, folder=None):
     return IndexCache([PositionedFile(path) for path in files], folder)
 
 
-def refuse_writing_to(monkeypatch, folder):
-    """Root may write anywhere, so the refusal is made."""
-    real = open
-
-    def refuse(path, mode="r", *args, **kwargs):
-        if "w" in mode and os.path.dirname(path) == str(folder):
-            raise PermissionError(13, "Permission denied", path)
-        return real(path, mode, *args, **kwargs)
-
-    monkeypatch.setattr("builtins.open", refuse)
+@pytest.fixture
+def read_only(tmp_path):
+    """The folder of the files, which even root is not to write to."""
+    tmp_path.chmod(0o555)
+    yield tmp_path
+    tmp_path.chmod(0o755)
 
 
 def test_gives_back_what_was_saved(files):
@@ -68,29 +64,38 @@ def test_a_file_more_or_less_makes_it_worthless(files):
     assert cache(files[:1]).load(["x"]) is None
 
 
-def test_a_read_only_folder_is_left_for_the_other(files, tmp_path, monkeypatch):
-    refuse_writing_to(monkeypatch, tmp_path)
-    (tmp_path / "run").mkdir()
-    cache(files, tmp_path / "run").save(x=np.arange(5))
-    (kept,) = os.listdir(tmp_path / "run")
+def test_a_read_only_folder_is_left_for_the_other(files, read_only, tmp_path_factory):
+    run, other = tmp_path_factory.mktemp("run"), tmp_path_factory.mktemp("other")
+    cache(files, run).save(x=np.arange(5))
+    assert sorted(os.listdir(read_only)) == ["a.idx", "a.rec"]
+    (kept,) = os.listdir(run)
     assert kept.startswith("a-") and kept.endswith(".ekd_index.npz")
-    assert len(cache(files, tmp_path / "run").load(["x"])[0]) == 5
+    assert len(cache(files, run).load(["x"])[0]) == 5
     assert cache(files).load(["x"]) is None
     # Two sets whose files have the same name do not share it.
-    other = tmp_path / "other"
-    other.mkdir()
     moved = [shutil.copy2(path, other) for path in files]
-    assert cache(moved, tmp_path / "run").load(["x"]) is None
+    assert cache(moved, run).load(["x"]) is None
 
 
-def test_nowhere_to_write_is_said(files, tmp_path, monkeypatch):
+def test_nowhere_to_write_is_said(files, read_only, monkeypatch):
     messages = []
     monkeypatch.setattr(logging, "info", lambda text, *a: messages.append(text % a))
-    refuse_writing_to(monkeypatch, tmp_path)
     cache(files).save(x=np.arange(5))
     (message,) = messages
     assert "read again at every start" in message
-    assert "a.rec.ekd_index.npz: Permission denied" in message
+    assert "a.rec.ekd_index.npz: The folder is read-only" in message
+    assert sorted(os.listdir(read_only)) == ["a.idx", "a.rec"]
+
+
+def test_a_full_disk_is_said_and_leaves_nothing(files, tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    messages = []
+    monkeypatch.setattr(logging, "info", lambda text, *a: messages.append(text % a))
+    monkeypatch.setattr(np, "savez", full)
+    cache(files).save(x=np.arange(5))
+    assert "No space left on device" in messages[0]
     assert sorted(os.listdir(tmp_path)) == ["a.idx", "a.rec"]
 
 

@@ -3,6 +3,7 @@
 import io
 import os
 import threading
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -125,9 +126,11 @@ def test_a_replaced_file_is_indexed_again(root):
 
 def test_the_index_of_a_read_only_set_is_kept_elsewhere(root, tmp_path_factory):
     cache = tmp_path_factory.mktemp("run")
-    os.mkdir(root / "train.rec.ekd_index.npz.tmp")  # Nothing can be written aside.
+    root.chmod(0o555)
     RecordIOFaces(root, cache_dir=cache)
+    root.chmod(0o755)
     assert len(os.listdir(cache)) == 1
+    assert not list(root.glob("*.npz*"))
 
 
 def test_a_file_cut_while_in_use_is_said(root):
@@ -226,3 +229,61 @@ def test_real_faces(realdata, tmp_path):
             assert image.size == (112, 112)
     again = RecordIOFaces(realdata / "celeba900", cache_dir=tmp_path)
     assert again.fingerprint == faces.fingerprint
+
+
+def generated(root, count):
+    """Writes `count` faces of 12 bytes, 62 per identity, without a Python loop."""
+    words = np.zeros((count, 11), "<u4")
+    words[:, 0] = 0xCED7230A
+    words[:, 1] = 36
+    words[:, 3] = (np.arange(count) // 62).astype("<f4").view("<u4")
+    words.tofile(root / "train.rec")
+    with open(root / "train.idx", "w") as file:
+        for start in range(0, count, 100_000):
+            keys = range(start, min(start + 100_000, count))
+            file.write("".join(f"{key + 1}\t{44 * key}\n" for key in keys))
+
+
+@pytest.mark.parametrize(
+    "count", [58_000, pytest.param(5_800_000, marks=pytest.mark.slow)]
+)
+def test_memory_is_that_of_the_index_arrays(tmp_path, count):
+    generated(tmp_path, count)
+    tracemalloc.start()
+    try:
+        for _ in range(2):
+            faces = RecordIOFaces(tmp_path)
+            kept, peak = tracemalloc.get_traced_memory()
+            tracemalloc.reset_peak()
+            # An offset of 8 bytes and a label of 4 each; while looking, some more, and
+            # the windows of the file. 5.8 million stay under 100 MB.
+            assert kept < 14 * count + 1e6
+            assert peak < 32 * count + 30e6
+    finally:
+        tracemalloc.stop()
+    assert (len(faces), faces.labels[-1]) == (count, (count - 1) // 62)
+    assert len(faces.read([count - 1])[0]) == 12
+
+
+def test_what_the_system_does_not_give_is_refused_with_a_way_out(
+    root, monkeypatch, warnings_logged
+):
+    def fail(number, text):
+        def raise_it(*_, **__):
+            raise OSError(number, text)
+
+        return raise_it
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "listdir", fail(13, "Permission denied"))
+        with pytest.raises(ValueError, match=f"cannot read {root}: Permission denied"):
+            RecordIOFaces(root)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pread", fail(5, "Input/output error"))
+        words = r"cannot read .*train\.rec: Input/output error. Check .* and the disk"
+        with pytest.raises(ValueError, match=words):
+            RecordIOFaces(root)
+    (root / "property").unlink()
+    (root / "property").mkdir()
+    RecordIOFaces(root)
+    assert warnings_logged == [f"{root}/property is not read: Is a directory"]
