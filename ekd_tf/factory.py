@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 
 import keras
 import numpy as np
 
 from ekd_tf import checks
+from ekd_tf.data import Augmentation
 from ekd_tf.data import BatchSampler
 from ekd_tf.data import FolderFaces
 from ekd_tf.data import InMemoryFaces
@@ -167,6 +169,14 @@ def make_sampler(
         images_per_identity=images_per_identity,
         seed=seed,
     )
+
+
+def make_augmentation(values: dict) -> Augmentation:
+    """Returns what the values called `augment_*` do to images; see `Augmentation`."""
+    names = [field.name for field in dataclasses.fields(Augmentation)]
+    crop = values["augment_crop"]
+    checks.check_range("augment_crop", crop, low=0, high=values["input_size"] // 4)
+    return Augmentation(**{name: values[f"augment_{name}"] for name in names})
 
 
 def set_precision(name: str) -> str:

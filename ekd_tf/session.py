@@ -61,6 +61,7 @@ class TrainingSession:
         v = self._v
         workdir = Workdir(v.workdir)
         workdir.check_same_run(self._values, free=free)
+        self._augmentation = factory.make_augmentation(self._values)
         set_virtual_devices(v.num_virtual_devices)
         strategy = make_strategy(v.strategy, v.worker_hosts, v.worker_index)
         keras.utils.set_random_seed(v.seed)
@@ -100,6 +101,7 @@ class TrainingSession:
             start_step=start_step,
             steps=parts.steps - start_step,
             flip=v.flip,
+            augmentation=self._augmentation,
             skip_corrupt=v.skip_corrupt,
         )
         progress = ProgressLine(parts.steps, initial_step=start_step)

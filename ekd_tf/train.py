@@ -12,7 +12,7 @@ from absl import flags
 from absl import logging
 
 flags.DEFINE_string("workdir", None, "Folder of the run; made if missing.")
-flags.DEFINE_integer("seed", 0, "Seed of weights, batches and flips.", 0)
+flags.DEFINE_integer("seed", 0, "Seed of weights, batches and augmentation.", 0)
 
 flags.DEFINE_string(
     "data",
@@ -37,6 +37,31 @@ flags.DEFINE_integer(
     "images_per_identity", 4, "Balanced images of each of these identities.", 1
 )
 flags.DEFINE_bool("flip", True, "Mirror half of the training images.")
+flags.DEFINE_integer(
+    "augment_crop", 0, "Pixels each edge of an image may be cut by; 0: off.", 0
+)
+flags.DEFINE_float(
+    "augment_brightness", 0.0, "Largest shift, as a share of 255: 0.2 is 51.", 0, 1
+)
+flags.DEFINE_float(
+    "augment_contrast", 0.0, "Largest relative change of contrast, [0, 1].", 0, 1
+)
+flags.DEFINE_float(
+    "augment_saturation", 0.0, "Largest relative change of saturation, [0, 1].", 0, 1
+)
+flags.DEFINE_float(
+    "augment_occlusion", 0.0, "Share of images whose lower face is covered.", 0, 1
+)
+flags.DEFINE_float(
+    "augment_low_resolution",
+    0.0,
+    "Share of images shrunk to 1/4 to 3/4 of the side and enlarged again.",
+    0,
+    1,
+)
+flags.DEFINE_float(
+    "augment_jpeg", 0.0, "Share of images compressed again at quality 20 to 80.", 0, 1
+)
 flags.DEFINE_integer(
     "skip_corrupt", 0, "Unreadable images to replace before the run stops.", 0
 )

@@ -1,0 +1,237 @@
+"""Photographs to aligned faces: choice, landmarks, lists, resuming, real faces."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ekd_tf.data.alignment import ARCFACE_TEMPLATE
+from ekd_tf.data.alignment import align
+
+
+@pytest.fixture(scope="module")
+def tool(load_tool):
+    return load_tool("align_faces")
+
+
+@pytest.fixture
+def settings(tool, tmp_path):
+    return tool.Settings(
+        photos=tmp_path / "photos",
+        out=tmp_path / "faces",
+        choose="largest",
+        size=112,
+        quality=95,
+        min_confidence=0.9,
+        min_face=20,
+        detect_side=1024,
+    )
+
+
+@pytest.fixture
+def photos(settings, rng):
+    """Three smooth photographs in folders, and a file that is none."""
+    pixels = {}
+    for name in ("ann/1.png", "ann/2.png", "bob/x y.png"):
+        coarse = rng.integers(0, 256, (6, 9, 3), dtype=np.uint8)
+        path = settings.photos / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(coarse).resize((180, 120), Image.Resampling.BICUBIC).save(path)
+        pixels[name] = np.asarray(Image.open(path))
+    (settings.photos / "bob" / "notes.txt").write_text("no photograph")
+    return pixels
+
+
+def points_of(shift):
+    return ARCFACE_TEMPLATE * 0.9 + shift
+
+
+def assert_face(path, image, points, size=112):
+    with Image.open(path) as face:
+        assert face.size == (size, size)
+        error = np.abs(np.asarray(face, int) - align(image, points, size))
+    # JPEG of smooth pixels, without subsampling.
+    assert error.mean() < 3
+
+
+@pytest.mark.parametrize(("rule", "chosen"), [("largest", 1), ("central", 2)])
+def test_chooses_the_largest_or_the_most_central(tool, rule, chosen):
+    boxes = [(0, 0, 30, 30), (100, 0, 50, 40), (80, 40, 20, 20)]
+    faces = [tool.Face(box, ARCFACE_TEMPLATE) for box in boxes]
+    assert tool.choose_face(faces, 180, 120, rule) is faces[chosen]
+
+
+def test_reads_landmarks(tool, tmp_path):
+    path = tmp_path / "points.txt"
+    path.write_text("# a comment\n\na b.jpg 1 2 3 4 5 6 7 8 9 10.5\n")
+    landmarks = tool.read_landmarks(path)
+    assert list(landmarks) == ["a b.jpg"]
+    np.testing.assert_array_equal(
+        landmarks["a b.jpg"], [[1, 2], [3, 4], [5, 6], [7, 8], [9, 10.5]]
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("a.jpg 1 2 3 4 5 6 7 8 9\n", r":1 must be 'path x1 y1 ... x5 y5'"),
+        ("a.jpg 1 2 3 4 5 6 7 8 9 ten\n", r"Received: 'a.jpg 1 .* ten'"),
+        ("a.jpg" + " 1" * 10 + "\na.jpg" + " 2" * 10, r":2 names a.jpg a second time"),
+    ],
+)
+def test_says_which_line_of_landmarks_is_wrong(tool, tmp_path, text, words):
+    path = tmp_path / "points.txt"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=words):
+        tool.read_landmarks(path)
+
+
+def test_aligns_by_landmarks_and_lists_what_has_none(tool, settings, photos):
+    landmarks = {"ann/1.png": points_of([30, 5]), "bob/x y.png": points_of([60, -9])}
+    settings = dataclasses.replace(settings, size=56)
+    assert tool.align_all(settings, landmarks, 1) == (0, 2, 1)
+    for name, points in landmarks.items():
+        path = (settings.out / name).with_suffix(".jpg")
+        assert_face(path, photos[name], points, 56)
+    assert sorted(p.name for p in settings.out.rglob("*.*")) == ["1.jpg", "x y.jpg"]
+    assert (settings.out.parent / "faces.left_out.tsv").read_text() == (
+        "ann/2.png\tno face\n"
+    )
+
+
+def test_goes_on_where_it_stopped(tool, settings, photos):
+    landmarks = {name: points_of([20, 0]) for name in photos if name != "ann/2.png"}
+    tool.align_all(settings, landmarks, 1)
+    done = settings.out / "ann" / "1.jpg"
+    done.write_bytes(b"done before")
+    (settings.out / "bob" / "x y.jpg").unlink()
+    assert tool.align_all(settings, landmarks, 1) == (2, 1, 0)
+    assert done.read_bytes() == b"done before"
+    assert tool.align_all(settings, landmarks, 1) == (3, 0, 0)
+
+
+def test_a_detector_decides_by_the_rule_and_a_turned_photograph_is_turned(
+    tool, settings, photos
+):
+    name = "ann/1.png"
+    upright = photos[name]
+    exif = Image.Exif()
+    # Orientation 6: stored a quarter turn to the left of upright.
+    exif[0x0112] = 6
+    stored = Image.fromarray(np.rot90(upright).copy())
+    stored.save(settings.photos / name, exif=exif)
+    seen = []
+
+    def find_faces(path, image):
+        seen.append(image)
+        return [
+            tool.Face((0, 0, 10, 10), points_of([0, 0])),
+            tool.Face((0, 0, 20, 20), points_of([50, 10])),
+        ]
+
+    assert tool.align_photo(name, settings, find_faces) is None
+    np.testing.assert_array_equal(seen[0], upright)
+    assert_face(settings.out / "ann" / "1.jpg", upright, points_of([50, 10]))
+
+
+def test_damaged_photographs_and_points_are_listed_with_a_reason(
+    tool, settings, photos
+):
+    path = settings.photos / "ann/1.png"
+    path.write_bytes(path.read_bytes()[:60])
+    landmarks = {name: np.ones((5, 2)) for name in photos}
+    assert tool.align_all(settings, landmarks, 1) == (0, 0, 3)
+    lines = (settings.out.parent / "faces.left_out.tsv").read_text().splitlines()
+    assert [line.split("\t")[0] for line in lines] == list(photos)
+    assert "OSError: " in lines[0]
+    assert "ValueError: `points` must be apart" in lines[1]
+
+
+def test_two_photographs_of_one_name_stop_at_once(tool, settings, photos):
+    (settings.photos / "ann" / "1.jpg").write_bytes(b"")
+    with pytest.raises(ValueError, match="ann/1.jpg and ann/1.png would both become"):
+        tool.align_all(settings, {}, 1)
+    assert not settings.out.exists()
+
+
+def test_a_folder_without_photographs_is_said(tool, settings):
+    settings.photos.mkdir()
+    with pytest.raises(ValueError, match="holds no photographs"):
+        tool.align_all(settings, {}, 1)
+
+
+def test_without_the_detector_the_command_is_named(tool, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ValueError, match=r"pip install '\.\[align\]'"):
+        tool.check_detector()
+
+
+class FakeNetwork:
+    """Finds one face at a fixed share of whatever it is shown."""
+
+    confidence = 0.99
+
+    def detect_faces(self, image, min_face_size):
+        self.shown, self.min_face_size = image.shape, min_face_size
+        unit = image.shape[1] / 100
+        points = {
+            "nose": (30 * unit, 20 * unit),
+            "left_eye": (20 * unit, 10 * unit),
+            "right_eye": (40 * unit, 10 * unit),
+            "mouth_left": (22 * unit, 30 * unit),
+            "mouth_right": (38 * unit, 30 * unit),
+        }
+        box = [10 * unit, 5 * unit, 40 * unit, 35 * unit]
+        return [{"box": box, "confidence": self.confidence, "keypoints": points}]
+
+
+@pytest.fixture
+def detector(tool, settings):
+    detector = tool.MTCNNDetector.__new__(tool.MTCNNDetector)
+    detector._settings = settings
+    detector._network = FakeNetwork()
+    return detector
+
+
+@pytest.mark.parametrize("side", [200, 4096])
+def test_points_are_in_pixels_of_the_photograph(detector, side):
+    [face] = detector(np.zeros((side // 2, side, 3), np.uint8))
+    assert max(detector._network.shown) == min(side, 1024)
+    assert detector._network.min_face_size == (20 if side == 200 else 12)
+    unit = side / 100
+    expected = [[20, 10], [40, 10], [30, 20], [22, 30], [38, 30]]
+    np.testing.assert_allclose(face.points / unit, expected)
+    np.testing.assert_allclose(np.array(face.box) / unit, [10, 5, 40, 35])
+
+
+def test_weak_and_small_faces_are_no_faces(detector):
+    image = np.zeros((60, 100, 3), np.uint8)
+    assert len(detector(image)) == 1
+    assert detector(image[:, :50]) == []
+    detector._network.confidence = 0.5
+    assert detector(image) == []
+
+
+@pytest.mark.realdata
+def test_finds_real_faces_pasted_into_scenes(tool, settings, realdata):
+    pytest.importorskip("mtcnn")
+    # The faces are aligned crops: cut out of a scene they must come back.
+    originals = sorted((realdata / "celeba40_folder").rglob("*.jpg"))[::200]
+    for number, path in enumerate(originals):
+        scene = Image.new("RGB", (500, 380), (90, 110, 120))
+        with Image.open(path) as face:
+            scene.paste(face.resize((224, 224), Image.Resampling.BICUBIC), (150, 70))
+            scene.paste(face, (10, 10))
+        settings.photos.mkdir(exist_ok=True)
+        scene.save(settings.photos / f"{number}.png")
+    Image.new("RGB", (300, 200), (30, 200, 90)).save(settings.photos / "none.png")
+    assert tool.align_all(settings, None, 1) == (0, len(originals), 1)
+    for number, path in enumerate(originals):
+        with Image.open(path) as image:
+            original = np.asarray(image, float)
+        with Image.open(settings.out / f"{number}.jpg") as image:
+            aligned = np.asarray(image, float)
+        inner = np.s_[24:104, 16:96]
+        a, b = original[inner].ravel(), aligned[inner].ravel()
+        assert np.corrcoef(a, b)[0, 1] > 0.8

@@ -1,0 +1,161 @@
+"""Draws a batch as the student sees it: `python tools/show_batch.py --out=batch.png`.
+
+Takes the flags of `ekd_tf.train`, so a run's flagfile shows that run's batches:
+
+    python tools/show_batch.py --flagfile=flags/demo_ekd.flags --augment_jpeg=0.5 \\
+        --step=7 --out=batch.png
+
+Rows of the margin loss come first, the balanced ones after them, by identity. An
+identity with several rows in the batch has a frame of its own colour: those are the
+positive pairs. Under each image stand its label and its number in the source, and
+"flip" where it is mirrored.
+"""
+
+import collections
+import sys
+
+import numpy as np
+from absl import app
+from absl import flags
+from PIL import Image
+from PIL import ImageDraw
+
+from ekd_tf import train
+
+STEP = flags.DEFINE_integer("step", 0, "Which batch.", 0)
+OUT = flags.DEFINE_string("out", "batch.png", "PNG to write.")
+COLUMNS = flags.DEFINE_integer("columns", 16, "Images side by side.", 1)
+
+# Okabe and Ito's palette; with two widths and a gap in the frame, 14 kinds.
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
+FRAME = 4
+CAPTION = 13
+HEADING = 20
+LEAST_CELL = 84
+
+
+def order_rows(batch):
+    """Returns `(general, balanced)`: row numbers, the balanced ones by identity."""
+    general = np.flatnonzero(batch["in_margin"] == 1)
+    balanced = np.flatnonzero(batch["in_margin"] == 0)
+    by_label = np.argsort(batch["label"][balanced], kind="stable")
+    return general, balanced[by_label]
+
+
+def paired_labels(labels):
+    """Returns the labels of more than one row, in order: those have positive pairs."""
+    values, counts = np.unique(labels, return_counts=True)
+    return values[counts > 1].tolist()
+
+
+def draw_sheet(batch, title, columns):
+    """Returns the contact sheet of a batch as a Pillow image."""
+    size = batch["image"].shape[1]
+    scale = -(-LEAST_CELL // size)
+    cell = size * scale + 2 * FRAME
+    general, balanced = order_rows(batch)
+    sections = [
+        (f"{len(general)} general rows: margin loss and distillation", general),
+        (f"{len(balanced)} balanced rows: distillation alone", balanced),
+    ]
+    sections = [section for section in sections if len(section[1])]
+    lines = sum(-(-len(rows) // columns) for _, rows in sections)
+    height = HEADING * (1 + len(sections)) + lines * (cell + CAPTION)
+    sheet = Image.new("RGB", (max(columns * cell, 480), height), "white")
+    draw = ImageDraw.Draw(sheet)
+    draw.text((FRAME, 4), title, "black")
+    top = HEADING
+    paired = paired_labels(batch["label"])
+    for heading, rows in sections:
+        draw.text((FRAME, top + 4), heading, "black")
+        top += HEADING
+        for place, row in enumerate(rows):
+            y = top + place // columns * (cell + CAPTION)
+            draw_cell(sheet, batch, row, (place % columns * cell, y), cell, paired)
+        top += -(-len(rows) // columns) * (cell + CAPTION)
+    return sheet
+
+
+def draw_cell(sheet, batch, row, corner, cell, paired):
+    """Draws one row of the batch: frame, pixels and caption."""
+    draw = ImageDraw.Draw(sheet)
+    x, y = corner
+    label = int(batch["label"][row])
+    box = (x, y, x + cell - 1, y + cell - 1)
+    if label in paired:
+        number = paired.index(label)
+        draw.rectangle(box, outline=COLORS[number % len(COLORS)], width=FRAME - 1)
+        if number // len(COLORS) % 2:
+            # The second seven are broken at the middle of each side.
+            middle, quarter = cell // 2, cell // 4
+            draw.rectangle(
+                (x + middle - quarter, y, x + middle + quarter, y + cell - 1), "white"
+            )
+    inner = cell - 2 * FRAME
+    image = Image.fromarray(batch["image"][row])
+    image = image.resize((inner, inner), Image.Resampling.NEAREST)
+    sheet.paste(image, (x + FRAME, y + FRAME))
+    flip = " flip" if batch["flipped"][row] else ""
+    caption = f"{label} #{batch['image_id'][row]}{flip}"
+    draw.text((x + FRAME, y + cell - 1), caption, "black")
+
+
+def describe(batch, step, name):
+    """Returns the sheet's title: where the batch is from and what pairs it holds."""
+    counts = collections.Counter(batch["label"].tolist()).values()
+    pairs = sum(count * (count - 1) // 2 for count in counts)
+    rows = len(batch["label"])
+    negative = rows * (rows - 1) // 2 - pairs
+    return f"step {step} of {name}: {pairs} positive, {negative} negative pairs"
+
+
+def show(values, step, path, columns):
+    """Writes the sheet of batch `step` and returns its title."""
+    from ekd_tf import factory
+    from ekd_tf.data import make_pipeline
+
+    source, _ = factory.make_sources(
+        values["data"],
+        values["heldout_data"],
+        values["holdout_identities"],
+        values["seed"],
+    )
+    sampler = factory.make_sampler(
+        source,
+        values["general_batch"],
+        values["balanced_identities"],
+        values["images_per_identity"],
+        values["seed"],
+    )
+    pipeline = make_pipeline(
+        source,
+        sampler,
+        values["input_size"],
+        seed=values["seed"],
+        start_step=step,
+        steps=1,
+        flip=values["flip"],
+        skip_corrupt=values["skip_corrupt"],
+        augmentation=factory.make_augmentation(values),
+    )
+    batch = next(pipeline.dataset.as_numpy_iterator())
+    title = describe(batch, step, source.name)
+    draw_sheet(batch, title, columns).save(path, format="PNG")
+    return title
+
+
+def main(argv):
+    """Draws the batch the flags describe."""
+    if len(argv) > 1:
+        raise app.UsageError(f"Unexpected arguments: {' '.join(argv[1:])}")
+    module_flags = flags.FLAGS.get_flags_for_module(train)
+    values = {flag.name: flag.value for flag in module_flags}
+    try:
+        title = show(values, STEP.value, OUT.value, COLUMNS.value)
+    except (OSError, ValueError) as error:
+        sys.exit(f"show_batch: {error}")
+    print(f"{OUT.value}: {title}")
+
+
+if __name__ == "__main__":
+    app.run(main)
