@@ -2,8 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pathlib
+
+
+@contextlib.contextmanager
+def naming(path):
+    """Gives an `OSError` raised inside the path of the file it is about.
+
+    Writing to an open file fails without one: "No space left on device", but where?
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None and error.errno is not None:
+            raise OSError(error.errno, error.strerror, str(path)) from error
+        raise
 
 
 def write_aside(path: pathlib.Path, write) -> None:
@@ -12,10 +27,13 @@ def write_aside(path: pathlib.Path, write) -> None:
     Args:
         path: The file to create or replace.
         write: Function of a binary file object that writes the content.
+
+    Raises:
+        OSError: The disk is full or the like. It names `path`, which is as it was.
     """
     aside = path.with_name(path.name + ".tmp")
     try:
-        with open(aside, "wb") as file:
+        with naming(path), open(aside, "wb") as file:
             write(file)
             file.flush()
             os.fsync(file.fileno())

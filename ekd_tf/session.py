@@ -1,12 +1,14 @@
 """One training run from its settings: what `ekd_tf.train` does with its flags.
 
-Row 4 of the architecture, above the assembly: plain values in, a workdir out.
+Row 4 of the architecture, above the record: plain values in, a workdir out.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
+import os
 import tempfile
 
 import keras
@@ -14,20 +16,21 @@ import tensorflow as tf
 from absl import logging
 
 from ekd_tf import factory
-from ekd_tf.assembly import Parts
 from ekd_tf.assembly import Values
 from ekd_tf.assembly import assemble
+from ekd_tf.atomic import write_aside
 from ekd_tf.data import make_pipeline
-from ekd_tf.evaluation import HeldoutEvaluation
+from ekd_tf.evaluation.untrained import warn_if_untrained
 from ekd_tf.export import export_student
+from ekd_tf.record import Record
 from ekd_tf.teachers import MODEL_FILE
+from ekd_tf.training.best import BestMetric
 from ekd_tf.training.checkpoints import CheckpointStore
+from ekd_tf.training.interruption import Termination
+from ekd_tf.training.lock import WorkdirLock
 from ekd_tf.training.logs import MetricsLog
-from ekd_tf.training.loop import Every
-from ekd_tf.training.loop import Hook
 from ekd_tf.training.loop import compile_step
 from ekd_tf.training.loop import run_steps
-from ekd_tf.training.progress import ProgressHook
 from ekd_tf.training.progress import ProgressLine
 from ekd_tf.training.strategy import distribute
 from ekd_tf.training.strategy import is_chief
@@ -35,6 +38,10 @@ from ekd_tf.training.strategy import make_strategy
 from ekd_tf.training.strategy import set_virtual_devices
 from ekd_tf.training.workdir import Workdir
 from ekd_tf.training.workdir import package_versions
+
+# A full or failing disk, a used-up quota, a file system turned read-only.
+_UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
+EXPORT_REPORT = "export.json"
 
 
 class TrainingSession:
@@ -57,40 +64,55 @@ class TrainingSession:
         Args:
             command: The command line, recorded in the workdir.
             free: Names of values that may differ from the recorded ones on resume.
+
+        Raises:
+            ValueError: As the class; a guard ended the run (`RunStopped`); the disk
+                is full. The last checkpoint stays.
+            Interrupted: The run ended early and the same command goes on with it.
         """
         v = self._v
         workdir = Workdir(v.workdir)
-        workdir.check_same_run(self._values, free=free)
         self._augmentation = factory.make_augmentation(self._values)
         set_virtual_devices(v.num_virtual_devices)
+        if v.deterministic:
+            tf.config.experimental.enable_op_determinism()
         strategy = make_strategy(v.strategy, v.worker_hosts, v.worker_index)
         keras.utils.set_random_seed(v.seed)
-        parts = assemble(v, strategy)
-
-        store = CheckpointStore(workdir.checkpoints, keep=v.keep)
-        start_step = 0
-        if store.latest() is not None:
-            start_step = store.restore(parts.model.state())["step"]
-        if start_step == parts.steps and (workdir.path / MODEL_FILE).exists():
-            logging.info("The run in %s is finished: nothing to do.", v.workdir)
-            return
-        if not is_chief(strategy):
+        with contextlib.ExitStack() as stack:
+            termination = stack.enter_context(Termination())
+            store = CheckpointStore(workdir.checkpoints, keep=v.keep)
+            stack.enter_context(_naming_last_checkpoint(store))
             # All workers read the run's workdir and the chief alone writes it.
-            scratch = tempfile.TemporaryDirectory()
-            workdir = Workdir(scratch.name)
-            store = CheckpointStore(workdir.checkpoints)
-        workdir.record_run(self._values, package_versions(), command)
-        logging.info("Plan:\n  %s", "\n  ".join(_plan(v, parts, start_step, strategy)))
-        with contextlib.closing(MetricsLog(workdir.path)) as log:
+            chief = is_chief(strategy)
+            if chief:
+                stack.enter_context(WorkdirLock(workdir))
+            changed = workdir.check_same_run(self._values, free, v.force_flags)
+            parts = assemble(v, strategy)
+            best = BestMetric(v.best_metric)
+            start_step = _restore(store, parts.model, best)
+            if start_step == parts.steps and _is_finished(v, workdir):
+                logging.info("The run in %s is finished: nothing to do.", v.workdir)
+                return
+            if not chief:
+                scratch = tempfile.TemporaryDirectory()
+                workdir = Workdir(stack.enter_context(scratch))
+                store = CheckpointStore(workdir.checkpoints)
+            store.prune(start_step)
+            workdir.record_run(self._values, package_versions(), command, changed)
+            plan = _plan(v, parts, start_step, strategy)
+            logging.info("Plan:\n  %s", "\n  ".join(plan))
+            log = stack.enter_context(contextlib.closing(MetricsLog(workdir.path)))
             log.truncate_after(start_step)
-            self._train(parts, strategy, start_step, Record(v, workdir, store, log))
-        with parts.model.averaged_weights():
-            parts.model.student.save(workdir.path / MODEL_FILE)
-            logging.info("Wrote %s", workdir.path / MODEL_FILE)
-            if v.export and is_chief(strategy):
-                _export(v, workdir, parts)
+            if start_step == 0 and parts.teacher is not None:
+                warn_if_untrained(parts.teacher, parts.train, v.input_size, v.seed)
+            record = Record(v, workdir, store, log, best)
+            self._train(parts, strategy, start_step, record, termination)
+            with parts.model.averaged_weights():
+                _save_model(parts.model.student, workdir.path / MODEL_FILE)
+                if v.export and chief:
+                    _export(v, workdir, parts)
 
-    def _train(self, parts, strategy, start_step, record):
+    def _train(self, parts, strategy, start_step, record, termination):
         """Runs the steps that are left, with what is done in between."""
         v = self._v
         pipeline = make_pipeline(
@@ -111,7 +133,7 @@ class TrainingSession:
                 distribute(strategy, pipeline.dataset),
                 start_step,
                 parts.steps,
-                record.hooks(parts, progress),
+                record.hooks(parts, progress, strategy, termination),
             )
         except tf.errors.OpError as error:
             if not pipeline.failures:
@@ -120,83 +142,6 @@ class TrainingSession:
         finally:
             progress.close()
         _report_skipped(pipeline.skipped)
-
-
-class Record:
-    """What a run leaves behind while it goes on: lines, evaluations, checkpoints.
-
-    Args:
-        v: The flags of `ekd_tf.train`.
-        workdir: `Workdir` of the reports.
-        store: `CheckpointStore`.
-        log: `MetricsLog`.
-    """
-
-    def __init__(self, v: Values, workdir: Workdir, store, log):
-        self._v = v
-        self._workdir = workdir
-        self._store = store
-        self._log = log
-
-    def hooks(self, parts: Parts, progress: ProgressLine) -> list[Hook]:
-        """Returns what to do after the steps, in order.
-
-        Evaluations stand before the checkpoint: what its step has logged is then
-        complete.
-
-        Args:
-            parts: The run's parts.
-            progress: Paused while something else takes long.
-        """
-        v = self._v
-        hooks = [
-            ProgressHook(progress, parts.sampler.batch_size),
-            Every(v.log_every, self._writing(progress)),
-        ]
-        if parts.heldout is not None:
-            hooks.append(Every(v.evaluate_every, self._evaluating(parts, progress)))
-        hooks.append(Every(v.checkpoint_every, self._saving(parts, progress)))
-        return hooks
-
-    def _writing(self, progress):
-        def write(step):
-            scalars = step.scalars
-            speed = progress.per_second
-            if speed is not None:
-                scalars = {**scalars, "throughput/images_per_second": speed}
-            self._log.write(step.number, scalars)
-
-        return write
-
-    def _evaluating(self, parts, progress):
-        evaluation = HeldoutEvaluation(
-            parts.heldout,
-            parts.model.student,
-            self._v.input_size,
-            teacher=parts.teacher,
-            seed=self._v.seed,
-        )
-
-        def evaluate(step):
-            progress.pause()
-            with parts.model.averaged_weights():
-                result = evaluation(plots=self._workdir.reports)
-            result.write(self._workdir.reports)
-            self._log.write(step.number, result.scalars())
-            self._log.images(step.number, result.images)
-            logging.info(
-                "Step %d on held-out identities:\n%s", step.number, result.text()
-            )
-
-        return evaluate
-
-    def _saving(self, parts, progress):
-        def save(step):
-            progress.pause()
-            self._log.flush()
-            self._store.save(step.number, parts.model.state())
-
-        return save
 
 
 def sources_of_run(path):
@@ -247,14 +192,55 @@ def _plan(v, parts, start_step, strategy):
     ]
 
 
+def _restore(store, model, best):
+    """Returns the step to go on from, 0 where there is no checkpoint."""
+    if store.latest() is None:
+        return 0
+    metadata = store.restore(model.state())
+    step = metadata["step"]
+    best.restore(metadata.get("best"))
+    if best.step == step:
+        # A kill between the two left the checkpoint of the best without its name.
+        store.save_best(step)
+    return step
+
+
+def _is_finished(v, workdir):
+    report = workdir.reports / EXPORT_REPORT
+    return (workdir.path / MODEL_FILE).exists() and (not v.export or report.exists())
+
+
+def _save_model(student, path):
+    # Keras chooses the format by the last suffix.
+    aside = path.with_suffix(".tmp.keras")
+    student.save(aside)
+    os.replace(aside, path)
+    logging.info("Wrote %s", path)
+
+
 def _export(v, workdir, parts):
     images = factory.sample_images(parts.heldout or parts.train, v.input_size)
     report = export_student(
         parts.model.student, workdir.path / "export", images, name=v.model
     )
     text = json.dumps(report.to_dict(), indent=2) + "\n"
-    (workdir.reports / "export.json").write_text(text, encoding="utf-8")
+    write_aside(workdir.reports / EXPORT_REPORT, lambda file: file.write(text.encode()))
     logging.info("Exported:\n%s", report.to_table())
+
+
+@contextlib.contextmanager
+def _naming_last_checkpoint(store):
+    """Ends the run in words when a file cannot be written."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _UNWRITABLE:
+            raise
+        raise ValueError(
+            f"{error.filename or 'A file'} cannot be written: {error.strerror}. The "
+            f"last checkpoint is that of step {store.latest() or 0}: mend the cause, "
+            "and the same command goes on from there"
+        ) from error
 
 
 def _report_skipped(skipped):

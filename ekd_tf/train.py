@@ -3,6 +3,10 @@
 Without `--teacher` a backbone is trained by its margin head alone; with one the
 distillation losses of `--distill` are added. The same command on the same
 `--workdir` resumes from its last checkpoint.
+
+Exit status: 0, the run is finished; 75 (EX_TEMPFAIL), it was interrupted (SIGTERM,
+pre-emption, a lost worker) and the same command goes on with it; anything else, a
+mistake or a guard ended it and the message says what to change.
 """
 
 import sys
@@ -190,7 +194,36 @@ flags.DEFINE_integer(
 flags.DEFINE_integer(
     "checkpoint_every", 1000, "Steps between checkpoints; 0: at the end only.", 0
 )
-flags.DEFINE_integer("keep", 3, "Newest checkpoints to keep.", 1)
+flags.DEFINE_integer("keep", 3, "Newest checkpoints to keep, the best not counted.", 1)
+flags.DEFINE_string(
+    "best_metric",
+    "heldout/accuracy",
+    "Metric of the evaluations whose best checkpoint is kept, as metrics.jsonl names "
+    "it; larger is better, with - before it smaller: -heldout/eer.",
+)
+flags.DEFINE_integer(
+    "max_bad_steps",
+    20,
+    "Consecutive updates skipped for NaN or infinity that end the run.",
+    1,
+)
+flags.DEFINE_integer(
+    "collapse_steps",
+    500,
+    "Consecutive steps with a mean cosine above 0.99 between the images of a batch "
+    "that end the run; 0: never.",
+    0,
+)
+flags.DEFINE_bool(
+    "deterministic",
+    False,
+    "Use only operations that repeat bit for bit; slower, on GPUs most of all.",
+)
+flags.DEFINE_bool(
+    "force_flags",
+    False,
+    "Resume with flags that change the arithmetic; run.json records which.",
+)
 flags.DEFINE_bool("export", False, "Export SavedModel and TFLite at the end.")
 
 # What may differ when a run is resumed, because the arithmetic does not depend on it.
@@ -200,6 +233,11 @@ FREE_TO_CHANGE = (
     "evaluate_every",
     "checkpoint_every",
     "keep",
+    "best_metric",
+    "max_bad_steps",
+    "collapse_steps",
+    "deterministic",
+    "force_flags",
     "export",
     "skip_corrupt",
     "strategy",
@@ -217,9 +255,14 @@ def main(argv):
     values = {flag.name: flag.value for flag in module_flags}
     # TensorFlow takes seconds to import: `--help` must not wait for it.
     from ekd_tf.session import TrainingSession
+    from ekd_tf.training.interruption import RESUME_STATUS
+    from ekd_tf.training.interruption import Interrupted
 
     try:
         TrainingSession(values).run(command=sys.argv, free=FREE_TO_CHANGE)
+    except Interrupted as reason:
+        logging.warning("%s The same command goes on with it.", reason)
+        sys.exit(RESUME_STATUS)
     except ValueError as error:
         # A mistake in the flags or the data: the message says it, a traceback would
         # hide it.

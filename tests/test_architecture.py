@@ -18,6 +18,7 @@ ROWS = [
     {"training", "export"},
     {"factory"},
     {"assembly"},
+    {"record"},
     {"session"},
     ENTRY_POINTS,
 ]

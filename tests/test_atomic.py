@@ -1,9 +1,11 @@
 """Tests for `ekd_tf.atomic`."""
 
+import errno
 import os
 
 import pytest
 
+from ekd_tf.atomic import naming
 from ekd_tf.atomic import write_aside
 
 
@@ -90,3 +92,22 @@ def test_leftovers_of_a_killed_process_are_overwritten(tmp_path):
     write_aside(path, lambda file: file.write(b"new"))
     assert path.read_bytes() == b"new"
     assert os.listdir(tmp_path) == ["file"]
+
+
+def test_a_full_disk_is_an_error_with_the_path_and_the_old_bytes_stay(tmp_path):
+    def write(file):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    path = tmp_path / "file"
+    path.write_bytes(b"old")
+    with pytest.raises(OSError, match="No space left on device") as error:
+        write_aside(path, write)
+    assert (error.value.errno, error.value.filename) == (errno.ENOSPC, str(path))
+    assert path.read_bytes() == b"old"
+    assert os.listdir(tmp_path) == ["file"]
+
+
+def test_an_error_that_names_a_file_keeps_its_name(tmp_path):
+    with pytest.raises(FileNotFoundError) as error, naming(tmp_path / "other"):
+        open(tmp_path / "missing")
+    assert error.value.filename == str(tmp_path / "missing")

@@ -1,4 +1,5 @@
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -8,6 +9,8 @@ import ekd_tf.train as train_module
 from ekd_tf.session import TrainingSession
 from ekd_tf.session import sources_of_run
 from ekd_tf.teachers import load_embedder
+from ekd_tf.training.lock import WorkdirLock
+from ekd_tf.training.workdir import Workdir
 
 SOURCE = "synthetic:identities=8,images=4,size=32"
 # The defaults of the flags, and what makes a run small.
@@ -37,7 +40,9 @@ VALUES = {
 
 def train(workdir, **changes):
     values = {**VALUES, "workdir": str(workdir), **changes}
-    TrainingSession(values).run(["train"], free=("workdir", "checkpoint_every"))
+    TrainingSession(values).run(
+        ["train"], free=("workdir", "checkpoint_every", "force_flags")
+    )
     return workdir
 
 
@@ -71,9 +76,14 @@ def test_leaves_what_repeats_the_run(distilled):
         "checkpoints",
         "reports",
         "model.keras",
+        "lock",
     }
     names = sorted(path.name for path in (distilled / "checkpoints").iterdir())
-    assert names == ["checkpoint-000000002.npz", "checkpoint-000000004.npz"]
+    assert names == [
+        "checkpoint-000000002.npz",
+        "checkpoint-000000004.npz",
+        "checkpoint-best.npz",
+    ]
 
 
 def test_logs_every_term_the_thresholds_and_the_evaluation(distilled):
@@ -156,6 +166,36 @@ def test_finished_run_is_left_alone(teacher):
 def test_refuses_a_workdir_of_another_run(teacher):
     with pytest.raises(ValueError, match="`--learning_rate` was 0.02, now 0.5"):
         train(teacher, learning_rate=0.5)
+
+
+def test_forced_flags_are_recorded_with_both_values(teacher, tmp_path):
+    shutil.copytree(teacher, tmp_path / "run")
+    # The run is finished: only its record changes.
+    (tmp_path / "run" / "model.keras").unlink()
+    train(tmp_path / "run", learning_rate=0.5, force_flags=True)
+    start = json.loads((tmp_path / "run" / "run.json").read_text())["starts"][-1]
+    assert start["changed"] == {"learning_rate": [0.02, 0.5]}
+    assert (tmp_path / "run" / "model.keras").exists()
+
+
+def test_two_runs_do_not_share_a_workdir(tmp_path):
+    Workdir(tmp_path / "run")
+    with WorkdirLock(tmp_path / "run"), pytest.raises(ValueError, match="is in use by"):
+        train(tmp_path / "run")
+
+
+def test_a_full_disk_ends_the_run_in_words(tmp_path, monkeypatch):
+    def full(path, write):
+        raise OSError(28, "No space left on device", str(path))
+
+    monkeypatch.setattr("ekd_tf.training.checkpoints.write_aside", full)
+    with pytest.raises(ValueError) as error:
+        train(tmp_path / "run", heldout_data=None)
+    path = tmp_path / "run" / "checkpoints" / "checkpoint-000000002.npz"
+    assert str(error.value) == (
+        f"{path} cannot be written: No space left on device. The last checkpoint is "
+        "that of step 0: mend the cause, and the same command goes on from there"
+    )
 
 
 def test_sources_of_run_are_those_it_was_trained_on(teacher):

@@ -7,6 +7,7 @@ import pathlib
 import keras
 
 import ekd_tf.models  # noqa: F401  registers the layers `.keras` files name
+from ekd_tf.teachers.unused_weights import check_no_unused_weights
 
 # What a run leaves in its workdir for whoever comes next.
 MODEL_FILE = "model.keras"
@@ -23,8 +24,8 @@ def load_embedder(path) -> keras.Model:
         float embeddings `(batch, dim)`.
 
     Raises:
-        ValueError: There is no such file, it cannot be read as a model, or it is no
-            model of images to embeddings.
+        ValueError: There is no such file, it cannot be read as a model, a weight is
+            missing or unexpected, or it is no model of images to embeddings.
     """
     path = pathlib.Path(path)
     file = path / MODEL_FILE if path.is_dir() else path
@@ -48,6 +49,7 @@ def load_embedder(path) -> keras.Model:
             f"{file} cannot be loaded as a Keras model: {error}"
         ) from error
     _check_shapes(file, model)
+    check_no_unused_weights(file, model)
     model.trainable = False
     return model
 

@@ -106,8 +106,20 @@ class CheckpointStore:
 
         entries = {_HEADER: header, **stored}
         write_aside(path, lambda file: _write_arrays(file, entries))
-        self._prune(int(step))
+        self.prune(int(step))
         return path
+
+    def prune(self, step: int) -> None:
+        """Removes what is not kept beside `step`, the newest whole checkpoint.
+
+        A save does so itself; a run that was killed before that, when it resumes.
+        """
+        steps = self.steps()
+        kept = [each for each in steps if each <= step][-self.keep :]
+        for each in set(steps) - set(kept):
+            self.path(each).unlink(missing_ok=True)
+        for aside in self.directory.glob("checkpoint-*.npz.tmp"):
+            aside.unlink(missing_ok=True)
 
     def save_best(self, step: int):
         """Makes the checkpoint of `step` the best; it is then never pruned."""
@@ -164,14 +176,6 @@ class CheckpointStore:
             if step is None:
                 logging.warning("%s Trying the checkpoint before it.", damage)
         raise ValueError(f"{damage} There is no other to restore in its place.")
-
-    def _prune(self, saved):
-        steps = self.steps()
-        kept = [step for step in steps if step <= saved][-self.keep :]
-        for step in set(steps) - set(kept):
-            self.path(step).unlink(missing_ok=True)
-        for aside in self.directory.glob("checkpoint-*.npz.tmp"):
-            aside.unlink(missing_ok=True)
 
 
 def _write_arrays(file, arrays):

@@ -3,12 +3,15 @@
 import keras
 import tensorflow as tf
 
+from ekd_tf.ops.collective import num_replicas
 from ekd_tf.ops.collective import sum_over_replicas
+from ekd_tf.ops.numerics import l2_normalize
 from ekd_tf.stack import current_learning_rate
 from ekd_tf.stack import keras_compile
 from ekd_tf.stack import optimizer_variables
 from ekd_tf.stack import tf_variable
 from ekd_tf.training.addons import averaged
+from ekd_tf.training.rollback import restore_unless
 from ekd_tf.training.update import GradientUpdate
 
 
@@ -127,10 +130,17 @@ class FaceClassifier(keras.Model):
         """Makes one update and returns named float32 scalars of the global batch.
 
         `loss` and its parts `loss/...`, `gradient_norm`, `loss_scale`,
-        `skipped_steps`, `learning_rate`, and what the losses offer to watch.
+        `skipped_steps`, `learning_rate`, `embedding/mean_cosine` over all pairs of
+        rows, and what the losses offer to watch.
         """
         update = self._update.value
         learning_rate = current_learning_rate(update.optimizer)
+        state = [
+            tf_variable(variable)
+            for layer in self.trained_layers.values()
+            for variable in layer.non_trainable_variables
+        ]
+        before = [variable.read_value() for variable in state]
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             for variable in update.variables:
                 tape.watch(tf_variable(variable))
@@ -140,9 +150,14 @@ class FaceClassifier(keras.Model):
         gradients = tape.gradient(
             scaled, [tf_variable(variable) for variable in update.variables]
         )
-        monitor.update(update.apply(gradients))
+        terms = _global_terms(shares)
+        monitor.update(update.apply(gradients, terms["loss"]))
+        # NaN where, and only where, the update was skipped.
+        made = ~tf.math.is_nan(monitor["gradient_norm"])
+        restore_unless(made, state, before)
         monitor["learning_rate"] = learning_rate
-        return {**_global_terms(shares), **monitor}
+        monitor["embedding/mean_cosine"] = _mean_cosine(embeddings)
+        return {**terms, **monitor}
 
     def loss_shares(self, embeddings, batch):
         """Returns this replica's shares of the loss terms, and what to watch.
@@ -179,6 +194,18 @@ def _decays(variable):
     dimension larger than one.
     """
     return sum(size > 1 for size in variable.shape) > 1
+
+
+def _mean_cosine(embeddings):
+    """Returns the mean cosine over all pairs of rows of the global batch.
+
+    From the sum of the unit rows, whose squared length is the sum of all cosines,
+    those of the rows with themselves included. 0 for a batch of one row.
+    """
+    rows = tf.cast(tf.shape(embeddings)[0] * num_replicas(), tf.float32)
+    total = sum_over_replicas(tf.reduce_sum(l2_normalize(embeddings), axis=0))
+    cosines = tf.reduce_sum(total**2) - rows
+    return tf.math.divide_no_nan(cosines, rows * (rows - 1.0))
 
 
 def _global_terms(shares):

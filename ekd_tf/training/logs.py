@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
 import math
 import os
@@ -10,6 +12,7 @@ import pathlib
 import numpy as np
 import tensorflow as tf
 
+from ekd_tf.atomic import naming
 from ekd_tf.atomic import write_aside
 
 
@@ -30,7 +33,7 @@ class MetricsLog:
         self.tensorboard = pathlib.Path(workdir) / "tensorboard"
         self._writer = None
         self._drop_partial_line()
-        self._file = open(self.path, "ab")
+        self._file = self._open()
 
     def write(self, step: int, scalars: dict) -> None:
         """Appends one line and one TensorBoard point per scalar.
@@ -47,10 +50,11 @@ class MetricsLog:
             for name, value in values.items()
         }
         line = json.dumps({"step": int(step), **line}) + "\n"
-        self._file.write(line.encode())
-        self._file.flush()
-        # Leaving the context flushes the events.
-        with self._tensorboard_writer().as_default(step=int(step)):
+        with naming(self.path):
+            rest = line.encode()
+            while rest:
+                rest = rest[self._file.write(rest) :]
+        with self._points(step):
             for name, value in values.items():
                 tf.summary.scalar(name, value)
 
@@ -68,19 +72,21 @@ class MetricsLog:
                     f"Image {name!r} must be uint8 (height, width, 3). "
                     f"Received: {image.dtype} {image.shape}"
                 )
-            with self._tensorboard_writer().as_default(step=int(step)):
+            with self._points(step):
                 tf.summary.image(name, image[None])
 
     def flush(self) -> None:
         """Waits until all lines are on disk; call it before saving a checkpoint."""
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        with naming(self.path):
+            os.fsync(self._file.fileno())
 
     def truncate_after(self, step: int) -> None:
         """Drops everything logged after `step`, to resume from there.
 
-        Both files are rewritten aside and renamed; TensorBoard files without later
-        points stay as they are.
+        Both files are rewritten aside and renamed. TensorBoard reads files in the
+        order of their names, which start with the time and hold the host: what there
+        is is numbered, so that it stands before what this process will write, whatever
+        its clock and its host say.
 
         Raises:
             ValueError: If a whole line is not a JSON object with a step.
@@ -92,25 +98,44 @@ class MetricsLog:
             if self._step_of(line, number) <= step
         ]
         write_aside(self.path, lambda file: file.writelines(kept))
-        for events in sorted(self.tensorboard.glob("events.out.tfevents.*")):
-            _truncate_events(events, step)
-        self._file = open(self.path, "ab")
+        paths = sorted(self.tensorboard.glob("events.out.tfevents.*"))
+        for number, path in enumerate(paths):
+            _truncate_events(path, step)
+            path.rename(path.with_name(f"events.out.tfevents.{number:010d}.resumed"))
+        self._file = self._open()
 
     def close(self) -> None:
         """Flushes and closes both files; `truncate_after` opens them again."""
-        if self._writer is not None:
-            self._writer.close()
-            self._writer = None
         if not self._file.closed:
-            self.flush()
-            self._file.close()
+            with self._file:
+                self.flush()
+        if self._writer is not None:
+            writer, self._writer = self._writer, None
+            with self._naming_tensorboard():
+                writer.close()
 
-    def _tensorboard_writer(self):
-        # Made at the first point: a file started earlier would be cut by
-        # `truncate_after` while it is open.
-        if self._writer is None:
-            self._writer = tf.summary.create_file_writer(str(self.tensorboard))
-        return self._writer
+    def _open(self):
+        # Without a buffer, which on a full disk would fail once more when closed.
+        return open(self.path, "ab", buffering=0)
+
+    @contextlib.contextmanager
+    def _points(self, step):
+        with self._naming_tensorboard():
+            # Made at the first point: a file started earlier would be cut by
+            # `truncate_after` while it is open.
+            if self._writer is None:
+                self._writer = tf.summary.create_file_writer(str(self.tensorboard))
+            # Leaving the context flushes the events.
+            with self._writer.as_default(step=int(step)):
+                yield
+
+    @contextlib.contextmanager
+    def _naming_tensorboard(self):
+        try:
+            yield
+        except tf.errors.OpError as error:
+            # TensorFlow has many kinds for it; a full disk is the usual one.
+            raise OSError(errno.EIO, error.message, str(self.tensorboard)) from error
 
     def _drop_partial_line(self):
         if not self.path.exists():

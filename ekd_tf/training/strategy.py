@@ -132,6 +132,12 @@ def is_chief(strategy):
     return resolver.task_type == "chief" or resolver.task_id == 0
 
 
+def has_other_workers(strategy):
+    """Returns whether other processes take part in the run."""
+    resolver = strategy.cluster_resolver
+    return resolver is not None and len(resolver.cluster_spec().as_dict()) > 0
+
+
 def distribute(strategy, dataset):
     """Shares global batches among the replicas: replica r has the r-th part of rows.
 

@@ -126,12 +126,14 @@ class GradientUpdate:
         """Returns the loss to differentiate, float32: `loss * loss_scale`."""
         return tf.cast(loss, tf.float32) * self._scale
 
-    def apply(self, gradients) -> dict[str, tf.Tensor]:
+    def apply(self, gradients, loss=0.0) -> dict[str, tf.Tensor]:
         """Makes the step, or skips it.
 
         Args:
             gradients: List of this replica's gradients of the scaled loss, in the
                 order of `variables`, of any float dtype.
+            loss: Float scalar, the global batch's loss, equal on all replicas. The
+                step is skipped, too, where it is not finite.
 
         Returns:
             Float32 scalars, equal on all replicas: `gradient_norm`: global norm
@@ -153,7 +155,7 @@ class GradientUpdate:
         scale = tf.convert_to_tensor(self._scale)
         gradients = [gradient / scale for gradient in gradients]
         finite = tf.reduce_all(
-            [tf.reduce_all(tf.math.is_finite(gradient)) for gradient in gradients]
+            [tf.reduce_all(tf.math.is_finite(x)) for x in (loss, *gradients)]
         )
         norm = tf.linalg.global_norm(gradients)
         if self.clip_norm is not None:

@@ -11,6 +11,8 @@ import tempfile
 import time
 from importlib import metadata
 
+from absl import logging
+
 from ekd_tf.atomic import write_aside
 
 PACKAGES = ("ekd-tf", "tensorflow", "keras", "numpy", "absl-py", "tensorboard")
@@ -61,7 +63,13 @@ class Workdir:
                 f"{self.path} ({error.strerror})"
             ) from error
 
-    def record_run(self, flags: dict, versions: dict, command: list[str]) -> None:
+    def record_run(
+        self,
+        flags: dict,
+        versions: dict,
+        command: list[str],
+        changed: dict | None = None,
+    ) -> None:
         """Writes what the run is started with to `run.json`.
 
         A resumed run replaces the flags and adds itself to the list of starts.
@@ -71,6 +79,7 @@ class Workdir:
                 among them.
             versions: Package name -> version.
             command: The command line, `sys.argv`.
+            changed: What `check_same_run` returned.
         """
         starts = self.read_run()["starts"] if self.run_file.exists() else []
         start = {
@@ -78,6 +87,7 @@ class Workdir:
             "command": list(command),
             "versions": dict(versions),
             "commit": package_commit(),
+            "changed": changed or {},
         }
         run = {"flags": flags, "seed": flags.get("seed"), "starts": [*starts, start]}
         text = json.dumps(run, indent=2, sort_keys=True) + "\n"
@@ -100,35 +110,42 @@ class Workdir:
             ) from error
         return run
 
-    def check_same_run(self, flags: dict, free=()) -> bool:
+    def check_same_run(self, flags: dict, free=(), force: bool = False) -> dict | None:
         """Refuses to continue a run with flags that change its arithmetic.
 
         Args:
             flags: The flags of this start, as given to `record_run`.
             free: Names of flags that may differ: how often to log, where to export.
+            force: Continue all the same, with a warning.
 
         Returns:
-            Whether there is a recorded run. False: the workdir is new.
+            The flags that were forced, name -> `[value then, value now]`; None: no run
+            is recorded, the workdir is new.
 
         Raises:
             ValueError: If any other flag differs; all are listed with both values.
         """
         if not self.run_file.exists():
-            return False
+            return None
         old = self.read_run()["flags"]
         # Through JSON, so that a tuple equals the list it was recorded as.
         new = json.loads(json.dumps(flags))
-        differences = [
-            f"`--{name}` was {old.get(name, _ABSENT)}, now {new.get(name, _ABSENT)}"
+        changed = {
+            name: [old.get(name, _ABSENT), new.get(name, _ABSENT)]
             for name in sorted(old.keys() | new.keys())
             if name not in free and old.get(name, _ABSENT) != new.get(name, _ABSENT)
-        ]
-        if differences:
+        }
+        text = "; ".join(
+            f"`--{name}` was {was}, now {now}" for name, (was, now) in changed.items()
+        )
+        if changed and not force:
             raise ValueError(
-                f"workdir {self.path} belongs to another run: "
-                f"{'; '.join(differences)}. Use another --workdir"
+                f"workdir {self.path} belongs to another run: {text}. Use another "
+                "--workdir, or --force_flags to continue this one with the new values"
             )
-        return True
+        if changed:
+            logging.warning("The run continues with other flags: %s", text)
+        return changed
 
 
 def package_versions() -> dict[str, str]:

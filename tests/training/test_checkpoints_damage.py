@@ -142,11 +142,15 @@ def test_crash_before_pruning_loses_nothing(tmp_path, monkeypatch):
     def die(step):
         raise Killed
 
-    monkeypatch.setattr(store, "_prune", die)
+    monkeypatch.setattr(store, "prune", die)
     with pytest.raises(Killed):
         store.save(20, numbers(20.0))
-    assert CheckpointStore(tmp_path).steps() == [10, 20]
+    store = CheckpointStore(tmp_path, keep=1)
+    (tmp_path / "checkpoint-best.npz.tmp").write_bytes(b"")
+    assert store.steps() == [10, 20]
     assert store.restore(zeros())["step"] == 20
+    store.prune(20)
+    assert os.listdir(tmp_path) == ["checkpoint-000000020.npz"]
 
 
 def test_files_a_killed_save_left_are_removed_by_the_next(tmp_path):

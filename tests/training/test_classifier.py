@@ -107,6 +107,17 @@ def test_reports_the_learning_rate_of_the_step(rng):
     assert [float(step(data)["learning_rate"]) for _ in range(3)] == [0.5, 0.25, 0.25]
 
 
+def test_mean_cosine_is_that_of_all_pairs_of_rows(rng):
+    model, data = make(batch_norm=False), batch(rng)
+    rows = model.student(data["image"]).numpy().astype(np.float64)
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    cosines = [rows[i] @ rows[j] for i in range(8) for j in range(i)]
+    out = step_once(model, data)
+    np.testing.assert_allclose(
+        out["embedding/mean_cosine"], np.mean(cosines), rtol=1e-4, atol=1e-6
+    )
+
+
 def test_loss_falls_when_trained(rng):
     model, data = make(), batch(rng)
     step = compile_step(model, tf.distribute.get_strategy())

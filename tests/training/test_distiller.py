@@ -144,6 +144,34 @@ def test_ekd_thresholds_are_in_the_state_and_move(rng):
     assert np.all(model.state()[names[0]].numpy() != 0)
 
 
+@pytest.mark.parametrize("replicas", ["one", "two"])
+def test_a_skipped_step_leaves_every_state_but_its_count(rng, replicas, request):
+    strategy = tf.distribute.get_strategy()
+    if replicas == "two":
+        strategy = request.getfixturevalue("two_replicas")
+    with strategy.scope():
+        model = make(batch_norm=True)
+    data = batch(rng)
+    step = compile_step(model, strategy)
+
+    def make_step(data):
+        parts = distribute(strategy, tf.data.Dataset.from_tensors(data))
+        step(next(iter(parts)))
+        return values(model)
+
+    before = make_step(data)
+    # Pixels cannot be bad, so the row's weight is: loss and gradients are NaN while
+    # BatchNorm and thresholds see other images.
+    bad = {**data, "in_margin": data["in_margin"] * float("nan")}
+    bad["image"] = 255 - data["image"]
+    after = make_step(bad)
+    moved = [n for n in before if not np.array_equal(before[n], after[n])]
+    assert sorted(moved) == ["update/good_steps", "update/skipped_steps"]
+    last = make_step({**bad, "in_margin": data["in_margin"]})
+    moved = {n.split("/")[0] for n in last if not np.array_equal(last[n], after[n])}
+    assert moved == {"student", "head", "loss", "optimizer", "update"}
+
+
 def test_two_replicas_take_the_step_of_one(rng, two_replicas):
     data = batch(rng)
     single = make()

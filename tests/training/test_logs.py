@@ -154,11 +154,12 @@ def test_files_without_later_points_are_not_rewritten(tmp_path):
     before = os.stat(events).st_ino
     log.truncate_after(20)
     log.close()
+    (events,) = (tmp_path / "tensorboard").iterdir()
     assert os.stat(events).st_ino == before
     log.truncate_after(10)
     log.close()
     assert os.stat(events).st_ino != before
-    assert [path.name for path in (tmp_path / "tensorboard").iterdir()] == [events.name]
+    assert len(list((tmp_path / "tensorboard").iterdir())) == 1
 
 
 @pytest.mark.parametrize("tail", [b'{"step": 3', b'{"step": 3, "loss": 1.0}', b"{"])
@@ -253,3 +254,57 @@ def test_sigkill_loses_no_line_and_no_point(tmp_path):
     assert done.returncode == -9
     assert [line["step"] for line in lines(tmp_path)] == [1, 2, 3]
     assert points(tmp_path)["loss"] == [(1, 1.0), (2, 2.0), (3, 3.0)]
+
+
+def test_files_are_read_in_the_order_of_the_run_whatever_the_clock_says(tmp_path):
+    folder = tmp_path / "tensorboard"
+    # Each resumed on a host whose clock is earlier than the last one's.
+    for seconds, step in ((1700000300, 1), (1700000200, 2), (1700000100, 3)):
+        log = logged(tmp_path, [step])
+        (new,) = folder.glob("*.v2")
+        new.rename(folder / f"events.out.tfevents.{seconds}.host{step}.1.0.v2")
+        log.truncate_after(step)
+        log.close()
+    steps = []
+    for path in sorted(folder.iterdir()):
+        for record in tf.data.TFRecordDataset(str(path)).as_numpy_iterator():
+            event = tf.compat.v1.Event.FromString(record)
+            steps += [event.step for value in event.summary.value if value.tag == "lr"]
+    assert steps == [1, 2, 3]
+
+
+def test_tensorboard_reads_the_numbered_files(tmp_path):
+    accumulators = pytest.importorskip(
+        "tensorboard.backend.event_processing.event_accumulator"
+    )
+    log = logged(tmp_path, [1, 2, 3])
+    log.truncate_after(2)
+    log.close()
+    logged(tmp_path, [3])
+    accumulator = accumulators.EventAccumulator(str(tmp_path / "tensorboard"))
+    accumulator.Reload()
+    assert [event.step for event in accumulator.Tensors("loss")] == [1, 2, 3]
+
+
+def test_a_full_disk_is_an_error_with_the_path(tmp_path):
+    # A device that is always full.
+    (tmp_path / "metrics.jsonl").symlink_to("/dev/full")
+    log = MetricsLog.__new__(MetricsLog)
+    log.path, log._writer = tmp_path / "metrics.jsonl", None
+    log._file = log._open()
+    with pytest.raises(OSError, match="No space left on device.*metrics.jsonl"):
+        log.write(1, {"loss": 1.0})
+    log._file.close()
+
+
+def test_tensorboard_failing_to_write_is_an_error_with_the_folder(
+    tmp_path, monkeypatch
+):
+    def scalar(name, value):
+        raise tf.errors.ResourceExhaustedError(None, None, "x; No space left on device")
+
+    log = MetricsLog(tmp_path)
+    monkeypatch.setattr(tf.summary, "scalar", scalar)
+    with pytest.raises(OSError, match="No space left on device.*/tensorboard"):
+        log.write(1, {"loss": 1.0})
+    log.close()

@@ -6,6 +6,7 @@ import tensorflow as tf
 
 from ekd_tf.training.strategy import check_divisible
 from ekd_tf.training.strategy import distribute
+from ekd_tf.training.strategy import has_other_workers
 from ekd_tf.training.strategy import is_chief
 from ekd_tf.training.strategy import make_strategy
 from ekd_tf.training.strategy import set_virtual_devices
@@ -125,3 +126,8 @@ def test_rejects_workers_of_another_strategy():
 def test_a_single_process_is_the_chief():
     assert is_chief(make_strategy("none"))
     assert is_chief(make_strategy("mirrored"))
+
+
+def test_one_process_has_no_other_workers(two_replicas):
+    assert not has_other_workers(tf.distribute.get_strategy())
+    assert not has_other_workers(two_replicas)

@@ -256,6 +256,18 @@ def test_without_scaling_the_scale_stays_one():
     assert run.state["loss_scale"] == 1.0
 
 
+def test_a_loss_that_is_not_finite_skips_the_step_too():
+    run = Run()
+    before = run.snapshot()
+    gradients = [tf.constant([1.0, 1.0]), tf.constant([1.0])]
+    for loss in (float("inf"), NAN):
+        assert np.isnan(run.update.apply(gradients, loss)["gradient_norm"])
+    for one, other in zip(before, run.snapshot()):
+        np.testing.assert_array_equal(one, other)
+    assert run.state["skipped_steps"] == 2
+    assert np.isfinite(run.update.apply(gradients, 3.0)["gradient_norm"])
+
+
 def test_scale_loss_multiplies_in_float32():
     run = Run(loss_scaling="dynamic", initial_scale=2.0**15)
     # 4 * 2 ** 15 would be infinite in float16.

@@ -7,6 +7,7 @@ import subprocess
 import tempfile
 
 import pytest
+from absl import logging
 
 from ekd_tf.training import workdir as workdir_module
 from ekd_tf.training.workdir import Workdir
@@ -65,18 +66,18 @@ def test_a_resumed_run_adds_its_start(recorded):
 
 
 def test_a_new_workdir_belongs_to_any_run(tmp_path):
-    assert Workdir(tmp_path).check_same_run(FLAGS) is False
+    assert Workdir(tmp_path).check_same_run(FLAGS) is None
 
 
 def test_the_same_flags_continue_the_run(recorded):
-    assert recorded.check_same_run(dict(FLAGS)) is True
+    assert recorded.check_same_run(dict(FLAGS)) == {}
     # A tuple is recorded as a list.
-    assert recorded.check_same_run({**FLAGS, "distill": ("ekd:1",)}) is True
+    assert recorded.check_same_run({**FLAGS, "distill": ("ekd:1",)}) == {}
 
 
 def test_free_flags_may_change(recorded):
     flags = {**FLAGS, "log_every": 1}
-    assert recorded.check_same_run(flags, free=("log_every",)) is True
+    assert recorded.check_same_run(flags, free=("log_every",)) == {}
     with pytest.raises(ValueError, match="`--log_every` was 20, now 1"):
         recorded.check_same_run(flags)
 
@@ -91,8 +92,25 @@ def test_lists_every_flag_that_changed(recorded):
         "`--data` was None, now not given; "
         "`--distill` was ['ekd:1'], now []; "
         "`--lr` was 0.1, now 0.2; "
-        "`--new` was not given, now True. Use another --workdir"
+        "`--new` was not given, now True. Use another "
+        "--workdir, or --force_flags to continue this one with the new values"
     )
+
+
+def test_forced_flags_continue_the_run_and_are_recorded(recorded, monkeypatch):
+    warned = []
+    monkeypatch.setattr(logging, "warning", lambda text, *a: warned.append(text % a))
+    flags = {**FLAGS, "lr": 0.2}
+    changed = recorded.check_same_run(flags, force=True)
+    assert changed == {"lr": [0.1, 0.2]}
+    assert warned == ["The run continues with other flags: `--lr` was 0.1, now 0.2"]
+    recorded.record_run(flags, VERSIONS, COMMAND, changed)
+    assert [start["changed"] for start in recorded.read_run()["starts"]] == [
+        {},
+        changed,
+    ]
+    # The new values are the run's from now on.
+    assert recorded.check_same_run(flags) == {}
 
 
 def test_a_refused_start_is_not_recorded(recorded):

@@ -1,0 +1,105 @@
+"""SIGTERM and pre-emption: the step in hand is finished, the run saved and left."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+
+import tensorflow as tf
+from absl import logging
+
+from ekd_tf.training.loop import Hook
+from ekd_tf.training.loop import Step
+
+# What sysexits.h calls a temporary failure: schedulers can be told to try again.
+RESUME_STATUS = os.EX_TEMPFAIL
+
+
+class Interrupted(Exception):  # noqa: N818 - a run that is to go on has not failed
+    """The run ended early and the same command goes on with it."""
+
+
+class Termination:
+    """Notes SIGTERM, as a context manager.
+
+    A step in hand is finished first (`TerminationHook`). Anywhere else, and at a
+    second SIGTERM, the run ends at once, with its last checkpoint.
+
+    Attributes:
+        asked: Whether the signal has arrived during a step.
+        between_steps: Whether a step follows; set by the hook.
+
+    Raises:
+        Interrupted: From anywhere within the context.
+    """
+
+    def __init__(self):
+        self.asked = False
+        self.between_steps = False
+        self._previous_handler = None
+
+    def __enter__(self):
+        self._previous_handler = signal.signal(signal.SIGTERM, self._on_signal)
+        return self
+
+    def __exit__(self, *error):
+        signal.signal(signal.SIGTERM, self._previous_handler)
+
+    def _on_signal(self, number, frame):
+        if self.asked or not self.between_steps:
+            raise Interrupted("SIGTERM: the run ends at its last checkpoint.")
+        self.asked = True
+        logging.info("SIGTERM: the run ends after this step.")
+
+
+class TerminationHook(Hook):
+    """Saves and ends a run after the step in which SIGTERM arrived; belongs last.
+
+    The signal may reach any of several workers, at different steps: after every step
+    they ask each other, and all leave after the same one.
+
+    Args:
+        termination: `Termination`.
+        save: Called with the `Step` before leaving.
+        strategy: The strategy of a run of several workers, else None.
+
+    Raises:
+        Interrupted: From the hook.
+    """
+
+    def __init__(
+        self, termination: Termination, save: Callable[[Step], None], strategy=None
+    ):
+        self._termination = termination
+        self._save = save
+        self._ask_all = None if strategy is None else _any_worker(strategy)
+        self._answer = None
+
+    def after_step(self, step):
+        self._termination.between_steps = not step.is_last
+        if self._is_asked():
+            self._save(step)
+            raise Interrupted(f"SIGTERM: the run is saved at step {step.number}.")
+
+    def _is_asked(self):
+        if self._ask_all is None:
+            return self._termination.asked
+        # The answer to the last step's question: no step waits for the network.
+        answer, self._answer = self._answer, self._ask_all(self._termination.asked)
+        return answer is not None and bool(answer)
+
+
+def _any_worker(strategy):
+    """Returns a function of a bool: above 0 where any worker called it with True."""
+
+    @tf.function(autograph=False)
+    def count(asked):
+        def total():
+            context = tf.distribute.get_replica_context()
+            # An argument has no device, and workers refuse to reduce what has none.
+            return context.all_reduce(tf.distribute.ReduceOp.SUM, tf.identity(asked))
+
+        return strategy.experimental_local_results(strategy.run(total))[0]
+
+    return lambda asked: count(tf.constant(float(asked)))

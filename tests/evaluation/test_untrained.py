@@ -1,0 +1,93 @@
+"""Tests for `ekd_tf.evaluation.untrained`."""
+
+import functools
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from absl import logging
+
+from ekd_tf.data import InMemoryFaces
+from ekd_tf.data import SyntheticFaces
+from ekd_tf.data.source import Source
+from ekd_tf.evaluation import untrained
+from ekd_tf.evaluation.untrained import warn_if_untrained
+
+FACES = InMemoryFaces(SyntheticFaces(identities=12, images_per_identity=4, size=32))
+
+
+class Singles(Source):
+    """One image per identity: no positive pair."""
+
+    name, encoded, fingerprint = "singles", False, ""
+
+    def __init__(self):
+        self.labels = np.arange(5, dtype=np.int32)
+        self.num_identities = 5
+
+    def read(self, indices):
+        return np.zeros((len(indices), 32, 32, 3), np.uint8)
+
+    def describe(self, index):
+        return str(index)
+
+
+@pytest.fixture
+def warned(monkeypatch):
+    texts = []
+    monkeypatch.setattr(logging, "warning", lambda text, *a: texts.append(text % a))
+    return texts
+
+
+def knows_who(images):
+    """Recognises every training image by its pixels; mirror images alike."""
+    both = {}
+    for index, label in enumerate(FACES.labels):
+        pixels = FACES.read(np.array([index]))[0]
+        for image in (pixels, pixels[:, ::-1]):
+            both[image.tobytes()] = np.eye(12)[label]
+    return np.array([both[image.tobytes()] for image in np.asarray(images)])
+
+
+def test_a_teacher_that_knows_is_not_warned_of(warned, monkeypatch):
+    # Without a trace, which would hide the pixels from it.
+    eager = functools.partial(untrained.Embedder, compiled=False)
+    monkeypatch.setattr(untrained, "Embedder", eager)
+    assert warn_if_untrained(knows_who, FACES, 32) == 1.0
+    assert not warned
+
+
+def test_bare_pixels_are_no_teacher(warned):
+    def pixels(images):
+        return tf.reshape(tf.cast(images, tf.float32), [tf.shape(images)[0], -1]) + 1.0
+
+    tpr = warn_if_untrained(pixels, FACES, 32)
+    (text,) = warned
+    assert (
+        f"its TPR at FPR 0.1 on 48 training images is {tpr:.3f}; chance is 0.1" in text
+    )
+    assert "the bare pixels reach 0." in text
+
+
+def test_random_embeddings_are_no_teacher(warned):
+    def noise(images):
+        return tf.random.stateless_normal([tf.shape(images)[0], 8], [1, 2])
+
+    assert warn_if_untrained(noise, FACES, 32) < 0.25
+    assert len(warned) == 1
+
+
+def test_images_without_a_positive_pair_say_nothing(warned):
+    def any_rows(images):
+        return tf.ones([tf.shape(images)[0], 2])
+
+    assert warn_if_untrained(any_rows, Singles(), 32) is None
+    assert not warned
+
+
+def test_a_teacher_with_nan_is_an_error():
+    def nothing(images):
+        return tf.fill([tf.shape(images)[0], 2], float("nan"))
+
+    with pytest.raises(ValueError, match="finite"):
+        warn_if_untrained(nothing, FACES, 32)

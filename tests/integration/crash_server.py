@@ -1,0 +1,144 @@
+"""Trains a tiny run again and again and kills it where it is told to.
+
+Started by test_crash.py. TensorFlow is imported once and every run is a fork, so a
+start costs little more than the tracing of one small step. Workdir, checkpoints, logs,
+loop and pipeline are those of `ekd_tf.train`; backbone and loss are small ones, and
+pictures are not drawn.
+
+Reads one JSON object per line, `{"values": {...}, "kill": ...}`, and answers each with
+`{"status": exit status or minus the signal, "seconds": of the steps, "calls": n}`.
+"kill" is null; `{"seconds": s}` after the first step; or `{"call": n}`, at the n-th of
+the calls by which the run changes files.
+"""
+
+import json
+import os
+import select
+import signal
+import sys
+import time
+import traceback
+
+os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
+
+import numpy as np
+import tensorflow as tf
+import toys
+
+from ekd_tf import factory
+from ekd_tf.evaluation import heldout
+from ekd_tf.losses.base import DistillationLoss
+from ekd_tf.session import TrainingSession
+from ekd_tf.training.interruption import RESUME_STATUS
+from ekd_tf.training.interruption import Interrupted
+from ekd_tf.training.progress import ProgressHook
+
+toys.SIZE = 32
+
+
+class MovingMeanLoss(DistillationLoss):
+    """Draws embeddings to the teacher's, less their running mean, which is state."""
+
+    def __init__(self, **arguments):
+        super().__init__()
+        self.mean = self.add_weight(
+            name="mean", shape=(8,), initializer="zeros", trainable=False
+        )
+
+    def compute(self, student, teacher, labels, image_ids, training):
+        mean = 0.9 * tf.convert_to_tensor(self.mean) + 0.1 * tf.reduce_mean(student, 0)
+        self.mean.assign(tf.stop_gradient(mean))
+        return {"ekd/pull": tf.reduce_mean((student - mean - teacher) ** 2)}, {}
+
+
+class Moments:
+    """Counts the calls that change files and ends the process at one of them."""
+
+    def __init__(self, fatal):
+        self.count = 0
+        self.fatal = fatal
+
+    def watch(self, owner, name):
+        original = getattr(owner, name)
+
+        def watched(*args, **kwargs):
+            self.count += 1
+            if self.count == self.fatal:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return original(*args, **kwargs)
+
+        setattr(owner, name, watched)
+
+
+class Stopwatch:
+    """Tells the parent of the first step and measures from there."""
+
+    def __init__(self, pipe):
+        self.start = None
+        original = ProgressHook.after_step
+
+        def after_step(hook, step):
+            if self.start is None:
+                self.start = time.monotonic()
+                os.write(pipe, b"\n")
+            original(hook, step)
+
+        ProgressHook.after_step = after_step
+
+    @property
+    def seconds(self):
+        return 0.0 if self.start is None else time.monotonic() - self.start
+
+
+# Converting Python by autograph would be most of what a start costs; nothing here needs
+# it.
+@tf.autograph.experimental.do_not_convert
+def train(values, fatal_call, pipe):
+    """The child: never returns."""
+    factory.make_student = lambda name, **arguments: toys.backbone(dim=8)
+    factory.LOSSES = {"ekd": MovingMeanLoss}
+    heldout.plot_roc = lambda *a: np.zeros((4, 4, 3), np.uint8)
+    heldout.plot_similarities = heldout.plot_roc
+    stopwatch, moments, status = Stopwatch(pipe), Moments(fatal_call), 0
+    for name in ("fsync", "link", "rename", "replace", "unlink"):
+        moments.watch(os, name)
+    # In the middle of a checkpoint, and of a line's points.
+    moments.watch(np.lib.format, "write_array")
+    moments.watch(tf.summary, "scalar")
+    try:
+        TrainingSession(values).run(command=["train"])
+    except Interrupted:
+        status = RESUME_STATUS
+    answer = {"seconds": stopwatch.seconds, "calls": moments.count}
+    os.write(pipe, json.dumps(answer).encode())
+    os._exit(status)
+
+
+def serve(request):
+    """Runs one request; returns the answer."""
+    kill = request["kill"] or {}
+    reading, writing = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.close(reading)
+        try:
+            train(request["values"], kill.get("call"), writing)
+        finally:
+            traceback.print_exc()
+            os._exit(1)
+    os.close(writing)
+    if "seconds" in kill:
+        select.select([reading], [], [])
+        time.sleep(kill["seconds"])
+        os.kill(pid, kill.get("signal", signal.SIGKILL))
+    with open(reading, "rb") as pipe:
+        answer = json.loads(pipe.read().strip() or "{}")
+    status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    return {"status": status, **answer}
+
+
+if __name__ == "__main__":
+    for line in sys.stdin:
+        sys.stdout.write(json.dumps(serve(json.loads(line))) + "\n")
+        sys.stdout.flush()

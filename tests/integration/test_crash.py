@@ -1,0 +1,201 @@
+"""A run that is killed again and again ends like the one that was left alone."""
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+import toys
+from test_session import VALUES
+
+from ekd_tf.training.interruption import RESUME_STATUS
+
+FOLDER = pathlib.Path(__file__).parent
+# How often the slow test is run, with other moments each time.
+RUNS = int(os.environ.get("EKD_CRASH_RUNS", "1"))
+SETTINGS = {
+    **VALUES,
+    "data": "synthetic:identities=6,images=4,size=32",
+    "heldout_data": "synthetic:identities=4,images=4,size=32,first=100",
+    "general_batch": 4,
+    "distill": "ekd:0.1",
+    "learning_rate": 0.001,
+    "steps": 40,
+    "drop_at": ["25"],
+    "log_every": 1,
+    "evaluate_every": 15,
+    "checkpoint_every": 4,
+    "keep": 2,
+    "deterministic": True,
+}
+
+
+class Server:
+    """The process whose forks are the runs."""
+
+    def __init__(self):
+        tests = os.pathsep.join([str(FOLDER.parent), *sys.path])
+        self._process = subprocess.Popen(
+            [sys.executable, str(FOLDER / "crash_server.py")],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "PYTHONPATH": tests},
+        )
+
+    def run(self, workdir, kill=None, **changes):
+        values = {**SETTINGS, "workdir": str(workdir), **changes}
+        request = json.dumps({"values": values, "kill": kill})
+        self._process.stdin.write(request + "\n")
+        self._process.stdin.flush()
+        return json.loads(self._process.stdout.readline())
+
+    def close(self):
+        self._process.stdin.close()
+        self._process.stdout.close()
+        self._process.wait()
+
+
+@pytest.fixture(scope="module")
+def server():
+    server = Server()
+    yield server
+    server.close()
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory):
+    path = tmp_path_factory.mktemp("teacher") / "teacher.keras"
+    size, toys.SIZE = toys.SIZE, 32
+    toys.backbone(dim=8, seed=7).save(path)
+    toys.SIZE = size
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(server, teacher, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("uninterrupted") / "run"
+    answer = server.run(workdir, teacher=teacher)
+    assert answer["status"] == 0
+    return workdir, answer
+
+
+def arrays(path):
+    with np.load(path) as archive:
+        return {name: archive[name] for name in archive.files}
+
+
+def lines(workdir):
+    """The logged lines, less what depends on the machine's mood."""
+    text = (workdir / "metrics.jsonl").read_text()
+    lines = [json.loads(line) for line in text.splitlines()]
+    for line in lines:
+        line.pop("throughput/images_per_second", None)
+    return lines
+
+
+def points(workdir):
+    """Tag -> steps of its TensorBoard points, in the order TensorBoard reads them."""
+    found = {}
+    for path in sorted((workdir / "tensorboard").glob("*tfevents*")):
+        for record in tf.data.TFRecordDataset(str(path)).as_numpy_iterator():
+            event = tf.compat.v1.Event.FromString(record)
+            for value in event.summary.value:
+                found.setdefault(value.tag, []).append(event.step)
+    found.pop("throughput/images_per_second", None)
+    return found
+
+
+def assert_same_run(one, other):
+    """Weights, every state, logs and best of two finished runs are equal."""
+    names = sorted(path.name for path in (one / "checkpoints").iterdir())
+    assert names == sorted(path.name for path in (other / "checkpoints").iterdir())
+    assert "checkpoint-best.npz" in names
+    for name in names:
+        left = arrays(one / "checkpoints" / name)
+        right = arrays(other / "checkpoints" / name)
+        assert left.keys() == right.keys()
+        for key, value in left.items():
+            np.testing.assert_array_equal(value, right[key], err_msg=f"{name} {key}")
+    assert lines(one) == lines(other)
+    assert points(one) == points(other)
+    models = [keras.models.load_model(run / "model.keras") for run in (one, other)]
+    for left, right in zip(*(model.get_weights() for model in models)):
+        np.testing.assert_array_equal(left, right)
+
+
+def crash(server, teacher, workdir, kills):
+    """Starts a run once per kill, then to its end; returns the statuses."""
+    statuses = [server.run(workdir, k, teacher=teacher)["status"] for k in kills]
+    assert server.run(workdir, teacher=teacher)["status"] == 0
+    return statuses
+
+
+def test_checkpoint_holds_every_kind_of_state(uninterrupted):
+    workdir, _ = uninterrupted
+    state = arrays(workdir / "checkpoints" / "checkpoint-000000040.npz")
+    header = json.loads(state["__checkpoint__"].tobytes())
+    assert {"student", "head", "loss", "optimizer", "update"} == {
+        name.split("/")[0] for name in state if name != "__checkpoint__"
+    }
+    assert np.abs(state["loss/ekd/0000/mean"]).max() > 0
+    assert header["metadata"]["best"]["step"] in (15, 30, 40)
+    steps = [line["step"] for line in lines(workdir)]
+    assert sorted(set(steps)) == list(range(1, 41)) and len(steps) == 40 + 3
+
+
+def test_killed_run_ends_like_the_uninterrupted_one(
+    server, teacher, uninterrupted, tmp_path
+):
+    workdir, answer = uninterrupted
+    # Two of the kills in the middle of a checkpoint or of a line.
+    kills = [
+        {"call": answer["calls"] // 2},
+        {"seconds": answer["seconds"] / 5, "signal": signal.SIGTERM},
+        {"call": answer["calls"] // 3},
+    ]
+    statuses = crash(server, teacher, tmp_path / "run", kills)
+    assert statuses == [-signal.SIGKILL, RESUME_STATUS, -signal.SIGKILL]
+    assert_same_run(workdir, tmp_path / "run")
+
+
+def test_sigterm_saves_the_step_in_hand(server, teacher, uninterrupted, tmp_path):
+    kill = {"seconds": uninterrupted[1]["seconds"] / 4, "signal": signal.SIGTERM}
+    stopped = server.run(tmp_path / "run", kill, teacher=teacher)
+    assert stopped["status"] == RESUME_STATUS == 75
+    saved = max((tmp_path / "run" / "checkpoints").glob("checkpoint-0*.npz"))
+    assert lines(tmp_path / "run")[-1]["step"] == int(saved.stem.split("-")[1])
+
+
+@pytest.mark.slow
+def test_the_same_command_twice_is_equal_bit_for_bit(
+    server, teacher, uninterrupted, tmp_path
+):
+    assert server.run(tmp_path / "run", teacher=teacher)["status"] == 0
+    assert_same_run(uninterrupted[0], tmp_path / "run")
+
+
+def random_kill(rng, answer):
+    """A moment within the next eight steps or so, by the clock or by file call."""
+    share = 8 / SETTINGS["steps"]
+    if rng.random() < 0.5:
+        return {"seconds": rng.uniform(0, share * answer["seconds"])}
+    return {"call": int(rng.integers(1, share * answer["calls"]))}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(RUNS))
+def test_twenty_kills_change_nothing(server, teacher, uninterrupted, tmp_path, seed):
+    workdir, answer = uninterrupted
+    rng = np.random.default_rng(seed)
+    kills = [random_kill(rng, answer) for _ in range(20)]
+    statuses = crash(server, teacher, tmp_path / "run", kills)
+    # The last moments may lie beyond the end of the run.
+    assert statuses[:10] == [-signal.SIGKILL] * 10
+    assert_same_run(workdir, tmp_path / "run")

@@ -1,0 +1,93 @@
+"""Tests for `ekd_tf.training.interruption`."""
+
+import os
+import signal
+
+import pytest
+
+from ekd_tf.training.interruption import Interrupted
+from ekd_tf.training.interruption import Termination
+from ekd_tf.training.interruption import TerminationHook
+from ekd_tf.training.loop import Step
+
+
+def terminate():
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def step(number, is_last=False):
+    return Step(number, is_last, {}, {})
+
+
+@pytest.fixture
+def termination():
+    with Termination() as termination:
+        yield termination
+
+
+@pytest.fixture
+def saved():
+    return []
+
+
+@pytest.fixture
+def hook(termination, saved):
+    return TerminationHook(termination, lambda step: saved.append(step.number))
+
+
+def test_without_a_signal_nothing_happens(hook, saved):
+    hook.after_step(step(1))
+    hook.after_step(step(2, is_last=True))
+    assert saved == []
+
+
+def test_the_step_in_hand_is_finished_and_saved(hook, saved):
+    hook.after_step(step(1))
+    terminate()
+    with pytest.raises(Interrupted, match="SIGTERM: the run is saved at step 2."):
+        hook.after_step(step(2))
+    assert saved == [2]
+
+
+def test_the_last_step_is_left_too(hook, saved):
+    hook.after_step(step(1))
+    terminate()
+    with pytest.raises(Interrupted):
+        hook.after_step(step(2, is_last=True))
+    assert saved == [2]
+
+
+def test_before_the_first_step_and_after_the_last_the_run_ends_at_once(hook, saved):
+    with pytest.raises(Interrupted, match="ends at its last checkpoint"):
+        terminate()
+    hook.after_step(step(1))
+    hook.after_step(step(2, is_last=True))
+    with pytest.raises(Interrupted, match="ends at its last checkpoint"):
+        terminate()
+    assert saved == []
+
+
+def test_a_second_signal_does_not_wait(hook):
+    hook.after_step(step(1))
+    terminate()
+    with pytest.raises(Interrupted, match="ends at its last checkpoint"):
+        terminate()
+
+
+def test_the_handler_before_is_put_back():
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(KeyError), Termination():
+        assert signal.getsignal(signal.SIGTERM) != before
+        raise KeyError
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_workers_leave_one_step_after_the_question(termination, saved, two_replicas):
+    # Two replicas stand for two workers: each asks, and the sum is everybody's answer.
+    hook = TerminationHook(termination, lambda s: saved.append(s.number), two_replicas)
+    hook.after_step(step(1))
+    terminate()
+    hook.after_step(step(2))
+    with pytest.raises(Interrupted, match="saved at step 3"):
+        hook.after_step(step(3))
+    assert saved == [3]
