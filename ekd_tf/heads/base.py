@@ -112,7 +112,7 @@ class MarginHead(keras.layers.Layer):
             initializer=keras.initializers.RandomNormal(stddev=0.01),
         )
         if self.sample_rate < 1:
-            self.num_draws = self.add_state("num_draws", dtype="int64")
+            self.num_draws = self.add_state("num_draws", 0, dtype="int64")
         self.built = True
 
     def add_state(self, name, value=0.0, dtype="float32"):

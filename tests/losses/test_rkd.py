@@ -42,6 +42,22 @@ def test_angles_computed_by_hand():
     np.testing.assert_allclose(cosines[0, 2, 2], 1, rtol=1e-5)
 
 
+def test_sides_of_length_zero_have_no_gradient(run_as):
+    # Rows 0 and 1 coincide: angles with that side are 0, and only others have a slope.
+    squares = tf.constant([[0.0, 0.0, 4.0], [0.0, 0.0, 4.0], [4.0, 4.0, 0.0]])
+
+    def step(squares):
+        with tf.GradientTape() as tape:
+            tape.watch(squares)
+            cosines = angle_cosines(squares, tf.range(3))
+        return cosines, tape.gradient(cosines, squares)
+
+    cosines, gradient = run_as(step)(squares)
+    np.testing.assert_array_equal(cosines[0, 1], [0, 0, 0])
+    np.testing.assert_allclose(cosines[2, 0, 1], 1, rtol=1e-6)
+    assert np.isfinite(gradient).all()
+
+
 def test_angle_value_computed_by_hand():
     # The line's angles are 1, -1, 1 (outer, inner, outer), the triangle's 0.6, 0, 0.8
     # in that order. Each counts twice: (0.4^2 + 1 + 0.2^2) / 27.
