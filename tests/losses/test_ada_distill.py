@@ -67,6 +67,20 @@ def test_matches_numpy_reference_over_steps(rng, run_as, random_batch):
         np.testing.assert_allclose(loss.centres, centres, atol=1e-5)
 
 
+def test_moving_centres_carry_no_gradient(random_batch):
+    student, teacher, labels = map(tf.constant, random_batch(6))
+    loss = AdaDistillLoss(num_identities=4, teacher_dim=5, scale=4.0)
+    loss(student, teacher, labels)
+    gradients = []
+    for training in (True, False):
+        with tf.GradientTape() as tape:
+            tape.watch(student)
+            value = loss(student, teacher, labels, training=training)["ada_distill"]
+        gradients.append(tape.gradient(value, student))
+    # The second is on the centres that the first has moved, and leaves them there.
+    np.testing.assert_allclose(*gradients, rtol=1e-5, atol=1e-7)
+
+
 def test_an_embedding_that_is_not_finite_moves_no_centre(random_batch):
     student, teacher, labels = random_batch(6)
     loss = AdaDistillLoss(num_identities=4, teacher_dim=5)
