@@ -8,6 +8,7 @@ from absl.flags import FLAGS
 import ekd_tf.train as train_module
 from ekd_tf.session import TrainingSession
 from ekd_tf.session import sources_of_run
+from ekd_tf.stack import IS_KERAS_3
 from ekd_tf.teachers import load_embedder
 from ekd_tf.training.lock import WorkdirLock
 from ekd_tf.training.workdir import Workdir
@@ -213,3 +214,20 @@ def test_epochs_become_steps_and_drops_are_counted_in_them(tmp_path):
     train(tmp_path / "run", steps=None, epochs=1.0, drop_at=["0.5"])
     rates = [x["learning_rate"] for x in lines(tmp_path / "run") if "loss" in x]
     np.testing.assert_allclose(rates, [0.02, 0.02, 0.002, 0.002], rtol=1e-6)
+
+
+@pytest.mark.skipif(IS_KERAS_3, reason="TensorFlow Addons needs Keras 2")
+def test_saves_the_averages_that_the_optimizer_keeps(tmp_path):
+    path = train(
+        tmp_path / "run",
+        optimizer="addons/MovingAverage:SGD",
+        heldout_data=None,
+        steps=2,
+        checkpoint_every=0,
+    )
+    with np.load(path / "checkpoints" / "checkpoint-000000002.npz") as checkpoint:
+        trained = checkpoint["student/0000/kernel"]
+        # The optimizer's state begins with its step and the averages.
+        average = checkpoint["optimizer/0001"]
+    assert not np.array_equal(trained, average)
+    np.testing.assert_array_equal(weights(path)[0], average)
