@@ -266,3 +266,13 @@ def test_sample_images_are_spread_over_the_source():
 
 def test_no_teacher_is_none():
     assert factory.make_teacher("none") is None
+
+
+def test_augmentation_is_made_of_the_values_of_its_name():
+    names = "crop brightness contrast saturation occlusion low_resolution jpeg".split()
+    off = {"input_size": 32, "flip": True, **{f"augment_{n}": 0 for n in names}}
+    assert not factory.make_augmentation(off)
+    on = factory.make_augmentation({**off, "augment_crop": 8, "augment_jpeg": 0.5})
+    assert (on.crop, on.jpeg, on.occlusion) == (8, 0.5, 0)
+    with pytest.raises(ValueError, match=r"`augment_crop` must be in \[0, 8\]"):
+        factory.make_augmentation({**off, "augment_crop": 9})
