@@ -136,9 +136,10 @@ class TrainingSession:
                 record.hooks(parts, progress, strategy, termination),
             )
         except tf.errors.OpError as error:
-            if not pipeline.failures:
+            failure = pipeline.failure(progress.step)
+            if failure is None:
                 raise
-            raise ValueError(pipeline.failures[0]) from error
+            raise ValueError(failure) from error
         finally:
             progress.close()
         _report_skipped(pipeline.skipped)

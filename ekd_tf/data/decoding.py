@@ -12,6 +12,7 @@ from PIL import Image
 from PIL import UnidentifiedImageError
 
 from ekd_tf.data.augment import random_flip
+from ekd_tf.data.image_header import classify
 from ekd_tf.data.source import Source
 
 # Batches in each stage of a pipeline at once: two hide the latency of a disk and keep
@@ -106,6 +107,7 @@ class ImageReader:
 
     Attributes:
         skipped: `"path: reason"` of each unreadable image met so far.
+        failures: What was said of unreadable images that ended a dataset.
     """
 
     def __init__(self, source: Source, size: int, skip_corrupt: int = 0):
@@ -156,6 +158,20 @@ class ImageReader:
         if reason:
             return None, reason
         return decodable(data)
+
+    def classify_batch(self, images):
+        """Returns the slowest way of `classify` that an image of a batch asks for."""
+        return np.int64(max(classify(data, self.size) for data in images))
+
+    def failure(self, indices) -> str | None:
+        """Returns what is wrong with a batch that ended the dataset, or None."""
+        if not self.failures:
+            try:
+                self.repair(indices)
+            except ValueError:
+                # Noted where it was raised.
+                pass
+        return self.failures[0] if self.failures else None
 
     def repair(self, indices):
         """Reads one by one the images of a batch that did not decode as a whole.
@@ -272,29 +288,51 @@ class ImageReader:
 
             return dataset.map(fit_batch, num_parallel_calls=CONCURRENT_BATCHES)
 
-        def decode_batch(images, indices, *others):
+        def shaped(pixels, indices):
+            pixels = tf.ensure_shape(pixels, [batch_size, *self._shape])
+            return pixels, tf.ensure_shape(indices, [batch_size])
+
+        def decode_by_header(images, indices, *others):
+            flips = others[0] if mirror else None
+            kind = tf.numpy_function(self.classify_batch, [images], tf.int64)
+            decoded = tf.switch_case(
+                tf.cast(kind, tf.int32),
+                [
+                    lambda f=function: shaped(*f(images, indices, flips))
+                    for function in self._attempts
+                ],
+            )
+            return (*decoded, *others)
+
+        def decode_by_trial(images, indices, *others):
             flips = others[0] if mirror else None
 
             def attempt(function):
                 def decoded(images, indices):
-                    pixels, indices = function(images, indices, flips)
-                    pixels = tf.ensure_shape(pixels, [batch_size, *self._shape])
-                    return (pixels, tf.ensure_shape(indices, [batch_size]), *others)
+                    return (*shaped(*function(images, indices, flips)), *others)
 
                 return tf.data.Dataset.from_tensors((images, indices)).map(decoded)
 
             # A later attempt is only started when those before it yield nothing.
-            fast = attempt(self._decode_expected).ignore_errors()
-            general = attempt(self._decode_any).ignore_errors()
-            repaired = attempt(self._decode_repaired)
-            return fast.concatenate(general).concatenate(repaired).take(1)
+            *early, last = map(attempt, self._attempts)
+            trials = [trial.ignore_errors() for trial in early]
+            return trials[0].concatenate(trials[1]).concatenate(last).take(1)
 
+        if not self.skip_corrupt:
+            return dataset.map(decode_by_header, num_parallel_calls=CONCURRENT_BATCHES)
+        # Whatever the header promised, an image that does not decode costs its batch
+        # another attempt and not the run; a dataset for each batch has its price.
         return dataset.interleave(
-            decode_batch,
+            decode_by_trial,
             cycle_length=CONCURRENT_BATCHES,
             num_parallel_calls=CONCURRENT_BATCHES,
             deterministic=True,
         )
+
+    @property
+    def _attempts(self):
+        """Ways to decode a batch, in the order of `image_header.classify`."""
+        return self._decode_expected, self._decode_any, self._decode_repaired
 
     def _decode_expected(self, images, indices, flips):
         """Decodes JPEG and PNG of the right size; any other is an error.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 
 import numpy as np
 import tensorflow as tf
@@ -26,15 +27,15 @@ class Pipeline:
         dataset: tf.data.Dataset of global batches; see `make_pipeline`.
         skipped: List of `"path: reason"`, one line per unreadable image replaced so
             far; grows while the dataset is iterated.
-        failures: List that holds, once an unreadable image has ended the dataset by
-            a `tf.errors.OpError`, what it said without the traceback around it.
+        failure: Function of a step: after `tf.errors.OpError` ended the dataset where
+            that batch was due, what is wrong with its images, or None.
         augmented: Whether images are changed otherwise than by the flip, so that
             embeddings computed before belong to other pixels.
     """
 
     dataset: tf.data.Dataset
     skipped: list
-    failures: list
+    failure: Callable[[int], str | None]
     augmented: bool
 
 
@@ -87,8 +88,8 @@ def make_pipeline(
 
     Raises:
         ValueError: An argument is out of range, or the sampler was made for another
-            number of images. While iterating, `tf.errors.OpError` with the paths of
-            more unreadable images than `skip_corrupt`.
+            number of images. While iterating, `tf.errors.OpError`, when more images
+            are unreadable than `skip_corrupt`: `Pipeline.failure` says which.
     """
     checks.check_positive("input_size", input_size)
     for name, value in {
@@ -152,7 +153,7 @@ def make_pipeline(
     return Pipeline(
         dataset.with_options(_options()),
         reader.skipped,
-        reader.failures,
+        lambda step: reader.failure(sampler.batch(step)[0]),
         augmented=augmentation is not None,
     )
 
@@ -170,8 +171,8 @@ def evaluation_batches(source: Source, indices, input_size: int, batch_size: int
         Iterator of uint8 arrays `(batch, input_size, input_size, 3)`, RGB.
 
     Raises:
-        ValueError: An argument is out of range. While iterating,
-            `tf.errors.OpError` with the path of an image that cannot be decoded.
+        ValueError: An argument is out of range; while iterating, an image cannot be
+            decoded.
     """
     checks.check_positive("input_size", input_size)
     checks.check_range("batch_size", batch_size, low=1)
@@ -193,4 +194,18 @@ def evaluation_batches(source: Source, indices, input_size: int, batch_size: int
     dataset = tf.data.Dataset.range(0, len(indices), batch_size)
     dataset = dataset.map(read_batch, num_parallel_calls=CONCURRENT_BATCHES)
     dataset = reader.decode_batches(dataset).prefetch(2).with_options(_options())
-    return (images for images, _ in dataset.as_numpy_iterator())
+    return _batches(dataset, reader, indices, batch_size)
+
+
+def _batches(dataset, reader, indices, batch_size):
+    """Yields the images; names those that end the dataset."""
+    done = 0
+    try:
+        for images, _ in dataset.as_numpy_iterator():
+            yield images
+            done += batch_size
+    except tf.errors.OpError as error:
+        failure = reader.failure(indices[done : done + batch_size])
+        if failure is None:
+            raise
+        raise ValueError(failure) from error

@@ -59,6 +59,11 @@ class ProgressLine:
         self._drawn_length = 0
 
     @property
+    def step(self) -> int:
+        """Updates made so far in the whole run."""
+        return self._step
+
+    @property
     def per_second(self) -> float | None:
         """Units per second over the window; None before the second update.
 

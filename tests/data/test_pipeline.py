@@ -259,6 +259,52 @@ def test_a_bad_file_stops_with_its_path(folder):
     assert "allow N with --skip_corrupt=N" in str(error.value)
 
 
+def flip_a_bit_of_the_pixels(path):
+    # Header and end stay whole, so only decoding, and the checksum of PNG, tell.
+    data = bytearray(path.read_bytes())
+    data[data.index(b"IDAT") + 20] ^= 1
+    path.write_bytes(data)
+
+
+def test_damage_that_no_header_shows_is_named_after_the_run_has_ended(folder):
+    root, _ = folder
+    source = FolderFaces(root)
+    flip_a_bit_of_the_pixels(root / "id3" / "2.png")
+    sampler = sampler_of(source)
+    pipeline = make_pipeline(source, sampler, SIZE, steps=10)
+    step = 0
+    with pytest.raises(tf.errors.OpError):
+        for _ in pipeline.dataset:
+            step += 1
+    assert source.describe(14) == f"{root}/id3/2.png"
+    assert 14 in sampler.batch(step)[0]
+    assert pipeline.failure(step).startswith(f"cannot decode {root}/id3/2.png: ")
+
+
+def test_damage_that_no_header_shows_is_replaced_when_allowed(folder):
+    root, _ = folder
+    source = FolderFaces(root)
+    flip_a_bit_of_the_pixels(root / "id3" / "2.png")
+    pipeline = make_pipeline(source, sampler_of(source), SIZE, steps=10, skip_corrupt=1)
+    assert len(list(pipeline.dataset)) == 10
+    assert [line.split(": ")[0] for line in pipeline.skipped] == [f"{root}/id3/2.png"]
+
+
+def test_evaluation_names_the_image_that_ends_it(folder):
+    root, _ = folder
+    source = FolderFaces(root)
+    flip_a_bit_of_the_pixels(root / "id3" / "2.png")
+    batches = evaluation_batches(source, np.arange(len(source)), SIZE, 5)
+    with pytest.raises(ValueError, match="cannot decode .*/id3/2.png: "):
+        list(batches)
+
+
+def test_a_run_that_ended_for_another_reason_has_no_bad_image(folder):
+    source = FolderFaces(folder[0])
+    pipeline = make_pipeline(source, sampler_of(source), SIZE, steps=1)
+    assert pipeline.failure(0) is None
+
+
 def test_text_truncated_and_missing_files_are_replaced_when_allowed(folder):
     root, pixels = folder
     source = FolderFaces(root)
@@ -373,7 +419,7 @@ def test_evaluation_stops_at_a_bad_file(folder):
     batches = evaluation_batches(source, range(20), SIZE, 2)
     # The bad one is image 5; the batches before it are delivered.
     assert len(next(batches)) == 2
-    with pytest.raises(tf.errors.OpError, match=r"cannot decode .*id1/1\.png: No such"):
+    with pytest.raises(ValueError, match=r"cannot decode .*id1/1\.png: No such"):
         list(batches)
 
 
