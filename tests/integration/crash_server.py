@@ -7,8 +7,8 @@ pictures are not drawn.
 
 Reads one JSON object per line, `{"values": {...}, "kill": ...}`, and answers each with
 `{"status": exit status or minus the signal, "seconds": of the steps, "calls": n}`.
-"kill" is null; `{"seconds": s}` after the first step; or `{"call": n}`, at the n-th of
-the calls by which the run changes files.
+"kill" is null; `{"seconds": s}`, after the first step; or `{"call": n}`, at the n-th of
+the calls by which the run changes files, with another signal under "signal".
 """
 
 import json
@@ -55,9 +55,10 @@ class MovingMeanLoss(DistillationLoss):
 class Moments:
     """Counts the calls that change files and ends the process at one of them."""
 
-    def __init__(self, fatal):
+    def __init__(self, fatal, number):
         self.count = 0
         self.fatal = fatal
+        self.number = number
 
     def watch(self, owner, name):
         original = getattr(owner, name)
@@ -65,7 +66,7 @@ class Moments:
         def watched(*args, **kwargs):
             self.count += 1
             if self.count == self.fatal:
-                os.kill(os.getpid(), signal.SIGKILL)
+                os.kill(os.getpid(), self.number)
             return original(*args, **kwargs)
 
         setattr(owner, name, watched)
@@ -94,13 +95,14 @@ class Stopwatch:
 # Converting Python by autograph would be most of what a start costs; nothing here needs
 # it.
 @tf.autograph.experimental.do_not_convert
-def train(values, fatal_call, pipe):
+def train(values, kill, pipe):
     """The child: never returns."""
     factory.make_student = lambda name, **arguments: toys.backbone(dim=8)
     factory.LOSSES = {"ekd": MovingMeanLoss}
     heldout.plot_roc = lambda *a: np.zeros((4, 4, 3), np.uint8)
     heldout.plot_similarities = heldout.plot_roc
-    stopwatch, moments, status = Stopwatch(pipe), Moments(fatal_call), 0
+    number = kill.get("signal", signal.SIGKILL)
+    stopwatch, moments, status = Stopwatch(pipe), Moments(kill.get("call"), number), 0
     for name in ("fsync", "link", "rename", "replace", "unlink"):
         moments.watch(os, name)
     # In the middle of a checkpoint, and of a line's points.
@@ -123,7 +125,7 @@ def serve(request):
     if pid == 0:
         os.close(reading)
         try:
-            train(request["values"], kill.get("call"), writing)
+            train(request["values"], kill, writing)
         finally:
             traceback.print_exc()
             os._exit(1)
@@ -131,7 +133,7 @@ def serve(request):
     if "seconds" in kill:
         select.select([reading], [], [])
         time.sleep(kill["seconds"])
-        os.kill(pid, kill.get("signal", signal.SIGKILL))
+        os.kill(pid, signal.SIGKILL)
     with open(reading, "rb") as pipe:
         answer = json.loads(pipe.read().strip() or "{}")
     status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])

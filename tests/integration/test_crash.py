@@ -154,11 +154,11 @@ def test_killed_run_ends_like_the_uninterrupted_one(
     server, teacher, uninterrupted, tmp_path
 ):
     workdir, answer = uninterrupted
-    # Two of the kills in the middle of a checkpoint or of a line.
+    # Each within what the start before it has left to do.
     kills = [
-        {"call": answer["calls"] // 2},
-        {"seconds": answer["seconds"] / 5, "signal": signal.SIGTERM},
         {"call": answer["calls"] // 3},
+        {"call": answer["calls"] // 6, "signal": signal.SIGTERM},
+        {"call": answer["calls"] // 5},
     ]
     statuses = crash(server, teacher, tmp_path / "run", kills)
     assert statuses == [-signal.SIGKILL, RESUME_STATUS, -signal.SIGKILL]
@@ -166,7 +166,7 @@ def test_killed_run_ends_like_the_uninterrupted_one(
 
 
 def test_sigterm_saves_the_step_in_hand(server, teacher, uninterrupted, tmp_path):
-    kill = {"seconds": uninterrupted[1]["seconds"] / 4, "signal": signal.SIGTERM}
+    kill = {"call": uninterrupted[1]["calls"] // 4, "signal": signal.SIGTERM}
     stopped = server.run(tmp_path / "run", kill, teacher=teacher)
     assert stopped["status"] == RESUME_STATUS == 75
     saved = max((tmp_path / "run" / "checkpoints").glob("checkpoint-0*.npz"))
