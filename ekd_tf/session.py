@@ -26,6 +26,7 @@ from ekd_tf.record import Record
 from ekd_tf.teachers import MODEL_FILE
 from ekd_tf.training.best import BestMetric
 from ekd_tf.training.checkpoints import CheckpointStore
+from ekd_tf.training.interruption import Interrupted
 from ekd_tf.training.interruption import Termination
 from ekd_tf.training.lock import WorkdirLock
 from ekd_tf.training.logs import MetricsLog
@@ -34,6 +35,7 @@ from ekd_tf.training.loop import run_steps
 from ekd_tf.training.progress import ProgressLine
 from ekd_tf.training.strategy import distribute
 from ekd_tf.training.strategy import is_chief
+from ekd_tf.training.strategy import lost_worker
 from ekd_tf.training.strategy import make_strategy
 from ekd_tf.training.strategy import set_virtual_devices
 from ekd_tf.training.workdir import Workdir
@@ -136,6 +138,9 @@ class TrainingSession:
                 record.hooks(parts, progress, strategy, termination),
             )
         except tf.errors.OpError as error:
+            lost = lost_worker(strategy, error)
+            if lost:
+                raise Interrupted(f"{lost} has ended; start them all again.") from error
             failure = pipeline.failure(progress.step)
             if failure is None:
                 raise

@@ -12,6 +12,14 @@ from ekd_tf.checks import check_choice
 from ekd_tf.checks import check_positive
 from ekd_tf.checks import check_range
 
+# How TensorFlow reports that the other side of a connection is gone.
+_LOST = (
+    tf.errors.UnavailableError,
+    tf.errors.AbortedError,
+    tf.errors.CancelledError,
+    tf.errors.DeadlineExceededError,
+    tf.errors.InternalError,
+)
 STRATEGIES = ("none", "mirrored", "multi_worker")
 
 
@@ -136,6 +144,26 @@ def has_other_workers(strategy):
     """Returns whether other processes take part in the run."""
     resolver = strategy.cluster_resolver
     return resolver is not None and len(resolver.cluster_spec().as_dict()) > 0
+
+
+def lost_worker(strategy, error):
+    """Says which other worker an error is about, because its process has ended.
+
+    Args:
+        strategy: From `make_strategy`.
+        error: `tf.errors.OpError` that a step raised.
+
+    Returns:
+        "worker 1 (host:port)", or None: the error is of another kind.
+    """
+    if not has_other_workers(strategy) or not isinstance(error, _LOST):
+        return None
+    resolver = strategy.cluster_resolver
+    workers = resolver.cluster_spec()
+    for job, task in re.findall(r"/job:(\w+)/replica:\d+/task:(\d+)", error.message):
+        if (job, int(task)) != (resolver.task_type, resolver.task_id):
+            return f"{job} {task} ({workers.task_address(job, int(task))})"
+    return "another worker" if "Collective ops is aborted" in error.message else None
 
 
 def distribute(strategy, dataset):

@@ -8,6 +8,7 @@ from ekd_tf.training.strategy import check_divisible
 from ekd_tf.training.strategy import distribute
 from ekd_tf.training.strategy import has_other_workers
 from ekd_tf.training.strategy import is_chief
+from ekd_tf.training.strategy import lost_worker
 from ekd_tf.training.strategy import make_strategy
 from ekd_tf.training.strategy import set_virtual_devices
 from ekd_tf.training.strategy import set_workers
@@ -131,3 +132,44 @@ def test_a_single_process_is_the_chief():
 def test_one_process_has_no_other_workers(two_replicas):
     assert not has_other_workers(tf.distribute.get_strategy())
     assert not has_other_workers(two_replicas)
+
+
+class TwoWorkers:
+    """Stands for the strategy of worker 0 of two."""
+
+    class cluster_resolver:
+        task_type, task_id = "worker", 0
+
+        @staticmethod
+        def cluster_spec():
+            return tf.train.ClusterSpec({"worker": ["a:1", "b:2"]})
+
+
+@pytest.mark.parametrize(
+    ("kind", "message", "name"),
+    [
+        (
+            tf.errors.UnavailableError,
+            "Collective ops is aborted by: recvmsg:Connection reset by peer\n"
+            "Additional GRPC error information from remote target "
+            "/job:worker/replica:0/task:1 while calling /tensorflow.WorkerService",
+            "worker 1 (b:2)",
+        ),
+        (
+            tf.errors.InternalError,
+            "on /job:worker/replica:0/task:0: from /job:worker/replica:0/task:1",
+            "worker 1 (b:2)",
+        ),
+        (tf.errors.AbortedError, "Collective ops is aborted by: x", "another worker"),
+        (tf.errors.InternalError, "of no worker", None),
+        (
+            tf.errors.InvalidArgumentError,
+            "on /job:worker/replica:0/task:1: wrong shape",
+            None,
+        ),
+    ],
+)
+def test_names_the_worker_that_is_gone(kind, message, name):
+    error = kind(None, None, message)
+    assert lost_worker(TwoWorkers(), error) == name
+    assert lost_worker(tf.distribute.get_strategy(), error) is None
