@@ -1,7 +1,9 @@
 """Model and labelled images to a report, in numbers and pictures."""
 
+from ekd_tf.evaluation.allpairs import PairBlocks
 from ekd_tf.evaluation.allpairs import all_pair_scores
-from ekd_tf.evaluation.allpairs import pairs_at
+from ekd_tf.evaluation.allpairs import all_pairs_roc
+from ekd_tf.evaluation.drawn_pairs import draw_pairs
 from ekd_tf.evaluation.embed import Embedder
 from ekd_tf.evaluation.embed import embed
 from ekd_tf.evaluation.gap import GapPoint
@@ -14,8 +16,8 @@ from ekd_tf.evaluation.plots import plot_similarities
 from ekd_tf.evaluation.tables import format_fpr
 from ekd_tf.evaluation.tables import format_table
 from ekd_tf.evaluation.verification import VerificationReport
-from ekd_tf.evaluation.verification import draw_pairs
 from ekd_tf.evaluation.verification import verify
+from ekd_tf.evaluation.verification import verify_pairs
 
 __all__ = [
     "Embedder",
@@ -23,15 +25,17 @@ __all__ = [
     "GapReport",
     "HeldoutEvaluation",
     "HeldoutResult",
+    "PairBlocks",
     "VerificationReport",
     "all_pair_scores",
+    "all_pairs_roc",
     "compare",
     "draw_pairs",
     "embed",
     "format_fpr",
     "format_table",
-    "pairs_at",
     "plot_roc",
     "plot_similarities",
     "verify",
+    "verify_pairs",
 ]

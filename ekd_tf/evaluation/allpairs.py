@@ -1,86 +1,156 @@
-"""Scores of every pair of a set of images, in blocks."""
+"""Scores of every pair of a set of images, block by block."""
 
 from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from collections.abc import Sequence
 
 import numpy as np
 
 from ekd_tf.checks import check_positive
-from ekd_tf.checks import check_range
+from ekd_tf.metrics import StreamedRoc
 from ekd_tf.metrics import normalize_rows
+from ekd_tf.metrics import streamed_roc
+
+
+@dataclasses.dataclass
+class PairBlock:
+    """Cosines of some images with some others.
+
+    Attributes:
+        rows: Int64 `(r,)`, numbers of the images that the rows of `cosine` belong to.
+        columns: Int64 `(c,)`, those of its columns.
+        cosine: Float32 `(r, c)`, valid until the next block is asked for.
+        positive: Bool `(r, c)`, the pairs of one identity, each once; None where
+            there is none.
+        negative: The same of pairs of two identities; None where every entry is one.
+    """
+
+    rows: np.ndarray
+    columns: np.ndarray
+    cosine: np.ndarray
+    positive: np.ndarray | None
+    negative: np.ndarray | None
+
+    def scores(self) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the cosines of positive and of negative pairs, float32, 1-D."""
+        if self.positive is None:
+            return self.cosine[:0, 0], self.cosine.reshape(-1)
+        return self.cosine[self.positive], self.cosine[self.negative]
+
+
+class PairBlocks:
+    """All unordered pairs of images as blocks, the same numbers at each pass.
+
+    Images are put in order of identity, so that most blocks hold negative pairs
+    alone and need no mask. Every pass computes the same products of the same shapes
+    into the same memory, and so the same bits.
+
+    Args:
+        embeddings: Float array `(n, dim)`. Normalised here, into a float32 copy.
+        labels: Integer array `(n,)`, identities.
+        block_size: Int >= 1, images on either side of a block.
+
+    Raises:
+        ValueError: Lengths differ, or an embedding is not finite or all zero.
+    """
+
+    def __init__(
+        self, embeddings: np.ndarray, labels: np.ndarray, block_size: int = 1024
+    ):
+        labels = check_labels(labels, embeddings=embeddings)
+        check_positive("block_size", block_size)
+        self._order = np.argsort(labels, kind="stable")
+        self._labels = labels[self._order]
+        unit = normalize_rows(np.asarray(embeddings))
+        self._unit = unit[self._order].astype(np.float32, copy=False)
+        self._size = min(block_size, max(len(labels), 1))
+        self._buffer = np.empty(self._size * self._size, np.float32)
+
+    def __len__(self) -> int:
+        blocks = -(-len(self._labels) // self._size)
+        return blocks * (blocks + 1) // 2
+
+    def __iter__(self) -> Iterator[PairBlock]:
+        count = len(self._labels)
+        for top in range(0, count, self._size):
+            rows = slice(top, min(top + self._size, count))
+            for left in range(top, count, self._size):
+                columns = slice(left, min(left + self._size, count))
+                shape = (rows.stop - top, columns.stop - left)
+                cosine = self._buffer[: shape[0] * shape[1]].reshape(shape)
+                np.matmul(self._unit[rows], self._unit[columns].T, out=cosine)
+                yield PairBlock(
+                    self._order[rows],
+                    self._order[columns],
+                    cosine,
+                    *self._masks(rows, columns),
+                )
+
+    def scores(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yields `(positive_scores, negative_scores)` of each block."""
+        return (block.scores() for block in self)
+
+    def _masks(self, rows, columns):
+        """Returns the masks of both kinds of pairs, None for all negative."""
+        if self._labels[rows.stop - 1] < self._labels[columns.start]:
+            return None, None
+        same = self._labels[rows, None] == self._labels[None, columns]
+        if rows == columns:
+            later = np.triu(np.ones(same.shape, bool), k=1)
+            return same & later, ~same & later
+        return same, ~same
+
+
+def all_pairs_roc(
+    embeddings: np.ndarray, labels: np.ndarray, fprs: Sequence[float]
+) -> StreamedRoc:
+    """Measures the ROC of every unordered pair of images, exactly.
+
+    Memory does not grow with the number of pairs: beside the embeddings and their
+    normalised copy it is 20 MB.
+
+    Args:
+        embeddings: Float array `(n, dim)`. Normalised here.
+        labels: Integer array `(n,)`, identities.
+        fprs: Target FPRs in [0, 1], by the strict rule.
+
+    Returns:
+        `StreamedRoc`.
+
+    Raises:
+        ValueError: As `PairBlocks` and `streamed_roc`.
+    """
+    return streamed_roc(PairBlocks(embeddings, labels).scores, fprs)
 
 
 def all_pair_scores(
     embeddings: np.ndarray, labels: np.ndarray, block_size: int = 1024
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Scores every unordered pair of images by cosine.
+    """Scores every unordered pair of images by cosine and keeps the scores.
 
-    The scores are kept: 4 bytes for each of the `n * (n - 1) / 2` pairs (200 MB
-    for 10,000 images). Beside them only `block_size` rows of the similarity matrix
-    exist at a time.
+    For small sets: 4 bytes for each of the `n * (n - 1) / 2` pairs (200 MB for
+    10,000 images).
 
     Args:
         embeddings: Float array `(n, dim)`. Normalised here.
         labels: Integer array `(n,)`, identities.
-        block_size: Int >= 1, rows per block. Does not change the order.
+        block_size: Int >= 1, images on either side of a block.
 
     Returns:
-        `(positive_scores, negative_scores)`, float32, 1-D: the pairs `i < j` of
-        the same identity and of different ones, each ordered by `i`, then `j`.
-        Either may be empty.
+        `(positive_scores, negative_scores)`, float32, 1-D, in the order of the
+        blocks. Either may be empty.
 
     Raises:
-        ValueError: Lengths differ, or an embedding is not finite or all zero.
+        ValueError: As `PairBlocks`.
     """
-    labels = check_labels(labels, embeddings=embeddings)
-    check_positive("block_size", block_size)
-    embeddings = normalize_rows(np.asarray(embeddings)).astype(np.float32)
-    num_positive, num_negative = count_pairs(labels)
-    positive = np.empty(num_positive, np.float32)
-    negative = np.empty(num_negative, np.float32)
-    positives_done = negatives_done = 0
-    for start in range(0, len(labels), block_size):
-        stop = min(start + block_size, len(labels))
-        similarity = embeddings[start:stop] @ embeddings[start:].T
-        same = labels[start:stop, None] == labels[None, start:]
-        later = np.triu(np.ones(same.shape, bool), k=1)
-        found = similarity[same & later]
-        positive[positives_done : positives_done + found.size] = found
-        positives_done += found.size
-        found = similarity[~same & later]
-        negative[negatives_done : negatives_done + found.size] = found
-        negatives_done += found.size
-    return positive, negative
-
-
-def pairs_at(labels: np.ndarray, same: bool, positions: np.ndarray) -> np.ndarray:
-    """Finds which two images scores of `all_pair_scores` belong to.
-
-    Args:
-        labels: Integer array `(n,)`, as given to `all_pair_scores`.
-        same: True for positions among the positives, False among the negatives.
-        positions: Integer array `(k,)`, indices into that array of scores.
-
-    Returns:
-        Int64 array `(k, 2)`: row numbers `(i, j)`, `i < j`.
-
-    Raises:
-        ValueError: A position is negative or there are not that many pairs.
-    """
-    labels = check_labels(labels)
-    order = np.argsort(labels, kind="stable")
-    _, sizes = np.unique(labels, return_counts=True)
-    partners = np.empty(labels.size, np.int64)
-    partners[order] = np.repeat(np.cumsum(sizes), sizes) - 1 - np.arange(labels.size)
-    if not same:
-        partners = np.arange(labels.size)[::-1] - partners
-    ends = np.cumsum(partners)
-    pairs = []
-    for position in np.asarray(positions).tolist():
-        check_range("positions", position, low=0, high=int(partners.sum()) - 1)
-        i = int(np.searchsorted(ends, position, side="right"))
-        later = i + 1 + np.flatnonzero((labels[i + 1 :] == labels[i]) == same)
-        pairs.append((i, later[position - ends[i] + partners[i]]))
-    return np.array(pairs, np.int64).reshape(-1, 2)
+    blocks = PairBlocks(embeddings, labels, block_size)
+    # Copied: a block without a mask is a view of the buffer.
+    kinds = list(zip(*((p.copy(), n.copy()) for p, n in blocks.scores())))
+    empty = [np.empty(0, np.float32)]
+    positive, negative = kinds or (empty, empty)
+    return np.concatenate(positive), np.concatenate(negative)
 
 
 def count_pairs(labels: np.ndarray) -> tuple[int, int]:

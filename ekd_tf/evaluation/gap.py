@@ -8,15 +8,16 @@ from collections.abc import Sequence
 import numpy as np
 
 from ekd_tf.checks import check_range
-from ekd_tf.evaluation.allpairs import all_pair_scores
+from ekd_tf.evaluation.allpairs import PairBlock
+from ekd_tf.evaluation.allpairs import PairBlocks
 from ekd_tf.evaluation.allpairs import check_labels
-from ekd_tf.evaluation.allpairs import pairs_at
 from ekd_tf.evaluation.tables import format_fpr
 from ekd_tf.evaluation.tables import format_table
 from ekd_tf.evaluation.verification import check_two_kinds
 from ekd_tf.evaluation.verification import is_measurable
 from ekd_tf.evaluation.verification import not_measurable
-from ekd_tf.metrics import operating_points
+from ekd_tf.metrics import StreamedRoc
+from ekd_tf.metrics import streamed_roc
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,6 +32,11 @@ class GapPoint:
         teacher_tpr: Float in [0, 1].
         student_tpr: Float in [0, 1].
         gap: `teacher_tpr - student_tpr`: above 0 where the student is worse.
+        baseline_tpr: Float in [0, 1] of the student trained alone; None without one.
+        closed: `(student_tpr - baseline_tpr) / (teacher_tpr - baseline_tpr)`, the
+            share of the baseline's gap that the student closes: 1 where it reaches
+            the teacher, below 0 where it is worse than the baseline. None without a
+            baseline, and where that is not below the teacher.
         teacher_threshold: Cosine.
         student_threshold: Cosine.
         critical_positive: Number of critical positive pairs.
@@ -38,18 +44,22 @@ class GapPoint:
         worst_positive: Rows `(i, j)` of the critical positives on which the models
             differ most, in cosine above their own thresholds; the worst first.
         worst_negative: The same among critical negatives.
+        worst_cosines: For each worst pair, positives first, `(teacher, student)`.
     """
 
     fpr: float
     teacher_tpr: float | None = None
     student_tpr: float | None = None
     gap: float | None = None
+    baseline_tpr: float | None = None
+    closed: float | None = None
     teacher_threshold: float | None = None
     student_threshold: float | None = None
     critical_positive: int | None = None
     critical_negative: int | None = None
     worst_positive: tuple[tuple[int, int], ...] | None = None
     worst_negative: tuple[tuple[int, int], ...] | None = None
+    worst_cosines: tuple[tuple[float, float], ...] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,6 +109,10 @@ class GapReport:
             ]
             for point in self.points
         ]
+        if any(point.baseline_tpr is not None for point in self.points):
+            header += ["baseline TPR", "closed"]
+            for row, point in zip(rows, self.points):
+                row += [point.baseline_tpr, point.closed]
         return format_table(rows, header)
 
 
@@ -108,8 +122,13 @@ def compare(
     labels: np.ndarray,
     fprs: Sequence[float] = (1e-1, 1e-2, 1e-3, 1e-4),
     worst: int = 10,
+    baseline_embeddings: np.ndarray | None = None,
+    rocs: Sequence[StreamedRoc] | None = None,
 ) -> GapReport:
     """Compares teacher and student on all pairs of the same images.
+
+    Memory does not grow with the number of pairs: the thresholds come from two passes
+    over each model's pairs, the critical ones from one over both.
 
     Args:
         teacher_embeddings: Float array `(n, teacher_dim)`. Normalised here.
@@ -118,6 +137,11 @@ def compare(
         labels: Integer array `(n,)`, identities.
         fprs: Target FPRs in [0, 1], by the strict rule.
         worst: Int >= 0, how many critical pairs of each kind to name.
+        baseline_embeddings: Float array `(n, dim)` of a student trained without the
+            teacher, or None.
+        rocs: What `all_pairs_roc` gave for the teacher, the student and, if there is
+            one, the baseline at these FPRs, to save their passes. Default: computed
+            here.
 
     Returns:
         `GapReport`.
@@ -126,60 +150,105 @@ def compare(
         ValueError: Lengths differ, there are not both kinds of pairs, or an
             embedding is not finite or all zero.
     """
-    labels = check_labels(
-        labels,
-        teacher_embeddings=teacher_embeddings,
-        student_embeddings=student_embeddings,
-    )
+    models = {
+        "teacher_embeddings": teacher_embeddings,
+        "student_embeddings": student_embeddings,
+    }
+    if baseline_embeddings is not None:
+        models["baseline_embeddings"] = baseline_embeddings
+    labels = check_labels(labels, **models)
     check_two_kinds(labels)
     check_range("worst", worst, low=0)
-    teacher = all_pair_scores(teacher_embeddings, labels)
-    student = all_pair_scores(student_embeddings, labels)
-    points = []
-    for of_teacher, of_student in zip(
-        operating_points(*teacher, fprs), operating_points(*student, fprs)
-    ):
-        if not is_measurable(of_teacher):
-            points.append(GapPoint(fpr=of_teacher.target_fpr))
-            continue
-        thresholds = of_teacher.threshold, of_student.threshold
-        num_positive, worst_positive = _critical(
-            teacher[0], student[0], thresholds, labels, True, worst
-        )
-        num_negative, worst_negative = _critical(
-            teacher[1], student[1], thresholds, labels, False, worst
-        )
-        points.append(
-            GapPoint(
-                fpr=of_teacher.target_fpr,
-                teacher_tpr=of_teacher.tpr,
-                student_tpr=of_student.tpr,
-                gap=of_teacher.tpr - of_student.tpr,
-                teacher_threshold=of_teacher.threshold,
-                student_threshold=of_student.threshold,
-                critical_positive=num_positive,
-                critical_negative=num_negative,
-                worst_positive=worst_positive,
-                worst_negative=worst_negative,
-            )
-        )
+    blocks = [PairBlocks(embeddings, labels) for embeddings in models.values()]
+    if rocs is None:
+        rocs = [streamed_roc(b.scores, fprs) for b in blocks]
+    critical = [
+        _Critical(of_teacher.threshold, of_student.threshold, worst)
+        if is_measurable(of_teacher)
+        else None
+        for of_teacher, of_student in zip(rocs[0].points, rocs[1].points)
+    ]
+    if any(critical):
+        for of_teacher, of_student in zip(blocks[0], blocks[1]):
+            for found in filter(None, critical):
+                found.update(of_teacher, of_student.cosine)
     return GapReport(
-        points=tuple(points),
-        num_positive=teacher[0].size,
-        num_negative=teacher[1].size,
+        points=tuple(
+            _point(found, *(roc.points[k] for roc in rocs))
+            for k, found in enumerate(critical)
+        ),
+        num_positive=rocs[0].num_positive,
+        num_negative=rocs[0].num_negative,
     )
 
 
-def _critical(teacher, student, thresholds, labels, same, worst):
-    """Counts critical pairs of one kind and finds the rows of the worst."""
-    teacher_threshold, student_threshold = thresholds
-    critical = np.flatnonzero(
-        (teacher > teacher_threshold) != (student > student_threshold)
+def _point(critical, teacher, student, baseline=None):
+    if critical is None:
+        return GapPoint(fpr=teacher.target_fpr)
+    positive, negative = critical.worst(True), critical.worst(False)
+    closed = None
+    if baseline is not None and baseline.tpr < teacher.tpr:
+        closed = (student.tpr - baseline.tpr) / (teacher.tpr - baseline.tpr)
+    return GapPoint(
+        fpr=teacher.target_fpr,
+        teacher_tpr=teacher.tpr,
+        student_tpr=student.tpr,
+        gap=teacher.tpr - student.tpr,
+        baseline_tpr=None if baseline is None else baseline.tpr,
+        closed=closed,
+        teacher_threshold=teacher.threshold,
+        student_threshold=student.threshold,
+        critical_positive=critical.counts[True],
+        critical_negative=critical.counts[False],
+        worst_positive=tuple(pair for _, pair, _ in positive),
+        worst_negative=tuple(pair for _, pair, _ in negative),
+        worst_cosines=tuple(cosines for _, _, cosines in positive + negative),
     )
-    distance = np.abs(
-        (teacher[critical] - teacher_threshold)
-        - (student[critical] - student_threshold)
-    )
-    # Stable, so that equal distances are named in the order of their rows.
-    first = critical[np.argsort(-distance, kind="stable")[:worst]]
-    return critical.size, tuple(map(tuple, pairs_at(labels, same, first).tolist()))
+
+
+class _Critical:
+    """Counts critical pairs block by block and keeps the worst of each kind."""
+
+    def __init__(self, teacher_threshold: float, student_threshold: float, keep: int):
+        # In float32 like the scores, or rounding would move pairs that tie.
+        self._thresholds = np.float32(teacher_threshold), np.float32(student_threshold)
+        self._keep = keep
+        self._worst = {True: [], False: []}
+        self.counts = {True: 0, False: 0}
+
+    def update(self, block: PairBlock, student: np.ndarray) -> None:
+        """Takes in a block of the teacher's and the student's cosines `(r, c)`."""
+        of_teacher, of_student = self._thresholds
+        critical = (block.cosine > of_teacher) != (student > of_student)
+        for kind, mask in ((True, block.positive), (False, block.negative)):
+            if block.positive is None and kind:
+                continue
+            found = np.nonzero(critical if mask is None else critical & mask)
+            self.counts[kind] += found[0].size
+            self._keep_worst(kind, block, found, student)
+
+    def worst(self, kind: bool) -> list:
+        """Returns `(distance, (i, j), (teacher, student))`, the worst first."""
+        return [(-d, pair, cosines) for d, pair, cosines in self._worst[kind]]
+
+    def _keep_worst(self, kind, block, found, student):
+        if not self._keep or not found[0].size:
+            return
+        cosines = np.stack([block.cosine[found], student[found]])
+        above = cosines - np.array(self._thresholds)[:, None]
+        distance = np.abs(above[0] - above[1])
+        # All that tie with the last one kept, so that rows decide between them.
+        if distance.size > self._keep:
+            last = np.partition(distance, -self._keep)[-self._keep]
+            chosen = np.flatnonzero(distance >= last)
+        else:
+            chosen = np.arange(distance.size)
+        pairs = np.stack(
+            [block.rows[found[0][chosen]], block.columns[found[1][chosen]]]
+        )
+        entries = zip(
+            (-distance[chosen]).tolist(),
+            map(tuple, np.sort(pairs, axis=0).T.tolist()),
+            map(tuple, cosines[:, chosen].T.tolist()),
+        )
+        self._worst[kind] = sorted([*self._worst[kind], *entries])[: self._keep]

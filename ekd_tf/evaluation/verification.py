@@ -8,37 +8,48 @@ from collections.abc import Sequence
 import numpy as np
 
 from ekd_tf.checks import check_range
-from ekd_tf.evaluation.allpairs import all_pair_scores
+from ekd_tf.evaluation.allpairs import PairBlocks
 from ekd_tf.evaluation.allpairs import check_labels
 from ekd_tf.evaluation.allpairs import count_pairs
+from ekd_tf.evaluation.drawn_pairs import draw_pairs
+from ekd_tf.evaluation.intervals import labelled_intervals
 from ekd_tf.evaluation.tables import format_fpr
 from ekd_tf.metrics import RocPoint
+from ekd_tf.metrics import StreamedRoc
 from ekd_tf.metrics import auc
 from ekd_tf.metrics import equal_error_rate
+from ekd_tf.metrics import fold_intervals
+from ekd_tf.metrics import folds_of
 from ekd_tf.metrics import kfold_accuracy
 from ekd_tf.metrics import operating_points
 from ekd_tf.metrics import squared_distances
+from ekd_tf.metrics import streamed_roc
 
 # A TPR whose threshold rests on fewer negatives than this is mostly chance: with
 # 10 the FPR really reached is uncertain by about a third.
 MIN_NEGATIVES = 10
 
+Interval = tuple[float, float]
+
 
 @dataclasses.dataclass(frozen=True)
 class VerificationReport:
-    """What `verify` measured.
+    """What `verify` or `verify_pairs` measured.
 
     Attributes:
-        accuracy_mean: Float in [0, 1], mean k-fold accuracy on drawn pairs.
+        accuracy_mean: Float in [0, 1], mean k-fold accuracy.
         accuracy_std: Float, population standard deviation over the folds.
         threshold: Float, cosine: mean of the thresholds the folds chose.
         tpr: FPR -> TPR in [0, 1], or None where the FPR is not measurable.
         thresholds: FPR -> cosine threshold, or None likewise.
-        auc: Float in [0, 1], area under the ROC curve of all pairs.
-        eer: Float in [0, 1], equal error rate of all pairs.
+        auc: Float in [0, 1], area under the ROC curve.
+        eer: Float in [0, 1], equal error rate.
         num_positive: Number of positive pairs behind `tpr`, `auc` and `eer`.
         num_negative: Number of negative pairs behind them.
-        num_pairs: Number of pairs drawn for the accuracy, half of them positive.
+        num_pairs: Number of pairs behind the accuracy.
+        intervals: Name of a figure (`accuracy`, `tpr_at_fpr_1e-3`,
+            `threshold_at_fpr_1e-3`, `auc`, `eer`) -> bootstrap 95 % interval. Empty
+            where none was asked for.
     """
 
     accuracy_mean: float
@@ -51,6 +62,7 @@ class VerificationReport:
     num_positive: int
     num_negative: int
     num_pairs: int
+    intervals: dict[str, Interval] = dataclasses.field(default_factory=dict)
 
     @property
     def not_measurable(self) -> tuple[str, ...]:
@@ -61,11 +73,24 @@ class VerificationReport:
             if tpr is None
         )
 
+    def scalars(self, prefix: str) -> dict[str, float]:
+        """Returns the figures by the names they are logged under."""
+        scalars = {
+            f"{prefix}/accuracy": self.accuracy_mean,
+            f"{prefix}/auc": self.auc,
+            f"{prefix}/eer": self.eer,
+        }
+        for fpr, tpr in self.tpr.items():
+            if tpr is not None:
+                scalars[f"{prefix}/tpr_at_fpr_{format_fpr(fpr)}"] = tpr
+        return scalars
+
     def to_dict(self) -> dict:
         """Returns the report as JSON can hold it, FPRs spelled as `1e-3`."""
         report = dataclasses.asdict(self)
         for name in ("tpr", "thresholds"):
             report[name] = {format_fpr(k): v for k, v in report[name].items()}
+        report["intervals"] = {k: list(v) for k, v in self.intervals.items()}
         report["not_measurable"] = list(self.not_measurable)
         return report
 
@@ -77,6 +102,8 @@ def verify(
     folds: int = 10,
     pairs: int = 6000,
     seed: int = 0,
+    roc: StreamedRoc | None = None,
+    replicates: int = 0,
 ) -> VerificationReport:
     """Measures verification of identities the model was not trained on.
 
@@ -94,6 +121,11 @@ def verify(
             negative pairs than half of it gives as many of each as the rarer kind
             has; `num_pairs` of the report says how many were drawn.
         seed: Int, of the drawing.
+        roc: What `all_pairs_roc` gave for the same embeddings, labels and FPRs, to
+            save its passes. Default: computed here.
+        replicates: Int >= 0: resamples of the folds, for the interval of the
+            accuracy, and of the identities, for those of TPRs and thresholds. 0: no
+            intervals.
 
     Returns:
         `VerificationReport`.
@@ -117,110 +149,132 @@ def verify(
     accuracy = kfold_accuracy(
         squared_distances(embeddings[left], embeddings[right]), same, folds=folds
     )
-    positive, negative = all_pair_scores(embeddings, labels)
-    points = operating_points(positive, negative, fprs)
+    blocks = PairBlocks(embeddings, labels)
+    if roc is None:
+        roc = streamed_roc(blocks.scores, fprs)
+    intervals = {}
+    if replicates:
+        intervals["accuracy"] = _accuracy_interval(accuracy, replicates, seed)
+        measurable = [p for p in roc.points if is_measurable(p)]
+        found = labelled_intervals(blocks, labels, measurable, replicates, seed)
+        for fpr, (tpr, threshold) in found.items():
+            intervals[f"tpr_at_fpr_{format_fpr(fpr)}"] = tpr
+            intervals[f"threshold_at_fpr_{format_fpr(fpr)}"] = threshold
+    return _report(
+        accuracy,
+        roc.points,
+        roc.auc,
+        roc.eer,
+        (roc.num_positive, roc.num_negative),
+        num_pairs=2 * each,
+        intervals=intervals,
+    )
+
+
+def verify_pairs(
+    embeddings: np.ndarray,
+    same: np.ndarray,
+    fprs: Sequence[float] = (1e-1, 1e-2, 1e-3, 1e-4),
+    folds: int = 10,
+    replicates: int = 1000,
+    seed: int = 0,
+) -> VerificationReport:
+    """Measures verification of given pairs, as LFW and its kin are.
+
+    Accuracy is that of insightface and TFace: contiguous folds, squared L2 distance of
+    normalised embeddings, thresholds 0, 0.01 .. 3.99. TPR at FPR (strict rule), AUC
+    and EER come from the same pairs, all folds together.
+
+    Args:
+        embeddings: Float array `(2 * pairs, dim)`; rows 2i and 2i + 1 are pair i.
+            Normalised here.
+        same: Bool array `(pairs,)`, whether the pair shows one identity.
+        fprs: Target FPRs in [0, 1].
+        folds: Int >= 2.
+        replicates: Int >= 0: resamples of the folds for the intervals; 0: none. A
+            pair set names no identities, so folds are what can be drawn.
+        seed: Int, of the drawing.
+
+    Returns:
+        `VerificationReport`. There are intervals of the TPRs, AUC and EER only where
+        every fold has pairs of both kinds.
+
+    Raises:
+        ValueError: There are not two rows per pair, all pairs are of one kind, there
+            are fewer pairs than folds, or an embedding is not finite or all zero.
+    """
+    embeddings, same = np.asarray(embeddings), np.asarray(same, bool)
+    if embeddings.ndim != 2 or len(embeddings) != 2 * same.size:
+        raise ValueError(
+            "`embeddings` must have two rows per pair. Received: "
+            f"embeddings.shape={embeddings.shape}, {same.size} pairs"
+        )
+    check_range("replicates", replicates, low=0)
+    distances = squared_distances(embeddings[::2], embeddings[1::2])
+    accuracy = kfold_accuracy(distances, same, folds=folds)
+    cosines = 1 - distances / 2
+    points = operating_points(cosines[same], cosines[~same], fprs)
+    intervals = {}
+    if replicates:
+        intervals["accuracy"] = _accuracy_interval(accuracy, replicates, seed)
+        measurable = [p.target_fpr for p in points if is_measurable(p)]
+        intervals.update(
+            _pair_intervals(cosines, same, folds, measurable, replicates, seed)
+        )
+    return _report(
+        accuracy,
+        points,
+        auc(cosines[same], cosines[~same]),
+        equal_error_rate(cosines[same], cosines[~same]),
+        (int(same.sum()), int((~same).sum())),
+        num_pairs=same.size,
+        intervals=intervals,
+    )
+
+
+def _report(accuracy, points, auc, eer, counts, num_pairs, intervals):
+    measured = {p.target_fpr: p if is_measurable(p) else None for p in points}
     return VerificationReport(
         accuracy_mean=accuracy.mean,
         accuracy_std=accuracy.std,
         threshold=float(1 - accuracy.thresholds.mean() / 2),
-        tpr={p.target_fpr: p.tpr if is_measurable(p) else None for p in points},
-        thresholds={
-            p.target_fpr: p.threshold if is_measurable(p) else None for p in points
-        },
-        auc=auc(positive, negative),
-        eer=equal_error_rate(positive, negative),
-        num_positive=positive.size,
-        num_negative=negative.size,
-        num_pairs=2 * each,
+        tpr={fpr: p and p.tpr for fpr, p in measured.items()},
+        thresholds={fpr: p and p.threshold for fpr, p in measured.items()},
+        auc=auc,
+        eer=eer,
+        num_positive=counts[0],
+        num_negative=counts[1],
+        num_pairs=num_pairs,
+        intervals=intervals,
     )
 
 
-def draw_pairs(
-    labels: np.ndarray, positives: int, negatives: int, seed: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Draws pairs of images, each unordered pair at most once.
-
-    Positives are spread over identities: none gives its second pair before every
-    identity that can has given its first, and so on. Negatives are uniform over all
-    pairs of different identities. The two kinds alternate in proportion, so that
-    contiguous folds are balanced.
-
-    Args:
-        labels: Integer array `(n,)`, identities.
-        positives: Int >= 0, how many pairs of one identity.
-        negatives: Int >= 0, how many pairs of two identities.
-        seed: Int. The same labels and seed give the same pairs.
-
-    Returns:
-        `(left, right, same)`: int64 row numbers `(positives + negatives,)` twice,
-        and bool.
-
-    Raises:
-        ValueError: More pairs of a kind are asked for than there are.
-    """
-    labels = check_labels(labels)
-    available = count_pairs(labels)
-    check_range("positives", positives, low=0, high=available[0])
-    check_range("negatives", negatives, low=0, high=available[1])
-    rng = np.random.default_rng(seed)
-
-    # Sorted by identity, identity k fills places starts[k] .. starts[k + 1] - 1:
-    # an image's positive partners are the places after it inside that range, its
-    # negative partners all places after the range, and every unordered pair has
-    # one number.
-    order = np.argsort(labels, kind="stable")
-    _, sizes = np.unique(labels, return_counts=True)
-    ends = np.repeat(np.cumsum(sizes), sizes)
-    places = np.arange(labels.size)
-    chosen = rng.permutation(_spread(sizes, positives, rng))
-    positive = _decode(chosen, ends - 1 - places, places + 1)
-    chosen = rng.choice(available[1], negatives, replace=False)
-    negative = _decode(chosen, labels.size - ends, ends)
-
-    same = np.arange(positives + negatives) < positives
-    when = np.concatenate(
-        [(np.arange(count) + 0.5) / max(count, 1) for count in (positives, negatives)]
+def _accuracy_interval(accuracy, replicates, seed):
+    folds = np.arange(accuracy.accuracy.size)
+    (interval,) = fold_intervals(
+        lambda rows: [accuracy.accuracy[rows].mean()], folds, replicates, seed
     )
-    mixed = np.argsort(when, kind="stable")
-    left, right = order[np.concatenate([positive, negative], axis=1)][:, mixed]
-    return left, right, same[mixed]
+    return tuple(interval.tolist())
 
 
-def _spread(sizes, wanted, rng):
-    """Picks numbers of positive pairs, as equally many per identity as there are."""
-    counts = sizes * (sizes - 1) // 2
-    level, high = 0, wanted
-    while level < high:
-        middle = (level + high + 1) // 2
-        if np.minimum(counts, middle).sum() <= wanted:
-            level = middle
-        else:
-            high = middle - 1
-    quota = np.minimum(counts, level)
-    richer = rng.permutation(np.flatnonzero(counts > level))
-    quota[richer[: wanted - quota.sum()]] += 1
-    first = np.cumsum(counts) - counts
-    return np.concatenate(
-        [np.empty(0, np.int64)]
-        + [
-            first[k] + rng.choice(counts[k], quota[k], replace=False)
-            for k in np.flatnonzero(quota)
-        ]
-    )
+def _pair_intervals(cosines, same, folds, fprs, replicates, seed):
+    """Returns intervals of AUC, EER and TPRs by resampling folds of pairs."""
+    fold = folds_of(same.size, folds)
+    kinds = np.unique(np.stack([fold, same]), axis=1).shape[1]
+    if kinds < 2 * folds:
+        return {}
 
+    def statistics(rows):
+        positive, negative = cosines[rows][same[rows]], cosines[rows][~same[rows]]
+        figures = [auc(positive, negative), equal_error_rate(positive, negative)]
+        if fprs:
+            points = operating_points(positive, negative, fprs)
+            figures += [point.tpr for point in points]
+        return figures
 
-def _decode(numbers, partners, first_partner):
-    """Turns numbers of pairs into places `(2, len(numbers))`.
-
-    Args:
-        numbers: Int array; image p owns `partners[p]` numbers in a row.
-        partners: Int array `(n,)`, partners of each place.
-        first_partner: Int array `(n,)`, the first of its adjoining partners.
-    """
-    ends = np.cumsum(partners)
-    place = np.searchsorted(ends, numbers, side="right")
-    offset = numbers - (ends - partners)[place]
-    return np.stack([place, first_partner[place] + offset])
+    names = ["auc", "eer", *(f"tpr_at_fpr_{format_fpr(fpr)}" for fpr in fprs)]
+    found = fold_intervals(statistics, fold, replicates, seed)
+    return {name: tuple(ends) for name, ends in zip(names, found.tolist())}
 
 
 def is_measurable(point: RocPoint) -> bool:

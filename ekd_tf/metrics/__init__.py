@@ -1,6 +1,10 @@
 """Scores and labels to numbers, in NumPy alone: nothing here needs TensorFlow."""
 
+from ekd_tf.metrics.bootstrap import IdentityScores
+from ekd_tf.metrics.bootstrap import fold_intervals
+from ekd_tf.metrics.bootstrap import identity_intervals
 from ekd_tf.metrics.kfold import KFoldResult
+from ekd_tf.metrics.kfold import folds_of
 from ekd_tf.metrics.kfold import kfold_accuracy
 from ekd_tf.metrics.kfold import squared_distances
 from ekd_tf.metrics.normalize import normalize_rows
@@ -11,17 +15,25 @@ from ekd_tf.metrics.roc import equal_error_rate
 from ekd_tf.metrics.roc import operating_points
 from ekd_tf.metrics.roc import roc_curve
 from ekd_tf.metrics.roc import tpr_at_fpr
+from ekd_tf.metrics.streaming import StreamedRoc
+from ekd_tf.metrics.streaming import streamed_roc
 
 __all__ = [
+    "IdentityScores",
     "KFoldResult",
     "RocPoint",
+    "StreamedRoc",
     "allowed_negatives",
     "auc",
     "equal_error_rate",
+    "fold_intervals",
+    "folds_of",
+    "identity_intervals",
     "kfold_accuracy",
     "normalize_rows",
     "operating_points",
     "roc_curve",
     "squared_distances",
+    "streamed_roc",
     "tpr_at_fpr",
 ]

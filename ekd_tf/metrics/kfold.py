@@ -119,15 +119,24 @@ def kfold_accuracy(
             f"`thresholds` must be increasing. Received: thresholds={thresholds}"
         )
 
-    sizes = np.full(folds, distances.size // folds)
-    sizes[: distances.size % folds] += 1
-    correct = _correct_counts(
-        distances, same, np.repeat(np.arange(folds), sizes), folds, thresholds
-    )
+    fold = folds_of(distances.size, folds)
+    correct = _correct_counts(distances, same, fold, folds, thresholds)
+    sizes = np.bincount(fold)
     best = np.argmax(correct.sum(axis=0) - correct, axis=1)
     return KFoldResult(
         accuracy=correct[np.arange(folds), best] / sizes, thresholds=thresholds[best]
     )
+
+
+def folds_of(pairs: int, folds: int) -> np.ndarray:
+    """Cuts pairs into contiguous folds; the first `pairs % folds` are one longer.
+
+    Returns:
+        Int64 array `(pairs,)`, values 0..folds-1.
+    """
+    sizes = np.full(folds, pairs // folds)
+    sizes[: pairs % folds] += 1
+    return np.repeat(np.arange(folds), sizes)
 
 
 def _correct_counts(distances, same, fold, folds, thresholds):

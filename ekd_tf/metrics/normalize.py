@@ -35,7 +35,11 @@ def normalize_rows(rows: np.ndarray, first_row: int = 0) -> np.ndarray:
         squared = np.einsum("nd,nd->n", rows, rows, dtype=np.float64, casting="unsafe")
     _refuse(~np.isfinite(squared), "hold NaN or infinity", first_row)
     _refuse(squared == 0, "have zero norm", first_row)
-    return np.divide(rows, np.sqrt(squared)[:, None], dtype=np.float64).astype(dtype)
+    out = np.empty(rows.shape, dtype)
+    # Computed in float64 a buffer at a time, never as a float64 array.
+    return np.divide(
+        rows, np.sqrt(squared)[:, None], out=out, dtype=np.float64, casting="unsafe"
+    )
 
 
 def _refuse(bad: np.ndarray, complaint: str, first_row: int) -> None:

@@ -71,12 +71,7 @@ def operating_points(
             negatives, or an FPR is outside [0, 1].
     """
     positive, negative = _scores(positive_scores, negative_scores)
-    targets = np.asarray(fprs, np.float64)
-    if targets.ndim != 1 or not targets.size:
-        raise ValueError(f"`fprs` must be a list of FPRs. Received: fprs={fprs}")
-    for target in targets.tolist():
-        check_range("fprs", target, low=0, high=1)
-
+    targets = check_fprs(fprs)
     allowed = allowed_negatives(negative.size, targets)
     ranks = negative.size - 1 - allowed
     wanted = np.unique(ranks[ranks >= 0])
@@ -251,9 +246,36 @@ def equal_error_rate(positive_scores: np.ndarray, negative_scores: np.ndarray) -
             lower = max(lower, scores[first - 1])
         if first < scores.size:
             upper = min(upper, scores[first])
-    (fpr, fnr), (next_fpr, next_fnr) = rates(lower), rates(upper)
+    return crossing(rates(lower), rates(upper))
+
+
+def crossing(below: tuple[float, float], above: tuple[float, float]) -> float:
+    """Finds where two rates are equal on the straight line between two points.
+
+    Args:
+        below: `(fpr, fnr)` with `fpr >= fnr`.
+        above: `(fpr, fnr)` at a higher threshold, with `fpr < fnr`.
+
+    Returns:
+        The FPR, and FNR, of that place.
+    """
+    (fpr, fnr), (next_fpr, next_fnr) = below, above
     before, after = fpr - fnr, next_fnr - next_fpr
     return fpr + (next_fpr - fpr) * before / (before + after)
+
+
+def check_fprs(fprs: Sequence[float]) -> np.ndarray:
+    """Returns target FPRs as a float64 array.
+
+    Raises:
+        ValueError: There is none, or one is outside [0, 1].
+    """
+    targets = np.asarray(fprs, np.float64)
+    if targets.ndim != 1 or not targets.size:
+        raise ValueError(f"`fprs` must be a list of FPRs. Received: fprs={fprs}")
+    for target in targets.tolist():
+        check_range("fprs", target, low=0, high=1)
+    return targets
 
 
 def _fraction_above(ascending, thresholds):

@@ -1,58 +1,107 @@
+import tracemalloc
+
 import numpy as np
 import pytest
 
+from ekd_tf.evaluation.allpairs import PairBlocks
 from ekd_tf.evaluation.allpairs import all_pair_scores
+from ekd_tf.evaluation.allpairs import all_pairs_roc
 from ekd_tf.evaluation.allpairs import check_labels
 from ekd_tf.evaluation.allpairs import count_pairs
-from ekd_tf.evaluation.allpairs import pairs_at
+from ekd_tf.metrics import equal_error_rate
+from ekd_tf.metrics import operating_points
 
 
 def all_pair_scores_np(embeddings, labels):
-    """Cosines of the pairs i < j as loops, and the rows of each."""
-    scores, rows = {True: [], False: []}, {True: [], False: []}
+    """Cosines of the pairs i < j as loops: {kind: {(i, j): cosine}}."""
+    scores = {True: {}, False: {}}
     unit = embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)
     for i in range(len(labels)):
         for j in range(i + 1, len(labels)):
-            scores[labels[i] == labels[j]].append(unit[i] @ unit[j])
-            rows[labels[i] == labels[j]].append((i, j))
-    return scores, rows
+            scores[labels[i] == labels[j]][i, j] = unit[i] @ unit[j]
+    return scores
 
 
 def test_scores_computed_by_hand():
     # Directions 0, 90, 60 and 180 degrees; the lengths do not matter.
     embeddings = np.array([[2.0, 0.0], [0.0, 1.0], [0.5, 0.75**0.5], [-3.0, 0.0]])
     positive, negative = all_pair_scores(embeddings, np.array([7, 4, 7, 4]))
-    np.testing.assert_allclose(positive, [0.5, 0.0], atol=1e-7)
-    np.testing.assert_allclose(negative, [0.0, -1.0, 0.75**0.5, -0.5], atol=1e-7)
+    np.testing.assert_allclose(np.sort(positive), [0.0, 0.5], atol=1e-7)
+    np.testing.assert_allclose(
+        np.sort(negative), [-1.0, -0.5, 0.0, 0.75**0.5], atol=1e-7
+    )
     assert positive.dtype == negative.dtype == np.float32
 
 
 @pytest.mark.parametrize("block_size", [1, 7, 29, 30, 31, 1000])
-def test_blocks_give_the_scores_of_loops_in_the_same_order(rng, block_size):
+@pytest.mark.parametrize("identities", [1, 6, 30])
+def test_blocks_hold_every_pair_once(rng, block_size, identities):
     embeddings = rng.normal(size=(30, 5))
-    labels = rng.integers(0, 6, 30)
-    expected, _ = all_pair_scores_np(embeddings, labels)
-    positive, negative = all_pair_scores(embeddings, labels, block_size=block_size)
-    np.testing.assert_allclose(positive, expected[True], atol=1e-6)
-    np.testing.assert_allclose(negative, expected[False], atol=1e-6)
+    labels = rng.permutation(np.arange(30) % identities)
+    expected = all_pair_scores_np(embeddings, labels)
+    found = {True: {}, False: {}}
+    blocks = PairBlocks(embeddings, labels, block_size)
+    seen = 0
+    for block in blocks:
+        seen += 1
+        everything = np.ones(block.cosine.shape, bool)
+        for kind, mask in ((True, block.positive), (False, block.negative)):
+            if block.positive is None:
+                mask = everything if not kind else ~everything
+            for r, c in np.argwhere(mask):
+                pair = tuple(sorted((block.rows[r], block.columns[c])))
+                assert pair not in found[kind]
+                found[kind][pair] = block.cosine[r, c]
+    assert seen == len(blocks)
+    for kind in (True, False):
+        assert found[kind].keys() == expected[kind].keys()
+        for pair, cosine in expected[kind].items():
+            assert found[kind][pair] == pytest.approx(cosine, abs=1e-6)
 
 
-@pytest.mark.parametrize("same", [True, False])
-def test_rows_are_found_again_from_positions(rng, same):
-    labels = rng.integers(0, 5, 25)
-    _, rows = all_pair_scores_np(rng.normal(size=(25, 3)), labels)
-    found = pairs_at(labels, same, np.arange(len(rows[same])))
-    np.testing.assert_array_equal(found, rows[same])
+@pytest.mark.parametrize("block_size", [1, 7, 30, 1000])
+def test_kept_scores_are_those_of_loops(rng, block_size):
+    embeddings, labels = rng.normal(size=(30, 5)), rng.integers(0, 6, 30)
+    expected = all_pair_scores_np(embeddings, labels)
+    for kind, scores in zip(
+        (True, False), all_pair_scores(embeddings, labels, block_size)
+    ):
+        np.testing.assert_allclose(
+            np.sort(scores), np.sort(list(expected[kind].values())), atol=1e-6
+        )
 
 
-@pytest.mark.parametrize("position", [-1, 2])
-def test_rejects_positions_without_a_pair(position):
-    with pytest.raises(ValueError, match=r"`positions` must be in \[0, 1\]"):
-        pairs_at(np.array([0, 0, 1, 1]), True, [position])
+def test_passes_give_the_same_bits(rng):
+    blocks = PairBlocks(rng.normal(size=(200, 33)), rng.integers(0, 40, 200), 64)
+    first, second = (
+        [np.concatenate([p, n]) for p, n in blocks.scores()] for _ in range(2)
+    )
+    for one, other in zip(first, second):
+        assert one.tobytes() == other.tobytes()
 
 
-def test_no_positions_no_rows():
-    assert pairs_at(np.array([0, 1]), True, []).shape == (0, 2)
+def test_the_roc_is_that_of_the_sorted_scores(rng):
+    labels = rng.integers(0, 60, 300)
+    embeddings = rng.normal(size=(60, 16))[labels] + rng.normal(size=(300, 16))
+    # Repeated images: scores that tie.
+    embeddings[100:150] = embeddings[50:100]
+    fprs = (0.1, 0.01, 1e-3, 1e-7)
+    roc = all_pairs_roc(embeddings, labels, fprs)
+    scores = all_pair_scores(embeddings, labels)
+    assert roc.points == operating_points(*scores, fprs)
+    assert roc.eer == pytest.approx(equal_error_rate(*scores), abs=1e-12)
+
+
+def test_memory_does_not_grow_with_the_pairs(rng):
+    # Kept scores of 2,000 images would take 8 MB, of 5,000 images 50 MB.
+    peaks = []
+    for count in (2000, 5000):
+        embeddings = rng.normal(size=(count, 8)).astype(np.float32)
+        tracemalloc.start()
+        all_pairs_roc(embeddings, np.arange(count) // 2, (0.01,))
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] - peaks[0] < 5e6
 
 
 @pytest.mark.parametrize(
@@ -73,6 +122,13 @@ def test_counts_by_hand(labels, expected):
 def test_rejects_embeddings_without_direction():
     with pytest.raises(ValueError, match="zero norm.*rows 1$"):
         all_pair_scores([[1.0, 0.0], [0.0, 0.0]], [0, 1])
+    with pytest.raises(ValueError, match="NaN or infinity.*rows 0$"):
+        all_pairs_roc([[np.nan, 0.0], [0.0, 1.0]], [0, 1], (0.1,))
+
+
+def test_rejects_one_identity():
+    with pytest.raises(ValueError, match="both kinds.*no negative scores"):
+        all_pairs_roc(np.ones((3, 2)), [4, 4, 4], (0.1,))
 
 
 def test_rejects_lengths_that_differ():

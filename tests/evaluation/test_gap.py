@@ -1,9 +1,13 @@
+import functools
 import json
 
 import numpy as np
 import pytest
 
+from ekd_tf.evaluation import gap
+from ekd_tf.evaluation.allpairs import PairBlocks
 from ekd_tf.evaluation.allpairs import all_pair_scores
+from ekd_tf.evaluation.allpairs import all_pairs_roc
 from ekd_tf.evaluation.gap import compare
 from ekd_tf.metrics import tpr_at_fpr
 
@@ -40,6 +44,7 @@ def critical_np(teacher, student, labels, teacher_threshold, student_threshold):
 def test_matches_loops_over_pairs(rng):
     teacher, student, labels = two_models(rng)
     report = compare(teacher, student, labels, (0.2, 0.05, 0.01), worst=4)
+    unit = [e / np.linalg.norm(e, axis=1, keepdims=True) for e in (teacher, student)]
     assert (report.num_positive, report.num_negative) == (120, 60 * 59 / 2 - 120)
     for point in report.points:
         expected = critical_np(
@@ -49,6 +54,10 @@ def test_matches_loops_over_pairs(rng):
         assert point.critical_negative == len(expected[False]) > 0
         assert point.worst_positive == tuple(expected[True][:4])
         assert point.worst_negative == tuple(expected[False][:4])
+        for (i, j), cosines in zip(
+            point.worst_positive + point.worst_negative, point.worst_cosines
+        ):
+            np.testing.assert_allclose(cosines, [u[i] @ u[j] for u in unit], atol=1e-6)
 
 
 def test_rates_are_those_of_each_model_alone(rng):
@@ -63,6 +72,57 @@ def test_rates_are_those_of_each_model_alone(rng):
             assert getattr(point, f"{name}_threshold") == thresholds[k]
     for point in report.points:
         assert point.gap == point.teacher_tpr - point.student_tpr
+
+
+def test_blocks_do_not_change_the_critical_pairs(rng, monkeypatch):
+    teacher, student, labels = two_models(rng)
+    whole = compare(teacher, student, labels, (0.1, 0.02), worst=7)
+    monkeypatch.setattr(gap, "PairBlocks", functools.partial(PairBlocks, block_size=7))
+    cut = compare(teacher, student, labels, (0.1, 0.02), worst=7)
+    for one, other in zip(whole.points, cut.points):
+        assert one.critical_negative == other.critical_negative
+        assert one.worst_positive == other.worst_positive
+        assert one.worst_negative == other.worst_negative
+
+
+def test_pairs_equally_far_apart_are_named_in_the_order_of_their_rows():
+    # The teacher sees two identities at right angles, the student everything alike:
+    # all ten positives of each tie.
+    labels = np.tile([1, 0], 5)
+    teacher, student = np.eye(2)[labels], np.ones((10, 1))
+    (point,) = compare(teacher, student, labels, (0.5,), worst=5).points
+    assert (point.critical_positive, point.critical_negative) == (20, 0)
+    assert point.worst_positive == ((0, 2), (0, 4), (0, 6), (0, 8), (1, 3))
+
+
+def test_share_closed_against_a_baseline(rng):
+    teacher, student, labels = two_models(rng)
+    baseline = teacher[:, :16] + 3 * rng.normal(size=(len(labels), 16))
+    fprs = (0.1, 0.01)
+    report = compare(teacher, student, labels, fprs, baseline_embeddings=baseline)
+    tpr, _ = tpr_at_fpr(*all_pair_scores(baseline, labels), fprs)
+    for k, point in enumerate(report.points):
+        assert point.baseline_tpr == tpr[k] < point.student_tpr
+        gained = point.student_tpr - tpr[k]
+        assert point.closed == gained / (gained + point.gap)
+    assert "baseline TPR" in report.to_table()
+
+
+def test_a_baseline_above_the_teacher_leaves_no_share(rng):
+    teacher, student, labels = two_models(rng)
+    report = compare(student, student, labels, (0.1,), baseline_embeddings=teacher)
+    (point,) = report.points
+    assert point.baseline_tpr > point.teacher_tpr
+    assert point.closed is None
+    assert report.to_table().endswith("n/a    |")
+
+
+def test_takes_rocs_already_measured(rng):
+    teacher, student, labels = two_models(rng)
+    rocs = [all_pairs_roc(e, labels, (0.1,)) for e in (teacher, student)]
+    assert compare(teacher, student, labels, (0.1,), rocs=rocs) == compare(
+        teacher, student, labels, (0.1,)
+    )
 
 
 def test_gap_is_above_zero_where_the_student_is_worse(rng):

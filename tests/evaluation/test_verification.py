@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 
 from ekd_tf.evaluation.allpairs import all_pair_scores
-from ekd_tf.evaluation.allpairs import count_pairs
-from ekd_tf.evaluation.verification import draw_pairs
+from ekd_tf.evaluation.allpairs import all_pairs_roc
+from ekd_tf.evaluation.drawn_pairs import draw_pairs
 from ekd_tf.evaluation.verification import verify
+from ekd_tf.evaluation.verification import verify_pairs
 from ekd_tf.metrics import auc
 from ekd_tf.metrics import equal_error_rate
 from ekd_tf.metrics import kfold_accuracy
@@ -21,120 +22,6 @@ def noisy_identities(rng, identities=40, images=6, noise=1.0, dim=32):
     return centres[labels] + noise * rng.normal(size=(labels.size, dim)), labels
 
 
-# --- drawing
-
-
-@pytest.mark.parametrize("seed", range(20))
-def test_drawn_pairs_keep_the_rules(seed):
-    rng = np.random.default_rng(seed)
-    labels = rng.integers(0, rng.integers(2, 12), rng.integers(20, 60))
-    available = count_pairs(labels)
-    positives = int(rng.integers(0, available[0] + 1))
-    negatives = int(rng.integers(0, available[1] + 1))
-    left, right, same = draw_pairs(labels, positives, negatives, seed)
-    assert (same.sum(), (~same).sum()) == (positives, negatives)
-    np.testing.assert_array_equal(labels[left] == labels[right], same)
-    assert (left != right).all()
-    unordered = {frozenset(pair) for pair in zip(left.tolist(), right.tolist())}
-    assert len(unordered) == positives + negatives
-
-
-def test_every_pair_can_be_drawn():
-    labels = np.array([4, 1, 4, 9, 1, 4])
-    left, right, same = draw_pairs(labels, *count_pairs(labels), seed=3)
-    assert len({frozenset(p) for p in zip(left.tolist(), right.tolist())}) == 15
-
-
-def test_negatives_are_uniform_over_pairs():
-    # Identities of 1, 2 and 5 images: 2 + 5 + 10 = 17 negative pairs, each with a
-    # chance of 1/17; 17 * 400 draws leave a standard deviation of 20 per pair.
-    labels = np.array([0, 1, 1, 2, 2, 2, 2, 2])
-    counts = np.zeros((8, 8), int)
-    for seed in range(17 * 400):
-        left, right, _ = draw_pairs(labels, 0, 1, seed)
-        counts[min(left[0], right[0]), max(left[0], right[0])] += 1
-    drawn = counts[counts > 0]
-    assert drawn.size == 17
-    assert abs(drawn - 400).max() < 5 * 20
-
-
-def test_positives_are_spread_over_identities():
-    # Pairs to be had: 45, 45, 3, 1 and 0. Ten pairs: one from each of four, two
-    # more from the third, and of the four left each of the first two takes half.
-    labels = np.repeat(np.arange(5), [10, 10, 3, 2, 1])
-    left, _, _ = draw_pairs(labels, 10, 0, seed=0)
-    counts = np.bincount(labels[left], minlength=5)
-    np.testing.assert_array_equal(counts, [3, 3, 3, 1, 0])
-
-
-def test_fewer_positives_than_identities_come_from_different_ones():
-    labels = np.repeat(np.arange(50), 4)
-    left, _, _ = draw_pairs(labels, 30, 0, seed=0)
-    assert np.unique(labels[left]).size == 30
-
-
-def test_no_identity_is_favoured_where_not_all_can_give_a_pair():
-    labels = np.repeat(np.arange(50), 4)
-    first = [draw_pairs(labels, 10, 0, seed)[0] for seed in range(100)]
-    # 1000 pairs over 50 identities: 20 each, standard deviation 4.
-    assert abs(np.bincount(labels[np.concatenate(first)]) - 20).max() < 5 * 4
-
-
-def test_images_of_an_identity_are_drawn_alike():
-    # One pair of five images, ten possible: each must turn up over the seeds.
-    labels = np.array([0] * 5 + [1])
-    seen = set()
-    for seed in range(200):
-        left, right, _ = draw_pairs(labels, 1, 0, seed)
-        seen.add(frozenset((int(left[0]), int(right[0]))))
-    assert len(seen) == 10
-
-
-def test_contiguous_folds_are_balanced():
-    labels = np.repeat(np.arange(100), 5)
-    _, _, same = draw_pairs(labels, 300, 300, seed=0)
-    np.testing.assert_array_equal(same.reshape(10, 60).sum(axis=1), 30)
-
-
-def test_unequal_kinds_are_mixed_in_proportion():
-    labels = np.repeat(np.arange(100), 5)
-    _, _, same = draw_pairs(labels, 100, 400, seed=0)
-    np.testing.assert_array_equal(same.reshape(10, 50).sum(axis=1), 10)
-
-
-def test_identities_are_not_drawn_in_the_order_of_their_labels():
-    labels = np.repeat(np.arange(100), 3)
-    left, _, same = draw_pairs(labels, 100, 100, seed=0)
-    first_half = labels[left[same]][:50]
-    assert 30 < first_half.mean() < 70
-
-
-def test_same_seed_same_pairs_and_another_seed_others():
-    labels = np.repeat(np.arange(30), 4)
-    first, again, other = (draw_pairs(labels, 50, 50, seed) for seed in (1, 1, 2))
-    for a, b in zip(first, again):
-        np.testing.assert_array_equal(a, b)
-    assert (first[0] != other[0]).any()
-
-
-def test_many_images_need_no_list_of_all_pairs():
-    # 5e9 negative pairs would not fit into memory.
-    labels = np.repeat(np.arange(10_000), 10)
-    left, right, same = draw_pairs(labels, 3000, 3000, seed=0)
-    np.testing.assert_array_equal(labels[left] == labels[right], same)
-
-
-def test_rejects_more_pairs_than_there_are():
-    labels = np.array([0, 0, 0, 1, 1])
-    with pytest.raises(ValueError, match=r"`positives` must be in \[0, 4\].*=5"):
-        draw_pairs(labels, 5, 1, seed=0)
-    with pytest.raises(ValueError, match=r"`negatives` must be in \[0, 6\].*=7"):
-        draw_pairs(labels, 1, 7, seed=0)
-
-
-# --- report
-
-
 def test_report_agrees_with_the_metrics_it_is_made_of(rng):
     embeddings, labels = noisy_identities(rng)
     report = verify(embeddings, labels, fprs=(0.1, 0.01), pairs=200, seed=4)
@@ -142,8 +29,8 @@ def test_report_agrees_with_the_metrics_it_is_made_of(rng):
     tpr, thresholds = tpr_at_fpr(positive, negative, (0.1, 0.01))
     assert report.tpr == {0.1: tpr[0], 0.01: tpr[1]}
     assert report.thresholds == {0.1: thresholds[0], 0.01: thresholds[1]}
-    assert report.auc == auc(positive, negative)
-    assert report.eer == equal_error_rate(positive, negative)
+    assert report.auc == pytest.approx(auc(positive, negative), abs=1e-4)
+    assert report.eer == pytest.approx(equal_error_rate(positive, negative), abs=1e-12)
     assert (report.num_positive, report.num_negative) == (40 * 15, 240 * 239 / 2 - 600)
     left, right, same = draw_pairs(labels, 100, 100, seed=4)
     expected = kfold_accuracy(
@@ -232,3 +119,113 @@ def test_rejects_embeddings_that_are_not_finite(rng):
     embeddings[17, 3] = np.nan
     with pytest.raises(ValueError, match="NaN or infinity"):
         verify(embeddings, labels)
+
+
+def test_takes_a_roc_already_measured(rng):
+    embeddings, labels = noisy_identities(rng)
+    fprs = (0.1, 0.01)
+    roc = all_pairs_roc(embeddings, labels, fprs)
+    assert verify(embeddings, labels, fprs, roc=roc) == verify(embeddings, labels, fprs)
+
+
+def test_intervals_cover_their_figures(rng):
+    embeddings, labels = noisy_identities(rng, noise=1.5)
+    report = verify(embeddings, labels, (0.1, 0.01, 1e-6), replicates=100)
+    assert report.intervals.keys() == {
+        "accuracy",
+        *(f"{kind}_at_fpr_{fpr}" for kind in ("tpr", "threshold") for fpr in FPRS),
+    }
+    figures = {"accuracy": report.accuracy_mean}
+    for name, fpr in zip(FPRS, (0.1, 0.01)):
+        figures[f"tpr_at_fpr_{name}"] = report.tpr[fpr]
+        figures[f"threshold_at_fpr_{name}"] = report.thresholds[fpr]
+    for name, (low, high) in report.intervals.items():
+        assert low <= figures[name] <= high
+        assert low < high
+
+
+FPRS = ("1e-1", "1e-2")
+
+
+# --- given pairs
+
+
+def given_pairs(rng, pairs=200, noise=1.0):
+    """Embeddings `(2 * pairs, 16)` and whether each pair is of one identity."""
+    same = np.arange(pairs) % 2 == 0
+    left = rng.normal(size=(pairs, 16))
+    right = np.where(same[:, None], left, rng.normal(size=(pairs, 16)))
+    embeddings = np.stack([left, right + noise * rng.normal(size=(pairs, 16))], axis=1)
+    return embeddings.reshape(-1, 16), same
+
+
+def test_pairs_reproduce_insightface(golden):
+    arrays = np.load(golden / "verification_insightface.npz")
+    report = verify_pairs(arrays["embeddings"], arrays["issame"], replicates=0)
+    assert report.accuracy_mean == pytest.approx(arrays["accuracy_mean"], abs=1e-12)
+    assert report.accuracy_std == pytest.approx(arrays["accuracy_std"], abs=1e-12)
+    assert report.num_pairs == 600
+
+
+def test_pairs_agree_with_loops(rng):
+    embeddings, same = given_pairs(rng)
+    report = verify_pairs(embeddings, same, (0.1,), replicates=0)
+    unit = embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)
+    cosines = np.array([unit[2 * i] @ unit[2 * i + 1] for i in range(len(same))])
+    # Of 100 negatives FPR 0.1 lets ten through: the eleventh is the threshold.
+    threshold = np.sort(cosines[~same])[-11]
+    assert report.thresholds[0.1] == pytest.approx(threshold, abs=1e-6)
+    assert report.tpr[0.1] == np.mean(cosines[same] > threshold + 1e-6)
+    assert report.auc == pytest.approx(auc(cosines[same], cosines[~same]), abs=1e-3)
+
+
+def test_pairs_say_which_fprs_they_cannot_measure(rng):
+    # Ten folds of LFW hold 3,000 negatives: FPR 1e-3 lets through three of them.
+    embeddings, same = given_pairs(rng, pairs=6000)
+    report = verify_pairs(embeddings, same, (1e-2, 1e-3), replicates=0)
+    assert report.tpr[1e-2] is not None and report.tpr[1e-3] is None
+    assert report.not_measurable == (
+        "TPR at FPR 1e-3 is not measurable: it takes 10000 negative pairs, and "
+        "there are 3000",
+    )
+
+
+def test_intervals_of_pairs_cover_their_figures(rng):
+    embeddings, same = given_pairs(rng, pairs=1000, noise=1.5)
+    report = verify_pairs(embeddings, same, (0.1,), replicates=100)
+    figures = {
+        "accuracy": report.accuracy_mean,
+        "auc": report.auc,
+        "eer": report.eer,
+        "tpr_at_fpr_1e-1": report.tpr[0.1],
+    }
+    assert report.intervals.keys() == figures.keys()
+    for name, (low, high) in report.intervals.items():
+        assert low <= figures[name] <= high
+        assert 0 < high - low < 0.2
+
+
+def test_folds_of_one_kind_leave_only_the_accuracy_an_interval(rng):
+    embeddings, same = given_pairs(rng)
+    order = np.argsort(~same, kind="stable")
+    rows = np.stack([2 * order, 2 * order + 1], axis=1).reshape(-1)
+    report = verify_pairs(embeddings[rows], same[order], (0.1,), replicates=10)
+    assert report.intervals.keys() == {"accuracy"}
+
+
+def test_rejects_other_than_two_rows_per_pair():
+    with pytest.raises(ValueError, match=r"two rows per pair.*shape=\(3, 2\), 2 pairs"):
+        verify_pairs(np.ones((3, 2)), [True, False])
+
+
+def test_rejects_pairs_of_one_kind(rng):
+    embeddings, same = given_pairs(rng)
+    with pytest.raises(ValueError, match="200 pairs, all same"):
+        verify_pairs(embeddings, np.ones_like(same))
+
+
+def test_rejects_pairs_with_an_embedding_of_norm_zero(rng):
+    embeddings, same = given_pairs(rng)
+    embeddings[6] = 0
+    with pytest.raises(ValueError, match="zero norm.*rows 3$"):
+        verify_pairs(embeddings, same)

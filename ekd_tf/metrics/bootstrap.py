@@ -1,0 +1,129 @@
+"""How far a figure would move had other identities or folds been drawn."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from collections.abc import Sequence
+
+import numpy as np
+
+from ekd_tf.checks import check_positive
+from ekd_tf.metrics.roc import check_fprs
+
+# Percentiles of a 95 % interval.
+_ENDS = (2.5, 97.5)
+
+
+def fold_intervals(
+    statistics: Callable[[np.ndarray], Sequence[float]],
+    fold: np.ndarray,
+    replicates: int = 1000,
+    seed: int = 0,
+) -> np.ndarray:
+    """Resamples folds with replacement and gives 95 % intervals.
+
+    Args:
+        statistics: Function of row numbers, int `(k,)` with repeats, that returns as
+            many figures at each call.
+        fold: Int array `(n,)`, values 0..folds-1: the fold of each row.
+        replicates: Int > 0, how many resamples.
+        seed: Int, of the drawing.
+
+    Returns:
+        Float64 `(figures, 2)`, the 2.5th and 97.5th percentile of each.
+    """
+    check_positive("replicates", replicates)
+    fold = np.asarray(fold)
+    rows = [np.flatnonzero(fold == k) for k in range(fold.max() + 1)]
+    rng = np.random.default_rng(seed)
+    figures = [
+        statistics(np.concatenate([rows[k] for k in drawn]))
+        for drawn in rng.integers(0, len(rows), (replicates, len(rows)))
+    ]
+    return np.percentile(figures, _ENDS, axis=0).T
+
+
+@dataclasses.dataclass(frozen=True)
+class IdentityScores:
+    """Scores with the identities they come from; see `identity_intervals`.
+
+    Attributes:
+        images: Int `(identities,)`, images of each identity.
+        positive: Float `(positives,)`, scores of all positive pairs.
+        positive_identity: Int `(positives,)`, their identities.
+        negative: Float `(k,)`, scores of negative pairs, the highest ones.
+        negative_identities: Int `(2, k)`, their two identities.
+    """
+
+    images: np.ndarray
+    positive: np.ndarray
+    positive_identity: np.ndarray
+    negative: np.ndarray
+    negative_identities: np.ndarray
+
+
+def identity_intervals(
+    scores: IdentityScores,
+    fprs: Sequence[float],
+    replicates: int = 200,
+    seed: int = 0,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Resamples identities and gives 95 % intervals of TPRs and thresholds.
+
+    Pairs of one image are not independent, nor are those of one identity, so
+    identities are what is drawn: one drawn m times weighs m in a positive pair and
+    m * m' in a negative pair with one drawn m' times. In each resample the threshold
+    is found anew by the strict rule.
+
+    Args:
+        scores: `IdentityScores` whose negatives are the highest ones, at least about
+            three times as many as the largest FPR lets through: a resample may put
+            the threshold below that of the whole.
+        fprs: Target FPRs in [0, 1].
+        replicates: Int > 0.
+        seed: Int, of the drawing.
+
+    Returns:
+        `(tpr, threshold)`, float64 `(len(fprs), 2)` each: the 2.5th and 97.5th
+        percentile. NaN where in more than 1 % of the resamples the threshold lay
+        below the negatives given.
+    """
+    targets = check_fprs(fprs)
+    check_positive("replicates", replicates)
+    rng = np.random.default_rng(seed)
+    falling = np.argsort(-scores.negative, kind="stable")
+    negative = scores.negative[falling]
+    first, second = scores.negative_identities[:, falling]
+    rising = np.argsort(scores.positive, kind="stable")
+    positive = scores.positive[rising]
+    positive_identity = scores.positive_identity[rising]
+    identities = len(scores.images)
+
+    found = np.full((replicates, 2, targets.size), np.nan)
+    for replicate in found:
+        times = np.bincount(
+            rng.integers(0, identities, identities), minlength=identities
+        )
+        weights = (times * scores.images).astype(np.float64)
+        total = (weights.sum() ** 2 - (weights**2).sum()) / 2
+        reached = np.cumsum(times[first] * times[second])
+        place = np.searchsorted(reached, total * targets, side="right")
+        known = place < negative.size
+        thresholds = negative[place[known]]
+        mass = np.append(0, np.cumsum(times[positive_identity]))
+        below = mass[np.searchsorted(positive, thresholds, side="right")]
+        if mass[-1]:
+            replicate[0, known] = 1 - below / mass[-1]
+            replicate[1, known] = thresholds
+    missing = np.isnan(found).any(axis=1).mean(axis=0)
+    with np.errstate(all="ignore"):
+        intervals = np.stack(
+            [
+                np.full((2, 2), np.nan)
+                if missing[k] > 0.01
+                else np.nanpercentile(found[:, :, k], _ENDS, axis=0).T
+                for k in range(targets.size)
+            ]
+        )
+    return intervals[:, 0], intervals[:, 1]

@@ -1,0 +1,120 @@
+import numpy as np
+import pytest
+
+from ekd_tf.metrics import IdentityScores
+from ekd_tf.metrics import fold_intervals
+from ekd_tf.metrics import identity_intervals
+
+
+def test_interval_of_a_mean_has_the_width_of_its_standard_error(rng):
+    # 95 % of a normal distribution lie within 1.96 standard deviations.
+    values = rng.normal(size=400)
+    ((low, high),) = fold_intervals(
+        lambda rows: [values[rows].mean()], np.arange(400), replicates=2000
+    )
+    assert (high - low) / 2 == pytest.approx(1.96 * values.std() / 20, rel=0.1)
+    assert (high + low) / 2 == pytest.approx(values.mean(), abs=0.02)
+
+
+def test_whole_folds_are_drawn():
+    # Rows of a fold share a value: drawn one by one they would average out.
+    fold = np.repeat(np.arange(10), 100)
+    sizes = []
+
+    def statistics(rows):
+        counts = np.bincount(fold[rows], minlength=10)
+        sizes.append(counts)
+        return [fold[rows].mean()]
+
+    ((low, high),) = fold_intervals(statistics, fold, replicates=300)
+    assert (np.concatenate(sizes) % 100 == 0).all()
+    assert high - low > 2
+
+
+def test_equal_folds_leave_no_doubt():
+    found = fold_intervals(lambda rows: [0.5, 1.0], np.arange(4), replicates=5)
+    np.testing.assert_array_equal(found, [[0.5, 0.5], [1.0, 1.0]])
+
+
+def labelled(rng, identities=40, images=5):
+    """Scores of all pairs of drawn embeddings with their identities."""
+    labels = np.repeat(np.arange(identities), images)
+    embeddings = rng.normal(size=(identities, 8))[labels]
+    embeddings += rng.normal(size=embeddings.shape)
+    embeddings /= np.linalg.norm(embeddings, axis=1, keepdims=True)
+    i, j = np.triu_indices(labels.size, 1)
+    scores = (embeddings[i] * embeddings[j]).sum(axis=1)
+    same = labels[i] == labels[j]
+    return IdentityScores(
+        images=np.full(identities, images),
+        positive=scores[same],
+        positive_identity=labels[i][same],
+        negative=scores[~same],
+        negative_identities=np.stack([labels[i][~same], labels[j][~same]]),
+    )
+
+
+def resampled_np(scores, fprs, replicates, seed):
+    """The same resamples by repeating every score as often as it weighs."""
+    rng = np.random.default_rng(seed)
+    identities = len(scores.images)
+    found = []
+    for _ in range(replicates):
+        times = np.zeros(identities, int)
+        for drawn in rng.integers(0, identities, identities):
+            times[drawn] += 1
+        first, second = scores.negative_identities
+        negative = np.repeat(scores.negative, times[first] * times[second])
+        positive = np.repeat(scores.positive, times[scores.positive_identity])
+        row = []
+        for fpr in fprs:
+            threshold = np.sort(negative)[::-1][int(negative.size * fpr + 1e-9)]
+            row.append((np.mean(positive > threshold), threshold))
+        found.append(row)
+    return np.percentile(found, (2.5, 97.5), axis=0).transpose(2, 1, 0)
+
+
+def test_matches_repeating_scores(rng):
+    scores = labelled(rng)
+    fprs = (0.1, 0.03)
+    tpr, threshold = identity_intervals(scores, fprs, replicates=40, seed=7)
+    expected = resampled_np(scores, fprs, replicates=40, seed=7)
+    np.testing.assert_allclose(tpr, expected[0], atol=1e-12)
+    np.testing.assert_allclose(threshold, expected[1], atol=1e-12)
+
+
+def test_the_highest_negatives_are_enough(rng):
+    scores = labelled(rng)
+    top = np.argsort(-scores.negative)[: int(0.3 * scores.negative.size)]
+    cut = IdentityScores(
+        scores.images,
+        scores.positive,
+        scores.positive_identity,
+        scores.negative[top],
+        scores.negative_identities[:, top],
+    )
+    for whole, part in zip(
+        identity_intervals(scores, (0.1,)), identity_intervals(cut, (0.1,))
+    ):
+        np.testing.assert_array_equal(whole, part)
+    # Where they are not, nothing is said.
+    for part in identity_intervals(cut, (0.5,)):
+        assert np.isnan(part).all()
+
+
+def test_fewer_identities_are_less_certain(rng):
+    widths = []
+    for identities in (20, 160):
+        tpr, _ = identity_intervals(labelled(rng, identities), (0.1,))
+        widths.append(tpr[0, 1] - tpr[0, 0])
+    assert widths[0] > 1.5 * widths[1]
+
+
+@pytest.mark.parametrize("function", [fold_intervals, identity_intervals])
+def test_rejects_no_replicates(rng, function):
+    arguments = {
+        fold_intervals: (lambda rows: [0.0], np.arange(3)),
+        identity_intervals: (labelled(rng), (0.1,)),
+    }
+    with pytest.raises(ValueError, match="`replicates` must be in"):
+        function(*arguments[function], replicates=0)

@@ -1,0 +1,182 @@
+import dataclasses
+
+import numpy as np
+import pytest
+from sklearn import metrics as sklearn_metrics
+
+from ekd_tf.metrics import auc
+from ekd_tf.metrics import equal_error_rate
+from ekd_tf.metrics import operating_points
+from ekd_tf.metrics import roc_curve
+from ekd_tf.metrics import streamed_roc
+
+FPRS = (0.0, 1e-3, 0.01, 0.1, 0.29, 0.5, 0.999, 1.0)
+
+
+def in_blocks(positive, negative, size=97):
+    """A scan of float32 scores, both kinds in the same blocks, in a shared buffer."""
+    positive, negative = (np.asarray(s, np.float32) for s in (positive, negative))
+    buffer = np.empty(2 * size, np.float32)
+
+    def scan():
+        for start in range(0, max(positive.size, negative.size), size):
+            parts = positive[start : start + size], negative[start : start + size]
+            views = buffer[: parts[0].size], buffer[size : size + parts[1].size]
+            for view, part in zip(views, parts):
+                view[:] = part
+            yield views
+
+    return scan
+
+
+def draw(rng, kind):
+    """Positive and negative scores of one kind, float32."""
+    count = rng.integers(1, 400, 2)
+    positive, negative = rng.normal(0.4, 0.2, count[0]), rng.normal(0, 0.1, count[1])
+    if kind == "ties":
+        positive, negative = np.round(positive, 1), np.round(negative, 1)
+    elif kind == "duplicates":
+        positive = rng.choice(positive, 300)
+        negative = np.append(rng.choice(negative, 300), positive[:50])
+    elif kind == "all equal":
+        positive, negative = np.full(count[0], 0.3), np.full(count[1], 0.3)
+    elif kind == "zeros of both signs":
+        positive = rng.choice([-0.0, 0.0, 1e-30, -1e-30], count[0])
+        negative = rng.choice([-0.0, 0.0, 1e-30, -1e-30], count[1])
+    elif kind == "one bin":
+        # Closer together than the first pass tells apart.
+        positive = 0.5 + rng.integers(0, 9, count[0]) * 2.0**-24
+        negative = 0.5 + rng.integers(0, 9, count[1]) * 2.0**-24
+    elif kind == "one bin below zero":
+        positive = -0.5 - rng.integers(0, 9, count[0]) * 2.0**-24
+        negative = -0.5 - rng.integers(0, 9, count[1]) * 2.0**-24
+    return positive.astype(np.float32), negative.astype(np.float32)
+
+
+KINDS = [
+    "continuous",
+    "ties",
+    "duplicates",
+    "all equal",
+    "zeros of both signs",
+    "one bin",
+    "one bin below zero",
+]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_equals_sorting_all_scores(rng, kind):
+    for _ in range(6):
+        positive, negative = draw(rng, kind)
+        roc = streamed_roc(in_blocks(positive, negative), FPRS)
+        assert roc.points == operating_points(positive, negative, FPRS)
+        assert roc.eer == pytest.approx(equal_error_rate(positive, negative), abs=1e-12)
+        assert roc.auc == pytest.approx(
+            auc(positive, negative), abs=roc.auc_error + 1e-12
+        )
+        assert (roc.num_positive, roc.num_negative) == (positive.size, negative.size)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_agrees_with_scikit_learn(rng, kind):
+    for _ in range(3):
+        positive, negative = draw(rng, kind)
+        fpr, tpr, thresholds = sklearn_metrics.roc_curve(
+            np.repeat([True, False], [positive.size, negative.size]),
+            np.concatenate([positive, negative]),
+            drop_intermediate=False,
+        )
+        roc = streamed_roc(in_blocks(positive, negative), FPRS)
+        for point in roc.points:
+            # scikit-learn accepts scores at the threshold: the last point whose FPR is
+            # within the target has the TPR of the strict rule.
+            last = np.flatnonzero(fpr <= point.target_fpr)[-1]
+            assert point.fpr == pytest.approx(fpr[last], abs=1e-12)
+            assert point.tpr == pytest.approx(tpr[last], abs=1e-12)
+            assert point.threshold < thresholds[last]
+
+
+def test_a_collapsed_model_accepts_nothing():
+    scores = np.full(1000, 1.0, np.float32)
+    roc = streamed_roc(in_blocks(scores[:300], scores), (1e-6, 0.5, 0.999))
+    assert [point.tpr for point in roc.points] == [0.0, 0.0, 0.0]
+    assert [point.fpr for point in roc.points] == [0.0, 0.0, 0.0]
+    assert (roc.eer, roc.auc) == (0.5, 0.5)
+
+
+def test_values_computed_by_hand():
+    # Of ten negatives 0.0 .. 0.9 two lie above 0.7, as do positives 0.75 and 0.95.
+    positive, negative = [0.05, 0.35, 0.75, 0.95], np.arange(10) / 10
+    roc = streamed_roc(in_blocks(positive, negative, size=3), (0.2,))
+    (point,) = roc.points
+    assert dataclasses.astuple(point) == (0.2, 0.2, 0.5, float(np.float32(0.7)), 2)
+    # Negatives below the positives: 1, 4, 8 and 10 of 10.
+    assert roc.auc == pytest.approx(23 / 40)
+    assert roc.auc_error == 0
+
+
+def test_curve_holds_points_of_the_whole_curve(rng):
+    positive, negative = draw(rng, "continuous")
+    roc = streamed_roc(in_blocks(positive, negative), (0.1,))
+    fpr, tpr = roc.curve()
+    whole = set(zip(*roc_curve(positive, negative)[:2]))
+    assert set(zip(fpr, tpr)) <= whole
+    assert (fpr[0], tpr[0], fpr[-1], tpr[-1]) == (0, 0, 1, 1)
+    thinned = roc.curve(max_points=20)
+    assert 10 < thinned[0].size <= 22
+    assert set(zip(*thinned)) <= whole
+
+
+def test_counts_are_a_histogram(rng):
+    positive, negative = draw(rng, "continuous")
+    roc = streamed_roc(in_blocks(positive, negative), (0.1,))
+    for scores, counts in (
+        (positive, roc.positive_counts),
+        (negative, roc.negative_counts),
+    ):
+        # Bins are 0.2 % wide at most.
+        binned = np.sort(np.repeat(roc.values, counts))
+        np.testing.assert_allclose(binned, np.sort(scores), rtol=2e-3)
+
+
+def test_rejects_scores_that_change_between_passes(rng):
+    passes = []
+
+    def scan():
+        passes.append(1)
+        yield (
+            np.full(3, 0.1 * len(passes), np.float32),
+            np.full(5, 0.1 * len(passes), np.float32),
+        )
+
+    with pytest.raises(RuntimeError, match="second pass.*others than the first"):
+        streamed_roc(scan, (0.1,))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, -np.nan])
+@pytest.mark.parametrize("kind", [0, 1])
+def test_rejects_scores_that_are_not_finite(value, kind):
+    scores = [[0.1, 0.2], [0.3, 0.4]]
+    scores[kind][1] = value
+    with pytest.raises(ValueError, match="must be finite. Received: 1 of 4 values"):
+        streamed_roc(in_blocks(*scores), (0.1,))
+
+
+@pytest.mark.parametrize(("positive", "negative"), [([], [0.1]), ([0.1], [])])
+def test_rejects_one_kind_of_pairs(positive, negative):
+    missing = "negative" if positive else "positive"
+    with pytest.raises(ValueError, match=f"both kinds.*Received: no {missing} scores"):
+        streamed_roc(in_blocks(positive, negative), (0.1,))
+
+
+def test_rejects_double_precision():
+    # Its lower bits would be lost, and thresholds with them.
+    scores = np.zeros(3)
+    with pytest.raises(ValueError, match="must be float32.*dtype float64"):
+        streamed_roc(lambda: [(scores, scores)], (0.1,))
+
+
+@pytest.mark.parametrize("fprs", [(), (1.5,), (-0.1,)])
+def test_rejects_fprs_outside_the_unit_interval(fprs):
+    with pytest.raises(ValueError, match="`fprs` must be"):
+        streamed_roc(in_blocks([0.1], [0.2]), fprs)
