@@ -1,27 +1,65 @@
-"""Evaluates a student, and its gap to a teacher: `python -m ekd_tf.evaluate`."""
+"""Evaluates a model, and its gap to a teacher: `python -m ekd_tf.evaluate`."""
 
+import math
 import pathlib
 import sys
 
 from absl import app
 from absl import flags
 
-MODEL = flags.DEFINE_string("model", None, "A .keras file or the workdir of a run.")
+MODEL = flags.DEFINE_string(
+    "model",
+    None,
+    "A .keras, .onnx or .tflite file, a SavedModel's directory or the workdir of a "
+    "run. FILE@-1..1 for a model of float input that takes pixels from -1 to 1.",
+)
 TEACHER = flags.DEFINE_string(
     "teacher", "none", "The same for the teacher, or none: adds the gap."
+)
+BASELINE = flags.DEFINE_string(
+    "baseline",
+    "none",
+    "The same for a student trained without the teacher, or none: adds the share of "
+    "the gap that is closed.",
 )
 ON = flags.DEFINE_string(
     "on",
     None,
-    "Images of identities neither was trained on: folder:DIR or synthetic:... . "
-    "Default: those the run of --model held out.",
+    "Images of identities no model was trained on, like --data of ekd_tf.train: every "
+    "pair is scored. Default: those the run of --model held out, unless other sets "
+    "are given.",
+)
+PAIRS = flags.DEFINE_list(
+    "pairs", [], "Verification sets as NAME:PATH,... of .bin files."
 )
 FPRS = flags.DEFINE_list("fprs", "1e-1,1e-2,1e-3,1e-4", "Target FPRs.")
 FLIP = flags.DEFINE_bool("flip", True, "Add the embedding of the mirror image.")
-SEED = flags.DEFINE_integer("seed", 0, "Of the drawing of pairs for the accuracy.", 0)
-OUTPUT = flags.DEFINE_string(
-    "output", None, "Folder for heldout.json, roc.png and similarities.png."
+BATCH_SIZE = flags.DEFINE_integer("batch_size", 128, "Images per forward pass.", 1)
+SEED = flags.DEFINE_integer("seed", 0, "Of drawn pairs and of resampling.", 0)
+INTERVALS = flags.DEFINE_bool(
+    "intervals", True, "Give bootstrap 95 % intervals over identities or folds."
 )
+WORST = flags.DEFINE_integer(
+    "worst", 10, "Critical pairs of each kind to name and draw.", 0
+)
+CACHE = flags.DEFINE_string(
+    "cache",
+    None,
+    "Folder to keep embeddings in, so that a second evaluation costs no forward pass "
+    "and an interrupted one goes on. Default: embeddings/ in --output.",
+)
+OUTPUT = flags.DEFINE_string(
+    "output", None, "Folder for report.md, and a JSON file and pictures per set."
+)
+CALIBRATE_FPR = flags.DEFINE_float(
+    "calibrate_fpr",
+    None,
+    "Find the threshold for this FPR on --on and write it to card.json beside --model.",
+)
+
+# Resamples behind an interval: of identities, each over all pairs, and of folds.
+_IDENTITY_REPLICATES = 200
+_FOLD_REPLICATES = 1000
 
 
 def main(argv):
@@ -35,40 +73,131 @@ def main(argv):
 
 
 def evaluate():
-    """Loads both models and the images, and prints and writes the figures."""
+    """Loads the models and the images, and prints and writes the figures."""
     # TensorFlow takes seconds to import: `--help` must not wait for it.
     from ekd_tf import factory
-    from ekd_tf.evaluation import HeldoutEvaluation
+    from ekd_tf.evaluation import Models
+
+    output = pathlib.Path(OUTPUT.value) if OUTPUT.value else None
+    folder = CACHE.value or (output and output / "embeddings")
+    arguments = {
+        "flip": FLIP.value,
+        "batch_size": BATCH_SIZE.value,
+        "cache": factory.make_cache(folder),
+        "progress": _progress,
+    }
+    evaluations, source = _evaluations(factory)
+    models = Models(
+        factory.make_source_embedder(MODEL.value, **arguments),
+        factory.make_source_embedder(TEACHER.value, **arguments),
+        factory.make_source_embedder(BASELINE.value, **arguments),
+    )
+    texts = []
+    for evaluation in evaluations:
+        result = evaluation(models)
+        texts.append(f"## {result.name}\n\n{result.text()}\n")
+        sys.stdout.write("\n" + texts[-1])
+        sys.stdout.flush()
+        if output is not None:
+            result.write(output)
+    if output is not None:
+        heading = [f"# {MODEL.value}\n"]
+        heading += [
+            f"{name}: {value}\n"
+            for name, value in (
+                ("Teacher", TEACHER.value),
+                ("Baseline", BASELINE.value),
+            )
+            if value != "none"
+        ]
+        report = "\n".join(heading + texts)
+        (output / "report.md").write_text(report, encoding="utf-8")
+    if CALIBRATE_FPR.value is not None:
+        _calibrate(models.student, source)
+
+
+def _evaluations(factory):
+    """Returns what to run, and the labelled source among it or None."""
+    from ekd_tf.evaluation import LabelledEvaluation
+    from ekd_tf.evaluation import PairSetEvaluation
+
+    fprs = factory.numbers("fprs", FPRS.value)
+    pair_sets = factory.make_pair_sets(PAIRS.value)
+    source, evaluations = _source(factory, bool(pair_sets)), []
+    if source is not None:
+        evaluations.append(
+            LabelledEvaluation(
+                "all_pairs" if ON.value else "heldout",
+                source,
+                fprs,
+                SEED.value,
+                INTERVALS.value * _IDENTITY_REPLICATES,
+                WORST.value,
+            )
+        )
+    for pairs in pair_sets:
+        evaluations.append(
+            PairSetEvaluation(
+                pairs,
+                fprs=fprs,
+                seed=SEED.value,
+                replicates=INTERVALS.value * _FOLD_REPLICATES,
+            )
+        )
+    return evaluations, source
+
+
+def _source(factory, may_be_none):
+    """Returns the images of `--on`, or what the run of `--model` held out."""
     from ekd_tf.session import sources_of_run
 
-    model = factory.load_embedder(MODEL.value)
-    teacher = factory.make_teacher(TEACHER.value)
-    source = factory.make_source(ON.value) if ON.value else None
-    if source is None:
-        _, source = sources_of_run(MODEL.value)
+    if ON.value:
+        return factory.make_source(ON.value)
+    if may_be_none:
+        return None
+    if not pathlib.Path(MODEL.value).is_dir():
+        raise ValueError(
+            f"{MODEL.value} is not a run, which would have held images out: give "
+            "--on=folder:DIR with identities it was not trained on, or --pairs"
+        )
+    _, source = sources_of_run(MODEL.value)
     if source is None:
         raise ValueError(
             f"The run in {MODEL.value} held out no identities: give --on=folder:DIR "
             "with identities it was not trained on"
         )
-    evaluation = HeldoutEvaluation(
-        source,
-        model,
-        model.input_shape[1],
-        teacher=teacher,
-        teacher_size=None if teacher is None else teacher.input_shape[1],
-        fprs=factory.numbers("fprs", FPRS.value),
-        flip=FLIP.value,
-        seed=SEED.value,
-    )
-    output = None
-    if OUTPUT.value:
-        output = pathlib.Path(OUTPUT.value)
-        output.mkdir(parents=True, exist_ok=True)
-    result = evaluation(plots=output)
-    if output is not None:
-        result.write(output)
-    sys.stdout.write(result.text() + "\n")
+    return source
+
+
+def _calibrate(student, source):
+    """Writes the threshold for `--calibrate_fpr` to the model's card."""
+    from ekd_tf.evaluation import calibrate
+    from ekd_tf.evaluation import card_path
+    from ekd_tf.evaluation import write_calibration
+
+    if source is None:
+        raise ValueError("`--calibrate_fpr` needs labelled images: give --on")
+    found = calibrate(student, source, CALIBRATE_FPR.value, SEED.value)
+    path = card_path(MODEL.value)
+    write_calibration(path, found)
+    sys.stdout.write(f"\n{found.text()}\nWritten to {path}\n")
+
+
+def _progress(name, images):
+    """Returns a function that shows how far the embedding of a source is."""
+    from ekd_tf.training.progress import ProgressLine
+
+    line = ProgressLine(max(math.ceil(images / BATCH_SIZE.value), 1))
+    sys.stderr.write(f"{name}: {images:,} images\n")
+    left = [images]
+
+    def done(count):
+        line.update(count)
+        left[0] -= count
+        if not left[0]:
+            line.close()
+
+    return done
 
 
 def run():

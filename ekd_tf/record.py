@@ -9,7 +9,9 @@ from absl import logging
 
 from ekd_tf.assembly import Parts
 from ekd_tf.assembly import Values
-from ekd_tf.evaluation import HeldoutEvaluation
+from ekd_tf.evaluation import LabelledEvaluation
+from ekd_tf.evaluation import Models
+from ekd_tf.evaluation import SourceEmbedder
 from ekd_tf.training.best import BestMetric
 from ekd_tf.training.checkpoints import CheckpointStore
 from ekd_tf.training.guards import CollapseGuard
@@ -108,18 +110,19 @@ class Record:
         return write
 
     def _evaluating(self, parts, progress, save):
-        evaluation = HeldoutEvaluation(
-            parts.heldout,
-            parts.model.student,
-            self._v.input_size,
-            teacher=parts.teacher,
-            seed=self._v.seed,
+        evaluation = LabelledEvaluation("heldout", parts.heldout, seed=self._v.seed)
+        size = self._v.input_size
+        models = Models(
+            student=SourceEmbedder(parts.model.student, size),
+            # Frozen: embedded once and remembered.
+            teacher=parts.teacher
+            and SourceEmbedder(parts.teacher, size, fingerprint="teacher"),
         )
 
         def evaluate(step):
             progress.pause()
             with parts.model.averaged_weights():
-                result = evaluation(plots=self._workdir.reports)
+                result = evaluation(models)
             result.write(self._workdir.reports)
             self._log.write(step.number, result.scalars())
             self._log.images(step.number, result.images)

@@ -116,7 +116,7 @@ def test_reports_teacher_student_and_gap(distilled):
     assert report["gap"]["points"]["1e-1"]["gap"] == pytest.approx(
         report["teacher"]["tpr"]["1e-1"] - report["student"]["tpr"]["1e-1"]
     )
-    for picture in ("roc.png", "similarities.png"):
+    for picture in ("heldout_roc.png", "heldout_similarities.png"):
         assert (distilled / "reports" / picture).stat().st_size > 5000
 
 

@@ -63,7 +63,9 @@ def train(root, seed):
 def report(root):
     """Evaluates and exports a seed's runs; returns its rows and draws its ROC."""
     from ekd_tf import factory
-    from ekd_tf.evaluation import HeldoutEvaluation
+    from ekd_tf.evaluation import LabelledEvaluation
+    from ekd_tf.evaluation import Models
+    from ekd_tf.evaluation import SourceEmbedder
     from ekd_tf.evaluation import plot_roc
     from ekd_tf.session import sources_of_run
 
@@ -71,7 +73,8 @@ def report(root):
     rows, curves = [], {}
     for run in RUNS:
         model = factory.load_embedder(root / run)
-        result = HeldoutEvaluation(heldout, model, model.input_shape[1])()
+        embedder = SourceEmbedder(model, model.input_shape[1])
+        result = LabelledEvaluation("heldout", heldout)(Models(embedder))
         figures = result.student
         curves[TITLES[run]] = result.curves["student"]
         export = json.loads((root / run / "reports" / "export.json").read_text())

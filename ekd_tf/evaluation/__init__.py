@@ -3,16 +3,27 @@
 from ekd_tf.evaluation.allpairs import PairBlocks
 from ekd_tf.evaluation.allpairs import all_pair_scores
 from ekd_tf.evaluation.allpairs import all_pairs_roc
+from ekd_tf.evaluation.cache import EmbeddingCache
+from ekd_tf.evaluation.calibration import Calibration
+from ekd_tf.evaluation.calibration import calibrate
+from ekd_tf.evaluation.calibration import card_path
+from ekd_tf.evaluation.calibration import read_calibration
+from ekd_tf.evaluation.calibration import write_calibration
 from ekd_tf.evaluation.drawn_pairs import draw_pairs
 from ekd_tf.evaluation.embed import Embedder
 from ekd_tf.evaluation.embed import embed
 from ekd_tf.evaluation.gap import GapPoint
 from ekd_tf.evaluation.gap import GapReport
 from ekd_tf.evaluation.gap import compare
-from ekd_tf.evaluation.heldout import HeldoutEvaluation
-from ekd_tf.evaluation.heldout import HeldoutResult
+from ekd_tf.evaluation.labelled import LabelledEvaluation
+from ekd_tf.evaluation.labelled import LabelledResult
+from ekd_tf.evaluation.pair_sets import PairSetEvaluation
+from ekd_tf.evaluation.pair_sets import PairSetResult
 from ekd_tf.evaluation.plots import plot_roc
 from ekd_tf.evaluation.plots import plot_similarities
+from ekd_tf.evaluation.result import Result
+from ekd_tf.evaluation.source_embedder import Models
+from ekd_tf.evaluation.source_embedder import SourceEmbedder
 from ekd_tf.evaluation.tables import format_fpr
 from ekd_tf.evaluation.tables import format_table
 from ekd_tf.evaluation.verification import VerificationReport
@@ -20,15 +31,24 @@ from ekd_tf.evaluation.verification import verify
 from ekd_tf.evaluation.verification import verify_pairs
 
 __all__ = [
+    "Calibration",
     "Embedder",
+    "EmbeddingCache",
     "GapPoint",
     "GapReport",
-    "HeldoutEvaluation",
-    "HeldoutResult",
+    "LabelledEvaluation",
+    "LabelledResult",
+    "Models",
     "PairBlocks",
+    "PairSetEvaluation",
+    "PairSetResult",
+    "Result",
+    "SourceEmbedder",
     "VerificationReport",
     "all_pair_scores",
     "all_pairs_roc",
+    "calibrate",
+    "card_path",
     "compare",
     "draw_pairs",
     "embed",
@@ -36,6 +56,8 @@ __all__ = [
     "format_table",
     "plot_roc",
     "plot_similarities",
+    "read_calibration",
     "verify",
     "verify_pairs",
+    "write_calibration",
 ]

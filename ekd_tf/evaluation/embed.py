@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from collections.abc import Iterable
+from collections.abc import Iterator
 
 import keras
 import numpy as np
@@ -34,7 +35,7 @@ class Embedder:
         self.model = model
         self.flip = flip
         self.compiled = compiled
-        self._forward = tf.function(self._sum) if compiled else self._sum
+        self._forward = tf.function(self._both) if compiled else self._both
 
     def __call__(self, batches: Iterable[np.ndarray]) -> np.ndarray:
         """Embeds all images of `batches`.
@@ -54,7 +55,24 @@ class Embedder:
                 images, or an embedding is not finite or all zero; the message
                 gives the numbers of the rows, counted from the first image.
         """
-        embeddings = []
+        rows, done = [], 0
+        for views in self.views(batches):
+            rows.append(add_views(views, first_row=done))
+            done += len(views)
+        if not done:
+            raise ValueError("`batches` must hold at least one image. Received: none")
+        return np.concatenate(rows)
+
+    def views(self, batches: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+        """Embeds image by image and mirror image by mirror image, adding nothing.
+
+        Args:
+            batches: As for a call.
+
+        Yields:
+            Float32 `(batch, views, dim)` per batch: the raw embedding of the image and,
+            with `flip`, that of its mirror image.
+        """
         done = full = 0
         for batch in batches:
             batch = _check_images(np.asarray(batch), done)
@@ -64,18 +82,14 @@ class Embedder:
             full = max(full, size)
             if size < full:
                 batch = np.pad(batch, [(0, full - size), (0, 0), (0, 0), (0, 0)])
-            raw = np.asarray(self._forward(tf.constant(batch)))[:size]
-            embeddings.append(normalize_rows(raw, first_row=done))
+            yield np.asarray(self._forward(tf.constant(batch)))[:size]
             done += size
-        if not done:
-            raise ValueError("`batches` must hold at least one image. Received: none")
-        return np.concatenate(embeddings)
 
-    def _sum(self, images):
-        embeddings = self._raw(images)
+    def _both(self, images):
+        views = [self._raw(images)]
         if self.flip:
-            embeddings += self._raw(tf.reverse(images, axis=[2]))
-        return embeddings
+            views.append(self._raw(tf.reverse(images, axis=[2])))
+        return tf.stack(views, axis=1)
 
     def _raw(self, images):
         if isinstance(self.model, keras.layers.Layer):
@@ -107,6 +121,22 @@ def embed(
         ValueError: As `Embedder.__call__`.
     """
     return Embedder(model, flip=flip)(batches)
+
+
+def add_views(views: np.ndarray, first_row: int = 0) -> np.ndarray:
+    """Adds the raw embeddings of an image and its mirror image, then normalises.
+
+    Args:
+        views: Float32 array `(n, views, dim)`.
+        first_row: The number of `views[0]` in the caller's counting, for messages.
+
+    Returns:
+        Float32 array `(n, dim)`, rows of unit length.
+
+    Raises:
+        ValueError: A sum is not finite or all zero.
+    """
+    return normalize_rows(views.sum(axis=1), first_row=first_row)
 
 
 def _check_images(batch: np.ndarray, done: int) -> np.ndarray:

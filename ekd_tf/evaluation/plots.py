@@ -57,8 +57,9 @@ def plot_similarities(
     """Draws histograms of both kinds of pairs with the thresholds at FPRs.
 
     Args:
-        positive_scores: Float array, cosines of positive pairs.
-        negative_scores: Float array, cosines of negative pairs.
+        positive_scores: Float array, cosines of positive pairs, or `(values, counts)`:
+            two arrays, how many pairs there are of each value.
+        negative_scores: The same of negative pairs.
         thresholds: FPR -> cosine, as in `VerificationReport`. One that is None (not
             measurable) is left out.
         path: Where to write a PNG too, or None.
@@ -127,24 +128,25 @@ def similarities_figure(
     linear one would not show.
     """
     scores = {
-        "positive pairs": np.asarray(positive_scores),
-        "negative pairs": np.asarray(negative_scores),
+        "positive pairs": _values_and_counts(positive_scores),
+        "negative pairs": _values_and_counts(negative_scores),
     }
-    for name, values in scores.items():
+    for name, (values, _) in scores.items():
         if not values.size:
             raise ValueError(f"A histogram needs scores. Received: no {name}")
     drawn = {f: float(t) for f, t in sorted(thresholds.items()) if t is not None}
     figure, axes = _new_figure(title)
     everything = [*drawn.values()]
-    for values in scores.values():
+    for values, _ in scores.values():
         everything += [float(values.min()), float(values.max())]
     low, high = min(everything), max(everything)
     margin = max(0.02 * (high - low), 0.02)
     edges = np.linspace(low - margin, high + margin, _BINS + 1)
     smallest, largest = 1.0, 0.0
-    for (name, values), color, hatch in zip(scores.items(), _COLORS, ("", "////")):
-        counts, _ = np.histogram(values, edges)
-        fractions = counts / values.size
+    for (name, kind), color, hatch in zip(scores.items(), _COLORS, ("", "////")):
+        values, counts = kind
+        total = int(counts.sum())
+        fractions = np.histogram(values, edges, weights=counts)[0] / total
         smallest = min(smallest, fractions[fractions > 0].min())
         largest = max(largest, fractions.max())
         axes.stairs(
@@ -163,7 +165,7 @@ def similarities_figure(
             color=color,
             linestyle="--" if hatch else "-",
             linewidth=1.6,
-            label=f"{name} ({values.size:,})",
+            label=f"{name} ({total:,})",
         )
     axes.set_yscale("log")
     axes.set_ylim(min(smallest / 2, largest / 1000), largest * 2)
@@ -173,6 +175,15 @@ def similarities_figure(
     _mark_thresholds(axes, drawn, edges[-1] - edges[0])
     _legend(figure, [f"{name} (1,000,000)" for name in scores])
     return figure
+
+
+def _values_and_counts(scores):
+    """Returns the values that occur and how often each does."""
+    if isinstance(scores, tuple):
+        values, counts = map(np.asarray, scores)
+        return values[counts > 0], counts[counts > 0]
+    scores = np.asarray(scores)
+    return scores, np.ones(scores.shape, np.int64)
 
 
 def _mark_thresholds(axes, thresholds, width):

@@ -17,6 +17,7 @@ from ekd_tf.evaluation.tables import format_fpr
 from ekd_tf.metrics import RocPoint
 from ekd_tf.metrics import StreamedRoc
 from ekd_tf.metrics import auc
+from ekd_tf.metrics import best_accuracy
 from ekd_tf.metrics import equal_error_rate
 from ekd_tf.metrics import fold_intervals
 from ekd_tf.metrics import folds_of
@@ -39,6 +40,8 @@ class VerificationReport:
     Attributes:
         accuracy_mean: Float in [0, 1], mean k-fold accuracy.
         accuracy_std: Float, population standard deviation over the folds.
+        accuracy_best: Float in [0, 1], accuracy at the one threshold best for these
+            very pairs; above what a threshold chosen elsewhere reaches.
         threshold: Float, cosine: mean of the thresholds the folds chose.
         tpr: FPR -> TPR in [0, 1], or None where the FPR is not measurable.
         thresholds: FPR -> cosine threshold, or None likewise.
@@ -54,6 +57,7 @@ class VerificationReport:
 
     accuracy_mean: float
     accuracy_std: float
+    accuracy_best: float
     threshold: float
     tpr: dict[float, float | None]
     thresholds: dict[float, float | None]
@@ -146,9 +150,8 @@ def verify(
             f"and {available[1]} negative pairs, of which {2 * each} can be drawn"
         )
     left, right, same = draw_pairs(labels, each, each, seed)
-    accuracy = kfold_accuracy(
-        squared_distances(embeddings[left], embeddings[right]), same, folds=folds
-    )
+    distances = squared_distances(embeddings[left], embeddings[right])
+    accuracy = kfold_accuracy(distances, same, folds=folds)
     blocks = PairBlocks(embeddings, labels)
     if roc is None:
         roc = streamed_roc(blocks.scores, fprs)
@@ -162,6 +165,7 @@ def verify(
             intervals[f"threshold_at_fpr_{format_fpr(fpr)}"] = threshold
     return _report(
         accuracy,
+        best_accuracy(distances, same),
         roc.points,
         roc.auc,
         roc.eer,
@@ -223,6 +227,7 @@ def verify_pairs(
         )
     return _report(
         accuracy,
+        best_accuracy(distances, same),
         points,
         auc(cosines[same], cosines[~same]),
         equal_error_rate(cosines[same], cosines[~same]),
@@ -232,11 +237,12 @@ def verify_pairs(
     )
 
 
-def _report(accuracy, points, auc, eer, counts, num_pairs, intervals):
+def _report(accuracy, best, points, auc, eer, counts, num_pairs, intervals):
     measured = {p.target_fpr: p if is_measurable(p) else None for p in points}
     return VerificationReport(
         accuracy_mean=accuracy.mean,
         accuracy_std=accuracy.std,
+        accuracy_best=best,
         threshold=float(1 - accuracy.thresholds.mean() / 2),
         tpr={fpr: p and p.tpr for fpr, p in measured.items()},
         thresholds={fpr: p and p.threshold for fpr, p in measured.items()},

@@ -4,6 +4,7 @@ from ekd_tf.metrics.bootstrap import IdentityScores
 from ekd_tf.metrics.bootstrap import fold_intervals
 from ekd_tf.metrics.bootstrap import identity_intervals
 from ekd_tf.metrics.kfold import KFoldResult
+from ekd_tf.metrics.kfold import best_accuracy
 from ekd_tf.metrics.kfold import folds_of
 from ekd_tf.metrics.kfold import kfold_accuracy
 from ekd_tf.metrics.kfold import squared_distances
@@ -25,6 +26,7 @@ __all__ = [
     "StreamedRoc",
     "allowed_negatives",
     "auc",
+    "best_accuracy",
     "equal_error_rate",
     "fold_intervals",
     "folds_of",

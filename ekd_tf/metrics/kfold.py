@@ -128,6 +128,29 @@ def kfold_accuracy(
     )
 
 
+def best_accuracy(distances: np.ndarray, same: np.ndarray) -> float:
+    """Finds the accuracy at the one threshold that is best for these very pairs.
+
+    An upper bound of what a threshold chosen elsewhere reaches: quote
+    `kfold_accuracy` where the threshold must not have seen the pair.
+
+    Args:
+        distances: Float array `(pairs,)`, finite.
+        same: Bool array `(pairs,)`, whether the pair shows one identity.
+
+    Returns:
+        Float in [0, 1]. Every real number is tried, not a list of thresholds.
+    """
+    distances, same = np.asarray(distances), np.asarray(same, bool)
+    order = np.argsort(distances, kind="stable")
+    ascending = distances[order]
+    gains = np.cumsum(np.where(same[order], 1, -1))
+    # Pairs that tie are accepted together, so only the last of them counts.
+    last = np.append(ascending[1:] != ascending[:-1], True)
+    rejected = int(np.count_nonzero(~same))
+    return (rejected + max(int(gains[last].max()), 0)) / same.size
+
+
 def folds_of(pairs: int, folds: int) -> np.ndarray:
     """Cuts pairs into contiguous folds; the first `pairs % folds` are one longer.
 

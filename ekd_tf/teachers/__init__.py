@@ -1,6 +1,21 @@
 """Where teacher embeddings come from."""
 
+from ekd_tf.teachers.frozen import FrozenEmbedder
 from ekd_tf.teachers.keras_model import MODEL_FILE
+from ekd_tf.teachers.keras_model import KerasEmbedder
 from ekd_tf.teachers.keras_model import load_embedder
+from ekd_tf.teachers.keras_model import model_file
+from ekd_tf.teachers.onnx_model import OnnxEmbedder
+from ekd_tf.teachers.saved_model import SavedModelEmbedder
+from ekd_tf.teachers.tflite_model import TFLiteEmbedder
 
-__all__ = ["MODEL_FILE", "load_embedder"]
+__all__ = [
+    "MODEL_FILE",
+    "FrozenEmbedder",
+    "KerasEmbedder",
+    "OnnxEmbedder",
+    "SavedModelEmbedder",
+    "TFLiteEmbedder",
+    "load_embedder",
+    "model_file",
+]

@@ -7,6 +7,8 @@ import pathlib
 import keras
 
 import ekd_tf.models  # noqa: F401  registers the layers `.keras` files name
+from ekd_tf.teachers.frozen import FrozenEmbedder
+from ekd_tf.teachers.frozen import content_hash
 from ekd_tf.teachers.unused_weights import check_no_unused_weights
 
 # What a run leaves in its workdir for whoever comes next.
@@ -28,7 +30,7 @@ def load_embedder(path) -> keras.Model:
             missing or unexpected, or it is no model of images to embeddings.
     """
     path = pathlib.Path(path)
-    file = path / MODEL_FILE if path.is_dir() else path
+    file = model_file(path)
     if not file.is_file():
         where = (
             f"{path} holds no {MODEL_FILE}: the run in it has not finished"
@@ -52,6 +54,35 @@ def load_embedder(path) -> keras.Model:
     check_no_unused_weights(file, model)
     model.trainable = False
     return model
+
+
+def model_file(path) -> pathlib.Path:
+    """Returns the `.keras` file of a run's workdir, or the file itself."""
+    path = pathlib.Path(path)
+    return path / MODEL_FILE if path.is_dir() else path
+
+
+class KerasEmbedder(FrozenEmbedder):
+    """Embeds by a backbone in inference mode; see `load_embedder`.
+
+    Args:
+        path: A `.keras` file, or a workdir that holds `model.keras`.
+
+    Attributes:
+        model: The `keras.Model`.
+    """
+
+    traceable = True
+
+    def __init__(self, path):
+        self.name = str(path)
+        self.model = load_embedder(path)
+        self.input_size = self.model.input_shape[1]
+        self.embedding_dim = self.model.output_shape[1]
+        self.fingerprint = content_hash(model_file(path))
+
+    def __call__(self, images):
+        return self.model(images, training=False)
 
 
 def _check_shapes(file, model):

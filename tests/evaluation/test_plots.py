@@ -172,6 +172,18 @@ def test_histograms_hold_every_pair(similarities):
         )
 
 
+def test_counted_scores_are_drawn_as_the_scores_themselves(similarities):
+    positive, negative = similarities
+    thresholds = {0.1: 0.2}
+    values, counts = np.unique(positive, return_counts=True)
+    # A value that none has does not widen the axis.
+    counted = (np.append(values, 9.0), np.append(counts, 0))
+    np.testing.assert_array_equal(
+        plot_similarities(counted, negative, thresholds),
+        plot_similarities(positive, negative, thresholds),
+    )
+
+
 def test_histograms_differ_without_colour(similarities):
     (axes,) = similarities_figure(*similarities, {}).axes
     assert {patch.get_hatch() for patch in axes.patches if patch.get_fill()} == {

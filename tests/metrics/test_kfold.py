@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 from sklearn.model_selection import KFold
 
+from ekd_tf.metrics.kfold import best_accuracy
 from ekd_tf.metrics.kfold import kfold_accuracy
 from ekd_tf.metrics.kfold import squared_distances
 
@@ -149,3 +150,18 @@ def test_rejects_thresholds_that_do_not_increase(thresholds):
         kfold_accuracy(
             np.ones(6), np.tile([True, False], 3), 2, thresholds=np.array(thresholds)
         )
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_best_accuracy_tries_every_threshold(seed):
+    rng = np.random.default_rng(seed)
+    distances = np.round(rng.uniform(0, 4, 30), int(rng.integers(1, 4)))
+    same = rng.random(30) < rng.uniform(0.1, 0.9)
+    thresholds = [*distances, *(distances + 1e-6)]
+    expected = max(np.mean((distances < t) == same) for t in thresholds)
+    assert best_accuracy(distances, same) == pytest.approx(expected)
+
+
+def test_best_accuracy_of_equal_distances_is_that_of_the_commoner_kind():
+    assert best_accuracy(np.ones(4), [True, False, False, False]) == 0.75
+    assert best_accuracy(np.ones(4), [True, True, True, False]) == 0.75

@@ -4,6 +4,7 @@ import tensorflow as tf
 from toys import backbone
 
 from ekd_tf.models import MobileFaceNet
+from ekd_tf.teachers import KerasEmbedder
 from ekd_tf.teachers import load_embedder
 
 
@@ -60,3 +61,13 @@ def test_refuses_a_model_that_does_not_embed_images(tmp_path):
 def test_takes_a_teacher_of_another_architecture(tmp_path):
     backbone(dim=7).save(tmp_path / "other.keras")
     assert load_embedder(tmp_path / "other.keras").output_shape == (None, 7)
+
+
+def test_embedder_of_a_workdir_infers_and_names_its_file(workdir):
+    path, model = workdir
+    embedder = KerasEmbedder(path)
+    images = tf.cast(tf.random.uniform((2, 32, 32, 3), 0, 255, tf.int32), tf.uint8)
+    tf.debugging.assert_equal(embedder(images), model(images, training=False))
+    assert (embedder.input_size, embedder.embedding_dim) == (32, 16)
+    assert embedder.fingerprint == KerasEmbedder(path / "model.keras").fingerprint
+    assert embedder.traceable

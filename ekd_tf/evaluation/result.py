@@ -1,0 +1,78 @@
+"""What every protocol returns: figures to log, a report to keep, pictures."""
+
+from __future__ import annotations
+
+import abc
+import json
+import pathlib
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image
+
+from ekd_tf.evaluation.tables import format_fpr
+from ekd_tf.evaluation.tables import format_table
+from ekd_tf.evaluation.verification import VerificationReport
+
+
+class Result(abc.ABC):
+    """What one protocol found for one set of images.
+
+    Attributes:
+        name: String, the set's; prefix of what is logged and written.
+        images: Name -> uint8 `(height, width, 3)` picture, names as `heldout/roc`.
+    """
+
+    name: str
+    images: dict[str, np.ndarray]
+
+    @abc.abstractmethod
+    def scalars(self, model: str = "student") -> dict[str, float]:
+        """Returns a model's figures by the names they are logged under."""
+
+    @abc.abstractmethod
+    def to_dict(self) -> dict:
+        """Returns the reports as JSON can hold them."""
+
+    @abc.abstractmethod
+    def text(self) -> str:
+        """Returns the figures as Markdown tables, and what had no figure."""
+
+    def write(self, folder) -> None:
+        """Writes `<name>.json`, and the pictures as `<name>_<what>.png`."""
+        folder = pathlib.Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / f"{self.name}.json"
+        path.write_text(json.dumps(self.to_dict(), indent=2) + "\n", encoding="utf-8")
+        for name, image in self.images.items():
+            Image.fromarray(image).save(folder / f"{name.replace('/', '_')}.png")
+
+
+def figures_table(reports: Sequence[tuple[str, VerificationReport]]) -> str:
+    """Lays out verification figures, one line per model.
+
+    Args:
+        reports: Pairs of a name and a report, all at the same FPRs. Intervals, where
+            there are any, stand behind their figures.
+
+    Returns:
+        A Markdown table.
+    """
+    rows = []
+    for name, report in reports:
+        accuracy = f"{report.accuracy_mean:.4f} +- {report.accuracy_std:.4f}"
+        row = [name, accuracy + _interval(report, "accuracy"), report.accuracy_best]
+        row += [f"{report.auc:.6f}", f"{report.eer:.4f}" + _interval(report, "eer")]
+        for fpr, tpr in report.tpr.items():
+            interval = _interval(report, f"tpr_at_fpr_{format_fpr(fpr)}")
+            row.append(tpr if tpr is None else f"{tpr:.4f}{interval}")
+        rows.append(row)
+    fprs = [f"TPR@{format_fpr(fpr)}" for fpr in reports[0][1].tpr]
+    return format_table(rows, ["model", "accuracy", "best", "AUC", "EER", *fprs])
+
+
+def _interval(report, name):
+    if name not in report.intervals:
+        return ""
+    low, high = report.intervals[name]
+    return f" [{low:.4f}, {high:.4f}]"

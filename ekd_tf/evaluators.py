@@ -1,0 +1,93 @@
+"""Turns the words of flags into what is evaluated: trained models and pair sets.
+
+Row 4 of the architecture, above the factory, which builds what is trained.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+import re
+
+from ekd_tf import factory
+from ekd_tf.data import PairSet
+from ekd_tf.data import read_pairs
+from ekd_tf.evaluation import EmbeddingCache
+from ekd_tf.evaluation import SourceEmbedder
+from ekd_tf.teachers import FrozenEmbedder
+from ekd_tf.teachers import KerasEmbedder
+from ekd_tf.teachers import OnnxEmbedder
+from ekd_tf.teachers import SavedModelEmbedder
+from ekd_tf.teachers import TFLiteEmbedder
+
+
+def open_embedder(spec: str) -> FrozenEmbedder:
+    """Opens a trained model of any format, for inference alone.
+
+    Args:
+        spec: A `.keras`, `.onnx` or `.tflite` file, a SavedModel's directory, or the
+            workdir of a run. `@LOW..HIGH` behind a file tells which numbers a model of
+            float input takes pixels 0 and 255 as; default `@0..255`.
+
+    Raises:
+        ValueError: It cannot be opened, or is no model of images to embeddings.
+    """
+    told = re.fullmatch(r"(.+)@(-?[\d.]+)\.\.(-?[\d.]+)", spec)
+    path = pathlib.Path(told[1] if told else spec)
+    pixels = factory.numbers("model", told.groups()[1:]) if told else []
+    if path.suffix == ".onnx":
+        return OnnxEmbedder(path, *pixels)
+    if path.suffix == ".tflite":
+        return TFLiteEmbedder(path, *pixels)
+    if (path / "saved_model.pb").is_file():
+        return SavedModelEmbedder(path, *pixels)
+    if pixels:
+        raise ValueError(f"A Keras model takes pixels of 0 .. 255. Received: {spec!r}")
+    return KerasEmbedder(path)
+
+
+def make_source_embedder(spec: str, **arguments) -> SourceEmbedder | None:
+    """Opens a trained model to embed whole sources with; None for "none".
+
+    Args:
+        spec: As for `open_embedder`.
+        **arguments: Further arguments of `SourceEmbedder`.
+    """
+    if spec == "none":
+        return None
+    model = open_embedder(spec)
+    return SourceEmbedder(
+        model,
+        model.input_size,
+        traceable=model.traceable,
+        fingerprint=model.fingerprint,
+        **arguments,
+    )
+
+
+def make_cache(folder: str | None) -> EmbeddingCache | None:
+    """Opens the folder embeddings are kept in; None for no folder."""
+    return EmbeddingCache(folder) if folder else None
+
+
+def make_pair_sets(specs: list[str]) -> list[PairSet]:
+    """Reads verification sets.
+
+    Args:
+        specs: `NAME:PATH` of a `.bin` file each, or `PATH` alone, named by its file.
+
+    Raises:
+        ValueError: A file cannot be read, or two sets have one name.
+    """
+    found = {}
+    for spec in specs:
+        name, _, path = spec.rpartition(":")
+        pairs = read_pairs(path)
+        pairs = dataclasses.replace(pairs, name=name or pairs.name)
+        if pairs.name in found:
+            raise ValueError(
+                f"Every pair set needs a name of its own: give NAME:PATH. Received "
+                f"{pairs.name!r} twice"
+            )
+        found[pairs.name] = pairs
+    return list(found.values())

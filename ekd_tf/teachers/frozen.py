@@ -1,0 +1,133 @@
+"""What every model read from a file offers, whatever the file's format."""
+
+from __future__ import annotations
+
+import abc
+import hashlib
+import pathlib
+
+import numpy as np
+
+from ekd_tf import checks
+
+
+class FrozenEmbedder(abc.ABC):
+    """A trained model that maps images to embeddings and is never trained further.
+
+    Attributes:
+        name: String, the path it was read from.
+        input_size: Int, side of its images in pixels.
+        embedding_dim: Int, length of its embeddings.
+        traceable: Whether a call is TensorFlow operations, which a `tf.function` may
+            trace. Otherwise calls leave TensorFlow and take and return arrays.
+        fingerprint: String, a hash of the file's bytes and of what is done to pixels.
+    """
+
+    name: str
+    input_size: int
+    embedding_dim: int
+    traceable: bool = False
+    fingerprint: str
+
+    @abc.abstractmethod
+    def __call__(self, images):
+        """Embeds images.
+
+        Args:
+            images: Uint8 `(n, input_size, input_size, 3)`, RGB.
+
+        Returns:
+            Float32 `(n, embedding_dim)`, as the model gives them: normalised or not.
+        """
+
+
+class Pixels:
+    """Turns uint8 pixels into what a model's input takes.
+
+    Args:
+        dtype: NumPy dtype of the input. Floats are scaled to `low` .. `high`; uint8 is
+            passed on.
+        channels_first: Whether the input is `(n, 3, height, width)`.
+        low: Float, what a pixel of 0 becomes.
+        high: Float, what a pixel of 255 becomes.
+    """
+
+    def __init__(self, dtype, channels_first: bool, low: float, high: float):
+        checks.check_range("high", high, low=low, low_open=True)
+        self._dtype = np.dtype(dtype)
+        self._channels_first = channels_first
+        self._low, self._high = low, high
+
+    def __call__(self, images) -> np.ndarray:
+        images = np.asarray(images)
+        if self._dtype != np.uint8:
+            # Exact for 0 .. 255, the default.
+            step = (self._high - self._low) / 255
+            images = (images * np.float64(step) + self._low).astype(self._dtype)
+        if self._channels_first:
+            images = np.ascontiguousarray(images.transpose(0, 3, 1, 2))
+        return images
+
+
+def square_side(name: str, shape) -> tuple[int, bool]:
+    """Reads an input's shape.
+
+    Args:
+        name: The model, for the message.
+        shape: Four sizes; the batch may be anything.
+
+    Returns:
+        `(side in pixels, whether channels come first)`.
+
+    Raises:
+        ValueError: It is no batch of square RGB images of a fixed size.
+    """
+    shape = tuple(shape)
+    if len(shape) == 4:
+        _, *inner = shape
+        for channels_first, (channels, *sides) in (
+            (False, (inner[2], inner[0], inner[1])),
+            (True, tuple(inner)),
+        ):
+            if channels == 3 and sides[0] == sides[1] and isinstance(sides[0], int):
+                return sides[0], channels_first
+    raise ValueError(
+        f"{name} must take square RGB images of a fixed size, (n, size, size, 3) or "
+        f"(n, 3, size, size). Received: input {shape}"
+    )
+
+
+def check_outputs(name: str, outputs: dict[str, tuple]) -> str:
+    """Returns the name of the output that holds the embeddings.
+
+    Args:
+        name: The model, for the message.
+        outputs: Name -> shape. The one named "embedding" is taken, or the only one.
+
+    Raises:
+        ValueError: There is none or a choice, or it is not `(n, dim)`.
+    """
+    chosen = "embedding" if "embedding" in outputs else next(iter(outputs), None)
+    if len(outputs) == 1 or chosen == "embedding":
+        shape = tuple(outputs[chosen])
+        if len(shape) == 2 and isinstance(shape[1], int):
+            return chosen
+    raise ValueError(
+        f"{name} must have one output (n, dim), or one of that shape named "
+        f"'embedding'. Received: {outputs}"
+    )
+
+
+def content_hash(path, *settings) -> str:
+    """Hashes the bytes of a file, or of all files below a folder, and settings."""
+    path = pathlib.Path(path)
+    digest = hashlib.sha256(repr(settings).encode())
+    files = (
+        sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+    )
+    for file in files:
+        digest.update(f"{file.relative_to(path)}\0".encode())
+        with open(file, "rb") as stream:
+            for chunk in iter(lambda: stream.read(1 << 20), b""):
+                digest.update(chunk)
+    return digest.hexdigest()

@@ -1,0 +1,49 @@
+import os
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ekd_tf.data import evaluation_batches
+from ekd_tf.data.listed import ListedImages
+from ekd_tf.data.listed import images_below
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for k, name in enumerate(["b/2.png", "a/1.PNG", "3.png"]):
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        Image.fromarray(np.full((32, 32, 3), 40 * k, np.uint8)).save(path)
+    (tmp_path / "notes.txt").write_text("no image")
+    return tmp_path
+
+
+def test_reads_in_the_order_given(folder):
+    source = ListedImages("list", [folder / "3.png", folder / "b" / "2.png"])
+    (images,) = evaluation_batches(source, [0, 1], 32, 8)
+    np.testing.assert_array_equal(images[:, 0, 0, 0], [80, 0])
+    assert source.describe(1) == str(folder / "b" / "2.png")
+
+
+def test_finds_images_below_a_folder(folder):
+    source = images_below(folder)
+    names = [os.path.relpath(path, folder) for path in source.paths]
+    assert names == ["3.png", "a/1.PNG", "b/2.png"]
+
+
+def test_fingerprint_changes_with_a_file(folder):
+    before = images_below(folder).fingerprint
+    assert images_below(folder).fingerprint == before
+    Image.fromarray(np.zeros((40, 40, 3), np.uint8)).save(folder / "3.png")
+    assert images_below(folder).fingerprint != before
+
+
+def test_says_what_is_missing(folder):
+    with pytest.raises(ValueError, match="1 of 2 images do not exist: .*none.jpg"):
+        ListedImages("list", [folder / "3.png", folder / "none.jpg"])
+    with pytest.raises(ValueError, match="is not a directory"):
+        images_below(folder / "nowhere")
+    (folder / "empty").mkdir()
+    with pytest.raises(ValueError, match="empty holds no images"):
+        images_below(folder / "empty")

@@ -1,0 +1,100 @@
+import io
+import json
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+
+from ekd_tf.data import PairSet
+from ekd_tf.data import SyntheticFaces
+from ekd_tf.data.pairs import PairImages
+from ekd_tf.evaluation import Models
+from ekd_tf.evaluation import PairSetEvaluation
+from ekd_tf.evaluation import SourceEmbedder
+from ekd_tf.evaluation import verify_pairs
+
+
+def mean_of_patches(images):
+    """Embeds by left-right asymmetric sums, so that a mirror image differs."""
+    small = tf.image.resize(tf.cast(images, tf.float32), [4, 4], method="area")
+    weights = tf.range(1.0, 5.0)[None, None, :, None]
+    centred = small - tf.reduce_mean(small, axis=[1, 2, 3], keepdims=True)
+    return tf.reshape(centred * weights, [-1, 48])
+
+
+@pytest.fixture(scope="module")
+def faces():
+    """Images of 40 pairs, every second one of one identity."""
+    source = SyntheticFaces(identities=40, images_per_identity=2, size=32)
+    same = np.arange(40) % 2 == 0
+    left = 2 * np.arange(40)
+    right = np.where(same, left + 1, (left + 2) % 80)
+    return source.read(np.stack([left, right], axis=1).reshape(-1)), same
+
+
+@pytest.fixture(scope="module")
+def pairs(faces):
+    images, same = faces
+    encoded = []
+    for image in images:
+        png = io.BytesIO()
+        Image.fromarray(image).save(png, format="PNG")
+        encoded.append(png.getvalue())
+    return PairSet("toy", PairImages("toy.bin", encoded), same)
+
+
+def test_reports_with_and_without_flip(faces, pairs):
+    images, same = faces
+    model = SourceEmbedder(mean_of_patches, 32, batch_size=32)
+    result = PairSetEvaluation(pairs, fprs=(0.5,))(Models(model))
+    original = mean_of_patches(images).numpy()
+    mirrored = mean_of_patches(images[:, :, ::-1]).numpy()
+    for kind, rows in (("flip", original + mirrored), ("plain", original)):
+        expected = verify_pairs(rows, same, (0.5,), replicates=0)
+        found = result.reports["student"][kind]
+        assert found.accuracy_mean == pytest.approx(expected.accuracy_mean)
+        assert found.tpr[0.5] == pytest.approx(expected.tpr[0.5])
+    flip, plain = (result.reports["student"][k] for k in ("flip", "plain"))
+    assert flip.threshold != plain.threshold
+    assert result.scalars()["toy/accuracy"] == flip.accuracy_mean
+
+
+def test_without_mirror_images_there_is_one_report(pairs):
+    model = SourceEmbedder(mean_of_patches, 32, flip=False)
+    result = PairSetEvaluation(pairs, fprs=(0.5,))(Models(model))
+    assert result.reports["student"].keys() == {"plain"}
+    assert "without flip" in result.text()
+
+
+def test_compares_models_and_writes(pairs, tmp_path):
+    model = SourceEmbedder(mean_of_patches, 32)
+    result = PairSetEvaluation(pairs, "other", (0.5, 1e-3), replicates=20)(
+        Models(model, model)
+    )
+    result.write(tmp_path)
+    report = json.loads((tmp_path / "other.json").read_text())
+    assert report["teacher"] == report["student"]
+    low, high = report["student"]["flip"]["intervals"]["accuracy"]
+    assert low <= report["student"]["flip"]["accuracy_mean"] <= high
+    assert {path.name for path in tmp_path.glob("*.png")} == {
+        "other_roc.png",
+        "other_similarities.png",
+    }
+    text = result.text()
+    assert "| teacher, with flip " in text and "20 negative pairs" in text
+    assert "FPR 1e-3 is not measurable: it takes 10000 negative pairs" in text
+
+
+@pytest.mark.slow
+@pytest.mark.realdata
+def test_a_published_teacher_reaches_its_accuracy(realdata):
+    from ekd_tf import factory
+
+    (pairs,) = factory.make_pair_sets([str(realdata / "lfw" / "lfw_view1_test.bin")])
+    model = factory.make_source_embedder(
+        str(realdata / "teacher" / "mobilefacenet_y1.onnx"), flip=False
+    )
+    result = PairSetEvaluation(pairs)(Models(model))
+    report = result.reports["student"]["plain"]
+    assert (report.num_pairs, report.accuracy_best) == (1000, 0.99)

@@ -1,0 +1,98 @@
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from ekd_tf.data import SyntheticFaces
+from ekd_tf.evaluation import EmbeddingCache
+from ekd_tf.evaluation import Models
+from ekd_tf.evaluation import SourceEmbedder
+from ekd_tf.evaluation import embed
+
+
+class Corner:
+    """Embeds by the pixels of the upper left corner; counts the images it saw."""
+
+    def __init__(self):
+        self.seen = 0
+
+    def __call__(self, images):
+        images = np.asarray(images)
+        self.seen += len(images)
+        return images[:, :2, :2].reshape(len(images), 12).astype(np.float32) + 1
+
+
+@pytest.fixture(scope="module")
+def source():
+    return SyntheticFaces(identities=3, images_per_identity=2, size=32)
+
+
+def embedder(model, **arguments):
+    return SourceEmbedder(model, 32, batch_size=4, traceable=False, **arguments)
+
+
+def test_embeds_in_the_order_of_the_source(source):
+    expected = embed(
+        lambda x: tf.cast(tf.reshape(x[:, :2, :2], [-1, 12]), tf.float32) + 1,
+        [source.read(np.arange(6))],
+    )
+    np.testing.assert_allclose(embedder(Corner())(source), expected, atol=1e-6)
+
+
+def test_keeps_image_and_mirror_image_apart(source):
+    views = embedder(Corner()).views(source)
+    assert views.shape == (6, 2, 12) and views.dtype == np.float32
+    images = source.read(np.arange(6)).astype(np.float32)
+    for view, seen in enumerate((images, images[:, :, ::-1])):
+        np.testing.assert_array_equal(
+            views[:, view], seen[:, :2, :2].reshape(6, 12) + 1
+        )
+    assert embedder(Corner(), flip=False).views(source).shape == (6, 1, 12)
+
+
+def test_a_model_in_training_is_asked_each_time(source):
+    model = Corner()
+    embed = embedder(model)
+    embed(source)
+    seen = model.seen
+    embed(source)
+    assert model.seen == 2 * seen > 0
+
+
+def test_a_frozen_model_is_asked_once_per_source(source):
+    model = Corner()
+    embed = embedder(model, fingerprint="m")
+    first = embed(source)
+    seen = model.seen
+    np.testing.assert_array_equal(embed(source), first)
+    assert model.seen == seen
+    embed(SyntheticFaces(identities=3, images_per_identity=2, size=32, seed=1))
+    assert model.seen == 2 * seen
+
+
+@pytest.mark.parametrize(
+    ("change", "is_new"),
+    [({}, False), ({"fingerprint": "n"}, True), ({"flip": False}, True)],
+)
+def test_the_cache_outlives_the_object(source, tmp_path, change, is_new):
+    cache = EmbeddingCache(tmp_path)
+    embedder(Corner(), fingerprint="m", cache=cache)(source)
+    model = Corner()
+    arguments = {"fingerprint": "m", **change}
+    embedder(model, cache=EmbeddingCache(tmp_path), **arguments)(source)
+    assert (model.seen > 0) == is_new
+
+
+def test_tells_how_far_it_is(source):
+    told = []
+
+    def progress(name, images):
+        told.append((name, images))
+        return told.append
+
+    embedder(Corner(), progress=progress)(source)
+    assert told == [(source.name, 6), 4, 2]
+
+
+def test_models_are_named_the_teacher_first():
+    models = Models(student="s", teacher="t")
+    assert models.items() == [("teacher", "t"), ("student", "s")]

@@ -1,0 +1,59 @@
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from ekd_tf.teachers import SavedModelEmbedder
+
+
+def save(path, dtype=tf.uint8, shape=(None, 4, 4, 3), outputs=("embedding",)):
+    """Saves a model that embeds by a fixed matrix."""
+    matrix = tf.Variable(np.cos(np.arange(48 * 5)).reshape(48, 5), dtype=tf.float32)
+    module = tf.Module()
+    module.matrix = matrix
+
+    def embed(pixels):
+        rows = tf.reshape(tf.cast(pixels, tf.float32), [-1, 48]) @ matrix
+        return {name: rows + k for k, name in enumerate(outputs)}
+
+    module.embed = tf.function(embed, [tf.TensorSpec(shape, dtype, name="pixels")])
+    tf.saved_model.save(module, str(path), signatures=module.embed)
+    return matrix.numpy()
+
+
+def test_embeds_as_the_model_that_was_saved(rng, tmp_path):
+    matrix = save(tmp_path)
+    model = SavedModelEmbedder(tmp_path)
+    images = rng.integers(0, 256, (3, 4, 4, 3), np.uint8)
+    expected = images.reshape(3, 48) @ matrix
+    assert (model.input_size, model.embedding_dim) == (4, 5)
+    for call in (model, tf.function(model)):
+        np.testing.assert_allclose(call(tf.constant(images)), expected, rtol=1e-4)
+
+
+def test_float_channels_first_models_get_scaled_pixels(rng, tmp_path):
+    matrix = save(tmp_path, tf.float32, (None, 3, 4, 4))
+    model = SavedModelEmbedder(tmp_path, -1, 1)
+    images = rng.integers(0, 256, (2, 4, 4, 3), np.uint8)
+    pixels = images.transpose(0, 3, 1, 2).reshape(2, 48) / 127.5 - 1
+    np.testing.assert_allclose(model(images), pixels @ matrix, rtol=1e-4, atol=1e-4)
+
+
+def test_gives_no_gradient(rng, tmp_path):
+    save(tmp_path, tf.float32)
+    model = SavedModelEmbedder(tmp_path)
+    images = tf.constant(rng.random((2, 4, 4, 3)), tf.float32)
+    with tf.GradientTape() as tape:
+        tape.watch(images)
+        loss = tf.reduce_sum(model(images))
+    assert tape.gradient(loss, images) is None
+
+
+def test_says_what_is_missing(tmp_path):
+    with pytest.raises(ValueError, match="holds no saved_model.pb"):
+        SavedModelEmbedder(tmp_path)
+    save(tmp_path / "two", outputs=("a", "b"))
+    with pytest.raises(ValueError, match="one of that shape named 'embedding'"):
+        SavedModelEmbedder(tmp_path / "two")
+    tf.saved_model.save(tf.Module(), str(tmp_path / "none"))
+    with pytest.raises(ValueError, match="must have an endpoint 'serving_default'"):
+        SavedModelEmbedder(tmp_path / "none")
