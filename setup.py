@@ -50,6 +50,7 @@ setup(
             "ekd-train = ekd_tf.train:run",
             "ekd-evaluate = ekd_tf.evaluate:run",
             "ekd-export = ekd_tf.export_model:run",
+            "ekd-verify = ekd_tf.verify:run",
         ]
     },
 )

@@ -32,6 +32,23 @@ ON = flags.DEFINE_string(
 PAIRS = flags.DEFINE_list(
     "pairs", [], "Verification sets as NAME:PATH,... of .bin files."
 )
+IJB = flags.DEFINE_list(
+    "ijb",
+    [],
+    "Folders of IJB-B, IJB-C or sets laid out as they are (meta/, loose_crop/).",
+)
+IJB_SWITCHES = flags.DEFINE_list(
+    "ijb_switches",
+    "N1D1F1,N0D0F0",
+    "How images are pooled: N1 keep the norm, D1 multiply by the detector's score, F1 "
+    "add the mirror image. insightface reports N1D1F1, TFace N0D0F0. Or all.",
+)
+IDENTIFY = flags.DEFINE_bool(
+    "identify", False, "Search a gallery of --on too: ranks, TPIR at FPIRs."
+)
+DISTRACTORS = flags.DEFINE_string(
+    "distractors", None, "Images of other people that join that gallery, like --on."
+)
 FPRS = flags.DEFINE_list("fprs", "1e-1,1e-2,1e-3,1e-4", "Target FPRs.")
 FLIP = flags.DEFINE_bool("flip", True, "Add the embedding of the mirror image.")
 BATCH_SIZE = flags.DEFINE_integer("batch_size", 128, "Images per forward pass.", 1)
@@ -75,7 +92,7 @@ def main(argv):
 def evaluate():
     """Loads the models and the images, and prints and writes the figures."""
     # TensorFlow takes seconds to import: `--help` must not wait for it.
-    from ekd_tf import factory
+    from ekd_tf import evaluators
     from ekd_tf.evaluation import Models
 
     output = pathlib.Path(OUTPUT.value) if OUTPUT.value else None
@@ -83,14 +100,14 @@ def evaluate():
     arguments = {
         "flip": FLIP.value,
         "batch_size": BATCH_SIZE.value,
-        "cache": factory.make_cache(folder),
+        "cache": evaluators.make_cache(folder),
         "progress": _progress,
     }
-    evaluations, source = _evaluations(factory)
+    evaluations, source = _evaluations()
     models = Models(
-        factory.make_source_embedder(MODEL.value, **arguments),
-        factory.make_source_embedder(TEACHER.value, **arguments),
-        factory.make_source_embedder(BASELINE.value, **arguments),
+        evaluators.make_source_embedder(MODEL.value, **arguments),
+        evaluators.make_source_embedder(TEACHER.value, **arguments),
+        evaluators.make_source_embedder(BASELINE.value, **arguments),
     )
     texts = []
     for evaluation in evaluations:
@@ -116,14 +133,19 @@ def evaluate():
         _calibrate(models.student, source)
 
 
-def _evaluations(factory):
+def _evaluations():
     """Returns what to run, and the labelled source among it or None."""
+    from ekd_tf import evaluators
+    from ekd_tf import factory
+    from ekd_tf.data import read_template_set
+    from ekd_tf.evaluation import IdentificationEvaluation
+    from ekd_tf.evaluation import IJBEvaluation
     from ekd_tf.evaluation import LabelledEvaluation
     from ekd_tf.evaluation import PairSetEvaluation
 
     fprs = factory.numbers("fprs", FPRS.value)
-    pair_sets = factory.make_pair_sets(PAIRS.value)
-    source, evaluations = _source(factory, bool(pair_sets)), []
+    pair_sets = evaluators.make_pair_sets(PAIRS.value)
+    source, evaluations = _source(bool(pair_sets or IJB.value)), []
     if source is not None:
         evaluations.append(
             LabelledEvaluation(
@@ -135,20 +157,35 @@ def _evaluations(factory):
                 WORST.value,
             )
         )
-    for pairs in pair_sets:
+    if IDENTIFY.value or DISTRACTORS.value:
+        if source is None:
+            raise ValueError("`--identify` needs labelled images: give --on")
+        others = factory.make_source(DISTRACTORS.value) if DISTRACTORS.value else None
         evaluations.append(
-            PairSetEvaluation(
-                pairs,
-                fprs=fprs,
-                seed=SEED.value,
-                replicates=INTERVALS.value * _FOLD_REPLICATES,
-            )
+            IdentificationEvaluation("identification", source, others, seed=SEED.value)
         )
+    for pairs in pair_sets:
+        replicates = INTERVALS.value * _FOLD_REPLICATES
+        evaluations.append(
+            PairSetEvaluation(pairs, fprs=fprs, seed=SEED.value, replicates=replicates)
+        )
+    for folder in IJB.value:
+        templates = read_template_set(folder)
+        evaluations.append(IJBEvaluation(templates, fprs, _switches()))
     return evaluations, source
 
 
-def _source(factory, may_be_none):
+def _switches():
+    from ekd_tf.metrics import ALL_SWITCHES
+
+    if IJB_SWITCHES.value == ["all"]:
+        return [switches.name for switches in ALL_SWITCHES]
+    return IJB_SWITCHES.value
+
+
+def _source(may_be_none):
     """Returns the images of `--on`, or what the run of `--model` held out."""
+    from ekd_tf import factory
     from ekd_tf.session import sources_of_run
 
     if ON.value:

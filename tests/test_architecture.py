@@ -17,7 +17,7 @@ ROWS = [
     {"losses", "evaluation", "teachers"},
     {"training", "export"},
     {"factory"},
-    {"assembly"},
+    {"assembly", "evaluators"},
     {"record"},
     {"session"},
     ENTRY_POINTS,

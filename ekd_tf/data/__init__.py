@@ -6,6 +6,8 @@ from ekd_tf.data.augment import Augmentation
 from ekd_tf.data.augment import random_flip
 from ekd_tf.data.folder import FolderFaces
 from ekd_tf.data.joined import JoinedSources
+from ekd_tf.data.listed import ListedImages
+from ekd_tf.data.listed import images_below
 from ekd_tf.data.memory import InMemoryFaces
 from ekd_tf.data.pairs import PairSet
 from ekd_tf.data.pairs import pairs_from_list
@@ -21,6 +23,8 @@ from ekd_tf.data.source import Subset
 from ekd_tf.data.source import select_identities
 from ekd_tf.data.source import split_identities
 from ekd_tf.data.synthetic import SyntheticFaces
+from ekd_tf.data.templates import TemplateSet
+from ekd_tf.data.templates import read_template_set
 from ekd_tf.data.tface import read_tface
 from ekd_tf.data.tfrecord import TFRecordFaces
 
@@ -30,6 +34,7 @@ __all__ = [
     "FolderFaces",
     "InMemoryFaces",
     "JoinedSources",
+    "ListedImages",
     "PairSet",
     "Pipeline",
     "RecordIOFaces",
@@ -37,12 +42,15 @@ __all__ = [
     "Subset",
     "SyntheticFaces",
     "TFRecordFaces",
+    "TemplateSet",
     "align",
     "evaluation_batches",
+    "images_below",
     "make_pipeline",
     "pairs_from_list",
     "random_flip",
     "read_pairs",
+    "read_template_set",
     "read_tface",
     "select_identities",
     "similarity_transform",

@@ -15,6 +15,8 @@ from ekd_tf.evaluation.embed import embed
 from ekd_tf.evaluation.gap import GapPoint
 from ekd_tf.evaluation.gap import GapReport
 from ekd_tf.evaluation.gap import compare
+from ekd_tf.evaluation.identification import IdentificationEvaluation
+from ekd_tf.evaluation.ijb import IJBEvaluation
 from ekd_tf.evaluation.labelled import LabelledEvaluation
 from ekd_tf.evaluation.labelled import LabelledResult
 from ekd_tf.evaluation.pair_sets import PairSetEvaluation
@@ -36,6 +38,8 @@ __all__ = [
     "EmbeddingCache",
     "GapPoint",
     "GapReport",
+    "IJBEvaluation",
+    "IdentificationEvaluation",
     "LabelledEvaluation",
     "LabelledResult",
     "Models",

@@ -70,7 +70,7 @@ def operating_points(
         ValueError: A score is not finite, there are no positives or no
             negatives, or an FPR is outside [0, 1].
     """
-    positive, negative = _scores(positive_scores, negative_scores)
+    positive, negative = check_scores(positive_scores, negative_scores)
     targets = check_fprs(fprs)
     allowed = allowed_negatives(negative.size, targets)
     ranks = negative.size - 1 - allowed
@@ -158,7 +158,7 @@ def roc_curve(
         ValueError: A score is not finite, or there are no positives or no
             negatives.
     """
-    positive, negative = _scores(positive_scores, negative_scores)
+    positive, negative = check_scores(positive_scores, negative_scores)
     positive, negative = np.sort(positive), np.sort(negative)
     if max_points is None:
         chosen = np.concatenate([positive, negative])
@@ -195,7 +195,7 @@ def auc(positive_scores: np.ndarray, negative_scores: np.ndarray) -> float:
     Raises:
         ValueError: As `roc_curve`.
     """
-    positive, negative = _scores(positive_scores, negative_scores)
+    positive, negative = check_scores(positive_scores, negative_scores)
     negative = np.sort(negative)
     positive = np.sort(positive)
     below = np.searchsorted(negative, positive, side="left")
@@ -220,7 +220,7 @@ def equal_error_rate(positive_scores: np.ndarray, negative_scores: np.ndarray) -
     Raises:
         ValueError: As `roc_curve`.
     """
-    positive, negative = _scores(positive_scores, negative_scores)
+    positive, negative = check_scores(positive_scores, negative_scores)
     positive, negative = np.sort(positive), np.sort(negative)
 
     def rates(threshold):
@@ -286,8 +286,13 @@ def _fraction_above(ascending, thresholds):
     return above / ascending.size
 
 
-def _scores(positive_scores, negative_scores):
-    """Checks both sets of scores and gives them one float dtype."""
+def check_scores(positive_scores, negative_scores):
+    """Checks both sets of scores and gives them one float dtype.
+
+    Raises:
+        ValueError: A set is empty, has another dimension than 1, or holds a value that
+            is not finite.
+    """
     scores = {
         "positive_scores": np.asarray(positive_scores),
         "negative_scores": np.asarray(negative_scores),

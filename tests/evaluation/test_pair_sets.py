@@ -89,10 +89,10 @@ def test_compares_models_and_writes(pairs, tmp_path):
 @pytest.mark.slow
 @pytest.mark.realdata
 def test_a_published_teacher_reaches_its_accuracy(realdata):
-    from ekd_tf import factory
+    from ekd_tf import evaluators
 
-    (pairs,) = factory.make_pair_sets([str(realdata / "lfw" / "lfw_view1_test.bin")])
-    model = factory.make_source_embedder(
+    (pairs,) = evaluators.make_pair_sets([str(realdata / "lfw" / "lfw_view1_test.bin")])
+    model = evaluators.make_source_embedder(
         str(realdata / "teacher" / "mobilefacenet_y1.onnx"), flip=False
     )
     result = PairSetEvaluation(pairs)(Models(model))

@@ -1,0 +1,274 @@
+"""The list files of IJB-B and IJB-C, and their images, aligned by five points."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import hashlib
+import io
+import os
+import pathlib
+
+import numpy as np
+from PIL import Image
+
+from ekd_tf.data.alignment import TEMPLATE_SIZE
+from ekd_tf.data.alignment import align
+from ekd_tf.data.source import Source
+
+_NAMED = 5
+
+
+@dataclasses.dataclass(frozen=True)
+class TemplatePairs:
+    """Pairs of templates to verify.
+
+    Attributes:
+        first: Int32 `(pairs,)`, number of a template.
+        second: Int32 `(pairs,)`, number of the other.
+        same: Bool `(pairs,)`, whether both show one identity.
+    """
+
+    first: np.ndarray
+    second: np.ndarray
+    same: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class TemplateSubjects:
+    """Templates with their subjects, of a gallery or of probes.
+
+    Attributes:
+        template: Int64 `(k,)`, numbers of templates, each once.
+        subject: Int64 `(k,)`.
+    """
+
+    template: np.ndarray
+    subject: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class TemplateSet:
+    """IJB-B, IJB-C or a set laid out as they are.
+
+    Attributes:
+        name: String, such as "ijbc".
+        images: `Source` of the aligned images, in the order of the list.
+        template: Int64 `(images,)`, number of the template an image belongs to.
+        media: Int64 `(images,)`.
+        score: Float32 `(images,)`, of the face detector.
+        pairs: `TemplatePairs`, or None where there is no list.
+        galleries: Name -> `TemplateSubjects`; empty where there is no list.
+        probes: `TemplateSubjects`, or None.
+    """
+
+    name: str
+    images: Source
+    template: np.ndarray
+    media: np.ndarray
+    score: np.ndarray
+    pairs: TemplatePairs | None
+    galleries: dict[str, TemplateSubjects]
+    probes: TemplateSubjects | None
+
+
+class AlignedImages(Source):
+    """Reads loosely cropped faces and aligns each by its five points.
+
+    Labels say nothing: they are all 0.
+
+    Args:
+        root: Folder of the images.
+        names: Names of the files in it.
+        points: Float array `(n, 5, 2)`, (x, y) in pixels of the file's image.
+        size: Int, side of the aligned image in pixels.
+
+    Raises:
+        ValueError: Images are missing.
+    """
+
+    encoded = False
+    num_identities = 1
+
+    def __init__(self, root, names, points, size: int = TEMPLATE_SIZE):
+        self.name = os.fspath(root)
+        self._paths = [os.path.join(self.name, name) for name in names]
+        self._points = points
+        self._size = size
+        self.labels = np.zeros(len(names), np.int32)
+        missing = [path for path in self._paths if not os.path.isfile(path)]
+        if missing:
+            raise ValueError(
+                f"{root}: {len(missing):,} of {len(names):,} listed images are "
+                f"missing, such as {', '.join(missing[:_NAMED])}"
+            )
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash of the names, the points and the size."""
+        digest = hashlib.sha256(f"{self._size} {self.name}".encode())
+        digest.update("\n".join(self._paths).encode())
+        digest.update(np.ascontiguousarray(self._points, np.float32))
+        return digest.hexdigest()
+
+    def read(self, indices):
+        return np.stack([self._read_one(int(index)) for index in indices])
+
+    def _read_one(self, index):
+        path = self._paths[index]
+        try:
+            with Image.open(io.BytesIO(pathlib.Path(path).read_bytes())) as image:
+                pixels = np.asarray(image.convert("RGB"))
+            return align(pixels, self._points[index], self._size)
+        # Damaged files raise nearly anything out of Pillow's parsers.
+        except Exception as error:
+            raise ValueError(f"{path} cannot be aligned: {error}") from error
+
+    def describe(self, index: int) -> str:
+        return self._paths[index]
+
+
+def read_template_set(root, name: str | None = None) -> TemplateSet:
+    """Reads a set of templates.
+
+    Layout: `meta/<name>_face_tid_mid.txt` (image, template, media),
+    `meta/<name>_name_5pts_score.txt` (image, ten numbers, detector score),
+    `meta/<name>_template_pair_label.txt` (two templates, 0 or 1), images in
+    `loose_crop/`. For searches `meta/<name>_1N_gallery_*.csv` and
+    `meta/<name>_1N_probe_*.csv`, whose first columns are template and subject.
+
+    Args:
+        root: The folder.
+        name: Such as "ijbc". Default: that of the one `*_face_tid_mid.txt`.
+
+    Raises:
+        ValueError: A list is missing or malformed, lists disagree, or images are
+            missing.
+    """
+    meta = pathlib.Path(root) / "meta"
+    lists = sorted(meta.glob("*_face_tid_mid.txt"))
+    if name is None:
+        if len(lists) != 1:
+            raise ValueError(
+                f"{meta} must hold one *_face_tid_mid.txt, or the set must be named. "
+                f"Found: {[path.name for path in lists]}"
+            )
+        name = lists[0].name[: -len("_face_tid_mid.txt")]
+    names, template, media = read_media_list(meta / f"{name}_face_tid_mid.txt")
+    named, points, score = read_landmarks(meta / f"{name}_name_5pts_score.txt")
+    if names != named:
+        raise ValueError(
+            f"{meta}: the two lists of {name} must name the same images in the same "
+            f"order. Received: {len(names):,} and {len(named):,} names"
+        )
+    pairs = meta / f"{name}_template_pair_label.txt"
+    galleries = {
+        path.stem.rpartition("_")[2]: read_subjects([path])
+        for path in sorted(meta.glob(f"{name}_1N_gallery_*.csv"))
+    }
+    probes = sorted(meta.glob(f"{name}_1N_probe_*.csv"))
+    return TemplateSet(
+        name=name,
+        images=AlignedImages(pathlib.Path(root) / "loose_crop", names, points),
+        template=template,
+        media=media,
+        score=score,
+        pairs=read_template_pairs(pairs) if pairs.is_file() else None,
+        galleries=galleries,
+        probes=read_subjects(probes) if probes else None,
+    )
+
+
+def read_media_list(path) -> tuple[list[str], np.ndarray, np.ndarray]:
+    """Reads lines `image template media`.
+
+    Returns:
+        `(names, template, media)`: a list, and int64 `(n,)` twice.
+
+    Raises:
+        ValueError: The file is missing or a line is something else.
+    """
+    names, numbers = _table(path, 2, np.int64)
+    return names, numbers[:, 0], numbers[:, 1]
+
+
+def read_landmarks(path) -> tuple[list[str], np.ndarray, np.ndarray]:
+    """Reads lines `image x1 y1 ... x5 y5 score`.
+
+    Returns:
+        `(names, points, score)`: a list, float32 `(n, 5, 2)` and float32 `(n,)`.
+
+    Raises:
+        ValueError: The file is missing or a line is something else.
+    """
+    names, numbers = _table(path, 11, np.float32)
+    return names, numbers[:, :10].reshape(-1, 5, 2), numbers[:, 10]
+
+
+def read_template_pairs(path) -> TemplatePairs:
+    """Reads lines `template template 0|1`, 16 million of them in IJB-C.
+
+    Raises:
+        ValueError: The file is missing or holds something else.
+    """
+    numbers = _load(path, np.int32)
+    if numbers.shape[1] != 3 or not np.isin(numbers[:, 2], (0, 1)).all():
+        raise ValueError(
+            f"{path} must hold lines of two templates and 0 or 1. Received: "
+            f"{numbers.shape[1]} columns, the last of {np.unique(numbers[:, -1])[:5]}"
+        )
+    return TemplatePairs(numbers[:, 0], numbers[:, 1], numbers[:, 2] == 1)
+
+
+def read_subjects(paths) -> TemplateSubjects:
+    """Reads the first two columns, template and subject, of CSV files with a header.
+
+    Raises:
+        ValueError: A line is something else, or a template has two subjects.
+    """
+    found = {}
+    for path in paths:
+        with open(path, newline="", encoding="utf-8") as file:
+            for number, row in enumerate(csv.reader(file)):
+                if not number or not row:
+                    continue
+                try:
+                    template, subject = int(row[0]), int(row[1])
+                except (ValueError, IndexError):
+                    raise ValueError(
+                        f"{path}: line {number + 1} must begin with a template and a "
+                        f"subject. Received: {','.join(row)[:80]!r}"
+                    ) from None
+                if found.setdefault(template, subject) != subject:
+                    raise ValueError(
+                        f"{path}: template {template} is of subject {subject} and of "
+                        f"{found[template]}"
+                    )
+    return TemplateSubjects(
+        np.array(list(found), np.int64), np.array(list(found.values()), np.int64)
+    )
+
+
+def _table(path, columns, dtype):
+    """Reads lines of a name and as many numbers as `columns`."""
+    numbers = _load(path, dtype, usecols=range(1, columns + 1))
+    with open(path, encoding="utf-8") as file:
+        rows = [line.split() for line in file if line.strip()]
+    wrong = [number for number, row in enumerate(rows, 1) if len(row) != columns + 1]
+    if wrong:
+        raise ValueError(
+            f"{path}: line {wrong[0]} must have a name and {columns} numbers. "
+            f"Received: {' '.join(rows[wrong[0] - 1])[:80]!r}"
+        )
+    return [row[0] for row in rows], numbers
+
+
+def _load(path, dtype, **arguments):
+    """Reads a file of numbers without a Python object for each."""
+    try:
+        numbers = np.loadtxt(path, dtype, comments=None, ndmin=2, **arguments)
+    except (OSError, ValueError, OverflowError) as error:
+        raise ValueError(f"{path} cannot be read: {error}") from error
+    if not np.isfinite(numbers).all():
+        raise ValueError(f"{path} cannot be read: a number is not finite")
+    return numbers

@@ -1,0 +1,158 @@
+"""Searches of a gallery: ranks, and identification rates at thresholds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from ekd_tf.checks import check_positive
+from ekd_tf.metrics.normalize import normalize_rows
+from ekd_tf.metrics.roc import operating_points
+
+# Scores in memory at a time, of a block of probes against the gallery.
+_SCORES = 1 << 22
+
+
+class GallerySearch:
+    """Searches a gallery for each probe; more of the gallery may follow.
+
+    Scores are cosines. A probe whose identity is in the gallery has a mate: the
+    gallery row of that identity with the highest score. Its rank is one more than the
+    number of rows of other identities that score at least as high, so ties count
+    against the mate and a collapsed model is at the end of the list.
+
+    Args:
+        probes: Float array `(probes, dim)`. Normalised here.
+        probe_identity: Integer array `(probes,)`.
+        gallery: Float array `(rows, dim)`, at least one row. Normalised here.
+        gallery_identity: Integer array `(rows,)`.
+
+    Attributes:
+        mated: Bool `(probes,)`, whether the probe's identity is in the gallery.
+        mate_score: Float32 `(probes,)`; -inf for probes without a mate.
+        rank: Int64 `(probes,)`, from 1; 0 for probes without a mate.
+        best_other: Float32 `(probes,)`, highest score of a row of another identity;
+            -inf where there is none.
+
+    Raises:
+        ValueError: Lengths differ, or an embedding is not finite or all zero.
+    """
+
+    def __init__(self, probes, probe_identity, gallery, gallery_identity):
+        self._probes = normalize_rows(probes).astype(np.float32, copy=False)
+        gallery = normalize_rows(gallery).astype(np.float32, copy=False)
+        probe_identity = _check_identities("probe", probe_identity, self._probes)
+        gallery_identity = _check_identities("gallery", gallery_identity, gallery)
+        count = len(self._probes)
+        self.mate_score = np.full(count, -np.inf, np.float32)
+        self.best_other = np.full(count, -np.inf, np.float32)
+        self._above = np.zeros(count, np.int64)
+        step = max(1, _SCORES // max(len(gallery), 1))
+        for start in range(0, count, step):
+            part = slice(start, start + step)
+            scores = self._probes[part] @ gallery.T
+            same = probe_identity[part, None] == gallery_identity[None]
+            mate = np.where(same, scores, -np.inf).max(axis=1)
+            others = np.where(same, -np.inf, scores)
+            self.mate_score[part] = mate
+            self.best_other[part] = others.max(axis=1)
+            self._above[part] = np.count_nonzero(
+                (others >= mate[:, None]) & ~same, axis=1
+            )
+        self.mated = np.isin(probe_identity, gallery_identity)
+
+    @property
+    def rank(self) -> np.ndarray:
+        return np.where(self.mated, self._above + 1, 0)
+
+    def add_distractors(self, embeddings: np.ndarray) -> None:
+        """Adds gallery rows of identities that no probe shows.
+
+        Args:
+            embeddings: Float array `(k, dim)`. Normalised here.
+        """
+        rows = normalize_rows(embeddings).astype(np.float32, copy=False)
+        step = max(1, _SCORES // max(len(rows), 1))
+        for start in range(0, len(self._probes), step):
+            part = slice(start, start + step)
+            scores = self._probes[part] @ rows.T
+            if not scores.size:
+                return
+            mate = self.mate_score[part, None]
+            self._above[part] += np.count_nonzero(scores >= mate, axis=1)
+            self.best_other[part] = np.maximum(
+                self.best_other[part], scores.max(axis=1)
+            )
+
+
+def rank_rates(rank: np.ndarray, ranks: Sequence[int] = (1, 5, 10)) -> np.ndarray:
+    """Gives the fraction of probes whose mate is among the first k.
+
+    Args:
+        rank: Int array `(probes,)` of mated probes, from 1.
+        ranks: The k, each > 0.
+
+    Returns:
+        Float64 `(len(ranks),)`.
+
+    Raises:
+        ValueError: There is no probe, or one has no mate.
+    """
+    rank = np.asarray(rank)
+    if not rank.size or rank.min() < 1:
+        raise ValueError(
+            "A rank needs probes with a mate in the gallery. Received: "
+            f"{rank.size} probes, {np.count_nonzero(rank < 1)} of them without"
+        )
+    for k in ranks:
+        check_positive("ranks", k)
+    return np.array([np.mean(rank <= k) for k in ranks])
+
+
+def tpir_at_fpir(
+    mate_score: np.ndarray,
+    rank: np.ndarray,
+    best_unknown: np.ndarray,
+    fpirs: Sequence[float],
+) -> tuple[np.ndarray, np.ndarray]:
+    """Finds identification rates where searches of unknown people seldom return one.
+
+    The threshold is the smallest at which the fraction of non-mated searches that
+    return anyone above it does not exceed the FPIR. A mated search succeeds when the
+    mate is first and above the threshold.
+
+    Args:
+        mate_score: Float array `(mated,)`, of searches whose identity is enrolled.
+        rank: Int array `(mated,)`, from 1.
+        best_unknown: Float array `(unknown,)`, the highest score of each search whose
+            identity is not.
+        fpirs: Target FPIRs in [0, 1].
+
+    Returns:
+        `(tpir, thresholds)`, float64 `(len(fpirs),)` each. A target that lets through
+        less than one search gets the figure at FPIR 0.
+
+    Raises:
+        ValueError: There are no searches of a kind, or a score is not finite.
+
+    Reference:
+        NIST's open-set identification with one candidate (IJB-C). insightface counts
+        every false gallery entry of a mated search instead, so its TPIRs differ.
+    """
+    points = operating_points(mate_score, best_unknown, fpirs)
+    first = np.asarray(rank) == 1
+    thresholds = np.array([point.threshold for point in points])
+    scores = np.asarray(mate_score)
+    tpir = [np.mean(first & (scores > np.asarray(t, scores.dtype))) for t in thresholds]
+    return np.array(tpir), thresholds
+
+
+def _check_identities(name, identities, rows):
+    identities = np.asarray(identities)
+    if identities.shape != (len(rows),) or not len(rows):
+        raise ValueError(
+            f"The {name} must have one identity per embedding and not be empty. "
+            f"Received: {len(rows)} embeddings, identities of shape {identities.shape}"
+        )
+    return identities

@@ -1,0 +1,163 @@
+"""Many images of a face to one template, as the IJB protocols pool them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from collections.abc import Sequence
+
+import numpy as np
+
+from ekd_tf.checks import check_positive
+from ekd_tf.metrics.normalize import normalize_rows
+
+
+@dataclasses.dataclass(frozen=True)
+class Switches:
+    """How the embedding of an image enters its template.
+
+    Attributes:
+        keep_norm: N1 keeps the embedding's norm, N0 normalises it first.
+        detector_score: D1 multiplies it by the detector's score, D0 does not.
+        flip: F1 adds the embedding of the mirror image first, F0 does not.
+    """
+
+    keep_norm: bool
+    detector_score: bool
+    flip: bool
+
+    @property
+    def name(self) -> str:
+        """Spelled as `N1D1F1`."""
+        return f"N{self.keep_norm:d}D{self.detector_score:d}F{self.flip:d}"
+
+    @classmethod
+    def parse(cls, name: str) -> Switches:
+        """Reads `N1D1F1`.
+
+        Raises:
+            ValueError: It is spelled otherwise.
+        """
+        text = name.upper()
+        if [text[0::2], len(text)] != ["NDF", 6] or set(text[1::2]) - set("01"):
+            raise ValueError(
+                f"Switches must be spelled like N1D1F1, each 0 or 1. Received: {name!r}"
+            )
+        return cls(*(digit == "1" for digit in text[1::2]))
+
+
+ALL_SWITCHES = tuple(
+    Switches(n, d, f)
+    for n in (False, True)
+    for d in (False, True)
+    for f in (False, True)
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class TemplateList:
+    """Which image belongs to which template and media.
+
+    Attributes:
+        template: Int64 `(images,)`, number of the template.
+        media: Int64 `(images,)`, number of the media: frames of one video share it.
+        score: Float32 `(images,)`, of the face detector; finite.
+    """
+
+    template: np.ndarray
+    media: np.ndarray
+    score: np.ndarray
+
+    @property
+    def templates(self) -> np.ndarray:
+        """The numbers of the templates, rising."""
+        return np.unique(self.template)
+
+
+def pool_templates(
+    read: Callable[[np.ndarray], np.ndarray],
+    images: TemplateList,
+    switches: Sequence[Switches],
+    chunk: int = 4096,
+) -> dict[str, np.ndarray]:
+    r"""Pools embeddings into templates, reading each embedding once.
+
+    With f the embedding of an image after the switches, mean inside a media, sum over
+    the media of a template, then the norm:
+
+    $$ t \propto \sum_{media} \frac{1}{|media|} \sum_{image \in media} f_{image} $$
+
+    Beside the templates only `chunk` embeddings are in memory: images are read in the
+    order of template and media, and each adds `f / |media|` to its template.
+
+    Args:
+        read: Function of image numbers, int64 `(k,)`, that returns raw embeddings,
+            float32 `(k, views, dim)`: of the image and, for F1, of its mirror image.
+        images: The lists.
+        switches: The kinds of templates wanted.
+        chunk: Int > 0, embeddings read at a time.
+
+    Returns:
+        Name of the switches -> float32 `(templates, dim)`, rows of unit length in the
+        order of `images.templates`.
+
+    Raises:
+        ValueError: F1 is wanted of embeddings with one view, or an embedding or the sum
+            of a template is not finite or all zero.
+
+    Reference:
+        insightface `arcface_torch/eval_ijbc.py` `image2template_feature`, there in
+        float64 with all embeddings in memory. Sums here are float64 within a chunk and
+        float32 between them.
+    """
+    check_positive("chunk", chunk)
+    order = np.lexsort([images.media, images.template])
+    template, media = images.template[order], images.media[order]
+    new_template = np.append(True, template[1:] != template[:-1])
+    new_media = new_template | np.append(True, media[1:] != media[:-1])
+    row = np.cumsum(new_template) - 1
+    media_number = np.cumsum(new_media) - 1
+    share = 1 / np.bincount(media_number)[media_number]
+
+    pooled = {}
+    for start in range(0, order.size, chunk):
+        part = slice(start, start + chunk)
+        views = np.asarray(read(order[part]))
+        score = images.score[order[part]]
+        first = row[part][0]
+        # Where the rows of each template in the chunk begin.
+        begins = np.flatnonzero(np.diff(row[part], prepend=first - 1))
+        for kind in switches:
+            weighted = _weigh(views, score, kind, order[part]) * share[part, None]
+            sums = np.add.reduceat(weighted, begins, axis=0)
+            if kind.name not in pooled:
+                size = (int(row[-1]) + 1, sums.shape[1])
+                pooled[kind.name] = np.zeros(size, np.float32)
+            pooled[kind.name][first : first + len(sums)] += sums.astype(np.float32)
+    for name, sums in pooled.items():
+        pooled[name] = normalize_rows(sums)
+    return pooled
+
+
+def _weigh(views, score, kind, numbers):
+    """Returns what each image adds to its media's mean, float64 `(k, dim)`."""
+    if kind.flip and views.shape[1] < 2:
+        raise ValueError(
+            f"{kind.name} adds embeddings of mirror images. Received: embeddings of "
+            "the images alone"
+        )
+    raw = views[:, 0].astype(np.float64)
+    if kind.flip:
+        raw += views[:, 1]
+    norm = np.sqrt(np.einsum("nd,nd->n", raw, raw))
+    bad = np.flatnonzero(~np.isfinite(norm) | (norm == 0))
+    if bad.size:
+        raise ValueError(
+            f"Every embedding must be finite and non-zero. Received: {bad.size} that "
+            f"are not, the first of image {numbers[bad[0]]}"
+        )
+    if not kind.keep_norm:
+        raw /= norm[:, None]
+    if kind.detector_score:
+        raw *= score[:, None]
+    return raw

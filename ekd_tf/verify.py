@@ -1,0 +1,135 @@
+"""Tells whether two images show one person: `python -m ekd_tf.verify A.jpg B.jpg`.
+
+Faces must be aligned as in training. With `--gallery DIR` the images given are looked
+up among those of a folder instead.
+"""
+
+import sys
+
+from absl import app
+from absl import flags
+
+MODEL = flags.DEFINE_string(
+    "model",
+    None,
+    "A .keras, .onnx or .tflite file, a SavedModel's directory or a run's workdir.",
+)
+GALLERY = flags.DEFINE_string(
+    "gallery", None, "Folder whose images nearest to each image given are listed."
+)
+NEAREST = flags.DEFINE_integer("nearest", 5, "How many of the gallery to list.", 1)
+THRESHOLD = flags.DEFINE_float(
+    "threshold",
+    None,
+    "Cosine above which two images count as one person. Default: the calibrated one "
+    "of the model's card.json.",
+)
+FLIP = flags.DEFINE_bool(
+    "flip",
+    None,
+    "Add the embedding of the mirror image. Default: as the model was calibrated.",
+)
+CACHE = flags.DEFINE_string(
+    "cache", None, "Folder to keep the gallery's embeddings in."
+)
+
+
+def main(argv):
+    """Runs the comparison the flags and arguments describe."""
+    images = argv[1:]
+    if GALLERY.value is None and len(images) != 2:
+        raise app.UsageError(f"Give two images. Received: {' '.join(images) or 'none'}")
+    if not images:
+        raise app.UsageError("Give an image to look up in --gallery.")
+    try:
+        verify(images)
+    except ValueError as error:
+        raise SystemExit(f"ekd_tf.verify: {error}") from None
+
+
+def verify(images):
+    """Embeds the images and prints cosines and decisions.
+
+    Args:
+        images: Paths.
+    """
+    # TensorFlow takes seconds to import: `--help` must not wait for it.
+    import tensorflow as tf
+
+    from ekd_tf import evaluators
+    from ekd_tf.data import ListedImages
+    from ekd_tf.data import images_below
+    from ekd_tf.evaluation import card_path
+    from ekd_tf.evaluation import read_calibration
+
+    calibration = read_calibration(card_path(MODEL.value.partition("@")[0]))
+    flip = FLIP.value
+    if flip is None:
+        flip = calibration is None or calibration.flip
+    embedder = evaluators.make_source_embedder(
+        MODEL.value, flip=flip, cache=evaluators.make_cache(CACHE.value)
+    )
+    decide = _decision(calibration, flip)
+    try:
+        rows = embedder(ListedImages("the images given", images))
+        if GALLERY.value is None:
+            sys.stdout.write(decide(float(rows[0] @ rows[1])) + "\n")
+            return
+        gallery = images_below(GALLERY.value)
+        cosines = rows @ embedder(gallery).T
+    except tf.errors.OpError as error:
+        # The reader's words stand in the last line of what tf.data makes of them.
+        raise ValueError(_last_words(error)) from error
+    for image, of_image in zip(images, cosines):
+        sys.stdout.write(f"{image}\n")
+        for place in (-of_image).argsort(kind="stable")[: NEAREST.value]:
+            said = decide(float(of_image[place]))
+            sys.stdout.write(f"  {gallery.paths[place]}  {said}\n")
+
+
+def _decision(calibration, flip):
+    """Returns a function of a cosine that words the decision."""
+    from ekd_tf.evaluation import format_fpr
+
+    threshold = THRESHOLD.value
+    if threshold is not None:
+        why = "as given by --threshold"
+    elif calibration is None:
+        return lambda cosine: (
+            f"cosine {cosine:.4f}: no decision, as no threshold is known: calibrate by "
+            "ekd_tf.evaluate --calibrate_fpr=1e-4 --on=... or give --threshold"
+        )
+    elif calibration.flip != flip:
+        raise ValueError(
+            f"The threshold was calibrated {'with' if calibration.flip else 'without'} "
+            "flip, so cosines must be made in the same way. Leave --flip out, or give "
+            "--threshold"
+        )
+    else:
+        threshold = calibration.threshold
+        why = (
+            f"calibrated for FPR {format_fpr(calibration.fpr)} on {calibration.source}"
+        )
+
+    def decide(cosine):
+        verdict = "one person" if cosine > threshold else "two people"
+        return f"cosine {cosine:.4f}: {verdict} (threshold {threshold:.4f}, {why})"
+
+    return decide
+
+
+def _last_words(error):
+    lines = [
+        line.strip() for line in str(error).splitlines() if "cannot decode" in line
+    ]
+    return lines[-1].partition("ValueError: ")[2] or lines[-1] if lines else str(error)
+
+
+def run():
+    """Entry point of the console script."""
+    flags.mark_flag_as_required("model")
+    app.run(main)
+
+
+if __name__ == "__main__":
+    run()

@@ -1,0 +1,136 @@
+import numpy as np
+import pytest
+from PIL import Image
+
+from ekd_tf.data.alignment import align
+from ekd_tf.data.templates import AlignedImages
+from ekd_tf.data.templates import read_landmarks
+from ekd_tf.data.templates import read_media_list
+from ekd_tf.data.templates import read_subjects
+from ekd_tf.data.templates import read_template_pairs
+from ekd_tf.data.templates import read_template_set
+
+POINTS = np.array([[30, 40], [70, 41], [50, 62], [35, 80], [66, 81]], np.float32)
+
+
+def write_set(root, rng, name="toy", images=6):
+    """Writes a set of three templates of two images each."""
+    (root / "meta").mkdir(parents=True)
+    (root / "loose_crop").mkdir()
+    names = [f"{k + 1}.png" for k in range(images)]
+    for file in names:
+        pixels = rng.integers(0, 256, (100, 110, 3), np.uint8)
+        Image.fromarray(pixels).save(root / "loose_crop" / file)
+    meta = root / "meta" / name
+    lines = {
+        "face_tid_mid.txt": [
+            f"{f} {10 * (k // 2) + 10} {k // 3 + 7}" for k, f in enumerate(names)
+        ],
+        "name_5pts_score.txt": [
+            f"{f} {' '.join(f'{v:.2f}' for v in (POINTS + k).ravel())} 0.{k + 1}"
+            for k, f in enumerate(names)
+        ],
+        "template_pair_label.txt": ["10 20 0", "10 30 1", "20 30 0"],
+        "1N_gallery_G1.csv": ["TEMPLATE_ID,SUBJECT_ID,FILE", "10,5,a", "10,5,b"],
+        "1N_gallery_G2.csv": ["TEMPLATE_ID,SUBJECT_ID,FILE", "20,6,c"],
+        "1N_probe_mixed.csv": ["TEMPLATE_ID,SUBJECT_ID,FILE", "30,5,d", "20,6,e"],
+    }
+    for what, content in lines.items():
+        (meta.parent / f"{name}_{what}").write_text("\n".join(content) + "\n")
+    return root
+
+
+@pytest.fixture
+def root(rng, tmp_path):
+    return write_set(tmp_path / "set", rng)
+
+
+def test_reads_the_lists(root):
+    found = read_template_set(root)
+    assert found.name == "toy"
+    np.testing.assert_array_equal(found.template, [10, 10, 20, 20, 30, 30])
+    np.testing.assert_array_equal(found.media, [7, 7, 7, 8, 8, 8])
+    np.testing.assert_allclose(found.score, [0.1, 0.2, 0.3, 0.4, 0.5, 0.6])
+    np.testing.assert_array_equal(found.pairs.first, [10, 10, 20])
+    np.testing.assert_array_equal(found.pairs.second, [20, 30, 30])
+    np.testing.assert_array_equal(found.pairs.same, [False, True, False])
+    assert found.galleries.keys() == {"G1", "G2"}
+    np.testing.assert_array_equal(found.galleries["G1"].template, [10])
+    np.testing.assert_array_equal(found.probes.subject, [5, 6])
+
+
+def test_aligns_each_image_by_its_points(root):
+    images = read_template_set(root).images
+    found = images.read(np.array([3, 0]))
+    for row, k in enumerate((3, 0)):
+        with Image.open(root / "loose_crop" / f"{k + 1}.png") as image:
+            expected = align(np.asarray(image), POINTS + k)
+        np.testing.assert_array_equal(found[row], expected)
+    assert images.describe(3).endswith("4.png")
+    assert not images.encoded
+
+
+def test_lists_of_searches_and_pairs_may_be_missing(root):
+    for path in [
+        *root.glob("meta/*1N*"),
+        root / "meta" / "toy_template_pair_label.txt",
+    ]:
+        path.unlink()
+    found = read_template_set(root, "toy")
+    assert (found.pairs, found.galleries, found.probes) == (None, {}, None)
+
+
+def test_fingerprint_changes_with_the_points(root):
+    names = ["1.png", "2.png"]
+    points = np.stack([POINTS, POINTS])
+    prints = {
+        AlignedImages(root / "loose_crop", names, p, size).fingerprint
+        for p, size in ((points, 112), (points + 1, 112), (points, 96))
+    }
+    assert len(prints) == 3
+
+
+def test_names_missing_and_damaged_images(root):
+    (root / "loose_crop" / "2.png").write_text("no image")
+    images = read_template_set(root).images
+    with pytest.raises(ValueError, match=r"2.png cannot be aligned"):
+        images.read(np.array([1]))
+    (root / "loose_crop" / "2.png").unlink()
+    with pytest.raises(ValueError, match="1 of 6 listed images are missing.*2.png"):
+        read_template_set(root)
+
+
+@pytest.mark.parametrize(
+    ("reader", "text", "message"),
+    [
+        (read_media_list, "1.jpg 1\n", "cannot be read"),
+        (read_media_list, "1.jpg 1 x\n", "cannot be read"),
+        (read_media_list, "1.jpg 1 2 3\n", "line 1 must have a name and 2 numbers"),
+        (read_landmarks, "1.jpg 1 2 3\n", "cannot be read"),
+        (read_landmarks, "1.jpg" + " nan" * 11 + "\n", "not finite"),
+        (read_template_pairs, "1 2 2\n", "lines of two templates and 0 or 1"),
+        (read_template_pairs, "1 2\n", "2 columns"),
+        (lambda p: read_subjects([p]), "A,B\nx,2\n", "line 2 must begin with"),
+        (lambda p: read_subjects([p]), "A,B\n1,2\n1,3\n", "subject 3 and of 2"),
+    ],
+)
+def test_says_what_is_wrong_with_a_list(tmp_path, reader, text, message):
+    path = tmp_path / "list.txt"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=message):
+        reader(path)
+
+
+def test_says_which_list_is_missing(root, tmp_path):
+    with pytest.raises(ValueError, match=r"must hold one \*_face_tid_mid.txt"):
+        read_template_set(tmp_path)
+    (root / "meta" / "toy_name_5pts_score.txt").unlink()
+    with pytest.raises(ValueError, match="toy_name_5pts_score.txt cannot be read"):
+        read_template_set(root)
+
+
+def test_lists_must_agree(root):
+    path = root / "meta" / "toy_name_5pts_score.txt"
+    path.write_text("".join(sorted(path.read_text().splitlines(True), reverse=True)))
+    with pytest.raises(ValueError, match="same images in the same order"):
+        read_template_set(root)

@@ -1,0 +1,107 @@
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+from ekd_tf.evaluation import IdentificationEvaluation
+from ekd_tf.evaluation import Models
+from ekd_tf.evaluation.identification import split_searches
+
+
+@dataclasses.dataclass
+class Labelled:
+    """Stands for a source: its labels and the embeddings of its images."""
+
+    labels: np.ndarray
+    embeddings: np.ndarray
+    name: str = "toy"
+
+    def __len__(self):
+        return len(self.labels)
+
+
+def draw(rng, identities=30, images=4, noise=1.0, dim=8):
+    labels = np.repeat(np.arange(identities), images)
+    centres = rng.normal(size=(identities, dim))[labels]
+    return Labelled(labels, centres + noise * rng.normal(size=centres.shape))
+
+
+def model(source):
+    return source.embeddings
+
+
+def unit(rows):
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+def test_divides_images_into_gallery_probes_and_unknown(rng):
+    labels = np.append(np.repeat(np.arange(10), 4), [77, 78])
+    gallery, probes, unknown = split_searches(labels, 0.25, rng)
+    together = np.concatenate([gallery, probes, unknown])
+    np.testing.assert_array_equal(np.sort(together), np.arange(42))
+    # A quarter of twelve identities is left out, and those with one image.
+    assert gallery.size == 7
+    assert np.unique(labels[gallery]).size == 7
+    assert set(labels[probes]) == set(labels[gallery])
+    assert set(labels[unknown]) == set(labels) - set(labels[gallery])
+    assert {77, 78} <= set(labels[unknown])
+
+
+def test_rates_match_loops(rng):
+    source, distractors = draw(rng), draw(rng, identities=150, images=1)
+    evaluation = IdentificationEvaluation("faces", source, distractors, seed=5)
+    report = evaluation(Models(model)).reports["student"]
+    gallery, probes, unknown = split_searches(
+        source.labels, 0.2, again := np.random.default_rng(5)
+    )
+    order = again.permutation(150)
+    rows, others = unit(source.embeddings), unit(distractors.embeddings)
+    for size in (0, 10, 100, 150):
+        first = 0
+        for p in probes:
+            scores = rows[gallery] @ rows[p]
+            mate = source.labels[gallery] == source.labels[p]
+            rival = max(scores[~mate].max(), *(others[order[:size]] @ rows[p]), -2, -2)
+            first += scores[mate][0] > rival
+        found = report.rank_1[size] if size else report.rank[1]
+        assert found == pytest.approx(first / probes.size)
+    assert report.rank_1.keys() == {10, 100, 150}
+    assert (report.num_gallery, report.num_unknown) == (24, unknown.size)
+    assert 0 < report.tpir[0.1] <= report.rank[1]
+
+
+def test_more_distractors_never_help(rng):
+    source, distractors = draw(rng, noise=1.5), draw(rng, identities=1200, images=1)
+    evaluation = IdentificationEvaluation("faces", source, distractors)
+    rates = list(evaluation(Models(model)).reports["student"].rank_1.values())
+    assert rates == sorted(rates, reverse=True)
+    assert rates[0] > rates[-1]
+
+
+def test_a_collapsed_model_finds_nobody(rng):
+    source = draw(rng)
+    source.embeddings[:] = 1
+    report = IdentificationEvaluation("faces", source)(Models(model))
+    figures = report.reports["student"]
+    assert figures.rank[1] == 0 and figures.tpir == {0.01: 0.0, 0.1: 0.0}
+
+
+def test_text_and_json(rng, tmp_path):
+    source, distractors = draw(rng), draw(rng, identities=20, images=1)
+    result = IdentificationEvaluation("faces", source, distractors)(
+        Models(model, model)
+    )
+    result.write(tmp_path)
+    report = json.loads((tmp_path / "faces.json").read_text())
+    assert report["teacher"] == report["student"]
+    assert report["student"]["tpir"].keys() == {"1e-2", "1e-1"}
+    text = result.text()
+    for words in ("| teacher ", "rank-1 of 20", "TPIR@1e-2", "gallery of 24"):
+        assert words in text
+    assert "faces/rank_1_of_10_distractors" in result.scalars()
+
+
+def test_rejects_sets_without_a_second_image(rng):
+    with pytest.raises(ValueError, match="identities with two images to enrol"):
+        IdentificationEvaluation("faces", draw(rng, images=1))

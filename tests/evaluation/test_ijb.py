@@ -1,0 +1,144 @@
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+from ekd_tf.data import TemplateSet
+from ekd_tf.data.templates import TemplatePairs
+from ekd_tf.data.templates import TemplateSubjects
+from ekd_tf.evaluation import IJBEvaluation
+from ekd_tf.evaluation import Models
+from ekd_tf.metrics import operating_points
+
+
+class Given:
+    """Stands for a model: gives the embeddings it was made with."""
+
+    def __init__(self, views):
+        self.given = views
+
+    def views(self, source):
+        return self.given
+
+
+@pytest.fixture(scope="module")
+def arrays(golden):
+    return np.load(golden / "ijb_insightface.npz")
+
+
+@pytest.fixture(scope="module")
+def model(arrays):
+    return Given(
+        np.stack([arrays["features_original"], arrays["features_flipped"]], axis=1)
+    )
+
+
+@pytest.fixture(scope="module")
+def templates(arrays):
+    return TemplateSet(
+        name="toy",
+        images=None,
+        template=arrays["template_id"],
+        media=arrays["media_id"],
+        score=arrays["detector_score"],
+        pairs=TemplatePairs(
+            arrays["pair_template_1"].astype(np.int32),
+            arrays["pair_template_2"].astype(np.int32),
+            arrays["pair_label"] == 1,
+        ),
+        galleries={},
+        probes=None,
+    )
+
+
+SWITCHES = ("N1D1F1", "N0D0F0", "N1D0F1", "N0D1F1")
+FPRS = (1e-4, 1e-3, 1e-2, 1e-1)
+
+
+@pytest.fixture(scope="module")
+def result(templates, model):
+    return IJBEvaluation(templates, FPRS, SWITCHES)(Models(model))
+
+
+@pytest.mark.parametrize("switches", SWITCHES)
+def test_reproduces_insightface_and_gives_the_strict_rule(result, arrays, switches):
+    report = result.reports["student"][switches]
+    expected = arrays[f"{switches.lower()}_tpr_nearest"]
+    np.testing.assert_allclose(list(report.nearest.values()), expected, atol=1e-5)
+    same, scores = arrays["pair_label"] == 1, arrays[f"{switches.lower()}_score"]
+    points = operating_points(scores[same], scores[~same], FPRS)
+    # 19,730 negatives: FPR 1e-4 lets through one.
+    assert report.strict[1e-4] is None
+    for point in points[1:]:
+        # Scores agree to 1e-7: one positive of 270 may change sides.
+        assert report.strict[point.target_fpr] == pytest.approx(point.tpr, abs=0.004)
+        assert point.tpr <= report.nearest[point.target_fpr] + 0.004
+
+
+def test_text_names_rules_and_switches(result):
+    text = result.text()
+    for switches in SWITCHES:
+        assert text.count(f"| {switches} ") == 2
+    assert text.count("| strict ") == text.count("| nearest ") == 4
+    assert "1e-4 is not measurable: it takes 100000 negative pairs" in text
+
+
+def search_set(templates, gallery, probes):
+    """Adds searches over the templates of the set, subjects by number."""
+    numbers = np.unique(templates.template)
+    return dataclasses.replace(
+        templates,
+        galleries={
+            name: TemplateSubjects(numbers[rows], np.array(subjects))
+            for name, (rows, subjects) in gallery.items()
+        },
+        probes=TemplateSubjects(numbers[probes[0]], np.array(probes[1])),
+    )
+
+
+def test_searches_both_galleries_and_takes_the_mean(templates, model):
+    # Templates searched against themselves: the mate is first with cosine 1 in their
+    # own gallery, and unknown to the other.
+    both = search_set(
+        templates,
+        {"G1": ([0, 1, 2], [100, 101, 102]), "G2": ([3, 4], [103, 104])},
+        ([0, 1, 2, 3, 4], [100, 101, 102, 103, 104]),
+    )
+    report = IJBEvaluation(both, FPRS, SWITCHES[:1])(Models(model))
+    figures = report.reports["student"]["N1D1F1"]
+    assert figures.rank == {1: 1.0, 5: 1.0, 10: 1.0}
+    assert figures.tpir == {0.01: 1.0, 0.1: 1.0}
+    # Subjects of the first gallery exchanged: none of three finds its mate first.
+    wrong = search_set(
+        templates,
+        {"G1": ([0, 1, 2], [101, 102, 100]), "G2": ([3, 4], [103, 104])},
+        ([0, 1, 2, 3, 4], [100, 101, 102, 103, 104]),
+    )
+    result = IJBEvaluation(wrong, FPRS, SWITCHES[:1])(Models(model))
+    figures = result.reports["student"]["N1D1F1"]
+    assert figures.rank == {1: 0.5, 5: 1.0, 10: 1.0}
+    assert figures.tpir == {0.01: 0.5, 0.1: 0.5}
+    assert "rank-1" in result.text() and "TPIR@1e-2" in result.text()
+    assert result.scalars()["toy/N1D1F1/rank_1"] == 0.5
+
+
+def test_report_survives_json(result, tmp_path):
+    result.write(tmp_path)
+    report = json.loads((tmp_path / "toy.json").read_text())
+    figures = report["student"]["N1D1F1"]
+    assert figures["nearest"]["1e-2"] == pytest.approx(0.8333, abs=1e-4)
+    assert figures["strict"]["1e-4"] is None
+    assert (tmp_path / "toy_roc.png").is_file()
+
+
+def test_rejects_lists_that_do_not_fit(templates):
+    with pytest.raises(ValueError, match="no list of pairs"):
+        IJBEvaluation(dataclasses.replace(templates, pairs=None))
+    pairs = TemplatePairs(
+        np.array([1, 9999]), np.array([2, 3]), np.array([True, False])
+    )
+    with pytest.raises(ValueError, match="1 listed templates have no image.*9999"):
+        IJBEvaluation(dataclasses.replace(templates, pairs=pairs))
+    with pytest.raises(ValueError, match="spelled like N1D1F1"):
+        IJBEvaluation(templates, switches=["N3"])

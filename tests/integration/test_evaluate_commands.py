@@ -1,0 +1,170 @@
+"""Evaluation and verification by their commands, as a user runs them."""
+
+import json
+import os
+import pickle
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+from toys import SIZE
+from toys import backbone
+
+
+def run(module, *arguments):
+    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
+    return subprocess.run(
+        [sys.executable, "-m", f"ekd_tf.{module}", *map(str, arguments)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A model, ten identities of three images, and a set of twenty pairs."""
+    root = tmp_path_factory.mktemp("evaluate")
+    (root / "model").mkdir()
+    backbone(dim=6, batch_norm=False).save(root / "model" / "m.keras")
+    rng = np.random.default_rng(0)
+    images = []
+    for person in range(10):
+        face = rng.integers(0, 200, (SIZE, SIZE, 3))
+        (root / "faces" / f"p{person}").mkdir(parents=True)
+        for k in range(3):
+            noise = rng.integers(0, 56, face.shape)
+            pixels = (face + noise).astype(np.uint8)
+            Image.fromarray(pixels).save(root / "faces" / f"p{person}" / f"{k}.png")
+            images.append(tf.io.encode_png(pixels).numpy())
+    pairs = [[(3 * p, 3 * p + 1), (3 * p, (3 * p + 5) % 30)] for p in range(10)]
+    chosen = [images[i] for pair in sum(pairs, []) for i in pair]
+    (root / "toy.bin").write_bytes(pickle.dumps((chosen, [True, False] * 10)))
+    return root
+
+
+@pytest.fixture(scope="module")
+def report(folder):
+    model = folder / "model" / "m.keras"
+    arguments = [
+        f"--model={model}",
+        f"--teacher={model}",
+        f"--on=folder:{folder / 'faces'}",
+        f"--pairs=toy:{folder / 'toy.bin'}",
+        "--identify",
+        "--fprs=1e-1,1e-4",
+        "--calibrate_fpr=0.1",
+        f"--output={folder / 'out'}",
+    ]
+    done = run("evaluate", *arguments)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return folder, arguments, done
+
+
+def test_writes_json_markdown_and_pictures(report):
+    folder, _, done = report
+    out = folder / "out"
+    names = {path.name for path in out.iterdir()}
+    assert {
+        "report.md",
+        "all_pairs.json",
+        "all_pairs_roc.png",
+        "all_pairs_similarities.png",
+        "identification.json",
+        "toy.json",
+        "toy_roc.png",
+        "toy_similarities.png",
+    } <= names
+    found = json.loads((out / "all_pairs.json").read_text())
+    # 30 images: 30 positive pairs of 435. A model has no gap to itself.
+    assert found["student"]["num_positive"] == 30
+    assert found["student"]["num_negative"] == 405
+    assert found["gap"]["points"]["1e-1"]["gap"] == 0
+    assert (
+        json.loads((out / "toy.json").read_text())["student"]["flip"]["num_pairs"] == 20
+    )
+    text = (out / "report.md").read_text()
+    for section in ("## all_pairs", "## identification", "## toy"):
+        assert section in text and section in done.stdout
+    assert "FPR 1e-4 is not measurable" in text
+
+
+def test_a_second_evaluation_costs_no_forward_pass(report):
+    _, arguments, first = report
+    again = run("evaluate", *arguments[:3], *arguments[-1:], "--fprs=1e-2")
+    assert again.returncode == 0, again.stderr[-3000:]
+    assert "30 images" in first.stderr
+    assert "images" not in again.stderr
+
+
+def test_verifies_two_images_at_the_calibrated_threshold(report):
+    folder, _, done = report
+    card = json.loads((folder / "model" / "card.json").read_text())["calibration"]
+    assert card["fpr"] == 0.1 and card["pairs"] == 405
+    low, high = card["interval"]
+    assert low <= card["threshold"] <= high
+    model = f"--model={folder / 'model' / 'm.keras'}"
+    faces = folder / "faces"
+    for pair, verdict in (
+        (("p0/0.png", "p0/0.png"), "one person"),
+        (("p0/0.png", "p0/0.png"), f"calibrated for FPR 1e-1 on {faces}"),
+    ):
+        said = run("verify", model, *(faces / name for name in pair))
+        assert said.returncode == 0, said.stderr[-3000:]
+        assert "cosine 1.0000" in said.stdout and verdict in said.stdout
+    said = run(
+        "verify", model, "--threshold=1.5", faces / "p0/0.png", faces / "p1/0.png"
+    )
+    assert "two people (threshold 1.5000, as given by --threshold)" in said.stdout
+    said = run("verify", model, "--noflip", faces / "p0/0.png", faces / "p1/0.png")
+    assert said.returncode == 1
+    assert "calibrated with flip" in said.stderr and "Traceback" not in said.stderr
+
+
+def test_lists_the_nearest_of_a_gallery(report):
+    folder, _, _ = report
+    faces = folder / "faces"
+    said = run(
+        "verify",
+        f"--model={folder / 'model' / 'm.keras'}",
+        f"--gallery={faces}",
+        faces / "p4/1.png",
+    )
+    assert said.returncode == 0, said.stderr[-3000:]
+    lines = said.stdout.splitlines()
+    assert lines[0] == str(faces / "p4/1.png")
+    assert len(lines) == 6
+    assert lines[1].split()[0] == str(faces / "p4/1.png")
+    cosines = [float(line.split("cosine ")[1].split(":")[0]) for line in lines[1:]]
+    assert cosines[0] == 1.0 and cosines == sorted(cosines, reverse=True)
+
+
+@pytest.mark.parametrize(
+    ("module", "arguments", "words"),
+    [
+        ("evaluate", ["--model=none.keras"], "none.keras is not a run"),
+        ("verify", ["--model=none.keras", "a.jpg", "b.jpg"], "none.keras does not"),
+    ],
+)
+def test_a_mistake_ends_in_one_line_and_no_traceback(module, arguments, words):
+    done = run(module, *arguments)
+    assert done.returncode == 1
+    assert words in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_an_unreadable_image_ends_in_one_line_with_its_path(folder, tmp_path):
+    (tmp_path / "bad.jpg").write_text("no image")
+    done = run(
+        "verify",
+        f"--model={folder / 'model' / 'm.keras'}",
+        folder / "faces/p0/0.png",
+        tmp_path / "bad.jpg",
+    )
+    assert done.returncode == 1
+    assert f"cannot decode {tmp_path / 'bad.jpg'}" in done.stderr
+    assert "Traceback" not in done.stderr

@@ -1,0 +1,92 @@
+import numpy as np
+import pytest
+
+from ekd_tf.metrics import GallerySearch
+from ekd_tf.metrics import identification
+from ekd_tf.metrics import rank_rates
+from ekd_tf.metrics import tpir_at_fpir
+
+
+def search_np(probes, probe_identity, gallery, gallery_identity):
+    """Rank, mate's score and best other of each probe, as loops."""
+    found = []
+    for p, who in zip(probes, probe_identity):
+        scores = [p @ g / np.linalg.norm(p) / np.linalg.norm(g) for g in gallery]
+        mates = [s for s, w in zip(scores, gallery_identity) if w == who]
+        others = [s for s, w in zip(scores, gallery_identity) if w != who]
+        mate = max(mates, default=-np.inf)
+        rank = 1 + sum(s >= mate for s in others) if mates else 0
+        found.append((rank, mate, max(others, default=-np.inf)))
+    return np.array(found).T
+
+
+def draw(rng, probes=40, gallery=30):
+    # Some identities of either side are missing on the other.
+    return (
+        rng.normal(size=(probes, 4)),
+        rng.integers(0, 15, probes),
+        rng.normal(size=(gallery, 4)),
+        rng.integers(5, 20, gallery),
+    )
+
+
+@pytest.mark.parametrize("scores_at_once", [1, 100, 1 << 22])
+def test_matches_loops(rng, monkeypatch, scores_at_once):
+    monkeypatch.setattr(identification, "_SCORES", scores_at_once)
+    arguments = draw(rng)
+    distractors = rng.normal(size=(50, 4))
+    search = GallerySearch(*arguments)
+    for added in (np.empty((0, 4)), distractors[:20], distractors):
+        if len(added) == 20:
+            search.add_distractors(added)
+        elif len(added):
+            search.add_distractors(distractors[20:])
+        whole = (
+            *arguments[:2],
+            np.concatenate([arguments[2], added]),
+            np.append(arguments[3], np.full(len(added), 99)),
+        )
+        rank, mate, other = search_np(*whole)
+        np.testing.assert_array_equal(search.rank, rank)
+        np.testing.assert_array_equal(search.mated, rank > 0)
+        np.testing.assert_allclose(search.mate_score, mate, atol=1e-6)
+        np.testing.assert_allclose(search.best_other, other, atol=1e-6)
+
+
+def test_ties_count_against_the_mate():
+    same = np.ones((4, 2))
+    search = GallerySearch(same[:1], [0], same, [0, 1, 2, 3])
+    np.testing.assert_array_equal(search.rank, [4])
+    search.add_distractors(same)
+    np.testing.assert_array_equal(search.rank, [8])
+
+
+def test_rank_rates_by_hand():
+    np.testing.assert_array_equal(
+        rank_rates(np.array([1, 1, 2, 7]), (1, 2, 5, 10)), [0.5, 0.75, 0.75, 1.0]
+    )
+
+
+def test_tpir_by_hand():
+    # Ten unknown searches 0.0 .. 0.9: FPIR 0.2 lets through two, so 0.7 is the
+    # threshold. Of the mates above it one is not first.
+    tpir, thresholds = tpir_at_fpir(
+        np.array([0.95, 0.75, 0.75, 0.7, 0.1]),
+        np.array([1, 2, 1, 1, 1]),
+        np.arange(10) / 10,
+        [0.2],
+    )
+    np.testing.assert_allclose((tpir[0], thresholds[0]), (2 / 5, 0.7))
+
+
+def test_rejects_probes_without_a_mate():
+    for rank in ([], [1, 0]):
+        with pytest.raises(ValueError, match="needs probes with a mate"):
+            rank_rates(np.array(rank))
+
+
+def test_rejects_lengths_that_differ(rng):
+    with pytest.raises(ValueError, match="The gallery must have one identity per"):
+        GallerySearch(np.ones((2, 3)), [0, 1], np.ones((2, 3)), [0])
+    with pytest.raises(ValueError, match="The probe must have one identity per"):
+        GallerySearch(np.ones((0, 3)), [], np.ones((2, 3)), [0, 1])

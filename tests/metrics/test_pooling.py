@@ -1,0 +1,190 @@
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from ekd_tf.metrics import ALL_SWITCHES
+from ekd_tf.metrics import Switches
+from ekd_tf.metrics import TemplateList
+from ekd_tf.metrics import pool_templates
+
+GOLDEN = ("N1D1F1", "N0D0F0", "N1D0F1", "N0D1F1")
+
+
+def pool_np(views, images, switches):
+    """The definition as loops, in float64."""
+    rows = []
+    for template in sorted(set(images.template.tolist())):
+        total = 0
+        chosen = np.flatnonzero(images.template == template)
+        for media in sorted(set(images.media[chosen].tolist())):
+            members = []
+            for k in chosen[images.media[chosen] == media]:
+                f = views[k, 0].astype(np.float64)
+                if switches.flip:
+                    f = f + views[k, 1]
+                if not switches.keep_norm:
+                    f = f / np.linalg.norm(f)
+                if switches.detector_score:
+                    f = f * images.score[k]
+                members.append(f)
+            total = total + np.mean(members, axis=0)
+        rows.append(total / np.linalg.norm(total))
+    return np.array(rows)
+
+
+@pytest.fixture
+def drawn(rng):
+    """Templates in no order, media numbers that repeat between templates."""
+    images = TemplateList(
+        template=rng.integers(0, 12, 90) * 5 + 3,
+        media=rng.integers(0, 6, 90),
+        score=rng.uniform(0.2, 1, 90).astype(np.float32),
+    )
+    views = rng.normal(size=(90, 2, 7)).astype(np.float32)
+    return views * rng.uniform(0.5, 4, (90, 1, 1)).astype(np.float32), images
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 90, 1000])
+def test_matches_loops_for_all_switches(drawn, chunk):
+    views, images = drawn
+    pooled = pool_templates(lambda rows: views[rows], images, ALL_SWITCHES, chunk)
+    assert len(pooled) == 8
+    for switches in ALL_SWITCHES:
+        expected = pool_np(views, images, switches)
+        np.testing.assert_allclose(pooled[switches.name], expected, atol=1e-6)
+
+
+def test_reads_each_embedding_once(drawn):
+    views, images = drawn
+    asked = []
+
+    def read(rows):
+        asked.extend(rows.tolist())
+        assert len(rows) <= 20
+        return views[rows]
+
+    pool_templates(read, images, ALL_SWITCHES, chunk=20)
+    assert sorted(asked) == list(range(90))
+
+
+def test_values_computed_by_hand():
+    # Two frames of one video and one still: ((1,0) + (0,1)) / 2 + (0,2) = (.5, 2.5).
+    views = np.array([[[1.0, 0.0]], [[0.0, 2.0]], [[0.0, 1.0]]])
+    images = TemplateList(np.array([9, 9, 9]), np.array([4, 5, 4]), np.ones(3))
+    pooled = pool_templates(lambda r: views[r], images, [Switches.parse("N1D0F0")])
+    np.testing.assert_allclose(pooled["N1D0F0"], [[0.5, 2.5]] / np.sqrt(6.5), rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", GOLDEN)
+def test_reproduces_insightface(golden, name):
+    arrays = np.load(golden / "ijb_insightface.npz")
+    views = np.stack([arrays["features_original"], arrays["features_flipped"]], axis=1)
+    images = TemplateList(
+        arrays["template_id"], arrays["media_id"], arrays["detector_score"]
+    )
+    switches = Switches.parse(name)
+    rows = pool_templates(lambda r: views[r], images, [switches])[switches.name]
+    first, second = (
+        np.searchsorted(images.templates, arrays[f"pair_template_{k}"]) for k in (1, 2)
+    )
+    scores = np.einsum("nd,nd->n", rows[first], rows[second])
+    np.testing.assert_allclose(scores, arrays[f"{name.lower()}_score"], atol=1e-5)
+
+
+def test_switches_are_spelled_and_read():
+    names = {switches.name for switches in ALL_SWITCHES}
+    assert len(names) == 8
+    for switches in ALL_SWITCHES:
+        assert Switches.parse(switches.name.lower()) == switches
+    assert Switches.parse("N1D0F0").keep_norm
+
+
+@pytest.mark.parametrize("name", ["", "N1D1", "N1D1F2", "D1N1F1", "N1D1F1F1"])
+def test_rejects_other_spellings(name):
+    with pytest.raises(ValueError, match="spelled like N1D1F1"):
+        Switches.parse(name)
+
+
+def test_rejects_mirror_images_that_were_not_embedded(drawn):
+    views, images = drawn
+    with pytest.raises(ValueError, match="N0D0F1 adds embeddings of mirror images"):
+        pool_templates(lambda r: views[r, :1], images, [Switches.parse("N0D0F1")])
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, 0.0])
+def test_names_an_image_without_a_direction(drawn, value):
+    views, images = drawn
+    views[37] = value
+    with pytest.raises(ValueError, match="1 that are not, the first of image 37"):
+        pool_templates(lambda r: views[r], images, ALL_SWITCHES)
+
+
+def test_rejects_a_template_whose_images_cancel():
+    views = np.array([[[1.0, 0.0]], [[-1.0, 0.0]]])
+    images = TemplateList(np.zeros(2, int), np.arange(2), np.ones(2))
+    with pytest.raises(ValueError, match="zero norm"):
+        pool_templates(lambda r: views[r], images, [Switches.parse("N0D0F0")])
+
+
+# The numbers of IJB-C; embeddings are drawn as they are asked for.
+FULL_SIZE = """
+import resource
+import numpy as np
+from ekd_tf.metrics import Switches, TemplateList, operating_points, pool_templates
+from ekd_tf.metrics import tpr_at_nearest_fpr
+
+rng = np.random.default_rng(0)
+images, templates, pairs, dim = {images}, {templates}, {pairs}, 512
+template = np.sort(np.append(np.arange(templates), rng.integers(0, templates,
+    images - templates)))
+subject = np.arange(templates) % (templates // 6 + 1)
+centres = rng.standard_normal((subject.max() + 1, dim), dtype=np.float32)
+listed = TemplateList(template, rng.integers(0, 140_000, images),
+    rng.uniform(0.5, 1, images).astype(np.float32))
+
+def read(rows):
+    noise = np.random.default_rng(rows[0]).standard_normal((len(rows), 2, dim),
+        dtype=np.float32)
+    return centres[subject[template[rows]]][:, None] + 2 * noise
+
+pooled = pool_templates(read, listed,
+    [Switches.parse("N1D1F1"), Switches.parse("N0D0F0")])
+first = rng.integers(0, templates, pairs, dtype=np.int32)
+second = rng.integers(0, templates, pairs, dtype=np.int32)
+near = rng.random(pairs) < 0.002
+second[near] = subject[first[near]]
+same = (subject[first] == subject[second])
+for rows in pooled.values():
+    scores = np.empty(pairs, np.float32)
+    for start in range(0, pairs, 1 << 16):
+        part = slice(start, start + (1 << 16))
+        scores[part] = np.einsum("nd,nd->n", rows[first[part]], rows[second[part]])
+    both = scores[same], scores[~same]
+    points = operating_points(*both, [1e-4, 1e-5])
+    tpr, _ = tpr_at_nearest_fpr(*both, [1e-4, 1e-5])
+    # Nearest may lie one pair above the target.
+    assert all(abs(p.tpr - t) < 0.01 for p, t in zip(points, tpr)), (points, tpr)
+    assert points[0].tpr > 0.9
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+"""
+
+
+def run_at(**sizes):
+    """Runs a protocol in a process of its own; returns its peak memory in MB."""
+    code = FULL_SIZE.format(**sizes)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return float(done.stdout)
+
+
+@pytest.mark.slow
+def test_ijbc_fits_into_memory():
+    assert run_at(images=469_375, templates=23_124, pairs=15_658_489) < 1200
+
+
+def test_memory_does_not_grow_with_the_images():
+    small = run_at(images=3_000, templates=1_000, pairs=20_000)
+    # 27,000 more images of two views are 110 MB.
+    assert run_at(images=30_000, templates=1_000, pairs=20_000) < small + 40

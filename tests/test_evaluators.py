@@ -1,0 +1,88 @@
+import pickle
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from toys import backbone
+
+from ekd_tf import evaluators
+from ekd_tf.data import SyntheticFaces
+from ekd_tf.teachers import KerasEmbedder
+from ekd_tf.teachers import SavedModelEmbedder
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    path = tmp_path_factory.mktemp("model") / "m.keras"
+    made = backbone(dim=4)
+    made.save(path)
+    return path, made
+
+
+def test_opens_a_keras_file(model):
+    assert isinstance(evaluators.open_embedder(str(model[0])), KerasEmbedder)
+
+
+def test_opens_a_saved_model(model, tmp_path):
+    module = tf.Module()
+    module.call = tf.function(
+        lambda x: {"embedding": tf.reshape(tf.cast(x, tf.float32), [-1, 48])},
+        [tf.TensorSpec((None, 4, 4, 3), tf.float32)],
+    )
+    tf.saved_model.save(module, str(tmp_path), signatures=module.call)
+    opened = evaluators.open_embedder(f"{tmp_path}@-1..1")
+    assert isinstance(opened, SavedModelEmbedder)
+    np.testing.assert_array_equal(opened(np.zeros((1, 4, 4, 3), np.uint8)), -1)
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("none.onnx", "none.onnx cannot be loaded by onnxruntime"),
+        ("none.tflite@0..1", "none.tflite cannot be loaded as TFLite"),
+        ("none.keras", "none.keras does not exist"),
+        ("none.keras@-1..1", "A Keras model takes pixels of 0 .. 255"),
+    ],
+)
+def test_says_what_is_wrong_with_a_model(spec, message):
+    if "onnx" in spec:
+        pytest.importorskip("onnxruntime")
+    with pytest.raises(ValueError, match=message):
+        evaluators.open_embedder(spec)
+
+
+def test_embeds_sources_once_where_there_is_a_cache(model, tmp_path):
+    source = SyntheticFaces(identities=2, images_per_identity=2, size=32)
+    embed = evaluators.make_source_embedder(
+        str(model[0]), cache=evaluators.make_cache(tmp_path)
+    )
+    rows = embed(source)
+    assert rows.shape == (4, 4)
+    (path,) = tmp_path.glob("*.f32")
+    written = path.stat().st_mtime_ns
+    np.testing.assert_array_equal(embed(source), rows)
+    assert path.stat().st_mtime_ns == written
+
+
+def test_none_is_none():
+    assert evaluators.make_source_embedder("none") is None
+    assert evaluators.make_cache(None) is None
+
+
+@pytest.fixture
+def pair_file(tmp_path):
+    image = tf.io.encode_png(np.zeros((4, 4, 3), np.uint8)).numpy()
+    path = tmp_path / "lfw.bin"
+    path.write_bytes(pickle.dumps(([image] * 4, [True, False])))
+    return path
+
+
+def test_pair_sets_are_named_by_their_files_or_as_told(pair_file):
+    found = evaluators.make_pair_sets([str(pair_file), f"other:{pair_file}"])
+    assert [pairs.name for pairs in found] == ["lfw", "other"]
+    np.testing.assert_array_equal(found[1].issame, [True, False])
+
+
+def test_rejects_two_sets_of_one_name(pair_file):
+    with pytest.raises(ValueError, match="'lfw' twice"):
+        evaluators.make_pair_sets([str(pair_file), f"lfw:{pair_file}"])
