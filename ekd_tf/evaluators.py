@@ -11,8 +11,11 @@ import re
 
 from ekd_tf import factory
 from ekd_tf.data import PairSet
+from ekd_tf.data import Source
 from ekd_tf.data import read_pairs
 from ekd_tf.evaluation import EmbeddingCache
+from ekd_tf.evaluation import LabelledEvaluation
+from ekd_tf.evaluation import PairSetEvaluation
 from ekd_tf.evaluation import SourceEmbedder
 from ekd_tf.teachers import FrozenEmbedder
 from ekd_tf.teachers import KerasEmbedder
@@ -90,4 +93,39 @@ def make_pair_sets(specs: list[str]) -> list[PairSet]:
                 f"{pairs.name!r} twice"
             )
         found[pairs.name] = pairs
+    return list(found.values())
+
+
+def make_evaluations(specs: list[str], heldout: Source | None, seed: int) -> list:
+    """Builds what a run is evaluated on while it goes on.
+
+    Args:
+        specs: `NAME:SPEC` each: `NAME:pairs:PATH` of a verification set, or NAME and
+            images as `factory.make_source` takes them.
+        heldout: The identities the run holds out, evaluated as "heldout"; or None.
+        seed: Int, of drawn pairs.
+
+    Returns:
+        `LabelledEvaluation`s and `PairSetEvaluation`s, the held-out one first.
+
+    Raises:
+        ValueError: A specification has no name or one that is taken, or its images
+            cannot be opened.
+    """
+    found = {}
+    if heldout is not None:
+        found["heldout"] = LabelledEvaluation("heldout", heldout, seed=seed)
+    for spec in specs:
+        name, _, rest = spec.partition(":")
+        if not re.fullmatch(r"[\w.-]+", name) or not rest or name in found:
+            raise ValueError(
+                "`--evaluate` must be NAME:SPEC with a name of its own, such as "
+                f"lfw:pairs:lfw.bin or faces:folder:DIR. Received: {spec!r}"
+            )
+        kind, _, path = rest.partition(":")
+        found[name] = (
+            PairSetEvaluation(read_pairs(path), name, seed=seed)
+            if kind == "pairs"
+            else LabelledEvaluation(name, factory.make_source(rest), seed=seed)
+        )
     return list(found.values())

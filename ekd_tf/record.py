@@ -9,9 +9,9 @@ from absl import logging
 
 from ekd_tf.assembly import Parts
 from ekd_tf.assembly import Values
-from ekd_tf.evaluation import LabelledEvaluation
 from ekd_tf.evaluation import Models
 from ekd_tf.evaluation import SourceEmbedder
+from ekd_tf.evaluators import make_evaluations
 from ekd_tf.training.best import BestMetric
 from ekd_tf.training.checkpoints import CheckpointStore
 from ekd_tf.training.guards import CollapseGuard
@@ -25,6 +25,7 @@ from ekd_tf.training.loop import Step
 from ekd_tf.training.progress import ProgressHook
 from ekd_tf.training.progress import ProgressLine
 from ekd_tf.training.strategy import has_other_workers
+from ekd_tf.training.teacher_line import TeacherLine
 from ekd_tf.training.workdir import Workdir
 
 
@@ -91,8 +92,10 @@ class Record:
             progress.pause()
             self._save(step, model)
 
-        if parts.heldout is not None:
-            evaluate = self._evaluating(parts, progress, save)
+        evaluations = make_evaluations(v.evaluate, parts.heldout, v.seed)
+        if evaluations:
+            self._best.check_evaluated([evaluation.name for evaluation in evaluations])
+            evaluate = self._evaluating(evaluations, parts, progress, save)
             hooks.append(Every(v.evaluate_every, evaluate))
         hooks.append(Every(v.checkpoint_every, save))
         workers = strategy if has_other_workers(strategy) else None
@@ -109,8 +112,7 @@ class Record:
 
         return write
 
-    def _evaluating(self, parts, progress, save):
-        evaluation = LabelledEvaluation("heldout", parts.heldout, seed=self._v.seed)
+    def _evaluating(self, evaluations, parts, progress, save):
         size = self._v.input_size
         models = Models(
             student=SourceEmbedder(parts.model.student, size),
@@ -118,18 +120,25 @@ class Record:
             teacher=parts.teacher
             and SourceEmbedder(parts.teacher, size, fingerprint="teacher"),
         )
+        line = TeacherLine(self._workdir.tensorboard, parts.steps)
 
         def evaluate(step):
             progress.pause()
             with parts.model.averaged_weights():
-                result = evaluation(models)
-            result.write(self._workdir.reports)
-            self._log.write(step.number, result.scalars())
-            self._log.images(step.number, result.images)
-            logging.info(
-                "Step %d on held-out identities:\n%s", step.number, result.text()
-            )
-            if self._best.offer(step.number, result.scalars()):
+                results = [evaluation(models) for evaluation in evaluations]
+            scalars, of_teacher = {}, {}
+            for result in results:
+                result.write(self._workdir.reports)
+                scalars.update(result.scalars())
+                if parts.teacher is not None:
+                    of_teacher.update(result.scalars("teacher"))
+                self._log.images(step.number, result.images)
+                logging.info(
+                    "Step %d, %s:\n%s", step.number, result.name, result.text()
+                )
+            self._log.write(step.number, scalars)
+            line.draw(of_teacher)
+            if self._best.offer(step.number, scalars):
                 save(step)
                 self._store.save_best(step.number)
 

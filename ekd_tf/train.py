@@ -188,6 +188,12 @@ flags.DEFINE_integer(
 )
 
 flags.DEFINE_integer("log_every", 20, "Steps between lines of metrics.", 1)
+flags.DEFINE_multi_string(
+    "evaluate",
+    [],
+    "NAME:SPEC of what to evaluate on beside the identities held out; may be repeated. "
+    "SPEC is pairs:PATH of a verification set, or images like --data.",
+)
 flags.DEFINE_integer(
     "evaluate_every", 0, "Steps between evaluations; 0: at the end only.", 0
 )
@@ -230,6 +236,7 @@ flags.DEFINE_bool("export", False, "Export SavedModel and TFLite at the end.")
 FREE_TO_CHANGE = (
     "workdir",
     "log_every",
+    "evaluate",
     "evaluate_every",
     "checkpoint_every",
     "keep",

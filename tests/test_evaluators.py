@@ -86,3 +86,23 @@ def test_pair_sets_are_named_by_their_files_or_as_told(pair_file):
 def test_rejects_two_sets_of_one_name(pair_file):
     with pytest.raises(ValueError, match="'lfw' twice"):
         evaluators.make_pair_sets([str(pair_file), f"lfw:{pair_file}"])
+
+
+def test_evaluations_of_a_run_are_named(pair_file):
+    heldout = SyntheticFaces(identities=2, images_per_identity=2, size=32)
+    found = evaluators.make_evaluations(
+        [f"lfw:pairs:{pair_file}", "drawn:synthetic:identities=3,images=2,size=32"],
+        heldout,
+        seed=0,
+    )
+    assert [e.name for e in found] == ["heldout", "lfw", "drawn"]
+    assert found[1].pairs.issame.tolist() == [True, False]
+    assert len(found[2].source) == 6
+    assert evaluators.make_evaluations([], None, seed=0) == []
+
+
+@pytest.mark.parametrize("spec", ["lfw.bin", "heldout:folder:x", "a b:folder:x", "x:"])
+def test_rejects_evaluations_without_a_name_of_their_own(spec):
+    heldout = SyntheticFaces(identities=2, images_per_identity=2, size=32)
+    with pytest.raises(ValueError, match="must be NAME:SPEC with a name of its own"):
+        evaluators.make_evaluations([spec], heldout, seed=0)

@@ -40,6 +40,8 @@ class Model:
 
 
 class Result:
+    name = "heldout"
+
     def __init__(self, accuracy):
         self.accuracy = accuracy
         self.images = {}
@@ -47,7 +49,7 @@ class Result:
     def write(self, folder):
         pass
 
-    def scalars(self):
+    def scalars(self, model="student"):
         return {"heldout/accuracy": self.accuracy}
 
     def text(self):
@@ -60,10 +62,15 @@ def run(tmp_path, monkeypatch):
 
     def run(steps, accuracies=(), scalars=None, signal_at=None, **flags):
         results = iter(accuracies)
+
+        def evaluate(models):
+            return Result(next(results))
+
+        evaluate.name = "heldout"
         monkeypatch.setattr(
             record_module,
-            "HeldoutEvaluation",
-            lambda *a, **k: lambda plots: Result(next(results)),
+            "make_evaluations",
+            lambda *a: [evaluate] if accuracies else [],
         )
         source = InMemoryFaces(SyntheticFaces(identities=3, images_per_identity=2))
         model = Model()
@@ -71,6 +78,7 @@ def run(tmp_path, monkeypatch):
             train=source,
             heldout=source if accuracies else None,
             sampler=types.SimpleNamespace(batch_size=2),
+            steps=steps,
             model=model,
             teacher=None,
         )
@@ -120,8 +128,10 @@ def test_the_best_evaluation_has_a_checkpoint_of_its_own(run):
 
 
 def test_an_unknown_metric_ends_the_run_with_the_list(run):
-    with pytest.raises(ValueError, match="reports: heldout/accuracy. Received: 'auc'"):
-        run(2, [0.5], best_metric="auc")
+    with pytest.raises(
+        ValueError, match="reports: heldout/accuracy. Received: 'heldout/auc'"
+    ):
+        run(2, [0.5], best_metric="heldout/auc")
 
 
 def test_a_signal_ends_the_run_with_a_checkpoint(run, tmp_path):

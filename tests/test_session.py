@@ -120,6 +120,26 @@ def test_reports_teacher_student_and_gap(distilled):
         assert (distilled / "reports" / picture).stat().st_size > 5000
 
 
+def test_evaluates_on_more_sets_and_draws_the_teacher_once(tmp_path, teacher):
+    path = train(
+        tmp_path / "run",
+        teacher=str(teacher),
+        distill="ekd:5",
+        steps=2,
+        evaluate=[f"other:{SOURCE},first=2000"],
+        evaluate_every=1,
+        best_metric="other/auc",
+    )
+    logged = [json.loads(line) for line in (path / "metrics.jsonl").open()]
+    evaluated = [line for line in logged if "heldout/auc" in line]
+    assert [line["step"] for line in evaluated] == [1, 2]
+    assert all("other/gap_at_fpr_1e-1" in line for line in evaluated)
+    assert (path / "reports" / "other.json").exists()
+    assert (path / "reports" / "other_roc.png").exists()
+    (lines,) = (path / "tensorboard" / "teacher").iterdir()
+    assert b"other/auc" in lines.read_bytes()
+
+
 def test_the_same_command_gives_the_same_student(tmp_path, teacher, distilled):
     again = train(tmp_path / "run", teacher=str(teacher), distill="ekd:5")
     for one, other in zip(weights(distilled), weights(again)):

@@ -30,6 +30,20 @@ class BestMetric:
         if state is not None and state["name"] == self.name:
             self.value, self.step = state["value"], state["step"]
 
+    def check_evaluated(self, names: list[str]) -> None:
+        """Raises `ValueError` unless the metric is of one of these evaluations.
+
+        Args:
+            names: What stands before the slash in the names of their metrics.
+        """
+        evaluation = self.name.lstrip("-").partition("/")[0]
+        if evaluation not in names:
+            raise ValueError(
+                "`--best_metric` must be of an evaluation of the run, such as "
+                f"{names[0]}/accuracy; it has: {', '.join(names)}. "
+                f"Received: {self.name!r}"
+            )
+
     def offer(self, step: int, scalars: dict) -> bool:
         """Returns whether an evaluation is better than all before it.
 
