@@ -1,13 +1,13 @@
 """The commands of the README, as a user runs them."""
 
 import json
-import os
 import subprocess
 import sys
 import time
 
 import numpy as np
 import pytest
+from commands import run
 from PIL import Image
 
 TINY = [
@@ -21,17 +21,6 @@ TINY = [
     "--steps=2",
 ]
 DRAWN = ["--data=synthetic:identities=9,images=4,size=32", "--holdout_identities=3"]
-
-
-def run(module, *arguments):
-    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "2"}
-    return subprocess.run(
-        [sys.executable, "-m", f"ekd_tf.{module}", *map(str, arguments)],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
 
 
 @pytest.fixture(scope="module")

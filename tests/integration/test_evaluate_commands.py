@@ -1,28 +1,15 @@
 """Evaluation and verification by their commands, as a user runs them."""
 
 import json
-import os
 import pickle
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 import tensorflow as tf
+from commands import run
 from PIL import Image
 from toys import SIZE
 from toys import backbone
-
-
-def run(module, *arguments):
-    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
-    return subprocess.run(
-        [sys.executable, "-m", f"ekd_tf.{module}", *map(str, arguments)],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
 
 
 @pytest.fixture(scope="module")
