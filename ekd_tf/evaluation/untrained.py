@@ -47,6 +47,7 @@ def warn_if_untrained(
     indices = np.unique(sampler.batch(0)[0])
     batches = list(evaluation_batches(source, indices, input_size, len(indices)))
     pixels = np.concatenate(batches).astype(np.float32)
+    # A row of zeros has no direction: black images, or all alike, get one.
     pixels = (pixels + pixels[:, :, ::-1]).reshape(len(indices), -1) + 1.0
     labels = source.labels[indices]
     tprs = []

@@ -2,14 +2,17 @@
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
 
 from ekd_tf.teachers import load_embedder
+from ekd_tf.training.interruption import RESUME_STATUS
 
 ARGUMENTS = [
     "--data=synthetic:identities=8,images=4,size=32",
@@ -56,13 +59,12 @@ def losses(workdir):
     return [json.loads(line)["loss"] for line in text.splitlines()]
 
 
-@pytest.mark.slow
-def test_two_workers_train_like_two_replicas_of_one(tmp_path):
+def start_workers(workdir, *extra):
     ports = free_ports(2)
-    workers = [
+    return [
         start(
-            tmp_path / "workers",
-            ["--strategy=multi_worker"],
+            workdir,
+            ["--strategy=multi_worker", *extra],
             {
                 "cluster": {"worker": [f"localhost:{port}" for port in ports]},
                 "task": {"type": "worker", "index": index},
@@ -70,6 +72,39 @@ def test_two_workers_train_like_two_replicas_of_one(tmp_path):
         )
         for index in range(2)
     ]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_the_end_of_one_worker_ends_the_other_with_the_status_to_resume(
+    tmp_path, number
+):
+    workers = start_workers(tmp_path / "run", "--steps=1000000")
+    try:
+        log = tmp_path / "run" / "metrics.jsonl"
+        deadline = time.monotonic() + 240
+        while not log.exists() or log.read_text().count("\n") < 3:
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+        workers[1].send_signal(number)
+        output, _ = workers[0].communicate(timeout=60)
+    finally:
+        for worker in workers:
+            worker.kill()
+    workers[1].communicate()
+    assert workers[0].returncode == RESUME_STATUS, output[-3000:]
+    if number == signal.SIGKILL:
+        assert "worker 1 (localhost:" in output
+    else:
+        # They left together and the chief has saved.
+        assert workers[1].returncode == RESUME_STATUS
+        assert "SIGTERM: the run is saved at step" in output
+        assert list((tmp_path / "run" / "checkpoints").iterdir())
+
+
+@pytest.mark.slow
+def test_two_workers_train_like_two_replicas_of_one(tmp_path):
+    workers = start_workers(tmp_path / "workers")
     single = start(
         tmp_path / "single", ["--strategy=mirrored", "--num_virtual_devices=2"]
     )
