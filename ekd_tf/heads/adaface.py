@@ -32,8 +32,8 @@ def adaface_target(cosine, quality, margin):
         of the cosines -1 and 1, and where the angle is clipped.
 
     Reference:
-        Kim et al., 2022, arXiv:2204.00964, equation 15; epsilon 1e-3 as in the
-        authors' `head.py`.
+        Kim et al., 2022, arXiv:2204.00964; epsilon 1e-3 as in the authors'
+        `head.py`.
     """
     angle = safe_acos(cosine) - margin * quality
     angle = tf.clip_by_value(angle, 1e-3, math.pi - 1e-3)

@@ -6,6 +6,7 @@ import math
 
 import tensorflow as tf
 
+from ekd_tf.checks import check_positive
 from ekd_tf.checks import check_range
 from ekd_tf.heads.base import MarginHead
 from ekd_tf.ops.numerics import safe_acos
@@ -24,7 +25,7 @@ def combined_target(cosine, multiplier, angular, additive):
 
     Args:
         cosine: Float32 tensor in [-1, 1] up to rounding.
-        multiplier: Float >= 1: m1.
+        multiplier: Float > 0: m1.
         angular: Float in [0, pi/2), radians: m2.
         additive: Float in [0, 1), a cosine: m3.
 
@@ -33,9 +34,8 @@ def combined_target(cosine, multiplier, angular, additive):
         within 1e-6 of the cosines -1 and 1.
 
     Reference:
-        Deng et al., 2019, arXiv:1801.07698, equation 4. insightface
-        `arcface_torch/losses.py`, CombinedMarginLoss, lets the target rise past pi
-        unless `easy_margin`, and ignores m1 besides 1.
+        Deng et al., 2019, arXiv:1801.07698, equation 4, which does not say what
+        happens past pi; the insightface code in MXNet lets the target rise there.
     """
     angle = multiplier * safe_acos(cosine) + angular
     beyond = -1.0 - (angle - math.pi)
@@ -53,7 +53,7 @@ class CombinedMargin(MarginHead):
     Args:
         num_identities: Int >= 2.
         scale: Float > 0, multiplies the cosines.
-        margin1: Float >= 1, multiplies the angle (SphereFace).
+        margin1: Float > 0, multiplies the angle (SphereFace).
         margin2: Float in [0, pi/2), radians, added to it (ArcFace).
         margin3: Float in [0, 1), a cosine, subtracted (CosFace).
 
@@ -61,7 +61,7 @@ class CombinedMargin(MarginHead):
         ValueError: If an argument is outside its range.
 
     Reference:
-        Deng et al., 2019, arXiv:1801.07698, equation 4; 1, 0.3, 0.2 is its CM2.
+        Deng et al., 2019, arXiv:1801.07698, equation 4; 1, 0.3, 0.2 is its CM1.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class CombinedMargin(MarginHead):
         margin3: float = 0.2,
         **kwargs,
     ):
-        check_range("margin1", margin1, low=1)
+        check_positive("margin1", margin1)
         check_range("margin2", margin2, low=0, high=math.pi / 2, high_open=True)
         check_range("margin3", margin3, low=0, high=1, high_open=True)
         super().__init__(num_identities, scale, margin2, **kwargs)

@@ -55,8 +55,8 @@ class CurricularFace(MarginHead):
         ValueError: If an argument is outside its range.
 
     Reference:
-        Huang et al., 2020, arXiv:2004.00288, equations 5 to 7, momentum 0.01 as in
-        the authors' code; TFace `torchkit/head` takes 0.1.
+        Huang et al., 2020, arXiv:2004.00288, momentum 0.01 as in the authors'
+        code; TFace `torchkit/head` takes 0.1.
     """
 
     def __init__(

@@ -34,8 +34,7 @@ def sample_classes(labels, num_identities, count, seed):
         in them each label stands.
 
     Reference:
-        An et al., 2022, arXiv:2203.15565; insightface `arcface_torch/partial_fc.py`,
-        `sample`.
+        An et al., 2022, arXiv:2203.15565, Partial FC; insightface `arcface_torch`.
     """
     # Named, because the default depends on the device.
     draws = tf.random.stateless_uniform([num_identities], seed, alg="philox")

@@ -56,7 +56,7 @@ class CCKDLoss(DistillationLoss):
         ValueError: An argument outside its range.
 
     Reference:
-        Peng et al., 2019, arXiv:1904.01802, equations 9 and 10: gamma 0.4, order 2.
+        Peng et al., 2019, arXiv:1904.01802: gamma 0.4, order 2.
         TFace `recognition/tasks/ekd/distillation/cc.py` sums the powers 0 to P - 1
         only, so its P = 2 is `orders=1` here, which is (2 gamma e^{-2 gamma})^2 =
         0.1292 times SP and compares nothing SP does not.

@@ -27,8 +27,8 @@ class FitNetLoss(ProjectedLoss):
         As in `ProjectedLoss`.
 
     Reference:
-        Romero et al., 2015, arXiv:1412.6550, equation 3, on the embedding instead of
-        a hidden layer, as TFace `recognition/tasks/ekd/distillation/fitnet.py`, which
+        Romero et al., 2015, arXiv:1412.6550, on the embedding instead of a hidden
+        layer, as TFace `recognition/tasks/ekd/distillation/fitnet.py`, which
         it equals to rounding.
     """
 

@@ -62,8 +62,8 @@ class MarginDistillationLoss(CentreLoss):
             labels.
 
     Reference:
-        Svitov and Alyamkin, 2020, arXiv:2003.02586, equations 4 to 6. Where the
-        authors' code takes cos(theta + m) as it is, it falls past pi - m here, see
+        Svitov and Alyamkin, 2020, arXiv:2003.02586. Where the authors' code takes
+        cos(theta + m) as it is, the target goes on falling past pi - m here, see
         `arcface_target`.
     """
 

@@ -20,15 +20,15 @@ def similarity_preserving(student, teacher, gram="cosine"):
         student: Float tensor `(batch, student_dim)`, not normalised.
         teacher: Float tensor `(batch, teacher_dim)`, same images, same order.
         gram: "cosine": G holds the cosines of all ordered pairs. "row_normalized":
-            G holds the inner products of the raw embeddings, each row divided by its
-            length.
+            G holds the inner products of the raw embeddings, each row of G divided by
+            its length.
 
     Returns:
         Float32 scalar >= 0.
 
     Reference:
-        Tung and Mori, 2019, arXiv:1907.09682, equations 2 to 4, is "row_normalized"
-        on feature maps; TFace `distillation/similarity_perserving.py` is "cosine".
+        Tung and Mori, 2019, arXiv:1907.09682, is "row_normalized", on feature maps;
+        TFace `distillation/similarity_perserving.py` is "cosine".
     """
     matrices = []
     for embeddings in (student, teacher):

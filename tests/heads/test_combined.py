@@ -74,7 +74,7 @@ def test_config_round_trip():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"margin1": 0.9}, r"`margin1` must be in \[1, inf\)"),
+        ({"margin1": 0.0}, r"`margin1` must be in \(0, inf\)"),
         ({"margin2": 28.6}, r"`margin2` must be in \[0, 1.57"),
         ({"margin3": 1.0}, r"`margin3` must be in \[0, 1\)"),
     ],
