@@ -30,16 +30,18 @@ def test_lowest_quality_is_arcface_and_the_middle_cosface():
     np.testing.assert_allclose(middle, cosine - 0.4, atol=1e-5)
 
 
-@pytest.mark.parametrize("cosine", [-1.0000001, -1.0, 1.0, 1.0000001])
-@pytest.mark.parametrize("quality", [-1.0, 0.0, 1.0])
-def test_gradient_is_finite_at_the_ends(run_as, cosine, quality):
+def test_gradient_is_finite_at_the_ends(run_as):
+    cosines, qualities = np.meshgrid(
+        np.float32([-1.0000001, -1.0, 1.0, 1.0000001]), np.float32([-1, 0, 1])
+    )
+
     def gradient(c):
         with tf.GradientTape() as tape:
             tape.watch(c)
-            target = adaface_target(c, tf.constant([quality]), 0.4)
+            target = adaface_target(c, tf.constant(qualities.ravel()), 0.4)
         return target, tape.gradient(target, c)
 
-    for tensor in run_as(gradient)(tf.constant([cosine])):
+    for tensor in run_as(gradient)(tf.constant(cosines.ravel())):
         assert np.isfinite(tensor).all()
 
 

@@ -38,21 +38,18 @@ def test_special_cases_are_the_other_heads():
     )
 
 
-@pytest.mark.parametrize("cosine", [-1.0000001, -1.0, 0.3, 1.0, 1.0000001])
-def test_gradient_is_finite_and_that_of_the_formula(run_as, cosine):
+def test_gradient_is_finite_and_that_of_the_formula(run_as):
     def gradient(c):
         with tf.GradientTape() as tape:
             tape.watch(c)
             target = combined_target(c, 1.5, 0.2, 0.1)
         return tape.gradient(target, c)
 
-    found = float(run_as(gradient)(tf.constant([cosine]))[0])
-    if cosine != 0.3:
-        assert found == 0.0
-        return
+    cosines = tf.constant([-1.0000001, -1.0, 0.3, 1.0, 1.0000001])
     theta = math.acos(0.3)
-    expected = 1.5 * math.sin(1.5 * theta + 0.2) / math.sin(theta)
-    np.testing.assert_allclose(found, expected, rtol=1e-4)
+    slope = 1.5 * math.sin(1.5 * theta + 0.2) / math.sin(theta)
+    found = run_as(gradient)(cosines)
+    np.testing.assert_allclose(found, [0, 0, slope, 0, 0], rtol=1e-4)
 
 
 def test_head_places_the_target():

@@ -50,7 +50,7 @@ def test_two_views_of_one_image_are_no_positive_pair(random_batch):
     assert float(terms["triplet_distillation"]) == 0
 
 
-def test_blocks_give_what_all_triplets_at_once_do(monkeypatch, run_as, random_batch):
+def test_blocks_give_what_all_triplets_at_once_do(monkeypatch, random_batch):
     student, teacher, labels = map(tf.constant, random_batch(7))
 
     def step(student, teacher, labels):
@@ -62,7 +62,7 @@ def test_blocks_give_what_all_triplets_at_once_do(monkeypatch, run_as, random_ba
     expected, expected_gradient = step(student, teacher, labels)
     # Two anchors at a time: the last block is half empty.
     monkeypatch.setattr(module, "MAX_TRIPLETS", 2 * 49)
-    value, gradient = run_as(step)(student, teacher, labels)
+    value, gradient = tf.function(step, jit_compile=True)(student, teacher, labels)
     np.testing.assert_allclose(value, expected, rtol=1e-5)
     np.testing.assert_allclose(gradient, expected_gradient, rtol=1e-4, atol=1e-7)
 
