@@ -14,6 +14,10 @@ from ekd_tf.metrics import normalize_rows
 from ekd_tf.metrics import streamed_roc
 
 
+# Rows normalised at a time.
+_ROWS = 8192
+
+
 @dataclasses.dataclass
 class PairBlock:
     """Cosines of some images with some others.
@@ -63,8 +67,7 @@ class PairBlocks:
         check_positive("block_size", block_size)
         self._order = np.argsort(labels, kind="stable")
         self._labels = labels[self._order]
-        unit = normalize_rows(np.asarray(embeddings))
-        self._unit = unit[self._order].astype(np.float32, copy=False)
+        self._unit = _sorted_unit_rows(np.asarray(embeddings), self._order)
         self._size = min(block_size, max(len(labels), 1))
         self._buffer = np.empty(self._size * self._size, np.float32)
 
@@ -101,6 +104,17 @@ class PairBlocks:
             later = np.triu(np.ones(same.shape, bool), k=1)
             return same & later, ~same & later
         return same, ~same
+
+
+def _sorted_unit_rows(embeddings, order):
+    """Normalises rows into the place `order` gives them, without a second copy."""
+    place = np.empty_like(order)
+    place[order] = np.arange(order.size)
+    unit = np.empty(embeddings.shape, np.float32)
+    for start in range(0, order.size, _ROWS):
+        part = slice(start, start + _ROWS)
+        unit[place[part]] = normalize_rows(embeddings[part], first_row=start)
+    return unit
 
 
 def all_pairs_roc(
