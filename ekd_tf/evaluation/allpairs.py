@@ -13,7 +13,6 @@ from ekd_tf.metrics import StreamedRoc
 from ekd_tf.metrics import normalize_rows
 from ekd_tf.metrics import streamed_roc
 
-
 # Rows normalised at a time.
 _ROWS = 8192
 
