@@ -27,7 +27,8 @@ ALLOWED = {
 
 def check(expected, received, precision):
     worst = replicas.differences(expected, received)
-    assert worst.pop("count") == 0
+    # A cosine that rounding moves may pass a threshold.
+    assert worst.pop("count") <= (0 if precision == "float32" else 2)
     for name, limit in ALLOWED[precision].items():
         assert worst[name] <= limit, (name, worst[name])
 
@@ -125,8 +126,14 @@ def test_only_embeddings_labels_and_ids_cross_replicas(rng, two_replicas, monkey
         ("int32", (1,)): 2,
     }
     # receives the gradient of the student's gathered embeddings; sums the number of
-    # margin rows, the four loss terms and the weights' gradients.
-    expected = {("float32", (16, 8)): 2, ("float32", ()): 2, ("float32", (4,)): 2}
+    # margin rows, the four loss terms, the unit embeddings (8 numbers, for their mean
+    # cosine) and the weights' gradients.
+    expected = {
+        ("float32", (16, 8)): 2,
+        ("float32", ()): 2,
+        ("float32", (4,)): 2,
+        ("float32", (8,)): 2,
+    }
     for variable in model.trained_variables:
         key = ("float32", tuple(tf_variable(variable).shape))
         expected[key] = expected.get(key, 0) + 2
@@ -139,4 +146,4 @@ def test_only_embeddings_labels_and_ids_cross_replicas(rng, two_replicas, monkey
         if operation.type.startswith("Collective"):
             shape = operation.inputs[0].shape
             if shape.is_fully_defined():
-                assert shape.num_elements() in {1, 2, 4, 16 * 8, weights}
+                assert shape.num_elements() in {1, 2, 4, 8, 16 * 8, weights}
