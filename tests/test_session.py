@@ -130,7 +130,8 @@ def test_evaluates_on_more_sets_and_draws_the_teacher_once(tmp_path, teacher):
         evaluate_every=1,
         best_metric="other/auc",
     )
-    logged = [json.loads(line) for line in (path / "metrics.jsonl").open()]
+    text = (path / "metrics.jsonl").read_text()
+    logged = [json.loads(line) for line in text.splitlines()]
     evaluated = [line for line in logged if "heldout/auc" in line]
     assert [line["step"] for line in evaluated] == [1, 2]
     assert all("other/gap_at_fpr_1e-1" in line for line in evaluated)
