@@ -9,19 +9,32 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from ekd_tf.data.decoding import decode_image
+from ekd_tf.data.decoding import fit
 from ekd_tf.export.precision import as_float32
 from ekd_tf.export.staging import free_version
 from ekd_tf.export.staging import staged
 
 SIGNATURE = "serving_default"
+FLOAT_SIGNATURE = "embed_float"
+JPEG_SIGNATURE = "embed_jpeg"
+ENDPOINTS = (SIGNATURE, FLOAT_SIGNATURE, JPEG_SIGNATURE)
 
 
 def export_saved_model(model: keras.Model, directory, version=None) -> pathlib.Path:
     """Writes `model` as `<directory>/<version>/`, complete or not at all.
 
-    The endpoint `serving_default` maps `images`, uint8 `(n, height, width, 3)` RGB
-    in 0..255 for any n, to `{"embedding": float32 (n, dim)}` of Euclidean length 1.
-    It computes in float32 whatever policy the model was trained under.
+    Three endpoints, each for any n, return `{"embedding": float32 (n, dim)}` of
+    Euclidean length 1:
+
+    - `serving_default`: `images`, uint8 `(n, height, width, 3)`, RGB.
+    - `embed_float`: `images`, float32 of the same shape, RGB in 0..255, fractions
+      kept. Returns also `raw_embedding`, the same before it is brought to length 1:
+      what templates of several images are averaged from.
+    - `embed_jpeg`: `image_bytes`, string `(n,)`: JPEG, PNG, GIF or BMP files, decoded
+      and, where they are of another size, resized with antialias as in training.
+
+    All compute in float32 whatever policy the model was trained under.
 
     Args:
         model: Keras model as described at `check_student`.
@@ -43,24 +56,44 @@ def export_saved_model(model: keras.Model, directory, version=None) -> pathlib.P
     return final
 
 
-def write_saved_model(student: keras.Model, path):
-    """Writes a float32 student to `path`, which must not exist yet."""
+def write_saved_model(student: keras.Model, path, endpoints=ENDPOINTS):
+    """Writes a float32 student to `path`, which must not exist yet.
+
+    Args:
+        student: As returned by `as_float32`.
+        path: The directory to write.
+        endpoints: Those of `ENDPOINTS` to write; each takes seconds.
+    """
+    image_shape = tuple(student.input_shape[1:])
+    images = (None, *image_shape)
+    on_floats = _on_floats(student)
 
     def embed(images):
-        raw = student(images, training=False)
-        # This form and no other becomes one L2_NORMALIZATION in TFLite.
-        return {"embedding": tf.nn.l2_normalize(raw, axis=-1)}
+        return {"embedding": _unit(student(images, training=False))}
+
+    def embed_float(images):
+        raw = on_floats(images, training=False)
+        return {"embedding": _unit(raw), "raw_embedding": raw}
+
+    def embed_jpeg(image_bytes):
+        pixels = tf.map_fn(
+            lambda data: _exactly(decode_image(data), image_shape),
+            image_bytes,
+            fn_output_signature=tf.TensorSpec(image_shape, tf.uint8),
+        )
+        return embed(pixels)
 
     archive = keras.export.ExportArchive()
     archive.track(student)
-    archive.add_endpoint(
-        name=SIGNATURE,
-        fn=embed,
-        input_signature=[
-            tf.TensorSpec((None, *student.input_shape[1:]), tf.uint8, name="images")
-        ],
-    )
-    # Keras prints a page about the endpoint unless it is told to log.
+    known = {
+        SIGNATURE: (embed, tf.TensorSpec(images, tf.uint8, "images")),
+        FLOAT_SIGNATURE: (embed_float, tf.TensorSpec(images, tf.float32, "images")),
+        JPEG_SIGNATURE: (embed_jpeg, tf.TensorSpec((None,), tf.string, "image_bytes")),
+    }
+    for name in endpoints:
+        function, spec = known[name]
+        archive.add_endpoint(name=name, fn=function, input_signature=[spec])
+    # Keras prints a page about the endpoints unless it is told to log.
     interactive = keras.utils.is_interactive_logging_enabled()
     keras.utils.disable_interactive_logging()
     try:
@@ -68,6 +101,34 @@ def write_saved_model(student: keras.Model, path):
     finally:
         if interactive:
             keras.utils.enable_interactive_logging()
+
+
+def _unit(raw):
+    # This form and no other becomes one L2_NORMALIZATION in TFLite.
+    return tf.nn.l2_normalize(raw, axis=-1)
+
+
+def _on_floats(student):
+    """Returns the student on float pixels: the same layers behind another input.
+
+    Keras casts what it is given to the dtype of the input, uint8, and so drops the
+    fractions.
+    """
+    (image,) = student.inputs
+    # Keras 2 names the tensor of the layer "image" just so; no name may occur twice.
+    pixels = keras.Input(student.input_shape[1:], dtype="float32", name=image.name)
+    return keras.models.clone_model(
+        student, input_tensors=pixels, clone_function=lambda layer: layer
+    )
+
+
+def _exactly(image, image_shape):
+    """Resizes a decoded image to a shape that need not be square."""
+    height, width, _ = image_shape
+    if height == width:
+        return fit(image, height)
+    resized = tf.image.resize(image, (height, width), antialias=True)
+    return tf.saturate_cast(tf.round(resized), tf.uint8)
 
 
 def check_student(model: keras.Model) -> keras.Model:
@@ -135,6 +196,7 @@ class SavedModelEmbedder:
                 f"{path} must have an endpoint {SIGNATURE!r} that returns `embedding`. "
                 f"It has: {sorted(self._loaded.signatures)} with {sorted(names)}"
             )
+        self.float_signature = self._loaded.signatures.get(FLOAT_SIGNATURE)
         specs = self.signature.structured_input_signature[1]
         self.image_shape = tuple(specs["images"].shape[1:])
 

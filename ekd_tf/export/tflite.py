@@ -7,7 +7,6 @@ import os
 import pathlib
 import re
 import tempfile
-import time
 import warnings
 
 import keras
@@ -16,7 +15,10 @@ import tensorflow as tf
 
 from ekd_tf.checks import check_choice
 from ekd_tf.checks import check_range
+from ekd_tf.export.equalise import equalise
+from ekd_tf.export.measure import time_images
 from ekd_tf.export.precision import as_float32
+from ekd_tf.export.saved_model import FLOAT_SIGNATURE
 from ekd_tf.export.saved_model import SIGNATURE
 from ekd_tf.export.saved_model import SavedModelEmbedder
 from ekd_tf.export.saved_model import check_images
@@ -24,48 +26,81 @@ from ekd_tf.export.saved_model import check_student
 from ekd_tf.export.saved_model import write_saved_model
 from ekd_tf.export.staging import staged
 
-PRECISIONS = ("float32", "float16")
+PRECISIONS = ("float32", "float16", "dynamic", "int8")
+INT8_OUTPUTS = ("float32", "int8")
 
 
 class ConversionError(ValueError):
     """The converter refused the model; the message names the op where it did."""
 
 
-def convert_tflite(source, precision: str = "float32") -> bytes:
+def convert_tflite(
+    source,
+    precision: str = "float32",
+    representative=None,
+    int8_output: str = "float32",
+) -> bytes:
     """Converts a student to TFLite with builtin ops only.
 
-    The result takes one uint8 image `(1, height, width, 3)` and returns its float32
-    embedding `(1, dim)` of Euclidean length 1, under the names of the SavedModel's
-    endpoint.
+    The result takes one uint8 image `images`, `(1, height, width, 3)`, and returns
+    float32 `embedding` `(1, dim)` of Euclidean length 1, under the names of the
+    SavedModel's endpoint. That of "int8" returns `raw_embedding` instead, of any
+    length: a length of 1 would leave 8 bits too few steps, so it is for the caller to
+    divide by it.
 
     Args:
         source: A Keras model as described at `check_student`, of any precision, or
             the directory of a SavedModel written by `export_saved_model`.
-        precision: "float32", or "float16" to store the weights in half the space;
-            both compute in float32.
+        precision: "float32"; "float16", weights in half the space; "dynamic", weights
+            in int8; these three compute with float32 activations. "int8": weights and
+            activations in int8.
+        representative: Uint8 images `(n, height, width, 3)`, n >= 1, decoded and
+            resized as in training; "int8" takes the ranges of its activations from
+            them. 100 to 500 training images.
+        int8_output: "float32" or "int8", what "int8" returns. The tensor's
+            quantisation holds scale and zero point of the latter.
 
     Returns:
         The content of the `.tflite` file.
 
     Raises:
-        ConversionError: The model needs an op that TFLite has no builtin for.
-        ValueError: The source or the precision is none of the above.
+        ConversionError: The model needs an op that TFLite has no builtin for, or has
+            not in int8.
+        ValueError: The source or an argument is none of the above.
     """
     check_choice("precision", precision, PRECISIONS)
+    check_choice("int8_output", int8_output, INT8_OUTPUTS)
+    if precision == "int8" and (representative is None or not len(representative)):
+        raise ValueError(
+            "`precision='int8'` takes the ranges of activations from real images: give "
+            "`representative`, 100 or more training images. Received: none"
+        )
     with tempfile.TemporaryDirectory() as scratch:
         if isinstance(source, keras.Model):
-            model, source = source, os.path.join(scratch, "any_batch")
-            write_saved_model(as_float32(check_student(model)), source)
+            student = as_float32(check_student(source))
+            source = os.path.join(scratch, "any_batch")
+            endpoints = [SIGNATURE]
+            if precision == "int8":
+                equalise(student, check_images(representative, student.input_shape[1:]))
+                endpoints.append(FLOAT_SIGNATURE)
+            write_saved_model(student, source, endpoints)
         frozen = os.path.join(scratch, "frozen")
-        _freeze_one(source, frozen)
+        image_shape = _freeze_one(source, frozen, from_floats=precision == "int8")
         converter = tf.lite.TFLiteConverter.from_saved_model(
             frozen, signature_keys=[SIGNATURE]
         )
         # XNNPACK folds nothing across Flex ops, and few phones carry them.
         converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
-        if precision == "float16":
+        if precision != "float32":
             converter.optimizations = [tf.lite.Optimize.DEFAULT]
+        if precision == "float16":
             converter.target_spec.supported_types = [tf.float16]
+        if precision == "int8":
+            images = check_images(representative, image_shape)
+            converter.representative_dataset = lambda: _calibrating(images)
+            converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
+            converter.inference_input_type = tf.uint8
+            converter.inference_output_type = tf.as_dtype(int8_output)
         try:
             return converter.convert()
         # The converter's own exception type is not public.
@@ -73,13 +108,16 @@ def convert_tflite(source, precision: str = "float32") -> bytes:
             raise ConversionError(_explain(error)) from error
 
 
-def write_tflite(source, path, precision: str = "float32") -> pathlib.Path:
+def write_tflite(
+    source, path, precision: str = "float32", **int8_arguments
+) -> pathlib.Path:
     """Converts `source` and writes it to `path`, complete or not at all.
 
     Args:
         source: As for `convert_tflite`.
         path: The `.tflite` file; replaced if it exists.
         precision: As for `convert_tflite`.
+        **int8_arguments: `representative` and `int8_output`, likewise.
 
     Returns:
         `path`.
@@ -90,7 +128,7 @@ def write_tflite(source, path, precision: str = "float32") -> pathlib.Path:
     """
     path = pathlib.Path(path)
     with staged(path) as target:
-        target.write_bytes(convert_tflite(source, precision))
+        target.write_bytes(convert_tflite(source, precision, **int8_arguments))
     return path
 
 
@@ -151,13 +189,31 @@ class TFLiteModel:
         self.image_shape = tuple(map(int, shape[1:]))
         self.embedding_dim = int(outputs[0]["shape"][-1])
         self._input, self._output = inputs[0]["index"], outputs[0]["index"]
+        # (0, 0) where the output is float.
+        self._scale, self._zero_point = outputs[0]["quantization"]
+
+    @property
+    def partitions(self) -> int:
+        """Pieces of the graph that XNNPACK runs; 1 where it runs all of it.
+
+        Between two pieces the reference kernels run, which are slow, and tensors are
+        copied. 0: the interpreter runs without XNNPACK.
+        """
+        # Not public, but the one place that both runtimes tell it.
+        ops = self._interpreter._get_ops_details()
+        return sum(op["op_name"] == "DELEGATE" for op in ops)
 
     def __call__(self, images) -> np.ndarray:
-        """Returns the float32 embeddings `(n, dim)` of uint8 images."""
+        """Returns the float32 embeddings `(n, dim)` of uint8 images.
+
+        Those of an int8 file are raw, and dequantised where it returns int8.
+        """
         images = check_images(images, self.image_shape)
         embeddings = np.empty((len(images), self.embedding_dim), np.float32)
         for row, image in zip(embeddings, images):
             row[:] = self._embed(image)
+        if self._scale:
+            return (embeddings - self._zero_point) * np.float32(self._scale)
         return embeddings
 
     def latency(self, images, repeats: int = 50) -> tuple[float, float]:
@@ -171,17 +227,7 @@ class TFLiteModel:
             Median and 95th percentile in milliseconds.
         """
         images = check_images(images, self.image_shape)
-        check_range("repeats", repeats, low=1)
-        check_range("len(images)", len(images), low=1)
-        # The first calls pack weights and fill caches.
-        for image in images[:5]:
-            self._embed(image)
-        times = []
-        for step in range(repeats):
-            start = time.perf_counter()
-            self._embed(images[step % len(images)])
-            times.append(1e3 * (time.perf_counter() - start))
-        return float(np.median(times)), float(np.percentile(times, 95))
+        return time_images(self._embed, images, repeats)
 
     def _embed(self, image):
         self._interpreter.set_tensor(self._input, image[None])
@@ -189,21 +235,37 @@ class TFLiteModel:
         return self._interpreter.get_tensor(self._output)[0]
 
 
-def _freeze_one(source, path):
+def _freeze_one(source, path, from_floats=False):
     """Rewrites a SavedModel for one image, with its weights as constants.
 
     With the batch fixed, no op computes shapes. With constants, the converter need
     not save and load the variables several times, which takes most of its time; and
     it comes by way of a SavedModel, since only that keeps the endpoint's names.
+
+    Args:
+        source: Directory of the SavedModel.
+        path: Directory to write.
+        from_floats: Whether to map float pixels to `raw_embedding`, which is what
+            quantisation starts from: it puts its own uint8 input before them.
+
+    Returns:
+        The shape of one image.
     """
     # Not public, but the one thing that freezes a function on both stacks.
     from tensorflow.python.framework import convert_to_constants
 
     embedder = SavedModelEmbedder(source)
-    specs = [tf.TensorSpec((1, *embedder.image_shape), tf.uint8, name="images")]
+    signature, dtype, name = embedder.signature, tf.uint8, "embedding"
+    if from_floats:
+        signature, dtype, name = embedder.float_signature, tf.float32, "raw_embedding"
+        if signature is None or name not in signature.structured_outputs:
+            raise ValueError(
+                f"{source} must have an endpoint {FLOAT_SIGNATURE!r} that returns "
+                f"`{name}` to be quantised. Export it anew"
+            )
+    specs = [tf.TensorSpec((1, *embedder.image_shape), dtype, name="images")]
     embed_one = tf.function(
-        lambda images: embedder.signature(images=images)["embedding"],
-        input_signature=specs,
+        lambda images: signature(images=images)[name], input_signature=specs
     ).get_concrete_function()
     frozen = convert_to_constants.convert_variables_to_constants_v2(embed_one)
     graph = frozen.graph.as_graph_def()
@@ -218,16 +280,31 @@ def _freeze_one(source, path):
             input_map={frozen.inputs[0].name: images},
             return_elements=[frozen.outputs[0].name],
         )
-        return {"embedding": embedding}
+        return {name: embedding}
 
     module = tf.Module()
     module.embed = tf.function(embed, input_signature=specs)
     tf.saved_model.save(module, path, signatures={SIGNATURE: module.embed})
+    return embedder.image_shape
+
+
+def _calibrating(images):
+    """Yields single images; the first has a black and a white pixel in its corners.
+
+    Pixels then range from 0 to 255 exactly, so that the quantised input has scale 1
+    and zero point 0: it takes the pixels as they are.
+    """
+    first = images[0].copy()
+    first[0, 0], first[-1, -1] = 0, 255
+    for image in (first, *images[1:]):
+        yield [image[None].astype(np.float32)]
 
 
 def _explain(error):
     text = str(error)
     kinds = re.findall(r"^\s*(?:TF Select|Custom) ops: (.+)$", text, re.MULTILINE)
+    # Of an op that is a builtin but not in int8 the converter says only this.
+    kinds += re.findall(r"error: '?tfl\.(\w+)'? op", text)
     if kinds:
         return (
             "The student must use ops that TFLite has builtins for. It also uses: "

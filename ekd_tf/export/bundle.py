@@ -1,0 +1,258 @@
+"""All artefacts of a student in one directory, each reopened and compared first."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import pathlib
+import re
+
+import keras
+from absl import logging
+
+from ekd_tf.checks import check_choice
+from ekd_tf.checks import check_range
+from ekd_tf.export.card import CARD_FILE
+from ekd_tf.export.card import README_FILE
+from ekd_tf.export.card import card_markdown
+from ekd_tf.export.card import file_hashes
+from ekd_tf.export.card import make_card
+from ekd_tf.export.gates import GATES
+from ekd_tf.export.gates import Gate
+from ekd_tf.export.gates import failures
+from ekd_tf.export.gates import verification
+from ekd_tf.export.measure import peak_memory
+from ekd_tf.export.onnx_model import OnnxModel
+from ekd_tf.export.onnx_model import convert_onnx
+from ekd_tf.export.parity import ParityError
+from ekd_tf.export.parity import check_parity
+from ekd_tf.export.parity import compare
+from ekd_tf.export.parity import embed
+from ekd_tf.export.parity import unit
+from ekd_tf.export.precision import as_float32
+from ekd_tf.export.precision import half_precision_layers
+from ekd_tf.export.report import ArtefactReport
+from ekd_tf.export.report import ExportReport
+from ekd_tf.export.saved_model import SavedModelEmbedder
+from ekd_tf.export.saved_model import check_images
+from ekd_tf.export.saved_model import check_student
+from ekd_tf.export.saved_model import write_saved_model
+from ekd_tf.export.staging import free_version
+from ekd_tf.export.staging import staged
+from ekd_tf.export.tflite import PRECISIONS
+from ekd_tf.export.tflite import TFLiteModel
+from ekd_tf.export.tflite import convert_tflite
+from ekd_tf.export.tflite import tflite_ops
+
+# What half precision may cost between the model as trained and its float32 copy:
+# bfloat16 keeps 8 bits, so this tells a wrong copy from rounding and no more.
+HALF_PRECISION_COSINE = 0.99
+FORMATS = (*PRECISIONS, "onnx")
+DEFAULT_FORMATS = ("float32", "float16")
+
+
+def export_student(
+    model: keras.Model,
+    directory,
+    images,
+    name: str,
+    version=None,
+    minimum_cosine: float | None = None,
+    formats=DEFAULT_FORMATS,
+    labels=None,
+    representative=None,
+    int8_output: str = "float32",
+    facts: dict | None = None,
+    calibration: dict | None = None,
+) -> ExportReport:
+    """Exports a student as SavedModel and more and proves that they agree with it.
+
+    One directory holds all that belongs to a version, so that one rename publishes
+    it and one removal withdraws it. TF Serving watches `<directory>/<name>` and
+    ignores the files it does not know:
+
+        <directory>/<name>/<version>/saved_model.pb, variables/, ...
+        <directory>/<name>/<version>/<name>-<version>-float32.tflite
+        <directory>/<name>/<version>/<name>-<version>-....
+        <directory>/<name>/<version>/card.json, README.md
+
+    Every artefact is written under a temporary name, reopened from disk and compared
+    with the float32 copy of `model`, which was compared with `model` first, by the
+    gates of `ekd_tf.export.gates`. When one fails, nothing is kept.
+
+    Args:
+        model: Keras model as described at `check_student`, of any precision.
+        directory: Parent of all exported students; made if missing.
+        images: Uint8 `(n, height, width, 3)`, real inputs to compare on.
+        name: The student's name: letters, digits, "_", "-" and ".", no "." first.
+        version: Int >= 1, or None for one above the highest present.
+        minimum_cosine: Float in [-1, 1], the gate for every artefact and every image
+            in place of `GATES`; None for those.
+        formats: Some of `FORMATS`, what to write beside the SavedModel.
+        labels: Integers `(n,)`, identities of `images`, to measure verification by;
+            None not to.
+        representative: Uint8 training images for int8; see `convert_tflite`.
+        int8_output: As for `convert_tflite`.
+        facts: For the card; see `make_card`.
+        calibration: For the card; see `make_card`.
+
+    Returns:
+        Paths and all figures.
+
+    Raises:
+        FileExistsError: The version is there already.
+        OSError: The directory cannot be made or written to.
+        ParityError: An artefact is below its gate; has the table and the report.
+        ValueError: An argument is wrong, or a converter cannot take the model.
+    """
+    if not re.fullmatch(r"[\w-][\w.-]*", name, re.ASCII):
+        raise ValueError(
+            "`name` must be a directory's name of letters, digits, '_', '-' and '.'. "
+            f"Received: name={name!r}"
+        )
+    for item in formats:
+        check_choice("formats", item, FORMATS)
+    images = check_images(images, check_student(model).input_shape[1:])
+    check_range("len(images)", len(images), low=1)
+    if minimum_cosine is not None:
+        check_range("minimum_cosine", minimum_cosine, low=-1, high=1)
+    if "int8" in formats and (representative is None or not len(representative)):
+        raise ValueError(
+            "int8 takes the ranges of activations from real images: give "
+            "`representative`, 100 or more training images. Received: none"
+        )
+    parent = pathlib.Path(directory) / name
+    final = parent / str(free_version(parent, version))
+    version = int(final.name)
+    with staged(final) as target, _without_info_logs():
+        student = as_float32(model)
+        least = minimum_cosine
+        if half_precision_layers(model):
+            least = HALF_PRECISION_COSINE
+        elif least is None:
+            least = GATES["saved_model"].min_cosine
+        rebuild = check_parity(
+            model,
+            lambda batch: unit(embed(student, batch)),
+            images,
+            least,
+            name="The float32 copy of the model",
+        )
+        bench = _Bench(student, images, labels, minimum_cosine)
+        write_saved_model(student, target)
+        size = sum(f.stat().st_size for f in target.rglob("*") if f.is_file())
+        bench.measure("saved_model", SavedModelEmbedder(target), final, size)
+        for item in formats:
+            ending = ".onnx" if item == "onnx" else f"-{item}.tflite"
+            file = target / f"{name}-{version}{ending}"
+            if item == "onnx":
+                file.write_bytes(convert_onnx(target))
+            elif item == "int8":
+                content = convert_tflite(student, item, representative, int8_output)
+                file.write_bytes(content)
+            else:
+                file.write_bytes(convert_tflite(target, item))
+            bench.measure_file(item, file, final / file.name)
+        report = ExportReport(
+            name=name,
+            version=version,
+            path=str(final),
+            rebuild=rebuild,
+            keras=bench.reference,
+            artefacts=tuple(bench.artefacts),
+            notes=tuple(_notes(bench.artefacts)),
+        )
+        if bench.failures:
+            said = "\n".join(bench.failures)
+            raise ParityError(f"{said}\n{report.to_table()}", report)
+        card = make_card(
+            report,
+            student.input_shape[1],
+            student.output_shape[1],
+            student.count_params(),
+            file_hashes(target),
+            facts or {},
+            calibration,
+        )
+        text = json.dumps(card, indent=2) + "\n"
+        (target / CARD_FILE).write_text(text, encoding="utf-8")
+        text = card_markdown(card, report.to_table())
+        (target / README_FILE).write_text(text, encoding="utf-8")
+    return report
+
+
+class _Bench:
+    """Measures artefacts beside the float32 Keras model and gathers what fails."""
+
+    def __init__(self, student, images, labels, minimum_cosine):
+        self._images = images
+        self._labels = labels
+        self._minimum_cosine = minimum_cosine
+        self._expected = embed(student, images)
+        self.reference = verification(self._expected, labels)
+        self.artefacts = []
+        self.failures = []
+
+    def measure(self, kind, runner, path, size, **figures):
+        received = embed(runner, self._images)
+        if kind == "tflite_int8":
+            # It comes raw; what is compared is what a caller makes of it.
+            received = unit(received)
+        parity = compare(self._expected, received, kind)
+        found = verification(received, self._labels)
+        gate = GATES[kind]
+        if self._minimum_cosine is not None:
+            gate = Gate(min_cosine=self._minimum_cosine)
+        self.failures += failures(kind, parity, found, self.reference, gate)
+        self.artefacts.append(
+            ArtefactReport(
+                kind=kind,
+                path=str(path),
+                size_bytes=size,
+                parity=parity,
+                verification=found,
+                **figures,
+            )
+        )
+
+    def measure_file(self, item, file, path):
+        size = file.stat().st_size
+        if item == "onnx":
+            make, kind, figures = OnnxModel, "onnx", {}
+        else:
+            make, kind = TFLiteModel, f"tflite_{item}"
+            figures = {"ops": tflite_ops(file), "peak_bytes": peak_memory(file)}
+        one = make(file, num_threads=1)
+        if item != "onnx":
+            figures["partitions"] = one.partitions
+        for suffix, runner in (("", one), ("_2", make(file, num_threads=2))):
+            times = runner.latency(self._images)
+            figures[f"median_ms{suffix}"], figures[f"p95_ms{suffix}"] = times
+        self.measure(kind, one, path, size, **figures)
+
+
+def _notes(artefacts):
+    """Says what of the figures calls for something to be done."""
+    by_kind = {artefact.kind: artefact for artefact in artefacts}
+    int8, float32 = by_kind.get("tflite_int8"), by_kind.get("tflite_float32")
+    if int8 and "PRELU" in int8.ops:
+        beside = ""
+        if float32:
+            ratio = int8.median_ms / float32.median_ms
+            beside = f"; it took {ratio:.1f} times as long as float32 on one thread"
+        yield (
+            f"int8 with PReLU runs in {int8.partitions} pieces, as XNNPACK has no int8 "
+            f"PReLU{beside}. Train with --activation=relu, or swap and fine-tune: "
+            "python tools/swap_activation.py"
+        )
+
+
+@contextlib.contextmanager
+def _without_info_logs():
+    """TensorFlow tells each step of writing a SavedModel, in a dozen lines."""
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity(min(verbosity, logging.WARNING))
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
