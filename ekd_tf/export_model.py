@@ -76,6 +76,7 @@ def export(argv):
     model = factory.load_embedder(MODEL.value)
     size = model.input_shape[1]
     path = pathlib.Path(MODEL.value)
+    home = path if path.is_dir() else path.parent
     run = run_of(path)
     train = heldout = None
     if not IMAGES.value or ("int8" in FORMATS.value and not REPRESENTATIVE.value):
@@ -95,7 +96,7 @@ def export(argv):
     card = read_calibration(path)
     report = export_student(
         model,
-        pathlib.Path(DIRECTORY.value or path / "export"),
+        pathlib.Path(DIRECTORY.value or home / "export"),
         faces,
         name=NAME.value,
         version=VERSION.value,
@@ -126,7 +127,7 @@ def run_of(path):
 
 
 def read_calibration(path):
-    """Returns what `ekd_tf.evaluate --calibrate_fpr` left in a workdir's card, if so."""
+    """Returns what `ekd_tf.evaluate --calibrate_fpr` left in a card, or None."""
     card = (path if path.is_dir() else path.parent) / "card.json"
     if not card.is_file():
         return None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import keras
 import numpy as np
 
@@ -12,17 +14,40 @@ _HOMOGENEOUS = (PReLU, keras.layers.PReLU, keras.layers.ReLU, keras.layers.Leaky
 _LIMIT = 100.0
 
 
-def equalise(student: keras.Model, images: np.ndarray, batch_size: int = 16):
+@dataclasses.dataclass
+class _Group:
+    """Channels that must be scaled together.
+
+    Attributes:
+        norms: The batch normalisations that write them.
+        convs: The convolutions that read them.
+        outputs: The tensors that int8 gives one scale each.
+        closed: Whether nothing else reads or writes them.
+    """
+
+    norms: list = dataclasses.field(default_factory=list)
+    convs: list = dataclasses.field(default_factory=list)
+    outputs: list = dataclasses.field(default_factory=list)
+    closed: bool = True
+
+    def absorb(self, other):
+        self.norms += other.norms
+        self.convs += other.convs
+        self.outputs += other.outputs
+        self.closed &= other.closed
+
+
+def equalise(student: keras.Model, images: np.ndarray, batch_size: int = 16) -> int:
     r"""Scales channels so that one int8 scale suits all channels of an activation.
 
     int8 has one scale for all channels of an activation. A channel whose range is a
     hundredth of the widest is left two steps. Between a batch normalisation and the
-    convolution behind it lies only an activation with $f(s x) = s f(x)$, so that the
-    former's channel c can be multiplied by $s_c > 0$ and the latter's weights for it
-    divided: the network computes the same. Before a depthwise convolution, which has
-    a scale per channel, all ranges are made equal; before a convolution over channels
-    the range $r_c$ of the activation and that of the weights, $w_c$, meet at
-    $\sqrt{r_c w_c}$.
+    convolutions behind it lie only sums and activations with $f(s x) = s f(x)$, so
+    that the former's channel c can be multiplied by $s_c > 0$ and the latter's weights
+    for it divided: the network computes the same. Before a depthwise convolution,
+    which has a scale per channel, all ranges are made equal; before a convolution over
+    channels the range $r_c$ of the activation and that of the weights, $w_c$, meet at
+    $\sqrt{r_c w_c}$. What a residual sum joins is scaled by one factor.
 
     Args:
         student: A float32 functional model; its weights are changed in place. Each of
@@ -35,71 +60,102 @@ def equalise(student: keras.Model, images: np.ndarray, batch_size: int = 16):
 
     Reference:
         Nagel et al., 2019, arXiv:1906.04721, section 4.1. Departs from it in taking
-        $r_c$ from images, where they take the range of the weights before.
+        $r_c$ from images, where they take the range of the weights before, and in
+        scaling residual streams.
     """
-    pairs = _pairs(student)
-    if not pairs:
+    groups = _groups(student)
+    if not groups:
         return 0
-    ranges = _ranges(student, [norm for norm, _ in pairs], images, batch_size)
-    for (norm, conv), r in zip(pairs, ranges):
-        kernel = conv.get_weights()[0]
-        depthwise = isinstance(conv, keras.layers.DepthwiseConv2D)
-        if depthwise:
-            factor = 1 / np.maximum(r, 1e-12)
-        else:
-            w = np.abs(kernel).max(axis=(0, 1, 3))
-            factor = np.sqrt(w / np.maximum(r, 1e-12))
-        alive = (r > 0) & (factor > 0)
-        # The widest range stays what it is about; a channel that is always 0 has none.
-        middle = np.exp(np.log(factor[alive]).mean()) if alive.any() else 1.0
-        factor = np.clip(
-            np.where(alive, factor / middle, 1.0), 1 / _LIMIT, _LIMIT
-        ).astype(np.float32)
-        norm.gamma.assign(norm.gamma * factor)
-        norm.beta.assign(norm.beta * factor)
-        rest = conv.get_weights()[1:]
-        # (height, width, channels in, outputs of each) in both kinds.
-        conv.set_weights([kernel / factor[:, None], *rest])
-    return len(pairs)
+    found = _ranges(student, [t for g in groups for t in g.outputs], images, batch_size)
+    for group in groups:
+        count = len(group.outputs)
+        r, found = np.max(found[:count], axis=0), found[count:]
+        factor = _factor(r, group.convs)
+        for norm in group.norms:
+            norm.gamma.assign(norm.gamma * factor)
+            norm.beta.assign(norm.beta * factor)
+        for conv in group.convs:
+            kernel, *rest = conv.get_weights()
+            # (height, width, channels in, outputs of each) in both kinds.
+            conv.set_weights([kernel / factor[:, None], *rest])
+    return sum(len(group.norms) for group in groups)
 
 
-def _pairs(student):
-    """Finds (batch normalisation, convolution) with one homogeneous layer between."""
-    consumers = {}
+def _factor(r, convs):
+    """Returns what to multiply channels of the ranges `r` by, float32."""
+    kernels = [
+        np.abs(conv.get_weights()[0]).max(axis=(0, 1, 3))
+        for conv in convs
+        if not isinstance(conv, keras.layers.DepthwiseConv2D)
+    ]
+    goal = np.max(kernels, axis=0) if kernels else np.ones_like(r)
+    # A channel that is always 0 has no range and is left as it is.
+    alive = (r > 0) & (goal > 0)
+    factor = np.where(alive, goal, 1.0) / np.where(alive, r, 1.0)
+    if kernels:
+        factor = np.sqrt(factor)
+    # The geometric mean of the ranges stays where it was.
+    middle = np.exp(np.log(factor[alive]).mean()) if alive.any() else 1.0
+    factor = np.where(alive, factor / middle, 1.0)
+    return np.clip(factor, 1 / _LIMIT, _LIMIT).astype(np.float32)
+
+
+def _groups(student):
+    """Finds the groups of channels that can be scaled, by a walk along the layers."""
+    group_of = {}
+
+    def close(tensors):
+        for tensor in tensors:
+            if id(tensor) in group_of:
+                group_of[id(tensor)].closed = False
+
+    # Keras keeps them in an order in which each comes after those it reads.
     for layer in student.layers:
-        for tensor in _list(layer.input):
-            consumers.setdefault(id(tensor), []).append(layer)
+        inputs = _list(layer.input)
+        known = [group_of.get(id(tensor)) for tensor in inputs]
+        group = known[0] if len(set(map(id, known))) == 1 else None
+        if isinstance(layer, keras.layers.BatchNormalization):
+            close(inputs)
+            if layer.scale and layer.center:
+                group_of[id(layer.output)] = _Group([layer], [], [layer.output])
+        elif isinstance(layer, (*_HOMOGENEOUS, keras.layers.ZeroPadding2D)) and group:
+            if isinstance(layer, keras.layers.ReLU):
+                # Fused into what is before it: only what it returns is ever stored.
+                group.outputs = [t for t in group.outputs if t is not inputs[0]]
+            if isinstance(layer, _HOMOGENEOUS):
+                group.outputs.append(layer.output)
+            group_of[id(layer.output)] = group
+        elif isinstance(layer, keras.layers.Add) and None not in known:
+            group = known[0]
+            for other in known[1:]:
+                if other is not group:
+                    group.absorb(other)
+                    for key in [k for k, v in group_of.items() if v is other]:
+                        group_of[key] = group
+            group.outputs.append(layer.output)
+            group_of[id(layer.output)] = group
+        elif _reads_channels(layer) and group:
+            group.convs.append(layer)
+        else:
+            close(inputs)
+    close(student.outputs)
+    unique = {id(group): group for group in group_of.values()}.values()
+    return [group for group in unique if group.closed and group.convs]
 
-    def only_consumer(layer):
-        after = consumers.get(id(layer.output), [])
-        return after[0] if len(after) == 1 else None
 
-    pairs = []
-    for norm in student.layers:
-        if not (
-            isinstance(norm, keras.layers.BatchNormalization)
-            and norm.scale
-            and norm.center
-            and isinstance(only_consumer(norm), _HOMOGENEOUS)
-        ):
-            continue
-        after = only_consumer(only_consumer(norm))
-        if isinstance(after, keras.layers.ZeroPadding2D):
-            after = only_consumer(after)
-        if isinstance(after, keras.layers.Conv2D) and getattr(after, "groups", 1) == 1:
-            pairs.append((norm, after))
-        elif isinstance(after, keras.layers.DepthwiseConv2D):
-            pairs.append((norm, after))
-    return pairs
+def _reads_channels(layer):
+    if isinstance(layer, keras.layers.DepthwiseConv2D):
+        return True
+    return isinstance(layer, keras.layers.Conv2D) and layer.groups == 1
 
 
-def _ranges(student, norms, images, batch_size):
-    """Returns the largest absolute output of each channel, float64, per layer."""
-    probe = keras.Model(student.inputs[0], [norm.output for norm in norms])
-    found = [np.zeros(norm.output.shape[-1]) for norm in norms]
+def _ranges(student, outputs, images, batch_size):
+    """Returns the largest absolute value of each channel of each tensor, float64."""
+    probe = keras.Model(student.inputs[0], outputs)
+    found = [np.zeros(output.shape[-1]) for output in outputs]
     for start in range(0, len(images), batch_size):
-        outputs = probe(images[start : start + batch_size], training=False)
-        for row, output in zip(found, _list(outputs)):
+        batch = probe(images[start : start + batch_size], training=False)
+        for row, output in zip(found, _list(batch)):
             np.maximum(row, np.abs(output).max(axis=(0, 1, 2)), out=row)
     return found
 

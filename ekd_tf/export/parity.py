@@ -10,6 +10,7 @@ import numpy as np
 
 from ekd_tf.checks import check_range
 
+
 @dataclasses.dataclass(frozen=True)
 class ParityReport:
     """How close an artefact's embeddings are to the reference's.

@@ -62,7 +62,8 @@ def saved(student, tmp_path_factory):
 @pytest.fixture(scope="session")
 def tflite(saved):
     """The shared student's TFLite contents by precision."""
-    return {precision: convert_tflite(saved, precision) for precision in PRECISIONS}
+    noise = np.random.default_rng(3).integers(0, 256, (32, SIZE, SIZE, 3), np.uint8)
+    return {p: convert_tflite(saved, p, noise) for p in PRECISIONS}
 
 
 @pytest.fixture

@@ -8,7 +8,10 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from PIL import Image
 
+from ekd_tf.data import FolderFaces
+from ekd_tf.data import evaluation_batches
 from ekd_tf.export.saved_model import SavedModelEmbedder
 from ekd_tf.export.saved_model import check_images
 from ekd_tf.export.saved_model import check_student
@@ -30,7 +33,7 @@ if "ekd_tf" in sys.modules:
 
 def test_the_endpoint_has_stable_names_and_types(saved):
     loaded = tf.saved_model.load(str(saved))
-    assert list(loaded.signatures) == ["serving_default"]
+    assert sorted(loaded.signatures) == ["embed_float", "embed_jpeg", "serving_default"]
     signature = loaded.signatures["serving_default"]
     (args, kwargs) = signature.structured_input_signature
     assert args == () and list(kwargs) == ["images"]
@@ -55,6 +58,41 @@ def test_a_process_with_only_tensorflow_gets_the_same_numbers(
     np.testing.assert_allclose(
         received, unit_embeddings(student, images), rtol=1e-4, atol=1e-6
     )
+
+
+def test_float_pixels_keep_their_fractions(student, saved, images, unit_embeddings):
+    embed = tf.saved_model.load(str(saved)).signatures["embed_float"]
+    outputs = embed(images=tf.constant(images, tf.float32))
+    raw = np.asarray(student(images, training=False))
+    np.testing.assert_allclose(outputs["raw_embedding"], raw, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(
+        outputs["embedding"], unit_embeddings(student, images), rtol=1e-4, atol=1e-6
+    )
+    # All that comes before the first activation is linear in the pixels, and after it
+    # the network is not: so pixels half way between two images must not give what
+    # either gives, nor what Keras gives, which cuts the half off.
+    halves = images.astype(np.float32) + 0.5 * (images < 255)
+    off = embed(images=tf.constant(halves))["raw_embedding"] - raw
+    assert np.abs(off).max() > 1e-2
+
+
+def test_encoded_images_are_decoded_and_resized_as_in_training(saved, tmp_path, rng):
+    (tmp_path / "p").mkdir()
+    for name, size in (("a.png", 16), ("b.jpg", 16), ("c.jpg", 40), ("d.bmp", 23)):
+        pixels = rng.integers(0, 256, (size, size, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "p" / name)
+    Image.fromarray(pixels[:, :, 0]).save(tmp_path / "p" / "gray.png")
+    (tmp_path / "q").mkdir()
+    Image.fromarray(pixels).save(tmp_path / "q" / "e.png")
+    source = FolderFaces(tmp_path)
+    everything = np.arange(len(source))
+    expected = SavedModelEmbedder(saved)(
+        np.concatenate(list(evaluation_batches(source, everything, 16, 8)))
+    )
+    embed = tf.saved_model.load(str(saved)).signatures["embed_jpeg"]
+    received = embed(image_bytes=tf.constant(source.read(everything)))["embedding"]
+    np.testing.assert_allclose(received, expected, rtol=1e-5, atol=1e-6)
+    assert embed(image_bytes=tf.constant([], tf.string))["embedding"].shape == (0, 24)
 
 
 @pytest.mark.parametrize("policy", ["float32", "mixed_float16", "mixed_bfloat16"])

@@ -284,3 +284,72 @@ def test_litert_is_preferred_where_it_is_installed(tflite, images, monkeypatch):
     fallback = TFLiteModel(content)
     assert len(made) == 1
     np.testing.assert_array_equal(litert(images), fallback(images))
+
+
+def noise(count=64):
+    return np.random.default_rng(5).integers(0, 256, (count, 16, 16, 3), np.uint8)
+
+
+def test_dynamic_range_stores_weights_in_int8(tflite, student, images):
+    # Kernels of 1024 entries and more: the depthwise and the dense one.
+    assert tflite_ops(tflite["dynamic"]) == FOLDED
+    received = TFLiteModel(tflite["dynamic"])(images)
+    assert cosines(received, student(images, training=False)).min() > 0.99
+    np.testing.assert_allclose(np.linalg.norm(received, axis=1), 1, rtol=1e-3)
+
+
+@pytest.mark.parametrize("output", ["float32", "int8"])
+def test_int8_takes_pixels_as_they_are_and_returns_the_raw_embedding(
+    saved, student, images, output
+):
+    content = convert_tflite(saved, "int8", noise(), int8_output=output)
+    interpreter = tf.lite.Interpreter(model_content=content)
+    (image,) = interpreter.get_input_details()
+    (embedding,) = interpreter.get_output_details()
+    # Scale 1 and zero point 0: the pixel is the number.
+    assert (image["dtype"], image["quantization"]) == (np.uint8, (1.0, 0))
+    assert embedding["dtype"] == np.dtype(output).type
+    (signature,) = interpreter.get_signature_list().values()
+    assert signature == {"inputs": ["images"], "outputs": ["raw_embedding"]}
+    # Nothing is left in float but the way out.
+    ops = tflite_ops(content)
+    assert ops.pop("QUANTIZE") == 1
+    assert ops.pop("DEQUANTIZE", 0) == (output == "float32")
+    assert ops == {
+        k: v for k, v in FOLDED.items() if k not in ("CAST", "L2_NORMALIZATION")
+    }
+    raw = np.asarray(student(images, training=False))
+    received = TFLiteModel(content)(images)
+    assert cosines(received, raw).mean() > 0.99
+    np.testing.assert_allclose(received, raw, atol=0.1 * np.abs(raw).max())
+
+
+def test_a_dark_set_of_images_does_not_change_the_scale_of_pixels(saved, images):
+    content = convert_tflite(saved, "int8", noise() // 4)
+    (image,) = tf.lite.Interpreter(model_content=content).get_input_details()
+    assert image["quantization"] == (1.0, 0)
+
+
+def test_int8_from_a_keras_model_equalises_a_copy(student, images):
+    before = student.get_weights()
+    content = convert_tflite(student, "int8", noise())
+    received = TFLiteModel(content)(images)
+    assert cosines(received, student(images, training=False)).mean() > 0.99
+    for left, right in zip(student.get_weights(), before):
+        np.testing.assert_array_equal(left, right)
+
+
+def test_int8_needs_real_images(saved):
+    for none in (None, noise(0)):
+        with pytest.raises(ValueError, match="give `representative`, 100 or more"):
+            convert_tflite(saved, "int8", none)
+    with pytest.raises(ValueError, match=r"uint8 \(n, 16, 16, 3\). Received: uint8"):
+        convert_tflite(saved, "int8", noise()[:, :8])
+    with pytest.raises(ValueError, match="`int8_output` must be one of"):
+        convert_tflite(saved, "int8", noise(), int8_output="uint8")
+
+
+def test_an_int8_prelu_splits_the_graph(tflite):
+    # XNNPACK takes all of the float graph and, of int8, all but PRELU.
+    assert TFLiteModel(tflite["float32"]).partitions == 1
+    assert TFLiteModel(tflite["int8"]).partitions == 2

@@ -1,0 +1,242 @@
+"""ekd_tf.export.bundle: one directory with all artefacts, or none."""
+
+import json
+import os
+
+import keras
+import numpy as np
+import pytest
+
+import ekd_tf.export.bundle as bundle
+from ekd_tf.export.bundle import export_student
+from ekd_tf.export.parity import ParityError
+from ekd_tf.export.saved_model import SavedModelEmbedder
+from ekd_tf.export.tflite import TFLiteModel
+from ekd_tf.export.tflite import convert_tflite
+from ekd_tf.models.mobilefacenet import MobileFaceNet
+
+NO_IMAGES = np.zeros((0, 4, 4, 3), np.uint8)
+
+
+@pytest.fixture(scope="module")
+def exported(student, tmp_path_factory):
+    """An export's directory, images and report."""
+    directory = tmp_path_factory.mktemp("exported")
+    images = np.random.default_rng(1).integers(
+        0, 256, (9, *student.input_shape[1:]), dtype=np.uint8
+    )
+    return (
+        directory,
+        images,
+        export_student(student, directory / "export", images, name="small", version=4),
+    )
+
+
+def test_a_version_is_one_directory_with_all_its_artefacts(exported, tree):
+    tmp_path, _, report = exported
+    version = tmp_path / "export" / "small" / "4"
+    files = [path for path in tree(tmp_path) if not path.endswith("assets")]
+    below = [path.replace("export/small/4/", "") for path in files[3:]]
+    assert files[:3] == ["export", "export/small", "export/small/4"]
+    assert [f for f in below if "variables" not in f and "fingerprint" not in f] == [
+        "README.md",
+        "card.json",
+        "saved_model.pb",
+        "small-4-float16.tflite",
+        "small-4-float32.tflite",
+    ]
+    assert (report.name, report.version, report.path) == ("small", 4, str(version))
+    assert [artefact.kind for artefact in report.artefacts] == [
+        "saved_model",
+        "tflite_float32",
+        "tflite_float16",
+    ]
+
+
+def test_the_report_holds_what_was_written_and_measured(
+    student, exported, unit_embeddings
+):
+    _, images, report = exported
+    saved, float32, float16 = report.artefacts
+    expected = unit_embeddings(student, images)
+    for artefact, runner in (
+        (saved, SavedModelEmbedder),
+        (float32, TFLiteModel),
+        (float16, TFLiteModel),
+    ):
+        received = runner(artefact.path)(images)
+        off = np.abs(received - expected).max()
+        assert artefact.parity.max_abs_diff == pytest.approx(off, rel=0.2, abs=1e-6)
+        assert artefact.parity.images == 9
+        assert 0.9999 <= artefact.parity.min_cosine <= artefact.parity.mean_cosine
+    assert float16.parity.max_abs_diff > 10 * float32.parity.max_abs_diff
+    for artefact in (float32, float16):
+        assert artefact.size_bytes == os.path.getsize(artefact.path)
+        assert 0 < artefact.median_ms <= artefact.p95_ms
+    on_disk = sum(
+        os.path.getsize(os.path.join(folder, file))
+        for folder, _, files in os.walk(saved.path)
+        for file in files
+        if not file.endswith((".tflite", ".json", ".md"))
+    )
+    assert saved.size_bytes == on_disk
+    assert saved.median_ms is None
+    assert report.rebuild.min_cosine == pytest.approx(1, abs=1e-9)
+
+
+def test_the_report_goes_to_json_and_back(exported):
+    report = exported[2]
+    read = json.loads(json.dumps(report.to_dict()))
+    assert read == report.to_dict()
+    assert read["version"] == 4
+    assert read["rebuild"]["images"] == 9
+    assert read["artefacts"][1]["kind"] == "tflite_float32"
+    assert read["artefacts"][1]["path"].endswith("small/4/small-4-float32.tflite")
+    assert set(read["artefacts"][2]["parity"]) == {
+        "min_cosine",
+        "mean_cosine",
+        "max_abs_diff",
+        "images",
+    }
+
+
+@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
+def test_half_precision_students_export_as_their_float32_twin(
+    build_student, images, mixed_policy, tmp_path, unit_embeddings, policy
+):
+    expected = unit_embeddings(build_student(seed=2), images)
+    mixed_policy(policy)
+    report = export_student(build_student(seed=2), tmp_path, images, name="small")
+    # The copy is compared with the model as trained, which did round.
+    assert 0.99 <= report.rebuild.min_cosine < 1 - 1e-8
+    for artefact in report.artefacts[:2]:
+        assert artefact.parity.max_abs_diff < 1e-5
+    received = SavedModelEmbedder(report.path)(images)
+    np.testing.assert_allclose(received, expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.fixture
+def wrong(build_student):
+    """Another student: what a broken conversion might give."""
+    return build_student(seed=99)
+
+
+def break_float16(monkeypatch, wrong):
+    def convert(source, precision):
+        return convert_tflite(wrong if precision == "float16" else source, precision)
+
+    monkeypatch.setattr(bundle, "convert_tflite", convert)
+
+
+def break_saved_model(monkeypatch, wrong):
+    write = bundle.write_saved_model
+    monkeypatch.setattr(
+        bundle, "write_saved_model", lambda student, path: write(wrong, path)
+    )
+
+
+def break_copy(monkeypatch, wrong):
+    monkeypatch.setattr(bundle, "as_float32", lambda model: wrong)
+
+
+@pytest.mark.parametrize(
+    "fault, named",
+    [
+        (break_float16, "tflite_float16"),
+        (break_saved_model, "saved_model"),
+        (break_copy, "The float32 copy of the model"),
+    ],
+)
+def test_an_artefact_below_the_gate_leaves_nothing(
+    student, images, tmp_path, monkeypatch, wrong, fault, named
+):
+    fault(monkeypatch, wrong)
+    with pytest.raises(ParityError, match=f"^{named} must reach a cosine of 0.999"):
+        export_student(student, tmp_path / "export", images, name="small")
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_half_precision_copy_must_agree_too(
+    build_student, images, tmp_path, monkeypatch, mixed_policy, wrong
+):
+    mixed_policy("mixed_bfloat16")
+    break_copy(monkeypatch, wrong)
+    with pytest.raises(
+        ParityError, match="float32 copy .* must reach a cosine of 0.99 "
+    ):
+        export_student(build_student(), tmp_path, images, name="small")
+    assert os.listdir(tmp_path) == []
+
+
+def test_the_gate_can_be_set(student, images, tmp_path, monkeypatch, wrong):
+    break_float16(monkeypatch, wrong)
+    report = export_student(
+        student, tmp_path, images, name="small", minimum_cosine=-1.0
+    )
+    assert report.artefacts[2].parity.min_cosine < 0.9
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, MemoryError])
+def test_an_interrupted_export_leaves_earlier_versions_alone(
+    student, images, tmp_path, monkeypatch, tree, error
+):
+    (tmp_path / "small" / "1").mkdir(parents=True)
+    (tmp_path / "small" / "1" / "saved_model.pb").write_text("served")
+
+    def convert(source, precision):
+        if precision == "float16":
+            raise error
+        return convert_tflite(source, precision)
+
+    monkeypatch.setattr(bundle, "convert_tflite", convert)
+    with pytest.raises(error):
+        export_student(student, tmp_path, images, name="small")
+    assert tree(tmp_path) == ["small", "small/1", "small/1/saved_model.pb"]
+
+
+def test_an_existing_version_is_refused_before_any_work(
+    student, images, tmp_path, monkeypatch, tree
+):
+    (tmp_path / "small" / "3").mkdir(parents=True)
+    monkeypatch.setattr(bundle, "as_float32", lambda model: pytest.fail("too late"))
+    with pytest.raises(FileExistsError, match="version=3; .*small has 3. Leave"):
+        export_student(student, tmp_path, images, name="small", version=3)
+    assert tree(tmp_path) == ["small", "small/3"]
+
+
+def test_an_unwritable_target_is_refused_before_any_work(
+    student, images, tmp_path, monkeypatch
+):
+    (tmp_path / "export").write_text("a file")
+    monkeypatch.setattr(bundle, "as_float32", lambda model: pytest.fail("too late"))
+    with pytest.raises(OSError, match="Cannot write .*export/small/1: Not a directory"):
+        export_student(student, tmp_path / "export", images, name="small")
+
+
+@pytest.mark.parametrize("name", ["", "a/b", "..", ".hidden", "a b", "ä"])
+def test_a_name_that_is_no_directory_is_refused(student, images, tmp_path, name):
+    with pytest.raises(ValueError, match="`name` must be a directory's name.*Received"):
+        export_student(student, tmp_path, images, name=name)
+    assert os.listdir(tmp_path) == []
+
+
+def test_images_and_models_of_another_kind_are_refused(student, images, tmp_path):
+    with pytest.raises(ValueError, match=r"`images` must be uint8 \(n, 16, 16, 3\)"):
+        export_student(student, tmp_path, images / 255, name="small")
+    with pytest.raises(ValueError, match=r"`len\(images\)` must be in \[1"):
+        export_student(student, tmp_path, images[:0], name="small")
+    inputs = keras.layers.Input((16, 16, 3))
+    with pytest.raises(ValueError, match="`model` must take uint8 images"):
+        export_student(keras.Model(inputs, inputs), tmp_path, images, name="small")
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("policy", ["float32", "mixed_float16", "mixed_bfloat16"])
+def test_a_backbone_passes_under_every_policy(rng, tmp_path, mixed_policy, policy):
+    # Its fast siblings: the small student above, and the op list in test_tflite.py.
+    mixed_policy(policy)
+    model = MobileFaceNet(width=0.25, input_size=32, embedding_dim=64)
+    images = rng.integers(0, 256, (16, 32, 32, 3), dtype=np.uint8)
+    report = export_student(model, tmp_path, images, name="mobilefacenet")
+    assert all(artefact.parity.min_cosine >= 0.9999 for artefact in report.artefacts)

@@ -1,0 +1,60 @@
+"""ekd_tf.export.onnx_model: the student outside TensorFlow."""
+
+import sys
+
+import numpy as np
+import pytest
+
+from ekd_tf.export.onnx_model import OnnxModel
+from ekd_tf.export.onnx_model import convert_onnx
+from ekd_tf.export.tflite import ConversionError
+
+
+@pytest.fixture(scope="module")
+def path(saved, tmp_path_factory):
+    pytest.importorskip("tf2onnx")
+    path = tmp_path_factory.mktemp("onnx") / "s.onnx"
+    path.write_bytes(convert_onnx(saved))
+    return path
+
+
+def test_onnxruntime_gives_the_same_embeddings(path, student, images, unit_embeddings):
+    onnx = pytest.importorskip("onnx")
+    graph = onnx.load(path).graph
+    assert [node.name for node in graph.input] == ["images"]
+    assert [node.name for node in graph.output] == ["embedding"]
+    run = OnnxModel(path)
+    assert run.image_shape == (16, 16, 3)
+    expected = unit_embeddings(student, images)
+    for batch in (1, 9):
+        np.testing.assert_allclose(
+            run(images[:batch]), expected[:batch], rtol=1e-4, atol=1e-6
+        )
+    median, p95 = run.latency(images, repeats=10)
+    assert 0 < median <= p95
+
+
+def test_other_images_are_refused(path, images):
+    with pytest.raises(ValueError, match=r"uint8 \(n, 16, 16, 3\). Received: uint8"):
+        OnnxModel(path)(images[:, :8])
+
+
+def test_a_failed_conversion_says_so(saved, monkeypatch):
+    tf2onnx = pytest.importorskip("tf2onnx")
+
+    def fail(*args, **kwargs):
+        raise RuntimeError("no such op: Einsum")
+
+    monkeypatch.setattr(tf2onnx.convert, "from_function", fail)
+    with pytest.raises(ConversionError, match="ONNX converter failed: no such op: Ein"):
+        convert_onnx(saved)
+
+
+@pytest.mark.parametrize(
+    ("package", "call"), [("tf2onnx", convert_onnx), ("onnxruntime", OnnxModel)]
+)
+def test_what_must_be_installed_is_named(saved, monkeypatch, package, call):
+    # None makes the import fail, as where it is not installed.
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(ValueError, match="needs tf2onnx and onnxruntime, and Tensor.*"):
+        call(saved)

@@ -1,0 +1,82 @@
+"""tools/run_tflite.py: a student without TensorFlow."""
+
+import pathlib
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+from PIL import Image
+
+from ekd_tf.export.tflite import write_tflite
+
+TOOL = pathlib.Path(__file__).parents[2] / "tools" / "run_tflite.py"
+# Imports fail for all but what the tool says it needs.
+BARE = """
+import runpy, sys
+for name in ("tensorflow", "keras", "ekd_tf", "absl"):
+    sys.modules[name] = None
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """A float and an int8 student, two images, and the Keras model."""
+    pytest.importorskip("ai_edge_litert")
+    root = tmp_path_factory.mktemp("faces")
+    keras.utils.set_random_seed(1)
+    image = keras.Input((16, 16, 3), dtype="uint8")
+    x = keras.layers.Rescaling(1 / 127.5, offset=-1.0)(image)
+    x = keras.layers.Flatten()(keras.layers.Conv2D(4, 5, strides=3)(x))
+    model = keras.Model(image, keras.layers.Dense(8)(x))
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 16, 16, 3), np.uint8)
+    for name, image in zip("ab", pixels):
+        Image.fromarray(image).save(root / f"{name}.png")
+    for precision, output in (("float32", "float32"), ("int8", "int8")):
+        write_tflite(
+            model,
+            root / f"{precision}.tflite",
+            precision,
+            representative=pixels,
+            int8_output=output,
+        )
+    raw = np.asarray(model(pixels, training=False))
+    return root, raw / np.linalg.norm(raw, axis=1, keepdims=True)
+
+
+def run(*arguments):
+    return subprocess.run(
+        [sys.executable, "-c", BARE, str(TOOL), *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+@pytest.mark.parametrize(("precision", "atol"), [("float32", 1e-5), ("int8", 0.05)])
+def test_embeds_without_tensorflow(files, precision, atol):
+    root, expected = files
+    a, b, output = root / "a.png", root / "b.png", root / f"{precision}.npy"
+    done = run(root / f"{precision}.tflite", a, b, f"--output={output}")
+    assert done.returncode == 0, done.stderr
+    received = np.load(output)
+    np.testing.assert_allclose(received, expected, atol=atol)
+    np.testing.assert_allclose(np.linalg.norm(received, axis=1), 1, rtol=1e-5)
+    cosine, *paths = done.stdout.splitlines()[-1].split()
+    assert paths == [str(a), str(b)]
+    assert float(cosine) == pytest.approx(received[0] @ received[1], abs=1e-4)
+
+
+def test_a_missing_file_is_named_in_one_line(files):
+    root, _ = files
+    for arguments in (
+        (root / "none.tflite", root / "a.png"),
+        (root / "float32.tflite", root / "none.png"),
+    ):
+        done = run(*arguments)
+        assert done.returncode == 1
+        assert "run_tflite.py: " in done.stderr and "none." in done.stderr
+        assert "Traceback" not in done.stderr

@@ -1,0 +1,77 @@
+"""Embeds aligned face images with a TFLite student; needs no TensorFlow.
+
+    pip install ai-edge-litert numpy pillow
+    python tools/run_tflite.py student-1-int8.tflite a.jpg b.jpg
+
+Prints the cosine of every pair of images; with `--output=FILE.npy` writes the
+embeddings, float32 `(n, dim)` of length 1. Copy it into your project: it is one file
+and imports nothing else of this one.
+"""
+
+import argparse
+import itertools
+import sys
+
+import numpy as np
+from ai_edge_litert.interpreter import Interpreter
+from PIL import Image
+
+
+class Student:
+    """A TFLite student: uint8 RGB images to embeddings of length 1.
+
+    Args:
+        path: A `.tflite` file as `ekd_tf.export_model` writes it.
+        num_threads: Int, CPU threads.
+    """
+
+    def __init__(self, path, num_threads=1):
+        self._interpreter = Interpreter(model_path=str(path), num_threads=num_threads)
+        self._interpreter.allocate_tensors()
+        self._input = self._interpreter.get_input_details()[0]
+        self._output = self._interpreter.get_output_details()[0]
+        self.height, self.width = (int(n) for n in self._input["shape"][1:3])
+
+    def read(self, path):
+        """Returns an image file as the student takes it: RGB, resized if need be.
+
+        The file must show a face aligned to the ArcFace template.
+        """
+        image = Image.open(path).convert("RGB")
+        if image.size != (self.width, self.height):
+            image = image.resize((self.width, self.height), Image.BILINEAR)
+        return np.asarray(image, np.uint8)
+
+    def embed(self, image):
+        """Returns the embedding, float32 `(dim,)` of length 1, of one image."""
+        self._interpreter.set_tensor(self._input["index"], image[None])
+        self._interpreter.invoke()
+        raw = self._interpreter.get_tensor(self._output["index"])[0].astype(np.float32)
+        scale, zero_point = self._output["quantization"]
+        if scale:
+            raw = (raw - zero_point) * np.float32(scale)
+        return raw / max(float(np.linalg.norm(raw)), 1e-12)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("model", help="A .tflite file.")
+    parser.add_argument("images", nargs="+", help="Aligned face images.")
+    parser.add_argument("--output", help="A .npy file for the embeddings.")
+    parser.add_argument("--num_threads", type=int, default=1)
+    arguments = parser.parse_args()
+    try:
+        student = Student(arguments.model, arguments.num_threads)
+        faces = [student.read(path) for path in arguments.images]
+    except (OSError, ValueError) as error:
+        sys.exit(f"run_tflite.py: {error}")
+    embeddings = np.stack([student.embed(face) for face in faces])
+    if arguments.output:
+        np.save(arguments.output, embeddings)
+    named = list(zip(arguments.images, embeddings))
+    for (a, left), (b, right) in itertools.combinations(named, 2):
+        print(f"{left @ right:.4f}  {a}  {b}")
+
+
+if __name__ == "__main__":
+    main()
