@@ -9,8 +9,6 @@ was (or to `--teacher`); in the second half the network settles. The result is e
 like any other: `python -m ekd_tf.export_model --model=student_relu.keras`.
 """
 
-import sys
-
 from absl import app
 from absl import flags
 from absl import logging
@@ -109,5 +107,4 @@ def swap():
 
 if __name__ == "__main__":
     flags.mark_flags_as_required(["model", "output"])
-    sys.path.insert(0, str(__import__("pathlib").Path(__file__).parents[1]))
     app.run(main)

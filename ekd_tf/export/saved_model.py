@@ -63,6 +63,9 @@ def write_saved_model(student: keras.Model, path, endpoints=ENDPOINTS):
         student: As returned by `as_float32`.
         path: The directory to write.
         endpoints: Those of `ENDPOINTS` to write; each takes seconds.
+
+    Raises:
+        OSError: It cannot be written, as on a full disk.
     """
     image_shape = tuple(student.input_shape[1:])
     images = (None, *image_shape)
@@ -98,6 +101,9 @@ def write_saved_model(student: keras.Model, path, endpoints=ENDPOINTS):
     keras.utils.disable_interactive_logging()
     try:
         archive.write_out(os.fspath(path))
+    except tf.errors.OpError as error:
+        # A full disk, above all; TensorFlow's own error is no OSError.
+        raise OSError(f"Cannot write {path}: {error.message}") from error
     finally:
         if interactive:
             keras.utils.enable_interactive_logging()

@@ -1,0 +1,62 @@
+"""tools/swap_activation.py: a PReLU student becomes a ReLU one."""
+
+import pathlib
+import subprocess
+import sys
+
+import keras
+import pytest
+
+from ekd_tf.models import MobileFaceNet
+
+TOOL = pathlib.Path(__file__).parents[2] / "tools" / "swap_activation.py"
+
+
+def run(*arguments):
+    return subprocess.run(
+        [sys.executable, str(TOOL), *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+@pytest.fixture(scope="module")
+def student(tmp_path_factory):
+    path = tmp_path_factory.mktemp("student") / "prelu.keras"
+    MobileFaceNet(width=0.125, input_size=32, embedding_dim=8).save(path)
+    return path
+
+
+# Its fast sibling is tests/models/test_activations.py.
+@pytest.mark.slow
+def test_the_student_written_has_no_prelu_and_has_been_trained(student, tmp_path):
+    output = tmp_path / "relu.keras"
+    done = run(
+        f"--model={student}",
+        f"--output={output}",
+        "--data=synthetic:identities=4,images=3,size=32",
+        "--steps=2",
+        "--balanced_identities=4",
+        "--images_per_identity=2",
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    before = keras.models.load_model(student, compile=False)
+    after = keras.models.load_model(output, compile=False)
+    kinds = {type(layer).__name__ for layer in after.layers}
+    assert "ReLU" in kinds and "PReLU" not in kinds
+    name = "conv1.conv"
+    moved = after.get_layer(name).kernel - before.get_layer(name).kernel
+    assert float(abs(moved.numpy()).max()) > 0
+
+
+@pytest.mark.slow
+def test_a_mistake_ends_in_one_line(student, tmp_path):
+    for arguments, words in (
+        ([f"--model={student}", "--output=x.h5"], "`output` must be a .keras file"),
+        (["--model=none.keras", "--output=x.keras"], "none.keras does not exist"),
+        ([f"--model={student}", "--output=x.keras"], "is not the workdir of a run"),
+    ):
+        done = run(*arguments)
+        assert done.returncode == 1
+        assert words in done.stderr and "Traceback" not in done.stderr
