@@ -70,6 +70,8 @@ def export(argv):
     """Exports the model and prints what was written and how close it is."""
     # TensorFlow takes seconds to import: `--help` must not wait for it.
     from ekd_tf import factory
+    from ekd_tf.data import sample_faces
+    from ekd_tf.data import sample_images
     from ekd_tf.export import export_student
     from ekd_tf.session import sources_of_run
 
@@ -91,8 +93,8 @@ def export(argv):
     if "int8" in FORMATS.value:
         if REPRESENTATIVE.value:
             train = factory.make_source(REPRESENTATIVE.value)
-        representative = factory.sample_images(train, size, NUM_REPRESENTATIVE.value)
-    faces, labels = factory.sample_faces(images, size, NUM_IMAGES.value)
+        representative = sample_images(train, size, NUM_REPRESENTATIVE.value)
+    faces, labels = sample_faces(images, size, NUM_IMAGES.value)
     card = read_calibration(path)
     report = export_student(
         model,

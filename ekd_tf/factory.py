@@ -18,7 +18,6 @@ from ekd_tf.data import RecordIOFaces
 from ekd_tf.data import Source
 from ekd_tf.data import SyntheticFaces
 from ekd_tf.data import TFRecordFaces
-from ekd_tf.data import evaluation_batches
 from ekd_tf.data import read_tface
 from ekd_tf.data import split_identities
 from ekd_tf.heads import AdaFace
@@ -345,42 +344,6 @@ def make_schedule(
     if name == "cosine":
         return CosineSchedule(learning_rate, steps, warmup_steps=warmup_steps)
     return ConstantSchedule(learning_rate, warmup_steps)
-
-
-def sample_images(source: Source, input_size: int, count: int = 64) -> np.ndarray:
-    """Returns a few real inputs spread over a source, uint8, for parity checks."""
-    count = min(count, len(source))
-    indices = np.linspace(0, len(source) - 1, count).astype(np.int64)
-    return np.concatenate(list(evaluation_batches(source, indices, input_size, 64)))
-
-
-def sample_faces(
-    source: Source, input_size: int, count: int, images_per_identity: int = 8
-) -> tuple[np.ndarray, np.ndarray]:
-    """Returns images of few identities, so that verification can be measured on them.
-
-    Args:
-        source: Labelled images.
-        input_size: Int, side in pixels.
-        count: Int >= 1, how many images to return at most.
-        images_per_identity: Int >= 2, how many of each identity.
-
-    Returns:
-        Uint8 `(n, input_size, input_size, 3)` and int32 labels `(n,)`, by identity;
-        the identities are spread over the source.
-    """
-    order = np.argsort(source.labels, kind="stable")
-    _, starts, sizes = np.unique(
-        source.labels[order], return_index=True, return_counts=True
-    )
-    wanted = max(1, count // images_per_identity)
-    spread = np.linspace(0, len(starts) - 1, min(wanted, len(starts)))
-    chosen = spread.astype(np.int64)
-    indices = np.concatenate(
-        [order[starts[i] :][: min(sizes[i], images_per_identity)] for i in chosen]
-    )[:count]
-    batches = evaluation_batches(source, indices, input_size, 64)
-    return np.concatenate(list(batches)), source.labels[indices]
 
 
 def numbers(name: str, texts: list[str]) -> list[float]:

@@ -20,6 +20,7 @@ from ekd_tf.assembly import Values
 from ekd_tf.assembly import assemble
 from ekd_tf.atomic import write_aside
 from ekd_tf.data import make_pipeline
+from ekd_tf.data import sample_images
 from ekd_tf.evaluation.untrained import warn_if_untrained
 from ekd_tf.export import export_student
 from ekd_tf.record import Record
@@ -225,7 +226,7 @@ def _save_model(student, path):
 
 
 def _export(v, workdir, parts):
-    images = factory.sample_images(parts.heldout or parts.train, v.input_size)
+    images = sample_images(parts.heldout or parts.train, v.input_size)
     report = export_student(
         parts.model.student, workdir.path / "export", images, name=v.model
     )

@@ -257,13 +257,6 @@ def test_precision_decides_the_loss_scaling(mixed_policy):
         factory.set_precision("fp16")
 
 
-def test_sample_images_are_spread_over_the_source():
-    source = factory.make_source("synthetic:identities=5,images=2,size=32")
-    images = factory.sample_images(source, 32, count=5)
-    np.testing.assert_array_equal(images, source.read(np.array([0, 2, 4, 6, 9])))
-    assert len(factory.sample_images(source, 32, count=50)) == 10
-
-
 def test_no_teacher_is_none():
     assert factory.make_teacher("none") is None
 

@@ -71,7 +71,7 @@ def test_float_pixels_keep_their_fractions(student, saved, images, unit_embeddin
     # All that comes before the first activation is linear in the pixels, and after it
     # the network is not: so pixels half way between two images must not give what
     # either gives, nor what Keras gives, which cuts the half off.
-    halves = images.astype(np.float32) + 0.5 * (images < 255)
+    halves = images + np.float32(0.5) * (images < 255)
     off = embed(images=tf.constant(halves))["raw_embedding"] - raw
     assert np.abs(off).max() > 1e-2
 

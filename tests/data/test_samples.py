@@ -1,0 +1,36 @@
+"""Tests for `ekd_tf.data.samples`."""
+
+import numpy as np
+
+from ekd_tf.data import InMemoryFaces
+from ekd_tf.data import SyntheticFaces
+from ekd_tf.data import sample_faces
+from ekd_tf.data import sample_images
+
+
+def drawn(identities, images):
+    return InMemoryFaces(SyntheticFaces(identities, images, 32))
+
+
+def test_images_are_spread_over_the_source():
+    source = drawn(identities=5, images=2)
+    images = sample_images(source, 32, count=5)
+    np.testing.assert_array_equal(images, source.read(np.array([0, 2, 4, 6, 9])))
+    assert len(sample_images(source, 32, count=50)) == 10
+
+
+def test_faces_are_several_of_each_of_few_identities():
+    source = drawn(identities=5, images=4)
+    faces, labels = sample_faces(source, 32, count=6, images_per_identity=3)
+    # Two identities, the first and the last, three images of each.
+    np.testing.assert_array_equal(labels, [0, 0, 0, 4, 4, 4])
+    expected = source.read(np.array([0, 1, 2, 16, 17, 18]))
+    np.testing.assert_array_equal(faces, expected)
+
+
+def test_faces_of_a_shuffled_source_are_grouped():
+    source = drawn(identities=3, images=2)
+    order = np.array([5, 0, 3, 1, 4, 2])
+    source.labels = source.labels[order]
+    _, labels = sample_faces(source, 32, count=6, images_per_identity=2)
+    np.testing.assert_array_equal(labels, [0, 0, 1, 1, 2, 2])
