@@ -17,9 +17,9 @@ from ekd_tf.data.pipeline import Pipeline
 from ekd_tf.data.pipeline import evaluation_batches
 from ekd_tf.data.pipeline import make_pipeline
 from ekd_tf.data.recordio import RecordIOFaces
-from ekd_tf.data.sampling import BatchSampler
 from ekd_tf.data.samples import sample_faces
 from ekd_tf.data.samples import sample_images
+from ekd_tf.data.sampling import BatchSampler
 from ekd_tf.data.source import Source
 from ekd_tf.data.source import Subset
 from ekd_tf.data.source import select_identities

@@ -17,11 +17,11 @@ from ekd_tf.training.strategy import distribute
 
 # Largest differences allowed of weights' updates, as a share of each variable's, and
 # of logged terms, relative. Half precision rounds each replica's sum of a gradient
-# before they are added: to 2^-9 and 2^-12.
+# before they are added, to 2^-9 and 2^-12, and two steps later more of it shows.
 ALLOWED = {
     "float32": {"update": 1e-5, "logged": 1e-5, "threshold": 1e-5},
-    "mixed_bfloat16": {"update": 3e-2, "logged": 1e-2, "threshold": 1e-3},
-    "mixed_float16": {"update": 3e-3, "logged": 1e-3, "threshold": 1e-4},
+    "mixed_bfloat16": {"update": 1e-1, "logged": 3e-2, "threshold": 1e-2},
+    "mixed_float16": {"update": 1e-2, "logged": 1e-3, "threshold": 1e-4},
 }
 
 
