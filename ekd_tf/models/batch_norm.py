@@ -20,9 +20,9 @@ class BatchNormalization(keras.layers.BatchNormalization):
     As in Keras 2 and torch, the moving variance takes the unbiased estimate of the
     batch's (divided by n - 1), while the batch is normalised by the biased one.
 
-    With several replicas each normalises by its own rows and, on Keras 3, keeps its
-    own moving statistics; those of the first are saved, as torch's
-    DistributedDataParallel does.
+    With several replicas each normalises by its own rows and keeps moving statistics of
+    its own. Saved are those of the first on Keras 3, as torch's DistributedDataParallel
+    does, and their mean on Keras 2.
 
     Args:
         **kwargs: Those of `keras.layers.BatchNormalization`; `axis` must be the last.

@@ -8,7 +8,6 @@ import tracemalloc
 import numpy as np
 import pytest
 import records
-import tensorflow as tf
 from absl import logging
 from PIL import Image
 
@@ -216,7 +215,7 @@ def test_a_damaged_record_is_replaced_and_counted_like_a_bad_image(
     assert len(warnings_logged) == 1
     with pytest.raises(ValueError, match="is damaged. Copy it again, or allow N"):
         RecordIOFaces(tmp_path)
-    with pytest.raises(tf.errors.OpError, match="offset 0: not an image"):
+    with pytest.raises(ValueError, match="offset 0: not an image"):
         list(evaluation_batches(faces, [0, 1], 8, 2))
 
 

@@ -2,6 +2,7 @@
 
 import importlib.util
 import pathlib
+import re
 import sys
 
 import pytest
@@ -17,13 +18,20 @@ def load_tool():
     """Returns `name -> module`. Two tools may define a flag of one name."""
 
     def load(name):
-        spec = importlib.util.spec_from_file_location(name, TOOLS / f"{name}.py")
+        path = TOOLS / f"{name}.py"
+        spec = importlib.util.spec_from_file_location(name, path)
         module = importlib.util.module_from_spec(spec)
-        kept = set(FLAGS) | set(FLAGS.flags_by_module_dict()[train_module.__name__])
+        defined = re.findall(r'DEFINE_\w+\(\s*"(\w+)"', path.read_text())
+        taken = {flag: FLAGS[flag] for flag in defined if flag in FLAGS}
+        for flag in taken:
+            delattr(FLAGS, flag)
         sys.modules[name] = module
         spec.loader.exec_module(module)
-        for flag in set(FLAGS) - kept:
+        for flag in defined:
             delattr(FLAGS, flag)
+        for flag, of_train in taken.items():
+            FLAGS[flag] = of_train
+            FLAGS.register_flag_by_module(train_module.__name__, of_train)
         return module
 
     return load

@@ -1,6 +1,5 @@
 """tools/convert_dataset.py: any source to TFRecord and RecordIO, and lists."""
 
-import importlib.util
 import io
 import json
 import os
@@ -21,12 +20,8 @@ TOOL = pathlib.Path(__file__).parents[2] / "tools" / "convert_dataset.py"
 
 
 @pytest.fixture(scope="module")
-def tool():
-    """The script as a module, its flags defined once."""
-    spec = importlib.util.spec_from_file_location("convert_dataset", TOOL)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def tool(load_tool):
+    return load_tool("convert_dataset")
 
 
 def face(value, size=8):
