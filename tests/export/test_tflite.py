@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from ekd_tf.export.tflite import ConversionError
 from ekd_tf.export.tflite import TFLiteModel
+from ekd_tf.export.tflite import _interpreter
 from ekd_tf.export.tflite import convert_tflite
 from ekd_tf.export.tflite import tflite_ops
 from ekd_tf.export.tflite import write_tflite
@@ -303,7 +304,7 @@ def test_int8_takes_pixels_as_they_are_and_returns_the_raw_embedding(
     saved, student, images, output
 ):
     content = convert_tflite(saved, "int8", noise(), int8_output=output)
-    interpreter = tf.lite.Interpreter(model_content=content)
+    interpreter = _interpreter(content, num_threads=1)
     (image,) = interpreter.get_input_details()
     (embedding,) = interpreter.get_output_details()
     # Scale 1 and zero point 0: the pixel is the number.
@@ -326,7 +327,7 @@ def test_int8_takes_pixels_as_they_are_and_returns_the_raw_embedding(
 
 def test_a_dark_set_of_images_does_not_change_the_scale_of_pixels(saved, images):
     content = convert_tflite(saved, "int8", noise() // 4)
-    (image,) = tf.lite.Interpreter(model_content=content).get_input_details()
+    (image,) = _interpreter(content, num_threads=1).get_input_details()
     assert image["quantization"] == (1.0, 0)
 
 
