@@ -26,9 +26,9 @@ def check_backbone(embedding_dim, width, input_size, dropout):
     check_range("embedding_dim", embedding_dim, low=1)
     check_positive("width", width)
     check_range("dropout", dropout, low=0, high=1, high_open=True)
-    if input_size < 32 or input_size % 16:
+    if input_size < 32 or input_size % 8:
         raise ValueError(
-            "`input_size` must be a multiple of 16 pixels from 32 up. "
+            "`input_size` must be a multiple of 8 pixels from 32 up. "
             f"Received: input_size={input_size}"
         )
 

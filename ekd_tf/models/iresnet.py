@@ -46,7 +46,7 @@ def IResNet(
         width: Float > 0, multiplies every number of channels but `embedding_dim`;
             the products are rounded to multiples of 8. 0.25 gives teachers for small
             experiments.
-        input_size: Int, pixels: a multiple of 16 from 32 up.
+        input_size: Int, pixels: a multiple of 8 from 32 up.
         pixel_mean: Float, subtracted from every pixel (0..255).
         pixel_scale: Float > 0, divides every pixel after that.
         dropout: Float in [0, 1), rate between the features and the projection.

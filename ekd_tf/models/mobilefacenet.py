@@ -49,7 +49,7 @@ def MobileFaceNet(
             the products are rounded to multiples of 8.
         activation: "prelu" (one learned slope per channel, 0.25 at first), "relu"
             (the one to choose for int8) or "leaky_relu" (slope 0.25).
-        input_size: Int, pixels: a multiple of 16 from 32 up.
+        input_size: Int, pixels: a multiple of 8 from 32 up.
         pixel_mean: Float, subtracted from every pixel (0..255).
         pixel_scale: Float > 0, divides every pixel after that.
         last_bn_affine: Whether the last batch normalisation learns a scale and an

@@ -41,8 +41,8 @@ def test_accepts_multiples_of_sixteen(input_size):
 @pytest.mark.parametrize(
     ("argument", "value", "words"),
     [
-        ("input_size", 100, "multiple of 16 pixels from 32 up. Received: input_size=1"),
-        ("input_size", 16, "multiple of 16 pixels from 32 up. Received: input_size=16"),
+        ("input_size", 100, "multiple of 8 pixels from 32 up. Received: input_size=1"),
+        ("input_size", 16, "multiple of 8 pixels from 32 up. Received: input_size=16"),
         ("embedding_dim", 0, "`embedding_dim` must be in [1, inf). Received: "),
         ("width", 0.0, "`width` must be in (0, inf). Received: width=0.0"),
         ("width", float("nan"), "`width` must be in (0, inf). Received: width=nan"),

@@ -148,7 +148,7 @@ def test_dropout_acts_in_training_only(rng):
     ("arguments", "words"),
     [
         ({"depth": 101}, "`depth` must be one of 18, 34, 50, 100, 200. Received: 101."),
-        ({"input_size": 56}, "`input_size` must be a multiple of 16 pixels from 32"),
+        ({"input_size": 60}, "`input_size` must be a multiple of 8 pixels from 32"),
         ({"width": 0.0}, "`width` must be in (0, inf). Received: width=0.0"),
         ({"embedding_dim": 0}, "`embedding_dim` must be in [1, inf). Received: "),
         ({"dropout": 1.0}, "`dropout` must be in [0, 1). Received: dropout=1.0"),

@@ -43,6 +43,14 @@ def test_default_size_is_the_papers():
     model = MobileFaceNet()
     assert count_parameters(model) == 1_199_488
     assert round(multiply_accumulates(model) / 1e6) == 221
+
+
+def test_at_56_pixels_the_last_kernel_covers_what_is_left():
+    # Four halvings, rounded up: 28, 14, 7, 4. So 16 weights in place of 49 for each of
+    # the 512 channels.
+    model = MobileFaceNet(input_size=56)
+    assert count_parameters(model) == 1_199_488 - 512 * (49 - 16)
+    assert model.output_shape == (None, 512)
     assert model.input_shape == (None, 112, 112, 3)
     assert model.output_shape == (None, 512)
     assert model.input.dtype == "uint8"
@@ -208,7 +216,7 @@ def test_tflite_equals_keras_with_fused_prelu(rng):
     ("arguments", "words"),
     [
         ({"activation": "swish"}, "`activation` must be one of 'prelu', 'relu', 'leak"),
-        ({"input_size": 100}, "`input_size` must be a multiple of 16 pixels from 32"),
+        ({"input_size": 100}, "`input_size` must be a multiple of 8 pixels from 32"),
         ({"width": -1.0}, "`width` must be in (0, inf). Received: width=-1.0"),
         ({"embedding_dim": 0}, "`embedding_dim` must be in [1, inf). Received: "),
         ({"dropout": 1.0}, "`dropout` must be in [0, 1). Received: dropout=1.0"),
