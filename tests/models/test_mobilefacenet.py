@@ -43,6 +43,11 @@ def test_default_size_is_the_papers():
     model = MobileFaceNet()
     assert count_parameters(model) == 1_199_488
     assert round(multiply_accumulates(model) / 1e6) == 221
+    assert model.input_shape == (None, 112, 112, 3)
+    assert model.output_shape == (None, 512)
+    assert model.input.dtype == "uint8"
+    assert model.inputs[0].name == "image"
+    assert model.output_names == ["embedding"]
 
 
 def test_at_56_pixels_the_last_kernel_covers_what_is_left():
@@ -51,11 +56,6 @@ def test_at_56_pixels_the_last_kernel_covers_what_is_left():
     model = MobileFaceNet(input_size=56)
     assert count_parameters(model) == 1_199_488 - 512 * (49 - 16)
     assert model.output_shape == (None, 512)
-    assert model.input_shape == (None, 112, 112, 3)
-    assert model.output_shape == (None, 512)
-    assert model.input.dtype == "uint8"
-    assert model.inputs[0].name == "image"
-    assert model.output_names == ["embedding"]
 
 
 def test_affine_last_normalisation_adds_a_scale_and_an_offset():
