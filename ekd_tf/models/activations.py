@@ -58,7 +58,8 @@ def swap_prelu(model: keras.Model, activation: str) -> keras.Model:
 
     copy = keras.models.clone_model(model, clone_function=clone)
     for layer in copy.layers:
-        if layer.name not in swapped:
+        # Input layers may be renamed.
+        if layer.weights:
             layer.set_weights(model.get_layer(layer.name).get_weights())
     return copy
 
