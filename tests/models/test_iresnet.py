@@ -88,7 +88,7 @@ def test_half_precision_stays_close_and_gives_float32(rng, mixed_policy):
     model.set_weights(reference.get_weights())
     expected, found = reference(images), model(images)
     assert found.dtype == tf.float32
-    assert np.min(-keras.losses.cosine_similarity(expected, found)) > 0.998
+    assert np.min(-keras.losses.cosine_similarity(expected, found)) > 0.99
     assert np.max(np.abs(expected - found)) > 0
 
 
