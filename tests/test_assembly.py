@@ -29,7 +29,7 @@ def build(strategy=None, **changes):
         ({"drop_at": ["soon"]}, "`drop_at` must be a number. Received: 'soon'"),
         ({"balanced_identities": 9}, "at most the number of identities"),
         ({"margin": 28.6}, r"\[0, pi/2\) radians. Received: margin=28.6"),
-        ({"input_size": 40}, "input_size"),
+        ({"input_size": 36}, "multiple of 8 pixels from 32 up"),
     ],
 )
 def test_says_what_is_wrong_with_the_flags(changes, message):
