@@ -27,7 +27,7 @@ class Termination:
     second SIGTERM, the run ends at once, with its last checkpoint.
 
     Attributes:
-        asked: Whether the signal has arrived during a step.
+        asked: Whether the signal has arrived.
         between_steps: Whether a step follows; set by the hook.
 
     Raises:
@@ -47,9 +47,12 @@ class Termination:
         signal.signal(signal.SIGTERM, self._previous_handler)
 
     def _on_signal(self, number, frame):
-        if self.asked or not self.between_steps:
-            raise Interrupted("SIGTERM: the run ends at its last checkpoint.")
+        at_once = self.asked or not self.between_steps
+        # Also before raising: AutoGraph goes on after what is raised while it converts
+        # a function, and the hook then ends the run after its first step.
         self.asked = True
+        if at_once:
+            raise Interrupted("SIGTERM: the run ends at its last checkpoint.")
         logging.info("SIGTERM: the run ends after this step.")
 
 
@@ -57,7 +60,8 @@ class TerminationHook(Hook):
     """Saves and ends a run after the step in which SIGTERM arrived; belongs last.
 
     The signal may reach any of several workers, at different steps: after every step
-    they ask each other, and all leave after the same one.
+    they ask each other, and all leave after the same one. Of one worker alone, SIGTERM
+    within the first step, which is compiled, ends the run at once.
 
     Args:
         termination: `Termination`.
@@ -74,6 +78,9 @@ class TerminationHook(Hook):
         self._termination = termination
         self._save = save
         self._ask_all = None if strategy is None else _any_worker(strategy)
+        if strategy is not None:
+            # One that left alone within the first step would hang the others.
+            termination.between_steps = True
         self._answer = None
 
     def after_step(self, step):

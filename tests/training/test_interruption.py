@@ -57,14 +57,21 @@ def test_the_last_step_is_left_too(hook, saved):
     assert saved == [2]
 
 
-def test_before_the_first_step_and_after_the_last_the_run_ends_at_once(hook, saved):
-    with pytest.raises(Interrupted, match="ends at its last checkpoint"):
-        terminate()
+def test_after_the_last_step_the_run_ends_at_once(hook, saved):
     hook.after_step(step(1))
     hook.after_step(step(2, is_last=True))
     with pytest.raises(Interrupted, match="ends at its last checkpoint"):
         terminate()
     assert saved == []
+
+
+def test_before_the_first_step_the_run_ends_at_once(hook, saved):
+    with pytest.raises(Interrupted, match="ends at its last checkpoint"):
+        terminate()
+    # As if AutoGraph, which was converting the step, had gone on after that.
+    with pytest.raises(Interrupted, match="saved at step 1"):
+        hook.after_step(step(1))
+    assert saved == [1]
 
 
 def test_a_second_signal_does_not_wait(hook):
@@ -85,9 +92,9 @@ def test_the_handler_before_is_put_back():
 def test_workers_leave_one_step_after_the_question(termination, saved, two_replicas):
     # Two replicas stand for two workers: each asks, and the sum is everybody's answer.
     hook = TerminationHook(termination, lambda s: saved.append(s.number), two_replicas)
-    hook.after_step(step(1))
+    # Within the first step.
     terminate()
-    hook.after_step(step(2))
-    with pytest.raises(Interrupted, match="saved at step 3"):
-        hook.after_step(step(3))
-    assert saved == [3]
+    hook.after_step(step(1))
+    with pytest.raises(Interrupted, match="saved at step 2"):
+        hook.after_step(step(2))
+    assert saved == [2]
