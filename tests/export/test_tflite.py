@@ -354,12 +354,3 @@ def test_an_int8_prelu_splits_the_graph(tflite):
     # XNNPACK takes all of the float graph and, of int8, all but PRELU.
     assert TFLiteModel(tflite["float32"]).partitions == 1
     assert TFLiteModel(tflite["int8"]).partitions == 2
-
-
-def test_only_inputs_and_outputs_keep_their_names(tflite):
-    for content in tflite.values():
-        interpreter = _interpreter(content, num_threads=1)
-        details = interpreter.get_tensor_details()
-        ends = interpreter.get_input_details() + interpreter.get_output_details()
-        named = {detail["index"] for detail in details if detail["name"]}
-        assert named == {detail["index"] for detail in ends}
