@@ -9,6 +9,7 @@ import numpy as np
 from absl import logging
 
 from ekd_tf.data.names import PackedNames
+from ekd_tf.data.positioned import read_file
 from ekd_tf.data.positioned import unreadable
 from ekd_tf.data.source import Source
 
@@ -56,6 +57,7 @@ class FolderFaces(Source):
     def __init__(self, root):
         self.root = os.fspath(root)
         self.name = self.root
+        self._prefix = os.path.join(self.root, "")
         if not os.path.isdir(self.root):
             raise ValueError(
                 f"{self.root} is not a directory. Give the path of a folder laid out "
@@ -129,15 +131,14 @@ class FolderFaces(Source):
         )
 
     def describe(self, index: int) -> str:
-        identity = self.identities[self.labels[index]]
-        return os.path.join(self.root, identity, self._names[index])
+        return self._path(index, self.labels[index])
+
+    def _path(self, index, label):
+        return f"{self._prefix}{self.identities[label]}/{self._names[index]}"
 
     def read(self, indices):
-        images = []
-        for index in indices:
-            with open(self.describe(index), "rb") as file:
-                images.append(file.read())
-        return images
+        labels = self.labels[indices].tolist()
+        return [read_file(self._path(*pair)) for pair in zip(indices, labels)]
 
     @property
     def fingerprint(self) -> str:

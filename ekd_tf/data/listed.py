@@ -9,6 +9,7 @@ import pathlib
 import numpy as np
 
 from ekd_tf.data.folder import SUFFIXES
+from ekd_tf.data.positioned import read_file
 from ekd_tf.data.source import Source
 
 
@@ -51,7 +52,7 @@ class ListedImages(Source):
         return digest.hexdigest()
 
     def read(self, indices):
-        return [pathlib.Path(self.paths[index]).read_bytes() for index in indices]
+        return [read_file(self.paths[index]) for index in indices]
 
     def describe(self, index: int) -> str:
         return self.paths[index]

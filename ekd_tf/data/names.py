@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import array
 import os
+import sys
+
+_ENCODING = sys.getfilesystemencoding()
+_ERRORS = sys.getfilesystemencodeerrors()
 
 
 class PackedNames:
@@ -26,4 +30,5 @@ class PackedNames:
 
     def __getitem__(self, index: int) -> str:
         start = self._ends[index - 1] if index > 0 else 0
-        return os.fsdecode(bytes(self._block[start : self._ends[index]]))
+        # os.fsdecode does the same in twice the time.
+        return self._block[start : self._ends[index]].decode(_ENCODING, _ERRORS)

@@ -13,9 +13,11 @@ from absl import logging
 from ekd_tf.data.index_cache import IndexCache
 from ekd_tf.data.positioned import PositionedFile
 from ekd_tf.data.positioned import unreadable
+from ekd_tf.data.recordio_frame import FIRST_READ
 from ekd_tf.data.recordio_frame import read_record
 from ekd_tf.data.recordio_index import build_index
 from ekd_tf.data.recordio_index import unpack
+from ekd_tf.data.recordio_index import unpack_plain
 from ekd_tf.data.source import Source
 from ekd_tf.data.source import number_identities
 
@@ -90,9 +92,21 @@ class RecordIOFaces(Source):
         return digest.hexdigest()
 
     def read(self, indices):
-        return [self._read_one(int(index)) for index in indices]
+        indices = np.asarray(indices, np.int64)
+        images = []
+        # Plain numbers for the whole batch: one by one they take as long as reading.
+        for index, offset, label in zip(
+            indices.tolist(),
+            self._offsets[indices].tolist(),
+            self.identities[self.labels[indices]].tolist(),
+        ):
+            block = self._file.read(offset, FIRST_READ)
+            image = unpack_plain(block, label)
+            images.append(self._read_one(index) if image is None else image)
+        return images
 
     def _read_one(self, index):
+        """Reads a record of any shape, and says what is wrong with it."""
         payload, _ = read_record(self._file, int(self._offsets[index]))
         try:
             label, image = unpack(payload)

@@ -24,7 +24,7 @@ LENGTH_BITS = 29
 _MAGIC_BYTES = struct.pack("<I", MAGIC)
 PART = struct.Struct("<II")
 # Read at once with the frame around it: nearly every face of 112x112 fits.
-_FIRST_READ = 8192
+FIRST_READ = 8192
 _SCAN_BYTES = 1 << 22
 
 
@@ -74,7 +74,7 @@ def read_record(file: PositionedFile, offset: int) -> tuple[bytes, int]:
     parts = []
     at = offset
     while True:
-        block = file.read(at, _FIRST_READ)
+        block = file.read(at, FIRST_READ)
         if len(block) < PART.size:
             where = f"in its part at offset {at}" if block else f"before byte {at + 1}"
             raise file.damage(offset, f"the file ends {where}")

@@ -21,6 +21,10 @@ from ekd_tf.data.source import MAX_LABEL
 
 # flag, label, id, id2, little-endian without gaps; flag > 0 labels follow.
 HEADER = struct.Struct("<IfQQ")
+# The frame and the first half of the header.
+_PLAIN = struct.Struct("<IIIf")
+# Where the image of such a record begins.
+_IMAGE = PART.size + HEADER.size
 
 # Bytes of the file, and of the idx, looked at together.
 _WINDOW = 1 << 22
@@ -51,6 +55,27 @@ def unpack(payload: bytes) -> tuple[float | None, bytes]:
             image = payload[start:]
             return (None if flag and not image else label), image
     raise ValueError(f"its {len(payload)} bytes are fewer than its header says")
+
+
+def unpack_plain(block: bytes, label: int) -> bytes | None:
+    """Returns the image of a record of one part and one label, as nearly all are.
+
+    Args:
+        block: What the file holds from the record's beginning.
+        label: The label the record must have.
+
+    Returns:
+        The encoded image, or None when the record is of another kind, has another
+        label, is damaged or is not in `block` to its end.
+    """
+    if len(block) < _PLAIN.size:
+        return None
+    magic, word, flag, found = _PLAIN.unpack_from(block)
+    stop = PART.size + word
+    # A word with a cflag other than that of whole records is a length beyond `block`.
+    if magic != MAGIC or flag or found != label or not _IMAGE <= stop <= len(block):
+        return None
+    return block[_IMAGE:stop]
 
 
 def build_index(

@@ -10,6 +10,7 @@ import numpy as np
 
 from ekd_tf.data.names import PackedNames
 from ekd_tf.data.positioned import PositionedFile
+from ekd_tf.data.positioned import read_file
 from ekd_tf.data.source import MAX_LABEL
 from ekd_tf.data.source import Source
 from ekd_tf.data.source import number_identities
@@ -72,11 +73,7 @@ class ListedFiles(Source):
         return os.path.join(self._root, self._names[index])
 
     def read(self, indices):
-        images = []
-        for index in indices:
-            with open(self.describe(index), "rb") as file:
-                images.append(file.read())
-        return images
+        return [read_file(self.describe(index)) for index in indices]
 
 
 def _files(path, root, lines):

@@ -10,6 +10,8 @@ it takes longer than decoding the image.
 
 from __future__ import annotations
 
+import functools
+import re
 import struct
 
 import tensorflow as tf
@@ -20,7 +22,15 @@ from ekd_tf.data.positioned import PositionedFile
 _HEAD = struct.Struct("<QI")
 # Bytes of a record around its data: length, and two checksums.
 OVERHEAD = _HEAD.size + 4
-_FIRST_READ = 8192
+FIRST_READ = 8192
+# An Example of one image and perhaps one label as protobuf writes it, in either order,
+# up to the image and behind it: tags and lengths of the map's entries, then key and
+# value of each.
+_VARINT = rb"[\x80-\xff]{0,4}[\0-\x7f]"
+_LABEL = rb"(?:\x0aN\x0a\x05label\x12N\x1aN\x0aN(N))?"
+_IMAGE = rb"\x0aN\x0a\x05image\x12N\x0aN\x0a(N)"
+_BEFORE_IMAGE = re.compile((rb"\x0aN" + _LABEL + _IMAGE).replace(b"N", _VARINT))
+_AFTER_IMAGE = re.compile(_LABEL.replace(b"N", _VARINT))
 
 
 def _crc_table():
@@ -35,6 +45,8 @@ def _crc_table():
 _CRC_TABLE = _crc_table()
 
 
+# Lengths of a set's records are few thousand numbers.
+@functools.lru_cache(1 << 13)
 def masked_crc32c(data: bytes) -> int:
     """Returns the checksum TFRecord files hold of `data`: Castagnoli's, rotated."""
     crc = 0xFFFFFFFF
@@ -44,8 +56,15 @@ def masked_crc32c(data: bytes) -> int:
     return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
 
 
-def read_example(file: PositionedFile, offset: int) -> tuple[bytes, int | None]:
+def read_example(
+    file: PositionedFile, offset: int, size: int = FIRST_READ
+) -> tuple[bytes, int | None]:
     """Reads the Example that begins at `offset`.
+
+    Args:
+        file: The file.
+        offset: Where the record begins.
+        size: Bytes to read at once, the size of the record where it is known.
 
     Returns:
         `(image, label)`: the bytes feature `image` and the int64 feature `label`, None
@@ -56,23 +75,56 @@ def read_example(file: PositionedFile, offset: int) -> tuple[bytes, int | None]:
             names file and offset.
         OSError: The file cannot be read.
     """
-    block = file.read(offset, _FIRST_READ)
-    length = _length(file, offset, block)
-    stop = _HEAD.size + length
-    data = block[_HEAD.size : stop]
-    if len(data) < length:
-        data += file.read(offset + len(block), stop - len(block))
-    if len(data) < length:
-        reason = f"it has {length} bytes and the file ends after {len(data)} of them"
+    block = file.read(offset, size)
+    stop = _HEAD.size + _length(file, offset, block)
+    if len(block) < stop:
+        block += file.read(offset + len(block), stop - len(block))
+    if len(block) < stop:
+        length, got = stop - _HEAD.size, len(block) - _HEAD.size
+        reason = f"it has {length} bytes and the file ends after {got} of them"
         raise file.damage(offset, reason)
+    plain = _unpack_plain(block, stop)
+    if plain:
+        return plain
     try:
-        features = tf.train.Example.FromString(data).features.feature
+        example = tf.train.Example.FromString(block[_HEAD.size : stop])
+        features = example.features.feature
         (image,) = features["image"].bytes_list.value
         labels = features["label"].int64_list.value
     except (DecodeError, ValueError):
         reason = "it is no tf.train.Example with one bytes feature image"
         raise file.damage(offset, reason) from None
     return image, labels[0] if labels else None
+
+
+def _unpack_plain(block, stop):
+    """Returns `(image, label)` of an Example of nothing else, or None.
+
+    Its message of four levels is not unpacked but compared with what stands around the
+    image of such an Example, in a third of protobuf's time. Lengths that say again
+    where the image ends are not looked at.
+    """
+    before = _BEFORE_IMAGE.match(block, _HEAD.size)
+    if not before:
+        return None
+    label, length = before.groups()
+    start = before.end()
+    end = start + _number(length)
+    after = _AFTER_IMAGE.fullmatch(block, end, stop)
+    if not after:
+        return None
+    # With a label on either side protobuf decides.
+    if label is not None and after[1] is not None:
+        return None
+    label = label or after[1]
+    return block[start:end], None if label is None else _number(label)
+
+
+def _number(varint):
+    number = 0
+    for byte in reversed(varint):
+        number = number << 7 | byte & 0x7F
+    return number
 
 
 def record_offsets(file: PositionedFile, count: int) -> list[int]:

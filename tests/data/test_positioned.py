@@ -6,7 +6,9 @@ import threading
 
 import pytest
 
+from ekd_tf.data import positioned
 from ekd_tf.data.positioned import PositionedFile
+from ekd_tf.data.positioned import read_file
 
 
 @pytest.fixture
@@ -110,3 +112,25 @@ def test_what_cannot_be_opened_is_refused_with_a_way_out(tmp_path, monkeypatch, 
     words = r"cannot read .*numbers: Permission denied. Check .* you may read it"
     with pytest.raises(ValueError, match=words):
         PositionedFile(path)
+
+
+def test_whole_files_are_read_whatever_a_call_gives(tmp_path, path, monkeypatch):
+    assert read_file(str(path)) == bytes(range(200))
+    (tmp_path / "empty").write_bytes(b"")
+    assert read_file(str(tmp_path / "empty")) == b""
+    real = os.read
+    monkeypatch.setattr(os, "read", lambda fd, n: real(fd, min(n, 7)))
+    assert read_file(str(path)) == bytes(range(200))
+    monkeypatch.undo()
+    monkeypatch.setattr(positioned, "_FIRST_READ", 90)
+    assert read_file(str(path)) == bytes(range(200))
+
+
+def test_whole_files_leave_no_descriptor_open(tmp_path, path):
+    before = os.listdir("/proc/self/fd")
+    read_file(str(path))
+    with pytest.raises(FileNotFoundError, match="gone"):
+        read_file(str(tmp_path / "gone"))
+    with pytest.raises(IsADirectoryError):
+        read_file(str(tmp_path))
+    assert os.listdir("/proc/self/fd") == before

@@ -15,6 +15,7 @@ from ekd_tf.data import evaluation_batches
 from ekd_tf.data import recordio
 from ekd_tf.data.decoding import ImageReader
 from ekd_tf.data.recordio import RecordIOFaces
+from ekd_tf.data.recordio_frame import frame
 
 FACES = [(4, b"jpeg of four"), (4, b"another"), (6, b"six"), (9, b"nine.")]
 
@@ -168,6 +169,21 @@ def test_fingerprint_follows_labels_and_sizes_and_not_the_place(tmp_path):
     longer = fingerprint("c", [*FACES[:3], (9, b"nine and more")])
     relabelled = fingerprint("d", [*FACES[:3], (6, b"nine.")])
     assert len({first, longer, relabelled}) == 3
+
+
+def test_records_of_all_kinds_in_one_batch(tmp_path, rng):
+    magic = b"\x0a\x23\xd7\xce"
+    # Of one part, of two labels, longer than what is read at once, and in parts.
+    images = [b"plain", b"labels", rng.bytes(20_000), b"abcd" + magic + b"efgh"]
+    entries = [
+        (1, records.record(3, images[0])),
+        (2, records.record(9, images[1], labels=(4, 1))),
+        (3, records.record(4, images[2])),
+        (4, frame(records.record(5, images[3])[8:])),
+    ]
+    records.write(tmp_path, entries)
+    faces = RecordIOFaces(tmp_path)
+    assert faces.read([3, 0, 2, 1, 0]) == [images[k] for k in (3, 0, 2, 1, 0)]
 
 
 def test_many_threads_read_right(tmp_path):

@@ -10,6 +10,7 @@ from ekd_tf.data.positioned import PositionedFile
 from ekd_tf.data.recordio_index import build_index
 from ekd_tf.data.recordio_index import read_idx
 from ekd_tf.data.recordio_index import unpack
+from ekd_tf.data.recordio_index import unpack_plain
 
 FACES = [(0, b"jpeg of zero"), (0, b"another"), (2, b"two"), (3, b"three.")]
 
@@ -48,6 +49,24 @@ def test_unpacks_labels_of_both_kinds():
     for short in (b"", b"x" * 23, records.record(0, b"", labels=(1, 2))[8:-4]):
         with pytest.raises(ValueError, match=f"its {len(short)} bytes are fewer than"):
             unpack(short)
+
+
+def test_plain_records_are_unpacked_at_once():
+    plain = records.record(7, b"face", key=3)
+    assert unpack_plain(plain, 7) == unpack_plain(plain + b"next", 7) == b"face"
+    assert unpack_plain(records.record(7, b""), 7) == b""
+    for block, label in [
+        (plain, 8),
+        (b"", 7),
+        (plain[:15], 7),
+        (plain[:-1], 7),
+        (b"x" + plain[1:], 7),
+        (records.record(7, b"face", labels=(7, 1)), 7),
+        *((records.record(7, b"face", cflag=cflag), 7) for cflag in (1, 2, 3, 5)),
+        # Shorter than its header.
+        (plain[:4] + b"\x17\0\0\0" + plain[8:], 7),
+    ]:
+        assert unpack_plain(block, label) is None
 
 
 def test_insightface_layout(tmp_path, with_idx, warnings_logged):

@@ -3,6 +3,7 @@
 import pytest
 import tensorflow as tf
 
+from ekd_tf.data import tfrecord_frame as tf_record
 from ekd_tf.data.positioned import PositionedFile
 from ekd_tf.data.tfrecord_frame import masked_crc32c
 from ekd_tf.data.tfrecord_frame import read_example
@@ -18,7 +19,23 @@ def example(**features):
 
     features = {name: feature(value) for name, value in features.items()}
     message = tf.train.Example(features=tf.train.Features(feature=features))
-    return message.SerializeToString()
+    return message.SerializeToString(deterministic=True)
+
+
+def wrap(tag, data):
+    """A field of bytes of protobuf, shorter than 2^14."""
+    length = len(data)
+    size = [length] if length < 128 else [length & 127 | 128, length >> 7]
+    return bytes([tag, *size]) + data
+
+
+def entry(name, feature):
+    """An entry of the map of features."""
+    return wrap(0x0A, wrap(0x0A, name) + wrap(0x12, feature))
+
+
+def image_entry(image):
+    return entry(b"image", wrap(0x0A, wrap(0x0A, image)))
 
 
 @pytest.fixture
@@ -53,6 +70,64 @@ def test_reads_what_tensorflow_wrote_in_any_order(put, rng):
         assert read_example(file, offsets[k]) == (images[k], k)
     assert read_example(file, offsets[4]) == (b"x", None)
     assert record_offsets(file, 5) == offsets
+
+
+LENGTHS = (0, 1, 100, 127, 128, 5_000, 16_383, 16_384, 70_000)
+
+
+@pytest.mark.parametrize("size", [12, 100, 8_192, 100_000])
+@pytest.mark.parametrize("label", [0, 127, 128, 2**24 - 1, None])
+def test_examples_as_ours_need_no_protobuf(put, rng, monkeypatch, label, size):
+    labels = {} if label is None else {"label": label}
+    images = [rng.bytes(n) for n in LENGTHS]
+    records = [example(image=image, **labels) for image in images]
+    if label == 127:
+        images.append(b"x" * 300)
+        # The map in another order.
+        entries = entry(b"label", b"\x1a\x03\x0a\x01\x7f") + image_entry(images[-1])
+        records.append(wrap(0x0A, entries))
+    file, offsets = put(*records)
+
+    def refuse(_):
+        raise AssertionError("protobuf is asked")
+
+    monkeypatch.setattr(tf_record.tf.train.Example, "FromString", refuse)
+    for image, offset in zip(images, offsets):
+        assert read_example(file, offset, size) == (image, label)
+
+
+def test_examples_of_another_make_are_read_by_protobuf(put, rng):
+    image = rng.bytes(300)
+    first = entry(b"label", b"\x1a\x03\x0a\x01\x06")
+    others = [
+        example(image=image, label=-3),
+        example(image=image, label=2**60),
+        example(image=image, label=7, name=b"anna"),
+        example(a=b"first", image=image, label=7),
+        # A number that is not packed, and a label twice.
+        wrap(0x0A, image_entry(image) + entry(b"label", b"\x1a\x02\x08\x07")),
+        wrap(
+            0x0A, first + image_entry(image) + entry(b"label", b"\x1a\x03\x0a\x01\x07")
+        ),
+    ]
+    file, offsets = put(*others)
+    found = [read_example(file, offset) for offset in offsets]
+    assert found == [(image, label) for label in (-3, 2**60, 7, 7, 7, 7)]
+
+
+def test_what_contradicts_the_lengths_of_an_example_is_damage(put, rng, tmp_path):
+    image = b"\xff" * 300
+    file, _ = put(example(image=image, label=5))
+    content = (tmp_path / "a.tfrecord").read_bytes()
+    start = content.index(image)
+    # The two bytes of the image's length, and the tag behind the image.
+    for at in (start - 2, start - 1, start + 300):
+        spoilt = bytearray(content)
+        spoilt[at] ^= 1
+        (tmp_path / "a.tfrecord").write_bytes(spoilt)
+        file = PositionedFile(tmp_path / "a.tfrecord")
+        with pytest.raises(ValueError, match="offset 0: it is no tf.train.Example"):
+            read_example(file, 0)
 
 
 @pytest.mark.parametrize(
