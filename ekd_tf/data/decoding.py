@@ -12,7 +12,8 @@ from PIL import Image
 from PIL import UnidentifiedImageError
 
 from ekd_tf.data.augment import random_flip
-from ekd_tf.data.image_header import classify
+from ekd_tf.data.image_header import EXPECTED
+from ekd_tf.data.image_header import BatchClassifier
 from ekd_tf.data.source import Source
 
 # Batches in each stage of a pipeline at once: two hide the latency of a disk and keep
@@ -118,6 +119,7 @@ class ImageReader:
         self.failures = []
         self._shape = [size, size, 3]
         self._spec = tf.TensorSpec(self._shape, tf.uint8)
+        self._classify = BatchClassifier(size)
         self._bad = set()
         self._said = set()
         self._lock = threading.Lock()
@@ -125,21 +127,28 @@ class ImageReader:
     # --- Python, called from within tf.data ------------------------------------
 
     def read(self, indices):
-        """Returns the images at `indices` as an array tf.numpy_function can pass on.
+        """Reads a batch in a form tf.numpy_function can pass on.
 
         Encoded images that cannot be read are empty, so that decoding fails and
         `repair` is asked.
+
+        Args:
+            indices: int64 `(batch,)`.
+
+        Returns:
+            `(images, kind)`: an array, and int64 how it is to be decoded, see
+            `image_header.classify`.
         """
         if not self.source.encoded:
             pixels = np.asarray(self.source.read(indices))
             self.say_resized(indices[:1], np.array([pixels.shape[1:3]]))
-            return pixels
+            return pixels, np.int64(EXPECTED)
         try:
             images = self.source.read(indices)
         except (OSError, ValueError):
             images = [self._read_one(index)[0] for index in indices]
         # Without dtype=object NumPy would strip trailing zero bytes.
-        return np.array(images, dtype=object)
+        return np.array(images, dtype=object), np.int64(self._classify(images))
 
     def _read_one(self, index):
         """Returns `(bytes, None)` or `(b"", reason)`."""
@@ -158,10 +167,6 @@ class ImageReader:
         if reason:
             return None, reason
         return decodable(data)
-
-    def classify_batch(self, images):
-        """Returns the slowest way of `classify` that an image of a batch asks for."""
-        return np.int64(max(classify(data, self.size) for data in images))
 
     def failure(self, indices) -> str | None:
         """Returns what is wrong with a batch that ended the dataset, or None."""
@@ -264,11 +269,11 @@ class ImageReader:
     # --- tf.data ---------------------------------------------------------------
 
     def decode_batches(self, dataset, batch_size=None, mirror=False):
-        """Turns a dataset of `(images, indices, *others)` into decoded batches.
+        """Turns a dataset of what `read` returned into decoded batches.
 
         Args:
-            dataset: Elements `images` as `read` returned them, int64 `indices`
-                `(batch,)`, and any more tensors.
+            dataset: Elements `(images, kind, indices, *others)`: what `read` returned
+                of int64 `indices` `(batch,)`, and any more tensors.
             batch_size: The static batch size, or None where it varies.
             mirror: Whether the first of `others` is bool `(batch,)`: the images to
                 mirror left to right.
@@ -279,7 +284,7 @@ class ImageReader:
         """
         if not self.source.encoded:
 
-            def fit_batch(images, indices, *others):
+            def fit_batch(images, _, indices, *others):
                 images = tf.ensure_shape(images, [batch_size, None, None, 3])
                 images = fit(images, self.size)
                 if mirror:
@@ -292,9 +297,8 @@ class ImageReader:
             pixels = tf.ensure_shape(pixels, [batch_size, *self._shape])
             return pixels, tf.ensure_shape(indices, [batch_size])
 
-        def decode_by_header(images, indices, *others):
+        def decode_by_header(images, kind, indices, *others):
             flips = others[0] if mirror else None
-            kind = tf.numpy_function(self.classify_batch, [images], tf.int64)
             decoded = tf.switch_case(
                 tf.cast(kind, tf.int32),
                 [
@@ -304,7 +308,7 @@ class ImageReader:
             )
             return (*decoded, *others)
 
-        def decode_by_trial(images, indices, *others):
+        def decode_by_trial(images, _, indices, *others):
             flips = others[0] if mirror else None
 
             def attempt(function):

@@ -10,6 +10,8 @@ _JPEG_END = b"\xff\xd9"
 _PNG = b"\x89PNG\r\n\x1a\n"
 _PNG_END = b"IEND\xaeB`\x82"
 _GIF = b"GIF8"
+# Beginnings of JPEGs that are remembered.
+_HEADERS = 8
 # Some cameras and scripts pad files after the end of the image.
 _PADDING = 64
 # Baseline, extended and progressive frames of Huffman-coded JPEG.
@@ -35,7 +37,9 @@ def classify(data: bytes, size: int) -> int:
     """
     found = None
     if data.startswith(_JPEG) and data.find(_JPEG_END, -_PADDING) > 0:
-        found = _jpeg_size(data)
+        at = _jpeg_frame(data)
+        if at and data[at + 4] == 8 and data[at + 9] in (1, 3):
+            found = _number(data, at + 5, 2), _number(data, at + 7, 2)
     elif data.startswith(_PNG) and data.find(_PNG_END, -_PADDING) > 0:
         found = _number(data, 20, 4), _number(data, 16, 4)
     elif data.startswith(_GIF) or (data.startswith(b"BM") and data[28:29] >= b"\x18"):
@@ -45,14 +49,44 @@ def classify(data: bytes, size: int) -> int:
     return EXPECTED if found == (size, size) else OTHER
 
 
-def _jpeg_size(data):
+class BatchClassifier:
+    """Says how a batch is to be decoded, much quicker than image by image.
+
+    JPEGs one encoder made have all bytes up to their size in common, so what was
+    understood of one image is only compared with the next. Used by several threads.
+
+    Args:
+        size: Side in pixels that images are expected to have.
+    """
+
+    def __init__(self, size: int):
+        self._size = size
+        self._expected = ()
+
+    def __call__(self, images) -> int:
+        """Returns the slowest way of `classify` that one of `images` asks for."""
+        slowest = EXPECTED
+        for data in images:
+            if not (data.startswith(self._expected) and data.endswith(_JPEG_END)):
+                slowest = max(slowest, self._classify(data))
+        return slowest
+
+    def _classify(self, data):
+        kind = classify(data, self._size)
+        if kind == EXPECTED and data.startswith(_JPEG):
+            header = data[: _jpeg_frame(data) + 10]
+            if header not in self._expected:
+                self._expected = (header, *self._expected)[:_HEADERS]
+        return kind
+
+
+def _jpeg_frame(data):
+    """Returns where the frame begins: marker, length, bits, height, width, channels."""
     at = 2
     while at + 10 <= len(data) and data[at] == 0xFF:
         marker = data[at + 1]
         if marker in _FRAMES:
-            readable = data[at + 4] == 8 and data[at + 9] in (1, 3)
-            size = _number(data, at + 5, 2), _number(data, at + 7, 2)
-            return size if readable else None
+            return at
         if 0xC0 <= marker <= 0xCF and marker not in _NO_FRAMES:
             return None
         # A marker may be preceded by any number of fill bytes.

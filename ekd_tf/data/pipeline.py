@@ -115,7 +115,7 @@ def make_pipeline(
         flips = flip_mask(seed, step, rows) if flip else np.zeros(rows, bool)
         columns = NUM_DRAWS if augmentation else 0
         return (
-            reader.read(indices),
+            *reader.read(indices),
             indices,
             flips,
             source.labels[indices].astype(np.int32),
@@ -124,15 +124,16 @@ def make_pipeline(
         )
 
     pixels = tf.string if source.encoded else tf.uint8
-    types = [pixels, tf.int64, tf.bool, tf.int32, tf.float32, tf.float32]
+    types = [pixels, tf.int64, tf.int64, tf.bool, tf.int32, tf.float32, tf.float32]
 
     def read_batch(step):
-        images, *vectors, draws = tf.numpy_function(plan_and_read, [step], types)
+        images, kind, *vectors, draws = tf.numpy_function(plan_and_read, [step], types)
+        kind.set_shape([])
         images.set_shape([rows] if source.encoded else [rows, None, None, 3])
         for vector in vectors:
             vector.set_shape([rows])
         draws.set_shape([rows, NUM_DRAWS if augmentation else 0])
-        return (images, *vectors, draws)
+        return (images, kind, *vectors, draws)
 
     def finish(images, indices, flips, labels, in_margin, draws):
         return {
@@ -181,15 +182,17 @@ def evaluation_batches(source: Source, indices, input_size: int, batch_size: int
 
     def read(start):
         chosen = indices[start : start + batch_size]
-        return reader.read(chosen), chosen
+        return (*reader.read(chosen), chosen)
 
     pixels = tf.string if source.encoded else tf.uint8
 
     def read_batch(start):
-        images, chosen = tf.numpy_function(read, [start], [pixels, tf.int64])
+        types = [pixels, tf.int64, tf.int64]
+        images, kind, chosen = tf.numpy_function(read, [start], types)
+        kind.set_shape([])
         images.set_shape([None] if source.encoded else [None, None, None, 3])
         chosen.set_shape([None])
-        return images, chosen
+        return images, kind, chosen
 
     dataset = tf.data.Dataset.range(0, len(indices), batch_size)
     dataset = dataset.map(read_batch, num_parallel_calls=CONCURRENT_BATCHES)

@@ -11,6 +11,7 @@ from PIL import Image
 from ekd_tf.data.decoding import ImageReader
 from ekd_tf.data.decoding import decode_image
 from ekd_tf.data.decoding import fit
+from ekd_tf.data.image_header import UNKNOWN
 from ekd_tf.data.source import Source
 
 
@@ -66,16 +67,17 @@ def decoded(reader, batches, batch_size=None):
 
     def read(row):
         indices = np.asarray(batches, dtype=np.int64)[row]
-        return reader.read(indices), indices
+        return (*reader.read(indices), indices)
 
     kind = tf.string if reader.source.encoded else tf.uint8
     dataset = tf.data.Dataset.range(len(batches)).map(
-        lambda row: tf.numpy_function(read, [row], [kind, tf.int64])
+        lambda row: tf.numpy_function(read, [row], [kind, tf.int64, tf.int64])
     )
     shape = [None] if reader.source.encoded else [None, None, None, 3]
     dataset = dataset.map(
-        lambda images, indices: (
+        lambda images, kind, indices: (
             tf.ensure_shape(images, shape),
+            tf.ensure_shape(kind, []),
             tf.ensure_shape(indices, [None]),
         )
     )
@@ -179,8 +181,10 @@ def test_decodes_batches_in_order(rng):
 
 def test_bytes_with_trailing_zeros_arrive_whole():
     reader = ImageReader(Files([b"ab\0\0", b"c\0"]), 16)
-    read = tf.numpy_function(reader.read, [np.array([0, 1])], tf.string)
-    assert read.numpy().tolist() == [b"ab\0\0", b"c\0"]
+    types = [tf.string, tf.int64]
+    images, kind = tf.numpy_function(reader.read, [np.array([0, 1])], types)
+    assert images.numpy().tolist() == [b"ab\0\0", b"c\0"]
+    assert kind == UNKNOWN
 
 
 def test_what_tensorflow_cannot_read_is_read_by_pillow(rng):

@@ -7,9 +7,11 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
+from ekd_tf.data import image_header
 from ekd_tf.data.image_header import EXPECTED
 from ekd_tf.data.image_header import OTHER
 from ekd_tf.data.image_header import UNKNOWN
+from ekd_tf.data.image_header import BatchClassifier
 from ekd_tf.data.image_header import classify
 
 
@@ -72,3 +74,54 @@ def test_formats_that_decode_image_reads(kind):
 )
 def test_all_else_is_left_to_the_slow_way(data):
     assert classify(data, 20) == UNKNOWN
+
+
+GOOD = [
+    encode("JPEG"),
+    encode("JPEG", "L"),
+    encode("JPEG", quality=30),
+    encode("JPEG") + b"\0" * 16,
+    encode("PNG"),
+]
+OTHERS = [encode("JPEG", size=(20, 16)), encode("GIF"), encode("PNG", size=(16, 20))]
+BAD = [b"", encode("JPEG")[:-3], encode("JPEG", "CMYK"), encode("JPEG")[:40]]
+
+
+def test_a_batch_is_as_slow_as_its_slowest_image(monkeypatch):
+    classify_batch = BatchClassifier(20)
+    # Twice, so that headers are known; with one of them at a time, too.
+    for count in (8, 8, 1):
+        monkeypatch.setattr(image_header, "_HEADERS", count)
+        assert classify_batch(GOOD) == EXPECTED
+        for other in OTHERS:
+            assert classify_batch([*GOOD, other, *GOOD]) == OTHER
+            for bad in BAD:
+                assert classify_batch([other, bad, *GOOD]) == UNKNOWN
+        for data in [*GOOD, *OTHERS, *BAD]:
+            assert classify_batch([data]) == classify(data, 20)
+
+
+def test_headers_of_another_size_are_not_remembered():
+    at_20, at_16 = BatchClassifier(20), BatchClassifier(16)
+    small = encode("JPEG", size=(16, 16))
+    for _ in range(2):
+        assert (at_20([GOOD[0]]), at_20([small])) == (EXPECTED, OTHER)
+        assert (at_16([GOOD[0]]), at_16([small])) == (OTHER, EXPECTED)
+
+
+def test_images_of_one_encoder_are_understood_once(monkeypatch):
+    calls = []
+
+    def counted(data, size):
+        calls.append(data)
+        return classify(data, size)
+
+    monkeypatch.setattr(image_header, "classify", counted)
+    classify_batch = BatchClassifier(20)
+    for _ in range(3):
+        assert classify_batch(GOOD[:3] * 4) == EXPECTED
+    assert calls == GOOD[:3]
+    for k in range(20):
+        # A comment makes every header another; few are kept.
+        classify_batch([encode("JPEG", comment=b"%d" % k)])
+    assert len(classify_batch._expected) == image_header._HEADERS
