@@ -29,6 +29,8 @@ _IMAGE = PART.size + HEADER.size
 # Bytes of the file, and of the idx, looked at together.
 _WINDOW = 1 << 22
 _TEXT = 1 << 20
+# Records looked at together, however short.
+_ROWS = 1 << 15
 # Frame, header and one label, in words of 4 bytes.
 _HEAD_WORDS = (PART.size + HEADER.size + 4) // 4
 _NAMED = 5
@@ -151,8 +153,8 @@ def _guess_damaged(labels):
 def _compress(values, keep):
     """Returns `values[keep]` in the memory of `values`."""
     kept = 0
-    for start in range(0, len(values), _TEXT):
-        part = slice(start, start + _TEXT)
+    for start in range(0, len(values), _ROWS):
+        part = slice(start, start + _ROWS)
         chosen = values[part][keep[part]]
         values[kept : kept + len(chosen)] = chosen
         kept += len(chosen)
@@ -195,7 +197,7 @@ def _is_label(label):
 
 def _listed_labels(file, idx, offsets, damage):
     """Returns the label of the record at each of `offsets`."""
-    outside = int(np.count_nonzero(offsets + PART.size > file.size))
+    outside = int(np.count_nonzero(offsets > file.size - PART.size))
     if outside > damage.skip_corrupt:
         raise ValueError(
             f"{idx.path} lists {outside:,} of {len(offsets):,} records beyond the end "
@@ -253,7 +255,8 @@ def _heads(file, offsets) -> Iterator[tuple]:
     while first < len(offsets):
         base = int(offsets[first]) // 4 * 4
         stop = int(np.searchsorted(offsets, base + _WINDOW))
-        words = np.zeros(_WINDOW // 4 + _HEAD_WORDS, "<u4")
+        stop = min(stop, first + _ROWS)
+        words = np.zeros((offsets[stop - 1] - base) // 4 + _HEAD_WORDS, "<u4")
         block = np.frombuffer(file.read(base, words.nbytes), np.uint8)
         words.view(np.uint8)[: len(block)] = block
         places = (offsets[first:stop] - base) // 4

@@ -19,6 +19,7 @@ INDEX_FILE = "index.json"
 FORMAT = "ekd_tf tfrecord 1"
 # Bytes of the largest record that is read at once.
 _MOST = 1 << 20
+_ROWS = 1 << 15
 
 
 def pack(values, dtype: str) -> str:
@@ -38,7 +39,7 @@ class ShardedExamples(Source):
     Args:
         name: What messages call the source.
         files: The files.
-        shards: Integer array `(n,)`: position in `files` of each image.
+        shards: Integer array `(n,)` of any type: position in `files` of each image.
         offsets: int64 array `(n,)`: where its record begins.
         labels: int32 array `(n,)`, values 0..num_identities-1.
         num_identities: Number of identities.
@@ -61,7 +62,10 @@ class ShardedExamples(Source):
         digest = hashlib.sha256(b"tfrecord")
         for file in self._files:
             digest.update(b" %d" % file.size)
-        for values in (self._shards, self._offsets, self.labels):
+        for start in range(0, len(self), _ROWS):
+            # Whatever type they are kept in.
+            digest.update(self._shards[start : start + _ROWS].astype("<i4"))
+        for values in (self._offsets, self.labels):
             digest.update(np.ascontiguousarray(values))
         return digest.hexdigest()
 
@@ -173,7 +177,7 @@ def _unpack_index(index):
     if index["format"] != FORMAT:
         raise ValueError(f"format {index['format']!r}, not {FORMAT!r}")
     count = index["count"]
-    shards = np.empty(count, np.int32)
+    shards = np.empty(count, np.min_scalar_type(len(index["shards"])))
     offsets = np.empty(count, np.int64)
     labels = np.empty(count, np.int32)
     at = 0

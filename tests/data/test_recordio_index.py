@@ -112,7 +112,13 @@ def test_an_image_whose_bytes_hold_the_magic_number(tmp_path, with_idx):
 def test_windows_do_not_matter(tmp_path, rng, monkeypatch):
     images = [(int(k), bytes(int(k) + 3)) for k in np.sort(rng.integers(0, 60, 300))]
     offsets = records.write(tmp_path, records.insightface(images))
-    for window, text in ((1 << 22, 1 << 20), (64, 7), (4, 30), (1000, 100)):
+    for window, text, rows in (
+        (1 << 22, 1 << 20, 1 << 15),
+        (64, 7, 100),
+        (4, 30, 2),
+        (1000, 100, 1),
+    ):
+        monkeypatch.setattr(recordio_index, "_ROWS", rows)
         monkeypatch.setattr(recordio_index, "_WINDOW", window)
         monkeypatch.setattr(recordio_index, "_TEXT", text)
         check(index(tmp_path), offsets[:300], [label for label, _ in images])
