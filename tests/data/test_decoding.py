@@ -5,7 +5,6 @@ import io
 import numpy as np
 import pytest
 import tensorflow as tf
-from absl import logging
 from PIL import Image
 
 from ekd_tf.data.decoding import ImageReader
@@ -51,15 +50,6 @@ def encode(image, form="PNG", **options):
 
 def pixels(image):
     return np.asarray(image.convert("RGB"))
-
-
-@pytest.fixture
-def warnings_logged(monkeypatch):
-    messages = []
-    monkeypatch.setattr(
-        logging, "warning", lambda text, *args: messages.append(text % args)
-    )
-    return messages
 
 
 def decoded(reader, batches, batch_size=None):

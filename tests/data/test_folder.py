@@ -4,7 +4,6 @@ import os
 
 import numpy as np
 import pytest
-from absl import logging
 from PIL import Image
 
 from ekd_tf.data.folder import FolderFaces
@@ -13,16 +12,6 @@ from ekd_tf.data.folder import FolderFaces
 def put(path, content=b"x"):
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(content)
-
-
-@pytest.fixture
-def warnings_logged(monkeypatch):
-    """The messages absl logs as warnings while the test runs."""
-    messages = []
-    monkeypatch.setattr(
-        logging, "warning", lambda text, *args: messages.append(text % args)
-    )
-    return messages
 
 
 @pytest.fixture

@@ -201,6 +201,23 @@ def test_augmentation_is_a_function_of_seed_and_step(drawn, folder, kind):
     assert not np.array_equal(other, take(run(flip=False), 1)[0]["image"])
 
 
+@pytest.mark.parametrize("kind", ["pixels", "files"])
+def test_batches_do_not_depend_on_the_number_of_threads(drawn, folder, kind):
+    source = drawn if kind == "pixels" else FolderFaces(folder[0])
+    sampler = sampler_of(source)
+    pipeline = make_pipeline(source, sampler, SIZE, augmentation=AUGMENTATION)
+
+    def run(threads):
+        options = tf.data.Options()
+        options.threading.private_threadpool_size = threads
+        dataset = pipeline.dataset.with_options(options)
+        return list(dataset.take(6).as_numpy_iterator())
+
+    alone = run(1)
+    assert_equal_batches(run(2), alone)
+    assert_equal_batches(run(8), alone)
+
+
 def test_says_whether_images_are_augmented(drawn):
     sampler = sampler_of(drawn)
     assert not make_pipeline(drawn, sampler, SIZE).augmented

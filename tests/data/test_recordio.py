@@ -8,7 +8,6 @@ import tracemalloc
 import numpy as np
 import pytest
 import records
-from absl import logging
 from PIL import Image
 
 from ekd_tf.data import evaluation_batches
@@ -18,15 +17,6 @@ from ekd_tf.data.recordio import RecordIOFaces
 from ekd_tf.data.recordio_frame import frame
 
 FACES = [(4, b"jpeg of four"), (4, b"another"), (6, b"six"), (9, b"nine.")]
-
-
-@pytest.fixture
-def warnings_logged(monkeypatch):
-    messages = []
-    monkeypatch.setattr(
-        logging, "warning", lambda text, *args: messages.append(text % args)
-    )
-    return messages
 
 
 @pytest.fixture

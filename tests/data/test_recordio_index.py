@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 import records
-from absl import logging
 
 from ekd_tf.data import recordio_index
 from ekd_tf.data.positioned import PositionedFile
@@ -13,15 +12,6 @@ from ekd_tf.data.recordio_index import unpack
 from ekd_tf.data.recordio_index import unpack_plain
 
 FACES = [(0, b"jpeg of zero"), (0, b"another"), (2, b"two"), (3, b"three.")]
-
-
-@pytest.fixture
-def warnings_logged(monkeypatch):
-    messages = []
-    monkeypatch.setattr(
-        logging, "warning", lambda text, *args: messages.append(text % args)
-    )
-    return messages
 
 
 @pytest.fixture(params=[True, False], ids=["idx", "no idx"])

@@ -1,6 +1,7 @@
 """Photographs to aligned faces: choice, landmarks, lists, resuming, real faces."""
 
 import dataclasses
+import pathlib
 
 import numpy as np
 import pytest
@@ -98,6 +99,21 @@ def test_aligns_by_landmarks_and_lists_what_has_none(tool, settings, photos):
     assert (settings.out.parent / "faces.left_out.tsv").read_text() == (
         "ann/2.png\tno face\n"
     )
+
+
+def test_two_processes_write_what_one_writes(tool, settings, photos, monkeypatch):
+    # Processes are spawned and import the tool by its name.
+    monkeypatch.syspath_prepend(str(pathlib.Path(tool.__file__).parent))
+    landmarks = {name: points_of([30, 5]) for name in photos if name != "ann/2.png"}
+    found = []
+    for processes in (1, 2):
+        out = settings.out.with_name(f"faces{processes}")
+        here = dataclasses.replace(settings, out=out)
+        assert tool.align_all(here, landmarks, processes) == (0, 2, 1)
+        faces = {p.relative_to(out): p.read_bytes() for p in out.rglob("*.*")}
+        found.append((faces, tool.left_out_path(out).read_text()))
+    assert found[0] == found[1]
+    assert len(found[0][0]) == 2
 
 
 def test_goes_on_where_it_stopped(tool, settings, photos):
