@@ -18,6 +18,7 @@ _HOME = {
     "EKDLoss": "ekd_tf.losses",
     "FaceClassifier": "ekd_tf.training",
     "FolderFaces": "ekd_tf.data",
+    "GradientShare": "ekd_tf.training",
     "IResNet": "ekd_tf.models",
     "MobileFaceNet": "ekd_tf.models",
     "SyntheticFaces": "ekd_tf.data",

@@ -184,6 +184,14 @@ def _check_parts(v, teacher, head):
             f"`--teacher={v.teacher}` is given but nothing to learn from it: add "
             "--distill=ekd:1"
         )
+    if "%" in v.distill and not (head and v.margin_weight and v.general_batch):
+        raise ValueError(
+            f"`--distill={v.distill}` asks for a share of the margin loss's gradient: "
+            "give a --head, and --margin_weight and --general_batch above 0, or a "
+            "plain weight as in --distill=ekd:8. Received: "
+            f"--head={v.head}, --margin_weight={v.margin_weight:g}, "
+            f"--general_batch={v.general_batch}"
+        )
     if teacher is None and head is None:
         raise ValueError("Without a teacher `--head` cannot be none.")
     if teacher is not None and teacher.input_shape[1] != v.input_size:

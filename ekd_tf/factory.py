@@ -43,6 +43,8 @@ from ekd_tf.losses import TripletDistillationLoss
 from ekd_tf.models import build_backbone
 from ekd_tf.models import list_backbones
 from ekd_tf.teachers import load_embedder
+from ekd_tf.training.gradient_share import LARGEST_SHARE
+from ekd_tf.training.gradient_share import GradientShare
 from ekd_tf.training.schedules import ConstantSchedule
 from ekd_tf.training.schedules import CosineSchedule
 from ekd_tf.training.schedules import StepSchedule
@@ -240,10 +242,11 @@ def make_losses(
     head=None,
     **arguments_by_name,
 ) -> dict:
-    """Builds the distillation losses of `ekd:1` or `ekd:8,cosine:10`.
+    """Builds the distillation losses of `ekd:1` or `ekd:30%,cosine:10`.
 
     Args:
-        spec: Comma-separated `name:weight`; a weight left out is 1. Empty: none.
+        spec: Comma-separated `name:weight`; a weight left out is 1, and `30%` asks
+            for a share of the margin loss's gradient. Empty: none.
         student_dim: Int, size of the student's embeddings.
         teacher_dim: Int, size of the teacher's. Losses whose formula needs equal
             sizes own a projection where these differ.
@@ -253,7 +256,7 @@ def make_losses(
         **arguments_by_name: Per loss, a dict of its arguments.
 
     Returns:
-        Dict of names to `(loss, weight)`.
+        Dict of names to `(loss, weight)`, the weight a float or a `GradientShare`.
     """
     losses = {}
     for item in filter(None, spec.split(",")):
@@ -261,8 +264,7 @@ def make_losses(
         checks.check_choice("distill", name, tuple(LOSSES))
         if name in losses:
             raise ValueError(f"`--distill` names {name!r} twice. Received: {spec!r}")
-        weight = _number(f"distill={name}", weight or "1")
-        checks.check_range(f"distill={name}", weight, low=0, low_open=True)
+        weight = _weight(f"distill={name}", weight or "1")
         loss_class = LOSSES[name]
         arguments = dict(arguments_by_name.get(name, {}))
         if issubclass(loss_class, ProjectedLoss):
@@ -349,6 +351,17 @@ def make_schedule(
 def numbers(name: str, texts: list[str]) -> list[float]:
     """Reads a list flag of numbers."""
     return [_number(name, text) for text in texts]
+
+
+def _weight(name, text):
+    """Reads `8`, or `30%` as the `GradientShare` it asks for."""
+    percent = text.endswith("%")
+    number = _number(name, text.rstrip("%"))
+    if not percent:
+        checks.check_range(name, number, low=0, low_open=True)
+        return number
+    checks.check_range(f"{name} (%)", number, 0, 100 * LARGEST_SHARE, low_open=True)
+    return GradientShare(number / 100)
 
 
 def _integer(name, text):

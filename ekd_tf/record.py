@@ -14,6 +14,7 @@ from ekd_tf.evaluation import SourceEmbedder
 from ekd_tf.evaluators import make_evaluations
 from ekd_tf.training.best import BestMetric
 from ekd_tf.training.checkpoints import CheckpointStore
+from ekd_tf.training.faint_losses import FaintLossHook
 from ekd_tf.training.guards import CollapseGuard
 from ekd_tf.training.guards import UpdateGuard
 from ekd_tf.training.interruption import Termination
@@ -86,6 +87,7 @@ class Record:
         ]
         if v.collapse_steps:
             hooks.append(CollapseGuard(v.collapse_steps))
+        hooks.append(FaintLossHook(progress.pause))
         hooks.append(Every(v.log_every, self._writing(progress)))
 
         def save(step):

@@ -2,5 +2,6 @@
 
 from ekd_tf.training.classifier import FaceClassifier
 from ekd_tf.training.distiller import Distiller
+from ekd_tf.training.gradient_share import GradientShare
 
-__all__ = ["Distiller", "FaceClassifier"]
+__all__ = ["Distiller", "FaceClassifier", "GradientShare"]

@@ -11,6 +11,9 @@ from ekd_tf.stack import keras_compile
 from ekd_tf.stack import optimizer_variables
 from ekd_tf.stack import tf_variable
 from ekd_tf.training.addons import averaged
+from ekd_tf.training.loss_gradients import add_each
+from ekd_tf.training.loss_gradients import square_norm
+from ekd_tf.training.loss_gradients import weighted_sum
 from ekd_tf.training.rollback import restore_unless
 from ekd_tf.training.update import GradientUpdate
 
@@ -141,17 +144,36 @@ class FaceClassifier(keras.Model):
             for variable in layer.non_trainable_variables
         ]
         before = [variable.read_value() for variable in state]
-        with tf.GradientTape(watch_accessed_variables=False) as tape:
-            for variable in update.variables:
-                tape.watch(tf_variable(variable))
+        variables = [tf_variable(variable) for variable in update.variables]
+        with tf.GradientTape(watch_accessed_variables=False) as network:
+            network.watch(variables)
             embeddings = self.student(batch["image"], training=True)
+            embeddings = tf.cast(embeddings, tf.float32)
+        # Each loss by itself as far as the embeddings, where their gradients are
+        # compared; then all at once through the network.
+        with tf.GradientTape(True, watch_accessed_variables=False) as losses:
+            losses.watch([embeddings, *variables])
             shares, monitor = self.loss_shares(embeddings, batch)
-            scaled = update.scale_loss(tf.add_n(list(shares.values())))
-        gradients = tape.gradient(
-            scaled, [tf_variable(variable) for variable in update.variables]
+            totals = {n: tf.add_n(list(terms.values())) for n, terms in shares.items()}
+        gradients = {
+            name: losses.gradient(total, [embeddings, *variables])
+            for name, total in totals.items()
+        }
+        values, norms = _global_values(shares, {n: g[0] for n, g in gradients.items()})
+        weights, watched = self.loss_weights(norms)
+        of_embeddings, *of_variables = weighted_sum(
+            list(gradients.values()),
+            [update.scale_loss(weights[name]) for name in gradients],
         )
-        terms = _global_terms(shares)
-        monitor.update(update.apply(gradients, terms["loss"]))
+        of_network = network.gradient(embeddings, variables, of_embeddings)
+        terms = {
+            term: weights[name] * values[term]
+            for name, of_loss in shares.items()
+            for term in of_loss
+        }
+        terms = {"loss": tf.add_n(list(terms.values())), **terms}
+        monitor.update(watched)
+        monitor.update(update.apply(add_each(of_network, of_variables), terms["loss"]))
         # NaN where, and only where, the update was skipped.
         made = ~tf.math.is_nan(monitor["gradient_norm"])
         restore_unless(made, state, before)
@@ -167,8 +189,9 @@ class FaceClassifier(keras.Model):
             batch: This replica's part of the batch.
 
         Returns:
-            Two dicts of names to float32 scalars. Shares sum over replicas to the
-            terms of the global batch; watched values are already global.
+            Two dicts. Names of losses to dicts of their terms, `loss/...` to float32
+            scalars without the loss's weight; shares sum over replicas to the terms
+            of the global batch. Names to float32 scalars to watch, already global.
         """
         shares = {}
         if self.head is not None:
@@ -176,8 +199,21 @@ class FaceClassifier(keras.Model):
             rows = self.head.row_losses(embeddings, batch["label"], in_margin)
             total = sum_over_replicas(tf.reduce_sum(in_margin))
             mean = tf.math.divide_no_nan(tf.reduce_sum(rows * in_margin), total)
-            shares["loss/margin"] = self.margin_weight * mean
+            shares["margin"] = {"loss/margin": mean}
         return shares, {}
+
+    def loss_weights(self, norms):
+        """Returns the weight of each loss in this step, and what to watch of them.
+
+        Args:
+            norms: Dict of the names `loss_shares` gives to float32 scalars: norm of
+                the loss's gradient on the embeddings of the global batch, without
+                weight and loss scale. Not finite where the loss is not.
+
+        Returns:
+            Two dicts of names to float32 scalars, equal on all replicas.
+        """
+        return {"margin": tf.constant(self.margin_weight)}, {}
 
 
 class Untracked:
@@ -208,8 +244,19 @@ def _mean_cosine(embeddings):
     return tf.math.divide_no_nan(cosines, rows * (rows - 1.0))
 
 
-def _global_terms(shares):
-    """Sums every term over replicas, in one message, and adds their total."""
-    values = sum_over_replicas(tf.stack(list(shares.values())))
-    terms = dict(zip(shares, tf.unstack(values, len(shares))))
-    return {"loss": tf.reduce_sum(values), **terms}
+def _global_values(shares, gradients):
+    """Sums over replicas, in one message, what each has of the global batch.
+
+    Args:
+        shares: From `loss_shares`.
+        gradients: Dict of the same names to gradients on this replica's embeddings.
+
+    Returns:
+        Dict of terms to their values, and dict of losses to norms of gradients.
+    """
+    parts = {term: value for terms in shares.values() for term, value in terms.items()}
+    squares = [square_norm(gradient) for gradient in gradients.values()]
+    sums = sum_over_replicas(tf.stack([*parts.values(), *squares]))
+    sums = tf.unstack(sums, len(parts) + len(squares))
+    norms = [tf.sqrt(square) for square in sums[len(parts) :]]
+    return dict(zip(parts, sums)), dict(zip(gradients, norms))

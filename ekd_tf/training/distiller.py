@@ -6,6 +6,7 @@ from ekd_tf.ops.collective import gather_rows
 from ekd_tf.ops.collective import num_replicas
 from ekd_tf.training.classifier import FaceClassifier
 from ekd_tf.training.classifier import Untracked
+from ekd_tf.training.gradient_share import GradientShare
 
 
 class Distiller(FaceClassifier):
@@ -16,18 +17,26 @@ class Distiller(FaceClassifier):
     distillation loss. Each replica computes the whole loss and takes its share of it,
     so a weight means the same on any number of replicas.
 
+    `train_step` returns, beside what `FaceClassifier` does, for each loss its
+    `weight/NAME` and, where there is a margin loss, `gradient_ratio/NAME`: the norm of
+    the loss's gradient on the embeddings of the global batch over that of the margin
+    loss's, in this step, both with their weights. Not finite where the margin loss has
+    no gradient.
+
     Args:
         student: `keras.Model`, uint8 images to raw embeddings.
         teacher: Callable, uint8 images `(batch, height, width, 3)` to embeddings
             `(batch, teacher_dim)`. A `keras.Model` runs with `training=False`. It is
             in no checkpoint and no gradient.
-        losses: Dict of names to pairs `(DistillationLoss, weight)`.
+        losses: Dict of names to pairs `(DistillationLoss, weight)`; a weight is a
+            float, or a `GradientShare` that follows the gradients.
         head: As in `FaceClassifier`.
         margin_weight: As in `FaceClassifier`.
         name: Name of the model.
 
     Raises:
-        ValueError: If `losses` is empty.
+        ValueError: If `losses` is empty, or holds a `GradientShare` without a margin
+            loss to take a share of.
     """
 
     def __init__(
@@ -41,15 +50,32 @@ class Distiller(FaceClassifier):
             )
         self.losses_by_name = {name: loss for name, (loss, _) in losses.items()}
         self.loss_weights_by_name = {
-            name: float(weight) for name, (_, weight) in losses.items()
+            name: weight if isinstance(weight, GradientShare) else float(weight)
+            for name, (_, weight) in losses.items()
         }
+        if self._gradient_shares and (head is None or not self.margin_weight):
+            raise ValueError(
+                "`losses` must not ask for a share of the margin loss's gradient where "
+                "there is no margin loss: give a `head` and a `margin_weight` above 0, "
+                "or weights that are numbers. Received: a GradientShare for "
+                f"{', '.join(self._gradient_shares)}"
+            )
         self._teacher = Untracked(teacher)
 
     @property
     def trained_layers(self):
-        """The student, the head and the losses, which own thresholds and the like."""
+        """The student, the head, the losses (their thresholds) and the shares."""
         losses = {f"loss/{name}": loss for name, loss in self.losses_by_name.items()}
-        return {**super().trained_layers, **losses}
+        shares = {f"share/{name}": s for name, s in self._gradient_shares.items()}
+        return {**super().trained_layers, **losses, **shares}
+
+    @property
+    def _gradient_shares(self):
+        return {
+            name: weight
+            for name, weight in self.loss_weights_by_name.items()
+            if isinstance(weight, GradientShare)
+        }
 
     def embed_teacher(self, images):
         """Returns the teacher's embeddings, float32, without gradient."""
@@ -69,8 +95,23 @@ class Distiller(FaceClassifier):
             terms, watched = loss(
                 student, teacher, labels, image_ids, training=True, with_monitor=True
             )
-            share = self.loss_weights_by_name[name] / num_replicas()
-            for term, value in terms.items():
-                shares[f"loss/{term}"] = share * value
+            shares[name] = {
+                f"loss/{term}": value / num_replicas() for term, value in terms.items()
+            }
             monitor.update(watched)
         return shares, monitor
+
+    def loss_weights(self, norms):
+        """Adds the distillation losses; see `FaceClassifier.loss_weights`."""
+        weights, monitor = super().loss_weights(norms)
+        margin_norm = None
+        if self.head is not None:
+            margin_norm = weights["margin"] * norms["margin"]
+        for name, weight in self.loss_weights_by_name.items():
+            if isinstance(weight, GradientShare):
+                weight = weight(margin_norm, norms[name])
+            weights[name] = monitor[f"weight/{name}"] = tf.convert_to_tensor(weight)
+            if margin_norm is not None:
+                ratio = weights[name] * norms[name] / margin_norm
+                monitor[f"gradient_ratio/{name}"] = ratio
+        return weights, monitor

@@ -139,7 +139,10 @@ class ProgressLine:
 
 
 class ProgressHook(Hook):
-    """Shows the loss terms of every update on a progress line.
+    """Shows the loss and its terms at every update on a progress line.
+
+    Right behind the loss, where a narrow terminal still shows them, stand the
+    gradients of distillation losses as ratios to the margin loss's.
 
     Args:
         line: `ProgressLine`.
@@ -151,8 +154,12 @@ class ProgressHook(Hook):
         self._count = count
 
     def after_step(self, step):
-        terms = {n: v for n, v in step.scalars.items() if n.startswith("loss")}
-        terms.pop("loss_scale", None)
+        terms = {
+            name: step.scalars[name]
+            for start in ("loss", "gradient_ratio/", "loss/")
+            for name in step.scalars
+            if name == start or (start.endswith("/") and name.startswith(start))
+        }
         self._line.update(self._count, terms)
 
 

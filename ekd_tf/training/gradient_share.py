@@ -1,0 +1,131 @@
+"""A weight that keeps a loss at a share of the margin loss's gradient."""
+
+import keras
+import tensorflow as tf
+
+from ekd_tf.checks import check_range
+from ekd_tf.stack import ONLY_FIRST_REPLICA
+from ekd_tf.stack import register
+
+# Ten times the margin loss's gradient: 1000 %.
+LARGEST_SHARE = 10.0
+
+
+@register
+class GradientShare(keras.layers.Layer):
+    r"""Chooses the weight of a loss by the gradients it has on the embeddings.
+
+    $$ w = s \, \overline{\lVert g_m \rVert} \, / \, \overline{\lVert g \rVert} $$
+
+    with s the share, g the gradient of the loss, without its weight, and g_m that of
+    the margin loss, with its weight, on the raw embeddings of the global batch, as one
+    vector each. A share of 0.3 ("30 %") so means: the loss pulls at the embeddings 0.3 times
+    as strongly as the margin loss does, whatever the direction; the two together are
+    130 %, and several losses with shares do not share anything among each other.
+
+    The bars are averages over the steps that count, with weights that decay by
+    `1 - momentum` a step and are normalised, so there is no start-up bias; the newest
+    step is in them before the weight is used. A step counts where both norms are
+    finite and above 0: without critical pairs, or with NaN, averages and weight stay
+    as they were. The weight falls at once and grows by at most `max_growth` a step;
+    a single step never receives more than `1 / momentum` times the share. Until the
+    first step that counts the weight is 0.
+
+    In a loop of your own:
+
+        with tf.GradientTape() as network:
+            embeddings = student(images, training=True)
+        with tf.GradientTape(persistent=True) as losses:
+            losses.watch(embeddings)
+            margin = margin_loss(embeddings, labels)
+            distilled = sum(ekd(embeddings, teacher(images), labels).values())
+        of_margin = losses.gradient(margin, embeddings)
+        of_ekd = losses.gradient(distilled, embeddings)
+        weight = share(tf.norm(of_margin), tf.norm(of_ekd))
+        gradients = network.gradient(
+            embeddings, student.trainable_variables, of_margin + weight * of_ekd
+        )
+
+    Args:
+        share: Float in (0, 10].
+        momentum: Float in (0, 1]: what the newest step counts in the averages.
+        max_growth: Float > 1: largest factor between the weights of two steps.
+        name: Name of the layer.
+
+    State:
+        margin_norm, norm: float32 scalars, the two averages. weight: float32 scalar,
+        in use. num_steps: float32 scalar, steps that counted. None is trainable; all
+        are saved with the run.
+
+    Raises:
+        ValueError: An argument outside its range.
+    """
+
+    def __init__(
+        self,
+        share,
+        momentum=0.01,
+        max_growth=1.1,
+        name="gradient_share",
+        **kwargs,
+    ):
+        kwargs.pop("dtype", None)
+        super().__init__(name=name, dtype="float32", **kwargs)
+        check_range("share", share, 0, LARGEST_SHARE, low_open=True)
+        check_range("momentum", momentum, 0, 1, low_open=True)
+        check_range("max_growth", max_growth, 1, low_open=True)
+        self.share = float(share)
+        self.momentum = float(momentum)
+        self.max_growth = float(max_growth)
+        self.margin_norm = self._add_scalar("margin_norm")
+        self.norm = self._add_scalar("norm")
+        self.weight = self._add_scalar("weight")
+        self.num_steps = self._add_scalar("num_steps")
+        self.built = True
+
+    def _add_scalar(self, name):
+        return self.add_weight(
+            name=name,
+            shape=(),
+            dtype="float32",
+            initializer="zeros",
+            trainable=False,
+            aggregation=ONLY_FIRST_REPLICA,
+        )
+
+    def call(self, margin_norm, norm):
+        """Takes one step's norms in and returns the weight to use in this step.
+
+        Args:
+            margin_norm: Float32 scalar: norm of the margin loss's gradient on the
+                embeddings of the global batch, equal on all replicas.
+            norm: Float32 scalar: that of the loss's, without the weight.
+
+        Returns:
+            Float32 scalar >= 0, without gradient.
+        """
+        counts = tf.math.is_finite(margin_norm) & tf.math.is_finite(norm)
+        counts &= (margin_norm > 0) & (norm > 0)
+        steps = self.num_steps + 1.0
+        # As in EKD's thresholds: the decayed average divided by its sum of weights.
+        newest = self.momentum / (1.0 - tf.pow(1.0 - self.momentum, steps))
+        average_margin = self.margin_norm + newest * (margin_norm - self.margin_norm)
+        average = self.norm + newest * (norm - self.norm)
+        limit = tf.where(steps > 1, self.weight * self.max_growth, float("inf"))
+        weight = tf.minimum(self.share * average_margin / average, limit)
+        for variable, value in (
+            (self.margin_norm, average_margin),
+            (self.norm, average),
+            (self.weight, weight),
+            (self.num_steps, steps),
+        ):
+            variable.assign(tf.where(counts, value, variable))
+        return tf.stop_gradient(tf.convert_to_tensor(self.weight))
+
+    def get_config(self):
+        """Returns the arguments the layer was made with."""
+        config = super().get_config()
+        config.update(
+            share=self.share, momentum=self.momentum, max_growth=self.max_growth
+        )
+        return config
