@@ -30,6 +30,7 @@ from ekd_tf.heads import ArcFace
 from ekd_tf.losses import EKDLoss
 from ekd_tf.training.classifier import FaceClassifier
 from ekd_tf.training.distiller import Distiller
+from ekd_tf.training.gradient_share import GradientShare
 from ekd_tf.training.loop import compile_step
 from ekd_tf.training.strategy import distribute
 from ekd_tf.training.strategy import make_strategy
@@ -67,7 +68,8 @@ def make(loss, norm="frozen", parts=1):
     """Returns a compiled model, the same wherever it is made.
 
     Args:
-        loss: "margin", "ekd" or "two": margin, EKD and cosine at once.
+        loss: "margin", "ekd" or "two": margin, EKD and cosine, this at
+            30 % of the margin loss's gradient, at once.
         norm: "frozen" or "training" batch normalisation.
         parts: Into how many parts a training normalisation sees the batch divided.
     """
@@ -87,7 +89,7 @@ def make(loss, norm="frozen", parts=1):
     else:
         losses = {"ekd": (EKDLoss(temperature=0.1, momentum=0.3), 50.0)}
         if loss == "two":
-            losses["cosine"] = (CosineGap(), 2.0)
+            losses["cosine"] = (CosineGap(), GradientShare(0.3))
         model = Distiller(student, teacher, losses, head if loss == "two" else None)
     scaling = keras.mixed_precision.global_policy().name == "mixed_float16"
     model.compile(

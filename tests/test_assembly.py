@@ -51,6 +51,15 @@ def test_says_what_is_wrong_beside_the_teacher(teacher):
         build(teacher=teacher, distill="ekd", input_size=48)
 
 
+@pytest.mark.parametrize("without", ["head", "margin_weight", "general_batch"])
+def test_a_share_needs_a_margin_loss(teacher, without):
+    value = "none" if without == "head" else 0
+    with pytest.raises(
+        ValueError, match=f"`--distill=ekd:30%` asks for a share.*--{without}={value}"
+    ):
+        build(teacher=teacher, distill="ekd:30%", **{without: value})
+
+
 def test_rejects_a_batch_that_replicas_cannot_share(four_replicas):
     with pytest.raises(ValueError, match="9 general rows for 4 replicas"):
         build(four_replicas, general_batch=9)
@@ -63,6 +72,9 @@ def test_a_teacher_makes_the_difference_between_the_models(teacher):
     assert isinstance(distilled.model, Distiller)
     assert distilled.model.loss_weights_by_name == {"ekd": 3.0}
     assert not distilled.teacher.trainable_weights
+    shared = build(teacher=teacher, distill="cosine:30%,sp:2").model
+    assert shared.loss_weights_by_name["cosine"].share == 0.3
+    assert shared.loss_weights_by_name["sp"] == 2.0
 
 
 def test_epochs_are_counted_in_general_images():

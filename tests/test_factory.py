@@ -145,11 +145,26 @@ def test_builds_losses_with_weights():
         ("ekd:1,ekd:2", "names 'ekd' twice"),
         ("ekd:-1", r"must be in \(0, inf\)"),
         ("ekd:much", "must be a number. Received: 'much'"),
+        ("ekd:abc%", "`distill=ekd` must be a number. Received: 'abc'"),
+        ("ekd:0%", r"`distill=ekd \(%\)` must be in \(0, 1000.0\]"),
+        ("ekd:1200%", r"must be in \(0, 1000.0\]. Received: .*=1200.0"),
     ],
 )
 def test_says_what_is_wrong_with_losses(spec, message):
     with pytest.raises(ValueError, match=message):
         factory.make_losses(spec)
+
+
+def test_shares_and_weights_mix():
+    losses = factory.make_losses("cosine:30%,sp:10,rkd:120%")
+    assert [type(weight).__name__ for _, weight in losses.values()] == [
+        "GradientShare",
+        "float",
+        "GradientShare",
+    ]
+    assert losses["cosine"][1].share == 0.3
+    assert losses["sp"][1] == 10.0
+    assert losses["rkd"][1].share == 1.2
 
 
 def test_builds_every_loss_between_different_sizes():

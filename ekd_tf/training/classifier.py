@@ -151,7 +151,7 @@ class FaceClassifier(keras.Model):
             embeddings = tf.cast(embeddings, tf.float32)
         # Each loss by itself as far as the embeddings, where their gradients are
         # compared; then all at once through the network.
-        with tf.GradientTape(True, watch_accessed_variables=False) as losses:
+        with tf.GradientTape(persistent=True, watch_accessed_variables=False) as losses:
             losses.watch([embeddings, *variables])
             shares, monitor = self.loss_shares(embeddings, batch)
             totals = {n: tf.add_n(list(terms.values())) for n, terms in shares.items()}
@@ -171,7 +171,7 @@ class FaceClassifier(keras.Model):
             for name, of_loss in shares.items()
             for term in of_loss
         }
-        terms = {"loss": tf.add_n(list(terms.values())), **terms}
+        terms["loss"] = tf.add_n(list(terms.values()))
         monitor.update(watched)
         monitor.update(update.apply(add_each(of_network, of_variables), terms["loss"]))
         # NaN where, and only where, the update was skipped.
@@ -179,7 +179,7 @@ class FaceClassifier(keras.Model):
         restore_unless(made, state, before)
         monitor["learning_rate"] = learning_rate
         monitor["embedding/mean_cosine"] = _mean_cosine(embeddings)
-        return {**terms, **monitor}
+        return {"loss": terms["loss"], **terms, **monitor}
 
     def loss_shares(self, embeddings, batch):
         """Returns this replica's shares of the loss terms, and what to watch.

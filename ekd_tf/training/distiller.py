@@ -48,6 +48,10 @@ class Distiller(FaceClassifier):
                 "`losses` must name at least one distillation loss. To train without "
                 "a teacher use FaceClassifier."
             )
+        if "margin" in losses:
+            raise ValueError(
+                "`losses` must not call one of them 'margin': that is the head's."
+            )
         self.losses_by_name = {name: loss for name, (loss, _) in losses.items()}
         self.loss_weights_by_name = {
             name: weight if isinstance(weight, GradientShare) else float(weight)

@@ -19,9 +19,9 @@ class GradientShare(keras.layers.Layer):
 
     with s the share, g the gradient of the loss, without its weight, and g_m that of
     the margin loss, with its weight, on the raw embeddings of the global batch, as one
-    vector each. A share of 0.3 ("30 %") so means: the loss pulls at the embeddings 0.3 times
-    as strongly as the margin loss does, whatever the direction; the two together are
-    130 %, and several losses with shares do not share anything among each other.
+    vector each. A share of 0.3 ("30 %") so means: the loss pulls at the embeddings
+    0.3 times as strongly as the margin loss does, in whatever direction. The margin
+    loss is the 100 %: two losses at 30 % each come to 30 % each.
 
     The bars are averages over the steps that count, with weights that decay by
     `1 - momentum` a step and are normalised, so there is no start-up bias; the newest

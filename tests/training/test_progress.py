@@ -238,8 +238,11 @@ def test_hook_shows_loss_terms_and_not_the_loss_scale(clock, columns):
     line = ProgressLine(4, stream=stream, terminal_seconds=0, clock=clock)
     hook = ProgressHook(line, count=8)
     scalars = {"loss": 2.0, "loss/margin": 1.0, "loss_scale": 8.0, "learning_rate": 0.1}
+    scalars |= {"weight/ekd": 4.0, "gradient_ratio/ekd": 0.3}
     for number in (1, 2):
         clock.now += 2.0
         hook.after_step(Step(number, False, scalars, {}))
     shown = stream.getvalue().split("\r")[-1]
-    assert shown.endswith("2/4  4 images/s  ETA 0:00:04  loss 2  loss/margin 1")
+    assert shown.endswith(
+        "2/4  4 images/s  ETA 0:00:04  loss 2  gradient_ratio/ekd 0.3  loss/margin 1"
+    )

@@ -53,6 +53,8 @@ def test_two_replicas_with_frozen_norms(alone, two_replicas):
     # The comparison is of something: terms, thresholds and pairs are there.
     for term in ("margin", "ekd/positive", "ekd/negative", "cosine/gap"):
         assert received[f"logged/loss/{term}"].min() > 0
+    assert received["logged/gradient_ratio/cosine"][0] == pytest.approx(0.3)
+    assert received["logged/weight/cosine"].min() > 0
     assert received["logged/critical/positive"].min() > 0
     assert received["logged/pairs/rows"].tolist() == [16, 16]
     assert np.all(received["logged/threshold/student/fpr_1e-1"] != 0)
@@ -119,19 +121,20 @@ def test_only_embeddings_labels_and_ids_cross_replicas(rng, two_replicas, monkey
 
     # Each of two replicas has 8 rows and embeddings of 8 numbers. It sends the
     # student's and the teacher's, labels and image ids, and (TensorFlow, for the
-    # backward pass) its number of rows;
+    # backward pass of each of two losses) its number of rows;
     assert carried["all_gather"] == {
         ("float32", (8, 8)): 4,
         ("int32", (8,)): 4,
-        ("int32", (1,)): 2,
+        ("int32", (1,)): 4,
     }
-    # receives the gradient of the student's gathered embeddings; sums the number of
-    # margin rows, the four loss terms, the unit embeddings (8 numbers, for their mean
-    # cosine) and the weights' gradients.
+    # receives each loss's gradient of the student's gathered embeddings; sums the
+    # number of margin rows, the four loss terms with the square norms of three losses'
+    # gradients, the unit embeddings (8 numbers, for their mean cosine) and the weights'
+    # gradients.
     expected = {
-        ("float32", (16, 8)): 2,
+        ("float32", (16, 8)): 4,
         ("float32", ()): 2,
-        ("float32", (4,)): 2,
+        ("float32", (7,)): 2,
         ("float32", (8,)): 2,
     }
     for variable in model.trained_variables:
@@ -146,4 +149,4 @@ def test_only_embeddings_labels_and_ids_cross_replicas(rng, two_replicas, monkey
         if operation.type.startswith("Collective"):
             shape = operation.inputs[0].shape
             if shape.is_fully_defined():
-                assert shape.num_elements() in {1, 2, 4, 8, 16 * 8, weights}
+                assert shape.num_elements() in {1, 2, 7, 8, 16 * 8, weights}

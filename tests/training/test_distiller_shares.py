@@ -1,0 +1,258 @@
+"""Gradients of a distiller's losses on the embeddings, and weights that follow them."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from toys import CosineGap
+from toys import backbone
+from toys import batch
+
+from ekd_tf.heads import ArcFace
+from ekd_tf.losses import CosineLoss
+from ekd_tf.losses import DistillationLoss
+from ekd_tf.training.checkpoints import CheckpointStore
+from ekd_tf.training.distiller import Distiller
+from ekd_tf.training.gradient_share import GradientShare
+from ekd_tf.training.loop import compile_step
+
+
+class Gate(DistillationLoss):
+    """Has a gradient only where the first image's label is not 0."""
+
+    def compute(self, student, teacher, labels, image_ids, training):
+        is_open = tf.cast(labels[0] > 0, tf.float32)
+        return {"gate": is_open * tf.reduce_mean(student**2)}, {}
+
+
+def make(losses, margin_weight=1.0, scaling="none", teacher_dim=8):
+    student = backbone(batch_norm=False)
+    teacher = backbone(dim=teacher_dim, seed=7)
+    keras.utils.set_random_seed(3)
+    head = ArcFace(num_identities=3, scale=4.0, margin=0.2)
+    model = Distiller(student, teacher, losses, head, margin_weight)
+    model.compile(
+        keras.optimizers.SGD(learning_rate=0.05, momentum=0.9), loss_scaling=scaling
+    )
+    return model
+
+
+def step_of(model):
+    step = compile_step(model, tf.distribute.get_strategy())
+    return lambda data: {name: float(value) for name, value in step(data).items()}
+
+
+def values(model):
+    return {name: np.array(v.numpy()) for name, v in model.state().items()}
+
+
+def unit(rows):
+    return rows / np.linalg.norm(rows, axis=-1, keepdims=True)
+
+
+def numerical_norm(loss, embeddings):
+    """Norm of a NumPy function's gradient, by central differences."""
+    slopes = []
+    for index in np.ndindex(embeddings.shape):
+        shift = np.zeros_like(embeddings)
+        shift[index] = 1e-6
+        slopes.append((loss(embeddings + shift) - loss(embeddings - shift)) / 2e-6)
+    return np.linalg.norm(slopes)
+
+
+@pytest.fixture(scope="module")
+def plain():
+    """A model of two weights and its batch: its first step, and gradient norms."""
+    rng = np.random.default_rng(4)
+    model = make({"gap": (CosineGap(), 3.0), "gate": (Gate(), 0.1)}, margin_weight=2.0)
+    data = batch(rng)
+    data["label"] = tf.constant([1, 2, 0, 1, 2, 0, 1, 1])
+    embeddings = model.student(data["image"]).numpy().astype(np.float64)
+    teacher = unit(model.embed_teacher(data["image"]).numpy().astype(np.float64))
+    centres = unit(np.float64(np.array(model.head.centers)))
+    labels, in_margin = data["label"].numpy(), data["in_margin"].numpy()
+
+    def margin(rows):
+        cosines = unit(rows) @ centres.T
+        true = np.arange(len(rows)), labels
+        logits = 4.0 * cosines
+        logits[true] = 4.0 * np.cos(np.arccos(cosines[true]) + 0.2)
+        costs = np.log(np.exp(logits).sum(axis=1)) - logits[true]
+        return 2.0 * (costs * in_margin).sum() / in_margin.sum()
+
+    losses = {
+        "margin": margin,
+        "gap": lambda rows: np.mean(1 - np.sum(unit(rows) * teacher, axis=1)),
+        "gate": lambda rows: np.mean(rows**2),
+    }
+    norms = {name: numerical_norm(f, embeddings) for name, f in losses.items()}
+    return data, step_of(model)(data), norms
+
+
+def test_ratio_is_that_of_weighted_gradients_on_the_embeddings(plain):
+    _, out, norms = plain
+    np.testing.assert_allclose(
+        [out["gradient_ratio/gap"], out["gradient_ratio/gate"]],
+        [3 * norms["gap"] / norms["margin"], 0.1 * norms["gate"] / norms["margin"]],
+        rtol=2e-4,
+    )
+    np.testing.assert_allclose([out["weight/gap"], out["weight/gate"]], [3.0, 0.1])
+
+
+def test_share_is_met_in_the_first_step_and_a_number_beside_it_stays(plain):
+    data, _, norms = plain
+    losses = {"gap": (CosineGap(), GradientShare(0.3)), "gate": (Gate(), 0.1)}
+    out = step_of(make(losses, margin_weight=2.0))(data)
+    np.testing.assert_allclose(
+        out["weight/gap"], 0.3 * norms["margin"] / norms["gap"], rtol=2e-4
+    )
+    np.testing.assert_allclose(out["gradient_ratio/gap"], 0.3, rtol=1e-5)
+    np.testing.assert_allclose(out["weight/gate"], 0.1)
+
+
+def test_a_share_is_the_step_of_the_weight_it_reports(rng):
+    data = batch(rng)
+
+    def projected(weight):
+        # The projection is trained, with the same weight.
+        keras.utils.set_random_seed(5)
+        loss = CosineLoss(student_dim=8, teacher_dim=12)
+        return make({"cosine": (loss, weight)}, teacher_dim=12)
+
+    shared = projected(GradientShare(0.4))
+    out = step_of(shared)(data)
+    fixed = projected(out["weight/cosine"])
+    expected = step_of(fixed)(data)
+    for name, value in expected.items():
+        np.testing.assert_allclose(out[name], value, rtol=1e-5, err_msg=name)
+    state = values(shared)
+    for name, value in values(fixed).items():
+        np.testing.assert_allclose(state[name], value, rtol=1e-5, atol=1e-8)
+    assert len(state) == len(values(fixed)) + 4
+
+
+@pytest.mark.parametrize("share", [0.3, 1.5])
+def test_comes_to_the_share_and_stays_there(rng, share):
+    model = make({"gap": (CosineGap(), GradientShare(share, momentum=0.1))})
+    step = step_of(model)
+    outs = [step(batch(rng)) for _ in range(60)]
+    ratios = np.array([out["gradient_ratio/gap"] for out in outs[20:]])
+    assert 0.9 * share < ratios.mean() < 1.15 * share
+    # The weight is smooth where the ratio of a step is not.
+    weights = np.array([out["weight/gap"] for out in outs[20:]])
+    changes, jumps = np.diff(np.log(weights)), np.diff(np.log(ratios))
+    assert 0 < changes.std() < 0.2 * jumps.std()
+
+
+def test_without_a_gradient_the_weight_stays(rng):
+    data = {**batch(rng), "label": tf.constant([1, 2, 0, 1, 2, 0, 1, 1])}
+    closed = {**data, "label": tf.constant([0, 2, 0, 1, 2, 0, 1, 0])}
+    model = make({"gate": (Gate(), GradientShare(0.3))})
+    step = step_of(model)
+    first = step(closed)
+    assert (first["weight/gate"], first["gradient_ratio/gate"]) == (0.0, 0.0)
+    weight = step(data)["weight/gate"]
+    assert weight > 0
+    out = step(closed)
+    assert (out["weight/gate"], out["gradient_ratio/gate"]) == (weight, 0.0)
+
+
+@pytest.mark.parametrize("bad", ["margin", "overflow"])
+def test_a_skipped_step_leaves_the_share_alone(rng, bad):
+    data = batch(rng)
+    model = make({"gap": (CosineGap(), GradientShare(0.3))}, scaling="dynamic")
+    step = step_of(model)
+    weight = step(data)["weight/gap"]
+    before = values(model)
+    wrong = {**data, "image": 255 - data["image"]}
+    if bad == "margin":
+        wrong["in_margin"] = data["in_margin"] * float("nan")
+    else:
+        # Good losses and norms, and an infinite gradient.
+        model.state()["update/loss_scale"].assign(3e38)
+    out = step(wrong)
+    assert np.isnan(out["gradient_norm"])
+    after = values(model)
+    for name in before:
+        if not name.startswith("update/"):
+            np.testing.assert_array_equal(before[name], after[name], err_msg=name)
+    if bad == "margin":
+        assert out["weight/gap"] == weight and np.isnan(out["gradient_ratio/gap"])
+
+
+def test_resumes_to_the_bit(rng, tmp_path):
+    batches = [batch(rng) for _ in range(4)]
+
+    def fresh():
+        return make({"gap": (CosineGap(), GradientShare(0.3))})
+
+    whole = fresh()
+    step = step_of(whole)
+    store = CheckpointStore(tmp_path)
+    outs = []
+    for number, data in enumerate(batches, 1):
+        outs.append(step(data))
+        if number == 2:
+            store.save(2, whole.state(), {})
+    resumed = fresh()
+    store.restore(resumed.state())
+    step = step_of(resumed)
+    assert [step(data) for data in batches[2:]] == outs[2:]
+    state = values(resumed)
+    for name, value in values(whole).items():
+        np.testing.assert_array_equal(state[name], value, err_msg=name)
+    assert {name for name in state if name.startswith("share/gap/")} == {
+        "share/gap/0000/margin_norm",
+        "share/gap/0001/norm",
+        "share/gap/0002/weight",
+        "share/gap/0003/num_steps",
+    }
+
+
+def test_loss_scale_and_precision_do_not_enter(rng, mixed_policy):
+    data = batch(rng)
+
+    def fresh(scaling="none"):
+        losses = {"gap": (CosineGap(), GradientShare(0.3)), "gate": (Gate(), 0.1)}
+        return make(losses, scaling=scaling)
+
+    def figures(out):
+        assert np.isfinite(out["gradient_norm"])
+        return [out["weight/gap"], out["gradient_ratio/gate"]]
+
+    exact = figures(step_of(fresh())(data))
+    mixed_policy("mixed_bfloat16")
+    np.testing.assert_allclose(figures(step_of(fresh())(data)), exact, rtol=0.05)
+    mixed_policy("mixed_float16")
+    model = fresh("dynamic")
+    step, state = step_of(model), values(model)
+    scaled = []
+    for scale in (1.0, 256.0):
+        for name, variable in model.state().items():
+            variable.assign(state[name])
+        model.state()["update/loss_scale"].assign(scale)
+        scaled.append(figures(step(data)))
+    np.testing.assert_array_equal(*scaled)
+    np.testing.assert_allclose(scaled[0], exact, rtol=0.01)
+
+
+@pytest.mark.parametrize("without", ["head", "weight"])
+def test_refuses_a_share_of_no_margin_loss(without):
+    losses = {"gap": (CosineGap(), GradientShare(0.3)), "gate": (Gate(), 1.0)}
+    head = None if without == "head" else ArcFace(num_identities=3)
+    weight = 0.0 if without == "weight" else 1.0
+    with pytest.raises(ValueError, match="a `margin_weight` above 0.*Share for gap$"):
+        Distiller(backbone(), backbone(), losses, head, weight)
+
+
+def test_refuses_a_second_loss_called_margin():
+    with pytest.raises(ValueError, match="'margin': that is the head's"):
+        Distiller(backbone(), backbone(), {"margin": (CosineGap(), 1.0)})
+
+
+def test_without_a_margin_loss_there_is_no_ratio_to_report(rng):
+    model = Distiller(backbone(), backbone(seed=7), {"gap": (CosineGap(), 2.0)})
+    model.compile(keras.optimizers.SGD(learning_rate=0.05))
+    out = step_of(model)(batch(rng))
+    assert out["weight/gap"] == 2.0
+    assert not [name for name in out if name.startswith("gradient_ratio/")]

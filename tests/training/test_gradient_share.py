@@ -1,0 +1,123 @@
+"""Tests for `ekd_tf.training.gradient_share`."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from toys import CosineGap
+from toys import backbone
+
+from ekd_tf.training.gradient_share import GradientShare
+
+
+def weights_of(layer, margin_norms, norms, wrap=lambda f: f):
+    call = wrap(lambda margin, norm: layer(margin, norm))
+    return [
+        float(call(tf.constant(margin, tf.float32), tf.constant(norm, tf.float32)))
+        for margin, norm in zip(margin_norms, norms)
+    ]
+
+
+def state(layer):
+    return {v.name.split("/")[-1].split(":")[0]: float(v) for v in layer.weights}
+
+
+def test_by_hand(run_as):
+    # Averages with the newest step counting half: 2 and 4; then (2 + 2 * 5) / 3 = 4 and
+    # (4 + 2 * 10) / 3 = 8; 0.5 * 4 / 8.
+    layer = GradientShare(0.5, momentum=0.5)
+    got = weights_of(layer, [2, 5], [4, 10], run_as)
+    np.testing.assert_allclose(got, [0.25, 0.25], rtol=1e-5)
+    np.testing.assert_allclose(
+        [state(layer)[name] for name in ("margin_norm", "norm", "weight", "num_steps")],
+        [4, 8, 0.25, 2],
+        rtol=1e-5,
+    )
+
+
+def test_is_the_normalised_average_of_all_steps(rng):
+    momentum, share = 0.1, 0.3
+    margin, norm = rng.lognormal(0, 0.2, 60), rng.lognormal(2, 0.2, 60)
+    expected = []
+    for i in range(60):
+        decay = (1 - momentum) ** np.arange(i, -1, -1)
+        averages = [np.sum(decay * x[: i + 1]) / decay.sum() for x in (margin, norm)]
+        expected.append(share * averages[0] / averages[1])
+    layer = GradientShare(share, momentum, max_growth=100.0)
+    np.testing.assert_allclose(weights_of(layer, margin, norm), expected, rtol=1e-5)
+
+
+def test_grows_slowly_and_falls_at_once():
+    layer = GradientShare(1.0, momentum=1.0, max_growth=1.1)
+    got = weights_of(layer, [1] * 5, [1, 1e-6, 1e-6, 100, 1])
+    np.testing.assert_allclose(got, [1, 1.1, 1.21, 0.01, 0.011], rtol=1e-5)
+
+
+def test_one_step_receives_at_most_its_share_over_the_momentum():
+    layer = GradientShare(0.3, momentum=0.1)
+    norms = [1e-9] * 100 + [1e9]
+    assert weights_of(layer, [2] * 101, norms)[-1] * 1e9 <= 0.3 * 2 / 0.1 * 1.0001
+
+
+@pytest.mark.parametrize(
+    ("margin", "norm"),
+    [(1, 0), (0, 1), (0, 0), (1, np.nan), (np.nan, 1), (np.inf, 1), (1, np.inf)],
+)
+def test_a_step_that_does_not_count_changes_nothing(margin, norm):
+    fresh, used = GradientShare(0.3), GradientShare(0.3)
+    assert weights_of(fresh, [margin], [norm]) == [0.0]
+    (weight,) = weights_of(used, [2], [3])
+    before = state(used)
+    assert weights_of(used, [margin], [norm]) == [weight]
+    assert state(used) == before
+    # The first step that counts is the first, whatever was before it.
+    assert weights_of(fresh, [2], [3]) == [weight]
+
+
+def test_saves_its_arguments():
+    layer = GradientShare(0.3, momentum=0.2, max_growth=2.0, name="mine")
+    again = GradientShare.from_config(layer.get_config())
+    got = (again.share, again.momentum, again.max_growth, again.name)
+    assert got == (0.3, 0.2, 2.0, "mine")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"share": 0}, r"`share` must be in \(0, 10.0\]. Received: share=0"),
+        ({"share": 30}, r"`share` must be in \(0, 10.0\]. Received: share=30"),
+        ({"share": 1, "momentum": 0}, r"`momentum` must be in \(0, 1\]"),
+        ({"share": 1, "max_growth": 1}, r"`max_growth` must be in \(1, inf\)"),
+    ],
+)
+def test_says_which_argument_is_wrong(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        GradientShare(**arguments)
+
+
+def test_in_a_loop_of_ones_own(rng):
+    student, teacher = backbone(batch_norm=False), backbone(seed=7)
+    images = rng.integers(0, 256, (6, 16, 16, 3)).astype(np.uint8)
+    share, gap = GradientShare(0.3), CosineGap()
+    targets = rng.normal(size=(6, 8)).astype(np.float32)
+    with tf.GradientTape() as network:
+        embeddings = student(images, training=True)
+    with tf.GradientTape(persistent=True) as losses:
+        losses.watch(embeddings)
+        margin = tf.reduce_mean((embeddings - targets) ** 2)
+        distilled = sum(gap(embeddings, teacher(images)).values())
+    of_margin = losses.gradient(margin, embeddings)
+    of_gap = losses.gradient(distilled, embeddings)
+    weight = share(tf.norm(of_margin), tf.norm(of_gap))
+    gradients = network.gradient(
+        embeddings, student.trainable_variables, of_margin + weight * of_gap
+    )
+    np.testing.assert_allclose(
+        weight * tf.norm(of_gap), 0.3 * tf.norm(of_margin), rtol=1e-5
+    )
+    with tf.GradientTape() as tape:
+        embeddings = student(images, training=True)
+        loss = tf.reduce_mean((embeddings - targets) ** 2)
+        loss += weight * sum(gap(embeddings, teacher(images)).values())
+    expected = tape.gradient(loss, student.trainable_variables)
+    for one, other in zip(gradients, expected):
+        np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-6)
