@@ -11,6 +11,7 @@ from toys import batch
 from ekd_tf.heads import ArcFace
 from ekd_tf.losses import CosineLoss
 from ekd_tf.losses import DistillationLoss
+from ekd_tf.stack import tf_variable
 from ekd_tf.training.checkpoints import CheckpointStore
 from ekd_tf.training.distiller import Distiller
 from ekd_tf.training.gradient_share import GradientShare
@@ -32,7 +33,9 @@ def make(losses, margin_weight=1.0, scaling="none", teacher_dim=8):
     head = ArcFace(num_identities=3, scale=4.0, margin=0.2)
     model = Distiller(student, teacher, losses, head, margin_weight)
     model.compile(
-        keras.optimizers.SGD(learning_rate=0.05, momentum=0.9), loss_scaling=scaling
+        keras.optimizers.SGD(learning_rate=0.05, momentum=0.9),
+        weight_decay=0.0,
+        loss_scaling=scaling,
     )
     return model
 
@@ -110,25 +113,37 @@ def test_share_is_met_in_the_first_step_and_a_number_beside_it_stays(plain):
     np.testing.assert_allclose(out["weight/gate"], 0.1)
 
 
-def test_a_share_is_the_step_of_the_weight_it_reports(rng):
+def test_a_share_makes_the_step_of_the_weight_it_reports(rng):
     data = batch(rng)
-
-    def projected(weight):
-        # The projection is trained, with the same weight.
-        keras.utils.set_random_seed(5)
-        loss = CosineLoss(student_dim=8, teacher_dim=12)
-        return make({"cosine": (loss, weight)}, teacher_dim=12)
-
-    shared = projected(GradientShare(0.4))
-    out = step_of(shared)(data)
-    fixed = projected(out["weight/cosine"])
-    expected = step_of(fixed)(data)
-    for name, value in expected.items():
-        np.testing.assert_allclose(out[name], value, rtol=1e-5, err_msg=name)
-    state = values(shared)
-    for name, value in values(fixed).items():
-        np.testing.assert_allclose(state[name], value, rtol=1e-5, atol=1e-8)
-    assert len(state) == len(values(fixed)) + 4
+    keras.utils.set_random_seed(5)
+    # It owns a projection, which is trained with the same weight.
+    loss = CosineLoss(student_dim=8, teacher_dim=12)
+    losses = {"cosine": (loss, GradientShare(0.4))}
+    model = make(losses, margin_weight=2.0, teacher_dim=12)
+    variables = [tf_variable(v) for v in model.trained_variables]
+    # The whole loss on one tape, per unit of either weight.
+    in_margin = data["in_margin"]
+    with tf.GradientTape(persistent=True) as tape:
+        embeddings = model.student(data["image"], training=True)
+        rows = model.head.row_losses(embeddings, data["label"], in_margin)
+        margin = tf.reduce_sum(rows * in_margin) / tf.reduce_sum(in_margin)
+        cosine = loss(embeddings, model.embed_teacher(data["image"]))["cosine"]
+    slopes = [
+        tape.gradient(x, variables, unconnected_gradients="zero")
+        for x in (margin, cosine)
+    ]
+    before = [v.numpy() for v in variables]
+    weight = step_of(model)(data)["weight/cosine"]
+    assert not 0.9 < weight < 1.1
+    for variable, old, of_margin, of_cosine in zip(variables, before, *slopes):
+        expected = -0.05 * (2.0 * of_margin + weight * of_cosine)
+        np.testing.assert_allclose(
+            variable.numpy() - old,
+            expected,
+            rtol=1e-3,
+            atol=2e-7,
+            err_msg=variable.name,
+        )
 
 
 def test_comes_to_the_share_and_stays_there(rng):
