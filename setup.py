@@ -49,6 +49,7 @@ setup(
         "console_scripts": [
             "ekd-train = ekd_tf.train:run",
             "ekd-evaluate = ekd_tf.evaluate:run",
+            "ekd-embed-teacher = ekd_tf.embed_teacher:run",
             "ekd-export = ekd_tf.export_model:run",
             "ekd-verify = ekd_tf.verify:run",
         ]

@@ -1,6 +1,6 @@
 """The parts of a training run, built from its settings and checked side by side.
 
-Row 4 of the architecture, between the factory and the session.
+Row 4 of the architecture, between the run's teacher and the session.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from ekd_tf import factory
 from ekd_tf.data import BatchSampler
 from ekd_tf.data import Source
 from ekd_tf.heads import check_labels
+from ekd_tf.run_teacher import RunTeacher
+from ekd_tf.run_teacher import open_run_teacher
 from ekd_tf.training.classifier import FaceClassifier
 from ekd_tf.training.distiller import Distiller
 from ekd_tf.training.optimizers import make_optimizer
@@ -39,7 +41,7 @@ class Parts:
         sampler: Chooses the images of each batch.
         steps: Int: updates in the whole run.
         model: Compiled `FaceClassifier`, or `Distiller` where there is a teacher.
-        teacher: Frozen `keras.Model`, or None.
+        teacher: `RunTeacher`, or None.
     """
 
     train: Source
@@ -47,7 +49,7 @@ class Parts:
     sampler: BatchSampler
     steps: int
     model: FaceClassifier
-    teacher: keras.Model | None
+    teacher: RunTeacher | None
 
 
 def assemble(v: Values, strategy: tf.distribute.Strategy) -> Parts:
@@ -80,7 +82,10 @@ def assemble(v: Values, strategy: tf.distribute.Strategy) -> Parts:
     )
     with strategy.scope():
         loss_scaling = factory.set_precision(v.precision)
-        teacher = factory.make_teacher(v.teacher)
+        teacher = open_run_teacher(v.teacher, train, v.flip)
+        # Loading a model draws numbers: the student's are the same with any teacher,
+        # with a cache of it and with none.
+        keras.utils.set_random_seed(v.seed)
         model = _make_model(v, teacher, train.num_identities)
         schedule = factory.make_schedule(
             v.schedule,
@@ -114,14 +119,15 @@ def _make_model(v, teacher, num_identities):
     _check_parts(v, teacher, head)
     if teacher is None:
         return FaceClassifier(student, head, v.margin_weight)
-    teacher_dim = teacher.output_shape[-1]
+    teacher_dim = teacher.embedding_dim
+    centres = factory.load_centres(v.teacher_centres, num_identities, teacher_dim)
     scaled = {"scale": v.scale}
     losses = factory.make_losses(
         v.distill,
         student_dim=student.output_shape[-1],
         teacher_dim=teacher_dim,
         num_identities=num_identities,
-        centres=factory.load_centres(v.teacher_centres, num_identities, teacher_dim),
+        centres=teacher.centres if centres is None else centres,
         head=head,
         ekd={
             "fprs": factory.numbers("ekd_fprs", v.ekd_fprs),
@@ -140,7 +146,7 @@ def _make_model(v, teacher, num_identities):
         proxyless_kd=scaled,
         ada_distill=scaled,
     )
-    return Distiller(student, teacher, losses, head, v.margin_weight)
+    return Distiller(student, teacher.in_step, losses, head, v.margin_weight)
 
 
 def _total_steps(v, sampler):
@@ -176,8 +182,8 @@ def _check_parts(v, teacher, head):
     """Raises `ValueError` where the parts do not make a run."""
     if teacher is None and v.distill:
         raise ValueError(
-            f"`--distill={v.distill}` needs a teacher: give --teacher=FILE.keras or "
-            "the workdir of a finished run"
+            f"`--distill={v.distill}` needs a teacher: give --teacher=FILE.keras, "
+            "the workdir of a finished run or cache:DIR"
         )
     if teacher is not None and not v.distill:
         raise ValueError(
@@ -194,10 +200,3 @@ def _check_parts(v, teacher, head):
         )
     if teacher is None and head is None:
         raise ValueError("Without a teacher `--head` cannot be none.")
-    if teacher is not None and teacher.input_shape[1] != v.input_size:
-        raise ValueError(
-            f"The teacher {v.teacher} takes images of {teacher.input_shape[1]} "
-            f"pixels and the student of {v.input_size}: both see the same batch. "
-            f"Set --input_size={teacher.input_shape[1]} or train a teacher at "
-            f"{v.input_size}"
-        )

@@ -1,6 +1,5 @@
 """Evaluates a model, and its gap to a teacher: `python -m ekd_tf.evaluate`."""
 
-import math
 import pathlib
 import sys
 
@@ -94,6 +93,7 @@ def evaluate():
     # TensorFlow takes seconds to import: `--help` must not wait for it.
     from ekd_tf import evaluators
     from ekd_tf.evaluation import Models
+    from ekd_tf.training.progress import embedding_progress
 
     output = pathlib.Path(OUTPUT.value) if OUTPUT.value else None
     folder = CACHE.value or (output and output / "embeddings")
@@ -101,7 +101,7 @@ def evaluate():
         "flip": FLIP.value,
         "batch_size": BATCH_SIZE.value,
         "cache": evaluators.make_cache(folder),
-        "progress": _progress,
+        "progress": embedding_progress(BATCH_SIZE.value),
     }
     evaluations, source = _evaluations()
     models = Models(
@@ -218,23 +218,6 @@ def _calibrate(student, source):
     path = card_path(MODEL.value)
     write_calibration(path, found)
     sys.stdout.write(f"\n{found.text()}\nWritten to {path}\n")
-
-
-def _progress(name, images):
-    """Returns a function that shows how far the embedding of a source is."""
-    from ekd_tf.training.progress import ProgressLine
-
-    line = ProgressLine(max(math.ceil(images / BATCH_SIZE.value), 1))
-    sys.stderr.write(f"{name}: {images:,} images\n")
-    left = [images]
-
-    def done(count):
-        line.update(count)
-        left[0] -= count
-        if not left[0]:
-            line.close()
-
-    return done
 
 
 def run():

@@ -58,7 +58,11 @@ def make_source_embedder(spec: str, **arguments) -> SourceEmbedder | None:
     """
     if spec == "none":
         return None
-    model = open_embedder(spec)
+    return source_embedder(open_embedder(spec), **arguments)
+
+
+def source_embedder(model: FrozenEmbedder, **arguments) -> SourceEmbedder:
+    """Returns what embeds whole sources by an opened model."""
     return SourceEmbedder(
         model,
         model.input_size,

@@ -74,8 +74,9 @@ def export(argv):
     from ekd_tf.data import sample_images
     from ekd_tf.export import export_student
     from ekd_tf.session import sources_of_run
+    from ekd_tf.teachers import load_embedder
 
-    model = factory.load_embedder(MODEL.value)
+    model = load_embedder(MODEL.value)
     size = model.input_shape[1]
     path = pathlib.Path(MODEL.value)
     home = path if path.is_dir() else path.parent

@@ -42,7 +42,6 @@ from ekd_tf.losses import SPLoss
 from ekd_tf.losses import TripletDistillationLoss
 from ekd_tf.models import build_backbone
 from ekd_tf.models import list_backbones
-from ekd_tf.teachers import load_embedder
 from ekd_tf.training.gradient_share import LARGEST_SHARE
 from ekd_tf.training.gradient_share import GradientShare
 from ekd_tf.training.schedules import ConstantSchedule
@@ -193,11 +192,6 @@ def make_student(name: str, **arguments) -> keras.Model:
     return build_backbone(name, **arguments)
 
 
-def make_teacher(spec: str) -> keras.Model | None:
-    """Loads the teacher: None for "none", else a `.keras` file or a workdir."""
-    return None if spec == "none" else load_embedder(spec)
-
-
 def make_head(
     name: str,
     num_identities: int,
@@ -275,7 +269,8 @@ def make_losses(
                 raise ValueError(
                     f"`--distill={name}` needs the teacher's class centres, its mean "
                     "embedding of each training identity: give them as "
-                    "--teacher_centres=FILE.npy, float32 (identities, size)"
+                    "--teacher_centres=FILE.npy, float32 (identities, size), or train "
+                    "with --teacher=cache:DIR, which has them"
                 )
             else:
                 arguments["centres"] = centres

@@ -71,9 +71,9 @@ class Record:
             termination: Ends the run between two steps.
         """
         v, model = self._v, parts.model
-        models = [lambda images: model.student(images, training=False)]
+        models = [lambda batch: model.student(batch["image"], training=False)]
         if parts.teacher is not None:
-            models.append(model.embed_teacher)
+            models.append(model.teacher_rows)
         hooks = [
             ProgressHook(progress, parts.sampler.batch_size),
             UpdateGuard(
@@ -115,24 +115,23 @@ class Record:
         return write
 
     def _evaluating(self, evaluations, parts, progress, save):
-        size = self._v.input_size
-        models = Models(
-            student=SourceEmbedder(parts.model.student, size),
-            # Frozen: embedded once and remembered.
-            teacher=parts.teacher
-            and SourceEmbedder(parts.teacher, size, fingerprint="teacher"),
-        )
+        student = SourceEmbedder(parts.model.student, self._v.input_size)
+        # A teacher of which there is but a cache is asked of its own images alone.
+        models = [
+            Models(student, parts.teacher and parts.teacher.embedder_of(each.source))
+            for each in evaluations
+        ]
         line = TeacherLine(self._workdir.tensorboard, parts.steps)
 
         def evaluate(step):
             progress.pause()
             with parts.model.averaged_weights():
-                results = [evaluation(models) for evaluation in evaluations]
+                results = [each(both) for each, both in zip(evaluations, models)]
             scalars, of_teacher = {}, {}
-            for result in results:
+            for result, both in zip(results, models):
                 result.write(self._workdir.reports)
                 scalars.update(result.scalars())
-                if parts.teacher is not None:
+                if both.teacher is not None:
                     of_teacher.update(result.scalars("teacher"))
                 self._log.images(step.number, result.images)
                 logging.info(

@@ -107,7 +107,8 @@ class TrainingSession:
             log = stack.enter_context(contextlib.closing(MetricsLog(workdir.path)))
             log.truncate_after(start_step)
             if start_step == 0 and parts.teacher is not None:
-                warn_if_untrained(parts.teacher, parts.train, v.input_size, v.seed)
+                embedder = parts.teacher.embedder_of(parts.train)
+                warn_if_untrained(embedder.some, parts.train, v.input_size, v.seed)
             record = Record(v, workdir, store, log, best)
             self._train(parts, strategy, start_step, record, termination)
             with parts.model.averaged_weights():
@@ -117,7 +118,7 @@ class TrainingSession:
 
     def _train(self, parts, strategy, start_step, record, termination):
         """Runs the steps that are left, with what is done in between."""
-        v = self._v
+        v, teacher = self._v, parts.teacher
         pipeline = make_pipeline(
             parts.train,
             parts.sampler,
@@ -128,12 +129,14 @@ class TrainingSession:
             flip=v.flip,
             augmentation=self._augmentation,
             skip_corrupt=v.skip_corrupt,
+            teacher_size=teacher and teacher.image_size(v.input_size),
         )
+        dataset = pipeline.dataset if teacher is None else teacher.attach(pipeline)
         progress = ProgressLine(parts.steps, initial_step=start_step)
         try:
             run_steps(
                 compile_step(parts.model, strategy),
-                distribute(strategy, pipeline.dataset),
+                distribute(strategy, dataset),
                 start_step,
                 parts.steps,
                 record.hooks(parts, progress, strategy, termination),
@@ -188,7 +191,8 @@ def _plan(v, parts, start_step, strategy):
         f"{parts.model.student.count_params():,} parameters, {v.precision}",
         "teacher   none"
         if teacher is None
-        else f"teacher   {v.teacher}, {teacher.count_params():,} parameters",
+        else f"teacher   {v.teacher}, {teacher.input_size} px, "
+        f"{teacher.embedding_dim} dimensions",
         f"losses    {v.head} x{v.margin_weight:g} on {v.general_batch} general rows"
         + (f"; {v.distill} on all rows" if v.distill else ""),
         f"batch     {v.general_batch} general + {v.balanced_identities} x "

@@ -109,7 +109,11 @@ flags.DEFINE_float("scale", 64.0, "Scale of the head's logits.")
 flags.DEFINE_float("margin_weight", 1.0, "Weight of the margin loss.", 0)
 
 flags.DEFINE_string(
-    "teacher", "none", "Teacher: a .keras file, the workdir of a run, or none."
+    "teacher",
+    "none",
+    "Teacher: a .keras, .onnx or .tflite file, a SavedModel's directory, the workdir "
+    "of a run, cache:DIR of ekd_tf.embed_teacher, or none. FILE@-1..1 for a model of "
+    "float input that takes pixels from -1 to 1.",
 )
 flags.DEFINE_string(
     "distill",
@@ -117,15 +121,15 @@ flags.DEFINE_string(
     "Distillation losses as name:weight,... or name:share%,...; with a teacher. With "
     "ekd:30% the weight follows the gradients: averaged over about 100 steps, the norm "
     "of the weighted loss's gradient on the embeddings is 30 % of that of the margin "
-    "loss's (which must be there; up to 1000%). Has: ekd, cosine, fitnet, "
-    "sp, cckd, rkd, darkrank, triplet_distillation, ada_distill; and with "
+    "loss's (which must be there; up to 1000%). Has: ekd, cosine, fitnet, sp, cckd, rkd, "
+    "darkrank, triplet_distillation, ada_distill; and with a cache or "
     "--teacher_centres: kd, shrinkteanet, margin_distillation, proxyless_kd.",
 )
 flags.DEFINE_string(
     "teacher_centres",
     None,
     "A .npy file, (identities, size): row i is the teacher's mean embedding of the "
-    "training images of label i.",
+    "training images of label i. Default: those of --teacher=cache:DIR.",
 )
 flags.DEFINE_list(
     "ekd_fprs", "1e-1,1e-2,1e-3,1e-4,1e-5,1e-6", "FPRs of EKD's thresholds."

@@ -13,11 +13,14 @@ ENTRY_POINTS = {"train", "evaluate", "export_model", "embed_teacher", "verify"}
 # A module imports only from strictly lower rows, or from its own package.
 ROWS = [
     {"atomic", "checks", "ops", "version", "stack"},
+    {"row_file"},
     {"data", "models", "heads", "mining", "metrics"},
     {"losses", "evaluation", "teachers"},
     {"training", "export"},
     {"factory"},
-    {"assembly", "evaluators"},
+    {"evaluators"},
+    {"run_teacher"},
+    {"assembly"},
     {"record"},
     {"session"},
     ENTRY_POINTS,

@@ -272,10 +272,6 @@ def test_precision_decides_the_loss_scaling(mixed_policy):
         factory.set_precision("fp16")
 
 
-def test_no_teacher_is_none():
-    assert factory.make_teacher("none") is None
-
-
 def test_augmentation_is_made_of_the_values_of_its_name():
     names = "crop brightness contrast saturation occlusion low_resolution jpeg".split()
     off = {"input_size": 32, "flip": True, **{f"augment_{n}": 0 for n in names}}

@@ -62,17 +62,17 @@ def train(root, seed):
 
 def report(root):
     """Evaluates and exports a seed's runs; returns its rows and draws its ROC."""
-    from ekd_tf import factory
     from ekd_tf.evaluation import LabelledEvaluation
     from ekd_tf.evaluation import Models
     from ekd_tf.evaluation import SourceEmbedder
     from ekd_tf.evaluation import plot_roc
     from ekd_tf.session import sources_of_run
+    from ekd_tf.teachers import load_embedder
 
     _, heldout = sources_of_run(root / "teacher")
     rows, curves = [], {}
     for run in RUNS:
-        model = factory.load_embedder(root / run)
+        model = load_embedder(root / run)
         embedder = SourceEmbedder(model, model.input_shape[1])
         result = LabelledEvaluation("heldout", heldout)(Models(embedder))
         figures = result.student

@@ -50,6 +50,7 @@ def swap():
     from ekd_tf.models.activations import SlopeGlide
     from ekd_tf.models.activations import swap_prelu
     from ekd_tf.session import sources_of_run
+    from ekd_tf.teachers import load_embedder
     from ekd_tf.training.distiller import Distiller
     from ekd_tf.training.loop import Every
     from ekd_tf.training.loop import compile_step
@@ -62,8 +63,8 @@ def swap():
     if not OUTPUT.value.endswith(".keras"):
         raise ValueError(f"`output` must be a .keras file. Received: {OUTPUT.value}")
     keras.utils.set_random_seed(SEED.value)
-    student = factory.load_embedder(MODEL.value)
-    teacher = factory.load_embedder(TEACHER.value or MODEL.value)
+    student = load_embedder(MODEL.value)
+    teacher = load_embedder(TEACHER.value or MODEL.value)
     student.trainable = True
     glide = SlopeGlide(student, ACTIVATION.value)
     if DATA.value:

@@ -59,6 +59,10 @@ class Augmentation:
     def __bool__(self):
         return any(dataclasses.astuple(self))
 
+    def resized(self, size: int, other: int) -> Augmentation:
+        """Returns what does to images of side `other` what this does to `size`."""
+        return dataclasses.replace(self, crop=self.crop * other / size)
+
     def __call__(self, images, draws):
         """Augments a batch, in the order of a camera: scene, light, sensor, file.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import threading
 
@@ -123,6 +124,18 @@ class ImageReader:
         self._bad = set()
         self._said = set()
         self._lock = threading.Lock()
+
+    def resized(self, size: int) -> ImageReader:
+        """Returns a reader of the same images at another size.
+
+        Both count the unreadable ones together.
+        """
+        other = copy.copy(self)
+        other.size = size
+        other._shape = [size, size, 3]
+        other._spec = tf.TensorSpec(other._shape, tf.uint8)
+        other._said = set()
+        return other
 
     # --- Python, called from within tf.data ------------------------------------
 

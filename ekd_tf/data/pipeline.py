@@ -60,6 +60,7 @@ def make_pipeline(
     skip_corrupt: int = 0,
     prefetch: int = 2,
     augmentation: Augmentation | None = None,
+    teacher_size: int | None = None,
 ) -> Pipeline:
     """Builds the dataset whose batch i is `sampler.batch(start_step + i)`.
 
@@ -79,12 +80,16 @@ def make_pipeline(
             readable one of their identity before the run stops. 0 stops at the first.
         prefetch: Batches made ready ahead of the one in use, >= 0.
         augmentation: What else is done to images; None for nothing.
+        teacher_size: Side in pixels at which every image is given a second time, for
+            a teacher of another input size: decoded from the same bytes, with the
+            same flip and the same draws of the augmentation, whose crop is scaled.
 
     Returns:
         A `Pipeline`. Its elements are dicts of `image` uint8
         `(batch, input_size, input_size, 3)` RGB, `label` int32 `(batch,)`,
         `in_margin` float32 `(batch,)` (1 general, 0 balanced), `image_id` int32
-        `(batch,)` (position in `source`) and `flipped` bool `(batch,)`.
+        `(batch,)` (position in `source`), `flipped` bool `(batch,)` and, with
+        `teacher_size`, `teacher_image` uint8 like `image`.
 
     Raises:
         ValueError: An argument is out of range, or the sampler was made for another
@@ -99,6 +104,8 @@ def make_pipeline(
         "prefetch": prefetch,
     }.items():
         checks.check_range(name, value, low=0)
+    if teacher_size is not None:
+        checks.check_positive("teacher_size", teacher_size)
     if steps is not None:
         checks.check_range("steps", steps, low=0)
     if sampler.num_images != len(source):
@@ -135,19 +142,27 @@ def make_pipeline(
         draws.set_shape([rows, NUM_DRAWS if augmentation else 0])
         return (images, kind, *vectors, draws)
 
-    def finish(images, indices, flips, labels, in_margin, draws):
-        return {
+    def finish(images, indices, flips, labels, in_margin, draws, *of_teacher):
+        batch = {
             "image": augmentation(images, draws) if augmentation else images,
             "label": labels,
             "in_margin": in_margin,
             "image_id": tf.cast(indices, tf.int32),
             "flipped": flips,
         }
+        if teacher_size:
+            seen = augmentation and augmentation.resized(input_size, teacher_size)
+            images = of_teacher[0]
+            batch["teacher_image"] = seen(images, draws) if seen else images
+        return batch
 
     stop = np.iinfo(np.int64).max if steps is None else start_step + steps
     dataset = tf.data.Dataset.range(start_step, stop)
     dataset = dataset.map(read_batch, num_parallel_calls=CONCURRENT_BATCHES)
-    dataset = reader.decode_batches(dataset, rows, mirror=flip)
+    if teacher_size:
+        dataset = _decode_twice(dataset, reader, teacher_size, rows, mirror=flip)
+    else:
+        dataset = reader.decode_batches(dataset, rows, mirror=flip)
     dataset = dataset.map(finish, num_parallel_calls=CONCURRENT_BATCHES)
     if prefetch:
         dataset = dataset.prefetch(prefetch)
@@ -159,7 +174,29 @@ def make_pipeline(
     )
 
 
-def evaluation_batches(source: Source, indices, input_size: int, batch_size: int):
+def _decode_twice(dataset, reader, size, rows, mirror):
+    """Adds the images at another size to the end of what `decode_batches` gives."""
+
+    def keep_encoded(images, indices, *others):
+        return (images, indices, *others, images, indices)
+
+    def swap(pixels, replaced, *others):
+        *others, images, indices = others
+        return (images, indices, *others, pixels, replaced)
+
+    def put_last(pixels, indices, *others):
+        *others, of_student, _ = others
+        return (of_student, indices, *others, pixels)
+
+    dataset = reader.decode_batches(dataset.map(keep_encoded), rows, mirror)
+    # Both put the same image in the place of an unreadable one.
+    dataset = reader.resized(size).decode_batches(dataset.map(swap), rows, mirror)
+    return dataset.map(put_last)
+
+
+def evaluation_batches(
+    source: Source, indices, input_size: int, batch_size: int, skip_corrupt: int = 0
+):
     """Yields the images at `indices` in order, decoded as in training.
 
     Args:
@@ -167,6 +204,7 @@ def evaluation_batches(source: Source, indices, input_size: int, batch_size: int
         indices: Integer array `(n,)`, positions in `source`.
         input_size: Side of the images in pixels; others are resized.
         batch_size: Images per batch, >= 1. The last batch may hold fewer.
+        skip_corrupt: As for `make_pipeline`.
 
     Returns:
         Iterator of uint8 arrays `(batch, input_size, input_size, 3)`, RGB.
@@ -178,7 +216,7 @@ def evaluation_batches(source: Source, indices, input_size: int, batch_size: int
     checks.check_positive("input_size", input_size)
     checks.check_range("batch_size", batch_size, low=1)
     indices = np.asarray(indices, dtype=np.int64)
-    reader = ImageReader(source, input_size)
+    reader = ImageReader(source, input_size, skip_corrupt)
 
     def read(start):
         chosen = indices[start : start + batch_size]

@@ -57,6 +57,15 @@ class Source(abc.ABC):
     def describe(self, index: int) -> str:
         """Returns where image `index` lives, for messages."""
 
+    def origin(self) -> tuple[Source, np.ndarray, np.ndarray]:
+        """Returns the source whose identities these are some or all of.
+
+        Returns:
+            `(source, positions, identities)`: image i is image `positions[i]` of
+            `source`, label j is its label `identities[j]`, both int64.
+        """
+        return self, np.arange(len(self)), np.arange(self.num_identities)
+
 
 class Subset(Source):
     """Some identities of a source, relabelled 0..k-1; images are read through.
@@ -97,6 +106,10 @@ class Subset(Source):
 
     def describe(self, index: int) -> str:
         return self._source.describe(int(self._indices[index]))
+
+    def origin(self):
+        source, positions, identities = self._source.origin()
+        return source, positions[self._indices], identities[self._identities]
 
 
 def select_identities(source: Source, identities) -> Source:

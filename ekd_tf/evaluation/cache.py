@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import pathlib
 from collections.abc import Callable
 from collections.abc import Iterable
 
 import numpy as np
 
-from ekd_tf.atomic import write_aside
+from ekd_tf.row_file import RowFile
 
 
 class EmbeddingCache:
@@ -58,42 +57,6 @@ class EmbeddingCache:
         """
         key = hashlib.sha256(json.dumps(description, sort_keys=True).encode())
         path = self._folder / f"{key.hexdigest()[:32]}.f32"
-        note = path.with_suffix(".json")
-        shape = json.loads(note.read_text())["shape"] if note.is_file() else None
-        done = _complete_rows(path, shape)
-        if done < count:
-            done, shape = self._compute(path, note, description, done, shape, compute)
-        if done != count:
-            raise ValueError(
-                f"There must be {count} embeddings. Received: {done}; remove {path}"
-            )
-        return np.memmap(path, np.float32, mode="r", shape=(count, *shape))
-
-    def _compute(self, path, note, description, done, shape, compute):
-        with open(path, "r+b" if done else "wb") as file:
-            # What was being written when the run was interrupted.
-            file.truncate(done * _row_bytes(shape) if done else 0)
-            file.seek(0, os.SEEK_END)
-            for rows in compute(done):
-                if shape is None or not done:
-                    shape = list(rows.shape[1:])
-                    text = json.dumps({**description, "shape": shape}, indent=2)
-                    write_aside(note, lambda f, text=text: f.write(text.encode()))
-                if list(rows.shape[1:]) != list(shape):
-                    raise ValueError(
-                        f"Every embedding must be {tuple(shape)} like the first. "
-                        f"Received: {rows.shape[1:]} at row {done}"
-                    )
-                file.write(np.ascontiguousarray(rows, np.float32).tobytes())
-                done += len(rows)
-        return done, shape
-
-
-def _complete_rows(path, shape):
-    if shape is None or not path.is_file():
-        return 0
-    return path.stat().st_size // _row_bytes(shape)
-
-
-def _row_bytes(shape):
-    return 4 * int(np.prod(shape))
+        return RowFile(path, path.with_suffix(".json"), description, count).fill(
+            compute
+        )

@@ -96,6 +96,7 @@ class PairSetEvaluation:
     ):
         self.name = pairs.name if name is None else name
         self.pairs = pairs
+        self.source = pairs.images
         self._fprs = tuple(fprs)
         self._seed = seed
         self._replicates = replicates

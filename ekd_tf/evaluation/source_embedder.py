@@ -31,6 +31,8 @@ class SourceEmbedder:
             memory.
         progress: Function of `(source name, images)` that returns a function of the
             images done in a batch, called after each; None for silence.
+        skip_corrupt: Int, how many unreadable images to replace, each by the next
+            readable one of its identity.
     """
 
     def __init__(
@@ -43,6 +45,7 @@ class SourceEmbedder:
         fingerprint: str | None = None,
         cache: EmbeddingCache | None = None,
         progress: Callable | None = None,
+        skip_corrupt: int = 0,
     ):
         self.input_size = input_size
         self.flip = flip
@@ -51,11 +54,20 @@ class SourceEmbedder:
         self._fingerprint = fingerprint
         self._cache = cache
         self._progress = progress
+        self._skip_corrupt = skip_corrupt
         self._kept = {}
 
     def __call__(self, source: Source) -> np.ndarray:
         """Returns float32 `(n, dim)`, rows of unit length in the source's order."""
         return add_views(self.views(source))
+
+    def some(self, source: Source, indices) -> np.ndarray:
+        """Returns float32 `(k, dim)`, unit rows of the images at `indices`."""
+        return self._embedder(
+            evaluation_batches(
+                source, indices, self.input_size, self._batch_size, self._skip_corrupt
+            )
+        )
 
     def views(self, source: Source) -> np.ndarray:
         """Returns the raw embeddings, of image and mirror image apart.
@@ -84,9 +96,14 @@ class SourceEmbedder:
 
     def _compute(self, source, first) -> Iterator[np.ndarray]:
         batches = evaluation_batches(
-            source, np.arange(first, len(source)), self.input_size, self._batch_size
+            source,
+            np.arange(first, len(source)),
+            self.input_size,
+            self._batch_size,
+            self._skip_corrupt,
         )
-        done = self._progress(source.name, len(source)) if self._progress else None
+        left = len(source) - first
+        done = self._progress(source.name, left) if self._progress else None
         for views in self._embedder.views(batches):
             yield views
             if done is not None:

@@ -12,7 +12,6 @@ from ekd_tf.data import BatchSampler
 from ekd_tf.data import Source
 from ekd_tf.data import evaluation_batches
 from ekd_tf.evaluation.allpairs import all_pair_scores
-from ekd_tf.evaluation.embed import Embedder
 from ekd_tf.metrics import tpr_at_fpr
 
 # Where a few hundred positive pairs give a steady figure.
@@ -22,7 +21,7 @@ IMAGES_PER_IDENTITY = 4
 
 
 def warn_if_untrained(
-    teacher: Callable, source: Source, input_size: int, seed: int = 0
+    embed: Callable, source: Source, input_size: int, seed: int = 0
 ) -> float | None:
     """Warns where a teacher verifies no better than chance or than the pixels do.
 
@@ -31,9 +30,10 @@ def warn_if_untrained(
     embeddings, is the second mark to beat, as they are or less their mean.
 
     Args:
-        teacher: `keras.Model` or callable, uint8 images to embeddings.
+        embed: Function of `(source, indices)` to the teacher's embeddings of these
+            images, float32 `(n, dim)`: `SourceEmbedder.some`.
         source: The training images; some of up to 32 identities are used.
-        input_size: Side of the images in pixels.
+        input_size: Side in pixels of the bare images.
         seed: Int, chooses the images.
 
     Returns:
@@ -52,7 +52,7 @@ def warn_if_untrained(
     labels = source.labels[indices]
     tprs = []
     for embeddings in (
-        Embedder(teacher, flip=True)(batches),
+        embed(source, indices),
         pixels,
         pixels - pixels.mean(axis=0) + 1e-3,
     ):

@@ -1,5 +1,8 @@
 """Where teacher embeddings come from."""
 
+from ekd_tf.teachers.cache import DTYPES
+from ekd_tf.teachers.cache import CacheWriter
+from ekd_tf.teachers.cache import TeacherCache
 from ekd_tf.teachers.frozen import FrozenEmbedder
 from ekd_tf.teachers.keras_model import MODEL_FILE
 from ekd_tf.teachers.keras_model import KerasEmbedder
@@ -10,12 +13,15 @@ from ekd_tf.teachers.saved_model import SavedModelEmbedder
 from ekd_tf.teachers.tflite_model import TFLiteEmbedder
 
 __all__ = [
+    "DTYPES",
     "MODEL_FILE",
+    "CacheWriter",
     "FrozenEmbedder",
     "KerasEmbedder",
     "OnnxEmbedder",
     "SavedModelEmbedder",
     "TFLiteEmbedder",
+    "TeacherCache",
     "load_embedder",
     "model_file",
 ]

@@ -27,12 +27,16 @@ class Distiller(FaceClassifier):
         student: `keras.Model`, uint8 images to raw embeddings.
         teacher: Callable, uint8 images `(batch, height, width, 3)` to embeddings
             `(batch, teacher_dim)`. A `keras.Model` runs with `training=False`. It is
-            in no checkpoint and no gradient.
+            in no checkpoint and no gradient. None: every batch brings its rows.
         losses: Dict of names to pairs `(DistillationLoss, weight)`; a weight is a
             float, or a `GradientShare` that follows the gradients.
         head: As in `FaceClassifier`.
         margin_weight: As in `FaceClassifier`.
         name: Name of the model.
+
+    Batches are those of `FaceClassifier`; they may hold `teacher` float32
+    `(batch, teacher_dim)`, embeddings computed before, or `teacher_image` uint8, what
+    the teacher sees instead of `image`.
 
     Raises:
         ValueError: If `losses` is empty, or holds a `GradientShare` without a margin
@@ -88,11 +92,22 @@ class Distiller(FaceClassifier):
         embeddings = teacher(images, training=False) if is_model else teacher(images)
         return tf.stop_gradient(tf.cast(embeddings, tf.float32))
 
+    def teacher_rows(self, batch):
+        """Returns the teacher's embeddings of a batch, float32, without gradient."""
+        if "teacher" in batch:
+            return tf.stop_gradient(tf.cast(batch["teacher"], tf.float32))
+        if self._teacher.value is None:
+            raise ValueError(
+                "Without a `teacher` every batch must hold its rows as 'teacher'. "
+                f"Received: {sorted(batch)}"
+            )
+        return self.embed_teacher(batch.get("teacher_image", batch["image"]))
+
     def loss_shares(self, embeddings, batch):
         """Adds the distillation terms; see `FaceClassifier.loss_shares`."""
         shares, monitor = super().loss_shares(embeddings, batch)
         student = gather_rows(embeddings)
-        teacher = gather_rows(self.embed_teacher(batch["image"]))
+        teacher = gather_rows(self.teacher_rows(batch))
         labels = gather_rows(batch["label"])
         image_ids = gather_rows(batch["image_id"])
         for name, loss in self.losses_by_name.items():

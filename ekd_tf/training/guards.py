@@ -59,7 +59,7 @@ class UpdateGuard(LateHook):
         max_bad_steps: Int >= 1: consecutive skipped updates that end the run.
         dynamic_scaling: Whether the run's loss scale adapts.
         source: The training images, to name those of the bad batches.
-        models: Functions of images to embeddings, to find the images at fault.
+        models: Functions of a batch to embeddings, to find the images at fault.
         reports: Folder for `bad_steps.txt`: the images of all the bad batches.
         local_values: Function of a value of the batch: the tensors of this process,
             `strategy.experimental_local_results`.
@@ -124,7 +124,7 @@ class UpdateGuard(LateHook):
         ]
         self._path.write_text("".join(rows), encoding="utf-8")
         ids = self._image_ids[step.number]
-        at_fault = ids[~self._finite_rows(step.batch["image"])]
+        at_fault = ids[~self._finite_rows(step.batch)]
         if len(at_fault) == 0:
             return f"No image is at fault alone; the batches are in {self._path}."
         names = [self._source.describe(int(i)) for i in at_fault[:_NAMED]]
@@ -135,9 +135,11 @@ class UpdateGuard(LateHook):
             f"embedding: {', '.join(names)}. All batches are in {self._path}."
         )
 
-    def _finite_rows(self, images):
+    def _finite_rows(self, batch):
         finite = []
-        for part in self._local_values(images):
+        columns = [self._local_values(values) for values in batch.values()]
+        for parts in zip(*columns):
+            part = dict(zip(batch, parts))
             rows = [np.isfinite(np.asarray(embed(part))) for embed in self._models]
             finite.append(np.concatenate(rows, axis=1).all(axis=1))
         return np.concatenate(finite)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import collections
+import math
 import shutil
 import sys
 import time
+from collections.abc import Callable
 
 from ekd_tf.checks import check_positive
 from ekd_tf.checks import check_range
@@ -161,6 +163,29 @@ class ProgressHook(Hook):
             if name == start or (start.endswith("/") and name.startswith(start))
         }
         self._line.update(self._count, terms)
+
+
+def embedding_progress(batch_size: int) -> Callable:
+    """Returns the `progress` of a `SourceEmbedder`: a line for each source.
+
+    Args:
+        batch_size: Int, images per forward pass.
+    """
+
+    def begin(name, images):
+        line = ProgressLine(max(math.ceil(images / batch_size), 1))
+        sys.stderr.write(f"{name}: {images:,} images\n")
+        left = [images]
+
+        def done(count):
+            line.update(count)
+            left[0] -= count
+            if not left[0]:
+                line.close()
+
+        return done
+
+    return begin
 
 
 def _duration(seconds):

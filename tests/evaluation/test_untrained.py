@@ -1,7 +1,5 @@
 """Tests for `ekd_tf.evaluation.untrained`."""
 
-import functools
-
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -10,7 +8,7 @@ from absl import logging
 from ekd_tf.data import InMemoryFaces
 from ekd_tf.data import SyntheticFaces
 from ekd_tf.data.source import Source
-from ekd_tf.evaluation import untrained
+from ekd_tf.evaluation import SourceEmbedder
 from ekd_tf.evaluation.untrained import warn_if_untrained
 
 FACES = InMemoryFaces(SyntheticFaces(identities=12, images_per_identity=4, size=32))
@@ -49,11 +47,13 @@ def knows_who(images):
     return np.array([both[image.tobytes()] for image in np.asarray(images)])
 
 
-def test_a_teacher_that_knows_is_not_warned_of(warned, monkeypatch):
-    # Without a trace, which would hide the pixels from it.
-    eager = functools.partial(untrained.Embedder, compiled=False)
-    monkeypatch.setattr(untrained, "Embedder", eager)
-    assert warn_if_untrained(knows_who, FACES, 32) == 1.0
+def of(model, traceable=True):
+    return SourceEmbedder(model, 32, traceable=traceable).some
+
+
+def test_a_teacher_that_knows_is_not_warned_of(warned):
+    # A trace would hide the pixels from it.
+    assert warn_if_untrained(of(knows_who, traceable=False), FACES, 32) == 1.0
     assert not warned
 
 
@@ -61,7 +61,7 @@ def test_bare_pixels_are_no_teacher(warned):
     def pixels(images):
         return tf.reshape(tf.cast(images, tf.float32), [tf.shape(images)[0], -1]) + 1.0
 
-    tpr = warn_if_untrained(pixels, FACES, 32)
+    tpr = warn_if_untrained(of(pixels), FACES, 32)
     (text,) = warned
     assert (
         f"its TPR at FPR 0.1 on 48 training images is {tpr:.3f}; chance is 0.1" in text
@@ -73,7 +73,7 @@ def test_random_embeddings_are_no_teacher(warned):
     def noise(images):
         return tf.random.stateless_normal([tf.shape(images)[0], 8], [1, 2])
 
-    assert warn_if_untrained(noise, FACES, 32) < 0.25
+    assert warn_if_untrained(of(noise), FACES, 32) < 0.25
     assert len(warned) == 1
 
 
@@ -81,7 +81,7 @@ def test_images_without_a_positive_pair_say_nothing(warned):
     def any_rows(images):
         return tf.ones([tf.shape(images)[0], 2])
 
-    assert warn_if_untrained(any_rows, Singles(), 32) is None
+    assert warn_if_untrained(of(any_rows), Singles(), 32) is None
     assert not warned
 
 
@@ -90,4 +90,4 @@ def test_a_teacher_with_nan_is_an_error():
         return tf.fill([tf.shape(images)[0], 2], float("nan"))
 
     with pytest.raises(ValueError, match="finite"):
-        warn_if_untrained(nothing, FACES, 32)
+        warn_if_untrained(of(nothing), FACES, 32)

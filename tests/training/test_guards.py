@@ -13,17 +13,17 @@ from ekd_tf.training.loop import Step
 SOURCE = SyntheticFaces(identities=3, images_per_identity=4, size=32)
 
 
-def embed(images):
+def embed(batch):
     """Image 7 has no finite embedding."""
-    rows = np.ones((len(images), 2))
-    rows[np.asarray(images) == 7, 0] = np.inf
+    rows = np.ones((len(batch["image"]), 2))
+    rows[np.asarray(batch["image"]) == 7, 0] = np.inf
     return rows
 
 
 @pytest.fixture
 def make_guard(tmp_path):
     def make(max_bad_steps, dynamic=False):
-        models = [lambda x: np.ones((len(x), 2)), embed]
+        models = [lambda x: np.ones((len(x["image"]), 2)), embed]
         return UpdateGuard(max_bad_steps, dynamic, SOURCE, models, tmp_path)
 
     return make
