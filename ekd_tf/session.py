@@ -91,6 +91,8 @@ class TrainingSession:
                 stack.enter_context(WorkdirLock(workdir))
             changed = workdir.check_same_run(self._values, free, v.force_flags)
             parts = assemble(v, strategy)
+            teacher = parts.teacher and parts.teacher.fingerprint
+            workdir.check_same_teacher(teacher, v.force_flags)
             best = BestMetric(v.best_metric)
             start_step = _restore(store, parts.model, best)
             if start_step == parts.steps and _is_finished(v, workdir):
@@ -101,7 +103,9 @@ class TrainingSession:
                 workdir = Workdir(stack.enter_context(scratch))
                 store = CheckpointStore(workdir.checkpoints)
             store.prune(start_step)
-            workdir.record_run(self._values, package_versions(), command, changed)
+            workdir.record_run(
+                self._values, package_versions(), command, changed, teacher
+            )
             plan = _plan(v, parts, start_step, strategy)
             logging.info("Plan:\n  %s", "\n  ".join(plan))
             log = stack.enter_context(contextlib.closing(MetricsLog(workdir.path)))

@@ -60,7 +60,10 @@ class Augmentation:
         return any(dataclasses.astuple(self))
 
     def resized(self, size: int, other: int) -> Augmentation:
-        """Returns what does to images of side `other` what this does to `size`."""
+        """Returns what does to images of side `other` as this does to those of `size`.
+
+        The crop is in pixels and scales with the side; the rest is relative to it.
+        """
         return dataclasses.replace(self, crop=self.crop * other / size)
 
     def __call__(self, images, draws):

@@ -69,6 +69,7 @@ class Workdir:
         versions: dict,
         command: list[str],
         changed: dict | None = None,
+        teacher: str | None = None,
     ) -> None:
         """Writes what the run is started with to `run.json`.
 
@@ -80,6 +81,7 @@ class Workdir:
             versions: Package name -> version.
             command: The command line, `sys.argv`.
             changed: What `check_same_run` returned.
+            teacher: Fingerprint of the teacher, or None.
         """
         starts = self.read_run()["starts"] if self.run_file.exists() else []
         start = {
@@ -89,7 +91,12 @@ class Workdir:
             "commit": package_commit(),
             "changed": changed or {},
         }
-        run = {"flags": flags, "seed": flags.get("seed"), "starts": [*starts, start]}
+        run = {
+            "flags": flags,
+            "seed": flags.get("seed"),
+            "teacher": teacher,
+            "starts": [*starts, start],
+        }
         text = json.dumps(run, indent=2, sort_keys=True) + "\n"
         write_aside(self.run_file, lambda file: file.write(text.encode()))
 
@@ -146,6 +153,29 @@ class Workdir:
         if changed:
             logging.warning("The run continues with other flags: %s", text)
         return changed
+
+    def check_same_teacher(self, fingerprint: str | None, force: bool = False) -> None:
+        """Refuses to continue a run with other weights behind the teacher's name.
+
+        Args:
+            fingerprint: Of the teacher of this start, as given to `record_run`.
+            force: Continue all the same, with a warning.
+
+        Raises:
+            ValueError: If the run was recorded with another.
+        """
+        was = self.read_run().get("teacher") if self.run_file.exists() else None
+        if was is None or was == fingerprint:
+            return
+        text = (
+            f"The teacher is not the one the run in {self.path} was started with: its "
+            f"fingerprint was {was[:12]} and is {str(fingerprint)[:12]}"
+        )
+        if not force:
+            raise ValueError(
+                f"{text}. Use another --workdir, or --force_flags to continue this one"
+            )
+        logging.warning("%s.", text)
 
 
 def package_versions() -> dict[str, str]:

@@ -500,3 +500,46 @@ def test_real_faces(realdata):
         assert len(np.unique(owners[:, 0])) == 8
         assert (owners == owners[:, :1]).all()
     assert pipeline.skipped == []
+
+
+@pytest.mark.parametrize("skip_corrupt", [0, 2])
+@pytest.mark.parametrize("kind", ["pixels", "files"])
+def test_the_teacher_sees_the_same_images_at_its_size(
+    drawn, folder, kind, skip_corrupt
+):
+    if kind == "pixels":
+        source = drawn
+    else:
+        # Files are read once, though one of them is replaced.
+        (folder[0] / "id3" / "2.png").write_bytes(b"no image" * bool(skip_corrupt))
+        if not skip_corrupt:
+            (folder[0] / "id3" / "2.png").unlink()
+        source = FolderFaces(folder[0])
+    sampler, arguments = sampler_of(source), {"seed": 3, "skip_corrupt": skip_corrupt}
+    both = make_pipeline(source, sampler, 8, teacher_size=SIZE, **arguments)
+    found = take(both, 4)
+    small = take(make_pipeline(source, sampler, 8, **arguments), 4)
+    large = take(make_pipeline(source, sampler, SIZE, **arguments), 4)
+    assert both.dataset.element_spec["teacher_image"].shape == (10, SIZE, SIZE, 3)
+    for one, student, teacher in zip(found, small, large):
+        np.testing.assert_array_equal(one.pop("teacher_image"), teacher["image"])
+        assert_equal_batches([one], [student])
+    assert len(both.skipped) == (kind == "files" and skip_corrupt > 0)
+
+
+def test_the_teacher_sees_the_same_augmentation(drawn):
+    augmentation = Augmentation(crop=2, brightness=0.5)
+    arguments = {"augmentation": augmentation, "seed": 3}
+    sampler = sampler_of(drawn)
+    (found,) = take(make_pipeline(drawn, sampler, 8, teacher_size=SIZE, **arguments), 1)
+    (student,) = take(make_pipeline(drawn, sampler, 8, **arguments), 1)
+    np.testing.assert_array_equal(found["image"], student["image"])
+    # Twice the side: twice the pixels are cut.
+    arguments["augmentation"] = Augmentation(crop=4, brightness=0.5)
+    (teacher,) = take(make_pipeline(drawn, sampler, SIZE, **arguments), 1)
+    np.testing.assert_array_equal(found["teacher_image"], teacher["image"])
+
+
+def test_rejects_a_size_of_the_teacher_that_is_none(drawn):
+    with pytest.raises(ValueError, match="`teacher_size` must be"):
+        make_pipeline(drawn, sampler_of(drawn), SIZE, teacher_size=0)
