@@ -1,5 +1,7 @@
 """Tests for `ekd_tf.run_teacher`: online and cached teachers give the same rows."""
 
+import io
+
 import keras
 import numpy as np
 import pytest
@@ -16,7 +18,9 @@ from ekd_tf.data import Augmentation
 from ekd_tf.data import BatchSampler
 from ekd_tf.data import FolderFaces
 from ekd_tf.data import JoinedSources
+from ekd_tf.data import RecordIOFaces
 from ekd_tf.data import make_pipeline
+from ekd_tf.data.source import select_identities
 from ekd_tf.data.source import split_identities
 from ekd_tf.run_teacher import CachedTeacher
 from ekd_tf.run_teacher import OnlineTeacher
@@ -332,6 +336,24 @@ def test_a_run_that_flips_needs_rows_of_mirror_images(root, faces, tmp_path):
         CachedTeacher(str(tmp_path), faces, flip=True)
     teacher = open_run_teacher(spec, faces, flip=False)
     assert len(batches(teacher, faces, flip=False)) == 3
+
+
+@pytest.mark.realdata
+def test_caches_a_published_model_as_onnxruntime_runs_it(realdata, tmp_path):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    path = str(realdata / "teacher" / "mobilefacenet_y1.onnx")
+    source = RecordIOFaces(realdata / "celeba900", cache_dir=tmp_path)
+    few = select_identities(source, [0])
+    writer = CacheWriter(tmp_path / "cache", "float32", path, "few")
+    embedder = evaluators.make_source_embedder(path, cache=writer, batch_size=8)
+    rows = embedder.views(few)
+    images = [Image.open(io.BytesIO(data)) for data in few.read(np.arange(len(few)))]
+    pixels = np.stack([np.asarray(image) for image in images]).astype(np.float32)
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    for view, seen in enumerate((pixels, pixels[:, :, ::-1])):
+        inputs = np.ascontiguousarray(seen.transpose(0, 3, 1, 2))
+        expected = session.run(None, {"data": inputs})[0]
+        np.testing.assert_allclose(rows[:, view], expected, atol=1e-3)
 
 
 def test_none_is_none(faces):

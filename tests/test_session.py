@@ -6,9 +6,11 @@ import pytest
 from absl.flags import FLAGS
 
 import ekd_tf.train as train_module
+from ekd_tf import factory
 from ekd_tf.session import TrainingSession
 from ekd_tf.session import sources_of_run
 from ekd_tf.stack import IS_KERAS_3
+from ekd_tf.teachers import CacheWriter
 from ekd_tf.teachers import load_embedder
 from ekd_tf.training.lock import WorkdirLock
 from ekd_tf.training.workdir import Workdir
@@ -228,6 +230,63 @@ def test_sources_of_run_are_those_it_was_trained_on(teacher):
 def test_says_which_strategy_was_meant(tmp_path):
     with pytest.raises(ValueError, match="Did you mean 'mirrored'"):
         train(tmp_path / "run", strategy="mirorred")
+
+
+@pytest.fixture
+def cache(tmp_path):
+    """Rows of no teacher at all for `SOURCE`."""
+    source = factory.make_source(SOURCE)
+    rows = np.random.default_rng(0).normal(size=(len(source), 2, 24))
+    description = {
+        "model": "of the teacher",
+        "source": source.fingerprint,
+        "name": source.name,
+        "input_size": 112,
+        "flip": True,
+    }
+    writer = CacheWriter(tmp_path / "cache", "float16", "gone.onnx", SOURCE)
+    writer.rows(description, len(source), lambda first: [rows.astype(np.float32)])
+    writer.finish(source)
+    return tmp_path / "cache"
+
+
+def test_a_cache_is_all_that_is_needed_of_a_teacher(cache, tmp_path):
+    arguments = {
+        "teacher": f"cache:{cache}",
+        "distill": "cosine,kd,shrinkteanet,margin_distillation,proxyless_kd",
+        "heldout_data": None,
+        "holdout_identities": 3,
+        "evaluate": [f"other:{SOURCE},first=2000"],
+    }
+    run = train(tmp_path / "run", steps=2, **arguments)
+    logged = lines(run)
+    for name in arguments["distill"].split(","):
+        assert any(key.startswith(f"loss/{name}") for key in logged[0]), name
+    # Held-out images are in the cache, those of another source are not.
+    for name, has_teacher in (("heldout", True), ("other", False)):
+        report = json.loads((run / "reports" / f"{name}.json").read_text())
+        assert (report["teacher"] is not None) == has_teacher
+        assert report["student"]["num_positive"] > 0
+    (run / "model.keras").unlink()
+    note = json.loads((cache / "cache.json").read_text())
+    note["teacher_fingerprint"] = "of another"
+    (cache / "cache.json").write_text(json.dumps(note))
+    with pytest.raises(ValueError, match="The teacher is not the one the run in"):
+        train(run, steps=2, **arguments)
+
+
+def test_the_students_first_weights_depend_on_no_teacher(distilled, teacher):
+    first = [
+        np.load(path / "checkpoints" / "checkpoint-000000002.npz")
+        for path in (distilled, teacher)
+    ]
+    alike = [
+        np.abs(first[0][name] - first[1][name]).max()
+        < 0.1 * np.abs(first[0][name]).max()
+        for name in first[0].files
+        if name.startswith("student/") and name.endswith("kernel")
+    ]
+    assert len(alike) > 5 and all(alike)
 
 
 def test_epochs_become_steps_and_drops_are_counted_in_them(tmp_path):

@@ -66,6 +66,20 @@ def test_subset_of_a_subset(numbers):
     assert inner.read(range(5)) == [b"0", b"1", b"5", b"6", b"7"]
 
 
+def test_knows_where_its_images_come_from(numbers):
+    whole, positions, identities = numbers.origin()
+    assert whole is numbers
+    np.testing.assert_array_equal(positions, np.arange(8))
+    np.testing.assert_array_equal(identities, np.arange(4))
+    # Of identities 3, 1, 0 the last two: images 1, 2, 3, 5 of the whole.
+    subset = select_identities(select_identities(numbers, [3, 1, 0]), [2, 1])
+    whole, positions, identities = subset.origin()
+    assert whole is numbers
+    np.testing.assert_array_equal(positions, [1, 2, 3, 5])
+    np.testing.assert_array_equal(identities, [0, 1])
+    np.testing.assert_array_equal(numbers.labels[positions], identities[subset.labels])
+
+
 def test_pixels_are_passed_through():
     class Pixels(Numbers):
         encoded = False

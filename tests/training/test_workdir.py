@@ -113,6 +113,18 @@ def test_forced_flags_continue_the_run_and_are_recorded(recorded, monkeypatch):
     assert recorded.check_same_run(flags) == {}
 
 
+def test_another_teacher_behind_the_name_does_not_continue_the_run(tmp_path, recorded):
+    recorded.check_same_teacher("of any")
+    workdir = Workdir(tmp_path / "distilled")
+    workdir.check_same_teacher("new")
+    workdir.record_run(FLAGS, VERSIONS, COMMAND, teacher="of the teacher")
+    workdir.check_same_teacher("of the teacher")
+    for other in ("of another", None):
+        with pytest.raises(ValueError, match="fingerprint was of the teach and is"):
+            workdir.check_same_teacher(other)
+    workdir.check_same_teacher("of another", force=True)
+
+
 def test_a_refused_start_is_not_recorded(recorded):
     before = recorded.run_file.read_bytes()
     with pytest.raises(ValueError):

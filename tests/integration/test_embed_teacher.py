@@ -1,0 +1,85 @@
+"""The command that writes a teacher's embeddings, as a user runs it."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from commands import run
+from PIL import Image
+
+from ekd_tf.teachers import TeacherCache
+
+SIZE = 8
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A model that embeds by the mean of each row, and three identities."""
+    root = tmp_path_factory.mktemp("embed_teacher")
+    module = tf.Module()
+    module.call = tf.function(
+        lambda x: {"embedding": tf.reduce_mean(tf.cast(x, tf.float32), [1, 3])},
+        [tf.TensorSpec((None, SIZE, SIZE, 3), tf.uint8)],
+    )
+    tf.saved_model.save(module, str(root / "model"), signatures=module.call)
+    rng = np.random.default_rng(0)
+    for person in range(3):
+        (root / "faces" / f"p{person}").mkdir(parents=True)
+        for k in range(3):
+            pixels = rng.integers(0, 256, (SIZE, SIZE, 3)).astype(np.uint8)
+            Image.fromarray(pixels).save(root / "faces" / f"p{person}" / f"{k}.png")
+    return root
+
+
+def embed_teacher(folder, *arguments, data="faces"):
+    return run(
+        "embed_teacher",
+        f"--teacher={folder / 'model'}",
+        f"--data=folder:{folder / data}",
+        *arguments,
+    )
+
+
+def test_writes_both_views_and_says_how_to_train(folder, tmp_path):
+    done = embed_teacher(
+        folder, f"--out={tmp_path}", "--dtype=float32", "--batch_size=4"
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "9 images x 2 views x 8 dimensions, float32" in done.stdout
+    assert f"--teacher=cache:{tmp_path}" in done.stdout
+    assert "9 images" in done.stderr and "3/3" in done.stderr
+    cache = TeacherCache(tmp_path)
+    image = np.asarray(Image.open(folder / "faces" / "p1" / "2.png"))
+    expected = image.astype(np.float64).mean(axis=(0, 2))
+    np.testing.assert_allclose(cache.rows[5], [expected, expected[::-1]], rtol=1e-5)
+    # Another command meets a finished cache of another kind.
+    done = embed_teacher(folder, f"--out={tmp_path}")
+    assert done.returncode == 1
+    assert (
+        done.stderr.strip()
+        .splitlines()[-1]
+        .startswith(
+            f"ekd_tf.embed_teacher: {tmp_path} holds the cache of another dtype"
+        )
+    )
+    assert "Traceback" not in done.stderr
+
+
+def test_an_unreadable_image_ends_in_one_line_with_its_path(folder, tmp_path):
+    (tmp_path / "faces" / "p").mkdir(parents=True)
+    (tmp_path / "faces" / "q").mkdir()
+    for name in ("p/0.png", "p/1.png", "q/0.png"):
+        image = (folder / "faces" / "p0" / "0.png").read_bytes()
+        (tmp_path / "faces" / name).write_bytes(image)
+    bad = tmp_path / "faces" / "p" / "1.png"
+    bad.write_bytes(b"no image")
+    data = tmp_path / "faces"
+    done = embed_teacher(folder, f"--out={tmp_path / 'c'}", data=data)
+    assert done.returncode == 1
+    assert f"ekd_tf.embed_teacher: cannot decode {bad}" in done.stderr
+    assert "Traceback" not in done.stderr
+    done = embed_teacher(
+        folder, f"--out={tmp_path / 'c'}", "--skip_corrupt=1", data=data
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    rows = TeacherCache(tmp_path / "c").rows
+    np.testing.assert_array_equal(rows[0], rows[1])
