@@ -1,0 +1,140 @@
+"""Times writing a teacher cache beside the bare model on pixels in memory.
+
+Both embed the same images and their mirror images in the same batches. The floor is
+`onnxruntime` alone on arrays its input takes as they are; ours reads, decodes, mirrors,
+converts, embeds and writes; a third case is ours with a model that does nothing, what
+all the rest costs. They take turns, since a busy machine still tells ratios;
+the first turn warms up and is not counted.
+
+    python tools/benchmarks/bench_embed_teacher.py --teacher=mobilefacenet_y1.onnx \
+        --data=recordio:celeba900 --images=1024
+"""
+
+import os
+import pathlib
+import tempfile
+import time
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import numpy as np
+import onnxruntime
+from absl import app
+from absl import flags
+
+from ekd_tf import evaluators
+from ekd_tf import factory
+from ekd_tf.data import Source
+from ekd_tf.data import evaluation_batches
+from ekd_tf.teachers import CacheWriter
+from ekd_tf.teachers import TeacherCache
+
+TEACHER = flags.DEFINE_string("teacher", None, "An .onnx file, channels first.")
+DATA = flags.DEFINE_string("data", None, "A source as --data of ekd_tf.train.")
+IMAGES = flags.DEFINE_integer("images", 1024, "The first so many; 0: all.", 0)
+BATCH_SIZE = flags.DEFINE_integer("batch_size", 128, "Images per forward pass.", 1)
+TURNS = flags.DEFINE_integer("turns", 5, "Turns of each case.", 1)
+
+
+class First(Source):
+    """The first images of a source."""
+
+    def __init__(self, source, count):
+        self.name, self.fingerprint = source.name, f"first {count}"
+        self.labels = source.labels[:count]
+        self.num_identities = int(self.labels.max()) + 1
+        self.encoded = source.encoded
+        self.read, self.describe = source.read, source.describe
+
+    fingerprint = read = describe = None
+
+
+class Nothing:
+    """A session that has its rows at once."""
+
+    def __init__(self, dim):
+        self._dim = dim
+
+    def run(self, outputs, inputs):
+        (pixels,) = inputs.values()
+        return [np.ones((len(pixels), self._dim), np.float32)]
+
+
+def bare(session, batches):
+    """Runs the model alone on what its input takes."""
+    name = session.get_inputs()[0].name
+    return [
+        [session.run(None, {name: view})[0] for view in batch_views]
+        for batch_views in batches
+    ]
+
+
+def write(model, source):
+    """Writes a cache to a new folder and returns its rows."""
+    with tempfile.TemporaryDirectory() as folder:
+        writer = CacheWriter(folder, "float32", TEACHER.value, DATA.value)
+        embedder = evaluators.source_embedder(
+            model, batch_size=BATCH_SIZE.value, cache=writer
+        )
+        embedder.views(source)
+        writer.finish(source)
+        return np.array(TeacherCache(folder).rows)
+
+
+def main(_):
+    with tempfile.TemporaryDirectory() as folder:
+        source = factory.make_source(DATA.value, folder)
+        source = First(source, IMAGES.value or len(source))
+        model = evaluators.open_embedder(TEACHER.value)
+        indices = np.arange(len(source))
+        batches = []
+        for images in evaluation_batches(
+            source, indices, model.input_size, BATCH_SIZE.value
+        ):
+            pixels = images.astype(np.float32).transpose(0, 3, 1, 2)
+            views = pixels, pixels[..., ::-1]
+            batches.append([np.ascontiguousarray(view) for view in views])
+        session = onnxruntime.InferenceSession(
+            pathlib.Path(TEACHER.value).read_bytes(),
+            providers=["CPUExecutionProvider"],
+        )
+
+        nothing = evaluators.open_embedder(TEACHER.value)
+        nothing._session = Nothing(nothing.embedding_dim)
+        cases = {
+            "onnxruntime alone": lambda: bare(session, batches),
+            "embed_teacher": lambda: write(model, source),
+            "all but the model": lambda: write(nothing, source),
+        }
+        seen = {name: [] for name in cases}
+        results = {}
+        for turn in range(TURNS.value + 1):
+            for name, case in cases.items():
+                cpu, wall = time.process_time(), time.perf_counter()
+                results[name] = case()
+                cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
+                if turn:
+                    seen[name].append((1e3 * cpu, 1e3 * wall))
+    expected = np.concatenate(
+        [np.stack(views, axis=1) for views in results["onnxruntime alone"]]
+    )
+    np.testing.assert_allclose(results["embed_teacher"], expected, atol=1e-3)
+    print(
+        f"load {os.getloadavg()[0]:.1f}, {os.cpu_count()} cores, {len(source)} images, "
+        "two views"
+    )
+    print("| case | CPU ms / image | wall ms / image | floor / case, CPU | wall |")
+    print("|---|---|---|---|---|")
+    base = np.array(seen["onnxruntime alone"])
+    for name, times in seen.items():
+        times = np.array(times)
+        middle = np.median(times, axis=0) / len(source)
+        cpu, wall = np.median(base / times, axis=0)
+        print(
+            f"| {name} | {middle[0]:.2f} | {middle[1]:.2f} | {cpu:.2f} | {wall:.2f} |"
+        )
+
+
+if __name__ == "__main__":
+    flags.mark_flags_as_required(["teacher", "data"])
+    app.run(main)
