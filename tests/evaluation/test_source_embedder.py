@@ -93,6 +93,26 @@ def test_tells_how_far_it_is(source):
     assert told == [(source.name, 6), 4, 2]
 
 
+def test_tells_how_far_it_is_when_it_goes_on(source, tmp_path):
+    arguments = {"fingerprint": "m", "cache": EmbeddingCache(tmp_path)}
+    embedder(Corner(), **arguments)(source)
+    (path,) = tmp_path.glob("*.f32")
+    path.write_bytes(path.read_bytes()[: 4 * 2 * 12 * 4])
+    told = []
+
+    def progress(name, images):
+        told.append((name, images))
+        return told.append
+
+    embedder(Corner(), progress=progress, **arguments)(source)
+    assert told == [(source.name, 2), 2]
+
+
+def test_some_images_are_embedded_like_all(source):
+    embed, some = embedder(Corner()), np.array([4, 1])
+    np.testing.assert_allclose(embed.some(source, some), embed(source)[some])
+
+
 def test_models_are_named_the_teacher_first():
     models = Models(student="s", teacher="t")
     assert models.items() == [("teacher", "t"), ("student", "s")]

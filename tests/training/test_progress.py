@@ -10,6 +10,7 @@ import pytest
 from ekd_tf.training.loop import Step
 from ekd_tf.training.progress import ProgressHook
 from ekd_tf.training.progress import ProgressLine
+from ekd_tf.training.progress import embedding_progress
 
 
 class Terminal(io.StringIO):
@@ -246,3 +247,11 @@ def test_hook_shows_loss_terms_and_not_the_loss_scale(clock, columns):
     assert shown.endswith(
         "2/4  4 images/s  ETA 0:00:04  loss 2  gradient_ratio/ekd 0.3  loss/margin 1"
     )
+
+
+def test_a_source_that_is_embedded_has_a_line_of_its_own(capsys):
+    done = embedding_progress(4)("faces", 6)
+    done(4)
+    done(2)
+    said = capsys.readouterr().err
+    assert "faces: 6 images" in said and "1/2" in said and "2/2" in said
