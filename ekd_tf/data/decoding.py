@@ -134,6 +134,7 @@ class ImageReader:
         other.size = size
         other._shape = [size, size, 3]
         other._spec = tf.TensorSpec(other._shape, tf.uint8)
+        other._classify = BatchClassifier(size)
         other._said = set()
         return other
 
@@ -161,7 +162,11 @@ class ImageReader:
         except (OSError, ValueError):
             images = [self._read_one(index)[0] for index in indices]
         # Without dtype=object NumPy would strip trailing zero bytes.
-        return np.array(images, dtype=object), np.int64(self._classify(images))
+        return np.array(images, dtype=object), self.kind_of(images)
+
+    def kind_of(self, images) -> np.int64:
+        """Returns how images that a reader of any size has read are decoded to this."""
+        return np.int64(self._classify(images) if self.source.encoded else EXPECTED)
 
     def _read_one(self, index):
         """Returns `(bytes, None)` or `(b"", reason)`."""

@@ -114,6 +114,7 @@ def make_pipeline(
             f"{sampler.num_images} images for {source.name} with {len(source)}"
         )
     reader = ImageReader(source, input_size, skip_corrupt)
+    for_teacher = reader.resized(teacher_size or input_size)
     augmentation = augmentation or None
     rows = sampler.batch_size
 
@@ -121,8 +122,10 @@ def make_pipeline(
         indices, in_margin = sampler.batch(step)
         flips = flip_mask(seed, step, rows) if flip else np.zeros(rows, bool)
         columns = NUM_DRAWS if augmentation else 0
+        images, kind = reader.read(indices)
         return (
-            *reader.read(indices),
+            images,
+            (kind, for_teacher.kind_of(images) if teacher_size else kind),
             indices,
             flips,
             source.labels[indices].astype(np.int32),
@@ -134,13 +137,13 @@ def make_pipeline(
     types = [pixels, tf.int64, tf.int64, tf.bool, tf.int32, tf.float32, tf.float32]
 
     def read_batch(step):
-        images, kind, *vectors, draws = tf.numpy_function(plan_and_read, [step], types)
-        kind.set_shape([])
+        images, kinds, *vectors, draws = tf.numpy_function(plan_and_read, [step], types)
+        kinds.set_shape([2])
         images.set_shape([rows] if source.encoded else [rows, None, None, 3])
         for vector in vectors:
             vector.set_shape([rows])
         draws.set_shape([rows, NUM_DRAWS if augmentation else 0])
-        return (images, kind, *vectors, draws)
+        return (images, kinds, *vectors, draws)
 
     def finish(images, indices, flips, labels, in_margin, draws, *of_teacher):
         batch = {
@@ -160,9 +163,9 @@ def make_pipeline(
     dataset = tf.data.Dataset.range(start_step, stop)
     dataset = dataset.map(read_batch, num_parallel_calls=CONCURRENT_BATCHES)
     if teacher_size:
-        dataset = _decode_twice(dataset, reader, teacher_size, rows, mirror=flip)
+        dataset = _decode_twice(dataset, reader, for_teacher, rows, mirror=flip)
     else:
-        dataset = reader.decode_batches(dataset, rows, mirror=flip)
+        dataset = _decode(dataset, reader, rows, mirror=flip)
     dataset = dataset.map(finish, num_parallel_calls=CONCURRENT_BATCHES)
     if prefetch:
         dataset = dataset.prefetch(prefetch)
@@ -174,23 +177,30 @@ def make_pipeline(
     )
 
 
-def _decode_twice(dataset, reader, size, rows, mirror):
-    """Adds the images at another size to the end of what `decode_batches` gives."""
+def _decode(dataset, reader, rows, mirror):
+    def first_kind(images, kinds, *others):
+        return (images, kinds[0], *others)
 
-    def keep_encoded(images, indices, *others):
-        return (images, indices, *others, images, indices)
+    return reader.decode_batches(dataset.map(first_kind), rows, mirror)
+
+
+def _decode_twice(dataset, reader, for_teacher, rows, mirror):
+    """Adds what another reader makes of the images to the end of each element."""
+
+    def keep_encoded(images, kinds, indices, *others):
+        return (images, kinds, indices, *others, images, kinds[1], indices)
 
     def swap(pixels, replaced, *others):
-        *others, images, indices = others
-        return (images, indices, *others, pixels, replaced)
+        *others, images, kind, indices = others
+        return (images, kind, indices, *others, pixels, replaced)
 
     def put_last(pixels, indices, *others):
         *others, of_student, _ = others
         return (of_student, indices, *others, pixels)
 
-    dataset = reader.decode_batches(dataset.map(keep_encoded), rows, mirror)
+    dataset = _decode(dataset.map(keep_encoded), reader, rows, mirror)
     # Both put the same image in the place of an unreadable one.
-    dataset = reader.resized(size).decode_batches(dataset.map(swap), rows, mirror)
+    dataset = for_teacher.decode_batches(dataset.map(swap), rows, mirror)
     return dataset.map(put_last)
 
 
