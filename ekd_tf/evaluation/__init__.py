@@ -9,6 +9,11 @@ from ekd_tf.evaluation.calibration import calibrate
 from ekd_tf.evaluation.calibration import card_path
 from ekd_tf.evaluation.calibration import read_calibration
 from ekd_tf.evaluation.calibration import write_calibration
+from ekd_tf.evaluation.comparison import Comparison
+from ekd_tf.evaluation.comparison import RunFigures
+from ekd_tf.evaluation.comparison import Spread
+from ekd_tf.evaluation.comparison_report import RunSummary
+from ekd_tf.evaluation.comparison_report import write_comparison
 from ekd_tf.evaluation.drawn_pairs import draw_pairs
 from ekd_tf.evaluation.embed import Embedder
 from ekd_tf.evaluation.embed import embed
@@ -34,6 +39,7 @@ from ekd_tf.evaluation.verification import verify_pairs
 
 __all__ = [
     "Calibration",
+    "Comparison",
     "Embedder",
     "EmbeddingCache",
     "GapPoint",
@@ -47,7 +53,10 @@ __all__ = [
     "PairSetEvaluation",
     "PairSetResult",
     "Result",
+    "RunFigures",
+    "RunSummary",
     "SourceEmbedder",
+    "Spread",
     "VerificationReport",
     "all_pair_scores",
     "all_pairs_roc",
@@ -64,4 +73,5 @@ __all__ = [
     "verify",
     "verify_pairs",
     "write_calibration",
+    "write_comparison",
 ]

@@ -182,13 +182,34 @@ def compare(
     )
 
 
+def closed_share(
+    student: float | None, baseline: float | None, teacher: float | None
+) -> float | None:
+    """Returns which share of the baseline's gap to the teacher a student closes.
+
+    `(student - baseline) / (teacher - baseline)`: 1 where it reaches the teacher,
+    below 0 where it is worse than the baseline.
+
+    Args:
+        student: TPR of the student that is judged, None where it has none.
+        baseline: TPR of a student trained without the teacher, or None.
+        teacher: TPR of the teacher, or None.
+
+    Returns:
+        Float; None where a TPR is missing or the baseline is not below the teacher.
+    """
+    if None in (student, baseline, teacher) or baseline >= teacher:
+        return None
+    return (student - baseline) / (teacher - baseline)
+
+
 def _point(critical, teacher, student, baseline=None):
     if critical is None:
         return GapPoint(fpr=teacher.target_fpr)
     positive, negative = critical.worst(True), critical.worst(False)
     closed = None
-    if baseline is not None and baseline.tpr < teacher.tpr:
-        closed = (student.tpr - baseline.tpr) / (teacher.tpr - baseline.tpr)
+    if baseline is not None:
+        closed = closed_share(student.tpr, baseline.tpr, teacher.tpr)
     return GapPoint(
         fpr=teacher.target_fpr,
         teacher_tpr=teacher.tpr,

@@ -119,6 +119,11 @@ class LabelledEvaluation:
         self._replicates = replicates
         self._worst = worst
 
+    @property
+    def fingerprint(self) -> str:
+        """Changes with the images and with what is measured on them."""
+        return f"labelled {self.source.fingerprint} {self._fprs} {self._seed}"
+
     def __call__(self, models: Models) -> LabelledResult:
         """Evaluates the models as they are now."""
         labels = self.source.labels

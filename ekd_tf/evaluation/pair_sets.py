@@ -31,12 +31,19 @@ class PairSetResult(Result):
         reports: "student", "teacher", "baseline" -> "flip" and "plain" ->
             `VerificationReport`. "flip", with the mirror image's embedding added, is
             missing where the models embed no mirror images.
+        curves: The same names -> `(fpr, tpr)`, with flip where there is one.
         images: The ROC and the histograms of the student's cosines.
     """
 
     name: str
     reports: dict[str, dict[str, VerificationReport]]
+    curves: dict[str, tuple[np.ndarray, np.ndarray]]
     images: dict[str, np.ndarray]
+
+    @property
+    def student(self) -> VerificationReport:
+        """The report of the model that is judged, with flip where there is one."""
+        return _main(self.reports["student"])
 
     def scalars(self, model: str = "student") -> dict[str, float]:
         """Returns accuracy, AUC, EER and TPRs, with flip where there is one."""
@@ -101,6 +108,12 @@ class PairSetEvaluation:
         self._seed = seed
         self._replicates = replicates
 
+    @property
+    def fingerprint(self) -> str:
+        """Changes with the pairs and with what is measured on them."""
+        same = np.packbits(np.asarray(self.pairs.issame, bool)).tobytes().hex()
+        return f"pairs {self.pairs.images.fingerprint} {same} {self._fprs}"
+
     def __call__(self, models: Models) -> PairSetResult:
         """Evaluates the models as they are now."""
         same = np.asarray(self.pairs.issame, bool)
@@ -131,7 +144,7 @@ class PairSetEvaluation:
                 title=f"student on {self.name}",
             ),
         }
-        return PairSetResult(self.name, reports, images)
+        return PairSetResult(self.name, reports, curves, images)
 
 
 def _main(kinds):

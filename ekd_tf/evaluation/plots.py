@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from collections.abc import Sequence
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from ekd_tf.evaluation.tables import format_fpr
 
 # Okabe and Ito's palette, safe for colour-blind readers, without its yellow.
-_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#000000")
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#000000")
 _DASHES = ("-", "--", "-.", ":", (0, (6, 1, 1, 1, 1, 1)), (0, (1, 3)))
 # One more than there are dashes and colours, so that the seventh curve differs too.
 _MARKERS = ("o", "s", "^", "D", "v", "x", "P")
@@ -44,7 +46,7 @@ def plot_roc(
     Raises:
         ValueError: There is no curve, or one has no or unequal points.
     """
-    return _render(roc_figure(curves, title), path)
+    return render(roc_figure(curves, title), path)
 
 
 def plot_similarities(
@@ -71,7 +73,7 @@ def plot_similarities(
     Raises:
         ValueError: There are no positives or no negatives.
     """
-    return _render(
+    return render(
         similarities_figure(positive_scores, negative_scores, thresholds, title), path
     )
 
@@ -88,7 +90,7 @@ def roc_figure(
         raise ValueError("`curves` must hold at least one curve. Received: none")
     curves = {name: _check_curve(name, *curve) for name, curve in curves.items()}
     left = _lowest_decade([fpr for fpr, _ in curves.values()])
-    figure, axes = _new_figure(title)
+    figure, axes = new_figure(title)
     lowest = 1.0
     for number, (name, (fpr, tpr)) in enumerate(curves.items()):
         x, y, decades = _with_decades(fpr, tpr, left)
@@ -98,13 +100,9 @@ def roc_figure(
             y,
             # Between two points the TPR within an FPR is that of the lower one.
             drawstyle="steps-post",
-            color=_COLORS[number % len(_COLORS)],
-            linestyle=_DASHES[number % len(_DASHES)],
-            marker=_MARKERS[number % len(_MARKERS)],
             markevery=decades,
-            markersize=6,
-            linewidth=1.8,
             label=name,
+            **line_style(number),
         )
     axes.set_xscale("log")
     axes.set_xlim(left, 1.0)
@@ -112,7 +110,7 @@ def roc_figure(
     axes.set_ylim(bottom, 1.0 + 0.02 * (1 - bottom))
     axes.set_xlabel("FPR (false positive rate)")
     axes.set_ylabel("TPR (true positive rate)")
-    _legend(figure, list(curves))
+    legend_below(figure, list(curves))
     return figure
 
 
@@ -135,7 +133,7 @@ def similarities_figure(
         if not values.size:
             raise ValueError(f"A histogram needs scores. Received: no {name}")
     drawn = {f: float(t) for f, t in sorted(thresholds.items()) if t is not None}
-    figure, axes = _new_figure(title)
+    figure, axes = new_figure(title)
     everything = [*drawn.values()]
     for values, _ in scores.values():
         everything += [float(values.min()), float(values.max())]
@@ -143,7 +141,7 @@ def similarities_figure(
     margin = max(0.02 * (high - low), 0.02)
     edges = np.linspace(low - margin, high + margin, _BINS + 1)
     smallest, largest = 1.0, 0.0
-    for (name, kind), color, hatch in zip(scores.items(), _COLORS, ("", "////")):
+    for (name, kind), color, hatch in zip(scores.items(), COLORS, ("", "////")):
         values, counts = kind
         total = int(counts.sum())
         fractions = np.histogram(values, edges, weights=counts)[0] / total
@@ -173,7 +171,7 @@ def similarities_figure(
     axes.set_xlabel("cosine similarity")
     axes.set_ylabel("fraction of pairs per bin")
     _mark_thresholds(axes, drawn, edges[-1] - edges[0])
-    _legend(figure, [f"{name} (1,000,000)" for name in scores])
+    legend_below(figure, [f"{name} (1,000,000)" for name in scores])
     return figure
 
 
@@ -211,7 +209,19 @@ def _mark_thresholds(axes, thresholds, width):
         )
 
 
-def _new_figure(title):
+def line_style(number: int) -> dict:
+    """Returns colour, dashes and marker of curve `number`, for `axes.plot`."""
+    return {
+        "color": COLORS[number % len(COLORS)],
+        "linestyle": _DASHES[number % len(_DASHES)],
+        "marker": _MARKERS[number % len(_MARKERS)],
+        "markersize": 6,
+        "linewidth": 1.8,
+    }
+
+
+def new_figure(title: str) -> tuple[Figure, Axes]:
+    """Returns a figure of the house's size and its axes with a grid."""
     figure = Figure(figsize=(7.2, 5.2), dpi=100, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
@@ -225,7 +235,7 @@ def _new_figure(title):
     return figure, axes
 
 
-def _legend(figure, names):
+def legend_below(figure: Figure, names: Sequence[str]) -> None:
     """Puts the legend below the axes, where it can hide no curve."""
     columns = max(1, min(len(names), 84 // (max(map(len, names)) + 10)))
     figure.legend(loc="outside lower center", ncols=columns, handlelength=3.5)
@@ -266,7 +276,8 @@ def _with_decades(fpr, tpr, left):
     return x, y, np.searchsorted(x, decades).tolist()
 
 
-def _render(figure, path):
+def render(figure: Figure, path: str | os.PathLike | None) -> np.ndarray:
+    """Returns a figure as uint8 `(height, width, 3)`; writes a PNG where told."""
     figure.canvas.draw()
     image = np.asarray(figure.canvas.buffer_rgba())[..., :3].copy()
     if path is not None:

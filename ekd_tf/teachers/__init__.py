@@ -4,6 +4,7 @@ from ekd_tf.teachers.cache import DTYPES
 from ekd_tf.teachers.cache import CacheWriter
 from ekd_tf.teachers.cache import TeacherCache
 from ekd_tf.teachers.frozen import FrozenEmbedder
+from ekd_tf.teachers.frozen import content_hash
 from ekd_tf.teachers.keras_model import MODEL_FILE
 from ekd_tf.teachers.keras_model import KerasEmbedder
 from ekd_tf.teachers.keras_model import load_embedder
@@ -22,6 +23,7 @@ __all__ = [
     "SavedModelEmbedder",
     "TFLiteEmbedder",
     "TeacherCache",
+    "content_hash",
     "load_embedder",
     "model_file",
 ]

@@ -1,0 +1,258 @@
+"""Several students of one teacher on one set: means, spreads, shares of the gap."""
+
+from __future__ import annotations
+
+import dataclasses
+import statistics
+from collections.abc import Iterable
+from collections.abc import Mapping
+
+import numpy as np
+
+from ekd_tf.evaluation.gap import closed_share
+from ekd_tf.evaluation.tables import format_fpr
+from ekd_tf.evaluation.tables import format_table
+from ekd_tf.evaluation.verification import VerificationReport
+
+# FPRs at which curves of several runs are averaged: 20 a decade, decades exact.
+_GRID = tuple(10.0 ** -(k / 20) for k in range(120, -1, -1))
+# Fewer say nothing about a standard deviation.
+_LEAST_FOR_SD = 3
+
+
+@dataclasses.dataclass(frozen=True)
+class Spread:
+    """One figure over seeds.
+
+    Attributes:
+        values: Floats, one per seed, at least one.
+    """
+
+    values: tuple[float, ...]
+
+    @classmethod
+    def of(cls, values: Iterable[float | None]) -> Spread | None:
+        """Returns the spread of the values that are not None; None if there is none."""
+        found = tuple(float(value) for value in values if value is not None)
+        return cls(found) if found else None
+
+    @property
+    def mean(self) -> float:
+        """Arithmetic mean."""
+        return statistics.fmean(self.values)
+
+    @property
+    def low(self) -> float:
+        """Smallest value."""
+        return min(self.values)
+
+    @property
+    def high(self) -> float:
+        """Largest value."""
+        return max(self.values)
+
+    @property
+    def sd(self) -> float | None:
+        """Sample standard deviation (n - 1); None of fewer than three values."""
+        if len(self.values) < _LEAST_FOR_SD:
+            return None
+        return statistics.stdev(self.values)
+
+    def text(self) -> str:
+        """Returns mean, range and, of three or more, deviation, in %."""
+        text = f"{100 * self.mean:.1f}"
+        if self.low == self.high:
+            return text
+        sd = "" if self.sd is None else f"; sd {100 * self.sd:.1f}"
+        return f"{text} ({100 * self.low:.1f}..{100 * self.high:.1f}{sd})"
+
+    def to_dict(self) -> dict:
+        """Returns values and what was made of them, as JSON can hold it."""
+        return {
+            "mean": self.mean,
+            "low": self.low,
+            "high": self.high,
+            "sd": self.sd,
+            "values": list(self.values),
+        }
+
+
+@dataclasses.dataclass(frozen=True)
+class RunFigures:
+    """What one model reached on one set.
+
+    Attributes:
+        accuracy: Float in [0, 1], mean k-fold accuracy.
+        tpr: FPR -> TPR in [0, 1], or None where the FPR is not measurable.
+        curve: `(fpr, tpr)`: tuples of floats, the TPR within each FPR of a grid of
+            20 a decade, from the lowest that one negative pair resolves to 1.
+    """
+
+    accuracy: float
+    tpr: dict[float, float | None]
+    curve: tuple[tuple[float, ...], tuple[float, ...]]
+
+    @classmethod
+    def of(
+        cls, report: VerificationReport, curve: tuple[np.ndarray, np.ndarray]
+    ) -> RunFigures:
+        """Takes the figures of a report and samples the ROC curve that goes with it."""
+        resolved = 1 / report.num_negative
+        grid = np.array([fpr for fpr in _GRID if fpr >= resolved * (1 - 1e-9)])
+        tpr = tpr_within(curve, grid)
+        sampled = tuple(grid.tolist()), tuple(tpr.tolist())
+        return cls(report.accuracy_mean, dict(report.tpr), sampled)
+
+    def to_dict(self) -> dict:
+        """Returns what `from_dict` takes, as JSON can hold it."""
+        return {
+            "accuracy": self.accuracy,
+            "tpr": {repr(fpr): tpr for fpr, tpr in self.tpr.items()},
+            "curve": [list(axis) for axis in self.curve],
+        }
+
+    @classmethod
+    def from_dict(cls, values: dict) -> RunFigures:
+        """Reads what `to_dict` wrote."""
+        tpr = {float(fpr): tpr for fpr, tpr in values["tpr"].items()}
+        fprs, tprs = values["curve"]
+        return cls(values["accuracy"], tpr, (tuple(fprs), tuple(tprs)))
+
+
+def tpr_within(curve: tuple[np.ndarray, np.ndarray], fprs: np.ndarray) -> np.ndarray:
+    """Reads a ROC curve at given FPRs: the TPR of its last point within each.
+
+    Args:
+        curve: `(fpr, tpr)`, arrays that rise.
+        fprs: Float array `(k,)`.
+
+    Returns:
+        Float64 `(k,)`; 0 where the curve has no point within.
+    """
+    fpr, tpr = (np.asarray(axis, np.float64) for axis in curve)
+    # 1e-3 written as a power of ten may lie an ulp below a point at 1e-3.
+    last = np.searchsorted(fpr, np.asarray(fprs) * (1 + 1e-9), side="right") - 1
+    return np.where(last >= 0, tpr[np.maximum(last, 0)], 0.0)
+
+
+class Comparison:
+    """Figures of all methods and seeds on one set.
+
+    Args:
+        name: String, the set's.
+        methods: Method -> seed -> `RunFigures`, in the order they are listed. A
+            method may lack seeds, or have none.
+        teacher: Seed -> `RunFigures` of the teacher on the images of that seed (which
+            identities are held out depends on it). Empty: there is none.
+        baseline: String, the method without a teacher.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        methods: Mapping[str, Mapping[int, RunFigures]],
+        teacher: Mapping[int, RunFigures] | None = None,
+        baseline: str = "alone",
+    ):
+        self.name = name
+        self.methods = {method: dict(runs) for method, runs in methods.items()}
+        self.teacher = dict(teacher or {})
+        self.baseline = baseline
+        runs = [*self.teacher.values()]
+        for of_seeds in self.methods.values():
+            runs += of_seeds.values()
+        # In the order of the first, the FPRs that any run could measure.
+        self.fprs = [
+            fpr
+            for fpr in (runs[0].tpr if runs else ())
+            if any(run.tpr.get(fpr) is not None for run in runs)
+        ]
+
+    def accuracy(self, method: str) -> Spread | None:
+        """Returns a method's accuracies over seeds."""
+        return Spread.of(run.accuracy for run in self._runs(method).values())
+
+    def tpr(self, method: str, fpr: float) -> Spread | None:
+        """Returns a method's TPRs at an FPR over seeds; "teacher" is one too."""
+        return Spread.of(run.tpr.get(fpr) for run in self._runs(method).values())
+
+    def closed(self, method: str, fpr: float) -> Spread | None:
+        """Returns the shares of the gap that a method closes, seed by seed.
+
+        `(method - baseline) / (teacher - baseline)` of the runs of one seed. A seed
+        has none where one of the three is missing or the baseline is not below the
+        teacher.
+        """
+        alone = self._runs(self.baseline)
+        return Spread.of(
+            closed_share(
+                *(r.tpr.get(fpr) for r in (run, alone[seed], self.teacher[seed]))
+            )
+            for seed, run in self._runs(method).items()
+            if seed in alone and seed in self.teacher
+        )
+
+    def curves(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        """Returns the mean ROC curve of the teacher and of each method.
+
+        TPRs of the seeds are averaged at each FPR that all of them resolve.
+        """
+        found = {}
+        for method in (["teacher"] if self.teacher else []) + list(self.methods):
+            curves = [run.curve for run in self._runs(method).values()]
+            if curves:
+                fprs = max((fpr for fpr, _ in curves), key=lambda fpr: fpr[0])
+                tprs = [tpr_within(curve, np.array(fprs)) for curve in curves]
+                found[method] = np.array(fprs), np.mean(tprs, axis=0)
+        return found
+
+    def to_table(self) -> str:
+        """Returns accuracy and TPR at each FPR as a Markdown table, in %."""
+        rows = []
+        for method in (["teacher"] if self.teacher else []) + list(self.methods):
+            figures = [self.accuracy(method)]
+            figures += [self.tpr(method, fpr) for fpr in self.fprs]
+            seeds = len(self._runs(method))
+            rows.append([method, seeds, *map(_text, figures)])
+        fprs = [f"TPR@{format_fpr(fpr)}" for fpr in self.fprs]
+        return format_table(rows, ["method", "seeds", "accuracy", *fprs])
+
+    def closed_table(self) -> str | None:
+        """Returns the shares of the gap closed, in %; None where there is none."""
+        rows = [
+            [method, *(_text(self.closed(method, fpr)) for fpr in self.fprs)]
+            for method in self.methods
+            if method != self.baseline
+        ]
+        if all(cell is None for row in rows for cell in row[1:]):
+            return None
+        fprs = [f"at {format_fpr(fpr)}" for fpr in self.fprs]
+        return format_table(rows, ["gap closed by", *fprs])
+
+    def to_dict(self) -> dict:
+        """Returns everything as JSON can hold it, FPRs spelled as `1e-3`."""
+        curves = self.curves()
+        return {
+            method: {
+                "seeds": sorted(self._runs(method)),
+                "accuracy": _dict(self.accuracy(method)),
+                "tpr": self._by_fpr(self.tpr, method),
+                "closed": self._by_fpr(self.closed, method),
+                "curve": [a.tolist() for a in curves.get(method, ())],
+            }
+            for method in (["teacher"] if self.teacher else []) + list(self.methods)
+        }
+
+    def _runs(self, method):
+        return self.teacher if method == "teacher" else self.methods.get(method, {})
+
+    def _by_fpr(self, figure, method):
+        return {format_fpr(fpr): _dict(figure(method, fpr)) for fpr in self.fprs}
+
+
+def _text(spread):
+    return None if spread is None else spread.text()
+
+
+def _dict(spread):
+    return None if spread is None else spread.to_dict()
