@@ -14,15 +14,12 @@ Exit status: 0, the report is written; 75, interrupted, and the same command goe
 """
 
 import copy
-import dataclasses
 import json
 import os
 import pathlib
 import platform
 import shlex
 import signal
-import statistics
-import subprocess
 import sys
 import time
 
@@ -70,8 +67,6 @@ SHARED = set(
     "input_size activation dropout optimizer learning_rate momentum schedule drop_at "
     "drop_factor warmup_steps weight_decay clip_norm precision".split()
 )
-# Beyond it all images are one to a verifier.
-COLLAPSED_COSINE = 0.99
 
 
 def train_flags(*arguments):
@@ -88,63 +83,11 @@ def train_flags(*arguments):
     return found
 
 
-@dataclasses.dataclass(frozen=True)
-class Run:
-    """One training of the grid, or that of the teacher."""
-
-    method: str
-    seed: int
-    path: pathlib.Path
-    flags: flags.FlagValues
-
-    @property
-    def values(self):
-        """Every flag of the run, as `run.json` records them."""
-        return {name: self.flags[name].value for name in self.flags}
-
-    @property
-    def arguments(self):
-        """The flags that are not at their defaults, as a command has them."""
-        changed = [
-            self.flags[name].serialize().splitlines()
-            for name in self.flags
-            if self.flags[name].value != self.flags[name].default
-        ]
-        return [argument for lines in changed for argument in lines]
-
-    @property
-    def note_file(self):
-        return self.path / "comparison.json"
-
-    def note(self):
-        """What this tool noted about earlier starts of the run."""
-        if self.note_file.is_file():
-            return json.loads(self.note_file.read_text(encoding="utf-8"))
-        return {"seconds": 0.0, "failure": None}
-
-    def has_failed(self):
-        """Whether it failed, with these very flags."""
-        failure = self.note()["failure"]
-        return failure is not None and failure["arguments"] == self.arguments
-
-    def is_finished(self):
-        """Whether it is finished.
-
-        Raises:
-            ValueError: The folder holds a run with other flags; both values are named.
-        """
-        from ekd_tf.training.workdir import Workdir
-
-        if not self.starts():
-            return False
-        workdir = Workdir(self.path, create=False)
-        workdir.check_same_run(self.values, train.FREE_TO_CHANGE)
-        return (self.path / "model.keras").is_file()
-
-    def starts(self):
-        """The starts `run.json` records, the oldest first."""
-        path = self.path / "run.json"
-        return json.loads(path.read_text())["starts"] if path.is_file() else []
+def serialized(of_train):
+    """Returns the flags that are not at their defaults, as arguments of a command."""
+    given = [of_train[name] for name in of_train]
+    changed = [flag.serialize() for flag in given if flag.value != flag.default]
+    return tuple(argument for text in changed for argument in text.splitlines())
 
 
 def parse_methods(specs, only):
@@ -191,186 +134,98 @@ def parse_seeds(texts):
     return list(dict.fromkeys(map(int, texts)))
 
 
+def make_run(method, seed, path, *arguments):
+    """Returns a `GridRun` with the flags all have in common and those given."""
+    from ekd_tf.training.grid import GridRun
+
+    own = train_flags(*arguments, f"--seed={seed}", f"--workdir={path}")
+    values = {name: own[name].value for name in own}
+    return GridRun(method, seed, path, values, serialized(own), train.FREE_TO_CHANGE)
+
+
 def make_runs(root, methods, seeds):
-    """Returns the teacher's run or None, and the grid's, all methods of a seed first."""
-    teacher = []
+    """Returns the run of the teacher or None, and the grid: all methods seed by seed."""
+    common = train_flags()
+    teacher = None
     if TRAIN_TEACHER.value is not None:
-        path = root / "teacher"
-        arguments = [*shlex.split(TRAIN_TEACHER.value), "--teacher=none", "--distill="]
-        run = Run("teacher", 0, path, train_flags(*arguments, f"--workdir={path}"))
-        teacher = [run]
+        if common["teacher"].value != "none":
+            raise ValueError("Give `--teacher` or `--train_teacher`, not both.")
+        own = [*shlex.split(TRAIN_TEACHER.value), "--teacher=none", "--distill="]
+        teacher = make_run("teacher", common["seed"].value, root / "teacher", *own)
     runs = []
     for seed in seeds:
         for name, own in methods.items():
             path = root / name / f"seed{seed}"
-            arguments = [f"--teacher={root / 'teacher'}"] if teacher else []
-            arguments += [*own, f"--seed={seed}", f"--workdir={path}"]
-            runs.append(Run(name, seed, path, train_flags(*arguments)))
-    return (teacher[0] if teacher else None), runs
+            of_teacher = [f"--teacher={teacher.path}"] if teacher else []
+            runs.append(make_run(name, seed, path, *of_teacher, *own))
+    return teacher, runs
 
 
-def call(arguments, log):
-    """Runs the trainer, its messages going on to ours and to a file.
+def teacher_to_evaluate(teacher):
+    """Returns the teacher as a model that embeds images, "none" for no teacher.
+
+    Raises:
+        ValueError: The teacher is a cache, and no model is named.
+    """
+    if TEACHER_MODEL.value is not None:
+        return TEACHER_MODEL.value
+    spec = str(teacher.path) if teacher else train_flags()["teacher"].value
+    if spec.startswith("cache:"):
+        raise ValueError(
+            f"`--teacher={spec}` holds embeddings of the training images alone. Give "
+            "the model they are of as --teacher_model=FILE.onnx, or =none"
+        )
+    return spec
+
+
+def evaluate(root, runs, teacher_spec):
+    """Evaluates what is finished.
 
     Returns:
-        `(status, last message)`; status 75 also where SIGTERM was passed on.
+        A `Comparison` per set, and method, seed -> why a run has no figures.
     """
-    command = [sys.executable, "-m", "ekd_tf.train", *arguments]
-    print("\n$ " + shlex.join(["python", *command[1:]]), flush=True)
-    asked, tail = [], b""
-    with open(log, "ab") as file:
-        child = subprocess.Popen(command, stderr=subprocess.PIPE)
-
-        def pass_on(*_):
-            asked.append(True)
-            child.terminate()
-
-        previous = signal.signal(signal.SIGTERM, pass_on)
-        try:
-            while chunk := os.read(child.stderr.fileno(), 1 << 16):
-                sys.stderr.buffer.write(chunk)
-                sys.stderr.flush()
-                file.write(chunk)
-                tail = (tail + chunk)[-20_000:]
-            status = child.wait()
-        finally:
-            signal.signal(signal.SIGTERM, previous)
-    lines = tail.decode(errors="replace").split("ekd_tf.train: ")[-1].strip()
-    message = lines if len(lines) < 2000 else lines.splitlines()[-1]
-    return (INTERRUPTED if asked else status), message
-
-
-def train_run(run, retry):
-    """Trains a run to the end, unless it is finished or has failed before."""
-    if run.is_finished() or (run.has_failed() and not retry):
-        return
-    run.path.mkdir(parents=True, exist_ok=True)
-    started, start = run.starts(), time.time()
-    status, message = call(run.arguments, run.path / "train.log")
-    failure = None
-    if status and status != INTERRUPTED:
-        if status < 0 or run.starts() == started:
-            # Killed, or a mistake before the first step: no property of the method.
-            raise ValueError(
-                f"{run.method}, seed {run.seed}: status {status}: {message}"
-            )
-        failure = {"reason": message, "arguments": run.arguments}
-    seconds = run.note()["seconds"] + time.time() - start
-    note = {"seconds": seconds, "failure": failure}
-    run.note_file.write_text(json.dumps(note, indent=2) + "\n", encoding="utf-8")
-    if status == INTERRUPTED:
-        sys.exit(INTERRUPTED)
-
-
-def figures_of(path, fingerprint, open_model, evaluations):
-    """Evaluates a model, or reads what that found before.
-
-    Args:
-        path: JSON file to keep figures in.
-        fingerprint: String, changes when the model does.
-        open_model: Function that returns its `SourceEmbedder`.
-        evaluations: The sets, as `make_evaluations` returns them.
-
-    Returns:
-        Set's name -> `RunFigures`.
-    """
-    from ekd_tf.evaluation import Models
-    from ekd_tf.evaluation import RunFigures
-
-    kept = json.loads(path.read_text()) if path.is_file() else {}
-    found, models = {}, None
-    for evaluation in evaluations:
-        key = f"{fingerprint} {evaluation.fingerprint}"
-        if key not in kept:
-            models = models or Models(open_model())
-            result = evaluation(models)
-            figures = RunFigures.of(result.student, result.curves["student"])
-            kept[key] = figures.to_dict()
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(json.dumps(kept) + "\n", encoding="utf-8")
-        found[evaluation.name] = RunFigures.from_dict(kept[key])
-    return found
-
-
-def evaluate_runs(root, runs, teacher_model):
-    """Returns a `Comparison` per set, and method, seed -> why there are no figures."""
     from ekd_tf import evaluators
     from ekd_tf.evaluation import Comparison
+    from ekd_tf.evaluation import kept_figures
     from ekd_tf.session import sources_of_run
     from ekd_tf.teachers import content_hash
 
-    names = list(dict.fromkeys(run.method for run in runs))
-    figures, of_teacher, failures, sets = {}, {}, {}, {}
-    teacher = evaluators.make_source_embedder(teacher_model)
-    for run in filter(Run.is_finished, runs):
+    sets, figures, failures = {}, {}, {}
+    for run in runs:
+        if not run.is_finished:
+            continue
         if run.seed not in sets:
             _, heldout = sources_of_run(run.path)
             sets[run.seed] = evaluators.make_evaluations(ON.value, heldout, seed=0)
-        print(f"Evaluating {run.method}, seed {run.seed}", flush=True)
-        model = run.path / "model.keras"
         try:
-            found = figures_of(
+            figures[run.method, run.seed] = kept_figures(
                 run.path / "reports" / "comparison.json",
-                content_hash(model),
-                lambda path=run.path: evaluators.make_source_embedder(str(path)),
+                content_hash(run.path / "model.keras"),
+                lambda path=str(run.path): evaluators.make_source_embedder(path),
                 sets[run.seed],
             )
         except ValueError as error:
-            failures[run.method, run.seed] = f"not evaluated: {error}"
-            continue
-        for name, values in found.items():
-            figures.setdefault(name, {}).setdefault(run.method, {})[run.seed] = values
-    for seed, evaluations in sets.items():
-        if teacher is not None:
-            found = figures_of(
-                root / "teacher.json", teacher.fingerprint, lambda: teacher, evaluations
+            failures[run.method, run.seed] = f"cannot be evaluated: {error}"
+    teacher = evaluators.make_source_embedder(teacher_spec)
+    if teacher is not None:
+        path, opened = root / "teacher_figures.json", lambda: teacher
+        for seed, of_seed in sets.items():
+            figures["teacher", seed] = kept_figures(
+                path, teacher.fingerprint, opened, of_seed
             )
-            for name, values in found.items():
-                of_teacher.setdefault(name, {})[seed] = values
     comparisons = [
         Comparison(
             name,
-            {method: of_methods.get(method, {}) for method in names},
-            of_teacher.get(name),
+            {
+                method: {s: f[name] for (m, s), f in figures.items() if m == method}
+                for method in dict.fromkeys(run.method for run in runs)
+            },
+            {s: f[name] for (m, s), f in figures.items() if m == "teacher"},
             ALONE,
         )
-        for name, of_methods in figures.items()
+        for name in dict.fromkeys(name for found in figures.values() for name in found)
     ]
     return comparisons, failures
-
-
-def summarise(run, failures):
-    """Returns the `RunSummary` of a run."""
-    from ekd_tf.evaluation import RunSummary
-
-    lines, notes = [], []
-    metrics = run.path / "metrics.jsonl"
-    if metrics.is_file():
-        lines = [json.loads(line) for line in metrics.read_text().splitlines()]
-    speeds = [line.get("throughput/images_per_second") for line in lines]
-    speeds = [speed for speed in speeds if speed is not None]
-    cosines = [line.get("embedding/mean_cosine") for line in lines]
-    cosines = [cosine for cosine in cosines if cosine is not None]
-    state = "finished" if run.is_finished() else "not finished"
-    if state != "finished" and run.has_failed():
-        state = "failed"
-        notes.append(run.note()["failure"]["reason"])
-    if (run.method, run.seed) in failures:
-        notes.append(failures[run.method, run.seed])
-    if cosines and cosines[-1] > COLLAPSED_COSINE:
-        notes.append(f"collapsed: mean cosine between images {cosines[-1]:.4f}")
-    for start in run.starts():
-        if start["changed"]:
-            notes.append(f"went on with other flags: {start['changed']}")
-    return RunSummary(
-        run.method,
-        run.seed,
-        state,
-        "; ".join(notes),
-        statistics.median(speeds) if speeds else None,
-        run.note()["seconds"] or None,
-        shlex.join(["python", "-m", "ekd_tf.train", *run.arguments]),
-    )
 
 
 def machine():
@@ -387,25 +242,25 @@ def machine():
     return f"{name}, {os.cpu_count()} cores, {platform.platform()}"
 
 
-def facts_of(runs, methods, seeds, teacher_model):
+def facts_of(runs, methods, seeds, teacher_spec):
     """Returns what the figures depend on, for the report."""
     from ekd_tf import __version__
     from ekd_tf.training.workdir import package_commit
     from ekd_tf.training.workdir import package_versions
 
-    trained = [start for run in runs for start in run.starts()]
+    trained = [start for run in runs for start in run.starts]
     versions = {json.dumps(start["versions"], sort_keys=True) for start in trained}
-    commits = sorted({str(start["commit"]) for start in trained})
     return {
         "Command": shlex.join(["python", *sys.argv]),
         "Date": time.strftime("%Y-%m-%d %H:%M %z"),
         "Machine": machine(),
         "ekd_tf": f"{__version__}, commit {package_commit()}",
-        "Versions": package_versions(),
-        "Trained with commits": ", ".join(commits) or "none",
-        "Trained with versions": [json.loads(v) for v in sorted(versions)],
-        "Seeds": ", ".join(map(str, seeds)),
-        "Teacher": teacher_model,
+        "Trained by commits": sorted({str(start["commit"]) for start in trained}),
+        "Trained with": [json.loads(each) for each in sorted(versions)],
+        "Evaluated with": package_versions(),
+        "Seeds": seeds,
+        "Teacher": teacher_spec,
+        "Common flags": shlex.join(serialized(train_flags())),
         "Methods": {name: shlex.join(own) for name, own in methods.items()},
     }
 
@@ -416,25 +271,19 @@ def compare():
     methods = parse_methods(METHODS.value, ONLY.value)
     seeds = parse_seeds(SEEDS.value)
     teacher, runs = make_runs(root, methods, seeds)
-    common = train_flags()["teacher"].value
-    teacher_model = TEACHER_MODEL.value or (str(teacher.path) if teacher else common)
-    if teacher and common != "none":
-        raise ValueError("Give `--teacher` or `--train_teacher`, not both.")
-    if teacher_model.startswith("cache:"):
-        raise ValueError(
-            f"`--teacher={teacher_model}` holds embeddings of training images alone. "
-            "Give the model they are of as --teacher_model=FILE.onnx, or none"
-        )
-    if teacher_model == "none" and len(methods) > 1 and not TEACHER_MODEL.value:
-        raise ValueError("The methods need `--teacher` or `--train_teacher`.")
+    teacher_spec = teacher_to_evaluate(teacher)
     if not REPORT_ONLY.value:
         for run in [teacher, *runs] if teacher else runs:
-            train_run(run, RETRY_FAILED.value)
+            if not run.is_finished:
+                print(f"\n$ {run.command}", flush=True)
+            run.train(RETRY_FAILED.value)
+            if run is teacher and run.failure:
+                raise ValueError(f"The teacher's run failed: {run.failure}")
     from ekd_tf.evaluation import write_comparison
 
-    comparisons, failures = evaluate_runs(root, runs, teacher_model)
-    summaries = [summarise(run, failures) for run in runs]
-    facts = facts_of(runs, methods, seeds, teacher_model)
+    comparisons, failures = evaluate(root, runs, teacher_spec)
+    summaries = [run.summary(failures.get((run.method, run.seed), "")) for run in runs]
+    facts = facts_of(runs, methods, seeds, teacher_spec)
     print("\n" + write_comparison(root, comparisons, summaries, facts))
     print(f"Written to {root / 'report.md'}")
 
@@ -444,8 +293,13 @@ def main(argv):
     if len(argv) > 1:
         raise app.UsageError(f"Unexpected arguments: {' '.join(argv[1:])}")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(INTERRUPTED))
+    from ekd_tf.training.interruption import Interrupted
+
     try:
         compare()
+    except Interrupted as reason:
+        print(f"{reason} The same command goes on.", file=sys.stderr)
+        sys.exit(INTERRUPTED)
     except ValueError as error:
         sys.exit(f"compare_methods: {error}")
 

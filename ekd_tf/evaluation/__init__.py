@@ -22,6 +22,7 @@ from ekd_tf.evaluation.gap import GapReport
 from ekd_tf.evaluation.gap import compare
 from ekd_tf.evaluation.identification import IdentificationEvaluation
 from ekd_tf.evaluation.ijb import IJBEvaluation
+from ekd_tf.evaluation.kept_figures import kept_figures
 from ekd_tf.evaluation.labelled import LabelledEvaluation
 from ekd_tf.evaluation.labelled import LabelledResult
 from ekd_tf.evaluation.pair_sets import PairSetEvaluation
@@ -67,6 +68,7 @@ __all__ = [
     "embed",
     "format_fpr",
     "format_table",
+    "kept_figures",
     "plot_roc",
     "plot_similarities",
     "read_calibration",

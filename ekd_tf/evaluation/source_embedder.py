@@ -51,7 +51,7 @@ class SourceEmbedder:
         self.flip = flip
         self._batch_size = batch_size
         self._embedder = Embedder(model, flip=flip, compiled=traceable)
-        self._fingerprint = fingerprint
+        self.fingerprint = fingerprint
         self._cache = cache
         self._progress = progress
         self._skip_corrupt = skip_corrupt
@@ -75,7 +75,7 @@ class SourceEmbedder:
         Returns:
             Float32 `(n, views, dim)`, two views with `flip` and else one.
         """
-        if self._fingerprint is None:
+        if self.fingerprint is None:
             return np.concatenate(list(self._compute(source, 0)))
         if self._cache is None:
             if source.fingerprint not in self._kept:
@@ -83,7 +83,7 @@ class SourceEmbedder:
                 self._kept[source.fingerprint] = views
             return self._kept[source.fingerprint]
         description = {
-            "model": self._fingerprint,
+            "model": self.fingerprint,
             "source": source.fingerprint,
             "name": source.name,
             "images": len(source),
