@@ -10,6 +10,7 @@ import pathlib
 import re
 
 from ekd_tf import factory
+from ekd_tf.data import LinkedImages
 from ekd_tf.data import PairSet
 from ekd_tf.data import Source
 from ekd_tf.data import read_pairs
@@ -104,8 +105,9 @@ def make_evaluations(specs: list[str], heldout: Source | None, seed: int) -> lis
     """Builds what a run is evaluated on while it goes on.
 
     Args:
-        specs: `NAME:SPEC` each: `NAME:pairs:PATH` of a verification set, or NAME and
-            images as `factory.make_source` takes them.
+        specs: `NAME:SPEC` each: `NAME:pairs:PATH` of a verification set, `allpairs`
+            in place of `pairs` for every pair of its images (see `LinkedImages`), or
+            NAME and images as `factory.make_source` takes them.
         heldout: The identities the run holds out, evaluated as "heldout"; or None.
         seed: Int, of drawn pairs.
 
@@ -127,9 +129,10 @@ def make_evaluations(specs: list[str], heldout: Source | None, seed: int) -> lis
                 f"lfw:pairs:lfw.bin or faces:folder:DIR. Received: {spec!r}"
             )
         kind, _, path = rest.partition(":")
-        found[name] = (
-            PairSetEvaluation(read_pairs(path), name, seed=seed)
-            if kind == "pairs"
-            else LabelledEvaluation(name, factory.make_source(rest), seed=seed)
-        )
+        if kind == "pairs":
+            found[name] = PairSetEvaluation(read_pairs(path), name, seed=seed)
+            continue
+        linked = kind == "allpairs"
+        source = LinkedImages(read_pairs(path)) if linked else factory.make_source(rest)
+        found[name] = LabelledEvaluation(name, source, seed=seed)
     return list(found.values())

@@ -199,7 +199,8 @@ flags.DEFINE_multi_string(
     "evaluate",
     [],
     "NAME:SPEC of what to evaluate on beside the identities held out; may be repeated. "
-    "SPEC is pairs:PATH of a verification set, or images like --data.",
+    "SPEC is pairs:PATH of a verification set, allpairs:PATH for every pair of its "
+    "images, or images like --data.",
 )
 flags.DEFINE_integer(
     "evaluate_every", 0, "Steps between evaluations; 0: at the end only.", 0

@@ -144,7 +144,7 @@ def make_run(method, seed, path, *arguments):
 
 
 def make_runs(root, methods, seeds):
-    """Returns the run of the teacher or None, and the grid: all methods seed by seed."""
+    """Returns the teacher's run or None, and the grid's, seed by seed."""
     common = train_flags()
     teacher = None
     if TRAIN_TEACHER.value is not None:
@@ -271,9 +271,10 @@ def compare():
     methods = parse_methods(METHODS.value, ONLY.value)
     seeds = parse_seeds(SEEDS.value)
     teacher, runs = make_runs(root, methods, seeds)
+    every = [teacher, *runs] if teacher else runs
     teacher_spec = teacher_to_evaluate(teacher)
     if not REPORT_ONLY.value:
-        for run in [teacher, *runs] if teacher else runs:
+        for run in every:
             if not run.is_finished:
                 print(f"\n$ {run.command}", flush=True)
             run.train(RETRY_FAILED.value)
@@ -282,8 +283,8 @@ def compare():
     from ekd_tf.evaluation import write_comparison
 
     comparisons, failures = evaluate(root, runs, teacher_spec)
-    summaries = [run.summary(failures.get((run.method, run.seed), "")) for run in runs]
-    facts = facts_of(runs, methods, seeds, teacher_spec)
+    summaries = [run.summary(failures.get((run.method, run.seed), "")) for run in every]
+    facts = facts_of(every, methods, seeds, teacher_spec)
     print("\n" + write_comparison(root, comparisons, summaries, facts))
     print(f"Written to {root / 'report.md'}")
 

@@ -9,6 +9,7 @@ from ekd_tf.data.joined import JoinedSources
 from ekd_tf.data.listed import ListedImages
 from ekd_tf.data.listed import images_below
 from ekd_tf.data.memory import InMemoryFaces
+from ekd_tf.data.pairs import LinkedImages
 from ekd_tf.data.pairs import PairSet
 from ekd_tf.data.pairs import pairs_from_list
 from ekd_tf.data.pairs import read_pairs
@@ -36,6 +37,7 @@ __all__ = [
     "FolderFaces",
     "InMemoryFaces",
     "JoinedSources",
+    "LinkedImages",
     "ListedImages",
     "PairSet",
     "Pipeline",

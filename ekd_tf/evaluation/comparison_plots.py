@@ -164,6 +164,7 @@ def _bar(axes, row, spread, color):
         textcoords="offset points",
         va="center",
         fontsize=9,
+        bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.5, "alpha": 0.8},
     )
 
 

@@ -95,7 +95,7 @@ class GridRun:
         failed = status not in (0, RESUME_STATUS)
         if failed and (status < 0 or self.starts == before):
             raise ValueError(
-                f"{self.method}, seed {self.seed}, ended with status {status}: {message}"
+                f"{self.method}, seed {self.seed}: status {status}: {message}"
             )
         note = {
             "seconds": self._note()["seconds"] + time.monotonic() - start,
