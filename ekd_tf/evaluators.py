@@ -18,11 +18,15 @@ from ekd_tf.evaluation import EmbeddingCache
 from ekd_tf.evaluation import LabelledEvaluation
 from ekd_tf.evaluation import PairSetEvaluation
 from ekd_tf.evaluation import SourceEmbedder
+from ekd_tf.evaluation.labelled import DEFAULT_FPRS
 from ekd_tf.teachers import FrozenEmbedder
 from ekd_tf.teachers import KerasEmbedder
 from ekd_tf.teachers import OnnxEmbedder
 from ekd_tf.teachers import SavedModelEmbedder
 from ekd_tf.teachers import TFLiteEmbedder
+
+# Below them the negatives of `LinkedImages` that are none decide.
+_LINKED_FPRS = (1e-1, 1e-2, 1e-3)
 
 
 def open_embedder(spec: str) -> FrozenEmbedder:
@@ -132,7 +136,9 @@ def make_evaluations(specs: list[str], heldout: Source | None, seed: int) -> lis
         if kind == "pairs":
             found[name] = PairSetEvaluation(read_pairs(path), name, seed=seed)
             continue
-        linked = kind == "allpairs"
-        source = LinkedImages(read_pairs(path)) if linked else factory.make_source(rest)
-        found[name] = LabelledEvaluation(name, source, seed=seed)
+        if kind == "allpairs":
+            source, fprs = LinkedImages(read_pairs(path)), _LINKED_FPRS
+        else:
+            source, fprs = factory.make_source(rest), DEFAULT_FPRS
+        found[name] = LabelledEvaluation(name, source, fprs, seed=seed)
     return list(found.values())

@@ -31,7 +31,8 @@ from ekd_tf import train
 METHODS = flags.DEFINE_multi_string(
     "method",
     [],
-    "NAME: FLAGS of ekd_tf.train, such as 'cosine: --distill=cosine:100'; repeated.",
+    "NAME: FLAGS of ekd_tf.train, such as 'cosine: --distill=cosine:100'; repeated. Of "
+    "two with one name the later one counts.",
 )
 ONLY = flags.DEFINE_list("methods", [], "Names of the methods to run. Default: all.")
 SEEDS = flags.DEFINE_list("seeds", "0", "Seeds: of weights, batches and held-out sets.")
@@ -49,7 +50,8 @@ TEACHER_MODEL = flags.DEFINE_string(
 ON = flags.DEFINE_multi_string(
     "on",
     [],
-    "NAME:SPEC of what to compare on beside the identities held out, like --evaluate.",
+    "NAME:SPEC of what to compare on beside the identities held out, like "
+    "--evaluate; repeated. Of two with one name the later one counts.",
 )
 REPORT_ONLY = flags.DEFINE_bool(
     "report_only", False, "Train nothing; report on the runs that are finished."
@@ -93,19 +95,21 @@ def serialized(of_train):
 def parse_methods(specs, only):
     """Returns name -> arguments of the methods, "alone" first.
 
+    Of two specifications with one name the later one counts.
+
     Raises:
-        ValueError: A specification is not `NAME: FLAGS`, a name is taken or unknown,
-            or a method sets what is common.
+        ValueError: A specification is not `NAME: FLAGS`, a name is reserved or
+            unknown, or a method sets what is common.
     """
     found = {ALONE: ["--teacher=none", "--distill="]}
     common = train_flags()
     for spec in specs:
         name, colon, arguments = spec.partition(":")
         plain = name.replace("+", "").replace("-", "").replace("_", "").isalnum()
-        if not plain or not colon or name in (*found, "teacher"):
+        if not plain or not colon or name in (ALONE, "teacher"):
             raise ValueError(
-                "`--method` must be 'NAME: FLAGS' with a name of its own of letters, "
-                f"digits, +, - and _. Received: {spec!r}"
+                "`--method` must be 'NAME: FLAGS', NAME of letters, digits, +, - and _ "
+                f"and neither {ALONE} nor teacher. Received: {spec!r}"
             )
         found[name] = shlex.split(arguments)
         own = train_flags(*found[name])
@@ -191,12 +195,14 @@ def evaluate(root, runs, teacher_spec):
     from ekd_tf.teachers import content_hash
 
     sets, figures, failures = {}, {}, {}
+    # As of all flags, the later one counts.
+    on = list({spec.partition(":")[0]: spec for spec in ON.value}.values())
     for run in runs:
         if not run.is_finished:
             continue
         if run.seed not in sets:
             _, heldout = sources_of_run(run.path)
-            sets[run.seed] = evaluators.make_evaluations(ON.value, heldout, seed=0)
+            sets[run.seed] = evaluators.make_evaluations(on, heldout, seed=0)
         try:
             figures[run.method, run.seed] = kept_figures(
                 run.path / "reports" / "comparison.json",
