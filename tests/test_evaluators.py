@@ -91,13 +91,20 @@ def test_rejects_two_sets_of_one_name(pair_file):
 def test_evaluations_of_a_run_are_named(pair_file):
     heldout = SyntheticFaces(identities=2, images_per_identity=2, size=32)
     found = evaluators.make_evaluations(
-        [f"lfw:pairs:{pair_file}", "drawn:synthetic:identities=3,images=2,size=32"],
+        [
+            f"lfw:pairs:{pair_file}",
+            "drawn:synthetic:identities=3,images=2,size=32",
+            f"all:allpairs:{pair_file}",
+        ],
         heldout,
         seed=0,
     )
-    assert [e.name for e in found] == ["heldout", "lfw", "drawn"]
+    assert [e.name for e in found] == ["heldout", "lfw", "drawn", "all"]
     assert found[1].pairs.issame.tolist() == [True, False]
     assert len(found[2].source) == 6
+    # Its four images are copies of one.
+    assert found[3].source.labels.tolist() == [0]
+    assert len({e.fingerprint for e in found}) == 4
     assert evaluators.make_evaluations([], None, seed=0) == []
 
 

@@ -147,14 +147,14 @@ def make_run(method, seed, path, *arguments):
     return GridRun(method, seed, path, values, serialized(own), train.FREE_TO_CHANGE)
 
 
-def make_runs(root, methods, seeds):
+def make_runs(root, methods, seeds, train_teacher=None):
     """Returns the teacher's run or None, and the grid's, seed by seed."""
     common = train_flags()
     teacher = None
-    if TRAIN_TEACHER.value is not None:
+    if train_teacher is not None:
         if common["teacher"].value != "none":
             raise ValueError("Give `--teacher` or `--train_teacher`, not both.")
-        own = [*shlex.split(TRAIN_TEACHER.value), "--teacher=none", "--distill="]
+        own = [*shlex.split(train_teacher), "--teacher=none", "--distill="]
         teacher = make_run("teacher", common["seed"].value, root / "teacher", *own)
     runs = []
     for seed in seeds:
@@ -165,14 +165,18 @@ def make_runs(root, methods, seeds):
     return teacher, runs
 
 
-def teacher_to_evaluate(teacher):
+def teacher_to_evaluate(teacher, told):
     """Returns the teacher as a model that embeds images, "none" for no teacher.
+
+    Args:
+        teacher: Its run in this grid, or None.
+        told: What the user calls it, or None.
 
     Raises:
         ValueError: The teacher is a cache, and no model is named.
     """
-    if TEACHER_MODEL.value is not None:
-        return TEACHER_MODEL.value
+    if told is not None:
+        return told
     spec = str(teacher.path) if teacher else train_flags()["teacher"].value
     if spec.startswith("cache:"):
         raise ValueError(
@@ -182,8 +186,14 @@ def teacher_to_evaluate(teacher):
     return spec
 
 
-def evaluate(root, runs, teacher_spec):
+def evaluate(root, runs, teacher_spec, on):
     """Evaluates what is finished.
+
+    Args:
+        root: Folder of the grid; the teacher's figures are kept there.
+        runs: `GridRun`s.
+        teacher_spec: The teacher, or "none".
+        on: NAME:SPEC of sets beside the identities held out.
 
     Returns:
         A `Comparison` per set, and method, seed -> why a run has no figures.
@@ -196,7 +206,7 @@ def evaluate(root, runs, teacher_spec):
 
     sets, figures, failures = {}, {}, {}
     # As of all flags, the later one counts.
-    on = list({spec.partition(":")[0]: spec for spec in ON.value}.values())
+    on = list({spec.partition(":")[0]: spec for spec in on}.values())
     for run in runs:
         if not run.is_finished:
             continue
@@ -276,9 +286,9 @@ def compare():
     root = pathlib.Path(train_flags()["workdir"].value)
     methods = parse_methods(METHODS.value, ONLY.value)
     seeds = parse_seeds(SEEDS.value)
-    teacher, runs = make_runs(root, methods, seeds)
+    teacher, runs = make_runs(root, methods, seeds, TRAIN_TEACHER.value)
     every = [teacher, *runs] if teacher else runs
-    teacher_spec = teacher_to_evaluate(teacher)
+    teacher_spec = teacher_to_evaluate(teacher, TEACHER_MODEL.value)
     if not REPORT_ONLY.value:
         for run in every:
             if not run.is_finished:
@@ -288,7 +298,7 @@ def compare():
                 raise ValueError(f"The teacher's run failed: {run.failure}")
     from ekd_tf.evaluation import write_comparison
 
-    comparisons, failures = evaluate(root, runs, teacher_spec)
+    comparisons, failures = evaluate(root, runs, teacher_spec, ON.value)
     summaries = [run.summary(failures.get((run.method, run.seed), "")) for run in every]
     facts = facts_of(every, methods, seeds, teacher_spec)
     print("\n" + write_comparison(root, comparisons, summaries, facts))

@@ -15,6 +15,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from PIL import Image
 
 from ekd_tf.evaluation.tables import format_fpr
 
@@ -281,5 +282,6 @@ def render(figure: Figure, path: str | os.PathLike | None) -> np.ndarray:
     figure.canvas.draw()
     image = np.asarray(figure.canvas.buffer_rgba())[..., :3].copy()
     if path is not None:
-        figure.savefig(path, format="png")
+        # Drawn once: a second layout of several axes differs by a rounding.
+        Image.fromarray(image).save(path, format="PNG")
     return image

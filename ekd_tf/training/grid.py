@@ -168,7 +168,8 @@ def _call(command, log):
         `(status, last message)`, `RESUME_STATUS` also where SIGTERM has come.
     """
     asked, tail = [], b""
-    with open(log, "ab") as file:
+    # Without a buffer, so that the log can be followed.
+    with open(log, "ab", buffering=0) as file:
         child = subprocess.Popen(command, stderr=subprocess.PIPE)
 
         def pass_on(*_):

@@ -1,5 +1,6 @@
 """Verification sets: read, written, made from a list."""
 
+import dataclasses
 import io
 import os
 import pickle
@@ -10,6 +11,7 @@ from PIL import Image
 
 from ekd_tf.data import evaluation_batches
 from ekd_tf.data import pairs as pairs_module
+from ekd_tf.data.pairs import LinkedImages
 from ekd_tf.data.pairs import PairImages
 from ekd_tf.data.pairs import PairSet
 from ekd_tf.data.pairs import pairs_from_list
@@ -205,3 +207,20 @@ def test_real_sets(realdata):
             images, issame = pickle.load(file, encoding="bytes")
         assert pairs.images.read(range(2 * count)) == images
         np.testing.assert_array_equal(pairs.issame, issame)
+
+
+def test_linked_images_are_of_one_identity():
+    a, b, c, d, e = (bytes([0xFF, 0xD8, 0xFF, k]) for k in range(5))
+    # a-b and b-c link a, b and c; d is another's, and e is with a copy of itself.
+    images = [d, a, b, a, c, b, e, e]
+    pairs = PairSet("set", PairImages("set.bin", images), np.array([0, 1, 1, 1], bool))
+    linked = LinkedImages(pairs)
+    assert linked.read(range(5)) == [d, a, b, c, e]
+    assert linked.labels.tolist() == [0, 1, 1, 1, 2]
+    assert (linked.num_identities, len(linked)) == (3, 5)
+    assert linked.labels.dtype == np.int32
+    assert linked.describe(3) == "set.bin: image 1 of pair 3"
+    unlinked = LinkedImages(dataclasses.replace(pairs, issame=np.zeros(4, bool)))
+    assert unlinked.num_identities == 5
+    assert linked.fingerprint != unlinked.fingerprint
+    assert linked.fingerprint == LinkedImages(pairs).fingerprint

@@ -58,6 +58,9 @@ def test_reports_with_and_without_flip(faces, pairs):
     flip, plain = (result.reports["student"][k] for k in ("flip", "plain"))
     assert flip.threshold != plain.threshold
     assert result.scalars()["toy/accuracy"] == flip.accuracy_mean
+    assert result.student is flip
+    fpr, tpr = result.curves["student"]
+    assert tpr[fpr <= 0.5].max() == flip.tpr[0.5]
 
 
 def test_without_mirror_images_there_is_one_report(pairs):

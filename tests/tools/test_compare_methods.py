@@ -1,0 +1,263 @@
+"""The grid trains equal runs, goes on where it was, and reports what came of each."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+from absl.flags import FLAGS
+from toys import backbone
+
+import ekd_tf.train as train_module
+from ekd_tf.data import SyntheticFaces
+from ekd_tf.evaluation import SourceEmbedder
+from ekd_tf.evaluation import verify
+from ekd_tf.training.workdir import Workdir
+
+ROOT = pathlib.Path(__file__).parents[2]
+HELDOUT = "synthetic:identities=12,images=4,size=32,first=900"
+
+
+@pytest.fixture(scope="module")
+def tool(load_tool):
+    return load_tool("compare_methods")
+
+
+@pytest.fixture
+def common(monkeypatch, tmp_path):
+    """Flags of the command that all runs have in common."""
+    values = {
+        "workdir": str(tmp_path),
+        "data": "synthetic:identities=9,images=4,size=32",
+        "heldout_data": HELDOUT,
+        "input_size": 32,
+        "steps": 4,
+        "teacher": "teacher.keras",
+    }
+    for name, value in values.items():
+        monkeypatch.setattr(FLAGS[name], "_value", value)
+    return values
+
+
+def test_alone_comes_first_and_methods_keep_their_order(tool, common):
+    specs = ["b: --distill=cosine:2"]
+    specs.append("a+b: --distill=ekd:8,cosine:100 --ekd_threshold_gradient")
+    found = tool.parse_methods(specs, [])
+    assert list(found) == ["alone", "b", "a+b"]
+    assert found["a+b"] == [
+        "--distill=ekd:8,cosine:100",
+        "--ekd_threshold_gradient",
+    ]
+    assert list(tool.parse_methods(specs, ["a+b", "alone"])) == ["alone", "a+b"]
+    # On the command line after the flagfile: the later one counts.
+    again = tool.parse_methods([*specs, "b: --distill=sp"], [])
+    assert again["b"] == ["--distill=sp"] and list(again) == list(found)
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("alone: --distill=sp", "neither alone nor teacher.*'alone: --distill=sp'"),
+        ("teacher: --distill=sp", "neither alone nor teacher"),
+        ("--distill=sp", "must be 'NAME: FLAGS'"),
+        ("a/b: --distill=sp", "must be 'NAME: FLAGS'"),
+        ("x: --distil=sp", "Unknown command line flag 'distil'"),
+        ("x: --distill=sp more", "Not a flag of ekd_tf.train: more"),
+        ("x: --steps=5", "`--method=x` must leave alone.*--steps=5, for all 4"),
+        ("x: --augment_crop=2 --width=2", "--augment_crop=2.*--width=2.0, for all 1.0"),
+    ],
+)
+def test_says_what_is_wrong_with_a_method(tool, common, spec, message):
+    with pytest.raises(ValueError, match=message):
+        tool.parse_methods([spec], [])
+
+
+def test_rejects_unknown_names_and_seeds(tool, common):
+    with pytest.raises(ValueError, match=r"among alone, b. Received: \['c'\]"):
+        tool.parse_methods(["b: --distill=sp"], ["c"])
+    assert tool.parse_seeds(["2", "0", "2"]) == [2, 0]
+    for texts in ([], ["-1"], ["x"]):
+        with pytest.raises(ValueError, match="`--seeds` must be integers"):
+            tool.parse_seeds(texts)
+
+
+def grid(tool, root, seeds=(0, 1), specs=("cosine: --distill=cosine:9",), **kwargs):
+    return tool.make_runs(root, tool.parse_methods(specs, []), seeds, **kwargs)
+
+
+def test_all_methods_of_a_seed_come_before_the_next(tool, common, tmp_path):
+    teacher, runs = grid(tool, tmp_path)
+    assert teacher is None
+    assert [(run.method, run.seed) for run in runs] == [
+        ("alone", 0),
+        ("cosine", 0),
+        ("alone", 1),
+        ("cosine", 1),
+    ]
+    assert runs[3].path == tmp_path / "cosine" / "seed1"
+    assert runs[3].values["workdir"] == str(runs[3].path)
+
+
+def test_runs_differ_in_nothing_but_the_method(tool, common, tmp_path):
+    _, runs = grid(tool, tmp_path, seeds=[0])
+    alone, cosine = (run.values for run in runs)
+    differing = {name for name in alone if alone[name] != cosine[name]}
+    assert differing == {"workdir", "teacher", "distill"}
+    assert (alone["teacher"], cosine["teacher"]) == ("none", "teacher.keras")
+    assert alone.keys() == {
+        flag.name for flag in FLAGS.get_flags_for_module(train_module)
+    }
+
+
+def test_a_command_says_what_the_values_are(tool, common, tmp_path, monkeypatch):
+    spec = "x: --distill=ekd:8 --ekd_fprs=1e-1,1e-2 --ekd_threshold_gradient"
+    _, runs = grid(tool, tmp_path, specs=[spec])
+    monkeypatch.undo()
+    for run in runs:
+        parsed = tool.train_flags(*run.arguments)
+        assert {name: parsed[name].value for name in parsed} == run.values
+
+
+def test_the_teacher_is_trained_on_the_data_of_all(tool, common, tmp_path, monkeypatch):
+    monkeypatch.setattr(FLAGS["teacher"], "_value", "none")
+    teacher, runs = grid(tool, tmp_path, train_teacher="--model=iresnet18 --steps=9")
+    assert teacher.values["model"] == "iresnet18" and teacher.values["steps"] == 9
+    assert teacher.values["data"] == common["data"]
+    assert (teacher.values["teacher"], teacher.values["distill"]) == ("none", "")
+    assert [run.values["teacher"] for run in runs] == [
+        "none",
+        str(tmp_path / "teacher"),
+    ] * 2
+    assert tool.teacher_to_evaluate(teacher, None) == str(tmp_path / "teacher")
+
+
+def test_one_teacher_is_enough(tool, common, tmp_path):
+    with pytest.raises(ValueError, match="`--teacher` or `--train_teacher`, not both"):
+        grid(tool, tmp_path, train_teacher="--steps=9")
+
+
+def test_a_cache_needs_the_model_it_is_of(tool, common, monkeypatch):
+    assert tool.teacher_to_evaluate(None, None) == "teacher.keras"
+    monkeypatch.setattr(FLAGS["teacher"], "_value", "cache:rows")
+    with pytest.raises(ValueError, match="--teacher_model=FILE.onnx"):
+        tool.teacher_to_evaluate(None, None)
+    assert tool.teacher_to_evaluate(None, "y1.onnx") == "y1.onnx"
+
+
+def finish(run, seed, steps=4):
+    """Leaves what the trainer leaves of a finished run, around an untrained model."""
+    workdir = Workdir(run.path)
+    values = {**run.values, "steps": steps}
+    workdir.record_run(values, {"python": "3"}, ["train"])
+    model = backbone(seed=seed)
+    model.save(run.path / "model.keras")
+
+
+def test_figures_are_of_each_run_and_are_kept(tool, common, tmp_path):
+    teacher = tmp_path / "teacher.keras"
+    backbone(seed=9).save(teacher)
+    _, runs = grid(tool, tmp_path)
+    for number, run in enumerate(runs[:3]):
+        finish(run, number)
+    on = ["more:synthetic:identities=3,images=4,size=32", "more:" + HELDOUT]
+    comparisons, failures = tool.evaluate(tmp_path, runs, str(teacher), on)
+    assert [comparison.name for comparison in comparisons] == ["heldout", "more"]
+    heldout, more = comparisons
+    assert not failures and list(heldout.methods["cosine"]) == [0]
+    source = SyntheticFaces(12, 4, 32, first_identity=900)
+    for run, seed in zip(runs[:3], (0, 0, 1)):
+        model = keras.models.load_model(run.path / "model.keras")
+        expected = verify(SourceEmbedder(model, 16)(source), source.labels)
+        found = heldout.methods[run.method][seed]
+        assert found.accuracy == expected.accuracy_mean
+        assert found.tpr == expected.tpr
+    # The later set of one name counts.
+    assert more.methods["alone"][1] == heldout.methods["alone"][1]
+    assert heldout.teacher.keys() == {0, 1}
+    assert heldout.teacher[0] not in heldout.methods["alone"].values()
+    before = json.loads((tmp_path / "teacher_figures.json").read_text())
+    again, _ = tool.evaluate(tmp_path, runs, str(teacher), on)
+    assert [c.to_dict() for c in again] == [c.to_dict() for c in comparisons]
+    assert json.loads((tmp_path / "teacher_figures.json").read_text()) == before
+    # A model that gives nothing to verify is told, not dropped.
+    broken = keras.models.load_model(runs[0].path / "model.keras")
+    broken.set_weights([np.full_like(w, np.nan) for w in broken.get_weights()])
+    broken.save(runs[0].path / "model.keras")
+    _, failures = tool.evaluate(tmp_path, runs, "none", [])
+    assert failures.keys() == {("alone", 0)}
+    assert "cannot be evaluated" in failures["alone", 0]
+
+
+def test_runs_of_other_steps_are_not_compared(tool, common, tmp_path):
+    _, runs = grid(tool, tmp_path)
+    finish(runs[0], 0)
+    finish(runs[1], 1, steps=5)
+    with pytest.raises(ValueError, match="`--steps` was 5, now 4"):
+        tool.evaluate(tmp_path, runs, "none", [])
+
+
+def test_facts_tell_what_the_figures_depend_on(tool, common, tmp_path, monkeypatch):
+    _, runs = grid(tool, tmp_path)
+    finish(runs[0], 0)
+    monkeypatch.setattr(sys, "argv", ["compare_methods.py", "--seeds=0,1"])
+    facts = tool.facts_of(runs, {"alone": ["--teacher=none"]}, [0, 1], "t.keras")
+    assert facts["Command"] == "python compare_methods.py --seeds=0,1"
+    assert facts["Trained with"] == [{"python": "3"}]
+    assert "cores" in facts["Machine"] and facts["Seeds"] == [0, 1]
+    assert "--steps=4" in facts["Common flags"]
+    json.dumps(facts)
+
+
+@pytest.mark.slow
+def test_a_grid_grows_by_a_seed_and_refuses_other_flags(tmp_path):
+    command = [
+        sys.executable,
+        ROOT / "tools" / "compare_methods.py",
+        f"--workdir={tmp_path}",
+        "--data=synthetic:identities=20,images=4,size=32",
+        f"--heldout_data={HELDOUT}",
+        "--input_size=32",
+        "--width=0.125",
+        "--embedding_dim=16",
+        "--general_batch=8",
+        "--balanced_identities=2",
+        "--steps=3",
+        "--learning_rate=0.01",
+        "--train_teacher=--embedding_dim=8",
+        "--method=cosine: --distill=cosine:9",
+    ]
+
+    def call(*more):
+        return subprocess.run(
+            [*command, *more],
+            env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "2"},
+            capture_output=True,
+            text=True,
+            timeout=600,
+        )
+
+    done = call()
+    assert done.returncode == 0, done.stderr[-2000:]
+    model = tmp_path / "cosine" / "seed0" / "model.keras"
+    written = model.stat().st_mtime_ns
+    done = call("--seeds=0,1")
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert model.stat().st_mtime_ns == written
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert [(run["method"], run["seed"], run["state"]) for run in report["runs"]] == [
+        ("teacher", 0, "finished"),
+        ("alone", 0, "finished"),
+        ("cosine", 0, "finished"),
+        ("alone", 1, "finished"),
+        ("cosine", 1, "finished"),
+    ]
+    cosine = report["sets"]["heldout"]["cosine"]
+    assert cosine["seeds"] == [0, 1] and len(cosine["accuracy"]["values"]) == 2
+    assert (tmp_path / "heldout_roc.png").is_file()
+    done = call("--seeds=0,1", "--steps=4")
+    assert done.returncode == 1
+    assert "`--steps` was 3, now 4" in done.stderr
