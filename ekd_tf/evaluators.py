@@ -24,6 +24,7 @@ from ekd_tf.teachers import KerasEmbedder
 from ekd_tf.teachers import OnnxEmbedder
 from ekd_tf.teachers import SavedModelEmbedder
 from ekd_tf.teachers import TFLiteEmbedder
+from ekd_tf.teachers import open_torch
 
 # Below them the negatives of `LinkedImages` that are none decide.
 _LINKED_FPRS = (1e-1, 1e-2, 1e-3)
@@ -35,11 +36,15 @@ def open_embedder(spec: str) -> FrozenEmbedder:
     Args:
         spec: A `.keras`, `.onnx` or `.tflite` file, a SavedModel's directory, or the
             workdir of a run. `@LOW..HIGH` behind a file tells which numbers a model of
-            float input takes pixels 0 and 255 as; default `@0..255`.
+            float input takes pixels 0 and 255 as; default `@0..255`. Or
+            `FAMILY:FILE`, a torch state_dict; see `teachers.open_torch`.
 
     Raises:
         ValueError: It cannot be opened, or is no model of images to embeddings.
     """
+    from_torch = open_torch(spec)
+    if from_torch is not None:
+        return from_torch
     told = re.fullmatch(r"(.+)@(-?[\d.]+)\.\.(-?[\d.]+)", spec)
     path = pathlib.Path(told[1] if told else spec)
     pixels = factory.numbers("model", told.groups()[1:]) if told else []

@@ -54,7 +54,7 @@ def he_normal():
     )
 
 
-def conv(x, filters, kernel_size, name, stride=1, padded=True):
+def conv(x, filters, kernel_size, name, stride=1, padded=True, depth_multiplier=1):
     """Applies a convolution without bias, padded on all sides as torch pads.
 
     Args:
@@ -65,6 +65,7 @@ def conv(x, filters, kernel_size, name, stride=1, padded=True):
         stride: Int. Keras' "same" pads a strided convolution on the far side
             only, hence the explicit padding.
         padded: Whether to pad by `kernel_size // 2`.
+        depth_multiplier: Int, outputs of each channel of a depthwise convolution.
     """
     padding = "same" if padded and stride == 1 else "valid"
     if padded and stride > 1 and kernel_size > 1:
@@ -78,7 +79,9 @@ def conv(x, filters, kernel_size, name, stride=1, padded=True):
     }
     if filters is None:
         return keras.layers.DepthwiseConv2D(
-            depthwise_initializer=he_normal(), **arguments
+            depthwise_initializer=he_normal(),
+            depth_multiplier=depth_multiplier,
+            **arguments,
         )(x)
     return keras.layers.Conv2D(
         filters=filters, kernel_initializer=he_normal(), **arguments

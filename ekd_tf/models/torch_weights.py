@@ -11,7 +11,7 @@ from ekd_tf.models.layers import PReLU
 
 
 def load_torch_weights(model: keras.Model, arrays: Mapping[str, np.ndarray]) -> None:
-    """Copies a torch state_dict into a MobileFaceNet or an IResNet.
+    """Copies a torch state_dict into a backbone that has a torch counterpart.
 
     Every layer bears the name of its torch module, so `X.weight` belongs to the
     layer `X`. What changes is the order of the axes:
@@ -19,7 +19,7 @@ def load_torch_weights(model: keras.Model, arrays: Mapping[str, np.ndarray]) -> 
     | torch module | key | torch shape | Keras weight and shape |
     |---|---|---|---|
     | Conv2d | weight | (out, in, h, w) | kernel (h, w, in, out) |
-    | Conv2d, depthwise | weight | (channels, 1, h, w) | kernel (h, w, channels, 1) |
+    | Conv2d, groups of s | weight | (channels, s, h, w) | kernel (h, w, channels, s) |
     | Linear | weight | (out, channels * h * w) | kernel (h * w * channels, out) |
     | Linear | bias | (out,) | bias |
     | BatchNorm | weight, bias | (channels,) | gamma, beta |
@@ -28,8 +28,8 @@ def load_torch_weights(model: keras.Model, arrays: Mapping[str, np.ndarray]) -> 
     | PReLU | weight | (channels,) | alpha (1, 1, channels) |
 
     Args:
-        model: Built by `MobileFaceNet` (TFace `model_mobilefacenet.py`) or `IResNet`
-            (insightface `arcface_torch`) with the sizes of the upstream model.
+        model: Built by `MobileFaceNet` or `IR` (TFace), `IResNet` or `MBF` (insightface
+            `arcface_torch`) with the sizes of the upstream model.
         arrays: Torch key -> array. Keys ending in `num_batches_tracked` hold nothing
             that is used and are skipped.
 
@@ -89,7 +89,11 @@ def _convolution(array):
 
 
 def _depthwise(array):
-    return array.transpose(2, 3, 0, 1)
+    # Torch lists the inputs of each output, Keras the outputs of each input: the same
+    # number, 1 where every channel is a group of its own.
+    channels, size, height, width = array.shape
+    grouped = array.reshape(-1, size, size, height, width)
+    return grouped.transpose(3, 4, 0, 2, 1).reshape(height, width, channels, size)
 
 
 def _slope(array):

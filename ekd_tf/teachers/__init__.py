@@ -12,6 +12,9 @@ from ekd_tf.teachers.keras_model import model_file
 from ekd_tf.teachers.onnx_model import OnnxEmbedder
 from ekd_tf.teachers.saved_model import SavedModelEmbedder
 from ekd_tf.teachers.tflite_model import TFLiteEmbedder
+from ekd_tf.teachers.torch_file import read_state_dict
+from ekd_tf.teachers.torch_state import TorchEmbedder
+from ekd_tf.teachers.torch_state import open_torch
 
 __all__ = [
     "DTYPES",
@@ -23,7 +26,10 @@ __all__ = [
     "SavedModelEmbedder",
     "TFLiteEmbedder",
     "TeacherCache",
+    "TorchEmbedder",
     "content_hash",
     "load_embedder",
     "model_file",
+    "open_torch",
+    "read_state_dict",
 ]

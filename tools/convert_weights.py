@@ -1,0 +1,125 @@
+"""Makes a `.keras` file of a torch state_dict, to be a teacher or to be evaluated.
+
+    python tools/convert_weights.py --family=insightface_r50 --weights=r50.pt \\
+        --out=r50.keras
+
+The model takes uint8 RGB images, as all models here do: scale and order of colours are
+inside. Every key of the file is used once, or the rest is listed and nothing written.
+Where torch is installed (`pip install torch`), prints the largest difference between
+the embeddings of both, and writes nothing if they differ.
+"""
+
+import importlib.util
+import os
+import pathlib
+
+from absl import app
+from absl import flags
+
+FAMILY = flags.DEFINE_string(
+    "family",
+    None,
+    "The network: insightface_r18, _r34, _r50, _r100, _r200, _mbf, _mbf_large; "
+    "tface_ir_18, _34, _50, _101, _152, _200, tface_mobilefacenet.",
+)
+WEIGHTS = flags.DEFINE_string(
+    "weights", None, "A file of torch.save, or a .npz of the arrays by their keys."
+)
+OUT = flags.DEFINE_string("out", None, "The .keras file to write.")
+COLOR = flags.DEFINE_enum(
+    "color",
+    "rgb",
+    ["rgb", "bgr"],
+    "Order of the colours the weights were trained on. insightface's and TFace's own "
+    "are rgb; AdaFace, of the same network as tface_ir_*, is bgr.",
+)
+IMAGES = flags.DEFINE_integer("images", 8, "Random images to compare with.", 1)
+
+# Of the largest number in the embeddings. float32 arithmetic in another order leaves
+# about 1e-5 after 200 layers; a wrong layer leaves 0.1 and more.
+TOLERANCE = 1e-3
+
+
+def main(argv):
+    """Converts the file the flags name."""
+    if len(argv) > 1:
+        raise app.UsageError(f"Unexpected arguments: {' '.join(argv[1:])}")
+    try:
+        convert()
+    except (OSError, ValueError) as error:
+        raise SystemExit(f"tools/convert_weights.py: {error}") from None
+
+
+def convert():
+    """Reads, builds, compares and writes."""
+    from ekd_tf.models import build_from_torch
+    from ekd_tf.models import count_parameters
+    from ekd_tf.teachers import read_state_dict
+
+    output = pathlib.Path(OUT.value)
+    if output.suffix != ".keras":
+        raise ValueError(f"`out` must be a .keras file. Received: {output}")
+    state = read_state_dict(WEIGHTS.value)
+    try:
+        model = build_from_torch(FAMILY.value, state, COLOR.value)
+    except ValueError as error:
+        raise ValueError(f"{WEIGHTS.value}: {error}") from error
+    if importlib.util.find_spec("torch") is None:
+        print("Not compared with torch, which is not installed (`pip install torch`).")
+    else:
+        print(compare(model, state, FAMILY.value, COLOR.value, IMAGES.value))
+    aside = output.with_name(f".{output.stem}.{os.getpid()}.keras")
+    try:
+        model.save(aside)
+        os.replace(aside, output)
+    finally:
+        aside.unlink(missing_ok=True)
+    size, dim = model.input_shape[1], model.output_shape[1]
+    print(
+        f"Wrote {output}: {FAMILY.value}, {count_parameters(model):,} parameters, "
+        f"uint8 RGB ({size}, {size}, 3) -> ({dim},)."
+    )
+
+
+def compare(model, state, family, color="rgb", count=8, ops=None):
+    """Compares embeddings of random images with those of the torch network.
+
+    Args:
+        model: The `keras.Model` made of the state_dict.
+        state: Torch key -> array.
+        family: One of `ekd_tf.models.TORCH_FAMILIES`.
+        color: "rgb" or "bgr", what the torch network takes.
+        count: Int, images.
+        ops: See `reference_networks.embed`; default `TorchOps()`.
+
+    Returns:
+        String, what was found.
+
+    Raises:
+        ValueError: They differ by more than `TOLERANCE` of the largest number.
+    """
+    import numpy as np
+    import reference_networks
+
+    size = model.input_shape[1]
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (count, size, size, 3)).astype(np.uint8)
+    seen = images if color == "rgb" else images[..., ::-1]
+    ops = ops or reference_networks.TorchOps()
+    expected = np.asarray(reference_networks.embed(family, state, seen, ops))
+    found = np.asarray(model(images, training=False))
+    largest = float(np.abs(expected).max())
+    difference = float(np.abs(found - expected).max())
+    told = (
+        f"Largest difference from torch over {count} random images: "
+        f"{difference:.2g}, where the largest number is {largest:.3g}."
+    )
+    # Not a number is no agreement either.
+    if not difference <= TOLERANCE * largest:
+        raise ValueError(f"{told} Nothing was written")
+    return told
+
+
+if __name__ == "__main__":
+    flags.mark_flags_as_required(["family", "weights", "out"])
+    app.run(main)
