@@ -1,6 +1,24 @@
 """Torch state_dicts of small networks by hand, and NumPy in place of torch."""
 
+import importlib.util
+import pathlib
+
 import numpy as np
+
+TOOL = pathlib.Path(__file__).parents[1] / "tools" / "reference_networks.py"
+
+
+def reference_networks():
+    """Returns the module of `tools/reference_networks.py`."""
+    spec = importlib.util.spec_from_file_location(TOOL.stem, TOOL)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def reference_embeddings(family, state, images):
+    """Returns what the definition of the torch network gives, in float64."""
+    return reference_networks().embed(family, state, images, NumpyOps())
 
 
 class StateMaker:
@@ -105,25 +123,23 @@ def bottleneck_state(make, name, between, outputs, inputs, parts, form):
     make.chain(third, outputs, between, 1, form, act=False)
 
 
-def mbf_state(rng, large=False):
+def mbf_state(rng, scale=2, blocks=(1, 4, 6, 2)):
     """Of insightface's mbf with an eighth of the channels, 32 pixels, 6 numbers."""
     make = StateMaker(rng)
     form = ("layers.0", "layers.1", "layers.2")
     parts = ("layers.0", "layers.1", "layers.2")
-    scale = 4 if large else 2
-    blocks = (2, 8, 12, 4) if large else (1, 4, 6, 2)
 
     def bottleneck(name, between, outputs, inputs):
         bottleneck_state(make, name, between, outputs, inputs, parts, form)
 
     outside = 8 * scale
     make.chain("layers.0", outside, 3, 3, form)
-    if large:
-        for block in range(2):
-            bottleneck(f"layers.1.layers.{block}", 16, outside, outside)
-    else:
+    if blocks[0] == 1:
         # Groups of as many channels as `scale` says, not depthwise.
         make.chain("layers.1", outside, scale, 3, form)
+    else:
+        for block in range(blocks[0]):
+            bottleneck(f"layers.1.layers.{block}", 16, outside, outside)
     for place, between, inner, outputs, count in (
         (2, 16, 16, 8 * scale, blocks[1]),
         (4, 32, 32, 16 * scale, blocks[2]),

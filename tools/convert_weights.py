@@ -45,38 +45,38 @@ def main(argv):
     if len(argv) > 1:
         raise app.UsageError(f"Unexpected arguments: {' '.join(argv[1:])}")
     try:
-        convert()
+        convert(FAMILY.value, WEIGHTS.value, OUT.value, COLOR.value, IMAGES.value)
     except (OSError, ValueError) as error:
         raise SystemExit(f"tools/convert_weights.py: {error}") from None
 
 
-def convert():
-    """Reads, builds, compares and writes."""
+def convert(family, weights, out, color="rgb", count=8):
+    """Reads, builds, compares and writes; the arguments are the flags."""
     from ekd_tf.models import build_from_torch
     from ekd_tf.models import count_parameters
     from ekd_tf.teachers import read_state_dict
 
-    output = pathlib.Path(OUT.value)
-    if output.suffix != ".keras":
-        raise ValueError(f"`out` must be a .keras file. Received: {output}")
-    state = read_state_dict(WEIGHTS.value)
+    out = pathlib.Path(out)
+    if out.suffix != ".keras":
+        raise ValueError(f"`out` must be a .keras file. Received: {out}")
+    state = read_state_dict(weights)
     try:
-        model = build_from_torch(FAMILY.value, state, COLOR.value)
+        model = build_from_torch(family, state, color)
     except ValueError as error:
-        raise ValueError(f"{WEIGHTS.value}: {error}") from error
+        raise ValueError(f"{weights}: {error}") from error
     if importlib.util.find_spec("torch") is None:
         print("Not compared with torch, which is not installed (`pip install torch`).")
     else:
-        print(compare(model, state, FAMILY.value, COLOR.value, IMAGES.value))
-    aside = output.with_name(f".{output.stem}.{os.getpid()}.keras")
+        print(compare(model, state, family, color, count))
+    aside = out.with_name(f".{out.stem}.{os.getpid()}.keras")
     try:
         model.save(aside)
-        os.replace(aside, output)
+        os.replace(aside, out)
     finally:
         aside.unlink(missing_ok=True)
     size, dim = model.input_shape[1], model.output_shape[1]
     print(
-        f"Wrote {output}: {FAMILY.value}, {count_parameters(model):,} parameters, "
+        f"Wrote {out}: {family}, {count_parameters(model):,} parameters, "
         f"uint8 RGB ({size}, {size}, 3) -> ({dim},)."
     )
 

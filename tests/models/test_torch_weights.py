@@ -3,6 +3,8 @@
 import numpy as np
 import pytest
 import tensorflow as tf
+from torch_states import iresnet_state
+from torch_states import reference_embeddings
 
 from ekd_tf.models.iresnet import IResNet
 from ekd_tf.models.mobilefacenet import MobileFaceNet
@@ -22,89 +24,6 @@ def state_dict(upstream):
     return {k[len(prefix) :]: v for k, v in upstream.items() if k.startswith(prefix)}
 
 
-def iresnet_state(rng):
-    """A torch state_dict of the tiny IResNet with random values, made by hand."""
-    state = {}
-
-    def norm(name, channels):
-        state[f"{name}.weight"] = rng.uniform(0.5, 1.5, channels)
-        state[f"{name}.bias"] = rng.normal(size=channels)
-        state[f"{name}.running_mean"] = rng.normal(size=channels)
-        state[f"{name}.running_var"] = rng.uniform(0.5, 1.5, channels)
-        state[f"{name}.num_batches_tracked"] = np.array(7)
-
-    def conv(name, outputs, inputs, size):
-        fan = inputs * size * size
-        kernel = rng.normal(size=(outputs, inputs, size, size))
-        state[f"{name}.weight"] = kernel / np.sqrt(fan)
-
-    conv("conv1", 8, 3, 3)
-    norm("bn1", 8)
-    state["prelu.weight"] = rng.uniform(-0.5, 0.5, 8)
-    inputs = 8
-    for stage, channels in enumerate((8, 16, 32, 64), start=1):
-        for block in range(2):
-            name = f"layer{stage}.{block}"
-            norm(f"{name}.bn1", inputs)
-            conv(f"{name}.conv1", channels, inputs, 3)
-            norm(f"{name}.bn2", channels)
-            state[f"{name}.prelu.weight"] = rng.uniform(-0.5, 0.5, channels)
-            conv(f"{name}.conv2", channels, channels, 3)
-            norm(f"{name}.bn3", channels)
-            if block == 0:
-                conv(f"{name}.downsample.0", channels, inputs, 1)
-                norm(f"{name}.downsample.1", channels)
-            inputs = channels
-    norm("bn2", 64)
-    state["fc.weight"] = rng.normal(size=(6, 64 * 2 * 2)) / 16
-    state["fc.bias"] = rng.normal(size=6)
-    norm("features", 6)
-    state["features.weight"] = np.ones(6)
-    return state
-
-
-def iresnet_np(state, images):
-    """The reference's eval mode in float64, channels first, as torch lays it out."""
-
-    def norm(x, name):
-        shape = (1, -1) + (1,) * (x.ndim - 2)
-        mean, var, weight, bias = (
-            state[f"{name}.{key}"].reshape(shape)
-            for key in ("running_mean", "running_var", "weight", "bias")
-        )
-        return (x - mean) / np.sqrt(var + 1e-5) * weight + bias
-
-    def conv(x, name, stride=1):
-        kernel = state[f"{name}.weight"]
-        size = kernel.shape[-1]
-        pad = size // 2
-        x = np.pad(x, ((0, 0), (0, 0), (pad, pad), (pad, pad)))
-        patches = np.lib.stride_tricks.sliding_window_view(x, (size, size), (2, 3))
-        patches = patches[:, :, ::stride, ::stride]
-        return np.einsum("nihwab,oiab->nohw", patches, kernel, optimize=True)
-
-    def prelu(x, name):
-        slope = state[f"{name}.weight"].reshape(1, -1, 1, 1)
-        return np.where(x > 0, x, slope * x)
-
-    x = (images.transpose(0, 3, 1, 2) / 255 - 0.5) / 0.5
-    x = prelu(norm(conv(x, "conv1"), "bn1"), "prelu")
-    for stage in range(1, 5):
-        for block in range(2):
-            name = f"layer{stage}.{block}"
-            stride = 2 if block == 0 else 1
-            y = conv(norm(x, f"{name}.bn1"), f"{name}.conv1")
-            y = prelu(norm(y, f"{name}.bn2"), f"{name}.prelu")
-            y = norm(conv(y, f"{name}.conv2", stride), f"{name}.bn3")
-            if block == 0:
-                x = norm(
-                    conv(x, f"{name}.downsample.0", stride), f"{name}.downsample.1"
-                )
-            x = x + y
-    x = norm(x, "bn2").reshape(len(images), -1)
-    return norm(x @ state["fc.weight"].T + state["fc.bias"], "features")
-
-
 def test_mobilefacenet_gives_upstream_embeddings(upstream):
     model = MobileFaceNet()
     load_torch_weights(model, state_dict(upstream))
@@ -117,7 +36,7 @@ def test_iresnet_gives_the_embeddings_of_its_definition(rng):
     state = iresnet_state(rng)
     load_torch_weights(model, state)
     images = rng.integers(0, 256, (2, 32, 32, 3)).astype(np.uint8)
-    expected = iresnet_np(state, images)
+    expected = reference_embeddings("insightface_r18", state, images)
     np.testing.assert_allclose(model(images), expected, rtol=1e-3, atol=1e-3)
 
 

@@ -1,0 +1,72 @@
+"""insightface's mbf: groups, size, saving. Values are in test_torch_families.py."""
+
+import keras
+import numpy as np
+import pytest
+
+from ekd_tf.models import mbf
+from ekd_tf.models.mbf import MBF
+from ekd_tf.models.mbf import GroupSum
+from ekd_tf.models.presets import count_parameters
+
+TINY = {"embedding_dim": 6, "width": 0.125, "input_size": 32}
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    patch = pytest.MonkeyPatch()
+    patch.setitem(mbf.MBF_SIZES, "mbf", ((1, 1, 1, 1), 2))
+    yield MBF(**TINY)
+    patch.undo()
+
+
+def test_a_sum_over_groups_adds_what_each_channel_gives_to_an_output(run_as):
+    # Two groups of two channels; channel c gives 10 c to the first output of its group
+    # and 10 c + 1 to the second.
+    given = np.array([0, 1, 10, 11, 20, 21, 30, 31], np.float32).reshape(1, 1, 1, 8)
+    summed = run_as(GroupSum(2))(given)
+    np.testing.assert_array_equal(np.ravel(summed), [10, 12, 50, 52])
+
+
+def bottleneck(inputs, between, outputs):
+    # Kernels, two values of each normalisation, slopes.
+    first = inputs * between + 3 * between
+    second = 9 * between + 3 * between
+    return first + second + between * outputs + 2 * outputs
+
+
+def test_size_is_that_of_the_definition(tiny):
+    size = 27 * 16 + 3 * 16
+    size += 9 * 16 * 2 + 3 * 16  # In groups of two channels.
+    size += bottleneck(16, 16, 16) + bottleneck(16, 16, 16)
+    size += bottleneck(16, 32, 32) + bottleneck(32, 32, 32)
+    size += bottleneck(32, 64, 32) + bottleneck(32, 32, 32)
+    size += 32 * 64 + 3 * 64
+    size += 4 * 64 + 2 * 64 + 64 * 6 + 2 * 6
+    assert count_parameters(tiny) == size
+    assert tiny.output_shape == (None, 6)
+
+
+def test_loads_what_it_saved(tiny, rng, tmp_path):
+    images = rng.integers(0, 256, (2, 32, 32, 3)).astype(np.uint8)
+    tiny.save(tmp_path / "mbf.keras")
+    loaded = keras.models.load_model(tmp_path / "mbf.keras")
+    np.testing.assert_allclose(loaded(images), tiny(images), atol=1e-6)
+
+
+def test_half_precision_leaves_the_embedding_in_float32(monkeypatch, mixed_policy):
+    monkeypatch.setitem(mbf.MBF_SIZES, "mbf", ((1, 0, 0, 0), 2))
+    mixed_policy("mixed_bfloat16")
+    model = MBF(**TINY)
+    assert model.get_layer("layers.1.layers.0.sum").compute_dtype == "bfloat16"
+    assert model(np.zeros((1, 32, 32, 3), np.uint8)).dtype == "float32"
+
+
+def test_rejects_a_variant_there_is_not():
+    with pytest.raises(ValueError, match="`variant` must be one of 'mbf', 'mbf_large'"):
+        MBF("mbf_small")
+
+
+def test_rejects_groups_of_nothing():
+    with pytest.raises(ValueError, match="`size` must be in"):
+        GroupSum(0)
