@@ -42,6 +42,7 @@ def test_opens_a_saved_model(model, tmp_path):
         ("none.tflite@0..1", "none.tflite cannot be loaded as TFLite"),
         ("none.keras", "none.keras does not exist"),
         ("none.keras@-1..1", "A Keras model takes pixels of 0 .. 255"),
+        ("insightface_r50:none.pt", "none.pt does not exist"),
     ],
 )
 def test_says_what_is_wrong_with_a_model(spec, message):

@@ -62,7 +62,7 @@ class StateMaker:
             self.prelu(prelu, outputs)
 
 
-def iresnet_state(rng):
+def iresnet_state(rng, blocks=(2, 2, 2, 2)):
     """Of iresnet18 with an eighth of the channels, 32 pixels, 6 numbers."""
     make = StateMaker(rng)
     make.conv("conv1", 8, 3, 3)
@@ -70,7 +70,7 @@ def iresnet_state(rng):
     make.prelu("prelu", 8)
     inputs = 8
     for stage, channels in enumerate((8, 16, 32, 64), start=1):
-        for block in range(2):
+        for block in range(blocks[stage - 1]):
             name = f"layer{stage}.{block}"
             make.norm(f"{name}.bn1", inputs)
             make.conv(f"{name}.conv1", channels, inputs, 3)
@@ -89,8 +89,9 @@ def iresnet_state(rng):
     return make.state
 
 
-def ir_state(rng, blocks=(2, 2, 2, 2), channels=(8, 16, 32, 64), bottleneck=False):
-    """Of TFace's IR_18 with an eighth of the channels, 32 pixels, 6 numbers."""
+def ir_state(rng, blocks=(2, 2, 2, 2), bottleneck=False):
+    """Of TFace's IR_18, or of the form of IR_152, sized like the other."""
+    channels = (32, 64, 128, 256) if bottleneck else (8, 16, 32, 64)
     make = StateMaker(rng)
     make.chain("input_layer", 8, 3, 3, form="012")
     inputs, number = 8, 0
@@ -157,7 +158,7 @@ def mbf_state(rng, scale=2, blocks=(1, 4, 6, 2)):
     return make.state
 
 
-def mobilefacenet_state(rng):
+def mobilefacenet_state(rng, blocks=(1, 4, 6, 2)):
     """Of TFace's with an eighth of the channels, 32 pixels, 6 numbers."""
     make = StateMaker(rng)
     form = ("conv", "bn", "prelu")
@@ -166,9 +167,9 @@ def mobilefacenet_state(rng):
     make.chain("conv2_dw", 8, 1, 3, form)
     inputs = 8
     for names, between, inner, outputs, count in (
-        (("23", "3"), 16, 16, 8, 4),
-        (("34", "4"), 32, 32, 16, 6),
-        (("45", "5"), 64, 32, 16, 2),
+        (("23", "3"), 16, 16, 8, blocks[1]),
+        (("34", "4"), 32, 32, 16, blocks[2]),
+        (("45", "5"), 64, 32, 16, blocks[3]),
     ):
         name = f"conv_{names[0]}"
         bottleneck_state(make, name, between, outputs, inputs, parts, form)

@@ -119,10 +119,17 @@ class _DType(str):
     __slots__ = ()
 
 
+def _instructions(content):
+    try:
+        yield from pickletools.genops(content)
+    except ValueError as error:
+        raise ValueError(f"it is damaged: {error}") from None
+
+
 def _check_instructions(content):
     if len(content) > _MAX_PICKLE:
         raise ValueError(f"its data.pkl is longer than {_MAX_PICKLE >> 20} MiB")
-    for instruction, argument, _ in pickletools.genops(content):
+    for instruction, argument, _ in _instructions(content):
         if instruction.name not in _INSTRUCTIONS:
             raise ValueError(
                 f"it holds the pickle instruction {instruction.name}, which no tensor "

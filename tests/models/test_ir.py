@@ -1,4 +1,4 @@
-"""TFace's IR networks: shortcuts, depths, size, saving. Values: test_torch_families.py."""
+"""TFace's IR networks: shortcuts, size, saving. Values: test_torch_families.py."""
 
 import keras
 import numpy as np

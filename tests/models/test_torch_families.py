@@ -1,21 +1,50 @@
 """Every family gives the embeddings of its definition; everything else is refused."""
 
+import functools
+
 import numpy as np
 import pytest
 import torch_states
 
 from ekd_tf.models import ir
+from ekd_tf.models import iresnet
 from ekd_tf.models import mbf
+from ekd_tf.models import mobilefacenet
 from ekd_tf.models.torch_families import TORCH_FAMILIES
 from ekd_tf.models.torch_families import build_from_torch
 from ekd_tf.models.torch_families import recognise
 
+ONE_EACH = (1, 1, 1, 1)
 MAKERS = {
     "insightface_r18": torch_states.iresnet_state,
     "insightface_mbf": torch_states.mbf_state,
+    "insightface_mbf_large": functools.partial(torch_states.mbf_state, scale=4),
     "tface_ir_18": torch_states.ir_state,
+    "tface_ir_152": functools.partial(torch_states.ir_state, bottleneck=True),
     "tface_mobilefacenet": torch_states.mobilefacenet_state,
 }
+SHORT = {"insightface_mbf": (1, 2, 1, 1), "insightface_mbf_large": (2, 1, 1, 1)}
+
+
+@pytest.fixture
+def short(monkeypatch, rng):
+    """Returns `family -> (state, images -> embeddings)`, of a block or two a stage."""
+    networks = torch_states.reference_networks()
+    monkeypatch.setitem(iresnet.BLOCKS, 18, ONE_EACH)
+    monkeypatch.setitem(ir.IR_BLOCKS, 18, ONE_EACH)
+    monkeypatch.setitem(ir.IR_BLOCKS, 152, ONE_EACH)
+    monkeypatch.setitem(mbf.MBF_SIZES, "mbf", (SHORT["insightface_mbf"], 2))
+    monkeypatch.setitem(mbf.MBF_SIZES, "mbf_large", (SHORT["insightface_mbf_large"], 4))
+    stages = tuple((*stage[:3], min(stage[3], 1)) for stage in mobilefacenet.STAGES)
+    monkeypatch.setattr(mobilefacenet, "STAGES", stages)
+    networks.IR_STAGES.update(tface_ir_18=ONE_EACH, tface_ir_152=ONE_EACH)
+
+    def make(family):
+        state = MAKERS[family](rng, blocks=SHORT.get(family, ONE_EACH))
+        ops = torch_states.NumpyOps()
+        return state, lambda images: networks.embed(family, state, images, ops)
+
+    return make
 
 
 @pytest.fixture
@@ -30,61 +59,44 @@ def check(model, expected, images):
 
 
 @pytest.mark.parametrize("family", MAKERS)
-def test_gives_the_embeddings_of_the_definition(family, rng, images):
-    state = MAKERS[family](rng)
+def test_gives_the_embeddings_of_the_definition(family, short, images):
+    state, reference = short(family)
     model = build_from_torch(family, state)
-    expected = torch_states.reference_embeddings(family, state, images)
-    check(model, expected, images)
+    check(model, reference(images), images)
     assert model.input_shape == (None, 32, 32, 3)
     assert not model.trainable_variables
 
 
-def test_mbf_large_gives_the_embeddings_of_the_definition(monkeypatch, rng, images):
-    blocks = (2, 1, 1, 1)
-    monkeypatch.setitem(mbf.MBF_SIZES, "mbf_large", (blocks, 4))
-    state = torch_states.mbf_state(rng, scale=4, blocks=blocks)
-    family = "insightface_mbf_large"
-    expected = torch_states.reference_embeddings(family, state, images)
-    monkeypatch.setattr("ekd_tf.models.torch_families.recognise", lambda keys: family)
+@pytest.mark.parametrize("family", ["tface_ir_18", "tface_mobilefacenet"])
+def test_a_last_normalisation_that_learned_is_kept(family, short, images):
+    state, reference = short(family)
+    last = "output_layer.4" if family == "tface_ir_18" else "output_layer.bn"
+    plain = reference(images)
+    state[f"{last}.weight"] = np.linspace(1, 2, 6, dtype=np.float32)
+    state[f"{last}.bias"] = np.linspace(-1, 1, 6, dtype=np.float32)
+    expected = plain * np.linspace(1, 2, 6) + np.linspace(-1, 1, 6)
     check(build_from_torch(family, state), expected, images)
 
 
-@pytest.fixture(params=["tface_ir_18", "tface_ir_152"])
-def short_ir(request, monkeypatch, rng):
-    """An IR network of one block a stage, and of an affine last normalisation."""
-    family, depth = request.param, int(request.param[9:])
-    monkeypatch.setitem(ir.IR_BLOCKS, depth, (1, 1, 1, 1))
-    monkeypatch.setattr("ekd_tf.models.torch_families.recognise", lambda keys: family)
-    channels = (32, 64, 128, 256) if depth == 152 else (8, 16, 32, 64)
-    state = torch_states.ir_state(rng, (1, 1, 1, 1), channels, depth == 152)
-    state["output_layer.4.weight"] = np.linspace(1, 2, 6, dtype=np.float32)
-    state["output_layer.4.bias"] = np.linspace(-1, 1, 6, dtype=np.float32)
-    networks = torch_states.reference_networks()
-    networks.IR_STAGES[family] = (1, 1, 1, 1)
-
-    def reference(images):
-        return networks.embed(family, state, images, torch_states.NumpyOps())
-
-    return family, state, reference
-
-
-def test_short_and_affine_ir_gives_the_embeddings_of_the_definition(short_ir, images):
-    family, state, reference = short_ir
-    check(build_from_torch(family, state), reference(images), images)
-
-
-def test_bgr_weights_make_a_model_of_rgb_images(short_ir, images):
-    family, state, reference = short_ir
+def test_bgr_weights_make_a_model_of_rgb_images(short, images):
+    state, reference = short("tface_ir_18")
     expected = reference(images[..., ::-1])
     assert np.abs(expected - reference(images)).max() > 0.1
     kernel = state["input_layer.0.weight"].copy()
-    check(build_from_torch(family, state, "bgr"), expected, images)
+    check(build_from_torch("tface_ir_18", state, "bgr"), expected, images)
     np.testing.assert_array_equal(state["input_layer.0.weight"], kernel)
 
 
+def test_half_precision_weights_are_taken(short, images):
+    state, reference = short("tface_ir_18")
+    halves = {k: np.float16(v) if v.ndim else v for k, v in state.items()}
+    state.update({k: np.float32(v) if v.ndim else v for k, v in halves.items()})
+    check(build_from_torch("tface_ir_18", halves), reference(images), images)
+
+
 @pytest.mark.parametrize("family", MAKERS)
-def test_keys_tell_the_family(family, rng):
-    state = MAKERS[family](rng)
+def test_keys_tell_the_family(family, short):
+    state, _ = short(family)
     assert recognise(state) == family
     last = max(state)
     assert recognise(key for key in state if key != last) == family
@@ -108,11 +120,10 @@ def test_keys_tell_the_depth():
     assert recognise(keys) == "insightface_mbf_large"
 
 
-def test_sizes_are_those_of_the_arrays(short_ir):
-    family, state, _ = short_ir
-    inputs = state["output_layer.0.bias"].size * 9
-    state["output_layer.3.weight"] = np.ones((6, inputs), np.float32)
-    assert build_from_torch(family, state).input_shape == (None, 48, 48, 3)
+def test_sizes_are_those_of_the_arrays(short):
+    state, _ = short("tface_ir_18")
+    state["output_layer.3.weight"] = np.ones((6, 64 * 3 * 3), np.float32)
+    assert build_from_torch("tface_ir_18", state).input_shape == (None, 48, 48, 3)
 
 
 @pytest.mark.parametrize(
@@ -142,20 +153,18 @@ def test_sizes_are_those_of_the_arrays(short_ir):
     ],
     ids=["missing", "unexpected", "wrong shape", "no matrix", "flat kernel"],
 )
-def test_rejects_what_does_not_fit(monkeypatch, rng, change, words):
-    family = "tface_ir_18"
-    monkeypatch.setitem(ir.IR_BLOCKS, 18, (1, 1, 1, 1))
-    monkeypatch.setattr("ekd_tf.models.torch_families.recognise", lambda keys: family)
-    state = torch_states.ir_state(rng, (1, 1, 1, 1))
+def test_rejects_what_does_not_fit(short, change, words):
+    state, _ = short("tface_ir_18")
     change(state)
     with pytest.raises(ValueError) as error:
-        build_from_torch(family, state)
+        build_from_torch("tface_ir_18", state)
     assert words in str(error.value)
 
 
-def test_says_whose_weights_they_are(rng):
+def test_says_whose_weights_they_are(short):
+    state, _ = short("tface_ir_18")
     with pytest.raises(ValueError) as error:
-        build_from_torch("tface_ir_50", torch_states.ir_state(rng))
+        build_from_torch("tface_ir_50", state)
     assert str(error.value) == (
         "`family` must be that of the weights, whose keys are those of 'tface_ir_18'. "
         "Received: 'tface_ir_50'"

@@ -1,0 +1,55 @@
+import numpy as np
+import pytest
+import torch_states
+
+from ekd_tf.models import build_from_torch
+from ekd_tf.models import ir
+from ekd_tf.teachers import TorchEmbedder
+from ekd_tf.teachers import open_torch
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    """An IR_18 of one block a stage: its arrays and a file of them."""
+    patch = pytest.MonkeyPatch()
+    patch.setitem(ir.IR_BLOCKS, 18, (1, 1, 1, 1))
+    state = torch_states.ir_state(np.random.default_rng(0), (1, 1, 1, 1))
+    path = tmp_path_factory.mktemp("weights") / "w@1.npz"
+    np.savez(path, **state)
+    yield state, path
+    patch.undo()
+
+
+def test_embeds_as_the_backbone_does(weights, rng):
+    state, path = weights
+    teacher = TorchEmbedder("tface_ir_18", path)
+    images = rng.integers(0, 256, (2, 32, 32, 3)).astype(np.uint8)
+    expected = build_from_torch("tface_ir_18", state)(images)
+    np.testing.assert_allclose(teacher(images), expected, atol=1e-5)
+    assert (teacher.input_size, teacher.embedding_dim) == (32, 6)
+    assert teacher.traceable and teacher.name == str(path)
+    assert not teacher.model.trainable_variables
+
+
+def test_the_order_of_colours_stands_behind_the_file(weights, rng):
+    _, path = weights
+    rgb, told, bgr = (
+        open_torch(f"tface_ir_18:{path}{end}") for end in ("", "@rgb", "@bgr")
+    )
+    images = rng.integers(0, 256, (2, 32, 32, 3)).astype(np.uint8)
+    np.testing.assert_allclose(bgr(images[..., ::-1]), rgb(images), atol=1e-4)
+    assert np.abs(np.subtract(bgr(images), rgb(images))).max() > 0.1
+    assert rgb.fingerprint == told.fingerprint != bgr.fingerprint
+
+
+@pytest.mark.parametrize("spec", ["w.pt", "ir_18:w.pt", "a.onnx@0..1", "C:/w.keras"])
+def test_leaves_everything_else_alone(spec):
+    assert open_torch(spec) is None
+
+
+def test_names_the_file_that_does_not_fit(weights):
+    _, path = weights
+    with pytest.raises(ValueError, match=r"w@1.npz: `family` must be .*'tface_ir_18'"):
+        open_torch(f"insightface_r50:{path}")
+    with pytest.raises(ValueError, match="no.pt does not exist"):
+        open_torch("tface_ir_18:no.pt")
