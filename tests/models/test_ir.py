@@ -11,8 +11,17 @@ from ekd_tf.models.presets import count_parameters
 TINY = {"embedding_dim": 6, "width": 0.125, "input_size": 32}
 
 
+@pytest.fixture(scope="module", autouse=True)
+def one_block_a_stage():
+    patch = pytest.MonkeyPatch()
+    patch.setitem(ir.IR_BLOCKS, 18, (1, 1, 1, 1))
+    patch.setitem(ir.IR_BLOCKS, 152, (1, 1, 1, 1))
+    yield
+    patch.undo()
+
+
 @pytest.fixture(scope="module")
-def tiny():
+def tiny(one_block_a_stage):
     return IR(18, **TINY)
 
 
@@ -25,7 +34,7 @@ def block_size(inputs, outputs):
 
 
 def test_size_is_that_of_the_definition(tiny):
-    pairs = [(8, 8), (8, 8), (8, 16), (16, 16), (16, 32), (32, 32), (32, 64), (64, 64)]
+    pairs = [(8, 8), (8, 16), (16, 32), (32, 64)]
     size = 27 * 8 + 2 * 8 + 8 + sum(block_size(*pair) for pair in pairs)
     size += 2 * 64 + 64 * 2 * 2 * 6 + 6
     assert count_parameters(tiny) == size
@@ -36,7 +45,7 @@ def test_size_is_that_of_the_definition(tiny):
 def test_a_shortcut_that_halves_the_image_alone_has_no_weights(tiny):
     shortcuts = [layer for layer in tiny.layers if "shortcut_layer" in layer.name]
     with_weights = sorted({s.name.split(".")[1] for s in shortcuts if s.weights})
-    assert with_weights == ["2", "4", "6"]
+    assert with_weights == ["1", "2", "3"]
     (pool,) = [s for s in shortcuts if isinstance(s, keras.layers.MaxPooling2D)]
     assert pool.name == "body.0.shortcut_layer"
 
@@ -46,8 +55,7 @@ def test_affine_last_normalisation_adds_a_scale_and_an_offset(tiny):
     assert count_parameters(affine) - count_parameters(tiny) == 2 * 6
 
 
-def test_the_deepest_have_bottlenecks(monkeypatch):
-    monkeypatch.setitem(ir.IR_BLOCKS, 152, (1, 1, 1, 1))
+def test_the_deepest_have_bottlenecks():
     model = IR(152, **TINY)
     kernels = {
         name: tuple(model.get_layer(f"body.3.{name}").kernel.shape)
