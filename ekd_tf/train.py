@@ -121,8 +121,8 @@ flags.DEFINE_string(
     "Distillation losses as name:weight,... or name:share%,...; with a teacher. With "
     "ekd:30% the weight follows the gradients: averaged over about 100 steps, the norm "
     "of the weighted loss's gradient on the embeddings is 30 % of that of the margin "
-    "loss's (which must be there; up to 1000%). Has: ekd, cosine, fitnet, sp, cckd, rkd, "
-    "darkrank, triplet_distillation, ada_distill; and with a cache or "
+    "loss's (which must be there; up to 1000%). Has: ekd, cosine, fitnet, sp, cckd, "
+    "rkd, darkrank, triplet_distillation, ada_distill; and with a cache or "
     "--teacher_centres: kd, shrinkteanet, margin_distillation, proxyless_kd.",
 )
 flags.DEFINE_string(
