@@ -1,16 +1,52 @@
 """Runs the commands of the package as a user does."""
 
+import functools
+import json
 import os
+import pathlib
 import subprocess
 import sys
+import tempfile
+
+SERVER = pathlib.Path(__file__).with_name("command_server.py")
+ENVIRONMENT = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "2"}
 
 
 def run(module, *arguments):
-    """Runs `python -m ekd_tf.<module>` and returns what `subprocess.run` does."""
+    """Runs `python -m ekd_tf.<module>` and returns what `subprocess.run` does.
+
+    In a fork of a process that has imported TensorFlow, which takes longer than most
+    commands do.
+    """
+    module = f"ekd_tf.{module}"
+    arguments = [str(argument) for argument in arguments]
+    with tempfile.TemporaryDirectory() as output:
+        server = _server()
+        request = {"module": module, "arguments": arguments, "output": output}
+        server.stdin.write(json.dumps(request) + "\n")
+        server.stdin.flush()
+        status = int(server.stdout.readline())
+        texts = [
+            pathlib.Path(output, name).read_text() for name in ("stdout", "stderr")
+        ]
+    return subprocess.CompletedProcess([module, *arguments], status, *texts)
+
+
+def run_alone(module, *arguments):
+    """Like `run`, in a process of its own."""
+    command = [sys.executable, "-m", f"ekd_tf.{module}", *map(str, arguments)]
     return subprocess.run(
-        [sys.executable, "-m", f"ekd_tf.{module}", *map(str, arguments)],
-        env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "2"},
-        capture_output=True,
+        command, env=ENVIRONMENT, capture_output=True, text=True, timeout=300
+    )
+
+
+@functools.lru_cache(maxsize=1)
+def _server():
+    # It ends when this process does, which closes its input.
+    return subprocess.Popen(
+        [sys.executable, str(SERVER)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
         text=True,
-        timeout=300,
+        env=ENVIRONMENT,
     )

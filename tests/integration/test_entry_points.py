@@ -8,6 +8,7 @@ import time
 import numpy as np
 import pytest
 from commands import run
+from commands import run_alone
 from PIL import Image
 
 TINY = [
@@ -70,7 +71,7 @@ def test_exports_a_run_once_more_under_the_next_version(workdir):
 
 def test_help_does_not_wait_for_tensorflow():
     start = time.monotonic()
-    done = run("train", "--help")
+    done = run_alone("train", "--help")
     assert "--workdir" in done.stdout
     # Importing TensorFlow alone takes several seconds.
     assert time.monotonic() - start < 2
@@ -138,6 +139,6 @@ def test_an_unreadable_image_ends_in_one_line_with_its_path(tmp_path):
 
 
 def test_an_unknown_flag_is_refused():
-    done = run("train", "--workdir=x", "--temprature=1")
+    done = run_alone("train", "--workdir=x", "--temprature=1")
     assert done.returncode == 1
     assert "Unknown command line flag 'temprature'" in done.stderr

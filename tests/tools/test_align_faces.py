@@ -101,6 +101,7 @@ def test_aligns_by_landmarks_and_lists_what_has_none(tool, settings, photos):
     )
 
 
+@pytest.mark.slow
 def test_two_processes_write_what_one_writes(tool, settings, photos, monkeypatch):
     # Processes are spawned and import the tool by its name.
     monkeypatch.syspath_prepend(str(pathlib.Path(tool.__file__).parent))
