@@ -86,7 +86,7 @@ class LabelledResult(Result):
         )
         if self.gap is not None:
             parts.append(self.gap.to_table())
-        parts += self.student.not_measurable
+        parts += [*self.student.not_measurable, *self.student.without_interval]
         return "\n\n".join(parts)
 
 

@@ -77,6 +77,21 @@ class VerificationReport:
             if tpr is None
         )
 
+    @property
+    def without_interval(self) -> tuple[str, ...]:
+        """A sentence that names the FPRs whose TPR has no interval; none if all do."""
+        missing = [
+            format_fpr(fpr)
+            for fpr, tpr in self.tpr.items()
+            if tpr is not None and f"tpr_at_fpr_{format_fpr(fpr)}" not in self.intervals
+        ]
+        if not missing or not self.intervals:
+            return ()
+        return (
+            f"No interval at FPR {', '.join(missing)}: its pairs are too many to keep "
+            f"for resampling, or resamples leave the figure undefined.",
+        )
+
     def scalars(self, prefix: str) -> dict[str, float]:
         """Returns the figures by the names they are logged under."""
         scalars = {
@@ -96,6 +111,7 @@ class VerificationReport:
             report[name] = {format_fpr(k): v for k, v in report[name].items()}
         report["intervals"] = {k: list(v) for k, v in self.intervals.items()}
         report["not_measurable"] = list(self.not_measurable)
+        report["without_interval"] = list(self.without_interval)
         return report
 
 

@@ -1,11 +1,14 @@
+import functools
 import json
 
 import numpy as np
 import pytest
 
+from ekd_tf.evaluation import verification
 from ekd_tf.evaluation.allpairs import all_pair_scores
 from ekd_tf.evaluation.allpairs import all_pairs_roc
 from ekd_tf.evaluation.drawn_pairs import draw_pairs
+from ekd_tf.evaluation.intervals import labelled_intervals
 from ekd_tf.evaluation.verification import verify
 from ekd_tf.evaluation.verification import verify_pairs
 from ekd_tf.metrics import auc
@@ -188,6 +191,18 @@ def test_pairs_say_which_fprs_they_cannot_measure(rng):
         "TPR at FPR 1e-3 is not measurable: it takes 10000 negative pairs, and "
         "there are 3000",
     )
+
+
+def test_an_fpr_whose_pairs_are_too_many_to_resample_is_named(rng, monkeypatch):
+    embeddings, labels = noisy_identities(rng, identities=10, images=10)
+    # 450 positives and, at FPR 0.1, three times 405 negatives of 4050.
+    few = functools.partial(labelled_intervals, max_pairs=1000)
+    monkeypatch.setattr(verification, "labelled_intervals", few)
+    report = verify(embeddings, labels, fprs=(0.1, 0.01), replicates=20)
+    (sentence,) = report.without_interval
+    assert sentence.startswith("No interval at FPR 1e-1: its pairs are too many")
+    assert report.to_dict()["without_interval"] == [sentence]
+    assert verify(embeddings, labels, fprs=(0.1, 0.01)).without_interval == ()
 
 
 def test_intervals_of_pairs_cover_their_figures(rng):
