@@ -13,6 +13,8 @@ from ekd_tf.evaluation import plots
 from ekd_tf.evaluation.comparison import Comparison
 from ekd_tf.evaluation.tables import format_fpr
 
+# Shares below it, in %, are cut off, or one collapsed run would flatten all others.
+_LOWEST_SHARE = -50
 # Room between the whiskers of two methods at one FPR, as a factor of it.
 _DODGE = 1.07
 
@@ -42,7 +44,8 @@ def plot_closed(
     """Draws the share of the gap that each method closes over FPR.
 
     FPR is on a logarithmic axis. The line at 0 is the student alone, that at 100 % the
-    teacher; a whisker goes from the lowest to the highest seed.
+    teacher; a whisker goes from the lowest to the highest seed. Nothing below -50 % is
+    drawn, but the legend says how low a method goes.
 
     Args:
         comparison: What to draw.
@@ -117,6 +120,7 @@ def closed_figure(comparison: Comparison, title: str = "") -> Figure:
     spreads = {method: found for method, found in spreads.items() if found}
     if not spreads:
         raise ValueError(f"No method has a share of the gap on {comparison.name}.")
+    labels = {method: _label(method, found) for method, found in spreads.items()}
     figure, axes = plots.new_figure(title)
     axes.axhline(0, color="black", linewidth=1.2)
     axes.axhline(100, color="black", linewidth=1.2, linestyle="--")
@@ -129,10 +133,11 @@ def closed_figure(comparison: Comparison, title: str = "") -> Figure:
         axes.errorbar(
             x,
             mean,
-            yerr=[mean - low, high - mean],
+            # Lists: matplotlib 3.8 would take an array of one for a number.
+            yerr=[(mean - low).tolist(), (high - mean).tolist()],
             capsize=3,
             elinewidth=1.2,
-            label=method,
+            label=labels[method],
             **plots.line_style(number),
         )
     axes.set_xscale("log")
@@ -140,8 +145,15 @@ def closed_figure(comparison: Comparison, title: str = "") -> Figure:
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set_xlabel("FPR (false positive rate)")
     axes.set_ylabel(f"share of the gap {comparison.baseline} to teacher closed, %")
-    plots.legend_below(figure, list(spreads))
+    axes.set_ylim(max(axes.get_ylim()[0], _LOWEST_SHARE), None)
+    plots.legend_below(figure, list(labels.values()))
     return figure
+
+
+def _label(method, spreads):
+    """Returns the method's name, with how low it goes where that is not drawn."""
+    lowest = 100 * min(spread.mean for spread in spreads.values())
+    return method if lowest >= _LOWEST_SHARE else f"{method} (down to {lowest:.0f})"
 
 
 def _bar(axes, row, spread, color):

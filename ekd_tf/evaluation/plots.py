@@ -20,9 +20,8 @@ from PIL import Image
 from ekd_tf.evaluation.tables import format_fpr
 
 # Okabe and Ito's palette, safe for colour-blind readers, without its yellow.
-COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#000000")
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#000000", "#E69F00")
 _DASHES = ("-", "--", "-.", ":", (0, (6, 1, 1, 1, 1, 1)), (0, (1, 3)))
-# One more than there are dashes and colours, so that the seventh curve differs too.
 _MARKERS = ("o", "s", "^", "D", "v", "x", "P")
 
 _BINS = 100
@@ -212,10 +211,12 @@ def _mark_thresholds(axes, thresholds, width):
 
 def line_style(number: int) -> dict:
     """Returns colour, dashes and marker of curve `number`, for `axes.plot`."""
+    # Of two curves of one colour, dashes and markers both differ.
+    again = number // len(COLORS)
     return {
         "color": COLORS[number % len(COLORS)],
         "linestyle": _DASHES[number % len(_DASHES)],
-        "marker": _MARKERS[number % len(_MARKERS)],
+        "marker": _MARKERS[(number + 3 * again) % len(_MARKERS)],
         "markersize": 6,
         "linewidth": 1.8,
     }

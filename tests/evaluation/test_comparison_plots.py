@@ -103,6 +103,17 @@ def test_share_is_drawn_over_a_logarithmic_fpr_with_its_spread():
     assert [t.get_text() for t in figure.legends[0].get_texts()] == ["cosine", "ekd"]
 
 
+def test_a_collapsed_method_does_not_flatten_the_others():
+    comparison = make(["cosine"])
+    # (0 - 0.5) / (0.9 - 0.5) and (0 - 0.6) / (0.9 - 0.6) at FPR 1e-1.
+    comparison.methods["gone"] = {0: run(0.0, 0.2, 0.1), 1: run(0.0, 0.3, 0.1)}
+    figure = closed_figure(comparison)
+    (axes,) = figure.axes
+    assert axes.get_ylim()[0] == -50
+    labels = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert labels == ["cosine", "gone (down to -162)"]
+
+
 @pytest.mark.parametrize("make_figure", [tpr_figure, closed_figure])
 def test_texts_do_not_overlap(make_figure):
     figure = make_figure(make(NAMES), "a title")

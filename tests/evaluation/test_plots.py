@@ -99,13 +99,16 @@ def test_strong_models_get_a_closer_look():
     np.testing.assert_allclose(axes.get_ylim()[0], 0.3)
 
 
-def test_seven_curves_differ_without_colour():
-    (axes,) = roc_figure({f"model {k}": ([0, 1], [0, 1]) for k in range(7)}).axes
-    styles = {
+def test_many_curves_differ_without_colour():
+    (axes,) = roc_figure({f"model {k}": ([0, 1], [0, 1]) for k in range(14)}).axes
+    styles = [
         (line.get_marker(), str(line._unscaled_dash_pattern))
         for line in axes.get_lines()
-    }
-    assert len(styles) == 7
+    ]
+    assert len(set(styles)) == 14
+    # The eighth has the first one's colour, and nothing else of it.
+    for first, second in zip(styles[:7], styles[7:]):
+        assert first[0] != second[0] and first[1] != second[1]
 
 
 @pytest.mark.parametrize("names", [["a"], ["x" * 60, "short"], list("abcdefg")])
