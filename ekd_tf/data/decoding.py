@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import copy
-import io
 import threading
 
 import numpy as np
 import tensorflow as tf
 from absl import logging
-from PIL import Image
-from PIL import UnidentifiedImageError
 
 from ekd_tf.data.augment import random_flip
 from ekd_tf.data.image_header import EXPECTED
 from ekd_tf.data.image_header import BatchClassifier
+from ekd_tf.data.one_image import decodable
+from ekd_tf.data.one_image import decode_image
+from ekd_tf.data.one_image import fit
 from ekd_tf.data.source import Source
 
 # Batches in each stage of a pipeline at once: two hide the latency of a disk and keep
@@ -22,79 +22,6 @@ from ekd_tf.data.source import Source
 CONCURRENT_BATCHES = 2
 # Images of one batch that may be decoded at once, on as many threads as there are.
 PARALLEL_IMAGES = 64
-
-
-def decode_image(data):
-    """Decodes a JPEG, PNG, BMP or GIF to uint8 `(height, width, 3)`, RGB.
-
-    Grayscale is repeated over the channels and an alpha channel is dropped. JPEG
-    pixels equal those of Pillow and OpenCV. Formats and variants TensorFlow does not
-    read correctly are an error.
-
-    Args:
-        data: Scalar string tensor.
-    """
-    # The accurate inverse transform is not an argument of tf.io.decode_image.
-    image = tf.cond(
-        tf.io.is_jpeg(data),
-        lambda: tf.io.decode_jpeg(data, channels=3, dct_method="INTEGER_ACCURATE"),
-        lambda: _decode_other(data),
-    )
-    return tf.ensure_shape(image, [None, None, 3])
-
-
-def _decode_other(data):
-    # TensorFlow takes the palette positions of a BMP below 24 bits for gray values;
-    # without its bytes such an image fails like any other it cannot read.
-    is_bmp = tf.equal(tf.strings.substr(data, 0, 2), b"BM")
-    bits = tf.io.decode_raw(tf.strings.substr(data, 28, 2), tf.uint16)[0]
-    data = tf.where(is_bmp & (tf.cast(bits, tf.int32) < 24), b"", data)
-    return tf.io.decode_image(data, channels=3, expand_animations=False)
-
-
-def fit(images, size):
-    """Resizes uint8 images to `size` x `size`, antialiased; a no-op at that size.
-
-    Args:
-        images: uint8 tensor `(height, width, 3)` or `(batch, height, width, 3)`.
-        size: Side in pixels. Another aspect ratio is stretched.
-    """
-
-    images = tf.convert_to_tensor(images)
-    height, width = images.shape[-3:-1]
-    if height == width == size:
-        return images
-
-    def resize():
-        resized = tf.image.resize(images, [size, size], antialias=True)
-        return tf.saturate_cast(tf.round(resized), tf.uint8)
-
-    is_fit = tf.reduce_all(tf.equal(tf.shape(images)[-3:-1], size))
-    fitted = tf.cond(is_fit, lambda: images, resize)
-    batch = [] if images.shape.rank == 3 else [images.shape[0]]
-    return tf.ensure_shape(fitted, [*batch, size, size, 3])
-
-
-def decodable(data: bytes):
-    """Returns `(bytes TensorFlow decodes, None)` or `(None, reason)`.
-
-    What only Pillow decodes is encoded anew, without loss.
-    """
-    try:
-        decode_image(tf.constant(data))
-        return data, None
-    except tf.errors.OpError:
-        pass
-    png = io.BytesIO()
-    try:
-        with Image.open(io.BytesIO(data)) as image:
-            image.convert("RGB").save(png, format="PNG")
-    except UnidentifiedImageError:
-        return None, "not an image in a format that is read"
-    # Damaged files raise nearly anything out of Pillow's parsers.
-    except Exception as error:
-        return None, f"{error}" or type(error).__name__
-    return png.getvalue(), None
 
 
 class ImageReader:

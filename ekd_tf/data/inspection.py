@@ -10,7 +10,7 @@ import io
 import numpy as np
 from PIL import Image
 
-from ekd_tf.data.decoding import decodable
+from ekd_tf.data.one_image import decodable
 from ekd_tf.data.source import Source
 
 _CHUNK = 256

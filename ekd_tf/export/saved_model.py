@@ -9,8 +9,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from ekd_tf.data.decoding import decode_image
-from ekd_tf.data.decoding import fit
+from ekd_tf.data.one_image import decode_image
+from ekd_tf.data.one_image import fit
 from ekd_tf.export.precision import as_float32
 from ekd_tf.export.staging import free_version
 from ekd_tf.export.staging import staged

@@ -1,16 +1,15 @@
 """Bytes to pixels: formats, sizes, and files that do not decode."""
 
-import io
-
 import numpy as np
 import pytest
 import tensorflow as tf
-from PIL import Image
+from pictures import encode
+from pictures import face
+from pictures import pixels
 
 from ekd_tf.data.decoding import ImageReader
-from ekd_tf.data.decoding import decode_image
-from ekd_tf.data.decoding import fit
 from ekd_tf.data.image_header import UNKNOWN
+from ekd_tf.data.one_image import fit
 from ekd_tf.data.source import Source
 
 
@@ -36,22 +35,6 @@ class Files(Source):
         return f"/faces/{index}.jpg"
 
 
-def face(rng, height=16, width=16):
-    """A smooth random RGB image, which lossy formats keep close."""
-    coarse = rng.integers(0, 256, (4, 4, 3), dtype=np.uint8)
-    return Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
-
-
-def encode(image, form="PNG", **options):
-    file = io.BytesIO()
-    image.save(file, format=form, **options)
-    return file.getvalue()
-
-
-def pixels(image):
-    return np.asarray(image.convert("RGB"))
-
-
 def decoded(reader, batches, batch_size=None):
     """Runs batches of indices through the reader; lists `(images, indices)`."""
 
@@ -72,86 +55,6 @@ def decoded(reader, batches, batch_size=None):
         )
     )
     return list(reader.decode_batches(dataset, batch_size).as_numpy_iterator())
-
-
-# --- decode_image --------------------------------------------------------------
-
-
-@pytest.mark.parametrize("mode", ["RGB", "L"])
-def test_jpeg_equals_pillow_bit_for_bit(rng, mode):
-    data = encode(face(rng, 40, 24).convert(mode), "JPEG", quality=80)
-    expected = pixels(Image.open(io.BytesIO(data)))
-    np.testing.assert_array_equal(decode_image(data), expected)
-
-
-@pytest.mark.parametrize("form", ["PNG", "BMP"])
-@pytest.mark.parametrize("mode", ["RGB", "RGBA"])
-def test_lossless_formats_give_the_pixels_written(rng, form, mode):
-    image = face(rng, 9, 13).convert(mode)
-    if mode == "RGBA":
-        image.putalpha(77)
-    got = decode_image(encode(image, form))
-    assert got.dtype == tf.uint8
-    np.testing.assert_array_equal(got, pixels(image))
-
-
-@pytest.mark.parametrize("mode", ["L", "LA", "P"])
-def test_other_png_modes_become_rgb(rng, mode):
-    image = face(rng).convert(mode)
-    np.testing.assert_array_equal(decode_image(encode(image)), pixels(image))
-
-
-def test_decodes_in_a_graph_of_unknown_content(rng):
-    decode = tf.function(decode_image, input_signature=[tf.TensorSpec([], tf.string)])
-    for form in ("PNG", "BMP", "JPEG"):
-        data = encode(face(rng, 8, 12), form)
-        expected = pixels(Image.open(io.BytesIO(data)))
-        np.testing.assert_array_equal(decode(data), expected)
-
-
-@pytest.mark.parametrize(
-    "data", [b"", b"B", b"text that is long enough to hold a header of an image"]
-)
-def test_what_is_no_image_is_an_error(data):
-    with pytest.raises(tf.errors.InvalidArgumentError):
-        decode_image(data)
-
-
-def test_truncated_jpeg_and_palette_bmp_are_errors(rng):
-    data = encode(face(rng, 64, 64), "JPEG")
-    for keep in (len(data) // 2, len(data) - 8):
-        with pytest.raises(tf.errors.InvalidArgumentError):
-            decode_image(data[:keep])
-    # TensorFlow alone would return the palette's positions as gray values.
-    with pytest.raises(tf.errors.InvalidArgumentError):
-        decode_image(encode(face(rng).convert("P"), "BMP"))
-
-
-# --- fit -----------------------------------------------------------------------
-
-
-def test_fit_leaves_the_right_size_alone(rng, run_as):
-    images = rng.integers(0, 256, (2, 6, 6, 3), dtype=np.uint8)
-    np.testing.assert_array_equal(run_as(lambda x: fit(x, 6))(images), images)
-
-
-def test_fit_averages_when_shrinking():
-    # An antialiased triangle of radius 2 over rows 0 0 200 200 -> 2 rows: the first
-    # output is centred between pixels 0 and 1, distances .5 .5 1.5 2.5, weights
-    # .75 .75 .25 0 / 1.75, so 200 * .25 / 1.75 = 28.57, rounded 29; the other 171.
-    column = np.array([0, 0, 200, 200], dtype=np.uint8)
-    image = np.broadcast_to(column[:, None, None], (4, 4, 3))
-    got = fit(image, 2)
-    assert got.dtype == tf.uint8
-    np.testing.assert_array_equal(got[:, 0, 0], [29, 171])
-    np.testing.assert_array_equal(got[:, 1, 2], [29, 171])
-
-
-def test_fit_stretches_single_images_and_batches_alike(rng):
-    images = rng.integers(0, 256, (2, 5, 9, 3), dtype=np.uint8)
-    batch = fit(images, 7)
-    assert batch.shape == (2, 7, 7, 3)
-    np.testing.assert_array_equal(batch[1], fit(images[1], 7))
 
 
 # --- ImageReader ---------------------------------------------------------------
