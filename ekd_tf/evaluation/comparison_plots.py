@@ -133,7 +133,7 @@ def closed_figure(comparison: Comparison, title: str = "") -> Figure:
         axes.errorbar(
             x,
             mean,
-            # Lists: matplotlib 3.8 would take an array of one for a number.
+            # Lists: NumPy 1 warns of the way matplotlib reads arrays of one value.
             yerr=[(mean - low).tolist(), (high - mean).tolist()],
             capsize=3,
             elinewidth=1.2,

@@ -56,7 +56,7 @@ class GridRun:
 
     @property
     def is_finished(self) -> bool:
-        """Whether the trained model is there.
+        """Whether the trained model is there, and its export where one is wanted.
 
         Raises:
             ValueError: The folder holds a run with other flags; both are named.
@@ -64,7 +64,10 @@ class GridRun:
         if not self._is_there():
             return False
         Workdir(self.path, create=False).check_same_run(self.values, self.free)
-        return (self.path / "model.keras").is_file()
+        wanted = ["model.keras"]
+        if self.values.get("export"):
+            wanted.append("reports/export.json")
+        return all((self.path / name).is_file() for name in wanted)
 
     @property
     def failure(self) -> str | None:

@@ -237,7 +237,7 @@ def test_a_grid_grows_by_a_seed_and_refuses_other_flags(tmp_path):
             env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "2"},
             capture_output=True,
             text=True,
-            timeout=600,
+            timeout=1800,
         )
 
     done = call()

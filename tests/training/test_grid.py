@@ -1,5 +1,6 @@
 """A grid's run, with a trainer that is a few lines of Python."""
 
+import dataclasses
 import json
 import os
 import signal
@@ -69,6 +70,18 @@ def test_a_finished_run_is_passed_over(make_run):
     assert 0 < summary.seconds < 60
     assert summary.note == "collapsed: the mean cosine between images is 0.9950"
     assert summary.command.startswith("python -m ekd_tf.train ")
+
+
+def test_a_run_to_be_exported_is_not_finished_before_it_is(make_run):
+    run = make_run("finish")
+    train(run)
+    exporting = dataclasses.replace(
+        run, values={**run.values, "export": True}, free=["export"]
+    )
+    assert run.is_finished and not exporting.is_finished
+    (run.path / "reports").mkdir(exist_ok=True)
+    (run.path / "reports" / "export.json").write_text("{}")
+    assert exporting.is_finished
 
 
 def test_a_run_with_other_flags_is_refused_with_both_values(make_run):
