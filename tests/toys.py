@@ -23,10 +23,15 @@ class CosineGap(DistillationLoss):
         return {"cosine/gap": tf.reduce_mean(1.0 - cosines)}, {"pairs/rows": rows}
 
 
-def backbone(dim=8, seed=0, batch_norm=True):
-    """Returns a small convolutional embedder of 16x16 images."""
-    keras.utils.set_random_seed(seed)
-    images = keras.Input((SIZE, SIZE, 3), dtype="uint8")
+def backbone(dim=8, seed=0, batch_norm=True, size=None):
+    """Returns a small convolutional embedder of 16x16 images.
+
+    Its weights are drawn from `seed`; None: from the global seed as it stands.
+    """
+    if seed is not None:
+        keras.utils.set_random_seed(seed)
+    size = size or SIZE
+    images = keras.Input((size, size, 3), dtype="uint8")
     x = keras.layers.Rescaling(1 / 127.5, offset=-1.0)(images)
     x = keras.layers.Conv2D(6, 3, strides=2, use_bias=not batch_norm)(x)
     if batch_norm:

@@ -34,8 +34,6 @@ from ekd_tf.training.interruption import RESUME_STATUS
 from ekd_tf.training.interruption import Interrupted
 from ekd_tf.training.progress import ProgressHook
 
-toys.SIZE = 32
-
 
 class MovingMeanLoss(DistillationLoss):
     """Draws embeddings to the teacher's, less their running mean, which is state."""
@@ -97,7 +95,7 @@ class Stopwatch:
 @tf.autograph.experimental.do_not_convert
 def train(values, kill, pipe):
     """The child: never returns."""
-    factory.make_student = lambda name, **arguments: toys.backbone(dim=8)
+    factory.make_student = lambda name, **arguments: toys.backbone(dim=8, size=32)
     factory.LOSSES = {"ekd": MovingMeanLoss}
     labelled.plot_roc = lambda *a, **k: np.zeros((4, 4, 3), np.uint8)
     labelled.plot_similarities = labelled.contact_sheet = labelled.plot_roc

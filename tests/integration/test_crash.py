@@ -72,9 +72,7 @@ def server():
 @pytest.fixture(scope="module")
 def teacher(tmp_path_factory):
     path = tmp_path_factory.mktemp("teacher") / "teacher.keras"
-    size, toys.SIZE = toys.SIZE, 32
-    toys.backbone(dim=8, seed=7).save(path)
-    toys.SIZE = size
+    toys.backbone(dim=8, seed=7, size=32).save(path)
     return str(path)
 
 
