@@ -36,7 +36,8 @@ class GallerySearch:
             -inf where there is none.
 
     Raises:
-        ValueError: Lengths differ, or an embedding is not finite or all zero.
+        ValueError: Lengths or dimensions differ, or an embedding is not finite or all
+            zero.
     """
 
     def __init__(self, probes, probe_identity, gallery, gallery_identity):
@@ -44,6 +45,7 @@ class GallerySearch:
         gallery = normalize_rows(gallery).astype(np.float32, copy=False)
         probe_identity = _check_identities("probe", probe_identity, self._probes)
         gallery_identity = _check_identities("gallery", gallery_identity, gallery)
+        self._check_dim("gallery", gallery)
         count = len(self._probes)
         self.mate_score = np.full(count, -np.inf, np.float32)
         self.best_other = np.full(count, -np.inf, np.float32)
@@ -73,6 +75,7 @@ class GallerySearch:
             embeddings: Float array `(k, dim)`. Normalised here.
         """
         rows = normalize_rows(embeddings).astype(np.float32, copy=False)
+        self._check_dim("distractors", rows)
         step = max(1, _SCORES // max(len(rows), 1))
         for start in range(0, len(self._probes), step):
             part = slice(start, start + step)
@@ -83,6 +86,14 @@ class GallerySearch:
             self._above[part] += np.count_nonzero(scores >= mate, axis=1)
             self.best_other[part] = np.maximum(
                 self.best_other[part], scores.max(axis=1)
+            )
+
+    def _check_dim(self, name, rows):
+        if rows.shape[1] != self._probes.shape[1]:
+            raise ValueError(
+                f"The {name} must be embedded by the model of the probes. Received: "
+                f"embeddings of {rows.shape[1]} entries for probes of "
+                f"{self._probes.shape[1]}"
             )
 
 
