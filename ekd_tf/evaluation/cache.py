@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import pathlib
 from collections.abc import Callable
 from collections.abc import Iterable
 
 import numpy as np
 
 from ekd_tf.row_file import RowFile
+from ekd_tf.row_file import make_folder
 
 
 class EmbeddingCache:
@@ -25,14 +25,7 @@ class EmbeddingCache:
     """
 
     def __init__(self, folder):
-        self._folder = pathlib.Path(folder)
-        try:
-            self._folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise ValueError(
-                f"`cache` must be a folder that can be written to. Received: {folder} "
-                f"({error.strerror})"
-            ) from error
+        self._folder = make_folder("cache", folder)
 
     def rows(
         self,

@@ -23,6 +23,7 @@ from ekd_tf.atomic import write_aside
 from ekd_tf.data import Source
 from ekd_tf.metrics import normalize_rows
 from ekd_tf.row_file import RowFile
+from ekd_tf.row_file import make_folder
 from ekd_tf.row_file import read_note
 
 ROWS, CENTRES = "embeddings.bin", "centres.npy"
@@ -55,16 +56,9 @@ class CacheWriter:
 
     def __init__(self, folder, dtype: str, teacher: str, data: str):
         checks.check_choice("dtype", dtype, DTYPES)
-        self._folder = pathlib.Path(folder)
+        self._folder = make_folder("out", folder)
         self._dtype = dtype
         self._specs = {"teacher": teacher, "data": data}
-        try:
-            self._folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise ValueError(
-                f"`out` must be a folder that can be written to. Received: {folder} "
-                f"({error.strerror})"
-            ) from error
 
     def rows(self, description: dict, count: int, compute) -> np.ndarray:
         """Returns the rows, computing those that are missing.
