@@ -10,6 +10,8 @@ from absl import app
 from absl import flags
 from absl import logging
 
+from ekd_tf.onednn import use_onednn
+
 TEACHER = flags.DEFINE_string(
     "teacher",
     None,
@@ -47,6 +49,7 @@ def main(argv):
 
 def embed_teacher():
     """Opens the teacher and the images and writes what is missing of the cache."""
+    use_onednn()
     # TensorFlow takes seconds to import: `--help` must not wait for it.
     from ekd_tf import evaluators
     from ekd_tf import factory

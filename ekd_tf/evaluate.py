@@ -6,6 +6,8 @@ import sys
 from absl import app
 from absl import flags
 
+from ekd_tf.onednn import use_onednn
+
 MODEL = flags.DEFINE_string(
     "model",
     None,
@@ -90,6 +92,7 @@ def main(argv):
 
 def evaluate():
     """Loads the models and the images, and prints and writes the figures."""
+    use_onednn()
     # TensorFlow takes seconds to import: `--help` must not wait for it.
     from ekd_tf import evaluators
     from ekd_tf.evaluation import Models

@@ -15,6 +15,8 @@ from absl import app
 from absl import flags
 from absl import logging
 
+from ekd_tf.onednn import use_onednn
+
 flags.DEFINE_string("workdir", None, "Folder of the run; made if missing.")
 flags.DEFINE_integer("seed", 0, "Seed of weights, batches and augmentation.", 0)
 
@@ -268,6 +270,7 @@ def main(argv):
         raise app.UsageError(f"Unexpected arguments: {' '.join(argv[1:])}")
     module_flags = flags.FLAGS.get_flags_for_module(sys.modules[__name__])
     values = {flag.name: flag.value for flag in module_flags}
+    use_onednn()
     # TensorFlow takes seconds to import: `--help` must not wait for it.
     from ekd_tf.session import TrainingSession
     from ekd_tf.training.interruption import RESUME_STATUS

@@ -12,7 +12,7 @@ PACKAGE = ROOT / "ekd_tf"
 ENTRY_POINTS = {"train", "evaluate", "export_model", "embed_teacher", "verify"}
 # A module imports only from strictly lower rows, or from its own package.
 ROWS = [
-    {"atomic", "checks", "ops", "version", "stack"},
+    {"atomic", "checks", "onednn", "ops", "version", "stack"},
     {"row_file"},
     {"data", "models", "heads", "mining", "metrics"},
     {"losses", "evaluation", "teachers"},

@@ -21,6 +21,8 @@ import traceback
 
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
+# As `ekd_tf.train` has it.
+os.environ["TF_ENABLE_ONEDNN_OPTS"] = "1"
 
 import numpy as np
 import tensorflow as tf

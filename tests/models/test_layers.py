@@ -9,6 +9,7 @@ from ekd_tf.models import layers
 from ekd_tf.models.layers import PixelNormalization
 from ekd_tf.models.layers import PReLU
 from ekd_tf.models.layers import prelu
+from ekd_tf.models.layers import prelu_in_training
 
 SLOPES = np.float32([-0.5, 0.0, 0.25, 1.0, 1.5])
 
@@ -25,18 +26,24 @@ def keras_prelu(inputs, slope):
     return outputs, tape.gradient(loss, [inputs, layer.trainable_variables[0]])
 
 
-def our_prelu(inputs, slope):
-    with tf.GradientTape() as tape:
-        tape.watch([inputs, slope])
-        outputs = prelu(inputs, slope)
-        loss = tf.reduce_sum(outputs * tf.cos(3 * inputs))
-    return outputs, tape.gradient(loss, [inputs, slope])
+def with_gradients(function):
+    def run(inputs, slope):
+        with tf.GradientTape() as tape:
+            tape.watch([inputs, slope])
+            outputs = function(inputs, slope)
+            loss = tf.reduce_sum(outputs * tf.cos(3 * inputs))
+        return outputs, tape.gradient(loss, [inputs, slope])
+
+    return run
+
+
+@pytest.fixture(params=[prelu, prelu_in_training], ids=["plain", "in_training"])
+def function(request):
+    return request.param
 
 
 def samples(rng, dtype=tf.float32):
     inputs = rng.normal(size=(3, 6, 4, len(SLOPES)))
-    # Exact zeros, where the two branches meet.
-    inputs[0, 0] = 0.0
     return tf.cast(inputs, dtype), tf.reshape(SLOPES, (1, 1, -1))
 
 
@@ -79,30 +86,31 @@ def test_rejects_mean_that_is_no_number():
         PixelNormalization(mean=float("nan"))
 
 
-def test_prelu_computed_by_hand(run_as):
+def test_prelu_computed_by_hand(function, run_as):
     inputs = tf.constant([[[[2.0, 2.0], [-2.0, -2.0]]]])
-    outputs = run_as(prelu)(inputs, tf.constant([[[0.25, 3.0]]]))
+    outputs = run_as(function)(inputs, tf.constant([[[0.25, 3.0]]]))
     np.testing.assert_allclose(outputs, [[[[2.0, 2.0], [-0.5, -6.0]]]])
 
 
-def test_prelu_slope_gradient_computed_by_hand(run_as):
-    # Only negative inputs count, times what comes from above: 2 * -3 + 5 * -1.
+def test_prelu_gradients_computed_by_hand(function, run_as):
+    # For the slope only negative inputs count, times what comes from above:
+    # 2 * -3 + 5 * -1. An input of 0 is on the slope's side, as in torch.
     def gradient(inputs, slope):
         with tf.GradientTape() as tape:
             tape.watch([inputs, slope])
-            outputs = prelu(inputs, slope)
-            loss = tf.reduce_sum(outputs * [[[[2.0], [5.0], [7.0]]]])
+            outputs = function(inputs, slope)
+            loss = tf.reduce_sum(outputs * [[[[2.0], [5.0], [7.0], [9.0]]]])
         return tape.gradient(loss, [inputs, slope])
 
-    inputs = tf.constant([[[[-3.0], [-1.0], [4.0]]]])
+    inputs = tf.constant([[[[-3.0], [-1.0], [4.0], [0.0]]]])
     to_inputs, to_slope = run_as(gradient)(inputs, tf.constant([[[0.5]]]))
-    np.testing.assert_allclose(to_inputs, [[[[1.0], [2.5], [7.0]]]])
+    np.testing.assert_allclose(to_inputs, [[[[1.0], [2.5], [7.0], [4.5]]]])
     np.testing.assert_allclose(to_slope, [[[-11.0]]])
 
 
-def test_prelu_equals_keras_in_float32(rng, run_as):
+def test_prelu_equals_keras_in_float32(function, rng, run_as):
     inputs, slope = samples(rng)
-    outputs, gradients = run_as(our_prelu)(inputs, slope)
+    outputs, gradients = run_as(with_gradients(function))(inputs, slope)
     expected, expected_gradients = keras_prelu(inputs, slope)
     np.testing.assert_allclose(outputs, expected, rtol=1e-5, atol=1e-6)
     for ours, theirs in zip(gradients, expected_gradients):
@@ -112,9 +120,9 @@ def test_prelu_equals_keras_in_float32(rng, run_as):
 @pytest.mark.parametrize(
     ("dtype", "unit"), [(tf.float16, 2**-10), (tf.bfloat16, 2**-7)], ids=["f16", "bf16"]
 )
-def test_prelu_equals_keras_in_half_precision(rng, run_as, dtype, unit):
+def test_prelu_equals_keras_in_half_precision(function, rng, run_as, dtype, unit):
     inputs, slope = samples(rng, dtype)
-    outputs, gradients = run_as(our_prelu)(inputs, slope)
+    outputs, gradients = run_as(with_gradients(function))(inputs, slope)
     assert outputs.dtype == gradients[0].dtype == dtype
     assert gradients[1].dtype == tf.float32
     wide = tf.cast(inputs, tf.float32)
@@ -130,12 +138,12 @@ def test_prelu_equals_keras_in_half_precision(rng, run_as, dtype, unit):
 
 
 @pytest.mark.parametrize("dtype", [tf.float16, tf.bfloat16])
-def test_prelu_slope_gradient_is_summed_in_float32(dtype, run_as):
+def test_prelu_slope_gradient_is_summed_in_float32(function, dtype, run_as):
     # 90,000 ones: bfloat16 sums stop at 256, float16 overflows at 65,504.
     def gradient(inputs, slope):
         with tf.GradientTape() as tape:
             tape.watch(slope)
-            loss = prelu(inputs, slope)
+            loss = function(inputs, slope)
         return tape.gradient(loss, slope)
 
     inputs = -tf.ones((1, 300, 300, 1), dtype)
@@ -157,14 +165,14 @@ def test_prelu_layer_keeps_its_slope_in_float32(rng, mixed_policy, policy, monke
 
     def recording(x, slope):
         taken.append(slope.dtype)
-        return prelu(x, slope)
+        return prelu_in_training(x, slope)
 
-    monkeypatch.setattr(layers, "prelu", recording)
+    monkeypatch.setattr(layers, "prelu_in_training", recording)
     mixed_policy(policy)
     layer = PReLU()
     inputs = tf.constant(rng.normal(size=(2, 3, 3, 4)), layer.compute_dtype)
     with tf.GradientTape() as tape:
-        outputs = layer(inputs)
+        outputs = layer(inputs, training=True)
         loss = tf.reduce_sum(tf.cast(outputs, tf.float32))
     assert taken == [tf.float32]
     assert outputs.dtype == layer.compute_dtype
