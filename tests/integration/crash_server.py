@@ -6,14 +6,13 @@ loop and pipeline are those of `ekd_tf.train`; backbone and loss are small ones,
 pictures are not drawn.
 
 Reads one JSON object per line, `{"values": {...}, "kill": ...}`, and answers each with
-`{"status": exit status or minus the signal, "seconds": of the steps, "calls": n}`.
-"kill" is null; `{"seconds": s}`, after the first step; or `{"call": n}`, at the n-th of
-the calls by which the run changes files, with another signal under "signal".
+`{"status": exit status or minus the signal, "calls": n}`. "kill" is null;
+`{"steps": s}`, so many steps and parts of one after the first; or `{"call": n}`, at the
+n-th of the calls by which the run changes files, with another signal under "signal".
 """
 
 import json
 import os
-import select
 import signal
 import sys
 import time
@@ -72,24 +71,15 @@ class Moments:
         setattr(owner, name, watched)
 
 
-class Stopwatch:
-    """Tells the parent of the first step and measures from there."""
+def tell_steps(pipe):
+    """Writes a line to the parent after every step."""
+    original = ProgressHook.after_step
 
-    def __init__(self, pipe):
-        self.start = None
-        original = ProgressHook.after_step
+    def after_step(hook, step):
+        os.write(pipe, b"\n")
+        original(hook, step)
 
-        def after_step(hook, step):
-            if self.start is None:
-                self.start = time.monotonic()
-                os.write(pipe, b"\n")
-            original(hook, step)
-
-        ProgressHook.after_step = after_step
-
-    @property
-    def seconds(self):
-        return 0.0 if self.start is None else time.monotonic() - self.start
+    ProgressHook.after_step = after_step
 
 
 # Converting Python by autograph would be most of what a start costs; nothing here needs
@@ -102,7 +92,8 @@ def train(values, kill, pipe):
     labelled.plot_roc = lambda *a, **k: np.zeros((4, 4, 3), np.uint8)
     labelled.plot_similarities = labelled.contact_sheet = labelled.plot_roc
     number = kill.get("signal", signal.SIGKILL)
-    stopwatch, moments, status = Stopwatch(pipe), Moments(kill.get("call"), number), 0
+    tell_steps(pipe)
+    moments, status = Moments(kill.get("call"), number), 0
     for name in ("fsync", "link", "rename", "replace", "unlink"):
         moments.watch(os, name)
     # In the middle of a checkpoint, and of a line's points.
@@ -112,9 +103,23 @@ def train(values, kill, pipe):
         TrainingSession(values).run(command=["train"])
     except Interrupted:
         status = RESUME_STATUS
-    answer = {"seconds": stopwatch.seconds, "calls": moments.count}
-    os.write(pipe, json.dumps(answer).encode())
+    os.write(pipe, json.dumps({"calls": moments.count}).encode())
     os._exit(status)
+
+
+def wait_for(steps, pipe):
+    """Returns that many steps after the first, or at the end of the run.
+
+    In steps, not seconds: other work on the machine may slow each start differently.
+    """
+    marks = []
+    while len(marks) < 1 + int(steps):
+        if pipe.peek(1)[:1] != b"\n":
+            return
+        pipe.read(1)
+        marks.append(time.monotonic())
+    if len(marks) > 1:
+        time.sleep(steps % 1 * (marks[-1] - marks[-2]))
 
 
 def serve(request):
@@ -130,11 +135,10 @@ def serve(request):
             traceback.print_exc()
             os._exit(1)
     os.close(writing)
-    if "seconds" in kill:
-        select.select([reading], [], [])
-        time.sleep(kill["seconds"])
-        os.kill(pid, signal.SIGKILL)
     with open(reading, "rb") as pipe:
+        if "steps" in kill:
+            wait_for(kill["steps"], pipe)
+            os.kill(pid, signal.SIGKILL)
         answer = json.loads(pipe.read().strip() or "{}")
     status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     return {"status": status, **answer}

@@ -1,0 +1,199 @@
+"""Times the training step of a MobileFaceNet: beside torch, and with a teacher.
+
+Every case is a process of its own, since what it measures is set at start: oneDNN,
+precision, torch. All wait but one, which makes a step; they take turns, since a busy
+machine still tells ratios. Batches are in memory.
+
+    python tools/benchmarks/bench_train_step.py --torch_python=torch_env/bin/python
+    python tools/benchmarks/bench_train_step.py --cases=alone,cached,online --turns=5
+
+torch_env is any environment with torch 2.13 (`pip install torch`).
+"""
+
+import json
+import os
+import pathlib
+import statistics
+import subprocess
+import sys
+import time
+
+from absl import app
+from absl import flags
+
+TORCH = {
+    "torch": ("float32", False),
+    "torch channels_last": ("float32", True),
+    "torch bfloat16": ("bfloat16", False),
+    "torch bfloat16 channels_last": ("bfloat16", True),
+}
+OURS = {
+    "ours": {},
+    "ours bfloat16": {"precision": "mixed_bfloat16"},
+    "ours without oneDNN": {"onednn": "0"},
+    "alone": {"teacher": "none"},
+    "cached": {"teacher": "rows"},
+    "online": {"teacher": "iresnet50"},
+}
+BESIDE_TORCH = ["ours", "ours bfloat16", "ours without oneDNN", *TORCH]
+
+CASES = flags.DEFINE_list("cases", BESIDE_TORCH, "Which; ratios are to the first.")
+TORCH_PYTHON = flags.DEFINE_string("torch_python", None, "Interpreter with torch.")
+TURNS = flags.DEFINE_integer("turns", 9, "Steps of each case.", 1)
+THREADS = flags.DEFINE_integer("threads", 2, "Threads of each case.", 1)
+BATCH = flags.DEFINE_integer("batch", 64, "Images of a step.", 2)
+SIZE = flags.DEFINE_integer("size", 112, "Side of the images in pixels.", 32)
+WIDTH = flags.DEFINE_float("width", 1.0, "Channel multiplier of the student.", 0)
+DIM = flags.DEFINE_integer("dim", 512, "Size of the embedding.", 1)
+IDENTITIES = flags.DEFINE_integer("identities", 1000, "Identities of the head.", 2)
+WORKER = flags.DEFINE_string("worker", None, "Internal: the case to make steps of.")
+
+TORCH_STEP = pathlib.Path(__file__).with_name("torch_step.py")
+
+
+class Case:
+    """A process that makes a step when told to."""
+
+    def __init__(self, name):
+        environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
+        if name in TORCH:
+            precision, channels_last = TORCH[name]
+            setting = {
+                "precision": precision,
+                "channels_last": channels_last,
+                "threads": THREADS.value,
+                "batch": BATCH.value,
+                "size": SIZE.value,
+                "width": WIDTH.value,
+                "dim": DIM.value,
+                "identities": IDENTITIES.value,
+            }
+            command = [TORCH_PYTHON.value, str(TORCH_STEP), json.dumps(setting)]
+        else:
+            environment["TF_ENABLE_ONEDNN_OPTS"] = OURS[name].get("onednn", "1")
+            command = [sys.executable, *sys.argv, f"--worker={name}"]
+        self.times = []
+        self._process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=environment,
+        )
+        # It says how many parameters its network has when it is ready.
+        self.parameters = int(self._process.stdout.readline())
+
+    def step(self):
+        self._process.stdin.write("\n")
+        self._process.stdin.flush()
+        self.times.append([float(t) for t in self._process.stdout.readline().split()])
+
+    def close(self):
+        self._process.stdin.close()
+        self._process.wait()
+
+
+def work(name):
+    """Makes a step for each line read, and answers with wall and CPU seconds."""
+    import keras
+    import numpy as np
+    import tensorflow as tf
+
+    from ekd_tf.heads import ArcFace
+    from ekd_tf.losses import CosineLoss
+    from ekd_tf.losses import EKDLoss
+    from ekd_tf.models import IResNet
+    from ekd_tf.models import MobileFaceNet
+    from ekd_tf.training import Distiller
+    from ekd_tf.training import FaceClassifier
+    from ekd_tf.training.loop import compile_step
+
+    tf.config.threading.set_intra_op_parallelism_threads(THREADS.value)
+    tf.config.threading.set_inter_op_parallelism_threads(THREADS.value)
+    keras.utils.set_random_seed(0)
+    rng = np.random.default_rng(0)
+    teacher = OURS[name].get("teacher", "none")
+    if teacher == "iresnet50":
+        net = IResNet(depth=50)
+    keras.mixed_precision.set_global_policy(OURS[name].get("precision", "float32"))
+    student = MobileFaceNet(
+        embedding_dim=DIM.value, width=WIDTH.value, input_size=SIZE.value
+    )
+    head = ArcFace(IDENTITIES.value)
+    rows = BATCH.value
+    batch = {
+        "image": rng.integers(0, 256, (rows, SIZE.value, SIZE.value, 3), np.uint8),
+        # Pairs of one identity, as balanced rows have them.
+        "label": (np.arange(rows) // 2 % IDENTITIES.value).astype(np.int32),
+        "in_margin": np.ones(rows, np.float32),
+        "image_id": np.arange(rows, dtype=np.int32),
+    }
+    if teacher == "none":
+        model = FaceClassifier(student, head)
+    else:
+        losses = {"ekd": (EKDLoss(), 8.0), "cosine": (CosineLoss(), 100.0)}
+        online = net if teacher == "iresnet50" else None
+        model = Distiller(student, online, losses, head)
+        if online is None:
+            batch["teacher"] = rng.normal(size=(rows, 512)).astype(np.float32)
+    model.compile(keras.optimizers.SGD(0.01, momentum=0.9), weight_decay=5e-4)
+    batch = {key: tf.constant(value) for key, value in batch.items()}
+    step = compile_step(model, tf.distribute.get_strategy())
+    for _ in range(2):
+        float(step(batch)["loss"])
+    print(sum(int(np.prod(v.shape)) for v in student.trainable_variables), flush=True)
+    for _ in sys.stdin:
+        wall, cpu = time.perf_counter(), time.process_time()
+        float(step(batch)["loss"])
+        print(time.perf_counter() - wall, time.process_time() - cpu, flush=True)
+
+
+def table(cases):
+    """Returns the Markdown table: ratios are medians over turns, (least..largest)."""
+    first = next(iter(cases.values()))
+    lines = [
+        "| case | images/s | CPU ms an image | time / first's, wall | CPU |",
+        "| --- | ---: | ---: | ---: | ---: |",
+    ]
+    for name, case in cases.items():
+        wall, cpu = zip(*case.times)
+        ratios = [
+            sorted(mine[i] / other[i] for mine, other in zip(case.times, first.times))
+            for i in (0, 1)
+        ]
+        wall_text, cpu_text = (
+            f"{statistics.median(r):.2f} ({r[0]:.2f}..{r[-1]:.2f})" for r in ratios
+        )
+        lines.append(
+            f"| {name} | {BATCH.value / statistics.median(wall):.1f} "
+            f"| {1e3 * statistics.median(cpu) / BATCH.value:.2f} "
+            f"| {wall_text} | {cpu_text} |"
+        )
+    return "\n".join(lines)
+
+
+def main(argv):
+    if len(argv) > 1:
+        raise app.UsageError(f"Unexpected arguments: {' '.join(argv[1:])}")
+    if WORKER.value:
+        return work(WORKER.value)
+    unknown = [name for name in CASES.value if name not in {*OURS, *TORCH}]
+    if unknown:
+        raise app.UsageError(f"--cases must be of {[*OURS, *TORCH]}: {unknown}")
+    if TORCH_PYTHON.value is None and any(name in TORCH for name in CASES.value):
+        raise app.UsageError("The cases of torch need --torch_python.")
+    cases = {name: Case(name) for name in CASES.value}
+    for turn in range(TURNS.value):
+        # Each goes first in turn.
+        order = list(cases.values())
+        for case in order[turn % len(order) :] + order[: turn % len(order)]:
+            case.step()
+    for case in cases.values():
+        case.close()
+    counts = {name: case.parameters for name, case in cases.items()}
+    print(f"parameters of the student: {counts}", file=sys.stderr)
+    print(table(cases))
+
+
+if __name__ == "__main__":
+    app.run(main)
