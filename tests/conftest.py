@@ -5,6 +5,8 @@ import os
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
 os.environ.setdefault("MPLBACKEND", "Agg")
+# What XLA compiles here runs once: to optimise it would take longer than to run it.
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 
 import pathlib
 
@@ -30,8 +32,8 @@ def run_as(request):
     """Returns `f -> f` wrapped to run eagerly, as a graph or under XLA."""
     return {
         "eager": lambda f: f,
-        "graph": tf.function,
-        "xla": lambda f: tf.function(f, jit_compile=True),
+        "graph": lambda f: tf.function(f, autograph=False),
+        "xla": lambda f: tf.function(f, jit_compile=True, autograph=False),
     }[request.param]
 
 

@@ -35,7 +35,11 @@ class Embedder:
         self.model = model
         self.flip = flip
         self.compiled = compiled
-        self._forward = tf.function(self._both) if compiled else self._both
+        self._forward = self._raw
+        if compiled:
+            # Keras needs no conversion of Python, which costs a third of the tracing.
+            autograph = not isinstance(model, keras.layers.Layer)
+            self._forward = tf.function(self._raw, autograph=autograph)
 
     def __call__(self, batches: Iterable[np.ndarray]) -> np.ndarray:
         """Embeds all images of `batches`.
@@ -82,13 +86,13 @@ class Embedder:
             full = max(full, size)
             if size < full:
                 batch = np.pad(batch, [(0, full - size), (0, 0), (0, 0), (0, 0)])
-            yield np.asarray(self._forward(tf.constant(batch)))[:size]
+            yield np.asarray(self._both(tf.constant(batch)))[:size]
             done += size
 
     def _both(self, images):
-        views = [self._raw(images)]
+        views = [self._forward(images)]
         if self.flip:
-            views.append(self._raw(tf.reverse(images, axis=[2])))
+            views.append(self._forward(tf.reverse(images, axis=[2])))
         return tf.stack(views, axis=1)
 
     def _raw(self, images):

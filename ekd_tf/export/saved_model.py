@@ -18,7 +18,6 @@ from ekd_tf.export.staging import staged
 SIGNATURE = "serving_default"
 FLOAT_SIGNATURE = "embed_float"
 JPEG_SIGNATURE = "embed_jpeg"
-ENDPOINTS = (SIGNATURE, FLOAT_SIGNATURE, JPEG_SIGNATURE)
 
 
 def export_saved_model(model: keras.Model, directory, version=None) -> pathlib.Path:
@@ -56,45 +55,20 @@ def export_saved_model(model: keras.Model, directory, version=None) -> pathlib.P
     return final
 
 
-def write_saved_model(student: keras.Model, path, endpoints=ENDPOINTS):
+def write_saved_model(student: keras.Model, path):
     """Writes a float32 student to `path`, which must not exist yet.
 
     Args:
         student: As returned by `as_float32`.
         path: The directory to write.
-        endpoints: Those of `ENDPOINTS` to write; each takes seconds.
 
     Raises:
         OSError: It cannot be written, as on a full disk.
     """
-    image_shape = tuple(student.input_shape[1:])
-    images = (None, *image_shape)
-    on_floats = _on_floats(student)
-
-    def embed(images):
-        return {"embedding": _unit(student(images, training=False))}
-
-    def embed_float(images):
-        raw = on_floats(images, training=False)
-        return {"embedding": _unit(raw), "raw_embedding": raw}
-
-    def embed_jpeg(image_bytes):
-        pixels = tf.map_fn(
-            lambda data: _exactly(decode_image(data), image_shape),
-            image_bytes,
-            fn_output_signature=tf.TensorSpec(image_shape, tf.uint8),
-        )
-        return embed(pixels)
-
     archive = keras.export.ExportArchive()
     archive.track(student)
-    known = {
-        SIGNATURE: (embed, tf.TensorSpec(images, tf.uint8, "images")),
-        FLOAT_SIGNATURE: (embed_float, tf.TensorSpec(images, tf.float32, "images")),
-        JPEG_SIGNATURE: (embed_jpeg, tf.TensorSpec((None,), tf.string, "image_bytes")),
-    }
-    for name in endpoints:
-        function, spec = known[name]
+    for name in (SIGNATURE, FLOAT_SIGNATURE, JPEG_SIGNATURE):
+        function, spec = endpoint(student, name)
         archive.add_endpoint(name=name, fn=function, input_signature=[spec])
     # Keras prints a page about the endpoints unless it is told to log.
     interactive = keras.utils.is_interactive_logging_enabled()
@@ -107,6 +81,45 @@ def write_saved_model(student: keras.Model, path, endpoints=ENDPOINTS):
     finally:
         if interactive:
             keras.utils.enable_interactive_logging()
+
+
+def endpoint(student: keras.Model, name: str):
+    """Returns what one endpoint computes.
+
+    Args:
+        student: As returned by `as_float32`.
+        name: SIGNATURE, FLOAT_SIGNATURE or JPEG_SIGNATURE.
+
+    Returns:
+        A function of one tensor to a dict of named ones, and the tensor's
+        `tf.TensorSpec`.
+    """
+    image_shape = tuple(student.input_shape[1:])
+
+    def embed(images):
+        return {"embedding": _unit(student(images, training=False))}
+
+    if name == SIGNATURE:
+        return embed, tf.TensorSpec((None, *image_shape), tf.uint8, "images")
+
+    if name == FLOAT_SIGNATURE:
+        on_floats = _on_floats(student)
+
+        def embed_float(images):
+            raw = on_floats(images, training=False)
+            return {"embedding": _unit(raw), "raw_embedding": raw}
+
+        return embed_float, tf.TensorSpec((None, *image_shape), tf.float32, "images")
+
+    def embed_jpeg(image_bytes):
+        pixels = tf.map_fn(
+            lambda data: _exactly(decode_image(data), image_shape),
+            image_bytes,
+            fn_output_signature=tf.TensorSpec(image_shape, tf.uint8),
+        )
+        return embed(pixels)
+
+    return embed_jpeg, tf.TensorSpec((None,), tf.string, "image_bytes")
 
 
 def _unit(raw):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import collections
-import os
 import pathlib
 import re
 import tempfile
@@ -24,11 +23,12 @@ from ekd_tf.export.saved_model import SIGNATURE
 from ekd_tf.export.saved_model import SavedModelEmbedder
 from ekd_tf.export.saved_model import check_images
 from ekd_tf.export.saved_model import check_student
-from ekd_tf.export.saved_model import write_saved_model
+from ekd_tf.export.saved_model import endpoint
 from ekd_tf.export.staging import staged
 
 PRECISIONS = ("float32", "float16", "dynamic", "int8")
 INT8_OUTPUTS = ("float32", "int8")
+_RAW = "raw_embedding"
 
 
 class ConversionError(ValueError):
@@ -76,19 +76,19 @@ def convert_tflite(
             "`precision='int8'` takes the ranges of activations from real images: give "
             "`representative`, 100 or more training images. Received: none"
         )
+    # Quantisation starts from float pixels: it puts its own uint8 input before them.
+    name = FLOAT_SIGNATURE if precision == "int8" else SIGNATURE
+    if isinstance(source, keras.Model):
+        student = as_float32(check_student(source))
+        if precision == "int8":
+            equalise(student, check_images(representative, student.input_shape[1:]))
+        function, spec = endpoint(student, name)
+    else:
+        function, spec = _endpoint_of_saved_model(source, name)
     with tempfile.TemporaryDirectory() as scratch:
-        if isinstance(source, keras.Model):
-            student = as_float32(check_student(source))
-            source = os.path.join(scratch, "any_batch")
-            endpoints = [SIGNATURE]
-            if precision == "int8":
-                equalise(student, check_images(representative, student.input_shape[1:]))
-                endpoints.append(FLOAT_SIGNATURE)
-            write_saved_model(student, source, endpoints)
-        frozen = os.path.join(scratch, "frozen")
-        image_shape = _freeze_one(source, frozen, from_floats=precision == "int8")
+        _freeze_one(function, spec, scratch)
         converter = tf.lite.TFLiteConverter.from_saved_model(
-            frozen, signature_keys=[SIGNATURE]
+            scratch, signature_keys=[SIGNATURE]
         )
         # XNNPACK folds nothing across Flex ops, and few phones carry them.
         converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
@@ -97,7 +97,7 @@ def convert_tflite(
         if precision == "float16":
             converter.target_spec.supported_types = [tf.float16]
         if precision == "int8":
-            images = check_images(representative, image_shape)
+            images = check_images(representative, spec.shape[1:])
             converter.representative_dataset = lambda: _calibrating(images)
             converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
             converter.inference_input_type = tf.uint8
@@ -236,37 +236,44 @@ class TFLiteModel:
         return self._interpreter.get_tensor(self._output)[0]
 
 
-def _freeze_one(source, path, from_floats=False):
-    """Rewrites a SavedModel for one image, with its weights as constants.
+def _endpoint_of_saved_model(path, name):
+    """Returns the same as `endpoint` of the student in a SavedModel."""
+    embedder = SavedModelEmbedder(path)
+    image = embedder.image_shape
+    # Through the object, which keeps the variables alive.
+    if name == SIGNATURE:
+        spec = tf.TensorSpec((None, *image), tf.uint8, "images")
+        return lambda images: embedder.signature(images=images), spec
+    signature = embedder.float_signature
+    if signature is None or _RAW not in signature.structured_outputs:
+        raise ValueError(
+            f"{path} must have an endpoint {FLOAT_SIGNATURE!r} that returns `{_RAW}` "
+            "to be quantised. Export it anew"
+        )
+    spec = tf.TensorSpec((None, *image), tf.float32, "images")
+    return lambda images: embedder.float_signature(images=images), spec
+
+
+def _freeze_one(function, spec, path):
+    """Writes a SavedModel of an endpoint for one image, with weights as constants.
 
     With the batch fixed, no op computes shapes. With constants, the converter need
     not save and load the variables several times, which takes most of its time; and
     it comes by way of a SavedModel, since only that keeps the endpoint's names.
 
     Args:
-        source: Directory of the SavedModel.
+        function: From `endpoint`; of its outputs the raw embedding is kept, where it
+            has one, or else the embedding.
+        spec: `tf.TensorSpec` of its images.
         path: Directory to write.
-        from_floats: Whether to map float pixels to `raw_embedding`, which is what
-            quantisation starts from: it puts its own uint8 input before them.
-
-    Returns:
-        The shape of one image.
     """
     # Not public, but the one thing that freezes a function on both stacks.
     from tensorflow.python.framework import convert_to_constants
 
-    embedder = SavedModelEmbedder(source)
-    signature, dtype, name = embedder.signature, tf.uint8, "embedding"
-    if from_floats:
-        signature, dtype, name = embedder.float_signature, tf.float32, "raw_embedding"
-        if signature is None or name not in signature.structured_outputs:
-            raise ValueError(
-                f"{source} must have an endpoint {FLOAT_SIGNATURE!r} that returns "
-                f"`{name}` to be quantised. Export it anew"
-            )
-    specs = [tf.TensorSpec((1, *embedder.image_shape), dtype, name="images")]
+    specs = [tf.TensorSpec((1, *spec.shape[1:]), spec.dtype, name="images")]
+    name = _RAW if spec.dtype == tf.float32 else "embedding"
     embed_one = tf.function(
-        lambda images: signature(images=images)[name], input_signature=specs
+        lambda images: function(images)[name], autograph=False, input_signature=specs
     ).get_concrete_function()
     frozen = convert_to_constants.convert_variables_to_constants_v2(embed_one)
     graph = frozen.graph.as_graph_def()
@@ -284,9 +291,8 @@ def _freeze_one(source, path, from_floats=False):
         return {name: embedding}
 
     module = tf.Module()
-    module.embed = tf.function(embed, input_signature=specs)
+    module.embed = tf.function(embed, autograph=False, input_signature=specs)
     tf.saved_model.save(module, path, signatures={SIGNATURE: module.embed})
-    return embedder.image_shape
 
 
 def _calibrating(images):
