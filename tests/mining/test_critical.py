@@ -5,8 +5,8 @@ import pytest
 import tensorflow as tf
 
 from ekd_tf.mining import CriticalPairMiner
-from ekd_tf.mining import critical
 from ekd_tf.mining import critical_counts
+from ekd_tf.mining import negatives
 from ekd_tf.mining.critical import DEFAULT_FPRS
 from ekd_tf.ops.pairwise import list_pairs
 
@@ -116,7 +116,7 @@ def test_matches_loops_over_pairs_in_every_mode(rng, run_as):
 
 
 def test_blocks_of_many_rows_cover_the_triangle(rng):
-    # 1,100 rows: 5 blocks, the last one shorter, and padded columns.
+    # 1,100 rows: 7 blocks and filling rows.
     student, teacher, labels = batch_of(rng, 1100, identities=300)
     mined = CriticalPairMiner(num_negatives=5000)(student, teacher, labels)
     gram = unit_np(student) @ unit_np(student).T
@@ -136,7 +136,7 @@ def test_blocks_of_many_rows_cover_the_triangle(rng):
 
 
 def test_matches_loops_over_pairs_in_narrow_blocks(rng, monkeypatch):
-    monkeypatch.setattr(critical, "MIN_BLOCK_ROWS", 1)
+    monkeypatch.setattr(negatives, "BLOCK_ROWS", 5)
     for rows in (33, 150):
         student, teacher, labels = batch_of(rng, rows, identities=rows // 4)
         mined = CriticalPairMiner(num_negatives=200)(student, teacher, labels)
@@ -144,7 +144,7 @@ def test_matches_loops_over_pairs_in_narrow_blocks(rng, monkeypatch):
 
 
 def test_batch_size_unknown_while_tracing(rng, monkeypatch):
-    monkeypatch.setattr(critical, "MIN_BLOCK_ROWS", 64)
+    monkeypatch.setattr(negatives, "BLOCK_ROWS", 64)
     miner = CriticalPairMiner(num_negatives=100)
     mine = tf.function(
         lambda s, t, y: miner(s, t, y),
