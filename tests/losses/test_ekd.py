@@ -187,6 +187,14 @@ def test_reference_preset_reproduces_tface(golden, run_as, rows):
             np.testing.assert_allclose(getattr(loss, side), expected, rtol=1e-5)
 
 
+def test_blocks_that_are_not_kept_change_no_value(rng):
+    batch = batch_of(rng, 100, 25)
+    expected = terms_of(EKDLoss(), *batch)
+    np.testing.assert_allclose(
+        terms_of(EKDLoss(block_rows=30), *batch), expected, rtol=1e-4
+    )
+
+
 def test_batch_size_unknown_while_tracing(golden):
     arrays = np.load(golden / "ekd_official.npz")
     loss = EKDLoss(preset="reference")
@@ -633,6 +641,7 @@ ARGUMENTS = {
     "negative_weight": 0.0,
     "thresholds": "histogram",
     "bias_correction": False,
+    "block_rows": 16,
     "name": "mine",
 }
 
@@ -646,6 +655,7 @@ def test_config_round_trip():
         assert getattr(loss, name) == (tuple(value) if name == "fprs" else value)
     assert loss.preset is None
     assert (loss.miner.fprs, loss.miner.num_negatives) == ((0.2, 0.003), 7)
+    assert loss.miner.block_rows == 16
 
 
 def test_config_round_trip_of_the_preset():

@@ -143,6 +143,18 @@ def test_matches_loops_over_pairs_in_narrow_blocks(rng, monkeypatch):
         check(mined, student, teacher, labels, k=200)
 
 
+def test_blocks_that_are_not_kept_mine_the_same(rng):
+    for rows in (30, 150):
+        batch = batch_of(rng, rows, identities=rows // 4)
+        mined = CriticalPairMiner(num_negatives=200, block_rows=20)(*batch)
+        check(mined, *batch, k=200)
+
+
+def test_block_rows_must_be_positive():
+    with pytest.raises(ValueError, match="`block_rows` must be in"):
+        CriticalPairMiner(block_rows=0)
+
+
 def test_batch_size_unknown_while_tracing(rng, monkeypatch):
     monkeypatch.setattr(negatives, "BLOCK_ROWS", 64)
     miner = CriticalPairMiner(num_negatives=100)
