@@ -57,7 +57,7 @@ def test_an_unknown_batch_is_cut_as_a_known_one(rng):
 
 @pytest.mark.parametrize("keep", [True, False])
 def test_blocks_are_counted_and_searched(rng, keep):
-    embeddings, labels = batch_of(rng, 90, identities=90)
+    embeddings, _ = batch_of(rng, 90, identities=90)
     labels = np.arange(90, dtype=np.int32)
 
     @tf.function
