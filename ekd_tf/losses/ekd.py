@@ -90,6 +90,8 @@ class EKDLoss(DistillationLoss):
         preset: None, or "reference" for the arithmetic of TFace to float32 rounding:
             no bias correction, and pairs of one source image count. Other arguments
             keep their defaults, which are TFace's.
+        block_rows: None, or int: mine in blocks of about this many rows, for batches
+            whose pairs do not fit into memory (`CriticalPairMiner`).
         name: Name of the layer and prefix of its terms.
 
     Returns:
@@ -129,6 +131,7 @@ class EKDLoss(DistillationLoss):
         bias_correction=True,
         threshold_gradient=False,
         preset=None,
+        block_rows=None,
         name="ekd",
         **kwargs,
     ):
@@ -152,7 +155,10 @@ class EKDLoss(DistillationLoss):
             )
             bias_correction = False
         self.miner = CriticalPairMiner(
-            fprs, num_negatives, thresholds=thresholds == "ema"
+            fprs,
+            num_negatives,
+            thresholds=thresholds == "ema",
+            block_rows=block_rows,
         )
         self.fprs = self.miner.fprs
         self.temperature = float(temperature)
@@ -164,6 +170,7 @@ class EKDLoss(DistillationLoss):
         self.bias_correction = bool(bias_correction)
         self.threshold_gradient = bool(threshold_gradient)
         self.preset = preset
+        self.block_rows = self.miner.block_rows
 
         count = len(self.fprs)
         self.student_thresholds = self.add_state("student_thresholds", (count,))
@@ -302,6 +309,7 @@ class EKDLoss(DistillationLoss):
             bias_correction=self.bias_correction,
             threshold_gradient=self.threshold_gradient,
             preset=self.preset,
+            block_rows=self.block_rows,
         )
         return config
 

@@ -14,28 +14,27 @@ import tensorflow as tf
 from ekd_tf.checks import check_range
 from ekd_tf.checks import check_rank
 from ekd_tf.checks import check_same_batch
+from ekd_tf.mining.negatives import GROUP
+from ekd_tf.mining.negatives import NegativePairs
+from ekd_tf.mining.negatives import look_up
+from ekd_tf.mining.negatives import survey
 from ekd_tf.ops.numerics import l2_normalize
 from ekd_tf.ops.pairwise import PositivePairs
+from ekd_tf.ops.pairwise import all_pairs
+from ekd_tf.ops.pairwise import differ
+from ekd_tf.ops.pairwise import pair_similarity
 from ekd_tf.ops.pairwise import positive_pairs
 from ekd_tf.ops.pairwise import sum_over_positive_pairs
 from ekd_tf.ops.ranking import NO_PAIR
+from ekd_tf.ops.ranking import RankSearch
 from ekd_tf.ops.ranking import coarse_histogram
 from ekd_tf.ops.ranking import descending_keys
-from ekd_tf.ops.ranking import entries_at
 from ekd_tf.ops.ranking import exceeds
+from ekd_tf.ops.ranking import groups_of_largest
 from ekd_tf.ops.ranking import hard_rank
-from ekd_tf.ops.ranking import largest
 from ekd_tf.ops.ranking import ranks_of_fprs
-from ekd_tf.ops.ranking import select_descending
 
 DEFAULT_FPRS = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
-
-# Columns per group in the search for the largest cosines.
-GROUP = 32
-# Row blocks the upper triangle is cut into: 8 leave 9/16 of the full matrix.
-MAX_BLOCKS = 8
-# Below this many rows a block costs more to start than it saves.
-MIN_BLOCK_ROWS = 256
 
 
 class ModelPairs(typing.NamedTuple):
@@ -107,8 +106,9 @@ class CriticalPairMiner:
     """Mines a batch for its positives, hardest negatives and both models' thresholds.
 
     Selection, not sorting: the cosines of all pairs are computed once per model in
-    blocks of the upper triangle and counted (`ekd_tf.ops.ranking`). No gradient flows
-    through any of it; a loss recomputes the mined pairs from their rows.
+    blocks (`NegativePairs`) and counted (`RankSearch`). Only the few pairs of a small
+    batch are sorted. No gradient flows through any of it; a loss recomputes the mined
+    pairs from their rows.
 
     Works eagerly, in a `tf.function` and under XLA, which needs a batch size known
     when tracing.
@@ -119,6 +119,9 @@ class CriticalPairMiner:
             to mine.
         thresholds: Bool: whether to read the batch's own thresholds. Without, they
             are filled with zeros and half the counting is saved.
+        block_rows: None, or int: compute cosines in blocks of about this many rows and
+            keep none of them. Memory then grows with the batch, not with its pairs, and
+            every product is computed twice.
 
     Reference:
         Huang et al., 2022, arXiv:2206.02325, section 3. TFace sorts all negatives of
@@ -126,15 +129,24 @@ class CriticalPairMiner:
         element (within 2^-23).
     """
 
-    def __init__(self, fprs=DEFAULT_FPRS, num_negatives=2000, thresholds=True):
+    def __init__(
+        self,
+        fprs=DEFAULT_FPRS,
+        num_negatives=2000,
+        thresholds=True,
+        block_rows=None,
+    ):
         if not len(fprs):
             raise ValueError("`fprs` must name at least one rate. Received: none")
         for fpr in fprs:
             check_range("fprs", fpr, 0, 1, low_open=True, high_open=True)
         check_range("num_negatives", num_negatives, 1)
+        if block_rows is not None:
+            check_range("block_rows", block_rows, 1)
         self.fprs = tuple(float(fpr) for fpr in fprs)
         self.num_negatives = int(num_negatives)
         self.thresholds = bool(thresholds)
+        self.block_rows = None if block_rows is None else int(block_rows)
 
     def __call__(self, student, teacher, labels, image_ids=None):
         """Returns the `MinedPairs` of a batch.
@@ -146,9 +158,10 @@ class CriticalPairMiner:
             image_ids: Integer tensor `(batch,)` naming the source image of each row,
                 or None. Positive pairs of one source image are left out.
         """
+        # Stopped before the function, whose gradient would be built otherwise.
         batch = {
-            "student": tf.convert_to_tensor(student),
-            "teacher": tf.convert_to_tensor(teacher),
+            "student": tf.stop_gradient(tf.convert_to_tensor(student)),
+            "teacher": tf.stop_gradient(tf.convert_to_tensor(teacher)),
             "labels": tf.convert_to_tensor(labels),
         }
         if image_ids is not None:
@@ -162,40 +175,98 @@ class CriticalPairMiner:
     def _mine(self, student, teacher, labels, image_ids=None):
         student, student_finite = _unit_rows(student)
         teacher, teacher_finite = _unit_rows(teacher)
-        triangle = _Triangle(labels)
-
-        similarities = triangle.negative_similarities(student)
-        hardest, positions = largest(similarities, self.num_negatives)
+        few = all_pairs(labels.shape[0])
+        if few is not None and self.block_rows is None:
+            mined = self._sort(student, teacher, labels, few)
+        else:
+            mined = self._select(student, teacher, labels)
+        hardest, negative, num_negatives, student_pairs, teacher_pairs = mined
         mask = hardest > NO_PAIR
-        negative = tf.where(mask[:, None], triangle.pairs_at(positions), 0)
 
-        def model_pairs(embeddings, similarities, negative):
-            keys = [descending_keys(block) for block in similarities]
-            histogram = coarse_histogram(keys)
-            thresholds = tf.zeros([len(self.fprs)])
-            if self.thresholds:
-                ranks = ranks_of_fprs(tf.reduce_sum(histogram), self.fprs)
-                thresholds = select_descending(keys, ranks, histogram)
-            return ModelPairs(
-                embeddings=embeddings,
-                negative=tf.where(mask, negative, 0.0),
-                thresholds=thresholds,
-                histogram=histogram,
-            )
+        def model_pairs(embeddings, negative, thresholds, histogram):
+            negative = tf.where(mask, negative, 0.0)
+            return ModelPairs(embeddings, negative, thresholds, histogram)
 
-        student_pairs = model_pairs(student, similarities, hardest)
-        similarities = triangle.negative_similarities(teacher)
-        teacher_pairs = model_pairs(
-            teacher, similarities, entries_at(similarities, positions)
-        )
         return MinedPairs(
             positive=positive_pairs(labels, image_ids),
-            negative=negative,
+            negative=tf.where(mask[:, None], negative, 0),
             negative_mask=mask,
-            num_negatives=tf.reduce_sum(student_pairs.histogram),
+            num_negatives=num_negatives,
             finite=student_finite & teacher_finite,
-            student=student_pairs,
-            teacher=teacher_pairs,
+            student=model_pairs(student, *student_pairs),
+            teacher=model_pairs(teacher, *teacher_pairs),
+        )
+
+    def _sort(self, student, teacher, labels, pairs):
+        """Mines the listed pairs by sorting them.
+
+        Returns:
+            `(hardest, pairs, num_negatives, student, teacher)`: the student's cosines
+            of the mined pairs, falling, `NO_PAIR` where there is none; their rows; and
+            per model their cosines, the thresholds and the histogram.
+        """
+        is_negative = differ(labels, pairs)
+        num_negatives = tf.math.count_nonzero(is_negative, dtype=tf.int32)
+        ranks = ranks_of_fprs(num_negatives, self.fprs)
+
+        def sort(embeddings):
+            cosines = tf.where(is_negative, pair_similarity(embeddings, pairs), NO_PAIR)
+            falling, order = tf.math.top_k(cosines, len(pairs))
+            thresholds = tf.zeros([len(self.fprs)])
+            if self.thresholds:
+                thresholds = tf.gather(falling, ranks)
+            return (
+                cosines,
+                order,
+                thresholds,
+                coarse_histogram(descending_keys(cosines)),
+            )
+
+        student, order, *student_pairs = sort(student)
+        teacher, _, *teacher_pairs = sort(teacher)
+        order = order[: self.num_negatives]
+        hardest = tf.gather(student, order)
+        return (
+            hardest,
+            tf.gather(pairs, order),
+            num_negatives,
+            (hardest, *student_pairs),
+            (tf.gather(teacher, order), *teacher_pairs),
+        )
+
+    def _select(self, student, teacher, labels):
+        """Mines all pairs by counting them; returns what `_sort` does."""
+        pairs = NegativePairs(labels, self.block_rows)
+
+        def selection(embeddings, groups=None):
+            histogram, maxima, read = survey(
+                pairs,
+                pairs.reader(embeddings),
+                with_maxima=groups is None,
+                keep=self.block_rows is None,
+            )
+            if groups is None:
+                groups = groups_of_largest(maxima, self.num_negatives)
+            search = None
+            if self.thresholds:
+                ranks = ranks_of_fprs(tf.reduce_sum(histogram), self.fprs)
+                search = RankSearch(histogram, ranks)
+            thresholds, entries = look_up(pairs, read, search, groups)
+            if thresholds is None:
+                thresholds = tf.zeros([len(self.fprs)])
+            return groups, tf.reshape(entries, [-1]), thresholds, histogram
+
+        groups, entries, *student_pairs = selection(student)
+        _, teacher_entries, *teacher_pairs = selection(teacher, groups)
+        count = min(self.num_negatives, entries.shape[0])
+        hardest, places = tf.math.top_k(entries, count)
+        positions = tf.gather(groups, places // GROUP) * GROUP + places % GROUP
+        return (
+            hardest,
+            pairs.pairs_at(positions),
+            tf.reduce_sum(student_pairs[1]),
+            (hardest, *student_pairs),
+            (tf.gather(teacher_entries, places), *teacher_pairs),
         )
 
 
@@ -255,69 +326,7 @@ def critical_counts(pairs, student_thresholds, teacher_thresholds):
 
 
 def _unit_rows(embeddings):
-    rows = tf.stop_gradient(l2_normalize(embeddings))
+    rows = l2_normalize(embeddings)
     # The sum of a unit row is finite where all its entries are.
     finite = tf.math.is_finite(tf.reduce_sum(rows, axis=1))
     return tf.where(finite[:, None], rows, 0.0), tf.reduce_all(finite)
-
-
-class _Triangle:
-    """The negative pairs of a batch: the upper triangle in groups of columns.
-
-    The batch is padded to a multiple of `GROUP` and the triangle is cut into row
-    blocks, each reaching from its own first row to the last column, so a little more
-    than half of the matrix is computed. Each block is stored as rows of `GROUP`
-    consecutive columns; entries that are no negative pair hold `NO_PAIR`.
-    """
-
-    def __init__(self, labels):
-        # Of Python type where the size is known, so that all shapes are static.
-        minimum, maximum = min, max
-        self._batch = labels.shape[0]
-        if self._batch is None:
-            minimum, maximum = tf.minimum, tf.maximum
-            self._batch = tf.shape(labels)[0]
-        self._padded = -(-self._batch // GROUP) * GROUP
-        rows = -(-self._padded // (MAX_BLOCKS * GROUP)) * GROUP
-        rows = maximum(rows, MIN_BLOCK_ROWS)
-        # A batch too small for all blocks leaves the last ones without rows.
-        edges = [minimum(i * rows, self._padded) for i in range(MAX_BLOCKS + 1)]
-        self._blocks = [
-            (start, end)
-            for start, end in zip(edges[:-1], edges[1:])
-            if not isinstance(start, int) or start < end
-        ]
-        labels = tf.pad(labels, [[0, self._padded - self._batch]])
-        self._masks = []
-        for start, end in self._blocks:
-            columns = tf.range(start, self._padded)
-            self._masks.append(
-                (labels[start:end, None] != labels[None, start:])
-                & (columns[None, :] > tf.range(start, end)[:, None])
-                & (columns < self._batch)[None, :]
-            )
-
-    def negative_similarities(self, embeddings):
-        """Returns all cosines in blocks `(num_groups, GROUP)`; see the class."""
-        embeddings = tf.pad(embeddings, [[0, self._padded - self._batch], [0, 0]])
-        groups = []
-        for (start, end), mask in zip(self._blocks, self._masks):
-            block = tf.matmul(
-                embeddings[start:end], embeddings[start:], transpose_b=True
-            )
-            block = tf.where(mask, block, NO_PAIR)
-            groups.append(tf.reshape(block, [-1, GROUP]))
-        return groups
-
-    def pairs_at(self, positions):
-        """Turns positions in the concatenated blocks into pairs of rows, `(k, 2)`."""
-        starts = tf.stack([start for start, _ in self._blocks])
-        widths = self._padded - starts
-        sizes = widths * tf.stack([end - start for start, end in self._blocks])
-        firsts = tf.cumsum(sizes, exclusive=True)
-        block = tf.searchsorted(firsts, positions, side="right") - 1
-        start = tf.gather(starts, block)
-        # Positions beyond the last entry may fall into a block without rows.
-        width = tf.maximum(tf.gather(widths, block), 1)
-        inside = positions - tf.gather(firsts, block)
-        return tf.stack([start + inside // width, start + inside % width], axis=1)

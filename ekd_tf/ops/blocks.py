@@ -1,6 +1,31 @@
-"""Sums over blocks of a tensor too large to hold at once."""
+"""Loops over blocks of a tensor too large to hold at once."""
 
 import tensorflow as tf
+
+
+def scan_blocks(function, num_blocks, initial):
+    """Visits blocks one after the other, so that one block's temporaries exist at once.
+
+    Args:
+        function: Maps a block number, int32 scalar, and the values carried so far to
+            the sequence of new ones, of the same shapes.
+        num_blocks: Int >= 1, or int32 scalar tensor.
+        initial: Sequence of tensors or `tf.TensorArray`s: the values before the first
+            block.
+
+    Returns:
+        List of the values after the last block.
+    """
+    if isinstance(num_blocks, int) and num_blocks == 1:
+        # A loop costs a small batch dearly.
+        return list(function(tf.constant(0), *initial))
+    _, *carried = tf.while_loop(
+        lambda block, *carried: block < num_blocks,
+        lambda block, *carried: (block + 1, *function(block, *carried)),
+        (tf.constant(0), *initial),
+        parallel_iterations=1,
+    )
+    return carried
 
 
 def sum_over_blocks(function, num_blocks, tensor):
@@ -22,11 +47,8 @@ def sum_over_blocks(function, num_blocks, tensor):
         return function(tf.constant(0), tensor)
 
     def over_blocks(step, initial):
-        _, total = tf.while_loop(
-            lambda block, total: block < num_blocks,
-            lambda block, total: (block + 1, total + step(block)),
-            (tf.constant(0), initial),
-            parallel_iterations=1,
+        (total,) = scan_blocks(
+            lambda block, total: [total + step(block)], num_blocks, [initial]
         )
         return total
 

@@ -2,6 +2,7 @@
 
 import typing
 
+import numpy as np
 import tensorflow as tf
 
 # Positive pairs are visited this many at a time at most: two gathers of 512-dim rows
@@ -29,12 +30,16 @@ class PositivePairs(typing.NamedTuple):
             its first partner; the others follow it.
         first_number: Int32 `(batch,)`, number of each sorted row's first pair.
         num_pairs: Int32 scalar.
+        labels: Int32 `(batch,)`, as given.
+        image_ids: Integer `(batch,)`, as given; row numbers where all images differ.
     """
 
     order: tf.Tensor
     first_partner: tf.Tensor
     first_number: tf.Tensor
     num_pairs: tf.Tensor
+    labels: tf.Tensor
+    image_ids: tf.Tensor
 
 
 def positive_pairs(labels, image_ids=None):
@@ -53,21 +58,52 @@ def positive_pairs(labels, image_ids=None):
     keys = tf.bitwise.left_shift(tf.cast(labels, tf.int64), tf.constant(32, tf.int64))
     if image_ids is None:
         order = tf.argsort(labels)
-        first_partner = tf.range(1, tf.shape(labels)[0] + 1)
+        image_ids = tf.range(tf.shape(labels)[0])
+        first_partner = image_ids + 1
     else:
         keys += tf.cast(image_ids, tf.int64) & 0xFFFFFFFF
         order = tf.argsort(keys)
         keys = tf.gather(keys, order)
         # Rows of one source image are neighbours: the first partner comes after them.
         first_partner = tf.searchsorted(keys, keys, side="right")
-    labels = tf.gather(labels, order)
-    num_partners = tf.searchsorted(labels, labels, side="right") - first_partner
+    in_order = tf.gather(labels, order)
+    num_partners = tf.searchsorted(in_order, in_order, side="right") - first_partner
     return PositivePairs(
         order=order,
         first_partner=first_partner,
         first_number=tf.cumsum(num_partners, exclusive=True),
         num_pairs=tf.reduce_sum(num_partners),
+        labels=labels,
+        image_ids=image_ids,
     )
+
+
+def all_pairs(batch):
+    """Lists every unordered pair of rows, where that is short.
+
+    Args:
+        batch: Python int, or None for a batch size unknown while tracing.
+
+    Returns:
+        Int32 array `(batch * (batch - 1) / 2, 2)`, row numbers i < j; None for an
+        unknown batch, for one of a single row, and for more than `MAX_CHUNK` pairs.
+    """
+    if batch is None or not 1 <= batch * (batch - 1) // 2 <= MAX_CHUNK:
+        return None
+    return np.stack(np.triu_indices(batch, 1), axis=1).astype(np.int32)
+
+
+def differ(values, rows):
+    """Returns whether an entry differs between the rows of each pair.
+
+    Args:
+        values: Integer tensor `(batch,)`.
+        rows: Integer tensor or array `(num_pairs, 2)`.
+
+    Returns:
+        Bool tensor `(num_pairs,)`.
+    """
+    return tf.gather(values, rows[:, 0]) != tf.gather(values, rows[:, 1])
 
 
 def pairs_at(pairs, numbers):
@@ -136,7 +172,17 @@ def pair_similarity(embeddings, pairs):
 
     batch, num_pairs = embeddings.shape[0], pairs.shape[0]
     if None not in (batch, num_pairs) and batch**2 <= PRODUCT_SHARE * num_pairs:
-        return tf.gather_nd(similarity_matrix(embeddings), pairs)
+
+        @tf.custom_gradient
+        def similarity_of_product(embeddings):
+            def gradient(upstream):
+                # One product instead of one for either factor.
+                weights = tf.scatter_nd(pairs, upstream, [batch, batch])
+                return tf.matmul(weights + tf.transpose(weights), embeddings)
+
+            return tf.gather_nd(similarity_matrix(embeddings), pairs), gradient
+
+        return similarity_of_product(embeddings)
 
     # The gradient of `tf.gather` is sparse, and making it dense warns (and copies)
     # when the batch size is unknown while tracing.
@@ -176,26 +222,29 @@ def sum_over_positive_pairs(function, student, teacher, pairs, thresholds):
         Float32 tensor `(columns,)`; zeros with a zero gradient without positive pairs.
     """
     teacher = tf.stop_gradient(teacher)
+
+    def sum_of(rows, counted, student, thresholds):
+        values = function(
+            pair_similarity(student, rows), pair_similarity(teacher, rows), thresholds
+        )
+        return tf.reduce_sum(tf.where(counted[:, None], values, 0.0), axis=0)
+
     batch = student.shape[0]
+    rows = all_pairs(batch)
+    if rows is not None:
+        # A loop, and finding pairs by their numbers, cost a small batch dearly.
+        counted = ~differ(pairs.labels, rows) & differ(pairs.image_ids, rows)
+        return sum_of(rows, counted, student, thresholds)
+
     if batch is None:
         chunk = tf.minimum(tf.shape(student)[0], MAX_CHUNK)
-    elif batch * (batch - 1) // 2 <= MAX_CHUNK:
-        chunk = max(batch * (batch - 1) // 2, 1)
     else:
         chunk = min(batch, MAX_CHUNK)
 
     def chunk_sum(start, student, thresholds):
         numbers = start + tf.range(chunk)
         rows = pairs_at(pairs, numbers)
-        values = function(
-            pair_similarity(student, rows), pair_similarity(teacher, rows), thresholds
-        )
-        inside = (numbers < pairs.num_pairs)[:, None]
-        return tf.reduce_sum(tf.where(inside, values, 0.0), axis=0)
-
-    if batch is not None and batch * (batch - 1) // 2 <= chunk:
-        # All pairs fit into one chunk, and a loop costs a small batch dearly.
-        return chunk_sum(0, student, thresholds)
+        return sum_of(rows, numbers < pairs.num_pairs, student, thresholds)
 
     def over_chunks(step, *initial):
         _, *totals = tf.while_loop(

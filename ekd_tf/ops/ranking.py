@@ -4,9 +4,8 @@ Nothing here sorts all pairs. A cosine is quantised to 2^-23 (one float32 step j
 above 1, two just below) into a descending integer key; two counting passes of 4096 bins
 each then read any order statistic off. The largest few come from the maxima of groups.
 
-All pairs come as a sequence of blocks, never joined: a block of a few MB stays in the
-cache from one pass to the next. Every shape is static where the batch is, so XLA
-compiles it.
+All pairs come in blocks, never joined: the functions here take one block each, and
+their counts add up. Every shape is static where the batch is, so XLA compiles it.
 """
 
 import tensorflow as tf
@@ -49,21 +48,16 @@ def _count(bins, size):
     )
 
 
-def coarse_histogram(blocks):
+def coarse_histogram(keys):
     """Counts keys per bin of width 2^-11, from the highest cosine down.
 
     Args:
-        blocks: Sequence of int32 tensors of `descending_keys`.
+        keys: Int32 tensor of `descending_keys`.
 
     Returns:
         Int32 tensor `(HISTOGRAM_BINS,)`. Entries of value `NO_PAIR` are not counted.
     """
-    return tf.add_n(
-        [
-            _count(tf.bitwise.right_shift(keys, LEVEL_BITS), HISTOGRAM_BINS)
-            for keys in blocks
-        ]
-    )
+    return _count(tf.bitwise.right_shift(keys, LEVEL_BITS), HISTOGRAM_BINS)
 
 
 def ranks_of_fprs(num_negatives, fprs):
@@ -89,43 +83,60 @@ def ranks_of_fprs(num_negatives, fprs):
     return tf.cast(tf.stack(ranks), tf.int32)
 
 
-def select_descending(blocks, ranks, histogram):
+class RankSearch:
     """Reads order statistics off by counting: element `rank` of a descending sort.
 
+    The histogram tells in which coarse bin each rank lies. `count` then counts the keys
+    of those bins alone, finely, and `cosines` reads the ranks off the sum of the counts
+    of all blocks.
+
     Args:
-        blocks: Sequence of int32 tensors of `descending_keys`.
+        histogram: The sum of `coarse_histogram` over all blocks.
         ranks: Int32 tensor `(k,)`, 0-based, each below the number of pairs. A rank
             beyond it gives an undefined cosine.
-        histogram: `coarse_histogram(blocks)`.
-
-    Returns:
-        Float32 tensor `(k,)`, the cosines, within 2^-23 of those a sort gives.
     """
-    num_ranks = ranks.shape[0]
-    cumulative = tf.cumsum(histogram)
-    coarse = tf.minimum(
-        tf.searchsorted(cumulative, ranks, side="right"), HISTOGRAM_BINS - 1
-    )
-    inside = ranks - tf.gather(cumulative - histogram, coarse)
 
-    # Each coarse bin that holds a rank gets a slot of fine bins; ranks in one bin share
-    # it. All other keys go to slot `num_ranks`, which is not counted. The table holds
-    # what turns `bin, low bits` into `slot, low bits` by exclusive or.
-    slot_of_bin = tf.tensor_scatter_nd_min(
-        tf.fill([NO_PAIR_BIN + 1], num_ranks), coarse[:, None], tf.range(num_ranks)
-    )
-    change = tf.bitwise.left_shift(
-        tf.bitwise.bitwise_xor(slot_of_bin, tf.range(NO_PAIR_BIN + 1)), LEVEL_BITS
-    )
-    fine = []
-    for keys in blocks:
+    def __init__(self, histogram, ranks):
+        self._num_ranks = ranks.shape[0]
+        cumulative = tf.cumsum(histogram)
+        self._coarse = tf.minimum(
+            tf.searchsorted(cumulative, ranks, side="right"), HISTOGRAM_BINS - 1
+        )
+        self._inside = ranks - tf.gather(cumulative - histogram, self._coarse)
+
+        # Each coarse bin that holds a rank gets a slot of fine bins; ranks in one bin
+        # share it. All other keys go to slot `num_ranks`, which is not counted. The
+        # table holds what turns `bin, low bits` into `slot, low bits` by exclusive or.
+        slot_of_bin = tf.tensor_scatter_nd_min(
+            tf.fill([NO_PAIR_BIN + 1], self._num_ranks),
+            self._coarse[:, None],
+            tf.range(self._num_ranks),
+        )
+        self._change = tf.bitwise.left_shift(
+            tf.bitwise.bitwise_xor(slot_of_bin, tf.range(NO_PAIR_BIN + 1)), LEVEL_BITS
+        )
+        self._slot_of_rank = tf.gather(slot_of_bin, self._coarse)
+
+    def no_counts(self):
+        """Returns the counts of no block at all, int32 `(k * LEVEL_BINS,)`."""
+        return tf.zeros([self._num_ranks * LEVEL_BINS], tf.int32)
+
+    def count(self, keys):
+        """Counts the keys of one block, int32 `(k * LEVEL_BINS,)`."""
         bins = tf.bitwise.right_shift(keys, LEVEL_BITS)
-        fine_keys = tf.bitwise.bitwise_xor(keys, tf.gather(change, bins))
-        fine.append(_count(fine_keys, num_ranks * LEVEL_BINS))
-    fine = tf.reshape(tf.add_n(fine), [num_ranks, LEVEL_BINS])
-    fine = tf.gather(fine, tf.gather(slot_of_bin, coarse))
-    steps = coarse * LEVEL_BINS + _bins_of_ranks(fine, inside)
-    return KEY_TOP - (tf.cast(steps, tf.float32) + 0.5) / KEY_SCALE
+        fine_keys = tf.bitwise.bitwise_xor(keys, tf.gather(self._change, bins))
+        return _count(fine_keys, self._num_ranks * LEVEL_BINS)
+
+    def cosines(self, counts):
+        """Returns the cosines, float32 `(k,)`, within 2^-23 of those a sort gives.
+
+        Args:
+            counts: The sum of `count` over all blocks.
+        """
+        counts = tf.reshape(counts, [self._num_ranks, LEVEL_BINS])
+        counts = tf.gather(counts, self._slot_of_rank)
+        steps = self._coarse * LEVEL_BINS + _bins_of_ranks(counts, self._inside)
+        return KEY_TOP - (tf.cast(steps, tf.float32) + 0.5) / KEY_SCALE
 
 
 def _bins_of_ranks(counts, ranks):
@@ -208,70 +219,43 @@ def attach_thresholds(thresholds, hardest, mask, ranks):
     return thresholds + (means - tf.stop_gradient(means))
 
 
-def largest(blocks, k):
-    """Finds the k largest entries from the maxima of groups.
+def groups_of_largest(maxima, k):
+    """Finds the groups in which the k largest of all entries lie, from their maxima.
 
-    An entry among the k largest lies in one of the k groups with the largest maxima,
-    so only those groups are searched.
+    An entry among the k largest lies in one of the k groups with the largest maxima.
 
     Args:
-        blocks: Sequence of float32 tensors `(num_groups, size)`, together the groups.
+        maxima: Float32 tensor `(num_groups,)`.
         k: Python int.
 
     Returns:
-        `(values (k',), positions (k',))`: float32 descending, and int32 positions in
-        the flattened concatenation of the blocks, with k' = min(k, number of entries)
-        where the number of groups is known when tracing. Otherwise k' = k, and entries
-        that are missing have the value `NO_PAIR`.
+        Int32 tensor `(k',)` of group numbers, with k' = min(k, num_groups) where the
+        number of groups is known when tracing. Otherwise k' = k, and groups that are
+        missing have numbers beyond the last.
     """
-    size = blocks[0].shape[1]
-    num_groups = [block.shape[0] for block in blocks]
-    if None not in num_groups and sum(num_groups) <= k:
-        entries = tf.concat([tf.reshape(block, [-1]) for block in blocks], axis=0)
-        return tf.math.top_k(entries, min(k, sum(num_groups) * size))
-    maxima = tf.concat([tf.reduce_max(block, axis=1) for block in blocks], axis=0)
-    num_kept = k
-    if maxima.shape[0] is None:
-        # Of an unknown number of groups there may be fewer than k.
+    num_groups = maxima.shape[0]
+    if num_groups is None:
         missing = tf.maximum(k - tf.shape(maxima)[0], 0)
         maxima = tf.pad(maxima, [[0, missing]], constant_values=NO_PAIR)
-    else:
-        num_kept = min(k, maxima.shape[0])
-    _, kept = tf.math.top_k(maxima, num_kept, sorted=False)
-    candidates = tf.reshape(_rows_at(blocks, kept), [-1])
-    values, positions = tf.math.top_k(candidates, min(k, num_kept * size))
-    return values, tf.gather(kept, positions // size) * size + positions % size
+        num_groups = k
+    return tf.math.top_k(maxima, min(k, num_groups), sorted=False).indices
 
 
-def entries_at(blocks, positions):
-    """Looks up entries by position in the flattened concatenation of blocks.
+def take_groups(found, numbers, block, first):
+    """Fills in the wanted groups that lie in one block.
 
     Args:
-        blocks: Sequence of float32 tensors `(num_groups, size)`.
-        positions: Int32 tensor `(k,)`, as `largest` returns them.
+        found: Float32 tensor `(k, size)`, what blocks before this have filled in.
+        numbers: Int32 tensor `(k,)`, the groups wanted.
+        block: Float32 tensor `(num_groups, size)`, at least one group.
+        first: Int or int32 scalar tensor, the number of the block's first group.
 
     Returns:
-        Float32 tensor `(k,)`; `NO_PAIR` beyond the last entry.
+        Float32 tensor `(k, size)`.
     """
-    return _rows_at([tf.reshape(block, [-1, 1]) for block in blocks], positions)[:, 0]
-
-
-def _rows_at(blocks, numbers):
-    """Gathers rows of the concatenation; `NO_PAIR` for numbers beyond its end."""
-    # Looked up block by block, since joining the blocks would copy all pairs.
-    found = NO_PAIR
-    start = 0
-    for block in blocks:
-        size = block.shape[0]
-        if size is None:
-            size = tf.shape(block)[0]
-            # A row to read where an unknown batch leaves the block empty.
-            block = tf.pad(block, [[0, 1], [0, 0]])
-        inside = (numbers >= start) & (numbers < start + size)
-        rows = tf.gather(block, tf.where(inside, numbers - start, 0))
-        found = tf.where(inside[:, None], rows, found)
-        start += size
-    return found
+    inside = (numbers >= first) & (numbers < first + tf.shape(block)[0])
+    groups = tf.gather(block, tf.where(inside, numbers - first, 0))
+    return tf.where(inside[:, None], groups, found)
 
 
 def soft_rank(similarities, thresholds, temperature):

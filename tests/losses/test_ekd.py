@@ -102,6 +102,10 @@ def state_of(loss):
     return {v.name.split(":")[0]: np.array(v) for v in loss.variables}
 
 
+# One compilation of the whole loss takes ten seconds: XLA has one test per behaviour.
+uncompiled = pytest.mark.parametrize("run_as", ["eager", "graph"], indirect=True)
+
+
 # --- the value
 
 
@@ -153,7 +157,14 @@ def test_matches_loops_over_pairs(rng, rows):
     np.testing.assert_allclose(got, expected, rtol=1e-3, atol=1e-7)
 
 
-@pytest.mark.parametrize("rows", [16, 64, 512])
+@pytest.mark.parametrize(
+    "rows, run_as",
+    [
+        *((16, "graph"), (64, "eager"), (64, "graph"), (64, "xla")),
+        *((512, "eager"), (512, "graph"), (512, "xla")),
+    ],
+    indirect=["run_as"],
+)
 def test_reference_preset_reproduces_tface(golden, run_as, rows):
     arrays = np.load(golden / "ekd_official.npz")
     loss = EKDLoss(preset="reference")
@@ -174,6 +185,14 @@ def test_reference_preset_reproduces_tface(golden, run_as, rows):
         for side in ("student_thresholds", "teacher_thresholds"):
             expected = arrays[f"b{rows}_step{i}_{side}"]
             np.testing.assert_allclose(getattr(loss, side), expected, rtol=1e-5)
+
+
+def test_blocks_that_are_not_kept_change_no_value(rng):
+    batch = batch_of(rng, 100, 25)
+    expected = terms_of(EKDLoss(), *batch)
+    np.testing.assert_allclose(
+        terms_of(EKDLoss(block_rows=30), *batch), expected, rtol=1e-4
+    )
 
 
 def test_batch_size_unknown_while_tracing(golden):
@@ -257,6 +276,7 @@ def test_pairs_of_one_source_image_count_only_for_the_reference(rng):
 # --- the gradient
 
 
+@uncompiled
 def test_gradient_matches_central_differences(rng, run_as):
     student, teacher, labels = batch_of(rng, 14, 4)
     loss = EKDLoss(fprs=[0.3, 0.1, 0.02], temperature=0.2)
@@ -319,6 +339,7 @@ def test_first_batch_sets_the_thresholds(rng):
     np.testing.assert_allclose(loss.teacher_thresholds, expected[1], atol=1e-6)
 
 
+@uncompiled
 def test_thresholds_are_the_average_over_steps(rng, run_as):
     check_average(rng, run_as, bias_correction=True)
 
@@ -411,31 +432,47 @@ def test_evaluation_leaves_the_state_alone(rng, thresholds):
         np.testing.assert_array_equal(value, before[name])
 
 
-def test_unusable_batches_leave_the_state_alone(rng, run_as):
-    check_unusable(rng, run_as, "ema")
+@pytest.fixture(scope="module", params=["eager", "graph", "xla"])
+def shared(request):
+    """Returns a loss and its step for four rows, compiled once for several tests."""
+    loss = EKDLoss(temperature=0.1, momentum=0.5)
+    step = terms_and_gradients(loss)
+    if request.param != "eager":
+        step = tf.function(step, jit_compile=request.param == "xla")
+    return loss, step
+
+
+def test_unusable_batches_leave_the_state_alone(rng, shared):
+    check_unusable(rng, *shared)
 
 
 def test_unusable_batches_leave_the_histogram_alone(rng):
-    check_unusable(rng, tf.function, "histogram")
+    loss = EKDLoss(momentum=0.5, thresholds="histogram")
+    check_unusable(rng, loss, tf.function(terms_and_gradients(loss)))
 
 
-def check_unusable(rng, run_as, thresholds):
-    loss = EKDLoss(thresholds=thresholds, momentum=0.5)
-    step = run_as(lambda *x: loss(*x))
-    step(*tensors(*batch_of(rng, 10, 5)))
+def check_unusable(rng, loss, step):
+    for variable in loss.variables:
+        variable.assign(tf.zeros_like(variable))
+
+    def four_rows():
+        student, teacher, _ = batch_of(rng, 4, 4)
+        return student, teacher, np.int32([0, 0, 1, 2]), np.arange(4, dtype=np.int32)
+
+    step(*tensors(*four_rows()))
     before = state_of(loss)
     for harm in ("no negatives", "nan student", "infinite teacher"):
-        student, teacher, labels = batch_of(rng, 10, 5)
+        student, teacher, labels, images = four_rows()
         if harm == "no negatives":
             labels[:] = 3
         elif harm == "nan student":
             student[2, 1] = np.nan
         else:
-            teacher[7] = np.inf
-        step(*tensors(student, teacher, labels))
+            teacher[3] = np.inf
+        step(*tensors(student, teacher, labels, images))
         for name, value in state_of(loss).items():
             np.testing.assert_array_equal(value, before[name], err_msg=harm)
-    step(*tensors(*batch_of(rng, 10, 5)))
+    step(*tensors(*four_rows()))
     assert float(loss.num_updates) == 2
     assert not np.array_equal(loss.student_thresholds, before["student_thresholds"])
 
@@ -500,17 +537,16 @@ def check_degenerate(step, loss, kind, student, teacher, labels, image_ids, zero
         assert np.isfinite(np.array(variable)).all(), kind
 
 
-def test_degenerate_batches_stay_finite(rng, run_as):
-    check_degenerate_batches(rng, run_as, EKDLoss(temperature=0.1))
+def test_degenerate_batches_stay_finite(rng, shared):
+    check_degenerate_batches(rng, *shared)
 
 
 def test_degenerate_batches_stay_finite_with_a_histogram(rng):
     loss = EKDLoss(temperature=0.1, thresholds="histogram")
-    check_degenerate_batches(rng, tf.function, loss)
+    check_degenerate_batches(rng, loss, tf.function(terms_and_gradients(loss)))
 
 
-def check_degenerate_batches(rng, run_as, loss):
-    step = run_as(terms_and_gradients(loss))
+def check_degenerate_batches(rng, loss, step):
     for kind, *batch in degenerate_batches(rng):
         check_degenerate(step, loss, kind, *batch, ZERO_TERMS.get(kind, []))
 
@@ -605,6 +641,7 @@ ARGUMENTS = {
     "negative_weight": 0.0,
     "thresholds": "histogram",
     "bias_correction": False,
+    "block_rows": 16,
     "name": "mine",
 }
 
@@ -618,6 +655,7 @@ def test_config_round_trip():
         assert getattr(loss, name) == (tuple(value) if name == "fprs" else value)
     assert loss.preset is None
     assert (loss.miner.fprs, loss.miner.num_negatives) == ((0.2, 0.003), 7)
+    assert loss.miner.block_rows == 16
 
 
 def test_config_round_trip_of_the_preset():
@@ -749,8 +787,10 @@ def test_attached_thresholds_keep_gradients_within_the_mined_pairs(rng):
     assert np.count_nonzero(np.abs(gradient).sum(axis=1)) <= 2
 
 
+@uncompiled
 def test_attached_thresholds_stay_finite_on_degenerate_batches(rng, run_as):
-    check_degenerate_batches(rng, run_as, EKDLoss(threshold_gradient=True))
+    loss = EKDLoss(threshold_gradient=True)
+    check_degenerate_batches(rng, loss, run_as(terms_and_gradients(loss)))
 
 
 def test_attached_thresholds_are_no_part_of_the_reference():

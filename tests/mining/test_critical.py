@@ -5,8 +5,8 @@ import pytest
 import tensorflow as tf
 
 from ekd_tf.mining import CriticalPairMiner
-from ekd_tf.mining import critical
 from ekd_tf.mining import critical_counts
+from ekd_tf.mining import negatives
 from ekd_tf.mining.critical import DEFAULT_FPRS
 from ekd_tf.ops.pairwise import list_pairs
 
@@ -116,7 +116,7 @@ def test_matches_loops_over_pairs_in_every_mode(rng, run_as):
 
 
 def test_blocks_of_many_rows_cover_the_triangle(rng):
-    # 1,100 rows: 5 blocks, the last one shorter, and padded columns.
+    # 1,100 rows: 7 blocks and filling rows.
     student, teacher, labels = batch_of(rng, 1100, identities=300)
     mined = CriticalPairMiner(num_negatives=5000)(student, teacher, labels)
     gram = unit_np(student) @ unit_np(student).T
@@ -136,15 +136,27 @@ def test_blocks_of_many_rows_cover_the_triangle(rng):
 
 
 def test_matches_loops_over_pairs_in_narrow_blocks(rng, monkeypatch):
-    monkeypatch.setattr(critical, "MIN_BLOCK_ROWS", 1)
+    monkeypatch.setattr(negatives, "BLOCK_ROWS", 5)
     for rows in (33, 150):
         student, teacher, labels = batch_of(rng, rows, identities=rows // 4)
         mined = CriticalPairMiner(num_negatives=200)(student, teacher, labels)
         check(mined, student, teacher, labels, k=200)
 
 
+def test_blocks_that_are_not_kept_mine_the_same(rng):
+    for rows in (30, 150):
+        batch = batch_of(rng, rows, identities=rows // 4)
+        mined = CriticalPairMiner(num_negatives=200, block_rows=20)(*batch)
+        check(mined, *batch, k=200)
+
+
+def test_block_rows_must_be_positive():
+    with pytest.raises(ValueError, match="`block_rows` must be in"):
+        CriticalPairMiner(block_rows=0)
+
+
 def test_batch_size_unknown_while_tracing(rng, monkeypatch):
-    monkeypatch.setattr(critical, "MIN_BLOCK_ROWS", 64)
+    monkeypatch.setattr(negatives, "BLOCK_ROWS", 64)
     miner = CriticalPairMiner(num_negatives=100)
     mine = tf.function(
         lambda s, t, y: miner(s, t, y),

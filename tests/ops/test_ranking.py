@@ -7,17 +7,17 @@ import tensorflow as tf
 from ekd_tf.ops.ranking import HISTOGRAM_BINS
 from ekd_tf.ops.ranking import KEY_TOP
 from ekd_tf.ops.ranking import NO_PAIR
+from ekd_tf.ops.ranking import RankSearch
 from ekd_tf.ops.ranking import attach_thresholds
 from ekd_tf.ops.ranking import coarse_histogram
 from ekd_tf.ops.ranking import descending_keys
-from ekd_tf.ops.ranking import entries_at
 from ekd_tf.ops.ranking import exceeds
+from ekd_tf.ops.ranking import groups_of_largest
 from ekd_tf.ops.ranking import hard_rank
-from ekd_tf.ops.ranking import largest
 from ekd_tf.ops.ranking import quantiles_of_histogram
 from ekd_tf.ops.ranking import ranks_of_fprs
-from ekd_tf.ops.ranking import select_descending
 from ekd_tf.ops.ranking import soft_rank
+from ekd_tf.ops.ranking import take_groups
 
 STEP = 2.0**-23
 BIN = 2.0**-11
@@ -38,7 +38,9 @@ COSINES = {
 
 def select(blocks, ranks):
     keys = [descending_keys(block) for block in blocks]
-    return select_descending(keys, ranks, coarse_histogram(keys))
+    histogram = sum(coarse_histogram(block) for block in keys)
+    search = RankSearch(histogram, tf.convert_to_tensor(ranks))
+    return search.cosines(search.no_counts() + sum(search.count(x) for x in keys))
 
 
 # --- counting
@@ -47,7 +49,7 @@ def select(blocks, ranks):
 @pytest.mark.parametrize("kind", COSINES)
 def test_every_cosine_is_counted_in_its_bin(rng, kind):
     cosines = np.float32(COSINES[kind](rng, 1000))
-    counts = coarse_histogram([descending_keys(tf.constant(cosines))]).numpy()
+    counts = coarse_histogram(descending_keys(tf.constant(cosines))).numpy()
     assert counts.shape == (HISTOGRAM_BINS,) and counts.sum() == 1000
     # Bin b holds cosines in (top - (b + 1) * width, top - b * width], up to a key step.
     for b in np.flatnonzero(counts):
@@ -59,17 +61,10 @@ def test_every_cosine_is_counted_in_its_bin(rng, kind):
 def test_entries_that_are_no_pair_are_not_counted(run_as, rng):
     cosines = np.float32(rng.uniform(-1, 1, (6, 8)))
     cosines[:, ::2] = NO_PAIR
-    counts = run_as(lambda x: coarse_histogram([descending_keys(x)]))(
+    counts = run_as(lambda x: coarse_histogram(descending_keys(x)))(
         tf.constant(cosines)
     )
     assert int(tf.reduce_sum(counts)) == 24
-
-
-def test_blocks_are_counted_together(rng):
-    cosines = np.float32(rng.uniform(-1, 1, 60))
-    one = coarse_histogram([descending_keys(tf.constant(cosines))])
-    parts = [descending_keys(tf.constant(x)) for x in np.split(cosines, [7, 7, 30])]
-    np.testing.assert_array_equal(coarse_histogram(parts), one)
 
 
 # --- which rank an FPR asks for
@@ -154,7 +149,7 @@ def test_quantiles_do_not_depend_on_the_scale_of_the_counts(rng):
 
 def test_quantiles_match_a_sort_within_a_bin(rng):
     cosines = np.float32(COSINES["like faces"](rng, 200_000))
-    counts = coarse_histogram([descending_keys(tf.constant(cosines))])
+    counts = coarse_histogram(descending_keys(tf.constant(cosines)))
     fprs = [1e-1, 1e-2, 1e-3, 1e-4]
     got = quantiles_of_histogram(tf.cast(counts, tf.float32), fprs).numpy()
     exact = np.sort(cosines)[::-1][[int(200_000 * fpr) for fpr in fprs]]
@@ -172,7 +167,7 @@ def test_quantiles_of_nothing_are_minus_one(run_as):
 
 def test_quantiles_stay_cosines_at_both_ends():
     for value in (1.0, -1.0):
-        counts = coarse_histogram([descending_keys(tf.fill([9], value))])
+        counts = coarse_histogram(descending_keys(tf.fill([9], value)))
         got = quantiles_of_histogram(tf.cast(counts, tf.float32), [0.9, 1e-6])
         assert np.abs(got).max() <= 1
         np.testing.assert_allclose(got, [value, value], atol=BIN)
@@ -181,54 +176,51 @@ def test_quantiles_stay_cosines_at_both_ends():
 # --- the largest entries
 
 
+def largest(blocks, k):
+    """Returns the k largest entries of blocks of groups, as the miner finds them."""
+    maxima = tf.concat([tf.reduce_max(block, axis=1) for block in blocks], axis=0)
+    groups = groups_of_largest(maxima, k)
+    found = tf.fill([groups.shape[0], blocks[0].shape[1]], NO_PAIR)
+    first = 0
+    for block in blocks:
+        found = take_groups(found, groups, block, first)
+        first += tf.shape(block)[0]
+    entries = tf.reshape(found, [-1])
+    return tf.math.top_k(entries, min(k, entries.shape[0])).values
+
+
 @pytest.mark.parametrize("k", [1, 7, 40, 1000])
 @pytest.mark.parametrize("values", ["distinct", "ties"])
-def test_largest_matches_a_sort(rng, k, values):
+def test_largest_lie_in_the_groups_found(rng, k, values):
     entries = np.float32(rng.uniform(-1, 1, (25, 8)))
     if values == "ties":
         entries = np.round(entries, 1)
-    blocks = [tf.constant(x) for x in np.split(entries, [3, 20])]
-    got, positions = largest(blocks, k)
-    expected = np.sort(entries.ravel())[::-1][:k]
-    np.testing.assert_array_equal(got, expected)
-    np.testing.assert_array_equal(entries.ravel()[positions.numpy()], expected)
-    assert len(set(positions.numpy().tolist())) == min(k, 200)
+    got = largest([tf.constant(x) for x in np.split(entries, [3, 20])], k)
+    np.testing.assert_array_equal(got, np.sort(entries.ravel())[::-1][:k])
 
 
-def test_largest_in_every_mode(rng, run_as):
+def test_groups_in_every_mode(rng, run_as):
     entries = np.float32(rng.permutation(200).reshape(25, 8))
-    got, positions = run_as(lambda x: largest([x[:9], x[9:]], 30))(tf.constant(entries))
+    got = run_as(lambda x: largest([x[:9], x[9:]], 30))(tf.constant(entries))
     np.testing.assert_array_equal(got, np.arange(199, 169, -1))
-    np.testing.assert_array_equal(entries.ravel()[positions.numpy()], got)
 
 
-def test_largest_finds_all_of_them_in_one_group(rng):
-    entries = np.float32(rng.uniform(-1, 0, (25, 8)))
-    entries[11] += 2
-    _, positions = largest([tf.constant(entries)], 8)
-    assert sorted(positions.numpy().tolist()) == list(range(88, 96))
+def test_groups_are_taken_from_their_own_block_alone(rng):
+    block = np.float32(rng.uniform(-1, 1, (3, 8)))
+    before = np.float32(rng.uniform(-1, 1, (5, 8)))
+    got = take_groups(before, tf.constant([4, 5, 7, 8, 99]), tf.constant(block), 5)
+    np.testing.assert_array_equal(got, [before[0], block[0], block[2], *before[3:]])
 
 
-def test_entries_are_looked_up_across_blocks(rng, run_as):
-    entries = np.float32(rng.uniform(-1, 1, (25, 8)))
-    positions = np.int32([0, 7, 8, 23, 24, 71, 72, 199, 200, 999])
-    got = run_as(lambda x, p: entries_at([x[:3], x[3:9], x[9:]], p))(
-        tf.constant(entries), tf.constant(positions)
-    )
-    np.testing.assert_array_equal(got[:8], entries.ravel()[positions[:8]])
-    np.testing.assert_array_equal(got[8:], [NO_PAIR, NO_PAIR])
-
-
-def test_largest_of_an_unknown_number_of_groups(rng):
+def test_groups_of_an_unknown_number(rng):
     spec = tf.TensorSpec([None, 4], tf.float32)
     find = tf.function(lambda a, b: largest([a, b], 10), input_signature=[spec, spec])
-    for first, second in ((0, 1), (1, 0), (2, 0), (3, 9)):
+    for first, second in ((1, 1), (2, 1), (3, 9)):
         blocks = [np.float32(rng.uniform(-1, 1, (n, 4))) for n in (first, second)]
         entries = np.concatenate(blocks).ravel()
-        got, positions = find(*blocks)
+        got = find(*blocks)
         found = min(10, entries.size)
         np.testing.assert_array_equal(got[:found], np.sort(entries)[::-1][:found])
-        np.testing.assert_array_equal(entries[positions.numpy()[:found]], got[:found])
         np.testing.assert_array_equal(got[found:], np.full(10 - found, NO_PAIR))
 
 

@@ -12,6 +12,14 @@ Per batch size and mode the cases take turns in one process, since a busy machin
 tells ratios. Peak memory is that of a first step in a process of its own.
 
     python tools/benchmarks/bench_ekd.py --json=bench_ekd.json
+
+With `--block_rows` the blocked form is measured instead, alone, since neither the plain
+form nor a whole matrix has room where it is needed; its floor is worked out from the
+rate of a product of 4096 rows:
+
+    python tools/benchmarks/bench_ekd.py --block_rows=256 --batches=32768 --modes=graph
+
+TensorFlow's kernels are those the commands of `ekd_tf` ask for (`ekd_tf.onednn`).
 """
 
 import datetime
@@ -26,13 +34,18 @@ import time
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-import keras
-import numpy as np
-import tensorflow as tf
-from absl import app
-from absl import flags
+from ekd_tf.onednn import use_onednn
 
-from ekd_tf.losses import EKDLoss
+use_onednn()
+
+import keras  # noqa: E402
+import numpy as np  # noqa: E402
+import tensorflow as tf  # noqa: E402
+from absl import app  # noqa: E402
+from absl import flags  # noqa: E402
+from plain_ekd import PlainEKD  # noqa: E402
+
+from ekd_tf.losses import EKDLoss  # noqa: E402
 
 BATCHES = flags.DEFINE_list("batches", ["64", "256", "1024", "4096"], "Batch sizes.")
 MODES = flags.DEFINE_list(
@@ -44,6 +57,12 @@ SECONDS = flags.DEFINE_float(
 )
 MEMORY = flags.DEFINE_bool("memory", True, "Whether to measure peak memory.")
 JSON = flags.DEFINE_string("json", None, "File to write all measurements to.")
+BLOCK_ROWS = flags.DEFINE_integer(
+    "block_rows",
+    None,
+    "Measure the blocked form alone: rows per block.",
+    1,
+)
 MEMORY_OF = flags.DEFINE_string(
     "memory_of", None, "Internal: case:mode:batch whose peak memory to print, in MB."
 )
@@ -72,101 +91,6 @@ def make_batch(batch, dim, seed=0):
     )
 
 
-class PlainEKD:
-    """The loss written straight down: mask, sort, rank, all through the full matrix.
-
-    Args:
-        dynamic: Whether pairs may be picked by `boolean_mask`. XLA needs static shapes:
-            there all entries are sorted and ranked, and masked afterwards.
-    """
-
-    def __init__(self, dynamic=True):
-        reference = EKDLoss()
-        self.fprs = reference.fprs
-        self.temperature = reference.temperature
-        self.num_negatives = reference.num_negatives
-        self.weights = (reference.positive_weight, reference.negative_weight)
-        self.momentum = reference.momentum
-        self.dynamic = dynamic
-        count = len(self.fprs)
-        self.student_thresholds = tf.Variable(tf.zeros([count]), trainable=False)
-        self.teacher_thresholds = tf.Variable(tf.zeros([count]), trainable=False)
-        self.num_updates = tf.Variable(0.0, trainable=False)
-
-    def __call__(self, student, teacher, labels):
-        student = tf.math.l2_normalize(student, axis=1)
-        teacher = tf.math.l2_normalize(teacher, axis=1)
-        student = tf.matmul(student, student, transpose_b=True)
-        teacher = tf.matmul(teacher, teacher, transpose_b=True)
-        rows = tf.range(tf.shape(labels)[0])
-        upper = rows[:, None] < rows[None, :]
-        same = labels[:, None] == labels[None, :]
-        terms = self.dynamic_terms if self.dynamic else self.static_terms
-        positive, negative = terms(student, teacher, upper & same, upper & ~same)
-        return self.weights[0] * positive + self.weights[1] * negative
-
-    def dynamic_terms(self, student, teacher, positive, negative):
-        negative_s = tf.boolean_mask(student, negative)
-        negative_t = tf.boolean_mask(teacher, negative)
-        order = tf.argsort(negative_s, direction="DESCENDING")
-        sorted_t = tf.sort(negative_t, direction="DESCENDING")
-        ranks = self.ranks(tf.size(order))
-        self.update(tf.gather(negative_s, tf.gather(order, ranks)), sorted_t, ranks)
-        hardest = order[: self.num_negatives]
-        return (
-            tf.reduce_mean(
-                self.difference(
-                    tf.boolean_mask(student, positive),
-                    tf.boolean_mask(teacher, positive),
-                )
-            ),
-            tf.reduce_mean(
-                self.difference(
-                    tf.gather(negative_s, hardest), tf.gather(negative_t, hardest)
-                )
-            ),
-        )
-
-    def static_terms(self, student, teacher, positive, negative):
-        negative_s = tf.reshape(tf.where(negative, student, -2.0), [-1])
-        negative_t = tf.reshape(tf.where(negative, teacher, -2.0), [-1])
-        order = tf.argsort(negative_s, direction="DESCENDING")
-        sorted_t = tf.sort(negative_t, direction="DESCENDING")
-        ranks = self.ranks(tf.math.count_nonzero(negative, dtype=tf.int32))
-        self.update(tf.gather(negative_s, tf.gather(order, ranks)), sorted_t, ranks)
-        hardest = order[: self.num_negatives]
-        hard_s = tf.gather(negative_s, hardest)
-        is_pair = tf.cast(hard_s > -2.0, tf.float32)
-        hard = self.difference(hard_s, tf.gather(negative_t, hardest)) * is_pair
-        is_positive = tf.cast(positive, tf.float32)
-        difference = self.difference(student, teacher) * is_positive
-        return (
-            tf.reduce_sum(difference) / tf.reduce_sum(is_positive),
-            tf.reduce_sum(hard) / tf.reduce_sum(is_pair),
-        )
-
-    def ranks(self, num_negatives):
-        return tf.stack([num_negatives // round(1 / fpr) for fpr in self.fprs])
-
-    def update(self, student_thresholds, sorted_teacher, ranks):
-        self.num_updates.assign_add(1.0)
-        share = self.momentum / (1.0 - tf.pow(1.0 - self.momentum, self.num_updates))
-        for variable, batch in (
-            (self.student_thresholds, student_thresholds),
-            (self.teacher_thresholds, tf.gather(sorted_teacher, ranks)),
-        ):
-            variable.assign_add(share * (tf.stop_gradient(batch) - variable))
-
-    def difference(self, student, teacher):
-        def rank(cosines, thresholds):
-            margins = cosines[..., None] - tf.convert_to_tensor(thresholds)
-            return tf.reduce_sum(tf.sigmoid(margins / self.temperature), axis=-1)
-
-        student = rank(student, self.student_thresholds)
-        teacher = rank(teacher, self.teacher_thresholds)
-        return tf.square(student - tf.stop_gradient(teacher))
-
-
 def make_case(case, mode):
     """Returns a function of a batch that runs one forward and backward pass."""
     if case == "floor":
@@ -179,7 +103,7 @@ def make_case(case, mode):
 
     else:
         if case == "ours":
-            layer = EKDLoss()
+            layer = EKDLoss(block_rows=BLOCK_ROWS.value)
 
             def loss(*batch):
                 return sum(layer(*batch).values())
@@ -248,6 +172,44 @@ def time_cases(batch_size, mode):
     ]
 
 
+def matrix_gflops(rows=4096):
+    """Returns the rate of a product of all rows with all rows, the best of five."""
+    embeddings = make_batch(rows, DIM.value)[0]
+    product = tf.function(lambda x: tf.matmul(x, x, transpose_b=True))
+    seconds = []
+    for _ in range(6):
+        start = time.perf_counter()
+        _ = product(embeddings)[0, 0].numpy()
+        seconds.append(time.perf_counter() - start)
+    return 2e-9 * rows**2 * DIM.value / min(seconds[1:])
+
+
+def measure_blocked(batch_size, mode):
+    """Prints time, floor and memory of the blocked form; returns its row."""
+    batch = make_batch(batch_size, DIM.value)
+    step = make_case("ours", mode)
+    times = [timed(step, batch) for _ in range(3)]
+    gflops = matrix_gflops()
+    row = {
+        "batch": batch_size,
+        "mode": mode,
+        "case": "blocked",
+        "block_rows": BLOCK_ROWS.value,
+        "milliseconds": [round(ms, 3) for ms in times[1:]],
+        "gflops": round(gflops, 1),
+        "floor_milliseconds": round(4e-6 * batch_size**2 * DIM.value / gflops, 3),
+        "first_call_seconds": round(times[0] / 1e3, 2),
+    }
+    if MEMORY.value:
+        row["peak_mb"] = peak_memory("ours", mode, batch_size)
+    print(
+        f"| {batch_size} | {mode} | {min(row['milliseconds']):.0f} | "
+        f"{row['floor_milliseconds']:.0f} | {row.get('peak_mb', '-')} |",
+        flush=True,
+    )
+    return row
+
+
 def resident_mb(field):
     """Returns a field of /proc/self/status (VmRSS now, VmHWM at its peak) in MB."""
     for line in pathlib.Path("/proc/self/status").read_text().splitlines():
@@ -283,6 +245,7 @@ def peak_memory(case, mode, batch_size):
             __file__,
             f"--memory_of={case}:{mode}:{batch_size}",
             f"--dim={DIM.value}",
+            *([f"--block_rows={BLOCK_ROWS.value}"] if BLOCK_ROWS.value else []),
         ],
         capture_output=True,
         text=True,
@@ -307,6 +270,7 @@ def machine():
         "load_average": os.getloadavg()[0],
         "python": platform.python_version(),
         "tensorflow": tf.__version__,
+        "onednn": os.environ["TF_ENABLE_ONEDNN_OPTS"],
         "keras": keras.__version__,
         "dim": DIM.value,
     }
@@ -320,10 +284,10 @@ def format_row(rows):
         ms = by_case[case]["milliseconds"]
         return f"{np.median(ms):.1f} ({min(ms):.1f}..{max(ms):.1f})"
 
-    def ratio():
+    def ratio(above, below):
         # Of the turns, so that a moment of load counts on both sides.
-        pairs = zip(by_case["plain"]["milliseconds"], by_case["ours"]["milliseconds"])
-        return f"{np.median([plain / ours for plain, ours in pairs]):.1f}x"
+        turns = zip(by_case[above]["milliseconds"], by_case[below]["milliseconds"])
+        return np.median([x / y for x, y in turns])
 
     def memory(case):
         return str(by_case.get(case, {}).get("peak_mb", "-"))
@@ -334,12 +298,20 @@ def format_row(rows):
         spread("ours"),
         spread("plain"),
         spread("floor"),
-        ratio(),
+        f"{ratio('plain', 'ours'):.1f}x",
+        f"{ratio('ours', 'floor'):.1f}x",
         memory("ours"),
         memory("plain"),
         f"{by_case['ours']['first_call_seconds']:.1f}",
     ]
     return "| " + " | ".join(cells) + " |"
+
+
+def write(about, results):
+    """Writes all measurements where `--json` says, if it does."""
+    if JSON.value:
+        report = json.dumps({"machine": about, "results": results}, indent=1)
+        pathlib.Path(JSON.value).write_text(report + "\n", encoding="utf-8")
 
 
 def main(_):
@@ -350,9 +322,18 @@ def main(_):
     about = machine()
     print(", ".join(f"{name} {value}" for name, value in about.items()))
     print("Milliseconds: median (min..max). Memory: MB of a first step.\n")
+    if BLOCK_ROWS.value:
+        print("| batch | mode | blocked | floor | blocked MB |\n" + "|---" * 5 + "|")
+        results = [
+            measure_blocked(batch_size, mode)
+            for batch_size in map(int, BATCHES.value)
+            for mode in MODES.value
+        ]
+        write(about, results)
+        return
     print(
-        "| batch | mode | ours | plain | floor | plain / ours | ours MB | plain MB "
-        "| ours, first call s |\n" + "|---" * 9 + "|"
+        "| batch | mode | ours | plain | floor | plain / ours | ours / floor | ours MB "
+        "| plain MB | ours, first call s |\n" + "|---" * 10 + "|"
     )
     results = []
     for batch_size in map(int, BATCHES.value):
@@ -363,9 +344,7 @@ def main(_):
                     row["peak_mb"] = peak_memory(row["case"], mode, batch_size)
             print(format_row(rows), flush=True)
             results += rows
-    if JSON.value:
-        report = json.dumps({"machine": about, "results": results}, indent=1)
-        pathlib.Path(JSON.value).write_text(report + "\n", encoding="utf-8")
+    write(about, results)
 
 
 if __name__ == "__main__":
