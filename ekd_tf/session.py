@@ -36,6 +36,7 @@ from ekd_tf.training.loop import run_steps
 from ekd_tf.training.profile import profiled_steps
 from ekd_tf.training.progress import ProgressLine
 from ekd_tf.training.strategy import distribute
+from ekd_tf.training.strategy import grow_gpu_memory
 from ekd_tf.training.strategy import is_chief
 from ekd_tf.training.strategy import lost_worker
 from ekd_tf.training.strategy import make_strategy
@@ -78,6 +79,7 @@ class TrainingSession:
         workdir = Workdir(v.workdir)
         self._augmentation = factory.make_augmentation(self._values)
         profiled_steps(v.profile_steps)
+        grow_gpu_memory()
         set_virtual_devices(v.num_virtual_devices)
         if v.deterministic:
             tf.config.experimental.enable_op_determinism()

@@ -9,6 +9,7 @@ from traces import steps_in
 
 import ekd_tf.train as train_module
 from ekd_tf import factory
+from ekd_tf import session as session_module
 from ekd_tf.session import TrainingSession
 from ekd_tf.session import sources_of_run
 from ekd_tf.stack import IS_KERAS_3
@@ -350,3 +351,19 @@ def test_profiles_the_steps_asked_for_and_none_made_before_it_resumed(
 def test_profile_steps_are_checked_before_anything_is_built(tmp_path):
     with pytest.raises(ValueError, match="`profile_steps` must be FIRST:LAST"):
         train(tmp_path, profile_steps="5", data="nonsense:x")
+
+
+def test_memory_grows_before_a_device_is_asked_for_anything(tmp_path, monkeypatch):
+    order = []
+
+    def make_strategy(*arguments):
+        raise ValueError("devices are used")
+
+    monkeypatch.setattr(session_module, "grow_gpu_memory", lambda: order.append("grow"))
+    monkeypatch.setattr(
+        session_module, "set_virtual_devices", lambda count: order.append("split")
+    )
+    monkeypatch.setattr(session_module, "make_strategy", make_strategy)
+    with pytest.raises(ValueError, match="devices are used"):
+        train(tmp_path)
+    assert order == ["grow", "split"]
