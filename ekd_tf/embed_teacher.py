@@ -55,7 +55,9 @@ def embed_teacher():
     from ekd_tf import factory
     from ekd_tf.teachers import CacheWriter
     from ekd_tf.training.progress import embedding_progress
+    from ekd_tf.training.strategy import grow_gpu_memory
 
+    grow_gpu_memory()
     writer = CacheWriter(OUT.value, DTYPE.value, TEACHER.value, DATA.value)
     source = factory.make_source(DATA.value, OUT.value, SKIP_CORRUPT.value)
     embedder = evaluators.make_source_embedder(

@@ -97,7 +97,9 @@ def evaluate():
     from ekd_tf import evaluators
     from ekd_tf.evaluation import Models
     from ekd_tf.training.progress import embedding_progress
+    from ekd_tf.training.strategy import grow_gpu_memory
 
+    grow_gpu_memory()
     output = pathlib.Path(OUTPUT.value) if OUTPUT.value else None
     folder = CACHE.value or (output and output / "embeddings")
     arguments = {

@@ -23,6 +23,8 @@ from ekd_tf.training.logs import MetricsLog
 from ekd_tf.training.loop import Every
 from ekd_tf.training.loop import Hook
 from ekd_tf.training.loop import Step
+from ekd_tf.training.profile import ProfileHook
+from ekd_tf.training.profile import profiled_steps
 from ekd_tf.training.progress import ProgressHook
 from ekd_tf.training.progress import ProgressLine
 from ekd_tf.training.strategy import has_other_workers
@@ -75,6 +77,8 @@ class Record:
         if parts.teacher is not None:
             models.append(model.teacher_rows)
         hooks = [
+            # First, so that what the others do is in no trace.
+            ProfileHook(self._workdir.tensorboard, profiled_steps(v.profile_steps)),
             ProgressHook(progress, parts.sampler.batch_size),
             UpdateGuard(
                 v.max_bad_steps,

@@ -33,8 +33,10 @@ from ekd_tf.training.lock import WorkdirLock
 from ekd_tf.training.logs import MetricsLog
 from ekd_tf.training.loop import compile_step
 from ekd_tf.training.loop import run_steps
+from ekd_tf.training.profile import profiled_steps
 from ekd_tf.training.progress import ProgressLine
 from ekd_tf.training.strategy import distribute
+from ekd_tf.training.strategy import grow_gpu_memory
 from ekd_tf.training.strategy import is_chief
 from ekd_tf.training.strategy import lost_worker
 from ekd_tf.training.strategy import make_strategy
@@ -76,6 +78,8 @@ class TrainingSession:
         v = self._v
         workdir = Workdir(v.workdir)
         self._augmentation = factory.make_augmentation(self._values)
+        profiled_steps(v.profile_steps)
+        grow_gpu_memory()
         set_virtual_devices(v.num_virtual_devices)
         if v.deterministic:
             tf.config.experimental.enable_op_determinism()

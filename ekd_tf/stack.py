@@ -77,6 +77,23 @@ def current_learning_rate(optimizer):
     return tf.cast(rate, tf.float32)
 
 
+def sgd_momentum(optimizer, variable):
+    """Returns the `tf.Variable` of a variable's momentum, or None without momentum.
+
+    Args:
+        optimizer: `keras.optimizers.SGD`, built.
+        variable: One of those it was built for.
+    """
+    if not optimizer.momentum:
+        return None
+    # Neither version has a public way from a variable to its slots.
+    if IS_KERAS_3:
+        index = optimizer._get_variable_index(variable)
+    else:
+        index = optimizer._index_dict[optimizer._var_key(variable)]
+    return tf_variable(optimizer.momentums[index])
+
+
 def apply_reduced_gradients(optimizer, gradients, variables):
     """Applies gradients that are already summed over replicas, once.
 
@@ -91,7 +108,8 @@ def apply_reduced_gradients(optimizer, gradients, variables):
         optimizer: Keras optimizer, built for `variables`. Weight decay, clipping,
             gradient accumulation and averaging of its own are not carried out by
             `update_step`: an optimizer given here must not be set to any of them.
-        gradients: List of dense tensors, equal on all replicas.
+        gradients: List of dense tensors, equal on all replicas. Without any the step
+            is counted all the same.
         variables: The variables, in the same order.
 
     Raises:
@@ -100,6 +118,10 @@ def apply_reduced_gradients(optimizer, gradients, variables):
     replica = tf.distribute.get_replica_context()
     if replica is None:
         raise RuntimeError("`apply_reduced_gradients` must run in a replica context.")
+    if not variables:
+        # Keras would not count the step.
+        tf_variable(optimizer.iterations).assign_add(1)
+        return
     pairs = zip(gradients, variables)
     if _is_legacy(optimizer):
         optimizer.apply_gradients(pairs, experimental_aggregate_gradients=False)

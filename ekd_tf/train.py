@@ -197,6 +197,12 @@ flags.DEFINE_integer(
 )
 
 flags.DEFINE_integer("log_every", 20, "Steps between lines of metrics.", 1)
+flags.DEFINE_string(
+    "profile_steps",
+    None,
+    "FIRST:LAST, steps counted from 1: writes a trace of what the machine does in them "
+    "for TensorBoard's Profile page (pip install tensorboard-plugin-profile).",
+)
 flags.DEFINE_multi_string(
     "evaluate",
     [],
@@ -246,6 +252,7 @@ flags.DEFINE_bool("export", False, "Export SavedModel and TFLite at the end.")
 FREE_TO_CHANGE = (
     "workdir",
     "log_every",
+    "profile_steps",
     "evaluate",
     "evaluate_every",
     "checkpoint_every",

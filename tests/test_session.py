@@ -5,15 +5,18 @@ import numpy as np
 import pytest
 import toys
 from absl.flags import FLAGS
+from traces import steps_in
 
 import ekd_tf.train as train_module
 from ekd_tf import factory
+from ekd_tf import session as session_module
 from ekd_tf.session import TrainingSession
 from ekd_tf.session import sources_of_run
 from ekd_tf.stack import IS_KERAS_3
 from ekd_tf.teachers import CacheWriter
 from ekd_tf.teachers import load_embedder
 from ekd_tf.training.lock import WorkdirLock
+from ekd_tf.training.logs import MetricsLog
 from ekd_tf.training.workdir import Workdir
 
 SOURCE = "synthetic:identities=8,images=4,size=32"
@@ -57,7 +60,7 @@ def small_student():
 def train(workdir, **changes):
     values = {**VALUES, "workdir": str(workdir), **changes}
     TrainingSession(values).run(
-        ["train"], free=("workdir", "checkpoint_every", "force_flags")
+        ["train"], free=("workdir", "checkpoint_every", "force_flags", "profile_steps")
     )
     return workdir
 
@@ -162,28 +165,32 @@ def test_the_same_command_gives_the_same_student(tmp_path, teacher, distilled):
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-7)
 
 
-def test_interrupted_run_ends_like_the_uninterrupted_one(
-    tmp_path, teacher, distilled, monkeypatch
-):
-    workdir = tmp_path / "run"
-    changes = {"teacher": str(teacher), "distill": "ekd:5"}
+@pytest.fixture
+def train_until_three(monkeypatch):
+    """Returns `train` that dies behind the log line of step 3, a checkpoint at 2."""
 
-    def dies_at_three(step, *args):
-        if step == 3:
-            raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        from ekd_tf.training.logs import MetricsLog
-
+    def train_and_die(workdir, **changes):
         write = MetricsLog.write
 
         def writing(self, step, scalars):
             write(self, step, scalars)
-            dies_at_three(step)
+            if step == 3:
+                raise KeyboardInterrupt
 
-        patch.setattr(MetricsLog, "write", writing)
-        with pytest.raises(KeyboardInterrupt):
-            train(workdir, **changes)
+        with monkeypatch.context() as patch:
+            patch.setattr(MetricsLog, "write", writing)
+            with pytest.raises(KeyboardInterrupt):
+                train(workdir, **changes)
+
+    return train_and_die
+
+
+def test_interrupted_run_ends_like_the_uninterrupted_one(
+    tmp_path, teacher, distilled, train_until_three
+):
+    workdir = tmp_path / "run"
+    changes = {"teacher": str(teacher), "distill": "ekd:5"}
+    train_until_three(workdir, **changes)
     assert [line["step"] for line in lines(workdir)] == [1, 2, 3]
     train(workdir, **changes)
     steps = [line["step"] for line in lines(workdir) if "loss" in line]
@@ -324,3 +331,39 @@ def test_saves_the_averages_that_the_optimizer_keeps(tmp_path):
         average = checkpoint["optimizer/0001"]
     assert not np.array_equal(trained, average)
     np.testing.assert_array_equal(weights(path)[0], average)
+
+
+def test_profiles_the_steps_asked_for_and_none_made_before_it_resumed(
+    tmp_path, train_until_three
+):
+    def traces():
+        return [steps_in(path) for path in sorted(tmp_path.rglob("*.xplane.pb"))]
+
+    train_until_three(tmp_path, profile_steps="1:2")
+    assert traces() == [[1, 2]]
+    # From the checkpoint of step 2 on.
+    train(tmp_path, profile_steps="2:3")
+    assert traces() == [[1, 2], [3]]
+    assert "profile_steps" in train_module.FREE_TO_CHANGE
+    assert [line["step"] for line in lines(tmp_path) if "loss" in line] == [1, 2, 3, 4]
+
+
+def test_profile_steps_are_checked_before_anything_is_built(tmp_path):
+    with pytest.raises(ValueError, match="`profile_steps` must be FIRST:LAST"):
+        train(tmp_path, profile_steps="5", data="nonsense:x")
+
+
+def test_memory_grows_before_a_device_is_asked_for_anything(tmp_path, monkeypatch):
+    order = []
+
+    def make_strategy(*arguments):
+        raise ValueError("devices are used")
+
+    monkeypatch.setattr(session_module, "grow_gpu_memory", lambda: order.append("grow"))
+    monkeypatch.setattr(
+        session_module, "set_virtual_devices", lambda count: order.append("split")
+    )
+    monkeypatch.setattr(session_module, "make_strategy", make_strategy)
+    with pytest.raises(ValueError, match="devices are used"):
+        train(tmp_path)
+    assert order == ["grow", "split"]

@@ -14,8 +14,10 @@ from ekd_tf.heads.sampling import num_sampled
 from ekd_tf.heads.sampling import sample_classes
 from ekd_tf.heads.softmax import margin_softmax_loss
 from ekd_tf.ops.collective import gather_rows
+from ekd_tf.ops.collective import own_rows
 from ekd_tf.ops.numerics import l2_normalize
 from ekd_tf.stack import ONLY_FIRST_REPLICA
+from ekd_tf.stack import tf_variable
 
 GRADIENTS = ("true", "straight_through")
 
@@ -60,6 +62,7 @@ class MarginHead(keras.layers.Layer):
         sample_rate: Float in (0, 1]: the share of the classes the softmax of
             `row_losses` has. Below 1 those of the batch are always among them, at
             least as many as the batch has rows, and others drawn anew for each step.
+            `ekd_tf.training.sampled_rows` says how the others' centres are updated.
         seed: Int, of these draws.
         **kwargs: Arguments of `keras.layers.Layer`. `dtype` is always float32, for a
             margin is smaller than half precision resolves at this scale.
@@ -136,7 +139,8 @@ class MarginHead(keras.layers.Layer):
 
         In a replica context every replica draws the same classes: those of the global
         batch and the same others, so that their number does not matter. The gradient
-        reaches the centres of these classes only.
+        reaches the centres of these classes only, as a `tf.IndexedSlices` that names
+        each of them once.
 
         Args:
             embeddings: As in the call.
@@ -148,7 +152,6 @@ class MarginHead(keras.layers.Layer):
             Float32 tensor `(batch,)` >= 0.
         """
         embeddings, labels = _checked(embeddings, labels)
-        centers = tf.convert_to_tensor(self.centers)
         if training and self.sample_rate < 1:
             everyone = gather_rows(labels)
             if everyone.shape[0] is None:
@@ -163,8 +166,10 @@ class MarginHead(keras.layers.Layer):
                 everyone, self.num_identities, count, tf.stack([self.seed, draw])
             )
             self.num_draws.assign(draw + 1)
-            centers = tf.gather(self.centers, classes)
+            centers = own_rows(tf_variable(self.centers), classes)
             labels = tf.searchsorted(classes, labels)
+        else:
+            centers = tf.convert_to_tensor(self.centers)
         logits = self._logits(embeddings, labels, centers, in_margin, training)
         return margin_softmax_loss(logits, labels)
 

@@ -47,3 +47,25 @@ def sum_over_replicas(tensor):
         return tensor
     context = tf.distribute.get_replica_context()
     return context.all_reduce(tf.distribute.ReduceOp.SUM, tensor)
+
+
+def own_rows(variable, rows):
+    """Reads rows of this replica's copy of a variable, and no others.
+
+    `tf.gather` of a distributed variable reads it whole first, and so does that of a
+    Keras variable.
+
+    Args:
+        variable: `tf.Variable` `(count, ...)`, distributed or not.
+        rows: Integer tensor `(n,)` in [0, count).
+
+    Returns:
+        Tensor `(n, ...)`. Its gradient by the variable is a `tf.IndexedSlices`.
+    """
+    context = tf.distribute.get_replica_context()
+    copies = tf.distribute.get_strategy().experimental_local_results(variable)
+    number = 0
+    if context is not None:
+        # Replicas of one process have neighbouring numbers.
+        number = tf.get_static_value(context.replica_id_in_sync_group) % len(copies)
+    return tf.gather(copies[number], rows)

@@ -60,6 +60,8 @@ class FaceClassifier(keras.Model):
 
         Args:
             optimizer: Keras optimizer without weight decay, clipping or loss scale.
+                SGD leaves classes a sampled head has not drawn as they are
+                (`ekd_tf.training.sampled_rows`); the others update all centres.
             weight_decay: Float >= 0, of kernels and of the head's centres; never of
                 BatchNorm, PReLU slopes or biases. SGD and Adam add it to the
                 gradient, as in torch; `ekd_tf.training.decay` has the others.
@@ -78,8 +80,16 @@ class FaceClassifier(keras.Model):
                 decay_variables=[v for v in variables if _decays(v)],
                 clip_norm=clip_norm,
                 loss_scaling=loss_scaling,
+                sampled_variables=self._sampled_variables,
             )
         )
+
+    @property
+    def _sampled_variables(self):
+        # Other classes are in no row of a sampled head's gradient.
+        if self.head is None or self.head.sample_rate == 1:
+            return []
+        return [self.head.centers]
 
     @property
     def trained_layers(self):

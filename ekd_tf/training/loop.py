@@ -34,9 +34,15 @@ class Hook:
     A hook changes nothing the next update depends on, and ends the run by raising.
     """
 
+    def before_step(self, number: int) -> None:
+        """Called before the batch of update `number` is waited for."""
+
     def after_step(self, step: Step) -> None:
         """Called after every update, in the order of the hooks."""
         raise TypeError(f"{type(self).__name__} must define `after_step`.")
+
+    def close(self) -> None:
+        """Called once when the steps have ended, by an error or not."""
 
 
 class Every(Hook):
@@ -91,11 +97,17 @@ def run_steps(
         batches: Distributed batches, the first of which belongs to `start_step`.
         start_step: Int: steps already made.
         steps: Int: steps to have been made at the end.
-        hooks: Called after every update, in this order.
+        hooks: Called around every update, in this order.
     """
-    batches = iter(batches)
-    for number in range(start_step + 1, steps + 1):
-        batch = next(batches)
-        step = Step(number, number == steps, make_step(batch), batch)
+    batches, hooks = iter(batches), list(hooks)
+    try:
+        for number in range(start_step + 1, steps + 1):
+            for hook in hooks:
+                hook.before_step(number)
+            batch = next(batches)
+            step = Step(number, number == steps, make_step(batch), batch)
+            for hook in hooks:
+                hook.after_step(step)
+    finally:
         for hook in hooks:
-            hook.after_step(step)
+            hook.close()

@@ -22,7 +22,7 @@ def weighted_sum(gradients: list, weights: list) -> list:
 
     Args:
         gradients: Per loss a list with one gradient per source, None where the loss
-            does not depend on it. Sparse ones come out dense.
+            does not depend on it. A sparse one stays so where it is the only one.
         weights: Per loss a float32 scalar.
 
     Returns:
@@ -31,7 +31,7 @@ def weighted_sum(gradients: list, weights: list) -> list:
     return [
         _add(
             [
-                weight * tf.convert_to_tensor(gradient)
+                _scaled(weight, gradient)
                 for weight, gradient in zip(weights, of_source)
                 if gradient is not None
             ]
@@ -45,7 +45,15 @@ def add_each(one: list, other: list) -> list:
     return [_add([g for g in pair if g is not None]) for pair in zip(one, other)]
 
 
+def _scaled(weight, gradient):
+    if isinstance(gradient, tf.IndexedSlices):
+        return tf.IndexedSlices(
+            weight * gradient.values, gradient.indices, gradient.dense_shape
+        )
+    return weight * gradient
+
+
 def _add(gradients):
     if len(gradients) > 1:
-        return tf.add_n(gradients)
+        return tf.add_n([tf.convert_to_tensor(gradient) for gradient in gradients])
     return gradients[0] if gradients else None

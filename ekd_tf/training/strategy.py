@@ -7,6 +7,7 @@ import os
 import re
 
 import tensorflow as tf
+from absl import logging
 
 from ekd_tf.checks import check_choice
 from ekd_tf.checks import check_positive
@@ -21,6 +22,22 @@ _LOST = (
     tf.errors.InternalError,
 )
 STRATEGIES = ("none", "mirrored", "multi_worker")
+
+
+def grow_gpu_memory():
+    """Lets TensorFlow take a GPU's memory as it needs it, not all of it at once.
+
+    So that a teacher run by onnxruntime, or a second process, finds some too. Without
+    a GPU nothing happens. `TF_FORCE_GPU_ALLOW_GROWTH=false` in the environment has
+    TensorFlow take all of it in spite of this. GPUs it already uses stay as they are.
+    """
+    for gpu in tf.config.list_physical_devices("GPU"):
+        try:
+            tf.config.experimental.set_memory_growth(gpu, True)
+        except RuntimeError as error:
+            # Too late in a process that has already computed something: no reason to
+            # end a run.
+            logging.warning("The memory of %s will not grow: %s", gpu.name, error)
 
 
 def set_virtual_devices(count):

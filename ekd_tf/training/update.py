@@ -7,6 +7,7 @@ import tensorflow as tf
 from ekd_tf.checks import check_choice
 from ekd_tf.checks import check_positive
 from ekd_tf.checks import check_range
+from ekd_tf.ops.collective import own_rows
 from ekd_tf.stack import apply_reduced_gradients
 from ekd_tf.stack import build_optimizer
 from ekd_tf.stack import current_learning_rate
@@ -14,6 +15,9 @@ from ekd_tf.stack import tf_variable
 from ekd_tf.training.decay import decay_kind
 from ekd_tf.training.decay import set_lamb_decay
 from ekd_tf.training.decay import shrink
+from ekd_tf.training.sampled_rows import split_rows
+from ekd_tf.training.sampled_rows import update_rows
+from ekd_tf.training.sampled_rows import updates_rows
 
 LOSS_SCALINGS = ("none", "dynamic")
 
@@ -67,6 +71,11 @@ class GradientUpdate:
         loss_scaling: "none" or "dynamic".
         initial_scale: Float >= 1: first loss scale under "dynamic".
         growth_steps: Integer > 0: good steps in a row before the scale doubles.
+        sampled_variables: The members of `variables` of which a `tf.IndexedSlices`
+            names each row once, and the same rows on all replicas. Under SGD every
+            stage above is then one of these rows: the others and their momentum stay
+            as they are (`ekd_tf.training.sampled_rows`). Any other optimizer, and any
+            other variable, has sparse gradients made dense. None: no member.
 
     State:
         loss_scale: Float32 scalar, 1 under "none".
@@ -89,6 +98,7 @@ class GradientUpdate:
         loss_scaling: str = "none",
         initial_scale: float = 2.0**15,
         growth_steps: int = 2000,
+        sampled_variables=None,
     ):
         check_range("weight_decay", weight_decay, low=0)
         if clip_norm is not None:
@@ -103,7 +113,14 @@ class GradientUpdate:
         self.clip_norm = clip_norm
         self.loss_scaling = loss_scaling
         self.growth_steps = growth_steps
-        self._decays = _membership(self.variables, decay_variables or [])
+        self._decays = _membership(
+            "decay_variables", decay_variables or [], self.variables
+        )
+        self._sampled = _membership(
+            "sampled_variables", sampled_variables or [], self.variables
+        )
+        if not updates_rows(optimizer):
+            self._sampled = [False] * len(self.variables)
         self._decay_kind = decay_kind(optimizer)
         if self._decay_kind == "lamb":
             set_lamb_decay(optimizer, weight_decay, self.variables, self._decays)
@@ -131,7 +148,7 @@ class GradientUpdate:
 
         Args:
             gradients: List of this replica's gradients of the scaled loss, in the
-                order of `variables`, of any float dtype.
+                order of `variables`, of any float dtype, dense or sparse.
             loss: Float scalar, the global batch's loss, equal on all replicas. The
                 step is skipped, too, where it is not finite.
 
@@ -150,10 +167,12 @@ class GradientUpdate:
             raise RuntimeError("`apply` must run in a replica context: strategy.run.")
         self._check_gradients(gradients)
         # Float16 sums overflow from 65,504 on, so the cast comes before the sum.
-        gradients = [tf.cast(tf.convert_to_tensor(g), tf.float32) for g in gradients]
+        gradients, rows = split_rows(gradients, self._sampled)
+        gradients = [tf.cast(gradient, tf.float32) for gradient in gradients]
         gradients = replica.all_reduce(tf.distribute.ReduceOp.SUM, gradients)
         scale = tf.convert_to_tensor(self._scale)
-        gradients = [gradient / scale for gradient in gradients]
+        if self.loss_scaling == "dynamic":
+            gradients = [gradient / scale for gradient in gradients]
         finite = tf.reduce_all(
             [tf.reduce_all(tf.math.is_finite(x)) for x in (loss, *gradients)]
         )
@@ -162,25 +181,26 @@ class GradientUpdate:
             factor = self.clip_norm / tf.maximum(norm, self.clip_norm)
             gradients = [gradient * factor for gradient in gradients]
         if self._decay_kind == "coupled":
-            gradients = self._decayed(gradients)
-        skipped = replica.merge_call(self._apply_if, args=(finite, gradients))
+            gradients = self._decayed(gradients, rows)
+        skipped = replica.merge_call(self._apply_if, args=(finite, gradients, rows))
         return {
             "gradient_norm": tf.where(finite, norm, float("nan")),
             "loss_scale": scale,
             "skipped_steps": skipped,
         }
 
-    def _decayed(self, gradients):
-        return [
-            gradient + self.weight_decay * tf.cast(tf_variable(variable), tf.float32)
-            if decays and self.weight_decay
-            else gradient
-            for gradient, variable, decays in zip(
-                gradients, self.variables, self._decays
-            )
-        ]
+    def _decayed(self, gradients, rows):
+        decayed = list(gradients)
+        for position, variable in enumerate(map(tf_variable, self.variables)):
+            if self._decays[position] and self.weight_decay:
+                weights = variable
+                if position in rows:
+                    weights = own_rows(variable, rows[position])
+                weights = tf.cast(weights, tf.float32)
+                decayed[position] += self.weight_decay * weights
+        return decayed
 
-    def _apply_if(self, strategy, finite, gradients):
+    def _apply_if(self, strategy, finite, gradients, rows):
         """Runs in the cross-replica context: returns the count of skipped steps."""
         # All replicas hold the same sum, hence the same answer.
         finite = strategy.experimental_local_results(finite)[0]
@@ -192,7 +212,15 @@ class GradientUpdate:
                 decaying = [v for v, d in zip(self.variables, self._decays) if d]
                 rate = current_learning_rate(self.optimizer)
                 shrink(strategy, decaying, rate * self.weight_decay)
-            strategy.run(self._apply_in_replica, args=(gradients,))
+            for position in rows:
+                update_rows(
+                    strategy,
+                    self.optimizer,
+                    self.variables[position],
+                    gradients[position],
+                    rows[position],
+                )
+            strategy.run(self._apply_in_replica, args=(gradients, rows))
             return True
 
         tf.cond(finite, make_step, lambda: False)
@@ -210,12 +238,14 @@ class GradientUpdate:
         return tf.cast(skipped, tf.float32)
 
     @tf.autograph.experimental.do_not_convert
-    def _apply_in_replica(self, gradients):
+    def _apply_in_replica(self, gradients, rows):
+        dense = [i for i in range(len(gradients)) if i not in rows]
+        variables = [self.variables[i] for i in dense]
         gradients = [
-            tf.cast(gradient, tf_variable(variable).dtype)
-            for gradient, variable in zip(gradients, self.variables)
+            tf.cast(gradients[i], tf_variable(variable).dtype)
+            for i, variable in zip(dense, variables)
         ]
-        apply_reduced_gradients(self.optimizer, gradients, self.variables)
+        apply_reduced_gradients(self.optimizer, gradients, variables)
 
     def _check_gradients(self, gradients):
         if len(gradients) != len(self.variables):
@@ -241,7 +271,7 @@ def _state(name, value, dtype):
     )
 
 
-def _membership(variables, chosen):
+def _membership(argument, chosen, variables):
     """Returns one bool per variable: whether it is among `chosen`."""
     keys = [tf_variable(variable).ref() for variable in variables]
     if len(set(keys)) < len(keys):
@@ -249,7 +279,7 @@ def _membership(variables, chosen):
     unknown = [v.name for v in chosen if tf_variable(v).ref() not in keys]
     if unknown:
         raise ValueError(
-            "`decay_variables` must be among `variables`. Received besides: "
+            f"`{argument}` must be among `variables`. Received besides: "
             + ", ".join(unknown)
         )
     chosen = {tf_variable(variable).ref() for variable in chosen}

@@ -6,6 +6,7 @@ import tensorflow as tf
 
 from ekd_tf.ops.collective import gather_rows
 from ekd_tf.ops.collective import num_replicas
+from ekd_tf.ops.collective import own_rows
 from ekd_tf.ops.collective import sum_over_replicas
 
 
@@ -99,3 +100,35 @@ def test_each_replica_receives_the_sum(strategy):
         np.testing.assert_array_equal(total, sum(parts))
     tensor = tf.constant(values)
     assert sum_over_replicas(tensor) is tensor
+
+
+def test_own_rows_are_read_from_each_copy_and_nothing_else_is(rng, strategy):
+    values = np.float32(rng.normal(size=(5, 3)))
+    with strategy.scope():
+        variable = tf.Variable(values)
+    # Copies of different numbers, as no step would make them.
+    for number, copy in enumerate(strategy.experimental_local_results(variable)):
+        copy.assign_add(tf.fill((5, 3), float(number)))
+
+    @tf.function
+    def step():
+        def replica():
+            with tf.GradientTape() as tape:
+                rows = own_rows(variable, tf.constant([3, 0]))
+            return rows, tape.gradient(rows, variable).indices
+
+        return strategy.run(replica)
+
+    rows, indices = map(strategy.experimental_local_results, step())
+    for number in range(strategy.num_replicas_in_sync):
+        np.testing.assert_array_equal(rows[number], values[[3, 0]] + number)
+        np.testing.assert_array_equal(indices[number], [3, 0])
+    operations = step.get_concrete_function().graph.get_operations()
+    kinds = {operation.type for operation in operations}
+    assert "ResourceGather" in kinds and "ReadVariableOp" not in kinds
+
+
+def test_own_rows_outside_a_replica_are_those_of_the_first(strategy):
+    with strategy.scope():
+        variable = tf.Variable([1.0, 2.0])
+        np.testing.assert_array_equal(own_rows(variable, [1]), [2.0])

@@ -93,3 +93,32 @@ def test_step_is_traced_once(rng):
         out = step(batch(rng))
     assert step.experimental_get_tracing_count() == 1
     assert np.isfinite(float(out["loss"]))
+
+
+class Told(Recorder):
+    """Notes the order of all it is told."""
+
+    def before_step(self, number):
+        self.steps.append(("before", number))
+
+    def after_step(self, step):
+        self.steps.append(("after", step.number))
+        if step.number == 3:
+            raise KeyboardInterrupt
+
+    def close(self):
+        self.steps.append("close")
+
+
+def test_hooks_are_told_before_each_step_and_at_the_end():
+    hook = Told()
+    run(4, 6, hook)
+    numbers = [(when, number) for number in (5, 6) for when in ("before", "after")]
+    assert hook.steps == [*numbers, "close"]
+
+
+def test_hooks_are_closed_when_a_step_or_a_hook_fails():
+    hook = Told()
+    with pytest.raises(KeyboardInterrupt):
+        run(2, 6, hook)
+    assert hook.steps == [("before", 3), ("after", 3), "close"]

@@ -6,6 +6,7 @@ import tensorflow as tf
 
 from ekd_tf.training.strategy import check_divisible
 from ekd_tf.training.strategy import distribute
+from ekd_tf.training.strategy import grow_gpu_memory
 from ekd_tf.training.strategy import has_other_workers
 from ekd_tf.training.strategy import is_chief
 from ekd_tf.training.strategy import lost_worker
@@ -173,3 +174,51 @@ def test_names_the_worker_that_is_gone(kind, message, name):
     error = kind(None, None, message)
     assert lost_worker(TwoWorkers(), error) == name
     assert lost_worker(tf.distribute.get_strategy(), error) is None
+
+
+@pytest.fixture
+def gpus(monkeypatch):
+    """Returns `gpus(*devices) -> list`: a machine with these, and what is set."""
+
+    def put_in(*devices, error=None):
+        grown = []
+
+        def set_memory_growth(device, enable):
+            grown.append((device, enable))
+            if error is not None:
+                raise error
+
+        def list_physical_devices(kind):
+            return list(devices) if kind == "GPU" else []
+
+        monkeypatch.setattr(tf.config, "list_physical_devices", list_physical_devices)
+        monkeypatch.setattr(
+            tf.config.experimental, "set_memory_growth", set_memory_growth
+        )
+        return grown
+
+    return put_in
+
+
+def gpu(number):
+    return tf.config.PhysicalDevice(f"/physical_device:GPU:{number}", "GPU")
+
+
+def test_memory_grows_on_every_gpu(gpus):
+    grown = gpus(gpu(0), gpu(1))
+    grow_gpu_memory()
+    assert grown == [(gpu(0), True), (gpu(1), True)]
+
+
+def test_without_a_gpu_no_memory_is_touched(gpus):
+    grown = gpus()
+    grow_gpu_memory()
+    assert grown == []
+
+
+def test_a_gpu_in_use_is_left_with_a_warning(gpus, caplog):
+    grown = gpus(gpu(0), gpu(1), error=RuntimeError("initialized"))
+    with caplog.at_level("WARNING"):
+        grow_gpu_memory()
+    assert len(grown) == 2
+    assert "/physical_device:GPU:1 will not grow: initialized" in caplog.text

@@ -1,0 +1,110 @@
+"""A hook that records what the machine does during some steps, for TensorBoard."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import re
+
+import tensorflow as tf
+
+from ekd_tf.training.loop import Hook
+
+
+def profiled_steps(text: str | None) -> range:
+    """Reads which steps to profile.
+
+    Args:
+        text: "FIRST:LAST", the numbers of updates counted from 1, both included.
+            None or "" for none.
+
+    Returns:
+        Range of the numbers.
+
+    Raises:
+        ValueError: If the text is not that.
+    """
+    if not text:
+        return range(0)
+    match = re.fullmatch(r"([0-9]+):([0-9]+)", text)
+    first, last = map(int, match.groups()) if match else (0, 0)
+    if not 1 <= first <= last:
+        raise ValueError(
+            "`profile_steps` must be FIRST:LAST, two steps counted from 1, as in "
+            f"10:12. Received: {text!r}"
+        )
+    return range(first, last + 1)
+
+
+class ProfileHook(Hook):
+    """Writes a trace of some updates, the wait for their batches included.
+
+    TensorBoard shows it under Profile (`tensorboard-plugin-profile`), step by step. A
+    resumed run traces those of the steps it makes itself. The first step a process
+    makes is mostly TensorFlow's tracing; the device is waited for before the first
+    of the steps and after each one, so that the work of other steps stays out.
+
+    Args:
+        folder: The run's TensorBoard folder; the trace is below it, in
+            `plugins/profile/TIME/`.
+        steps: Range of numbers of updates, from `profiled_steps`.
+
+    Raises:
+        OSError: From the hook, if the trace cannot be written.
+    """
+
+    def __init__(self, folder, steps: range):
+        self._folder = folder
+        self._steps = steps
+        self._running = False
+        self._mark = None
+        self._previous = None
+
+    def before_step(self, number):
+        if number not in self._steps:
+            return
+        if not self._running:
+            _wait_for(self._previous)
+            with self._naming_folder():
+                tf.profiler.experimental.start(os.fspath(self._folder))
+            self._running = True
+        # By this mark the profile knows where a step begins and ends.
+        self._mark = tf.profiler.experimental.Trace("train", step_num=number, _r=1)
+        self._mark.__enter__()
+
+    def after_step(self, step):
+        self._previous = step
+        if not self._running:
+            return
+        _wait_for(step)
+        self._end_mark()
+        if step.number == self._steps[-1]:
+            self.close()
+
+    def close(self):
+        """Writes the trace of a run that ends within the range."""
+        self._end_mark()
+        if self._running:
+            self._running = False
+            with self._naming_folder():
+                tf.profiler.experimental.stop()
+
+    def _end_mark(self):
+        mark, self._mark = self._mark, None
+        if mark is not None:
+            mark.__exit__(None, None, None)
+
+    @contextlib.contextmanager
+    def _naming_folder(self):
+        try:
+            yield
+        except tf.errors.OpError as error:
+            # TensorFlow has many kinds for it; a full disk is the usual one.
+            message = error.message
+            raise OSError(errno.EIO, message, os.fspath(self._folder)) from error
+
+
+def _wait_for(step):
+    if step is not None:
+        float(step.scalars["loss"])

@@ -1,0 +1,81 @@
+"""What a step over sampled classes must not hold, and that the search would find it."""
+
+import pytest
+import tensorflow as tf
+
+# A number that no other size in the step is.
+IDENTITIES, DIM, BATCH = 977, 24, 8
+
+
+@pytest.fixture(scope="module")
+def tool(load_tool):
+    return load_tool("benchmarks/bench_head")
+
+
+def traced(tool, rate, optimizer="sgd"):
+    step, rows = tool.make_step(IDENTITIES, rate, DIM, BATCH, optimizer)
+    return step.get_concrete_function(rows)
+
+
+def found(tool, concrete):
+    return tool.wide_tensors(concrete, IDENTITIES, BATCH, DIM)
+
+
+def test_a_sampled_step_holds_nothing_as_large_as_all_classes(tool):
+    concrete = traced(tool, rate=0.1)
+    counts = found(tool, concrete)
+    assert counts == {
+        "one_hot": 0,
+        "batch_by_classes": 0,
+        "classes_by_dim": 0,
+        "unknown": 0,
+    }
+    assert not tool.violations(counts, 0.1)
+    # Logits and gradients of the 98 sampled classes are there.
+    shapes = [shape for _, shape in tool.tensors(concrete)]
+    assert [BATCH, 98] in shapes and [98, DIM] in shapes
+
+
+def test_a_step_over_all_classes_holds_logits_and_no_one_hot(tool):
+    counts = found(tool, traced(tool, rate=1.0))
+    assert counts["one_hot"] == 0
+    assert counts["batch_by_classes"] > 1 and counts["classes_by_dim"] > 5
+    assert not tool.violations(counts, 1.0)
+    assert tool.violations(counts, 0.1) == ["batch_by_classes", "classes_by_dim"]
+
+
+def test_a_dense_update_of_a_sampled_head_is_found(tool):
+    counts = found(tool, traced(tool, rate=0.1, optimizer="adam"))
+    assert tool.violations(counts, 0.1) == ["classes_by_dim"]
+
+
+def test_a_one_hot_is_found_in_a_branch_as_well(tool):
+    @tf.function
+    def step(labels):
+        return tf.cond(
+            labels[0] > 0,
+            lambda: tf.one_hot(labels, IDENTITIES),
+            lambda: tf.zeros((BATCH, IDENTITIES)),
+        )
+
+    concrete = step.get_concrete_function(tf.TensorSpec((BATCH,), tf.int32))
+    counts = found(tool, concrete)
+    assert counts["one_hot"] == 1 and counts["batch_by_classes"] >= 2
+    assert "one_hot" in tool.violations(counts, 1.0)
+
+
+def test_a_case_that_cannot_fit_says_so(tool, monkeypatch):
+    for name, value in {"LIMIT_GB": 0.001, "DIM": 512, "BATCH": 64}.items():
+        monkeypatch.setattr(tool, name, Value(value))
+    result = tool.run_case(1_000_000, 1.0)
+    assert result["gave_up"] == "centres and momentum are 3.8 of 0.0 GiB"
+    row = tool.format_row(result)
+    assert "| 1,000,000 | 1 | 1,000,000 | 3,906 | does not fit: centres" in row
+    assert row.count("|") == len(tool.HEADER) + 1
+
+
+class Value:
+    """A flag's value outside a command."""
+
+    def __init__(self, value):
+        self.value = value

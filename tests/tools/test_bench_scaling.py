@@ -1,0 +1,64 @@
+"""What crosses replicas is counted by kind, and what must not cross is refused."""
+
+import math
+
+import pytest
+import toys
+
+
+@pytest.fixture(scope="module")
+def tool(load_tool):
+    return load_tool("benchmarks/bench_scaling")
+
+
+def test_counts_of_a_traced_step_are_those_of_the_formula(tool, two_replicas):
+    with two_replicas.scope():
+        student = toys.backbone(dim=8)
+        model = tool.make_model(student, identities=30, rate=0.5)
+    batch = tool.make_batch(16, identities=30, size=toys.SIZE, dim=8)
+    step, batches, calls = tool.traced(model, two_replicas, batch)
+    parameters = sum(math.prod(v.shape) for v in student.trainable_variables)
+    # 30 identities at rate 0.5, but 16 rows may be of 16 identities.
+    sizes = tool.Sizes(2, batch=8, dim=8, student=parameters, classes=16, sampled=True)
+    counted = tool.bytes_by_kind(calls, 8, 2, 8)
+    # By hand: 8 rows of 8 float32 of two models; labels for EKD and for the sampled
+    # head, and image ids.
+    assert counted["embeddings"] == 512
+    assert counted["labels and image ids"] == 3 * 8 * 4
+    assert counted["gradients of embeddings"] == 512
+    assert counted["gradients of the head"] == 16 * 8 * 4
+    assert counted == tool.computed(sizes)
+    # TensorFlow packs the gradients, of which there are most.
+    assert tool.largest_collective(step, batches) == parameters + 16 * 8
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        ("all_reduce", "float32", (16, 16), None),
+        ("all_gather", "float32", (8, 16), None),
+        ("all_gather", "uint8", (8, 112, 112, 3), None),
+        ("all_reduce", "float32", (16 * 16,), None),
+    ],
+)
+def test_similarities_and_images_must_not_cross(tool, call):
+    with pytest.raises(ValueError, match="A step must not send this"):
+        tool.bytes_by_kind([call], rows=8, replicas=2, dim=12)
+
+
+def test_volume_by_a_ring_by_hand(tool):
+    # Of 4 replicas each passes on the parts of 3; a sum goes round twice by quarters.
+    assert tool.sent("embeddings", 100, 4) == 300
+    assert tool.sent("gradients of the student", 100, 4) == 150
+    assert tool.sent("embeddings", 100, 1) == 0
+
+
+def test_volume_grows_with_rows_and_not_with_pairs(tool):
+    paper = {"dim": 512, "student": 1_199_488, "classes": 85_742}
+    small, large = (
+        tool.computed(tool.Sizes(8, batch=batch, **paper)) for batch in (128, 256)
+    )
+    assert large["embeddings"] == 2 * small["embeddings"] == 1_048_576
+    gradients = "gradients of embeddings"
+    assert large[gradients] == 2 * small[gradients] == 4_194_304
+    assert large["gradients of the head"] == small["gradients of the head"]

@@ -1,0 +1,189 @@
+"""Rows of a variable updated by themselves, and the others left as they are."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from ekd_tf.stack import sgd_momentum
+from ekd_tf.stack import tf_variable
+from ekd_tf.training.optimizers import make_optimizer
+from ekd_tf.training.sampled_rows import split_rows
+from ekd_tf.training.sampled_rows import updates_rows
+from ekd_tf.training.schedules import StepSchedule
+from ekd_tf.training.update import GradientUpdate
+
+SCHEDULE = {"base": 0.1, "boundaries": [2], "factor": 0.1}
+
+
+class Run:
+    """A table of which gradients name rows, and a bias that is whole."""
+
+    def __init__(
+        self, strategy, table, rate=0.1, momentum=0.9, nesterov=False, name="sgd", **kw
+    ):
+        self.strategy = strategy
+        with strategy.scope():
+            self.table = tf.Variable(np.float32(table))
+            self.bias = tf.Variable([1.0])
+            self.optimizer = make_optimizer(
+                name, rate, momentum=momentum, nesterov=nesterov
+            )
+            kw = {"decay_variables": [self.table], **kw}
+            kw.setdefault("sampled_variables", [self.table])
+            self.update = GradientUpdate(self.optimizer, [self.table, self.bias], **kw)
+        self._step = tf.function(self._on_replicas)
+
+    def _on_replicas(self, rows, values):
+        count = self.strategy.num_replicas_in_sync
+
+        def replica():
+            gradient = tf.IndexedSlices(values / count, rows, self.table.shape)
+            return self.update.apply([gradient, tf.constant([0.5]) / count])
+
+        return self.strategy.run(replica)
+
+    def step(self, rows, values):
+        """Makes a step; returns the gradient's norm."""
+        out = self._step(tf.constant(rows), tf.constant(values, tf.float32))
+        return float(self.strategy.experimental_local_results(out["gradient_norm"])[0])
+
+    def copies(self, variable):
+        local = self.strategy.experimental_local_results(tf_variable(variable))
+        return [copy.numpy() for copy in local]
+
+    @property
+    def momenta(self):
+        return self.copies(sgd_momentum(self.optimizer, self.table))
+
+
+@pytest.fixture(params=[1, 2])
+def strategy(request):
+    if request.param == 1:
+        return tf.distribute.get_strategy()
+    return request.getfixturevalue("two_replicas")
+
+
+def test_two_steps_with_momentum_and_decay_by_hand(strategy):
+    # Rate 0.1, momentum 0.9, decay 0.5, rows of one number, all 1 at first.
+    # Row 0 is in the first step: g = 2 + 0.5, m = -0.25, w = 0.75. In the second it is
+    # not: both stay, and the decay waits. Row 2 is in both: g = 4 + 0.5, m = -0.45,
+    # w = 0.55; then g = 4 + 0.275, m = -0.405 - 0.4275 = -0.8325, w = -0.2825. Row 1 is
+    # in the second alone: g = 1.5, m = -0.15, w = 0.85. Row 3 is in none.
+    run = Run(strategy, np.ones((4, 1)), weight_decay=0.5)
+    run.step([0, 2], [[2.0], [4.0]])
+    run.step([1, 2], [[1.0], [4.0]])
+    for copy in run.copies(run.table):
+        np.testing.assert_allclose(copy[:, 0], [0.75, 0.85, -0.2825, 1], rtol=1e-6)
+    for copy in run.momenta:
+        np.testing.assert_allclose(copy[:, 0], [-0.25, -0.15, -0.8325, 0], rtol=1e-6)
+    # The bias is updated as ever: m = -0.05, then -0.095.
+    for copy in run.copies(run.bias):
+        np.testing.assert_allclose(copy, [1 - 0.05 - 0.095], rtol=1e-6)
+    assert int(tf_variable(run.optimizer.iterations).numpy()) == 2
+
+
+def sgd_numpy(table, steps, momentum, nesterov, decay, clip_norm):
+    """The same as loops over rows in float64, the bias's gradient 0.5 beside them."""
+    table, m = np.float64(table), np.zeros(np.shape(table))
+    for number, (rows, values) in enumerate(steps):
+        rate = 0.1 if number < 2 else 0.01
+        norm = np.sqrt(np.sum(np.float64(values) ** 2) + 0.25)
+        for row, value in zip(rows, values):
+            gradient = value * min(1.0, clip_norm / norm) + decay * table[row]
+            m[row] = momentum * m[row] - rate * gradient
+            table[row] += (momentum * m[row] - rate * gradient) if nesterov else m[row]
+    return table
+
+
+@pytest.mark.parametrize("nesterov", [False, True])
+def test_many_steps_are_those_of_a_loop_over_rows(rng, strategy, nesterov):
+    table = rng.normal(size=(7, 3))
+    steps = [
+        (rng.choice(7, 4, replace=False), rng.normal(size=(4, 3))) for _ in range(4)
+    ]
+    run = Run(
+        strategy,
+        table,
+        StepSchedule(**SCHEDULE),
+        nesterov=nesterov,
+        weight_decay=0.05,
+        clip_norm=2.0,
+    )
+    for rows, values in steps:
+        norm = run.step(rows, values)
+        np.testing.assert_allclose(norm, np.sqrt((values**2).sum() + 0.25), rtol=1e-5)
+    expected = sgd_numpy(table, steps, 0.9, nesterov, 0.05, 2.0)
+    for copy in run.copies(run.table):
+        np.testing.assert_allclose(copy, expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_a_sample_of_all_rows_takes_the_dense_step(rng, momentum):
+    strategy, table = tf.distribute.get_strategy(), rng.normal(size=(5, 2))
+    sampled = Run(strategy, table, momentum=momentum)
+    dense = Run(strategy, table, momentum=momentum, sampled_variables=[])
+    for _ in range(3):
+        rows, values = rng.permutation(5), rng.normal(size=(5, 2))
+        norm = sampled.step(rows, values)
+        assert norm == pytest.approx(dense.step(rows, values), rel=1e-5)
+    np.testing.assert_allclose(
+        sampled.table.numpy(), dense.table.numpy(), rtol=1e-5, atol=1e-7
+    )
+
+
+def test_a_skipped_step_leaves_rows_and_momenta(strategy):
+    run = Run(strategy, np.ones((4, 1)), weight_decay=0.5)
+    run.step([0, 2], [[2.0], [4.0]])
+    before = [*run.copies(run.table), *run.momenta]
+    assert np.isnan(run.step([1, 2], [[1.0], [float("inf")]]))
+    np.testing.assert_array_equal([*run.copies(run.table), *run.momenta], before)
+    assert int(run.update.state["skipped_steps"].numpy()) == 1
+
+
+def test_other_optimizers_update_every_row():
+    # Adam's moments of a row it has seen move it on, sampled or not.
+    run = Run(tf.distribute.get_strategy(), np.ones((3, 1)), name="adam")
+    run.step([0, 2], [[2.0], [4.0]])
+    before = run.table.numpy()
+    run.step([2], [[4.0]])
+    assert run.table.numpy()[0, 0] < before[0, 0] - 0.01
+
+
+def test_a_dense_gradient_of_a_sampled_variable_updates_every_row():
+    run = Run(tf.distribute.get_strategy(), np.ones((3, 1)), weight_decay=0.5)
+    run.update.apply([tf.zeros((3, 1)), tf.zeros(1)])
+    np.testing.assert_allclose(run.table.numpy(), np.full((3, 1), 0.95), rtol=1e-6)
+
+
+def test_steps_of_rows_alone_are_counted():
+    table = tf.Variable(tf.ones((3, 1)))
+    optimizer = make_optimizer("sgd", StepSchedule(**SCHEDULE), momentum=0.0)
+    update = GradientUpdate(
+        optimizer, [table], weight_decay=0.0, sampled_variables=[table]
+    )
+    for _ in range(3):
+        update.apply([tf.IndexedSlices(tf.ones((1, 1)), tf.constant([1]), (3, 1))])
+    # The third at the rate after the drop.
+    np.testing.assert_allclose(table.numpy()[:, 0], [1, 1 - 0.21, 1], rtol=1e-6)
+    assert int(tf_variable(optimizer.iterations).numpy()) == 3
+
+
+def test_splits_sampled_gradients_alone():
+    sparse = tf.IndexedSlices(tf.ones((2, 1)), tf.constant([0, 2]), (3, 1))
+    tensors, rows = split_rows([sparse, sparse, tf.ones(2)], [False, True, True])
+    np.testing.assert_array_equal(tensors[0], [[1], [0], [1]])
+    assert tensors[1] is sparse.values and list(rows) == [1]
+    np.testing.assert_array_equal(rows[1], [0, 2])
+
+
+def test_knows_sgd_of_keras():
+    assert updates_rows(make_optimizer("sgd", 0.1))
+    assert not updates_rows(make_optimizer("adamw", 0.1))
+
+
+def test_rejects_a_sampled_variable_it_does_not_update():
+    other = tf.Variable(1.0, name="other")
+    with pytest.raises(ValueError, match="`sampled_variables` must be among.*other"):
+        GradientUpdate(
+            make_optimizer("sgd", 0.1), [tf.Variable(1.0)], sampled_variables=[other]
+        )

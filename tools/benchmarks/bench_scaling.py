@@ -1,0 +1,391 @@
+"""Counts what a distillation step sends between replicas, and times it on one machine.
+
+The step is that of `ekd_tf.train`: MobileFaceNet, ArcFace and EKD, the teacher's rows
+in the batch. While it is traced, every tensor that a replica hands to another is noted
+where it is handed over (`tf.distribute.ReplicaContext`, below `ekd_tf.ops.collective`
+and `GradientUpdate` alike), and each must be one of the kinds of the table: a matrix of
+rows x rows, an image or anything unheard of ends the benchmark. The counts must also be
+those of the formula, from which the table for GPUs is computed, and no collective
+operation of the traced graph may carry more.
+
+One process can gather over one number of replicas only, so each number has its own.
+
+    python tools/benchmarks/bench_scaling.py --json=bench_scaling.json
+"""
+
+import collections
+import dataclasses
+import json
+import math
+import os
+import pathlib
+import subprocess
+import sys
+import time
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+from absl import app
+from absl import flags
+
+REPLICAS = flags.DEFINE_list("replicas", ["1", "2", "4"], "Virtual replicas to run.")
+BATCH = flags.DEFINE_integer("batch", 32, "Rows of the global batch measured.", 8)
+IDENTITIES = flags.DEFINE_integer("identities", 5000, "Of the head measured.", 2)
+RATE = flags.DEFINE_float("rate", 1.0, "Sample rate of the head measured.")
+WIDTH = flags.DEFINE_float("width", 1.0, "Width of the MobileFaceNet measured.")
+INPUT_SIZE = flags.DEFINE_integer("input_size", 112, "Side of its images.", 32)
+STEPS = flags.DEFINE_integer("steps", 8, "Steps timed, after two that are not.", 1)
+JSON = flags.DEFINE_string("json", None, "File to write all measurements to.")
+MEASURE = flags.DEFINE_integer("measure", None, "Internal: replicas to measure here.")
+
+MARK = "result="
+KINDS = (
+    "embeddings",
+    "labels and image ids",
+    "numbers of rows",
+    "gradients of embeddings",
+    "gradients of the student",
+    "gradients of the head",
+    "scalars and the mean embedding",
+)
+# What a replica gives is gathered, or added up.
+GATHERED = KINDS[:3]
+# Terms and norms of a step with margin loss and EKD: the sum of margin rows, three
+# loss terms and two norms.
+NUM_SCALARS = 6
+
+
+@dataclasses.dataclass(frozen=True)
+class Sizes:
+    """What the volume of a step depends on.
+
+    Attributes:
+        replicas: Int, all that take part.
+        batch: Int, rows of one replica.
+        dim: Int, of student's and teacher's embeddings.
+        student: Int, trained parameters of the student.
+        classes: Int, in the softmax of a step: all, or those sampled.
+        sampled: Whether they are sampled, for which labels are gathered once more.
+    """
+
+    replicas: int
+    batch: int
+    dim: int
+    student: int
+    classes: int
+    sampled: bool = False
+
+
+def computed(sizes):
+    """Returns the bytes one replica contributes to a step, by kind."""
+    rows = sizes.batch
+    return dict(
+        zip(
+            KINDS,
+            [
+                # The student's and the teacher's, float32.
+                2 * rows * sizes.dim * 4,
+                (3 if sizes.sampled else 2) * rows * 4,
+                # TensorFlow, for the backward pass of EKD's gathering.
+                4,
+                # Of all rows of all replicas, of EKD alone.
+                sizes.replicas * rows * sizes.dim * 4,
+                sizes.student * 4,
+                sizes.classes * sizes.dim * 4,
+                (NUM_SCALARS + sizes.dim) * 4,
+            ],
+        )
+    )
+
+
+def sent(kind, size, replicas):
+    """Returns the bytes a replica sends of a contribution, by a ring of replicas.
+
+    Gathering passes on every other replica's part; a sum goes round twice, a part of
+    1 / replicas at a time.
+    """
+    if kind in GATHERED:
+        return (replicas - 1) * size
+    return 2 * (replicas - 1) / replicas * size
+
+
+def kind_of(call, dtype, shape, place, rows, replicas, dim):
+    """Returns what a tensor handed to other replicas is.
+
+    Args:
+        call: "all_gather" or "all_reduce".
+        dtype: Name of its type.
+        shape: Tuple of ints.
+        place: None, or for a list of gradients "student" or "head".
+        rows: Int, of a replica's batch.
+        replicas: Int.
+        dim: Int, embedding size.
+
+    Raises:
+        ValueError: It is nothing a step may send.
+    """
+    if place is not None:
+        return f"gradients of the {place}"
+    known = {
+        ("all_gather", "float32", (rows, dim)): "embeddings",
+        ("all_gather", "int32", (rows,)): "labels and image ids",
+        ("all_gather", "int32", (1,)): "numbers of rows",
+        ("all_reduce", "float32", (replicas * rows, dim)): "gradients of embeddings",
+    }
+    if call == "all_reduce" and dtype == "float32" and len(shape) < 2:
+        if math.prod(shape) <= max(dim, NUM_SCALARS):
+            return "scalars and the mean embedding"
+    if (call, dtype, shape) not in known:
+        raise ValueError(
+            f"A step must not send this: {call} of {dtype} {shape} on {replicas} "
+            f"replicas of {rows} rows"
+        )
+    return known[call, dtype, shape]
+
+
+def make_model(student, identities, rate=1.0):
+    """Returns a compiled `Distiller` by EKD from rows in the batch."""
+    from ekd_tf.heads import ArcFace
+    from ekd_tf.losses import EKDLoss
+    from ekd_tf.training.distiller import Distiller
+    from ekd_tf.training.optimizers import make_optimizer
+
+    head = ArcFace(identities, sample_rate=rate)
+    model = Distiller(student, None, {"ekd": (EKDLoss(), 8.0)}, head)
+    model.compile(make_optimizer("sgd", 0.01, momentum=0.9))
+    return model
+
+
+def make_batch(rows, identities, size, dim):
+    """Returns a global batch of random pixels and rows of a teacher."""
+    import numpy as np
+    import tensorflow as tf
+
+    rng = np.random.default_rng(0)
+    labels = np.repeat(rng.integers(0, identities, rows // 2), 2)
+    return {
+        "image": tf.constant(rng.integers(0, 256, (rows, size, size, 3)), tf.uint8),
+        "label": tf.constant(labels, tf.int32),
+        "in_margin": tf.ones(rows),
+        "image_id": tf.range(rows),
+        "teacher": tf.constant(rng.normal(size=(rows, dim)), tf.float32),
+    }
+
+
+def traced(model, strategy, batch):
+    """Traces a step and notes what its replicas hand to each other.
+
+    Args:
+        model: From `make_model`, made in the strategy's scope.
+        strategy: `tf.distribute.Strategy`.
+        batch: A global batch, dict of tensors.
+
+    Returns:
+        `(step, batches, calls)`: the compiled step, an iterator of batches for it, and
+        a list of `(call, dtype, shape, place)`, what a single replica has handed over,
+        to be given to `kind_of`.
+    """
+    import tensorflow as tf
+
+    from ekd_tf.training.loop import compile_step
+    from ekd_tf.training.strategy import distribute
+
+    places = [
+        name
+        for name, layer in model.trained_layers.items()
+        for _ in layer.trainable_variables
+    ]
+    noted = collections.defaultdict(list)
+    context_class = tf.distribute.ReplicaContext
+    real = {name: getattr(context_class, name) for name in ("all_gather", "all_reduce")}
+
+    def spy(name):
+        def call(context, *args, **kwargs):
+            replica = int(tf.get_static_value(context.replica_id_in_sync_group))
+            values = [v for v in [*args, *kwargs.values()] if is_tensor_or_list(v)]
+            for value in values:
+                tensors = list(value) if is_list(value) else [value]
+                # Variables' gradients come all at once.
+                all_at_once = len(tensors) == len(places)
+                of = places if all_at_once else [None] * len(tensors)
+                for tensor, place in zip(tensors, of):
+                    shape = tuple(tensor.shape)
+                    noted[replica].append((name, tensor.dtype.name, shape, place))
+            return real[name](context, *args, **kwargs)
+
+        return call
+
+    def is_list(value):
+        return isinstance(value, (list, tuple))
+
+    def is_tensor_or_list(value):
+        return tf.is_tensor(value) or is_list(value)
+
+    dataset = tf.data.Dataset.from_tensors(batch).repeat()
+    batches = iter(distribute(strategy, dataset))
+    step = compile_step(model, strategy)
+    try:
+        for name in real:
+            setattr(context_class, name, spy(name))
+        step.get_concrete_function(next(batches))
+    finally:
+        for name, method in real.items():
+            setattr(context_class, name, method)
+    if any(
+        sorted(calls, key=str) != sorted(noted[0], key=str) for calls in noted.values()
+    ):
+        raise ValueError("Replicas hand over different tensors.")
+    return step, batches, noted[0]
+
+
+def bytes_by_kind(calls, rows, replicas, dim):
+    """Adds up the bytes of the tensors of `traced` by kind; see `kind_of`."""
+    total = dict.fromkeys(KINDS, 0)
+    for call, dtype, shape, place in calls:
+        kind = kind_of(call, dtype, shape, place, rows, replicas, dim)
+        total[kind] += 4 * math.prod(shape)
+    return total
+
+
+def largest_collective(step, batches):
+    """Returns the most numbers a collective operation of the graph is given."""
+    graph = step.get_concrete_function(next(batches)).graph
+    sizes = [0]
+    for operation in graph.get_operations():
+        if operation.type.startswith("Collective"):
+            shape = operation.inputs[0].shape
+            sizes.append(shape.num_elements() or 0)
+    return max(sizes)
+
+
+def measure(replicas):
+    """Prints as JSON what a step on so many virtual replicas sends and takes."""
+    import tensorflow as tf
+
+    from ekd_tf.heads.sampling import num_sampled
+    from ekd_tf.models import MobileFaceNet
+    from ekd_tf.training.strategy import make_strategy
+    from ekd_tf.training.strategy import set_virtual_devices
+
+    set_virtual_devices(replicas)
+    strategy = make_strategy("none" if replicas == 1 else "mirrored")
+    with strategy.scope():
+        student = MobileFaceNet(width=WIDTH.value, input_size=INPUT_SIZE.value)
+        model = make_model(student, IDENTITIES.value, RATE.value)
+    dim, size = student.output_shape[-1], INPUT_SIZE.value
+    batch = make_batch(BATCH.value, IDENTITIES.value, size, dim)
+    step, batches, calls = traced(model, strategy, batch)
+    sizes = Sizes(
+        replicas,
+        BATCH.value // replicas,
+        dim,
+        sum(int(tf.size(v)) for v in student.trainable_variables),
+        num_sampled(IDENTITIES.value, RATE.value, BATCH.value),
+        RATE.value < 1,
+    )
+    volume = dict.fromkeys(KINDS, 0)
+    if replicas > 1:
+        volume = bytes_by_kind(calls, sizes.batch, replicas, dim)
+        if volume != computed(sizes):
+            raise ValueError(f"Counted {volume}, computed {computed(sizes)}")
+    seconds, cpu_seconds = [], []
+    for _ in range(STEPS.value + 2):
+        start, cpu_start = time.perf_counter(), time.process_time()
+        float(step(next(batches))["loss"])
+        seconds.append(time.perf_counter() - start)
+        cpu_seconds.append(time.process_time() - cpu_start)
+    result = {
+        "sizes": dataclasses.asdict(sizes),
+        "bytes": volume,
+        "largest_collective": largest_collective(step, batches),
+        "milliseconds": [round(1e3 * s, 1) for s in seconds[2:]],
+        "cpu_milliseconds": [round(1e3 * s, 1) for s in cpu_seconds[2:]],
+    }
+    print(MARK + json.dumps(result), flush=True)
+
+
+def in_new_process(replicas):
+    """Returns what `measure` prints."""
+    names = ("batch", "identities", "rate", "width", "input_size", "steps")
+    passed = [f"--{name}={flags.FLAGS[name].value}" for name in names]
+    done = subprocess.run(
+        [sys.executable, __file__, f"--measure={replicas}", *passed],
+        capture_output=True,
+        text=True,
+    )
+    for line in done.stdout.splitlines():
+        if line.startswith(MARK):
+            return json.loads(line[len(MARK) :])
+    raise RuntimeError(f"{replicas} replicas failed:\n{done.stderr[-3000:]}")
+
+
+def print_table(header, rows):
+    print("\n| " + " | ".join(header) + " |")
+    print("|---" + "|---:" * (len(header) - 1) + "|")
+    for row in rows:
+        print("| " + " | ".join(row) + " |")
+
+
+def volume_table(columns):
+    """Prints bytes a replica contributes, and sends by a ring, for several `Sizes`."""
+    volumes = [computed(sizes) for sizes in columns]
+    header = ["a replica's part, bytes", *(f"{s.replicas} replicas" for s in columns)]
+    rows = [[kind, *(f"{v[kind]:,}" for v in volumes)] for kind in KINDS]
+    ring = [
+        sum(sent(kind, size, s.replicas) for kind, size in v.items()) / 2**20
+        for s, v in zip(columns, volumes)
+    ]
+    rows.append(["sent by a ring, MB", *(f"{mb:,.1f}" for mb in ring)])
+    without = [
+        sum(sent(k, v[k], s.replicas) for k in KINDS if "head" not in k) / 2**20
+        for s, v in zip(columns, volumes)
+    ]
+    rows.append(["the same without the head, MB", *(f"{mb:,.1f}" for mb in without)])
+    pairs = [(s.replicas * s.batch) ** 2 * 4 / 2**20 for s in columns]
+    rows.append(["never sent: all cosines, MB", *(f"{mb:,.1f}" for mb in pairs)])
+    print_table(header, rows)
+
+
+def main(_):
+    if MEASURE.value:
+        measure(MEASURE.value)
+        return
+    results = [in_new_process(int(replicas)) for replicas in REPLICAS.value]
+    print(
+        f"MobileFaceNet of width {WIDTH.value:g}, {INPUT_SIZE.value} px, global batch "
+        f"{BATCH.value}, {IDENTITIES.value:,} identities at rate {RATE.value:g}; load "
+        f"{os.getloadavg()[0]:.1f}. Counted, and equal to the formula:"
+    )
+    header = ["a replica's part, bytes"]
+    header += [f"{r['sizes']['replicas']} replicas" for r in results]
+    rows = [[kind, *(f"{r['bytes'][kind]:,}" for r in results)] for kind in KINDS]
+    rows.append(
+        [
+            "most numbers in a collective",
+            *(f"{r['largest_collective']:,}" for r in results),
+        ]
+    )
+    for name in ("milliseconds", "cpu_milliseconds"):
+        times = [sorted(r[name]) for r in results]
+        rows.append(
+            [
+                f"{name} a step",
+                *(f"{t[len(t) // 2]:,.0f} ({t[0]:,.0f}..{t[-1]:,.0f})" for t in times),
+            ]
+        )
+    print_table(header, rows)
+    print(
+        "\nComputed for the paper's student (1,199,488 parameters) and MS1MV2's 85,742 "
+        "identities, 128 rows a replica; the last two columns at sample rate 0.1:"
+    )
+    paper = {"batch": 128, "dim": 512, "student": 1_199_488}
+    volume_table(
+        [Sizes(n, classes=85_742, **paper) for n in (8, 64)]
+        + [Sizes(n, classes=8_575, sampled=True, **paper) for n in (8, 64)]
+    )
+    if JSON.value:
+        pathlib.Path(JSON.value).write_text(json.dumps(results, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    app.run(main)
