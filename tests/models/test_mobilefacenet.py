@@ -122,7 +122,7 @@ def test_pixels_are_normalised_by_the_arguments(rng):
 def test_half_precision_stays_close_and_gives_float32(settled, rng, mixed_policy):
     images = random_images(rng)
     expected = settled(images)
-    for dtype, least_cosine in (("float16", 0.999), ("bfloat16", 0.99)):
+    for dtype, least_cosine in (("float16", 0.999), ("bfloat16", 0.98)):
         mixed_policy(f"mixed_{dtype}")
         model = MobileFaceNet(**TINY)
         model.set_weights(settled.get_weights())
