@@ -180,10 +180,10 @@ def test_the_same_command_twice_is_equal_bit_for_bit(
 
 
 def random_kill(rng, answer):
-    """A moment within the next eight steps or so, by steps made or by file call."""
+    """A moment within the next five steps or so, by steps made or by file call."""
     if rng.random() < 0.5:
-        return {"steps": rng.uniform(0, 8)}
-    share = 8 / SETTINGS["steps"]
+        return {"steps": rng.uniform(0, 5)}
+    share = 5 / SETTINGS["steps"]
     return {"call": int(rng.integers(1, share * answer["calls"]))}
 
 
