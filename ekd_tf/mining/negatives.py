@@ -34,6 +34,10 @@ class NegativePairs:
     Attributes:
         num_blocks: Int, or int32 scalar tensor for a batch size unknown while tracing.
         num_groups: Int or int32 scalar tensor, groups per block.
+
+    Raises:
+        ValueError: A batch, of a size known while tracing, has more pairs than int32
+            counts: about 65,000 rows.
     """
 
     def __init__(self, labels, block_rows=None):
@@ -58,6 +62,11 @@ class NegativePairs:
         self._rows = maximum(-(-batch // (blocks * step)), 1) * step
         self._width = self._rows * runs
         self._padded = self._rows * blocks
+        if isinstance(batch, int) and self._padded * self._width > tf.int32.max:
+            raise ValueError(
+                "`labels` must have so few rows that int32 counts their pairs, about "
+                f"65,000. Received: {batch} rows"
+            )
         self.num_blocks = blocks
         self.num_groups = self._rows * self._width // GROUP
         self._labels = self._circle(labels[:, None])[:, 0]

@@ -77,3 +77,9 @@ def test_blocks_are_counted_and_searched(rng, keep):
     np.testing.assert_allclose(cosines, falling[[0, 400, 4004]], rtol=0, atol=1e-6)
     np.testing.assert_array_equal(np.max(entries[:2], axis=1), maxima.numpy()[[3, 0]])
     np.testing.assert_array_equal(entries[2], np.full(GROUP, NO_PAIR))
+
+
+def test_refuses_more_pairs_than_int32_counts():
+    NegativePairs(tf.zeros([60_000], tf.int32), block_rows=256)
+    with pytest.raises(ValueError, match="`labels` must have so few .* 70000 rows"):
+        NegativePairs(tf.zeros([70_000], tf.int32), block_rows=256)
