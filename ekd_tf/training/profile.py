@@ -66,6 +66,7 @@ class ProfileHook(Hook):
             return
         if not self._running:
             _wait_for(self._previous)
+            self._previous = None
             with self._naming_folder():
                 tf.profiler.experimental.start(os.fspath(self._folder))
             self._running = True
@@ -74,8 +75,9 @@ class ProfileHook(Hook):
         self._mark.__enter__()
 
     def after_step(self, step):
-        self._previous = step
         if not self._running:
+            # Kept no longer than needed: a step holds its batch.
+            self._previous = step if step.number + 1 in self._steps else None
             return
         _wait_for(step)
         self._end_mark()
