@@ -37,6 +37,14 @@ def run_as(request):
     }[request.param]
 
 
+@pytest.fixture
+def op_by_op():
+    """Runs every `tf.function` op by op: one call of few rows is over before a trace."""
+    tf.config.run_functions_eagerly(True)
+    yield
+    tf.config.run_functions_eagerly(False)
+
+
 # One strategy per set of devices and process: the collectives of a second one would
 # meet the first one's instance numbers and abort.
 @pytest.fixture(scope="session")

@@ -205,7 +205,7 @@ class EKDLoss(DistillationLoss):
 
     # Apart from the update of the thresholds, which several replicas cannot make inside
     # a nested function.
-    @tf.function
+    @tf.function(autograph=False)
     def _terms(self, student, pairs, student_thresholds, teacher_thresholds):
         student = l2_normalize(student)
         negative_cosines = pair_similarity(student, pairs.negative)

@@ -171,7 +171,7 @@ class CriticalPairMiner:
         check_same_batch(**batch)
         return self._mine(**batch)
 
-    @tf.function
+    @tf.function(autograph=False)
     def _mine(self, student, teacher, labels, image_ids=None):
         student, student_finite = _unit_rows(student)
         teacher, teacher_finite = _unit_rows(teacher)

@@ -9,6 +9,8 @@ from ekd_tf.losses import EKDLoss
 from ekd_tf.losses.ekd import rank_differences
 from ekd_tf.ops.ranking import attach_thresholds
 
+op_by_op = pytest.mark.usefixtures("op_by_op")
+
 STATE = ("student_thresholds", "teacher_thresholds", "num_updates")
 HISTOGRAMS = ("student_histogram", "teacher_histogram")
 
@@ -125,6 +127,7 @@ def test_rank_difference_computed_by_hand(run_as):
     np.testing.assert_allclose(differences, [0.25], rtol=1e-5)
 
 
+@op_by_op
 def test_loss_computed_by_hand():
     # Rows 0 and 1 are one identity. Student cosines 01: 0.6, 02: 0.8, 12: 0; teacher
     # 01: 1, 02: 0, 12: 0. At FPR 0.1 the thresholds are the largest negatives, 0.8 and
@@ -145,6 +148,7 @@ def test_loss_computed_by_hand():
     np.testing.assert_allclose(loss.teacher_thresholds, [0], atol=1e-6)
 
 
+@op_by_op
 @pytest.mark.parametrize("rows", [2, 3, 17, 64, 90])
 def test_matches_loops_over_pairs(rng, rows):
     student, teacher, labels = batch_of(rng, rows, identities=max(rows // 4, 2))
@@ -187,6 +191,7 @@ def test_reference_preset_reproduces_tface(golden, run_as, rows):
             np.testing.assert_allclose(getattr(loss, side), expected, rtol=1e-5)
 
 
+@op_by_op
 def test_blocks_that_are_not_kept_change_no_value(rng):
     batch = batch_of(rng, 100, 25)
     expected = terms_of(EKDLoss(), *batch)
@@ -225,6 +230,7 @@ def test_batch_size_unknown_while_tracing(golden):
 # --- what does not matter
 
 
+@op_by_op
 def test_zero_when_the_teacher_is_a_rotated_scaled_student(rng):
     student, _, labels = batch_of(rng, 40, 10)
     rotation, _ = np.linalg.qr(rng.normal(size=(5, 5)))
@@ -234,6 +240,7 @@ def test_zero_when_the_teacher_is_a_rotated_scaled_student(rng):
     )
 
 
+@op_by_op
 def test_invariant_to_the_scale_of_each_row(rng):
     student, teacher, labels = batch_of(rng, 40, 10)
     scale = np.float32(rng.uniform(0.1, 10, (40, 1)))
@@ -244,6 +251,7 @@ def test_invariant_to_the_scale_of_each_row(rng):
     )
 
 
+@op_by_op
 def test_invariant_to_batch_order(rng):
     student, teacher, labels = batch_of(rng, 40, 10)
     image_ids = rng.integers(0, 20, 40)
@@ -261,6 +269,7 @@ def test_invariant_to_batch_order(rng):
     )
 
 
+@op_by_op
 def test_pairs_of_one_source_image_count_only_for_the_reference(rng):
     student, teacher, _ = batch_of(rng, 12, 3)
     labels = np.repeat(np.int32([0, 1, 2]), 4)
@@ -296,6 +305,7 @@ def test_gradient_matches_central_differences(rng, run_as):
     )
 
 
+@op_by_op
 def test_rows_in_no_mined_pair_get_no_gradient(rng):
     # Identities 0 and 1 have two rows each. Of the single rows 4 to 8 only 4 and 5,
     # which are close, are among the mined negatives.
@@ -310,6 +320,7 @@ def test_rows_in_no_mined_pair_get_no_gradient(rng):
     np.testing.assert_array_equal(norms[6:], [0, 0, 0])
 
 
+@op_by_op
 def test_teacher_receives_no_gradient(rng):
     student, teacher, labels = tensors(*batch_of(rng, 12, 3))
     with tf.GradientTape() as tape:
@@ -318,6 +329,7 @@ def test_teacher_receives_no_gradient(rng):
     assert tape.gradient(total, teacher) is None
 
 
+@op_by_op
 def test_thresholds_carry_no_gradient(rng):
     # Cosines moved by the same amount as the thresholds would have no gradient at all.
     student, teacher, labels = batch_of(rng, 12, 3)
@@ -330,6 +342,7 @@ def test_thresholds_carry_no_gradient(rng):
 # --- the thresholds
 
 
+@op_by_op
 def test_first_batch_sets_the_thresholds(rng):
     student, teacher, labels = batch_of(rng, 30, 8)
     loss = EKDLoss()
@@ -404,6 +417,7 @@ def check_histogram(rng, run_as, momentum):
         np.testing.assert_allclose(got[3], expected[3], rtol=0, atol=2.0**-7)
 
 
+@op_by_op
 def test_histogram_resolves_rates_a_batch_cannot(rng):
     # 32 rows have fewer than 500 negatives: the batch's own threshold at 1e-3 is its
     # maximum, far above the rate asked for.
@@ -421,6 +435,7 @@ def test_histogram_resolves_rates_a_batch_cannot(rng):
     assert above_own.mean() > 1.6e-3
 
 
+@op_by_op
 @pytest.mark.parametrize("thresholds", ["ema", "histogram"])
 def test_evaluation_leaves_the_state_alone(rng, thresholds):
     loss = EKDLoss(thresholds=thresholds)
@@ -477,6 +492,7 @@ def check_unusable(rng, loss, step):
     assert not np.array_equal(loss.student_thresholds, before["student_thresholds"])
 
 
+@op_by_op
 def test_a_student_that_is_not_finite_shows_in_the_loss(rng):
     student, teacher, labels = batch_of(rng, 10, 3)
     student[2, 1] = np.nan
@@ -551,6 +567,7 @@ def check_degenerate_batches(rng, loss, step):
         check_degenerate(step, loss, kind, *batch, ZERO_TERMS.get(kind, []))
 
 
+@op_by_op
 def test_batch_of_one_has_no_loss(rng):
     loss = EKDLoss(temperature=0.1)
     step = terms_and_gradients(loss)
@@ -562,6 +579,7 @@ def test_batch_of_one_has_no_loss(rng):
 # --- precision and modes
 
 
+@op_by_op
 @pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
 def test_computes_in_float32_under_mixed_precision(rng, mixed_policy, policy):
     mixed_policy(policy)
@@ -580,6 +598,7 @@ def test_computes_in_float32_under_mixed_precision(rng, mixed_policy, policy):
         np.testing.assert_array_equal(getattr(loss, name), getattr(expected, name))
 
 
+@op_by_op
 def test_half_precision_students_get_a_gradient_of_their_type(rng):
     student, teacher, labels = tensors(*batch_of(rng, 12, 3))
     student = tf.cast(student, tf.float16)
@@ -590,6 +609,7 @@ def test_half_precision_students_get_a_gradient_of_their_type(rng):
 # --- what is watched
 
 
+@op_by_op
 def test_monitor_names_every_rate():
     rows = np.eye(4, dtype=np.float32)
     loss = EKDLoss(fprs=[1e-3, 0.015, 0.5])
@@ -605,6 +625,7 @@ def test_monitor_names_every_rate():
     assert set(monitor) == names
 
 
+@op_by_op
 def test_monitor_computed_by_hand():
     # As in `test_loss_computed_by_hand`: at the thresholds 0.8 (student) and 0
     # (teacher) the positive pair passes for the teacher alone, no negative passes.
@@ -663,6 +684,7 @@ def test_config_round_trip_of_the_preset():
     assert loss.preset == "reference" and loss.bias_correction is False
 
 
+@op_by_op
 @pytest.mark.parametrize("thresholds", ["ema", "histogram"])
 def test_state_is_saved_with_the_run(rng, tmp_path, thresholds):
     batches = [batch_of(rng, 16, 4) for _ in range(3)]
@@ -769,6 +791,7 @@ def test_attached_thresholds_reward_no_rise_of_every_cosine(rng, run_as):
     np.testing.assert_allclose(attached, 0.0, atol=1e-5)
 
 
+@op_by_op
 def test_attached_thresholds_change_no_value(rng):
     batch = batch_of(rng, 40, 10)
     plain, attached = EKDLoss(), EKDLoss(threshold_gradient=True)
@@ -778,6 +801,7 @@ def test_attached_thresholds_change_no_value(rng):
         np.testing.assert_array_equal(value, state_of(attached)[name])
 
 
+@op_by_op
 def test_attached_thresholds_keep_gradients_within_the_mined_pairs(rng):
     # One mined negative and no positive: two rows at most move.
     student, teacher, _ = batch_of(rng, 12, 3)

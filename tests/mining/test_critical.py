@@ -10,6 +10,8 @@ from ekd_tf.mining import negatives
 from ekd_tf.mining.critical import DEFAULT_FPRS
 from ekd_tf.ops.pairwise import list_pairs
 
+op_by_op = pytest.mark.usefixtures("op_by_op")
+
 # Keys are 2^-23 apart; float32 cosines of short rows are off by about as much.
 EXACT = 5e-7
 
@@ -98,6 +100,7 @@ def test_mined_pairs_computed_by_hand(run_as):
     np.testing.assert_allclose(mined.student.negative, [0.8, 0], atol=EXACT)
 
 
+@op_by_op
 @pytest.mark.parametrize("rows", [2, 5, 63, 64, 65, 130, 300])
 def test_matches_loops_over_pairs(rng, rows):
     student, teacher, labels = batch_of(rng, rows, identities=max(rows // 4, 2))
@@ -115,6 +118,7 @@ def test_matches_loops_over_pairs_in_every_mode(rng, run_as):
     check(mined, student, teacher, labels, images, fprs, k=50)
 
 
+@op_by_op
 def test_blocks_of_many_rows_cover_the_triangle(rng):
     # 1,100 rows: 7 blocks and filling rows.
     student, teacher, labels = batch_of(rng, 1100, identities=300)
@@ -135,6 +139,7 @@ def test_blocks_of_many_rows_cover_the_triangle(rng):
     )
 
 
+@op_by_op
 def test_matches_loops_over_pairs_in_narrow_blocks(rng, monkeypatch):
     monkeypatch.setattr(negatives, "BLOCK_ROWS", 5)
     for rows in (33, 150):
@@ -143,6 +148,7 @@ def test_matches_loops_over_pairs_in_narrow_blocks(rng, monkeypatch):
         check(mined, student, teacher, labels, k=200)
 
 
+@op_by_op
 def test_blocks_that_are_not_kept_mine_the_same(rng):
     for rows in (30, 150):
         batch = batch_of(rng, rows, identities=rows // 4)
@@ -178,6 +184,7 @@ def test_batch_size_unknown_while_tracing(rng, monkeypatch):
     assert mine.experimental_get_tracing_count() == 1
 
 
+@op_by_op
 def test_without_thresholds_the_rest_is_the_same(rng):
     batch = batch_of(rng, 40, identities=9)
     full = CriticalPairMiner()(*batch)
@@ -187,6 +194,7 @@ def test_without_thresholds_the_rest_is_the_same(rng):
     np.testing.assert_array_equal(lean.teacher.thresholds, np.zeros(6))
 
 
+@op_by_op
 def test_pairs_of_one_source_image_are_no_positives(rng):
     student, teacher, _ = batch_of(rng, 6, identities=2)
     labels = np.int32([1, 1, 1, 2, 2, 2])
@@ -196,6 +204,7 @@ def test_pairs_of_one_source_image_are_no_positives(rng):
     assert mined.num_negatives == 9
 
 
+@op_by_op
 def test_mines_in_float32_under_mixed_precision(rng, mixed_policy):
     batch = batch_of(rng, 30, identities=8)
     expected = CriticalPairMiner()(*batch)
@@ -206,6 +215,7 @@ def test_mines_in_float32_under_mixed_precision(rng, mixed_policy):
         assert mined.teacher.negative.dtype == tf.float32
 
 
+@op_by_op
 def test_invariant_to_the_scale_of_rows(rng):
     student, teacher, labels = batch_of(rng, 40, identities=9)
     scale = np.float32(rng.uniform(0.01, 100, (40, 1)))
@@ -216,6 +226,7 @@ def test_invariant_to_the_scale_of_rows(rng):
         np.testing.assert_allclose(a.negative[:700], b.negative[:700], atol=EXACT)
 
 
+@op_by_op
 def test_no_gradient_flows_through_the_mining(rng):
     student, teacher, labels = (tf.constant(x) for x in batch_of(rng, 10, 3))
     with tf.GradientTape() as tape:
@@ -257,6 +268,7 @@ def test_degenerate_batches(rng, run_as):
             assert np.isfinite(np.float64(tensor)).all(), kind
 
 
+@op_by_op
 def test_opposite_rows_are_still_a_pair():
     rows = np.float32([[1, 0], [-1, 0]])
     mined = CriticalPairMiner(num_negatives=3)(rows, rows, np.int32([0, 1]))
@@ -264,6 +276,7 @@ def test_opposite_rows_are_still_a_pair():
     assert mined.student.negative[0] == mined.teacher.negative[0] == -1
 
 
+@op_by_op
 @pytest.mark.parametrize("rows", [1, 2])
 def test_too_few_rows_for_a_pair_of_each_kind(rng, rows):
     student, teacher, _ = batch_of(rng, rows, 1)
@@ -314,6 +327,7 @@ def test_counts_computed_by_hand(run_as):
     np.testing.assert_array_equal(counts.teacher_tpr, [1, 1])
 
 
+@op_by_op
 def test_counts_match_loops_over_pairs(rng):
     student, teacher, labels = batch_of(rng, 60, identities=12)
     miner = CriticalPairMiner(num_negatives=100)
@@ -338,6 +352,7 @@ def test_counts_match_loops_over_pairs(rng):
     np.testing.assert_allclose(counts.teacher_tpr, above[:, 1].mean(axis=0), rtol=1e-6)
 
 
+@op_by_op
 def test_ranks_may_agree_where_decisions_do_not():
     # Student above the first threshold alone, teacher above the second alone.
     student = np.float32([[1, 0], [3, 4]])
@@ -347,6 +362,7 @@ def test_ranks_may_agree_where_decisions_do_not():
     assert int(counts.positive_any) == 0
 
 
+@op_by_op
 def test_equal_models_have_no_critical_pair(rng):
     student, _, labels = batch_of(rng, 30, identities=6)
     mined = CriticalPairMiner()(student, student, labels)
@@ -355,6 +371,7 @@ def test_equal_models_have_no_critical_pair(rng):
     np.testing.assert_array_equal(counts.student_tpr, counts.teacher_tpr)
 
 
+@op_by_op
 def test_filling_rows_are_not_counted():
     # Without a negative pair the filling pairs (0, 0) have cosine 1 for both models,
     # which lies on different sides of these thresholds.
@@ -365,6 +382,7 @@ def test_filling_rows_are_not_counted():
     assert counts.positive.numpy().tolist() == [3]
 
 
+@op_by_op
 def test_no_positives_count_as_zero(rng):
     student, teacher, _ = batch_of(rng, 4, 1)
     mined = CriticalPairMiner()(student, teacher, np.arange(4))
@@ -393,6 +411,7 @@ def test_rejects_mining_no_negatives(number):
         CriticalPairMiner(num_negatives=number)
 
 
+@op_by_op
 def test_rejects_wrong_shapes(rng):
     student, teacher, labels = batch_of(rng, 4, 2)
     miner = CriticalPairMiner()
