@@ -1,6 +1,7 @@
 """The conventions of the house that a program can check, by reading the source."""
 
 import ast
+import functools
 import pathlib
 import subprocess
 import sys
@@ -77,6 +78,7 @@ def calls(tree, names):
     ]
 
 
+@functools.cache
 def parse(path):
     return ast.parse(path.read_text(encoding="utf-8"))
 

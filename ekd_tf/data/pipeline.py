@@ -49,6 +49,9 @@ def _options():
     return options
 
 
+# Nothing that is mapped here branches on tensors in Python: converting it takes longer
+# than all else does.
+@tf.autograph.experimental.do_not_convert
 def make_pipeline(
     source: Source,
     sampler: BatchSampler,
@@ -204,6 +207,7 @@ def _decode_twice(dataset, reader, for_teacher, rows, mirror):
     return dataset.map(put_last)
 
 
+@tf.autograph.experimental.do_not_convert
 def evaluation_batches(
     source: Source, indices, input_size: int, batch_size: int, skip_corrupt: int = 0
 ):

@@ -9,6 +9,7 @@ from ekd_tf.losses.base import DistillationLoss
 from ekd_tf.mining.critical import DEFAULT_FPRS
 from ekd_tf.mining.critical import CriticalPairMiner
 from ekd_tf.mining.critical import critical_counts
+from ekd_tf.ops.compiled import compiled
 from ekd_tf.ops.numerics import l2_normalize
 from ekd_tf.ops.numerics import masked_mean
 from ekd_tf.ops.pairwise import pair_similarity
@@ -205,7 +206,7 @@ class EKDLoss(DistillationLoss):
 
     # Apart from the update of the thresholds, which several replicas cannot make inside
     # a nested function.
-    @tf.function(autograph=False)
+    @compiled
     def _terms(self, student, pairs, student_thresholds, teacher_thresholds):
         student = l2_normalize(student)
         negative_cosines = pair_similarity(student, pairs.negative)

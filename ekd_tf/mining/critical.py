@@ -18,6 +18,7 @@ from ekd_tf.mining.negatives import GROUP
 from ekd_tf.mining.negatives import NegativePairs
 from ekd_tf.mining.negatives import look_up
 from ekd_tf.mining.negatives import survey
+from ekd_tf.ops.compiled import compiled
 from ekd_tf.ops.numerics import l2_normalize
 from ekd_tf.ops.pairwise import PositivePairs
 from ekd_tf.ops.pairwise import all_pairs
@@ -171,7 +172,7 @@ class CriticalPairMiner:
         check_same_batch(**batch)
         return self._mine(**batch)
 
-    @tf.function(autograph=False)
+    @compiled
     def _mine(self, student, teacher, labels, image_ids=None):
         student, student_finite = _unit_rows(student)
         teacher, teacher_finite = _unit_rows(teacher)

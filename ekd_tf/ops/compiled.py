@@ -1,0 +1,27 @@
+"""Methods that are traced once, and never as a function within a function."""
+
+import functools
+
+import tensorflow as tf
+
+
+def compiled(method):
+    """Makes a method a `tf.function`, unless its caller is one already.
+
+    Called op by op, a method of hundreds of operations spends its time in Python.
+    Inside a trace a function of its own helps nothing, and TensorFlow would trace its
+    gradient several times: half of what tracing a distillation step took.
+
+    Args:
+        method: Method of tensors, or of named tuples of them, that branches on no
+            tensor in Python.
+    """
+    function = tf.function(method, autograph=False)
+
+    @functools.wraps(method)
+    def call(self, *args, **kwargs):
+        if tf.inside_function():
+            return method(self, *args, **kwargs)
+        return function.__get__(self, type(self))(*args, **kwargs)
+
+    return call
