@@ -39,7 +39,7 @@ def run_as(request):
 
 @pytest.fixture
 def op_by_op():
-    """Runs every `tf.function` op by op: one call of few rows is over before a trace."""
+    """Runs each `tf.function` op by op: a call of few rows takes less than a trace."""
     tf.config.run_functions_eagerly(True)
     yield
     tf.config.run_functions_eagerly(False)

@@ -1,10 +1,10 @@
 """Times what a run does between its steps: the call itself, progress line, TensorBoard.
 
-The step is a distillation step of so small a student on so few rows that what the host
-does shows beside it. Each case makes `--steps` steps through `run_steps`, with the hooks
-a run has; cases take turns, since a busy machine still tells differences. CPU time is
-that of the process. The progress line is drawn as on a terminal, into a stream that
-keeps nothing.
+The step is a distillation step of so small a student on so few rows that what the
+host does shows beside it. Each case makes `--steps` steps through `run_steps`, with the
+hooks a run has; cases take turns, since a busy machine still tells differences. CPU
+time is that of the process. The progress line is drawn as on a terminal, into a stream
+that keeps nothing.
 
     python tools/benchmarks/bench_loop.py
     python tools/benchmarks/bench_loop.py --log_every=1
@@ -18,10 +18,6 @@ import tempfile
 import time
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-
-from ekd_tf.onednn import use_onednn
-
-use_onednn()
 
 import keras
 import numpy as np
