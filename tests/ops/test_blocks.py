@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from ekd_tf.ops.blocks import scan_blocks
 from ekd_tf.ops.blocks import sum_over_blocks
 
 
@@ -9,6 +10,18 @@ def block_value(block, tensor):
     """The sum of (block + 1) x^2 over a block of two entries."""
     part = tf.gather(tensor, 2 * block + tf.range(2))
     return tf.reduce_sum(tf.cast(block + 1, tf.float32) * part**2)
+
+
+@pytest.mark.parametrize("num_blocks", [1, 4])
+def test_blocks_are_visited_in_order_and_hand_on_what_they_carry(run_as, num_blocks):
+    def step(start):
+        def function(block, digits, count):
+            return 10 * digits + block, count + 1
+
+        return scan_blocks(function, num_blocks, (start, tf.constant(0)))
+
+    digits, count = run_as(step)(tf.constant(7))
+    assert (int(digits), int(count)) == {1: (70, 1), 4: (70123, 4)}[num_blocks]
 
 
 @pytest.mark.parametrize("num_blocks", [1, 3])

@@ -81,7 +81,7 @@ def hooks_of(case, log, steps):
     progress = ProgressLine(steps, stream=Terminal())
     line = ProgressHook(progress, ROWS.value)
     guards = [
-        UpdateGuard(50, False, None, [], None, lambda value: (value,)),
+        UpdateGuard(50, False, None, [], log.path.parent, lambda value: (value,)),
         CollapseGuard(100),
         FaintLossHook(progress.pause),
     ]
