@@ -49,8 +49,8 @@ def _options():
     return options
 
 
-# Nothing that is mapped here branches on tensors in Python: converting it takes longer
-# than all else does.
+# Nothing that is mapped here branches on tensors in Python: converting it only takes
+# time.
 @tf.autograph.experimental.do_not_convert
 def make_pipeline(
     source: Source,
