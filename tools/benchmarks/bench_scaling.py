@@ -9,6 +9,8 @@ those of the formula, from which the table for GPUs is computed, and no collecti
 operation of the traced graph may carry more.
 
 One process can gather over one number of replicas only, so each number has its own.
+Workers are processes of one replica each, which talk over sockets; their CPU time is
+added up.
 
     python tools/benchmarks/bench_scaling.py --json=bench_scaling.json
 """
@@ -19,6 +21,7 @@ import json
 import math
 import os
 import pathlib
+import socket
 import subprocess
 import sys
 import time
@@ -28,7 +31,10 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 from absl import app
 from absl import flags
 
+from ekd_tf.onednn import use_onednn
+
 REPLICAS = flags.DEFINE_list("replicas", ["1", "2", "4"], "Virtual replicas to run.")
+WORKERS = flags.DEFINE_list("workers", ["2"], "Numbers of workers to run besides.")
 BATCH = flags.DEFINE_integer("batch", 32, "Rows of the global batch measured.", 8)
 IDENTITIES = flags.DEFINE_integer("identities", 5000, "Of the head measured.", 2)
 RATE = flags.DEFINE_float("rate", 1.0, "Sample rate of the head measured.")
@@ -37,6 +43,8 @@ INPUT_SIZE = flags.DEFINE_integer("input_size", 112, "Side of its images.", 32)
 STEPS = flags.DEFINE_integer("steps", 8, "Steps timed, after two that are not.", 1)
 JSON = flags.DEFINE_string("json", None, "File to write all measurements to.")
 MEASURE = flags.DEFINE_integer("measure", None, "Internal: replicas to measure here.")
+HOSTS = flags.DEFINE_list("hosts", [], "Internal: addresses of the workers.")
+INDEX = flags.DEFINE_integer("index", None, "Internal: which of them this is.")
 
 MARK = "result="
 KINDS = (
@@ -231,11 +239,11 @@ def traced(model, strategy, batch):
     finally:
         for name, method in real.items():
             setattr(context_class, name, method)
-    if any(
-        sorted(calls, key=str) != sorted(noted[0], key=str) for calls in noted.values()
-    ):
+    # Of a worker, replica 0 may be another one's.
+    calls_of_one, *others = noted.values()
+    if any(sorted(o, key=str) != sorted(calls_of_one, key=str) for o in others):
         raise ValueError("Replicas hand over different tensors.")
-    return step, batches, noted[0]
+    return step, batches, calls_of_one
 
 
 def bytes_by_kind(calls, rows, replicas, dim):
@@ -259,7 +267,7 @@ def largest_collective(step, batches):
 
 
 def measure(replicas):
-    """Prints as JSON what a step on so many virtual replicas sends and takes."""
+    """Prints as JSON what a step on so many replicas here sends and takes."""
     import tensorflow as tf
 
     from ekd_tf.heads.sampling import num_sampled
@@ -267,8 +275,12 @@ def measure(replicas):
     from ekd_tf.training.strategy import make_strategy
     from ekd_tf.training.strategy import set_virtual_devices
 
-    set_virtual_devices(replicas)
-    strategy = make_strategy("none" if replicas == 1 else "mirrored")
+    if HOSTS.value:
+        strategy = make_strategy("multi_worker", HOSTS.value, INDEX.value)
+    else:
+        set_virtual_devices(replicas)
+        strategy = make_strategy("none" if replicas == 1 else "mirrored")
+    replicas = strategy.num_replicas_in_sync
     with strategy.scope():
         student = MobileFaceNet(width=WIDTH.value, input_size=INPUT_SIZE.value)
         model = make_model(student, IDENTITIES.value, RATE.value)
@@ -304,19 +316,50 @@ def measure(replicas):
     print(MARK + json.dumps(result), flush=True)
 
 
-def in_new_process(replicas):
-    """Returns what `measure` prints."""
+def start(replicas, hosts=(), index=None):
+    """Starts a process that prints what `measure` does."""
     names = ("batch", "identities", "rate", "width", "input_size", "steps")
-    passed = [f"--{name}={flags.FLAGS[name].value}" for name in names]
-    done = subprocess.run(
-        [sys.executable, __file__, f"--measure={replicas}", *passed],
-        capture_output=True,
+    arguments = [f"--{name}={flags.FLAGS[name].value}" for name in names]
+    if hosts:
+        arguments += [f"--hosts={','.join(hosts)}", f"--index={index}"]
+    return subprocess.Popen(
+        [sys.executable, __file__, f"--measure={replicas}", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
     )
-    for line in done.stdout.splitlines():
+
+
+def result_of(process):
+    """Returns what a process of `start` prints."""
+    output, errors = process.communicate()
+    for line in output.splitlines():
         if line.startswith(MARK):
             return json.loads(line[len(MARK) :])
-    raise RuntimeError(f"{replicas} replicas failed:\n{done.stderr[-3000:]}")
+    raise RuntimeError(f"{process.args} failed:\n{errors[-3000:]}")
+
+
+def of_replicas(replicas):
+    """Returns the measurements of virtual replicas."""
+    return {"name": f"{replicas} replicas", **result_of(start(replicas))}
+
+
+def of_workers(workers):
+    """Returns the measurements of workers: the first one's, CPU time of all.
+
+    Raises:
+        ValueError: They send different amounts.
+    """
+    sockets = [socket.create_server(("localhost", 0)) for _ in range(workers)]
+    hosts = [f"localhost:{s.getsockname()[1]}" for s in sockets]
+    for reserved in sockets:
+        reserved.close()
+    processes = [start(1, hosts, index) for index in range(workers)]
+    results = [result_of(process) for process in processes]
+    if any(r["bytes"] != results[0]["bytes"] for r in results):
+        raise ValueError(f"Workers send {[r['bytes'] for r in results]}")
+    cpu = [sum(of_step) for of_step in zip(*(r["cpu_milliseconds"] for r in results))]
+    return {"name": f"{workers} workers", **results[0], "cpu_milliseconds": cpu}
 
 
 def print_table(header, rows):
@@ -347,17 +390,19 @@ def volume_table(columns):
 
 
 def main(_):
+    use_onednn()
     if MEASURE.value:
         measure(MEASURE.value)
         return
-    results = [in_new_process(int(replicas)) for replicas in REPLICAS.value]
+    results = [of_replicas(int(replicas)) for replicas in REPLICAS.value]
+    results += [of_workers(int(workers)) for workers in WORKERS.value]
     print(
         f"MobileFaceNet of width {WIDTH.value:g}, {INPUT_SIZE.value} px, global batch "
         f"{BATCH.value}, {IDENTITIES.value:,} identities at rate {RATE.value:g}; load "
         f"{os.getloadavg()[0]:.1f}. Counted, and equal to the formula:"
     )
     header = ["a replica's part, bytes"]
-    header += [f"{r['sizes']['replicas']} replicas" for r in results]
+    header += [r["name"] for r in results]
     rows = [[kind, *(f"{r['bytes'][kind]:,}" for r in results)] for kind in KINDS]
     rows.append(
         [

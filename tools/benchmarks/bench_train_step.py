@@ -2,14 +2,18 @@
 
 Every case is a process of its own, since what it measures is set at start: oneDNN,
 precision, torch. All wait but one, which makes a step; they take turns, since a busy
-machine still tells ratios. Batches are in memory.
+machine still tells ratios. Batches are in memory, but in the cases "of files", whose
+steps begin with the next batch of `ekd_tf.train`'s input pipeline.
 
     python tools/benchmarks/bench_train_step.py --torch_python=torch_env/bin/python
     python tools/benchmarks/bench_train_step.py --cases=alone,cached,online --turns=5
+    python tools/benchmarks/bench_train_step.py --data=recordio:faces_rec --dim=128 \
+        --cache=faces_teacher --cases="alone of files,cached of files"
 
 torch_env is any environment with torch 2.13 (`pip install torch`).
 """
 
+import itertools
 import json
 import os
 import pathlib
@@ -34,6 +38,8 @@ OURS = {
     "alone": {"teacher": "none"},
     "cached": {"teacher": "rows"},
     "online": {"teacher": "iresnet50"},
+    "alone of files": {"teacher": "none", "files": True},
+    "cached of files": {"teacher": "rows", "files": True},
 }
 BESIDE_TORCH = ["ours", "ours bfloat16", "ours without oneDNN", *TORCH]
 
@@ -46,6 +52,8 @@ SIZE = flags.DEFINE_integer("size", 112, "Side of the images in pixels.", 32)
 WIDTH = flags.DEFINE_float("width", 1.0, "Channel multiplier of the student.", 0)
 DIM = flags.DEFINE_integer("dim", 512, "Size of the embedding.", 1)
 IDENTITIES = flags.DEFINE_integer("identities", 1000, "Identities of the head.", 2)
+DATA = flags.DEFINE_string("data", None, "Images of the cases of files.")
+CACHE = flags.DEFINE_string("cache", None, "Folder that embed_teacher wrote of them.")
 WORKER = flags.DEFINE_string("worker", None, "Internal: the case to make steps of.")
 
 TORCH_STEP = pathlib.Path(__file__).with_name("torch_step.py")
@@ -93,6 +101,44 @@ class Case:
         self._process.wait()
 
 
+def batches_in_memory(with_rows):
+    """Returns the number of identities and endless batches, always the same one."""
+    import numpy as np
+    import tensorflow as tf
+
+    rng = np.random.default_rng(0)
+    rows = BATCH.value
+    batch = {
+        "image": rng.integers(0, 256, (rows, SIZE.value, SIZE.value, 3), np.uint8),
+        # Pairs of one identity, as balanced rows have them.
+        "label": (np.arange(rows) // 2 % IDENTITIES.value).astype(np.int32),
+        "in_margin": np.ones(rows, np.float32),
+        "image_id": np.arange(rows, dtype=np.int32),
+    }
+    if with_rows:
+        batch["teacher"] = rng.normal(size=(rows, 512)).astype(np.float32)
+    batch = {key: tf.constant(value) for key, value in batch.items()}
+    return IDENTITIES.value, itertools.repeat(batch)
+
+
+def batches_of_files(with_rows):
+    """Returns the number of identities and the batches a run would have."""
+    from ekd_tf.data import BatchSampler
+    from ekd_tf.data import make_pipeline
+    from ekd_tf.factory import make_source
+    from ekd_tf.run_teacher import open_run_teacher
+
+    source = make_source(DATA.value)
+    half = BATCH.value // 2
+    sampler = BatchSampler(source.labels, BATCH.value - half, half // 2, 2, seed=0)
+    pipeline = make_pipeline(source, sampler, SIZE.value)
+    dataset = pipeline.dataset
+    if with_rows:
+        teacher = open_run_teacher(f"cache:{CACHE.value}", source, flip=True)
+        dataset = teacher.attach(pipeline)
+    return source.num_identities, iter(dataset)
+
+
 def work(name):
     """Makes a step for each line read, and answers with wall and CPU seconds."""
     import keras
@@ -111,40 +157,29 @@ def work(name):
     tf.config.threading.set_intra_op_parallelism_threads(THREADS.value)
     tf.config.threading.set_inter_op_parallelism_threads(THREADS.value)
     keras.utils.set_random_seed(0)
-    rng = np.random.default_rng(0)
-    teacher = OURS[name].get("teacher", "none")
-    if teacher == "iresnet50":
-        net = IResNet(depth=50)
-    keras.mixed_precision.set_global_policy(OURS[name].get("precision", "float32"))
+    setting = OURS[name]
+    teacher = setting.get("teacher", "none")
+    online = IResNet(depth=50) if teacher == "iresnet50" else None
+    keras.mixed_precision.set_global_policy(setting.get("precision", "float32"))
     student = MobileFaceNet(
         embedding_dim=DIM.value, width=WIDTH.value, input_size=SIZE.value
     )
-    head = ArcFace(IDENTITIES.value)
-    rows = BATCH.value
-    batch = {
-        "image": rng.integers(0, 256, (rows, SIZE.value, SIZE.value, 3), np.uint8),
-        # Pairs of one identity, as balanced rows have them.
-        "label": (np.arange(rows) // 2 % IDENTITIES.value).astype(np.int32),
-        "in_margin": np.ones(rows, np.float32),
-        "image_id": np.arange(rows, dtype=np.int32),
-    }
+    make_batches = batches_of_files if setting.get("files") else batches_in_memory
+    identities, batches = make_batches(with_rows=teacher == "rows")
+    head = ArcFace(identities)
     if teacher == "none":
         model = FaceClassifier(student, head)
     else:
         losses = {"ekd": (EKDLoss(), 8.0), "cosine": (CosineLoss(), 100.0)}
-        online = net if teacher == "iresnet50" else None
         model = Distiller(student, online, losses, head)
-        if online is None:
-            batch["teacher"] = rng.normal(size=(rows, 512)).astype(np.float32)
     model.compile(keras.optimizers.SGD(0.01, momentum=0.9), weight_decay=5e-4)
-    batch = {key: tf.constant(value) for key, value in batch.items()}
     step = compile_step(model, tf.distribute.get_strategy())
     for _ in range(2):
-        float(step(batch)["loss"])
+        float(step(next(batches))["loss"])
     print(sum(int(np.prod(v.shape)) for v in student.trainable_variables), flush=True)
     for _ in sys.stdin:
         wall, cpu = time.perf_counter(), time.process_time()
-        float(step(batch)["loss"])
+        float(step(next(batches))["loss"])
         print(time.perf_counter() - wall, time.process_time() - cpu, flush=True)
 
 
@@ -182,6 +217,9 @@ def main(argv):
         raise app.UsageError(f"--cases must be of {[*OURS, *TORCH]}: {unknown}")
     if TORCH_PYTHON.value is None and any(name in TORCH for name in CASES.value):
         raise app.UsageError("The cases of torch need --torch_python.")
+    if any(OURS.get(name, {}).get("files") for name in CASES.value):
+        if DATA.value is None or CACHE.value is None:
+            raise app.UsageError("The cases of files need --data and --cache.")
     cases = {name: Case(name) for name in CASES.value}
     for turn in range(TURNS.value):
         # Each goes first in turn.
