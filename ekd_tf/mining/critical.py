@@ -258,9 +258,6 @@ class CriticalPairMiner:
             return groups, tf.reshape(entries, [-1]), thresholds, histogram
 
         groups, entries, *student_pairs = selection(student)
-        # One model after the other: a graph would hold the cosines of both at once.
-        with tf.control_dependencies([entries, *student_pairs]):
-            teacher = tf.identity(teacher)
         _, teacher_entries, *teacher_pairs = selection(teacher, groups)
         count = min(self.num_negatives, entries.shape[0])
         hardest, places = tf.math.top_k(entries, count)
