@@ -791,6 +791,43 @@ def test_attached_thresholds_reward_no_rise_of_every_cosine(rng, run_as):
     np.testing.assert_allclose(attached, 0.0, atol=1e-5)
 
 
+def thresholds_after_training(rng, **kwargs):
+    """Trains a linear student on noisy images of a teacher's embeddings.
+
+    Returns the student's and the teacher's thresholds and the last loss.
+    """
+    labels = np.repeat(np.arange(16, dtype=np.int32), 4)
+    centres = rng.normal(size=(16, 32))[labels]
+    teacher, images = (
+        tf.constant(centres + noise * rng.normal(size=(64, 32)), tf.float32)
+        for noise in (0.5, 1.5)
+    )
+    weights = tf.Variable(rng.normal(size=(32, 32)), dtype=tf.float32)
+    loss = EKDLoss(temperature=0.1, momentum=0.05, **kwargs)
+
+    @tf.function(autograph=False)
+    def step():
+        with tf.GradientTape() as tape:
+            total = sum(loss(images @ weights, teacher, labels).values())
+        weights.assign_sub(100.0 * tape.gradient(total, weights))
+        return total
+
+    for _ in range(100):
+        last = step()
+    thresholds = loss.student_thresholds, loss.teacher_thresholds
+    return *(np.array(value) for value in thresholds), float(last)
+
+
+def test_detached_thresholds_run_away_and_attached_ones_do_not(rng):
+    state = rng.bit_generator.state
+    student, teacher, detached_loss = thresholds_after_training(rng)
+    assert student[1] > 0.9 and teacher[1] < 0.5
+    rng.bit_generator.state = state
+    student, _, attached_loss = thresholds_after_training(rng, threshold_gradient=True)
+    np.testing.assert_allclose(student[1], teacher[1], atol=0.15)
+    assert attached_loss < 0.1 * detached_loss
+
+
 @op_by_op
 def test_attached_thresholds_change_no_value(rng):
     batch = batch_of(rng, 40, 10)
