@@ -136,7 +136,7 @@ def _make_model(v, teacher, num_identities):
             "momentum": v.ekd_momentum,
             "thresholds": v.ekd_thresholds,
             "threshold_gradient": v.ekd_threshold_gradient,
-            "preset": v.ekd_preset or None,
+            "preset": v.ekd_preset,
         },
         kd={**scaled, "temperature": v.kd_temperature},
         sp={"gram": v.sp_gram},

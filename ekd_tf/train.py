@@ -136,17 +136,24 @@ flags.DEFINE_string(
 flags.DEFINE_list(
     "ekd_fprs", "1e-1,1e-2,1e-3,1e-4,1e-5,1e-6", "FPRs of EKD's thresholds."
 )
-flags.DEFINE_float("ekd_temperature", 0.01, "Temperature of EKD's ranks, in cosine.")
+flags.DEFINE_enum(
+    "ekd_preset",
+    "default",
+    ["default", "reference"],
+    "What --ekd_temperature, --ekd_thresholds and --ekd_threshold_gradient are where "
+    "they are not given: default (0.03, histogram, true) or the arithmetic of the "
+    "reference implementation (0.01, ema, false, averages that start at 0).",
+)
+flags.DEFINE_float("ekd_temperature", None, "Temperature of EKD's ranks, in cosine.")
 flags.DEFINE_integer("ekd_num_negatives", 2000, "Hardest negatives of EKD.", 1)
 flags.DEFINE_float("ekd_momentum", 0.01, "Share of the newest batch in thresholds.")
-flags.DEFINE_string("ekd_thresholds", "ema", "EKD's thresholds: ema or histogram.")
+flags.DEFINE_enum(
+    "ekd_thresholds", None, ["ema", "histogram"], "How thresholds are averaged."
+)
 flags.DEFINE_bool(
     "ekd_threshold_gradient",
-    False,
+    None,
     "Let EKD's gradient reach the negatives that define a threshold; against collapse.",
-)
-flags.DEFINE_string(
-    "ekd_preset", None, "reference: the arithmetic of the reference implementation."
 )
 
 flags.DEFINE_float("kd_temperature", 4.0, "Temperature of KD's softmaxes, in logits.")

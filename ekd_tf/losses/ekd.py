@@ -21,8 +21,31 @@ from ekd_tf.ops.ranking import ranks_of_fprs
 from ekd_tf.ops.ranking import soft_rank
 from ekd_tf.stack import register
 
-PRESETS = ("reference",)
 THRESHOLDS = ("ema", "histogram")
+# What `preset` decides where an argument is left at None.
+PRESETS = {
+    "default": {
+        "temperature": 0.03,
+        "thresholds": "histogram",
+        "bias_correction": True,
+        "threshold_gradient": True,
+    },
+    "reference": {
+        "temperature": 0.01,
+        "thresholds": "ema",
+        "bias_correction": False,
+        "threshold_gradient": False,
+    },
+}
+# What "reference" fixes beyond that.
+_REFERENCE = {
+    **PRESETS["reference"],
+    "fprs": DEFAULT_FPRS,
+    "num_negatives": 2000,
+    "momentum": 0.01,
+    "positive_weight": 0.02,
+    "negative_weight": 0.01,
+}
 
 
 def rank_differences(
@@ -66,31 +89,39 @@ class EKDLoss(DistillationLoss):
     `rank_differences`). The thresholds are averaged over steps and updated before they
     are used. Gradients reach the student through the mined pairs only.
 
-    With detached thresholds, as published, the positive term can be met by raising
-    every cosine: the thresholds follow about 1 / momentum steps later, and a student
-    that starts from scratch chases them towards 1. `threshold_gradient=True` makes the
-    term relative. On drawn faces, from scratch beside ArcFace (README, "EKD that
-    starts from scratch"), the detached form was below the student alone and the
-    attached one well above it.
+    As published (`preset="reference"`) the thresholds are constants in the gradient.
+    Then the positive term can be met by raising every cosine: the thresholds follow
+    about 1 / momentum steps later, and a student that starts from scratch chases them
+    towards 1. The default differs in three things:
+
+    - The gradient of the student's thresholds reaches the negatives that define them,
+      which makes the term relative: raising every cosine changes nothing.
+    - Thresholds are quantiles of a decayed histogram of all negatives, so that FPRs
+      exist that one small batch cannot resolve.
+    - The temperature is three times as wide: with 0.01 the slope ends about 0.05 from
+      a threshold, and most critical pairs of a student from scratch are further away.
 
     Args:
         fprs: Floats in (0, 1): the false positive rates of the thresholds.
-        temperature: Float > 0, in units of cosine. The slope is noticeable within
-            about five temperatures of a threshold.
+        temperature: Float > 0, in units of cosine; None for the preset's, 0.03 or
+            0.01. The slope is noticeable within about five temperatures of a
+            threshold.
         num_negatives: Int: how many of the student's most similar negatives count.
         momentum: Float in (0, 1]: the share of the newest batch in the thresholds.
         positive_weight: Float >= 0 of the positive term.
         negative_weight: Float >= 0 of the negative term.
-        thresholds: "ema" averages each batch's order statistics; "histogram" keeps
-            an exponentially decayed histogram of negative cosines and reads the
-            thresholds from it, which makes low FPRs meaningful in small batches.
+        thresholds: "histogram" keeps an exponentially decayed histogram of negative
+            cosines and reads the thresholds from it; "ema" averages each batch's
+            order statistics. None for the preset's.
         bias_correction: Bool: whether "ema" thresholds start at the first batch's
             (True) or at 0 (False, as in TFace: 63 % of their value after 100 steps).
+            None for the preset's.
         threshold_gradient: Bool: whether the gradient of the student's thresholds
-            reaches the negatives that define them (`attach_thresholds`).
-        preset: None, or "reference" for the arithmetic of TFace to float32 rounding:
-            no bias correction, and pairs of one source image count. Other arguments
-            keep their defaults, which are TFace's.
+            reaches the negatives that define them (`attach_thresholds`). None for
+            the preset's.
+        preset: "default", or "reference" for the arithmetic of TFace to float32
+            rounding: temperature 0.01, "ema" without bias correction, no threshold
+            gradient, pairs of one source image count, and nothing else is accepted.
         block_rows: None, or int: mine in blocks of about this many rows, for batches
             whose pairs do not fit into memory (`CriticalPairMiner`).
         name: Name of the layer and prefix of its terms.
@@ -123,61 +154,60 @@ class EKDLoss(DistillationLoss):
     def __init__(
         self,
         fprs=DEFAULT_FPRS,
-        temperature=0.01,
+        temperature=None,
         num_negatives=2000,
         momentum=0.01,
         positive_weight=0.02,
         negative_weight=0.01,
-        thresholds="ema",
-        bias_correction=True,
-        threshold_gradient=False,
-        preset=None,
+        thresholds=None,
+        bias_correction=None,
+        threshold_gradient=None,
+        preset="default",
         block_rows=None,
         name="ekd",
         **kwargs,
     ):
         super().__init__(name=name, **kwargs)
-        check_positive("temperature", temperature)
+        check_choice("preset", preset, PRESETS)
+        chosen = {
+            "temperature": temperature,
+            "thresholds": thresholds,
+            "bias_correction": bias_correction,
+            "threshold_gradient": threshold_gradient,
+        }
+        for argument, value in PRESETS[preset].items():
+            if chosen[argument] is None:
+                chosen[argument] = value
+        check_positive("temperature", chosen["temperature"])
         check_range("momentum", momentum, 0, 1, low_open=True)
         check_range("positive_weight", positive_weight, 0)
         check_range("negative_weight", negative_weight, 0)
-        check_choice("thresholds", thresholds, THRESHOLDS)
-        if preset is not None:
-            check_choice("preset", preset, PRESETS)
-            _check_reference(
-                fprs=(tuple(fprs), DEFAULT_FPRS),
-                temperature=(temperature, 0.01),
-                num_negatives=(num_negatives, 2000),
-                momentum=(momentum, 0.01),
-                positive_weight=(positive_weight, 0.02),
-                negative_weight=(negative_weight, 0.01),
-                thresholds=(thresholds, "ema"),
-                threshold_gradient=(threshold_gradient, False),
-            )
-            bias_correction = False
+        check_choice("thresholds", chosen["thresholds"], THRESHOLDS)
         self.miner = CriticalPairMiner(
             fprs,
             num_negatives,
-            thresholds=thresholds == "ema",
+            thresholds=chosen["thresholds"] == "ema",
             block_rows=block_rows,
         )
         self.fprs = self.miner.fprs
-        self.temperature = float(temperature)
+        self.temperature = float(chosen["temperature"])
         self.num_negatives = self.miner.num_negatives
         self.momentum = float(momentum)
         self.positive_weight = float(positive_weight)
         self.negative_weight = float(negative_weight)
-        self.thresholds = thresholds
-        self.bias_correction = bool(bias_correction)
-        self.threshold_gradient = bool(threshold_gradient)
+        self.thresholds = chosen["thresholds"]
+        self.bias_correction = bool(chosen["bias_correction"])
+        self.threshold_gradient = bool(chosen["threshold_gradient"])
         self.preset = preset
         self.block_rows = self.miner.block_rows
+        if preset == "reference":
+            self._check_reference()
 
         count = len(self.fprs)
         self.student_thresholds = self.add_state("student_thresholds", (count,))
         self.teacher_thresholds = self.add_state("teacher_thresholds", (count,))
         self.num_updates = self.add_state("num_updates", ())
-        if thresholds == "histogram":
+        if self.thresholds == "histogram":
             bins = (HISTOGRAM_BINS,)
             self.student_histogram = self.add_state("student_histogram", bins)
             self.teacher_histogram = self.add_state("teacher_histogram", bins)
@@ -296,6 +326,19 @@ class EKDLoss(DistillationLoss):
             for name, value in monitor.items()
         }
 
+    def _check_reference(self):
+        """Raises `ValueError` naming every argument that departs from the preset."""
+        wrong = [
+            f"{name}={getattr(self, name)!r} (reference: {value!r})"
+            for name, value in _REFERENCE.items()
+            if getattr(self, name) != value
+        ]
+        if wrong:
+            raise ValueError(
+                'preset="reference" fixes the arguments of the reference '
+                f"implementation. Received: {', '.join(wrong)}"
+            )
+
     def get_config(self):
         """Returns the arguments the layer was made with."""
         config = super().get_config()
@@ -319,17 +362,3 @@ def _fpr_name(fpr):
     """Returns `1e-3` for 0.001 and `1.5e-2` for 0.015."""
     digits, exponent = f"{fpr:.5e}".split("e")
     return f"{float(digits):g}e{int(exponent)}"
-
-
-def _check_reference(**given_and_reference):
-    """Raises `ValueError` naming every argument that departs from the preset."""
-    wrong = [
-        f"{name}={given!r} (reference: {reference!r})"
-        for name, (given, reference) in given_and_reference.items()
-        if given != reference
-    ]
-    if wrong:
-        raise ValueError(
-            'preset="reference" fixes the arguments of the reference implementation. '
-            f"Received: {', '.join(wrong)}"
-        )

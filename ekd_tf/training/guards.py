@@ -169,6 +169,7 @@ class CollapseGuard(LateHook):
                 f"The embeddings have collapsed: for {self._steps} steps, up to step "
                 f"{step.number}, the mean cosine between the images of a batch was "
                 f"above {COLLAPSED_COSINE} (now {cosine:.4f}). Lower --learning_rate "
-                "or the weights of --distill, or use --ekd_threshold_gradient; "
+                "or the weights of --distill, or leave out --ekd_preset=reference and "
+                "--noekd_threshold_gradient; "
                 "--collapse_steps=0 goes on regardless"
             )

@@ -66,6 +66,12 @@ def ekd_np(positive, negative, thresholds, temperature=0.01, num_negatives=2000)
 # --- helpers
 
 
+def published(**kwargs):
+    """Returns the paper's form, with averages that have no start-up bias."""
+    form = {"temperature": 0.01, "thresholds": "ema", "threshold_gradient": False}
+    return EKDLoss(**{**form, **kwargs})
+
+
 def batch_of(rng, rows, identities, student_dim=5, teacher_dim=8):
     """A batch whose models agree to some extent, as trained ones do."""
     labels = rng.integers(0, identities, rows).astype(np.int32)
@@ -136,7 +142,7 @@ def test_loss_computed_by_hand():
     #   negatives: student 1/2 and 1 / (1 + 3^8), teacher 1/2 and 1/2: 0 and about 1/4
     student = np.float32([[1, 0], [0.6, 0.8], [0.8, -0.6]])
     teacher = np.float32([[1, 0], [2, 0], [0, 3]])
-    loss = EKDLoss(
+    loss = published(
         fprs=[0.1], temperature=0.1 / np.log(3), positive_weight=2, negative_weight=3
     )
     terms = loss(student, teacher, np.int32([7, 7, 9]))
@@ -153,7 +159,7 @@ def test_loss_computed_by_hand():
 def test_matches_loops_over_pairs(rng, rows):
     student, teacher, labels = batch_of(rng, rows, identities=max(rows // 4, 2))
     image_ids = rng.integers(0, max(rows // 2, 2), rows).astype(np.int32)
-    loss = EKDLoss(temperature=0.05, num_negatives=100)
+    loss = published(temperature=0.05, num_negatives=100)
     got = terms_of(loss, student, teacher, labels, image_ids)
     positive, negative = cosines_np(student, teacher, labels, image_ids)
     thresholds = thresholds_np(negative, loss.fprs) if negative else np.zeros((2, 6))
@@ -194,9 +200,9 @@ def test_reference_preset_reproduces_tface(golden, run_as, rows):
 @op_by_op
 def test_blocks_that_are_not_kept_change_no_value(rng):
     batch = batch_of(rng, 100, 25)
-    expected = terms_of(EKDLoss(), *batch)
+    expected = terms_of(published(), *batch)
     np.testing.assert_allclose(
-        terms_of(EKDLoss(block_rows=30), *batch), expected, rtol=1e-4
+        terms_of(published(block_rows=30), *batch), expected, rtol=1e-4
     )
 
 
@@ -236,7 +242,7 @@ def test_zero_when_the_teacher_is_a_rotated_scaled_student(rng):
     rotation, _ = np.linalg.qr(rng.normal(size=(5, 5)))
     teacher = np.float32(3 * student @ rotation)
     np.testing.assert_allclose(
-        terms_of(EKDLoss(), student, teacher, labels), 0, atol=1e-6
+        terms_of(published(), student, teacher, labels), 0, atol=1e-6
     )
 
 
@@ -245,8 +251,8 @@ def test_invariant_to_the_scale_of_each_row(rng):
     student, teacher, labels = batch_of(rng, 40, 10)
     scale = np.float32(rng.uniform(0.1, 10, (40, 1)))
     np.testing.assert_allclose(
-        terms_of(EKDLoss(), student * scale, teacher / scale, labels),
-        terms_of(EKDLoss(), student, teacher, labels),
+        terms_of(published(), student * scale, teacher / scale, labels),
+        terms_of(published(), student, teacher, labels),
         rtol=1e-3,
     )
 
@@ -256,10 +262,10 @@ def test_invariant_to_batch_order(rng):
     student, teacher, labels = batch_of(rng, 40, 10)
     image_ids = rng.integers(0, 20, 40)
     order = rng.permutation(40)
-    value, gradient = with_gradient(EKDLoss(temperature=0.05))(
+    value, gradient = with_gradient(published(temperature=0.05))(
         *tensors(student, teacher, labels, image_ids)
     )
-    shuffled, other = with_gradient(EKDLoss(temperature=0.05))(
+    shuffled, other = with_gradient(published(temperature=0.05))(
         *tensors(student[order], teacher[order], labels[order], image_ids[order])
     )
     np.testing.assert_allclose(value, shuffled, rtol=1e-5)
@@ -274,8 +280,8 @@ def test_pairs_of_one_source_image_count_only_for_the_reference(rng):
     student, teacher, _ = batch_of(rng, 12, 3)
     labels = np.repeat(np.int32([0, 1, 2]), 4)
     image_ids = np.int32([0, 0, 1, 2, 3, 3, 4, 5, 6, 6, 6, 6])
-    with_repeats = terms_of(EKDLoss(), student, teacher, labels)
-    assert terms_of(EKDLoss(), student, teacher, labels, image_ids) != with_repeats
+    with_repeats = terms_of(published(), student, teacher, labels)
+    assert terms_of(published(), student, teacher, labels, image_ids) != with_repeats
     reference = EKDLoss(preset="reference")
     assert terms_of(reference, student, teacher, labels, image_ids) == terms_of(
         EKDLoss(preset="reference"), student, teacher, labels
@@ -288,7 +294,7 @@ def test_pairs_of_one_source_image_count_only_for_the_reference(rng):
 @uncompiled
 def test_gradient_matches_central_differences(rng, run_as):
     student, teacher, labels = batch_of(rng, 14, 4)
-    loss = EKDLoss(fprs=[0.3, 0.1, 0.02], temperature=0.2)
+    loss = published(fprs=[0.3, 0.1, 0.02], temperature=0.2)
     _, gradient = run_as(with_gradient(loss))(*tensors(student, teacher, labels))
     thresholds = np.float64([loss.student_thresholds, loss.teacher_thresholds])
     expected = np.zeros(student.shape)
@@ -313,7 +319,7 @@ def test_rows_in_no_mined_pair_get_no_gradient(rng):
     student = np.float32(np.linalg.qr(rng.normal(size=(16, 9)))[0].T)
     student[5] = student[4] + 0.3 * student[5]
     labels = np.int32([0, 0, 1, 1, 2, 3, 4, 5, 6])
-    loss = EKDLoss(num_negatives=1, temperature=0.5)
+    loss = published(num_negatives=1, temperature=0.5)
     _, gradient = with_gradient(loss)(*tensors(student, teacher, labels))
     norms = np.linalg.norm(gradient, axis=1)
     assert (norms[:6] > 0).all()
@@ -325,7 +331,7 @@ def test_teacher_receives_no_gradient(rng):
     student, teacher, labels = tensors(*batch_of(rng, 12, 3))
     with tf.GradientTape() as tape:
         tape.watch(teacher)
-        total = sum(EKDLoss(temperature=0.1)(student, teacher, labels).values())
+        total = sum(published(temperature=0.1)(student, teacher, labels).values())
     assert tape.gradient(total, teacher) is None
 
 
@@ -333,7 +339,7 @@ def test_teacher_receives_no_gradient(rng):
 def test_thresholds_carry_no_gradient(rng):
     # Cosines moved by the same amount as the thresholds would have no gradient at all.
     student, teacher, labels = batch_of(rng, 12, 3)
-    fresh = EKDLoss(temperature=0.2, momentum=1.0)
+    fresh = published(temperature=0.2, momentum=1.0)
     _, gradient = with_gradient(fresh)(*tensors(student, teacher, labels))
     _, frozen = with_gradient(fresh, training=False)(*tensors(student, teacher, labels))
     np.testing.assert_allclose(gradient, frozen, rtol=1e-5, atol=1e-8)
@@ -345,7 +351,7 @@ def test_thresholds_carry_no_gradient(rng):
 @op_by_op
 def test_first_batch_sets_the_thresholds(rng):
     student, teacher, labels = batch_of(rng, 30, 8)
-    loss = EKDLoss()
+    loss = published()
     loss(student, teacher, labels)
     expected = thresholds_np(cosines_np(student, teacher, labels)[1], loss.fprs)
     np.testing.assert_allclose(loss.student_thresholds, expected[0], atol=1e-6)
@@ -362,7 +368,7 @@ def test_uncorrected_average_starts_at_zero(rng):
 
 
 def check_average(rng, run_as, bias_correction):
-    loss = EKDLoss(
+    loss = published(
         fprs=[0.1, 0.02], momentum=0.3, bias_correction=bias_correction, name="mine"
     )
     step = run_as(lambda *x: loss(*x))
@@ -397,7 +403,7 @@ def test_histogram_forgets_old_steps(rng, run_as):
 
 def check_histogram(rng, run_as, momentum):
     fprs = [1e-1, 1e-2, 1e-3, 1e-4]
-    loss = EKDLoss(fprs=fprs, momentum=momentum, thresholds="histogram")
+    loss = published(fprs=fprs, momentum=momentum, thresholds="histogram")
     step = run_as(lambda *x: loss(*x))
     cosines, weights = np.zeros((2, 0)), np.zeros(0)
     for _ in range(6):
@@ -421,8 +427,8 @@ def check_histogram(rng, run_as, momentum):
 def test_histogram_resolves_rates_a_batch_cannot(rng):
     # 32 rows have fewer than 500 negatives: the batch's own threshold at 1e-3 is its
     # maximum, far above the rate asked for.
-    loss = EKDLoss(fprs=[1e-3], momentum=1e-9, thresholds="histogram")
-    own = EKDLoss(fprs=[1e-3])
+    loss = published(fprs=[1e-3], momentum=1e-9, thresholds="histogram")
+    own = published(fprs=[1e-3])
     cosines = []
     for _ in range(30):
         rows = np.float32(rng.normal(size=(32, 16)))
@@ -438,7 +444,7 @@ def test_histogram_resolves_rates_a_batch_cannot(rng):
 @op_by_op
 @pytest.mark.parametrize("thresholds", ["ema", "histogram"])
 def test_evaluation_leaves_the_state_alone(rng, thresholds):
-    loss = EKDLoss(thresholds=thresholds)
+    loss = published(thresholds=thresholds)
     loss(*batch_of(rng, 20, 5))
     before = state_of(loss)
     loss(*batch_of(rng, 20, 5), training=False)
@@ -450,7 +456,7 @@ def test_evaluation_leaves_the_state_alone(rng, thresholds):
 @pytest.fixture(scope="module", params=["eager", "graph", "xla"])
 def shared(request):
     """Returns a loss and its step for four rows, compiled once for several tests."""
-    loss = EKDLoss(temperature=0.1, momentum=0.5)
+    loss = published(temperature=0.1, momentum=0.5)
     step = terms_and_gradients(loss)
     if request.param != "eager":
         step = tf.function(step, jit_compile=request.param == "xla")
@@ -462,7 +468,7 @@ def test_unusable_batches_leave_the_state_alone(rng, shared):
 
 
 def test_unusable_batches_leave_the_histogram_alone(rng):
-    loss = EKDLoss(momentum=0.5, thresholds="histogram")
+    loss = published(momentum=0.5, thresholds="histogram")
     check_unusable(rng, loss, tf.function(terms_and_gradients(loss)))
 
 
@@ -496,7 +502,7 @@ def check_unusable(rng, loss, step):
 def test_a_student_that_is_not_finite_shows_in_the_loss(rng):
     student, teacher, labels = batch_of(rng, 10, 3)
     student[2, 1] = np.nan
-    positive, negative = terms_of(EKDLoss(), student, teacher, labels)
+    positive, negative = terms_of(published(), student, teacher, labels)
     assert np.isnan(positive) and np.isnan(negative)
 
 
@@ -558,7 +564,7 @@ def test_degenerate_batches_stay_finite(rng, shared):
 
 
 def test_degenerate_batches_stay_finite_with_a_histogram(rng):
-    loss = EKDLoss(temperature=0.1, thresholds="histogram")
+    loss = published(temperature=0.1, thresholds="histogram")
     check_degenerate_batches(rng, loss, tf.function(terms_and_gradients(loss)))
 
 
@@ -569,7 +575,7 @@ def check_degenerate_batches(rng, loss, step):
 
 @op_by_op
 def test_batch_of_one_has_no_loss(rng):
-    loss = EKDLoss(temperature=0.1)
+    loss = published(temperature=0.1)
     step = terms_and_gradients(loss)
     student, teacher, _ = batch_of(rng, 1, 1)
     zero_terms = ["ekd/positive", "ekd/negative"]
@@ -587,7 +593,7 @@ def test_computes_in_float32_under_mixed_precision(rng, mixed_policy, policy):
     student, teacher, labels = batch_of(rng, 30, 8)
     half = [tf.cast(x, dtype) for x in (student, teacher)]
     full = [tf.cast(x, "float32") for x in half]
-    loss, expected = EKDLoss(), EKDLoss()
+    loss, expected = published(), published()
     got = loss(*half, labels)
     want = expected(*full, labels)
     for name in want:
@@ -602,7 +608,7 @@ def test_computes_in_float32_under_mixed_precision(rng, mixed_policy, policy):
 def test_half_precision_students_get_a_gradient_of_their_type(rng):
     student, teacher, labels = tensors(*batch_of(rng, 12, 3))
     student = tf.cast(student, tf.float16)
-    _, gradient = with_gradient(EKDLoss(temperature=0.1))(student, teacher, labels)
+    _, gradient = with_gradient(published(temperature=0.1))(student, teacher, labels)
     assert gradient.dtype == tf.float16 and np.abs(gradient).max() > 0
 
 
@@ -612,7 +618,7 @@ def test_half_precision_students_get_a_gradient_of_their_type(rng):
 @op_by_op
 def test_monitor_names_every_rate():
     rows = np.eye(4, dtype=np.float32)
-    loss = EKDLoss(fprs=[1e-3, 0.015, 0.5])
+    loss = published(fprs=[1e-3, 0.015, 0.5])
     _, monitor = loss(rows, rows, np.int32([0, 0, 1, 1]), with_monitor=True)
     prefixes = [
         *("threshold/student", "threshold/teacher"),
@@ -631,7 +637,7 @@ def test_monitor_computed_by_hand():
     # (teacher) the positive pair passes for the teacher alone, no negative passes.
     student = np.float32([[1, 0], [0.6, 0.8], [0.8, -0.6]])
     teacher = np.float32([[1, 0], [2, 0], [0, 3]])
-    loss = EKDLoss(fprs=[0.1])
+    loss = published(fprs=[0.1])
     # Half a key step may put a threshold to either side of its own pair.
     loss.student_thresholds.assign([0.8001])
     loss.teacher_thresholds.assign([0.0001])
@@ -668,15 +674,26 @@ ARGUMENTS = {
 
 
 def test_config_round_trip():
-    made = EKDLoss(**ARGUMENTS)
+    made = published(**ARGUMENTS)
     config = keras.saving.serialize_keras_object(made)
     loss = keras.saving.deserialize_keras_object(config)
     assert type(loss) is EKDLoss
     for name, value in ARGUMENTS.items():
         assert getattr(loss, name) == (tuple(value) if name == "fprs" else value)
-    assert loss.preset is None
+    assert loss.preset == "default"
     assert (loss.miner.fprs, loss.miner.num_negatives) == ((0.2, 0.003), 7)
     assert loss.miner.block_rows == 16
+
+
+def test_presets_decide_what_is_not_given():
+    loss = EKDLoss(temperature=0.2)
+    assert (loss.temperature, loss.thresholds) == (0.2, "histogram")
+    assert loss.threshold_gradient and loss.bias_correction
+    loss = EKDLoss(threshold_gradient=False)
+    assert (loss.temperature, loss.threshold_gradient) == (0.03, False)
+    loss = EKDLoss(preset="reference")
+    assert (loss.temperature, loss.thresholds) == (0.01, "ema")
+    assert not loss.threshold_gradient and not loss.bias_correction
 
 
 def test_config_round_trip_of_the_preset():
@@ -688,13 +705,13 @@ def test_config_round_trip_of_the_preset():
 @pytest.mark.parametrize("thresholds", ["ema", "histogram"])
 def test_state_is_saved_with_the_run(rng, tmp_path, thresholds):
     batches = [batch_of(rng, 16, 4) for _ in range(3)]
-    loss = EKDLoss(thresholds=thresholds, momentum=0.2)
+    loss = published(thresholds=thresholds, momentum=0.2)
     for batch in batches[:2]:
         loss(*batch)
     path = tf.train.Checkpoint(loss=loss).save(str(tmp_path / "run"))
-    resumed = EKDLoss(thresholds=thresholds, momentum=0.2)
+    resumed = published(thresholds=thresholds, momentum=0.2)
     tf.train.Checkpoint(loss=resumed).restore(path).assert_consumed()
-    copied = EKDLoss(thresholds=thresholds, momentum=0.2)
+    copied = published(thresholds=thresholds, momentum=0.2)
     copied.set_weights(loss.get_weights())
     expected = terms_of(loss, *batches[2])
     for other in (resumed, copied):
@@ -704,7 +721,7 @@ def test_state_is_saved_with_the_run(rng, tmp_path, thresholds):
 
 
 def test_state_is_never_trained():
-    loss = EKDLoss(thresholds="histogram")
+    loss = published(thresholds="histogram")
     assert loss.trainable_variables == []
     assert {v.name.split(":")[0] for v in loss.non_trainable_variables} == {
         *STATE,
@@ -727,12 +744,12 @@ def test_state_is_never_trained():
         ({"num_negatives": 0}, r"`num_negatives` must be in \[1, inf\)"),
         ({"fprs": [1.0]}, r"`fprs` must be in \(0, 1\)"),
         ({"thresholds": "hist"}, "`thresholds` must be one of 'ema', 'histogram'"),
-        ({"preset": "tface"}, "`preset` must be one of 'reference'"),
+        ({"preset": "tface"}, "`preset` must be one of 'default', 'reference'"),
     ],
 )
 def test_rejects_arguments_outside_their_range(arguments, words):
     with pytest.raises(ValueError, match=words):
-        EKDLoss(**arguments)
+        published(**arguments)
 
 
 @pytest.mark.parametrize(
@@ -745,6 +762,8 @@ def test_rejects_arguments_outside_their_range(arguments, words):
         ("positive_weight", 1.0),
         ("negative_weight", 1.0),
         ("thresholds", "histogram"),
+        ("bias_correction", True),
+        ("threshold_gradient", True),
     ],
 )
 def test_reference_preset_rejects_what_contradicts_it(name, value):
@@ -755,7 +774,7 @@ def test_reference_preset_rejects_what_contradicts_it(name, value):
 def test_needs_labels(rng):
     student, teacher, _ = batch_of(rng, 4, 2)
     with pytest.raises(ValueError, match="EKDLoss needs `labels`"):
-        EKDLoss()(student, teacher)
+        published()(student, teacher)
 
 
 # --- thresholds that pass their gradient on
@@ -803,7 +822,7 @@ def thresholds_after_training(rng, **kwargs):
         for noise in (0.5, 1.5)
     )
     weights = tf.Variable(rng.normal(size=(32, 32)), dtype=tf.float32)
-    loss = EKDLoss(temperature=0.1, momentum=0.05, **kwargs)
+    loss = published(temperature=0.1, momentum=0.05, **kwargs)
 
     @tf.function(autograph=False)
     def step():
@@ -831,7 +850,7 @@ def test_detached_thresholds_run_away_and_attached_ones_do_not(rng):
 @op_by_op
 def test_attached_thresholds_change_no_value(rng):
     batch = batch_of(rng, 40, 10)
-    plain, attached = EKDLoss(), EKDLoss(threshold_gradient=True)
+    plain, attached = published(), published(threshold_gradient=True)
     for _ in range(3):
         assert terms_of(plain, *batch) == terms_of(attached, *batch)
     for name, value in state_of(plain).items():
@@ -843,19 +862,12 @@ def test_attached_thresholds_keep_gradients_within_the_mined_pairs(rng):
     # One mined negative and no positive: two rows at most move.
     student, teacher, _ = batch_of(rng, 12, 3)
     labels = np.arange(12, dtype=np.int32)
-    loss = EKDLoss(num_negatives=1, temperature=0.5, threshold_gradient=True)
+    loss = published(num_negatives=1, temperature=0.5, threshold_gradient=True)
     _, gradient = with_gradient(loss)(*tensors(student, teacher, labels))
     assert np.count_nonzero(np.abs(gradient).sum(axis=1)) <= 2
 
 
 @uncompiled
 def test_attached_thresholds_stay_finite_on_degenerate_batches(rng, run_as):
-    loss = EKDLoss(threshold_gradient=True)
+    loss = published(threshold_gradient=True)
     check_degenerate_batches(rng, loss, run_as(terms_and_gradients(loss)))
-
-
-def test_attached_thresholds_are_no_part_of_the_reference():
-    with pytest.raises(ValueError, match="threshold_gradient=True"):
-        EKDLoss(preset="reference", threshold_gradient=True)
-    config = EKDLoss(threshold_gradient=True).get_config()
-    assert EKDLoss.from_config(config).threshold_gradient is True

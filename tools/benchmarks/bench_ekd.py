@@ -43,6 +43,7 @@ import numpy as np  # noqa: E402
 import tensorflow as tf  # noqa: E402
 from absl import app  # noqa: E402
 from absl import flags  # noqa: E402
+from plain_ekd import PUBLISHED  # noqa: E402
 from plain_ekd import PlainEKD  # noqa: E402
 
 from ekd_tf.losses import EKDLoss  # noqa: E402
@@ -103,7 +104,7 @@ def make_case(case, mode):
 
     else:
         if case == "ours":
-            layer = EKDLoss(block_rows=BLOCK_ROWS.value)
+            layer = EKDLoss(block_rows=BLOCK_ROWS.value, **PUBLISHED)
 
             def loss(*batch):
                 return sum(layer(*batch).values())

@@ -4,6 +4,9 @@ import tensorflow as tf
 
 from ekd_tf.losses import EKDLoss
 
+# The published form, which is what one writes down.
+PUBLISHED = {"temperature": 0.01, "thresholds": "ema", "threshold_gradient": False}
+
 
 class PlainEKD:
     """The loss written straight down: mask, sort, rank, all through the full matrix.
@@ -14,7 +17,7 @@ class PlainEKD:
     """
 
     def __init__(self, dynamic=True):
-        reference = EKDLoss()
+        reference = EKDLoss(**PUBLISHED)
         self.fprs = reference.fprs
         self.temperature = reference.temperature
         self.num_negatives = reference.num_negatives
