@@ -150,6 +150,9 @@ flags.DEFINE_float("ekd_momentum", 0.01, "Share of the newest batch in threshold
 flags.DEFINE_enum(
     "ekd_thresholds", None, ["ema", "histogram"], "How thresholds are averaged."
 )
+flags.DEFINE_integer(
+    "ekd_memory", 0, "Rows of earlier batches EKD pairs the batch with as well.", 0
+)
 flags.DEFINE_bool(
     "ekd_threshold_gradient",
     None,

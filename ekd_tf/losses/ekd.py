@@ -6,6 +6,7 @@ from ekd_tf.checks import check_choice
 from ekd_tf.checks import check_positive
 from ekd_tf.checks import check_range
 from ekd_tf.losses.base import DistillationLoss
+from ekd_tf.losses.memory import EmbeddingMemory
 from ekd_tf.mining.critical import DEFAULT_FPRS
 from ekd_tf.mining.critical import CriticalPairMiner
 from ekd_tf.mining.critical import critical_counts
@@ -13,15 +14,19 @@ from ekd_tf.ops.compiled import compiled
 from ekd_tf.ops.numerics import l2_normalize
 from ekd_tf.ops.numerics import masked_mean
 from ekd_tf.ops.pairwise import pair_similarity
+from ekd_tf.ops.pairwise import similarity_matrix
 from ekd_tf.ops.pairwise import sum_over_positive_pairs
 from ekd_tf.ops.ranking import HISTOGRAM_BINS
 from ekd_tf.ops.ranking import attach_thresholds
+from ekd_tf.ops.ranking import attach_thresholds_to_sample
 from ekd_tf.ops.ranking import quantiles_of_histogram
 from ekd_tf.ops.ranking import ranks_of_fprs
 from ekd_tf.ops.ranking import soft_rank
 from ekd_tf.stack import register
 
 THRESHOLDS = ("ema", "histogram")
+# Rows among whose pairs the negatives around a threshold at a high FPR are looked for.
+SAMPLED_ROWS = 256
 # What `preset` decides where an argument is left at None.
 PRESETS = {
     "default": {
@@ -45,6 +50,7 @@ _REFERENCE = {
     "momentum": 0.01,
     "positive_weight": 0.02,
     "negative_weight": 0.01,
+    "memory": 0,
 }
 
 
@@ -124,6 +130,11 @@ class EKDLoss(DistillationLoss):
             gradient, pairs of one source image count, and nothing else is accepted.
         block_rows: None, or int: mine in blocks of about this many rows, for batches
             whose pairs do not fit into memory (`CriticalPairMiner`).
+        memory: Int >= 0: rows of earlier batches to pair the batch with as well, as
+            they were embedded then, by both models. A small batch so has positives
+            and hard negatives to compare. They receive no gradient.
+        student_dim: Int, size of the student's embeddings, where `memory` is not 0.
+        teacher_dim: Int, size of the teacher's, likewise.
         name: Name of the layer and prefix of its terms.
 
     Returns:
@@ -134,8 +145,9 @@ class EKDLoss(DistillationLoss):
         student_thresholds, teacher_thresholds: float32 `(num_fprs,)`, the thresholds
         use. num_updates: float32 scalar, batches counted so far. With
         thresholds="histogram" also student_histogram and teacher_histogram: float32
-        `(4097,)`. None is trainable; all are saved with the run. A batch without
-        negative pairs, or with an embedding that is not finite, leaves them alone.
+        `(4097,)`; with memory those of `EmbeddingMemory`. None is trainable; all are
+        saved with the run. A batch without negative pairs, or with an embedding that is
+        not finite, leaves them alone.
 
     Raises:
         ValueError: An argument outside its range, or `preset="reference"` together
@@ -164,6 +176,9 @@ class EKDLoss(DistillationLoss):
         threshold_gradient=None,
         preset="default",
         block_rows=None,
+        memory=0,
+        student_dim=None,
+        teacher_dim=None,
         name="ekd",
         **kwargs,
     ):
@@ -200,6 +215,15 @@ class EKDLoss(DistillationLoss):
         self.threshold_gradient = bool(chosen["threshold_gradient"])
         self.preset = preset
         self.block_rows = self.miner.block_rows
+        check_range("memory", memory, 0)
+        if memory and None in (student_dim, teacher_dim):
+            raise ValueError(
+                "`memory` needs `student_dim` and `teacher_dim`. Received: "
+                f"memory={memory}, {student_dim=}, {teacher_dim=}"
+            )
+        self.memory = int(memory)
+        self.student_dim = student_dim
+        self.teacher_dim = teacher_dim
         if preset == "reference":
             self._check_reference()
 
@@ -211,6 +235,8 @@ class EKDLoss(DistillationLoss):
             bins = (HISTOGRAM_BINS,)
             self.student_histogram = self.add_state("student_histogram", bins)
             self.teacher_histogram = self.add_state("teacher_histogram", bins)
+        if self.memory:
+            self._memory = EmbeddingMemory(self, self.memory, student_dim, teacher_dim)
 
     def compute(self, student, teacher, labels, image_ids, training):
         """Returns the two weighted terms and what to watch beside them.
@@ -224,9 +250,23 @@ class EKDLoss(DistillationLoss):
         """
         if self.preset == "reference":
             image_ids = None
-        pairs = self.miner(student, teacher, labels, image_ids)
+        batch, num_queries = (labels, image_ids), None
+        if self.memory:
+            num_queries = student.shape[0]
+            if num_queries is None:
+                num_queries = tf.shape(student)[0]
+            student, teacher, labels, image_ids = self._memory.behind(
+                student, teacher, labels, image_ids
+            )
+        pairs = self.miner(student, teacher, labels, image_ids, num_queries)
         if training:
-            self._update_thresholds(pairs, pairs.finite & (pairs.num_negatives > 0))
+            counts = pairs.finite & (pairs.num_negatives > 0)
+            self._update_thresholds(pairs, counts)
+            if self.memory:
+                newest = pairs.student.embeddings, pairs.teacher.embeddings
+                self._memory.push(
+                    *(rows[:num_queries] for rows in newest), *batch, pairs.finite
+                )
         return self._terms(
             student,
             pairs,
@@ -242,11 +282,8 @@ class EKDLoss(DistillationLoss):
         negative_cosines = pair_similarity(student, pairs.negative)
         attached = student_thresholds
         if self.threshold_gradient:
-            attached = attach_thresholds(
-                student_thresholds,
-                negative_cosines,
-                pairs.negative_mask,
-                ranks_of_fprs(pairs.num_negatives, self.fprs),
+            attached = self._attach(
+                student_thresholds, student, negative_cosines, pairs
             )
 
         def differences(student_cosines, teacher_cosines, thresholds):
@@ -274,6 +311,27 @@ class EKDLoss(DistillationLoss):
             * masked_mean(negative, pairs.negative_mask),
         }
         return terms, self._monitor(pairs, student_thresholds, teacher_thresholds)
+
+    def _attach(self, thresholds, student, negative_cosines, pairs):
+        """Returns the thresholds with the gradient of the negatives around them."""
+        ranks = ranks_of_fprs(pairs.num_negatives, self.fprs)
+        attached = attach_thresholds(
+            thresholds, negative_cosines, pairs.negative_mask, ranks
+        )
+        queries, rows = pairs.positive.num_queries, student.shape[0]
+        if isinstance(queries, int) and rows is not None:
+            if queries * rows * max(self.fprs) <= self.num_negatives:
+                return attached
+        # The negatives around a threshold at a high FPR are more than were mined.
+        count = tf.minimum(queries, SAMPLED_ROWS)
+        sampled = attach_thresholds_to_sample(
+            thresholds,
+            similarity_matrix(student[:count]),
+            pairs.positive.labels[:count, None] != pairs.positive.labels[None, :count],
+            self.temperature / 2,
+        )
+        num_mined = tf.math.count_nonzero(pairs.negative_mask, dtype=tf.int32)
+        return tf.where(ranks < num_mined, attached, sampled)
 
     def _update_thresholds(self, pairs, counts):
         """Moves the thresholds towards this batch's if the bool tensor `counts`."""
@@ -354,6 +412,9 @@ class EKDLoss(DistillationLoss):
             threshold_gradient=self.threshold_gradient,
             preset=self.preset,
             block_rows=self.block_rows,
+            memory=self.memory,
+            student_dim=self.student_dim,
+            teacher_dim=self.teacher_dim,
         )
         return config
 

@@ -16,6 +16,7 @@ from ekd_tf.checks import check_rank
 from ekd_tf.checks import check_same_batch
 from ekd_tf.mining.negatives import GROUP
 from ekd_tf.mining.negatives import NegativePairs
+from ekd_tf.mining.negatives import NegativePairsOfQueries
 from ekd_tf.mining.negatives import look_up
 from ekd_tf.mining.negatives import survey
 from ekd_tf.ops.compiled import compiled
@@ -149,7 +150,7 @@ class CriticalPairMiner:
         self.thresholds = bool(thresholds)
         self.block_rows = None if block_rows is None else int(block_rows)
 
-    def __call__(self, student, teacher, labels, image_ids=None):
+    def __call__(self, student, teacher, labels, image_ids=None, num_queries=None):
         """Returns the `MinedPairs` of a batch.
 
         Args:
@@ -158,6 +159,9 @@ class CriticalPairMiner:
             labels: Integer tensor `(batch,)`.
             image_ids: Integer tensor `(batch,)` naming the source image of each row,
                 or None. Positive pairs of one source image are left out.
+            num_queries: None, or int: rows from this one on are a memory. They pair
+                with the rows before it and not with one another; those of label -1
+                pair with none. No image may be both before and behind.
         """
         # Stopped before the function, whose gradient would be built otherwise.
         batch = {
@@ -170,17 +174,21 @@ class CriticalPairMiner:
         for name, tensor in batch.items():
             check_rank(name, tensor, 2 if name in ("student", "teacher") else 1)
         check_same_batch(**batch)
-        return self._mine(**batch)
+        return self._mine(num_queries=num_queries, **batch)
 
     @compiled
-    def _mine(self, student, teacher, labels, image_ids=None):
+    def _mine(self, student, teacher, labels, image_ids=None, num_queries=None):
         student, student_finite = _unit_rows(student)
         teacher, teacher_finite = _unit_rows(teacher)
         few = all_pairs(labels.shape[0])
-        if few is not None and self.block_rows is None:
+        if num_queries is not None:
+            pairs = NegativePairsOfQueries(labels, num_queries)
+            mined = self._select(student, teacher, pairs)
+        elif few is not None and self.block_rows is None:
             mined = self._sort(student, teacher, labels, few)
         else:
-            mined = self._select(student, teacher, labels)
+            pairs = NegativePairs(labels, self.block_rows)
+            mined = self._select(student, teacher, pairs)
         hardest, negative, num_negatives, student_pairs, teacher_pairs = mined
         mask = hardest > NO_PAIR
 
@@ -189,7 +197,7 @@ class CriticalPairMiner:
             return ModelPairs(embeddings, negative, thresholds, histogram)
 
         return MinedPairs(
-            positive=positive_pairs(labels, image_ids),
+            positive=positive_pairs(labels, image_ids, num_queries),
             negative=tf.where(mask[:, None], negative, 0),
             negative_mask=mask,
             num_negatives=num_negatives,
@@ -235,9 +243,8 @@ class CriticalPairMiner:
             (tf.gather(teacher, order), *teacher_pairs),
         )
 
-    def _select(self, student, teacher, labels):
-        """Mines all pairs by counting them; returns what `_sort` does."""
-        pairs = NegativePairs(labels, self.block_rows)
+    def _select(self, student, teacher, pairs):
+        """Mines `pairs` by counting them; returns what `_sort` does."""
 
         def selection(embeddings, groups=None):
             histogram, maxima, read = survey(

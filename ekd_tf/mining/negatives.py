@@ -116,11 +116,89 @@ class NegativePairs:
         return tf.stack([tf.minimum(row, column), tf.maximum(row, column)], axis=1)
 
 
+class NegativePairsOfQueries:
+    """Where the negative pairs of a batch and of a memory behind it are.
+
+    Each row of the batch meets the rows behind it and all of the memory. A block is
+    all rows of the batch and a run of columns. Blocks, entries and positions are those
+    of `NegativePairs`.
+
+    Args:
+        labels: Int32 tensor `(batch + memory,)`; -1 in the memory: no row.
+        num_queries: Int, or int32 scalar tensor: rows of the batch.
+
+    Attributes:
+        num_blocks: Int or int32 scalar tensor.
+        num_groups: Int or int32 scalar tensor, groups per block.
+
+    Raises:
+        ValueError: More pairs, of sizes known while tracing, than int32 counts.
+    """
+
+    def __init__(self, labels, num_queries):
+        rows = labels.shape[0]
+        known = rows is not None and isinstance(num_queries, int)
+        if not known:
+            rows = tf.shape(labels)[0]
+        maximum, minimum = (max, min) if known else (tf.maximum, tf.minimum)
+        # Blocks of the size that `NegativePairs` has.
+        width = 2 * BLOCK_ROWS**2 // maximum(num_queries, 1) // GROUP
+        width = GROUP * maximum(minimum(width, -(-rows // GROUP)), 1)
+        self._rows, self._queries, self._width = rows, num_queries, width
+        self.num_blocks = -(-rows // width)
+        self.num_groups = num_queries * (width // GROUP)
+        if known and self.num_blocks * width * num_queries > tf.int32.max:
+            raise ValueError(
+                "Rows of the batch times those of batch and memory must fit int32. "
+                f"Received: {num_queries} rows, {rows} with the memory"
+            )
+        self._labels = self._padded(labels[:, None])[:, 0]
+
+    def _padded(self, tensor):
+        filling = self.num_blocks * self._width - self._rows
+        return tf.pad(tensor, [[0, filling], [0, 0]])
+
+    def reader(self, embeddings):
+        """Returns a function of a block number that computes the block's cosines.
+
+        Args:
+            embeddings: Float32 tensor `(batch + memory, dim)` of unit length.
+
+        Returns:
+            Function of an int32 scalar that returns float32 `(num_groups, GROUP)`.
+        """
+        queries, gallery = embeddings[: self._queries], self._padded(embeddings)
+        row_labels, row_place = self._labels[: self._queries], tf.range(self._queries)
+
+        def read(block):
+            first = block * self._width
+            columns = tf.slice(gallery, [first, 0], [self._width, gallery.shape[1]])
+            labels = tf.slice(self._labels, [first], [self._width])
+            place = first + tf.range(self._width)
+            real = (place < self._queries) | ((place < self._rows) & (labels >= 0))
+            negative = (
+                real[None, :]
+                & (row_labels[:, None] != labels[None, :])
+                & (place[None, :] > row_place[:, None])
+            )
+            cosines = tf.matmul(queries, columns, transpose_b=True)
+            return tf.reshape(tf.where(negative, cosines, NO_PAIR), [-1, GROUP])
+
+        return read
+
+    def pairs_at(self, positions):
+        """Turns positions into pairs of rows i < j, int32 `(k, 2)`."""
+        inside = positions % (self._queries * self._width)
+        block = positions // (self._queries * self._width)
+        column = block * self._width + inside % self._width
+        return tf.stack([inside // self._width, column], axis=1)
+
+
 def survey(negatives, read, with_maxima, keep):
     """Visits all blocks for the first time.
 
     Args:
-        negatives: `NegativePairs`.
+        negatives: `NegativePairs` or `NegativePairsOfQueries`.
         read: Its `reader` of one model's embeddings.
         with_maxima: Bool: whether to return the maxima.
         keep: Bool: whether blocks stay in memory. Otherwise reading a block again
@@ -168,7 +246,7 @@ def look_up(negatives, read, search, groups):
     """Visits all blocks for the second time.
 
     Args:
-        negatives: `NegativePairs`.
+        negatives: As given to `survey`.
         read: What `survey` returned to read blocks with.
         search: `RankSearch`, or None.
         groups: Int32 tensor `(k,)`, numbers of the groups to fetch.

@@ -32,6 +32,8 @@ class PositivePairs(typing.NamedTuple):
         num_pairs: Int32 scalar.
         labels: Int32 `(batch,)`, as given.
         image_ids: Integer `(batch,)`, as given; row numbers where all images differ.
+        num_queries: Int or int32 scalar, rows that pair with all others; those behind
+            them pair with these alone.
     """
 
     order: tf.Tensor
@@ -40,9 +42,10 @@ class PositivePairs(typing.NamedTuple):
     num_pairs: tf.Tensor
     labels: tf.Tensor
     image_ids: tf.Tensor
+    num_queries: int
 
 
-def positive_pairs(labels, image_ids=None):
+def positive_pairs(labels, image_ids=None, num_queries=None):
     """Numbers every unordered pair of the same identity.
 
     Args:
@@ -50,17 +53,24 @@ def positive_pairs(labels, image_ids=None):
         image_ids: Integer tensor `(batch,)` naming the source image of each row, or
             None. A pair of one source image says nothing and is left out. Only the
             low 32 bits are compared.
+        num_queries: None, or int: rows from this one on, a memory, pair with the rows
+            before it, of other images, and not with one another.
 
     Returns:
         `PositivePairs`.
     """
     labels = tf.cast(labels, tf.int32)
-    keys = tf.bitwise.left_shift(tf.cast(labels, tf.int64), tf.constant(32, tf.int64))
+    rows = tf.range(tf.shape(labels)[0])
+    keys = tf.cast(labels, tf.int64)
+    if num_queries is not None:
+        # Of an identity the queries come first: all its rows behind them are partners.
+        keys = 2 * keys + tf.cast(rows >= num_queries, tf.int64)
     if image_ids is None:
-        order = tf.argsort(labels)
-        image_ids = tf.range(tf.shape(labels)[0])
-        first_partner = image_ids + 1
+        order = tf.argsort(keys)
+        image_ids = rows
+        first_partner = rows + 1
     else:
+        keys = tf.bitwise.left_shift(keys, tf.constant(32, tf.int64))
         keys += tf.cast(image_ids, tf.int64) & 0xFFFFFFFF
         order = tf.argsort(keys)
         keys = tf.gather(keys, order)
@@ -68,6 +78,12 @@ def positive_pairs(labels, image_ids=None):
         first_partner = tf.searchsorted(keys, keys, side="right")
     in_order = tf.gather(labels, order)
     num_partners = tf.searchsorted(in_order, in_order, side="right") - first_partner
+    if num_queries is None:
+        num_queries = labels.shape[0]
+        if num_queries is None:
+            num_queries = tf.shape(labels)[0]
+    else:
+        num_partners = tf.where(order < num_queries, num_partners, 0)
     return PositivePairs(
         order=order,
         first_partner=first_partner,
@@ -75,6 +91,7 @@ def positive_pairs(labels, image_ids=None):
         num_pairs=tf.reduce_sum(num_partners),
         labels=labels,
         image_ids=image_ids,
+        num_queries=num_queries,
     )
 
 
@@ -234,6 +251,7 @@ def sum_over_positive_pairs(function, student, teacher, pairs, thresholds):
     if rows is not None:
         # A loop, and finding pairs by their numbers, cost a small batch dearly.
         counted = ~differ(pairs.labels, rows) & differ(pairs.image_ids, rows)
+        counted &= rows[:, 0] < pairs.num_queries
         return sum_of(rows, counted, student, thresholds)
 
     if batch is None:

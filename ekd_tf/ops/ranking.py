@@ -219,6 +219,32 @@ def attach_thresholds(thresholds, hardest, mask, ranks):
     return thresholds + (means - tf.stop_gradient(means))
 
 
+def attach_thresholds_to_sample(thresholds, cosines, mask, reach):
+    r"""Lets the gradient of thresholds reach a sample of the negatives around them.
+
+    For thresholds too far down to have all negatives above them at hand. The values
+    stay. The derivative of threshold k is that of the mean of the sampled negatives
+    within `reach` of it; without any it has none.
+
+    Args:
+        thresholds: Float32 tensor `(num_fprs,)`, the values in use.
+        cosines: Float32 tensor of any shape: the student's cosines of a sample.
+        mask: Bool tensor of that shape, False where there is no negative pair.
+        reach: Float > 0, in units of cosine.
+
+    Returns:
+        Float32 tensor `(num_fprs,)` equal to `thresholds`.
+    """
+    cosines, mask = tf.reshape(cosines, [-1]), tf.reshape(mask, [-1])
+    distance = tf.abs(cosines[None, :] - thresholds[:, None])
+    weights = tf.cast((distance <= reach) & mask[None, :], tf.float32)
+    means = tf.math.divide_no_nan(
+        tf.linalg.matvec(tf.stop_gradient(weights), cosines),
+        tf.reduce_sum(weights, axis=1),
+    )
+    return thresholds + (means - tf.stop_gradient(means))
+
+
 def groups_of_largest(maxima, k):
     """Finds the groups in which the k largest of all entries lie, from their maxima.
 

@@ -848,6 +848,27 @@ def test_detached_thresholds_run_away_and_attached_ones_do_not(rng):
 
 
 @op_by_op
+def test_raising_every_cosine_of_a_large_batch_is_not_rewarded(rng):
+    # 100 identities, 300 rows: 2,000 mined negatives are far fewer than FPR 0.1 has.
+    _, teacher, labels = batch_of(rng, 300, 100)
+    student = np.float32(teacher + 2 * rng.normal(size=teacher.shape))
+    slopes = []
+    for gradient in (False, True):
+        loss = EKDLoss(fprs=[1e-1], temperature=0.1, threshold_gradient=gradient)
+        loss.negative_weight = 0.0
+        with tf.GradientTape() as tape:
+            rise = tf.constant(0.0)
+            tape.watch(rise)
+            # A direction all rows share takes every cosine up; the lowest most, which
+            # is all that is left to reward.
+            unit = tf.math.l2_normalize(student, axis=1)
+            raised = tf.concat([unit, tf.fill([300, 1], rise + 0.3)], axis=1)
+            total = sum(loss(raised, teacher, labels).values())
+        slopes.append(float(tape.gradient(total, rise)))
+    assert slopes[0] < 0 and abs(slopes[1]) < 0.4 * abs(slopes[0])
+
+
+@op_by_op
 def test_attached_thresholds_change_no_value(rng):
     batch = batch_of(rng, 40, 10)
     plain, attached = published(), published(threshold_gradient=True)
@@ -862,7 +883,9 @@ def test_attached_thresholds_keep_gradients_within_the_mined_pairs(rng):
     # One mined negative and no positive: two rows at most move.
     student, teacher, _ = batch_of(rng, 12, 3)
     labels = np.arange(12, dtype=np.int32)
-    loss = published(num_negatives=1, temperature=0.5, threshold_gradient=True)
+    loss = published(
+        fprs=[1e-3], num_negatives=1, temperature=0.5, threshold_gradient=True
+    )
     _, gradient = with_gradient(loss)(*tensors(student, teacher, labels))
     assert np.count_nonzero(np.abs(gradient).sum(axis=1)) <= 2
 
@@ -871,3 +894,114 @@ def test_attached_thresholds_keep_gradients_within_the_mined_pairs(rng):
 def test_attached_thresholds_stay_finite_on_degenerate_batches(rng, run_as):
     loss = published(threshold_gradient=True)
     check_degenerate_batches(rng, loss, run_as(terms_and_gradients(loss)))
+
+
+# --- a memory of earlier batches
+
+
+def with_memory(rows, **kwargs):
+    return EKDLoss(memory=rows, student_dim=5, teacher_dim=8, **kwargs)
+
+
+def test_memory_pairs_the_batch_with_earlier_ones(rng, run_as):
+    # Against loops: pairs of the newest batch, and of it with the two before.
+    loss = with_memory(40, temperature=0.1, thresholds="ema", momentum=1.0, fprs=[0.1])
+    step = run_as(lambda *batch: loss(*batch))
+    batches = [batch_of(rng, 20, 6) for _ in range(3)]
+    for batch in batches:
+        terms = step(*tensors(*batch))
+    student, teacher, labels = (np.concatenate(x) for x in zip(*batches[::-1]))
+    positive, negative = [], []
+    for (i, a), (j, b) in itertools.combinations(enumerate(zip(student, teacher)), 2):
+        if i < 20:
+            cosines = [unit_np([x])[0] @ unit_np([y])[0] for x, y in zip(a, b)]
+            (positive if labels[i] == labels[j] else negative).append(tuple(cosines))
+    thresholds = thresholds_np(negative, [0.1])
+    expected = ekd_np(positive, negative, thresholds.reshape(2, 1), 0.1)
+    np.testing.assert_allclose([float(t) for t in terms.values()], expected, rtol=2e-3)
+
+
+@op_by_op
+def test_memory_receives_no_gradient_and_gives_one(rng):
+    loss, alone = with_memory(30, temperature=0.1), EKDLoss(temperature=0.1)
+    first, second = batch_of(rng, 30, 5), batch_of(rng, 4, 5)
+    loss(*first)
+    # Four identities of a batch have no positive among themselves.
+    labels = np.arange(4, dtype=np.int32)
+    positive, _ = terms_of(alone, *second[:2], labels)
+    assert positive == 0
+    value, gradient = with_gradient(loss)(*tensors(*second[:2], labels))
+    assert value > 0 and gradient.shape == (4, 5)
+    assert np.abs(gradient).max() > 0
+    assert not np.abs(np.sum(gradient * second[0], axis=1)).max() > 1e-4
+
+
+@op_by_op
+def test_memory_keeps_the_newest_rows(rng):
+    loss = with_memory(5)
+    batches = [batch_of(rng, 3, 2) for _ in range(3)]
+    for start, batch in zip((0, 3, 6), batches):
+        loss(*batch, np.arange(start, start + 3, dtype=np.int32))
+    state = state_of(loss)
+    np.testing.assert_array_equal(state["memory_image_ids"], [6, 7, 8, 3, 4])
+    newest = [np.concatenate([batches[2][k], batches[1][k][:2]]) for k in range(3)]
+    np.testing.assert_allclose(state["memory_student"], unit_np(newest[0]), rtol=1e-5)
+    np.testing.assert_allclose(state["memory_teacher"], unit_np(newest[1]), rtol=1e-5)
+    np.testing.assert_array_equal(state["memory_labels"], newest[2])
+
+
+@op_by_op
+def test_memory_leaves_out_images_of_the_batch(rng):
+    # The one row remembered shows the second image: without it nothing is added.
+    student, teacher, _ = batch_of(rng, 4, 2)
+    labels, images = np.int32([0, 0, 1, 1]), np.int32([0, 1, 2, 3])
+    loss = with_memory(1)
+    loss(student[1:2], teacher[1:2], labels[1:2], images[1:2])
+    _, monitor = loss(student, teacher, labels, images, with_monitor=True)
+    assert (monitor["pairs/positive"], monitor["pairs/negative"]) == (2, 4)
+    loss.set_weights([w * 0 - 1 if w.shape == (1,) else w for w in loss.get_weights()])
+    loss(student[1:2], teacher[1:2], labels[1:2], images[1:2] + 10)
+    _, monitor = loss(student, teacher, labels, images, with_monitor=True)
+    assert (monitor["pairs/positive"], monitor["pairs/negative"]) == (4, 6)
+
+
+@op_by_op
+@pytest.mark.parametrize("training", [True, False])
+def test_memory_takes_in_no_spoiled_batch_and_none_of_an_evaluation(rng, training):
+    loss = with_memory(6)
+    loss(*batch_of(rng, 4, 2))
+    before = state_of(loss)
+    student, teacher, labels = batch_of(rng, 4, 2)
+    if training:
+        student[1, 1] = np.nan
+    loss(student, teacher, labels, training=training)
+    for name, value in state_of(loss).items():
+        np.testing.assert_array_equal(value, before[name])
+
+
+def test_memory_with_a_batch_size_unknown_while_tracing(rng):
+    fixed, free = with_memory(16, temperature=0.1), with_memory(16, temperature=0.1)
+    spec = [tf.TensorSpec([None, n]) for n in (5, 8)] + [tf.TensorSpec([None], "int32")]
+    step = tf.function(with_gradient(free), input_signature=spec, autograph=False)
+    for rows in (9, 30, 12):
+        batch = tensors(*batch_of(rng, rows, 4))
+        value, gradient = with_gradient(fixed)(*batch)
+        other, of_other = step(*batch)
+        np.testing.assert_allclose(other, value, rtol=1e-5)
+        np.testing.assert_allclose(of_other, gradient, rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        ({"memory": -1}, r"`memory` must be in \[0, inf\)"),
+        (
+            {"memory": 9, "student_dim": 4},
+            "`memory` needs `student_dim` and `teacher_d",
+        ),
+        ({"memory": 9, "preset": "reference"}, "`memory` needs|fixes.*memory=9"),
+    ],
+)
+def test_memory_rejects_wrong_arguments(arguments, words):
+    with pytest.raises(ValueError, match=words):
+        EKDLoss(**arguments)

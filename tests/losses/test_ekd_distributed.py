@@ -53,10 +53,18 @@ def replica_step(loss, weights, student, teacher, labels, image_ids):
     return share, tape.gradient(share, weights)
 
 
-@pytest.mark.parametrize("thresholds", ["ema", "histogram"])
-def test_replicas_compute_what_one_device_does(rng, strategy, thresholds):
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        pytest.param({"thresholds": "ema"}, id="ema"),
+        pytest.param(
+            {"memory": 50, "student_dim": 5, "teacher_dim": 9}, id="histogram, memory"
+        ),
+    ],
+)
+def test_replicas_compute_what_one_device_does(rng, strategy, arguments):
     def make():
-        return EKDLoss(temperature=0.1, thresholds=thresholds, momentum=0.3)
+        return EKDLoss(temperature=0.1, momentum=0.3, **arguments)
 
     weights = tf.constant(rng.normal(size=(6, 5)), tf.float32)
     alone = make()

@@ -6,6 +6,7 @@ import tensorflow as tf
 
 from ekd_tf.mining.negatives import GROUP
 from ekd_tf.mining.negatives import NegativePairs
+from ekd_tf.mining.negatives import NegativePairsOfQueries
 from ekd_tf.mining.negatives import look_up
 from ekd_tf.mining.negatives import survey
 from ekd_tf.ops.ranking import NO_PAIR
@@ -41,6 +42,40 @@ def test_every_negative_pair_is_in_one_block(rng, rows, block_rows, blocks):
     assert {tuple(pair) for pair in found} == expected
     cosines = np.sum(embeddings[found[:, 0]] * embeddings[found[:, 1]], axis=1)
     np.testing.assert_allclose(entries[positions], cosines, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("known", [True, False])
+@pytest.mark.parametrize(
+    "queries, memory, blocks", [(1, 3, 1), (40, 0, 1), (30, 500, 1), (900, 700, 8)]
+)
+def test_every_negative_pair_of_queries_is_in_one_block(
+    rng, queries, memory, blocks, known
+):
+    rows = queries + memory
+    embeddings, labels = batch_of(rng, rows, identities=rows // 4 + 1)
+    labels[queries:][rng.random(memory) < 0.2] = -1
+    count = queries if known else tf.constant(queries)
+    pairs = NegativePairsOfQueries(tf.constant(labels), count)
+    assert pairs.num_blocks == blocks
+    read = pairs.reader(tf.constant(embeddings))
+    entries = np.concatenate([read(tf.constant(b)) for b in range(blocks)]).ravel()
+    assert entries.size == blocks * pairs.num_groups * GROUP
+    positions = np.flatnonzero(entries > NO_PAIR)
+    i, j = pairs.pairs_at(tf.constant(positions, tf.int32)).numpy().T
+    places = np.arange(rows)
+    expected = labels[:queries, None] != labels[None, :]
+    expected &= (places > places[:queries, None]) & (labels >= 0)
+    found = np.zeros_like(expected)
+    found[i, j] = True
+    np.testing.assert_array_equal(found, expected)
+    assert len(i) == expected.sum()
+    cosines = np.sum(embeddings[i] * embeddings[j], axis=1)
+    np.testing.assert_allclose(entries[positions], cosines, rtol=0, atol=1e-6)
+
+
+def test_refuses_more_pairs_of_queries_than_int32_counts():
+    with pytest.raises(ValueError, match="must fit int32. Received: 40000 rows, 60000"):
+        NegativePairsOfQueries(tf.zeros([60000], tf.int32), 40000)
 
 
 def test_an_unknown_batch_is_cut_as_a_known_one(rng):

@@ -85,6 +85,33 @@ def test_every_pair_is_listed_once(rng, batch, with_images):
         assert {tuple(pair) for pair in listed} == pairs_np(labels, images)
 
 
+@pytest.mark.parametrize("with_images", [False, True])
+def test_rows_of_a_memory_pair_with_the_queries_alone(rng, with_images):
+    for queries, memory in ((1, 1), (3, 40), (30, 9), (7, 0)):
+        rows = queries + memory
+        labels = rng.integers(-1, 5, rows).astype(np.int32)
+        labels[:queries] = rng.integers(0, 5, queries)
+        images = None
+        if with_images:
+            # No image is on both sides, and the queries' repeat.
+            images = np.arange(rows, dtype=np.int32)
+            images[:queries] = rng.integers(-5, -1, queries)
+        pairs = positive_pairs(labels, images, queries)
+        expected = {(i, j) for i, j in pairs_np(labels, images) if i < queries}
+        listed = list_pairs(pairs).numpy()
+        assert len(listed) == len(expected) == int(pairs.num_pairs)
+        assert {tuple(pair) for pair in listed} == expected
+        embeddings = tf.constant(unit(rng, rows, 4))
+        (counted,) = sum_over_positive_pairs(
+            lambda *_: tf.ones([_[0].shape[0], 1]),
+            embeddings,
+            embeddings,
+            pairs,
+            THRESHOLDS,
+        )
+        assert counted == len(expected)
+
+
 def test_extreme_labels_and_wide_image_ids():
     low, high = np.iinfo(np.int32).min, np.iinfo(np.int32).max
     labels = np.array([low, high, low, high, low], np.int64)

@@ -9,6 +9,7 @@ from ekd_tf.ops.ranking import KEY_TOP
 from ekd_tf.ops.ranking import NO_PAIR
 from ekd_tf.ops.ranking import RankSearch
 from ekd_tf.ops.ranking import attach_thresholds
+from ekd_tf.ops.ranking import attach_thresholds_to_sample
 from ekd_tf.ops.ranking import coarse_histogram
 from ekd_tf.ops.ranking import descending_keys
 from ekd_tf.ops.ranking import exceeds
@@ -295,3 +296,24 @@ def test_attached_threshold_ignores_filling_rows_and_ranks_beyond(run_as):
     np.testing.assert_array_equal(values, np.float32([0.1, 0.2]))
     np.testing.assert_allclose(gradients[0], [0, 1 / 3, 1 / 3, 1 / 3, 0, 0], rtol=1e-6)
     np.testing.assert_array_equal(gradients[1], np.zeros(6))
+
+
+def test_thresholds_attached_to_a_sample_move_with_what_is_near(run_as):
+    # Three real entries within 0.15 of 0.5, one of them beyond its mask; none near -1.
+    cosines = tf.constant([[0.4, 0.6], [0.64, 0.9], [0.5, 0.0]])
+    mask = tf.constant([[True, True], [True, True], [False, True]])
+    thresholds = tf.constant([0.5, -1.0])
+
+    def step(cosines):
+        with tf.GradientTape(persistent=True) as tape:
+            tape.watch(cosines)
+            values = attach_thresholds_to_sample(thresholds, cosines, mask, 0.15)
+            columns = tf.unstack(values)
+        return values, [tape.gradient(column, cosines) for column in columns]
+
+    values, gradients = run_as(step)(cosines)
+    np.testing.assert_array_equal(values, np.float32([0.5, -1.0]))
+    third = 1 / 3
+    expected = [[third, third], [third, 0], [0, 0]]
+    np.testing.assert_allclose(gradients[0], expected, rtol=1e-6)
+    np.testing.assert_array_equal(gradients[1], np.zeros([3, 2]))
