@@ -140,9 +140,10 @@ flags.DEFINE_enum(
     "ekd_preset",
     "default",
     ["default", "reference"],
-    "What --ekd_temperature, --ekd_thresholds and --ekd_threshold_gradient are where "
-    "they are not given: default (0.03, histogram, true) or the arithmetic of the "
-    "reference implementation (0.01, ema, false, averages that start at 0).",
+    "What --ekd_temperature, --ekd_thresholds, --ekd_threshold_gradient and "
+    "--ekd_memory are where they are not given: default (0.1, histogram, true, 2048) "
+    "or the arithmetic of the reference implementation (0.01, ema, false, 0, averages "
+    "that start at 0).",
 )
 flags.DEFINE_float("ekd_temperature", None, "Temperature of EKD's ranks, in cosine.")
 flags.DEFINE_integer("ekd_num_negatives", 2000, "Hardest negatives of EKD.", 1)
@@ -151,7 +152,7 @@ flags.DEFINE_enum(
     "ekd_thresholds", None, ["ema", "histogram"], "How thresholds are averaged."
 )
 flags.DEFINE_integer(
-    "ekd_memory", 0, "Rows of earlier batches EKD pairs the batch with as well.", 0
+    "ekd_memory", None, "Rows of earlier batches EKD pairs the batch with as well.", 0
 )
 flags.DEFINE_bool(
     "ekd_threshold_gradient",

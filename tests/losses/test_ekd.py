@@ -690,10 +690,12 @@ def test_presets_decide_what_is_not_given():
     assert (loss.temperature, loss.thresholds) == (0.2, "histogram")
     assert loss.threshold_gradient and loss.bias_correction
     loss = EKDLoss(threshold_gradient=False)
-    assert (loss.temperature, loss.threshold_gradient) == (0.03, False)
-    loss = EKDLoss(preset="reference")
+    assert (loss.temperature, loss.threshold_gradient) == (0.1, False)
+    assert loss.memory == 0 and EKDLoss(student_dim=5, teacher_dim=8).memory == 2048
+    loss = EKDLoss(preset="reference", student_dim=5, teacher_dim=8)
     assert (loss.temperature, loss.thresholds) == (0.01, "ema")
     assert not loss.threshold_gradient and not loss.bias_correction
+    assert loss.memory == 0
 
 
 def test_config_round_trip_of_the_preset():
@@ -999,7 +1001,10 @@ def test_memory_with_a_batch_size_unknown_while_tracing(rng):
             {"memory": 9, "student_dim": 4},
             "`memory` needs `student_dim` and `teacher_d",
         ),
-        ({"memory": 9, "preset": "reference"}, "`memory` needs|fixes.*memory=9"),
+        (
+            {"memory": 9, "student_dim": 4, "teacher_dim": 4, "preset": "reference"},
+            "fixes the arguments.*memory=9",
+        ),
     ],
 )
 def test_memory_rejects_wrong_arguments(arguments, words):
