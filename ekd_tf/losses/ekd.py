@@ -6,6 +6,8 @@ from ekd_tf.checks import check_choice
 from ekd_tf.checks import check_positive
 from ekd_tf.checks import check_range
 from ekd_tf.losses.base import DistillationLoss
+from ekd_tf.losses.ekd_presets import check_reference
+from ekd_tf.losses.ekd_presets import resolve_preset
 from ekd_tf.losses.memory import EmbeddingMemory
 from ekd_tf.mining.critical import DEFAULT_FPRS
 from ekd_tf.mining.critical import CriticalPairMiner
@@ -27,32 +29,6 @@ from ekd_tf.stack import register
 THRESHOLDS = ("ema", "histogram")
 # Rows among whose pairs the negatives around a threshold at a high FPR are looked for.
 SAMPLED_ROWS = 256
-# What `preset` decides where an argument is left at None.
-PRESETS = {
-    "default": {
-        "temperature": 0.1,
-        "thresholds": "histogram",
-        "bias_correction": True,
-        "threshold_gradient": True,
-        "memory": 2048,
-    },
-    "reference": {
-        "temperature": 0.01,
-        "thresholds": "ema",
-        "bias_correction": False,
-        "threshold_gradient": False,
-        "memory": 0,
-    },
-}
-# What "reference" fixes beyond that.
-_REFERENCE = {
-    **PRESETS["reference"],
-    "fprs": DEFAULT_FPRS,
-    "num_negatives": 2000,
-    "momentum": 0.01,
-    "positive_weight": 0.02,
-    "negative_weight": 0.01,
-}
 
 
 def rank_differences(
@@ -189,25 +165,27 @@ class EKDLoss(DistillationLoss):
         **kwargs,
     ):
         super().__init__(name=name, **kwargs)
-        check_choice("preset", preset, PRESETS)
-        chosen = {
-            "temperature": temperature,
-            "thresholds": thresholds,
-            "bias_correction": bias_correction,
-            "threshold_gradient": threshold_gradient,
-            "memory": memory,
-        }
-        unsized = None in (student_dim, teacher_dim)
-        if memory is None and unsized:
+        chosen = resolve_preset(
+            preset,
+            temperature=temperature,
+            thresholds=thresholds,
+            bias_correction=bias_correction,
+            threshold_gradient=threshold_gradient,
+            memory=memory,
+        )
+        if None in (student_dim, teacher_dim):
+            if memory:
+                raise ValueError(
+                    "`memory` needs `student_dim` and `teacher_dim`. Received: "
+                    f"{memory=}, {student_dim=}, {teacher_dim=}"
+                )
             chosen["memory"] = 0
-        for argument, value in PRESETS[preset].items():
-            if chosen[argument] is None:
-                chosen[argument] = value
         check_positive("temperature", chosen["temperature"])
         check_range("momentum", momentum, 0, 1, low_open=True)
         check_range("positive_weight", positive_weight, 0)
         check_range("negative_weight", negative_weight, 0)
         check_choice("thresholds", chosen["thresholds"], THRESHOLDS)
+        check_range("memory", chosen["memory"], 0)
         self.miner = CriticalPairMiner(
             fprs,
             num_negatives,
@@ -225,18 +203,11 @@ class EKDLoss(DistillationLoss):
         self.threshold_gradient = bool(chosen["threshold_gradient"])
         self.preset = preset
         self.block_rows = self.miner.block_rows
-        memory = chosen["memory"]
-        check_range("memory", memory, 0)
-        if memory and unsized:
-            raise ValueError(
-                "`memory` needs `student_dim` and `teacher_dim`. Received: "
-                f"memory={memory}, {student_dim=}, {teacher_dim=}"
-            )
-        self.memory = int(memory)
+        self.memory = int(chosen["memory"])
         self.student_dim = student_dim
         self.teacher_dim = teacher_dim
         if preset == "reference":
-            self._check_reference()
+            check_reference(self)
 
         count = len(self.fprs)
         self.student_thresholds = self.add_state("student_thresholds", (count,))
@@ -394,19 +365,6 @@ class EKDLoss(DistillationLoss):
             name: tf.stop_gradient(tf.cast(value, tf.float32))
             for name, value in monitor.items()
         }
-
-    def _check_reference(self):
-        """Raises `ValueError` naming every argument that departs from the preset."""
-        wrong = [
-            f"{name}={getattr(self, name)!r} (reference: {value!r})"
-            for name, value in _REFERENCE.items()
-            if getattr(self, name) != value
-        ]
-        if wrong:
-            raise ValueError(
-                'preset="reference" fixes the arguments of the reference '
-                f"implementation. Received: {', '.join(wrong)}"
-            )
 
     def get_config(self):
         """Returns the arguments the layer was made with."""
