@@ -996,7 +996,10 @@ def test_memory_with_a_batch_size_unknown_while_tracing(rng):
 @pytest.mark.parametrize(
     "arguments, words",
     [
-        ({"memory": -1}, r"`memory` must be in \[0, inf\)"),
+        (
+            {"memory": -1, "student_dim": 4, "teacher_dim": 4},
+            r"`memory` must be in \[0, inf\)",
+        ),
         (
             {"memory": 9, "student_dim": 4},
             "`memory` needs `student_dim` and `teacher_d",
