@@ -83,11 +83,11 @@ class EKDLoss(DistillationLoss):
       exist that one small batch cannot resolve.
     - The temperature is ten times as wide: with 0.01 the slope ends about 0.05 from
       a threshold, and most critical pairs of a student from scratch are further away.
-    - A memory: the batch is paired with the 2,048 images before it too. 160 images
-      with 16 identities twice hold some 30 positive pairs, and with the memory
-      hundreds; and as many more hard negatives.
+    - A memory: the batch is paired with the 2,048 images before it too. A batch of
+      128 images and 16 identities twice, of 800 identities, so has 440 positive pairs
+      instead of 32, and 27 times the negatives.
 
-    README, "Compared on real faces", has what each of them does to the TPR.
+    What each of them did to the TPR is in tools/candidates.md.
 
     Args:
         fprs: Floats in (0, 1): the false positive rates of the thresholds.
