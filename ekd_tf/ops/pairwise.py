@@ -193,9 +193,11 @@ def pair_similarity(embeddings, pairs):
         @tf.custom_gradient
         def similarity_of_product(embeddings):
             def gradient(upstream):
-                # One product instead of one for either factor.
-                weights = tf.scatter_nd(pairs, upstream, [batch, batch])
-                return tf.matmul(weights + tf.transpose(weights), embeddings)
+                # One product instead of one for either factor. Each pair goes in
+                # twice: for a small batch a transposition costs more.
+                both = tf.concat([pairs, pairs[:, ::-1]], axis=0)
+                weights = tf.scatter_nd(both, tf.tile(upstream, [2]), [batch, batch])
+                return tf.matmul(weights, embeddings)
 
             return tf.gather_nd(similarity_matrix(embeddings), pairs), gradient
 
