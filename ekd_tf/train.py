@@ -149,7 +149,10 @@ flags.DEFINE_float("ekd_temperature", None, "Temperature of EKD's ranks, in cosi
 flags.DEFINE_integer("ekd_num_negatives", 2000, "Hardest negatives of EKD.", 1)
 flags.DEFINE_float("ekd_momentum", 0.01, "Share of the newest batch in thresholds.")
 flags.DEFINE_enum(
-    "ekd_thresholds", None, ["ema", "histogram"], "How thresholds are averaged."
+    "ekd_thresholds",
+    None,
+    ["ema", "histogram"],
+    "EKD's thresholds: averages of each batch's, or quantiles of a decayed histogram.",
 )
 flags.DEFINE_integer(
     "ekd_memory", None, "Rows of earlier batches EKD pairs the batch with as well.", 0

@@ -87,7 +87,7 @@ class EKDLoss(DistillationLoss):
       128 images and 16 identities twice, of 800 identities, so has 440 positive pairs
       instead of 32, and 27 times the negatives.
 
-    What each of them did to the TPR is in tools/candidates.md.
+    What was tried, and what it did to the TPR, is in tools/candidates.md.
 
     Args:
         fprs: Floats in (0, 1): the false positive rates of the thresholds.
@@ -132,8 +132,8 @@ class EKDLoss(DistillationLoss):
         not finite, leaves them alone.
 
     Raises:
-        ValueError: An argument outside its range, or `preset="reference"` together
-            with an argument that contradicts it.
+        ValueError: An argument outside its range, `memory` without the two sizes, or
+            `preset="reference"` together with an argument that contradicts it.
 
     Reference:
         Huang et al., 2022, arXiv:2206.02325, equations 5 to 9. Compared with TFace

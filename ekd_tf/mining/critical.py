@@ -123,7 +123,8 @@ class CriticalPairMiner:
             are filled with zeros and half the counting is saved.
         block_rows: None, or int: compute cosines in blocks of about this many rows and
             keep none of them. Memory then grows with the batch, not with its pairs, and
-            every product is computed twice.
+            every product is computed twice. Beside a memory blocks have a size of
+            their own.
 
     Reference:
         Huang et al., 2022, arXiv:2206.02325, section 3. TFace sorts all negatives of
