@@ -210,10 +210,7 @@ def attach_thresholds(thresholds, hardest, mask, ranks):
     wanted = tf.cast(ranks, tf.float32)[:, None]
     near = tf.abs(positions[None, :] - wanted) <= tf.maximum(0.25 * wanted, 2.0)
     weights = tf.cast(near & mask[None, :], tf.float32)
-    means = tf.math.divide_no_nan(
-        tf.reduce_sum(weights * hardest[None, :], axis=1),
-        tf.reduce_sum(weights, axis=1),
-    )
+    means = _means(hardest, weights)
     num_mined = tf.math.count_nonzero(mask, dtype=tf.int32)
     means = tf.where(ranks < num_mined, means, tf.stop_gradient(means))
     return thresholds + (means - tf.stop_gradient(means))
@@ -238,11 +235,16 @@ def attach_thresholds_to_sample(thresholds, cosines, mask, reach):
     cosines, mask = tf.reshape(cosines, [-1]), tf.reshape(mask, [-1])
     distance = tf.abs(cosines[None, :] - thresholds[:, None])
     weights = tf.cast((distance <= reach) & mask[None, :], tf.float32)
-    means = tf.math.divide_no_nan(
-        tf.linalg.matvec(tf.stop_gradient(weights), cosines),
+    means = _means(cosines, weights)
+    return thresholds + (means - tf.stop_gradient(means))
+
+
+def _means(cosines, weights):
+    """Returns the mean of `(n,)` cosines by each row of `(k, n)` weights, `(k,)`."""
+    return tf.math.divide_no_nan(
+        tf.reduce_sum(weights * cosines[None, :], axis=1),
         tf.reduce_sum(weights, axis=1),
     )
-    return thresholds + (means - tf.stop_gradient(means))
 
 
 def groups_of_largest(maxima, k):

@@ -20,6 +20,14 @@ def batch_of(rng, rows, identities):
     return np.float32(embeddings), labels
 
 
+def read_all(pairs, embeddings, blocks):
+    """Returns all entries of all blocks, and the positions of those that are pairs."""
+    read = pairs.reader(tf.constant(embeddings))
+    entries = np.concatenate([read(tf.constant(b)) for b in range(blocks)]).ravel()
+    assert entries.size == blocks * pairs.num_groups * GROUP
+    return entries, np.flatnonzero(entries > NO_PAIR)
+
+
 @pytest.mark.parametrize(
     "rows, block_rows, blocks",
     [(1, 9, 1), (33, 33, 1), (34, 33, 3), (150, 60, 3), (150, 40, 7), (150, 1, 255)],
@@ -28,10 +36,7 @@ def test_every_negative_pair_is_in_one_block(rng, rows, block_rows, blocks):
     embeddings, labels = batch_of(rng, rows, identities=rows // 4 + 1)
     pairs = NegativePairs(tf.constant(labels), block_rows)
     assert pairs.num_blocks == blocks
-    read = pairs.reader(tf.constant(embeddings))
-    entries = np.concatenate([read(tf.constant(b)) for b in range(blocks)]).ravel()
-    assert entries.size == blocks * pairs.num_groups * GROUP
-    positions = np.flatnonzero(entries > NO_PAIR)
+    entries, positions = read_all(pairs, embeddings, blocks)
     found = pairs.pairs_at(tf.constant(positions, tf.int32)).numpy()
     expected = {
         (i, j)
@@ -57,10 +62,7 @@ def test_every_negative_pair_of_queries_is_in_one_block(
     count = queries if known else tf.constant(queries)
     pairs = NegativePairsOfQueries(tf.constant(labels), count)
     assert pairs.num_blocks == blocks
-    read = pairs.reader(tf.constant(embeddings))
-    entries = np.concatenate([read(tf.constant(b)) for b in range(blocks)]).ravel()
-    assert entries.size == blocks * pairs.num_groups * GROUP
-    positions = np.flatnonzero(entries > NO_PAIR)
+    entries, positions = read_all(pairs, embeddings, blocks)
     i, j = pairs.pairs_at(tf.constant(positions, tf.int32)).numpy().T
     places = np.arange(rows)
     expected = labels[:queries, None] != labels[None, :]
