@@ -15,6 +15,7 @@ from ekd_tf.mining.critical import critical_counts
 from ekd_tf.ops.compiled import compiled
 from ekd_tf.ops.numerics import l2_normalize
 from ekd_tf.ops.numerics import masked_mean
+from ekd_tf.ops.numerics import num_rows
 from ekd_tf.ops.pairwise import pair_similarity
 from ekd_tf.ops.pairwise import similarity_matrix
 from ekd_tf.ops.pairwise import sum_over_positive_pairs
@@ -234,9 +235,7 @@ class EKDLoss(DistillationLoss):
             image_ids = None
         batch, num_queries = (labels, image_ids), None
         if self.memory:
-            num_queries = student.shape[0]
-            if num_queries is None:
-                num_queries = tf.shape(student)[0]
+            num_queries = num_rows(student)
             student, teacher, labels, image_ids = self._memory.behind(
                 student, teacher, labels, image_ids
             )

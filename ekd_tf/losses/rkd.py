@@ -6,6 +6,7 @@ from ekd_tf.checks import check_positive
 from ekd_tf.checks import check_range
 from ekd_tf.losses.base import DistillationLoss
 from ekd_tf.ops.blocks import sum_over_blocks
+from ekd_tf.ops.numerics import num_rows
 from ekd_tf.ops.numerics import safe_sqrt
 from ekd_tf.ops.pairwise import squared_distances
 from ekd_tf.stack import register
@@ -100,8 +101,7 @@ def rkd_angle(student, teacher, delta=1.0):
     """
     student = squared_distances(student)
     teacher = tf.stop_gradient(squared_distances(teacher))
-    rows = student.shape[0]
-    batch = tf.shape(student)[0] if rows is None else rows
+    rows, batch = student.shape[0], num_rows(student)
     # Where the batch is unknown when tracing, one vertex at a time.
     block_size = 1 if rows is None else max(1, min(rows, MAX_ANGLES // rows**2))
 

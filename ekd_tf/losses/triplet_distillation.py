@@ -7,6 +7,7 @@ from ekd_tf.checks import check_range
 from ekd_tf.losses.base import DistillationLoss
 from ekd_tf.ops.blocks import sum_over_blocks
 from ekd_tf.ops.numerics import l2_normalize
+from ekd_tf.ops.numerics import num_rows
 from ekd_tf.ops.pairwise import similarity_matrix
 from ekd_tf.stack import register
 
@@ -71,8 +72,7 @@ def triplet_distillation(
     largest = tf.maximum(tf.reduce_max(farthest - nearest), 0.0)
     slope = tf.math.divide_no_nan(max_margin - min_margin, largest)
 
-    rows = student.shape[0]
-    batch = tf.shape(student)[0] if rows is None else rows
+    rows, batch = student.shape[0], num_rows(student)
     # Where the batch is unknown when tracing, one anchor at a time.
     block_size = 1 if rows is None else max(1, min(rows, MAX_TRIPLETS // rows**2))
 

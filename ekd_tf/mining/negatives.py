@@ -3,6 +3,7 @@
 import tensorflow as tf
 
 from ekd_tf.ops.blocks import scan_blocks
+from ekd_tf.ops.numerics import num_rows
 from ekd_tf.ops.ranking import HISTOGRAM_BINS
 from ekd_tf.ops.ranking import NO_PAIR
 from ekd_tf.ops.ranking import coarse_histogram
@@ -136,10 +137,8 @@ class NegativePairsOfQueries:
     """
 
     def __init__(self, labels, num_queries):
-        rows = labels.shape[0]
-        known = rows is not None and isinstance(num_queries, int)
-        if not known:
-            rows = tf.shape(labels)[0]
+        rows = num_rows(labels)
+        known = isinstance(rows, int) and isinstance(num_queries, int)
         maximum, minimum = (max, min) if known else (tf.maximum, tf.minimum)
         # Blocks of the size that `NegativePairs` has.
         width = 2 * BLOCK_ROWS**2 // maximum(num_queries, 1) // GROUP

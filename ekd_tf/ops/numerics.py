@@ -3,6 +3,19 @@
 import tensorflow as tf
 
 
+def num_rows(tensor):
+    """Returns the first dimension: an int where tracing knows it, else a tensor.
+
+    Args:
+        tensor: Tensor of rank 1 or more.
+
+    Returns:
+        Int, or int32 scalar tensor.
+    """
+    known = tensor.shape[0]
+    return tf.shape(tensor)[0] if known is None else known
+
+
 def l2_normalize(embeddings, epsilon=1e-12):
     """Scales each row to unit length, in float32.
 

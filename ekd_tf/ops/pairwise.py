@@ -5,6 +5,8 @@ import typing
 import numpy as np
 import tensorflow as tf
 
+from ekd_tf.ops.numerics import num_rows
+
 # Positive pairs are visited this many at a time at most: two gathers of 512-dim rows
 # then take 8 MB.
 MAX_CHUNK = 2048
@@ -79,9 +81,7 @@ def positive_pairs(labels, image_ids=None, num_queries=None):
     in_order = tf.gather(labels, order)
     num_partners = tf.searchsorted(in_order, in_order, side="right") - first_partner
     if num_queries is None:
-        num_queries = labels.shape[0]
-        if num_queries is None:
-            num_queries = tf.shape(labels)[0]
+        num_queries = num_rows(labels)
     else:
         num_partners = tf.where(order < num_queries, num_partners, 0)
     return PositivePairs(

@@ -6,6 +6,7 @@ import tensorflow as tf
 
 from ekd_tf.ops.numerics import l2_normalize
 from ekd_tf.ops.numerics import masked_mean
+from ekd_tf.ops.numerics import num_rows
 from ekd_tf.ops.numerics import safe_acos
 from ekd_tf.ops.numerics import safe_sqrt
 from ekd_tf.ops.numerics import tempered_sigmoid
@@ -18,6 +19,22 @@ def gradient(function, x):
         tape.watch(x)
         value = tf.reduce_sum(function(x))
     return tape.gradient(value, x)
+
+
+# --- num_rows
+
+
+def test_rows_are_an_int_where_tracing_knows_them():
+    assert num_rows(tf.zeros((3, 2))) == 3
+    known = []
+
+    @tf.function(input_signature=[tf.TensorSpec([None, 2])])
+    def count(rows):
+        known.append(isinstance(num_rows(rows), int))
+        return num_rows(rows)
+
+    assert count(tf.zeros((3, 2))) == 3 and count(tf.zeros((5, 2))) == 5
+    assert known == [False]
 
 
 # --- safe_sqrt
