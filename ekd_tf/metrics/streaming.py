@@ -68,7 +68,10 @@ class StreamedRoc:
     negative_counts: np.ndarray
 
     def curve(self, max_points: int = 2000) -> tuple[np.ndarray, np.ndarray]:
-        """Returns exact points of the ROC curve, those between two bins.
+        """Returns exact points of the ROC curve: those between bins, and the targets'.
+
+        All cosines of a collapsed model lie in a few bins; its curve is steps between
+        the targets.
 
         Args:
             max_points: Int >= 3, about how many; spread as `roc_curve` does.
@@ -85,7 +88,10 @@ class StreamedRoc:
         by_tpr = np.searchsorted(tpr, np.linspace(0, 1, half))
         ends = [0, fpr.size - 1]
         kept = np.unique(np.concatenate([by_fpr, by_tpr, ends]).clip(*ends))
-        return fpr[kept], tpr[kept]
+        fpr = np.append(fpr[kept], [point.fpr for point in self.points])
+        tpr = np.append(tpr[kept], [point.tpr for point in self.points])
+        rising = np.lexsort([tpr, fpr])
+        return fpr[rising], tpr[rising]
 
 
 def streamed_roc(scan: Scan, fprs: Sequence[float]) -> StreamedRoc:

@@ -127,6 +127,16 @@ def test_curve_holds_points_of_the_whole_curve(rng):
     assert set(zip(*thinned)) <= whole
 
 
+def test_curve_of_a_collapsed_model_passes_through_the_targets(rng):
+    # All in one bin of width 2^-10: without the targets only (0, 0) and (1, 1) are left.
+    positive, negative = (0.9995 + 1e-4 * s for s in draw(rng, "continuous"))
+    positive, negative = np.float32(positive), np.float32(negative)
+    roc = streamed_roc(in_blocks(positive, negative), (0.1, 0.01))
+    fpr, tpr = roc.curve()
+    assert {(p.fpr, p.tpr) for p in roc.points} <= set(zip(fpr, tpr))
+    assert (np.diff(fpr) >= 0).all() and (np.diff(tpr) >= 0).all()
+
+
 def test_counts_are_a_histogram(rng):
     positive, negative = draw(rng, "continuous")
     roc = streamed_roc(in_blocks(positive, negative), (0.1,))
