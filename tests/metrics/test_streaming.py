@@ -128,7 +128,7 @@ def test_curve_holds_points_of_the_whole_curve(rng):
 
 
 def test_curve_of_a_collapsed_model_passes_through_the_targets(rng):
-    # All in one bin of width 2^-10: without the targets only (0, 0) and (1, 1) are left.
+    # All in one bin of width 2^-10: without the targets only (0, 0) and (1, 1) stay.
     positive, negative = (0.9995 + 1e-4 * s for s in draw(rng, "continuous"))
     positive, negative = np.float32(positive), np.float32(negative)
     roc = streamed_roc(in_blocks(positive, negative), (0.1, 0.01))
