@@ -47,7 +47,7 @@ def test_opens_a_saved_model(model, tmp_path):
 )
 def test_says_what_is_wrong_with_a_model(spec, message):
     if "onnx" in spec:
-        pytest.importorskip("onnxruntime")
+        pytest.importorskip("onnxruntime", reason="needs the extra onnx")
     with pytest.raises(ValueError, match=message):
         evaluators.open_embedder(spec)
 

@@ -31,7 +31,7 @@ def test_wrong_arguments_are_refused():
 
 
 def test_memory_is_that_of_the_model_alone(tflite, tmp_path):
-    pytest.importorskip("ai_edge_litert")
+    pytest.importorskip("ai_edge_litert", reason="needs the extra litert")
     path = tmp_path / "s.tflite"
     path.write_bytes(tflite["float32"])
     # The runtime takes a few MB, TensorFlow would take hundreds.

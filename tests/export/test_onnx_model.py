@@ -12,14 +12,14 @@ from ekd_tf.export.tflite import ConversionError
 
 @pytest.fixture(scope="module")
 def path(saved, tmp_path_factory):
-    pytest.importorskip("tf2onnx")
+    pytest.importorskip("tf2onnx", reason="needs the extra onnx")
     path = tmp_path_factory.mktemp("onnx") / "s.onnx"
     path.write_bytes(convert_onnx(saved))
     return path
 
 
 def test_onnxruntime_gives_the_same_embeddings(path, student, images, unit_embeddings):
-    onnx = pytest.importorskip("onnx")
+    onnx = pytest.importorskip("onnx", reason="needs the extra onnx")
     graph = onnx.load(path).graph
     assert [node.name for node in graph.input] == ["images"]
     assert [node.name for node in graph.output] == ["embedding"]
@@ -40,7 +40,7 @@ def test_other_images_are_refused(path, images):
 
 
 def test_a_failed_conversion_says_so(saved, monkeypatch):
-    tf2onnx = pytest.importorskip("tf2onnx")
+    tf2onnx = pytest.importorskip("tf2onnx", reason="needs the extra onnx")
 
     def fail(*args, **kwargs):
         raise RuntimeError("no such op: Einsum")

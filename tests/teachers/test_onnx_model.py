@@ -11,8 +11,8 @@ MATRIX = np.cos(np.arange(48 * 5)).reshape(48, 5).astype(np.float32) / 255
 @pytest.fixture
 def write(tmp_path):
     """Returns a function that writes a model that embeds by a fixed matrix."""
-    pytest.importorskip("onnxruntime")
-    onnx = pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime", reason="needs the extra onnx")
+    onnx = pytest.importorskip("onnx", reason="needs the extra onnx")
 
     def make(dtype="FLOAT", shape=("N", 3, 4, 4), outputs=1):
         kinds, helper = onnx.TensorProto, onnx.helper
