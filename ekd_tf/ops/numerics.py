@@ -74,17 +74,18 @@ def tempered_sigmoid(x, temperature):
     return tf.sigmoid(x / temperature)
 
 
-def masked_mean(values, mask):
+def masked_mean(values, mask, axis=None):
     """Averages the entries a mask keeps; 0 with a zero gradient when it keeps none.
 
     Args:
         values: Float tensor of any shape. Entries left out must be finite.
-        mask: Bool tensor of the same shape.
+        mask: Bool tensor of a shape that `values` broadcasts to.
+        axis: Int, the axis to average over, or None for all.
 
     Returns:
-        Float scalar.
+        Float tensor of the shape of `mask` without `axis`; a scalar for None.
     """
     weights = tf.cast(mask, values.dtype)
     return tf.math.divide_no_nan(
-        tf.reduce_sum(values * weights), tf.reduce_sum(weights)
+        tf.reduce_sum(values * weights, axis), tf.reduce_sum(weights, axis)
     )

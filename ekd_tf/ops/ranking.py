@@ -10,6 +10,7 @@ their counts add up. Every shape is static where the batch is, so XLA compiles i
 
 import tensorflow as tf
 
+from ekd_tf.ops.numerics import masked_mean
 from ekd_tf.ops.numerics import tempered_sigmoid
 
 # Keys count steps of 2^-23 down from slightly above 1, since rounding lets the cosine
@@ -209,8 +210,7 @@ def attach_thresholds(thresholds, hardest, mask, ranks):
     positions = tf.cast(tf.range(tf.shape(hardest)[0]), tf.float32)
     wanted = tf.cast(ranks, tf.float32)[:, None]
     near = tf.abs(positions[None, :] - wanted) <= tf.maximum(0.25 * wanted, 2.0)
-    weights = tf.cast(near & mask[None, :], tf.float32)
-    means = _means(hardest, weights)
+    means = masked_mean(hardest[None, :], near & mask[None, :], axis=1)
     num_mined = tf.math.count_nonzero(mask, dtype=tf.int32)
     means = tf.where(ranks < num_mined, means, tf.stop_gradient(means))
     return thresholds + (means - tf.stop_gradient(means))
@@ -234,17 +234,9 @@ def attach_thresholds_to_sample(thresholds, cosines, mask, reach):
     """
     cosines, mask = tf.reshape(cosines, [-1]), tf.reshape(mask, [-1])
     distance = tf.abs(cosines[None, :] - thresholds[:, None])
-    weights = tf.cast((distance <= reach) & mask[None, :], tf.float32)
-    means = _means(cosines, weights)
+    near = (distance <= reach) & mask[None, :]
+    means = masked_mean(cosines[None, :], near, axis=1)
     return thresholds + (means - tf.stop_gradient(means))
-
-
-def _means(cosines, weights):
-    """Returns the mean of `(n,)` cosines by each row of `(k, n)` weights, `(k,)`."""
-    return tf.math.divide_no_nan(
-        tf.reduce_sum(weights * cosines[None, :], axis=1),
-        tf.reduce_sum(weights, axis=1),
-    )
 
 
 def groups_of_largest(maxima, k):

@@ -129,6 +129,13 @@ def test_mean_of_the_kept_entries(run_as):
     assert float(run_as(masked_mean)(values, kept)) == 3.0
 
 
+def test_mean_of_each_row_of_a_mask(run_as):
+    values = tf.constant([[1.0, 2.0, 6.0]])
+    kept = tf.constant([[True, True, True], [False, True, True], [False] * 3])
+    means = run_as(lambda v, k: masked_mean(v, k, axis=1))(values, kept)
+    np.testing.assert_allclose(means, [3.0, 4.0, 0.0])
+
+
 def test_mean_of_nothing_is_zero_with_a_zero_gradient(run_as):
     values = tf.constant([1.0, 2.0])
     none = tf.constant([False, False])
