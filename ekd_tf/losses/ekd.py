@@ -233,20 +233,19 @@ class EKDLoss(DistillationLoss):
         """
         if self.preset == "reference":
             image_ids = None
-        batch, num_queries = (labels, image_ids), None
-        if self.memory:
-            num_queries = num_rows(student)
-            student, teacher, labels, image_ids = self._memory.behind(
-                student, teacher, labels, image_ids
-            )
-        pairs = self.miner(student, teacher, labels, image_ids, num_queries)
+        memory = self._memory.beside(image_ids) if self.memory else None
+        pairs = self.miner(student, teacher, labels, image_ids, memory)
         if training:
             counts = pairs.finite & (pairs.num_negatives > 0)
             self._update_thresholds(pairs, counts)
             if self.memory:
-                newest = pairs.student.embeddings, pairs.teacher.embeddings
+                batch = num_rows(student)
                 self._memory.push(
-                    *(rows[:num_queries] for rows in newest), *batch, pairs.finite
+                    pairs.student.embeddings[:batch],
+                    pairs.teacher.embeddings[:batch],
+                    labels,
+                    image_ids,
+                    pairs.finite,
                 )
         return self._terms(
             student,
@@ -260,7 +259,8 @@ class EKDLoss(DistillationLoss):
     @compiled
     def _terms(self, student, pairs, student_thresholds, teacher_thresholds):
         student = l2_normalize(student)
-        negative_cosines = pair_similarity(student, pairs.negative)
+        gallery = pairs.student.embeddings if self.memory else None
+        negative_cosines = pair_similarity(student, pairs.negative, gallery)
         attached = student_thresholds
         if self.threshold_gradient:
             attached = self._attach(
@@ -282,6 +282,7 @@ class EKDLoss(DistillationLoss):
             pairs.teacher.embeddings,
             pairs.positive,
             attached,
+            gallery,
         )
         negative = differences(negative_cosines, pairs.teacher.negative, attached)
         num_positive = tf.cast(pairs.positive.num_pairs, tf.float32)
@@ -299,12 +300,12 @@ class EKDLoss(DistillationLoss):
         attached = attach_thresholds(
             thresholds, negative_cosines, pairs.negative_mask, ranks
         )
-        queries, rows = pairs.positive.num_queries, student.shape[0]
-        if isinstance(queries, int) and rows is not None:
+        queries, rows = student.shape[0], pairs.positive.labels.shape[0]
+        if None not in (queries, rows):
             if queries * rows * max(self.fprs) <= self.num_negatives:
                 return attached
         # The negatives around a threshold at a high FPR are more than were mined.
-        count = tf.minimum(queries, SAMPLED_ROWS)
+        count = tf.minimum(num_rows(student), SAMPLED_ROWS)
         sampled = attach_thresholds_to_sample(
             thresholds,
             similarity_matrix(student[:count]),

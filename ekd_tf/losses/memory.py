@@ -2,6 +2,8 @@
 
 import tensorflow as tf
 
+from ekd_tf.mining.critical import Memory
+
 
 class EmbeddingMemory:
     """Keeps the newest rows of student, teacher, labels and image ids.
@@ -26,31 +28,26 @@ class EmbeddingMemory:
         self.labels = loss.add_state("memory_labels", (rows,), empty)
         self.image_ids = loss.add_state("memory_image_ids", (rows,), empty)
 
-    def behind(self, student, teacher, labels, image_ids=None):
-        """Returns the four with the memory's rows behind the batch's.
+    def beside(self, image_ids=None):
+        """Returns the `Memory` to mine a batch with.
 
-        Those rows carry no gradient. The label is -1 where the memory is not yet
-        filled, and where an image of the batch has been seen before: of the two
-        embeddings the old one is left out.
+        Its label is -1 where the memory is not yet filled, and where an image of the
+        batch has been seen before: of the two embeddings the old one is left out.
 
         Args:
-            student: Float32 tensor `(batch, student_dim)`.
-            teacher: Float32 tensor `(batch, teacher_dim)`.
-            labels: Int32 tensor `(batch,)`.
-            image_ids: Int32 tensor `(batch,)`, or None, which None is returned for.
+            image_ids: Int32 tensor `(batch,)` of the batch, or None.
         """
-        remembered = tf.cast(self.labels, tf.int32)
+        labels = tf.cast(self.labels, tf.int32)
         if image_ids is not None:
             old_ids = tf.convert_to_tensor(self.image_ids)
             new_ids = tf.cast(image_ids, tf.float32)
             again = tf.reduce_any(old_ids[:, None] == new_ids[None, :], axis=1)
-            remembered = tf.where(again, -1, remembered)
-            image_ids = tf.concat([image_ids, tf.cast(old_ids, tf.int32)], axis=0)
-        return (
-            tf.concat([student, tf.convert_to_tensor(self.student)], axis=0),
-            tf.concat([teacher, tf.convert_to_tensor(self.teacher)], axis=0),
-            tf.concat([labels, remembered], axis=0),
-            image_ids,
+            labels = tf.where(again, -1, labels)
+        return Memory(
+            student=tf.convert_to_tensor(self.student),
+            teacher=tf.convert_to_tensor(self.teacher),
+            labels=labels,
+            image_ids=tf.cast(self.image_ids, tf.int32),
         )
 
     def push(self, student, teacher, labels, image_ids, counts):
@@ -72,6 +69,7 @@ class EmbeddingMemory:
             (self.image_ids, image_ids),
         ):
             newest = tf.cast(tf.stop_gradient(newest), tf.float32)
-            kept = tf.concat([newest, tf.convert_to_tensor(variable)], axis=0)
-            kept = tf.ensure_shape(kept[: variable.shape[0]], variable.shape)
-            variable.assign(tf.where(counts, kept, variable))
+            rows = tf.concat([newest, tf.convert_to_tensor(variable)], axis=0)
+            first = tf.where(counts, 0, tf.shape(newest)[0])
+            kept = rows[first : first + variable.shape[0]]
+            variable.assign(tf.ensure_shape(kept, variable.shape))

@@ -21,6 +21,7 @@ from ekd_tf.mining.negatives import look_up
 from ekd_tf.mining.negatives import survey
 from ekd_tf.ops.compiled import compiled
 from ekd_tf.ops.numerics import l2_normalize
+from ekd_tf.ops.numerics import num_rows
 from ekd_tf.ops.pairwise import PositivePairs
 from ekd_tf.ops.pairwise import all_pairs
 from ekd_tf.ops.pairwise import differ
@@ -39,12 +40,29 @@ from ekd_tf.ops.ranking import ranks_of_fprs
 DEFAULT_FPRS = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
 
 
+class Memory(typing.NamedTuple):
+    """Rows of earlier batches, which pair with a batch's and not with one another.
+
+    Attributes:
+        student: Float32 `(rows, student_dim)`, of unit length.
+        teacher: Float32 `(rows, teacher_dim)`, of unit length.
+        labels: Int32 `(rows,)`; a row of label -1 pairs with none, whatever it holds.
+        image_ids: Int32 `(rows,)`, none of them in the batch; or None.
+    """
+
+    student: tf.Tensor
+    teacher: tf.Tensor
+    labels: tf.Tensor
+    image_ids: tf.Tensor
+
+
 class ModelPairs(typing.NamedTuple):
     """What one model says of the mined pairs, without gradient.
 
     Attributes:
-        embeddings: Float32 `(batch, dim)`, of unit length. A row that is not finite is
-            zero here: a forward pass that overflowed spoils no count.
+        embeddings: Float32 `(batch, dim)`, of unit length, the memory's rows behind
+            them. A row that is not finite is zero here: a forward pass that overflowed
+            spoils no count.
         negative: Float32 `(num_mined,)`, cosines of the mined negative pairs.
         thresholds: Float32 `(num_fprs,)`, cosine of the batch's negative at rank
             floor(num_negatives * fpr); undefined when there is no negative pair.
@@ -151,7 +169,7 @@ class CriticalPairMiner:
         self.thresholds = bool(thresholds)
         self.block_rows = None if block_rows is None else int(block_rows)
 
-    def __call__(self, student, teacher, labels, image_ids=None, num_queries=None):
+    def __call__(self, student, teacher, labels, image_ids=None, memory=None):
         """Returns the `MinedPairs` of a batch.
 
         Args:
@@ -160,9 +178,7 @@ class CriticalPairMiner:
             labels: Integer tensor `(batch,)`.
             image_ids: Integer tensor `(batch,)` naming the source image of each row,
                 or None. Positive pairs of one source image are left out.
-            num_queries: None, or int: rows from this one on are a memory. They pair
-                with the rows before it and not with one another; those of label -1
-                pair with none. No image may be both before and behind.
+            memory: None, or `Memory`; its rows are numbered on from the batch's.
         """
         # Stopped before the function, whose gradient would be built otherwise.
         batch = {
@@ -175,14 +191,20 @@ class CriticalPairMiner:
         for name, tensor in batch.items():
             check_rank(name, tensor, 2 if name in ("student", "teacher") else 1)
         check_same_batch(**batch)
-        return self._mine(num_queries=num_queries, **batch)
+        return self._mine(memory=memory, **batch)
 
     @compiled
-    def _mine(self, student, teacher, labels, image_ids=None, num_queries=None):
+    def _mine(self, student, teacher, labels, image_ids=None, memory=None):
         student, student_finite = _unit_rows(student)
         teacher, teacher_finite = _unit_rows(teacher)
-        few = all_pairs(labels.shape[0])
-        if num_queries is not None:
+        few, num_queries = all_pairs(labels.shape[0]), None
+        if memory is not None:
+            num_queries = num_rows(labels)
+            student = tf.concat([student, memory.student], axis=0)
+            teacher = tf.concat([teacher, memory.teacher], axis=0)
+            labels = tf.concat([labels, memory.labels], axis=0)
+            if image_ids is not None:
+                image_ids = tf.concat([image_ids, memory.image_ids], axis=0)
             pairs = NegativePairsOfQueries(labels, num_queries)
             mined = self._select(student, teacher, pairs)
         elif few is not None and self.block_rows is None:

@@ -139,10 +139,11 @@ class NegativePairsOfQueries:
     def __init__(self, labels, num_queries):
         rows = num_rows(labels)
         known = isinstance(rows, int) and isinstance(num_queries, int)
-        maximum, minimum = (max, min) if known else (tf.maximum, tf.minimum)
-        # Blocks of the size that `NegativePairs` has.
-        width = 2 * BLOCK_ROWS**2 // maximum(num_queries, 1) // GROUP
-        width = GROUP * maximum(minimum(width, -(-rows // GROUP)), 1)
+        maximum = max if known else tf.maximum
+        # As few blocks as have the size of those of `NegativePairs` at most, all alike.
+        groups = -(-rows // GROUP)
+        most = maximum(2 * BLOCK_ROWS**2 // maximum(num_queries, 1) // GROUP, 1)
+        width = GROUP * -(-groups // -(-groups // most))
         self._rows, self._queries, self._width = rows, num_queries, width
         self.num_blocks = -(-rows // width)
         self.num_groups = num_queries * (width // GROUP)

@@ -11,6 +11,9 @@ from ekd_tf.ops.numerics import num_rows
 # then take 8 MB.
 MAX_CHUNK = 2048
 
+# And this many for each query at most.
+CHUNK_SHARE = 4
+
 # Where the batch has up to this many pairs of rows per listed pair, multiplying all
 # rows is faster than gathering the listed ones.
 PRODUCT_SHARE = 64
@@ -174,7 +177,7 @@ def squared_distances(embeddings):
     return tf.where(squares > COINCIDING * lengths, squares, 0.0)
 
 
-def pair_similarity(embeddings, pairs):
+def pair_similarity(embeddings, pairs, gallery=None):
     """Returns the cosine of each listed pair.
 
     Only the listed rows are read and only they receive a gradient.
@@ -182,13 +185,16 @@ def pair_similarity(embeddings, pairs):
     Args:
         embeddings: Float32 tensor `(batch, dim)` of unit length.
         pairs: Integer tensor `(num_pairs, 2)` of row numbers.
+        gallery: None, or float32 tensor `(rows, dim)`: these embeddings again, and
+            behind them rows without a gradient. The second of a pair may be one.
 
     Returns:
         Float32 tensor `(num_pairs,)`.
     """
 
     batch, num_pairs = embeddings.shape[0], pairs.shape[0]
-    if None not in (batch, num_pairs) and batch**2 <= PRODUCT_SHARE * num_pairs:
+    small = None not in (batch, num_pairs) and batch**2 <= PRODUCT_SHARE * num_pairs
+    if small and gallery is None:
 
         @tf.custom_gradient
         def similarity_of_product(embeddings):
@@ -208,20 +214,25 @@ def pair_similarity(embeddings, pairs):
     @tf.custom_gradient
     def similarity(embeddings):
         left = tf.gather(embeddings, pairs[:, 0])
-        right = tf.gather(embeddings, pairs[:, 1])
+        right = tf.gather(embeddings if gallery is None else gallery, pairs[:, 1])
 
         def gradient(upstream):
+            rows = num_rows(embeddings)
+            # Negative numbers are left out.
+            of_right = tf.where(pairs[:, 1] < rows, pairs[:, 1], -1)
             upstream = upstream[:, None]
-            total = tf.zeros_like(embeddings)
-            total = tf.tensor_scatter_nd_add(total, pairs[:, :1], upstream * right)
-            return tf.tensor_scatter_nd_add(total, pairs[:, 1:], upstream * left)
+            return tf.math.unsorted_segment_sum(
+                upstream * right, pairs[:, 0], rows
+            ) + tf.math.unsorted_segment_sum(upstream * left, of_right, rows)
 
         return tf.reduce_sum(left * right, axis=-1), gradient
 
     return similarity(embeddings)
 
 
-def sum_over_positive_pairs(function, student, teacher, pairs, thresholds):
+def sum_over_positive_pairs(
+    function, student, teacher, pairs, thresholds, gallery=None
+):
     """Sums a function of both models' cosines over all positive pairs.
 
     Visits the pairs in chunks of static size, so that memory does not grow with their
@@ -230,12 +241,15 @@ def sum_over_positive_pairs(function, student, teacher, pairs, thresholds):
     Args:
         function: Maps the students' and the teachers' cosines, two float32 tensors
             `(chunk,)`, and `thresholds` to a float32 tensor `(chunk, columns)`.
-        student: Float32 tensor `(batch, student_dim)` of unit length.
+        student: Float32 tensor `(batch, student_dim)` of unit length; with `gallery`
+            the queries alone.
         teacher: Float32 tensor `(batch, teacher_dim)` of unit length. Receives no
             gradient, nor does any tensor `function` captures.
         pairs: `PositivePairs`.
         thresholds: Float32 tensor of any shape, given to `function`. Receives a
             gradient, as `student` does.
+        gallery: None, or the student's rows that pairs name, as `pair_similarity`
+            takes them.
 
     Returns:
         Float32 tensor `(columns,)`; zeros with a zero gradient without positive pairs.
@@ -244,26 +258,31 @@ def sum_over_positive_pairs(function, student, teacher, pairs, thresholds):
 
     def sum_of(rows, counted, student, thresholds):
         values = function(
-            pair_similarity(student, rows), pair_similarity(teacher, rows), thresholds
+            pair_similarity(student, rows, gallery),
+            pair_similarity(teacher, rows),
+            thresholds,
         )
         return tf.reduce_sum(tf.where(counted[:, None], values, 0.0), axis=0)
 
-    batch = student.shape[0]
+    batch = teacher.shape[0]
     rows = all_pairs(batch)
     if rows is not None:
         # A loop, and finding pairs by their numbers, cost a small batch dearly.
+        rows = rows[rows[:, 0] < student.shape[0]]
         counted = ~differ(pairs.labels, rows) & differ(pairs.image_ids, rows)
         counted &= rows[:, 0] < pairs.num_queries
         return sum_of(rows, counted, student, thresholds)
 
-    if batch is None:
-        chunk = tf.minimum(tf.shape(student)[0], MAX_CHUNK)
-    else:
-        chunk = min(batch, MAX_CHUNK)
+    # A row has few partners: with a gallery, far fewer than there are rows.
+    chunk = tf.minimum(num_rows(teacher), CHUNK_SHARE * pairs.num_queries)
+    chunk = tf.minimum(chunk, MAX_CHUNK)
+    if batch is not None and isinstance(pairs.num_queries, int):
+        chunk = min(batch, CHUNK_SHARE * pairs.num_queries, MAX_CHUNK)
 
     def chunk_sum(start, student, thresholds):
         numbers = start + tf.range(chunk)
-        rows = pairs_at(pairs, numbers)
+        # Beyond the last one the last again: the first of a pair must be a query.
+        rows = pairs_at(pairs, tf.minimum(numbers, pairs.num_pairs - 1))
         return sum_of(rows, numbers < pairs.num_pairs, student, thresholds)
 
     def over_chunks(step, *initial):

@@ -24,11 +24,9 @@ def arrays(*values):
 
 
 def test_an_empty_memory_has_no_rows(rng):
-    batch = batch_of(rng, 3)
-    student, _, labels, images = arrays(*memory_of(2).behind(*batch))
-    assert student.shape == (5, 2)
-    np.testing.assert_array_equal(labels[3:], [-1, -1])
-    np.testing.assert_array_equal(images[:3], batch[3])
+    memory = memory_of(2).beside(batch_of(rng, 3)[3])
+    assert memory.student.shape == (2, 2) and memory.teacher.shape == (2, 3)
+    np.testing.assert_array_equal(memory.labels, [-1, -1])
 
 
 @pytest.mark.parametrize("rows", [2, 5, 7])
@@ -55,21 +53,18 @@ def test_what_does_not_count_is_not_kept(rng):
 def test_an_image_of_the_batch_is_left_out(rng):
     memory = memory_of(4)
     memory.push(*batch_of(rng, 4, first_image=7), tf.constant(True))
-    student, teacher, labels, _ = batch_of(rng, 2)
-    images = np.int32([9, 3])
-    _, _, together, _ = memory.behind(student, teacher, labels, images)
     expected = np.array(memory.labels)
     expected[2] = -1
-    np.testing.assert_array_equal(together[2:], expected)
+    beside = memory.beside(np.int32([9, 3]))
+    np.testing.assert_array_equal(beside.labels, expected)
+    np.testing.assert_array_equal(beside.image_ids, [7, 8, 9, 10])
 
 
 def test_without_image_ids_nothing_is_left_out(rng):
     memory = memory_of(4)
     student, teacher, labels, _ = batch_of(rng, 4)
     memory.push(student, teacher, labels, None, tf.constant(True))
-    *_, together, images = memory.behind(student, teacher, labels)
-    np.testing.assert_array_equal(together, np.tile(labels, 2))
-    assert images is None
+    np.testing.assert_array_equal(memory.beside().labels, labels)
 
 
 def test_rows_remembered_carry_no_gradient(rng):
@@ -78,7 +73,6 @@ def test_rows_remembered_carry_no_gradient(rng):
     with tf.GradientTape() as tape:
         tape.watch(student)
         memory.push(student, teacher, labels, images, tf.constant(True))
-        together, *_ = memory.behind(student, teacher, labels, images)
-        remembered = tf.reduce_sum(together[3:])
+        remembered = tf.reduce_sum(memory.beside(images).student)
     gradient = tape.gradient(remembered, student, unconnected_gradients="zero")
     assert not np.any(gradient)

@@ -167,6 +167,23 @@ def test_gradient_of_cosines_computed_by_hand(run_as, way):
     np.testing.assert_array_equal(result, [[15, 23], [2, 0], [3, 0], [0, 0]])
 
 
+def test_rows_behind_the_batch_receive_no_gradient(run_as):
+    # d (2 x0.x1 + 3 x0.x2 + 4 x1.x2), with row 2 behind the batch.
+    gallery = np.float32([[1, 0], [0, 1], [5, 7]])
+    pairs = tf.constant([[0, 1], [0, 2], [1, 2]])
+
+    def grad(rows, gallery):
+        with tf.GradientTape() as tape:
+            tape.watch(rows)
+            cosines = pair_similarity(rows, pairs, gallery)
+            value = tf.reduce_sum(cosines * [2.0, 3.0, 4.0])
+        return cosines, tape.gradient(value, rows)
+
+    cosines, result = run_as(grad)(tf.constant(gallery[:2]), tf.constant(gallery))
+    np.testing.assert_array_equal(cosines, [0, 5, 7])
+    np.testing.assert_array_equal(result, [[15, 23], [22, 28]])
+
+
 # --- sums over all positive pairs
 
 
@@ -198,6 +215,40 @@ def test_sum_matches_a_loop_over_pairs(rng, run_as, monkeypatch, chunk):
         expected[i] += slope * s[j]
         expected[j] += slope * s[i]
     np.testing.assert_allclose(grad, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("rows", [(7, 20), (9, 60)], ids=["listed", "in chunks"])
+def test_sum_over_pairs_with_rows_behind_the_batch(rng, run_as, monkeypatch, rows):
+    # 69 rows have more pairs than are listed.
+    batch, total = rows[0], sum(rows)
+    monkeypatch.setattr(pairwise, "MAX_CHUNK", 400)
+    monkeypatch.setattr(pairwise, "CHUNK_SHARE", 1)
+    labels = rng.integers(0, 4, total).astype(np.int32)
+    gallery, teacher = unit(rng, total, 5), unit(rng, total, 3)
+
+    def grad(student, teacher, gallery):
+        pairs = positive_pairs(labels, num_queries=batch)
+        with tf.GradientTape() as tape:
+            tape.watch(student)
+            value = sum_over_positive_pairs(
+                mix, student, teacher, pairs, THRESHOLDS, gallery
+            )[0]
+        return value, tape.gradient(value, student)
+
+    value, gradient = run_as(grad)(
+        *map(tf.constant, (gallery[:batch], teacher, gallery))
+    )
+    s, t = np.float64(gallery), np.float64(teacher)
+    pairs = [(i, j) for i, j in pairs_np(labels) if i < batch]
+    assert len(pairs) > batch
+    np.testing.assert_allclose(value, sum_np(mix_np, s, t, pairs)[0], 1e-4)
+    expected = np.zeros((batch, 5))
+    for i, j in pairs:
+        slope = 2 * (s[i] @ s[j]) * (t[i] @ t[j]) - 0.25
+        expected[i] += slope * s[j]
+        if j < batch:
+            expected[j] += slope * s[i]
+    np.testing.assert_allclose(gradient, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_thresholds_receive_the_gradient_of_all_pairs(rng, run_as, monkeypatch):
