@@ -1,5 +1,6 @@
 """Shared fixtures: seeded random numbers, execution modes, real data."""
 
+import gc
 import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -20,6 +21,12 @@ tf.config.set_logical_device_configuration(
     tf.config.list_physical_devices("CPU")[0],
     [tf.config.LogicalDeviceConfiguration()] * 4,
 )
+# A test ends before a second thread has done anything worth its waking.
+tf.config.threading.set_intra_op_parallelism_threads(1)
+# What was imported stays: no collection need look at it again. And a trace makes so
+# many objects that at the default thresholds there is always one at work.
+gc.freeze()
+gc.set_threshold(100_000, 20, 100)
 
 
 @pytest.fixture
@@ -77,3 +84,14 @@ def realdata():
 def golden():
     """The folder of upstream reference arrays (tests/golden/README.md)."""
     return pathlib.Path(__file__).parent / "golden"
+
+
+@pytest.fixture(scope="session")
+def golden_arrays(golden):
+    """Returns `file name -> {name: array}` of those reference arrays."""
+
+    def read(name):
+        with np.load(golden / name) as archive:
+            return dict(archive)
+
+    return read

@@ -67,8 +67,7 @@ def write_saved_model(student: keras.Model, path):
     """
     archive = keras.export.ExportArchive()
     archive.track(student)
-    for name in (SIGNATURE, FLOAT_SIGNATURE, JPEG_SIGNATURE):
-        function, spec = endpoint(student, name)
+    for name, (function, spec) in endpoints(student).items():
         archive.add_endpoint(name=name, fn=function, input_signature=[spec])
     # Keras prints a page about the endpoints unless it is told to log.
     interactive = keras.utils.is_interactive_logging_enabled()
@@ -83,33 +82,30 @@ def write_saved_model(student: keras.Model, path):
             keras.utils.enable_interactive_logging()
 
 
-def endpoint(student: keras.Model, name: str):
-    """Returns what one endpoint computes.
+def endpoints(student: keras.Model) -> dict:
+    """Returns what the endpoints compute.
 
     Args:
         student: As returned by `as_float32`.
-        name: SIGNATURE, FLOAT_SIGNATURE or JPEG_SIGNATURE.
 
     Returns:
-        A function of one tensor to a dict of named ones, and the tensor's
-        `tf.TensorSpec`.
+        For SIGNATURE, FLOAT_SIGNATURE and JPEG_SIGNATURE: a function of one tensor to
+        a dict of named ones, and the tensor's `tf.TensorSpec`.
     """
     image_shape = tuple(student.input_shape[1:])
+    on_floats = _on_floats(student)
+
+    # Traced once for all three: tracing takes most of an export's time.
+    @tf.function(autograph=False)
+    def raw_embedding(images):
+        return on_floats(images, training=False)
 
     def embed(images):
-        return {"embedding": _unit(student(images, training=False))}
+        return {"embedding": _unit(raw_embedding(tf.cast(images, tf.float32)))}
 
-    if name == SIGNATURE:
-        return embed, tf.TensorSpec((None, *image_shape), tf.uint8, "images")
-
-    if name == FLOAT_SIGNATURE:
-        on_floats = _on_floats(student)
-
-        def embed_float(images):
-            raw = on_floats(images, training=False)
-            return {"embedding": _unit(raw), "raw_embedding": raw}
-
-        return embed_float, tf.TensorSpec((None, *image_shape), tf.float32, "images")
+    def embed_float(images):
+        raw = raw_embedding(images)
+        return {"embedding": _unit(raw), "raw_embedding": raw}
 
     def embed_jpeg(image_bytes):
         pixels = tf.map_fn(
@@ -119,7 +115,12 @@ def endpoint(student: keras.Model, name: str):
         )
         return embed(pixels)
 
-    return embed_jpeg, tf.TensorSpec((None,), tf.string, "image_bytes")
+    images = (None, *image_shape)
+    return {
+        SIGNATURE: (embed, tf.TensorSpec(images, tf.uint8, "images")),
+        FLOAT_SIGNATURE: (embed_float, tf.TensorSpec(images, tf.float32, "images")),
+        JPEG_SIGNATURE: (embed_jpeg, tf.TensorSpec((None,), tf.string, "image_bytes")),
+    }
 
 
 def _unit(raw):

@@ -23,7 +23,7 @@ from ekd_tf.export.saved_model import SIGNATURE
 from ekd_tf.export.saved_model import SavedModelEmbedder
 from ekd_tf.export.saved_model import check_images
 from ekd_tf.export.saved_model import check_student
-from ekd_tf.export.saved_model import endpoint
+from ekd_tf.export.saved_model import endpoints
 from ekd_tf.export.staging import staged
 
 PRECISIONS = ("float32", "float16", "dynamic", "int8")
@@ -82,7 +82,7 @@ def convert_tflite(
         student = as_float32(check_student(source))
         if precision == "int8":
             equalise(student, check_images(representative, student.input_shape[1:]))
-        function, spec = endpoint(student, name)
+        function, spec = endpoints(student)[name]
     else:
         function, spec = _endpoint_of_saved_model(source, name)
     with tempfile.TemporaryDirectory() as scratch:
@@ -237,7 +237,7 @@ class TFLiteModel:
 
 
 def _endpoint_of_saved_model(path, name):
-    """Returns the same as `endpoint` of the student in a SavedModel."""
+    """Returns the same as `endpoints` of the student in a SavedModel."""
     embedder = SavedModelEmbedder(path)
     image = embedder.image_shape
     # Through the object, which keeps the variables alive.
@@ -262,7 +262,7 @@ def _freeze_one(function, spec, path):
     it comes by way of a SavedModel, since only that keeps the endpoint's names.
 
     Args:
-        function: From `endpoint`; of its outputs the raw embedding is kept, where it
+        function: From `endpoints`; of its outputs the raw embedding is kept, where it
             has one, or else the embedding.
         spec: `tf.TensorSpec` of its images.
         path: Directory to write.

@@ -23,8 +23,8 @@ class Given:
 
 
 @pytest.fixture(scope="module")
-def arrays(golden):
-    return np.load(golden / "ijb_insightface.npz")
+def arrays(golden_arrays):
+    return golden_arrays("ijb_insightface.npz")
 
 
 @pytest.fixture(scope="module")

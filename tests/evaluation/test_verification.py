@@ -162,8 +162,8 @@ def given_pairs(rng, pairs=200, noise=1.0):
     return embeddings.reshape(-1, 16), same
 
 
-def test_pairs_reproduce_insightface(golden):
-    arrays = np.load(golden / "verification_insightface.npz")
+def test_pairs_reproduce_insightface(golden_arrays):
+    arrays = golden_arrays("verification_insightface.npz")
     report = verify_pairs(arrays["embeddings"], arrays["issame"], replicates=0)
     assert report.accuracy_mean == pytest.approx(arrays["accuracy_mean"], abs=1e-12)
     assert report.accuracy_std == pytest.approx(arrays["accuracy_std"], abs=1e-12)

@@ -175,8 +175,8 @@ def test_matches_loops_over_pairs(rng, rows):
     ],
     indirect=["run_as"],
 )
-def test_reference_preset_reproduces_tface(golden, run_as, rows):
-    arrays = np.load(golden / "ekd_official.npz")
+def test_reference_preset_reproduces_tface(golden_arrays, run_as, rows):
+    arrays = golden_arrays("ekd_official.npz")
     loss = EKDLoss(preset="reference")
     step = run_as(with_gradient(loss))
     for i in range(5):
@@ -206,8 +206,8 @@ def test_blocks_that_are_not_kept_change_no_value(rng):
     )
 
 
-def test_batch_size_unknown_while_tracing(golden):
-    arrays = np.load(golden / "ekd_official.npz")
+def test_batch_size_unknown_while_tracing(golden_arrays):
+    arrays = golden_arrays("ekd_official.npz")
     loss = EKDLoss(preset="reference")
     step = tf.function(
         with_gradient(loss),

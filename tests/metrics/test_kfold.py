@@ -21,8 +21,8 @@ def kfold_accuracy_np(distances, same, folds, thresholds):
     return np.array(accuracy), np.array(chosen)
 
 
-def test_reproduces_insightface(golden):
-    reference = np.load(golden / "verification_insightface.npz")
+def test_reproduces_insightface(golden_arrays):
+    reference = golden_arrays("verification_insightface.npz")
     embeddings = reference["embeddings"]
     result = kfold_accuracy(
         squared_distances(embeddings[::2], embeddings[1::2]), reference["issame"]

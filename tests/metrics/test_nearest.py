@@ -32,8 +32,8 @@ def test_does_what_upstream_does(seed, digits):
 
 
 @pytest.mark.parametrize("name", ["n1d1f1", "n0d0f0", "n1d0f1", "n0d1f1"])
-def test_reproduces_insightface(golden, name):
-    arrays = np.load(golden / "ijb_insightface.npz")
+def test_reproduces_insightface(golden_arrays, name):
+    arrays = golden_arrays("ijb_insightface.npz")
     same, scores = arrays["pair_label"] == 1, arrays[f"{name}_score"]
     tpr, _ = tpr_at_nearest_fpr(scores[same], scores[~same], arrays["fpr_targets"])
     np.testing.assert_allclose(tpr, arrays[f"{name}_tpr_nearest"], atol=1e-12)

@@ -87,8 +87,8 @@ def test_a_media_number_shared_by_templates_is_two_media():
 
 
 @pytest.mark.parametrize("name", GOLDEN)
-def test_reproduces_insightface(golden, name):
-    arrays = np.load(golden / "ijb_insightface.npz")
+def test_reproduces_insightface(golden_arrays, name):
+    arrays = golden_arrays("ijb_insightface.npz")
     views = np.stack([arrays["features_original"], arrays["features_flipped"]], axis=1)
     images = TemplateList(
         arrays["template_id"], arrays["media_id"], arrays["detector_score"]

@@ -14,9 +14,8 @@ TINY = {"depth": 18, "embedding_dim": 6, "width": 0.125, "input_size": 32}
 
 
 @pytest.fixture(scope="module")
-def upstream(golden):
-    with np.load(golden / "mobilefacenet_tface.npz") as file:
-        return {key: file[key] for key in file.files}
+def upstream(golden_arrays):
+    return golden_arrays("mobilefacenet_tface.npz")
 
 
 def state_dict(upstream):
