@@ -4,8 +4,8 @@
         --output=student_relu.keras
 
 int8 runtimes are slow at PReLU. The slopes of the student move to those of
-`--activation` in the first half of the steps, while EKD holds the student to what it
-was (or to `--teacher`); in the second half the network settles. The result is exported
+`--activation` in the first half of the steps, while EKD and cosine hold the student to
+what it was (or to `--teacher`); in the second half the network settles. The result is exported
 like any other: `python -m ekd_tf.export_model --model=student_relu.keras`.
 """
 
@@ -26,7 +26,9 @@ STEPS = flags.DEFINE_integer("steps", 300, "Updates.", 2)
 IDENTITIES = flags.DEFINE_integer("balanced_identities", 16, "Identities a batch.", 2)
 PER_IDENTITY = flags.DEFINE_integer("images_per_identity", 4, "Images of each.", 2)
 LEARNING_RATE = flags.DEFINE_float("learning_rate", 0.01, "Of SGD at full height.")
-DISTILL = flags.DEFINE_string("distill", "ekd:30", "Losses as name:weight,... .")
+DISTILL = flags.DEFINE_string(
+    "distill", "ekd:30,cosine:100", "Losses as name:weight,... ."
+)
 TEMPERATURE = flags.DEFINE_float("ekd_temperature", 0.1, "Of EKD's ranks, in cosine.")
 SEED = flags.DEFINE_integer("seed", 0, "Of the batches and flips.", 0)
 

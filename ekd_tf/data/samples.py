@@ -23,8 +23,9 @@ def sample_faces(
     Args:
         source: Labelled images.
         input_size: Int, side in pixels.
-        count: Int >= 1, how many images to return at most.
-        images_per_identity: Int >= 2, how many of each identity.
+        count: Int >= 1, how many images to return; all where the source has fewer.
+        images_per_identity: Int >= 2, how many of each identity; more only where the
+            identities are too few to make up `count`.
 
     Returns:
         Uint8 `(n, input_size, input_size, 3)` and int32 labels `(n,)`, by identity;
@@ -34,11 +35,14 @@ def sample_faces(
     _, starts, sizes = np.unique(
         source.labels[order], return_index=True, return_counts=True
     )
-    wanted = max(1, count // images_per_identity)
-    spread = np.linspace(0, len(starts) - 1, min(wanted, len(starts)))
-    chosen = spread.astype(np.int64)
-    indices = np.concatenate(
-        [order[starts[i] :][: min(sizes[i], images_per_identity)] for i in chosen]
-    )[:count]
+    count, most = min(count, len(order)), images_per_identity
+    while np.minimum(sizes, most).sum() < count:
+        most *= 2
+    taken = np.minimum(sizes, most)
+    for wanted in range(max(1, count // most), len(starts) + 1):
+        chosen = np.linspace(0, len(starts) - 1, min(wanted, len(starts))).astype(int)
+        if taken[chosen].sum() >= count:
+            break
+    indices = np.concatenate([order[starts[i] :][: taken[i]] for i in chosen])[:count]
     batches = evaluation_batches(source, indices, input_size, 64)
     return np.concatenate(list(batches)), source.labels[indices]
