@@ -5,8 +5,8 @@
 
 int8 runtimes are slow at PReLU. The slopes of the student move to those of
 `--activation` in the first half of the steps, while EKD and cosine hold the student to
-what it was (or to `--teacher`); in the second half the network settles. The result is exported
-like any other: `python -m ekd_tf.export_model --model=student_relu.keras`.
+what it was (or to `--teacher`); in the second half the network settles. The result is
+exported like any other: `python -m ekd_tf.export_model --model=student_relu.keras`.
 """
 
 from absl import app
