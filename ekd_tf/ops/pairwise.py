@@ -11,7 +11,7 @@ from ekd_tf.ops.numerics import num_rows
 # then take 8 MB.
 MAX_CHUNK = 2048
 
-# And this many for each query at most.
+# And at most this many for each query: a row has few partners in a large memory.
 CHUNK_SHARE = 4
 
 # Where the batch has up to this many pairs of rows per listed pair, multiplying all
@@ -243,8 +243,9 @@ def sum_over_positive_pairs(
             `(chunk,)`, and `thresholds` to a float32 tensor `(chunk, columns)`.
         student: Float32 tensor `(batch, student_dim)` of unit length; with `gallery`
             the queries alone.
-        teacher: Float32 tensor `(batch, teacher_dim)` of unit length. Receives no
-            gradient, nor does any tensor `function` captures.
+        teacher: Float32 tensor `(batch, teacher_dim)` of unit length, the rows behind
+            the queries included. Receives no gradient, nor does any tensor `function`
+            captures.
         pairs: `PositivePairs`.
         thresholds: Float32 tensor of any shape, given to `function`. Receives a
             gradient, as `student` does.
@@ -273,7 +274,6 @@ def sum_over_positive_pairs(
         counted &= rows[:, 0] < pairs.num_queries
         return sum_of(rows, counted, student, thresholds)
 
-    # A row has few partners: with a gallery, far fewer than there are rows.
     chunk = tf.minimum(num_rows(teacher), CHUNK_SHARE * pairs.num_queries)
     chunk = tf.minimum(chunk, MAX_CHUNK)
     if batch is not None and isinstance(pairs.num_queries, int):
