@@ -92,23 +92,23 @@ def roc_figure(
     if not curves:
         raise ValueError("`curves` must hold at least one curve. Received: none")
     curves = {name: _check_curve(name, *curve) for name, curve in curves.items()}
-    left = _lowest_decade([fpr for fpr, _ in curves.values()])
+    decades = _decades([fpr for fpr, _ in curves.values()])
     figure, axes = new_figure(title)
     lowest = 1.0
     for number, (name, (fpr, tpr)) in enumerate(curves.items()):
-        x, y, decades = _with_decades(fpr, tpr, left)
+        x, y, marked = _with_decades(fpr, tpr, decades)
         lowest = min(lowest, y[0])
         axes.plot(
             x,
             y,
             # Between two points the TPR within an FPR is that of the lower one.
             drawstyle="steps-post",
-            markevery=decades,
+            markevery=marked,
             label=name,
             **line_style(number),
         )
     axes.set_xscale("log")
-    axes.set_xlim(left, 1.0)
+    axes.set_xlim(decades[0], 1.0)
     bottom = min(np.floor(lowest * 10) / 10, 0.9)
     axes.set_ylim(bottom, 1.0 + 0.02 * (1 - bottom))
     axes.set_xlabel("FPR (false positive rate)")
@@ -256,26 +256,29 @@ def _check_curve(name, fpr, tpr):
     return fpr, tpr
 
 
-def _lowest_decade(fprs):
+def _decades(fprs):
+    """Returns the decades from the lowest that any curve resolves up to 1."""
     resolved = np.concatenate(fprs)
     resolved = resolved[resolved > 0]
     smallest = resolved.min() if resolved.size else 1.0
     # Rounded, or the logarithm of 1e-3 could come out a whole decade too high.
     exponent = np.ceil(np.round(np.log10(smallest), 9))
-    return 10.0 ** np.clip(exponent, -6, -2)
+    lowest = int(np.clip(exponent, -6, -2))
+    # Read, not raised: NumPy's powers are off by a bit on some processors, and a point
+    # at 1e-4 would then lie beside the decade.
+    return np.array([float(f"1e{k}") for k in range(lowest, 1)])
 
 
-def _with_decades(fpr, tpr, left):
-    """Cuts a curve at `left` and inserts the points at decades.
+def _with_decades(fpr, tpr, decades):
+    """Cuts a curve at the first decade and inserts the points at all of them.
 
     Returns:
         `(x, y, indices of the decades)`; y at x is the TPR of the last point whose
         FPR is at most x.
     """
-    decades = 10.0 ** np.arange(np.round(np.log10(left)), 1)
     # Rising from 0 at the axis would draw a wall over it: only the last of the
     # points at or before the axis is kept.
-    x = np.unique(np.concatenate([fpr[fpr > left], decades, [left]]))
+    x = np.unique(np.concatenate([fpr[fpr > decades[0]], decades]))
     last = np.searchsorted(fpr, x, side="right") - 1
     y = np.where(last >= 0, tpr[np.maximum(last, 0)], 0.0)
     return x, y, np.searchsorted(x, decades).tolist()

@@ -98,7 +98,13 @@ def endpoints(student: keras.Model) -> dict:
     # Traced once for all three: tracing takes most of an export's time.
     @tf.function(autograph=False)
     def raw_embedding(images):
-        return on_floats(images, training=False)
+        rows = tf.shape(images)[0]
+        # Of no images oneDNN's convolution makes a tensor of the wrong shape.
+        filling = tf.cast(rows == 0, tf.int32)
+        images = tf.pad(images, [[0, filling], [0, 0], [0, 0], [0, 0]])
+        embeddings = on_floats(images, training=False)
+        # As a slice, not as `[:rows]`, it vanishes where `rows` is a constant.
+        return tf.slice(embeddings, [0, 0], [rows, embeddings.shape[1]])
 
     def embed(images):
         return {"embedding": _unit(raw_embedding(tf.cast(images, tf.float32)))}

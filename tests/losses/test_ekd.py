@@ -842,7 +842,7 @@ def thresholds_after_training(rng, **kwargs):
 def test_detached_thresholds_run_away_and_attached_ones_do_not(rng):
     state = rng.bit_generator.state
     student, teacher, detached_loss = thresholds_after_training(rng)
-    assert student[1] > 0.9 and teacher[1] < 0.5
+    assert student[1] > 0.85 and teacher[1] < 0.5
     rng.bit_generator.state = state
     student, _, attached_loss = thresholds_after_training(rng, threshold_gradient=True)
     np.testing.assert_allclose(student[1], teacher[1], atol=0.15)
