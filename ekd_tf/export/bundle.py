@@ -17,6 +17,7 @@ from ekd_tf.export.card import README_FILE
 from ekd_tf.export.card import card_markdown
 from ekd_tf.export.card import file_hashes
 from ekd_tf.export.card import make_card
+from ekd_tf.export.frozen import freeze
 from ekd_tf.export.gates import GATES
 from ekd_tf.export.gates import Gate
 from ekd_tf.export.gates import failures
@@ -142,6 +143,7 @@ def export_student(
         write_saved_model(student, target)
         size = sum(f.stat().st_size for f in target.rglob("*") if f.is_file())
         bench.measure("saved_model", SavedModelEmbedder(target), final, size)
+        endpoint = None
         for item in formats:
             ending = ".onnx" if item == "onnx" else f"-{item}.tflite"
             file = target / f"{name}-{version}{ending}"
@@ -151,7 +153,8 @@ def export_student(
                 content = convert_tflite(student, item, representative, int8_output)
                 file.write_bytes(content)
             else:
-                file.write_bytes(convert_tflite(target, item))
+                endpoint = endpoint or freeze(target)
+                file.write_bytes(convert_tflite(endpoint, item))
             bench.measure_file(item, file, final / file.name)
         report = ExportReport(
             name=name,

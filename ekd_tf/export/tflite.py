@@ -16,19 +16,19 @@ from ekd_tf.checks import check_choice
 from ekd_tf.checks import check_range
 from ekd_tf.export.compact import compact
 from ekd_tf.export.equalise import equalise
+from ekd_tf.export.frozen import EMBEDDING
+from ekd_tf.export.frozen import RAW
+from ekd_tf.export.frozen import FrozenEndpoint
+from ekd_tf.export.frozen import freeze
 from ekd_tf.export.measure import time_images
 from ekd_tf.export.precision import as_float32
-from ekd_tf.export.saved_model import FLOAT_SIGNATURE
 from ekd_tf.export.saved_model import SIGNATURE
-from ekd_tf.export.saved_model import SavedModelEmbedder
 from ekd_tf.export.saved_model import check_images
 from ekd_tf.export.saved_model import check_student
-from ekd_tf.export.saved_model import endpoints
 from ekd_tf.export.staging import staged
 
 PRECISIONS = ("float32", "float16", "dynamic", "int8")
 INT8_OUTPUTS = ("float32", "int8")
-_RAW = "raw_embedding"
 
 
 class ConversionError(ValueError):
@@ -50,8 +50,9 @@ def convert_tflite(
     divide by it.
 
     Args:
-        source: A Keras model as described at `check_student`, of any precision, or
-            the directory of a SavedModel written by `export_saved_model`.
+        source: A Keras model as described at `check_student`, of any precision; the
+            directory of a SavedModel written by `export_saved_model`; or what
+            `freeze` makes of either, to convert to several precisions.
         precision: "float32"; "float16", weights in half the space; "dynamic", weights
             in int8; these three compute with float32 activations. "int8": weights and
             activations in int8.
@@ -76,17 +77,21 @@ def convert_tflite(
             "`precision='int8'` takes the ranges of activations from real images: give "
             "`representative`, 100 or more training images. Received: none"
         )
-    # Quantisation starts from float pixels: it puts its own uint8 input before them.
-    name = FLOAT_SIGNATURE if precision == "int8" else SIGNATURE
     if isinstance(source, keras.Model):
-        student = as_float32(check_student(source))
+        source = as_float32(check_student(source))
         if precision == "int8":
-            equalise(student, check_images(representative, student.input_shape[1:]))
-        function, spec = endpoints(student)[name]
-    else:
-        function, spec = _endpoint_of_saved_model(source, name)
+            equalise(source, check_images(representative, source.input_shape[1:]))
+    name = RAW if precision == "int8" else EMBEDDING
+    if not isinstance(source, FrozenEndpoint):
+        source = freeze(source, name)
+    if source.name != name:
+        raise ValueError(
+            f"{precision!r} is converted from the endpoint that returns {name!r}. "
+            f"Received: one that returns {source.name!r}"
+        )
     with tempfile.TemporaryDirectory() as scratch:
-        _freeze_one(function, spec, scratch)
+        # Only by way of a SavedModel the endpoint's names are kept.
+        source.save(scratch)
         converter = tf.lite.TFLiteConverter.from_saved_model(
             scratch, signature_keys=[SIGNATURE]
         )
@@ -97,7 +102,7 @@ def convert_tflite(
         if precision == "float16":
             converter.target_spec.supported_types = [tf.float16]
         if precision == "int8":
-            images = check_images(representative, spec.shape[1:])
+            images = check_images(representative, source.spec.shape[1:])
             converter.representative_dataset = lambda: _calibrating(images)
             converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
             converter.inference_input_type = tf.uint8
@@ -234,65 +239,6 @@ class TFLiteModel:
         self._interpreter.set_tensor(self._input, image[None])
         self._interpreter.invoke()
         return self._interpreter.get_tensor(self._output)[0]
-
-
-def _endpoint_of_saved_model(path, name):
-    """Returns the same as `endpoints` of the student in a SavedModel."""
-    embedder = SavedModelEmbedder(path)
-    image = embedder.image_shape
-    # Through the object, which keeps the variables alive.
-    if name == SIGNATURE:
-        spec = tf.TensorSpec((None, *image), tf.uint8, "images")
-        return lambda images: embedder.signature(images=images), spec
-    signature = embedder.float_signature
-    if signature is None or _RAW not in signature.structured_outputs:
-        raise ValueError(
-            f"{path} must have an endpoint {FLOAT_SIGNATURE!r} that returns `{_RAW}` "
-            "to be quantised. Export it anew"
-        )
-    spec = tf.TensorSpec((None, *image), tf.float32, "images")
-    return lambda images: embedder.float_signature(images=images), spec
-
-
-def _freeze_one(function, spec, path):
-    """Writes a SavedModel of an endpoint for one image, with weights as constants.
-
-    With the batch fixed, no op computes shapes. With constants, the converter need
-    not save and load the variables several times, which takes most of its time; and
-    it comes by way of a SavedModel, since only that keeps the endpoint's names.
-
-    Args:
-        function: From `endpoints`; of its outputs the raw embedding is kept, where it
-            has one, or else the embedding.
-        spec: `tf.TensorSpec` of its images.
-        path: Directory to write.
-    """
-    # Not public, but the one thing that freezes a function on both stacks.
-    from tensorflow.python.framework import convert_to_constants
-
-    specs = [tf.TensorSpec((1, *spec.shape[1:]), spec.dtype, name="images")]
-    name = _RAW if spec.dtype == tf.float32 else "embedding"
-    embed_one = tf.function(
-        lambda images: function(images)[name], autograph=False, input_signature=specs
-    ).get_concrete_function()
-    frozen = convert_to_constants.convert_variables_to_constants_v2(embed_one)
-    graph = frozen.graph.as_graph_def()
-    for node in graph.node:
-        # Points to the Python gradient of a custom gradient, which saving would
-        # look for and loading would miss with a warning.
-        node.attr.pop("_gradient_op_type", None)
-
-    def embed(images):
-        (embedding,) = tf.graph_util.import_graph_def(
-            graph,
-            input_map={frozen.inputs[0].name: images},
-            return_elements=[frozen.outputs[0].name],
-        )
-        return {name: embedding}
-
-    module = tf.Module()
-    module.embed = tf.function(embed, autograph=False, input_signature=specs)
-    tf.saved_model.save(module, path, signatures={SIGNATURE: module.embed})
 
 
 def _calibrating(images):
