@@ -31,8 +31,9 @@ def export_saved_model(model: keras.Model, directory, version=None) -> pathlib.P
     - `embed_float`: `images`, float32 of the same shape, RGB in 0..255, fractions
       kept. Returns also `raw_embedding`, the same before it is brought to length 1:
       what templates of several images are averaged from.
-    - `embed_jpeg`: `image_bytes`, string `(n,)`, n may be 0: JPEG, PNG, GIF or BMP files, decoded
-      and, where they are of another size, resized with antialias as in training.
+    - `embed_jpeg`: `image_bytes`, string `(n,)`, n may be 0: JPEG, PNG, GIF or BMP
+      files, decoded and, where they are of another size, resized with antialias as in
+      training.
 
     All compute in float32 whatever policy the model was trained under.
 
@@ -114,8 +115,8 @@ def endpoints(student: keras.Model) -> dict:
             image_bytes,
             fn_output_signature=tf.TensorSpec(image_shape, tf.uint8),
         )
-        # Of no images oneDNN's convolution makes a tensor of the wrong shape. Only here:
-        # the other endpoints are converted, and converters keep what they are given.
+        # Of no images oneDNN's convolution makes a tensor of the wrong shape. Only
+        # here: the others are converted, and converters keep what they are given.
         rows = tf.shape(pixels)[0]
         filling = tf.cast(rows == 0, tf.int32)
         pixels = tf.pad(pixels, [[0, filling], [0, 0], [0, 0], [0, 0]])
