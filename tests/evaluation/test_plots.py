@@ -106,8 +106,10 @@ def test_many_curves_differ_without_colour():
         for line in axes.get_lines()
     ]
     assert len(set(styles)) == 14
-    # The eighth has the first one's colour, and nothing else of it.
-    for first, second in zip(styles[:7], styles[7:]):
+    # The eleventh has the first one's colour, and nothing else of it.
+    colours = [line.get_color() for line in axes.get_lines()]
+    assert len(set(colours)) == 10 and colours[:4] == colours[10:]
+    for first, second in zip(styles[:4], styles[10:]):
         assert first[0] != second[0] and first[1] != second[1]
 
 
