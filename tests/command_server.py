@@ -1,8 +1,8 @@
 """Runs commands of the package, each in a fork that has TensorFlow imported.
 
-Started by commands.py. Reads one JSON object per line, `{"module": ..., "arguments":
-[...], "output": folder}`, and answers each with the exit status; what the command
-prints is in `stdout` and `stderr` of the folder.
+Started by commands.py. Reads one JSON object per line, `{"program": module or script,
+"arguments": [...], "output": folder}`, and answers each with the exit status; what the
+command prints is in `stdout` and `stderr` of the folder.
 """
 
 import json
@@ -17,15 +17,22 @@ import ekd_tf.evaluators
 import ekd_tf.session  # noqa: F401
 
 
-def command(module, arguments, output):
-    """The child: becomes `python -m module arguments` and never returns."""
+def command(program, arguments, output):
+    """The child: becomes `python -m module arguments` and never returns.
+
+    Or `python script arguments`.
+    """
     for number, name in ((1, "stdout"), (2, "stderr")):
         file = os.open(os.path.join(output, name), os.O_WRONLY | os.O_CREAT)
         os.dup2(file, number)
-    sys.argv = [module, *arguments]
+    sys.argv = [program, *arguments]
     status = 1
     try:
-        runpy.run_module(module, run_name="__main__", alter_sys=True)
+        if program.endswith(".py"):
+            sys.path.insert(0, os.path.dirname(program))
+            runpy.run_path(program, run_name="__main__")
+        else:
+            runpy.run_module(program, run_name="__main__", alter_sys=True)
         status = 0
     except SystemExit as stop:
         status = stop.code

@@ -12,24 +12,28 @@ SERVER = pathlib.Path(__file__).with_name("command_server.py")
 ENVIRONMENT = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "2"}
 
 
-def run(module, *arguments):
-    """Runs `python -m ekd_tf.<module>` and returns what `subprocess.run` does.
+def run(program, *arguments):
+    """Runs `python -m ekd_tf.<program>` and returns what `subprocess.run` does.
 
     In a fork of a process that has imported TensorFlow, which takes longer than most
     commands do.
+
+    Args:
+        program: Name of a module of `ekd_tf`, or the `pathlib.Path` of a script.
+        *arguments: Its arguments.
     """
-    module = f"ekd_tf.{module}"
+    program = str(program) if isinstance(program, pathlib.Path) else f"ekd_tf.{program}"
     arguments = [str(argument) for argument in arguments]
     with tempfile.TemporaryDirectory() as output:
         server = _server()
-        request = {"module": module, "arguments": arguments, "output": output}
+        request = {"program": program, "arguments": arguments, "output": output}
         server.stdin.write(json.dumps(request) + "\n")
         server.stdin.flush()
         status = int(server.stdout.readline())
         texts = [
             pathlib.Path(output, name).read_text() for name in ("stdout", "stderr")
         ]
-    return subprocess.CompletedProcess([module, *arguments], status, *texts)
+    return subprocess.CompletedProcess([program, *arguments], status, *texts)
 
 
 def run_alone(module, *arguments):

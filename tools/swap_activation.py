@@ -9,6 +9,8 @@ what it was (or to `--teacher`); in the second half the network settles. The res
 exported like any other: `python -m ekd_tf.export_model --model=student_relu.keras`.
 """
 
+import pathlib
+
 from absl import app
 from absl import flags
 from absl import logging
@@ -64,6 +66,11 @@ def swap():
 
     if not OUTPUT.value.endswith(".keras"):
         raise ValueError(f"`output` must be a .keras file. Received: {OUTPUT.value}")
+    if not DATA.value and pathlib.Path(MODEL.value).is_file():
+        raise ValueError(
+            "`data` must name images to train on: only the workdir of a run says what "
+            f"a student was trained on. Received: --model={MODEL.value} and no --data"
+        )
     keras.utils.set_random_seed(SEED.value)
     student = load_embedder(MODEL.value)
     teacher = load_embedder(TEACHER.value or MODEL.value)

@@ -4,12 +4,11 @@ import io
 import json
 import os
 import pathlib
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 import records
+from commands import run
 from PIL import Image
 
 from ekd_tf import factory
@@ -171,24 +170,14 @@ def test_listed_images_are_left_out_and_identities_numbered_anew(
         tool.convert(source, "tfrecord", tmp_path / "none", drop=path)
 
 
-def run(*arguments):
-    return subprocess.run(
-        [sys.executable, str(TOOL), *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        cwd=TOOL.parents[1],
-    )
-
-
 def test_the_command(tmp_path, source):
     out = tmp_path / "out"
     data = f"--data=folder:{tmp_path}/faces"
-    result = run(data, "--to=recordio", f"--out={out}")
+    result = run(TOOL, data, "--to=recordio", f"--out={out}")
     assert result.returncode == 0, result.stderr
     assert f"Wrote 6 images to recordio:{out}" in result.stdout
     assert "1/1" in result.stderr
-    again = run(data, "--to=recordio", f"--out={out}")
+    again = run(TOOL, data, "--to=recordio", f"--out={out}")
     assert again.returncode == 1
     assert f"convert_dataset: {out} exists. Choose another" in again.stderr
     assert "Traceback" not in again.stderr

@@ -1,24 +1,14 @@
 """tools/swap_activation.py: a PReLU student becomes a ReLU one."""
 
 import pathlib
-import subprocess
-import sys
 
 import keras
 import pytest
+from commands import run
 
 from ekd_tf.models import MobileFaceNet
 
 TOOL = pathlib.Path(__file__).parents[2] / "tools" / "swap_activation.py"
-
-
-def run(*arguments):
-    return subprocess.run(
-        [sys.executable, str(TOOL), *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
 
 
 @pytest.fixture(scope="module")
@@ -33,6 +23,7 @@ def student(tmp_path_factory):
 def test_the_student_written_has_no_prelu_and_has_been_trained(student, tmp_path):
     output = tmp_path / "relu.keras"
     done = run(
+        TOOL,
         f"--model={student}",
         f"--output={output}",
         "--data=synthetic:identities=4,images=3,size=32",
@@ -55,8 +46,8 @@ def test_a_mistake_ends_in_one_line(student, tmp_path):
     for arguments, words in (
         ([f"--model={student}", "--output=x.h5"], "`output` must be a .keras file"),
         (["--model=none.keras", "--output=x.keras"], "none.keras does not exist"),
-        ([f"--model={student}", "--output=x.keras"], "is not the workdir of a run"),
+        ([f"--model={student}", "--output=x.keras"], "`data` must name images"),
     ):
-        done = run(*arguments)
+        done = run(TOOL, *arguments)
         assert done.returncode == 1
         assert words in done.stderr and "Traceback" not in done.stderr
