@@ -37,7 +37,7 @@ from ekd_tf.training.strategy import make_strategy
 from ekd_tf.training.strategy import set_virtual_devices
 
 ROWS, STEPS = 16, 2
-LOSSES = ("margin", "ekd", "two")
+LOSSES = ("margin", "ekd", "detached", "two")
 PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
 # How the batch is spread; each against one device without XLA.
 PLACES = ("1, XLA", "2", "4", "2 processes")
@@ -68,8 +68,9 @@ def make(loss, norm="frozen", parts=1):
     """Returns a compiled model, the same wherever it is made.
 
     Args:
-        loss: "margin", "ekd" or "two": margin, EKD and cosine, this at
-            30 % of the margin loss's gradient, at once.
+        loss: "margin", "ekd", "detached": EKD with thresholds that have no gradient,
+            or "two": margin, EKD and cosine, this at 30 % of the margin loss's
+            gradient, at once.
         norm: "frozen" or "training" batch normalisation.
         parts: Into how many parts a training normalisation sees the batch divided.
     """
@@ -87,7 +88,10 @@ def make(loss, norm="frozen", parts=1):
     if loss == "margin":
         model = FaceClassifier(student, head)
     else:
-        losses = {"ekd": (EKDLoss(temperature=0.1, momentum=0.3), 50.0)}
+        ekd = EKDLoss(
+            temperature=0.1, momentum=0.3, threshold_gradient=loss != "detached"
+        )
+        losses = {"ekd": (ekd, 50.0)}
         if loss == "two":
             losses["cosine"] = (CosineGap(), GradientShare(0.3))
         model = Distiller(student, teacher, losses, head if loss == "two" else None)
@@ -140,7 +144,8 @@ def differences(one, other):
 
     `update`: of the weights, as a share of each variable's largest; `logged`: of
     the terms and norms, relative; `threshold`: of thresholds, in cosine; `count`: of
-    pairs, critical pairs and skipped steps, in pieces. Critical pairs are compared
+    pairs, critical pairs, positives above a threshold and skipped steps, in pieces.
+    Critical pairs are compared
     from the second step on: the first thresholds are cosines of negatives, and on
     which side of itself such a pair stands is a matter of the last bit.
     """
@@ -158,6 +163,9 @@ def differences(one, other):
             moved = np.abs(np.cumsum(np.float64(other[name]) - value)).sum()
             gap = moved * 2.0**-11 / max(np.sum(value), 1.0)
             worst["threshold"] = max(worst["threshold"], gap)
+        elif rest.startswith("batch_tpr/"):
+            pairs = np.round(gaps * one["logged/pairs/positive"]).max()
+            worst["count"] = max(worst["count"], pairs)
         elif rest.startswith("threshold/") or "_thresholds" in rest:
             worst["threshold"] = max(worst["threshold"], gap)
         elif rest.startswith(("critical/", "pairs/", "skipped_steps", "update/")):

@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -108,4 +109,5 @@ def test_the_same_on_four_replicas():
         text=True,
     )
     assert run.returncode == 0, run.stdout[-3000:]
-    assert "6 passed" in run.stdout
+    # One of the losses, and all of the gathers.
+    assert int(re.search(r"(\d+) passed", run.stdout).group(1)) > 6
