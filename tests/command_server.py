@@ -18,10 +18,7 @@ import ekd_tf.session  # noqa: F401
 
 
 def command(program, arguments, output):
-    """The child: becomes `python -m module arguments` and never returns.
-
-    Or `python script arguments`.
-    """
+    """The child: becomes `python [-m] program arguments` and never returns."""
     for number, name in ((1, "stdout"), (2, "stderr")):
         file = os.open(os.path.join(output, name), os.O_WRONLY | os.O_CREAT)
         os.dup2(file, number)

@@ -145,9 +145,9 @@ def differences(one, other):
     `update`: of the weights, as a share of each variable's largest; `logged`: of
     the terms and norms, relative; `threshold`: of thresholds, in cosine; `count`: of
     pairs, critical pairs, positives above a threshold and skipped steps, in pieces.
-    Critical pairs are compared
-    from the second step on: the first thresholds are cosines of negatives, and on
-    which side of itself such a pair stands is a matter of the last bit.
+    Critical pairs are compared from the second step on: the first thresholds are
+    cosines of negatives, and on which side of itself such a pair stands is a matter
+    of the last bit.
     """
     assert one.keys() == other.keys()
     worst = dict.fromkeys(("update", "logged", "threshold", "count"), 0.0)

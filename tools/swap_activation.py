@@ -9,8 +9,6 @@ what it was (or to `--teacher`); in the second half the network settles. The res
 exported like any other: `python -m ekd_tf.export_model --model=student_relu.keras`.
 """
 
-import pathlib
-
 from absl import app
 from absl import flags
 from absl import logging
@@ -18,7 +16,10 @@ from absl import logging
 MODEL = flags.DEFINE_string("model", None, "A .keras file or the workdir of a run.")
 OUTPUT = flags.DEFINE_string("output", None, "The .keras file to write.")
 DATA = flags.DEFINE_string(
-    "data", None, "Training images, as for ekd_tf.train. Default: those of the run."
+    "data",
+    None,
+    "Training images, as for ekd_tf.train. Default: those of the run; a .keras file by "
+    "itself needs it.",
 )
 TEACHER = flags.DEFINE_string(
     "teacher", None, "A .keras file or a workdir. Default: the student as it was."
@@ -66,11 +67,6 @@ def swap():
 
     if not OUTPUT.value.endswith(".keras"):
         raise ValueError(f"`output` must be a .keras file. Received: {OUTPUT.value}")
-    if not DATA.value and pathlib.Path(MODEL.value).is_file():
-        raise ValueError(
-            "`data` must name images to train on: only the workdir of a run says what "
-            f"a student was trained on. Received: --model={MODEL.value} and no --data"
-        )
     keras.utils.set_random_seed(SEED.value)
     student = load_embedder(MODEL.value)
     teacher = load_embedder(TEACHER.value or MODEL.value)

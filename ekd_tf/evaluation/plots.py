@@ -20,7 +20,7 @@ from PIL import Image
 from ekd_tf.evaluation.tables import format_fpr
 
 # Okabe and Ito's palette, safe for colour-blind readers, with grey for its yellow, then
-# Tol's wine and olive: as many as a comparison of all methods has curves.
+# Tol's wine and olive: no two of ten curves share a colour.
 COLORS = (
     *("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9"),
     *("#000000", "#E69F00", "#999999", "#882255", "#999933"),

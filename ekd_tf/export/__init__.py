@@ -4,6 +4,8 @@ from ekd_tf.export.bundle import DEFAULT_FORMATS
 from ekd_tf.export.bundle import FORMATS
 from ekd_tf.export.bundle import export_student
 from ekd_tf.export.card import make_card
+from ekd_tf.export.frozen import FrozenEndpoint
+from ekd_tf.export.frozen import freeze
 from ekd_tf.export.gates import GATES
 from ekd_tf.export.gates import Gate
 from ekd_tf.export.onnx_model import OnnxModel
@@ -29,6 +31,7 @@ __all__ = [
     "DEFAULT_FORMATS",
     "ExportReport",
     "FORMATS",
+    "FrozenEndpoint",
     "GATES",
     "Gate",
     "OnnxModel",
@@ -43,6 +46,7 @@ __all__ = [
     "convert_tflite",
     "export_saved_model",
     "export_student",
+    "freeze",
     "make_card",
     "tflite_ops",
     "write_tflite",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import typing
 
 import keras
 import tensorflow as tf
@@ -30,14 +29,21 @@ class FrozenEndpoint:
         name: What the result is: EMBEDDING, of length 1, or RAW, of any.
     """
 
-    graph: typing.Any
+    graph: tf.compat.v1.GraphDef
     image: str
     result: str
     spec: tf.TensorSpec
     name: str
 
     def save(self, path):
-        """Writes it as a SavedModel, whose one endpoint is `serving_default`."""
+        """Writes it as a SavedModel, whose one endpoint is `serving_default`.
+
+        Args:
+            path: The directory; made if missing.
+
+        Raises:
+            tf.errors.OpError: It cannot be written, as on a full disk.
+        """
 
         def embed(images):
             (embedding,) = tf.graph_util.import_graph_def(
@@ -64,8 +70,11 @@ def freeze(source, name: str = EMBEDDING) -> FrozenEndpoint:
         name: EMBEDDING, from uint8 pixels, or RAW, from float ones: quantisation puts
             its own uint8 input before them.
 
+    Returns:
+        The endpoint, for `convert_tflite` and for as many precisions as wanted.
+
     Raises:
-        ValueError: The SavedModel has no such endpoint.
+        ValueError: The source is no SavedModel, or has no such endpoint.
     """
     # Not public, but the one thing that freezes a function on both stacks.
     from tensorflow.python.framework import convert_to_constants

@@ -38,8 +38,6 @@ class Workdir:
         self.tensorboard = self.path / "tensorboard"
         self.reports = self.path / "reports"
         self.run_file = self.path / "run.json"
-        if self.path.exists() and not self.path.is_dir():
-            raise ValueError(f"`workdir` must be a folder. Received a file: {path}")
         if create:
             self._create()
         elif not self.run_file.is_file():
@@ -51,6 +49,10 @@ class Workdir:
         return str(self.path)
 
     def _create(self):
+        if self.path.exists() and not self.path.is_dir():
+            raise ValueError(
+                f"`workdir` must be a folder. Received a file: {self.path}"
+            )
         try:
             for folder in (self.checkpoints, self.tensorboard, self.reports):
                 folder.mkdir(parents=True, exist_ok=True)

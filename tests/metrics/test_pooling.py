@@ -1,3 +1,4 @@
+import os
 import subprocess
 import sys
 
@@ -140,6 +141,7 @@ def test_rejects_a_template_whose_images_cancel():
 # The numbers of IJB-C; embeddings are drawn as they are asked for.
 FULL_SIZE = """
 import numpy as np
+from memory import resident_mb
 from ekd_tf.metrics import Switches, TemplateList, operating_points, pool_templates
 from ekd_tf.metrics import tpr_at_nearest_fpr
 
@@ -175,16 +177,19 @@ for rows in pooled.values():
     # Nearest may lie one pair above the target.
     assert all(abs(p.tpr - t) < 0.01 for p, t in zip(points, tpr)), (points, tpr)
     assert points[0].tpr > 0.9
-# Not `ru_maxrss`: in a child it begins at what its parent held.
-status = dict(line.split(":", 1) for line in open("/proc/self/status"))
-print(int(status["VmHWM"].split()[0]) / 1024)
+print(resident_mb("VmHWM"))
 """
 
 
 def run_at(**sizes):
     """Runs a protocol in a process of its own; returns its peak memory in MB."""
     code = FULL_SIZE.format(**sizes)
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     return float(done.stdout)
 

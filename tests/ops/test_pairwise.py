@@ -1,10 +1,11 @@
 import itertools
-import pathlib
-import re
 
 import numpy as np
 import pytest
 import tensorflow as tf
+from memory import PROCESS
+from memory import forget_peak
+from memory import resident_mb
 
 from ekd_tf.ops import pairwise
 from ekd_tf.ops.pairwise import list_pairs
@@ -324,14 +325,8 @@ def test_batch_size_unknown_while_tracing(rng):
 
 def test_memory_of_one_identity_stays_that_of_a_chunk(rng):
     # 1,999,000 pairs of 64 dims would take a gigabyte if they were listed.
-    process = pathlib.Path("/proc/self")
-    if not process.is_dir():
+    if not PROCESS.is_dir():
         pytest.skip("only Linux tells a process's peak memory")
-
-    def resident_kb(field):
-        status = (process / "status").read_text()
-        return int(re.search(rf"{field}:\s+(\d+) kB", status).group(1))
-
     rows = tf.constant(unit(rng, 2000, 64))
 
     @tf.function
@@ -343,13 +338,13 @@ def test_memory_of_one_identity_stays_that_of_a_chunk(rng):
 
     total.get_concrete_function(rows)
     # Else the peak is that of tests before, and nothing shows.
-    (process / "clear_refs").write_text("5")
-    before = resident_kb("VmRSS")
+    forget_peak()
+    before = resident_mb("VmRSS")
     value = total(rows)[0]
-    used = resident_kb("VmHWM") - before
+    used = resident_mb("VmHWM") - before
     gram = np.float64(rows) @ np.float64(rows).T
     np.testing.assert_allclose(value, np.triu(gram, 1).sum(), rtol=1e-3)
-    assert used < 300e3, f"{used} KB"
+    assert used < 300, f"{used} MB"
 
 
 def test_squared_distances_computed_by_hand(run_as):

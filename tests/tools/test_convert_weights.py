@@ -1,12 +1,12 @@
 """tools/convert_weights.py: a torch state_dict becomes a `.keras` file."""
 
 import pathlib
-import subprocess
 import sys
 
 import numpy as np
 import pytest
 import torch_states
+from commands import run
 
 from ekd_tf.models import build_from_torch
 from ekd_tf.models import ir
@@ -82,13 +82,7 @@ def test_writes_nothing_it_does_not_trust(tool, weights, tmp_path, monkeypatch):
 # Its fast siblings are above.
 @pytest.mark.slow
 def test_a_mistake_ends_in_one_line(tmp_path):
-    arguments = ["--family=insightface_r50", "--weights=none.pt", "--out=w.keras"]
-    done = subprocess.run(
-        [sys.executable, str(TOOL), *arguments],
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    done = run(TOOL, "--family=insightface_r50", "--weights=none.pt", "--out=w.keras")
     assert done.returncode == 1
     assert "tools/convert_weights.py: none.pt does not exist" in done.stderr
     assert "Traceback" not in done.stderr

@@ -46,7 +46,7 @@ def test_a_mistake_ends_in_one_line(student, tmp_path):
     for arguments, words in (
         ([f"--model={student}", "--output=x.h5"], "`output` must be a .keras file"),
         (["--model=none.keras", "--output=x.keras"], "none.keras does not exist"),
-        ([f"--model={student}", "--output=x.keras"], "`data` must name images"),
+        ([f"--model={student}", "--output=x.keras"], "is not the workdir of a run"),
     ):
         done = run(TOOL, *arguments)
         assert done.returncode == 1

@@ -191,9 +191,10 @@ def test_reading_makes_and_writes_nothing(recorded, monkeypatch):
     assert not workdir.reports.exists()
 
 
-@pytest.mark.parametrize("name", ["missing", "empty"])
+@pytest.mark.parametrize("name", ["missing", "empty", "file.keras"])
 def test_reading_requires_a_run(tmp_path, name):
     (tmp_path / "empty").mkdir()
+    (tmp_path / "file.keras").touch()
     with pytest.raises(ValueError, match=f"{name} is not the workdir of a run"):
         Workdir(tmp_path / name, create=False)
     assert not (tmp_path / "missing").exists()
