@@ -892,6 +892,31 @@ def test_attached_thresholds_keep_gradients_within_the_mined_pairs(rng):
     assert np.count_nonzero(np.abs(gradient).sum(axis=1)) <= 2
 
 
+@pytest.mark.parametrize("num_negatives", [10, 2256, 4000])
+def test_attached_thresholds_move_with_negatives_alone(rng, num_negatives):
+    # The first two rows are one identity. Their cosine lies at the threshold, their
+    # negatives far below it. Rank 2256 of 4512 is far beyond what is mined, the first
+    # beyond, or within.
+    shared = np.sqrt(0.5) * np.eye(400)[[1] * 2 + [0] * 94]
+    student = np.float32(shared + np.sqrt(0.5 / 400) * rng.normal(size=(96, 400)))
+    teacher = np.float32(rng.normal(size=(96, 8)))
+    labels = np.array([0] * 2 + list(range(1, 48)) * 2, np.int32)
+    gradients = [
+        with_gradient(
+            published(
+                fprs=[0.5],
+                num_negatives=num_negatives,
+                temperature=0.3,
+                threshold_gradient=attached,
+            )
+        )(*tensors(student, teacher, labels))[1].numpy()
+        for attached in (False, True)
+    ]
+    moved = np.abs(gradients[1] - gradients[0]).max(axis=1)
+    assert moved[2:].max() > 1e-6
+    np.testing.assert_allclose(moved[:2], 0, atol=1e-9)
+
+
 @uncompiled
 def test_attached_thresholds_stay_finite_on_degenerate_batches(rng, run_as):
     loss = published(threshold_gradient=True)
