@@ -70,6 +70,8 @@ def test_goes_through_the_pipeline(tmp_path):
     ("value", "reason"),
     [
         ([JPEG] * 2, r"its images and issame are not two lists"),
+        (([JPEG] * 2, 1), "its images and issame are not two lists"),
+        ((JPEG, [True]), "its images and issame are not two lists"),
         (JPEG, "it does not hold two items"),
         (([JPEG] * 2, [True], 1), "it does not hold two items"),
         (([JPEG] * 3, [True]), "3 images for 1 pairs; two per pair are needed"),
@@ -79,6 +81,7 @@ def test_goes_through_the_pipeline(tmp_path):
         (([JPEG] * 2, [[True]]), "issame of pair 1 is neither"),
         (([JPEG] * 2, ["1"]), "issame of pair 1 is neither"),
         (([JPEG, b"GIF89a"], [True]), "image 2 of pair 1 is neither JPEG nor PNG"),
+        (([JPEG] * 2 + [b"", JPEG], [True] * 2), "image 1 of pair 2 is neither"),
         (([JPEG, b""], [True]), "image 2 of pair 1 is neither JPEG nor PNG"),
         (([JPEG, "text"], [True]), "image 2 of pair 1 is neither JPEG nor PNG"),
         (([JPEG, np.ones((4, 2), np.uint8)], [True]), "image 2 of pair 1 is neither"),
