@@ -24,6 +24,7 @@ def test_reads_in_the_order_given(folder):
     (images,) = evaluation_batches(source, [0, 1], 32, 8)
     np.testing.assert_array_equal(images[:, 0, 0, 0], [80, 0])
     assert source.describe(1) == str(folder / "b" / "2.png")
+    assert (source.num_identities, source.labels.tolist()) == (1, [0, 0])
 
 
 def test_finds_images_below_a_folder(folder):

@@ -49,6 +49,13 @@ def test_decodes_in_a_graph_of_unknown_content(rng):
         np.testing.assert_array_equal(decode(data), expected)
 
 
+def test_a_moving_gif_is_its_first_image():
+    frames = [Image.new("RGB", (6, 4), colour) for colour in ("red", "blue")]
+    file = io.BytesIO()
+    frames[0].save(file, "GIF", save_all=True, append_images=frames[1:])
+    np.testing.assert_array_equal(decode_image(file.getvalue()), pixels(frames[0]))
+
+
 @pytest.mark.parametrize(
     "data", [b"", b"B", b"text that is long enough to hold a header of an image"]
 )
