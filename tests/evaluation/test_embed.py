@@ -32,6 +32,7 @@ def test_flip_adds_raw_embeddings_before_normalising(rng):
     raw, mirrored = linear_np(images), linear_np(images[:, :, ::-1])
     embeddings = embed(linear, [images])
     np.testing.assert_allclose(embeddings, unit(raw + mirrored), atol=1e-5)
+    np.testing.assert_array_equal(Embedder(linear)([images]), embeddings)
     # Adding unit vectors is another thing: the test would notice.
     assert np.abs(unit(unit(raw) + unit(mirrored)) - embeddings).max() > 1e-3
 

@@ -89,6 +89,20 @@ def test_compares_models_and_writes(pairs, tmp_path):
     assert "FPR 1e-3 is not measurable: it takes 10000 negative pairs" in text
 
 
+@pytest.mark.parametrize("of_both_kinds", [True, False])
+def test_says_why_there_are_no_intervals(faces, pairs, of_both_kinds):
+    order = np.arange(40) if of_both_kinds else np.argsort(~faces[1], kind="stable")
+    images = [
+        pairs.images.read([k])[0] for k in np.ravel([2 * order, 2 * order + 1], "F")
+    ]
+    model = SourceEmbedder(mean_of_patches, 32)
+    result = PairSetEvaluation(
+        PairSet("toy", PairImages("toy.bin", images), faces[1][order]), replicates=20
+    )(Models(model))
+    said = "No interval of TPR, AUC and EER: a fold holds pairs of one kind alone."
+    assert (said in result.text()) == (not of_both_kinds)
+
+
 @pytest.mark.slow
 @pytest.mark.realdata
 def test_a_published_teacher_reaches_its_accuracy(realdata):
