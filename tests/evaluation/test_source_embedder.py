@@ -1,7 +1,10 @@
 import numpy as np
 import pytest
 import tensorflow as tf
+from pictures import encode
+from pictures import face
 
+from ekd_tf.data import FolderFaces
 from ekd_tf.data import SyntheticFaces
 from ekd_tf.evaluation import EmbeddingCache
 from ekd_tf.evaluation import Models
@@ -111,6 +114,20 @@ def test_tells_how_far_it_is_when_it_goes_on(source, tmp_path):
 def test_some_images_are_embedded_like_all(source):
     embed, some = embedder(Corner()), np.array([4, 1])
     np.testing.assert_allclose(embed.some(source, some), embed(source)[some])
+
+
+def test_an_unreadable_image_is_replaced_only_where_allowed(rng, tmp_path):
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        for k in range(2):
+            (tmp_path / name / f"{k}.png").write_bytes(encode(face(rng)))
+    (tmp_path / "b" / "0.png").write_bytes(b"damaged")
+    source = FolderFaces(tmp_path)
+    for of in (lambda embed: embed(source), lambda embed: embed.some(source, [2, 3])):
+        with pytest.raises(ValueError, match="b/0.png"):
+            of(embedder(Corner()))
+        rows = of(embedder(Corner(), skip_corrupt=1))
+        np.testing.assert_array_equal(rows[-2], rows[-1])
 
 
 def test_models_are_named_the_teacher_first():
