@@ -42,6 +42,7 @@ from ekd_tf.export.staging import free_version
 from ekd_tf.export.staging import staged
 from ekd_tf.export.tflite import PRECISIONS
 from ekd_tf.export.tflite import TFLiteModel
+from ekd_tf.export.tflite import check_representative
 from ekd_tf.export.tflite import convert_tflite
 from ekd_tf.export.tflite import tflite_ops
 
@@ -117,11 +118,8 @@ def export_student(
     check_range("len(images)", len(images), low=1)
     if minimum_cosine is not None:
         check_range("minimum_cosine", minimum_cosine, low=-1, high=1)
-    if "int8" in formats and (representative is None or not len(representative)):
-        raise ValueError(
-            "int8 takes the ranges of activations from real images: give "
-            "`representative`, 100 or more training images. Received: none"
-        )
+    if "int8" in formats:
+        check_representative(representative)
     parent = pathlib.Path(directory) / name
     final = parent / str(free_version(parent, version))
     version = int(final.name)

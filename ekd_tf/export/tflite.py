@@ -72,11 +72,8 @@ def convert_tflite(
     """
     check_choice("precision", precision, PRECISIONS)
     check_choice("int8_output", int8_output, INT8_OUTPUTS)
-    if precision == "int8" and (representative is None or not len(representative)):
-        raise ValueError(
-            "`precision='int8'` takes the ranges of activations from real images: give "
-            "`representative`, 100 or more training images. Received: none"
-        )
+    if precision == "int8":
+        check_representative(representative)
     if isinstance(source, keras.Model):
         source = as_float32(check_student(source))
         if precision == "int8":
@@ -112,6 +109,15 @@ def convert_tflite(
         # The converter's own exception type is not public.
         except Exception as error:
             raise ConversionError(_explain(error)) from error
+
+
+def check_representative(images) -> None:
+    """Raises ValueError unless there are images for int8 to take its ranges from."""
+    if images is None or not len(images):
+        raise ValueError(
+            "int8 takes the ranges of activations from real images: give "
+            "`representative`, 100 or more training images. Received: none"
+        )
 
 
 def write_tflite(

@@ -213,6 +213,18 @@ def test_an_unwritable_target_is_refused_before_any_work(
         export_student(student, tmp_path / "export", images, name="small")
 
 
+@pytest.mark.parametrize("count", [None, 0])
+def test_int8_without_real_images_is_refused_before_anything_is_made(
+    student, images, tmp_path, monkeypatch, count
+):
+    monkeypatch.setattr(bundle, "as_float32", lambda model: pytest.fail("too late"))
+    arguments = {"name": "small", "formats": ["int8"]}
+    arguments["representative"] = None if count is None else images[:count]
+    with pytest.raises(ValueError, match="give `representative`, 100 or more"):
+        export_student(student, tmp_path, images, **arguments)
+    assert os.listdir(tmp_path) == []
+
+
 @pytest.mark.parametrize("name", ["", "a/b", "..", ".hidden", "a b", "ä"])
 def test_a_name_that_is_no_directory_is_refused(student, images, tmp_path, name):
     with pytest.raises(ValueError, match="`name` must be a directory's name.*Received"):
