@@ -39,6 +39,25 @@ def test_other_images_are_refused(path, images):
         OnnxModel(path)(images[:, :8])
 
 
+@pytest.mark.parametrize(
+    ("kind", "shape"), [("FLOAT", ["n", 16, 16, 3]), ("UINT8", ["n", 768])]
+)
+def test_models_of_other_inputs_are_refused(tmp_path, kind, shape):
+    pytest.importorskip("onnxruntime", reason="needs the extra onnx")
+    onnx = pytest.importorskip("onnx", reason="needs the extra onnx")
+    tensors = [
+        onnx.helper.make_tensor_value_info(name, getattr(onnx.TensorProto, kind), shape)
+        for name in ("images", "embedding")
+    ]
+    node = onnx.helper.make_node("Identity", ["images"], ["embedding"])
+    graph = onnx.helper.make_graph([node], "same", tensors[:1], tensors[1:])
+    opset = [onnx.helper.make_opsetid("", 17)]
+    model = onnx.helper.make_model(graph, opset_imports=opset, ir_version=8)
+    onnx.save(model, tmp_path / "other.onnx")
+    with pytest.raises(ValueError, match="other.onnx must take uint8 images"):
+        OnnxModel(tmp_path / "other.onnx")
+
+
 def test_a_failed_conversion_says_so(saved, monkeypatch):
     tf2onnx = pytest.importorskip("tf2onnx", reason="needs the extra onnx")
 

@@ -108,6 +108,12 @@ def test_averages_stay_where_they_have_nothing_to_learn_from(harm):
     assert (float(head.length_mean), float(head.length_deviation)) == before
 
 
+def test_defaults_are_the_authors():
+    head = AdaFace(num_identities=2)
+    assert (head.scale, head.margin) == (64.0, 0.4)
+    assert (head.concentration, head.momentum) == (0.333, 0.01)
+
+
 def test_config_round_trip():
     head = AdaFace(7, margin=0.3, concentration=0.5, momentum=0.2)
     restored = AdaFace.from_config(head.get_config())

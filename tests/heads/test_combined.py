@@ -61,6 +61,12 @@ def test_head_places_the_target():
     np.testing.assert_allclose(logits, [[2 * moved, 1.6, 0]], rtol=1e-5, atol=1e-6)
 
 
+def test_defaults_are_the_papers():
+    head = CombinedMargin(num_identities=2)
+    assert head.scale == 64.0
+    assert (head.margin1, head.margin2, head.margin3) == (1.0, 0.3, 0.2)
+
+
 def test_config_round_trip():
     head = CombinedMargin(7, margin1=1.2, margin2=0.1, margin3=0.3)
     restored = CombinedMargin.from_config(head.get_config())

@@ -94,6 +94,11 @@ def test_stage_stays_where_it_has_nothing_to_learn_from(harm):
     assert before > 0 and float(head.stage) == before
 
 
+def test_defaults_are_the_authors():
+    head = CurricularFace(num_identities=2)
+    assert (head.scale, head.margin, head.momentum) == (64.0, 0.5, 0.01)
+
+
 def test_config_round_trip():
     head = CurricularFace(7, margin=0.3, momentum=0.2)
     restored = CurricularFace.from_config(head.get_config())
