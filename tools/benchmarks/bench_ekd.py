@@ -28,7 +28,6 @@ TensorFlow's kernels are those the commands of `ekd_tf` ask for (`ekd_tf.onednn`
 """
 
 import datetime
-import gc
 import json
 import os
 import pathlib
@@ -50,6 +49,8 @@ from absl import app  # noqa: E402
 from absl import flags  # noqa: E402
 from plain_ekd import PUBLISHED  # noqa: E402
 from plain_ekd import PlainEKD  # noqa: E402
+from resident import forget_peak  # noqa: E402
+from resident import resident_mb  # noqa: E402
 
 from ekd_tf.losses import EKDLoss  # noqa: E402
 
@@ -227,14 +228,6 @@ def measure_blocked(batch_size, mode):
     return row
 
 
-def resident_mb(field):
-    """Returns a field of /proc/self/status (VmRSS now, VmHWM at its peak) in MB."""
-    for line in pathlib.Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(field + ":"):
-            return int(line.split()[1]) / 1024
-    raise RuntimeError(f"/proc/self/status has no {field}.")
-
-
 def print_peak_memory(case, mode, batch_size):
     """Prints how many MB a first step takes above what TensorFlow takes anyway.
 
@@ -247,9 +240,7 @@ def print_peak_memory(case, mode, batch_size):
     batch = make_batch(batch_size, DIM.value)
     if mode == "graph":
         step.get_concrete_function(*batch)
-    gc.collect()
-    pathlib.Path("/proc/self/clear_refs").write_text("5")
-    before = resident_mb("VmRSS")
+    before = forget_peak()
     step(*batch)
     print(f"peak_mb={resident_mb('VmHWM') - before:.0f}")
 

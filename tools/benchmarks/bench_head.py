@@ -16,7 +16,6 @@ found.
 
 import collections
 import datetime
-import gc
 import json
 import os
 import pathlib
@@ -29,6 +28,8 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 from absl import app
 from absl import flags
+from resident import forget_peak
+from resident import resident_mb
 
 IDENTITIES = flags.DEFINE_list(
     "identities", ["100000", "1000000", "2000000"], "Numbers of identities."
@@ -127,21 +128,6 @@ def violations(found, rate):
     return [name for name in forbidden if found[name]]
 
 
-def resident_mb(process, field):
-    """Returns a field of /proc/PROCESS/status (VmRSS now, VmHWM at its peak) in MB."""
-    status = pathlib.Path(f"/proc/{process}/status").read_text()
-    for line in status.splitlines():
-        if line.startswith(field + ":"):
-            return int(line.split()[1]) / 1024
-    raise RuntimeError(f"/proc/{process}/status has no {field}.")
-
-
-def reset_peak():
-    gc.collect()
-    pathlib.Path("/proc/self/clear_refs").write_text("5")
-    return resident_mb("self", "VmRSS")
-
-
 def measure(identities, rate):
     """Prints what a case takes, as JSON: megabytes and milliseconds."""
     dim, batch = DIM.value, BATCH.value
@@ -149,11 +135,11 @@ def measure(identities, rate):
     warm, rows = make_step(max(batch, 1000), rate, dim, batch, OPTIMIZER.value)
     warm(rows)
     del warm
-    bare = reset_peak()
+    bare = forget_peak()
     step, rows = make_step(identities, rate, dim, batch, OPTIMIZER.value)
-    building = resident_mb("self", "VmHWM") - bare
+    building = resident_mb("VmHWM") - bare
     found = wide_tensors(step.get_concrete_function(rows), identities, batch, dim)
-    held = reset_peak()
+    held = forget_peak()
     times, cpu_times = [], []
     start = time.perf_counter()
     while len(times) < 4 or (
@@ -166,7 +152,7 @@ def measure(identities, rate):
     result = {
         "building_mb": round(building),
         "held_mb": round(held - bare),
-        "step_mb": round(resident_mb("self", "VmHWM") - held),
+        "step_mb": round(resident_mb("VmHWM") - held),
         # The first step still warms up.
         "milliseconds": [round(ms, 2) for ms in times[1:]],
         "cpu_milliseconds": [round(ms, 2) for ms in cpu_times[1:]],
@@ -214,7 +200,7 @@ def run_case(identities, rate):
     )
     while child.poll() is None:
         try:
-            size = resident_mb(child.pid, "VmRSS") / 1024
+            size = resident_mb(process=child.pid) / 1024
         except (RuntimeError, FileNotFoundError):
             # It has just ended.
             break

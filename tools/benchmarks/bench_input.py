@@ -12,7 +12,6 @@ The second measures what the index arrays of a source of that many records take.
 """
 
 import os
-import pathlib
 import time
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -21,6 +20,7 @@ import numpy as np
 import tensorflow as tf
 from absl import app
 from absl import flags
+from resident import resident_mb
 
 from ekd_tf import factory
 from ekd_tf.data import BatchSampler
@@ -88,13 +88,6 @@ def timed(dataset, rows):
     cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
     count = rows * BATCHES.value
     return 1e6 * cpu / count, 1e6 * wall / count
-
-
-def resident_mb():
-    for line in pathlib.Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("VmRSS:"):
-            return int(line.split()[1]) / 1024
-    raise RuntimeError("/proc/self/status has no VmRSS.")
 
 
 def print_memory(records):

@@ -1,0 +1,29 @@
+"""What the system says of the memory of a process; Linux alone says it."""
+
+import gc
+import pathlib
+
+
+def resident_mb(field="VmRSS", process="self"):
+    """Returns MB (2^20 bytes) of a process.
+
+    Args:
+        field: "VmRSS", held now, or "VmHWM", held at its peak.
+        process: Its number, or "self".
+
+    Raises:
+        FileNotFoundError: There is no such process.
+        RuntimeError: It is just ending.
+    """
+    status = pathlib.Path(f"/proc/{process}/status").read_text()
+    for line in status.splitlines():
+        if line.startswith(field + ":"):
+            return int(line.split()[1]) / 1024
+    raise RuntimeError(f"/proc/{process}/status has no {field}.")
+
+
+def forget_peak():
+    """Lets the peak of this process begin at what it holds now, which is returned."""
+    gc.collect()
+    pathlib.Path("/proc/self/clear_refs").write_text("5")
+    return resident_mb()
