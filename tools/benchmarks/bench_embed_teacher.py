@@ -18,7 +18,6 @@ import time
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import numpy as np
-import onnxruntime
 from absl import app
 from absl import flags
 
@@ -82,6 +81,9 @@ def write(model, source):
 
 
 def main(_):
+    # Of the extra `onnx`; --help does without.
+    import onnxruntime
+
     with tempfile.TemporaryDirectory() as folder:
         source = factory.make_source(DATA.value, folder)
         source = First(source, IMAGES.value or len(source))

@@ -1,0 +1,90 @@
+"""What the documents show is so: flags exist, and the ten lines of Python train."""
+
+import functools
+import pathlib
+import re
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+import toys
+from commands import run
+
+from ekd_tf.heads import ArcFace
+
+ROOT = pathlib.Path(__file__).parents[2]
+DOCUMENTS = [
+    "README.md",
+    "CONTRIBUTING.md",
+    "flags/README.md",
+    "tools/candidates.md",
+    "tools/benchmarks/README.md",
+]
+# Of tensorboard and TF Serving; and `--augment_*`.
+FOREIGN = {"logdir", "model_name", "model_base_path", "rest_api_port", "augment_"}
+
+
+def text_of(document):
+    return (ROOT / document).read_text(encoding="utf-8")
+
+
+def shown_flags():
+    """Returns the programs shown with flags, each with their names."""
+    shown = {}
+    for document in DOCUMENTS:
+        text = text_of(document).replace("\\\n", " ")
+        for program, line in re.findall(r"(ekd_tf\.\w+|tools/\S+\.py)([^`\n]*)", text):
+            if flags := re.findall(r"(?<!\S)--(\w+)", line):
+                shown.setdefault(program, set()).update(flags)
+    return shown
+
+
+@functools.lru_cache(maxsize=None)
+def defined_flags(program):
+    """Returns the names a program takes as flags, "no" before those of switches too."""
+    is_script = program.startswith("tools/")
+    done = run(ROOT / program if is_script else program[len("ekd_tf.") :], "--helpfull")
+    flags = re.findall(r"^ +(?:-\w,)?--(\[no\])?(\w+)", done.stdout, re.MULTILINE)
+    assert flags, done.stderr[-2000:]
+    return {prefix + flag for no, flag in flags for prefix in ("", no.strip("[]"))}
+
+
+@pytest.mark.parametrize("program", sorted(shown_flags()))
+def test_a_command_takes_the_flags_it_is_shown_with(program):
+    assert shown_flags()[program] <= defined_flags(program)
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_every_flag_named_is_one(document):
+    named = set(re.findall(r"(?<![\w-])--(\w+)", text_of(document)))
+    known = set.union(*map(defined_flags, shown_flags()), FOREIGN, {"help"})
+    assert named <= known
+
+
+def test_the_loop_of_the_readme_trains(rng):
+    (loop,) = re.findall(
+        r"```python\n(import tensorflow.*?)```", text_of("README.md"), re.S
+    )
+    student, teacher = toys.backbone(dim=128), toys.backbone(dim=512)
+    before = [np.array(weights) for weights in student.trainable_variables]
+    images = tf.constant(rng.integers(0, 256, (8, toys.SIZE, toys.SIZE, 3)), tf.uint8)
+    batch = images, tf.constant([0, 0, 1, 1, 2, 2, 3, 3]), tf.range(8)
+    head = ArcFace(4)
+
+    def margin_loss(embeddings, labels):
+        losses = keras.losses.sparse_categorical_crossentropy
+        logits = head(embeddings, labels)
+        return tf.reduce_mean(losses(labels, logits, from_logits=True))
+
+    names = {
+        "batches": [batch, batch],
+        "student": student,
+        "teacher": teacher,
+        "margin_loss": margin_loss,
+    }
+    exec(loop, names)
+    assert names["terms"].keys() == {"ekd/positive", "ekd/negative"}
+    assert np.isfinite(names["loss"]) and names["terms"]["ekd/positive"] > 0
+    for left, right in zip(before, student.trainable_variables):
+        assert np.abs(left - right).max() > 0
