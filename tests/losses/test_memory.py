@@ -65,6 +65,8 @@ def test_without_image_ids_nothing_is_left_out(rng):
     student, teacher, labels, _ = batch_of(rng, 4)
     memory.push(student, teacher, labels, None, tf.constant(True))
     np.testing.assert_array_equal(memory.beside().labels, labels)
+    beside = memory.beside(np.arange(4, dtype=np.int32))
+    np.testing.assert_array_equal(beside.labels, labels)
 
 
 def test_rows_remembered_carry_no_gradient(rng):
