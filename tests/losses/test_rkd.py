@@ -162,7 +162,7 @@ def test_no_tensor_of_all_angles_is_made():
 MEASURE = """
 import numpy as np
 import tensorflow as tf
-from memory import resident_mb
+from resident import resident_mb
 from ekd_tf.losses import RKDLoss
 
 loss = RKDLoss()

@@ -141,7 +141,7 @@ def test_rejects_a_template_whose_images_cancel():
 # The numbers of IJB-C; embeddings are drawn as they are asked for.
 FULL_SIZE = """
 import numpy as np
-from memory import resident_mb
+from resident import resident_mb
 from ekd_tf.metrics import Switches, TemplateList, operating_points, pool_templates
 from ekd_tf.metrics import tpr_at_nearest_fpr
 

@@ -15,10 +15,7 @@ TOOLS = pathlib.Path(__file__).parents[2] / "tools"
 
 @pytest.fixture(scope="session")
 def load_tool():
-    """Returns `name -> module`. Two tools may define a flag of one name.
-
-    As of a script, modules beside it are found.
-    """
+    """Returns `name -> module`. Two tools may define a flag of one name."""
 
     def load(name):
         path = TOOLS / f"{name}.py"
@@ -29,9 +26,7 @@ def load_tool():
         for flag in taken:
             delattr(FLAGS, flag)
         sys.modules[name] = module
-        sys.path.insert(0, str(path.parent))
         spec.loader.exec_module(module)
-        sys.path.remove(str(path.parent))
         for flag in defined:
             delattr(FLAGS, flag)
         for flag, of_train in taken.items():

@@ -7,6 +7,9 @@ import pathlib
 def resident_mb(field="VmRSS", process="self"):
     """Returns MB (2^20 bytes) of a process.
 
+    `resource.getrusage` would not do: in a child its peak begins at what the parent
+    held.
+
     Args:
         field: "VmRSS", held now, or "VmHWM", held at its peak.
         process: Its number, or "self".
