@@ -12,7 +12,7 @@ _HOME = {
     "ArcFace": "ekd_tf.heads",
     "BatchSampler": "ekd_tf.data",
     "CosFace": "ekd_tf.heads",
-    "CriticalPairMiner": "ekd_tf.mining",
+    "PairMiner": "ekd_tf.mining",
     "DistillationLoss": "ekd_tf.losses",
     "Distiller": "ekd_tf.training",
     "EKDLoss": "ekd_tf.losses",

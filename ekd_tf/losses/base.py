@@ -30,15 +30,15 @@ class DistillationLoss(keras.layers.Layer):
         # trainable part before the first batch.
         self.built = True
 
-    def add_state(self, name, shape, initializer="zeros"):
-        """Returns a float32 variable that no gradient changes, saved with the run.
+    def add_state(self, name, shape, initializer="zeros", dtype="float32"):
+        """Returns a variable that no gradient changes, saved with the run.
 
         For what every replica computes alike from the gathered batch.
         """
         return self.add_weight(
             name=name,
             shape=shape,
-            dtype="float32",
+            dtype=dtype,
             initializer=initializer,
             trainable=False,
             aggregation=ONLY_FIRST_REPLICA,

@@ -6,7 +6,7 @@ from ekd_tf.checks import check_positive
 from ekd_tf.checks import check_range
 from ekd_tf.losses.base import DistillationLoss
 from ekd_tf.ops.numerics import l2_normalize
-from ekd_tf.ops.pairwise import similarity_matrix
+from ekd_tf.ops.numerics import similarity_matrix
 from ekd_tf.stack import register
 
 # Below any score: -alpha 2^beta of opposite rows for all sensible alpha and beta.

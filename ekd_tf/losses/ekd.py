@@ -1,25 +1,26 @@
 """Evaluation-oriented knowledge distillation: the rank loss on critical pairs."""
 
+from __future__ import annotations
+
+import keras
 import tensorflow as tf
 
 from ekd_tf.checks import check_choice
 from ekd_tf.checks import check_positive
 from ekd_tf.checks import check_range
 from ekd_tf.losses.base import DistillationLoss
-from ekd_tf.losses.ekd_presets import check_reference
-from ekd_tf.losses.ekd_presets import resolve_preset
-from ekd_tf.losses.memory import EmbeddingMemory
-from ekd_tf.mining.critical import DEFAULT_FPRS
-from ekd_tf.mining.critical import CriticalPairMiner
-from ekd_tf.mining.critical import critical_counts
+from ekd_tf.mining.miner import Memory
+from ekd_tf.mining.miner import PairMiner
+from ekd_tf.mining.pairs import NO_ROW
+from ekd_tf.mining.pairs import pair_similarity
+from ekd_tf.mining.pairs import sum_over_positives
 from ekd_tf.ops.compiled import compiled
 from ekd_tf.ops.numerics import l2_normalize
 from ekd_tf.ops.numerics import masked_mean
 from ekd_tf.ops.numerics import num_rows
-from ekd_tf.ops.pairwise import pair_similarity
-from ekd_tf.ops.pairwise import similarity_matrix
-from ekd_tf.ops.pairwise import sum_over_positive_pairs
+from ekd_tf.ops.numerics import similarity_matrix
 from ekd_tf.ops.ranking import HISTOGRAM_BINS
+from ekd_tf.ops.ranking import above
 from ekd_tf.ops.ranking import attach_thresholds
 from ekd_tf.ops.ranking import attach_thresholds_to_sample
 from ekd_tf.ops.ranking import quantiles_of_histogram
@@ -33,12 +34,12 @@ SAMPLED_ROWS = 256
 
 
 def rank_differences(
-    student_similarities,
-    teacher_similarities,
-    student_thresholds,
-    teacher_thresholds,
-    temperature,
-):
+    student_similarities: tf.Tensor,
+    teacher_similarities: tf.Tensor,
+    student_thresholds: tf.Tensor,
+    teacher_thresholds: tf.Tensor,
+    temperature: float,
+) -> tf.Tensor:
     r"""Returns the squared difference of two models' soft ranks, pair by pair.
 
     $$ (R_s - R_t)^2, \quad R(s) = \sum_k \sigma\big((s - T_k) / \tau\big) $$
@@ -73,7 +74,7 @@ class EKDLoss(DistillationLoss):
     `rank_differences`). The thresholds are averaged over steps and updated before they
     are used. Gradients reach the student through the mined pairs only.
 
-    As published (`preset="reference"`) the thresholds are constants in the gradient.
+    As published (`EKDLoss.reference()`) the thresholds are constants in the gradient.
     Then the positive term can be met by raising every cosine: the thresholds follow
     about 1 / momentum steps later, and a student that starts from scratch chases them
     towards 1. The default differs in four things:
@@ -91,33 +92,25 @@ class EKDLoss(DistillationLoss):
     What was tried, and what it did to the TPR, is in tools/candidates.md.
 
     Args:
-        fprs: Floats in (0, 1): the false positive rates of the thresholds.
-        temperature: Float > 0, in units of cosine; None for the preset's, 0.1 or
-            0.01. The slope is noticeable within about five temperatures of a
-            threshold.
-        num_negatives: Int: how many of the student's most similar negatives count.
-        momentum: Float in (0, 1]: the share of the newest batch in the thresholds.
+        student_dim: Int, size of the student's embeddings, which `memory` needs.
+        teacher_dim: Int, size of the teacher's, likewise.
+        temperature: Float > 0, in units of cosine. The slope is noticeable within
+            about five temperatures of a threshold.
         positive_weight: Float >= 0 of the positive term.
         negative_weight: Float >= 0 of the negative term.
         thresholds: "histogram" keeps an exponentially decayed histogram of negative
             cosines and reads the thresholds from it; "ema" averages each batch's
-            order statistics. None for the preset's.
+            order statistics.
+        momentum: Float in (0, 1]: the share of the newest batch in the thresholds.
         bias_correction: Bool: whether "ema" thresholds start at the first batch's
             (True) or at 0 (False, as in TFace: 63 % of their value after 100 steps).
-            None for the preset's.
         threshold_gradient: Bool: whether the gradient of the student's thresholds
-            reaches the negatives that define them (`attach_thresholds`). None for
-            the preset's.
-        preset: "default", or "reference" for the arithmetic of TFace to float32
-            rounding: temperature 0.01, "ema" without bias correction, no threshold
-            gradient, pairs of one source image count, and nothing else is accepted.
-        block_rows: None, or int: mine in blocks of about this many rows, for batches
-            whose pairs do not fit into memory (`CriticalPairMiner`).
+            reaches the negatives that define them (`attach_thresholds`).
         memory: Int >= 0: rows of earlier batches to pair the batch with as well, as
-            they were embedded then, by both models. They receive no gradient. None
-            for the preset's, 2048 or 0; without the two sizes below it is 0.
-        student_dim: Int, size of the student's embeddings, which `memory` needs.
-        teacher_dim: Int, size of the teacher's, likewise.
+            they were embedded then, by both models. They receive no gradient.
+        same_image_pairs: Bool: whether pairs of one source image count as positives.
+        miner: `PairMiner`: which FPRs, and how many of the hardest negatives. None:
+            the default one.
         name: Name of the layer and prefix of its terms.
 
     Returns:
@@ -125,16 +118,16 @@ class EKDLoss(DistillationLoss):
         batch without positive (negative) pairs has 0 there and a zero gradient.
 
     State:
-        student_thresholds, teacher_thresholds: float32 `(num_fprs,)`, the thresholds
+        student_thresholds, teacher_thresholds: float32 `(num_fprs,)`, the thresholds in
         use. num_updates: float32 scalar, batches counted so far. With
         thresholds="histogram" also student_histogram and teacher_histogram: float32
-        `(4097,)`; with memory those of `EmbeddingMemory`. None is trainable; all are
-        saved with the run. A batch without negative pairs, or with an embedding that is
-        not finite, leaves them alone.
+        `(4097,)`. With memory also memory_student and memory_teacher: float32
+        `(memory, dim)`; memory_labels and memory_image_ids: int64 `(memory,)`. None is
+        trainable; all are saved with the run. A batch without negative pairs, or with
+        an embedding that is not finite, leaves them alone.
 
     Raises:
-        ValueError: An argument outside its range, `memory` without the two sizes, or
-            `preset="reference"` together with an argument that contradicts it.
+        ValueError: An argument outside its range, or `memory` without the two sizes.
 
     Reference:
         Huang et al., 2022, arXiv:2206.02325, equations 5 to 9. Compared with TFace
@@ -148,78 +141,88 @@ class EKDLoss(DistillationLoss):
 
     def __init__(
         self,
-        fprs=DEFAULT_FPRS,
-        temperature=None,
-        num_negatives=2000,
-        momentum=0.01,
-        positive_weight=0.02,
-        negative_weight=0.01,
-        thresholds=None,
-        bias_correction=None,
-        threshold_gradient=None,
-        preset="default",
-        block_rows=None,
-        memory=None,
-        student_dim=None,
-        teacher_dim=None,
-        name="ekd",
+        student_dim: int | None = None,
+        teacher_dim: int | None = None,
+        temperature: float = 0.1,
+        positive_weight: float = 0.02,
+        negative_weight: float = 0.01,
+        thresholds: str = "histogram",
+        momentum: float = 0.01,
+        bias_correction: bool = True,
+        threshold_gradient: bool = True,
+        memory: int = 2048,
+        same_image_pairs: bool = False,
+        miner: PairMiner | None = None,
+        name: str = "ekd",
         **kwargs,
     ):
         super().__init__(name=name, **kwargs)
-        chosen = resolve_preset(
-            preset,
-            temperature=temperature,
-            thresholds=thresholds,
-            bias_correction=bias_correction,
-            threshold_gradient=threshold_gradient,
-            memory=memory,
-        )
-        if None in (student_dim, teacher_dim):
-            if memory:
-                raise ValueError(
-                    "`memory` needs `student_dim` and `teacher_dim`. Received: "
-                    f"{memory=}, {student_dim=}, {teacher_dim=}"
-                )
-            chosen["memory"] = 0
-        check_positive("temperature", chosen["temperature"])
-        check_range("momentum", momentum, 0, 1, low_open=True)
+        check_positive("temperature", temperature)
         check_range("positive_weight", positive_weight, 0)
         check_range("negative_weight", negative_weight, 0)
-        check_choice("thresholds", chosen["thresholds"], THRESHOLDS)
-        check_range("memory", chosen["memory"], 0)
-        self.miner = CriticalPairMiner(
-            fprs,
-            num_negatives,
-            thresholds=chosen["thresholds"] == "ema",
-            block_rows=block_rows,
-        )
-        self.fprs = self.miner.fprs
-        self.temperature = float(chosen["temperature"])
-        self.num_negatives = self.miner.num_negatives
-        self.momentum = float(momentum)
-        self.positive_weight = float(positive_weight)
-        self.negative_weight = float(negative_weight)
-        self.thresholds = chosen["thresholds"]
-        self.bias_correction = bool(chosen["bias_correction"])
-        self.threshold_gradient = bool(chosen["threshold_gradient"])
-        self.preset = preset
-        self.block_rows = self.miner.block_rows
-        self.memory = int(chosen["memory"])
+        check_choice("thresholds", thresholds, THRESHOLDS)
+        check_range("momentum", momentum, 0, 1, low_open=True)
+        check_range("memory", memory, 0)
+        if memory and None in (student_dim, teacher_dim):
+            raise ValueError(
+                "`memory` needs `student_dim` and `teacher_dim`; memory=0 does without. "
+                f"Received: {memory=}, {student_dim=}, {teacher_dim=}"
+            )
         self.student_dim = student_dim
         self.teacher_dim = teacher_dim
-        if preset == "reference":
-            check_reference(self)
+        self.temperature = float(temperature)
+        self.positive_weight = float(positive_weight)
+        self.negative_weight = float(negative_weight)
+        self.thresholds = thresholds
+        self.momentum = float(momentum)
+        self.bias_correction = bool(bias_correction)
+        self.threshold_gradient = bool(threshold_gradient)
+        self.memory = int(memory)
+        self.same_image_pairs = bool(same_image_pairs)
+        self.miner = miner or PairMiner()
 
-        count = len(self.fprs)
-        self.student_thresholds = self.add_state("student_thresholds", (count,))
-        self.teacher_thresholds = self.add_state("teacher_thresholds", (count,))
+        fprs = (len(self.miner.fprs),)
+        self.student_thresholds = self.add_state("student_thresholds", fprs)
+        self.teacher_thresholds = self.add_state("teacher_thresholds", fprs)
         self.num_updates = self.add_state("num_updates", ())
         if self.thresholds == "histogram":
             bins = (HISTOGRAM_BINS,)
             self.student_histogram = self.add_state("student_histogram", bins)
             self.teacher_histogram = self.add_state("teacher_histogram", bins)
         if self.memory:
-            self._memory = EmbeddingMemory(self, self.memory, student_dim, teacher_dim)
+            rows, no_row = (self.memory,), keras.initializers.Constant(NO_ROW)
+            self.memory_student = self.add_state(
+                "memory_student", (*rows, self.student_dim)
+            )
+            self.memory_teacher = self.add_state(
+                "memory_teacher", (*rows, self.teacher_dim)
+            )
+            self.memory_labels = self.add_state("memory_labels", rows, no_row, "int64")
+            self.memory_image_ids = self.add_state(
+                "memory_image_ids", rows, no_row, "int64"
+            )
+
+    @classmethod
+    def reference(cls, name: str = "ekd", **kwargs) -> EKDLoss:
+        """Returns the published form: the arithmetic of TFace to float32 rounding.
+
+        Takes `student_dim` and `teacher_dim` too, like every loss, and no other argument.
+        """
+        for argument in set(kwargs) - {"student_dim", "teacher_dim"}:
+            raise ValueError(
+                "`EKDLoss.reference` fixes the arguments of the reference "
+                f"implementation. Received: {argument}={kwargs[argument]!r}"
+            )
+        return cls(
+            temperature=0.01,
+            thresholds="ema",
+            bias_correction=False,
+            threshold_gradient=False,
+            memory=0,
+            same_image_pairs=True,
+            name=name,
+            **kwargs,
+        )
 
     def compute(self, student, teacher, labels, image_ids, training):
         """Returns the two weighted terms and what to watch beside them.
@@ -231,24 +234,24 @@ class EKDLoss(DistillationLoss):
         sides); and over all thresholds `critical/positive`, `critical/negative`,
         `pairs/positive`, `pairs/negative` (counts).
         """
-        if self.preset == "reference":
+        if self.same_image_pairs:
             image_ids = None
-        memory = self._memory.beside(image_ids) if self.memory else None
-        pairs = self.miner(student, teacher, labels, image_ids, memory)
+        pairs = self.miner(
+            student,
+            teacher,
+            labels,
+            image_ids,
+            self._remembered(image_ids) if self.memory else None,
+            with_thresholds=self.thresholds == "ema",
+        )
         if training:
             counts = pairs.finite & (pairs.num_negatives > 0)
             self._update_thresholds(pairs, counts)
             if self.memory:
-                batch = num_rows(student)
-                self._memory.push(
-                    pairs.student.embeddings[:batch],
-                    pairs.teacher.embeddings[:batch],
-                    labels,
-                    image_ids,
-                    pairs.finite,
-                )
+                self._remember(pairs, labels, image_ids)
         return self._terms(
             student,
+            labels,
             pairs,
             tf.convert_to_tensor(self.student_thresholds),
             tf.convert_to_tensor(self.teacher_thresholds),
@@ -257,59 +260,89 @@ class EKDLoss(DistillationLoss):
     # Apart from the update of the thresholds, which several replicas cannot make inside
     # a nested function.
     @compiled
-    def _terms(self, student, pairs, student_thresholds, teacher_thresholds):
+    def _terms(self, student, labels, pairs, student_thresholds, teacher_thresholds):
         student = l2_normalize(student)
-        gallery = pairs.student.embeddings if self.memory else None
-        negative_cosines = pair_similarity(student, pairs.negative, gallery)
+        gallery = pairs.student.gallery
+        negative_cosines = pair_similarity(student, gallery, pairs.negative)
         attached = student_thresholds
         if self.threshold_gradient:
-            attached = self._attach(
-                student_thresholds, student, negative_cosines, pairs
-            )
+            attached = self._attach(attached, student, labels, negative_cosines, pairs)
 
-        def differences(student_cosines, teacher_cosines, thresholds):
-            return rank_differences(
+        def compare(student_cosines, teacher_cosines, thresholds):
+            """Returns the loss of each pair, and how each model decides on it."""
+            losses = rank_differences(
                 student_cosines,
                 teacher_cosines,
                 thresholds,
                 teacher_thresholds,
                 self.temperature,
             )
+            by_student = above(student_cosines, student_thresholds)
+            by_teacher = above(teacher_cosines, teacher_thresholds)
+            # More thresholds below the cosine are the lower ones and some more.
+            decisions = [by_student, by_teacher, by_student != by_teacher]
+            ranks = [tf.reduce_sum(tf.cast(x, tf.int32), 1) for x in decisions[:2]]
+            decisions.append((ranks[0] != ranks[1])[:, None])
+            return losses, tf.cast(tf.concat(decisions, axis=1), tf.float32)
 
-        positive = sum_over_positive_pairs(
-            lambda *arguments: differences(*arguments)[:, None],
-            student,
-            pairs.teacher.embeddings,
-            pairs.positive,
-            attached,
-            gallery,
+        positive, of_positive = sum_over_positives(
+            compare, student, gallery, pairs.teacher.gallery, pairs.positive, attached
         )
-        negative = differences(negative_cosines, pairs.teacher.negative, attached)
+        negative, of_negative = compare(
+            negative_cosines, pairs.teacher.negative, attached
+        )
+        mask = tf.cast(pairs.negative_mask, tf.float32)
         num_positive = tf.cast(pairs.positive.num_pairs, tf.float32)
         terms = {
             f"{self.name}/positive": self.positive_weight
-            * tf.math.divide_no_nan(positive[0], num_positive),
+            * tf.math.divide_no_nan(positive, num_positive),
             f"{self.name}/negative": self.negative_weight
             * masked_mean(negative, pairs.negative_mask),
         }
-        return terms, self._monitor(pairs, student_thresholds, teacher_thresholds)
 
-    def _attach(self, thresholds, student, negative_cosines, pairs):
+        # --- what to watch
+        fprs = self.miner.fprs
+        sizes = [len(fprs)] * 3 + [1]
+        by_student, by_teacher, critical, any_critical = tf.split(of_positive, sizes)
+        _, _, critical_negative, any_negative = tf.split(
+            tf.linalg.matvec(of_negative, mask, transpose_a=True), sizes
+        )
+        monitor = {
+            "critical/positive": any_critical[0],
+            "critical/negative": any_negative[0],
+            "pairs/positive": num_positive,
+            "pairs/negative": tf.cast(pairs.num_negatives, tf.float32),
+        }
+        columns = {
+            "threshold/student": student_thresholds,
+            "threshold/teacher": teacher_thresholds,
+            "batch_tpr/student": tf.math.divide_no_nan(by_student, num_positive),
+            "batch_tpr/teacher": tf.math.divide_no_nan(by_teacher, num_positive),
+            "critical/positive": critical,
+            "critical/negative": critical_negative,
+        }
+        for column, values in columns.items():
+            for fpr, value in zip(fprs, tf.unstack(values, len(fprs))):
+                monitor[f"{column}/fpr_{_fpr_name(fpr)}"] = value
+        # Without the stop the backward pass visits all this too.
+        return terms, {name: tf.stop_gradient(x) for name, x in monitor.items()}
+
+    def _attach(self, thresholds, student, labels, negative_cosines, pairs):
         """Returns the thresholds with the gradient of the negatives around them."""
-        ranks = ranks_of_fprs(pairs.num_negatives, self.fprs)
+        ranks = ranks_of_fprs(pairs.num_negatives, self.miner.fprs)
         attached = attach_thresholds(
             thresholds, negative_cosines, pairs.negative_mask, ranks
         )
-        queries, rows = student.shape[0], pairs.positive.labels.shape[0]
+        queries, rows = student.shape[0], pairs.student.gallery.shape[0]
         if None not in (queries, rows):
-            if queries * rows * max(self.fprs) <= self.num_negatives:
+            if queries * rows * max(self.miner.fprs) <= self.miner.num_negatives:
                 return attached
         # The negatives around a threshold at a high FPR are more than were mined.
         count = tf.minimum(num_rows(student), SAMPLED_ROWS)
         sampled = attach_thresholds_to_sample(
             thresholds,
             similarity_matrix(student[:count]),
-            pairs.positive.labels[:count, None] != pairs.positive.labels[None, :count],
+            labels[:count, None] != labels[None, :count],
             self.temperature / 2,
         )
         num_mined = tf.math.count_nonzero(pairs.negative_mask, dtype=tf.int32)
@@ -337,55 +370,67 @@ class EKDLoss(DistillationLoss):
             batch = tf.cast(mined.histogram, tf.float32)
             decayed = histogram + seen * (batch - self.momentum * histogram)
             histogram.assign(decayed)
-            quantiles = quantiles_of_histogram(decayed, self.fprs)
+            quantiles = quantiles_of_histogram(decayed, self.miner.fprs)
             variable.assign(tf.where(updates > 0, quantiles, variable))
 
-    def _monitor(self, pairs, student_thresholds, teacher_thresholds):
-        counts = critical_counts(pairs, student_thresholds, teacher_thresholds)
-        monitor = {
-            "critical/positive": counts.positive_any,
-            "critical/negative": counts.negative_any,
-            "pairs/positive": pairs.positive.num_pairs,
-            "pairs/negative": pairs.num_negatives,
-        }
-        columns = {
-            "threshold/student": student_thresholds,
-            "threshold/teacher": teacher_thresholds,
-            "batch_tpr/student": counts.student_tpr,
-            "batch_tpr/teacher": counts.teacher_tpr,
-            "critical/positive": counts.positive,
-            "critical/negative": counts.negative,
-        }
-        for name, values in columns.items():
-            for fpr, value in zip(self.fprs, tf.unstack(values, len(self.fprs))):
-                monitor[f"{name}/fpr_{_fpr_name(fpr)}"] = value
-        # Without the stop the backward pass visits all this too, and splits along an
-        # axis that XLA can only know by compiling anew for every batch.
-        return {
-            name: tf.stop_gradient(tf.cast(value, tf.float32))
-            for name, value in monitor.items()
-        }
+    def _remembered(self, image_ids):
+        """Returns the `Memory`, without the images that the batch shows again."""
+        labels = tf.convert_to_tensor(self.memory_labels)
+        old_ids = tf.convert_to_tensor(self.memory_image_ids)
+        if image_ids is not None:
+            new_ids = tf.cast(image_ids, old_ids.dtype)
+            again = tf.reduce_any(old_ids[:, None] == new_ids[None, :], axis=1)
+            labels = tf.where(again, tf.cast(NO_ROW, labels.dtype), labels)
+        return Memory(
+            student=tf.convert_to_tensor(self.memory_student),
+            teacher=tf.convert_to_tensor(self.memory_teacher),
+            labels=tf.cast(labels, tf.int32),
+            image_ids=old_ids,
+        )
 
-    def get_config(self):
+    def _remember(self, pairs, labels, image_ids):
+        """Takes a batch in and drops the oldest rows, unless a row is not finite."""
+        rows = num_rows(labels)
+        if image_ids is None:
+            image_ids = tf.fill(tf.shape(labels), NO_ROW)
+        for variable, newest in (
+            (self.memory_student, pairs.student.gallery[:rows]),
+            (self.memory_teacher, pairs.teacher.gallery[:rows]),
+            (self.memory_labels, labels),
+            (self.memory_image_ids, image_ids),
+        ):
+            old = tf.convert_to_tensor(variable)
+            both = tf.concat([tf.cast(newest, old.dtype), old], axis=0)
+            first = tf.where(pairs.finite, 0, rows)
+            kept = both[first : first + self.memory]
+            variable.assign(tf.ensure_shape(kept, variable.shape))
+
+    def get_config(self) -> dict:
         """Returns the arguments the layer was made with."""
         config = super().get_config()
         config.update(
-            fprs=list(self.fprs),
+            student_dim=self.student_dim,
+            teacher_dim=self.teacher_dim,
             temperature=self.temperature,
-            num_negatives=self.num_negatives,
-            momentum=self.momentum,
             positive_weight=self.positive_weight,
             negative_weight=self.negative_weight,
             thresholds=self.thresholds,
+            momentum=self.momentum,
             bias_correction=self.bias_correction,
             threshold_gradient=self.threshold_gradient,
-            preset=self.preset,
-            block_rows=self.block_rows,
             memory=self.memory,
-            student_dim=self.student_dim,
-            teacher_dim=self.teacher_dim,
+            same_image_pairs=self.same_image_pairs,
+            miner={
+                "fprs": list(self.miner.fprs),
+                "num_negatives": self.miner.num_negatives,
+            },
         )
         return config
+
+    @classmethod
+    def from_config(cls, config: dict) -> EKDLoss:
+        """Makes the layer anew from what `get_config` returned."""
+        return cls(**{**config, "miner": PairMiner(**config["miner"])})
 
 
 def _fpr_name(fpr):

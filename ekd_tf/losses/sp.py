@@ -5,7 +5,7 @@ import tensorflow as tf
 from ekd_tf.checks import check_choice
 from ekd_tf.losses.base import DistillationLoss
 from ekd_tf.ops.numerics import l2_normalize
-from ekd_tf.ops.pairwise import similarity_matrix
+from ekd_tf.ops.numerics import similarity_matrix
 from ekd_tf.stack import register
 
 GRAMS = ("cosine", "row_normalized")

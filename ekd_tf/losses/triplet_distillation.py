@@ -8,7 +8,7 @@ from ekd_tf.losses.base import DistillationLoss
 from ekd_tf.ops.blocks import sum_over_blocks
 from ekd_tf.ops.numerics import l2_normalize
 from ekd_tf.ops.numerics import num_rows
-from ekd_tf.ops.pairwise import similarity_matrix
+from ekd_tf.ops.numerics import similarity_matrix
 from ekd_tf.stack import register
 
 # Triplets are compared this many at a time: a tensor of 4 MB.

@@ -1,15 +1,17 @@
-"""Critical pairs: where teacher and student may decide differently."""
+"""The pairs of a batch on which teacher and student may decide differently."""
 
-from ekd_tf.mining.critical import CriticalCounts
-from ekd_tf.mining.critical import CriticalPairMiner
-from ekd_tf.mining.critical import MinedPairs
-from ekd_tf.mining.critical import ModelPairs
-from ekd_tf.mining.critical import critical_counts
+from ekd_tf.mining.miner import DEFAULT_FPRS
+from ekd_tf.mining.miner import Memory
+from ekd_tf.mining.miner import MinedPairs
+from ekd_tf.mining.miner import ModelPairs
+from ekd_tf.mining.miner import PairMiner
+from ekd_tf.mining.pairs import PositivePairs
 
 __all__ = [
-    "CriticalCounts",
-    "CriticalPairMiner",
+    "DEFAULT_FPRS",
+    "Memory",
     "MinedPairs",
     "ModelPairs",
-    "critical_counts",
+    "PairMiner",
+    "PositivePairs",
 ]

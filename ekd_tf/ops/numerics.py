@@ -2,6 +2,9 @@
 
 import tensorflow as tf
 
+# Squared distances below this share of the rows' squared lengths are rounding.
+COINCIDING = 1e-5
+
 
 def num_rows(tensor):
     """Returns the first dimension: an int where tracing knows it, else a tensor.
@@ -89,3 +92,26 @@ def masked_mean(values, mask, axis=None):
     return tf.math.divide_no_nan(
         tf.reduce_sum(values * weights, axis), tf.reduce_sum(weights, axis)
     )
+
+
+def similarity_matrix(embeddings):
+    """Returns all cosines of unit rows, `(batch, batch)` float32."""
+    return tf.matmul(embeddings, embeddings, transpose_b=True)
+
+
+def squared_distances(embeddings):
+    """Returns the squared Euclidean distance of all pairs of rows.
+
+    Args:
+        embeddings: Float32 tensor `(batch, dim)`.
+
+    Returns:
+        Float32 tensor `(batch, batch)` >= 0. Rows closer than 0.3 % of their distance
+        from the batch's mean coincide within rounding: they have 0, and no gradient.
+    """
+    embeddings -= tf.reduce_mean(embeddings, axis=0)
+    products = similarity_matrix(embeddings)
+    lengths = tf.linalg.diag_part(products)
+    lengths = lengths[:, None] + lengths[None, :]
+    squares = lengths - 2.0 * products
+    return tf.where(squares > COINCIDING * lengths, squares, 0.0)

@@ -239,45 +239,6 @@ def attach_thresholds_to_sample(thresholds, cosines, mask, reach):
     return thresholds + (means - tf.stop_gradient(means))
 
 
-def groups_of_largest(maxima, k):
-    """Finds the groups in which the k largest of all entries lie, from their maxima.
-
-    An entry among the k largest lies in one of the k groups with the largest maxima.
-
-    Args:
-        maxima: Float32 tensor `(num_groups,)`.
-        k: Python int.
-
-    Returns:
-        Int32 tensor `(k',)` of group numbers, with k' = min(k, num_groups) where the
-        number of groups is known when tracing. Otherwise k' = k, and groups that are
-        missing have numbers beyond the last.
-    """
-    num_groups = maxima.shape[0]
-    if num_groups is None:
-        missing = tf.maximum(k - tf.shape(maxima)[0], 0)
-        maxima = tf.pad(maxima, [[0, missing]], constant_values=NO_PAIR)
-        num_groups = k
-    return tf.math.top_k(maxima, min(k, num_groups), sorted=False).indices
-
-
-def take_groups(found, numbers, block, first):
-    """Fills in the wanted groups that lie in one block.
-
-    Args:
-        found: Float32 tensor `(k, size)`, what blocks before this have filled in.
-        numbers: Int32 tensor `(k,)`, the groups wanted.
-        block: Float32 tensor `(num_groups, size)`, at least one group.
-        first: Int or int32 scalar tensor, the number of the block's first group.
-
-    Returns:
-        Float32 tensor `(k, size)`.
-    """
-    inside = (numbers >= first) & (numbers < first + tf.shape(block)[0])
-    groups = tf.gather(block, tf.where(inside, numbers - first, 0))
-    return tf.where(inside[:, None], groups, found)
-
-
 def soft_rank(similarities, thresholds, temperature):
     """Counts the thresholds below a cosine, each as a sigmoid step.
 
@@ -293,12 +254,6 @@ def soft_rank(similarities, thresholds, temperature):
     return tf.reduce_sum(tempered_sigmoid(margins, temperature), axis=1)
 
 
-def exceeds(similarities, thresholds):
+def above(similarities, thresholds):
     """Returns whether each cosine is above each threshold, bool `(num_pairs, k)`."""
     return similarities[:, None] > thresholds[None, :]
-
-
-def hard_rank(similarities, thresholds):
-    """Counts the thresholds strictly below a cosine, int32 `(num_pairs,)`."""
-    above = exceeds(similarities, thresholds)
-    return tf.reduce_sum(tf.cast(above, tf.int32), axis=1)

@@ -7,6 +7,8 @@ import tensorflow as tf
 
 from ekd_tf.losses import EKDLoss
 from ekd_tf.losses.ekd import rank_differences
+from ekd_tf.mining import PairMiner
+from ekd_tf.mining.pairs import NO_ROW
 from ekd_tf.ops.ranking import attach_thresholds
 
 op_by_op = pytest.mark.usefixtures("op_by_op")
@@ -66,10 +68,24 @@ def ekd_np(positive, negative, thresholds, temperature=0.01, num_negatives=2000)
 # --- helpers
 
 
+def mined_by(kwargs):
+    """Puts the miner's arguments into a miner."""
+    names = [name for name in ("fprs", "num_negatives") if name in kwargs]
+    if not names:
+        return kwargs
+    rest = {name: value for name, value in kwargs.items() if name not in names}
+    return {**rest, "miner": PairMiner(**{name: kwargs[name] for name in names})}
+
+
 def published(**kwargs):
     """Returns the paper's form, with averages that have no start-up bias."""
-    form = {"temperature": 0.01, "thresholds": "ema", "threshold_gradient": False}
-    return EKDLoss(**{**form, **kwargs})
+    form = {
+        "temperature": 0.01,
+        "thresholds": "ema",
+        "threshold_gradient": False,
+        "memory": 0,
+    }
+    return EKDLoss(**{**form, **mined_by(kwargs)})
 
 
 def batch_of(rng, rows, identities, student_dim=5, teacher_dim=8):
@@ -162,7 +178,9 @@ def test_matches_loops_over_pairs(rng, rows):
     loss = published(temperature=0.05, num_negatives=100)
     got = terms_of(loss, student, teacher, labels, image_ids)
     positive, negative = cosines_np(student, teacher, labels, image_ids)
-    thresholds = thresholds_np(negative, loss.fprs) if negative else np.zeros((2, 6))
+    thresholds = (
+        thresholds_np(negative, loss.miner.fprs) if negative else np.zeros((2, 6))
+    )
     expected = ekd_np(positive, negative, thresholds, 0.05, 100)
     np.testing.assert_allclose(got, expected, rtol=1e-3, atol=1e-7)
 
@@ -177,7 +195,7 @@ def test_matches_loops_over_pairs(rng, rows):
 )
 def test_reference_preset_reproduces_tface(golden_arrays, run_as, rows):
     arrays = golden_arrays("ekd_official.npz")
-    loss = EKDLoss(preset="reference")
+    loss = EKDLoss.reference()
     step = run_as(with_gradient(loss))
     for i in range(5):
         given = {
@@ -197,18 +215,9 @@ def test_reference_preset_reproduces_tface(golden_arrays, run_as, rows):
             np.testing.assert_allclose(getattr(loss, side), expected, rtol=1e-5)
 
 
-@op_by_op
-def test_blocks_that_are_not_kept_change_no_value(rng):
-    batch = batch_of(rng, 100, 25)
-    expected = terms_of(published(), *batch)
-    np.testing.assert_allclose(
-        terms_of(published(block_rows=30), *batch), expected, rtol=1e-4
-    )
-
-
 def test_batch_size_unknown_while_tracing(golden_arrays):
     arrays = golden_arrays("ekd_official.npz")
-    loss = EKDLoss(preset="reference")
+    loss = EKDLoss.reference()
     step = tf.function(
         with_gradient(loss),
         input_signature=[
@@ -282,9 +291,9 @@ def test_pairs_of_one_source_image_count_only_for_the_reference(rng):
     image_ids = np.int32([0, 0, 1, 2, 3, 3, 4, 5, 6, 6, 6, 6])
     with_repeats = terms_of(published(), student, teacher, labels)
     assert terms_of(published(), student, teacher, labels, image_ids) != with_repeats
-    reference = EKDLoss(preset="reference")
+    reference = EKDLoss.reference()
     assert terms_of(reference, student, teacher, labels, image_ids) == terms_of(
-        EKDLoss(preset="reference"), student, teacher, labels
+        EKDLoss.reference(), student, teacher, labels
     )
 
 
@@ -353,7 +362,7 @@ def test_first_batch_sets_the_thresholds(rng):
     student, teacher, labels = batch_of(rng, 30, 8)
     loss = published()
     loss(student, teacher, labels)
-    expected = thresholds_np(cosines_np(student, teacher, labels)[1], loss.fprs)
+    expected = thresholds_np(cosines_np(student, teacher, labels)[1], loss.miner.fprs)
     np.testing.assert_allclose(loss.student_thresholds, expected[0], atol=1e-6)
     np.testing.assert_allclose(loss.teacher_thresholds, expected[1], atol=1e-6)
 
@@ -377,7 +386,7 @@ def check_average(rng, run_as, bias_correction):
         batch = batch_of(rng, 20, 6)
         terms = step(*tensors(*batch))
         pairs = cosines_np(*batch)
-        average = 0.7 * average + 0.3 * thresholds_np(pairs[1], loss.fprs)
+        average = 0.7 * average + 0.3 * thresholds_np(pairs[1], loss.miner.fprs)
         expected = average / (1 - 0.7 ** (i + 1)) if bias_correction else average
         np.testing.assert_allclose(loss.student_thresholds, expected[0], atol=2e-6)
         np.testing.assert_allclose(loss.teacher_thresholds, expected[1], atol=2e-6)
@@ -668,7 +677,10 @@ ARGUMENTS = {
     "negative_weight": 0.0,
     "thresholds": "histogram",
     "bias_correction": False,
-    "block_rows": 16,
+    "same_image_pairs": True,
+    "memory": 3,
+    "student_dim": 5,
+    "teacher_dim": 8,
     "name": "mine",
 }
 
@@ -679,28 +691,9 @@ def test_config_round_trip():
     loss = keras.saving.deserialize_keras_object(config)
     assert type(loss) is EKDLoss
     for name, value in ARGUMENTS.items():
-        assert getattr(loss, name) == (tuple(value) if name == "fprs" else value)
-    assert loss.preset == "default"
+        if name not in ("fprs", "num_negatives"):
+            assert getattr(loss, name) == value
     assert (loss.miner.fprs, loss.miner.num_negatives) == ((0.2, 0.003), 7)
-    assert loss.miner.block_rows == 16
-
-
-def test_presets_decide_what_is_not_given():
-    loss = EKDLoss(temperature=0.2)
-    assert (loss.temperature, loss.thresholds) == (0.2, "histogram")
-    assert loss.threshold_gradient and loss.bias_correction
-    loss = EKDLoss(threshold_gradient=False)
-    assert (loss.temperature, loss.threshold_gradient) == (0.1, False)
-    assert loss.memory == 0 and EKDLoss(student_dim=5, teacher_dim=8).memory == 2048
-    loss = EKDLoss(preset="reference", student_dim=5, teacher_dim=8)
-    assert (loss.temperature, loss.thresholds) == (0.01, "ema")
-    assert not loss.threshold_gradient and not loss.bias_correction
-    assert loss.memory == 0
-
-
-def test_config_round_trip_of_the_preset():
-    loss = EKDLoss.from_config(EKDLoss(preset="reference").get_config())
-    assert loss.preset == "reference" and loss.bias_correction is False
 
 
 @op_by_op
@@ -746,7 +739,6 @@ def test_state_is_never_trained():
         ({"num_negatives": 0}, r"`num_negatives` must be in \[1, inf\)"),
         ({"fprs": [1.0]}, r"`fprs` must be in \(0, 1\)"),
         ({"thresholds": "hist"}, "`thresholds` must be one of 'ema', 'histogram'"),
-        ({"preset": "tface"}, "`preset` must be one of 'default', 'reference'"),
     ],
 )
 def test_rejects_arguments_outside_their_range(arguments, words):
@@ -754,23 +746,12 @@ def test_rejects_arguments_outside_their_range(arguments, words):
         published(**arguments)
 
 
-@pytest.mark.parametrize(
-    "name, value",
-    [
-        ("fprs", [0.1]),
-        ("temperature", 0.02),
-        ("num_negatives", 100),
-        ("momentum", 0.1),
-        ("positive_weight", 1.0),
-        ("negative_weight", 1.0),
-        ("thresholds", "histogram"),
-        ("bias_correction", True),
-        ("threshold_gradient", True),
-    ],
-)
-def test_reference_preset_rejects_what_contradicts_it(name, value):
-    with pytest.raises(ValueError, match=f"fixes the arguments.*{name}="):
-        EKDLoss(preset="reference", **{name: value})
+def test_reference_fixes_its_arguments():
+    loss = EKDLoss.reference(student_dim=5, teacher_dim=8)
+    assert (loss.temperature, loss.thresholds, loss.memory) == (0.01, "ema", 0)
+    assert not loss.threshold_gradient and not loss.bias_correction
+    with pytest.raises(ValueError, match="fixes the arguments.*temperature=0.02"):
+        EKDLoss.reference(temperature=0.02)
 
 
 def test_needs_labels(rng):
@@ -856,7 +837,12 @@ def test_raising_every_cosine_of_a_large_batch_is_not_rewarded(rng):
     student = np.float32(teacher + 2 * rng.normal(size=teacher.shape))
     slopes = []
     for gradient in (False, True):
-        loss = EKDLoss(fprs=[1e-1], temperature=0.1, threshold_gradient=gradient)
+        loss = EKDLoss(
+            memory=0,
+            temperature=0.1,
+            threshold_gradient=gradient,
+            miner=PairMiner(fprs=[1e-1]),
+        )
         loss.negative_weight = 0.0
         with tf.GradientTape() as tape:
             rise = tf.constant(0.0)
@@ -927,7 +913,7 @@ def test_attached_thresholds_stay_finite_on_degenerate_batches(rng, run_as):
 
 
 def with_memory(rows, **kwargs):
-    return EKDLoss(memory=rows, student_dim=5, teacher_dim=8, **kwargs)
+    return EKDLoss(memory=rows, student_dim=5, teacher_dim=8, **mined_by(kwargs))
 
 
 def test_memory_pairs_the_batch_with_earlier_ones(rng, run_as):
@@ -950,7 +936,7 @@ def test_memory_pairs_the_batch_with_earlier_ones(rng, run_as):
 
 @op_by_op
 def test_memory_receives_no_gradient_and_gives_one(rng):
-    loss, alone = with_memory(30, temperature=0.1), EKDLoss(temperature=0.1)
+    loss, alone = with_memory(30, temperature=0.1), EKDLoss(memory=0)
     first, second = batch_of(rng, 30, 5), batch_of(rng, 4, 5)
     loss(*first)
     # Four identities of a batch have no positive among themselves.
@@ -986,7 +972,8 @@ def test_memory_leaves_out_images_of_the_batch(rng):
     loss(student[1:2], teacher[1:2], labels[1:2], images[1:2])
     _, monitor = loss(student, teacher, labels, images, with_monitor=True)
     assert (monitor["pairs/positive"], monitor["pairs/negative"]) == (2, 4)
-    loss.set_weights([w * 0 - 1 if w.shape == (1,) else w for w in loss.get_weights()])
+    for variable in (loss.memory_labels, loss.memory_image_ids):
+        variable.assign([NO_ROW])
     loss(student[1:2], teacher[1:2], labels[1:2], images[1:2] + 10)
     _, monitor = loss(student, teacher, labels, images, with_monitor=True)
     assert (monitor["pairs/positive"], monitor["pairs/negative"]) == (4, 6)
@@ -1028,10 +1015,6 @@ def test_memory_with_a_batch_size_unknown_while_tracing(rng):
         (
             {"memory": 9, "student_dim": 4},
             "`memory` needs `student_dim` and `teacher_d",
-        ),
-        (
-            {"memory": 9, "student_dim": 4, "teacher_dim": 4, "preset": "reference"},
-            "fixes the arguments.*memory=9",
         ),
     ],
 )

@@ -6,6 +6,7 @@ import losses_numpy as reference
 import numpy as np
 import pytest
 import tensorflow as tf
+from ekd_tf.ops.pairwise import squared_distances
 
 from ekd_tf.losses import RKDLoss
 from ekd_tf.losses import rkd as module
@@ -13,7 +14,6 @@ from ekd_tf.losses.rkd import angle_cosines
 from ekd_tf.losses.rkd import huber
 from ekd_tf.losses.rkd import rkd_angle
 from ekd_tf.losses.rkd import rkd_distance
-from ekd_tf.ops.pairwise import squared_distances
 
 LINE = tf.constant([[0.0], [1.0], [3.0]])
 

@@ -118,7 +118,7 @@ def make_case(case, mode):
             form = PUBLISHED
             if DEFAULT_FORM.value:
                 form = {"student_dim": DIM.value, "teacher_dim": DIM.value}
-            layer = EKDLoss(block_rows=BLOCK_ROWS.value, **form)
+            layer = EKDLoss(**form)
 
             def loss(*batch):
                 return sum(layer(*batch).values())

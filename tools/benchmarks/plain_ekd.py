@@ -5,7 +5,12 @@ import tensorflow as tf
 from ekd_tf.losses import EKDLoss
 
 # The published form, which is what one writes down.
-PUBLISHED = {"temperature": 0.01, "thresholds": "ema", "threshold_gradient": False}
+PUBLISHED = {
+    "temperature": 0.01,
+    "thresholds": "ema",
+    "threshold_gradient": False,
+    "memory": 0,
+}
 
 
 class PlainEKD:
@@ -18,9 +23,9 @@ class PlainEKD:
 
     def __init__(self, dynamic=True):
         reference = EKDLoss(**PUBLISHED)
-        self.fprs = reference.fprs
+        self.fprs = reference.miner.fprs
         self.temperature = reference.temperature
-        self.num_negatives = reference.num_negatives
+        self.num_negatives = reference.miner.num_negatives
         self.weights = (reference.positive_weight, reference.negative_weight)
         self.momentum = reference.momentum
         self.dynamic = dynamic
