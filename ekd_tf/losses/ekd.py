@@ -165,8 +165,8 @@ class EKDLoss(DistillationLoss):
         check_range("memory", memory, 0)
         if memory and None in (student_dim, teacher_dim):
             raise ValueError(
-                "`memory` needs `student_dim` and `teacher_dim`; memory=0 does without. "
-                f"Received: {memory=}, {student_dim=}, {teacher_dim=}"
+                "`memory` needs `student_dim` and `teacher_dim`; memory=0 does "
+                f"without. Received: {memory=}, {student_dim=}, {teacher_dim=}"
             )
         self.student_dim = student_dim
         self.teacher_dim = teacher_dim
@@ -206,7 +206,7 @@ class EKDLoss(DistillationLoss):
     def reference(cls, name: str = "ekd", **kwargs) -> EKDLoss:
         """Returns the published form: the arithmetic of TFace to float32 rounding.
 
-        Takes `student_dim` and `teacher_dim` too, like every loss, and no other argument.
+        Takes `student_dim` and `teacher_dim` too, as all losses do, and nothing else.
         """
         for argument in set(kwargs) - {"student_dim", "teacher_dim"}:
             raise ValueError(

@@ -25,7 +25,7 @@ GROUP = 16
 MAX_CHUNK = 2048
 CHUNK_PER_QUERY = 4
 # Label of a gallery row that pairs with nothing.
-NO_ROW = tf.int32.min
+NO_ROW = -(2**30)
 
 
 class NegativeBlocks:
@@ -285,35 +285,39 @@ def sum_over_positives(
     least = min if known else tf.minimum
     chunk = least(least(rows, CHUNK_PER_QUERY * num_queries), MAX_CHUNK)
 
-    def visit(start, total, counts, of_queries, of_thresholds):
-        numbers = start + tf.range(chunk)
-        # Beyond the last pair the last again.
-        listed = pairs_at(pairs, tf.minimum(numbers, pairs.num_pairs - 1))
-        counted = tf.cast(numbers < pairs.num_pairs, tf.float32)
-        with tf.GradientTape(watch_accessed_variables=False) as tape:
-            tape.watch([queries, thresholds])
-            values, columns = function(
-                pair_similarity(queries, student, listed),
-                pair_similarity(teacher, teacher, listed),
-                thresholds,
-            )
-            value = tf.reduce_sum(values * counted)
-        gradients = tape.gradient(
-            value,
-            [queries, thresholds],
-            unconnected_gradients=tf.UnconnectedGradients.ZERO,
-        )
-        counts += tf.reduce_sum(columns * counted[:, None], axis=0)
-        return (
-            start + chunk,
-            total + value,
-            counts,
-            of_queries + gradients[0],
-            of_thresholds + gradients[1],
-        )
+    # The loop finds its own gradients; nothing else is to differentiate it.
+    student, teacher = tf.stop_gradient(student), tf.stop_gradient(teacher)
 
     @tf.custom_gradient
     def total_sum(queries, thresholds):
+        queries, thresholds = tf.stop_gradient(queries), tf.stop_gradient(thresholds)
+
+        def visit(start, total, counts, of_queries, of_thresholds):
+            numbers = start + tf.range(chunk)
+            # Beyond the last pair the last again.
+            listed = pairs_at(pairs, tf.minimum(numbers, pairs.num_pairs - 1))
+            counted = tf.cast(numbers < pairs.num_pairs, tf.float32)
+            with tf.GradientTape(watch_accessed_variables=False) as tape:
+                tape.watch([queries, thresholds])
+                values, columns = function(
+                    pair_similarity(queries, student, listed),
+                    pair_similarity(teacher, teacher, listed),
+                    thresholds,
+                )
+                value = tf.reduce_sum(values * counted)
+            gradients = tape.gradient(
+                value,
+                [queries, thresholds],
+                unconnected_gradients=tf.UnconnectedGradients.ZERO,
+            )
+            return (
+                start + chunk,
+                total + value,
+                counts + tf.reduce_sum(columns * counted[:, None], axis=0),
+                of_queries + gradients[0],
+                of_thresholds + gradients[1],
+            )
+
         _, columns = function(tf.zeros([1]), tf.zeros([1]), thresholds)
         _, total, counts, of_queries, of_thresholds = tf.while_loop(
             lambda start, *_: start < pairs.num_pairs,
