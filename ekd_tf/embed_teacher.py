@@ -11,6 +11,7 @@ from absl import flags
 from absl import logging
 
 from ekd_tf.onednn import use_onednn
+from ekd_tf.user_text import command_line
 
 TEACHER = flags.DEFINE_string(
     "teacher",
@@ -83,7 +84,7 @@ def embed_teacher():
 def run():
     """Entry point of the console script."""
     flags.mark_flags_as_required(["teacher", "data", "out"])
-    app.run(main)
+    app.run(main, argv=command_line())
 
 
 if __name__ == "__main__":

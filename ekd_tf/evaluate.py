@@ -7,6 +7,8 @@ from absl import app
 from absl import flags
 
 from ekd_tf.onednn import use_onednn
+from ekd_tf.user_text import KEEP
+from ekd_tf.user_text import command_line
 
 MODEL = flags.DEFINE_string(
     "model",
@@ -86,7 +88,7 @@ def main(argv):
         raise app.UsageError(f"Unexpected arguments: {' '.join(argv[1:])}")
     try:
         evaluate()
-    except ValueError as error:
+    except (OSError, ValueError) as error:
         raise SystemExit(f"ekd_tf.evaluate: {error}") from None
 
 
@@ -95,12 +97,18 @@ def evaluate():
     use_onednn()
     # TensorFlow takes seconds to import: `--help` must not wait for it.
     from ekd_tf import evaluators
+    from ekd_tf.atomic import write_aside
     from ekd_tf.evaluation import Models
+    from ekd_tf.evaluation import card_path
+    from ekd_tf.outputs import check_file
+    from ekd_tf.outputs import make_folder
     from ekd_tf.training.progress import embedding_progress
     from ekd_tf.training.strategy import grow_gpu_memory
 
     grow_gpu_memory()
-    output = pathlib.Path(OUTPUT.value) if OUTPUT.value else None
+    output = make_folder("output", OUTPUT.value) if OUTPUT.value else None
+    if CALIBRATE_FPR.value is not None:
+        check_file("calibrate_fpr", card_path(MODEL.value))
     folder = CACHE.value or (output and output / "embeddings")
     arguments = {
         "flip": FLIP.value,
@@ -133,7 +141,9 @@ def evaluate():
             if value != "none"
         ]
         report = "\n".join(heading + texts)
-        (output / "report.md").write_text(report, encoding="utf-8")
+        # Paths need not be UTF-8.
+        content = report.encode("utf-8", KEEP)
+        write_aside(output / "report.md", lambda file: file.write(content))
     if CALIBRATE_FPR.value is not None:
         _calibrate(models.student, source)
 
@@ -228,7 +238,7 @@ def _calibrate(student, source):
 def run():
     """Entry point of the console script."""
     flags.mark_flag_as_required("model")
-    app.run(main)
+    app.run(main, argv=command_line())
 
 
 if __name__ == "__main__":

@@ -8,6 +8,8 @@ import sys
 from absl import app
 from absl import flags
 
+from ekd_tf.user_text import command_line
+
 MODEL = flags.DEFINE_string("model", None, "A .keras file or the workdir of a run.")
 DIRECTORY = flags.DEFINE_string(
     "directory", None, "Parent of the exports. Default: export/ in the workdir."
@@ -73,13 +75,15 @@ def export(argv):
     from ekd_tf.data import sample_faces
     from ekd_tf.data import sample_images
     from ekd_tf.export import export_student
+    from ekd_tf.outputs import make_folder
     from ekd_tf.session import sources_of_run
     from ekd_tf.teachers import load_embedder
 
-    model = load_embedder(MODEL.value)
-    size = model.input_shape[1]
     path = pathlib.Path(MODEL.value)
     home = path if path.is_dir() else path.parent
+    directory = make_folder("directory", DIRECTORY.value or home / "export")
+    model = load_embedder(MODEL.value)
+    size = model.input_shape[1]
     run = run_of(path)
     train = heldout = None
     if not IMAGES.value or ("int8" in FORMATS.value and not REPRESENTATIVE.value):
@@ -99,7 +103,7 @@ def export(argv):
     card = read_calibration(path)
     report = export_student(
         model,
-        pathlib.Path(DIRECTORY.value or home / "export"),
+        directory,
         faces,
         name=NAME.value,
         version=VERSION.value,
@@ -140,7 +144,7 @@ def read_calibration(path):
 def run():
     """Entry point of the console script."""
     flags.mark_flag_as_required("model")
-    app.run(main)
+    app.run(main, argv=command_line())
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from absl import flags
 from absl import logging
 
 from ekd_tf.onednn import use_onednn
+from ekd_tf.user_text import command_line
 
 flags.DEFINE_string("workdir", None, "Folder of the run; made if missing.")
 flags.DEFINE_integer("seed", 0, "Seed of weights, batches and augmentation.", 0)
@@ -312,7 +313,7 @@ def main(argv):
 def run():
     """Entry point of the console script."""
     flags.mark_flag_as_required("workdir")
-    app.run(main)
+    app.run(main, argv=command_line())
 
 
 if __name__ == "__main__":

@@ -9,6 +9,8 @@ import sys
 from absl import app
 from absl import flags
 
+from ekd_tf.user_text import command_line
+
 MODEL = flags.DEFINE_string(
     "model",
     None,
@@ -128,7 +130,7 @@ def _last_words(error):
 def run():
     """Entry point of the console script."""
     flags.mark_flag_as_required("model")
-    app.run(main)
+    app.run(main, argv=command_line())
 
 
 if __name__ == "__main__":

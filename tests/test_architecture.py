@@ -13,8 +13,8 @@ PACKAGE = ROOT / "ekd_tf"
 ENTRY_POINTS = {"train", "evaluate", "export_model", "embed_teacher", "verify"}
 # A module imports only from strictly lower rows, or from its own package.
 ROWS = [
-    {"atomic", "checks", "onednn", "ops", "version", "stack"},
-    {"row_file"},
+    {"atomic", "checks", "onednn", "ops", "outputs", "user_text", "version", "stack"},
+    {"row_file", "restricted_pickle"},
     {"data", "models", "heads", "mining", "metrics"},
     {"losses", "evaluation", "teachers"},
     {"training", "export"},

@@ -29,6 +29,8 @@ from absl import flags
 from PIL import Image
 from PIL import ImageOps
 
+from ekd_tf.user_text import command_line
+
 PHOTOS = flags.DEFINE_string("photos", None, "Folder of photographs.")
 OUT = flags.DEFINE_string("out", None, "Folder of aligned faces to make.")
 LANDMARKS = flags.DEFINE_string(
@@ -347,4 +349,4 @@ def check_detector():
 
 if __name__ == "__main__":
     flags.mark_flags_as_required(["photos", "out"])
-    app.run(main)
+    app.run(main, argv=command_line())

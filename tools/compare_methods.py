@@ -27,6 +27,8 @@ from absl import app
 from absl import flags
 
 from ekd_tf import train
+from ekd_tf.outputs import make_folder
+from ekd_tf.user_text import command_line
 
 METHODS = flags.DEFINE_multi_string(
     "method",
@@ -283,7 +285,7 @@ def facts_of(runs, methods, seeds, teacher_spec):
 
 def compare():
     """Trains what is to be trained, and reports."""
-    root = pathlib.Path(train_flags()["workdir"].value)
+    root = make_folder("workdir", train_flags()["workdir"].value)
     methods = parse_methods(METHODS.value, ONLY.value)
     seeds = parse_seeds(SEEDS.value)
     teacher, runs = make_runs(root, methods, seeds, TRAIN_TEACHER.value)
@@ -317,10 +319,10 @@ def main(argv):
     except Interrupted as reason:
         print(f"{reason} The same command goes on.", file=sys.stderr)
         sys.exit(INTERRUPTED)
-    except ValueError as error:
+    except (OSError, ValueError) as error:
         sys.exit(f"compare_methods: {error}")
 
 
 if __name__ == "__main__":
     flags.mark_flag_as_required("workdir")
-    app.run(main)
+    app.run(main, argv=command_line())

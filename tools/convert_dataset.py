@@ -26,6 +26,10 @@ import sys
 from absl import app
 from absl import flags
 
+from ekd_tf.outputs import check_file
+from ekd_tf.outputs import make_folder
+from ekd_tf.user_text import command_line
+
 DATA = flags.DEFINE_string("data", None, "Images, as --data of ekd_tf.train.")
 TO = flags.DEFINE_enum(
     "to", None, ["tfrecord", "recordio", "pairs"], "Format to convert to."
@@ -191,11 +195,16 @@ def run():
     if (TO.value == "pairs") != bool(PAIRS.value):
         raise ValueError("`--pairs` and `--to=pairs` go together")
     if TO.value == "pairs":
+        check_file("out", OUT.value)
         pairs = make_pairs(PAIRS.value, DATA.value, OUT.value, SUFFIX.value)
         print(f"Wrote {len(pairs.issame):,} pairs to {OUT.value}")
         return
     if TO.value:
-        check_free(pathlib.Path(OUT.value))
+        out = pathlib.Path(OUT.value)
+        check_free(out)
+        make_folder("out", out.parent)
+    if VERIFY.value:
+        check_file("list", LIST.value)
     from ekd_tf import factory
 
     source = factory.make_source(DATA.value)
@@ -223,4 +232,4 @@ def main(argv):
 
 if __name__ == "__main__":
     flags.mark_flag_as_required("data")
-    app.run(main)
+    app.run(main, argv=command_line())

@@ -16,6 +16,9 @@ import time
 from absl import app
 from absl import flags
 
+from ekd_tf.outputs import make_folder
+from ekd_tf.user_text import command_line
+
 WORKDIR = flags.DEFINE_string("workdir", "runs/demo", "Folder of all runs.")
 SEEDS = flags.DEFINE_list("seeds", "0", "Seeds of the runs.")
 SHORT = flags.DEFINE_integer(
@@ -100,7 +103,10 @@ def main(argv):
     from ekd_tf.evaluation import format_table
 
     start = time.time()
-    root = pathlib.Path(WORKDIR.value).resolve()
+    try:
+        root = make_folder("workdir", WORKDIR.value).resolve()
+    except ValueError as error:
+        sys.exit(f"demo: {error}")
     header = [
         "seed",
         "model",
@@ -128,4 +134,4 @@ def main(argv):
 
 
 if __name__ == "__main__":
-    app.run(main)
+    app.run(main, argv=command_line())

@@ -21,6 +21,8 @@ from PIL import Image
 from PIL import ImageDraw
 
 from ekd_tf import train
+from ekd_tf.outputs import check_file
+from ekd_tf.user_text import command_line
 
 STEP = flags.DEFINE_integer("step", 0, "Which batch.", 0)
 OUT = flags.DEFINE_string("out", "batch.png", "PNG to write.")
@@ -114,6 +116,7 @@ def show(values, step, path, columns):
     from ekd_tf import factory
     from ekd_tf.data import make_pipeline
 
+    check_file("out", path)
     source, _ = factory.make_sources(
         values["data"],
         values["heldout_data"],
@@ -158,4 +161,4 @@ def main(argv):
 
 
 if __name__ == "__main__":
-    app.run(main)
+    app.run(main, argv=command_line())

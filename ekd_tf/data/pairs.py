@@ -11,10 +11,10 @@ import pickle
 import numpy as np
 
 from ekd_tf.atomic import write_aside
-from ekd_tf.data.pair_pickle import RefusedPickle
-from ekd_tf.data.pair_pickle import read_pickle
+from ekd_tf.data.pair_pickle import read_pair_pickle
 from ekd_tf.data.positioned import PositionedFile
 from ekd_tf.data.source import Source
+from ekd_tf.restricted_pickle import RefusedPickle
 
 _SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n")
 _MAX_BYTES = 1 << 32
@@ -76,8 +76,9 @@ def read_pairs(path) -> PairSet:
     """Reads a verification set of insightface (`lfw.bin`, `cfp_fp.bin`, ...).
 
     A pickle of `(images, issame)`, by Python 2 or 3 and NumPy 1 or 2; an image is
-    JPEG or PNG, as bytes or a uint8 array (n,) or (n, 1). Nothing in the file is run;
-    see `pair_pickle`.
+    JPEG or PNG, as bytes, a bytearray or a uint8 array (n,) or (n, 1); images and
+    issame are lists, tuples or arrays. Nothing in the file is run; see
+    `restricted_pickle`.
 
     Args:
         path: The file. Its name without suffix becomes the name of the set.
@@ -89,7 +90,7 @@ def read_pairs(path) -> PairSet:
     try:
         if file.size > _MAX_BYTES:
             raise RefusedPickle(f"it has {file.size:,} bytes, more than 4 GB")
-        images, issame = _contents(read_pickle(file.read(0, file.size)))
+        images, issame = _contents(read_pair_pickle(file.read(0, file.size)))
     except RefusedPickle as error:
         raise ValueError(
             f"{file.path} is not read as a verification set: {error}. Get it from "
@@ -111,7 +112,7 @@ def _contents(value):
             f"{len(images):,} images for {len(issame):,} pairs; two per pair are needed"
         )
     for k, same in enumerate(issame):
-        if isinstance(same, (list, bytes, str)) or same not in (0, 1):
+        if not isinstance(same, (int, float, np.generic)) or same not in (0, 1):
             raise RefusedPickle(f"issame of pair {k + 1} is neither True nor False")
     images = [_image(k, image) for k, image in enumerate(images)]
     return images, np.array([bool(same) for same in issame])

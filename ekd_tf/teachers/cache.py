@@ -22,8 +22,8 @@ from ekd_tf import checks
 from ekd_tf.atomic import write_aside
 from ekd_tf.data import Source
 from ekd_tf.metrics import normalize_rows
+from ekd_tf.outputs import make_folder
 from ekd_tf.row_file import RowFile
-from ekd_tf.row_file import make_folder
 from ekd_tf.row_file import read_note
 
 ROWS, CENTRES = "embeddings.bin", "centres.npy"

@@ -7,13 +7,13 @@ import os
 import pathlib
 import platform
 import subprocess
-import tempfile
 import time
 from importlib import metadata
 
 from absl import logging
 
 from ekd_tf.atomic import write_aside
+from ekd_tf.outputs import make_folder
 
 PACKAGES = ("ekd-tf", "tensorflow", "keras", "numpy", "absl-py", "tensorboard")
 _ABSENT = "not given"
@@ -49,21 +49,13 @@ class Workdir:
         return str(self.path)
 
     def _create(self):
-        if self.path.exists() and not self.path.is_dir():
-            raise ValueError(
-                f"`workdir` must be a folder. Received a file: {self.path}"
-            )
-        try:
-            for folder in (self.checkpoints, self.tensorboard, self.reports):
-                folder.mkdir(parents=True, exist_ok=True)
-            # A read-only mount or a full disk shows only when something is written.
-            with tempfile.TemporaryFile(dir=self.path) as probe:
-                probe.write(b"x")
-        except OSError as error:
-            raise ValueError(
-                f"`workdir` must be a folder that can be written to. Received: "
-                f"{self.path} ({error.strerror})"
-            ) from error
+        for folder in (
+            self.path,
+            self.checkpoints,
+            self.tensorboard,
+            self.reports,
+        ):
+            make_folder("workdir", folder)
 
     def record_run(
         self,
