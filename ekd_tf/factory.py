@@ -120,7 +120,9 @@ def make_source(spec: str, cache_dir=None, skip_corrupt: int = 0) -> Source:
         word, _, value = item.partition("=")
         checks.check_choice("data=synthetic", word, tuple(SYNTHETIC_WORDS))
         arguments[SYNTHETIC_WORDS[word]] = _integer(f"data=synthetic:{word}", value)
-    return InMemoryFaces(SyntheticFaces(**arguments))
+    words = {a: f"data=synthetic:{word}" for word, a in SYNTHETIC_WORDS.items()}
+    with checks.flag_words(**words):
+        return InMemoryFaces(SyntheticFaces(**arguments))
 
 
 def make_sources(
@@ -154,7 +156,8 @@ def make_sources(
     if heldout_data:
         return source, make_source(heldout_data, cache_dir)
     if holdout_identities:
-        return split_identities(source, holdout_identities, seed)
+        with checks.flag_words(holdout="holdout_identities"):
+            return split_identities(source, holdout_identities, seed)
     return source, None
 
 
@@ -162,13 +165,19 @@ def make_sampler(
     source: Source, general: int, identities: int, images_per_identity: int, seed: int
 ) -> BatchSampler:
     """Returns the sampler of the training batches; see `BatchSampler`."""
-    return BatchSampler(
-        source.labels,
-        general=general,
-        identities=identities,
-        images_per_identity=images_per_identity,
-        seed=seed,
-    )
+    with checks.flag_words(
+        general="general_batch",
+        identities="balanced_identities",
+        images_per_identity="images_per_identity",
+        seed="seed",
+    ):
+        return BatchSampler(
+            source.labels,
+            general=general,
+            identities=identities,
+            images_per_identity=images_per_identity,
+            seed=seed,
+        )
 
 
 def make_augmentation(values: dict) -> Augmentation:
@@ -224,7 +233,16 @@ def make_head(
         arguments.update(zip(keys, combined_margins))
     elif margin is not None:
         arguments["margin"] = margin
-    return HEADS[name](num_identities=num_identities, scale=scale, **arguments)
+    with checks.flag_words(
+        scale="scale",
+        margin="margin",
+        gradient="head_gradient",
+        sample_rate="head_sample_rate",
+        margin1="combined_margins",
+        margin2="combined_margins",
+        margin3="combined_margins",
+    ):
+        return HEADS[name](num_identities=num_identities, scale=scale, **arguments)
 
 
 def make_losses(
@@ -278,7 +296,15 @@ def make_losses(
             arguments["num_identities"] = num_identities
         if loss_class is KDLoss:
             arguments["head"] = head
-        losses[name] = (loss_class(**arguments), weight)
+        # `--ekd_temperature` sets the temperature of "ekd".
+        own = arguments_by_name.get(name, {})
+        words = {
+            argument: argument if argument == "scale" else f"{name}_{argument}"
+            for argument in own
+            if not argument.endswith("_dim")
+        }
+        with checks.flag_words(**words):
+            losses[name] = (loss_class(**arguments), weight)
     return losses
 
 
@@ -336,11 +362,18 @@ def make_schedule(
         drop_factor: Float in (0, 1), what it is multiplied by there.
     """
     checks.check_choice("schedule", name, SCHEDULES)
-    if name == "step":
-        return StepSchedule(learning_rate, boundaries, drop_factor, warmup_steps)
-    if name == "cosine":
-        return CosineSchedule(learning_rate, steps, warmup_steps=warmup_steps)
-    return ConstantSchedule(learning_rate, warmup_steps)
+    with checks.flag_words(
+        base="learning_rate",
+        boundaries="drop_at",
+        factor="drop_factor",
+        warmup_steps="warmup_steps",
+        total_steps="steps",
+    ):
+        if name == "step":
+            return StepSchedule(learning_rate, boundaries, drop_factor, warmup_steps)
+        if name == "cosine":
+            return CosineSchedule(learning_rate, steps, warmup_steps=warmup_steps)
+        return ConstantSchedule(learning_rate, warmup_steps)
 
 
 def numbers(name: str, texts: list[str]) -> list[float]:

@@ -3,58 +3,52 @@
 from __future__ import annotations
 
 import codecs
+import io
 import os
 import sys
 
-# Bytes that are no UTF-8, as in file names of other systems, are kept.
+# How bytes that are no UTF-8 are kept, such as those of file names.
 KEEP = "surrogateescape"
 _UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+_BREAKS = str.maketrans({"\n": "\\n", "\r": "\\r", "\t": "\\t"})
 
 
-def read_text(path, errors: str = "strict") -> str:
-    """Returns a UTF-8 text file, without a byte-order mark.
-
-    Args:
-        path: The file.
-        errors: "strict", or `KEEP` for a list of file names.
+def open_bytes(path) -> io.BufferedReader:
+    """Opens a user's text file for reading, behind its byte-order mark.
 
     Raises:
-        ValueError: The file cannot be read or is in another encoding; the message
-            names the line.
+        ValueError: The file cannot be opened, or is UTF-16.
     """
     path = os.fsdecode(path)
     try:
-        with open(path, "rb") as file:
-            data = file.read()
+        file = open(path, "rb")
+        mark = file.read(len(codecs.BOM_UTF8))
     except OSError as error:
         raise ValueError(f"cannot read {path}: {error.strerror}") from error
-    return decode_text(data, path, errors)
-
-
-def decode_text(data: bytes, path, errors: str = "strict") -> str:
-    """Returns the text of a file; see `read_text`."""
-    if data.startswith(_UTF16):
+    if mark.startswith(_UTF16):
+        file.close()
         raise ValueError(f"{path} is UTF-16 text: save it as UTF-8")
-    data = without_mark(data)
-    try:
-        return data.decode("utf-8", errors)
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise not_utf8(path, line, data[error.start]) from None
+    if mark != codecs.BOM_UTF8:
+        file.seek(0)
+    return file
 
 
-def without_mark(data: bytes) -> bytes:
-    """Returns bytes of a file without the byte-order mark of UTF-8."""
-    mark = codecs.BOM_UTF8
-    return data[len(mark) :] if data.startswith(mark) else data
+def open_text(path) -> io.TextIOWrapper:
+    """Opens a user's UTF-8 text file for reading; see `open_bytes`.
+
+    Other bytes become surrogates, as in the names Python gives to files.
+    """
+    return io.TextIOWrapper(open_bytes(path), "utf-8", KEEP)
 
 
-def not_utf8(path, line: int, byte: int) -> ValueError:
-    """Returns the error of a line that is no UTF-8."""
-    return ValueError(
-        f"{path}: line {line} is not UTF-8 text (byte 0x{byte:02x}): save the file as "
-        "UTF-8, from Latin-1 by `iconv -f latin1 -t utf-8`"
-    )
+def is_utf8(text: str) -> bool:
+    """Returns whether a line of `open_text` was UTF-8."""
+    return not any("\udc80" <= letter <= "\udcff" for letter in text)
+
+
+def one_line(text: str) -> str:
+    """Returns a path or a reason with escapes for what would break a line or column."""
+    return text.translate(_BREAKS)
 
 
 def command_line() -> list[str]:
@@ -92,7 +86,8 @@ def _expanded(words, inside):
         path = os.path.expanduser(path.strip())
         if os.path.realpath(path) in inside:
             raise ValueError(f"{path} names itself")
-        lines = [line.strip() for line in read_text(path).splitlines()]
+        with open_text(path) as file:
+            lines = [line.strip() for line in file]
         lines = [line for line in lines if line and not line.startswith(("#", "//"))]
         expanded += _expanded(lines, (*inside, os.path.realpath(path)))
     return expanded

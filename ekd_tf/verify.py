@@ -10,6 +10,7 @@ from absl import app
 from absl import flags
 
 from ekd_tf.user_text import command_line
+from ekd_tf.user_text import one_line
 
 MODEL = flags.DEFINE_string(
     "model",
@@ -45,7 +46,7 @@ def main(argv):
         raise app.UsageError("Give an image to look up in --gallery.")
     try:
         verify(images)
-    except ValueError as error:
+    except (OSError, ValueError) as error:
         raise SystemExit(f"ekd_tf.verify: {error}") from None
 
 
@@ -61,6 +62,7 @@ def verify(images):
     from ekd_tf import evaluators
     from ekd_tf.data import ListedImages
     from ekd_tf.data import images_below
+    from ekd_tf.data.listed import readable
     from ekd_tf.evaluation import card_path
     from ekd_tf.evaluation import read_calibration
 
@@ -78,15 +80,21 @@ def verify(images):
             sys.stdout.write(decide(float(rows[0] @ rows[1])) + "\n")
             return
         gallery = images_below(GALLERY.value)
-        cosines = rows @ embedder(gallery).T
+        try:
+            of_gallery = embedder(gallery)
+        except (ValueError, tf.errors.OpError):
+            # One bad image must not keep a photo collection from being searched.
+            gallery = readable(gallery)
+            of_gallery = embedder(gallery)
+        cosines = rows @ of_gallery.T
     except tf.errors.OpError as error:
         # The reader's words stand in the last line of what tf.data makes of them.
         raise ValueError(_last_words(error)) from error
     for image, of_image in zip(images, cosines):
-        sys.stdout.write(f"{image}\n")
+        sys.stdout.write(f"{one_line(image)}\n")
         for place in (-of_image).argsort(kind="stable")[: NEAREST.value]:
             said = decide(float(of_image[place]))
-            sys.stdout.write(f"  {gallery.paths[place]}  {said}\n")
+            sys.stdout.write(f"  {one_line(gallery.paths[place])}  {said}\n")
 
 
 def _decision(calibration, flip):

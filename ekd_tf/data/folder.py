@@ -22,6 +22,14 @@ def _is_image(name):
     return name.lower().endswith(SUFFIXES)
 
 
+def _is_dir(entry):
+    try:
+        return entry.is_dir()
+    except OSError:
+        # A link to itself.
+        return False
+
+
 def _visible(directory):
     """Returns the entries of `directory` by name, without hidden ones."""
     try:
@@ -69,12 +77,12 @@ class FolderFaces(Source):
         counts = []
         self._names = PackedNames()
         for identity in _visible(self.root):
-            if not identity.is_dir():
+            if not _is_dir(identity):
                 stray.append(identity.name)
                 continue
             images = []
             for entry in _visible(identity.path):
-                if _is_image(entry.name) and not entry.is_dir():
+                if _is_image(entry.name) and not _is_dir(entry):
                     images.append(entry.name)
                 else:
                     report.append(f"not an image: {entry.path}")

@@ -12,6 +12,9 @@ from PIL import Image
 
 from ekd_tf.data.one_image import decodable
 from ekd_tf.data.source import Source
+from ekd_tf.user_text import KEEP
+from ekd_tf.user_text import one_line
+from ekd_tf.user_text import open_text
 
 _CHUNK = 256
 _THREADS = 2
@@ -133,9 +136,9 @@ def write_list(file, source: Source, findings: list[Finding]) -> None:
     """
     lines = [f"# source {source.fingerprint}", "# position\treason\tdetail\twhere"]
     for finding in findings:
-        where = source.describe(finding.index)
-        lines.append(f"{finding.index}\t{finding.reason}\t{finding.detail}\t{where}")
-    file.write(("\n".join(lines) + "\n").encode("utf-8", "surrogateescape"))
+        told = (finding.reason, finding.detail, source.describe(finding.index))
+        lines.append("\t".join([str(finding.index), *map(one_line, told)]))
+    file.write(("\n".join(lines) + "\n").encode("utf-8", KEEP))
 
 
 def read_list(path, source: Source) -> np.ndarray:
@@ -147,8 +150,8 @@ def read_list(path, source: Source) -> np.ndarray:
     Raises:
         ValueError: The list was made for another source, or is malformed.
     """
-    with open(path, "rb") as file:
-        lines = file.read().decode("utf-8", "surrogateescape").splitlines()
+    with open_text(path) as file:
+        lines = file.read().rstrip("\n").split("\n")
     if lines[:1] != [f"# source {source.fingerprint}"]:
         raise ValueError(
             f"{path} was made of another data set than {source.name}, or that has "

@@ -15,6 +15,8 @@ from ekd_tf.data.pair_pickle import read_pair_pickle
 from ekd_tf.data.positioned import PositionedFile
 from ekd_tf.data.source import Source
 from ekd_tf.restricted_pickle import RefusedPickle
+from ekd_tf.user_text import is_utf8
+from ekd_tf.user_text import open_text
 
 _SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n")
 _MAX_BYTES = 1 << 32
@@ -203,8 +205,9 @@ def pairs_from_list(list_path, folder, suffix: str = ".jpg") -> PairSet:
         ValueError: A line is anything else, images are missing, or the numbers of the
             first line do not fit.
     """
-    file = PositionedFile(list_path)
-    lines = file.read(0, file.size).decode("utf-8").splitlines()
+    list_path = os.fsdecode(list_path)
+    with open_text(list_path) as file:
+        lines = [line.rstrip("\n") for line in file]
     told = None
     paths, issame = [], []
     for number, line in enumerate(lines, 1):
@@ -224,17 +227,24 @@ def pairs_from_list(list_path, folder, suffix: str = ".jpg") -> PairSet:
             chosen = (first, int(n)), (second, int(m))
         except ValueError:
             raise ValueError(
-                f"{file.path}: line {number} must be name, n, m or name, n, other "
+                f"{list_path}: line {number} must be name, n, m or name, n, other "
                 f"name, m, separated by tabs. Received: {line[:80]!r}"
             ) from None
-        paths += [
-            os.path.join(os.fspath(folder), name, f"{name}_{k:04d}{suffix}")
+        of_line = [
+            os.path.join(os.fsdecode(folder), name, f"{name}_{k:04d}{suffix}")
             for name, k in chosen
         ]
-    _check_count(file.path, told, issame)
+        if not is_utf8(line) and not all(map(os.path.exists, of_line)):
+            raise ValueError(
+                f"{list_path}: line {number} is not UTF-8 text and names no image of "
+                f"{os.fsdecode(folder)}: save the file as UTF-8, from Latin-1 by "
+                f"`iconv -f latin1 -t utf-8`. Received: {line[:80]!r}"
+            )
+        paths += of_line
+    _check_count(list_path, told, issame)
     return PairSet(
         pathlib.Path(list_path).stem,
-        PairImages(file.path, _read_all(file.path, paths), paths),
+        PairImages(list_path, _read_all(list_path, paths), paths),
         np.array(issame),
     )
 

@@ -15,6 +15,7 @@ from PIL import Image
 from ekd_tf.data.alignment import TEMPLATE_SIZE
 from ekd_tf.data.alignment import align
 from ekd_tf.data.source import Source
+from ekd_tf.user_text import open_text
 
 _NAMED = 5
 
@@ -106,8 +107,8 @@ class AlignedImages(Source):
     @property
     def fingerprint(self) -> str:
         """A hash of the names, the points and the size."""
-        digest = hashlib.sha256(f"{self._size} {self.name}".encode())
-        digest.update("\n".join(self._paths).encode())
+        digest = hashlib.sha256(os.fsencode(f"{self._size} {self.name}"))
+        digest.update(os.fsencode("\n".join(self._paths)))
         digest.update(np.ascontiguousarray(self._points, np.float32))
         return digest.hexdigest()
 
@@ -228,7 +229,7 @@ def read_subjects(paths) -> TemplateSubjects:
     """
     found = {}
     for path in paths:
-        with open(path, newline="", encoding="utf-8") as file:
+        with open_text(path) as file:
             for number, row in enumerate(csv.reader(file)):
                 if not number or not row:
                     continue
@@ -252,7 +253,7 @@ def read_subjects(paths) -> TemplateSubjects:
 def _table(path, columns, dtype):
     """Reads lines of a name and as many numbers as `columns`."""
     numbers = _load(path, dtype, usecols=range(1, columns + 1))
-    with open(path, encoding="utf-8") as file:
+    with open_text(path) as file:
         rows = [line.split() for line in file if line.strip()]
     wrong = [number for number, row in enumerate(rows, 1) if len(row) != columns + 1]
     if wrong:
@@ -266,7 +267,8 @@ def _table(path, columns, dtype):
 def _load(path, dtype, **arguments):
     """Reads a file of numbers without a Python object for each."""
     try:
-        numbers = np.loadtxt(path, dtype, comments=None, ndmin=2, **arguments)
+        with open_text(path) as file:
+            numbers = np.loadtxt(file, dtype, comments=None, ndmin=2, **arguments)
     except (OSError, ValueError, OverflowError) as error:
         raise ValueError(f"{path} cannot be read: {error}") from error
     if not np.isfinite(numbers).all():

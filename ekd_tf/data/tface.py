@@ -15,6 +15,7 @@ from ekd_tf.data.source import MAX_LABEL
 from ekd_tf.data.source import Source
 from ekd_tf.data.source import number_identities
 from ekd_tf.data.tfrecord import ShardedExamples
+from ekd_tf.user_text import open_bytes
 
 
 def read_tface(index, root=None) -> Source:
@@ -35,9 +36,10 @@ def read_tface(index, root=None) -> Source:
     # Refuses what cannot be read in the words all files are refused in.
     path = PositionedFile(index).path
     root = os.path.dirname(path) if root is None else os.fspath(root)
-    with open(path, "rb") as lines:
+    with open_bytes(path) as lines:
+        start = lines.tell()
         fields = len(lines.readline().split(b"\t"))
-        lines.seek(0)
+        lines.seek(start)
         if fields == 4:
             return _records(path, root, lines)
         return _files(path, root, lines)

@@ -45,6 +45,7 @@ from ekd_tf.export.tflite import TFLiteModel
 from ekd_tf.export.tflite import check_representative
 from ekd_tf.export.tflite import convert_tflite
 from ekd_tf.export.tflite import tflite_ops
+from ekd_tf.user_text import KEEP
 
 # What half precision may cost between the model as trained and its float32 copy:
 # bfloat16 keeps 8 bits, so this tells a wrong copy from rounding and no more.
@@ -178,7 +179,8 @@ def export_student(
         text = json.dumps(card, indent=2) + "\n"
         (target / CARD_FILE).write_text(text, encoding="utf-8")
         text = card_markdown(card, report.to_table())
-        (target / README_FILE).write_text(text, encoding="utf-8")
+        # Paths need not be UTF-8.
+        (target / README_FILE).write_text(text, encoding="utf-8", errors=KEEP)
     return report
 
 

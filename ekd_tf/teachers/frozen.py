@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 import hashlib
+import os
 import pathlib
 
 import numpy as np
@@ -127,7 +128,7 @@ def content_hash(path, *settings) -> str:
         sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
     )
     for file in files:
-        digest.update(f"{file.relative_to(path)}\0".encode())
+        digest.update(os.fsencode(f"{file.relative_to(path)}\0"))
         with open(file, "rb") as stream:
             for chunk in iter(lambda: stream.read(1 << 20), b""):
                 digest.update(chunk)
