@@ -1,4 +1,5 @@
 import math
+import types
 
 import numpy as np
 import pytest
@@ -280,3 +281,52 @@ def test_augmentation_is_made_of_the_values_of_its_name():
     assert (on.crop, on.jpeg, on.occlusion) == (8, 0.5, 0)
     with pytest.raises(ValueError, match=r"`augment_crop` must be in \[0, 8\]"):
         factory.make_augmentation({**off, "augment_crop": 9})
+
+
+TOY = types.SimpleNamespace(labels=np.repeat([0, 1, 2], 4))
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (
+            lambda: factory.make_sampler(TOY, 0, 99, 4, 0),
+            "`--balanced_identities` must be at most .* --balanced_identities=99",
+        ),
+        (
+            lambda: factory.make_sampler(TOY, 0, 0, 4, 0),
+            "`--general_batch` or `--balanced_identities` must be above 0",
+        ),
+        (
+            lambda: factory.make_source("synthetic:size=33"),
+            "`--data=synthetic:size` must be a multiple of 16",
+        ),
+        (
+            lambda: factory.make_head("arcface", 5, 64.0, None, sample_rate=0.0),
+            "`--head_sample_rate` must be in",
+        ),
+        (
+            lambda: factory.make_losses("ekd:1", ekd={"temperature": -1.0}),
+            "`--ekd_temperature` must be in .* --ekd_temperature=-1.0",
+        ),
+        (
+            lambda: factory.make_losses("sp:1", sp={"gram": "x"}),
+            "`--sp_gram` must be one of",
+        ),
+        (
+            lambda: factory.make_schedule("step", 0.0, 10, 0, [], 0.1),
+            "`--learning_rate` must be in",
+        ),
+        (
+            lambda: factory.make_schedule("step", 0.1, 10, 0, [5, 5], 0.1),
+            "`--drop_at` must increase",
+        ),
+        (
+            lambda: factory.make_sources("synthetic:identities=4", None, 3, 0),
+            "`--holdout_identities` must leave at least 2",
+        ),
+    ],
+)
+def test_errors_name_the_flag(make, words):
+    with pytest.raises(ValueError, match=words):
+        make()

@@ -103,6 +103,13 @@ def test_links_to_identities_are_followed(tree, tmp_path_factory):
     assert FolderFaces(tree).identities == ["anna", "bea", "mia", "zoe"]
 
 
+def test_links_to_themselves_are_left_out(tree):
+    (tree / "itself").symlink_to("itself")
+    (tree / "itself.txt").symlink_to("itself.txt")
+    report = FolderFaces(tree).report
+    assert f"not an identity: {tree}/itself" in report
+
+
 def test_accepts_a_string(tree):
     assert len(FolderFaces(str(tree))) == 5
 

@@ -1,6 +1,7 @@
 """Every image looked at once: what is listed, and lists read back."""
 
 import io
+import os
 
 import numpy as np
 import pytest
@@ -131,6 +132,19 @@ def test_a_list_is_read_back_without_the_lines_taken_out(tmp_path, source):
     np.testing.assert_array_equal(read_list(path, source), [1])
     path.write_text("\n".join(lines[:2]))
     assert len(read_list(path, source)) == 0
+
+
+def test_a_list_of_odd_names_and_with_a_byte_order_mark_is_read_back(tmp_path):
+    source = tree(tmp_path / "faces", a=[face(1), face(2)], b=[face(3), face(4)])
+    odd = os.fsdecode(os.fsencode(tmp_path) + b"/faces/b/Ren\xe9\n\xc2\x85 2.jpg")
+    os.rename(tmp_path / "faces" / "b" / "1.jpg", odd)
+    source = FolderFaces(tmp_path / "faces")
+    path = tmp_path / "list.tsv"
+    with open(path, "wb") as file:
+        file.write(b"\xef\xbb\xbf")
+        write_list(file, source, [Finding(k, "few images", "two") for k in (1, 3)])
+    assert b"Ren\xe9\\n\xc2\x85 2.jpg\n" in path.read_bytes()
+    np.testing.assert_array_equal(read_list(path, source), [1, 3])
 
 
 def test_lists_of_another_source_and_malformed_ones_are_refused(tmp_path, source):

@@ -215,6 +215,26 @@ def test_a_malformed_list_is_refused(tmp_path, people, text, reason):
         pairs_from_list(path, people)
 
 
+def test_lists_of_other_encodings(tmp_path, people):
+    (people / "Jos\u00e9").mkdir()
+    path = tmp_path / "pairs.txt"
+    for name in ("Jos\u00e9_0001.jpg", "Jos\u00e9_0002.jpg"):
+        (people / "Jos\u00e9" / name).write_bytes(JPEG)
+    path.write_text("Jos\u00e9\t1\t2\n", encoding="utf-8-sig")
+    assert pairs_from_list(path, people).issame.tolist() == [True]
+    path.write_bytes("Ann\t1\t2\nJos\u00e9\t1\t2\n".encode("latin1"))
+    words = r"pairs\.txt: line 2 is not UTF-8 text and names no image .* iconv"
+    with pytest.raises(ValueError, match=words):
+        pairs_from_list(path, people)
+    # Unless the files are named so.
+    for name in (b"Jos\xe9_0001.jpg", b"Jos\xe9_0002.jpg"):
+        odd = os.fsencode(people) + b"/Jos\xe9/" + name
+        os.makedirs(os.path.dirname(odd), exist_ok=True)
+        with open(odd, "wb") as file:
+            file.write(JPEG)
+    assert len(pairs_from_list(path, people).issame) == 2
+
+
 def test_missing_images_are_listed(tmp_path, people):
     path = tmp_path / "pairs.txt"
     path.write_text("Ann\t1\t7\nAnn\t1\tCy\t1\n")

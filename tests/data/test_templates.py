@@ -59,6 +59,16 @@ def test_reads_the_lists(root):
     np.testing.assert_array_equal(found.probes.subject, [5, 6])
 
 
+def test_byte_order_marks_of_lists_are_skipped(root):
+    before = read_template_set(root)
+    for path in (root / "meta").iterdir():
+        path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().replace(b"\n", b"\r\n"))
+    after = read_template_set(root)
+    assert after.images.fingerprint == before.images.fingerprint
+    np.testing.assert_array_equal(after.pairs.first, before.pairs.first)
+    np.testing.assert_array_equal(after.probes.template, before.probes.template)
+
+
 def test_aligns_each_image_by_its_points(root):
     images = read_template_set(root).images
     found = images.read(np.array([3, 0]))

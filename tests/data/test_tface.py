@@ -59,6 +59,14 @@ def test_records_by_shard_and_offset(records):
     assert faces.describe(2) == where
 
 
+@pytest.mark.parametrize("kind", ["records", "files"])
+def test_a_byte_order_mark_is_skipped(kind, request):
+    path = request.getfixturevalue(kind) / "index.txt"
+    before = read_tface(path)
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert read_tface(path).fingerprint == before.fingerprint
+
+
 def test_files_by_path(files):
     faces = read_tface(str(files / "index.txt"))
     np.testing.assert_array_equal(faces.labels, [1, 0, 1])

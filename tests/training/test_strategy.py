@@ -97,6 +97,35 @@ def test_flags_set_tf_config(monkeypatch):
         set_workers(["a:2222", "b:2223"], 0)
 
 
+CLUSTER = '"cluster": {"worker": ["a:1", "b:1"]}'
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("not json", "Expecting value"),
+        ("[1]", "it holds no cluster"),
+        ("{}", "it holds no cluster"),
+        ('{"cluster": {"worker": "a:1"}}', "it holds no cluster"),
+        ("{%s}" % CLUSTER, "its task has no type of the cluster"),
+        ('{%s, "task": 0}' % CLUSTER, "its task has no type"),
+        ('{%s, "task": {"type": "chief", "index": 0}}' % CLUSTER, "has no type"),
+        ('{%s, "task": {"type": "worker"}}' % CLUSTER, "needs an index from 0 to 1"),
+        ('{%s, "task": {"type": "worker", "index": 2}}' % CLUSTER, "an index from 0"),
+        ('{%s, "task": {"type": "worker", "index": "0"}}' % CLUSTER, "a number"),
+    ],
+)
+def test_a_wrong_tf_config_is_named_with_its_reason(monkeypatch, text, reason):
+    monkeypatch.setenv("TF_CONFIG", "\ufeff" + text)
+    for make in (
+        lambda: make_strategy("multi_worker"),
+        lambda: set_workers(["a:1"], 0),
+    ):
+        with pytest.raises(ValueError, match="TF_CONFIG must be JSON like") as error:
+            make()
+        assert reason in str(error.value) and text in str(error.value)
+
+
 def test_without_hosts_tf_config_stays(monkeypatch):
     monkeypatch.setenv("TF_CONFIG", "{}")
     set_workers([], None)
