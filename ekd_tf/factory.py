@@ -165,12 +165,7 @@ def make_sampler(
     source: Source, general: int, identities: int, images_per_identity: int, seed: int
 ) -> BatchSampler:
     """Returns the sampler of the training batches; see `BatchSampler`."""
-    with checks.flag_words(
-        general="general_batch",
-        identities="balanced_identities",
-        images_per_identity="images_per_identity",
-        seed="seed",
-    ):
+    with checks.flag_words(general="general_batch", identities="balanced_identities"):
         return BatchSampler(
             source.labels,
             general=general,
@@ -234,8 +229,6 @@ def make_head(
     elif margin is not None:
         arguments["margin"] = margin
     with checks.flag_words(
-        scale="scale",
-        margin="margin",
         gradient="head_gradient",
         sample_rate="head_sample_rate",
         margin1="combined_margins",
@@ -298,11 +291,7 @@ def make_losses(
             arguments["head"] = head
         # `--ekd_temperature` sets the temperature of "ekd".
         own = arguments_by_name.get(name, {})
-        words = {
-            argument: argument if argument == "scale" else f"{name}_{argument}"
-            for argument in own
-            if not argument.endswith("_dim")
-        }
+        words = {a: f"{name}_{a}" for a in own if a != "scale" and "_dim" not in a}
         with checks.flag_words(**words):
             losses[name] = (loss_class(**arguments), weight)
     return losses
@@ -366,7 +355,6 @@ def make_schedule(
         base="learning_rate",
         boundaries="drop_at",
         factor="drop_factor",
-        warmup_steps="warmup_steps",
         total_steps="steps",
     ):
         if name == "step":

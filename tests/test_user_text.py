@@ -1,5 +1,6 @@
 """Text files of every editor, and flagfiles as absl reads them."""
 
+import pathlib
 import subprocess
 import sys
 
@@ -67,7 +68,7 @@ def test_names_no_terminal_can_show_are_printed_with_escapes():
     done = subprocess.run(
         [sys.executable, "-c", code],
         env={"PYTHONIOENCODING": "ascii"},
-        cwd=sys.path[0] or None,
+        cwd=pathlib.Path(__file__).parents[1],
         capture_output=True,
     )
     assert done.stdout == b"Ren\\udce9 \\u2013\n", done.stderr

@@ -223,7 +223,7 @@ def test_lists_of_other_encodings(tmp_path, people):
     path.write_text("Jos\u00e9\t1\t2\n", encoding="utf-8-sig")
     assert pairs_from_list(path, people).issame.tolist() == [True]
     path.write_bytes("Ann\t1\t2\nJos\u00e9\t1\t2\n".encode("latin1"))
-    words = r"pairs\.txt: line 2 is not UTF-8 text and names no image .* iconv"
+    words = r"pairs\.txt: line 2 is not UTF-8 text and names no image .*iconv"
     with pytest.raises(ValueError, match=words):
         pairs_from_list(path, people)
     # Unless the files are named so.

@@ -158,9 +158,7 @@ def test_crash_while_recording_keeps_the_old_record(recorded, monkeypatch):
 
 def test_rejects_a_file(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(
-        ValueError, match="must be a folder that can be written to. Rec.*file"
-    ):
+    with pytest.raises(ValueError, match="must be a folder that .*file"):
         Workdir(tmp_path / "file")
 
 
