@@ -27,7 +27,6 @@ import numpy as np
 from absl import app
 from absl import flags
 from PIL import Image
-from PIL import ImageOps
 
 PHOTOS = flags.DEFINE_string("photos", None, "Folder of photographs.")
 OUT = flags.DEFINE_string("out", None, "Folder of aligned faces to make.")
@@ -174,10 +173,11 @@ def align_photo(name, settings, find_faces):
     """
     from ekd_tf.atomic import write_aside
     from ekd_tf.data.alignment import align
+    from ekd_tf.data.image_pixels import read_image
+    from ekd_tf.data.positioned import read_file
 
     try:
-        with Image.open(settings.photos / name) as photo:
-            image = np.asarray(ImageOps.exif_transpose(photo).convert("RGB"))
+        image = read_image(read_file(settings.photos / name))
         faces = find_faces(name, image)
         if not faces:
             return "no face"
