@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import threading
+import warnings
 
 import numpy as np
 from PIL import Image
@@ -69,8 +70,9 @@ def open_image(data: bytes) -> Image.Image:
         Exception: Whatever Pillow raises for damaged files.
     """
     # Pillow's own limit, of the whole process, warns at 89 million pixels and raises
-    # at twice as many; photographs are larger.
-    with _limit:
+    # at twice as many; photographs are larger. It warns of damaged EXIF data, too.
+    with _limit, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
         limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
         try:
             image = Image.open(io.BytesIO(data))

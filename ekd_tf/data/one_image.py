@@ -79,13 +79,14 @@ def decodable(data: bytes):
     What is not plain in the sense of `image_header.classify` is encoded anew, without
     loss; if it is very large, at a part of its size.
     """
-    if classify(data, size=1) != UNKNOWN:
-        try:
-            decode_plain(tf.constant(data))
-            return data, None
-        except tf.errors.OpError:
-            pass
-    return plain(data)
+    if classify(data, size=1) == UNKNOWN:
+        return plain(data)
+    try:
+        decode_plain(tf.constant(data))
+    except tf.errors.OpError:
+        # Pillow has the better words, but passes over some damage.
+        return None, plain(data)[1] or "it is damaged"
+    return data, None
 
 
 def plain(data: bytes):
