@@ -58,7 +58,12 @@ def inspect_images(source: Source, min_images: int = 2, progress=None) -> Inspec
         source: A `Source` of encoded images.
         min_images: Integer >= 1.
         progress: Function called with the number of images after each chunk, or None.
+
+    Raises:
+        ValueError: The source holds pixels.
     """
+    if not source.encoded:
+        raise ValueError(f"{source.name} holds no image files that could be damaged")
     count = len(source)
     digests = np.zeros(count, "V16")
     sizes = np.zeros((count, 2), np.int32)
