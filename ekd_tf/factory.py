@@ -109,10 +109,10 @@ def make_source(spec: str, cache_dir=None, skip_corrupt: int = 0) -> Source:
     if kind == "recordio":
         return RecordIOFaces(rest, cache_dir, skip_corrupt)
     if kind == "tfrecord":
-        return TFRecordFaces(rest)
+        return TFRecordFaces(rest, skip_corrupt)
     if kind == "tface":
         index, _, root = rest.partition(",root=")
-        return read_tface(index, root or None)
+        return read_tface(index, root or None, skip_corrupt)
     if kind == "folder":
         return FolderFaces(rest)
     arguments = {}

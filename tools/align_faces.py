@@ -27,7 +27,6 @@ import numpy as np
 from absl import app
 from absl import flags
 from PIL import Image
-from PIL import ImageOps
 
 from ekd_tf.outputs import make_folder
 from ekd_tf.user_text import KEEP
@@ -186,10 +185,11 @@ def align_photo(name, settings, find_faces):
     """
     from ekd_tf.atomic import write_aside
     from ekd_tf.data.alignment import align
+    from ekd_tf.data.image_pixels import read_image
+    from ekd_tf.data.positioned import read_file
 
     try:
-        with Image.open(settings.photos / name) as photo:
-            image = np.asarray(ImageOps.exif_transpose(photo).convert("RGB"))
+        image = read_image(read_file(settings.photos / name))
         faces = find_faces(name, image)
         if not faces:
             return "no face"

@@ -57,7 +57,8 @@ def verify(source, path, min_images):
     from ekd_tf.training.progress import ProgressLine
 
     with contextlib.closing(ProgressLine(chunks(len(source)))) as line:
-        findings = inspect_images(source, min_images, progress=line.update)
+        seen = inspect_images(source, min_images, progress=line.update)
+    findings = seen.findings
     write_aside(pathlib.Path(path), lambda file: write_list(file, source, findings))
     counts = collections.Counter(finding.reason for finding in findings)
     dropped = len({finding.index for finding in findings})
@@ -67,6 +68,8 @@ def verify(source, path, min_images):
     )
     for reason, count in counts.items():
         print(f"  {count:,} {reason}")
+    if seen.turned:
+        print(f"{seen.turned:,} have an EXIF orientation and are read upright")
     if dropped:
         print(f"Take out the lines of images to keep, then convert with --drop={path}")
 
@@ -79,7 +82,13 @@ def encoded(source, indices):
     """Reads images as files: drawn ones as PNG."""
     from PIL import Image
 
-    images = source.read(indices)
+    try:
+        images = source.read(indices)
+    except ValueError as error:
+        raise ValueError(
+            f"{error}. To leave damaged images out, list them by --verify and give the "
+            "list as --drop"
+        ) from None
     if source.encoded:
         return images
     files = []
@@ -99,8 +108,8 @@ def convert(source, to, out, shards=16, drop=None, stream=None):
         OSError: Something cannot be written.
     """
     import numpy as np
-    from PIL import Image
 
+    from ekd_tf.data.image_pixels import read_image
     from ekd_tf.data.inspection import read_list
     from ekd_tf.data.source import number_identities
     from ekd_tf.data.writers import RecordIOWriter
@@ -130,8 +139,10 @@ def convert(source, to, out, shards=16, drop=None, stream=None):
     else:
         writer = TFRecordWriter(partial, labels, shards)
     first = encoded(source, kept[:1])[0]
-    with Image.open(io.BytesIO(first)) as image:
-        size = image.height, image.width
+    try:
+        size = read_image(first).shape[:2]
+    except ValueError as error:
+        raise ValueError(f"{source.describe(int(kept[0]))}: {error}") from None
     done = writer.count
     left = chunks(len(kept) - done)
     progress = None
@@ -207,7 +218,9 @@ def run():
         check_file("list", LIST.value)
     from ekd_tf import factory
 
-    source = factory.make_source(DATA.value)
+    # Damaged records are listed by --verify and left out by --drop, so none of them
+    # keeps the set from being opened.
+    source = factory.make_source(DATA.value, skip_corrupt=sys.maxsize)
     if VERIFY.value:
         verify(source, LIST.value, MIN_IMAGES.value)
     if TO.value:

@@ -16,6 +16,74 @@ import numpy as np
 from ai_edge_litert.interpreter import Interpreter
 from PIL import Image
 
+# Pillow's own limit is below what photographs have.
+MOST_PIXELS = 1 << 28
+Image.MAX_IMAGE_PIXELS = None
+ORIENTATION, BITS, PHOTOMETRIC = 0x0112, 0x0102, 0x0106
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+def read_image(path):
+    """Returns an image file as RGB, upright, as the student saw images in training.
+
+    Of 16 bits the upper 8 are kept, and alpha is dropped. Raises `ValueError` with the
+    path and the reason where it cannot be read.
+    """
+    try:
+        with Image.open(path) as image:
+            if image.width * image.height > MOST_PIXELS:
+                raise ValueError(
+                    f"it is {image.width}x{image.height}: images of more than "
+                    f"{MOST_PIXELS:,} pixels are not read. Make it smaller"
+                )
+            image.load()
+            upright = to_rgb(image)
+            turn = TURNS.get(orientation(image))
+            return upright if turn is None else upright.transpose(turn)
+    # Pillow's parsers raise nearly anything on damaged files.
+    except Exception as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ValueError(f"cannot read {path}: {reason}") from error
+
+
+def orientation(image):
+    """Returns the EXIF orientation of a loaded image, 1 where it has none."""
+    if image.format == "TIFF":
+        return image.tag_v2.get(ORIENTATION, 1)
+    exif = Image.Exif()
+    try:
+        exif.load(image.info.get("exif") or b"")
+        return exif.get(ORIENTATION, 1)
+    # Damaged EXIF data say nothing.
+    except Exception:
+        return 1
+
+
+def to_rgb(image):
+    """Returns a loaded image as RGB."""
+    gray16 = image.mode == "I" and image.format in ("PNG", "PPM")
+    if image.mode.startswith("I;16") or gray16:
+        tags = getattr(image, "tag_v2", {})
+        gray = np.asarray(image) >> (tags.get(BITS, (16,))[0] - 8)
+        if tags.get(PHOTOMETRIC) == 0:
+            gray = 255 - gray
+        return Image.fromarray(gray.astype(np.uint8)).convert("RGB")
+    if image.mode in ("I", "F"):
+        raise ValueError("its pixels have 32 bits. Save it with 8 or 16 bits")
+    if image.mode in ("P", "PA", "RGBa"):
+        image = image.convert("RGBA")
+    elif image.mode == "La":
+        image = image.convert("LA")
+    return image.convert("RGB")
+
 
 class Student:
     """A TFLite student: uint8 RGB images to embeddings of length 1.
@@ -37,7 +105,7 @@ class Student:
 
         The file must show a face aligned to the ArcFace template.
         """
-        image = Image.open(path).convert("RGB")
+        image = read_image(path)
         if image.size != (self.width, self.height):
             image = image.resize((self.width, self.height), Image.BILINEAR)
         return np.asarray(image, np.uint8)

@@ -113,6 +113,8 @@ def describe(batch, step, name):
 
 def show(values, step, path, columns):
     """Writes the sheet of batch `step` and returns its title."""
+    import tensorflow as tf
+
     from ekd_tf import factory
     from ekd_tf.data import make_pipeline
 
@@ -141,7 +143,10 @@ def show(values, step, path, columns):
         skip_corrupt=values["skip_corrupt"],
         augmentation=factory.make_augmentation(values),
     )
-    batch = next(pipeline.dataset.as_numpy_iterator())
+    try:
+        batch = next(pipeline.dataset.as_numpy_iterator())
+    except tf.errors.OpError as error:
+        raise ValueError(pipeline.failure(step) or error.message) from error
     title = describe(batch, step, source.name)
     draw_sheet(batch, title, columns).save(path, format="PNG")
     return title

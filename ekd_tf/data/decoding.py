@@ -11,10 +11,13 @@ from absl import logging
 
 from ekd_tf.data.augment import random_flip
 from ekd_tf.data.image_header import EXPECTED
+from ekd_tf.data.image_header import UNKNOWN
 from ekd_tf.data.image_header import BatchClassifier
+from ekd_tf.data.image_header import classify
 from ekd_tf.data.one_image import decodable
-from ekd_tf.data.one_image import decode_image
+from ekd_tf.data.one_image import decode_plain
 from ekd_tf.data.one_image import fit
+from ekd_tf.data.one_image import plain
 from ekd_tf.data.source import Source
 
 # Batches in each stage of a pipeline at once: two hide the latency of a disk and keep
@@ -70,8 +73,8 @@ class ImageReader:
     def read(self, indices):
         """Reads a batch in a form tf.numpy_function can pass on.
 
-        Encoded images that cannot be read are empty, so that decoding fails and
-        `repair` is asked.
+        Encoded images that are not plain are encoded anew. Those that cannot be read
+        are empty, so that decoding fails and `repair` is asked.
 
         Args:
             indices: int64 `(batch,)`.
@@ -88,8 +91,17 @@ class ImageReader:
             images = self.source.read(indices)
         except (OSError, ValueError):
             images = [self._read_one(index)[0] for index in indices]
+        kind = self.kind_of(images)
+        if kind == UNKNOWN:
+            images = [self._as_plain(data) for data in images]
+            kind = self.kind_of(images)
         # Without dtype=object NumPy would strip trailing zero bytes.
-        return np.array(images, dtype=object), self.kind_of(images)
+        return np.array(images, dtype=object), kind
+
+    def _as_plain(self, data):
+        if classify(data, self.size) != UNKNOWN:
+            return data
+        return plain(data)[0] or b""
 
     def kind_of(self, images) -> np.int64:
         """Returns how images that a reader of any size has read are decoded to this."""
@@ -104,14 +116,14 @@ class ImageReader:
         except ValueError as error:
             # The place is said by whoever asks for the reason.
             return b"", str(error).removeprefix(f"{self.source.describe(index)}: ")
-        return data, None if data else "the file is empty"
+        return data, None if len(data) else "the file is empty"
 
     def _readable(self, index):
-        """Returns `(bytes TensorFlow decodes, None)` or `(None, reason)`."""
+        """Returns `(bytes TensorFlow decodes, or pixels, None)` or `(None, reason)`."""
         data, reason = self._read_one(index)
         if reason:
             return None, reason
-        return decodable(data)
+        return decodable(data) if self.source.encoded else (data, None)
 
     def failure(self, indices) -> str | None:
         """Returns what is wrong with a batch that ended the dataset, or None."""
@@ -284,21 +296,20 @@ class ImageReader:
         return self._decode_expected, self._decode_any, self._decode_repaired
 
     def _decode_expected(self, images, indices, flips):
-        """Decodes JPEG and PNG of the right size; any other is an error.
+        """Decodes plain images of the right size; any other is an error.
 
         Asking each image what it is costs a fifth of decoding it.
         """
 
         def decode(data, *flip):
-            # Reads PNG too, and with the same pixels as tf.io.decode_png.
-            image = tf.io.decode_jpeg(data, channels=3, dct_method="INTEGER_ACCURATE")
-            return _mirror(tf.ensure_shape(image, self._shape), *flip)
+            image = tf.ensure_shape(decode_plain(data), self._shape)
+            return _mirror(image, *flip)
 
         return _map_rows(decode, images, flips, self._spec), indices
 
     def _decode_any(self, images, indices, flips):
         def decode(data, *flip):
-            image = decode_image(data)
+            image = decode_plain(data)
             return _mirror(fit(image, self.size), *flip), tf.shape(image)[:2]
 
         pixels, shapes = _map_rows(

@@ -16,6 +16,8 @@ from ekd_tf.data.positioned import unreadable
 from ekd_tf.data.recordio_frame import FIRST_READ
 from ekd_tf.data.recordio_frame import read_record
 from ekd_tf.data.recordio_index import build_index
+from ekd_tf.data.recordio_index import impossible_label
+from ekd_tf.data.recordio_index import is_label
 from ekd_tf.data.recordio_index import unpack
 from ekd_tf.data.recordio_index import unpack_plain
 from ekd_tf.data.source import Source
@@ -113,6 +115,8 @@ class RecordIOFaces(Source):
         except ValueError as error:
             raise ValueError(f"{self.describe(index)}: {error}") from None
         expected = self.identities[self.labels[index]]
+        if label is not None and not is_label(label):
+            raise ValueError(f"{self.describe(index)}: {impossible_label(label)}")
         if label != expected:
             raise ValueError(
                 f"{self.describe(index)}: its label is {label} and was {expected} when "

@@ -101,8 +101,8 @@ def build_index(
         of the idx or else of the file, and how many of them are damaged.
 
     Raises:
-        ValueError: More records are damaged, a label is no integer in [0, 2^24), the
-            idx is malformed, or there is no image.
+        ValueError: More records are damaged, or have a label that is no integer in
+            [0, 2^24); the idx is malformed, or there is no image.
     """
     damage = _Damage(file, skip_corrupt)
     if idx is None:
@@ -129,12 +129,15 @@ class _Damage:
         self._file = file
         self._reasons = []
 
-    def count(self, reason):
+    def count(self, reason, way_out=None):
+        """Counts one; `way_out` is what to do where copying does not mend it."""
         self.counted += 1
         self._reasons = [*self._reasons, reason][:_NAMED]
         if self.counted <= self.skip_corrupt:
             logging.warning("damaged: %s", reason)
             return
+        if way_out:
+            raise ValueError(f"{reason}. {way_out}")
         listed = "\n  ".join(self._reasons)
         raise ValueError(
             f"{self._file.path} is damaged. Copy it again, or allow N damaged records "
@@ -181,16 +184,25 @@ def _label(file, offset, payload, damage):
         return _DAMAGED
     if label is None:
         return _NO_IMAGE
-    if not _is_label(label):
-        raise ValueError(
-            f"{file.place(offset)}: its label is {label:.10g}. Labels must be "
-            "integers in [0, 2^24): float32, which RecordIO stores, rounds larger "
-            "ones. Number the identities from 0 and convert again"
+    if not is_label(label):
+        damage.count(
+            f"{file.place(offset)}: {impossible_label(label)}",
+            "Number the identities from 0 and convert again",
         )
+        return _DAMAGED
     return int(label)
 
 
-def _is_label(label):
+def impossible_label(label) -> str:
+    """Returns what is wrong with a label that `is_label` refuses."""
+    return (
+        f"its label is {label:.10g}. Labels must be integers in [0, 2^24): float32, "
+        "which RecordIO stores, rounds larger ones"
+    )
+
+
+def is_label(label):
+    """Returns whether numbers, one or an array, can be labels."""
     # NaN fails every comparison.
     return (label >= 0) & (label < MAX_LABEL) & (label == np.floor(label))
 
@@ -222,7 +234,7 @@ def _listed_labels(file, idx, offsets, damage):
             & (offsets[rows] % 4 == 0)
         )
         image = (flag == 0) | (rest > 0)
-        good = plain & image & _is_label(label)
+        good = plain & image & is_label(label)
         found = np.where(good, label, _NO_IMAGE).astype(np.int32)
         # Records in parts, damaged ones and wrong labels, one by one.
         for k in np.flatnonzero(~good & ~(plain & ~image)):

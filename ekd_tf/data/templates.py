@@ -5,15 +5,15 @@ from __future__ import annotations
 import csv
 import dataclasses
 import hashlib
-import io
 import os
 import pathlib
 
 import numpy as np
-from PIL import Image
 
 from ekd_tf.data.alignment import TEMPLATE_SIZE
 from ekd_tf.data.alignment import align
+from ekd_tf.data.image_pixels import read_image
+from ekd_tf.data.positioned import read_file
 from ekd_tf.data.source import Source
 from ekd_tf.user_text import open_text
 
@@ -118,12 +118,10 @@ class AlignedImages(Source):
     def _read_one(self, index):
         path = self._paths[index]
         try:
-            with Image.open(io.BytesIO(pathlib.Path(path).read_bytes())) as image:
-                pixels = np.asarray(image.convert("RGB"))
+            pixels = read_image(read_file(path))
             return align(pixels, self._points[index], self._size)
-        # Damaged files raise nearly anything out of Pillow's parsers.
-        except Exception as error:
-            raise ValueError(f"{path} cannot be aligned: {error}") from error
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
 
     def describe(self, index: int) -> str:
         return self._paths[index]

@@ -18,7 +18,7 @@ from ekd_tf.data.tfrecord import ShardedExamples
 from ekd_tf.user_text import open_bytes
 
 
-def read_tface(index, root=None) -> Source:
+def read_tface(index, root=None, skip_corrupt: int = 0) -> Source:
     """Opens the images a TFace index lists.
 
     Its lines are `path<tab>label`, or `name<tab>shard<tab>offset<tab>label` for the
@@ -28,6 +28,8 @@ def read_tface(index, root=None) -> Source:
     Args:
         index: The text file.
         root: What paths and names are relative to; the folder of `index` by default.
+        skip_corrupt: How many records to accept that lie beyond the end of their file.
+            They stay in the source: reading one raises.
 
     Raises:
         ValueError: A file is missing, the index is empty, a line is malformed, or a
@@ -41,7 +43,7 @@ def read_tface(index, root=None) -> Source:
         fields = len(lines.readline().split(b"\t"))
         lines.seek(start)
         if fields == 4:
-            return _records(path, root, lines)
+            return _records(path, root, lines, skip_corrupt)
         return _files(path, root, lines)
 
 
@@ -90,9 +92,9 @@ def _files(path, root, lines):
     return ListedFiles(path, root, names, *_numbered(path, labels))
 
 
-def _records(path, root, lines):
+def _records(path, root, lines, skip_corrupt):
     shards, offsets, labels = array.array("i"), array.array("q"), array.array("q")
-    numbers, files = {}, []
+    numbers, files, beyond = {}, [], 0
     for number, line in enumerate(lines, 1):
         try:
             name, shard, offset, label = line.rstrip(b"\r\n").split(b"\t")
@@ -107,11 +109,13 @@ def _records(path, root, lines):
             shard_name = f"{name}-{key[1]:05d}.tfrecord"
             files.append(PositionedFile(os.path.join(root, name, shard_name)))
         shards.append(numbers[key])
-        if not 0 <= offsets[-1] < files[shards[-1]].size:
+        file, offset = files[shards[-1]], offsets[-1]
+        beyond += offset >= file.size
+        if offset < 0 or beyond > skip_corrupt:
             raise ValueError(
-                f"{path}: line {number} lists a record at offset {offsets[-1]} of "
-                f"{files[shards[-1]].path}, which has {files[shards[-1]].size:,} "
-                "bytes: the file was cut or is another. Copy both again"
+                f"{path}: line {number} lists a record at offset {offset} of "
+                f"{file.path}, which has {file.size:,} bytes: the file was cut or is "
+                "another. Copy both again"
             )
     labels, count = _numbered(path, labels)
     shards, offsets = np.asarray(shards, np.int32), np.asarray(offsets, np.int64)

@@ -8,7 +8,7 @@ from pictures import face
 from pictures import pixels
 
 from ekd_tf.data.decoding import ImageReader
-from ekd_tf.data.image_header import UNKNOWN
+from ekd_tf.data.image_header import EXPECTED
 from ekd_tf.data.one_image import fit
 from ekd_tf.data.source import Source
 
@@ -72,12 +72,13 @@ def test_decodes_batches_in_order(rng):
     assert reader.skipped == []
 
 
-def test_bytes_with_trailing_zeros_arrive_whole():
-    reader = ImageReader(Files([b"ab\0\0", b"c\0"]), 16)
+def test_bytes_with_trailing_zeros_arrive_whole(rng):
+    files = [encode(face(rng), "JPEG") + b"\0\0", encode(face(rng)) + b"\0"]
+    reader = ImageReader(Files(files), 16)
     types = [tf.string, tf.int64]
     images, kind = tf.numpy_function(reader.read, [np.array([0, 1])], types)
-    assert images.numpy().tolist() == [b"ab\0\0", b"c\0"]
-    assert kind == UNKNOWN
+    assert images.numpy().tolist() == files
+    assert kind == EXPECTED
 
 
 def test_what_tensorflow_cannot_read_is_read_by_pillow(rng):
@@ -91,6 +92,33 @@ def test_what_tensorflow_cannot_read_is_read_by_pillow(rng):
     for image, expected in zip(images, (palette, plain, bilevel, palette)):
         np.testing.assert_array_equal(image, pixels(expected))
     assert reader.skipped == []
+
+
+def test_pixels_that_cannot_be_read_are_named():
+    class Pixels(Files):
+        encoded = False
+
+        def read(self, indices):
+            if 1 in indices:
+                raise ValueError("/faces/1.jpg: the file is torn")
+            return np.zeros((len(indices), 16, 16, 3), np.uint8)
+
+    reader = ImageReader(Pixels([None] * 3), 16)
+    with pytest.raises(tf.errors.OpError):
+        decoded(reader, [[0, 1]])
+    words = "cannot decode /faces/1.jpg: the file is torn"
+    assert reader.failure([0, 1]).startswith(words)
+
+
+def test_damage_pillow_passes_over_is_named(rng):
+    # The checksum of the pixels is wrong; Pillow has them all before it comes to it.
+    good = bytearray(encode(face(rng)))
+    at = good.index(b"IEND") - 6
+    good[at] ^= 255
+    reader = ImageReader(Files([bytes(good)]), 16)
+    with pytest.raises(tf.errors.OpError):
+        decoded(reader, [[0]])
+    assert reader.failure([0]).startswith("cannot decode /faces/0.jpg: ")
 
 
 def test_webp(rng):

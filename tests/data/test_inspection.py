@@ -30,7 +30,7 @@ def tree(root, **identities):
 
 
 def found(source, **arguments):
-    findings = inspect_images(source, **arguments)
+    findings = inspect_images(source, **arguments).findings
     return [(f.index, f.reason, f.detail) for f in findings]
 
 
@@ -87,7 +87,9 @@ def test_lists_identities_with_few_images_that_decode(tmp_path):
         (7, "undecodable", "not an image in a format that is read"),
         (7, "few images", "identity 3 has 0 of 2 images"),
     ]
-    few = [f.index for f in inspect_images(source, 3) if f.reason == "few images"]
+    few = [
+        f.index for f in inspect_images(source, 3).findings if f.reason == "few images"
+    ]
     assert few == [3, 4, 5, 6, 7]
 
 
@@ -97,6 +99,18 @@ def test_lists_images_of_another_size_than_most(tmp_path):
         (1, "odd size", "9x8, most are 8x8"),
         (3, "odd size", "16x16, most are 8x8"),
     ]
+
+
+def test_turned_images_are_counted_and_fine(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    file = io.BytesIO()
+    Image.fromarray(np.zeros((9, 8, 3), np.uint8)).save(file, "JPEG", exif=exif)
+    # Stored 8 wide and 9 high, it is 9 wide.
+    upright = [face(k, height=8, width=9) for k in range(3)]
+    source = tree(tmp_path, a=upright[:2], b=[upright[2], file.getvalue()])
+    seen = inspect_images(source)
+    assert (seen.findings, seen.turned) == ([], 1)
 
 
 def test_nothing_decodes(tmp_path):

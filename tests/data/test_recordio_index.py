@@ -6,6 +6,7 @@ import records
 
 from ekd_tf.data import recordio_index
 from ekd_tf.data.positioned import PositionedFile
+from ekd_tf.data.recordio import RecordIOFaces
 from ekd_tf.data.recordio_index import build_index
 from ekd_tf.data.recordio_index import read_idx
 from ekd_tf.data.recordio_index import unpack
@@ -120,8 +121,12 @@ def test_impossible_labels_are_refused(tmp_path, with_idx, label):
     records.write(tmp_path, [(1, first), (2, records.record(label, b"y", 2))])
     words = rf"train\.rec: record at offset {len(first)}: its label is {label:.10g}\. "
     with pytest.raises(ValueError, match=words.replace("+", r"\+")) as error:
-        index(tmp_path, with_idx, skip_corrupt=5)
+        index(tmp_path, with_idx)
     assert "Number the identities from 0" in str(error.value)
+    found = index(tmp_path, with_idx, skip_corrupt=1)
+    check(found, [0, len(first)], [0, 0], damaged=1)
+    with pytest.raises(ValueError, match=words.replace("+", r"\+")[:-3]):
+        RecordIOFaces(tmp_path, skip_corrupt=1).read([1])
 
 
 def test_the_largest_label(tmp_path, with_idx):

@@ -3,6 +3,7 @@ import pytest
 from PIL import Image
 
 from ekd_tf.data.alignment import align
+from ekd_tf.data.pipeline import evaluation_batches
 from ekd_tf.data.templates import AlignedImages
 from ekd_tf.data.templates import read_landmarks
 from ekd_tf.data.templates import read_media_list
@@ -103,9 +104,15 @@ def test_fingerprint_changes_with_the_points(root):
 def test_names_missing_and_damaged_images(root):
     (root / "loose_crop" / "2.png").write_text("no image")
     images = read_template_set(root).images
-    with pytest.raises(ValueError, match=r"2.png cannot be aligned"):
+    with pytest.raises(ValueError, match=r"2.png: not an image in a format that"):
         images.read(np.array([1]))
+    # In an evaluation too, whatever else is in the batch.
+    batches = evaluation_batches(images, np.arange(6), 112, 6)
+    with pytest.raises(ValueError, match=r"cannot decode .*2.png: not an image in"):
+        list(batches)
     (root / "loose_crop" / "2.png").unlink()
+    with pytest.raises(ValueError, match=r"cannot decode .*2.png: No such file"):
+        list(evaluation_batches(images, np.arange(6), 112, 6))
     with pytest.raises(ValueError, match="1 of 6 listed images are missing.*2.png"):
         read_template_set(root)
 

@@ -129,6 +129,16 @@ def test_a_malformed_index_is_refused(records, text, reason):
         read_tface(records / "index.txt")
 
 
+def test_records_beyond_the_end_are_damage_where_allowed(records):
+    lines = ["ms1m\t0\t0\t1", "ms1m\t0\t9999\t1", "ms1m\t0\t9998\t1"]
+    (records / "index.txt").write_text("\n".join(lines) + "\n")
+    with pytest.raises(ValueError, match="line 3 lists a record at offset 9998"):
+        read_tface(records / "index.txt", skip_corrupt=1)
+    faces = read_tface(records / "index.txt", skip_corrupt=2)
+    with pytest.raises(ValueError, match="offset 9999: the file ends before its len"):
+        faces.read([1])
+
+
 def test_missing_files_are_refused(records):
     with pytest.raises(ValueError, match="cannot read .*gone.txt: No such file"):
         read_tface(records / "gone.txt")

@@ -3,12 +3,17 @@
 import pathlib
 import subprocess
 import sys
+import types
 
 import keras
 import numpy as np
 import pytest
+from pictures import encode
+from pictures import face
+from pictures import kinds
 from PIL import Image
 
+from ekd_tf.data import image_pixels
 from ekd_tf.export.tflite import write_tflite
 
 TOOL = pathlib.Path(__file__).parents[2] / "tools" / "run_tflite.py"
@@ -68,6 +73,37 @@ def test_embeds_without_tensorflow(files, precision, atol):
     cosine, *paths = done.stdout.splitlines()[-1].split()
     assert paths == [str(a), str(b)]
     assert float(cosine) == pytest.approx(received[0] @ received[1], abs=1e-4)
+
+
+def test_reads_every_kind_of_file_as_the_pipeline_does(
+    load_tool, monkeypatch, rng, tmp_path
+):
+    # What it needs of LiteRT is tested above.
+    for name in ("ai_edge_litert", "ai_edge_litert.interpreter"):
+        monkeypatch.setitem(sys.modules, name, types.SimpleNamespace(Interpreter=None))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)
+    tool = load_tool("run_tflite")
+    assert tool.MOST_PIXELS == image_pixels.MOST_PIXELS
+    path = tmp_path / "image"
+    damaged = face(rng)
+    files = [data for data, _ in kinds(rng).values()]
+    files += [encode(damaged, "JPEG"), encode(damaged.convert("CMYK"), "JPEG")]
+    for data in files:
+        path.write_bytes(data)
+        found = np.asarray(tool.read_image(path))
+        np.testing.assert_array_equal(found, image_pixels.read_image(data))
+    for data, reason in (
+        (b"text", "cannot identify image file"),
+        (encode(face(rng, 40, 40))[:-99], ""),
+        (encode(Image.new("F", (4, 4)), "TIFF"), "its pixels have 32 bits"),
+    ):
+        path.write_bytes(data)
+        with pytest.raises(ValueError, match=f"cannot read {path}: {reason}"):
+            tool.read_image(path)
+    monkeypatch.setattr(tool, "MOST_PIXELS", 255)
+    path.write_bytes(encode(face(rng)))
+    with pytest.raises(ValueError, match="it is 16x16: images of more than 255 pixels"):
+        tool.read_image(path)
 
 
 def test_a_missing_file_is_named_in_one_line(files):
