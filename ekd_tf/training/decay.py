@@ -13,12 +13,14 @@ Addons' NovoGrad decays inside the momentum: none of that is used. A wrapper
 
 from __future__ import annotations
 
+import inspect
 import re
 
 import tensorflow as tf
 
 from ekd_tf.stack import tf_variable
 
+DEFAULT = 5e-4
 _DECOUPLED = {"AdamW", "Lion", "SGDW", "RectifiedAdam", "AdaBelief", "NovoGrad"}
 
 
@@ -29,6 +31,39 @@ def decay_kind(optimizer) -> str:
     if "LAMB" in names:
         return "lamb"
     return "decoupled" if names & _DECOUPLED else "coupled"
+
+
+def chosen_decay(optimizer, weight_decay: float | None) -> float:
+    """Returns the coefficient, which the optimizer or the caller has given.
+
+    AdamW has 0.004 where nobody gave one: it holds where the caller gives none either.
+
+    Args:
+        optimizer: Keras optimizer.
+        weight_decay: Float, or None: not given.
+
+    Raises:
+        ValueError: The optimizer has one of its own where it means another thing
+            here, or another one than the caller's.
+    """
+    own = getattr(optimizer, "weight_decay", None)
+    if not own or decay_kind(optimizer) == "lamb":
+        return DEFAULT if weight_decay is None else weight_decay
+    if decay_kind(optimizer) != "decoupled":
+        raise ValueError(
+            f"`optimizer` must leave `weight_decay` to `compile`: {type(optimizer).__name__}"
+            " adds it to the gradient here, as torch does, and Keras does not. Received: "
+            f"weight_decay={own}"
+        )
+    default = inspect.signature(type(optimizer)).parameters.get("weight_decay")
+    if weight_decay in (None, own):
+        return own
+    if default is None or own != default.default:
+        raise ValueError(
+            "`weight_decay` must be given once, to the optimizer or to `compile`. "
+            f"Received: {own} and {weight_decay}"
+        )
+    return weight_decay
 
 
 def unwrapped(optimizer):

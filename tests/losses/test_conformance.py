@@ -13,6 +13,7 @@ import pytest
 import tensorflow as tf
 
 from ekd_tf import losses
+from ekd_tf.stack import IS_KERAS_3
 
 ROWS, STUDENT_DIM, TEACHER_DIM, IDENTITIES = 6, 5, 7, 4
 
@@ -290,6 +291,47 @@ def test_batch_size_unknown_while_tracing(rng, name):
     expected, expected_gradient = with_gradient(CASES[name].make())(*batch)
     np.testing.assert_allclose(value, expected, rtol=1e-5)
     np.testing.assert_allclose(gradient, expected_gradient, rtol=1e-3, atol=1e-5)
+
+
+KINDS = {
+    "tensor": tf.constant,
+    "array": np.array,
+    "variable": tf.Variable,
+    "Keras variable": lambda array: keras.Variable(array, dtype=str(array.dtype)),
+}
+if not IS_KERAS_3:
+    # There a variable of Keras is one of TensorFlow.
+    del KINDS["Keras variable"]
+
+
+@pytest.mark.parametrize("traced", [False, True], ids=["eager", "traced"])
+@named(*CASES, "ekd")
+def test_takes_what_a_user_has(rng, name, traced):
+    make = CASES[name].make if name in CASES else losses.EKDLoss
+    student, teacher, labels = batch_of(rng)
+    ids = np.arange(ROWS)
+    for dtype in ("float32", "float16", "float64"):
+        student, teacher = student.astype(dtype), teacher.astype(dtype)
+        expected = make()(np.float32(student), np.float32(teacher), labels, ids)
+        for kind, of in KINDS.items():
+            given = of(student), of(teacher), of(labels), of(np.int64(ids))
+            loss = make()
+            step = tf.function(lambda: loss(*given)) if traced else lambda: loss(*given)
+            for term, value in step().items():
+                np.testing.assert_allclose(
+                    value, expected[term], rtol=1e-5, atol=1e-7, err_msg=kind
+                )
+
+
+@every_loss
+def test_a_variable_has_the_gradient_of_a_tensor(rng, name):
+    student, teacher, labels = batch_of(rng)
+    step = with_gradient(CASES[name].make())
+    _, expected = step(*tensors((student, teacher, labels)))
+    variable = tf.Variable(student)
+    _, gradient = with_gradient(CASES[name].make())(variable, teacher, labels)
+    np.testing.assert_array_equal(gradient, expected)
+    np.testing.assert_array_equal(variable, student)
 
 
 # The base class casts, and its tests try the other half precision too.
