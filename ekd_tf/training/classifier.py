@@ -59,8 +59,9 @@ class FaceClassifier(StudentModel):
 
         Args:
             optimizer: Keras optimizer without clipping or loss scale; only AdamW and
-                Lion may have a weight decay. SGD leaves classes a sampled head has not drawn as they are
-                (`ekd_tf.training.sampled_rows`); the others update all centres.
+                Lion may have a weight decay. SGD leaves classes a sampled head has
+                not drawn as they are (`ekd_tf.training.sampled_rows`); the others
+                update all centres.
             weight_decay: Float >= 0, of kernels and of the head's centres; never of
                 BatchNorm, PReLU slopes or biases. SGD and Adam add it to the
                 gradient, as in torch; `ekd_tf.training.decay` has the others. None:

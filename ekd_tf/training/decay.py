@@ -16,6 +16,7 @@ from __future__ import annotations
 import inspect
 import re
 
+import keras
 import tensorflow as tf
 
 from ekd_tf.stack import tf_variable
@@ -43,17 +44,19 @@ def chosen_decay(optimizer, weight_decay: float | None) -> float:
         weight_decay: Float, or None: not given.
 
     Raises:
-        ValueError: The optimizer has one of its own where it means another thing
-            here, or another one than the caller's.
+        ValueError: The optimizer has one that somebody gave it, and so has the
+            caller; or it is of a kind whose own decay is not carried out.
     """
     own = getattr(optimizer, "weight_decay", None)
-    if not own or decay_kind(optimizer) == "lamb":
+    if isinstance(own, tf.Variable):
+        own = float(own.numpy())
+    if not own:
         return DEFAULT if weight_decay is None else weight_decay
-    if decay_kind(optimizer) != "decoupled":
+    if not isinstance(optimizer, (keras.optimizers.AdamW, keras.optimizers.Lion)):
         raise ValueError(
-            f"`optimizer` must leave `weight_decay` to `compile`: {type(optimizer).__name__}"
-            " adds it to the gradient here, as torch does, and Keras does not. Received: "
-            f"weight_decay={own}"
+            "`optimizer` must leave `weight_decay` to `compile`, unless it is AdamW or "
+            "Lion of Keras: of others the decay is part of the gradient here, as in "
+            f"torch. Received: {type(optimizer).__name__} with weight_decay={own}"
         )
     default = inspect.signature(type(optimizer)).parameters.get("weight_decay")
     if weight_decay in (None, own):
