@@ -149,6 +149,9 @@ class StudentModel(keras.Model):
             x = pipeline.dataset
             steps_per_epoch = steps_per_epoch or pipeline.steps_per_epoch
         _check_divisible(x, self.distribute_strategy.num_replicas_in_sync)
+        if isinstance(x, tf.data.Dataset):
+            # Else Keras warns that it leaves the order to the dataset.
+            kwargs.setdefault("shuffle", False)
         count = _BatchCount()
         if not isinstance(callbacks, keras.callbacks.CallbackList):
             callbacks = [*(callbacks or []), count]
