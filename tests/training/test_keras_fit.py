@@ -73,7 +73,9 @@ def test_fit_on_two_replicas_takes_the_steps_of_one_and_ends():
 
 def test_an_epoch_of_a_pipeline_without_end_visits_every_image():
     model, seen = make(), []
-    count = keras.callbacks.LambdaCallback(on_train_batch_end=lambda *_: seen.append(1))
+    count = keras.callbacks.LambdaCallback(
+        on_train_batch_end=lambda batch, logs: seen.append(batch)
+    )
     history = model.fit(
         pipeline_of(), epochs=2, validation_data=OTHERS, callbacks=[count], verbose=0
     ).history
