@@ -31,12 +31,17 @@ class Pipeline:
             that batch was due, what is wrong with its images, or None.
         augmented: Whether images are changed otherwise than by the flip, so that
             embeddings computed before belong to other pixels.
+        start_step: Int, the step of the dataset's first batch.
+        steps_per_epoch: Int, batches of a visit of every image; None where the
+            dataset ends by itself.
     """
 
     dataset: tf.data.Dataset
     skipped: list
     failure: Callable[[int], str | None]
     augmented: bool
+    start_step: int
+    steps_per_epoch: int | None
 
 
 def _options():
@@ -177,6 +182,8 @@ def make_pipeline(
         reader.skipped,
         lambda step: reader.failure(sampler.batch(step)[0]),
         augmented=augmentation is not None,
+        start_step=start_step,
+        steps_per_epoch=sampler.steps_per_epoch if steps is None else None,
     )
 
 

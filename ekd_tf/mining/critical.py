@@ -20,6 +20,8 @@ from ekd_tf.mining.negatives import NegativePairsOfQueries
 from ekd_tf.mining.negatives import look_up
 from ekd_tf.mining.negatives import survey
 from ekd_tf.ops.compiled import compiled
+from ekd_tf.ops.numerics import as_float32
+from ekd_tf.ops.numerics import as_int32
 from ekd_tf.ops.numerics import l2_normalize
 from ekd_tf.ops.numerics import num_rows
 from ekd_tf.ops.pairwise import PositivePairs
@@ -182,12 +184,12 @@ class CriticalPairMiner:
         """
         # Stopped before the function, whose gradient would be built otherwise.
         batch = {
-            "student": tf.stop_gradient(tf.convert_to_tensor(student)),
-            "teacher": tf.stop_gradient(tf.convert_to_tensor(teacher)),
-            "labels": tf.convert_to_tensor(labels),
+            "student": tf.stop_gradient(as_float32(student)),
+            "teacher": tf.stop_gradient(as_float32(teacher)),
+            "labels": as_int32(labels),
         }
         if image_ids is not None:
-            batch["image_ids"] = tf.convert_to_tensor(image_ids)
+            batch["image_ids"] = as_int32(image_ids)
         for name, tensor in batch.items():
             check_rank(name, tensor, 2 if name in ("student", "teacher") else 1)
         check_same_batch(**batch)

@@ -169,7 +169,7 @@ def squared_distances(embeddings):
         Float32 tensor `(batch, batch)` >= 0. Rows closer than 0.3 % of their distance
         from the batch's mean coincide within rounding: they have 0, and no gradient.
     """
-    embeddings -= tf.reduce_mean(embeddings, axis=0)
+    embeddings = embeddings - tf.reduce_mean(embeddings, axis=0)
     products = similarity_matrix(embeddings)
     lengths = tf.linalg.diag_part(products)
     lengths = lengths[:, None] + lengths[None, :]
