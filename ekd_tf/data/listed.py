@@ -9,6 +9,7 @@ import pathlib
 import numpy as np
 
 from ekd_tf.data.folder import SUFFIXES
+from ekd_tf.data.positioned import file_state
 from ekd_tf.data.positioned import read_file
 from ekd_tf.data.source import Source
 
@@ -47,8 +48,7 @@ class ListedImages(Source):
         """A hash of the paths, sizes and times of change of the files."""
         digest = hashlib.sha256()
         for path in self.paths:
-            status = os.stat(path)
-            digest.update(f"{path}\0{status.st_size} {status.st_mtime_ns}\n".encode())
+            digest.update(os.fsencode(path) + b"\0" + file_state(path) + b"\n")
         return digest.hexdigest()
 
     def read(self, indices):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import functools
 import hashlib
 import io
 import os
@@ -14,6 +15,7 @@ from PIL import Image
 
 from ekd_tf.data.alignment import TEMPLATE_SIZE
 from ekd_tf.data.alignment import align
+from ekd_tf.data.positioned import file_state
 from ekd_tf.data.source import Source
 
 _NAMED = 5
@@ -103,11 +105,13 @@ class AlignedImages(Source):
                 f"missing, such as {', '.join(missing[:_NAMED])}"
             )
 
-    @property
+    @functools.cached_property
     def fingerprint(self) -> str:
-        """A hash of the names, the points and the size."""
-        digest = hashlib.sha256(f"{self._size} {self.name}".encode())
-        digest.update("\n".join(self._paths).encode())
+        """A hash of names, points, size, and of each file's size and time of change."""
+        digest = hashlib.sha256(b"aligned %d" % self._size)
+        for path in self._paths:
+            name = os.path.relpath(path, self.name)
+            digest.update(os.fsencode(name) + b"\0" + file_state(path) + b"\n")
         digest.update(np.ascontiguousarray(self._points, np.float32))
         return digest.hexdigest()
 
