@@ -77,7 +77,13 @@ def export(argv):
     from ekd_tf.teachers import load_embedder
 
     model = load_embedder(MODEL.value)
-    size = model.input_shape[1]
+    batch, size, *_ = model.input_shape
+    if batch is not None:
+        raise ValueError(
+            f"{MODEL.value} takes batches of {batch} images alone; what is exported "
+            "takes any number. Make the model again with keras.Input((size, size, 3)), "
+            "set_weights() of this one, and save it"
+        )
     path = pathlib.Path(MODEL.value)
     home = path if path.is_dir() else path.parent
     run = run_of(path)

@@ -21,7 +21,7 @@ from ekd_tf.assembly import assemble
 from ekd_tf.atomic import write_aside
 from ekd_tf.data import make_pipeline
 from ekd_tf.data import sample_images
-from ekd_tf.evaluation.untrained import warn_if_untrained
+from ekd_tf.evaluators import check_range_of_pixels
 from ekd_tf.export import export_student
 from ekd_tf.record import Record
 from ekd_tf.teachers import MODEL_FILE
@@ -116,7 +116,15 @@ class TrainingSession:
             log.truncate_after(start_step)
             if start_step == 0 and parts.teacher is not None:
                 embedder = parts.teacher.embedder_of(parts.train)
-                warn_if_untrained(embedder.some, parts.train, v.input_size, v.seed)
+                line = check_range_of_pixels(
+                    v.teacher,
+                    embedder,
+                    parts.train,
+                    v.input_size,
+                    v.seed,
+                    v.skip_corrupt,
+                )
+                logging.info("%s", line)
             record = Record(v, workdir, store, log, best)
             self._train(parts, strategy, start_step, record, termination)
             with parts.model.averaged_weights():

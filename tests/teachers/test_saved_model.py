@@ -1,3 +1,5 @@
+import shutil
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -46,6 +48,57 @@ def test_gives_no_gradient(rng, tmp_path):
         tape.watch(images)
         loss = tf.reduce_sum(model(images))
     assert tape.gradient(loss, images) is None
+
+
+@pytest.mark.parametrize("count", [1, 4, 6])
+def test_a_fixed_batch_is_filled_up(rng, tmp_path, count):
+    matrix = save(tmp_path, tf.float32, (4, 4, 4, 3))
+    model = SavedModelEmbedder(tmp_path)
+    images = rng.integers(0, 256, (count, 4, 4, 3), np.uint8)
+    expected = images.reshape(count, 48) @ matrix
+    any_number = tf.TensorSpec((None, 4, 4, 3), tf.uint8)
+    for call in (model, tf.function(model), tf.function(model, [any_number])):
+        np.testing.assert_allclose(call(tf.constant(images)), expected, rtol=1e-3)
+
+
+def test_takes_blue_first_where_told(rng, tmp_path):
+    matrix = save(tmp_path)
+    images = rng.integers(0, 256, (2, 4, 4, 3), np.uint8)
+    expected = images[..., ::-1].reshape(2, 48) @ matrix
+    found = SavedModelEmbedder(tmp_path, color="bgr")(images)
+    np.testing.assert_allclose(found, expected, rtol=1e-3)
+
+
+def test_fingerprint_follows_the_weights_and_not_a_card_beside_them(tmp_path):
+    save(tmp_path)
+    first = SavedModelEmbedder(tmp_path).fingerprint
+    (tmp_path / "card.json").write_text("{}")
+    assert SavedModelEmbedder(tmp_path).fingerprint == first
+    weights = next((tmp_path / "variables").glob("*.data*"))
+    weights.write_bytes(bytes(4) + weights.read_bytes()[4:])
+    assert SavedModelEmbedder(tmp_path).fingerprint != first
+
+
+def _cut(folder):
+    weights = next((folder / "variables").glob("*.data*"))
+    weights.write_bytes(weights.read_bytes()[:50])
+
+
+@pytest.mark.parametrize(
+    "harm",
+    [
+        _cut,
+        lambda folder: (folder / "saved_model.pb").write_bytes(b"nonsense" * 30),
+        lambda folder: shutil.rmtree(folder / "variables"),
+    ],
+    ids=["cut weights", "nonsense", "no variables"],
+)
+def test_a_damaged_one_is_named_in_one_line(tmp_path, harm):
+    save(tmp_path)
+    harm(tmp_path)
+    with pytest.raises(ValueError, match=f"^{tmp_path} cannot be loaded: ") as caught:
+        SavedModelEmbedder(tmp_path)
+    assert "\n" not in str(caught.value)
 
 
 def test_says_what_is_missing(tmp_path):
