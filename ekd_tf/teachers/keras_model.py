@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pathlib
+import zipfile
 
 import keras
 import tensorflow as tf
@@ -47,6 +48,12 @@ def load_embedder(path) -> keras.Model:
         raise ValueError(
             f"{file} cannot be loaded: a Keras model must be a `.keras` file. Load it "
             "where it was made and save it as one"
+        )
+    if not zipfile.is_zipfile(file):
+        # Keras would say that there is no such file.
+        raise ValueError(
+            f"{file} cannot be loaded: it is no zip archive, as `.keras` files are, or "
+            "was cut. Copy it again"
         )
     try:
         model = keras.models.load_model(file, compile=False)

@@ -137,7 +137,10 @@ def test_a_whole_cache_is_left_as_it_is(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"model": "x"}, r"another teacher \(t.keras, now t.keras\)"),
+        (
+            {"model": "x"},
+            r"another teacher \(t.keras, whose files have changed since\)",
+        ),
         ({"source": "x", "name": "faces"}, r"another data \(labels, now faces\)"),
         ({"dtype": "float16"}, r"another dtype \(float32, now float16\)"),
         ({"flip": False}, "another number of views"),
