@@ -64,7 +64,7 @@ WORST = flags.DEFINE_integer(
 CACHE = flags.DEFINE_string(
     "cache",
     None,
-    "Folder to keep embeddings in, so that a second evaluation costs no forward pass "
+    "Folder to keep embeddings in, so that a second evaluation embeds a sample alone "
     "and an interrupted one goes on. Default: embeddings/ in --output.",
 )
 OUTPUT = flags.DEFINE_string(
