@@ -9,6 +9,8 @@ import dataclasses
 import pathlib
 import re
 
+import numpy as np
+
 from ekd_tf import factory
 from ekd_tf.data import LinkedImages
 from ekd_tf.data import PairSet
@@ -28,6 +30,7 @@ from ekd_tf.teachers import OnnxEmbedder
 from ekd_tf.teachers import SavedModelEmbedder
 from ekd_tf.teachers import TFLiteEmbedder
 from ekd_tf.teachers import open_torch
+from ekd_tf.teachers.frozen import loading_error
 
 # Below them the negatives of `LinkedImages` that are none decide.
 _LINKED_FPRS = (1e-1, 1e-2, 1e-3)
@@ -54,7 +57,7 @@ def open_embedder(spec: str) -> FrozenEmbedder:
     path, pixels = split_model(spec)
     made = _format(path)
     if made is not None:
-        return made(path, **pixels)
+        return _tried(made(path, **pixels))
     if pixels:
         raise ValueError(
             f"A Keras model takes pixels of 0 .. 255, red first. Received: {spec!r}"
@@ -88,6 +91,26 @@ def _format(path):
     if path.suffix == ".tflite":
         return TFLiteEmbedder
     return SavedModelEmbedder if (path / "saved_model.pb").is_file() else None
+
+
+def _tried(model: FrozenEmbedder) -> FrozenEmbedder:
+    """Returns the model once it has embedded two images.
+
+    What happens inside may fit another number of images than the input says.
+    """
+    images = np.zeros((2, model.input_size, model.input_size, 3), np.uint8)
+    try:
+        shape = np.shape(model(images))
+    # Every runtime has errors of its own.
+    except Exception as error:
+        raise loading_error(model.name, error) from error
+    if shape != (2, model.embedding_dim):
+        raise ValueError(
+            f"{model.name} cannot be loaded: of 2 images it must make "
+            f"{(2, model.embedding_dim)}, it makes {shape}. Export it for any number "
+            "of images, or for 1"
+        )
+    return model
 
 
 def takes_any_range(spec: str) -> bool:

@@ -1,5 +1,6 @@
 import pathlib
 import pickle
+import re
 
 import numpy as np
 import pytest
@@ -48,6 +49,28 @@ def test_opens_a_saved_model(model, tmp_path):
 )
 def test_range_and_colours_stand_behind_the_path(spec, path, pixels):
     assert evaluators.split_model(spec) == (pathlib.Path(path), pixels)
+
+
+@pytest.mark.parametrize(
+    ("inside", "words"),
+    [(2 * 48, "of 2 images it must make (2, 48), it makes (1, 48)"), (48, "reshape")],
+)
+def test_a_model_that_takes_fewer_images_than_it_says_is_refused(
+    tmp_path, inside, words
+):
+    module = tf.Module()
+
+    def embed(pixels):
+        rows = tf.reshape(tf.cast(pixels, tf.float32), [1, inside])
+        return {"embedding": tf.ensure_shape(rows[:, :48], [None, 48])}
+
+    spec = tf.TensorSpec((None, 4, 4, 3), tf.uint8)
+    module.call = tf.function(embed, [spec])
+    tf.saved_model.save(module, str(tmp_path), signatures=module.call)
+    with pytest.raises(ValueError, match=re.escape(words)) as caught:
+        evaluators.open_embedder(str(tmp_path))
+    assert str(caught.value).startswith(f"{tmp_path} cannot be loaded: ")
+    assert "\n" not in str(caught.value)
 
 
 def test_a_model_at_a_loss_is_refused_where_another_range_is_its_own(tmp_path):
