@@ -106,14 +106,7 @@ class TrainingSession:
                 scratch = tempfile.TemporaryDirectory()
                 workdir = Workdir(stack.enter_context(scratch))
                 store = CheckpointStore(workdir.checkpoints)
-            store.prune(start_step)
-            workdir.record_run(
-                self._values, package_versions(), command, changed, teacher
-            )
-            plan = _plan(v, parts, start_step, strategy)
-            logging.info("Plan:\n  %s", "\n  ".join(plan))
-            log = stack.enter_context(contextlib.closing(MetricsLog(workdir.path)))
-            log.truncate_after(start_step)
+            # Before the workdir remembers a teacher that is refused.
             if start_step == 0 and parts.teacher is not None:
                 embedder = parts.teacher.embedder_of(parts.train)
                 line = check_range_of_pixels(
@@ -125,6 +118,14 @@ class TrainingSession:
                     v.skip_corrupt,
                 )
                 logging.info("%s", line)
+            store.prune(start_step)
+            workdir.record_run(
+                self._values, package_versions(), command, changed, teacher
+            )
+            plan = _plan(v, parts, start_step, strategy)
+            logging.info("Plan:\n  %s", "\n  ".join(plan))
+            log = stack.enter_context(contextlib.closing(MetricsLog(workdir.path)))
+            log.truncate_after(start_step)
             record = Record(v, workdir, store, log, best)
             self._train(parts, strategy, start_step, record, termination)
             with parts.model.averaged_weights():

@@ -214,18 +214,16 @@ class TeacherCache:
         if self.has(source):
             return
         whole, note = source.origin()[0], self.note
-        reason = f"--data has {len(whole):,} of {whole.name}"
-        if (whole.name, len(whole)) == (note["source"], note["images"]):
-            reason = (
-                "these have changed since: a name, a label, a size or a time of change "
-                "is another. If they were merely copied, copy them again with their "
-                "times (cp -a, rsync -a)"
-            )
-        words = ["--teacher=" + note["teacher"], "--data=DATA", "--out=ANOTHER_DIR"]
+        reason, data = f"--data has {len(whole):,} of {whole.name}", "DATA"
+        if len(whole) == note["images"]:
+            if whole.name == note["source"]:
+                data = note["data"]
+                reason = "these have changed since: a name, a label, a size or a time"
+            reason += ". A copy counts as the same with its times (cp -a, rsync -a)"
         raise ValueError(
             f"`--teacher=cache:{self.folder}` must be of the images of --data. It is "
-            f"of {note['images']:,} images of {note['source']}, and {reason}. "
-            f"Or write one of these: python -m ekd_tf.embed_teacher {shlex.join(words)}"
+            f"of {note['images']:,} images of {note['source']}, and {reason}. Write "
+            f"one of these: {_command({**note, 'data': data}, 'ANOTHER_DIR')}"
         )
 
 
