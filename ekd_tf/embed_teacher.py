@@ -17,7 +17,8 @@ TEACHER = flags.DEFINE_string(
     "teacher",
     None,
     "A .keras, .onnx or .tflite file, a SavedModel's directory or the workdir of a "
-    "run. FILE@-1..1 for a model of float input that takes pixels from -1 to 1.",
+    "run. FILE@-1..1 for a model of float input that takes pixels from -1 to 1, "
+    "FILE@bgr for one that takes blue first.",
 )
 DATA = flags.DEFINE_string(
     "data",
@@ -71,6 +72,15 @@ def embed_teacher():
     )
     if embedder is None:
         raise ValueError("`--teacher` cannot be none.")
+    line = evaluators.check_range_of_pixels(
+        TEACHER.value,
+        embedder,
+        source,
+        embedder.input_size,
+        skip_corrupt=SKIP_CORRUPT.value,
+    )
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
     rows = embedder.views(source)
     centres = writer.finish(source)
     sys.stdout.write(

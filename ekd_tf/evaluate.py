@@ -14,7 +14,8 @@ MODEL = flags.DEFINE_string(
     "model",
     None,
     "A .keras, .onnx or .tflite file, a SavedModel's directory or the workdir of a "
-    "run. FILE@-1..1 for a model of float input that takes pixels from -1 to 1.",
+    "run. FILE@-1..1 for a model of float input that takes pixels from -1 to 1, "
+    "FILE@bgr for one that takes blue first.",
 )
 TEACHER = flags.DEFINE_string(
     "teacher", "none", "The same for the teacher, or none: adds the gap."
@@ -65,7 +66,7 @@ WORST = flags.DEFINE_integer(
 CACHE = flags.DEFINE_string(
     "cache",
     None,
-    "Folder to keep embeddings in, so that a second evaluation costs no forward pass "
+    "Folder to keep embeddings in, so that a second evaluation embeds a sample alone "
     "and an interrupted one goes on. Default: embeddings/ in --output.",
 )
 OUTPUT = flags.DEFINE_string(
@@ -122,6 +123,15 @@ def evaluate():
         evaluators.make_source_embedder(TEACHER.value, **arguments),
         evaluators.make_source_embedder(BASELINE.value, **arguments),
     )
+    sample = source or _linked(evaluations)
+    for role, spec in (("teacher", TEACHER.value), ("model", MODEL.value)):
+        embedder = models.teacher if role == "teacher" else models.student
+        asked = role == "teacher" or evaluators.takes_any_range(spec)
+        if sample is not None and embedder is not None and asked:
+            line = evaluators.check_range_of_pixels(
+                spec, embedder, sample, embedder.input_size, SEED.value, role=role
+            )
+            sys.stdout.write(f"{line}\n")
     texts = []
     for evaluation in evaluations:
         result = evaluation(models)
@@ -190,6 +200,17 @@ def _evaluations():
     return evaluations, source
 
 
+def _linked(evaluations):
+    """Returns labelled images of the first pair set, or None."""
+    from ekd_tf.data import LinkedImages
+    from ekd_tf.evaluation import PairSetEvaluation
+
+    for evaluation in evaluations:
+        if isinstance(evaluation, PairSetEvaluation):
+            return LinkedImages(evaluation.pairs)
+    return None
+
+
 def _switches():
     from ekd_tf.metrics import ALL_SWITCHES
 
@@ -223,6 +244,7 @@ def _source(may_be_none):
 
 def _calibrate(student, source):
     """Writes the threshold for `--calibrate_fpr` to the model's card."""
+    from ekd_tf import evaluators
     from ekd_tf.evaluation import calibrate
     from ekd_tf.evaluation import card_path
     from ekd_tf.evaluation import write_calibration
@@ -230,7 +252,7 @@ def _calibrate(student, source):
     if source is None:
         raise ValueError("`--calibrate_fpr` needs labelled images: give --on")
     found = calibrate(student, source, CALIBRATE_FPR.value, SEED.value)
-    path = card_path(MODEL.value)
+    path = card_path(evaluators.split_model(MODEL.value)[0])
     write_calibration(path, found)
     sys.stdout.write(f"\n{found.text()}\nWritten to {path}\n")
 

@@ -9,6 +9,8 @@ import dataclasses
 import pathlib
 import re
 
+import numpy as np
+
 from ekd_tf import factory
 from ekd_tf.data import LinkedImages
 from ekd_tf.data import PairSet
@@ -19,15 +21,21 @@ from ekd_tf.evaluation import LabelledEvaluation
 from ekd_tf.evaluation import PairSetEvaluation
 from ekd_tf.evaluation import SourceEmbedder
 from ekd_tf.evaluation.labelled import DEFAULT_FPRS
+from ekd_tf.evaluation.untrained import better_reading
+from ekd_tf.evaluation.untrained import warn_if_untrained
+from ekd_tf.models.torch_families import COLORS
 from ekd_tf.teachers import FrozenEmbedder
 from ekd_tf.teachers import KerasEmbedder
 from ekd_tf.teachers import OnnxEmbedder
 from ekd_tf.teachers import SavedModelEmbedder
 from ekd_tf.teachers import TFLiteEmbedder
 from ekd_tf.teachers import open_torch
+from ekd_tf.teachers.frozen import loading_error
 
 # Below them the negatives of `LinkedImages` that are none decide.
 _LINKED_FPRS = (1e-1, 1e-2, 1e-3)
+# Of the models people have; see teachers/README.md.
+_RANGES = ((0, 255), (-1, 1), (0, 1))
 
 
 def open_embedder(spec: str) -> FrozenEmbedder:
@@ -36,8 +44,9 @@ def open_embedder(spec: str) -> FrozenEmbedder:
     Args:
         spec: A `.keras`, `.onnx` or `.tflite` file, a SavedModel's directory, or the
             workdir of a run. `@LOW..HIGH` behind a file tells which numbers a model of
-            float input takes pixels 0 and 255 as; default `@0..255`. Or
-            `FAMILY:FILE`, a torch state_dict; see `teachers.open_torch`.
+            float input takes pixels 0 and 255 as, default `@0..255`; `@bgr` that it
+            takes blue first. Or `FAMILY:FILE`, a torch state_dict; see
+            `teachers.open_torch`.
 
     Raises:
         ValueError: It cannot be opened, or is no model of images to embeddings.
@@ -45,18 +54,126 @@ def open_embedder(spec: str) -> FrozenEmbedder:
     from_torch = open_torch(spec)
     if from_torch is not None:
         return from_torch
-    told = re.fullmatch(r"(.+)@(-?[\d.]+)\.\.(-?[\d.]+)", spec)
-    path = pathlib.Path(told[1] if told else spec)
-    pixels = factory.numbers("model", told.groups()[1:]) if told else []
-    if path.suffix == ".onnx":
-        return OnnxEmbedder(path, *pixels)
-    if path.suffix == ".tflite":
-        return TFLiteEmbedder(path, *pixels)
-    if (path / "saved_model.pb").is_file():
-        return SavedModelEmbedder(path, *pixels)
+    path, pixels = split_model(spec)
+    made = _format(path)
+    if made is not None:
+        return _tried(made(path, **pixels))
     if pixels:
-        raise ValueError(f"A Keras model takes pixels of 0 .. 255. Received: {spec!r}")
+        raise ValueError(
+            f"A Keras model takes pixels of 0 .. 255, red first. Received: {spec!r}"
+        )
     return KerasEmbedder(path)
+
+
+def split_model(spec: str) -> tuple[pathlib.Path, dict]:
+    """Returns the path of a model and what is told of its pixels, arguments by name.
+
+    Raises:
+        ValueError: A limit of the range is no number.
+    """
+    pixels = {}
+    while True:
+        rest, _, word = spec.rpartition("@")
+        told = re.fullmatch(r"(-?[\d.]+?)\.\.(-?[\d.]+)", word)
+        if rest and told:
+            pixels["low"], pixels["high"] = factory.numbers("model", told.groups())
+        elif rest and word in COLORS:
+            pixels["color"] = word
+        else:
+            return pathlib.Path(spec), pixels
+        spec = rest
+
+
+def _format(path):
+    """Returns the class that reads pixels as it is told, or None for other models."""
+    if path.suffix == ".onnx":
+        return OnnxEmbedder
+    if path.suffix == ".tflite":
+        return TFLiteEmbedder
+    return SavedModelEmbedder if (path / "saved_model.pb").is_file() else None
+
+
+def _tried(model: FrozenEmbedder) -> FrozenEmbedder:
+    """Returns the model once it has embedded two images.
+
+    What happens inside may fit another number of images than the input says.
+    """
+    images = np.zeros((2, model.input_size, model.input_size, 3), np.uint8)
+    try:
+        shape = np.shape(model(images))
+    # Every runtime has errors of its own.
+    except Exception as error:
+        raise loading_error(model.name, error) from error
+    if shape != (2, model.embedding_dim):
+        raise ValueError(
+            f"{model.name} cannot be loaded: of 2 images it must make "
+            f"{(2, model.embedding_dim)}, it makes {shape}. Export it for any number "
+            "of images, or for 1"
+        )
+    return model
+
+
+def takes_any_range(spec: str) -> bool:
+    """Returns whether a model's range of pixels is what `@LOW..HIGH` says."""
+    path, _ = split_model(spec)
+    return path.exists() and _format(path) is not None
+
+
+def check_range_of_pixels(
+    spec: str,
+    embedder,
+    source: Source,
+    input_size: int,
+    seed: int = 0,
+    skip_corrupt: int = 0,
+    role: str = "teacher",
+) -> str:
+    """Looks whether a model knows the people of some images, and else why not.
+
+    Args:
+        spec: The model, as for `open_embedder`, or anything else, such as `cache:DIR`,
+            whose range of pixels cannot be another.
+        embedder: The model opened, `SourceEmbedder` or what has its `some`.
+        source: Labelled images.
+        input_size: Int, side of the bare pixels it is compared with.
+        seed: Int, chooses the images.
+        skip_corrupt: Int, how many unreadable images to replace.
+        role: Name of the flag that named the model.
+
+    Returns:
+        A line that says the model's AUC on a sample of the images.
+
+    Raises:
+        ValueError: The model is at a loss as it is given pixels, and is not in another
+            range. The order of the colours is not found out: it moves the AUC by less
+            than the choice of the images.
+    """
+    found = warn_if_untrained(
+        embedder.some, source, input_size, seed, skip_corrupt, role
+    )
+    if found is None:
+        return f"AUC of the {role}: none, no two images of {source.name} are of one"
+    better = better_reading(found, _other_ranges(spec, skip_corrupt), source, seed)
+    if better:
+        raise ValueError(
+            f"`--{role}={spec}` is given pixels of a wrong range: its AUC on a sample "
+            f"of {source.name} is {found:.3f}, with --{role}={better[0]} it is "
+            f"{better[1]:.3f}. Give that one"
+        )
+    return f"AUC of the {role} on a sample of {source.name}: {found:.3f}"
+
+
+def _other_ranges(spec, skip_corrupt):
+    """Yields the model as it would be named with other ranges, and its `some`."""
+    path, pixels = split_model(spec)
+    if not takes_any_range(spec):
+        return
+    color = f"@{pixels['color']}" if "color" in pixels else ""
+    for low, high in _RANGES:
+        if (low, high) != (pixels.get("low", 0), pixels.get("high", 255)):
+            other = f"{path}@{low}..{high}{color}"
+            embedder = make_source_embedder(other, skip_corrupt=skip_corrupt)
+            yield other, embedder.some
 
 
 def make_source_embedder(spec: str, **arguments) -> SourceEmbedder | None:

@@ -83,7 +83,13 @@ def export(argv):
     home = path if path.is_dir() else path.parent
     directory = make_folder("directory", DIRECTORY.value or home / "export")
     model = load_embedder(MODEL.value)
-    size = model.input_shape[1]
+    batch, size, *_ = model.input_shape
+    if batch is not None:
+        raise ValueError(
+            f"{MODEL.value} takes batches of {batch} images alone; what is exported "
+            "takes any number. Make the model again with keras.Input((size, size, 3)), "
+            "set_weights() of this one, and save it"
+        )
     run = run_of(path)
     train = heldout = None
     if not IMAGES.value or ("int8" in FORMATS.value and not REPRESENTATIVE.value):

@@ -21,7 +21,7 @@ from ekd_tf.assembly import assemble
 from ekd_tf.atomic import write_aside
 from ekd_tf.data import make_pipeline
 from ekd_tf.data import sample_images
-from ekd_tf.evaluation.untrained import warn_if_untrained
+from ekd_tf.evaluators import check_range_of_pixels
 from ekd_tf.export import export_student
 from ekd_tf.record import Record
 from ekd_tf.teachers import MODEL_FILE
@@ -106,6 +106,18 @@ class TrainingSession:
                 scratch = tempfile.TemporaryDirectory()
                 workdir = Workdir(stack.enter_context(scratch))
                 store = CheckpointStore(workdir.checkpoints)
+            # Before the workdir remembers a teacher that is refused.
+            if start_step == 0 and parts.teacher is not None:
+                embedder = parts.teacher.embedder_of(parts.train)
+                line = check_range_of_pixels(
+                    v.teacher,
+                    embedder,
+                    parts.train,
+                    v.input_size,
+                    v.seed,
+                    v.skip_corrupt,
+                )
+                logging.info("%s", line)
             store.prune(start_step)
             workdir.record_run(
                 self._values, package_versions(), command, changed, teacher
@@ -114,9 +126,6 @@ class TrainingSession:
             logging.info("Plan:\n  %s", "\n  ".join(plan))
             log = stack.enter_context(contextlib.closing(MetricsLog(workdir.path)))
             log.truncate_after(start_step)
-            if start_step == 0 and parts.teacher is not None:
-                embedder = parts.teacher.embedder_of(parts.train)
-                warn_if_untrained(embedder.some, parts.train, v.input_size, v.seed)
             record = Record(v, workdir, store, log, best)
             self._train(parts, strategy, start_step, record, termination)
             with parts.model.averaged_weights():

@@ -66,7 +66,8 @@ def verify(images):
     from ekd_tf.evaluation import card_path
     from ekd_tf.evaluation import read_calibration
 
-    calibration = read_calibration(card_path(MODEL.value.partition("@")[0]))
+    path, _ = evaluators.split_model(MODEL.value)
+    calibration = read_calibration(card_path(path))
     flip = FLIP.value
     if flip is None:
         flip = calibration is None or calibration.flip

@@ -1,4 +1,6 @@
+import pathlib
 import pickle
+import re
 
 import numpy as np
 import pytest
@@ -6,6 +8,7 @@ import tensorflow as tf
 from toys import backbone
 
 from ekd_tf import evaluators
+from ekd_tf.data import FolderFaces
 from ekd_tf.data import SyntheticFaces
 from ekd_tf.teachers import KerasEmbedder
 from ekd_tf.teachers import SavedModelEmbedder
@@ -36,10 +39,74 @@ def test_opens_a_saved_model(model, tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("spec", "path", "pixels"),
+    [
+        ("a@b/m.onnx", "a@b/m.onnx", {}),
+        ("m.onnx@-1..1", "m.onnx", {"low": -1, "high": 1}),
+        ("m.onnx@bgr@0..0.5", "m.onnx", {"low": 0, "high": 0.5, "color": "bgr"}),
+        ("m.onnx@-.5..1@bgr", "m.onnx", {"low": -0.5, "high": 1, "color": "bgr"}),
+    ],
+)
+def test_range_and_colours_stand_behind_the_path(spec, path, pixels):
+    assert evaluators.split_model(spec) == (pathlib.Path(path), pixels)
+
+
+@pytest.mark.parametrize(
+    ("inside", "words"),
+    [(2 * 48, "of 2 images it must make (2, 48), it makes (1, 48)"), (48, "reshape")],
+)
+def test_a_model_that_takes_fewer_images_than_it_says_is_refused(
+    tmp_path, inside, words
+):
+    module = tf.Module()
+
+    def embed(pixels):
+        rows = tf.reshape(tf.cast(pixels, tf.float32), [1, inside])
+        return {"embedding": tf.ensure_shape(rows[:, :48], [None, 48])}
+
+    spec = tf.TensorSpec((None, 4, 4, 3), tf.uint8)
+    module.call = tf.function(embed, [spec])
+    tf.saved_model.save(module, str(tmp_path), signatures=module.call)
+    with pytest.raises(ValueError, match=re.escape(words)) as caught:
+        evaluators.open_embedder(str(tmp_path))
+    assert str(caught.value).startswith(f"{tmp_path} cannot be loaded: ")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_model_at_a_loss_is_refused_where_another_range_is_its_own(tmp_path):
+    # Of two people it knows the brightness, if pixels come as 0 .. 1.
+    def embed(pixels):
+        bright = tf.reduce_mean(pixels, [1, 2, 3])
+        turn = tf.where(tf.abs(bright) < 1, 3.0 * bright, 1e6 * tf.sin(1e4 * bright))
+        return {"embedding": tf.stack([tf.cos(turn), tf.sin(turn)], axis=1)}
+
+    module = tf.Module()
+    spec = tf.TensorSpec((None, 32, 32, 3), tf.float32)
+    module.embed = tf.function(embed, [spec])
+    tf.saved_model.save(module, str(tmp_path / "m"), signatures=module.embed)
+    rng = np.random.default_rng(0)
+    for name, low in (("dark", 10), ("light", 200)):
+        (tmp_path / "faces" / name).mkdir(parents=True)
+        for k in range(8):
+            noise = rng.integers(0, 50, (32, 32, 3))
+            image = tf.io.encode_png((noise + low).astype(np.uint8)).numpy()
+            (tmp_path / "faces" / name / f"{k}.png").write_bytes(image)
+    faces = FolderFaces(tmp_path / "faces")
+
+    def check(spec):
+        embedder = evaluators.make_source_embedder(spec)
+        return evaluators.check_range_of_pixels(spec, embedder, faces, 32)
+
+    assert check(f"{tmp_path}/m@0..1").endswith("faces: 1.000")
+    with pytest.raises(ValueError, match=r"--teacher=.*/m@0..1 it is 1.000. Give that"):
+        check(f"{tmp_path}/m")
+
+
+@pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ("none.onnx", "none.onnx cannot be loaded by onnxruntime"),
-        ("none.tflite@0..1", "none.tflite cannot be loaded as TFLite"),
+        ("none.onnx", "none.onnx cannot be loaded: "),
+        ("none.tflite@0..1", "none.tflite cannot be loaded: "),
         ("none.keras", "none.keras does not exist"),
         ("none.keras@-1..1", "A Keras model takes pixels of 0 .. 255"),
         ("insightface_r50:none.pt", "none.pt does not exist"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 
@@ -9,6 +10,7 @@ import numpy as np
 from absl import logging
 
 from ekd_tf.data.names import PackedNames
+from ekd_tf.data.positioned import file_state
 from ekd_tf.data.positioned import read_file
 from ekd_tf.data.positioned import unreadable
 from ekd_tf.data.source import Source
@@ -98,7 +100,6 @@ class FolderFaces(Source):
         self.report = tuple(report)
         self.num_identities = len(self.identities)
         self.labels = np.repeat(np.arange(self.num_identities, dtype=np.int32), counts)
-        self._fingerprint = None
         self._log_report()
 
     def _check(self, stray, any_directory):
@@ -148,21 +149,15 @@ class FolderFaces(Source):
         labels = self.labels[indices].tolist()
         return [read_file(self._path(*pair)) for pair in zip(indices, labels)]
 
-    @property
+    @functools.cached_property
     def fingerprint(self) -> str:
-        """A hash of every image's identity, name and size in bytes.
+        """A hash of every image's identity, name, size and time of change.
 
-        Asks the file system for every size, so it is computed when first needed.
+        Asks the file system about every image, so it is computed when first needed.
         """
-        if self._fingerprint is None:
-            digest = hashlib.sha256()
-            for index in range(len(self)):
-                path = self.describe(index)
-                try:
-                    size = os.stat(path).st_size
-                except OSError:
-                    size = -1
-                inside = os.path.relpath(path, self.root)
-                digest.update(os.fsencode(f"{inside}\0{size}\n"))
-            self._fingerprint = digest.hexdigest()
-        return self._fingerprint
+        digest = hashlib.sha256()
+        for index, label in enumerate(self.labels.tolist()):
+            inside = f"{self.identities[label]}/{self._names[index]}"
+            state = file_state(self._prefix + inside)
+            digest.update(os.fsencode(inside) + b"\0" + state + b"\n")
+        return digest.hexdigest()

@@ -10,6 +10,7 @@ from absl import logging
 
 from ekd_tf.data.folder import SUFFIXES
 from ekd_tf.data.one_image import decodable
+from ekd_tf.data.positioned import file_state
 from ekd_tf.data.positioned import read_file
 from ekd_tf.data.positioned import unreadable
 from ekd_tf.data.source import Source
@@ -49,9 +50,7 @@ class ListedImages(Source):
         """A hash of the paths, sizes and times of change of the files."""
         digest = hashlib.sha256()
         for path in self.paths:
-            status = os.stat(path)
-            changed = f"{status.st_size} {status.st_mtime_ns}"
-            digest.update(os.fsencode(f"{path}\0{changed}\n"))
+            digest.update(os.fsencode(path) + b"\0" + file_state(path) + b"\n")
         return digest.hexdigest()
 
     def read(self, indices):

@@ -87,8 +87,8 @@ class RecordIOFaces(Source):
 
     @property
     def fingerprint(self) -> str:
-        """A hash of every image's label and place, and of the size of the file."""
-        digest = hashlib.sha256(b"recordio %d" % self._file.size)
+        """A hash of every image's label and place, and of size and time of the file."""
+        digest = hashlib.sha256(b"recordio " + self._file.state)
         for values in (self._offsets, self.labels):
             digest.update(np.ascontiguousarray(values))
         return digest.hexdigest()

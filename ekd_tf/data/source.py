@@ -34,7 +34,15 @@ class Source(abc.ABC):
     @property
     @abc.abstractmethod
     def fingerprint(self) -> str:
-        """A hash that changes with the names, sizes or labels of the images."""
+        """A hash that changes with the images, their order or their labels.
+
+        Images in memory and drawn ones are hashed themselves. Of files the names
+        within the data set, the sizes and the times of change are: reading millions
+        of images at every start would take hours. So an image replaced by another of
+        its name and size changes it, a data set moved or copied with its times
+        (`cp -a`, `rsync -a`) does not, and one copied without them counts as changed.
+        It is that of the files as they are when it is first asked for.
+        """
 
     @abc.abstractmethod
     def read(self, indices):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import functools
 import hashlib
 import os
 import pathlib
@@ -13,6 +14,7 @@ import numpy as np
 from ekd_tf.data.alignment import TEMPLATE_SIZE
 from ekd_tf.data.alignment import align
 from ekd_tf.data.image_pixels import read_image
+from ekd_tf.data.positioned import file_state
 from ekd_tf.data.positioned import read_file
 from ekd_tf.data.source import Source
 from ekd_tf.user_text import open_text
@@ -104,11 +106,13 @@ class AlignedImages(Source):
                 f"missing, such as {', '.join(missing[:_NAMED])}"
             )
 
-    @property
+    @functools.cached_property
     def fingerprint(self) -> str:
-        """A hash of the names, the points and the size."""
-        digest = hashlib.sha256(os.fsencode(f"{self._size} {self.name}"))
-        digest.update(os.fsencode("\n".join(self._paths)))
+        """A hash of names, points, size, and of each file's size and time of change."""
+        digest = hashlib.sha256(b"aligned %d" % self._size)
+        for path in self._paths:
+            name = os.path.relpath(path, self.name)
+            digest.update(os.fsencode(name) + b"\0" + file_state(path) + b"\n")
         digest.update(np.ascontiguousarray(self._points, np.float32))
         return digest.hexdigest()
 

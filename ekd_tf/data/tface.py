@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import array
+import functools
 import hashlib
 import os
 
@@ -10,6 +11,7 @@ import numpy as np
 
 from ekd_tf.data.names import PackedNames
 from ekd_tf.data.positioned import PositionedFile
+from ekd_tf.data.positioned import file_state
 from ekd_tf.data.positioned import read_file
 from ekd_tf.data.source import MAX_LABEL
 from ekd_tf.data.source import Source
@@ -65,12 +67,16 @@ class ListedFiles(Source):
         self._root = root
         self._names = names
 
-    @property
+    @functools.cached_property
     def fingerprint(self) -> str:
-        """A hash of every image's path and label. Sizes are not asked for."""
+        """A hash of every image's path, label, size and time of change.
+
+        Asks the file system about every image, so it is computed when first needed.
+        """
         digest = hashlib.sha256(self.labels)
         for name in self._names:
-            digest.update(os.fsencode(name) + b"\0")
+            state = file_state(os.path.join(self._root, name))
+            digest.update(os.fsencode(name) + b"\0" + state + b"\n")
         return digest.hexdigest()
 
     def describe(self, index: int) -> str:

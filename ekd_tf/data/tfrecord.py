@@ -59,10 +59,10 @@ class ShardedExamples(Source):
 
     @property
     def fingerprint(self) -> str:
-        """A hash of every image's label and place, and of the sizes of the files."""
+        """A hash of every image's label and place, and of sizes and times of files."""
         digest = hashlib.sha256(b"tfrecord")
         for file in self._files:
-            digest.update(b" %d" % file.size)
+            digest.update(b" " + file.state)
         for start in range(0, len(self), _ROWS):
             # Whatever type they are kept in.
             digest.update(self._shards[start : start + _ROWS].astype("<i4"))

@@ -149,16 +149,18 @@ def test_a_file_replaced_by_another_while_in_use_does_not_matter(root):
     assert faces.read([3]) == [b"nine."]
 
 
-def test_fingerprint_follows_labels_and_sizes_and_not_the_place(tmp_path):
-    def fingerprint(name, images):
+def test_fingerprint_follows_file_and_labels_and_not_the_place(tmp_path):
+    def fingerprint(name, images, seconds=5):
         records.write(tmp_path / name, records.insightface(images))
+        os.utime(tmp_path / name / "train.rec", (seconds, seconds))
         return RecordIOFaces(tmp_path / name).fingerprint
 
     first = fingerprint("a", FACES)
     assert first == fingerprint("b", FACES)
     longer = fingerprint("c", [*FACES[:3], (9, b"nine and more")])
     relabelled = fingerprint("d", [*FACES[:3], (6, b"nine.")])
-    assert len({first, longer, relabelled}) == 3
+    replaced = fingerprint("e", [*FACES[:3], (9, b"NINE.")], seconds=6)
+    assert len({first, longer, relabelled, replaced}) == 4
 
 
 def test_records_of_all_kinds_in_one_batch(tmp_path, rng):

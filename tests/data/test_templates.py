@@ -91,14 +91,19 @@ def test_lists_of_searches_and_pairs_may_be_missing(root):
     assert (found.pairs, found.galleries, found.probes) == (None, {}, None)
 
 
-def test_fingerprint_changes_with_the_points(root):
-    names = ["1.png", "2.png"]
+def test_fingerprint_follows_points_and_images_and_not_the_place(root):
+    crops = root / "loose_crop"
     points = np.stack([POINTS, POINTS])
-    prints = {
-        AlignedImages(root / "loose_crop", names, p, size).fingerprint
-        for p, size in ((points, 112), (points + 1, 112), (points, 96))
-    }
-    assert len(prints) == 3
+
+    def fingerprint(points=points, size=112):
+        return AlignedImages(crops, ["1.png", "2.png"], points, size).fingerprint
+
+    first = fingerprint()
+    crops = crops.rename(root / "moved")
+    assert fingerprint() == first
+    prints = {first, fingerprint(points + 1), fingerprint(size=96)}
+    (crops / "2.png").write_bytes((crops / "2.png").read_bytes())
+    assert len({*prints, fingerprint()}) == 4
 
 
 def test_names_missing_and_damaged_images(root):

@@ -88,19 +88,22 @@ def test_the_files_may_be_elsewhere(kind, request, tmp_path_factory):
 
 
 @pytest.mark.parametrize("kind", ["records", "files"])
-def test_fingerprint_follows_labels_and_places(kind, request):
+def test_fingerprint_follows_images_labels_and_places(kind, request):
     root = request.getfixturevalue(kind)
     path = root / "index.txt"
     text = path.read_text()
     first = read_tface(path).fingerprint
     assert read_tface(path).fingerprint == first
-    lines = text.splitlines()
     others = []
+    image = next(p for p in sorted(root.rglob("*")) if p.is_file() and p != path)
+    image.write_bytes(image.read_bytes()[::-1])
+    others.append(read_tface(path).fingerprint)
+    lines = text.splitlines()
     path.write_text("\n".join([lines[1], lines[0], *lines[2:]]))
     others.append(read_tface(path).fingerprint)
     path.write_text("\n".join([lines[0][:-1] + "2", *lines[1:]]))
     others.append(read_tface(path).fingerprint)
-    assert len({first, *others}) == 3
+    assert len({first, *others}) == 4
 
 
 @pytest.mark.parametrize(

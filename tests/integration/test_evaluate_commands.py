@@ -78,11 +78,12 @@ def test_writes_json_markdown_and_pictures(report):
     for section in ("## all_pairs", "## identification", "## toy"):
         assert section in text and section in done.stdout
     assert "FPR 1e-4 is not measurable" in text
+    assert done.stdout.startswith(f"AUC of the teacher on a sample of {folder}/faces: ")
 
 
 # Fast sibling: test_embeds_sources_once_where_there_is_a_cache.
 @pytest.mark.slow
-def test_a_second_evaluation_costs_no_forward_pass(report):
+def test_a_second_evaluation_embeds_no_set_again(report):
     _, arguments, first = report
     again = run("evaluate", *arguments[:3], *arguments[-1:], "--fprs=1e-2")
     assert again.returncode == 0, again.stderr[-3000:]

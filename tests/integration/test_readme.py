@@ -17,6 +17,7 @@ ROOT = pathlib.Path(__file__).parents[2]
 DOCUMENTS = [
     "README.md",
     "CONTRIBUTING.md",
+    "ekd_tf/teachers/README.md",
     "flags/README.md",
     "tools/candidates.md",
     "tools/benchmarks/README.md",
