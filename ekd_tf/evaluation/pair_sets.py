@@ -20,6 +20,10 @@ from ekd_tf.metrics import normalize_rows
 from ekd_tf.metrics import roc_curve
 
 DEFAULT_FPRS = (1e-1, 1e-2, 1e-3, 1e-4)
+_STRATIFIED = (
+    ", each kind cut by itself: in the order given a fold would hold hardly any of a "
+    "kind"
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,7 +71,7 @@ class PairSetResult(Result):
         parts = [
             figures_table(lines),
             f"{report.num_positive:,} positive and {report.num_negative:,} negative "
-            "pairs in ten folds.",
+            f"pairs in ten folds{_STRATIFIED * report.stratified}.",
             *report.not_measurable,
             *_without_intervals(report),
         ]
@@ -77,7 +81,8 @@ class PairSetResult(Result):
 def _without_intervals(report):
     if report.intervals.keys() == {"accuracy"}:
         return [
-            "No interval of TPR, AUC and EER: a fold holds pairs of one kind alone."
+            "No interval of TPR, AUC and EER: a kind has fewer pairs than there are "
+            "folds."
         ]
     return []
 
