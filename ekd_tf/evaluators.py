@@ -19,15 +19,20 @@ from ekd_tf.evaluation import LabelledEvaluation
 from ekd_tf.evaluation import PairSetEvaluation
 from ekd_tf.evaluation import SourceEmbedder
 from ekd_tf.evaluation.labelled import DEFAULT_FPRS
+from ekd_tf.models.torch_families import COLORS
+from ekd_tf.models.torch_families import TORCH_FAMILIES
 from ekd_tf.teachers import FrozenEmbedder
 from ekd_tf.teachers import KerasEmbedder
 from ekd_tf.teachers import OnnxEmbedder
 from ekd_tf.teachers import SavedModelEmbedder
 from ekd_tf.teachers import TFLiteEmbedder
+from ekd_tf.teachers import model_file
 from ekd_tf.teachers import open_torch
+from ekd_tf.teachers.saved_model import SAVED_MODEL_FILE
 
 # Below them the negatives of `LinkedImages` that are none decide.
 _LINKED_FPRS = (1e-1, 1e-2, 1e-3)
+_WITH_PIXELS = r"(.+)@(-?[\d.]+)\.\.(-?[\d.]+)"
 
 
 def open_embedder(spec: str) -> FrozenEmbedder:
@@ -45,18 +50,37 @@ def open_embedder(spec: str) -> FrozenEmbedder:
     from_torch = open_torch(spec)
     if from_torch is not None:
         return from_torch
-    told = re.fullmatch(r"(.+)@(-?[\d.]+)\.\.(-?[\d.]+)", spec)
+    told = re.fullmatch(_WITH_PIXELS, spec)
     path = pathlib.Path(told[1] if told else spec)
     pixels = factory.numbers("model", told.groups()[1:]) if told else []
     if path.suffix == ".onnx":
         return OnnxEmbedder(path, *pixels)
     if path.suffix == ".tflite":
         return TFLiteEmbedder(path, *pixels)
-    if (path / "saved_model.pb").is_file():
+    if (path / SAVED_MODEL_FILE).is_file():
         return SavedModelEmbedder(path, *pixels)
     if pixels:
         raise ValueError(f"A Keras model takes pixels of 0 .. 255. Received: {spec!r}")
     return KerasEmbedder(path)
+
+
+def file_of_model(spec: str) -> pathlib.Path:
+    """Returns the file that a model's card knows it by.
+
+    Args:
+        spec: As for `open_embedder`.
+
+    Returns:
+        The file itself; `saved_model.pb` of a SavedModel, `model.keras` of a run.
+    """
+    family, _, rest = spec.partition(":")
+    if family in TORCH_FAMILIES:
+        file, _, color = rest.rpartition("@")
+        return pathlib.Path(file if color in COLORS else rest)
+    told = re.fullmatch(_WITH_PIXELS, spec)
+    path = pathlib.Path(told[1] if told else spec)
+    graph = path / SAVED_MODEL_FILE
+    return graph if graph.is_file() else model_file(path)
 
 
 def make_source_embedder(spec: str, **arguments) -> SourceEmbedder | None:

@@ -14,7 +14,7 @@ ENTRY_POINTS = {"train", "evaluate", "export_model", "embed_teacher", "verify"}
 # A module imports only from strictly lower rows, or from its own package.
 ROWS = [
     {"atomic", "checks", "onednn", "ops", "version", "stack"},
-    {"row_file"},
+    {"row_file", "provenance"},
     {"data", "models", "heads", "mining", "metrics"},
     {"losses", "evaluation", "teachers"},
     {"training", "export"},

@@ -205,8 +205,8 @@ def verify_pairs(
 
     Accuracy is that of insightface and TFace: contiguous folds, squared L2 distance of
     normalised embeddings, thresholds 0, 0.01 .. 3.99. A list whose contiguous folds
-    would not hold both kinds is cut kind by kind; see `metrics.folds_of`. TPR at FPR (strict rule), AUC
-    and EER come from the same pairs, all folds together.
+    would not hold both kinds is cut kind by kind; see `metrics.folds_of`. TPR at FPR
+    (strict rule), AUC and EER come from the same pairs, all folds together.
 
     Args:
         embeddings: Float array `(2 * pairs, dim)`; rows 2i and 2i + 1 are pair i.

@@ -14,6 +14,8 @@ from ekd_tf.teachers.frozen import square_side
 
 SIGNATURE = "serving_default"
 
+SAVED_MODEL_FILE = "saved_model.pb"
+
 
 class SavedModelEmbedder(FrozenEmbedder):
     """Embeds by the `serving_default` of a SavedModel, traceable and not trained.
@@ -31,8 +33,9 @@ class SavedModelEmbedder(FrozenEmbedder):
 
     def __init__(self, path, low: float = 0.0, high: float = 255.0):
         self.name = str(path)
-        if not (pathlib.Path(path) / "saved_model.pb").is_file():
-            raise ValueError(f"{path} is no SavedModel: it holds no saved_model.pb")
+        folder = pathlib.Path(path)
+        if not (folder / SAVED_MODEL_FILE).is_file():
+            raise ValueError(f"{path} is no SavedModel: it holds no {SAVED_MODEL_FILE}")
         # The signature does not keep the variables alive; the object does.
         self._loaded = tf.saved_model.load(os.fspath(path))
         self._signature = self._loaded.signatures.get(SIGNATURE)
@@ -54,7 +57,10 @@ class SavedModelEmbedder(FrozenEmbedder):
         self.embedding_dim = outputs[self._output][1]
         self._dtype = spec.dtype
         self._scale = (high - low) / 255, low
-        self.fingerprint = content_hash(path, low, high)
+        # Not of what lies beside them: a model card may be written anew.
+        parts = [folder / name for name in ("variables", "assets")]
+        of_parts = [content_hash(part) for part in parts if part.is_dir()]
+        self.fingerprint = content_hash(folder / SAVED_MODEL_FILE, of_parts, low, high)
 
     def __call__(self, images) -> tf.Tensor:
         images = tf.convert_to_tensor(images)
