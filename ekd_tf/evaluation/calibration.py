@@ -16,6 +16,8 @@ from ekd_tf.evaluation.allpairs import PairBlocks
 from ekd_tf.evaluation.allpairs import count_pairs
 from ekd_tf.evaluation.embed import add_views
 from ekd_tf.evaluation.intervals import labelled_intervals
+from ekd_tf.evaluation.source_embedder import ONE_IMAGE
+from ekd_tf.evaluation.source_embedder import WITH_MIRROR_IMAGE
 from ekd_tf.evaluation.source_embedder import SourceEmbedder
 from ekd_tf.evaluation.tables import format_fpr
 from ekd_tf.evaluation.verification import MIN_NEGATIVES
@@ -25,9 +27,6 @@ from ekd_tf.metrics import streamed_roc
 from ekd_tf.metrics.roc import allowed_negatives
 
 CARD_FILE = "card.json"
-# What an embedding is made of. Nothing that is exported adds the mirror image.
-ONE_IMAGE = "one image"
-WITH_MIRROR_IMAGE = "image and mirror image"
 # Fewer resamples than a report has, of more pairs: one FPR alone is asked for.
 _REPLICATES = 100
 _MAX_PAIRS = 10_000_000

@@ -16,6 +16,7 @@ from ekd_tf.evaluation.result import figures_table
 from ekd_tf.evaluation.source_embedder import Models
 from ekd_tf.evaluation.verification import VerificationReport
 from ekd_tf.evaluation.verification import verify_pairs
+from ekd_tf.metrics import folds_of
 from ekd_tf.metrics import normalize_rows
 from ekd_tf.metrics import roc_curve
 
@@ -116,8 +117,11 @@ class PairSetEvaluation:
     @property
     def fingerprint(self) -> str:
         """Changes with the pairs and with what is measured on them."""
-        same = np.packbits(np.asarray(self.pairs.issame, bool)).tobytes().hex()
-        return f"pairs {self.pairs.images.fingerprint} {same} {self._fprs}"
+        same = np.asarray(self.pairs.issame, bool)
+        # Figures kept before such sets were cut kind by kind must not come back.
+        kind = "stratified pairs" if folds_of(same, 10)[1] else "pairs"
+        bits = np.packbits(same).tobytes().hex()
+        return f"{kind} {self.pairs.images.fingerprint} {bits} {self._fprs}"
 
     def __call__(self, models: Models) -> PairSetResult:
         """Evaluates the models as they are now."""

@@ -89,6 +89,16 @@ def test_compares_models_and_writes(pairs, tmp_path):
     assert "FPR 1e-3 is not measurable: it takes 10000 negative pairs" in text
 
 
+def test_figures_kept_of_pairs_sorted_by_kind_do_not_come_back(pairs):
+    def kind(same):
+        found = PairSetEvaluation(PairSet("toy", pairs.images, same)).fingerprint
+        return found.partition(pairs.images.fingerprint)[0]
+
+    # The words older figures are kept by.
+    assert kind(np.arange(40) % 2 == 0) == "pairs "
+    assert kind(np.arange(40) < 20) == "stratified pairs "
+
+
 @pytest.mark.parametrize("positives_first", [False, True])
 def test_says_how_pairs_sorted_by_kind_were_cut(faces, pairs, positives_first):
     order = np.argsort(~faces[1], kind="stable") if positives_first else np.arange(40)
