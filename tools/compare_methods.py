@@ -259,6 +259,7 @@ def machine():
 
 def facts_of(runs, methods, seeds, teacher_spec):
     """Returns what the figures depend on, for the report."""
+    from ekd_tf.evaluation.source_embedder import WITH_MIRROR_IMAGE
     from ekd_tf.provenance import package_versions
     from ekd_tf.provenance import provenance
 
@@ -273,6 +274,7 @@ def facts_of(runs, methods, seeds, teacher_spec):
         "Trained by commits": sorted({str(start["commit"]) for start in trained}),
         "Trained with": [json.loads(each) for each in sorted(versions)],
         "Evaluated with": package_versions(),
+        "Embeddings": WITH_MIRROR_IMAGE,
         "Seeds": seeds,
         "Teacher": teacher_spec,
         "Common flags": shlex.join(serialized(train_flags())),

@@ -51,12 +51,12 @@ class Student:
         """
         image = Image.open(path).convert("RGB")
         if image.size != (self.width, self.height):
-            # In floats and rounded once, as the student's training does it.
+            # In floats and rounded once, halves up, as the student's training does it.
             channels = [
                 channel.convert("F").resize((self.width, self.height), Image.BILINEAR)
                 for channel in image.split()
             ]
-            pixels = np.rint(np.stack(channels, axis=-1))
+            pixels = np.floor(np.stack(channels, axis=-1) + 0.501)
             return pixels.clip(0, 255).astype(np.uint8)
         return np.asarray(image, np.uint8)
 
