@@ -220,7 +220,15 @@ def _thresholds(card):
                 found.source,
             ]
         )
-    header = ["file", "threshold", "FPR", "TPR", "embedding of", "negative pairs", "of"]
+    header = [
+        "file",
+        "threshold",
+        "FPR",
+        "TPR",
+        "embedding of",
+        "negative pairs",
+        "images",
+    ]
     return [
         "Two images show one person where their cosine is above the threshold of the "
         "file in use:",
