@@ -5,6 +5,7 @@ import sys
 
 from absl import app
 from absl import flags
+from absl import logging
 
 from ekd_tf.onednn import use_onednn
 from ekd_tf.user_text import KEEP
@@ -75,7 +76,14 @@ OUTPUT = flags.DEFINE_string(
 CALIBRATE_FPR = flags.DEFINE_float(
     "calibrate_fpr",
     None,
-    "Find the threshold for this FPR on --on and write it to card.json beside --model.",
+    "Find the threshold for this FPR on --on, of one image without its mirror image, "
+    "for --model and for what was exported of it, and write each to card.json beside.",
+)
+CALIBRATE_FLIP = flags.DEFINE_bool(
+    "calibrate_flip",
+    False,
+    "Calibrate embeddings to which that of the mirror image is added, for programs "
+    "that add it.",
 )
 
 # Resamples behind an interval: of identities, each over all pairs, and of folds.
@@ -118,6 +126,8 @@ def evaluate():
         "progress": embedding_progress(BATCH_SIZE.value),
     }
     evaluations, source = _evaluations()
+    if CALIBRATE_FPR.value is not None:
+        _check_calibration(source)
     models = Models(
         evaluators.make_source_embedder(MODEL.value, **arguments),
         evaluators.make_source_embedder(TEACHER.value, **arguments),
@@ -132,30 +142,41 @@ def evaluate():
                 spec, embedder, sample, embedder.input_size, SEED.value, role=role
             )
             sys.stdout.write(f"{line}\n")
-    texts = []
+    sections = []
     for evaluation in evaluations:
         result = evaluation(models)
-        texts.append(f"## {result.name}\n\n{result.text()}\n")
-        sys.stdout.write("\n" + texts[-1])
+        sections.append(result.section())
+        sys.stdout.write(f"\n## {result.name}\n\n{result.text()}\n")
         sys.stdout.flush()
         if output is not None:
             result.write(output)
     if output is not None:
-        heading = [f"# {MODEL.value}\n"]
-        heading += [
-            f"{name}: {value}\n"
-            for name, value in (
-                ("Teacher", TEACHER.value),
-                ("Baseline", BASELINE.value),
-            )
-            if value != "none"
-        ]
-        report = "\n".join(heading + texts)
+        report = "\n".join([*_heading(source), *sections])
         # Paths need not be UTF-8.
         content = report.encode("utf-8", KEEP)
         write_aside(output / "report.md", lambda file: file.write(content))
     if CALIBRATE_FPR.value is not None:
-        _calibrate(models.student, source)
+        _calibrate(models.student, source, arguments)
+
+
+def _heading(source):
+    """Returns what a report says of its models, images and making."""
+    from ekd_tf.provenance import provenance
+
+    made = provenance(["python", "-m", "ekd_tf.evaluate", *sys.argv[1:]])
+    images = [source.name] if source is not None else []
+    images += [DISTRACTORS.value] if DISTRACTORS.value else []
+    facts = {
+        "Teacher": TEACHER.value,
+        "Baseline": BASELINE.value,
+        "Data": "; ".join([*images, *PAIRS.value, *IJB.value]),
+        "Command": f"`{made['command']}`",
+        "Date": made["date"],
+        "ekd_tf": made["ekd_tf"],
+    }
+    return [f"# {MODEL.value}\n"] + [
+        f"{name}: {value}\n" for name, value in facts.items() if value != "none"
+    ]
 
 
 def _evaluations():
@@ -242,19 +263,53 @@ def _source(may_be_none):
     return source
 
 
-def _calibrate(student, source):
-    """Writes the threshold for `--calibrate_fpr` to the model's card."""
-    from ekd_tf import evaluators
-    from ekd_tf.evaluation import calibrate
-    from ekd_tf.evaluation import card_path
-    from ekd_tf.evaluation import write_calibration
+def _check_calibration(source):
+    """Raises `ValueError` where a calibration would fail after all evaluations."""
+    from ekd_tf.evaluation import check_calibration
 
     if source is None:
         raise ValueError("`--calibrate_fpr` needs labelled images: give --on")
-    found = calibrate(student, source, CALIBRATE_FPR.value, SEED.value)
-    path = card_path(evaluators.split_model(MODEL.value)[0])
-    write_calibration(path, found)
-    sys.stdout.write(f"\n{found.text()}\nWritten to {path}\n")
+    if CALIBRATE_FLIP.value and not FLIP.value:
+        raise ValueError("`--calibrate_flip` needs mirror images: leave out --noflip")
+    check_calibration(source, CALIBRATE_FPR.value)
+
+
+def _calibrate(student, source, arguments):
+    """Writes thresholds for `--calibrate_fpr` to the cards of model and exports."""
+    from ekd_tf import evaluators
+    from ekd_tf.evaluation import calibrate
+    from ekd_tf.evaluation import is_of_one_model
+    from ekd_tf.evaluation import write_calibration
+    from ekd_tf.export.card import exported_files
+    from ekd_tf.export.card import refresh_readme
+
+    def write(file, model):
+        found = calibrate(
+            model, source, CALIBRATE_FPR.value, SEED.value, CALIBRATE_FLIP.value
+        )
+        card = write_calibration(file, found)
+        refresh_readme(card)
+        sys.stdout.write(f"\n{file}: {found.text()}\nWritten to {card}\n")
+        sys.stdout.flush()
+
+    arguments = {**arguments, "flip": CALIBRATE_FLIP.value}
+    model_file = evaluators.file_of_model(MODEL.value)
+    write(model_file, student)
+    # What quantisation moves differs from file to file: each has its own threshold.
+    for file in exported_files(model_file):
+        try:
+            exported = evaluators.make_source_embedder(
+                str(file.parent if file.suffix == ".pb" else file), **arguments
+            )
+        except ValueError as error:
+            logging.warning("%s is not calibrated: %s", file, error)
+            continue
+        if is_of_one_model(student, exported, source):
+            write(file, exported)
+        else:
+            logging.warning(
+                "%s is not calibrated: it was not exported of %s", file, model_file
+            )
 
 
 def run():

@@ -24,13 +24,16 @@ from ekd_tf.evaluation.labelled import DEFAULT_FPRS
 from ekd_tf.evaluation.untrained import better_reading
 from ekd_tf.evaluation.untrained import warn_if_untrained
 from ekd_tf.models.torch_families import COLORS
+from ekd_tf.models.torch_families import TORCH_FAMILIES
 from ekd_tf.teachers import FrozenEmbedder
 from ekd_tf.teachers import KerasEmbedder
 from ekd_tf.teachers import OnnxEmbedder
 from ekd_tf.teachers import SavedModelEmbedder
 from ekd_tf.teachers import TFLiteEmbedder
+from ekd_tf.teachers import model_file
 from ekd_tf.teachers import open_torch
 from ekd_tf.teachers.frozen import loading_error
+from ekd_tf.teachers.saved_model import SAVED_MODEL_FILE
 
 # Below them the negatives of `LinkedImages` that are none decide.
 _LINKED_FPRS = (1e-1, 1e-2, 1e-3)
@@ -90,7 +93,7 @@ def _format(path):
         return OnnxEmbedder
     if path.suffix == ".tflite":
         return TFLiteEmbedder
-    return SavedModelEmbedder if (path / "saved_model.pb").is_file() else None
+    return SavedModelEmbedder if (path / SAVED_MODEL_FILE).is_file() else None
 
 
 def _tried(model: FrozenEmbedder) -> FrozenEmbedder:
@@ -174,6 +177,24 @@ def _other_ranges(spec, skip_corrupt):
             other = f"{path}@{low}..{high}{color}"
             embedder = make_source_embedder(other, skip_corrupt=skip_corrupt)
             yield other, embedder.some
+
+
+def file_of_model(spec: str) -> pathlib.Path:
+    """Returns the file that a model's card knows it by.
+
+    Args:
+        spec: As for `open_embedder`.
+
+    Returns:
+        The file itself; `saved_model.pb` of a SavedModel, `model.keras` of a run.
+    """
+    family, _, rest = spec.partition(":")
+    if family in TORCH_FAMILIES:
+        file, _, color = rest.rpartition("@")
+        return pathlib.Path(file if color in COLORS else rest)
+    path, _ = split_model(spec)
+    graph = path / SAVED_MODEL_FILE
+    return graph if graph.is_file() else model_file(path)
 
 
 def make_source_embedder(spec: str, **arguments) -> SourceEmbedder | None:

@@ -1,8 +1,6 @@
 """Exports a student as SavedModel and TFLite: `python -m ekd_tf.export_model`."""
 
-import json
 import pathlib
-import shlex
 import sys
 
 from absl import app
@@ -74,10 +72,13 @@ def export(argv):
     from ekd_tf import factory
     from ekd_tf.data import sample_faces
     from ekd_tf.data import sample_images
+    from ekd_tf.evaluation import read_calibration
     from ekd_tf.export import export_student
     from ekd_tf.outputs import make_folder
+    from ekd_tf.provenance import provenance_of_run
     from ekd_tf.session import sources_of_run
     from ekd_tf.teachers import load_embedder
+    from ekd_tf.teachers import model_file
 
     path = pathlib.Path(MODEL.value)
     home = path if path.is_dir() else path.parent
@@ -106,7 +107,9 @@ def export(argv):
             train = factory.make_source(REPRESENTATIVE.value)
         representative = sample_images(train, size, NUM_REPRESENTATIVE.value)
     faces, labels = sample_faces(images, size, NUM_IMAGES.value)
-    card = read_calibration(path)
+    facts = provenance_of_run(run, ["python", "-m", "ekd_tf.export_model", *argv[1:]])
+    facts["licence"] = LICENCE.value
+    facts["training_data"] = TRAINING_DATA.value or facts["training_data"]
     report = export_student(
         model,
         directory,
@@ -118,14 +121,8 @@ def export(argv):
         labels=labels,
         representative=representative,
         int8_output=INT8_OUTPUT.value,
-        facts={
-            "training_data": TRAINING_DATA.value or (run and run["data"]),
-            "licence": LICENCE.value,
-            "teacher": run and run["teacher"],
-            "method": run and (run["distill"] or run["head"]),
-            "command": shlex.join(["python", "-m", "ekd_tf.export_model", *argv[1:]]),
-        },
-        calibration=card,
+        facts=facts,
+        calibration=read_calibration(model_file(path)),
     )
     sys.stdout.write("\n".join([report.to_table(), *report.notes]) + "\n")
 
@@ -137,14 +134,6 @@ def run_of(path):
     if not (path / "run.json").is_file():
         return None
     return Workdir(path, create=False).read_run()["flags"]
-
-
-def read_calibration(path):
-    """Returns what `ekd_tf.evaluate --calibrate_fpr` left in a card, or None."""
-    card = (path if path.is_dir() else path.parent) / "card.json"
-    if not card.is_file():
-        return None
-    return json.loads(card.read_text(encoding="utf-8")).get("calibration")
 
 
 def run():

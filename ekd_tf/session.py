@@ -23,6 +23,8 @@ from ekd_tf.data import make_pipeline
 from ekd_tf.data import sample_images
 from ekd_tf.evaluators import check_range_of_pixels
 from ekd_tf.export import export_student
+from ekd_tf.provenance import package_versions
+from ekd_tf.provenance import provenance_of_run
 from ekd_tf.record import Record
 from ekd_tf.teachers import MODEL_FILE
 from ekd_tf.training.best import BestMetric
@@ -42,7 +44,6 @@ from ekd_tf.training.strategy import lost_worker
 from ekd_tf.training.strategy import make_strategy
 from ekd_tf.training.strategy import set_virtual_devices
 from ekd_tf.training.workdir import Workdir
-from ekd_tf.training.workdir import package_versions
 
 # A full or failing disk, a used-up quota, a file system turned read-only.
 _UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
@@ -131,7 +132,12 @@ class TrainingSession:
             with parts.model.averaged_weights():
                 _save_model(parts.model.student, workdir.path / MODEL_FILE)
                 if v.export and chief:
-                    _export(v, workdir, parts)
+                    _export(v, workdir, parts, self._facts(command))
+
+    def _facts(self, command):
+        """Returns what the exported student's card says of the run."""
+        words = ["python", "-m", "ekd_tf.train", *command[1:]]
+        return provenance_of_run(self._values, words)
 
     def _train(self, parts, strategy, start_step, record, termination):
         """Runs the steps that are left, with what is done in between."""
@@ -246,10 +252,14 @@ def _save_model(student, path):
     logging.info("Wrote %s", path)
 
 
-def _export(v, workdir, parts):
+def _export(v, workdir, parts, facts):
     images = sample_images(parts.heldout or parts.train, v.input_size)
     report = export_student(
-        parts.model.student, workdir.path / "export", images, name=v.model
+        parts.model.student,
+        workdir.path / "export",
+        images,
+        name=v.model,
+        facts=facts,
     )
     text = json.dumps(report.to_dict(), indent=2) + "\n"
     write_aside(workdir.reports / EXPORT_REPORT, lambda file: file.write(text.encode()))

@@ -30,7 +30,8 @@ THRESHOLD = flags.DEFINE_float(
 FLIP = flags.DEFINE_bool(
     "flip",
     None,
-    "Add the embedding of the mirror image. Default: as the model was calibrated.",
+    "Add the embedding of the mirror image. Default: where the model was so calibrated "
+    "and --threshold is not given.",
 )
 CACHE = flags.DEFINE_string(
     "cache", None, "Folder to keep the gallery's embeddings in."
@@ -63,14 +64,14 @@ def verify(images):
     from ekd_tf.data import ListedImages
     from ekd_tf.data import images_below
     from ekd_tf.data.listed import readable
-    from ekd_tf.evaluation import card_path
     from ekd_tf.evaluation import read_calibration
 
-    path, _ = evaluators.split_model(MODEL.value)
-    calibration = read_calibration(card_path(path))
+    calibration = None
+    if THRESHOLD.value is None:
+        calibration = read_calibration(evaluators.file_of_model(MODEL.value))
     flip = FLIP.value
     if flip is None:
-        flip = calibration is None or calibration.flip
+        flip = calibration is not None and calibration.flip
     embedder = evaluators.make_source_embedder(
         MODEL.value, flip=flip, cache=evaluators.make_cache(CACHE.value)
     )
@@ -112,8 +113,8 @@ def _decision(calibration, flip):
         )
     elif calibration.flip != flip:
         raise ValueError(
-            f"The threshold was calibrated {'with' if calibration.flip else 'without'} "
-            "flip, so cosines must be made in the same way. Leave --flip out, or give "
+            f"The threshold was calibrated for embeddings of {calibration.view}, and "
+            f"`--flip` must say so. Received: flip={flip}. Leave it out, or give "
             "--threshold"
         )
     else:

@@ -14,7 +14,7 @@ ENTRY_POINTS = {"train", "evaluate", "export_model", "embed_teacher", "verify"}
 # A module imports only from strictly lower rows, or from its own package.
 ROWS = [
     {"atomic", "checks", "onednn", "ops", "outputs", "user_text", "version", "stack"},
-    {"row_file", "restricted_pickle"},
+    {"row_file", "restricted_pickle", "provenance"},
     {"data", "models", "heads", "mining", "metrics"},
     {"losses", "evaluation", "teachers"},
     {"training", "export"},

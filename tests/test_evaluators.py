@@ -119,6 +119,20 @@ def test_says_what_is_wrong_with_a_model(spec, message):
         evaluators.open_embedder(spec)
 
 
+def test_knows_the_file_behind_a_model(tmp_path):
+    (tmp_path / "saved").mkdir()
+    (tmp_path / "saved" / "saved_model.pb").touch()
+    for spec, file in (
+        (tmp_path, tmp_path / "model.keras"),
+        (f"{tmp_path / 'saved'}@-1..1", tmp_path / "saved" / "saved_model.pb"),
+        ("a/b.tflite", pathlib.Path("a/b.tflite")),
+        ("a/b.onnx@0..1", pathlib.Path("a/b.onnx")),
+        ("insightface_r50:a/b.pt@bgr", pathlib.Path("a/b.pt")),
+        ("insightface_r50:a@b.pt", pathlib.Path("a@b.pt")),
+    ):
+        assert evaluators.file_of_model(str(spec)) == file
+
+
 def test_embeds_sources_once_where_there_is_a_cache(model, tmp_path):
     source = SyntheticFaces(identities=2, images_per_identity=2, size=32)
     embed = evaluators.make_source_embedder(

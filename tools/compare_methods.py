@@ -21,7 +21,6 @@ import platform
 import shlex
 import signal
 import sys
-import time
 
 from absl import app
 from absl import flags
@@ -262,20 +261,22 @@ def machine():
 
 def facts_of(runs, methods, seeds, teacher_spec):
     """Returns what the figures depend on, for the report."""
-    from ekd_tf import __version__
-    from ekd_tf.training.workdir import package_commit
-    from ekd_tf.training.workdir import package_versions
+    from ekd_tf.evaluation.source_embedder import WITH_MIRROR_IMAGE
+    from ekd_tf.provenance import package_versions
+    from ekd_tf.provenance import provenance
 
     trained = [start for run in runs for start in run.starts]
     versions = {json.dumps(start["versions"], sort_keys=True) for start in trained}
+    made = provenance(["python", *sys.argv])
     return {
-        "Command": shlex.join(["python", *sys.argv]),
-        "Date": time.strftime("%Y-%m-%d %H:%M %z"),
+        "Command": made["command"],
+        "Date": made["date"],
         "Machine": machine(),
-        "ekd_tf": f"{__version__}, commit {package_commit()}",
+        "ekd_tf": made["ekd_tf"],
         "Trained by commits": sorted({str(start["commit"]) for start in trained}),
         "Trained with": [json.loads(each) for each in sorted(versions)],
         "Evaluated with": package_versions(),
+        "Embeddings": WITH_MIRROR_IMAGE,
         "Seeds": seeds,
         "Teacher": teacher_spec,
         "Common flags": shlex.join(serialized(train_flags())),

@@ -3,13 +3,16 @@
     pip install ai-edge-litert numpy pillow
     python tools/run_tflite.py student-1-int8.tflite a.jpg b.jpg
 
-Prints the cosine of every pair of images; with `--output=FILE.npy` writes the
+Prints the cosine of every pair of images and, where card.json beside the student gives
+its threshold, whether they show one person; with `--output=FILE.npy` writes the
 embeddings, float32 `(n, dim)` of length 1. Copy it into your project: it is one file
 and imports nothing else of this one.
 """
 
 import argparse
 import itertools
+import json
+import pathlib
 import sys
 
 import numpy as np
@@ -91,6 +94,14 @@ class Student:
     Args:
         path: A `.tflite` file as `ekd_tf.export_model` writes it.
         num_threads: Int, CPU threads.
+
+    Attributes:
+        threshold: Cosine above which two images show one person, as card.json beside
+            the file has it; None where it has none for an image without its mirror
+            image, which is what `embed` embeds.
+
+    Raises:
+        ValueError: The file cannot be read, or what is beside it is no card.
     """
 
     def __init__(self, path, num_threads=1):
@@ -98,6 +109,7 @@ class Student:
         self._interpreter.allocate_tensors()
         self._input = self._interpreter.get_input_details()[0]
         self._output = self._interpreter.get_output_details()[0]
+        self.threshold = _threshold(pathlib.Path(path))
         self.height, self.width = (int(n) for n in self._input["shape"][1:3])
 
     def read(self, path):
@@ -107,7 +119,13 @@ class Student:
         """
         image = read_image(path)
         if image.size != (self.width, self.height):
-            image = image.resize((self.width, self.height), Image.BILINEAR)
+            # In floats and rounded once, halves up, as the student's training does it.
+            channels = [
+                channel.convert("F").resize((self.width, self.height), Image.BILINEAR)
+                for channel in image.split()
+            ]
+            pixels = np.floor(np.stack(channels, axis=-1) + 0.501)
+            return pixels.clip(0, 255).astype(np.uint8)
         return np.asarray(image, np.uint8)
 
     def embed(self, image):
@@ -119,6 +137,20 @@ class Student:
         if scale:
             raw = (raw - zero_point) * np.float32(scale)
         return raw / max(float(np.linalg.norm(raw)), 1e-12)
+
+
+def _threshold(path):
+    card = path.with_name("card.json")
+    if not card.is_file():
+        return None
+    try:
+        found = json.loads(card.read_text(encoding="utf-8"))["calibration"] or {}
+        found = found.get(path.name)
+        if not isinstance(found, dict) or found["view"] != "one image":
+            return None
+        return float(found["threshold"])
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{card} is no model card: {error!r}") from None
 
 
 def main():
@@ -138,7 +170,13 @@ def main():
         np.save(arguments.output, embeddings)
     named = list(zip(arguments.images, embeddings))
     for (a, left), (b, right) in itertools.combinations(named, 2):
-        print(f"{left @ right:.4f}  {a}  {b}")
+        cosine, decision = float(left @ right), ""
+        if student.threshold is not None:
+            is_one = cosine > student.threshold
+            decision = "  one person" if is_one else "  two people"
+        print(f"{cosine:.4f}{decision}  {a}  {b}")
+    if student.threshold is not None:
+        print(f"threshold {student.threshold:.4f}, of card.json")
 
 
 if __name__ == "__main__":

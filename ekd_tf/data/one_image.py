@@ -65,12 +65,25 @@ def fit(images, size):
 
     def resize():
         resized = tf.image.resize(images, [size, size], antialias=True)
-        return tf.saturate_cast(tf.round(resized), tf.uint8)
+        return round_pixels(resized)
 
     is_fit = tf.reduce_all(tf.equal(tf.shape(images)[-3:-1], size))
     fitted = tf.cond(is_fit, lambda: images, resize)
     batch = [] if images.shape.rank == 3 else [images.shape[0]]
     return tf.ensure_shape(fitted, [*batch, size, size, 3])
+
+
+def round_pixels(values):
+    """Rounds what a resize gave to uint8 pixels.
+
+    Halves are common, as weights are fractions of small numbers, and come out a little
+    above or below. All go up, so that another program that adds in another order gets
+    the same pixels.
+
+    Args:
+        values: Float tensor.
+    """
+    return tf.saturate_cast(tf.floor(values + 0.501), tf.uint8)
 
 
 def decodable(data: bytes):

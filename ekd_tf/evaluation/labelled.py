@@ -35,6 +35,7 @@ class LabelledResult(Result):
         curves: The same names -> `(fpr, tpr)` of all pairs.
         images: The ROC, the histograms of the student's cosines with thresholds and,
             with a gap, the critical pairs on which the models differ most.
+        view: What the embeddings are made of; see `SourceEmbedder.view`.
     """
 
     name: str
@@ -42,6 +43,7 @@ class LabelledResult(Result):
     gap: GapReport | None
     curves: dict[str, tuple[np.ndarray, np.ndarray]]
     images: dict[str, np.ndarray]
+    view: str
 
     @property
     def student(self) -> VerificationReport:
@@ -73,6 +75,7 @@ class LabelledResult(Result):
             "student": None,
             "teacher": None,
             **reports,
+            "view": self.view,
             "gap": None if self.gap is None else self.gap.to_dict(),
         }
 
@@ -82,7 +85,7 @@ class LabelledResult(Result):
         parts.append(
             f"All {self.student.num_positive:,} positive and "
             f"{self.student.num_negative:,} negative pairs; accuracy on "
-            f"{self.student.num_pairs:,} drawn ones."
+            f"{self.student.num_pairs:,} drawn ones. Embeddings of {self.view}."
         )
         if self.gap is not None:
             parts.append(self.gap.to_table())
@@ -157,7 +160,9 @@ class LabelledEvaluation:
             )
         curves = {name: roc.curve() for name, roc in rocs.items()}
         images = self._pictures(curves, rocs["student"], reports["student"], gap)
-        return LabelledResult(self.name, reports, gap, curves, images)
+        return LabelledResult(
+            self.name, reports, gap, curves, images, models.student.view
+        )
 
     def _pictures(self, curves, roc, report, gap):
         images = {

@@ -16,10 +16,15 @@ from ekd_tf.evaluation.result import figures_table
 from ekd_tf.evaluation.source_embedder import Models
 from ekd_tf.evaluation.verification import VerificationReport
 from ekd_tf.evaluation.verification import verify_pairs
+from ekd_tf.metrics import folds_of
 from ekd_tf.metrics import normalize_rows
 from ekd_tf.metrics import roc_curve
 
 DEFAULT_FPRS = (1e-1, 1e-2, 1e-3, 1e-4)
+_STRATIFIED = (
+    ", each kind cut by itself: in the order given a fold would hold hardly any of a "
+    "kind"
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,7 +72,7 @@ class PairSetResult(Result):
         parts = [
             figures_table(lines),
             f"{report.num_positive:,} positive and {report.num_negative:,} negative "
-            "pairs in ten folds.",
+            f"pairs in ten folds{_STRATIFIED * report.stratified}.",
             *report.not_measurable,
             *_without_intervals(report),
         ]
@@ -77,7 +82,8 @@ class PairSetResult(Result):
 def _without_intervals(report):
     if report.intervals.keys() == {"accuracy"}:
         return [
-            "No interval of TPR, AUC and EER: a fold holds pairs of one kind alone."
+            "No interval of TPR, AUC and EER: a kind has fewer pairs than there are "
+            "folds."
         ]
     return []
 
@@ -111,8 +117,11 @@ class PairSetEvaluation:
     @property
     def fingerprint(self) -> str:
         """Changes with the pairs and with what is measured on them."""
-        same = np.packbits(np.asarray(self.pairs.issame, bool)).tobytes().hex()
-        return f"pairs {self.pairs.images.fingerprint} {same} {self._fprs}"
+        same = np.asarray(self.pairs.issame, bool)
+        # Figures kept before such sets were cut kind by kind must not come back.
+        kind = "stratified pairs" if folds_of(same, 10)[1] else "pairs"
+        bits = np.packbits(same).tobytes().hex()
+        return f"{kind} {self.pairs.images.fingerprint} {bits} {self._fprs}"
 
     def __call__(self, models: Models) -> PairSetResult:
         """Evaluates the models as they are now."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import abc
 import json
 import pathlib
+import urllib.parse
 from collections.abc import Sequence
 
 import numpy as np
@@ -45,7 +46,20 @@ class Result(abc.ABC):
         path = folder / f"{self.name}.json"
         path.write_text(json.dumps(self.to_dict(), indent=2) + "\n", encoding="utf-8")
         for name, image in self.images.items():
-            Image.fromarray(image).save(folder / f"{name.replace('/', '_')}.png")
+            Image.fromarray(image).save(folder / _picture_file(name))
+
+    def section(self) -> str:
+        """Returns a report's section: the text, and what `write` leaves as pictures."""
+        pictures = [
+            # A set may be named with spaces or brackets.
+            f"![{name}]({urllib.parse.quote(_picture_file(name))})\n"
+            for name in self.images
+        ]
+        return "\n".join([f"## {self.name}\n", f"{self.text()}\n", *pictures])
+
+
+def _picture_file(name):
+    return f"{name.replace('/', '_')}.png"
 
 
 def figures_table(reports: Sequence[tuple[str, VerificationReport]]) -> str:

@@ -14,6 +14,10 @@ from ekd_tf.evaluation.cache import EmbeddingCache
 from ekd_tf.evaluation.embed import Embedder
 from ekd_tf.evaluation.embed import add_views
 
+# What an embedding is made of. Nothing that is exported adds the mirror image.
+ONE_IMAGE = "one image"
+WITH_MIRROR_IMAGE = "image and mirror image"
+
 
 class SourceEmbedder:
     """Embeds all images of sources.
@@ -56,6 +60,11 @@ class SourceEmbedder:
         self._progress = progress
         self._skip_corrupt = skip_corrupt
         self._kept = {}
+
+    @property
+    def view(self) -> str:
+        """What the embeddings of a call are made of, in words."""
+        return WITH_MIRROR_IMAGE if self.flip else ONE_IMAGE
 
     def __call__(self, source: Source) -> np.ndarray:
         """Returns float32 `(n, dim)`, rows of unit length in the source's order."""

@@ -50,6 +50,7 @@ class VerificationReport:
         num_positive: Number of positive pairs behind `tpr`, `auc` and `eer`.
         num_negative: Number of negative pairs behind them.
         num_pairs: Number of pairs behind the accuracy.
+        stratified: Whether its folds were cut kind by kind; see `metrics.folds_of`.
         intervals: Name of a figure (`accuracy`, `tpr_at_fpr_1e-3`,
             `threshold_at_fpr_1e-3`, `auc`, `eer`) -> bootstrap 95 % interval. Empty
             where none was asked for.
@@ -66,6 +67,7 @@ class VerificationReport:
     num_positive: int
     num_negative: int
     num_pairs: int
+    stratified: bool = False
     intervals: dict[str, Interval] = dataclasses.field(default_factory=dict)
 
     @property
@@ -202,8 +204,9 @@ def verify_pairs(
     """Measures verification of given pairs, as LFW and its kin are.
 
     Accuracy is that of insightface and TFace: contiguous folds, squared L2 distance of
-    normalised embeddings, thresholds 0, 0.01 .. 3.99. TPR at FPR (strict rule), AUC
-    and EER come from the same pairs, all folds together.
+    normalised embeddings, thresholds 0, 0.01 .. 3.99. A list whose contiguous folds
+    would not hold both kinds is cut kind by kind; see `metrics.folds_of`. TPR at FPR
+    (strict rule), AUC and EER come from the same pairs, all folds together.
 
     Args:
         embeddings: Float array `(2 * pairs, dim)`; rows 2i and 2i + 1 are pair i.
@@ -267,6 +270,7 @@ def _report(accuracy, best, points, auc, eer, counts, num_pairs, intervals):
         num_positive=counts[0],
         num_negative=counts[1],
         num_pairs=num_pairs,
+        stratified=accuracy.stratified,
         intervals=intervals,
     )
 
@@ -281,7 +285,7 @@ def _accuracy_interval(accuracy, replicates, seed):
 
 def _pair_intervals(cosines, same, folds, fprs, replicates, seed):
     """Returns intervals of AUC, EER and TPRs by resampling folds of pairs."""
-    fold = folds_of(same.size, folds)
+    fold, _ = folds_of(same, folds)
     kinds = np.unique(np.stack([fold, same]), axis=1).shape[1]
     if kinds < 2 * folds:
         return {}

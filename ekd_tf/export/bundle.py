@@ -12,11 +12,11 @@ from absl import logging
 
 from ekd_tf.checks import check_choice
 from ekd_tf.checks import check_range
-from ekd_tf.export.card import CARD_FILE
-from ekd_tf.export.card import README_FILE
-from ekd_tf.export.card import card_markdown
+from ekd_tf.evaluation import Calibration
+from ekd_tf.evaluation.calibration import CARD_FILE
 from ekd_tf.export.card import file_hashes
 from ekd_tf.export.card import make_card
+from ekd_tf.export.card import refresh_readme
 from ekd_tf.export.frozen import freeze
 from ekd_tf.export.gates import GATES
 from ekd_tf.export.gates import Gate
@@ -45,7 +45,6 @@ from ekd_tf.export.tflite import TFLiteModel
 from ekd_tf.export.tflite import check_representative
 from ekd_tf.export.tflite import convert_tflite
 from ekd_tf.export.tflite import tflite_ops
-from ekd_tf.user_text import KEEP
 
 # What half precision may cost between the model as trained and its float32 copy:
 # bfloat16 keeps 8 bits, so this tells a wrong copy from rounding and no more.
@@ -66,7 +65,7 @@ def export_student(
     representative=None,
     int8_output: str = "float32",
     facts: dict | None = None,
-    calibration: dict | None = None,
+    calibration: Calibration | None = None,
 ) -> ExportReport:
     """Exports a student as SavedModel and more and proves that they agree with it.
 
@@ -178,9 +177,7 @@ def export_student(
         )
         text = json.dumps(card, indent=2) + "\n"
         (target / CARD_FILE).write_text(text, encoding="utf-8")
-        text = card_markdown(card, report.to_table())
-        # Paths need not be UTF-8.
-        (target / README_FILE).write_text(text, encoding="utf-8", errors=KEEP)
+        refresh_readme(target / CARD_FILE)
     return report
 
 

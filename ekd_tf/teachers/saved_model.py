@@ -18,7 +18,8 @@ from ekd_tf.teachers.frozen import square_side
 
 SIGNATURE = "serving_default"
 # What a SavedModel is made of; a card or a report may lie beside it.
-_GRAPH, _PARTS = "saved_model.pb", ("variables", "assets", "assets.extra")
+SAVED_MODEL_FILE = "saved_model.pb"
+_PARTS = ("variables", "assets", "assets.extra")
 
 
 class SavedModelEmbedder(FrozenEmbedder):
@@ -43,8 +44,9 @@ class SavedModelEmbedder(FrozenEmbedder):
         checks.check_range("high", high, low=low, low_open=True)
         checks.check_choice("color", color, COLORS)
         self.name = str(path)
-        if not (pathlib.Path(path) / _GRAPH).is_file():
-            raise ValueError(f"{path} is no SavedModel: it holds no {_GRAPH}")
+        folder = pathlib.Path(path)
+        if not (folder / SAVED_MODEL_FILE).is_file():
+            raise ValueError(f"{path} is no SavedModel: it holds no {SAVED_MODEL_FILE}")
         # The signature does not keep the variables alive; the object does.
         try:
             self._loaded = tf.saved_model.load(os.fspath(path))
@@ -72,9 +74,10 @@ class SavedModelEmbedder(FrozenEmbedder):
         self._dtype = spec.dtype
         self._scale = (high - low) / 255, low
         self._color = color
-        folder = pathlib.Path(path)
         parts = [content_hash(folder / n) for n in _PARTS if (folder / n).is_dir()]
-        self.fingerprint = content_hash(folder / _GRAPH, low, high, color, *parts)
+        self.fingerprint = content_hash(
+            folder / SAVED_MODEL_FILE, low, high, color, *parts
+        )
 
     def __call__(self, images) -> tf.Tensor:
         images = tf.convert_to_tensor(images)

@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 import pathlib
-import platform
-import subprocess
 import time
-from importlib import metadata
 
 from absl import logging
 
 from ekd_tf.atomic import write_aside
 from ekd_tf.outputs import make_folder
+from ekd_tf.provenance import package_commit
 
-PACKAGES = ("ekd-tf", "tensorflow", "keras", "numpy", "absl-py", "tensorboard")
 _ABSENT = "not given"
 
 
@@ -170,39 +166,3 @@ class Workdir:
                 f"{text}. Use another --workdir, or --force_flags to continue this one"
             )
         logging.warning("%s.", text)
-
-
-def package_versions() -> dict[str, str]:
-    """Returns the versions a run's numbers depend on."""
-    versions = {"python": platform.python_version()}
-    for name in PACKAGES:
-        try:
-            versions[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            versions[name] = "not installed"
-    return versions
-
-
-def package_commit() -> str | None:
-    """Returns the git commit the package runs from, "-dirty" if it was edited.
-
-    None where the package is installed without its repository: the repository
-    around a virtual environment is somebody else's.
-    """
-    root = pathlib.Path(__file__).resolve().parents[2]
-    if not (root / ".git").exists():
-        return None
-    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-    try:
-        done = subprocess.run(
-            command,
-            cwd=root,
-            env={**os.environ, "GIT_OPTIONAL_LOCKS": "0"},
-            capture_output=True,
-            text=True,
-            check=True,
-            timeout=30,
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return done.stdout.strip() or None

@@ -220,11 +220,23 @@ def test_intervals_of_pairs_cover_their_figures(rng):
         assert 0 < high - low < 0.2
 
 
-def test_folds_of_one_kind_leave_only_the_accuracy_an_interval(rng):
+def test_pairs_sorted_by_kind_give_every_figure_and_say_how_they_were_cut(rng):
     embeddings, same = given_pairs(rng)
     order = np.argsort(~same, kind="stable")
     rows = np.stack([2 * order, 2 * order + 1], axis=1).reshape(-1)
-    report = verify_pairs(embeddings[rows], same[order], (0.1,), replicates=10)
+    sorted_ = verify_pairs(embeddings[rows], same[order], (0.1,), replicates=10)
+    mixed = verify_pairs(embeddings, same, (0.1,), replicates=10)
+    assert (sorted_.stratified, mixed.stratified) == (True, False)
+    # Pair i of a kind is in fold i // 10 of both.
+    assert sorted_.accuracy_mean == mixed.accuracy_mean
+    assert sorted_.intervals.keys() == mixed.intervals.keys()
+    for name, interval in mixed.intervals.items():
+        assert sorted_.intervals[name] == pytest.approx(interval)
+
+
+def test_fewer_pairs_of_a_kind_than_folds_leave_only_the_accuracy_an_interval(rng):
+    embeddings, _ = given_pairs(rng)
+    report = verify_pairs(embeddings, np.arange(200) < 9, (0.1,), replicates=10)
     assert report.intervals.keys() == {"accuracy"}
 
 

@@ -112,3 +112,13 @@ def test_says_what_is_missing(tmp_path):
     tf.saved_model.save(tf.Module(), str(tmp_path / "none"))
     with pytest.raises(ValueError, match="must have an endpoint 'serving_default'"):
         SavedModelEmbedder(tmp_path / "none")
+
+
+def test_is_known_by_graph_and_weights_and_not_by_what_lies_beside_them(tmp_path):
+    save(tmp_path)
+    known = SavedModelEmbedder(tmp_path).fingerprint
+    (tmp_path / "card.json").write_text("{}")
+    assert SavedModelEmbedder(tmp_path).fingerprint == known
+    assert SavedModelEmbedder(tmp_path, -1, 1).fingerprint != known
+    (tmp_path / "variables" / "more").write_text("weights")
+    assert SavedModelEmbedder(tmp_path).fingerprint != known

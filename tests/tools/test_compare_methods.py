@@ -207,6 +207,7 @@ def test_facts_tell_what_the_figures_depend_on(tool, common, tmp_path, monkeypat
     facts = tool.facts_of(runs, {"alone": ["--teacher=none"]}, [0, 1], "t.keras")
     assert facts["Command"] == "python compare_methods.py --seeds=0,1"
     assert facts["Trained with"] == [{"python": "3"}]
+    assert facts["Embeddings"] == "image and mirror image"
     assert "cores" in facts["Machine"] and facts["Seeds"] == [0, 1]
     assert "--steps=4" in facts["Common flags"]
     json.dumps(facts)
