@@ -38,8 +38,8 @@ from ekd_tf.training.progress import ProgressLine
 from ekd_tf.training.strategy import distribute
 from ekd_tf.training.strategy import grow_gpu_memory
 from ekd_tf.training.strategy import is_chief
-from ekd_tf.training.strategy import lost_worker
 from ekd_tf.training.strategy import keep_order_of_sums
+from ekd_tf.training.strategy import lost_worker
 from ekd_tf.training.strategy import make_strategy
 from ekd_tf.training.strategy import set_virtual_devices
 from ekd_tf.training.workdir import Workdir

@@ -48,7 +48,10 @@ def test_takes_pixels_as_they_are(images, tmp_path):
     assert (model.input_size, model.embedding_dim, model.traceable) == (4, 5, False)
     found = model(tf.constant(images))
     assert found.dtype == np.float32
-    np.testing.assert_allclose(found, images.reshape(3, 48) @ MATRIX, rtol=1e-5)
+    # Sums of 48 products of up to 255: LiteRT adds them in an order of its own.
+    np.testing.assert_allclose(
+        found, images.reshape(3, 48) @ MATRIX, rtol=1e-5, atol=1e-3
+    )
 
 
 def test_float_models_get_scaled_pixels(images, tmp_path):
