@@ -40,6 +40,7 @@ from ekd_tf.training.progress import ProgressLine
 from ekd_tf.training.strategy import distribute
 from ekd_tf.training.strategy import grow_gpu_memory
 from ekd_tf.training.strategy import is_chief
+from ekd_tf.training.strategy import keep_order_of_sums
 from ekd_tf.training.strategy import lost_worker
 from ekd_tf.training.strategy import make_strategy
 from ekd_tf.training.strategy import set_virtual_devices
@@ -81,6 +82,7 @@ class TrainingSession:
         self._augmentation = factory.make_augmentation(self._values)
         profiled_steps(v.profile_steps)
         grow_gpu_memory()
+        keep_order_of_sums()
         set_virtual_devices(v.num_virtual_devices)
         if v.deterministic:
             tf.config.experimental.enable_op_determinism()

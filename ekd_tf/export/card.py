@@ -20,6 +20,7 @@ from ekd_tf.export.gates import GATED_FPR
 from ekd_tf.export.report import ArtefactReport
 from ekd_tf.export.report import ExportReport
 from ekd_tf.teachers.saved_model import SAVED_MODEL_FILE
+from ekd_tf.user_text import KEEP
 
 README_FILE = "README.md"
 NOT_GIVEN = "not given"
@@ -147,7 +148,8 @@ def refresh_readme(card_file) -> None:
     card = read_card(card_file)
     if "metrics" in card:
         text = card_markdown(card)
-        card_file.with_name(README_FILE).write_text(text, encoding="utf-8")
+        # Paths need not be UTF-8.
+        card_file.with_name(README_FILE).write_text(text, encoding="utf-8", errors=KEEP)
 
 
 def exported_files(model_file) -> list[pathlib.Path]:

@@ -8,6 +8,9 @@ import re
 
 import tensorflow as tf
 from absl import logging
+from tensorflow.core.protobuf import config_pb2
+from tensorflow.core.protobuf import rewriter_config_pb2
+from tensorflow.python.eager import context
 
 from ekd_tf.checks import check_choice
 from ekd_tf.checks import check_positive
@@ -38,6 +41,26 @@ def grow_gpu_memory():
             # Too late in a process that has already computed something: no reason to
             # end a run.
             logging.warning("The memory of %s will not grow: %s", gpu.name, error)
+
+
+def keep_order_of_sums():
+    """Has TensorFlow add three tensors and more in the order they are listed.
+
+    Where a function's tensors are estimated above 205 MB on a CPU (80 % of a
+    device's memory, and a CPU counts as one of 256 MB) its graph optimizer turns such
+    a sum, most of all one of gradients, into additions to one buffer in the order the
+    summands arrive, which is another each time. `enable_op_determinism` does not
+    prevent it. Everything else the optimizer does stays.
+    """
+    config = config_pb2.ConfigProto()
+    # The default, less the scheduling that reorders sums.
+    config.graph_options.rewrite_options.memory_optimization = (
+        rewriter_config_pb2.RewriterConfig.SWAPPING_HEURISTICS
+    )
+    # `tf.config.optimizer` offers all of the optimizer's choices but this one.
+    running = context.context()
+    running._config = config
+    running.function_call_options = None
 
 
 def set_virtual_devices(count):

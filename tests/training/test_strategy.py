@@ -9,6 +9,7 @@ from ekd_tf.training.strategy import distribute
 from ekd_tf.training.strategy import grow_gpu_memory
 from ekd_tf.training.strategy import has_other_workers
 from ekd_tf.training.strategy import is_chief
+from ekd_tf.training.strategy import keep_order_of_sums
 from ekd_tf.training.strategy import lost_worker
 from ekd_tf.training.strategy import make_strategy
 from ekd_tf.training.strategy import set_virtual_devices
@@ -22,6 +23,22 @@ def test_none_is_one_replica():
 def test_mirrored_takes_every_logical_device():
     devices = tf.config.list_logical_devices("CPU")
     assert make_strategy("mirrored").num_replicas_in_sync == len(devices) == 4
+
+
+def test_sums_of_a_large_graph_keep_their_order():
+    keep_order_of_sums()
+
+    @tf.function(autograph=False)
+    def total(ones, square):
+        late = tf.while_loop(
+            lambda i, _: i < 40, lambda i, x: (i + 1, x @ square), (0, square)
+        )[1]
+        # (1e8 - 1e8) + 1 as listed; 1 is lost where the first comes last.
+        summands = [ones * (1e8 + 0 * late[0, 0]), ones * -1e8, ones]
+        return tf.reduce_max(tf.add_n(summands))
+
+    # Three of 80 MB: above the 205 MB from which TensorFlow would reorder.
+    assert total(tf.ones([20_000_000]), tf.zeros([300, 300])).numpy() == 1
 
 
 def test_rejects_an_unknown_strategy_with_the_choices():
