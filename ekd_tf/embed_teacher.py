@@ -10,6 +10,7 @@ from absl import app
 from absl import flags
 from absl import logging
 
+from ekd_tf import command
 from ekd_tf.onednn import use_onednn
 
 TEACHER = flags.DEFINE_string(
@@ -82,8 +83,7 @@ def embed_teacher():
 
 def run():
     """Entry point of the console script."""
-    flags.mark_flags_as_required(["teacher", "data", "out"])
-    app.run(main)
+    command.run(main, "ekd_tf.embed_teacher", ["teacher", "data", "out"], resumes=True)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,9 @@ import sys
 from absl import app
 from absl import flags
 
+from ekd_tf import command
+from ekd_tf.effects import Needs
+
 MODEL = flags.DEFINE_string(
     "model",
     None,
@@ -33,6 +36,8 @@ CACHE = flags.DEFINE_string(
     "cache", None, "Folder to keep the gallery's embeddings in."
 )
 
+_EFFECTS = (Needs("nearest cache", "--gallery", lambda v: v["gallery"] is not None),)
+
 
 def main(argv):
     """Runs the comparison the flags and arguments describe."""
@@ -42,6 +47,7 @@ def main(argv):
     if not images:
         raise app.UsageError("Give an image to look up in --gallery.")
     try:
+        command.check_effects(sys.modules[__name__], _EFFECTS)
         verify(images)
     except ValueError as error:
         raise SystemExit(f"ekd_tf.verify: {error}") from None
@@ -97,7 +103,7 @@ def _decision(calibration, flip):
     elif calibration is None:
         return lambda cosine: (
             f"cosine {cosine:.4f}: no decision, as no threshold is known: calibrate by "
-            "ekd_tf.evaluate --calibrate_fpr=1e-4 --on=... or give --threshold"
+            "ekd_tf.evaluate --calibrate_fpr=1e-4 --eval_sets=... or give --threshold"
         )
     elif calibration.flip != flip:
         raise ValueError(
@@ -127,8 +133,7 @@ def _last_words(error):
 
 def run():
     """Entry point of the console script."""
-    flags.mark_flag_as_required("model")
-    app.run(main)
+    command.run(main, "ekd_tf.verify", ["model"])
 
 
 if __name__ == "__main__":

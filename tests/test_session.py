@@ -91,7 +91,6 @@ def test_leaves_what_repeats_the_run(distilled):
     assert {path.name for path in distilled.iterdir()} == {
         "run.json",
         "metrics.jsonl",
-        "tensorboard",
         "checkpoints",
         "reports",
         "model.keras",
@@ -144,7 +143,7 @@ def test_evaluates_on_more_sets_and_draws_the_teacher_once(tmp_path, teacher):
         teacher=str(teacher),
         distill="ekd:5",
         steps=2,
-        evaluate=[f"other:{SOURCE},first=2000"],
+        eval_sets=[f"other:{SOURCE},first=2000"],
         evaluate_every=1,
         best_metric="other/auc",
     )
@@ -155,7 +154,7 @@ def test_evaluates_on_more_sets_and_draws_the_teacher_once(tmp_path, teacher):
     assert all("other/gap_at_fpr_1e-1" in line for line in evaluated)
     assert (path / "reports" / "other.json").exists()
     assert (path / "reports" / "other_roc.png").exists()
-    (lines,) = (path / "tensorboard" / "teacher").iterdir()
+    (lines,) = (path / "teacher").iterdir()
     assert b"other/auc" in lines.read_bytes()
 
 
@@ -276,7 +275,7 @@ def test_a_cache_is_all_that_is_needed_of_a_teacher(cache, tmp_path):
         "distill": "cosine,kd,shrinkteanet,margin_distillation,proxyless_kd",
         "heldout_data": None,
         "holdout_identities": 3,
-        "evaluate": [f"other:{SOURCE},first=2000"],
+        "eval_sets": [f"other:{SOURCE},first=2000"],
     }
     run = train(tmp_path / "run", steps=2, **arguments)
     logged = lines(run)

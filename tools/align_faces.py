@@ -21,6 +21,7 @@ import functools
 import multiprocessing
 import os
 import pathlib
+import signal
 import sys
 
 import numpy as np
@@ -28,6 +29,8 @@ from absl import app
 from absl import flags
 from PIL import Image
 from PIL import ImageOps
+
+from ekd_tf import command
 
 PHOTOS = flags.DEFINE_string("photos", None, "Folder of photographs.")
 OUT = flags.DEFINE_string("out", None, "Folder of aligned faces to make.")
@@ -104,7 +107,6 @@ class MTCNNDetector:
     """
 
     def __init__(self, settings):
-        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
         from mtcnn import MTCNN
 
         self._settings = settings
@@ -247,6 +249,8 @@ _worker = None
 
 def _start_worker(settings, landmarks):
     global _worker
+    # The parent is stopped by Ctrl-C, and stops the others.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     _worker = Worker(settings, landmarks)
 
 
@@ -346,5 +350,4 @@ def check_detector():
 
 
 if __name__ == "__main__":
-    flags.mark_flags_as_required(["photos", "out"])
-    app.run(main)
+    command.run(main, "align_faces", ["photos", "out"], resumes=True)

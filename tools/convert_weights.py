@@ -16,6 +16,8 @@ import pathlib
 from absl import app
 from absl import flags
 
+from ekd_tf import command
+
 FAMILY = flags.DEFINE_string(
     "family",
     None,
@@ -121,5 +123,4 @@ def compare(model, state, family, color="rgb", count=8, ops=None):
 
 
 if __name__ == "__main__":
-    flags.mark_flags_as_required(["family", "weights", "out"])
-    app.run(main)
+    command.run(main, "convert_weights", ["family", "weights", "out"])

@@ -13,6 +13,8 @@ from absl import app
 from absl import flags
 from absl import logging
 
+from ekd_tf import command
+
 MODEL = flags.DEFINE_string("model", None, "A .keras file or the workdir of a run.")
 OUTPUT = flags.DEFINE_string("output", None, "The .keras file to write.")
 DATA = flags.DEFINE_string(
@@ -112,5 +114,4 @@ def swap():
 
 
 if __name__ == "__main__":
-    flags.mark_flags_as_required(["model", "output"])
-    app.run(main)
+    command.run(main, "swap_activation", ["model", "output"])

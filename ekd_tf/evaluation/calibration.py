@@ -84,7 +84,7 @@ def calibrate(
     roc = streamed_roc(blocks.scores, [fpr])
     (point,) = roc.points
     if not is_measurable(point):
-        raise ValueError(not_measurable(fpr, roc.num_negative))
+        raise ValueError(*not_measurable([fpr], roc.num_negative))
     found = labelled_intervals(
         blocks, source.labels, [point], _REPLICATES, seed, _MAX_PAIRS
     )

@@ -40,8 +40,8 @@ def report(folder):
     arguments = [
         f"--model={model}",
         f"--teacher={model}",
-        f"--on=folder:{folder / 'faces'}",
-        f"--pairs=toy:{folder / 'toy.bin'}",
+        f"--eval_sets=all_pairs:folder:{folder / 'faces'}",
+        f"--eval_sets=toy:pairs:{folder / 'toy.bin'}",
         "--identify",
         "--fprs=1e-1,1e-4",
         "--calibrate_fpr=0.1",

@@ -29,7 +29,7 @@ def recorded(tmp_path):
 def test_makes_its_folders(tmp_path):
     workdir = Workdir(tmp_path / "a" / "b")
     assert workdir.path == tmp_path / "a" / "b"
-    names = {"checkpoints", "tensorboard", "reports"}
+    names = {"checkpoints", "reports"}
     assert {path.name for path in workdir.path.iterdir()} == names
     for name in names:
         assert getattr(workdir, name) == workdir.path / name
