@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -19,14 +20,15 @@ def lines(folder):
 
 
 def points(folder):
-    """Returns tag -> list of (step, value) over all TensorBoard files, sorted."""
+    """Returns metric -> list of (step, value) over all TensorBoard files, sorted."""
     found = {}
     for path in folder.glob("*tfevents*"):
         for record in tf.data.TFRecordDataset(str(path)).as_numpy_iterator():
             event = tf.compat.v1.Event.FromString(record)
             for value in event.summary.value:
                 array = tf.make_ndarray(value.tensor)
-                found.setdefault(value.tag, []).append((event.step, array))
+                name = re.sub(r"^\d [^/]+/", "", value.tag)
+                found.setdefault(name, []).append((event.step, array))
     return {
         tag: sorted(items, key=lambda item: item[0]) for tag, items in found.items()
     }
@@ -268,7 +270,7 @@ def test_files_are_read_in_the_order_of_the_run_whatever_the_clock_says(tmp_path
     for path in sorted(folder.glob("*tfevents*")):
         for record in tf.data.TFRecordDataset(str(path)).as_numpy_iterator():
             event = tf.compat.v1.Event.FromString(record)
-            steps += [event.step for value in event.summary.value if value.tag == "lr"]
+            steps += [event.step for value in event.summary.value if "/lr" in value.tag]
     assert steps == [1, 2, 3]
 
 
@@ -282,7 +284,25 @@ def test_tensorboard_reads_the_numbered_files(tmp_path):
     logged(tmp_path, [3])
     accumulator = accumulators.EventAccumulator(str(tmp_path))
     accumulator.Reload()
-    assert [event.step for event in accumulator.Tensors("loss")] == [1, 2, 3]
+    assert [event.step for event in accumulator.Tensors("1 loss/loss")] == [1, 2, 3]
+
+
+def test_the_first_point_of_a_metric_describes_it_also_when_resumed(tmp_path):
+    def descriptions():
+        return [
+            value.metadata.summary_description[:17]
+            for path in sorted(tmp_path.glob("*tfevents*"))
+            for record in tf.data.TFRecordDataset(str(path)).as_numpy_iterator()
+            for value in tf.compat.v1.Event.FromString(record).summary.value
+            if value.tag == "1 loss/loss"
+        ]
+
+    log = logged(tmp_path, [1, 2])
+    assert descriptions() == ["What is minimised", ""]
+    log.truncate_after(0)
+    log.write(1, {"loss": 1.0})
+    log.close()
+    assert descriptions() == ["What is minimised"]
 
 
 def test_a_full_disk_is_an_error_with_the_path(tmp_path):
@@ -290,6 +310,7 @@ def test_a_full_disk_is_an_error_with_the_path(tmp_path):
     (tmp_path / "metrics.jsonl").symlink_to("/dev/full")
     log = MetricsLog.__new__(MetricsLog)
     log.path, log._writer = tmp_path / "metrics.jsonl", None
+    log._described = set()
     log._file = log._open()
     with pytest.raises(OSError, match="No space left on device.*metrics.jsonl"):
         log.write(1, {"loss": 1.0})
@@ -304,6 +325,6 @@ def test_tensorboard_failing_to_write_is_an_error_with_the_folder(
 
     log = MetricsLog(tmp_path)
     monkeypatch.setattr(tf.summary.experimental, "write_raw_pb", write)
-    with pytest.raises(OSError, match="No space left on device.*/tensorboard"):
+    with pytest.raises(OSError, match=f"No space left on device.*{tmp_path.name}"):
         log.write(1, {"loss": 1.0})
     log.close()
