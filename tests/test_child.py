@@ -8,6 +8,15 @@ import pytest
 
 from ekd_tf.child import child_process
 
+
+@pytest.fixture(autouse=True)
+def not_ignored():
+    """As in the foreground: where tests run in the background Ctrl-C is ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 # Counts what it is sent until its input ends.
 COUNT = """
 import signal, sys

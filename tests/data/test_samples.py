@@ -25,8 +25,9 @@ def test_images_are_spread_over_the_source():
 def test_the_first_image_tells_its_size_unless_it_is_damaged(tmp_path):
     assert first_image_size(drawn(identities=2, images=2)) == (32, 32)
     path = tmp_path / "p" / "0.png"
-    path.parent.mkdir()
-    Image.new("RGB", (30, 20)).save(path)
+    for folder in ("p", "q"):
+        (tmp_path / folder).mkdir()
+        Image.new("RGB", (30, 20)).save(tmp_path / folder / "0.png")
     assert first_image_size(FolderFaces(tmp_path)) == (30, 20)
     path.write_bytes(b"no image")
     assert first_image_size(FolderFaces(tmp_path)) is None

@@ -19,8 +19,16 @@ def step(number, is_last=False):
     return Step(number, is_last, {}, {})
 
 
+@pytest.fixture(autouse=True)
+def not_ignored():
+    """As in the foreground: where tests run in the background Ctrl-C is ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.fixture
-def termination():
+def termination(not_ignored):
     with Termination() as termination:
         yield termination
 

@@ -180,7 +180,7 @@ def test_rejects_a_folder_that_cannot_be_written_to(tmp_path, monkeypatch):
 
 def test_the_write_probe_leaves_nothing(tmp_path):
     Workdir(tmp_path)
-    assert len(list(tmp_path.iterdir())) == 3
+    assert len(list(tmp_path.iterdir())) == 2
 
 
 def test_reading_makes_and_writes_nothing(recorded, monkeypatch):
