@@ -27,7 +27,7 @@ class Termination:
 
     Attributes:
         asked: Whether a signal has arrived.
-        name: What the signal is called.
+        name: What the signal is called, or who got it instead.
         between_steps: Whether a step follows; set by the hook.
 
     Raises:
@@ -36,8 +36,8 @@ class Termination:
 
     def __init__(self):
         self.asked = False
-        # Of another worker, where it has not arrived here.
-        self.name = "SIGTERM or Ctrl-C"
+        # Where the signal has not arrived here.
+        self.name = "Another worker was stopped"
         self.between_steps = False
         self._previous = {}
 

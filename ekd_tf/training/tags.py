@@ -51,6 +51,11 @@ _TAGS = (
         "5 distillation",
         "Pairs on which student and teacher stand on different sides of a threshold.",
     ),
+    (
+        r"batch_tpr/.+",
+        "5 distillation",
+        "TPR of the batch's own pairs at EKD's threshold for the FPR named.",
+    ),
     (r"pairs/.+", "5 distillation", "Pairs a loss has made of the batch."),
     (
         r"embedding/mean_cosine",
