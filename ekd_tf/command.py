@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from collections.abc import Callable
@@ -108,11 +109,14 @@ def run(
     try:
         app.run(main, flags_parser=parse)
     except KeyboardInterrupt:
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
         goes_on = resumes() if callable(resumes) else resumes
         how = " The same command goes on with it." if goes_on else ""
         sys.stderr.write(f"\n{name}: stopped by Ctrl-C.{how}\n")
-        sys.exit(RESUME_STATUS if goes_on else STOPPED_STATUS)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        # All contexts have been left. The interpreter's own end would wait for threads
+        # of TensorFlow's input pipeline that wait for the interpreter.
+        os._exit(RESUME_STATUS if goes_on else STOPPED_STATUS)
 
 
 def check_effects(module, rules: Iterable[effects.Needs]) -> None:

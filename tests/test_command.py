@@ -4,6 +4,7 @@ import os
 import pathlib
 import re
 import signal
+import sys
 
 import pytest
 from absl import app
@@ -63,6 +64,7 @@ def stopped(monkeypatch, capsys):
             os.kill(os.getpid(), signal.SIGINT)
 
         monkeypatch.setattr(app, "run", run)
+        monkeypatch.setattr(os, "_exit", sys.exit)
         handler = signal.signal(signal.SIGINT, signal.default_int_handler)
         try:
             with pytest.raises(SystemExit) as end:
