@@ -20,6 +20,7 @@ from ekd_tf.run_teacher import open_run_teacher
 from ekd_tf.training.classifier import FaceClassifier
 from ekd_tf.training.distiller import Distiller
 from ekd_tf.training.optimizers import make_optimizer
+from ekd_tf.training.profile import profiled_steps
 from ekd_tf.training.strategy import check_divisible
 from ekd_tf.training.strategy import is_chief
 
@@ -75,6 +76,8 @@ def assemble(v: Values, strategy: tf.distribute.Strategy) -> Parts:
         train, v.general_batch, v.balanced_identities, v.images_per_identity, v.seed
     )
     steps = _total_steps(v, sampler)
+    boundaries = _boundaries(v, sampler)
+    _check_within(v, steps, boundaries)
     check_divisible(
         v.general_batch,
         v.balanced_identities * v.images_per_identity,
@@ -92,7 +95,7 @@ def assemble(v: Values, strategy: tf.distribute.Strategy) -> Parts:
             v.learning_rate,
             steps,
             v.warmup_steps,
-            _boundaries(v, sampler),
+            boundaries,
             v.drop_factor,
         )
         model.compile(
@@ -168,6 +171,32 @@ def _boundaries(v, sampler):
     return [round(p * per_unit) for p in factory.numbers("drop_at", v.drop_at)]
 
 
+def _check_within(v, steps, boundaries):
+    """Raises `ValueError` for what would happen after the run's last step, or never."""
+    if v.warmup_steps >= steps:
+        raise ValueError(
+            f"`--warmup_steps` must be below the steps of the run, {steps}: the "
+            f"learning rate would never be full. Received: {v.warmup_steps}"
+        )
+    edges = [v.warmup_steps - 1, *boundaries, steps]
+    if v.schedule == "step" and any(
+        late <= early for early, late in zip(edges, edges[1:])
+    ):
+        unit = "steps" if v.epochs is None else "epochs"
+        raise ValueError(
+            f"`--drop_at` must increase, in {unit}, and lie between the warm-up of "
+            f"{v.warmup_steps} steps and the end of the run at step {steps}. Received: "
+            f"{','.join(map(str, v.drop_at))}, at steps "
+            f"{', '.join(map(str, boundaries))}"
+        )
+    first = profiled_steps(v.profile_steps)[:1]
+    if first and first[0] > steps:
+        raise ValueError(
+            f"`--profile_steps` must begin within the run, of {steps} steps. "
+            f"Received: {v.profile_steps}"
+        )
+
+
 def _backbone_arguments(v):
     arguments = {
         "embedding_dim": v.embedding_dim,
@@ -191,13 +220,13 @@ def _check_parts(v, teacher, head):
     if teacher is not None and not v.distill:
         raise ValueError(
             f"`--teacher={v.teacher}` is given but nothing to learn from it: add "
-            "--distill=ekd:1"
+            "--distill=ekd:100%,cosine:100"
         )
     if "%" in v.distill and not (head and v.margin_weight and v.general_batch):
         raise ValueError(
             f"`--distill={v.distill}` asks for a share of the margin loss's gradient: "
             "give a --head, and --margin_weight and --general_batch above 0, or a "
-            "plain weight as in --distill=ekd:8. Received: "
+            "plain weight as in --distill=cosine:100. Received: "
             f"--head={v.head}, --margin_weight={v.margin_weight:g}, "
             f"--general_batch={v.general_batch}"
         )

@@ -10,8 +10,8 @@ from absl import app
 from absl import flags
 from absl import logging
 
+from ekd_tf import command
 from ekd_tf.onednn import use_onednn
-from ekd_tf.user_text import command_line
 
 TEACHER = flags.DEFINE_string(
     "teacher",
@@ -93,8 +93,7 @@ def embed_teacher():
 
 def run():
     """Entry point of the console script."""
-    flags.mark_flags_as_required(["teacher", "data", "out"])
-    app.run(main, argv=command_line())
+    command.run(main, "ekd_tf.embed_teacher", ["teacher", "data", "out"], resumes=True)
 
 
 if __name__ == "__main__":

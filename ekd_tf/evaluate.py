@@ -7,9 +7,10 @@ from absl import app
 from absl import flags
 from absl import logging
 
+from ekd_tf import command
+from ekd_tf.effects import Needs
 from ekd_tf.onednn import use_onednn
 from ekd_tf.user_text import KEEP
-from ekd_tf.user_text import command_line
 
 MODEL = flags.DEFINE_string(
     "model",
@@ -27,15 +28,14 @@ BASELINE = flags.DEFINE_string(
     "The same for a student trained without the teacher, or none: adds the share of "
     "the gap that is closed.",
 )
-ON = flags.DEFINE_string(
-    "on",
-    None,
-    "Images of identities no model was trained on, like --data of ekd_tf.train: every "
-    "pair is scored. Default: those the run of --model held out, unless other sets "
-    "are given.",
-)
-PAIRS = flags.DEFINE_list(
-    "pairs", [], "Verification sets as NAME:PATH,... of .bin files."
+EVAL_SETS = flags.DEFINE_multi_string(
+    "eval_sets",
+    [],
+    "NAME:KIND:PATH of a set to evaluate on, as in ekd_tf.train; may be repeated. "
+    "NAME:pairs:FILE is a verification set, NAME:allpairs:FILE every pair of its "
+    "images; KIND:PATH may be images like --data of ekd_tf.train, of identities no "
+    "model was trained on: every pair counts. Default: the identities that the run of "
+    "--model held out, unless --ijb is given.",
 )
 IJB = flags.DEFINE_list(
     "ijb",
@@ -49,10 +49,10 @@ IJB_SWITCHES = flags.DEFINE_list(
     "add the mirror image. insightface reports N1D1F1, TFace N0D0F0. Or all.",
 )
 IDENTIFY = flags.DEFINE_bool(
-    "identify", False, "Search a gallery of --on too: ranks, TPIR at FPIRs."
+    "identify", False, "Search a gallery of the images too: ranks, TPIR at FPIRs."
 )
 DISTRACTORS = flags.DEFINE_string(
-    "distractors", None, "Images of other people that join that gallery, like --on."
+    "distractors", None, "Images of other people that join that gallery, like --data."
 )
 FPRS = flags.DEFINE_list("fprs", "1e-1,1e-2,1e-3,1e-4", "Target FPRs.")
 FLIP = flags.DEFINE_bool("flip", True, "Add the embedding of the mirror image.")
@@ -76,8 +76,9 @@ OUTPUT = flags.DEFINE_string(
 CALIBRATE_FPR = flags.DEFINE_float(
     "calibrate_fpr",
     None,
-    "Find the threshold for this FPR on --on, of one image without its mirror image, "
-    "for --model and for what was exported of it, and write each to card.json beside.",
+    "Find the threshold for this FPR on the images of --eval_sets, of one image "
+    "without its mirror image, for --model and for what was exported of it, and write "
+    "each to card.json beside.",
 )
 CALIBRATE_FLIP = flags.DEFINE_bool(
     "calibrate_flip",
@@ -90,12 +91,18 @@ CALIBRATE_FLIP = flags.DEFINE_bool(
 _IDENTITY_REPLICATES = 200
 _FOLD_REPLICATES = 1000
 
+_EFFECTS = (
+    Needs("ijb_switches", "--ijb", lambda v: bool(v["ijb"])),
+    Needs("worst", "--teacher", lambda v: v["teacher"] != "none"),
+)
+
 
 def main(argv):
     """Runs the evaluation the flags describe."""
     if len(argv) > 1:
         raise app.UsageError(f"Unexpected arguments: {' '.join(argv[1:])}")
     try:
+        command.check_effects(sys.modules[__name__], _EFFECTS)
         evaluate()
     except (OSError, ValueError) as error:
         raise SystemExit(f"ekd_tf.evaluate: {error}") from None
@@ -164,12 +171,12 @@ def _heading(source):
     from ekd_tf.provenance import provenance
 
     made = provenance(["python", "-m", "ekd_tf.evaluate", *sys.argv[1:]])
-    images = [source.name] if source is not None else []
-    images += [DISTRACTORS.value] if DISTRACTORS.value else []
+    images = EVAL_SETS.value or ([source.name] if source is not None else [])
+    images = [*images, *([DISTRACTORS.value] if DISTRACTORS.value else [])]
     facts = {
         "Teacher": TEACHER.value,
         "Baseline": BASELINE.value,
-        "Data": "; ".join([*images, *PAIRS.value, *IJB.value]),
+        "Data": "; ".join([*images, *IJB.value]),
         "Command": f"`{made['command']}`",
         "Date": made["date"],
         "ekd_tf": made["ekd_tf"],
@@ -180,45 +187,46 @@ def _heading(source):
 
 
 def _evaluations():
-    """Returns what to run, and the labelled source among it or None."""
+    """Returns what to run, and the one labelled source among it or None."""
     from ekd_tf import evaluators
     from ekd_tf import factory
     from ekd_tf.data import read_template_set
     from ekd_tf.evaluation import IdentificationEvaluation
     from ekd_tf.evaluation import IJBEvaluation
     from ekd_tf.evaluation import LabelledEvaluation
-    from ekd_tf.evaluation import PairSetEvaluation
 
     fprs = factory.numbers("fprs", FPRS.value)
-    pair_sets = evaluators.make_pair_sets(PAIRS.value)
-    source, evaluations = _source(bool(pair_sets or IJB.value)), []
-    if source is not None:
-        evaluations.append(
-            LabelledEvaluation(
-                "all_pairs" if ON.value else "heldout",
-                source,
-                fprs,
-                SEED.value,
-                INTERVALS.value * _IDENTITY_REPLICATES,
-                WORST.value,
+    replicates = [INTERVALS.value * n for n in (_IDENTITY_REPLICATES, _FOLD_REPLICATES)]
+    evaluations = evaluators.make_evaluations(
+        EVAL_SETS.value,
+        None if EVAL_SETS.value or IJB.value else _heldout(),
+        SEED.value,
+        fprs,
+        replicates,
+        WORST.value,
+    )
+    sources = [e.source for e in evaluations if isinstance(e, LabelledEvaluation)]
+    for name, wanted in (
+        ("identify", IDENTIFY.value),
+        ("distractors", DISTRACTORS.value),
+        ("calibrate_fpr", CALIBRATE_FPR.value),
+    ):
+        if wanted and len(sources) != 1:
+            raise ValueError(
+                f"`--{name}` needs one set of labelled images: give one as "
+                f"--eval_sets=NAME:folder:DIR. Received: {len(sources)} of them"
             )
-        )
     if IDENTIFY.value or DISTRACTORS.value:
-        if source is None:
-            raise ValueError("`--identify` needs labelled images: give --on")
         others = factory.make_source(DISTRACTORS.value) if DISTRACTORS.value else None
         evaluations.append(
-            IdentificationEvaluation("identification", source, others, seed=SEED.value)
-        )
-    for pairs in pair_sets:
-        replicates = INTERVALS.value * _FOLD_REPLICATES
-        evaluations.append(
-            PairSetEvaluation(pairs, fprs=fprs, seed=SEED.value, replicates=replicates)
+            IdentificationEvaluation(
+                "identification", sources[0], others, seed=SEED.value
+            )
         )
     for folder in IJB.value:
         templates = read_template_set(folder)
         evaluations.append(IJBEvaluation(templates, fprs, _switches()))
-    return evaluations, source
+    return evaluations, sources[0] if len(sources) == 1 else None
 
 
 def _linked(evaluations):
@@ -240,25 +248,20 @@ def _switches():
     return IJB_SWITCHES.value
 
 
-def _source(may_be_none):
-    """Returns the images of `--on`, or what the run of `--model` held out."""
-    from ekd_tf import factory
+def _heldout():
+    """Returns what the run of `--model` held out."""
     from ekd_tf.session import sources_of_run
 
-    if ON.value:
-        return factory.make_source(ON.value)
-    if may_be_none:
-        return None
+    other = "--eval_sets=NAME:folder:DIR with identities it was not trained on"
     if not pathlib.Path(MODEL.value).is_dir():
         raise ValueError(
             f"{MODEL.value} is not a run, which would have held images out: give "
-            "--on=folder:DIR with identities it was not trained on, or --pairs"
+            f"{other}, or --eval_sets=NAME:pairs:FILE"
         )
     _, source = sources_of_run(MODEL.value)
     if source is None:
         raise ValueError(
-            f"The run in {MODEL.value} held out no identities: give --on=folder:DIR "
-            "with identities it was not trained on"
+            f"The run in {MODEL.value} held out no identities: give {other}"
         )
     return source
 
@@ -268,7 +271,7 @@ def _check_calibration(source):
     from ekd_tf.evaluation import check_calibration
 
     if source is None:
-        raise ValueError("`--calibrate_fpr` needs labelled images: give --on")
+        raise ValueError("`--calibrate_fpr` needs labelled images: give --eval_sets")
     if CALIBRATE_FLIP.value and not FLIP.value:
         raise ValueError("`--calibrate_flip` needs mirror images: leave out --noflip")
     check_calibration(source, CALIBRATE_FPR.value)
@@ -314,8 +317,7 @@ def _calibrate(student, source, arguments):
 
 def run():
     """Entry point of the console script."""
-    flags.mark_flag_as_required("model")
-    app.run(main, argv=command_line())
+    command.run(main, "ekd_tf.evaluate", ["model"])
 
 
 if __name__ == "__main__":

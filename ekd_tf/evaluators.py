@@ -5,17 +5,17 @@ Row 4 of the architecture, above the factory, which builds what is trained.
 
 from __future__ import annotations
 
-import dataclasses
 import pathlib
 import re
 
 import numpy as np
 
+from ekd_tf import checks
 from ekd_tf import factory
 from ekd_tf.data import LinkedImages
-from ekd_tf.data import PairSet
 from ekd_tf.data import Source
 from ekd_tf.data import read_pairs
+from ekd_tf.effects import is_cache
 from ekd_tf.evaluation import EmbeddingCache
 from ekd_tf.evaluation import LabelledEvaluation
 from ekd_tf.evaluation import PairSetEvaluation
@@ -35,8 +35,9 @@ from ekd_tf.teachers import open_torch
 from ekd_tf.teachers.frozen import loading_error
 from ekd_tf.teachers.saved_model import SAVED_MODEL_FILE
 
-# Below them the negatives of `LinkedImages` that are none decide.
-_LINKED_FPRS = (1e-1, 1e-2, 1e-3)
+# Below it the negatives of `LinkedImages` that are none decide.
+_LEAST_LINKED_FPR = 1e-3
+_KINDS = ("pairs", "allpairs", *factory.SOURCES)
 # Of the models people have; see teachers/README.md.
 _RANGES = ((0, 255), (-1, 1), (0, 1))
 
@@ -54,6 +55,11 @@ def open_embedder(spec: str) -> FrozenEmbedder:
     Raises:
         ValueError: It cannot be opened, or is no model of images to embeddings.
     """
+    if is_cache(spec):
+        raise ValueError(
+            f"{spec} is a cache, which holds embeddings of one data set and embeds "
+            "nothing else: give the model they are of"
+        )
     from_torch = open_torch(spec)
     if from_torch is not None:
         return from_torch
@@ -225,38 +231,27 @@ def make_cache(folder: str | None) -> EmbeddingCache | None:
     return EmbeddingCache(folder) if folder else None
 
 
-def make_pair_sets(specs: list[str]) -> list[PairSet]:
-    """Reads verification sets.
+def make_evaluations(
+    specs: list[str],
+    heldout: Source | None,
+    seed: int,
+    fprs=DEFAULT_FPRS,
+    replicates: tuple[int, int] = (0, 0),
+    worst: int = 10,
+) -> list:
+    """Builds what a model is evaluated on, in a run or after it.
 
     Args:
-        specs: `NAME:PATH` of a `.bin` file each, or `PATH` alone, named by its file.
-
-    Raises:
-        ValueError: A file cannot be read, or two sets have one name.
-    """
-    found = {}
-    for spec in specs:
-        name, _, path = spec.rpartition(":")
-        pairs = read_pairs(path)
-        pairs = dataclasses.replace(pairs, name=name or pairs.name)
-        if pairs.name in found:
-            raise ValueError(
-                f"Every pair set needs a name of its own: give NAME:PATH. Received "
-                f"{pairs.name!r} twice"
-            )
-        found[pairs.name] = pairs
-    return list(found.values())
-
-
-def make_evaluations(specs: list[str], heldout: Source | None, seed: int) -> list:
-    """Builds what a run is evaluated on while it goes on.
-
-    Args:
-        specs: `NAME:SPEC` each: `NAME:pairs:PATH` of a verification set, `allpairs`
-            in place of `pairs` for every pair of its images (see `LinkedImages`), or
-            NAME and images as `factory.make_source` takes them.
+        specs: `NAME:KIND:PATH` each: `NAME:pairs:PATH` of a verification set,
+            `allpairs` in place of `pairs` for every pair of its images (see
+            `LinkedImages`; at FPRs of 1e-3 and above), or NAME and images as
+            `factory.make_source` takes them.
         heldout: The identities the run holds out, evaluated as "heldout"; or None.
-        seed: Int, of drawn pairs.
+        seed: Int, of drawn pairs and of resampling.
+        fprs: Floats, the target FPRs.
+        replicates: Two ints, resamples behind an interval: of identities and of
+            folds. 0: no intervals.
+        worst: Int, see `LabelledEvaluation`.
 
     Returns:
         `LabelledEvaluation`s and `PairSetEvaluation`s, the held-out one first.
@@ -265,23 +260,32 @@ def make_evaluations(specs: list[str], heldout: Source | None, seed: int) -> lis
         ValueError: A specification has no name or one that is taken, or its images
             cannot be opened.
     """
+    of_identities, of_folds = replicates
+
+    def labelled(name, source, fprs=fprs):
+        return LabelledEvaluation(name, source, fprs, seed, of_identities, worst)
+
     found = {}
     if heldout is not None:
-        found["heldout"] = LabelledEvaluation("heldout", heldout, seed=seed)
+        found["heldout"] = labelled("heldout", heldout)
     for spec in specs:
         name, _, rest = spec.partition(":")
-        if not re.fullmatch(r"[\w.-]+", name) or not rest or name in found:
+        kind, colon, path = rest.partition(":")
+        taken = name in found or name in _KINDS
+        if not re.fullmatch(r"[\w.-]+", name) or not colon or taken:
             raise ValueError(
-                "`--evaluate` must be NAME:SPEC with a name of its own, such as "
+                "`--eval_sets` must be NAME:KIND:PATH with a name of its own, such as "
                 f"lfw:pairs:lfw.bin or faces:folder:DIR. Received: {spec!r}"
             )
-        kind, _, path = rest.partition(":")
+        checks.check_choice("eval_sets", kind, _KINDS)
         if kind == "pairs":
-            found[name] = PairSetEvaluation(read_pairs(path), name, seed=seed)
-            continue
-        if kind == "allpairs":
-            source, fprs = LinkedImages(read_pairs(path)), _LINKED_FPRS
+            found[name] = PairSetEvaluation(
+                read_pairs(path), name, fprs, seed, of_folds
+            )
+        elif kind == "allpairs":
+            linked = tuple(fpr for fpr in fprs if fpr >= _LEAST_LINKED_FPR)
+            source = LinkedImages(read_pairs(path))
+            found[name] = labelled(name, source, linked or (_LEAST_LINKED_FPR,))
         else:
-            source, fprs = factory.make_source(rest), DEFAULT_FPRS
-        found[name] = LabelledEvaluation(name, source, fprs, seed=seed)
+            found[name] = labelled(name, factory.make_source(rest))
     return list(found.values())

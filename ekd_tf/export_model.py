@@ -6,7 +6,8 @@ import sys
 from absl import app
 from absl import flags
 
-from ekd_tf.user_text import command_line
+from ekd_tf import command
+from ekd_tf.effects import Needs
 
 MODEL = flags.DEFINE_string("model", None, "A .keras file or the workdir of a run.")
 DIRECTORY = flags.DEFINE_string(
@@ -55,12 +56,21 @@ LICENCE = flags.DEFINE_string(
     "licence", None, "For the card: under which terms it may be used."
 )
 
+_EFFECTS = (
+    Needs(
+        "representative num_representative int8_output",
+        "int8 in --formats",
+        lambda v: "int8" in v["formats"],
+    ),
+)
+
 
 def main(argv):
     """Runs the export the flags describe."""
     if len(argv) > 1:
         raise app.UsageError(f"Unexpected arguments: {' '.join(argv[1:])}")
     try:
+        command.check_effects(sys.modules[__name__], _EFFECTS)
         export(sys.argv)
     except (OSError, ValueError) as error:
         raise SystemExit(f"ekd_tf.export_model: {error}") from None
@@ -138,8 +148,7 @@ def run_of(path):
 
 def run():
     """Entry point of the console script."""
-    flags.mark_flag_as_required("model")
-    app.run(main, argv=command_line())
+    command.run(main, "ekd_tf.export_model", ["model"])
 
 
 if __name__ == "__main__":

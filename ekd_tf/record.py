@@ -98,7 +98,7 @@ class Record:
             progress.pause()
             self._save(step, model)
 
-        evaluations = make_evaluations(v.evaluate, parts.heldout, v.seed)
+        evaluations = make_evaluations(v.eval_sets, parts.heldout, v.seed)
         if evaluations:
             self._best.check_evaluated([evaluation.name for evaluation in evaluations])
             evaluate = self._evaluating(evaluations, parts, progress, save)

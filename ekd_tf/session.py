@@ -21,6 +21,7 @@ from ekd_tf.assembly import assemble
 from ekd_tf.atomic import write_aside
 from ekd_tf.data import make_pipeline
 from ekd_tf.data import sample_images
+from ekd_tf.data.samples import first_image_size
 from ekd_tf.evaluators import check_range_of_pixels
 from ekd_tf.export import export_student
 from ekd_tf.provenance import package_versions
@@ -205,9 +206,12 @@ def sources_of_run(path):
 def _plan(v, parts, start_step, strategy):
     """Returns the lines that say what the run is going to do."""
     train, heldout, teacher = parts.train, parts.heldout, parts.teacher
+    size = first_image_size(train)
+    resized = size is not None and size != (v.input_size, v.input_size)
     return [
         f"train     {len(train):,} images of {train.num_identities:,} identities"
         f" from {train.name}",
+        *([f"images    of {size[0]}x{size[1]} resized to {v.input_size} px"] * resized),
         "held out  none: give --heldout_data or --holdout_identities to evaluate"
         if heldout is None
         else f"held out  {len(heldout):,} images of "
@@ -219,13 +223,19 @@ def _plan(v, parts, start_step, strategy):
         else f"teacher   {v.teacher}, {teacher.input_size} px, "
         f"{teacher.embedding_dim} dimensions",
         f"losses    {v.head} x{v.margin_weight:g} on {v.general_batch} general rows"
-        + (f"; {v.distill} on all rows" if v.distill else ""),
+        + (f"; {v.distill} on all rows" if v.distill else _without_loss(v)),
         f"batch     {v.general_batch} general + {v.balanced_identities} x "
         f"{v.images_per_identity} balanced = {parts.sampler.batch_size} images "
         f"on {strategy.num_replicas_in_sync} replica(s)",
         f"steps     {parts.steps:,}, from {start_step:,}",
         f"workdir   {v.workdir}",
     ]
+
+
+def _without_loss(v):
+    if not v.balanced_identities:
+        return ""
+    return "; none on the balanced rows, which only cost time without --distill"
 
 
 def _restore(store, model, best):

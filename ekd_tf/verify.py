@@ -9,7 +9,8 @@ import sys
 from absl import app
 from absl import flags
 
-from ekd_tf.user_text import command_line
+from ekd_tf import command
+from ekd_tf.effects import Needs
 from ekd_tf.user_text import one_line
 
 MODEL = flags.DEFINE_string(
@@ -37,6 +38,8 @@ CACHE = flags.DEFINE_string(
     "cache", None, "Folder to keep the gallery's embeddings in."
 )
 
+_EFFECTS = (Needs("nearest cache", "--gallery", lambda v: v["gallery"] is not None),)
+
 
 def main(argv):
     """Runs the comparison the flags and arguments describe."""
@@ -46,6 +49,7 @@ def main(argv):
     if not images:
         raise app.UsageError("Give an image to look up in --gallery.")
     try:
+        command.check_effects(sys.modules[__name__], _EFFECTS)
         verify(images)
     except (OSError, ValueError) as error:
         raise SystemExit(f"ekd_tf.verify: {error}") from None
@@ -109,7 +113,7 @@ def _decision(calibration, flip):
     elif calibration is None:
         return lambda cosine: (
             f"cosine {cosine:.4f}: no decision, as no threshold is known: calibrate by "
-            "ekd_tf.evaluate --calibrate_fpr=1e-4 --on=... or give --threshold"
+            "ekd_tf.evaluate --calibrate_fpr=1e-4 --eval_sets=... or give --threshold"
         )
     elif calibration.flip != flip:
         raise ValueError(
@@ -139,8 +143,7 @@ def _last_words(error):
 
 def run():
     """Entry point of the console script."""
-    flags.mark_flag_as_required("model")
-    app.run(main, argv=command_line())
+    command.run(main, "ekd_tf.verify", ["model"])
 
 
 if __name__ == "__main__":

@@ -159,17 +159,6 @@ def pair_file(tmp_path):
     return path
 
 
-def test_pair_sets_are_named_by_their_files_or_as_told(pair_file):
-    found = evaluators.make_pair_sets([str(pair_file), f"other:{pair_file}"])
-    assert [pairs.name for pairs in found] == ["lfw", "other"]
-    np.testing.assert_array_equal(found[1].issame, [True, False])
-
-
-def test_rejects_two_sets_of_one_name(pair_file):
-    with pytest.raises(ValueError, match="'lfw' twice"):
-        evaluators.make_pair_sets([str(pair_file), f"lfw:{pair_file}"])
-
-
 def test_evaluations_of_a_run_are_named(pair_file):
     heldout = SyntheticFaces(identities=2, images_per_identity=2, size=32)
     found = evaluators.make_evaluations(
@@ -193,5 +182,5 @@ def test_evaluations_of_a_run_are_named(pair_file):
 @pytest.mark.parametrize("spec", ["lfw.bin", "heldout:folder:x", "a b:folder:x", "x:"])
 def test_rejects_evaluations_without_a_name_of_their_own(spec):
     heldout = SyntheticFaces(identities=2, images_per_identity=2, size=32)
-    with pytest.raises(ValueError, match="must be NAME:SPEC with a name of its own"):
+    with pytest.raises(ValueError, match="must be NAME:KIND:PATH with a name of its"):
         evaluators.make_evaluations([spec], heldout, seed=0)

@@ -91,7 +91,6 @@ def test_leaves_what_repeats_the_run(distilled):
     assert {path.name for path in distilled.iterdir()} == {
         "run.json",
         "metrics.jsonl",
-        "tensorboard",
         "checkpoints",
         "reports",
         "model.keras",
@@ -144,7 +143,8 @@ def test_evaluates_on_more_sets_and_draws_the_teacher_once(tmp_path, teacher):
         teacher=str(teacher),
         distill="ekd:5",
         steps=2,
-        evaluate=[f"other:{SOURCE},first=2000"],
+        drop_at=["1"],
+        eval_sets=[f"other:{SOURCE},first=2000"],
         evaluate_every=1,
         best_metric="other/auc",
     )
@@ -155,7 +155,7 @@ def test_evaluates_on_more_sets_and_draws_the_teacher_once(tmp_path, teacher):
     assert all("other/gap_at_fpr_1e-1" in line for line in evaluated)
     assert (path / "reports" / "other.json").exists()
     assert (path / "reports" / "other_roc.png").exists()
-    (lines,) = (path / "tensorboard" / "teacher").iterdir()
+    (lines,) = (path / "teacher").iterdir()
     assert b"other/auc" in lines.read_bytes()
 
 
@@ -276,9 +276,9 @@ def test_a_cache_is_all_that_is_needed_of_a_teacher(cache, tmp_path):
         "distill": "cosine,kd,shrinkteanet,margin_distillation,proxyless_kd",
         "heldout_data": None,
         "holdout_identities": 3,
-        "evaluate": [f"other:{SOURCE},first=2000"],
+        "eval_sets": [f"other:{SOURCE},first=2000"],
     }
-    run = train(tmp_path / "run", steps=2, **arguments)
+    run = train(tmp_path / "run", steps=2, drop_at=["1"], **arguments)
     logged = lines(run)
     for name in arguments["distill"].split(","):
         assert any(key.startswith(f"loss/{name}") for key in logged[0]), name
@@ -292,7 +292,7 @@ def test_a_cache_is_all_that_is_needed_of_a_teacher(cache, tmp_path):
     note["teacher_fingerprint"] = "of another"
     (cache / "cache.json").write_text(json.dumps(note))
     with pytest.raises(ValueError, match="The teacher is not the one the run in"):
-        train(run, steps=2, **arguments)
+        train(run, steps=2, drop_at=["1"], **arguments)
 
 
 def test_the_students_first_weights_depend_on_no_teacher(distilled, teacher):
@@ -323,6 +323,7 @@ def test_saves_the_averages_that_the_optimizer_keeps(tmp_path):
         optimizer="addons/MovingAverage:SGD",
         heldout_data=None,
         steps=2,
+        drop_at=["1"],
         checkpoint_every=0,
     )
     with np.load(path / "checkpoints" / "checkpoint-000000002.npz") as checkpoint:

@@ -21,6 +21,7 @@ import functools
 import multiprocessing
 import os
 import pathlib
+import signal
 import sys
 
 import numpy as np
@@ -28,9 +29,9 @@ from absl import app
 from absl import flags
 from PIL import Image
 
+from ekd_tf import command
 from ekd_tf.outputs import make_folder
 from ekd_tf.user_text import KEEP
-from ekd_tf.user_text import command_line
 from ekd_tf.user_text import one_line
 from ekd_tf.user_text import open_text
 
@@ -111,7 +112,6 @@ class MTCNNDetector:
     """
 
     def __init__(self, settings):
-        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
         from mtcnn import MTCNN
 
         self._settings = settings
@@ -273,6 +273,8 @@ _worker = None
 
 def _start_worker(settings, landmarks):
     global _worker
+    # The parent is stopped by Ctrl-C, and stops the others.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     _worker = Worker(settings, landmarks)
 
 
@@ -368,5 +370,4 @@ def check_detector():
 
 
 if __name__ == "__main__":
-    flags.mark_flags_as_required(["photos", "out"])
-    app.run(main, argv=command_line())
+    command.run(main, "align_faces", ["photos", "out"], resumes=True)

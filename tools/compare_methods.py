@@ -25,9 +25,11 @@ import sys
 from absl import app
 from absl import flags
 
+from ekd_tf import command
+from ekd_tf import effects
 from ekd_tf import train
+from ekd_tf.child import RESUME_STATUS
 from ekd_tf.outputs import make_folder
-from ekd_tf.user_text import command_line
 
 METHODS = flags.DEFINE_multi_string(
     "method",
@@ -52,7 +54,7 @@ ON = flags.DEFINE_multi_string(
     "on",
     [],
     "NAME:SPEC of what to compare on beside the identities held out, like "
-    "--evaluate; repeated. Of two with one name the later one counts.",
+    "--eval_sets; repeated. Of two with one name the later one counts.",
 )
 REPORT_ONLY = flags.DEFINE_bool(
     "report_only", False, "Train nothing; report on the runs that are finished."
@@ -62,7 +64,6 @@ RETRY_FAILED = flags.DEFINE_bool(
 )
 
 ALONE = "alone"
-INTERRUPTED = os.EX_TEMPFAIL
 # What a comparison holds equal. A method may set anything else.
 SHARED = set(
     "workdir seed data heldout_data holdout_identities general_batch flip steps epochs "
@@ -80,7 +81,7 @@ def train_flags(*arguments):
     try:
         rest = found(["train", *arguments])[1:]
     except flags.Error as error:
-        raise ValueError(str(error)) from None
+        raise ValueError(command.explain(error, found)) from None
     if rest:
         raise ValueError(f"Not a flag of ekd_tf.train: {' '.join(rest)}")
     return found
@@ -140,11 +141,24 @@ def parse_seeds(texts):
 
 
 def make_run(method, seed, path, *arguments):
-    """Returns a `GridRun` with the flags all have in common and those given."""
+    """Returns a `GridRun` with the flags all have in common and those given.
+
+    Of the common ones it leaves out what has no effect on it.
+
+    Raises:
+        ValueError: One of those given has no effect.
+    """
     from ekd_tf.training.grid import GridRun
 
+    common = train_flags()
     own = train_flags(*arguments, f"--seed={seed}", f"--workdir={path}")
-    values = {name: own[name].value for name in own}
+    for name in train.idle_flags(own):
+        if own[name].value == common[name].value:
+            own[name].unparse()
+    try:
+        values = train.run_values(own)
+    except ValueError as error:
+        raise ValueError(f"{method}: {error}") from None
     return GridRun(method, seed, path, values, serialized(own), train.FREE_TO_CHANGE)
 
 
@@ -157,12 +171,16 @@ def make_runs(root, methods, seeds, train_teacher=None):
             raise ValueError("Give `--teacher` or `--train_teacher`, not both.")
         own = [*shlex.split(train_teacher), "--teacher=none", "--distill="]
         teacher = make_run("teacher", common["seed"].value, root / "teacher", *own)
+    # The same batches for all: left open, they would depend on the method.
+    batches = []
+    if common["balanced_identities"].value is None:
+        batches.append(f"--balanced_identities={effects.BALANCED_IDENTITIES}")
     runs = []
     for seed in seeds:
         for name, own in methods.items():
             path = root / name / f"seed{seed}"
             of_teacher = [f"--teacher={teacher.path}"] if teacher else []
-            runs.append(make_run(name, seed, path, *of_teacher, *own))
+            runs.append(make_run(name, seed, path, *batches, *of_teacher, *own))
     return teacher, runs
 
 
@@ -179,7 +197,7 @@ def teacher_to_evaluate(teacher, told):
     if told is not None:
         return told
     spec = str(teacher.path) if teacher else train_flags()["teacher"].value
-    if spec.startswith("cache:"):
+    if effects.is_cache(spec):
         raise ValueError(
             f"`--teacher={spec}` holds embeddings of the training images alone. Give "
             "the model they are of as --teacher_model=FILE.onnx, or =none"
@@ -312,18 +330,17 @@ def main(argv):
     """Compares what the flags describe."""
     if len(argv) > 1:
         raise app.UsageError(f"Unexpected arguments: {' '.join(argv[1:])}")
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(INTERRUPTED))
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(RESUME_STATUS))
     from ekd_tf.training.interruption import Interrupted
 
     try:
         compare()
     except Interrupted as reason:
         print(f"{reason} The same command goes on.", file=sys.stderr)
-        sys.exit(INTERRUPTED)
+        sys.exit(RESUME_STATUS)
     except (OSError, ValueError) as error:
         sys.exit(f"compare_methods: {error}")
 
 
 if __name__ == "__main__":
-    flags.mark_flag_as_required("workdir")
-    app.run(main, argv=command_line())
+    command.run(main, "compare_methods", ["workdir"], resumes=True)

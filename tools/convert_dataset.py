@@ -26,9 +26,10 @@ import sys
 from absl import app
 from absl import flags
 
+from ekd_tf import command
+from ekd_tf.effects import Needs
 from ekd_tf.outputs import check_file
 from ekd_tf.outputs import make_folder
-from ekd_tf.user_text import command_line
 
 DATA = flags.DEFINE_string("data", None, "Images, as --data of ekd_tf.train.")
 TO = flags.DEFINE_enum(
@@ -45,6 +46,17 @@ MIN_IMAGES = flags.DEFINE_integer(
     "min_images", 2, "--verify lists identities with fewer images.", 1
 )
 
+_EFFECTS = (
+    Needs("list min_images", "--verify", lambda v: v["verify"]),
+    Needs("out", "--to", lambda v: v["to"] is not None),
+    Needs("shards", "--to=tfrecord", lambda v: v["to"] == "tfrecord"),
+    Needs(
+        "drop",
+        "--to=tfrecord or recordio",
+        lambda v: v["to"] in ("tfrecord", "recordio"),
+    ),
+    Needs("suffix", "--to=pairs", lambda v: v["to"] == "pairs"),
+)
 PLAN_FILE = "conversion.json"
 CHUNK = 256
 
@@ -233,6 +245,7 @@ def main(argv):
     if len(argv) > 1:
         raise app.UsageError(f"Unexpected arguments: {' '.join(argv[1:])}")
     try:
+        command.check_effects(sys.modules[__name__], _EFFECTS)
         run()
     except ValueError as error:
         sys.exit(f"convert_dataset: {error}")
@@ -244,5 +257,5 @@ def main(argv):
 
 
 if __name__ == "__main__":
-    flags.mark_flag_as_required("data")
-    app.run(main, argv=command_line())
+    # Looking at images starts from the first one again.
+    command.run(main, "convert_dataset", ["data"], resumes=lambda: bool(TO.value))

@@ -16,8 +16,8 @@ import pathlib
 from absl import app
 from absl import flags
 
+from ekd_tf import command
 from ekd_tf.outputs import check_file
-from ekd_tf.user_text import command_line
 
 FAMILY = flags.DEFINE_string(
     "family",
@@ -125,5 +125,4 @@ def compare(model, state, family, color="rgb", count=8, ops=None):
 
 
 if __name__ == "__main__":
-    flags.mark_flags_as_required(["family", "weights", "out"])
-    app.run(main, argv=command_line())
+    command.run(main, "convert_weights", ["family", "weights", "out"])

@@ -20,9 +20,10 @@ from absl import flags
 from PIL import Image
 from PIL import ImageDraw
 
+from ekd_tf import command
+from ekd_tf import effects
 from ekd_tf import train
 from ekd_tf.outputs import check_file
-from ekd_tf.user_text import command_line
 
 STEP = flags.DEFINE_integer("step", 0, "Which batch.", 0)
 OUT = flags.DEFINE_string("out", "batch.png", "PNG to write.")
@@ -157,8 +158,8 @@ def main(argv):
     if len(argv) > 1:
         raise app.UsageError(f"Unexpected arguments: {' '.join(argv[1:])}")
     module_flags = flags.FLAGS.get_flags_for_module(train)
-    values = {flag.name: flag.value for flag in module_flags}
     try:
+        values = effects.complete({flag.name: flag.value for flag in module_flags})
         title = show(values, STEP.value, OUT.value, COLUMNS.value)
     except (OSError, ValueError) as error:
         sys.exit(f"show_batch: {error}")
@@ -166,4 +167,4 @@ def main(argv):
 
 
 if __name__ == "__main__":
-    app.run(main, argv=command_line())
+    command.run(main, "show_batch")

@@ -13,8 +13,8 @@ from absl import app
 from absl import flags
 from absl import logging
 
+from ekd_tf import command
 from ekd_tf.outputs import check_file
-from ekd_tf.user_text import command_line
 
 MODEL = flags.DEFINE_string("model", None, "A .keras file or the workdir of a run.")
 OUTPUT = flags.DEFINE_string("output", None, "The .keras file to write.")
@@ -116,5 +116,4 @@ def swap():
 
 
 if __name__ == "__main__":
-    flags.mark_flags_as_required(["model", "output"])
-    app.run(main, argv=command_line())
+    command.run(main, "swap_activation", ["model", "output"])

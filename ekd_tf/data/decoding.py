@@ -32,8 +32,8 @@ class ImageReader:
 
     Args:
         source: A `Source`.
-        size: Side of the images in pixels; others are resized, which is logged once,
-            as is the first change of aspect ratio.
+        size: Side of the images in pixels; others are resized. The first change of
+            aspect ratio is logged.
         skip_corrupt: How many distinct unreadable images to replace, each by the next
             readable image of its identity. One more is an error.
 
@@ -52,7 +52,7 @@ class ImageReader:
         self._spec = tf.TensorSpec(self._shape, tf.uint8)
         self._classify = BatchClassifier(size)
         self._bad = set()
-        self._said = set()
+        self._said = False
         self._lock = threading.Lock()
 
     def resized(self, size: int) -> ImageReader:
@@ -65,7 +65,7 @@ class ImageReader:
         other._shape = [size, size, 3]
         other._spec = tf.TensorSpec(other._shape, tf.uint8)
         other._classify = BatchClassifier(size)
-        other._said = set()
+        other._said = False
         return other
 
     # --- Python, called from within tf.data ------------------------------------
@@ -85,7 +85,7 @@ class ImageReader:
         """
         if not self.source.encoded:
             pixels = np.asarray(self.source.read(indices))
-            self.say_resized(indices[:1], np.array([pixels.shape[1:3]]))
+            self.say_stretched(indices[:1], np.array([pixels.shape[1:3]]))
             return pixels, np.int64(EXPECTED)
         try:
             images = self.source.read(indices)
@@ -200,21 +200,11 @@ class ImageReader:
             f"more:\n  {listed}"
         )
 
-    def say_resized(self, indices, shapes):
-        """Logs the first image of another size and the first of another aspect."""
+    def say_stretched(self, indices, shapes):
+        """Logs the first image of another aspect."""
         for index, (height, width) in zip(indices, shapes):
-            if height == width == self.size:
-                continue
-            if "size" not in self._said:
-                self._said.add("size")
-                logging.warning(
-                    "%s is %dx%d; it and all images of another size are resized to "
-                    "%dx%d",
-                    self.source.describe(int(index)),
-                    *(width, height, self.size, self.size),
-                )
-            if height != width and "aspect" not in self._said:
-                self._said.add("aspect")
+            if height != width and not self._said:
+                self._said = True
                 logging.warning(
                     "%s is %dx%d, not square; it and all such images are stretched to "
                     "%dx%d: crop or align faces to a square first",
@@ -315,7 +305,7 @@ class ImageReader:
         pixels, shapes = _map_rows(
             decode, images, flips, (self._spec, tf.TensorSpec([2], tf.int32))
         )
-        said = tf.numpy_function(self.say_resized, [indices, shapes], tf.int64)
+        said = tf.numpy_function(self.say_stretched, [indices, shapes], tf.int64)
         with tf.control_dependencies([said]):
             return tf.identity(pixels), indices
 

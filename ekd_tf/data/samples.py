@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import io
+
 import numpy as np
+from PIL import Image
 
 from ekd_tf.data.pipeline import evaluation_batches
 from ekd_tf.data.source import Source
@@ -13,6 +16,18 @@ def sample_images(source: Source, input_size: int, count: int = 64) -> np.ndarra
     count = min(count, len(source))
     indices = np.linspace(0, len(source) - 1, count).astype(np.int64)
     return np.concatenate(list(evaluation_batches(source, indices, input_size, 64)))
+
+
+def first_image_size(source: Source) -> tuple[int, int] | None:
+    """Returns width and height of a source's first image; None if it is damaged."""
+    try:
+        first = source.read(np.zeros(1, np.int64))[0]
+        if not source.encoded:
+            return first.shape[1], first.shape[0]
+        with Image.open(io.BytesIO(first)) as image:
+            return image.size
+    except (OSError, ValueError, Image.DecompressionBombError):
+        return None
 
 
 def sample_faces(

@@ -119,11 +119,8 @@ class IJBResult(Result):
             figures = [f"rank-{k}" for k in report.rank]
             figures += [f"TPIR@{format_fpr(fpir)}" for fpir in report.tpir]
             parts.append(format_table(searches, ["model", "switches", *figures]))
-        parts += [
-            not_measurable(fpr, report.num_negative)
-            for fpr, tpr in report.strict.items()
-            if tpr is None
-        ]
+        missing = [fpr for fpr, tpr in report.strict.items() if tpr is None]
+        parts += not_measurable(missing, report.num_negative)
         return "\n\n".join(parts)
 
 

@@ -72,12 +72,9 @@ class VerificationReport:
 
     @property
     def not_measurable(self) -> tuple[str, ...]:
-        """One sentence for each FPR that has too few negatives behind it."""
-        return tuple(
-            not_measurable(fpr, self.num_negative)
-            for fpr, tpr in self.tpr.items()
-            if tpr is None
-        )
+        """A sentence that names the FPRs with too few negatives; none if there are."""
+        missing = [fpr for fpr, tpr in self.tpr.items() if tpr is None]
+        return not_measurable(missing, self.num_negative)
 
     @property
     def without_interval(self) -> tuple[str, ...]:
@@ -308,14 +305,23 @@ def is_measurable(point: RocPoint) -> bool:
     return point.negatives_allowed >= MIN_NEGATIVES
 
 
-def not_measurable(fpr: float, num_negative: int) -> str:
-    """Says in one sentence why there is no figure at an FPR."""
-    if fpr == 0:
-        return "TPR at FPR 0 is not measurable with any number of negative pairs"
+def not_measurable(fprs: Sequence[float], num_negative: int) -> tuple[str, ...]:
+    """Says in one sentence why there are no figures at some FPRs.
+
+    Args:
+        fprs: Those without a figure.
+        num_negative: Int, negative pairs there are.
+
+    Returns:
+        The sentence alone, or nothing for no FPR.
+    """
+    if not fprs:
+        return ()
+    needed = [str(int(np.ceil(MIN_NEGATIVES / fpr))) for fpr in fprs if fpr]
+    needed += ["more than any number of"] * (0 in fprs)
     return (
-        f"TPR at FPR {format_fpr(fpr)} is not measurable: it takes "
-        f"{int(np.ceil(MIN_NEGATIVES / fpr))} negative pairs, and there are "
-        f"{num_negative}"
+        f"TPR at FPR {', '.join(map(format_fpr, fprs))} is not measurable: it takes "
+        f"{', '.join(needed)} negative pairs, and there are {num_negative}",
     )
 
 

@@ -202,7 +202,8 @@ def _calibration(report, artefact, of_keras):
 def _thresholds(card):
     """Words which cosine accepts a pair, for every artefact."""
     calibrations = calibrations_of(card)
-    how = "`python -m ekd_tf.evaluate --calibrate_fpr=1e-4 --on=folder:DIR --model=...`"
+    how = "`python -m ekd_tf.evaluate --calibrate_fpr=1e-4 --model=... "
+    how += "--eval_sets=NAME:folder:DIR`"
     if not calibrations:
         return [f"Threshold: not calibrated. Find one for your FPR: {how}."]
     rows = []

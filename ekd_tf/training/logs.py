@@ -15,10 +15,11 @@ from tensorboard.plugins.scalar.summary_v2 import scalar_pb
 
 from ekd_tf.atomic import naming
 from ekd_tf.atomic import write_aside
+from ekd_tf.training.tags import tensorboard_tag
 
 
 class MetricsLog:
-    """Appends scalars and images to `metrics.jsonl` and `tensorboard/`.
+    """Appends scalars and images to `metrics.jsonl` and TensorBoard's events.
 
     One JSON object per line, `{"step": 20, "loss/ekd/positive": 0.5}`; a value that
     is not finite is written as null, since JSON has no word for it. Lines and points
@@ -31,8 +32,10 @@ class MetricsLog:
 
     def __init__(self, workdir):
         self.path = pathlib.Path(workdir) / "metrics.jsonl"
-        self.tensorboard = pathlib.Path(workdir) / "tensorboard"
+        # TensorBoard names a run by the folder its events are in.
+        self.tensorboard = pathlib.Path(workdir)
         self._writer = None
+        self._described = set()
         self._drop_partial_line()
         self._file = self._open()
 
@@ -57,7 +60,7 @@ class MetricsLog:
                 rest = rest[self._file.write(rest) :]
         # One record for all, since an operation for each takes most of a millisecond.
         # Serialised messages that follow each other are one with all their values.
-        points = [scalar_pb(*item).SerializeToString() for item in values.items()]
+        points = [self._point(*item).SerializeToString() for item in values.items()]
         with self._points(step):
             tf.summary.experimental.write_raw_pb(b"".join(points))
 
@@ -114,8 +117,18 @@ class MetricsLog:
                 self.flush()
         if self._writer is not None:
             writer, self._writer = self._writer, None
+            # The first points may be truncated.
+            self._described.clear()
             with self._naming_tensorboard():
                 writer.close()
+
+    def _point(self, name, value):
+        tag, description = tensorboard_tag(name)
+        if tag in self._described:
+            # TensorBoard keeps the one of the first point.
+            description = None
+        self._described.add(tag)
+        return scalar_pb(tag, value, description)
 
     def _open(self):
         # Without a buffer, which on a full disk would fail once more when closed.

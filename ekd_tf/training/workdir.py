@@ -31,7 +31,8 @@ class Workdir:
     def __init__(self, path, create: bool = True):
         self.path = pathlib.Path(path)
         self.checkpoints = self.path / "checkpoints"
-        self.tensorboard = self.path / "tensorboard"
+        # TensorBoard names a run by the folder its events are in.
+        self.tensorboard = self.path
         self.reports = self.path / "reports"
         self.run_file = self.path / "run.json"
         if create:

@@ -47,7 +47,12 @@ def home(tmp_path_factory):
             f"--representative={images}",
             "--minimum_cosine=-1",
         ),
-        ("evaluate", "--calibrate_fpr=0.1", f"--on={images}", "--fprs=1e-1"),
+        (
+            "evaluate",
+            "--calibrate_fpr=0.1",
+            f"--eval_sets=faces:{images}",
+            "--fprs=1e-1",
+        ),
     ]
     for program, *arguments in calls:
         done = run(program, f"--model={root / 'm.keras'}", *arguments)
@@ -146,7 +151,7 @@ def test_another_model_in_the_folder_leaves_the_exports_as_they_are(home):
     done = run(
         "evaluate",
         f"--model={home / 'other.keras'}",
-        f"--on=folder:{home / 'faces'}",
+        f"--eval_sets=faces:folder:{home / 'faces'}",
         "--fprs=1e-1",
         "--calibrate_fpr=0.2",
     )

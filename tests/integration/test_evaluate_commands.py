@@ -44,8 +44,8 @@ def report(folder):
     arguments = [
         f"--model={model}",
         f"--teacher={model}",
-        f"--on=folder:{folder / 'faces'}",
-        f"--pairs=toy:{folder / 'toy.bin'}",
+        f"--eval_sets=all_pairs:folder:{folder / 'faces'}",
+        f"--eval_sets=toy:pairs:{folder / 'toy.bin'}",
         "--identify",
         "--fprs=1e-1,1e-4",
         "--calibrate_fpr=0.1",
@@ -151,7 +151,10 @@ def test_lists_the_nearest_of_a_gallery(report):
     ("arguments", "words"),
     [
         (["--pairs=toy:{root}/toy.bin"], "`--calibrate_fpr` needs labelled images"),
-        (["--on=folder:{root}/faces", "--noflip", "--calibrate_flip"], "--noflip"),
+        (
+            ["--eval_sets=faces:folder:{root}/faces", "--noflip", "--calibrate_flip"],
+            "--noflip",
+        ),
     ],
 )
 def test_a_calibration_that_cannot_be_is_refused_before_any_figure(

@@ -66,6 +66,7 @@ def test_alone_comes_first_and_methods_keep_their_order(tool, common):
         ("--distill=sp", "must be 'NAME: FLAGS'"),
         ("a/b: --distill=sp", "must be 'NAME: FLAGS'"),
         ("x: --distil=sp", "Unknown command line flag 'distil'"),
+        ("x: --lr=5", "flag 'lr'. Here it is --learning_rate"),
         ("x: --distill=sp more", "Not a flag of ekd_tf.train: more"),
         ("x: --steps=5", "`--method=x` must leave alone.*--steps=5, for all 4"),
         ("x: --augment_crop=2 --width=2", "--augment_crop=2.*--width=2.0, for all 1.0"),
@@ -120,6 +121,23 @@ def test_a_command_says_what_the_values_are(tool, common, tmp_path, monkeypatch)
     for run in runs:
         parsed = tool.train_flags(*run.arguments)
         assert {name: parsed[name].value for name in parsed} == run.values
+
+
+def test_batches_are_the_same_with_and_without_distillation(tool, common, tmp_path):
+    _, runs = grid(tool, tmp_path, seeds=[0])
+    assert [run.values["balanced_identities"] for run in runs] == [8, 8]
+
+
+def test_a_common_flag_counts_where_it_has_an_effect(
+    tool, common, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(FLAGS["ekd_memory"], "_value", 0)
+    specs = ["ekd: --distill=ekd", "cosine: --distill=cosine"]
+    _, runs = grid(tool, tmp_path, seeds=[0], specs=specs)
+    assert [run.values["ekd_memory"] for run in runs] == [None, 0, None]
+    # One of the method's own is refused.
+    with pytest.raises(ValueError, match="x: `--sp_gram=row_normalized` has no effect"):
+        grid(tool, tmp_path, specs=["x: --distill=ekd --sp_gram=row_normalized"])
 
 
 def test_the_teacher_is_trained_on_the_data_of_all(tool, common, tmp_path, monkeypatch):

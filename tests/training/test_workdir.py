@@ -26,7 +26,7 @@ def recorded(tmp_path):
 def test_makes_its_folders(tmp_path):
     workdir = Workdir(tmp_path / "a" / "b")
     assert workdir.path == tmp_path / "a" / "b"
-    names = {"checkpoints", "tensorboard", "reports"}
+    names = {"checkpoints", "reports"}
     assert {path.name for path in workdir.path.iterdir()} == names
     for name in names:
         assert getattr(workdir, name) == workdir.path / name
@@ -177,7 +177,7 @@ def test_rejects_a_folder_that_cannot_be_written_to(tmp_path, monkeypatch):
 
 def test_the_write_probe_leaves_nothing(tmp_path):
     Workdir(tmp_path)
-    assert len(list(tmp_path.iterdir())) == 3
+    assert len(list(tmp_path.iterdir())) == 2
 
 
 def test_reading_makes_and_writes_nothing(recorded, monkeypatch):
