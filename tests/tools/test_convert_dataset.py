@@ -171,9 +171,9 @@ def test_listed_images_are_left_out_and_identities_numbered_anew(
 
 
 def listed(path):
-    """Returns the positions and details of a list."""
+    """Returns position and detail of each undecodable image on a list."""
     rows = [line.split("\t") for line in path.read_text().splitlines()[2:]]
-    return {int(position): detail for position, _, detail, _ in rows}
+    return {int(row[0]): row[2] for row in rows if row[1] == "undecodable"}
 
 
 def verified_without_damage(tool, tmp_path, spec, images):
@@ -249,7 +249,7 @@ def test_verify_opens_damaged_sets_and_says_how_many_are_turned(tmp_path):
     assert "1 undecodable" in done.stdout
     assert "1 have an EXIF orientation and are read upright" in done.stdout
     assert list(listed(tmp_path / "l.tsv")) == [0]
-    done = run(TOOL, "--data=synthetic:identities=3,images=2,size=16", *arguments)
+    done = run(TOOL, "--data=synthetic:identities=3,images=2,size=32", *arguments)
     assert done.returncode == 1
     assert "holds no image files" in done.stderr and "Traceback" not in done.stderr
 
