@@ -10,6 +10,7 @@ import sys
 import tempfile
 
 _LEVEL = "TF_CPP_MIN_LOG_LEVEL"
+_OURS = "EKD_TF_QUIET"
 _ALL_BUT_INFO, _FATAL_ALONE = "1", "3"
 _NVIDIA = "0x10de"
 _DISPLAY = "0x03"
@@ -27,9 +28,11 @@ def quiet_tensorflow() -> None:
     errors stay, so that a missing library or a broken driver shows. Call this before
     TensorFlow is imported.
     """
-    if _LEVEL in os.environ or "tensorflow" in sys.modules:
+    # A command that was started by another finds what that one has set.
+    if os.environ.get(_LEVEL) != os.environ.get(_OURS) or "tensorflow" in sys.modules:
         return
     os.environ[_LEVEL] = _ALL_BUT_INFO if has_gpu() else _FATAL_ALONE
+    os.environ[_OURS] = os.environ[_LEVEL]
     sys.meta_path.insert(0, _QuietImport())
 
 
