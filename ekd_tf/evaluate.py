@@ -7,6 +7,7 @@ from absl import app
 from absl import flags
 
 from ekd_tf.onednn import use_onednn
+from ekd_tf.unreadable import explain
 
 MODEL = flags.DEFINE_string(
     "model",
@@ -74,7 +75,20 @@ CALIBRATE_FPR = flags.DEFINE_float(
     None,
     "Find the threshold for this FPR on --on and write it to card.json beside --model.",
 )
+SKIP_CORRUPT = flags.DEFINE_integer(
+    "skip_corrupt",
+    None,
+    "Unreadable images to leave out before it stops; the report lists them. Default: "
+    "as many as the run of --model allowed, or none.",
+    0,
+)
+FORCE_DATA = flags.DEFINE_bool(
+    "force_data",
+    False,
+    "Evaluate on what the run of --model held out though its data has changed since.",
+)
 
+WAY_OUT = "remove or replace what is damaged, or allow N with --skip_corrupt=N"
 # Resamples behind an interval: of identities, each over all pairs, and of folds.
 _IDENTITY_REPLICATES = 200
 _FOLD_REPLICATES = 1000
@@ -87,7 +101,7 @@ def main(argv):
     try:
         evaluate()
     except ValueError as error:
-        raise SystemExit(f"ekd_tf.evaluate: {error}") from None
+        raise SystemExit(f"ekd_tf.evaluate: {explain(error, WAY_OUT)}") from None
 
 
 def evaluate():
@@ -117,7 +131,7 @@ def evaluate():
     texts = []
     for evaluation in evaluations:
         result = evaluation(models)
-        texts.append(f"## {result.name}\n\n{result.text()}\n")
+        texts.append(f"## {result.name}\n\n{result.report()}\n")
         sys.stdout.write("\n" + texts[-1])
         sys.stdout.flush()
         if output is not None:
@@ -143,15 +157,21 @@ def _evaluations():
     from ekd_tf import evaluators
     from ekd_tf import factory
     from ekd_tf.data import read_template_set
+    from ekd_tf.data import readable_images
+    from ekd_tf.data import readable_pairs
+    from ekd_tf.data import readable_templates
     from ekd_tf.evaluation import IdentificationEvaluation
     from ekd_tf.evaluation import IJBEvaluation
     from ekd_tf.evaluation import LabelledEvaluation
     from ekd_tf.evaluation import PairSetEvaluation
+    from ekd_tf.session import unreadable_of
 
+    unreadable = unreadable_of(MODEL.value, SKIP_CORRUPT.value)
     fprs = factory.numbers("fprs", FPRS.value)
     pair_sets = evaluators.make_pair_sets(PAIRS.value)
-    source, evaluations = _source(bool(pair_sets or IJB.value)), []
+    source, evaluations = _source(bool(pair_sets or IJB.value), unreadable), []
     if source is not None:
+        source = readable_images(source, unreadable)
         evaluations.append(
             LabelledEvaluation(
                 "all_pairs" if ON.value else "heldout",
@@ -162,20 +182,28 @@ def _evaluations():
                 WORST.value,
             )
         )
+        evaluators.check_evaluation(
+            evaluations[-1], "Give images that make more pairs as --on=..."
+        )
     if IDENTIFY.value or DISTRACTORS.value:
         if source is None:
             raise ValueError("`--identify` needs labelled images: give --on")
-        others = factory.make_source(DISTRACTORS.value) if DISTRACTORS.value else None
+        others = None
+        if DISTRACTORS.value:
+            others = factory.make_source(DISTRACTORS.value, unreadable=unreadable)
+            others = readable_images(others, unreadable)
         evaluations.append(
             IdentificationEvaluation("identification", source, others, seed=SEED.value)
         )
     for pairs in pair_sets:
         replicates = INTERVALS.value * _FOLD_REPLICATES
+        pairs = readable_pairs(pairs, unreadable)
         evaluations.append(
             PairSetEvaluation(pairs, fprs=fprs, seed=SEED.value, replicates=replicates)
         )
+        evaluators.check_evaluation(evaluations[-1], "Give another set as --pairs=...")
     for folder in IJB.value:
-        templates = read_template_set(folder)
+        templates = readable_templates(read_template_set(folder), unreadable)
         evaluations.append(IJBEvaluation(templates, fprs, _switches()))
     return evaluations, source
 
@@ -188,13 +216,13 @@ def _switches():
     return IJB_SWITCHES.value
 
 
-def _source(may_be_none):
+def _source(may_be_none, unreadable):
     """Returns the images of `--on`, or what the run of `--model` held out."""
     from ekd_tf import factory
     from ekd_tf.session import sources_of_run
 
     if ON.value:
-        return factory.make_source(ON.value)
+        return factory.make_source(ON.value, unreadable=unreadable)
     if may_be_none:
         return None
     if not pathlib.Path(MODEL.value).is_dir():
@@ -202,7 +230,7 @@ def _source(may_be_none):
             f"{MODEL.value} is not a run, which would have held images out: give "
             "--on=folder:DIR with identities it was not trained on, or --pairs"
         )
-    _, source = sources_of_run(MODEL.value)
+    _, source = sources_of_run(MODEL.value, unreadable, FORCE_DATA.value)
     if source is None:
         raise ValueError(
             f"The run in {MODEL.value} held out no identities: give --on=folder:DIR "

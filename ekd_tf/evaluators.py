@@ -14,6 +14,8 @@ from ekd_tf.data import LinkedImages
 from ekd_tf.data import PairSet
 from ekd_tf.data import Source
 from ekd_tf.data import read_pairs
+from ekd_tf.data import readable_images
+from ekd_tf.data import readable_pairs
 from ekd_tf.evaluation import EmbeddingCache
 from ekd_tf.evaluation import LabelledEvaluation
 from ekd_tf.evaluation import PairSetEvaluation
@@ -25,6 +27,7 @@ from ekd_tf.teachers import OnnxEmbedder
 from ekd_tf.teachers import SavedModelEmbedder
 from ekd_tf.teachers import TFLiteEmbedder
 from ekd_tf.teachers import open_torch
+from ekd_tf.unreadable import Unreadable
 
 # Below them the negatives of `LinkedImages` that are none decide.
 _LINKED_FPRS = (1e-1, 1e-2, 1e-3)
@@ -110,7 +113,13 @@ def make_pair_sets(specs: list[str]) -> list[PairSet]:
     return list(found.values())
 
 
-def make_evaluations(specs: list[str], heldout: Source | None, seed: int) -> list:
+def make_evaluations(
+    specs: list[str],
+    heldout: Source | None,
+    seed: int,
+    unreadable: Unreadable | None = None,
+    flag: str = "evaluate",
+) -> list:
     """Builds what a run is evaluated on while it goes on.
 
     Args:
@@ -119,31 +128,61 @@ def make_evaluations(specs: list[str], heldout: Source | None, seed: int) -> lis
             NAME and images as `factory.make_source` takes them.
         heldout: The identities the run holds out, evaluated as "heldout"; or None.
         seed: Int, of drawn pairs.
+        unreadable: Counts the unreadable images of all sets, which are left out: every
+            image is decoded once.
+        flag: What gave the specifications, for messages.
 
     Returns:
         `LabelledEvaluation`s and `PairSetEvaluation`s, the held-out one first.
 
     Raises:
-        ValueError: A specification has no name or one that is taken, or its images
-            cannot be opened.
+        ValueError: A specification has no name or one that is taken, its images cannot
+            be opened, or a set has too few pairs to be evaluated on.
+        UnreadableError: More images are unreadable than are allowed.
     """
     found = {}
     if heldout is not None:
-        found["heldout"] = LabelledEvaluation("heldout", heldout, seed=seed)
+        images = readable_images(heldout, unreadable)
+        found["heldout"] = LabelledEvaluation("heldout", images, seed=seed)
     for spec in specs:
         name, _, rest = spec.partition(":")
         if not re.fullmatch(r"[\w.-]+", name) or not rest or name in found:
             raise ValueError(
-                "`--evaluate` must be NAME:SPEC with a name of its own, such as "
+                f"`--{flag}` must be NAME:SPEC with a name of its own, such as "
                 f"lfw:pairs:lfw.bin or faces:folder:DIR. Received: {spec!r}"
             )
         kind, _, path = rest.partition(":")
         if kind == "pairs":
-            found[name] = PairSetEvaluation(read_pairs(path), name, seed=seed)
+            pairs = readable_pairs(read_pairs(path), unreadable)
+            found[name] = PairSetEvaluation(pairs, name, seed=seed)
             continue
         if kind == "allpairs":
             source, fprs = LinkedImages(read_pairs(path)), _LINKED_FPRS
         else:
-            source, fprs = factory.make_source(rest), DEFAULT_FPRS
-        found[name] = LabelledEvaluation(name, source, fprs, seed=seed)
+            source = factory.make_source(rest, unreadable=unreadable)
+            fprs = DEFAULT_FPRS
+        images = readable_images(source, unreadable)
+        found[name] = LabelledEvaluation(name, images, fprs, seed=seed)
+    for name, evaluation in found.items():
+        way_out = (
+            "Hold out more: a larger --holdout_identities, or another --heldout_data"
+            if name == "heldout"
+            else f"Give another set as --{flag}={name}:..., or leave it out"
+        )
+        check_evaluation(evaluation, way_out)
     return list(found.values())
+
+
+def check_evaluation(evaluation, way_out: str) -> None:
+    """Raises `ValueError` where a set has too few pairs to be evaluated on.
+
+    Args:
+        evaluation: `LabelledEvaluation` or `PairSetEvaluation`.
+        way_out: The flag that mends it, in a sentence.
+    """
+    try:
+        evaluation.check()
+    except ValueError as error:
+        raise ValueError(
+            f"`{evaluation.name}` cannot be evaluated on. {error}. {way_out}"
+        ) from None

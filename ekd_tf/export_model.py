@@ -8,6 +8,8 @@ import sys
 from absl import app
 from absl import flags
 
+from ekd_tf.unreadable import explain
+
 MODEL = flags.DEFINE_string("model", None, "A .keras file or the workdir of a run.")
 DIRECTORY = flags.DEFINE_string(
     "directory", None, "Parent of the exports. Default: export/ in the workdir."
@@ -54,6 +56,20 @@ TRAINING_DATA = flags.DEFINE_string(
 LICENCE = flags.DEFINE_string(
     "licence", None, "For the card: under which terms it may be used."
 )
+SKIP_CORRUPT = flags.DEFINE_integer(
+    "skip_corrupt",
+    None,
+    "Unreadable images to leave out before it stops. Default: as many as the run of "
+    "--model allowed, or none.",
+    0,
+)
+FORCE_DATA = flags.DEFINE_bool(
+    "force_data",
+    False,
+    "Use the data of the run of --model though it has changed since.",
+)
+
+WAY_OUT = "remove or replace what is damaged, or allow N with --skip_corrupt=N"
 
 
 def main(argv):
@@ -63,7 +79,8 @@ def main(argv):
     try:
         export(sys.argv)
     except (OSError, ValueError) as error:
-        raise SystemExit(f"ekd_tf.export_model: {error}") from None
+        text = explain(error, WAY_OUT)
+        raise SystemExit(f"ekd_tf.export_model: {text}") from None
 
 
 def export(argv):
@@ -74,6 +91,7 @@ def export(argv):
     from ekd_tf.data import sample_images
     from ekd_tf.export import export_student
     from ekd_tf.session import sources_of_run
+    from ekd_tf.session import unreadable_of
     from ekd_tf.teachers import load_embedder
 
     model = load_embedder(MODEL.value)
@@ -81,6 +99,7 @@ def export(argv):
     path = pathlib.Path(MODEL.value)
     home = path if path.is_dir() else path.parent
     run = run_of(path)
+    unreadable = unreadable_of(path, SKIP_CORRUPT.value)
     train = heldout = None
     if not IMAGES.value or ("int8" in FORMATS.value and not REPRESENTATIVE.value):
         if run is None:
@@ -88,14 +107,18 @@ def export(argv):
                 f"{path} is not the workdir of a run, so that its data is unknown: "
                 "give --images and, for int8, --representative"
             )
-        train, heldout = sources_of_run(path)
-    images = factory.make_source(IMAGES.value) if IMAGES.value else heldout or train
+        train, heldout = sources_of_run(path, unreadable, FORCE_DATA.value)
+    images = heldout or train
+    if IMAGES.value:
+        images = factory.make_source(IMAGES.value, unreadable=unreadable)
     representative = None
     if "int8" in FORMATS.value:
         if REPRESENTATIVE.value:
-            train = factory.make_source(REPRESENTATIVE.value)
-        representative = sample_images(train, size, NUM_REPRESENTATIVE.value)
-    faces, labels = sample_faces(images, size, NUM_IMAGES.value)
+            train = factory.make_source(REPRESENTATIVE.value, unreadable=unreadable)
+        representative = sample_images(
+            train, size, NUM_REPRESENTATIVE.value, unreadable
+        )
+    faces, labels = sample_faces(images, size, NUM_IMAGES.value, unreadable=unreadable)
     card = read_calibration(path)
     report = export_student(
         model,

@@ -9,6 +9,8 @@ import sys
 from absl import app
 from absl import flags
 
+from ekd_tf.unreadable import explain
+
 MODEL = flags.DEFINE_string(
     "model",
     None,
@@ -44,7 +46,8 @@ def main(argv):
     try:
         verify(images)
     except ValueError as error:
-        raise SystemExit(f"ekd_tf.verify: {error}") from None
+        text = explain(error, "replace it, or leave it out")
+        raise SystemExit(f"ekd_tf.verify: {text}") from None
 
 
 def verify(images):

@@ -21,6 +21,8 @@ from PIL import Image
 from PIL import ImageDraw
 
 from ekd_tf import train
+from ekd_tf.unreadable import Unreadable
+from ekd_tf.unreadable import explain
 
 STEP = flags.DEFINE_integer("step", 0, "Which batch.", 0)
 OUT = flags.DEFINE_string("out", "batch.png", "PNG to write.")
@@ -111,15 +113,14 @@ def describe(batch, step, name):
 
 def show(values, step, path, columns):
     """Writes the sheet of batch `step` and returns its title."""
+    import tensorflow as tf
+
     from ekd_tf import factory
     from ekd_tf.data import make_pipeline
+    from ekd_tf.run_data import open_run_data
 
-    source, _ = factory.make_sources(
-        values["data"],
-        values["heldout_data"],
-        values["holdout_identities"],
-        values["seed"],
-    )
+    unreadable = Unreadable(values["skip_corrupt"])
+    source = open_run_data(values, None, unreadable).train
     sampler = factory.make_sampler(
         source,
         values["general_batch"],
@@ -135,10 +136,16 @@ def show(values, step, path, columns):
         start_step=step,
         steps=1,
         flip=values["flip"],
-        skip_corrupt=values["skip_corrupt"],
+        unreadable=unreadable,
         augmentation=factory.make_augmentation(values),
     )
-    batch = next(pipeline.dataset.as_numpy_iterator())
+    try:
+        batch = next(pipeline.dataset.as_numpy_iterator())
+    except tf.errors.OpError as error:
+        failure = pipeline.failure(step)
+        if failure is None:
+            raise
+        raise failure from error
     title = describe(batch, step, source.name)
     draw_sheet(batch, title, columns).save(path, format="PNG")
     return title
@@ -153,7 +160,7 @@ def main(argv):
     try:
         title = show(values, STEP.value, OUT.value, COLUMNS.value)
     except (OSError, ValueError) as error:
-        sys.exit(f"show_batch: {error}")
+        sys.exit(f"show_batch: {explain(error, train.WAY_OUT)}")
     print(f"{OUT.value}: {title}")
 
 

@@ -51,13 +51,14 @@ class ListedFiles(Source):
         root: The folder paths are relative to.
         names: The path of each image.
         labels: int32 array `(n,)`, values 0..num_identities-1.
-        num_identities: Number of identities.
+        numbers: Integer array `(num_identities,)`: the list's number of each label.
     """
 
-    def __init__(self, name, root, names: PackedNames, labels, num_identities):
+    def __init__(self, name, root, names: PackedNames, labels, numbers):
         self.name = name
         self.labels = labels
-        self.num_identities = num_identities
+        self.num_identities = len(numbers)
+        self._numbers = numbers
         self._root = root
         self._names = names
 
@@ -68,6 +69,9 @@ class ListedFiles(Source):
         for name in self._names:
             digest.update(os.fsencode(name) + b"\0")
         return digest.hexdigest()
+
+    def identity_names(self):
+        return [str(number) for number in self._numbers.tolist()]
 
     def describe(self, index: int) -> str:
         return os.path.join(self._root, self._names[index])
@@ -111,13 +115,13 @@ def _records(path, root, lines):
                 f"{files[shards[-1]].path}, which has {files[shards[-1]].size:,} "
                 "bytes: the file was cut or is another. Copy both again"
             )
-    labels, count = _numbered(path, labels)
+    labels, numbers = _numbered(path, labels)
     shards, offsets = np.asarray(shards, np.int32), np.asarray(offsets, np.int64)
-    return ShardedExamples(path, files, shards, offsets, labels, count)
+    return ShardedExamples(path, files, shards, offsets, labels, numbers)
 
 
 def _numbered(path, labels):
-    """Returns `(labels, number of identities)`, labels 0..C-1."""
+    """Returns `(labels, numbers)`: labels 0..C-1, and what they were."""
     labels = np.asarray(labels, np.int64)
     if not len(labels):
         raise ValueError(f"{path} lists no image. Give TFace's index file")
@@ -127,8 +131,7 @@ def _numbered(path, labels):
             f"{path}: line {wrong[0] + 1} has the label {labels[wrong[0]]}. Labels "
             "must be in [0, 2^24): number the identities from 0"
         )
-    labels, identities = number_identities(labels)
-    return labels, len(identities)
+    return number_identities(labels)
 
 
 def _malformed(path, number, line):

@@ -42,16 +42,18 @@ class ShardedExamples(Source):
         shards: Integer array `(n,)` of any type: position in `files` of each image.
         offsets: int64 array `(n,)`: where its record begins.
         labels: int32 array `(n,)`, values 0..num_identities-1.
-        num_identities: Number of identities.
+        numbers: Integer array `(num_identities,)`: what tells the identity of each
+            label from others.
     """
 
     # Whether Examples hold the labels of `labels`.
     labelled = False
 
-    def __init__(self, name, files, shards, offsets, labels, num_identities):
+    def __init__(self, name, files, shards, offsets, labels, numbers):
         self.name = name
         self.labels = labels
-        self.num_identities = num_identities
+        self.num_identities = len(numbers)
+        self._numbers = numbers
         self._files = files
         self._shards = shards
         self._offsets = offsets
@@ -93,6 +95,9 @@ class ShardedExamples(Source):
         sizes = self._offsets[after] - self._offsets[indices]
         known = (self._shards[after] == self._shards[indices]) & (sizes > 0)
         return np.where(known & (sizes <= _MOST), sizes, FIRST_READ)
+
+    def identity_names(self):
+        return [str(number) for number in self._numbers]
 
     def describe(self, index: int) -> str:
         return self._files[self._shards[index]].place(int(self._offsets[index]))
@@ -142,7 +147,7 @@ class TFRecordFaces(ShardedExamples):
                     "it was cut or replaced. Copy the folder again"
                 )
             files.append(file)
-        super().__init__(str(root), files, *arrays, index["identities"])
+        super().__init__(str(root), files, *arrays, range(index["identities"]))
 
 
 def pack_index(shards: list[dict], identities: int, image_size) -> dict:

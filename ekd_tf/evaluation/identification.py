@@ -55,6 +55,7 @@ class IdentificationResult(Result):
     name: str
     reports: dict[str, IdentificationReport]
     images: dict[str, np.ndarray]
+    left_out: tuple[str, ...] = ()
 
     def scalars(self, model: str = "student") -> dict[str, float]:
         """Returns rates by the names they are logged under."""
@@ -133,7 +134,10 @@ class IdentificationEvaluation:
     def __call__(self, models: Models) -> IdentificationResult:
         """Evaluates the models as they are now."""
         reports = {name: self._report(model) for name, model in models.items()}
-        return IdentificationResult(self.name, reports, {})
+        left_out = self._source.left_out
+        if self._distractors is not None:
+            left_out += self._distractors.left_out
+        return IdentificationResult(self.name, reports, {}, left_out)
 
     def _report(self, model):
         embeddings, labels = model(self._source), self._source.labels

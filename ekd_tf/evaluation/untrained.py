@@ -11,8 +11,10 @@ from absl import logging
 from ekd_tf.data import BatchSampler
 from ekd_tf.data import Source
 from ekd_tf.data import evaluation_batches
+from ekd_tf.data import readable_indices
 from ekd_tf.evaluation.allpairs import all_pair_scores
 from ekd_tf.metrics import tpr_at_fpr
+from ekd_tf.unreadable import Unreadable
 
 # Where a few hundred positive pairs give a steady figure.
 FPR = 0.1
@@ -21,7 +23,11 @@ IMAGES_PER_IDENTITY = 4
 
 
 def warn_if_untrained(
-    embed: Callable, source: Source, input_size: int, seed: int = 0
+    embed: Callable,
+    source: Source,
+    input_size: int,
+    seed: int = 0,
+    unreadable: Unreadable | None = None,
 ) -> float | None:
     """Warns where a teacher verifies no better than chance or than the pixels do.
 
@@ -35,6 +41,7 @@ def warn_if_untrained(
         source: The training images; some of up to 32 identities are used.
         input_size: Side in pixels of the bare images.
         seed: Int, chooses the images.
+        unreadable: Counts the unreadable ones among them, which are left out.
 
     Returns:
         The teacher's TPR at FPR 0.1, or None where the images make no positive pair.
@@ -44,7 +51,8 @@ def warn_if_untrained(
     """
     identities = min(IDENTITIES, len(np.unique(source.labels)))
     sampler = BatchSampler(source.labels, 0, identities, IMAGES_PER_IDENTITY, seed)
-    indices = np.unique(sampler.batch(0)[0])
+    chosen = np.unique(sampler.batch(0)[0])
+    indices, _ = readable_indices(source, chosen, unreadable)
     batches = list(evaluation_batches(source, indices, input_size, len(indices)))
     pixels = np.concatenate(batches).astype(np.float32)
     # A row of zeros has no direction: black images, or all alike, get one.

@@ -9,6 +9,7 @@ import ekd_tf.train as train_module
 from ekd_tf.data import BatchSampler
 from ekd_tf.data import make_pipeline
 from ekd_tf.factory import make_source
+from ekd_tf.unreadable import UnreadableError
 
 DATA = "synthetic:identities=8,images=4,size=32"
 
@@ -81,6 +82,19 @@ def test_the_eighth_identity_has_a_broken_frame(tool):
     assert pixel(sheet, first, 40) == pixel(sheet, eighth, 40) == blue
     assert pixel(sheet, first + cell // 2, 40) == blue
     assert pixel(sheet, eighth + cell // 2, 40) == white
+
+
+def test_names_an_image_that_cannot_be_read(tool, tmp_path):
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "1.png").write_bytes(b"no image")
+    values = {
+        flag.name: flag.default for flag in FLAGS.get_flags_for_module(train_module)
+    }
+    values |= {"data": f"folder:{tmp_path}", "input_size": 32, "general_batch": 2}
+    values["balanced_identities"] = 0
+    with pytest.raises(UnreadableError, match=f"cannot decode {tmp_path}/[ab]/1.png"):
+        tool.show(values, 0, tmp_path / "batch.png", columns=4)
 
 
 def test_shows_the_batch_a_run_with_these_flags_sees(tool, tmp_path):
