@@ -14,7 +14,9 @@ import tensorflow as tf
 from ekd_tf import factory
 from ekd_tf.data import BatchSampler
 from ekd_tf.data import Source
+from ekd_tf.evaluators import make_evaluations
 from ekd_tf.heads import check_labels
+from ekd_tf.run_data import open_run_data
 from ekd_tf.run_teacher import RunTeacher
 from ekd_tf.run_teacher import open_run_teacher
 from ekd_tf.training.classifier import FaceClassifier
@@ -23,6 +25,8 @@ from ekd_tf.training.optimizers import make_optimizer
 from ekd_tf.training.profile import profiled_steps
 from ekd_tf.training.strategy import check_divisible
 from ekd_tf.training.strategy import is_chief
+from ekd_tf.training.workdir import Workdir
+from ekd_tf.unreadable import Unreadable
 
 
 class Values:
@@ -38,7 +42,11 @@ class Parts:
 
     Attributes:
         train: The training images.
-        heldout: Images of other identities to evaluate on, or None.
+        heldout: Images of other identities to evaluate on, those that can be read; or
+            None.
+        note: What the run's record keeps of the images.
+        unreadable: Counts the images that cannot be read, of the whole run.
+        evaluations: What the run is evaluated on, checked.
         sampler: Chooses the images of each batch.
         steps: Int: updates in the whole run.
         model: Compiled `FaceClassifier`, or `Distiller` where there is a teacher.
@@ -47,30 +55,35 @@ class Parts:
 
     train: Source
     heldout: Source | None
+    note: dict
+    unreadable: Unreadable
+    evaluations: list
     sampler: BatchSampler
     steps: int
     model: FaceClassifier
     teacher: RunTeacher | None
 
 
-def assemble(v: Values, strategy: tf.distribute.Strategy) -> Parts:
+def assemble(v: Values, strategy: tf.distribute.Strategy, workdir: Workdir) -> Parts:
     """Builds the parts of a run.
 
     Args:
         v: The flags of `ekd_tf.train`.
         strategy: In whose scope the model is made.
+        workdir: Of the run; an earlier start may have recorded its images.
 
     Raises:
         ValueError: A value is wrong, by itself or beside the others or the data.
     """
-    train, heldout = factory.make_sources(
-        v.data,
-        v.heldout_data,
-        v.holdout_identities,
-        v.seed,
+    unreadable = Unreadable(v.skip_corrupt)
+    data = open_run_data(
+        vars(v),
+        workdir,
+        unreadable,
+        force=v.force_data,
         cache_dir=v.workdir if is_chief(strategy) else None,
-        skip_corrupt=v.skip_corrupt,
     )
+    train = data.train
     check_labels(train.labels, train.num_identities)
     sampler = factory.make_sampler(
         train, v.general_batch, v.balanced_identities, v.images_per_identity, v.seed
@@ -83,6 +96,10 @@ def assemble(v: Values, strategy: tf.distribute.Strategy) -> Parts:
         v.balanced_identities * v.images_per_identity,
         strategy.num_replicas_in_sync,
     )
+    evaluations = make_evaluations(
+        v.eval_sets, data.heldout, v.seed, unreadable=unreadable
+    )
+    heldout = evaluations[0].source if data.heldout is not None else None
     with strategy.scope():
         loss_scaling = factory.set_precision(v.precision)
         teacher = open_run_teacher(v.teacher, train, v.flip)
@@ -104,7 +121,17 @@ def assemble(v: Values, strategy: tf.distribute.Strategy) -> Parts:
             clip_norm=v.clip_norm,
             loss_scaling=loss_scaling,
         )
-    return Parts(train, heldout, sampler, steps, model, teacher)
+    return Parts(
+        train=train,
+        heldout=heldout,
+        note=data.note,
+        unreadable=unreadable,
+        evaluations=evaluations,
+        sampler=sampler,
+        steps=steps,
+        model=model,
+        teacher=teacher,
+    )
 
 
 def _make_model(v, teacher, num_identities):

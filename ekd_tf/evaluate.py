@@ -10,6 +10,7 @@ from absl import logging
 from ekd_tf import command
 from ekd_tf.effects import Needs
 from ekd_tf.onednn import use_onednn
+from ekd_tf.unreadable import explain
 from ekd_tf.user_text import KEEP
 
 MODEL = flags.DEFINE_string(
@@ -86,7 +87,20 @@ CALIBRATE_FLIP = flags.DEFINE_bool(
     "Calibrate embeddings to which that of the mirror image is added, for programs "
     "that add it.",
 )
+SKIP_CORRUPT = flags.DEFINE_integer(
+    "skip_corrupt",
+    None,
+    "Unreadable images to leave out before it stops; the report lists them. Default: "
+    "as many as the run of --model allowed, or none.",
+    0,
+)
+FORCE_DATA = flags.DEFINE_bool(
+    "force_data",
+    False,
+    "Evaluate on what the run of --model held out though its data has changed since.",
+)
 
+WAY_OUT = "remove or replace what is damaged, or allow N with --skip_corrupt=N"
 # Resamples behind an interval: of identities, each over all pairs, and of folds.
 _IDENTITY_REPLICATES = 200
 _FOLD_REPLICATES = 1000
@@ -105,7 +119,7 @@ def main(argv):
         command.check_effects(sys.modules[__name__], _EFFECTS)
         evaluate()
     except (OSError, ValueError) as error:
-        raise SystemExit(f"ekd_tf.evaluate: {error}") from None
+        raise SystemExit(f"ekd_tf.evaluate: {explain(error, WAY_OUT)}") from None
 
 
 def evaluate():
@@ -153,7 +167,7 @@ def evaluate():
     for evaluation in evaluations:
         result = evaluation(models)
         sections.append(result.section())
-        sys.stdout.write(f"\n## {result.name}\n\n{result.text()}\n")
+        sys.stdout.write(f"\n## {result.name}\n\n{result.report()}\n")
         sys.stdout.flush()
         if output is not None:
             result.write(output)
@@ -191,19 +205,24 @@ def _evaluations():
     from ekd_tf import evaluators
     from ekd_tf import factory
     from ekd_tf.data import read_template_set
+    from ekd_tf.data import readable_images
+    from ekd_tf.data import readable_templates
     from ekd_tf.evaluation import IdentificationEvaluation
     from ekd_tf.evaluation import IJBEvaluation
     from ekd_tf.evaluation import LabelledEvaluation
+    from ekd_tf.session import unreadable_of
 
+    unreadable = unreadable_of(MODEL.value, SKIP_CORRUPT.value)
     fprs = factory.numbers("fprs", FPRS.value)
     replicates = [INTERVALS.value * n for n in (_IDENTITY_REPLICATES, _FOLD_REPLICATES)]
     evaluations = evaluators.make_evaluations(
         EVAL_SETS.value,
-        None if EVAL_SETS.value or IJB.value else _heldout(),
+        None if EVAL_SETS.value or IJB.value else _heldout(unreadable),
         SEED.value,
         fprs,
         replicates,
         WORST.value,
+        unreadable,
     )
     sources = [e.source for e in evaluations if isinstance(e, LabelledEvaluation)]
     for name, wanted in (
@@ -217,14 +236,18 @@ def _evaluations():
                 f"--eval_sets=NAME:folder:DIR. Received: {len(sources)} of them"
             )
     if IDENTIFY.value or DISTRACTORS.value:
-        others = factory.make_source(DISTRACTORS.value) if DISTRACTORS.value else None
+        others = None
+        if DISTRACTORS.value:
+            others = factory.make_source(DISTRACTORS.value, unreadable=unreadable)
+            others = readable_images(others, unreadable)
         evaluations.append(
             IdentificationEvaluation(
                 "identification", sources[0], others, seed=SEED.value
             )
         )
+        evaluators.check_evaluation(evaluations[-1], "Give another set as --pairs=...")
     for folder in IJB.value:
-        templates = read_template_set(folder)
+        templates = readable_templates(read_template_set(folder), unreadable)
         evaluations.append(IJBEvaluation(templates, fprs, _switches()))
     return evaluations, sources[0] if len(sources) == 1 else None
 
@@ -248,7 +271,7 @@ def _switches():
     return IJB_SWITCHES.value
 
 
-def _heldout():
+def _heldout(unreadable):
     """Returns what the run of `--model` held out."""
     from ekd_tf.session import sources_of_run
 
@@ -258,7 +281,7 @@ def _heldout():
             f"{MODEL.value} is not a run, which would have held images out: give "
             f"{other}, or --eval_sets=NAME:pairs:FILE"
         )
-    _, source = sources_of_run(MODEL.value)
+    _, source = sources_of_run(MODEL.value, unreadable, FORCE_DATA.value)
     if source is None:
         raise ValueError(
             f"The run in {MODEL.value} held out no identities: give {other}"

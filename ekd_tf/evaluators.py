@@ -15,6 +15,8 @@ from ekd_tf import factory
 from ekd_tf.data import LinkedImages
 from ekd_tf.data import Source
 from ekd_tf.data import read_pairs
+from ekd_tf.data import readable_images
+from ekd_tf.data import readable_pairs
 from ekd_tf.effects import is_cache
 from ekd_tf.evaluation import EmbeddingCache
 from ekd_tf.evaluation import LabelledEvaluation
@@ -34,6 +36,7 @@ from ekd_tf.teachers import model_file
 from ekd_tf.teachers import open_torch
 from ekd_tf.teachers.frozen import loading_error
 from ekd_tf.teachers.saved_model import SAVED_MODEL_FILE
+from ekd_tf.unreadable import Unreadable
 
 # Below it the negatives of `LinkedImages` that are none decide.
 _LEAST_LINKED_FPR = 1e-3
@@ -134,7 +137,7 @@ def check_range_of_pixels(
     source: Source,
     input_size: int,
     seed: int = 0,
-    skip_corrupt: int = 0,
+    unreadable: Unreadable | None = None,
     role: str = "teacher",
 ) -> str:
     """Looks whether a model knows the people of some images, and else why not.
@@ -146,7 +149,7 @@ def check_range_of_pixels(
         source: Labelled images.
         input_size: Int, side of the bare pixels it is compared with.
         seed: Int, chooses the images.
-        skip_corrupt: Int, how many unreadable images to replace.
+        unreadable: Counts the unreadable images, which are left out.
         role: Name of the flag that named the model.
 
     Returns:
@@ -157,12 +160,12 @@ def check_range_of_pixels(
             range. The order of the colours is not found out: it moves the AUC by less
             than the choice of the images.
     """
-    found = warn_if_untrained(
-        embedder.some, source, input_size, seed, skip_corrupt, role
-    )
+    found = warn_if_untrained(embedder.some, source, input_size, seed, unreadable, role)
     if found is None:
         return f"AUC of the {role}: none, no two images of {source.name} are of one"
-    better = better_reading(found, _other_ranges(spec, skip_corrupt), source, seed)
+    better = better_reading(
+        found, _other_ranges(spec, unreadable), source, seed, unreadable
+    )
     if better:
         raise ValueError(
             f"`--{role}={spec}` is given pixels of a wrong range: its AUC on a sample "
@@ -172,7 +175,7 @@ def check_range_of_pixels(
     return f"AUC of the {role} on a sample of {source.name}: {found:.3f}"
 
 
-def _other_ranges(spec, skip_corrupt):
+def _other_ranges(spec, unreadable):
     """Yields the model as it would be named with other ranges, and its `some`."""
     path, pixels = split_model(spec)
     if not takes_any_range(spec):
@@ -181,7 +184,7 @@ def _other_ranges(spec, skip_corrupt):
     for low, high in _RANGES:
         if (low, high) != (pixels.get("low", 0), pixels.get("high", 255)):
             other = f"{path}@{low}..{high}{color}"
-            embedder = make_source_embedder(other, skip_corrupt=skip_corrupt)
+            embedder = make_source_embedder(other, unreadable=unreadable)
             yield other, embedder.some
 
 
@@ -238,6 +241,7 @@ def make_evaluations(
     fprs=DEFAULT_FPRS,
     replicates: tuple[int, int] = (0, 0),
     worst: int = 10,
+    unreadable: Unreadable | None = None,
 ) -> list:
     """Builds what a model is evaluated on, in a run or after it.
 
@@ -252,13 +256,16 @@ def make_evaluations(
         replicates: Two ints, resamples behind an interval: of identities and of
             folds. 0: no intervals.
         worst: Int, see `LabelledEvaluation`.
+        unreadable: Counts the unreadable images of all sets, which are left out: every
+            image is decoded once.
 
     Returns:
         `LabelledEvaluation`s and `PairSetEvaluation`s, the held-out one first.
 
     Raises:
-        ValueError: A specification has no name or one that is taken, or its images
-            cannot be opened.
+        ValueError: A specification has no name or one that is taken, its images cannot
+            be opened, or a set has too few pairs to be evaluated on.
+        UnreadableError: More images are unreadable than are allowed.
     """
     of_identities, of_folds = replicates
 
@@ -267,7 +274,8 @@ def make_evaluations(
 
     found = {}
     if heldout is not None:
-        found["heldout"] = labelled("heldout", heldout)
+        images = readable_images(heldout, unreadable)
+        found["heldout"] = labelled("heldout", images)
     for spec in specs:
         name, _, rest = spec.partition(":")
         kind, colon, path = rest.partition(":")
@@ -279,13 +287,36 @@ def make_evaluations(
             )
         checks.check_choice("eval_sets", kind, _KINDS)
         if kind == "pairs":
-            found[name] = PairSetEvaluation(
-                read_pairs(path), name, fprs, seed, of_folds
-            )
-        elif kind == "allpairs":
-            linked = tuple(fpr for fpr in fprs if fpr >= _LEAST_LINKED_FPR)
+            pairs = readable_pairs(read_pairs(path), unreadable)
+            found[name] = PairSetEvaluation(pairs, name, fprs, seed, of_folds)
+            continue
+        if kind == "allpairs":
             source = LinkedImages(read_pairs(path))
-            found[name] = labelled(name, source, linked or (_LEAST_LINKED_FPR,))
+            limited = tuple(fpr for fpr in fprs if fpr >= _LEAST_LINKED_FPR)
+            limited = limited or (_LEAST_LINKED_FPR,)
         else:
-            found[name] = labelled(name, factory.make_source(rest))
+            source, limited = factory.make_source(rest, unreadable=unreadable), fprs
+        found[name] = labelled(name, readable_images(source, unreadable), limited)
+    for name, evaluation in found.items():
+        way_out = (
+            "Hold out more: a larger --holdout_identities, or another --heldout_data"
+            if name == "heldout"
+            else f"Give another set as --eval_sets={name}:..., or leave it out"
+        )
+        check_evaluation(evaluation, way_out)
     return list(found.values())
+
+
+def check_evaluation(evaluation, way_out: str) -> None:
+    """Raises `ValueError` where a set has too few pairs to be evaluated on.
+
+    Args:
+        evaluation: `LabelledEvaluation` or `PairSetEvaluation`.
+        way_out: The flag that mends it, in a sentence.
+    """
+    try:
+        evaluation.check()
+    except ValueError as error:
+        raise ValueError(
+            f"`{evaluation.name}` cannot be evaluated on. {error}. {way_out}"
+        ) from None

@@ -8,6 +8,7 @@ from absl import flags
 
 from ekd_tf import command
 from ekd_tf.effects import Needs
+from ekd_tf.unreadable import explain
 
 MODEL = flags.DEFINE_string("model", None, "A .keras file or the workdir of a run.")
 DIRECTORY = flags.DEFINE_string(
@@ -55,6 +56,20 @@ TRAINING_DATA = flags.DEFINE_string(
 LICENCE = flags.DEFINE_string(
     "licence", None, "For the card: under which terms it may be used."
 )
+SKIP_CORRUPT = flags.DEFINE_integer(
+    "skip_corrupt",
+    None,
+    "Unreadable images to leave out before it stops. Default: as many as the run of "
+    "--model allowed, or none.",
+    0,
+)
+FORCE_DATA = flags.DEFINE_bool(
+    "force_data",
+    False,
+    "Use the data of the run of --model though it has changed since.",
+)
+
+WAY_OUT = "remove or replace what is damaged, or allow N with --skip_corrupt=N"
 
 _EFFECTS = (
     Needs(
@@ -73,7 +88,8 @@ def main(argv):
         command.check_effects(sys.modules[__name__], _EFFECTS)
         export(sys.argv)
     except (OSError, ValueError) as error:
-        raise SystemExit(f"ekd_tf.export_model: {error}") from None
+        text = explain(error, WAY_OUT)
+        raise SystemExit(f"ekd_tf.export_model: {text}") from None
 
 
 def export(argv):
@@ -87,6 +103,7 @@ def export(argv):
     from ekd_tf.outputs import make_folder
     from ekd_tf.provenance import provenance_of_run
     from ekd_tf.session import sources_of_run
+    from ekd_tf.session import unreadable_of
     from ekd_tf.teachers import load_embedder
     from ekd_tf.teachers import model_file
 
@@ -102,6 +119,7 @@ def export(argv):
             "set_weights() of this one, and save it"
         )
     run = run_of(path)
+    unreadable = unreadable_of(path, SKIP_CORRUPT.value)
     train = heldout = None
     if not IMAGES.value or ("int8" in FORMATS.value and not REPRESENTATIVE.value):
         if run is None:
@@ -109,14 +127,18 @@ def export(argv):
                 f"{path} is not the workdir of a run, so that its data is unknown: "
                 "give --images and, for int8, --representative"
             )
-        train, heldout = sources_of_run(path)
-    images = factory.make_source(IMAGES.value) if IMAGES.value else heldout or train
+        train, heldout = sources_of_run(path, unreadable, FORCE_DATA.value)
+    images = heldout or train
+    if IMAGES.value:
+        images = factory.make_source(IMAGES.value, unreadable=unreadable)
     representative = None
     if "int8" in FORMATS.value:
         if REPRESENTATIVE.value:
-            train = factory.make_source(REPRESENTATIVE.value)
-        representative = sample_images(train, size, NUM_REPRESENTATIVE.value)
-    faces, labels = sample_faces(images, size, NUM_IMAGES.value)
+            train = factory.make_source(REPRESENTATIVE.value, unreadable=unreadable)
+        representative = sample_images(
+            train, size, NUM_REPRESENTATIVE.value, unreadable
+        )
+    faces, labels = sample_faces(images, size, NUM_IMAGES.value, unreadable=unreadable)
     facts = provenance_of_run(run, ["python", "-m", "ekd_tf.export_model", *argv[1:]])
     facts["licence"] = LICENCE.value
     facts["training_data"] = TRAINING_DATA.value or facts["training_data"]

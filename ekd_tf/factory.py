@@ -47,6 +47,7 @@ from ekd_tf.training.gradient_share import GradientShare
 from ekd_tf.training.schedules import ConstantSchedule
 from ekd_tf.training.schedules import CosineSchedule
 from ekd_tf.training.schedules import StepSchedule
+from ekd_tf.unreadable import Unreadable
 
 HEADS = {
     "arcface": ArcFace,
@@ -85,7 +86,9 @@ SYNTHETIC_WORDS = {
 }
 
 
-def make_source(spec: str, cache_dir=None, skip_corrupt: int = 0) -> Source:
+def make_source(
+    spec: str, cache_dir=None, unreadable: Unreadable | None = None
+) -> Source:
     """Opens the images a specification names.
 
     Args:
@@ -96,23 +99,24 @@ def make_source(spec: str, cache_dir=None, skip_corrupt: int = 0) -> Source:
             for drawn faces; a word left out keeps its default. Several joined by `+`
             are one source that keeps all their identities apart.
         cache_dir: Folder for indices of sources in read-only folders, or None.
-        skip_corrupt: How many damaged records to accept when a source is opened.
+        unreadable: Counts the damaged records met when a source is opened. Default:
+            none is allowed.
 
     Raises:
         ValueError: Unknown kind or word, or the source cannot be opened.
     """
     parts = _JOINT.split(spec)
     if len(parts) > 1:
-        return JoinedSources([make_source(p, cache_dir, skip_corrupt) for p in parts])
+        return JoinedSources([make_source(p, cache_dir, unreadable) for p in parts])
     kind, _, rest = spec.partition(":")
     checks.check_choice("data", kind, SOURCES)
     if kind == "recordio":
-        return RecordIOFaces(rest, cache_dir, skip_corrupt)
+        return RecordIOFaces(rest, cache_dir, unreadable)
     if kind == "tfrecord":
-        return TFRecordFaces(rest, skip_corrupt)
+        return TFRecordFaces(rest, unreadable)
     if kind == "tface":
         index, _, root = rest.partition(",root=")
-        return read_tface(index, root or None, skip_corrupt)
+        return read_tface(index, root or None, unreadable)
     if kind == "folder":
         return FolderFaces(rest)
     arguments = {}
@@ -131,7 +135,7 @@ def make_sources(
     holdout_identities: int,
     seed: int,
     cache_dir=None,
-    skip_corrupt: int = 0,
+    unreadable: Unreadable | None = None,
 ) -> tuple[Source, Source | None]:
     """Opens the training source and the held-out one.
 
@@ -142,7 +146,7 @@ def make_sources(
             together with `heldout_data`.
         seed: Int, chooses which are held out.
         cache_dir: As for `make_source`.
-        skip_corrupt: As for `make_source`, of `data` alone.
+        unreadable: As for `make_source`.
 
     Returns:
         `(train, heldout)`; `heldout` is None when neither is asked for.
@@ -152,9 +156,9 @@ def make_sources(
             "Give `--heldout_data` or `--holdout_identities`, not both. Received: "
             f"{heldout_data!r} and {holdout_identities}"
         )
-    source = make_source(data, cache_dir, skip_corrupt)
+    source = make_source(data, cache_dir, unreadable)
     if heldout_data:
-        return source, make_source(heldout_data, cache_dir)
+        return source, make_source(heldout_data, cache_dir, unreadable)
     if holdout_identities:
         with checks.flag_words(holdout="holdout_identities"):
             return split_identities(source, holdout_identities, seed)

@@ -19,6 +19,7 @@ from ekd_tf import command
 from ekd_tf import effects
 from ekd_tf.child import RESUME_STATUS
 from ekd_tf.onednn import use_onednn
+from ekd_tf.unreadable import explain
 
 flags.DEFINE_string("workdir", None, "Folder of the run; made if missing.")
 flags.DEFINE_integer("seed", 0, "Seed of weights, batches and augmentation.", 0)
@@ -76,7 +77,11 @@ flags.DEFINE_float(
     "augment_jpeg", 0.0, "Share of images compressed again at quality 20 to 80.", 0, 1
 )
 flags.DEFINE_integer(
-    "skip_corrupt", 0, "Unreadable images to replace before the run stops.", 0
+    "skip_corrupt",
+    0,
+    "Unreadable images to allow before the run stops. In training each is replaced by "
+    "another of its identity, evaluations and exports leave it out.",
+    0,
 )
 
 flags.DEFINE_string(
@@ -268,6 +273,12 @@ flags.DEFINE_bool(
     False,
     "Resume with flags that change the arithmetic; run.json records which.",
 )
+flags.DEFINE_bool(
+    "force_data",
+    False,
+    "Resume with images that have changed since the run was started. Identities that "
+    "were added are left out.",
+)
 flags.DEFINE_bool("export", False, "Export SavedModel and TFLite at the end.")
 
 # What may differ when a run is resumed, because the arithmetic does not depend on it.
@@ -284,6 +295,7 @@ FREE_TO_CHANGE = (
     "collapse_steps",
     "deterministic",
     "force_flags",
+    "force_data",
     "export",
     "skip_corrupt",
     "strategy",
@@ -291,6 +303,9 @@ FREE_TO_CHANGE = (
     "worker_hosts",
     "worker_index",
 )
+
+
+WAY_OUT = "remove or replace what is damaged, or allow N with --skip_corrupt=N"
 
 
 def run_values(found: flags.FlagValues) -> dict:
@@ -330,7 +345,7 @@ def main(argv):
         # A mistake in the flags or the data: the message says it, a traceback would
         # hide it.
         logging.debug("", exc_info=True)
-        raise SystemExit(f"ekd_tf.train: {error}") from None
+        raise SystemExit(f"ekd_tf.train: {explain(error, WAY_OUT)}") from None
 
 
 def train(values):

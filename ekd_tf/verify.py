@@ -11,6 +11,7 @@ from absl import flags
 
 from ekd_tf import command
 from ekd_tf.effects import Needs
+from ekd_tf.unreadable import explain
 from ekd_tf.user_text import one_line
 
 MODEL = flags.DEFINE_string(
@@ -52,7 +53,8 @@ def main(argv):
         command.check_effects(sys.modules[__name__], _EFFECTS)
         verify(images)
     except (OSError, ValueError) as error:
-        raise SystemExit(f"ekd_tf.verify: {error}") from None
+        text = explain(error, "replace it, or leave it out")
+        raise SystemExit(f"ekd_tf.verify: {text}") from None
 
 
 def verify(images):

@@ -15,12 +15,12 @@ ENTRY_POINTS = {"train", "evaluate", "export_model", "embed_teacher", "verify"}
 ROWS = [
     set("atomic checks child effects onednn ops outputs quiet stack".split())
     | {"user_text", "version"},
-    {"command", "row_file", "restricted_pickle", "provenance"},
+    {"command", "row_file", "restricted_pickle", "provenance", "unreadable"},
     {"data", "models", "heads", "mining", "metrics"},
     {"losses", "evaluation", "teachers"},
     {"training", "export"},
     {"factory"},
-    {"evaluators"},
+    {"evaluators", "run_data"},
     {"run_teacher"},
     {"assembly"},
     {"record"},

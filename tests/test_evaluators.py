@@ -153,30 +153,56 @@ def test_none_is_none():
 
 @pytest.fixture
 def pair_file(tmp_path):
-    image = tf.io.encode_png(np.zeros((4, 4, 3), np.uint8)).numpy()
-    path = tmp_path / "lfw.bin"
-    path.write_bytes(pickle.dumps(([image] * 4, [True, False])))
+    return write_pairs(tmp_path / "lfw.bin", [True, False] * 5)
+
+
+def write_pairs(path, issame):
+    images = [
+        tf.io.encode_png(np.full((4, 4, 3), k, np.uint8)).numpy()
+        for k in range(2 * len(issame))
+    ]
+    path.write_bytes(pickle.dumps((images, issame)))
     return path
 
 
 def test_evaluations_of_a_run_are_named(pair_file):
-    heldout = SyntheticFaces(identities=2, images_per_identity=2, size=32)
+    heldout = SyntheticFaces(identities=5, images_per_identity=2, size=32)
     found = evaluators.make_evaluations(
         [
             f"lfw:pairs:{pair_file}",
-            "drawn:synthetic:identities=3,images=2,size=32",
+            "drawn:synthetic:identities=6,images=2,size=32",
             f"all:allpairs:{pair_file}",
         ],
         heldout,
         seed=0,
     )
     assert [e.name for e in found] == ["heldout", "lfw", "drawn", "all"]
-    assert found[1].pairs.issame.tolist() == [True, False]
-    assert len(found[2].source) == 6
-    # Its four images are copies of one.
-    assert found[3].source.labels.tolist() == [0]
+    assert found[1].pairs.issame.tolist() == [True, False] * 5
+    assert len(found[2].source) == 12
+    # Five pairs of one identity, and ten images alone.
+    assert found[3].source.num_identities == 15
     assert len({e.fingerprint for e in found}) == 4
     assert evaluators.make_evaluations([], None, seed=0) == []
+
+
+@pytest.mark.parametrize(
+    ("issame", "kinds"),
+    [
+        ([True] * 12, "12 positive and 0 negative"),
+        ([False] * 12, "0 positive and 12 negative"),
+        ([True, False] * 4, "4 positive and 4 negative"),
+    ],
+)
+def test_pairs_that_cannot_be_evaluated_on_are_refused(tmp_path, issame, kinds):
+    path = write_pairs(tmp_path / "x.bin", issame)
+    with pytest.raises(ValueError, match=f"`x` cannot be.*{kinds}.*--evaluate=x:"):
+        evaluators.make_evaluations([f"x:pairs:{path}"], None, seed=0)
+
+
+def test_images_that_cannot_be_evaluated_on_are_refused():
+    spec = "faces:synthetic:identities=4,images=2,size=32"
+    with pytest.raises(ValueError, match="`faces`.* 8 can be drawn.*--on=faces:"):
+        evaluators.make_evaluations([spec], None, seed=0, flag="on")
 
 
 @pytest.mark.parametrize("spec", ["lfw.bin", "heldout:folder:x", "a b:folder:x", "x:"])

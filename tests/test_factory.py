@@ -11,6 +11,7 @@ from ekd_tf.data import FolderFaces
 from ekd_tf.data.writers import TFRecordWriter
 from ekd_tf.heads import ArcFace
 from ekd_tf.heads import CosFace
+from ekd_tf.unreadable import Unreadable
 
 
 def folder(root, identities=3, images=2):
@@ -83,17 +84,20 @@ def test_joins_sources(tmp_path):
     assert factory.make_source(f"{drawn}+{drawn},seed=3").num_identities == 4
 
 
-def test_accepts_damage_in_the_training_data_alone(tmp_path):
+def test_counts_damage_of_either_source_together(tmp_path):
     images = [(k // 2, b"abcd") for k in range(4)]
     offsets = records.write(tmp_path, records.insightface(images))
     content = bytearray((tmp_path / "train.rec").read_bytes())
     content[offsets[1]] = 0
     (tmp_path / "train.rec").write_bytes(content)
     spec, drawn = f"recordio:{tmp_path}", "synthetic:identities=2,images=2,size=32"
-    train, _ = factory.make_sources(spec, drawn, 0, seed=0, skip_corrupt=1)
-    assert len(train) == 4
-    with pytest.raises(ValueError, match="is damaged"):
-        factory.make_sources(drawn, spec, 0, seed=0, skip_corrupt=1)
+    for pair in ((spec, drawn), (drawn, spec)):
+        unreadable = Unreadable(1)
+        sources = factory.make_sources(*pair, 0, seed=0, unreadable=unreadable)
+        assert sorted(map(len, sources)) == [4, 4]
+        assert len(unreadable.lines) == 1
+        with pytest.raises(ValueError, match="cannot decode .*offset"):
+            factory.make_sources(*pair, 0, seed=0)
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,8 @@ import numpy as np
 import pytest
 import toys
 from absl.flags import FLAGS
+from pictures import encode
+from pictures import face
 from traces import steps_in
 
 import ekd_tf.train as train_module
@@ -18,6 +20,7 @@ from ekd_tf.teachers import load_embedder
 from ekd_tf.training.lock import WorkdirLock
 from ekd_tf.training.logs import MetricsLog
 from ekd_tf.training.workdir import Workdir
+from ekd_tf.unreadable import UnreadableError
 
 SOURCE = "synthetic:identities=8,images=4,size=32"
 # The defaults of the flags, and what makes a run small.
@@ -59,9 +62,7 @@ def small_student():
 
 def train(workdir, **changes):
     values = {**VALUES, "workdir": str(workdir), **changes}
-    TrainingSession(values).run(
-        ["train"], free=("workdir", "checkpoint_every", "force_flags", "profile_steps")
-    )
+    TrainingSession(values).run(["train"], free=train_module.FREE_TO_CHANGE)
     return workdir
 
 
@@ -93,6 +94,7 @@ def test_leaves_what_repeats_the_run(distilled):
     assert len(events) == 1
     assert names - events == {
         "run.json",
+        "identities.json",
         "metrics.jsonl",
         "checkpoints",
         "reports",
@@ -249,6 +251,111 @@ def test_a_full_disk_ends_the_run_in_words(tmp_path, monkeypatch):
 def test_sources_of_run_are_those_it_was_trained_on(teacher):
     train_source, heldout = sources_of_run(teacher)
     assert (train_source.num_identities, heldout.num_identities) == (8, 6)
+
+
+def test_a_run_and_its_commands_refuse_data_that_has_changed(tmp_path, faces):
+    arguments = {"data": f"folder:{faces}", "heldout_data": None, "steps": 2}
+    run = train(tmp_path / "run", holdout_identities=4, **arguments)
+    before = sources_of_run(run)[1].identity_names()
+    shutil.copytree(faces / "p0", faces / "a")
+    words = "the data has changed: 1 identities added, 0 gone; 3 images added, 0 gone"
+    for again in (
+        lambda: train(run, holdout_identities=4, **arguments),
+        lambda: sources_of_run(run),
+    ):
+        with pytest.raises(ValueError, match=words):
+            again()
+    assert sources_of_run(run, force=True)[1].identity_names() == before
+    train(run, holdout_identities=4, force_data=True, **arguments)
+
+
+@pytest.fixture
+def faces(tmp_path):
+    """A folder of eight identities of three images."""
+    rng = np.random.default_rng(0)
+    for k in range(24):
+        path = tmp_path / "faces" / f"p{k // 3}" / f"{k % 3}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(encode(face(rng, 32, 32)))
+    return tmp_path / "faces"
+
+
+def test_unreadable_images_are_allowed_for_every_reader(tmp_path, faces, teacher):
+    arguments = {
+        "data": f"folder:{faces}",
+        "heldout_data": None,
+        "holdout_identities": 4,
+        "teacher": str(teacher),
+        "distill": "cosine",
+        "steps": 2,
+    }
+    _, heldout = factory.make_sources(f"folder:{faces}", None, 4, seed=0)
+    held = heldout.identity_names()
+    trained = sorted({path.name for path in faces.iterdir()} - set(held))
+    bad = [faces / held[0] / "1.png", faces / trained[0] / "1.png"]
+    for path in bad:
+        path.write_bytes(b"no image")
+    # Found before the first step, and nothing recorded.
+    with pytest.raises(UnreadableError, match=f"cannot decode {bad[0]}: not an"):
+        train(tmp_path / "run", **arguments)
+    assert not (tmp_path / "run" / "run.json").exists()
+    run = train(tmp_path / "run", skip_corrupt=2, **arguments)
+    report = json.loads((run / "reports" / "heldout.json").read_text())
+    assert [line.split(": ")[0] for line in report["left_out"]] == [str(bad[0])]
+    # 3 identities of 3 images and one of 2.
+    assert report["student"]["num_positive"] == 3 * 3 + 1
+    assert report["teacher"]["num_positive"] == 3 * 3 + 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        (
+            {"heldout_data": SOURCE.replace("images=4", "images=2") + ",first=9"},
+            None,
+        ),
+        (
+            {"heldout_data": "synthetic:identities=4,images=2,size=32,first=99"},
+            "`heldout` cannot be evaluated on.* 4 positive .*so that 8 can be drawn.*"
+            "--holdout_identities",
+        ),
+        (
+            {"best_metric": "heldout/gap_at_fpr_1e-1"},
+            "`--best_metric` must be one .*heldout/tpr_at_fpr_1e-1.*Received",
+        ),
+        ({"best_metric": "lfw/accuracy"}, "`--best_metric` must be one"),
+    ],
+)
+def test_an_evaluation_that_cannot_work_is_found_before_the_first_step(
+    tmp_path, changes, words
+):
+    if words is None:
+        train(tmp_path / "run", steps=1, **changes)
+        return
+    with pytest.raises(ValueError, match=words):
+        train(tmp_path / "run", **changes)
+    # So that the mended command is taken.
+    assert not (tmp_path / "run" / "run.json").exists()
+
+
+def test_a_last_evaluation_that_failed_is_made_by_the_same_command(
+    tmp_path, monkeypatch
+):
+    def full(self, folder):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("ekd_tf.evaluation.result.Result.write", full)
+        with pytest.raises(ValueError, match="step 4 failed.*model.keras is saved"):
+            train(tmp_path / "run")
+    assert [line["step"] for line in lines(tmp_path / "run")] == [1, 2, 3, 4]
+    run = train(tmp_path / "run")
+    assert [line["step"] for line in lines(run)] == [1, 2, 3, 4, 4]
+    assert "heldout/accuracy" in lines(run)[-1]
+    assert (run / "reports" / "heldout.json").exists()
+    before = (run / "model.keras").stat().st_mtime_ns
+    train(run)
+    assert (run / "model.keras").stat().st_mtime_ns == before
 
 
 def test_says_which_strategy_was_meant(tmp_path):

@@ -30,6 +30,7 @@ from ekd_tf import effects
 from ekd_tf import train
 from ekd_tf.child import RESUME_STATUS
 from ekd_tf.outputs import make_folder
+from ekd_tf.unreadable import explain
 
 METHODS = flags.DEFINE_multi_string(
     "method",
@@ -222,16 +223,25 @@ def evaluate(root, runs, teacher_spec, on):
     from ekd_tf.evaluation import kept_figures
     from ekd_tf.session import sources_of_run
     from ekd_tf.teachers import content_hash
+    from ekd_tf.unreadable import Unreadable
 
-    sets, figures, failures = {}, {}, {}
+    common = train_flags()
+    unreadable = Unreadable(common["skip_corrupt"].value)
+    sets, data, figures, failures = {}, {}, {}, {}
     # As of all flags, the later one counts.
     on = list({spec.partition(":")[0]: spec for spec in on}.values())
     for run in runs:
         if not run.is_finished:
             continue
         if run.seed not in sets:
-            _, heldout = sources_of_run(run.path)
-            sets[run.seed] = evaluators.make_evaluations(on, heldout, seed=0)
+            _, heldout = sources_of_run(
+                run.path, unreadable, common["force_data"].value
+            )
+            sets[run.seed] = evaluators.make_evaluations(
+                on, heldout, seed=0, unreadable=unreadable, flag="on"
+            )
+            data[run.seed] = run
+        check_same_data(data[run.seed], run, common["force_data"].value)
         try:
             figures[run.method, run.seed] = kept_figures(
                 run.path / "reports" / "comparison.json",
@@ -261,6 +271,21 @@ def evaluate(root, runs, teacher_spec, on):
         for name in dict.fromkeys(name for found in figures.values() for name in found)
     ]
     return comparisons, failures
+
+
+def check_same_data(first, run, force):
+    """Raises `ValueError` where two runs of a seed were started with other images."""
+    from ekd_tf.training.workdir import Workdir
+
+    if first is run or force:
+        return
+    was, now = (Workdir(r.path, create=False).read_data() for r in (first, run))
+    if was != now:
+        raise ValueError(
+            f"the data has changed between {first.path} and {run.path}: they were "
+            "trained or are evaluated on other images. Train one of them again, or "
+            "give --force_data to compare them all the same"
+        )
 
 
 def machine():
@@ -339,7 +364,7 @@ def main(argv):
         print(f"{reason} The same command goes on.", file=sys.stderr)
         sys.exit(RESUME_STATUS)
     except (OSError, ValueError) as error:
-        sys.exit(f"compare_methods: {error}")
+        sys.exit(f"compare_methods: {explain(error, train.WAY_OUT)}")
 
 
 if __name__ == "__main__":

@@ -229,10 +229,11 @@ def run():
     if VERIFY.value:
         check_file("list", LIST.value)
     from ekd_tf import factory
+    from ekd_tf.unreadable import Unreadable
 
     # Damaged records are listed by --verify and left out by --drop, so none of them
     # keeps the set from being opened.
-    source = factory.make_source(DATA.value, skip_corrupt=sys.maxsize)
+    source = factory.make_source(DATA.value, unreadable=Unreadable(sys.maxsize))
     if VERIFY.value:
         verify(source, LIST.value, MIN_IMAGES.value)
     if TO.value:

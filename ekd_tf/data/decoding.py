@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import threading
 
 import numpy as np
 import tensorflow as tf
@@ -19,6 +18,7 @@ from ekd_tf.data.one_image import decode_plain
 from ekd_tf.data.one_image import fit
 from ekd_tf.data.one_image import plain
 from ekd_tf.data.source import Source
+from ekd_tf.unreadable import Unreadable
 
 # Batches in each stage of a pipeline at once: two hide the latency of a disk and keep
 # all threads busy where one batch ends; more would hold memory and wait for Python.
@@ -34,26 +34,22 @@ class ImageReader:
         source: A `Source`.
         size: Side of the images in pixels; others are resized. The first change of
             aspect ratio is logged.
-        skip_corrupt: How many distinct unreadable images to replace, each by the next
-            readable image of its identity. One more is an error.
+        unreadable: Counts the unreadable images, each of which is replaced by the next
+            readable one of its identity. Default: none is allowed.
 
     Attributes:
-        skipped: `"path: reason"` of each unreadable image met so far.
-        failures: What was said of unreadable images that ended a dataset.
+        failures: The errors about unreadable images that ended a dataset.
     """
 
-    def __init__(self, source: Source, size: int, skip_corrupt: int = 0):
+    def __init__(self, source: Source, size: int, unreadable: Unreadable | None = None):
         self.source = source
         self.size = size
-        self.skip_corrupt = skip_corrupt
-        self.skipped = []
+        self.unreadable = unreadable or Unreadable()
         self.failures = []
         self._shape = [size, size, 3]
         self._spec = tf.TensorSpec(self._shape, tf.uint8)
         self._classify = BatchClassifier(size)
-        self._bad = set()
         self._said = False
-        self._lock = threading.Lock()
 
     def resized(self, size: int) -> ImageReader:
         """Returns a reader of the same images at another size.
@@ -115,17 +111,18 @@ class ImageReader:
             return b"", error.strerror or str(error)
         except ValueError as error:
             # The place is said by whoever asks for the reason.
-            return b"", str(error).removeprefix(f"{self.source.describe(index)}: ")
+            place = self.source.describe(index)
+            return b"", str(error).removeprefix(place).lstrip(": ")
         return data, None if len(data) else "the file is empty"
 
-    def _readable(self, index):
+    def readable(self, index: int):
         """Returns `(bytes TensorFlow decodes, or pixels, None)` or `(None, reason)`."""
         data, reason = self._read_one(index)
         if reason:
             return None, reason
         return decodable(data) if self.source.encoded else (data, None)
 
-    def failure(self, indices) -> str | None:
+    def failure(self, indices) -> ValueError | None:
         """Returns what is wrong with a batch that ended the dataset, or None."""
         if not self.failures:
             try:
@@ -145,8 +142,8 @@ class ImageReader:
             `(images, indices)`: encoded images that decode, and where they come from.
 
         Raises:
-            ValueError: More images are unreadable than `skip_corrupt` allows, or an
-                identity has no other image.
+            UnreadableError: More images are unreadable than are allowed.
+            ValueError: An identity has no other image.
         """
         images = []
         indices = np.array(indices)
@@ -154,15 +151,14 @@ class ImageReader:
             try:
                 indices[row], data = self._first_readable(int(index))
             except ValueError as error:
-                # tf.data wraps it in a traceback: whoever catches that finds the
-                # words here.
-                self.failures.append(str(error))
+                # tf.data makes text of it: whoever catches that finds it here.
+                self.failures.append(error)
                 raise
             images.append(data)
         return np.array(images, dtype=object), indices
 
     def _first_readable(self, index):
-        data, reason = self._readable(index)
+        data, reason = self.readable(index)
         if data is not None:
             return index, data
         self._count_bad(index, reason)
@@ -170,7 +166,7 @@ class ImageReader:
         others = np.flatnonzero(labels == labels[index])
         after = np.searchsorted(others, index) + 1
         for other in np.roll(others, -after)[:-1]:
-            data, reason = self._readable(other)
+            data, reason = self.readable(other)
             if data is not None:
                 return other, data
             self._count_bad(int(other), reason)
@@ -180,25 +176,7 @@ class ImageReader:
         )
 
     def _count_bad(self, index, reason):
-        with self._lock:
-            if index not in self._bad:
-                self._bad.add(index)
-                self.skipped.append(f"{self.source.describe(index)}: {reason}")
-                logging.warning("unreadable image %s", self.skipped[-1])
-            too_many = len(self._bad) > self.skip_corrupt
-        if not too_many:
-            return
-        if len(self.skipped) == 1:
-            raise ValueError(
-                f"cannot decode {self.skipped[0]}; remove it or allow N with "
-                "--skip_corrupt=N"
-            )
-        listed = "\n  ".join(self.skipped)
-        raise ValueError(
-            f"cannot decode {len(self.skipped)} images, --skip_corrupt="
-            f"{self.skip_corrupt} allows {self.skip_corrupt}; remove them or allow "
-            f"more:\n  {listed}"
-        )
+        self.unreadable.count(self.source.describe(index), reason)
 
     def say_stretched(self, indices, shapes):
         """Logs the first image of another aspect."""
@@ -269,7 +247,7 @@ class ImageReader:
             trials = [trial.ignore_errors() for trial in early]
             return trials[0].concatenate(trials[1]).concatenate(last).take(1)
 
-        if not self.skip_corrupt:
+        if not self.unreadable.allowed:
             return dataset.map(decode_by_header, num_parallel_calls=CONCURRENT_BATCHES)
         # Whatever the header promised, an image that does not decode costs its batch
         # another attempt and not the run; a dataset for each batch has its price.

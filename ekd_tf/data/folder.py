@@ -139,6 +139,9 @@ class FolderFaces(Source):
             "\n  ".join(lines),
         )
 
+    def identity_names(self):
+        return list(self.identities)
+
     def describe(self, index: int) -> str:
         return self._path(index, self.labels[index])
 

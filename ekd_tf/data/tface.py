@@ -17,10 +17,11 @@ from ekd_tf.data.source import MAX_LABEL
 from ekd_tf.data.source import Source
 from ekd_tf.data.source import number_identities
 from ekd_tf.data.tfrecord import ShardedExamples
+from ekd_tf.unreadable import Unreadable
 from ekd_tf.user_text import open_bytes
 
 
-def read_tface(index, root=None, skip_corrupt: int = 0) -> Source:
+def read_tface(index, root=None, unreadable: Unreadable | None = None) -> Source:
     """Opens the images a TFace index lists.
 
     Its lines are `path<tab>label`, or `name<tab>shard<tab>offset<tab>label` for the
@@ -30,8 +31,8 @@ def read_tface(index, root=None, skip_corrupt: int = 0) -> Source:
     Args:
         index: The text file.
         root: What paths and names are relative to; the folder of `index` by default.
-        skip_corrupt: How many records to accept that lie beyond the end of their file.
-            They stay in the source: reading one raises.
+        unreadable: Counts the records that lie beyond the end of their file; none is
+            allowed by default. They stay in the source: reading one raises.
 
     Raises:
         ValueError: A file is missing, the index is empty, a line is malformed, or a
@@ -45,7 +46,7 @@ def read_tface(index, root=None, skip_corrupt: int = 0) -> Source:
         fields = len(lines.readline().split(b"\t"))
         lines.seek(start)
         if fields == 4:
-            return _records(path, root, lines, skip_corrupt)
+            return _records(path, root, lines, unreadable or Unreadable())
         return _files(path, root, lines)
 
 
@@ -57,13 +58,14 @@ class ListedFiles(Source):
         root: The folder paths are relative to.
         names: The path of each image.
         labels: int32 array `(n,)`, values 0..num_identities-1.
-        num_identities: Number of identities.
+        numbers: Integer array `(num_identities,)`: the list's number of each label.
     """
 
-    def __init__(self, name, root, names: PackedNames, labels, num_identities):
+    def __init__(self, name, root, names: PackedNames, labels, numbers):
         self.name = name
         self.labels = labels
-        self.num_identities = num_identities
+        self.num_identities = len(numbers)
+        self._numbers = numbers
         self._root = root
         self._names = names
 
@@ -78,6 +80,9 @@ class ListedFiles(Source):
             state = file_state(os.path.join(self._root, name))
             digest.update(os.fsencode(name) + b"\0" + state + b"\n")
         return digest.hexdigest()
+
+    def identity_names(self):
+        return [str(number) for number in self._numbers.tolist()]
 
     def describe(self, index: int) -> str:
         return os.path.join(self._root, self._names[index])
@@ -98,9 +103,9 @@ def _files(path, root, lines):
     return ListedFiles(path, root, names, *_numbered(path, labels))
 
 
-def _records(path, root, lines, skip_corrupt):
+def _records(path, root, lines, unreadable):
     shards, offsets, labels = array.array("i"), array.array("q"), array.array("q")
-    numbers, files, beyond = {}, [], 0
+    numbers, files = {}, []
     for number, line in enumerate(lines, 1):
         try:
             name, shard, offset, label = line.rstrip(b"\r\n").split(b"\t")
@@ -116,20 +121,23 @@ def _records(path, root, lines, skip_corrupt):
             files.append(PositionedFile(os.path.join(root, name, shard_name)))
         shards.append(numbers[key])
         file, offset = files[shards[-1]], offsets[-1]
-        beyond += offset >= file.size
-        if offset < 0 or beyond > skip_corrupt:
-            raise ValueError(
-                f"{path}: line {number} lists a record at offset {offset} of "
-                f"{file.path}, which has {file.size:,} bytes: the file was cut or is "
-                "another. Copy both again"
-            )
-    labels, count = _numbered(path, labels)
+        if 0 <= offset < file.size:
+            continue
+        reason = (
+            f"{path}: line {number} lists a record at offset {offset} of {file.path}, "
+            f"which has {file.size:,} bytes: the file was cut or is another. Copy both "
+            "again"
+        )
+        if offset < 0:
+            raise ValueError(reason)
+        unreadable.count(file.place(offset), reason)
+    labels, numbers = _numbered(path, labels)
     shards, offsets = np.asarray(shards, np.int32), np.asarray(offsets, np.int64)
-    return ShardedExamples(path, files, shards, offsets, labels, count)
+    return ShardedExamples(path, files, shards, offsets, labels, numbers)
 
 
 def _numbered(path, labels):
-    """Returns `(labels, number of identities)`, labels 0..C-1."""
+    """Returns `(labels, numbers)`: labels 0..C-1, and what they were."""
     labels = np.asarray(labels, np.int64)
     if not len(labels):
         raise ValueError(f"{path} lists no image. Give TFace's index file")
@@ -139,8 +147,7 @@ def _numbered(path, labels):
             f"{path}: line {wrong[0] + 1} has the label {labels[wrong[0]]}. Labels "
             "must be in [0, 2^24): number the identities from 0"
         )
-    labels, identities = number_identities(labels)
-    return labels, len(identities)
+    return number_identities(labels)
 
 
 def _malformed(path, number, line):

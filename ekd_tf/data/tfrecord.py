@@ -9,12 +9,12 @@ import pathlib
 import zlib
 
 import numpy as np
-from absl import logging
 
 from ekd_tf.data.positioned import PositionedFile
 from ekd_tf.data.source import Source
 from ekd_tf.data.tfrecord_frame import FIRST_READ
 from ekd_tf.data.tfrecord_frame import read_example
+from ekd_tf.unreadable import Unreadable
 
 INDEX_FILE = "index.json"
 FORMAT = "ekd_tf tfrecord 1"
@@ -43,16 +43,18 @@ class ShardedExamples(Source):
         shards: Integer array `(n,)` of any type: position in `files` of each image.
         offsets: int64 array `(n,)`: where its record begins.
         labels: int32 array `(n,)`, values 0..num_identities-1.
-        num_identities: Number of identities.
+        numbers: Integer array `(num_identities,)`: what tells the identity of each
+            label from others.
     """
 
     # Whether Examples hold the labels of `labels`.
     labelled = False
 
-    def __init__(self, name, files, shards, offsets, labels, num_identities):
+    def __init__(self, name, files, shards, offsets, labels, numbers):
         self.name = name
         self.labels = labels
-        self.num_identities = num_identities
+        self.num_identities = len(numbers)
+        self._numbers = numbers
         self._files = files
         self._shards = shards
         self._offsets = offsets
@@ -95,6 +97,9 @@ class ShardedExamples(Source):
         known = (self._shards[after] == self._shards[indices]) & (sizes > 0)
         return np.where(known & (sizes <= _MOST), sizes, FIRST_READ)
 
+    def identity_names(self):
+        return [str(number) for number in self._numbers]
+
     def describe(self, index: int) -> str:
         return self._files[self._shards[index]].place(int(self._offsets[index]))
 
@@ -108,8 +113,8 @@ class TFRecordFaces(ShardedExamples):
 
     Args:
         root: The folder.
-        skip_corrupt: How many records to accept that lie beyond the end of a shard
-            that was cut. They stay in the source: reading one raises.
+        unreadable: Counts the records that lie beyond the end of a shard that was cut;
+            none is allowed by default. They stay in the source: reading one raises.
 
     Raises:
         ValueError: The folder has no index, or a shard is missing or has another size
@@ -118,7 +123,7 @@ class TFRecordFaces(ShardedExamples):
 
     labelled = True
 
-    def __init__(self, root, skip_corrupt: int = 0):
+    def __init__(self, root, unreadable: Unreadable | None = None):
         root = pathlib.Path(root)
         path = root / INDEX_FILE
         if not path.is_file():
@@ -138,20 +143,18 @@ class TFRecordFaces(ShardedExamples):
             ) from None
         files = [PositionedFile(root / name) for name, _ in shards]
         of_image, offsets, _ = arrays
-        damaged = 0
         for number, (file, (_, size)) in enumerate(zip(files, shards)):
             if file.size == size:
                 continue
-            reason = f"{file.path} has {file.size:,} bytes and {path} says {size:,}"
+            reason = (
+                f"{file.path} has {file.size:,} bytes and {path} says {size:,}: it was "
+                "cut or replaced. Copy the folder again"
+            )
+            lost = offsets[(of_image == number) & (offsets >= file.size)]
             # What is cut off of the last record in the file cannot be told from here.
-            beyond = offsets[of_image == number] >= file.size
-            damaged += max(1, int(np.count_nonzero(beyond)))
-            if damaged > skip_corrupt:
-                raise ValueError(
-                    f"{reason}: it was cut or replaced. Copy the folder again"
-                )
-            logging.warning("damaged: %s", reason)
-        super().__init__(str(root), files, *arrays, index["identities"])
+            for offset in lost if len(lost) else [file.size]:
+                (unreadable or Unreadable()).count(file.place(int(offset)), reason)
+        super().__init__(str(root), files, *arrays, range(index["identities"]))
 
 
 def pack_index(shards: list[dict], identities: int, image_size) -> dict:

@@ -57,6 +57,7 @@ class IdentificationResult(Result):
     reports: dict[str, IdentificationReport]
     images: dict[str, np.ndarray]
     view: str
+    left_out: tuple[str, ...] = ()
 
     def scalars(self, model: str = "student") -> dict[str, float]:
         """Returns rates by the names they are logged under."""
@@ -136,7 +137,12 @@ class IdentificationEvaluation:
     def __call__(self, models: Models) -> IdentificationResult:
         """Evaluates the models as they are now."""
         reports = {name: self._report(model) for name, model in models.items()}
-        return IdentificationResult(self.name, reports, {}, models.student.view)
+        left_out = self._source.left_out
+        if self._distractors is not None:
+            left_out += self._distractors.left_out
+        return IdentificationResult(
+            self.name, reports, {}, models.student.view, left_out
+        )
 
     def _report(self, model):
         embeddings, labels = model(self._source), self._source.labels

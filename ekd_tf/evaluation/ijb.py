@@ -81,6 +81,7 @@ class IJBResult(Result):
     name: str
     reports: dict[str, dict[str, TemplateReport]]
     images: dict[str, np.ndarray]
+    left_out: tuple[str, ...] = ()
 
     def scalars(self, model: str = "student") -> dict[str, float]:
         """Returns the TPRs by the strict rule and the search figures, per switches."""
@@ -179,7 +180,7 @@ class IJBEvaluation:
                         curve = roc_curve(positive, negative, max_points=2000)
                         curves[f"{model} {name}"] = curve[:2]
         images = {f"{self.name}/roc": plot_roc(curves, title=f"{self.name} 1:1")}
-        return IJBResult(self.name, reports, images)
+        return IJBResult(self.name, reports, images, self._set.images.left_out)
 
     def _find(self, templates):
         """Returns the rows of numbers of templates, int32."""

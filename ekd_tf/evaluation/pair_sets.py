@@ -15,6 +15,8 @@ from ekd_tf.evaluation.result import Result
 from ekd_tf.evaluation.result import figures_table
 from ekd_tf.evaluation.source_embedder import Models
 from ekd_tf.evaluation.verification import VerificationReport
+from ekd_tf.evaluation.verification import check_pairs
+from ekd_tf.evaluation.verification import figure_names
 from ekd_tf.evaluation.verification import verify_pairs
 from ekd_tf.metrics import folds_of
 from ekd_tf.metrics import normalize_rows
@@ -44,6 +46,7 @@ class PairSetResult(Result):
     reports: dict[str, dict[str, VerificationReport]]
     curves: dict[str, tuple[np.ndarray, np.ndarray]]
     images: dict[str, np.ndarray]
+    left_out: tuple[str, ...] = ()
 
     @property
     def student(self) -> VerificationReport:
@@ -123,6 +126,15 @@ class PairSetEvaluation:
         bits = np.packbits(same).tobytes().hex()
         return f"{kind} {self.pairs.images.fingerprint} {bits} {self._fprs}"
 
+    def check(self) -> None:
+        """Raises `ValueError` where there are too few pairs, or of one kind alone."""
+        check_pairs(self.pairs.issame)
+
+    def figure_names(self, gap: bool) -> list[str]:
+        """Returns the names of the figures it will give; none is of a gap."""
+        negatives = int(np.count_nonzero(~np.asarray(self.pairs.issame, bool)))
+        return figure_names(self.name, self._fprs, negatives)
+
     def __call__(self, models: Models) -> PairSetResult:
         """Evaluates the models as they are now."""
         same = np.asarray(self.pairs.issame, bool)
@@ -153,7 +165,8 @@ class PairSetEvaluation:
                 title=f"student on {self.name}",
             ),
         }
-        return PairSetResult(self.name, reports, curves, images)
+        left_out = self.pairs.images.left_out
+        return PairSetResult(self.name, reports, curves, images, left_out)
 
 
 def _main(kinds):

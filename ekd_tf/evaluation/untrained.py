@@ -12,9 +12,11 @@ from absl import logging
 from ekd_tf.data import BatchSampler
 from ekd_tf.data import Source
 from ekd_tf.data import evaluation_batches
+from ekd_tf.data import readable_indices
 from ekd_tf.evaluation.allpairs import all_pair_scores
 from ekd_tf.metrics import auc
 from ekd_tf.metrics import tpr_at_fpr
+from ekd_tf.unreadable import Unreadable
 
 # Where a few hundred positive pairs give a steady figure.
 FPR = 0.1
@@ -25,15 +27,24 @@ IMAGES_PER_IDENTITY = 4
 LOW_AUC, GOOD_AUC = 0.8, 0.9
 
 
-def auc_on_sample(embed: Callable, source: Source, seed: int = 0) -> float | None:
+def auc_on_sample(
+    embed: Callable,
+    source: Source,
+    seed: int = 0,
+    unreadable: Unreadable | None = None,
+) -> float | None:
     """Returns a model's AUC on the images `warn_if_untrained` looks at."""
-    indices, labels = _sample(source, seed)
+    indices, labels = _sample(source, seed, unreadable)
     scores = all_pair_scores(embed(source, indices), labels)
     return auc(*scores) if all(part.size for part in scores) else None
 
 
 def better_reading(
-    value: float | None, others: Iterable[tuple[str, Callable]], source, seed: int = 0
+    value: float | None,
+    others: Iterable[tuple[str, Callable]],
+    source,
+    seed: int = 0,
+    unreadable: Unreadable | None = None,
 ) -> tuple[str, float] | None:
     """Looks for a way of reading a model's input by which it knows more.
 
@@ -43,6 +54,7 @@ def better_reading(
             `value` is not low.
         source: The images.
         seed: Int, chooses the images.
+        unreadable: Counts the unreadable ones among them, which are left out.
 
     Returns:
         Name and AUC of the best, or None where `value` is at least `LOW_AUC` or no
@@ -53,7 +65,7 @@ def better_reading(
     best, reading = GOOD_AUC, None
     for name, embed in others:
         try:
-            found = auc_on_sample(embed, source, seed)
+            found = auc_on_sample(embed, source, seed, unreadable)
         # A range far from its own may give it zeros or infinity.
         except ValueError:
             continue
@@ -62,11 +74,12 @@ def better_reading(
     return reading and (reading, best)
 
 
-def _sample(source, seed):
+def _sample(source, seed, unreadable):
     """Returns indices and labels of up to 32 identities' images, up to 4 of each."""
     identities = min(IDENTITIES, len(np.unique(source.labels)))
     sampler = BatchSampler(source.labels, 0, identities, IMAGES_PER_IDENTITY, seed)
-    indices = np.unique(sampler.batch(0)[0])
+    chosen = np.unique(sampler.batch(0)[0])
+    indices, _ = readable_indices(source, chosen, unreadable)
     return indices, source.labels[indices]
 
 
@@ -75,7 +88,7 @@ def warn_if_untrained(
     source: Source,
     input_size: int,
     seed: int = 0,
-    skip_corrupt: int = 0,
+    unreadable: Unreadable | None = None,
     role: str = "teacher",
 ) -> float | None:
     """Warns where a teacher verifies no better than chance or than the pixels do.
@@ -90,7 +103,7 @@ def warn_if_untrained(
         source: Labelled images; four of up to 32 identities are used.
         input_size: Side in pixels of the bare images.
         seed: Int, chooses the images.
-        skip_corrupt: Int, how many unreadable images to replace.
+        unreadable: Counts the unreadable ones among them, which are left out.
         role: Name of the flag that named it, for the message.
 
     Returns:
@@ -99,10 +112,9 @@ def warn_if_untrained(
     Raises:
         ValueError: The teacher's embedding of an image is not finite or all zero.
     """
-    indices, labels = _sample(source, seed)
-    size = len(indices)
-    batches = evaluation_batches(source, indices, input_size, size, skip_corrupt)
-    pixels = np.concatenate(list(batches)).astype(np.float32)
+    indices, labels = _sample(source, seed, unreadable)
+    batches = list(evaluation_batches(source, indices, input_size, len(indices)))
+    pixels = np.concatenate(batches).astype(np.float32)
     # A row of zeros has no direction: black images, or all alike, get one.
     pixels = (pixels + pixels[:, :, ::-1]).reshape(len(indices), -1) + 1.0
     tprs, aucs = [], []

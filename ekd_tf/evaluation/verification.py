@@ -25,10 +25,12 @@ from ekd_tf.metrics import kfold_accuracy
 from ekd_tf.metrics import operating_points
 from ekd_tf.metrics import squared_distances
 from ekd_tf.metrics import streamed_roc
+from ekd_tf.metrics.roc import allowed_negatives
 
 # A TPR whose threshold rests on fewer negatives than this is mostly chance: with
 # 10 the FPR really reached is uncertain by about a third.
 MIN_NEGATIVES = 10
+FOLDS, DRAWN_PAIRS = 10, 6000
 
 Interval = tuple[float, float]
 
@@ -118,8 +120,8 @@ def verify(
     embeddings: np.ndarray,
     labels: np.ndarray,
     fprs: Sequence[float] = (1e-1, 1e-2, 1e-3, 1e-4),
-    folds: int = 10,
-    pairs: int = 6000,
+    folds: int = FOLDS,
+    pairs: int = DRAWN_PAIRS,
     seed: int = 0,
     roc: StreamedRoc | None = None,
     replicates: int = 0,
@@ -154,16 +156,8 @@ def verify(
             embedding is not finite or all zero.
     """
     labels = check_labels(labels, embeddings=embeddings)
-    check_two_kinds(labels)
     embeddings = np.asarray(embeddings)
-    available = count_pairs(labels)
-    each = min(pairs // 2, *available)
-    if 2 * each < folds:
-        raise ValueError(
-            f"`folds` must be at most the number of pairs drawn. Received: "
-            f"folds={folds}, pairs={pairs}, and images of {available[0]} positive "
-            f"and {available[1]} negative pairs, of which {2 * each} can be drawn"
-        )
+    each = check_drawable(labels, folds, pairs)
     left, right, same = draw_pairs(labels, each, each, seed)
     distances = squared_distances(embeddings[left], embeddings[right])
     accuracy = kfold_accuracy(distances, same, folds=folds)
@@ -194,7 +188,7 @@ def verify_pairs(
     embeddings: np.ndarray,
     same: np.ndarray,
     fprs: Sequence[float] = (1e-1, 1e-2, 1e-3, 1e-4),
-    folds: int = 10,
+    folds: int = FOLDS,
     replicates: int = 1000,
     seed: int = 0,
 ) -> VerificationReport:
@@ -230,6 +224,7 @@ def verify_pairs(
             f"embeddings.shape={embeddings.shape}, {same.size} pairs"
         )
     check_range("replicates", replicates, low=0)
+    check_pairs(same, folds)
     distances = squared_distances(embeddings[::2], embeddings[1::2])
     accuracy = kfold_accuracy(distances, same, folds=folds)
     cosines = 1 - distances / 2
@@ -323,6 +318,60 @@ def not_measurable(fprs: Sequence[float], num_negative: int) -> tuple[str, ...]:
         f"TPR at FPR {', '.join(map(format_fpr, fprs))} is not measurable: it takes "
         f"{', '.join(needed)} negative pairs, and there are {num_negative}",
     )
+
+
+def figure_names(
+    prefix: str, fprs: Sequence[float], num_negative: int, gap: bool = False
+) -> list[str]:
+    """Returns the names `VerificationReport.scalars` will have, and those of the gap.
+
+    Args:
+        prefix: What stands before the slash.
+        fprs: Target FPRs.
+        num_negative: Number of negative pairs.
+        gap: Whether there is a teacher to compare with.
+    """
+    allowed = allowed_negatives(num_negative, np.asarray(fprs, float)).tolist()
+    measurable = [
+        format_fpr(fpr) for fpr, n in zip(fprs, allowed) if n >= MIN_NEGATIVES
+    ]
+    return [
+        *(f"{prefix}/{name}" for name in ("accuracy", "auc", "eer")),
+        *(f"{prefix}/tpr_at_fpr_{fpr}" for fpr in measurable),
+        *(f"{prefix}/gap_at_fpr_{fpr}" for fpr in measurable if gap),
+    ]
+
+
+def check_drawable(
+    labels: np.ndarray, folds: int = FOLDS, pairs: int = DRAWN_PAIRS
+) -> int:
+    """Returns how many pairs of each kind `verify` can draw.
+
+    Raises:
+        ValueError: There are not both kinds, or fewer in all than folds.
+    """
+    check_two_kinds(labels)
+    available = count_pairs(labels)
+    each = min(pairs // 2, *available)
+    if 2 * each < folds:
+        raise ValueError(
+            f"Verification needs {folds} pairs or more, half of them of one identity. "
+            f"Received: {len(labels)} images of {len(np.unique(labels))} identities, "
+            f"which make {available[0]} positive and {available[1]} negative pairs, "
+            f"so that {2 * each} can be drawn"
+        )
+    return each
+
+
+def check_pairs(same: np.ndarray, folds: int = FOLDS) -> None:
+    """Raises `ValueError` unless given pairs are enough for `verify_pairs`."""
+    same = np.asarray(same, bool)
+    positive = int(same.sum())
+    if min(positive, same.size - positive) == 0 or same.size < folds:
+        raise ValueError(
+            f"Verification needs {folds} pairs or more, of one identity and of two. "
+            f"Received: {positive} positive and {same.size - positive} negative pairs"
+        )
 
 
 def check_two_kinds(labels: np.ndarray) -> None:

@@ -35,6 +35,7 @@ class Workdir:
         self.tensorboard = self.path
         self.reports = self.path / "reports"
         self.run_file = self.path / "run.json"
+        self.identities_file = self.path / "identities.json"
         if create:
             self._create()
         elif not self.run_file.is_file():
@@ -61,6 +62,7 @@ class Workdir:
         command: list[str],
         changed: dict | None = None,
         teacher: str | None = None,
+        data: dict | None = None,
     ) -> None:
         """Writes what the run is started with to `run.json`.
 
@@ -73,6 +75,8 @@ class Workdir:
             command: The command line, `sys.argv`.
             changed: What `check_same_run` returned.
             teacher: Fingerprint of the teacher, or None.
+            data: The note of `run_data.RunData`, or None. Its "identities", which may
+                be many, go to a file of their own.
         """
         starts = self.read_run()["starts"] if self.run_file.exists() else []
         start = {
@@ -86,10 +90,12 @@ class Workdir:
             "flags": flags,
             "seed": flags.get("seed"),
             "teacher": teacher,
+            "data": data and {k: v for k, v in data.items() if k != "identities"},
             "starts": [*starts, start],
         }
-        text = json.dumps(run, indent=2, sort_keys=True) + "\n"
-        write_aside(self.run_file, lambda file: file.write(text.encode()))
+        if data is not None:
+            _write_json(self.identities_file, data["identities"])
+        _write_json(self.run_file, run)
 
     def read_run(self) -> dict:
         """Returns `run.json`: "flags", "seed" and "starts", the oldest first.
@@ -107,6 +113,24 @@ class Workdir:
                 "Use another --workdir"
             ) from error
         return run
+
+    def read_data(self) -> dict | None:
+        """Returns the `data` given to `record_run`; None for a run without.
+
+        Raises:
+            ValueError: A file cannot be read as that.
+        """
+        data = self.read_run().get("data")
+        if data is None:
+            return None
+        try:
+            text = self.identities_file.read_text(encoding="utf-8")
+            return {**data, "identities": json.loads(text)}
+        except (OSError, ValueError) as error:
+            raise ValueError(
+                f"{self.identities_file} does not list the identities of the run "
+                f"({error}). Use another --workdir"
+            ) from error
 
     def check_same_run(self, flags: dict, free=(), force: bool = False) -> dict | None:
         """Refuses to continue a run with flags that change its arithmetic.
@@ -167,3 +191,8 @@ class Workdir:
                 f"{text}. Use another --workdir, or --force_flags to continue this one"
             )
         logging.warning("%s.", text)
+
+
+def _write_json(path, value):
+    text = json.dumps(value, indent=2, sort_keys=True) + "\n"
+    write_aside(path, lambda file: file.write(text.encode()))

@@ -15,6 +15,7 @@ from ekd_tf.data import recordio
 from ekd_tf.data.decoding import ImageReader
 from ekd_tf.data.recordio import RecordIOFaces
 from ekd_tf.data.recordio_frame import frame
+from ekd_tf.unreadable import Unreadable
 
 FACES = [(4, b"jpeg of four"), (4, b"another"), (6, b"six"), (9, b"nine.")]
 
@@ -206,12 +207,12 @@ def test_a_damaged_record_is_replaced_and_counted_like_a_bad_image(
     content[offsets[4] : offsets[4] + 4] = b"\0\0\0\0"
     content[offsets[0] + 32 : offsets[0] + 36] = b"\0\0\0\0"
     (tmp_path / "train.rec").write_bytes(content)
-    faces = RecordIOFaces(tmp_path, skip_corrupt=2)
+    faces = RecordIOFaces(tmp_path, unreadable=Unreadable(2))
     np.testing.assert_array_equal(faces.labels, [0, 0, 0, 1, 1, 1])
-    reader = ImageReader(faces, 8, skip_corrupt=2)
+    reader = ImageReader(faces, 8, unreadable=Unreadable(2))
     images, indices = reader.repair(np.arange(6))
     np.testing.assert_array_equal(indices, [1, 1, 2, 3, 5, 5])
-    assert reader.skipped == [
+    assert reader.unreadable.lines == [
         f"{tmp_path}/train.rec: record at offset 0: not an image in a format that is "
         "read",
         f"{tmp_path}/train.rec: record at offset {offsets[4]}: it begins with "
@@ -219,9 +220,11 @@ def test_a_damaged_record_is_replaced_and_counted_like_a_bad_image(
     ]
     # The damage is said at every start.
     warnings_logged.clear()
-    RecordIOFaces(tmp_path, skip_corrupt=2)
+    RecordIOFaces(tmp_path, unreadable=Unreadable(2))
     assert len(warnings_logged) == 1
-    with pytest.raises(ValueError, match="is damaged. Copy it again, or allow N"):
+    with pytest.raises(
+        ValueError, match="cannot decode 2 images|cannot decode .*offset"
+    ):
         RecordIOFaces(tmp_path)
     with pytest.raises(ValueError, match="offset 0: not an image"):
         list(evaluation_batches(faces, [0, 1], 8, 2))

@@ -5,6 +5,7 @@ import pytest
 import tensorflow as tf
 
 from ekd_tf.data.tface import read_tface
+from ekd_tf.unreadable import Unreadable
 
 
 def write_records(root, name, shard, images):
@@ -136,8 +137,8 @@ def test_records_beyond_the_end_are_damage_where_allowed(records):
     lines = ["ms1m\t0\t0\t1", "ms1m\t0\t9999\t1", "ms1m\t0\t9998\t1"]
     (records / "index.txt").write_text("\n".join(lines) + "\n")
     with pytest.raises(ValueError, match="line 3 lists a record at offset 9998"):
-        read_tface(records / "index.txt", skip_corrupt=1)
-    faces = read_tface(records / "index.txt", skip_corrupt=2)
+        read_tface(records / "index.txt", unreadable=Unreadable(1))
+    faces = read_tface(records / "index.txt", unreadable=Unreadable(2))
     with pytest.raises(ValueError, match="offset 9999: the file ends before its len"):
         faces.read([1])
 

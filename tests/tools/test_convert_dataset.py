@@ -14,6 +14,7 @@ from PIL import Image
 from ekd_tf import factory
 from ekd_tf.data import read_pairs
 from ekd_tf.data.writers import RecordIOWriter
+from ekd_tf.unreadable import Unreadable
 
 TOOL = pathlib.Path(__file__).parents[2] / "tools" / "convert_dataset.py"
 
@@ -179,7 +180,7 @@ def listed(path):
 def verified_without_damage(tool, tmp_path, spec, images):
     """Verifies and converts `spec`; returns what is listed and the images left."""
     # As the command opens it.
-    source = factory.make_source(spec, skip_corrupt=10**9)
+    source = factory.make_source(spec, unreadable=Unreadable(10**9))
     assert len(source) == images
     tool.verify(source, tmp_path / "drop.tsv", 1)
     out = tmp_path / "mended"

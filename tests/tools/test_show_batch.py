@@ -9,6 +9,7 @@ import ekd_tf.train as train_module
 from ekd_tf.data import BatchSampler
 from ekd_tf.data import make_pipeline
 from ekd_tf.factory import make_source
+from ekd_tf.unreadable import UnreadableError
 
 DATA = "synthetic:identities=8,images=4,size=32"
 
@@ -96,7 +97,7 @@ def test_a_bad_image_is_named(tool, tmp_path):
     path.write_bytes(b"no image")
     values = defaults() | {"data": f"folder:{tmp_path / 'faces'}", "input_size": 32}
     values |= {"general_batch": 4, "balanced_identities": 0}
-    with pytest.raises(ValueError, match=f"^cannot decode {path}: not an image"):
+    with pytest.raises(UnreadableError, match=f"^cannot decode {path}: not an image"):
         tool.show(values, 0, tmp_path / "batch.png", columns=4)
 
 

@@ -328,3 +328,18 @@ def test_tensorboard_failing_to_write_is_an_error_with_the_folder(
     with pytest.raises(OSError, match=f"No space left on device.*{tmp_path.name}"):
         log.write(1, {"loss": 1.0})
     log.close()
+
+
+def test_resuming_drops_what_is_logged_again_at_the_same_step(tmp_path):
+    log = MetricsLog(tmp_path)
+    for step in (1, 2):
+        log.write(step, {"loss": 1.0})
+        log.write(step, {"heldout/auc": 0.5})
+    log.truncate_after(2, ["heldout/"])
+    log.write(2, {"heldout/auc": 0.7})
+    log.close()
+    aucs = [line["heldout/auc"] for line in lines(tmp_path) if "heldout/auc" in line]
+    assert aucs == [0.5, 0.7] and len(lines(tmp_path)) == 4
+    found = points(tmp_path)
+    assert [step for step, _ in found["loss"]] == [1, 2]
+    assert [step for step, _ in found["heldout/auc"]] == [1, 2]
