@@ -39,7 +39,7 @@ setup(
             "tensorflow-addons==0.23.0",
             "numpy<2",
         ],
-        "onnx": ["onnxruntime", "tf2onnx>=1.17"],
+        "onnx": ["onnx", "onnxruntime", "tf2onnx>=1.17"],
         "torch": ["torch"],
         "litert": ["ai-edge-litert"],
         "align": ["mtcnn>=1.0"],

@@ -14,14 +14,19 @@ import tensorflow as tf
 from ekd_tf import factory
 from ekd_tf.data import BatchSampler
 from ekd_tf.data import Source
+from ekd_tf.evaluators import make_evaluations
 from ekd_tf.heads import check_labels
+from ekd_tf.run_data import open_run_data
 from ekd_tf.run_teacher import RunTeacher
 from ekd_tf.run_teacher import open_run_teacher
 from ekd_tf.training.classifier import FaceClassifier
 from ekd_tf.training.distiller import Distiller
 from ekd_tf.training.optimizers import make_optimizer
+from ekd_tf.training.profile import profiled_steps
 from ekd_tf.training.strategy import check_divisible
 from ekd_tf.training.strategy import is_chief
+from ekd_tf.training.workdir import Workdir
+from ekd_tf.unreadable import Unreadable
 
 
 class Values:
@@ -37,7 +42,11 @@ class Parts:
 
     Attributes:
         train: The training images.
-        heldout: Images of other identities to evaluate on, or None.
+        heldout: Images of other identities to evaluate on, those that can be read; or
+            None.
+        note: What the run's record keeps of the images.
+        unreadable: Counts the images that cannot be read, of the whole run.
+        evaluations: What the run is evaluated on, checked.
         sampler: Chooses the images of each batch.
         steps: Int: updates in the whole run.
         model: Compiled `FaceClassifier`, or `Distiller` where there is a teacher.
@@ -46,40 +55,51 @@ class Parts:
 
     train: Source
     heldout: Source | None
+    note: dict
+    unreadable: Unreadable
+    evaluations: list
     sampler: BatchSampler
     steps: int
     model: FaceClassifier
     teacher: RunTeacher | None
 
 
-def assemble(v: Values, strategy: tf.distribute.Strategy) -> Parts:
+def assemble(v: Values, strategy: tf.distribute.Strategy, workdir: Workdir) -> Parts:
     """Builds the parts of a run.
 
     Args:
         v: The flags of `ekd_tf.train`.
         strategy: In whose scope the model is made.
+        workdir: Of the run; an earlier start may have recorded its images.
 
     Raises:
         ValueError: A value is wrong, by itself or beside the others or the data.
     """
-    train, heldout = factory.make_sources(
-        v.data,
-        v.heldout_data,
-        v.holdout_identities,
-        v.seed,
+    unreadable = Unreadable(v.skip_corrupt)
+    data = open_run_data(
+        vars(v),
+        workdir,
+        unreadable,
+        force=v.force_data,
         cache_dir=v.workdir if is_chief(strategy) else None,
-        skip_corrupt=v.skip_corrupt,
     )
+    train = data.train
     check_labels(train.labels, train.num_identities)
     sampler = factory.make_sampler(
         train, v.general_batch, v.balanced_identities, v.images_per_identity, v.seed
     )
     steps = _total_steps(v, sampler)
+    boundaries = _boundaries(v, sampler)
+    _check_within(v, steps, boundaries)
     check_divisible(
         v.general_batch,
         v.balanced_identities * v.images_per_identity,
         strategy.num_replicas_in_sync,
     )
+    evaluations = make_evaluations(
+        v.eval_sets, data.heldout, v.seed, unreadable=unreadable
+    )
+    heldout = evaluations[0].source if data.heldout is not None else None
     with strategy.scope():
         loss_scaling = factory.set_precision(v.precision)
         teacher = open_run_teacher(v.teacher, train, v.flip)
@@ -92,7 +112,7 @@ def assemble(v: Values, strategy: tf.distribute.Strategy) -> Parts:
             v.learning_rate,
             steps,
             v.warmup_steps,
-            _boundaries(v, sampler),
+            boundaries,
             v.drop_factor,
         )
         model.compile(
@@ -101,7 +121,17 @@ def assemble(v: Values, strategy: tf.distribute.Strategy) -> Parts:
             clip_norm=v.clip_norm,
             loss_scaling=loss_scaling,
         )
-    return Parts(train, heldout, sampler, steps, model, teacher)
+    return Parts(
+        train=train,
+        heldout=heldout,
+        note=data.note,
+        unreadable=unreadable,
+        evaluations=evaluations,
+        sampler=sampler,
+        steps=steps,
+        model=model,
+        teacher=teacher,
+    )
 
 
 def _make_model(v, teacher, num_identities):
@@ -121,33 +151,14 @@ def _make_model(v, teacher, num_identities):
         return FaceClassifier(student, head, v.margin_weight)
     teacher_dim = teacher.embedding_dim
     centres = factory.load_centres(v.teacher_centres, num_identities, teacher_dim)
-    scaled = {"scale": v.scale}
     losses = factory.make_losses(
         v.distill,
+        teacher.centres if centres is None else centres,
         student_dim=student.output_shape[-1],
         teacher_dim=teacher_dim,
         num_identities=num_identities,
-        centres=teacher.centres if centres is None else centres,
         head=head,
-        ekd={
-            "fprs": factory.numbers("ekd_fprs", v.ekd_fprs),
-            "temperature": v.ekd_temperature,
-            "num_negatives": v.ekd_num_negatives,
-            "momentum": v.ekd_momentum,
-            "thresholds": v.ekd_thresholds,
-            "threshold_gradient": v.ekd_threshold_gradient,
-            "preset": v.ekd_preset,
-            "memory": v.ekd_memory,
-            "student_dim": student.output_shape[-1],
-            "teacher_dim": teacher_dim,
-        },
-        kd={**scaled, "temperature": v.kd_temperature},
-        sp={"gram": v.sp_gram},
-        darkrank={"length": v.darkrank_length},
-        shrinkteanet=scaled,
-        margin_distillation=scaled,
-        proxyless_kd=scaled,
-        ada_distill=scaled,
+        scale=v.scale,
     )
     return Distiller(student, teacher.in_step, losses, head, v.margin_weight)
 
@@ -166,6 +177,32 @@ def _total_steps(v, sampler):
 def _boundaries(v, sampler):
     per_unit = 1 if v.steps is not None else sampler.steps_per_epoch
     return [round(p * per_unit) for p in factory.numbers("drop_at", v.drop_at)]
+
+
+def _check_within(v, steps, boundaries):
+    """Raises `ValueError` for what would happen after the run's last step, or never."""
+    if v.warmup_steps >= steps:
+        raise ValueError(
+            f"`--warmup_steps` must be below the steps of the run, {steps}: the "
+            f"learning rate would never be full. Received: {v.warmup_steps}"
+        )
+    edges = [v.warmup_steps - 1, *boundaries, steps]
+    if v.schedule == "step" and any(
+        late <= early for early, late in zip(edges, edges[1:])
+    ):
+        unit = "steps" if v.epochs is None else "epochs"
+        raise ValueError(
+            f"`--drop_at` must increase, in {unit}, and lie between the warm-up of "
+            f"{v.warmup_steps} steps and the end of the run at step {steps}. Received: "
+            f"{','.join(map(str, v.drop_at))}, at steps "
+            f"{', '.join(map(str, boundaries))}"
+        )
+    first = profiled_steps(v.profile_steps)[:1]
+    if first and first[0] > steps:
+        raise ValueError(
+            f"`--profile_steps` must begin within the run, of {steps} steps. "
+            f"Received: {v.profile_steps}"
+        )
 
 
 def _backbone_arguments(v):
@@ -191,13 +228,13 @@ def _check_parts(v, teacher, head):
     if teacher is not None and not v.distill:
         raise ValueError(
             f"`--teacher={v.teacher}` is given but nothing to learn from it: add "
-            "--distill=ekd:1"
+            "--distill=ekd:100%,cosine:100"
         )
     if "%" in v.distill and not (head and v.margin_weight and v.general_batch):
         raise ValueError(
             f"`--distill={v.distill}` asks for a share of the margin loss's gradient: "
             "give a --head, and --margin_weight and --general_batch above 0, or a "
-            "plain weight as in --distill=ekd:8. Received: "
+            "plain weight as in --distill=cosine:100. Received: "
             f"--head={v.head}, --margin_weight={v.margin_weight:g}, "
             f"--general_batch={v.general_batch}"
         )

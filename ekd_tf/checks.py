@@ -1,6 +1,29 @@
 """Argument checks: the one place that words shape, range and choice errors."""
 
+import contextlib
 import difflib
+import re
+
+
+@contextlib.contextmanager
+def flag_words(**flags):
+    """Has errors call arguments by the flags that set them.
+
+    Args:
+        **flags: Name of an argument -> the flag, without dashes.
+    """
+    try:
+        yield
+    except ValueError as error:
+
+        def flag(found):
+            return f"{found[1]}--{flags[found[2]]}"
+
+        words = "|".join(flags) or "(?!)"
+        # As `argument`, or as in "Received: argument=3".
+        text = re.sub(rf"(`)({words})(?=`)", flag, str(error))
+        text = re.sub(rf"((?:: |, ))({words})(?==)", flag, text)
+        raise ValueError(text) from error
 
 
 def check_choice(name, value, choices):

@@ -10,13 +10,17 @@ from absl import app
 from absl import flags
 from absl import logging
 
+from ekd_tf import command
 from ekd_tf.onednn import use_onednn
+from ekd_tf.unreadable import Unreadable
+from ekd_tf.unreadable import explain
 
 TEACHER = flags.DEFINE_string(
     "teacher",
     None,
     "A .keras, .onnx or .tflite file, a SavedModel's directory or the workdir of a "
-    "run. FILE@-1..1 for a model of float input that takes pixels from -1 to 1.",
+    "run. FILE@-1..1 for a model of float input that takes pixels from -1 to 1, "
+    "FILE@bgr for one that takes blue first.",
 )
 DATA = flags.DEFINE_string(
     "data",
@@ -35,6 +39,8 @@ SKIP_CORRUPT = flags.DEFINE_integer(
 )
 BATCH_SIZE = flags.DEFINE_integer("batch_size", 128, "Images per forward pass.", 1)
 
+WAY_OUT = "remove or replace what is damaged, or allow N with --skip_corrupt=N"
+
 
 def main(argv):
     """Writes the cache the flags describe."""
@@ -44,7 +50,8 @@ def main(argv):
         embed_teacher()
     except (ValueError, OSError) as error:
         logging.debug("", exc_info=True)
-        raise SystemExit(f"ekd_tf.embed_teacher: {error}") from None
+        text = explain(error, WAY_OUT)
+        raise SystemExit(f"ekd_tf.embed_teacher: {text}") from None
 
 
 def embed_teacher():
@@ -59,17 +66,27 @@ def embed_teacher():
 
     grow_gpu_memory()
     writer = CacheWriter(OUT.value, DTYPE.value, TEACHER.value, DATA.value)
-    source = factory.make_source(DATA.value, OUT.value, SKIP_CORRUPT.value)
+    unreadable = Unreadable(SKIP_CORRUPT.value)
+    source = factory.make_source(DATA.value, OUT.value, unreadable)
     embedder = evaluators.make_source_embedder(
         TEACHER.value,
         flip=FLIP.value,
         batch_size=BATCH_SIZE.value,
         cache=writer,
         progress=embedding_progress(BATCH_SIZE.value),
-        skip_corrupt=SKIP_CORRUPT.value,
+        unreadable=unreadable,
     )
     if embedder is None:
         raise ValueError("`--teacher` cannot be none.")
+    line = evaluators.check_range_of_pixels(
+        TEACHER.value,
+        embedder,
+        source,
+        embedder.input_size,
+        unreadable=unreadable,
+    )
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
     rows = embedder.views(source)
     centres = writer.finish(source)
     sys.stdout.write(
@@ -82,8 +99,7 @@ def embed_teacher():
 
 def run():
     """Entry point of the console script."""
-    flags.mark_flags_as_required(["teacher", "data", "out"])
-    app.run(main)
+    command.run(main, "ekd_tf.embed_teacher", ["teacher", "data", "out"], resumes=True)
 
 
 if __name__ == "__main__":

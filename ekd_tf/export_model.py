@@ -1,12 +1,14 @@
 """Exports a student as SavedModel and TFLite: `python -m ekd_tf.export_model`."""
 
-import json
 import pathlib
-import shlex
 import sys
 
 from absl import app
 from absl import flags
+
+from ekd_tf import command
+from ekd_tf.effects import Needs
+from ekd_tf.unreadable import explain
 
 MODEL = flags.DEFINE_string("model", None, "A .keras file or the workdir of a run.")
 DIRECTORY = flags.DEFINE_string(
@@ -54,6 +56,28 @@ TRAINING_DATA = flags.DEFINE_string(
 LICENCE = flags.DEFINE_string(
     "licence", None, "For the card: under which terms it may be used."
 )
+SKIP_CORRUPT = flags.DEFINE_integer(
+    "skip_corrupt",
+    None,
+    "Unreadable images to leave out before it stops. Default: as many as the run of "
+    "--model allowed, or none.",
+    0,
+)
+FORCE_DATA = flags.DEFINE_bool(
+    "force_data",
+    False,
+    "Use the data of the run of --model though it has changed since.",
+)
+
+WAY_OUT = "remove or replace what is damaged, or allow N with --skip_corrupt=N"
+
+_EFFECTS = (
+    Needs(
+        "representative num_representative int8_output",
+        "int8 in --formats",
+        lambda v: "int8" in v["formats"],
+    ),
+)
 
 
 def main(argv):
@@ -61,9 +85,11 @@ def main(argv):
     if len(argv) > 1:
         raise app.UsageError(f"Unexpected arguments: {' '.join(argv[1:])}")
     try:
+        command.check_effects(sys.modules[__name__], _EFFECTS)
         export(sys.argv)
     except (OSError, ValueError) as error:
-        raise SystemExit(f"ekd_tf.export_model: {error}") from None
+        text = explain(error, WAY_OUT)
+        raise SystemExit(f"ekd_tf.export_model: {text}") from None
 
 
 def export(argv):
@@ -72,15 +98,28 @@ def export(argv):
     from ekd_tf import factory
     from ekd_tf.data import sample_faces
     from ekd_tf.data import sample_images
+    from ekd_tf.evaluation import read_calibration
     from ekd_tf.export import export_student
+    from ekd_tf.outputs import make_folder
+    from ekd_tf.provenance import provenance_of_run
     from ekd_tf.session import sources_of_run
+    from ekd_tf.session import unreadable_of
     from ekd_tf.teachers import load_embedder
+    from ekd_tf.teachers import model_file
 
-    model = load_embedder(MODEL.value)
-    size = model.input_shape[1]
     path = pathlib.Path(MODEL.value)
     home = path if path.is_dir() else path.parent
+    directory = make_folder("directory", DIRECTORY.value or home / "export")
+    model = load_embedder(MODEL.value)
+    batch, size, *_ = model.input_shape
+    if batch is not None:
+        raise ValueError(
+            f"{MODEL.value} takes batches of {batch} images alone; what is exported "
+            "takes any number. Make the model again with keras.Input((size, size, 3)), "
+            "set_weights() of this one, and save it"
+        )
     run = run_of(path)
+    unreadable = unreadable_of(path, SKIP_CORRUPT.value)
     train = heldout = None
     if not IMAGES.value or ("int8" in FORMATS.value and not REPRESENTATIVE.value):
         if run is None:
@@ -88,18 +127,24 @@ def export(argv):
                 f"{path} is not the workdir of a run, so that its data is unknown: "
                 "give --images and, for int8, --representative"
             )
-        train, heldout = sources_of_run(path)
-    images = factory.make_source(IMAGES.value) if IMAGES.value else heldout or train
+        train, heldout = sources_of_run(path, unreadable, FORCE_DATA.value)
+    images = heldout or train
+    if IMAGES.value:
+        images = factory.make_source(IMAGES.value, unreadable=unreadable)
     representative = None
     if "int8" in FORMATS.value:
         if REPRESENTATIVE.value:
-            train = factory.make_source(REPRESENTATIVE.value)
-        representative = sample_images(train, size, NUM_REPRESENTATIVE.value)
-    faces, labels = sample_faces(images, size, NUM_IMAGES.value)
-    card = read_calibration(path)
+            train = factory.make_source(REPRESENTATIVE.value, unreadable=unreadable)
+        representative = sample_images(
+            train, size, NUM_REPRESENTATIVE.value, unreadable
+        )
+    faces, labels = sample_faces(images, size, NUM_IMAGES.value, unreadable=unreadable)
+    facts = provenance_of_run(run, ["python", "-m", "ekd_tf.export_model", *argv[1:]])
+    facts["licence"] = LICENCE.value
+    facts["training_data"] = TRAINING_DATA.value or facts["training_data"]
     report = export_student(
         model,
-        pathlib.Path(DIRECTORY.value or home / "export"),
+        directory,
         faces,
         name=NAME.value,
         version=VERSION.value,
@@ -108,14 +153,8 @@ def export(argv):
         labels=labels,
         representative=representative,
         int8_output=INT8_OUTPUT.value,
-        facts={
-            "training_data": TRAINING_DATA.value or (run and run["data"]),
-            "licence": LICENCE.value,
-            "teacher": run and run["teacher"],
-            "method": run and (run["distill"] or run["head"]),
-            "command": shlex.join(["python", "-m", "ekd_tf.export_model", *argv[1:]]),
-        },
-        calibration=card,
+        facts=facts,
+        calibration=read_calibration(model_file(path)),
     )
     sys.stdout.write("\n".join([report.to_table(), *report.notes]) + "\n")
 
@@ -129,18 +168,9 @@ def run_of(path):
     return Workdir(path, create=False).read_run()["flags"]
 
 
-def read_calibration(path):
-    """Returns what `ekd_tf.evaluate --calibrate_fpr` left in a card, or None."""
-    card = (path if path.is_dir() else path.parent) / "card.json"
-    if not card.is_file():
-        return None
-    return json.loads(card.read_text(encoding="utf-8")).get("calibration")
-
-
 def run():
     """Entry point of the console script."""
-    flags.mark_flag_as_required("model")
-    app.run(main)
+    command.run(main, "ekd_tf.export_model", ["model"])
 
 
 if __name__ == "__main__":

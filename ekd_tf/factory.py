@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import re
 
 import keras
@@ -27,19 +28,18 @@ from ekd_tf.heads import CosFace
 from ekd_tf.heads import CurricularFace
 from ekd_tf.losses import AdaDistillLoss
 from ekd_tf.losses import CCKDLoss
-from ekd_tf.losses import CentreLoss
 from ekd_tf.losses import CosineLoss
 from ekd_tf.losses import DarkRankLoss
 from ekd_tf.losses import EKDLoss
 from ekd_tf.losses import FitNetLoss
 from ekd_tf.losses import KDLoss
 from ekd_tf.losses import MarginDistillationLoss
-from ekd_tf.losses import ProjectedLoss
 from ekd_tf.losses import ProxylessKDLoss
 from ekd_tf.losses import RKDLoss
 from ekd_tf.losses import ShrinkTeaNetLoss
 from ekd_tf.losses import SPLoss
 from ekd_tf.losses import TripletDistillationLoss
+from ekd_tf.mining import PairMiner
 from ekd_tf.models import build_backbone
 from ekd_tf.models import list_backbones
 from ekd_tf.training.gradient_share import LARGEST_SHARE
@@ -47,6 +47,9 @@ from ekd_tf.training.gradient_share import GradientShare
 from ekd_tf.training.schedules import ConstantSchedule
 from ekd_tf.training.schedules import CosineSchedule
 from ekd_tf.training.schedules import StepSchedule
+from ekd_tf.unreadable import Unreadable
+from ekd_tf.words import read_words
+from ekd_tf.words import settings_of
 
 HEADS = {
     "arcface": ArcFace,
@@ -57,6 +60,7 @@ HEADS = {
 }
 LOSSES = {
     "ekd": EKDLoss,
+    "ekd_reference": EKDLoss.reference,
     "cosine": CosineLoss,
     "fitnet": FitNetLoss,
     "kd": KDLoss,
@@ -85,7 +89,9 @@ SYNTHETIC_WORDS = {
 }
 
 
-def make_source(spec: str, cache_dir=None, skip_corrupt: int = 0) -> Source:
+def make_source(
+    spec: str, cache_dir=None, unreadable: Unreadable | None = None
+) -> Source:
     """Opens the images a specification names.
 
     Args:
@@ -96,23 +102,24 @@ def make_source(spec: str, cache_dir=None, skip_corrupt: int = 0) -> Source:
             for drawn faces; a word left out keeps its default. Several joined by `+`
             are one source that keeps all their identities apart.
         cache_dir: Folder for indices of sources in read-only folders, or None.
-        skip_corrupt: How many damaged records to accept when a source is opened.
+        unreadable: Counts the damaged records met when a source is opened. Default:
+            none is allowed.
 
     Raises:
         ValueError: Unknown kind or word, or the source cannot be opened.
     """
     parts = _JOINT.split(spec)
     if len(parts) > 1:
-        return JoinedSources([make_source(p, cache_dir, skip_corrupt) for p in parts])
+        return JoinedSources([make_source(p, cache_dir, unreadable) for p in parts])
     kind, _, rest = spec.partition(":")
     checks.check_choice("data", kind, SOURCES)
     if kind == "recordio":
-        return RecordIOFaces(rest, cache_dir, skip_corrupt)
+        return RecordIOFaces(rest, cache_dir, unreadable)
     if kind == "tfrecord":
-        return TFRecordFaces(rest)
+        return TFRecordFaces(rest, unreadable)
     if kind == "tface":
         index, _, root = rest.partition(",root=")
-        return read_tface(index, root or None)
+        return read_tface(index, root or None, unreadable)
     if kind == "folder":
         return FolderFaces(rest)
     arguments = {}
@@ -120,7 +127,9 @@ def make_source(spec: str, cache_dir=None, skip_corrupt: int = 0) -> Source:
         word, _, value = item.partition("=")
         checks.check_choice("data=synthetic", word, tuple(SYNTHETIC_WORDS))
         arguments[SYNTHETIC_WORDS[word]] = _integer(f"data=synthetic:{word}", value)
-    return InMemoryFaces(SyntheticFaces(**arguments))
+    words = {a: f"data=synthetic:{word}" for word, a in SYNTHETIC_WORDS.items()}
+    with checks.flag_words(**words):
+        return InMemoryFaces(SyntheticFaces(**arguments))
 
 
 def make_sources(
@@ -129,7 +138,7 @@ def make_sources(
     holdout_identities: int,
     seed: int,
     cache_dir=None,
-    skip_corrupt: int = 0,
+    unreadable: Unreadable | None = None,
 ) -> tuple[Source, Source | None]:
     """Opens the training source and the held-out one.
 
@@ -140,7 +149,7 @@ def make_sources(
             together with `heldout_data`.
         seed: Int, chooses which are held out.
         cache_dir: As for `make_source`.
-        skip_corrupt: As for `make_source`, of `data` alone.
+        unreadable: As for `make_source`.
 
     Returns:
         `(train, heldout)`; `heldout` is None when neither is asked for.
@@ -150,11 +159,12 @@ def make_sources(
             "Give `--heldout_data` or `--holdout_identities`, not both. Received: "
             f"{heldout_data!r} and {holdout_identities}"
         )
-    source = make_source(data, cache_dir, skip_corrupt)
+    source = make_source(data, cache_dir, unreadable)
     if heldout_data:
-        return source, make_source(heldout_data, cache_dir)
+        return source, make_source(heldout_data, cache_dir, unreadable)
     if holdout_identities:
-        return split_identities(source, holdout_identities, seed)
+        with checks.flag_words(holdout="holdout_identities"):
+            return split_identities(source, holdout_identities, seed)
     return source, None
 
 
@@ -162,13 +172,14 @@ def make_sampler(
     source: Source, general: int, identities: int, images_per_identity: int, seed: int
 ) -> BatchSampler:
     """Returns the sampler of the training batches; see `BatchSampler`."""
-    return BatchSampler(
-        source.labels,
-        general=general,
-        identities=identities,
-        images_per_identity=images_per_identity,
-        seed=seed,
-    )
+    with checks.flag_words(general="general_batch", identities="balanced_identities"):
+        return BatchSampler(
+            source.labels,
+            general=general,
+            identities=identities,
+            images_per_identity=images_per_identity,
+            seed=seed,
+        )
 
 
 def make_augmentation(values: dict) -> Augmentation:
@@ -224,61 +235,57 @@ def make_head(
         arguments.update(zip(keys, combined_margins))
     elif margin is not None:
         arguments["margin"] = margin
-    return HEADS[name](num_identities=num_identities, scale=scale, **arguments)
+    with checks.flag_words(
+        gradient="head_gradient",
+        sample_rate="head_sample_rate",
+        margin1="combined_margins",
+        margin2="combined_margins",
+        margin3="combined_margins",
+    ):
+        return HEADS[name](num_identities=num_identities, scale=scale, **arguments)
 
 
-def make_losses(
-    spec: str,
-    student_dim: int | None = None,
-    teacher_dim: int | None = None,
-    num_identities: int | None = None,
-    centres: np.ndarray | None = None,
-    head=None,
-    **arguments_by_name,
-) -> dict:
-    """Builds the distillation losses of `ekd:1` or `ekd:30%,cosine:10`.
+def make_losses(spec: str, centres: np.ndarray | None = None, **of_run) -> dict:
+    """Builds the distillation losses of `ekd:1` or `ekd:30%:memory=0,cosine:10`.
 
     Args:
-        spec: Comma-separated `name:weight`; a weight left out is 1, and `30%` asks
-            for a share of the margin loss's gradient. Empty: none.
-        student_dim: Int, size of the student's embeddings.
-        teacher_dim: Int, size of the teacher's. Losses whose formula needs equal
-            sizes own a projection where these differ.
-        num_identities: Int, of the training images.
+        spec: Comma-separated `NAME[:WEIGHT][:WORD=VALUE]...`; a weight left out is 1,
+            `30%` asks for a share of the margin loss's gradient, and a word is an
+            argument of the loss or of its miner. Empty: none.
         centres: The teacher's class centres, see `load_centres`, or None.
-        head: The student's margin head, whose centres "kd" uses, or None.
-        **arguments_by_name: Per loss, a dict of its arguments.
+        **of_run: What the run decides: each loss receives those of `student_dim`,
+            `teacher_dim`, `num_identities`, `head` and `scale` that it takes.
 
     Returns:
         Dict of names to `(loss, weight)`, the weight a float or a `GradientShare`.
     """
     losses = {}
     for item in filter(None, spec.split(",")):
-        name, _, weight = item.partition(":")
+        name, *words = item.split(":")
+        weight = words.pop(0) if words and "=" not in words[0] else "1"
         checks.check_choice("distill", name, tuple(LOSSES))
         if name in losses:
             raise ValueError(f"`--distill` names {name!r} twice. Received: {spec!r}")
-        weight = _weight(f"distill={name}", weight or "1")
-        loss_class = LOSSES[name]
-        arguments = dict(arguments_by_name.get(name, {}))
-        if issubclass(loss_class, ProjectedLoss):
-            arguments["student_dim"] = student_dim
-            if not issubclass(loss_class, CentreLoss):
-                arguments["teacher_dim"] = teacher_dim
-            elif centres is None:
+        place, make = f"--distill={name}", LOSSES[name]
+        takes = set(inspect.signature(make).parameters)
+        given = {key: value for key, value in of_run.items() if key in takes}
+        if "centres" in takes:
+            if centres is None:
                 raise ValueError(
-                    f"`--distill={name}` needs the teacher's class centres, its mean "
-                    "embedding of each training identity: give them as "
+                    f"`{place}` needs the teacher's class centres, its mean embedding "
+                    "of each training identity: give them as "
                     "--teacher_centres=FILE.npy, float32 (identities, size), or train "
                     "with --teacher=cache:DIR, which has them"
                 )
-            else:
-                arguments["centres"] = centres
-        if loss_class is AdaDistillLoss:
-            arguments["num_identities"] = num_identities
-        if loss_class is KDLoss:
-            arguments["head"] = head
-        losses[name] = (loss_class(**arguments), weight)
+            given["centres"] = centres
+        without = {*of_run, "centres", "miner", "name"}
+        settings = settings_of(make, without)
+        of_miner = settings_of(PairMiner) if "miner" in takes else {}
+        arguments = read_words(place, words, {**settings, **of_miner})
+        mined_by = {k: arguments.pop(k) for k in of_miner if k in arguments}
+        if mined_by:
+            given["miner"] = PairMiner(**mined_by)
+        losses[name] = make(**given, **arguments), _weight(f"distill={name}", weight)
     return losses
 
 
@@ -336,11 +343,17 @@ def make_schedule(
         drop_factor: Float in (0, 1), what it is multiplied by there.
     """
     checks.check_choice("schedule", name, SCHEDULES)
-    if name == "step":
-        return StepSchedule(learning_rate, boundaries, drop_factor, warmup_steps)
-    if name == "cosine":
-        return CosineSchedule(learning_rate, steps, warmup_steps=warmup_steps)
-    return ConstantSchedule(learning_rate, warmup_steps)
+    with checks.flag_words(
+        base="learning_rate",
+        boundaries="drop_at",
+        factor="drop_factor",
+        total_steps="steps",
+    ):
+        if name == "step":
+            return StepSchedule(learning_rate, boundaries, drop_factor, warmup_steps)
+        if name == "cosine":
+            return CosineSchedule(learning_rate, steps, warmup_steps=warmup_steps)
+        return ConstantSchedule(learning_rate, warmup_steps)
 
 
 def numbers(name: str, texts: list[str]) -> list[float]:

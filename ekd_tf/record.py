@@ -11,7 +11,6 @@ from ekd_tf.assembly import Parts
 from ekd_tf.assembly import Values
 from ekd_tf.evaluation import Models
 from ekd_tf.evaluation import SourceEmbedder
-from ekd_tf.evaluators import make_evaluations
 from ekd_tf.training.best import BestMetric
 from ekd_tf.training.checkpoints import CheckpointStore
 from ekd_tf.training.faint_losses import FaintLossHook
@@ -41,6 +40,11 @@ class Record:
         store: `CheckpointStore`.
         log: `MetricsLog`.
         best: `BestMetric`, as restored.
+        start_step: Int: updates made so far.
+        evaluated: Int or None: the last step that was evaluated, as restored.
+
+    Attributes:
+        failure: String: what ended the last evaluation early, or None.
     """
 
     def __init__(
@@ -50,21 +54,26 @@ class Record:
         store: CheckpointStore,
         log: MetricsLog,
         best: BestMetric,
+        start_step: int = 0,
+        evaluated: int | None = None,
     ):
         self._v = v
         self._workdir = workdir
         self._store = store
         self._log = log
         self._best = best
-        self._saved_step = None
+        self._start_step = start_step
+        self._saved_step = start_step or None
+        self._evaluated = evaluated
+        self.failure = None
 
     def hooks(
         self, parts: Parts, progress: ProgressLine, strategy, termination: Termination
     ) -> list[Hook]:
         """Returns what to do after the steps, in order.
 
-        Guards stand before what they guard; evaluations before the checkpoint, so
-        that what its step has logged is complete.
+        Guards stand before what they guard; the checkpoint before the evaluation, so
+        that no evaluation, report or plot that fails costs a step.
 
         Args:
             parts: The run's parts.
@@ -96,14 +105,14 @@ class Record:
 
         def save(step):
             progress.pause()
-            self._save(step, model)
+            self._save(step.number, model)
 
-        evaluations = make_evaluations(v.evaluate, parts.heldout, v.seed)
-        if evaluations:
-            self._best.check_evaluated([evaluation.name for evaluation in evaluations])
-            evaluate = self._evaluating(evaluations, parts, progress, save)
-            hooks.append(Every(v.evaluate_every, evaluate))
         hooks.append(Every(v.checkpoint_every, save))
+        if parts.evaluations:
+            evaluate = self._evaluating(parts, progress)
+            hooks.append(Every(v.evaluate_every, evaluate))
+            if is_pending(v, parts, self._start_step, self._evaluated):
+                evaluate(Step(self._start_step, False, {}, {}))
         workers = strategy if has_other_workers(strategy) else None
         hooks.append(TerminationHook(termination, save, workers))
         return hooks
@@ -118,41 +127,71 @@ class Record:
 
         return write
 
-    def _evaluating(self, evaluations, parts, progress, save):
+    def _evaluating(self, parts, progress):
         student = SourceEmbedder(parts.model.student, self._v.input_size)
         # A teacher of which there is but a cache is asked of its own images alone.
         models = [
             Models(student, parts.teacher and parts.teacher.embedder_of(each.source))
-            for each in evaluations
+            for each in parts.evaluations
         ]
         line = TeacherLine(self._workdir.tensorboard, parts.steps)
 
-        def evaluate(step):
-            progress.pause()
+        def report(number):
             with parts.model.averaged_weights():
-                results = [each(both) for each, both in zip(evaluations, models)]
+                results = [each(both) for each, both in zip(parts.evaluations, models)]
             scalars, of_teacher = {}, {}
             for result, both in zip(results, models):
                 result.write(self._workdir.reports)
                 scalars.update(result.scalars())
                 if both.teacher is not None:
                     of_teacher.update(result.scalars("teacher"))
-                self._log.images(step.number, result.images)
-                logging.info(
-                    "Step %d, %s:\n%s", step.number, result.name, result.text()
-                )
-            self._log.write(step.number, scalars)
+                self._log.images(number, result.images)
+                logging.info("Step %d, %s:\n%s", number, result.name, result.report())
+            self._log.write(number, scalars)
             line.draw(of_teacher)
-            if self._best.offer(step.number, scalars):
-                save(step)
+            return scalars
+
+        def evaluate(step):
+            progress.pause()
+            self._save(step.number, parts.model)
+            try:
+                is_best = self._best.offer(step.number, report(step.number))
+            # Whatever is wrong with a report, the steps go on: they cost more.
+            except Exception as error:
+                self.failure = f"The evaluation at step {step.number} failed: {error}"
+                logging.error("%s", self.failure, exc_info=not _is_plain(error))
+                return
+            self.failure = None
+            self._evaluated = step.number
+            self._saved_step = None
+            self._save(step.number, parts.model)
+            if is_best:
                 self._store.save_best(step.number)
 
         return evaluate
 
-    def _save(self, step: Step, model):
-        if step.number == self._saved_step:
+    def _save(self, number, model):
+        if number == self._saved_step:
             return
         self._log.flush()
-        metadata = {"best": self._best.to_dict()}
-        self._store.save(step.number, model.state(), metadata)
-        self._saved_step = step.number
+        metadata = {"best": self._best.to_dict(), "evaluated": self._evaluated}
+        self._store.save(number, model.state(), metadata)
+        self._saved_step = number
+
+
+def is_pending(v: Values, parts: Parts, step: int, evaluated: int | None) -> bool:
+    """Tells whether the evaluation that belongs to a restored step is missing.
+
+    Args:
+        v: The flags of `ekd_tf.train`.
+        parts: The run's parts.
+        step: Int: updates made so far.
+        evaluated: Int or None: the last step that was evaluated.
+    """
+    due = step == parts.steps or v.evaluate_every and step % v.evaluate_every == 0
+    return bool(parts.evaluations and step and due and evaluated != step)
+
+
+def _is_plain(error):
+    """Whether the words of an error say enough without a traceback."""
+    return isinstance(error, (OSError, ValueError))

@@ -109,27 +109,6 @@ class RowFile:
         write_aside(self.note, lambda file: file.write(text.encode()))
 
 
-def make_folder(name: str, folder) -> pathlib.Path:
-    """Makes the folder of a row file where it is missing, and returns its path.
-
-    Args:
-        name: What the user calls it, for the message.
-        folder: Where.
-
-    Raises:
-        ValueError: It cannot be made.
-    """
-    folder = pathlib.Path(folder)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ValueError(
-            f"`{name}` must be a folder that can be written to. Received: {folder} "
-            f"({error.strerror})"
-        ) from error
-    return folder
-
-
 def read_note(path: pathlib.Path) -> dict:
     """Returns a note, empty where there is none.
 

@@ -3,6 +3,8 @@
 Row 0 of the architecture: imported by anyone, imports nothing of the package.
 """
 
+import contextlib
+
 import keras
 import tensorflow as tf
 
@@ -105,8 +107,8 @@ def apply_reduced_gradients(optimizer, gradients, variables):
     power of two.
 
     Args:
-        optimizer: Keras optimizer, built for `variables`. Weight decay, clipping,
-            gradient accumulation and averaging of its own are not carried out by
+        optimizer: Keras optimizer, built for `variables`. Its own weight decay is not
+            carried out; clipping, gradient accumulation and averaging are not by
             `update_step`: an optimizer given here must not be set to any of them.
         gradients: List of dense tensors, equal on all replicas. Without any the step
             is counted all the same.
@@ -126,9 +128,11 @@ def apply_reduced_gradients(optimizer, gradients, variables):
     if _is_legacy(optimizer):
         optimizer.apply_gradients(pairs, experimental_aggregate_gradients=False)
     elif not IS_KERAS_3:
-        optimizer.apply_gradients(pairs, skip_gradients_aggregation=True)
+        with _without_decay(optimizer):
+            optimizer.apply_gradients(pairs, skip_gradients_aggregation=True)
     elif replica.num_replicas_in_sync == 1:
-        optimizer.apply(gradients, variables)
+        with _without_decay(optimizer):
+            optimizer.apply(gradients, variables)
     elif _update_step_is_all(optimizer, variables):
         learning_rate = tf.convert_to_tensor(optimizer.learning_rate)
         targets = [tf_variable(variable) for variable in variables]
@@ -146,7 +150,18 @@ def apply_reduced_gradients(optimizer, gradients, variables):
         tf_variable(optimizer.iterations).assign_add(1)
     else:
         replicas = float(replica.num_replicas_in_sync)
-        optimizer.apply([gradient / replicas for gradient in gradients], variables)
+        with _without_decay(optimizer):
+            optimizer.apply([gradient / replicas for gradient in gradients], variables)
+
+
+@contextlib.contextmanager
+def _without_decay(optimizer):
+    """Keeps a Keras optimizer from decaying what it updates within."""
+    own, optimizer.weight_decay = optimizer.weight_decay, None
+    try:
+        yield
+    finally:
+        optimizer.weight_decay = own
 
 
 def _update_step_is_all(optimizer, variables):

@@ -4,9 +4,9 @@ Without `--teacher` a backbone is trained by its margin head alone; with one the
 distillation losses of `--distill` are added. The same command on the same
 `--workdir` resumes from its last checkpoint.
 
-Exit status: 0, the run is finished; 75 (EX_TEMPFAIL), it was interrupted (SIGTERM,
-pre-emption, a lost worker) and the same command goes on with it; anything else, a
-mistake or a guard ended it and the message says what to change.
+Exit status: 0, the run is finished; 75 (EX_TEMPFAIL), it was interrupted (Ctrl-C,
+SIGTERM, pre-emption, a lost worker) and the same command goes on with it; anything
+else, a mistake or a guard ended it and the message says what to change.
 """
 
 import sys
@@ -15,14 +15,18 @@ from absl import app
 from absl import flags
 from absl import logging
 
+from ekd_tf import command
+from ekd_tf import effects
+from ekd_tf.child import RESUME_STATUS
 from ekd_tf.onednn import use_onednn
+from ekd_tf.unreadable import explain
 
 flags.DEFINE_string("workdir", None, "Folder of the run; made if missing.")
 flags.DEFINE_integer("seed", 0, "Seed of weights, batches and augmentation.", 0)
 
 flags.DEFINE_string(
     "data",
-    "synthetic:identities=400,images=20,size=48",
+    None,
     "Training images: recordio:DIR (insightface), folder:DIR (one directory per "
     "identity), tfrecord:DIR, tface:INDEX or "
     "synthetic:identities=N,images=N,size=PIXELS,seed=N,first=N; several joined by +.",
@@ -37,7 +41,11 @@ flags.DEFINE_integer(
     "general_batch", 64, "Random rows of a global batch; the margin loss sees these.", 0
 )
 flags.DEFINE_integer(
-    "balanced_identities", 8, "Identities of the balanced rows of a global batch.", 0
+    "balanced_identities",
+    None,
+    "Identities of the balanced rows of a global batch, which distillation losses need "
+    f"for pairs. Default: {effects.BALANCED_IDENTITIES} with --distill, else 0.",
+    0,
 )
 flags.DEFINE_integer(
     "images_per_identity", 4, "Balanced images of each of these identities.", 1
@@ -69,7 +77,11 @@ flags.DEFINE_float(
     "augment_jpeg", 0.0, "Share of images compressed again at quality 20 to 80.", 0, 1
 )
 flags.DEFINE_integer(
-    "skip_corrupt", 0, "Unreadable images to replace before the run stops.", 0
+    "skip_corrupt",
+    0,
+    "Unreadable images to allow before the run stops. In training each is replaced by "
+    "another of its identity, evaluations and exports leave it out.",
+    0,
 )
 
 flags.DEFINE_string(
@@ -120,12 +132,13 @@ flags.DEFINE_string(
 flags.DEFINE_string(
     "distill",
     "",
-    "Distillation losses as name:weight,... or name:share%,...; with a teacher. With "
-    "ekd:30% the weight follows the gradients: averaged over about 100 steps, the norm "
-    "of the weighted loss's gradient on the embeddings is 30 % of that of the margin "
-    "loss's (which must be there; up to 1000%). Has: ekd, cosine, fitnet, sp, cckd, "
-    "rkd, darkrank, triplet_distillation, ada_distill; and with a cache or "
-    "--teacher_centres: kd, shrinkteanet, margin_distillation, proxyless_kd.",
+    "Distillation losses as name:weight,... or name:share%,... with a teacher, such as "
+    "ekd:100%,cosine:100. With a share the weight follows the gradients: averaged over "
+    "about 100 steps, the norm of the weighted loss's gradient on the embeddings is "
+    "that percentage of the margin loss's (which must be there; up to 1000%). Has: "
+    "ekd, cosine, fitnet, sp, cckd, rkd, darkrank, triplet_distillation, ada_distill; "
+    "and with a cache or --teacher_centres: kd, shrinkteanet, margin_distillation, "
+    "proxyless_kd.",
 )
 flags.DEFINE_string(
     "teacher_centres",
@@ -133,40 +146,6 @@ flags.DEFINE_string(
     "A .npy file, (identities, size): row i is the teacher's mean embedding of the "
     "training images of label i. Default: those of --teacher=cache:DIR.",
 )
-flags.DEFINE_list(
-    "ekd_fprs", "1e-1,1e-2,1e-3,1e-4,1e-5,1e-6", "FPRs of EKD's thresholds."
-)
-flags.DEFINE_enum(
-    "ekd_preset",
-    "default",
-    ["default", "reference"],
-    "What --ekd_temperature, --ekd_thresholds, --ekd_threshold_gradient and "
-    "--ekd_memory are where they are not given: default (0.1, histogram, true, 2048) "
-    "or the arithmetic of the reference implementation (0.01, ema, false, 0, averages "
-    "that start at 0).",
-)
-flags.DEFINE_float("ekd_temperature", None, "Temperature of EKD's ranks, in cosine.")
-flags.DEFINE_integer("ekd_num_negatives", 2000, "Hardest negatives of EKD.", 1)
-flags.DEFINE_float("ekd_momentum", 0.01, "Share of the newest batch in thresholds.")
-flags.DEFINE_enum(
-    "ekd_thresholds",
-    None,
-    ["ema", "histogram"],
-    "EKD's thresholds: averages of each batch's, or quantiles of a decayed histogram.",
-)
-flags.DEFINE_integer(
-    "ekd_memory", None, "Rows of earlier batches EKD pairs the batch with as well.", 0
-)
-flags.DEFINE_bool(
-    "ekd_threshold_gradient",
-    None,
-    "Let EKD's gradient reach the negatives that define a threshold; against collapse.",
-)
-
-flags.DEFINE_float("kd_temperature", 4.0, "Temperature of KD's softmaxes, in logits.")
-flags.DEFINE_string("sp_gram", "cosine", "SP's matrices: cosine or row_normalized.")
-flags.DEFINE_integer("darkrank_length", 3, "Neighbours DarkRank orders per image.", 2)
-
 flags.DEFINE_integer("steps", None, "Updates of the run. This or --epochs.", 1)
 flags.DEFINE_float("epochs", None, "Passes over the general images. This or --steps.")
 flags.DEFINE_string(
@@ -218,11 +197,11 @@ flags.DEFINE_string(
     "for TensorBoard's Profile page (pip install tensorboard-plugin-profile).",
 )
 flags.DEFINE_multi_string(
-    "evaluate",
+    "eval_sets",
     [],
-    "NAME:SPEC of what to evaluate on beside the identities held out; may be repeated. "
-    "SPEC is pairs:PATH of a verification set, allpairs:PATH for every pair of its "
-    "images, or images like --data.",
+    "NAME:KIND:PATH of a set to evaluate on beside the identities held out; may be "
+    "repeated. NAME:pairs:FILE is a verification set, NAME:allpairs:FILE every pair of "
+    "its images; KIND:PATH may be images like --data, of which every pair counts.",
 )
 flags.DEFINE_integer(
     "evaluate_every", 0, "Steps between evaluations; 0: at the end only.", 0
@@ -260,6 +239,12 @@ flags.DEFINE_bool(
     False,
     "Resume with flags that change the arithmetic; run.json records which.",
 )
+flags.DEFINE_bool(
+    "force_data",
+    False,
+    "Resume with images that have changed since the run was started. Identities that "
+    "were added are left out.",
+)
 flags.DEFINE_bool("export", False, "Export SavedModel and TFLite at the end.")
 
 # What may differ when a run is resumed, because the arithmetic does not depend on it.
@@ -267,7 +252,7 @@ FREE_TO_CHANGE = (
     "workdir",
     "log_every",
     "profile_steps",
-    "evaluate",
+    "eval_sets",
     "evaluate_every",
     "checkpoint_every",
     "keep",
@@ -276,6 +261,7 @@ FREE_TO_CHANGE = (
     "collapse_steps",
     "deterministic",
     "force_flags",
+    "force_data",
     "export",
     "skip_corrupt",
     "strategy",
@@ -285,16 +271,54 @@ FREE_TO_CHANGE = (
 )
 
 
+WAY_OUT = "remove or replace what is damaged, or allow N with --skip_corrupt=N"
+
+
+def run_values(found: flags.FlagValues) -> dict:
+    """Returns the values of a run, by name, with what follows from others filled in.
+
+    Args:
+        found: Parsed flags, those of this command among them.
+
+    Raises:
+        ValueError: There are no training images, or a flag has no effect.
+    """
+    values, defaults = _values(found)
+    effects.check_effects(values, defaults, effects.TRAIN)
+    return values
+
+
+def idle_flags(found: flags.FlagValues) -> dict[str, str]:
+    """Returns the flags that were changed and have no effect -> what they need."""
+    return effects.idle_flags(*_values(found), effects.TRAIN)
+
+
+def _values(found):
+    """Returns the values, completed, and the defaults."""
+    module = sys.modules[__name__]
+    names = [flag.name for flag in flags.FLAGS.get_flags_for_module(module)]
+    values = effects.complete({name: found[name].value for name in names})
+    return values, {name: found[name].default for name in names}
+
+
 def main(argv):
     """Runs the training the flags describe."""
     if len(argv) > 1:
         raise app.UsageError(f"Unexpected arguments: {' '.join(argv[1:])}")
-    module_flags = flags.FLAGS.get_flags_for_module(sys.modules[__name__])
-    values = {flag.name: flag.value for flag in module_flags}
+    try:
+        train(run_values(flags.FLAGS))
+    except ValueError as error:
+        # A mistake in the flags or the data: the message says it, a traceback would
+        # hide it.
+        logging.debug("", exc_info=True)
+        raise SystemExit(f"ekd_tf.train: {explain(error, WAY_OUT)}") from None
+
+
+def train(values):
+    """Runs the training of some values of the flags."""
     use_onednn()
     # TensorFlow takes seconds to import: `--help` must not wait for it.
     from ekd_tf.session import TrainingSession
-    from ekd_tf.training.interruption import RESUME_STATUS
     from ekd_tf.training.interruption import Interrupted
 
     try:
@@ -302,17 +326,11 @@ def main(argv):
     except Interrupted as reason:
         logging.warning("%s The same command goes on with it.", reason)
         sys.exit(RESUME_STATUS)
-    except ValueError as error:
-        # A mistake in the flags or the data: the message says it, a traceback would
-        # hide it.
-        logging.debug("", exc_info=True)
-        raise SystemExit(f"ekd_tf.train: {error}") from None
 
 
 def run():
     """Entry point of the console script."""
-    flags.mark_flag_as_required("workdir")
-    app.run(main)
+    command.run(main, "ekd_tf.train", ["workdir"], resumes=True)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,11 @@ import sys
 from absl import app
 from absl import flags
 
+from ekd_tf import command
+from ekd_tf.effects import Needs
+from ekd_tf.unreadable import explain
+from ekd_tf.user_text import one_line
+
 MODEL = flags.DEFINE_string(
     "model",
     None,
@@ -27,11 +32,14 @@ THRESHOLD = flags.DEFINE_float(
 FLIP = flags.DEFINE_bool(
     "flip",
     None,
-    "Add the embedding of the mirror image. Default: as the model was calibrated.",
+    "Add the embedding of the mirror image. Default: where the model was so calibrated "
+    "and --threshold is not given.",
 )
 CACHE = flags.DEFINE_string(
     "cache", None, "Folder to keep the gallery's embeddings in."
 )
+
+_EFFECTS = (Needs("nearest cache", "--gallery", lambda v: v["gallery"] is not None),)
 
 
 def main(argv):
@@ -42,9 +50,11 @@ def main(argv):
     if not images:
         raise app.UsageError("Give an image to look up in --gallery.")
     try:
+        command.check_effects(sys.modules[__name__], _EFFECTS)
         verify(images)
-    except ValueError as error:
-        raise SystemExit(f"ekd_tf.verify: {error}") from None
+    except (OSError, ValueError) as error:
+        text = explain(error, "replace it, or leave it out")
+        raise SystemExit(f"ekd_tf.verify: {text}") from None
 
 
 def verify(images):
@@ -59,13 +69,15 @@ def verify(images):
     from ekd_tf import evaluators
     from ekd_tf.data import ListedImages
     from ekd_tf.data import images_below
-    from ekd_tf.evaluation import card_path
+    from ekd_tf.data.listed import readable
     from ekd_tf.evaluation import read_calibration
 
-    calibration = read_calibration(card_path(MODEL.value.partition("@")[0]))
+    calibration = None
+    if THRESHOLD.value is None:
+        calibration = read_calibration(evaluators.file_of_model(MODEL.value))
     flip = FLIP.value
     if flip is None:
-        flip = calibration is None or calibration.flip
+        flip = calibration is not None and calibration.flip
     embedder = evaluators.make_source_embedder(
         MODEL.value, flip=flip, cache=evaluators.make_cache(CACHE.value)
     )
@@ -76,15 +88,21 @@ def verify(images):
             sys.stdout.write(decide(float(rows[0] @ rows[1])) + "\n")
             return
         gallery = images_below(GALLERY.value)
-        cosines = rows @ embedder(gallery).T
+        try:
+            of_gallery = embedder(gallery)
+        except (ValueError, tf.errors.OpError):
+            # One bad image must not keep a photo collection from being searched.
+            gallery = readable(gallery)
+            of_gallery = embedder(gallery)
+        cosines = rows @ of_gallery.T
     except tf.errors.OpError as error:
         # The reader's words stand in the last line of what tf.data makes of them.
         raise ValueError(_last_words(error)) from error
     for image, of_image in zip(images, cosines):
-        sys.stdout.write(f"{image}\n")
+        sys.stdout.write(f"{one_line(image)}\n")
         for place in (-of_image).argsort(kind="stable")[: NEAREST.value]:
             said = decide(float(of_image[place]))
-            sys.stdout.write(f"  {gallery.paths[place]}  {said}\n")
+            sys.stdout.write(f"  {one_line(gallery.paths[place])}  {said}\n")
 
 
 def _decision(calibration, flip):
@@ -97,12 +115,12 @@ def _decision(calibration, flip):
     elif calibration is None:
         return lambda cosine: (
             f"cosine {cosine:.4f}: no decision, as no threshold is known: calibrate by "
-            "ekd_tf.evaluate --calibrate_fpr=1e-4 --on=... or give --threshold"
+            "ekd_tf.evaluate --calibrate_fpr=1e-4 --eval_sets=... or give --threshold"
         )
     elif calibration.flip != flip:
         raise ValueError(
-            f"The threshold was calibrated {'with' if calibration.flip else 'without'} "
-            "flip, so cosines must be made in the same way. Leave --flip out, or give "
+            f"The threshold was calibrated for embeddings of {calibration.view}, and "
+            f"`--flip` must say so. Received: flip={flip}. Leave it out, or give "
             "--threshold"
         )
     else:
@@ -127,8 +145,7 @@ def _last_words(error):
 
 def run():
     """Entry point of the console script."""
-    flags.mark_flag_as_required("model")
-    app.run(main)
+    command.run(main, "ekd_tf.verify", ["model"])
 
 
 if __name__ == "__main__":

@@ -20,3 +20,73 @@ def encode(image, form="PNG", **options):
 
 def pixels(image):
     return np.asarray(image.convert("RGB"))
+
+
+# What is stored for an upright image, by EXIF orientation: 6, say, is stored a quarter
+# turn to the left, so that it must be turned to the right.
+STORED = {
+    1: lambda upright: upright,
+    2: np.fliplr,
+    3: lambda upright: np.rot90(upright, 2),
+    4: np.flipud,
+    5: lambda upright: np.swapaxes(upright, 0, 1),
+    6: np.rot90,
+    7: lambda upright: np.rot90(np.swapaxes(upright, 0, 1), 2),
+    8: lambda upright: np.rot90(upright, -1),
+}
+
+
+def with_orientation(upright, orientation, form="PNG", **options):
+    """The file of an image `(height, width, 3)` stored as EXIF orientation says."""
+    exif = Image.Exif()
+    # As cameras do, another tag before and one behind.
+    exif[0x010F], exif[0x0112], exif[0x0131] = "maker", orientation, "program"
+    stored = Image.fromarray(np.ascontiguousarray(STORED[orientation](upright)))
+    return encode(stored, form, exif=exif, **options)
+
+
+def kinds(rng):
+    """Name -> `(file, pixels)`: what image files come in, and what they show."""
+    image = face(rng, 12, 16)
+    colour, gray = pixels(image), np.asarray(image.convert("L"))
+    repeated = np.repeat(gray[..., None], 3, axis=2)
+    # The upper eight bits are those of `gray`.
+    deep = Image.fromarray(gray * np.uint16(256) + np.uint16(99))
+    palette = image.convert("P")
+    cmyk = image.convert("CMYK")
+    alpha = image.copy()
+    alpha.putalpha(Image.fromarray(255 - gray))
+    inverted = io.BytesIO()
+    Image.fromarray(65535 - np.asarray(deep)).save(
+        inverted, "TIFF", tiffinfo={0x0106: 0}
+    )
+    files = {
+        "png": (encode(image), colour),
+        "gray png": (encode(image.convert("L")), repeated),
+        "gray png of 16 bits": (encode(deep), repeated),
+        "gray tiff of 16 bits": (encode(deep, "TIFF"), repeated),
+        "pressed tiff of 16 bits": (
+            encode(deep, "TIFF", compression="tiff_lzw"),
+            repeated,
+        ),
+        "tiff of 16 bits, white is zero": (inverted.getvalue(), repeated),
+        "tiff": (encode(image, "TIFF"), colour),
+        "alpha": (encode(alpha), colour),
+        "gray with alpha": (encode(alpha.convert("LA")), repeated),
+        "palette": (encode(palette), pixels(palette)),
+        "palette with alpha": (
+            encode(palette, transparency=bytes(range(256))),
+            pixels(palette),
+        ),
+        "palette bmp": (encode(palette, "BMP"), pixels(palette)),
+        "bmp": (encode(image, "BMP"), colour),
+        "gif": (encode(palette, "GIF"), pixels(palette)),
+        "webp": (encode(image, "WEBP", lossless=True), colour),
+        "cmyk tiff": (encode(cmyk, "TIFF"), pixels(cmyk)),
+    }
+    for orientation in STORED:
+        for form in ("PNG", "TIFF", "WEBP"):
+            options = {"lossless": True} if form == "WEBP" else {}
+            data = with_orientation(colour, orientation, form, **options)
+            files[f"{form}, orientation {orientation}"] = data, colour
+    return files

@@ -88,9 +88,7 @@ def make(loss, norm="frozen", parts=1):
     if loss == "margin":
         model = FaceClassifier(student, head)
     else:
-        ekd = EKDLoss(
-            temperature=0.1, momentum=0.3, threshold_gradient=loss != "detached"
-        )
+        ekd = EKDLoss(memory=0, momentum=0.3, threshold_gradient=loss != "detached")
         losses = {"ekd": (ekd, 50.0)}
         if loss == "two":
             losses["cosine"] = (CosineGap(), GradientShare(0.3))

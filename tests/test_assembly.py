@@ -27,6 +27,18 @@ def build(strategy=None, **changes):
         ({"model": "mobilenet"}, "Did you mean 'mobilefacenet'"),
         ({"optimizer": "sgdd"}, "Did you mean 'sgd'"),
         ({"drop_at": ["soon"]}, "`drop_at` must be a number. Received: 'soon'"),
+        ({"drop_at": ["3", "4"]}, "`--drop_at` must .*end .* step 4. Received: 3,4"),
+        ({"drop_at": ["3", "2"]}, "`--drop_at` must increase, in steps"),
+        ({"drop_at": ["1"], "warmup_steps": 2}, "warm-up of 2 steps"),
+        (
+            {"steps": None, "epochs": 2.0, "drop_at": ["3"]},
+            "in epochs, .* at step 8. Received: 3, at steps 12",
+        ),
+        (
+            {"warmup_steps": 4, "drop_at": []},
+            "`--warmup_steps` must be below the steps of the run, 4: .*Received: 4",
+        ),
+        ({"profile_steps": "5:6"}, "`--profile_steps` must begin within .* 4 steps"),
         ({"balanced_identities": 9}, "at most the number of identities"),
         ({"margin": 28.6}, r"\[0, pi/2\) radians. Received: margin=28.6"),
         ({"input_size": 36}, "multiple of 8 pixels from 32 up"),
@@ -77,6 +89,6 @@ def test_a_teacher_makes_the_difference_between_the_models(teacher):
 
 def test_epochs_are_counted_in_general_images():
     # 8 identities x 4 images: 4 batches of 8 general rows see each once.
-    assert build(steps=None, epochs=2.5).steps == 10
-    assert build(steps=None, epochs=0.01).steps == 1
+    assert build(steps=None, epochs=2.5, drop_at=[]).steps == 10
+    assert build(steps=None, epochs=0.01, drop_at=[]).steps == 1
     assert build().steps == VALUES["steps"]

@@ -14,6 +14,21 @@ def message(check, *args, **kwargs):
 # --- choices
 
 
+def test_errors_call_arguments_by_their_flags():
+    with pytest.raises(ValueError) as error:
+        with checks.flag_words(identities="balanced_identities", general="general"):
+            raise ValueError(
+                "`identities` must be below the identities, 3. Received: identities=4, "
+                "general=1, other=2"
+            )
+    assert str(error.value) == (
+        "`--balanced_identities` must be below the identities, 3. Received: "
+        "--balanced_identities=4, --general=1, other=2"
+    )
+    with pytest.raises(ValueError, match="^`a`$"), checks.flag_words():
+        raise ValueError("`a`")
+
+
 def test_choice_among_those_offered():
     checks.check_choice("mode", "ema", ("ema", "histogram"))
 

@@ -1,4 +1,5 @@
 import math
+import types
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from ekd_tf.data import FolderFaces
 from ekd_tf.data.writers import TFRecordWriter
 from ekd_tf.heads import ArcFace
 from ekd_tf.heads import CosFace
+from ekd_tf.unreadable import Unreadable
 
 
 def folder(root, identities=3, images=2):
@@ -82,17 +84,20 @@ def test_joins_sources(tmp_path):
     assert factory.make_source(f"{drawn}+{drawn},seed=3").num_identities == 4
 
 
-def test_accepts_damage_in_the_training_data_alone(tmp_path):
+def test_counts_damage_of_either_source_together(tmp_path):
     images = [(k // 2, b"abcd") for k in range(4)]
     offsets = records.write(tmp_path, records.insightface(images))
     content = bytearray((tmp_path / "train.rec").read_bytes())
     content[offsets[1]] = 0
     (tmp_path / "train.rec").write_bytes(content)
     spec, drawn = f"recordio:{tmp_path}", "synthetic:identities=2,images=2,size=32"
-    train, _ = factory.make_sources(spec, drawn, 0, seed=0, skip_corrupt=1)
-    assert len(train) == 4
-    with pytest.raises(ValueError, match="is damaged"):
-        factory.make_sources(drawn, spec, 0, seed=0, skip_corrupt=1)
+    for pair in ((spec, drawn), (drawn, spec)):
+        unreadable = Unreadable(1)
+        sources = factory.make_sources(*pair, 0, seed=0, unreadable=unreadable)
+        assert sorted(map(len, sources)) == [4, 4]
+        assert len(unreadable.lines) == 1
+        with pytest.raises(ValueError, match="cannot decode .*offset"):
+            factory.make_sources(*pair, 0, seed=0)
 
 
 @pytest.mark.parametrize(
@@ -175,12 +180,12 @@ def test_builds_every_loss_between_different_sizes():
         "centres": np.eye(4, 5),
     }
     spec = ",".join(f"{name}:{i + 2}" for i, name in enumerate(factory.LOSSES))
-    losses = factory.make_losses(spec, **arguments)
+    losses = factory.make_losses(spec, scale=64.0, head=None, **arguments)
     assert list(losses) == list(factory.LOSSES)
     batch = np.eye(4, 3, dtype=np.float32), np.eye(4, 5, dtype=np.float32)
     for i, (name, (loss, weight)) in enumerate(losses.items()):
         assert weight == i + 2
-        if name == "ekd":
+        if name.startswith("ekd"):
             # Its first call takes longer than all others' together.
             continue
         terms = loss(*batch, np.int32([0, 0, 1, 3]))
@@ -190,16 +195,42 @@ def test_builds_every_loss_between_different_sizes():
         assert losses[name][0].projection is not None
 
 
-def test_loss_arguments_reach_their_loss():
-    losses = factory.make_losses("sp,darkrank:2", sp={"gram": "row_normalized"})
+def test_words_behind_a_loss_are_its_arguments():
+    spec = "sp:gram=row_normalized,darkrank:2:length=4,ekd:100%:temperature=0.05"
+    spec += ":threshold_gradient=false:memory=9:num_negatives=7:fprs=1e-1/1e-2"
+    losses = factory.make_losses(spec, student_dim=3, teacher_dim=5, scale=9.0)
     assert losses["sp"][0].gram == "row_normalized"
-    assert losses["darkrank"][0].length == 3
+    assert (losses["darkrank"][0].length, losses["darkrank"][1]) == (4, 2.0)
+    ekd = losses["ekd"][0]
+    assert (ekd.temperature, ekd.memory, ekd.threshold_gradient) == (0.05, 9, False)
+    assert (ekd.miner.num_negatives, ekd.miner.fprs) == (7, (0.1, 0.01))
+    assert ekd.teacher_dim == 5
+
+
+@pytest.mark.parametrize(
+    ("spec", "words"),
+    [
+        ("ekd:tempature=1", "`--distill=ekd:` must be one of .*mean 'temperature'"),
+        ("ekd:1:student_dim=4", "`--distill=ekd:` must be one of"),
+        ("ekd:temperature", "`distill=ekd` must be a number. Received: 'temperature'"),
+        ("ekd:1:temperature", "`--distill=ekd:temperature` needs a value"),
+        ("ekd:memory=1.5", "`--distill=ekd:memory` must be an integer"),
+        ("ekd:threshold_gradient=no", "threshold_gradient` must be one of 'true'"),
+        ("ekd:temperature=-1:memory=0", r"`temperature` must be in \(0, inf\)"),
+        ("ekd_reference:8:momentum=0.1", "`--distill=ekd_reference:` must be one of"),
+    ],
+)
+def test_says_what_is_wrong_with_words(spec, words):
+    with pytest.raises(ValueError, match=words):
+        factory.make_losses(spec, student_dim=3, teacher_dim=5)
 
 
 def test_kd_uses_the_centres_of_the_head():
     head = factory.make_head("arcface", 4, 64.0, None)
     head.build((None, 3))
-    losses = factory.make_losses("kd", 3, 5, 4, np.eye(4, 5), head)
+    losses = factory.make_losses(
+        "kd", np.eye(4, 5), student_dim=3, teacher_dim=5, num_identities=4, head=head
+    )
     assert not losses["kd"][0].trainable_variables
     batch = np.eye(4, 3, dtype=np.float32), np.eye(4, 5, dtype=np.float32)
     before = float(losses["kd"][0](*batch)["kd"])
@@ -280,3 +311,44 @@ def test_augmentation_is_made_of_the_values_of_its_name():
     assert (on.crop, on.jpeg, on.occlusion) == (8, 0.5, 0)
     with pytest.raises(ValueError, match=r"`augment_crop` must be in \[0, 8\]"):
         factory.make_augmentation({**off, "augment_crop": 9})
+
+
+TOY = types.SimpleNamespace(labels=np.repeat([0, 1, 2], 4))
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (
+            lambda: factory.make_sampler(TOY, 0, 99, 4, 0),
+            "`--balanced_identities` must be at most .* --balanced_identities=99",
+        ),
+        (
+            lambda: factory.make_sampler(TOY, 0, 0, 4, 0),
+            "`--general_batch` or `--balanced_identities` must be above 0",
+        ),
+        (
+            lambda: factory.make_source("synthetic:size=33"),
+            "`--data=synthetic:size` must be a multiple of 16",
+        ),
+        (
+            lambda: factory.make_head("arcface", 5, 64.0, None, sample_rate=0.0),
+            "`--head_sample_rate` must be in",
+        ),
+        (
+            lambda: factory.make_schedule("step", 0.0, 10, 0, [], 0.1),
+            "`--learning_rate` must be in",
+        ),
+        (
+            lambda: factory.make_schedule("step", 0.1, 10, 0, [5, 5], 0.1),
+            "`--drop_at` must increase",
+        ),
+        (
+            lambda: factory.make_sources("synthetic:identities=4", None, 3, 0),
+            "`--holdout_identities` must leave at least 2",
+        ),
+    ],
+)
+def test_errors_name_the_flag(make, words):
+    with pytest.raises(ValueError, match=words):
+        make()

@@ -53,7 +53,7 @@ class Result:
     def scalars(self, model="student"):
         return {"heldout/accuracy": self.accuracy}
 
-    def text(self):
+    def report(self):
         return ""
 
 
@@ -61,23 +61,30 @@ class Result:
 def run(tmp_path, monkeypatch):
     """Returns `run(steps, accuracies, **flags)`: a run without training."""
 
-    def run(steps, accuracies=(), scalars=None, signal_at=None, **flags):
+    def run(
+        steps,
+        accuracies=(),
+        scalars=None,
+        signal_at=None,
+        start=0,
+        evaluated=None,
+        **flags,
+    ):
         results = iter(accuracies)
 
         def evaluate(models):
-            return Result(next(results))
+            result = next(results)
+            if isinstance(result, BaseException):
+                raise result
+            return Result(result)
 
-        evaluate.name = "heldout"
-        monkeypatch.setattr(
-            record_module,
-            "make_evaluations",
-            lambda *a: [evaluate] if accuracies else [],
-        )
         source = InMemoryFaces(SyntheticFaces(identities=3, images_per_identity=2))
+        evaluate.source = source
         model = Model()
+        model.steps += start
         parts = types.SimpleNamespace(
             train=source,
-            heldout=source if accuracies else None,
+            evaluations=[evaluate] if accuracies else [],
             sampler=types.SimpleNamespace(batch_size=2),
             steps=steps,
             model=model,
@@ -95,12 +102,13 @@ def run(tmp_path, monkeypatch):
 
         batches = [{"image_id": np.array([1, 2]), "image": np.zeros((2, 16, 16, 3))}]
         with contextlib.closing(MetricsLog(tmp_path)) as log:
-            record = Record(v, workdir, store, log, BestMetric(v.best_metric))
+            best = BestMetric(v.best_metric)
+            record = Record(v, workdir, store, log, best, start, evaluated)
             hooks = record.hooks(
                 parts, ProgressLine(steps), tf.distribute.get_strategy(), termination
             )
-            run_steps(make_step, batches * steps, 0, steps, hooks)
-        return store
+            run_steps(make_step, batches * steps, start, steps, hooks)
+        return store, record
 
     return run
 
@@ -113,7 +121,7 @@ def restored(store, step):
 
 
 def test_the_best_evaluation_has_a_checkpoint_of_its_own(run):
-    store = run(
+    store, _ = run(
         9,
         [0.5, 0.7, 0.6, 0.7, 0.1],
         evaluate_every=2,
@@ -121,18 +129,54 @@ def test_the_best_evaluation_has_a_checkpoint_of_its_own(run):
         keep=2,
         log_every=4,
     )
-    # 4 was the best and is kept by name; evaluations at 2 and 4 made checkpoints.
-    assert store.steps() == [6, 9]
+    # 4 was the best and is kept by name; every evaluation began with a checkpoint.
+    assert store.steps() == [8, 9]
     best = {"name": "heldout/accuracy", "value": 0.7, "step": 4}
-    assert restored(store, "best") == {"step": 4, "best": best}
+    assert restored(store, "best") == {"step": 4, "best": best, "evaluated": 4}
     assert restored(store, 9)["best"] == best
 
 
-def test_an_unknown_metric_ends_the_run_with_the_list(run):
-    with pytest.raises(
-        ValueError, match="reports: heldout/accuracy. Received: 'heldout/auc'"
-    ):
-        run(2, [0.5], best_metric="heldout/auc")
+@pytest.mark.parametrize("kind", [ValueError, OSError, ZeroDivisionError])
+def test_an_evaluation_that_fails_costs_no_step(run, monkeypatch, kind):
+    errors = []
+    monkeypatch.setattr(
+        record_module.logging, "error", lambda text, *a, **k: errors.append(text % a)
+    )
+    flags = {"evaluate_every": 2, "checkpoint_every": 0}
+    store, record = run(6, [0.5, kind("no picture"), 0.4], **flags)
+    assert errors == ["The evaluation at step 4 failed: no picture"]
+    assert store.steps() == [2, 4, 6]
+    assert record.failure is None
+    # What a restart finds: the step is there, its evaluation is not.
+    assert restored(store, 4)["evaluated"] == 2
+    assert restored(store, 6)["evaluated"] == 6
+
+
+def test_a_last_evaluation_that_fails_is_kept_as_the_runs_failure(run):
+    store, record = run(2, [ValueError("no picture")])
+    assert record.failure == "The evaluation at step 2 failed: no picture"
+    assert store.steps() == [2]
+
+
+def test_an_evaluation_begins_with_its_step_saved(run, tmp_path):
+    class Killed(BaseException):
+        pass
+
+    with pytest.raises(Killed):
+        run(3, [Killed()], checkpoint_every=0)
+    assert CheckpointStore(tmp_path / "checkpoints").steps() == [3]
+
+
+@pytest.mark.parametrize(
+    ("start", "evaluated", "steps", "missing"),
+    [(4, 2, 4, 1), (4, 4, 4, 0), (2, None, 3, 2), (1, None, 3, 2)],
+)
+def test_a_missing_evaluation_is_made_when_the_run_goes_on(
+    run, start, evaluated, steps, missing
+):
+    made = iter([0.5] * missing)
+    store, record = run(steps, made, start=start, evaluated=evaluated, evaluate_every=2)
+    assert next(made, None) is None and record.failure is None
 
 
 def test_a_signal_ends_the_run_with_a_checkpoint(run, tmp_path):

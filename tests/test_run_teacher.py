@@ -30,6 +30,7 @@ from ekd_tf.teachers import FrozenEmbedder
 from ekd_tf.training.distiller import Distiller
 from ekd_tf.training.loop import compile_step
 from ekd_tf.training.strategy import distribute
+from ekd_tf.unreadable import Unreadable
 
 # A side the student's images are resized from; the teacher takes them as they are.
 LARGE = 24
@@ -296,19 +297,20 @@ def test_a_replaced_image_has_the_row_of_its_replacement(
     faces = FolderFaces(tmp_path / "faces")
     model = str(root / f"model{LARGE}")
     if kind == "cache":
-        spec = write_cache(tmp_path / "cache", model, faces, skip_corrupt=1)
+        spec = write_cache(tmp_path / "cache", model, faces, unreadable=Unreadable(1))
         teacher = open_run_teacher(spec, faces, True)
         # The row in its own place is that of the next image too.
         rows = teacher.embedder_of(faces)._cache.rows
         np.testing.assert_allclose(rows[9], rows[10], atol=1e-6)
     else:
         teacher = online(kind, root, LARGE, monkeypatch)
-    pipeline = pipeline_of(teacher, faces, steps=6, skip_corrupt=1)
+    unreadable = Unreadable(1)
+    pipeline = pipeline_of(teacher, faces, steps=6, unreadable=unreadable)
     for batch in teacher.attach(pipeline).as_numpy_iterator():
         # `expected_rows` opens the image that is named: never the bad one.
         expected = expected_rows(faces, batch)
         np.testing.assert_allclose(batch["teacher"], expected, atol=1e-4)
-    (line,) = pipeline.skipped
+    (line,) = unreadable.lines
     assert line.startswith(faces.describe(9))
 
 

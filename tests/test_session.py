@@ -5,6 +5,8 @@ import numpy as np
 import pytest
 import toys
 from absl.flags import FLAGS
+from pictures import encode
+from pictures import face
 from traces import steps_in
 
 import ekd_tf.train as train_module
@@ -18,6 +20,7 @@ from ekd_tf.teachers import load_embedder
 from ekd_tf.training.lock import WorkdirLock
 from ekd_tf.training.logs import MetricsLog
 from ekd_tf.training.workdir import Workdir
+from ekd_tf.unreadable import UnreadableError
 
 SOURCE = "synthetic:identities=8,images=4,size=32"
 # The defaults of the flags, and what makes a run small.
@@ -33,10 +36,6 @@ VALUES = {
     "input_size": 32,
     "margin": 0.2,
     "scale": 16.0,
-    "ekd_fprs": ["1e-1", "1e-2"],
-    "ekd_temperature": 0.05,
-    "ekd_num_negatives": 100,
-    "ekd_threshold_gradient": True,
     "steps": 4,
     "learning_rate": 0.02,
     "drop_at": ["3"],
@@ -59,9 +58,7 @@ def small_student():
 
 def train(workdir, **changes):
     values = {**VALUES, "workdir": str(workdir), **changes}
-    TrainingSession(values).run(
-        ["train"], free=("workdir", "checkpoint_every", "force_flags", "profile_steps")
-    )
+    TrainingSession(values).run(["train"], free=train_module.FREE_TO_CHANGE)
     return workdir
 
 
@@ -88,14 +85,18 @@ def test_leaves_what_repeats_the_run(distilled):
     run = json.loads((distilled / "run.json").read_text())
     assert run["flags"]["distill"] == "ekd:5"
     assert set(run["starts"][0]) >= {"command", "versions", "commit", "time"}
-    assert {path.name for path in distilled.iterdir()} == {
+    names = {path.name for path in distilled.iterdir()}
+    events = {name for name in names if name.startswith("events.out.tfevents.")}
+    assert len(events) == 1
+    assert names - events == {
         "run.json",
+        "identities.json",
         "metrics.jsonl",
-        "tensorboard",
         "checkpoints",
         "reports",
         "model.keras",
         "lock",
+        "teacher",
     }
     names = sorted(path.name for path in (distilled / "checkpoints").iterdir())
     assert names == [
@@ -144,7 +145,8 @@ def test_evaluates_on_more_sets_and_draws_the_teacher_once(tmp_path, teacher):
         teacher=str(teacher),
         distill="ekd:5",
         steps=2,
-        evaluate=[f"other:{SOURCE},first=2000"],
+        drop_at=["1"],
+        eval_sets=[f"other:{SOURCE},first=2000"],
         evaluate_every=1,
         best_metric="other/auc",
     )
@@ -155,7 +157,7 @@ def test_evaluates_on_more_sets_and_draws_the_teacher_once(tmp_path, teacher):
     assert all("other/gap_at_fpr_1e-1" in line for line in evaluated)
     assert (path / "reports" / "other.json").exists()
     assert (path / "reports" / "other_roc.png").exists()
-    (lines,) = (path / "tensorboard" / "teacher").iterdir()
+    (lines,) = (path / "teacher").iterdir()
     assert b"other/auc" in lines.read_bytes()
 
 
@@ -247,6 +249,111 @@ def test_sources_of_run_are_those_it_was_trained_on(teacher):
     assert (train_source.num_identities, heldout.num_identities) == (8, 6)
 
 
+def test_a_run_and_its_commands_refuse_data_that_has_changed(tmp_path, faces):
+    arguments = {"data": f"folder:{faces}", "heldout_data": None, "steps": 2}
+    run = train(tmp_path / "run", holdout_identities=4, **arguments)
+    before = sources_of_run(run)[1].identity_names()
+    shutil.copytree(faces / "p0", faces / "a")
+    words = "the data has changed: 1 identities added, 0 gone; 3 images added, 0 gone"
+    for again in (
+        lambda: train(run, holdout_identities=4, **arguments),
+        lambda: sources_of_run(run),
+    ):
+        with pytest.raises(ValueError, match=words):
+            again()
+    assert sources_of_run(run, force=True)[1].identity_names() == before
+    train(run, holdout_identities=4, force_data=True, **arguments)
+
+
+@pytest.fixture
+def faces(tmp_path):
+    """A folder of eight identities of three images."""
+    rng = np.random.default_rng(0)
+    for k in range(24):
+        path = tmp_path / "faces" / f"p{k // 3}" / f"{k % 3}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(encode(face(rng, 32, 32)))
+    return tmp_path / "faces"
+
+
+def test_unreadable_images_are_allowed_for_every_reader(tmp_path, faces, teacher):
+    arguments = {
+        "data": f"folder:{faces}",
+        "heldout_data": None,
+        "holdout_identities": 4,
+        "teacher": str(teacher),
+        "distill": "cosine",
+        "steps": 2,
+    }
+    _, heldout = factory.make_sources(f"folder:{faces}", None, 4, seed=0)
+    held = heldout.identity_names()
+    trained = sorted({path.name for path in faces.iterdir()} - set(held))
+    bad = [faces / held[0] / "1.png", faces / trained[0] / "1.png"]
+    for path in bad:
+        path.write_bytes(b"no image")
+    # Found before the first step, and nothing recorded.
+    with pytest.raises(UnreadableError, match=f"cannot decode {bad[0]}: not an"):
+        train(tmp_path / "run", **arguments)
+    assert not (tmp_path / "run" / "run.json").exists()
+    run = train(tmp_path / "run", skip_corrupt=2, **arguments)
+    report = json.loads((run / "reports" / "heldout.json").read_text())
+    assert [line.split(": ")[0] for line in report["left_out"]] == [str(bad[0])]
+    # 3 identities of 3 images and one of 2.
+    assert report["student"]["num_positive"] == 3 * 3 + 1
+    assert report["teacher"]["num_positive"] == 3 * 3 + 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        (
+            {"heldout_data": SOURCE.replace("images=4", "images=2") + ",first=9"},
+            None,
+        ),
+        (
+            {"heldout_data": "synthetic:identities=4,images=2,size=32,first=99"},
+            "`heldout` cannot be evaluated on.* 4 positive .*so that 8 can be drawn.*"
+            "--holdout_identities",
+        ),
+        (
+            {"best_metric": "heldout/gap_at_fpr_1e-1"},
+            "`--best_metric` must be one .*heldout/tpr_at_fpr_1e-1.*Received",
+        ),
+        ({"best_metric": "lfw/accuracy"}, "`--best_metric` must be one"),
+    ],
+)
+def test_an_evaluation_that_cannot_work_is_found_before_the_first_step(
+    tmp_path, changes, words
+):
+    if words is None:
+        train(tmp_path / "run", steps=1, **changes)
+        return
+    with pytest.raises(ValueError, match=words):
+        train(tmp_path / "run", **changes)
+    # So that the mended command is taken.
+    assert not (tmp_path / "run" / "run.json").exists()
+
+
+def test_a_last_evaluation_that_failed_is_made_by_the_same_command(
+    tmp_path, monkeypatch
+):
+    def full(self, folder):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("ekd_tf.evaluation.result.Result.write", full)
+        with pytest.raises(ValueError, match="step 4 failed.*model.keras is saved"):
+            train(tmp_path / "run")
+    assert [line["step"] for line in lines(tmp_path / "run")] == [1, 2, 3, 4]
+    run = train(tmp_path / "run")
+    assert [line["step"] for line in lines(run)] == [1, 2, 3, 4, 4]
+    assert "heldout/accuracy" in lines(run)[-1]
+    assert (run / "reports" / "heldout.json").exists()
+    before = (run / "model.keras").stat().st_mtime_ns
+    train(run)
+    assert (run / "model.keras").stat().st_mtime_ns == before
+
+
 def test_says_which_strategy_was_meant(tmp_path):
     with pytest.raises(ValueError, match="Did you mean 'mirrored'"):
         train(tmp_path / "run", strategy="mirorred")
@@ -276,9 +383,9 @@ def test_a_cache_is_all_that_is_needed_of_a_teacher(cache, tmp_path):
         "distill": "cosine,kd,shrinkteanet,margin_distillation,proxyless_kd",
         "heldout_data": None,
         "holdout_identities": 3,
-        "evaluate": [f"other:{SOURCE},first=2000"],
+        "eval_sets": [f"other:{SOURCE},first=2000"],
     }
-    run = train(tmp_path / "run", steps=2, **arguments)
+    run = train(tmp_path / "run", steps=2, drop_at=["1"], **arguments)
     logged = lines(run)
     for name in arguments["distill"].split(","):
         assert any(key.startswith(f"loss/{name}") for key in logged[0]), name
@@ -292,7 +399,7 @@ def test_a_cache_is_all_that_is_needed_of_a_teacher(cache, tmp_path):
     note["teacher_fingerprint"] = "of another"
     (cache / "cache.json").write_text(json.dumps(note))
     with pytest.raises(ValueError, match="The teacher is not the one the run in"):
-        train(run, steps=2, **arguments)
+        train(run, steps=2, drop_at=["1"], **arguments)
 
 
 def test_the_students_first_weights_depend_on_no_teacher(distilled, teacher):
@@ -323,6 +430,7 @@ def test_saves_the_averages_that_the_optimizer_keeps(tmp_path):
         optimizer="addons/MovingAverage:SGD",
         heldout_data=None,
         steps=2,
+        drop_at=["1"],
         checkpoint_every=0,
     )
     with np.load(path / "checkpoints" / "checkpoint-000000002.npz") as checkpoint:

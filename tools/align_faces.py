@@ -11,23 +11,29 @@ right corner of the mouth as seen in the image, in pixels, paths relative to PHO
 
 Of several faces the largest is taken, or with `--choose=central` the one nearest to the
 middle. Photographs without a face are listed in OUT.left_out.tsv with the reason. The
-same command goes on where an interrupted one stopped; delete the list to try its
-photographs again.
+same command goes on where an interrupted one stopped and tries those photographs again.
 """
 
 import contextlib
 import dataclasses
+import errno
 import functools
 import multiprocessing
 import os
 import pathlib
+import signal
 import sys
 
 import numpy as np
 from absl import app
 from absl import flags
 from PIL import Image
-from PIL import ImageOps
+
+from ekd_tf import command
+from ekd_tf.outputs import make_folder
+from ekd_tf.user_text import KEEP
+from ekd_tf.user_text import one_line
+from ekd_tf.user_text import open_text
 
 PHOTOS = flags.DEFINE_string("photos", None, "Folder of photographs.")
 OUT = flags.DEFINE_string("out", None, "Folder of aligned faces to make.")
@@ -52,6 +58,8 @@ PROCESSES = flags.DEFINE_integer(
     "processes", os.cpu_count(), "Photographs worked on at once.", 1
 )
 
+# No other face could be written either.
+UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 POINTS = ("left_eye", "right_eye", "nose", "mouth_left", "mouth_right")
 
@@ -104,7 +112,6 @@ class MTCNNDetector:
     """
 
     def __init__(self, settings):
-        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
         from mtcnn import MTCNN
 
         self._settings = settings
@@ -142,12 +149,13 @@ def read_landmarks(path):
         ValueError: A line holds something else, or a path comes twice.
     """
     landmarks = {}
-    with open(path, encoding="utf-8") as file:
+    with open_text(path) as file:
         for number, line in enumerate(file, 1):
             if not line.strip() or line.startswith("#"):
                 continue
             # From the right: a path may hold spaces.
             name, *words = line.strip().rsplit(maxsplit=10)
+            name = os.path.normpath(name)
             try:
                 points = np.array(words, np.float64).reshape(5, 2)
             except ValueError:
@@ -171,13 +179,17 @@ def align_photo(name, settings, find_faces):
 
     Returns:
         None, or why there is no aligned face.
+
+    Raises:
+        OSError: Nothing more can be written, as on a full disk.
     """
     from ekd_tf.atomic import write_aside
     from ekd_tf.data.alignment import align
+    from ekd_tf.data.image_pixels import read_image
+    from ekd_tf.data.positioned import read_file
 
     try:
-        with Image.open(settings.photos / name) as photo:
-            image = np.asarray(ImageOps.exif_transpose(photo).convert("RGB"))
+        image = read_image(read_file(settings.photos / name))
         faces = find_faces(name, image)
         if not faces:
             return "no face"
@@ -186,11 +198,16 @@ def align_photo(name, settings, find_faces):
         aligned = Image.fromarray(align(image, face.points, settings.size))
     # Pillow's parsers raise nearly anything on damaged files; the reason is listed.
     except Exception as error:
-        return f"{type(error).__name__}: {error}".replace("\n", " ")
+        return f"{type(error).__name__}: {error}"
     path = output_path(name, settings.out)
-    path.parent.mkdir(parents=True, exist_ok=True)
     options = {"format": "JPEG", "quality": settings.quality, "subsampling": 0}
-    write_aside(path, lambda file: aligned.save(file, **options))
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_aside(path, lambda file: aligned.save(file, **options))
+    except OSError as error:
+        if error.errno in UNWRITABLE:
+            raise
+        return f"cannot be written: {error.strerror}"
     return None
 
 
@@ -200,13 +217,21 @@ def output_path(name, out):
 
 def photographs(root):
     """Returns the paths of all photographs below `root`, sorted, relative to it."""
-    found = []
-    for folder, folders, names in os.walk(root, followlinks=True):
-        folders[:] = sorted(f for f in folders if not f.startswith("."))
-        for name in names:
-            if name.lower().endswith(SUFFIXES) and not name.startswith("."):
-                found.append(os.path.relpath(os.path.join(folder, name), root))
-    return sorted(found)
+    from ekd_tf.data.listed import names_below
+
+    paths = names_below(os.fspath(root), SUFFIXES)
+    return sorted(os.path.relpath(path, root) for path in paths)
+
+
+def check_landmarks(landmarks, names, photos):
+    """Raises `ValueError` if the points are those of other photographs."""
+    if not set(names) & set(landmarks):
+        listed = next(iter(landmarks), "nothing")
+        raise ValueError(
+            f"`--landmarks` must name photographs by their paths below {photos}, such "
+            f"as {names[0]}. Received none of its {len(names):,} photographs, but "
+            f"{listed}"
+        )
 
 
 def check_outputs(names):
@@ -235,10 +260,11 @@ class Worker:
     def find_faces(self, name, image):
         if self.landmarks is None:
             return self._detector(image)
-        points = self.landmarks.get(name)
-        return [] if points is None else [Face((0, 0, 0, 0), points)]
+        return [Face((0, 0, 0, 0), self.landmarks[name])]
 
     def __call__(self, name):
+        if self.landmarks is not None and name not in self.landmarks:
+            return name, "no points in --landmarks"
         return name, align_photo(name, self.settings, self.find_faces)
 
 
@@ -247,6 +273,8 @@ _worker = None
 
 def _start_worker(settings, landmarks):
     global _worker
+    # The parent is stopped by Ctrl-C, and stops the others.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     _worker = Worker(settings, landmarks)
 
 
@@ -274,22 +302,18 @@ def align_all(settings, landmarks, processes):
     if not names:
         raise ValueError(f"{settings.photos} holds no photographs")
     check_outputs(names)
-    settings.out.mkdir(parents=True, exist_ok=True)
+    if landmarks is not None:
+        check_landmarks(landmarks, names, settings.photos)
+    make_folder("out", settings.out)
     path = left_out_path(settings.out)
-    listed = set()
-    if path.exists():
-        lines = path.read_text(encoding="utf-8").splitlines()
-        listed = {line.split("\t")[0] for line in lines}
     todo = [
-        name
-        for name in names
-        if name not in listed and not output_path(name, settings.out).exists()
+        name for name in names if not os.path.exists(output_path(name, settings.out))
     ]
     written = left_out = 0
-    if not todo:
-        return len(names), 0, 0
     with contextlib.ExitStack() as stack:
-        file = stack.enter_context(open(path, "a", encoding="utf-8"))
+        file = stack.enter_context(open(path, "w", encoding="utf-8", errors=KEEP))
+        if not todo:
+            return len(names), 0, 0
         results = stack.enter_context(worked_off(todo, settings, landmarks, processes))
         line = ProgressLine(len(todo), unit="photographs")
         stack.callback(line.close)
@@ -298,7 +322,7 @@ def align_all(settings, landmarks, processes):
                 written += 1
             else:
                 left_out += 1
-                file.write(f"{name}\t{reason}\n")
+                file.write(f"{one_line(name)}\t{one_line(reason)}\n")
                 file.flush()
             line.update(1)
     return len(names) - len(todo), written, left_out
@@ -346,5 +370,4 @@ def check_detector():
 
 
 if __name__ == "__main__":
-    flags.mark_flags_as_required(["photos", "out"])
-    app.run(main)
+    command.run(main, "align_faces", ["photos", "out"], resumes=True)

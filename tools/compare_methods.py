@@ -21,12 +21,16 @@ import platform
 import shlex
 import signal
 import sys
-import time
 
 from absl import app
 from absl import flags
 
+from ekd_tf import command
+from ekd_tf import effects
 from ekd_tf import train
+from ekd_tf.child import RESUME_STATUS
+from ekd_tf.outputs import make_folder
+from ekd_tf.unreadable import explain
 
 METHODS = flags.DEFINE_multi_string(
     "method",
@@ -51,7 +55,7 @@ ON = flags.DEFINE_multi_string(
     "on",
     [],
     "NAME:SPEC of what to compare on beside the identities held out, like "
-    "--evaluate; repeated. Of two with one name the later one counts.",
+    "--eval_sets; repeated. Of two with one name the later one counts.",
 )
 REPORT_ONLY = flags.DEFINE_bool(
     "report_only", False, "Train nothing; report on the runs that are finished."
@@ -61,7 +65,6 @@ RETRY_FAILED = flags.DEFINE_bool(
 )
 
 ALONE = "alone"
-INTERRUPTED = os.EX_TEMPFAIL
 # What a comparison holds equal. A method may set anything else.
 SHARED = set(
     "workdir seed data heldout_data holdout_identities general_batch flip steps epochs "
@@ -79,7 +82,7 @@ def train_flags(*arguments):
     try:
         rest = found(["train", *arguments])[1:]
     except flags.Error as error:
-        raise ValueError(str(error)) from None
+        raise ValueError(command.explain(error, found)) from None
     if rest:
         raise ValueError(f"Not a flag of ekd_tf.train: {' '.join(rest)}")
     return found
@@ -139,11 +142,24 @@ def parse_seeds(texts):
 
 
 def make_run(method, seed, path, *arguments):
-    """Returns a `GridRun` with the flags all have in common and those given."""
+    """Returns a `GridRun` with the flags all have in common and those given.
+
+    Of the common ones it leaves out what has no effect on it.
+
+    Raises:
+        ValueError: One of those given has no effect.
+    """
     from ekd_tf.training.grid import GridRun
 
+    common = train_flags()
     own = train_flags(*arguments, f"--seed={seed}", f"--workdir={path}")
-    values = {name: own[name].value for name in own}
+    for name in train.idle_flags(own):
+        if own[name].value == common[name].value:
+            own[name].unparse()
+    try:
+        values = train.run_values(own)
+    except ValueError as error:
+        raise ValueError(f"{method}: {error}") from None
     return GridRun(method, seed, path, values, serialized(own), train.FREE_TO_CHANGE)
 
 
@@ -156,12 +172,16 @@ def make_runs(root, methods, seeds, train_teacher=None):
             raise ValueError("Give `--teacher` or `--train_teacher`, not both.")
         own = [*shlex.split(train_teacher), "--teacher=none", "--distill="]
         teacher = make_run("teacher", common["seed"].value, root / "teacher", *own)
+    # The same batches for all: left open, they would depend on the method.
+    batches = []
+    if common["balanced_identities"].value is None:
+        batches.append(f"--balanced_identities={effects.BALANCED_IDENTITIES}")
     runs = []
     for seed in seeds:
         for name, own in methods.items():
             path = root / name / f"seed{seed}"
             of_teacher = [f"--teacher={teacher.path}"] if teacher else []
-            runs.append(make_run(name, seed, path, *of_teacher, *own))
+            runs.append(make_run(name, seed, path, *batches, *of_teacher, *own))
     return teacher, runs
 
 
@@ -178,7 +198,7 @@ def teacher_to_evaluate(teacher, told):
     if told is not None:
         return told
     spec = str(teacher.path) if teacher else train_flags()["teacher"].value
-    if spec.startswith("cache:"):
+    if effects.is_cache(spec):
         raise ValueError(
             f"`--teacher={spec}` holds embeddings of the training images alone. Give "
             "the model they are of as --teacher_model=FILE.onnx, or =none"
@@ -203,16 +223,25 @@ def evaluate(root, runs, teacher_spec, on):
     from ekd_tf.evaluation import kept_figures
     from ekd_tf.session import sources_of_run
     from ekd_tf.teachers import content_hash
+    from ekd_tf.unreadable import Unreadable
 
-    sets, figures, failures = {}, {}, {}
+    common = train_flags()
+    unreadable = Unreadable(common["skip_corrupt"].value)
+    sets, data, figures, failures = {}, {}, {}, {}
     # As of all flags, the later one counts.
     on = list({spec.partition(":")[0]: spec for spec in on}.values())
     for run in runs:
         if not run.is_finished:
             continue
         if run.seed not in sets:
-            _, heldout = sources_of_run(run.path)
-            sets[run.seed] = evaluators.make_evaluations(on, heldout, seed=0)
+            _, heldout = sources_of_run(
+                run.path, unreadable, common["force_data"].value
+            )
+            sets[run.seed] = evaluators.make_evaluations(
+                on, heldout, seed=0, unreadable=unreadable, flag="on"
+            )
+            data[run.seed] = run
+        check_same_data(data[run.seed], run, common["force_data"].value)
         try:
             figures[run.method, run.seed] = kept_figures(
                 run.path / "reports" / "comparison.json",
@@ -244,6 +273,21 @@ def evaluate(root, runs, teacher_spec, on):
     return comparisons, failures
 
 
+def check_same_data(first, run, force):
+    """Raises `ValueError` where two runs of a seed were started with other images."""
+    from ekd_tf.training.workdir import Workdir
+
+    if first is run or force:
+        return
+    was, now = (Workdir(r.path, create=False).read_data() for r in (first, run))
+    if was != now:
+        raise ValueError(
+            f"the data has changed between {first.path} and {run.path}: they were "
+            "trained or are evaluated on other images. Train one of them again, or "
+            "give --force_data to compare them all the same"
+        )
+
+
 def machine():
     """Returns processor and number of cores, in words."""
     name = platform.processor() or platform.machine()
@@ -260,20 +304,22 @@ def machine():
 
 def facts_of(runs, methods, seeds, teacher_spec):
     """Returns what the figures depend on, for the report."""
-    from ekd_tf import __version__
-    from ekd_tf.training.workdir import package_commit
-    from ekd_tf.training.workdir import package_versions
+    from ekd_tf.evaluation.source_embedder import WITH_MIRROR_IMAGE
+    from ekd_tf.provenance import package_versions
+    from ekd_tf.provenance import provenance
 
     trained = [start for run in runs for start in run.starts]
     versions = {json.dumps(start["versions"], sort_keys=True) for start in trained}
+    made = provenance(["python", *sys.argv])
     return {
-        "Command": shlex.join(["python", *sys.argv]),
-        "Date": time.strftime("%Y-%m-%d %H:%M %z"),
+        "Command": made["command"],
+        "Date": made["date"],
         "Machine": machine(),
-        "ekd_tf": f"{__version__}, commit {package_commit()}",
+        "ekd_tf": made["ekd_tf"],
         "Trained by commits": sorted({str(start["commit"]) for start in trained}),
         "Trained with": [json.loads(each) for each in sorted(versions)],
         "Evaluated with": package_versions(),
+        "Embeddings": WITH_MIRROR_IMAGE,
         "Seeds": seeds,
         "Teacher": teacher_spec,
         "Common flags": shlex.join(serialized(train_flags())),
@@ -283,7 +329,7 @@ def facts_of(runs, methods, seeds, teacher_spec):
 
 def compare():
     """Trains what is to be trained, and reports."""
-    root = pathlib.Path(train_flags()["workdir"].value)
+    root = make_folder("workdir", train_flags()["workdir"].value)
     methods = parse_methods(METHODS.value, ONLY.value)
     seeds = parse_seeds(SEEDS.value)
     teacher, runs = make_runs(root, methods, seeds, TRAIN_TEACHER.value)
@@ -309,18 +355,17 @@ def main(argv):
     """Compares what the flags describe."""
     if len(argv) > 1:
         raise app.UsageError(f"Unexpected arguments: {' '.join(argv[1:])}")
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(INTERRUPTED))
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(RESUME_STATUS))
     from ekd_tf.training.interruption import Interrupted
 
     try:
         compare()
     except Interrupted as reason:
         print(f"{reason} The same command goes on.", file=sys.stderr)
-        sys.exit(INTERRUPTED)
-    except ValueError as error:
-        sys.exit(f"compare_methods: {error}")
+        sys.exit(RESUME_STATUS)
+    except (OSError, ValueError) as error:
+        sys.exit(f"compare_methods: {explain(error, train.WAY_OUT)}")
 
 
 if __name__ == "__main__":
-    flags.mark_flag_as_required("workdir")
-    app.run(main)
+    command.run(main, "compare_methods", ["workdir"], resumes=True)

@@ -26,6 +26,11 @@ import sys
 from absl import app
 from absl import flags
 
+from ekd_tf import command
+from ekd_tf.effects import Needs
+from ekd_tf.outputs import check_file
+from ekd_tf.outputs import make_folder
+
 DATA = flags.DEFINE_string("data", None, "Images, as --data of ekd_tf.train.")
 TO = flags.DEFINE_enum(
     "to", None, ["tfrecord", "recordio", "pairs"], "Format to convert to."
@@ -41,6 +46,17 @@ MIN_IMAGES = flags.DEFINE_integer(
     "min_images", 2, "--verify lists identities with fewer images.", 1
 )
 
+_EFFECTS = (
+    Needs("list min_images", "--verify", lambda v: v["verify"]),
+    Needs("out", "--to", lambda v: v["to"] is not None),
+    Needs("shards", "--to=tfrecord", lambda v: v["to"] == "tfrecord"),
+    Needs(
+        "drop",
+        "--to=tfrecord or recordio",
+        lambda v: v["to"] in ("tfrecord", "recordio"),
+    ),
+    Needs("suffix", "--to=pairs", lambda v: v["to"] == "pairs"),
+)
 PLAN_FILE = "conversion.json"
 CHUNK = 256
 
@@ -53,7 +69,8 @@ def verify(source, path, min_images):
     from ekd_tf.training.progress import ProgressLine
 
     with contextlib.closing(ProgressLine(chunks(len(source)))) as line:
-        findings = inspect_images(source, min_images, progress=line.update)
+        seen = inspect_images(source, min_images, progress=line.update)
+    findings = seen.findings
     write_aside(pathlib.Path(path), lambda file: write_list(file, source, findings))
     counts = collections.Counter(finding.reason for finding in findings)
     dropped = len({finding.index for finding in findings})
@@ -63,6 +80,8 @@ def verify(source, path, min_images):
     )
     for reason, count in counts.items():
         print(f"  {count:,} {reason}")
+    if seen.turned:
+        print(f"{seen.turned:,} have an EXIF orientation and are read upright")
     if dropped:
         print(f"Take out the lines of images to keep, then convert with --drop={path}")
 
@@ -75,7 +94,13 @@ def encoded(source, indices):
     """Reads images as files: drawn ones as PNG."""
     from PIL import Image
 
-    images = source.read(indices)
+    try:
+        images = source.read(indices)
+    except ValueError as error:
+        raise ValueError(
+            f"{error}. To leave damaged images out, list them by --verify and give the "
+            "list as --drop"
+        ) from None
     if source.encoded:
         return images
     files = []
@@ -95,8 +120,8 @@ def convert(source, to, out, shards=16, drop=None, stream=None):
         OSError: Something cannot be written.
     """
     import numpy as np
-    from PIL import Image
 
+    from ekd_tf.data.image_pixels import read_image
     from ekd_tf.data.inspection import read_list
     from ekd_tf.data.source import number_identities
     from ekd_tf.data.writers import RecordIOWriter
@@ -126,8 +151,10 @@ def convert(source, to, out, shards=16, drop=None, stream=None):
     else:
         writer = TFRecordWriter(partial, labels, shards)
     first = encoded(source, kept[:1])[0]
-    with Image.open(io.BytesIO(first)) as image:
-        size = image.height, image.width
+    try:
+        size = read_image(first).shape[:2]
+    except ValueError as error:
+        raise ValueError(f"{source.describe(int(kept[0]))}: {error}") from None
     done = writer.count
     left = chunks(len(kept) - done)
     progress = None
@@ -191,14 +218,22 @@ def run():
     if (TO.value == "pairs") != bool(PAIRS.value):
         raise ValueError("`--pairs` and `--to=pairs` go together")
     if TO.value == "pairs":
+        check_file("out", OUT.value)
         pairs = make_pairs(PAIRS.value, DATA.value, OUT.value, SUFFIX.value)
         print(f"Wrote {len(pairs.issame):,} pairs to {OUT.value}")
         return
     if TO.value:
-        check_free(pathlib.Path(OUT.value))
+        out = pathlib.Path(OUT.value)
+        check_free(out)
+        make_folder("out", out.parent)
+    if VERIFY.value:
+        check_file("list", LIST.value)
     from ekd_tf import factory
+    from ekd_tf.unreadable import Unreadable
 
-    source = factory.make_source(DATA.value)
+    # Damaged records are listed by --verify and left out by --drop, so none of them
+    # keeps the set from being opened.
+    source = factory.make_source(DATA.value, unreadable=Unreadable(sys.maxsize))
     if VERIFY.value:
         verify(source, LIST.value, MIN_IMAGES.value)
     if TO.value:
@@ -211,6 +246,7 @@ def main(argv):
     if len(argv) > 1:
         raise app.UsageError(f"Unexpected arguments: {' '.join(argv[1:])}")
     try:
+        command.check_effects(sys.modules[__name__], _EFFECTS)
         run()
     except ValueError as error:
         sys.exit(f"convert_dataset: {error}")
@@ -222,5 +258,5 @@ def main(argv):
 
 
 if __name__ == "__main__":
-    flags.mark_flag_as_required("data")
-    app.run(main)
+    # Looking at images starts from the first one again.
+    command.run(main, "convert_dataset", ["data"], resumes=lambda: bool(TO.value))

@@ -16,6 +16,9 @@ import pathlib
 from absl import app
 from absl import flags
 
+from ekd_tf import command
+from ekd_tf.outputs import check_file
+
 FAMILY = flags.DEFINE_string(
     "family",
     None,
@@ -59,6 +62,7 @@ def convert(family, weights, out, color="rgb", count=8):
     out = pathlib.Path(out)
     if out.suffix != ".keras":
         raise ValueError(f"`out` must be a .keras file. Received: {out}")
+    check_file("out", out)
     state = read_state_dict(weights)
     try:
         model = build_from_torch(family, state, color)
@@ -121,5 +125,4 @@ def compare(model, state, family, color="rgb", count=8, ops=None):
 
 
 if __name__ == "__main__":
-    flags.mark_flags_as_required(["family", "weights", "out"])
-    app.run(main)
+    command.run(main, "convert_weights", ["family", "weights", "out"])

@@ -9,12 +9,16 @@ picture of the ROC curves. `--seeds=0,1,2` repeats all of it per seed.
 
 import json
 import pathlib
-import subprocess
 import sys
 import time
 
 from absl import app
 from absl import flags
+
+from ekd_tf import command
+from ekd_tf.child import RESUME_STATUS
+from ekd_tf.child import child_process
+from ekd_tf.outputs import make_folder
 
 WORKDIR = flags.DEFINE_string("workdir", "runs/demo", "Folder of all runs.")
 SEEDS = flags.DEFINE_list("seeds", "0", "Seeds of the runs.")
@@ -36,9 +40,13 @@ REPOSITORY = pathlib.Path(__file__).resolve().parents[1]
 
 def call(module, *arguments):
     """Prints a command and runs it; its failure ends the demo."""
-    command = [sys.executable, "-m", f"ekd_tf.{module}", *arguments]
-    print("\n$ " + " ".join(["python", *command[1:]]), flush=True)
-    status = subprocess.run(command, cwd=REPOSITORY).returncode
+    words = [sys.executable, "-m", f"ekd_tf.{module}", *arguments]
+    print("\n$ " + " ".join(["python", *words[1:]]), flush=True)
+    with child_process(words, cwd=REPOSITORY) as (child, signals):
+        status = child.wait()
+    if signals or status == RESUME_STATUS:
+        print("demo: stopped. The same command goes on with it.", file=sys.stderr)
+        sys.exit(RESUME_STATUS)
     if status:
         sys.exit(f"The command above failed with status {status}.")
 
@@ -96,11 +104,16 @@ def report(root):
 
 
 def main(argv):
-    del argv
+    """Runs the demo the flags describe."""
+    if len(argv) > 1:
+        raise app.UsageError(f"Unexpected arguments: {' '.join(argv[1:])}")
     from ekd_tf.evaluation import format_table
 
     start = time.time()
-    root = pathlib.Path(WORKDIR.value).resolve()
+    try:
+        root = make_folder("workdir", WORKDIR.value).resolve()
+    except ValueError as error:
+        sys.exit(f"demo: {error}")
     header = [
         "seed",
         "model",
@@ -128,4 +141,4 @@ def main(argv):
 
 
 if __name__ == "__main__":
-    app.run(main)
+    command.run(main, "demo", resumes=True)

@@ -3,18 +3,89 @@
     pip install ai-edge-litert numpy pillow
     python tools/run_tflite.py student-1-int8.tflite a.jpg b.jpg
 
-Prints the cosine of every pair of images; with `--output=FILE.npy` writes the
+Prints the cosine of every pair of images and, where card.json beside the student gives
+its threshold, whether they show one person; with `--output=FILE.npy` writes the
 embeddings, float32 `(n, dim)` of length 1. Copy it into your project: it is one file
 and imports nothing else of this one.
 """
 
 import argparse
 import itertools
+import json
+import pathlib
 import sys
 
 import numpy as np
 from ai_edge_litert.interpreter import Interpreter
 from PIL import Image
+
+# Pillow's own limit is below what photographs have.
+MOST_PIXELS = 1 << 28
+Image.MAX_IMAGE_PIXELS = None
+ORIENTATION, BITS, PHOTOMETRIC = 0x0112, 0x0102, 0x0106
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+def read_image(path):
+    """Returns an image file as RGB, upright, as the student saw images in training.
+
+    Of 16 bits the upper 8 are kept, and alpha is dropped. Raises `ValueError` with the
+    path and the reason where it cannot be read.
+    """
+    try:
+        with Image.open(path) as image:
+            if image.width * image.height > MOST_PIXELS:
+                raise ValueError(
+                    f"it is {image.width}x{image.height}: images of more than "
+                    f"{MOST_PIXELS:,} pixels are not read. Make it smaller"
+                )
+            image.load()
+            upright = to_rgb(image)
+            turn = TURNS.get(orientation(image))
+            return upright if turn is None else upright.transpose(turn)
+    # Pillow's parsers raise nearly anything on damaged files.
+    except Exception as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ValueError(f"cannot read {path}: {reason}") from error
+
+
+def orientation(image):
+    """Returns the EXIF orientation of a loaded image, 1 where it has none."""
+    if image.format == "TIFF":
+        return image.tag_v2.get(ORIENTATION, 1)
+    exif = Image.Exif()
+    try:
+        exif.load(image.info.get("exif") or b"")
+        return exif.get(ORIENTATION, 1)
+    # Damaged EXIF data say nothing.
+    except Exception:
+        return 1
+
+
+def to_rgb(image):
+    """Returns a loaded image as RGB."""
+    gray16 = image.mode == "I" and image.format in ("PNG", "PPM")
+    if image.mode.startswith("I;16") or gray16:
+        tags = getattr(image, "tag_v2", {})
+        gray = np.asarray(image) >> (tags.get(BITS, (16,))[0] - 8)
+        if tags.get(PHOTOMETRIC) == 0:
+            gray = 255 - gray
+        return Image.fromarray(gray.astype(np.uint8)).convert("RGB")
+    if image.mode in ("I", "F"):
+        raise ValueError("its pixels have 32 bits. Save it with 8 or 16 bits")
+    if image.mode in ("P", "PA", "RGBa"):
+        image = image.convert("RGBA")
+    elif image.mode == "La":
+        image = image.convert("LA")
+    return image.convert("RGB")
 
 
 class Student:
@@ -23,6 +94,14 @@ class Student:
     Args:
         path: A `.tflite` file as `ekd_tf.export_model` writes it.
         num_threads: Int, CPU threads.
+
+    Attributes:
+        threshold: Cosine above which two images show one person, as card.json beside
+            the file has it; None where it has none for an image without its mirror
+            image, which is what `embed` embeds.
+
+    Raises:
+        ValueError: The file cannot be read, or what is beside it is no card.
     """
 
     def __init__(self, path, num_threads=1):
@@ -30,6 +109,7 @@ class Student:
         self._interpreter.allocate_tensors()
         self._input = self._interpreter.get_input_details()[0]
         self._output = self._interpreter.get_output_details()[0]
+        self.threshold = _threshold(pathlib.Path(path))
         self.height, self.width = (int(n) for n in self._input["shape"][1:3])
 
     def read(self, path):
@@ -37,9 +117,15 @@ class Student:
 
         The file must show a face aligned to the ArcFace template.
         """
-        image = Image.open(path).convert("RGB")
+        image = read_image(path)
         if image.size != (self.width, self.height):
-            image = image.resize((self.width, self.height), Image.BILINEAR)
+            # In floats and rounded once, halves up, as the student's training does it.
+            channels = [
+                channel.convert("F").resize((self.width, self.height), Image.BILINEAR)
+                for channel in image.split()
+            ]
+            pixels = np.floor(np.stack(channels, axis=-1) + 0.501)
+            return pixels.clip(0, 255).astype(np.uint8)
         return np.asarray(image, np.uint8)
 
     def embed(self, image):
@@ -51,6 +137,20 @@ class Student:
         if scale:
             raw = (raw - zero_point) * np.float32(scale)
         return raw / max(float(np.linalg.norm(raw)), 1e-12)
+
+
+def _threshold(path):
+    card = path.with_name("card.json")
+    if not card.is_file():
+        return None
+    try:
+        found = json.loads(card.read_text(encoding="utf-8"))["calibration"] or {}
+        found = found.get(path.name)
+        if not isinstance(found, dict) or found["view"] != "one image":
+            return None
+        return float(found["threshold"])
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{card} is no model card: {error!r}") from None
 
 
 def main():
@@ -70,7 +170,13 @@ def main():
         np.save(arguments.output, embeddings)
     named = list(zip(arguments.images, embeddings))
     for (a, left), (b, right) in itertools.combinations(named, 2):
-        print(f"{left @ right:.4f}  {a}  {b}")
+        cosine, decision = float(left @ right), ""
+        if student.threshold is not None:
+            is_one = cosine > student.threshold
+            decision = "  one person" if is_one else "  two people"
+        print(f"{cosine:.4f}{decision}  {a}  {b}")
+    if student.threshold is not None:
+        print(f"threshold {student.threshold:.4f}, of card.json")
 
 
 if __name__ == "__main__":

@@ -20,7 +20,12 @@ from absl import flags
 from PIL import Image
 from PIL import ImageDraw
 
+from ekd_tf import command
+from ekd_tf import effects
 from ekd_tf import train
+from ekd_tf.outputs import check_file
+from ekd_tf.unreadable import Unreadable
+from ekd_tf.unreadable import explain
 
 STEP = flags.DEFINE_integer("step", 0, "Which batch.", 0)
 OUT = flags.DEFINE_string("out", "batch.png", "PNG to write.")
@@ -111,15 +116,15 @@ def describe(batch, step, name):
 
 def show(values, step, path, columns):
     """Writes the sheet of batch `step` and returns its title."""
+    import tensorflow as tf
+
     from ekd_tf import factory
     from ekd_tf.data import make_pipeline
+    from ekd_tf.run_data import open_run_data
 
-    source, _ = factory.make_sources(
-        values["data"],
-        values["heldout_data"],
-        values["holdout_identities"],
-        values["seed"],
-    )
+    check_file("out", path)
+    unreadable = Unreadable(values["skip_corrupt"])
+    source = open_run_data(values, None, unreadable).train
     sampler = factory.make_sampler(
         source,
         values["general_batch"],
@@ -135,10 +140,16 @@ def show(values, step, path, columns):
         start_step=step,
         steps=1,
         flip=values["flip"],
-        skip_corrupt=values["skip_corrupt"],
+        unreadable=unreadable,
         augmentation=factory.make_augmentation(values),
     )
-    batch = next(pipeline.dataset.as_numpy_iterator())
+    try:
+        batch = next(pipeline.dataset.as_numpy_iterator())
+    except tf.errors.OpError as error:
+        failure = pipeline.failure(step)
+        if failure is None:
+            raise
+        raise failure from error
     title = describe(batch, step, source.name)
     draw_sheet(batch, title, columns).save(path, format="PNG")
     return title
@@ -149,13 +160,13 @@ def main(argv):
     if len(argv) > 1:
         raise app.UsageError(f"Unexpected arguments: {' '.join(argv[1:])}")
     module_flags = flags.FLAGS.get_flags_for_module(train)
-    values = {flag.name: flag.value for flag in module_flags}
     try:
+        values = effects.complete({flag.name: flag.value for flag in module_flags})
         title = show(values, STEP.value, OUT.value, COLUMNS.value)
     except (OSError, ValueError) as error:
-        sys.exit(f"show_batch: {error}")
+        sys.exit(f"show_batch: {explain(error, train.WAY_OUT)}")
     print(f"{OUT.value}: {title}")
 
 
 if __name__ == "__main__":
-    app.run(main)
+    command.run(main, "show_batch")

@@ -13,6 +13,9 @@ from absl import app
 from absl import flags
 from absl import logging
 
+from ekd_tf import command
+from ekd_tf.outputs import check_file
+
 MODEL = flags.DEFINE_string("model", None, "A .keras file or the workdir of a run.")
 OUTPUT = flags.DEFINE_string("output", None, "The .keras file to write.")
 DATA = flags.DEFINE_string(
@@ -67,6 +70,7 @@ def swap():
 
     if not OUTPUT.value.endswith(".keras"):
         raise ValueError(f"`output` must be a .keras file. Received: {OUTPUT.value}")
+    check_file("output", OUTPUT.value)
     keras.utils.set_random_seed(SEED.value)
     student = load_embedder(MODEL.value)
     teacher = load_embedder(TEACHER.value or MODEL.value)
@@ -112,5 +116,4 @@ def swap():
 
 
 if __name__ == "__main__":
-    flags.mark_flags_as_required(["model", "output"])
-    app.run(main)
+    command.run(main, "swap_activation", ["model", "output"])

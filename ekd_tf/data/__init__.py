@@ -17,10 +17,15 @@ from ekd_tf.data.pairs import write_pairs
 from ekd_tf.data.pipeline import Pipeline
 from ekd_tf.data.pipeline import evaluation_batches
 from ekd_tf.data.pipeline import make_pipeline
+from ekd_tf.data.readable import readable_images
+from ekd_tf.data.readable import readable_indices
+from ekd_tf.data.readable import readable_pairs
+from ekd_tf.data.readable import readable_templates
 from ekd_tf.data.recordio import RecordIOFaces
 from ekd_tf.data.samples import sample_faces
 from ekd_tf.data.samples import sample_images
 from ekd_tf.data.sampling import BatchSampler
+from ekd_tf.data.source import Images
 from ekd_tf.data.source import Source
 from ekd_tf.data.source import Subset
 from ekd_tf.data.source import select_identities
@@ -35,6 +40,7 @@ __all__ = [
     "Augmentation",
     "BatchSampler",
     "FolderFaces",
+    "Images",
     "InMemoryFaces",
     "JoinedSources",
     "LinkedImages",
@@ -56,6 +62,10 @@ __all__ = [
     "read_pairs",
     "read_template_set",
     "read_tface",
+    "readable_images",
+    "readable_indices",
+    "readable_pairs",
+    "readable_templates",
     "sample_faces",
     "sample_images",
     "select_identities",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import threading
 
 import numpy as np
 import tensorflow as tf
@@ -11,11 +10,15 @@ from absl import logging
 
 from ekd_tf.data.augment import random_flip
 from ekd_tf.data.image_header import EXPECTED
+from ekd_tf.data.image_header import UNKNOWN
 from ekd_tf.data.image_header import BatchClassifier
+from ekd_tf.data.image_header import classify
 from ekd_tf.data.one_image import decodable
-from ekd_tf.data.one_image import decode_image
+from ekd_tf.data.one_image import decode_plain
 from ekd_tf.data.one_image import fit
+from ekd_tf.data.one_image import plain
 from ekd_tf.data.source import Source
+from ekd_tf.unreadable import Unreadable
 
 # Batches in each stage of a pipeline at once: two hide the latency of a disk and keep
 # all threads busy where one batch ends; more would hold memory and wait for Python.
@@ -29,28 +32,24 @@ class ImageReader:
 
     Args:
         source: A `Source`.
-        size: Side of the images in pixels; others are resized, which is logged once,
-            as is the first change of aspect ratio.
-        skip_corrupt: How many distinct unreadable images to replace, each by the next
-            readable image of its identity. One more is an error.
+        size: Side of the images in pixels; others are resized. The first change of
+            aspect ratio is logged.
+        unreadable: Counts the unreadable images, each of which is replaced by the next
+            readable one of its identity. Default: none is allowed.
 
     Attributes:
-        skipped: `"path: reason"` of each unreadable image met so far.
-        failures: What was said of unreadable images that ended a dataset.
+        failures: The errors about unreadable images that ended a dataset.
     """
 
-    def __init__(self, source: Source, size: int, skip_corrupt: int = 0):
+    def __init__(self, source: Source, size: int, unreadable: Unreadable | None = None):
         self.source = source
         self.size = size
-        self.skip_corrupt = skip_corrupt
-        self.skipped = []
+        self.unreadable = unreadable or Unreadable()
         self.failures = []
         self._shape = [size, size, 3]
         self._spec = tf.TensorSpec(self._shape, tf.uint8)
         self._classify = BatchClassifier(size)
-        self._bad = set()
-        self._said = set()
-        self._lock = threading.Lock()
+        self._said = False
 
     def resized(self, size: int) -> ImageReader:
         """Returns a reader of the same images at another size.
@@ -62,7 +61,7 @@ class ImageReader:
         other._shape = [size, size, 3]
         other._spec = tf.TensorSpec(other._shape, tf.uint8)
         other._classify = BatchClassifier(size)
-        other._said = set()
+        other._said = False
         return other
 
     # --- Python, called from within tf.data ------------------------------------
@@ -70,8 +69,8 @@ class ImageReader:
     def read(self, indices):
         """Reads a batch in a form tf.numpy_function can pass on.
 
-        Encoded images that cannot be read are empty, so that decoding fails and
-        `repair` is asked.
+        Encoded images that are not plain are encoded anew. Those that cannot be read
+        are empty, so that decoding fails and `repair` is asked.
 
         Args:
             indices: int64 `(batch,)`.
@@ -82,14 +81,23 @@ class ImageReader:
         """
         if not self.source.encoded:
             pixels = np.asarray(self.source.read(indices))
-            self.say_resized(indices[:1], np.array([pixels.shape[1:3]]))
+            self.say_stretched(indices[:1], np.array([pixels.shape[1:3]]))
             return pixels, np.int64(EXPECTED)
         try:
             images = self.source.read(indices)
         except (OSError, ValueError):
             images = [self._read_one(index)[0] for index in indices]
+        kind = self.kind_of(images)
+        if kind == UNKNOWN:
+            images = [self._as_plain(data) for data in images]
+            kind = self.kind_of(images)
         # Without dtype=object NumPy would strip trailing zero bytes.
-        return np.array(images, dtype=object), self.kind_of(images)
+        return np.array(images, dtype=object), kind
+
+    def _as_plain(self, data):
+        if classify(data, self.size) != UNKNOWN:
+            return data
+        return plain(data)[0] or b""
 
     def kind_of(self, images) -> np.int64:
         """Returns how images that a reader of any size has read are decoded to this."""
@@ -103,17 +111,18 @@ class ImageReader:
             return b"", error.strerror or str(error)
         except ValueError as error:
             # The place is said by whoever asks for the reason.
-            return b"", str(error).removeprefix(f"{self.source.describe(index)}: ")
-        return data, None if data else "the file is empty"
+            place = self.source.describe(index)
+            return b"", str(error).removeprefix(place).lstrip(": ")
+        return data, None if len(data) else "the file is empty"
 
-    def _readable(self, index):
-        """Returns `(bytes TensorFlow decodes, None)` or `(None, reason)`."""
+    def readable(self, index: int):
+        """Returns `(bytes TensorFlow decodes, or pixels, None)` or `(None, reason)`."""
         data, reason = self._read_one(index)
         if reason:
             return None, reason
-        return decodable(data)
+        return decodable(data) if self.source.encoded else (data, None)
 
-    def failure(self, indices) -> str | None:
+    def failure(self, indices) -> ValueError | None:
         """Returns what is wrong with a batch that ended the dataset, or None."""
         if not self.failures:
             try:
@@ -133,8 +142,8 @@ class ImageReader:
             `(images, indices)`: encoded images that decode, and where they come from.
 
         Raises:
-            ValueError: More images are unreadable than `skip_corrupt` allows, or an
-                identity has no other image.
+            UnreadableError: More images are unreadable than are allowed.
+            ValueError: An identity has no other image.
         """
         images = []
         indices = np.array(indices)
@@ -142,15 +151,14 @@ class ImageReader:
             try:
                 indices[row], data = self._first_readable(int(index))
             except ValueError as error:
-                # tf.data wraps it in a traceback: whoever catches that finds the
-                # words here.
-                self.failures.append(str(error))
+                # tf.data makes text of it: whoever catches that finds it here.
+                self.failures.append(error)
                 raise
             images.append(data)
         return np.array(images, dtype=object), indices
 
     def _first_readable(self, index):
-        data, reason = self._readable(index)
+        data, reason = self.readable(index)
         if data is not None:
             return index, data
         self._count_bad(index, reason)
@@ -158,7 +166,7 @@ class ImageReader:
         others = np.flatnonzero(labels == labels[index])
         after = np.searchsorted(others, index) + 1
         for other in np.roll(others, -after)[:-1]:
-            data, reason = self._readable(other)
+            data, reason = self.readable(other)
             if data is not None:
                 return other, data
             self._count_bad(int(other), reason)
@@ -168,41 +176,13 @@ class ImageReader:
         )
 
     def _count_bad(self, index, reason):
-        with self._lock:
-            if index not in self._bad:
-                self._bad.add(index)
-                self.skipped.append(f"{self.source.describe(index)}: {reason}")
-                logging.warning("unreadable image %s", self.skipped[-1])
-            too_many = len(self._bad) > self.skip_corrupt
-        if not too_many:
-            return
-        if len(self.skipped) == 1:
-            raise ValueError(
-                f"cannot decode {self.skipped[0]}; remove it or allow N with "
-                "--skip_corrupt=N"
-            )
-        listed = "\n  ".join(self.skipped)
-        raise ValueError(
-            f"cannot decode {len(self.skipped)} images, --skip_corrupt="
-            f"{self.skip_corrupt} allows {self.skip_corrupt}; remove them or allow "
-            f"more:\n  {listed}"
-        )
+        self.unreadable.count(self.source.describe(index), reason)
 
-    def say_resized(self, indices, shapes):
-        """Logs the first image of another size and the first of another aspect."""
+    def say_stretched(self, indices, shapes):
+        """Logs the first image of another aspect."""
         for index, (height, width) in zip(indices, shapes):
-            if height == width == self.size:
-                continue
-            if "size" not in self._said:
-                self._said.add("size")
-                logging.warning(
-                    "%s is %dx%d; it and all images of another size are resized to "
-                    "%dx%d",
-                    self.source.describe(int(index)),
-                    *(width, height, self.size, self.size),
-                )
-            if height != width and "aspect" not in self._said:
-                self._said.add("aspect")
+            if height != width and not self._said:
+                self._said = True
                 logging.warning(
                     "%s is %dx%d, not square; it and all such images are stretched to "
                     "%dx%d: crop or align faces to a square first",
@@ -267,7 +247,7 @@ class ImageReader:
             trials = [trial.ignore_errors() for trial in early]
             return trials[0].concatenate(trials[1]).concatenate(last).take(1)
 
-        if not self.skip_corrupt:
+        if not self.unreadable.allowed:
             return dataset.map(decode_by_header, num_parallel_calls=CONCURRENT_BATCHES)
         # Whatever the header promised, an image that does not decode costs its batch
         # another attempt and not the run; a dataset for each batch has its price.
@@ -284,27 +264,26 @@ class ImageReader:
         return self._decode_expected, self._decode_any, self._decode_repaired
 
     def _decode_expected(self, images, indices, flips):
-        """Decodes JPEG and PNG of the right size; any other is an error.
+        """Decodes plain images of the right size; any other is an error.
 
         Asking each image what it is costs a fifth of decoding it.
         """
 
         def decode(data, *flip):
-            # Reads PNG too, and with the same pixels as tf.io.decode_png.
-            image = tf.io.decode_jpeg(data, channels=3, dct_method="INTEGER_ACCURATE")
-            return _mirror(tf.ensure_shape(image, self._shape), *flip)
+            image = tf.ensure_shape(decode_plain(data), self._shape)
+            return _mirror(image, *flip)
 
         return _map_rows(decode, images, flips, self._spec), indices
 
     def _decode_any(self, images, indices, flips):
         def decode(data, *flip):
-            image = decode_image(data)
+            image = decode_plain(data)
             return _mirror(fit(image, self.size), *flip), tf.shape(image)[:2]
 
         pixels, shapes = _map_rows(
             decode, images, flips, (self._spec, tf.TensorSpec([2], tf.int32))
         )
-        said = tf.numpy_function(self.say_resized, [indices, shapes], tf.int64)
+        said = tf.numpy_function(self.say_stretched, [indices, shapes], tf.int64)
         with tf.control_dependencies([said]):
             return tf.identity(pixels), indices
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 
@@ -9,6 +10,7 @@ import numpy as np
 from absl import logging
 
 from ekd_tf.data.names import PackedNames
+from ekd_tf.data.positioned import file_state
 from ekd_tf.data.positioned import read_file
 from ekd_tf.data.positioned import unreadable
 from ekd_tf.data.source import Source
@@ -20,6 +22,14 @@ _NAMED_IN_LOG = 20
 
 def _is_image(name):
     return name.lower().endswith(SUFFIXES)
+
+
+def _is_dir(entry):
+    try:
+        return entry.is_dir()
+    except OSError:
+        # A link to itself.
+        return False
 
 
 def _visible(directory):
@@ -69,12 +79,12 @@ class FolderFaces(Source):
         counts = []
         self._names = PackedNames()
         for identity in _visible(self.root):
-            if not identity.is_dir():
+            if not _is_dir(identity):
                 stray.append(identity.name)
                 continue
             images = []
             for entry in _visible(identity.path):
-                if _is_image(entry.name) and not entry.is_dir():
+                if _is_image(entry.name) and not _is_dir(entry):
                     images.append(entry.name)
                 else:
                     report.append(f"not an image: {entry.path}")
@@ -90,7 +100,6 @@ class FolderFaces(Source):
         self.report = tuple(report)
         self.num_identities = len(self.identities)
         self.labels = np.repeat(np.arange(self.num_identities, dtype=np.int32), counts)
-        self._fingerprint = None
         self._log_report()
 
     def _check(self, stray, any_directory):
@@ -130,6 +139,9 @@ class FolderFaces(Source):
             "\n  ".join(lines),
         )
 
+    def identity_names(self):
+        return list(self.identities)
+
     def describe(self, index: int) -> str:
         return self._path(index, self.labels[index])
 
@@ -140,21 +152,15 @@ class FolderFaces(Source):
         labels = self.labels[indices].tolist()
         return [read_file(self._path(*pair)) for pair in zip(indices, labels)]
 
-    @property
+    @functools.cached_property
     def fingerprint(self) -> str:
-        """A hash of every image's identity, name and size in bytes.
+        """A hash of every image's identity, name, size and time of change.
 
-        Asks the file system for every size, so it is computed when first needed.
+        Asks the file system about every image, so it is computed when first needed.
         """
-        if self._fingerprint is None:
-            digest = hashlib.sha256()
-            for index in range(len(self)):
-                path = self.describe(index)
-                try:
-                    size = os.stat(path).st_size
-                except OSError:
-                    size = -1
-                inside = os.path.relpath(path, self.root)
-                digest.update(os.fsencode(f"{inside}\0{size}\n"))
-            self._fingerprint = digest.hexdigest()
-        return self._fingerprint
+        digest = hashlib.sha256()
+        for index, label in enumerate(self.labels.tolist()):
+            inside = f"{self.identities[label]}/{self._names[index]}"
+            state = file_state(self._prefix + inside)
+            digest.update(os.fsencode(inside) + b"\0" + state + b"\n")
+        return digest.hexdigest()

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 # How an image is to be decoded, from the quick and sure to the slow; see `classify`.
 EXPECTED, OTHER, UNKNOWN = range(3)
+# From here on an image is shrunk before anything else is done with it.
+LARGE_PIXELS = 1 << 24
 
 _JPEG = b"\xff\xd8\xff"
 _JPEG_END = b"\xff\xd9"
 _PNG = b"\x89PNG\r\n\x1a\n"
 _PNG_END = b"IEND\xaeB`\x82"
-_GIF = b"GIF8"
+_PNG_EXIF = b"eXIf"
+_EXIF = b"Exif\0\0"
 # Beginnings of JPEGs that are remembered.
 _HEADERS = 8
 # Some cameras and scripts pad files after the end of the image.
@@ -18,6 +21,8 @@ _PADDING = 64
 _FRAMES = {0xC0, 0xC1, 0xC2}
 # Markers C0 to CF describe frames, but for these three.
 _NO_FRAMES = {0xC4, 0xC8, 0xCC}
+_APP1 = 0xE1
+_ORIENTATION, _LONG = 0x0112, 4
 
 
 def classify(data: bytes, size: int) -> int:
@@ -31,22 +36,54 @@ def classify(data: bytes, size: int) -> int:
         size: Side in pixels that images are expected to have.
 
     Returns:
-        `EXPECTED`: a JPEG with one or three channels of 8 bits, or a PNG, of `size` x
-        `size`. `OTHER`: the same of another size, a GIF, or a BMP of 24 bits or more.
-        `UNKNOWN`: anything else, and files that are cut.
+        `EXPECTED`: plain, which is a JPEG with one or three channels of 8 bits or a
+        PNG, upright as it is stored, of `size` x `size`. `OTHER`: plain and of another
+        size, up to `LARGE_PIXELS`. `UNKNOWN`: anything else, and files that are cut.
     """
-    found = None
+    exif = None
     if data.startswith(_JPEG) and data.find(_JPEG_END, -_PADDING) > 0:
-        at = _jpeg_frame(data)
-        if at and data[at + 4] == 8 and data[at + 9] in (1, 3):
-            found = _number(data, at + 5, 2), _number(data, at + 7, 2)
+        at, exif = _jpeg_frame(data)
+        if not at or data[at + 4] != 8 or data[at + 9] not in (1, 3):
+            return UNKNOWN
+        found = _number(data, at + 5, 2), _number(data, at + 7, 2)
     elif data.startswith(_PNG) and data.find(_PNG_END, -_PADDING) > 0:
         found = _number(data, 20, 4), _number(data, 16, 4)
-    elif data.startswith(_GIF) or (data.startswith(b"BM") and data[28:29] >= b"\x18"):
-        return OTHER
-    if found is None:
+        at = data.find(_PNG_EXIF)
+        if at > 0:
+            exif = data[at + 4 :]
+    else:
         return UNKNOWN
-    return EXPECTED if found == (size, size) else OTHER
+    if exif and exif_orientation(exif) != 1:
+        return UNKNOWN
+    if found == (size, size):
+        return EXPECTED
+    return OTHER if found[0] * found[1] <= LARGE_PIXELS else UNKNOWN
+
+
+def exif_orientation(exif: bytes) -> int:
+    """Returns the orientation EXIF data tells, 1 to 8; 1 where they are damaged.
+
+    Args:
+        exif: A TIFF header and what follows it, perhaps after `Exif` and two zeros.
+    """
+    start = len(_EXIF) if exif.startswith(_EXIF) else 0
+    order = {b"II*\0": "little", b"MM\0*": "big"}.get(exif[start : start + 4])
+    if order is None:
+        return 1
+
+    def number(at, length):
+        return int.from_bytes(exif[start + at : start + at + length], order)
+
+    directory = number(4, 4)
+    for entry in range(number(directory, 2)):
+        at = directory + 2 + 12 * entry
+        if start + at + 12 > len(exif):
+            break
+        if number(at, 2) == _ORIENTATION:
+            # Kept as a short, by a few programs as a long.
+            found = number(at + 8, 4 if number(at + 2, 2) == _LONG else 2)
+            return found if 1 <= found <= 8 else 1
+    return 1
 
 
 class BatchClassifier:
@@ -74,24 +111,34 @@ class BatchClassifier:
     def _classify(self, data):
         kind = classify(data, self._size)
         if kind == EXPECTED and data.startswith(_JPEG):
-            header = data[: _jpeg_frame(data) + 10]
+            header = data[: _jpeg_frame(data)[0] + 10]
             if header not in self._expected:
                 self._expected = (header, *self._expected)[:_HEADERS]
         return kind
 
 
 def _jpeg_frame(data):
-    """Returns where the frame begins: marker, length, bits, height, width, channels."""
-    at = 2
+    """Returns where the frame begins, and the EXIF data that come before it.
+
+    The frame is marker, length, bits, height, width, channels. None for what is not
+    there.
+    """
+    at, exif = 2, None
     while at + 10 <= len(data) and data[at] == 0xFF:
         marker = data[at + 1]
         if marker in _FRAMES:
-            return at
+            return at, exif
         if 0xC0 <= marker <= 0xCF and marker not in _NO_FRAMES:
-            return None
-        # A marker may be preceded by any number of fill bytes.
-        at += 1 if marker == 0xFF else 2 + _number(data, at + 2, 2)
-    return None
+            break
+        if marker == 0xFF:
+            # A marker may be preceded by any number of fill bytes.
+            at += 1
+            continue
+        stop = at + 2 + _number(data, at + 2, 2)
+        if marker == _APP1 and exif is None and data.startswith(_EXIF, at + 4):
+            exif = data[at + 4 : stop]
+        at = stop
+    return None, None
 
 
 def _number(data, at, length):

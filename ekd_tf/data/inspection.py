@@ -5,13 +5,16 @@ from __future__ import annotations
 import concurrent.futures
 import dataclasses
 import hashlib
-import io
 
 import numpy as np
-from PIL import Image
 
+from ekd_tf.data.image_pixels import open_image
+from ekd_tf.data.image_pixels import orientation
 from ekd_tf.data.one_image import decodable
 from ekd_tf.data.source import Source
+from ekd_tf.user_text import KEEP
+from ekd_tf.user_text import one_line
+from ekd_tf.user_text import open_text
 
 _CHUNK = 256
 _THREADS = 2
@@ -33,7 +36,21 @@ class Finding:
     detail: str
 
 
-def inspect_images(source: Source, min_images: int = 2, progress=None) -> list[Finding]:
+@dataclasses.dataclass(frozen=True)
+class Inspection:
+    """What `inspect_images` saw.
+
+    Attributes:
+        findings: List of `Finding`, by index; an image may have several.
+        turned: How many images are stored turned and have an EXIF orientation that
+            says so. They are read upright, and nothing is wrong with them.
+    """
+
+    findings: list[Finding]
+    turned: int
+
+
+def inspect_images(source: Source, min_images: int = 2, progress=None) -> Inspection:
     """Reads and decodes every image once.
 
     Listed are images that do not decode, all copies of images whose bytes occur in more
@@ -45,20 +62,24 @@ def inspect_images(source: Source, min_images: int = 2, progress=None) -> list[F
         min_images: Integer >= 1.
         progress: Function called with the number of images after each chunk, or None.
 
-    Returns:
-        Findings by index; an image may have several.
+    Raises:
+        ValueError: The source holds pixels.
     """
+    if not source.encoded:
+        raise ValueError(f"{source.name} holds no image files that could be damaged")
     count = len(source)
     digests = np.zeros(count, "V16")
     sizes = np.zeros((count, 2), np.int32)
     findings = []
+    turned = 0
     with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:
         for start in range(0, count, _CHUNK):
             chunk = range(start, min(start + _CHUNK, count))
             looks = pool.map(lambda index: _look(source, index), chunk)
-            for index, (digest, size, reason) in zip(chunk, looks):
+            for index, (digest, size, is_turned, reason) in zip(chunk, looks):
                 digests[index] = digest
                 sizes[index] = size
+                turned += is_turned
                 if reason:
                     findings.append(Finding(index, "undecodable", reason))
             if progress:
@@ -68,22 +89,25 @@ def inspect_images(source: Source, min_images: int = 2, progress=None) -> list[F
     findings += _duplicates(source, digests, good)
     findings += _few_images(source, good, min_images)
     findings += _odd_sizes(sizes, good)
-    return sorted(findings, key=lambda f: (f.index, REASONS.index(f.reason)))
+    findings.sort(key=lambda f: (f.index, REASONS.index(f.reason)))
+    return Inspection(findings, turned)
 
 
 def _look(source, index):
-    """Returns digest, (height, width) and why the image is bad, or None."""
-    nothing = b"\0" * 16, (0, 0)
+    """Returns digest, (height, width), whether it is turned, and why it is bad."""
+    nothing = b"\0" * 16, (0, 0), False
     try:
         (data,) = source.read([index])
     except (OSError, ValueError) as error:
-        return (*nothing, str(error))
+        # The list has the place in a column of its own.
+        return (*nothing, str(error).removeprefix(f"{source.describe(index)}: "))
     _, reason = decodable(data)
     if reason:
         return (*nothing, reason)
-    with Image.open(io.BytesIO(data)) as image:
-        size = image.height, image.width
-    return hashlib.blake2b(data, digest_size=16).digest(), size, None
+    with open_image(data) as image:
+        size, turned = (image.height, image.width), orientation(image)
+    digest = hashlib.blake2b(data, digest_size=16).digest()
+    return digest, size[::-1] if turned > 4 else size, turned != 1, None
 
 
 def _duplicates(source, digests, good):
@@ -133,9 +157,9 @@ def write_list(file, source: Source, findings: list[Finding]) -> None:
     """
     lines = [f"# source {source.fingerprint}", "# position\treason\tdetail\twhere"]
     for finding in findings:
-        where = source.describe(finding.index)
-        lines.append(f"{finding.index}\t{finding.reason}\t{finding.detail}\t{where}")
-    file.write(("\n".join(lines) + "\n").encode("utf-8", "surrogateescape"))
+        told = (finding.reason, finding.detail, source.describe(finding.index))
+        lines.append("\t".join([str(finding.index), *map(one_line, told)]))
+    file.write(("\n".join(lines) + "\n").encode("utf-8", KEEP))
 
 
 def read_list(path, source: Source) -> np.ndarray:
@@ -147,8 +171,8 @@ def read_list(path, source: Source) -> np.ndarray:
     Raises:
         ValueError: The list was made for another source, or is malformed.
     """
-    with open(path, "rb") as file:
-        lines = file.read().decode("utf-8", "surrogateescape").splitlines()
+    with open_text(path) as file:
+        lines = file.read().rstrip("\n").split("\n")
     if lines[:1] != [f"# source {source.fingerprint}"]:
         raise ValueError(
             f"{path} was made of another data set than {source.name}, or that has "

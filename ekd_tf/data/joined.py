@@ -60,6 +60,13 @@ class JoinedSources(Source):
                 images[row] = image
         return images if self.encoded else np.array(images)
 
+    def identity_names(self):
+        return [
+            f"{number}:{name}"
+            for number, source in enumerate(self._sources)
+            for name in source.identity_names()
+        ]
+
     def describe(self, index: int) -> str:
         number, position = self._locate(index)
         return self._sources[number].describe(int(position))

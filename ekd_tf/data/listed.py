@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import os
-import pathlib
 
 import numpy as np
+from absl import logging
 
 from ekd_tf.data.folder import SUFFIXES
+from ekd_tf.data.one_image import decodable
+from ekd_tf.data.positioned import file_state
 from ekd_tf.data.positioned import read_file
+from ekd_tf.data.positioned import unreadable
 from ekd_tf.data.source import Source
 
 
@@ -47,8 +50,7 @@ class ListedImages(Source):
         """A hash of the paths, sizes and times of change of the files."""
         digest = hashlib.sha256()
         for path in self.paths:
-            status = os.stat(path)
-            digest.update(f"{path}\0{status.st_size} {status.st_mtime_ns}\n".encode())
+            digest.update(os.fsencode(path) + b"\0" + file_state(path) + b"\n")
         return digest.hexdigest()
 
     def read(self, indices):
@@ -61,13 +63,62 @@ class ListedImages(Source):
 def images_below(folder) -> ListedImages:
     """Lists the images of a folder and its subfolders, sorted by path.
 
+    Hidden names are passed over. A name that is no file, such as a link to nothing, is
+    left out with a warning.
+
     Raises:
         ValueError: `folder` is no directory or holds no image.
     """
-    root = pathlib.Path(folder)
-    if not root.is_dir():
-        raise ValueError(f"{folder} is not a directory")
-    return ListedImages(
-        os.fspath(folder),
-        sorted(p for p in root.rglob("*") if p.suffix.lower() in SUFFIXES),
-    )
+    root = os.fspath(folder)
+    if not os.path.isdir(root):
+        raise ValueError(f"{root} is not a directory")
+    paths = names_below(root, SUFFIXES)
+    for path in paths:
+        if not os.path.isfile(path):
+            logging.warning("%s is left out: it is no file", path)
+    return ListedImages(root, [path for path in paths if os.path.isfile(path)])
+
+
+def names_below(root: str, suffixes: tuple[str, ...]) -> list[str]:
+    """Returns the paths below a folder with one of these suffixes, in any case, sorted.
+
+    Hidden names are passed over; links are followed, each folder once.
+
+    Raises:
+        ValueError: A folder cannot be read.
+    """
+
+    def refuse(error):
+        raise unreadable(error.filename, error) from error
+
+    found, seen = [], set()
+    for folder, folders, names in os.walk(root, onerror=refuse, followlinks=True):
+        real = os.path.realpath(folder)
+        folders[:] = sorted(f for f in folders if f[0] != "." and real not in seen)
+        if real not in seen:
+            seen.add(real)
+            found += [
+                os.path.join(folder, name)
+                for name in names
+                if name.lower().endswith(suffixes) and name[0] != "."
+            ]
+    return sorted(found)
+
+
+def readable(images: ListedImages) -> ListedImages:
+    """Returns the images that can be decoded; each other is a warning.
+
+    Raises:
+        ValueError: None can be decoded.
+    """
+    kept = []
+    for path in images.paths:
+        try:
+            _, reason = decodable(read_file(path))
+        except OSError as error:
+            reason = error.strerror
+        if reason is None:
+            kept.append(path)
+        else:
+            logging.warning("%s is left out: %s", path, reason)
+    return ListedImages(images.name, kept)

@@ -42,6 +42,9 @@ class InMemoryFaces(Source):
     def fingerprint(self) -> str:
         return self._source.fingerprint
 
+    def identity_names(self):
+        return self._source.identity_names()
+
     def describe(self, index: int) -> str:
         return self._source.describe(index)
 

@@ -11,10 +11,12 @@ import pickle
 import numpy as np
 
 from ekd_tf.atomic import write_aside
-from ekd_tf.data.pair_pickle import RefusedPickle
-from ekd_tf.data.pair_pickle import read_pickle
+from ekd_tf.data.pair_pickle import read_pair_pickle
 from ekd_tf.data.positioned import PositionedFile
 from ekd_tf.data.source import Source
+from ekd_tf.restricted_pickle import RefusedPickle
+from ekd_tf.user_text import is_utf8
+from ekd_tf.user_text import open_text
 
 _SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n")
 _MAX_BYTES = 1 << 32
@@ -76,8 +78,9 @@ def read_pairs(path) -> PairSet:
     """Reads a verification set of insightface (`lfw.bin`, `cfp_fp.bin`, ...).
 
     A pickle of `(images, issame)`, by Python 2 or 3 and NumPy 1 or 2; an image is
-    JPEG or PNG, as bytes or a uint8 array (n,) or (n, 1). Nothing in the file is run;
-    see `pair_pickle`.
+    JPEG or PNG, as bytes, a bytearray or a uint8 array (n,) or (n, 1); images and
+    issame are lists, tuples or arrays. Nothing in the file is run; see
+    `restricted_pickle`.
 
     Args:
         path: The file. Its name without suffix becomes the name of the set.
@@ -89,7 +92,7 @@ def read_pairs(path) -> PairSet:
     try:
         if file.size > _MAX_BYTES:
             raise RefusedPickle(f"it has {file.size:,} bytes, more than 4 GB")
-        images, issame = _contents(read_pickle(file.read(0, file.size)))
+        images, issame = _contents(read_pair_pickle(file.read(0, file.size)))
     except RefusedPickle as error:
         raise ValueError(
             f"{file.path} is not read as a verification set: {error}. Get it from "
@@ -111,7 +114,7 @@ def _contents(value):
             f"{len(images):,} images for {len(issame):,} pairs; two per pair are needed"
         )
     for k, same in enumerate(issame):
-        if isinstance(same, (list, bytes, str)) or same not in (0, 1):
+        if not isinstance(same, (int, float, np.generic)) or same not in (0, 1):
             raise RefusedPickle(f"issame of pair {k + 1} is neither True nor False")
     images = [_image(k, image) for k, image in enumerate(images)]
     return images, np.array([bool(same) for same in issame])
@@ -202,8 +205,9 @@ def pairs_from_list(list_path, folder, suffix: str = ".jpg") -> PairSet:
         ValueError: A line is anything else, images are missing, or the numbers of the
             first line do not fit.
     """
-    file = PositionedFile(list_path)
-    lines = file.read(0, file.size).decode("utf-8").splitlines()
+    list_path = os.fsdecode(list_path)
+    with open_text(list_path) as file:
+        lines = [line.rstrip("\n") for line in file]
     told = None
     paths, issame = [], []
     for number, line in enumerate(lines, 1):
@@ -223,17 +227,24 @@ def pairs_from_list(list_path, folder, suffix: str = ".jpg") -> PairSet:
             chosen = (first, int(n)), (second, int(m))
         except ValueError:
             raise ValueError(
-                f"{file.path}: line {number} must be name, n, m or name, n, other "
+                f"{list_path}: line {number} must be name, n, m or name, n, other "
                 f"name, m, separated by tabs. Received: {line[:80]!r}"
             ) from None
-        paths += [
-            os.path.join(os.fspath(folder), name, f"{name}_{k:04d}{suffix}")
+        of_line = [
+            os.path.join(os.fsdecode(folder), name, f"{name}_{k:04d}{suffix}")
             for name, k in chosen
         ]
-    _check_count(file.path, told, issame)
+        if not is_utf8(line) and not all(map(os.path.exists, of_line)):
+            raise ValueError(
+                f"{list_path}: line {number} is not UTF-8 text and names no image of "
+                f"{os.fsdecode(folder)}: save the file as UTF-8, from Latin-1 by "
+                f"`iconv -f latin1 -t utf-8`. Received: {line[:80]!r}"
+            )
+        paths += of_line
+    _check_count(list_path, told, issame)
     return PairSet(
         pathlib.Path(list_path).stem,
-        PairImages(file.path, _read_all(file.path, paths), paths),
+        PairImages(list_path, _read_all(list_path, paths), paths),
         np.array(issame),
     )
 

@@ -17,6 +17,7 @@ from ekd_tf.data.sampling import BatchSampler
 from ekd_tf.data.sampling import augment_draws
 from ekd_tf.data.sampling import flip_mask
 from ekd_tf.data.source import Source
+from ekd_tf.unreadable import Unreadable
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,18 +26,20 @@ class Pipeline:
 
     Attributes:
         dataset: tf.data.Dataset of global batches; see `make_pipeline`.
-        skipped: List of `"path: reason"`, one line per unreadable image replaced so
-            far; grows while the dataset is iterated.
         failure: Function of a step: after `tf.errors.OpError` ended the dataset where
-            that batch was due, what is wrong with its images, or None.
+            that batch was due, the error about its images, or None.
         augmented: Whether images are changed otherwise than by the flip, so that
             embeddings computed before belong to other pixels.
+        start_step: Int, the step of the dataset's first batch.
+        steps_per_epoch: Int, batches of a visit of every image; None where the
+            dataset ends by itself.
     """
 
     dataset: tf.data.Dataset
-    skipped: list
-    failure: Callable[[int], str | None]
+    failure: Callable[[int], ValueError | None]
     augmented: bool
+    start_step: int
+    steps_per_epoch: int | None
 
 
 def _options():
@@ -60,7 +63,7 @@ def make_pipeline(
     start_step: int = 0,
     steps: int | None = None,
     flip: bool = True,
-    skip_corrupt: int = 0,
+    unreadable: Unreadable | None = None,
     prefetch: int = 2,
     augmentation: Augmentation | None = None,
     teacher_size: int | None = None,
@@ -79,8 +82,8 @@ def make_pipeline(
         start_step: The first step, >= 0.
         steps: Number of batches, or None for no end.
         flip: Whether to mirror half of the images.
-        skip_corrupt: How many distinct unreadable images to replace by the next
-            readable one of their identity before the run stops. 0 stops at the first.
+        unreadable: Counts the unreadable images, each of which is replaced by the next
+            readable one of its identity: `Unreadable(N)` allows N. Default: none is.
         prefetch: Batches made ready ahead of the one in use, >= 0.
         augmentation: What else is done to images; None for nothing.
         teacher_size: Side in pixels at which every image is given a second time, for
@@ -97,13 +100,12 @@ def make_pipeline(
     Raises:
         ValueError: An argument is out of range, or the sampler was made for another
             number of images. While iterating, `tf.errors.OpError`, when more images
-            are unreadable than `skip_corrupt`: `Pipeline.failure` says which.
+            are unreadable than are allowed: `Pipeline.failure` says which.
     """
     checks.check_positive("input_size", input_size)
     for name, value in {
         "seed": seed,
         "start_step": start_step,
-        "skip_corrupt": skip_corrupt,
         "prefetch": prefetch,
     }.items():
         checks.check_range(name, value, low=0)
@@ -116,7 +118,7 @@ def make_pipeline(
             "`sampler` must be made from `source.labels`. Received: a sampler of "
             f"{sampler.num_images} images for {source.name} with {len(source)}"
         )
-    reader = ImageReader(source, input_size, skip_corrupt)
+    reader = ImageReader(source, input_size, unreadable)
     for_teacher = reader.resized(teacher_size or input_size)
     augmentation = augmentation or None
     rows = sampler.batch_size
@@ -174,9 +176,10 @@ def make_pipeline(
         dataset = dataset.prefetch(prefetch)
     return Pipeline(
         dataset.with_options(_options()),
-        reader.skipped,
         lambda step: reader.failure(sampler.batch(step)[0]),
         augmented=augmentation is not None,
+        start_step=start_step,
+        steps_per_epoch=sampler.steps_per_epoch if steps is None else None,
     )
 
 
@@ -209,7 +212,11 @@ def _decode_twice(dataset, reader, for_teacher, rows, mirror):
 
 @tf.autograph.experimental.do_not_convert
 def evaluation_batches(
-    source: Source, indices, input_size: int, batch_size: int, skip_corrupt: int = 0
+    source: Source,
+    indices,
+    input_size: int,
+    batch_size: int,
+    unreadable: Unreadable | None = None,
 ):
     """Yields the images at `indices` in order, decoded as in training.
 
@@ -218,19 +225,19 @@ def evaluation_batches(
         indices: Integer array `(n,)`, positions in `source`.
         input_size: Side of the images in pixels; others are resized.
         batch_size: Images per batch, >= 1. The last batch may hold fewer.
-        skip_corrupt: As for `make_pipeline`.
+        unreadable: As for `make_pipeline`.
 
     Returns:
         Iterator of uint8 arrays `(batch, input_size, input_size, 3)`, RGB.
 
     Raises:
-        ValueError: An argument is out of range; while iterating, an image cannot be
-            decoded.
+        ValueError: An argument is out of range; while iterating, more images are
+            unreadable than are allowed (`UnreadableError`).
     """
     checks.check_positive("input_size", input_size)
     checks.check_range("batch_size", batch_size, low=1)
     indices = np.asarray(indices, dtype=np.int64)
-    reader = ImageReader(source, input_size, skip_corrupt)
+    reader = ImageReader(source, input_size, unreadable)
 
     def read(start):
         chosen = indices[start : start + batch_size]
@@ -263,4 +270,4 @@ def _batches(dataset, reader, indices, batch_size):
         failure = reader.failure(indices[done : done + batch_size])
         if failure is None:
             raise
-        raise ValueError(failure) from error
+        raise failure from error

@@ -34,6 +34,19 @@ def read_file(path: str) -> bytes:
     return data
 
 
+def file_state(path) -> bytes:
+    """Returns size and time of change of a file, as fingerprints hash them.
+
+    The time, in nanoseconds, is what tells an image from another of its name and
+    size. `cp -a`, `rsync -a` and `tar` keep it, plain `cp` and downloads do not.
+    """
+    try:
+        status = os.stat(path)
+    except OSError:
+        return b"missing"
+    return b"%d %d" % (status.st_size, status.st_mtime_ns)
+
+
 class PositionedFile:
     """A file of which any range of bytes is read without moving a position.
 
@@ -65,6 +78,11 @@ class PositionedFile:
             raise unreadable(self.path, error) from error
         self.size = status.st_size
         self.mtime_ns = status.st_mtime_ns
+
+    @property
+    def state(self) -> bytes:
+        """What `file_state` was when the object was made."""
+        return b"%d %d" % (self.size, self.mtime_ns)
 
     def __del__(self):
         descriptor = self._descriptors.pop(os.getpid(), None)

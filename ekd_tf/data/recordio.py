@@ -12,14 +12,17 @@ from absl import logging
 
 from ekd_tf.data.index_cache import IndexCache
 from ekd_tf.data.positioned import PositionedFile
-from ekd_tf.data.positioned import unreadable
+from ekd_tf.data.positioned import unreadable as unreadable_file
 from ekd_tf.data.recordio_frame import FIRST_READ
 from ekd_tf.data.recordio_frame import read_record
 from ekd_tf.data.recordio_index import build_index
+from ekd_tf.data.recordio_index import impossible_label
+from ekd_tf.data.recordio_index import is_label
 from ekd_tf.data.recordio_index import unpack
 from ekd_tf.data.recordio_index import unpack_plain
 from ekd_tf.data.source import Source
 from ekd_tf.data.source import number_identities
+from ekd_tf.unreadable import Unreadable
 
 
 class RecordIOFaces(Source):
@@ -33,8 +36,8 @@ class RecordIOFaces(Source):
     Args:
         root: A folder with one `.rec` file or a `train.rec`, or a `.rec` file.
         cache_dir: Where to keep the index when the folder is read-only, or None.
-        skip_corrupt: How many damaged records to accept. They stay in the source:
-            reading one raises.
+        unreadable: Counts the damaged records; none is allowed by default. They stay
+            in the source: reading one raises.
 
     Attributes:
         identities: int32 `(num_identities,)`: the file's number of each label.
@@ -44,7 +47,7 @@ class RecordIOFaces(Source):
             [0, 2^24), or there is no image; the message says which and what to do.
     """
 
-    def __init__(self, root, cache_dir=None, skip_corrupt: int = 0):
+    def __init__(self, root, cache_dir=None, unreadable: Unreadable | None = None):
         path = _rec_file(pathlib.Path(root))
         self.name = str(path)
         self._file = PositionedFile(path)
@@ -56,9 +59,9 @@ class RecordIOFaces(Source):
         arrays = cache.load(["offsets", "labels", "identities"])
         if arrays is None:
             try:
-                offsets, labels, damaged = build_index(self._file, idx, skip_corrupt)
+                offsets, labels, damaged = build_index(self._file, idx, unreadable)
             except OSError as error:
-                raise unreadable(path, error) from error
+                raise unreadable_file(path, error) from error
             labels, identities = number_identities(labels)
             arrays = offsets, labels, identities
             # Otherwise the damage would go unsaid the next time.
@@ -85,11 +88,14 @@ class RecordIOFaces(Source):
 
     @property
     def fingerprint(self) -> str:
-        """A hash of every image's label and place, and of the size of the file."""
-        digest = hashlib.sha256(b"recordio %d" % self._file.size)
+        """A hash of every image's label and place, and of size and time of the file."""
+        digest = hashlib.sha256(b"recordio " + self._file.state)
         for values in (self._offsets, self.labels):
             digest.update(np.ascontiguousarray(values))
         return digest.hexdigest()
+
+    def identity_names(self):
+        return [str(number) for number in self.identities.tolist()]
 
     def read(self, indices):
         indices = np.asarray(indices, np.int64)
@@ -113,6 +119,8 @@ class RecordIOFaces(Source):
         except ValueError as error:
             raise ValueError(f"{self.describe(index)}: {error}") from None
         expected = self.identities[self.labels[index]]
+        if label is not None and not is_label(label):
+            raise ValueError(f"{self.describe(index)}: {impossible_label(label)}")
         if label != expected:
             raise ValueError(
                 f"{self.describe(index)}: its label is {label} and was {expected} when "
@@ -132,7 +140,7 @@ def _rec_file(root):
     try:
         names = sorted(os.listdir(root))
     except OSError as error:
-        raise unreadable(root, error) from error
+        raise unreadable_file(root, error) from error
     files = [root / name for name in names if name.endswith(".rec")]
     if len(files) > 1 and root / "train.rec" in files:
         return root / "train.rec"

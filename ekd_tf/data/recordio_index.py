@@ -18,6 +18,7 @@ from ekd_tf.data.recordio_frame import WHOLE
 from ekd_tf.data.recordio_frame import read_record
 from ekd_tf.data.recordio_frame import walk
 from ekd_tf.data.source import MAX_LABEL
+from ekd_tf.unreadable import Unreadable
 
 # flag, label, id, id2, little-endian without gaps; flag > 0 labels follow.
 HEADER = struct.Struct("<IfQQ")
@@ -81,7 +82,9 @@ def unpack_plain(block: bytes, label: int) -> bytes | None:
 
 
 def build_index(
-    file: PositionedFile, idx: PositionedFile | None, skip_corrupt: int = 0
+    file: PositionedFile,
+    idx: PositionedFile | None,
+    unreadable: Unreadable | None = None,
 ) -> tuple[np.ndarray, np.ndarray, int]:
     """Reads every record's header once.
 
@@ -94,17 +97,18 @@ def build_index(
     Args:
         file: The `.rec` file.
         idx: Its `.idx` file, or None.
-        skip_corrupt: How many damaged records to accept.
+        unreadable: Counts the damaged records. Default: none is allowed.
 
     Returns:
         `(offsets, labels, damaged)`: int64 and int32 `(n,)` of the images in the order
         of the idx or else of the file, and how many of them are damaged.
 
     Raises:
-        ValueError: More records are damaged, a label is no integer in [0, 2^24), the
-            idx is malformed, or there is no image.
+        UnreadableError: More records are damaged, or have a label that is no integer in
+            [0, 2^24), than are allowed.
+        ValueError: The idx is malformed, or there is no image.
     """
-    damage = _Damage(file, skip_corrupt)
+    damage = _Damage(file, unreadable or Unreadable())
     if idx is None:
         offsets, labels = _walk_labels(file, damage)
     else:
@@ -121,25 +125,21 @@ def build_index(
 
 
 class _Damage:
-    """Counts damaged records and raises once there are too many."""
+    """Counts the damaged records of a file; raises once there are too many."""
 
-    def __init__(self, file, skip_corrupt):
-        self.skip_corrupt = skip_corrupt
+    def __init__(self, file, unreadable):
         self.counted = 0
+        self.allowed = unreadable.allowed
         self._file = file
-        self._reasons = []
+        self._unreadable = unreadable
 
-    def count(self, reason):
+    def count(self, offset, reason, way_out=None):
+        """Counts one; `way_out` is what to do where copying does not mend it."""
         self.counted += 1
-        self._reasons = [*self._reasons, reason][:_NAMED]
-        if self.counted <= self.skip_corrupt:
-            logging.warning("damaged: %s", reason)
-            return
-        listed = "\n  ".join(self._reasons)
-        raise ValueError(
-            f"{self._file.path} is damaged. Copy it again, or allow N damaged records "
-            f"with --skip_corrupt=N (now {self.skip_corrupt}):\n  {listed}"
-        )
+        # By its place alone, as whoever reads the record counts it once more.
+        place = self._file.place(offset)
+        reason = reason.removeprefix(f"{place}: ")
+        self._unreadable.count(place, f"{reason}. {way_out}" if way_out else reason)
 
 
 def _guess_damaged(labels):
@@ -168,7 +168,7 @@ def _walk_labels(file, damage):
         if isinstance(payload, bytes):
             labels.append(_label(file, offset, payload, damage))
         else:
-            damage.count(payload)
+            damage.count(offset, payload)
             labels.append(_DAMAGED)
     return np.asarray(offsets, np.int64), np.asarray(labels, np.int32)
 
@@ -177,20 +177,30 @@ def _label(file, offset, payload, damage):
     try:
         label, _ = unpack(payload)
     except ValueError as error:
-        damage.count(f"{file.place(offset)}: {error}")
+        damage.count(offset, str(error))
         return _DAMAGED
     if label is None:
         return _NO_IMAGE
-    if not _is_label(label):
-        raise ValueError(
-            f"{file.place(offset)}: its label is {label:.10g}. Labels must be "
-            "integers in [0, 2^24): float32, which RecordIO stores, rounds larger "
-            "ones. Number the identities from 0 and convert again"
+    if not is_label(label):
+        damage.count(
+            offset,
+            impossible_label(label),
+            "Number the identities from 0 and convert again",
         )
+        return _DAMAGED
     return int(label)
 
 
-def _is_label(label):
+def impossible_label(label) -> str:
+    """Returns what is wrong with a label that `is_label` refuses."""
+    return (
+        f"its label is {label:.10g}. Labels must be integers in [0, 2^24): float32, "
+        "which RecordIO stores, rounds larger ones"
+    )
+
+
+def is_label(label):
+    """Returns whether numbers, one or an array, can be labels."""
     # NaN fails every comparison.
     return (label >= 0) & (label < MAX_LABEL) & (label == np.floor(label))
 
@@ -198,7 +208,7 @@ def _is_label(label):
 def _listed_labels(file, idx, offsets, damage):
     """Returns the label of the record at each of `offsets`."""
     outside = int(np.count_nonzero(offsets > file.size - PART.size))
-    if outside > damage.skip_corrupt:
+    if outside > damage.allowed:
         raise ValueError(
             f"{idx.path} lists {outside:,} of {len(offsets):,} records beyond the end "
             f"of {file.path}, which has {file.size:,} bytes: the file was cut or the "
@@ -222,7 +232,7 @@ def _listed_labels(file, idx, offsets, damage):
             & (offsets[rows] % 4 == 0)
         )
         image = (flag == 0) | (rest > 0)
-        good = plain & image & _is_label(label)
+        good = plain & image & is_label(label)
         found = np.where(good, label, _NO_IMAGE).astype(np.int32)
         # Records in parts, damaged ones and wrong labels, one by one.
         for k in np.flatnonzero(~good & ~(plain & ~image)):
@@ -230,7 +240,7 @@ def _listed_labels(file, idx, offsets, damage):
             try:
                 payload, ends[k] = read_record(file, offset)
             except ValueError as error:
-                damage.count(str(error))
+                damage.count(offset, str(error))
                 found[k] = _DAMAGED
             else:
                 found[k] = _label(file, offset, payload, damage)

@@ -2,21 +2,51 @@
 
 from __future__ import annotations
 
+import io
+
 import numpy as np
+from PIL import Image
 
 from ekd_tf.data.pipeline import evaluation_batches
+from ekd_tf.data.readable import readable_indices
 from ekd_tf.data.source import Source
+from ekd_tf.unreadable import Unreadable
 
 
-def sample_images(source: Source, input_size: int, count: int = 64) -> np.ndarray:
-    """Returns a few real inputs spread over a source, uint8, for parity checks."""
+def sample_images(
+    source: Source,
+    input_size: int,
+    count: int = 64,
+    unreadable: Unreadable | None = None,
+) -> np.ndarray:
+    """Returns a few real inputs spread over a source, uint8, for parity checks.
+
+    Those among them that cannot be read are left out, and counted in `unreadable`.
+    """
     count = min(count, len(source))
     indices = np.linspace(0, len(source) - 1, count).astype(np.int64)
+    indices, _ = readable_indices(source, indices, unreadable)
     return np.concatenate(list(evaluation_batches(source, indices, input_size, 64)))
 
 
+def first_image_size(source: Source) -> tuple[int, int] | None:
+    """Returns width and height of a source's first image; None if it is damaged."""
+    try:
+        first = source.read(np.zeros(1, np.int64))[0]
+        if not source.encoded:
+            return first.shape[1], first.shape[0]
+        with Image.open(io.BytesIO(first)) as image:
+            return image.size
+    except (OSError, ValueError, Image.DecompressionBombError):
+        return None
+
+
 def sample_faces(
-    source: Source, input_size: int, count: int, images_per_identity: int = 8
+    source: Source,
+    input_size: int,
+    count: int,
+    images_per_identity: int = 8,
+    unreadable: Unreadable | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Returns images of few identities, so that verification can be measured on them.
 
@@ -26,6 +56,7 @@ def sample_faces(
         count: Int >= 1, how many images to return; all where the source has fewer.
         images_per_identity: Int >= 2, how many of each identity; more only where the
             identities are too few to make up `count`.
+        unreadable: Counts the unreadable ones among them, which are left out.
 
     Returns:
         Uint8 `(n, input_size, input_size, 3)` and int32 labels `(n,)`, by identity;
@@ -44,5 +75,6 @@ def sample_faces(
         if taken[chosen].sum() >= count:
             break
     indices = np.concatenate([order[starts[i] :][: taken[i]] for i in chosen])[:count]
+    indices, _ = readable_indices(source, indices, unreadable)
     batches = evaluation_batches(source, indices, input_size, 64)
     return np.concatenate(list(batches)), source.labels[indices]

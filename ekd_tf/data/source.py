@@ -21,12 +21,15 @@ class Source(abc.ABC):
         labels: int32 `(n,)`, values 0..num_identities-1.
         num_identities: Number of identities.
         encoded: True when `read` returns encoded bytes, False when it returns pixels.
+        left_out: `"path: reason"` of each image that is not among them because it
+            cannot be read.
     """
 
     name: str
     labels: np.ndarray
     num_identities: int
     encoded: bool = True
+    left_out: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -34,7 +37,15 @@ class Source(abc.ABC):
     @property
     @abc.abstractmethod
     def fingerprint(self) -> str:
-        """A hash that changes with the names, sizes or labels of the images."""
+        """A hash that changes with the images, their order or their labels.
+
+        Images in memory and drawn ones are hashed themselves. Of files the names
+        within the data set, the sizes and the times of change are: reading millions
+        of images at every start would take hours. So an image replaced by another of
+        its name and size changes it, a data set moved or copied with its times
+        (`cp -a`, `rsync -a`) does not, and one copied without them counts as changed.
+        It is that of the files as they are when it is first asked for.
+        """
 
     @abc.abstractmethod
     def read(self, indices):
@@ -57,6 +68,10 @@ class Source(abc.ABC):
     def describe(self, index: int) -> str:
         """Returns where image `index` lives, for messages."""
 
+    def identity_names(self) -> list[str]:
+        """Returns what tells each identity, by label, when others come or go."""
+        return [str(label) for label in range(self.num_identities)]
+
     def origin(self) -> tuple[Source, np.ndarray, np.ndarray]:
         """Returns the source whose identities these are some or all of.
 
@@ -67,7 +82,45 @@ class Source(abc.ABC):
         return self, np.arange(len(self)), np.arange(self.num_identities)
 
 
-class Subset(Source):
+class Images(Source):
+    """Some images of a source with the labels they have there; read through.
+
+    Args:
+        source: A `Source`.
+        indices: Integers `(k,)`, positions in `source`; they are put in this order.
+        left_out: As the attribute.
+    """
+
+    def __init__(self, source: Source, indices, left_out=()):
+        self._source = source
+        self._indices = np.asarray(indices, np.int64)
+        self.name = source.name
+        self.labels = source.labels[self._indices]
+        self.num_identities = source.num_identities
+        self.encoded = source.encoded
+        self.left_out = tuple(left_out)
+
+    @property
+    def fingerprint(self) -> str:
+        chosen = self._indices.astype("<i8").tobytes()
+        text = b"images" + self._source.fingerprint.encode()
+        return hashlib.sha256(text + chosen).hexdigest()
+
+    def read(self, indices):
+        return self._source.read(self._indices[np.asarray(indices)])
+
+    def describe(self, index: int) -> str:
+        return self._source.describe(int(self._indices[index]))
+
+    def identity_names(self):
+        return self._source.identity_names()
+
+    def origin(self):
+        source, positions, identities = self._source.origin()
+        return source, positions[self._indices], identities
+
+
+class Subset(Images):
     """Some identities of a source, relabelled 0..k-1; images are read through.
 
     Args:
@@ -88,28 +141,24 @@ class Subset(Source):
         relabel = np.full(source.num_identities, -1, dtype=np.int32)
         relabel[identities] = np.arange(len(identities), dtype=np.int32)
         labels = relabel[source.labels]
-        self._source = source
+        super().__init__(source, np.flatnonzero(labels >= 0))
         self._identities = identities
-        self._indices = np.flatnonzero(labels >= 0)
         self.name = f"{source.name} ({len(identities)} identities)"
         self.labels = labels[self._indices]
         self.num_identities = len(identities)
-        self.encoded = source.encoded
 
     @property
     def fingerprint(self) -> str:
         chosen = self._identities.astype("<i8").tobytes()
         return hashlib.sha256(self._source.fingerprint.encode() + chosen).hexdigest()
 
-    def read(self, indices):
-        return self._source.read(self._indices[np.asarray(indices)])
-
-    def describe(self, index: int) -> str:
-        return self._source.describe(int(self._indices[index]))
+    def identity_names(self):
+        names = self._source.identity_names()
+        return [names[identity] for identity in self._identities]
 
     def origin(self):
-        source, positions, identities = self._source.origin()
-        return source, positions[self._indices], identities[self._identities]
+        source, positions, identities = super().origin()
+        return source, positions, identities[self._identities]
 
 
 def select_identities(source: Source, identities) -> Source:

@@ -98,6 +98,7 @@ class SyntheticFaces:
     Attributes:
         labels: int32 array `(n,)`, 0 to `num_identities - 1`.
         num_identities: Integer.
+        left_out: Empty: every image can be drawn.
         encoded: False: `read` returns pixels, not files.
         name: String for logs and reports.
         fingerprint: String of 16 hexadecimal digits: equal for sources with equal
@@ -106,6 +107,7 @@ class SyntheticFaces:
 
     encoded = False
     name = "synthetic"
+    left_out = ()
 
     def __init__(
         self,
@@ -154,6 +156,11 @@ class SyntheticFaces:
         """
         identities, samples = self._locate(indices)
         return render(self.seed, identities, samples, size=self.size)
+
+    def identity_names(self):
+        """Returns the number of each person, by label."""
+        first = self.first_identity
+        return [str(first + label) for label in range(self.num_identities)]
 
     def describe(self, index):
         """Returns what one image is, for messages: whose, which, of which seed."""

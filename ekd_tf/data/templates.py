@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import functools
 import hashlib
-import io
 import os
 import pathlib
 
 import numpy as np
-from PIL import Image
 
 from ekd_tf.data.alignment import TEMPLATE_SIZE
 from ekd_tf.data.alignment import align
+from ekd_tf.data.image_pixels import read_image
+from ekd_tf.data.positioned import file_state
+from ekd_tf.data.positioned import read_file
 from ekd_tf.data.source import Source
+from ekd_tf.user_text import open_text
 
 _NAMED = 5
 
@@ -103,11 +106,13 @@ class AlignedImages(Source):
                 f"missing, such as {', '.join(missing[:_NAMED])}"
             )
 
-    @property
+    @functools.cached_property
     def fingerprint(self) -> str:
-        """A hash of the names, the points and the size."""
-        digest = hashlib.sha256(f"{self._size} {self.name}".encode())
-        digest.update("\n".join(self._paths).encode())
+        """A hash of names, points, size, and of each file's size and time of change."""
+        digest = hashlib.sha256(b"aligned %d" % self._size)
+        for path in self._paths:
+            name = os.path.relpath(path, self.name)
+            digest.update(os.fsencode(name) + b"\0" + file_state(path) + b"\n")
         digest.update(np.ascontiguousarray(self._points, np.float32))
         return digest.hexdigest()
 
@@ -117,12 +122,10 @@ class AlignedImages(Source):
     def _read_one(self, index):
         path = self._paths[index]
         try:
-            with Image.open(io.BytesIO(pathlib.Path(path).read_bytes())) as image:
-                pixels = np.asarray(image.convert("RGB"))
+            pixels = read_image(read_file(path))
             return align(pixels, self._points[index], self._size)
-        # Damaged files raise nearly anything out of Pillow's parsers.
-        except Exception as error:
-            raise ValueError(f"{path} cannot be aligned: {error}") from error
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
 
     def describe(self, index: int) -> str:
         return self._paths[index]
@@ -228,7 +231,7 @@ def read_subjects(paths) -> TemplateSubjects:
     """
     found = {}
     for path in paths:
-        with open(path, newline="", encoding="utf-8") as file:
+        with open_text(path) as file:
             for number, row in enumerate(csv.reader(file)):
                 if not number or not row:
                     continue
@@ -252,7 +255,7 @@ def read_subjects(paths) -> TemplateSubjects:
 def _table(path, columns, dtype):
     """Reads lines of a name and as many numbers as `columns`."""
     numbers = _load(path, dtype, usecols=range(1, columns + 1))
-    with open(path, encoding="utf-8") as file:
+    with open_text(path) as file:
         rows = [line.split() for line in file if line.strip()]
     wrong = [number for number, row in enumerate(rows, 1) if len(row) != columns + 1]
     if wrong:
@@ -266,7 +269,8 @@ def _table(path, columns, dtype):
 def _load(path, dtype, **arguments):
     """Reads a file of numbers without a Python object for each."""
     try:
-        numbers = np.loadtxt(path, dtype, comments=None, ndmin=2, **arguments)
+        with open_text(path) as file:
+            numbers = np.loadtxt(file, dtype, comments=None, ndmin=2, **arguments)
     except (OSError, ValueError, OverflowError) as error:
         raise ValueError(f"{path} cannot be read: {error}") from error
     if not np.isfinite(numbers).all():

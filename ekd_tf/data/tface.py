@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import array
+import functools
 import hashlib
 import os
 
@@ -10,14 +11,17 @@ import numpy as np
 
 from ekd_tf.data.names import PackedNames
 from ekd_tf.data.positioned import PositionedFile
+from ekd_tf.data.positioned import file_state
 from ekd_tf.data.positioned import read_file
 from ekd_tf.data.source import MAX_LABEL
 from ekd_tf.data.source import Source
 from ekd_tf.data.source import number_identities
 from ekd_tf.data.tfrecord import ShardedExamples
+from ekd_tf.unreadable import Unreadable
+from ekd_tf.user_text import open_bytes
 
 
-def read_tface(index, root=None) -> Source:
+def read_tface(index, root=None, unreadable: Unreadable | None = None) -> Source:
     """Opens the images a TFace index lists.
 
     Its lines are `path<tab>label`, or `name<tab>shard<tab>offset<tab>label` for the
@@ -27,6 +31,8 @@ def read_tface(index, root=None) -> Source:
     Args:
         index: The text file.
         root: What paths and names are relative to; the folder of `index` by default.
+        unreadable: Counts the records that lie beyond the end of their file; none is
+            allowed by default. They stay in the source: reading one raises.
 
     Raises:
         ValueError: A file is missing, the index is empty, a line is malformed, or a
@@ -35,11 +41,12 @@ def read_tface(index, root=None) -> Source:
     # Refuses what cannot be read in the words all files are refused in.
     path = PositionedFile(index).path
     root = os.path.dirname(path) if root is None else os.fspath(root)
-    with open(path, "rb") as lines:
+    with open_bytes(path) as lines:
+        start = lines.tell()
         fields = len(lines.readline().split(b"\t"))
-        lines.seek(0)
+        lines.seek(start)
         if fields == 4:
-            return _records(path, root, lines)
+            return _records(path, root, lines, unreadable or Unreadable())
         return _files(path, root, lines)
 
 
@@ -51,23 +58,31 @@ class ListedFiles(Source):
         root: The folder paths are relative to.
         names: The path of each image.
         labels: int32 array `(n,)`, values 0..num_identities-1.
-        num_identities: Number of identities.
+        numbers: Integer array `(num_identities,)`: the list's number of each label.
     """
 
-    def __init__(self, name, root, names: PackedNames, labels, num_identities):
+    def __init__(self, name, root, names: PackedNames, labels, numbers):
         self.name = name
         self.labels = labels
-        self.num_identities = num_identities
+        self.num_identities = len(numbers)
+        self._numbers = numbers
         self._root = root
         self._names = names
 
-    @property
+    @functools.cached_property
     def fingerprint(self) -> str:
-        """A hash of every image's path and label. Sizes are not asked for."""
+        """A hash of every image's path, label, size and time of change.
+
+        Asks the file system about every image, so it is computed when first needed.
+        """
         digest = hashlib.sha256(self.labels)
         for name in self._names:
-            digest.update(os.fsencode(name) + b"\0")
+            state = file_state(os.path.join(self._root, name))
+            digest.update(os.fsencode(name) + b"\0" + state + b"\n")
         return digest.hexdigest()
+
+    def identity_names(self):
+        return [str(number) for number in self._numbers.tolist()]
 
     def describe(self, index: int) -> str:
         return os.path.join(self._root, self._names[index])
@@ -88,7 +103,7 @@ def _files(path, root, lines):
     return ListedFiles(path, root, names, *_numbered(path, labels))
 
 
-def _records(path, root, lines):
+def _records(path, root, lines, unreadable):
     shards, offsets, labels = array.array("i"), array.array("q"), array.array("q")
     numbers, files = {}, []
     for number, line in enumerate(lines, 1):
@@ -105,19 +120,24 @@ def _records(path, root, lines):
             shard_name = f"{name}-{key[1]:05d}.tfrecord"
             files.append(PositionedFile(os.path.join(root, name, shard_name)))
         shards.append(numbers[key])
-        if not 0 <= offsets[-1] < files[shards[-1]].size:
-            raise ValueError(
-                f"{path}: line {number} lists a record at offset {offsets[-1]} of "
-                f"{files[shards[-1]].path}, which has {files[shards[-1]].size:,} "
-                "bytes: the file was cut or is another. Copy both again"
-            )
-    labels, count = _numbered(path, labels)
+        file, offset = files[shards[-1]], offsets[-1]
+        if 0 <= offset < file.size:
+            continue
+        reason = (
+            f"{path}: line {number} lists a record at offset {offset} of {file.path}, "
+            f"which has {file.size:,} bytes: the file was cut or is another. Copy both "
+            "again"
+        )
+        if offset < 0:
+            raise ValueError(reason)
+        unreadable.count(file.place(offset), reason)
+    labels, numbers = _numbered(path, labels)
     shards, offsets = np.asarray(shards, np.int32), np.asarray(offsets, np.int64)
-    return ShardedExamples(path, files, shards, offsets, labels, count)
+    return ShardedExamples(path, files, shards, offsets, labels, numbers)
 
 
 def _numbered(path, labels):
-    """Returns `(labels, number of identities)`, labels 0..C-1."""
+    """Returns `(labels, numbers)`: labels 0..C-1, and what they were."""
     labels = np.asarray(labels, np.int64)
     if not len(labels):
         raise ValueError(f"{path} lists no image. Give TFace's index file")
@@ -127,8 +147,7 @@ def _numbered(path, labels):
             f"{path}: line {wrong[0] + 1} has the label {labels[wrong[0]]}. Labels "
             "must be in [0, 2^24): number the identities from 0"
         )
-    labels, identities = number_identities(labels)
-    return labels, len(identities)
+    return number_identities(labels)
 
 
 def _malformed(path, number, line):

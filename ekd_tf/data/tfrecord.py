@@ -14,6 +14,7 @@ from ekd_tf.data.positioned import PositionedFile
 from ekd_tf.data.source import Source
 from ekd_tf.data.tfrecord_frame import FIRST_READ
 from ekd_tf.data.tfrecord_frame import read_example
+from ekd_tf.unreadable import Unreadable
 
 INDEX_FILE = "index.json"
 FORMAT = "ekd_tf tfrecord 1"
@@ -42,26 +43,28 @@ class ShardedExamples(Source):
         shards: Integer array `(n,)` of any type: position in `files` of each image.
         offsets: int64 array `(n,)`: where its record begins.
         labels: int32 array `(n,)`, values 0..num_identities-1.
-        num_identities: Number of identities.
+        numbers: Integer array `(num_identities,)`: what tells the identity of each
+            label from others.
     """
 
     # Whether Examples hold the labels of `labels`.
     labelled = False
 
-    def __init__(self, name, files, shards, offsets, labels, num_identities):
+    def __init__(self, name, files, shards, offsets, labels, numbers):
         self.name = name
         self.labels = labels
-        self.num_identities = num_identities
+        self.num_identities = len(numbers)
+        self._numbers = numbers
         self._files = files
         self._shards = shards
         self._offsets = offsets
 
     @property
     def fingerprint(self) -> str:
-        """A hash of every image's label and place, and of the sizes of the files."""
+        """A hash of every image's label and place, and of sizes and times of files."""
         digest = hashlib.sha256(b"tfrecord")
         for file in self._files:
-            digest.update(b" %d" % file.size)
+            digest.update(b" " + file.state)
         for start in range(0, len(self), _ROWS):
             # Whatever type they are kept in.
             digest.update(self._shards[start : start + _ROWS].astype("<i4"))
@@ -94,6 +97,9 @@ class ShardedExamples(Source):
         known = (self._shards[after] == self._shards[indices]) & (sizes > 0)
         return np.where(known & (sizes <= _MOST), sizes, FIRST_READ)
 
+    def identity_names(self):
+        return [str(number) for number in self._numbers]
+
     def describe(self, index: int) -> str:
         return self._files[self._shards[index]].place(int(self._offsets[index]))
 
@@ -107,6 +113,8 @@ class TFRecordFaces(ShardedExamples):
 
     Args:
         root: The folder.
+        unreadable: Counts the records that lie beyond the end of a shard that was cut;
+            none is allowed by default. They stay in the source: reading one raises.
 
     Raises:
         ValueError: The folder has no index, or a shard is missing or has another size
@@ -115,7 +123,7 @@ class TFRecordFaces(ShardedExamples):
 
     labelled = True
 
-    def __init__(self, root):
+    def __init__(self, root, unreadable: Unreadable | None = None):
         root = pathlib.Path(root)
         path = root / INDEX_FILE
         if not path.is_file():
@@ -133,16 +141,20 @@ class TFRecordFaces(ShardedExamples):
                 f"{path} is not the index of a TFRecord set ({error!r}). Copy or "
                 "convert it again"
             ) from None
-        files = []
-        for name, size in shards:
-            file = PositionedFile(root / name)
-            if file.size != size:
-                raise ValueError(
-                    f"{file.path} has {file.size:,} bytes and {path} says {size:,}: "
-                    "it was cut or replaced. Copy the folder again"
-                )
-            files.append(file)
-        super().__init__(str(root), files, *arrays, index["identities"])
+        files = [PositionedFile(root / name) for name, _ in shards]
+        of_image, offsets, _ = arrays
+        for number, (file, (_, size)) in enumerate(zip(files, shards)):
+            if file.size == size:
+                continue
+            reason = (
+                f"{file.path} has {file.size:,} bytes and {path} says {size:,}: it was "
+                "cut or replaced. Copy the folder again"
+            )
+            lost = offsets[(of_image == number) & (offsets >= file.size)]
+            # What is cut off of the last record in the file cannot be told from here.
+            for offset in lost if len(lost) else [file.size]:
+                (unreadable or Unreadable()).count(file.place(int(offset)), reason)
+        super().__init__(str(root), files, *arrays, range(index["identities"]))
 
 
 def pack_index(shards: list[dict], identities: int, image_size) -> dict:

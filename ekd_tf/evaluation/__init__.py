@@ -6,7 +6,8 @@ from ekd_tf.evaluation.allpairs import all_pairs_roc
 from ekd_tf.evaluation.cache import EmbeddingCache
 from ekd_tf.evaluation.calibration import Calibration
 from ekd_tf.evaluation.calibration import calibrate
-from ekd_tf.evaluation.calibration import card_path
+from ekd_tf.evaluation.calibration import check_calibration
+from ekd_tf.evaluation.calibration import is_of_one_model
 from ekd_tf.evaluation.calibration import read_calibration
 from ekd_tf.evaluation.calibration import write_calibration
 from ekd_tf.evaluation.comparison import Comparison
@@ -62,12 +63,13 @@ __all__ = [
     "all_pair_scores",
     "all_pairs_roc",
     "calibrate",
-    "card_path",
+    "check_calibration",
     "compare",
     "draw_pairs",
     "embed",
     "format_fpr",
     "format_table",
+    "is_of_one_model",
     "kept_figures",
     "plot_roc",
     "plot_similarities",

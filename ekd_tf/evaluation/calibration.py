@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import pathlib
+
+import numpy as np
 
 from ekd_tf.atomic import write_aside
 from ekd_tf.checks import check_range
 from ekd_tf.data import Source
 from ekd_tf.evaluation.allpairs import PairBlocks
+from ekd_tf.evaluation.allpairs import count_pairs
+from ekd_tf.evaluation.embed import add_views
 from ekd_tf.evaluation.intervals import labelled_intervals
+from ekd_tf.evaluation.source_embedder import ONE_IMAGE
+from ekd_tf.evaluation.source_embedder import WITH_MIRROR_IMAGE
 from ekd_tf.evaluation.source_embedder import SourceEmbedder
 from ekd_tf.evaluation.tables import format_fpr
+from ekd_tf.evaluation.verification import MIN_NEGATIVES
 from ekd_tf.evaluation.verification import check_two_kinds
-from ekd_tf.evaluation.verification import is_measurable
 from ekd_tf.evaluation.verification import not_measurable
 from ekd_tf.metrics import streamed_roc
+from ekd_tf.metrics.roc import allowed_negatives
 
 CARD_FILE = "card.json"
 # Fewer resamples than a report has, of more pairs: one FPR alone is asked for.
@@ -26,18 +34,19 @@ _MAX_PAIRS = 10_000_000
 
 @dataclasses.dataclass(frozen=True)
 class Calibration:
-    """A threshold and what stands behind it.
+    """A threshold of one model and what stands behind it.
 
     Attributes:
         fpr: The FPR it was found for, by the strict rule.
-        threshold: Cosine; a pair strictly above it is accepted.
+        threshold: Cosine; a pair strictly above it is accepted. Half way to the next
+            higher score of `source`, so that rounding decides no pair of it.
         interval: Bootstrap 95 % interval of the threshold over identities, or None
             where it would take too many pairs.
         tpr: Fraction of the positives above it.
         pairs: Number of negative pairs it was found on.
         source: Name of the images.
-        flip: Whether the embedding of the mirror image was added: a cosine compared
-            with the threshold must be made in the same way.
+        view: `ONE_IMAGE` or `WITH_MIRROR_IMAGE`: a cosine compared with the threshold
+            must be of embeddings made in the same way.
     """
 
     fpr: float
@@ -46,22 +55,34 @@ class Calibration:
     tpr: float
     pairs: int
     source: str
-    flip: bool
+    view: str = ONE_IMAGE
+
+    @property
+    def flip(self) -> bool:
+        """Whether the embedding of the mirror image is added."""
+        return self.view == WITH_MIRROR_IMAGE
 
     def text(self) -> str:
         """Returns the calibration in one sentence."""
-        interval = ""
-        if self.interval is not None:
-            interval = f" [{self.interval[0]:.4f}, {self.interval[1]:.4f}]"
         return (
-            f"Threshold {self.threshold:.4f}{interval} for FPR "
-            f"{format_fpr(self.fpr)}: TPR {self.tpr:.4f} on {self.source}, "
-            f"{self.pairs:,} negative pairs, {'with' if self.flip else 'without'} flip"
+            f"threshold {self.cosine()} for FPR {format_fpr(self.fpr)}: TPR "
+            f"{self.tpr:.4f} on {self.source}, {self.pairs:,} negative pairs, each "
+            f"embedding of {self.view}"
         )
+
+    def cosine(self) -> str:
+        """Returns the threshold with its interval, where there is one."""
+        if self.interval is None:
+            return f"{self.threshold:.4f}"
+        return f"{self.threshold:.4f} [{self.interval[0]:.4f}, {self.interval[1]:.4f}]"
 
 
 def calibrate(
-    embedder: SourceEmbedder, source: Source, fpr: float, seed: int = 0
+    embedder: SourceEmbedder,
+    source: Source,
+    fpr: float,
+    seed: int = 0,
+    flip: bool = False,
 ) -> Calibration:
     """Finds the threshold for an FPR on all pairs of labelled images.
 
@@ -70,82 +91,159 @@ def calibrate(
         source: Images of identities it was not trained on.
         fpr: Target FPR in (0, 1).
         seed: Int, of the resampling.
+        flip: Whether to add the embedding of the mirror image, for users who do.
 
     Returns:
         `Calibration`.
 
     Raises:
-        ValueError: Fewer than ten negatives would stand above the threshold, or the
-            images have not both kinds of pairs.
+        ValueError: Fewer than ten negatives would stand above the threshold, the
+            images have not both kinds of pairs, or `embedder` gives no mirror images.
     """
-    check_range("calibrate_fpr", fpr, low=0, high=1, low_open=True, high_open=True)
-    check_two_kinds(source.labels)
-    blocks = PairBlocks(embedder(source), source.labels)
+    check_calibration(source, fpr)
+    if flip and not embedder.flip:
+        raise ValueError("`flip` needs an embedder of mirror images. Received: without")
+    views = embedder.views(source)
+    rows = add_views(views if flip else views[:, :1])
+    blocks = PairBlocks(rows, source.labels)
     roc = streamed_roc(blocks.scores, [fpr])
     (point,) = roc.points
-    if not is_measurable(point):
-        raise ValueError(not_measurable(fpr, roc.num_negative))
     found = labelled_intervals(
         blocks, source.labels, [point], _REPLICATES, seed, _MAX_PAIRS
     )
     return Calibration(
         fpr=fpr,
-        threshold=point.threshold,
+        threshold=between_scores(blocks, point.threshold),
         interval=found[fpr][1] if fpr in found else None,
         tpr=point.tpr,
         pairs=roc.num_negative,
         source=source.name,
-        flip=embedder.flip,
+        view=WITH_MIRROR_IMAGE if flip else ONE_IMAGE,
     )
 
 
-def card_path(model) -> pathlib.Path:
-    """Returns where the card of a model lies: in its directory, or beside its file."""
-    path = pathlib.Path(model)
-    return (path if path.is_dir() else path.parent) / CARD_FILE
+def check_calibration(source: Source, fpr: float) -> None:
+    """Raises `ValueError` where `calibrate` could find no threshold."""
+    check_range("calibrate_fpr", fpr, low=0, high=1, low_open=True, high_open=True)
+    check_two_kinds(source.labels)
+    _, negatives = count_pairs(source.labels)
+    if allowed_negatives(negatives, np.array([fpr]))[0] < MIN_NEGATIVES:
+        raise ValueError(not_measurable(fpr, negatives))
 
 
-def write_calibration(path, calibration: Calibration) -> None:
-    """Puts a calibration into a model's card, whose other entries stay.
+def is_of_one_model(
+    model: SourceEmbedder, other: SourceEmbedder, source: Source
+) -> bool:
+    """Tells whether two files hold one model, be it in another precision."""
+    rows, others = model.views(source)[:, :1], other.views(source)[:, :1]
+    if rows.shape != others.shape:
+        return False
+    # Quantised, 0.99 at the least; of two trainings of one network, about 0.
+    return np.mean(np.sum(add_views(rows) * add_views(others), axis=1)) > 0.9
+
+
+def between_scores(blocks: PairBlocks, threshold: float) -> float:
+    """Moves a threshold, the score of a pair, half way to the next higher score.
+
+    The same pairs are above it. That one pair would else be decided by how a program
+    rounds: the same model gives cosines that differ by 1e-7.
+    """
+    higher = [
+        scores[scores > threshold].min(initial=1.0)
+        for kinds in blocks.scores()
+        for scores in kinds
+    ]
+    return max(float(threshold), (float(threshold) + float(min(higher))) / 2)
+
+
+def file_hash(file) -> str:
+    """Returns the SHA-256 of a file's bytes."""
+    digest = hashlib.sha256()
+    with open(file, "rb") as opened:
+        for block in iter(lambda: opened.read(1 << 20), b""):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def write_calibration(file, calibration: Calibration) -> pathlib.Path:
+    """Puts a calibration into the card beside a model, whose other entries stay.
 
     Args:
-        path: The card, made if missing.
-        calibration: What `calibrate` found.
+        file: The model's file: `model.keras`, a `.tflite`, `saved_model.pb`, ... .
+        calibration: What `calibrate` found for it.
+
+    Returns:
+        The card's path. The card is made if missing.
 
     Raises:
         ValueError: What is there is no card.
     """
-    path = pathlib.Path(path)
-    card = _read_card(path) if path.exists() else {}
-    card["calibration"] = dataclasses.asdict(calibration)
+    file = pathlib.Path(file)
+    path = file.with_name(CARD_FILE)
+    card = read_card(path) if path.exists() else {}
+    entry = {**dataclasses.asdict(calibration), "sha256": file_hash(file)}
+    card["calibration"] = {**calibrations_of(card), file.name: entry}
     text = json.dumps(card, indent=2) + "\n"
-    write_aside(path, lambda file: file.write(text.encode("utf-8")))
+    write_aside(path, lambda opened: opened.write(text.encode("utf-8")))
+    return path
 
 
-def read_calibration(path) -> Calibration | None:
-    """Reads a calibration from a model's card; None where there is none.
+def read_calibration(file) -> Calibration | None:
+    """Reads a model's calibration from the card beside it; None where there is none.
+
+    Args:
+        file: The model's file, as for `write_calibration`.
 
     Raises:
-        ValueError: The file is no card, or its calibration is not what
-            `write_calibration` writes.
+        ValueError: What is there is no card, the calibration is not what
+            `write_calibration` writes, or the model has changed since.
     """
-    path = pathlib.Path(path)
-    if not path.exists():
+    file = pathlib.Path(file)
+    path = file.with_name(CARD_FILE)
+    if not path.exists() or not file.is_file():
         return None
-    found = _read_card(path).get("calibration")
-    if found is None:
+    entry = calibrations_of(read_card(path)).get(file.name)
+    if entry is None:
         return None
+    anew = "write it anew with ekd_tf.evaluate --calibrate_fpr"
+    if entry.get("sha256") != file_hash(file):
+        raise ValueError(
+            f"The calibration in {path} is of another {file.name}, which has changed "
+            f"since; {anew}"
+        )
     try:
-        interval = found["interval"]
-        return Calibration(**{**found, "interval": interval and tuple(interval)})
+        return as_calibration(entry)
     except (TypeError, KeyError) as error:
         raise ValueError(
-            f"The calibration in {path} cannot be read ({error}); write it anew with "
-            "ekd_tf.evaluate --calibrate_fpr"
+            f"The calibration in {path} cannot be read ({error}); {anew}"
         ) from None
 
 
-def _read_card(path):
+def calibrations_of(card: dict) -> dict[str, dict]:
+    """Returns a card's calibrations by the name of the model's file.
+
+    Those of version 0.1.0's first cards, one for all files, are left out.
+    """
+    found = card.get("calibration") or {}
+    if not isinstance(found, dict):
+        return {}
+    return {name: entry for name, entry in found.items() if isinstance(entry, dict)}
+
+
+def as_calibration(entry: dict) -> Calibration:
+    """Returns an entry of `calibrations_of` as a value."""
+    interval = entry["interval"]
+    values = {name: value for name, value in entry.items() if name != "sha256"}
+    return Calibration(**{**values, "interval": interval and tuple(interval)})
+
+
+def read_card(path) -> dict:
+    """Reads a model's card.
+
+    Raises:
+        ValueError: The file is none.
+    """
+    path = pathlib.Path(path)
     try:
         card = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

@@ -13,6 +13,7 @@ from ekd_tf.evaluation.comparison_plots import plot_closed
 from ekd_tf.evaluation.comparison_plots import plot_tpr_bars
 from ekd_tf.evaluation.plots import plot_roc
 from ekd_tf.evaluation.tables import format_table
+from ekd_tf.user_text import KEEP
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,4 +143,4 @@ def _plain(value):
 
 
 def _write(path, text):
-    write_aside(path, lambda file: file.write(text.encode()))
+    write_aside(path, lambda file: file.write(text.encode("utf-8", KEEP)))

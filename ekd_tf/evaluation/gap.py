@@ -78,12 +78,9 @@ class GapReport:
 
     @property
     def not_measurable(self) -> tuple[str, ...]:
-        """One sentence for each FPR that has too few negatives behind it."""
-        return tuple(
-            not_measurable(point.fpr, self.num_negative)
-            for point in self.points
-            if point.gap is None
-        )
+        """A sentence that names the FPRs with too few negatives; none if there are."""
+        missing = [point.fpr for point in self.points if point.gap is None]
+        return not_measurable(missing, self.num_negative)
 
     def to_dict(self) -> dict:
         """Returns the report as JSON can hold it, FPRs spelled as `1e-3`."""

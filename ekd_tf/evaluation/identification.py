@@ -50,11 +50,14 @@ class IdentificationResult(Result):
         name: The set's name.
         reports: "student", "teacher", "baseline" -> `IdentificationReport`.
         images: None are drawn.
+        view: What the embeddings are made of; see `SourceEmbedder.view`.
     """
 
     name: str
     reports: dict[str, IdentificationReport]
     images: dict[str, np.ndarray]
+    view: str
+    left_out: tuple[str, ...] = ()
 
     def scalars(self, model: str = "student") -> dict[str, float]:
         """Returns rates by the names they are logged under."""
@@ -88,7 +91,8 @@ class IdentificationResult(Result):
         return (
             f"{format_table(rows, header)}\n\n{report.num_probes:,} probes, gallery of "
             f"{report.num_gallery:,} identities with one image each, "
-            f"{report.num_unknown:,} searches by people not enrolled."
+            f"{report.num_unknown:,} searches by people not enrolled. Embeddings of "
+            f"{self.view}."
         )
 
 
@@ -133,7 +137,12 @@ class IdentificationEvaluation:
     def __call__(self, models: Models) -> IdentificationResult:
         """Evaluates the models as they are now."""
         reports = {name: self._report(model) for name, model in models.items()}
-        return IdentificationResult(self.name, reports, {})
+        left_out = self._source.left_out
+        if self._distractors is not None:
+            left_out += self._distractors.left_out
+        return IdentificationResult(
+            self.name, reports, {}, models.student.view, left_out
+        )
 
     def _report(self, model):
         embeddings, labels = model(self._source), self._source.labels

@@ -81,6 +81,7 @@ class IJBResult(Result):
     name: str
     reports: dict[str, dict[str, TemplateReport]]
     images: dict[str, np.ndarray]
+    left_out: tuple[str, ...] = ()
 
     def scalars(self, model: str = "student") -> dict[str, float]:
         """Returns the TPRs by the strict rule and the search figures, per switches."""
@@ -119,11 +120,8 @@ class IJBResult(Result):
             figures = [f"rank-{k}" for k in report.rank]
             figures += [f"TPIR@{format_fpr(fpir)}" for fpir in report.tpir]
             parts.append(format_table(searches, ["model", "switches", *figures]))
-        parts += [
-            not_measurable(fpr, report.num_negative)
-            for fpr, tpr in report.strict.items()
-            if tpr is None
-        ]
+        missing = [fpr for fpr, tpr in report.strict.items() if tpr is None]
+        parts += not_measurable(missing, report.num_negative)
         return "\n\n".join(parts)
 
 
@@ -182,7 +180,7 @@ class IJBEvaluation:
                         curve = roc_curve(positive, negative, max_points=2000)
                         curves[f"{model} {name}"] = curve[:2]
         images = {f"{self.name}/roc": plot_roc(curves, title=f"{self.name} 1:1")}
-        return IJBResult(self.name, reports, images)
+        return IJBResult(self.name, reports, images, self._set.images.left_out)
 
     def _find(self, templates):
         """Returns the rows of numbers of templates, int32."""

@@ -9,6 +9,7 @@ import numpy as np
 
 from ekd_tf.data import Source
 from ekd_tf.evaluation.allpairs import all_pairs_roc
+from ekd_tf.evaluation.allpairs import count_pairs
 from ekd_tf.evaluation.contact_sheet import contact_sheet
 from ekd_tf.evaluation.gap import GapReport
 from ekd_tf.evaluation.gap import compare
@@ -19,6 +20,8 @@ from ekd_tf.evaluation.result import figures_table
 from ekd_tf.evaluation.source_embedder import Models
 from ekd_tf.evaluation.tables import format_fpr
 from ekd_tf.evaluation.verification import VerificationReport
+from ekd_tf.evaluation.verification import check_drawable
+from ekd_tf.evaluation.verification import figure_names
 from ekd_tf.evaluation.verification import verify
 
 DEFAULT_FPRS = (1e-1, 1e-2, 1e-3, 1e-4)
@@ -35,6 +38,7 @@ class LabelledResult(Result):
         curves: The same names -> `(fpr, tpr)` of all pairs.
         images: The ROC, the histograms of the student's cosines with thresholds and,
             with a gap, the critical pairs on which the models differ most.
+        view: What the embeddings are made of; see `SourceEmbedder.view`.
     """
 
     name: str
@@ -42,6 +46,8 @@ class LabelledResult(Result):
     gap: GapReport | None
     curves: dict[str, tuple[np.ndarray, np.ndarray]]
     images: dict[str, np.ndarray]
+    view: str
+    left_out: tuple[str, ...] = ()
 
     @property
     def student(self) -> VerificationReport:
@@ -73,6 +79,7 @@ class LabelledResult(Result):
             "student": None,
             "teacher": None,
             **reports,
+            "view": self.view,
             "gap": None if self.gap is None else self.gap.to_dict(),
         }
 
@@ -82,7 +89,7 @@ class LabelledResult(Result):
         parts.append(
             f"All {self.student.num_positive:,} positive and "
             f"{self.student.num_negative:,} negative pairs; accuracy on "
-            f"{self.student.num_pairs:,} drawn ones."
+            f"{self.student.num_pairs:,} drawn ones. Embeddings of {self.view}."
         )
         if self.gap is not None:
             parts.append(self.gap.to_table())
@@ -124,6 +131,15 @@ class LabelledEvaluation:
         """Changes with the images and with what is measured on them."""
         return f"labelled {self.source.fingerprint} {self._fprs} {self._seed}"
 
+    def check(self) -> None:
+        """Raises `ValueError` where the images make too few pairs to evaluate on."""
+        check_drawable(self.source.labels)
+
+    def figure_names(self, gap: bool) -> list[str]:
+        """Returns the names of the figures it will give, with or without a gap."""
+        negatives = count_pairs(self.source.labels)[1]
+        return figure_names(self.name, self._fprs, negatives, gap)
+
     def __call__(self, models: Models) -> LabelledResult:
         """Evaluates the models as they are now."""
         labels = self.source.labels
@@ -157,7 +173,15 @@ class LabelledEvaluation:
             )
         curves = {name: roc.curve() for name, roc in rocs.items()}
         images = self._pictures(curves, rocs["student"], reports["student"], gap)
-        return LabelledResult(self.name, reports, gap, curves, images)
+        return LabelledResult(
+            self.name,
+            reports,
+            gap,
+            curves,
+            images,
+            models.student.view,
+            self.source.left_out,
+        )
 
     def _pictures(self, curves, roc, report, gap):
         images = {

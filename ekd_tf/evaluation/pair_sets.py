@@ -15,11 +15,18 @@ from ekd_tf.evaluation.result import Result
 from ekd_tf.evaluation.result import figures_table
 from ekd_tf.evaluation.source_embedder import Models
 from ekd_tf.evaluation.verification import VerificationReport
+from ekd_tf.evaluation.verification import check_pairs
+from ekd_tf.evaluation.verification import figure_names
 from ekd_tf.evaluation.verification import verify_pairs
+from ekd_tf.metrics import folds_of
 from ekd_tf.metrics import normalize_rows
 from ekd_tf.metrics import roc_curve
 
 DEFAULT_FPRS = (1e-1, 1e-2, 1e-3, 1e-4)
+_STRATIFIED = (
+    ", each kind cut by itself: in the order given a fold would hold hardly any of a "
+    "kind"
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,6 +46,7 @@ class PairSetResult(Result):
     reports: dict[str, dict[str, VerificationReport]]
     curves: dict[str, tuple[np.ndarray, np.ndarray]]
     images: dict[str, np.ndarray]
+    left_out: tuple[str, ...] = ()
 
     @property
     def student(self) -> VerificationReport:
@@ -67,7 +75,7 @@ class PairSetResult(Result):
         parts = [
             figures_table(lines),
             f"{report.num_positive:,} positive and {report.num_negative:,} negative "
-            "pairs in ten folds.",
+            f"pairs in ten folds{_STRATIFIED * report.stratified}.",
             *report.not_measurable,
             *_without_intervals(report),
         ]
@@ -77,7 +85,8 @@ class PairSetResult(Result):
 def _without_intervals(report):
     if report.intervals.keys() == {"accuracy"}:
         return [
-            "No interval of TPR, AUC and EER: a fold holds pairs of one kind alone."
+            "No interval of TPR, AUC and EER: a kind has fewer pairs than there are "
+            "folds."
         ]
     return []
 
@@ -111,8 +120,20 @@ class PairSetEvaluation:
     @property
     def fingerprint(self) -> str:
         """Changes with the pairs and with what is measured on them."""
-        same = np.packbits(np.asarray(self.pairs.issame, bool)).tobytes().hex()
-        return f"pairs {self.pairs.images.fingerprint} {same} {self._fprs}"
+        same = np.asarray(self.pairs.issame, bool)
+        # Figures kept before such sets were cut kind by kind must not come back.
+        kind = "stratified pairs" if folds_of(same, 10)[1] else "pairs"
+        bits = np.packbits(same).tobytes().hex()
+        return f"{kind} {self.pairs.images.fingerprint} {bits} {self._fprs}"
+
+    def check(self) -> None:
+        """Raises `ValueError` where there are too few pairs, or of one kind alone."""
+        check_pairs(self.pairs.issame)
+
+    def figure_names(self, gap: bool) -> list[str]:
+        """Returns the names of the figures it will give; none is of a gap."""
+        negatives = int(np.count_nonzero(~np.asarray(self.pairs.issame, bool)))
+        return figure_names(self.name, self._fprs, negatives)
 
     def __call__(self, models: Models) -> PairSetResult:
         """Evaluates the models as they are now."""
@@ -144,7 +165,8 @@ class PairSetEvaluation:
                 title=f"student on {self.name}",
             ),
         }
-        return PairSetResult(self.name, reports, curves, images)
+        left_out = self.pairs.images.left_out
+        return PairSetResult(self.name, reports, curves, images, left_out)
 
 
 def _main(kinds):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import abc
 import json
 import pathlib
+import urllib.parse
 from collections.abc import Sequence
 
 import numpy as np
@@ -21,10 +22,12 @@ class Result(abc.ABC):
     Attributes:
         name: String, the set's; prefix of what is logged and written.
         images: Name -> uint8 `(height, width, 3)` picture, names as `heldout/roc`.
+        left_out: `"path: reason"` of each image that could not be read.
     """
 
     name: str
     images: dict[str, np.ndarray]
+    left_out: tuple[str, ...] = ()
 
     @abc.abstractmethod
     def scalars(self, model: str = "student") -> dict[str, float]:
@@ -38,14 +41,40 @@ class Result(abc.ABC):
     def text(self) -> str:
         """Returns the figures as Markdown tables, and what had no figure."""
 
+    def report(self) -> str:
+        """Returns the text, and which images are not in its figures."""
+        if not self.left_out:
+            return self.text()
+        lines = "\n".join(f"- {line}" for line in self.left_out)
+        return (
+            f"{self.text()}\n\n{len(self.left_out)} images cannot be read and are left "
+            f"out:\n\n{lines}"
+        )
+
     def write(self, folder) -> None:
         """Writes `<name>.json`, and the pictures as `<name>_<what>.png`."""
         folder = pathlib.Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / f"{self.name}.json"
-        path.write_text(json.dumps(self.to_dict(), indent=2) + "\n", encoding="utf-8")
+        found = self.to_dict()
+        if self.left_out:
+            found["left_out"] = list(self.left_out)
+        path.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
         for name, image in self.images.items():
-            Image.fromarray(image).save(folder / f"{name.replace('/', '_')}.png")
+            Image.fromarray(image).save(folder / _picture_file(name))
+
+    def section(self) -> str:
+        """Returns a report's section: the text, and what `write` leaves as pictures."""
+        pictures = [
+            # A set may be named with spaces or brackets.
+            f"![{name}]({urllib.parse.quote(_picture_file(name))})\n"
+            for name in self.images
+        ]
+        return "\n".join([f"## {self.name}\n", f"{self.text()}\n", *pictures])
+
+
+def _picture_file(name):
+    return f"{name.replace('/', '_')}.png"
 
 
 def figures_table(reports: Sequence[tuple[str, VerificationReport]]) -> str:

@@ -13,6 +13,11 @@ from ekd_tf.data import evaluation_batches
 from ekd_tf.evaluation.cache import EmbeddingCache
 from ekd_tf.evaluation.embed import Embedder
 from ekd_tf.evaluation.embed import add_views
+from ekd_tf.unreadable import Unreadable
+
+# What an embedding is made of. Nothing that is exported adds the mirror image.
+ONE_IMAGE = "one image"
+WITH_MIRROR_IMAGE = "image and mirror image"
 
 
 class SourceEmbedder:
@@ -31,8 +36,8 @@ class SourceEmbedder:
             memory.
         progress: Function of `(source name, images)` that returns a function of the
             images done in a batch, called after each; None for silence.
-        skip_corrupt: Int, how many unreadable images to replace, each by the next
-            readable one of its identity.
+        unreadable: Counts the unreadable images, each of which is replaced by the next
+            readable one of its identity. Default: none is allowed.
     """
 
     def __init__(
@@ -45,7 +50,7 @@ class SourceEmbedder:
         fingerprint: str | None = None,
         cache: EmbeddingCache | None = None,
         progress: Callable | None = None,
-        skip_corrupt: int = 0,
+        unreadable: Unreadable | None = None,
     ):
         self.input_size = input_size
         self.flip = flip
@@ -54,8 +59,13 @@ class SourceEmbedder:
         self.fingerprint = fingerprint
         self._cache = cache
         self._progress = progress
-        self._skip_corrupt = skip_corrupt
+        self._unreadable = unreadable or Unreadable()
         self._kept = {}
+
+    @property
+    def view(self) -> str:
+        """What the embeddings of a call are made of, in words."""
+        return WITH_MIRROR_IMAGE if self.flip else ONE_IMAGE
 
     def __call__(self, source: Source) -> np.ndarray:
         """Returns float32 `(n, dim)`, rows of unit length in the source's order."""
@@ -65,7 +75,7 @@ class SourceEmbedder:
         """Returns float32 `(k, dim)`, unit rows of the images at `indices`."""
         return self._embedder(
             evaluation_batches(
-                source, indices, self.input_size, self._batch_size, self._skip_corrupt
+                source, indices, self.input_size, self._batch_size, self._unreadable
             )
         )
 
@@ -100,7 +110,7 @@ class SourceEmbedder:
             np.arange(first, len(source)),
             self.input_size,
             self._batch_size,
-            self._skip_corrupt,
+            self._unreadable,
         )
         left = len(source) - first
         done = self._progress(source.name, left) if self._progress else None

@@ -25,10 +25,12 @@ from ekd_tf.metrics import kfold_accuracy
 from ekd_tf.metrics import operating_points
 from ekd_tf.metrics import squared_distances
 from ekd_tf.metrics import streamed_roc
+from ekd_tf.metrics.roc import allowed_negatives
 
 # A TPR whose threshold rests on fewer negatives than this is mostly chance: with
 # 10 the FPR really reached is uncertain by about a third.
 MIN_NEGATIVES = 10
+FOLDS, DRAWN_PAIRS = 10, 6000
 
 Interval = tuple[float, float]
 
@@ -50,6 +52,7 @@ class VerificationReport:
         num_positive: Number of positive pairs behind `tpr`, `auc` and `eer`.
         num_negative: Number of negative pairs behind them.
         num_pairs: Number of pairs behind the accuracy.
+        stratified: Whether its folds were cut kind by kind; see `metrics.folds_of`.
         intervals: Name of a figure (`accuracy`, `tpr_at_fpr_1e-3`,
             `threshold_at_fpr_1e-3`, `auc`, `eer`) -> bootstrap 95 % interval. Empty
             where none was asked for.
@@ -66,16 +69,14 @@ class VerificationReport:
     num_positive: int
     num_negative: int
     num_pairs: int
+    stratified: bool = False
     intervals: dict[str, Interval] = dataclasses.field(default_factory=dict)
 
     @property
     def not_measurable(self) -> tuple[str, ...]:
-        """One sentence for each FPR that has too few negatives behind it."""
-        return tuple(
-            not_measurable(fpr, self.num_negative)
-            for fpr, tpr in self.tpr.items()
-            if tpr is None
-        )
+        """A sentence that names the FPRs with too few negatives; none if there are."""
+        missing = [fpr for fpr, tpr in self.tpr.items() if tpr is None]
+        return not_measurable(missing, self.num_negative)
 
     @property
     def without_interval(self) -> tuple[str, ...]:
@@ -119,8 +120,8 @@ def verify(
     embeddings: np.ndarray,
     labels: np.ndarray,
     fprs: Sequence[float] = (1e-1, 1e-2, 1e-3, 1e-4),
-    folds: int = 10,
-    pairs: int = 6000,
+    folds: int = FOLDS,
+    pairs: int = DRAWN_PAIRS,
     seed: int = 0,
     roc: StreamedRoc | None = None,
     replicates: int = 0,
@@ -155,16 +156,8 @@ def verify(
             embedding is not finite or all zero.
     """
     labels = check_labels(labels, embeddings=embeddings)
-    check_two_kinds(labels)
     embeddings = np.asarray(embeddings)
-    available = count_pairs(labels)
-    each = min(pairs // 2, *available)
-    if 2 * each < folds:
-        raise ValueError(
-            f"`folds` must be at most the number of pairs drawn. Received: "
-            f"folds={folds}, pairs={pairs}, and images of {available[0]} positive "
-            f"and {available[1]} negative pairs, of which {2 * each} can be drawn"
-        )
+    each = check_drawable(labels, folds, pairs)
     left, right, same = draw_pairs(labels, each, each, seed)
     distances = squared_distances(embeddings[left], embeddings[right])
     accuracy = kfold_accuracy(distances, same, folds=folds)
@@ -195,15 +188,16 @@ def verify_pairs(
     embeddings: np.ndarray,
     same: np.ndarray,
     fprs: Sequence[float] = (1e-1, 1e-2, 1e-3, 1e-4),
-    folds: int = 10,
+    folds: int = FOLDS,
     replicates: int = 1000,
     seed: int = 0,
 ) -> VerificationReport:
     """Measures verification of given pairs, as LFW and its kin are.
 
     Accuracy is that of insightface and TFace: contiguous folds, squared L2 distance of
-    normalised embeddings, thresholds 0, 0.01 .. 3.99. TPR at FPR (strict rule), AUC
-    and EER come from the same pairs, all folds together.
+    normalised embeddings, thresholds 0, 0.01 .. 3.99. A list whose contiguous folds
+    would not hold both kinds is cut kind by kind; see `metrics.folds_of`. TPR at FPR
+    (strict rule), AUC and EER come from the same pairs, all folds together.
 
     Args:
         embeddings: Float array `(2 * pairs, dim)`; rows 2i and 2i + 1 are pair i.
@@ -230,6 +224,7 @@ def verify_pairs(
             f"embeddings.shape={embeddings.shape}, {same.size} pairs"
         )
     check_range("replicates", replicates, low=0)
+    check_pairs(same, folds)
     distances = squared_distances(embeddings[::2], embeddings[1::2])
     accuracy = kfold_accuracy(distances, same, folds=folds)
     cosines = 1 - distances / 2
@@ -267,6 +262,7 @@ def _report(accuracy, best, points, auc, eer, counts, num_pairs, intervals):
         num_positive=counts[0],
         num_negative=counts[1],
         num_pairs=num_pairs,
+        stratified=accuracy.stratified,
         intervals=intervals,
     )
 
@@ -281,7 +277,7 @@ def _accuracy_interval(accuracy, replicates, seed):
 
 def _pair_intervals(cosines, same, folds, fprs, replicates, seed):
     """Returns intervals of AUC, EER and TPRs by resampling folds of pairs."""
-    fold = folds_of(same.size, folds)
+    fold, _ = folds_of(same, folds)
     kinds = np.unique(np.stack([fold, same]), axis=1).shape[1]
     if kinds < 2 * folds:
         return {}
@@ -304,15 +300,78 @@ def is_measurable(point: RocPoint) -> bool:
     return point.negatives_allowed >= MIN_NEGATIVES
 
 
-def not_measurable(fpr: float, num_negative: int) -> str:
-    """Says in one sentence why there is no figure at an FPR."""
-    if fpr == 0:
-        return "TPR at FPR 0 is not measurable with any number of negative pairs"
+def not_measurable(fprs: Sequence[float], num_negative: int) -> tuple[str, ...]:
+    """Says in one sentence why there are no figures at some FPRs.
+
+    Args:
+        fprs: Those without a figure.
+        num_negative: Int, negative pairs there are.
+
+    Returns:
+        The sentence alone, or nothing for no FPR.
+    """
+    if not fprs:
+        return ()
+    needed = [str(int(np.ceil(MIN_NEGATIVES / fpr))) for fpr in fprs if fpr]
+    needed += ["more than any number of"] * (0 in fprs)
     return (
-        f"TPR at FPR {format_fpr(fpr)} is not measurable: it takes "
-        f"{int(np.ceil(MIN_NEGATIVES / fpr))} negative pairs, and there are "
-        f"{num_negative}"
+        f"TPR at FPR {', '.join(map(format_fpr, fprs))} is not measurable: it takes "
+        f"{', '.join(needed)} negative pairs, and there are {num_negative}",
     )
+
+
+def figure_names(
+    prefix: str, fprs: Sequence[float], num_negative: int, gap: bool = False
+) -> list[str]:
+    """Returns the names `VerificationReport.scalars` will have, and those of the gap.
+
+    Args:
+        prefix: What stands before the slash.
+        fprs: Target FPRs.
+        num_negative: Number of negative pairs.
+        gap: Whether there is a teacher to compare with.
+    """
+    allowed = allowed_negatives(num_negative, np.asarray(fprs, float)).tolist()
+    measurable = [
+        format_fpr(fpr) for fpr, n in zip(fprs, allowed) if n >= MIN_NEGATIVES
+    ]
+    return [
+        *(f"{prefix}/{name}" for name in ("accuracy", "auc", "eer")),
+        *(f"{prefix}/tpr_at_fpr_{fpr}" for fpr in measurable),
+        *(f"{prefix}/gap_at_fpr_{fpr}" for fpr in measurable if gap),
+    ]
+
+
+def check_drawable(
+    labels: np.ndarray, folds: int = FOLDS, pairs: int = DRAWN_PAIRS
+) -> int:
+    """Returns how many pairs of each kind `verify` can draw.
+
+    Raises:
+        ValueError: There are not both kinds, or fewer in all than folds.
+    """
+    check_two_kinds(labels)
+    available = count_pairs(labels)
+    each = min(pairs // 2, *available)
+    if 2 * each < folds:
+        raise ValueError(
+            f"Verification needs {folds} pairs or more, half of them of one identity. "
+            f"Received: {len(labels)} images of {len(np.unique(labels))} identities, "
+            f"which make {available[0]} positive and {available[1]} negative pairs, "
+            f"so that {2 * each} can be drawn"
+        )
+    return each
+
+
+def check_pairs(same: np.ndarray, folds: int = FOLDS) -> None:
+    """Raises `ValueError` unless given pairs are enough for `verify_pairs`."""
+    same = np.asarray(same, bool)
+    positive = int(same.sum())
+    if min(positive, same.size - positive) == 0 or same.size < folds:
+        raise ValueError(
+            f"Verification needs {folds} pairs or more, of one identity and of two. "
+            f"Received: {positive} positive and {same.size - positive} negative pairs"
+        )
 
 
 def check_two_kinds(labels: np.ndarray) -> None:

@@ -12,11 +12,11 @@ from absl import logging
 
 from ekd_tf.checks import check_choice
 from ekd_tf.checks import check_range
-from ekd_tf.export.card import CARD_FILE
-from ekd_tf.export.card import README_FILE
-from ekd_tf.export.card import card_markdown
+from ekd_tf.evaluation import Calibration
+from ekd_tf.evaluation.calibration import CARD_FILE
 from ekd_tf.export.card import file_hashes
 from ekd_tf.export.card import make_card
+from ekd_tf.export.card import refresh_readme
 from ekd_tf.export.frozen import freeze
 from ekd_tf.export.gates import GATES
 from ekd_tf.export.gates import Gate
@@ -65,7 +65,7 @@ def export_student(
     representative=None,
     int8_output: str = "float32",
     facts: dict | None = None,
-    calibration: dict | None = None,
+    calibration: Calibration | None = None,
 ) -> ExportReport:
     """Exports a student as SavedModel and more and proves that they agree with it.
 
@@ -177,8 +177,7 @@ def export_student(
         )
         text = json.dumps(card, indent=2) + "\n"
         (target / CARD_FILE).write_text(text, encoding="utf-8")
-        text = card_markdown(card, report.to_table())
-        (target / README_FILE).write_text(text, encoding="utf-8")
+        refresh_readme(target / CARD_FILE)
     return report
 
 

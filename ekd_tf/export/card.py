@@ -2,20 +2,41 @@
 
 from __future__ import annotations
 
-import hashlib
+import dataclasses
 import pathlib
 from importlib import metadata
 
 from ekd_tf.data.alignment import ARCFACE_TEMPLATE
 from ekd_tf.data.alignment import TEMPLATE_SIZE
+from ekd_tf.evaluation import format_fpr
+from ekd_tf.evaluation import format_table
+from ekd_tf.evaluation.calibration import CARD_FILE
+from ekd_tf.evaluation.calibration import Calibration
+from ekd_tf.evaluation.calibration import as_calibration
+from ekd_tf.evaluation.calibration import calibrations_of
+from ekd_tf.evaluation.calibration import file_hash
+from ekd_tf.evaluation.calibration import read_card
 from ekd_tf.export.gates import GATED_FPR
+from ekd_tf.export.report import ArtefactReport
 from ekd_tf.export.report import ExportReport
+from ekd_tf.teachers.saved_model import SAVED_MODEL_FILE
+from ekd_tf.user_text import KEEP
 
-CARD_FILE = "card.json"
 README_FILE = "README.md"
 NOT_GIVEN = "not given"
-# What the user alone can know.
-FACTS = ("training_data", "licence", "teacher", "method", "command")
+# What the model and its figures do not show.
+FACTS = (
+    "training_data",
+    "licence",
+    "teacher",
+    "method",
+    "command",
+    "date",
+    "ekd_tf",
+)
+# An artefact whose every embedding is so close to the Keras model's has its scores,
+# and with them its threshold: a cosine moves by less than 0.003.
+_SAME_SCORES = 0.999999
 _PACKAGES = ("tensorflow", "keras", "numpy", "ekd-tf", "tf2onnx", "ai-edge-litert")
 
 
@@ -23,7 +44,7 @@ def file_hashes(directory) -> dict[str, str]:
     """Returns the SHA-256 of every file below a directory by relative path."""
     directory = pathlib.Path(directory)
     return {
-        file.relative_to(directory).as_posix(): _sha256(file)
+        file.relative_to(directory).as_posix(): file_hash(file)
         for file in sorted(directory.rglob("*"))
         if file.is_file()
     }
@@ -36,7 +57,7 @@ def make_card(
     parameters: int,
     hashes: dict[str, str],
     facts: dict,
-    calibration: dict | None = None,
+    calibration: Calibration | None = None,
 ) -> dict:
     """Gathers what whoever deploys the student must know, ready for JSON.
 
@@ -46,21 +67,18 @@ def make_card(
         embedding_dim: Int.
         parameters: Int, learned numbers.
         hashes: As `file_hashes` returns.
-        facts: What only the user knows: some of `FACTS`. Others are "not given".
-        calibration: `{"fpr", "threshold", "interval", "pairs", "source", ...}` as
-            `ekd_tf.evaluate --calibrate_fpr` writes it, or None. Then the threshold
-            found on the images of the gate stands in, and says so.
+        facts: Some of `FACTS`. Others are "not given".
+        calibration: Of the Keras model, or None. It holds for the artefacts that give
+            the same scores; others have none until they are calibrated. Without it
+            every artefact has the threshold found on the images of the gate, and says
+            so.
     """
-    if calibration is None and report.keras and report.keras.threshold is not None:
-        calibration = {
-            "fpr": GATED_FPR,
-            "threshold": report.keras.threshold,
-            "interval": None,
-            "tpr": report.keras.tpr,
-            "pairs": report.keras.num_negative,
-            "source": "the images of the parity gate",
-            "flip": False,
-        }
+    calibrations = {
+        file_of(artefact): found
+        for artefact in report.artefacts
+        for found in [_calibration(report, artefact, calibration)]
+        if found is not None
+    }
     scale = input_size / TEMPLATE_SIZE
     return {
         "name": report.name,
@@ -80,7 +98,10 @@ def make_card(
             "similarity": "cosine",
         },
         "parameters": parameters,
-        "calibration": calibration,
+        "calibration": {
+            name: {**dataclasses.asdict(found), "sha256": hashes[name]}
+            for name, found in calibrations.items()
+        },
         **{name: facts.get(name) or NOT_GIVEN for name in FACTS},
         "metrics": report.to_dict(),
         "files": hashes,
@@ -88,13 +109,8 @@ def make_card(
     }
 
 
-def card_markdown(card: dict, table: str) -> str:
-    """Words a card for people.
-
-    Args:
-        card: As `make_card` returns.
-        table: The report's table.
-    """
+def card_markdown(card: dict) -> str:
+    """Words a card, as `make_card` returns it, for people."""
     size, embedding = card["input"]["size"], card["embedding"]
     raw = [kind for kind, unit in embedding["normalised"].items() if not unit]
     lines = [
@@ -106,10 +122,10 @@ def card_markdown(card: dict, table: str) -> str:
         f"Output: {embedding['dim']} numbers, compared by cosine; of length 1"
         + (f", but raw in {', '.join(raw)}: divide by the length." if raw else "."),
         "",
-        _threshold_sentence(card["calibration"]),
+        *_thresholds(card),
         "",
         f"- parameters: {card['parameters']:,}",
-        *(f"- {name.replace('_', ' ')}: {card[name]}" for name in FACTS),
+        *(f"- {_words(name)}: {card.get(name, NOT_GIVEN)}" for name in FACTS),
         "",
         "## Measured",
         "",
@@ -117,7 +133,7 @@ def card_markdown(card: dict, table: str) -> str:
         f"{card['metrics']['rebuild']['images']} images. Latency is of one image, "
         "warm, median.",
         "",
-        table,
+        ExportReport.from_dict(card["metrics"]).to_table(),
         "",
         *(f"{note}\n" for note in card["metrics"]["notes"]),
         "Hashes of all files and versions of all packages: `card.json`.",
@@ -126,27 +142,108 @@ def card_markdown(card: dict, table: str) -> str:
     return "\n".join(lines)
 
 
-def _threshold_sentence(calibration):
-    if calibration is None:
-        return (
-            "Threshold: not calibrated. Find one for your FPR with "
-            "`python -m ekd_tf.evaluate --calibrate_fpr=1e-3`."
-        )
-    interval = calibration.get("interval")
-    return (
-        f"Threshold: cosine {calibration['threshold']:.4f}"
-        + (f" [{interval[0]:.4f}, {interval[1]:.4f}]" if interval else "")
-        + f" for FPR {calibration['fpr']:g}, found on {calibration['source']} "
-        f"({calibration['pairs']:,} negative pairs). Yours differ: calibrate on them."
+def refresh_readme(card_file) -> None:
+    """Writes README.md beside a card anew; nothing for a card that is no export's."""
+    card_file = pathlib.Path(card_file)
+    card = read_card(card_file)
+    if "metrics" in card:
+        text = card_markdown(card)
+        # Paths need not be UTF-8.
+        card_file.with_name(README_FILE).write_text(text, encoding="utf-8", errors=KEEP)
+
+
+def exported_files(model_file) -> list[pathlib.Path]:
+    """Returns the artefacts exported of a model, or the others of its own export.
+
+    Args:
+        model_file: A `.keras` file, whose exports lie in `export/<name>/<version>/`
+            beside it, or an artefact of an export.
+    """
+    model_file = pathlib.Path(model_file)
+    own = model_file.with_name(CARD_FILE)
+    if own.exists() and "files" in read_card(own):
+        cards = [own]
+    else:
+        cards = sorted(model_file.parent.glob(f"export/*/*/{CARD_FILE}"))
+    return [
+        card.with_name(name)
+        for card in cards
+        for name in read_card(card).get("files", {})
+        if name == SAVED_MODEL_FILE or name.endswith((".tflite", ".onnx"))
+        if name != model_file.name and card.with_name(name).is_file()
+    ]
+
+
+def file_of(artefact: ArtefactReport) -> str:
+    """Returns the name of the file the card knows an artefact by."""
+    if artefact.kind == "saved_model":
+        return SAVED_MODEL_FILE
+    return pathlib.Path(artefact.path).name
+
+
+def _calibration(report, artefact, of_keras):
+    """Returns an artefact's calibration at the time of the export, or None."""
+    if of_keras is not None:
+        closest = min(report.rebuild.min_cosine, artefact.parity.min_cosine)
+        return of_keras if closest >= _SAME_SCORES else None
+    found = artefact.verification
+    if found is None or found.threshold is None:
+        return None
+    return Calibration(
+        fpr=GATED_FPR,
+        threshold=found.threshold,
+        interval=None,
+        tpr=found.tpr,
+        pairs=found.num_negative,
+        source="the images of the parity gate",
     )
 
 
-def _sha256(file):
-    digest = hashlib.sha256()
-    with open(file, "rb") as opened:
-        for block in iter(lambda: opened.read(1 << 20), b""):
-            digest.update(block)
-    return digest.hexdigest()
+def _thresholds(card):
+    """Words which cosine accepts a pair, for every artefact."""
+    calibrations = calibrations_of(card)
+    how = "`python -m ekd_tf.evaluate --calibrate_fpr=1e-4 --model=... "
+    how += "--eval_sets=NAME:folder:DIR`"
+    if not calibrations:
+        return [f"Threshold: not calibrated. Find one for your FPR: {how}."]
+    rows = []
+    for name in (file_of(ArtefactReport(**a)) for a in card["metrics"]["artefacts"]):
+        if name not in calibrations:
+            rows.append([name, "not calibrated", *[None] * 5])
+            continue
+        found = as_calibration(calibrations[name])
+        rows.append(
+            [
+                name,
+                found.cosine(),
+                format_fpr(found.fpr),
+                f"{found.tpr:.4f}",
+                found.view,
+                f"{found.pairs:,}",
+                found.source,
+            ]
+        )
+    header = [
+        "file",
+        "threshold",
+        "FPR",
+        "TPR",
+        "embedding of",
+        "negative pairs",
+        "images",
+    ]
+    return [
+        "Two images show one person where their cosine is above the threshold of the "
+        "file in use:",
+        "",
+        format_table(rows, header),
+        "",
+        f"On your images the FPR is another: calibrate on them by {how}.",
+    ]
+
+
+def _words(name):
+    return name if name == "ekd_tf" else name.replace("_", " ")
 
 
 def _version(name):

@@ -7,7 +7,9 @@ import dataclasses
 import numpy as np
 
 from ekd_tf.evaluation import verify
+from ekd_tf.evaluation.allpairs import PairBlocks
 from ekd_tf.evaluation.allpairs import count_pairs
+from ekd_tf.evaluation.calibration import between_scores
 from ekd_tf.export.parity import ParityReport
 
 GATED_FPR = 1e-3
@@ -68,10 +70,13 @@ def verification(embeddings: np.ndarray, labels) -> Verification | None:
     if labels is None or min(count_pairs(labels)) < _MIN_PAIRS:
         return None
     report = verify(embeddings, labels, fprs=(GATED_FPR,))
+    threshold = report.thresholds[GATED_FPR]
+    if threshold is not None:
+        threshold = between_scores(PairBlocks(embeddings, labels), threshold)
     return Verification(
         accuracy=report.accuracy_mean,
         tpr=report.tpr[GATED_FPR],
-        threshold=report.thresholds[GATED_FPR],
+        threshold=threshold,
         num_negative=report.num_negative,
     )
 

@@ -100,6 +100,19 @@ class ExportReport:
             )
         return format_table(rows, header)
 
+    @classmethod
+    def from_dict(cls, found: dict) -> ExportReport:
+        """Returns the report `to_dict` was made of."""
+        return cls(
+            **{
+                **found,
+                "rebuild": ParityReport(**found["rebuild"]),
+                "keras": found["keras"] and Verification(**found["keras"]),
+                "artefacts": tuple(map(_artefact, found["artefacts"])),
+                "notes": tuple(found["notes"]),
+            }
+        )
+
     def to_dict(self) -> dict:
         """Returns the report as plain values, ready for JSON."""
         return {
@@ -107,6 +120,17 @@ class ExportReport:
             "artefacts": [dataclasses.asdict(artefact) for artefact in self.artefacts],
             "notes": list(self.notes),
         }
+
+
+def _artefact(found):
+    verification = found["verification"]
+    return ArtefactReport(
+        **{
+            **found,
+            "parity": ParityReport(**found["parity"]),
+            "verification": verification and Verification(**verification),
+        }
+    )
 
 
 def _verified(figures):

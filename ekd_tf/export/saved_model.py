@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from ekd_tf.data.one_image import decode_image
 from ekd_tf.data.one_image import fit
+from ekd_tf.data.one_image import round_pixels
 from ekd_tf.export.precision import as_float32
 from ekd_tf.export.staging import free_version
 from ekd_tf.export.staging import staged
@@ -155,7 +156,7 @@ def _exactly(image, image_shape):
     if height == width:
         return fit(image, height)
     resized = tf.image.resize(image, (height, width), antialias=True)
-    return tf.saturate_cast(tf.round(resized), tf.uint8)
+    return round_pixels(resized)
 
 
 def check_student(model: keras.Model) -> keras.Model:

@@ -95,7 +95,7 @@ class AdaFace(MarginHead):
         self.length_deviation = self.add_state("length_deviation", 100.0)
 
     def apply_margin(self, cosine, labels, embeddings, in_margin, training):
-        lengths = tf.norm(tf.stop_gradient(tf.cast(embeddings, tf.float32)), axis=1)
+        lengths = tf.norm(tf.stop_gradient(embeddings), axis=1)
         lengths = tf.clip_by_value(lengths, 1e-3, 100.0)
         mean = tf.convert_to_tensor(self.length_mean)
         deviation = tf.convert_to_tensor(self.length_deviation)

@@ -15,6 +15,8 @@ from ekd_tf.heads.sampling import sample_classes
 from ekd_tf.heads.softmax import margin_softmax_loss
 from ekd_tf.ops.collective import gather_rows
 from ekd_tf.ops.collective import own_rows
+from ekd_tf.ops.numerics import as_float32
+from ekd_tf.ops.numerics import as_int32
 from ekd_tf.ops.numerics import l2_normalize
 from ekd_tf.stack import ONLY_FIRST_REPLICA
 from ekd_tf.stack import tf_variable
@@ -180,7 +182,7 @@ class MarginHead(keras.layers.Layer):
             l2_normalize(embeddings), l2_normalize(centers), transpose_b=True
         )
         return self.scale * self.apply_margin(
-            cosine, labels, embeddings, tf.cast(in_margin, tf.float32), training
+            cosine, labels, embeddings, as_float32(in_margin), training
         )
 
     def apply_margin(self, cosine, labels, embeddings, in_margin, training):
@@ -189,7 +191,7 @@ class MarginHead(keras.layers.Layer):
         Args:
             cosine: Float32 tensor `(batch, num_classes)`.
             labels: Int32 tensor `(batch,)` in [0, num_classes).
-            embeddings: Float tensor `(batch, dim)`, not normalised.
+            embeddings: Float32 tensor `(batch, dim)`, not normalised.
             in_margin: Float32 tensor `(batch,)`.
             training: Bool.
         """
@@ -214,9 +216,8 @@ class MarginHead(keras.layers.Layer):
 
 
 def _checked(embeddings, labels):
-    embeddings = tf.convert_to_tensor(embeddings)
-    labels = tf.convert_to_tensor(labels)
+    embeddings, labels = as_float32(embeddings), as_int32(labels)
     check_rank("embeddings", embeddings, 2)
     check_rank("labels", labels, 1)
     check_same_batch(embeddings=embeddings, labels=labels)
-    return embeddings, tf.cast(labels, tf.int32)
+    return embeddings, labels

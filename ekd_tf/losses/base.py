@@ -5,6 +5,8 @@ import tensorflow as tf
 
 from ekd_tf.checks import check_rank
 from ekd_tf.checks import check_same_batch
+from ekd_tf.ops.numerics import as_float32
+from ekd_tf.ops.numerics import as_int32
 from ekd_tf.stack import ONLY_FIRST_REPLICA
 
 
@@ -83,19 +85,19 @@ class DistillationLoss(keras.layers.Layer):
             Dict of names to float32 scalars whose sum is the loss, or a pair of
             dicts when `with_monitor`.
         """
-        student = tf.cast(student, tf.float32)
-        teacher = tf.stop_gradient(tf.cast(teacher, tf.float32))
+        student = as_float32(student)
+        teacher = tf.stop_gradient(as_float32(teacher))
         check_rank("student", student, 2)
         check_rank("teacher", teacher, 2)
         batch = {"student": student, "teacher": teacher}
         if labels is None and self.uses_labels:
             raise ValueError(f"{type(self).__name__} needs `labels`.")
         if labels is not None:
-            labels = tf.cast(labels, tf.int32)
+            labels = as_int32(labels)
             check_rank("labels", labels, 1)
             batch["labels"] = labels
         if image_ids is not None:
-            image_ids = tf.cast(image_ids, tf.int32)
+            image_ids = as_int32(image_ids)
             check_rank("image_ids", image_ids, 1)
             batch["image_ids"] = image_ids
         check_same_batch(**batch)

@@ -203,17 +203,16 @@ class EKDLoss(DistillationLoss):
             )
 
     @classmethod
-    def reference(cls, name: str = "ekd", **kwargs) -> EKDLoss:
-        """Returns the published form: the arithmetic of TFace to float32 rounding.
-
-        Takes `student_dim` and `teacher_dim` too, as all losses do, and nothing else.
-        """
-        for argument in set(kwargs) - {"student_dim", "teacher_dim"}:
-            raise ValueError(
-                "`EKDLoss.reference` fixes the arguments of the reference "
-                f"implementation. Received: {argument}={kwargs[argument]!r}"
-            )
+    def reference(
+        cls,
+        student_dim: int | None = None,
+        teacher_dim: int | None = None,
+        name: str = "ekd",
+    ) -> EKDLoss:
+        """Returns the published form: the arithmetic of TFace to float32 rounding."""
         return cls(
+            student_dim,
+            teacher_dim,
             temperature=0.01,
             thresholds="ema",
             bias_correction=False,
@@ -221,7 +220,6 @@ class EKDLoss(DistillationLoss):
             memory=0,
             same_image_pairs=True,
             name=name,
-            **kwargs,
         )
 
     def compute(self, student, teacher, labels, image_ids, training):

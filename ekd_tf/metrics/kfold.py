@@ -22,10 +22,12 @@ class KFoldResult:
         accuracy: Float64 `(folds,)` in [0, 1], of each held-out fold.
         thresholds: Float64 `(folds,)`, squared L2 distance, chosen for each fold
             on the other folds.
+        stratified: Whether each kind of pairs was cut by itself; see `folds_of`.
     """
 
     accuracy: np.ndarray
     thresholds: np.ndarray
+    stratified: bool = False
 
     @property
     def mean(self) -> float:
@@ -70,9 +72,8 @@ def kfold_accuracy(
 ) -> KFoldResult:
     """Measures accuracy on each fold at the threshold best for the others.
 
-    Pairs are cut into contiguous folds in the order given (the first
-    `pairs % folds` folds are one pair longer). For each fold the first threshold
-    of best accuracy on all other folds is applied to it; a pair is accepted when
+    Folds are those of `folds_of`. For each fold the first threshold of best accuracy
+    on all other folds is applied to it; a pair is accepted when
     `distance < threshold`.
 
     Args:
@@ -92,8 +93,9 @@ def kfold_accuracy(
 
     Reference:
         insightface `arcface_torch/eval/verification.py` `calculate_roc`, whose
-        folds are those of scikit-learn's `KFold` without shuffling. The same
-        numbers from one pass of counting instead of `folds * 400` passes.
+        folds are those of scikit-learn's `KFold` without shuffling, whatever kinds of
+        pairs they hold. The same numbers from one pass of counting instead of
+        `folds * 400` passes.
     """
     distances, same = np.asarray(distances), np.asarray(same, bool)
     if distances.ndim != 1 or distances.shape != same.shape:
@@ -119,12 +121,14 @@ def kfold_accuracy(
             f"`thresholds` must be increasing. Received: thresholds={thresholds}"
         )
 
-    fold = folds_of(distances.size, folds)
+    fold, stratified = folds_of(same, folds)
     correct = _correct_counts(distances, same, fold, folds, thresholds)
     sizes = np.bincount(fold)
     best = np.argmax(correct.sum(axis=0) - correct, axis=1)
     return KFoldResult(
-        accuracy=correct[np.arange(folds), best] / sizes, thresholds=thresholds[best]
+        accuracy=correct[np.arange(folds), best] / sizes,
+        thresholds=thresholds[best],
+        stratified=stratified,
     )
 
 
@@ -151,14 +155,39 @@ def best_accuracy(distances: np.ndarray, same: np.ndarray) -> float:
     return (rejected + max(int(gains[last].max()), 0)) / same.size
 
 
-def folds_of(pairs: int, folds: int) -> np.ndarray:
-    """Cuts pairs into contiguous folds; the first `pairs % folds` are one longer.
+def folds_of(same: np.ndarray, folds: int) -> tuple[np.ndarray, bool]:
+    """Cuts pairs into folds, contiguous in the order given wherever that is fair.
+
+    The first `pairs % folds` folds are one pair longer. Where that leaves a fold less
+    than half of its share of a kind, as in a list that gives all positives first, the
+    threshold chosen on the other folds would be that of another mixture. Then the
+    pairs of each kind are cut by themselves, in the order given.
+
+    Args:
+        same: Bool array `(pairs,)`, whether the pair shows one identity.
+        folds: Int >= 1, at most the number of pairs.
 
     Returns:
-        Int64 array `(pairs,)`, values 0..folds-1.
+        `(fold, stratified)`: int64 `(pairs,)`, values 0..folds-1, each of which is
+        there, and whether each kind was cut by itself.
     """
-    sizes = np.full(folds, pairs // folds)
-    sizes[: pairs % folds] += 1
+    same = np.asarray(same, bool)
+    fold = _contiguous(same.size, folds)
+    sizes = np.bincount(fold)
+    positives = np.bincount(fold, weights=same)
+    expected = sizes * same.mean()
+    few = (2 * positives < expected) | (2 * (sizes - positives) < sizes - expected)
+    if not few.any():
+        return fold, False
+    fold[same] = _contiguous(np.count_nonzero(same), folds)
+    # From the last fold on, so that together they leave none empty.
+    fold[~same] = (folds - 1 - _contiguous(np.count_nonzero(~same), folds))[::-1]
+    return fold, True
+
+
+def _contiguous(count, folds):
+    sizes = np.full(folds, count // folds)
+    sizes[: count % folds] += 1
     return np.repeat(np.arange(folds), sizes)
 
 

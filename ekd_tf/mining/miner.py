@@ -23,6 +23,8 @@ from ekd_tf.mining.pairs import NegativeBlocks
 from ekd_tf.mining.pairs import PositivePairs
 from ekd_tf.mining.pairs import positive_pairs
 from ekd_tf.ops.compiled import compiled
+from ekd_tf.ops.numerics import as_float32
+from ekd_tf.ops.numerics import as_int32
 from ekd_tf.ops.numerics import l2_normalize
 from ekd_tf.ops.numerics import num_rows
 from ekd_tf.ops.ranking import HISTOGRAM_BINS
@@ -148,12 +150,12 @@ class PairMiner:
         """
         # Stopped before the function, whose gradient would be built otherwise.
         batch = {
-            "student": tf.stop_gradient(tf.convert_to_tensor(student)),
-            "teacher": tf.stop_gradient(tf.convert_to_tensor(teacher)),
-            "labels": tf.convert_to_tensor(labels),
+            "student": tf.stop_gradient(as_float32(student)),
+            "teacher": tf.stop_gradient(as_float32(teacher)),
+            "labels": as_int32(labels),
         }
         if image_ids is not None:
-            batch["image_ids"] = tf.convert_to_tensor(image_ids)
+            batch["image_ids"] = as_int32(image_ids)
         for name, tensor in batch.items():
             check_rank(name, tensor, 2 if name in ("student", "teacher") else 1)
         check_same_batch(**batch)
@@ -164,7 +166,6 @@ class PairMiner:
         self, student, teacher, labels, with_thresholds, image_ids=None, memory=None
     ):
         queries = num_rows(labels)
-        labels = tf.cast(labels, tf.int32)
         student, student_finite = _unit_rows(student)
         teacher, teacher_finite = _unit_rows(teacher)
         if memory is not None:

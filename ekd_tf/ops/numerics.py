@@ -6,6 +6,32 @@ import tensorflow as tf
 COINCIDING = 1e-5
 
 
+def as_float32(values):
+    """Returns what can be made a tensor as a float32 one, variables included.
+
+    `tf.cast` alone gives a float32 variable back as the variable it is.
+
+    Args:
+        values: Tensor, `tf.Variable`, Keras variable or array, of any float dtype.
+
+    Returns:
+        Float32 tensor of the same shape.
+    """
+    return tf.cast(tf.convert_to_tensor(values), tf.float32)
+
+
+def as_int32(values):
+    """Returns what can be made a tensor as an int32 one, variables included.
+
+    Args:
+        values: Tensor, `tf.Variable`, Keras variable or array, of whole numbers.
+
+    Returns:
+        Int32 tensor of the same shape.
+    """
+    return tf.cast(tf.convert_to_tensor(values), tf.int32)
+
+
 def num_rows(tensor):
     """Returns the first dimension: an int where tracing knows it, else a tensor.
 
@@ -30,8 +56,7 @@ def l2_normalize(embeddings, epsilon=1e-12):
     Returns:
         Float32 tensor `(batch, dim)`.
     """
-    embeddings = tf.cast(embeddings, tf.float32)
-    return tf.math.l2_normalize(embeddings, axis=-1, epsilon=epsilon)
+    return tf.math.l2_normalize(as_float32(embeddings), axis=-1, epsilon=epsilon)
 
 
 def safe_acos(cosine, epsilon=1e-6):
@@ -109,7 +134,7 @@ def squared_distances(embeddings):
         Float32 tensor `(batch, batch)` >= 0. Rows closer than 0.3 % of their distance
         from the batch's mean coincide within rounding: they have 0, and no gradient.
     """
-    embeddings -= tf.reduce_mean(embeddings, axis=0)
+    embeddings = embeddings - tf.reduce_mean(embeddings, axis=0)
     products = similarity_matrix(embeddings)
     lengths = tf.linalg.diag_part(products)
     lengths = lengths[:, None] + lengths[None, :]

@@ -22,8 +22,8 @@ from ekd_tf import checks
 from ekd_tf.atomic import write_aside
 from ekd_tf.data import Source
 from ekd_tf.metrics import normalize_rows
+from ekd_tf.outputs import make_folder
 from ekd_tf.row_file import RowFile
-from ekd_tf.row_file import make_folder
 from ekd_tf.row_file import read_note
 
 ROWS, CENTRES = "embeddings.bin", "centres.npy"
@@ -214,13 +214,16 @@ class TeacherCache:
         if self.has(source):
             return
         whole, note = source.origin()[0], self.note
+        reason, data = f"--data has {len(whole):,} of {whole.name}", "DATA"
+        if len(whole) == note["images"]:
+            if whole.name == note["source"]:
+                data = note["data"]
+                reason = "these have changed since: a name, a label, a size or a time"
+            reason += ". A copy counts as the same with its times (cp -a, rsync -a)"
         raise ValueError(
-            f"`--teacher=cache:{self.folder}` must be of the images of --data. "
-            f"Received: a cache of {note['images']:,} images of {note['source']} "
-            f"(fingerprint {note['source_fingerprint'][:12]}), and --data with "
-            f"{len(whole):,} of {whole.name} ({whole.fingerprint[:12]}). Write one of "
-            "these: python -m ekd_tf.embed_teacher "
-            f"--teacher={shlex.quote(note['teacher'])} --data=DATA --out=DIR"
+            f"`--teacher=cache:{self.folder}` must be of the images of --data. It is "
+            f"of {note['images']:,} images of {note['source']}, and {reason}. Write "
+            f"one of these: {_command({**note, 'data': data}, 'ANOTHER_DIR')}"
         )
 
 
@@ -264,7 +267,7 @@ def _check_same(path, note):
     """Raises `ValueError` where a folder holds another cache than is to be written."""
     there = read_note(path)
     differing = [
-        f"{words} ({_named(there, key)}, now {_named(note, key)})"
+        f"{words} ({_change(there, note, key)})"
         for key, words in _IDENTITY.items()
         if there and there.get(key) != note[key]
     ]
@@ -275,9 +278,13 @@ def _check_same(path, note):
         )
 
 
-def _named(note, key):
+def _change(there, note, key):
+    """Words what was and is; a name that stayed hides what changed below it."""
     name = {"teacher_fingerprint": "teacher", "source_fingerprint": "source"}
-    return note.get(name.get(key, key))
+    was, now = (found.get(name.get(key, key)) for found in (there, note))
+    return (
+        f"{was}, whose files have changed since" if was == now else f"{was}, now {now}"
+    )
 
 
 def _command(note, folder):

@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import abc
 import hashlib
+import os
 import pathlib
 
 import numpy as np
+import tensorflow as tf
 
 from ekd_tf import checks
+from ekd_tf.models.torch_families import COLORS
+
+# Messages are one line; what others raise may be pages.
+_REASON = 300
 
 
 class FrozenEmbedder(abc.ABC):
@@ -50,10 +56,20 @@ class Pixels:
         channels_first: Whether the input is `(n, 3, height, width)`.
         low: Float, what a pixel of 0 becomes.
         high: Float, what a pixel of 255 becomes.
+        color: "rgb" or "bgr", the order of the channels it takes.
     """
 
-    def __init__(self, dtype, channels_first: bool, low: float, high: float):
+    def __init__(
+        self,
+        dtype,
+        channels_first: bool,
+        low: float,
+        high: float,
+        color: str = "rgb",
+    ):
         checks.check_range("high", high, low=low, low_open=True)
+        checks.check_choice("color", color, COLORS)
+        self._step = -1 if color == "bgr" else 1
         self._dtype = np.dtype(dtype)
         self._channels_first = channels_first
         # Exact for 0 .. 255, the default.
@@ -61,7 +77,7 @@ class Pixels:
         self._values = (np.arange(256) * step + low).astype(self._dtype)
 
     def __call__(self, images) -> np.ndarray:
-        images = np.asarray(images)
+        images = np.asarray(images)[..., :: self._step]
         if self._channels_first:
             # While it is a quarter of the bytes.
             images = np.ascontiguousarray(images.transpose(0, 3, 1, 2))
@@ -119,6 +135,52 @@ def check_outputs(name: str, outputs: dict[str, tuple]) -> str:
     )
 
 
+def in_batches(function, images: np.ndarray, size: int) -> np.ndarray:
+    """Calls a function that takes `size` images, no more and no fewer.
+
+    Args:
+        function: Function of `(size, ...)` to `(size, dim)`.
+        images: Array `(n, ...)`, n >= 1. The last batch is filled up with zeros.
+
+    Returns:
+        Array `(n, dim)`.
+    """
+    rows = []
+    for start in range(0, len(images), size):
+        part = images[start : start + size]
+        count = len(part)
+        if count < size:
+            part = np.pad(part, [(0, size - count)] + [(0, 0)] * (images.ndim - 1))
+        rows.append(function(part)[:count])
+    return np.concatenate(rows)
+
+
+def in_traced_batches(function, images: tf.Tensor, size: int | None) -> tf.Tensor:
+    """Does what `in_batches` does by TensorFlow operations.
+
+    Args:
+        function: Function of a tensor `(size, ...)` to float32 `(size, dim)`.
+        images: Tensor `(n, ...)`.
+        size: Int, or None for a function that takes any number.
+    """
+    if size is None or images.shape[0] == size:
+        return function(images)
+    count = tf.shape(images)[0]
+    lack = [[0, -count % size]] + [[0, 0]] * (len(images.shape) - 1)
+    batches = tf.reshape(tf.pad(images, lack), [-1, size, *images.shape[1:]])
+    rows = tf.map_fn(function, batches, fn_output_signature=tf.float32)
+    rows = tf.reshape(rows, [-1, rows.shape[-1]])[:count]
+    return tf.ensure_shape(rows, [images.shape[0], None])
+
+
+def loading_error(path, error: Exception) -> ValueError:
+    """Returns the error of a model file that is no good, in one line."""
+    reason = " ".join(str(error).split()) or type(error).__name__
+    if len(reason) > _REASON:
+        reason = f"{reason[:_REASON]}..."
+    return ValueError(f"{path} cannot be loaded: {reason}")
+
+
 def content_hash(path, *settings) -> str:
     """Hashes the bytes of a file, or of all files below a folder, and settings."""
     path = pathlib.Path(path)
@@ -127,7 +189,7 @@ def content_hash(path, *settings) -> str:
         sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
     )
     for file in files:
-        digest.update(f"{file.relative_to(path)}\0".encode())
+        digest.update(os.fsencode(f"{file.relative_to(path)}\0"))
         with open(file, "rb") as stream:
             for chunk in iter(lambda: stream.read(1 << 20), b""):
                 digest.update(chunk)

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import pathlib
+import zipfile
 
 import keras
+import tensorflow as tf
 
 import ekd_tf.models  # noqa: F401  registers the layers `.keras` files name
 from ekd_tf.teachers.frozen import FrozenEmbedder
 from ekd_tf.teachers.frozen import content_hash
+from ekd_tf.teachers.frozen import in_traced_batches
+from ekd_tf.teachers.frozen import loading_error
 from ekd_tf.teachers.unused_weights import check_no_unused_weights
 
 # What a run leaves in its workdir for whoever comes next.
@@ -41,15 +45,22 @@ def load_embedder(path) -> keras.Model:
             f"{where}. Give a `.keras` file or the workdir of a finished run"
         )
     if file.suffix != ".keras":
-        raise ValueError(f"A model must be a `.keras` file. Received: {file}")
+        raise ValueError(
+            f"{file} cannot be loaded: a Keras model must be a `.keras` file. Load it "
+            "where it was made and save it as one"
+        )
+    if not zipfile.is_zipfile(file):
+        # Keras would say that there is no such file.
+        raise ValueError(
+            f"{file} cannot be loaded: it is no zip archive, as `.keras` files are, or "
+            "was cut. Copy it again"
+        )
     try:
         model = keras.models.load_model(file, compile=False)
     except Exception as error:
         # Keras raises a dozen kinds, from zipfile's to its own; each means the same
         # to the reader of the message.
-        raise ValueError(
-            f"{file} cannot be loaded as a Keras model: {error}"
-        ) from error
+        raise loading_error(file, error) from error
     _check_shapes(file, model)
     check_no_unused_weights(file, model)
     model.trainable = False
@@ -64,6 +75,8 @@ def model_file(path) -> pathlib.Path:
 
 class KerasEmbedder(FrozenEmbedder):
     """Embeds by a backbone in inference mode; see `load_embedder`.
+
+    A model of a fixed batch is given batches of that size, the last one filled up.
 
     Args:
         path: A `.keras` file, or a workdir that holds `model.keras`.
@@ -82,12 +95,25 @@ class KerasEmbedder(FrozenEmbedder):
         self.fingerprint = content_hash(model_file(path))
 
     def __call__(self, images):
-        return self.model(images, training=False)
+        batch = self.model.input_shape[0]
+        if batch is None:
+            return self.model(images, training=False)
+        return in_traced_batches(self._run, tf.convert_to_tensor(images), batch)
+
+    def _run(self, images):
+        return tf.cast(self.model(images, training=False), tf.float32)
 
 
 def _check_shapes(file, model):
     """Raises `ValueError` unless the model maps square images to rows."""
-    inputs, outputs = model.input_shape, model.output_shape
+    try:
+        inputs, outputs = model.input_shape, model.output_shape
+    # Sequential ones without an Input, and subclasses.
+    except (AttributeError, ValueError) as error:
+        raise ValueError(
+            f"{file} cannot be loaded: it does not say what it takes. Give the model a "
+            "keras.Input((size, size, 3)) and save it again"
+        ) from error
     is_embedder = (
         isinstance(inputs, tuple)
         and isinstance(outputs, tuple)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pathlib
 import pickle
-import zipfile
 from typing import Mapping
 
 import numpy as np
 from absl import logging
 
+from ekd_tf.teachers.frozen import loading_error
 from ekd_tf.teachers.torch_zip import read_torch_zip
 
 # Where checkpoints keep the network besides the optimizer and the epoch: the usual
@@ -42,8 +42,9 @@ def read_state_dict(path) -> dict[str, np.ndarray]:
         raise ValueError(f"{path} does not exist")
     try:
         content = _read_npz(path) if path.suffix == ".npz" else _read_torch(path)
-    except (ValueError, RuntimeError, EOFError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path} cannot be read as a state_dict: {error}") from error
+    # torch, pickle and zipfile raise a dozen kinds: the file is no good.
+    except Exception as error:
+        raise loading_error(path, error) from error
     for word in _WRAPPERS:
         if isinstance(content, Mapping) and isinstance(content.get(word), Mapping):
             logging.info("%s: taking the state_dict under %r.", path, word)

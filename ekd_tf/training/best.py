@@ -30,18 +30,16 @@ class BestMetric:
         if state is not None and state["name"] == self.name:
             self.value, self.step = state["value"], state["step"]
 
-    def check_evaluated(self, names: list[str]) -> None:
-        """Raises `ValueError` unless the metric is of one of these evaluations.
+    def check_reported(self, names: list[str]) -> None:
+        """Raises `ValueError` unless the metric is one of these.
 
         Args:
-            names: What stands before the slash in the names of their metrics.
+            names: All metrics that the evaluations of the run report.
         """
-        evaluation = self.name.lstrip("-").partition("/")[0]
-        if evaluation not in names:
+        if self.name.removeprefix("-") not in names:
             raise ValueError(
-                "`--best_metric` must be of an evaluation of the run, such as "
-                f"{names[0]}/accuracy; it has: {', '.join(names)}. "
-                f"Received: {self.name!r}"
+                f"`--best_metric` must be one that the run's evaluations report: "
+                f"{', '.join(sorted(names))}. Received: {self.name!r}"
             )
 
     def offer(self, step: int, scalars: dict) -> bool:
@@ -54,14 +52,9 @@ class BestMetric:
         Raises:
             ValueError: The metric is not among them.
         """
+        self.check_reported(list(scalars))
         smaller = self.name.startswith("-")
-        name = self.name[1:] if smaller else self.name
-        if name not in scalars:
-            raise ValueError(
-                f"`--best_metric` must be one that the evaluation reports: "
-                f"{', '.join(sorted(scalars))}. Received: {name!r}"
-            )
-        value = float(scalars[name])
+        value = float(scalars[self.name.removeprefix("-")])
         if self.value is None:
             better = not math.isnan(value)
         else:

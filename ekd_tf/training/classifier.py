@@ -1,6 +1,7 @@
 """A backbone with a margin head: how teachers and baselines are trained."""
 
-import keras
+import contextlib
+
 import tensorflow as tf
 
 from ekd_tf.ops.collective import num_replicas
@@ -11,6 +12,8 @@ from ekd_tf.stack import keras_compile
 from ekd_tf.stack import optimizer_variables
 from ekd_tf.stack import tf_variable
 from ekd_tf.training.addons import averaged
+from ekd_tf.training.keras_fit import StudentModel
+from ekd_tf.training.keras_fit import Untracked
 from ekd_tf.training.loss_gradients import add_each
 from ekd_tf.training.loss_gradients import square_norm
 from ekd_tf.training.loss_gradients import weighted_sum
@@ -18,7 +21,7 @@ from ekd_tf.training.rollback import restore_unless
 from ekd_tf.training.update import GradientUpdate
 
 
-class FaceClassifier(keras.Model):
+class FaceClassifier(StudentModel):
     """Trains a backbone by margin softmax over the training identities.
 
     The margin loss sees the rows with `in_margin` = 1 and is their mean over the
@@ -36,22 +39,18 @@ class FaceClassifier(keras.Model):
     """
 
     def __init__(self, student, head=None, margin_weight=1.0, name=None):
-        # The policy of this container decides nothing: the parts have their own. It
-        # is float32 so that `compile` adds no second loss scaling.
-        super().__init__(name=name, dtype="float32")
-        self.student = student
+        super().__init__(student, name=name)
         self.head = head
         self.margin_weight = float(margin_weight)
         if head is not None and not head.built:
             head.build((None, student.output_shape[-1]))
-        self._update = None
 
     def compile(
         self,
         optimizer,
-        weight_decay=5e-4,
+        weight_decay=None,
         clip_norm=None,
-        loss_scaling="none",
+        loss_scaling="auto",
         **kwargs,
     ):
         """Sets how the variables are updated.
@@ -59,16 +58,33 @@ class FaceClassifier(keras.Model):
         Call it in the scope of the distribution strategy.
 
         Args:
-            optimizer: Keras optimizer without weight decay, clipping or loss scale.
-                SGD leaves classes a sampled head has not drawn as they are
-                (`ekd_tf.training.sampled_rows`); the others update all centres.
+            optimizer: Keras optimizer without clipping or loss scale; only AdamW and
+                Lion may have a weight decay. SGD leaves classes a sampled head has
+                not drawn as they are (`ekd_tf.training.sampled_rows`); the others
+                update all centres.
             weight_decay: Float >= 0, of kernels and of the head's centres; never of
                 BatchNorm, PReLU slopes or biases. SGD and Adam add it to the
-                gradient, as in torch; `ekd_tf.training.decay` has the others.
+                gradient, as in torch; `ekd_tf.training.decay` has the others. None:
+                the optimizer's own, else 5e-4.
             clip_norm: Float > 0 or None: largest global gradient norm.
-            loss_scaling: "dynamic" under mixed_float16, else "none".
-            **kwargs: Passed on to `keras.Model.compile`.
+            loss_scaling: "dynamic", "none" or "auto": dynamic where a layer of the
+                student computes in float16.
+            **kwargs: Passed on to `keras.Model.compile`; no loss and no metrics, which
+                the model has of its own.
+
+        Raises:
+            ValueError: As `GradientUpdate`, or a loss or metrics are given.
         """
+        for name in ("loss", "metrics", "weighted_metrics"):
+            if kwargs.get(name) is not None:
+                raise ValueError(
+                    f"`compile` takes no `{name}`: the losses are the model's, and "
+                    f"`evaluate` verifies pairs. Received: {name}={kwargs[name]!r}"
+                )
+        if loss_scaling == "auto":
+            layers = getattr(self.student, "layers", [self.student])
+            half = any(layer.compute_dtype == "float16" for layer in layers)
+            loss_scaling = "dynamic" if half else "none"
         keras_compile(super().compile, optimizer=optimizer, **kwargs)
         variables = self.trained_variables
         # Kept out of attribute tracking: its variables are checkpointed by name.
@@ -132,12 +148,10 @@ class FaceClassifier(keras.Model):
 
         They differ from those trained only under an optimizer that averages.
         """
+        if self._update is None:
+            return contextlib.nullcontext()
         update = self._update.value
         return averaged(update.optimizer, update.variables)
-
-    def call(self, images, training=False):
-        """Returns the student's raw embeddings, float32 `(batch, dim)`."""
-        return self.student(images, training=training)
 
     def train_step(self, batch):
         """Makes one update and returns named float32 scalars of the global batch.
@@ -224,13 +238,6 @@ class FaceClassifier(keras.Model):
             Two dicts of names to float32 scalars, equal on all replicas.
         """
         return {"margin": tf.constant(self.margin_weight)}, {}
-
-
-class Untracked:
-    """Hides an object from Keras' attribute tracking."""
-
-    def __init__(self, value):
-        self.value = value
 
 
 def _decays(variable):

@@ -13,12 +13,15 @@ Addons' NovoGrad decays inside the momentum: none of that is used. A wrapper
 
 from __future__ import annotations
 
+import inspect
 import re
 
+import keras
 import tensorflow as tf
 
 from ekd_tf.stack import tf_variable
 
+DEFAULT = 5e-4
 _DECOUPLED = {"AdamW", "Lion", "SGDW", "RectifiedAdam", "AdaBelief", "NovoGrad"}
 
 
@@ -29,6 +32,41 @@ def decay_kind(optimizer) -> str:
     if "LAMB" in names:
         return "lamb"
     return "decoupled" if names & _DECOUPLED else "coupled"
+
+
+def chosen_decay(optimizer, weight_decay: float | None) -> float:
+    """Returns the coefficient, which the optimizer or the caller has given.
+
+    AdamW has 0.004 where nobody gave one: it holds where the caller gives none either.
+
+    Args:
+        optimizer: Keras optimizer.
+        weight_decay: Float, or None: not given.
+
+    Raises:
+        ValueError: The optimizer has one that somebody gave it, and so has the
+            caller; or it is of a kind whose own decay is not carried out.
+    """
+    own = getattr(optimizer, "weight_decay", None)
+    if isinstance(own, tf.Variable):
+        own = float(own.numpy())
+    if not own:
+        return DEFAULT if weight_decay is None else weight_decay
+    if not isinstance(optimizer, (keras.optimizers.AdamW, keras.optimizers.Lion)):
+        raise ValueError(
+            "`optimizer` must leave `weight_decay` to `compile`, unless it is AdamW or "
+            "Lion of Keras: of others the decay is part of the gradient here, as in "
+            f"torch. Received: {type(optimizer).__name__} with weight_decay={own}"
+        )
+    default = inspect.signature(type(optimizer)).parameters.get("weight_decay")
+    if weight_decay in (None, own):
+        return own
+    if default is None or own != default.default:
+        raise ValueError(
+            "`weight_decay` must be given once, to the optimizer or to `compile`. "
+            f"Received: {own} and {weight_decay}"
+        )
+    return weight_decay
 
 
 def unwrapped(optimizer):

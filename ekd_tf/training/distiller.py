@@ -5,8 +5,8 @@ import tensorflow as tf
 from ekd_tf.ops.collective import gather_rows
 from ekd_tf.ops.collective import num_replicas
 from ekd_tf.training.classifier import FaceClassifier
-from ekd_tf.training.classifier import Untracked
 from ekd_tf.training.gradient_share import GradientShare
+from ekd_tf.training.keras_fit import Untracked
 
 
 class Distiller(FaceClassifier):

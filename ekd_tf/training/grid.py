@@ -7,7 +7,6 @@ import json
 import os
 import pathlib
 import shlex
-import signal
 import statistics
 import subprocess
 import sys
@@ -15,9 +14,10 @@ import time
 from collections.abc import Collection
 
 from ekd_tf.atomic import write_aside
+from ekd_tf.child import RESUME_STATUS
+from ekd_tf.child import child_process
 from ekd_tf.evaluation import RunSummary
 from ekd_tf.training.guards import COLLAPSED_COSINE
-from ekd_tf.training.interruption import RESUME_STATUS
 from ekd_tf.training.interruption import Interrupted
 from ekd_tf.training.workdir import Workdir
 
@@ -78,8 +78,8 @@ class GridRun:
     def train(self, retry: bool = False, command=(sys.executable, *_COMMAND)) -> None:
         """Trains to the end; a run that is finished or has failed is passed over.
 
-        The trainer's messages go on to stderr and into `train.log`. SIGTERM is passed
-        on to it.
+        The trainer's messages go on to stderr and into `train.log`. Ctrl-C
+        and SIGTERM are passed on to it.
 
         Args:
             retry: Whether to start a run again that has failed.
@@ -165,32 +165,22 @@ def _column(metrics, name):
 
 
 def _call(command, log):
-    """Runs a command; SIGTERM and what it says on stderr are passed on.
+    """Runs a command; what stops this one and what the child says are passed on.
 
     Returns:
-        `(status, last message)`, `RESUME_STATUS` also where SIGTERM has come.
+        `(status, last message)`, `RESUME_STATUS` also where a signal was passed on.
     """
-    asked, tail = [], b""
+    tail = b""
     # Without a buffer, so that the log can be followed.
     with open(log, "ab", buffering=0) as file:
-        child = subprocess.Popen(command, stderr=subprocess.PIPE)
-
-        def pass_on(*_):
-            asked.append(True)
-            child.terminate()
-
-        previous = signal.signal(signal.SIGTERM, pass_on)
-        try:
+        with child_process(command, stderr=subprocess.PIPE) as (child, signals):
             while chunk := os.read(child.stderr.fileno(), 1 << 16):
                 sys.stderr.write(chunk.decode(errors="replace"))
                 sys.stderr.flush()
                 file.write(chunk)
                 tail = (tail + chunk)[-10 * _LONGEST_MESSAGE :]
             status = child.wait()
-        finally:
-            signal.signal(signal.SIGTERM, previous)
-            child.stderr.close()
-    return (RESUME_STATUS if asked else status), _message(tail)
+    return (RESUME_STATUS if signals else status), _message(tail)
 
 
 def _message(tail):

@@ -14,6 +14,8 @@ from ekd_tf.data import Source
 from ekd_tf.training.loop import Hook
 from ekd_tf.training.loop import Step
 from ekd_tf.training.update import MIN_LOSS_SCALE
+from ekd_tf.user_text import KEEP
+from ekd_tf.user_text import one_line
 
 # How many images a message names; the file it points to has all.
 _NAMED = 10
@@ -118,11 +120,11 @@ class UpdateGuard(LateHook):
     def _images(self, step):
         """Writes down the images of the bad steps; returns a sentence about them."""
         rows = [
-            f"{number}\t{self._source.describe(int(index))}\n"
+            f"{number}\t{one_line(self._source.describe(int(index)))}\n"
             for number, ids in self._image_ids.items()
             for index in ids
         ]
-        self._path.write_text("".join(rows), encoding="utf-8")
+        self._path.write_text("".join(rows), encoding="utf-8", errors=KEEP)
         ids = self._image_ids[step.number]
         at_fault = ids[~self._finite_rows(step.batch)]
         if len(at_fault) == 0:
@@ -169,7 +171,7 @@ class CollapseGuard(LateHook):
                 f"The embeddings have collapsed: for {self._steps} steps, up to step "
                 f"{step.number}, the mean cosine between the images of a batch was "
                 f"above {COLLAPSED_COSINE} (now {cosine:.4f}). Lower --learning_rate "
-                "or the weights of --distill, or leave out --ekd_preset=reference and "
-                "--noekd_threshold_gradient; "
+                "or the weights of --distill, or leave out ekd_reference and "
+                "threshold_gradient=false; "
                 "--collapse_steps=0 goes on regardless"
             )

@@ -1,8 +1,7 @@
-"""SIGTERM and pre-emption: the step in hand is finished, the run saved and left."""
+"""Ctrl-C and SIGTERM: the step in hand is finished, the run saved and left."""
 
 from __future__ import annotations
 
-import os
 import signal
 from collections.abc import Callable
 
@@ -12,8 +11,7 @@ from absl import logging
 from ekd_tf.training.loop import Hook
 from ekd_tf.training.loop import Step
 
-# What sysexits.h calls a temporary failure: schedulers can be told to try again.
-RESUME_STATUS = os.EX_TEMPFAIL
+_NAMES = {signal.SIGTERM: "SIGTERM", signal.SIGINT: "Ctrl-C"}
 
 
 class Interrupted(Exception):  # noqa: N818 - a run that is to go on has not failed
@@ -21,13 +19,15 @@ class Interrupted(Exception):  # noqa: N818 - a run that is to go on has not fai
 
 
 class Termination:
-    """Notes SIGTERM, as a context manager.
+    """Notes Ctrl-C and SIGTERM, as a context manager.
 
     A step in hand is finished first (`TerminationHook`). Anywhere else, and at a
-    second SIGTERM, the run ends at once, with its last checkpoint.
+    second signal, the run ends at once, with its last checkpoint. A signal that was
+    ignored before, as the shell has background jobs ignore Ctrl-C, stays so.
 
     Attributes:
-        asked: Whether the signal has arrived.
+        asked: Whether a signal has arrived.
+        name: What the signal is called, or who got it instead.
         between_steps: Whether a step follows; set by the hook.
 
     Raises:
@@ -36,31 +36,38 @@ class Termination:
 
     def __init__(self):
         self.asked = False
+        # Where the signal has not arrived here.
+        self.name = "Another worker was stopped"
         self.between_steps = False
-        self._previous_handler = None
+        self._previous = {}
 
     def __enter__(self):
-        self._previous_handler = signal.signal(signal.SIGTERM, self._on_signal)
+        self._previous = {
+            number: signal.signal(number, self._on_signal)
+            for number in _NAMES
+            if signal.getsignal(number) != signal.SIG_IGN
+        }
         return self
 
     def __exit__(self, *error):
-        signal.signal(signal.SIGTERM, self._previous_handler)
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
 
     def _on_signal(self, number, frame):
         at_once = self.asked or not self.between_steps
         # Also before raising: AutoGraph goes on after what is raised while it converts
         # a function, and the hook then ends the run after its first step.
-        self.asked = True
+        self.asked, self.name = True, _NAMES[number]
         if at_once:
-            raise Interrupted("SIGTERM: the run ends at its last checkpoint.")
-        logging.info("SIGTERM: the run ends after this step.")
+            raise Interrupted(f"{self.name}: the run ends at its last checkpoint.")
+        logging.info("%s: the run ends after this step; once more: now.", self.name)
 
 
 class TerminationHook(Hook):
-    """Saves and ends a run after the step in which SIGTERM arrived; belongs last.
+    """Saves and ends a run after the step in which a signal arrived; belongs last.
 
     The signal may reach any of several workers, at different steps: after every step
-    they ask each other, and all leave after the same one. Of one worker alone, SIGTERM
+    they ask each other, and all leave after the same one. Of one worker alone, one
     within the first step, which is compiled, ends the run at once.
 
     Args:
@@ -87,7 +94,9 @@ class TerminationHook(Hook):
         self._termination.between_steps = not step.is_last
         if self._is_asked():
             self._save(step)
-            raise Interrupted(f"SIGTERM: the run is saved at step {step.number}.")
+            raise Interrupted(
+                f"{self._termination.name}: the run is saved at step {step.number}."
+            )
 
     def _is_asked(self):
         if self._ask_all is None:

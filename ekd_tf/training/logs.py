@@ -15,10 +15,11 @@ from tensorboard.plugins.scalar.summary_v2 import scalar_pb
 
 from ekd_tf.atomic import naming
 from ekd_tf.atomic import write_aside
+from ekd_tf.training.tags import tensorboard_tag
 
 
 class MetricsLog:
-    """Appends scalars and images to `metrics.jsonl` and `tensorboard/`.
+    """Appends scalars and images to `metrics.jsonl` and TensorBoard's events.
 
     One JSON object per line, `{"step": 20, "loss/ekd/positive": 0.5}`; a value that
     is not finite is written as null, since JSON has no word for it. Lines and points
@@ -31,8 +32,10 @@ class MetricsLog:
 
     def __init__(self, workdir):
         self.path = pathlib.Path(workdir) / "metrics.jsonl"
-        self.tensorboard = pathlib.Path(workdir) / "tensorboard"
+        # TensorBoard names a run by the folder its events are in.
+        self.tensorboard = pathlib.Path(workdir)
         self._writer = None
+        self._described = set()
         self._drop_partial_line()
         self._file = self._open()
 
@@ -57,7 +60,7 @@ class MetricsLog:
                 rest = rest[self._file.write(rest) :]
         # One record for all, since an operation for each takes most of a millisecond.
         # Serialised messages that follow each other are one with all their values.
-        points = [scalar_pb(*item).SerializeToString() for item in values.items()]
+        points = [self._point(*item).SerializeToString() for item in values.items()]
         with self._points(step):
             tf.summary.experimental.write_raw_pb(b"".join(points))
 
@@ -83,8 +86,13 @@ class MetricsLog:
         with naming(self.path):
             os.fsync(self._file.fileno())
 
-    def truncate_after(self, step: int) -> None:
+    def truncate_after(self, step: int, without=()) -> None:
         """Drops everything logged after `step`, to resume from there.
+
+        Args:
+            step: Integer: updates made so far.
+            without: Beginnings of names, as "heldout/": such metrics and images are
+                dropped at `step` itself too, since they will be logged again.
 
         Both files are rewritten aside and renamed. TensorBoard reads files in the
         order of their names, which start with the time and hold the host: what there
@@ -98,12 +106,12 @@ class MetricsLog:
         kept = [
             line
             for number, line in enumerate(self.path.read_bytes().splitlines(True), 1)
-            if self._step_of(line, number) <= step
+            if self._is_kept(line, number, step, tuple(without))
         ]
         write_aside(self.path, lambda file: file.writelines(kept))
         paths = sorted(self.tensorboard.glob("events.out.tfevents.*"))
         for number, path in enumerate(paths):
-            _truncate_events(path, step)
+            _truncate_events(path, step, tuple(without))
             path.rename(path.with_name(f"events.out.tfevents.{number:010d}.resumed"))
         self._file = self._open()
 
@@ -114,8 +122,18 @@ class MetricsLog:
                 self.flush()
         if self._writer is not None:
             writer, self._writer = self._writer, None
+            # The first points may be truncated.
+            self._described.clear()
             with self._naming_tensorboard():
                 writer.close()
+
+    def _point(self, name, value):
+        tag, description = tensorboard_tag(name)
+        if tag in self._described:
+            # TensorBoard keeps the one of the first point.
+            description = None
+        self._described.add(tag)
+        return scalar_pb(tag, value, description)
 
     def _open(self):
         # Without a buffer, which on a full disk would fail once more when closed.
@@ -148,9 +166,10 @@ class MetricsLog:
         if len(whole) < len(content):
             write_aside(self.path, lambda file: file.write(whole))
 
-    def _step_of(self, line, number):
+    def _is_kept(self, line, number, step, without):
         try:
-            return json.loads(line)["step"]
+            values = json.loads(line)
+            return _is_before(values["step"], values, step, without)
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(
                 f"Line {number} of {self.path} is not a JSON object with a step: "
@@ -158,12 +177,19 @@ class MetricsLog:
             ) from error
 
 
-def _truncate_events(path, step):
+def _is_before(at, names, step, without):
+    """Whether what was logged at a step stays when a run resumes from `step`."""
+    return at < step or at == step and not any(n.startswith(without) for n in names)
+
+
+def _truncate_events(path, step, without):
     """Rewrites a TensorBoard file without points after `step` and without damage."""
     kept, complete = [], True
     try:
         for record in tf.data.TFRecordDataset(str(path)).as_numpy_iterator():
-            if tf.compat.v1.Event.FromString(record).step <= step:
+            event = tf.compat.v1.Event.FromString(record)
+            tags = [value.tag for value in event.summary.value]
+            if _is_before(event.step, tags, step, without):
                 kept.append(record)
             else:
                 complete = False

@@ -143,8 +143,8 @@ class ProgressLine:
 class ProgressHook(Hook):
     """Shows the loss and its terms at every update on a progress line.
 
-    Right behind the loss, where a narrow terminal still shows them, stand the
-    gradients of distillation losses as ratios to the margin loss's.
+    Right behind the loss, where a narrow terminal still shows them, stand the margin
+    loss and the gradients of distillation losses as ratios to its gradient.
 
     Args:
         line: `ProgressLine`.
@@ -158,7 +158,7 @@ class ProgressHook(Hook):
     def after_step(self, step):
         terms = {
             name: step.scalars[name]
-            for start in ("loss", "gradient_ratio/", "loss/")
+            for start in ("loss", "loss/margin", "gradient_ratio/", "loss/")
             for name in step.scalars
             if name == start or (start.endswith("/") and name.startswith(start))
         }

@@ -8,6 +8,9 @@ import re
 
 import tensorflow as tf
 from absl import logging
+from tensorflow.core.protobuf import config_pb2
+from tensorflow.core.protobuf import rewriter_config_pb2
+from tensorflow.python.eager import context
 
 from ekd_tf.checks import check_choice
 from ekd_tf.checks import check_positive
@@ -38,6 +41,26 @@ def grow_gpu_memory():
             # Too late in a process that has already computed something: no reason to
             # end a run.
             logging.warning("The memory of %s will not grow: %s", gpu.name, error)
+
+
+def keep_order_of_sums():
+    """Has TensorFlow add three tensors and more in the order they are listed.
+
+    Where a function's tensors are estimated above 205 MB on a CPU (80 % of a
+    device's memory, and a CPU counts as one of 256 MB) its graph optimizer turns such
+    a sum, most of all one of gradients, into additions to one buffer in the order the
+    summands arrive, which is another each time. `enable_op_determinism` does not
+    prevent it. Everything else the optimizer does stays.
+    """
+    config = config_pb2.ConfigProto()
+    # The default, less the scheduling that reorders sums.
+    config.graph_options.rewrite_options.memory_optimization = (
+        rewriter_config_pb2.RewriterConfig.SWAPPING_HEURISTICS
+    )
+    # `tf.config.optimizer` offers all of the optimizer's choices but this one.
+    running = context.context()
+    running._config = config
+    running.function_call_options = None
 
 
 def set_virtual_devices(count):
@@ -90,13 +113,51 @@ def set_workers(hosts: list[str], index: int | None) -> None:
         "cluster": {"worker": list(hosts)},
         "task": {"type": "worker", "index": index},
     }
-    known = os.environ.get("TF_CONFIG")
-    if known and json.loads(known) != config:
+    known = _tf_config()
+    if known and known != config:
         raise ValueError(
             "TF_CONFIG and `--worker_hosts` say different things: unset one. "
-            f"Received: TF_CONFIG={known}, from the flags {json.dumps(config)}"
+            f"Received: TF_CONFIG={json.dumps(known)}, from the flags "
+            f"{json.dumps(config)}"
         )
     os.environ["TF_CONFIG"] = json.dumps(config)
+
+
+def _tf_config():
+    """Returns what TF_CONFIG says, {} where it is not set."""
+    text = os.environ.get("TF_CONFIG", "").strip("\ufeff \n\r\t")
+    if not text:
+        return {}
+    # TensorFlow reads the variable itself.
+    os.environ["TF_CONFIG"] = text
+    try:
+        config = json.loads(text)
+    except ValueError as error:
+        raise _wrong_tf_config(text, str(error)) from None
+    cluster, task = (
+        config.get(word) if isinstance(config, dict) else None
+        for word in ("cluster", "task")
+    )
+    if not isinstance(cluster, dict) or not all(
+        isinstance(hosts, list) and hosts for hosts in cluster.values()
+    ):
+        raise _wrong_tf_config(text, "it holds no cluster")
+    if not isinstance(task, dict) or task.get("type") not in tuple(cluster):
+        raise _wrong_tf_config(text, "its task has no type of the cluster")
+    number = len(cluster[task["type"]])
+    if task.get("index") not in range(number):
+        raise _wrong_tf_config(
+            text, f"its task needs an index from 0 to {number - 1}, a number"
+        )
+    return config
+
+
+def _wrong_tf_config(text, reason):
+    return ValueError(
+        'TF_CONFIG must be JSON like {"cluster": {"worker": ["a:2222", "b:2222"]}, '
+        f'"task": {{"type": "worker", "index": 0}}}}: {reason}. Or unset it and give '
+        f"--worker_hosts and --worker_index. Received: TF_CONFIG={text[:200]}"
+    )
 
 
 def make_strategy(name, worker_hosts=(), worker_index=None):
@@ -120,7 +181,7 @@ def make_strategy(name, worker_hosts=(), worker_index=None):
         return tf.distribute.get_strategy()
     if name == "multi_worker":
         set_workers(list(worker_hosts), worker_index)
-        if not os.environ.get("TF_CONFIG"):
+        if not _tf_config():
             raise ValueError(
                 "`--strategy=multi_worker` needs the addresses of all workers and "
                 "which one this is: --worker_hosts=a:2222,b:2222 --worker_index=0, or "

@@ -6,6 +6,8 @@ import pathlib
 
 import tensorflow as tf
 
+from ekd_tf.training.tags import tensorboard_tag
+
 
 class TeacherLine:
     """Draws each figure of the teacher as a line from the first step to the last.
@@ -37,5 +39,6 @@ class TeacherLine:
         with writer.as_default():
             for step in (0, self._steps):
                 for name, value in scalars.items():
-                    tf.summary.scalar(name, value, step=step)
+                    tag, description = tensorboard_tag(name)
+                    tf.summary.scalar(tag, value, step, description)
         writer.close()

@@ -12,6 +12,7 @@ from ekd_tf.stack import apply_reduced_gradients
 from ekd_tf.stack import build_optimizer
 from ekd_tf.stack import current_learning_rate
 from ekd_tf.stack import tf_variable
+from ekd_tf.training.decay import chosen_decay
 from ekd_tf.training.decay import decay_kind
 from ekd_tf.training.decay import set_lamb_decay
 from ekd_tf.training.decay import shrink
@@ -26,7 +27,6 @@ MIN_LOSS_SCALE = 1.0
 
 # What an optimizer would do a second time, or where it would skip what is done here.
 _OWN_SETTINGS = (
-    "weight_decay",
     "clipnorm",
     "clipvalue",
     "global_clipnorm",
@@ -62,10 +62,12 @@ class GradientUpdate:
     `tf.function`.
 
     Args:
-        optimizer: Keras optimizer with no weight decay, clipping, averaging,
-            accumulation or loss scale of its own. Built here if it is not yet.
+        optimizer: Keras optimizer with no clipping, averaging, accumulation or loss
+            scale of its own, and with a weight decay of its own only if that is
+            decoupled. Built here if it is not yet.
         variables: Trainable variables, without repetition.
-        weight_decay: Float >= 0: coefficient of the decay, as in torch.
+        weight_decay: Float >= 0: coefficient of the decay, as in torch. None: that of
+            an optimizer of decoupled decay which has one, else 5e-4.
         decay_variables: The members of `variables` that decay. None: no member.
         clip_norm: Float > 0: largest global norm, or None for no clipping.
         loss_scaling: "none" or "dynamic".
@@ -92,7 +94,7 @@ class GradientUpdate:
         self,
         optimizer,
         variables,
-        weight_decay: float = 5e-4,
+        weight_decay: float | None = None,
         decay_variables=None,
         clip_norm: float | None = None,
         loss_scaling: str = "none",
@@ -100,6 +102,7 @@ class GradientUpdate:
         growth_steps: int = 2000,
         sampled_variables=None,
     ):
+        weight_decay = chosen_decay(optimizer, weight_decay)
         check_range("weight_decay", weight_decay, low=0)
         if clip_norm is not None:
             check_positive("clip_norm", clip_norm)

@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 import pathlib
-import platform
-import subprocess
-import tempfile
 import time
-from importlib import metadata
 
 from absl import logging
 
 from ekd_tf.atomic import write_aside
+from ekd_tf.outputs import make_folder
+from ekd_tf.provenance import package_commit
 
-PACKAGES = ("ekd-tf", "tensorflow", "keras", "numpy", "absl-py", "tensorboard")
 _ABSENT = "not given"
 
 
@@ -35,9 +31,11 @@ class Workdir:
     def __init__(self, path, create: bool = True):
         self.path = pathlib.Path(path)
         self.checkpoints = self.path / "checkpoints"
-        self.tensorboard = self.path / "tensorboard"
+        # TensorBoard names a run by the folder its events are in.
+        self.tensorboard = self.path
         self.reports = self.path / "reports"
         self.run_file = self.path / "run.json"
+        self.identities_file = self.path / "identities.json"
         if create:
             self._create()
         elif not self.run_file.is_file():
@@ -49,21 +47,13 @@ class Workdir:
         return str(self.path)
 
     def _create(self):
-        if self.path.exists() and not self.path.is_dir():
-            raise ValueError(
-                f"`workdir` must be a folder. Received a file: {self.path}"
-            )
-        try:
-            for folder in (self.checkpoints, self.tensorboard, self.reports):
-                folder.mkdir(parents=True, exist_ok=True)
-            # A read-only mount or a full disk shows only when something is written.
-            with tempfile.TemporaryFile(dir=self.path) as probe:
-                probe.write(b"x")
-        except OSError as error:
-            raise ValueError(
-                f"`workdir` must be a folder that can be written to. Received: "
-                f"{self.path} ({error.strerror})"
-            ) from error
+        for folder in (
+            self.path,
+            self.checkpoints,
+            self.tensorboard,
+            self.reports,
+        ):
+            make_folder("workdir", folder)
 
     def record_run(
         self,
@@ -72,6 +62,7 @@ class Workdir:
         command: list[str],
         changed: dict | None = None,
         teacher: str | None = None,
+        data: dict | None = None,
     ) -> None:
         """Writes what the run is started with to `run.json`.
 
@@ -84,6 +75,8 @@ class Workdir:
             command: The command line, `sys.argv`.
             changed: What `check_same_run` returned.
             teacher: Fingerprint of the teacher, or None.
+            data: The note of `run_data.RunData`, or None. Its "identities", which may
+                be many, go to a file of their own.
         """
         starts = self.read_run()["starts"] if self.run_file.exists() else []
         start = {
@@ -97,10 +90,12 @@ class Workdir:
             "flags": flags,
             "seed": flags.get("seed"),
             "teacher": teacher,
+            "data": data and {k: v for k, v in data.items() if k != "identities"},
             "starts": [*starts, start],
         }
-        text = json.dumps(run, indent=2, sort_keys=True) + "\n"
-        write_aside(self.run_file, lambda file: file.write(text.encode()))
+        if data is not None:
+            _write_json(self.identities_file, data["identities"])
+        _write_json(self.run_file, run)
 
     def read_run(self) -> dict:
         """Returns `run.json`: "flags", "seed" and "starts", the oldest first.
@@ -118,6 +113,24 @@ class Workdir:
                 "Use another --workdir"
             ) from error
         return run
+
+    def read_data(self) -> dict | None:
+        """Returns the `data` given to `record_run`; None for a run without.
+
+        Raises:
+            ValueError: A file cannot be read as that.
+        """
+        data = self.read_run().get("data")
+        if data is None:
+            return None
+        try:
+            text = self.identities_file.read_text(encoding="utf-8")
+            return {**data, "identities": json.loads(text)}
+        except (OSError, ValueError) as error:
+            raise ValueError(
+                f"{self.identities_file} does not list the identities of the run "
+                f"({error}). Use another --workdir"
+            ) from error
 
     def check_same_run(self, flags: dict, free=(), force: bool = False) -> dict | None:
         """Refuses to continue a run with flags that change its arithmetic.
@@ -180,37 +193,6 @@ class Workdir:
         logging.warning("%s.", text)
 
 
-def package_versions() -> dict[str, str]:
-    """Returns the versions a run's numbers depend on."""
-    versions = {"python": platform.python_version()}
-    for name in PACKAGES:
-        try:
-            versions[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            versions[name] = "not installed"
-    return versions
-
-
-def package_commit() -> str | None:
-    """Returns the git commit the package runs from, "-dirty" if it was edited.
-
-    None where the package is installed without its repository: the repository
-    around a virtual environment is somebody else's.
-    """
-    root = pathlib.Path(__file__).resolve().parents[2]
-    if not (root / ".git").exists():
-        return None
-    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-    try:
-        done = subprocess.run(
-            command,
-            cwd=root,
-            env={**os.environ, "GIT_OPTIONAL_LOCKS": "0"},
-            capture_output=True,
-            text=True,
-            check=True,
-            timeout=30,
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return done.stdout.strip() or None
+def _write_json(path, value):
+    text = json.dumps(value, indent=2, sort_keys=True) + "\n"
+    write_aside(path, lambda file: file.write(text.encode()))

@@ -103,11 +103,18 @@ def test_links_to_identities_are_followed(tree, tmp_path_factory):
     assert FolderFaces(tree).identities == ["anna", "bea", "mia", "zoe"]
 
 
+def test_links_to_themselves_are_left_out(tree):
+    (tree / "itself").symlink_to("itself")
+    (tree / "itself.txt").symlink_to("itself.txt")
+    report = FolderFaces(tree).report
+    assert f"not an identity: {tree}/itself" in report
+
+
 def test_accepts_a_string(tree):
     assert len(FolderFaces(str(tree))) == 5
 
 
-def test_fingerprint_follows_names_sizes_and_labels_and_not_the_place(
+def test_fingerprint_follows_images_and_labels_and_not_the_place(
     tree, tmp_path_factory
 ):
     first = FolderFaces(tree).fingerprint
@@ -115,13 +122,16 @@ def test_fingerprint_follows_names_sizes_and_labels_and_not_the_place(
     moved = tmp_path_factory.mktemp("m") / "faces"
     tree.rename(moved)
     assert FolderFaces(moved).fingerprint == first
+    # Another image of the same name and size.
+    (moved / "zoe" / "b.jpg").write_bytes(b"zoe/B.jpg")
+    replaced = FolderFaces(moved).fingerprint
     (moved / "zoe" / "b.jpg").write_bytes(b"zoe/b.jpg longer")
     resized = FolderFaces(moved).fingerprint
     (moved / "zoe" / "b.jpg").rename(moved / "zoe" / "c.jpg")
     renamed = FolderFaces(moved).fingerprint
     (moved / "zoe" / "c.jpg").rename(moved / "mia" / "c.jpg")
     relabelled = FolderFaces(moved).fingerprint
-    assert len({first, resized, renamed, relabelled}) == 4
+    assert len({first, replaced, resized, renamed, relabelled}) == 5
     (moved / "mia" / "d.jpg").symlink_to("nowhere")
     assert FolderFaces(moved).fingerprint not in {first, relabelled}
 

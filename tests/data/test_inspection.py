@@ -1,6 +1,7 @@
 """Every image looked at once: what is listed, and lists read back."""
 
 import io
+import os
 
 import numpy as np
 import pytest
@@ -29,7 +30,7 @@ def tree(root, **identities):
 
 
 def found(source, **arguments):
-    findings = inspect_images(source, **arguments)
+    findings = inspect_images(source, **arguments).findings
     return [(f.index, f.reason, f.detail) for f in findings]
 
 
@@ -86,7 +87,9 @@ def test_lists_identities_with_few_images_that_decode(tmp_path):
         (7, "undecodable", "not an image in a format that is read"),
         (7, "few images", "identity 3 has 0 of 2 images"),
     ]
-    few = [f.index for f in inspect_images(source, 3) if f.reason == "few images"]
+    few = [
+        f.index for f in inspect_images(source, 3).findings if f.reason == "few images"
+    ]
     assert few == [3, 4, 5, 6, 7]
 
 
@@ -96,6 +99,18 @@ def test_lists_images_of_another_size_than_most(tmp_path):
         (1, "odd size", "9x8, most are 8x8"),
         (3, "odd size", "16x16, most are 8x8"),
     ]
+
+
+def test_turned_images_are_counted_and_fine(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    file = io.BytesIO()
+    Image.fromarray(np.zeros((9, 8, 3), np.uint8)).save(file, "JPEG", exif=exif)
+    # Stored 8 wide and 9 high, it is 9 wide.
+    upright = [face(k, height=8, width=9) for k in range(3)]
+    source = tree(tmp_path, a=upright[:2], b=[upright[2], file.getvalue()])
+    seen = inspect_images(source)
+    assert (seen.findings, seen.turned) == ([], 1)
 
 
 def test_nothing_decodes(tmp_path):
@@ -131,6 +146,19 @@ def test_a_list_is_read_back_without_the_lines_taken_out(tmp_path, source):
     np.testing.assert_array_equal(read_list(path, source), [1])
     path.write_text("\n".join(lines[:2]))
     assert len(read_list(path, source)) == 0
+
+
+def test_a_list_of_odd_names_and_with_a_byte_order_mark_is_read_back(tmp_path):
+    source = tree(tmp_path / "faces", a=[face(1), face(2)], b=[face(3), face(4)])
+    odd = os.fsdecode(os.fsencode(tmp_path) + b"/faces/b/Ren\xe9\n\xc2\x85 2.jpg")
+    os.rename(tmp_path / "faces" / "b" / "1.jpg", odd)
+    source = FolderFaces(tmp_path / "faces")
+    path = tmp_path / "list.tsv"
+    with open(path, "wb") as file:
+        file.write(b"\xef\xbb\xbf")
+        write_list(file, source, [Finding(k, "few images", "two") for k in (1, 3)])
+    assert b"Ren\xe9\\n\xc2\x85 2.jpg\n" in path.read_bytes()
+    np.testing.assert_array_equal(read_list(path, source), [1, 3])
 
 
 def test_lists_of_another_source_and_malformed_ones_are_refused(tmp_path, source):

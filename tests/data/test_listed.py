@@ -7,6 +7,7 @@ from PIL import Image
 from ekd_tf.data import evaluation_batches
 from ekd_tf.data.listed import ListedImages
 from ekd_tf.data.listed import images_below
+from ekd_tf.data.listed import readable
 
 
 @pytest.fixture
@@ -31,6 +32,33 @@ def test_finds_images_below_a_folder(folder):
     source = images_below(folder)
     names = [os.path.relpath(path, folder) for path in source.paths]
     assert names == ["3.png", "a/1.PNG", "b/2.png"]
+
+
+def test_hidden_names_are_passed_over_and_links_followed_once(folder, caplog):
+    (folder / "a" / "._1.jpg").write_bytes(b"\0\5\x16\7")
+    (folder / ".hidden").mkdir()
+    (folder / ".hidden" / "4.jpg").write_bytes(b"")
+    (folder / "a" / "Thumbs.db").write_bytes(b"\xd0\xcf")
+    (folder / "a" / "up").symlink_to(folder)
+    (folder / "itself").symlink_to("itself")
+    (folder / "b" / "itself.jpg").symlink_to("itself.jpg")
+    assert len(images_below(folder).paths) == 3
+    assert "itself.jpg is left out: it is no file" in caplog.text
+
+
+def test_images_that_do_not_decode_are_left_out_by_name(folder, caplog):
+    (folder / "a" / "0.jpg").write_bytes(b"\xff\xd8\xff nonsense")
+    whole = readable(images_below(folder))
+    names = [os.path.relpath(path, folder) for path in whole.paths]
+    assert names == ["3.png", "a/1.PNG", "b/2.png"]
+    assert f"{folder}/a/0.jpg is left out: " in caplog.text
+
+
+def test_names_need_not_be_utf_8(folder):
+    odd = os.fsdecode(os.fsencode(folder) + b"/Ren\xe9.png")
+    os.rename(folder / "3.png", odd)
+    source = images_below(folder)
+    assert source.paths[0] == odd and len(source.fingerprint) == 64
 
 
 def test_fingerprint_changes_with_a_file(folder):

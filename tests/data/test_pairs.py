@@ -66,6 +66,26 @@ def test_goes_through_the_pipeline(tmp_path):
     np.testing.assert_array_equal(np.concatenate(batches)[:, 0, 0, 0], [0, 5, 2, 4])
 
 
+def test_images_and_issame_of_every_make(tmp_path):
+    files, same = [JPEG + bytes([k]) * 40 for k in range(8)], [True, False, False, True]
+    arrays = [np.frombuffer(file, np.uint8) for file in files]
+    objects = np.empty(8, object)
+    objects[:] = files
+    flags = np.array(same)
+    for images in (files, arrays, [a[:, None] for a in arrays], objects):
+        for issame in (same, flags, list(flags), flags.astype(np.float32)):
+            for protocol in range(6):
+                path = tmp_path / "a.bin"
+                path.write_bytes(pickle.dumps((images, issame), protocol))
+                pairs = read_pairs(path)
+                assert pairs.images.read(range(8)) == files
+                assert pairs.issame.tolist() == same
+    for protocol in range(6):
+        value = [bytearray(file) for file in files], [float(s) for s in same]
+        path.write_bytes(pickle.dumps(value, protocol))
+        assert read_pairs(path).images.read(range(8)) == files
+
+
 @pytest.mark.parametrize(
     ("value", "reason"),
     [
@@ -80,13 +100,17 @@ def test_goes_through_the_pipeline(tmp_path):
         (([JPEG] * 4, [True, None]), "issame of pair 2 is neither"),
         (([JPEG] * 2, [[True]]), "issame of pair 1 is neither"),
         (([JPEG] * 2, ["1"]), "issame of pair 1 is neither"),
+        (([JPEG] * 2, [np.ones(2)]), "issame of pair 1 is neither"),
+        (([JPEG] * 2, np.array([np.nan])), "issame of pair 1 is neither"),
+        (([JPEG] * 2, np.array([0.5])), "issame of pair 1 is neither"),
+        ((np.array([JPEG] * 2), [True]), "an array of type 'S"),
         (([JPEG, b"GIF89a"], [True]), "image 2 of pair 1 is neither JPEG nor PNG"),
         (([JPEG] * 2 + [b"", JPEG], [True] * 2), "image 1 of pair 2 is neither"),
         (([JPEG, b""], [True]), "image 2 of pair 1 is neither JPEG nor PNG"),
         (([JPEG, "text"], [True]), "image 2 of pair 1 is neither JPEG nor PNG"),
         (([JPEG, np.ones((4, 2), np.uint8)], [True]), "image 2 of pair 1 is neither"),
         (([JPEG, np.ones((), np.uint8)], [True]), "image 2 of pair 1 is neither"),
-        (([JPEG, np.ones(4)], [True]), "it holds an array of type 'f8'"),
+        (([JPEG, np.ones(4)], [True]), "image 2 of pair 1 is neither"),
         ((os.getcwd, [True]), r"asks for \w+\.getcwd, which no verification set"),
     ],
 )
@@ -189,6 +213,26 @@ def test_a_malformed_list_is_refused(tmp_path, people, text, reason):
     path.write_text(text)
     with pytest.raises(ValueError, match=rf"pairs\.txt.*{reason}"):
         pairs_from_list(path, people)
+
+
+def test_lists_of_other_encodings(tmp_path, people):
+    (people / "Jos\u00e9").mkdir()
+    path = tmp_path / "pairs.txt"
+    for name in ("Jos\u00e9_0001.jpg", "Jos\u00e9_0002.jpg"):
+        (people / "Jos\u00e9" / name).write_bytes(JPEG)
+    path.write_text("Jos\u00e9\t1\t2\n", encoding="utf-8-sig")
+    assert pairs_from_list(path, people).issame.tolist() == [True]
+    path.write_bytes("Ann\t1\t2\nJos\u00e9\t1\t2\n".encode("latin1"))
+    words = r"pairs\.txt: line 2 is not UTF-8 text and names no image .*iconv"
+    with pytest.raises(ValueError, match=words):
+        pairs_from_list(path, people)
+    # Unless the files are named so.
+    for name in (b"Jos\xe9_0001.jpg", b"Jos\xe9_0002.jpg"):
+        odd = os.fsencode(people) + b"/Jos\xe9/" + name
+        os.makedirs(os.path.dirname(odd), exist_ok=True)
+        with open(odd, "wb") as file:
+            file.write(JPEG)
+    assert len(pairs_from_list(path, people).issame) == 2
 
 
 def test_missing_images_are_listed(tmp_path, people):

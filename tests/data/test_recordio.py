@@ -15,6 +15,7 @@ from ekd_tf.data import recordio
 from ekd_tf.data.decoding import ImageReader
 from ekd_tf.data.recordio import RecordIOFaces
 from ekd_tf.data.recordio_frame import frame
+from ekd_tf.unreadable import Unreadable
 
 FACES = [(4, b"jpeg of four"), (4, b"another"), (6, b"six"), (9, b"nine.")]
 
@@ -149,16 +150,18 @@ def test_a_file_replaced_by_another_while_in_use_does_not_matter(root):
     assert faces.read([3]) == [b"nine."]
 
 
-def test_fingerprint_follows_labels_and_sizes_and_not_the_place(tmp_path):
-    def fingerprint(name, images):
+def test_fingerprint_follows_file_and_labels_and_not_the_place(tmp_path):
+    def fingerprint(name, images, seconds=5):
         records.write(tmp_path / name, records.insightface(images))
+        os.utime(tmp_path / name / "train.rec", (seconds, seconds))
         return RecordIOFaces(tmp_path / name).fingerprint
 
     first = fingerprint("a", FACES)
     assert first == fingerprint("b", FACES)
     longer = fingerprint("c", [*FACES[:3], (9, b"nine and more")])
     relabelled = fingerprint("d", [*FACES[:3], (6, b"nine.")])
-    assert len({first, longer, relabelled}) == 3
+    replaced = fingerprint("e", [*FACES[:3], (9, b"NINE.")], seconds=6)
+    assert len({first, longer, relabelled, replaced}) == 4
 
 
 def test_records_of_all_kinds_in_one_batch(tmp_path, rng):
@@ -204,12 +207,12 @@ def test_a_damaged_record_is_replaced_and_counted_like_a_bad_image(
     content[offsets[4] : offsets[4] + 4] = b"\0\0\0\0"
     content[offsets[0] + 32 : offsets[0] + 36] = b"\0\0\0\0"
     (tmp_path / "train.rec").write_bytes(content)
-    faces = RecordIOFaces(tmp_path, skip_corrupt=2)
+    faces = RecordIOFaces(tmp_path, unreadable=Unreadable(2))
     np.testing.assert_array_equal(faces.labels, [0, 0, 0, 1, 1, 1])
-    reader = ImageReader(faces, 8, skip_corrupt=2)
+    reader = ImageReader(faces, 8, unreadable=Unreadable(2))
     images, indices = reader.repair(np.arange(6))
     np.testing.assert_array_equal(indices, [1, 1, 2, 3, 5, 5])
-    assert reader.skipped == [
+    assert reader.unreadable.lines == [
         f"{tmp_path}/train.rec: record at offset 0: not an image in a format that is "
         "read",
         f"{tmp_path}/train.rec: record at offset {offsets[4]}: it begins with "
@@ -217,9 +220,11 @@ def test_a_damaged_record_is_replaced_and_counted_like_a_bad_image(
     ]
     # The damage is said at every start.
     warnings_logged.clear()
-    RecordIOFaces(tmp_path, skip_corrupt=2)
+    RecordIOFaces(tmp_path, unreadable=Unreadable(2))
     assert len(warnings_logged) == 1
-    with pytest.raises(ValueError, match="is damaged. Copy it again, or allow N"):
+    with pytest.raises(
+        ValueError, match="cannot decode 2 images|cannot decode .*offset"
+    ):
         RecordIOFaces(tmp_path)
     with pytest.raises(ValueError, match="offset 0: not an image"):
         list(evaluation_batches(faces, [0, 1], 8, 2))

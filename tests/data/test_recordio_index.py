@@ -6,10 +6,12 @@ import records
 
 from ekd_tf.data import recordio_index
 from ekd_tf.data.positioned import PositionedFile
+from ekd_tf.data.recordio import RecordIOFaces
 from ekd_tf.data.recordio_index import build_index
 from ekd_tf.data.recordio_index import read_idx
 from ekd_tf.data.recordio_index import unpack
 from ekd_tf.data.recordio_index import unpack_plain
+from ekd_tf.unreadable import Unreadable
 
 FACES = [(0, b"jpeg of zero"), (0, b"another"), (2, b"two"), (3, b"three.")]
 
@@ -19,9 +21,9 @@ def with_idx(request):
     return request.param
 
 
-def index(root, with_idx=True, skip_corrupt=0):
+def index(root, with_idx=True, allowed=0):
     idx = PositionedFile(root / "train.idx") if with_idx else None
-    return build_index(PositionedFile(root / "train.rec"), idx, skip_corrupt)
+    return build_index(PositionedFile(root / "train.rec"), idx, Unreadable(allowed))
 
 
 def check(found, offsets, labels, damaged=0):
@@ -120,8 +122,12 @@ def test_impossible_labels_are_refused(tmp_path, with_idx, label):
     records.write(tmp_path, [(1, first), (2, records.record(label, b"y", 2))])
     words = rf"train\.rec: record at offset {len(first)}: its label is {label:.10g}\. "
     with pytest.raises(ValueError, match=words.replace("+", r"\+")) as error:
-        index(tmp_path, with_idx, skip_corrupt=5)
+        index(tmp_path, with_idx, allowed=5)
     assert "Number the identities from 0" in str(error.value)
+    found = index(tmp_path, with_idx, allowed=1)
+    check(found, [0, len(first)], [0, 0], damaged=1)
+    with pytest.raises(ValueError, match=words.replace("+", r"\+")[:-3]):
+        RecordIOFaces(tmp_path, unreadable=Unreadable(1)).read([1])
 
 
 def test_the_largest_label(tmp_path, with_idx):
@@ -152,15 +158,12 @@ def spoil(root, at, data):
 def test_damage_stops_or_is_counted(tmp_path, with_idx, warnings_logged):
     offsets = records.write(tmp_path, records.insightface(FACES))
     spoil(tmp_path, offsets[2], b"spoiled!")
-    words = (
-        r"train\.rec is damaged. Copy it again, or allow N damaged records with "
-        rf"--skip_corrupt=N \(now 0\):\n  .*record at offset {offsets[2]}: it begins"
-    )
+    words = rf"cannot decode .*train\.rec: record at offset {offsets[2]}: it begins"
     with pytest.raises(ValueError, match=words):
         index(tmp_path, with_idx)
     assert warnings_logged == []
     # It stays, with the label of the image before.
-    found = index(tmp_path, with_idx, skip_corrupt=1)
+    found = index(tmp_path, with_idx, allowed=1)
     check(found, offsets[:4], [0, 0, 0, 3], damaged=1)
     (message,) = warnings_logged
     assert f"train.rec: record at offset {offsets[2]}: it begins with" in message
@@ -169,7 +172,7 @@ def test_damage_stops_or_is_counted(tmp_path, with_idx, warnings_logged):
 def test_a_damaged_first_record_has_the_label_of_the_next(tmp_path, with_idx):
     offsets = records.write(tmp_path, records.insightface(FACES[2:]))
     spoil(tmp_path, 0, b"spoiled!")
-    found = index(tmp_path, with_idx, skip_corrupt=1)
+    found = index(tmp_path, with_idx, allowed=1)
     check(found, offsets[:2], [3, 3], damaged=1)
 
 
@@ -186,7 +189,7 @@ def test_a_record_shorter_than_its_header_is_damaged(tmp_path, with_idx):
 def test_all_records_damaged_is_no_image(tmp_path, with_idx):
     records.write(tmp_path, [(1, b"\0" * 40)])
     with pytest.raises(ValueError, match="holds no image that can be read"):
-        index(tmp_path, with_idx, skip_corrupt=9)
+        index(tmp_path, with_idx, allowed=9)
 
 
 def test_an_idx_that_lists_more_than_the_file_holds(tmp_path):
@@ -200,7 +203,7 @@ def test_an_idx_that_lists_more_than_the_file_holds(tmp_path):
     )
     with pytest.raises(ValueError, match=words):
         index(tmp_path)
-    check(index(tmp_path, skip_corrupt=2), offsets, [0] * 4, damaged=2)
+    check(index(tmp_path, allowed=2), offsets, [0] * 4, damaged=2)
     # Cut inside the last record.
     (tmp_path / "train.rec").write_bytes(content[:-5])
     with pytest.raises(ValueError, match="has 30 bytes and the file ends at byte"):

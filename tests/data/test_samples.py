@@ -1,11 +1,14 @@
 """Tests for `ekd_tf.data.samples`."""
 
 import numpy as np
+from PIL import Image
 
+from ekd_tf.data import FolderFaces
 from ekd_tf.data import InMemoryFaces
 from ekd_tf.data import SyntheticFaces
 from ekd_tf.data import sample_faces
 from ekd_tf.data import sample_images
+from ekd_tf.data.samples import first_image_size
 
 
 def drawn(identities, images):
@@ -17,6 +20,17 @@ def test_images_are_spread_over_the_source():
     images = sample_images(source, 32, count=5)
     np.testing.assert_array_equal(images, source.read(np.array([0, 2, 4, 6, 9])))
     assert len(sample_images(source, 32, count=50)) == 10
+
+
+def test_the_first_image_tells_its_size_unless_it_is_damaged(tmp_path):
+    assert first_image_size(drawn(identities=2, images=2)) == (32, 32)
+    path = tmp_path / "p" / "0.png"
+    for folder in ("p", "q"):
+        (tmp_path / folder).mkdir()
+        Image.new("RGB", (30, 20)).save(tmp_path / folder / "0.png")
+    assert first_image_size(FolderFaces(tmp_path)) == (30, 20)
+    path.write_bytes(b"no image")
+    assert first_image_size(FolderFaces(tmp_path)) is None
 
 
 def test_faces_are_several_of_each_of_few_identities():

@@ -3,6 +3,7 @@ import pytest
 from PIL import Image
 
 from ekd_tf.data.alignment import align
+from ekd_tf.data.pipeline import evaluation_batches
 from ekd_tf.data.templates import AlignedImages
 from ekd_tf.data.templates import read_landmarks
 from ekd_tf.data.templates import read_media_list
@@ -59,6 +60,16 @@ def test_reads_the_lists(root):
     np.testing.assert_array_equal(found.probes.subject, [5, 6])
 
 
+def test_byte_order_marks_of_lists_are_skipped(root):
+    before = read_template_set(root)
+    for path in (root / "meta").iterdir():
+        path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().replace(b"\n", b"\r\n"))
+    after = read_template_set(root)
+    assert after.images.fingerprint == before.images.fingerprint
+    np.testing.assert_array_equal(after.pairs.first, before.pairs.first)
+    np.testing.assert_array_equal(after.probes.template, before.probes.template)
+
+
 def test_aligns_each_image_by_its_points(root):
     images = read_template_set(root).images
     found = images.read(np.array([3, 0]))
@@ -80,22 +91,33 @@ def test_lists_of_searches_and_pairs_may_be_missing(root):
     assert (found.pairs, found.galleries, found.probes) == (None, {}, None)
 
 
-def test_fingerprint_changes_with_the_points(root):
-    names = ["1.png", "2.png"]
+def test_fingerprint_follows_points_and_images_and_not_the_place(root):
+    crops = root / "loose_crop"
     points = np.stack([POINTS, POINTS])
-    prints = {
-        AlignedImages(root / "loose_crop", names, p, size).fingerprint
-        for p, size in ((points, 112), (points + 1, 112), (points, 96))
-    }
-    assert len(prints) == 3
+
+    def fingerprint(points=points, size=112):
+        return AlignedImages(crops, ["1.png", "2.png"], points, size).fingerprint
+
+    first = fingerprint()
+    crops = crops.rename(root / "moved")
+    assert fingerprint() == first
+    prints = {first, fingerprint(points + 1), fingerprint(size=96)}
+    (crops / "2.png").write_bytes((crops / "2.png").read_bytes())
+    assert len({*prints, fingerprint()}) == 4
 
 
 def test_names_missing_and_damaged_images(root):
     (root / "loose_crop" / "2.png").write_text("no image")
     images = read_template_set(root).images
-    with pytest.raises(ValueError, match=r"2.png cannot be aligned"):
+    with pytest.raises(ValueError, match=r"2.png: not an image in a format that"):
         images.read(np.array([1]))
+    # In an evaluation too, whatever else is in the batch.
+    batches = evaluation_batches(images, np.arange(6), 112, 6)
+    with pytest.raises(ValueError, match=r"cannot decode .*2.png: not an image in"):
+        list(batches)
     (root / "loose_crop" / "2.png").unlink()
+    with pytest.raises(ValueError, match=r"cannot decode .*2.png: No such file"):
+        list(evaluation_batches(images, np.arange(6), 112, 6))
     with pytest.raises(ValueError, match="1 of 6 listed images are missing.*2.png"):
         read_template_set(root)
 

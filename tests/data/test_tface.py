@@ -5,6 +5,7 @@ import pytest
 import tensorflow as tf
 
 from ekd_tf.data.tface import read_tface
+from ekd_tf.unreadable import Unreadable
 
 
 def write_records(root, name, shard, images):
@@ -59,6 +60,14 @@ def test_records_by_shard_and_offset(records):
     assert faces.describe(2) == where
 
 
+@pytest.mark.parametrize("kind", ["records", "files"])
+def test_a_byte_order_mark_is_skipped(kind, request):
+    path = request.getfixturevalue(kind) / "index.txt"
+    before = read_tface(path)
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert read_tface(path).fingerprint == before.fingerprint
+
+
 def test_files_by_path(files):
     faces = read_tface(str(files / "index.txt"))
     np.testing.assert_array_equal(faces.labels, [1, 0, 1])
@@ -80,19 +89,22 @@ def test_the_files_may_be_elsewhere(kind, request, tmp_path_factory):
 
 
 @pytest.mark.parametrize("kind", ["records", "files"])
-def test_fingerprint_follows_labels_and_places(kind, request):
+def test_fingerprint_follows_images_labels_and_places(kind, request):
     root = request.getfixturevalue(kind)
     path = root / "index.txt"
     text = path.read_text()
     first = read_tface(path).fingerprint
     assert read_tface(path).fingerprint == first
-    lines = text.splitlines()
     others = []
+    image = next(p for p in sorted(root.rglob("*")) if p.is_file() and p != path)
+    image.write_bytes(image.read_bytes()[::-1])
+    others.append(read_tface(path).fingerprint)
+    lines = text.splitlines()
     path.write_text("\n".join([lines[1], lines[0], *lines[2:]]))
     others.append(read_tface(path).fingerprint)
     path.write_text("\n".join([lines[0][:-1] + "2", *lines[1:]]))
     others.append(read_tface(path).fingerprint)
-    assert len({first, *others}) == 3
+    assert len({first, *others}) == 4
 
 
 @pytest.mark.parametrize(
@@ -119,6 +131,16 @@ def test_a_malformed_index_is_refused(records, text, reason):
     (records / "index.txt").write_text(text)
     with pytest.raises(ValueError, match=rf"index\.txt:? {reason}"):
         read_tface(records / "index.txt")
+
+
+def test_records_beyond_the_end_are_damage_where_allowed(records):
+    lines = ["ms1m\t0\t0\t1", "ms1m\t0\t9999\t1", "ms1m\t0\t9998\t1"]
+    (records / "index.txt").write_text("\n".join(lines) + "\n")
+    with pytest.raises(ValueError, match="line 3 lists a record at offset 9998"):
+        read_tface(records / "index.txt", unreadable=Unreadable(1))
+    faces = read_tface(records / "index.txt", unreadable=Unreadable(2))
+    with pytest.raises(ValueError, match="offset 9999: the file ends before its len"):
+        faces.read([1])
 
 
 def test_missing_files_are_refused(records):

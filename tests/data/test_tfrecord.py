@@ -135,13 +135,16 @@ def test_a_label_that_contradicts_the_index_is_damage(root):
         faces.read([1])
 
 
-def test_fingerprint_follows_labels_and_sizes_and_not_the_place(root, tmp_path):
+def test_fingerprint_follows_files_and_labels_and_not_the_place(root, tmp_path):
     first = TFRecordFaces(root).fingerprint
     root.rename(tmp_path / "moved")
     assert TFRecordFaces(tmp_path / "moved").fingerprint == first
+    shard = next((tmp_path / "moved").glob("*.tfrecord"))
+    shard.write_bytes(shard.read_bytes())
+    written = TFRecordFaces(tmp_path / "moved").fingerprint
     change = {"labels": pack([1, 0], "<i4")}
     rewrite(tmp_path / "moved", lambda i: i["shards"][0].update(change))
-    assert TFRecordFaces(tmp_path / "moved").fingerprint != first
+    assert len({TFRecordFaces(tmp_path / "moved").fingerprint, written, first}) == 3
 
 
 def test_many_threads_read_right(root):

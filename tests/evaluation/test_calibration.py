@@ -1,3 +1,4 @@
+import hashlib
 import json
 
 import numpy as np
@@ -7,7 +8,7 @@ from ekd_tf.data import SyntheticFaces
 from ekd_tf.evaluation import SourceEmbedder
 from ekd_tf.evaluation import all_pair_scores
 from ekd_tf.evaluation import calibrate
-from ekd_tf.evaluation import card_path
+from ekd_tf.evaluation import is_of_one_model
 from ekd_tf.evaluation import read_calibration
 from ekd_tf.evaluation import write_calibration
 from ekd_tf.metrics import tpr_at_fpr
@@ -34,42 +35,81 @@ def found(embedder, source):
     return calibrate(embedder, source, 0.02)
 
 
-def test_threshold_is_that_of_all_pairs(found, embedder, source):
-    scores = all_pair_scores(embedder(source), source.labels)
-    tpr, thresholds = tpr_at_fpr(*scores, [0.02])
-    assert (found.tpr, found.threshold) == (tpr[0], thresholds[0])
+@pytest.fixture
+def model(tmp_path):
+    """A model's file, of which only the bytes matter."""
+    file = tmp_path / "model.tflite"
+    file.write_bytes(b"weights")
+    return file
+
+
+@pytest.mark.parametrize(
+    ("flip", "view"), [(False, "one image"), (True, "image and mirror image")]
+)
+def test_threshold_accepts_the_pairs_that_of_all_pairs_accepts(
+    embedder, source, flip, view
+):
+    found = calibrate(embedder, source, 0.02, flip=flip)
+    images = source.read(np.arange(len(source)))
+    rows = patches(images) + flip * patches(images[:, :, ::-1])
+    positive, negative = all_pair_scores(rows, source.labels)
+    tpr, thresholds = tpr_at_fpr(positive, negative, [0.02])
+    # 33 of 1,650 negatives: 0.02 of them to the digit.
+    assert np.count_nonzero(negative > found.threshold) == 33
+    assert np.mean(positive > found.threshold) == found.tpr == tpr[0]
+    # Half way between two scores: no pair is decided by rounding.
+    scores = np.concatenate([positive, negative])
+    higher = scores[scores > thresholds[0]].min()
+    assert found.threshold == pytest.approx((thresholds[0] + higher) / 2, abs=1e-7)
     assert found.interval[0] <= found.threshold <= found.interval[1]
-    assert (found.pairs, found.source, found.flip) == (1650, source.name, True)
+    assert (found.pairs, found.source, found.view) == (1650, source.name, view)
+    assert found.flip == flip
 
 
-def test_survives_the_card_and_leaves_the_rest_of_it(found, tmp_path):
-    path = card_path(tmp_path)
-    path.write_text(json.dumps({"name": "student", "calibration": "old"}))
-    write_calibration(path, found)
-    card = json.loads(path.read_text())
-    assert card["name"] == "student"
-    assert card["calibration"].keys() >= {
-        "fpr",
-        "threshold",
-        "interval",
-        "pairs",
-        "source",
-    }
-    assert read_calibration(path) == found
+def test_mirror_images_are_asked_for_where_there_are_none(source):
+    plain = SourceEmbedder(patches, 32, traceable=False, flip=False)
+    assert calibrate(plain, source, 0.02).view == "one image"
+    with pytest.raises(ValueError, match="`flip` needs an embedder of mirror images"):
+        calibrate(plain, source, 0.02, flip=True)
 
 
-def test_a_card_is_made_where_there_is_none(found, tmp_path):
-    path = card_path(tmp_path / "model.tflite")
-    assert path == tmp_path / "card.json"
-    assert read_calibration(path) is None
-    write_calibration(path, found)
-    assert read_calibration(path) == found
+def test_survives_the_card_and_leaves_the_rest_of_it(found, model):
+    card = model.with_name("card.json")
+    other = {"fpr": 0.5, "threshold": 0.1}
+    # The first cards had one calibration for all files, of another view.
+    old = {"fpr": 0.1, "threshold": 0.7, "interval": None, "flip": True}
+    card.write_text(json.dumps({"name": "s", "calibration": {"a.onnx": other, **old}}))
+    assert read_calibration(model) is None
+    assert write_calibration(model, found) == card
+    written = json.loads(card.read_text())
+    assert written["name"] == "s"
+    assert written["calibration"].keys() == {"a.onnx", "model.tflite"}
+    assert written["calibration"]["a.onnx"] == other
+    assert written["calibration"]["model.tflite"]["view"] == "one image"
+    assert read_calibration(model) == found
+
+
+def test_a_card_is_made_where_there_is_none(found, model):
+    assert read_calibration(model) is None
+    write_calibration(model, found)
+    assert read_calibration(model) == found
+    # Another model in the same folder has none.
+    model.with_name("other.tflite").write_bytes(b"weights")
+    assert read_calibration(model.with_name("other.tflite")) is None
+
+
+def test_a_model_trained_on_has_lost_its_threshold(found, model):
+    write_calibration(model, found)
+    model.write_bytes(b"other weights")
+    with pytest.raises(ValueError, match="of another model.tflite, which has changed"):
+        read_calibration(model)
 
 
 def test_says_the_threshold_the_fpr_and_what_it_rests_on(found):
     text = found.text()
-    assert f"Threshold {found.threshold:.4f} [" in text
-    assert "for FPR 2e-2" in text and "1,650 negative pairs, with flip" in text
+    assert f"threshold {found.threshold:.4f} [" in text
+    assert "for FPR 2e-2" in text
+    assert text.endswith("1,650 negative pairs, each embedding of one image")
 
 
 def test_rejects_an_fpr_that_no_threshold_reaches(embedder, source):
@@ -79,15 +119,35 @@ def test_rejects_an_fpr_that_no_threshold_reaches(embedder, source):
         calibrate(embedder, source, 0.0)
 
 
+def test_tells_another_precision_from_another_model(embedder, source):
+    def rounded(images):
+        return np.round(patches(images) / 8) * 8
+
+    def shuffled(images):
+        return patches(images)[:, ::-1] * np.arange(-24, 24)
+
+    def longer(images):
+        return np.tile(patches(images), 2)
+
+    for function, one in ((rounded, True), (shuffled, False), (longer, False)):
+        other = SourceEmbedder(function, 32, traceable=False, flip=False)
+        assert is_of_one_model(embedder, other, source) == one
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
         ("{", "cannot be read as a model card"),
         ("[]", "must hold a JSON object"),
-        ('{"calibration": {"fpr": 1}}', "calibration in .* cannot be read"),
+        (
+            '{"calibration": {"model.tflite": {"fpr": 1, "sha256": "%s"}}}',
+            "calibration in .* cannot be read",
+        ),
     ],
 )
-def test_says_what_is_wrong_with_a_card(tmp_path, text, message):
-    (tmp_path / "card.json").write_text(text)
+def test_says_what_is_wrong_with_a_card(model, text, message):
+    digest = hashlib.sha256(b"weights").hexdigest()
+    text = text % digest if "%" in text else text
+    model.with_name("card.json").write_text(text)
     with pytest.raises(ValueError, match=message):
-        read_calibration(tmp_path / "card.json")
+        read_calibration(model)

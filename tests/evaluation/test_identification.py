@@ -31,6 +31,10 @@ def model(source):
     return source.embeddings
 
 
+# What a report says of a `SourceEmbedder`.
+model.view = "one image"
+
+
 def unit(rows):
     return rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
@@ -97,7 +101,13 @@ def test_text_and_json(rng, tmp_path):
     assert report["teacher"] == report["student"]
     assert report["student"]["tpir"].keys() == {"1e-2", "1e-1"}
     text = result.text()
-    for words in ("| teacher ", "rank-1 of 20", "TPIR@1e-2", "gallery of 24"):
+    for words in (
+        "| teacher ",
+        "rank-1 of 20",
+        "TPIR@1e-2",
+        "gallery of 24",
+        "of one image.",
+    ):
         assert words in text
     assert "faces/rank_1_of_10_distractors" in result.scalars()
 

@@ -87,6 +87,7 @@ def test_intervals_come_on_request(source):
 def test_writes_report_and_pictures(result, tmp_path):
     result.write(tmp_path / "new")
     report = json.loads((tmp_path / "new" / "faces.json").read_text())
+    assert report["view"] == "image and mirror image"
     assert report["student"]["accuracy_mean"] == result.student.accuracy_mean
     assert report["gap"]["points"]["1e-1"]["closed"] is not None
     for name in ("roc", "similarities", "critical"):
@@ -102,6 +103,7 @@ def test_text_has_all_models_the_gap_and_what_is_not_measurable(result):
         "| baseline ",
         "closed",
         "All 120 positive and 1,650 negative pairs",
+        "Embeddings of image and mirror image.",
         "1e-4 is not measurable",
     ):
         assert words in text

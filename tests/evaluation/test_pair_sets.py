@@ -89,9 +89,19 @@ def test_compares_models_and_writes(pairs, tmp_path):
     assert "FPR 1e-3 is not measurable: it takes 10000 negative pairs" in text
 
 
-@pytest.mark.parametrize("of_both_kinds", [True, False])
-def test_says_why_there_are_no_intervals(faces, pairs, of_both_kinds):
-    order = np.arange(40) if of_both_kinds else np.argsort(~faces[1], kind="stable")
+def test_figures_kept_of_pairs_sorted_by_kind_do_not_come_back(pairs):
+    def kind(same):
+        found = PairSetEvaluation(PairSet("toy", pairs.images, same)).fingerprint
+        return found.partition(pairs.images.fingerprint)[0]
+
+    # The words older figures are kept by.
+    assert kind(np.arange(40) % 2 == 0) == "pairs "
+    assert kind(np.arange(40) < 20) == "stratified pairs "
+
+
+@pytest.mark.parametrize("positives_first", [False, True])
+def test_says_how_pairs_sorted_by_kind_were_cut(faces, pairs, positives_first):
+    order = np.argsort(~faces[1], kind="stable") if positives_first else np.arange(40)
     images = [
         pairs.images.read([k])[0] for k in np.ravel([2 * order, 2 * order + 1], "F")
     ]
@@ -99,19 +109,33 @@ def test_says_why_there_are_no_intervals(faces, pairs, of_both_kinds):
     result = PairSetEvaluation(
         PairSet("toy", PairImages("toy.bin", images), faces[1][order]), replicates=20
     )(Models(model))
-    said = "No interval of TPR, AUC and EER: a fold holds pairs of one kind alone."
-    assert (said in result.text()) == (not of_both_kinds)
+    assert ("each kind cut by itself" in result.text()) == positives_first
+    assert "No interval" not in result.text()
+
+
+def test_says_why_there_are_no_intervals(pairs):
+    few = PairSet("few", pairs.images, np.arange(40) < 9)
+    result = PairSetEvaluation(few, replicates=20)(
+        Models(SourceEmbedder(mean_of_patches, 32))
+    )
+    assert (
+        "No interval of TPR, AUC and EER: a kind has fewer pairs than there are folds."
+        in result.text()
+    )
 
 
 @pytest.mark.slow
 @pytest.mark.realdata
 def test_a_published_teacher_reaches_its_accuracy(realdata):
     from ekd_tf import evaluators
+    from ekd_tf.data import read_pairs
 
-    (pairs,) = evaluators.make_pair_sets([str(realdata / "lfw" / "lfw_view1_test.bin")])
+    pairs = read_pairs(realdata / "lfw" / "lfw_view1_test.bin")
     model = evaluators.make_source_embedder(
         str(realdata / "teacher" / "mobilefacenet_y1.onnx"), flip=False
     )
     result = PairSetEvaluation(pairs)(Models(model))
     report = result.reports["student"]["plain"]
     assert (report.num_pairs, report.accuracy_best) == (1000, 0.99)
+    # Its pairs are 500 positives and then 500 negatives.
+    assert report.stratified and 0.98 <= report.accuracy_mean <= 0.99

@@ -47,6 +47,14 @@ def test_writes_the_report_and_each_picture(rng, tmp_path):
         np.testing.assert_array_equal(np.asarray(image), picture)
 
 
+def test_a_section_shows_the_pictures_by_their_files():
+    result = Plain("lfw (view 1)", {"lfw (view 1)/roc": None})
+    # Brackets and spaces would end a Markdown link.
+    assert result.section() == (
+        "## lfw (view 1)\n\n\n\n![lfw (view 1)/roc](lfw%20%28view%201%29_roc.png)\n"
+    )
+
+
 def test_table_has_a_line_per_model_and_intervals_behind_figures():
     with_intervals = dataclasses.replace(
         REPORT, intervals={"accuracy": (0.98, 1.0), "tpr_at_fpr_1e-2": (0.85, 0.95)}

@@ -10,6 +10,7 @@ from ekd_tf.evaluation import EmbeddingCache
 from ekd_tf.evaluation import Models
 from ekd_tf.evaluation import SourceEmbedder
 from ekd_tf.evaluation import embed
+from ekd_tf.unreadable import Unreadable
 
 
 class Corner:
@@ -126,7 +127,7 @@ def test_an_unreadable_image_is_replaced_only_where_allowed(rng, tmp_path):
     for of in (lambda embed: embed(source), lambda embed: embed.some(source, [2, 3])):
         with pytest.raises(ValueError, match="b/0.png"):
             of(embedder(Corner()))
-        rows = of(embedder(Corner(), skip_corrupt=1))
+        rows = of(embedder(Corner(), unreadable=Unreadable(1)))
         np.testing.assert_array_equal(rows[-2], rows[-1])
 
 

@@ -1,13 +1,16 @@
 """ekd_tf.export.card: what whoever deploys a student is told."""
 
+import dataclasses
 import hashlib
 import json
 
 import pytest
 
 from ekd_tf.data.alignment import ARCFACE_TEMPLATE
+from ekd_tf.evaluation import Calibration
 from ekd_tf.export.card import FACTS
 from ekd_tf.export.card import card_markdown
+from ekd_tf.export.card import exported_files
 from ekd_tf.export.card import file_hashes
 from ekd_tf.export.card import make_card
 from ekd_tf.export.gates import Verification
@@ -15,15 +18,19 @@ from ekd_tf.export.parity import ParityReport
 from ekd_tf.export.report import ArtefactReport
 from ekd_tf.export.report import ExportReport
 
-FIGURES = ParityReport(0.99, 0.995, 1e-6, 300)
+FIGURES = ParityReport(1.0, 1.0, 1e-6, 300)
 
 
-def make_report(verified=None, notes=()):
-    artefacts = tuple(
-        ArtefactReport(kind, "a/x", 10, FIGURES)
-        for kind in ("saved_model", "tflite_int8")
+HASHES = {"saved_model.pb": "0a", "x-3-int8.tflite": "0b"}
+
+
+def make_report(verified=None, notes=(), int8=1.0):
+    same, close = FIGURES, dataclasses.replace(FIGURES, min_cosine=int8)
+    artefacts = (
+        ArtefactReport("saved_model", "a/3", 10, same, verified),
+        ArtefactReport("tflite_int8", "a/3/x-3-int8.tflite", 10, close, verified),
     )
-    return ExportReport("face", 3, "a/3", FIGURES, verified, artefacts, notes)
+    return ExportReport("face", 3, "a/3", same, verified, artefacts, notes)
 
 
 def test_hashes_are_those_of_every_file(tmp_path):
@@ -41,7 +48,7 @@ def test_hashes_are_those_of_every_file(tmp_path):
 
 @pytest.mark.parametrize("size", [112, 56])
 def test_a_card_says_how_images_must_be_made(size):
-    card = make_card(make_report(), size, 128, 1000, {"f": "00"}, {})
+    card = make_card(make_report(), size, 128, 1000, HASHES, {})
     assert card["input"]["size"] == size
     assert card["input"]["colour_order"] == "RGB"
     assert card["input"]["range"] == [0, 255]
@@ -61,48 +68,80 @@ def test_a_card_says_how_images_must_be_made(size):
 
 def test_facts_come_from_the_user_or_are_not_given():
     facts = {"licence": "research only", "teacher": None}
-    card = make_card(make_report(), 112, 128, 1000, {}, facts)
+    card = make_card(make_report(), 112, 128, 1000, HASHES, facts)
     assert card["licence"] == "research only"
     others = [name for name in FACTS if name != "licence"]
     assert [card[name] for name in others] == ["not given"] * len(others)
-    assert "- licence: research only\n- teacher: not given" in card_markdown(card, "T")
+    assert "- licence: research only\n- teacher: not given" in card_markdown(card)
 
 
-CALIBRATION = {
-    "fpr": 1e-4,
-    "threshold": 0.41234,
-    "interval": [0.4, 0.425],
-    "pairs": 12345,
-    "source": "folder:ours",
-}
+CALIBRATION = Calibration(1e-4, 0.41234, (0.4, 0.425), 0.5, 12345, "folder:ours")
 
 
 @pytest.mark.parametrize(
-    ("verified", "calibration", "sentence"),
+    ("int8", "verified", "calibration", "sentences"),
     [
-        (None, None, "Threshold: not calibrated. Find one"),
+        (1.0, None, None, ["Threshold: not calibrated. Find one"]),
         (
+            0.99,
             Verification(0.9, 0.8, 0.3056, 32000),
             None,
-            "Threshold: cosine 0.3056 for FPR 0.001, found on the images of the parity "
-            "gate (32,000 negative pairs).",
+            [
+                "| saved_model.pb  | 0.3056    | 1e-3 | 0.8000 | one image    | 32,000",
+                "| x-3-int8.tflite | 0.3056    | 1e-3 | 0.8000 | one image    | 32,000",
+                "the images of the parity gate",
+            ],
         ),
+        # int8 has other scores than the Keras model, which was calibrated.
         (
+            0.99,
             Verification(0.9, 0.8, 0.3056, 32000),
             CALIBRATION,
-            "Threshold: cosine 0.4123 [0.4000, 0.4250] for FPR 0.0001, found on "
-            "folder:ours (12,345 negative pairs).",
+            [
+                "| saved_model.pb  | 0.4123 [0.4000, 0.4250] | 1e-4 | 0.5000 | one ",
+                "| 12,345         | folder:ours |",
+                "| x-3-int8.tflite | not calibrated ",
+            ],
         ),
-        (Verification(0.9, None, None, 50), None, "Threshold: not calibrated."),
+        (
+            1.0,
+            None,
+            CALIBRATION,
+            ["| x-3-int8.tflite | 0.4123 [0.4000, 0.4250] | 1e-4 "],
+        ),
+        (
+            0.99,
+            Verification(0.9, None, None, 50),
+            None,
+            ["Threshold: not calibrated."],
+        ),
     ],
 )
-def test_the_threshold_and_where_it_was_found(verified, calibration, sentence):
-    report = make_report(verified, notes=("A note.",))
-    card = make_card(report, 112, 128, 1000, {}, {}, calibration)
-    text = card_markdown(card, "| a table |")
-    assert sentence in text
+def test_the_threshold_of_every_file_and_where_it_was_found(
+    int8, verified, calibration, sentences
+):
+    report = make_report(verified, notes=("A note.",), int8=int8)
+    card = make_card(report, 112, 128, 1000, HASHES, {}, calibration)
+    text = card_markdown(json.loads(json.dumps(card)))
+    for sentence in sentences:
+        assert sentence in text, text
     assert text.startswith("# face, version 3\n")
     assert "raw in tflite_int8: divide by the length." in text
-    assert "| a table |" in text and "A note." in text
-    if calibration:
-        assert card["calibration"] == calibration
+    assert report.to_table() in text and "A note." in text
+    for name, entry in card["calibration"].items():
+        assert entry["sha256"] == HASHES[name]
+
+
+@pytest.mark.parametrize("of_export", [True, False])
+def test_finds_the_other_artefacts_of_a_model(tmp_path, of_export):
+    home = tmp_path / "export" / "face" / "3"
+    (home / "variables").mkdir(parents=True)
+    names = ["saved_model.pb", "variables/x", "x-3-int8.tflite", "x-3.onnx"]
+    for name in names:
+        (home / name).touch()
+    card = {"files": {name: "00" for name in [*names, "x-3-gone.tflite"]}}
+    (home / "card.json").write_text(json.dumps(card))
+    (tmp_path / "card.json").write_text("{}")
+    model = home / "x-3.onnx" if of_export else tmp_path / "model.keras"
+    expected = ["saved_model.pb", "x-3-int8.tflite", *["x-3.onnx"] * (not of_export)]
+    assert exported_files(model) == [home / name for name in expected]

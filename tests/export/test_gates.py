@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from ekd_tf.evaluation import all_pair_scores
 from ekd_tf.evaluation import verify
 from ekd_tf.export.gates import GATES
 from ekd_tf.export.gates import Gate
@@ -73,7 +74,13 @@ def test_verification_is_that_of_the_evaluation(rng):
     found = verification(embeddings, labels)
     report = verify(embeddings, labels, fprs=(1e-3,))
     assert (found.accuracy, found.tpr) == (report.accuracy_mean, report.tpr[1e-3])
-    assert found.threshold == report.thresholds[1e-3]
+    # Between the score it is and the next, so that the same pairs are above it.
+    positive, negative = all_pair_scores(embeddings, labels)
+    for scores in (positive, negative):
+        np.testing.assert_array_equal(
+            scores > found.threshold, scores > report.thresholds[1e-3]
+        )
+    assert report.thresholds[1e-3] < found.threshold < 1
     assert found.num_negative == 240 * 239 // 2 - 30 * 28
     assert 0.05 < found.tpr < 1
 

@@ -1,5 +1,7 @@
 """ekd_tf.export.report: the table and the JSON of an export."""
 
+import json
+
 from ekd_tf.export.gates import Verification
 from ekd_tf.export.parity import ParityReport
 from ekd_tf.export.report import ArtefactReport
@@ -36,3 +38,5 @@ def test_the_table_has_the_keras_model_first():
     assert cells(saved) == ["saved_model", "2.50", "0.990000", "0.995000", *["n/a"] * 7]
     assert cells(int8)[1:6] == ["0.04", "0.990000", "0.995000", "0.9700", "n/a"]
     assert cells(int8)[6:] == ["1.2500", "2", "1.5000", "3.2", "34"]
+    # As the card holds it.
+    assert ExportReport.from_dict(json.loads(json.dumps(report.to_dict()))) == report

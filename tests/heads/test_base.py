@@ -1,5 +1,7 @@
 """Placing the margin, and the state and errors every head shares."""
 
+import functools
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -49,6 +51,24 @@ def test_takes_labels_of_any_integer_type(head_class, dtype):
     plain = head(embeddings, np.int32([0, 2]), training=False)
     other = head(embeddings, dtype([0, 2]), training=False)
     np.testing.assert_array_equal(other, plain)
+
+
+@pytest.mark.parametrize("traced", [False, True], ids=["eager", "traced"])
+def test_takes_variables_arrays_and_every_float(head_class, traced):
+    head = head_class(num_identities=3)
+    # Numbers that float16 holds, so that all kinds have the same.
+    batch = np.float32([[0.5, 2, 1], [1, -2, 4]]), np.int64([0, 2]), np.float32([1, 0])
+    expected = head(*batch, training=False), head.row_losses(*batch, training=False)
+    for kind, dtype in (
+        (tf.constant, np.float16),
+        (np.array, np.float64),
+        (tf.Variable, np.float32),
+    ):
+        given = kind(dtype(batch[0])), kind(batch[1]), kind(dtype(batch[2]))
+        for call, value in zip((head, head.row_losses), expected):
+            step = functools.partial(call, *given, training=False)
+            result = tf.function(step)() if traced else step()
+            np.testing.assert_allclose(result, value, rtol=1e-5)
 
 
 def test_centers_are_trainable_float32_and_start_near_zero(head_class):

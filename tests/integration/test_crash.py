@@ -14,7 +14,7 @@ import tensorflow as tf
 import toys
 from test_session import VALUES
 
-from ekd_tf.training.interruption import RESUME_STATUS
+from ekd_tf.child import RESUME_STATUS
 
 FOLDER = pathlib.Path(__file__).parent
 # How often the slow test is run, with other moments each time.
@@ -101,12 +101,12 @@ def lines(workdir):
 def points(workdir):
     """Tag -> steps of its TensorBoard points, in the order TensorBoard reads them."""
     found = {}
-    for path in sorted((workdir / "tensorboard").glob("*tfevents*")):
+    for path in sorted(workdir.glob("*tfevents*")):
         for record in tf.data.TFRecordDataset(str(path)).as_numpy_iterator():
             event = tf.compat.v1.Event.FromString(record)
             for value in event.summary.value:
                 found.setdefault(value.tag, []).append(event.step)
-    found.pop("throughput/images_per_second", None)
+    found.pop("6 training/throughput/images_per_second", None)
     return found
 
 

@@ -46,6 +46,10 @@ def test_training_exports_at_the_end(workdir):
     assert kinds == ["saved_model", "tflite_float32", "tflite_float16"]
     assert all(a["parity"]["min_cosine"] >= 0.9999 for a in report["artefacts"])
     assert (path / "export" / "iresnet18" / "1" / "saved_model.pb").exists()
+    card = json.loads((path / "export" / "iresnet18" / "1" / "card.json").read_text())
+    assert card["training_data"] == DRAWN[0].partition("=")[2]
+    assert (card["teacher"], card["method"]) == ("none", "arcface")
+    assert card["command"].startswith(f"python -m ekd_tf.train --workdir={path} ")
 
 
 def test_evaluates_a_run_on_what_it_held_out(workdir, tmp_path):
@@ -73,6 +77,13 @@ def test_exports_a_run_once_more_under_the_next_version(workdir):
     assert done.returncode == 0, done.stderr[-3000:]
     versions = sorted(child.name for child in (path / "export" / "iresnet18").iterdir())
     assert versions == ["1", "2"]
+    cards = [
+        json.loads((path / "export" / "iresnet18" / v / "card.json").read_text())
+        for v in versions
+    ]
+    for fact in ("training_data", "teacher", "method", "ekd_tf"):
+        assert cards[0][fact] == cards[1][fact] != "not given"
+    assert cards[1]["command"].startswith("python -m ekd_tf.export_model --model=")
 
 
 @pytest.mark.parametrize(

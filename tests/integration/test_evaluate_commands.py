@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import time
 
 import numpy as np
 import pytest
@@ -10,6 +11,9 @@ from commands import run
 from PIL import Image
 from toys import SIZE
 from toys import backbone
+
+from ekd_tf.provenance import package_commit
+from ekd_tf.version import __version__
 
 
 @pytest.fixture(scope="module")
@@ -40,8 +44,8 @@ def report(folder):
     arguments = [
         f"--model={model}",
         f"--teacher={model}",
-        f"--on=folder:{folder / 'faces'}",
-        f"--pairs=toy:{folder / 'toy.bin'}",
+        f"--eval_sets=all_pairs:folder:{folder / 'faces'}",
+        f"--eval_sets=toy:pairs:{folder / 'toy.bin'}",
         "--identify",
         "--fprs=1e-1,1e-4",
         "--calibrate_fpr=0.1",
@@ -78,11 +82,24 @@ def test_writes_json_markdown_and_pictures(report):
     for section in ("## all_pairs", "## identification", "## toy"):
         assert section in text and section in done.stdout
     assert "FPR 1e-4 is not measurable" in text
+    assert done.stdout.startswith(f"AUC of the teacher on a sample of {folder}/faces: ")
+    for picture in ("all_pairs_roc.png", "toy_similarities.png"):
+        assert f"]({picture})" in text
+    commit = package_commit()
+    for line in (
+        f"Teacher: {folder / 'model' / 'm.keras'}",
+        f"Data: {folder / 'faces'}; toy:{folder / 'toy.bin'}",
+        f"Command: `python -m ekd_tf.evaluate --model={folder / 'model' / 'm.keras'} ",
+        f"Date: {time.strftime('%Y-')}",
+        f"ekd_tf: {__version__}" + (f", commit {commit}" if commit else ""),
+    ):
+        assert f"\n{line}" in text, text
+    assert "Baseline" not in text
 
 
 # Fast sibling: test_embeds_sources_once_where_there_is_a_cache.
 @pytest.mark.slow
-def test_a_second_evaluation_costs_no_forward_pass(report):
+def test_a_second_evaluation_embeds_no_set_again(report):
     _, arguments, first = report
     again = run("evaluate", *arguments[:3], *arguments[-1:], "--fprs=1e-2")
     assert again.returncode == 0, again.stderr[-3000:]
@@ -92,26 +109,24 @@ def test_a_second_evaluation_costs_no_forward_pass(report):
 
 def test_verifies_two_images_at_the_calibrated_threshold(report):
     folder, _, done = report
-    card = json.loads((folder / "model" / "card.json").read_text())["calibration"]
-    assert card["fpr"] == 0.1 and card["pairs"] == 405
+    found = json.loads((folder / "model" / "card.json").read_text())["calibration"]
+    card = found["m.keras"]
+    assert card["fpr"] == 0.1 and card["pairs"] == 405 and card["view"] == "one image"
     low, high = card["interval"]
     assert low <= card["threshold"] <= high
     model = f"--model={folder / 'model' / 'm.keras'}"
     faces = folder / "faces"
-    for pair, verdict in (
-        (("p0/0.png", "p0/0.png"), "one person"),
-        (("p0/0.png", "p0/0.png"), f"calibrated for FPR 1e-1 on {faces}"),
-    ):
-        said = run("verify", model, *(faces / name for name in pair))
-        assert said.returncode == 0, said.stderr[-3000:]
-        assert "cosine 1.0000" in said.stdout and verdict in said.stdout
-    said = run(
-        "verify", model, "--threshold=1.5", faces / "p0/0.png", faces / "p1/0.png"
-    )
+    same, other = faces / "p0/0.png", faces / "p1/0.png"
+    said = run("verify", model, same, same)
+    assert said.returncode == 0, said.stderr[-3000:]
+    assert "cosine 1.0000: one person" in said.stdout
+    assert f"calibrated for FPR 1e-1 on {faces}" in said.stdout
+    said = run("verify", model, "--threshold=1.5", same, other)
     assert "two people (threshold 1.5000, as given by --threshold)" in said.stdout
-    said = run("verify", model, "--noflip", faces / "p0/0.png", faces / "p1/0.png")
+    said = run("verify", model, "--flip", same, other)
     assert said.returncode == 1
-    assert "calibrated with flip" in said.stderr and "Traceback" not in said.stderr
+    assert "for embeddings of one image, and `--flip` must say so" in said.stderr
+    assert "Traceback" not in said.stderr
 
 
 def test_lists_the_nearest_of_a_gallery(report):
@@ -130,6 +145,29 @@ def test_lists_the_nearest_of_a_gallery(report):
     assert lines[1].split()[0] == str(faces / "p4/1.png")
     cosines = [float(line.split("cosine ")[1].split(":")[0]) for line in lines[1:]]
     assert cosines[0] == 1.0 and cosines == sorted(cosines, reverse=True)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--pairs=toy:{root}/toy.bin"], "`--calibrate_fpr` needs labelled images"),
+        (
+            ["--eval_sets=faces:folder:{root}/faces", "--noflip", "--calibrate_flip"],
+            "--noflip",
+        ),
+    ],
+)
+def test_a_calibration_that_cannot_be_is_refused_before_any_figure(
+    folder, arguments, words
+):
+    done = run(
+        "evaluate",
+        f"--model={folder / 'model' / 'm.keras'}",
+        "--calibrate_fpr=0.1",
+        *(argument.format(root=folder) for argument in arguments),
+    )
+    assert done.returncode == 1 and done.stdout == ""
+    assert words in done.stderr and "Traceback" not in done.stderr
 
 
 def test_a_mistake_ends_in_one_line_and_no_traceback():

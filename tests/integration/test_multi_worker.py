@@ -11,8 +11,8 @@ import time
 import numpy as np
 import pytest
 
+from ekd_tf.child import RESUME_STATUS
 from ekd_tf.teachers import load_embedder
-from ekd_tf.training.interruption import RESUME_STATUS
 
 ARGUMENTS = [
     "--data=synthetic:identities=8,images=4,size=32",
@@ -99,7 +99,7 @@ def test_the_end_of_one_worker_ends_the_other_with_the_status_to_resume(
     else:
         # They left together and the chief has saved.
         assert workers[1].returncode == RESUME_STATUS
-        assert "SIGTERM: the run is saved at step" in output
+        assert "Another worker was stopped: the run is saved at step" in output
         assert list((tmp_path / "run" / "checkpoints").iterdir())
 
 

@@ -17,6 +17,7 @@ ROOT = pathlib.Path(__file__).parents[2]
 DOCUMENTS = [
     "README.md",
     "CONTRIBUTING.md",
+    "ekd_tf/teachers/README.md",
     "flags/README.md",
     "tools/candidates.md",
     "tools/benchmarks/README.md",
@@ -88,3 +89,22 @@ def test_the_loop_of_the_readme_trains(rng):
     assert np.isfinite(names["loss"]) and names["terms"]["ekd/positive"] > 0
     for left, right in zip(before, student.trainable_variables):
         assert np.abs(left - right).max() > 0
+
+
+def test_the_keras_example_of_the_readme_runs(tmp_path, monkeypatch):
+    (example,) = re.findall(
+        r"<!-- keras example -->\n```python\n(.*?)```", text_of("README.md"), re.S
+    )
+    assert len(example.strip().splitlines()) <= 21
+    # As it stands it takes minutes: of fewer people, one epoch.
+    for many, few in (("200", "20"), ("(50, 10,", "(8, 3,"), ("epochs=10", "epochs=1")):
+        assert many in example
+        example = example.replace(many, few)
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    exec(example, names)
+    assert names["model"].history.history["val_auc"][0] > 0
+    student = keras.models.load_model("student.keras")
+    assert student.output_shape == (None, 64)
+    for left, right in zip(student.get_weights(), names["student"].get_weights()):
+        np.testing.assert_array_equal(left, right)

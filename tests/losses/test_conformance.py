@@ -3,6 +3,7 @@
 EKD, which costs more to trace than all others, has these tests in its own file.
 """
 
+import functools
 import inspect
 import typing
 
@@ -13,6 +14,7 @@ import pytest
 import tensorflow as tf
 
 from ekd_tf import losses
+from ekd_tf.stack import IS_KERAS_3
 
 ROWS, STUDENT_DIM, TEACHER_DIM, IDENTITIES = 6, 5, 7, 4
 
@@ -290,6 +292,49 @@ def test_batch_size_unknown_while_tracing(rng, name):
     expected, expected_gradient = with_gradient(CASES[name].make())(*batch)
     np.testing.assert_allclose(value, expected, rtol=1e-5)
     np.testing.assert_allclose(gradient, expected_gradient, rtol=1e-3, atol=1e-5)
+
+
+def keras_variable(array):
+    return keras.Variable(array, dtype=str(array.dtype))
+
+
+@named(*CASES, "ekd")
+def test_takes_what_a_user_has(rng, name):
+    loss = CASES[name].make() if name in CASES else losses.EKDLoss(memory=0)
+    student, teacher, labels = batch_of(rng)
+    ids = np.arange(ROWS)
+    # Numbers that float16 holds, so that all kinds have the same.
+    student, teacher = np.float16(student), np.float16(teacher)
+    loss(student, teacher, labels, ids)
+    batch = np.float32(student), np.float32(teacher), labels, ids
+    expected = loss(*batch, training=False)
+    for kind, dtype in (
+        (tf.constant, np.float16),
+        (np.array, np.float64),
+        (tf.Variable, np.float32),
+        (keras_variable if IS_KERAS_3 else tf.Variable, np.float64),
+    ):
+        given = [kind(dtype(student)), kind(dtype(teacher)), kind(labels), kind(ids)]
+        step = functools.partial(loss, *given, training=False)
+        for term, value in step().items():
+            np.testing.assert_allclose(value, expected[term], rtol=1e-5, atol=1e-7)
+    if name != "ekd":
+        # EKD's calls above are traced as they are.
+        given = [tf.Variable(array) for array in batch]
+        step = functools.partial(loss, *given, training=False)
+        for term, value in tf.function(step)().items():
+            np.testing.assert_allclose(value, expected[term], rtol=1e-5, atol=1e-7)
+
+
+@every_loss
+def test_a_variable_has_the_gradient_of_a_tensor(rng, name):
+    student, teacher, labels = batch_of(rng)
+    step = with_gradient(CASES[name].make())
+    _, expected = step(*tensors((student, teacher, labels)))
+    variable = tf.Variable(student)
+    _, gradient = with_gradient(CASES[name].make())(variable, teacher, labels)
+    np.testing.assert_array_equal(gradient, expected)
+    np.testing.assert_array_equal(variable, student)
 
 
 # The base class casts, and its tests try the other half precision too.

@@ -3,14 +3,15 @@ import pytest
 from sklearn.model_selection import KFold
 
 from ekd_tf.metrics.kfold import best_accuracy
+from ekd_tf.metrics.kfold import folds_of
 from ekd_tf.metrics.kfold import kfold_accuracy
 from ekd_tf.metrics.kfold import squared_distances
 
 
-def kfold_accuracy_np(distances, same, folds, thresholds):
+def kfold_accuracy_np(distances, same, fold, thresholds):
     """The protocol as loops over folds and thresholds."""
     accuracy, chosen = [], []
-    for train, test in KFold(n_splits=folds, shuffle=False).split(distances):
+    for train, test in ((fold != k, fold == k) for k in range(fold.max() + 1)):
         best, best_correct = None, -1
         for threshold in thresholds:
             correct = np.sum((distances[train] < threshold) == same[train])
@@ -80,9 +81,62 @@ def test_matches_loops_over_thresholds(rng, pairs, folds):
     # Rounded to the grid of thresholds, so that many distances tie with one.
     distances = np.round(rng.uniform(0, 3, pairs) + 0.8 * ~same, 2)
     result = kfold_accuracy(distances, same, folds=folds)
-    accuracy, chosen = kfold_accuracy_np(distances, same, folds, np.arange(0, 4, 0.01))
+    fold, stratified = folds_of(same, folds)
+    assert result.stratified == stratified
+    accuracy, chosen = kfold_accuracy_np(distances, same, fold, np.arange(0, 4, 0.01))
     np.testing.assert_array_equal(result.thresholds, chosen)
     np.testing.assert_array_equal(result.accuracy, accuracy)
+
+
+# Six thousand pairs of LFW, 300 positive and 300 negative in turn; a random list; a
+# list of alternating kinds whose length is no multiple of the folds.
+@pytest.mark.parametrize(
+    "same",
+    [
+        np.tile(np.repeat([True, False], 300), 10),
+        np.random.default_rng(0).random(1000) < 0.5,
+        np.arange(67) % 2 == 0,
+    ],
+)
+def test_folds_with_both_kinds_are_those_of_scikit_learn(same):
+    fold, stratified = folds_of(same, 10)
+    assert not stratified
+    for k, (_, test) in enumerate(KFold(10, shuffle=False).split(same)):
+        np.testing.assert_array_equal(np.flatnonzero(fold == k), test)
+
+
+# All positives first; a fold of positives with a single negative; fewer positives than
+# folds; no kind with as many pairs as folds.
+@pytest.mark.parametrize(
+    ("same", "folds", "positives", "negatives"),
+    [
+        (np.arange(23) < 11, 5, [3, 2, 2, 2, 2], [2, 2, 2, 3, 3]),
+        (np.arange(12) % 11 < 5, 2, [3, 3], [3, 3]),
+        (np.arange(20) < 2, 4, [1, 1, 0, 0], [4, 4, 5, 5]),
+        (np.arange(4) < 2, 4, [1, 1, 0, 0], [0, 0, 1, 1]),
+    ],
+)
+def test_kinds_are_cut_by_themselves_where_a_fold_lacks_one(
+    same, folds, positives, negatives
+):
+    fold, stratified = folds_of(same, folds)
+    assert stratified
+    assert np.bincount(fold[same], minlength=folds).tolist() == positives
+    assert np.bincount(fold[~same], minlength=folds).tolist() == negatives
+    # Each kind keeps the order given.
+    assert (np.diff(fold[same]) >= 0).all() and (np.diff(fold[~same]) >= 0).all()
+
+
+def test_a_list_of_positives_first_gives_the_accuracy_of_a_mixed_one(rng):
+    same = np.arange(1000) < 500
+    distances = rng.uniform(0, 2.5, 1000) + 0.8 * ~same
+    # Pair i of either kind goes to fold i // 50, as in this order.
+    mixed = np.arange(1000).reshape(2, 10, 50).swapaxes(0, 1).reshape(-1)
+    in_turn = kfold_accuracy(distances[mixed], same[mixed])
+    result = kfold_accuracy(distances, same)
+    assert result.stratified and not in_turn.stratified
+    np.testing.assert_array_equal(result.accuracy, in_turn.accuracy)
+    assert 0.6 < result.mean <= best_accuracy(distances, same)
 
 
 def test_order_of_pairs_inside_a_fold_does_not_matter(rng):

@@ -5,8 +5,10 @@ import pytest
 import tensorflow as tf
 
 from ekd_tf.mining import DEFAULT_FPRS
+from ekd_tf.mining import Memory
 from ekd_tf.mining import PairMiner
 from ekd_tf.mining import pairs as layout
+from ekd_tf.mining.pairs import NO_ROW
 from ekd_tf.mining.pairs import pairs_at
 
 op_by_op = pytest.mark.usefixtures("op_by_op")
@@ -325,3 +327,18 @@ def test_rejects_wrong_shapes(rng):
         miner(student, teacher[:3], labels)
     with pytest.raises(ValueError, match="same batch.*image_ids=2"):
         miner(student, teacher, labels, labels[:2])
+
+
+@op_by_op
+def test_takes_variables_arrays_and_every_number(rng):
+    student, teacher = np.float16(rng.normal(size=(2, 6, 4)))
+    labels, ids = np.int64([0, 0, 1, 1, 2, 2]), np.arange(6)
+    rows, unused = tf.zeros([3, 4]), tf.fill([3], NO_ROW)
+    miner = PairMiner(num_negatives=8)
+    for memory in (None, Memory(rows, rows, unused, unused)):
+        expected = miner(np.float32(student), teacher, labels, ids, memory)
+        for kind, dtype in ((tf.Variable, np.float32), (np.array, np.float64)):
+            given = kind(dtype(student)), kind(dtype(teacher)), kind(labels), kind(ids)
+            found = miner(*given, memory)
+            np.testing.assert_array_equal(found.negative, expected.negative)
+            assert int(found.positive.num_pairs) == 3

@@ -137,7 +137,10 @@ def test_a_whole_cache_is_left_as_it_is(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"model": "x"}, r"another teacher \(t.keras, now t.keras\)"),
+        (
+            {"model": "x"},
+            r"another teacher \(t.keras, whose files have changed since\)",
+        ),
         ({"source": "x", "name": "faces"}, r"another data \(labels, now faces\)"),
         ({"dtype": "float16"}, r"another dtype \(float32, now float16\)"),
         ({"flip": False}, "another number of views"),
@@ -223,10 +226,13 @@ def test_refuses_other_images_by_both_names(tmp_path):
     others = Labels()
     others.fingerprint, others.name = "other", "my faces"
     with pytest.raises(
-        ValueError, match=r"a cache of 10 images of labels .*--data with 10 of my faces"
+        ValueError, match=r"It is of 10 images of labels, and --data has 10 of my faces"
     ):
         cache.check_source(others)
-    with pytest.raises(ValueError, match="--data with 9 of labels"):
+    others.name = "labels"
+    with pytest.raises(ValueError, match="these have changed since: .*rsync -a"):
+        cache.check_source(others)
+    with pytest.raises(ValueError, match="--data has 9 of labels"):
         cache.check_source(Labels(same.labels[:9]))
     assert not cache.has(JoinedSources([same_pixels(), same_pixels()]))
 

@@ -4,6 +4,7 @@ import pytest
 from ekd_tf.teachers.frozen import Pixels
 from ekd_tf.teachers.frozen import check_outputs
 from ekd_tf.teachers.frozen import content_hash
+from ekd_tf.teachers.frozen import loading_error
 from ekd_tf.teachers.frozen import square_side
 
 IMAGES = np.array([[[[0, 255, 51]]]], np.uint8)
@@ -27,6 +28,20 @@ def test_every_pixel_keeps_its_value():
 def test_rejects_a_range_upside_down():
     with pytest.raises(ValueError, match="`high` must be in"):
         Pixels(np.float32, False, 1, -1)
+
+
+def test_channels_are_turned_for_models_of_blue_first():
+    turned = Pixels(np.float32, True, 0, 255, "bgr")(IMAGES)
+    np.testing.assert_array_equal(turned, [[[[51]], [[255]], [[0]]]])
+    with pytest.raises(ValueError, match="color"):
+        Pixels(np.float32, True, 0, 255, "grb")
+
+
+def test_an_error_of_pages_becomes_one_line():
+    error = loading_error("m.keras", ValueError("line\n\n  another " + "x" * 900))
+    assert str(error).startswith("m.keras cannot be loaded: line another xxx")
+    assert len(str(error)) < 350
+    assert str(loading_error("m", EOFError())) == "m cannot be loaded: EOFError"
 
 
 @pytest.mark.parametrize(

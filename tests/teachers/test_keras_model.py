@@ -1,3 +1,5 @@
+import warnings
+
 import keras
 import pytest
 import tensorflow as tf
@@ -49,6 +51,31 @@ def test_says_what_is_wrong_with_the_path(tmp_path, make, message):
 def _written(path, content):
     path.write_bytes(content)
     return path
+
+
+def test_a_fixed_batch_is_filled_up(rng, tmp_path):
+    inputs = keras.Input((4, 4, 3), batch_size=4)
+    rows = keras.layers.Flatten()(keras.layers.Rescaling(1 / 255)(inputs))
+    model = keras.Model(inputs, keras.layers.Dense(5)(rows))
+    model.save(tmp_path / "m.keras")
+    embedder = KerasEmbedder(tmp_path / "m.keras")
+    kernel, bias = model.get_weights()
+    for count in (1, 4, 6):
+        images = rng.integers(0, 256, (count, 4, 4, 3)).astype("uint8")
+        expected = images.reshape(count, 48) / 255 @ kernel + bias
+        for call in (embedder, tf.function(embedder)):
+            found = call(tf.constant(images))
+            tf.debugging.assert_near(found, expected.astype("float32"), atol=1e-5)
+
+
+def test_names_a_model_that_has_no_input_yet(tmp_path):
+    model = keras.Sequential([keras.layers.Flatten(), keras.layers.Dense(3)])
+    with warnings.catch_warnings():
+        # Keras says that it is not built.
+        warnings.simplefilter("ignore")
+        model.save(tmp_path / "m.keras")
+    with pytest.raises(ValueError, match="m.keras cannot be loaded: .* keras.Input"):
+        load_embedder(tmp_path / "m.keras")
 
 
 def test_refuses_a_model_that_does_not_embed_images(tmp_path):

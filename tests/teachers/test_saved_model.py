@@ -1,3 +1,5 @@
+import shutil
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -5,9 +7,10 @@ import tensorflow as tf
 from ekd_tf.teachers import SavedModelEmbedder
 
 
-def save(path, dtype=tf.uint8, shape=(None, 4, 4, 3), outputs=("embedding",)):
+def save(path, dtype=tf.uint8, shape=(None, 4, 4, 3), outputs=("embedding",), step=1):
     """Saves a model that embeds by a fixed matrix."""
-    matrix = tf.Variable(np.cos(np.arange(48 * 5)).reshape(48, 5), dtype=tf.float32)
+    values = np.cos(step * np.arange(48 * 5)).reshape(48, 5)
+    matrix = tf.Variable(values, dtype=tf.float32)
     module = tf.Module()
     module.matrix = matrix
 
@@ -48,6 +51,58 @@ def test_gives_no_gradient(rng, tmp_path):
     assert tape.gradient(loss, images) is None
 
 
+@pytest.mark.parametrize("count", [1, 4, 6])
+def test_a_fixed_batch_is_filled_up(rng, tmp_path, count):
+    matrix = save(tmp_path, tf.float32, (4, 4, 4, 3))
+    model = SavedModelEmbedder(tmp_path)
+    images = rng.integers(0, 256, (count, 4, 4, 3), np.uint8)
+    expected = images.reshape(count, 48) @ matrix
+    any_number = tf.TensorSpec((None, 4, 4, 3), tf.uint8)
+    for call in (model, tf.function(model), tf.function(model, [any_number])):
+        np.testing.assert_allclose(call(tf.constant(images)), expected, rtol=1e-3)
+
+
+def test_takes_blue_first_where_told(rng, tmp_path):
+    matrix = save(tmp_path)
+    images = rng.integers(0, 256, (2, 4, 4, 3), np.uint8)
+    expected = images[..., ::-1].reshape(2, 48) @ matrix
+    found = SavedModelEmbedder(tmp_path, color="bgr")(images)
+    np.testing.assert_allclose(found, expected, rtol=1e-3)
+
+
+def test_fingerprint_follows_the_weights_and_not_a_card_beside_them(tmp_path):
+    one, other = tmp_path / "one", tmp_path / "other"
+    save(one)
+    save(other, step=2)
+    first = SavedModelEmbedder(one).fingerprint
+    (one / "card.json").write_text("{}")
+    assert SavedModelEmbedder(one).fingerprint == first
+    shutil.copytree(other / "variables", one / "variables", dirs_exist_ok=True)
+    assert SavedModelEmbedder(one).fingerprint != first
+
+
+def _cut(folder):
+    weights = next((folder / "variables").glob("*.data*"))
+    weights.write_bytes(weights.read_bytes()[:50])
+
+
+@pytest.mark.parametrize(
+    "harm",
+    [
+        _cut,
+        lambda folder: (folder / "saved_model.pb").write_bytes(b"nonsense" * 30),
+        lambda folder: shutil.rmtree(folder / "variables"),
+    ],
+    ids=["cut weights", "nonsense", "no variables"],
+)
+def test_a_damaged_one_is_named_in_one_line(tmp_path, harm):
+    save(tmp_path)
+    harm(tmp_path)
+    with pytest.raises(ValueError, match=f"^{tmp_path} cannot be loaded: ") as caught:
+        SavedModelEmbedder(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
 def test_says_what_is_missing(tmp_path):
     with pytest.raises(ValueError, match="holds no saved_model.pb"):
         SavedModelEmbedder(tmp_path)
@@ -57,3 +112,13 @@ def test_says_what_is_missing(tmp_path):
     tf.saved_model.save(tf.Module(), str(tmp_path / "none"))
     with pytest.raises(ValueError, match="must have an endpoint 'serving_default'"):
         SavedModelEmbedder(tmp_path / "none")
+
+
+def test_is_known_by_graph_and_weights_and_not_by_what_lies_beside_them(tmp_path):
+    save(tmp_path)
+    known = SavedModelEmbedder(tmp_path).fingerprint
+    (tmp_path / "card.json").write_text("{}")
+    assert SavedModelEmbedder(tmp_path).fingerprint == known
+    assert SavedModelEmbedder(tmp_path, -1, 1).fingerprint != known
+    (tmp_path / "variables" / "more").write_text("weights")
+    assert SavedModelEmbedder(tmp_path).fingerprint != known

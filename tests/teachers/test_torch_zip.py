@@ -103,8 +103,11 @@ def test_reads_a_tensor_made_by_hand(tmp_path):
         (tensor((2,), (1, 1)), b"\0" * 16, "a tensor without numbers"),
         (tensor((1 << 20, 4), (0, 1)), b"\0" * 16, "unfolds to more than it is long"),
         (tensor((4,), (1,)), b"\0" * 12, "'data/0' holds 3 of 4 numbers"),
-        (tensor((4,), (1,))[:-9], b"\0" * 16, "it is damaged: not enough data"),
-        (b"\x80\x02Nr\xff\xff\xff\x7f.", b"", "a number for a value beyond all"),
+        (
+            tensor((4,), (1,))[:-9],
+            b"\0" * 16,
+            "pickle: not enough data",
+        ),
         (b"\x80\x02]X\x01\0\0\0aX\x01\0\0\0bs.", b"", "it is damaged"),
     ],
     ids=[
@@ -115,7 +118,6 @@ def test_reads_a_tensor_made_by_hand(tmp_path):
         "repeated",
         "short member",
         "cut",
-        "memo",
         "nonsense",
     ],
 )
@@ -139,4 +141,18 @@ def test_refuses_archives_of_others(tmp_path):
         read_torch_zip(path)
     archive(path, pickle.dumps({}, 2), byteorder=b"big")
     with pytest.raises(ValueError, match="big-endian"):
+        read_torch_zip(path)
+
+
+def test_a_member_is_read_once_however_often_it_is_named(tmp_path):
+    raw = np.arange(4, dtype="<f4").tobytes()
+    one = tensor((4,), (1,))[2:-1]
+    path = archive(tmp_path / "m.pt", b"(" + one * 2 + b"t.", **{"data/0": raw})
+    assert [list(values) for values in read_torch_zip(path)] == [[0, 1, 2, 3]] * 2
+    # Members that overlap announce more than the file holds.
+    with zipfile.ZipFile(path, "a") as file:
+        info = file.getinfo("m/data/0")
+        info.file_size = 1 << 30
+        file.comment = b"changed"
+    with pytest.raises(ValueError, match="unfolds to more than it is long"):
         read_torch_zip(path)

@@ -1,6 +1,7 @@
 """Photographs to aligned faces: choice, landmarks, lists, resuming, real faces."""
 
 import dataclasses
+import os
 import pathlib
 
 import numpy as np
@@ -97,7 +98,7 @@ def test_aligns_by_landmarks_and_lists_what_has_none(tool, settings, photos):
         assert_face(path, photos[name], points, 56)
     assert sorted(p.name for p in settings.out.rglob("*.*")) == ["1.jpg", "x y.jpg"]
     assert (settings.out.parent / "faces.left_out.tsv").read_text() == (
-        "ann/2.png\tno face\n"
+        "ann/2.png\tno points in --landmarks\n"
     )
 
 
@@ -123,9 +124,37 @@ def test_goes_on_where_it_stopped(tool, settings, photos):
     done = settings.out / "ann" / "1.jpg"
     done.write_bytes(b"done before")
     (settings.out / "bob" / "x y.jpg").unlink()
-    assert tool.align_all(settings, landmarks, 1) == (2, 1, 0)
+    assert tool.align_all(settings, landmarks, 1) == (1, 1, 1)
     assert done.read_bytes() == b"done before"
+    landmarks["ann/2.png"] = points_of([20, 0])
+    assert tool.align_all(settings, landmarks, 1) == (2, 1, 0)
     assert tool.align_all(settings, landmarks, 1) == (3, 0, 0)
+    assert tool.left_out_path(settings.out).read_text() == ""
+
+
+def test_points_of_other_photographs_are_refused(tool, settings, photos):
+    landmarks = {str(settings.photos / name): points_of([20, 0]) for name in photos}
+    words = "such as ann/1.png. Received none of its 3 photographs, but /.*ann/1.png"
+    with pytest.raises(ValueError, match=words):
+        tool.align_all(settings, landmarks, 1)
+    assert not settings.out.exists()
+
+
+def test_names_of_any_bytes_and_length(tool, settings, photos, tmp_path):
+    (settings.photos / "ann" / "1.png").rename(settings.photos / ("n" * 251 + ".png"))
+    odd = os.fsencode(settings.photos / "ann") + b"/Ren\xe9\n.png"
+    os.rename(settings.photos / "ann" / "2.png", odd)
+    (settings.photos / "loop").symlink_to(settings.photos)
+    path = tmp_path / "points.txt"
+    points = " ".join(map(str, points_of([30, 5]).ravel()))
+    path.write_text(f"\ufeff{'n' * 251}.png {points}\n./bob/x y.png {points}\n")
+    assert tool.align_all(settings, tool.read_landmarks(path), 1) == (0, 1, 2)
+    lines = tool.left_out_path(settings.out).read_bytes().splitlines()
+    assert lines == [
+        b"ann/Ren\xe9\\n.png\tno points in --landmarks",
+        b"n" * 251 + b".png\tcannot be written: File name too long",
+    ]
+    assert (settings.out / "bob" / "x y.jpg").exists()
 
 
 def test_a_detector_decides_by_the_rule_and_a_turned_photograph_is_turned(
@@ -152,6 +181,16 @@ def test_a_detector_decides_by_the_rule_and_a_turned_photograph_is_turned(
     assert_face(settings.out / "ann" / "1.jpg", upright, points_of([50, 10]))
 
 
+def test_a_photograph_of_16_bits_is_not_white(tool, settings, photos):
+    name = "ann/1.png"
+    gray = Image.fromarray(photos[name]).convert("L")
+    Image.fromarray(np.asarray(gray) * np.uint16(257)).save(settings.photos / name)
+    points = points_of([0, 0])
+    assert tool.align_all(settings, {name: points}, 1)[1] == 1
+    upright = np.repeat(np.asarray(gray)[..., None], 3, axis=2)
+    assert_face(settings.out / "ann" / "1.jpg", upright, points)
+
+
 def test_damaged_photographs_and_points_are_listed_with_a_reason(
     tool, settings, photos
 ):
@@ -161,7 +200,7 @@ def test_damaged_photographs_and_points_are_listed_with_a_reason(
     assert tool.align_all(settings, landmarks, 1) == (0, 0, 3)
     lines = (settings.out.parent / "faces.left_out.tsv").read_text().splitlines()
     assert [line.split("\t")[0] for line in lines] == list(photos)
-    assert "OSError: " in lines[0]
+    assert "Truncated" in lines[0] or "truncated" in lines[0]
     assert "ValueError: `points` must be apart" in lines[1]
 
 

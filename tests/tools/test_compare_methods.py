@@ -45,12 +45,12 @@ def common(monkeypatch, tmp_path):
 
 def test_alone_comes_first_and_methods_keep_their_order(tool, common):
     specs = ["b: --distill=cosine:2"]
-    specs.append("a+b: --distill=ekd:8,cosine:100 --ekd_threshold_gradient")
+    specs.append("a+b: --distill=ekd:8,cosine:100 --noflip")
     found = tool.parse_methods(specs, [])
     assert list(found) == ["alone", "b", "a+b"]
     assert found["a+b"] == [
         "--distill=ekd:8,cosine:100",
-        "--ekd_threshold_gradient",
+        "--noflip",
     ]
     assert list(tool.parse_methods(specs, ["a+b", "alone"])) == ["alone", "a+b"]
     # On the command line after the flagfile: the later one counts.
@@ -66,6 +66,7 @@ def test_alone_comes_first_and_methods_keep_their_order(tool, common):
         ("--distill=sp", "must be 'NAME: FLAGS'"),
         ("a/b: --distill=sp", "must be 'NAME: FLAGS'"),
         ("x: --distil=sp", "Unknown command line flag 'distil'"),
+        ("x: --lr=5", "flag 'lr'. Here it is --learning_rate"),
         ("x: --distill=sp more", "Not a flag of ekd_tf.train: more"),
         ("x: --steps=5", "`--method=x` must leave alone.*--steps=5, for all 4"),
         ("x: --augment_crop=2 --width=2", "--augment_crop=2.*--width=2.0, for all 1.0"),
@@ -114,12 +115,29 @@ def test_runs_differ_in_nothing_but_the_method(tool, common, tmp_path):
 
 
 def test_a_command_says_what_the_values_are(tool, common, tmp_path, monkeypatch):
-    spec = "x: --distill=ekd:8 --ekd_fprs=1e-1,1e-2 --ekd_threshold_gradient"
+    spec = "x: --distill=ekd:8:memory=0 --augment_jpeg=0.5 --noflip"
     _, runs = grid(tool, tmp_path, specs=[spec])
     monkeypatch.undo()
     for run in runs:
         parsed = tool.train_flags(*run.arguments)
         assert {name: parsed[name].value for name in parsed} == run.values
+
+
+def test_batches_are_the_same_with_and_without_distillation(tool, common, tmp_path):
+    _, runs = grid(tool, tmp_path, seeds=[0])
+    assert [run.values["balanced_identities"] for run in runs] == [8, 8]
+
+
+def test_a_common_flag_counts_where_it_has_an_effect(
+    tool, common, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(FLAGS["teacher_centres"], "_value", "c.npy")
+    specs = ["kd: --distill=kd", "cosine: --distill=cosine"]
+    _, runs = grid(tool, tmp_path, seeds=[0], specs=specs)
+    assert [run.values["teacher_centres"] for run in runs] == [None, "c.npy", None]
+    # One of the method's own is refused.
+    with pytest.raises(ValueError, match="x: `--dropout=0.5` has no effect"):
+        grid(tool, tmp_path, specs=["x: --distill=ekd --dropout=0.5"])
 
 
 def test_the_teacher_is_trained_on_the_data_of_all(tool, common, tmp_path, monkeypatch):
@@ -207,6 +225,7 @@ def test_facts_tell_what_the_figures_depend_on(tool, common, tmp_path, monkeypat
     facts = tool.facts_of(runs, {"alone": ["--teacher=none"]}, [0, 1], "t.keras")
     assert facts["Command"] == "python compare_methods.py --seeds=0,1"
     assert facts["Trained with"] == [{"python": "3"}]
+    assert facts["Embeddings"] == "image and mirror image"
     assert "cores" in facts["Machine"] and facts["Seeds"] == [0, 1]
     assert "--steps=4" in facts["Common flags"]
     json.dumps(facts)

@@ -14,6 +14,7 @@ from PIL import Image
 from ekd_tf import factory
 from ekd_tf.data import read_pairs
 from ekd_tf.data.writers import RecordIOWriter
+from ekd_tf.unreadable import Unreadable
 
 TOOL = pathlib.Path(__file__).parents[2] / "tools" / "convert_dataset.py"
 
@@ -168,6 +169,90 @@ def test_listed_images_are_left_out_and_identities_numbered_anew(
     path.write_text("\n".join(lines))
     with pytest.raises(ValueError, match=r"drop\.tsv leaves no image of"):
         tool.convert(source, "tfrecord", tmp_path / "none", drop=path)
+
+
+def listed(path):
+    """Returns position and detail of each undecodable image on a list."""
+    rows = [line.split("\t") for line in path.read_text().splitlines()[2:]]
+    return {int(row[0]): row[2] for row in rows if row[1] == "undecodable"}
+
+
+def verified_without_damage(tool, tmp_path, spec, images):
+    """Verifies and converts `spec`; returns what is listed and the images left."""
+    # As the command opens it.
+    source = factory.make_source(spec, unreadable=Unreadable(10**9))
+    assert len(source) == images
+    tool.verify(source, tmp_path / "drop.tsv", 1)
+    out = tmp_path / "mended"
+    with pytest.raises(ValueError, match=r"list them by --verify and give the list as"):
+        tool.convert(source, "tfrecord", out, 1, stream=io.StringIO())
+    arguments = {"drop": tmp_path / "drop.tsv", "stream": io.StringIO()}
+    tool.convert(source, "tfrecord", tmp_path / "other", 1, **arguments)
+    mended = factory.make_source(f"tfrecord:{tmp_path / 'other'}")
+    return listed(tmp_path / "drop.tsv"), [data for _, data in everything(mended)]
+
+
+@pytest.mark.parametrize("idx", [True, False])
+def test_verify_lists_every_damaged_record(tool, tmp_path, idx):
+    images = [face(20 * k) for k in range(9)]
+    entries = records.insightface([(k // 3, d) for k, d in enumerate(images)], False)
+    offsets = records.write(tmp_path / "rec", entries, idx)
+    path = tmp_path / "rec" / "train.rec"
+    content = bytearray(path.read_bytes())
+    content[offsets[1]] ^= 255
+    content[offsets[4] + 32 : offsets[4] + 40] = b"no image"
+    # A label of 0.5.
+    content[offsets[6] + 12 : offsets[6] + 16] = b"\0\0\0\x3f"
+    path.write_bytes(content[:-30])
+    found, left = verified_without_damage(tool, tmp_path, f"recordio:{path}", 9)
+    assert list(found) == [1, 4, 6, 8]
+    assert "it begins with" in found[1]
+    assert found[4] == "not an image in a format that is read"
+    assert "its label is 0.5" in found[6]
+    assert "the file ends" in found[8]
+    assert left == [images[k] for k in (0, 2, 3, 5, 7)]
+
+
+def test_verify_lists_every_damaged_record_of_a_cut_tfrecord_set(
+    tool, tmp_path, source
+):
+    tool.convert(source, "tfrecord", tmp_path / "set", 2, stream=io.StringIO())
+    first, second = sorted((tmp_path / "set").glob("*.tfrecord"))
+    content = bytearray(first.read_bytes())
+    content[0] ^= 255
+    first.write_bytes(content)
+    # Of three records the last is gone, and the end of the one before.
+    whole = second.read_bytes()
+    second.write_bytes(whole[: len(whole) // 3 * 2 - 9])
+    with pytest.raises(ValueError, match="it was cut or replaced. Copy the folder"):
+        factory.make_source(f"tfrecord:{tmp_path / 'set'}")
+    found, left = verified_without_damage(
+        tool, tmp_path, f"tfrecord:{tmp_path / 'set'}", 6
+    )
+    assert list(found) == [0, 4, 5]
+    assert found[0] == "the checksum of its length is wrong"
+    assert "the file ends after" in found[4] and "the file ends before" in found[5]
+    assert left == source.read([1, 2, 3])
+
+
+def test_verify_opens_damaged_sets_and_says_how_many_are_turned(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 8
+    file = io.BytesIO()
+    Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(file, "JPEG", exif=exif)
+    entries = records.insightface([(0, face(1)), (0, file.getvalue()), (1, face(2))])
+    records.write(tmp_path, entries)
+    path = tmp_path / "train.rec"
+    path.write_bytes(b"x" + path.read_bytes()[1:])
+    arguments = "--verify", f"--list={tmp_path / 'l.tsv'}", "--min_images=1"
+    done = run(TOOL, f"--data=recordio:{path}", *arguments)
+    assert done.returncode == 0, done.stderr
+    assert "1 undecodable" in done.stdout
+    assert "1 have an EXIF orientation and are read upright" in done.stdout
+    assert list(listed(tmp_path / "l.tsv")) == [0]
+    done = run(TOOL, "--data=synthetic:identities=3,images=2,size=32", *arguments)
+    assert done.returncode == 1
+    assert "holds no image files" in done.stderr and "Traceback" not in done.stderr
 
 
 def test_the_command(tmp_path, source):

@@ -1,14 +1,22 @@
 """tools/run_tflite.py: a student without TensorFlow."""
 
+import importlib.util
+import json
 import pathlib
 import subprocess
 import sys
+import types
 
 import keras
 import numpy as np
 import pytest
+from pictures import encode
+from pictures import face
+from pictures import kinds
 from PIL import Image
 
+from ekd_tf.data import image_pixels
+from ekd_tf.data.one_image import fit
 from ekd_tf.export.tflite import write_tflite
 
 TOOL = pathlib.Path(__file__).parents[2] / "tools" / "run_tflite.py"
@@ -47,6 +55,14 @@ def files(tmp_path_factory):
     return root, raw / np.linalg.norm(raw, axis=1, keepdims=True)
 
 
+@pytest.fixture(scope="module")
+def student_class(files):
+    spec = importlib.util.spec_from_file_location("run_tflite", TOOL)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.Student
+
+
 def run(*arguments):
     return subprocess.run(
         [sys.executable, "-c", BARE, str(TOOL), *map(str, arguments)],
@@ -68,6 +84,74 @@ def test_embeds_without_tensorflow(files, precision, atol):
     cosine, *paths = done.stdout.splitlines()[-1].split()
     assert paths == [str(a), str(b)]
     assert float(cosine) == pytest.approx(received[0] @ received[1], abs=1e-4)
+
+
+def test_reads_every_kind_of_file_as_the_pipeline_does(
+    load_tool, monkeypatch, rng, tmp_path
+):
+    # What it needs of LiteRT is tested above.
+    for name in ("ai_edge_litert", "ai_edge_litert.interpreter"):
+        monkeypatch.setitem(sys.modules, name, types.SimpleNamespace(Interpreter=None))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)
+    tool = load_tool("run_tflite")
+    assert tool.MOST_PIXELS == image_pixels.MOST_PIXELS
+    path = tmp_path / "image"
+    damaged = face(rng)
+    files = [data for data, _ in kinds(rng).values()]
+    files += [encode(damaged, "JPEG"), encode(damaged.convert("CMYK"), "JPEG")]
+    for data in files:
+        path.write_bytes(data)
+        found = np.asarray(tool.read_image(path))
+        np.testing.assert_array_equal(found, image_pixels.read_image(data))
+    for data, reason in (
+        (b"text", "cannot identify image file"),
+        (encode(face(rng, 40, 40))[:-99], ""),
+        (encode(Image.new("F", (4, 4)), "TIFF"), "its pixels have 32 bits"),
+    ):
+        path.write_bytes(data)
+        with pytest.raises(ValueError, match=f"cannot read {path}: {reason}"):
+            tool.read_image(path)
+    monkeypatch.setattr(tool, "MOST_PIXELS", 255)
+    path.write_bytes(encode(face(rng)))
+    with pytest.raises(ValueError, match="it is 16x16: images of more than 255 pixels"):
+        tool.read_image(path)
+
+
+@pytest.mark.parametrize("shape", [(24, 24), (40, 17), (9, 12), (17, 16), (250, 250)])
+def test_resizes_as_the_package_does(files, student_class, tmp_path, shape):
+    pixels = np.random.default_rng(2).integers(0, 256, (*shape, 3), np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "face.png")
+    received = student_class(files[0] / "float32.tflite").read(tmp_path / "face.png")
+    off = np.abs(received.astype(int) - fit(pixels, 16).numpy())
+    # Float32 sums differ by 1e-4, which decides one value in thousands.
+    assert off.max() <= 1 and np.count_nonzero(off) <= 2
+
+
+@pytest.mark.parametrize(
+    ("entry", "threshold"),
+    [
+        ({"threshold": 0.25, "view": "one image"}, 0.25),
+        ({"threshold": 0.25, "view": "image and mirror image"}, None),
+        (None, None),
+    ],
+)
+def test_decides_by_the_threshold_of_the_card(
+    files, student_class, tmp_path, entry, threshold
+):
+    root, _ = files
+    model = tmp_path / "s.tflite"
+    model.write_bytes((root / "float32.tflite").read_bytes())
+    card = {
+        "calibration": {"other.tflite": {}, **({"s.tflite": entry} if entry else {})}
+    }
+    (tmp_path / "card.json").write_text(json.dumps(card))
+    assert student_class(model).threshold == threshold
+    done = run(model, root / "a.png", root / "a.png")
+    assert done.returncode == 0, done.stderr
+    assert ("one person" in done.stdout) == (threshold is not None)
+    (tmp_path / "card.json").write_text("[]")
+    done = run(model, root / "a.png", root / "a.png")
+    assert done.returncode == 1 and "card.json is no model card" in done.stderr
 
 
 def test_a_missing_file_is_named_in_one_line(files):

@@ -9,6 +9,7 @@ import ekd_tf.train as train_module
 from ekd_tf.data import BatchSampler
 from ekd_tf.data import make_pipeline
 from ekd_tf.factory import make_source
+from ekd_tf.unreadable import UnreadableError
 
 DATA = "synthetic:identities=8,images=4,size=32"
 
@@ -83,11 +84,25 @@ def test_the_eighth_identity_has_a_broken_frame(tool):
     assert pixel(sheet, eighth + cell // 2, 40) == white
 
 
+def defaults():
+    module = FLAGS.get_flags_for_module(train_module)
+    return {flag.name: flag.default for flag in module}
+
+
+def test_a_bad_image_is_named(tool, tmp_path):
+    for k in range(4):
+        path = tmp_path / "faces" / f"p{k // 2}" / f"{k}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (32, 32)).save(path)
+    path.write_bytes(b"no image")
+    values = defaults() | {"data": f"folder:{tmp_path / 'faces'}", "input_size": 32}
+    values |= {"general_batch": 4, "balanced_identities": 0}
+    with pytest.raises(UnreadableError, match=f"^cannot decode {path}: not an image"):
+        tool.show(values, 0, tmp_path / "batch.png", columns=4)
+
+
 def test_shows_the_batch_a_run_with_these_flags_sees(tool, tmp_path):
-    values = {
-        flag.name: flag.default for flag in FLAGS.get_flags_for_module(train_module)
-    }
-    values |= {
+    values = defaults() | {
         "data": DATA,
         "general_batch": 2,
         "balanced_identities": 1,

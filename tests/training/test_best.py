@@ -47,13 +47,13 @@ def test_state_of_nothing_or_of_another_metric_is_left(state):
 
 
 def test_unknown_metric_lists_those_there_are():
-    with pytest.raises(ValueError, match="reports: a, b. Received: 'm'"):
+    with pytest.raises(ValueError, match="report: a, b. Received: '-m'"):
         BestMetric("-m").offer(1, {"b": 1.0, "a": 2.0})
 
 
-def test_rejects_a_metric_of_no_evaluation_before_the_run():
-    BestMetric("-lfw/eer").check_evaluated(["heldout", "lfw"])
+def test_rejects_a_metric_that_nobody_will_report_before_the_run():
+    BestMetric("-lfw/eer").check_reported(["heldout/eer", "lfw/eer"])
     with pytest.raises(
-        ValueError, match="such as lfw/accuracy; it has: lfw.*'heldout/accuracy'"
+        ValueError, match="evaluations report: lfw/auc, lfw/eer.*'heldout/accuracy'"
     ):
-        BestMetric("heldout/accuracy").check_evaluated(["lfw"])
+        BestMetric("heldout/accuracy").check_reported(["lfw/eer", "lfw/auc"])

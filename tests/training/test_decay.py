@@ -6,6 +6,7 @@ import pytest
 import tensorflow as tf
 
 from ekd_tf.stack import IS_KERAS_3
+from ekd_tf.training.decay import chosen_decay
 from ekd_tf.training.decay import decay_kind
 from ekd_tf.training.decay import set_lamb_decay
 from ekd_tf.training.optimizers import make_optimizer
@@ -149,3 +150,44 @@ def test_lamb_refuses_names_it_cannot_tell_apart():
     variables = [tf.Variable(1.0, name="same"), tf.Variable(1.0, name="same")]
     with pytest.raises(ValueError, match="LAMB tells variables apart by name.*: same"):
         set_lamb_decay(FakeLAMB(), 0.5, variables, [True, False])
+
+
+@pytest.mark.parametrize(
+    "optimizer, given, expected",
+    [
+        (keras.optimizers.SGD(0.1), None, 5e-4),
+        (keras.optimizers.SGD(0.1), 0.3, 0.3),
+        # The one Keras gives AdamW where nobody does.
+        (keras.optimizers.AdamW(0.1), None, 0.004),
+        (keras.optimizers.AdamW(0.1), 0.3, 0.3),
+        (keras.optimizers.AdamW(0.1), 0.0, 0.0),
+        (keras.optimizers.AdamW(0.1, weight_decay=0.2), None, 0.2),
+        (keras.optimizers.AdamW(0.1, weight_decay=0.2), 0.2, 0.2),
+        (keras.optimizers.Lion(0.1, weight_decay=0.2), None, 0.2),
+    ],
+)
+def test_the_decay_is_the_callers_or_else_the_optimizers(optimizer, given, expected):
+    assert chosen_decay(optimizer, given) == expected
+
+
+@pytest.mark.parametrize(
+    "optimizer, words",
+    [
+        (keras.optimizers.AdamW(0.1, weight_decay=0.2), "given once.*0.2 and 0.3"),
+        (keras.optimizers.SGD(0.1, weight_decay=0.2), "unless it is AdamW or Lion"),
+    ],
+)
+def test_rejects_two_decays_and_one_of_another_kind(optimizer, words):
+    with pytest.raises(ValueError, match=words):
+        chosen_decay(optimizer, 0.3)
+
+
+def test_an_optimizers_own_decay_acts_once_and_on_what_decays():
+    optimizer = keras.optimizers.AdamW(0.1, weight_decay=0.5)
+    weight, bias = tf.Variable([1.0, 2.0]), tf.Variable([1.0])
+    update = GradientUpdate(optimizer, [weight, bias], decay_variables=[weight])
+    gradients = [tf.constant([1.0, -1.0]), tf.constant([2.0])]
+    tf.function(lambda: update.apply(gradients), autograph=False)()
+    for variable, expected in zip((weight, bias), STEPS["adamw"]):
+        np.testing.assert_allclose(variable.numpy().squeeze(), expected, rtol=1e-5)
+    assert optimizer.weight_decay == 0.5

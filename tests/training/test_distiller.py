@@ -44,7 +44,7 @@ def make(teacher=None, losses=None, batch_norm=False, head=True, dim=8):
     model = Distiller(
         student,
         teacher,
-        losses or {"ekd": (EKDLoss(temperature=0.1), 50.0)},
+        losses or {"ekd": (EKDLoss(memory=0), 50.0)},
         ArcFace(num_identities=3, scale=4.0, margin=0.2) if head else None,
     )
     model.compile(keras.optimizers.SGD(learning_rate=0.05, momentum=0.9))
@@ -60,11 +60,11 @@ def values(model):
 
 
 def test_terms_are_weighted_and_sum_to_the_loss(rng):
-    losses = {"gap": (MeanGap(), 3.0), "ekd": (EKDLoss(temperature=0.1), 2.0)}
+    losses = {"gap": (MeanGap(), 3.0), "ekd": (EKDLoss(memory=0), 2.0)}
     model, data = make(losses=losses), batch(rng)
     student = model.student(data["image"]).numpy()
     teacher = model.embed_teacher(data["image"]).numpy()
-    plain = EKDLoss(temperature=0.1)(student, teacher, data["label"], data["image_id"])
+    plain = EKDLoss(memory=0)(student, teacher, data["label"], data["image_id"])
     out = {name: float(value) for name, value in step_of(model)(data).items()}
     np.testing.assert_allclose(
         out["loss/gap/square"], 3 * (student.mean() - teacher.mean()) ** 2, rtol=1e-4
@@ -234,7 +234,7 @@ def operations_of(function):
 
 
 def make_with_two_losses():
-    losses = {"gap": (CosineGap(), 3.0), "ekd": (EKDLoss(temperature=0.1), 50.0)}
+    losses = {"gap": (CosineGap(), 3.0), "ekd": (EKDLoss(memory=0), 50.0)}
     return make(losses=losses, teacher=backbone(dim=8, seed=7))
 
 

@@ -19,8 +19,16 @@ def step(number, is_last=False):
     return Step(number, is_last, {}, {})
 
 
+@pytest.fixture(autouse=True)
+def not_ignored():
+    """As in the foreground: where tests run in the background Ctrl-C is ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.fixture
-def termination():
+def termination(not_ignored):
     with Termination() as termination:
         yield termination
 
@@ -55,6 +63,26 @@ def test_the_last_step_is_left_too(hook, saved):
     with pytest.raises(Interrupted):
         hook.after_step(step(2, is_last=True))
     assert saved == [2]
+
+
+def test_ctrl_c_is_taken_like_sigterm(hook, saved):
+    hook.after_step(step(1))
+    os.kill(os.getpid(), signal.SIGINT)
+    with pytest.raises(Interrupted, match="Ctrl-C: the run is saved at step 2."):
+        hook.after_step(step(2))
+    assert saved == [2]
+    with pytest.raises(Interrupted, match="Ctrl-C: the run ends at its last"):
+        os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_a_signal_that_is_ignored_stays_so():
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with Termination() as termination:
+            os.kill(os.getpid(), signal.SIGINT)
+        assert not termination.asked
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_after_the_last_step_the_run_ends_at_once(hook, saved):

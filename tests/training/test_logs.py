@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -19,14 +20,15 @@ def lines(folder):
 
 
 def points(folder):
-    """Returns tag -> list of (step, value) over all TensorBoard files, sorted."""
+    """Returns metric -> list of (step, value) over all TensorBoard files, sorted."""
     found = {}
-    for path in (folder / "tensorboard").glob("*tfevents*"):
+    for path in folder.glob("*tfevents*"):
         for record in tf.data.TFRecordDataset(str(path)).as_numpy_iterator():
             event = tf.compat.v1.Event.FromString(record)
             for value in event.summary.value:
                 array = tf.make_ndarray(value.tensor)
-                found.setdefault(value.tag, []).append((event.step, array))
+                name = re.sub(r"^\d [^/]+/", "", value.tag)
+                found.setdefault(name, []).append((event.step, array))
     return {
         tag: sorted(items, key=lambda item: item[0]) for tag, items in found.items()
     }
@@ -150,16 +152,16 @@ def test_truncation_of_a_new_log(tmp_path):
 
 def test_files_without_later_points_are_not_rewritten(tmp_path):
     log = logged(tmp_path, [10, 20])
-    (events,) = (tmp_path / "tensorboard").iterdir()
+    (events,) = tmp_path.glob("*tfevents*")
     before = os.stat(events).st_ino
     log.truncate_after(20)
     log.close()
-    (events,) = (tmp_path / "tensorboard").iterdir()
+    (events,) = tmp_path.glob("*tfevents*")
     assert os.stat(events).st_ino == before
     log.truncate_after(10)
     log.close()
     assert os.stat(events).st_ino != before
-    assert len(list((tmp_path / "tensorboard").iterdir())) == 1
+    assert len(list(tmp_path.glob("*tfevents*"))) == 1
 
 
 @pytest.mark.parametrize("tail", [b'{"step": 3', b'{"step": 3, "loss": 1.0}', b"{"])
@@ -180,7 +182,7 @@ def test_only_a_partial_line_leaves_an_empty_log(tmp_path):
 @pytest.mark.parametrize("cut", [1, 20])
 def test_a_tensorboard_record_cut_by_a_kill_is_dropped(tmp_path, cut):
     log = logged(tmp_path, [10, 20])
-    (events,) = (tmp_path / "tensorboard").iterdir()
+    (events,) = tmp_path.glob("*tfevents*")
     events.write_bytes(events.read_bytes()[:-cut])
     log.truncate_after(20)
     log.close()
@@ -256,7 +258,7 @@ def test_sigkill_loses_no_line_and_no_point(tmp_path):
 
 
 def test_files_are_read_in_the_order_of_the_run_whatever_the_clock_says(tmp_path):
-    folder = tmp_path / "tensorboard"
+    folder = tmp_path
     # Each resumed on a host whose clock is earlier than the last one's.
     for seconds, step in ((1700000300, 1), (1700000200, 2), (1700000100, 3)):
         log = logged(tmp_path, [step])
@@ -265,10 +267,10 @@ def test_files_are_read_in_the_order_of_the_run_whatever_the_clock_says(tmp_path
         log.truncate_after(step)
         log.close()
     steps = []
-    for path in sorted(folder.iterdir()):
+    for path in sorted(folder.glob("*tfevents*")):
         for record in tf.data.TFRecordDataset(str(path)).as_numpy_iterator():
             event = tf.compat.v1.Event.FromString(record)
-            steps += [event.step for value in event.summary.value if value.tag == "lr"]
+            steps += [event.step for value in event.summary.value if "/lr" in value.tag]
     assert steps == [1, 2, 3]
 
 
@@ -280,9 +282,27 @@ def test_tensorboard_reads_the_numbered_files(tmp_path):
     log.truncate_after(2)
     log.close()
     logged(tmp_path, [3])
-    accumulator = accumulators.EventAccumulator(str(tmp_path / "tensorboard"))
+    accumulator = accumulators.EventAccumulator(str(tmp_path))
     accumulator.Reload()
-    assert [event.step for event in accumulator.Tensors("loss")] == [1, 2, 3]
+    assert [event.step for event in accumulator.Tensors("1 loss/loss")] == [1, 2, 3]
+
+
+def test_the_first_point_of_a_metric_describes_it_also_when_resumed(tmp_path):
+    def descriptions():
+        return [
+            value.metadata.summary_description[:17]
+            for path in sorted(tmp_path.glob("*tfevents*"))
+            for record in tf.data.TFRecordDataset(str(path)).as_numpy_iterator()
+            for value in tf.compat.v1.Event.FromString(record).summary.value
+            if value.tag == "1 loss/loss"
+        ]
+
+    log = logged(tmp_path, [1, 2])
+    assert descriptions() == ["What is minimised", ""]
+    log.truncate_after(0)
+    log.write(1, {"loss": 1.0})
+    log.close()
+    assert descriptions() == ["What is minimised"]
 
 
 def test_a_full_disk_is_an_error_with_the_path(tmp_path):
@@ -290,6 +310,7 @@ def test_a_full_disk_is_an_error_with_the_path(tmp_path):
     (tmp_path / "metrics.jsonl").symlink_to("/dev/full")
     log = MetricsLog.__new__(MetricsLog)
     log.path, log._writer = tmp_path / "metrics.jsonl", None
+    log._described = set()
     log._file = log._open()
     with pytest.raises(OSError, match="No space left on device.*metrics.jsonl"):
         log.write(1, {"loss": 1.0})
@@ -304,6 +325,21 @@ def test_tensorboard_failing_to_write_is_an_error_with_the_folder(
 
     log = MetricsLog(tmp_path)
     monkeypatch.setattr(tf.summary.experimental, "write_raw_pb", write)
-    with pytest.raises(OSError, match="No space left on device.*/tensorboard"):
+    with pytest.raises(OSError, match=f"No space left on device.*{tmp_path.name}"):
         log.write(1, {"loss": 1.0})
     log.close()
+
+
+def test_resuming_drops_what_is_logged_again_at_the_same_step(tmp_path):
+    log = MetricsLog(tmp_path)
+    for step in (1, 2):
+        log.write(step, {"loss": 1.0})
+        log.write(step, {"heldout/auc": 0.5})
+    log.truncate_after(2, ["heldout/"])
+    log.write(2, {"heldout/auc": 0.7})
+    log.close()
+    aucs = [line["heldout/auc"] for line in lines(tmp_path) if "heldout/auc" in line]
+    assert aucs == [0.5, 0.7] and len(lines(tmp_path)) == 4
+    found = points(tmp_path)
+    assert [step for step, _ in found["loss"]] == [1, 2]
+    assert [step for step, _ in found["heldout/auc"]] == [1, 2]

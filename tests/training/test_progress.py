@@ -245,8 +245,23 @@ def test_hook_shows_loss_terms_and_not_the_loss_scale(clock, columns):
         hook.after_step(Step(number, False, scalars, {}))
     shown = stream.getvalue().split("\r")[-1]
     assert shown.endswith(
-        "2/4  4 images/s  ETA 0:00:04  loss 2  gradient_ratio/ekd 0.3  loss/margin 1"
+        "2/4  4 images/s  ETA 0:00:04  loss 2  loss/margin 1  gradient_ratio/ekd 0.3"
     )
+
+
+def test_hook_shows_the_margin_loss_at_100_columns(clock, columns):
+    columns(100)
+    stream = Terminal()
+    line = ProgressLine(
+        1_000_000, stream=stream, terminal_seconds=0, clock=clock, initial_step=654_321
+    )
+    hook = ProgressHook(line, count=1e6)
+    scalars = {"loss": 23.456, "gradient_ratio/ekd": 0.3, "gradient_ratio/cosine": 1.1}
+    scalars |= {"loss/ekd/positive": 0.5, "loss/margin": 12.345}
+    for number in (1, 2):
+        clock.now += 2.0
+        hook.after_step(Step(number, False, scalars, {}))
+    assert "loss 23.46  loss/margin 12.35" in stream.getvalue().split("\r")[-1]
 
 
 def test_a_source_that_is_embedded_has_a_line_of_its_own(capsys):

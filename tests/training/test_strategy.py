@@ -9,6 +9,7 @@ from ekd_tf.training.strategy import distribute
 from ekd_tf.training.strategy import grow_gpu_memory
 from ekd_tf.training.strategy import has_other_workers
 from ekd_tf.training.strategy import is_chief
+from ekd_tf.training.strategy import keep_order_of_sums
 from ekd_tf.training.strategy import lost_worker
 from ekd_tf.training.strategy import make_strategy
 from ekd_tf.training.strategy import set_virtual_devices
@@ -22,6 +23,22 @@ def test_none_is_one_replica():
 def test_mirrored_takes_every_logical_device():
     devices = tf.config.list_logical_devices("CPU")
     assert make_strategy("mirrored").num_replicas_in_sync == len(devices) == 4
+
+
+def test_sums_of_a_large_graph_keep_their_order():
+    keep_order_of_sums()
+
+    @tf.function(autograph=False)
+    def total(ones, square):
+        late = tf.while_loop(
+            lambda i, _: i < 40, lambda i, x: (i + 1, x @ square), (0, square)
+        )[1]
+        # (1e8 - 1e8) + 1 as listed; 1 is lost where the first comes last.
+        summands = [ones * (1e8 + 0 * late[0, 0]), ones * -1e8, ones]
+        return tf.reduce_max(tf.add_n(summands))
+
+    # Three of 80 MB: above the 205 MB from which TensorFlow would reorder.
+    assert total(tf.ones([20_000_000]), tf.zeros([300, 300])).numpy() == 1
 
 
 def test_rejects_an_unknown_strategy_with_the_choices():
@@ -95,6 +112,35 @@ def test_flags_set_tf_config(monkeypatch):
     set_workers(["a:2222", "b:2223"], 1)
     with pytest.raises(ValueError, match='say different.*"index": 1.*"index": 0'):
         set_workers(["a:2222", "b:2223"], 0)
+
+
+CLUSTER = '"cluster": {"worker": ["a:1", "b:1"]}'
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("not json", "Expecting value"),
+        ("[1]", "it holds no cluster"),
+        ("{}", "it holds no cluster"),
+        ('{"cluster": {"worker": "a:1"}}', "it holds no cluster"),
+        ("{%s}" % CLUSTER, "its task has no type of the cluster"),
+        ('{%s, "task": 0}' % CLUSTER, "its task has no type"),
+        ('{%s, "task": {"type": "chief", "index": 0}}' % CLUSTER, "has no type"),
+        ('{%s, "task": {"type": "worker"}}' % CLUSTER, "needs an index from 0 to 1"),
+        ('{%s, "task": {"type": "worker", "index": 2}}' % CLUSTER, "an index from 0"),
+        ('{%s, "task": {"type": "worker", "index": "0"}}' % CLUSTER, "a number"),
+    ],
+)
+def test_a_wrong_tf_config_is_named_with_its_reason(monkeypatch, text, reason):
+    monkeypatch.setenv("TF_CONFIG", "\ufeff" + text)
+    for make in (
+        lambda: make_strategy("multi_worker"),
+        lambda: set_workers(["a:1"], 0),
+    ):
+        with pytest.raises(ValueError, match="TF_CONFIG must be JSON like") as error:
+            make()
+        assert reason in str(error.value) and text in str(error.value)
 
 
 def test_without_hosts_tf_config_stays(monkeypatch):

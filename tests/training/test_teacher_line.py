@@ -14,9 +14,10 @@ def points(folder):
     ]
 
 
-EXPECTED = [(0, "lfw/auc", 0.75), (0, "lfw/eer", 0.25)] + [
-    (90, "lfw/auc", 0.75),
-    (90, "lfw/eer", 0.25),
+EXPECTED = [
+    (step, f"4 evaluation/lfw/{name}", value)
+    for step in (0, 90)
+    for name, value in (("auc", 0.75), ("eer", 0.25))
 ]
 
 

@@ -60,7 +60,7 @@ def make_model(student, identities, rate=1.0):
     from ekd_tf.training.optimizers import make_optimizer
 
     head = ArcFace(identities, sample_rate=rate)
-    model = Distiller(student, None, {"ekd": (EKDLoss(), 8.0)}, head)
+    model = Distiller(student, None, {"ekd": (EKDLoss(memory=0), 8.0)}, head)
     model.compile(make_optimizer("sgd", 0.01, momentum=0.9))
     return model
 

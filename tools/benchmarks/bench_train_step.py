@@ -170,7 +170,7 @@ def work(name):
     if teacher == "none":
         model = FaceClassifier(student, head)
     else:
-        losses = {"ekd": (EKDLoss(), 8.0), "cosine": (CosineLoss(), 100.0)}
+        losses = {"ekd": (EKDLoss(memory=0), 8.0), "cosine": (CosineLoss(), 100.0)}
         model = Distiller(student, online, losses, head)
     model.compile(keras.optimizers.SGD(0.01, momentum=0.9), weight_decay=5e-4)
     step = compile_step(model, tf.distribute.get_strategy())

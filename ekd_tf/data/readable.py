@@ -1,0 +1,155 @@
+"""The images that can be read, for whoever must leave the others out.
+
+Training replaces an unreadable image by another of its identity, since a batch has a
+size. What is measured takes no image twice: it leaves such images out and says so.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import tensorflow as tf
+
+from ekd_tf.data.decoding import PARALLEL_IMAGES
+from ekd_tf.data.decoding import ImageReader
+from ekd_tf.data.one_image import decode_image
+from ekd_tf.data.pairs import PairSet
+from ekd_tf.data.source import Images
+from ekd_tf.data.source import Source
+from ekd_tf.data.templates import TemplateSet
+from ekd_tf.unreadable import Unreadable
+
+# Images in memory at once.
+_CHUNK = 512
+
+
+def readable_indices(
+    source: Source, indices, unreadable: Unreadable | None = None
+) -> tuple[np.ndarray, list[str]]:
+    """Decodes images to find those that can be.
+
+    Args:
+        source: Where images come from. Of one that gives pixels the images are asked
+            for only if some may be unreadable: that takes as long as using them.
+        indices: Integers `(n,)`, positions in `source`.
+        unreadable: Counts those that cannot. Default: none is allowed.
+
+    Returns:
+        `(indices, left_out)`: int64 `(m,)`, those of `indices` that can be read, in
+        order; and `"path: reason"` of each other.
+
+    Raises:
+        UnreadableError: More are unreadable than are allowed.
+        ValueError: None can be read.
+    """
+    indices = np.asarray(indices, np.int64)
+    unreadable = unreadable or Unreadable()
+    if not len(indices) or not (source.encoded or unreadable.allowed):
+        return indices, []
+    reader = ImageReader(source, 1, unreadable)
+    keep, left_out = np.ones(len(indices), bool), []
+    for start in range(0, len(indices), _CHUNK):
+        chunk = indices[start : start + _CHUNK]
+        if _all_readable(reader, chunk):
+            continue
+        for row, index in enumerate(chunk.tolist(), start):
+            _, reason = reader.readable(index)
+            if reason is not None:
+                keep[row] = False
+                left_out.append(unreadable.count(source.describe(index), reason))
+    if not keep.any():
+        raise ValueError(f"{source.name}: none of its images can be read")
+    return indices[keep], left_out
+
+
+def _all_readable(reader, indices):
+    if not reader.source.encoded:
+        return False
+    try:
+        _decode_all(tf.constant(reader.read(indices)[0], tf.string))
+    except tf.errors.OpError:
+        return False
+    return True
+
+
+@tf.function(input_signature=[tf.TensorSpec([None], tf.string)], autograph=False)
+def _decode_all(images):
+    # The sum, so that no image is decoded in vain and then left out of the graph.
+    return tf.map_fn(
+        lambda data: tf.reduce_sum(tf.shape(decode_image(data))),
+        images,
+        fn_output_signature=tf.int32,
+        parallel_iterations=PARALLEL_IMAGES,
+    )
+
+
+def readable_images(source: Source, unreadable: Unreadable | None = None) -> Source:
+    """Returns a source without its unreadable images, which `left_out` then names.
+
+    Raises:
+        UnreadableError: More are unreadable than are allowed.
+        ValueError: None can be read.
+    """
+    indices, left_out = readable_indices(source, np.arange(len(source)), unreadable)
+    return Images(source, indices, left_out) if left_out else source
+
+
+def readable_pairs(pairs: PairSet, unreadable: Unreadable | None = None) -> PairSet:
+    """Returns a set without the pairs of which an image cannot be read.
+
+    Raises:
+        UnreadableError: More are unreadable than are allowed.
+        ValueError: No pair is left.
+    """
+    indices, left_out = readable_indices(
+        pairs.images, np.arange(len(pairs.images)), unreadable
+    )
+    if not left_out:
+        return pairs
+    images = np.zeros(len(pairs.images), bool)
+    images[indices] = True
+    keep = images.reshape(-1, 2).all(axis=1)
+    if not keep.any():
+        raise ValueError(f"{pairs.name}: no pair has two images that can be read")
+    rows = np.flatnonzero(np.repeat(keep, 2))
+    return dataclasses.replace(
+        pairs, images=Images(pairs.images, rows, left_out), issame=pairs.issame[keep]
+    )
+
+
+def readable_templates(
+    templates: TemplateSet, unreadable: Unreadable | None = None
+) -> TemplateSet:
+    """Returns a set without its unreadable images.
+
+    A template that has no other image leaves all lists.
+
+    Raises:
+        UnreadableError: More are unreadable than are allowed.
+        ValueError: None can be read.
+    """
+    images = templates.images
+    indices, left_out = readable_indices(images, np.arange(len(images)), unreadable)
+    if not left_out:
+        return templates
+    lost = np.setdiff1d(templates.template, templates.template[indices])
+
+    def select(rows, *columns):
+        if rows is None:
+            return None
+        keep = ~np.any([np.isin(getattr(rows, c), lost) for c in columns], axis=0)
+        fields = dataclasses.fields(rows)
+        return type(rows)(*(getattr(rows, field.name)[keep] for field in fields))
+
+    galleries = templates.galleries.items()
+    return dataclasses.replace(
+        templates,
+        images=Images(images, indices, left_out),
+        template=templates.template[indices],
+        media=templates.media[indices],
+        score=templates.score[indices],
+        pairs=select(templates.pairs, "first", "second"),
+        galleries={name: select(rows, "template") for name, rows in galleries},
+        probes=select(templates.probes, "template"),
+    )

@@ -1,0 +1,66 @@
+"""Proves that an output can be written before anything is computed for it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pathlib
+import tempfile
+
+
+def make_folder(name: str, folder) -> pathlib.Path:
+    """Makes a folder where it is missing, and returns its path.
+
+    Args:
+        name: What the user calls it, for the message.
+        folder: Where.
+
+    Raises:
+        ValueError: It cannot be made, or nothing can be written to it.
+    """
+    folder = pathlib.Path(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        _probe(folder)
+    except OSError as error:
+        raise _refused(name, "folder", folder, error) from error
+    return folder
+
+
+def check_file(name: str, path) -> pathlib.Path:
+    """Makes the folder a file will be written to, and returns the file's path.
+
+    Args:
+        name: What the user calls the file, for the message.
+        path: Where it will be, or is and may be replaced.
+
+    Raises:
+        ValueError: It is a folder, or cannot be written.
+    """
+    path = pathlib.Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _probe(path.parent)
+        # The system limits names; `write_aside` adds to them.
+        with contextlib.suppress(FileNotFoundError):
+            os.lstat(f"{path}.tmp")
+        if path.is_dir():
+            raise IsADirectoryError(0, "It is a folder")
+        if path.exists() and not os.access(path, os.W_OK):
+            raise PermissionError(0, "It may not be replaced")
+    except OSError as error:
+        raise _refused(name, "file", path, error) from error
+    return path
+
+
+def _probe(folder):
+    # A read-only mount or a full disk shows only when something is written.
+    with tempfile.TemporaryFile(dir=folder) as probe:
+        probe.write(b"x")
+
+
+def _refused(name, kind, path, error):
+    return ValueError(
+        f"`{name}` must be a {kind} that can be written to. Received: {path} "
+        f"({error.strerror})"
+    )

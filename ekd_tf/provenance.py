@@ -1,0 +1,91 @@
+"""What a figure or a file came from: command, date, versions and commit."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import platform
+import shlex
+import subprocess
+import time
+from collections.abc import Mapping
+from collections.abc import Sequence
+from importlib import metadata
+
+from ekd_tf.version import __version__
+
+PACKAGES = ("ekd-tf", "tensorflow", "keras", "numpy", "absl-py", "tensorboard")
+
+
+def provenance(command: Sequence[str]) -> dict[str, str]:
+    """Returns what a report or a model card says of its making.
+
+    Args:
+        command: The words of the command, from "python" on.
+
+    Returns:
+        "command", as a shell takes it; "date", of now; "ekd_tf", the package's version
+        and, from a git checkout, its commit.
+    """
+    commit = package_commit()
+    return {
+        "command": shlex.join(command),
+        "date": time.strftime("%Y-%m-%d %H:%M %z"),
+        "ekd_tf": f"{__version__}, commit {commit}" if commit else __version__,
+    }
+
+
+def provenance_of_run(flags: Mapping | None, command: Sequence[str]) -> dict:
+    """Adds what a run was trained on, and how, to `provenance`.
+
+    Args:
+        flags: Those of `ekd_tf.train`, or None: no run is known.
+        command: As for `provenance`.
+
+    Returns:
+        Those of `provenance` and "training_data", "teacher" and "method", None where
+        they are not known.
+    """
+    flags = flags or {}
+    return {
+        "training_data": flags.get("data"),
+        "teacher": flags.get("teacher"),
+        "method": flags.get("distill") or flags.get("head"),
+        **provenance(command),
+    }
+
+
+def package_versions() -> dict[str, str]:
+    """Returns the versions a run's numbers depend on."""
+    versions = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            versions[name] = "not installed"
+    return versions
+
+
+def package_commit() -> str | None:
+    """Returns the git commit the package runs from, "-dirty" if it was edited.
+
+    None where the package is installed without its repository: the repository
+    around a virtual environment is somebody else's.
+    """
+    root = pathlib.Path(__file__).resolve().parents[1]
+    if not (root / ".git").exists():
+        return None
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        done = subprocess.run(
+            command,
+            cwd=root,
+            env={**os.environ, "GIT_OPTIONAL_LOCKS": "0"},
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=30,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip() or None

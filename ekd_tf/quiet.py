@@ -1,0 +1,98 @@
+"""TensorFlow's lines at the start of a command, kept off the terminal."""
+
+import contextlib
+import importlib.abc
+import importlib.util
+import os
+import pathlib
+import re
+import sys
+import tempfile
+
+_LEVEL = "TF_CPP_MIN_LOG_LEVEL"
+_OURS = "EKD_TF_QUIET"
+_ALL_BUT_INFO, _FATAL_ALONE = "1", "3"
+_NVIDIA = "0x10de"
+_DISPLAY = "0x03"
+# Information, and what is said of it, which no level silences while TensorFlow loads.
+_INFORMATION = re.compile(
+    rb"I\d{4} |WARNING: All log messages before absl|To enable the following instr"
+)
+
+
+def quiet_tensorflow() -> None:
+    """Silences what TensorFlow says when it is imported, unless the user decides.
+
+    The user does by `TF_CPP_MIN_LOG_LEVEL`: 0 shows all. On a machine without a GPU
+    TensorFlow's words about CUDA are noise, errors among them; with one, warnings and
+    errors stay, so that a missing library or a broken driver shows. Call this before
+    TensorFlow is imported.
+    """
+    # A command that was started by another finds what that one has set.
+    if os.environ.get(_LEVEL) != os.environ.get(_OURS) or "tensorflow" in sys.modules:
+        return
+    os.environ[_LEVEL] = _ALL_BUT_INFO if has_gpu() else _FATAL_ALONE
+    os.environ[_OURS] = os.environ[_LEVEL]
+    sys.meta_path.insert(0, _QuietImport())
+
+
+def has_gpu(root="/") -> bool:
+    """Tells whether an NVIDIA GPU is built in and not hidden from CUDA.
+
+    Asks the system, not the driver: a GPU whose driver does not work counts.
+
+    Args:
+        root: Where `dev` and `sys` are.
+    """
+    if os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
+        return False
+    root = pathlib.Path(root)
+    # Of the driver, and of Windows where it lends its GPU to Linux.
+    if any((root / "dev" / name).exists() for name in ("nvidia0", "nvidiactl", "dxg")):
+        return True
+    for device in (root / "sys/bus/pci/devices").glob("*"):
+        try:
+            words = [(device / name).read_text() for name in ("vendor", "class")]
+        except OSError:
+            continue
+        if words[0].startswith(_NVIDIA) and words[1].startswith(_DISPLAY):
+            return True
+    return False
+
+
+class _QuietImport(importlib.abc.MetaPathFinder):
+    """Has the first import of TensorFlow happen within `without_information`."""
+
+    def find_spec(self, name, path, target=None):
+        if name != "tensorflow":
+            return None
+        sys.meta_path.remove(self)
+        spec = importlib.util.find_spec(name)
+        if spec is not None:
+            load = spec.loader.exec_module
+
+            def quietly(module):
+                with without_information():
+                    load(module)
+
+            spec.loader.exec_module = quietly
+        return spec
+
+
+@contextlib.contextmanager
+def without_information():
+    """Keeps C++ lines of information off stderr; all others come at the end."""
+    sys.stderr.flush()
+    with tempfile.TemporaryFile() as said:
+        stderr = os.dup(2)
+        os.dup2(said.fileno(), 2)
+        try:
+            yield
+        finally:
+            sys.stderr.flush()
+            os.dup2(stderr, 2)
+            os.close(stderr)
+            said.seek(0)
+            for line in said:
+                if not _INFORMATION.match(line):
+                    os.write(2, line)

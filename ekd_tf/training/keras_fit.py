@@ -1,0 +1,340 @@
+"""What `keras.Model` offers, made right for a student trained beside a teacher.
+
+`FaceClassifier` says what a step does; this says what `fit`, `evaluate` and `save` do
+with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from ekd_tf.data import Pipeline
+from ekd_tf.data import Source
+from ekd_tf.data import SyntheticFaces
+from ekd_tf.data import evaluation_batches
+from ekd_tf.evaluation import Embedder
+from ekd_tf.evaluation import verify
+from ekd_tf.stack import IS_KERAS_3
+
+# Names on the progress bar, in this order; those that end with "/" are beginnings.
+_SHOWN = ("loss", "loss/", "gradient_ratio/", "gradient_norm", "learning_rate")
+_BATCH_SIZE = 128
+
+
+class ShortProgress(keras.callbacks.ProgbarLogger):
+    """Keras' progress bar with a few of the scalars; other callbacks see them all.
+
+    `fit` shows this one unless it is given another. `keras.callbacks.TensorBoard` with
+    `update_freq=N` writes all of them every N steps.
+
+    Args:
+        names: What to show, of steps and, as `val_...`, of validations. None: the
+            first five of loss, its parts, ratios of gradients, norm of the gradient
+            and learning rate; and the first five of a validation.
+    """
+
+    def __init__(self, names: Iterable[str] | None = None):
+        super().__init__(**({} if IS_KERAS_3 else {"count_mode": "steps"}))
+        self.names = None if names is None else tuple(names)
+
+    def shown(self, logs: dict | None) -> dict | None:
+        """Returns the part of `logs` that is shown."""
+        if not logs:
+            return logs
+        names = self.names
+        if names is None:
+            ordered = [
+                name
+                for shown in _SHOWN
+                for name in logs
+                if name == shown or (shown[-1] == "/" and name.startswith(shown))
+            ]
+            names = ordered[:5] + [n for n in logs if n.startswith("val_")][:5]
+        return {name: logs[name] for name in names if name in logs}
+
+    def on_train_batch_end(self, batch, logs=None):
+        super().on_train_batch_end(batch, self.shown(logs))
+
+    def on_epoch_end(self, epoch, logs=None):
+        super().on_epoch_end(epoch, self.shown(logs))
+
+
+class Untracked:
+    """Hides an object from Keras' attribute tracking."""
+
+    def __init__(self, value):
+        self.value = value
+
+
+class StudentModel(keras.Model):
+    """A `keras.Model` around a student: what is fitted is more than what is saved.
+
+    - `fit` takes a `Pipeline` or a `tf.data.Dataset` of the same batches, under any
+      strategy of one process.
+    - `evaluate`, and `validation_data` of `fit`, verify all pairs of labelled images.
+    - `predict` takes images or batches and returns the student's embeddings.
+    - `save` writes the student. `save_weights` and `load_weights` hold all that is
+      trained: student, head, losses with their state, optimizer and loss scale. The
+      teacher is in neither.
+
+    Args:
+        student: `keras.Model`, uint8 images to raw embeddings.
+        name: Name of the model.
+    """
+
+    def __init__(self, student, name=None):
+        # The policy of this container decides nothing: the parts have their own. It
+        # is float32 so that `compile` adds no second loss scaling.
+        super().__init__(name=name, dtype="float32")
+        self.student = student
+        # Every replica returns the scalars of the global batch. Keras would take the
+        # mean of them, or in Keras 2 the sum.
+        self.distribute_reduction_method = "first"
+        self._update = None
+        self._embedder = Untracked(Embedder(student))
+        self.built = True
+
+    def _maybe_symbolic_build(self, iterator=None, data_batch=None):
+        # To build a model, Keras 3 takes the mean of the first batch over replicas:
+        # of bools there is none. All parts are built when they come here.
+        pass
+
+    def call(self, inputs, training=False):
+        """Returns the student's raw embeddings, float32 `(batch, dim)`.
+
+        Args:
+            inputs: Uint8 images `(batch, height, width, 3)`, or a batch that holds
+                them as `image`.
+            training: Bool, as the student takes it.
+        """
+        images = inputs["image"] if isinstance(inputs, dict) else inputs
+        return self.student(images, training=training)
+
+    def fit(
+        self,
+        x,
+        *,
+        steps_per_epoch=None,
+        validation_data=None,
+        callbacks=None,
+        verbose="auto",
+        **kwargs,
+    ):
+        """Trains as `keras.Model.fit` does.
+
+        Args:
+            x: `Pipeline`, or dataset of its batches. Under a strategy the rows of a
+                batch are divided among the replicas, which must come out even.
+            steps_per_epoch: Int. None: for a `Pipeline` without end one visit of
+                every image; else the whole dataset.
+            validation_data: What `evaluate` takes as `x`, after every epoch. Its
+                figures are logged as `val_...`.
+            callbacks: List of `keras.callbacks.Callback`, which see every scalar of
+                `train_step`; the progress bar shows five: `ShortProgress`.
+            verbose: As Keras has it.
+            **kwargs: Further arguments of `keras.Model.fit`.
+
+        Returns:
+            `keras.callbacks.History`: of each epoch the last step's scalars.
+
+        Raises:
+            ValueError: A batch does not divide evenly, or an image cannot be read.
+        """
+        pipeline = x if isinstance(x, Pipeline) else None
+        if pipeline is not None:
+            x = pipeline.dataset
+            steps_per_epoch = steps_per_epoch or pipeline.steps_per_epoch
+        _check_divisible(x, self.distribute_strategy.num_replicas_in_sync)
+        if isinstance(x, tf.data.Dataset):
+            # Else Keras warns that it leaves the order to the dataset.
+            kwargs.setdefault("shuffle", False)
+        count = _BatchCount()
+        if not isinstance(callbacks, keras.callbacks.CallbackList):
+            callbacks = [*(callbacks or []), count]
+            bars = [isinstance(c, keras.callbacks.ProgbarLogger) for c in callbacks]
+            if verbose and not any(bars):
+                callbacks.append(ShortProgress())
+        if validation_data is not None:
+            kwargs["validation_data"] = self._dataset_of(validation_data)
+            if isinstance(validation_data, Pipeline):
+                steps = validation_data.steps_per_epoch
+                kwargs["validation_steps"] = kwargs.get("validation_steps") or steps
+        try:
+            return super().fit(
+                x,
+                steps_per_epoch=steps_per_epoch,
+                callbacks=callbacks,
+                verbose=verbose,
+                **kwargs,
+            )
+        except tf.errors.OpError as error:
+            failure = pipeline and pipeline.failure(
+                pipeline.start_step + (count.total if steps_per_epoch else count.epoch)
+            )
+            if not failure:
+                raise
+            raise ValueError(failure) from error
+
+    def evaluate(
+        self,
+        x,
+        y=None,
+        *,
+        batch_size=None,
+        steps=None,
+        callbacks=None,
+        return_dict=True,
+        **kwargs,
+    ):
+        """Verifies all pairs of labelled images by the student as it is now.
+
+        The labels need not be those of the training: give images of identities that
+        the student was not trained on. An image counts once, its embedding being the
+        sum of its own and its mirror image's, as in `ekd_tf.evaluate`.
+
+        Args:
+            x: `Source`; `Pipeline` or dataset of batches with `image`, `label` and
+                `image_id`, or of pairs of images and labels; or uint8 images `(n,
+                height, width, 3)`.
+            y: Integer labels `(n,)`, where `x` are images.
+            batch_size: Int, images per forward pass of a `Source` or of images.
+            steps: Int, batches. None: all; of a `Pipeline` without end an epoch.
+            callbacks: As Keras has it.
+            return_dict: Whether to return names with the figures.
+            **kwargs: Ignored: what `keras.Model.fit` adds.
+
+        Returns:
+            Dict of `accuracy` (ten folds over drawn pairs), `auc`, `eer` and
+            `tpr_at_fpr_1e-1` to `1e-4` of all pairs, as far as ten negative pairs
+            stand behind the FPR; without `return_dict` a list of the figures.
+
+        Raises:
+            ValueError: There are not ten pairs of one identity and of two to draw.
+        """
+        if steps is None and isinstance(x, Pipeline):
+            steps = x.steps_per_epoch
+        if not isinstance(callbacks, keras.callbacks.CallbackList):
+            callbacks = keras.callbacks.CallbackList(callbacks, model=self)
+        callbacks.on_test_begin()
+        dataset = self._dataset_of(x, y, batch_size)
+        labels, image_ids = [], []
+
+        def images():
+            for batch in dataset if steps is None else dataset.take(steps):
+                if not isinstance(batch, dict):
+                    batch = dict(zip(("image", "label"), batch))
+                labels.append(np.asarray(batch["label"]))
+                if "image_id" in batch:
+                    image_ids.append(np.asarray(batch["image_id"]))
+                yield batch["image"]
+
+        with self.averaged_weights():
+            embeddings = self._embedder.value(images())
+        labels = np.concatenate(labels)
+        if image_ids:
+            _, first = np.unique(np.concatenate(image_ids), return_index=True)
+            embeddings, labels = embeddings[first], labels[first]
+        scalars = verify(embeddings, labels).scalars("")
+        figures = {name.lstrip("/"): value for name, value in scalars.items()}
+        callbacks.on_test_end(figures)
+        return figures if return_dict else list(figures.values())
+
+    def save(self, filepath, overwrite=True, **kwargs):
+        """Writes the student, as `keras.Model.save` does: what is deployed.
+
+        `keras.models.load_model` and every command of this package open the file.
+        Head, losses and optimizer are in `save_weights`.
+        """
+        with self.averaged_weights():
+            self.student.save(filepath, overwrite=overwrite, **kwargs)
+
+    def save_own_variables(self, store):
+        """Adds the loss scale and the counts of steps to `save_weights`."""
+        for name, variable in self._update_state().items():
+            store[name] = variable.numpy()
+
+    def load_own_variables(self, store):
+        """Reads what `save_own_variables` wrote, if the model is compiled."""
+        for name, variable in self._update_state().items():
+            variable.assign(store[name])
+
+    def _update_state(self):
+        return self._update.value.state if self._update else {}
+
+    def _dataset_of(self, x, y=None, batch_size=None):
+        """Returns what `evaluate` takes as a `tf.data.Dataset`."""
+        if isinstance(x, Pipeline):
+            return x.dataset
+        if isinstance(x, tuple) and y is None:
+            x, y = x
+        batch_size = batch_size or _BATCH_SIZE
+        if isinstance(x, (Source, SyntheticFaces)):
+            return source_batches(x, self.student.input_shape[1], batch_size)
+        if y is not None:
+            return tf.data.Dataset.from_tensor_slices((x, y)).batch(batch_size)
+        if not isinstance(x, tf.data.Dataset):
+            raise ValueError(
+                "`x` must be a Source, a Pipeline, a tf.data.Dataset of their batches, "
+                f"or images with labels as `y`. Received: {type(x).__name__}"
+            )
+        return x
+
+
+def source_batches(source: Source, input_size: int, batch_size: int) -> tf.data.Dataset:
+    """Returns every image of a source once, in order, with labels and numbers.
+
+    Args:
+        source: Where images come from.
+        input_size: Int, side of the images in pixels; others are resized.
+        batch_size: Int, images per batch; the last one may hold fewer.
+
+    Returns:
+        `tf.data.Dataset` of dicts of `image` uint8 `(batch, input_size, input_size,
+        3)`, `label` int32 `(batch,)` and `image_id` int32 `(batch,)`.
+    """
+    labels = np.asarray(source.labels, np.int32)
+    numbers = np.arange(len(source), dtype=np.int32)
+
+    def batches():
+        starts = range(0, len(source), batch_size)
+        images = evaluation_batches(source, numbers, input_size, batch_size)
+        for start, rows in zip(starts, images):
+            part = slice(start, start + batch_size)
+            yield {"image": rows, "label": labels[part], "image_id": numbers[part]}
+
+    vector = tf.TensorSpec([None], tf.int32)
+    image = tf.TensorSpec([None, input_size, input_size, 3], tf.uint8)
+    return tf.data.Dataset.from_generator(
+        batches, output_signature={"image": image, "label": vector, "image_id": vector}
+    )
+
+
+class _BatchCount(keras.callbacks.Callback):
+    """Counts batches, so that the one that could not be read has a number."""
+
+    total = epoch = 0
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.epoch = 0
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.total += 1
+        self.epoch += 1
+
+
+def _check_divisible(data, replicas):
+    """Raises `ValueError` unless each replica gets as many rows as the others."""
+    if replicas == 1 or not isinstance(data, tf.data.Dataset):
+        return
+    for spec in tf.nest.flatten(data.element_spec):
+        rows = spec.shape[0] if spec.shape.rank else None
+        if rows is None or rows % replicas:
+            raise ValueError(
+                "The rows of a batch must be divisible by the number of replicas, and "
+                "their number known beforehand (`batch(..., drop_remainder=True)`). "
+                f"Received: {rows} rows for {replicas} replicas"
+            )

@@ -1,0 +1,92 @@
+"""Images that cannot be read: how many may be, and which were met."""
+
+from __future__ import annotations
+
+import threading
+
+from absl import logging
+
+_NAMED = 20
+
+
+class UnreadableError(ValueError):
+    """More images cannot be read than are allowed.
+
+    It knows of no flag: the program that prints it adds the way out, by `explain`.
+
+    Args:
+        lines: `"path: reason"` of each, at least one.
+        allowed: Int, how many may be unreadable.
+    """
+
+    def __init__(self, lines, allowed: int):
+        self.lines = tuple(lines)
+        self.allowed = allowed
+        super().__init__(self.explained(""))
+
+    def explained(self, way_out: str) -> str:
+        """Returns the message with what to do about it."""
+        end = f"; {way_out}" if way_out else ""
+        if len(self.lines) == 1:
+            return f"cannot decode {self.lines[0]}{end}"
+        more = len(self.lines) - _NAMED
+        named = [*self.lines[:_NAMED], *([f"and {more} more"] if more > 0 else [])]
+        listed = "\n  ".join(named)
+        return (
+            f"cannot decode {len(self.lines)} images, of which {self.allowed} may be "
+            f"unreadable{end}:\n  {listed}"
+        )
+
+
+class Unreadable:
+    """The unreadable images of one run, shared by whoever reads any.
+
+    Args:
+        allowed: Int >= 0, how many distinct ones may be met. One more is an error.
+    """
+
+    def __init__(self, allowed: int = 0):
+        self.allowed = allowed
+        self._lines = {}
+        self._lock = threading.Lock()
+
+    @property
+    def lines(self) -> list[str]:
+        """`"path: reason"` of each image met so far."""
+        with self._lock:
+            return list(self._lines.values())
+
+    def count(self, place: str, reason: str) -> str:
+        """Notes an image, and logs it where it is new.
+
+        Args:
+            place: Where it lives: the same image counts once, whoever reads it.
+            reason: What is wrong with it.
+
+        Returns:
+            Its line of `lines`.
+
+        Raises:
+            UnreadableError: It is one more than is allowed.
+        """
+        with self._lock:
+            is_new = place not in self._lines
+            line = self._lines.setdefault(place, f"{place}: {reason}")
+            too_many = len(self._lines) > self.allowed
+        if too_many:
+            raise UnreadableError(self.lines, self.allowed)
+        if is_new:
+            logging.warning("unreadable image %s", line)
+        return line
+
+
+def explain(error: Exception, way_out: str) -> str:
+    """Returns the words of an error, with the way out of unreadable images.
+
+    Args:
+        error: Any error.
+        way_out: What the program that prints it can do about such images.
+    """
+    if isinstance(error, UnreadableError):
+        return error.explained(way_out)
+    return str(error)

@@ -1,0 +1,93 @@
+"""Text files and command lines as users hand them in, whatever editor made them."""
+
+from __future__ import annotations
+
+import codecs
+import io
+import os
+import sys
+
+# How bytes that are no UTF-8 are kept, such as those of file names.
+KEEP = "surrogateescape"
+_UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+_BREAKS = str.maketrans({"\n": "\\n", "\r": "\\r", "\t": "\\t"})
+
+
+def open_bytes(path) -> io.BufferedReader:
+    """Opens a user's text file for reading, behind its byte-order mark.
+
+    Raises:
+        ValueError: The file cannot be opened, or is UTF-16.
+    """
+    path = os.fsdecode(path)
+    try:
+        file = open(path, "rb")
+        mark = file.read(len(codecs.BOM_UTF8))
+    except OSError as error:
+        raise ValueError(f"cannot read {path}: {error.strerror}") from error
+    if mark.startswith(_UTF16):
+        file.close()
+        raise ValueError(f"{path} is UTF-16 text: save it as UTF-8")
+    if mark != codecs.BOM_UTF8:
+        file.seek(0)
+    return file
+
+
+def open_text(path) -> io.TextIOWrapper:
+    """Opens a user's UTF-8 text file for reading; see `open_bytes`.
+
+    Other bytes become surrogates, as in the names Python gives to files.
+    """
+    return io.TextIOWrapper(open_bytes(path), "utf-8", KEEP)
+
+
+def is_utf8(text: str) -> bool:
+    """Returns whether a line of `open_text` was UTF-8."""
+    return not any("\udc80" <= letter <= "\udcff" for letter in text)
+
+
+def one_line(text: str) -> str:
+    """Returns a path or a reason with escapes for what would break a line or column."""
+    return text.translate(_BREAKS)
+
+
+def command_line() -> list[str]:
+    """Returns `sys.argv` with flagfiles in place, for `app.run(main, argv=...)`.
+
+    absl takes a byte-order mark in a flagfile for a word. Its rules are kept: a blank
+    line and one from # or // on is left out, a file may name others, `--` ends it.
+
+    From here on, a path that cannot be printed in the terminal's encoding is printed
+    with escapes.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        return _expanded(sys.argv, ())
+    except ValueError as error:
+        sys.exit(f"--flagfile: {error}")
+
+
+def _expanded(words, inside):
+    expanded, words = [], list(words)
+    while words:
+        word = words.pop(0)
+        name, equals, path = word.partition("=")
+        if word == "--":
+            return [*expanded, word, *words]
+        if name not in ("--flagfile", "-flagfile"):
+            expanded.append(word)
+            continue
+        if not equals:
+            if not words:
+                raise ValueError("give --flagfile=FILE")
+            path = words.pop(0)
+        path = os.path.expanduser(path.strip())
+        if os.path.realpath(path) in inside:
+            raise ValueError(f"{path} names itself")
+        with open_text(path) as file:
+            lines = [line.strip() for line in file]
+        lines = [line for line in lines if line and not line.startswith(("#", "//"))]
+        expanded += _expanded(lines, (*inside, os.path.realpath(path)))
+    return expanded

@@ -1,0 +1,135 @@
+"""Every kind of image file as RGB, the same to Pillow's readers and to the pipeline."""
+
+import io
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from pictures import STORED
+from pictures import encode
+from pictures import face
+from pictures import kinds
+from pictures import pixels
+from pictures import with_orientation
+from PIL import Image
+
+from ekd_tf.data import image_pixels
+from ekd_tf.data.image_pixels import open_image
+from ekd_tf.data.image_pixels import orientation
+from ekd_tf.data.image_pixels import read_image
+from ekd_tf.data.pairs import PairImages
+from ekd_tf.data.pipeline import evaluation_batches
+
+
+def in_pipeline(data, size):
+    (batch,) = evaluation_batches(PairImages("set", [data]), [0], size, 1)
+    return batch[0]
+
+
+def test_every_kind_of_file_gives_what_it_shows(rng):
+    for name, (data, expected) in kinds(rng).items():
+        found = read_image(data)
+        assert found.dtype == np.uint8, name
+        np.testing.assert_array_equal(found, expected, err_msg=name)
+
+
+def test_the_pipeline_decodes_the_same(rng):
+    square = rng.integers(0, 256, (3, 3, 3), np.uint8)
+    square = Image.fromarray(square).resize((12, 12), Image.Resampling.BICUBIC)
+    files = [with_orientation(pixels(square), k) for k in STORED]
+    files += [with_orientation(pixels(square), k, "JPEG", quality=80) for k in STORED]
+    files += [encode(square, "JPEG"), encode(square.convert("CMYK"), "JPEG")]
+    files += [encode(square.convert("P"), form) for form in ("PNG", "BMP", "GIF")]
+    deep = np.asarray(square.convert("L")) * np.uint16(256)
+    files += [encode(Image.fromarray(deep), form) for form in ("PNG", "TIFF")]
+    for number, data in enumerate(files):
+        np.testing.assert_array_equal(
+            in_pipeline(data, 12), read_image(data), err_msg=f"file {number}"
+        )
+
+
+@pytest.mark.parametrize("turned", STORED)
+def test_a_jpeg_is_turned_upright(rng, turned):
+    upright = pixels(face(rng, 24, 40))
+    data = with_orientation(upright, turned, "JPEG", quality=98)
+    assert np.abs(read_image(data).astype(int) - upright).mean() < 3
+    with open_image(data) as image:
+        assert orientation(image) == turned
+
+
+@pytest.mark.parametrize(
+    "exif", [b"Exif\0\0", b"Exif\0\0II*\0\xff\xff\xff\xff", b"Exif\0\0what is this"]
+)
+def test_damaged_exif_data_do_not_spoil_an_image(rng, exif):
+    image = face(rng)
+    data = encode(image, "JPEG", exif=exif)
+    np.testing.assert_array_equal(read_image(data), read_image(encode(image, "JPEG")))
+
+
+@pytest.mark.parametrize("mode", ["I", "F"])
+def test_pixels_without_a_known_range_are_refused(mode):
+    data = encode(Image.new(mode, (4, 4)), "TIFF")
+    with pytest.raises(ValueError, match="its pixels have 32 bits and no known range"):
+        read_image(data)
+
+
+def test_what_is_wrong_is_one_line(rng):
+    good = encode(face(rng, 40, 40), "JPEG")
+    with pytest.raises(ValueError, match="^not an image in a format that is read$"):
+        read_image(b"no image")
+    with pytest.raises(ValueError, match="(?i)^[^\n]*truncated[^\n]*$"):
+        read_image(good[: len(good) // 2])
+
+
+def header_of_png(width, height):
+    chunks = []
+    body = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    for name, content in (
+        (b"IHDR", body),
+        (b"IDAT", zlib.compress(b"")),
+        (b"IEND", b""),
+    ):
+        checksum = struct.pack(">I", zlib.crc32(name + content))
+        chunks.append(struct.pack(">I", len(content)) + name + content + checksum)
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
+
+
+def test_huge_images_are_refused_with_their_size_by_every_reader():
+    data = header_of_png(20_000, 15_000)
+    words = "it is 20000x15000: images of more than 268,435,456 pixels are not read"
+    with pytest.raises(ValueError, match=words):
+        read_image(data)
+    with pytest.raises(ValueError, match=words):
+        in_pipeline(data, 8)
+
+
+def test_the_limit_of_pillow_is_passed_over_and_kept(rng, monkeypatch):
+    # Warnings are errors here, and twice the limit is one anyway.
+    for limit in (250, 10):
+        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
+        for form in ("PNG", "TIFF", "WEBP", "GIF", "JPEG"):
+            assert read_image(encode(face(rng, 20, 20), form)).shape == (20, 20, 3)
+        assert Image.MAX_IMAGE_PIXELS == limit
+
+
+@pytest.mark.parametrize("form", ["PNG", "JPEG"])
+def test_large_images_are_averaged_where_they_are_made_small_anyway(
+    rng, monkeypatch, form
+):
+    monkeypatch.setattr(image_pixels, "LARGE_PIXELS", 20 * 20)
+    image = face(rng, 40, 80)
+    data = with_orientation(pixels(image), 6, form)
+    # 3,200 pixels are 8 times too many, so sides are divided by 3. A JPEG is halved as
+    # it is decoded, which leaves twice too many, and halved again.
+    found = read_image(data, shrink=True)
+    expected = pixels(image.reduce(3 if form == "PNG" else 4))
+    assert np.abs(found.astype(int) - expected).max() <= (0 if form == "PNG" else 12)
+    assert read_image(data).shape == (40, 80, 3)
+
+
+def test_reading_leaves_no_file_open(rng):
+    with open_image(encode(face(rng), "TIFF")) as image:
+        assert image.size == (16, 16)
+    with pytest.raises(Image.UnidentifiedImageError):
+        open_image(io.BytesIO().getvalue())

@@ -1,0 +1,162 @@
+"""A threshold decides every pair alike, whichever way the model is run."""
+
+import importlib.util
+import json
+import pathlib
+import re
+
+import keras
+import numpy as np
+import pytest
+from commands import run
+from PIL import Image
+from toys import backbone
+
+SIDE = 24
+PEOPLE, EACH = 6, 4
+
+
+@pytest.fixture(scope="module")
+def student_class():
+    pytest.importorskip("ai_edge_litert")
+    tool = pathlib.Path(__file__).parents[2] / "tools" / "run_tflite.py"
+    spec = importlib.util.spec_from_file_location("run_tflite", tool)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.Student
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """A model, exported and then calibrated, and faces of another size than its own."""
+    root = tmp_path_factory.mktemp("home")
+    backbone(dim=6, batch_norm=False).save(root / "m.keras")
+    rng = np.random.default_rng(0)
+    for person in range(PEOPLE):
+        face = rng.integers(0, 200, (SIDE, SIDE, 3))
+        (root / "faces" / f"p{person}").mkdir(parents=True)
+        for k in range(EACH):
+            pixels = (face + rng.integers(0, 56, face.shape)).astype(np.uint8)
+            Image.fromarray(pixels).save(root / "faces" / f"p{person}" / f"{k}.png")
+    images = f"folder:{root / 'faces'}"
+    calls = [
+        (
+            "export_model",
+            "--formats=float32,int8",
+            f"--images={images}",
+            f"--representative={images}",
+            "--minimum_cosine=-1",
+        ),
+        (
+            "evaluate",
+            "--calibrate_fpr=0.1",
+            f"--eval_sets=faces:{images}",
+            "--fprs=1e-1",
+        ),
+    ]
+    for program, *arguments in calls:
+        done = run(program, f"--model={root / 'm.keras'}", *arguments)
+        assert done.returncode == 0, done.stderr[-3000:]
+    return root
+
+
+def threshold(file):
+    card = json.loads(file.with_name("card.json").read_text())
+    return card["calibration"][file.name]["threshold"]
+
+
+def decisions_of_verify(home, model, names):
+    """Returns cosines and decisions of all ordered pairs of images, by `verify`."""
+    done = run(
+        "verify",
+        f"--model={model}",
+        f"--gallery={home / 'faces'}",
+        f"--nearest={len(names)}",
+        *names,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    found, probe = {}, None
+    for line in done.stdout.splitlines():
+        said = re.fullmatch(r"  (\S+)  cosine (\S+): (one person|two people) .*", line)
+        if said is None:
+            probe = line
+        else:
+            found[probe, said[1]] = float(said[2]), said[3] == "one person"
+    return found
+
+
+@pytest.mark.parametrize("precision", ["float32", "int8"])
+def test_verify_and_the_tool_without_tensorflow_decide_every_pair_alike(
+    home, student_class, precision
+):
+    file = home / "export" / "student" / "1" / f"student-1-{precision}.tflite"
+    names = sorted(str(path) for path in (home / "faces").rglob("*.png"))
+    student = student_class(file)
+    assert student.threshold == threshold(file)
+    rows = np.stack([student.embed(student.read(name)) for name in names])
+    cosines = (rows @ rows.T).astype(float)
+    of_file = decisions_of_verify(home, file, names)
+    assert len(of_file) == len(names) ** 2
+    models = [of_file]
+    if precision == "float32":
+        models.append(decisions_of_verify(home, home / "m.keras", names))
+        assert threshold(home / "m.keras") == pytest.approx(threshold(file), abs=1e-5)
+        model = keras.models.load_model(home / "m.keras")
+        images = np.stack([student.read(name) for name in names])
+        raw = np.asarray(model(images, training=False))
+        unit = raw / np.linalg.norm(raw, axis=1, keepdims=True)
+        np.testing.assert_allclose(unit @ unit.T, cosines, atol=1e-4)
+    for i, a in enumerate(names):
+        for j, b in enumerate(names):
+            for model in models:
+                cosine, one_person = model[a, b]
+                assert cosine == pytest.approx(cosines[i, j], abs=1.5e-4)
+                assert one_person == (cosines[i, j] > student.threshold), (a, b)
+
+
+def test_the_false_positives_of_each_artefact_are_those_asked_for(home, student_class):
+    names = sorted(str(path) for path in (home / "faces").rglob("*.png"))
+    people = np.repeat(np.arange(PEOPLE), EACH)
+    negative = np.triu(people[:, None] != people)
+    for precision in ("float32", "int8"):
+        student = student_class(
+            home / "export" / "student" / "1" / f"student-1-{precision}.tflite"
+        )
+        rows = np.stack([student.embed(student.read(name)) for name in names])
+        accepted = np.count_nonzero((rows @ rows.T > student.threshold) & negative)
+        # A tenth of 240; int8's scores are few, and some are equal.
+        allowed = EACH * EACH * PEOPLE * (PEOPLE - 1) // 2 // 10
+        assert allowed - 2 * (precision == "int8") <= accepted <= allowed
+
+
+def test_the_pages_beside_the_artefacts_give_the_same_thresholds(home):
+    version = home / "export" / "student" / "1"
+    text = (version / "README.md").read_text()
+    for name in (
+        "saved_model.pb",
+        "student-1-float32.tflite",
+        "student-1-int8.tflite",
+    ):
+        (line,) = [line for line in text.splitlines() if line.startswith(f"| {name} ")]
+        cells = [cell.strip() for cell in line.split("|")]
+        assert cells[2].split()[0] == f"{threshold(version / name):.4f}"
+        assert cells[3] == "1e-1" and cells[5] == "one image"
+        assert cells[7] == str(home / "faces")
+
+
+def test_another_model_in_the_folder_leaves_the_exports_as_they_are(home):
+    backbone(dim=6, seed=1, batch_norm=False).save(home / "other.keras")
+    version = home / "export" / "student" / "1"
+    before = (version / "card.json").read_bytes()
+    done = run(
+        "evaluate",
+        f"--model={home / 'other.keras'}",
+        f"--eval_sets=faces:folder:{home / 'faces'}",
+        "--fprs=1e-1",
+        "--calibrate_fpr=0.2",
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "it was not exported of" in done.stderr
+    assert (version / "card.json").read_bytes() == before
+    card = json.loads((home / "card.json").read_text())["calibration"]
+    assert card["m.keras"]["fpr"] == 0.1 and card["other.keras"]["fpr"] == 0.2

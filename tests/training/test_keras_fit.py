@@ -1,0 +1,166 @@
+"""What Keras' own methods do with a student and its teacher."""
+
+import json
+import pathlib
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from toys import backbone
+
+from ekd_tf.data import BatchSampler
+from ekd_tf.data import FolderFaces
+from ekd_tf.data import SyntheticFaces
+from ekd_tf.data import make_pipeline
+from ekd_tf.evaluation import embed
+from ekd_tf.evaluation import verify
+from ekd_tf.heads import ArcFace
+from ekd_tf.losses import SPLoss
+from ekd_tf.training.distiller import Distiller
+from ekd_tf.training.keras_fit import ShortProgress
+from ekd_tf.training.keras_fit import source_batches
+
+FACES = SyntheticFaces(6, 4, size=32)
+OTHERS = SyntheticFaces(8, 3, size=32, first_identity=6)
+
+
+def make(seed=0):
+    """A loss without thresholds, which is traced in no time."""
+    student = backbone(seed=seed, size=32)
+    teacher = backbone(dim=12, seed=7, size=32)
+    head = ArcFace(FACES.num_identities, scale=4.0, margin=0.2)
+    model = Distiller(student, teacher, {"sp": (SPLoss(), 2.0)}, head)
+    model.compile(keras.optimizers.AdamW(1e-3))
+    return model
+
+
+def pipeline_of(source=FACES, **kwargs):
+    return make_pipeline(source, BatchSampler(source.labels, 8, 2, 2), 32, **kwargs)
+
+
+def values(model):
+    return {name: np.array(v.numpy()) for name, v in model.state().items()}
+
+
+def figures_of(model):
+    rows = embed(model.student, [OTHERS.read(np.arange(len(OTHERS)))])
+    report = verify(rows, OTHERS.labels).scalars("")
+    return {name[1:]: value for name, value in report.items()}
+
+
+def test_fit_on_two_replicas_takes_the_steps_of_one_and_ends():
+    # A process of its own: it has to come to an end.
+    script = pathlib.Path(__file__).with_name("fit_replicas.py")
+    done = subprocess.run(
+        [sys.executable, script, "float32", "mixed_float16"],
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
+    alone, whole, half = map(json.loads, lines)
+    assert alone.keys() == whole.keys() == half.keys()
+    assert half["loss_scale"] == [2.0**15] * 3
+    for name, expected in alone.items():
+        np.testing.assert_allclose(whole[name], expected, rtol=1e-4, err_msg=name)
+        if name.startswith("loss/margin"):
+            np.testing.assert_allclose(half[name], expected, rtol=1e-2)
+
+
+def test_an_epoch_of_a_pipeline_without_end_visits_every_image():
+    model, seen = make(), []
+    count = keras.callbacks.LambdaCallback(
+        on_train_batch_end=lambda batch, logs: seen.append(batch)
+    )
+    history = model.fit(
+        pipeline_of(), epochs=2, validation_data=OTHERS, callbacks=[count], verbose=0
+    ).history
+    assert len(seen) == 2 * 3
+    assert len(history["loss/sp"]) == 2
+    last = {n[4:]: v[-1] for n, v in history.items() if n.startswith("val_")}
+    assert last == pytest.approx(figures_of(model))
+
+
+def test_evaluation_counts_each_image_once_whatever_it_is_given():
+    model = make()
+    expected = figures_of(model)
+    assert {"accuracy", "auc", "eer", "tpr_at_fpr_1e-1"} <= set(expected)
+    images = OTHERS.read(np.arange(len(OTHERS)))
+    for given in (
+        OTHERS,
+        source_batches(OTHERS, 32, 5).repeat(2),
+        tf.data.Dataset.from_tensor_slices((images, OTHERS.labels)).batch(7),
+        (images, OTHERS.labels),
+        pipeline_of(OTHERS, flip=False),
+    ):
+        assert model.evaluate(given) == pytest.approx(expected, abs=1e-6)
+    with pytest.raises(ValueError, match="`x` must be a Source"):
+        model.evaluate(images)
+
+
+def test_weights_hold_what_is_trained_and_the_file_the_student(tmp_path):
+    model = make()
+    model.fit(pipeline_of(steps=2), verbose=0)
+    model.state()["update/skipped_steps"].assign(3)
+    model.save_weights(str(tmp_path / "run.weights.h5"))
+    other = make(seed=5)
+    other.load_weights(str(tmp_path / "run.weights.h5"))
+    for name, value in values(model).items():
+        np.testing.assert_array_equal(values(other)[name], value, err_msg=name)
+    model.save(str(tmp_path / "student.keras"))
+    student = keras.models.load_model(tmp_path / "student.keras")
+    images = OTHERS.read(np.arange(4))
+    np.testing.assert_allclose(student(images), model.student(images), rtol=1e-6)
+    np.testing.assert_allclose(
+        model.predict({"image": images}, verbose=0), student(images), rtol=1e-5
+    )
+
+
+def test_the_bar_shows_five_scalars_and_tensorboard_all(tmp_path, capsys):
+    model = make()
+    board = keras.callbacks.TensorBoard(str(tmp_path), update_freq=1)
+    logs = model.fit(
+        pipeline_of(steps=2), validation_data=OTHERS, callbacks=[board], verbose=2
+    ).history
+    line = capsys.readouterr().out.splitlines()[-1]
+    shown = [name for name in logs if f" {name}: " in line]
+    assert {n for n in shown if not n.startswith("val_")} == {
+        "loss",
+        "loss/margin",
+        "loss/sp",
+        "gradient_ratio/sp",
+        "gradient_norm",
+    }
+    assert "val_accuracy" in shown
+    events = b"".join(p.read_bytes() for p in tmp_path.rglob("*tfevents*"))
+    assert b"embedding/mean_cosine" in events
+    assert ShortProgress(["loss_scale"]).shown({"loss": 1, "loss_scale": 2}) == {
+        "loss_scale": 2
+    }
+
+
+def test_an_image_that_cannot_be_read_is_named(tmp_path):
+    for index in range(12):
+        folder = tmp_path / str(index % 3)
+        folder.mkdir(exist_ok=True)
+        picture = tf.io.encode_png(FACES.read([index])[0]).numpy()
+        (folder / f"{index}.png").write_bytes(picture if index != 7 else b"no image")
+    with pytest.raises(ValueError, match="7.png"):
+        make().fit(pipeline_of(FolderFaces(tmp_path)), verbose=0)
+
+
+def test_rejects_batches_that_do_not_divide(two_replicas):
+    with two_replicas.scope():
+        model = make()
+    sampler = BatchSampler(FACES.labels, 7, 0)
+    with pytest.raises(ValueError, match="divisible.*7 rows for 2 replicas"):
+        model.fit(make_pipeline(FACES, sampler, 32))
+
+
+def test_rejects_losses_and_metrics_of_keras():
+    with pytest.raises(ValueError, match="takes no `metrics`"):
+        make().compile(keras.optimizers.SGD(0.1), metrics=["accuracy"])
