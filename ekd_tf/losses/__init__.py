@@ -9,7 +9,6 @@ from ekd_tf.losses.darkrank import DarkRankLoss
 from ekd_tf.losses.ekd import EKDLoss
 from ekd_tf.losses.fitnet import FitNetLoss
 from ekd_tf.losses.kd import KDLoss
-from ekd_tf.losses.keras_distiller import KerasDistillation
 from ekd_tf.losses.margin_distillation import MarginDistillationLoss
 from ekd_tf.losses.projection import ProjectedLoss
 from ekd_tf.losses.proxyless_kd import ProxylessKDLoss
@@ -28,7 +27,6 @@ __all__ = [
     "EKDLoss",
     "FitNetLoss",
     "KDLoss",
-    "KerasDistillation",
     "MarginDistillationLoss",
     "ProjectedLoss",
     "ProxylessKDLoss",
