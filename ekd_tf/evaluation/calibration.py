@@ -128,7 +128,7 @@ def check_calibration(source: Source, fpr: float) -> None:
     check_two_kinds(source.labels)
     _, negatives = count_pairs(source.labels)
     if allowed_negatives(negatives, np.array([fpr]))[0] < MIN_NEGATIVES:
-        raise ValueError(not_measurable(fpr, negatives))
+        raise ValueError(*not_measurable([fpr], negatives))
 
 
 def is_of_one_model(
@@ -165,6 +165,11 @@ def file_hash(file) -> str:
     return digest.hexdigest()
 
 
+def card_path(file) -> pathlib.Path:
+    """Returns the path of the card beside a model's file."""
+    return pathlib.Path(file).with_name(CARD_FILE)
+
+
 def write_calibration(file, calibration: Calibration) -> pathlib.Path:
     """Puts a calibration into the card beside a model, whose other entries stay.
 
@@ -179,7 +184,7 @@ def write_calibration(file, calibration: Calibration) -> pathlib.Path:
         ValueError: What is there is no card.
     """
     file = pathlib.Path(file)
-    path = file.with_name(CARD_FILE)
+    path = card_path(file)
     card = read_card(path) if path.exists() else {}
     entry = {**dataclasses.asdict(calibration), "sha256": file_hash(file)}
     card["calibration"] = {**calibrations_of(card), file.name: entry}
