@@ -246,10 +246,6 @@ def _evaluations():
                 "identification", sources[0], others, seed=SEED.value
             )
         )
-        evaluators.check_evaluation(
-            evaluations[-1],
-            "Give another set as --eval_sets=NAME:folder:DIR, or leave --identify out",
-        )
     for folder in IJB.value:
         templates = readable_templates(read_template_set(folder), unreadable)
         evaluations.append(IJBEvaluation(templates, fprs, _switches()))
