@@ -165,11 +165,6 @@ def file_hash(file) -> str:
     return digest.hexdigest()
 
 
-def card_path(file) -> pathlib.Path:
-    """Returns the path of the card beside a model's file."""
-    return pathlib.Path(file).with_name(CARD_FILE)
-
-
 def write_calibration(file, calibration: Calibration) -> pathlib.Path:
     """Puts a calibration into the card beside a model, whose other entries stay.
 
@@ -184,7 +179,7 @@ def write_calibration(file, calibration: Calibration) -> pathlib.Path:
         ValueError: What is there is no card.
     """
     file = pathlib.Path(file)
-    path = card_path(file)
+    path = file.with_name(CARD_FILE)
     card = read_card(path) if path.exists() else {}
     entry = {**dataclasses.asdict(calibration), "sha256": file_hash(file)}
     card["calibration"] = {**calibrations_of(card), file.name: entry}
