@@ -129,7 +129,7 @@ def evaluate():
     from ekd_tf import evaluators
     from ekd_tf.atomic import write_aside
     from ekd_tf.evaluation import Models
-    from ekd_tf.evaluation import card_path
+    from ekd_tf.evaluation.calibration import CARD_FILE
     from ekd_tf.outputs import check_file
     from ekd_tf.outputs import make_folder
     from ekd_tf.training.progress import embedding_progress
@@ -138,7 +138,8 @@ def evaluate():
     grow_gpu_memory()
     output = make_folder("output", OUTPUT.value) if OUTPUT.value else None
     if CALIBRATE_FPR.value is not None:
-        check_file("calibrate_fpr", card_path(MODEL.value))
+        card = evaluators.file_of_model(MODEL.value).with_name(CARD_FILE)
+        check_file("calibrate_fpr", card)
     folder = CACHE.value or (output and output / "embeddings")
     arguments = {
         "flip": FLIP.value,
@@ -245,7 +246,6 @@ def _evaluations():
                 "identification", sources[0], others, seed=SEED.value
             )
         )
-        evaluators.check_evaluation(evaluations[-1], "Give another set as --pairs=...")
     for folder in IJB.value:
         templates = readable_templates(read_template_set(folder), unreadable)
         evaluations.append(IJBEvaluation(templates, fprs, _switches()))

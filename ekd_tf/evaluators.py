@@ -9,6 +9,7 @@ import pathlib
 import re
 
 import numpy as np
+import tensorflow as tf
 
 from ekd_tf import checks
 from ekd_tf import factory
@@ -110,6 +111,9 @@ def _tried(model: FrozenEmbedder) -> FrozenEmbedder:
 
     What happens inside may fit another number of images than the input says.
     """
+    # In the scope of a strategy a SavedModel runs on its replicas alone.
+    if tf.distribute.has_strategy():
+        return model
     images = np.zeros((2, model.input_size, model.input_size, 3), np.uint8)
     try:
         shape = np.shape(model(images))

@@ -13,7 +13,7 @@ from ekd_tf.training.distiller import Distiller
 
 def build(strategy=None, **changes):
     return assemble(
-        Values({**VALUES, **changes}), strategy or tf.distribute.get_strategy()
+        Values({**VALUES, **changes}), strategy or tf.distribute.get_strategy(), None
     )
 
 

@@ -60,7 +60,7 @@ def stopped(monkeypatch, capsys):
     """Returns `resumes -> (status, last line)` of a command stopped by Ctrl-C."""
 
     def stop(resumes):
-        def run(main, flags_parser):
+        def run(main, argv, flags_parser):
             os.kill(os.getpid(), signal.SIGINT)
 
         monkeypatch.setattr(app, "run", run)

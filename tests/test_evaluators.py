@@ -195,14 +195,14 @@ def test_evaluations_of_a_run_are_named(pair_file):
 )
 def test_pairs_that_cannot_be_evaluated_on_are_refused(tmp_path, issame, kinds):
     path = write_pairs(tmp_path / "x.bin", issame)
-    with pytest.raises(ValueError, match=f"`x` cannot be.*{kinds}.*--evaluate=x:"):
+    with pytest.raises(ValueError, match=f"`x` cannot be.*{kinds}.*--eval_sets=x:"):
         evaluators.make_evaluations([f"x:pairs:{path}"], None, seed=0)
 
 
 def test_images_that_cannot_be_evaluated_on_are_refused():
     spec = "faces:synthetic:identities=4,images=2,size=32"
-    with pytest.raises(ValueError, match="`faces`.* 8 can be drawn.*--on=faces:"):
-        evaluators.make_evaluations([spec], None, seed=0, flag="on")
+    with pytest.raises(ValueError, match="8 can be drawn.*--eval_sets=faces:"):
+        evaluators.make_evaluations([spec], None, seed=0)
 
 
 @pytest.mark.parametrize("spec", ["lfw.bin", "heldout:folder:x", "a b:folder:x", "x:"])

@@ -251,6 +251,7 @@ def test_sources_of_run_are_those_it_was_trained_on(teacher):
 
 def test_a_run_and_its_commands_refuse_data_that_has_changed(tmp_path, faces):
     arguments = {"data": f"folder:{faces}", "heldout_data": None, "steps": 2}
+    arguments["drop_at"] = []
     run = train(tmp_path / "run", holdout_identities=4, **arguments)
     before = sources_of_run(run)[1].identity_names()
     shutil.copytree(faces / "p0", faces / "a")
@@ -284,6 +285,7 @@ def test_unreadable_images_are_allowed_for_every_reader(tmp_path, faces, teacher
         "teacher": str(teacher),
         "distill": "cosine",
         "steps": 2,
+        "drop_at": [],
     }
     _, heldout = factory.make_sources(f"folder:{faces}", None, 4, seed=0)
     held = heldout.identity_names()
@@ -326,7 +328,7 @@ def test_an_evaluation_that_cannot_work_is_found_before_the_first_step(
     tmp_path, changes, words
 ):
     if words is None:
-        train(tmp_path / "run", steps=1, **changes)
+        train(tmp_path / "run", steps=1, drop_at=[], **changes)
         return
     with pytest.raises(ValueError, match=words):
         train(tmp_path / "run", **changes)

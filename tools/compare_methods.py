@@ -238,7 +238,7 @@ def evaluate(root, runs, teacher_spec, on):
                 run.path, unreadable, common["force_data"].value
             )
             sets[run.seed] = evaluators.make_evaluations(
-                on, heldout, seed=0, unreadable=unreadable, flag="on"
+                on, heldout, seed=0, unreadable=unreadable
             )
             data[run.seed] = run
         check_same_data(data[run.seed], run, common["force_data"].value)

@@ -128,7 +128,7 @@ def check_calibration(source: Source, fpr: float) -> None:
     check_two_kinds(source.labels)
     _, negatives = count_pairs(source.labels)
     if allowed_negatives(negatives, np.array([fpr]))[0] < MIN_NEGATIVES:
-        raise ValueError(not_measurable(fpr, negatives))
+        raise ValueError(*not_measurable([fpr], negatives))
 
 
 def is_of_one_model(

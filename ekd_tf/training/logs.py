@@ -15,6 +15,7 @@ from tensorboard.plugins.scalar.summary_v2 import scalar_pb
 
 from ekd_tf.atomic import naming
 from ekd_tf.atomic import write_aside
+from ekd_tf.training.tags import metric_of
 from ekd_tf.training.tags import tensorboard_tag
 
 
@@ -188,8 +189,8 @@ def _truncate_events(path, step, without):
     try:
         for record in tf.data.TFRecordDataset(str(path)).as_numpy_iterator():
             event = tf.compat.v1.Event.FromString(record)
-            tags = [value.tag for value in event.summary.value]
-            if _is_before(event.step, tags, step, without):
+            names = [metric_of(value.tag) for value in event.summary.value]
+            if _is_before(event.step, names, step, without):
                 kept.append(record)
             else:
                 complete = False

@@ -76,6 +76,11 @@ _TAGS = (
 )
 
 
+def metric_of(tag: str) -> str:
+    """Returns a metric's or image's name without the group of `tensorboard_tag`."""
+    return re.sub(r"^\d [^/]+/", "", tag)
+
+
 def tensorboard_tag(name: str) -> tuple[str, str | None]:
     """Returns a metric's name in TensorBoard, its group in front, and a description.
 

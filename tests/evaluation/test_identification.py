@@ -16,6 +16,7 @@ class Labelled:
     labels: np.ndarray
     embeddings: np.ndarray
     name: str = "toy"
+    left_out: tuple = ()
 
     def __len__(self):
         return len(self.labels)

@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import types
 
 import numpy as np
 import pytest
@@ -38,7 +39,7 @@ def model(arrays):
 def templates(arrays):
     return TemplateSet(
         name="toy",
-        images=None,
+        images=types.SimpleNamespace(left_out=()),
         template=arrays["template_id"],
         media=arrays["media_id"],
         score=arrays["detector_score"],

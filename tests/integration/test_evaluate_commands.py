@@ -88,7 +88,7 @@ def test_writes_json_markdown_and_pictures(report):
     commit = package_commit()
     for line in (
         f"Teacher: {folder / 'model' / 'm.keras'}",
-        f"Data: {folder / 'faces'}; toy:{folder / 'toy.bin'}",
+        f"Data: all_pairs:folder:{folder / 'faces'}; toy:pairs:{folder / 'toy.bin'}",
         f"Command: `python -m ekd_tf.evaluate --model={folder / 'model' / 'm.keras'} ",
         f"Date: {time.strftime('%Y-')}",
         f"ekd_tf: {__version__}" + (f", commit {commit}" if commit else ""),
@@ -150,7 +150,10 @@ def test_lists_the_nearest_of_a_gallery(report):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--pairs=toy:{root}/toy.bin"], "`--calibrate_fpr` needs labelled images"),
+        (
+            ["--eval_sets=toy:pairs:{root}/toy.bin"],
+            "`--calibrate_fpr` needs one set of labelled images",
+        ),
         (
             ["--eval_sets=faces:folder:{root}/faces", "--noflip", "--calibrate_flip"],
             "--noflip",

@@ -1,4 +1,4 @@
-"""What the documents show is so: flags exist, and the ten lines of Python train."""
+"""What the documents show is so: flags and links exist, and the ten lines train."""
 
 import functools
 import pathlib
@@ -14,14 +14,13 @@ from commands import run
 from ekd_tf.heads import ArcFace
 
 ROOT = pathlib.Path(__file__).parents[2]
-DOCUMENTS = [
-    "README.md",
-    "CONTRIBUTING.md",
-    "ekd_tf/teachers/README.md",
-    "flags/README.md",
-    "tools/candidates.md",
-    "tools/benchmarks/README.md",
-]
+ROOMS = sorted(
+    str(path.relative_to(ROOT))
+    for top in ("ekd_tf", "flags", "tools")
+    for path in (ROOT / top).rglob("README.md")
+)
+DOCUMENTS = ["README.md", "CONTRIBUTING.md", "tools/candidates.md", *ROOMS]
+MOST_LINES = 220
 # Of tensorboard and TF Serving; and `--augment_*`.
 FOREIGN = {"logdir", "model_name", "model_base_path", "rest_api_port", "augment_"}
 
@@ -61,6 +60,36 @@ def test_every_flag_named_is_one(document):
     named = set(re.findall(r"(?<![\w-])--(\w+)", text_of(document)))
     known = set.union(*map(defined_flags, shown_flags()), FOREIGN, {"help"})
     assert named <= known
+
+
+def anchors(path):
+    """Returns what a link can point to in a document, as GitHub names its headings."""
+    text = re.sub(r"```.*?```", "", path.read_text(encoding="utf-8"), flags=re.S)
+    titles = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", t.lower()).replace(" ", "-") for t in titles}
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_every_relative_link_leads_somewhere(document):
+    links = re.findall(r"\]\(([^)\s]+)\)", text_of(document))
+    dead = []
+    for link in links:
+        if re.match(r"\w+:", link):
+            continue
+        file, _, anchor = link.partition("#")
+        path = (ROOT / document).parent / file if file else ROOT / document
+        if not path.exists() or (anchor and anchor not in anchors(path)):
+            dead.append(link)
+    assert not dead
+
+
+def test_the_readme_can_be_read_at_one_sitting():
+    assert len(text_of("README.md").splitlines()) <= MOST_LINES
+
+
+def test_the_readme_leads_to_every_room():
+    links = re.findall(r"\]\(([^)#\s]+)", text_of("README.md"))
+    assert set(ROOMS) <= set(links)
 
 
 def test_the_loop_of_the_readme_trains(rng):
