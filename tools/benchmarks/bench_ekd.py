@@ -13,12 +13,6 @@ tells ratios. Peak memory is that of a first step in a process of its own.
 
     python tools/benchmarks/bench_ekd.py --json=bench_ekd.json
 
-With `--block_rows` the blocked form is measured instead, alone, since neither the plain
-form nor a whole matrix has room where it is needed; its floor is worked out from the
-rate of a product of 4096 rows:
-
-    python tools/benchmarks/bench_ekd.py --block_rows=256 --batches=32768 --modes=graph
-
 With `--default_form` "ours" is the default form, with its memory of earlier batches,
 and every turn has another batch, since a memory of one batch alone would be all its
 copies. The other two cases stay what they are: the ratio is what the default costs
@@ -64,12 +58,6 @@ SECONDS = flags.DEFINE_float(
 )
 MEMORY = flags.DEFINE_bool("memory", True, "Whether to measure peak memory.")
 JSON = flags.DEFINE_string("json", None, "File to write all measurements to.")
-BLOCK_ROWS = flags.DEFINE_integer(
-    "block_rows",
-    None,
-    "Measure the blocked form alone: rows per block.",
-    1,
-)
 DEFAULT_FORM = flags.DEFINE_bool(
     "default_form", False, "Measure EKD's default form in place of the published one."
 )
@@ -190,44 +178,6 @@ def time_cases(batch_size, mode):
     ]
 
 
-def matrix_gflops(rows=4096):
-    """Returns the rate of a product of all rows with all rows, the best of five."""
-    embeddings = make_batch(rows, DIM.value)[0]
-    product = tf.function(lambda x: tf.matmul(x, x, transpose_b=True))
-    seconds = []
-    for _ in range(6):
-        start = time.perf_counter()
-        _ = product(embeddings)[0, 0].numpy()
-        seconds.append(time.perf_counter() - start)
-    return 2e-9 * rows**2 * DIM.value / min(seconds[1:])
-
-
-def measure_blocked(batch_size, mode):
-    """Prints time, floor and memory of the blocked form; returns its row."""
-    batch = make_batch(batch_size, DIM.value)
-    step = make_case("ours", mode)
-    times = [timed(step, batch) for _ in range(3)]
-    gflops = matrix_gflops()
-    row = {
-        "batch": batch_size,
-        "mode": mode,
-        "case": "blocked",
-        "block_rows": BLOCK_ROWS.value,
-        "milliseconds": [round(ms, 3) for ms in times[1:]],
-        "gflops": round(gflops, 1),
-        "floor_milliseconds": round(4e-6 * batch_size**2 * DIM.value / gflops, 3),
-        "first_call_seconds": round(times[0] / 1e3, 2),
-    }
-    if MEMORY.value:
-        row["peak_mb"] = peak_memory("ours", mode, batch_size)
-    print(
-        f"| {batch_size} | {mode} | {min(row['milliseconds']):.0f} | "
-        f"{row['floor_milliseconds']:.0f} | {row.get('peak_mb', '-')} |",
-        flush=True,
-    )
-    return row
-
-
 def print_peak_memory(case, mode, batch_size):
     """Prints how many MB a first step takes above what TensorFlow takes anyway.
 
@@ -253,7 +203,6 @@ def peak_memory(case, mode, batch_size):
             __file__,
             f"--memory_of={case}:{mode}:{batch_size}",
             f"--dim={DIM.value}",
-            *([f"--block_rows={BLOCK_ROWS.value}"] if BLOCK_ROWS.value else []),
             *(["--default_form"] if DEFAULT_FORM.value else []),
         ],
         capture_output=True,
@@ -331,15 +280,6 @@ def main(_):
     about = machine()
     print(", ".join(f"{name} {value}" for name, value in about.items()))
     print("Milliseconds: median (min..max). Memory: MB of a first step.\n")
-    if BLOCK_ROWS.value:
-        print("| batch | mode | blocked | floor | blocked MB |\n" + "|---" * 5 + "|")
-        results = [
-            measure_blocked(batch_size, mode)
-            for batch_size in map(int, BATCHES.value)
-            for mode in MODES.value
-        ]
-        write(about, results)
-        return
     print(
         "| batch | mode | ours | plain | floor | plain / ours | ours / floor | ours MB "
         "| plain MB | ours, first call s |\n" + "|---" * 10 + "|"
