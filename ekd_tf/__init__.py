@@ -25,7 +25,7 @@ _HOME = {
     "compare": "ekd_tf.evaluation",
     "embed": "ekd_tf.evaluation",
     "export_student": "ekd_tf.export",
-    "load_embedder": "ekd_tf.teachers",
+    "load_embedder": "ekd_tf.embedders",
     "make_pipeline": "ekd_tf.data",
     "verify": "ekd_tf.evaluation",
 }

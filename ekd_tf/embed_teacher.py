@@ -10,10 +10,10 @@ from absl import app
 from absl import flags
 from absl import logging
 
-from ekd_tf import command
-from ekd_tf.onednn import use_onednn
-from ekd_tf.unreadable import Unreadable
-from ekd_tf.unreadable import explain
+from ekd_tf.data.unreadable import Unreadable
+from ekd_tf.data.unreadable import explain
+from ekd_tf.run import command
+from ekd_tf.run.onednn import use_onednn
 
 TEACHER = flags.DEFINE_string(
     "teacher",
@@ -58,10 +58,10 @@ def embed_teacher():
     """Opens the teacher and the images and writes what is missing of the cache."""
     use_onednn()
     # TensorFlow takes seconds to import: `--help` must not wait for it.
-    from ekd_tf import evaluators
-    from ekd_tf import factory
-    from ekd_tf.teachers import CacheWriter
-    from ekd_tf.training.progress import embedding_progress
+    from ekd_tf.embedders import CacheWriter
+    from ekd_tf.run import evaluators
+    from ekd_tf.run import factory
+    from ekd_tf.run.progress import embedding_progress
     from ekd_tf.training.strategy import grow_gpu_memory
 
     grow_gpu_memory()

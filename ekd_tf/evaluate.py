@@ -7,11 +7,11 @@ from absl import app
 from absl import flags
 from absl import logging
 
-from ekd_tf import command
-from ekd_tf.effects import Needs
-from ekd_tf.onednn import use_onednn
-from ekd_tf.unreadable import explain
-from ekd_tf.user_text import KEEP
+from ekd_tf.data.unreadable import explain
+from ekd_tf.files.user_text import KEEP
+from ekd_tf.run import command
+from ekd_tf.run.effects import Needs
+from ekd_tf.run.onednn import use_onednn
 
 MODEL = flags.DEFINE_string(
     "model",
@@ -126,13 +126,13 @@ def evaluate():
     """Loads the models and the images, and prints and writes the figures."""
     use_onednn()
     # TensorFlow takes seconds to import: `--help` must not wait for it.
-    from ekd_tf import evaluators
-    from ekd_tf.atomic import write_aside
     from ekd_tf.evaluation import Models
     from ekd_tf.evaluation.calibration import CARD_FILE
-    from ekd_tf.outputs import check_file
-    from ekd_tf.outputs import make_folder
-    from ekd_tf.training.progress import embedding_progress
+    from ekd_tf.files.atomic import write_aside
+    from ekd_tf.files.outputs import check_file
+    from ekd_tf.files.outputs import make_folder
+    from ekd_tf.run import evaluators
+    from ekd_tf.run.progress import embedding_progress
     from ekd_tf.training.strategy import grow_gpu_memory
 
     grow_gpu_memory()
@@ -183,7 +183,7 @@ def evaluate():
 
 def _heading(source):
     """Returns what a report says of its models, images and making."""
-    from ekd_tf.provenance import provenance
+    from ekd_tf.run.provenance import provenance
 
     made = provenance(["python", "-m", "ekd_tf.evaluate", *sys.argv[1:]])
     images = EVAL_SETS.value or ([source.name] if source is not None else [])
@@ -203,15 +203,15 @@ def _heading(source):
 
 def _evaluations():
     """Returns what to run, and the one labelled source among it or None."""
-    from ekd_tf import evaluators
-    from ekd_tf import factory
     from ekd_tf.data import read_template_set
     from ekd_tf.data import readable_images
     from ekd_tf.data import readable_templates
     from ekd_tf.evaluation import IdentificationEvaluation
     from ekd_tf.evaluation import IJBEvaluation
     from ekd_tf.evaluation import LabelledEvaluation
-    from ekd_tf.session import unreadable_of
+    from ekd_tf.run import evaluators
+    from ekd_tf.run import factory
+    from ekd_tf.run.session import unreadable_of
 
     unreadable = unreadable_of(MODEL.value, SKIP_CORRUPT.value)
     fprs = factory.numbers("fprs", FPRS.value)
@@ -273,7 +273,7 @@ def _switches():
 
 def _heldout(unreadable):
     """Returns what the run of `--model` held out."""
-    from ekd_tf.session import sources_of_run
+    from ekd_tf.run.session import sources_of_run
 
     other = "--eval_sets=NAME:folder:DIR with identities it was not trained on"
     if not pathlib.Path(MODEL.value).is_dir():
@@ -302,12 +302,12 @@ def _check_calibration(source):
 
 def _calibrate(student, source, arguments):
     """Writes thresholds for `--calibrate_fpr` to the cards of model and exports."""
-    from ekd_tf import evaluators
     from ekd_tf.evaluation import calibrate
     from ekd_tf.evaluation import is_of_one_model
     from ekd_tf.evaluation import write_calibration
     from ekd_tf.export.card import exported_files
     from ekd_tf.export.card import refresh_readme
+    from ekd_tf.run import evaluators
 
     def write(file, model):
         found = calibrate(

@@ -6,9 +6,9 @@ import sys
 from absl import app
 from absl import flags
 
-from ekd_tf import command
-from ekd_tf.effects import Needs
-from ekd_tf.unreadable import explain
+from ekd_tf.data.unreadable import explain
+from ekd_tf.run import command
+from ekd_tf.run.effects import Needs
 
 MODEL = flags.DEFINE_string("model", None, "A .keras file or the workdir of a run.")
 DIRECTORY = flags.DEFINE_string(
@@ -95,17 +95,17 @@ def main(argv):
 def export(argv):
     """Exports the model and prints what was written and how close it is."""
     # TensorFlow takes seconds to import: `--help` must not wait for it.
-    from ekd_tf import factory
     from ekd_tf.data import sample_faces
     from ekd_tf.data import sample_images
+    from ekd_tf.embedders import load_embedder
+    from ekd_tf.embedders import model_file
     from ekd_tf.evaluation import read_calibration
     from ekd_tf.export import export_student
-    from ekd_tf.outputs import make_folder
-    from ekd_tf.provenance import provenance_of_run
-    from ekd_tf.session import sources_of_run
-    from ekd_tf.session import unreadable_of
-    from ekd_tf.teachers import load_embedder
-    from ekd_tf.teachers import model_file
+    from ekd_tf.files.outputs import make_folder
+    from ekd_tf.run import factory
+    from ekd_tf.run.provenance import provenance_of_run
+    from ekd_tf.run.session import sources_of_run
+    from ekd_tf.run.session import unreadable_of
 
     path = pathlib.Path(MODEL.value)
     home = path if path.is_dir() else path.parent
@@ -161,7 +161,7 @@ def export(argv):
 
 def run_of(path):
     """Returns the flags of the run in a workdir, or None where there is none."""
-    from ekd_tf.training.workdir import Workdir
+    from ekd_tf.run.workdir import Workdir
 
     if not (path / "run.json").is_file():
         return None

@@ -15,11 +15,11 @@ from absl import app
 from absl import flags
 from absl import logging
 
-from ekd_tf import command
-from ekd_tf import effects
-from ekd_tf.child import RESUME_STATUS
-from ekd_tf.onednn import use_onednn
-from ekd_tf.unreadable import explain
+from ekd_tf.data.unreadable import explain
+from ekd_tf.run import command
+from ekd_tf.run import effects
+from ekd_tf.run.child import RESUME_STATUS
+from ekd_tf.run.onednn import use_onednn
 
 flags.DEFINE_string("workdir", None, "Folder of the run; made if missing.")
 flags.DEFINE_integer("seed", 0, "Seed of weights, batches and augmentation.", 0)
@@ -318,8 +318,8 @@ def train(values):
     """Runs the training of some values of the flags."""
     use_onednn()
     # TensorFlow takes seconds to import: `--help` must not wait for it.
-    from ekd_tf.session import TrainingSession
-    from ekd_tf.training.interruption import Interrupted
+    from ekd_tf.run.interruption import Interrupted
+    from ekd_tf.run.session import TrainingSession
 
     try:
         TrainingSession(values).run(command=sys.argv, free=FREE_TO_CHANGE)

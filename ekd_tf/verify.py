@@ -9,10 +9,10 @@ import sys
 from absl import app
 from absl import flags
 
-from ekd_tf import command
-from ekd_tf.effects import Needs
-from ekd_tf.unreadable import explain
-from ekd_tf.user_text import one_line
+from ekd_tf.data.unreadable import explain
+from ekd_tf.files.user_text import one_line
+from ekd_tf.run import command
+from ekd_tf.run.effects import Needs
 
 MODEL = flags.DEFINE_string(
     "model",
@@ -66,11 +66,11 @@ def verify(images):
     # TensorFlow takes seconds to import: `--help` must not wait for it.
     import tensorflow as tf
 
-    from ekd_tf import evaluators
     from ekd_tf.data import ListedImages
     from ekd_tf.data import images_below
-    from ekd_tf.data.listed import readable
+    from ekd_tf.data.sources.listed import readable
     from ekd_tf.evaluation import read_calibration
+    from ekd_tf.run import evaluators
 
     calibration = None
     if THRESHOLD.value is None:

@@ -13,8 +13,8 @@ import sys
 import matplotlib.pyplot  # noqa: F401 - imported for the forks
 import tensorflow as tf  # noqa: F401
 
-import ekd_tf.evaluators
-import ekd_tf.session  # noqa: F401
+import ekd_tf.run.evaluators
+import ekd_tf.run.session  # noqa: F401
 
 
 def command(program, arguments, output):

@@ -1,16 +1,16 @@
-"""Tests for `ekd_tf.stack`."""
+"""Tests for `ekd_tf.keras_compat`."""
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from ekd_tf.stack import IS_KERAS_3
-from ekd_tf.stack import apply_reduced_gradients
-from ekd_tf.stack import build_optimizer
-from ekd_tf.stack import current_learning_rate
-from ekd_tf.stack import optimizer_variables
-from ekd_tf.stack import tf_variable
+from ekd_tf.keras_compat import IS_KERAS_3
+from ekd_tf.keras_compat import apply_reduced_gradients
+from ekd_tf.keras_compat import build_optimizer
+from ekd_tf.keras_compat import current_learning_rate
+from ekd_tf.keras_compat import optimizer_variables
+from ekd_tf.keras_compat import tf_variable
 
 # Where the optimizers of Keras 2 live that TensorFlow Addons builds upon.
 SGDS = [keras.optimizers.SGD]

@@ -29,11 +29,11 @@ from absl import app
 from absl import flags
 from PIL import Image
 
-from ekd_tf import command
-from ekd_tf.outputs import make_folder
-from ekd_tf.user_text import KEEP
-from ekd_tf.user_text import one_line
-from ekd_tf.user_text import open_text
+from ekd_tf.files.outputs import make_folder
+from ekd_tf.files.user_text import KEEP
+from ekd_tf.files.user_text import one_line
+from ekd_tf.files.user_text import open_text
+from ekd_tf.run import command
 
 PHOTOS = flags.DEFINE_string("photos", None, "Folder of photographs.")
 OUT = flags.DEFINE_string("out", None, "Folder of aligned faces to make.")
@@ -183,10 +183,10 @@ def align_photo(name, settings, find_faces):
     Raises:
         OSError: Nothing more can be written, as on a full disk.
     """
-    from ekd_tf.atomic import write_aside
     from ekd_tf.data.alignment import align
     from ekd_tf.data.image_pixels import read_image
-    from ekd_tf.data.positioned import read_file
+    from ekd_tf.files.atomic import write_aside
+    from ekd_tf.files.positioned import read_file
 
     try:
         image = read_image(read_file(settings.photos / name))
@@ -217,7 +217,7 @@ def output_path(name, out):
 
 def photographs(root):
     """Returns the paths of all photographs below `root`, sorted, relative to it."""
-    from ekd_tf.data.listed import names_below
+    from ekd_tf.data.sources.listed import names_below
 
     paths = names_below(os.fspath(root), SUFFIXES)
     return sorted(os.path.relpath(path, root) for path in paths)
@@ -296,7 +296,7 @@ def worked_off(names, settings, landmarks, processes):
 
 def align_all(settings, landmarks, processes):
     """Aligns what is not done yet; returns `(done before, written, left out)`."""
-    from ekd_tf.training.progress import ProgressLine
+    from ekd_tf.run.progress import ProgressLine
 
     names = photographs(settings.photos)
     if not names:

@@ -25,12 +25,12 @@ import sys
 from absl import app
 from absl import flags
 
-from ekd_tf import command
-from ekd_tf import effects
 from ekd_tf import train
-from ekd_tf.child import RESUME_STATUS
-from ekd_tf.outputs import make_folder
-from ekd_tf.unreadable import explain
+from ekd_tf.data.unreadable import explain
+from ekd_tf.files.outputs import make_folder
+from ekd_tf.run import command
+from ekd_tf.run import effects
+from ekd_tf.run.child import RESUME_STATUS
 
 METHODS = flags.DEFINE_multi_string(
     "method",
@@ -149,7 +149,7 @@ def make_run(method, seed, path, *arguments):
     Raises:
         ValueError: One of those given has no effect.
     """
-    from ekd_tf.training.grid import GridRun
+    from ekd_tf.compare.grid import GridRun
 
     common = train_flags()
     own = train_flags(*arguments, f"--seed={seed}", f"--workdir={path}")
@@ -218,12 +218,12 @@ def evaluate(root, runs, teacher_spec, on):
     Returns:
         A `Comparison` per set, and method, seed -> why a run has no figures.
     """
-    from ekd_tf import evaluators
-    from ekd_tf.evaluation import Comparison
-    from ekd_tf.evaluation import kept_figures
-    from ekd_tf.session import sources_of_run
-    from ekd_tf.teachers import content_hash
-    from ekd_tf.unreadable import Unreadable
+    from ekd_tf.compare import Comparison
+    from ekd_tf.compare import kept_figures
+    from ekd_tf.data.unreadable import Unreadable
+    from ekd_tf.embedders import content_hash
+    from ekd_tf.run import evaluators
+    from ekd_tf.run.session import sources_of_run
 
     common = train_flags()
     unreadable = Unreadable(common["skip_corrupt"].value)
@@ -275,7 +275,7 @@ def evaluate(root, runs, teacher_spec, on):
 
 def check_same_data(first, run, force):
     """Raises `ValueError` where two runs of a seed were started with other images."""
-    from ekd_tf.training.workdir import Workdir
+    from ekd_tf.run.workdir import Workdir
 
     if first is run or force:
         return
@@ -305,8 +305,8 @@ def machine():
 def facts_of(runs, methods, seeds, teacher_spec):
     """Returns what the figures depend on, for the report."""
     from ekd_tf.evaluation.source_embedder import WITH_MIRROR_IMAGE
-    from ekd_tf.provenance import package_versions
-    from ekd_tf.provenance import provenance
+    from ekd_tf.run.provenance import package_versions
+    from ekd_tf.run.provenance import provenance
 
     trained = [start for run in runs for start in run.starts]
     versions = {json.dumps(start["versions"], sort_keys=True) for start in trained}
@@ -342,7 +342,7 @@ def compare():
             run.train(RETRY_FAILED.value)
             if run is teacher and run.failure:
                 raise ValueError(f"The teacher's run failed: {run.failure}")
-    from ekd_tf.evaluation import write_comparison
+    from ekd_tf.compare import write_comparison
 
     comparisons, failures = evaluate(root, runs, teacher_spec, ON.value)
     summaries = [run.summary(failures.get((run.method, run.seed), "")) for run in every]
@@ -356,7 +356,7 @@ def main(argv):
     if len(argv) > 1:
         raise app.UsageError(f"Unexpected arguments: {' '.join(argv[1:])}")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(RESUME_STATUS))
-    from ekd_tf.training.interruption import Interrupted
+    from ekd_tf.run.interruption import Interrupted
 
     try:
         compare()

@@ -26,10 +26,10 @@ import sys
 from absl import app
 from absl import flags
 
-from ekd_tf import command
-from ekd_tf.effects import Needs
-from ekd_tf.outputs import check_file
-from ekd_tf.outputs import make_folder
+from ekd_tf.files.outputs import check_file
+from ekd_tf.files.outputs import make_folder
+from ekd_tf.run import command
+from ekd_tf.run.effects import Needs
 
 DATA = flags.DEFINE_string("data", None, "Images, as --data of ekd_tf.train.")
 TO = flags.DEFINE_enum(
@@ -63,10 +63,10 @@ CHUNK = 256
 
 def verify(source, path, min_images):
     """Looks at every image, writes the list and prints what it holds."""
-    from ekd_tf.atomic import write_aside
     from ekd_tf.data.inspection import inspect_images
     from ekd_tf.data.inspection import write_list
-    from ekd_tf.training.progress import ProgressLine
+    from ekd_tf.files.atomic import write_aside
+    from ekd_tf.run.progress import ProgressLine
 
     with contextlib.closing(ProgressLine(chunks(len(source)))) as line:
         seen = inspect_images(source, min_images, progress=line.update)
@@ -126,7 +126,7 @@ def convert(source, to, out, shards=16, drop=None, stream=None):
     from ekd_tf.data.source import number_identities
     from ekd_tf.data.writers import RecordIOWriter
     from ekd_tf.data.writers import TFRecordWriter
-    from ekd_tf.training.progress import ProgressLine
+    from ekd_tf.run.progress import ProgressLine
 
     kept = np.arange(len(source))
     if drop:
@@ -181,7 +181,7 @@ def check_free(out):
 
 def open_partial(out, partial, plan):
     """Makes the folder to write to, or makes sure that it holds a try of this plan."""
-    from ekd_tf.atomic import write_aside
+    from ekd_tf.files.atomic import write_aside
 
     check_free(out)
     path = partial / PLAN_FILE
@@ -228,8 +228,8 @@ def run():
         make_folder("out", out.parent)
     if VERIFY.value:
         check_file("list", LIST.value)
-    from ekd_tf import factory
-    from ekd_tf.unreadable import Unreadable
+    from ekd_tf.data.unreadable import Unreadable
+    from ekd_tf.run import factory
 
     # Damaged records are listed by --verify and left out by --drop, so none of them
     # keeps the set from being opened.

@@ -16,8 +16,8 @@ import pathlib
 from absl import app
 from absl import flags
 
-from ekd_tf import command
-from ekd_tf.outputs import check_file
+from ekd_tf.files.outputs import check_file
+from ekd_tf.run import command
 
 FAMILY = flags.DEFINE_string(
     "family",
@@ -55,9 +55,9 @@ def main(argv):
 
 def convert(family, weights, out, color="rgb", count=8):
     """Reads, builds, compares and writes; the arguments are the flags."""
+    from ekd_tf.embedders import read_state_dict
     from ekd_tf.models import build_from_torch
     from ekd_tf.models import count_parameters
-    from ekd_tf.teachers import read_state_dict
 
     out = pathlib.Path(out)
     if out.suffix != ".keras":

@@ -15,10 +15,10 @@ import time
 from absl import app
 from absl import flags
 
-from ekd_tf import command
-from ekd_tf.child import RESUME_STATUS
-from ekd_tf.child import child_process
-from ekd_tf.outputs import make_folder
+from ekd_tf.files.outputs import make_folder
+from ekd_tf.run import command
+from ekd_tf.run.child import RESUME_STATUS
+from ekd_tf.run.child import child_process
 
 WORKDIR = flags.DEFINE_string("workdir", "runs/demo", "Folder of all runs.")
 SEEDS = flags.DEFINE_list("seeds", "0", "Seeds of the runs.")
@@ -70,12 +70,12 @@ def train(root, seed):
 
 def report(root):
     """Evaluates and exports a seed's runs; returns its rows and draws its ROC."""
+    from ekd_tf.embedders import load_embedder
     from ekd_tf.evaluation import LabelledEvaluation
     from ekd_tf.evaluation import Models
     from ekd_tf.evaluation import SourceEmbedder
     from ekd_tf.evaluation import plot_roc
-    from ekd_tf.session import sources_of_run
-    from ekd_tf.teachers import load_embedder
+    from ekd_tf.run.session import sources_of_run
 
     _, heldout = sources_of_run(root / "teacher")
     rows, curves = [], {}

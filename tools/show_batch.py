@@ -20,12 +20,12 @@ from absl import flags
 from PIL import Image
 from PIL import ImageDraw
 
-from ekd_tf import command
-from ekd_tf import effects
 from ekd_tf import train
-from ekd_tf.outputs import check_file
-from ekd_tf.unreadable import Unreadable
-from ekd_tf.unreadable import explain
+from ekd_tf.data.unreadable import Unreadable
+from ekd_tf.data.unreadable import explain
+from ekd_tf.files.outputs import check_file
+from ekd_tf.run import command
+from ekd_tf.run import effects
 
 STEP = flags.DEFINE_integer("step", 0, "Which batch.", 0)
 OUT = flags.DEFINE_string("out", "batch.png", "PNG to write.")
@@ -118,9 +118,9 @@ def show(values, step, path, columns):
     """Writes the sheet of batch `step` and returns its title."""
     import tensorflow as tf
 
-    from ekd_tf import factory
     from ekd_tf.data import make_pipeline
-    from ekd_tf.run_data import open_run_data
+    from ekd_tf.run import factory
+    from ekd_tf.run.data import open_run_data
 
     check_file("out", path)
     unreadable = Unreadable(values["skip_corrupt"])

@@ -13,8 +13,8 @@ from absl import app
 from absl import flags
 from absl import logging
 
-from ekd_tf import command
-from ekd_tf.outputs import check_file
+from ekd_tf.files.outputs import check_file
+from ekd_tf.run import command
 
 MODEL = flags.DEFINE_string("model", None, "A .keras file or the workdir of a run.")
 OUTPUT = flags.DEFINE_string("output", None, "The .keras file to write.")
@@ -53,19 +53,19 @@ def swap():
     """Moves the slopes under distillation and saves the swapped student."""
     import keras
 
-    from ekd_tf import factory
     from ekd_tf.data import make_pipeline
+    from ekd_tf.embedders import load_embedder
     from ekd_tf.models.activations import SlopeGlide
     from ekd_tf.models.activations import swap_prelu
-    from ekd_tf.session import sources_of_run
-    from ekd_tf.teachers import load_embedder
+    from ekd_tf.run import factory
+    from ekd_tf.run.progress import ProgressHook
+    from ekd_tf.run.progress import ProgressLine
+    from ekd_tf.run.session import sources_of_run
     from ekd_tf.training.distiller import Distiller
     from ekd_tf.training.loop import Every
     from ekd_tf.training.loop import compile_step
     from ekd_tf.training.loop import run_steps
     from ekd_tf.training.optimizers import make_optimizer
-    from ekd_tf.training.progress import ProgressHook
-    from ekd_tf.training.progress import ProgressLine
     from ekd_tf.training.strategy import make_strategy
 
     if not OUTPUT.value.endswith(".keras"):

@@ -4,11 +4,6 @@ from ekd_tf.data.alignment import align
 from ekd_tf.data.alignment import similarity_transform
 from ekd_tf.data.augment import Augmentation
 from ekd_tf.data.augment import random_flip
-from ekd_tf.data.folder import FolderFaces
-from ekd_tf.data.joined import JoinedSources
-from ekd_tf.data.listed import ListedImages
-from ekd_tf.data.listed import images_below
-from ekd_tf.data.memory import InMemoryFaces
 from ekd_tf.data.pairs import LinkedImages
 from ekd_tf.data.pairs import PairSet
 from ekd_tf.data.pairs import pairs_from_list
@@ -21,7 +16,6 @@ from ekd_tf.data.readable import readable_images
 from ekd_tf.data.readable import readable_indices
 from ekd_tf.data.readable import readable_pairs
 from ekd_tf.data.readable import readable_templates
-from ekd_tf.data.recordio import RecordIOFaces
 from ekd_tf.data.samples import sample_faces
 from ekd_tf.data.samples import sample_images
 from ekd_tf.data.sampling import BatchSampler
@@ -30,11 +24,17 @@ from ekd_tf.data.source import Source
 from ekd_tf.data.source import Subset
 from ekd_tf.data.source import select_identities
 from ekd_tf.data.source import split_identities
-from ekd_tf.data.synthetic import SyntheticFaces
+from ekd_tf.data.sources.folder import FolderFaces
+from ekd_tf.data.sources.joined import JoinedSources
+from ekd_tf.data.sources.listed import ListedImages
+from ekd_tf.data.sources.listed import images_below
+from ekd_tf.data.sources.memory import InMemoryFaces
+from ekd_tf.data.sources.recordio import RecordIOFaces
+from ekd_tf.data.sources.tface import read_tface
+from ekd_tf.data.sources.tfrecord import TFRecordFaces
+from ekd_tf.data.synthetic.faces import SyntheticFaces
 from ekd_tf.data.templates import TemplateSet
 from ekd_tf.data.templates import read_template_set
-from ekd_tf.data.tface import read_tface
-from ekd_tf.data.tfrecord import TFRecordFaces
 
 __all__ = [
     "Augmentation",

@@ -18,7 +18,7 @@ from ekd_tf.data.one_image import decode_plain
 from ekd_tf.data.one_image import fit
 from ekd_tf.data.one_image import plain
 from ekd_tf.data.source import Source
-from ekd_tf.unreadable import Unreadable
+from ekd_tf.data.unreadable import Unreadable
 
 # Batches in each stage of a pipeline at once: two hide the latency of a disk and keep
 # all threads busy where one batch ends; more would hold memory and wait for Python.

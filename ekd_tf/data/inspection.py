@@ -12,9 +12,9 @@ from ekd_tf.data.image_pixels import open_image
 from ekd_tf.data.image_pixels import orientation
 from ekd_tf.data.one_image import decodable
 from ekd_tf.data.source import Source
-from ekd_tf.user_text import KEEP
-from ekd_tf.user_text import one_line
-from ekd_tf.user_text import open_text
+from ekd_tf.files.user_text import KEEP
+from ekd_tf.files.user_text import one_line
+from ekd_tf.files.user_text import open_text
 
 _CHUNK = 256
 _THREADS = 2

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from ekd_tf.restricted_pickle import RefusedPickle
-from ekd_tf.restricted_pickle import Unfinished
-from ekd_tf.restricted_pickle import read_pickle
+from ekd_tf.files.restricted_pickle import RefusedPickle
+from ekd_tf.files.restricted_pickle import Unfinished
+from ekd_tf.files.restricted_pickle import read_pickle
 
 _CODES = "b1 u1 i1 u2 i2 f2 u4 i4 f4 u8 i8 f8".split()
 _LATIN = ("'latin1'", "'latin-1'")

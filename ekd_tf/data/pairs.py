@@ -10,13 +10,13 @@ import pickle
 
 import numpy as np
 
-from ekd_tf.atomic import write_aside
 from ekd_tf.data.pair_pickle import read_pair_pickle
-from ekd_tf.data.positioned import PositionedFile
 from ekd_tf.data.source import Source
-from ekd_tf.restricted_pickle import RefusedPickle
-from ekd_tf.user_text import is_utf8
-from ekd_tf.user_text import open_text
+from ekd_tf.files.atomic import write_aside
+from ekd_tf.files.positioned import PositionedFile
+from ekd_tf.files.restricted_pickle import RefusedPickle
+from ekd_tf.files.user_text import is_utf8
+from ekd_tf.files.user_text import open_text
 
 _SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n")
 _MAX_BYTES = 1 << 32

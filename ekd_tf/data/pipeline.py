@@ -17,7 +17,7 @@ from ekd_tf.data.sampling import BatchSampler
 from ekd_tf.data.sampling import augment_draws
 from ekd_tf.data.sampling import flip_mask
 from ekd_tf.data.source import Source
-from ekd_tf.unreadable import Unreadable
+from ekd_tf.data.unreadable import Unreadable
 
 
 @dataclasses.dataclass(frozen=True)

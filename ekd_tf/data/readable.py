@@ -18,7 +18,7 @@ from ekd_tf.data.pairs import PairSet
 from ekd_tf.data.source import Images
 from ekd_tf.data.source import Source
 from ekd_tf.data.templates import TemplateSet
-from ekd_tf.unreadable import Unreadable
+from ekd_tf.data.unreadable import Unreadable
 
 # Images in memory at once.
 _CHUNK = 512

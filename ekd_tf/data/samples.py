@@ -10,7 +10,7 @@ from PIL import Image
 from ekd_tf.data.pipeline import evaluation_batches
 from ekd_tf.data.readable import readable_indices
 from ekd_tf.data.source import Source
-from ekd_tf.unreadable import Unreadable
+from ekd_tf.data.unreadable import Unreadable
 
 
 def sample_images(

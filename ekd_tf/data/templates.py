@@ -14,10 +14,10 @@ import numpy as np
 from ekd_tf.data.alignment import TEMPLATE_SIZE
 from ekd_tf.data.alignment import align
 from ekd_tf.data.image_pixels import read_image
-from ekd_tf.data.positioned import file_state
-from ekd_tf.data.positioned import read_file
 from ekd_tf.data.source import Source
-from ekd_tf.user_text import open_text
+from ekd_tf.files.positioned import file_state
+from ekd_tf.files.positioned import read_file
+from ekd_tf.files.user_text import open_text
 
 _NAMED = 5
 

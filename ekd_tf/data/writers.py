@@ -10,15 +10,15 @@ import struct
 import numpy as np
 import tensorflow as tf
 
-from ekd_tf.atomic import write_aside
 from ekd_tf.checks import check_range
-from ekd_tf.data.positioned import PositionedFile
-from ekd_tf.data.recordio_frame import frame
-from ekd_tf.data.recordio_frame import read_record
-from ekd_tf.data.recordio_index import HEADER
-from ekd_tf.data.tfrecord import INDEX_FILE
-from ekd_tf.data.tfrecord import pack_index
-from ekd_tf.data.tfrecord_frame import record_offsets
+from ekd_tf.data.sources.recordio_frame import frame
+from ekd_tf.data.sources.recordio_frame import read_record
+from ekd_tf.data.sources.recordio_index import HEADER
+from ekd_tf.data.sources.tfrecord import INDEX_FILE
+from ekd_tf.data.sources.tfrecord import pack_index
+from ekd_tf.data.sources.tfrecord_frame import record_offsets
+from ekd_tf.files.atomic import write_aside
+from ekd_tf.files.positioned import PositionedFile
 
 # Bytes after which what is written is made to last.
 _SYNC_BYTES = 1 << 26

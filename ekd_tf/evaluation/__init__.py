@@ -10,11 +10,6 @@ from ekd_tf.evaluation.calibration import check_calibration
 from ekd_tf.evaluation.calibration import is_of_one_model
 from ekd_tf.evaluation.calibration import read_calibration
 from ekd_tf.evaluation.calibration import write_calibration
-from ekd_tf.evaluation.comparison import Comparison
-from ekd_tf.evaluation.comparison import RunFigures
-from ekd_tf.evaluation.comparison import Spread
-from ekd_tf.evaluation.comparison_report import RunSummary
-from ekd_tf.evaluation.comparison_report import write_comparison
 from ekd_tf.evaluation.drawn_pairs import draw_pairs
 from ekd_tf.evaluation.embed import Embedder
 from ekd_tf.evaluation.embed import embed
@@ -23,7 +18,6 @@ from ekd_tf.evaluation.gap import GapReport
 from ekd_tf.evaluation.gap import compare
 from ekd_tf.evaluation.identification import IdentificationEvaluation
 from ekd_tf.evaluation.ijb import IJBEvaluation
-from ekd_tf.evaluation.kept_figures import kept_figures
 from ekd_tf.evaluation.labelled import LabelledEvaluation
 from ekd_tf.evaluation.labelled import LabelledResult
 from ekd_tf.evaluation.pair_sets import PairSetEvaluation
@@ -41,7 +35,6 @@ from ekd_tf.evaluation.verification import verify_pairs
 
 __all__ = [
     "Calibration",
-    "Comparison",
     "Embedder",
     "EmbeddingCache",
     "GapPoint",
@@ -55,10 +48,7 @@ __all__ = [
     "PairSetEvaluation",
     "PairSetResult",
     "Result",
-    "RunFigures",
-    "RunSummary",
     "SourceEmbedder",
-    "Spread",
     "VerificationReport",
     "all_pair_scores",
     "all_pairs_roc",
@@ -70,12 +60,10 @@ __all__ = [
     "format_fpr",
     "format_table",
     "is_of_one_model",
-    "kept_figures",
     "plot_roc",
     "plot_similarities",
     "read_calibration",
     "verify",
     "verify_pairs",
     "write_calibration",
-    "write_comparison",
 ]

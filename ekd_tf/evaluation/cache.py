@@ -9,8 +9,8 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from ekd_tf.outputs import make_folder
-from ekd_tf.row_file import RowFile
+from ekd_tf.files.outputs import make_folder
+from ekd_tf.files.rows import RowFile
 
 
 class EmbeddingCache:

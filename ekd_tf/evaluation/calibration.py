@@ -9,7 +9,6 @@ import pathlib
 
 import numpy as np
 
-from ekd_tf.atomic import write_aside
 from ekd_tf.checks import check_range
 from ekd_tf.data import Source
 from ekd_tf.evaluation.allpairs import PairBlocks
@@ -23,6 +22,7 @@ from ekd_tf.evaluation.tables import format_fpr
 from ekd_tf.evaluation.verification import MIN_NEGATIVES
 from ekd_tf.evaluation.verification import check_two_kinds
 from ekd_tf.evaluation.verification import not_measurable
+from ekd_tf.files.atomic import write_aside
 from ekd_tf.metrics import streamed_roc
 from ekd_tf.metrics.roc import allowed_negatives
 

@@ -10,10 +10,10 @@ import numpy as np
 
 from ekd_tf.data import Source
 from ekd_tf.data import evaluation_batches
+from ekd_tf.data.unreadable import Unreadable
 from ekd_tf.evaluation.cache import EmbeddingCache
 from ekd_tf.evaluation.embed import Embedder
 from ekd_tf.evaluation.embed import add_views
-from ekd_tf.unreadable import Unreadable
 
 # What an embedding is made of. Nothing that is exported adds the mirror image.
 ONE_IMAGE = "one image"

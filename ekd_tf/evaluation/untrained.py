@@ -13,10 +13,10 @@ from ekd_tf.data import BatchSampler
 from ekd_tf.data import Source
 from ekd_tf.data import evaluation_batches
 from ekd_tf.data import readable_indices
+from ekd_tf.data.unreadable import Unreadable
 from ekd_tf.evaluation.allpairs import all_pair_scores
 from ekd_tf.metrics import auc
 from ekd_tf.metrics import tpr_at_fpr
-from ekd_tf.unreadable import Unreadable
 
 # Where a few hundred positive pairs give a steady figure.
 FPR = 0.1

@@ -8,6 +8,7 @@ from importlib import metadata
 
 from ekd_tf.data.alignment import ARCFACE_TEMPLATE
 from ekd_tf.data.alignment import TEMPLATE_SIZE
+from ekd_tf.embedders.saved_model import SAVED_MODEL_FILE
 from ekd_tf.evaluation import format_fpr
 from ekd_tf.evaluation import format_table
 from ekd_tf.evaluation.calibration import CARD_FILE
@@ -19,8 +20,7 @@ from ekd_tf.evaluation.calibration import read_card
 from ekd_tf.export.gates import GATED_FPR
 from ekd_tf.export.report import ArtefactReport
 from ekd_tf.export.report import ExportReport
-from ekd_tf.teachers.saved_model import SAVED_MODEL_FILE
-from ekd_tf.user_text import KEEP
+from ekd_tf.files.user_text import KEEP
 
 README_FILE = "README.md"
 NOT_GIVEN = "not given"

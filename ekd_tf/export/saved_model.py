@@ -15,7 +15,7 @@ from ekd_tf.data.one_image import round_pixels
 from ekd_tf.export.precision import as_float32
 from ekd_tf.export.staging import free_version
 from ekd_tf.export.staging import staged
-from ekd_tf.stack import tf_variable
+from ekd_tf.keras_compat import tf_variable
 
 SIGNATURE = "serving_default"
 FLOAT_SIGNATURE = "embed_float"

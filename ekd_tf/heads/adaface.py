@@ -10,9 +10,9 @@ from ekd_tf.checks import check_positive
 from ekd_tf.checks import check_range
 from ekd_tf.heads.base import MarginHead
 from ekd_tf.heads.base import replace_targets
+from ekd_tf.keras_compat import register
 from ekd_tf.ops.collective import sum_over_replicas
 from ekd_tf.ops.numerics import safe_acos
-from ekd_tf.stack import register
 
 
 def adaface_target(cosine, quality, margin):

@@ -7,7 +7,7 @@ import math
 import tensorflow as tf
 
 from ekd_tf.heads.base import MarginHead
-from ekd_tf.stack import register
+from ekd_tf.keras_compat import register
 
 
 def arcface_target(cosine, margin):

@@ -13,13 +13,13 @@ from ekd_tf.checks import check_same_batch
 from ekd_tf.heads.sampling import num_sampled
 from ekd_tf.heads.sampling import sample_classes
 from ekd_tf.heads.softmax import margin_softmax_loss
+from ekd_tf.keras_compat import ONLY_FIRST_REPLICA
+from ekd_tf.keras_compat import tf_variable
 from ekd_tf.ops.collective import gather_rows
 from ekd_tf.ops.collective import own_rows
 from ekd_tf.ops.numerics import as_float32
 from ekd_tf.ops.numerics import as_int32
 from ekd_tf.ops.numerics import l2_normalize
-from ekd_tf.stack import ONLY_FIRST_REPLICA
-from ekd_tf.stack import tf_variable
 
 GRADIENTS = ("true", "straight_through")
 

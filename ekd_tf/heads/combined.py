@@ -9,8 +9,8 @@ import tensorflow as tf
 from ekd_tf.checks import check_positive
 from ekd_tf.checks import check_range
 from ekd_tf.heads.base import MarginHead
+from ekd_tf.keras_compat import register
 from ekd_tf.ops.numerics import safe_acos
-from ekd_tf.stack import register
 
 
 def combined_target(cosine, multiplier, angular, additive):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ekd_tf.checks import check_range
 from ekd_tf.heads.base import MarginHead
-from ekd_tf.stack import register
+from ekd_tf.keras_compat import register
 
 
 def cosface_target(cosine, margin):

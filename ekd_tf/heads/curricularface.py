@@ -10,8 +10,8 @@ from ekd_tf.checks import check_range
 from ekd_tf.heads.arcface import arcface_target
 from ekd_tf.heads.base import MarginHead
 from ekd_tf.heads.base import target_entries
+from ekd_tf.keras_compat import register
 from ekd_tf.ops.collective import sum_over_replicas
-from ekd_tf.stack import register
 
 
 def curricular_negatives(cosine, target, stage):

@@ -5,9 +5,9 @@ import tensorflow as tf
 
 from ekd_tf.checks import check_rank
 from ekd_tf.checks import check_same_batch
+from ekd_tf.keras_compat import ONLY_FIRST_REPLICA
 from ekd_tf.ops.numerics import as_float32
 from ekd_tf.ops.numerics import as_int32
-from ekd_tf.stack import ONLY_FIRST_REPLICA
 
 
 class DistillationLoss(keras.layers.Layer):

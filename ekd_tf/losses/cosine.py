@@ -2,9 +2,9 @@
 
 import tensorflow as tf
 
+from ekd_tf.keras_compat import register
 from ekd_tf.losses.projection import ProjectedLoss
 from ekd_tf.ops.numerics import l2_normalize
-from ekd_tf.stack import register
 
 
 def cosine_distance(student, teacher):

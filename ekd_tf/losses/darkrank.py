@@ -4,10 +4,10 @@ import tensorflow as tf
 
 from ekd_tf.checks import check_positive
 from ekd_tf.checks import check_range
+from ekd_tf.keras_compat import register
 from ekd_tf.losses.base import DistillationLoss
 from ekd_tf.ops.numerics import l2_normalize
 from ekd_tf.ops.numerics import similarity_matrix
-from ekd_tf.stack import register
 
 # Below any score: -alpha 2^beta of opposite rows for all sensible alpha and beta.
 NO_NEIGHBOUR = -1e9

@@ -8,6 +8,7 @@ import tensorflow as tf
 from ekd_tf.checks import check_choice
 from ekd_tf.checks import check_positive
 from ekd_tf.checks import check_range
+from ekd_tf.keras_compat import register
 from ekd_tf.losses.base import DistillationLoss
 from ekd_tf.mining.miner import Memory
 from ekd_tf.mining.miner import PairMiner
@@ -26,7 +27,6 @@ from ekd_tf.ops.ranking import attach_thresholds_to_sample
 from ekd_tf.ops.ranking import quantiles_of_histogram
 from ekd_tf.ops.ranking import ranks_of_fprs
 from ekd_tf.ops.ranking import soft_rank
-from ekd_tf.stack import register
 
 THRESHOLDS = ("ema", "histogram")
 # Rows among whose pairs the negatives around a threshold at a high FPR are looked for.

@@ -2,8 +2,8 @@
 
 import tensorflow as tf
 
+from ekd_tf.keras_compat import register
 from ekd_tf.losses.projection import ProjectedLoss
-from ekd_tf.stack import register
 
 
 @register

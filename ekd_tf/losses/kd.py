@@ -3,9 +3,9 @@
 import tensorflow as tf
 
 from ekd_tf.checks import check_positive
+from ekd_tf.keras_compat import register
 from ekd_tf.losses.centres import CentreLoss
 from ekd_tf.ops.numerics import l2_normalize
-from ekd_tf.stack import register
 
 
 def kd_divergence(student_logits, teacher_logits, temperature=4.0):

@@ -7,10 +7,10 @@ import tensorflow as tf
 from ekd_tf.checks import check_positive
 from ekd_tf.checks import check_range
 from ekd_tf.heads import arcface_target
+from ekd_tf.keras_compat import register
 from ekd_tf.losses.centres import CentreLoss
 from ekd_tf.losses.centres import margin_cross_entropy
 from ekd_tf.ops.numerics import l2_normalize
-from ekd_tf.stack import register
 
 
 def margins_of_teacher(teacher_cosines, min_margin=0.35, max_margin=0.55):

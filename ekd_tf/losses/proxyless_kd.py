@@ -5,9 +5,9 @@ import math
 from ekd_tf.checks import check_positive
 from ekd_tf.checks import check_range
 from ekd_tf.heads import arcface_target
+from ekd_tf.keras_compat import register
 from ekd_tf.losses.centres import CentreLoss
 from ekd_tf.losses.centres import margin_cross_entropy
-from ekd_tf.stack import register
 
 
 @register

@@ -4,12 +4,12 @@ import tensorflow as tf
 
 from ekd_tf.checks import check_positive
 from ekd_tf.checks import check_range
+from ekd_tf.keras_compat import register
 from ekd_tf.losses.base import DistillationLoss
 from ekd_tf.ops.blocks import sum_over_blocks
 from ekd_tf.ops.numerics import num_rows
 from ekd_tf.ops.numerics import safe_sqrt
 from ekd_tf.ops.numerics import squared_distances
-from ekd_tf.stack import register
 
 # Angles are compared this many at a time: a tensor of 4 MB.
 MAX_ANGLES = 1 << 20

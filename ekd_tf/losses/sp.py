@@ -3,10 +3,10 @@
 import tensorflow as tf
 
 from ekd_tf.checks import check_choice
+from ekd_tf.keras_compat import register
 from ekd_tf.losses.base import DistillationLoss
 from ekd_tf.ops.numerics import l2_normalize
 from ekd_tf.ops.numerics import similarity_matrix
-from ekd_tf.stack import register
 
 GRAMS = ("cosine", "row_normalized")
 

@@ -4,12 +4,12 @@ import tensorflow as tf
 
 from ekd_tf.checks import check_positive
 from ekd_tf.checks import check_range
+from ekd_tf.keras_compat import register
 from ekd_tf.losses.base import DistillationLoss
 from ekd_tf.ops.blocks import sum_over_blocks
 from ekd_tf.ops.numerics import l2_normalize
 from ekd_tf.ops.numerics import num_rows
 from ekd_tf.ops.numerics import similarity_matrix
-from ekd_tf.stack import register
 
 # Triplets are compared this many at a time: a tensor of 4 MB.
 MAX_TRIPLETS = 1 << 20

@@ -5,7 +5,7 @@ from __future__ import annotations
 import keras
 import tensorflow as tf
 
-from ekd_tf.stack import IS_KERAS_3
+from ekd_tf.keras_compat import IS_KERAS_3
 
 
 @keras.saving.register_keras_serializable(package="ekd_tf")

@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from ekd_tf.checks import check_positive
 from ekd_tf.checks import check_range
-from ekd_tf.stack import IS_KERAS_3
+from ekd_tf.keras_compat import IS_KERAS_3
 
 
 @keras.saving.register_keras_serializable(package="ekd_tf")

@@ -9,8 +9,8 @@ import keras
 from absl import logging
 
 from ekd_tf.checks import check_choice
-from ekd_tf.stack import IS_KERAS_3
-from ekd_tf.stack import tf_variable
+from ekd_tf.keras_compat import IS_KERAS_3
+from ekd_tf.keras_compat import tf_variable
 
 PREFIX = "addons/"
 

@@ -4,13 +4,13 @@ import contextlib
 
 import tensorflow as tf
 
+from ekd_tf.keras_compat import current_learning_rate
+from ekd_tf.keras_compat import keras_compile
+from ekd_tf.keras_compat import optimizer_variables
+from ekd_tf.keras_compat import tf_variable
 from ekd_tf.ops.collective import num_replicas
 from ekd_tf.ops.collective import sum_over_replicas
 from ekd_tf.ops.numerics import l2_normalize
-from ekd_tf.stack import current_learning_rate
-from ekd_tf.stack import keras_compile
-from ekd_tf.stack import optimizer_variables
-from ekd_tf.stack import tf_variable
 from ekd_tf.training.addons import averaged
 from ekd_tf.training.keras_fit import StudentModel
 from ekd_tf.training.keras_fit import Untracked

@@ -19,7 +19,7 @@ import re
 import keras
 import tensorflow as tf
 
-from ekd_tf.stack import tf_variable
+from ekd_tf.keras_compat import tf_variable
 
 DEFAULT = 5e-4
 _DECOUPLED = {"AdamW", "Lion", "SGDW", "RectifiedAdam", "AdaBelief", "NovoGrad"}

@@ -4,8 +4,8 @@ import keras
 import tensorflow as tf
 
 from ekd_tf.checks import check_range
-from ekd_tf.stack import ONLY_FIRST_REPLICA
-from ekd_tf.stack import register
+from ekd_tf.keras_compat import ONLY_FIRST_REPLICA
+from ekd_tf.keras_compat import register
 
 # Ten times the margin loss's gradient: 1000 %.
 LARGEST_SHARE = 10.0

@@ -18,7 +18,7 @@ from ekd_tf.data import SyntheticFaces
 from ekd_tf.data import evaluation_batches
 from ekd_tf.evaluation import Embedder
 from ekd_tf.evaluation import verify
-from ekd_tf.stack import IS_KERAS_3
+from ekd_tf.keras_compat import IS_KERAS_3
 
 # Names on the progress bar, in this order; those that end with "/" are beginnings.
 _SHOWN = ("loss", "loss/", "gradient_ratio/", "gradient_norm", "learning_rate")

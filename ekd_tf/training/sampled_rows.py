@@ -19,9 +19,9 @@ from __future__ import annotations
 import keras
 import tensorflow as tf
 
-from ekd_tf.stack import current_learning_rate
-from ekd_tf.stack import sgd_momentum
-from ekd_tf.stack import tf_variable
+from ekd_tf.keras_compat import current_learning_rate
+from ekd_tf.keras_compat import sgd_momentum
+from ekd_tf.keras_compat import tf_variable
 
 
 def updates_rows(optimizer) -> bool:

@@ -7,11 +7,11 @@ import tensorflow as tf
 from ekd_tf.checks import check_choice
 from ekd_tf.checks import check_positive
 from ekd_tf.checks import check_range
+from ekd_tf.keras_compat import apply_reduced_gradients
+from ekd_tf.keras_compat import build_optimizer
+from ekd_tf.keras_compat import current_learning_rate
+from ekd_tf.keras_compat import tf_variable
 from ekd_tf.ops.collective import own_rows
-from ekd_tf.stack import apply_reduced_gradients
-from ekd_tf.stack import build_optimizer
-from ekd_tf.stack import current_learning_rate
-from ekd_tf.stack import tf_variable
 from ekd_tf.training.decay import chosen_decay
 from ekd_tf.training.decay import decay_kind
 from ekd_tf.training.decay import set_lamb_decay

@@ -11,7 +11,7 @@ from ekd_tf.data.decoding import ImageReader
 from ekd_tf.data.image_header import EXPECTED
 from ekd_tf.data.one_image import fit
 from ekd_tf.data.source import Source
-from ekd_tf.unreadable import Unreadable
+from ekd_tf.data.unreadable import Unreadable
 
 
 class Files(Source):

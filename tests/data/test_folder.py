@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ekd_tf.data.folder import FolderFaces
+from ekd_tf.data.sources.folder import FolderFaces
 
 
 def put(path, content=b"x"):

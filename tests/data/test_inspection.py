@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ekd_tf.data.folder import FolderFaces
 from ekd_tf.data.inspection import Finding
 from ekd_tf.data.inspection import inspect_images
 from ekd_tf.data.inspection import read_list
 from ekd_tf.data.inspection import write_list
+from ekd_tf.data.sources.folder import FolderFaces
 
 
 def face(value, height=8, width=8, form="JPEG"):

@@ -7,7 +7,7 @@ import records
 from ekd_tf.data import InMemoryFaces
 from ekd_tf.data import RecordIOFaces
 from ekd_tf.data import SyntheticFaces
-from ekd_tf.data.joined import JoinedSources
+from ekd_tf.data.sources.joined import JoinedSources
 
 
 @pytest.fixture

@@ -5,9 +5,9 @@ import pytest
 from PIL import Image
 
 from ekd_tf.data import evaluation_batches
-from ekd_tf.data.listed import ListedImages
-from ekd_tf.data.listed import images_below
-from ekd_tf.data.listed import readable
+from ekd_tf.data.sources.listed import ListedImages
+from ekd_tf.data.sources.listed import images_below
+from ekd_tf.data.sources.listed import readable
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ekd_tf.data.pair_pickle import read_pair_pickle
-from ekd_tf.restricted_pickle import RefusedPickle
+from ekd_tf.files.restricted_pickle import RefusedPickle
 
 PROTOCOLS = range(pickle.HIGHEST_PROTOCOL + 1)
 

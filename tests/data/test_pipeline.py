@@ -9,7 +9,6 @@ from PIL import Image
 
 from ekd_tf.data.augment import NUM_DRAWS
 from ekd_tf.data.augment import Augmentation
-from ekd_tf.data.folder import FolderFaces
 from ekd_tf.data.pipeline import evaluation_batches
 from ekd_tf.data.pipeline import make_pipeline
 from ekd_tf.data.sampling import BatchSampler
@@ -17,7 +16,8 @@ from ekd_tf.data.sampling import augment_draws
 from ekd_tf.data.sampling import flip_mask
 from ekd_tf.data.source import Source
 from ekd_tf.data.source import select_identities
-from ekd_tf.unreadable import Unreadable
+from ekd_tf.data.sources.folder import FolderFaces
+from ekd_tf.data.unreadable import Unreadable
 
 SIZE = 16
 

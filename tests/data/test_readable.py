@@ -17,8 +17,8 @@ from ekd_tf.data import sample_images
 from ekd_tf.data.source import Source
 from ekd_tf.data.templates import TemplatePairs
 from ekd_tf.data.templates import TemplateSubjects
-from ekd_tf.unreadable import Unreadable
-from ekd_tf.unreadable import UnreadableError
+from ekd_tf.data.unreadable import Unreadable
+from ekd_tf.data.unreadable import UnreadableError
 
 
 class Files(Source):

@@ -11,11 +11,11 @@ import records
 from PIL import Image
 
 from ekd_tf.data import evaluation_batches
-from ekd_tf.data import recordio
 from ekd_tf.data.decoding import ImageReader
-from ekd_tf.data.recordio import RecordIOFaces
-from ekd_tf.data.recordio_frame import frame
-from ekd_tf.unreadable import Unreadable
+from ekd_tf.data.sources import recordio
+from ekd_tf.data.sources.recordio import RecordIOFaces
+from ekd_tf.data.sources.recordio_frame import frame
+from ekd_tf.data.unreadable import Unreadable
 
 FACES = [(4, b"jpeg of four"), (4, b"another"), (6, b"six"), (9, b"nine.")]
 

@@ -5,10 +5,10 @@ import struct
 import numpy as np
 import pytest
 
-from ekd_tf.data.positioned import PositionedFile
-from ekd_tf.data.recordio_frame import frame
-from ekd_tf.data.recordio_frame import read_record
-from ekd_tf.data.recordio_frame import walk
+from ekd_tf.data.sources.recordio_frame import frame
+from ekd_tf.data.sources.recordio_frame import read_record
+from ekd_tf.data.sources.recordio_frame import walk
+from ekd_tf.files.positioned import PositionedFile
 
 MAGIC = b"\x0a\x23\xd7\xce"
 
@@ -143,7 +143,7 @@ def test_goes_on_after_damage_at_the_next_record(put, monkeypatch):
     assert "before the last part" in reasons[1][1]
     # Wherever the windows of the search fall.
     for size in (8, 12, 20, 28):
-        monkeypatch.setattr("ekd_tf.data.recordio_frame._SCAN_BYTES", size)
+        monkeypatch.setattr("ekd_tf.data.sources.recordio_frame._SCAN_BYTES", size)
         assert list(walk(file)) == found
 
 

@@ -4,14 +4,14 @@ import numpy as np
 import pytest
 import records
 
-from ekd_tf.data import recordio_index
-from ekd_tf.data.positioned import PositionedFile
-from ekd_tf.data.recordio import RecordIOFaces
-from ekd_tf.data.recordio_index import build_index
-from ekd_tf.data.recordio_index import read_idx
-from ekd_tf.data.recordio_index import unpack
-from ekd_tf.data.recordio_index import unpack_plain
-from ekd_tf.unreadable import Unreadable
+from ekd_tf.data.sources import recordio_index
+from ekd_tf.data.sources.recordio import RecordIOFaces
+from ekd_tf.data.sources.recordio_index import build_index
+from ekd_tf.data.sources.recordio_index import read_idx
+from ekd_tf.data.sources.recordio_index import unpack
+from ekd_tf.data.sources.recordio_index import unpack_plain
+from ekd_tf.data.unreadable import Unreadable
+from ekd_tf.files.positioned import PositionedFile
 
 FACES = [(0, b"jpeg of zero"), (0, b"another"), (2, b"two"), (3, b"three.")]
 
@@ -89,7 +89,7 @@ def test_the_order_of_the_idx_counts(tmp_path):
 
 
 def test_an_image_whose_bytes_hold_the_magic_number(tmp_path, with_idx):
-    from ekd_tf.data.recordio_frame import frame
+    from ekd_tf.data.sources.recordio_frame import frame
 
     magic = b"\x0a\x23\xd7\xce"
     image = records.record(3, b"abcd" + magic + b"efgh")[8:]

@@ -8,9 +8,9 @@ import time
 import numpy as np
 import pytest
 
-from ekd_tf.data import synthetic
-from ekd_tf.data.synthetic import SyntheticFaces
-from ekd_tf.data.synthetic import render
+from ekd_tf.data.synthetic.faces import SyntheticFaces
+from ekd_tf.data.synthetic.faces import faces as synthetic
+from ekd_tf.data.synthetic.faces import render
 
 
 def people(identities, images):
@@ -89,7 +89,7 @@ import sys, types
 for name, path in {[("ekd_tf", str(folder.parent)), ("ekd_tf.data", str(folder))]!r}:
     sys.modules[name] = types.ModuleType(name)
     sys.modules[name].__path__ = [path]
-from ekd_tf.data.synthetic import render
+from ekd_tf.data.synthetic.faces import render
 sys.stdout.buffer.write(render(4, [7, 8], [1, 2], 32).tobytes())
 sys.exit(any(m in sys.modules for m in ("tensorflow", "keras")))
 """

@@ -5,10 +5,10 @@ import math
 import numpy as np
 import pytest
 
-from ekd_tf.data.synthetic_canvas import Canvas
-from ekd_tf.data.synthetic_canvas import clip01
-from ekd_tf.data.synthetic_canvas import disc
-from ekd_tf.data.synthetic_canvas import turned
+from ekd_tf.data.synthetic.canvas import Canvas
+from ekd_tf.data.synthetic.canvas import clip01
+from ekd_tf.data.synthetic.canvas import disc
+from ekd_tf.data.synthetic.canvas import turned
 
 WHITE = np.ones((3, 1, 1, 1), np.float32)
 

@@ -5,10 +5,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from ekd_tf.data import synthetic_painter
-from ekd_tf.data.synthetic_painter import FacePainter
-from ekd_tf.data.synthetic_parameters import IDENTITY
-from ekd_tf.data.synthetic_parameters import SAMPLE
+from ekd_tf.data.synthetic.faces import painter as synthetic_painter
+from ekd_tf.data.synthetic.painter import FacePainter
+from ekd_tf.data.synthetic.parameters import IDENTITY
+from ekd_tf.data.synthetic.parameters import SAMPLE
 
 SIZE = 96
 # A passport photograph: frontal, sharp, even light, nothing in the way, no extras.

@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from ekd_tf.data.synthetic_parameters import IDENTITY
-from ekd_tf.data.synthetic_parameters import SAMPLE
-from ekd_tf.data.synthetic_parameters import draw
-from ekd_tf.data.synthetic_parameters import parameters
-from ekd_tf.data.synthetic_parameters import splitmix64
+from ekd_tf.data.synthetic.parameters import IDENTITY
+from ekd_tf.data.synthetic.parameters import SAMPLE
+from ekd_tf.data.synthetic.parameters import draw
+from ekd_tf.data.synthetic.parameters import parameters
+from ekd_tf.data.synthetic.parameters import splitmix64
 
 MASK = 2**64 - 1
 GOLDEN = 0x9E3779B97F4A7C15
@@ -72,7 +72,7 @@ def test_largest_and_smallest_hash_stay_inside_the_open_interval(monkeypatch):
     # 1 itself would index past the end of a colour table.
     for bits, expected in ((0, 2.0**-24), (MASK, 1 - 2.0**-24)):
         monkeypatch.setattr(
-            "ekd_tf.data.synthetic_parameters.splitmix64",
+            "ekd_tf.data.synthetic.parameters.splitmix64",
             lambda states, bits=bits: np.full(states.shape, bits, np.uint64),
         )
         value = draw(np.zeros(1, np.uint64), {"a": (0.0, 1.0)})["a"].item()

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from ekd_tf.data.tface import read_tface
-from ekd_tf.unreadable import Unreadable
+from ekd_tf.data.sources.tface import read_tface
+from ekd_tf.data.unreadable import Unreadable
 
 
 def write_records(root, name, shard, images):

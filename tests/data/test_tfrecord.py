@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from ekd_tf.data.tfrecord import TFRecordFaces
-from ekd_tf.data.tfrecord import pack
-from ekd_tf.data.tfrecord import unpack
+from ekd_tf.data.sources.tfrecord import TFRecordFaces
+from ekd_tf.data.sources.tfrecord import pack
+from ekd_tf.data.sources.tfrecord import unpack
 from ekd_tf.data.writers import TFRecordWriter
 
 LABELS = np.array([0, 0, 1, 2, 0], np.int32)

@@ -3,11 +3,11 @@
 import pytest
 import tensorflow as tf
 
-from ekd_tf.data import tfrecord_frame as tf_record
-from ekd_tf.data.positioned import PositionedFile
-from ekd_tf.data.tfrecord_frame import masked_crc32c
-from ekd_tf.data.tfrecord_frame import read_example
-from ekd_tf.data.tfrecord_frame import record_offsets
+from ekd_tf.data.sources import tfrecord_frame as tf_record
+from ekd_tf.data.sources.tfrecord_frame import masked_crc32c
+from ekd_tf.data.sources.tfrecord_frame import read_example
+from ekd_tf.data.sources.tfrecord_frame import record_offsets
+from ekd_tf.files.positioned import PositionedFile
 
 
 def example(**features):

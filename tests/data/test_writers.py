@@ -9,8 +9,8 @@ import pytest
 import records
 
 from ekd_tf.data import writers
-from ekd_tf.data.recordio import RecordIOFaces
-from ekd_tf.data.tfrecord import TFRecordFaces
+from ekd_tf.data.sources.recordio import RecordIOFaces
+from ekd_tf.data.sources.tfrecord import TFRecordFaces
 from ekd_tf.data.writers import RecordIOWriter
 from ekd_tf.data.writers import TFRecordWriter
 

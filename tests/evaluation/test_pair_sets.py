@@ -127,8 +127,8 @@ def test_says_why_there_are_no_intervals(pairs):
 @pytest.mark.slow
 @pytest.mark.realdata
 def test_a_published_teacher_reaches_its_accuracy(realdata):
-    from ekd_tf import evaluators
     from ekd_tf.data import read_pairs
+    from ekd_tf.run import evaluators
 
     pairs = read_pairs(realdata / "lfw" / "lfw_view1_test.bin")
     model = evaluators.make_source_embedder(

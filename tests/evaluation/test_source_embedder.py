@@ -6,11 +6,11 @@ from pictures import face
 
 from ekd_tf.data import FolderFaces
 from ekd_tf.data import SyntheticFaces
+from ekd_tf.data.unreadable import Unreadable
 from ekd_tf.evaluation import EmbeddingCache
 from ekd_tf.evaluation import Models
 from ekd_tf.evaluation import SourceEmbedder
 from ekd_tf.evaluation import embed
-from ekd_tf.unreadable import Unreadable
 
 
 class Corner:

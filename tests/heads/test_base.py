@@ -14,9 +14,9 @@ from ekd_tf.heads import CurricularFace
 from ekd_tf.heads import margin_softmax_loss
 from ekd_tf.heads import sample_classes
 from ekd_tf.heads.base import replace_targets
+from ekd_tf.keras_compat import tf_variable
 from ekd_tf.ops.collective import gather_rows
 from ekd_tf.ops.collective import num_replicas
-from ekd_tf.stack import tf_variable
 
 
 @pytest.fixture(params=[ArcFace, CosFace, CombinedMargin, CurricularFace, AdaFace])

@@ -27,13 +27,13 @@ import numpy as np
 import tensorflow as tf
 import toys
 
-from ekd_tf import factory
-from ekd_tf.child import RESUME_STATUS
 from ekd_tf.evaluation import labelled
 from ekd_tf.losses.base import DistillationLoss
-from ekd_tf.session import TrainingSession
-from ekd_tf.training.interruption import Interrupted
-from ekd_tf.training.progress import ProgressHook
+from ekd_tf.run import factory
+from ekd_tf.run.child import RESUME_STATUS
+from ekd_tf.run.interruption import Interrupted
+from ekd_tf.run.progress import ProgressHook
+from ekd_tf.run.session import TrainingSession
 
 
 class MovingMeanLoss(DistillationLoss):

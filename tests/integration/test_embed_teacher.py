@@ -6,7 +6,7 @@ import tensorflow as tf
 from commands import run
 from PIL import Image
 
-from ekd_tf.teachers import TeacherCache
+from ekd_tf.embedders import TeacherCache
 
 SIZE = 8
 

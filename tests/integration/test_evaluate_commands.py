@@ -12,7 +12,7 @@ from PIL import Image
 from toys import SIZE
 from toys import backbone
 
-from ekd_tf.provenance import package_commit
+from ekd_tf.run.provenance import package_commit
 from ekd_tf.version import __version__
 
 

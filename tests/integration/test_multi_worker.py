@@ -11,8 +11,8 @@ import time
 import numpy as np
 import pytest
 
-from ekd_tf.child import RESUME_STATUS
-from ekd_tf.teachers import load_embedder
+from ekd_tf.embedders import load_embedder
+from ekd_tf.run.child import RESUME_STATUS
 
 ARGUMENTS = [
     "--data=synthetic:identities=8,images=4,size=32",

@@ -14,7 +14,7 @@ import pytest
 import tensorflow as tf
 
 from ekd_tf import losses
-from ekd_tf.stack import IS_KERAS_3
+from ekd_tf.keras_compat import IS_KERAS_3
 
 ROWS, STUDENT_DIM, TEACHER_DIM, IDENTITIES = 6, 5, 7, 4
 

@@ -4,9 +4,9 @@ import pytest
 import tensorflow as tf
 
 from ekd_tf.heads import ArcFace
+from ekd_tf.keras_compat import tf_variable
 from ekd_tf.losses import KDLoss
 from ekd_tf.losses.kd import kd_divergence
-from ekd_tf.stack import tf_variable
 
 
 @pytest.fixture

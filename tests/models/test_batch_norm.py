@@ -3,9 +3,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from ekd_tf.keras_compat import IS_KERAS_3
+from ekd_tf.keras_compat import tf_variable
 from ekd_tf.models.batch_norm import BatchNormalization
-from ekd_tf.stack import IS_KERAS_3
-from ekd_tf.stack import tf_variable
 
 SHAPE = (4, 3, 5, 6)
 

@@ -16,7 +16,7 @@ import ekd_tf.train as train_module
 from ekd_tf.data import SyntheticFaces
 from ekd_tf.evaluation import SourceEmbedder
 from ekd_tf.evaluation import verify
-from ekd_tf.training.workdir import Workdir
+from ekd_tf.run.workdir import Workdir
 
 ROOT = pathlib.Path(__file__).parents[2]
 HELDOUT = "synthetic:identities=12,images=4,size=32,first=900"

@@ -11,10 +11,10 @@ import records
 from commands import run
 from PIL import Image
 
-from ekd_tf import factory
 from ekd_tf.data import read_pairs
+from ekd_tf.data.unreadable import Unreadable
 from ekd_tf.data.writers import RecordIOWriter
-from ekd_tf.unreadable import Unreadable
+from ekd_tf.run import factory
 
 TOOL = pathlib.Path(__file__).parents[2] / "tools" / "convert_dataset.py"
 

@@ -8,9 +8,9 @@ import pytest
 import torch_states
 from commands import run
 
+from ekd_tf.embedders import KerasEmbedder
 from ekd_tf.models import build_from_torch
 from ekd_tf.models import ir
-from ekd_tf.teachers import KerasEmbedder
 
 TOOL = pathlib.Path(__file__).parents[2] / "tools" / "convert_weights.py"
 FAMILY = "tface_ir_18"

@@ -8,8 +8,8 @@ from PIL import Image
 import ekd_tf.train as train_module
 from ekd_tf.data import BatchSampler
 from ekd_tf.data import make_pipeline
-from ekd_tf.factory import make_source
-from ekd_tf.unreadable import UnreadableError
+from ekd_tf.data.unreadable import UnreadableError
+from ekd_tf.run.factory import make_source
 
 DATA = "synthetic:identities=8,images=4,size=32"
 

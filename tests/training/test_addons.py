@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from ekd_tf.stack import IS_KERAS_3
-from ekd_tf.stack import optimizer_variables
+from ekd_tf.keras_compat import IS_KERAS_3
+from ekd_tf.keras_compat import optimizer_variables
 from ekd_tf.training.addons import averaged
 from ekd_tf.training.optimizers import make_optimizer
 from ekd_tf.training.schedules import StepSchedule

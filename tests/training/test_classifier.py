@@ -8,7 +8,7 @@ from toys import batch
 from ekd_tf.heads import ArcFace
 from ekd_tf.heads import CurricularFace
 from ekd_tf.heads import sample_classes
-from ekd_tf.stack import tf_variable
+from ekd_tf.keras_compat import tf_variable
 from ekd_tf.training.classifier import FaceClassifier
 from ekd_tf.training.loop import compile_step
 from ekd_tf.training.strategy import distribute

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from ekd_tf.stack import IS_KERAS_3
+from ekd_tf.keras_compat import IS_KERAS_3
 from ekd_tf.training.decay import chosen_decay
 from ekd_tf.training.decay import decay_kind
 from ekd_tf.training.decay import set_lamb_decay

@@ -9,10 +9,10 @@ from toys import backbone
 from toys import batch
 
 from ekd_tf.heads import ArcFace
+from ekd_tf.keras_compat import tf_variable
 from ekd_tf.losses import CosineLoss
 from ekd_tf.losses import DistillationLoss
-from ekd_tf.stack import tf_variable
-from ekd_tf.training.checkpoints import CheckpointStore
+from ekd_tf.run.checkpoints import CheckpointStore
 from ekd_tf.training.distiller import Distiller
 from ekd_tf.training.gradient_share import GradientShare
 from ekd_tf.training.loop import compile_step

@@ -11,7 +11,7 @@ import replicas
 import tensorflow as tf
 from toys import batch
 
-from ekd_tf.stack import tf_variable
+from ekd_tf.keras_compat import tf_variable
 from ekd_tf.training.loop import compile_step
 from ekd_tf.training.strategy import distribute
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from ekd_tf.stack import sgd_momentum
-from ekd_tf.stack import tf_variable
+from ekd_tf.keras_compat import sgd_momentum
+from ekd_tf.keras_compat import tf_variable
 from ekd_tf.training.optimizers import make_optimizer
 from ekd_tf.training.sampled_rows import split_rows
 from ekd_tf.training.sampled_rows import updates_rows

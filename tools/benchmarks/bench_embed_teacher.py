@@ -21,12 +21,12 @@ import numpy as np
 from absl import app
 from absl import flags
 
-from ekd_tf import evaluators
-from ekd_tf import factory
 from ekd_tf.data import Source
 from ekd_tf.data import evaluation_batches
-from ekd_tf.teachers import CacheWriter
-from ekd_tf.teachers import TeacherCache
+from ekd_tf.embedders import CacheWriter
+from ekd_tf.embedders import TeacherCache
+from ekd_tf.run import evaluators
+from ekd_tf.run import factory
 
 TEACHER = flags.DEFINE_string("teacher", None, "An .onnx file, channels first.")
 DATA = flags.DEFINE_string("data", None, "A source as --data of ekd_tf.train.")

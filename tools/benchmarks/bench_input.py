@@ -22,10 +22,10 @@ from absl import app
 from absl import flags
 from resident import resident_mb
 
-from ekd_tf import factory
 from ekd_tf.data import BatchSampler
 from ekd_tf.data import make_pipeline
 from ekd_tf.data.source import Source
+from ekd_tf.run import factory
 
 DATA = flags.DEFINE_multi_string("data", [], "A source as --data of ekd_tf.train.")
 SIZE = flags.DEFINE_integer("input_size", 112, "Side of the images in pixels.", 1)

@@ -29,16 +29,16 @@ from ekd_tf.heads import ArcFace
 from ekd_tf.losses import CosineLoss
 from ekd_tf.losses import EKDLoss
 from ekd_tf.models import MobileFaceNet
+from ekd_tf.run.faint_losses import FaintLossHook
+from ekd_tf.run.guards import CollapseGuard
+from ekd_tf.run.guards import UpdateGuard
+from ekd_tf.run.logs import MetricsLog
+from ekd_tf.run.progress import ProgressHook
+from ekd_tf.run.progress import ProgressLine
 from ekd_tf.training import Distiller
-from ekd_tf.training.faint_losses import FaintLossHook
-from ekd_tf.training.guards import CollapseGuard
-from ekd_tf.training.guards import UpdateGuard
-from ekd_tf.training.logs import MetricsLog
 from ekd_tf.training.loop import Every
 from ekd_tf.training.loop import compile_step
 from ekd_tf.training.loop import run_steps
-from ekd_tf.training.progress import ProgressHook
-from ekd_tf.training.progress import ProgressLine
 
 STEPS = flags.DEFINE_integer("steps", 100, "Steps of a case and turn.", 2)
 TURNS = flags.DEFINE_integer("turns", 9, "Turns of each case.", 1)

@@ -125,8 +125,8 @@ def batches_of_files(with_rows):
     """Returns the number of identities and the batches a run would have."""
     from ekd_tf.data import BatchSampler
     from ekd_tf.data import make_pipeline
-    from ekd_tf.factory import make_source
-    from ekd_tf.run_teacher import open_run_teacher
+    from ekd_tf.run.factory import make_source
+    from ekd_tf.run.teacher import open_run_teacher
 
     source = make_source(DATA.value)
     half = BATCH.value // 2

@@ -1,0 +1,192 @@
+"""One run of a grid of trainings: started as a command, passed over once finished."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import pathlib
+import shlex
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Collection
+
+from ekd_tf.compare import RunSummary
+from ekd_tf.files.atomic import write_aside
+from ekd_tf.run.child import RESUME_STATUS
+from ekd_tf.run.child import child_process
+from ekd_tf.run.guards import COLLAPSED_COSINE
+from ekd_tf.run.interruption import Interrupted
+from ekd_tf.run.workdir import Workdir
+
+# What the grid notes about a run, beside its `run.json`.
+_NOTE = "grid.json"
+_LOG = "train.log"
+_COMMAND = ("-m", "ekd_tf.train")
+_LONGEST_MESSAGE = 2000
+
+
+@dataclasses.dataclass(frozen=True)
+class GridRun:
+    """One training of a grid.
+
+    Attributes:
+        method: String, what tells it from the other runs of its seed.
+        seed: Int.
+        path: The run's workdir.
+        values: The flags of `ekd_tf.train`, by name, as `run.json` records them.
+        arguments: The same as the arguments of a command.
+        free: Names of flags that may differ from the recorded ones.
+    """
+
+    method: str
+    seed: int
+    path: pathlib.Path
+    values: dict
+    arguments: tuple[str, ...]
+    free: Collection[str] = ()
+
+    @property
+    def starts(self) -> list[dict]:
+        """The starts that `run.json` records, the oldest first."""
+        workdir = Workdir(self.path, create=False) if self._is_there() else None
+        return workdir.read_run()["starts"] if workdir else []
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether the trained model is there, and its export where one is wanted.
+
+        Raises:
+            ValueError: The folder holds a run with other flags; both are named.
+        """
+        if not self._is_there():
+            return False
+        Workdir(self.path, create=False).check_same_run(self.values, self.free)
+        wanted = ["model.keras"]
+        if self.values.get("export"):
+            wanted.append("reports/export.json")
+        return all((self.path / name).is_file() for name in wanted)
+
+    @property
+    def failure(self) -> str | None:
+        """Why it failed when it was last started with these flags, or None."""
+        note = self._note()
+        return note["failure"] if note["arguments"] == list(self.arguments) else None
+
+    def train(self, retry: bool = False, command=(sys.executable, *_COMMAND)) -> None:
+        """Trains to the end; a run that is finished or has failed is passed over.
+
+        The trainer's messages go on to stderr and into `train.log`. Ctrl-C
+        and SIGTERM are passed on to it.
+
+        Args:
+            retry: Whether to start a run again that has failed.
+            command: What trains, before the arguments.
+
+        Raises:
+            Interrupted: The trainer was interrupted: the same call goes on with it.
+            ValueError: It was killed, or ended before its first step, so that no
+                other run would fare better; or as `is_finished`.
+        """
+        if self.is_finished or (self.failure and not retry):
+            return
+        self.path.mkdir(parents=True, exist_ok=True)
+        before, start = self.starts, time.monotonic()
+        status, message = _call([*command, *self.arguments], self.path / _LOG)
+        failed = status not in (0, RESUME_STATUS)
+        if failed and (status < 0 or self.starts == before):
+            raise ValueError(
+                f"{self.method}, seed {self.seed}: status {status}: {message}"
+            )
+        note = {
+            "seconds": self._note()["seconds"] + time.monotonic() - start,
+            "failure": message if failed else None,
+            "arguments": list(self.arguments),
+        }
+        text = json.dumps(note, indent=2) + "\n"
+        write_aside(self.path / _NOTE, lambda file: file.write(text.encode()))
+        if status == RESUME_STATUS:
+            raise Interrupted(f"{self.method}, seed {self.seed}, was interrupted.")
+
+    def summary(self, note: str = "") -> RunSummary:
+        """Returns what became of the run.
+
+        Args:
+            note: What else is to be said of it.
+        """
+        metrics = self._metrics()
+        speeds = _column(metrics, "throughput/images_per_second")
+        cosines = _column(metrics, "embedding/mean_cosine")
+        notes = [note] if note else []
+        state = "finished" if self.is_finished else "not finished"
+        if state != "finished" and self.failure:
+            state = "failed"
+            notes.append(self.failure)
+        if cosines and cosines[-1] > COLLAPSED_COSINE:
+            notes.append(
+                f"collapsed: the mean cosine between images is {cosines[-1]:.4f}"
+            )
+        changed = [start["changed"] for start in self.starts if start["changed"]]
+        notes += [f"went on with other flags, then and now: {c}" for c in changed]
+        return RunSummary(
+            self.method,
+            self.seed,
+            state,
+            "; ".join(notes),
+            statistics.median(speeds) if speeds else None,
+            self._note()["seconds"] or None,
+            self.command,
+        )
+
+    @property
+    def command(self) -> str:
+        """The command that trains it, to be pasted into a shell."""
+        return shlex.join(["python", *_COMMAND, *self.arguments])
+
+    def _is_there(self):
+        return (self.path / "run.json").is_file()
+
+    def _note(self):
+        path = self.path / _NOTE
+        if path.is_file():
+            return json.loads(path.read_text(encoding="utf-8"))
+        return {"seconds": 0.0, "failure": None, "arguments": []}
+
+    def _metrics(self):
+        path = self.path / "metrics.jsonl"
+        lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+        return [json.loads(line) for line in lines]
+
+
+def _column(metrics, name):
+    return [line[name] for line in metrics if line.get(name) is not None]
+
+
+def _call(command, log):
+    """Runs a command; what stops this one and what the child says are passed on.
+
+    Returns:
+        `(status, last message)`, `RESUME_STATUS` also where a signal was passed on.
+    """
+    tail = b""
+    # Without a buffer, so that the log can be followed.
+    with open(log, "ab", buffering=0) as file:
+        with child_process(command, stderr=subprocess.PIPE) as (child, signals):
+            while chunk := os.read(child.stderr.fileno(), 1 << 16):
+                sys.stderr.write(chunk.decode(errors="replace"))
+                sys.stderr.flush()
+                file.write(chunk)
+                tail = (tail + chunk)[-10 * _LONGEST_MESSAGE :]
+            status = child.wait()
+    return (RESUME_STATUS if signals else status), _message(tail)
+
+
+def _message(tail):
+    """Returns what the trainer said last: its own error, or else the last line."""
+    text = tail.decode(errors="replace").strip()
+    _, said, message = text.rpartition("ekd_tf.train: ")
+    if said and len(message) < _LONGEST_MESSAGE:
+        return message
+    return text.splitlines()[-1] if text else "no message"

@@ -1,0 +1,186 @@
+"""Pictures of a comparison: TPRs as bars, shares of the gap closed over the FPR."""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
+
+from ekd_tf.compare.comparison import Comparison
+from ekd_tf.evaluation import plots
+from ekd_tf.evaluation.tables import format_fpr
+
+# Shares below it, in %, are cut off, or one collapsed run would flatten all others.
+_LOWEST_SHARE = -50
+# Room between the whiskers of two methods at one FPR, as a factor of it.
+_DODGE = 1.07
+
+
+def plot_tpr_bars(
+    comparison: Comparison, path: str | os.PathLike | None = None, title: str = ""
+) -> np.ndarray:
+    """Draws TPR at each FPR: a panel per FPR, a bar per method, a dot per seed.
+
+    Args:
+        comparison: What to draw.
+        path: Where to write a PNG too, or None.
+        title: Above the panels.
+
+    Returns:
+        Uint8 array `(height, width, 3)`, RGB.
+
+    Raises:
+        ValueError: The set has no FPR that could be measured.
+    """
+    return plots.render(tpr_figure(comparison, title), path)
+
+
+def plot_closed(
+    comparison: Comparison, path: str | os.PathLike | None = None, title: str = ""
+) -> np.ndarray:
+    """Draws the share of the gap that each method closes over FPR.
+
+    FPR is on a logarithmic axis. The line at 0 is the student alone, that at 100 % the
+    teacher; a whisker goes from the lowest to the highest seed. Nothing below -50 % is
+    drawn, but the legend says how low a method goes.
+
+    Args:
+        comparison: What to draw.
+        path: Where to write a PNG too, or None.
+        title: Above the axes.
+
+    Returns:
+        Uint8 array `(height, width, 3)`, RGB.
+
+    Raises:
+        ValueError: No method has a share.
+    """
+    return plots.render(closed_figure(comparison, title), path)
+
+
+def tpr_figure(comparison: Comparison, title: str = "") -> Figure:
+    """Makes the figure of `plot_tpr_bars`.
+
+    Every bar has its method's name beside it, so that no colour has to tell. The
+    dashed line is the teacher.
+    """
+    fprs, methods = comparison.fprs, list(comparison.methods)
+    if not fprs:
+        raise ValueError(
+            f"There is no TPR to draw: no FPR is measurable on {comparison.name}."
+        )
+    height = 1.6 + 0.34 * len(methods)
+    figure = Figure(
+        figsize=(1.6 + 2.3 * len(fprs), height), dpi=100, layout="constrained"
+    )
+    FigureCanvasAgg(figure)
+    panels = figure.subplots(1, len(fprs), sharey=True, squeeze=False)[0]
+    for axes, fpr in zip(panels, fprs):
+        for row, method in enumerate(methods):
+            spread = comparison.tpr(method, fpr)
+            if spread is not None:
+                color = plots.COLORS[1 if method != comparison.baseline else 5]
+                _bar(axes, row, spread, color)
+            else:
+                axes.annotate("no figure", (0.02, row), va="center", fontsize=8)
+        teacher = comparison.tpr("teacher", fpr)
+        if teacher is not None:
+            axes.axvline(100 * teacher.mean, color=plots.COLORS[0], linestyle="--")
+        axes.set_title(f"FPR {format_fpr(fpr)}", fontsize=10)
+        axes.grid(True, axis="x", color="0.85", linewidth=0.8)
+        axes.set_axisbelow(True)
+        # Room for the figure behind the longest bar.
+        axes.set_xlim(0, 1.3 * _highest(comparison, fpr))
+        axes.set_ylim(len(methods) - 0.4, -0.6)
+    panels[0].set_yticks(range(len(methods)), methods)
+    figure.supxlabel(
+        "TPR in %: bar mean, dots seeds"
+        + (", dashed line teacher" * bool(comparison.teacher)),
+        fontsize=10,
+    )
+    if title:
+        figure.suptitle(title, fontsize=12)
+    return figure
+
+
+def closed_figure(comparison: Comparison, title: str = "") -> Figure:
+    """Makes the figure of `plot_closed`."""
+    spreads = {
+        method: {
+            fpr: spread
+            for fpr in comparison.fprs
+            if (spread := comparison.closed(method, fpr)) is not None
+        }
+        for method in comparison.methods
+        if method != comparison.baseline
+    }
+    spreads = {method: found for method, found in spreads.items() if found}
+    if not spreads:
+        raise ValueError(f"No method has a share of the gap on {comparison.name}.")
+    labels = {method: _label(method, found) for method, found in spreads.items()}
+    figure, axes = plots.new_figure(title)
+    axes.axhline(0, color="black", linewidth=1.2)
+    axes.axhline(100, color="black", linewidth=1.2, linestyle="--")
+    for number, (method, found) in enumerate(spreads.items()):
+        shift = _DODGE ** (number - (len(spreads) - 1) / 2)
+        x = np.array(list(found)) * shift
+        mean = np.array([100 * spread.mean for spread in found.values()])
+        low = np.array([100 * spread.low for spread in found.values()])
+        high = np.array([100 * spread.high for spread in found.values()])
+        axes.errorbar(
+            x,
+            mean,
+            # Lists: NumPy 1 warns of the way matplotlib reads arrays of one value.
+            yerr=[(mean - low).tolist(), (high - mean).tolist()],
+            capsize=3,
+            elinewidth=1.2,
+            label=labels[method],
+            **plots.line_style(number),
+        )
+    axes.set_xscale("log")
+    axes.set_xticks(comparison.fprs, [format_fpr(fpr) for fpr in comparison.fprs])
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.set_xlabel("FPR (false positive rate)")
+    axes.set_ylabel(f"share of the gap {comparison.baseline} to teacher closed, %")
+    axes.set_ylim(max(axes.get_ylim()[0], _LOWEST_SHARE), None)
+    plots.legend_below(figure, list(labels.values()))
+    return figure
+
+
+def _label(method, spreads):
+    """Returns the method's name, with how low it goes where that is not drawn."""
+    lowest = 100 * min(spread.mean for spread in spreads.values())
+    return method if lowest >= _LOWEST_SHARE else f"{method} (down to {lowest:.0f})"
+
+
+def _bar(axes, row, spread, color):
+    mean = 100 * spread.mean
+    axes.barh(row, mean, height=0.7, color=color, alpha=0.45)
+    axes.plot([100 * spread.low, 100 * spread.high], [row, row], color="black")
+    axes.plot(
+        [100 * value for value in spread.values],
+        [row] * len(spread.values),
+        linestyle="none",
+        marker="o",
+        markersize=4,
+        markerfacecolor="white",
+        markeredgecolor="black",
+    )
+    axes.annotate(
+        f"{mean:.1f}",
+        (100 * spread.high, row),
+        xytext=(6, 0),
+        textcoords="offset points",
+        va="center",
+        fontsize=9,
+        bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.5, "alpha": 0.8},
+    )
+
+
+def _highest(comparison, fpr):
+    """Returns the highest TPR at an FPR of any seed, in %, and at least 1."""
+    spreads = [comparison.tpr(name, fpr) for name in ("teacher", *comparison.methods)]
+    return 100 * max([0.01, *(spread.high for spread in spreads if spread)])

@@ -1,0 +1,146 @@
+"""The report of a comparison: report.md, report.json and pictures."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import pathlib
+from collections.abc import Sequence
+
+from ekd_tf.compare.comparison import Comparison
+from ekd_tf.compare.plots import plot_closed
+from ekd_tf.compare.plots import plot_tpr_bars
+from ekd_tf.evaluation.plots import plot_roc
+from ekd_tf.evaluation.tables import format_table
+from ekd_tf.files.atomic import write_aside
+from ekd_tf.files.user_text import KEEP
+
+
+@dataclasses.dataclass(frozen=True)
+class RunSummary:
+    """What became of one run of a comparison.
+
+    Attributes:
+        method: String.
+        seed: Int.
+        state: "finished", "failed" or "not finished".
+        note: Why it failed, or what else a reader must know; empty for nothing.
+        images_per_second: Float, median over the run, or None.
+        seconds: Float, wall time of all its starts, or None.
+        command: String, what trains it.
+    """
+
+    method: str
+    seed: int
+    state: str
+    note: str
+    images_per_second: float | None
+    seconds: float | None
+    command: str
+
+
+def write_comparison(
+    folder,
+    comparisons: Sequence[Comparison],
+    runs: Sequence[RunSummary],
+    facts: dict,
+) -> str:
+    """Writes a comparison's report.
+
+    Args:
+        folder: Where to write `report.md`, `report.json` and, per set,
+            `<set>_roc.png`, `<set>_tpr.png` and, with a teacher, `<set>_closed.png`.
+        comparisons: One per set of images.
+        runs: All runs, those without figures too.
+        facts: What the figures depend on, name -> JSON-able value: machine, versions,
+            common flags. Strings are shown in the report as they are.
+
+    Returns:
+        The text of `report.md`.
+    """
+    folder = pathlib.Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    parts = ["# Comparison of methods"]
+    if any(run.state != "finished" for run in runs):
+        parts.append("Not every run has figures: see the runs below.")
+    for comparison in comparisons:
+        parts += _section(comparison, folder)
+    parts += ["## Runs", _run_table(runs)]
+    notes = [f"- {_title(run)}: {run.note}" for run in runs if run.note]
+    if notes:
+        parts.append("\n".join(notes))
+    parts += ["## How", *(f"{name}: {_plain(value)}" for name, value in facts.items())]
+    commands = "\n\n".join(run.command for run in runs)
+    parts.append(f"Commands, in this order:\n\n```bash\n{commands}\n```")
+    text = "\n\n".join(parts) + "\n"
+    report = {
+        **facts,
+        "runs": [dataclasses.asdict(run) for run in runs],
+        "sets": {c.name: c.to_dict() for c in comparisons},
+    }
+    _write(folder / "report.json", json.dumps(report, indent=2) + "\n")
+    _write(folder / "report.md", text)
+    return text
+
+
+def _section(comparison, folder):
+    name = comparison.name
+    parts = [
+        f"## {name}",
+        "In %: mean over seeds, in brackets the lowest and highest seed.",
+        comparison.to_table(),
+    ]
+    closed = comparison.closed_table()
+    if closed is not None:
+        baseline = comparison.baseline
+        parts += [
+            f"Share of the gap between {baseline} and teacher, (method - {baseline}) / "
+            f"(teacher - {baseline}) of the runs of one seed, in %: 0 is {baseline}, "
+            "100 the teacher.",
+            closed,
+        ]
+    seeds = max(len(runs) for runs in comparison.methods.values())
+    over = f"mean of {seeds} seeds" if seeds > 1 else "one seed"
+    pictures = {"roc": plot_roc, "tpr": plot_tpr_bars, "closed": plot_closed}
+    values = {
+        "roc": comparison.curves(),
+        "tpr": comparison,
+        "closed": comparison if closed is not None else None,
+    }
+    titles = {
+        "roc": f"{name}, {over}",
+        "tpr": f"{name}: TPR at FPR, {over}",
+        "closed": f"{name}: share of the gap closed, {over}",
+    }
+    for what, plot in pictures.items():
+        if values[what]:
+            file = f"{name}_{what}.png"
+            plot(values[what], folder / file, titles[what])
+            parts.append(f"![{titles[what]}]({file})")
+    return parts
+
+
+def _run_table(runs):
+    rows = [
+        [
+            run.method,
+            run.seed,
+            run.state,
+            None if run.images_per_second is None else round(run.images_per_second),
+            None if run.seconds is None else round(run.seconds),
+        ]
+        for run in runs
+    ]
+    return format_table(rows, ["method", "seed", "state", "images/s", "wall time, s"])
+
+
+def _title(run):
+    return f"{run.method}, seed {run.seed}"
+
+
+def _plain(value):
+    return value if isinstance(value, str) else f"`{json.dumps(value)}`"
+
+
+def _write(path, text):
+    write_aside(path, lambda file: file.write(text.encode("utf-8", KEEP)))

@@ -1,0 +1,1 @@
+"""Image sources, a module per format."""

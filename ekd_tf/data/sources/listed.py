@@ -1,0 +1,124 @@
+"""Images given one by one or found in a folder, whoever they show."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+
+import numpy as np
+from absl import logging
+
+from ekd_tf.data.one_image import decodable
+from ekd_tf.data.source import Source
+from ekd_tf.data.sources.folder import SUFFIXES
+from ekd_tf.files.positioned import file_state
+from ekd_tf.files.positioned import read_file
+from ekd_tf.files.positioned import unreadable
+
+
+class ListedImages(Source):
+    """Reads image files in the order given. Labels say nothing: they are all 0.
+
+    Args:
+        name: What messages call the list.
+        paths: Paths of the files, at least one.
+
+    Attributes:
+        paths: The paths, as strings.
+
+    Raises:
+        ValueError: There is no path, or no file at one of them.
+    """
+
+    num_identities = 1
+
+    def __init__(self, name: str, paths):
+        self.name = name
+        self.paths = [os.fspath(path) for path in paths]
+        if not self.paths:
+            raise ValueError(f"{name} holds no images ({', '.join(SUFFIXES)})")
+        missing = [path for path in self.paths if not os.path.isfile(path)]
+        if missing:
+            raise ValueError(
+                f"{name}: {len(missing)} of {len(self.paths)} images do not exist: "
+                f"{', '.join(missing[:5])}"
+            )
+        self.labels = np.zeros(len(self.paths), np.int32)
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash of the paths, sizes and times of change of the files."""
+        digest = hashlib.sha256()
+        for path in self.paths:
+            digest.update(os.fsencode(path) + b"\0" + file_state(path) + b"\n")
+        return digest.hexdigest()
+
+    def read(self, indices):
+        return [read_file(self.paths[index]) for index in indices]
+
+    def describe(self, index: int) -> str:
+        return self.paths[index]
+
+
+def images_below(folder) -> ListedImages:
+    """Lists the images of a folder and its subfolders, sorted by path.
+
+    Hidden names are passed over. A name that is no file, such as a link to nothing, is
+    left out with a warning.
+
+    Raises:
+        ValueError: `folder` is no directory or holds no image.
+    """
+    root = os.fspath(folder)
+    if not os.path.isdir(root):
+        raise ValueError(f"{root} is not a directory")
+    paths = names_below(root, SUFFIXES)
+    for path in paths:
+        if not os.path.isfile(path):
+            logging.warning("%s is left out: it is no file", path)
+    return ListedImages(root, [path for path in paths if os.path.isfile(path)])
+
+
+def names_below(root: str, suffixes: tuple[str, ...]) -> list[str]:
+    """Returns the paths below a folder with one of these suffixes, in any case, sorted.
+
+    Hidden names are passed over; links are followed, each folder once.
+
+    Raises:
+        ValueError: A folder cannot be read.
+    """
+
+    def refuse(error):
+        raise unreadable(error.filename, error) from error
+
+    found, seen = [], set()
+    for folder, folders, names in os.walk(root, onerror=refuse, followlinks=True):
+        real = os.path.realpath(folder)
+        folders[:] = sorted(f for f in folders if f[0] != "." and real not in seen)
+        if real not in seen:
+            seen.add(real)
+            found += [
+                os.path.join(folder, name)
+                for name in names
+                if name.lower().endswith(suffixes) and name[0] != "."
+            ]
+    return sorted(found)
+
+
+def readable(images: ListedImages) -> ListedImages:
+    """Returns the images that can be decoded; each other is a warning.
+
+    Raises:
+        ValueError: None can be decoded.
+    """
+    kept = []
+    for path in images.paths:
+        try:
+            _, reason = decodable(read_file(path))
+        except OSError as error:
+            reason = error.strerror
+        if reason is None:
+            kept.append(path)
+        else:
+            logging.warning("%s is left out: %s", path, reason)
+    return ListedImages(images.name, kept)

@@ -1,0 +1,317 @@
+"""What a teacher gave for every image of a source, on disk: written once, then read.
+
+A folder of four files, of which the last appears when all others are whole:
+
+- `embeddings.bin`: `(images, views, dim)`, float16 or float32, raw as the teacher gives
+  them; view 0 is the image, view 1 its mirror image.
+- `centres.npy`: float32 `(identities, dim)`, see `class_centres`.
+- `writing.json`: what the rows are, while they are being written.
+- `cache.json`: the same, with checksums, once all is there.
+"""
+
+from __future__ import annotations
+
+import json
+import pathlib
+import shlex
+import zlib
+
+import numpy as np
+
+from ekd_tf import checks
+from ekd_tf.data import Source
+from ekd_tf.files.atomic import write_aside
+from ekd_tf.files.outputs import make_folder
+from ekd_tf.files.rows import RowFile
+from ekd_tf.files.rows import read_note
+from ekd_tf.metrics import normalize_rows
+
+ROWS, CENTRES = "embeddings.bin", "centres.npy"
+WRITING, FINISHED = "writing.json", "cache.json"
+DTYPES = ("float16", "float32")
+# What tells one cache from another; the rest of the note is for messages.
+_IDENTITY = {
+    "teacher_fingerprint": "teacher",
+    "input_size": "input size of the teacher",
+    "source_fingerprint": "data",
+    "images": "number of images",
+    "views": "number of views",
+    "dtype": "dtype",
+}
+_CHUNK = 1 << 24
+
+
+class CacheWriter:
+    """Writes a cache folder, or goes on with one; the `cache` of a `SourceEmbedder`.
+
+    Args:
+        folder: Where; made if missing.
+        dtype: One of `DTYPES`.
+        teacher: The teacher as a flag names it, and
+        data: the images as a flag names them: for the command messages give.
+
+    Raises:
+        ValueError: The folder cannot be made, or `dtype` is unknown.
+    """
+
+    def __init__(self, folder, dtype: str, teacher: str, data: str):
+        checks.check_choice("dtype", dtype, DTYPES)
+        self._folder = make_folder("out", folder)
+        self._dtype = dtype
+        self._specs = {"teacher": teacher, "data": data}
+
+    def rows(self, description: dict, count: int, compute) -> np.ndarray:
+        """Returns the rows, computing those that are missing.
+
+        Args:
+            description: As `SourceEmbedder` gives it.
+            count: Int, how many images there are.
+            compute: Function of the first image wanted that yields float32 arrays
+                `(k, views, dim)` from there on, in order.
+
+        Returns:
+            `(count, views, dim)` of the cache's dtype, mapped from the file.
+
+        Raises:
+            ValueError: The folder holds another cache, or a row cannot be stored.
+        """
+        note = {
+            **self._specs,
+            "teacher_fingerprint": description["model"],
+            "input_size": description["input_size"],
+            "source": description["name"],
+            "source_fingerprint": description["source"],
+            "images": count,
+            "views": 1 + description["flip"],
+            "dtype": self._dtype,
+        }
+        for name in (FINISHED, WRITING):
+            _check_same(self._folder / name, note)
+        return self._file(note).fill(lambda first: self._stored(first, compute(first)))
+
+    def finish(self, source: Source) -> np.ndarray:
+        """Adds the class centres and declares the cache whole.
+
+        Args:
+            source: The images whose rows are complete.
+
+        Returns:
+            The class centres, float32 `(identities, dim)`.
+        """
+        note = read_note(self._folder / WRITING)
+        if not note:
+            # It was whole before.
+            return np.load(self._folder / CENTRES)
+        rows = np.memmap(
+            self._folder / ROWS,
+            note["dtype"],
+            mode="r",
+            shape=(note["images"], *note["shape"]),
+        )
+        centres = class_centres(rows, source.labels, source.num_identities)
+        write_aside(self._folder / CENTRES, lambda file: np.save(file, centres))
+        note["checksums"] = {n: _checksum(self._folder / n) for n in (ROWS, CENTRES)}
+        text = json.dumps(note, indent=2) + "\n"
+        write_aside(self._folder / FINISHED, lambda file: file.write(text.encode()))
+        (self._folder / WRITING).unlink()
+        return centres
+
+    def _file(self, note):
+        finished = self._folder / FINISHED
+        beside = finished if finished.is_file() else self._folder / WRITING
+        return RowFile(self._folder / ROWS, beside, note, note["images"], note["dtype"])
+
+    def _stored(self, first, batches):
+        for rows in batches:
+            with np.errstate(over="ignore"):
+                stored = rows.astype(self._dtype)
+            bad = np.flatnonzero(~np.isfinite(stored).all(axis=(1, 2)))
+            if bad.size:
+                row = first + int(bad[0])
+                wide = np.isfinite(rows[bad[0]]).all()
+                raise ValueError(
+                    f"The teacher's embedding of image {row} does not fit float16 "
+                    f"(largest entry {np.abs(rows[bad[0]]).max():g}): use "
+                    "--dtype=float32 and another --out"
+                    if wide
+                    else f"The teacher's embedding of image {row} is not finite"
+                )
+            yield stored
+            first += len(rows)
+
+
+class TeacherCache:
+    """A finished cache, checked and mapped into memory.
+
+    All bytes are read once, for their checksums.
+
+    Args:
+        folder: Written by `python -m ekd_tf.embed_teacher`.
+
+    Attributes:
+        folder: `pathlib.Path`.
+        note: Dict, `cache.json`.
+        fingerprint: String, of the teacher and of what is done to pixels.
+        input_size: Int, side of the teacher's images in pixels.
+        embedding_dim: Int.
+        rows: `(images, views, dim)`, read-only.
+        centres: Float32 `(identities, dim)`.
+
+    Raises:
+        ValueError: There is no cache, it is unfinished or damaged; the message has the
+            command that mends it.
+    """
+
+    def __init__(self, folder):
+        self.folder = pathlib.Path(folder)
+        name = f"`--teacher=cache:{folder}`"
+        self.note = read_note(self.folder / FINISHED)
+        if not self.note:
+            raise ValueError(f"{name} {self._missing()}")
+        for file, expected in self.note["checksums"].items():
+            reason = _damage(self.folder / file, expected)
+            if reason:
+                raise ValueError(
+                    f"{name} is damaged: {self.folder / file} {reason}. Remove the "
+                    f"folder and write it again: {_command(self.note, folder)}"
+                )
+        self.fingerprint = self.note["teacher_fingerprint"]
+        self.input_size = self.note["input_size"]
+        shape = (self.note["images"], *self.note["shape"])
+        self.embedding_dim = shape[-1]
+        self.rows = np.memmap(
+            self.folder / ROWS, self.note["dtype"], mode="r", shape=shape
+        )
+        self.centres = np.load(self.folder / CENTRES)
+
+    def _missing(self):
+        note = read_note(self.folder / WRITING)
+        if note:
+            done = RowFile(
+                self.folder / ROWS,
+                self.folder / WRITING,
+                note,
+                note["images"],
+                note["dtype"],
+            ).done
+            return (
+                f"is unfinished, {done:,} of {note['images']:,} images are done. "
+                f"Finish it: {_command(note, self.folder)}"
+            )
+        return (
+            f"holds no {FINISHED}. Write one: python -m ekd_tf.embed_teacher "
+            f"--teacher=MODEL --data=DATA --out={shlex.quote(str(self.folder))}"
+        )
+
+    def has(self, source: Source) -> bool:
+        """Returns whether every image of a source has its rows here."""
+        whole = source.origin()[0]
+        same = whole.fingerprint == self.note["source_fingerprint"]
+        return same and len(whole) == self.note["images"]
+
+    def check_source(self, source: Source) -> None:
+        """Raises `ValueError` unless every image of a source has its rows here."""
+        if self.has(source):
+            return
+        whole, note = source.origin()[0], self.note
+        reason, data = f"--data has {len(whole):,} of {whole.name}", "DATA"
+        if len(whole) == note["images"]:
+            if whole.name == note["source"]:
+                data = note["data"]
+                reason = "these have changed since: a name, a label, a size or a time"
+            reason += ". A copy counts as the same with its times (cp -a, rsync -a)"
+        raise ValueError(
+            f"`--teacher=cache:{self.folder}` must be of the images of --data. It is "
+            f"of {note['images']:,} images of {note['source']}, and {reason}. Write "
+            f"one of these: {_command({**note, 'data': data}, 'ANOTHER_DIR')}"
+        )
+
+
+def class_centres(rows: np.ndarray, labels, num_identities: int) -> np.ndarray:
+    """Averages the embeddings of each identity.
+
+    The mean over its images and their views of rows normalised to unit length; the
+    mean itself is not normalised, so that its length tells how alike they are.
+
+    Args:
+        rows: `(images, views, dim)`, raw.
+        labels: Integers `(images,)` in [0, num_identities).
+        num_identities: Int.
+
+    Returns:
+        Float32 `(num_identities, dim)`; 0 for an identity without images.
+
+    Raises:
+        ValueError: An embedding is all zero.
+    """
+    count, views, dim = rows.shape
+    sums = np.zeros((num_identities, dim), np.float64)
+    step = max(1, _CHUNK // (views * dim * 8))
+    for first in range(0, count, step):
+        chunk = rows[first : first + step].astype(np.float32)
+        units = sum(
+            normalize_rows(chunk[:, view], first_row=first).astype(np.float64)
+            for view in range(views)
+        )
+        order = np.argsort(labels[first : first + step], kind="stable")
+        found, starts = np.unique(
+            labels[first : first + step][order], return_index=True
+        )
+        sums[found] += np.add.reduceat(units[order], starts, axis=0)
+    images = np.bincount(labels, minlength=num_identities)
+    means = sums / np.maximum(views * images, 1)[:, None]
+    return means.astype(np.float32)
+
+
+def _check_same(path, note):
+    """Raises `ValueError` where a folder holds another cache than is to be written."""
+    there = read_note(path)
+    differing = [
+        f"{words} ({_change(there, note, key)})"
+        for key, words in _IDENTITY.items()
+        if there and there.get(key) != note[key]
+    ]
+    if differing:
+        raise ValueError(
+            f"{path.parent} holds the cache of another {'; '.join(differing)}. Use "
+            "another --out, or remove that folder"
+        )
+
+
+def _change(there, note, key):
+    """Words what was and is; a name that stayed hides what changed below it."""
+    name = {"teacher_fingerprint": "teacher", "source_fingerprint": "source"}
+    was, now = (found.get(name.get(key, key)) for found in (there, note))
+    return (
+        f"{was}, whose files have changed since" if was == now else f"{was}, now {now}"
+    )
+
+
+def _command(note, folder):
+    """Returns the command that writes a cache or goes on with it."""
+    words = ["python", "-m", "ekd_tf.embed_teacher"]
+    words += [f"--teacher={note['teacher']}", f"--data={note['data']}"]
+    words += [f"--out={folder}", f"--dtype={note['dtype']}"]
+    words += [] if note["views"] > 1 else ["--noflip"]
+    return shlex.join(words)
+
+
+def _checksum(path):
+    """Returns the size and the CRC-32 of a file."""
+    crc = 0
+    with open(path, "rb") as file:
+        while chunk := file.read(_CHUNK):
+            crc = zlib.crc32(chunk, crc)
+        return {"bytes": file.tell(), "crc32": crc}
+
+
+def _damage(path, expected):
+    """Returns what is wrong with a file, or None."""
+    if not path.is_file():
+        return "is missing"
+    size = path.stat().st_size
+    if size != expected["bytes"]:
+        return f"has {size:,} bytes and must have {expected['bytes']:,}"
+    if _checksum(path) != expected:
+        return "has other bytes than were written"
+    return None

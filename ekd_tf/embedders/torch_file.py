@@ -1,0 +1,113 @@
+"""Torch state_dicts as arrays, from the files projects publish them in."""
+
+from __future__ import annotations
+
+import pathlib
+import pickle
+from typing import Mapping
+
+import numpy as np
+from absl import logging
+
+from ekd_tf.embedders.frozen import loading_error
+from ekd_tf.embedders.torch_zip import read_torch_zip
+
+# Where checkpoints keep the network besides the optimizer and the epoch: the usual
+# word, and insightface's.
+_WRAPPERS = ("state_dict", "state_dict_backbone")
+_PARALLEL = "module."
+
+
+def read_state_dict(path) -> dict[str, np.ndarray]:
+    """Reads the arrays of a torch state_dict.
+
+    A file of `torch.save` is read by `torch.load(weights_only=True)` where torch is
+    installed, and otherwise by `read_torch_zip`; neither runs what a file asks for. A
+    `.npz` file of the arrays does as well. A checkpoint that holds the state_dict under
+    "state_dict" or "state_dict_backbone" is taken for it, and the prefix "module." of
+    DataParallel is left out; both are logged.
+
+    Args:
+        path: A file of `torch.save`, of any suffix, or a `.npz` file.
+
+    Returns:
+        Torch key -> array, half precision as float32.
+
+    Raises:
+        ValueError: The file does not exist, cannot be read, asks for more than tensors
+            or holds no state_dict.
+    """
+    path = pathlib.Path(path)
+    if not path.is_file():
+        raise ValueError(f"{path} does not exist")
+    try:
+        content = _read_npz(path) if path.suffix == ".npz" else _read_torch(path)
+    # torch, pickle and zipfile raise a dozen kinds: the file is no good.
+    except Exception as error:
+        raise loading_error(path, error) from error
+    for word in _WRAPPERS:
+        if isinstance(content, Mapping) and isinstance(content.get(word), Mapping):
+            logging.info("%s: taking the state_dict under %r.", path, word)
+            content = content[word]
+    is_state = (
+        isinstance(content, Mapping)
+        and content
+        and all(
+            isinstance(key, str) and isinstance(value, np.ndarray)
+            for key, value in content.items()
+        )
+    )
+    if not is_state:
+        raise ValueError(
+            f"{path} must hold a state_dict, torch keys and tensors. Received: "
+            f"{_described(content)}"
+        )
+    if all(key.startswith(_PARALLEL) for key in content):
+        logging.info("%s: leaving out the prefix %r of every key.", path, _PARALLEL)
+        content = {key[len(_PARALLEL) :]: value for key, value in content.items()}
+    return {
+        key: value.astype(np.float32) if value.dtype == np.float16 else value
+        for key, value in content.items()
+    }
+
+
+def _read_npz(path):
+    with np.load(path, allow_pickle=False) as file:
+        return {key: file[key] for key in file.files}
+
+
+def _read_torch(path):
+    try:
+        import torch
+    except ImportError:
+        try:
+            return read_torch_zip(path)
+        except ValueError as error:
+            raise ValueError(
+                f"{error}. With torch installed (`pip install torch`) more files can "
+                "be read; a .npz file of the arrays does as well"
+            ) from None
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        # Pages on how to switch the protection off follow.
+        reason = str(error).strip().splitlines()[0].split(" This file ")[0]
+        raise ValueError(reason) from None
+
+    def arrays(value):
+        if isinstance(value, torch.Tensor):
+            value = value.detach()
+            return (value.float() if value.is_floating_point() else value).numpy()
+        if isinstance(value, Mapping):
+            return {key: arrays(item) for key, item in value.items()}
+        return value
+
+    return arrays(content)
+
+
+def _described(content):
+    if not isinstance(content, Mapping):
+        return type(content).__name__
+    kinds = [f"{key!r}: {type(value).__name__}" for key, value in content.items()]
+    more = f" and {len(kinds) - 5} more" if len(kinds) > 5 else ""
+    return f"{{{', '.join(kinds[:5])}}}{more}"

@@ -1,0 +1,1 @@
+"""Bytes on disk, no model: written whole, read by position, never trusted."""

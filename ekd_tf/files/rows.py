@@ -1,0 +1,126 @@
+"""Files of equal rows that a killed writer leaves short and the next one goes on with.
+
+Between rows 0 and 1 of the architecture: evaluations and teachers both keep
+embeddings this way.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+from collections.abc import Callable
+from collections.abc import Iterable
+
+import numpy as np
+
+from ekd_tf.files.atomic import naming
+from ekd_tf.files.atomic import write_aside
+
+
+class RowFile:
+    """Rows of one shape one behind the other, and a note beside them what they are.
+
+    The file holds the rows and nothing else, so its size tells how many are complete;
+    what is left of a row that was being written is cut off. The note is the JSON of
+    `description` and the rows' "shape".
+
+    Args:
+        path: The file of rows.
+        note: The JSON file.
+        description: JSON-able dict.
+        count: Int, how many rows there will be.
+        dtype: Of the entries.
+    """
+
+    def __init__(
+        self,
+        path: pathlib.Path,
+        note: pathlib.Path,
+        description: dict,
+        count: int,
+        dtype=np.float32,
+    ):
+        self.path, self.note = path, note
+        self.count = count
+        self.dtype = np.dtype(dtype)
+        self._description = description
+        self._shape = read_note(note).get("shape")
+
+    @property
+    def done(self) -> int:
+        """How many rows are complete."""
+        if self._shape is None or not self.path.is_file():
+            return 0
+        return self.path.stat().st_size // self._row_bytes
+
+    @property
+    def _row_bytes(self):
+        return self.dtype.itemsize * int(np.prod(self._shape))
+
+    def fill(self, compute: Callable[[int], Iterable[np.ndarray]]) -> np.ndarray:
+        """Returns the rows, after computing those that are missing.
+
+        Args:
+            compute: Function of the first row wanted that yields arrays `(k, ...)`
+                from there on, in order.
+
+        Returns:
+            Array `(count, ...)`, mapped from the file and read-only.
+
+        Raises:
+            ValueError: The rows computed are not of one shape or not `count`.
+            OSError: The disk is full or the like; it names the file.
+        """
+        if self.done < self.count:
+            self._append(compute)
+        if self.done != self.count:
+            raise ValueError(
+                f"There must be {self.count} embeddings. Received: {self.done}; "
+                f"remove {self.path}"
+            )
+        shape = (self.count, *self._shape)
+        return np.memmap(self.path, self.dtype, mode="r", shape=shape)
+
+    def _append(self, compute):
+        done = self.done
+        with naming(self.path), open(self.path, "r+b" if done else "wb") as file:
+            # What was being written when the run was interrupted.
+            file.truncate(done * self._row_bytes if done else 0)
+            file.seek(0, os.SEEK_END)
+            for rows in compute(done):
+                shape = list(rows.shape[1:])
+                if not done:
+                    self._write_note(shape)
+                if shape != self._shape:
+                    raise ValueError(
+                        f"Every embedding must be {tuple(self._shape)} like the first. "
+                        f"Received: {tuple(shape)} at row {done}"
+                    )
+                file.write(np.ascontiguousarray(rows, self.dtype).tobytes())
+                # A killed process loses what Python still holds.
+                file.flush()
+                done += len(rows)
+            os.fsync(file.fileno())
+
+    def _write_note(self, shape):
+        self._shape = shape
+        text = json.dumps({**self._description, "shape": shape}, indent=2) + "\n"
+        write_aside(self.note, lambda file: file.write(text.encode()))
+
+
+def read_note(path: pathlib.Path) -> dict:
+    """Returns a note, empty where there is none.
+
+    Raises:
+        ValueError: It is no JSON object.
+    """
+    if not path.is_file():
+        return {}
+    try:
+        note = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(note, dict):
+            raise ValueError("it holds no JSON object")
+    except ValueError as error:
+        raise ValueError(f"{path} cannot be read: {error}; remove it") from None
+    return note

@@ -1,0 +1,1 @@
+"""One run from its settings: what is opened, built, restored, watched and saved."""

@@ -1,0 +1,243 @@
+"""Checkpoints of named arrays that a crash cannot leave half-written."""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import re
+import shutil
+import zipfile
+import zlib
+
+import numpy as np
+import tensorflow as tf
+from absl import logging
+
+from ekd_tf.checks import check_positive
+from ekd_tf.checks import check_range
+from ekd_tf.files.atomic import write_aside
+from ekd_tf.keras_compat import tf_variable
+
+_HEADER = "__checkpoint__"
+_FORMAT = 1
+_NAME = re.compile(r"checkpoint-(\d{9,})\.npz")
+
+# What zipfile, NumPy and json raise on bytes that are not a whole checkpoint.
+_UNREADABLE = (
+    EOFError,
+    KeyError,
+    NotImplementedError,
+    OSError,
+    TypeError,
+    ValueError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
+
+
+class CheckpointStore:
+    """Keeps the newest checkpoints of a run, and the best, in one folder.
+
+    A checkpoint is one uncompressed `.npz` file, `checkpoint-000001200.npz`: one
+    entry per variable and a JSON header with the step, the dtypes and the caller's
+    metadata. It is written under a `.tmp` name, flushed to disk and renamed, so a
+    file of that name is whole whenever the process dies.
+
+    Variables are given as a dict from name to `tf.Variable`, Keras variable or
+    NumPy array; distributed variables are saved and restored from the
+    cross-replica context. Names are kept as they are, so the caller chooses ones
+    that do not depend on creation order.
+
+    Args:
+        directory: Folder of the checkpoints; created by the first save.
+        keep: Integer > 0: how many of the newest to keep, the best not counted.
+    """
+
+    def __init__(self, directory, keep: int = 3):
+        check_positive("keep", keep)
+        self.directory = pathlib.Path(directory)
+        self.keep = keep
+
+    def path(self, step: int | str) -> pathlib.Path:
+        """Returns the file of a step, or of "best", whether it exists or not."""
+        name = step if step == "best" else f"{step:09d}"
+        return self.directory / f"checkpoint-{name}.npz"
+
+    def steps(self) -> list[int]:
+        """Returns the steps there are files of, oldest first."""
+        if not self.directory.is_dir():
+            return []
+        names = (_NAME.fullmatch(path.name) for path in self.directory.iterdir())
+        return sorted(int(match.group(1)) for match in names if match)
+
+    def latest(self) -> int | None:
+        """Returns the newest step there is a file of, or None."""
+        return max(self.steps(), default=None)
+
+    def save(self, step: int, variables: dict, metadata: dict | None = None):
+        """Writes a checkpoint, then removes the ones no longer kept.
+
+        Files of later steps are removed too: they belong to a continuation that
+        was given up by resuming from an earlier step.
+
+        Args:
+            step: Integer >= 0.
+            variables: Dict from name to variable or array.
+            metadata: What JSON can hold: sampler position, best metric, seed.
+
+        Returns:
+            The path written.
+        """
+        check_range("step", step, low=0)
+        arrays = {name: _to_numpy(value) for name, value in variables.items()}
+        if _HEADER in arrays:
+            raise ValueError(f"{_HEADER!r} is not free as a variable's name.")
+        header = {
+            "format": _FORMAT,
+            "step": int(step),
+            "dtypes": {name: str(array.dtype) for name, array in arrays.items()},
+            "metadata": metadata or {},
+        }
+        header = np.frombuffer(json.dumps(header).encode(), np.uint8)
+        stored = {name: _to_stored(array) for name, array in arrays.items()}
+        self.directory.mkdir(parents=True, exist_ok=True)
+        path = self.path(int(step))
+
+        entries = {_HEADER: header, **stored}
+        write_aside(path, lambda file: _write_arrays(file, entries))
+        self.prune(int(step))
+        return path
+
+    def prune(self, step: int) -> None:
+        """Removes what is not kept beside `step`, the newest whole checkpoint.
+
+        A save does so itself; a run that was killed before that, when it resumes.
+        """
+        steps = self.steps()
+        kept = [each for each in steps if each <= step][-self.keep :]
+        for each in set(steps) - set(kept):
+            self.path(each).unlink(missing_ok=True)
+        for aside in self.directory.glob("checkpoint-*.npz.tmp"):
+            aside.unlink(missing_ok=True)
+
+    def save_best(self, step: int):
+        """Makes the checkpoint of `step` the best; it is then never pruned."""
+        source, target = self.path(step), self.path("best")
+        aside = target.with_name(target.name + ".tmp")
+        aside.unlink(missing_ok=True)
+        try:
+            # Checkpoints are replaced and never rewritten, so a link is a copy.
+            os.link(source, aside)
+        except FileNotFoundError:
+            raise FileNotFoundError(f"There is no checkpoint {source}.") from None
+        except OSError:
+            shutil.copyfile(source, aside)
+        os.replace(aside, target)
+        return target
+
+    def restore(self, variables: dict, step: int | str | None = None) -> dict:
+        """Assigns the values of a checkpoint to variables and arrays, all or none.
+
+        Args:
+            variables: As given to `save`, with the same names and shapes. NumPy
+                arrays are overwritten in place.
+            step: The step to restore, "best", or None for the newest file that can
+                be read: a damaged one is reported by a warning and passed over.
+
+        Returns:
+            The metadata given to `save`, and the step under "step".
+
+        Raises:
+            FileNotFoundError: If there is no such checkpoint.
+            ValueError: If the file is damaged (with `step=None`: all are), or if
+                names, shapes or dtypes differ; the message lists every difference.
+        """
+        header, arrays, path = self._read(step)
+        _check_same_variables(path, variables, arrays)
+        for name, value in variables.items():
+            if isinstance(value, np.ndarray):
+                value[...] = arrays[name]
+            else:
+                tf_variable(value).assign(arrays[name])
+        return {**header["metadata"], "step": header["step"]}
+
+    def _read(self, step):
+        candidates = [step] if step is not None else self.steps()[::-1]
+        paths = [self.path(candidate) for candidate in candidates]
+        if not any(path.is_file() for path in paths):
+            wanted = "checkpoint" if step is None else f"checkpoint {paths[0].name}"
+            raise FileNotFoundError(f"There is no {wanted} in {self.directory}.")
+        for path in paths:
+            try:
+                return (*_read_file(path), path)
+            except _UNREADABLE as error:
+                damage = f"{path} is damaged ({type(error).__name__}: {error})."
+            if step is None:
+                logging.warning("%s Trying the checkpoint before it.", damage)
+        raise ValueError(f"{damage} There is no other to restore in its place.")
+
+
+def _write_arrays(file, arrays):
+    # As np.savez, which reserves some names for its own arguments.
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
+        for name, array in arrays.items():
+            with archive.open(name + ".npy", "w", force_zip64=True) as entry:
+                np.lib.format.write_array(entry, array, allow_pickle=False)
+
+
+def _read_array(archive, name):
+    with archive.open(name + ".npy") as entry:
+        return np.lib.format.read_array(entry, allow_pickle=False)
+
+
+def _read_file(path):
+    """Returns header and arrays; any damage raises one of `_UNREADABLE`."""
+    with zipfile.ZipFile(path) as archive:
+        header = json.loads(_read_array(archive, _HEADER).tobytes())
+        if header["format"] != _FORMAT:
+            raise ValueError(f"format {header['format']}, expected {_FORMAT}")
+        arrays = {
+            name: _from_stored(_read_array(archive, name), dtype)
+            for name, dtype in header["dtypes"].items()
+        }
+    return header, arrays
+
+
+def _to_numpy(value):
+    if isinstance(value, np.ndarray):
+        return value
+    return np.asarray(tf_variable(value).numpy())
+
+
+def _to_stored(array):
+    # NumPy has no name for bfloat16 in a file: its bits travel as uint16.
+    if array.dtype == tf.bfloat16.as_numpy_dtype:
+        return array.view(np.uint16)
+    return array
+
+
+def _from_stored(array, dtype):
+    if dtype == "bfloat16":
+        return array.view(tf.bfloat16.as_numpy_dtype)
+    return array
+
+
+def _check_same_variables(path, variables, arrays):
+    differences = [f"missing {name}" for name in variables if name not in arrays]
+    differences += [f"unexpected {name}" for name in arrays if name not in variables]
+    for name in variables.keys() & arrays.keys():
+        value = variables[name]
+        if not isinstance(value, np.ndarray):
+            value = tf_variable(value)
+        expected = tuple(value.shape), tf.as_dtype(value.dtype).name
+        found = arrays[name].shape, tf.as_dtype(arrays[name].dtype).name
+        if found != expected:
+            differences.append(
+                f"{name} is {found[1]} {found[0]}, expected {expected[1]} {expected[0]}"
+            )
+    if differences:
+        raise ValueError(
+            f"The checkpoint {path} was written by another model: "
+            + "; ".join(sorted(differences))
+        )

@@ -1,0 +1,175 @@
+"""The images of a run: opened, compared with those it was started with, and split.
+
+Row 4 of the architecture, above the factory. A folder changes while a run lasts. What
+`run.json` records tells whether it has, and names the identities that were held out,
+so that nobody is evaluated on whom the run was trained on.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+from absl import logging
+
+from ekd_tf.data import Source
+from ekd_tf.data import select_identities
+from ekd_tf.data.unreadable import Unreadable
+from ekd_tf.run import factory
+from ekd_tf.run.workdir import Workdir
+
+# Flags that name the images. Where one was changed by force, the record is of others.
+_NAMING = ("data", "heldout_data", "holdout_identities")
+
+
+@dataclasses.dataclass(frozen=True)
+class RunData:
+    """The images of a run.
+
+    Attributes:
+        train: The training images.
+        heldout: Images of other identities, or None.
+        note: What `Workdir.record_run` is to keep of them.
+    """
+
+    train: Source
+    heldout: Source | None
+    note: dict
+
+
+def open_run_data(
+    flags: dict,
+    workdir: Workdir | None,
+    unreadable: Unreadable | None = None,
+    force: bool = False,
+    cache_dir=None,
+) -> RunData:
+    """Opens the images of a run that is new or has been started before.
+
+    Args:
+        flags: Those of `ekd_tf.train`.
+        workdir: Of the run; None for one that is new.
+        unreadable: Counts damaged records when a source is opened.
+        force: Whether to take images that have changed. Identities the run has not
+            known are left out then, and held out are those it has, if they are there.
+        cache_dir: As for `factory.make_source`.
+
+    Raises:
+        ValueError: A source cannot be opened, or the images have changed.
+    """
+    recorded = _recorded(flags, workdir)
+    if recorded is None:
+        train, heldout = factory.make_sources(
+            flags["data"],
+            flags["heldout_data"],
+            flags["holdout_identities"],
+            flags["seed"],
+            cache_dir,
+            unreadable,
+        )
+        sources = {"data": train.origin()[0]}
+        if flags["heldout_data"]:
+            sources["heldout_data"] = heldout
+    else:
+        sources = {
+            name: factory.make_source(flags[name], cache_dir, unreadable)
+            for name in recorded["sources"]
+        }
+        _check_same(recorded, sources, workdir, force)
+        train, heldout = _split_as_recorded(recorded, sources)
+    return RunData(train, heldout, _note(sources, train, heldout))
+
+
+def _recorded(flags, workdir):
+    """Returns the note of an earlier start with the same flags, or None."""
+    if workdir is None or not workdir.run_file.exists():
+        return None
+    was = workdir.read_run()
+    if any(was["flags"].get(name) != flags[name] for name in _NAMING):
+        return None
+    note = workdir.read_data()
+    if note is None:
+        logging.warning(
+            "%s records no data: whether it has changed is not known, and the "
+            "identities held out are drawn from what is there now.",
+            workdir.run_file,
+        )
+    return note
+
+
+def _note(sources, train, heldout):
+    known = {"data": _counts(train)}
+    if heldout is not None:
+        name = "heldout_data" if "heldout_data" in sources else "data"
+        known[name] = {**known.get(name, {}), **_counts(heldout)}
+    return {
+        "sources": {
+            name: {
+                "name": source.name,
+                "fingerprint": source.fingerprint,
+                "images": len(source),
+                "identities": source.num_identities,
+            }
+            for name, source in sources.items()
+        },
+        "heldout_identities": [] if heldout is None else heldout.identity_names(),
+        "identities": known,
+    }
+
+
+def _counts(source):
+    """Returns name of the identity -> number of images."""
+    counts = np.bincount(source.labels, minlength=source.num_identities).tolist()
+    return dict(zip(source.identity_names(), counts))
+
+
+def _check_same(recorded, sources, workdir, force):
+    changed = []
+    for name, source in sources.items():
+        if source.fingerprint == recorded["sources"][name]["fingerprint"]:
+            continue
+        was, now = recorded["identities"][name], _counts(source)
+        more = [max(0, count - was.get(key, 0)) for key, count in now.items()]
+        less = [max(0, count - now.get(key, 0)) for key, count in was.items()]
+        text = (
+            f"the data has changed: {len(now.keys() - was.keys())} identities added, "
+            f"{len(was.keys() - now.keys())} gone; {sum(more)} images added, "
+            f"{sum(less)} gone"
+        )
+        if not sum(more) + sum(less):
+            text += ", but others behind the same names"
+        changed.append(
+            f"{text} in {source.name} since the run in {workdir.path} was started"
+        )
+    if not changed:
+        return
+    text = "; ".join(changed)
+    if not force:
+        raise ValueError(
+            f"{text}. Put it back as it was, or give --force_data to take it as it is"
+        )
+    logging.warning("%s.", text)
+
+
+def _split_as_recorded(recorded, sources):
+    if "heldout_data" in sources:
+        return tuple(
+            _select(source, recorded["identities"][name])
+            for name, source in sources.items()
+        )
+    held = set(recorded["heldout_identities"])
+    source = sources["data"]
+    train = _select(source, recorded["identities"]["data"].keys() - held)
+    return train, _select(source, held) if held else None
+
+
+def _select(source, names):
+    """Returns the identities of these names, in the source's order."""
+    labels = [n for n, name in enumerate(source.identity_names()) if name in names]
+    if not labels:
+        raise ValueError(
+            f"{source.name} holds none of the {len(names)} identities it had"
+        )
+    if len(labels) == source.num_identities:
+        return source
+    return select_identities(source, labels)

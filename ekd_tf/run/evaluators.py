@@ -1,0 +1,326 @@
+"""Turns the words of flags into what is evaluated: trained models and pair sets.
+
+Row 4 of the architecture, above the factory, which builds what is trained.
+"""
+
+from __future__ import annotations
+
+import pathlib
+import re
+
+import numpy as np
+import tensorflow as tf
+
+from ekd_tf import checks
+from ekd_tf.data import LinkedImages
+from ekd_tf.data import Source
+from ekd_tf.data import read_pairs
+from ekd_tf.data import readable_images
+from ekd_tf.data import readable_pairs
+from ekd_tf.data.unreadable import Unreadable
+from ekd_tf.embedders import FrozenEmbedder
+from ekd_tf.embedders import KerasEmbedder
+from ekd_tf.embedders import OnnxEmbedder
+from ekd_tf.embedders import SavedModelEmbedder
+from ekd_tf.embedders import TFLiteEmbedder
+from ekd_tf.embedders import model_file
+from ekd_tf.embedders import open_torch
+from ekd_tf.embedders.frozen import loading_error
+from ekd_tf.embedders.saved_model import SAVED_MODEL_FILE
+from ekd_tf.evaluation import EmbeddingCache
+from ekd_tf.evaluation import LabelledEvaluation
+from ekd_tf.evaluation import PairSetEvaluation
+from ekd_tf.evaluation import SourceEmbedder
+from ekd_tf.evaluation.labelled import DEFAULT_FPRS
+from ekd_tf.evaluation.untrained import better_reading
+from ekd_tf.evaluation.untrained import warn_if_untrained
+from ekd_tf.models.torch_families import COLORS
+from ekd_tf.models.torch_families import TORCH_FAMILIES
+from ekd_tf.run import factory
+from ekd_tf.run.effects import is_cache
+
+# Below it the negatives of `LinkedImages` that are none decide.
+_LEAST_LINKED_FPR = 1e-3
+_KINDS = ("pairs", "allpairs", *factory.SOURCES)
+# Of the models people have; see teachers/README.md.
+_RANGES = ((0, 255), (-1, 1), (0, 1))
+
+
+def open_embedder(spec: str) -> FrozenEmbedder:
+    """Opens a trained model of any format, for inference alone.
+
+    Args:
+        spec: A `.keras`, `.onnx` or `.tflite` file, a SavedModel's directory, or the
+            workdir of a run. `@LOW..HIGH` behind a file tells which numbers a model of
+            float input takes pixels 0 and 255 as, default `@0..255`; `@bgr` that it
+            takes blue first. Or `FAMILY:FILE`, a torch state_dict; see
+            `teachers.open_torch`.
+
+    Raises:
+        ValueError: It cannot be opened, or is no model of images to embeddings.
+    """
+    if is_cache(spec):
+        raise ValueError(
+            f"{spec} is a cache, which holds embeddings of one data set and embeds "
+            "nothing else: give the model they are of"
+        )
+    from_torch = open_torch(spec)
+    if from_torch is not None:
+        return from_torch
+    path, pixels = split_model(spec)
+    made = _format(path)
+    if made is not None:
+        return _tried(made(path, **pixels))
+    if pixels:
+        raise ValueError(
+            f"A Keras model takes pixels of 0 .. 255, red first. Received: {spec!r}"
+        )
+    return KerasEmbedder(path)
+
+
+def split_model(spec: str) -> tuple[pathlib.Path, dict]:
+    """Returns the path of a model and what is told of its pixels, arguments by name.
+
+    Raises:
+        ValueError: A limit of the range is no number.
+    """
+    pixels = {}
+    while True:
+        rest, _, word = spec.rpartition("@")
+        told = re.fullmatch(r"(-?[\d.]+?)\.\.(-?[\d.]+)", word)
+        if rest and told:
+            pixels["low"], pixels["high"] = factory.numbers("model", told.groups())
+        elif rest and word in COLORS:
+            pixels["color"] = word
+        else:
+            return pathlib.Path(spec), pixels
+        spec = rest
+
+
+def _format(path):
+    """Returns the class that reads pixels as it is told, or None for other models."""
+    if path.suffix == ".onnx":
+        return OnnxEmbedder
+    if path.suffix == ".tflite":
+        return TFLiteEmbedder
+    return SavedModelEmbedder if (path / SAVED_MODEL_FILE).is_file() else None
+
+
+def _tried(model: FrozenEmbedder) -> FrozenEmbedder:
+    """Returns the model once it has embedded two images.
+
+    What happens inside may fit another number of images than the input says.
+    """
+    # In the scope of a strategy a SavedModel runs on its replicas alone.
+    if tf.distribute.has_strategy():
+        return model
+    images = np.zeros((2, model.input_size, model.input_size, 3), np.uint8)
+    try:
+        shape = np.shape(model(images))
+    # Every runtime has errors of its own.
+    except Exception as error:
+        raise loading_error(model.name, error) from error
+    if shape != (2, model.embedding_dim):
+        raise ValueError(
+            f"{model.name} cannot be loaded: of 2 images it must make "
+            f"{(2, model.embedding_dim)}, it makes {shape}. Export it for any number "
+            "of images, or for 1"
+        )
+    return model
+
+
+def takes_any_range(spec: str) -> bool:
+    """Returns whether a model's range of pixels is what `@LOW..HIGH` says."""
+    path, _ = split_model(spec)
+    return path.exists() and _format(path) is not None
+
+
+def check_range_of_pixels(
+    spec: str,
+    embedder,
+    source: Source,
+    input_size: int,
+    seed: int = 0,
+    unreadable: Unreadable | None = None,
+    role: str = "teacher",
+) -> str:
+    """Looks whether a model knows the people of some images, and else why not.
+
+    Args:
+        spec: The model, as for `open_embedder`, or anything else, such as `cache:DIR`,
+            whose range of pixels cannot be another.
+        embedder: The model opened, `SourceEmbedder` or what has its `some`.
+        source: Labelled images.
+        input_size: Int, side of the bare pixels it is compared with.
+        seed: Int, chooses the images.
+        unreadable: Counts the unreadable images, which are left out.
+        role: Name of the flag that named the model.
+
+    Returns:
+        A line that says the model's AUC on a sample of the images.
+
+    Raises:
+        ValueError: The model is at a loss as it is given pixels, and is not in another
+            range. The order of the colours is not found out: it moves the AUC by less
+            than the choice of the images.
+    """
+    found = warn_if_untrained(embedder.some, source, input_size, seed, unreadable, role)
+    if found is None:
+        return f"AUC of the {role}: none, no two images of {source.name} are of one"
+    better = better_reading(
+        found, _other_ranges(spec, unreadable), source, seed, unreadable
+    )
+    if better:
+        raise ValueError(
+            f"`--{role}={spec}` is given pixels of a wrong range: its AUC on a sample "
+            f"of {source.name} is {found:.3f}, with --{role}={better[0]} it is "
+            f"{better[1]:.3f}. Give that one"
+        )
+    return f"AUC of the {role} on a sample of {source.name}: {found:.3f}"
+
+
+def _other_ranges(spec, unreadable):
+    """Yields the model as it would be named with other ranges, and its `some`."""
+    path, pixels = split_model(spec)
+    if not takes_any_range(spec):
+        return
+    color = f"@{pixels['color']}" if "color" in pixels else ""
+    for low, high in _RANGES:
+        if (low, high) != (pixels.get("low", 0), pixels.get("high", 255)):
+            other = f"{path}@{low}..{high}{color}"
+            embedder = make_source_embedder(other, unreadable=unreadable)
+            yield other, embedder.some
+
+
+def file_of_model(spec: str) -> pathlib.Path:
+    """Returns the file that a model's card knows it by.
+
+    Args:
+        spec: As for `open_embedder`.
+
+    Returns:
+        The file itself; `saved_model.pb` of a SavedModel, `model.keras` of a run.
+    """
+    family, _, rest = spec.partition(":")
+    if family in TORCH_FAMILIES:
+        file, _, color = rest.rpartition("@")
+        return pathlib.Path(file if color in COLORS else rest)
+    path, _ = split_model(spec)
+    graph = path / SAVED_MODEL_FILE
+    return graph if graph.is_file() else model_file(path)
+
+
+def make_source_embedder(spec: str, **arguments) -> SourceEmbedder | None:
+    """Opens a trained model to embed whole sources with; None for "none".
+
+    Args:
+        spec: As for `open_embedder`.
+        **arguments: Further arguments of `SourceEmbedder`.
+    """
+    if spec == "none":
+        return None
+    return source_embedder(open_embedder(spec), **arguments)
+
+
+def source_embedder(model: FrozenEmbedder, **arguments) -> SourceEmbedder:
+    """Returns what embeds whole sources by an opened model."""
+    return SourceEmbedder(
+        model,
+        model.input_size,
+        traceable=model.traceable,
+        fingerprint=model.fingerprint,
+        **arguments,
+    )
+
+
+def make_cache(folder: str | None) -> EmbeddingCache | None:
+    """Opens the folder embeddings are kept in; None for no folder."""
+    return EmbeddingCache(folder) if folder else None
+
+
+def make_evaluations(
+    specs: list[str],
+    heldout: Source | None,
+    seed: int,
+    fprs=DEFAULT_FPRS,
+    replicates: tuple[int, int] = (0, 0),
+    worst: int = 10,
+    unreadable: Unreadable | None = None,
+) -> list:
+    """Builds what a model is evaluated on, in a run or after it.
+
+    Args:
+        specs: `NAME:KIND:PATH` each: `NAME:pairs:PATH` of a verification set,
+            `allpairs` in place of `pairs` for every pair of its images (see
+            `LinkedImages`; at FPRs of 1e-3 and above), or NAME and images as
+            `factory.make_source` takes them.
+        heldout: The identities the run holds out, evaluated as "heldout"; or None.
+        seed: Int, of drawn pairs and of resampling.
+        fprs: Floats, the target FPRs.
+        replicates: Two ints, resamples behind an interval: of identities and of
+            folds. 0: no intervals.
+        worst: Int, see `LabelledEvaluation`.
+        unreadable: Counts the unreadable images of all sets, which are left out: every
+            image is decoded once.
+
+    Returns:
+        `LabelledEvaluation`s and `PairSetEvaluation`s, the held-out one first.
+
+    Raises:
+        ValueError: A specification has no name or one that is taken, its images cannot
+            be opened, or a set has too few pairs to be evaluated on.
+        UnreadableError: More images are unreadable than are allowed.
+    """
+    of_identities, of_folds = replicates
+
+    def labelled(name, source, fprs=fprs):
+        return LabelledEvaluation(name, source, fprs, seed, of_identities, worst)
+
+    found = {}
+    if heldout is not None:
+        images = readable_images(heldout, unreadable)
+        found["heldout"] = labelled("heldout", images)
+    for spec in specs:
+        name, _, rest = spec.partition(":")
+        kind, colon, path = rest.partition(":")
+        taken = name in found or name in _KINDS
+        if not re.fullmatch(r"[\w.-]+", name) or not colon or taken:
+            raise ValueError(
+                "`--eval_sets` must be NAME:KIND:PATH with a name of its own, such as "
+                f"lfw:pairs:lfw.bin or faces:folder:DIR. Received: {spec!r}"
+            )
+        checks.check_choice("eval_sets", kind, _KINDS)
+        if kind == "pairs":
+            pairs = readable_pairs(read_pairs(path), unreadable)
+            found[name] = PairSetEvaluation(pairs, name, fprs, seed, of_folds)
+            continue
+        if kind == "allpairs":
+            source = LinkedImages(read_pairs(path))
+            limited = tuple(fpr for fpr in fprs if fpr >= _LEAST_LINKED_FPR)
+            limited = limited or (_LEAST_LINKED_FPR,)
+        else:
+            source, limited = factory.make_source(rest, unreadable=unreadable), fprs
+        found[name] = labelled(name, readable_images(source, unreadable), limited)
+    for name, evaluation in found.items():
+        way_out = (
+            "Hold out more: a larger --holdout_identities, or another --heldout_data"
+            if name == "heldout"
+            else f"Give another set as --eval_sets={name}:..., or leave it out"
+        )
+        check_evaluation(evaluation, way_out)
+    return list(found.values())
+
+
+def check_evaluation(evaluation, way_out: str) -> None:
+    """Raises `ValueError` where a set has too few pairs to be evaluated on.
+
+    Args:
+        evaluation: `LabelledEvaluation` or `PairSetEvaluation`.
+        way_out: The flag that mends it, in a sentence.
+    """
+    try:
+        evaluation.check()
+    except ValueError as error:
+        raise ValueError(
+            f"`{evaluation.name}` cannot be evaluated on. {error}. {way_out}"
+        ) from None

@@ -1,0 +1,386 @@
+"""Turns the words of flags into objects; the only module that names every class."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import re
+
+import keras
+import numpy as np
+
+from ekd_tf import checks
+from ekd_tf.data import Augmentation
+from ekd_tf.data import BatchSampler
+from ekd_tf.data import FolderFaces
+from ekd_tf.data import InMemoryFaces
+from ekd_tf.data import JoinedSources
+from ekd_tf.data import RecordIOFaces
+from ekd_tf.data import Source
+from ekd_tf.data import SyntheticFaces
+from ekd_tf.data import TFRecordFaces
+from ekd_tf.data import read_tface
+from ekd_tf.data import split_identities
+from ekd_tf.data.unreadable import Unreadable
+from ekd_tf.heads import AdaFace
+from ekd_tf.heads import ArcFace
+from ekd_tf.heads import CombinedMargin
+from ekd_tf.heads import CosFace
+from ekd_tf.heads import CurricularFace
+from ekd_tf.losses import AdaDistillLoss
+from ekd_tf.losses import CCKDLoss
+from ekd_tf.losses import CosineLoss
+from ekd_tf.losses import DarkRankLoss
+from ekd_tf.losses import EKDLoss
+from ekd_tf.losses import FitNetLoss
+from ekd_tf.losses import KDLoss
+from ekd_tf.losses import MarginDistillationLoss
+from ekd_tf.losses import ProxylessKDLoss
+from ekd_tf.losses import RKDLoss
+from ekd_tf.losses import ShrinkTeaNetLoss
+from ekd_tf.losses import SPLoss
+from ekd_tf.losses import TripletDistillationLoss
+from ekd_tf.mining import PairMiner
+from ekd_tf.models import build_backbone
+from ekd_tf.models import list_backbones
+from ekd_tf.run.words import read_words
+from ekd_tf.run.words import settings_of
+from ekd_tf.training.gradient_share import LARGEST_SHARE
+from ekd_tf.training.gradient_share import GradientShare
+from ekd_tf.training.schedules import ConstantSchedule
+from ekd_tf.training.schedules import CosineSchedule
+from ekd_tf.training.schedules import StepSchedule
+
+HEADS = {
+    "arcface": ArcFace,
+    "cosface": CosFace,
+    "curricularface": CurricularFace,
+    "adaface": AdaFace,
+    "combined": CombinedMargin,
+}
+LOSSES = {
+    "ekd": EKDLoss,
+    "ekd_reference": EKDLoss.reference,
+    "cosine": CosineLoss,
+    "fitnet": FitNetLoss,
+    "kd": KDLoss,
+    "sp": SPLoss,
+    "cckd": CCKDLoss,
+    "rkd": RKDLoss,
+    "darkrank": DarkRankLoss,
+    "shrinkteanet": ShrinkTeaNetLoss,
+    "triplet_distillation": TripletDistillationLoss,
+    "margin_distillation": MarginDistillationLoss,
+    "proxyless_kd": ProxylessKDLoss,
+    "ada_distill": AdaDistillLoss,
+}
+PRECISIONS = ("float32", "mixed_float16", "mixed_bfloat16")
+SCHEDULES = ("constant", "step", "cosine")
+SOURCES = ("recordio", "tfrecord", "tface", "folder", "synthetic")
+# A plus sign inside a path joins nothing.
+_JOINT = re.compile(rf"\+(?=(?:{'|'.join(SOURCES)}):)")
+# Flag words of a synthetic source and the arguments they set.
+SYNTHETIC_WORDS = {
+    "identities": "identities",
+    "images": "images_per_identity",
+    "size": "size",
+    "seed": "seed",
+    "first": "first_identity",
+}
+
+
+def make_source(
+    spec: str, cache_dir=None, unreadable: Unreadable | None = None
+) -> Source:
+    """Opens the images a specification names.
+
+    Args:
+        spec: `recordio:DIR` with a `train.rec` of insightface, `tfrecord:DIR` written
+            by `tools/convert_dataset.py`, `tface:INDEX` of TFace, with `,root=DIR`
+            where its files are not beside it, `folder:DIR` with one directory per
+            identity, or `synthetic:identities=200,images=20,size=64,seed=0,first=0`
+            for drawn faces; a word left out keeps its default. Several joined by `+`
+            are one source that keeps all their identities apart.
+        cache_dir: Folder for indices of sources in read-only folders, or None.
+        unreadable: Counts the damaged records met when a source is opened. Default:
+            none is allowed.
+
+    Raises:
+        ValueError: Unknown kind or word, or the source cannot be opened.
+    """
+    parts = _JOINT.split(spec)
+    if len(parts) > 1:
+        return JoinedSources([make_source(p, cache_dir, unreadable) for p in parts])
+    kind, _, rest = spec.partition(":")
+    checks.check_choice("data", kind, SOURCES)
+    if kind == "recordio":
+        return RecordIOFaces(rest, cache_dir, unreadable)
+    if kind == "tfrecord":
+        return TFRecordFaces(rest, unreadable)
+    if kind == "tface":
+        index, _, root = rest.partition(",root=")
+        return read_tface(index, root or None, unreadable)
+    if kind == "folder":
+        return FolderFaces(rest)
+    arguments = {}
+    for item in filter(None, rest.split(",")):
+        word, _, value = item.partition("=")
+        checks.check_choice("data=synthetic", word, tuple(SYNTHETIC_WORDS))
+        arguments[SYNTHETIC_WORDS[word]] = _integer(f"data=synthetic:{word}", value)
+    words = {a: f"data=synthetic:{word}" for word, a in SYNTHETIC_WORDS.items()}
+    with checks.flag_words(**words):
+        return InMemoryFaces(SyntheticFaces(**arguments))
+
+
+def make_sources(
+    data: str,
+    heldout_data: str | None,
+    holdout_identities: int,
+    seed: int,
+    cache_dir=None,
+    unreadable: Unreadable | None = None,
+) -> tuple[Source, Source | None]:
+    """Opens the training source and the held-out one.
+
+    Args:
+        data: Specification of the training images, see `make_source`.
+        heldout_data: Specification of a source of other identities, or None.
+        holdout_identities: Int: identities of `data` to hold out, 0 for none. Not
+            together with `heldout_data`.
+        seed: Int, chooses which are held out.
+        cache_dir: As for `make_source`.
+        unreadable: As for `make_source`.
+
+    Returns:
+        `(train, heldout)`; `heldout` is None when neither is asked for.
+    """
+    if heldout_data and holdout_identities:
+        raise ValueError(
+            "Give `--heldout_data` or `--holdout_identities`, not both. Received: "
+            f"{heldout_data!r} and {holdout_identities}"
+        )
+    source = make_source(data, cache_dir, unreadable)
+    if heldout_data:
+        return source, make_source(heldout_data, cache_dir, unreadable)
+    if holdout_identities:
+        with checks.flag_words(holdout="holdout_identities"):
+            return split_identities(source, holdout_identities, seed)
+    return source, None
+
+
+def make_sampler(
+    source: Source, general: int, identities: int, images_per_identity: int, seed: int
+) -> BatchSampler:
+    """Returns the sampler of the training batches; see `BatchSampler`."""
+    with checks.flag_words(general="general_batch", identities="balanced_identities"):
+        return BatchSampler(
+            source.labels,
+            general=general,
+            identities=identities,
+            images_per_identity=images_per_identity,
+            seed=seed,
+        )
+
+
+def make_augmentation(values: dict) -> Augmentation:
+    """Returns what the values called `augment_*` do to images; see `Augmentation`."""
+    names = [field.name for field in dataclasses.fields(Augmentation)]
+    crop = values["augment_crop"]
+    checks.check_range("augment_crop", crop, low=0, high=values["input_size"] // 4)
+    return Augmentation(**{name: values[f"augment_{name}"] for name in names})
+
+
+def set_precision(name: str) -> str:
+    """Sets the Keras policy and returns the loss scaling that goes with it."""
+    checks.check_choice("precision", name, PRECISIONS)
+    keras.mixed_precision.set_global_policy(name)
+    return "dynamic" if name == "mixed_float16" else "none"
+
+
+def make_student(name: str, **arguments) -> keras.Model:
+    """Builds a backbone by name; see `ekd_tf.models`."""
+    checks.check_choice("model", name, list_backbones())
+    return build_backbone(name, **arguments)
+
+
+def make_head(
+    name: str,
+    num_identities: int,
+    scale: float,
+    margin: float | None,
+    combined_margins=(1.0, 0.3, 0.2),
+    **arguments,
+):
+    """Builds a margin head, or None for "none".
+
+    Args:
+        name: One of `HEADS`, or "none".
+        num_identities: Int.
+        scale: Float > 0 of the logits.
+        margin: Float: radians, or cosine for CosFace; None for the head's default.
+            Not for "combined".
+        combined_margins: The three of "combined": factor, radians, cosine.
+        **arguments: What all heads take, see `MarginHead`.
+    """
+    checks.check_choice("head", name, (*HEADS, "none"))
+    if name == "none":
+        return None
+    if name == "combined":
+        if margin is not None or len(combined_margins) != 3:
+            raise ValueError(
+                "`--head=combined` has three margins, `--combined_margins=M1,M2,M3`. "
+                f"Received: {list(combined_margins)}, --margin={margin}"
+            )
+        keys = ("margin1", "margin2", "margin3")
+        arguments.update(zip(keys, combined_margins))
+    elif margin is not None:
+        arguments["margin"] = margin
+    with checks.flag_words(
+        gradient="head_gradient",
+        sample_rate="head_sample_rate",
+        margin1="combined_margins",
+        margin2="combined_margins",
+        margin3="combined_margins",
+    ):
+        return HEADS[name](num_identities=num_identities, scale=scale, **arguments)
+
+
+def make_losses(spec: str, centres: np.ndarray | None = None, **of_run) -> dict:
+    """Builds the distillation losses of `ekd:1` or `ekd:30%:memory=0,cosine:10`.
+
+    Args:
+        spec: Comma-separated `NAME[:WEIGHT][:WORD=VALUE]...`; a weight left out is 1,
+            `30%` asks for a share of the margin loss's gradient, and a word is an
+            argument of the loss or of its miner. Empty: none.
+        centres: The teacher's class centres, see `load_centres`, or None.
+        **of_run: What the run decides: each loss receives those of `student_dim`,
+            `teacher_dim`, `num_identities`, `head` and `scale` that it takes.
+
+    Returns:
+        Dict of names to `(loss, weight)`, the weight a float or a `GradientShare`.
+    """
+    losses = {}
+    for item in filter(None, spec.split(",")):
+        name, *words = item.split(":")
+        weight = words.pop(0) if words and "=" not in words[0] else "1"
+        checks.check_choice("distill", name, tuple(LOSSES))
+        if name in losses:
+            raise ValueError(f"`--distill` names {name!r} twice. Received: {spec!r}")
+        place, make = f"--distill={name}", LOSSES[name]
+        takes = set(inspect.signature(make).parameters)
+        given = {key: value for key, value in of_run.items() if key in takes}
+        if "centres" in takes:
+            if centres is None:
+                raise ValueError(
+                    f"`{place}` needs the teacher's class centres, its mean embedding "
+                    "of each training identity: give them as "
+                    "--teacher_centres=FILE.npy, float32 (identities, size), or train "
+                    "with --teacher=cache:DIR, which has them"
+                )
+            given["centres"] = centres
+        without = {*of_run, "centres", "miner", "name"}
+        settings = settings_of(make, without)
+        of_miner = settings_of(PairMiner) if "miner" in takes else {}
+        arguments = read_words(place, words, {**settings, **of_miner})
+        mined_by = {k: arguments.pop(k) for k in of_miner if k in arguments}
+        if mined_by:
+            given["miner"] = PairMiner(**mined_by)
+        losses[name] = make(**given, **arguments), _weight(f"distill={name}", weight)
+    return losses
+
+
+def load_centres(
+    path: str | None, num_identities: int, teacher_dim: int
+) -> np.ndarray | None:
+    """Reads the teacher's class centres from a `.npy` file.
+
+    Args:
+        path: File of a float array `(num_identities, teacher_dim)`: row i is the
+            teacher's mean embedding of the training images of label i. None: none.
+        num_identities: Int, of the training images.
+        teacher_dim: Int, size of the teacher's embeddings.
+
+    Raises:
+        ValueError: The file is missing, is no such array, or of other sizes.
+    """
+    if path is None:
+        return None
+    try:
+        centres = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise ValueError(
+            f"`--teacher_centres={path}` cannot be read: {error}"
+        ) from None
+    if not isinstance(centres, np.ndarray) or centres.shape != (
+        num_identities,
+        teacher_dim,
+    ):
+        raise ValueError(
+            f"`--teacher_centres={path}` must hold a row for each of the "
+            f"{num_identities} training identities and a column for each of the "
+            f"{teacher_dim} entries of the teacher's embedding. Received: "
+            f"shape={getattr(centres, 'shape', 'several arrays')}"
+        )
+    return centres
+
+
+def make_schedule(
+    name: str,
+    learning_rate: float,
+    steps: int,
+    warmup_steps: int,
+    boundaries: list[int],
+    drop_factor: float,
+):
+    """Builds the learning rate as a function of the step.
+
+    Args:
+        name: One of `SCHEDULES`.
+        learning_rate: Float > 0 at full height.
+        steps: Int, length of the run.
+        warmup_steps: Int >= 0.
+        boundaries: Steps at which "step" drops the rate.
+        drop_factor: Float in (0, 1), what it is multiplied by there.
+    """
+    checks.check_choice("schedule", name, SCHEDULES)
+    with checks.flag_words(
+        base="learning_rate",
+        boundaries="drop_at",
+        factor="drop_factor",
+        total_steps="steps",
+    ):
+        if name == "step":
+            return StepSchedule(learning_rate, boundaries, drop_factor, warmup_steps)
+        if name == "cosine":
+            return CosineSchedule(learning_rate, steps, warmup_steps=warmup_steps)
+        return ConstantSchedule(learning_rate, warmup_steps)
+
+
+def numbers(name: str, texts: list[str]) -> list[float]:
+    """Reads a list flag of numbers."""
+    return [_number(name, text) for text in texts]
+
+
+def _weight(name, text):
+    """Reads `8`, or `30%` as the `GradientShare` it asks for."""
+    percent = text.endswith("%")
+    number = _number(name, text.rstrip("%"))
+    if not percent:
+        checks.check_range(name, number, low=0, low_open=True)
+        return number
+    checks.check_range(f"{name} (%)", number, 0, 100 * LARGEST_SHARE, low_open=True)
+    return GradientShare(number / 100)
+
+
+def _integer(name, text):
+    try:
+        return int(text)
+    except ValueError:
+        raise ValueError(f"`{name}` must be an integer. Received: {text!r}") from None
+
+
+def _number(name, text):
+    try:
+        return float(text)
+    except ValueError:
+        raise ValueError(f"`{name}` must be a number. Received: {text!r}") from None

@@ -1,0 +1,210 @@
+"""The teacher of a run, of any format or none but its embeddings on disk.
+
+Row 4 of the architecture, between the evaluators, which open models, and the assembly.
+
+Whatever the format, the rows of a batch are those of the view the student sees: a
+teacher of another input size gets the same bytes decoded at its own size, with the
+same flip and the same draws of the augmentation; a cache has rows of image and mirror
+image and knows of no other change.
+"""
+
+from __future__ import annotations
+
+import abc
+
+import numpy as np
+import tensorflow as tf
+from absl import logging
+
+from ekd_tf.data import Pipeline
+from ekd_tf.data import Source
+from ekd_tf.embedders import FrozenEmbedder
+from ekd_tf.embedders import TeacherCache
+from ekd_tf.evaluation import SourceEmbedder
+from ekd_tf.evaluation.embed import add_views
+from ekd_tf.run.evaluators import open_embedder
+from ekd_tf.run.evaluators import source_embedder
+
+CACHE = "cache:"
+
+
+class RunTeacher(abc.ABC):
+    """Where a run gets its teacher's embeddings from.
+
+    Attributes:
+        spec: String, the teacher as the flag names it.
+        fingerprint: String, of the teacher.
+        input_size: Int, side of its images in pixels.
+        embedding_dim: Int.
+        in_step: Function of images to embeddings that the step's graph calls, or None:
+            batches bring the rows.
+        centres: Float32 `(identities, dim)`, its class centres of the training labels,
+            or None where nobody has computed them.
+    """
+
+    spec: str
+    fingerprint: str
+    input_size: int
+    embedding_dim: int
+    in_step: FrozenEmbedder | None = None
+    centres: np.ndarray | None = None
+
+    @abc.abstractmethod
+    def image_size(self, student_size: int) -> int | None:
+        """Returns the size at which the pipeline gives images for it, or None."""
+
+    @abc.abstractmethod
+    def attach(self, pipeline: Pipeline) -> tf.data.Dataset:
+        """Returns the dataset of the pipeline with the rows, unless `in_step`."""
+
+    @abc.abstractmethod
+    def embedder_of(self, source: Source | None):
+        """Returns what embeds a source, a `SourceEmbedder` or like it, or None."""
+
+
+class OnlineTeacher(RunTeacher):
+    """A model that runs with the student, within the step where it can be traced.
+
+    Others leave TensorFlow and run in the input pipeline, one global batch at a time,
+    ahead of the steps.
+
+    Args:
+        spec: As for `evaluators.open_embedder`.
+    """
+
+    def __init__(self, spec: str):
+        model = open_embedder(spec)
+        self.spec = spec
+        self.fingerprint = model.fingerprint
+        self.input_size = model.input_size
+        self.embedding_dim = model.embedding_dim
+        self.in_step = model if model.traceable else None
+        self._model = model
+        # Frozen: what an evaluation asks for is embedded once and remembered.
+        self._embedder = source_embedder(model)
+
+    def image_size(self, student_size):
+        return None if self.input_size == student_size else self.input_size
+
+    def attach(self, pipeline):
+        if self.in_step is not None:
+            return pipeline.dataset
+
+        def embed(batch):
+            batch = dict(batch)
+            images = batch.pop("teacher_image", batch["image"])
+            return _with_rows(batch, self._model, [images], self.embedding_dim)
+
+        return _mapped(pipeline.dataset, embed)
+
+    def embedder_of(self, source) -> SourceEmbedder:
+        return self._embedder
+
+
+class CachedTeacher(RunTeacher):
+    """A teacher that need not exist: its embeddings were written before.
+
+    Args:
+        folder: Written by `python -m ekd_tf.embed_teacher`, of all of `--data`.
+        train: The training images: those of the cache, or some identities of them.
+        flip: Whether the student sees mirror images.
+
+    Raises:
+        ValueError: It is no finished cache, of other images, or without the mirror
+            images the run needs.
+    """
+
+    def __init__(self, folder: str, train: Source, flip: bool):
+        cache = TeacherCache(folder)
+        cache.check_source(train)
+        if flip and cache.rows.shape[1] < 2:
+            raise ValueError(
+                f"`--teacher=cache:{folder}` has no rows of mirror images: train with "
+                "--noflip, or write a cache with --flip to another folder"
+            )
+        self.spec = f"{CACHE}{folder}"
+        self.fingerprint = cache.fingerprint
+        self.input_size = cache.input_size
+        self.embedding_dim = cache.embedding_dim
+        _, self._positions, identities = train.origin()
+        self.centres = cache.centres[identities]
+        self._cache = cache
+
+    def image_size(self, student_size):
+        return None
+
+    def attach(self, pipeline):
+        if pipeline.augmented:
+            logging.warning(
+                "The rows of %s are of the images and their mirror images: they do not "
+                "follow the --augment_* flags of this run.",
+                self.spec,
+            )
+
+        def rows(image_ids, flipped):
+            positions = self._positions[image_ids]
+            return self._cache.rows[positions, flipped.astype(np.int64)]
+
+        def attach(batch):
+            inputs = [batch["image_id"], batch["flipped"]]
+            return _with_rows(batch, rows, inputs, self.embedding_dim)
+
+        return _mapped(pipeline.dataset, attach)
+
+    def embedder_of(self, source):
+        known = source is not None and self._cache.has(source)
+        return CachedEmbedder(self._cache) if known else None
+
+
+class CachedEmbedder:
+    """Gives the rows of a cache where a `SourceEmbedder` would compute them.
+
+    Args:
+        cache: `TeacherCache` of all the images it will be asked for.
+    """
+
+    def __init__(self, cache: TeacherCache):
+        self._cache = cache
+
+    def __call__(self, source: Source) -> np.ndarray:
+        """Returns float32 `(n, dim)`, rows of unit length in the source's order."""
+        return self.some(source, np.arange(len(source)))
+
+    def some(self, source: Source, indices) -> np.ndarray:
+        """Returns float32 `(k, dim)`, unit rows of the images at `indices`."""
+        _, positions, _ = source.origin()
+        return add_views(self._cache.rows[positions[indices]].astype(np.float32))
+
+
+def open_run_teacher(spec: str, train: Source, flip: bool) -> RunTeacher | None:
+    """Opens the teacher of a run; None for "none".
+
+    Args:
+        spec: `cache:DIR`, or as for `evaluators.open_embedder`.
+        train: The training images.
+        flip: Whether the student sees mirror images.
+
+    Raises:
+        ValueError: It cannot be opened or does not fit the images.
+    """
+    if spec == "none":
+        return None
+    if spec.startswith(CACHE):
+        return CachedTeacher(spec.removeprefix(CACHE), train, flip)
+    return OnlineTeacher(spec)
+
+
+def _with_rows(batch, function, inputs, dim):
+    """Adds `teacher`, what a NumPy function gives for some tensors of the batch."""
+
+    def float_rows(*arrays):
+        return np.asarray(function(*arrays), np.float32)
+
+    rows = tf.numpy_function(float_rows, inputs, tf.float32)
+    rows = tf.ensure_shape(rows, [batch["image"].shape[0], dim])
+    return {**batch, "teacher": rows}
+
+
+def _mapped(dataset, function):
+    # One at a time: not every interpreter may be called from two threads at once.
+    return dataset.map(function).prefetch(2)

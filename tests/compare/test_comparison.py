@@ -1,0 +1,140 @@
+import json
+
+import numpy as np
+import pytest
+
+from ekd_tf.compare import Comparison
+from ekd_tf.compare import RunFigures
+from ekd_tf.compare import Spread
+from ekd_tf.compare.comparison import tpr_within
+from ekd_tf.evaluation import verify
+
+
+def run(accuracy, high, low):
+    """Figures with these TPRs at FPR 1e-2 and 1e-3 and a curve through them."""
+    curve = (1e-3, 1e-2, 1.0), (low or 0.0, high, 1.0)
+    return RunFigures(accuracy, {1e-2: high, 1e-3: low}, curve)
+
+
+@pytest.fixture
+def comparison():
+    return Comparison(
+        "faces",
+        {
+            "alone": {0: run(0.7, 0.30, 0.10), 1: run(0.8, 0.40, 0.20)},
+            "cosine": {0: run(0.8, 0.60, 0.30), 1: run(0.9, 0.55, 0.10)},
+            "gone": {},
+        },
+        {0: run(1.0, 0.90, 0.50), 1: run(1.0, 1.00, 0.70)},
+    )
+
+
+def test_spread_by_hand():
+    spread = Spread.of([0.1, None, 0.4, 0.1])
+    assert spread.values == (0.1, 0.4, 0.1)
+    assert spread.mean == pytest.approx(0.2)
+    assert (spread.low, spread.high) == (0.1, 0.4)
+    # Squared distances 0.01 + 0.04 + 0.01 by n - 1 = 2.
+    assert spread.sd == pytest.approx(0.03**0.5)
+    assert spread.text() == "20.0 (10.0..40.0; sd 17.3)"
+    assert Spread.of([None]) is None
+
+
+def test_two_seeds_have_no_deviation_and_one_no_range():
+    assert Spread((0.1, 0.3)).sd is None
+    assert Spread((0.1, 0.3)).text() == "20.0 (10.0..30.0)"
+    assert Spread((0.1,)).text() == "10.0"
+
+
+def test_share_of_the_gap_is_of_the_runs_of_one_seed(comparison):
+    shares = comparison.closed("cosine", 1e-2)
+    # Seed 0: (0.60 - 0.30) / (0.90 - 0.30); seed 1: (0.55 - 0.40) / (1 - 0.40).
+    assert shares.values == pytest.approx((0.5, 0.25))
+    # Worse than alone: (0.10 - 0.20) / (0.70 - 0.20).
+    assert comparison.closed("cosine", 1e-3).values == pytest.approx((0.5, -0.2))
+    assert comparison.closed("alone", 1e-2).values == (0, 0)
+    assert comparison.closed("gone", 1e-2) is None
+
+
+def test_seeds_without_a_partner_have_no_share(comparison):
+    alone = comparison.methods["alone"]
+    del alone[1]
+    assert comparison.closed("cosine", 1e-2).values == pytest.approx((0.5,))
+    # The teacher is not above alone.
+    alone[0] = run(0.7, 0.90, 0.10)
+    assert comparison.closed("cosine", 1e-2) is None
+    comparison.teacher.clear()
+    assert comparison.closed("cosine", 1e-3) is None
+
+
+def test_tables_written_out(comparison):
+    assert comparison.to_table().splitlines()[2:] == [
+        "| teacher |     2 | 100.0             | 95.0 (90.0..100.0) | "
+        "60.0 (50.0..70.0) |",
+        "| alone   |     2 | 75.0 (70.0..80.0) | 35.0 (30.0..40.0)  | "
+        "15.0 (10.0..20.0) |",
+        "| cosine  |     2 | 85.0 (80.0..90.0) | 57.5 (55.0..60.0)  | "
+        "20.0 (10.0..30.0) |",
+        "| gone    |     0 | n/a               | n/a                | "
+        "n/a               |",
+    ]
+    assert comparison.closed_table().splitlines() == [
+        "| gap closed by | at 1e-2           | at 1e-3            |",
+        "| ------------- | ----------------- | ------------------ |",
+        "| cosine        | 37.5 (25.0..50.0) | 15.0 (-20.0..50.0) |",
+        "| gone          | n/a               | n/a                |",
+    ]
+
+
+def test_without_a_teacher_there_is_no_table_of_shares(comparison):
+    alone = Comparison("faces", comparison.methods)
+    assert alone.closed_table() is None
+    assert "teacher" not in alone.to_table()
+    assert "teacher" not in alone.curves() and "teacher" not in alone.to_dict()
+
+
+def test_an_fpr_no_run_could_measure_is_left_out():
+    runs = {0: run(0.7, 0.3, None), 1: run(0.8, 0.4, None)}
+    comparison = Comparison("faces", {"alone": runs}, {0: run(1.0, 0.9, None)})
+    assert comparison.fprs == [1e-2]
+    assert "1e-3" not in comparison.to_table()
+
+
+def test_curves_are_means_where_all_seeds_resolve():
+    runs = {
+        0: RunFigures(0.7, {}, ((1e-3, 1e-2, 1.0), (0.1, 0.2, 1.0))),
+        1: RunFigures(0.7, {}, ((1e-2, 1.0), (0.6, 1.0))),
+    }
+    fpr, tpr = Comparison("faces", {"alone": runs}).curves()["alone"]
+    np.testing.assert_array_equal(fpr, [1e-2, 1.0])
+    np.testing.assert_allclose(tpr, [0.4, 1.0])
+
+
+def test_tpr_within_an_fpr_is_that_of_the_last_point_before():
+    curve = [0.0, 0.01, 0.01, 0.1, 1.0], [0.2, 0.3, 0.4, 0.5, 1.0]
+    found = tpr_within(curve, np.array([1e-3, 10.0**-2, 0.05, 1.0]))
+    np.testing.assert_array_equal(found, [0.2, 0.4, 0.4, 1.0])
+    assert tpr_within(([0.5], [0.5]), np.array([0.1])) == [0.0]
+
+
+def test_figures_of_a_run_survive_json(rng):
+    labels = np.repeat(np.arange(20), 4)
+    rows = rng.normal(size=(20, 8))[labels] + rng.normal(size=(80, 8))
+    report = verify(rows, labels, (1e-1, 1e-2, 1e-6))
+    curve = ([0.0, 0.01, 0.1, 1.0], [0.0, report.tpr[1e-2], report.tpr[1e-1], 1.0])
+    found = RunFigures.of(report, curve)
+    assert found.accuracy == report.accuracy_mean
+    assert found.tpr == {**report.tpr, 1e-6: None}
+    # 3,040 negatives resolve 3.3e-4.
+    assert 1 / 3040 <= found.curve[0][0] < 1.13 / 3040
+    at = [found.curve[0].index(fpr) for fpr in (1e-2, 1e-1)]
+    assert [found.curve[1][k] for k in at] == [report.tpr[1e-2], report.tpr[1e-1]]
+    assert RunFigures.from_dict(json.loads(json.dumps(found.to_dict()))) == found
+
+
+def test_report_is_json(comparison):
+    report = json.loads(json.dumps(comparison.to_dict()))
+    assert list(report) == ["teacher", "alone", "cosine", "gone"]
+    assert report["cosine"]["closed"]["1e-2"]["values"] == pytest.approx([0.5, 0.25])
+    assert report["cosine"]["tpr"]["1e-3"]["mean"] == pytest.approx(0.2)
+    assert report["gone"]["accuracy"] is None and report["gone"]["curve"] == []

@@ -1,0 +1,164 @@
+"""A grid's run, with a trainer that is a few lines of Python."""
+
+import dataclasses
+import json
+import os
+import signal
+import sys
+import threading
+import time
+
+import pytest
+
+from ekd_tf.compare.grid import GridRun
+from ekd_tf.run.interruption import Interrupted
+
+# What the trainer does to its workdir, and how it ends.
+TRAINER = """
+import json, pathlib, sys, time
+folder, ends = pathlib.Path(sys.argv[1]), sys.argv[2]
+def start():
+    path = folder / "run.json"
+    run = json.loads(path.read_text()) if path.exists() else {"starts": []}
+    run |= {"flags": {"steps": 4}, "seed": 0}
+    run["starts"].append({"changed": {}, "versions": {}, "commit": None})
+    path.write_text(json.dumps(run))
+if ends != "mistake":
+    start()
+if ends == "sleep":
+    print("asleep", file=sys.stderr, flush=True)
+    time.sleep(60)
+if ends == "finish":
+    (folder / "model.keras").write_text("weights")
+    lines = [{"step": k, "throughput/images_per_second": 10.0 * k} for k in (1, 2, 9)]
+    lines.append({"step": 9, "embedding/mean_cosine": 0.995})
+    lines = [json.dumps(line) + chr(10) for line in lines]
+    (folder / "metrics.jsonl").write_text("".join(lines))
+    sys.exit(0)
+if ends == "interrupted":
+    sys.exit(75)
+print("a line before", file=sys.stderr)
+sys.exit("ekd_tf.train: It collapsed, as " + ends)
+"""
+
+
+@pytest.fixture
+def make_run(tmp_path):
+    def make(ends, steps=4):
+        path = tmp_path / "ekd" / "seed0"
+        arguments = (str(path), ends)
+        return GridRun("ekd", 0, path, {"steps": steps}, arguments)
+
+    return make
+
+
+def train(run, **kwargs):
+    run.train(command=(sys.executable, "-c", TRAINER), **kwargs)
+
+
+def test_a_finished_run_is_passed_over(make_run):
+    run = make_run("finish")
+    assert not run.is_finished
+    train(run)
+    assert run.is_finished and len(run.starts) == 1
+    train(run)
+    assert len(run.starts) == 1
+    summary = run.summary()
+    assert (summary.method, summary.seed, summary.state) == ("ekd", 0, "finished")
+    # The median of 10, 20 and 90.
+    assert summary.images_per_second == 20
+    assert 0 < summary.seconds < 60
+    assert summary.note == "collapsed: the mean cosine between images is 0.9950"
+    assert summary.command.startswith("python -m ekd_tf.train ")
+
+
+def test_a_run_to_be_exported_is_not_finished_before_it_is(make_run):
+    run = make_run("finish")
+    train(run)
+    exporting = dataclasses.replace(
+        run, values={**run.values, "export": True}, free=["export"]
+    )
+    assert run.is_finished and not exporting.is_finished
+    (run.path / "reports").mkdir(exist_ok=True)
+    (run.path / "reports" / "export.json").write_text("{}")
+    assert exporting.is_finished
+
+
+def test_a_run_with_other_flags_is_refused_with_both_values(make_run):
+    train(make_run("finish"))
+    with pytest.raises(ValueError, match="`--steps` was 4, now 5"):
+        train(make_run("finish", steps=5))
+
+
+def test_an_interrupted_run_goes_on(make_run):
+    with pytest.raises(Interrupted, match="ekd, seed 0"):
+        train(make_run("interrupted"))
+    assert make_run("interrupted").summary().state == "not finished"
+    seconds = make_run("interrupted").summary().seconds
+    train(make_run("finish"))
+    assert make_run("finish").is_finished and len(make_run("finish").starts) == 2
+    assert make_run("finish").summary().seconds > seconds
+
+
+def test_a_failed_run_keeps_its_reason_and_is_not_tried_again(make_run, capsys):
+    run = make_run("often")
+    train(run)
+    assert run.failure == "It collapsed, as often"
+    assert "a line before" in capsys.readouterr().err
+    assert "a line before" in (run.path / "train.log").read_text()
+    assert (run.summary().state, run.summary().note) == ("failed", run.failure)
+    train(run)
+    assert len(run.starts) == 1
+    train(run, retry=True)
+    assert len(run.starts) == 2
+    # Other flags are another run.
+    assert make_run("finish").failure is None
+    train(make_run("finish"))
+    assert make_run("finish").summary("A remark.").note.startswith("A remark.; coll")
+
+
+def test_a_mistake_before_the_first_step_is_no_property_of_the_method(make_run):
+    run = make_run("mistake")
+    with pytest.raises(ValueError, match="ekd, seed 0: status 1: It collapsed"):
+        train(run)
+    assert run.failure is None and run.summary().state == "not finished"
+
+
+def test_sigterm_is_passed_on_and_interrupts(make_run):
+    run = make_run("sleep")
+
+    def terminate():
+        log = run.path / "train.log"
+        for _ in range(500):
+            if log.is_file() and "asleep" in log.read_text():
+                os.kill(os.getpid(), signal.SIGTERM)
+                return
+            time.sleep(0.02)
+
+    thread = threading.Thread(target=terminate)
+    before = signal.getsignal(signal.SIGTERM)
+    thread.start()
+    with pytest.raises(Interrupted):
+        train(run)
+    thread.join()
+    assert signal.getsignal(signal.SIGTERM) == before
+    assert run.failure is None and len(run.starts) == 1
+
+
+def test_a_killed_trainer_is_no_failure_of_the_method(make_run):
+    run = make_run("finish")
+    kill = "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
+    with pytest.raises(ValueError, match="status -9: no message"):
+        run.train(command=(sys.executable, "-c", kill))
+    assert run.failure is None
+
+
+def test_flags_forced_on_the_way_are_told(make_run):
+    run = make_run("finish")
+    train(run)
+    path = run.path / "run.json"
+    record = json.loads(path.read_text())
+    record["starts"][0]["changed"] = {"learning_rate": [0.1, 0.2]}
+    path.write_text(json.dumps(record))
+    assert "went on with other flags" in run.summary().note
+    assert "[0.1, 0.2]" in run.summary().note

@@ -1,0 +1,94 @@
+import numpy as np
+import pytest
+
+from ekd_tf.embedders.frozen import Pixels
+from ekd_tf.embedders.frozen import check_outputs
+from ekd_tf.embedders.frozen import content_hash
+from ekd_tf.embedders.frozen import loading_error
+from ekd_tf.embedders.frozen import square_side
+
+IMAGES = np.array([[[[0, 255, 51]]]], np.uint8)
+
+
+def test_pixels_are_scaled_to_the_range_and_turned():
+    plain = Pixels(np.float32, False, 0, 255)(IMAGES)
+    np.testing.assert_array_equal(plain, [[[[0, 255, 51]]]])
+    assert plain.dtype == np.float32
+    # 51 is a fifth of the way from -1 to 1.
+    turned = Pixels(np.float32, True, -1, 1)(IMAGES)
+    np.testing.assert_allclose(turned, [[[[-1]], [[1]], [[-0.6]]]], rtol=1e-6)
+    assert Pixels(np.uint8, True, 0, 255)(IMAGES).dtype == np.uint8
+
+
+def test_every_pixel_keeps_its_value():
+    values = np.arange(256, dtype=np.uint8).reshape(1, 16, 16, 1)
+    np.testing.assert_array_equal(Pixels(np.float32, False, 0, 255)(values), values)
+
+
+def test_rejects_a_range_upside_down():
+    with pytest.raises(ValueError, match="`high` must be in"):
+        Pixels(np.float32, False, 1, -1)
+
+
+def test_channels_are_turned_for_models_of_blue_first():
+    turned = Pixels(np.float32, True, 0, 255, "bgr")(IMAGES)
+    np.testing.assert_array_equal(turned, [[[[51]], [[255]], [[0]]]])
+    with pytest.raises(ValueError, match="color"):
+        Pixels(np.float32, True, 0, 255, "grb")
+
+
+def test_an_error_of_pages_becomes_one_line():
+    error = loading_error("m.keras", ValueError("line\n\n  another " + "x" * 900))
+    assert str(error).startswith("m.keras cannot be loaded: line another xxx")
+    assert len(str(error)) < 350
+    assert str(loading_error("m", EOFError())) == "m cannot be loaded: EOFError"
+
+
+@pytest.mark.parametrize(
+    ("shape", "expected"),
+    [
+        ((None, 112, 112, 3), (112, False)),
+        (("N", 3, 112, 112), (112, True)),
+        ((1, 3, 3, 3), (3, False)),
+    ],
+)
+def test_finds_size_and_layout(shape, expected):
+    assert square_side("m", shape) == expected
+
+
+@pytest.mark.parametrize(
+    "shape", [(None, 112, 96, 3), (None, None, None, 3), (1, 112, 112, 1), (1, 512)]
+)
+def test_rejects_other_inputs(shape):
+    with pytest.raises(ValueError, match="m must take square RGB images"):
+        square_side("m", shape)
+
+
+def test_takes_the_output_named_embedding_or_the_only_one():
+    assert check_outputs("m", {"x": (None, 8)}) == "x"
+    assert check_outputs("m", {"x": (1, 2), "embedding": (None, 8)}) == "embedding"
+
+
+@pytest.mark.parametrize(
+    "outputs", [{}, {"x": (1, 8), "y": (1, 8)}, {"x": (1, 8, 8)}, {"x": (1, None)}]
+)
+def test_rejects_other_outputs(outputs):
+    with pytest.raises(ValueError, match="one output"):
+        check_outputs("m", outputs)
+
+
+def test_hash_changes_with_bytes_names_and_settings(tmp_path):
+    def write(folder, name, content):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / name).write_bytes(content)
+        return tmp_path / folder
+
+    one = write("a", "x", b"1")
+    assert content_hash(one) == content_hash(write("b", "x", b"1"))
+    others = [
+        content_hash(write("c", "x", b"2")),
+        content_hash(write("d", "y", b"1")),
+        content_hash(one, 0.0),
+        content_hash(one / "x"),
+    ]
+    assert len({content_hash(one), *others}) == 5

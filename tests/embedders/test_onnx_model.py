@@ -1,0 +1,132 @@
+import builtins
+
+import numpy as np
+import pytest
+
+from ekd_tf.embedders import OnnxEmbedder
+from ekd_tf.embedders.onnx_model import _external_files
+
+MATRIX = np.cos(np.arange(48 * 5)).reshape(48, 5).astype(np.float32) / 255
+
+
+@pytest.fixture
+def write(tmp_path):
+    """Returns a function that writes a model that embeds by a fixed matrix."""
+    pytest.importorskip("onnxruntime", reason="needs the extra onnx")
+    onnx = pytest.importorskip("onnx", reason="needs the extra onnx")
+
+    def make(dtype="FLOAT", shape=("N", 3, 4, 4), outputs=1, weights=None):
+        kinds, helper = onnx.TensorProto, onnx.helper
+        nodes = [
+            helper.make_node("Cast", ["data"], ["x"], to=kinds.FLOAT),
+            helper.make_node("Flatten", ["x"], ["flat"]),
+            *(
+                helper.make_node("MatMul", ["flat", "matrix"], [f"out{k}"])
+                for k in range(outputs)
+            ),
+        ]
+        graph = helper.make_graph(
+            nodes,
+            "g",
+            [helper.make_tensor_value_info("data", getattr(kinds, dtype), shape)],
+            [
+                helper.make_tensor_value_info(f"out{k}", kinds.FLOAT, (shape[0], 5))
+                for k in range(outputs)
+            ],
+            [onnx.numpy_helper.from_array(MATRIX, "matrix")],
+        )
+        opset = [helper.make_opsetid("", 17)]
+        model = helper.make_model(graph, opset_imports=opset, ir_version=8)
+        path = tmp_path / "m.onnx"
+        beside = {"location": weights, "size_threshold": 0} if weights else {}
+        onnx.save_model(model, path, save_as_external_data=bool(weights), **beside)
+        return path
+
+    return make
+
+
+@pytest.mark.parametrize("dtype", ["FLOAT", "UINT8", "FLOAT16"])
+@pytest.mark.parametrize("batch", ["N", 1, 2, 8])
+def test_embeds_channels_first(rng, write, dtype, batch):
+    model = OnnxEmbedder(write(dtype, (batch, 3, 4, 4)))
+    images = rng.integers(0, 256, (3, 4, 4, 3), np.uint8)
+    found = model(images)
+    expected = images.transpose(0, 3, 1, 2).reshape(3, 48) @ MATRIX
+    assert (model.input_size, model.embedding_dim) == (4, 5)
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_embeds_channels_last_and_scales(rng, write):
+    model = OnnxEmbedder(write(shape=("N", 4, 4, 3)), -1, 1)
+    images = rng.integers(0, 256, (2, 4, 4, 3), np.uint8)
+    expected = (images / 127.5 - 1).reshape(2, 48) @ MATRIX
+    np.testing.assert_allclose(model(images), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_takes_blue_first_where_told(rng, write):
+    images = rng.integers(0, 256, (2, 4, 4, 3), np.uint8)
+    expected = images[..., ::-1].transpose(0, 3, 1, 2).reshape(2, 48) @ MATRIX
+    found = OnnxEmbedder(write(), color="bgr")(images)
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_weights_in_a_file_of_their_own_count(rng, write, tmp_path, monkeypatch):
+    path = write(weights="weights.bin")
+    # As from another folder than the model's.
+    monkeypatch.chdir("/")
+    model = OnnxEmbedder(path)
+    images = rng.integers(0, 256, (3, 4, 4, 3), np.uint8)
+    expected = images.transpose(0, 3, 1, 2).reshape(3, 48) @ MATRIX
+    np.testing.assert_allclose(model(images), expected, rtol=1e-4, atol=1e-4)
+    weights = tmp_path / "weights.bin"
+    weights.write_bytes(bytes(4) + weights.read_bytes()[4:])
+    assert OnnxEmbedder(path).fingerprint != model.fingerprint
+    weights.unlink()
+    with pytest.raises(ValueError, match="m.onnx cannot be loaded: .*weights.bin"):
+        OnnxEmbedder(path)
+
+
+def test_weights_within_inner_graphs_are_found():
+    onnx = pytest.importorskip("onnx", reason="needs the extra onnx")
+
+    def tensor(name):
+        tensor = onnx.TensorProto()
+        tensor.external_data.add(key="location", value=name)
+        tensor.external_data.add(key="offset", value="0")
+        return tensor
+
+    model = onnx.ModelProto()
+    model.graph.initializer.append(tensor("a"))
+    node = model.graph.node.add()
+    node.attribute.add().t.CopyFrom(tensor("b"))
+    branch = node.attribute.add().g
+    branch.initializer.append(tensor("below/c"))
+    model.functions.add().node.add().attribute.add().tensors.append(tensor("d"))
+    model.graph.sparse_initializer.add().values.CopyFrom(tensor("e"))
+    assert _external_files(model) == {"a", "b", "below/c", "d", "e"}
+
+
+def test_says_what_is_wrong(write, tmp_path):
+    with pytest.raises(ValueError, match="one of that shape named 'embedding'"):
+        OnnxEmbedder(write(outputs=2))
+    with pytest.raises(ValueError, match="one input of float, float16 or uint8"):
+        OnnxEmbedder(write("INT64"))
+    with pytest.raises(ValueError, match="none.onnx cannot be loaded: "):
+        OnnxEmbedder(tmp_path / "none.onnx")
+    (tmp_path / "bad.onnx").write_bytes(b"no model")
+    with pytest.raises(ValueError, match="bad.onnx cannot be loaded: "):
+        OnnxEmbedder(tmp_path / "bad.onnx")
+
+
+def test_says_what_to_install(monkeypatch):
+    real = builtins.__import__
+
+    def without(name, *arguments, **keywords):
+        if name == "onnxruntime":
+            raise ImportError(name)
+        return real(name, *arguments, **keywords)
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    with pytest.raises(ValueError, match=r"pip install 'ekd-tf\[onnx\]'"):
+        OnnxEmbedder("m.onnx")

@@ -1,0 +1,124 @@
+import shutil
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from ekd_tf.embedders import SavedModelEmbedder
+
+
+def save(path, dtype=tf.uint8, shape=(None, 4, 4, 3), outputs=("embedding",), step=1):
+    """Saves a model that embeds by a fixed matrix."""
+    values = np.cos(step * np.arange(48 * 5)).reshape(48, 5)
+    matrix = tf.Variable(values, dtype=tf.float32)
+    module = tf.Module()
+    module.matrix = matrix
+
+    def embed(pixels):
+        rows = tf.reshape(tf.cast(pixels, tf.float32), [-1, 48]) @ matrix
+        return {name: rows + k for k, name in enumerate(outputs)}
+
+    module.embed = tf.function(embed, [tf.TensorSpec(shape, dtype, name="pixels")])
+    tf.saved_model.save(module, str(path), signatures=module.embed)
+    return matrix.numpy()
+
+
+def test_embeds_as_the_model_that_was_saved(rng, tmp_path):
+    matrix = save(tmp_path)
+    model = SavedModelEmbedder(tmp_path)
+    images = rng.integers(0, 256, (3, 4, 4, 3), np.uint8)
+    expected = images.reshape(3, 48) @ matrix
+    assert (model.input_size, model.embedding_dim) == (4, 5)
+    for call in (model, tf.function(model)):
+        np.testing.assert_allclose(call(tf.constant(images)), expected, rtol=1e-4)
+
+
+def test_float_channels_first_models_get_scaled_pixels(rng, tmp_path):
+    matrix = save(tmp_path, tf.float32, (None, 3, 4, 4))
+    model = SavedModelEmbedder(tmp_path, -1, 1)
+    images = rng.integers(0, 256, (2, 4, 4, 3), np.uint8)
+    pixels = images.transpose(0, 3, 1, 2).reshape(2, 48) / 127.5 - 1
+    np.testing.assert_allclose(model(images), pixels @ matrix, rtol=1e-4, atol=1e-4)
+
+
+def test_gives_no_gradient(rng, tmp_path):
+    save(tmp_path, tf.float32)
+    model = SavedModelEmbedder(tmp_path)
+    images = tf.constant(rng.random((2, 4, 4, 3)), tf.float32)
+    with tf.GradientTape() as tape:
+        tape.watch(images)
+        loss = tf.reduce_sum(model(images))
+    assert tape.gradient(loss, images) is None
+
+
+@pytest.mark.parametrize("count", [1, 4, 6])
+def test_a_fixed_batch_is_filled_up(rng, tmp_path, count):
+    matrix = save(tmp_path, tf.float32, (4, 4, 4, 3))
+    model = SavedModelEmbedder(tmp_path)
+    images = rng.integers(0, 256, (count, 4, 4, 3), np.uint8)
+    expected = images.reshape(count, 48) @ matrix
+    any_number = tf.TensorSpec((None, 4, 4, 3), tf.uint8)
+    for call in (model, tf.function(model), tf.function(model, [any_number])):
+        np.testing.assert_allclose(call(tf.constant(images)), expected, rtol=1e-3)
+
+
+def test_takes_blue_first_where_told(rng, tmp_path):
+    matrix = save(tmp_path)
+    images = rng.integers(0, 256, (2, 4, 4, 3), np.uint8)
+    expected = images[..., ::-1].reshape(2, 48) @ matrix
+    found = SavedModelEmbedder(tmp_path, color="bgr")(images)
+    np.testing.assert_allclose(found, expected, rtol=1e-3)
+
+
+def test_fingerprint_follows_the_weights_and_not_a_card_beside_them(tmp_path):
+    one, other = tmp_path / "one", tmp_path / "other"
+    save(one)
+    save(other, step=2)
+    first = SavedModelEmbedder(one).fingerprint
+    (one / "card.json").write_text("{}")
+    assert SavedModelEmbedder(one).fingerprint == first
+    shutil.copytree(other / "variables", one / "variables", dirs_exist_ok=True)
+    assert SavedModelEmbedder(one).fingerprint != first
+
+
+def _cut(folder):
+    weights = next((folder / "variables").glob("*.data*"))
+    weights.write_bytes(weights.read_bytes()[:50])
+
+
+@pytest.mark.parametrize(
+    "harm",
+    [
+        _cut,
+        lambda folder: (folder / "saved_model.pb").write_bytes(b"nonsense" * 30),
+        lambda folder: shutil.rmtree(folder / "variables"),
+    ],
+    ids=["cut weights", "nonsense", "no variables"],
+)
+def test_a_damaged_one_is_named_in_one_line(tmp_path, harm):
+    save(tmp_path)
+    harm(tmp_path)
+    with pytest.raises(ValueError, match=f"^{tmp_path} cannot be loaded: ") as caught:
+        SavedModelEmbedder(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_says_what_is_missing(tmp_path):
+    with pytest.raises(ValueError, match="holds no saved_model.pb"):
+        SavedModelEmbedder(tmp_path)
+    save(tmp_path / "two", outputs=("a", "b"))
+    with pytest.raises(ValueError, match="one of that shape named 'embedding'"):
+        SavedModelEmbedder(tmp_path / "two")
+    tf.saved_model.save(tf.Module(), str(tmp_path / "none"))
+    with pytest.raises(ValueError, match="must have an endpoint 'serving_default'"):
+        SavedModelEmbedder(tmp_path / "none")
+
+
+def test_is_known_by_graph_and_weights_and_not_by_what_lies_beside_them(tmp_path):
+    save(tmp_path)
+    known = SavedModelEmbedder(tmp_path).fingerprint
+    (tmp_path / "card.json").write_text("{}")
+    assert SavedModelEmbedder(tmp_path).fingerprint == known
+    assert SavedModelEmbedder(tmp_path, -1, 1).fingerprint != known
+    (tmp_path / "variables" / "more").write_text("weights")
+    assert SavedModelEmbedder(tmp_path).fingerprint != known

@@ -1,0 +1,116 @@
+"""Kept arrays: found again, and thrown away with the file they describe."""
+
+import os
+import shutil
+
+import numpy as np
+import pytest
+from absl import logging
+
+from ekd_tf.files.index_cache import IndexCache
+from ekd_tf.files.positioned import PositionedFile
+
+
+@pytest.fixture
+def files(tmp_path):
+    for name in ("a.rec", "a.idx"):
+        (tmp_path / name).write_bytes(name.encode())
+    return tmp_path / "a.rec", tmp_path / "a.idx"
+
+
+def cache(files, folder=None):
+    return IndexCache([PositionedFile(path) for path in files], folder)
+
+
+@pytest.fixture
+def read_only(tmp_path):
+    """The folder of the files, which even root is not to write to."""
+    tmp_path.chmod(0o555)
+    yield tmp_path
+    tmp_path.chmod(0o755)
+
+
+def test_gives_back_what_was_saved(files):
+    assert cache(files).load(["x"]) is None
+    cache(files).save(x=np.arange(5), y=np.ones(2, np.int32))
+    y, x = cache(files).load(["y", "x"])
+    np.testing.assert_array_equal(x, np.arange(5))
+    np.testing.assert_array_equal(y, [1, 1])
+    assert (x.dtype, y.dtype) == (np.int64, np.int32)
+    assert sorted(os.listdir(files[0].parent)) == [
+        "a.idx",
+        "a.rec",
+        "a.rec.ekd_index.npz",
+    ]
+
+
+@pytest.mark.parametrize("which", [0, 1])
+@pytest.mark.parametrize("how", ["longer", "touched"])
+def test_a_changed_file_makes_it_worthless(files, which, how):
+    cache(files).save(x=np.arange(5))
+    if how == "longer":
+        status = files[which].stat()
+        files[which].write_bytes(b"longer than before")
+        os.utime(files[which], ns=(status.st_atime_ns, status.st_mtime_ns))
+    else:
+        os.utime(files[which], ns=(5, 5))
+    assert cache(files).load(["x"]) is None
+    cache(files).save(x=np.arange(6))
+    assert len(cache(files).load(["x"])[0]) == 6
+
+
+def test_a_file_more_or_less_makes_it_worthless(files):
+    cache(files).save(x=np.arange(5))
+    assert cache(files[:1]).load(["x"]) is None
+
+
+def test_a_read_only_folder_is_left_for_the_other(files, read_only, tmp_path_factory):
+    run, other = tmp_path_factory.mktemp("run"), tmp_path_factory.mktemp("other")
+    cache(files, run).save(x=np.arange(5))
+    assert sorted(os.listdir(read_only)) == ["a.idx", "a.rec"]
+    (kept,) = os.listdir(run)
+    assert kept.startswith("a-") and kept.endswith(".ekd_index.npz")
+    assert len(cache(files, run).load(["x"])[0]) == 5
+    assert cache(files).load(["x"]) is None
+    # Two sets whose files have the same name do not share it.
+    moved = [shutil.copy2(path, other) for path in files]
+    assert cache(moved, run).load(["x"]) is None
+
+
+def test_nowhere_to_write_is_said(files, read_only, monkeypatch):
+    messages = []
+    monkeypatch.setattr(logging, "info", lambda text, *a: messages.append(text % a))
+    cache(files).save(x=np.arange(5))
+    (message,) = messages
+    assert "read again at every start" in message
+    assert "a.rec.ekd_index.npz: The folder is read-only" in message
+    assert sorted(os.listdir(read_only)) == ["a.idx", "a.rec"]
+
+
+def test_a_full_disk_is_said_and_leaves_nothing(files, tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    messages = []
+    monkeypatch.setattr(logging, "info", lambda text, *a: messages.append(text % a))
+    monkeypatch.setattr(np, "savez", full)
+    cache(files).save(x=np.arange(5))
+    assert "No space left on device" in messages[0]
+    assert sorted(os.listdir(tmp_path)) == ["a.idx", "a.rec"]
+
+
+def test_a_torn_file_is_made_again(files, tmp_path, monkeypatch):
+    messages = []
+    monkeypatch.setattr(logging, "warning", lambda text, *a: messages.append(text % a))
+    cache(files).save(x=np.arange(1000))
+    path = tmp_path / "a.rec.ekd_index.npz"
+    whole = path.read_bytes()
+    flipped = bytearray(whole)
+    flipped[len(whole) // 2] ^= 1
+    contents = [b"", b"PK\x03\x04", whole[:-30], whole[: len(whole) // 2]]
+    for content in [*contents, bytes(flipped), b"\x80\x04N."]:
+        path.write_bytes(content)
+        assert cache(files).load(["x"]) is None
+        assert "is not used and made again" in messages.pop()
+    cache(files).save(y=np.arange(3))
+    assert cache(files).load(["x"]) is None

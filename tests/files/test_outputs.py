@@ -1,0 +1,35 @@
+"""Outputs that cannot be written are found out before anything is computed."""
+
+import pytest
+
+from ekd_tf.files.outputs import check_file
+from ekd_tf.files.outputs import make_folder
+
+WORDS = "`out` must be a {} that can be written to. Received: .*{}"
+
+
+def test_makes_what_is_missing(tmp_path):
+    assert make_folder("out", tmp_path / "a" / "b").is_dir()
+    path = check_file("out", tmp_path / "c" / "d.keras")
+    assert path.parent.is_dir() and not path.exists()
+    path.write_text("old")
+    assert check_file("out", path).read_text() == "old"
+
+
+@pytest.mark.parametrize("make", [make_folder, check_file])
+def test_refuses_what_cannot_be_written(tmp_path, make):
+    kind = "folder" if make is make_folder else "file"
+    (tmp_path / "file").write_text("x")
+    for path in (tmp_path / "file" / "x" / "y", "/proc/x/y", tmp_path / ("n" * 252)):
+        if make is make_folder and len(str(path)) > 252:
+            path = tmp_path / ("n" * 256)
+        with pytest.raises(ValueError, match=WORDS.format(kind, path)):
+            make("out", path)
+
+
+def test_a_folder_is_no_file_and_a_file_no_folder(tmp_path):
+    with pytest.raises(ValueError, match=WORDS.format("file", "It is a folder")):
+        check_file("out", tmp_path)
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(ValueError, match=WORDS.format("folder", "File exists")):
+        make_folder("out", tmp_path / "file")

@@ -1,0 +1,136 @@
+"""Reading by position from several threads and processes."""
+
+import errno
+import os
+import threading
+
+import pytest
+
+from ekd_tf.files import positioned
+from ekd_tf.files.positioned import PositionedFile
+from ekd_tf.files.positioned import read_file
+
+
+@pytest.fixture
+def path(tmp_path):
+    path = tmp_path / "numbers"
+    path.write_bytes(bytes(range(200)))
+    return path
+
+
+def test_reads_ranges_and_what_is_left_at_the_end(path):
+    file = PositionedFile(path)
+    assert (file.path, file.size) == (str(path), 200)
+    assert file.read(10, 3) == b"\x0a\x0b\x0c"
+    assert file.read(198, 10) == b"\xc6\xc7"
+    assert file.read(500, 10) == b""
+
+
+def test_short_reads_are_continued(path, monkeypatch):
+    file = PositionedFile(path)
+    whole = os.pread
+    monkeypatch.setattr(os, "pread", lambda fd, n, at: whole(fd, min(n, 7), at))
+    assert file.read(1, 100) == bytes(range(1, 101))
+    assert file.read(190, 100) == bytes(range(190, 200))
+
+
+def test_each_process_opens_the_file_for_itself(path):
+    file = PositionedFile(path)
+    file.read(0, 1)
+    before = dict(file._descriptors)
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        # No exception may leave the child: pytest would run on in it.
+        try:
+            good = file.read(5, 2) == b"\x05\x06" and len(file._descriptors) == 2
+            os.write(writing, b"y" if good else b"n")
+        finally:
+            os._exit(0)
+    os.waitpid(child, 0)
+    assert os.read(reading, 1) == b"y"
+    os.close(reading)
+    os.close(writing)
+    assert file._descriptors == before
+
+
+def test_many_threads_share_one_descriptor(path):
+    file = PositionedFile(path)
+    file._descriptors.clear()
+    barrier = threading.Barrier(8)
+    wrong = []
+
+    def read(k):
+        barrier.wait()
+        for at in range(k, 190, 3):
+            if file.read(at, 5) != bytes(range(at, at + 5)):
+                wrong.append(at)
+
+    threads = [threading.Thread(target=read, args=(k,)) for k in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+    assert len(file._descriptors) == 1
+
+
+def test_closes_what_it_opened(path):
+    file = PositionedFile(path)
+    (descriptor,) = file._descriptors.values()
+    del file
+    with pytest.raises(OSError):
+        os.fstat(descriptor)
+
+
+def test_names_damage_and_whether_the_file_has_changed(path):
+    file = PositionedFile(path)
+    at = f"{path}: record at offset 7"
+    assert file.place(7) == at
+    assert str(file.damage(7, "bad")) == f"{at}: bad"
+    changed = f"{at}: the file has changed since its index was read"
+    os.utime(path, ns=(1, 1))
+    words = f"{changed} (it has been written to): bad. Let nothing write to it and "
+    assert str(file.damage(7, "bad")).startswith(words)
+    path.write_bytes(b"abc")
+    assert f"{changed} (it has 3 bytes now and had 200): bad." in str(
+        file.damage(7, "bad")
+    )
+
+
+def test_what_cannot_be_opened_is_refused_with_a_way_out(tmp_path, monkeypatch, path):
+    with pytest.raises(ValueError, match="gone: No such file or directory. Check the"):
+        PositionedFile(tmp_path / "gone")
+    with pytest.raises(ValueError, match="It is a directory, not a file"):
+        PositionedFile(tmp_path)
+
+    def refuse(*_):
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    # Root may read everything, so the refusal is made.
+    monkeypatch.setattr(os, "open", refuse)
+    words = r"cannot read .*numbers: Permission denied. Check .* you may read it"
+    with pytest.raises(ValueError, match=words):
+        PositionedFile(path)
+
+
+def test_whole_files_are_read_whatever_a_call_gives(tmp_path, path, monkeypatch):
+    assert read_file(str(path)) == bytes(range(200))
+    (tmp_path / "empty").write_bytes(b"")
+    assert read_file(str(tmp_path / "empty")) == b""
+    real = os.read
+    monkeypatch.setattr(os, "read", lambda fd, n: real(fd, min(n, 7)))
+    assert read_file(str(path)) == bytes(range(200))
+    monkeypatch.undo()
+    monkeypatch.setattr(positioned, "_FIRST_READ", 90)
+    assert read_file(str(path)) == bytes(range(200))
+
+
+def test_whole_files_leave_no_descriptor_open(tmp_path, path):
+    before = os.listdir("/proc/self/fd")
+    read_file(str(path))
+    with pytest.raises(FileNotFoundError, match="gone"):
+        read_file(str(tmp_path / "gone"))
+    with pytest.raises(IsADirectoryError):
+        read_file(str(tmp_path))
+    assert os.listdir("/proc/self/fd") == before

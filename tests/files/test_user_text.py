@@ -1,0 +1,74 @@
+"""Text files of every editor, and flagfiles as absl reads them."""
+
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+from ekd_tf.files.user_text import command_line
+from ekd_tf.files.user_text import is_utf8
+from ekd_tf.files.user_text import one_line
+from ekd_tf.files.user_text import open_bytes
+from ekd_tf.files.user_text import open_text
+
+
+@pytest.mark.parametrize("raw", [b"\xef\xbb\xbfa\r\nb\xe9\n", b"a\nb\xe9\n"])
+def test_marks_are_skipped_and_other_bytes_kept(tmp_path, raw):
+    path = tmp_path / "a.txt"
+    path.write_bytes(raw)
+    with open_text(path) as file:
+        assert file.read() == "a\nb\udce9\n"
+    with open_bytes(path) as file:
+        assert file.readline().strip() == b"a"
+    assert is_utf8("aé") and not is_utf8("b\udce9")
+
+
+def test_files_that_cannot_be_read_are_named(tmp_path):
+    with pytest.raises(ValueError, match="cannot read .*none.txt: No such file"):
+        open_text(tmp_path / "none.txt")
+    (tmp_path / "wide.txt").write_bytes("a".encode("utf-16"))
+    with pytest.raises(ValueError, match="wide.txt is UTF-16 text: save it as UTF-8"):
+        open_text(tmp_path / "wide.txt")
+
+
+def test_one_line_escapes_what_would_break_it():
+    assert one_line("a\nb\tc\r.jpg") == "a\\nb\\tc\\r.jpg"
+
+
+def test_flagfiles_stand_where_they_are_named(tmp_path, monkeypatch):
+    inner, outer = tmp_path / "inner", tmp_path / "outer"
+    inner.write_bytes(b"\xef\xbb\xbf--b=2\r\n\r\n")
+    outer.write_bytes(
+        b"\xef\xbb\xbf# a comment\r\n--a=1 2\r\n// another\n--flagfile=%s\n  --c\n"
+        % bytes(inner)
+    )
+    words = ["x", "--a=0", f"--flagfile={outer}", "--flagfile", str(inner), "y", "--"]
+    monkeypatch.setattr(sys, "argv", [*words, f"--flagfile={outer}"])
+    assert command_line() == [
+        *("x", "--a=0", "--a=1 2", "--b=2", "--c", "--b=2", "y", "--"),
+        f"--flagfile={outer}",
+    ]
+
+
+@pytest.mark.parametrize("words", [["--flagfile={}"], ["--flagfile"]])
+def test_flagfiles_that_cannot_be_read_end_the_command(tmp_path, monkeypatch, words):
+    path = tmp_path / "f"
+    path.write_text(f"--flagfile={path}\n")
+    monkeypatch.setattr(sys, "argv", ["x", *(word.format(path) for word in words)])
+    with pytest.raises(SystemExit, match="--flagfile: .*(names itself|FILE)"):
+        command_line()
+
+
+def test_names_no_terminal_can_show_are_printed_with_escapes():
+    code = (
+        "import sys; from ekd_tf.files.user_text import command_line; command_line();"
+        "print('Ren\\udce9 \\u2013')"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={"PYTHONIOENCODING": "ascii"},
+        cwd=pathlib.Path(__file__).parents[1],
+        capture_output=True,
+    )
+    assert done.stdout == b"Ren\\udce9 \\u2013\n", done.stderr

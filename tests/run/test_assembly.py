@@ -1,0 +1,94 @@
+"""Tests for `ekd_tf.run.assembly`."""
+
+import pytest
+import tensorflow as tf
+from test_session import VALUES
+
+from ekd_tf.run import factory
+from ekd_tf.run.assembly import Values
+from ekd_tf.run.assembly import assemble
+from ekd_tf.training.classifier import FaceClassifier
+from ekd_tf.training.distiller import Distiller
+
+
+def build(strategy=None, **changes):
+    return assemble(
+        Values({**VALUES, **changes}), strategy or tf.distribute.get_strategy(), None
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"steps": None}, "Give one of `--steps` and `--epochs`"),
+        ({"epochs": 2.0}, "Give one of `--steps` and `--epochs`"),
+        ({"distill": "ekd:1"}, "`--distill=ekd:1` needs a teacher"),
+        ({"head": "none"}, "Without a teacher `--head` cannot be none"),
+        ({"model": "mobilenet"}, "Did you mean 'mobilefacenet'"),
+        ({"optimizer": "sgdd"}, "Did you mean 'sgd'"),
+        ({"drop_at": ["soon"]}, "`drop_at` must be a number. Received: 'soon'"),
+        ({"drop_at": ["3", "4"]}, "`--drop_at` must .*end .* step 4. Received: 3,4"),
+        ({"drop_at": ["3", "2"]}, "`--drop_at` must increase, in steps"),
+        ({"drop_at": ["1"], "warmup_steps": 2}, "warm-up of 2 steps"),
+        (
+            {"steps": None, "epochs": 2.0, "drop_at": ["3"]},
+            "in epochs, .* at step 8. Received: 3, at steps 12",
+        ),
+        (
+            {"warmup_steps": 4, "drop_at": []},
+            "`--warmup_steps` must be below the steps of the run, 4: .*Received: 4",
+        ),
+        ({"profile_steps": "5:6"}, "`--profile_steps` must begin within .* 4 steps"),
+        ({"balanced_identities": 9}, "at most the number of identities"),
+        ({"margin": 28.6}, r"\[0, pi/2\) radians. Received: margin=28.6"),
+        ({"input_size": 36}, "multiple of 8 pixels from 32 up"),
+    ],
+)
+def test_says_what_is_wrong_with_the_flags(changes, message):
+    with pytest.raises(ValueError, match=message):
+        build(**changes)
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory):
+    path = tmp_path_factory.mktemp("teacher") / "teacher.keras"
+    factory.make_student("iresnet18", width=0.125, input_size=32).save(path)
+    return str(path)
+
+
+def test_says_what_is_wrong_beside_the_teacher(teacher):
+    with pytest.raises(ValueError, match="nothing to learn from it"):
+        build(teacher=teacher)
+
+
+@pytest.mark.parametrize("without", ["head", "margin_weight", "general_batch"])
+def test_a_share_needs_a_margin_loss(teacher, without):
+    value = "none" if without == "head" else 0
+    with pytest.raises(
+        ValueError, match=f"`--distill=ekd:30%` asks for a share.*--{without}={value}"
+    ):
+        build(teacher=teacher, distill="ekd:30%", **{without: value})
+
+
+def test_rejects_a_batch_that_replicas_cannot_share(four_replicas):
+    with pytest.raises(ValueError, match="9 general rows for 4 replicas"):
+        build(four_replicas, general_batch=9)
+
+
+def test_a_teacher_makes_the_difference_between_the_models(teacher):
+    alone = build()
+    assert type(alone.model) is FaceClassifier and alone.teacher is None
+    distilled = build(teacher=teacher, distill="ekd:3", head="none")
+    assert isinstance(distilled.model, Distiller)
+    assert distilled.model.loss_weights_by_name == {"ekd": 3.0}
+    assert not distilled.teacher.in_step.model.trainable_weights
+    shared = build(teacher=teacher, distill="cosine:30%,sp:2").model
+    assert shared.loss_weights_by_name["cosine"].share == 0.3
+    assert shared.loss_weights_by_name["sp"] == 2.0
+
+
+def test_epochs_are_counted_in_general_images():
+    # 8 identities x 4 images: 4 batches of 8 general rows see each once.
+    assert build(steps=None, epochs=2.5, drop_at=[]).steps == 10
+    assert build(steps=None, epochs=0.01, drop_at=[]).steps == 1
+    assert build().steps == VALUES["steps"]

@@ -1,0 +1,212 @@
+import pathlib
+import pickle
+import re
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from toys import backbone
+
+from ekd_tf.data import FolderFaces
+from ekd_tf.data import SyntheticFaces
+from ekd_tf.embedders import KerasEmbedder
+from ekd_tf.embedders import SavedModelEmbedder
+from ekd_tf.run import evaluators
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    path = tmp_path_factory.mktemp("model") / "m.keras"
+    made = backbone(dim=4)
+    made.save(path)
+    return path, made
+
+
+def test_opens_a_keras_file(model):
+    assert isinstance(evaluators.open_embedder(str(model[0])), KerasEmbedder)
+
+
+def test_opens_a_saved_model(model, tmp_path):
+    module = tf.Module()
+    module.call = tf.function(
+        lambda x: {"embedding": tf.reshape(tf.cast(x, tf.float32), [-1, 48])},
+        [tf.TensorSpec((None, 4, 4, 3), tf.float32)],
+    )
+    tf.saved_model.save(module, str(tmp_path), signatures=module.call)
+    opened = evaluators.open_embedder(f"{tmp_path}@-1..1")
+    assert isinstance(opened, SavedModelEmbedder)
+    np.testing.assert_array_equal(opened(np.zeros((1, 4, 4, 3), np.uint8)), -1)
+
+
+@pytest.mark.parametrize(
+    ("spec", "path", "pixels"),
+    [
+        ("a@b/m.onnx", "a@b/m.onnx", {}),
+        ("m.onnx@-1..1", "m.onnx", {"low": -1, "high": 1}),
+        ("m.onnx@bgr@0..0.5", "m.onnx", {"low": 0, "high": 0.5, "color": "bgr"}),
+        ("m.onnx@-.5..1@bgr", "m.onnx", {"low": -0.5, "high": 1, "color": "bgr"}),
+    ],
+)
+def test_range_and_colours_stand_behind_the_path(spec, path, pixels):
+    assert evaluators.split_model(spec) == (pathlib.Path(path), pixels)
+
+
+@pytest.mark.parametrize(
+    ("inside", "words"),
+    [(2 * 48, "of 2 images it must make (2, 48), it makes (1, 48)"), (48, "reshape")],
+)
+def test_a_model_that_takes_fewer_images_than_it_says_is_refused(
+    tmp_path, inside, words
+):
+    module = tf.Module()
+
+    def embed(pixels):
+        rows = tf.reshape(tf.cast(pixels, tf.float32), [1, inside])
+        return {"embedding": tf.ensure_shape(rows[:, :48], [None, 48])}
+
+    spec = tf.TensorSpec((None, 4, 4, 3), tf.uint8)
+    module.call = tf.function(embed, [spec])
+    tf.saved_model.save(module, str(tmp_path), signatures=module.call)
+    with pytest.raises(ValueError, match=re.escape(words)) as caught:
+        evaluators.open_embedder(str(tmp_path))
+    assert str(caught.value).startswith(f"{tmp_path} cannot be loaded: ")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_model_at_a_loss_is_refused_where_another_range_is_its_own(tmp_path):
+    # Of two people it knows the brightness, if pixels come as 0 .. 1.
+    def embed(pixels):
+        bright = tf.reduce_mean(pixels, [1, 2, 3])
+        turn = tf.where(tf.abs(bright) < 1, 3.0 * bright, 1e6 * tf.sin(1e4 * bright))
+        return {"embedding": tf.stack([tf.cos(turn), tf.sin(turn)], axis=1)}
+
+    module = tf.Module()
+    spec = tf.TensorSpec((None, 32, 32, 3), tf.float32)
+    module.embed = tf.function(embed, [spec])
+    tf.saved_model.save(module, str(tmp_path / "m"), signatures=module.embed)
+    rng = np.random.default_rng(0)
+    for name, low in (("dark", 10), ("light", 200)):
+        (tmp_path / "faces" / name).mkdir(parents=True)
+        for k in range(8):
+            noise = rng.integers(0, 50, (32, 32, 3))
+            image = tf.io.encode_png((noise + low).astype(np.uint8)).numpy()
+            (tmp_path / "faces" / name / f"{k}.png").write_bytes(image)
+    faces = FolderFaces(tmp_path / "faces")
+
+    def check(spec):
+        embedder = evaluators.make_source_embedder(spec)
+        return evaluators.check_range_of_pixels(spec, embedder, faces, 32)
+
+    assert check(f"{tmp_path}/m@0..1").endswith("faces: 1.000")
+    with pytest.raises(ValueError, match=r"--teacher=.*/m@0..1 it is 1.000. Give that"):
+        check(f"{tmp_path}/m")
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("none.onnx", "none.onnx cannot be loaded: "),
+        ("none.tflite@0..1", "none.tflite cannot be loaded: "),
+        ("none.keras", "none.keras does not exist"),
+        ("none.keras@-1..1", "A Keras model takes pixels of 0 .. 255"),
+        ("insightface_r50:none.pt", "none.pt does not exist"),
+    ],
+)
+def test_says_what_is_wrong_with_a_model(spec, message):
+    if "onnx" in spec:
+        pytest.importorskip("onnxruntime", reason="needs the extra onnx")
+    with pytest.raises(ValueError, match=message):
+        evaluators.open_embedder(spec)
+
+
+def test_knows_the_file_behind_a_model(tmp_path):
+    (tmp_path / "saved").mkdir()
+    (tmp_path / "saved" / "saved_model.pb").touch()
+    for spec, file in (
+        (tmp_path, tmp_path / "model.keras"),
+        (f"{tmp_path / 'saved'}@-1..1", tmp_path / "saved" / "saved_model.pb"),
+        ("a/b.tflite", pathlib.Path("a/b.tflite")),
+        ("a/b.onnx@0..1", pathlib.Path("a/b.onnx")),
+        ("insightface_r50:a/b.pt@bgr", pathlib.Path("a/b.pt")),
+        ("insightface_r50:a@b.pt", pathlib.Path("a@b.pt")),
+    ):
+        assert evaluators.file_of_model(str(spec)) == file
+
+
+def test_embeds_sources_once_where_there_is_a_cache(model, tmp_path):
+    source = SyntheticFaces(identities=2, images_per_identity=2, size=32)
+    embed = evaluators.make_source_embedder(
+        str(model[0]), cache=evaluators.make_cache(tmp_path)
+    )
+    rows = embed(source)
+    assert rows.shape == (4, 4)
+    (path,) = tmp_path.glob("*.f32")
+    written = path.stat().st_mtime_ns
+    np.testing.assert_array_equal(embed(source), rows)
+    assert path.stat().st_mtime_ns == written
+
+
+def test_none_is_none():
+    assert evaluators.make_source_embedder("none") is None
+    assert evaluators.make_cache(None) is None
+
+
+@pytest.fixture
+def pair_file(tmp_path):
+    return write_pairs(tmp_path / "lfw.bin", [True, False] * 5)
+
+
+def write_pairs(path, issame):
+    images = [
+        tf.io.encode_png(np.full((4, 4, 3), k, np.uint8)).numpy()
+        for k in range(2 * len(issame))
+    ]
+    path.write_bytes(pickle.dumps((images, issame)))
+    return path
+
+
+def test_evaluations_of_a_run_are_named(pair_file):
+    heldout = SyntheticFaces(identities=5, images_per_identity=2, size=32)
+    found = evaluators.make_evaluations(
+        [
+            f"lfw:pairs:{pair_file}",
+            "drawn:synthetic:identities=6,images=2,size=32",
+            f"all:allpairs:{pair_file}",
+        ],
+        heldout,
+        seed=0,
+    )
+    assert [e.name for e in found] == ["heldout", "lfw", "drawn", "all"]
+    assert found[1].pairs.issame.tolist() == [True, False] * 5
+    assert len(found[2].source) == 12
+    # Five pairs of one identity, and ten images alone.
+    assert found[3].source.num_identities == 15
+    assert len({e.fingerprint for e in found}) == 4
+    assert evaluators.make_evaluations([], None, seed=0) == []
+
+
+@pytest.mark.parametrize(
+    ("issame", "kinds"),
+    [
+        ([True] * 12, "12 positive and 0 negative"),
+        ([False] * 12, "0 positive and 12 negative"),
+        ([True, False] * 4, "4 positive and 4 negative"),
+    ],
+)
+def test_pairs_that_cannot_be_evaluated_on_are_refused(tmp_path, issame, kinds):
+    path = write_pairs(tmp_path / "x.bin", issame)
+    with pytest.raises(ValueError, match=f"`x` cannot be.*{kinds}.*--eval_sets=x:"):
+        evaluators.make_evaluations([f"x:pairs:{path}"], None, seed=0)
+
+
+def test_images_that_cannot_be_evaluated_on_are_refused():
+    spec = "faces:synthetic:identities=4,images=2,size=32"
+    with pytest.raises(ValueError, match="8 can be drawn.*--eval_sets=faces:"):
+        evaluators.make_evaluations([spec], None, seed=0)
+
+
+@pytest.mark.parametrize("spec", ["lfw.bin", "heldout:folder:x", "a b:folder:x", "x:"])
+def test_rejects_evaluations_without_a_name_of_their_own(spec):
+    heldout = SyntheticFaces(identities=2, images_per_identity=2, size=32)
+    with pytest.raises(ValueError, match="must be NAME:KIND:PATH with a name of its"):
+        evaluators.make_evaluations([spec], heldout, seed=0)

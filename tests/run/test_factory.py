@@ -1,0 +1,354 @@
+import math
+import types
+
+import numpy as np
+import pytest
+import records
+from PIL import Image
+
+from ekd_tf.data import FolderFaces
+from ekd_tf.data.unreadable import Unreadable
+from ekd_tf.data.writers import TFRecordWriter
+from ekd_tf.heads import ArcFace
+from ekd_tf.heads import CosFace
+from ekd_tf.run import factory
+
+
+def folder(root, identities=3, images=2):
+    for person in range(identities):
+        (root / f"p{person}").mkdir(parents=True)
+        for k in range(images):
+            pixels = np.full((32, 32, 3), 20 * person + k, np.uint8)
+            Image.fromarray(pixels).save(root / f"p{person}" / f"{k}.png")
+    return root
+
+
+def test_opens_drawn_faces_with_their_words():
+    source = factory.make_source(
+        "synthetic:identities=3,images=2,size=32,seed=5,first=9"
+    )
+    assert (len(source), source.num_identities) == (6, 3)
+    assert source.read(np.array([0])).shape == (1, 32, 32, 3)
+    other = factory.make_source("synthetic:identities=3,images=2,size=32,seed=5")
+    assert source.fingerprint != other.fingerprint
+
+
+def test_opens_a_folder(tmp_path):
+    source = factory.make_source(f"folder:{folder(tmp_path)}")
+    assert isinstance(source, FolderFaces)
+    assert source.num_identities == 3
+
+
+def test_opens_recordio_and_keeps_its_index(tmp_path):
+    images = [(0, b"a"), (0, b"b"), (1, b"c")]
+    records.write(tmp_path / "set", records.insightface(images))
+    (tmp_path / "set").chmod(0o555)
+    spec = f"recordio:{tmp_path / 'set'}"
+    train, heldout = factory.make_sources(spec, spec, 0, seed=0, cache_dir=tmp_path)
+    assert train.read([2]) == heldout.read([2]) == [b"c"]
+    (tmp_path / "set").chmod(0o755)
+    assert len(list(tmp_path.glob("train-*.ekd_index.npz"))) == 1
+
+
+def test_opens_every_format(tmp_path):
+    labels, images = np.array([0, 0, 1]), [b"a", b"bb", b"c"]
+    (tmp_path / "set").mkdir()
+    writer = TFRecordWriter(tmp_path / "set", labels, shards=1)
+    for image in images:
+        writer.add(image)
+    writer.finish((8, 8))
+    lines = []
+    for k, (label, image) in enumerate(zip(labels, images)):
+        (tmp_path / f"{k}.jpg").write_bytes(image)
+        lines.append(f"{k}.jpg\t{label}\n")
+    (tmp_path / "lists").mkdir()
+    for index in (tmp_path / "index", tmp_path / "lists" / "index"):
+        index.write_text("".join(lines))
+    for spec in (
+        f"tfrecord:{tmp_path}/set",
+        f"tface:{tmp_path}/index",
+        f"tface:{tmp_path}/lists/index,root={tmp_path}",
+    ):
+        source = factory.make_source(spec)
+        assert source.read(range(3)) == images
+        np.testing.assert_array_equal(source.labels, labels)
+
+
+def test_joins_sources(tmp_path):
+    # A plus sign in a path joins nothing.
+    root = folder(tmp_path / "a+b", identities=2)
+    source = factory.make_source(f"folder:{root}+folder:{root}")
+    assert (len(source), source.num_identities) == (8, 4)
+    assert isinstance(factory.make_source(f"folder:{root}"), FolderFaces)
+    drawn = "synthetic:identities=2,images=1,size=32"
+    assert factory.make_source(f"{drawn}+{drawn},seed=3").num_identities == 4
+
+
+def test_counts_damage_of_either_source_together(tmp_path):
+    images = [(k // 2, b"abcd") for k in range(4)]
+    offsets = records.write(tmp_path, records.insightface(images))
+    content = bytearray((tmp_path / "train.rec").read_bytes())
+    content[offsets[1]] = 0
+    (tmp_path / "train.rec").write_bytes(content)
+    spec, drawn = f"recordio:{tmp_path}", "synthetic:identities=2,images=2,size=32"
+    for pair in ((spec, drawn), (drawn, spec)):
+        unreadable = Unreadable(1)
+        sources = factory.make_sources(*pair, 0, seed=0, unreadable=unreadable)
+        assert sorted(map(len, sources)) == [4, 4]
+        assert len(unreadable.lines) == 1
+        with pytest.raises(ValueError, match="cannot decode .*offset"):
+            factory.make_sources(*pair, 0, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("foldr:x", r"must be one of 'recordio', .*Did you mean 'folder'"),
+        ("synthetic:identitys=3", "must be one of 'identities'.*Did you mean"),
+        ("synthetic:identities=x", "must be an integer. Received: 'x'"),
+        ("folder:/nowhere/at/all", "is not a directory"),
+    ],
+)
+def test_says_what_is_wrong_with_a_source(spec, message):
+    with pytest.raises(ValueError, match=message):
+        factory.make_source(spec)
+
+
+def test_holds_out_identities_of_the_training_data():
+    spec = "synthetic:identities=6,images=2,size=32"
+    train, heldout = factory.make_sources(spec, None, 2, seed=0)
+    assert (train.num_identities, heldout.num_identities) == (4, 2)
+
+
+def test_takes_held_out_data_of_its_own():
+    spec = "synthetic:identities=6,images=2,size=32"
+    train, heldout = factory.make_sources(spec, spec + ",first=50", 0, seed=0)
+    assert (train.num_identities, heldout.num_identities) == (6, 6)
+    assert train.fingerprint != heldout.fingerprint
+
+
+def test_refuses_both_kinds_of_held_out_data():
+    spec = "synthetic:identities=6,images=2,size=32"
+    with pytest.raises(ValueError, match="not both"):
+        factory.make_sources(spec, spec, 2, seed=0)
+
+
+def test_builds_losses_with_weights():
+    losses = factory.make_losses("ekd:8", ekd={"temperature": 0.05})
+    loss, weight = losses["ekd"]
+    assert (weight, loss.temperature) == (8.0, 0.05)
+    assert factory.make_losses("ekd")["ekd"][1] == 1.0
+    assert factory.make_losses("") == {}
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("ekdd:1", "must be one of 'ekd', 'cosine'.*Did you mean 'ekd'"),
+        ("kd:4", "needs the teacher's class centres.*--teacher_centres=FILE.npy"),
+        ("proxyless_kd", "`--distill=proxyless_kd` needs the teacher's class centres"),
+        ("ekd:1,ekd:2", "names 'ekd' twice"),
+        ("ekd:-1", r"must be in \(0, inf\)"),
+        ("ekd:much", "must be a number. Received: 'much'"),
+        ("ekd:abc%", "`distill=ekd` must be a number. Received: 'abc'"),
+        ("ekd:0%", r"`distill=ekd \(%\)` must be in \(0, 1000.0\]"),
+        ("ekd:1200%", r"must be in \(0, 1000.0\]. Received: .*=1200.0"),
+    ],
+)
+def test_says_what_is_wrong_with_losses(spec, message):
+    with pytest.raises(ValueError, match=message):
+        factory.make_losses(spec)
+
+
+def test_shares_and_weights_mix():
+    losses = factory.make_losses("cosine:30%,sp:10,rkd:120%")
+    assert [type(weight).__name__ for _, weight in losses.values()] == [
+        "GradientShare",
+        "float",
+        "GradientShare",
+    ]
+    assert losses["cosine"][1].share == 0.3
+    assert losses["sp"][1] == 10.0
+    assert losses["rkd"][1].share == 1.2
+
+
+def test_builds_every_loss_between_different_sizes():
+    arguments = {
+        "student_dim": 3,
+        "teacher_dim": 5,
+        "num_identities": 4,
+        "centres": np.eye(4, 5),
+    }
+    spec = ",".join(f"{name}:{i + 2}" for i, name in enumerate(factory.LOSSES))
+    losses = factory.make_losses(spec, scale=64.0, head=None, **arguments)
+    assert list(losses) == list(factory.LOSSES)
+    batch = np.eye(4, 3, dtype=np.float32), np.eye(4, 5, dtype=np.float32)
+    for i, (name, (loss, weight)) in enumerate(losses.items()):
+        assert weight == i + 2
+        if name.startswith("ekd"):
+            # Its first call takes longer than all others' together.
+            continue
+        terms = loss(*batch, np.int32([0, 0, 1, 3]))
+        assert all(term.split("/")[0] == name for term in terms)
+        assert np.isfinite(sum(terms.values()))
+    for name in ("cosine", "fitnet", "kd", "proxyless_kd", "ada_distill"):
+        assert losses[name][0].projection is not None
+
+
+def test_words_behind_a_loss_are_its_arguments():
+    spec = "sp:gram=row_normalized,darkrank:2:length=4,ekd:100%:temperature=0.05"
+    spec += ":threshold_gradient=false:memory=9:num_negatives=7:fprs=1e-1/1e-2"
+    losses = factory.make_losses(spec, student_dim=3, teacher_dim=5, scale=9.0)
+    assert losses["sp"][0].gram == "row_normalized"
+    assert (losses["darkrank"][0].length, losses["darkrank"][1]) == (4, 2.0)
+    ekd = losses["ekd"][0]
+    assert (ekd.temperature, ekd.memory, ekd.threshold_gradient) == (0.05, 9, False)
+    assert (ekd.miner.num_negatives, ekd.miner.fprs) == (7, (0.1, 0.01))
+    assert ekd.teacher_dim == 5
+
+
+@pytest.mark.parametrize(
+    ("spec", "words"),
+    [
+        ("ekd:tempature=1", "`--distill=ekd:` must be one of .*mean 'temperature'"),
+        ("ekd:1:student_dim=4", "`--distill=ekd:` must be one of"),
+        ("ekd:temperature", "`distill=ekd` must be a number. Received: 'temperature'"),
+        ("ekd:1:temperature", "`--distill=ekd:temperature` needs a value"),
+        ("ekd:memory=1.5", "`--distill=ekd:memory` must be an integer"),
+        ("ekd:threshold_gradient=no", "threshold_gradient` must be one of 'true'"),
+        ("ekd:temperature=-1:memory=0", r"`temperature` must be in \(0, inf\)"),
+        ("ekd_reference:8:momentum=0.1", "`--distill=ekd_reference:` must be one of"),
+    ],
+)
+def test_says_what_is_wrong_with_words(spec, words):
+    with pytest.raises(ValueError, match=words):
+        factory.make_losses(spec, student_dim=3, teacher_dim=5)
+
+
+def test_kd_uses_the_centres_of_the_head():
+    head = factory.make_head("arcface", 4, 64.0, None)
+    head.build((None, 3))
+    losses = factory.make_losses(
+        "kd", np.eye(4, 5), student_dim=3, teacher_dim=5, num_identities=4, head=head
+    )
+    assert not losses["kd"][0].trainable_variables
+    batch = np.eye(4, 3, dtype=np.float32), np.eye(4, 5, dtype=np.float32)
+    before = float(losses["kd"][0](*batch)["kd"])
+    head.centers.assign(-np.array(head.centers))
+    assert float(losses["kd"][0](*batch)["kd"]) != before
+
+
+def test_reads_class_centres(tmp_path):
+    path = str(tmp_path / "centres.npy")
+    centres = np.float32([[1, 2, 3], [4, 5, 6]])
+    np.save(path, centres)
+    np.testing.assert_array_equal(factory.load_centres(path, 2, 3), centres)
+    assert factory.load_centres(None, 2, 3) is None
+
+
+def test_says_what_is_wrong_with_class_centres(tmp_path):
+    path = str(tmp_path / "centres.npy")
+    with pytest.raises(ValueError, match="centres.npy` cannot be read: .*No such file"):
+        factory.load_centres(path, 2, 3)
+    np.save(path, np.zeros((2, 3)))
+    with pytest.raises(ValueError, match="each of the 4 training.*the 3 entr.*(2, 3)"):
+        factory.load_centres(path, 4, 3)
+    np.savez(path[:-4] + ".npz", np.zeros((2, 3)))
+    with pytest.raises(ValueError, match="Received: shape=several arrays"):
+        factory.load_centres(path[:-4] + ".npz", 2, 3)
+    (tmp_path / "text.npy").write_text("no array")
+    with pytest.raises(ValueError, match="text.npy` cannot be read"):
+        factory.load_centres(str(tmp_path / "text.npy"), 2, 3)
+
+
+def test_builds_heads():
+    head = factory.make_head("arcface", 5, 32.0, None)
+    assert isinstance(head, ArcFace)
+    assert (head.scale, head.margin, head.num_identities) == (32.0, 0.5, 5)
+    assert isinstance(factory.make_head("cosface", 5, 64.0, 0.3), CosFace)
+    assert factory.make_head("none", 5, 64.0, None) is None
+    for name in factory.HEADS:
+        head = factory.make_head(
+            name, 5, 64.0, None, gradient="straight_through", sample_rate=0.5, seed=3
+        )
+        received = (head.gradient, head.sample_rate, head.seed)
+        assert received == ("straight_through", 0.5, 3)
+    combined = factory.make_head("combined", 5, 64.0, None, [1.2, 0.1, 0.3])
+    received = (combined.margin1, combined.margin2, combined.margin3)
+    assert received == (1.2, 0.1, 0.3)
+    with pytest.raises(ValueError, match="has three margins.*--margin=0.5"):
+        factory.make_head("combined", 5, 64.0, 0.5)
+    with pytest.raises(ValueError, match=r"has three margins.*Received: \[1.0\]"):
+        factory.make_head("combined", 5, 64.0, None, [1.0])
+    with pytest.raises(ValueError, match="`head` must be one of"):
+        factory.make_head("arc", 5, 64.0, None)
+
+
+def test_builds_schedules():
+    step = factory.make_schedule("step", 0.1, 100, 0, [10, 20], 0.1)
+    assert [round(float(step(s)), 6) for s in (0, 9, 10, 20)] == [0.1, 0.1, 0.01, 0.001]
+    cosine = factory.make_schedule("cosine", 0.1, 100, 0, [], 0.1)
+    assert math.isclose(float(cosine(50)), 0.05, rel_tol=1e-5)
+    constant = factory.make_schedule("constant", 0.1, 100, 4, [], 0.1)
+    assert math.isclose(float(constant(0)), 0.025, rel_tol=1e-5)
+    with pytest.raises(ValueError, match="`schedule` must be one of"):
+        factory.make_schedule("poly", 0.1, 100, 0, [], 0.1)
+
+
+def test_precision_decides_the_loss_scaling(mixed_policy):
+    assert factory.set_precision("mixed_float16") == "dynamic"
+    assert factory.set_precision("mixed_bfloat16") == "none"
+    assert factory.set_precision("float32") == "none"
+    with pytest.raises(ValueError, match="`precision` must be one of"):
+        factory.set_precision("fp16")
+
+
+def test_augmentation_is_made_of_the_values_of_its_name():
+    names = "crop brightness contrast saturation occlusion low_resolution jpeg".split()
+    off = {"input_size": 32, "flip": True, **{f"augment_{n}": 0 for n in names}}
+    assert not factory.make_augmentation(off)
+    on = factory.make_augmentation({**off, "augment_crop": 8, "augment_jpeg": 0.5})
+    assert (on.crop, on.jpeg, on.occlusion) == (8, 0.5, 0)
+    with pytest.raises(ValueError, match=r"`augment_crop` must be in \[0, 8\]"):
+        factory.make_augmentation({**off, "augment_crop": 9})
+
+
+TOY = types.SimpleNamespace(labels=np.repeat([0, 1, 2], 4))
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (
+            lambda: factory.make_sampler(TOY, 0, 99, 4, 0),
+            "`--balanced_identities` must be at most .* --balanced_identities=99",
+        ),
+        (
+            lambda: factory.make_sampler(TOY, 0, 0, 4, 0),
+            "`--general_batch` or `--balanced_identities` must be above 0",
+        ),
+        (
+            lambda: factory.make_source("synthetic:size=33"),
+            "`--data=synthetic:size` must be a multiple of 16",
+        ),
+        (
+            lambda: factory.make_head("arcface", 5, 64.0, None, sample_rate=0.0),
+            "`--head_sample_rate` must be in",
+        ),
+        (
+            lambda: factory.make_schedule("step", 0.0, 10, 0, [], 0.1),
+            "`--learning_rate` must be in",
+        ),
+        (
+            lambda: factory.make_schedule("step", 0.1, 10, 0, [5, 5], 0.1),
+            "`--drop_at` must increase",
+        ),
+        (
+            lambda: factory.make_sources("synthetic:identities=4", None, 3, 0),
+            "`--holdout_identities` must leave at least 2",
+        ),
+    ],
+)
+def test_errors_name_the_flag(make, words):
+    with pytest.raises(ValueError, match=words):
+        make()

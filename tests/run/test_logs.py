@@ -1,0 +1,345 @@
+"""Tests for `ekd_tf.run.logs`."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from ekd_tf.run.logs import MetricsLog
+
+
+def lines(folder):
+    content = (folder / "metrics.jsonl").read_text()
+    assert content == "" or content.endswith("\n")
+    return [json.loads(line) for line in content.splitlines()]
+
+
+def points(folder):
+    """Returns metric -> list of (step, value) over all TensorBoard files, sorted."""
+    found = {}
+    for path in folder.glob("*tfevents*"):
+        for record in tf.data.TFRecordDataset(str(path)).as_numpy_iterator():
+            event = tf.compat.v1.Event.FromString(record)
+            for value in event.summary.value:
+                array = tf.make_ndarray(value.tensor)
+                name = re.sub(r"^\d [^/]+/", "", value.tag)
+                found.setdefault(name, []).append((event.step, array))
+    return {
+        tag: sorted(items, key=lambda item: item[0]) for tag, items in found.items()
+    }
+
+
+def logged(folder, steps):
+    log = MetricsLog(folder)
+    for step in steps:
+        log.write(step, {"loss": step / 10, "lr": 0.5})
+    log.close()
+    return log
+
+
+def test_writes_one_line_and_one_point_per_scalar(tmp_path):
+    log = MetricsLog(tmp_path)
+    log.write(20, {"loss/ekd/positive": 0.25, "lr": np.float32(0.5)})
+    log.write(40, {"loss/ekd/positive": tf.constant(2.0)})
+    log.close()
+    assert lines(tmp_path) == [
+        {"step": 20, "loss/ekd/positive": 0.25, "lr": 0.5},
+        {"step": 40, "loss/ekd/positive": 2.0},
+    ]
+    assert points(tmp_path) == {
+        "loss/ekd/positive": [(20, 0.25), (40, 2.0)],
+        "lr": [(20, 0.5)],
+    }
+
+
+def test_values_that_are_not_finite_are_null(tmp_path):
+    log = MetricsLog(tmp_path)
+    log.write(1, {"norm": float("nan"), "scale": float("inf"), "loss": 1.0})
+    log.close()
+    assert lines(tmp_path) == [{"step": 1, "norm": None, "scale": None, "loss": 1.0}]
+    assert np.isnan(points(tmp_path)["norm"][0][1])
+
+
+def test_goes_on_where_it_ended(tmp_path):
+    logged(tmp_path, [1, 2])
+    logged(tmp_path, [3])
+    assert [line["step"] for line in lines(tmp_path)] == [1, 2, 3]
+    assert [step for step, _ in points(tmp_path)["loss"]] == [1, 2, 3]
+
+
+def test_images_reach_tensorboard(tmp_path):
+    image = np.zeros((4, 6, 3), np.uint8)
+    image[1, 2] = [255, 0, 7]
+    log = MetricsLog(tmp_path)
+    log.images(5, {"roc": image, "histogram": image})
+    log.close()
+    found = points(tmp_path)
+    assert found.keys() == {"roc", "histogram"}
+    ((step, (width, height, png)),) = found["roc"]
+    assert (step, width, height) == (5, b"6", b"4")
+    np.testing.assert_array_equal(tf.io.decode_png(png), image)
+
+
+@pytest.mark.parametrize(
+    "image",
+    [np.zeros((4, 4, 3), np.float32), np.zeros((4, 4), np.uint8)],
+    ids=["float", "without channels"],
+)
+def test_rejects_other_images(tmp_path, image):
+    log = MetricsLog(tmp_path)
+    with pytest.raises(ValueError, match="'roc' must be uint8 .height, width, 3."):
+        log.images(1, {"roc": image})
+    log.close()
+
+
+def test_rejects_a_metric_called_step(tmp_path):
+    log = MetricsLog(tmp_path)
+    with pytest.raises(ValueError, match="'step' is not free"):
+        log.write(1, {"step": 1.0})
+    log.close()
+    assert lines(tmp_path) == []
+
+
+def test_truncation_drops_later_lines_and_points(tmp_path):
+    log = logged(tmp_path, [10, 20, 30, 40])
+    log.images(30, {"roc": np.zeros((2, 2, 3), np.uint8)})
+    log.images(20, {"kept": np.zeros((2, 2, 3), np.uint8)})
+    log.truncate_after(20)
+    log.write(30, {"loss": 9.0})
+    log.close()
+    assert [line["step"] for line in lines(tmp_path)] == [10, 20, 30]
+    assert lines(tmp_path)[-1] == {"step": 30, "loss": 9.0}
+    found = points(tmp_path)
+    assert found["loss"] == [(10, 1.0), (20, 2.0), (30, 9.0)]
+    assert "roc" not in found
+    assert len(found["kept"]) == 1
+
+
+def test_resumed_log_equals_the_uninterrupted_one(tmp_path):
+    (tmp_path / "one").mkdir()
+    (tmp_path / "two").mkdir()
+    logged(tmp_path / "one", range(1, 9))
+    logged(tmp_path / "two", range(1, 7))
+    log = MetricsLog(tmp_path / "two")
+    log.truncate_after(4)
+    log.close()
+    logged(tmp_path / "two", range(5, 9))
+    one, two = (tmp_path / name / "metrics.jsonl" for name in ("one", "two"))
+    assert one.read_bytes() == two.read_bytes()
+    assert points(tmp_path / "one") == points(tmp_path / "two")
+
+
+def test_truncation_before_the_first_point_empties_the_log(tmp_path):
+    log = logged(tmp_path, [10, 20])
+    log.truncate_after(0)
+    log.close()
+    assert lines(tmp_path) == []
+    assert points(tmp_path) == {}
+
+
+def test_truncation_of_a_new_log(tmp_path):
+    log = MetricsLog(tmp_path)
+    log.truncate_after(0)
+    log.write(1, {"loss": 1.0})
+    log.close()
+    assert lines(tmp_path) == [{"step": 1, "loss": 1.0}]
+
+
+def test_files_without_later_points_are_not_rewritten(tmp_path):
+    log = logged(tmp_path, [10, 20])
+    (events,) = tmp_path.glob("*tfevents*")
+    before = os.stat(events).st_ino
+    log.truncate_after(20)
+    log.close()
+    (events,) = tmp_path.glob("*tfevents*")
+    assert os.stat(events).st_ino == before
+    log.truncate_after(10)
+    log.close()
+    assert os.stat(events).st_ino != before
+    assert len(list(tmp_path.glob("*tfevents*"))) == 1
+
+
+@pytest.mark.parametrize("tail", [b'{"step": 3', b'{"step": 3, "loss": 1.0}', b"{"])
+def test_a_line_cut_by_a_kill_is_dropped(tmp_path, tail):
+    logged(tmp_path, [1, 2])
+    with open(tmp_path / "metrics.jsonl", "ab") as file:
+        file.write(tail)
+    logged(tmp_path, [3])
+    assert [line["step"] for line in lines(tmp_path)] == [1, 2, 3]
+
+
+def test_only_a_partial_line_leaves_an_empty_log(tmp_path):
+    (tmp_path / "metrics.jsonl").write_bytes(b'{"st')
+    MetricsLog(tmp_path).close()
+    assert lines(tmp_path) == []
+
+
+@pytest.mark.parametrize("cut", [1, 20])
+def test_a_tensorboard_record_cut_by_a_kill_is_dropped(tmp_path, cut):
+    log = logged(tmp_path, [10, 20])
+    (events,) = tmp_path.glob("*tfevents*")
+    events.write_bytes(events.read_bytes()[:-cut])
+    log.truncate_after(20)
+    log.close()
+    # The points of a step are one record.
+    assert points(tmp_path) == {"loss": [(10, 1.0)], "lr": [(10, 0.5)]}
+
+
+@pytest.mark.parametrize("line", ["garbage", "[1]", '{"loss": 1.0}', ""])
+def test_a_damaged_whole_line_is_an_error_that_changes_nothing(tmp_path, line):
+    log = logged(tmp_path, [1, 2])
+    path = tmp_path / "metrics.jsonl"
+    path.write_text(f"{path.read_text()}{line}\n")
+    before = path.read_bytes()
+    with pytest.raises(ValueError, match="Line 3 of .*metrics.jsonl is not a JSON"):
+        log.truncate_after(2)
+    assert path.read_bytes() == before
+
+
+def test_crash_while_truncating_keeps_the_lines(tmp_path, monkeypatch):
+    def die(source, target):
+        raise KeyboardInterrupt
+
+    log = logged(tmp_path, [1, 2, 3])
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", die)
+        with pytest.raises(KeyboardInterrupt):
+            log.truncate_after(1)
+    assert [line["step"] for line in lines(tmp_path)] == [1, 2, 3]
+    log.truncate_after(1)
+    log.close()
+    assert [line["step"] for line in lines(tmp_path)] == [1]
+
+
+def test_flush_waits_for_the_disk(tmp_path, monkeypatch):
+    log = MetricsLog(tmp_path)
+    log.write(1, {"loss": 1.0})
+    synced = []
+    monkeypatch.setattr(os, "fsync", lambda number: synced.append(os.fstat(number)))
+    log.flush()
+    (status,) = synced
+    assert os.path.samestat(status, os.stat(log.path))
+    log.close()
+
+
+def test_closing_twice_does_no_harm(tmp_path):
+    log = logged(tmp_path, [1])
+    log.close()
+    assert len(lines(tmp_path)) == 1
+
+
+KILLED = """
+import os
+import signal
+import sys
+
+from ekd_tf.run.logs import MetricsLog
+
+log = MetricsLog(sys.argv[1])
+for step in (1, 2, 3):
+    log.write(step, {"loss": step})
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.slow
+def test_sigkill_loses_no_line_and_no_point(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED, str(tmp_path)], capture_output=True
+    )
+    assert done.returncode == -9
+    assert [line["step"] for line in lines(tmp_path)] == [1, 2, 3]
+    assert points(tmp_path)["loss"] == [(1, 1.0), (2, 2.0), (3, 3.0)]
+
+
+def test_files_are_read_in_the_order_of_the_run_whatever_the_clock_says(tmp_path):
+    folder = tmp_path
+    # Each resumed on a host whose clock is earlier than the last one's.
+    for seconds, step in ((1700000300, 1), (1700000200, 2), (1700000100, 3)):
+        log = logged(tmp_path, [step])
+        (new,) = folder.glob("*.v2")
+        new.rename(folder / f"events.out.tfevents.{seconds}.host{step}.1.0.v2")
+        log.truncate_after(step)
+        log.close()
+    steps = []
+    for path in sorted(folder.glob("*tfevents*")):
+        for record in tf.data.TFRecordDataset(str(path)).as_numpy_iterator():
+            event = tf.compat.v1.Event.FromString(record)
+            steps += [event.step for value in event.summary.value if "/lr" in value.tag]
+    assert steps == [1, 2, 3]
+
+
+def test_tensorboard_reads_the_numbered_files(tmp_path):
+    accumulators = pytest.importorskip(
+        "tensorboard.backend.event_processing.event_accumulator"
+    )
+    log = logged(tmp_path, [1, 2, 3])
+    log.truncate_after(2)
+    log.close()
+    logged(tmp_path, [3])
+    accumulator = accumulators.EventAccumulator(str(tmp_path))
+    accumulator.Reload()
+    assert [event.step for event in accumulator.Tensors("1 loss/loss")] == [1, 2, 3]
+
+
+def test_the_first_point_of_a_metric_describes_it_also_when_resumed(tmp_path):
+    def descriptions():
+        return [
+            value.metadata.summary_description[:17]
+            for path in sorted(tmp_path.glob("*tfevents*"))
+            for record in tf.data.TFRecordDataset(str(path)).as_numpy_iterator()
+            for value in tf.compat.v1.Event.FromString(record).summary.value
+            if value.tag == "1 loss/loss"
+        ]
+
+    log = logged(tmp_path, [1, 2])
+    assert descriptions() == ["What is minimised", ""]
+    log.truncate_after(0)
+    log.write(1, {"loss": 1.0})
+    log.close()
+    assert descriptions() == ["What is minimised"]
+
+
+def test_a_full_disk_is_an_error_with_the_path(tmp_path):
+    # A device that is always full.
+    (tmp_path / "metrics.jsonl").symlink_to("/dev/full")
+    log = MetricsLog.__new__(MetricsLog)
+    log.path, log._writer = tmp_path / "metrics.jsonl", None
+    log._described = set()
+    log._file = log._open()
+    with pytest.raises(OSError, match="No space left on device.*metrics.jsonl"):
+        log.write(1, {"loss": 1.0})
+    log._file.close()
+
+
+def test_tensorboard_failing_to_write_is_an_error_with_the_folder(
+    tmp_path, monkeypatch
+):
+    def write(points):
+        raise tf.errors.ResourceExhaustedError(None, None, "x; No space left on device")
+
+    log = MetricsLog(tmp_path)
+    monkeypatch.setattr(tf.summary.experimental, "write_raw_pb", write)
+    with pytest.raises(OSError, match=f"No space left on device.*{tmp_path.name}"):
+        log.write(1, {"loss": 1.0})
+    log.close()
+
+
+def test_resuming_drops_what_is_logged_again_at_the_same_step(tmp_path):
+    log = MetricsLog(tmp_path)
+    for step in (1, 2):
+        log.write(step, {"loss": 1.0})
+        log.write(step, {"heldout/auc": 0.5})
+    log.truncate_after(2, ["heldout/"])
+    log.write(2, {"heldout/auc": 0.7})
+    log.close()
+    aucs = [line["heldout/auc"] for line in lines(tmp_path) if "heldout/auc" in line]
+    assert aucs == [0.5, 0.7] and len(lines(tmp_path)) == 4
+    found = points(tmp_path)
+    assert [step for step, _ in found["loss"]] == [1, 2]
+    assert [step for step, _ in found["heldout/auc"]] == [1, 2]

@@ -1,0 +1,90 @@
+"""Tests for `ekd_tf.run.quiet`."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from ekd_tf.run.quiet import has_gpu
+from ekd_tf.run.quiet import quiet_tensorflow
+from ekd_tf.run.quiet import without_information
+
+
+@pytest.fixture(autouse=True)
+def not_hidden(monkeypatch):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+
+
+def make_device(root, vendor, kind):
+    device = root / "sys/bus/pci/devices" / vendor
+    device.mkdir(parents=True)
+    (device / "vendor").write_text(f"{vendor}\n")
+    (device / "class").write_text(f"{kind}\n")
+
+
+def test_a_gpu_counts_with_and_without_its_driver(tmp_path):
+    assert not has_gpu(tmp_path)
+    # Another maker's, and a sound device of the right one.
+    make_device(tmp_path, "0x8086", "0x030000")
+    (tmp_path / "sys/bus/pci/devices/broken").mkdir()
+    assert not has_gpu(tmp_path)
+    make_device(tmp_path, "0x10de", "0x040300")
+    assert not has_gpu(tmp_path)
+    (tmp_path / "sys/bus/pci/devices/0x10de/class").write_text("0x030200\n")
+    assert has_gpu(tmp_path)
+
+
+def test_a_gpu_counts_by_its_device_file(tmp_path):
+    (tmp_path / "dev").mkdir()
+    (tmp_path / "dev" / "nvidia0").touch()
+    assert has_gpu(tmp_path)
+
+
+@pytest.mark.parametrize("value", ["", "-1"])
+def test_a_gpu_hidden_from_cuda_does_not_count(tmp_path, monkeypatch, value):
+    make_device(tmp_path, "0x10de", "0x030000")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", value)
+    assert not has_gpu(tmp_path)
+
+
+def test_what_the_user_sets_stays(monkeypatch):
+    monkeypatch.setenv("TF_CPP_MIN_LOG_LEVEL", "0")
+    before = list(sys.meta_path)
+    quiet_tensorflow()
+    assert os.environ["TF_CPP_MIN_LOG_LEVEL"] == "0" and sys.meta_path == before
+
+
+def test_warnings_and_errors_of_the_import_are_said(capfd):
+    with without_information():
+        for line in (
+            "I0000 00:00:1.2 port.cc] oneDNN custom operations are on",
+            "WARNING: All log messages before absl::InitializeLog() is called",
+            "E0000 00:00:1.2 cuda_platform.cc] failed call to cuInit",
+            "W0000 00:00:1.2 gpu_device.cc] Cannot dlopen some GPU libraries",
+        ):
+            os.write(2, f"{line}\n".encode())
+    said = capfd.readouterr().err.splitlines()
+    assert [line[:5] for line in said] == ["E0000", "W0000"]
+
+
+def test_an_import_that_fails_says_why(capfd):
+    with pytest.raises(ImportError), without_information():
+        sys.stderr.write("a hint\n")
+        raise ImportError
+    assert capfd.readouterr().err == "a hint\n"
+
+
+def test_tensorflow_starts_without_a_line():
+    code = (
+        "from ekd_tf.run.quiet import quiet_tensorflow\n"
+        "quiet_tensorflow()\n"
+        "import tensorflow as tf\n"
+        "tf.constant(1)\n"
+    )
+    environment = dict(os.environ, CUDA_VISIBLE_DEVICES="-1")
+    environment.pop("TF_CPP_MIN_LOG_LEVEL", None)
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stderr) == (0, "")

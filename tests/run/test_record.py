@@ -1,0 +1,211 @@
+"""Tests for `ekd_tf.run.record`."""
+
+import contextlib
+import types
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from test_session import VALUES
+from toys import backbone
+
+from ekd_tf.data import InMemoryFaces
+from ekd_tf.data import SyntheticFaces
+from ekd_tf.run import faint_losses
+from ekd_tf.run import record as record_module
+from ekd_tf.run.assembly import Values
+from ekd_tf.run.best import BestMetric
+from ekd_tf.run.checkpoints import CheckpointStore
+from ekd_tf.run.guards import RunStopped
+from ekd_tf.run.interruption import Interrupted
+from ekd_tf.run.interruption import Termination
+from ekd_tf.run.logs import MetricsLog
+from ekd_tf.run.progress import ProgressLine
+from ekd_tf.run.record import Record
+from ekd_tf.run.workdir import Workdir
+from ekd_tf.training.loop import run_steps
+
+
+class Model:
+    """A run's model as its hooks see it: one number that counts the steps."""
+
+    def __init__(self):
+        self.student = backbone()
+        self.steps = np.zeros(1)
+
+    def averaged_weights(self):
+        return contextlib.nullcontext()
+
+    def state(self):
+        return {"steps": self.steps}
+
+
+class Result:
+    name = "heldout"
+
+    def __init__(self, accuracy):
+        self.accuracy = accuracy
+        self.images = {}
+
+    def write(self, folder):
+        pass
+
+    def scalars(self, model="student"):
+        return {"heldout/accuracy": self.accuracy}
+
+    def report(self):
+        return ""
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    """Returns `run(steps, accuracies, **flags)`: a run without training."""
+
+    def run(
+        steps,
+        accuracies=(),
+        scalars=None,
+        signal_at=None,
+        start=0,
+        evaluated=None,
+        **flags,
+    ):
+        results = iter(accuracies)
+
+        def evaluate(models):
+            result = next(results)
+            if isinstance(result, BaseException):
+                raise result
+            return Result(result)
+
+        source = InMemoryFaces(SyntheticFaces(identities=3, images_per_identity=2))
+        evaluate.source = source
+        model = Model()
+        model.steps += start
+        parts = types.SimpleNamespace(
+            train=source,
+            evaluations=[evaluate] if accuracies else [],
+            sampler=types.SimpleNamespace(batch_size=2),
+            steps=steps,
+            model=model,
+            teacher=None,
+        )
+        v, workdir = Values({**VALUES, **flags}), Workdir(tmp_path)
+        store = CheckpointStore(workdir.checkpoints, keep=v.keep)
+        termination = Termination()
+
+        def make_step(batch):
+            model.steps += 1
+            termination.asked = model.steps[0] == signal_at
+            good = {"loss": 1.0, "gradient_norm": 1.0, "embedding/mean_cosine": 0.5}
+            return {**good, "loss_scale": 1.0, **(scalars or {})}
+
+        batches = [{"image_id": np.array([1, 2]), "image": np.zeros((2, 16, 16, 3))}]
+        with contextlib.closing(MetricsLog(tmp_path)) as log:
+            best = BestMetric(v.best_metric)
+            record = Record(v, workdir, store, log, best, start, evaluated)
+            hooks = record.hooks(
+                parts, ProgressLine(steps), tf.distribute.get_strategy(), termination
+            )
+            run_steps(make_step, batches * steps, start, steps, hooks)
+        return store, record
+
+    return run
+
+
+def restored(store, step):
+    steps = np.zeros(1)
+    metadata = store.restore({"steps": steps}, step)
+    assert steps[0] == metadata["step"]
+    return metadata
+
+
+def test_the_best_evaluation_has_a_checkpoint_of_its_own(run):
+    store, _ = run(
+        9,
+        [0.5, 0.7, 0.6, 0.7, 0.1],
+        evaluate_every=2,
+        checkpoint_every=3,
+        keep=2,
+        log_every=4,
+    )
+    # 4 was the best and is kept by name; every evaluation began with a checkpoint.
+    assert store.steps() == [8, 9]
+    best = {"name": "heldout/accuracy", "value": 0.7, "step": 4}
+    assert restored(store, "best") == {"step": 4, "best": best, "evaluated": 4}
+    assert restored(store, 9)["best"] == best
+
+
+@pytest.mark.parametrize("kind", [ValueError, OSError, ZeroDivisionError])
+def test_an_evaluation_that_fails_costs_no_step(run, monkeypatch, kind):
+    errors = []
+    monkeypatch.setattr(
+        record_module.logging, "error", lambda text, *a, **k: errors.append(text % a)
+    )
+    flags = {"evaluate_every": 2, "checkpoint_every": 0}
+    store, record = run(6, [0.5, kind("no picture"), 0.4], **flags)
+    assert errors == ["The evaluation at step 4 failed: no picture"]
+    assert store.steps() == [2, 4, 6]
+    assert record.failure is None
+    # What a restart finds: the step is there, its evaluation is not.
+    assert restored(store, 4)["evaluated"] == 2
+    assert restored(store, 6)["evaluated"] == 6
+
+
+def test_a_last_evaluation_that_fails_is_kept_as_the_runs_failure(run):
+    store, record = run(2, [ValueError("no picture")])
+    assert record.failure == "The evaluation at step 2 failed: no picture"
+    assert store.steps() == [2]
+
+
+def test_an_evaluation_begins_with_its_step_saved(run, tmp_path):
+    class Killed(BaseException):
+        pass
+
+    with pytest.raises(Killed):
+        run(3, [Killed()], checkpoint_every=0)
+    assert CheckpointStore(tmp_path / "checkpoints").steps() == [3]
+
+
+@pytest.mark.parametrize(
+    ("start", "evaluated", "steps", "missing"),
+    [(4, 2, 4, 1), (4, 4, 4, 0), (2, None, 3, 2), (1, None, 3, 2)],
+)
+def test_a_missing_evaluation_is_made_when_the_run_goes_on(
+    run, start, evaluated, steps, missing
+):
+    made = iter([0.5] * missing)
+    store, record = run(steps, made, start=start, evaluated=evaluated, evaluate_every=2)
+    assert next(made, None) is None and record.failure is None
+
+
+def test_a_signal_ends_the_run_with_a_checkpoint(run, tmp_path):
+    with pytest.raises(Interrupted, match="saved at step 5"):
+        run(9, signal_at=5, checkpoint_every=4)
+    assert CheckpointStore(tmp_path / "checkpoints").steps() == [4, 5]
+
+
+def test_guards_watch_and_the_last_good_checkpoint_stays(run, tmp_path):
+    with pytest.raises(RunStopped, match="of the last 3 steps, up to step 3"):
+        run(9, scalars={"gradient_norm": np.nan}, max_bad_steps=3, checkpoint_every=1)
+    assert (tmp_path / "reports" / "bad_steps.txt").exists()
+    # Step 3 was already saved, unchanged, when the guard looked at it.
+    assert CheckpointStore(tmp_path / "checkpoints").steps() == [1, 2, 3]
+
+
+def test_collapse_is_watched_where_asked(run):
+    cosine = {"embedding/mean_cosine": 0.999}
+    run(4, scalars=cosine, collapse_steps=0)
+    with pytest.raises(RunStopped, match="for 2 steps, up to step 2"):
+        run(4, scalars=cosine, collapse_steps=2)
+
+
+def test_a_loss_without_weight_is_named_once(run, monkeypatch):
+    texts = []
+    monkeypatch.setattr(
+        faint_losses.logging, "warning", lambda text, *args: texts.append(text % args)
+    )
+    ratio = {"gradient_ratio/ekd": 0.001, "weight/ekd": 1.0}
+    run(502, scalars=ratio, log_every=502, checkpoint_every=0)
+    (text,) = texts
+    assert "up to step 500" in text and "--distill=ekd:300 would" in text

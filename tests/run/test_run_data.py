@@ -1,0 +1,142 @@
+"""Tests for `ekd_tf.run.data`."""
+
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ekd_tf.run.data import open_run_data
+from ekd_tf.run.workdir import Workdir
+
+NAMES = [f"p{k}" for k in range(10)]
+
+
+def add(root, name, images=3):
+    (root / name).mkdir(parents=True)
+    for k in range(images):
+        pixels = np.full((8, 8, 3), 20 * k, np.uint8)
+        Image.fromarray(pixels).save(root / name / f"{k}.png")
+
+
+def flags_of(root, **changes):
+    return {
+        "data": f"folder:{root}",
+        "heldout_data": None,
+        "holdout_identities": 4,
+        "seed": 0,
+        **changes,
+    }
+
+
+@pytest.fixture
+def faces(tmp_path):
+    for name in NAMES:
+        add(tmp_path / "faces", name)
+    return tmp_path / "faces"
+
+
+def start(workdir, flags, **arguments):
+    data = open_run_data(flags, workdir, **arguments)
+    workdir.record_run(flags, {}, [], data=data.note)
+    return data
+
+
+@pytest.fixture
+def run(tmp_path, faces):
+    """A workdir of a run that was started, and what it held out."""
+    workdir = Workdir(tmp_path / "run")
+    return workdir, start(workdir, flags_of(faces)).heldout.identity_names()
+
+
+def test_unchanged_data_is_split_as_before(run, faces):
+    workdir, heldout = run
+    first = open_run_data(flags_of(faces), None)
+    again = open_run_data(flags_of(faces), workdir)
+    assert again.heldout.identity_names() == heldout
+    assert again.train.fingerprint == first.train.fingerprint
+    assert again.heldout.fingerprint == first.heldout.fingerprint
+    assert again.note == first.note
+
+
+def test_the_record_names_the_fingerprint_and_who_was_held_out(run, faces):
+    workdir, heldout = run
+    data = workdir.read_run()["data"]
+    assert data["heldout_identities"] == heldout and len(heldout) == 4
+    assert data["sources"]["data"]["images"] == 30
+    assert len(data["sources"]["data"]["fingerprint"]) == 64
+    assert workdir.read_data()["identities"]["data"] == dict.fromkeys(NAMES, 3)
+
+
+def change(faces, heldout, kind):
+    if kind == "added":
+        add(faces, "a-new-one", images=2)
+    elif kind == "gone":
+        shutil.rmtree(faces / (set(NAMES) - set(heldout)).pop())
+    elif kind == "image":
+        (faces / "p3" / "0.png").unlink()
+    else:
+        (faces / "p3" / "0.png").write_bytes(b"other bytes, of another size")
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        ("added", "changed: 1 identities added, 0 gone; 2 images added, 0 gone in"),
+        ("gone", "changed: 0 identities added, 1 gone; 0 images added, 3 gone in"),
+        ("image", "changed: 0 identities added, 0 gone; 0 images added, 1 gone in"),
+        ("bytes", "0 images added, 0 gone, but others behind the same names in"),
+    ],
+)
+def test_changed_data_is_refused_with_what_changed(run, faces, kind, words):
+    workdir, heldout = run
+    change(faces, heldout, kind)
+    with pytest.raises(ValueError, match=f"{words}.*give --force_data"):
+        open_run_data(flags_of(faces), workdir)
+
+
+def test_forced_data_keeps_who_was_held_out_and_leaves_new_ones_out(run, faces):
+    workdir, heldout = run
+    # Drawn anew, one of three more identities would be held out, or others be.
+    for name in ("a", "b", "z"):
+        add(faces, name)
+    shutil.rmtree(faces / heldout[1])
+    data = start(workdir, flags_of(faces), force=True)
+    assert data.heldout.identity_names() == [heldout[0], *heldout[2:]]
+    assert set(data.train.identity_names()) == set(NAMES) - set(heldout)
+    # What is there now is what the run knows from here on.
+    again = open_run_data(flags_of(faces), workdir)
+    assert again.heldout.identity_names() == data.heldout.identity_names()
+    assert again.train.identity_names() == data.train.identity_names()
+
+
+def test_held_out_data_of_its_own_is_watched_too(tmp_path, faces):
+    for name in NAMES[:3]:
+        add(tmp_path / "others", name)
+    flags = flags_of(
+        faces, holdout_identities=0, heldout_data=f"folder:{tmp_path / 'others'}"
+    )
+    workdir = Workdir(tmp_path / "run")
+    assert start(workdir, flags).heldout.num_identities == 3
+    add(tmp_path / "others", "new")
+    with pytest.raises(ValueError, match="1 identities added, 0 gone; .*others since"):
+        open_run_data(flags, workdir)
+    assert open_run_data(flags, workdir, force=True).heldout.num_identities == 3
+
+
+def test_a_run_without_held_out_identities_is_watched_too(tmp_path, faces):
+    flags = flags_of(faces, holdout_identities=0)
+    workdir = Workdir(tmp_path / "run")
+    assert start(workdir, flags).heldout is None
+    assert open_run_data(flags, workdir).heldout is None
+    add(faces, "new")
+    with pytest.raises(ValueError, match="1 identities added"):
+        open_run_data(flags, workdir)
+    assert open_run_data(flags, workdir, force=True).train.num_identities == 10
+
+
+def test_other_data_by_force_is_data_of_its_own(run, tmp_path):
+    for name in NAMES:
+        add(tmp_path / "more", f"x{name}")
+    data = open_run_data(flags_of(tmp_path / "more"), run[0])
+    assert data.heldout.num_identities == 4

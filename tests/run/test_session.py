@@ -1,0 +1,480 @@
+import json
+import shutil
+
+import numpy as np
+import pytest
+import toys
+from absl.flags import FLAGS
+from pictures import encode
+from pictures import face
+from traces import steps_in
+
+import ekd_tf.train as train_module
+from ekd_tf.data.unreadable import UnreadableError
+from ekd_tf.embedders import CacheWriter
+from ekd_tf.embedders import load_embedder
+from ekd_tf.keras_compat import IS_KERAS_3
+from ekd_tf.run import factory
+from ekd_tf.run import session as session_module
+from ekd_tf.run.lock import WorkdirLock
+from ekd_tf.run.logs import MetricsLog
+from ekd_tf.run.session import TrainingSession
+from ekd_tf.run.session import sources_of_run
+from ekd_tf.run.workdir import Workdir
+
+SOURCE = "synthetic:identities=8,images=4,size=32"
+# The defaults of the flags, and what makes a run small.
+VALUES = {
+    **{flag.name: flag.default for flag in FLAGS.get_flags_for_module(train_module)},
+    "data": SOURCE,
+    "heldout_data": SOURCE.replace("=8", "=6") + ",first=1000",
+    "general_batch": 8,
+    "balanced_identities": 2,
+    "model": "iresnet18",
+    "width": 0.125,
+    "embedding_dim": 16,
+    "input_size": 32,
+    "margin": 0.2,
+    "scale": 16.0,
+    "steps": 4,
+    "learning_rate": 0.02,
+    "drop_at": ["3"],
+    "log_every": 1,
+    "checkpoint_every": 2,
+}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small_student():
+    """A student that traces in a fraction of the time; real ones: tests/integration."""
+
+    def make(name, embedding_dim, input_size, **arguments):
+        return toys.backbone(dim=embedding_dim, size=input_size, seed=None)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(factory, "make_student", make)
+        yield
+
+
+def train(workdir, **changes):
+    values = {**VALUES, "workdir": str(workdir), **changes}
+    TrainingSession(values).run(["train"], free=train_module.FREE_TO_CHANGE)
+    return workdir
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory):
+    return train(tmp_path_factory.mktemp("teacher") / "run")
+
+
+@pytest.fixture(scope="module")
+def distilled(tmp_path_factory, teacher):
+    path = tmp_path_factory.mktemp("student") / "run"
+    return train(path, teacher=str(teacher), distill="ekd:5")
+
+
+def lines(workdir):
+    return [json.loads(x) for x in (workdir / "metrics.jsonl").read_text().splitlines()]
+
+
+def weights(workdir):
+    return load_embedder(workdir).get_weights()
+
+
+def test_leaves_what_repeats_the_run(distilled):
+    run = json.loads((distilled / "run.json").read_text())
+    assert run["flags"]["distill"] == "ekd:5"
+    assert set(run["starts"][0]) >= {"command", "versions", "commit", "time"}
+    names = {path.name for path in distilled.iterdir()}
+    events = {name for name in names if name.startswith("events.out.tfevents.")}
+    assert len(events) == 1
+    assert names - events == {
+        "run.json",
+        "identities.json",
+        "metrics.jsonl",
+        "checkpoints",
+        "reports",
+        "model.keras",
+        "lock",
+        "teacher",
+    }
+    names = sorted(path.name for path in (distilled / "checkpoints").iterdir())
+    assert names == [
+        "checkpoint-000000002.npz",
+        "checkpoint-000000004.npz",
+        "checkpoint-best.npz",
+    ]
+
+
+def test_logs_every_term_the_thresholds_and_the_evaluation(distilled):
+    logged = lines(distilled)
+    assert [line["step"] for line in logged if "loss" in line] == [1, 2, 3, 4]
+    assert set(logged[0]) >= {
+        "loss/margin",
+        "loss/ekd/positive",
+        "loss/ekd/negative",
+        "threshold/teacher/fpr_1e-1",
+        "batch_tpr/student/fpr_1e-2",
+        "critical/positive",
+        "gradient_norm",
+    }
+    last = logged[-1]
+    assert {
+        "heldout/accuracy",
+        "heldout/tpr_at_fpr_1e-1",
+        "heldout/gap_at_fpr_1e-1",
+    } <= (set(last))
+    rates = [line["learning_rate"] for line in logged if "loss" in line]
+    np.testing.assert_allclose(rates, [0.02, 0.02, 0.02, 0.002], rtol=1e-6)
+
+
+def test_reports_teacher_student_and_gap(distilled):
+    report = json.loads((distilled / "reports" / "heldout.json").read_text())
+    assert report["student"]["num_positive"] == 6 * 6
+    assert report["teacher"]["tpr"]["1e-1"] is not None
+    assert report["gap"]["points"]["1e-1"]["gap"] == pytest.approx(
+        report["teacher"]["tpr"]["1e-1"] - report["student"]["tpr"]["1e-1"]
+    )
+    for picture in ("heldout_roc.png", "heldout_similarities.png"):
+        assert (distilled / "reports" / picture).stat().st_size > 5000
+
+
+def test_evaluates_on_more_sets_and_draws_the_teacher_once(tmp_path, teacher):
+    path = train(
+        tmp_path / "run",
+        teacher=str(teacher),
+        distill="ekd:5",
+        steps=2,
+        drop_at=["1"],
+        eval_sets=[f"other:{SOURCE},first=2000"],
+        evaluate_every=1,
+        best_metric="other/auc",
+    )
+    text = (path / "metrics.jsonl").read_text()
+    logged = [json.loads(line) for line in text.splitlines()]
+    evaluated = [line for line in logged if "heldout/auc" in line]
+    assert [line["step"] for line in evaluated] == [1, 2]
+    assert all("other/gap_at_fpr_1e-1" in line for line in evaluated)
+    assert (path / "reports" / "other.json").exists()
+    assert (path / "reports" / "other_roc.png").exists()
+    (lines,) = (path / "teacher").iterdir()
+    assert b"other/auc" in lines.read_bytes()
+
+
+def test_the_same_command_gives_the_same_student(tmp_path, teacher, distilled):
+    again = train(tmp_path / "run", teacher=str(teacher), distill="ekd:5")
+    for one, other in zip(weights(distilled), weights(again)):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-7)
+
+
+@pytest.fixture
+def train_until_three(monkeypatch):
+    """Returns `train` that dies behind the log line of step 3, a checkpoint at 2."""
+
+    def train_and_die(workdir, **changes):
+        write = MetricsLog.write
+
+        def writing(self, step, scalars):
+            write(self, step, scalars)
+            if step == 3:
+                raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch:
+            patch.setattr(MetricsLog, "write", writing)
+            with pytest.raises(KeyboardInterrupt):
+                train(workdir, **changes)
+
+    return train_and_die
+
+
+def test_interrupted_run_ends_like_the_uninterrupted_one(
+    tmp_path, teacher, distilled, train_until_three
+):
+    workdir = tmp_path / "run"
+    changes = {"teacher": str(teacher), "distill": "ekd:5"}
+    train_until_three(workdir, **changes)
+    assert [line["step"] for line in lines(workdir)] == [1, 2, 3]
+    train(workdir, **changes)
+    steps = [line["step"] for line in lines(workdir) if "loss" in line]
+    assert steps == [1, 2, 3, 4]
+    for one, other in zip(weights(distilled), weights(workdir)):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-7)
+    starts = json.loads((workdir / "run.json").read_text())["starts"]
+    assert len(starts) == 2
+
+
+def test_finished_run_is_left_alone(teacher):
+    before = (teacher / "model.keras").stat().st_mtime_ns
+    train(teacher)
+    assert (teacher / "model.keras").stat().st_mtime_ns == before
+
+
+def test_refuses_a_workdir_of_another_run(teacher):
+    with pytest.raises(ValueError, match="`--learning_rate` was 0.02, now 0.5"):
+        train(teacher, learning_rate=0.5)
+
+
+def test_forced_flags_are_recorded_with_both_values(teacher, tmp_path):
+    shutil.copytree(teacher, tmp_path / "run")
+    # The run is finished: only its record changes.
+    (tmp_path / "run" / "model.keras").unlink()
+    train(tmp_path / "run", learning_rate=0.5, force_flags=True)
+    start = json.loads((tmp_path / "run" / "run.json").read_text())["starts"][-1]
+    assert start["changed"] == {"learning_rate": [0.02, 0.5]}
+    assert (tmp_path / "run" / "model.keras").exists()
+
+
+def test_two_runs_do_not_share_a_workdir(tmp_path):
+    Workdir(tmp_path / "run")
+    with WorkdirLock(tmp_path / "run"), pytest.raises(ValueError, match="is in use by"):
+        train(tmp_path / "run")
+
+
+def test_a_full_disk_ends_the_run_in_words(tmp_path, monkeypatch):
+    def full(path, write):
+        raise OSError(28, "No space left on device", str(path))
+
+    monkeypatch.setattr("ekd_tf.run.checkpoints.write_aside", full)
+    with pytest.raises(ValueError) as error:
+        train(tmp_path / "run", heldout_data=None)
+    path = tmp_path / "run" / "checkpoints" / "checkpoint-000000002.npz"
+    assert str(error.value) == (
+        f"{path} cannot be written: No space left on device. The last checkpoint is "
+        "that of step 0: mend the cause, and the same command goes on from there"
+    )
+
+
+def test_sources_of_run_are_those_it_was_trained_on(teacher):
+    train_source, heldout = sources_of_run(teacher)
+    assert (train_source.num_identities, heldout.num_identities) == (8, 6)
+
+
+def test_a_run_and_its_commands_refuse_data_that_has_changed(tmp_path, faces):
+    arguments = {"data": f"folder:{faces}", "heldout_data": None, "steps": 2}
+    arguments["drop_at"] = []
+    run = train(tmp_path / "run", holdout_identities=4, **arguments)
+    before = sources_of_run(run)[1].identity_names()
+    shutil.copytree(faces / "p0", faces / "a")
+    words = "the data has changed: 1 identities added, 0 gone; 3 images added, 0 gone"
+    for again in (
+        lambda: train(run, holdout_identities=4, **arguments),
+        lambda: sources_of_run(run),
+    ):
+        with pytest.raises(ValueError, match=words):
+            again()
+    assert sources_of_run(run, force=True)[1].identity_names() == before
+    train(run, holdout_identities=4, force_data=True, **arguments)
+
+
+@pytest.fixture
+def faces(tmp_path):
+    """A folder of eight identities of three images."""
+    rng = np.random.default_rng(0)
+    for k in range(24):
+        path = tmp_path / "faces" / f"p{k // 3}" / f"{k % 3}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(encode(face(rng, 32, 32)))
+    return tmp_path / "faces"
+
+
+def test_unreadable_images_are_allowed_for_every_reader(tmp_path, faces, teacher):
+    arguments = {
+        "data": f"folder:{faces}",
+        "heldout_data": None,
+        "holdout_identities": 4,
+        "teacher": str(teacher),
+        "distill": "cosine",
+        "steps": 2,
+        "drop_at": [],
+    }
+    _, heldout = factory.make_sources(f"folder:{faces}", None, 4, seed=0)
+    held = heldout.identity_names()
+    trained = sorted({path.name for path in faces.iterdir()} - set(held))
+    bad = [faces / held[0] / "1.png", faces / trained[0] / "1.png"]
+    for path in bad:
+        path.write_bytes(b"no image")
+    # Found before the first step, and nothing recorded.
+    with pytest.raises(UnreadableError, match=f"cannot decode {bad[0]}: not an"):
+        train(tmp_path / "run", **arguments)
+    assert not (tmp_path / "run" / "run.json").exists()
+    run = train(tmp_path / "run", skip_corrupt=2, **arguments)
+    report = json.loads((run / "reports" / "heldout.json").read_text())
+    assert [line.split(": ")[0] for line in report["left_out"]] == [str(bad[0])]
+    # 3 identities of 3 images and one of 2.
+    assert report["student"]["num_positive"] == 3 * 3 + 1
+    assert report["teacher"]["num_positive"] == 3 * 3 + 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        (
+            {"heldout_data": SOURCE.replace("images=4", "images=2") + ",first=9"},
+            None,
+        ),
+        (
+            {"heldout_data": "synthetic:identities=4,images=2,size=32,first=99"},
+            "`heldout` cannot be evaluated on.* 4 positive .*so that 8 can be drawn.*"
+            "--holdout_identities",
+        ),
+        (
+            {"best_metric": "heldout/gap_at_fpr_1e-1"},
+            "`--best_metric` must be one .*heldout/tpr_at_fpr_1e-1.*Received",
+        ),
+        ({"best_metric": "lfw/accuracy"}, "`--best_metric` must be one"),
+    ],
+)
+def test_an_evaluation_that_cannot_work_is_found_before_the_first_step(
+    tmp_path, changes, words
+):
+    if words is None:
+        train(tmp_path / "run", steps=1, drop_at=[], **changes)
+        return
+    with pytest.raises(ValueError, match=words):
+        train(tmp_path / "run", **changes)
+    # So that the mended command is taken.
+    assert not (tmp_path / "run" / "run.json").exists()
+
+
+def test_a_last_evaluation_that_failed_is_made_by_the_same_command(
+    tmp_path, monkeypatch
+):
+    def full(self, folder):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("ekd_tf.evaluation.result.Result.write", full)
+        with pytest.raises(ValueError, match="step 4 failed.*model.keras is saved"):
+            train(tmp_path / "run")
+    assert [line["step"] for line in lines(tmp_path / "run")] == [1, 2, 3, 4]
+    run = train(tmp_path / "run")
+    assert [line["step"] for line in lines(run)] == [1, 2, 3, 4, 4]
+    assert "heldout/accuracy" in lines(run)[-1]
+    assert (run / "reports" / "heldout.json").exists()
+    before = (run / "model.keras").stat().st_mtime_ns
+    train(run)
+    assert (run / "model.keras").stat().st_mtime_ns == before
+
+
+def test_says_which_strategy_was_meant(tmp_path):
+    with pytest.raises(ValueError, match="Did you mean 'mirrored'"):
+        train(tmp_path / "run", strategy="mirorred")
+
+
+@pytest.fixture
+def cache(tmp_path):
+    """Rows of no teacher at all for `SOURCE`."""
+    source = factory.make_source(SOURCE)
+    rows = np.random.default_rng(0).normal(size=(len(source), 2, 24))
+    description = {
+        "model": "of the teacher",
+        "source": source.fingerprint,
+        "name": source.name,
+        "input_size": 112,
+        "flip": True,
+    }
+    writer = CacheWriter(tmp_path / "cache", "float16", "gone.onnx", SOURCE)
+    writer.rows(description, len(source), lambda first: [rows.astype(np.float32)])
+    writer.finish(source)
+    return tmp_path / "cache"
+
+
+def test_a_cache_is_all_that_is_needed_of_a_teacher(cache, tmp_path):
+    arguments = {
+        "teacher": f"cache:{cache}",
+        "distill": "cosine,kd,shrinkteanet,margin_distillation,proxyless_kd",
+        "heldout_data": None,
+        "holdout_identities": 3,
+        "eval_sets": [f"other:{SOURCE},first=2000"],
+    }
+    run = train(tmp_path / "run", steps=2, drop_at=["1"], **arguments)
+    logged = lines(run)
+    for name in arguments["distill"].split(","):
+        assert any(key.startswith(f"loss/{name}") for key in logged[0]), name
+    # Held-out images are in the cache, those of another source are not.
+    for name, has_teacher in (("heldout", True), ("other", False)):
+        report = json.loads((run / "reports" / f"{name}.json").read_text())
+        assert (report["teacher"] is not None) == has_teacher
+        assert report["student"]["num_positive"] > 0
+    (run / "model.keras").unlink()
+    note = json.loads((cache / "cache.json").read_text())
+    note["teacher_fingerprint"] = "of another"
+    (cache / "cache.json").write_text(json.dumps(note))
+    with pytest.raises(ValueError, match="The teacher is not the one the run in"):
+        train(run, steps=2, drop_at=["1"], **arguments)
+
+
+def test_the_students_first_weights_depend_on_no_teacher(distilled, teacher):
+    first = [
+        np.load(path / "checkpoints" / "checkpoint-000000002.npz")
+        for path in (distilled, teacher)
+    ]
+    alike = [
+        np.abs(first[0][name] - first[1][name]).max()
+        < 0.1 * np.abs(first[0][name]).max()
+        for name in first[0].files
+        if name.startswith("student/") and name.endswith("kernel")
+    ]
+    assert len(alike) == 2 and all(alike)
+
+
+def test_epochs_become_steps_and_drops_are_counted_in_them(tmp_path):
+    # 32 images, 8 general rows: 4 steps an epoch; the drop at half of one is step 2.
+    train(tmp_path / "run", steps=None, epochs=1.0, drop_at=["0.5"])
+    rates = [x["learning_rate"] for x in lines(tmp_path / "run") if "loss" in x]
+    np.testing.assert_allclose(rates, [0.02, 0.02, 0.002, 0.002], rtol=1e-6)
+
+
+@pytest.mark.skipif(IS_KERAS_3, reason="TensorFlow Addons needs Keras 2")
+def test_saves_the_averages_that_the_optimizer_keeps(tmp_path):
+    path = train(
+        tmp_path / "run",
+        optimizer="addons/MovingAverage:SGD",
+        heldout_data=None,
+        steps=2,
+        drop_at=["1"],
+        checkpoint_every=0,
+    )
+    with np.load(path / "checkpoints" / "checkpoint-000000002.npz") as checkpoint:
+        trained = checkpoint["student/0000/kernel"]
+        # The optimizer's state begins with its step and the averages.
+        average = checkpoint["optimizer/0001"]
+    assert not np.array_equal(trained, average)
+    np.testing.assert_array_equal(weights(path)[0], average)
+
+
+def test_profiles_the_steps_asked_for_and_none_made_before_it_resumed(
+    tmp_path, train_until_three
+):
+    def traces():
+        return [steps_in(path) for path in sorted(tmp_path.rglob("*.xplane.pb"))]
+
+    train_until_three(tmp_path, profile_steps="1:2")
+    assert traces() == [[1, 2]]
+    # From the checkpoint of step 2 on.
+    train(tmp_path, profile_steps="2:3")
+    # The last: one made in the same second as another takes its place.
+    assert traces()[-1] == [3]
+    assert "profile_steps" in train_module.FREE_TO_CHANGE
+    assert [line["step"] for line in lines(tmp_path) if "loss" in line] == [1, 2, 3, 4]
+
+
+def test_profile_steps_are_checked_before_anything_is_built(tmp_path):
+    with pytest.raises(ValueError, match="`profile_steps` must be FIRST:LAST"):
+        train(tmp_path, profile_steps="5", data="nonsense:x")
+
+
+def test_memory_grows_before_a_device_is_asked_for_anything(tmp_path, monkeypatch):
+    order = []
+
+    def make_strategy(*arguments):
+        raise ValueError("devices are used")
+
+    monkeypatch.setattr(session_module, "grow_gpu_memory", lambda: order.append("grow"))
+    monkeypatch.setattr(
+        session_module, "set_virtual_devices", lambda count: order.append("split")
+    )
+    monkeypatch.setattr(session_module, "make_strategy", make_strategy)
+    with pytest.raises(ValueError, match="devices are used"):
+        train(tmp_path)
+    assert order == ["grow", "split"]

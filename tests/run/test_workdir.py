@@ -1,0 +1,197 @@
+"""Tests for `ekd_tf.run.workdir`."""
+
+import json
+import os
+import pathlib
+import tempfile
+
+import pytest
+from absl import logging
+
+from ekd_tf.run.provenance import package_commit
+from ekd_tf.run.workdir import Workdir
+
+FLAGS = {"lr": 0.1, "seed": 3, "distill": ["ekd:1"], "log_every": 20, "data": None}
+VERSIONS = {"tensorflow": "2.21.0", "keras": "3.15.0"}
+COMMAND = ["ekd-train", "--lr=0.1"]
+
+
+@pytest.fixture
+def recorded(tmp_path):
+    workdir = Workdir(tmp_path / "run")
+    workdir.record_run(FLAGS, VERSIONS, COMMAND)
+    return workdir
+
+
+def test_makes_its_folders(tmp_path):
+    workdir = Workdir(tmp_path / "a" / "b")
+    assert workdir.path == tmp_path / "a" / "b"
+    names = {"checkpoints", "reports"}
+    assert {path.name for path in workdir.path.iterdir()} == names
+    for name in names:
+        assert getattr(workdir, name) == workdir.path / name
+        assert getattr(workdir, name).is_dir()
+
+
+def test_stands_for_its_path(tmp_path):
+    assert pathlib.Path(Workdir(tmp_path)) == tmp_path
+
+
+def test_opening_again_keeps_what_is_there(tmp_path):
+    (Workdir(tmp_path).reports / "report.json").write_text("{}")
+    assert (Workdir(tmp_path).reports / "report.json").read_text() == "{}"
+
+
+def test_records_the_run(recorded):
+    run = json.loads((recorded.path / "run.json").read_text())
+    assert run["flags"] == FLAGS
+    assert run["seed"] == 3
+    (start,) = run["starts"]
+    assert start["versions"] == VERSIONS
+    assert start["command"] == COMMAND
+    assert start["commit"] == package_commit()
+    assert start["time"][:2] == "20"
+    assert recorded.read_run() == run
+
+
+def test_a_resumed_run_adds_its_start(recorded):
+    recorded.record_run({**FLAGS, "log_every": 5}, {"keras": "4"}, ["again"])
+    run = recorded.read_run()
+    assert run["flags"]["log_every"] == 5
+    assert [start["command"] for start in run["starts"]] == [COMMAND, ["again"]]
+    assert [start["versions"] for start in run["starts"]] == [VERSIONS, {"keras": "4"}]
+
+
+def test_a_new_workdir_belongs_to_any_run(tmp_path):
+    assert Workdir(tmp_path).check_same_run(FLAGS) is None
+
+
+def test_the_same_flags_continue_the_run(recorded):
+    assert recorded.check_same_run(dict(FLAGS)) == {}
+    # A tuple is recorded as a list.
+    assert recorded.check_same_run({**FLAGS, "distill": ("ekd:1",)}) == {}
+
+
+def test_free_flags_may_change(recorded):
+    flags = {**FLAGS, "log_every": 1}
+    assert recorded.check_same_run(flags, free=("log_every",)) == {}
+    with pytest.raises(ValueError, match="`--log_every` was 20, now 1"):
+        recorded.check_same_run(flags)
+
+
+def test_lists_every_flag_that_changed(recorded):
+    flags = {**FLAGS, "lr": 0.2, "distill": [], "log_every": 1, "new": True}
+    del flags["data"]
+    with pytest.raises(ValueError) as error:
+        recorded.check_same_run(flags, free=("log_every",))
+    assert str(error.value) == (
+        f"workdir {recorded.path} belongs to another run: "
+        "`--data` was None, now not given; "
+        "`--distill` was ['ekd:1'], now []; "
+        "`--lr` was 0.1, now 0.2; "
+        "`--new` was not given, now True. Use another "
+        "--workdir, or --force_flags to continue this one with the new values"
+    )
+
+
+def test_forced_flags_continue_the_run_and_are_recorded(recorded, monkeypatch):
+    warned = []
+    monkeypatch.setattr(logging, "warning", lambda text, *a: warned.append(text % a))
+    flags = {**FLAGS, "lr": 0.2}
+    changed = recorded.check_same_run(flags, force=True)
+    assert changed == {"lr": [0.1, 0.2]}
+    assert warned == ["The run continues with other flags: `--lr` was 0.1, now 0.2"]
+    recorded.record_run(flags, VERSIONS, COMMAND, changed)
+    assert [start["changed"] for start in recorded.read_run()["starts"]] == [
+        {},
+        changed,
+    ]
+    # The new values are the run's from now on.
+    assert recorded.check_same_run(flags) == {}
+
+
+def test_another_teacher_behind_the_name_does_not_continue_the_run(tmp_path, recorded):
+    recorded.check_same_teacher("of any")
+    workdir = Workdir(tmp_path / "distilled")
+    workdir.check_same_teacher("new")
+    workdir.record_run(FLAGS, VERSIONS, COMMAND, teacher="of the teacher")
+    workdir.check_same_teacher("of the teacher")
+    for other in ("of another", None):
+        with pytest.raises(ValueError, match="fingerprint was of the teach and is"):
+            workdir.check_same_teacher(other)
+    workdir.check_same_teacher("of another", force=True)
+
+
+def test_a_refused_start_is_not_recorded(recorded):
+    before = recorded.run_file.read_bytes()
+    with pytest.raises(ValueError):
+        recorded.check_same_run({**FLAGS, "lr": 0.2})
+    assert recorded.run_file.read_bytes() == before
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"flags": {}}'])
+def test_a_damaged_record_is_an_error_with_its_path(recorded, content):
+    recorded.run_file.write_text(content)
+    for call in (
+        recorded.read_run,
+        lambda: recorded.check_same_run(FLAGS),
+        lambda: recorded.record_run(FLAGS, VERSIONS, COMMAND),
+    ):
+        with pytest.raises(ValueError, match="run.json does not describe a run"):
+            call()
+    assert recorded.run_file.read_text() == content
+
+
+def test_crash_while_recording_keeps_the_old_record(recorded, monkeypatch):
+    def die(source, target):
+        raise KeyboardInterrupt
+
+    before = recorded.run_file.read_bytes()
+    monkeypatch.setattr(os, "replace", die)
+    with pytest.raises(KeyboardInterrupt):
+        recorded.record_run({**FLAGS, "lr": 5}, VERSIONS, COMMAND)
+    assert recorded.run_file.read_bytes() == before
+
+
+def test_rejects_a_file(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match="must be a folder that .*file"):
+        Workdir(tmp_path / "file")
+
+
+def test_rejects_a_folder_below_a_file(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match=r"can be written to.*\(Not a directory\)"):
+        Workdir(tmp_path / "file" / "run")
+
+
+def test_rejects_a_folder_that_cannot_be_written_to(tmp_path, monkeypatch):
+    def read_only(*args, **kwargs):
+        raise OSError(30, "Read-only file system")
+
+    Workdir(tmp_path)
+    monkeypatch.setattr(tempfile, "TemporaryFile", read_only)
+    with pytest.raises(ValueError, match=r"`workdir`.*\(Read-only file system\)"):
+        Workdir(tmp_path)
+
+
+def test_the_write_probe_leaves_nothing(tmp_path):
+    Workdir(tmp_path)
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_reading_makes_and_writes_nothing(recorded, monkeypatch):
+    monkeypatch.setattr(tempfile, "TemporaryFile", None)
+    recorded.reports.rmdir()
+    workdir = Workdir(recorded.path, create=False)
+    assert workdir.read_run()["flags"] == FLAGS
+    assert not workdir.reports.exists()
+
+
+@pytest.mark.parametrize("name", ["missing", "empty", "file.keras"])
+def test_reading_requires_a_run(tmp_path, name):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "file.keras").touch()
+    with pytest.raises(ValueError, match=f"{name} is not the workdir of a run"):
+        Workdir(tmp_path / name, create=False)
+    assert not (tmp_path / "missing").exists()
