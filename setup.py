@@ -22,6 +22,7 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     packages=find_packages(include=["ekd_tf", "ekd_tf.*"]),
+    package_data={"ekd_tf": ["py.typed"]},
     python_requires=">=3.9",
     install_requires=[
         "tensorflow>=2.15.1",
@@ -31,6 +32,7 @@ setup(
         "tensorboard",
         "matplotlib",
         "pillow",
+        "tqdm",
     ],
     extras_require={
         "cuda": ["tensorflow[and-cuda]>=2.18"],
@@ -43,7 +45,7 @@ setup(
         "torch": ["torch"],
         "litert": ["ai-edge-litert"],
         "align": ["mtcnn>=1.0"],
-        "test": ["pytest>=8", "pytest-xdist", "scikit-learn", "ruff"],
+        "test": ["pytest>=8", "pytest-xdist", "scikit-learn", "ruff", "mypy"],
     },
     entry_points={
         "console_scripts": [

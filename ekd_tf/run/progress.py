@@ -4,140 +4,142 @@ from __future__ import annotations
 
 import collections
 import math
-import shutil
 import sys
 import time
 from collections.abc import Callable
+from typing import Any
+from typing import TextIO
+
+import numpy as np
+from tqdm import tqdm
 
 from ekd_tf.checks import check_positive
-from ekd_tf.checks import check_range
 from ekd_tf.training.loop import Hook
+from ekd_tf.training.loop import Step
 
-_BAR = 20
+# Updates the speed is the mean of.
+_WINDOW = 50
 
 
 class ProgressLine:
     """Shows step, speed, time left and every loss term on one line.
 
-    On a terminal the line is redrawn in place; on anything else (a file, a pipe) a
-    line is printed every `plain_seconds`. Terms may be tensors: they are read only
-    when a line is drawn, so updates in between do not wait for the device.
+    On a terminal tqdm draws the line in place; a file or a pipe gets the first line,
+    one a minute and the last. Terms may be tensors: they are read only when a line is
+    drawn, so updates in between do not wait for the device.
 
     Args:
-        total_steps: Integer > 0: updates in the whole run.
+        total_steps: Updates in the whole run.
         unit: What is counted per second.
-        stream: Text stream to write to.
-        initial_step: Integer: updates made before, when the run is resumed.
-        window: Integer > 1: updates the speed is averaged over.
-        terminal_seconds: Float: least time between two drawings on a terminal.
-        plain_seconds: Float: the same on other streams.
-        clock: Function returning seconds; for tests.
+        stream: Text stream; standard error if None.
+        initial_step: Updates made before, when the run is resumed.
     """
 
     def __init__(
         self,
         total_steps: int,
         unit: str = "images",
-        stream=None,
+        stream: TextIO | None = None,
         initial_step: int = 0,
-        window: int = 50,
-        terminal_seconds: float = 0.1,
-        plain_seconds: float = 10.0,
-        clock=time.monotonic,
     ):
         check_positive("total_steps", total_steps)
-        check_range("window", window, low=2)
+        self.step = initial_step
         self._total = total_steps
-        self._unit = unit
-        self._stream = sys.stderr if stream is None else stream
-        self._terminal = self._stream.isatty()
-        self._seconds = terminal_seconds if self._terminal else plain_seconds
-        self._clock = clock
-        self._step = initial_step
+        self._bar = _Bar(total_steps, unit, stream or sys.stderr, initial_step)
         self._count = 0
         # One mark more than updates: n updates lie between n + 1 marks.
-        self._marks = collections.deque(maxlen=window + 1)
-        self._drawn_at = None
-        self._drawn_length = 0
-
-    @property
-    def step(self) -> int:
-        """Updates made so far in the whole run."""
-        return self._step
+        self._marks: collections.deque = collections.deque(maxlen=_WINDOW + 1)
 
     @property
     def per_second(self) -> float | None:
-        """Units per second over the window; None before the second update.
+        """Units per second of the last 50 updates; None before the second update.
 
         The first update after the start or a pause only starts the clock: it
         carries tracing and the filling of the input pipeline.
         """
-        return self._rate(1)
+        return self._rates()[1] if self._rates() else None
 
-    def _rate(self, column):
-        if len(self._marks) < 2:
+    def _rates(self):
+        """Returns updates and units per second, or None."""
+        if len(self._marks) < 2 or self._marks[-1][2] <= self._marks[0][2]:
             return None
-        first, last = self._marks[0], self._marks[-1]
-        seconds = last[2] - first[2]
-        return (last[column] - first[column]) / seconds if seconds > 0 else None
+        steps, units, seconds = np.subtract(self._marks[-1], self._marks[0])
+        return float(steps / seconds), float(units / seconds)
 
-    def update(self, count: int, terms: dict | None = None) -> None:
+    def update(self, count: int, terms: dict[str, Any] | None = None) -> None:
         """Notes that one more update was made.
 
         Args:
             count: Units (images) the update consumed over all replicas.
             terms: Name -> number or scalar tensor, shown in this order.
         """
-        now = self._clock()
-        self._step += 1
+        self.step += 1
         self._count += count
-        self._marks.append((self._step, self._count, now))
-        if self._drawn_at is None or now - self._drawn_at >= self._seconds:
-            self._draw(now, terms)
-        elif self._step == self._total:
-            self._draw(now, terms)
+        self._marks.append((self.step, self._count, time.monotonic()))
+        bar = self._bar
+        bar.terms, bar.rates = terms or {}, self._rates() or bar.rates
+        if not bar.update() and (self.step == self._total or not bar.is_drawn):
+            bar.refresh()
 
     def pause(self) -> None:
-        """Ends the line before something else is printed or takes long.
+        """Clears the line before something else is printed or takes long.
 
         The time until the next update does not enter the speed.
         """
-        if self._terminal and self._drawn_length:
-            self._stream.write("\n")
-            self._stream.flush()
-        self._drawn_length = 0
+        if self._bar.is_terminal and self._bar.is_drawn:
+            self._bar.clear()
         self._marks.clear()
 
     def close(self) -> None:
         """Ends the line for good."""
-        self.pause()
+        self._bar.close()
 
-    def _draw(self, now, terms):
-        self._drawn_at = now
-        text = self._text(terms or {})
-        if not self._terminal:
-            self._stream.write(text + "\n")
-            self._stream.flush()
-            return
-        # A line as wide as the terminal would wrap and leave a copy at each redraw.
-        width = shutil.get_terminal_size().columns - 1
-        if len(text) + _BAR + 3 <= width:
-            filled = _BAR * min(self._step, self._total) // self._total
-            text = f"[{'#' * filled}{'.' * (_BAR - filled)}] {text}"
-        text = text[:width]
-        self._stream.write("\r" + text.ljust(self._drawn_length))
-        self._stream.flush()
-        self._drawn_length = len(text)
 
-    def _text(self, terms):
-        speed, steps = self._rate(1), self._rate(0)
-        parts = [f"{self._step}/{self._total}"]
-        if speed is not None:
-            parts.append(f"{speed:.0f} {self._unit}/s")
-            left = (self._total - self._step) / steps
-            parts.append(f"ETA {_duration(left)}")
-        parts += [f"{name} {float(value):.4g}" for name, value in terms.items()]
-        return "  ".join(parts)
+class _Bar(tqdm):
+    """tqdm's bar with the run's own speed and terms; whole lines off a terminal."""
+
+    # No thread beside TensorFlow's.
+    monitor_interval = 0
+
+    def __init__(self, total, unit, stream, initial):
+        self.is_terminal = stream.isatty()
+        self.is_drawn = False
+        self.terms, self.rates = {}, None
+        super().__init__(
+            total=total,
+            unit=unit,
+            file=stream,
+            initial=initial,
+            mininterval=0.1 if self.is_terminal else 60,
+            miniters=1,
+            # Above 0: nothing is drawn before the first update.
+            delay=1e-9,
+            dynamic_ncols=self.is_terminal,
+            position=0,
+            bar_format=("{bar:10} " if self.is_terminal else "")
+            + "{n}/{total}  {speed}ETA {remaining}{terms}",
+        )
+
+    @property
+    def format_dict(self):
+        speed = f"{self.rates[1]:.0f} {self.unit}/s  " if self.rates else ""
+        terms = "".join(f"  {k} {float(value):.4g}" for k, value in self.terms.items())
+        rate = self.rates[0] if self.rates else 0
+        return {**super().format_dict, "rate": rate, "speed": speed, "terms": terms}
+
+    def display(self, msg=None, pos=None):
+        self.is_drawn = True
+        if self.is_terminal:
+            return super().display(msg, pos)
+        self.fp.write(f"{self}\n")
+        self.fp.flush()
+        return True
+
+    def close(self):
+        if self.is_terminal and self.is_drawn:
+            super().close()
+        # Else tqdm would clear the last line.
+        self.disable = True
 
 
 class ProgressHook(Hook):
@@ -147,15 +149,15 @@ class ProgressHook(Hook):
     loss and the gradients of distillation losses as ratios to its gradient.
 
     Args:
-        line: `ProgressLine`.
-        count: Int: rows of a global batch.
+        line: The line.
+        count: Rows of a global batch.
     """
 
     def __init__(self, line: ProgressLine, count: int):
         self._line = line
         self._count = count
 
-    def after_step(self, step):
+    def after_step(self, step: Step) -> None:
         terms = {
             name: step.scalars[name]
             for start in ("loss", "loss/margin", "gradient_ratio/", "loss/")
@@ -165,11 +167,11 @@ class ProgressHook(Hook):
         self._line.update(self._count, terms)
 
 
-def embedding_progress(batch_size: int) -> Callable:
+def embedding_progress(batch_size: int) -> Callable[[str, int], Callable[[int], None]]:
     """Returns the `progress` of a `SourceEmbedder`: a line for each source.
 
     Args:
-        batch_size: Int, images per forward pass.
+        batch_size: Images per forward pass.
     """
 
     def begin(name, images):
@@ -186,9 +188,3 @@ def embedding_progress(batch_size: int) -> Callable:
         return done
 
     return begin
-
-
-def _duration(seconds):
-    minutes, seconds = divmod(round(max(seconds, 0)), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{seconds:02d}"
