@@ -18,8 +18,8 @@ class BestMetric:
 
     def __init__(self, name: str):
         self.name = name
-        self.value = None
-        self.step = None
+        self.value: float | None = None
+        self.step: int | None = None
 
     def to_dict(self) -> dict:
         """Returns the state as JSON can hold it."""
@@ -31,11 +31,7 @@ class BestMetric:
             self.value, self.step = state["value"], state["step"]
 
     def check_reported(self, names: list[str]) -> None:
-        """Raises `ValueError` unless the metric is one of these.
-
-        Args:
-            names: All metrics that the evaluations of the run report.
-        """
+        """Raises `ValueError` unless the metric is among those the run reports."""
         if self.name.removeprefix("-") not in names:
             raise ValueError(
                 f"`--best_metric` must be one that the run's evaluations report: "
@@ -46,11 +42,8 @@ class BestMetric:
         """Returns whether an evaluation is better than all before it.
 
         Args:
-            step: Int: updates made when it was evaluated.
-            scalars: Metric name -> value, what the evaluation reports.
-
-        Raises:
-            ValueError: The metric is not among them.
+            step: Updates made when it was evaluated.
+            scalars: Metric name -> value; `ValueError` if the metric is missing.
         """
         self.check_reported(list(scalars))
         smaller = self.name.startswith("-")

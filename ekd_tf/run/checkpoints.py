@@ -9,6 +9,7 @@ import re
 import shutil
 import zipfile
 import zlib
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -21,6 +22,7 @@ from ekd_tf.keras_compat import tf_variable
 
 _HEADER = "__checkpoint__"
 _FORMAT = 1
+_BFLOAT16 = tf.bfloat16.as_numpy_dtype
 _NAME = re.compile(r"checkpoint-(\d{9,})\.npz")
 
 # What zipfile, NumPy and json raise on bytes that are not a whole checkpoint.
@@ -39,22 +41,20 @@ _UNREADABLE = (
 class CheckpointStore:
     """Keeps the newest checkpoints of a run, and the best, in one folder.
 
-    A checkpoint is one uncompressed `.npz` file, `checkpoint-000001200.npz`: one
-    entry per variable and a JSON header with the step, the dtypes and the caller's
-    metadata. It is written under a `.tmp` name, flushed to disk and renamed, so a
-    file of that name is whole whenever the process dies.
+    A checkpoint is one uncompressed `.npz` file, `checkpoint-000001200.npz`: one entry
+    per variable and a JSON header with the step, the dtypes and the caller's metadata.
+    It is written aside, flushed to disk and renamed, so a file of that name is whole
+    whenever the process dies.
 
-    Variables are given as a dict from name to `tf.Variable`, Keras variable or
-    NumPy array; distributed variables are saved and restored from the
-    cross-replica context. Names are kept as they are, so the caller chooses ones
-    that do not depend on creation order.
+    Variables are a dict from name to `tf.Variable`, Keras variable or NumPy array;
+    distributed ones are saved and restored from the cross-replica context.
 
     Args:
         directory: Folder of the checkpoints; created by the first save.
-        keep: Integer > 0: how many of the newest to keep, the best not counted.
+        keep: How many of the newest to keep, the best not counted.
     """
 
-    def __init__(self, directory, keep: int = 3):
+    def __init__(self, directory: str | os.PathLike, keep: int = 3):
         check_positive("keep", keep)
         self.directory = pathlib.Path(directory)
         self.keep = keep
@@ -75,7 +75,9 @@ class CheckpointStore:
         """Returns the newest step there is a file of, or None."""
         return max(self.steps(), default=None)
 
-    def save(self, step: int, variables: dict, metadata: dict | None = None):
+    def save(
+        self, step: int, variables: dict[str, Any], metadata: dict | None = None
+    ) -> pathlib.Path:
         """Writes a checkpoint, then removes the ones no longer kept.
 
         Files of later steps are removed too: they belong to a continuation that
@@ -83,11 +85,8 @@ class CheckpointStore:
 
         Args:
             step: Integer >= 0.
-            variables: Dict from name to variable or array.
-            metadata: What JSON can hold: sampler position, best metric, seed.
-
-        Returns:
-            The path written.
+            variables: Name -> variable or array.
+            metadata: What JSON can hold.
         """
         check_range("step", step, low=0)
         arrays = {name: _to_numpy(value) for name, value in variables.items()}
@@ -99,12 +98,13 @@ class CheckpointStore:
             "dtypes": {name: str(array.dtype) for name, array in arrays.items()},
             "metadata": metadata or {},
         }
-        header = np.frombuffer(json.dumps(header).encode(), np.uint8)
-        stored = {name: _to_stored(array) for name, array in arrays.items()}
+        entries = {_HEADER: np.frombuffer(json.dumps(header).encode(), np.uint8)}
+        for name, array in arrays.items():
+            # NumPy has no name for bfloat16 in a file: its bits travel as uint16.
+            is_bfloat16 = array.dtype == _BFLOAT16
+            entries[name] = array.view(np.uint16) if is_bfloat16 else array
         self.directory.mkdir(parents=True, exist_ok=True)
         path = self.path(int(step))
-
-        entries = {_HEADER: header, **stored}
         write_aside(path, lambda file: _write_arrays(file, entries))
         self.prune(int(step))
         return path
@@ -121,7 +121,7 @@ class CheckpointStore:
         for aside in self.directory.glob("checkpoint-*.npz.tmp"):
             aside.unlink(missing_ok=True)
 
-    def save_best(self, step: int):
+    def save_best(self, step: int) -> pathlib.Path:
         """Makes the checkpoint of `step` the best; it is then never pruned."""
         source, target = self.path(step), self.path("best")
         aside = target.with_name(target.name + ".tmp")
@@ -136,7 +136,7 @@ class CheckpointStore:
         os.replace(aside, target)
         return target
 
-    def restore(self, variables: dict, step: int | str | None = None) -> dict:
+    def restore(self, variables: dict[str, Any], step: int | str | None = None) -> dict:
         """Assigns the values of a checkpoint to variables and arrays, all or none.
 
         Args:
@@ -149,9 +149,9 @@ class CheckpointStore:
             The metadata given to `save`, and the step under "step".
 
         Raises:
-            FileNotFoundError: If there is no such checkpoint.
-            ValueError: If the file is damaged (with `step=None`: all are), or if
-                names, shapes or dtypes differ; the message lists every difference.
+            FileNotFoundError: There is no such checkpoint.
+            ValueError: The file is damaged (with `step=None`: all are), or names,
+                shapes or dtypes differ; the message lists every difference.
         """
         header, arrays, path = self._read(step)
         _check_same_variables(path, variables, arrays)
@@ -197,10 +197,10 @@ def _read_file(path):
         header = json.loads(_read_array(archive, _HEADER).tobytes())
         if header["format"] != _FORMAT:
             raise ValueError(f"format {header['format']}, expected {_FORMAT}")
-        arrays = {
-            name: _from_stored(_read_array(archive, name), dtype)
-            for name, dtype in header["dtypes"].items()
-        }
+        arrays = {}
+        for name, dtype in header["dtypes"].items():
+            array = _read_array(archive, name)
+            arrays[name] = array.view(_BFLOAT16) if dtype == "bfloat16" else array
     return header, arrays
 
 
@@ -208,19 +208,6 @@ def _to_numpy(value):
     if isinstance(value, np.ndarray):
         return value
     return np.asarray(tf_variable(value).numpy())
-
-
-def _to_stored(array):
-    # NumPy has no name for bfloat16 in a file: its bits travel as uint16.
-    if array.dtype == tf.bfloat16.as_numpy_dtype:
-        return array.view(np.uint16)
-    return array
-
-
-def _from_stored(array, dtype):
-    if dtype == "bfloat16":
-        return array.view(tf.bfloat16.as_numpy_dtype)
-    return array
 
 
 def _check_same_variables(path, variables, arrays):

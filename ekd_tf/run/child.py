@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 from collections.abc import Iterator
+from typing import Any
 
 # What sysexits.h calls a temporary failure: the same command goes on. Schedulers can be
 # told to try again.
@@ -21,7 +22,7 @@ _PASSED_ON = {
 
 @contextlib.contextmanager
 def child_process(
-    command: list[str], **arguments
+    command: list[str], **arguments: Any
 ) -> Iterator[tuple[subprocess.Popen, list[int]]]:
     """Starts a command to which Ctrl-C, SIGTERM and SIGHUP are passed on, once each.
 
@@ -33,10 +34,11 @@ def child_process(
         **arguments: Further ones of `subprocess.Popen`.
 
     Yields:
-        `(child, signals)`: the running child, to be waited for within the context,
-        and the numbers of the signals passed on so far.
+        The running child, to be waited for within the context, and the numbers of the
+        signals passed on so far.
     """
-    child, signals = None, []
+    child: subprocess.Popen | None = None
+    signals: list[int] = []
 
     def pass_on(number, _):
         signals.append(number)

@@ -1,4 +1,4 @@
-"""Hooks that end a run which can no longer come to anything."""
+"""Hooks that end a run which has gone wrong, or warn of a loss that does nothing."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Callable
 from collections.abc import Iterable
 
 import numpy as np
+from absl import logging
 
 from ekd_tf.checks import check_positive
 from ekd_tf.data import Source
@@ -23,6 +24,12 @@ _NAMED = 10
 # Beyond it all images of a batch are one to a verifier.
 COLLAPSED_COSINE = 0.99
 
+# A loss whose gradient is a smaller part of the margin loss's is called faint, and
+# the weight named would make it the other.
+FAINT_RATIO = 0.01
+NAMED_RATIO = 0.3
+_RATIO = "gradient_ratio/"
+
 
 class RunStopped(ValueError):
     """A guard ended the run. The message says why and what to do."""
@@ -35,10 +42,10 @@ class LateHook(Hook):
     would take turns. The last step of a run is read at once.
     """
 
-    def __init__(self):
-        self._previous = None
+    def __init__(self) -> None:
+        self._previous: Step | None = None
 
-    def after_step(self, step):
+    def after_step(self, step: Step) -> None:
         if self._previous is not None:
             self.look(self._previous)
         self._previous = step
@@ -58,7 +65,7 @@ class UpdateGuard(LateHook):
     the run at once: no smaller scale could mend it.
 
     Args:
-        max_bad_steps: Int >= 1: consecutive skipped updates that end the run.
+        max_bad_steps: Consecutive skipped updates that end the run.
         dynamic_scaling: Whether the run's loss scale adapts.
         source: The training images, to name those of the bad batches.
         models: Functions of a batch to embeddings, to find the images at fault.
@@ -67,7 +74,7 @@ class UpdateGuard(LateHook):
             `strategy.experimental_local_results`.
 
     Attributes:
-        bad_steps: Int: consecutive skipped updates up to the newest one looked at.
+        bad_steps: Consecutive skipped updates up to the newest one looked at.
 
     Raises:
         RunStopped: From the hook.
@@ -90,13 +97,13 @@ class UpdateGuard(LateHook):
         self._models = list(models)
         self._path = pathlib.Path(reports) / "bad_steps.txt"
         self._local_values = local_values
-        self._image_ids = {}
+        self._image_ids: dict[int, np.ndarray] = {}
 
     @property
-    def bad_steps(self):
+    def bad_steps(self) -> int:
         return len(self._image_ids)
 
-    def look(self, step):
+    def look(self, step: Step) -> None:
         if not math.isnan(float(step.scalars["gradient_norm"])):
             self._image_ids.clear()
             return
@@ -151,7 +158,7 @@ class CollapseGuard(LateHook):
     """Ends the run when all images have come to one embedding.
 
     Args:
-        steps: Int >= 1: consecutive steps with a mean cosine above 0.99.
+        steps: Consecutive steps with a mean cosine above 0.99.
 
     Raises:
         RunStopped: From the hook.
@@ -163,7 +170,7 @@ class CollapseGuard(LateHook):
         self._steps = steps
         self._collapsed = 0
 
-    def look(self, step):
+    def look(self, step: Step) -> None:
         cosine = float(step.scalars["embedding/mean_cosine"])
         self._collapsed = self._collapsed + 1 if cosine > COLLAPSED_COSINE else 0
         if self._collapsed >= self._steps:
@@ -175,3 +182,59 @@ class CollapseGuard(LateHook):
                 "threshold_gradient=false; "
                 "--collapse_steps=0 goes on regardless"
             )
+
+
+class FaintLossHook(LateHook):
+    """Warns, once for each distillation loss, that it hardly has a gradient.
+
+    It reads the scalars `gradient_ratio/NAME` and `weight/NAME` of a `Distiller`, and
+    does nothing where there are none. Skipped steps, whose ratio is NaN, are left out.
+
+    Args:
+        before_warning: Called before a warning is logged.
+        steps: Consecutive steps with a ratio below 1 % that are warned of.
+    """
+
+    def __init__(
+        self, before_warning: Callable[[], None] = lambda: None, steps: int = 500
+    ):
+        super().__init__()
+        check_positive("steps", steps)
+        self._before_warning = before_warning
+        self._steps = steps
+        self._faint: dict[str, list[float]] = {}
+        self._warned: set[str] = set()
+
+    def look(self, step: Step) -> None:
+        for key, value in step.scalars.items():
+            name = key[len(_RATIO) :]
+            if not key.startswith(_RATIO) or name in self._warned:
+                continue
+            ratio = float(value)
+            if math.isnan(ratio):
+                continue
+            if ratio >= FAINT_RATIO:
+                self._faint.pop(name, None)
+                continue
+            ratios = self._faint.setdefault(name, [])
+            ratios.append(ratio)
+            if len(ratios) == self._steps:
+                self._warned.add(name)
+                self._before_warning()
+                weight = float(step.scalars[f"weight/{name}"])
+                logging.warning("%s", self._text(name, step.number, weight, ratios))
+
+    def _text(self, name, number, weight, ratios):
+        mean = sum(ratios) / len(ratios)
+        text = (
+            f"For {len(ratios)} steps, up to step {number}, the gradient of {name!r} "
+            f"on the embeddings was below 1 % of the margin loss's: {100 * mean:.2g} % "
+            f"on average at weight {weight:.4g}."
+        )
+        mended = weight * NAMED_RATIO / mean if mean > 0 else math.inf
+        if not math.isfinite(mended) or mended == 0:
+            return f"{text} It has no gradient that a larger weight could raise"
+        return (
+            f"{text} --distill={name}:{mended:.3g} would make it 30 %; "
+            f"--distill={name}:30% keeps it there"
+        )

@@ -27,7 +27,7 @@ class Termination:
 
     Attributes:
         asked: Whether a signal has arrived.
-        name: What the signal is called, or who got it instead.
+        name: What the signal is called, or that another worker got it.
         between_steps: Whether a step follows; set by the hook.
 
     Raises:
@@ -39,7 +39,7 @@ class Termination:
         # Where the signal has not arrived here.
         self.name = "Another worker was stopped"
         self.between_steps = False
-        self._previous = {}
+        self._previous: dict = {}
 
     def __enter__(self):
         self._previous = {
@@ -71,7 +71,7 @@ class TerminationHook(Hook):
     within the first step, which is compiled, ends the run at once.
 
     Args:
-        termination: `Termination`.
+        termination: Notes the signals.
         save: Called with the `Step` before leaving.
         strategy: The strategy of a run of several workers, else None.
 
@@ -80,7 +80,10 @@ class TerminationHook(Hook):
     """
 
     def __init__(
-        self, termination: Termination, save: Callable[[Step], None], strategy=None
+        self,
+        termination: Termination,
+        save: Callable[[Step], None],
+        strategy: tf.distribute.Strategy | None = None,
     ):
         self._termination = termination
         self._save = save
@@ -90,7 +93,7 @@ class TerminationHook(Hook):
             termination.between_steps = True
         self._answer = None
 
-    def after_step(self, step):
+    def after_step(self, step: Step) -> None:
         self._termination.between_steps = not step.is_last
         if self._is_asked():
             self._save(step)

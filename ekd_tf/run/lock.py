@@ -7,6 +7,7 @@ import fcntl
 import os
 import pathlib
 import socket
+from typing import Any
 
 from absl import logging
 
@@ -28,9 +29,9 @@ class WorkdirLock:
         ValueError: On entry, if another process holds it; names process and host.
     """
 
-    def __init__(self, workdir):
+    def __init__(self, workdir: str | os.PathLike):
         self.path = pathlib.Path(workdir) / "lock"
-        self._file = None
+        self._file: Any = None
 
     def __enter__(self):
         # "a" keeps the holder's words; "w" would erase them before the lock is had.

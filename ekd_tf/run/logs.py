@@ -8,6 +8,9 @@ import json
 import math
 import os
 import pathlib
+from collections.abc import Iterable
+from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -17,6 +20,16 @@ from ekd_tf.files.atomic import naming
 from ekd_tf.files.atomic import write_aside
 from ekd_tf.run.tags import metric_of
 from ekd_tf.run.tags import tensorboard_tag
+
+
+@contextlib.contextmanager
+def naming_tensorboard(folder: str | os.PathLike) -> Iterator[None]:
+    """Turns TensorFlow's errors of writing into an `OSError` that names the folder."""
+    try:
+        yield
+    except tf.errors.OpError as error:
+        # TensorFlow has many kinds for it; a full disk is the usual one.
+        raise OSError(errno.EIO, error.message, os.fspath(folder)) from error
 
 
 class MetricsLog:
@@ -31,22 +44,17 @@ class MetricsLog:
         workdir: The run's folder, which must exist.
     """
 
-    def __init__(self, workdir):
-        self.path = pathlib.Path(workdir) / "metrics.jsonl"
+    def __init__(self, workdir: str | os.PathLike):
         # TensorBoard names a run by the folder its events are in.
         self.tensorboard = pathlib.Path(workdir)
-        self._writer = None
-        self._described = set()
+        self.path = self.tensorboard / "metrics.jsonl"
+        self._writer: Any = None
+        self._described: set[str] = set()
         self._drop_partial_line()
         self._file = self._open()
 
-    def write(self, step: int, scalars: dict) -> None:
-        """Appends one line and one TensorBoard point per scalar.
-
-        Args:
-            step: Integer: updates made so far.
-            scalars: Metric name -> number or scalar tensor.
-        """
+    def write(self, step: int, scalars: dict[str, Any]) -> None:
+        """Appends one line and one TensorBoard point per scalar, name -> number."""
         if "step" in scalars:
             raise ValueError("'step' is not free as a metric's name.")
         values = {name: float(value) for name, value in scalars.items()}
@@ -65,13 +73,8 @@ class MetricsLog:
         with self._points(step):
             tf.summary.experimental.write_raw_pb(b"".join(points))
 
-    def images(self, step: int, images: dict) -> None:
-        """Writes images to TensorBoard.
-
-        Args:
-            step: Integer: updates made so far.
-            images: Name -> uint8 array (height, width, 3), RGB.
-        """
+    def images(self, step: int, images: dict[str, np.ndarray]) -> None:
+        """Writes uint8 RGB images `(height, width, 3)`, by name, to TensorBoard."""
         for name, image in images.items():
             image = np.asarray(image)
             if image.dtype != np.uint8 or image.ndim != 3 or image.shape[-1] != 3:
@@ -87,11 +90,11 @@ class MetricsLog:
         with naming(self.path):
             os.fsync(self._file.fileno())
 
-    def truncate_after(self, step: int, without=()) -> None:
+    def truncate_after(self, step: int, without: Iterable[str] = ()) -> None:
         """Drops everything logged after `step`, to resume from there.
 
         Args:
-            step: Integer: updates made so far.
+            step: Updates made so far.
             without: Beginnings of names, as "heldout/": such metrics and images are
                 dropped at `step` itself too, since they will be logged again.
 
@@ -104,15 +107,13 @@ class MetricsLog:
             ValueError: If a whole line is not a JSON object with a step.
         """
         self.close()
-        kept = [
-            line
-            for number, line in enumerate(self.path.read_bytes().splitlines(True), 1)
-            if self._is_kept(line, number, step, tuple(without))
-        ]
+        without = tuple(without)
+        lines = enumerate(self.path.read_bytes().splitlines(True), 1)
+        kept = [line for n, line in lines if self._is_kept(line, n, step, without)]
         write_aside(self.path, lambda file: file.writelines(kept))
         paths = sorted(self.tensorboard.glob("events.out.tfevents.*"))
         for number, path in enumerate(paths):
-            _truncate_events(path, step, tuple(without))
+            _truncate_events(path, step, without)
             path.rename(path.with_name(f"events.out.tfevents.{number:010d}.resumed"))
         self._file = self._open()
 
@@ -125,7 +126,7 @@ class MetricsLog:
             writer, self._writer = self._writer, None
             # The first points may be truncated.
             self._described.clear()
-            with self._naming_tensorboard():
+            with naming_tensorboard(self.tensorboard):
                 writer.close()
 
     def _point(self, name, value):
@@ -142,7 +143,7 @@ class MetricsLog:
 
     @contextlib.contextmanager
     def _points(self, step):
-        with self._naming_tensorboard():
+        with naming_tensorboard(self.tensorboard):
             # Made at the first point: a file started earlier would be cut by
             # `truncate_after` while it is open.
             if self._writer is None:
@@ -150,14 +151,6 @@ class MetricsLog:
             # Leaving the context flushes the events.
             with self._writer.as_default(step=int(step)):
                 yield
-
-    @contextlib.contextmanager
-    def _naming_tensorboard(self):
-        try:
-            yield
-        except tf.errors.OpError as error:
-            # TensorFlow has many kinds for it; a full disk is the usual one.
-            raise OSError(errno.EIO, error.message, str(self.tensorboard)) from error
 
     def _drop_partial_line(self):
         if not self.path.exists():
@@ -176,6 +169,36 @@ class MetricsLog:
                 f"Line {number} of {self.path} is not a JSON object with a step: "
                 f"{line[:80]!r}. Remove it to resume the run."
             ) from error
+
+
+class TeacherLine:
+    """Draws each figure of the teacher as a line from the first step to the last.
+
+    They are points of a TensorBoard run of their own, `teacher` beside the student's,
+    under the student's names: both stand in one chart. A resumed run draws none again.
+
+    Args:
+        tensorboard: Folder of the run's events.
+        steps: Updates in the whole run.
+    """
+
+    def __init__(self, tensorboard: str | os.PathLike, steps: int):
+        self._folder = pathlib.Path(tensorboard) / "teacher"
+        self._steps = steps
+        self._is_drawn = self._folder.is_dir() and any(self._folder.iterdir())
+
+    def draw(self, scalars: dict[str, float]) -> None:
+        """Draws a line per metric; only the first call does anything."""
+        if self._is_drawn or not scalars:
+            return
+        self._is_drawn = True
+        writer = tf.summary.create_file_writer(str(self._folder))
+        with writer.as_default():
+            for step in (0, self._steps):
+                for name, value in scalars.items():
+                    tag, description = tensorboard_tag(name)
+                    tf.summary.scalar(tag, value, step, description)
+        writer.close()
 
 
 def _is_before(at, names, step, without):

@@ -3,7 +3,7 @@
 import os
 
 
-def use_onednn():
+def use_onednn() -> None:
     """Asks TensorFlow for oneDNN's kernels, unless the environment decides.
 
     TensorFlow takes them by itself only on processors with instructions made for

@@ -2,28 +2,22 @@
 
 from __future__ import annotations
 
-import contextlib
-import errno
 import os
 import re
+from typing import Any
 
 import tensorflow as tf
 
+from ekd_tf.run.logs import naming_tensorboard
 from ekd_tf.training.loop import Hook
+from ekd_tf.training.loop import Step
 
 
 def profiled_steps(text: str | None) -> range:
-    """Reads which steps to profile.
-
-    Args:
-        text: "FIRST:LAST", the numbers of updates counted from 1, both included.
-            None or "" for none.
-
-    Returns:
-        Range of the numbers.
+    """Reads "FIRST:LAST", numbers of updates from 1, both included; "" is none.
 
     Raises:
-        ValueError: If the text is not that.
+        ValueError: The text is not that.
     """
     if not text:
         return range(0)
@@ -46,35 +40,34 @@ class ProfileHook(Hook):
     of the steps and after each one, so that the work of other steps stays out.
 
     Args:
-        folder: The run's TensorBoard folder; the trace is below it, in
-            `plugins/profile/TIME/`.
-        steps: Range of numbers of updates, from `profiled_steps`.
+        folder: The run's TensorBoard folder; the trace is in `plugins/profile/TIME/`.
+        steps: From `profiled_steps`.
 
     Raises:
         OSError: From the hook, if the trace cannot be written.
     """
 
-    def __init__(self, folder, steps: range):
+    def __init__(self, folder: str | os.PathLike, steps: range):
         self._folder = folder
         self._steps = steps
         self._running = False
-        self._mark = None
-        self._previous = None
+        self._mark: Any = None
+        self._previous: Step | None = None
 
-    def before_step(self, number):
+    def before_step(self, number: int) -> None:
         if number not in self._steps:
             return
         if not self._running:
             _wait_for(self._previous)
             self._previous = None
-            with self._naming_folder():
+            with naming_tensorboard(self._folder):
                 tf.profiler.experimental.start(os.fspath(self._folder))
             self._running = True
         # By this mark the profile knows where a step begins and ends.
         self._mark = tf.profiler.experimental.Trace("train", step_num=number, _r=1)
         self._mark.__enter__()
 
-    def after_step(self, step):
+    def after_step(self, step: Step) -> None:
         if not self._running:
             # Kept no longer than needed: a step holds its batch.
             self._previous = step if step.number + 1 in self._steps else None
@@ -84,27 +77,18 @@ class ProfileHook(Hook):
         if step.number == self._steps[-1]:
             self.close()
 
-    def close(self):
+    def close(self) -> None:
         """Writes the trace of a run that ends within the range."""
         self._end_mark()
         if self._running:
             self._running = False
-            with self._naming_folder():
+            with naming_tensorboard(self._folder):
                 tf.profiler.experimental.stop()
 
     def _end_mark(self):
         mark, self._mark = self._mark, None
         if mark is not None:
             mark.__exit__(None, None, None)
-
-    @contextlib.contextmanager
-    def _naming_folder(self):
-        try:
-            yield
-        except tf.errors.OpError as error:
-            # TensorFlow has many kinds for it; a full disk is the usual one.
-            message = error.message
-            raise OSError(errno.EIO, message, os.fspath(self._folder)) from error
 
 
 def _wait_for(step):

@@ -20,12 +20,8 @@ PACKAGES = ("ekd-tf", "tensorflow", "keras", "numpy", "absl-py", "tensorboard")
 def provenance(command: Sequence[str]) -> dict[str, str]:
     """Returns what a report or a model card says of its making.
 
-    Args:
-        command: The words of the command, from "python" on.
-
-    Returns:
-        "command", as a shell takes it; "date", of now; "ekd_tf", the package's version
-        and, from a git checkout, its commit.
+    "command", as a shell takes it, of the words from "python" on; "date"; "ekd_tf",
+    the package's version and, from a git checkout, its commit.
     """
     commit = package_commit()
     return {
@@ -36,15 +32,9 @@ def provenance(command: Sequence[str]) -> dict[str, str]:
 
 
 def provenance_of_run(flags: Mapping | None, command: Sequence[str]) -> dict:
-    """Adds what a run was trained on, and how, to `provenance`.
+    """Returns `provenance` with "training_data", "teacher" and "method" of a run.
 
-    Args:
-        flags: Those of `ekd_tf.train`, or None: no run is known.
-        command: As for `provenance`.
-
-    Returns:
-        Those of `provenance` and "training_data", "teacher" and "method", None where
-        they are not known.
+    They are None where `flags`, those of `ekd_tf.train`, do not say.
     """
     flags = flags or {}
     return {

@@ -1,5 +1,7 @@
 """TensorFlow's lines at the start of a command, kept off the terminal."""
 
+from __future__ import annotations
+
 import contextlib
 import importlib.abc
 import importlib.util
@@ -8,6 +10,7 @@ import pathlib
 import re
 import sys
 import tempfile
+from collections.abc import Iterator
 
 _LEVEL = "TF_CPP_MIN_LOG_LEVEL"
 _OURS = "EKD_TF_QUIET"
@@ -36,13 +39,11 @@ def quiet_tensorflow() -> None:
     sys.meta_path.insert(0, _QuietImport())
 
 
-def has_gpu(root="/") -> bool:
+def has_gpu(root: str | os.PathLike = "/") -> bool:
     """Tells whether an NVIDIA GPU is built in and not hidden from CUDA.
 
-    Asks the system, not the driver: a GPU whose driver does not work counts.
-
-    Args:
-        root: Where `dev` and `sys` are.
+    Asks the system, not the driver: a GPU whose driver does not work counts. `root` is
+    where `dev` and `sys` are.
     """
     if os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
         return False
@@ -80,7 +81,7 @@ class _QuietImport(importlib.abc.MetaPathFinder):
 
 
 @contextlib.contextmanager
-def without_information():
+def without_information() -> Iterator[None]:
     """Keeps C++ lines of information off stderr; all others come at the end."""
     sys.stderr.flush()
     with tempfile.TemporaryFile() as said:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import pathlib
 import time
+from collections.abc import Collection
+from typing import Any
 
 from absl import logging
 
@@ -19,7 +22,7 @@ class Workdir:
     """One run's folder with `run.json` and the folders the run writes to.
 
     Args:
-        path: The folder. Made with its parents if it is not there.
+        path: The folder, made if it is not there.
         create: Whether to make it and prove that it can be written to. False, for
             reading another run, requires a `run.json` in it.
 
@@ -28,7 +31,7 @@ class Workdir:
             with `create=False`, is not the workdir of a run.
     """
 
-    def __init__(self, path, create: bool = True):
+    def __init__(self, path: str | os.PathLike, create: bool = True):
         self.path = pathlib.Path(path)
         self.checkpoints = self.path / "checkpoints"
         # TensorBoard names a run by the folder its events are in.
@@ -37,23 +40,15 @@ class Workdir:
         self.run_file = self.path / "run.json"
         self.identities_file = self.path / "identities.json"
         if create:
-            self._create()
+            for folder in (self.path, self.checkpoints, self.reports):
+                make_folder("workdir", folder)
         elif not self.run_file.is_file():
             raise ValueError(
                 f"{path} is not the workdir of a run: it holds no {self.run_file.name}."
             )
 
-    def __fspath__(self):
+    def __fspath__(self) -> str:
         return str(self.path)
-
-    def _create(self):
-        for folder in (
-            self.path,
-            self.checkpoints,
-            self.tensorboard,
-            self.reports,
-        ):
-            make_folder("workdir", folder)
 
     def record_run(
         self,
@@ -69,14 +64,13 @@ class Workdir:
         A resumed run replaces the flags and adds itself to the list of starts.
 
         Args:
-            flags: Every flag of the entry point, values JSON can hold; the seed is
-                among them.
+            flags: Every flag of the command, values JSON can hold.
             versions: Package name -> version.
             command: The command line, `sys.argv`.
             changed: What `check_same_run` returned.
-            teacher: Fingerprint of the teacher, or None.
-            data: The note of `run_data.RunData`, or None. Its "identities", which may
-                be many, go to a file of their own.
+            teacher: Fingerprint of the teacher.
+            data: The note of `run.data.RunData`. Its "identities", which may be many,
+                go to a file of their own.
         """
         starts = self.read_run()["starts"] if self.run_file.exists() else []
         start = {
@@ -132,7 +126,9 @@ class Workdir:
                 f"({error}). Use another --workdir"
             ) from error
 
-    def check_same_run(self, flags: dict, free=(), force: bool = False) -> dict | None:
+    def check_same_run(
+        self, flags: dict, free: Collection[str] = (), force: bool = False
+    ) -> dict | None:
         """Refuses to continue a run with flags that change its arithmetic.
 
         Args:
@@ -141,8 +137,8 @@ class Workdir:
             force: Continue all the same, with a warning.
 
         Returns:
-            The flags that were forced, name -> `[value then, value now]`; None: no run
-            is recorded, the workdir is new.
+            The flags that were forced, name -> `[value then, value now]`; None for a
+            new workdir.
 
         Raises:
             ValueError: If any other flag differs; all are listed with both values.
@@ -152,11 +148,11 @@ class Workdir:
         old = self.read_run()["flags"]
         # Through JSON, so that a tuple equals the list it was recorded as.
         new = json.loads(json.dumps(flags))
-        changed = {
-            name: [old.get(name, _ABSENT), new.get(name, _ABSENT)]
-            for name in sorted(old.keys() | new.keys())
-            if name not in free and old.get(name, _ABSENT) != new.get(name, _ABSENT)
-        }
+        changed: dict[str, list[Any]] = {}
+        for name in sorted((old.keys() | new.keys()) - set(free)):
+            was, now = old.get(name, _ABSENT), new.get(name, _ABSENT)
+            if was != now:
+                changed[name] = [was, now]
         text = "; ".join(
             f"`--{name}` was {was}, now {now}" for name, (was, now) in changed.items()
         )
@@ -170,14 +166,11 @@ class Workdir:
         return changed
 
     def check_same_teacher(self, fingerprint: str | None, force: bool = False) -> None:
-        """Refuses to continue a run with other weights behind the teacher's name.
+        """Raises `ValueError` if the run was recorded with a teacher of other weights.
 
         Args:
             fingerprint: Of the teacher of this start, as given to `record_run`.
             force: Continue all the same, with a warning.
-
-        Raises:
-            ValueError: If the run was recorded with another.
         """
         was = self.read_run().get("teacher") if self.run_file.exists() else None
         if was is None or was == fingerprint:

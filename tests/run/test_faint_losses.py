@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from ekd_tf.run import faint_losses
-from ekd_tf.run.faint_losses import FaintLossHook
+from ekd_tf.run import guards
+from ekd_tf.run.guards import FaintLossHook
 from ekd_tf.training.loop import Step
 
 
@@ -13,7 +13,7 @@ def warnings(monkeypatch):
     """Returns the list of the warnings logged."""
     texts = []
     monkeypatch.setattr(
-        faint_losses.logging, "warning", lambda text, *args: texts.append(text % args)
+        guards.logging, "warning", lambda text, *args: texts.append(text % args)
     )
     return texts
 

@@ -1,7 +1,7 @@
 import tensorflow as tf
 from tensorflow.python.summary.summary_iterator import summary_iterator
 
-from ekd_tf.run.teacher_line import TeacherLine
+from ekd_tf.run.logs import TeacherLine
 
 
 def points(folder):

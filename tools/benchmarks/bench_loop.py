@@ -29,8 +29,8 @@ from ekd_tf.heads import ArcFace
 from ekd_tf.losses import CosineLoss
 from ekd_tf.losses import EKDLoss
 from ekd_tf.models import MobileFaceNet
-from ekd_tf.run.faint_losses import FaintLossHook
 from ekd_tf.run.guards import CollapseGuard
+from ekd_tf.run.guards import FaintLossHook
 from ekd_tf.run.guards import UpdateGuard
 from ekd_tf.run.logs import MetricsLog
 from ekd_tf.run.progress import ProgressHook
