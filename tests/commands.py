@@ -36,14 +36,6 @@ def run(program, *arguments):
     return subprocess.CompletedProcess([program, *arguments], status, *texts)
 
 
-def run_alone(module, *arguments):
-    """Like `run`, in a process of its own."""
-    command = [sys.executable, "-m", f"ekd_tf.{module}", *map(str, arguments)]
-    return subprocess.run(
-        command, env=ENVIRONMENT, capture_output=True, text=True, timeout=300
-    )
-
-
 @functools.lru_cache(maxsize=1)
 def _server():
     # It ends when this process does, which closes its input.

@@ -6,6 +6,8 @@ import pathlib
 import subprocess
 import sys
 
+import pytest
+
 ROOT = pathlib.Path(__file__).parents[1]
 PACKAGE = ROOT / "ekd_tf"
 ENTRY_POINTS = {"train", "evaluate", "export_model", "embed_teacher", "verify"}
@@ -223,6 +225,8 @@ def test_importing_the_package_touches_nothing():
     assert result.returncode == 0, result.stderr
 
 
+# Fast sibling: test_importing_the_package_touches_nothing.
+@pytest.mark.slow
 def test_importing_the_losses_touches_no_device():
     # Virtual devices can be set only before TensorFlow has started any.
     result = run_python(

@@ -62,7 +62,7 @@ def package_commit() -> str | None:
     None where the package is installed without its repository: the repository
     around a virtual environment is somebody else's.
     """
-    root = pathlib.Path(__file__).resolve().parents[1]
+    root = pathlib.Path(__file__).resolve().parents[2]
     if not (root / ".git").exists():
         return None
     command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-# Group -> pattern -> description. The first pattern that matches a metric's name decides;
+# Group -> pattern -> description. The first pattern that matches a name decides;
 # TensorBoard sorts groups by name, hence the numbers.
 _TAGS: dict[str, dict[str, str | None]] = {
     "1 loss": {
@@ -32,12 +32,12 @@ _TAGS: dict[str, dict[str, str | None]] = {
         "gradient_ratio/.+": "Norm of the weighted loss's gradient on the embeddings, "
         "divided by that of the margin loss. Below 0.01 the loss does nothing.",
         "weight/.+": "What the loss is multiplied by.",
-        "critical/.+": "Pairs on different sides of a threshold for student and teacher.",
-        "batch_tpr/.+": "TPR of the batch's pairs at EKD's threshold for the FPR named.",
+        "critical/.+": "Pairs that student and teacher place on different sides.",
+        "batch_tpr/.+": "TPR of the batch's pairs at EKD's threshold for that FPR.",
         "pairs/.+": "Pairs of the batch that a loss uses.",
     },
     "6 training": {
-        "embedding/mean_cosine": "Mean cosine of all pairs of images of a batch; near 1 "
+        "embedding/mean_cosine": "Mean cosine of all pairs of a batch; near 1 "
         "the embeddings have collapsed.",
         "gradient_norm": "Global norm of the gradient, before clipping.",
         "learning_rate": "Learning rate of the update.",

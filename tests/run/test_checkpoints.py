@@ -1,11 +1,16 @@
 """Tests for `ekd_tf.run.checkpoints`."""
 
+import json
 import os
+import signal
+import subprocess
+import sys
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from absl import logging
 
 from ekd_tf.run.checkpoints import CheckpointStore
 
@@ -35,39 +40,22 @@ def test_restores_values_and_metadata(tmp_path):
     assert variables["count"].numpy() == 7
 
 
-@pytest.mark.parametrize(
-    "dtype",
-    ["float16", "bfloat16", "float32", "float64", "int32", "int64", "bool", "uint8"],
-)
-@pytest.mark.parametrize("shape", [(), (0,), (3,), (2, 1, 3)])
-def test_every_dtype_round_trips_bit_for_bit(tmp_path, rng, dtype, shape):
-    dtype = tf.as_dtype(dtype)
-    value = tf.cast(rng.normal(scale=3.0, size=shape) ** 2, dtype)
+def test_every_dtype_and_shape_round_trips_bit_for_bit(tmp_path, rng):
+    values = {
+        f"{dtype} {shape}": tf.cast(rng.normal(scale=3.0, size=shape) ** 2, dtype)
+        for dtype in ("float16", "bfloat16", "float32", "float64", "int64", "bool")
+        for shape in ((), (0,), (2, 1, 3))
+    }
+    values["not finite"] = tf.constant([float("nan"), float("inf"), -0.0])
     store = CheckpointStore(tmp_path)
-    store.save(1, {"v": tf.Variable(value)})
-    restored = tf.Variable(tf.zeros_like(value))
-    store.restore({"v": restored})
-    assert restored.dtype == dtype
-    assert restored.numpy().tobytes() == value.numpy().tobytes()
-
-
-def test_file_is_an_archive_numpy_opens(tmp_path):
-    half = tf.Variable([1.0, -2.0], dtype=tf.bfloat16)
-    store = CheckpointStore(tmp_path)
-    path = store.save(1, {"a/kernel": tf.Variable([3.0]), "half": half})
+    path = store.save(1, {name: tf.Variable(value) for name, value in values.items()})
+    restored = {name: tf.Variable(tf.zeros_like(v)) for name, v in values.items()}
+    store.restore(restored)
+    for name, value in values.items():
+        assert restored[name].dtype == value.dtype
+        assert restored[name].numpy().tobytes() == value.numpy().tobytes(), name
     with np.load(path, allow_pickle=False) as archive:
-        np.testing.assert_array_equal(archive["a/kernel"], [3.0])
-        # The upper halves of float32 1.0 and -2.0.
-        np.testing.assert_array_equal(archive["half"], [0x3F80, 0xC000])
-
-
-def test_not_finite_values_round_trip(tmp_path):
-    store = CheckpointStore(tmp_path)
-    values = [float("nan"), float("inf"), -0.0]
-    store.save(1, {"v": tf.Variable(values)})
-    restored = tf.Variable([1.0, 1.0, 1.0])
-    store.restore({"v": restored})
-    assert restored.numpy().tobytes() == np.float32(values).tobytes()
+        np.testing.assert_array_equal(archive["float64 ()"], values["float64 ()"])
 
 
 def test_keras_variables_and_arrays(tmp_path):
@@ -83,17 +71,17 @@ def test_keras_variables_and_arrays(tmp_path):
     np.testing.assert_array_equal(position, [3, 4])
 
 
-@pytest.mark.parametrize("name", ["file", "a b/ü:0", "../up", "x.npy"])
-def test_any_name_is_kept(tmp_path, name):
+def test_any_name_is_kept(tmp_path):
+    names = ["file", "a b/ü:0", "../up", "x.npy", "other"]
     store = CheckpointStore(tmp_path / "in")
-    store.save(1, {name: tf.Variable(5.0), "other": tf.Variable(6.0)})
-    variables = {name: tf.Variable(0.0), "other": tf.Variable(0.0)}
-    store.restore(variables)
-    assert [float(v.numpy()) for v in variables.values()] == [5.0, 6.0]
+    store.save(1, {name: np.array([k]) for k, name in enumerate(names)})
+    arrays = {name: np.array([9]) for name in names}
+    store.restore(arrays)
+    assert list(arrays.values()) == [0, 1, 2, 3, 4]
     assert os.listdir(tmp_path) == ["in"]
 
 
-@pytest.mark.parametrize("replicas", [(2, 2), (1, 2), (2, 1), (2, 4)])
+@pytest.mark.parametrize("replicas", [(1, 2), (2, 1)])
 def test_replicated_variables_restore_on_any_number_of_replicas(tmp_path, replicas):
     def make(count, value):
         strategy = tf.distribute.MirroredStrategy(
@@ -138,13 +126,6 @@ def test_keeps_the_newest_and_the_best(tmp_path):
     assert len(os.listdir(tmp_path)) == 3
 
 
-def test_a_better_one_replaces_the_best(tmp_path):
-    store = saved(tmp_path, 10, 20)
-    store.save_best(10)
-    store.save_best(20)
-    assert store.restore(zeros(), step="best")["step"] == 20
-
-
 def test_saving_a_step_again_leaves_the_best_copy_alone(tmp_path):
     store = saved(tmp_path, 10)
     store.save_best(10)
@@ -170,12 +151,6 @@ def test_best_of_a_step_that_is_not_there(tmp_path):
         saved(tmp_path, 10).save_best(5)
 
 
-def test_restores_a_given_step(tmp_path):
-    variables = zeros()
-    assert saved(tmp_path, 10, 20).restore(variables, step=10)["step"] == 10
-    assert variables["count"].numpy() == 10
-
-
 def test_later_steps_of_a_run_given_up_are_removed(tmp_path):
     store = saved(tmp_path, 10, 20, 30)
     store.restore(zeros(), step=10)
@@ -191,17 +166,6 @@ def test_an_empty_folder_has_no_checkpoint(tmp_path):
             store.restore(zeros())
     with pytest.raises(FileNotFoundError, match="no checkpoint checkpoint-best.npz"):
         CheckpointStore(tmp_path).restore(zeros(), step="best")
-
-
-def test_other_files_are_not_taken_for_checkpoints(tmp_path):
-    store = saved(tmp_path, 10)
-    for name in ("checkpoint-1.npz", "checkpoint-000000099.npz.tmp", "notes.npz"):
-        (tmp_path / name).write_bytes(b"")
-    assert store.steps() == [10]
-
-
-def test_steps_beyond_nine_digits(tmp_path):
-    assert saved(tmp_path, 999_999_999, 10**9).steps() == [999_999_999, 10**9]
 
 
 def test_lists_every_difference_and_assigns_nothing(tmp_path):
@@ -235,13 +199,6 @@ def test_lists_every_difference_and_assigns_nothing(tmp_path):
     assert variables["same"].numpy() == 0.0
 
 
-def test_rejects_metadata_json_cannot_hold(tmp_path):
-    store = CheckpointStore(tmp_path)
-    with pytest.raises(TypeError, match="not JSON serializable"):
-        store.save(1, numbers(1.0), {"path": tmp_path})
-    assert store.steps() == []
-
-
 @pytest.mark.parametrize(
     "call, words",
     [
@@ -253,3 +210,159 @@ def test_rejects_metadata_json_cannot_hold(tmp_path):
 def test_rejects_wrong_arguments(tmp_path, call, words):
     with pytest.raises(ValueError, match=words):
         call(CheckpointStore(tmp_path))
+
+
+class Killed(BaseException):
+    """Stands for a process that ends: no handler of `Exception` sees it."""
+
+
+@pytest.fixture
+def warned(monkeypatch):
+    """The warnings logged, as text."""
+    texts = []
+    monkeypatch.setattr(
+        logging, "warning", lambda message, *args: texts.append(message % args)
+    )
+    return texts
+
+
+def flip_byte(content):
+    # In the middle of the kernel's numbers, where only the checksum notices.
+    position = content.index(np.float32([20.0, 2.0]).tobytes())
+    return content[:position] + b"\xff" + content[position + 1 :]
+
+
+DAMAGES = {
+    "empty": lambda content: b"",
+    "cut in half": lambda content: content[: len(content) // 2],
+    "last byte missing": lambda content: content[:-1],
+    "one byte changed": flip_byte,
+    "zeros": lambda content: bytes(len(content)),
+    "text": lambda content: b"not a checkpoint",
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_newest_file_falls_back_to_the_one_before(tmp_path, warned, damage):
+    store = saved(tmp_path, 10, 20)
+    path = store.path(20)
+    path.write_bytes(DAMAGES[damage](path.read_bytes()))
+    variables = zeros()
+    assert store.restore(variables)["step"] == 10
+    np.testing.assert_array_equal(variables["a/kernel"].numpy(), [[10.0, 2.0]])
+    (text,) = warned
+    assert "checkpoint-000000020.npz is damaged" in text
+    assert "Trying the checkpoint before it" in text
+
+
+def test_archives_of_something_else_are_passed_over(tmp_path, warned):
+    store = saved(tmp_path, 10, 20, 30)
+    np.savez(store.path(20), a=np.zeros(3))
+    header = {"format": 2, "step": 30, "dtypes": {}, "metadata": {}}
+    header = np.frombuffer(json.dumps(header).encode(), np.uint8)
+    np.savez(store.path(30), __checkpoint__=header)
+    assert store.restore(zeros())["step"] == 10
+    assert "format 2, expected 1" in warned[0]
+    assert len(warned) == 2
+
+
+def test_pickles_are_never_loaded(tmp_path, warned):
+    store = saved(tmp_path, 10)
+    np.savez(store.path(20), __checkpoint__=np.array([{}], dtype=object))
+    assert store.restore(zeros())["step"] == 10
+    assert "allow_pickle" in warned[0]
+
+
+def test_only_damaged_files_is_an_error(tmp_path, warned):
+    store = saved(tmp_path, 10, 20)
+    for step in (10, 20):
+        store.path(step).write_bytes(b"")
+    variables = zeros()
+    with pytest.raises(ValueError, match="000000010.npz is damaged.*no other"):
+        store.restore(variables)
+    assert variables["count"].numpy() == 0
+
+
+def test_a_damaged_newest_file_does_not_push_out_good_ones(tmp_path, warned):
+    store = saved(tmp_path, 10, 20, 30, keep=3)
+    store = CheckpointStore(tmp_path, keep=1)
+    store.path(30).write_bytes(b"")
+    store.restore(zeros())
+    store.save(25, numbers(25.0))
+    assert store.steps() == [25]
+    assert store.restore(zeros())["step"] == 25
+
+
+def test_crash_before_the_rename_leaves_the_checkpoints_as_they_were(
+    tmp_path, monkeypatch
+):
+    store = saved(tmp_path, 10)
+
+    def die(source, target):
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", die)
+        with pytest.raises(Killed):
+            store.save(20, numbers(20.0))
+    assert store.restore(zeros())["step"] == 10
+    store.save(20, numbers(20.0))
+    assert store.restore(zeros())["step"] == 20
+
+
+def test_crash_before_pruning_loses_nothing(tmp_path, monkeypatch):
+    store = saved(tmp_path, 10, keep=1)
+
+    def die(step):
+        raise Killed
+
+    monkeypatch.setattr(store, "prune", die)
+    with pytest.raises(Killed):
+        store.save(20, numbers(20.0))
+    store = CheckpointStore(tmp_path, keep=1)
+    (tmp_path / "checkpoint-best.npz.tmp").write_bytes(b"")
+    assert store.steps() == [10, 20]
+    assert store.restore(zeros())["step"] == 20
+    store.prune(20)
+    assert os.listdir(tmp_path) == ["checkpoint-000000020.npz"]
+
+
+WRITER = """
+import sys
+
+import numpy as np
+
+from ekd_tf.run.checkpoints import CheckpointStore
+
+store = CheckpointStore(sys.argv[1], keep=2)
+step = 0
+while True:
+    step += 1
+    store.save(step, {"v": np.full(500_000, step)}, {"value": step})
+    if step == 3:
+        print("writing", flush=True)
+"""
+
+
+@pytest.mark.slow
+def test_sigkill_at_any_moment_leaves_a_whole_checkpoint(tmp_path, rng):
+    for trial in range(3):
+        folder = tmp_path / str(trial)
+        process = subprocess.Popen(
+            [sys.executable, "-c", WRITER, str(folder)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+        )
+        try:
+            process.stdout.readline()
+            with pytest.raises(subprocess.TimeoutExpired):
+                process.wait(rng.uniform(0.0, 0.2))
+        finally:
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+            process.stdout.close()
+        store = CheckpointStore(folder)
+        value = np.zeros(500_000, int)
+        metadata = store.restore({"v": value})
+        assert metadata["step"] == metadata["value"] == store.latest() >= 3
+        assert (value == metadata["step"]).all()

@@ -43,25 +43,11 @@ def hook(termination, saved):
     return TerminationHook(termination, lambda step: saved.append(step.number))
 
 
-def test_without_a_signal_nothing_happens(hook, saved):
-    hook.after_step(step(1))
-    hook.after_step(step(2, is_last=True))
-    assert saved == []
-
-
 def test_the_step_in_hand_is_finished_and_saved(hook, saved):
     hook.after_step(step(1))
     terminate()
     with pytest.raises(Interrupted, match="SIGTERM: the run is saved at step 2."):
         hook.after_step(step(2))
-    assert saved == [2]
-
-
-def test_the_last_step_is_left_too(hook, saved):
-    hook.after_step(step(1))
-    terminate()
-    with pytest.raises(Interrupted):
-        hook.after_step(step(2, is_last=True))
     assert saved == [2]
 
 

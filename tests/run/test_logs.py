@@ -11,6 +11,8 @@ import pytest
 import tensorflow as tf
 
 from ekd_tf.run.logs import MetricsLog
+from ekd_tf.run.logs import TeacherLine
+from ekd_tf.run.tags import tensorboard_tag
 
 
 def lines(folder):
@@ -65,13 +67,6 @@ def test_values_that_are_not_finite_are_null(tmp_path):
     assert np.isnan(points(tmp_path)["norm"][0][1])
 
 
-def test_goes_on_where_it_ended(tmp_path):
-    logged(tmp_path, [1, 2])
-    logged(tmp_path, [3])
-    assert [line["step"] for line in lines(tmp_path)] == [1, 2, 3]
-    assert [step for step, _ in points(tmp_path)["loss"]] == [1, 2, 3]
-
-
 def test_images_reach_tensorboard(tmp_path):
     image = np.zeros((4, 6, 3), np.uint8)
     image[1, 2] = [255, 0, 7]
@@ -85,20 +80,11 @@ def test_images_reach_tensorboard(tmp_path):
     np.testing.assert_array_equal(tf.io.decode_png(png), image)
 
 
-@pytest.mark.parametrize(
-    "image",
-    [np.zeros((4, 4, 3), np.float32), np.zeros((4, 4), np.uint8)],
-    ids=["float", "without channels"],
-)
-def test_rejects_other_images(tmp_path, image):
+def test_rejects_other_images_and_a_metric_called_step(tmp_path):
     log = MetricsLog(tmp_path)
-    with pytest.raises(ValueError, match="'roc' must be uint8 .height, width, 3."):
-        log.images(1, {"roc": image})
-    log.close()
-
-
-def test_rejects_a_metric_called_step(tmp_path):
-    log = MetricsLog(tmp_path)
+    for image in (np.zeros((4, 4, 3), np.float32), np.zeros((4, 4), np.uint8)):
+        with pytest.raises(ValueError, match="'roc' must be uint8 .height, width, 3."):
+            log.images(1, {"roc": image})
     with pytest.raises(ValueError, match="'step' is not free"):
         log.write(1, {"step": 1.0})
     log.close()
@@ -134,36 +120,6 @@ def test_resumed_log_equals_the_uninterrupted_one(tmp_path):
     assert points(tmp_path / "one") == points(tmp_path / "two")
 
 
-def test_truncation_before_the_first_point_empties_the_log(tmp_path):
-    log = logged(tmp_path, [10, 20])
-    log.truncate_after(0)
-    log.close()
-    assert lines(tmp_path) == []
-    assert points(tmp_path) == {}
-
-
-def test_truncation_of_a_new_log(tmp_path):
-    log = MetricsLog(tmp_path)
-    log.truncate_after(0)
-    log.write(1, {"loss": 1.0})
-    log.close()
-    assert lines(tmp_path) == [{"step": 1, "loss": 1.0}]
-
-
-def test_files_without_later_points_are_not_rewritten(tmp_path):
-    log = logged(tmp_path, [10, 20])
-    (events,) = tmp_path.glob("*tfevents*")
-    before = os.stat(events).st_ino
-    log.truncate_after(20)
-    log.close()
-    (events,) = tmp_path.glob("*tfevents*")
-    assert os.stat(events).st_ino == before
-    log.truncate_after(10)
-    log.close()
-    assert os.stat(events).st_ino != before
-    assert len(list(tmp_path.glob("*tfevents*"))) == 1
-
-
 @pytest.mark.parametrize("tail", [b'{"step": 3', b'{"step": 3, "loss": 1.0}', b"{"])
 def test_a_line_cut_by_a_kill_is_dropped(tmp_path, tail):
     logged(tmp_path, [1, 2])
@@ -173,17 +129,10 @@ def test_a_line_cut_by_a_kill_is_dropped(tmp_path, tail):
     assert [line["step"] for line in lines(tmp_path)] == [1, 2, 3]
 
 
-def test_only_a_partial_line_leaves_an_empty_log(tmp_path):
-    (tmp_path / "metrics.jsonl").write_bytes(b'{"st')
-    MetricsLog(tmp_path).close()
-    assert lines(tmp_path) == []
-
-
-@pytest.mark.parametrize("cut", [1, 20])
-def test_a_tensorboard_record_cut_by_a_kill_is_dropped(tmp_path, cut):
+def test_a_tensorboard_record_cut_by_a_kill_is_dropped(tmp_path):
     log = logged(tmp_path, [10, 20])
     (events,) = tmp_path.glob("*tfevents*")
-    events.write_bytes(events.read_bytes()[:-cut])
+    events.write_bytes(events.read_bytes()[:-1])
     log.truncate_after(20)
     log.close()
     # The points of a step are one record.
@@ -225,12 +174,6 @@ def test_flush_waits_for_the_disk(tmp_path, monkeypatch):
     (status,) = synced
     assert os.path.samestat(status, os.stat(log.path))
     log.close()
-
-
-def test_closing_twice_does_no_harm(tmp_path):
-    log = logged(tmp_path, [1])
-    log.close()
-    assert len(lines(tmp_path)) == 1
 
 
 KILLED = """
@@ -343,3 +286,54 @@ def test_resuming_drops_what_is_logged_again_at_the_same_step(tmp_path):
     found = points(tmp_path)
     assert [step for step, _ in found["loss"]] == [1, 2]
     assert [step for step, _ in found["heldout/auc"]] == [1, 2]
+
+
+def test_the_teacher_is_drawn_once_even_when_resumed(tmp_path):
+    line = TeacherLine(tmp_path, 90)
+    line.draw({"lfw/auc": 0.75, "lfw/eer": 0.25})
+    line.draw({"lfw/auc": 0.1})
+    TeacherLine(tmp_path, 90).draw({"lfw/auc": 0.1})
+    found = points(tmp_path / "teacher")
+    assert found == {
+        "lfw/auc": [(0, 0.75), (90, 0.75)],
+        "lfw/eer": [(0, 0.25), (90, 0.25)],
+    }
+
+
+def test_nothing_is_drawn_without_a_teacher(tmp_path):
+    TeacherLine(tmp_path, 1).draw({})
+    assert not (tmp_path / "teacher").exists()
+
+
+def test_losses_tpr_and_thresholds_come_first():
+    names = [
+        "critical/positive",
+        "gradient_norm",
+        "heldout/accuracy",
+        "heldout/tpr_at_fpr_1e-3",
+        "loss",
+        "loss/ekd/positive",
+        "loss/margin",
+        "loss_scale",
+        "threshold/student/fpr_1e-1",
+        "something/new",
+    ]
+    tags = sorted(tensorboard_tag(name)[0] for name in names)
+    assert tags == [
+        "1 loss/loss",
+        "1 loss/loss/ekd/positive",
+        "1 loss/loss/margin",
+        "2 TPR/heldout/tpr_at_fpr_1e-3",
+        "3 threshold/threshold/student/fpr_1e-1",
+        "4 evaluation/heldout/accuracy",
+        "5 distillation/critical/positive",
+        "6 training/gradient_norm",
+        "6 training/loss_scale",
+        "6 training/something/new",
+    ]
+
+
+def test_all_but_unknown_metrics_are_described():
+    assert "cross entropy" in tensorboard_tag("loss/margin")[1]
+    assert "distillation loss" in tensorboard_tag("loss/ekd/positive")[1]
+    assert tensorboard_tag("something/new")[1] is None

@@ -17,7 +17,7 @@ from ekd_tf.version import __version__
 @pytest.fixture
 def repository(tmp_path, monkeypatch):
     """A git repository with a package file, which the module believes to be in."""
-    package = tmp_path / "ekd_tf"
+    package = tmp_path / "ekd_tf" / "run"
     package.mkdir(parents=True)
     file = package / "provenance.py"
     file.write_text("first\n")
@@ -41,7 +41,7 @@ def test_commit_of_a_clean_and_of_an_edited_repository(repository):
 
 def test_no_commit_inside_a_repository_of_somebody_else(repository, monkeypatch):
     root, _, _ = repository
-    installed = root / "venv" / "ekd_tf" / "provenance.py"
+    installed = root / "venv" / "ekd_tf" / "run" / "provenance.py"
     installed.parent.mkdir(parents=True)
     monkeypatch.setattr(provenance_module, "__file__", str(installed))
     assert package_commit() is None

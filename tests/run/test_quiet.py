@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+from ekd_tf.run.onednn import use_onednn
 from ekd_tf.run.quiet import has_gpu
 from ekd_tf.run.quiet import quiet_tensorflow
 from ekd_tf.run.quiet import without_information
@@ -75,6 +76,8 @@ def test_an_import_that_fails_says_why(capfd):
     assert capfd.readouterr().err == "a hint\n"
 
 
+# Fast sibling: test_warnings_and_errors_of_the_import_are_said.
+@pytest.mark.slow
 def test_tensorflow_starts_without_a_line():
     code = (
         "from ekd_tf.run.quiet import quiet_tensorflow\n"
@@ -88,3 +91,16 @@ def test_tensorflow_starts_without_a_line():
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True
     )
     assert (done.returncode, done.stderr) == (0, "")
+
+
+NAME = "TF_ENABLE_ONEDNN_OPTS"
+
+
+@pytest.mark.parametrize(("before", "after"), [(None, "1"), ("0", "0"), ("1", "1")])
+def test_the_environment_has_the_last_word(before, after, monkeypatch):
+    # Set first, so that its state of before comes back whatever that was.
+    monkeypatch.setenv(NAME, before or "")
+    if before is None:
+        monkeypatch.delenv(NAME)
+    use_onednn()
+    assert os.environ[NAME] == after

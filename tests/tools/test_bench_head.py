@@ -3,6 +3,9 @@
 import pytest
 import tensorflow as tf
 
+# Benchmarks run at night: nobody trains with them.
+pytestmark = pytest.mark.slow
+
 # A number that no other size in the step is.
 IDENTITIES, DIM, BATCH = 977, 24, 8
 

@@ -5,6 +5,9 @@ import math
 import pytest
 import toys
 
+# Benchmarks run at night: nobody trains with them.
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def tool(load_tool):
