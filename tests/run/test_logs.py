@@ -3,8 +3,6 @@
 import json
 import os
 import re
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -106,20 +104,6 @@ def test_truncation_drops_later_lines_and_points(tmp_path):
     assert len(found["kept"]) == 1
 
 
-def test_resumed_log_equals_the_uninterrupted_one(tmp_path):
-    (tmp_path / "one").mkdir()
-    (tmp_path / "two").mkdir()
-    logged(tmp_path / "one", range(1, 9))
-    logged(tmp_path / "two", range(1, 7))
-    log = MetricsLog(tmp_path / "two")
-    log.truncate_after(4)
-    log.close()
-    logged(tmp_path / "two", range(5, 9))
-    one, two = (tmp_path / name / "metrics.jsonl" for name in ("one", "two"))
-    assert one.read_bytes() == two.read_bytes()
-    assert points(tmp_path / "one") == points(tmp_path / "two")
-
-
 @pytest.mark.parametrize("tail", [b'{"step": 3', b'{"step": 3, "loss": 1.0}', b"{"])
 def test_a_line_cut_by_a_kill_is_dropped(tmp_path, tail):
     logged(tmp_path, [1, 2])
@@ -176,30 +160,6 @@ def test_flush_waits_for_the_disk(tmp_path, monkeypatch):
     log.close()
 
 
-KILLED = """
-import os
-import signal
-import sys
-
-from ekd_tf.run.logs import MetricsLog
-
-log = MetricsLog(sys.argv[1])
-for step in (1, 2, 3):
-    log.write(step, {"loss": step})
-os.kill(os.getpid(), signal.SIGKILL)
-"""
-
-
-@pytest.mark.slow
-def test_sigkill_loses_no_line_and_no_point(tmp_path):
-    done = subprocess.run(
-        [sys.executable, "-c", KILLED, str(tmp_path)], capture_output=True
-    )
-    assert done.returncode == -9
-    assert [line["step"] for line in lines(tmp_path)] == [1, 2, 3]
-    assert points(tmp_path)["loss"] == [(1, 1.0), (2, 2.0), (3, 3.0)]
-
-
 def test_files_are_read_in_the_order_of_the_run_whatever_the_clock_says(tmp_path):
     folder = tmp_path
     # Each resumed on a host whose clock is earlier than the last one's.
@@ -215,19 +175,6 @@ def test_files_are_read_in_the_order_of_the_run_whatever_the_clock_says(tmp_path
             event = tf.compat.v1.Event.FromString(record)
             steps += [event.step for value in event.summary.value if "/lr" in value.tag]
     assert steps == [1, 2, 3]
-
-
-def test_tensorboard_reads_the_numbered_files(tmp_path):
-    accumulators = pytest.importorskip(
-        "tensorboard.backend.event_processing.event_accumulator"
-    )
-    log = logged(tmp_path, [1, 2, 3])
-    log.truncate_after(2)
-    log.close()
-    logged(tmp_path, [3])
-    accumulator = accumulators.EventAccumulator(str(tmp_path))
-    accumulator.Reload()
-    assert [event.step for event in accumulator.Tensors("1 loss/loss")] == [1, 2, 3]
 
 
 def test_the_first_point_of_a_metric_describes_it_also_when_resumed(tmp_path):

@@ -11,7 +11,7 @@ from toys import backbone
 
 from ekd_tf.data import InMemoryFaces
 from ekd_tf.data import SyntheticFaces
-from ekd_tf.run import faint_losses
+from ekd_tf.run import guards
 from ekd_tf.run import record as record_module
 from ekd_tf.run.assembly import Values
 from ekd_tf.run.best import BestMetric
@@ -203,7 +203,7 @@ def test_collapse_is_watched_where_asked(run):
 def test_a_loss_without_weight_is_named_once(run, monkeypatch):
     texts = []
     monkeypatch.setattr(
-        faint_losses.logging, "warning", lambda text, *args: texts.append(text % args)
+        guards.logging, "warning", lambda text, *args: texts.append(text % args)
     )
     ratio = {"gradient_ratio/ekd": 0.001, "weight/ekd": 1.0}
     run(502, scalars=ratio, log_every=502, checkpoint_every=0)
