@@ -12,7 +12,7 @@ from typing import Any
 # What sysexits.h calls a temporary failure: the same command goes on. Schedulers can be
 # told to try again.
 RESUME_STATUS = os.EX_TEMPFAIL
-_PASSED_ON = {
+_PASSED_ON: dict[int, int] = {
     signal.SIGINT: signal.SIGINT,
     signal.SIGTERM: signal.SIGTERM,
     # A terminal that was closed: the child has another session and does not hear it.

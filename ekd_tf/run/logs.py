@@ -58,13 +58,10 @@ class MetricsLog:
         if "step" in scalars:
             raise ValueError("'step' is not free as a metric's name.")
         values = {name: float(value) for name, value in scalars.items()}
-        line = {
-            name: value if math.isfinite(value) else None
-            for name, value in values.items()
-        }
-        line = json.dumps({"step": int(step), **line}) + "\n"
+        line = {k: v if math.isfinite(v) else None for k, v in values.items()}
+        text = json.dumps({"step": int(step), **line}) + "\n"
         with naming(self.path):
-            rest = line.encode()
+            rest = text.encode()
             while rest:
                 rest = rest[self._file.write(rest) :]
         # One record for all, since an operation for each takes most of a millisecond.

@@ -129,21 +129,6 @@ def test_the_false_positives_of_each_artefact_are_those_asked_for(home, student_
         assert allowed - 2 * (precision == "int8") <= accepted <= allowed
 
 
-def test_the_pages_beside_the_artefacts_give_the_same_thresholds(home):
-    version = home / "export" / "student" / "1"
-    text = (version / "README.md").read_text()
-    for name in (
-        "saved_model.pb",
-        "student-1-float32.tflite",
-        "student-1-int8.tflite",
-    ):
-        (line,) = [line for line in text.splitlines() if line.startswith(f"| {name} ")]
-        cells = [cell.strip() for cell in line.split("|")]
-        assert cells[2].split()[0] == f"{threshold(version / name):.4f}"
-        assert cells[3] == "1e-1" and cells[5] == "one image"
-        assert cells[7] == str(home / "faces")
-
-
 def test_another_model_in_the_folder_leaves_the_exports_as_they_are(home):
     backbone(dim=6, seed=1, batch_norm=False).save(home / "other.keras")
     version = home / "export" / "student" / "1"

@@ -97,16 +97,6 @@ def test_writes_json_markdown_and_pictures(report):
     assert "Baseline" not in text
 
 
-# Fast sibling: test_embeds_sources_once_where_there_is_a_cache.
-@pytest.mark.slow
-def test_a_second_evaluation_embeds_no_set_again(report):
-    _, arguments, first = report
-    again = run("evaluate", *arguments[:3], *arguments[-1:], "--fprs=1e-2")
-    assert again.returncode == 0, again.stderr[-3000:]
-    assert "30 images" in first.stderr
-    assert "images" not in again.stderr
-
-
 def test_verifies_two_images_at_the_calibrated_threshold(report):
     folder, _, done = report
     found = json.loads((folder / "model" / "card.json").read_text())["calibration"]
