@@ -10,8 +10,6 @@ from absl import app
 from absl import flags
 from absl import logging
 
-from ekd_tf.data.unreadable import Unreadable
-from ekd_tf.data.unreadable import explain
 from ekd_tf.run import command
 from ekd_tf.run.onednn import use_onednn
 
@@ -50,6 +48,9 @@ def main(argv):
         embed_teacher()
     except (ValueError, OSError) as error:
         logging.debug("", exc_info=True)
+        # Not at the top: it would load NumPy and TensorFlow for --help.
+        from ekd_tf.data.unreadable import explain
+
         text = explain(error, WAY_OUT)
         raise SystemExit(f"ekd_tf.embed_teacher: {text}") from None
 
@@ -58,6 +59,7 @@ def embed_teacher():
     """Opens the teacher and the images and writes what is missing of the cache."""
     use_onednn()
     # TensorFlow takes seconds to import: `--help` must not wait for it.
+    from ekd_tf.data.unreadable import Unreadable
     from ekd_tf.embedders import CacheWriter
     from ekd_tf.run import evaluators
     from ekd_tf.run import factory

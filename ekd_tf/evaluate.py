@@ -7,7 +7,6 @@ from absl import app
 from absl import flags
 from absl import logging
 
-from ekd_tf.data.unreadable import explain
 from ekd_tf.files.user_text import KEEP
 from ekd_tf.run import command
 from ekd_tf.run.effects import Needs
@@ -119,6 +118,9 @@ def main(argv):
         command.check_effects(sys.modules[__name__], _EFFECTS)
         evaluate()
     except (OSError, ValueError) as error:
+        # Not at the top: it would load NumPy and TensorFlow for --help.
+        from ekd_tf.data.unreadable import explain
+
         raise SystemExit(f"ekd_tf.evaluate: {explain(error, WAY_OUT)}") from None
 
 

@@ -6,7 +6,6 @@ import sys
 from absl import app
 from absl import flags
 
-from ekd_tf.data.unreadable import explain
 from ekd_tf.run import command
 from ekd_tf.run.effects import Needs
 
@@ -88,6 +87,9 @@ def main(argv):
         command.check_effects(sys.modules[__name__], _EFFECTS)
         export(sys.argv)
     except (OSError, ValueError) as error:
+        # Not at the top: it would load NumPy and TensorFlow for --help.
+        from ekd_tf.data.unreadable import explain
+
         text = explain(error, WAY_OUT)
         raise SystemExit(f"ekd_tf.export_model: {text}") from None
 

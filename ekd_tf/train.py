@@ -15,7 +15,6 @@ from absl import app
 from absl import flags
 from absl import logging
 
-from ekd_tf.data.unreadable import explain
 from ekd_tf.run import command
 from ekd_tf.run import effects
 from ekd_tf.run.child import RESUME_STATUS
@@ -311,6 +310,9 @@ def main(argv):
         # A mistake in the flags or the data: the message says it, a traceback would
         # hide it.
         logging.debug("", exc_info=True)
+        # Not at the top: it would load NumPy and TensorFlow for --help.
+        from ekd_tf.data.unreadable import explain
+
         raise SystemExit(f"ekd_tf.train: {explain(error, WAY_OUT)}") from None
 
 

@@ -9,7 +9,6 @@ import sys
 from absl import app
 from absl import flags
 
-from ekd_tf.data.unreadable import explain
 from ekd_tf.files.user_text import one_line
 from ekd_tf.run import command
 from ekd_tf.run.effects import Needs
