@@ -52,6 +52,9 @@ def main(argv):
         command.check_effects(sys.modules[__name__], _EFFECTS)
         verify(images)
     except (OSError, ValueError) as error:
+        # Not at the top: it would load NumPy and TensorFlow for --help.
+        from ekd_tf.data.unreadable import explain
+
         text = explain(error, "replace it, or leave it out")
         raise SystemExit(f"ekd_tf.verify: {text}") from None
 

@@ -158,12 +158,11 @@ class ProgressHook(Hook):
         self._count = count
 
     def after_step(self, step: Step) -> None:
-        terms = {
-            name: step.scalars[name]
-            for start in ("loss", "loss/margin", "gradient_ratio/", "loss/")
-            for name in step.scalars
-            if name == start or (start.endswith("/") and name.startswith(start))
-        }
+        scalars = step.scalars
+        names = [name for name in ("loss", "loss/margin") if name in scalars]
+        names += [name for name in scalars if name.startswith("gradient_ratio/")]
+        names += [name for name in scalars if name.startswith("loss/")]
+        terms = {name: scalars[name] for name in names}
         self._line.update(self._count, terms)
 
 

@@ -98,7 +98,7 @@ def train(values, kill, pipe):
         moments.watch(os, name)
     # In the middle of a checkpoint, and of a line's points.
     moments.watch(np.lib.format, "write_array")
-    moments.watch(tf.summary, "scalar")
+    moments.watch(tf.summary.experimental, "write_raw_pb")
     try:
         TrainingSession(values).run(command=["train"])
     except Interrupted:

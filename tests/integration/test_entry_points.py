@@ -90,7 +90,6 @@ def test_help_does_not_import_tensorflow():
     # Forks, since a second command would define its flags beside the first one's.
     code = (
         "import os, runpy, sys\n"
-        "from absl import app\n"
         "for name in 'train evaluate export_model embed_teacher verify'.split():\n"
         "    if os.fork():\n"
         "        os.wait()\n"
@@ -116,7 +115,7 @@ def test_help_does_not_import_tensorflow():
     # Seconds of the processor, whatever else keeps it busy.
     after = os.times()
     used = sum(after[2:4]) - sum(before[2:4])
-    assert used < 3
+    assert used < 2
 
 
 def write_images(root, identities):
@@ -155,15 +154,12 @@ def test_a_mistake_ends_in_one_line_and_no_traceback(tmp_path, make, words):
 def test_an_unreadable_image_ends_in_one_line_with_its_path(tmp_path):
     faces = write_images(tmp_path / "faces", 4)
     (faces / "p1" / "1.jpg").write_text("no image")
-    arguments = ["train", f"--data=folder:{faces}", *TINY, "--general_batch=12"]
-    done = run(*arguments, f"--workdir={tmp_path / 'a'}")
+    arguments = [f"--data=folder:{faces}", *TINY, "--general_batch=12"]
+    done = run("train", *arguments, f"--workdir={tmp_path / 'a'}")
     assert done.returncode == 1
     assert str(faces / "p1" / "1.jpg") in done.stderr
     assert "--skip_corrupt" in done.stderr
     assert "Traceback" not in done.stderr
-    done = run(*arguments, f"--workdir={tmp_path / 'b'}", "--skip_corrupt=1")
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert "1 unreadable images were replaced" in done.stderr
 
 
 def test_an_unknown_flag_is_refused():
