@@ -36,12 +36,6 @@ def test_a_gpu_counts_with_and_without_its_driver(tmp_path):
     assert has_gpu(tmp_path)
 
 
-def test_a_gpu_counts_by_its_device_file(tmp_path):
-    (tmp_path / "dev").mkdir()
-    (tmp_path / "dev" / "nvidia0").touch()
-    assert has_gpu(tmp_path)
-
-
 @pytest.mark.parametrize("value", ["", "-1"])
 def test_a_gpu_hidden_from_cuda_does_not_count(tmp_path, monkeypatch, value):
     make_device(tmp_path, "0x10de", "0x030000")

@@ -1,7 +1,6 @@
 """Tests for `ekd_tf.run.workdir`."""
 
 import json
-import os
 import tempfile
 
 import pytest
@@ -123,17 +122,6 @@ def test_a_damaged_record_is_an_error_with_its_path(recorded, content):
         with pytest.raises(ValueError, match="run.json does not describe a run"):
             call()
     assert recorded.run_file.read_text() == content
-
-
-def test_crash_while_recording_keeps_the_old_record(recorded, monkeypatch):
-    def die(source, target):
-        raise KeyboardInterrupt
-
-    before = recorded.run_file.read_bytes()
-    monkeypatch.setattr(os, "replace", die)
-    with pytest.raises(KeyboardInterrupt):
-        recorded.record_run({**FLAGS, "lr": 5}, VERSIONS, COMMAND)
-    assert recorded.run_file.read_bytes() == before
 
 
 def test_rejects_a_file(tmp_path):
