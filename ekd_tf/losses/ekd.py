@@ -45,18 +45,15 @@ def rank_differences(
     $$ (R_s - R_t)^2, \quad R(s) = \sum_k \sigma\big((s - T_k) / \tau\big) $$
 
     Each model is ranked against its own thresholds, so only which thresholds a pair
-    passes is compared, not the cosines.
+    passes is compared, not the cosines. A pair k thresholds off costs k^2.
 
     Args:
-        student_similarities: Float32 tensor `(num_pairs,)` of cosines.
-        teacher_similarities: Float32 tensor `(num_pairs,)` of cosines.
-        student_thresholds: Float32 tensor `(num_fprs,)` of cosines.
-        teacher_thresholds: Float32 tensor `(num_fprs,)` of cosines.
+        student_similarities, teacher_similarities: Float32 `(num_pairs,)`, cosines.
+        student_thresholds, teacher_thresholds: Float32 `(num_fprs,)`, cosines.
         temperature: Float > 0 in units of cosine.
 
     Returns:
-        Float32 tensor `(num_pairs,)` in [0, num_fprs^2]. The mean squared error of
-        the summed rank: a pair k thresholds off costs k^2.
+        Float32 tensor `(num_pairs,)` in [0, num_fprs^2].
     """
     student_rank = soft_rank(student_similarities, student_thresholds, temperature)
     teacher_rank = soft_rank(teacher_similarities, teacher_thresholds, temperature)
@@ -74,22 +71,18 @@ class EKDLoss(DistillationLoss):
     `rank_differences`). The thresholds are averaged over steps and updated before they
     are used. Gradients reach the student through the mined pairs only.
 
-    As published (`EKDLoss.reference()`) the thresholds are constants in the gradient.
-    Then the positive term can be met by raising every cosine: the thresholds follow
-    about 1 / momentum steps later, and a student that starts from scratch chases them
-    towards 1. The default differs in four things:
+    As published (`reference`) the thresholds are constants in the gradient. Then the
+    positive term can be met by raising every cosine, and a student that starts from
+    scratch chases its thresholds towards 1. The default differs in four things:
 
-    - The gradient of the student's thresholds reaches the negatives that define them,
-      which makes the term relative: raising every cosine changes nothing.
+    - The gradient of the student's thresholds reaches the negatives that define them:
+      raising every cosine changes nothing.
     - Thresholds are quantiles of a decayed histogram of all negatives, so that FPRs
       exist that one small batch cannot resolve.
     - The temperature is ten times as wide: with 0.01 the slope ends about 0.05 from
       a threshold, and most critical pairs of a student from scratch are further away.
-    - A memory: the batch is paired with the 2,048 images before it too. A batch of
-      128 images and 16 identities twice, of 800 identities, so has 440 positive pairs
-      instead of 32, and 27 times the negatives.
-
-    What was tried, and what it did to the TPR, is in tools/candidates.md.
+    - A memory: the batch is paired with the 2,048 images before it too, which have
+      more positive pairs and harder negatives than a batch has.
 
     Args:
         student_dim: Int, size of the student's embeddings, which `memory` needs.
@@ -225,12 +218,9 @@ class EKDLoss(DistillationLoss):
     def compute(self, student, teacher, labels, image_ids, training):
         """Returns the two weighted terms and what to watch beside them.
 
-        The second dict holds, per FPR f: `threshold/student/fpr_f`,
-        `threshold/teacher/fpr_f` (cosines), `batch_tpr/student/fpr_f`,
-        `batch_tpr/teacher/fpr_f` (shares of this batch's positives),
-        `critical/positive/fpr_f`, `critical/negative/fpr_f` (pairs on different
-        sides); and over all thresholds `critical/positive`, `critical/negative`,
-        `pairs/positive`, `pairs/negative` (counts).
+        Per FPR f: `threshold/MODEL/fpr_f` (cosines), `batch_tpr/MODEL/fpr_f` (part of
+        this batch's positives), `critical/positive/fpr_f`, `critical/negative/fpr_f`
+        (pairs on different sides); over all FPRs `critical/...` and `pairs/...`.
         """
         if self.same_image_pairs:
             image_ids = None

@@ -40,11 +40,8 @@ DEFAULT_FPRS = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
 class Memory(typing.NamedTuple):
     """Rows of earlier batches, behind the batch in the gallery.
 
-    Attributes:
-        student: Float32 `(rows, student_dim)`, of unit length.
-        teacher: Float32 `(rows, teacher_dim)`, of unit length.
-        labels: Int32 `(rows,)`; `NO_ROW` of `ekd_tf.mining.pairs` where there is none.
-        image_ids: Integer `(rows,)`, none of them in the batch.
+    Student and teacher: float32 `(rows, dim)`, of unit length. Labels: int32 `(rows,)`,
+    `NO_ROW` where there is no row. Image ids: integer `(rows,)`, none in the batch.
     """
 
     student: tf.Tensor
@@ -77,15 +74,14 @@ class MinedPairs(typing.NamedTuple):
     """The pairs of one batch.
 
     Attributes:
-        positive: `PositivePairs`, every positive pair.
+        positive: Every positive pair.
         negative: Int32 `(num_mined, 2)`, a query and a gallery row: the negatives most
             similar for the student, hardest first.
         negative_mask: Bool `(num_mined,)`, False on the filling rows that stand where
             the batch has fewer negatives than asked for.
         num_negatives: Int32 scalar, all negative pairs.
         finite: Bool scalar, whether all embeddings are.
-        student: `ModelPairs`.
-        teacher: `ModelPairs`.
+        student, teacher: The two models.
     """
 
     positive: PositivePairs
