@@ -172,11 +172,11 @@ class PairMiner:
                 ids = tf.cast(memory.image_ids, image_ids.dtype)
                 image_ids = tf.concat([image_ids, ids], axis=0)
         blocks = NegativeBlocks(labels, queries)
-        readers = [blocks.reader(gallery) for gallery in (student, teacher)]
-        negative, cosines, histograms = self._hardest(blocks, readers)
+        read = blocks.reader(student, teacher)
+        negative, cosines, histograms = self._hardest(blocks, read)
         thresholds = [None, None]
         if with_thresholds:
-            thresholds = self._thresholds(blocks, readers, histograms)
+            thresholds = self._thresholds(blocks, read, histograms)
         mask = cosines[0] > NO_PAIR
         models = [
             ModelPairs(gallery, tf.where(mask, mined, 0.0), histogram, of_batch)
@@ -194,7 +194,7 @@ class PairMiner:
             teacher=models[1],
         )
 
-    def _hardest(self, blocks, readers):
+    def _hardest(self, blocks, read):
         """Finds the negatives most similar for the student and counts all.
 
         An entry among the k largest lies in one of the k groups with the largest
@@ -211,7 +211,7 @@ class PairMiner:
             num_kept = min(num_kept, blocks.count * blocks.num_groups)
 
         def step(block, *carried):
-            student, teacher = (read(block) for read in readers)
+            student, teacher = read(block)
             kept, histograms = carried[:4], carried[4:]
             queries, others = blocks.pairs(block)
             maxima = tf.reduce_max(tf.concat([kept[0], student], axis=0), axis=1)
@@ -249,15 +249,15 @@ class PairMiner:
         of_teacher = tf.gather(tf.reshape(teacher, [-1]), places)
         return pairs, [hardest, of_teacher], histograms
 
-    def _thresholds(self, blocks, readers, histograms):
+    def _thresholds(self, blocks, read, histograms):
         """Returns both models' negatives at the ranks of the FPRs, float32."""
         ranks = ranks_of_fprs(tf.reduce_sum(histograms[0]), self.fprs)
         searches = [RankSearch(histogram, ranks) for histogram in histograms]
 
         def step(block, *counts):
             return [
-                count + search.count(descending_keys(read(block)))
-                for count, search, read in zip(counts, searches, readers)
+                count + search.count(descending_keys(cosines))
+                for count, search, cosines in zip(counts, searches, read(block))
             ]
 
         counts = blocks.scan(step, [search.no_counts() for search in searches])

@@ -84,21 +84,21 @@ class NegativeBlocks:
         queries = tf.repeat(columns[: self._height], num_rows(groups))
         return queries, tf.tile(groups, [self._height, 1])
 
-    def reader(self, embeddings: tf.Tensor) -> Callable[[tf.Tensor], tf.Tensor]:
+    def reader(self, *galleries: tf.Tensor) -> Callable[[tf.Tensor], list]:
         """Returns a function of a block number that computes the block's cosines.
 
         Args:
-            embeddings: Float32 tensor `(rows, dim)` of unit length.
+            *galleries: Float32 tensors `(rows, dim)` of unit length, one per model.
 
         Returns:
-            Function of an int32 scalar to float32 `(num_groups, GROUP)`: cosines, and
-            `NO_PAIR` where there is no negative pair.
+            Function of an int32 scalar to a list of float32 `(num_groups, GROUP)`, one
+            per model: cosines, and `NO_PAIR` where there is no negative pair.
         """
-        unrolled = self._unrolled(embeddings)
+        unrolled = [self._unrolled(gallery) for gallery in galleries]
 
         def read(block):
-            columns, labels = unrolled(block), self._labels(block)
-            rows, row_labels = columns[: self._height], labels[: self._height]
+            labels = self._labels(block)
+            row_labels = labels[: self._height]
             # In the run that meets itself a row meets those behind it.
             column = tf.range(num_rows(labels))
             negative = (
@@ -107,8 +107,12 @@ class NegativeBlocks:
                 & (row_labels != NO_ROW)[:, None]
                 & (column[None, :] > column[: self._height, None])
             )
-            cosines = tf.matmul(rows, columns, transpose_b=True)
-            return tf.reshape(tf.where(negative, cosines, NO_PAIR), [-1, GROUP])
+            found = []
+            for columns in (columns_at(block) for columns_at in unrolled):
+                cosines = tf.matmul(columns[: self._height], columns, transpose_b=True)
+                cosines = tf.where(negative, cosines, NO_PAIR)
+                found.append(tf.reshape(cosines, [-1, GROUP]))
+            return found
 
         if isinstance(self.count, int) and self.count == 1:
             only = read(tf.constant(0))
