@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+
 import keras
 import tensorflow as tf
 
@@ -45,18 +47,15 @@ def rank_differences(
     $$ (R_s - R_t)^2, \quad R(s) = \sum_k \sigma\big((s - T_k) / \tau\big) $$
 
     Each model is ranked against its own thresholds, so only which thresholds a pair
-    passes is compared, not the cosines.
+    passes is compared, not the cosines. A pair k thresholds off costs k^2.
 
     Args:
-        student_similarities: Float32 tensor `(num_pairs,)` of cosines.
-        teacher_similarities: Float32 tensor `(num_pairs,)` of cosines.
-        student_thresholds: Float32 tensor `(num_fprs,)` of cosines.
-        teacher_thresholds: Float32 tensor `(num_fprs,)` of cosines.
+        student_similarities, teacher_similarities: Float32 `(num_pairs,)`, cosines.
+        student_thresholds, teacher_thresholds: Float32 `(num_fprs,)`, cosines.
         temperature: Float > 0 in units of cosine.
 
     Returns:
-        Float32 tensor `(num_pairs,)` in [0, num_fprs^2]. The mean squared error of
-        the summed rank: a pair k thresholds off costs k^2.
+        Float32 tensor `(num_pairs,)` in [0, num_fprs^2].
     """
     student_rank = soft_rank(student_similarities, student_thresholds, temperature)
     teacher_rank = soft_rank(teacher_similarities, teacher_thresholds, temperature)
@@ -74,30 +73,24 @@ class EKDLoss(DistillationLoss):
     `rank_differences`). The thresholds are averaged over steps and updated before they
     are used. Gradients reach the student through the mined pairs only.
 
-    As published (`EKDLoss.reference()`) the thresholds are constants in the gradient.
-    Then the positive term can be met by raising every cosine: the thresholds follow
-    about 1 / momentum steps later, and a student that starts from scratch chases them
-    towards 1. The default differs in four things:
+    As published (`reference`) the thresholds are constants in the gradient. Then the
+    positive term can be met by raising every cosine, and a student that starts from
+    scratch chases its thresholds towards 1. The default differs in four things:
 
-    - The gradient of the student's thresholds reaches the negatives that define them,
-      which makes the term relative: raising every cosine changes nothing.
+    - The gradient of the student's thresholds reaches the negatives that define them:
+      raising every cosine changes nothing.
     - Thresholds are quantiles of a decayed histogram of all negatives, so that FPRs
       exist that one small batch cannot resolve.
     - The temperature is ten times as wide: with 0.01 the slope ends about 0.05 from
       a threshold, and most critical pairs of a student from scratch are further away.
-    - A memory: the batch is paired with the 2,048 images before it too. A batch of
-      128 images and 16 identities twice, of 800 identities, so has 440 positive pairs
-      instead of 32, and 27 times the negatives.
-
-    What was tried, and what it did to the TPR, is in tools/candidates.md.
+    - A memory: the batch is paired with the 2,048 images before it too, which have
+      more positive pairs and harder negatives than a batch has.
 
     Args:
-        student_dim: Int, size of the student's embeddings, which `memory` needs.
-        teacher_dim: Int, size of the teacher's, likewise.
+        student_dim, teacher_dim: Ints, sizes of the embeddings, which `memory` needs.
         temperature: Float > 0, in units of cosine. The slope is noticeable within
             about five temperatures of a threshold.
-        positive_weight: Float >= 0 of the positive term.
-        negative_weight: Float >= 0 of the negative term.
+        positive_weight, negative_weight: Floats >= 0 of the two terms.
         thresholds: "histogram" keeps an exponentially decayed histogram of negative
             cosines and reads the thresholds from it; "ema" averages each batch's
             order statistics.
@@ -111,20 +104,16 @@ class EKDLoss(DistillationLoss):
         same_image_pairs: Bool: whether pairs of one source image count as positives.
         miner: `PairMiner`: which FPRs, and how many of the hardest negatives. None:
             the default one.
-        name: Name of the layer and prefix of its terms.
 
     Returns:
         `{"ekd/positive": ..., "ekd/negative": ...}`, weighted float32 scalars. A
         batch without positive (negative) pairs has 0 there and a zero gradient.
 
     State:
-        student_thresholds, teacher_thresholds: float32 `(num_fprs,)`, the thresholds in
-        use. num_updates: float32 scalar, batches counted so far. With
-        thresholds="histogram" also student_histogram and teacher_histogram: float32
-        `(4097,)`. With memory also memory_student and memory_teacher: float32
-        `(memory, dim)`; memory_labels and memory_image_ids: int64 `(memory,)`. None is
-        trainable; all are saved with the run. A batch without negative pairs, or with
-        an embedding that is not finite, leaves them alone.
+        Of each model `MODEL_thresholds` `(num_fprs,)`, `MODEL_histogram` `(4097,)` and
+        `memory_MODEL` `(memory, dim)`; `num_updates`, all float32; `memory_labels` and
+        `memory_image_ids`, int64 `(memory,)`. None is trainable; all are saved with the
+        run. A batch without negatives or with a row that is not finite changes none.
 
     Raises:
         ValueError: An argument outside its range, or `memory` without the two sizes.
@@ -132,9 +121,7 @@ class EKDLoss(DistillationLoss):
     Reference:
         Huang et al., 2022, arXiv:2206.02325, equations 5 to 9. Compared with TFace
         `recognition/tasks/ekd/distillation/ekd.py`, whose gradient grows with the
-        number of GPUs because its all-gather sums what every GPU computes in full;
-        here the loss means the same on any number of replicas. A run on eight GPUs
-        with TFace corresponds to a weight of 8.
+        number of GPUs: a run on eight corresponds to a weight of 8 here.
     """
 
     uses_labels = True
@@ -225,12 +212,9 @@ class EKDLoss(DistillationLoss):
     def compute(self, student, teacher, labels, image_ids, training):
         """Returns the two weighted terms and what to watch beside them.
 
-        The second dict holds, per FPR f: `threshold/student/fpr_f`,
-        `threshold/teacher/fpr_f` (cosines), `batch_tpr/student/fpr_f`,
-        `batch_tpr/teacher/fpr_f` (shares of this batch's positives),
-        `critical/positive/fpr_f`, `critical/negative/fpr_f` (pairs on different
-        sides); and over all thresholds `critical/positive`, `critical/negative`,
-        `pairs/positive`, `pairs/negative` (counts).
+        Per FPR f: `threshold/MODEL/fpr_f` (cosines), `batch_tpr/MODEL/fpr_f` (part of
+        this batch's positives), `critical/positive/fpr_f`, `critical/negative/fpr_f`
+        (pairs on different sides); over all FPRs `critical/...` and `pairs/...`.
         """
         if self.same_image_pairs:
             image_ids = None
@@ -247,13 +231,9 @@ class EKDLoss(DistillationLoss):
             self._update_thresholds(pairs, counts)
             if self.memory:
                 self._remember(pairs, labels, image_ids)
-        return self._terms(
-            student,
-            labels,
-            pairs,
-            tf.convert_to_tensor(self.student_thresholds),
-            tf.convert_to_tensor(self.teacher_thresholds),
-        )
+        thresholds = self.student_thresholds, self.teacher_thresholds
+        thresholds = [tf.convert_to_tensor(variable) for variable in thresholds]
+        return self._terms(student, labels, pairs, *thresholds)
 
     # Apart from the update of the thresholds, which several replicas cannot make inside
     # a nested function.
@@ -277,7 +257,6 @@ class EKDLoss(DistillationLoss):
             )
             by_student = above(student_cosines, student_thresholds)
             by_teacher = above(teacher_cosines, teacher_thresholds)
-            # More thresholds below the cosine are the lower ones and some more.
             decisions = [by_student, by_teacher, by_student != by_teacher]
             ranks = [tf.reduce_sum(tf.cast(x, tf.int32), 1) for x in decisions[:2]]
             decisions.append((ranks[0] != ranks[1])[:, None])
@@ -297,8 +276,6 @@ class EKDLoss(DistillationLoss):
             f"{self.name}/negative": self.negative_weight
             * masked_mean(negative, pairs.negative_mask),
         }
-
-        # --- what to watch
         fprs = self.miner.fprs
         sizes = [len(fprs)] * 3 + [1]
         by_student, by_teacher, critical, any_critical = tf.split(of_positive, sizes)
@@ -406,23 +383,10 @@ class EKDLoss(DistillationLoss):
     def get_config(self) -> dict:
         """Returns the arguments the layer was made with."""
         config = super().get_config()
-        config.update(
-            student_dim=self.student_dim,
-            teacher_dim=self.teacher_dim,
-            temperature=self.temperature,
-            positive_weight=self.positive_weight,
-            negative_weight=self.negative_weight,
-            thresholds=self.thresholds,
-            momentum=self.momentum,
-            bias_correction=self.bias_correction,
-            threshold_gradient=self.threshold_gradient,
-            memory=self.memory,
-            same_image_pairs=self.same_image_pairs,
-            miner={
-                "fprs": list(self.miner.fprs),
-                "num_negatives": self.miner.num_negatives,
-            },
-        )
+        plain = set(inspect.signature(EKDLoss).parameters) - {"miner", "name", "kwargs"}
+        config.update({name: getattr(self, name) for name in plain})
+        of_miner = inspect.signature(PairMiner).parameters
+        config["miner"] = {name: getattr(self.miner, name) for name in of_miner}
         return config
 
     @classmethod
@@ -432,6 +396,5 @@ class EKDLoss(DistillationLoss):
 
 
 def _fpr_name(fpr):
-    """Returns `1e-3` for 0.001 and `1.5e-2` for 0.015."""
     digits, exponent = f"{fpr:.5e}".split("e")
     return f"{float(digits):g}e{int(exponent)}"

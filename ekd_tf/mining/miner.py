@@ -40,11 +40,8 @@ DEFAULT_FPRS = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
 class Memory(typing.NamedTuple):
     """Rows of earlier batches, behind the batch in the gallery.
 
-    Attributes:
-        student: Float32 `(rows, student_dim)`, of unit length.
-        teacher: Float32 `(rows, teacher_dim)`, of unit length.
-        labels: Int32 `(rows,)`; `NO_ROW` of `ekd_tf.mining.pairs` where there is none.
-        image_ids: Integer `(rows,)`, none of them in the batch.
+    Student and teacher: float32 `(rows, dim)`, of unit length. Labels: int32 `(rows,)`,
+    `NO_ROW` where there is no row. Image ids: integer `(rows,)`, none in the batch.
     """
 
     student: tf.Tensor
@@ -77,15 +74,14 @@ class MinedPairs(typing.NamedTuple):
     """The pairs of one batch.
 
     Attributes:
-        positive: `PositivePairs`, every positive pair.
+        positive: Every positive pair.
         negative: Int32 `(num_mined, 2)`, a query and a gallery row: the negatives most
             similar for the student, hardest first.
         negative_mask: Bool `(num_mined,)`, False on the filling rows that stand where
             the batch has fewer negatives than asked for.
         num_negatives: Int32 scalar, all negative pairs.
         finite: Bool scalar, whether all embeddings are.
-        student: `ModelPairs`.
-        teacher: `ModelPairs`.
+        student, teacher: The two models.
     """
 
     positive: PositivePairs
@@ -176,11 +172,11 @@ class PairMiner:
                 ids = tf.cast(memory.image_ids, image_ids.dtype)
                 image_ids = tf.concat([image_ids, ids], axis=0)
         blocks = NegativeBlocks(labels, queries)
-        readers = [blocks.reader(gallery) for gallery in (student, teacher)]
-        negative, cosines, histograms = self._hardest(blocks, readers)
+        read = blocks.reader(student, teacher)
+        negative, cosines, histograms = self._hardest(blocks, read)
         thresholds = [None, None]
         if with_thresholds:
-            thresholds = self._thresholds(blocks, readers, histograms)
+            thresholds = self._thresholds(blocks, read, histograms)
         mask = cosines[0] > NO_PAIR
         models = [
             ModelPairs(gallery, tf.where(mask, mined, 0.0), histogram, of_batch)
@@ -198,7 +194,7 @@ class PairMiner:
             teacher=models[1],
         )
 
-    def _hardest(self, blocks, readers):
+    def _hardest(self, blocks, read):
         """Finds the negatives most similar for the student and counts all.
 
         An entry among the k largest lies in one of the k groups with the largest
@@ -215,7 +211,7 @@ class PairMiner:
             num_kept = min(num_kept, blocks.count * blocks.num_groups)
 
         def step(block, *carried):
-            student, teacher = (read(block) for read in readers)
+            student, teacher = read(block)
             kept, histograms = carried[:4], carried[4:]
             queries, others = blocks.pairs(block)
             maxima = tf.reduce_max(tf.concat([kept[0], student], axis=0), axis=1)
@@ -253,15 +249,15 @@ class PairMiner:
         of_teacher = tf.gather(tf.reshape(teacher, [-1]), places)
         return pairs, [hardest, of_teacher], histograms
 
-    def _thresholds(self, blocks, readers, histograms):
+    def _thresholds(self, blocks, read, histograms):
         """Returns both models' negatives at the ranks of the FPRs, float32."""
         ranks = ranks_of_fprs(tf.reduce_sum(histograms[0]), self.fprs)
         searches = [RankSearch(histogram, ranks) for histogram in histograms]
 
         def step(block, *counts):
             return [
-                count + search.count(descending_keys(read(block)))
-                for count, search, read in zip(counts, searches, readers)
+                count + search.count(descending_keys(cosines))
+                for count, search, cosines in zip(counts, searches, read(block))
             ]
 
         counts = blocks.scan(step, [search.no_counts() for search in searches])

@@ -54,9 +54,8 @@ class NegativeBlocks:
         width = self._turn + rows - num_queries
         self._filling = -width % GROUP
         self.num_groups = self._height * ((width + self._filling) // GROUP)
-        places = tf.range(rows)
         self._labels = self._unrolled(labels, NO_ROW)
-        self._places = self._unrolled(places, -1)
+        self._rows = self._unrolled(tf.range(rows), -1)
 
     def _unrolled(self, rows, filling=0):
         """Returns a function of a block number: the rows at the block's columns."""
@@ -78,46 +77,42 @@ class NegativeBlocks:
         return columns
 
     def pairs(self, block: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """Returns which gallery rows a block holds.
-
-        Args:
-            block: Int32 scalar, number of the block.
-
-        Returns:
-            Int32 `(num_groups,)`, the query of each group; int32
-            `(num_groups, GROUP)`, the other row of each entry.
-        """
-        columns = self._places(block)
+        """Returns the query of each group of a block, int32 `(num_groups,)`, and the
+        other row of each entry, int32 `(num_groups, GROUP)`."""
+        columns = self._rows(block)
         groups = tf.reshape(columns, [-1, GROUP])
         queries = tf.repeat(columns[: self._height], num_rows(groups))
         return queries, tf.tile(groups, [self._height, 1])
 
-    def reader(self, embeddings: tf.Tensor) -> Callable[[tf.Tensor], tf.Tensor]:
+    def reader(self, *galleries: tf.Tensor) -> Callable[[tf.Tensor], list]:
         """Returns a function of a block number that computes the block's cosines.
 
         Args:
-            embeddings: Float32 tensor `(rows, dim)` of unit length.
+            *galleries: Float32 tensors `(rows, dim)` of unit length, one per model.
 
         Returns:
-            Function of an int32 scalar to float32 `(num_groups, GROUP)`: cosines, and
-            `NO_PAIR` where there is no negative pair.
+            Function of an int32 scalar to a list of float32 `(num_groups, GROUP)`, one
+            per model: cosines, and `NO_PAIR` where there is no negative pair.
         """
-        unrolled = self._unrolled(embeddings)
+        unrolled = [self._unrolled(gallery) for gallery in galleries]
 
         def read(block):
-            columns, labels = unrolled(block), self._labels(block)
-            rows = columns[: self._height]
-            cosines = tf.matmul(rows, columns, transpose_b=True)
+            labels = self._labels(block)
+            row_labels = labels[: self._height]
             # In the run that meets itself a row meets those behind it.
             column = tf.range(num_rows(labels))
             negative = (
-                (labels[None, :] != labels[: self._height, None])
+                (labels[None, :] != row_labels[:, None])
                 & (labels != NO_ROW)[None, :]
-                & (labels[: self._height] != NO_ROW)[:, None]
+                & (row_labels != NO_ROW)[:, None]
                 & (column[None, :] > column[: self._height, None])
             )
-            cosines = tf.where(negative, cosines, NO_PAIR)
-            return tf.reshape(cosines, [-1, GROUP])
+            found = []
+            for columns in (columns_at(block) for columns_at in unrolled):
+                cosines = tf.matmul(columns[: self._height], columns, transpose_b=True)
+                cosines = tf.where(negative, cosines, NO_PAIR)
+                found.append(tf.reshape(cosines, [-1, GROUP]))
+            return found
 
         if isinstance(self.count, int) and self.count == 1:
             only = read(tf.constant(0))
@@ -173,8 +168,7 @@ def positive_pairs(
     """Numbers every pair of one identity, of which one row at least is a query.
 
     Args:
-        labels: Int32 tensor `(rows,)` of the gallery, below 2^30; `NO_ROW` where there
-            is no row.
+        labels: Int32 tensor `(rows,)` of the gallery, below 2^30, or `NO_ROW`.
         num_queries: Int, or int32 scalar tensor: the first rows, which are the batch.
         image_ids: Integer tensor `(rows,)` naming the source image of each row, or
             None. Two rows of one source image are no pair. Only the low 32 bits are
@@ -201,24 +195,18 @@ def positive_pairs(
 
 
 def pairs_at(pairs: PositivePairs, numbers: tf.Tensor) -> tf.Tensor:
-    """Returns the rows of positive pairs, int32 `(k, 2)`, the first one a query.
-
-    Args:
-        pairs: `PositivePairs`, at least one.
-        numbers: Int32 tensor `(k,)` in [0, num_pairs).
-    """
+    """Returns the pairs of these numbers in [0, num_pairs): int32 `(k, 2)`, a query
+    and a gallery row."""
     place = tf.searchsorted(pairs.first_number, numbers, side="right") - 1
     partner = tf.gather(pairs.first_partner, place)
     partner += numbers - tf.gather(pairs.first_number, place)
-    return tf.stack(
-        [tf.gather(pairs.order, place), tf.gather(pairs.order, partner)], axis=1
-    )
+    return tf.gather(pairs.order, tf.stack([place, partner], axis=1))
 
 
 def pair_similarity(
     queries: tf.Tensor, gallery: tf.Tensor, pairs: tf.Tensor
 ) -> tf.Tensor:
-    """Returns the cosine of each listed pair.
+    """Returns the cosines of listed pairs, float32 `(num_pairs,)`.
 
     Only the listed rows are read, and of them the queries alone receive a gradient.
 
@@ -226,9 +214,6 @@ def pair_similarity(
         queries: Float32 tensor `(num_queries, dim)` of unit length.
         gallery: Float32 tensor `(rows, dim)`: the queries, and the memory behind them.
         pairs: Int32 tensor `(num_pairs, 2)`: a query and a gallery row.
-
-    Returns:
-        Float32 tensor `(num_pairs,)`.
     """
 
     # The gradient of `tf.gather` is sparse, and making it dense warns (and copies)
@@ -284,57 +269,40 @@ def sum_over_positives(
     known = isinstance(rows, int) and isinstance(num_queries, int)
     least = min if known else tf.minimum
     chunk = least(least(rows, CHUNK_PER_QUERY * num_queries), MAX_CHUNK)
-
     # The loop finds its own gradients; nothing else is to differentiate it.
     student, teacher = tf.stop_gradient(student), tf.stop_gradient(teacher)
 
     @tf.custom_gradient
     def total_sum(queries, thresholds):
-        queries, thresholds = tf.stop_gradient(queries), tf.stop_gradient(thresholds)
+        sources = [tf.stop_gradient(queries), tf.stop_gradient(thresholds)]
 
-        def visit(start, total, counts, of_queries, of_thresholds):
+        def visit(start, total, counts, *gradients):
             numbers = start + tf.range(chunk)
             # Beyond the last pair the last again.
             listed = pairs_at(pairs, tf.minimum(numbers, pairs.num_pairs - 1))
             counted = tf.cast(numbers < pairs.num_pairs, tf.float32)
             with tf.GradientTape(watch_accessed_variables=False) as tape:
-                tape.watch([queries, thresholds])
+                tape.watch(sources)
                 values, columns = function(
-                    pair_similarity(queries, student, listed),
+                    pair_similarity(sources[0], student, listed),
                     pair_similarity(teacher, teacher, listed),
-                    thresholds,
+                    sources[1],
                 )
                 value = tf.reduce_sum(values * counted)
-            gradients = tape.gradient(
-                value,
-                [queries, thresholds],
-                unconnected_gradients=tf.UnconnectedGradients.ZERO,
-            )
-            return (
-                start + chunk,
-                total + value,
-                counts + tf.reduce_sum(columns * counted[:, None], axis=0),
-                of_queries + gradients[0],
-                of_thresholds + gradients[1],
-            )
+            zero = tf.UnconnectedGradients.ZERO
+            found = tape.gradient(value, sources, unconnected_gradients=zero)
+            counts += tf.reduce_sum(columns * counted[:, None], axis=0)
+            gradients = [old + new for old, new in zip(gradients, found)]
+            return start + chunk, total + value, counts, *gradients
 
-        _, columns = function(tf.zeros([1]), tf.zeros([1]), thresholds)
-        _, total, counts, of_queries, of_thresholds = tf.while_loop(
+        _, columns = function(tf.zeros([1]), tf.zeros([1]), sources[1])
+        initial = [tf.constant(0), tf.constant(0.0), tf.zeros([columns.shape[1]])]
+        _, total, counts, *gradients = tf.while_loop(
             lambda start, *_: start < pairs.num_pairs,
             visit,
-            (
-                tf.constant(0),
-                tf.constant(0.0),
-                tf.zeros([columns.shape[1]]),
-                tf.zeros_like(queries),
-                tf.zeros_like(thresholds),
-            ),
+            (*initial, *(tf.zeros_like(source) for source in sources)),
             parallel_iterations=1,
         )
-
-        def gradient(of_total, of_counts):
-            return of_total * of_queries, of_total * of_thresholds
-
-        return (total, counts), gradient
+        return (total, counts), lambda of_total, _: [of_total * g for g in gradients]
 
     return total_sum(queries, thresholds)

@@ -2,16 +2,17 @@
 
 Nothing here sorts all pairs. A cosine is quantised to 2^-23 (one float32 step just
 above 1, two just below) into a descending integer key; two counting passes of 4096 bins
-each then read any order statistic off. The largest few come from the maxima of groups.
-
-All pairs come in blocks, never joined: the functions here take one block each, and
-their counts add up. Every shape is static where the batch is, so XLA compiles it.
+each then read any order statistic off. Pairs come in blocks whose counts add up. Every
+shape is static where the batch is, so XLA compiles it.
 """
+
+from __future__ import annotations
+
+from collections.abc import Sequence
 
 import tensorflow as tf
 
 from ekd_tf.ops.numerics import masked_mean
-from ekd_tf.ops.numerics import tempered_sigmoid
 
 # Keys count steps of 2^-23 down from slightly above 1, since rounding lets the cosine
 # of a row with itself exceed 1 by a few steps.
@@ -28,14 +29,11 @@ NO_PAIR = -1.5
 NO_PAIR_BIN = int((KEY_TOP - NO_PAIR) * KEY_SCALE) >> LEVEL_BITS
 
 
-def descending_keys(similarities):
-    """Returns int32 keys that grow as cosines fall, in steps of 2^-23.
+def descending_keys(similarities: tf.Tensor) -> tf.Tensor:
+    """Returns int32 keys `(n,)` that grow as cosines fall, in steps of 2^-23.
 
     Args:
         similarities: Float32 tensor of any shape: finite cosines, or `NO_PAIR`.
-
-    Returns:
-        Int32 tensor, flattened.
     """
     keys = tf.cast((KEY_TOP - similarities) * KEY_SCALE, tf.int32)
     return tf.reshape(keys, [-1])
@@ -49,29 +47,16 @@ def _count(bins, size):
     )
 
 
-def coarse_histogram(keys):
-    """Counts keys per bin of width 2^-11, from the highest cosine down.
-
-    Args:
-        keys: Int32 tensor of `descending_keys`.
-
-    Returns:
-        Int32 tensor `(HISTOGRAM_BINS,)`. Entries of value `NO_PAIR` are not counted.
-    """
+def coarse_histogram(keys: tf.Tensor) -> tf.Tensor:
+    """Counts `descending_keys` in bins of width 2^-11, int32 `(HISTOGRAM_BINS,)`."""
     return _count(tf.bitwise.right_shift(keys, LEVEL_BITS), HISTOGRAM_BINS)
 
 
-def ranks_of_fprs(num_negatives, fprs):
-    """Returns floor(num_negatives * fpr) for each FPR, in exact integers.
+def ranks_of_fprs(num_negatives: tf.Tensor, fprs: Sequence[float]) -> tf.Tensor:
+    """Returns floor(num_negatives * fpr) for each FPR, int32, in exact integers.
 
-    Args:
-        num_negatives: Int scalar tensor.
-        fprs: Sequence of floats in (0, 1). A value that is one over a whole number
-            divides by it, as the reference implementation does; a product of floats
-            would fall one short now and then.
-
-    Returns:
-        Int32 tensor `(len(fprs),)`.
+    An FPR that is one over a whole number divides by it, as the reference
+    implementation does; a product of floats would fall one short now and then.
     """
     ranks = []
     for fpr in fprs:
@@ -97,7 +82,7 @@ class RankSearch:
             beyond it gives an undefined cosine.
     """
 
-    def __init__(self, histogram, ranks):
+    def __init__(self, histogram: tf.Tensor, ranks: tf.Tensor):
         self._num_ranks = ranks.shape[0]
         cumulative = tf.cumsum(histogram)
         self._coarse = tf.minimum(
@@ -106,8 +91,8 @@ class RankSearch:
         self._inside = ranks - tf.gather(cumulative - histogram, self._coarse)
 
         # Each coarse bin that holds a rank gets a slot of fine bins; ranks in one bin
-        # share it. All other keys go to slot `num_ranks`, which is not counted. The
-        # table holds what turns `bin, low bits` into `slot, low bits` by exclusive or.
+        # have one slot. All other keys go to slot `num_ranks`, which is not counted.
+        # The table turns `bin, low bits` into `slot, low bits` by exclusive or.
         slot_of_bin = tf.tensor_scatter_nd_min(
             tf.fill([NO_PAIR_BIN + 1], self._num_ranks),
             self._coarse[:, None],
@@ -118,17 +103,17 @@ class RankSearch:
         )
         self._slot_of_rank = tf.gather(slot_of_bin, self._coarse)
 
-    def no_counts(self):
+    def no_counts(self) -> tf.Tensor:
         """Returns the counts of no block at all, int32 `(k * LEVEL_BINS,)`."""
         return tf.zeros([self._num_ranks * LEVEL_BINS], tf.int32)
 
-    def count(self, keys):
+    def count(self, keys: tf.Tensor) -> tf.Tensor:
         """Counts the keys of one block, int32 `(k * LEVEL_BINS,)`."""
         bins = tf.bitwise.right_shift(keys, LEVEL_BITS)
         fine_keys = tf.bitwise.bitwise_xor(keys, tf.gather(self._change, bins))
         return _count(fine_keys, self._num_ranks * LEVEL_BINS)
 
-    def cosines(self, counts):
+    def cosines(self, counts: tf.Tensor) -> tf.Tensor:
         """Returns the cosines, float32 `(k,)`, within 2^-23 of those a sort gives.
 
         Args:
@@ -141,12 +126,7 @@ class RankSearch:
 
 
 def _bins_of_ranks(counts, ranks):
-    """Returns the bin that holds the entry at each rank, one histogram per rank.
-
-    Args:
-        counts: Int32 tensor `(k, LEVEL_BINS)`.
-        ranks: Int32 tensor `(k,)`, 0-based.
-    """
+    """Returns the bin that holds the entry at each rank, one histogram per rank."""
     # First the run of bins, then the bin: running sums over all bins take longer than
     # all else does in a small batch.
     runs = tf.reshape(counts, [ranks.shape[0], -1, RUN])
@@ -155,24 +135,23 @@ def _bins_of_ranks(counts, ranks):
     run = tf.minimum(tf.reduce_sum(passed, axis=1), LEVEL_BINS // RUN - 1)
     before = tf.gather(cumulative, run, batch_dims=1)
     bins = tf.gather(runs, run, batch_dims=1)
-    cumulative = (before - tf.reduce_sum(bins, axis=1))[:, None] + tf.cumsum(
-        bins, axis=1
-    )
+    cumulative = (before - tf.reduce_sum(bins, axis=1))[:, None]
+    cumulative += tf.cumsum(bins, axis=1)
     passed = tf.cast(cumulative <= ranks[:, None], tf.int32)
     return run * RUN + tf.reduce_sum(passed, axis=1)
 
 
-def quantiles_of_histogram(histogram, fprs):
+def quantiles_of_histogram(histogram: tf.Tensor, fprs: Sequence[float]) -> tf.Tensor:
     """Reads thresholds at FPRs from (possibly decayed) counts per coarse bin.
 
     Interpolates linearly inside the bin, of width 2^-11.
 
     Args:
         histogram: Float32 tensor `(HISTOGRAM_BINS,)`, highest cosines first.
-        fprs: Sequence of floats in (0, 1).
+        fprs: Floats in (0, 1).
 
     Returns:
-        Float32 tensor `(len(fprs),)` in [-1, 1]: the share of the counts above
+        Float32 tensor `(len(fprs),)` in [-1, 1]: the part of the counts above
         threshold k is `fprs[k]`. An empty histogram gives -1.
     """
     cumulative = tf.cumsum(histogram)
@@ -188,8 +167,10 @@ def quantiles_of_histogram(histogram, fprs):
     return tf.where(cumulative[-1] > 0, quantiles, -1.0)
 
 
-def attach_thresholds(thresholds, hardest, mask, ranks):
-    r"""Lets the gradient of thresholds reach the negatives that define them.
+def attach_thresholds(
+    thresholds: tf.Tensor, hardest: tf.Tensor, mask: tf.Tensor, ranks: tf.Tensor
+) -> tf.Tensor:
+    """Lets the gradient of thresholds reach the negatives that define them.
 
     The values stay. The derivative of threshold k is that of the mean of the batch's
     negatives of rank 3/4 r_k to 5/4 r_k (at least two to either side), with r_k the
@@ -201,11 +182,7 @@ def attach_thresholds(thresholds, hardest, mask, ranks):
             cosines, falling.
         mask: Bool tensor `(num_mined,)`, False on rows that are no pair.
         ranks: Int32 tensor `(num_fprs,)`, 0-based ranks of the thresholds among all
-            negatives.
-
-    Returns:
-        Float32 tensor `(num_fprs,)` equal to `thresholds`. A rank beyond the mined
-        negatives has no gradient.
+            negatives. One beyond the mined negatives has no gradient.
     """
     positions = tf.cast(tf.range(tf.shape(hardest)[0]), tf.float32)
     wanted = tf.cast(ranks, tf.float32)[:, None]
@@ -216,8 +193,10 @@ def attach_thresholds(thresholds, hardest, mask, ranks):
     return thresholds + (means - tf.stop_gradient(means))
 
 
-def attach_thresholds_to_sample(thresholds, cosines, mask, reach):
-    r"""Lets the gradient of thresholds reach a sample of the negatives around them.
+def attach_thresholds_to_sample(
+    thresholds: tf.Tensor, cosines: tf.Tensor, mask: tf.Tensor, reach: float
+) -> tf.Tensor:
+    """Lets the gradient of thresholds reach a sample of the negatives around them.
 
     For thresholds too far down to have all negatives above them at hand. The values
     stay. The derivative of threshold k is that of the mean of the sampled negatives
@@ -228,9 +207,6 @@ def attach_thresholds_to_sample(thresholds, cosines, mask, reach):
         cosines: Float32 tensor of any shape: the student's cosines of a sample.
         mask: Bool tensor of that shape, False where there is no negative pair.
         reach: Float > 0, in units of cosine.
-
-    Returns:
-        Float32 tensor `(num_fprs,)` equal to `thresholds`.
     """
     cosines, mask = tf.reshape(cosines, [-1]), tf.reshape(mask, [-1])
     distance = tf.abs(cosines[None, :] - thresholds[:, None])
@@ -239,21 +215,18 @@ def attach_thresholds_to_sample(thresholds, cosines, mask, reach):
     return thresholds + (means - tf.stop_gradient(means))
 
 
-def soft_rank(similarities, thresholds, temperature):
-    """Counts the thresholds below a cosine, each as a sigmoid step.
+def soft_rank(
+    similarities: tf.Tensor, thresholds: tf.Tensor, temperature: float
+) -> tf.Tensor:
+    """Counts the thresholds `(k,)` below cosines `(n,)`, each as a sigmoid step.
 
-    Args:
-        similarities: Float32 tensor `(num_pairs,)`.
-        thresholds: Float32 tensor `(k,)`.
-        temperature: Float > 0, in units of cosine.
-
-    Returns:
-        Float32 tensor `(num_pairs,)` in [0, k].
+    The slope is noticeable within about five temperatures, in units of cosine, of a
+    threshold. Returns float32 `(n,)` in [0, k].
     """
     margins = similarities[:, None] - thresholds[None, :]
-    return tf.reduce_sum(tempered_sigmoid(margins, temperature), axis=1)
+    return tf.reduce_sum(tf.sigmoid(margins / temperature), axis=1)
 
 
-def above(similarities, thresholds):
-    """Returns whether each cosine is above each threshold, bool `(num_pairs, k)`."""
+def above(similarities: tf.Tensor, thresholds: tf.Tensor) -> tf.Tensor:
+    """Returns whether cosines `(n,)` are above thresholds `(k,)`, bool `(n, k)`."""
     return similarities[:, None] > thresholds[None, :]

@@ -83,7 +83,7 @@ def test_every_negative_pair_is_in_one_block(
     read = blocks.reader(tf.constant(rows))
     found = []
     for block in range(count):
-        cosines = read(tf.constant(block)).numpy()
+        cosines = read(tf.constant(block))[0].numpy()
         of_query, others = (x.numpy() for x in blocks.pairs(tf.constant(block)))
         assert len(cosines) == int(blocks.num_groups)
         for group, entry in zip(*np.nonzero(cosines > NO_PAIR)):

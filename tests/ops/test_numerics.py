@@ -9,7 +9,7 @@ from ekd_tf.ops.numerics import masked_mean
 from ekd_tf.ops.numerics import num_rows
 from ekd_tf.ops.numerics import safe_acos
 from ekd_tf.ops.numerics import safe_sqrt
-from ekd_tf.ops.numerics import tempered_sigmoid
+from ekd_tf.ops.numerics import squared_distances
 
 
 def gradient(function, x):
@@ -103,23 +103,6 @@ def test_angle_gradient(run_as):
     np.testing.assert_allclose(grad, [-1 / 0.8, -1 / 0.6, 0, 0, 0], rtol=1e-5)
 
 
-# --- tempered_sigmoid
-
-
-def test_soft_step_computed_by_hand(run_as):
-    # At temperature * ln 3 the step has reached 3 / (3 + 1).
-    at = np.float32([0.0, 0.01 * math.log(3), -0.01 * math.log(3), 1.0, -1.0])
-    step = run_as(lambda x: tempered_sigmoid(x, 0.01))(tf.constant(at))
-    np.testing.assert_allclose(step, [0.5, 0.75, 0.25, 1.0, 0.0], atol=1e-6)
-
-
-def test_soft_step_slope_is_a_quarter_per_temperature(run_as):
-    grad = run_as(lambda x: gradient(lambda y: tempered_sigmoid(y, 0.02), x))(
-        tf.constant([0.0, 5.0, -5.0])
-    )
-    np.testing.assert_allclose(grad, [12.5, 0.0, 0.0], rtol=1e-6)
-
-
 # --- masked_mean
 
 
@@ -148,3 +131,32 @@ def test_mean_gradient_goes_to_kept_entries_alone(run_as):
     kept = tf.constant([True, False, True])
     grad = run_as(lambda x: gradient(lambda y: masked_mean(y, kept), x))(tf.ones([3]))
     np.testing.assert_allclose(grad, [0.5, 0.0, 0.5])
+
+
+def test_squared_distances_computed_by_hand(run_as):
+    rows = tf.constant([[0.0, 0.0], [3.0, 4.0], [3.0, 0.0]])
+    squares = run_as(squared_distances)(rows)
+    expected = [[0, 25, 9], [25, 0, 16], [9, 16, 0]]
+    np.testing.assert_allclose(squares, expected, rtol=1e-5)
+
+
+def test_rows_that_coincide_have_distance_zero_and_no_gradient(run_as, rng):
+    rows = rng.normal(size=(6, 32))
+    rows[1], rows[2] = rows[0], rows[0] * (1 + 1e-4)
+    # Far from the origin, where products of the rows as they are would cancel.
+    rows = tf.constant(rows + 50.0, tf.float32)
+
+    def step(rows):
+        with tf.GradientTape() as tape:
+            tape.watch(rows)
+            squares = squared_distances(rows)
+            near = squares[:3, :3]
+        return squares, tape.gradient(near, rows)
+
+    squares, gradient = run_as(step)(rows)
+    np.testing.assert_array_equal(squares[:3, :3], np.zeros((3, 3)))
+    np.testing.assert_array_equal(gradient, np.zeros((6, 32)))
+    exact = np.float64(rows)
+    exact = ((exact[:, None] - exact[None, :]) ** 2).sum(axis=2)
+    np.testing.assert_allclose(squares[3:, 3:], exact[3:, 3:], rtol=1e-4)
+    np.testing.assert_allclose(squares[0, 3:], exact[0, 3:], rtol=1e-4)

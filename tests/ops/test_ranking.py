@@ -8,17 +8,14 @@ from ekd_tf.ops.ranking import HISTOGRAM_BINS
 from ekd_tf.ops.ranking import KEY_TOP
 from ekd_tf.ops.ranking import NO_PAIR
 from ekd_tf.ops.ranking import RankSearch
+from ekd_tf.ops.ranking import above
 from ekd_tf.ops.ranking import attach_thresholds
 from ekd_tf.ops.ranking import attach_thresholds_to_sample
 from ekd_tf.ops.ranking import coarse_histogram
 from ekd_tf.ops.ranking import descending_keys
-from ekd_tf.ops.ranking import exceeds
-from ekd_tf.ops.ranking import groups_of_largest
-from ekd_tf.ops.ranking import hard_rank
 from ekd_tf.ops.ranking import quantiles_of_histogram
 from ekd_tf.ops.ranking import ranks_of_fprs
 from ekd_tf.ops.ranking import soft_rank
-from ekd_tf.ops.ranking import take_groups
 
 STEP = 2.0**-23
 BIN = 2.0**-11
@@ -174,57 +171,6 @@ def test_quantiles_stay_cosines_at_both_ends():
         np.testing.assert_allclose(got, [value, value], atol=BIN)
 
 
-# --- the largest entries
-
-
-def largest(blocks, k):
-    """Returns the k largest entries of blocks of groups, as the miner finds them."""
-    maxima = tf.concat([tf.reduce_max(block, axis=1) for block in blocks], axis=0)
-    groups = groups_of_largest(maxima, k)
-    found = tf.fill([groups.shape[0], blocks[0].shape[1]], NO_PAIR)
-    first = 0
-    for block in blocks:
-        found = take_groups(found, groups, block, first)
-        first += tf.shape(block)[0]
-    entries = tf.reshape(found, [-1])
-    return tf.math.top_k(entries, min(k, entries.shape[0])).values
-
-
-@pytest.mark.parametrize("k", [1, 7, 40, 1000])
-@pytest.mark.parametrize("values", ["distinct", "ties"])
-def test_largest_lie_in_the_groups_found(rng, k, values):
-    entries = np.float32(rng.uniform(-1, 1, (25, 8)))
-    if values == "ties":
-        entries = np.round(entries, 1)
-    got = largest([tf.constant(x) for x in np.split(entries, [3, 20])], k)
-    np.testing.assert_array_equal(got, np.sort(entries.ravel())[::-1][:k])
-
-
-def test_groups_in_every_mode(rng, run_as):
-    entries = np.float32(rng.permutation(200).reshape(25, 8))
-    got = run_as(lambda x: largest([x[:9], x[9:]], 30))(tf.constant(entries))
-    np.testing.assert_array_equal(got, np.arange(199, 169, -1))
-
-
-def test_groups_are_taken_from_their_own_block_alone(rng):
-    block = np.float32(rng.uniform(-1, 1, (3, 8)))
-    before = np.float32(rng.uniform(-1, 1, (5, 8)))
-    got = take_groups(before, tf.constant([4, 5, 7, 8, 99]), tf.constant(block), 5)
-    np.testing.assert_array_equal(got, [before[0], block[0], block[2], *before[3:]])
-
-
-def test_groups_of_an_unknown_number(rng):
-    spec = tf.TensorSpec([None, 4], tf.float32)
-    find = tf.function(lambda a, b: largest([a, b], 10), input_signature=[spec, spec])
-    for first, second in ((1, 1), (2, 1), (3, 9)):
-        blocks = [np.float32(rng.uniform(-1, 1, (n, 4))) for n in (first, second)]
-        entries = np.concatenate(blocks).ravel()
-        got = find(*blocks)
-        found = min(10, entries.size)
-        np.testing.assert_array_equal(got[:found], np.sort(entries)[::-1][:found])
-        np.testing.assert_array_equal(got[found:], np.full(10 - found, NO_PAIR))
-
-
 # --- ranks against thresholds
 
 
@@ -236,21 +182,17 @@ def test_soft_rank_computed_by_hand(run_as):
     np.testing.assert_allclose(got, [2.75, 0.0], rtol=1e-4)
 
 
-def test_hard_rank_is_strict(run_as):
-    thresholds = tf.constant([0.1, 0.2, 0.3])
-    cosines = tf.constant([0.05, 0.1, 0.25, 0.3, 0.9])
-    assert run_as(lambda s: hard_rank(s, thresholds))(cosines).numpy().tolist() == [
-        *(0, 0, 2, 2, 3)
-    ]
-    above = run_as(lambda s: exceeds(s, thresholds))(cosines).numpy()
-    assert above.tolist()[2] == [True, True, False]
+def test_a_threshold_is_not_above_itself(run_as):
+    cosines, thresholds = tf.constant([0.05, 0.1, 0.25]), tf.constant([0.1, 0.2, 0.3])
+    found = run_as(lambda s: above(s, thresholds))(cosines).numpy()
+    assert found.sum(axis=1).tolist() == [0, 0, 2]
 
 
-def test_soft_rank_approaches_the_hard_rank(rng):
+def test_soft_rank_approaches_the_number_of_thresholds_below(rng):
     cosines = tf.constant(rng.uniform(-1, 1, 50), tf.float32)
     thresholds = tf.constant([-0.4, 0.0, 0.5])
-    soft = soft_rank(cosines, thresholds, 1e-6)
-    np.testing.assert_allclose(soft, hard_rank(cosines, thresholds), atol=1e-3)
+    hard = np.sum(above(cosines, thresholds), axis=1)
+    np.testing.assert_allclose(soft_rank(cosines, thresholds, 1e-6), hard, atol=1e-3)
 
 
 # --- thresholds that pass their gradient on
