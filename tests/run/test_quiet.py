@@ -34,6 +34,11 @@ def test_a_gpu_counts_with_and_without_its_driver(tmp_path):
     assert not has_gpu(tmp_path)
     (tmp_path / "sys/bus/pci/devices/0x10de/class").write_text("0x030200\n")
     assert has_gpu(tmp_path)
+    # Of the driver, or of Windows where it lends its GPU to Linux.
+    for name in ("nvidia0", "dxg"):
+        (tmp_path / name / "dev").mkdir(parents=True)
+        (tmp_path / name / "dev" / name).touch()
+        assert has_gpu(tmp_path / name)
 
 
 @pytest.mark.parametrize("value", ["", "-1"])
