@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 
 from ekd_tf.evaluation import format_table
-from ekd_tf.export.gates import Verification
 from ekd_tf.export.parity import ParityReport
+from ekd_tf.export.parity import Verification
 
 
 @dataclasses.dataclass(frozen=True)
@@ -14,7 +14,7 @@ class ArtefactReport:
     """One artefact of an export: where, how large, how close, how fast.
 
     Attributes:
-        kind: A key of `ekd_tf.export.gates.GATES`.
+        kind: A key of `GATES`.
         path: Path of the file, or of the SavedModel's directory.
         size_bytes: Size of all its files.
         parity: Figures against the float32 Keras model.
@@ -100,37 +100,37 @@ class ExportReport:
             )
         return format_table(rows, header)
 
-    @classmethod
-    def from_dict(cls, found: dict) -> ExportReport:
-        """Returns the report `to_dict` was made of."""
-        return cls(
-            **{
-                **found,
-                "rebuild": ParityReport(**found["rebuild"]),
-                "keras": found["keras"] and Verification(**found["keras"]),
-                "artefacts": tuple(map(_artefact, found["artefacts"])),
-                "notes": tuple(found["notes"]),
-            }
-        )
-
     def to_dict(self) -> dict:
         """Returns the report as plain values, ready for JSON."""
-        return {
-            **dataclasses.asdict(self),
-            "artefacts": [dataclasses.asdict(artefact) for artefact in self.artefacts],
-            "notes": list(self.notes),
-        }
+        values = dataclasses.asdict(self)
+        return {**values, **{k: list(values[k]) for k in ("artefacts", "notes")}}
 
+    @classmethod
+    def from_dict(cls, values: dict) -> ExportReport:
+        """Returns the report `to_dict` was made of."""
 
-def _artefact(found):
-    verification = found["verification"]
-    return ArtefactReport(
-        **{
-            **found,
-            "parity": ParityReport(**found["parity"]),
-            "verification": verification and Verification(**verification),
-        }
-    )
+        def verification(figures):
+            return figures and Verification(**figures)
+
+        artefacts = [
+            ArtefactReport(
+                **{
+                    **artefact,
+                    "parity": ParityReport(**artefact["parity"]),
+                    "verification": verification(artefact["verification"]),
+                }
+            )
+            for artefact in values["artefacts"]
+        ]
+        return cls(
+            **{
+                **values,
+                "rebuild": ParityReport(**values["rebuild"]),
+                "keras": verification(values["keras"]),
+                "artefacts": tuple(artefacts),
+                "notes": tuple(values["notes"]),
+            }
+        )
 
 
 def _verified(figures):
