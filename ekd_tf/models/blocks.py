@@ -21,7 +21,9 @@ def scaled_channels(channels: int, width: float) -> int:
     return max(8, int(channels * width / 8 + 0.5) * 8)
 
 
-def check_backbone(embedding_dim, width, input_size, dropout):
+def check_backbone(
+    embedding_dim: int, width: float, input_size: int, dropout: float
+) -> None:
     """Raises `ValueError` for a size that no backbone here can be built with."""
     check_range("embedding_dim", embedding_dim, low=1)
     check_positive("width", width)
@@ -62,11 +64,11 @@ def conv(x, filters, kernel_size, name, stride=1, padded=True, depth_multiplier=
         filters: Int, or None for a depthwise convolution.
         kernel_size: Int, odd where `padded`.
         name: The layer's name.
-        stride: Int. Keras' "same" pads a strided convolution on the far side
-            only, hence the explicit padding.
+        stride: Int.
         padded: Whether to pad by `kernel_size // 2`.
         depth_multiplier: Int, outputs of each channel of a depthwise convolution.
     """
+    # Keras' "same" pads a strided convolution on the far side only.
     padding = "same" if padded and stride == 1 else "valid"
     if padded and stride > 1 and kernel_size > 1:
         x = keras.layers.ZeroPadding2D(padding=kernel_size // 2, name=f"{name}.pad")(x)
@@ -104,21 +106,17 @@ def activate(x, activation, name):
     return keras.layers.LeakyReLU(INITIAL_SLOPE, name=name)(x)
 
 
-def embedding_output(x, embedding_dim, dropout, linear, norm, **norm_arguments):
+def embedding_output(
+    x, embedding_dim, dropout, linear, norm, use_bias, **norm_arguments
+):
     """Flattens, projects and normalises features to the output `embedding`.
 
     All of it in float32 under every policy: similarities near a threshold differ
     by less than half precision resolves.
 
-    Args:
-        x: Keras tensor `(batch, height, width, channels)`.
-        embedding_dim: Int.
-        dropout: Float in [0, 1).
-        linear: Name of the projection.
-        norm: Name of the batch normalisation.
-        **norm_arguments: `use_bias` for the projection; the rest for `batch_norm`.
+    `linear` and `norm` name the projection and the batch normalisation; `use_bias` is
+    of the former, `norm_arguments` of the latter.
     """
-    use_bias = norm_arguments.pop("use_bias")
     x = keras.layers.Flatten(dtype="float32", name="flatten")(x)
     if dropout > 0:
         x = keras.layers.Dropout(rate=dropout, dtype="float32", name="dropout")(x)

@@ -86,13 +86,6 @@ def test_bgr_weights_make_a_model_of_rgb_images(short, images):
     np.testing.assert_array_equal(state["input_layer.0.weight"], kernel)
 
 
-def test_half_precision_weights_are_taken(short, images):
-    state, reference = short("tface_ir_18")
-    halves = {k: np.float16(v) if v.ndim else v for k, v in state.items()}
-    state.update({k: np.float32(v) if v.ndim else v for k, v in halves.items()})
-    check(build_from_torch("tface_ir_18", halves), reference(images), images)
-
-
 @pytest.mark.parametrize("family", MAKERS)
 def test_keys_tell_the_family(family, short):
     state, _ = short(family)

@@ -17,7 +17,7 @@ from PIL import Image
 
 from ekd_tf.data import image_pixels
 from ekd_tf.data.one_image import fit
-from ekd_tf.export.tflite import write_tflite
+from ekd_tf.export import convert_tflite
 
 TOOL = pathlib.Path(__file__).parents[2] / "tools" / "run_tflite.py"
 # Imports fail for all but what the tool says it needs.
@@ -44,13 +44,8 @@ def files(tmp_path_factory):
     for name, image in zip("ab", pixels):
         Image.fromarray(image).save(root / f"{name}.png")
     for precision, output in (("float32", "float32"), ("int8", "int8")):
-        write_tflite(
-            model,
-            root / f"{precision}.tflite",
-            precision,
-            representative=pixels,
-            int8_output=output,
-        )
+        content = convert_tflite(model, precision, pixels, output)
+        (root / f"{precision}.tflite").write_bytes(content)
     raw = np.asarray(model(pixels, training=False))
     return root, raw / np.linalg.norm(raw, axis=1, keepdims=True)
 
