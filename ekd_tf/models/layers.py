@@ -38,10 +38,10 @@ class PixelNormalization(keras.layers.Layer):
         normalised = (tf.cast(pixels, tf.float32) - self.mean) / self.scale
         return tf.cast(normalised, self.compute_dtype)
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: tuple) -> tuple:
         return input_shape
 
-    def get_config(self):
+    def get_config(self) -> dict:
         return {**super().get_config(), "mean": self.mean, "scale": self.scale}
 
 
@@ -117,7 +117,7 @@ class PReLU(keras.layers.Layer):
         super().__init__(**kwargs)
         self.initial_slope = float(initial_slope)
 
-    def build(self, input_shape):
+    def build(self, input_shape: tuple) -> None:
         if len(input_shape) != 4 or input_shape[-1] is None:
             raise ValueError(
                 "`PReLU` needs inputs (batch, height, width, channels) with known "
@@ -137,8 +137,8 @@ class PReLU(keras.layers.Layer):
         apply = prelu_in_training if training else prelu
         return apply(inputs, tf.convert_to_tensor(self.alpha))
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: tuple) -> tuple:
         return input_shape
 
-    def get_config(self):
+    def get_config(self) -> dict:
         return {**super().get_config(), "initial_slope": self.initial_slope}

@@ -42,10 +42,10 @@ class GroupSum(keras.layers.Layer):
         summed = tf.reduce_sum(tf.reshape(inputs, by_group), axis=-2)
         return tf.reshape(summed, [-1, height, width, parts // size])
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: tuple) -> tuple:
         return (*input_shape[:-1], input_shape[-1] // self.size)
 
-    def get_config(self):
+    def get_config(self) -> dict:
         return {**super().get_config(), "size": self.size}
 
 

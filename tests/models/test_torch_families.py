@@ -122,18 +122,6 @@ def test_sizes_are_those_of_the_arrays(short):
     ("change", "words"),
     [
         (
-            lambda s: s.pop("body.1.res_layer.2.bias"),
-            "Missing: body.1.res_layer.2.bias. Unexpected: none.",
-        ),
-        (
-            lambda s: s.update({"body.0.se.fc": np.ones(1), "z": np.ones(1)}),
-            "Missing: none. Unexpected: body.0.se.fc, z.",
-        ),
-        (
-            lambda s: s.update({"body.0.res_layer.1.weight": np.ones((8, 8, 5, 5))}),
-            "`arrays['body.0.res_layer.1.weight']` does not fit",
-        ),
-        (
             lambda s: s.pop("output_layer.3.weight"),
             "'tface_ir_18' must hold `output_layer.3.weight` with 2 dimensions. "
             "Received: no such key",
@@ -143,7 +131,7 @@ def test_sizes_are_those_of_the_arrays(short):
             "`input_layer.0.weight` with 4 dimensions. Received: shape=(8, 27)",
         ),
     ],
-    ids=["missing", "unexpected", "wrong shape", "no matrix", "flat kernel"],
+    ids=["no matrix", "flat kernel"],
 )
 def test_rejects_what_does_not_fit(short, change, words):
     state, _ = short("tface_ir_18")

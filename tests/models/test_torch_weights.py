@@ -54,10 +54,6 @@ def altered(state, change):
             "Missing: none. Unexpected: fc2.weight.",
         ),
         (
-            lambda s: s.update({"backbone.fc.bias": s.pop("fc.bias")}),
-            "Missing: fc.bias. Unexpected: backbone.fc.bias.",
-        ),
-        (
             lambda s: s.update({"prelu.weight": np.ones(9)}),
             "`arrays['prelu.weight']` does not fit the layer's weight (1, 1, 8). "
             "Received: shape=(9,)",
@@ -85,7 +81,6 @@ def altered(state, change):
     ids=[
         "missing",
         "unexpected",
-        "renamed",
         "slope of another width",
         "matrix of another input size",
         "not finite",
