@@ -26,15 +26,7 @@ from ekd_tf.files.user_text import KEEP
 README_FILE = "README.md"
 NOT_GIVEN = "not given"
 # What the model and its figures do not show.
-FACTS = (
-    "training_data",
-    "licence",
-    "teacher",
-    "method",
-    "command",
-    "date",
-    "ekd_tf",
-)
+FACTS = ("training_data", "licence", "teacher", "method", "command", "date", "ekd_tf")
 # An artefact whose every embedding is so close to the Keras model's has its scores,
 # and with them its threshold: a cosine moves by less than 0.003.
 _SAME_SCORES = 0.999999
