@@ -52,11 +52,10 @@ class Pixels:
     """Turns uint8 pixels into what a model's input takes.
 
     Args:
-        dtype: NumPy dtype of the input. Floats are scaled to `low` .. `high`; uint8 is
-            passed on.
+        dtype: Of the input. Floats are scaled to `low` .. `high`; uint8 is passed on.
         channels_first: Whether the input is `(n, 3, height, width)`.
-        low: Float, what a pixel of 0 becomes.
-        high: Float, what a pixel of 255 becomes.
+        low: What a pixel of 0 becomes.
+        high: What a pixel of 255 becomes.
         color: "rgb" or "bgr", the order of the channels it takes.
     """
 

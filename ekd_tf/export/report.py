@@ -19,11 +19,9 @@ class ArtefactReport:
         size_bytes: Size of all its files.
         parity: Figures against the float32 Keras model.
         verification: Of its own embeddings, or None: no labels.
-        median_ms: Median latency of one image on one thread, warm; None if not
-            measured.
-        p95_ms: 95th percentile of the same.
-        median_ms_2: Median on two threads.
-        p95_ms_2: 95th percentile on two threads.
+        median_ms, p95_ms: Median and 95th percentile of the latency of one image on one
+            thread, warm; None if not measured.
+        median_ms_2, p95_ms_2: The same on two threads.
         peak_bytes: Growth of the peak resident memory of a process that runs it;
             None if not measured.
         ops: Op name -> count; None if not a TFLite file.
