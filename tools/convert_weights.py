@@ -111,17 +111,17 @@ def compare(model, state, family, color="rgb", count=8, ops=None):
     seen = images if color == "rgb" else images[..., ::-1]
     ops = ops or reference_networks.TorchOps()
     expected = np.asarray(reference_networks.embed(family, state, seen, ops))
-    found = np.asarray(model(images, training=False))
+    embeddings = np.asarray(model(images, training=False))
     largest = float(np.abs(expected).max())
-    difference = float(np.abs(found - expected).max())
-    told = (
+    difference = float(np.abs(embeddings - expected).max())
+    sentence = (
         f"Largest difference from torch over {count} random images: "
         f"{difference:.2g}, where the largest number is {largest:.3g}."
     )
     # Not a number is no agreement either.
     if not difference <= TOLERANCE * largest:
-        raise ValueError(f"{told} Nothing was written")
-    return told
+        raise ValueError(f"{sentence} Nothing was written")
+    return sentence
 
 
 if __name__ == "__main__":

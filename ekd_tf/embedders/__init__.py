@@ -1,4 +1,4 @@
-"""Where teacher embeddings come from."""
+"""Trained models of any format as functions of images, and caches of embeddings."""
 
 from ekd_tf.embedders.cache import DTYPES
 from ekd_tf.embedders.cache import CacheWriter
@@ -10,11 +10,14 @@ from ekd_tf.embedders.keras_model import KerasEmbedder
 from ekd_tf.embedders.keras_model import load_embedder
 from ekd_tf.embedders.keras_model import model_file
 from ekd_tf.embedders.onnx_model import OnnxEmbedder
+from ekd_tf.embedders.opening import file_of_model
+from ekd_tf.embedders.opening import open_embedder
+from ekd_tf.embedders.opening import split_model
+from ekd_tf.embedders.opening import takes_any_range
 from ekd_tf.embedders.saved_model import SavedModelEmbedder
 from ekd_tf.embedders.tflite_model import TFLiteEmbedder
+from ekd_tf.embedders.torch_file import TorchEmbedder
 from ekd_tf.embedders.torch_file import read_state_dict
-from ekd_tf.embedders.torch_state import TorchEmbedder
-from ekd_tf.embedders.torch_state import open_torch
 
 __all__ = [
     "DTYPES",
@@ -28,8 +31,11 @@ __all__ = [
     "TeacherCache",
     "TorchEmbedder",
     "content_hash",
+    "file_of_model",
     "load_embedder",
     "model_file",
-    "open_torch",
+    "open_embedder",
     "read_state_dict",
+    "split_model",
+    "takes_any_range",
 ]

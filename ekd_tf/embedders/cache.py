@@ -12,9 +12,11 @@ A folder of four files, of which the last appears when all others are whole:
 from __future__ import annotations
 
 import json
+import os
 import pathlib
 import shlex
 import zlib
+from collections.abc import Callable
 
 import numpy as np
 
@@ -54,23 +56,20 @@ class CacheWriter:
         ValueError: The folder cannot be made, or `dtype` is unknown.
     """
 
-    def __init__(self, folder, dtype: str, teacher: str, data: str):
+    def __init__(self, folder: str | os.PathLike, dtype: str, teacher: str, data: str):
         checks.check_choice("dtype", dtype, DTYPES)
         self._folder = make_folder("out", folder)
         self._dtype = dtype
         self._specs = {"teacher": teacher, "data": data}
 
-    def rows(self, description: dict, count: int, compute) -> np.ndarray:
-        """Returns the rows, computing those that are missing.
+    def rows(self, description: dict, count: int, compute: Callable) -> np.ndarray:
+        """Returns the rows `(count, views, dim)`, computing those that are missing.
 
         Args:
             description: As `SourceEmbedder` gives it.
             count: Int, how many images there are.
             compute: Function of the first image wanted that yields float32 arrays
                 `(k, views, dim)` from there on, in order.
-
-        Returns:
-            `(count, views, dim)` of the cache's dtype, mapped from the file.
 
         Raises:
             ValueError: The folder holds another cache, or a row cannot be stored.
@@ -87,27 +86,17 @@ class CacheWriter:
         }
         for name in (FINISHED, WRITING):
             _check_same(self._folder / name, note)
-        return self._file(note).fill(lambda first: self._stored(first, compute(first)))
+        finished = (self._folder / FINISHED).is_file()
+        file = _row_file(self._folder, FINISHED if finished else WRITING, note)
+        return file.fill(lambda first: self._stored(first, compute(first)))
 
     def finish(self, source: Source) -> np.ndarray:
-        """Adds the class centres and declares the cache whole.
-
-        Args:
-            source: The images whose rows are complete.
-
-        Returns:
-            The class centres, float32 `(identities, dim)`.
-        """
+        """Adds the class centres `(identities, dim)` and declares the cache whole."""
         note = read_note(self._folder / WRITING)
         if not note:
             # It was whole before.
             return np.load(self._folder / CENTRES)
-        rows = np.memmap(
-            self._folder / ROWS,
-            note["dtype"],
-            mode="r",
-            shape=(note["images"], *note["shape"]),
-        )
+        rows = _map_rows(self._folder, note)
         centres = class_centres(rows, source.labels, source.num_identities)
         write_aside(self._folder / CENTRES, lambda file: np.save(file, centres))
         note["checksums"] = {n: _checksum(self._folder / n) for n in (ROWS, CENTRES)}
@@ -115,11 +104,6 @@ class CacheWriter:
         write_aside(self._folder / FINISHED, lambda file: file.write(text.encode()))
         (self._folder / WRITING).unlink()
         return centres
-
-    def _file(self, note):
-        finished = self._folder / FINISHED
-        beside = finished if finished.is_file() else self._folder / WRITING
-        return RowFile(self._folder / ROWS, beside, note, note["images"], note["dtype"])
 
     def _stored(self, first, batches):
         for rows in batches:
@@ -141,15 +125,12 @@ class CacheWriter:
 
 
 class TeacherCache:
-    """A finished cache, checked and mapped into memory.
-
-    All bytes are read once, for their checksums.
+    """A finished cache, its bytes checked once and mapped into memory.
 
     Args:
         folder: Written by `python -m ekd_tf.embed_teacher`.
 
     Attributes:
-        folder: `pathlib.Path`.
         note: Dict, `cache.json`.
         fingerprint: String, of the teacher and of what is done to pixels.
         input_size: Int, side of the teacher's images in pixels.
@@ -162,7 +143,7 @@ class TeacherCache:
             command that mends it.
     """
 
-    def __init__(self, folder):
+    def __init__(self, folder: str | os.PathLike):
         self.folder = pathlib.Path(folder)
         name = f"`--teacher=cache:{folder}`"
         self.note = read_note(self.folder / FINISHED)
@@ -177,23 +158,14 @@ class TeacherCache:
                 )
         self.fingerprint = self.note["teacher_fingerprint"]
         self.input_size = self.note["input_size"]
-        shape = (self.note["images"], *self.note["shape"])
-        self.embedding_dim = shape[-1]
-        self.rows = np.memmap(
-            self.folder / ROWS, self.note["dtype"], mode="r", shape=shape
-        )
+        self.rows = _map_rows(self.folder, self.note)
+        self.embedding_dim = self.rows.shape[-1]
         self.centres = np.load(self.folder / CENTRES)
 
     def _missing(self):
         note = read_note(self.folder / WRITING)
         if note:
-            done = RowFile(
-                self.folder / ROWS,
-                self.folder / WRITING,
-                note,
-                note["images"],
-                note["dtype"],
-            ).done
+            done = _row_file(self.folder, WRITING, note).done
             return (
                 f"is unfinished, {done:,} of {note['images']:,} images are done. "
                 f"Finish it: {_command(note, self.folder)}"
@@ -227,11 +199,13 @@ class TeacherCache:
         )
 
 
-def class_centres(rows: np.ndarray, labels, num_identities: int) -> np.ndarray:
-    """Averages the embeddings of each identity.
+def class_centres(
+    rows: np.ndarray, labels: np.ndarray, num_identities: int
+) -> np.ndarray:
+    """Averages the embeddings of each identity, over its images and their views.
 
-    The mean over its images and their views of rows normalised to unit length; the
-    mean itself is not normalised, so that its length tells how alike they are.
+    Rows are normalised to unit length, the mean is not: its length tells how alike
+    they are.
 
     Args:
         rows: `(images, views, dim)`, raw.
@@ -254,13 +228,22 @@ def class_centres(rows: np.ndarray, labels, num_identities: int) -> np.ndarray:
             for view in range(views)
         )
         order = np.argsort(labels[first : first + step], kind="stable")
-        found, starts = np.unique(
-            labels[first : first + step][order], return_index=True
-        )
-        sums[found] += np.add.reduceat(units[order], starts, axis=0)
+        ordered = labels[first : first + step][order]
+        present, starts = np.unique(ordered, return_index=True)
+        sums[present] += np.add.reduceat(units[order], starts, axis=0)
     images = np.bincount(labels, minlength=num_identities)
     means = sums / np.maximum(views * images, 1)[:, None]
     return means.astype(np.float32)
+
+
+def _row_file(folder, note_name, note):
+    path = folder / note_name
+    return RowFile(folder / ROWS, path, note, note["images"], note["dtype"])
+
+
+def _map_rows(folder, note):
+    shape = (note["images"], *note["shape"])
+    return np.memmap(folder / ROWS, note["dtype"], mode="r", shape=shape)
 
 
 def _check_same(path, note):
@@ -281,10 +264,10 @@ def _check_same(path, note):
 def _change(there, note, key):
     """Words what was and is; a name that stayed hides what changed below it."""
     name = {"teacher_fingerprint": "teacher", "source_fingerprint": "source"}
-    was, now = (found.get(name.get(key, key)) for found in (there, note))
-    return (
-        f"{was}, whose files have changed since" if was == now else f"{was}, now {now}"
-    )
+    was, now = (values.get(name.get(key, key)) for values in (there, note))
+    if was == now:
+        return f"{was}, whose files have changed since"
+    return f"{was}, now {now}"
 
 
 def _command(note, folder):

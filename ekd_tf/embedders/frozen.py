@@ -6,6 +6,8 @@ import abc
 import hashlib
 import os
 import pathlib
+from collections.abc import Callable
+from collections.abc import Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -19,6 +21,8 @@ _REASON = 300
 
 class FrozenEmbedder(abc.ABC):
     """A trained model that maps images to embeddings and is never trained further.
+
+    A model of a fixed batch is given batches of that size, the last one filled up.
 
     Attributes:
         name: String, the path it was read from.
@@ -36,11 +40,8 @@ class FrozenEmbedder(abc.ABC):
     fingerprint: str
 
     @abc.abstractmethod
-    def __call__(self, images):
-        """Embeds images.
-
-        Args:
-            images: Uint8 `(n, input_size, input_size, 3)`, RGB.
+    def __call__(self, images: np.ndarray | tf.Tensor) -> np.ndarray | tf.Tensor:
+        """Embeds uint8 RGB images `(n, input_size, input_size, 3)`.
 
         Returns:
             Float32 `(n, embedding_dim)`, as the model gives them: normalised or not.
@@ -51,17 +52,16 @@ class Pixels:
     """Turns uint8 pixels into what a model's input takes.
 
     Args:
-        dtype: NumPy dtype of the input. Floats are scaled to `low` .. `high`; uint8 is
-            passed on.
+        dtype: Of the input. Floats are scaled to `low` .. `high`; uint8 is passed on.
         channels_first: Whether the input is `(n, 3, height, width)`.
-        low: Float, what a pixel of 0 becomes.
-        high: Float, what a pixel of 255 becomes.
+        low: What a pixel of 0 becomes.
+        high: What a pixel of 255 becomes.
         color: "rgb" or "bgr", the order of the channels it takes.
     """
 
     def __init__(
         self,
-        dtype,
+        dtype: np.dtype,
         channels_first: bool,
         low: float,
         high: float,
@@ -76,7 +76,7 @@ class Pixels:
         step = (high - low) / 255
         self._values = (np.arange(256) * step + low).astype(self._dtype)
 
-    def __call__(self, images) -> np.ndarray:
+    def __call__(self, images: np.ndarray) -> np.ndarray:
         images = np.asarray(images)[..., :: self._step]
         if self._channels_first:
             # While it is a quarter of the bytes.
@@ -86,15 +86,8 @@ class Pixels:
         return images
 
 
-def square_side(name: str, shape) -> tuple[int, bool]:
-    """Reads an input's shape.
-
-    Args:
-        name: The model, for the message.
-        shape: Four sizes; the batch may be anything.
-
-    Returns:
-        `(side in pixels, whether channels come first)`.
+def square_side(name: str, shape: Sequence) -> tuple[int, bool]:
+    """Returns an input's side in pixels and whether its channels come first.
 
     Raises:
         ValueError: It is no batch of square RGB images of a fixed size.
@@ -115,11 +108,11 @@ def square_side(name: str, shape) -> tuple[int, bool]:
 
 
 def check_outputs(name: str, outputs: dict[str, tuple]) -> str:
-    """Returns the name of the output that holds the embeddings.
+    """Returns the name of the output that is "embedding", or the only one.
 
     Args:
         name: The model, for the message.
-        outputs: Name -> shape. The one named "embedding" is taken, or the only one.
+        outputs: Name -> shape.
 
     Raises:
         ValueError: There is none or a choice, or it is not `(n, dim)`.
@@ -135,16 +128,8 @@ def check_outputs(name: str, outputs: dict[str, tuple]) -> str:
     )
 
 
-def in_batches(function, images: np.ndarray, size: int) -> np.ndarray:
-    """Calls a function that takes `size` images, no more and no fewer.
-
-    Args:
-        function: Function of `(size, ...)` to `(size, dim)`.
-        images: Array `(n, ...)`, n >= 1. The last batch is filled up with zeros.
-
-    Returns:
-        Array `(n, dim)`.
-    """
+def in_batches(function: Callable, images: np.ndarray, size: int) -> np.ndarray:
+    """Calls a function that takes exactly `size` images; fills up with zeros."""
     rows = []
     for start in range(0, len(images), size):
         part = images[start : start + size]
@@ -155,14 +140,10 @@ def in_batches(function, images: np.ndarray, size: int) -> np.ndarray:
     return np.concatenate(rows)
 
 
-def in_traced_batches(function, images: tf.Tensor, size: int | None) -> tf.Tensor:
-    """Does what `in_batches` does by TensorFlow operations.
-
-    Args:
-        function: Function of a tensor `(size, ...)` to float32 `(size, dim)`.
-        images: Tensor `(n, ...)`.
-        size: Int, or None for a function that takes any number.
-    """
+def in_traced_batches(
+    function: Callable, images: tf.Tensor, size: int | None
+) -> tf.Tensor:
+    """Does what `in_batches` does by TensorFlow operations; None: any number."""
     if size is None or images.shape[0] == size:
         return function(images)
     count = tf.shape(images)[0]
@@ -173,7 +154,7 @@ def in_traced_batches(function, images: tf.Tensor, size: int | None) -> tf.Tenso
     return tf.ensure_shape(rows, [images.shape[0], None])
 
 
-def loading_error(path, error: Exception) -> ValueError:
+def loading_error(path: str | os.PathLike, error: Exception) -> ValueError:
     """Returns the error of a model file that is no good, in one line."""
     reason = " ".join(str(error).split()) or type(error).__name__
     if len(reason) > _REASON:
@@ -181,7 +162,7 @@ def loading_error(path, error: Exception) -> ValueError:
     return ValueError(f"{path} cannot be loaded: {reason}")
 
 
-def content_hash(path, *settings) -> str:
+def content_hash(path: str | os.PathLike, *settings: float | str) -> str:
     """Hashes the bytes of a file, or of all files below a folder, and settings."""
     path = pathlib.Path(path)
     digest = hashlib.sha256(repr(settings).encode())

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import collections
+import hashlib
+import io
+import os
 import pathlib
 import zipfile
 
+import h5py
 import keras
+import numpy as np
 import tensorflow as tf
 
 import ekd_tf.models  # noqa: F401  registers the layers `.keras` files name
@@ -13,25 +19,54 @@ from ekd_tf.embedders.frozen import FrozenEmbedder
 from ekd_tf.embedders.frozen import content_hash
 from ekd_tf.embedders.frozen import in_traced_batches
 from ekd_tf.embedders.frozen import loading_error
-from ekd_tf.embedders.unused_weights import check_no_unused_weights
+from ekd_tf.keras_compat import tf_variable
 
-# What a run leaves in its workdir for whoever comes next.
+# The file a finished run leaves in its workdir.
 MODEL_FILE = "model.keras"
 
 
-def load_embedder(path) -> keras.Model:
-    """Loads a backbone, frozen, from a `.keras` file or a run's workdir.
+class KerasEmbedder(FrozenEmbedder):
+    """Embeds by a backbone in inference mode; see `load_embedder`.
 
     Args:
         path: A `.keras` file, or a workdir that holds `model.keras`.
 
+    Attributes:
+        model: The `keras.Model`.
+    """
+
+    traceable = True
+
+    def __init__(self, path: str | os.PathLike):
+        self._take(path, load_embedder(path), content_hash(model_file(path)))
+
+    def _take(self, path, model, fingerprint):
+        self.name = str(path)
+        self.model = model
+        self.input_size = model.input_shape[1]
+        self.embedding_dim = model.output_shape[1]
+        self.fingerprint = fingerprint
+
+    def __call__(self, images: tf.Tensor) -> tf.Tensor:
+        batch = self.model.input_shape[0]
+        if batch is None:
+            return self.model(images, training=False)
+        return in_traced_batches(self._run, tf.convert_to_tensor(images), batch)
+
+    def _run(self, images):
+        return tf.cast(self.model(images, training=False), tf.float32)
+
+
+def load_embedder(path: str | os.PathLike) -> keras.Model:
+    """Loads a backbone, frozen, from a `.keras` file or a run's workdir.
+
     Returns:
-        `keras.Model`, not trainable: uint8 images `(batch, height, width, 3)` to
-        float embeddings `(batch, dim)`.
+        Model from uint8 images `(batch, height, width, 3)` to float embeddings
+        `(batch, dim)`, not trainable.
 
     Raises:
         ValueError: There is no such file, it cannot be read as a model, a weight is
-            missing or unexpected, or it is no model of images to embeddings.
+            missing or unexpected, or it does not map images to embeddings.
     """
     path = pathlib.Path(path)
     file = model_file(path)
@@ -57,51 +92,19 @@ def load_embedder(path) -> keras.Model:
         )
     try:
         model = keras.models.load_model(file, compile=False)
+    # Keras raises a dozen kinds, from zipfile's to its own.
     except Exception as error:
-        # Keras raises a dozen kinds, from zipfile's to its own; each means the same
-        # to the reader of the message.
         raise loading_error(file, error) from error
     _check_shapes(file, model)
-    check_no_unused_weights(file, model)
+    _check_no_unused_weights(file, model)
     model.trainable = False
     return model
 
 
-def model_file(path) -> pathlib.Path:
+def model_file(path: str | os.PathLike) -> pathlib.Path:
     """Returns the `.keras` file of a run's workdir, or the file itself."""
     path = pathlib.Path(path)
     return path / MODEL_FILE if path.is_dir() else path
-
-
-class KerasEmbedder(FrozenEmbedder):
-    """Embeds by a backbone in inference mode; see `load_embedder`.
-
-    A model of a fixed batch is given batches of that size, the last one filled up.
-
-    Args:
-        path: A `.keras` file, or a workdir that holds `model.keras`.
-
-    Attributes:
-        model: The `keras.Model`.
-    """
-
-    traceable = True
-
-    def __init__(self, path):
-        self.name = str(path)
-        self.model = load_embedder(path)
-        self.input_size = self.model.input_shape[1]
-        self.embedding_dim = self.model.output_shape[1]
-        self.fingerprint = content_hash(model_file(path))
-
-    def __call__(self, images):
-        batch = self.model.input_shape[0]
-        if batch is None:
-            return self.model(images, training=False)
-        return in_traced_batches(self._run, tf.convert_to_tensor(images), batch)
-
-    def _run(self, images):
-        return tf.cast(self.model(images, training=False), tf.float32)
 
 
 def _check_shapes(file, model):
@@ -127,4 +130,45 @@ def _check_shapes(file, model):
         raise ValueError(
             f"{file} must map images (batch, size, size, 3) to embeddings "
             f"(batch, dim). Received: input {inputs}, output {outputs}"
+        )
+
+
+def _check_no_unused_weights(file, model):
+    """Raises `ValueError` listing the weights of a file that no layer took.
+
+    Keras refuses a file in which a layer lacks a weight or has one too many, and
+    passes over whole layers the model does not have. A weight is known by its
+    content, because each Keras has its own names.
+    """
+
+    def digest(array):
+        array = np.ascontiguousarray(array)
+        head = f"{array.shape} {array.dtype}".encode()
+        return hashlib.blake2b(head + array.tobytes()).digest()
+
+    taken = collections.Counter(
+        digest(tf_variable(variable).numpy()) for variable in model.variables
+    )
+    unused = []
+
+    def visit(name, item):
+        # Of a model saved with its training, no part of it as an embedder.
+        of_training = name.startswith(("optimizer", "metrics"))
+        if not isinstance(item, h5py.Dataset) or of_training:
+            return
+        content = digest(item[()])
+        if taken[content]:
+            taken[content] -= 1
+        else:
+            unused.append(f"{name} {item.shape}")
+
+    with zipfile.ZipFile(file) as archive:
+        weights = io.BytesIO(archive.read("model.weights.h5"))
+    with h5py.File(weights, "r") as weights:
+        weights.visititems(visit)
+    if unused:
+        raise ValueError(
+            f"{file} holds weights that its model does not use: "
+            f"{', '.join(unused)}. The file is not what its maker saved: take it from "
+            "its source again"
         )

@@ -25,23 +25,27 @@ _DTYPES = {
 class OnnxEmbedder(FrozenEmbedder):
     """Embeds by an ONNX model of images, channels first or last.
 
-    A model of a fixed batch is given batches of that size, the last one filled up.
-
     Args:
         path: The `.onnx` file. Weights in files of their own must lie where it says,
             in its folder or below; they count for the fingerprint.
-        low: Float, what a model of float input is given for a pixel of 0. The default
-            range 0 .. 255 suits models that normalise inside; many of insightface's
-            take -1 .. 1.
-        high: Float, the same for 255.
-        color: "rgb" or "bgr", the order of the channels the model takes.
+        low: See `Pixels`; many of insightface's models take -1 .. 1.
+        high: See `Pixels`.
+        color: See `Pixels`.
+        num_threads: Int, CPU threads; None for onnxruntime's choice.
 
     Raises:
         ValueError: onnxruntime or onnx is not installed, a file cannot be read, or it
             is no model of images to embeddings.
     """
 
-    def __init__(self, path, low: float = 0.0, high: float = 255.0, color: str = "rgb"):
+    def __init__(
+        self,
+        path: str | os.PathLike,
+        low: float = 0.0,
+        high: float = 255.0,
+        color: str = "rgb",
+        num_threads: int | None = None,
+    ):
         try:
             import onnx
             import onnxruntime
@@ -50,10 +54,12 @@ class OnnxEmbedder(FrozenEmbedder):
                 f"{path} needs onnx and onnxruntime: pip install 'ekd-tf[onnx]'"
             ) from error
         self.name = str(path)
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = num_threads or 0
         try:
             # By its path: from bytes, weights beside it would not be found.
             self._session = onnxruntime.InferenceSession(
-                os.fspath(path), providers=["CPUExecutionProvider"]
+                os.fspath(path), options, providers=["CPUExecutionProvider"]
             )
             model = onnx.load(os.fspath(path), load_external_data=False)
         # Both raise a dozen kinds for one thing: the file is no good.
@@ -78,7 +84,7 @@ class OnnxEmbedder(FrozenEmbedder):
         weights = [content_hash(folder / n) for n in sorted(_external_files(model))]
         self.fingerprint = content_hash(path, low, high, color, *weights)
 
-    def __call__(self, images) -> np.ndarray:
+    def __call__(self, images: np.ndarray) -> np.ndarray:
         pixels = self._pixels(images)
         rows = in_batches(self._run, pixels, self._batch or max(1, len(pixels)))
         return rows.astype(np.float32, copy=False)
@@ -88,15 +94,12 @@ class OnnxEmbedder(FrozenEmbedder):
 
 
 def _external_files(message) -> set[str]:
-    """Returns the files, relative to the model's, that hold tensors of a model.
-
-    Tensors stand in the graph, in graphs within it, in attributes and in functions.
-    """
+    """Returns the files that hold tensors of the graph, inner graphs or functions."""
     if message.DESCRIPTOR.name == "TensorProto":
         return {e.value for e in message.external_data if e.key == "location"}
-    found = set()
+    files = set()
     for field, value in message.ListFields():
         if field.message_type is not None:
             for part in [value] if hasattr(value, "ListFields") else value:
-                found |= _external_files(part)
-    return found
+                files |= _external_files(part)
+    return files

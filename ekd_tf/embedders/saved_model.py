@@ -25,13 +25,11 @@ _PARTS = ("variables", "assets", "assets.extra")
 class SavedModelEmbedder(FrozenEmbedder):
     """Embeds by the `serving_default` of a SavedModel, traceable and not trained.
 
-    A model of a fixed batch is given batches of that size, the last one filled up.
-
     Args:
         path: The directory that holds `saved_model.pb`.
-        low: Float, what a model of float input is given for a pixel of 0.
-        high: Float, the same for 255.
-        color: "rgb" or "bgr", the order of the channels the model takes.
+        low: See `Pixels`.
+        high: See `Pixels`.
+        color: See `Pixels`.
 
     Raises:
         ValueError: There is no SavedModel, it cannot be loaded, or it is no model of
@@ -40,7 +38,13 @@ class SavedModelEmbedder(FrozenEmbedder):
 
     traceable = True
 
-    def __init__(self, path, low: float = 0.0, high: float = 255.0, color: str = "rgb"):
+    def __init__(
+        self,
+        path: str | os.PathLike,
+        low: float = 0.0,
+        high: float = 255.0,
+        color: str = "rgb",
+    ):
         checks.check_range("high", high, low=low, low_open=True)
         checks.check_choice("color", color, COLORS)
         self.name = str(path)
@@ -79,7 +83,7 @@ class SavedModelEmbedder(FrozenEmbedder):
             folder / SAVED_MODEL_FILE, low, high, color, *parts
         )
 
-    def __call__(self, images) -> tf.Tensor:
+    def __call__(self, images: tf.Tensor) -> tf.Tensor:
         images = tf.convert_to_tensor(images)
         if self._color == "bgr":
             images = images[..., ::-1]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import pathlib
 import warnings
+from typing import Any
 
 import numpy as np
 
@@ -17,27 +19,33 @@ from ekd_tf.embedders.frozen import square_side
 
 
 class TFLiteEmbedder(FrozenEmbedder):
-    """Embeds by a TFLite model, as many images at a time as it is made for.
-
-    That is nearly always one. Of several, the last batch is filled up.
+    """Embeds by a TFLite model.
 
     Quantised inputs and outputs are converted by their scale and zero point, except a
     uint8 input, which takes pixels as they are.
 
     Args:
         path: The `.tflite` file.
-        low: Float, what a model of float input is given for a pixel of 0.
-        high: Float, the same for 255.
-        color: "rgb" or "bgr", the order of the channels the model takes.
+        low: See `Pixels`.
+        high: See `Pixels`.
+        color: See `Pixels`.
+        num_threads: Int, CPU threads; None for the runtime's choice.
 
     Raises:
         ValueError: The file cannot be read or is no model of images to embeddings.
     """
 
-    def __init__(self, path, low: float = 0.0, high: float = 255.0, color: str = "rgb"):
+    def __init__(
+        self,
+        path: str | os.PathLike,
+        low: float = 0.0,
+        high: float = 255.0,
+        color: str = "rgb",
+        num_threads: int | None = None,
+    ):
         self.name = str(path)
         try:
-            self._interpreter = _interpreter(pathlib.Path(path).read_bytes())
+            self._interpreter = make_interpreter(path, num_threads)
             self._interpreter.allocate_tensors()
         except (OSError, RuntimeError, ValueError) as error:
             raise loading_error(path, error) from error
@@ -61,7 +69,18 @@ class TFLiteEmbedder(FrozenEmbedder):
         self.embedding_dim = shapes[chosen][1]
         self.fingerprint = content_hash(path, low, high, color)
 
-    def __call__(self, images) -> np.ndarray:
+    @property
+    def partitions(self) -> int:
+        """Pieces of the graph that XNNPACK runs; 1 where it runs all of it.
+
+        Between two pieces the reference kernels run, which are slow, and tensors are
+        copied. 0: the interpreter runs without XNNPACK.
+        """
+        # Not public, but the one place where both runtimes say it.
+        operators = self._interpreter._get_ops_details()
+        return sum(operator["op_name"] == "DELEGATE" for operator in operators)
+
+    def __call__(self, images: np.ndarray) -> np.ndarray:
         pixels = self._pixels(images)
         if pixels.dtype != self._input["dtype"]:
             pixels = _quantise(pixels, self._input)
@@ -88,15 +107,17 @@ def _dequantise(values, tensor):
     return (values.astype(np.float32) - zero_point) * scale
 
 
-def _interpreter(content):
+def make_interpreter(path: str | os.PathLike, num_threads: int | None = None) -> Any:
+    """Returns an interpreter of a `.tflite` file: LiteRT's where it is installed."""
     try:
         from ai_edge_litert.interpreter import Interpreter
     except ImportError:
         import tensorflow as tf
 
         Interpreter = tf.lite.Interpreter
+    content = pathlib.Path(path).read_bytes()
     with warnings.catch_warnings():
         # tf.lite announces its own deletion at every construction. It is meant here:
         # TensorFlow is a requirement of this package, the successor is not.
         warnings.filterwarnings("ignore", message=r"\s*Warning: tf.lite.Interpreter")
-        return Interpreter(model_content=content)
+        return Interpreter(model_content=content, num_threads=num_threads)

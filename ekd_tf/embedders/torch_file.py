@@ -1,7 +1,8 @@
-"""Torch state_dicts as arrays, from the files projects publish them in."""
+"""Teachers from torch state_dicts, in the files projects publish them in."""
 
 from __future__ import annotations
 
+import os
 import pathlib
 import pickle
 from typing import Mapping
@@ -9,8 +10,11 @@ from typing import Mapping
 import numpy as np
 from absl import logging
 
+from ekd_tf.embedders.frozen import content_hash
 from ekd_tf.embedders.frozen import loading_error
+from ekd_tf.embedders.keras_model import KerasEmbedder
 from ekd_tf.embedders.torch_zip import read_torch_zip
+from ekd_tf.models.torch_families import build_from_torch
 
 # Where checkpoints keep the network besides the optimizer and the epoch: the usual
 # word, and insightface's.
@@ -18,17 +22,37 @@ _WRAPPERS = ("state_dict", "state_dict_backbone")
 _PARALLEL = "module."
 
 
-def read_state_dict(path) -> dict[str, np.ndarray]:
-    """Reads the arrays of a torch state_dict.
-
-    A file of `torch.save` is read by `torch.load(weights_only=True)` where torch is
-    installed, and otherwise by `read_torch_zip`; neither runs what a file asks for. A
-    `.npz` file of the arrays does as well. A checkpoint that holds the state_dict under
-    "state_dict" or "state_dict_backbone" is taken for it, and the prefix "module." of
-    DataParallel is left out; both are logged.
+class TorchEmbedder(KerasEmbedder):
+    """Embeds by the Keras backbone that a torch state_dict belongs to.
 
     Args:
-        path: A file of `torch.save`, of any suffix, or a `.npz` file.
+        family: One of `TORCH_FAMILIES`.
+        path: See `read_state_dict`.
+        color: See `build_from_torch`.
+
+    Raises:
+        ValueError: The file cannot be read, or its weights are not exactly those of
+            the family.
+    """
+
+    def __init__(self, family: str, path: str | os.PathLike, color: str = "rgb"):
+        arrays = read_state_dict(path)
+        try:
+            model = build_from_torch(family, arrays, color)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
+        self._take(path, model, content_hash(path, family, color))
+
+
+def read_state_dict(path: str | os.PathLike) -> dict[str, np.ndarray]:
+    """Reads the arrays of a torch state_dict; runs nothing that a file asks for.
+
+    By `torch.load(weights_only=True)` where torch is installed, else by
+    `read_torch_zip`. A state_dict below "state_dict" or "state_dict_backbone" is taken
+    out, and the prefix "module." of DataParallel left out; both are logged.
+
+    Args:
+        path: A file of `torch.save`, of any suffix, or a `.npz` file of the arrays.
 
     Returns:
         Torch key -> array, half precision as float32.
@@ -60,7 +84,7 @@ def read_state_dict(path) -> dict[str, np.ndarray]:
     if not is_state:
         raise ValueError(
             f"{path} must hold a state_dict, torch keys and tensors. Received: "
-            f"{_described(content)}"
+            f"{_describe(content)}"
         )
     if all(key.startswith(_PARALLEL) for key in content):
         logging.info("%s: leaving out the prefix %r of every key.", path, _PARALLEL)
@@ -105,7 +129,7 @@ def _read_torch(path):
     return arrays(content)
 
 
-def _described(content):
+def _describe(content):
     if not isinstance(content, Mapping):
         return type(content).__name__
     kinds = [f"{key!r}: {type(value).__name__}" for key, value in content.items()]

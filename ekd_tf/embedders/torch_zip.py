@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import os
 import zipfile
+from typing import Any
 
 import numpy as np
 
@@ -31,19 +32,14 @@ _DTYPES = {
 _MAX_DIMENSIONS = 32
 
 
-def read_torch_zip(path):
+def read_torch_zip(path: str | os.PathLike) -> Any:
     """Returns the object a file of `torch.save` holds, tensors as NumPy arrays.
 
-    Args:
-        path: The file.
-
-    Returns:
-        What was saved: for a state_dict, a dict of key -> array. Tensors of bfloat16,
-        which NumPy lacks, become float32.
+    Tensors of bfloat16, which NumPy lacks, become float32.
 
     Raises:
         ValueError: The file is none of `torch.save` since torch 1.6, is damaged, or
-            asks for more than tensors, numbers, text, dicts, lists and tuples; the
+            asks for more than tensors, numbers, text, dicts, lists and tuples. The
             message gives the reason, not the path.
     """
     try:

@@ -4,44 +4,47 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import pathlib
 import re
+from collections.abc import Sequence
 
 import keras
+import numpy as np
 from absl import logging
 
 from ekd_tf.checks import check_choice
 from ekd_tf.checks import check_range
+from ekd_tf.embedders import OnnxEmbedder
+from ekd_tf.embedders import SavedModelEmbedder
+from ekd_tf.embedders import TFLiteEmbedder
 from ekd_tf.evaluation import Calibration
 from ekd_tf.evaluation.calibration import CARD_FILE
 from ekd_tf.export.card import file_hashes
 from ekd_tf.export.card import make_card
 from ekd_tf.export.card import refresh_readme
 from ekd_tf.export.frozen import freeze
-from ekd_tf.export.gates import GATES
-from ekd_tf.export.gates import Gate
-from ekd_tf.export.gates import failures
-from ekd_tf.export.gates import verification
+from ekd_tf.export.measure import latency
 from ekd_tf.export.measure import peak_memory
-from ekd_tf.export.onnx_model import OnnxModel
 from ekd_tf.export.onnx_model import convert_onnx
+from ekd_tf.export.parity import GATES
+from ekd_tf.export.parity import Gate
 from ekd_tf.export.parity import ParityError
-from ekd_tf.export.parity import check_parity
 from ekd_tf.export.parity import compare
 from ekd_tf.export.parity import embed
+from ekd_tf.export.parity import failures
 from ekd_tf.export.parity import unit
+from ekd_tf.export.parity import verification
 from ekd_tf.export.precision import as_float32
 from ekd_tf.export.precision import half_precision_layers
 from ekd_tf.export.report import ArtefactReport
 from ekd_tf.export.report import ExportReport
-from ekd_tf.export.saved_model import SavedModelEmbedder
 from ekd_tf.export.saved_model import check_images
 from ekd_tf.export.saved_model import check_student
 from ekd_tf.export.saved_model import write_saved_model
 from ekd_tf.export.staging import free_version
 from ekd_tf.export.staging import staged
 from ekd_tf.export.tflite import PRECISIONS
-from ekd_tf.export.tflite import TFLiteModel
 from ekd_tf.export.tflite import check_representative
 from ekd_tf.export.tflite import convert_tflite
 from ekd_tf.export.tflite import tflite_ops
@@ -55,14 +58,14 @@ DEFAULT_FORMATS = ("float32", "float16")
 
 def export_student(
     model: keras.Model,
-    directory,
-    images,
+    directory: str | os.PathLike,
+    images: np.ndarray,
     name: str,
-    version=None,
+    version: int | None = None,
     minimum_cosine: float | None = None,
-    formats=DEFAULT_FORMATS,
-    labels=None,
-    representative=None,
+    formats: Sequence[str] = DEFAULT_FORMATS,
+    labels: np.ndarray | None = None,
+    representative: np.ndarray | None = None,
     int8_output: str = "float32",
     facts: dict | None = None,
     calibration: Calibration | None = None,
@@ -75,12 +78,11 @@ def export_student(
 
         <directory>/<name>/<version>/saved_model.pb, variables/, ...
         <directory>/<name>/<version>/<name>-<version>-float32.tflite
-        <directory>/<name>/<version>/<name>-<version>-....
         <directory>/<name>/<version>/card.json, README.md
 
     Every artefact is written under a temporary name, reopened from disk and compared
     with the float32 copy of `model`, which was compared with `model` first, by the
-    gates of `ekd_tf.export.gates`. When one fails, nothing is kept.
+    gates of `GATES`. When one fails, nothing is kept.
 
     Args:
         model: Keras model as described at `check_student`, of any precision.
@@ -125,19 +127,9 @@ def export_student(
     version = int(final.name)
     with staged(final) as target, _without_info_logs():
         student = as_float32(model)
-        least = minimum_cosine
-        if half_precision_layers(model):
-            least = HALF_PRECISION_COSINE
-        elif least is None:
-            least = GATES["saved_model"].min_cosine
-        rebuild = check_parity(
-            model,
-            lambda batch: unit(embed(student, batch)),
-            images,
-            least,
-            name="The float32 copy of the model",
-        )
-        bench = _Bench(student, images, labels, minimum_cosine)
+        expected = embed(student, images)
+        rebuild = _check_copy(model, expected, images, minimum_cosine)
+        bench = _Bench(expected, images, labels, minimum_cosine)
         write_saved_model(student, target)
         size = sum(f.stat().st_size for f in target.rglob("*") if f.is_file())
         bench.measure("saved_model", SavedModelEmbedder(target), final, size)
@@ -146,13 +138,13 @@ def export_student(
             ending = ".onnx" if item == "onnx" else f"-{item}.tflite"
             file = target / f"{name}-{version}{ending}"
             if item == "onnx":
-                file.write_bytes(convert_onnx(target))
+                content = convert_onnx(student)
             elif item == "int8":
                 content = convert_tflite(student, item, representative, int8_output)
-                file.write_bytes(content)
             else:
-                endpoint = endpoint or freeze(target)
-                file.write_bytes(convert_tflite(endpoint, item))
+                endpoint = endpoint or freeze(student)
+                content = convert_tflite(endpoint, item)
+            file.write_bytes(content)
             bench.measure_file(item, file, final / file.name)
         report = ExportReport(
             name=name,
@@ -164,8 +156,8 @@ def export_student(
             notes=tuple(_notes(bench.artefacts)),
         )
         if bench.failures:
-            said = "\n".join(bench.failures)
-            raise ParityError(f"{said}\n{report.to_table()}", report)
+            lines = [*bench.failures, report.to_table()]
+            raise ParityError("\n".join(lines), report)
         card = make_card(
             report,
             student.input_shape[1],
@@ -181,54 +173,67 @@ def export_student(
     return report
 
 
+def _check_copy(model, expected, images, minimum_cosine):
+    """Returns the figures of the float32 copy; raises `ParityError` below its gate."""
+    least = minimum_cosine
+    if half_precision_layers(model):
+        least = HALF_PRECISION_COSINE
+    elif least is None:
+        least = GATES["saved_model"].min_cosine
+    name = "The float32 copy of the model"
+    report = compare(embed(model, images), unit(expected), name)
+    for sentence in failures(name, report, Gate(min_cosine=least)):
+        raise ParityError(sentence, report)
+    return report
+
+
 class _Bench:
     """Measures artefacts beside the float32 Keras model and gathers what fails."""
 
-    def __init__(self, student, images, labels, minimum_cosine):
+    def __init__(self, expected, images, labels, minimum_cosine):
         self._images = images
         self._labels = labels
         self._minimum_cosine = minimum_cosine
-        self._expected = embed(student, images)
-        self.reference = verification(self._expected, labels)
+        self._expected = expected
+        self.reference = verification(expected, labels)
         self.artefacts = []
         self.failures = []
 
-    def measure(self, kind, runner, path, size, **figures):
-        received = embed(runner, self._images)
+    def measure(self, kind, embedder, path, size, **figures):
+        received = embed(embedder, self._images)
         if kind == "tflite_int8":
             # It comes raw; what is compared is what a caller makes of it.
             received = unit(received)
         parity = compare(self._expected, received, kind)
-        found = verification(received, self._labels)
+        verified = verification(received, self._labels)
         gate = GATES[kind]
         if self._minimum_cosine is not None:
             gate = Gate(min_cosine=self._minimum_cosine)
-        self.failures += failures(kind, parity, found, self.reference, gate)
+        self.failures += failures(kind, parity, gate, verified, self.reference)
         self.artefacts.append(
             ArtefactReport(
                 kind=kind,
                 path=str(path),
                 size_bytes=size,
                 parity=parity,
-                verification=found,
+                verification=verified,
                 **figures,
             )
         )
 
     def measure_file(self, item, file, path):
-        size = file.stat().st_size
         if item == "onnx":
-            make, kind, figures = OnnxModel, "onnx", {}
+            kind, make, figures = "onnx", OnnxEmbedder, {}
         else:
-            make, kind = TFLiteModel, f"tflite_{item}"
+            kind, make = f"tflite_{item}", TFLiteEmbedder
             figures = {"ops": tflite_ops(file), "peak_bytes": peak_memory(file)}
         one = make(file, num_threads=1)
         if item != "onnx":
             figures["partitions"] = one.partitions
-        for suffix, runner in (("", one), ("_2", make(file, num_threads=2))):
-            times = runner.latency(self._images)
+        for suffix, embedder in (("", one), ("_2", make(file, num_threads=2))):
+            times = latency(embedder, self._images)
             figures[f"median_ms{suffix}"], figures[f"p95_ms{suffix}"] = times
-        self.measure(kind, one, path, size, **figures)
+        self.measure(kind, one, path, file.stat().st_size, **figures)
 
 
 def _notes(artefacts):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import pathlib
 from importlib import metadata
 
@@ -17,7 +18,7 @@ from ekd_tf.evaluation.calibration import as_calibration
 from ekd_tf.evaluation.calibration import calibrations_of
 from ekd_tf.evaluation.calibration import file_hash
 from ekd_tf.evaluation.calibration import read_card
-from ekd_tf.export.gates import GATED_FPR
+from ekd_tf.export.parity import GATED_FPR
 from ekd_tf.export.report import ArtefactReport
 from ekd_tf.export.report import ExportReport
 from ekd_tf.files.user_text import KEEP
@@ -25,22 +26,14 @@ from ekd_tf.files.user_text import KEEP
 README_FILE = "README.md"
 NOT_GIVEN = "not given"
 # What the model and its figures do not show.
-FACTS = (
-    "training_data",
-    "licence",
-    "teacher",
-    "method",
-    "command",
-    "date",
-    "ekd_tf",
-)
+FACTS = ("training_data", "licence", "teacher", "method", "command", "date", "ekd_tf")
 # An artefact whose every embedding is so close to the Keras model's has its scores,
 # and with them its threshold: a cosine moves by less than 0.003.
 _SAME_SCORES = 0.999999
 _PACKAGES = ("tensorflow", "keras", "numpy", "ekd-tf", "tf2onnx", "ai-edge-litert")
 
 
-def file_hashes(directory) -> dict[str, str]:
+def file_hashes(directory: str | os.PathLike) -> dict[str, str]:
     """Returns the SHA-256 of every file below a directory by relative path."""
     directory = pathlib.Path(directory)
     return {
@@ -63,21 +56,18 @@ def make_card(
 
     Args:
         report: What was exported and measured.
-        input_size: Int, side of the images in pixels.
-        embedding_dim: Int.
-        parameters: Int, learned numbers.
+        input_size: Side of the images in pixels.
+        embedding_dim: Numbers of an embedding.
+        parameters: Learned numbers.
         hashes: As `file_hashes` returns.
         facts: Some of `FACTS`. Others are "not given".
         calibration: Of the Keras model, or None. It holds for the artefacts that give
             the same scores; others have none until they are calibrated. Without it
-            every artefact has the threshold found on the images of the gate, and says
-            so.
+            every artefact has its threshold on the images of the gate, and says so.
     """
     calibrations = {
-        file_of(artefact): found
+        file_of(artefact): _calibration(report, artefact, calibration)
         for artefact in report.artefacts
-        for found in [_calibration(report, artefact, calibration)]
-        if found is not None
     }
     scale = input_size / TEMPLATE_SIZE
     return {
@@ -99,8 +89,9 @@ def make_card(
         },
         "parameters": parameters,
         "calibration": {
-            name: {**dataclasses.asdict(found), "sha256": hashes[name]}
-            for name, found in calibrations.items()
+            name: {**dataclasses.asdict(of_file), "sha256": hashes[name]}
+            for name, of_file in calibrations.items()
+            if of_file is not None
         },
         **{name: facts.get(name) or NOT_GIVEN for name in FACTS},
         "metrics": report.to_dict(),
@@ -125,7 +116,11 @@ def card_markdown(card: dict) -> str:
         *_thresholds(card),
         "",
         f"- parameters: {card['parameters']:,}",
-        *(f"- {_words(name)}: {card.get(name, NOT_GIVEN)}" for name in FACTS),
+        *(
+            f"- {name if name == 'ekd_tf' else name.replace('_', ' ')}: "
+            f"{card.get(name, NOT_GIVEN)}"
+            for name in FACTS
+        ),
         "",
         "## Measured",
         "",
@@ -142,7 +137,7 @@ def card_markdown(card: dict) -> str:
     return "\n".join(lines)
 
 
-def refresh_readme(card_file) -> None:
+def refresh_readme(card_file: str | os.PathLike) -> None:
     """Writes README.md beside a card anew; nothing for a card that is no export's."""
     card_file = pathlib.Path(card_file)
     card = read_card(card_file)
@@ -152,7 +147,7 @@ def refresh_readme(card_file) -> None:
         card_file.with_name(README_FILE).write_text(text, encoding="utf-8", errors=KEEP)
 
 
-def exported_files(model_file) -> list[pathlib.Path]:
+def exported_files(model_file: str | os.PathLike) -> list[pathlib.Path]:
     """Returns the artefacts exported of a model, or the others of its own export.
 
     Args:
@@ -186,15 +181,15 @@ def _calibration(report, artefact, of_keras):
     if of_keras is not None:
         closest = min(report.rebuild.min_cosine, artefact.parity.min_cosine)
         return of_keras if closest >= _SAME_SCORES else None
-    found = artefact.verification
-    if found is None or found.threshold is None:
+    verified = artefact.verification
+    if verified is None or verified.threshold is None:
         return None
     return Calibration(
         fpr=GATED_FPR,
-        threshold=found.threshold,
+        threshold=verified.threshold,
         interval=None,
-        tpr=found.tpr,
-        pairs=found.num_negative,
+        tpr=verified.tpr,
+        pairs=verified.num_negative,
         source="the images of the parity gate",
     )
 
@@ -211,27 +206,14 @@ def _thresholds(card):
         if name not in calibrations:
             rows.append([name, "not calibrated", *[None] * 5])
             continue
-        found = as_calibration(calibrations[name])
+        of_file = as_calibration(calibrations[name])
+        fpr, tpr = format_fpr(of_file.fpr), f"{of_file.tpr:.4f}"
+        pairs = f"{of_file.pairs:,}"
         rows.append(
-            [
-                name,
-                found.cosine(),
-                format_fpr(found.fpr),
-                f"{found.tpr:.4f}",
-                found.view,
-                f"{found.pairs:,}",
-                found.source,
-            ]
+            [name, of_file.cosine(), fpr, tpr, of_file.view, pairs, of_file.source]
         )
-    header = [
-        "file",
-        "threshold",
-        "FPR",
-        "TPR",
-        "embedding of",
-        "negative pairs",
-        "images",
-    ]
+    header = ["file", "threshold", "FPR", "TPR", "embedding of"]
+    header += ["negative pairs", "images"]
     return [
         "Two images show one person where their cosine is above the threshold of the "
         "file in use:",
@@ -240,10 +222,6 @@ def _thresholds(card):
         "",
         f"On your images the FPR is another: calibrate on them by {how}.",
     ]
-
-
-def _words(name):
-    return name if name == "ekd_tf" else name.replace("_", " ")
 
 
 def _version(name):

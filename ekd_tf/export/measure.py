@@ -7,11 +7,10 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 
 import numpy as np
 
-from ekd_tf.checks import check_range
+from ekd_tf.embedders import FrozenEmbedder
 
 # Starts anew, so that what TensorFlow takes is not counted; NumPy and the runtime are
 # in memory before the model is.
@@ -32,37 +31,33 @@ print("peak", (memory("VmHWM") - before) * 1024)
 """
 
 
-def time_images(
-    embed: Callable, images: np.ndarray, repeats: int = 50
+def latency(
+    embedder: FrozenEmbedder, images: np.ndarray, repeats: int = 50
 ) -> tuple[float, float]:
     """Times single images after a warm-up.
 
     Args:
-        embed: Called with one image `(height, width, 3)`.
+        embedder: The artefact, opened.
         images: Uint8 `(n, height, width, 3)`, n >= 1; taken in turn.
         repeats: Int >= 1, number of timed images.
 
     Returns:
         Median and 95th percentile in milliseconds.
     """
-    check_range("repeats", repeats, low=1)
-    check_range("len(images)", len(images), low=1)
     # The first calls pack weights and fill caches.
-    for image in images[:5]:
-        embed(image)
+    for step in range(5):
+        embedder(images[step % len(images)][None])
     times = []
     for step in range(repeats):
+        image = images[step % len(images)][None]
         start = time.perf_counter()
-        embed(images[step % len(images)])
+        embedder(image)
         times.append(1e3 * (time.perf_counter() - start))
     return float(np.median(times)), float(np.percentile(times, 95))
 
 
-def peak_memory(path) -> int | None:
+def peak_memory(path: str | os.PathLike) -> int | None:
     """Measures what a TFLite file takes in a process of its own, on one thread.
-
-    Args:
-        path: The `.tflite` file.
 
     Returns:
         Bytes by which the process's peak resident memory grew from before the file was

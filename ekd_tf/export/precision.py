@@ -21,9 +21,6 @@ def as_float32(model: keras.Model) -> keras.Model:
             must be registered (`keras.saving.register_keras_serializable`) and
             carry what they need in their config. Not changed.
 
-    Returns:
-        A new model, also where `model` was float32 to begin with.
-
     Raises:
         ValueError: Some layer is still half precision after the rebuild; names it.
     """
@@ -64,13 +61,9 @@ def _in_float32(node):
         if str(node.get("class_name")).endswith("Policy"):
             return "float32" if node["config"].get("name") in HALF else node
         return {
-            key: "float32" if _is_half(key, value) else _in_float32(value)
+            key: "float32" if key == "dtype" and value in HALF else _in_float32(value)
             for key, value in node.items()
         }
     if isinstance(node, (list, tuple)):
         return type(node)(_in_float32(value) for value in node)
     return node
-
-
-def _is_half(key, value):
-    return key == "dtype" and isinstance(value, str) and value in HALF

@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 
 from ekd_tf.evaluation import format_table
-from ekd_tf.export.gates import Verification
 from ekd_tf.export.parity import ParityReport
+from ekd_tf.export.parity import Verification
 
 
 @dataclasses.dataclass(frozen=True)
@@ -14,16 +14,14 @@ class ArtefactReport:
     """One artefact of an export: where, how large, how close, how fast.
 
     Attributes:
-        kind: A key of `ekd_tf.export.gates.GATES`.
+        kind: A key of `GATES`.
         path: Path of the file, or of the SavedModel's directory.
         size_bytes: Size of all its files.
         parity: Figures against the float32 Keras model.
         verification: Of its own embeddings, or None: no labels.
-        median_ms: Median latency of one image on one thread, warm; None if not
-            measured.
-        p95_ms: 95th percentile of the same.
-        median_ms_2: Median on two threads.
-        p95_ms_2: 95th percentile on two threads.
+        median_ms, p95_ms: Median and 95th percentile of the latency of one image on one
+            thread, warm; None if not measured.
+        median_ms_2, p95_ms_2: The same on two threads.
         peak_bytes: Growth of the peak resident memory of a process that runs it;
             None if not measured.
         ops: Op name -> count; None if not a TFLite file.
@@ -68,19 +66,9 @@ class ExportReport:
 
     def to_table(self) -> str:
         """Returns the artefacts as a Markdown table, the Keras model first."""
-        header = [
-            "artefact",
-            "MB",
-            "least cosine",
-            "mean cosine",
-            "accuracy",
-            "TPR@1e-3",
-            "ms, 1 thread",
-            "p95",
-            "ms, 2 threads",
-            "peak MB",
-            "XNNPACK partitions",
-        ]
+        header = ["artefact", "MB", "least cosine", "mean cosine", "accuracy"]
+        header += ["TPR@1e-3", "ms, 1 thread", "p95", "ms, 2 threads", "peak MB"]
+        header += ["XNNPACK partitions"]
         rows = [["Keras", *[None] * 3, *_verified(self.keras), *[None] * 5]]
         for artefact in self.artefacts:
             peak = artefact.peak_bytes
@@ -100,37 +88,37 @@ class ExportReport:
             )
         return format_table(rows, header)
 
-    @classmethod
-    def from_dict(cls, found: dict) -> ExportReport:
-        """Returns the report `to_dict` was made of."""
-        return cls(
-            **{
-                **found,
-                "rebuild": ParityReport(**found["rebuild"]),
-                "keras": found["keras"] and Verification(**found["keras"]),
-                "artefacts": tuple(map(_artefact, found["artefacts"])),
-                "notes": tuple(found["notes"]),
-            }
-        )
-
     def to_dict(self) -> dict:
         """Returns the report as plain values, ready for JSON."""
-        return {
-            **dataclasses.asdict(self),
-            "artefacts": [dataclasses.asdict(artefact) for artefact in self.artefacts],
-            "notes": list(self.notes),
-        }
+        values = dataclasses.asdict(self)
+        return {**values, **{k: list(values[k]) for k in ("artefacts", "notes")}}
 
+    @classmethod
+    def from_dict(cls, values: dict) -> ExportReport:
+        """Returns the report `to_dict` was made of."""
 
-def _artefact(found):
-    verification = found["verification"]
-    return ArtefactReport(
-        **{
-            **found,
-            "parity": ParityReport(**found["parity"]),
-            "verification": verification and Verification(**verification),
-        }
-    )
+        def verification(figures):
+            return figures and Verification(**figures)
+
+        artefacts = [
+            ArtefactReport(
+                **{
+                    **artefact,
+                    "parity": ParityReport(**artefact["parity"]),
+                    "verification": verification(artefact["verification"]),
+                }
+            )
+            for artefact in values["artefacts"]
+        ]
+        return cls(
+            **{
+                **values,
+                "rebuild": ParityReport(**values["rebuild"]),
+                "keras": verification(values["keras"]),
+                "artefacts": tuple(artefacts),
+                "notes": tuple(values["notes"]),
+            }
+        )
 
 
 def _verified(figures):

@@ -1,9 +1,8 @@
-"""SavedModel in the layout of TF Serving, and a reader of it."""
+"""SavedModel export of a student, for TF Serving and for TensorFlow by itself."""
 
 from __future__ import annotations
 
 import os
-import pathlib
 
 import keras
 import numpy as np
@@ -11,22 +10,17 @@ import tensorflow as tf
 
 from ekd_tf.data.one_image import decode_image
 from ekd_tf.data.one_image import fit
-from ekd_tf.data.one_image import round_pixels
-from ekd_tf.export.precision import as_float32
-from ekd_tf.export.staging import free_version
-from ekd_tf.export.staging import staged
+from ekd_tf.embedders.saved_model import SIGNATURE
 from ekd_tf.keras_compat import tf_variable
 
-SIGNATURE = "serving_default"
 FLOAT_SIGNATURE = "embed_float"
 JPEG_SIGNATURE = "embed_jpeg"
 
 
-def export_saved_model(model: keras.Model, directory, version=None) -> pathlib.Path:
-    """Writes `model` as `<directory>/<version>/`, complete or not at all.
+def write_saved_model(student: keras.Model, path: str | os.PathLike) -> None:
+    """Writes a student as a SavedModel of three endpoints.
 
-    Three endpoints, each for any n >= 1, return `{"embedding": float32 (n, dim)}` of
-    Euclidean length 1:
+    Each returns `{"embedding": float32 (n, dim)}` of Euclidean length 1 for any n:
 
     - `serving_default`: `images`, uint8 `(n, height, width, 3)`, RGB.
     - `embed_float`: `images`, float32 of the same shape, RGB in 0..255, fractions
@@ -36,34 +30,9 @@ def export_saved_model(model: keras.Model, directory, version=None) -> pathlib.P
       files, decoded and, where they are of another size, resized with antialias as in
       training.
 
-    All compute in float32 whatever policy the model was trained under.
-
     Args:
-        model: Keras model as described at `check_student`.
-        directory: The directory TF Serving watches; made if missing.
-        version: Int >= 1, or None for one above the highest present.
-
-    Returns:
-        The path of the version's directory.
-
-    Raises:
-        FileExistsError: The version is there already.
-        OSError: The directory cannot be made or written to.
-        ValueError: The model is no student.
-    """
-    student = as_float32(check_student(model))
-    final = pathlib.Path(directory) / str(free_version(directory, version))
-    with staged(final) as target:
-        write_saved_model(student, target)
-    return final
-
-
-def write_saved_model(student: keras.Model, path):
-    """Writes a float32 student to `path`, which must not exist yet.
-
-    Args:
-        student: As returned by `as_float32`.
-        path: The directory to write.
+        student: As `as_float32` returns it.
+        path: The directory; made.
 
     Raises:
         OSError: It cannot be written, as on a full disk.
@@ -89,32 +58,43 @@ def endpoints(student: keras.Model) -> dict:
     """Returns what the endpoints compute.
 
     Args:
-        student: As returned by `as_float32`.
+        student: As `as_float32` returns it.
 
     Returns:
-        For SIGNATURE, FLOAT_SIGNATURE and JPEG_SIGNATURE: a function of one tensor to
-        a dict of named ones, and the tensor's `tf.TensorSpec`.
+        Name of each endpoint -> a function of one tensor to a dict of named ones, and
+        the tensor's `tf.TensorSpec`.
     """
-    image_shape = tuple(student.input_shape[1:])
-    on_floats = _on_floats(student)
+    size = student.input_shape[1]
+    (image,) = student.inputs
+    # The same layers behind a float input: Keras casts what it is given to the dtype of
+    # the input, uint8, and so drops fractions. Keras 2 names the tensor of the layer
+    # "image" just so; no name may occur twice.
+    pixels = keras.Input((size, size, 3), dtype="float32", name=image.name)
+    on_floats = keras.models.clone_model(
+        student, input_tensors=pixels, clone_function=lambda layer: layer
+    )
 
     # Traced once for all three: tracing takes most of an export's time.
     @tf.function(autograph=False)
     def raw_embedding(images):
         return on_floats(images, training=False)
 
+    def unit(raw):
+        # This form and no other becomes one L2_NORMALIZATION in TFLite.
+        return tf.nn.l2_normalize(raw, axis=-1)
+
     def embed(images):
-        return {"embedding": _unit(raw_embedding(tf.cast(images, tf.float32)))}
+        return {"embedding": unit(raw_embedding(tf.cast(images, tf.float32)))}
 
     def embed_float(images):
         raw = raw_embedding(images)
-        return {"embedding": _unit(raw), "raw_embedding": raw}
+        return {"embedding": unit(raw), "raw_embedding": raw}
 
     def embed_jpeg(image_bytes):
         pixels = tf.map_fn(
-            lambda data: _exactly(decode_image(data), image_shape),
+            lambda data: fit(decode_image(data), size),
             image_bytes,
-            fn_output_signature=tf.TensorSpec(image_shape, tf.uint8),
+            fn_output_signature=tf.TensorSpec((size, size, 3), tf.uint8),
         )
         # Of no images oneDNN's convolution makes a tensor of the wrong shape. Only
         # here: the others are converted, and converters keep what they are given.
@@ -123,7 +103,7 @@ def endpoints(student: keras.Model) -> dict:
         pixels = tf.pad(pixels, [[0, filling], [0, 0], [0, 0], [0, 0]])
         return {"embedding": embed(pixels)["embedding"][:rows]}
 
-    images = (None, *image_shape)
+    images = (None, size, size, 3)
     return {
         SIGNATURE: (embed, tf.TensorSpec(images, tf.uint8, "images")),
         FLOAT_SIGNATURE: (embed_float, tf.TensorSpec(images, tf.float32, "images")),
@@ -131,40 +111,12 @@ def endpoints(student: keras.Model) -> dict:
     }
 
 
-def _unit(raw):
-    # This form and no other becomes one L2_NORMALIZATION in TFLite.
-    return tf.nn.l2_normalize(raw, axis=-1)
-
-
-def _on_floats(student):
-    """Returns the student on float pixels: the same layers behind another input.
-
-    Keras casts what it is given to the dtype of the input, uint8, and so drops the
-    fractions.
-    """
-    (image,) = student.inputs
-    # Keras 2 names the tensor of the layer "image" just so; no name may occur twice.
-    pixels = keras.Input(student.input_shape[1:], dtype="float32", name=image.name)
-    return keras.models.clone_model(
-        student, input_tensors=pixels, clone_function=lambda layer: layer
-    )
-
-
-def _exactly(image, image_shape):
-    """Resizes a decoded image to a shape that need not be square."""
-    height, width, _ = image_shape
-    if height == width:
-        return fit(image, height)
-    resized = tf.image.resize(image, (height, width), antialias=True)
-    return round_pixels(resized)
-
-
 def check_student(model: keras.Model) -> keras.Model:
-    """Returns `model` if it maps uint8 images of a fixed size to embeddings.
+    """Returns `model` if it maps square uint8 images of a fixed size to embeddings.
 
     Raises:
-        ValueError: It has not exactly one input `(None, height, width, 3)` of uint8
-            and one output `(None, dim)`. Says what it has.
+        ValueError: It has not exactly one input `(None, size, size, 3)` of uint8 and
+            one output `(None, dim)`. Says what it has.
     """
     inputs, outputs = getattr(model, "inputs", None), getattr(model, "outputs", None)
     if not inputs or not outputs or len(inputs) != 1 or len(outputs) != 1:
@@ -173,9 +125,10 @@ def check_student(model: keras.Model) -> keras.Model:
             f"Received: inputs={inputs}, outputs={outputs}"
         )
     shape, dtype = tuple(inputs[0].shape), tf.as_dtype(inputs[0].dtype)
-    if len(shape) != 4 or None in shape[1:] or shape[3] != 3 or dtype != tf.uint8:
+    sizes = shape[1:]
+    if sizes != (sizes[0], sizes[0], 3) or sizes[0] is None or dtype != tf.uint8:
         raise ValueError(
-            "`model` must take uint8 images (None, height, width, 3) of a fixed size. "
+            "`model` must take uint8 images (None, size, size, 3) of a fixed size. "
             f"Received: {dtype.name} {shape}"
         )
     embedding = tuple(outputs[0].shape)
@@ -186,7 +139,7 @@ def check_student(model: keras.Model) -> keras.Model:
     return model
 
 
-def check_images(images, image_shape) -> np.ndarray:
+def check_images(images: np.ndarray, image_shape: tuple[int, int, int]) -> np.ndarray:
     """Returns `images` as uint8 `(n, height, width, 3)` or raises `ValueError`."""
     images = np.asarray(images)
     expected = tuple(image_shape)
@@ -196,39 +149,3 @@ def check_images(images, image_shape) -> np.ndarray:
             f"Received: {images.dtype} {images.shape}"
         )
     return images
-
-
-class SavedModelEmbedder:
-    """Embeds images with a SavedModel's `serving_default`; needs no Keras class.
-
-    Args:
-        path: A version's directory, as `export_saved_model` returns it.
-
-    Raises:
-        ValueError: There is no SavedModel, or it has no such endpoint.
-    """
-
-    def __init__(self, path):
-        path = pathlib.Path(path)
-        if not (path / "saved_model.pb").is_file():
-            raise ValueError(
-                "`path` must be a SavedModel's directory (it holds saved_model.pb). "
-                f"Received: path={path}"
-            )
-        # The signature does not keep the variables alive; the object does.
-        self._loaded = tf.saved_model.load(os.fspath(path))
-        self.signature = self._loaded.signatures.get(SIGNATURE)
-        names = {} if self.signature is None else self.signature.structured_outputs
-        if "embedding" not in names:
-            raise ValueError(
-                f"{path} must have an endpoint {SIGNATURE!r} that returns `embedding`. "
-                f"It has: {sorted(self._loaded.signatures)} with {sorted(names)}"
-            )
-        self.float_signature = self._loaded.signatures.get(FLOAT_SIGNATURE)
-        specs = self.signature.structured_input_signature[1]
-        self.image_shape = tuple(specs["images"].shape[1:])
-
-    def __call__(self, images) -> np.ndarray:
-        """Returns the float32 embeddings `(n, dim)` of uint8 images."""
-        images = check_images(images, self.image_shape)
-        return self.signature(images=tf.constant(images))["embedding"].numpy()

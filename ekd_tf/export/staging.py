@@ -7,23 +7,19 @@ import os
 import pathlib
 import shutil
 import tempfile
+from collections.abc import Iterator
 
 from ekd_tf.checks import check_range
 
 
 @contextlib.contextmanager
-def staged(final):
-    """Yields a path to write a file or a directory to; renames it to `final` after.
+def staged(final: str | os.PathLike) -> Iterator[pathlib.Path]:
+    """Yields a path to write a directory to; renames it to `final` after.
 
-    The yielded path lies in a hidden directory beside `final`, so that the rename
-    stays within one file system and is atomic. Its name is no integer: a TF Serving
-    that watches the parent never sees it. When the body raises, `KeyboardInterrupt`
-    included, the hidden directory is removed, and so are the parent directories
-    that were made for it.
-
-    Args:
-        final: Path of the file or directory to be. An existing file is replaced, an
-            existing directory with content is not.
+    The path lies in a hidden directory beside `final`, so that the rename is atomic.
+    Its name is no integer: a TF Serving that watches the parent never sees it. When
+    the body raises, `KeyboardInterrupt` included, the hidden directory is removed, and
+    so are the parent directories that were made for it.
 
     Raises:
         OSError: The parent cannot be created or written to, or `final` cannot take
@@ -31,16 +27,16 @@ def staged(final):
     """
     final = pathlib.Path(final)
     made = []
+    aside = None
     try:
-        made = [p for p in (final.parent, *final.parent.parents) if not p.exists()]
-        final.parent.mkdir(parents=True, exist_ok=True)
-        aside = tempfile.mkdtemp(
-            prefix=f".{final.name}-", suffix=".partial", dir=final.parent
-        )
-    except OSError as error:
-        _remove_empty(made)
-        raise _refusal(final, error) from error
-    try:
+        try:
+            made = [p for p in (final.parent, *final.parent.parents) if not p.exists()]
+            final.parent.mkdir(parents=True, exist_ok=True)
+            aside = tempfile.mkdtemp(
+                prefix=f".{final.name}-", suffix=".partial", dir=final.parent
+            )
+        except OSError as error:
+            raise _refusal(final, error) from error
         # One level below: mkdtemp makes a directory that only its owner can read,
         # and the export is often served by another user.
         target = pathlib.Path(aside) / final.name
@@ -49,19 +45,21 @@ def staged(final):
             os.replace(target, final)
         except OSError as error:
             raise _refusal(final, error) from error
-    except BaseException:
-        shutil.rmtree(aside, ignore_errors=True)
-        _remove_empty(made)
-        raise
-    shutil.rmtree(aside, ignore_errors=True)
+        made = []
+    finally:
+        if aside:
+            shutil.rmtree(aside, ignore_errors=True)
+        for directory in made:
+            with contextlib.suppress(OSError):
+                directory.rmdir()
 
 
-def free_version(directory, version=None) -> int:
+def free_version(directory: str | os.PathLike, version: int | None = None) -> int:
     """Returns the version to write below `directory`, which has no such child yet.
 
     Args:
-        directory: The directory that holds one child per version, named by a
-            positive integer. Need not exist.
+        directory: Holds one child per version, named by a positive integer. Need not
+            exist.
         version: Int >= 1, or None for one above the highest present.
 
     Raises:
@@ -95,9 +93,3 @@ def _refusal(final, error):
         f"Cannot write {final}: {error.strerror}: {error.filename2 or error.filename}. "
         "Choose a directory that can be created and written to.",
     )
-
-
-def _remove_empty(directories):
-    for directory in directories:
-        with contextlib.suppress(OSError):
-            directory.rmdir()

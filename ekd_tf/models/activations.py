@@ -19,16 +19,13 @@ def prelu_layers(model: keras.Model) -> list[keras.layers.Layer]:
     Raises:
         ValueError: It has none, so that there is nothing to swap.
     """
-    found = [
-        layer
-        for layer in model.layers
-        if isinstance(layer, (PReLU, keras.layers.PReLU))
-    ]
-    if not found:
+    kinds = (PReLU, keras.layers.PReLU)
+    layers = [layer for layer in model.layers if isinstance(layer, kinds)]
+    if not layers:
         raise ValueError(
             f"`model` must have PReLU layers to swap. {model.name!r} has none"
         )
-    return found
+    return layers
 
 
 def swap_prelu(model: keras.Model, activation: str) -> keras.Model:
@@ -84,8 +81,8 @@ class SlopeGlide:
             layer.trainable = False
             self._slopes.append((layer.alpha, layer.alpha.numpy()))
 
-    def at(self, share: float) -> None:
-        """Sets the slopes to `start + share * (target - start)`, share in [0, 1]."""
-        check_range("share", share, low=0, high=1)
+    def at(self, fraction: float) -> None:
+        """Sets the slopes to `start + fraction * (target - start)`, in [0, 1]."""
+        check_range("fraction", fraction, low=0, high=1)
         for slope, start in self._slopes:
-            slope.assign(start + share * (self._target - start))
+            slope.assign(start + fraction * (self._target - start))

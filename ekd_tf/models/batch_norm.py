@@ -28,8 +28,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
         **kwargs: Those of `keras.layers.BatchNormalization`; `axis` must be the last.
 
     State:
-        gamma, beta, moving_mean, moving_variance: float32 `(channels,)` under every
-        policy; the moving ones are not trained.
+        As of the Keras layer, float32 under every policy.
     """
 
     def __init__(self, **kwargs):
@@ -38,7 +37,12 @@ class BatchNormalization(keras.layers.BatchNormalization):
             kwargs = {**kwargs, "autocast": False}
         super().__init__(**kwargs)
 
-    def call(self, inputs, training=None, mask=None):
+    def call(
+        self,
+        inputs: tf.Tensor,
+        training: bool | None = None,
+        mask: tf.Tensor | None = None,
+    ) -> tf.Tensor:
         fused = (
             IS_KERAS_3
             and training
@@ -64,6 +68,6 @@ class BatchNormalization(keras.layers.BatchNormalization):
             (self.moving_mean, mean),
             (self.moving_variance, variance),
         ):
-            share = (1.0 - self.momentum) * (batch - tf.convert_to_tensor(moving))
-            moving.assign_add(share)
+            difference = batch - tf.convert_to_tensor(moving)
+            moving.assign_add((1.0 - self.momentum) * difference)
         return outputs

@@ -21,7 +21,9 @@ def scaled_channels(channels: int, width: float) -> int:
     return max(8, int(channels * width / 8 + 0.5) * 8)
 
 
-def check_backbone(embedding_dim, width, input_size, dropout):
+def check_backbone(
+    embedding_dim: int, width: float, input_size: int, dropout: float
+) -> None:
     """Raises `ValueError` for a size that no backbone here can be built with."""
     check_range("embedding_dim", embedding_dim, low=1)
     check_positive("width", width)
@@ -33,7 +35,9 @@ def check_backbone(embedding_dim, width, input_size, dropout):
         )
 
 
-def image_input(input_size, pixel_mean, pixel_scale):
+def image_input(
+    input_size: int, pixel_mean: float, pixel_scale: float
+) -> tuple[keras.KerasTensor, keras.KerasTensor]:
     """Returns the uint8 input `image` and its normalised pixels."""
     image = keras.Input(shape=(input_size, input_size, 3), dtype="uint8", name="image")
     normalise = PixelNormalization(
@@ -42,7 +46,7 @@ def image_input(input_size, pixel_mean, pixel_scale):
     return image, normalise(image)
 
 
-def he_normal():
+def he_normal() -> keras.initializers.Initializer:
     """Returns a new normal initializer of variance `2 / fan_out`.
 
     Keras counts `k * k` outputs for a depthwise kernel, which is what each channel
@@ -54,19 +58,27 @@ def he_normal():
     )
 
 
-def conv(x, filters, kernel_size, name, stride=1, padded=True, depth_multiplier=1):
+def conv(
+    x: keras.KerasTensor,
+    filters: int | None,
+    kernel_size: int,
+    name: str,
+    stride: int = 1,
+    padded: bool = True,
+    depth_multiplier: int = 1,
+) -> keras.KerasTensor:
     """Applies a convolution without bias, padded on all sides as torch pads.
 
     Args:
-        x: Keras tensor `(batch, height, width, channels)`.
-        filters: Int, or None for a depthwise convolution.
-        kernel_size: Int, odd where `padded`.
+        x: `(batch, height, width, channels)`.
+        filters: Outputs; None for a depthwise convolution.
+        kernel_size: Odd where `padded`.
         name: The layer's name.
-        stride: Int. Keras' "same" pads a strided convolution on the far side
-            only, hence the explicit padding.
+        stride: In both directions.
         padded: Whether to pad by `kernel_size // 2`.
-        depth_multiplier: Int, outputs of each channel of a depthwise convolution.
+        depth_multiplier: Outputs of each channel of a depthwise convolution.
     """
+    # Keras' "same" pads a strided convolution on the far side only.
     padding = "same" if padded and stride == 1 else "valid"
     if padded and stride > 1 and kernel_size > 1:
         x = keras.layers.ZeroPadding2D(padding=kernel_size // 2, name=f"{name}.pad")(x)
@@ -88,12 +100,12 @@ def conv(x, filters, kernel_size, name, stride=1, padded=True, depth_multiplier=
     )(x)
 
 
-def batch_norm(x, name, **kwargs):
+def batch_norm(x: keras.KerasTensor, name: str, **kwargs) -> keras.KerasTensor:
     """Applies batch normalisation with torch's epsilon and momentum."""
     return BatchNormalization(epsilon=1e-5, momentum=0.9, name=name, **kwargs)(x)
 
 
-def activate(x, activation, name):
+def activate(x: keras.KerasTensor, activation: str, name: str) -> keras.KerasTensor:
     """Applies the activation named by one of `ACTIVATIONS`."""
     check_choice("activation", activation, ACTIVATIONS)
     if activation == "prelu":
@@ -104,21 +116,23 @@ def activate(x, activation, name):
     return keras.layers.LeakyReLU(INITIAL_SLOPE, name=name)(x)
 
 
-def embedding_output(x, embedding_dim, dropout, linear, norm, **norm_arguments):
+def embedding_output(
+    x: keras.KerasTensor,
+    embedding_dim: int,
+    dropout: float,
+    linear: str,
+    norm: str,
+    use_bias: bool,
+    **norm_arguments: bool,
+) -> keras.KerasTensor:
     """Flattens, projects and normalises features to the output `embedding`.
 
     All of it in float32 under every policy: similarities near a threshold differ
     by less than half precision resolves.
 
-    Args:
-        x: Keras tensor `(batch, height, width, channels)`.
-        embedding_dim: Int.
-        dropout: Float in [0, 1).
-        linear: Name of the projection.
-        norm: Name of the batch normalisation.
-        **norm_arguments: `use_bias` for the projection; the rest for `batch_norm`.
+    `linear` and `norm` name the projection and the batch normalisation; `use_bias` is
+    of the former, `norm_arguments` of the latter.
     """
-    use_bias = norm_arguments.pop("use_bias")
     x = keras.layers.Flatten(dtype="float32", name="flatten")(x)
     if dropout > 0:
         x = keras.layers.Dropout(rate=dropout, dtype="float32", name="dropout")(x)

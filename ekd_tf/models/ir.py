@@ -45,24 +45,9 @@ def IR(
 
     Args:
         depth: 18, 34, 50, 101, 152 or 200.
-        embedding_dim: Int >= 1.
-        width: Float > 0, multiplies every number of channels but `embedding_dim`;
-            the products are rounded to multiples of 8.
-        input_size: Int, pixels: a multiple of 8 from 32 up.
-        pixel_mean: Float, subtracted from every pixel (0..255).
-        pixel_scale: Float > 0, divides every pixel after that.
-        last_bn_affine: Whether the last batch normalisation learns a scale and an
-            offset. The reference's does not.
-        dropout: Float in [0, 1), rate between the features and the projection.
         name: The model's name; "ir" and the depth by default.
 
-    Returns:
-        A model with input `image`, uint8 `(batch, input_size, input_size, 3)`, and
-        output `embedding`, float32 `(batch, embedding_dim)` under every dtype policy
-        and not normalised.
-
-    Raises:
-        ValueError: If an argument is outside its range.
+    Other arguments, result and errors are those of `MobileFaceNet`.
 
     Reference:
         TFace `torchkit/backbone/model_irse.py`, mode "ir", which continues

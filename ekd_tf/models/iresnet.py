@@ -42,24 +42,9 @@ def IResNet(
 
     Args:
         depth: 18, 34, 50, 100 or 200.
-        embedding_dim: Int >= 1.
-        width: Float > 0, multiplies every number of channels but `embedding_dim`;
-            the products are rounded to multiples of 8. 0.25 gives teachers for small
-            experiments.
-        input_size: Int, pixels: a multiple of 8 from 32 up.
-        pixel_mean: Float, subtracted from every pixel (0..255).
-        pixel_scale: Float > 0, divides every pixel after that.
-        dropout: Float in [0, 1), rate between the features and the projection.
         name: The model's name; "iresnet" and the depth by default.
 
-    Returns:
-        A model with input `image`, uint8 `(batch, input_size, input_size, 3)`, and
-        output `embedding`, float32 `(batch, embedding_dim)` under every dtype policy
-        and not normalised. Keras casts float images to uint8, dropping fractions:
-        give it pixels 0..255, not 0..1.
-
-    Raises:
-        ValueError: If an argument is outside its range.
+    Other arguments, result and errors are those of `MobileFaceNet`.
 
     Reference:
         Duta et al., 2020, arXiv:2004.04989; the form of insightface

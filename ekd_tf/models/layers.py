@@ -19,11 +19,8 @@ class PixelNormalization(keras.layers.Layer):
         scale: Float > 0, in pixel units.
 
     Call:
-        pixels: uint8 or float tensor of any shape, in the range 0..255.
-
-    Returns:
-        Tensor of the same shape in the layer's compute dtype. The arithmetic is
-        float32 under every policy; only its result is rounded.
+        pixels: uint8 or float tensor of any shape, in 0..255. The result has the
+            layer's compute dtype; the arithmetic is float32 under every policy.
 
     Raises:
         ValueError: If `scale` is not above 0 or `mean` is not finite.
@@ -37,19 +34,19 @@ class PixelNormalization(keras.layers.Layer):
         self.mean = float(mean)
         self.scale = float(scale)
 
-    def call(self, pixels):
+    def call(self, pixels: tf.Tensor) -> tf.Tensor:
         normalised = (tf.cast(pixels, tf.float32) - self.mean) / self.scale
         return tf.cast(normalised, self.compute_dtype)
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: tuple) -> tuple:
         return input_shape
 
-    def get_config(self):
+    def get_config(self) -> dict:
         return {**super().get_config(), "mean": self.mean, "scale": self.scale}
 
 
 @tf.custom_gradient
-def prelu(inputs, slope):
+def prelu(inputs: tf.Tensor, slope: tf.Tensor) -> tf.Tensor:
     r"""Returns `x` where `x > 0` and `slope * x` elsewhere.
 
     Args:
@@ -68,7 +65,7 @@ def prelu(inputs, slope):
 
 
 @tf.custom_gradient
-def prelu_in_training(inputs, slope):
+def prelu_in_training(inputs: tf.Tensor, slope: tf.Tensor) -> tf.Tensor:
     r"""Returns `prelu` up to rounding, in fewer passes over memory.
 
     Written as $x + (slope - 1) \min(x, 0)$: three passes for five.
@@ -120,7 +117,7 @@ class PReLU(keras.layers.Layer):
         super().__init__(**kwargs)
         self.initial_slope = float(initial_slope)
 
-    def build(self, input_shape):
+    def build(self, input_shape: tuple) -> None:
         if len(input_shape) != 4 or input_shape[-1] is None:
             raise ValueError(
                 "`PReLU` needs inputs (batch, height, width, channels) with known "
@@ -136,12 +133,12 @@ class PReLU(keras.layers.Layer):
         )
         self.built = True
 
-    def call(self, inputs, training=False):
+    def call(self, inputs: tf.Tensor, training: bool = False) -> tf.Tensor:
         apply = prelu_in_training if training else prelu
         return apply(inputs, tf.convert_to_tensor(self.alpha))
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: tuple) -> tuple:
         return input_shape
 
-    def get_config(self):
+    def get_config(self) -> dict:
         return {**super().get_config(), "initial_slope": self.initial_slope}

@@ -25,17 +25,9 @@ class GroupSum(keras.layers.Layer):
     """Completes a convolution in groups that a depthwise one has begun.
 
     A convolution that mixes the `size` channels of each group and no others is a
-    depthwise one with `size` outputs a channel, of which those of one group are added.
-    Keras has the former too; on CPUs it takes fifteen times as long.
-
-    Args:
-        size: Int, channels of a group before and after.
-
-    Call:
-        inputs: Float `(batch, height, width, channels * size)`.
-
-    Returns:
-        Float `(batch, height, width, channels)`.
+    depthwise one with `size` outputs a channel, of which those of one group are added:
+    `(batch, height, width, channels * size)` to `(..., channels)`. Keras has the former
+    too; on CPUs it takes fifteen times as long.
     """
 
     def __init__(self, size: int, **kwargs):
@@ -43,17 +35,17 @@ class GroupSum(keras.layers.Layer):
         super().__init__(**kwargs)
         self.size = int(size)
 
-    def call(self, inputs):
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
         height, width, parts = inputs.shape[1:]
         size = self.size
         by_group = [-1, height, width, parts // size**2, size, size]
         summed = tf.reduce_sum(tf.reshape(inputs, by_group), axis=-2)
         return tf.reshape(summed, [-1, height, width, parts // size])
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: tuple) -> tuple:
         return (*input_shape[:-1], input_shape[-1] // self.size)
 
-    def get_config(self):
+    def get_config(self) -> dict:
         return {**super().get_config(), "size": self.size}
 
 
@@ -76,22 +68,9 @@ def MBF(
 
     Args:
         variant: "mbf" or "mbf_large".
-        embedding_dim: Int >= 1.
-        width: Float > 0, multiplies every number of channels but `embedding_dim`;
-            the products are rounded to multiples of 8.
-        input_size: Int, pixels: a multiple of 8 from 32 up.
-        pixel_mean: Float, subtracted from every pixel (0..255).
-        pixel_scale: Float > 0, divides every pixel after that.
-        dropout: Float in [0, 1), rate between the features and the projection.
         name: The model's name; the variant by default.
 
-    Returns:
-        A model with input `image`, uint8 `(batch, input_size, input_size, 3)`, and
-        output `embedding`, float32 `(batch, embedding_dim)` under every dtype policy
-        and not normalised.
-
-    Raises:
-        ValueError: If an argument is outside its range.
+    Other arguments, result and errors are those of `MobileFaceNet`.
 
     Reference:
         insightface `recognition/arcface_torch/backbones/mobilefacenet.py`. Departs

@@ -26,18 +26,11 @@ def build_backbone(name: str, **kwargs) -> keras.Model:
     """Builds the backbone called `name`.
 
     Args:
-        name: One of `list_backbones()`.
-        **kwargs: Arguments of `MobileFaceNet` or `IResNet` (but `depth`, which is
-            in the name; the model's own name is `name`).
-
-    Raises:
-        ValueError: If the name is unknown, listing those that are not.
+        name: One of `list_backbones()`; `ValueError` otherwise.
+        **kwargs: Arguments of `MobileFaceNet` or `IResNet`, but `depth` and `name`.
     """
     check_choice("name", name, list_backbones())
     return _BUILDERS[name](**kwargs)
-
-
-_STATISTICS = ("moving_mean", "moving_variance")
 
 
 def count_parameters(model: keras.Model) -> int:
@@ -46,10 +39,11 @@ def count_parameters(model: keras.Model) -> int:
     The running statistics of batch normalisation are not counted, and neither is
     the state of random generators. Whether the model is frozen makes no difference.
     """
+    statistics = ("moving_mean", "moving_variance")
     learned = [
         weight
         for layer in model.layers
         for weight in layer.weights
-        if weight.name.split("/")[-1].split(":")[0] not in _STATISTICS
+        if weight.name.split("/")[-1].split(":")[0] not in statistics
     ]
     return sum(int(weight.shape.num_elements()) for weight in learned)

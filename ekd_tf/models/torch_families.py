@@ -7,7 +7,8 @@ import functools
 import math
 import re
 from collections.abc import Callable
-from typing import Mapping
+from collections.abc import Iterable
+from collections.abc import Mapping
 
 import keras
 import numpy as np
@@ -89,7 +90,7 @@ _FAMILIES = {
 TORCH_FAMILIES = tuple(_FAMILIES)
 
 
-def recognise(keys) -> str | None:
+def recognise(keys: Iterable[str]) -> str | None:
     """Returns the family whose modules these keys name, or None.
 
     It looks at the names that tell families apart; a key may still be missing.
@@ -97,8 +98,8 @@ def recognise(keys) -> str | None:
     keys = set(keys)
 
     def count(pattern):
-        found = [re.match(pattern, key) for key in keys]
-        return 1 + max((int(match[1]) for match in found if match), default=-1)
+        matches = [re.match(pattern, key) for key in keys]
+        return 1 + max((int(match[1]) for match in matches if match), default=-1)
 
     if "conv1.weight" in keys:
         stages = tuple(count(rf"layer{stage}\.(\d+)\.") for stage in range(1, 5))
@@ -140,11 +141,11 @@ def build_from_torch(
     """
     check_choice("family", family, TORCH_FAMILIES)
     check_choice("color", color, COLORS)
-    found = recognise(arrays)
-    if found not in (family, None):
+    actual = recognise(arrays)
+    if actual not in (family, None):
         raise ValueError(
-            f"`family` must be that of the weights, whose keys are those of {found!r}. "
-            f"Received: {family!r}"
+            "`family` must be that of the weights, whose keys are those of "
+            f"{actual!r}. Received: {family!r}"
         )
     upstream = _FAMILIES[family]
     model = upstream.build(**_sizes(family, upstream, arrays))
@@ -157,7 +158,7 @@ def build_from_torch(
 
 
 def _sizes(family, upstream, arrays):
-    """Reads off the arrays what the builder is to be told."""
+    """Returns the builder's arguments, read from the shapes."""
     first, linear, spread = (
         _shape(family, arrays, f"{module}.weight", ranks)
         for module, ranks in (

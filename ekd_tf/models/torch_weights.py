@@ -66,12 +66,14 @@ def _entries(layer, model):
     if isinstance(layer, keras.layers.DepthwiseConv2D):
         return [(f"{name}.weight", layer.weights[0], _depthwise)]
     if isinstance(layer, keras.layers.Conv2D):
-        return [(f"{name}.weight", layer.weights[0], _convolution)]
+        return [(f"{name}.weight", layer.weights[0], lambda k: k.transpose(2, 3, 1, 0))]
     if isinstance(layer, PReLU):
-        return [(f"{name}.weight", layer.alpha, _slope)]
+        return [
+            (f"{name}.weight", layer.alpha, lambda slopes: slopes.reshape(1, 1, -1))
+        ]
     if isinstance(layer, keras.layers.Dense):
         kernel = (f"{name}.weight", layer.kernel, _linear(model))
-        bias = (f"{name}.bias", layer.bias, _as_is)
+        bias = (f"{name}.bias", layer.bias, np.asarray)
         return [kernel, bias] if layer.use_bias else [kernel]
     if isinstance(layer, keras.layers.BatchNormalization):
         learned = [("weight", layer.gamma)] if layer.scale else []
@@ -80,12 +82,8 @@ def _entries(layer, model):
             ("running_mean", layer.moving_mean),
             ("running_var", layer.moving_variance),
         ]
-        return [(f"{name}.{key}", w, _as_is) for key, w in learned + statistics]
+        return [(f"{name}.{key}", w, np.asarray) for key, w in learned + statistics]
     return []
-
-
-def _convolution(array):
-    return array.transpose(2, 3, 1, 0)
 
 
 def _depthwise(array):
@@ -94,14 +92,6 @@ def _depthwise(array):
     channels, size, height, width = array.shape
     grouped = array.reshape(-1, size, size, height, width)
     return grouped.transpose(3, 4, 0, 2, 1).reshape(height, width, channels, size)
-
-
-def _slope(array):
-    return array.reshape(1, 1, -1)
-
-
-def _as_is(array):
-    return array
 
 
 def _linear(model):

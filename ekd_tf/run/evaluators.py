@@ -5,11 +5,7 @@ Row 4 of the architecture, above the factory, which builds what is trained.
 
 from __future__ import annotations
 
-import pathlib
 import re
-
-import numpy as np
-import tensorflow as tf
 
 from ekd_tf import checks
 from ekd_tf.data import LinkedImages
@@ -19,14 +15,10 @@ from ekd_tf.data import readable_images
 from ekd_tf.data import readable_pairs
 from ekd_tf.data.unreadable import Unreadable
 from ekd_tf.embedders import FrozenEmbedder
-from ekd_tf.embedders import KerasEmbedder
-from ekd_tf.embedders import OnnxEmbedder
-from ekd_tf.embedders import SavedModelEmbedder
-from ekd_tf.embedders import TFLiteEmbedder
-from ekd_tf.embedders import model_file
-from ekd_tf.embedders import open_torch
-from ekd_tf.embedders.frozen import loading_error
-from ekd_tf.embedders.saved_model import SAVED_MODEL_FILE
+from ekd_tf.embedders import file_of_model  # noqa: F401  read by the commands
+from ekd_tf.embedders import open_embedder
+from ekd_tf.embedders import split_model
+from ekd_tf.embedders import takes_any_range
 from ekd_tf.evaluation import EmbeddingCache
 from ekd_tf.evaluation import LabelledEvaluation
 from ekd_tf.evaluation import PairSetEvaluation
@@ -34,105 +26,13 @@ from ekd_tf.evaluation import SourceEmbedder
 from ekd_tf.evaluation.labelled import DEFAULT_FPRS
 from ekd_tf.evaluation.untrained import better_reading
 from ekd_tf.evaluation.untrained import warn_if_untrained
-from ekd_tf.models.torch_families import COLORS
-from ekd_tf.models.torch_families import TORCH_FAMILIES
 from ekd_tf.run import factory
-from ekd_tf.run.effects import is_cache
 
 # Below it the negatives of `LinkedImages` that are none decide.
 _LEAST_LINKED_FPR = 1e-3
 _KINDS = ("pairs", "allpairs", *factory.SOURCES)
 # Of the models people have; see teachers/README.md.
 _RANGES = ((0, 255), (-1, 1), (0, 1))
-
-
-def open_embedder(spec: str) -> FrozenEmbedder:
-    """Opens a trained model of any format, for inference alone.
-
-    Args:
-        spec: A `.keras`, `.onnx` or `.tflite` file, a SavedModel's directory, or the
-            workdir of a run. `@LOW..HIGH` behind a file tells which numbers a model of
-            float input takes pixels 0 and 255 as, default `@0..255`; `@bgr` that it
-            takes blue first. Or `FAMILY:FILE`, a torch state_dict; see
-            `teachers.open_torch`.
-
-    Raises:
-        ValueError: It cannot be opened, or is no model of images to embeddings.
-    """
-    if is_cache(spec):
-        raise ValueError(
-            f"{spec} is a cache, which holds embeddings of one data set and embeds "
-            "nothing else: give the model they are of"
-        )
-    from_torch = open_torch(spec)
-    if from_torch is not None:
-        return from_torch
-    path, pixels = split_model(spec)
-    made = _format(path)
-    if made is not None:
-        return _tried(made(path, **pixels))
-    if pixels:
-        raise ValueError(
-            f"A Keras model takes pixels of 0 .. 255, red first. Received: {spec!r}"
-        )
-    return KerasEmbedder(path)
-
-
-def split_model(spec: str) -> tuple[pathlib.Path, dict]:
-    """Returns the path of a model and what is told of its pixels, arguments by name.
-
-    Raises:
-        ValueError: A limit of the range is no number.
-    """
-    pixels = {}
-    while True:
-        rest, _, word = spec.rpartition("@")
-        told = re.fullmatch(r"(-?[\d.]+?)\.\.(-?[\d.]+)", word)
-        if rest and told:
-            pixels["low"], pixels["high"] = factory.numbers("model", told.groups())
-        elif rest and word in COLORS:
-            pixels["color"] = word
-        else:
-            return pathlib.Path(spec), pixels
-        spec = rest
-
-
-def _format(path):
-    """Returns the class that reads pixels as it is told, or None for other models."""
-    if path.suffix == ".onnx":
-        return OnnxEmbedder
-    if path.suffix == ".tflite":
-        return TFLiteEmbedder
-    return SavedModelEmbedder if (path / SAVED_MODEL_FILE).is_file() else None
-
-
-def _tried(model: FrozenEmbedder) -> FrozenEmbedder:
-    """Returns the model once it has embedded two images.
-
-    What happens inside may fit another number of images than the input says.
-    """
-    # In the scope of a strategy a SavedModel runs on its replicas alone.
-    if tf.distribute.has_strategy():
-        return model
-    images = np.zeros((2, model.input_size, model.input_size, 3), np.uint8)
-    try:
-        shape = np.shape(model(images))
-    # Every runtime has errors of its own.
-    except Exception as error:
-        raise loading_error(model.name, error) from error
-    if shape != (2, model.embedding_dim):
-        raise ValueError(
-            f"{model.name} cannot be loaded: of 2 images it must make "
-            f"{(2, model.embedding_dim)}, it makes {shape}. Export it for any number "
-            "of images, or for 1"
-        )
-    return model
-
-
-def takes_any_range(spec: str) -> bool:
-    """Returns whether a model's range of pixels is what `@LOW..HIGH` says."""
-    path, _ = split_model(spec)
-    return path.exists() and _format(path) is not None
 
 
 def check_range_of_pixels(
@@ -190,24 +90,6 @@ def _other_ranges(spec, unreadable):
             other = f"{path}@{low}..{high}{color}"
             embedder = make_source_embedder(other, unreadable=unreadable)
             yield other, embedder.some
-
-
-def file_of_model(spec: str) -> pathlib.Path:
-    """Returns the file that a model's card knows it by.
-
-    Args:
-        spec: As for `open_embedder`.
-
-    Returns:
-        The file itself; `saved_model.pb` of a SavedModel, `model.keras` of a run.
-    """
-    family, _, rest = spec.partition(":")
-    if family in TORCH_FAMILIES:
-        file, _, color = rest.rpartition("@")
-        return pathlib.Path(file if color in COLORS else rest)
-    path, _ = split_model(spec)
-    graph = path / SAVED_MODEL_FILE
-    return graph if graph.is_file() else model_file(path)
 
 
 def make_source_embedder(spec: str, **arguments) -> SourceEmbedder | None:

@@ -18,23 +18,12 @@ def test_pixels_are_scaled_to_the_range_and_turned():
     turned = Pixels(np.float32, True, -1, 1)(IMAGES)
     np.testing.assert_allclose(turned, [[[[-1]], [[1]], [[-0.6]]]], rtol=1e-6)
     assert Pixels(np.uint8, True, 0, 255)(IMAGES).dtype == np.uint8
-
-
-def test_every_pixel_keeps_its_value():
-    values = np.arange(256, dtype=np.uint8).reshape(1, 16, 16, 1)
-    np.testing.assert_array_equal(Pixels(np.float32, False, 0, 255)(values), values)
-
-
-def test_rejects_a_range_upside_down():
-    with pytest.raises(ValueError, match="`high` must be in"):
-        Pixels(np.float32, False, 1, -1)
-
-
-def test_channels_are_turned_for_models_of_blue_first():
-    turned = Pixels(np.float32, True, 0, 255, "bgr")(IMAGES)
-    np.testing.assert_array_equal(turned, [[[[51]], [[255]], [[0]]]])
+    blue_first = Pixels(np.float32, True, 0, 255, "bgr")(IMAGES)
+    np.testing.assert_array_equal(blue_first, [[[[51]], [[255]], [[0]]]])
     with pytest.raises(ValueError, match="color"):
         Pixels(np.float32, True, 0, 255, "grb")
+    with pytest.raises(ValueError, match="`high` must be in"):
+        Pixels(np.float32, False, 1, -1)
 
 
 def test_an_error_of_pages_becomes_one_line():
@@ -42,39 +31,6 @@ def test_an_error_of_pages_becomes_one_line():
     assert str(error).startswith("m.keras cannot be loaded: line another xxx")
     assert len(str(error)) < 350
     assert str(loading_error("m", EOFError())) == "m cannot be loaded: EOFError"
-
-
-@pytest.mark.parametrize(
-    ("shape", "expected"),
-    [
-        ((None, 112, 112, 3), (112, False)),
-        (("N", 3, 112, 112), (112, True)),
-        ((1, 3, 3, 3), (3, False)),
-    ],
-)
-def test_finds_size_and_layout(shape, expected):
-    assert square_side("m", shape) == expected
-
-
-@pytest.mark.parametrize(
-    "shape", [(None, 112, 96, 3), (None, None, None, 3), (1, 112, 112, 1), (1, 512)]
-)
-def test_rejects_other_inputs(shape):
-    with pytest.raises(ValueError, match="m must take square RGB images"):
-        square_side("m", shape)
-
-
-def test_takes_the_output_named_embedding_or_the_only_one():
-    assert check_outputs("m", {"x": (None, 8)}) == "x"
-    assert check_outputs("m", {"x": (1, 2), "embedding": (None, 8)}) == "embedding"
-
-
-@pytest.mark.parametrize(
-    "outputs", [{}, {"x": (1, 8), "y": (1, 8)}, {"x": (1, 8, 8)}, {"x": (1, None)}]
-)
-def test_rejects_other_outputs(outputs):
-    with pytest.raises(ValueError, match="one output"):
-        check_outputs("m", outputs)
 
 
 def test_hash_changes_with_bytes_names_and_settings(tmp_path):
@@ -92,3 +48,25 @@ def test_hash_changes_with_bytes_names_and_settings(tmp_path):
         content_hash(one / "x"),
     ]
     assert len({content_hash(one), *others}) == 5
+
+
+def test_finds_size_and_layout():
+    assert square_side("m", (None, 112, 112, 3)) == (112, False)
+    assert square_side("m", ("N", 3, 112, 112)) == (112, True)
+    assert square_side("m", (1, 3, 3, 3)) == (3, False)
+    for shape in ((None, 112, 96, 3), (None,) * 3 + (3,), (1, 112, 112, 1), (1, 512)):
+        with pytest.raises(ValueError, match="m must take square RGB images"):
+            square_side("m", shape)
+
+
+def test_takes_the_output_named_embedding_or_the_only_one():
+    assert check_outputs("m", {"x": (None, 8)}) == "x"
+    assert check_outputs("m", {"x": (1, 2), "embedding": (None, 8)}) == "embedding"
+    for outputs in (
+        {},
+        {"x": (1, 8), "y": (1, 8)},
+        {"x": (1, 8, 8)},
+        {"x": (1, None)},
+    ):
+        with pytest.raises(ValueError, match="one output"):
+            check_outputs("m", outputs)

@@ -1,6 +1,10 @@
+import io
 import warnings
+import zipfile
 
+import h5py
 import keras
+import numpy as np
 import pytest
 import tensorflow as tf
 from toys import backbone
@@ -25,12 +29,12 @@ def test_loads_a_workdir_and_a_file_alike(workdir):
     for spec in (path, str(path / "model.keras")):
         loaded = load_embedder(spec)
         tf.debugging.assert_equal(loaded(images, training=False), expected)
-
-
-def test_is_frozen(workdir):
-    loaded = load_embedder(workdir[0])
-    assert not loaded.trainable_variables
-    assert not loaded.trainable
+        assert not loaded.trainable_variables and not loaded.trainable
+    embedder = KerasEmbedder(path)
+    tf.debugging.assert_equal(embedder(images), expected)
+    assert (embedder.input_size, embedder.embedding_dim) == (32, 16)
+    assert embedder.fingerprint == KerasEmbedder(path / "model.keras").fingerprint
+    assert embedder.traceable
 
 
 @pytest.mark.parametrize(
@@ -85,16 +89,67 @@ def test_refuses_a_model_that_does_not_embed_images(tmp_path):
         load_embedder(tmp_path / "m.keras")
 
 
-def test_takes_a_teacher_of_another_architecture(tmp_path):
-    backbone(dim=7).save(tmp_path / "other.keras")
-    assert load_embedder(tmp_path / "other.keras").output_shape == (None, 7)
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    path = tmp_path_factory.mktemp("teacher") / "teacher.keras"
+    backbone().save(path)
+    return path
 
 
-def test_embedder_of_a_workdir_infers_and_names_its_file(workdir):
-    path, model = workdir
-    embedder = KerasEmbedder(path)
-    images = tf.cast(tf.random.uniform((2, 32, 32, 3), 0, 255, tf.int32), tf.uint8)
-    tf.debugging.assert_equal(embedder(images), model(images, training=False))
-    assert (embedder.input_size, embedder.embedding_dim) == (32, 16)
-    assert embedder.fingerprint == KerasEmbedder(path / "model.keras").fingerprint
-    assert embedder.traceable
+def layer(weights, kind):
+    (name,) = [name for name in weights["layers"] if name.startswith(kind)]
+    return weights["layers"][name]["vars"]
+
+
+def tampered(path, target, change):
+    """Copies a model file with its weights changed by `change(h5py.File)`."""
+    with zipfile.ZipFile(path) as archive:
+        files = {name: archive.read(name) for name in archive.namelist()}
+    content = io.BytesIO(files["model.weights.h5"])
+    with h5py.File(content, "r+") as weights:
+        change(weights)
+    with zipfile.ZipFile(target, "w") as archive:
+        for name, data in files.items():
+            data = content.getvalue() if name == "model.weights.h5" else data
+            archive.writestr(name, data)
+    return target
+
+
+def remove_bias(weights):
+    del layer(weights, "dense")["1"]
+
+
+def remove_layer(weights):
+    del weights["layers"]["conv2d"]
+
+
+def add_to_layer(weights):
+    layer(weights, "conv2d")["2"] = np.zeros(6, np.float32)
+
+
+def add_layer(weights):
+    weights["layers/other_layer/vars/0"] = np.zeros((2, 3), np.float32)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (remove_bias, "cannot be loaded: "),
+        (remove_layer, "cannot be loaded: "),
+        (add_to_layer, "cannot be loaded: "),
+        (add_layer, r"does not use: layers/other_layer/vars/0 \(2, 3\). The file"),
+    ],
+)
+def test_a_weight_missing_or_unexpected_is_fatal(saved, tmp_path, change, message):
+    path = tampered(saved, tmp_path / "changed.keras", change)
+    with pytest.raises(ValueError, match=message):
+        load_embedder(path)
+
+
+def test_what_belongs_to_training_is_no_weight_of_the_model(tmp_path):
+    model = backbone()
+    model.compile(keras.optimizers.SGD(momentum=0.9), loss="mse", metrics=["mae"])
+    images = np.zeros((4, 16, 16, 3), np.uint8)
+    model.fit(images, np.zeros((4, 8)), verbose=0)
+    model.save(tmp_path / "trained.keras")
+    assert load_embedder(tmp_path / "trained.keras").count_params() > 0

@@ -45,8 +45,9 @@ def write(tmp_path):
     return make
 
 
-@pytest.mark.parametrize("dtype", ["FLOAT", "UINT8", "FLOAT16"])
-@pytest.mark.parametrize("batch", ["N", 1, 2, 8])
+@pytest.mark.parametrize(
+    ("dtype", "batch"), [("FLOAT", "N"), ("UINT8", 1), ("FLOAT16", 2), ("FLOAT", 8)]
+)
 def test_embeds_channels_first(rng, write, dtype, batch):
     model = OnnxEmbedder(write(dtype, (batch, 3, 4, 4)))
     images = rng.integers(0, 256, (3, 4, 4, 3), np.uint8)

@@ -70,17 +70,6 @@ def test_takes_blue_first_where_told(rng, tmp_path):
     np.testing.assert_allclose(found, expected, rtol=1e-3)
 
 
-def test_fingerprint_follows_the_weights_and_not_a_card_beside_them(tmp_path):
-    one, other = tmp_path / "one", tmp_path / "other"
-    save(one)
-    save(other, step=2)
-    first = SavedModelEmbedder(one).fingerprint
-    (one / "card.json").write_text("{}")
-    assert SavedModelEmbedder(one).fingerprint == first
-    shutil.copytree(other / "variables", one / "variables", dirs_exist_ok=True)
-    assert SavedModelEmbedder(one).fingerprint != first
-
-
 def _cut(folder):
     weights = next((folder / "variables").glob("*.data*"))
     weights.write_bytes(weights.read_bytes()[:50])

@@ -8,8 +8,13 @@ import zipfile
 
 import numpy as np
 import pytest
+import torch_states
 
+from ekd_tf.embedders import TorchEmbedder
+from ekd_tf.embedders import open_embedder
 from ekd_tf.embedders.torch_file import read_state_dict
+from ekd_tf.models import build_from_torch
+from ekd_tf.models import ir
 
 
 @pytest.fixture(params=["torch", "without torch"])
@@ -100,12 +105,43 @@ def test_refuses_what_is_no_file(tmp_path, reader):
     with pytest.raises(ValueError, match="none.pt does not exist"):
         read_state_dict(tmp_path / "none.pt")
     (tmp_path / "w.pt").write_bytes(b"no file of torch")
-    with pytest.raises(ValueError, match="w.pt cannot be loaded: "):
+    with pytest.raises(ValueError, match="w.pt cannot be loaded: ") as error:
         read_state_dict(tmp_path / "w.pt")
+    if sys.modules["torch"] is None:
+        assert "With torch installed" in str(error.value)
 
 
-def test_says_what_else_can_be_done_without_torch(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "torch", None)
-    (tmp_path / "w.pt").write_bytes(b"no file of torch")
-    with pytest.raises(ValueError, match=r"With torch installed .*npz file"):
-        read_state_dict(tmp_path / "w.pt")
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    """An IR_18 of one block a stage: its arrays and a file of them."""
+    patch = pytest.MonkeyPatch()
+    patch.setitem(ir.IR_BLOCKS, 18, (1, 1, 1, 1))
+    state = torch_states.ir_state(np.random.default_rng(0), (1, 1, 1, 1))
+    path = tmp_path_factory.mktemp("weights") / "w@1.npz"
+    np.savez(path, **state)
+    yield state, path
+    patch.undo()
+
+
+def test_embeds_as_the_backbone_does_in_either_order_of_colours(weights, rng):
+    state, path = weights
+    images = rng.integers(0, 256, (2, 32, 32, 3)).astype(np.uint8)
+    expected = build_from_torch("tface_ir_18", state)(images)
+    teacher = open_embedder(f"tface_ir_18:{path}")
+    np.testing.assert_allclose(teacher(images), expected, atol=1e-5)
+    assert isinstance(teacher, TorchEmbedder)
+    assert (teacher.input_size, teacher.embedding_dim) == (32, 6)
+    assert teacher.traceable and teacher.name == str(path)
+    assert not teacher.model.trainable_variables
+    bgr = open_embedder(f"tface_ir_18:{path}@bgr")
+    np.testing.assert_allclose(bgr(images[..., ::-1]), expected, atol=1e-4)
+    assert np.abs(np.subtract(bgr(images), expected)).max() > 0.1
+    assert bgr.fingerprint != teacher.fingerprint
+
+
+def test_names_the_file_that_does_not_fit(weights):
+    _, path = weights
+    with pytest.raises(ValueError, match=r"w@1.npz: `family` must be .*'tface_ir_18'"):
+        open_embedder(f"insightface_r50:{path}")
+    with pytest.raises(ValueError, match="no.pt does not exist"):
+        open_embedder("tface_ir_18:no.pt")

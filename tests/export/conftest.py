@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 
-from ekd_tf.export.saved_model import export_saved_model
+from ekd_tf.export.saved_model import write_saved_model
 from ekd_tf.export.tflite import PRECISIONS
 from ekd_tf.export.tflite import convert_tflite
 
@@ -56,14 +56,20 @@ def student():
 @pytest.fixture(scope="session")
 def saved(student, tmp_path_factory):
     """The path of the shared student's SavedModel."""
-    return export_saved_model(student, tmp_path_factory.mktemp("saved"))
+    path = tmp_path_factory.mktemp("saved") / "1"
+    write_saved_model(student, path)
+    return path
 
 
 @pytest.fixture(scope="session")
-def tflite(saved):
-    """The shared student's TFLite contents by precision."""
+def tflite(student, tmp_path_factory):
+    """The shared student's TFLite files by precision."""
     noise = np.random.default_rng(3).integers(0, 256, (32, SIZE, SIZE, 3), np.uint8)
-    return {p: convert_tflite(saved, p, noise) for p in PRECISIONS}
+    folder = tmp_path_factory.mktemp("tflite")
+    files = {precision: folder / f"{precision}.tflite" for precision in PRECISIONS}
+    for precision, file in files.items():
+        file.write_bytes(convert_tflite(student, precision, noise))
+    return files
 
 
 @pytest.fixture

@@ -13,8 +13,8 @@ from ekd_tf.export.card import card_markdown
 from ekd_tf.export.card import exported_files
 from ekd_tf.export.card import file_hashes
 from ekd_tf.export.card import make_card
-from ekd_tf.export.gates import Verification
 from ekd_tf.export.parity import ParityReport
+from ekd_tf.export.parity import Verification
 from ekd_tf.export.report import ArtefactReport
 from ekd_tf.export.report import ExportReport
 
@@ -145,3 +145,33 @@ def test_finds_the_other_artefacts_of_a_model(tmp_path, of_export):
     model = home / "x-3.onnx" if of_export else tmp_path / "model.keras"
     expected = ["saved_model.pb", "x-3-int8.tflite", *["x-3.onnx"] * (not of_export)]
     assert exported_files(model) == [home / name for name in expected]
+
+
+def test_the_table_of_a_report_and_its_way_through_json():
+    def cells(line):
+        return [cell.strip() for cell in line.split("|")[1:-1]]
+
+    figures = ParityReport(0.99, 0.995, 1e-6, 4)
+    int8 = ArtefactReport(
+        "tflite_int8",
+        "a/x.tflite",
+        40_000,
+        figures,
+        Verification(0.97, None, None, 50),
+        median_ms=1.25,
+        p95_ms=2,
+        median_ms_2=1.5,
+        peak_bytes=3_210_000,
+        partitions=34,
+    )
+    saved = ArtefactReport("saved_model", "a/s/1", 2_500_000, figures)
+    verified = Verification(0.98, 0.75, 0.31, 5000)
+    report = ExportReport("s", 1, "a/s/1", figures, verified, (saved, int8))
+    _, _, keras, *artefacts = map(cells, report.to_table().splitlines())
+    assert keras == ["Keras", *["n/a"] * 3, "0.9800", "0.7500", *["n/a"] * 5]
+    assert artefacts == [
+        ["saved_model", "2.50", "0.990000", "0.995000", *["n/a"] * 7],
+        ["tflite_int8", "0.04", "0.990000", "0.995000", "0.9700", "n/a"]
+        + ["1.2500", "2", "1.5000", "3.2", "34"],
+    ]
+    assert ExportReport.from_dict(json.loads(json.dumps(report.to_dict()))) == report

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 import ekd_tf.export.measure as measure
+from ekd_tf.export.measure import latency
 from ekd_tf.export.measure import peak_memory
-from ekd_tf.export.measure import time_images
 
 
 def test_times_the_repeats_after_a_warm_up(monkeypatch):
@@ -14,28 +14,19 @@ def test_times_the_repeats_after_a_warm_up(monkeypatch):
     # is at index 0.95 * 19 = 18.05, 19.05.
     clock, seen = [0.0], []
 
-    def embed(image):
-        seen.append(int(image))
+    def embed(images):
+        seen.append(int(images[0]))
         clock[0] += 1.0 if len(seen) <= 5 else (len(seen) - 5) / 1000
 
     monkeypatch.setattr("time.perf_counter", lambda: clock[0])
-    np.testing.assert_allclose(time_images(embed, np.arange(9), 20), (10.5, 19.05))
+    np.testing.assert_allclose(latency(embed, np.arange(9), 20), (10.5, 19.05))
     assert seen == [*range(5), *range(9), *range(9), 0, 1]
 
 
-def test_wrong_arguments_are_refused():
-    with pytest.raises(ValueError, match=r"`repeats` must be in \[1"):
-        time_images(print, np.zeros(1), repeats=0)
-    with pytest.raises(ValueError, match=r"`len\(images\)` must be in \[1"):
-        time_images(print, np.zeros(0))
-
-
-def test_memory_is_that_of_the_model_alone(tflite, tmp_path):
+def test_memory_is_that_of_the_model_alone(tflite):
     pytest.importorskip("ai_edge_litert", reason="needs the extra litert")
-    path = tmp_path / "s.tflite"
-    path.write_bytes(tflite["float32"])
     # The runtime takes a few MB, TensorFlow would take hundreds.
-    assert 1e5 < peak_memory(path) < 5e7
+    assert 1e5 < peak_memory(tflite["float32"]) < 5e7
 
 
 def test_memory_is_not_measured_without_litert(monkeypatch):

@@ -1,102 +1,125 @@
-"""ekd_tf.export.parity: cosines with the model an artefact was made of."""
+"""How close an artefact is to its model, and what is let through."""
 
 import numpy as np
 import pytest
 
-from ekd_tf.export.parity import ParityError
-from ekd_tf.export.parity import check_parity
+from ekd_tf.evaluation import all_pair_scores
+from ekd_tf.evaluation import verify
+from ekd_tf.export.parity import GATES
+from ekd_tf.export.parity import Gate
+from ekd_tf.export.parity import ParityReport
+from ekd_tf.export.parity import Verification
+from ekd_tf.export.parity import compare
+from ekd_tf.export.parity import embed
+from ekd_tf.export.parity import failures
+from ekd_tf.export.parity import verification
 
-NO_IMAGES = np.zeros((0, 4, 4, 3), np.uint8)
 
-
-def blank(n):
-    return np.zeros((n, 4, 4, 3), np.uint8)
-
-
-def returning(rows):
-    """A stand-in for a model: these embeddings, whatever the images."""
-    return lambda images: np.asarray(rows, np.float32)
+def rows(*values):
+    return np.array(values, np.float32)
 
 
 def test_figures_computed_by_hand():
     # Cosines: [3, 4] with [0.6, 0.8] is 1; [0, 2] with [0.6, 0.8] is 0.8. The unit
     # reference [0, 1] differs from [0.6, 0.8] by 0.6 and 0.2.
-    reference = returning([[3, 4], [0, 2]])
-    artefact = returning([[0.6, 0.8], [0.6, 0.8]])
-    report = check_parity(reference, artefact, blank(2), minimum_cosine=0.79)
+    report = compare(rows([3, 4], [0, 2]), rows([0.6, 0.8], [0.6, 0.8]))
     assert report.min_cosine == pytest.approx(0.8)
     assert report.mean_cosine == pytest.approx(0.9)
     assert report.max_abs_diff == pytest.approx(0.6)
     assert report.images == 2
-
-
-def test_the_artefact_is_not_normalised_for_the_difference():
     # Twice the length: the cosine is 1, the largest entry off by 0.8.
-    report = check_parity(returning([[3, 4]]), returning([[1.2, 1.6]]), blank(1))
+    report = compare(rows([3, 4]), rows([1.2, 1.6]))
     assert report.min_cosine == pytest.approx(1)
     assert report.max_abs_diff == pytest.approx(0.8)
-
-
-def test_one_image_below_the_gate_fails_with_the_figures():
-    reference = returning([[1, 0], [0, 2]])
-    artefact = returning([[1, 0], [0.6, 0.8]])
-    with pytest.raises(ParityError) as raised:
-        check_parity(reference, artefact, blank(2), 0.85, name="The SavedModel")
-    assert str(raised.value) == (
-        "The SavedModel must reach a cosine of 0.85 with its reference on every image. "
-        "Received: minimum 0.800000, mean 0.900000, largest difference 6.00e-01 over "
-        "2 images"
-    )
-    assert raised.value.report.min_cosine == pytest.approx(0.8)
-    assert isinstance(raised.value, ValueError)
-
-
-def test_the_default_gate_is_four_nines():
-    for cosine, passes in ((0.99992, True), (0.99988, False)):
-        artefact = returning([[cosine, np.sqrt(1 - cosine**2)]])
-        if passes:
-            check_parity(returning([[1, 0]]), artefact, blank(1))
-        else:
-            with pytest.raises(ParityError):
-                check_parity(returning([[1, 0]]), artefact, blank(1))
+    with pytest.raises(ValueError, match=r"x must .*shape \(1, 2\). Received: \(1, 3"):
+        compare(rows([1, 0]), rows([1, 0, 0]), "x")
 
 
 @pytest.mark.parametrize("entry", [np.nan, np.inf, 0.0])
 def test_no_embedding_at_all_fails(entry):
-    with np.errstate(invalid="ignore"), pytest.raises(ParityError):
-        check_parity(returning([[1, 1]]), returning([[entry, entry]]), blank(1))
+    with np.errstate(invalid="ignore"):
+        report = compare(rows([1, 1]), rows([entry, entry]))
+    assert failures("x", report, Gate(min_cosine=0.1))
 
 
-def test_every_image_is_compared_in_bounded_batches():
+def test_every_image_is_embedded_in_bounded_batches():
     sizes = []
 
-    def reference(images):
+    def model(images):
         sizes.append(len(images))
-        return np.ones((len(images), 2), np.float32)
+        return images[:, 0, 0]
 
-    def artefact(images):
-        return np.where(images[:, 0, 0, :1] == 1, [[1.0, -1.0]], [[1.0, 1.0]])
-
-    images = blank(150)
-    assert check_parity(reference, artefact, images).images == 150
+    images = np.arange(150 * 3, dtype=np.float32).reshape(150, 1, 1, 3)
+    np.testing.assert_array_equal(embed(model, images), images[:, 0, 0])
     assert sum(sizes) == 150 and max(sizes) <= 64
-    images[-1] = 1
-    with pytest.raises(ParityError, match="minimum 0.000000, mean 0.993333"):
-        check_parity(reference, artefact, images)
 
 
-def test_keras_models_are_compared_in_inference_mode(student, images):
-    # Dropout and BatchNorm's batch statistics would give another answer each time.
-    report = check_parity(student, student, images)
-    assert report.min_cosine == pytest.approx(1, abs=1e-9)
+def parity(least, mean=1.0):
+    return ParityReport(least, mean, 0.0, 7)
 
 
-def test_wrong_arguments_are_refused():
-    one = returning([[1, 0]])
-    with pytest.raises(ValueError, match=r"shape \(1, 2\). Received: \(1, 3\)"):
-        check_parity(one, returning([[1, 0, 0]]), blank(1))
-    with pytest.raises(ValueError, match=r"`len\(images\)` must be in \[1, .*=0"):
-        check_parity(one, one, NO_IMAGES)
-    for gate in (1.5, float("nan")):
-        with pytest.raises(ValueError, match=r"`minimum_cosine` must be in \[-1, 1\]"):
-            check_parity(one, one, blank(1), minimum_cosine=gate)
+def verified(tpr):
+    return Verification(0.9, tpr, 0.3, 5000)
+
+
+@pytest.mark.parametrize(
+    ("kind", "least", "passes"),
+    [
+        ("saved_model", 0.99991, True),
+        ("saved_model", 0.99989, False),
+        ("tflite_float32", 0.99989, False),
+        ("onnx", 0.99989, False),
+        ("tflite_float16", 0.99901, True),
+        ("tflite_float16", 0.99899, False),
+        ("tflite_int8", 0.5, True),
+        ("tflite_float32", np.nan, False),
+    ],
+)
+def test_the_least_cosine(kind, least, passes):
+    sentences = failures(kind, parity(least), GATES[kind])
+    assert (sentences == []) == passes
+    if not passes:
+        assert sentences[0].startswith(f"{kind} must reach a cosine of 0.999")
+
+
+@pytest.mark.parametrize("kind", ["tflite_int8", "tflite_dynamic"])
+def test_quantised_artefacts_have_a_mean_and_a_tpr_to_reach(kind):
+    for mean, tpr, words in (
+        (0.9901, 0.70, None),
+        # One point below 0.71 is 0.70, which passes; 0.6999 does not.
+        (
+            0.9901,
+            0.6999,
+            "TPR@1e-3 0.7000, 0.01 below the Keras model's. ",
+        ),
+        (0.9899, 0.71, "a mean cosine of 0.99. Received: 0.989900 over 7 images"),
+        (0.9901, None, None),
+    ):
+        sentences = failures(
+            kind, parity(0.5, mean), GATES[kind], verified(tpr), verified(0.71)
+        )
+        assert len(sentences) == (words is not None)
+        assert all(s.startswith(f"{kind} must reach {words}") for s in sentences)
+
+
+def test_every_part_below_is_said():
+    gate = Gate(min_cosine=0.9, mean_cosine=0.9, tpr_loss=0.0)
+    assert len(failures("x", parity(0.1, 0.2), gate, verified(0.1), verified(0.2))) == 3
+
+
+def test_verification_is_that_of_the_evaluation(rng):
+    labels = np.repeat(np.arange(30), 8)
+    embeddings = rng.normal(size=(30, 16))[labels] + rng.normal(size=(240, 16))
+    figures = verification(embeddings, labels)
+    report = verify(embeddings, labels, fprs=(1e-3,))
+    assert (figures.accuracy, figures.tpr) == (report.accuracy_mean, report.tpr[1e-3])
+    # Between the score it is and the next, so that the same pairs are above it.
+    for scores in all_pair_scores(embeddings, labels):
+        np.testing.assert_array_equal(
+            scores > figures.threshold, scores > report.thresholds[1e-3]
+        )
+    assert report.thresholds[1e-3] < figures.threshold < 1
+    assert figures.num_negative == 240 * 239 // 2 - 30 * 28
+    assert 0.05 < figures.tpr < 1
+    assert verification(embeddings, None) is None
+    assert verification(embeddings[:4], np.array([0, 0, 1, 1])) is None

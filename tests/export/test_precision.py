@@ -61,22 +61,13 @@ def test_computes_in_float32_with_the_same_weights(
         np.testing.assert_array_equal(ours, theirs)
     # Not only close: the float32 twin and the copy are the same computation.
     np.testing.assert_array_equal(copy(images), twin(images))
-
-
-@pytest.mark.parametrize("policy", MIXED)
-def test_the_original_and_the_global_policy_stay(build_student, mixed_policy, policy):
-    mixed_policy(policy)
-    model = build_student()
-    half = half_precision_layers(model)
-    as_float32(model)
-    assert half_precision_layers(model) == half
-    assert "conv" in half and "embedding" not in half
+    # The original and the global policy stay; the graph of one has 16 bits.
+    half = policy != "float32"
+    assert ("conv" in half_precision_layers(model)) == half
+    assert bool(graph_dtypes(model) & {"float16", "bfloat16"}) == half
     assert keras.mixed_precision.global_policy().name == policy
-
-
-def test_the_test_sees_half_precision_in_a_graph(build_student, mixed_policy):
-    mixed_policy("mixed_float16")
-    assert "float16" in graph_dtypes(build_student())
+    assert copy.name == model.name
+    assert [layer.name for layer in copy.layers] == [la.name for la in model.layers]
 
 
 def test_the_copy_shares_nothing_with_the_original(student, images):
@@ -87,29 +78,7 @@ def test_the_copy_shares_nothing_with_the_original(student, images):
     np.testing.assert_array_equal(student(images), expected)
 
 
-def test_names_and_shapes_are_kept(build_student, mixed_policy):
-    mixed_policy("mixed_float16")
-    model = build_student()
-    copy = as_float32(model)
-    assert copy.name == model.name
-    assert [layer.name for layer in copy.layers] == [la.name for la in model.layers]
-    assert copy.input_shape == model.input_shape
-    assert tf.as_dtype(copy.inputs[0].dtype) == tf.uint8
-
-
-@pytest.mark.parametrize("policy", ["float16", "bfloat16"])
-def test_half_precision_weights_become_float32(mixed_policy, policy):
-    mixed_policy(policy)
-    model = keras.Sequential([keras.layers.Input((3,)), keras.layers.Dense(2)])
-    copy = as_float32(model)
-    assert [tf.as_dtype(w.dtype) for w in copy.weights] == [tf.float32] * 2
-    np.testing.assert_array_equal(
-        copy.get_weights()[0], np.asarray(model.get_weights()[0]).astype(np.float32)
-    )
-    assert np.any(copy.get_weights()[0])
-
-
-@pytest.mark.parametrize("policy", MIXED)
+@pytest.mark.parametrize("policy", [*MIXED, "bfloat16"])
 def test_reaches_parts_of_layers_and_nested_models(mixed_policy, rng, policy):
     mixed_policy(policy)
     nested = keras.Sequential(

@@ -59,7 +59,7 @@ def test_what_cannot_be_swapped_is_refused(model):
         swap_prelu(relu, "relu")
     with pytest.raises(ValueError, match="`activation` must be one of 'relu', 'leaky"):
         swap_prelu(model, "gelu")
-    with pytest.raises(ValueError, match=r"`share` must be in \[0, 1\]"):
+    with pytest.raises(ValueError, match=r"`fraction` must be in \[0, 1\]"):
         SlopeGlide(model, "relu").at(1.5)
 
 

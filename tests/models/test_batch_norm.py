@@ -41,9 +41,7 @@ def forward_backward(layer, inputs, upstream, run=lambda f: f):
 
 
 @pytest.mark.parametrize(
-    "kwargs",
-    [{}, {"scale": False}, {"center": False}, {"scale": False, "center": False}],
-    ids=["affine", "no scale", "no centre", "neither"],
+    "kwargs", [{}, {"scale": False, "center": False}], ids=["affine", "neither"]
 )
 def test_equals_keras_in_value_and_gradient(rng, run_as, kwargs):
     inputs, upstream = rng.normal(2, 3, (2, *SHAPE)).astype(np.float32)
@@ -83,21 +81,11 @@ def test_inference_and_frozen_layers_use_and_keep_the_moving_statistics(rng):
         np.testing.assert_array_equal(one, other)
 
 
-def test_rows_are_normalised_as_by_keras(rng):
-    inputs = rng.normal(2, 3, (7, 6)).astype(np.float32)
-    ours = BatchNormalization(epsilon=1e-5)
-    theirs = keras.layers.BatchNormalization(epsilon=1e-5)
-    np.testing.assert_allclose(
-        ours(inputs, training=True), theirs(inputs, training=True), atol=1e-6
-    )
-
-
-@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
-def test_statistics_stay_float32_under_half_precision(rng, mixed_policy, policy):
+def test_statistics_stay_float32_under_half_precision(rng, mixed_policy):
     inputs = rng.normal(2, 3, SHAPE).astype(np.float32)
     exact = make(BatchNormalization, np.random.default_rng(0))
     expected = exact(inputs, training=True).numpy()
-    mixed_policy(policy)
+    mixed_policy("mixed_bfloat16")
     layer = make(BatchNormalization, np.random.default_rng(0))
     half = tf.cast(inputs, layer.compute_dtype)
     outputs = layer(half, training=True)

@@ -1,7 +1,6 @@
 """TFace's IR networks: shortcuts, size, saving. Values: test_torch_families.py."""
 
 import keras
-import numpy as np
 import pytest
 
 from ekd_tf.models import ir
@@ -50,11 +49,6 @@ def test_a_shortcut_that_halves_the_image_alone_has_no_weights(tiny):
     assert pool.name == "body.0.shortcut_layer"
 
 
-def test_affine_last_normalisation_adds_a_scale_and_an_offset(tiny):
-    affine = IR(18, **TINY, last_bn_affine=True)
-    assert count_parameters(affine) - count_parameters(tiny) == 2 * 6
-
-
 def test_the_deepest_have_bottlenecks():
     model = IR(152, **TINY)
     kernels = {
@@ -69,15 +63,3 @@ def test_the_deepest_have_bottlenecks():
         "shortcut_layer.0": (1, 1, 128, 256),
     }
     assert model.get_layer("body.3.res_layer.7").strides == (2, 2)
-
-
-def test_loads_what_it_saved(tiny, rng, tmp_path):
-    images = rng.integers(0, 256, (2, 32, 32, 3)).astype(np.uint8)
-    tiny.save(tmp_path / "ir.keras")
-    loaded = keras.models.load_model(tmp_path / "ir.keras")
-    np.testing.assert_allclose(loaded(images), tiny(images), atol=1e-6)
-
-
-def test_rejects_a_depth_there_is_not():
-    with pytest.raises(ValueError, match="`depth` must be one of 18, 34, 50, 101"):
-        IR(100)

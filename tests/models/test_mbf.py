@@ -1,6 +1,5 @@
 """insightface's mbf: groups, size, saving. Values are in test_torch_families.py."""
 
-import keras
 import numpy as np
 import pytest
 
@@ -45,26 +44,6 @@ def test_size_is_that_of_the_definition(tiny):
     size += 4 * 64 + 2 * 64 + 64 * 6 + 2 * 6
     assert count_parameters(tiny) == size
     assert tiny.output_shape == (None, 6)
-
-
-def test_loads_what_it_saved(tiny, rng, tmp_path):
-    images = rng.integers(0, 256, (2, 32, 32, 3)).astype(np.uint8)
-    tiny.save(tmp_path / "mbf.keras")
-    loaded = keras.models.load_model(tmp_path / "mbf.keras")
-    np.testing.assert_allclose(loaded(images), tiny(images), atol=1e-6)
-
-
-def test_half_precision_leaves_the_embedding_in_float32(monkeypatch, mixed_policy):
-    monkeypatch.setitem(mbf.MBF_SIZES, "mbf", ((1, 0, 0, 0), 2))
-    mixed_policy("mixed_bfloat16")
-    model = MBF(**TINY)
-    assert model.get_layer("layers.1.layers.0.sum").compute_dtype == "bfloat16"
-    assert model(np.zeros((1, 32, 32, 3), np.uint8)).dtype == "float32"
-
-
-def test_rejects_a_variant_there_is_not():
-    with pytest.raises(ValueError, match="`variant` must be one of 'mbf', 'mbf_large'"):
-        MBF("mbf_small")
 
 
 def test_rejects_groups_of_nothing():

@@ -21,20 +21,6 @@ def test_lists_every_backbone():
     ]
 
 
-@pytest.mark.parametrize("name", ["mobilefacenet", "iresnet18", "iresnet34"])
-def test_builds_by_name_with_the_arguments(name):
-    model = build_backbone(name, **TINY)
-    assert model.name == name
-    assert model.input_shape == (None, 32, 32, 3)
-    assert model.output_shape == (None, 8)
-
-
-def test_the_number_in_the_name_is_the_depth():
-    # iresnet34 has 3 + 4 + 6 + 3 blocks of two convolutions.
-    model = build_backbone("iresnet34", **TINY)
-    assert sum(layer.name.endswith(".add") for layer in model.layers) == 16
-
-
 def test_unknown_name_lists_those_that_are_known():
     with pytest.raises(ValueError) as error:
         build_backbone("iresnet101")

@@ -86,13 +86,6 @@ def test_bgr_weights_make_a_model_of_rgb_images(short, images):
     np.testing.assert_array_equal(state["input_layer.0.weight"], kernel)
 
 
-def test_half_precision_weights_are_taken(short, images):
-    state, reference = short("tface_ir_18")
-    halves = {k: np.float16(v) if v.ndim else v for k, v in state.items()}
-    state.update({k: np.float32(v) if v.ndim else v for k, v in halves.items()})
-    check(build_from_torch("tface_ir_18", halves), reference(images), images)
-
-
 @pytest.mark.parametrize("family", MAKERS)
 def test_keys_tell_the_family(family, short):
     state, _ = short(family)
@@ -129,18 +122,6 @@ def test_sizes_are_those_of_the_arrays(short):
     ("change", "words"),
     [
         (
-            lambda s: s.pop("body.1.res_layer.2.bias"),
-            "Missing: body.1.res_layer.2.bias. Unexpected: none.",
-        ),
-        (
-            lambda s: s.update({"body.0.se.fc": np.ones(1), "z": np.ones(1)}),
-            "Missing: none. Unexpected: body.0.se.fc, z.",
-        ),
-        (
-            lambda s: s.update({"body.0.res_layer.1.weight": np.ones((8, 8, 5, 5))}),
-            "`arrays['body.0.res_layer.1.weight']` does not fit",
-        ),
-        (
             lambda s: s.pop("output_layer.3.weight"),
             "'tface_ir_18' must hold `output_layer.3.weight` with 2 dimensions. "
             "Received: no such key",
@@ -150,7 +131,7 @@ def test_sizes_are_those_of_the_arrays(short):
             "`input_layer.0.weight` with 4 dimensions. Received: shape=(8, 27)",
         ),
     ],
-    ids=["missing", "unexpected", "wrong shape", "no matrix", "flat kernel"],
+    ids=["no matrix", "flat kernel"],
 )
 def test_rejects_what_does_not_fit(short, change, words):
     state, _ = short("tface_ir_18")

@@ -2,9 +2,7 @@
 
 import numpy as np
 import pytest
-import tensorflow as tf
 from torch_states import iresnet_state
-from torch_states import reference_embeddings
 
 from ekd_tf.models.iresnet import IResNet
 from ekd_tf.models.mobilefacenet import MobileFaceNet
@@ -28,15 +26,6 @@ def test_mobilefacenet_gives_upstream_embeddings(upstream):
     load_torch_weights(model, state_dict(upstream))
     embeddings = model(upstream["images"])
     np.testing.assert_allclose(embeddings, upstream["embeddings"], atol=1e-4)
-
-
-def test_iresnet_gives_the_embeddings_of_its_definition(rng):
-    model = IResNet(**TINY)
-    state = iresnet_state(rng)
-    load_torch_weights(model, state)
-    images = rng.integers(0, 256, (2, 32, 32, 3)).astype(np.uint8)
-    expected = reference_embeddings("insightface_r18", state, images)
-    np.testing.assert_allclose(model(images), expected, rtol=1e-3, atol=1e-3)
 
 
 def test_every_weight_of_the_model_is_replaced(rng):
@@ -63,10 +52,6 @@ def altered(state, change):
         (
             lambda s: s.update({"fc2.weight": np.ones(3)}),
             "Missing: none. Unexpected: fc2.weight.",
-        ),
-        (
-            lambda s: s.update({"backbone.fc.bias": s.pop("fc.bias")}),
-            "Missing: fc.bias. Unexpected: backbone.fc.bias.",
         ),
         (
             lambda s: s.update({"prelu.weight": np.ones(9)}),
@@ -96,7 +81,6 @@ def altered(state, change):
     ids=[
         "missing",
         "unexpected",
-        "renamed",
         "slope of another width",
         "matrix of another input size",
         "not finite",
@@ -112,25 +96,3 @@ def test_rejects_what_does_not_fit_and_changes_nothing(rng, change, words):
     assert words in str(error.value)
     for old, new in zip(before, model.get_weights()):
         np.testing.assert_array_equal(old, new)
-
-
-def test_weights_of_another_width_are_refused(upstream):
-    with pytest.raises(ValueError, match="does not fit the layer's weight"):
-        load_torch_weights(MobileFaceNet(width=0.5), state_dict(upstream))
-
-
-def test_weights_of_the_other_network_are_refused(rng):
-    model = MobileFaceNet(embedding_dim=6, width=0.125, input_size=32)
-    with pytest.raises(ValueError, match="'mobilefacenet'. Missing: conv1.conv.weight"):
-        load_torch_weights(model, iresnet_state(rng))
-
-
-def test_half_precision_model_keeps_float32_weights(upstream, mixed_policy):
-    mixed_policy("mixed_bfloat16")
-    model = MobileFaceNet()
-    state = state_dict(upstream)
-    load_torch_weights(model, state)
-    kernel = model.get_layer("conv1.conv").weights[0]
-    np.testing.assert_array_equal(
-        tf.convert_to_tensor(kernel), state["conv1.conv.weight"].transpose(2, 3, 1, 0)
-    )

@@ -17,7 +17,7 @@ from PIL import Image
 
 from ekd_tf.data import image_pixels
 from ekd_tf.data.one_image import fit
-from ekd_tf.export.tflite import write_tflite
+from ekd_tf.export import convert_tflite
 
 TOOL = pathlib.Path(__file__).parents[2] / "tools" / "run_tflite.py"
 # Imports fail for all but what the tool says it needs.
@@ -44,13 +44,8 @@ def files(tmp_path_factory):
     for name, image in zip("ab", pixels):
         Image.fromarray(image).save(root / f"{name}.png")
     for precision, output in (("float32", "float32"), ("int8", "int8")):
-        write_tflite(
-            model,
-            root / f"{precision}.tflite",
-            precision,
-            representative=pixels,
-            int8_output=output,
-        )
+        content = convert_tflite(model, precision, pixels, output)
+        (root / f"{precision}.tflite").write_bytes(content)
     raw = np.asarray(model(pixels, training=False))
     return root, raw / np.linalg.norm(raw, axis=1, keepdims=True)
 
@@ -117,7 +112,7 @@ def test_reads_every_kind_of_file_as_the_pipeline_does(
         tool.read_image(path)
 
 
-@pytest.mark.parametrize("shape", [(24, 24), (40, 17), (9, 12), (17, 16), (250, 250)])
+@pytest.mark.parametrize("shape", [(40, 17), (9, 12), (250, 250)])
 def test_resizes_as_the_package_does(files, student_class, tmp_path, shape):
     pixels = np.random.default_rng(2).integers(0, 256, (*shape, 3), np.uint8)
     Image.fromarray(pixels).save(tmp_path / "face.png")
@@ -127,40 +122,28 @@ def test_resizes_as_the_package_does(files, student_class, tmp_path, shape):
     assert off.max() <= 1 and np.count_nonzero(off) <= 2
 
 
-@pytest.mark.parametrize(
-    ("entry", "threshold"),
-    [
-        ({"threshold": 0.25, "view": "one image"}, 0.25),
-        ({"threshold": 0.25, "view": "image and mirror image"}, None),
-        (None, None),
-    ],
-)
-def test_decides_by_the_threshold_of_the_card(
-    files, student_class, tmp_path, entry, threshold
-):
+def test_decides_by_the_threshold_of_the_card(files, student_class, tmp_path):
     root, _ = files
     model = tmp_path / "s.tflite"
     model.write_bytes((root / "float32.tflite").read_bytes())
-    card = {
-        "calibration": {"other.tflite": {}, **({"s.tflite": entry} if entry else {})}
-    }
-    (tmp_path / "card.json").write_text(json.dumps(card))
-    assert student_class(model).threshold == threshold
+    for entry, threshold in (
+        ({}, None),
+        ({"s.tflite": {"threshold": 0.25, "view": "image and mirror image"}}, None),
+        ({"s.tflite": {"threshold": 0.25, "view": "one image"}}, 0.25),
+    ):
+        card = {"calibration": {"other.tflite": {}, **entry}}
+        (tmp_path / "card.json").write_text(json.dumps(card))
+        assert student_class(model).threshold == threshold
     done = run(model, root / "a.png", root / "a.png")
     assert done.returncode == 0, done.stderr
-    assert ("one person" in done.stdout) == (threshold is not None)
+    assert "one person" in done.stdout
     (tmp_path / "card.json").write_text("[]")
-    done = run(model, root / "a.png", root / "a.png")
-    assert done.returncode == 1 and "card.json is no model card" in done.stderr
+    with pytest.raises(ValueError, match="card.json is no model card"):
+        student_class(model)
 
 
 def test_a_missing_file_is_named_in_one_line(files):
-    root, _ = files
-    for arguments in (
-        (root / "none.tflite", root / "a.png"),
-        (root / "float32.tflite", root / "none.png"),
-    ):
-        done = run(*arguments)
-        assert done.returncode == 1
-        assert "run_tflite.py: " in done.stderr and "none." in done.stderr
-        assert "Traceback" not in done.stderr
+    done = run(files[0] / "float32.tflite", files[0] / "none.png")
+    assert done.returncode == 1
+    assert "run_tflite.py: " in done.stderr and "none." in done.stderr
+    assert "Traceback" not in done.stderr

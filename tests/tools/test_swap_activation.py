@@ -42,12 +42,8 @@ def test_the_student_written_has_no_prelu_and_has_been_trained(student, tmp_path
 
 
 @pytest.mark.slow
-def test_a_mistake_ends_in_one_line(student, tmp_path):
-    for arguments, words in (
-        ([f"--model={student}", "--output=x.h5"], "`output` must be a .keras file"),
-        (["--model=none.keras", "--output=x.keras"], "none.keras does not exist"),
-        ([f"--model={student}", "--output=x.keras"], "is not the workdir of a run"),
-    ):
-        done = run(TOOL, *arguments)
-        assert done.returncode == 1
-        assert words in done.stderr and "Traceback" not in done.stderr
+def test_a_mistake_ends_in_one_line(student):
+    done = run(TOOL, f"--model={student}", "--output=x.keras")
+    assert done.returncode == 1
+    assert "is not the workdir of a run" in done.stderr
+    assert "Traceback" not in done.stderr

@@ -30,29 +30,28 @@ def export(activation, directory):
     """Exports a MobileFaceNet of random weights; no gate, as they mean nothing."""
     from ekd_tf.export import convert_onnx
     from ekd_tf.export import convert_tflite
-    from ekd_tf.export import export_saved_model
     from ekd_tf.models import MobileFaceNet
 
     model = MobileFaceNet(
         width=WIDTH.value, activation=activation, input_size=INPUT_SIZE.value
     )
-    path = export_saved_model(model, directory)
+    path = pathlib.Path(directory)
     noise = np.random.default_rng(0).integers(
         0, 256, (8, *model.input_shape[1:]), dtype=np.uint8
     )
     for precision in ("float32", "float16", "dynamic", "int8"):
-        source = model if precision == "int8" else path
-        content = convert_tflite(source, precision, noise)
+        content = convert_tflite(model, precision, noise)
         (path / f"{activation}-{precision}.tflite").write_bytes(content)
     if ONNX.value:
-        (path / f"{activation}.onnx").write_bytes(convert_onnx(path))
+        (path / f"{activation}.onnx").write_bytes(convert_onnx(model))
     return path
 
 
 def rows(path):
     """Times every file below a version's directory and returns the table's rows."""
-    from ekd_tf.export import OnnxModel
-    from ekd_tf.export import TFLiteModel
+    from ekd_tf.embedders import OnnxEmbedder
+    from ekd_tf.embedders import TFLiteEmbedder
+    from ekd_tf.export.measure import latency
     from ekd_tf.export.measure import peak_memory
 
     files = sorted(path.glob("*.tflite")) + sorted(path.glob("*.onnx"))
@@ -60,14 +59,14 @@ def rows(path):
         raise ValueError(f"{path} holds no .tflite and no .onnx file")
     runners, medians = {}, {}
     for file in files:
-        make = OnnxModel if file.suffix == ".onnx" else TFLiteModel
+        make = OnnxEmbedder if file.suffix == ".onnx" else TFLiteEmbedder
         for threads in (1, 2):
             runners[file, threads] = make(file, num_threads=threads)
-    image_shape = runners[files[0], 1].image_shape
-    images = np.random.default_rng(0).integers(0, 256, (8, *image_shape), np.uint8)
+    size = runners[files[0], 1].input_size
+    images = np.random.default_rng(0).integers(0, 256, (8, size, size, 3), np.uint8)
     for _ in range(ROUNDS.value):
         for key, runner in runners.items():
-            found = runner.latency(images, REPEATS.value)
+            found = latency(runner, images, REPEATS.value)
             medians[key] = min(found, medians.get(key, found))
     for file in files:
         tflite = file.suffix == ".tflite"

@@ -1,0 +1,144 @@
+"""A trained model from the word that names it on the command line."""
+
+from __future__ import annotations
+
+import pathlib
+import re
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from ekd_tf.embedders.cache import FINISHED
+from ekd_tf.embedders.frozen import FrozenEmbedder
+from ekd_tf.embedders.frozen import loading_error
+from ekd_tf.embedders.keras_model import KerasEmbedder
+from ekd_tf.embedders.keras_model import model_file
+from ekd_tf.embedders.onnx_model import OnnxEmbedder
+from ekd_tf.embedders.saved_model import SAVED_MODEL_FILE
+from ekd_tf.embedders.saved_model import SavedModelEmbedder
+from ekd_tf.embedders.tflite_model import TFLiteEmbedder
+from ekd_tf.embedders.torch_file import TorchEmbedder
+from ekd_tf.models.torch_families import COLORS
+from ekd_tf.models.torch_families import TORCH_FAMILIES
+
+_RANGE = re.compile(r"(-?[\d.]+?)\.\.(-?[\d.]+)")
+
+
+def open_embedder(spec: str) -> FrozenEmbedder:
+    """Opens a trained model of any format, for inference alone.
+
+    Args:
+        spec: A `.keras`, `.onnx` or `.tflite` file, a SavedModel's directory, or the
+            workdir of a run. `@LOW..HIGH` behind a file: the numbers that a model of
+            float input takes for pixels 0 and 255, default `@0..255`; `@bgr`: it takes
+            blue first. Or `FAMILY:FILE` and perhaps `@bgr`, a torch state_dict of one
+            of `TORCH_FAMILIES`.
+
+    Raises:
+        ValueError: It cannot be opened, or does not map images to embeddings.
+    """
+    if spec.startswith("cache:") or (pathlib.Path(spec) / FINISHED).is_file():
+        raise ValueError(
+            f"{spec} is a cache, which holds embeddings of one data set and embeds "
+            "nothing else: give the model they are of"
+        )
+    family, path, pixels = _split_family(spec)
+    if family:
+        return TorchEmbedder(family, path, **pixels)
+    path, pixels = split_model(spec)
+    embedder = _embedder_class(path)
+    if embedder is not None:
+        return _checked(embedder(path, **pixels))
+    if pixels:
+        raise ValueError(
+            f"A Keras model takes pixels of 0 .. 255, red first. Received: {spec!r}"
+        )
+    return KerasEmbedder(path)
+
+
+def split_model(spec: str) -> tuple[pathlib.Path, dict[str, Any]]:
+    """Returns a model's path and the arguments `low`, `high` and `color` behind it.
+
+    Raises:
+        ValueError: A limit of the range is no number.
+    """
+    pixels = {}
+    while True:
+        rest, _, word = spec.rpartition("@")
+        limits = _RANGE.fullmatch(word)
+        if rest and limits:
+            try:
+                pixels["low"], pixels["high"] = map(float, limits.groups())
+            except ValueError:
+                raise ValueError(
+                    f"`model` must have numbers in `@LOW..HIGH`. Received: {spec!r}"
+                ) from None
+        elif rest and word in COLORS:
+            pixels["color"] = word
+        else:
+            return pathlib.Path(spec), pixels
+        spec = rest
+
+
+def takes_any_range(spec: str) -> bool:
+    """Returns whether a model's range of pixels is what `@LOW..HIGH` says."""
+    path, _ = split_model(spec)
+    return path.exists() and _embedder_class(path) is not None
+
+
+def file_of_model(spec: str) -> pathlib.Path:
+    """Returns the file that a model's card knows it by.
+
+    Args:
+        spec: As for `open_embedder`.
+
+    Returns:
+        The file itself; `saved_model.pb` of a SavedModel, `model.keras` of a run.
+    """
+    family, path, _ = _split_family(spec)
+    if family:
+        return path
+    path, _ = split_model(spec)
+    graph = path / SAVED_MODEL_FILE
+    return graph if graph.is_file() else model_file(path)
+
+
+def _split_family(spec):
+    """Returns the parts of `FAMILY:FILE@COLOR`; None for all of another spec."""
+    family, _, path = spec.partition(":")
+    if family not in TORCH_FAMILIES:
+        return None, None, None
+    file, _, color = path.rpartition("@")
+    if file and color in COLORS:
+        return family, pathlib.Path(file), {"color": color}
+    return family, pathlib.Path(path), {}
+
+
+def _embedder_class(path):
+    """Returns the class for formats whose range of pixels is open; None for others."""
+    if path.suffix == ".onnx":
+        return OnnxEmbedder
+    if path.suffix == ".tflite":
+        return TFLiteEmbedder
+    return SavedModelEmbedder if (path / SAVED_MODEL_FILE).is_file() else None
+
+
+def _checked(model):
+    """Returns the model once it has embedded two images: its input may promise more."""
+    # In the scope of a strategy a SavedModel runs on its replicas alone.
+    if tf.distribute.has_strategy():
+        return model
+    images = np.zeros((2, model.input_size, model.input_size, 3), np.uint8)
+    try:
+        shape = np.shape(model(images))
+    # Every runtime has errors of its own.
+    except Exception as error:
+        raise loading_error(model.name, error) from error
+    if shape != (2, model.embedding_dim):
+        raise ValueError(
+            f"{model.name} cannot be loaded: of 2 images it must make "
+            f"{(2, model.embedding_dim)}, it makes {shape}. Export it for any number "
+            "of images, or for 1"
+        )
+    return model
