@@ -10,9 +10,9 @@ from collections.abc import Mapping
 import numpy as np
 
 from ekd_tf.evaluation.gap import closed_share
-from ekd_tf.evaluation.tables import format_fpr
 from ekd_tf.evaluation.tables import format_table
 from ekd_tf.evaluation.verification import VerificationReport
+from ekd_tf.metrics import format_fpr
 
 # FPRs at which curves of several runs are averaged: 20 a decade, decades exact.
 _GRID = tuple(10.0 ** -(k / 20) for k in range(120, -1, -1))

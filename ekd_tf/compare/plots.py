@@ -11,7 +11,7 @@ from matplotlib.ticker import NullFormatter
 
 from ekd_tf.compare.comparison import Comparison
 from ekd_tf.evaluation import plots
-from ekd_tf.evaluation.tables import format_fpr
+from ekd_tf.metrics import format_fpr
 
 # Shares below it, in %, are cut off, or one collapsed run would flatten all others.
 _LOWEST_SHARE = -50

@@ -27,11 +27,11 @@ from ekd_tf.evaluation.plots import plot_similarities
 from ekd_tf.evaluation.result import Result
 from ekd_tf.evaluation.source_embedder import Models
 from ekd_tf.evaluation.source_embedder import SourceEmbedder
-from ekd_tf.evaluation.tables import format_fpr
 from ekd_tf.evaluation.tables import format_table
 from ekd_tf.evaluation.verification import VerificationReport
 from ekd_tf.evaluation.verification import verify
 from ekd_tf.evaluation.verification import verify_pairs
+from ekd_tf.metrics import format_fpr
 
 __all__ = [
     "Calibration",

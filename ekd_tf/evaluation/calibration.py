@@ -18,11 +18,11 @@ from ekd_tf.evaluation.intervals import labelled_intervals
 from ekd_tf.evaluation.source_embedder import ONE_IMAGE
 from ekd_tf.evaluation.source_embedder import WITH_MIRROR_IMAGE
 from ekd_tf.evaluation.source_embedder import SourceEmbedder
-from ekd_tf.evaluation.tables import format_fpr
 from ekd_tf.evaluation.verification import MIN_NEGATIVES
 from ekd_tf.evaluation.verification import check_two_kinds
 from ekd_tf.evaluation.verification import not_measurable
 from ekd_tf.files.atomic import write_aside
+from ekd_tf.metrics import format_fpr
 from ekd_tf.metrics import streamed_roc
 from ekd_tf.metrics.roc import allowed_negatives
 

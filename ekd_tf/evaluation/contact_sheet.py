@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from ekd_tf.data import Source
 from ekd_tf.data import evaluation_batches
 from ekd_tf.evaluation.gap import GapPoint
-from ekd_tf.evaluation.tables import format_fpr
+from ekd_tf.metrics import format_fpr
 
 # All in pixels: side of a face, space a pair takes with its caption, its left margin,
 # and the height of a line of text above a group.

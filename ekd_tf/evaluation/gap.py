@@ -11,12 +11,12 @@ from ekd_tf.checks import check_range
 from ekd_tf.evaluation.allpairs import PairBlock
 from ekd_tf.evaluation.allpairs import PairBlocks
 from ekd_tf.evaluation.allpairs import check_labels
-from ekd_tf.evaluation.tables import format_fpr
 from ekd_tf.evaluation.tables import format_table
 from ekd_tf.evaluation.verification import check_two_kinds
 from ekd_tf.evaluation.verification import is_measurable
 from ekd_tf.evaluation.verification import not_measurable
 from ekd_tf.metrics import StreamedRoc
+from ekd_tf.metrics import format_fpr
 from ekd_tf.metrics import streamed_roc
 
 

@@ -18,11 +18,11 @@ from ekd_tf.evaluation.plots import plot_similarities
 from ekd_tf.evaluation.result import Result
 from ekd_tf.evaluation.result import figures_table
 from ekd_tf.evaluation.source_embedder import Models
-from ekd_tf.evaluation.tables import format_fpr
 from ekd_tf.evaluation.verification import VerificationReport
 from ekd_tf.evaluation.verification import check_drawable
 from ekd_tf.evaluation.verification import figure_names
 from ekd_tf.evaluation.verification import verify
+from ekd_tf.metrics import format_fpr
 
 DEFAULT_FPRS = (1e-1, 1e-2, 1e-3, 1e-4)
 

@@ -17,7 +17,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
-from ekd_tf.evaluation.tables import format_fpr
+from ekd_tf.metrics import format_fpr
 
 # Okabe and Ito's palette, safe for colour-blind readers, with grey for its yellow, then
 # Tol's wine and olive: no two of ten curves share a colour.

@@ -11,9 +11,9 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
-from ekd_tf.evaluation.tables import format_fpr
 from ekd_tf.evaluation.tables import format_table
 from ekd_tf.evaluation.verification import VerificationReport
+from ekd_tf.metrics import format_fpr
 
 
 class Result(abc.ABC):

@@ -13,7 +13,6 @@ from ekd_tf.evaluation.allpairs import check_labels
 from ekd_tf.evaluation.allpairs import count_pairs
 from ekd_tf.evaluation.drawn_pairs import draw_pairs
 from ekd_tf.evaluation.intervals import labelled_intervals
-from ekd_tf.evaluation.tables import format_fpr
 from ekd_tf.metrics import RocPoint
 from ekd_tf.metrics import StreamedRoc
 from ekd_tf.metrics import auc
@@ -21,6 +20,7 @@ from ekd_tf.metrics import best_accuracy
 from ekd_tf.metrics import equal_error_rate
 from ekd_tf.metrics import fold_intervals
 from ekd_tf.metrics import folds_of
+from ekd_tf.metrics import format_fpr
 from ekd_tf.metrics import kfold_accuracy
 from ekd_tf.metrics import operating_points
 from ekd_tf.metrics import squared_distances

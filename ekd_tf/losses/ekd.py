@@ -321,7 +321,7 @@ class EKDLoss(DistillationLoss):
         }
         for column, values in columns.items():
             for fpr, value in zip(fprs, tf.unstack(values, len(fprs))):
-                monitor[f"{column}/fpr_{_fpr_name(fpr)}"] = value
+                monitor[f"{column}/fpr_{format_fpr(fpr)}"] = value
         # Without the stop the backward pass visits all this too.
         return terms, {name: tf.stop_gradient(x) for name, x in monitor.items()}
 
@@ -429,9 +429,3 @@ class EKDLoss(DistillationLoss):
     def from_config(cls, config: dict) -> EKDLoss:
         """Makes the layer anew from what `get_config` returned."""
         return cls(**{**config, "miner": PairMiner(**config["miner"])})
-
-
-def _fpr_name(fpr):
-    """Returns `1e-3` for 0.001 and `1.5e-2` for 0.015."""
-    digits, exponent = f"{fpr:.5e}".split("e")
-    return f"{float(digits):g}e{int(exponent)}"

@@ -1,27 +1,7 @@
 import numpy as np
 import pytest
 
-from ekd_tf.evaluation.tables import format_fpr
 from ekd_tf.evaluation.tables import format_table
-
-
-@pytest.mark.parametrize(
-    ("fpr", "spelling"),
-    [
-        (0.1, "1e-1"),
-        (1e-3, "1e-3"),
-        (1e-6, "1e-6"),
-        (1e-10, "1e-10"),
-        (0.05, "5e-2"),
-        (2.5e-4, "2.5e-4"),
-        (1 / 3, "3.333333e-1"),
-        (np.float32(0.001), "1e-3"),
-        (0.0, "0"),
-        (1.0, "1"),
-    ],
-)
-def test_spelling_of_fprs(fpr, spelling):
-    assert format_fpr(fpr) == spelling
 
 
 def test_table_written_out():
