@@ -14,7 +14,7 @@ import time
 from collections.abc import Collection
 
 from ekd_tf.compare import RunSummary
-from ekd_tf.files.atomic import write_aside
+from ekd_tf.files.atomic import write_text
 from ekd_tf.run.child import RESUME_STATUS
 from ekd_tf.run.child import child_process
 from ekd_tf.run.guards import COLLAPSED_COSINE
@@ -105,8 +105,7 @@ class GridRun:
             "failure": message if failed else None,
             "arguments": list(self.arguments),
         }
-        text = json.dumps(note, indent=2) + "\n"
-        write_aside(self.path / _NOTE, lambda file: file.write(text.encode()))
+        write_text(self.path / _NOTE, json.dumps(note, indent=2) + "\n")
         if status == RESUME_STATUS:
             raise Interrupted(f"{self.method}, seed {self.seed}, was interrupted.")
 

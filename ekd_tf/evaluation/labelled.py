@@ -10,9 +10,9 @@ import numpy as np
 from ekd_tf.data import Source
 from ekd_tf.evaluation.allpairs import all_pairs_roc
 from ekd_tf.evaluation.allpairs import count_pairs
-from ekd_tf.evaluation.contact_sheet import contact_sheet
 from ekd_tf.evaluation.gap import GapReport
 from ekd_tf.evaluation.gap import compare
+from ekd_tf.evaluation.plots import contact_sheet
 from ekd_tf.evaluation.plots import plot_roc
 from ekd_tf.evaluation.plots import plot_similarities
 from ekd_tf.evaluation.result import Result

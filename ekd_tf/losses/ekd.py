@@ -10,6 +10,7 @@ from ekd_tf.checks import check_positive
 from ekd_tf.checks import check_range
 from ekd_tf.keras_compat import register
 from ekd_tf.losses.base import DistillationLoss
+from ekd_tf.metrics import format_fpr
 from ekd_tf.mining.miner import Memory
 from ekd_tf.mining.miner import PairMiner
 from ekd_tf.mining.pairs import NO_ROW
