@@ -29,7 +29,7 @@ from ekd_tf.evaluation.source_embedder import Models
 from ekd_tf.evaluation.source_embedder import SourceEmbedder
 from ekd_tf.evaluation.tables import format_table
 from ekd_tf.evaluation.verification import VerificationReport
-from ekd_tf.evaluation.verification import verify
+from ekd_tf.evaluation.verification import verify_embeddings
 from ekd_tf.evaluation.verification import verify_pairs
 from ekd_tf.metrics import format_fpr
 
@@ -63,7 +63,7 @@ __all__ = [
     "plot_roc",
     "plot_similarities",
     "read_calibration",
-    "verify",
+    "verify_embeddings",
     "verify_pairs",
     "write_calibration",
 ]

@@ -37,7 +37,7 @@ Interval = tuple[float, float]
 
 @dataclasses.dataclass(frozen=True)
 class VerificationReport:
-    """What `verify` or `verify_pairs` measured.
+    """What `verify_embeddings` or `verify_pairs` measured.
 
     Attributes:
         accuracy_mean: Float in [0, 1], mean k-fold accuracy.
@@ -116,7 +116,7 @@ class VerificationReport:
         return report
 
 
-def verify(
+def verify_embeddings(
     embeddings: np.ndarray,
     labels: np.ndarray,
     fprs: Sequence[float] = (1e-1, 1e-2, 1e-3, 1e-4),
@@ -345,7 +345,7 @@ def figure_names(
 def check_drawable(
     labels: np.ndarray, folds: int = FOLDS, pairs: int = DRAWN_PAIRS
 ) -> int:
-    """Returns how many pairs of each kind `verify` can draw.
+    """Returns how many pairs of each kind `verify_embeddings` can draw.
 
     Raises:
         ValueError: There are not both kinds, or fewer in all than folds.

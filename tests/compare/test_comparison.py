@@ -12,7 +12,7 @@ from ekd_tf.compare.comparison import tpr_within
 from ekd_tf.data import SyntheticFaces
 from ekd_tf.evaluation import LabelledEvaluation
 from ekd_tf.evaluation import SourceEmbedder
-from ekd_tf.evaluation import verify
+from ekd_tf.evaluation import verify_embeddings
 
 
 def run(accuracy, high, low):
@@ -125,7 +125,7 @@ def test_tpr_within_an_fpr_is_that_of_the_last_point_before():
 def test_figures_of_a_run_survive_json(rng):
     labels = np.repeat(np.arange(20), 4)
     rows = rng.normal(size=(20, 8))[labels] + rng.normal(size=(80, 8))
-    report = verify(rows, labels, (1e-1, 1e-2, 1e-6))
+    report = verify_embeddings(rows, labels, (1e-1, 1e-2, 1e-6))
     curve = ([0.0, 0.01, 0.1, 1.0], [0.0, report.tpr[1e-2], report.tpr[1e-1], 1.0])
     found = RunFigures.of(report, curve)
     assert found.accuracy == report.accuracy_mean
