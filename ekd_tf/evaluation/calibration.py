@@ -13,15 +13,15 @@ from ekd_tf.checks import check_range
 from ekd_tf.data import Source
 from ekd_tf.evaluation.allpairs import PairBlocks
 from ekd_tf.evaluation.allpairs import count_pairs
+from ekd_tf.evaluation.embed import ONE_IMAGE
+from ekd_tf.evaluation.embed import WITH_MIRROR_IMAGE
+from ekd_tf.evaluation.embed import SourceEmbedder
 from ekd_tf.evaluation.embed import add_views
-from ekd_tf.evaluation.intervals import labelled_intervals
-from ekd_tf.evaluation.source_embedder import ONE_IMAGE
-from ekd_tf.evaluation.source_embedder import WITH_MIRROR_IMAGE
-from ekd_tf.evaluation.source_embedder import SourceEmbedder
 from ekd_tf.evaluation.verification import MIN_NEGATIVES
 from ekd_tf.evaluation.verification import check_two_kinds
+from ekd_tf.evaluation.verification import labelled_intervals
 from ekd_tf.evaluation.verification import not_measurable
-from ekd_tf.files.atomic import write_aside
+from ekd_tf.files.atomic import write_text
 from ekd_tf.metrics import format_fpr
 from ekd_tf.metrics import streamed_roc
 from ekd_tf.metrics.roc import allowed_negatives
@@ -183,8 +183,7 @@ def write_calibration(file, calibration: Calibration) -> pathlib.Path:
     card = read_card(path) if path.exists() else {}
     entry = {**dataclasses.asdict(calibration), "sha256": file_hash(file)}
     card["calibration"] = {**calibrations_of(card), file.name: entry}
-    text = json.dumps(card, indent=2) + "\n"
-    write_aside(path, lambda opened: opened.write(text.encode("utf-8")))
+    write_text(path, json.dumps(card, indent=2) + "\n")
     return path
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from ekd_tf.data import Source
 from ekd_tf.evaluation.allpairs import all_pairs_roc
 from ekd_tf.evaluation.allpairs import count_pairs
+from ekd_tf.evaluation.embed import Models
 from ekd_tf.evaluation.gap import GapReport
 from ekd_tf.evaluation.gap import compare
 from ekd_tf.evaluation.plots import contact_sheet
@@ -17,7 +18,6 @@ from ekd_tf.evaluation.plots import plot_roc
 from ekd_tf.evaluation.plots import plot_similarities
 from ekd_tf.evaluation.result import Result
 from ekd_tf.evaluation.result import figures_table
-from ekd_tf.evaluation.source_embedder import Models
 from ekd_tf.evaluation.verification import VerificationReport
 from ekd_tf.evaluation.verification import check_drawable
 from ekd_tf.evaluation.verification import figure_names

@@ -3,7 +3,7 @@ import json
 import numpy as np
 import pytest
 
-from ekd_tf.evaluation.cache import EmbeddingCache
+from ekd_tf.evaluation.embed import EmbeddingCache
 
 ROWS = np.arange(60, dtype=np.float32).reshape(10, 2, 3)
 

@@ -121,7 +121,7 @@ def test_takes_rocs_already_measured(rng):
     student, teacher, labels = two_models(rng)
     rocs = [all_pairs_roc(e, labels, (0.1,)) for e in (student, teacher)]
     assert compare(student, teacher, labels, (0.1,), rocs=rocs) == compare(
-        teacher, student, labels, (0.1,)
+        student, teacher, labels, (0.1,)
     )
 
 
