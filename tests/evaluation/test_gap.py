@@ -173,8 +173,3 @@ def test_rejects_models_that_saw_different_numbers_of_images(rng):
         compare(student[:-1], teacher, labels)
     with pytest.raises(ValueError, match="`teacher_embeddings`.*59 rows, 60 labels"):
         compare(student, teacher[:-1], labels)
-
-
-def test_rejects_a_negative_number_of_worst_pairs(rng):
-    with pytest.raises(ValueError, match=r"`worst` must be in \[0, inf\)"):
-        compare(*two_models(rng), worst=-1)

@@ -21,11 +21,6 @@ def test_numpy_numbers_look_like_python_numbers():
     assert table.split("\n")[2] == "| 0.5000 |   3 | True |"
 
 
-def test_columns_without_any_number_are_left_aligned():
-    lines = format_table([[None, "x"]], ["nothing", "text"]).split("\n")
-    assert lines[1] == "| ------- | ---- |"
-
-
 def test_table_without_rows_is_its_header():
     assert format_table([], ["a", "b"]) == "| a   | b   |\n| --- | --- |"
 
