@@ -203,7 +203,7 @@ class Comparison:
         TPRs of the seeds are averaged at each FPR that all of them resolve.
         """
         found = {}
-        for method in (["teacher"] if self.teacher else []) + list(self.methods):
+        for method in self._names():
             curves = [run.curve for run in self._runs(method).values()]
             if curves:
                 fprs = max((fpr for fpr, _ in curves), key=lambda fpr: fpr[0])
@@ -214,7 +214,7 @@ class Comparison:
     def to_table(self) -> str:
         """Returns accuracy and TPR at each FPR as a Markdown table, in %."""
         rows = []
-        for method in (["teacher"] if self.teacher else []) + list(self.methods):
+        for method in self._names():
             figures = [self.accuracy(method)]
             figures += [self.tpr(method, fpr) for fpr in self.fprs]
             seeds = len(self._runs(method))
@@ -245,8 +245,11 @@ class Comparison:
                 "closed": self._by_fpr(self.closed, method),
                 "curve": [a.tolist() for a in curves.get(method, ())],
             }
-            for method in (["teacher"] if self.teacher else []) + list(self.methods)
+            for method in self._names()
         }
+
+    def _names(self):
+        return [*(["teacher"] if self.teacher else []), *self.methods]
 
     def _runs(self, method):
         return self.teacher if method == "teacher" else self.methods.get(method, {})

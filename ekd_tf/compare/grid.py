@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Collection
+from collections.abc import Sequence
 
 from ekd_tf.compare import RunSummary
 from ekd_tf.files.atomic import write_text
@@ -75,7 +76,11 @@ class GridRun:
         note = self._note()
         return note["failure"] if note["arguments"] == list(self.arguments) else None
 
-    def train(self, retry: bool = False, command=(sys.executable, *_COMMAND)) -> None:
+    def train(
+        self,
+        retry: bool = False,
+        command: Sequence[str] = (sys.executable, *_COMMAND),
+    ) -> None:
         """Trains to the end; a run that is finished or has failed is passed over.
 
         The trainer's messages go on to stderr and into `train.log`. Ctrl-C
@@ -164,11 +169,7 @@ def _column(metrics, name):
 
 
 def _call(command, log):
-    """Runs a command; what stops this one and what the child says are passed on.
-
-    Returns:
-        `(status, last message)`, `RESUME_STATUS` also where a signal was passed on.
-    """
+    """Runs a command; what stops this one and what the child says are passed on."""
     tail = b""
     # Without a buffer, so that the log can be followed.
     with open(log, "ab", buffering=0) as file:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import pathlib
 from collections.abc import Sequence
 
@@ -39,7 +40,7 @@ class RunSummary:
 
 
 def write_comparison(
-    folder,
+    folder: str | os.PathLike,
     comparisons: Sequence[Comparison],
     runs: Sequence[RunSummary],
     facts: dict,

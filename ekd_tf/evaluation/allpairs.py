@@ -129,12 +129,6 @@ def all_pairs_roc(
         embeddings: Float array `(n, dim)`. Normalised here.
         labels: Integer array `(n,)`, identities.
         fprs: Target FPRs in [0, 1], by the strict rule.
-
-    Returns:
-        `StreamedRoc`.
-
-    Raises:
-        ValueError: As `PairBlocks` and `streamed_roc`.
     """
     return streamed_roc(PairBlocks(embeddings, labels).scores, fprs)
 
@@ -155,9 +149,6 @@ def all_pair_scores(
     Returns:
         `(positive_scores, negative_scores)`, float32, 1-D, in the order of the
         blocks. Either may be empty.
-
-    Raises:
-        ValueError: As `PairBlocks`.
     """
     blocks = PairBlocks(embeddings, labels, block_size)
     # Copied: a block without a mask is a view of the buffer.
@@ -282,13 +273,7 @@ def _spread(sizes, wanted, rng):
 
 
 def _decode(numbers, partners, first_partner):
-    """Turns numbers of pairs into places `(2, len(numbers))`.
-
-    Args:
-        numbers: Int array; image p owns `partners[p]` numbers in a row.
-        partners: Int array `(n,)`, partners of each place.
-        first_partner: Int array `(n,)`, the first of its adjoining partners.
-    """
+    """Turns numbers of pairs into places `(2, len(numbers))`."""
     ends = np.cumsum(partners)
     place = np.searchsorted(ends, numbers, side="right")
     offset = numbers - (ends - partners)[place]

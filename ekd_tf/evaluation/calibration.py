@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import os
 import pathlib
 
 import numpy as np
@@ -93,9 +94,6 @@ def calibrate(
         seed: Int, of the resampling.
         flip: Whether to add the embedding of the mirror image, for users who do.
 
-    Returns:
-        `Calibration`.
-
     Raises:
         ValueError: Fewer than ten negatives would stand above the threshold, the
             images have not both kinds of pairs, or `embedder` gives no mirror images.
@@ -156,7 +154,7 @@ def between_scores(blocks: PairBlocks, threshold: float) -> float:
     return max(float(threshold), (float(threshold) + float(min(higher))) / 2)
 
 
-def file_hash(file) -> str:
+def file_hash(file: str | os.PathLike) -> str:
     """Returns the SHA-256 of a file's bytes."""
     digest = hashlib.sha256()
     with open(file, "rb") as opened:
@@ -165,7 +163,9 @@ def file_hash(file) -> str:
     return digest.hexdigest()
 
 
-def write_calibration(file, calibration: Calibration) -> pathlib.Path:
+def write_calibration(
+    file: str | os.PathLike, calibration: Calibration
+) -> pathlib.Path:
     """Puts a calibration into the card beside a model, whose other entries stay.
 
     Args:
@@ -187,7 +187,7 @@ def write_calibration(file, calibration: Calibration) -> pathlib.Path:
     return path
 
 
-def read_calibration(file) -> Calibration | None:
+def read_calibration(file: str | os.PathLike) -> Calibration | None:
     """Reads a model's calibration from the card beside it; None where there is none.
 
     Args:
@@ -236,7 +236,7 @@ def as_calibration(entry: dict) -> Calibration:
     return Calibration(**{**values, "interval": interval and tuple(interval)})
 
 
-def read_card(path) -> dict:
+def read_card(path: str | os.PathLike) -> dict:
     """Reads a model's card.
 
     Raises:

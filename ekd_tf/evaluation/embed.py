@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import os
 from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Iterator
@@ -128,9 +129,6 @@ def embed(
 
     Returns:
         Float32 array `(n, dim)`, rows of unit length.
-
-    Raises:
-        ValueError: As `Embedder.__call__`.
     """
     return Embedder(model, flip=flip)(batches)
 
@@ -171,7 +169,7 @@ class EmbeddingCache:
         folder: Where to keep the files; made if missing.
     """
 
-    def __init__(self, folder):
+    def __init__(self, folder: str | os.PathLike):
         self._folder = make_folder("cache", folder)
 
     def rows(
@@ -258,7 +256,7 @@ class SourceEmbedder:
         """Returns float32 `(n, dim)`, rows of unit length in the source's order."""
         return add_views(self.views(source))
 
-    def some(self, source: Source, indices) -> np.ndarray:
+    def some(self, source: Source, indices: np.ndarray) -> np.ndarray:
         """Returns float32 `(k, dim)`, unit rows of the images at `indices`."""
         return self._embedder(
             evaluation_batches(

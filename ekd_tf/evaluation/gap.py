@@ -140,9 +140,6 @@ def compare(
             one, the baseline at these FPRs, to save their passes. Default: computed
             here.
 
-    Returns:
-        `GapReport`.
-
     Raises:
         ValueError: Lengths differ, there are not both kinds of pairs, or an
             embedding is not finite or all zero.

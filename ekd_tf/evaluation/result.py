@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 import json
+import os
 import pathlib
 import urllib.parse
 from collections.abc import Sequence
@@ -51,7 +52,7 @@ class Result(abc.ABC):
             f"out:\n\n{lines}"
         )
 
-    def write(self, folder) -> None:
+    def write(self, folder: str | os.PathLike) -> None:
         """Writes `<name>.json`, and the pictures as `<name>_<what>.png`."""
         folder = pathlib.Path(folder)
         folder.mkdir(parents=True, exist_ok=True)

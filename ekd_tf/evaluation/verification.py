@@ -149,9 +149,6 @@ def verify_embeddings(
             accuracy, and of the identities, for those of TPRs and thresholds. 0: no
             intervals.
 
-    Returns:
-        `VerificationReport`.
-
     Raises:
         ValueError: No identity has two images, there is one identity only, or an
             embedding is not finite or all zero.

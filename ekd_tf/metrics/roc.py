@@ -175,9 +175,6 @@ def roc_curve(
     Returns:
         `(fpr, tpr, thresholds)`, float64 `(points,)` each; `fpr` and `tpr` rise from 0
         to 1, `thresholds` fall.
-
-    Raises:
-        ValueError: As `operating_points`.
     """
     positive, negative = map(np.sort, check_scores(positive_scores, negative_scores))
     if max_points is None:
