@@ -18,9 +18,9 @@ from ekd_tf.evaluation.embed import ONE_IMAGE
 from ekd_tf.evaluation.embed import WITH_MIRROR_IMAGE
 from ekd_tf.evaluation.embed import SourceEmbedder
 from ekd_tf.evaluation.embed import add_views
+from ekd_tf.evaluation.intervals import labelled_intervals
 from ekd_tf.evaluation.verification import MIN_NEGATIVES
 from ekd_tf.evaluation.verification import check_two_kinds
-from ekd_tf.evaluation.verification import labelled_intervals
 from ekd_tf.evaluation.verification import not_measurable
 from ekd_tf.files.atomic import write_text
 from ekd_tf.metrics import format_fpr

@@ -9,7 +9,7 @@ from ekd_tf.evaluation.allpairs import PairBlocks
 from ekd_tf.evaluation.allpairs import all_pair_scores
 from ekd_tf.evaluation.allpairs import all_pairs_roc
 from ekd_tf.evaluation.allpairs import draw_pairs
-from ekd_tf.evaluation.verification import labelled_intervals
+from ekd_tf.evaluation.intervals import labelled_intervals
 from ekd_tf.evaluation.verification import verify_embeddings
 from ekd_tf.evaluation.verification import verify_pairs
 from ekd_tf.metrics import IdentityScores
