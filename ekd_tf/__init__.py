@@ -27,7 +27,7 @@ _HOME = {
     "export_student": "ekd_tf.export",
     "load_embedder": "ekd_tf.embedders",
     "make_pipeline": "ekd_tf.data",
-    "verify": "ekd_tf.evaluation",
+    "verify_embeddings": "ekd_tf.evaluation",
 }
 
 __all__ = ["__version__", *_HOME]

@@ -7,7 +7,6 @@ from absl import app
 from absl import flags
 from absl import logging
 
-from ekd_tf.files.user_text import KEEP
 from ekd_tf.run import command
 from ekd_tf.run.effects import Needs
 from ekd_tf.run.onednn import use_onednn
@@ -130,7 +129,7 @@ def evaluate():
     # TensorFlow takes seconds to import: `--help` must not wait for it.
     from ekd_tf.evaluation import Models
     from ekd_tf.evaluation.calibration import CARD_FILE
-    from ekd_tf.files.atomic import write_aside
+    from ekd_tf.files.atomic import write_text
     from ekd_tf.files.outputs import check_file
     from ekd_tf.files.outputs import make_folder
     from ekd_tf.run import evaluators
@@ -175,10 +174,7 @@ def evaluate():
         if output is not None:
             result.write(output)
     if output is not None:
-        report = "\n".join([*_heading(source), *sections])
-        # Paths need not be UTF-8.
-        content = report.encode("utf-8", KEEP)
-        write_aside(output / "report.md", lambda file: file.write(content))
+        write_text(output / "report.md", "\n".join([*_heading(source), *sections]))
     if CALIBRATE_FPR.value is not None:
         _calibrate(models.student, source, arguments)
 

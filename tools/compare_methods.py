@@ -304,7 +304,7 @@ def machine():
 
 def facts_of(runs, methods, seeds, teacher_spec):
     """Returns what the figures depend on, for the report."""
-    from ekd_tf.evaluation.source_embedder import WITH_MIRROR_IMAGE
+    from ekd_tf.evaluation.embed import WITH_MIRROR_IMAGE
     from ekd_tf.run.provenance import package_versions
     from ekd_tf.run.provenance import provenance
 

@@ -3,7 +3,7 @@
 from ekd_tf.compare.comparison import Comparison
 from ekd_tf.compare.comparison import RunFigures
 from ekd_tf.compare.comparison import Spread
-from ekd_tf.compare.kept_figures import kept_figures
+from ekd_tf.compare.comparison import kept_figures
 from ekd_tf.compare.report import RunSummary
 from ekd_tf.compare.report import write_comparison
 

@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import os
+import pathlib
 import statistics
+from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Mapping
+from collections.abc import Sequence
 
 import numpy as np
 
+from ekd_tf.evaluation import LabelledEvaluation
+from ekd_tf.evaluation import Models
+from ekd_tf.evaluation import PairSetEvaluation
+from ekd_tf.evaluation import SourceEmbedder
 from ekd_tf.evaluation.gap import closed_share
-from ekd_tf.evaluation.tables import format_fpr
 from ekd_tf.evaluation.tables import format_table
 from ekd_tf.evaluation.verification import VerificationReport
+from ekd_tf.files.atomic import write_text
+from ekd_tf.metrics import format_fpr
 
 # FPRs at which curves of several runs are averaged: 20 a decade, decades exact.
 _GRID = tuple(10.0 ** -(k / 20) for k in range(120, -1, -1))
@@ -38,17 +48,14 @@ class Spread:
 
     @property
     def mean(self) -> float:
-        """Arithmetic mean."""
         return statistics.fmean(self.values)
 
     @property
     def low(self) -> float:
-        """Smallest value."""
         return min(self.values)
 
     @property
     def high(self) -> float:
-        """Largest value."""
         return max(self.values)
 
     @property
@@ -67,7 +74,6 @@ class Spread:
         return f"{text} ({100 * self.low:.1f}..{100 * self.high:.1f}{sd})"
 
     def to_dict(self) -> dict:
-        """Returns values and what was made of them, as JSON can hold it."""
         return {
             "mean": self.mean,
             "low": self.low,
@@ -169,7 +175,6 @@ class Comparison:
         ]
 
     def accuracy(self, method: str) -> Spread | None:
-        """Returns a method's accuracies over seeds."""
         return Spread.of(run.accuracy for run in self._runs(method).values())
 
     def tpr(self, method: str, fpr: float) -> Spread | None:
@@ -198,7 +203,7 @@ class Comparison:
         TPRs of the seeds are averaged at each FPR that all of them resolve.
         """
         found = {}
-        for method in (["teacher"] if self.teacher else []) + list(self.methods):
+        for method in self._names():
             curves = [run.curve for run in self._runs(method).values()]
             if curves:
                 fprs = max((fpr for fpr, _ in curves), key=lambda fpr: fpr[0])
@@ -209,7 +214,7 @@ class Comparison:
     def to_table(self) -> str:
         """Returns accuracy and TPR at each FPR as a Markdown table, in %."""
         rows = []
-        for method in (["teacher"] if self.teacher else []) + list(self.methods):
+        for method in self._names():
             figures = [self.accuracy(method)]
             figures += [self.tpr(method, fpr) for fpr in self.fprs]
             seeds = len(self._runs(method))
@@ -240,8 +245,11 @@ class Comparison:
                 "closed": self._by_fpr(self.closed, method),
                 "curve": [a.tolist() for a in curves.get(method, ())],
             }
-            for method in (["teacher"] if self.teacher else []) + list(self.methods)
+            for method in self._names()
         }
+
+    def _names(self):
+        return [*(["teacher"] if self.teacher else []), *self.methods]
 
     def _runs(self, method):
         return self.teacher if method == "teacher" else self.methods.get(method, {})
@@ -256,3 +264,39 @@ def _text(spread):
 
 def _dict(spread):
     return None if spread is None else spread.to_dict()
+
+
+def kept_figures(
+    path: str | os.PathLike,
+    fingerprint: str,
+    open_model: Callable[[], SourceEmbedder],
+    evaluations: Sequence[LabelledEvaluation | PairSetEvaluation],
+) -> dict[str, RunFigures]:
+    """Evaluates a model, or reads what an earlier call found.
+
+    Args:
+        path: The JSON file that keeps figures, by the fingerprints of model and set.
+        fingerprint: String, changes when the model does.
+        open_model: Opens the model; called only if a figure is missing.
+        evaluations: The sets.
+
+    Returns:
+        Name of the set -> `RunFigures`.
+
+    Raises:
+        ValueError: As the evaluations, such as for embeddings that are not finite.
+    """
+    path = pathlib.Path(path)
+    kept = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    found, models = {}, None
+    for evaluation in evaluations:
+        key = f"{fingerprint} {evaluation.fingerprint}"
+        if key not in kept:
+            models = models or Models(open_model())
+            result = evaluation(models)
+            figures = RunFigures.of(result.student, result.curves["student"])
+            kept[key] = figures.to_dict()
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_text(path, json.dumps(kept) + "\n")
+        found[evaluation.name] = RunFigures.from_dict(kept[key])
+    return found

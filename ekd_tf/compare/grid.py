@@ -12,9 +12,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Collection
+from collections.abc import Sequence
 
 from ekd_tf.compare import RunSummary
-from ekd_tf.files.atomic import write_aside
+from ekd_tf.files.atomic import write_text
 from ekd_tf.run.child import RESUME_STATUS
 from ekd_tf.run.child import child_process
 from ekd_tf.run.guards import COLLAPSED_COSINE
@@ -75,7 +76,11 @@ class GridRun:
         note = self._note()
         return note["failure"] if note["arguments"] == list(self.arguments) else None
 
-    def train(self, retry: bool = False, command=(sys.executable, *_COMMAND)) -> None:
+    def train(
+        self,
+        retry: bool = False,
+        command: Sequence[str] = (sys.executable, *_COMMAND),
+    ) -> None:
         """Trains to the end; a run that is finished or has failed is passed over.
 
         The trainer's messages go on to stderr and into `train.log`. Ctrl-C
@@ -105,8 +110,7 @@ class GridRun:
             "failure": message if failed else None,
             "arguments": list(self.arguments),
         }
-        text = json.dumps(note, indent=2) + "\n"
-        write_aside(self.path / _NOTE, lambda file: file.write(text.encode()))
+        write_text(self.path / _NOTE, json.dumps(note, indent=2) + "\n")
         if status == RESUME_STATUS:
             raise Interrupted(f"{self.method}, seed {self.seed}, was interrupted.")
 
@@ -165,11 +169,7 @@ def _column(metrics, name):
 
 
 def _call(command, log):
-    """Runs a command; what stops this one and what the child says are passed on.
-
-    Returns:
-        `(status, last message)`, `RESUME_STATUS` also where a signal was passed on.
-    """
+    """Runs a command; what stops this one and what the child says are passed on."""
     tail = b""
     # Without a buffer, so that the log can be followed.
     with open(log, "ab", buffering=0) as file:

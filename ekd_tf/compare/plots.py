@@ -11,7 +11,7 @@ from matplotlib.ticker import NullFormatter
 
 from ekd_tf.compare.comparison import Comparison
 from ekd_tf.evaluation import plots
-from ekd_tf.evaluation.tables import format_fpr
+from ekd_tf.metrics import format_fpr
 
 # Shares below it, in %, are cut off, or one collapsed run would flatten all others.
 _LOWEST_SHARE = -50
@@ -24,54 +24,9 @@ def plot_tpr_bars(
 ) -> np.ndarray:
     """Draws TPR at each FPR: a panel per FPR, a bar per method, a dot per seed.
 
-    Args:
-        comparison: What to draw.
-        path: Where to write a PNG too, or None.
-        title: Above the panels.
-
-    Returns:
-        Uint8 array `(height, width, 3)`, RGB.
-
-    Raises:
-        ValueError: The set has no FPR that could be measured.
-    """
-    return plots.render(tpr_figure(comparison, title), path)
-
-
-def plot_closed(
-    comparison: Comparison, path: str | os.PathLike | None = None, title: str = ""
-) -> np.ndarray:
-    """Draws the share of the gap that each method closes over FPR.
-
-    FPR is on a logarithmic axis. The line at 0 is the student alone, that at 100 % the
-    teacher; a whisker goes from the lowest to the highest seed. Nothing below -50 % is
-    drawn, but the legend says how low a method goes.
-
-    Args:
-        comparison: What to draw.
-        path: Where to write a PNG too, or None.
-        title: Above the axes.
-
-    Returns:
-        Uint8 array `(height, width, 3)`, RGB.
-
-    Raises:
-        ValueError: No method has a share.
-    """
-    return plots.render(closed_figure(comparison, title), path)
-
-
-def tpr_figure(comparison: Comparison, title: str = "") -> Figure:
-    """Makes the figure of `plot_tpr_bars`.
-
-    Every bar has its method's name beside it, so that no colour has to tell. The
-    dashed line is the teacher.
+    Returns uint8 `(height, width, 3)`, RGB, and writes a PNG to `path` unless None.
     """
     fprs, methods = comparison.fprs, list(comparison.methods)
-    if not fprs:
-        raise ValueError(
-            f"There is no TPR to draw: no FPR is measurable on {comparison.name}."
-        )
     height = 1.6 + 0.34 * len(methods)
     figure = Figure(
         figsize=(1.6 + 2.3 * len(fprs), height), dpi=100, layout="constrained"
@@ -81,19 +36,21 @@ def tpr_figure(comparison: Comparison, title: str = "") -> Figure:
     for axes, fpr in zip(panels, fprs):
         for row, method in enumerate(methods):
             spread = comparison.tpr(method, fpr)
-            if spread is not None:
+            if spread is None:
+                axes.annotate("no figure", (0.02, row), va="center", fontsize=8)
+            else:
                 color = plots.COLORS[1 if method != comparison.baseline else 5]
                 _bar(axes, row, spread, color)
-            else:
-                axes.annotate("no figure", (0.02, row), va="center", fontsize=8)
         teacher = comparison.tpr("teacher", fpr)
         if teacher is not None:
             axes.axvline(100 * teacher.mean, color=plots.COLORS[0], linestyle="--")
         axes.set_title(f"FPR {format_fpr(fpr)}", fontsize=10)
         axes.grid(True, axis="x", color="0.85", linewidth=0.8)
         axes.set_axisbelow(True)
+        spreads = [comparison.tpr(name, fpr) for name in ("teacher", *methods)]
+        highest = max([0.01, *(spread.high for spread in spreads if spread)])
         # Room for the figure behind the longest bar.
-        axes.set_xlim(0, 1.3 * _highest(comparison, fpr))
+        axes.set_xlim(0, 1.3 * 100 * highest)
         axes.set_ylim(len(methods) - 0.4, -0.6)
     panels[0].set_yticks(range(len(methods)), methods)
     figure.supxlabel(
@@ -103,11 +60,18 @@ def tpr_figure(comparison: Comparison, title: str = "") -> Figure:
     )
     if title:
         figure.suptitle(title, fontsize=12)
-    return figure
+    return plots.render(figure, path)
 
 
-def closed_figure(comparison: Comparison, title: str = "") -> Figure:
-    """Makes the figure of `plot_closed`."""
+def plot_closed(
+    comparison: Comparison, path: str | os.PathLike | None = None, title: str = ""
+) -> np.ndarray:
+    """Draws the share of the gap that each method closes over FPR.
+
+    The line at 0 is the student alone, that at 100 % the teacher; a whisker goes from
+    the lowest to the highest seed. Nothing below -50 % is drawn, but the legend says
+    how low a method goes. Arguments and result as `plot_tpr_bars`.
+    """
     spreads = {
         method: {
             fpr: spread
@@ -118,9 +82,11 @@ def closed_figure(comparison: Comparison, title: str = "") -> Figure:
         if method != comparison.baseline
     }
     spreads = {method: found for method, found in spreads.items() if found}
-    if not spreads:
-        raise ValueError(f"No method has a share of the gap on {comparison.name}.")
-    labels = {method: _label(method, found) for method, found in spreads.items()}
+    labels = {}
+    for method, found in spreads.items():
+        lowest = 100 * min(spread.mean for spread in found.values())
+        is_cut = lowest < _LOWEST_SHARE
+        labels[method] = method + f" (down to {lowest:.0f})" * is_cut
     figure, axes = plots.new_figure(title)
     axes.axhline(0, color="black", linewidth=1.2)
     axes.axhline(100, color="black", linewidth=1.2, linestyle="--")
@@ -147,13 +113,7 @@ def closed_figure(comparison: Comparison, title: str = "") -> Figure:
     axes.set_ylabel(f"share of the gap {comparison.baseline} to teacher closed, %")
     axes.set_ylim(max(axes.get_ylim()[0], _LOWEST_SHARE), None)
     plots.legend_below(figure, list(labels.values()))
-    return figure
-
-
-def _label(method, spreads):
-    """Returns the method's name, with how low it goes where that is not drawn."""
-    lowest = 100 * min(spread.mean for spread in spreads.values())
-    return method if lowest >= _LOWEST_SHARE else f"{method} (down to {lowest:.0f})"
+    return plots.render(figure, path)
 
 
 def _bar(axes, row, spread, color):
@@ -178,9 +138,3 @@ def _bar(axes, row, spread, color):
         fontsize=9,
         bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.5, "alpha": 0.8},
     )
-
-
-def _highest(comparison, fpr):
-    """Returns the highest TPR at an FPR of any seed, in %, and at least 1."""
-    spreads = [comparison.tpr(name, fpr) for name in ("teacher", *comparison.methods)]
-    return 100 * max([0.01, *(spread.high for spread in spreads if spread)])

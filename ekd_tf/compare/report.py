@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import pathlib
 from collections.abc import Sequence
 
@@ -12,8 +13,7 @@ from ekd_tf.compare.plots import plot_closed
 from ekd_tf.compare.plots import plot_tpr_bars
 from ekd_tf.evaluation.plots import plot_roc
 from ekd_tf.evaluation.tables import format_table
-from ekd_tf.files.atomic import write_aside
-from ekd_tf.files.user_text import KEEP
+from ekd_tf.files.atomic import write_text
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,7 +40,7 @@ class RunSummary:
 
 
 def write_comparison(
-    folder,
+    folder: str | os.PathLike,
     comparisons: Sequence[Comparison],
     runs: Sequence[RunSummary],
     facts: dict,
@@ -66,10 +66,13 @@ def write_comparison(
     for comparison in comparisons:
         parts += _section(comparison, folder)
     parts += ["## Runs", _run_table(runs)]
-    notes = [f"- {_title(run)}: {run.note}" for run in runs if run.note]
+    notes = [f"- {run.method}, seed {run.seed}: {run.note}" for run in runs if run.note]
     if notes:
         parts.append("\n".join(notes))
-    parts += ["## How", *(f"{name}: {_plain(value)}" for name, value in facts.items())]
+    parts += [
+        "## How",
+        *(f"{k}: {v if isinstance(v, str) else _code(v)}" for k, v in facts.items()),
+    ]
     commands = "\n\n".join(run.command for run in runs)
     parts.append(f"Commands, in this order:\n\n```bash\n{commands}\n```")
     text = "\n\n".join(parts) + "\n"
@@ -78,8 +81,8 @@ def write_comparison(
         "runs": [dataclasses.asdict(run) for run in runs],
         "sets": {c.name: c.to_dict() for c in comparisons},
     }
-    _write(folder / "report.json", json.dumps(report, indent=2) + "\n")
-    _write(folder / "report.md", text)
+    write_text(folder / "report.json", json.dumps(report, indent=2) + "\n")
+    write_text(folder / "report.md", text)
     return text
 
 
@@ -134,13 +137,5 @@ def _run_table(runs):
     return format_table(rows, ["method", "seed", "state", "images/s", "wall time, s"])
 
 
-def _title(run):
-    return f"{run.method}, seed {run.seed}"
-
-
-def _plain(value):
-    return value if isinstance(value, str) else f"`{json.dumps(value)}`"
-
-
-def _write(path, text):
-    write_aside(path, lambda file: file.write(text.encode("utf-8", KEEP)))
+def _code(value):
+    return f"`{json.dumps(value)}`"

@@ -3,15 +3,17 @@
 from ekd_tf.evaluation.allpairs import PairBlocks
 from ekd_tf.evaluation.allpairs import all_pair_scores
 from ekd_tf.evaluation.allpairs import all_pairs_roc
-from ekd_tf.evaluation.cache import EmbeddingCache
+from ekd_tf.evaluation.allpairs import draw_pairs
 from ekd_tf.evaluation.calibration import Calibration
 from ekd_tf.evaluation.calibration import calibrate
 from ekd_tf.evaluation.calibration import check_calibration
 from ekd_tf.evaluation.calibration import is_of_one_model
 from ekd_tf.evaluation.calibration import read_calibration
 from ekd_tf.evaluation.calibration import write_calibration
-from ekd_tf.evaluation.drawn_pairs import draw_pairs
 from ekd_tf.evaluation.embed import Embedder
+from ekd_tf.evaluation.embed import EmbeddingCache
+from ekd_tf.evaluation.embed import Models
+from ekd_tf.evaluation.embed import SourceEmbedder
 from ekd_tf.evaluation.embed import embed
 from ekd_tf.evaluation.gap import GapPoint
 from ekd_tf.evaluation.gap import GapReport
@@ -25,13 +27,11 @@ from ekd_tf.evaluation.pair_sets import PairSetResult
 from ekd_tf.evaluation.plots import plot_roc
 from ekd_tf.evaluation.plots import plot_similarities
 from ekd_tf.evaluation.result import Result
-from ekd_tf.evaluation.source_embedder import Models
-from ekd_tf.evaluation.source_embedder import SourceEmbedder
-from ekd_tf.evaluation.tables import format_fpr
 from ekd_tf.evaluation.tables import format_table
 from ekd_tf.evaluation.verification import VerificationReport
-from ekd_tf.evaluation.verification import verify
+from ekd_tf.evaluation.verification import verify_embeddings
 from ekd_tf.evaluation.verification import verify_pairs
+from ekd_tf.metrics import format_fpr
 
 __all__ = [
     "Calibration",
@@ -63,7 +63,7 @@ __all__ = [
     "plot_roc",
     "plot_similarities",
     "read_calibration",
-    "verify",
+    "verify_embeddings",
     "verify_pairs",
     "write_calibration",
 ]

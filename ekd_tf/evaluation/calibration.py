@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import os
 import pathlib
 
 import numpy as np
@@ -13,16 +14,16 @@ from ekd_tf.checks import check_range
 from ekd_tf.data import Source
 from ekd_tf.evaluation.allpairs import PairBlocks
 from ekd_tf.evaluation.allpairs import count_pairs
+from ekd_tf.evaluation.embed import ONE_IMAGE
+from ekd_tf.evaluation.embed import WITH_MIRROR_IMAGE
+from ekd_tf.evaluation.embed import SourceEmbedder
 from ekd_tf.evaluation.embed import add_views
 from ekd_tf.evaluation.intervals import labelled_intervals
-from ekd_tf.evaluation.source_embedder import ONE_IMAGE
-from ekd_tf.evaluation.source_embedder import WITH_MIRROR_IMAGE
-from ekd_tf.evaluation.source_embedder import SourceEmbedder
-from ekd_tf.evaluation.tables import format_fpr
 from ekd_tf.evaluation.verification import MIN_NEGATIVES
 from ekd_tf.evaluation.verification import check_two_kinds
 from ekd_tf.evaluation.verification import not_measurable
-from ekd_tf.files.atomic import write_aside
+from ekd_tf.files.atomic import write_text
+from ekd_tf.metrics import format_fpr
 from ekd_tf.metrics import streamed_roc
 from ekd_tf.metrics.roc import allowed_negatives
 
@@ -93,9 +94,6 @@ def calibrate(
         seed: Int, of the resampling.
         flip: Whether to add the embedding of the mirror image, for users who do.
 
-    Returns:
-        `Calibration`.
-
     Raises:
         ValueError: Fewer than ten negatives would stand above the threshold, the
             images have not both kinds of pairs, or `embedder` gives no mirror images.
@@ -156,7 +154,7 @@ def between_scores(blocks: PairBlocks, threshold: float) -> float:
     return max(float(threshold), (float(threshold) + float(min(higher))) / 2)
 
 
-def file_hash(file) -> str:
+def file_hash(file: str | os.PathLike) -> str:
     """Returns the SHA-256 of a file's bytes."""
     digest = hashlib.sha256()
     with open(file, "rb") as opened:
@@ -165,7 +163,9 @@ def file_hash(file) -> str:
     return digest.hexdigest()
 
 
-def write_calibration(file, calibration: Calibration) -> pathlib.Path:
+def write_calibration(
+    file: str | os.PathLike, calibration: Calibration
+) -> pathlib.Path:
     """Puts a calibration into the card beside a model, whose other entries stay.
 
     Args:
@@ -183,12 +183,11 @@ def write_calibration(file, calibration: Calibration) -> pathlib.Path:
     card = read_card(path) if path.exists() else {}
     entry = {**dataclasses.asdict(calibration), "sha256": file_hash(file)}
     card["calibration"] = {**calibrations_of(card), file.name: entry}
-    text = json.dumps(card, indent=2) + "\n"
-    write_aside(path, lambda opened: opened.write(text.encode("utf-8")))
+    write_text(path, json.dumps(card, indent=2) + "\n")
     return path
 
 
-def read_calibration(file) -> Calibration | None:
+def read_calibration(file: str | os.PathLike) -> Calibration | None:
     """Reads a model's calibration from the card beside it; None where there is none.
 
     Args:
@@ -237,7 +236,7 @@ def as_calibration(entry: dict) -> Calibration:
     return Calibration(**{**values, "interval": interval and tuple(interval)})
 
 
-def read_card(path) -> dict:
+def read_card(path: str | os.PathLike) -> dict:
     """Reads a model's card.
 
     Raises:

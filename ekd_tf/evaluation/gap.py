@@ -11,12 +11,12 @@ from ekd_tf.checks import check_range
 from ekd_tf.evaluation.allpairs import PairBlock
 from ekd_tf.evaluation.allpairs import PairBlocks
 from ekd_tf.evaluation.allpairs import check_labels
-from ekd_tf.evaluation.tables import format_fpr
 from ekd_tf.evaluation.tables import format_table
 from ekd_tf.evaluation.verification import check_two_kinds
 from ekd_tf.evaluation.verification import is_measurable
 from ekd_tf.evaluation.verification import not_measurable
 from ekd_tf.metrics import StreamedRoc
+from ekd_tf.metrics import format_fpr
 from ekd_tf.metrics import streamed_roc
 
 
@@ -114,8 +114,8 @@ class GapReport:
 
 
 def compare(
-    teacher_embeddings: np.ndarray,
     student_embeddings: np.ndarray,
+    teacher_embeddings: np.ndarray,
     labels: np.ndarray,
     fprs: Sequence[float] = (1e-1, 1e-2, 1e-3, 1e-4),
     worst: int = 10,
@@ -128,28 +128,25 @@ def compare(
     over each model's pairs, the critical ones from one over both.
 
     Args:
-        teacher_embeddings: Float array `(n, teacher_dim)`. Normalised here.
-        student_embeddings: Float array `(n, student_dim)`, the same images in the
+        student_embeddings: Float array `(n, student_dim)`. Normalised here.
+        teacher_embeddings: Float array `(n, teacher_dim)`, the same images in the
             same order. Normalised here.
         labels: Integer array `(n,)`, identities.
         fprs: Target FPRs in [0, 1], by the strict rule.
         worst: Int >= 0, how many critical pairs of each kind to name.
         baseline_embeddings: Float array `(n, dim)` of a student trained without the
             teacher, or None.
-        rocs: What `all_pairs_roc` gave for the teacher, the student and, if there is
+        rocs: What `all_pairs_roc` gave for the student, the teacher and, if there is
             one, the baseline at these FPRs, to save their passes. Default: computed
             here.
-
-    Returns:
-        `GapReport`.
 
     Raises:
         ValueError: Lengths differ, there are not both kinds of pairs, or an
             embedding is not finite or all zero.
     """
     models = {
-        "teacher_embeddings": teacher_embeddings,
         "student_embeddings": student_embeddings,
+        "teacher_embeddings": teacher_embeddings,
     }
     if baseline_embeddings is not None:
         models["baseline_embeddings"] = baseline_embeddings
@@ -160,15 +157,15 @@ def compare(
     if rocs is None:
         rocs = [streamed_roc(b.scores, fprs) for b in blocks]
     critical = [
-        _Critical(of_teacher.threshold, of_student.threshold, worst)
+        _Critical(of_student.threshold, of_teacher.threshold, worst)
         if is_measurable(of_teacher)
         else None
-        for of_teacher, of_student in zip(rocs[0].points, rocs[1].points)
+        for of_student, of_teacher in zip(rocs[0].points, rocs[1].points)
     ]
     if any(critical):
-        for of_teacher, of_student in zip(blocks[0], blocks[1]):
+        for of_student, of_teacher in zip(blocks[0], blocks[1]):
             for found in filter(None, critical):
-                found.update(of_teacher, of_student.cosine)
+                found.update(of_student.cosine, of_teacher)
     return GapReport(
         points=tuple(
             _point(found, *(roc.points[k] for roc in rocs))
@@ -200,7 +197,7 @@ def closed_share(
     return (student - baseline) / (teacher - baseline)
 
 
-def _point(critical, teacher, student, baseline=None):
+def _point(critical, student, teacher, baseline=None):
     if critical is None:
         return GapPoint(fpr=teacher.target_fpr)
     positive, negative = critical.worst(True), critical.worst(False)
@@ -227,15 +224,15 @@ def _point(critical, teacher, student, baseline=None):
 class _Critical:
     """Counts critical pairs block by block and keeps the worst of each kind."""
 
-    def __init__(self, teacher_threshold: float, student_threshold: float, keep: int):
+    def __init__(self, student_threshold: float, teacher_threshold: float, keep: int):
         # In float32 like the scores, or rounding would move pairs that tie.
         self._thresholds = np.float32(teacher_threshold), np.float32(student_threshold)
         self._keep = keep
         self._worst = {True: [], False: []}
         self.counts = {True: 0, False: 0}
 
-    def update(self, block: PairBlock, student: np.ndarray) -> None:
-        """Takes in a block of the teacher's and the student's cosines `(r, c)`."""
+    def update(self, student: np.ndarray, block: PairBlock) -> None:
+        """Takes in the student's cosines `(r, c)` of a block of the teacher's."""
         of_teacher, of_student = self._thresholds
         critical = (block.cosine > of_teacher) != (student > of_student)
         for kind, mask in ((True, block.positive), (False, block.negative)):

@@ -8,11 +8,11 @@ import numpy as np
 
 from ekd_tf.checks import check_range
 from ekd_tf.data import Source
+from ekd_tf.evaluation.embed import Models
 from ekd_tf.evaluation.result import Result
-from ekd_tf.evaluation.source_embedder import Models
-from ekd_tf.evaluation.tables import format_fpr
 from ekd_tf.evaluation.tables import format_table
 from ekd_tf.metrics import GallerySearch
+from ekd_tf.metrics import format_fpr
 from ekd_tf.metrics import rank_rates
 from ekd_tf.metrics import tpir_at_fpir
 

@@ -8,16 +8,16 @@ from collections.abc import Sequence
 import numpy as np
 
 from ekd_tf.data import TemplateSet
+from ekd_tf.evaluation.embed import Models
 from ekd_tf.evaluation.plots import plot_roc
 from ekd_tf.evaluation.result import Result
-from ekd_tf.evaluation.source_embedder import Models
-from ekd_tf.evaluation.tables import format_fpr
 from ekd_tf.evaluation.tables import format_table
 from ekd_tf.evaluation.verification import is_measurable
 from ekd_tf.evaluation.verification import not_measurable
 from ekd_tf.metrics import GallerySearch
 from ekd_tf.metrics import Switches
 from ekd_tf.metrics import TemplateList
+from ekd_tf.metrics import format_fpr
 from ekd_tf.metrics import operating_points
 from ekd_tf.metrics import pool_templates
 from ekd_tf.metrics import rank_rates

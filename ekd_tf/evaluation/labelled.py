@@ -10,19 +10,19 @@ import numpy as np
 from ekd_tf.data import Source
 from ekd_tf.evaluation.allpairs import all_pairs_roc
 from ekd_tf.evaluation.allpairs import count_pairs
-from ekd_tf.evaluation.contact_sheet import contact_sheet
+from ekd_tf.evaluation.embed import Models
 from ekd_tf.evaluation.gap import GapReport
 from ekd_tf.evaluation.gap import compare
+from ekd_tf.evaluation.plots import contact_sheet
 from ekd_tf.evaluation.plots import plot_roc
 from ekd_tf.evaluation.plots import plot_similarities
 from ekd_tf.evaluation.result import Result
 from ekd_tf.evaluation.result import figures_table
-from ekd_tf.evaluation.source_embedder import Models
-from ekd_tf.evaluation.tables import format_fpr
 from ekd_tf.evaluation.verification import VerificationReport
 from ekd_tf.evaluation.verification import check_drawable
 from ekd_tf.evaluation.verification import figure_names
-from ekd_tf.evaluation.verification import verify
+from ekd_tf.evaluation.verification import verify_embeddings
+from ekd_tf.metrics import format_fpr
 
 DEFAULT_FPRS = (1e-1, 1e-2, 1e-3, 1e-4)
 
@@ -149,7 +149,7 @@ class LabelledEvaluation:
             for name, rows in embeddings.items()
         }
         reports = {
-            name: verify(
+            name: verify_embeddings(
                 rows,
                 labels,
                 self._fprs,
@@ -161,10 +161,10 @@ class LabelledEvaluation:
         }
         gap = None
         if "teacher" in embeddings:
-            order = [n for n in ("teacher", "student", "baseline") if n in embeddings]
+            order = [n for n in ("student", "teacher", "baseline") if n in embeddings]
             gap = compare(
-                embeddings["teacher"],
                 embeddings["student"],
+                embeddings["teacher"],
                 labels,
                 self._fprs,
                 worst=self._worst,

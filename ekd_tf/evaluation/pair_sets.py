@@ -8,12 +8,12 @@ from collections.abc import Sequence
 import numpy as np
 
 from ekd_tf.data import PairSet
+from ekd_tf.evaluation.embed import Models
 from ekd_tf.evaluation.embed import add_views
 from ekd_tf.evaluation.plots import plot_roc
 from ekd_tf.evaluation.plots import plot_similarities
 from ekd_tf.evaluation.result import Result
 from ekd_tf.evaluation.result import figures_table
-from ekd_tf.evaluation.source_embedder import Models
 from ekd_tf.evaluation.verification import VerificationReport
 from ekd_tf.evaluation.verification import check_pairs
 from ekd_tf.evaluation.verification import figure_names

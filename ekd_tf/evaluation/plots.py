@@ -1,8 +1,8 @@
-"""Pictures of ROC curves and similarities, for TensorBoard and as PNG files.
+"""Pictures of ROC curves, similarities and critical pairs.
 
 Figures are made with matplotlib's objects and the Agg canvas: no display, and no
 state shared with a caller who uses pyplot. Curves differ in dashes and markers as
-well as in colour, so they can be told apart in black and white.
+well as in colour.
 """
 
 from __future__ import annotations
@@ -17,7 +17,10 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
-from ekd_tf.evaluation.tables import format_fpr
+from ekd_tf.data import Source
+from ekd_tf.data import evaluation_batches
+from ekd_tf.evaluation.gap import GapPoint
+from ekd_tf.metrics import format_fpr
 
 # Okabe and Ito's palette, safe for colour-blind readers, with grey for its yellow, then
 # Tol's wine and olive: no two of ten curves share a colour.
@@ -30,6 +33,13 @@ _MARKERS = ("o", "s", "^", "D", "v", "x", "P", "*")
 
 _BINS = 100
 
+# All in pixels: side of a face, space a pair takes with its caption, its left margin,
+# and the height of a line of text above a group.
+_SIDE = 112
+_WIDTH, _HEIGHT, _GAP = 2 * _SIDE + 26, _SIDE + 38, 12
+_HEADING = 40
+_DPI = 100
+
 
 def plot_roc(
     curves: Mapping[str, tuple[np.ndarray, np.ndarray]],
@@ -38,19 +48,45 @@ def plot_roc(
 ) -> np.ndarray:
     """Draws TPR over FPR, FPR on a logarithmic axis.
 
+    The axis starts at the lowest decade that any curve resolves, within 1e-6 and 1e-2.
+    A marker stands at each decade, where TPRs are usually quoted.
+
     Args:
-        curves: Name -> `(fpr, tpr)`, arrays that rise, as `metrics.roc_curve`
-            returns them.
+        curves: Name -> `(fpr, tpr)`, arrays that rise, at least one.
         path: Where to write a PNG too, or None.
         title: Above the axes.
 
     Returns:
         Uint8 array `(height, width, 3)`, RGB.
-
-    Raises:
-        ValueError: There is no curve, or one has no or unequal points.
     """
-    return render(roc_figure(curves, title), path)
+    curves = {n: [np.asarray(a, np.float64) for a in c] for n, c in curves.items()}
+    decades = _decades([fpr for fpr, _ in curves.values()])
+    figure, axes = new_figure(title)
+    lowest = 1.0
+    for number, (name, (fpr, tpr)) in enumerate(curves.items()):
+        # Rising from 0 at the axis would draw a wall over it: only the last of the
+        # points at or before the axis is kept.
+        x = np.unique(np.concatenate([fpr[fpr > decades[0]], decades]))
+        last = np.searchsorted(fpr, x, side="right") - 1
+        y = np.where(last >= 0, tpr[np.maximum(last, 0)], 0.0)
+        lowest = min(lowest, y[0])
+        axes.plot(
+            x,
+            y,
+            # Between two points the TPR within an FPR is that of the lower one.
+            drawstyle="steps-post",
+            markevery=np.searchsorted(x, decades).tolist(),
+            label=name,
+            **line_style(number),
+        )
+    axes.set_xscale("log")
+    axes.set_xlim(decades[0], 1.0)
+    bottom = min(np.floor(lowest * 10) / 10, 0.9)
+    axes.set_ylim(bottom, 1.0 + 0.02 * (1 - bottom))
+    axes.set_xlabel("FPR (false positive rate)")
+    axes.set_ylabel("TPR (true positive rate)")
+    legend_below(figure, list(curves))
+    return render(figure, path)
 
 
 def plot_similarities(
@@ -62,88 +98,30 @@ def plot_similarities(
 ) -> np.ndarray:
     """Draws histograms of both kinds of pairs with the thresholds at FPRs.
 
+    Counts are on a logarithmic axis: thresholds at low FPRs lie in tails that a linear
+    one would not show.
+
     Args:
         positive_scores: Float array, cosines of positive pairs, or `(values, counts)`:
             two arrays, how many pairs there are of each value.
         negative_scores: The same of negative pairs.
-        thresholds: FPR -> cosine, as in `VerificationReport`. One that is None (not
-            measurable) is left out.
+        thresholds: FPR -> cosine; one that is None is left out.
         path: Where to write a PNG too, or None.
         title: Above the axes.
 
     Returns:
         Uint8 array `(height, width, 3)`, RGB.
-
-    Raises:
-        ValueError: There are no positives or no negatives.
-    """
-    return render(
-        similarities_figure(positive_scores, negative_scores, thresholds, title), path
-    )
-
-
-def roc_figure(
-    curves: Mapping[str, tuple[np.ndarray, np.ndarray]], title: str = ""
-) -> Figure:
-    """Makes the figure of `plot_roc`.
-
-    The axis starts at the lowest decade that any curve resolves, within 1e-6 and
-    1e-2. A marker stands at each decade, where TPRs are usually quoted.
-    """
-    if not curves:
-        raise ValueError("`curves` must hold at least one curve. Received: none")
-    curves = {name: _check_curve(name, *curve) for name, curve in curves.items()}
-    decades = _decades([fpr for fpr, _ in curves.values()])
-    figure, axes = new_figure(title)
-    lowest = 1.0
-    for number, (name, (fpr, tpr)) in enumerate(curves.items()):
-        x, y, marked = _with_decades(fpr, tpr, decades)
-        lowest = min(lowest, y[0])
-        axes.plot(
-            x,
-            y,
-            # Between two points the TPR within an FPR is that of the lower one.
-            drawstyle="steps-post",
-            markevery=marked,
-            label=name,
-            **line_style(number),
-        )
-    axes.set_xscale("log")
-    axes.set_xlim(decades[0], 1.0)
-    bottom = min(np.floor(lowest * 10) / 10, 0.9)
-    axes.set_ylim(bottom, 1.0 + 0.02 * (1 - bottom))
-    axes.set_xlabel("FPR (false positive rate)")
-    axes.set_ylabel("TPR (true positive rate)")
-    legend_below(figure, list(curves))
-    return figure
-
-
-def similarities_figure(
-    positive_scores: np.ndarray,
-    negative_scores: np.ndarray,
-    thresholds: Mapping[float, float | None],
-    title: str = "",
-) -> Figure:
-    """Makes the figure of `plot_similarities`.
-
-    Counts are on a logarithmic axis: thresholds at low FPRs lie in tails that a
-    linear one would not show.
     """
     scores = {
         "positive pairs": _values_and_counts(positive_scores),
         "negative pairs": _values_and_counts(negative_scores),
     }
-    for name, (values, _) in scores.items():
-        if not values.size:
-            raise ValueError(f"A histogram needs scores. Received: no {name}")
     drawn = {f: float(t) for f, t in sorted(thresholds.items()) if t is not None}
-    figure, axes = new_figure(title)
-    everything = [*drawn.values()]
-    for values, _ in scores.values():
-        everything += [float(values.min()), float(values.max())]
-    low, high = min(everything), max(everything)
+    everything = np.concatenate([*(v for v, _ in scores.values()), [*drawn.values()]])
+    low, high = float(everything.min()), float(everything.max())
     margin = max(0.02 * (high - low), 0.02)
     edges = np.linspace(low - margin, high + margin, _BINS + 1)
+    figure, axes = new_figure(title)
     smallest, largest = 1.0, 0.0
     for (name, kind), color, hatch in zip(scores.items(), COLORS, ("", "////")):
         values, counts = kind
@@ -176,7 +154,7 @@ def similarities_figure(
     axes.set_ylabel("fraction of pairs per bin")
     _mark_thresholds(axes, drawn, edges[-1] - edges[0])
     legend_below(figure, [f"{name} (1,000,000)" for name in scores])
-    return figure
+    return render(figure, path)
 
 
 def _values_and_counts(scores):
@@ -247,16 +225,6 @@ def legend_below(figure: Figure, names: Sequence[str]) -> None:
     figure.legend(loc="outside lower center", ncols=columns, handlelength=3.5)
 
 
-def _check_curve(name, fpr, tpr):
-    fpr, tpr = np.asarray(fpr, np.float64), np.asarray(tpr, np.float64)
-    if fpr.ndim != 1 or fpr.shape != tpr.shape or not fpr.size:
-        raise ValueError(
-            "Every curve must be `(fpr, tpr)`, two lists of one length. Received: "
-            f"{name!r} with shapes {fpr.shape} and {tpr.shape}"
-        )
-    return fpr, tpr
-
-
 def _decades(fprs):
     """Returns the decades from the lowest that any curve resolves up to 1."""
     resolved = np.concatenate(fprs)
@@ -270,26 +238,92 @@ def _decades(fprs):
     return np.array([float(f"1e{k}") for k in range(lowest, 1)])
 
 
-def _with_decades(fpr, tpr, decades):
-    """Cuts a curve at the first decade and inserts the points at all of them.
-
-    Returns:
-        `(x, y, indices of the decades)`; y at x is the TPR of the last point whose
-        FPR is at most x.
-    """
-    # Rising from 0 at the axis would draw a wall over it: only the last of the
-    # points at or before the axis is kept.
-    x = np.unique(np.concatenate([fpr[fpr > decades[0]], decades]))
-    last = np.searchsorted(fpr, x, side="right") - 1
-    y = np.where(last >= 0, tpr[np.maximum(last, 0)], 0.0)
-    return x, y, np.searchsorted(x, decades).tolist()
-
-
 def render(figure: Figure, path: str | os.PathLike | None) -> np.ndarray:
-    """Returns a figure as uint8 `(height, width, 3)`; writes a PNG where told."""
+    """Returns a figure as uint8 `(height, width, 3)`; writes a PNG to `path`."""
     figure.canvas.draw()
     image = np.asarray(figure.canvas.buffer_rgba())[..., :3].copy()
     if path is not None:
         # Drawn once: a second layout of several axes differs by a rounding.
         Image.fromarray(image).save(path, format="PNG")
     return image
+
+
+def contact_sheet(source: Source, point: GapPoint, columns: int = 5) -> np.ndarray:
+    """Draws the worst critical pairs of one FPR, positives above negatives.
+
+    Below each pair stand both models' cosines and, by their marks, which accepts it:
+    + for accepted, - for rejected.
+
+    Args:
+        source: The images.
+        point: A measurable operating point with at least one worst pair.
+        columns: Int >= 1, pairs side by side.
+
+    Returns:
+        Uint8 array `(height, width, 3)`, RGB.
+    """
+    pairs = [*point.worst_positive, *point.worst_negative]
+    rows, where = np.unique(np.array(pairs).reshape(-1), return_inverse=True)
+    faces = np.concatenate(list(evaluation_batches(source, rows, _SIDE, 64)))
+    faces = faces[where.reshape(-1, 2)]
+    captions = [
+        f"#{i} and #{j}\n{_verdict('teacher', teacher, point.teacher_threshold)}  "
+        f"{_verdict('student', student, point.student_threshold)}"
+        for (i, j), (teacher, student) in zip(pairs, point.worst_cosines)
+    ]
+    positives = len(point.worst_positive)
+    parts = [
+        ("one identity", slice(0, positives)),
+        ("two identities", slice(positives, None)),
+    ]
+    return _draw(
+        [
+            (
+                f"{title}: {len(faces[part])} of {count:,} critical pairs",
+                faces[part],
+                captions[part],
+            )
+            for (title, part), count in zip(
+                parts, (point.critical_positive, point.critical_negative)
+            )
+            if len(faces[part])
+        ],
+        f"Where the models disagree most at FPR {format_fpr(point.fpr)}; thresholds: "
+        f"teacher {point.teacher_threshold:.3f}, student {point.student_threshold:.3f}",
+        columns,
+    )
+
+
+def _verdict(model, cosine, threshold):
+    return f"{model} {cosine:.3f} {'+' if cosine > threshold else '-'}"
+
+
+def _draw(parts, title, columns):
+    """Draws groups of `(title, faces (k, 2, side, side, 3), captions)`."""
+    columns = max(2, min(columns, max(len(captions) for _, _, captions in parts)))
+    lines = sum(-(-len(captions) // columns) for _, _, captions in parts)
+    width = columns * _WIDTH
+    height = lines * _HEIGHT + (len(parts) + 1) * _HEADING
+    figure = Figure(figsize=(width / _DPI, height / _DPI), dpi=_DPI)
+    canvas = FigureCanvasAgg(figure)
+
+    def write(text, x, y, **style):
+        figure.text(x / width, 1 - y / height, text, **style)
+
+    write(title, width / 2, _HEADING / 2, ha="center", va="center", fontsize=11)
+    top, placed = _HEADING, []
+    for heading, faces, captions in parts:
+        write(heading, _GAP, top + _HEADING / 2, va="center", fontsize=10)
+        top += _HEADING
+        for k, (pair, caption) in enumerate(zip(faces, captions)):
+            left, upper = k % columns * _WIDTH + _GAP, top + k // columns * _HEIGHT
+            placed += [(pair[0], left, upper), (pair[1], left + _SIDE + 2, upper)]
+            middle, below = left + _SIDE + 1, upper + _SIDE + 3
+            write(caption, middle, below, ha="center", va="top", fontsize=7)
+        top += -(-len(captions) // columns) * _HEIGHT
+    canvas.draw()
+    sheet = np.asarray(canvas.buffer_rgba())[..., :3].copy()
+    # Pixel by pixel, which a plot of images would resample.
+    for face, left, upper in placed:
+        sheet[upper : upper + _SIDE, left : left + _SIDE] = face
+    return sheet

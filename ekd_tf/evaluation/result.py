@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 import json
+import os
 import pathlib
 import urllib.parse
 from collections.abc import Sequence
@@ -11,9 +12,9 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
-from ekd_tf.evaluation.tables import format_fpr
 from ekd_tf.evaluation.tables import format_table
 from ekd_tf.evaluation.verification import VerificationReport
+from ekd_tf.metrics import format_fpr
 
 
 class Result(abc.ABC):
@@ -51,7 +52,7 @@ class Result(abc.ABC):
             f"out:\n\n{lines}"
         )
 
-    def write(self, folder) -> None:
+    def write(self, folder: str | os.PathLike) -> None:
         """Writes `<name>.json`, and the pictures as `<name>_<what>.png`."""
         folder = pathlib.Path(folder)
         folder.mkdir(parents=True, exist_ok=True)

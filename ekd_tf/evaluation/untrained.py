@@ -42,7 +42,7 @@ def auc_on_sample(
 def better_reading(
     value: float | None,
     others: Iterable[tuple[str, Callable]],
-    source,
+    source: Source,
     seed: int = 0,
     unreadable: Unreadable | None = None,
 ) -> tuple[str, float] | None:

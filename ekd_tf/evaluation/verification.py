@@ -11,9 +11,8 @@ from ekd_tf.checks import check_range
 from ekd_tf.evaluation.allpairs import PairBlocks
 from ekd_tf.evaluation.allpairs import check_labels
 from ekd_tf.evaluation.allpairs import count_pairs
-from ekd_tf.evaluation.drawn_pairs import draw_pairs
+from ekd_tf.evaluation.allpairs import draw_pairs
 from ekd_tf.evaluation.intervals import labelled_intervals
-from ekd_tf.evaluation.tables import format_fpr
 from ekd_tf.metrics import RocPoint
 from ekd_tf.metrics import StreamedRoc
 from ekd_tf.metrics import auc
@@ -21,6 +20,7 @@ from ekd_tf.metrics import best_accuracy
 from ekd_tf.metrics import equal_error_rate
 from ekd_tf.metrics import fold_intervals
 from ekd_tf.metrics import folds_of
+from ekd_tf.metrics import format_fpr
 from ekd_tf.metrics import kfold_accuracy
 from ekd_tf.metrics import operating_points
 from ekd_tf.metrics import squared_distances
@@ -37,7 +37,7 @@ Interval = tuple[float, float]
 
 @dataclasses.dataclass(frozen=True)
 class VerificationReport:
-    """What `verify` or `verify_pairs` measured.
+    """What `verify_embeddings` or `verify_pairs` measured.
 
     Attributes:
         accuracy_mean: Float in [0, 1], mean k-fold accuracy.
@@ -116,7 +116,7 @@ class VerificationReport:
         return report
 
 
-def verify(
+def verify_embeddings(
     embeddings: np.ndarray,
     labels: np.ndarray,
     fprs: Sequence[float] = (1e-1, 1e-2, 1e-3, 1e-4),
@@ -147,9 +147,6 @@ def verify(
         replicates: Int >= 0: resamples of the folds, for the interval of the
             accuracy, and of the identities, for those of TPRs and thresholds. 0: no
             intervals.
-
-    Returns:
-        `VerificationReport`.
 
     Raises:
         ValueError: No identity has two images, there is one identity only, or an
@@ -345,7 +342,7 @@ def figure_names(
 def check_drawable(
     labels: np.ndarray, folds: int = FOLDS, pairs: int = DRAWN_PAIRS
 ) -> int:
-    """Returns how many pairs of each kind `verify` can draw.
+    """Returns how many pairs of each kind `verify_embeddings` can draw.
 
     Raises:
         ValueError: There are not both kinds, or fewer in all than folds.

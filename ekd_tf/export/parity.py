@@ -9,7 +9,7 @@ from collections.abc import Callable
 import keras
 import numpy as np
 
-from ekd_tf.evaluation import verify
+from ekd_tf.evaluation import verify_embeddings
 from ekd_tf.evaluation.allpairs import PairBlocks
 from ekd_tf.evaluation.allpairs import count_pairs
 from ekd_tf.evaluation.calibration import between_scores
@@ -115,7 +115,7 @@ def verification(embeddings: np.ndarray, labels: np.ndarray) -> Verification | N
     """Measures how embeddings verify; None without labels or with too few pairs."""
     if labels is None or min(count_pairs(labels)) < _MIN_PAIRS:
         return None
-    report = verify(embeddings, labels, fprs=(GATED_FPR,))
+    report = verify_embeddings(embeddings, labels, fprs=(GATED_FPR,))
     threshold = report.thresholds[GATED_FPR]
     if threshold is not None:
         threshold = between_scores(PairBlocks(embeddings, labels), threshold)

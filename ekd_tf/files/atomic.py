@@ -6,6 +6,8 @@ import contextlib
 import os
 import pathlib
 
+from ekd_tf.files.user_text import KEEP
+
 
 @contextlib.contextmanager
 def naming(path):
@@ -47,3 +49,9 @@ def write_aside(path: pathlib.Path, write) -> None:
         os.fsync(folder)
     finally:
         os.close(folder)
+
+
+def write_text(path: str | os.PathLike, text: str) -> None:
+    """Writes UTF-8 by `write_aside`; bytes of file names that are none come back."""
+    content = text.encode("utf-8", KEEP)
+    write_aside(pathlib.Path(path), lambda file: file.write(content))

@@ -12,6 +12,7 @@ from ekd_tf.checks import check_positive
 from ekd_tf.checks import check_range
 from ekd_tf.keras_compat import register
 from ekd_tf.losses.base import DistillationLoss
+from ekd_tf.metrics import format_fpr
 from ekd_tf.mining.miner import Memory
 from ekd_tf.mining.miner import PairMiner
 from ekd_tf.mining.pairs import NO_ROW
@@ -298,7 +299,7 @@ class EKDLoss(DistillationLoss):
         }
         for column, values in columns.items():
             for fpr, value in zip(fprs, tf.unstack(values, len(fprs))):
-                monitor[f"{column}/fpr_{_fpr_name(fpr)}"] = value
+                monitor[f"{column}/fpr_{format_fpr(fpr)}"] = value
         # Without the stop the backward pass visits all this too.
         return terms, {name: tf.stop_gradient(x) for name, x in monitor.items()}
 
@@ -393,8 +394,3 @@ class EKDLoss(DistillationLoss):
     def from_config(cls, config: dict) -> EKDLoss:
         """Makes the layer anew from what `get_config` returned."""
         return cls(**{**config, "miner": PairMiner(**config["miner"])})
-
-
-def _fpr_name(fpr):
-    digits, exponent = f"{fpr:.5e}".split("e")
-    return f"{float(digits):g}e{int(exponent)}"

@@ -11,7 +11,6 @@ from ekd_tf.metrics.kfold import best_accuracy
 from ekd_tf.metrics.kfold import folds_of
 from ekd_tf.metrics.kfold import kfold_accuracy
 from ekd_tf.metrics.kfold import squared_distances
-from ekd_tf.metrics.nearest import tpr_at_nearest_fpr
 from ekd_tf.metrics.normalize import normalize_rows
 from ekd_tf.metrics.pooling import ALL_SWITCHES
 from ekd_tf.metrics.pooling import Switches
@@ -21,9 +20,11 @@ from ekd_tf.metrics.roc import RocPoint
 from ekd_tf.metrics.roc import allowed_negatives
 from ekd_tf.metrics.roc import auc
 from ekd_tf.metrics.roc import equal_error_rate
+from ekd_tf.metrics.roc import format_fpr
 from ekd_tf.metrics.roc import operating_points
 from ekd_tf.metrics.roc import roc_curve
 from ekd_tf.metrics.roc import tpr_at_fpr
+from ekd_tf.metrics.roc import tpr_at_nearest_fpr
 from ekd_tf.metrics.streaming import StreamedRoc
 from ekd_tf.metrics.streaming import streamed_roc
 
@@ -41,6 +42,7 @@ __all__ = [
     "best_accuracy",
     "equal_error_rate",
     "fold_intervals",
+    "format_fpr",
     "folds_of",
     "identity_intervals",
     "kfold_accuracy",

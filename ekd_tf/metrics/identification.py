@@ -40,7 +40,13 @@ class GallerySearch:
             zero.
     """
 
-    def __init__(self, probes, probe_identity, gallery, gallery_identity):
+    def __init__(
+        self,
+        probes: np.ndarray,
+        probe_identity: np.ndarray,
+        gallery: np.ndarray,
+        gallery_identity: np.ndarray,
+    ):
         self._probes = normalize_rows(probes).astype(np.float32, copy=False)
         gallery = normalize_rows(gallery).astype(np.float32, copy=False)
         probe_identity = _check_identities("probe", probe_identity, self._probes)

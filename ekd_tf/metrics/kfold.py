@@ -84,9 +84,6 @@ def kfold_accuracy(
         thresholds: Increasing float array of squared distances to choose from.
             Default 0, 0.01 .. 3.99.
 
-    Returns:
-        `KFoldResult`.
-
     Raises:
         ValueError: A distance is not finite, all pairs are of one kind, or there
             are fewer pairs than folds.

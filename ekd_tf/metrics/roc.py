@@ -1,9 +1,8 @@
 """ROC figures from the scores of positive and negative pairs.
 
-One rule everywhere: scores are similarities (higher is more alike) and a pair is
-accepted when `score > threshold`, so a pair that ties with the threshold is
-rejected. FPR, the fraction of negatives accepted, is also known as FAR, and TPR
-as TAR.
+One rule everywhere: scores are similarities and a pair is accepted when
+`score > threshold`, so a pair that ties with the threshold is rejected. FPR, the
+fraction of negatives accepted, is also known as FAR, and TPR as TAR.
 """
 
 from __future__ import annotations
@@ -16,6 +15,17 @@ import numpy as np
 from ekd_tf.checks import check_range
 
 
+def format_fpr(fpr: float) -> str:
+    """Spells an FPR as metric names do: `1e-3`, `2.5e-4`, `1` for all.
+
+    At most seven digits, without trailing zeros.
+    """
+    if fpr in (0, 1):
+        return str(int(fpr))
+    mantissa, exponent = f"{fpr:.6e}".split("e")
+    return f"{mantissa.rstrip('0').rstrip('.')}e{int(exponent)}"
+
+
 @dataclasses.dataclass(frozen=True)
 class RocPoint:
     """A model's operating point for one target FPR.
@@ -25,8 +35,8 @@ class RocPoint:
         fpr: The FPR reached, at most `target_fpr`; less when negatives tie.
         tpr: Fraction of positives above `threshold`.
         threshold: Score; pairs strictly above it are accepted.
-        negatives_allowed: How many negatives the target lets through, the
-            count on which the figure rests.
+        negatives_allowed: How many negatives the target lets through, the count on
+            which the figure rests. With none, `tpr` is that at FPR 0: a lower bound.
     """
 
     target_fpr: float
@@ -35,28 +45,17 @@ class RocPoint:
     threshold: float
     negatives_allowed: int
 
-    @property
-    def reachable(self) -> bool:
-        """Whether there are enough negatives for the target to admit even one.
-
-        Where not, `tpr` is a true figure all the same, namely that at FPR 0:
-        a lower bound for the TPR at the target, never NaN and never flattering.
-        """
-        return self.negatives_allowed > 0
-
 
 def operating_points(
     positive_scores: np.ndarray, negative_scores: np.ndarray, fprs: Sequence[float]
 ) -> tuple[RocPoint, ...]:
     """Finds the TPR at given FPRs by the strict rule: never above the target.
 
-    The threshold is the smallest at which the fraction of negatives above it does
-    not exceed the target, which is the negative of descending rank
-    `floor(num_negatives * fpr)` (0-based), as in the EKD paper's miner. Negatives
-    that tie with it are rejected together, and so are positives: where all scores
-    are equal the TPR is 0 at every FPR below 1. A target below
-    `1 / num_negatives` admits no negative: the threshold is the highest one, and
-    `RocPoint.reachable` is False. At FPR 1 the threshold is -inf.
+    The threshold is the smallest at which the fraction of negatives above it does not
+    exceed the target: the negative of descending rank `floor(num_negatives * fpr)`
+    (0-based), as in the EKD paper's miner. Negatives that tie with it are rejected
+    together, and so are positives: where all scores are equal the TPR is 0 at every
+    FPR below 1. At FPR 1 the threshold is -inf.
 
     Args:
         positive_scores: Float array `(num_positives,)`.
@@ -67,8 +66,8 @@ def operating_points(
         One `RocPoint` per target, in the order of `fprs`.
 
     Raises:
-        ValueError: A score is not finite, there are no positives or no
-            negatives, or an FPR is outside [0, 1].
+        ValueError: A score is not finite, there are no positives or no negatives, or
+            an FPR is outside [0, 1].
     """
     positive, negative = check_scores(positive_scores, negative_scores)
     targets = check_fprs(fprs)
@@ -94,21 +93,7 @@ def operating_points(
 def tpr_at_fpr(
     positive_scores: np.ndarray, negative_scores: np.ndarray, fprs: Sequence[float]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Finds TPRs and thresholds at given FPRs; `operating_points` as arrays.
-
-    Args:
-        positive_scores: Float array `(num_positives,)`.
-        negative_scores: Float array `(num_negatives,)`.
-        fprs: Target FPRs in [0, 1].
-
-    Returns:
-        `(tpr, thresholds)`, float64 `(len(fprs),)` each. A target too small for
-        the number of negatives gets the figure at FPR 0; `allowed_negatives`
-        tells which those are.
-
-    Raises:
-        ValueError: As `operating_points`.
-    """
+    """Returns TPRs and thresholds of `operating_points`, float64 `(len(fprs),)`."""
     points = operating_points(positive_scores, negative_scores, fprs)
     return (
         np.array([point.tpr for point in points]),
@@ -116,12 +101,50 @@ def tpr_at_fpr(
     )
 
 
-def allowed_negatives(num_negatives: int, fprs: Sequence[float]) -> np.ndarray:
-    """Counts the negatives each FPR lets through.
+def tpr_at_nearest_fpr(
+    positive_scores: np.ndarray, negative_scores: np.ndarray, fprs: Sequence[float]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Finds the TPR at the point of the ROC whose FPR is nearest to each target.
+
+    That FPR may lie above the target, so this TPR may exceed the one of the strict rule
+    (`operating_points`). Of equally near points the one of highest FPR counts, and of
+    one FPR the highest TPR.
 
     Args:
-        num_negatives: Int >= 1.
-        fprs: FPRs in [0, 1].
+        positive_scores: Float array `(num_positives,)`.
+        negative_scores: Float array `(num_negatives,)`.
+        fprs: Target FPRs in [0, 1].
+
+    Returns:
+        `(tpr, fpr)`, float64 `(len(fprs),)` each: the TPR and the FPR it is really at.
+
+    Reference:
+        insightface `arcface_torch/eval_ijbc.py`, on scikit-learn's `roc_curve`, which
+        leaves out points on a straight line between their neighbours: so do we, or
+        another point could be the nearest.
+    """
+    targets = check_fprs(fprs)
+    positive, negative = check_scores(positive_scores, negative_scores)
+    falling = np.unique(np.concatenate([positive, negative]))[::-1]
+    # Counts in int32: of the 16 million pairs of IJB-C fractions in float64 would take
+    # a gigabyte.
+    false, true = (
+        np.append(
+            scores.size - np.searchsorted(np.sort(scores), falling, side="right"),
+            scores.size,
+        ).astype(np.int32)
+        for scores in (negative, positive)
+    )
+    bends = (np.diff(false, 2) != 0) | (np.diff(true, 2) != 0)
+    kept = np.concatenate([[True], bends, [True]])[: false.size]
+    fpr = false[kept][::-1] / negative.size
+    tpr = true[kept][::-1] / positive.size
+    nearest = [int(np.argmin(np.abs(fpr - target))) for target in targets]
+    return tpr[nearest], fpr[nearest]
+
+
+def allowed_negatives(num_negatives: int, fprs: Sequence[float]) -> np.ndarray:
+    """Counts the negatives each FPR lets through.
 
     Returns:
         Int64 array: the largest count whose quotient by `num_negatives` is at most
@@ -145,21 +168,15 @@ def roc_curve(
     Args:
         positive_scores: Float array `(num_positives,)`.
         negative_scores: Float array `(num_negatives,)`.
-        max_points: Int >= 3, or None for a point at every distinct score. A
-            thinned curve keeps exact points: half lie evenly in the logarithm of
-            the FPR and half evenly in TPR, as a plot with a logarithmic axis
-            needs.
+        max_points: Int >= 3, or None for a point at every distinct score. A thinned
+            curve keeps exact points: half lie evenly in the logarithm of the FPR and
+            half evenly in TPR.
 
     Returns:
-        `(fpr, tpr, thresholds)`, float64 `(points,)` each; `fpr` and `tpr` rise
-        from 0 to 1, `thresholds` fall.
-
-    Raises:
-        ValueError: A score is not finite, or there are no positives or no
-            negatives.
+        `(fpr, tpr, thresholds)`, float64 `(points,)` each; `fpr` and `tpr` rise from 0
+        to 1, `thresholds` fall.
     """
-    positive, negative = check_scores(positive_scores, negative_scores)
-    positive, negative = np.sort(positive), np.sort(negative)
+    positive, negative = map(np.sort, check_scores(positive_scores, negative_scores))
     if max_points is None:
         chosen = np.concatenate([positive, negative])
     else:
@@ -183,45 +200,22 @@ def auc(positive_scores: np.ndarray, negative_scores: np.ndarray) -> float:
     """Measures the area under the ROC curve.
 
     The probability that a positive scores above a negative, ties counting half
-    (Mann-Whitney), so all-equal scores give 0.5.
-
-    Args:
-        positive_scores: Float array `(num_positives,)`.
-        negative_scores: Float array `(num_negatives,)`.
-
-    Returns:
-        Float in [0, 1].
-
-    Raises:
-        ValueError: As `roc_curve`.
+    (Mann-Whitney), so all-equal scores give 0.5. Arguments and errors as `roc_curve`.
     """
-    positive, negative = check_scores(positive_scores, negative_scores)
-    negative = np.sort(negative)
-    positive = np.sort(positive)
+    positive, negative = map(np.sort, check_scores(positive_scores, negative_scores))
     below = np.searchsorted(negative, positive, side="left")
     not_above = np.searchsorted(negative, positive, side="right")
-    wins = int(below.sum()) + int(not_above.sum())
-    return wins / (2 * positive.size * negative.size)
+    return int(below.sum() + not_above.sum()) / (2 * positive.size * negative.size)
 
 
 def equal_error_rate(positive_scores: np.ndarray, negative_scores: np.ndarray) -> float:
     """Measures the error rate where FPR and FNR (1 - TPR) are equal.
 
     Scores are discrete, so the two seldom meet exactly: the ROC curve is taken as
-    straight between its points, and all-equal scores give 0.5.
-
-    Args:
-        positive_scores: Float array `(num_positives,)`.
-        negative_scores: Float array `(num_negatives,)`.
-
-    Returns:
-        Float in [0, 1].
-
-    Raises:
-        ValueError: As `roc_curve`.
+    straight between its points, and all-equal scores give 0.5. Arguments and errors as
+    `roc_curve`.
     """
-    positive, negative = check_scores(positive_scores, negative_scores)
-    positive, negative = np.sort(positive), np.sort(negative)
+    positive, negative = map(np.sort, check_scores(positive_scores, negative_scores))
 
     def rates(threshold):
         return (
@@ -229,9 +223,8 @@ def equal_error_rate(positive_scores: np.ndarray, negative_scores: np.ndarray) -
             1.0 - float(_fraction_above(positive, threshold)),
         )
 
-    # FPR - FNR falls as the threshold rises, so halving finds the pair of
-    # neighbouring scores between which it changes sign, without a curve of
-    # every distinct score.
+    # FPR - FNR falls as the threshold rises, so halving finds the pair of neighbouring
+    # scores between which it changes sign, without a curve of every distinct score.
     lower, upper = -np.inf, np.inf
     for scores in (positive, negative):
         first, last = 0, scores.size
@@ -255,9 +248,6 @@ def crossing(below: tuple[float, float], above: tuple[float, float]) -> float:
     Args:
         below: `(fpr, fnr)` with `fpr >= fnr`.
         above: `(fpr, fnr)` at a higher threshold, with `fpr < fnr`.
-
-    Returns:
-        The FPR, and FNR, of that place.
     """
     (fpr, fnr), (next_fpr, next_fnr) = below, above
     before, after = fpr - fnr, next_fnr - next_fpr
@@ -265,11 +255,7 @@ def crossing(below: tuple[float, float], above: tuple[float, float]) -> float:
 
 
 def check_fprs(fprs: Sequence[float]) -> np.ndarray:
-    """Returns target FPRs as a float64 array.
-
-    Raises:
-        ValueError: There is none, or one is outside [0, 1].
-    """
+    """Returns target FPRs as a float64 array; `ValueError` unless all in [0, 1]."""
     targets = np.asarray(fprs, np.float64)
     if targets.ndim != 1 or not targets.size:
         raise ValueError(f"`fprs` must be a list of FPRs. Received: fprs={fprs}")
@@ -279,15 +265,16 @@ def check_fprs(fprs: Sequence[float]) -> np.ndarray:
 
 
 def _fraction_above(ascending, thresholds):
-    """Gives the fraction of the sorted scores above each threshold."""
     # In the scores' own dtype, or NumPy would convert all scores first.
     thresholds = np.asarray(thresholds, ascending.dtype)
     above = ascending.size - np.searchsorted(ascending, thresholds, side="right")
     return above / ascending.size
 
 
-def check_scores(positive_scores, negative_scores):
-    """Checks both sets of scores and gives them one float dtype.
+def check_scores(
+    positive_scores: np.ndarray, negative_scores: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns both sets of scores in one float dtype, at least float32.
 
     Raises:
         ValueError: A set is empty, has another dimension than 1, or holds a value that

@@ -104,9 +104,6 @@ def streamed_roc(scan: Scan, fprs: Sequence[float]) -> StreamedRoc:
             a buffer that the next one overwrites.
         fprs: Target FPRs in [0, 1], by the strict rule of `operating_points`.
 
-    Returns:
-        `StreamedRoc`.
-
     Raises:
         ValueError: A score is not finite or not float32, there are no positives or no
             negatives, or an FPR is outside [0, 1].
@@ -154,16 +151,7 @@ def streamed_roc(scan: Scan, fprs: Sequence[float]) -> StreamedRoc:
 
 
 def _point(target, allowed, refined, above, totals):
-    """Reads one operating point off the values of its bin.
-
-    Args:
-        target: FPR.
-        allowed: Negatives it admits.
-        refined: What `_refine` found in the threshold's bin; None where the target
-            admits every negative.
-        above: Int `(2, bins above)`, cumulative numbers of both kinds.
-        totals: Int `(2,)`.
-    """
+    """Reads one operating point off the values of its bin."""
     if refined is None:
         return RocPoint(target, 1.0, 1.0, -np.inf, allowed)
     values, counts = refined
@@ -214,17 +202,7 @@ def _count_bins(scan):
 
 
 def _refine(scan, places, positive, negative):
-    """Counts the scores of a few bins by value.
-
-    Args:
-        scan: As given to `streamed_roc`.
-        places: Int array, places of the bins in `_DESCENDING`.
-        positive: Int `(bins,)` of the first pass.
-        negative: The same of negatives.
-
-    Returns:
-        Dict of places to `(values, counts)`: float32 `(k,)` falling, int64 `(2, k)`.
-    """
+    """Counts the scores of a few bins by value."""
     slots = np.full(_BINS, -1, np.int32)
     slots[_DESCENDING[places]] = np.arange(len(places))
     is_wanted = slots >= 0

@@ -17,7 +17,7 @@ from ekd_tf.data import Source
 from ekd_tf.data import SyntheticFaces
 from ekd_tf.data import evaluation_batches
 from ekd_tf.evaluation import Embedder
-from ekd_tf.evaluation import verify
+from ekd_tf.evaluation import verify_embeddings
 from ekd_tf.keras_compat import IS_KERAS_3
 
 # Names on the progress bar, in this order; those that end with "/" are beginnings.
@@ -238,7 +238,7 @@ class StudentModel(keras.Model):
         if image_ids:
             _, first = np.unique(np.concatenate(image_ids), return_index=True)
             embeddings, labels = embeddings[first], labels[first]
-        scalars = verify(embeddings, labels).scalars("")
+        scalars = verify_embeddings(embeddings, labels).scalars("")
         figures = {name.lstrip("/"): value for name, value in scalars.items()}
         callbacks.on_test_end(figures)
         return figures if return_dict else list(figures.values())

@@ -1,11 +1,15 @@
 import json
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from ekd_tf.compare import Comparison
 from ekd_tf.compare import RunFigures
 from ekd_tf.compare import RunSummary
 from ekd_tf.compare import write_comparison
+from ekd_tf.compare.plots import plot_closed
+from ekd_tf.compare.plots import plot_tpr_bars
 
 
 def run(tpr):
@@ -71,3 +75,23 @@ def test_without_a_teacher_no_share_is_shown(tmp_path):
 def test_nothing_finished_is_a_report_too(tmp_path):
     text = write_comparison(tmp_path, [], [summary("alone", "not finished")], {})
     assert "| alone  |    3 | not finished |" in text
+
+
+@pytest.mark.parametrize("plot", [plot_tpr_bars, plot_closed])
+def test_pictures_are_drawn_and_written(plot, tmp_path):
+    # A collapsed method, and one without a run.
+    comparison = Comparison(
+        "faces",
+        {
+            "alone": {3: run(0.5)},
+            "cosine": {3: run(0.7)},
+            "low": {3: run(0)},
+            "ekd": {},
+        },
+        {3: run(0.8)},
+    )
+    image = plot(comparison, tmp_path / "picture.png", "a title")
+    assert image.dtype == np.uint8 and image.ndim == 3
+    assert 0.3 < (image == 255).all(axis=-1).mean() < 0.98
+    with Image.open(tmp_path / "picture.png") as written:
+        np.testing.assert_array_equal(np.asarray(written.convert("RGB")), image)

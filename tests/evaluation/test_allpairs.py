@@ -8,6 +8,7 @@ from ekd_tf.evaluation.allpairs import all_pair_scores
 from ekd_tf.evaluation.allpairs import all_pairs_roc
 from ekd_tf.evaluation.allpairs import check_labels
 from ekd_tf.evaluation.allpairs import count_pairs
+from ekd_tf.evaluation.allpairs import draw_pairs
 from ekd_tf.metrics import equal_error_rate
 from ekd_tf.metrics import operating_points
 
@@ -119,18 +120,6 @@ def test_counts_by_hand(labels, expected):
     assert sizes == expected
 
 
-def test_rejects_embeddings_without_direction():
-    with pytest.raises(ValueError, match="zero norm.*rows 1$"):
-        all_pair_scores([[1.0, 0.0], [0.0, 0.0]], [0, 1])
-    with pytest.raises(ValueError, match="NaN or infinity.*rows 0$"):
-        all_pairs_roc([[np.nan, 0.0], [0.0, 1.0]], [0, 1], (0.1,))
-
-
-def test_rejects_one_identity():
-    with pytest.raises(ValueError, match="both kinds.*no negative scores"):
-        all_pairs_roc(np.ones((3, 2)), [4, 4, 4], (0.1,))
-
-
 def test_rejects_lengths_that_differ():
     with pytest.raises(ValueError, match="`embeddings` must have one row.*3 rows, 2"):
         all_pair_scores(np.ones((3, 2)), [0, 1])
@@ -142,6 +131,109 @@ def test_rejects_labels_that_are_not_a_list_of_integers(labels):
         check_labels(labels)
 
 
-def test_rejects_empty_blocks():
-    with pytest.raises(ValueError, match="`block_size` must be in"):
-        all_pair_scores(np.ones((2, 2)), [0, 1], block_size=0)
+@pytest.mark.parametrize("seed", range(20))
+def test_drawn_pairs_keep_the_rules(seed):
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, rng.integers(2, 12), rng.integers(20, 60))
+    available = count_pairs(labels)
+    positives = int(rng.integers(0, available[0] + 1))
+    negatives = int(rng.integers(0, available[1] + 1))
+    left, right, same = draw_pairs(labels, positives, negatives, seed)
+    assert (same.sum(), (~same).sum()) == (positives, negatives)
+    np.testing.assert_array_equal(labels[left] == labels[right], same)
+    assert (left != right).all()
+    unordered = {frozenset(pair) for pair in zip(left.tolist(), right.tolist())}
+    assert len(unordered) == positives + negatives
+
+
+def test_every_pair_can_be_drawn():
+    labels = np.array([4, 1, 4, 9, 1, 4])
+    left, right, same = draw_pairs(labels, *count_pairs(labels), seed=3)
+    assert len({frozenset(p) for p in zip(left.tolist(), right.tolist())}) == 15
+
+
+def test_negatives_are_uniform_over_pairs():
+    # Identities of 1, 2 and 5 images: 2 + 5 + 10 = 17 negative pairs, each with a
+    # chance of 1/17; 17 * 400 draws leave a standard deviation of 20 per pair.
+    labels = np.array([0, 1, 1, 2, 2, 2, 2, 2])
+    counts = np.zeros((8, 8), int)
+    for seed in range(17 * 400):
+        left, right, _ = draw_pairs(labels, 0, 1, seed)
+        counts[min(left[0], right[0]), max(left[0], right[0])] += 1
+    drawn = counts[counts > 0]
+    assert drawn.size == 17
+    assert abs(drawn - 400).max() < 5 * 20
+
+
+def test_positives_are_spread_over_identities():
+    # Pairs to be had: 45, 45, 3, 1 and 0. Ten pairs: one from each of four, two
+    # more from the third, and of the four left each of the first two takes half.
+    labels = np.repeat(np.arange(5), [10, 10, 3, 2, 1])
+    left, _, _ = draw_pairs(labels, 10, 0, seed=0)
+    counts = np.bincount(labels[left], minlength=5)
+    np.testing.assert_array_equal(counts, [3, 3, 3, 1, 0])
+
+
+def test_fewer_positives_than_identities_come_from_different_ones():
+    labels = np.repeat(np.arange(50), 4)
+    left, _, _ = draw_pairs(labels, 30, 0, seed=0)
+    assert np.unique(labels[left]).size == 30
+
+
+def test_no_identity_is_favoured_where_not_all_can_give_a_pair():
+    labels = np.repeat(np.arange(50), 4)
+    first = [draw_pairs(labels, 10, 0, seed)[0] for seed in range(100)]
+    # 1000 pairs over 50 identities: 20 each, standard deviation 4.
+    assert abs(np.bincount(labels[np.concatenate(first)]) - 20).max() < 5 * 4
+
+
+def test_images_of_an_identity_are_drawn_alike():
+    # One pair of five images, ten possible: each must turn up over the seeds.
+    labels = np.array([0] * 5 + [1])
+    seen = set()
+    for seed in range(200):
+        left, right, _ = draw_pairs(labels, 1, 0, seed)
+        seen.add(frozenset((int(left[0]), int(right[0]))))
+    assert len(seen) == 10
+
+
+def test_contiguous_folds_are_balanced():
+    labels = np.repeat(np.arange(100), 5)
+    _, _, same = draw_pairs(labels, 300, 300, seed=0)
+    np.testing.assert_array_equal(same.reshape(10, 60).sum(axis=1), 30)
+
+
+def test_unequal_kinds_are_mixed_in_proportion():
+    labels = np.repeat(np.arange(100), 5)
+    _, _, same = draw_pairs(labels, 100, 400, seed=0)
+    np.testing.assert_array_equal(same.reshape(10, 50).sum(axis=1), 10)
+
+
+def test_identities_are_not_drawn_in_the_order_of_their_labels():
+    labels = np.repeat(np.arange(100), 3)
+    left, _, same = draw_pairs(labels, 100, 100, seed=0)
+    first_half = labels[left[same]][:50]
+    assert 30 < first_half.mean() < 70
+
+
+def test_same_seed_same_pairs_and_another_seed_others():
+    labels = np.repeat(np.arange(30), 4)
+    first, again, other = (draw_pairs(labels, 50, 50, seed) for seed in (1, 1, 2))
+    for a, b in zip(first, again):
+        np.testing.assert_array_equal(a, b)
+    assert (first[0] != other[0]).any()
+
+
+def test_many_images_need_no_list_of_all_pairs():
+    # 5e9 negative pairs would not fit into memory.
+    labels = np.repeat(np.arange(10_000), 10)
+    left, right, same = draw_pairs(labels, 3000, 3000, seed=0)
+    np.testing.assert_array_equal(labels[left] == labels[right], same)
+
+
+def test_rejects_more_pairs_than_there_are():
+    labels = np.array([0, 0, 0, 1, 1])
+    with pytest.raises(ValueError, match=r"`positives` must be in \[0, 4\].*=5"):
+        draw_pairs(labels, 5, 1, seed=0)
+    with pytest.raises(ValueError, match=r"`negatives` must be in \[0, 6\].*=7"):
+        draw_pairs(labels, 1, 7, seed=0)

@@ -89,15 +89,6 @@ def test_survives_the_card_and_leaves_the_rest_of_it(found, model):
     assert read_calibration(model) == found
 
 
-def test_a_card_is_made_where_there_is_none(found, model):
-    assert read_calibration(model) is None
-    write_calibration(model, found)
-    assert read_calibration(model) == found
-    # Another model in the same folder has none.
-    model.with_name("other.tflite").write_bytes(b"weights")
-    assert read_calibration(model.with_name("other.tflite")) is None
-
-
 def test_a_model_trained_on_has_lost_its_threshold(found, model):
     write_calibration(model, found)
     model.write_bytes(b"other weights")

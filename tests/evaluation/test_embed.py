@@ -44,13 +44,6 @@ def test_without_flip_the_raw_embedding_is_normalised(rng):
     np.testing.assert_allclose(embeddings, unit(linear_np(images)), atol=1e-5)
 
 
-def test_mirror_image_has_the_same_embedding(rng):
-    images = draw_images(rng, 3)
-    np.testing.assert_allclose(
-        embed(linear, [images]), embed(linear, [images[:, :, ::-1]]), atol=1e-6
-    )
-
-
 @pytest.mark.parametrize("sizes", [[11], [4, 4, 3], [5, 6], [2, 0, 9], [1] * 11])
 def test_cutting_into_batches_changes_nothing(rng, sizes):
     images = draw_images(rng, 11)
@@ -108,26 +101,6 @@ def test_half_precision_embeddings_are_added_in_float32(rng):
         [draw_images(rng, 2)],
     )
     np.testing.assert_allclose(embeddings, np.full((2, 4), 0.5), rtol=1e-6)
-
-
-def test_callable_outside_tensorflow_runs_uncompiled(rng):
-    images = draw_images(rng, 5)
-    embedder = Embedder(
-        lambda x: linear_np(np.asarray(x)).astype(np.float32),
-        flip=False,
-        compiled=False,
-    )
-    np.testing.assert_allclose(
-        embedder(np.split(images, [3])), unit(linear_np(images)), atol=1e-5
-    )
-
-
-def test_takes_a_dataset(rng):
-    images = draw_images(rng, 5)
-    dataset = tf.data.Dataset.from_tensor_slices(images).batch(2)
-    np.testing.assert_allclose(
-        embed(linear, dataset), embed(linear, [images]), atol=1e-6
-    )
 
 
 @pytest.mark.parametrize(

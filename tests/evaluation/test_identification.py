@@ -116,9 +116,3 @@ def test_text_and_json(rng, tmp_path):
 def test_rejects_sets_without_a_second_image(rng):
     with pytest.raises(ValueError, match="identities with two images to enrol"):
         IdentificationEvaluation("faces", draw(rng, images=1))
-
-
-@pytest.mark.parametrize("unenrolled", [-0.1, 1.0])
-def test_rejects_shares_outside_the_unit_interval(rng, unenrolled):
-    with pytest.raises(ValueError, match="`unenrolled`"):
-        IdentificationEvaluation("faces", draw(rng), unenrolled=unenrolled)

@@ -10,7 +10,7 @@ from ekd_tf.evaluation import Models
 from ekd_tf.evaluation import SourceEmbedder
 from ekd_tf.evaluation import compare
 from ekd_tf.evaluation import embed
-from ekd_tf.evaluation import verify
+from ekd_tf.evaluation import verify_embeddings
 
 
 class Projection:
@@ -46,7 +46,9 @@ def result(source):
 def test_reports_what_verify_measures(source):
     result = LabelledEvaluation("faces", source)(Models(embedder(16, 0)))
     images = source.read(np.arange(60))
-    assert result.student == verify(embed(Projection(16, 0), [images]), source.labels)
+    assert result.student == verify_embeddings(
+        embed(Projection(16, 0), [images]), source.labels
+    )
     assert result.teacher is None and result.gap is None
     scalars = result.scalars()
     assert scalars["faces/accuracy"] == result.student.accuracy_mean
@@ -57,7 +59,7 @@ def test_reports_what_verify_measures(source):
 
 def test_reports_the_gap_that_compare_measures(source, result):
     images = source.read(np.arange(60))
-    rows = [embed(Projection(*m), [images]) for m in ((64, 1), (4, 0), (3, 2))]
+    rows = [embed(Projection(*m), [images]) for m in ((4, 0), (64, 1), (3, 2))]
     expected = compare(*rows[:2], source.labels, worst=10, baseline_embeddings=rows[2])
     assert result.gap == expected
     for point in expected.points[:2]:

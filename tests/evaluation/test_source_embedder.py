@@ -1,6 +1,5 @@
 import numpy as np
 import pytest
-import tensorflow as tf
 from pictures import encode
 from pictures import face
 
@@ -10,7 +9,6 @@ from ekd_tf.data.unreadable import Unreadable
 from ekd_tf.evaluation import EmbeddingCache
 from ekd_tf.evaluation import Models
 from ekd_tf.evaluation import SourceEmbedder
-from ekd_tf.evaluation import embed
 
 
 class Corner:
@@ -32,14 +30,6 @@ def source():
 
 def embedder(model, **arguments):
     return SourceEmbedder(model, 32, batch_size=4, traceable=False, **arguments)
-
-
-def test_embeds_in_the_order_of_the_source(source):
-    expected = embed(
-        lambda x: tf.cast(tf.reshape(x[:, :2, :2], [-1, 12]), tf.float32) + 1,
-        [source.read(np.arange(6))],
-    )
-    np.testing.assert_allclose(embedder(Corner())(source), expected, atol=1e-6)
 
 
 def test_keeps_image_and_mirror_image_apart(source):
@@ -84,17 +74,6 @@ def test_the_cache_outlives_the_object(source, tmp_path, change, is_new):
     arguments = {"fingerprint": "m", **change}
     embedder(model, cache=EmbeddingCache(tmp_path), **arguments)(source)
     assert (model.seen > 0) == is_new
-
-
-def test_tells_how_far_it_is(source):
-    told = []
-
-    def progress(name, images):
-        told.append((name, images))
-        return told.append
-
-    embedder(Corner(), progress=progress)(source)
-    assert told == [(source.name, 6), 4, 2]
 
 
 def test_tells_how_far_it_is_when_it_goes_on(source, tmp_path):

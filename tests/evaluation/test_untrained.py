@@ -69,14 +69,6 @@ def test_bare_pixels_are_no_teacher(warned):
     assert "chance is 0.1, and the bare pixels reach 0." in text
 
 
-def test_random_embeddings_are_no_teacher(warned):
-    def noise(images):
-        return tf.random.stateless_normal([tf.shape(images)[0], 8], [1, 2])
-
-    assert abs(warn_if_untrained(of(noise), FACES, 32) - 0.5) < 0.15
-    assert len(warned) == 1
-
-
 def test_images_without_a_positive_pair_say_nothing(warned):
     def any_rows(images):
         return tf.ones([tf.shape(images)[0], 2])

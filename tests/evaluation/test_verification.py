@@ -5,14 +5,17 @@ import numpy as np
 import pytest
 
 from ekd_tf.evaluation import verification
+from ekd_tf.evaluation.allpairs import PairBlocks
 from ekd_tf.evaluation.allpairs import all_pair_scores
 from ekd_tf.evaluation.allpairs import all_pairs_roc
-from ekd_tf.evaluation.drawn_pairs import draw_pairs
+from ekd_tf.evaluation.allpairs import draw_pairs
 from ekd_tf.evaluation.intervals import labelled_intervals
-from ekd_tf.evaluation.verification import verify
+from ekd_tf.evaluation.verification import verify_embeddings
 from ekd_tf.evaluation.verification import verify_pairs
+from ekd_tf.metrics import IdentityScores
 from ekd_tf.metrics import auc
 from ekd_tf.metrics import equal_error_rate
+from ekd_tf.metrics import identity_intervals
 from ekd_tf.metrics import kfold_accuracy
 from ekd_tf.metrics import squared_distances
 from ekd_tf.metrics import tpr_at_fpr
@@ -27,7 +30,7 @@ def noisy_identities(rng, identities=40, images=6, noise=1.0, dim=32):
 
 def test_report_agrees_with_the_metrics_it_is_made_of(rng):
     embeddings, labels = noisy_identities(rng)
-    report = verify(embeddings, labels, fprs=(0.1, 0.01), pairs=200, seed=4)
+    report = verify_embeddings(embeddings, labels, fprs=(0.1, 0.01), pairs=200, seed=4)
     positive, negative = all_pair_scores(embeddings, labels)
     tpr, thresholds = tpr_at_fpr(positive, negative, (0.1, 0.01))
     assert report.tpr == {0.1: tpr[0], 0.01: tpr[1]}
@@ -47,7 +50,7 @@ def test_perfect_embeddings():
     # Four identities at right angles: every distance is 0 or 2, so the first
     # threshold that separates is 0.01, cosine 0.995.
     labels = np.repeat(np.arange(4), 10)
-    report = verify(np.eye(4)[labels], labels, fprs=(0.1,), pairs=100)
+    report = verify_embeddings(np.eye(4)[labels], labels, fprs=(0.1,), pairs=100)
     assert (report.accuracy_mean, report.accuracy_std) == (1.0, 0.0)
     assert report.tpr == {0.1: 1.0}
     assert report.thresholds == {0.1: 0.0}
@@ -56,26 +59,18 @@ def test_perfect_embeddings():
 
 
 def test_collapsed_embeddings_look_bad():
-    report = verify(np.ones((40, 3)), np.repeat(np.arange(8), 5), fprs=(0.1,))
+    report = verify_embeddings(
+        np.ones((40, 3)), np.repeat(np.arange(8), 5), fprs=(0.1,)
+    )
     assert report.accuracy_mean == 0.5
     assert report.tpr == {0.1: 0.0}
     assert (report.auc, report.eer) == (0.5, 0.5)
 
 
-def test_lengths_of_embeddings_do_not_matter(rng):
-    embeddings, labels = noisy_identities(rng)
-    lengths = rng.uniform(0.1, 10, (labels.size, 1))
-    first = verify(embeddings, labels, pairs=200).to_dict()
-    second = verify(embeddings * lengths, labels, pairs=200).to_dict()
-    assert first.keys() == second.keys()
-    for name in ("accuracy_mean", "threshold", "auc", "eer"):
-        np.testing.assert_allclose(first[name], second[name], atol=1e-6)
-
-
 def test_fprs_with_fewer_than_ten_negatives_are_not_measurable(rng):
     # 5 identities of 10: 50 * 49 / 2 - 5 * 45 = 1000 negative pairs.
     embeddings, labels = noisy_identities(rng, identities=5, images=10)
-    report = verify(embeddings, labels, fprs=(0.1, 0.01, 0.0099, 1e-4, 0))
+    report = verify_embeddings(embeddings, labels, fprs=(0.1, 0.01, 0.0099, 1e-4, 0))
     assert report.num_negative == 1000
     measured = [tpr is not None for tpr in report.tpr.values()]
     assert measured == [True, True, False, False, False]
@@ -89,12 +84,14 @@ def test_fprs_with_fewer_than_ten_negatives_are_not_measurable(rng):
 
 def test_small_sets_give_the_pairs_they_have(rng):
     embeddings, labels = noisy_identities(rng, identities=10, images=3)
-    assert verify(embeddings, labels, pairs=6000).num_pairs == 2 * 30
+    assert verify_embeddings(embeddings, labels, pairs=6000).num_pairs == 2 * 30
 
 
 def test_report_survives_json(rng):
     embeddings, labels = noisy_identities(rng)
-    report = verify(embeddings, labels, fprs=(0.1, 1e-6), pairs=100).to_dict()
+    report = verify_embeddings(
+        embeddings, labels, fprs=(0.1, 1e-6), pairs=100
+    ).to_dict()
     assert json.loads(json.dumps(report)) == report
     assert report["tpr"].keys() == report["thresholds"].keys() == {"1e-1", "1e-6"}
     assert report["tpr"]["1e-6"] is None
@@ -108,31 +105,26 @@ def test_rejects_labels_of_one_kind_of_pairs(labels, identities):
     with pytest.raises(
         ValueError, match=f"needs two identities.*3 images of {identities} identities"
     ):
-        verify(np.ones((3, 2)), labels)
+        verify_embeddings(np.ones((3, 2)), labels)
 
 
 def test_rejects_fewer_pairs_than_folds():
     with pytest.raises(ValueError, match="needs 10 pairs.*2 positive and 4 negative"):
-        verify(np.ones((4, 2)), [0, 0, 1, 1])
-
-
-def test_rejects_embeddings_that_are_not_finite(rng):
-    embeddings, labels = noisy_identities(rng)
-    embeddings[17, 3] = np.nan
-    with pytest.raises(ValueError, match="NaN or infinity"):
-        verify(embeddings, labels)
+        verify_embeddings(np.ones((4, 2)), [0, 0, 1, 1])
 
 
 def test_takes_a_roc_already_measured(rng):
     embeddings, labels = noisy_identities(rng)
     fprs = (0.1, 0.01)
     roc = all_pairs_roc(embeddings, labels, fprs)
-    assert verify(embeddings, labels, fprs, roc=roc) == verify(embeddings, labels, fprs)
+    assert verify_embeddings(embeddings, labels, fprs, roc=roc) == verify_embeddings(
+        embeddings, labels, fprs
+    )
 
 
 def test_intervals_cover_their_figures(rng):
     embeddings, labels = noisy_identities(rng, noise=1.5)
-    report = verify(embeddings, labels, (0.1, 0.01, 1e-6), replicates=100)
+    report = verify_embeddings(embeddings, labels, (0.1, 0.01, 1e-6), replicates=100)
     assert report.intervals.keys() == {
         "accuracy",
         *(f"{kind}_at_fpr_{fpr}" for kind in ("tpr", "threshold") for fpr in FPRS),
@@ -181,27 +173,18 @@ def test_pairs_agree_with_loops(rng):
     assert report.auc == pytest.approx(auc(cosines[same], cosines[~same]), abs=1e-3)
 
 
-def test_pairs_say_which_fprs_they_cannot_measure(rng):
-    # Ten folds of LFW hold 3,000 negatives: FPR 1e-3 lets through three of them.
-    embeddings, same = given_pairs(rng, pairs=6000)
-    report = verify_pairs(embeddings, same, (1e-2, 1e-3), replicates=0)
-    assert report.tpr[1e-2] is not None and report.tpr[1e-3] is None
-    assert report.not_measurable == (
-        "TPR at FPR 1e-3 is not measurable: it takes 10000 negative pairs, and "
-        "there are 3000",
-    )
-
-
 def test_an_fpr_whose_pairs_are_too_many_to_resample_is_named(rng, monkeypatch):
     embeddings, labels = noisy_identities(rng, identities=10, images=10)
     # 450 positives and, at FPR 0.1, three times 405 negatives of 4050.
     few = functools.partial(labelled_intervals, max_pairs=1000)
     monkeypatch.setattr(verification, "labelled_intervals", few)
-    report = verify(embeddings, labels, fprs=(0.1, 0.01), replicates=20)
+    report = verify_embeddings(embeddings, labels, fprs=(0.1, 0.01), replicates=20)
     (sentence,) = report.without_interval
     assert sentence.startswith("No interval at FPR 1e-1: its pairs are too many")
     assert report.to_dict()["without_interval"] == [sentence]
-    assert verify(embeddings, labels, fprs=(0.1, 0.01)).without_interval == ()
+    assert (
+        verify_embeddings(embeddings, labels, fprs=(0.1, 0.01)).without_interval == ()
+    )
 
 
 def test_intervals_of_pairs_cover_their_figures(rng):
@@ -255,3 +238,48 @@ def test_rejects_pairs_with_an_embedding_of_norm_zero(rng):
     embeddings[6] = 0
     with pytest.raises(ValueError, match="zero norm.*rows 3$"):
         verify_pairs(embeddings, same)
+
+
+@pytest.fixture
+def labelled(rng):
+    labels = rng.permutation(np.repeat(np.arange(40) * 7 + 2, 5))
+    centres = rng.normal(size=(300, 8))
+    return centres[labels] + rng.normal(size=(200, 8)), labels
+
+
+def all_scores_np(embeddings, labels):
+    """Every pair with its identities, as `IdentityScores` in no order."""
+    unit = embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)
+    _, number = np.unique(labels, return_inverse=True)
+    i, j = np.triu_indices(labels.size, 1)
+    scores = np.sum(unit[i] * unit[j], axis=1)
+    same = labels[i] == labels[j]
+    return IdentityScores(
+        np.bincount(number),
+        scores[same],
+        number[i][same],
+        scores[~same],
+        np.stack([number[i][~same], number[j][~same]]),
+    )
+
+
+@pytest.mark.parametrize("block_size", [16, 1024])
+def test_intervals_are_those_of_all_pairs(labelled, block_size):
+    fprs = (0.05, 0.01)
+    roc = all_pairs_roc(*labelled, fprs)
+    blocks = PairBlocks(*labelled, block_size)
+    found = labelled_intervals(blocks, labelled[1], roc.points, replicates=50, seed=3)
+    tpr, threshold = identity_intervals(all_scores_np(*labelled), fprs, 50, seed=3)
+    for k, fpr in enumerate(fprs):
+        np.testing.assert_allclose(found[fpr][0], tpr[k], atol=1e-6)
+        np.testing.assert_allclose(found[fpr][1], threshold[k], atol=1e-6)
+
+
+def test_fprs_that_let_through_too_many_are_left_out(labelled):
+    roc = all_pairs_roc(*labelled, (0.1, 0.01))
+    blocks = PairBlocks(*labelled)
+    # 19,500 negatives: FPR 0.01 takes 3 * 195 of them, FPR 0.1 ten times as many.
+    few = labelled_intervals(blocks, labelled[1], roc.points, max_pairs=600)
+    assert few.keys() == {0.01}
+    # There are 400 positives.
+    assert labelled_intervals(blocks, labelled[1], roc.points, max_pairs=399) == {}

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from ekd_tf.evaluation import all_pair_scores
-from ekd_tf.evaluation import verify
+from ekd_tf.evaluation import verify_embeddings
 from ekd_tf.export.parity import GATES
 from ekd_tf.export.parity import Gate
 from ekd_tf.export.parity import ParityReport
@@ -111,7 +111,7 @@ def test_verification_is_that_of_the_evaluation(rng):
     labels = np.repeat(np.arange(30), 8)
     embeddings = rng.normal(size=(30, 16))[labels] + rng.normal(size=(240, 16))
     figures = verification(embeddings, labels)
-    report = verify(embeddings, labels, fprs=(1e-3,))
+    report = verify_embeddings(embeddings, labels, fprs=(1e-3,))
     assert (figures.accuracy, figures.tpr) == (report.accuracy_mean, report.tpr[1e-3])
     # Between the score it is and the next, so that the same pairs are above it.
     for scores in all_pair_scores(embeddings, labels):

@@ -7,6 +7,7 @@ import pytest
 
 from ekd_tf.files.atomic import naming
 from ekd_tf.files.atomic import write_aside
+from ekd_tf.files.atomic import write_text
 
 
 class Killed(BaseException):
@@ -111,3 +112,8 @@ def test_an_error_that_names_a_file_keeps_its_name(tmp_path):
     with pytest.raises(FileNotFoundError) as error, naming(tmp_path / "other"):
         open(tmp_path / "missing")
     assert error.value.filename == str(tmp_path / "missing")
+
+
+def test_text_keeps_names_of_files_that_are_not_utf8(tmp_path):
+    write_text(tmp_path / "report.md", "Zürich \udce9\n")
+    assert (tmp_path / "report.md").read_bytes() == "Zürich ".encode() + b"\xe9\n"

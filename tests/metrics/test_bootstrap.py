@@ -31,11 +31,6 @@ def test_whole_folds_are_drawn():
     assert high - low > 2
 
 
-def test_equal_folds_leave_no_doubt():
-    found = fold_intervals(lambda rows: [0.5, 1.0], np.arange(4), replicates=5)
-    np.testing.assert_array_equal(found, [[0.5, 0.5], [1.0, 1.0]])
-
-
 def labelled(rng, identities=40, images=5):
     """Scores of all pairs of drawn embeddings with their identities."""
     labels = np.repeat(np.arange(identities), images)

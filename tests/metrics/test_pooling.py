@@ -103,14 +103,6 @@ def test_reproduces_insightface(golden_arrays, name):
     np.testing.assert_allclose(scores, arrays[f"{name.lower()}_score"], atol=1e-5)
 
 
-def test_switches_are_spelled_and_read():
-    names = {switches.name for switches in ALL_SWITCHES}
-    assert len(names) == 8
-    for switches in ALL_SWITCHES:
-        assert Switches.parse(switches.name.lower()) == switches
-    assert Switches.parse("N1D0F0").keep_norm
-
-
 @pytest.mark.parametrize("name", ["", "N1D1", "N1D1F2", "D1N1F1", "N1D1F1F1"])
 def test_rejects_other_spellings(name):
     with pytest.raises(ValueError, match="spelled like N1D1F1"):

@@ -96,14 +96,6 @@ def test_never_above_the_target_at_fprs_that_are_fractions(seed):
     assert [point.fpr for point in points] == targets.tolist()
 
 
-def test_never_above_a_target_just_below_a_fraction():
-    # One float below j / n: n times that often rounds up to j.
-    for size in (3, 7, 10, 1000):
-        counts = np.arange(1, size + 1)
-        below = np.nextafter(counts / size, 0)
-        np.testing.assert_array_equal(roc.allowed_negatives(size, below), counts - 1)
-
-
 def test_count_of_allowed_negatives_survives_rounding():
     # 100 * 0.29 = 28.999999999999996 in float64.
     np.testing.assert_array_equal(
@@ -115,7 +107,6 @@ def test_count_of_allowed_negatives_survives_rounding():
 def test_target_no_threshold_reaches_gives_the_tpr_at_fpr_zero():
     negative = np.linspace(0, 0.5, 100)
     points = roc.operating_points([0.4, 0.6, 0.7, 0.5], negative, [1e-2, 1e-3, 1e-6])
-    assert [point.reachable for point in points] == [True, False, False]
     assert [point.tpr for point in points] == [0.75, 0.5, 0.5]
     assert [point.threshold for point in points[1:]] == [0.5, 0.5]
     assert [point.fpr for point in points] == [0.01, 0.0, 0.0]
@@ -126,12 +117,6 @@ def test_collapsed_model_has_tpr_zero_below_fpr_one():
     tpr, thresholds = roc.tpr_at_fpr(same, np.full(70, 0.25), [1e-6, 0.1, 0.999, 1])
     np.testing.assert_array_equal(tpr, [0, 0, 0, 1])
     np.testing.assert_array_equal(thresholds, [0.25, 0.25, 0.25, -np.inf])
-
-
-def test_targets_keep_the_order_given():
-    tpr, thresholds = roc.tpr_at_fpr(POSITIVE, NEGATIVE, [0.6, 0.2, 0.4])
-    np.testing.assert_array_equal(tpr, [1, 0.5, 0.5])
-    np.testing.assert_array_equal(thresholds, [0.3, 0.6, 0.5])
 
 
 def test_arguments_are_left_as_they_were(rng):
@@ -151,12 +136,6 @@ def test_float32_and_float64_scores_are_compared_without_rounding():
     tpr, _ = roc.tpr_at_fpr(positive, negative, [0.5])
     assert tpr == [1.0]
     assert roc.auc(positive, negative) == 1.0
-
-
-def test_whole_numbers_are_scores_too():
-    tpr, thresholds = roc.tpr_at_fpr([3, 1], [0, 1, 2, 2], [0.25, 0.5])
-    np.testing.assert_array_equal(tpr, [0.5, 0.5])
-    np.testing.assert_array_equal(thresholds, [2, 1])
 
 
 # --- curve
@@ -250,53 +229,6 @@ def test_equal_error_rate_lies_on_sklearn_curve(seed):
 
 # --- wrong input
 
-FIGURES = {
-    "tpr_at_fpr": lambda p, n: roc.tpr_at_fpr(p, n, [0.1]),
-    "operating_points": lambda p, n: roc.operating_points(p, n, [0.1]),
-    "roc_curve": roc.roc_curve,
-    "auc": roc.auc,
-    "equal_error_rate": roc.equal_error_rate,
-}
-
-
-@pytest.mark.parametrize("figure", FIGURES.values(), ids=FIGURES)
-def test_rejects_pairs_of_one_kind(figure):
-    with pytest.raises(ValueError, match="both kinds.*Received: no positive_scores"):
-        figure([], [0.1, 0.2])
-    with pytest.raises(ValueError, match="both kinds.*Received: no negative_scores"):
-        figure([0.1, 0.2], [])
-
-
-@pytest.mark.parametrize("figure", FIGURES.values(), ids=FIGURES)
-@pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_rejects_scores_that_are_not_finite(figure, value):
-    with pytest.raises(ValueError, match="`positive_scores` must be finite.*1 of 2"):
-        figure([0.1, value], [0.1, 0.2])
-    with pytest.raises(ValueError, match="`negative_scores` must be finite.*2 of 3"):
-        figure([0.1], [0.1, value, value])
-
-
-@pytest.mark.parametrize("figure", FIGURES.values(), ids=FIGURES)
-def test_rejects_scores_of_another_rank(figure):
-    with pytest.raises(ValueError, match=r"`negative_scores` must have 1 dimension"):
-        figure([0.1], [[0.1, 0.2]])
-
-
-@pytest.mark.parametrize("fpr", [-0.1, 1.5, np.nan])
-def test_rejects_fprs_outside_the_unit_interval(fpr):
-    with pytest.raises(ValueError, match=r"`fprs` must be in \[0, 1\]"):
-        roc.tpr_at_fpr(POSITIVE, NEGATIVE, [0.1, fpr])
-
-
-def test_rejects_an_empty_list_of_fprs():
-    with pytest.raises(ValueError, match="`fprs` must be a list of FPRs"):
-        roc.tpr_at_fpr(POSITIVE, NEGATIVE, [])
-
-
-def test_rejects_a_curve_of_two_points():
-    with pytest.raises(ValueError, match=r"`max_points` must be in \[3, inf\)"):
-        roc.roc_curve(POSITIVE, NEGATIVE, max_points=2)
-
 
 def test_metrics_do_not_import_tensorflow():
     code = (
@@ -304,3 +236,97 @@ def test_metrics_do_not_import_tensorflow():
         "sys.exit(any(m.split('.')[0] in ('tensorflow', 'keras') for m in sys.modules))"
     )
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+@pytest.mark.parametrize(
+    "figure",
+    [
+        lambda p, n: roc.tpr_at_fpr(p, n, [0.1]),
+        lambda p, n: roc.tpr_at_nearest_fpr(p, n, [0.1]),
+        roc.roc_curve,
+        roc.auc,
+        roc.equal_error_rate,
+    ],
+    ids=["tpr_at_fpr", "tpr_at_nearest_fpr", "roc_curve", "auc", "equal_error_rate"],
+)
+def test_rejects_scores_that_make_no_curve(figure):
+    for positive, negative, message in (
+        ([], [0.1], "both kinds.*Received: no positive_scores"),
+        ([0.1], [], "both kinds.*Received: no negative_scores"),
+        ([0.1, np.nan], [0.1], "`positive_scores` must be finite.*1 of 2"),
+        ([0.1], [0.1, np.inf, np.inf], "`negative_scores` must be finite.*2 of 3"),
+        ([0.1], [[0.1, 0.2]], "`negative_scores` must have 1 dimension"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            figure(positive, negative)
+
+
+def test_rejects_fprs_and_points_that_mean_nothing():
+    for fpr in (-0.1, 1.5, np.nan):
+        with pytest.raises(ValueError, match=r"`fprs` must be in \[0, 1\]"):
+            roc.tpr_at_fpr(POSITIVE, NEGATIVE, [0.1, fpr])
+    with pytest.raises(ValueError, match="`fprs` must be a list of FPRs"):
+        roc.tpr_at_fpr(POSITIVE, NEGATIVE, [])
+    with pytest.raises(ValueError, match=r"`max_points` must be in \[3, inf\)"):
+        roc.roc_curve(POSITIVE, NEGATIVE, max_points=2)
+
+
+# --- TPR at the nearest FPR, as insightface takes it
+
+
+def upstream(positive, negative, fprs):
+    """What insightface's `eval_ijbc.py` does with scikit-learn's curve."""
+    fpr, tpr, _ = sk.roc_curve(
+        np.repeat([1, 0], [len(positive), len(negative)]),
+        np.concatenate([positive, negative]),
+    )
+    fpr, tpr = np.flipud(fpr), np.flipud(tpr)
+    found = []
+    for target in fprs:
+        _, place = min(zip(abs(fpr - target), range(len(fpr))))
+        found.append((tpr[place], fpr[place]))
+    return np.array(found).T
+
+
+@pytest.mark.parametrize("digits", [1, 2, 9])
+@pytest.mark.parametrize("seed", range(5))
+def test_nearest_does_what_upstream_does(seed, digits):
+    rng = np.random.default_rng(seed)
+    positive = np.round(rng.normal(1, 1, int(rng.integers(1, 60))), digits)
+    negative = np.round(rng.normal(0, 1, int(rng.integers(1, 300))), digits)
+    fprs = (1e-4, 0.013, 0.1, 0.35, 0.9)
+    found = roc.tpr_at_nearest_fpr(positive, negative, fprs)
+    np.testing.assert_allclose(found, upstream(positive, negative, fprs), atol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["n1d1f1", "n0d0f0", "n1d0f1", "n0d1f1"])
+def test_nearest_reproduces_insightface(golden_arrays, name):
+    arrays = golden_arrays("ijb_insightface.npz")
+    same, scores = arrays["pair_label"] == 1, arrays[f"{name}_score"]
+    tpr, _ = roc.tpr_at_nearest_fpr(scores[same], scores[~same], arrays["fpr_targets"])
+    np.testing.assert_allclose(tpr, arrays[f"{name}_tpr_nearest"], atol=1e-12)
+
+
+def test_nearest_may_lie_above_the_target_where_the_strict_rule_does_not():
+    # FPRs to be had: 0, 1/4, ...; 0.2 is nearer to 1/4.
+    positive, negative = np.array([0.9, 0.5]), np.array([0.8, 0.4, 0.3, 0.2])
+    tpr, fpr = roc.tpr_at_nearest_fpr(positive, negative, [0.2])
+    assert (tpr[0], fpr[0]) == (1.0, 0.25)
+    (strict,) = roc.operating_points(positive, negative, [0.2])
+    assert (strict.tpr, strict.fpr) == (0.5, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("fpr", "spelling"),
+    [
+        (1e-3, "1e-3"),
+        (1e-10, "1e-10"),
+        (2.5e-4, "2.5e-4"),
+        (1 / 3, "3.333333e-1"),
+        (np.float32(0.001), "1e-3"),
+        (0.0, "0"),
+        (1.0, "1"),
+    ],
+)
+def test_spelling_of_fprs(fpr, spelling):
+    assert roc.format_fpr(fpr) == spelling

@@ -15,7 +15,7 @@ from toys import backbone
 import ekd_tf.train as train_module
 from ekd_tf.data import SyntheticFaces
 from ekd_tf.evaluation import SourceEmbedder
-from ekd_tf.evaluation import verify
+from ekd_tf.evaluation import verify_embeddings
 from ekd_tf.run.workdir import Workdir
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -189,7 +189,7 @@ def test_figures_are_of_each_run_and_are_kept(tool, common, tmp_path):
     source = SyntheticFaces(12, 4, 32, first_identity=900)
     for run, seed in zip(runs[:3], (0, 0, 1)):
         model = keras.models.load_model(run.path / "model.keras")
-        expected = verify(SourceEmbedder(model, 16)(source), source.labels)
+        expected = verify_embeddings(SourceEmbedder(model, 16)(source), source.labels)
         found = heldout.methods[run.method][seed]
         assert found.accuracy == expected.accuracy_mean
         assert found.tpr == expected.tpr
