@@ -10,6 +10,7 @@ from pictures import face
 from pictures import pixels
 from PIL import Image
 
+from ekd_tf.data.one_image import as_plain
 from ekd_tf.data.one_image import decodable
 from ekd_tf.data.one_image import decode_image
 from ekd_tf.data.one_image import fit
@@ -101,14 +102,14 @@ def test_fit_stretches_single_images_and_batches_alike(rng):
     np.testing.assert_array_equal(batch[1], fit(images[1], 7))
 
 
-# --- decodable ------------------------------------------------------------------
+# --- as_plain and decodable -------------------------------------------------------
 
 
 def test_what_only_pillow_decodes_is_encoded_anew_without_loss(rng):
-    image = face(rng).convert("P")
-    data, reason = decodable(encode(image, "BMP"))
-    assert reason is None
+    image = face(rng, 9, 13).convert("P")
+    data = as_plain(encode(image, "BMP"))
     np.testing.assert_array_equal(decode_image(data), pixels(image))
+    np.testing.assert_array_equal(Image.open(io.BytesIO(data)), pixels(image))
     png = encode(face(rng))
-    assert decodable(png) == (png, None)
-    assert decodable(b"no image") == (None, "not an image in a format that is read")
+    assert as_plain(png) == png and decodable(png) is None
+    assert decodable(b"no image") == "not an image in a format that is read"

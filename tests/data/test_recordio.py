@@ -209,7 +209,7 @@ def test_a_damaged_record_is_replaced_and_counted_like_a_bad_image(
     (tmp_path / "train.rec").write_bytes(content)
     faces = RecordIOFaces(tmp_path, unreadable=Unreadable(2))
     np.testing.assert_array_equal(faces.labels, [0, 0, 0, 1, 1, 1])
-    reader = ImageReader(faces, 8, unreadable=Unreadable(2))
+    reader = ImageReader(faces, {"image": 8}, unreadable=Unreadable(2))
     images, indices = reader.repair(np.arange(6))
     np.testing.assert_array_equal(indices, [1, 1, 2, 3, 5, 5])
     assert reader.unreadable.lines == [

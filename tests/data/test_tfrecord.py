@@ -7,11 +7,11 @@ import threading
 import numpy as np
 import pytest
 import tensorflow as tf
+from dataset_writers import TFRecordWriter
 
 from ekd_tf.data.sources.tfrecord import TFRecordFaces
 from ekd_tf.data.sources.tfrecord import pack
 from ekd_tf.data.sources.tfrecord import unpack
-from ekd_tf.data.writers import TFRecordWriter
 
 LABELS = np.array([0, 0, 1, 2, 0], np.int32)
 IMAGES = [b"image %d" % k * (k + 1) for k in range(5)]

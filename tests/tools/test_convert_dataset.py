@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import records
 from commands import run
+from dataset_writers import RecordIOWriter
 from PIL import Image
 
 from ekd_tf.data import read_pairs
 from ekd_tf.data.unreadable import Unreadable
-from ekd_tf.data.writers import RecordIOWriter
 from ekd_tf.run import factory
 
 TOOL = pathlib.Path(__file__).parents[2] / "tools" / "convert_dataset.py"
@@ -89,7 +89,7 @@ def test_an_interrupted_conversion_is_gone_on_with(
     tool, tmp_path, source, to, monkeypatch
 ):
     monkeypatch.setattr(tool, "CHUNK", 2)
-    monkeypatch.setattr("ekd_tf.data.writers._SYNC_BYTES", 1)
+    monkeypatch.setattr("dataset_writers._SYNC_BYTES", 1)
     reads = []
     real = source.read
 

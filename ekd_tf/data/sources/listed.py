@@ -114,7 +114,7 @@ def readable(images: ListedImages) -> ListedImages:
     kept = []
     for path in images.paths:
         try:
-            _, reason = decodable(read_file(path))
+            reason = decodable(read_file(path))
         except OSError as error:
             reason = error.strerror
         if reason is None:

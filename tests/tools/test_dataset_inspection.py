@@ -5,12 +5,12 @@ import os
 
 import numpy as np
 import pytest
+from dataset_inspection import Finding
+from dataset_inspection import inspect_images
+from dataset_inspection import read_list
+from dataset_inspection import write_list
 from PIL import Image
 
-from ekd_tf.data.inspection import Finding
-from ekd_tf.data.inspection import inspect_images
-from ekd_tf.data.inspection import read_list
-from ekd_tf.data.inspection import write_list
 from ekd_tf.data.sources.folder import FolderFaces
 
 
@@ -122,7 +122,7 @@ def test_nothing_decodes(tmp_path):
 
 
 def test_progress_counts_every_image(tmp_path, monkeypatch):
-    monkeypatch.setattr("ekd_tf.data.inspection._CHUNK", 2)
+    monkeypatch.setattr("dataset_inspection._CHUNK", 2)
     source = tree(tmp_path, a=[face(1), face(2), face(3)], b=[face(4), face(5)])
     counts = []
     inspect_images(source, progress=counts.append)

@@ -7,12 +7,12 @@ import shutil
 import numpy as np
 import pytest
 import records
+from dataset_writers import RecordIOWriter
+from dataset_writers import TFRecordWriter
 
 from ekd_tf.data import writers
 from ekd_tf.data.sources.recordio import RecordIOFaces
 from ekd_tf.data.sources.tfrecord import TFRecordFaces
-from ekd_tf.data.writers import RecordIOWriter
-from ekd_tf.data.writers import TFRecordWriter
 
 MAGIC = b"\x0a\x23\xd7\xce"
 LABELS = np.array([0, 0, 1, 2, 2, 2])
