@@ -31,6 +31,7 @@ setup(
         "tensorboard",
         "matplotlib",
         "pillow",
+        "google-crc32c",
     ],
     extras_require={
         "cuda": ["tensorflow[and-cuda]>=2.18"],

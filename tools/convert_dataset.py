@@ -199,8 +199,8 @@ def open_partial(out, partial, plan):
 
 def make_pairs(list_path, spec, out, suffix):
     """Writes a verification set of a list of pairs."""
-    from ekd_tf.data import pairs_from_list
-    from ekd_tf.data import write_pairs
+    from dataset_pairs import pairs_from_list
+    from dataset_pairs import write_pairs
 
     kind, _, folder = spec.partition(":")
     if kind != "folder":

@@ -8,13 +8,13 @@ import tracemalloc
 import numpy as np
 import pytest
 import records
+from dataset_writers import frame
 from PIL import Image
 
 from ekd_tf.data import evaluation_batches
 from ekd_tf.data.decoding import ImageReader
 from ekd_tf.data.sources import recordio
 from ekd_tf.data.sources.recordio import RecordIOFaces
-from ekd_tf.data.sources.recordio_frame import frame
 from ekd_tf.data.unreadable import Unreadable
 
 FACES = [(4, b"jpeg of four"), (4, b"another"), (6, b"six"), (9, b"nine.")]
@@ -210,7 +210,7 @@ def test_a_damaged_record_is_replaced_and_counted_like_a_bad_image(
     faces = RecordIOFaces(tmp_path, unreadable=Unreadable(2))
     np.testing.assert_array_equal(faces.labels, [0, 0, 0, 1, 1, 1])
     reader = ImageReader(faces, {"image": 8}, unreadable=Unreadable(2))
-    images, indices = reader.repair(np.arange(6))
+    indices = reader.replace_unreadable(np.arange(6))
     np.testing.assert_array_equal(indices, [1, 1, 2, 3, 5, 5])
     assert reader.unreadable.lines == [
         f"{tmp_path}/train.rec: record at offset 0: not an image in a format that is "

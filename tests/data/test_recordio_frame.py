@@ -4,8 +4,8 @@ import struct
 
 import numpy as np
 import pytest
+from dataset_writers import frame
 
-from ekd_tf.data.sources.recordio_frame import frame
 from ekd_tf.data.sources.recordio_frame import read_record
 from ekd_tf.data.sources.recordio_frame import walk
 from ekd_tf.files.positioned import PositionedFile

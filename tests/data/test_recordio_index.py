@@ -89,7 +89,7 @@ def test_the_order_of_the_idx_counts(tmp_path):
 
 
 def test_an_image_whose_bytes_hold_the_magic_number(tmp_path, with_idx):
-    from ekd_tf.data.sources.recordio_frame import frame
+    from dataset_writers import frame
 
     magic = b"\x0a\x23\xd7\xce"
     image = records.record(3, b"abcd" + magic + b"efgh")[8:]

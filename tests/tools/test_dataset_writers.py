@@ -4,13 +4,13 @@ import os
 import resource
 import shutil
 
+import dataset_writers
 import numpy as np
 import pytest
 import records
 from dataset_writers import RecordIOWriter
 from dataset_writers import TFRecordWriter
 
-from ekd_tf.data import writers
 from ekd_tf.data.sources.recordio import RecordIOFaces
 from ekd_tf.data.sources.tfrecord import TFRecordFaces
 
@@ -69,7 +69,7 @@ def test_goes_on_where_it_was_interrupted(tmp_path, make, added, monkeypatch):
     write(whole)
     whole.finish((8, 8))
     # Listed, and made to last, after every record.
-    monkeypatch.setattr(writers, "_SYNC_BYTES", 1)
+    monkeypatch.setattr(dataset_writers, "_SYNC_BYTES", 1)
     (tmp_path / "cut").mkdir()
     first = make(tmp_path / "cut")
     write(first, IMAGES[:added])
@@ -89,7 +89,7 @@ def test_goes_on_where_it_was_interrupted(tmp_path, make, added, monkeypatch):
 @pytest.mark.parametrize("torn", [b"", b"torn record", MAGIC + b"\0\0"])
 @pytest.mark.parametrize("line", [b"", b"7", b"7\t", b"7\t10000"])
 def test_what_was_not_made_to_last_is_cut_off(tmp_path, torn, line, monkeypatch):
-    monkeypatch.setattr(writers, "_SYNC_BYTES", 1)
+    monkeypatch.setattr(dataset_writers, "_SYNC_BYTES", 1)
     (tmp_path / "cut").mkdir()
     writer = recordio(tmp_path / "cut")
     write(writer, IMAGES[:4])
