@@ -110,13 +110,6 @@ def test_damage_pillow_passes_over_is_named(rng):
     assert str(reader.failure([0])).startswith("cannot decode /faces/0.jpg: ")
 
 
-def test_webp(rng):
-    image = face(rng)
-    reader = read(Files([encode(image, "WEBP", lossless=True)]), 16)
-    [(images, _)] = decoded(reader, [[0, 0]])
-    np.testing.assert_array_equal(images[1], pixels(image))
-
-
 def test_neighbours_of_a_bad_image_keep_their_pixels(rng):
     # Read with a bad image in the batch and without, JPEG and a resized PNG are
     # the same to the bit.
@@ -131,18 +124,6 @@ def test_neighbours_of_a_bad_image_keep_their_pixels(rng):
     [(beside, indices)] = decoded(reader, [[0, 1, 2]])
     np.testing.assert_array_equal(indices, [0, 1, 3])
     np.testing.assert_array_equal(beside, alone)
-
-
-@pytest.mark.parametrize("row", [0, 1, 2, 3])
-def test_a_bad_image_in_any_row_leaves_the_batch_whole(rng, row):
-    faces = [face(rng) for _ in range(5)]
-    files = [encode(f) for f in faces]
-    files[row] = b"bad"
-    reader = read(Files(files), 16, unreadable=Unreadable(1))
-    [(images, indices)] = decoded(reader, [[0, 1, 2, 3]])
-    expected = [row + 1 if i == row else i for i in range(4)]
-    np.testing.assert_array_equal(indices, expected)
-    np.testing.assert_array_equal(images, [pixels(faces[i]) for i in expected])
 
 
 @pytest.mark.parametrize(
@@ -240,18 +221,6 @@ def test_other_sizes_are_resized_and_stretching_is_said_once(rng, warnings_logge
     (of_aspect,) = warnings_logged
     assert "not square" in of_aspect
     assert "stretched to 16x16" in of_aspect
-
-
-def test_the_message_names_path_and_both_sizes(rng, warnings_logged):
-    reader = read(Files([encode(face(rng, height=20, width=30))]), 16)
-    decoded(reader, [[0]])
-    assert [m[:26] for m in warnings_logged] == ["/faces/0.jpg is 30x20, not"]
-    assert all("16x16" in message for message in warnings_logged)
-
-
-def test_images_of_the_right_size_are_said_nothing_of(rng, warnings_logged):
-    decoded(read(Files([encode(face(rng))]), 16), [[0, 0]])
-    assert warnings_logged == []
 
 
 def test_pixels_are_not_decoded_but_fitted(rng, warnings_logged):

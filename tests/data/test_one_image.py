@@ -36,20 +36,6 @@ def test_lossless_formats_give_the_pixels_written(rng, form, mode):
     np.testing.assert_array_equal(got, pixels(image))
 
 
-@pytest.mark.parametrize("mode", ["L", "LA", "P"])
-def test_other_png_modes_become_rgb(rng, mode):
-    image = face(rng).convert(mode)
-    np.testing.assert_array_equal(decode_image(encode(image)), pixels(image))
-
-
-def test_decodes_in_a_graph_of_unknown_content(rng):
-    decode = tf.function(decode_image, input_signature=[tf.TensorSpec([], tf.string)])
-    for form in ("PNG", "BMP", "JPEG"):
-        data = encode(face(rng, 8, 12), form)
-        expected = pixels(Image.open(io.BytesIO(data)))
-        np.testing.assert_array_equal(decode(data), expected)
-
-
 def test_a_moving_gif_is_its_first_image():
     frames = [Image.new("RGB", (6, 4), colour) for colour in ("red", "blue")]
     file = io.BytesIO()

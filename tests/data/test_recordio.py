@@ -2,7 +2,6 @@
 
 import io
 import os
-import threading
 import tracemalloc
 
 import numpy as np
@@ -79,13 +78,6 @@ def test_missing_files_are_refused(tmp_path):
         RecordIOFaces(tmp_path / "gone")
 
 
-@pytest.mark.parametrize("text", ["3,112,112", "3\n112\n112\n3\n", "", " 3 , 1, 1\n"])
-def test_a_property_that_agrees_or_tells_nothing(root, warnings_logged, text):
-    (root / "property").write_text(text)
-    RecordIOFaces(root)
-    assert warnings_logged == []
-
-
 def test_a_property_of_another_set_is_mentioned(root, warnings_logged):
     (root / "property").write_text("85742,112,112")
     RecordIOFaces(root)
@@ -143,13 +135,6 @@ def test_a_file_rewritten_while_in_use_is_said(root):
         faces.read([0])
 
 
-def test_a_file_replaced_by_another_while_in_use_does_not_matter(root):
-    faces = RecordIOFaces(root)
-    (root / "new").write_bytes(b"")
-    os.replace(root / "new", root / "train.rec")
-    assert faces.read([3]) == [b"nine."]
-
-
 def test_fingerprint_follows_file_and_labels_and_not_the_place(tmp_path):
     def fingerprint(name, images, seconds=5):
         records.write(tmp_path / name, records.insightface(images))
@@ -177,25 +162,6 @@ def test_records_of_all_kinds_in_one_batch(tmp_path, rng):
     records.write(tmp_path, entries)
     faces = RecordIOFaces(tmp_path)
     assert faces.read([3, 0, 2, 1, 0]) == [images[k] for k in (3, 0, 2, 1, 0)]
-
-
-def test_many_threads_read_right(tmp_path):
-    images = [(k // 5, b"%d" % k * (k + 1)) for k in range(200)]
-    records.write(tmp_path, records.insightface(images))
-    faces = RecordIOFaces(tmp_path)
-    wrong = []
-
-    def read(seed):
-        order = np.random.default_rng(seed).integers(0, 200, 300)
-        if faces.read(order) != [images[k][1] for k in order]:
-            wrong.append(seed)
-
-    threads = [threading.Thread(target=read, args=(seed,)) for seed in range(6)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert not wrong
 
 
 def test_a_damaged_record_is_replaced_and_counted_like_a_bad_image(
