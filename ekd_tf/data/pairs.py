@@ -20,7 +20,7 @@ _MAX_BYTES = 1 << 32
 class PairImages(Source):
     """Encoded images in memory, of which 2i and 2i + 1 are pair i.
 
-    Labels say nothing: they are all 0.
+    All labels are 0.
 
     Args:
         name: What messages call the set.
