@@ -72,14 +72,20 @@ class ImageReader:
                 files = self.source.read(indices)
             except (OSError, ValueError):
                 files = [self._read_one(index)[0] for index in indices]
-            images = [_plain_or_empty(data) for data in files]
+            images, shapes = [], np.zeros((len(files), 2), np.int32)
+            for row, data in enumerate(files):
+                size = plain_size(data)
+                if size is None:
+                    data = _plain_or_empty(data)
+                    size = plain_size(data) or (0, 0)
+                images.append(data)
+                shapes[row] = size
             if not self.unreadable.allowed and not all(images):
                 self.replace_unreadable(indices)
-            shapes = np.array([plain_size(data) or (0, 0) for data in images], np.int32)
             # Without dtype=object NumPy would strip trailing zero bytes.
             images = np.array(images, dtype=object)
         self._log_stretched(indices, shapes)
-        return images, shapes.reshape(-1, 2)
+        return images, shapes
 
     def _read_one(self, index):
         """Returns `(bytes or pixels, None)` or `(b"", reason)`."""
