@@ -32,6 +32,7 @@ setup(
         "tensorboard",
         "matplotlib",
         "pillow",
+        "google-crc32c",
         "tqdm",
     ],
     extras_require={

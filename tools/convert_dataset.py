@@ -63,8 +63,9 @@ CHUNK = 256
 
 def verify(source, path, min_images):
     """Looks at every image, writes the list and prints what it holds."""
-    from ekd_tf.data.inspection import inspect_images
-    from ekd_tf.data.inspection import write_list
+    from dataset_inspection import inspect_images
+    from dataset_inspection import write_list
+
     from ekd_tf.files.atomic import write_aside
     from ekd_tf.run.progress import ProgressLine
 
@@ -120,12 +121,12 @@ def convert(source, to, out, shards=16, drop=None, stream=None):
         OSError: Something cannot be written.
     """
     import numpy as np
+    from dataset_inspection import read_list
+    from dataset_writers import RecordIOWriter
+    from dataset_writers import TFRecordWriter
 
     from ekd_tf.data.image_pixels import read_image
-    from ekd_tf.data.inspection import read_list
     from ekd_tf.data.source import number_identities
-    from ekd_tf.data.writers import RecordIOWriter
-    from ekd_tf.data.writers import TFRecordWriter
     from ekd_tf.run.progress import ProgressLine
 
     kept = np.arange(len(source))
@@ -198,8 +199,8 @@ def open_partial(out, partial, plan):
 
 def make_pairs(list_path, spec, out, suffix):
     """Writes a verification set of a list of pairs."""
-    from ekd_tf.data import pairs_from_list
-    from ekd_tf.data import write_pairs
+    from dataset_pairs import pairs_from_list
+    from dataset_pairs import write_pairs
 
     kind, _, folder = spec.partition(":")
     if kind != "folder":

@@ -6,9 +6,7 @@ from ekd_tf.data.augment import Augmentation
 from ekd_tf.data.augment import random_flip
 from ekd_tf.data.pairs import LinkedImages
 from ekd_tf.data.pairs import PairSet
-from ekd_tf.data.pairs import pairs_from_list
 from ekd_tf.data.pairs import read_pairs
-from ekd_tf.data.pairs import write_pairs
 from ekd_tf.data.pipeline import Pipeline
 from ekd_tf.data.pipeline import evaluation_batches
 from ekd_tf.data.pipeline import make_pipeline
@@ -57,7 +55,6 @@ __all__ = [
     "evaluation_batches",
     "images_below",
     "make_pipeline",
-    "pairs_from_list",
     "random_flip",
     "read_pairs",
     "read_template_set",
@@ -71,5 +68,4 @@ __all__ = [
     "select_identities",
     "similarity_transform",
     "split_identities",
-    "write_pairs",
 ]

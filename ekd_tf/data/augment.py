@@ -66,15 +66,12 @@ class Augmentation:
         """
         return dataclasses.replace(self, crop=self.crop * other / size)
 
-    def __call__(self, images, draws):
+    def __call__(self, images: tf.Tensor, draws: tf.Tensor) -> tf.Tensor:
         """Augments a batch, in the order of a camera: scene, light, sensor, file.
 
         Args:
             images: uint8 `(batch, height, width, 3)`, RGB, of known height and width.
             draws: float32 `(batch, NUM_DRAWS)` in [0, 1), see `sampling.augment_draws`.
-
-        Returns:
-            uint8 tensor of the shape of `images`.
 
         Raises:
             ValueError: `crop` leaves less than half of an image.
@@ -128,7 +125,7 @@ def _where(chosen, function, images, values):
     return tf.map_fn(one, (images, chosen, values), fn_output_signature=spec)
 
 
-def random_flip(images, flips):
+def random_flip(images: tf.Tensor, flips: tf.Tensor) -> tf.Tensor:
     """Mirrors the chosen images left to right.
 
     The choice is an argument, so that the batch can carry it: a cached teacher row
@@ -138,12 +135,6 @@ def random_flip(images, flips):
         images: Tensor `(batch, height, width, channels)` of any dtype.
         flips: Bool tensor `(batch,)`, True where the image is to be mirrored; see
             `sampling.flip_mask`.
-
-    Returns:
-        Tensor of the shape and dtype of `images`.
-
-    Raises:
-        ValueError: `images` or `flips` has another rank, or their batches differ.
     """
     images = tf.convert_to_tensor(images)
     flips = tf.convert_to_tensor(flips)
@@ -161,18 +152,15 @@ def random_flip(images, flips):
     return tf.ensure_shape(flipped, images.shape)
 
 
-def crop(images, margins):
+def crop(images: tf.Tensor, margins: tf.Tensor) -> tf.Tensor:
     """Cuts the edges off and resizes what is left to the full size, bilinearly.
 
     The outermost pixels of the result are those at the new edges.
 
     Args:
-        images: uint8 `(batch, height, width, 3)`.
+        images: uint8 `(batch, height, width, 3)`; so are those returned.
         margins: float32 `(batch, 4)`, pixels cut off at top, left, bottom and right,
             fractions included.
-
-    Returns:
-        uint8 tensor of the shape of `images`.
     """
     images = tf.convert_to_tensor(images)
     margins = tf.convert_to_tensor(margins, tf.float32)
@@ -184,7 +172,9 @@ def crop(images, margins):
     return tf.ensure_shape(_to_uint8(pixels), images.shape)
 
 
-def adjust_color(images, brightness, contrast, saturation):
+def adjust_color(
+    images: tf.Tensor, brightness: tf.Tensor, contrast: tf.Tensor, saturation: tf.Tensor
+) -> tf.Tensor:
     r"""Changes saturation, then contrast, then brightness.
 
     $$ x' = g + s (x - g), \quad x'' = \mu + c (x' - \mu) + 255 b $$
@@ -193,13 +183,10 @@ def adjust_color(images, brightness, contrast, saturation):
     each channel. Rounded and cut to 0..255 once, at the end.
 
     Args:
-        images: uint8 `(batch, height, width, 3)`.
+        images: uint8 `(batch, height, width, 3)`; so are those returned.
         brightness: float32 `(batch,)`, b; 0 changes nothing.
         contrast: float32 `(batch,)`, c; 1 changes nothing.
         saturation: float32 `(batch,)`, s; 1 changes nothing.
-
-    Returns:
-        uint8 tensor of the shape of `images`.
     """
 
     def per_image(values):
@@ -213,20 +200,19 @@ def adjust_color(images, brightness, contrast, saturation):
     return _to_uint8(pixels + 255 * per_image(brightness))
 
 
-def occlude_lower_face(images, top, color):
+def occlude_lower_face(
+    images: tf.Tensor, top: tf.Tensor, color: tf.Tensor
+) -> tf.Tensor:
     """Covers a block of the lower face with one colour, as a mask does.
 
     The block reaches from `top` to the lower edge and over the columns
     `OCCLUSION_COLUMNS`, so it is 0.75 (1 - top) of the image.
 
     Args:
-        images: uint8 `(batch, height, width, 3)`.
-        top: float32 `(batch,)`, the block's upper edge as a share of the height; 1
+        images: uint8 `(batch, height, width, 3)`; so are those returned.
+        top: float32 `(batch,)`, the block's upper edge as a part of the height; 1
             covers nothing.
         color: float32 `(batch, 3)`, RGB in 0..255.
-
-    Returns:
-        uint8 tensor of the shape of `images`.
     """
     images = tf.convert_to_tensor(images)
     top = tf.convert_to_tensor(top, tf.float32)
@@ -240,32 +226,16 @@ def occlude_lower_face(images, top, color):
     return tf.where(covered[..., None], paint, images)
 
 
-def lower_resolution(image, side):
-    """Shrinks an image to `side` x `side`, antialiased, and enlarges it again.
-
-    Args:
-        image: uint8 `(height, width, 3)`.
-        side: int32 scalar, pixels, >= 1.
-
-    Returns:
-        uint8 tensor of the shape of `image`.
-    """
+def lower_resolution(image: tf.Tensor, side: tf.Tensor) -> tf.Tensor:
+    """Shrinks uint8 `(height, width, 3)` to `side` pixels and enlarges it again."""
     image = tf.convert_to_tensor(image)
     small = tf.image.resize(image, [side, side], antialias=True)
     pixels = tf.image.resize(small, image.shape[:2])
     return _to_uint8(pixels)
 
 
-def compress_jpeg(image, quality):
-    """Encodes an image as JPEG and decodes it, as a photograph sent on is.
-
-    Args:
-        image: uint8 `(height, width, 3)`.
-        quality: int32 scalar in 1..100.
-
-    Returns:
-        uint8 tensor of the shape of `image`.
-    """
+def compress_jpeg(image: tf.Tensor, quality: tf.Tensor) -> tf.Tensor:
+    """Encodes uint8 `(height, width, 3)` as JPEG of a quality of 1..100, and back."""
     image = tf.convert_to_tensor(image)
     data = tf.raw_ops.EncodeJpegVariableQuality(images=image, quality=quality)
     decoded = tf.io.decode_jpeg(data, channels=3, dct_method="INTEGER_ACCURATE")

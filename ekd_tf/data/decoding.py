@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import copy
-
 import numpy as np
 import tensorflow as tf
 from absl import logging
 
 from ekd_tf.data.augment import random_flip
-from ekd_tf.data.image_header import EXPECTED
-from ekd_tf.data.image_header import UNKNOWN
-from ekd_tf.data.image_header import BatchClassifier
-from ekd_tf.data.image_header import classify
+from ekd_tf.data.image_pixels import plain_size
+from ekd_tf.data.one_image import as_plain
 from ekd_tf.data.one_image import decodable
 from ekd_tf.data.one_image import decode_plain
 from ekd_tf.data.one_image import fit
-from ekd_tf.data.one_image import plain
 from ekd_tf.data.source import Source
 from ekd_tf.data.unreadable import Unreadable
 
@@ -32,8 +27,8 @@ class ImageReader:
 
     Args:
         source: A `Source`.
-        size: Side of the images in pixels; others are resized. The first change of
-            aspect ratio is logged.
+        sizes: Name -> side in pixels of each form an image is wanted in. Others are
+            resized; the first change of aspect ratio is logged.
         unreadable: Counts the unreadable images, each of which is replaced by the next
             readable one of its identity. Default: none is allowed.
 
@@ -41,274 +36,220 @@ class ImageReader:
         failures: The errors about unreadable images that ended a dataset.
     """
 
-    def __init__(self, source: Source, size: int, unreadable: Unreadable | None = None):
+    def __init__(
+        self,
+        source: Source,
+        sizes: dict[str, int],
+        unreadable: Unreadable | None = None,
+    ):
         self.source = source
-        self.size = size
+        self.sizes = sizes
         self.unreadable = unreadable or Unreadable()
         self.failures = []
-        self._shape = [size, size, 3]
-        self._spec = tf.TensorSpec(self._shape, tf.uint8)
-        self._classify = BatchClassifier(size)
-        self._said = False
-
-    def resized(self, size: int) -> ImageReader:
-        """Returns a reader of the same images at another size.
-
-        Both count the unreadable ones together.
-        """
-        other = copy.copy(self)
-        other.size = size
-        other._shape = [size, size, 3]
-        other._spec = tf.TensorSpec(other._shape, tf.uint8)
-        other._classify = BatchClassifier(size)
-        other._said = False
-        return other
+        self._is_stretch_logged = False
 
     # --- Python, called from within tf.data ------------------------------------
 
-    def read(self, indices):
-        """Reads a batch in a form tf.numpy_function can pass on.
-
-        Encoded images that are not plain are encoded anew. Those that cannot be read
-        are empty, so that decoding fails and `repair` is asked.
+    def read(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Reads a batch.
 
         Args:
             indices: int64 `(batch,)`.
 
         Returns:
-            `(images, kind)`: an array, and int64 how it is to be decoded, see
-            `image_header.classify`.
+            `(images, shapes)`: bytes `decode_plain` takes, empty where an image cannot
+            be read, or the pixels of a source of pixels; int32 `(batch, 2)`, height
+            and width, 0 where unknown.
+
+        Raises:
+            UnreadableError: An image cannot be read and none may be unreadable.
         """
         if not self.source.encoded:
-            pixels = np.asarray(self.source.read(indices))
-            self.say_stretched(indices[:1], np.array([pixels.shape[1:3]]))
-            return pixels, np.int64(EXPECTED)
-        try:
-            images = self.source.read(indices)
-        except (OSError, ValueError):
-            images = [self._read_one(index)[0] for index in indices]
-        kind = self.kind_of(images)
-        if kind == UNKNOWN:
-            images = [self._as_plain(data) for data in images]
-            kind = self.kind_of(images)
-        # Without dtype=object NumPy would strip trailing zero bytes.
-        return np.array(images, dtype=object), kind
-
-    def _as_plain(self, data):
-        if classify(data, self.size) != UNKNOWN:
-            return data
-        return plain(data)[0] or b""
-
-    def kind_of(self, images) -> np.int64:
-        """Returns how images that a reader of any size has read are decoded to this."""
-        return np.int64(self._classify(images) if self.source.encoded else EXPECTED)
+            images = np.asarray(self.source.read(indices))
+            shapes = np.full((len(images), 2), images.shape[1:3], np.int32)
+        else:
+            try:
+                files = self.source.read(indices)
+            except (OSError, ValueError):
+                files = [self._read_one(index)[0] for index in indices]
+            images, shapes = [], np.zeros((len(files), 2), np.int32)
+            for row, data in enumerate(files):
+                size = plain_size(data)
+                if size is None:
+                    data = _plain_or_empty(data)
+                    size = plain_size(data) or (0, 0)
+                images.append(data)
+                shapes[row] = size
+            if not self.unreadable.allowed and not all(images):
+                self.replace_unreadable(indices)
+            # Without dtype=object NumPy would strip trailing zero bytes.
+            images = np.array(images, dtype=object)
+        self._log_stretched(indices, shapes)
+        return images, shapes
 
     def _read_one(self, index):
-        """Returns `(bytes, None)` or `(b"", reason)`."""
+        """Returns `(bytes or pixels, None)` or `(b"", reason)`."""
         try:
             data = self.source.read(np.array([index]))[0]
         except OSError as error:
             return b"", error.strerror or str(error)
         except ValueError as error:
-            # The place is said by whoever asks for the reason.
+            # The place is named by whoever asks for the reason.
             place = self.source.describe(index)
             return b"", str(error).removeprefix(place).lstrip(": ")
         return data, None if len(data) else "the file is empty"
 
-    def readable(self, index: int):
-        """Returns `(bytes TensorFlow decodes, or pixels, None)` or `(None, reason)`."""
+    def why_unreadable(self, index: int) -> str | None:
+        """Returns why an image cannot be read or decoded, None where it can."""
         data, reason = self._read_one(index)
-        if reason:
-            return None, reason
-        return decodable(data) if self.source.encoded else (data, None)
+        return decodable(data) if self.source.encoded and not reason else reason
 
-    def failure(self, indices) -> ValueError | None:
+    def failure(self, indices: np.ndarray) -> ValueError | None:
         """Returns what is wrong with a batch that ended the dataset, or None."""
         if not self.failures:
             try:
-                self.repair(indices)
+                self.replace_unreadable(indices)
             except ValueError:
-                # Noted where it was raised.
+                # It is among `failures`.
                 pass
         return self.failures[0] if self.failures else None
 
-    def repair(self, indices):
-        """Reads one by one the images of a batch that did not decode as a whole.
-
-        Args:
-            indices: int64 `(batch,)`.
-
-        Returns:
-            `(images, indices)`: encoded images that decode, and where they come from.
+    def replace_unreadable(self, indices: np.ndarray) -> np.ndarray:
+        """Returns the indices of a batch, unreadable images replaced by others.
 
         Raises:
             UnreadableError: More images are unreadable than are allowed.
             ValueError: An identity has no other image.
         """
-        images = []
-        indices = np.array(indices)
-        for row, index in enumerate(indices):
-            try:
-                indices[row], data = self._first_readable(int(index))
-            except ValueError as error:
-                # tf.data makes text of it: whoever catches that finds it here.
-                self.failures.append(error)
-                raise
-            images.append(data)
-        return np.array(images, dtype=object), indices
+        try:
+            return np.array([self._first_readable(int(i)) for i in indices], np.int64)
+        except ValueError as error:
+            # tf.data makes text of it: whoever catches that finds it here.
+            self.failures.append(error)
+            raise
 
     def _first_readable(self, index):
-        data, reason = self.readable(index)
-        if data is not None:
-            return index, data
-        self._count_bad(index, reason)
         labels = self.source.labels
-        others = np.flatnonzero(labels == labels[index])
-        after = np.searchsorted(others, index) + 1
-        for other in np.roll(others, -after)[:-1]:
-            data, reason = self.readable(other)
-            if data is not None:
-                return other, data
-            self._count_bad(int(other), reason)
+        images = np.flatnonzero(labels == labels[index])
+        for other in np.roll(images, -np.searchsorted(images, index)).tolist():
+            reason = self.why_unreadable(other)
+            if reason is None:
+                return other
+            self.unreadable.count(self.source.describe(other), reason)
         raise ValueError(
             f"cannot decode {self.source.describe(index)}, nor any other image of its "
             "identity to replace it by; remove the identity"
         )
 
-    def _count_bad(self, index, reason):
-        self.unreadable.count(self.source.describe(index), reason)
-
-    def say_stretched(self, indices, shapes):
-        """Logs the first image of another aspect."""
-        for index, (height, width) in zip(indices, shapes):
-            if height != width and not self._said:
-                self._said = True
-                logging.warning(
-                    "%s is %dx%d, not square; it and all such images are stretched to "
-                    "%dx%d: crop or align faces to a square first",
-                    self.source.describe(int(index)),
-                    *(width, height, self.size, self.size),
-                )
-        return np.int64(0)
+    def _log_stretched(self, indices, shapes):
+        wrong = np.flatnonzero(shapes[:, 0] != shapes[:, 1])
+        if len(wrong) and not self._is_stretch_logged:
+            self._is_stretch_logged = True
+            (height, width), size = shapes[wrong[0]], next(iter(self.sizes.values()))
+            logging.warning(
+                "%s is %dx%d, not square; it and all such images are stretched to "
+                "%dx%d: crop or align faces to a square first",
+                self.source.describe(int(indices[wrong[0]])),
+                *(width, height, size, size),
+            )
 
     # --- tf.data ---------------------------------------------------------------
 
-    def decode_batches(self, dataset, batch_size=None, mirror=False):
-        """Turns a dataset of what `read` returned into decoded batches.
+    @tf.autograph.experimental.do_not_convert
+    def decode_batches(
+        self, dataset: tf.data.Dataset, batch_size: int | None = None
+    ) -> tf.data.Dataset:
+        """Adds the decoded images to a dataset of batches.
 
         Args:
-            dataset: Elements `(images, kind, indices, *others)`: what `read` returned
-                of int64 `indices` `(batch,)`, and any more tensors.
+            dataset: Dicts of `image_id` int64 `(batch,)` and, where images are to be
+                mirrored left to right, `flipped` bool `(batch,)`; any more entries.
             batch_size: The static batch size, or None where it varies.
-            mirror: Whether the first of `others` is bool `(batch,)`: the images to
-                mirror left to right.
 
         Returns:
-            Dataset of `(images, indices, *others)`: uint8 `(batch, size, size, 3)`,
-            and the indices the images come from, replacements included.
+            Dataset of the dicts with uint8 `(batch, size, size, 3)` under each name of
+            `sizes`; `image_id` is of the images used, replacements included.
         """
-        if not self.source.encoded:
+        encoded = self.source.encoded
+        images_type = tf.string if encoded else tf.uint8
 
-            def fit_batch(images, _, indices, *others):
-                images = tf.ensure_shape(images, [batch_size, None, None, 3])
-                images = fit(images, self.size)
-                if mirror:
-                    images = random_flip(images, others[0])
-                return (images, indices, *others)
-
-            return dataset.map(fit_batch, num_parallel_calls=CONCURRENT_BATCHES)
-
-        def shaped(pixels, indices):
-            pixels = tf.ensure_shape(pixels, [batch_size, *self._shape])
-            return pixels, tf.ensure_shape(indices, [batch_size])
-
-        def decode_by_header(images, kind, indices, *others):
-            flips = others[0] if mirror else None
-            decoded = tf.switch_case(
-                tf.cast(kind, tf.int32),
-                [
-                    lambda f=function: shaped(*f(images, indices, flips))
-                    for function in self._attempts
-                ],
+        def decoded(batch):
+            images, shapes = tf.numpy_function(
+                self.read, [batch["image_id"]], [images_type, tf.int32]
             )
-            return (*decoded, *others)
+            images.set_shape([batch_size] if encoded else [batch_size, None, None, 3])
+            shapes.set_shape([batch_size, 2])
+            make = _decode_batch if encoded else _fit_batch
+            flips = batch.get("flipped")
+            pixels = {
+                name: make(images, shapes, size, flips)
+                for name, size in self.sizes.items()
+            }
+            return {**batch, **pixels}
 
-        def decode_by_trial(images, _, indices, *others):
-            flips = others[0] if mirror else None
+        def replaced(batch):
+            indices = tf.numpy_function(
+                self.replace_unreadable, [batch["image_id"]], tf.int64
+            )
+            indices.set_shape(batch["image_id"].shape)
+            return {**batch, "image_id": indices}
 
-            def attempt(function):
-                def decoded(images, indices):
-                    return (*shaped(*function(images, indices, flips)), *others)
+        def decoded_by_trial(batch):
+            one = tf.data.Dataset.from_tensors(batch)
+            # The second is only started when the first yields nothing.
+            first, second = one.map(decoded), one.map(replaced).map(decoded)
+            return first.ignore_errors().concatenate(second).take(1)
 
-                return tf.data.Dataset.from_tensors((images, indices)).map(decoded)
-
-            # A later attempt is only started when those before it yield nothing.
-            *early, last = map(attempt, self._attempts)
-            trials = [trial.ignore_errors() for trial in early]
-            return trials[0].concatenate(trials[1]).concatenate(last).take(1)
-
-        if not self.unreadable.allowed:
-            return dataset.map(decode_by_header, num_parallel_calls=CONCURRENT_BATCHES)
-        # Whatever the header promised, an image that does not decode costs its batch
-        # another attempt and not the run; a dataset for each batch has its price.
+        if not (encoded and self.unreadable.allowed):
+            return dataset.map(decoded, num_parallel_calls=CONCURRENT_BATCHES)
+        # An image that does not decode costs its batch another attempt and not the
+        # run; a dataset for each batch has its price.
         return dataset.interleave(
-            decode_by_trial,
+            decoded_by_trial,
             cycle_length=CONCURRENT_BATCHES,
             num_parallel_calls=CONCURRENT_BATCHES,
             deterministic=True,
         )
 
-    @property
-    def _attempts(self):
-        """Ways to decode a batch, in the order of `image_header.classify`."""
-        return self._decode_expected, self._decode_any, self._decode_repaired
 
-    def _decode_expected(self, images, indices, flips):
-        """Decodes plain images of the right size; any other is an error.
-
-        Asking each image what it is costs a fifth of decoding it.
-        """
-
-        def decode(data, *flip):
-            image = tf.ensure_shape(decode_plain(data), self._shape)
-            return _mirror(image, *flip)
-
-        return _map_rows(decode, images, flips, self._spec), indices
-
-    def _decode_any(self, images, indices, flips):
-        def decode(data, *flip):
-            image = decode_plain(data)
-            return _mirror(fit(image, self.size), *flip), tf.shape(image)[:2]
-
-        pixels, shapes = _map_rows(
-            decode, images, flips, (self._spec, tf.TensorSpec([2], tf.int32))
-        )
-        said = tf.numpy_function(self.say_stretched, [indices, shapes], tf.int64)
-        with tf.control_dependencies([said]):
-            return tf.identity(pixels), indices
-
-    def _decode_repaired(self, images, indices, flips):
-        return self._decode_any(*self._repair_in_graph(indices), flips)
-
-    def _repair_in_graph(self, indices):
-        images, repaired = tf.numpy_function(
-            self.repair, [indices], [tf.string, tf.int64]
-        )
-        return tf.ensure_shape(images, [None]), tf.ensure_shape(repaired, [None])
+def _plain_or_empty(data):
+    try:
+        return as_plain(data)
+    except ValueError:
+        return b""
 
 
-def _map_rows(decode, images, flips, signature):
+def _fit_batch(images, shapes, size, flips):
+    images = fit(images, size)
+    return images if flips is None else random_flip(images, flips)
+
+
+def _decode_batch(images, shapes, size, flips):
     """Decodes the images of a batch side by side; `flips` may be None."""
-    return tf.map_fn(
-        lambda row: decode(*row),
-        (images,) if flips is None else (images, flips),
-        fn_output_signature=signature,
-        parallel_iterations=PARALLEL_IMAGES,
+
+    def decode(data, flip, is_fit):
+        image = decode_plain(data)
+        if is_fit:
+            image = tf.ensure_shape(image, [size, size, 3])
+        else:
+            image = fit(image, size)
+        if flip is None:
+            return image
+        # Mirrored one by one, still in cache: half the cost of mirroring a batch.
+        return tf.cond(flip, lambda: tf.reverse(image, [1]), lambda: image)
+
+    def decode_all(is_fit):
+        return tf.map_fn(
+            lambda row: decode(row[0], row[1] if len(row) > 1 else None, is_fit),
+            (images,) if flips is None else (images, flips),
+            fn_output_signature=tf.TensorSpec([size, size, 3], tf.uint8),
+            parallel_iterations=PARALLEL_IMAGES,
+        )
+
+    # Asking each image for its size costs a fifth of decoding it.
+    pixels = tf.cond(
+        tf.reduce_all(tf.equal(shapes, size)),
+        lambda: decode_all(is_fit=True),
+        lambda: decode_all(is_fit=False),
     )
-
-
-def _mirror(image, flip=None):
-    """Mirrors one image, still in cache: half the cost of mirroring a batch."""
-    if flip is None:
-        return image
-    return tf.cond(flip, lambda: tf.reverse(image, [1]), lambda: image)
+    return tf.ensure_shape(pixels, [images.shape[0], size, size, 3])

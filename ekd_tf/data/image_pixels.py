@@ -1,8 +1,8 @@
-"""Encoded bytes of one image -> RGB pixels, for all who read by Pillow and NumPy.
+"""Encoded bytes of one image -> RGB pixels by Pillow and NumPy, for images of any kind.
 
-In tf.data TensorFlow decodes plain JPEG and PNG, to the same pixels, and whatever else
-there is comes here: see `image_header` for which is which. `tools/run_tflite.py`, which
-stands alone, repeats these rules.
+In tf.data TensorFlow decodes plain JPEG and PNG to the same pixels, and the rest comes
+here: `plain_size` tells which. `tools/run_tflite.py`, which stands alone, repeats these
+rules.
 """
 
 from __future__ import annotations
@@ -15,15 +15,63 @@ import numpy as np
 from PIL import Image
 from PIL import UnidentifiedImageError
 
-from ekd_tf.data.image_header import LARGE_PIXELS
-from ekd_tf.data.image_header import exif_orientation
-
 # An image of more would take more than 2 GB while it is read.
 MOST_PIXELS = 1 << 28
+# A larger image is shrunk before anything else is done with it.
+LARGE_PIXELS = 1 << 24
 _ORIENTATION, _BITS, _PHOTOMETRIC = 0x0112, 0x0102, 0x0106
 # Pillow's way from some modes to RGB is over another.
 _FIRST = {"P": "RGBA", "PA": "RGBA", "RGBa": "RGBA", "La": "LA"}
 _limit = threading.Lock()
+
+_JPEG, _JPEG_END = b"\xff\xd8\xff", b"\xff\xd9"
+_PNG, _PNG_END = b"\x89PNG\r\n\x1a\n", b"IEND\xaeB`\x82"
+# Some cameras and scripts pad files after the end of the image.
+_PADDING = 64
+# Baseline, extended and progressive frames of Huffman-coded JPEG.
+_FRAMES = (0xC0, 0xC1, 0xC2)
+# Markers C0 to CF describe frames, but for these three.
+_NO_FRAMES = (0xC4, 0xC8, 0xCC)
+_APP1 = 0xE1
+
+
+def plain_size(data: bytes) -> tuple[int, int] | None:
+    """Returns height and width of an image TensorFlow reads right, None of any other.
+
+    Plain are JPEGs of one or three channels of 8 bits and PNGs, of at most
+    `LARGE_PIXELS` pixels, without EXIF data (which may turn them). Takes two
+    microseconds: only header and end are looked at, so damage in between shows when
+    the image is decoded.
+    """
+    size = None
+    if data.startswith(_JPEG) and data.find(_JPEG_END, -_PADDING) > 0:
+        size = _jpeg_size(data)
+    elif data.startswith(_PNG) and data.find(_PNG_END, -_PADDING) > 0:
+        if b"eXIf" not in data:
+            size = _number(data, 20, 4), _number(data, 16, 4)
+    return size if size and size[0] * size[1] <= LARGE_PIXELS else None
+
+
+def _jpeg_size(data):
+    at = 2
+    while at + 10 <= len(data) and data[at] == 0xFF:
+        marker = data[at + 1]
+        if marker in _FRAMES:
+            # Marker, length, bits, height, width, channels.
+            if data[at + 4] != 8 or data[at + 9] not in (1, 3):
+                return None
+            return _number(data, at + 5, 2), _number(data, at + 7, 2)
+        if 0xC0 <= marker <= 0xCF and marker not in _NO_FRAMES:
+            return None
+        if marker == _APP1 and data.startswith(b"Exif", at + 4):
+            return None
+        # A marker may be preceded by any number of fill bytes.
+        at += 1 if marker == 0xFF else 2 + _number(data, at + 2, 2)
+    return None
+
+
+def _number(data, at, length):
+    return int.from_bytes(data[at : at + length], "big")
 
 
 def read_image(data: bytes, shrink: bool = False) -> np.ndarray:
@@ -91,11 +139,15 @@ def open_image(data: bytes) -> Image.Image:
 
 def orientation(image: Image.Image) -> int:
     """Returns the EXIF orientation of an opened image, 1 to 8; 1 is upright."""
-    if image.format == "TIFF":
-        # Recent versions of Pillow turn a TIFF themselves and take the tag away.
-        found = image.tag_v2.get(_ORIENTATION, 1)
-        return found if found in range(1, 9) else 1
-    return exif_orientation(image.info.get("exif") or b"")
+    # Recent versions of Pillow turn a TIFF themselves and take the tag away.
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            value = image.getexif().get(_ORIENTATION, 1)
+    # Damaged EXIF data raise nearly anything; the image is read all the same.
+    except Exception:
+        return 1
+    return value if value in range(1, 9) else 1
 
 
 def turn(pixels: np.ndarray, orientation: int) -> np.ndarray:

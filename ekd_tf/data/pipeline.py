@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from collections.abc import Iterator
 
 import numpy as np
 import tensorflow as tf
@@ -118,96 +119,63 @@ def make_pipeline(
             "`sampler` must be made from `source.labels`. Received: a sampler of "
             f"{sampler.num_images} images for {source.name} with {len(source)}"
         )
-    reader = ImageReader(source, input_size, unreadable)
-    for_teacher = reader.resized(teacher_size or input_size)
-    augmentation = augmentation or None
-    rows = sampler.batch_size
+    sizes = {"image": input_size}
+    if teacher_size is not None:
+        sizes["teacher_image"] = teacher_size
+    reader = ImageReader(source, sizes, unreadable)
+    augmentations = {
+        name: augmentation.resized(input_size, size)
+        for name, size in sizes.items()
+        if augmentation
+    }
+    rows, columns = sampler.batch_size, NUM_DRAWS if augmentation else 0
+    types = {
+        "image_id": tf.TensorSpec([rows], tf.int64),
+        "in_margin": tf.TensorSpec([rows], tf.float32),
+        "label": tf.TensorSpec([rows], tf.int32),
+        "flipped": tf.TensorSpec([rows], tf.bool),
+        "draws": tf.TensorSpec([rows, columns], tf.float32),
+    }
 
-    def plan_and_read(step):
+    def choose(step):
         indices, in_margin = sampler.batch(step)
+        labels = source.labels[indices].astype(np.int32)
         flips = flip_mask(seed, step, rows) if flip else np.zeros(rows, bool)
-        columns = NUM_DRAWS if augmentation else 0
-        images, kind = reader.read(indices)
         return (
-            images,
-            (kind, for_teacher.kind_of(images) if teacher_size else kind),
             indices,
-            flips,
-            source.labels[indices].astype(np.int32),
             in_margin,
+            labels,
+            flips,
             augment_draws(seed, step, rows, columns),
         )
 
-    pixels = tf.string if source.encoded else tf.uint8
-    types = [pixels, tf.int64, tf.int64, tf.bool, tf.int32, tf.float32, tf.float32]
-
-    def read_batch(step):
-        images, kinds, *vectors, draws = tf.numpy_function(plan_and_read, [step], types)
-        kinds.set_shape([2])
-        images.set_shape([rows] if source.encoded else [rows, None, None, 3])
-        for vector in vectors:
-            vector.set_shape([rows])
-        draws.set_shape([rows, NUM_DRAWS if augmentation else 0])
-        return (images, kinds, *vectors, draws)
-
-    def finish(images, indices, flips, labels, in_margin, draws, *of_teacher):
-        batch = {
-            "image": augmentation(images, draws) if augmentation else images,
-            "label": labels,
-            "in_margin": in_margin,
-            "image_id": tf.cast(indices, tf.int32),
-            "flipped": flips,
+    def chosen(step):
+        values = tf.numpy_function(choose, [step], [t.dtype for t in types.values()])
+        return {
+            name: tf.ensure_shape(value, types[name].shape)
+            for name, value in zip(types, values)
         }
-        if teacher_size:
-            seen = augmentation and augmentation.resized(input_size, teacher_size)
-            images = of_teacher[0]
-            batch["teacher_image"] = seen(images, draws) if seen else images
+
+    def finished(batch):
+        draws = batch.pop("draws")
+        for name, augment in augmentations.items():
+            batch[name] = augment(batch[name], draws)
+        batch["image_id"] = tf.cast(batch["image_id"], tf.int32)
         return batch
 
     stop = np.iinfo(np.int64).max if steps is None else start_step + steps
-    dataset = tf.data.Dataset.range(start_step, stop)
-    dataset = dataset.map(read_batch, num_parallel_calls=CONCURRENT_BATCHES)
-    if teacher_size:
-        dataset = _decode_twice(dataset, reader, for_teacher, rows, mirror=flip)
-    else:
-        dataset = _decode(dataset, reader, rows, mirror=flip)
-    dataset = dataset.map(finish, num_parallel_calls=CONCURRENT_BATCHES)
+    dataset = tf.data.Dataset.range(start_step, stop).map(chosen)
+    dataset = reader.decode_batches(dataset, rows)
+    dataset = dataset.map(finished, num_parallel_calls=CONCURRENT_BATCHES)
     if prefetch:
         dataset = dataset.prefetch(prefetch)
     return Pipeline(
         dataset.with_options(_options()),
         lambda step: reader.failure(sampler.batch(step)[0]),
-        augmented=augmentation is not None,
+        augmented=bool(augmentation),
         start_step=start_step,
         steps_per_epoch=sampler.steps_per_epoch if steps is None else None,
     )
-
-
-def _decode(dataset, reader, rows, mirror):
-    def first_kind(images, kinds, *others):
-        return (images, kinds[0], *others)
-
-    return reader.decode_batches(dataset.map(first_kind), rows, mirror)
-
-
-def _decode_twice(dataset, reader, for_teacher, rows, mirror):
-    """Adds what another reader makes of the images to the end of each element."""
-
-    def keep_encoded(images, kinds, indices, *others):
-        return (images, kinds, indices, *others, images, kinds[1], indices)
-
-    def swap(pixels, replaced, *others):
-        *others, images, kind, indices = others
-        return (images, kind, indices, *others, pixels, replaced)
-
-    def put_last(pixels, indices, *others):
-        *others, of_student, _ = others
-        return (of_student, indices, *others, pixels)
-
-    dataset = _decode(dataset.map(keep_encoded), reader, rows, mirror)
-    # Both put the same image in the place of an unreadable one.
-    dataset = for_teacher.decode_batches(dataset.map(swap), rows, mirror)
-    return dataset.map(put_last)
 
 
 @tf.autograph.experimental.do_not_convert
@@ -217,7 +185,7 @@ def evaluation_batches(
     input_size: int,
     batch_size: int,
     unreadable: Unreadable | None = None,
-):
+) -> Iterator[np.ndarray]:
     """Yields the images at `indices` in order, decoded as in training.
 
     Args:
@@ -237,25 +205,10 @@ def evaluation_batches(
     checks.check_positive("input_size", input_size)
     checks.check_range("batch_size", batch_size, low=1)
     indices = np.asarray(indices, dtype=np.int64)
-    reader = ImageReader(source, input_size, unreadable)
-
-    def read(start):
-        chosen = indices[start : start + batch_size]
-        return (*reader.read(chosen), chosen)
-
-    pixels = tf.string if source.encoded else tf.uint8
-
-    def read_batch(start):
-        types = [pixels, tf.int64, tf.int64]
-        images, kind, chosen = tf.numpy_function(read, [start], types)
-        kind.set_shape([])
-        images.set_shape([None] if source.encoded else [None, None, None, 3])
-        chosen.set_shape([None])
-        return images, kind, chosen
-
-    dataset = tf.data.Dataset.range(0, len(indices), batch_size)
-    dataset = dataset.map(read_batch, num_parallel_calls=CONCURRENT_BATCHES)
-    dataset = reader.decode_batches(dataset).prefetch(2).with_options(_options())
+    reader = ImageReader(source, {"image": input_size}, unreadable)
+    dataset = tf.data.Dataset.from_tensor_slices({"image_id": indices})
+    dataset = reader.decode_batches(dataset.batch(batch_size))
+    dataset = dataset.prefetch(2).with_options(_options())
     return _batches(dataset, reader, indices, batch_size)
 
 
@@ -263,8 +216,8 @@ def _batches(dataset, reader, indices, batch_size):
     """Yields the images; names those that end the dataset."""
     done = 0
     try:
-        for images, _ in dataset.as_numpy_iterator():
-            yield images
+        for batch in dataset.as_numpy_iterator():
+            yield batch["image"]
             done += batch_size
     except tf.errors.OpError as error:
         failure = reader.failure(indices[done : done + batch_size])

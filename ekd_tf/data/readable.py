@@ -6,22 +6,18 @@ size. What is measured takes no image twice: it leaves such images out and says 
 
 from __future__ import annotations
 
+import concurrent.futures
 import dataclasses
+import os
 
 import numpy as np
-import tensorflow as tf
 
-from ekd_tf.data.decoding import PARALLEL_IMAGES
 from ekd_tf.data.decoding import ImageReader
-from ekd_tf.data.one_image import decode_image
 from ekd_tf.data.pairs import PairSet
 from ekd_tf.data.source import Images
 from ekd_tf.data.source import Source
 from ekd_tf.data.templates import TemplateSet
 from ekd_tf.data.unreadable import Unreadable
-
-# Images in memory at once.
-_CHUNK = 512
 
 
 def readable_indices(
@@ -47,41 +43,17 @@ def readable_indices(
     unreadable = unreadable or Unreadable()
     if not len(indices) or not (source.encoded or unreadable.allowed):
         return indices, []
-    reader = ImageReader(source, 1, unreadable)
+    reader = ImageReader(source, {}, unreadable)
     keep, left_out = np.ones(len(indices), bool), []
-    for start in range(0, len(indices), _CHUNK):
-        chunk = indices[start : start + _CHUNK]
-        if _all_readable(reader, chunk):
-            continue
-        for row, index in enumerate(chunk.tolist(), start):
-            _, reason = reader.readable(index)
+    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+        reasons = pool.map(reader.why_unreadable, indices.tolist())
+        for row, (index, reason) in enumerate(zip(indices.tolist(), reasons)):
             if reason is not None:
                 keep[row] = False
                 left_out.append(unreadable.count(source.describe(index), reason))
     if not keep.any():
         raise ValueError(f"{source.name}: none of its images can be read")
     return indices[keep], left_out
-
-
-def _all_readable(reader, indices):
-    if not reader.source.encoded:
-        return False
-    try:
-        _decode_all(tf.constant(reader.read(indices)[0], tf.string))
-    except tf.errors.OpError:
-        return False
-    return True
-
-
-@tf.function(input_signature=[tf.TensorSpec([None], tf.string)], autograph=False)
-def _decode_all(images):
-    # The sum, so that no image is decoded in vain and then left out of the graph.
-    return tf.map_fn(
-        lambda data: tf.reduce_sum(tf.shape(decode_image(data))),
-        images,
-        fn_output_signature=tf.int32,
-        parallel_iterations=PARALLEL_IMAGES,
-    )
 
 
 def readable_images(source: Source, unreadable: Unreadable | None = None) -> Source:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import dataclasses
 import functools
-import hashlib
 import os
 import pathlib
 
@@ -15,7 +14,7 @@ from ekd_tf.data.alignment import TEMPLATE_SIZE
 from ekd_tf.data.alignment import align
 from ekd_tf.data.image_pixels import read_image
 from ekd_tf.data.source import Source
-from ekd_tf.files.positioned import file_state
+from ekd_tf.files.positioned import hash_files
 from ekd_tf.files.positioned import read_file
 from ekd_tf.files.user_text import open_text
 
@@ -78,7 +77,7 @@ class TemplateSet:
 class AlignedImages(Source):
     """Reads loosely cropped faces and aligns each by its five points.
 
-    Labels say nothing: they are all 0.
+    All labels are 0.
 
     Args:
         root: Folder of the images.
@@ -109,10 +108,8 @@ class AlignedImages(Source):
     @functools.cached_property
     def fingerprint(self) -> str:
         """A hash of names, points, size, and of each file's size and time of change."""
-        digest = hashlib.sha256(b"aligned %d" % self._size)
-        for path in self._paths:
-            name = os.path.relpath(path, self.name)
-            digest.update(os.fsencode(name) + b"\0" + file_state(path) + b"\n")
+        names = (os.path.relpath(path, self.name) for path in self._paths)
+        digest = hash_files(names, self._paths, b"aligned %d" % self._size)
         digest.update(np.ascontiguousarray(self._points, np.float32))
         return digest.hexdigest()
 
@@ -183,37 +180,19 @@ def read_template_set(root, name: str | None = None) -> TemplateSet:
 
 
 def read_media_list(path) -> tuple[list[str], np.ndarray, np.ndarray]:
-    """Reads lines `image template media`.
-
-    Returns:
-        `(names, template, media)`: a list, and int64 `(n,)` twice.
-
-    Raises:
-        ValueError: The file is missing or a line is something else.
-    """
+    """Returns names, templates and media of lines `image template media`."""
     names, numbers = _table(path, 2, np.int64)
     return names, numbers[:, 0], numbers[:, 1]
 
 
 def read_landmarks(path) -> tuple[list[str], np.ndarray, np.ndarray]:
-    """Reads lines `image x1 y1 ... x5 y5 score`.
-
-    Returns:
-        `(names, points, score)`: a list, float32 `(n, 5, 2)` and float32 `(n,)`.
-
-    Raises:
-        ValueError: The file is missing or a line is something else.
-    """
+    """Returns names, points and scores of lines `image x1 y1 ... x5 y5 score`."""
     names, numbers = _table(path, 11, np.float32)
     return names, numbers[:, :10].reshape(-1, 5, 2), numbers[:, 10]
 
 
 def read_template_pairs(path) -> TemplatePairs:
-    """Reads lines `template template 0|1`, 16 million of them in IJB-C.
-
-    Raises:
-        ValueError: The file is missing or holds something else.
-    """
+    """Reads lines `template template 0|1`, 16 million of them in IJB-C."""
     numbers = _load(path, np.int32)
     if numbers.shape[1] != 3 or not np.isin(numbers[:, 2], (0, 1)).all():
         raise ValueError(
@@ -224,11 +203,7 @@ def read_template_pairs(path) -> TemplatePairs:
 
 
 def read_subjects(paths) -> TemplateSubjects:
-    """Reads the first two columns, template and subject, of CSV files with a header.
-
-    Raises:
-        ValueError: A line is something else, or a template has two subjects.
-    """
+    """Reads the first two columns, template and subject, of CSV files with a header."""
     found = {}
     for path in paths:
         with open_text(path) as file:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+from collections.abc import Iterable
 
 # Holds nearly every aligned face.
 _FIRST_READ = 1 << 15
@@ -45,6 +47,14 @@ def file_state(path) -> bytes:
     except OSError:
         return b"missing"
     return b"%d %d" % (status.st_size, status.st_mtime_ns)
+
+
+def hash_files(names: Iterable[str], paths: Iterable[str], start: bytes = b""):
+    """Returns a SHA-256 of files by name, size and time of change; see `file_state`."""
+    digest = hashlib.sha256(start)
+    for name, path in zip(names, paths):
+        digest.update(os.fsencode(name) + b"\0" + file_state(path) + b"\n")
+    return digest
 
 
 class PositionedFile:

@@ -80,13 +80,6 @@ def test_points_on_the_template_cut_out_the_image(rng):
     np.testing.assert_array_equal(shifted, expected)
 
 
-def test_a_quarter_turn_is_undone(rng):
-    upright = rng.integers(0, 256, (112, 112, 3), dtype=np.uint8)
-    # rot90 takes (x, y) to (y, 111 - x).
-    points = np.column_stack([ARCFACE_TEMPLATE[:, 1], 111 - ARCFACE_TEMPLATE[:, 0]])
-    np.testing.assert_array_equal(align(np.rot90(upright), points), upright)
-
-
 @pytest.mark.parametrize("size", [112, 28])
 @pytest.mark.parametrize("channels", [1, 3])
 def test_matches_loops_over_pixels(rng, size, channels):
@@ -103,11 +96,6 @@ def test_matches_loops_over_pixels(rng, size, channels):
 def test_points_far_outside_give_a_black_crop(rng):
     image = rng.integers(1, 256, (20, 20, 3), dtype=np.uint8)
     assert not align(image, ARCFACE_TEMPLATE * 1e5 - 1e12).any()
-
-
-def test_the_template_cannot_be_changed():
-    with pytest.raises(ValueError, match="read-only"):
-        ARCFACE_TEMPLATE[0, 0] = 1.0
 
 
 @pytest.mark.parametrize(
@@ -136,8 +124,3 @@ def test_rejects_points_without_a_transform(points, words):
 def test_rejects_other_images(image, words):
     with pytest.raises(ValueError, match=words):
         align(image, ARCFACE_TEMPLATE)
-
-
-def test_rejects_a_size_of_nothing():
-    with pytest.raises(ValueError, match=r"`size` must be in \(0, inf\)"):
-        align(np.zeros((9, 9, 3), np.uint8), ARCFACE_TEMPLATE, size=0)

@@ -6,6 +6,7 @@ import zlib
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from pictures import STORED
 from pictures import encode
 from pictures import face
@@ -17,6 +18,7 @@ from PIL import Image
 from ekd_tf.data import image_pixels
 from ekd_tf.data.image_pixels import open_image
 from ekd_tf.data.image_pixels import orientation
+from ekd_tf.data.image_pixels import plain_size
 from ekd_tf.data.image_pixels import read_image
 from ekd_tf.data.pairs import PairImages
 from ekd_tf.data.pipeline import evaluation_batches
@@ -47,6 +49,39 @@ def test_the_pipeline_decodes_the_same(rng):
         np.testing.assert_array_equal(
             in_pipeline(data, 12), read_image(data), err_msg=f"file {number}"
         )
+
+
+def test_plain_images_are_sized_and_decoded_by_tensorflow(rng, monkeypatch):
+    image = face(rng, 20, 276)
+    for data in (
+        encode(image, "JPEG"),
+        encode(image.convert("L"), "JPEG"),
+        encode(image, "JPEG", progressive=True),
+        encode(image, "JPEG", comment=b"Exif"),
+        encode(image, "JPEG") + b"\0" * 16,
+        encode(image),
+        encode(image.convert("RGBA")),
+        encode(image.convert("P")),
+    ):
+        assert plain_size(data) == (20, 276)
+        assert tf.io.decode_jpeg(data, channels=3).shape == (20, 276, 3)
+    monkeypatch.setattr(image_pixels, "LARGE_PIXELS", 20 * 276 - 1)
+    assert plain_size(encode(image)) is None
+
+
+def test_all_else_is_left_to_pillow(rng):
+    image = face(rng)
+    others = [b"", b"hello", b"\xff\xd8\xff", b"\xff\xd8" + b"\xff" * 30 + b"\xff\xd9"]
+    others += [
+        encode(image, "JPEG")[:-3],
+        encode(image, "JPEG")[:40],
+        encode(image)[:-3],
+    ]
+    others += [encode(image.convert("CMYK"), "JPEG")]
+    others += [encode(image, form) for form in ("WEBP", "BMP", "GIF")]
+    others += [with_orientation(pixels(image), 3, form) for form in ("JPEG", "PNG")]
+    for data in others:
+        assert plain_size(data) is None
 
 
 @pytest.mark.parametrize("turned", STORED)

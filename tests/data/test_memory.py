@@ -34,23 +34,6 @@ def test_draws_each_image_once():
     assert source.drawn.tolist() == [0, 1, 0, 1, 1] + [0] * 7
 
 
-def test_is_the_same_data_set():
-    source = Counting()
-    kept = InMemoryFaces(source)
-    assert kept.fingerprint == source.fingerprint
-    assert kept.describe(5) == source.describe(5)
-    assert kept.num_identities == 4
-    assert not kept.encoded
-    np.testing.assert_array_equal(kept.labels, source.labels)
-
-
-def test_callers_cannot_change_what_is_kept():
-    kept = InMemoryFaces(Counting())
-    first = kept.read(np.array([0]))
-    first[:] = 0
-    assert kept.read(np.array([0])).any()
-
-
 def test_refuses_encoded_images():
     class Encoded(Source):
         name = "a folder"

@@ -76,16 +76,6 @@ def test_arrays_of_both_numpy_spellings(protocol, array):
         assert (first.dtype, first.shape) == (array.dtype, array.shape)
 
 
-@pytest.mark.parametrize("core", [b"numpy.core", b"numpy._core"])
-def test_protocol_5_arrays_of_both_spellings(core):
-    # BINBYTES8-free by hand: _frombuffer(b"\1\2", dtype("u1"), (2,), "C").
-    data = (
-        b"\x80\x05c" + core + b".numeric\n_frombuffer\n"
-        b"(C\x02\x01\x02cnumpy\ndtype\n(X\x02\0\0\0u1\x89\x88tRK\x02\x85X\x01\0\0\0CtR."
-    )
-    np.testing.assert_array_equal(read_pair_pickle(data), [1, 2])
-
-
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_scalars(protocol):
     values = [np.True_, np.False_, np.int64(-3), np.uint8(200)]

@@ -7,6 +7,8 @@ import pickle
 
 import numpy as np
 import pytest
+from dataset_pairs import pairs_from_list
+from dataset_pairs import write_pairs
 from PIL import Image
 
 from ekd_tf.data import evaluation_batches
@@ -14,9 +16,7 @@ from ekd_tf.data import pairs as pairs_module
 from ekd_tf.data.pairs import LinkedImages
 from ekd_tf.data.pairs import PairImages
 from ekd_tf.data.pairs import PairSet
-from ekd_tf.data.pairs import pairs_from_list
 from ekd_tf.data.pairs import read_pairs
-from ekd_tf.data.pairs import write_pairs
 
 JPEG = b"\xff\xd8\xff\xe0 and the rest"
 PNG = b"\x89PNG\r\n\x1a\n and the rest"

@@ -74,13 +74,6 @@ def test_shuffled_layout_without_header_and_keys_from_0(tmp_path, with_idx):
     check(index(tmp_path, with_idx), offsets, [4, 1, 4])
 
 
-def test_images_with_two_labels(tmp_path, with_idx):
-    # [class, aligned] behind a header whose own label means nothing.
-    entries = [(k, records.record(9, b"x", k, labels=(k + 5, 1))) for k in (1, 2)]
-    offsets = records.write(tmp_path, entries)
-    check(index(tmp_path, with_idx), offsets, [6, 7])
-
-
 def test_the_order_of_the_idx_counts(tmp_path):
     offsets = records.write(tmp_path, records.insightface(FACES))
     lines = (tmp_path / "train.idx").read_text().splitlines(keepends=True)
@@ -89,7 +82,7 @@ def test_the_order_of_the_idx_counts(tmp_path):
 
 
 def test_an_image_whose_bytes_hold_the_magic_number(tmp_path, with_idx):
-    from ekd_tf.data.sources.recordio_frame import frame
+    from dataset_writers import frame
 
     magic = b"\x0a\x23\xd7\xce"
     image = records.record(3, b"abcd" + magic + b"efgh")[8:]
@@ -128,11 +121,6 @@ def test_impossible_labels_are_refused(tmp_path, with_idx, label):
     check(found, [0, len(first)], [0, 0], damaged=1)
     with pytest.raises(ValueError, match=words.replace("+", r"\+")[:-3]):
         RecordIOFaces(tmp_path, unreadable=Unreadable(1)).read([1])
-
-
-def test_the_largest_label(tmp_path, with_idx):
-    records.write(tmp_path, [(1, records.record(2**24 - 1, b"x"))])
-    check(index(tmp_path, with_idx), [0], [2**24 - 1])
 
 
 def test_no_image_is_refused(tmp_path, with_idx):
@@ -184,12 +172,6 @@ def test_a_record_shorter_than_its_header_is_damaged(tmp_path, with_idx):
     with pytest.raises(ValueError, match=f"offset {offsets[1]}: its 31 bytes are few"):
         index(tmp_path, with_idx)
     check(index(tmp_path, with_idx, 1), offsets, [0, 0, 2, 3], damaged=1)
-
-
-def test_all_records_damaged_is_no_image(tmp_path, with_idx):
-    records.write(tmp_path, [(1, b"\0" * 40)])
-    with pytest.raises(ValueError, match="holds no image that can be read"):
-        index(tmp_path, with_idx, allowed=9)
 
 
 def test_an_idx_that_lists_more_than_the_file_holds(tmp_path):

@@ -149,10 +149,3 @@ def test_missing_files_are_refused(records):
     (records / "ms1m" / "ms1m-00012.tfrecord").unlink()
     with pytest.raises(ValueError, match="cannot read .*ms1m-00012.tfrecord: No such"):
         read_tface(records / "index.txt")
-
-
-def test_a_wrong_offset_inside_the_file_is_damage(records):
-    (records / "index.txt").write_text("ms1m\t0\t3\t0\n")
-    faces = read_tface(records / "index.txt")
-    with pytest.raises(ValueError, match="offset 3: the checksum of its length is"):
-        faces.read([0])

@@ -2,16 +2,19 @@
 
 import json
 import os
-import threading
 
 import numpy as np
 import pytest
 import tensorflow as tf
+from dataset_writers import TFRecordWriter
+from dataset_writers import pack
 
 from ekd_tf.data.sources.tfrecord import TFRecordFaces
-from ekd_tf.data.sources.tfrecord import pack
+from ekd_tf.data.sources.tfrecord import masked_crc32c
+from ekd_tf.data.sources.tfrecord import read_example
+from ekd_tf.data.sources.tfrecord import record_offsets
 from ekd_tf.data.sources.tfrecord import unpack
-from ekd_tf.data.writers import TFRecordWriter
+from ekd_tf.files.positioned import PositionedFile
 
 LABELS = np.array([0, 0, 1, 2, 0], np.int32)
 IMAGES = [b"image %d" % k * (k + 1) for k in range(5)]
@@ -32,13 +35,6 @@ def rewrite(root, change):
     index = json.loads(path.read_text())
     change(index)
     path.write_text(json.dumps(index))
-
-
-def test_arrays_as_text():
-    for dtype in ("<i4", "<i8"):
-        values = np.array([0, -1, 2**31 - 1])
-        np.testing.assert_array_equal(unpack(pack(values, dtype), dtype), values)
-    assert len(unpack(pack([], "<i8"), "<i8")) == 0
 
 
 def test_reads_images_by_position(root):
@@ -120,13 +116,6 @@ def test_a_malformed_index_is_refused(root, change):
         TFRecordFaces(root)
 
 
-def test_what_is_no_json_is_refused(root):
-    for text in ("", "{", "[]", "3"):
-        (root / "index.json").write_text(text)
-        with pytest.raises(ValueError, match="is not the index of a TFRecord set"):
-            TFRecordFaces(root)
-
-
 def test_a_label_that_contradicts_the_index_is_damage(root):
     rewrite(root, lambda i: i["shards"][0].update(labels=pack([0, 1], "<i4")))
     faces = TFRecordFaces(root)
@@ -147,18 +136,130 @@ def test_fingerprint_follows_files_and_labels_and_not_the_place(root, tmp_path):
     assert len({TFRecordFaces(tmp_path / "moved").fingerprint, written, first}) == 3
 
 
-def test_many_threads_read_right(root):
-    faces = TFRecordFaces(root)
-    wrong = []
+# --- records -------------------------------------------------------------------
 
-    def read(seed):
-        order = np.random.default_rng(seed).integers(0, 5, 200)
-        if faces.read(order) != [IMAGES[k] for k in order]:
-            wrong.append(seed)
 
-    threads = [threading.Thread(target=read, args=(seed,)) for seed in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert not wrong
+def example(**features):
+    def feature(value):
+        if isinstance(value, int):
+            return tf.train.Feature(int64_list=tf.train.Int64List(value=[value]))
+        values = value if isinstance(value, list) else [value]
+        return tf.train.Feature(bytes_list=tf.train.BytesList(value=values))
+
+    features = {name: feature(value) for name, value in features.items()}
+    message = tf.train.Example(features=tf.train.Features(feature=features))
+    return message.SerializeToString(deterministic=True)
+
+
+def wrap(tag, data):
+    """A field of bytes of protobuf, shorter than 2^14."""
+    length = len(data)
+    size = [length] if length < 128 else [length & 127 | 128, length >> 7]
+    return bytes([tag, *size]) + data
+
+
+def entry(name, feature):
+    """An entry of the map of features."""
+    return wrap(0x0A, wrap(0x0A, name) + wrap(0x12, feature))
+
+
+def image_entry(image):
+    return entry(b"image", wrap(0x0A, wrap(0x0A, image)))
+
+
+@pytest.fixture
+def put(tmp_path):
+    """Writes records with TensorFlow, cut after `keep` bytes; gives their offsets."""
+
+    def put(*records, keep=None):
+        path = tmp_path / "a.tfrecord"
+        with tf.io.TFRecordWriter(str(path)) as writer:
+            for record in records:
+                writer.write(record)
+        path.write_bytes(path.read_bytes()[:keep])
+        offsets = [0]
+        for record in records:
+            offsets.append(offsets[-1] + 8 + 4 + len(record) + 4)
+        return PositionedFile(path), offsets[:-1]
+
+    return put
+
+
+def test_checksum_of_a_known_vector():
+    # CRC-32C of "123456789" is 0xe3069283 (RFC 3720, appendix of iSCSI's polynomial);
+    # rotated right by 15 bits: 0x2507c60d; plus 0xa282ead8, modulo 2^32.
+    assert masked_crc32c(b"123456789") == (0x2507C60D + 0xA282EAD8) & 0xFFFFFFFF
+
+
+def test_reads_what_tensorflow_wrote_in_any_order(put, rng):
+    images = [rng.bytes(n) for n in (0, 5, 8_180, 100_000)]
+    records = [example(image=image, label=k) for k, image in enumerate(images)]
+    file, offsets = put(*records, example(image=b"x"))
+    for k in (3, 0, 2, 1):
+        assert read_example(file, offsets[k]) == (images[k], k)
+    assert read_example(file, offsets[4]) == (b"x", None)
+    assert record_offsets(file, 5) == offsets
+
+
+def test_examples_of_another_make_are_read_by_protobuf(put, rng):
+    image = rng.bytes(300)
+    first = entry(b"label", b"\x1a\x03\x0a\x01\x06")
+    others = [
+        example(image=image, label=-3),
+        example(image=image, label=2**60),
+        example(image=image, label=7, name=b"anna"),
+        example(a=b"first", image=image, label=7),
+        # A number that is not packed, and a label twice.
+        wrap(0x0A, image_entry(image) + entry(b"label", b"\x1a\x02\x08\x07")),
+        wrap(
+            0x0A, first + image_entry(image) + entry(b"label", b"\x1a\x03\x0a\x01\x07")
+        ),
+    ]
+    file, offsets = put(*others)
+    found = [read_example(file, offset) for offset in offsets]
+    assert found == [(image, label) for label in (-3, 2**60, 7, 7, 7, 7)]
+
+
+def test_a_changed_byte_anywhere_is_damage(put, rng, tmp_path):
+    file, _ = put(example(image=rng.bytes(300), label=5))
+    content = (tmp_path / "a.tfrecord").read_bytes()
+    for at in range(0, len(content), 7):
+        changed = bytearray(content)
+        changed[at] ^= 1
+        (tmp_path / "a.tfrecord").write_bytes(changed)
+        with pytest.raises(ValueError, match="offset 0: .*the checksum of its"):
+            read_example(PositionedFile(tmp_path / "a.tfrecord"), 0)
+
+
+@pytest.mark.parametrize(
+    "record",
+    [b"\xff\xff\xff", example(label=3), example(image=[b"a", b"b"]), example(image=3)],
+    ids=["no message", "no image", "two images", "an integer"],
+)
+def test_other_messages_are_refused(put, record):
+    file, _ = put(record)
+    words = r"a\.tfrecord: record at offset 0: it is no tf\.train\.Example with one"
+    with pytest.raises(ValueError, match=words):
+        read_example(file, 0)
+
+
+def test_damage_is_named_with_file_and_offset(put):
+    records = [example(image=b"abc" * 50)] * 3
+    size = len(records[0]) + 16
+    file, offsets = put(*records, keep=2 * size + 100)
+    assert read_example(file, size)[0] == b"abc" * 50
+    words = f"record at offset {2 * size}: it has {size - 16} bytes and the file ends"
+    with pytest.raises(ValueError, match=words):
+        read_example(file, offsets[2])
+    with pytest.raises(ValueError, match="the checksum of its length is wrong"):
+        read_example(file, 3)
+    with pytest.raises(ValueError, match="the file ends before its length"):
+        read_example(file, 10_000)
+    with pytest.raises(ValueError, match="holds 3 records .* not 3. Delete it and"):
+        record_offsets(file, 3)
+    file, _ = put(*records, keep=2 * size + 5)
+    with pytest.raises(ValueError, match="the file ends before its length"):
+        record_offsets(file, 3)
+    file, _ = put(*records)
+    with pytest.raises(ValueError, match="holds 3 records to .*, not 2"):
+        record_offsets(file, 2)

@@ -43,20 +43,6 @@ def test_old_bytes_stay_visible_while_writing(tmp_path):
     assert path.read_bytes() == b"new"
 
 
-def test_failure_while_writing_leaves_the_old_file_alone(tmp_path):
-    path = tmp_path / "file"
-    path.write_bytes(b"old")
-
-    def write(file):
-        file.write(b"half")
-        raise OSError(28, "No space left on device")
-
-    with pytest.raises(OSError, match="No space left"):
-        write_aside(path, write)
-    assert path.read_bytes() == b"old"
-    assert os.listdir(tmp_path) == ["file"]
-
-
 def test_crash_between_write_and_rename_leaves_the_old_file(tmp_path, monkeypatch):
     path = tmp_path / "file"
     path.write_bytes(b"old")
@@ -85,14 +71,6 @@ def test_bytes_are_on_disk_before_the_rename(tmp_path, monkeypatch):
     # The whole file, the rename, then the folder.
     assert [name for name, _ in calls] == ["fsync", "replace", "fsync"]
     assert calls[0] == ("fsync", 5)
-
-
-def test_leftovers_of_a_killed_process_are_overwritten(tmp_path):
-    path = tmp_path / "file"
-    (tmp_path / "file.tmp").write_bytes(b"a long leftover")
-    write_aside(path, lambda file: file.write(b"new"))
-    assert path.read_bytes() == b"new"
-    assert os.listdir(tmp_path) == ["file"]
 
 
 def test_a_full_disk_is_an_error_with_the_path_and_the_old_bytes_stay(tmp_path):

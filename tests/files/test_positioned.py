@@ -26,14 +26,6 @@ def test_reads_ranges_and_what_is_left_at_the_end(path):
     assert file.read(500, 10) == b""
 
 
-def test_short_reads_are_continued(path, monkeypatch):
-    file = PositionedFile(path)
-    whole = os.pread
-    monkeypatch.setattr(os, "pread", lambda fd, n, at: whole(fd, min(n, 7), at))
-    assert file.read(1, 100) == bytes(range(1, 101))
-    assert file.read(190, 100) == bytes(range(190, 200))
-
-
 def test_each_process_opens_the_file_for_itself(path):
     file = PositionedFile(path)
     file.read(0, 1)
@@ -73,14 +65,6 @@ def test_many_threads_share_one_descriptor(path):
         thread.join()
     assert not wrong
     assert len(file._descriptors) == 1
-
-
-def test_closes_what_it_opened(path):
-    file = PositionedFile(path)
-    (descriptor,) = file._descriptors.values()
-    del file
-    with pytest.raises(OSError):
-        os.fstat(descriptor)
 
 
 def test_names_damage_and_whether_the_file_has_changed(path):

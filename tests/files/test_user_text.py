@@ -68,7 +68,7 @@ def test_names_no_terminal_can_show_are_printed_with_escapes():
     done = subprocess.run(
         [sys.executable, "-c", code],
         env={"PYTHONIOENCODING": "ascii"},
-        cwd=pathlib.Path(__file__).parents[1],
+        cwd=pathlib.Path(__file__).parents[2],
         capture_output=True,
     )
     assert done.stdout == b"Ren\\udce9 \\u2013\n", done.stderr

@@ -4,11 +4,11 @@ import types
 import numpy as np
 import pytest
 import records
+from dataset_writers import TFRecordWriter
 from PIL import Image
 
 from ekd_tf.data import FolderFaces
 from ekd_tf.data.unreadable import Unreadable
-from ekd_tf.data.writers import TFRecordWriter
 from ekd_tf.heads import ArcFace
 from ekd_tf.heads import CosFace
 from ekd_tf.run import factory

@@ -57,13 +57,6 @@ def assert_face(path, image, points, size=112):
     assert error.mean() < 3
 
 
-@pytest.mark.parametrize(("rule", "chosen"), [("largest", 1), ("central", 2)])
-def test_chooses_the_largest_or_the_most_central(tool, rule, chosen):
-    boxes = [(0, 0, 30, 30), (100, 0, 50, 40), (80, 40, 20, 20)]
-    faces = [tool.Face(box, ARCFACE_TEMPLATE) for box in boxes]
-    assert tool.choose_face(faces, 180, 120, rule) is faces[chosen]
-
-
 def test_reads_landmarks(tool, tmp_path):
     path = tmp_path / "points.txt"
     path.write_text("# a comment\n\na b.jpg 1 2 3 4 5 6 7 8 9 10.5\n")
@@ -181,16 +174,6 @@ def test_a_detector_decides_by_the_rule_and_a_turned_photograph_is_turned(
     assert_face(settings.out / "ann" / "1.jpg", upright, points_of([50, 10]))
 
 
-def test_a_photograph_of_16_bits_is_not_white(tool, settings, photos):
-    name = "ann/1.png"
-    gray = Image.fromarray(photos[name]).convert("L")
-    Image.fromarray(np.asarray(gray) * np.uint16(257)).save(settings.photos / name)
-    points = points_of([0, 0])
-    assert tool.align_all(settings, {name: points}, 1)[1] == 1
-    upright = np.repeat(np.asarray(gray)[..., None], 3, axis=2)
-    assert_face(settings.out / "ann" / "1.jpg", upright, points)
-
-
 def test_damaged_photographs_and_points_are_listed_with_a_reason(
     tool, settings, photos
 ):
@@ -209,12 +192,6 @@ def test_two_photographs_of_one_name_stop_at_once(tool, settings, photos):
     with pytest.raises(ValueError, match="ann/1.jpg and ann/1.png would both become"):
         tool.align_all(settings, {}, 1)
     assert not settings.out.exists()
-
-
-def test_a_folder_without_photographs_is_said(tool, settings):
-    settings.photos.mkdir()
-    with pytest.raises(ValueError, match="holds no photographs"):
-        tool.align_all(settings, {}, 1)
 
 
 def test_without_the_detector_the_command_is_named(tool, monkeypatch):

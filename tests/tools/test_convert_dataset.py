@@ -13,7 +13,6 @@ from PIL import Image
 
 from ekd_tf.data import read_pairs
 from ekd_tf.data.unreadable import Unreadable
-from ekd_tf.data.writers import RecordIOWriter
 from ekd_tf.run import factory
 
 TOOL = pathlib.Path(__file__).parents[2] / "tools" / "convert_dataset.py"
@@ -63,19 +62,6 @@ def test_images_keep_their_bytes_from_format_to_format(tool, tmp_path, source):
     assert not list(tmp_path.glob("*.partial"))
 
 
-def test_recordio_groups_identities(tool, tmp_path):
-    images = [(4, face(1)), (2, face(2)), (4, face(3)), (2, face(4))]
-    entries = [
-        (k, records.record(label, data, k)) for k, (label, data) in enumerate(images)
-    ]
-    records.write(tmp_path / "shuffled", entries)
-    shuffled = factory.make_source(f"recordio:{tmp_path}/shuffled")
-    tool.convert(shuffled, "recordio", tmp_path / "out", stream=io.StringIO())
-    grouped = factory.make_source(f"recordio:{tmp_path}/out")
-    order = [1, 3, 0, 2]
-    assert everything(grouped) == [(k // 2, images[i][1]) for k, i in enumerate(order)]
-
-
 def test_drawn_faces_become_png(tool, tmp_path):
     drawn = factory.make_source("synthetic:identities=2,images=2,size=32")
     tool.convert(drawn, "tfrecord", tmp_path / "out", 1, stream=io.StringIO())
@@ -89,7 +75,7 @@ def test_an_interrupted_conversion_is_gone_on_with(
     tool, tmp_path, source, to, monkeypatch
 ):
     monkeypatch.setattr(tool, "CHUNK", 2)
-    monkeypatch.setattr("ekd_tf.data.writers._SYNC_BYTES", 1)
+    monkeypatch.setattr("dataset_writers._SYNC_BYTES", 1)
     reads = []
     real = source.read
 
@@ -112,20 +98,6 @@ def test_an_interrupted_conversion_is_gone_on_with(
     assert sorted(os.listdir(tmp_path)) == ["faces", "out"]
 
 
-def test_an_interruption_at_the_very_end(tool, tmp_path, source, monkeypatch):
-    out = tmp_path / "out"
-
-    def stop(*_):
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(RecordIOWriter, "finish", stop)
-        with pytest.raises(KeyboardInterrupt):
-            tool.convert(source, "recordio", out, stream=io.StringIO())
-    tool.convert(source, "recordio", out, stream=io.StringIO())
-    assert everything(factory.make_source(f"recordio:{out}")) == everything(source)
-
-
 def test_what_is_there_is_never_overwritten(tool, tmp_path, source):
     out = tmp_path / "out"
     (tmp_path / "out.partial").mkdir()
@@ -141,13 +113,6 @@ def test_what_is_there_is_never_overwritten(tool, tmp_path, source):
     (out / "a").write_text("x")
     with pytest.raises(ValueError, match="out exists. Choose another --out or delete"):
         tool.convert(source, "recordio", out)
-
-
-def test_an_unreadable_image_stops_with_its_path(tool, tmp_path, source):
-    (tmp_path / "faces" / "bo" / "1.jpg").unlink()
-    with pytest.raises(OSError, match=r"bo/1\.jpg"):
-        tool.convert(source, "recordio", tmp_path / "out", stream=io.StringIO())
-    assert not (tmp_path / "out").exists()
 
 
 def test_listed_images_are_left_out_and_identities_numbered_anew(

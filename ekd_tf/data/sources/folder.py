@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 import os
 
 import numpy as np
@@ -11,7 +10,7 @@ from absl import logging
 
 from ekd_tf.data.names import PackedNames
 from ekd_tf.data.source import Source
-from ekd_tf.files.positioned import file_state
+from ekd_tf.files.positioned import hash_files
 from ekd_tf.files.positioned import read_file
 from ekd_tf.files.positioned import unreadable
 
@@ -158,9 +157,9 @@ class FolderFaces(Source):
 
         Asks the file system about every image, so it is computed when first needed.
         """
-        digest = hashlib.sha256()
-        for index, label in enumerate(self.labels.tolist()):
-            inside = f"{self.identities[label]}/{self._names[index]}"
-            state = file_state(self._prefix + inside)
-            digest.update(os.fsencode(inside) + b"\0" + state + b"\n")
-        return digest.hexdigest()
+        paths = map(self.describe, range(len(self)))
+        names = (
+            f"{self.identities[label]}/{self._names[index]}"
+            for index, label in enumerate(self.labels.tolist())
+        )
+        return hash_files(names, paths).hexdigest()

@@ -1,8 +1,7 @@
-"""Images given one by one or found in a folder, whoever they show."""
+"""Images listed one by one or found in a folder, without identities."""
 
 from __future__ import annotations
 
-import hashlib
 import os
 
 import numpy as np
@@ -11,13 +10,13 @@ from absl import logging
 from ekd_tf.data.one_image import decodable
 from ekd_tf.data.source import Source
 from ekd_tf.data.sources.folder import SUFFIXES
-from ekd_tf.files.positioned import file_state
+from ekd_tf.files.positioned import hash_files
 from ekd_tf.files.positioned import read_file
 from ekd_tf.files.positioned import unreadable
 
 
 class ListedImages(Source):
-    """Reads image files in the order given. Labels say nothing: they are all 0.
+    """Reads image files in the order given. All labels are 0.
 
     Args:
         name: What messages call the list.
@@ -48,10 +47,7 @@ class ListedImages(Source):
     @property
     def fingerprint(self) -> str:
         """A hash of the paths, sizes and times of change of the files."""
-        digest = hashlib.sha256()
-        for path in self.paths:
-            digest.update(os.fsencode(path) + b"\0" + file_state(path) + b"\n")
-        return digest.hexdigest()
+        return hash_files(self.paths, self.paths).hexdigest()
 
     def read(self, indices):
         return [read_file(self.paths[index]) for index in indices]
@@ -114,7 +110,7 @@ def readable(images: ListedImages) -> ListedImages:
     kept = []
     for path in images.paths:
         try:
-            _, reason = decodable(read_file(path))
+            reason = decodable(read_file(path))
         except OSError as error:
             reason = error.strerror
         if reason is None:

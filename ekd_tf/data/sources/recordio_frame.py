@@ -1,4 +1,4 @@
-"""RecordIO frames: payloads to the bytes of a `.rec` file and back.
+"""RecordIO frames: the bytes of a `.rec` file to payloads.
 
     part := u32 0xced7230a | u32 (cflag << 29 | length) | data | zeros to 4 bytes
 
@@ -26,39 +26,6 @@ PART = struct.Struct("<II")
 # Read at once with the frame around it: nearly every face of 112x112 fits.
 FIRST_READ = 8192
 _SCAN_BYTES = 1 << 22
-
-
-def frame(payload: bytes) -> bytes:
-    """Returns the bytes that stand for `payload` in a RecordIO file.
-
-    Raises:
-        ValueError: A part would have 2^29 bytes or more, which its length cannot say.
-    """
-    cuts = []
-    found = payload.find(_MAGIC_BYTES)
-    while found >= 0:
-        if found % 4 == 0:
-            cuts.append(found)
-        found = payload.find(_MAGIC_BYTES, found + 1)
-    starts = [0, *(cut + 4 for cut in cuts)]
-    stops = [*cuts, len(payload)]
-    framed = []
-    for k, (start, stop) in enumerate(zip(starts, stops)):
-        length = stop - start
-        if length >> LENGTH_BITS:
-            raise ValueError(
-                f"A RecordIO part holds less than 2^{LENGTH_BITS} bytes. Received: "
-                f"a payload with a part of {length:,}"
-            )
-        if not cuts:
-            cflag = WHOLE
-        elif k == 0:
-            cflag = FIRST
-        else:
-            cflag = LAST if k == len(cuts) else MIDDLE
-        framed += [PART.pack(MAGIC, cflag << LENGTH_BITS | length)]
-        framed += [payload[start:stop], b"\0" * (-length % 4)]
-    return b"".join(framed)
 
 
 def read_record(file: PositionedFile, offset: int) -> tuple[bytes, int]:

@@ -63,13 +63,8 @@ def unpack(payload: bytes) -> tuple[float | None, bytes]:
 def unpack_plain(block: bytes, label: int) -> bytes | None:
     """Returns the image of a record of one part and one label, as nearly all are.
 
-    Args:
-        block: What the file holds from the record's beginning.
-        label: The label the record must have.
-
-    Returns:
-        The encoded image, or None when the record is of another kind, has another
-        label, is damaged or is not in `block` to its end.
+    None when `block` does not hold such a record of this label from its beginning to
+    its end.
     """
     if len(block) < _PLAIN.size:
         return None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import array
 import functools
-import hashlib
 import os
 
 import numpy as np
@@ -16,7 +15,7 @@ from ekd_tf.data.source import number_identities
 from ekd_tf.data.sources.tfrecord import ShardedExamples
 from ekd_tf.data.unreadable import Unreadable
 from ekd_tf.files.positioned import PositionedFile
-from ekd_tf.files.positioned import file_state
+from ekd_tf.files.positioned import hash_files
 from ekd_tf.files.positioned import read_file
 from ekd_tf.files.user_text import open_bytes
 
@@ -75,11 +74,8 @@ class ListedFiles(Source):
 
         Asks the file system about every image, so it is computed when first needed.
         """
-        digest = hashlib.sha256(self.labels)
-        for name in self._names:
-            state = file_state(os.path.join(self._root, name))
-            digest.update(os.fsencode(name) + b"\0" + state + b"\n")
-        return digest.hexdigest()
+        paths = map(self.describe, range(len(self)))
+        return hash_files(self._names, paths, self.labels).hexdigest()
 
     def identity_names(self):
         return [str(number) for number in self._numbers.tolist()]

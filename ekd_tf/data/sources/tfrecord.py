@@ -1,4 +1,10 @@
-"""Faces in sharded TFRecord files that are read by position."""
+"""Faces in sharded TFRecord files that are read by position.
+
+    record := u64 length | u32 masked crc32c of it | data | u32 masked crc32c of data
+
+little-endian; the format is that of TensorFlow's `io/record_writer.cc`. TensorFlow's
+own reader goes through a file from the start; batches of chosen images need any record.
+"""
 
 from __future__ import annotations
 
@@ -6,13 +12,15 @@ import base64
 import hashlib
 import json
 import pathlib
+import struct
 import zlib
 
+import google_crc32c
 import numpy as np
+import tensorflow as tf
+from google.protobuf.message import DecodeError
 
 from ekd_tf.data.source import Source
-from ekd_tf.data.sources.tfrecord_frame import FIRST_READ
-from ekd_tf.data.sources.tfrecord_frame import read_example
 from ekd_tf.data.unreadable import Unreadable
 from ekd_tf.files.positioned import PositionedFile
 
@@ -21,17 +29,90 @@ FORMAT = "ekd_tf tfrecord 1"
 # Bytes of the largest record that is read at once.
 _MOST = 1 << 20
 _ROWS = 1 << 15
-
-
-def pack(values, dtype: str) -> str:
-    """Returns an array as text: base64 of zlib of its little-endian bytes."""
-    raw = np.ascontiguousarray(values, dtype)
-    return base64.b64encode(zlib.compress(raw, 1)).decode("ascii")
+_HEAD = struct.Struct("<QI")
+_CHECKSUM = struct.Struct("<I")
+_FIRST_READ = 8192
 
 
 def unpack(text: str, dtype: str) -> np.ndarray:
-    """Returns the array `pack` was given."""
+    """Returns an array of base64 of zlib of its little-endian bytes."""
     return np.frombuffer(zlib.decompress(base64.b64decode(text)), dtype)
+
+
+def read_example(
+    file: PositionedFile, offset: int, size: int = _FIRST_READ
+) -> tuple[bytes, int | None]:
+    """Reads the Example that begins at `offset`.
+
+    Args:
+        file: The file.
+        offset: Where the record begins.
+        size: Bytes to read at once, the size of the record where it is known.
+
+    Returns:
+        `(image, label)`: the bytes feature `image` and the int64 feature `label`, None
+        where it has none.
+
+    Raises:
+        ValueError: There is no whole record, or not of such an Example; the message
+            names file and offset.
+        OSError: The file cannot be read.
+    """
+    block = file.read(offset, size)
+    length = _length(file, offset, block)
+    stop = _HEAD.size + length
+    end = stop + _CHECKSUM.size
+    if len(block) < end:
+        block += file.read(offset + len(block), end - len(block))
+    if len(block) < end:
+        got = len(block) - _HEAD.size
+        reason = f"it has {length} bytes and the file ends after {got} of them"
+        raise file.damage(offset, reason)
+    data = block[_HEAD.size : stop]
+    if _CHECKSUM.unpack_from(block, stop)[0] != masked_crc32c(data):
+        raise file.damage(offset, "the checksum of its data is wrong")
+    try:
+        features = tf.train.Example.FromString(data).features.feature
+        (image,) = features["image"].bytes_list.value
+        labels = features["label"].int64_list.value
+    except (DecodeError, ValueError):
+        reason = "it is no tf.train.Example with one bytes feature image"
+        raise file.damage(offset, reason) from None
+    return image, labels[0] if labels else None
+
+
+def masked_crc32c(data: bytes) -> int:
+    """Returns the checksum TFRecord files hold of `data`: Castagnoli's, rotated."""
+    crc = google_crc32c.value(data)
+    return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
+
+
+def record_offsets(file: PositionedFile, count: int) -> list[int]:
+    """Returns where the records of a file begin, without reading their data.
+
+    Raises:
+        ValueError: The file does not consist of `count` whole records.
+    """
+    offsets, at = [], 0
+    while at < file.size:
+        offsets.append(at)
+        length = _length(file, at, file.read(at, _HEAD.size))
+        at += _HEAD.size + length + _CHECKSUM.size
+    if at != file.size or len(offsets) != count:
+        raise ValueError(
+            f"{file.path} holds {len(offsets):,} records to byte {at:,} of "
+            f"{file.size:,}, not {count:,}. Delete it and convert again"
+        )
+    return offsets
+
+
+def _length(file, offset, block):
+    if len(block) < _HEAD.size:
+        raise file.damage(offset, "the file ends before its length")
+    length, checksum = _HEAD.unpack_from(block)
+    if checksum != masked_crc32c(block[:8]):
+        raise file.damage(offset, "the checksum of its length is wrong")
+    return length
 
 
 class ShardedExamples(Source):
@@ -95,7 +176,7 @@ class ShardedExamples(Source):
         after = np.minimum(indices + 1, len(self) - 1)
         sizes = self._offsets[after] - self._offsets[indices]
         known = (self._shards[after] == self._shards[indices]) & (sizes > 0)
-        return np.where(known & (sizes <= _MOST), sizes, FIRST_READ)
+        return np.where(known & (sizes <= _MOST), sizes, _FIRST_READ)
 
     def identity_names(self):
         return [str(number) for number in self._numbers]
@@ -155,33 +236,6 @@ class TFRecordFaces(ShardedExamples):
             for offset in lost if len(lost) else [file.size]:
                 (unreadable or Unreadable()).count(file.place(int(offset)), reason)
         super().__init__(str(root), files, *arrays, range(index["identities"]))
-
-
-def pack_index(shards: list[dict], identities: int, image_size) -> dict:
-    """Returns what `index.json` holds.
-
-    Args:
-        shards: Of each shard `file` (its name), `bytes`, and the arrays `offsets` and
-            `labels` of its records.
-        identities: Number of identities.
-        image_size: `(height, width)` of the first image.
-    """
-    return {
-        "format": FORMAT,
-        "count": sum(len(shard["labels"]) for shard in shards),
-        "identities": identities,
-        "image_size": list(image_size),
-        "shards": [
-            {
-                "file": shard["file"],
-                "count": len(shard["labels"]),
-                "bytes": shard["bytes"],
-                "offsets": pack(shard["offsets"], "<i8"),
-                "labels": pack(shard["labels"], "<i4"),
-            }
-            for shard in shards
-        ],
-    }
 
 
 def _unpack_index(index):

@@ -1,1 +1,1 @@
-"""Faces drawn by code: the data set that is always there."""
+"""Synthetic faces: the data set that is always there."""

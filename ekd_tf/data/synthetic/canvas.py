@@ -155,14 +155,12 @@ class Canvas:
         """Returns the area between two parabolas that meet at `+-length`.
 
         Args:
-            x: Middle of the feature.
-            y: Middle of the feature.
-            length: Half its length.
+            length: Half the distance of the corners.
             above: Height of the upper parabola over the line between the corners, > 0.
             below: Depth of the lower one, > 0.
             bend: How far the corners are lifted over the middle.
-            stretch: As for `local`.
-            turn: As for `local`.
+
+        The others are those of `local`.
 
         Returns:
             `(box, opacity, along, across)`; `across` is measured from the bent line.

@@ -13,6 +13,7 @@ import hashlib
 import numpy as np
 
 from ekd_tf.checks import check_range
+from ekd_tf.data.source import Source
 from ekd_tf.data.synthetic.painter import FacePainter
 from ekd_tf.data.synthetic.parameters import parameters
 
@@ -46,8 +47,10 @@ def _check_counters(name, values):
     return values
 
 
-def render(seed, identities, samples, size=112):
-    """Draws faces.
+def render(
+    seed: int, identities: np.ndarray, samples: np.ndarray, size: int = 112
+) -> np.ndarray:
+    """Paints faces.
 
     Args:
         seed: Integer in [0, 2^63): which world of people.
@@ -83,8 +86,8 @@ def render(seed, identities, samples, size=112):
     return images
 
 
-class SyntheticFaces:
-    """A data source of drawn faces, images of one identity next to each other.
+class SyntheticFaces(Source):
+    """A source of synthetic faces, images of one identity next to each other.
 
     Args:
         identities: Integer > 0, number of people.
@@ -95,27 +98,20 @@ class SyntheticFaces:
             `first_identity + identities - 1`, so ranges that do not overlap give
             disjoint sets, for training and for testing.
 
-    Attributes:
-        labels: int32 array `(n,)`, 0 to `num_identities - 1`.
-        num_identities: Integer.
-        left_out: Empty: every image can be drawn.
-        encoded: False: `read` returns pixels, not files.
-        name: String for logs and reports.
-        fingerprint: String of 16 hexadecimal digits: equal for sources with equal
-            pixels and labels, another one for any other argument.
     """
 
     encoded = False
     name = "synthetic"
-    left_out = ()
+    # Of the arguments: equal for sources of equal pixels and labels.
+    fingerprint = ""
 
     def __init__(
         self,
-        identities=200,
-        images_per_identity=20,
-        size=64,
-        seed=0,
-        first_identity=0,
+        identities: int = 200,
+        images_per_identity: int = 20,
+        size: int = 64,
+        seed: int = 0,
+        first_identity: int = 0,
     ):
         check_range("identities", identities, low=1)
         check_range("images_per_identity", images_per_identity, low=1)
@@ -130,14 +126,11 @@ class SyntheticFaces:
         self.labels = np.repeat(
             np.arange(identities, dtype=np.int32), images_per_identity
         )
-        told = (identities, images_per_identity, size, seed, first_identity)
+        arguments = identities, images_per_identity, size, seed, first_identity
         text = "synthetic faces " + " ".join(
-            str(int(number)) for number in (GENERATOR_VERSION, *told)
+            str(int(number)) for number in (GENERATOR_VERSION, *arguments)
         )
         self.fingerprint = hashlib.sha256(text.encode()).hexdigest()[:16]
-
-    def __len__(self):
-        return len(self.labels)
 
     def _locate(self, indices):
         """Returns the identity and the number of the photograph of each index."""
@@ -148,22 +141,15 @@ class SyntheticFaces:
         person, photograph = np.divmod(indices, self.images_per_identity)
         return self.first_identity + person, photograph
 
-    def read(self, indices):
-        """Returns the images at these indices, uint8 `(n, size, size, 3)` RGB.
-
-        Raises:
-            ValueError: If an index is negative or past the end.
-        """
+    def read(self, indices) -> np.ndarray:
         identities, samples = self._locate(indices)
         return render(self.seed, identities, samples, size=self.size)
 
-    def identity_names(self):
-        """Returns the number of each person, by label."""
+    def identity_names(self) -> list[str]:
         first = self.first_identity
         return [str(first + label) for label in range(self.num_identities)]
 
-    def describe(self, index):
-        """Returns what one image is, for messages: whose, which, of which seed."""
+    def describe(self, index: int) -> str:
         identities, samples = self._locate([index])
         return (
             f"synthetic identity {identities[0]}, image {samples[0]} (seed {self.seed})"

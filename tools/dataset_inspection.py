@@ -101,7 +101,7 @@ def _look(source, index):
     except (OSError, ValueError) as error:
         # The list has the place in a column of its own.
         return (*nothing, str(error).removeprefix(f"{source.describe(index)}: "))
-    _, reason = decodable(data)
+    reason = decodable(data)
     if reason:
         return (*nothing, reason)
     with open_image(data) as image:

@@ -2,26 +2,68 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import pathlib
 import struct
+import zlib
 
 import numpy as np
 import tensorflow as tf
 
 from ekd_tf.checks import check_range
-from ekd_tf.data.sources.recordio_frame import frame
+from ekd_tf.data.sources.recordio_frame import FIRST
+from ekd_tf.data.sources.recordio_frame import LAST
+from ekd_tf.data.sources.recordio_frame import LENGTH_BITS
+from ekd_tf.data.sources.recordio_frame import MAGIC
+from ekd_tf.data.sources.recordio_frame import MIDDLE
+from ekd_tf.data.sources.recordio_frame import PART
+from ekd_tf.data.sources.recordio_frame import WHOLE
 from ekd_tf.data.sources.recordio_frame import read_record
 from ekd_tf.data.sources.recordio_index import HEADER
+from ekd_tf.data.sources.tfrecord import FORMAT
 from ekd_tf.data.sources.tfrecord import INDEX_FILE
-from ekd_tf.data.sources.tfrecord import pack_index
-from ekd_tf.data.sources.tfrecord_frame import record_offsets
+from ekd_tf.data.sources.tfrecord import record_offsets
 from ekd_tf.files.atomic import write_aside
 from ekd_tf.files.positioned import PositionedFile
 
 # Bytes after which what is written is made to last.
 _SYNC_BYTES = 1 << 26
+_MAGIC_BYTES = struct.pack("<I", MAGIC)
+
+
+def frame(payload: bytes) -> bytes:
+    """Returns the bytes that stand for `payload` in a RecordIO file.
+
+    Raises:
+        ValueError: A part would have 2^29 bytes or more, which its length cannot say.
+    """
+    cuts = []
+    found = payload.find(_MAGIC_BYTES)
+    while found >= 0:
+        if found % 4 == 0:
+            cuts.append(found)
+        found = payload.find(_MAGIC_BYTES, found + 1)
+    starts = [0, *(cut + 4 for cut in cuts)]
+    stops = [*cuts, len(payload)]
+    framed = []
+    for k, (start, stop) in enumerate(zip(starts, stops)):
+        length = stop - start
+        if length >> LENGTH_BITS:
+            raise ValueError(
+                f"A RecordIO part holds less than 2^{LENGTH_BITS} bytes. Received: "
+                f"a payload with a part of {length:,}"
+            )
+        if not cuts:
+            cflag = WHOLE
+        elif k == 0:
+            cflag = FIRST
+        else:
+            cflag = LAST if k == len(cuts) else MIDDLE
+        framed += [PART.pack(MAGIC, cflag << LENGTH_BITS | length)]
+        framed += [payload[start:stop], b"\0" * (-length % 4)]
+    return b"".join(framed)
 
 
 class RecordIOWriter:
@@ -213,3 +255,36 @@ class TFRecordWriter:
         if self._writer is not None:
             writer, self._writer = self._writer, None
             writer.close()
+
+
+def pack_index(shards: list[dict], identities: int, image_size) -> dict:
+    """Returns what `index.json` holds.
+
+    Args:
+        shards: Of each shard `file` (its name), `bytes`, and the arrays `offsets` and
+            `labels` of its records.
+        identities: Number of identities.
+        image_size: `(height, width)` of the first image.
+    """
+    return {
+        "format": FORMAT,
+        "count": sum(len(shard["labels"]) for shard in shards),
+        "identities": identities,
+        "image_size": list(image_size),
+        "shards": [
+            {
+                "file": shard["file"],
+                "count": len(shard["labels"]),
+                "bytes": shard["bytes"],
+                "offsets": pack(shard["offsets"], "<i8"),
+                "labels": pack(shard["labels"], "<i4"),
+            }
+            for shard in shards
+        ],
+    }
+
+
+def pack(values, dtype: str) -> str:
+    """Returns an array as text: base64 of zlib of its little-endian bytes."""
+    raw = np.ascontiguousarray(values, dtype)
+    return base64.b64encode(zlib.compress(raw, 1)).decode("ascii")

@@ -2,17 +2,16 @@
 
 import os
 import resource
-import shutil
 
+import dataset_writers
 import numpy as np
 import pytest
 import records
+from dataset_writers import RecordIOWriter
+from dataset_writers import TFRecordWriter
 
-from ekd_tf.data import writers
 from ekd_tf.data.sources.recordio import RecordIOFaces
 from ekd_tf.data.sources.tfrecord import TFRecordFaces
-from ekd_tf.data.writers import RecordIOWriter
-from ekd_tf.data.writers import TFRecordWriter
 
 MAGIC = b"\x0a\x23\xd7\xce"
 LABELS = np.array([0, 0, 1, 2, 2, 2])
@@ -69,7 +68,7 @@ def test_goes_on_where_it_was_interrupted(tmp_path, make, added, monkeypatch):
     write(whole)
     whole.finish((8, 8))
     # Listed, and made to last, after every record.
-    monkeypatch.setattr(writers, "_SYNC_BYTES", 1)
+    monkeypatch.setattr(dataset_writers, "_SYNC_BYTES", 1)
     (tmp_path / "cut").mkdir()
     first = make(tmp_path / "cut")
     write(first, IMAGES[:added])
@@ -89,7 +88,7 @@ def test_goes_on_where_it_was_interrupted(tmp_path, make, added, monkeypatch):
 @pytest.mark.parametrize("torn", [b"", b"torn record", MAGIC + b"\0\0"])
 @pytest.mark.parametrize("line", [b"", b"7", b"7\t", b"7\t10000"])
 def test_what_was_not_made_to_last_is_cut_off(tmp_path, torn, line, monkeypatch):
-    monkeypatch.setattr(writers, "_SYNC_BYTES", 1)
+    monkeypatch.setattr(dataset_writers, "_SYNC_BYTES", 1)
     (tmp_path / "cut").mkdir()
     writer = recordio(tmp_path / "cut")
     write(writer, IMAGES[:4])
@@ -104,32 +103,11 @@ def test_what_was_not_made_to_last_is_cut_off(tmp_path, torn, line, monkeypatch)
     assert RecordIOFaces(tmp_path / "cut").read(range(6)) == IMAGES
 
 
-def test_an_interruption_among_the_last_records(tmp_path):
-    (tmp_path / "whole").mkdir()
-    writer = recordio(tmp_path / "whole")
-    write(writer)
-    writer.finish((8, 8))
-    shutil.copytree(tmp_path / "whole", tmp_path / "cut")
-    idx = tmp_path / "cut" / "train.idx"
-    lines = idx.read_text().splitlines(keepends=True)
-    idx.write_text("".join(lines[:8]))
-    writer = recordio(tmp_path / "cut")
-    assert writer.count == 6
-    writer.finish((8, 8))
-    assert content(tmp_path / "cut") == content(tmp_path / "whole")
-
-
 @pytest.mark.parametrize("labels", [[], [0, 2], [1, 1], [0, 1, 0], [-1, 0]])
 def test_recordio_needs_grouped_labels(tmp_path, labels):
     with pytest.raises(ValueError, match="`labels` must hold 0, 1, 2, ... without"):
         RecordIOWriter(tmp_path, np.array(labels, np.int64))
     assert not os.listdir(tmp_path)
-
-
-@pytest.mark.parametrize("shards", [0, 7])
-def test_shards_hold_at_least_one_image(tmp_path, shards):
-    with pytest.raises(ValueError, match=r"`shards` must be in \[1, 6\]"):
-        TFRecordWriter(tmp_path, LABELS, shards)
 
 
 @pytest.fixture

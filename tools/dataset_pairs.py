@@ -1,0 +1,119 @@
+"""Verification sets made of a list like LFW's `pairs.txt` and a folder of images."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import pickle
+
+import numpy as np
+
+from ekd_tf.data.pairs import PairImages
+from ekd_tf.data.pairs import PairSet
+from ekd_tf.files.atomic import write_aside
+from ekd_tf.files.user_text import is_utf8
+from ekd_tf.files.user_text import open_text
+
+_NAMED = 5
+
+
+def write_pairs(path, pairs: PairSet) -> None:
+    """Writes a verification set as insightface's and this package's readers take it.
+
+    Images keep their bytes. The file appears whole or not at all.
+
+    Args:
+        path: The file to create or replace.
+        pairs: What to write.
+    """
+    images = pairs.images.read(range(len(pairs.images)))
+    # Protocol 4: the first with bytes as bytes, and read by every Python 3.
+    content = images, [bool(same) for same in pairs.issame]
+    write_aside(pathlib.Path(path), lambda file: pickle.dump(content, file, protocol=4))
+
+
+def pairs_from_list(list_path, folder, suffix: str = ".jpg") -> PairSet:
+    """Makes a verification set of a list like LFW's `pairs.txt` and aligned images.
+
+    Lines `name<tab>n<tab>m` are a pair of one person, `name<tab>n<tab>other<tab>m` of
+    two; image n of a person is `<folder>/<name>/<name>_000n.jpg`. A first line of one
+    or two numbers, folds and pairs of either kind in each, is checked.
+
+    Args:
+        list_path: The text file. Its name without suffix becomes the name of the set.
+        folder: The folder of a folder per person.
+        suffix: Of the images' file names.
+
+    Raises:
+        ValueError: A line is anything else, images are missing, or the numbers of the
+            first line do not fit.
+    """
+    list_path = os.fsdecode(list_path)
+    with open_text(list_path) as file:
+        lines = [line.rstrip("\n") for line in file]
+    told = None
+    paths, issame = [], []
+    for number, line in enumerate(lines, 1):
+        fields = line.split("\t") if "\t" in line else line.split()
+        if number == 1 and len(fields) in (1, 2) and all(f.isdigit() for f in fields):
+            told = [int(f) for f in fields]
+            continue
+        if not fields:
+            continue
+        if len(fields) == 3:
+            fields = [fields[0], fields[1], fields[0], fields[2]]
+            issame.append(True)
+        else:
+            issame.append(False)
+        try:
+            first, n, second, m = fields
+            chosen = (first, int(n)), (second, int(m))
+        except ValueError:
+            raise ValueError(
+                f"{list_path}: line {number} must be name, n, m or name, n, other "
+                f"name, m, separated by tabs. Received: {line[:80]!r}"
+            ) from None
+        of_line = [
+            os.path.join(os.fsdecode(folder), name, f"{name}_{k:04d}{suffix}")
+            for name, k in chosen
+        ]
+        if not is_utf8(line) and not all(map(os.path.exists, of_line)):
+            raise ValueError(
+                f"{list_path}: line {number} is not UTF-8 text and names no image of "
+                f"{os.fsdecode(folder)}: save the file as UTF-8, from Latin-1 by "
+                f"`iconv -f latin1 -t utf-8`. Received: {line[:80]!r}"
+            )
+        paths += of_line
+    _check_count(list_path, told, issame)
+    return PairSet(
+        pathlib.Path(list_path).stem,
+        PairImages(list_path, _read_all(list_path, paths), paths),
+        np.array(issame),
+    )
+
+
+def _check_count(path, told, issame):
+    if not issame:
+        raise ValueError(f"{path} lists no pair. Give a file like LFW's pairs.txt")
+    expected = 2 * int(np.prod(told)) if told else len(issame)
+    if len(issame) != expected:
+        raise ValueError(
+            f"{path}: its first line announces {expected:,} pairs and {len(issame):,} "
+            "follow. Get the whole file"
+        )
+
+
+def _read_all(path, paths):
+    images, missing = [], []
+    for image_path in paths:
+        try:
+            images.append(pathlib.Path(image_path).read_bytes())
+        except OSError as error:
+            missing.append(f"{image_path}: {error.strerror}")
+    if missing:
+        listed = "\n  ".join(dict.fromkeys(missing[:_NAMED]))
+        raise ValueError(
+            f"{path}: {len(missing):,} of {len(paths):,} images cannot be read. Give "
+            f"the folder that holds a folder per person:\n  {listed}"
+        )
+    return images
