@@ -1,12 +1,14 @@
 """Argument checks: the one place that words shape, range and choice errors."""
 
+from __future__ import annotations
+
 import contextlib
 import difflib
 import re
 
 
 @contextlib.contextmanager
-def flag_words(**flags):
+def flag_words(**flags: str):
     """Has errors call arguments by the flags that set them.
 
     Args:
@@ -16,8 +18,8 @@ def flag_words(**flags):
         yield
     except ValueError as error:
 
-        def flag(found):
-            return f"{found[1]}--{flags[found[2]]}"
+        def flag(match):
+            return f"{match[1]}--{flags[match[2]]}"
 
         words = "|".join(flags) or "(?!)"
         # As `argument`, or as in "Received: argument=3".
@@ -26,7 +28,7 @@ def flag_words(**flags):
         raise ValueError(text) from error
 
 
-def check_choice(name, value, choices):
+def check_choice(name: str, value, choices) -> None:
     """Raises `ValueError` naming the choices unless `value` is one of them."""
     if value in choices:
         return
@@ -36,16 +38,12 @@ def check_choice(name, value, choices):
     raise ValueError(f"`{name}` must be one of {listed}. Received: {value!r}.{hint}")
 
 
-def check_range(name, value, low=None, high=None, low_open=False, high_open=False):
+def check_range(
+    name: str, value, low=None, high=None, low_open=False, high_open=False
+) -> None:
     """Raises `ValueError` with the interval unless `value` lies inside it.
 
-    Args:
-        name: The argument's name, for the message.
-        value: A number.
-        low: Lower end, or None for no bound.
-        high: Upper end, or None for no bound.
-        low_open: Whether `low` itself is excluded.
-        high_open: Whether `high` itself is excluded.
+    Ends of None bound nothing; an open end is itself excluded.
     """
     # Written so that NaN, for which every comparison is false, is refused.
     above = low is None or (value > low if low_open else value >= low)
@@ -57,12 +55,12 @@ def check_range(name, value, low=None, high=None, low_open=False, high_open=Fals
     raise ValueError(f"`{name}` must be in {left}, {right}. Received: {name}={value}")
 
 
-def check_positive(name, value):
+def check_positive(name: str, value) -> None:
     """Raises `ValueError` unless `value` > 0."""
     check_range(name, value, low=0, low_open=True)
 
 
-def check_rank(name, tensor, rank):
+def check_rank(name: str, tensor, rank: int) -> None:
     """Raises `ValueError` unless `tensor` has `rank` dimensions."""
     if tensor.shape.rank != rank:
         raise ValueError(
@@ -71,7 +69,7 @@ def check_rank(name, tensor, rank):
         )
 
 
-def check_same_batch(**tensors):
+def check_same_batch(**tensors) -> None:
     """Raises `ValueError` unless all tensors agree in their first dimension.
 
     Dimensions unknown at trace time agree with any other.

@@ -3,6 +3,8 @@
 Row 0 of the architecture: imported by anyone, imports nothing of the package.
 """
 
+from __future__ import annotations
+
 import contextlib
 
 import keras
@@ -10,21 +12,37 @@ import tensorflow as tf
 
 IS_KERAS_3 = int(keras.__version__.split(".")[0]) >= 3
 
-# For `add_weight(aggregation=...)`: state that every replica computes alike.
-ONLY_FIRST_REPLICA = (
-    "only_first_replica" if IS_KERAS_3 else tf.VariableAggregation.ONLY_FIRST_REPLICA
-)
-
 # Decorator that makes a class of this package known to `.keras` files.
 register = keras.saving.register_keras_serializable(package="ekd_tf")
 
 
-def keras_compile(compile_model, **kwargs):
-    """Calls `keras.Model.compile` so that Keras adds no loss scaling and no XLA.
+def add_state(layer, name: str, shape=(), initializer="zeros", dtype="float32"):
+    """Adds to a layer a variable that no gradient changes, and returns it.
 
-    Keras 3 would wrap the optimizer under mixed_float16, and compile the step by
-    XLA where it finds it possible.
+    For what every replica computes alike from the gathered batch.
+
+    Args:
+        layer: `keras.layers.Layer`.
+        name: Name of the variable.
+        shape: Tuple of ints.
+        initializer: As `add_weight` takes it, or a number for every entry.
+        dtype: Name of a dtype.
     """
+    if isinstance(initializer, (int, float)):
+        initializer = keras.initializers.Constant(initializer)
+    only_first = tf.VariableAggregation.ONLY_FIRST_REPLICA
+    return layer.add_weight(
+        name=name,
+        shape=shape,
+        dtype=dtype,
+        initializer=initializer,
+        trainable=False,
+        aggregation="only_first_replica" if IS_KERAS_3 else only_first,
+    )
+
+
+def keras_compile(compile_model, **kwargs):
+    """Calls `keras.Model.compile` without the loss scaling and XLA of Keras 3."""
     if IS_KERAS_3:
         kwargs.setdefault("auto_scale_loss", False)
     kwargs.setdefault("jit_compile", False)
@@ -42,15 +60,12 @@ _WHOLE_IN_UPDATE_STEP = (
 
 
 def tf_variable(variable):
-    """Returns the `tf.Variable` (or distributed variable) behind a Keras variable.
-
-    Keras 2 variables are `tf.Variable`s and come back as they are.
-    """
+    """Returns the `tf.Variable`, distributed or not, behind a Keras variable."""
     return variable if isinstance(variable, tf.Variable) else variable.value
 
 
 def _is_legacy(optimizer):
-    """Whether this is a Keras 2 optimizer of the old kind, as all of Addons are."""
+    """Whether this is a Keras 2 optimizer of the old kind; all of Addons are."""
     return not IS_KERAS_3 and isinstance(optimizer, keras.optimizers.legacy.Optimizer)
 
 
@@ -80,12 +95,7 @@ def current_learning_rate(optimizer):
 
 
 def sgd_momentum(optimizer, variable):
-    """Returns the `tf.Variable` of a variable's momentum, or None without momentum.
-
-    Args:
-        optimizer: `keras.optimizers.SGD`, built.
-        variable: One of those it was built for.
-    """
+    """Returns the `tf.Variable` of a variable's momentum in SGD, or None."""
     if not optimizer.momentum:
         return None
     # Neither version has a public way from a variable to its slots.
@@ -99,12 +109,10 @@ def sgd_momentum(optimizer, variable):
 def apply_reduced_gradients(optimizer, gradients, variables):
     """Applies gradients that are already summed over replicas, once.
 
-    Keras 2 can be told so. Keras 3 always sums once more in `apply`: with several
-    replicas, SGD, Adam, AdamW and Lion therefore go through their `update_step`. Any
-    other optimizer, and any on variables with constraints, receives
-    `gradient / replicas`, which costs a second all-reduce of every gradient (half of
-    the step again on two CPU replicas) and rounds where the number of replicas is no
-    power of two.
+    Keras 3 always sums once more in `apply`: with several replicas, SGD, Adam, AdamW
+    and Lion therefore go through their `update_step`. Any other optimizer, and any on
+    variables with constraints, receives `gradient / replicas`, which costs a second
+    all-reduce (half of the step again on two CPU replicas) and some rounding.
 
     Args:
         optimizer: Keras optimizer, built for `variables`. Its own weight decay is not

@@ -176,14 +176,8 @@ flags.DEFINE_string("precision", "float32", "float32, mixed_float16 or mixed_bfl
 flags.DEFINE_string(
     "strategy",
     "none",
-    "none (one device), mirrored (all GPUs), multi_worker (several machines).",
+    "none, mirrored (all GPUs), multi_worker (the machines that TF_CONFIG lists).",
 )
-flags.DEFINE_list(
-    "worker_hosts",
-    "",
-    "host:port of every machine, the same list on each; sets TF_CONFIG.",
-)
-flags.DEFINE_integer("worker_index", None, "Which of them this one is, from 0.", 0)
 flags.DEFINE_integer(
     "num_virtual_devices", 1, "Logical CPUs to try a strategy without GPUs.", 1
 )
@@ -265,8 +259,6 @@ FREE_TO_CHANGE = (
     "skip_corrupt",
     "strategy",
     "num_virtual_devices",
-    "worker_hosts",
-    "worker_index",
 )
 
 

@@ -9,6 +9,7 @@ prints the table of CONTRIBUTING.md. Every row but the first is a process of its
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import pathlib
 import socket
@@ -291,9 +292,10 @@ def main():
         return
     place = arguments.place
     if place == "2 processes":
-        strategy = make_strategy(
-            "multi_worker", arguments.hosts.split(","), arguments.index
-        )
+        cluster = {"worker": arguments.hosts.split(",")}
+        task = {"type": "worker", "index": arguments.index}
+        os.environ["TF_CONFIG"] = json.dumps({"cluster": cluster, "task": task})
+        strategy = make_strategy("multi_worker")
         save_runs(arguments.output, strategy)
     elif place in ("2", "4"):
         set_virtual_devices(int(place))

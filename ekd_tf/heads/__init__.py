@@ -2,21 +2,32 @@
 
 from ekd_tf.heads.adaface import AdaFace
 from ekd_tf.heads.adaface import adaface_target
-from ekd_tf.heads.arcface import ArcFace
-from ekd_tf.heads.arcface import arcface_target
 from ekd_tf.heads.base import MarginHead
+from ekd_tf.heads.base import check_labels
+from ekd_tf.heads.base import margin_softmax_loss
+from ekd_tf.heads.base import num_sampled
 from ekd_tf.heads.base import replace_targets
-from ekd_tf.heads.combined import CombinedMargin
-from ekd_tf.heads.combined import combined_target
-from ekd_tf.heads.cosface import CosFace
-from ekd_tf.heads.cosface import cosface_target
+from ekd_tf.heads.base import sample_classes
 from ekd_tf.heads.curricularface import CurricularFace
 from ekd_tf.heads.curricularface import curricular_negatives
-from ekd_tf.heads.sampling import sample_classes
-from ekd_tf.heads.softmax import check_labels
-from ekd_tf.heads.softmax import margin_softmax_loss
+from ekd_tf.heads.fixed_margins import ArcFace
+from ekd_tf.heads.fixed_margins import CombinedMargin
+from ekd_tf.heads.fixed_margins import CosFace
+from ekd_tf.heads.fixed_margins import arcface_target
+from ekd_tf.heads.fixed_margins import combined_target
+from ekd_tf.heads.fixed_margins import cosface_target
+
+# What `--head` calls them.
+HEADS = {
+    "arcface": ArcFace,
+    "cosface": CosFace,
+    "curricularface": CurricularFace,
+    "adaface": AdaFace,
+    "combined": CombinedMargin,
+}
 
 __all__ = [
+    "HEADS",
     "AdaFace",
     "ArcFace",
     "CombinedMargin",
@@ -30,6 +41,7 @@ __all__ = [
     "cosface_target",
     "curricular_negatives",
     "margin_softmax_loss",
+    "num_sampled",
     "replace_targets",
     "sample_classes",
 ]

@@ -10,12 +10,13 @@ from ekd_tf.checks import check_positive
 from ekd_tf.checks import check_range
 from ekd_tf.heads.base import MarginHead
 from ekd_tf.heads.base import replace_targets
+from ekd_tf.keras_compat import add_state
 from ekd_tf.keras_compat import register
 from ekd_tf.ops.collective import sum_over_replicas
 from ekd_tf.ops.numerics import safe_acos
 
 
-def adaface_target(cosine, quality, margin):
+def adaface_target(cosine: tf.Tensor, quality: tf.Tensor, margin: float) -> tf.Tensor:
     r"""Adds a margin that turns from angular to additive as quality rises.
 
     $$ t = \cos\big(\mathrm{clip}(\theta - m z, \epsilon, \pi - \epsilon)\big) -
@@ -49,24 +50,19 @@ class AdaFace(MarginHead):
 
     $$ z = \mathrm{clip}\Big(h \frac{\lVert f \rVert - \mu}{\sigma}, -1, 1\Big) $$
 
-    from running mean and deviation of the lengths; z has no gradient. Other arguments,
-    inputs and output as in `MarginHead`.
+    from running mean and deviation of the lengths; z has no gradient. All else as in
+    `MarginHead`.
 
     Args:
-        num_identities: Int >= 2.
-        scale: Float > 0, multiplies the cosines.
         margin: Float in [0, pi/2): m.
         concentration: Float > 0: h.
-        momentum: Float in (0, 1]: the share of the newest batch in mean and deviation.
+        momentum: Float in (0, 1]: weight of the newest batch in mean and deviation.
 
     State:
         length_mean, length_deviation: float32 scalars, from 20 and 100; over the rows
         `in_margin` of the global batch, lengths clipped to [1e-3, 100]. They are
         updated before they are used; a batch with fewer than two such rows, or with
         one that is not finite, leaves them alone. Besides as in `MarginHead`.
-
-    Raises:
-        ValueError: If an argument is outside its range.
 
     Reference:
         Kim et al., 2022, arXiv:2204.00964; m 0.4, h 0.333, momentum 0.01 and the
@@ -91,8 +87,8 @@ class AdaFace(MarginHead):
 
     def build(self, embeddings_shape):
         super().build(embeddings_shape)
-        self.length_mean = self.add_state("length_mean", 20.0)
-        self.length_deviation = self.add_state("length_deviation", 100.0)
+        self.length_mean = add_state(self, "length_mean", initializer=20.0)
+        self.length_deviation = add_state(self, "length_deviation", initializer=100.0)
 
     def apply_margin(self, cosine, labels, embeddings, in_margin, training):
         lengths = tf.norm(tf.stop_gradient(embeddings), axis=1)
@@ -119,18 +115,11 @@ class AdaFace(MarginHead):
         # Of a sample, as torch computes it.
         variance = tf.math.divide_no_nan(sum_over_replicas(squares), count - 1.0)
         usable = (count > 1) & tf.math.is_finite(variance)
-        share = tf.where(usable, self.momentum, 0.0)
+        weight = tf.where(usable, self.momentum, 0.0)
         batch_mean = tf.where(usable, batch_mean, mean)
         batch_deviation = tf.where(usable, tf.sqrt(variance), deviation)
-        mean += share * (batch_mean - mean)
-        deviation += share * (batch_deviation - deviation)
+        mean += weight * (batch_mean - mean)
+        deviation += weight * (batch_deviation - deviation)
         self.length_mean.assign(mean)
         self.length_deviation.assign(deviation)
         return mean, deviation
-
-    def get_config(self):
-        return {
-            **super().get_config(),
-            "concentration": self.concentration,
-            "momentum": self.momentum,
-        }

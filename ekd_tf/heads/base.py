@@ -1,8 +1,13 @@
-"""What every margin head shares: class centres, cosines, the margin's place."""
+"""What every margin head does: cosines to class centres, the margin, the loss."""
 
 from __future__ import annotations
 
+import inspect
+import math
+from collections.abc import Callable
+
 import keras
+import numpy as np
 import tensorflow as tf
 
 from ekd_tf.checks import check_choice
@@ -10,10 +15,7 @@ from ekd_tf.checks import check_positive
 from ekd_tf.checks import check_range
 from ekd_tf.checks import check_rank
 from ekd_tf.checks import check_same_batch
-from ekd_tf.heads.sampling import num_sampled
-from ekd_tf.heads.sampling import sample_classes
-from ekd_tf.heads.softmax import margin_softmax_loss
-from ekd_tf.keras_compat import ONLY_FIRST_REPLICA
+from ekd_tf.keras_compat import add_state
 from ekd_tf.keras_compat import tf_variable
 from ekd_tf.ops.collective import gather_rows
 from ekd_tf.ops.collective import own_rows
@@ -24,7 +26,9 @@ from ekd_tf.ops.numerics import l2_normalize
 GRADIENTS = ("true", "straight_through")
 
 
-def replace_targets(cosine, labels, target_cosine):
+def replace_targets(
+    cosine: tf.Tensor, labels: tf.Tensor, target_cosine: Callable
+) -> tf.Tensor:
     """Replaces each row's entry at its label by a function of that entry.
 
     Touches one entry per row: no one-hot matrix of the size of `cosine` is made.
@@ -42,9 +46,89 @@ def replace_targets(cosine, labels, target_cosine):
     return tf.tensor_scatter_nd_add(cosine, entries, target_cosine(target) - target)
 
 
-def target_entries(labels):
+def target_entries(labels: tf.Tensor) -> tf.Tensor:
     """Returns where in a matrix of logits each row's label stands, int32 (batch, 2)."""
     return tf.stack([tf.range(tf.shape(labels)[0]), tf.cast(labels, tf.int32)], axis=1)
+
+
+def margin_softmax_loss(logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
+    """Returns each row's cross entropy between the softmax and its label.
+
+    Args:
+        logits: Float tensor `(batch, num_identities)`; computed in float32.
+        labels: Integer tensor `(batch,)` in [0, num_identities).
+
+    Returns:
+        Float32 tensor `(batch,)` >= 0. Not averaged: the caller knows which rows
+        count and how many there are over all replicas.
+    """
+    return tf.nn.sparse_softmax_cross_entropy_with_logits(
+        labels=labels, logits=tf.cast(logits, tf.float32)
+    )
+
+
+def check_labels(labels: np.ndarray, num_identities: int) -> None:
+    """Raises `ValueError` naming the worst label outside [0, num_identities).
+
+    For the host, before the first step: inside a step a label outside is an error on
+    one device, a constant loss on another.
+
+    Args:
+        labels: Integer array of any shape, of a batch or of the whole dataset.
+        num_identities: Int >= 1, the head's.
+    """
+    check_range("num_identities", num_identities, low=1)
+    labels = np.asarray(labels)
+    if not np.issubdtype(labels.dtype, np.integer):
+        raise ValueError(f"`labels` must be integers. Received: dtype={labels.dtype}")
+    labels = labels.astype(np.int64).ravel()
+    excess = np.maximum(labels - (num_identities - 1), -labels)
+    outside = int(np.count_nonzero(excess > 0))
+    if outside == 0:
+        return
+    worst = int(np.argmax(excess))
+    raise ValueError(
+        f"`labels` must be in [0, {num_identities}). Received: label {labels[worst]} "
+        f"at position {worst}; {outside} of {labels.size} labels are outside."
+    )
+
+
+def num_sampled(num_identities: int, sample_rate: float, batch_size: int) -> int:
+    """Returns how many classes a step's softmax has: all of the batch find room."""
+    wanted = math.ceil(num_identities * sample_rate)
+    return min(num_identities, max(wanted, batch_size))
+
+
+def sample_classes(
+    labels: tf.Tensor, num_identities: int, count: int, seed: tf.Tensor
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Draws classes without repetition, those of the batch always among them.
+
+    Makes one random number per class and no tensor of batch x classes.
+
+    Args:
+        labels: Int32 tensor `(batch,)` in [0, num_identities).
+        num_identities: Int.
+        count: Int in [number of different labels, num_identities].
+        seed: Int tensor `(2,)`; the same seed and labels give the same classes on
+            every device. Under XLA a seed gives other numbers than without.
+
+    Returns:
+        `(classes, positions)`: int32 `(count,)`, rising, and int32 `(batch,)`, where
+        in them each label stands.
+
+    Reference:
+        An et al., 2022, arXiv:2203.15565, Partial FC; insightface `arcface_torch`.
+    """
+    # Named, because the default depends on the device.
+    draws = tf.random.stateless_uniform([num_identities], seed, alg="philox")
+    # Above any draw, so that positives come first.
+    draws = tf.tensor_scatter_nd_update(
+        draws, labels[:, None], tf.fill(tf.shape(labels), 2.0)
+    )
+    _, classes = tf.math.top_k(draws, count, sorted=False)
+    classes = tf.sort(classes)
+    return classes, tf.searchsorted(classes, labels)
 
 
 class MarginHead(keras.layers.Layer):
@@ -61,10 +145,10 @@ class MarginHead(keras.layers.Layer):
             the margin outside the graph: the target logit's derivative by the cosine
             is then `scale` whatever the margin, instead of
             scale * sin(theta + m) / sin(theta) for ArcFace.
-        sample_rate: Float in (0, 1]: the share of the classes the softmax of
+        sample_rate: Float in (0, 1]: the fraction of the classes that the softmax of
             `row_losses` has. Below 1 those of the batch are always among them, at
             least as many as the batch has rows, and others drawn anew for each step.
-            `ekd_tf.training.sampled_rows` says how the others' centres are updated.
+            `ekd_tf.training.update` says how the others' centres are updated.
         seed: Int, of these draws.
         **kwargs: Arguments of `keras.layers.Layer`. `dtype` is always float32, for a
             margin is smaller than half precision resolves at this scale.
@@ -117,26 +201,27 @@ class MarginHead(keras.layers.Layer):
             initializer=keras.initializers.RandomNormal(stddev=0.01),
         )
         if self.sample_rate < 1:
-            self.num_draws = self.add_state("num_draws", 0, dtype="int64")
+            self.num_draws = add_state(self, "num_draws", dtype="int64")
         self.built = True
 
-    def add_state(self, name, value=0.0, dtype="float32"):
-        """Returns a scalar that every replica computes alike, saved with the run."""
-        return self.add_weight(
-            name=name,
-            shape=(),
-            dtype=dtype,
-            initializer=keras.initializers.Constant(value),
-            trainable=False,
-            aggregation=ONLY_FIRST_REPLICA,
-        )
-
-    def call(self, embeddings, labels, in_margin=None, training=True):
+    def call(
+        self,
+        embeddings: tf.Tensor,
+        labels: tf.Tensor,
+        in_margin: tf.Tensor | None = None,
+        training: bool = True,
+    ) -> tf.Tensor:
         embeddings, labels = _checked(embeddings, labels)
         centers = tf.convert_to_tensor(self.centers)
         return self._logits(embeddings, labels, centers, in_margin, training)
 
-    def row_losses(self, embeddings, labels, in_margin=None, training=True):
+    def row_losses(
+        self,
+        embeddings: tf.Tensor,
+        labels: tf.Tensor,
+        in_margin: tf.Tensor | None = None,
+        training: bool = True,
+    ) -> tf.Tensor:
         """Returns each row's cross entropy, over sampled classes if so set.
 
         In a replica context every replica draws the same classes: those of the global
@@ -144,14 +229,8 @@ class MarginHead(keras.layers.Layer):
         reaches the centres of these classes only, as a `tf.IndexedSlices` that names
         each of them once.
 
-        Args:
-            embeddings: As in the call.
-            labels: As in the call.
-            in_margin: As in the call.
-            training: As in the call. Classes are sampled only in training.
-
-        Returns:
-            Float32 tensor `(batch,)` >= 0.
+        Arguments as in the call; classes are sampled only in training. Returns a
+        float32 tensor `(batch,)` >= 0.
         """
         embeddings, labels = _checked(embeddings, labels)
         if training and self.sample_rate < 1:
@@ -160,9 +239,8 @@ class MarginHead(keras.layers.Layer):
                 raise ValueError(
                     "`sample_rate` below 1 needs a batch size known while tracing."
                 )
-            count = num_sampled(
-                self.num_identities, self.sample_rate, everyone.shape[0]
-            )
+            rows = everyone.shape[0]
+            count = num_sampled(self.num_identities, self.sample_rate, rows)
             draw = tf.convert_to_tensor(self.num_draws)
             classes, _ = sample_classes(
                 everyone, self.num_identities, count, tf.stack([self.seed, draw])
@@ -203,16 +281,12 @@ class MarginHead(keras.layers.Layer):
             return target_cosine
         return lambda cosine: cosine + tf.stop_gradient(target_cosine(cosine) - cosine)
 
-    def get_config(self):
-        return {
-            **super().get_config(),
-            "num_identities": self.num_identities,
-            "scale": self.scale,
-            "margin": self.margin,
-            "gradient": self.gradient,
-            "sample_rate": self.sample_rate,
-            "seed": self.seed,
-        }
+    def get_config(self) -> dict:
+        """Returns the constructor's arguments, from the attributes of their names."""
+        of_base = inspect.signature(MarginHead).parameters
+        names = {**of_base, **inspect.signature(type(self)).parameters}
+        kept = vars(self)
+        return {**super().get_config(), **{n: kept[n] for n in names if n in kept}}
 
 
 def _checked(embeddings, labels):

@@ -7,14 +7,17 @@ import math
 import tensorflow as tf
 
 from ekd_tf.checks import check_range
-from ekd_tf.heads.arcface import arcface_target
 from ekd_tf.heads.base import MarginHead
 from ekd_tf.heads.base import target_entries
+from ekd_tf.heads.fixed_margins import arcface_target
+from ekd_tf.keras_compat import add_state
 from ekd_tf.keras_compat import register
 from ekd_tf.ops.collective import sum_over_replicas
 
 
-def curricular_negatives(cosine, target, stage):
+def curricular_negatives(
+    cosine: tf.Tensor, target: tf.Tensor, stage: tf.Tensor
+) -> tf.Tensor:
     r"""Re-weights the cosines that beat their row's target.
 
     $$ N(c_j) = \begin{cases} c_j & c_j \le t(\theta_y) \\
@@ -36,23 +39,18 @@ def curricular_negatives(cosine, target, stage):
 class CurricularFace(MarginHead):
     """Gives ArcFace logits whose hard negatives are weighted by the stage reached.
 
-    The target's logit is that of `ArcFace`, the others `curricular_negatives`. Other
-    arguments, inputs and output as in `MarginHead`.
+    The target's logit is that of `ArcFace`, the others `curricular_negatives`. All
+    else as in `MarginHead`.
 
     Args:
-        num_identities: Int >= 2.
-        scale: Float > 0, multiplies the cosines.
         margin: Float in [0, pi/2), radians.
-        momentum: Float in (0, 1]: the share of the newest batch in the stage.
+        momentum: Float in (0, 1]: weight of the newest batch in the stage.
 
     State:
         stage: float32 scalar, the running mean of the cosine between embeddings and
         their true centres, from 0; over the rows `in_margin` of the global batch. It
         is updated before it is used; a batch without such rows, or whose mean is not
         finite, leaves it alone. Besides as in `MarginHead`.
-
-    Raises:
-        ValueError: If an argument is outside its range.
 
     Reference:
         Huang et al., 2020, arXiv:2004.00288, momentum 0.01 as in the authors'
@@ -74,7 +72,7 @@ class CurricularFace(MarginHead):
 
     def build(self, embeddings_shape):
         super().build(embeddings_shape)
-        self.stage = self.add_state("stage")
+        self.stage = add_state(self, "stage")
 
     def target_cosine(self, cosine):
         return arcface_target(cosine, self.margin)
@@ -100,6 +98,3 @@ class CurricularFace(MarginHead):
         stage = tf.where(usable, stage + self.momentum * (mean - stage), stage)
         self.stage.assign(stage)
         return stage
-
-    def get_config(self):
-        return {**super().get_config(), "momentum": self.momentum}

@@ -17,7 +17,26 @@ from ekd_tf.losses.shrinkteanet import ShrinkTeaNetLoss
 from ekd_tf.losses.sp import SPLoss
 from ekd_tf.losses.triplet_distillation import TripletDistillationLoss
 
+# What `--distill` calls them.
+LOSSES = {
+    "ekd": EKDLoss,
+    "ekd_reference": EKDLoss.reference,
+    "cosine": CosineLoss,
+    "fitnet": FitNetLoss,
+    "kd": KDLoss,
+    "sp": SPLoss,
+    "cckd": CCKDLoss,
+    "rkd": RKDLoss,
+    "darkrank": DarkRankLoss,
+    "shrinkteanet": ShrinkTeaNetLoss,
+    "triplet_distillation": TripletDistillationLoss,
+    "margin_distillation": MarginDistillationLoss,
+    "proxyless_kd": ProxylessKDLoss,
+    "ada_distill": AdaDistillLoss,
+}
+
 __all__ = [
+    "LOSSES",
     "AdaDistillLoss",
     "CCKDLoss",
     "CentreLoss",

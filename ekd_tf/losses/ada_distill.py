@@ -1,5 +1,7 @@
 """AdaDistill: class centres that follow the teacher as the student learns."""
 
+from __future__ import annotations
+
 import math
 
 import tensorflow as tf
@@ -13,7 +15,9 @@ from ekd_tf.losses.projection import ProjectedLoss
 from ekd_tf.ops.numerics import l2_normalize
 
 
-def keep_shares(student, teacher, centres):
+def kept_fractions(
+    student: tf.Tensor, teacher: tf.Tensor, centres: tf.Tensor
+) -> tf.Tensor:
     r"""Returns how much of its class centre each image keeps.
 
     $$ a = \mathrm{clip}\big(\hat s \cdot \hat t \;
@@ -29,11 +33,17 @@ def keep_shares(student, teacher, centres):
     """
     agreement = tf.reduce_sum(student * teacher, axis=1)
     closeness = tf.reduce_sum(l2_normalize(centres) * teacher, axis=1)
-    shares = agreement * tf.clip_by_value(closeness, 1e-6, 1.0)
-    return tf.clip_by_value(shares, 1e-6, 1.0)
+    kept = agreement * tf.clip_by_value(closeness, 1e-6, 1.0)
+    return tf.clip_by_value(kept, 1e-6, 1.0)
 
 
-def moved_centres(centres, labels, teacher, shares, usable):
+def moved_centres(
+    centres: tf.Tensor,
+    labels: tf.Tensor,
+    teacher: tf.Tensor,
+    kept: tf.Tensor,
+    usable: tf.Tensor,
+) -> tf.Tensor:
     r"""Moves the centres of a batch's identities towards the teacher's embeddings.
 
     $$ c_y \leftarrow \frac{1}{n_y} \sum_{i: y_i = y} \big(a_i c_y + (1 - a_i)
@@ -45,7 +55,7 @@ def moved_centres(centres, labels, teacher, shares, usable):
         centres: Float32 tensor `(num_identities, dim)`.
         labels: Int32 tensor `(batch,)` in [0, num_identities).
         teacher: Float32 tensor `(batch, dim)` of unit length.
-        shares: Float32 tensor `(batch,)`: a.
+        kept: Float32 tensor `(batch,)`: a.
         usable: Bool tensor `(batch,)`: which images count. An identity without any
             keeps its centre.
 
@@ -53,7 +63,7 @@ def moved_centres(centres, labels, teacher, shares, usable):
         Float32 tensor `(num_identities, dim)`.
     """
     current = tf.gather(centres, labels)
-    wanted = (1.0 - shares)[:, None] * (teacher - current)
+    wanted = (1.0 - kept)[:, None] * (teacher - current)
     wanted = tf.where(usable[:, None], wanted, 0.0)
     same = labels[:, None] == labels[None, :]
     counted = tf.cast(same & usable[None, :], tf.float32)
@@ -84,7 +94,7 @@ class AdaDistillLoss(ProjectedLoss):
 
     Returns:
         `{"ada_distill": ...}`, float32 scalar >= 0. To watch: `ada_distill/keep`, the
-        batch's mean share that a centre keeps.
+        batch's mean of `kept_fractions`.
 
     State:
         centres: float32 `(num_identities, teacher_dim)`, not trainable, zero until an
@@ -105,12 +115,12 @@ class AdaDistillLoss(ProjectedLoss):
 
     def __init__(
         self,
-        num_identities,
-        teacher_dim,
-        student_dim=None,
-        margin=0.45,
-        scale=64.0,
-        name="ada_distill",
+        num_identities: int,
+        teacher_dim: int,
+        student_dim: int | None = None,
+        margin: float = 0.45,
+        scale: float = 64.0,
+        name: str = "ada_distill",
         **kwargs,
     ):
         check_range("num_identities", num_identities, 2)
@@ -123,17 +133,16 @@ class AdaDistillLoss(ProjectedLoss):
         self.centres = self.add_state("centres", (self.num_identities, teacher_dim))
 
     def compute(self, student, teacher, labels, image_ids, training):
-        """Returns the term, and the mean share a centre keeps to watch."""
         projected = l2_normalize(self.project(student, teacher))
         teacher = l2_normalize(teacher)
         centres = tf.convert_to_tensor(self.centres)
-        shares = tf.stop_gradient(
-            keep_shares(projected, teacher, tf.gather(centres, labels))
+        kept = tf.stop_gradient(
+            kept_fractions(projected, teacher, tf.gather(centres, labels))
         )
         if training:
             rows = tf.reduce_sum(projected, axis=1) + tf.reduce_sum(teacher, axis=1)
             centres = moved_centres(
-                centres, labels, teacher, shares, tf.math.is_finite(rows)
+                centres, labels, teacher, kept, tf.math.is_finite(rows)
             )
             self.centres.assign(centres)
         value = margin_cross_entropy(
@@ -142,13 +151,4 @@ class AdaDistillLoss(ProjectedLoss):
             self.scale,
             lambda cosine: arcface_target(cosine, self.margin),
         )
-        return {self.name: value}, {f"{self.name}/keep": tf.reduce_mean(shares)}
-
-    def get_config(self):
-        """Returns the arguments the layer was made with."""
-        return {
-            **super().get_config(),
-            "num_identities": self.num_identities,
-            "margin": self.margin,
-            "scale": self.scale,
-        }
+        return {self.name: value}, {f"{self.name}/keep": tf.reduce_mean(kept)}

@@ -1,11 +1,15 @@
-"""What all distillation losses share: checks, float32, the frozen teacher."""
+"""What all distillation losses do: check, cast to float32, freeze the teacher."""
+
+from __future__ import annotations
+
+import inspect
 
 import keras
 import tensorflow as tf
 
+from ekd_tf import keras_compat
 from ekd_tf.checks import check_rank
 from ekd_tf.checks import check_same_batch
-from ekd_tf.keras_compat import ONLY_FIRST_REPLICA
 from ekd_tf.ops.numerics import as_float32
 from ekd_tf.ops.numerics import as_int32
 
@@ -14,37 +18,24 @@ class DistillationLoss(keras.layers.Layer):
     """Base of the losses that compare a student's embeddings with a teacher's.
 
     A loss is a layer so that whatever state it holds (thresholds, projections,
-    centres) is tracked and saved with the run. Subclasses write `compute`; this class
-    checks shapes, casts to float32 under every precision policy and stops the
-    gradient to the teacher.
+    centres) is tracked and saved with the run. Subclasses write `compute` and keep
+    each argument of their constructor as an attribute of the same name.
 
     Called as `loss(student, teacher, labels)` it returns a dict of named float32
-    scalars whose sum is the loss.
+    scalars whose sum is the loss, under every precision policy.
     """
 
     # Whether a call without labels is refused.
     uses_labels = False
 
-    def __init__(self, name=None, **kwargs):
+    def __init__(self, name: str | None = None, **kwargs):
         kwargs.pop("dtype", None)
         super().__init__(name=name, dtype="float32", **kwargs)
         # State is made in the constructor of a subclass: the optimizer is given the
         # trainable part before the first batch.
         self.built = True
 
-    def add_state(self, name, shape, initializer="zeros", dtype="float32"):
-        """Returns a variable that no gradient changes, saved with the run.
-
-        For what every replica computes alike from the gathered batch.
-        """
-        return self.add_weight(
-            name=name,
-            shape=shape,
-            dtype=dtype,
-            initializer=initializer,
-            trainable=False,
-            aggregation=ONLY_FIRST_REPLICA,
-        )
+    add_state = keras_compat.add_state
 
     def compute(self, student, teacher, labels, image_ids, training):
         """Returns `(terms, monitor)`, two dicts of names to float32 scalars.
@@ -61,12 +52,12 @@ class DistillationLoss(keras.layers.Layer):
 
     def call(
         self,
-        student,
-        teacher,
-        labels=None,
-        image_ids=None,
-        training=True,
-        with_monitor=False,
+        student: tf.Tensor,
+        teacher: tf.Tensor,
+        labels: tf.Tensor | None = None,
+        image_ids: tf.Tensor | None = None,
+        training: bool = True,
+        with_monitor: bool = False,
     ):
         """Returns the loss terms of a batch.
 
@@ -77,9 +68,9 @@ class DistillationLoss(keras.layers.Layer):
             labels: Integer tensor `(batch,)`.
             image_ids: Integer tensor `(batch,)` naming the source image of each row,
                 or None when all differ.
-            training: Bool: whether the loss may update its state.
-            with_monitor: Bool: whether to return a second dict of scalars worth
-                watching that are not part of the loss.
+            training: Whether the loss may update its state.
+            with_monitor: Whether to return a second dict of scalars worth watching
+                that are not part of the loss.
 
         Returns:
             Dict of names to float32 scalars whose sum is the loss, or a pair of
@@ -93,13 +84,17 @@ class DistillationLoss(keras.layers.Layer):
         if labels is None and self.uses_labels:
             raise ValueError(f"{type(self).__name__} needs `labels`.")
         if labels is not None:
-            labels = as_int32(labels)
+            batch["labels"] = labels = as_int32(labels)
             check_rank("labels", labels, 1)
-            batch["labels"] = labels
         if image_ids is not None:
-            image_ids = as_int32(image_ids)
+            batch["image_ids"] = image_ids = as_int32(image_ids)
             check_rank("image_ids", image_ids, 1)
-            batch["image_ids"] = image_ids
         check_same_batch(**batch)
         terms, monitor = self.compute(student, teacher, labels, image_ids, training)
         return (terms, monitor) if with_monitor else terms
+
+    def get_config(self) -> dict:
+        """Returns the constructor's arguments, from the attributes of their names."""
+        kept = vars(self)
+        arguments = inspect.signature(type(self)).parameters
+        return {**super().get_config(), **{n: kept[n] for n in arguments if n in kept}}

@@ -1,5 +1,7 @@
 """Correlation congruence distillation."""
 
+from __future__ import annotations
+
 import math
 
 import tensorflow as tf
@@ -12,7 +14,9 @@ from ekd_tf.ops.numerics import l2_normalize
 from ekd_tf.ops.numerics import similarity_matrix
 
 
-def correlation_matrix(embeddings, gamma=0.4, orders=2):
+def correlation_matrix(
+    embeddings: tf.Tensor, gamma: float = 0.4, orders: int = 2
+) -> tf.Tensor:
     r"""Returns the Gaussian kernel of all pairs as a polynomial of their cosines.
 
     $$ K = \sum_{p=0}^{P} e^{-2\gamma} \frac{(2\gamma)^p}{p!} S^p $$
@@ -38,22 +42,9 @@ def correlation_matrix(embeddings, gamma=0.4, orders=2):
 
 @register
 class CCKDLoss(DistillationLoss):
-    r"""Averages the squared difference of two models' correlation matrices.
+    r"""Averages the squared difference of two `correlation_matrix`, the term `cckd`.
 
     $$ L = \frac{1}{B^2} \sum_{ij} (K^s_{ij} - K^t_{ij})^2 $$
-
-    See `correlation_matrix`.
-
-    Args:
-        gamma: Float > 0 of the kernel.
-        orders: Int >= 1: the highest power of the cosine.
-        name: Name of the layer and of its term.
-
-    Returns:
-        `{"cckd": ...}`, float32 scalar >= 0.
-
-    Raises:
-        ValueError: An argument outside its range.
 
     Reference:
         Peng et al., 2019, arXiv:1904.01802: gamma 0.4, order 2.
@@ -62,7 +53,9 @@ class CCKDLoss(DistillationLoss):
         0.1292 times SP and compares nothing SP does not.
     """
 
-    def __init__(self, gamma=0.4, orders=2, name="cckd", **kwargs):
+    def __init__(
+        self, gamma: float = 0.4, orders: int = 2, name: str = "cckd", **kwargs
+    ):
         super().__init__(name=name, **kwargs)
         check_positive("gamma", gamma)
         check_range("orders", orders, 1)
@@ -70,13 +63,8 @@ class CCKDLoss(DistillationLoss):
         self.orders = int(orders)
 
     def compute(self, student, teacher, labels, image_ids, training):
-        """Returns the term; nothing to watch."""
         kernels = [
             correlation_matrix(embeddings, self.gamma, self.orders)
             for embeddings in (student, teacher)
         ]
         return {self.name: tf.reduce_mean(tf.math.squared_difference(*kernels))}, {}
-
-    def get_config(self):
-        """Returns the arguments the layer was made with."""
-        return {**super().get_config(), "gamma": self.gamma, "orders": self.orders}

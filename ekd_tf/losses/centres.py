@@ -1,9 +1,13 @@
-"""What losses share that classify by the teacher's class centres."""
+"""Base of the losses that classify by the teacher's class centres."""
 
-import keras
+from __future__ import annotations
+
+from collections.abc import Callable
+
 import numpy as np
 import tensorflow as tf
 
+from ekd_tf.checks import check_positive
 from ekd_tf.heads import margin_softmax_loss
 from ekd_tf.heads import replace_targets
 from ekd_tf.losses.projection import ProjectedLoss
@@ -16,11 +20,10 @@ class CentreLoss(ProjectedLoss):
     Args:
         centres: Float array `(num_identities, teacher_dim)`: the teacher's classifier,
             or its mean embedding of each identity. Normalised here; a zero row has
-            cosine 0 with everything. None: the two sizes below are given, and the
-            centres are NaN, and with them the loss, until saved ones are restored.
+            cosine 0 with everything. Or these two sizes, a tuple of ints: centres, and
+            with them the loss, are NaN until saved ones are restored.
+        scale: Float > 0 of the logits.
         student_dim: As in `ProjectedLoss`.
-        num_identities: Int, where `centres` is None.
-        teacher_dim: Int, where `centres` is None.
         name: Name of the layer and prefix of its terms.
 
     State:
@@ -28,40 +31,34 @@ class CentreLoss(ProjectedLoss):
         trainable, saved with the run. Besides as in `ProjectedLoss`.
 
     Raises:
-        ValueError: Neither centres nor both sizes, or centres that are no finite
-            matrix.
+        ValueError: Centres that are no finite matrix of two rows or more, or an
+            argument outside its range; at a call, labels that a loss needs.
     """
 
     def __init__(
         self,
-        centres=None,
-        student_dim=None,
-        num_identities=None,
-        teacher_dim=None,
-        name=None,
+        centres: np.ndarray | tuple[int, int],
+        scale: float = 64.0,
+        student_dim: int | None = None,
+        name: str | None = None,
         **kwargs,
     ):
-        if centres is not None:
+        check_positive("scale", scale)
+        if isinstance(centres, (tuple, list)) and np.shape(centres) == (2,):
+            shape, unit = tuple(centres), float("nan")
+        else:
             centres = check_centres(centres)
-            num_identities, teacher_dim = centres.shape
-        elif num_identities is None or teacher_dim is None:
-            raise ValueError(
-                f"{type(self).__name__} needs `centres`, float32 (num_identities, "
-                "teacher_dim): the teacher's mean embedding of each identity."
-            )
-        super().__init__(student_dim, teacher_dim, name=name, **kwargs)
-        self.num_identities = int(num_identities)
-        initializer = keras.initializers.Constant(float("nan"))
-        if centres is not None:
-            unit = l2_normalize(centres)
+            shape, unit = centres.shape, l2_normalize(centres)
+        super().__init__(student_dim, shape[1], name=name, **kwargs)
+        self.scale = float(scale)
+        self.num_identities = int(shape[0])
 
-            def initializer(shape, dtype=None):
-                return unit
+        def initializer(shape, dtype=None):
+            return tf.broadcast_to(tf.cast(unit, tf.float32), shape)
 
-        shape = (self.num_identities, teacher_dim)
         self.centres = self.add_state("centres", shape, initializer)
 
-    def cosines(self, embeddings):
+    def cosines(self, embeddings: tf.Tensor) -> tf.Tensor:
         """Returns the cosines to all centres, float32 `(batch, num_identities)`."""
         if embeddings.shape[1] != self.teacher_dim:
             raise ValueError(
@@ -71,16 +68,15 @@ class CentreLoss(ProjectedLoss):
         centres = tf.convert_to_tensor(self.centres)
         return tf.matmul(l2_normalize(embeddings), centres, transpose_b=True)
 
-    def own_centres(self, labels):
-        """Returns the centre of each label, float32 `(batch, teacher_dim)`."""
-        return tf.gather(tf.convert_to_tensor(self.centres), labels)
-
-    def get_config(self):
-        """Returns the sizes; the centres themselves are state."""
-        return {**super().get_config(), "num_identities": self.num_identities}
+    def get_config(self) -> dict:
+        """Returns the arguments, of the centres the sizes: themselves are state."""
+        sizes = self.num_identities, self.teacher_dim
+        return {**super().get_config(), "centres": sizes}
 
 
-def margin_cross_entropy(cosines, labels, scale, target_cosine):
+def margin_cross_entropy(
+    cosines: tf.Tensor, labels: tf.Tensor, scale: float, target_cosine: Callable
+) -> tf.Tensor:
     """Averages the cross entropy of scaled cosines with a margin at the label.
 
     Args:
@@ -96,12 +92,8 @@ def margin_cross_entropy(cosines, labels, scale, target_cosine):
     return tf.reduce_mean(margin_softmax_loss(logits, labels))
 
 
-def check_centres(centres):
-    """Returns `centres` as a float32 array, or raises `ValueError`.
-
-    Args:
-        centres: Array `(num_identities, teacher_dim)`, at least two rows, all finite.
-    """
+def check_centres(centres: np.ndarray) -> np.ndarray:
+    """Returns class centres as float32, or raises `ValueError`; see `CentreLoss`."""
     centres = np.asarray(centres, np.float32)
     if centres.ndim != 2 or len(centres) < 2:
         raise ValueError(

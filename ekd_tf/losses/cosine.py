@@ -1,5 +1,7 @@
 """Cosine distillation: the student's direction follows the teacher's."""
 
+from __future__ import annotations
+
 import tensorflow as tf
 
 from ekd_tf.keras_compat import register
@@ -7,7 +9,7 @@ from ekd_tf.losses.projection import ProjectedLoss
 from ekd_tf.ops.numerics import l2_normalize
 
 
-def cosine_distance(student, teacher):
+def cosine_distance(student: tf.Tensor, teacher: tf.Tensor) -> tf.Tensor:
     r"""Averages one minus the cosine between two models' embeddings of an image.
 
     $$ L = \frac{1}{B} \sum_i \big(1 - \hat s_i \cdot \hat t_i\big) $$
@@ -19,6 +21,10 @@ def cosine_distance(student, teacher):
 
     Returns:
         Float32 scalar in [0, 2].
+
+    Reference:
+        TFace `recognition/tasks/ekd/distillation/cosine_distance.py`, equal to
+        rounding. Weights of 7 to 128 are in use beside a margin loss of scale 64.
     """
     cosines = tf.reduce_sum(l2_normalize(student) * l2_normalize(teacher), axis=1)
     return tf.reduce_mean(1.0 - cosines)
@@ -26,27 +32,16 @@ def cosine_distance(student, teacher):
 
 @register
 class CosineLoss(ProjectedLoss):
-    """Compares directions, see `cosine_distance`.
+    """Compares directions: the term `cosine` is `cosine_distance`."""
 
-    Args:
-        student_dim: As in `ProjectedLoss`.
-        teacher_dim: As in `ProjectedLoss`.
-        name: Name of the layer and of its term.
-
-    Returns:
-        `{"cosine": ...}`, float32 scalar in [0, 2].
-
-    State:
-        As in `ProjectedLoss`.
-
-    Reference:
-        TFace `recognition/tasks/ekd/distillation/cosine_distance.py`, equal to
-        rounding. Weights of 7 to 128 are in use beside a margin loss of scale 64.
-    """
-
-    def __init__(self, student_dim=None, teacher_dim=None, name="cosine", **kwargs):
+    def __init__(
+        self,
+        student_dim: int | None = None,
+        teacher_dim: int | None = None,
+        name: str = "cosine",
+        **kwargs,
+    ):
         super().__init__(student_dim, teacher_dim, name=name, **kwargs)
 
     def compute(self, student, teacher, labels, image_ids, training):
-        """Returns the term; nothing to watch."""
         return {self.name: cosine_distance(self.project(student, teacher), teacher)}, {}

@@ -1,5 +1,7 @@
 """DarkRank: the teacher's order of each image's neighbours, made likely."""
 
+from __future__ import annotations
+
 import tensorflow as tf
 
 from ekd_tf.checks import check_positive
@@ -13,7 +15,7 @@ from ekd_tf.ops.numerics import similarity_matrix
 NO_NEIGHBOUR = -1e9
 
 
-def neighbour_scores(embeddings, alpha, beta):
+def neighbour_scores(embeddings: tf.Tensor, alpha: float, beta: float) -> tf.Tensor:
     """Returns the score -alpha d^beta of all pairs, d the distance of unit rows.
 
     Args:
@@ -31,7 +33,13 @@ def neighbour_scores(embeddings, alpha, beta):
     return tf.where(tf.eye(batch, dtype=tf.bool), NO_NEIGHBOUR, scores)
 
 
-def darkrank(student, teacher, alpha=3.0, beta=3.0, length=3):
+def darkrank(
+    student: tf.Tensor,
+    teacher: tf.Tensor,
+    alpha: float = 3.0,
+    beta: float = 3.0,
+    length: int = 3,
+) -> tf.Tensor:
     r"""Returns how unlikely the teacher's order of neighbours is to the student.
 
     $$ L = -\frac{1}{B} \sum_i \sum_{k=1}^{n} \log
@@ -74,22 +82,16 @@ def darkrank(student, teacher, alpha=3.0, beta=3.0, length=3):
 
 @register
 class DarkRankLoss(DistillationLoss):
-    """Makes the teacher's order of neighbours likely, see `darkrank`.
+    """Makes the teacher's order of neighbours likely: the term is `darkrank`."""
 
-    Args:
-        alpha: Float > 0 of the scores.
-        beta: Float >= 2 of the scores.
-        length: Int >= 2, neighbours ordered per image.
-        name: Name of the layer and of its term.
-
-    Returns:
-        `{"darkrank": ...}`, float32 scalar >= 0.
-
-    Raises:
-        ValueError: An argument outside its range.
-    """
-
-    def __init__(self, alpha=3.0, beta=3.0, length=3, name="darkrank", **kwargs):
+    def __init__(
+        self,
+        alpha: float = 3.0,
+        beta: float = 3.0,
+        length: int = 3,
+        name: str = "darkrank",
+        **kwargs,
+    ):
         super().__init__(name=name, **kwargs)
         check_positive("alpha", alpha)
         check_range("beta", beta, 2)
@@ -99,15 +101,5 @@ class DarkRankLoss(DistillationLoss):
         self.length = int(length)
 
     def compute(self, student, teacher, labels, image_ids, training):
-        """Returns the term; nothing to watch."""
         value = darkrank(student, teacher, self.alpha, self.beta, self.length)
         return {self.name: value}, {}
-
-    def get_config(self):
-        """Returns the arguments the layer was made with."""
-        return {
-            **super().get_config(),
-            "alpha": self.alpha,
-            "beta": self.beta,
-            "length": self.length,
-        }

@@ -1,14 +1,20 @@
 """Hinton's distillation: the teacher's soft classification of each image."""
 
+from __future__ import annotations
+
+import numpy as np
 import tensorflow as tf
 
 from ekd_tf.checks import check_positive
+from ekd_tf.heads import MarginHead
 from ekd_tf.keras_compat import register
 from ekd_tf.losses.centres import CentreLoss
 from ekd_tf.ops.numerics import l2_normalize
 
 
-def kd_divergence(student_logits, teacher_logits, temperature=4.0):
+def kd_divergence(
+    student_logits: tf.Tensor, teacher_logits: tf.Tensor, temperature: float = 4.0
+) -> tf.Tensor:
     r"""Averages the divergence of two softmaxes over identities.
 
     $$ L = \frac{T^2}{B} \sum_i \mathrm{KL}\big(\mathrm{softmax}(z^t_i / T) \,\|\,
@@ -34,34 +40,23 @@ def kd_divergence(student_logits, teacher_logits, temperature=4.0):
 
 @register
 class KDLoss(CentreLoss):
-    """Compares two models' classifications of an image, see `kd_divergence`.
+    """Compares two models' classifications of an image: the term is `kd_divergence`.
 
     Logits are scaled cosines: the teacher's to its class centres, the student's to
     those of its margin head.
 
     Args:
-        centres: As in `CentreLoss`.
         head: Built `MarginHead` over the same identities, whose centres are the
             student's classifier and receive a gradient. It stays the trainer's: it is
             in neither the state nor the config of the loss. None: the student is
             classified by the teacher's centres, through the projection where the
             sizes differ.
         temperature: Float > 0 in units of the logits.
-        scale: Float > 0 of the cosines.
-        student_dim: As in `ProjectedLoss`; only without `head`.
-        num_identities: As in `CentreLoss`.
-        teacher_dim: As in `CentreLoss`.
-        name: Name of the layer and of its term.
-
-    Returns:
-        `{"kd": ...}`, float32 scalar >= 0.
-
-    State:
-        As in `CentreLoss`.
+        Others as in `CentreLoss`, and so is the state; `student_dim` counts only
+            without `head`.
 
     Raises:
-        ValueError: As in `CentreLoss`; an argument outside its range; a head over
-            another number of identities.
+        ValueError: As in `CentreLoss`; a head over another number of identities.
 
     Reference:
         Hinton et al., 2015, arXiv:1503.02531, T = 4. The paper's logits are unbounded;
@@ -70,25 +65,19 @@ class KDLoss(CentreLoss):
 
     def __init__(
         self,
-        centres=None,
-        head=None,
-        temperature=4.0,
-        scale=64.0,
-        student_dim=None,
-        num_identities=None,
-        teacher_dim=None,
-        name="kd",
+        centres: np.ndarray | tuple[int, int],
+        head: MarginHead | None = None,
+        temperature: float = 4.0,
+        scale: float = 64.0,
+        student_dim: int | None = None,
+        name: str = "kd",
         **kwargs,
     ):
         check_positive("temperature", temperature)
-        check_positive("scale", scale)
         if head is not None:
             student_dim = None
-        super().__init__(
-            centres, student_dim, num_identities, teacher_dim, name=name, **kwargs
-        )
+        super().__init__(centres, scale, student_dim, name, **kwargs)
         self.temperature = float(temperature)
-        self.scale = float(scale)
         self._student_cosines = None
         if head is not None:
             if head.num_identities != self.num_identities:
@@ -104,7 +93,6 @@ class KDLoss(CentreLoss):
             )
 
     def compute(self, student, teacher, labels, image_ids, training):
-        """Returns the term; nothing to watch."""
         if self._student_cosines is None:
             cosines = self.cosines(self.project(student, teacher))
         else:
@@ -113,11 +101,3 @@ class KDLoss(CentreLoss):
             self.scale * cosines, self.scale * self.cosines(teacher), self.temperature
         )
         return {self.name: value}, {}
-
-    def get_config(self):
-        """Returns the arguments the layer was made with, apart from `head`."""
-        return {
-            **super().get_config(),
-            "temperature": self.temperature,
-            "scale": self.scale,
-        }

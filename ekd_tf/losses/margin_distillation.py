@@ -1,10 +1,12 @@
 """MarginDistillation: frozen class centres and the teacher's margin per image."""
 
+from __future__ import annotations
+
 import math
 
+import numpy as np
 import tensorflow as tf
 
-from ekd_tf.checks import check_positive
 from ekd_tf.checks import check_range
 from ekd_tf.heads import arcface_target
 from ekd_tf.keras_compat import register
@@ -13,7 +15,9 @@ from ekd_tf.losses.centres import margin_cross_entropy
 from ekd_tf.ops.numerics import l2_normalize
 
 
-def margins_of_teacher(teacher_cosines, min_margin=0.35, max_margin=0.55):
+def margins_of_teacher(
+    teacher_cosines: tf.Tensor, min_margin: float = 0.35, max_margin: float = 0.55
+) -> tf.Tensor:
     r"""Returns a margin per image that grows with the teacher's cosine.
 
     $$ m_i = m_{min} + (m_{max} - m_{min}) \frac{\max(0, c_i)}{\max_j c_j} $$
@@ -29,8 +33,8 @@ def margins_of_teacher(teacher_cosines, min_margin=0.35, max_margin=0.55):
         where no cosine is positive.
     """
     cosines = tf.maximum(teacher_cosines, 0.0)
-    share = tf.math.divide_no_nan(cosines, tf.reduce_max(cosines))
-    return min_margin + (max_margin - min_margin) * share
+    sureness = tf.math.divide_no_nan(cosines, tf.reduce_max(cosines))
+    return min_margin + (max_margin - min_margin) * sureness
 
 
 @register
@@ -41,25 +45,13 @@ class MarginDistillationLoss(CentreLoss):
     centres; the margin of each image is `margins_of_teacher`.
 
     Args:
-        centres: As in `CentreLoss`.
         min_margin: Float >= 0, radians.
         max_margin: Float < pi/2, radians, not below `min_margin`.
-        scale: Float > 0 of the logits.
-        student_dim: As in `ProjectedLoss`.
-        num_identities: As in `CentreLoss`.
-        teacher_dim: As in `CentreLoss`.
-        name: Name of the layer and of its term.
+        Others as in `CentreLoss`, and so is the state.
 
     Returns:
         `{"margin_distillation": ...}`, float32 scalar >= 0. To watch:
         `margin_distillation/margin`, the batch's mean margin in radians.
-
-    State:
-        As in `CentreLoss`.
-
-    Raises:
-        ValueError: As in `CentreLoss`; an argument outside its range; at a call, no
-            labels.
 
     Reference:
         Svitov and Alyamkin, 2020, arXiv:2003.02586. Where the authors' code takes
@@ -71,31 +63,23 @@ class MarginDistillationLoss(CentreLoss):
 
     def __init__(
         self,
-        centres=None,
-        min_margin=0.35,
-        max_margin=0.55,
-        scale=64.0,
-        student_dim=None,
-        num_identities=None,
-        teacher_dim=None,
-        name="margin_distillation",
+        centres: np.ndarray | tuple[int, int],
+        min_margin: float = 0.35,
+        max_margin: float = 0.55,
+        scale: float = 64.0,
+        student_dim: int | None = None,
+        name: str = "margin_distillation",
         **kwargs,
     ):
         check_range("max_margin", max_margin, 0, math.pi / 2, high_open=True)
         check_range("min_margin", min_margin, 0, max_margin)
-        check_positive("scale", scale)
-        super().__init__(
-            centres, student_dim, num_identities, teacher_dim, name=name, **kwargs
-        )
+        super().__init__(centres, scale, student_dim, name, **kwargs)
         self.min_margin = float(min_margin)
         self.max_margin = float(max_margin)
-        self.scale = float(scale)
 
     def compute(self, student, teacher, labels, image_ids, training):
-        """Returns the term, and the mean margin to watch."""
-        cosines = tf.reduce_sum(
-            l2_normalize(teacher) * self.own_centres(labels), axis=1
-        )
+        centres = tf.gather(tf.convert_to_tensor(self.centres), labels)
+        cosines = tf.reduce_sum(l2_normalize(teacher) * centres, axis=1)
         margins = margins_of_teacher(cosines, self.min_margin, self.max_margin)
         value = margin_cross_entropy(
             self.cosines(self.project(student, teacher)),
@@ -105,12 +89,3 @@ class MarginDistillationLoss(CentreLoss):
         )
         monitor = {f"{self.name}/margin": tf.reduce_mean(margins)}
         return {self.name: value}, monitor
-
-    def get_config(self):
-        """Returns the arguments the layer was made with."""
-        return {
-            **super().get_config(),
-            "min_margin": self.min_margin,
-            "max_margin": self.max_margin,
-            "scale": self.scale,
-        }

@@ -1,6 +1,9 @@
 """An owned projection for losses that compare embeddings in one space."""
 
+from __future__ import annotations
+
 import keras
+import tensorflow as tf
 
 from ekd_tf.checks import check_positive
 from ekd_tf.losses.base import DistillationLoss
@@ -27,7 +30,13 @@ class ProjectedLoss(DistillationLoss):
             other sizes.
     """
 
-    def __init__(self, student_dim=None, teacher_dim=None, name=None, **kwargs):
+    def __init__(
+        self,
+        student_dim: int | None = None,
+        teacher_dim: int | None = None,
+        name: str | None = None,
+        **kwargs,
+    ):
         super().__init__(name=name, **kwargs)
         if teacher_dim is None and student_dim is not None:
             raise ValueError(
@@ -47,7 +56,7 @@ class ProjectedLoss(DistillationLoss):
             )
             self.projection.build((None, student_dim))
 
-    def project(self, student, teacher):
+    def project(self, student: tf.Tensor, teacher: tf.Tensor) -> tf.Tensor:
         """Returns the student's embeddings in the teacher's space.
 
         Args:
@@ -70,11 +79,3 @@ class ProjectedLoss(DistillationLoss):
             f"projection. Received: student_dim={self.student_dim}, "
             f"teacher_dim={self.teacher_dim}"
         )
-
-    def get_config(self):
-        """Returns the arguments the layer was made with."""
-        return {
-            **super().get_config(),
-            "student_dim": self.student_dim,
-            "teacher_dim": self.teacher_dim,
-        }

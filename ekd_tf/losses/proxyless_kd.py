@@ -1,8 +1,11 @@
 """ProxylessKD, also ArcDistill: a margin softmax on the teacher's class centres."""
 
+from __future__ import annotations
+
 import math
 
-from ekd_tf.checks import check_positive
+import numpy as np
+
 from ekd_tf.checks import check_range
 from ekd_tf.heads import arcface_target
 from ekd_tf.keras_compat import register
@@ -17,23 +20,8 @@ class ProxylessKDLoss(CentreLoss):
     The teacher's embeddings of the batch are not used: all it gives is the centres.
 
     Args:
-        centres: As in `CentreLoss`.
         margin: Float in [0, pi/2), radians.
-        scale: Float > 0 of the logits.
-        student_dim: As in `ProjectedLoss`.
-        num_identities: As in `CentreLoss`.
-        teacher_dim: As in `CentreLoss`.
-        name: Name of the layer and of its term.
-
-    Returns:
-        `{"proxyless_kd": ...}`, float32 scalar >= 0.
-
-    State:
-        As in `CentreLoss`.
-
-    Raises:
-        ValueError: As in `CentreLoss`; an argument outside its range; at a call, no
-            labels.
+        Others as in `CentreLoss`, and so is the state.
 
     Reference:
         Shi et al., 2020, arXiv:2011.00265, which inherits the teacher's classifier;
@@ -44,25 +32,18 @@ class ProxylessKDLoss(CentreLoss):
 
     def __init__(
         self,
-        centres=None,
-        margin=0.5,
-        scale=64.0,
-        student_dim=None,
-        num_identities=None,
-        teacher_dim=None,
-        name="proxyless_kd",
+        centres: np.ndarray | tuple[int, int],
+        margin: float = 0.5,
+        scale: float = 64.0,
+        student_dim: int | None = None,
+        name: str = "proxyless_kd",
         **kwargs,
     ):
         check_range("margin", margin, 0, math.pi / 2, high_open=True)
-        check_positive("scale", scale)
-        super().__init__(
-            centres, student_dim, num_identities, teacher_dim, name=name, **kwargs
-        )
+        super().__init__(centres, scale, student_dim, name, **kwargs)
         self.margin = float(margin)
-        self.scale = float(scale)
 
     def compute(self, student, teacher, labels, image_ids, training):
-        """Returns the term; nothing to watch."""
         value = margin_cross_entropy(
             self.cosines(self.project(student, teacher)),
             labels,
@@ -70,11 +51,3 @@ class ProxylessKDLoss(CentreLoss):
             lambda cosine: arcface_target(cosine, self.margin),
         )
         return {self.name: value}, {}
-
-    def get_config(self):
-        """Returns the arguments the layer was made with."""
-        return {
-            **super().get_config(),
-            "margin": self.margin,
-            "scale": self.scale,
-        }

@@ -1,5 +1,7 @@
 """Relational distillation: relative distances and angles between images."""
 
+from __future__ import annotations
+
 import tensorflow as tf
 
 from ekd_tf.checks import check_positive
@@ -15,14 +17,16 @@ from ekd_tf.ops.numerics import squared_distances
 MAX_ANGLES = 1 << 20
 
 
-def huber(difference, delta=1.0):
+def huber(difference: tf.Tensor, delta: float = 1.0) -> tf.Tensor:
     """Returns x^2 / 2 up to `delta` and, beyond it, its tangent."""
     size = tf.abs(difference)
     inner = tf.minimum(size, delta)
     return inner * (size - 0.5 * inner)
 
 
-def rkd_distance(student, teacher, delta=1.0):
+def rkd_distance(
+    student: tf.Tensor, teacher: tf.Tensor, delta: float = 1.0
+) -> tf.Tensor:
     r"""Compares two models' relative distances between all images of a batch.
 
     Each model's distance matrix is divided by the mean of its own non-zero entries,
@@ -56,7 +60,7 @@ def rkd_distance(student, teacher, delta=1.0):
     return tf.reduce_mean(huber(relative[0] - relative[1], delta))
 
 
-def angle_cosines(squares, vertices):
+def angle_cosines(squares: tf.Tensor, vertices: tf.Tensor) -> tf.Tensor:
     r"""Returns the cosines of the angles at some vertices between all pairs of rows.
 
     By the law of cosines, from distances alone:
@@ -77,7 +81,7 @@ def angle_cosines(squares, vertices):
     return 0.5 * doubled * inverse[:, :, None] * inverse[:, None, :]
 
 
-def rkd_angle(student, teacher, delta=1.0):
+def rkd_angle(student: tf.Tensor, teacher: tf.Tensor, delta: float = 1.0) -> tf.Tensor:
     r"""Compares the angles that all triples of images form in two models' spaces.
 
     $$ L = \frac{1}{B^3} \sum_{i,j,k} h_\delta(\cos\angle s_i s_j s_k -
@@ -118,19 +122,9 @@ def rkd_angle(student, teacher, delta=1.0):
 
 @register
 class RKDLoss(DistillationLoss):
-    """Compares distances and angles, see `rkd_distance` and `rkd_angle`.
+    """Compares distances and angles: weighted `rkd_distance` and `rkd_angle`.
 
-    Args:
-        distance_weight: Float >= 0 of the distance term.
-        angle_weight: Float >= 0 of the angle term; 0 leaves its work out.
-        delta: Float > 0 of both Huber functions.
-        name: Name of the layer and prefix of its terms.
-
-    Returns:
-        `{"rkd/distance": ..., "rkd/angle": ...}`, weighted float32 scalars.
-
-    Raises:
-        ValueError: An argument outside its range.
+    The terms are `rkd/distance` and `rkd/angle`; a weight of 0 leaves one out.
 
     Reference:
         Park et al., 2019, arXiv:1904.05068, with its weights 25 and 50. TFace
@@ -139,7 +133,12 @@ class RKDLoss(DistillationLoss):
     """
 
     def __init__(
-        self, distance_weight=25.0, angle_weight=50.0, delta=1.0, name="rkd", **kwargs
+        self,
+        distance_weight: float = 25.0,
+        angle_weight: float = 50.0,
+        delta: float = 1.0,
+        name: str = "rkd",
+        **kwargs,
     ):
         super().__init__(name=name, **kwargs)
         check_range("distance_weight", distance_weight, 0)
@@ -150,7 +149,6 @@ class RKDLoss(DistillationLoss):
         self.delta = float(delta)
 
     def compute(self, student, teacher, labels, image_ids, training):
-        """Returns the two weighted terms; nothing to watch."""
         terms = {}
         if self.distance_weight:
             distance = rkd_distance(student, teacher, self.delta)
@@ -159,12 +157,3 @@ class RKDLoss(DistillationLoss):
             angle = rkd_angle(student, teacher, self.delta)
             terms[f"{self.name}/angle"] = self.angle_weight * angle
         return terms, {}
-
-    def get_config(self):
-        """Returns the arguments the layer was made with."""
-        return {
-            **super().get_config(),
-            "distance_weight": self.distance_weight,
-            "angle_weight": self.angle_weight,
-            "delta": self.delta,
-        }

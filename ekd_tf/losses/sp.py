@@ -1,5 +1,7 @@
 """Similarity-preserving distillation."""
 
+from __future__ import annotations
+
 import tensorflow as tf
 
 from ekd_tf.checks import check_choice
@@ -11,7 +13,9 @@ from ekd_tf.ops.numerics import similarity_matrix
 GRAMS = ("cosine", "row_normalized")
 
 
-def similarity_preserving(student, teacher, gram="cosine"):
+def similarity_preserving(
+    student: tf.Tensor, teacher: tf.Tensor, gram: str = "cosine"
+) -> tf.Tensor:
     r"""Averages the squared difference of two models' similarity matrices.
 
     $$ L = \frac{1}{B^2} \lVert G_s - G_t \rVert_F^2 $$
@@ -42,28 +46,12 @@ def similarity_preserving(student, teacher, gram="cosine"):
 
 @register
 class SPLoss(DistillationLoss):
-    """Compares similarity matrices, see `similarity_preserving`.
+    """Compares similarity matrices: the term `sp` is `similarity_preserving`."""
 
-    Args:
-        gram: "cosine" or "row_normalized".
-        name: Name of the layer and of its term.
-
-    Returns:
-        `{"sp": ...}`, float32 scalar >= 0.
-
-    Raises:
-        ValueError: Another `gram`.
-    """
-
-    def __init__(self, gram="cosine", name="sp", **kwargs):
+    def __init__(self, gram: str = "cosine", name: str = "sp", **kwargs):
         super().__init__(name=name, **kwargs)
         check_choice("gram", gram, GRAMS)
         self.gram = gram
 
     def compute(self, student, teacher, labels, image_ids, training):
-        """Returns the term; nothing to watch."""
         return {self.name: similarity_preserving(student, teacher, self.gram)}, {}
-
-    def get_config(self):
-        """Returns the arguments the layer was made with."""
-        return {**super().get_config(), "gram": self.gram}

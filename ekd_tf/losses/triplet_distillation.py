@@ -1,5 +1,7 @@
 """Triplet distillation: a triplet loss whose margins the teacher sets."""
 
+from __future__ import annotations
+
 import tensorflow as tf
 
 from ekd_tf.checks import check_positive
@@ -15,7 +17,9 @@ from ekd_tf.ops.numerics import similarity_matrix
 MAX_TRIPLETS = 1 << 20
 
 
-def triplet_masks(labels, image_ids=None):
+def triplet_masks(
+    labels: tf.Tensor, image_ids: tf.Tensor | None = None
+) -> tuple[tf.Tensor, tf.Tensor]:
     """Returns which rows are positives and which negatives of each anchor.
 
     Args:
@@ -34,8 +38,13 @@ def triplet_masks(labels, image_ids=None):
 
 
 def triplet_distillation(
-    student, teacher, labels, image_ids=None, min_margin=0.2, max_margin=0.5
-):
+    student: tf.Tensor,
+    teacher: tf.Tensor,
+    labels: tf.Tensor,
+    image_ids: tf.Tensor | None = None,
+    min_margin: float = 0.2,
+    max_margin: float = 0.5,
+) -> tf.Tensor:
     r"""Averages the triplet loss over all triplets, each with the teacher's margin.
 
     $$ L = \frac{1}{N} \sum_{a,p,n} \max\big(0, D_s(a,p) - D_s(a,n) + m(a,p,n)\big),
@@ -98,24 +107,16 @@ def triplet_distillation(
 
 @register
 class TripletDistillationLoss(DistillationLoss):
-    """A triplet loss with the teacher's margins, see `triplet_distillation`.
-
-    Args:
-        min_margin: Float >= 0, in squared distance of unit rows.
-        max_margin: Float > 0, not below `min_margin`.
-        name: Name of the layer and of its term.
-
-    Returns:
-        `{"triplet_distillation": ...}`, float32 scalar >= 0.
-
-    Raises:
-        ValueError: An argument outside its range; at a call, no labels.
-    """
+    """A triplet loss with the teacher's margins: the term is `triplet_distillation`."""
 
     uses_labels = True
 
     def __init__(
-        self, min_margin=0.2, max_margin=0.5, name="triplet_distillation", **kwargs
+        self,
+        min_margin: float = 0.2,
+        max_margin: float = 0.5,
+        name: str = "triplet_distillation",
+        **kwargs,
     ):
         super().__init__(name=name, **kwargs)
         check_positive("max_margin", max_margin)
@@ -124,21 +125,6 @@ class TripletDistillationLoss(DistillationLoss):
         self.max_margin = float(max_margin)
 
     def compute(self, student, teacher, labels, image_ids, training):
-        """Returns the term; nothing to watch."""
-        value = triplet_distillation(
-            student,
-            teacher,
-            labels,
-            image_ids,
-            self.min_margin,
-            self.max_margin,
-        )
+        margins = self.min_margin, self.max_margin
+        value = triplet_distillation(student, teacher, labels, image_ids, *margins)
         return {self.name: value}, {}
-
-    def get_config(self):
-        """Returns the arguments the layer was made with."""
-        return {
-            **super().get_config(),
-            "min_margin": self.min_margin,
-            "max_margin": self.max_margin,
-        }

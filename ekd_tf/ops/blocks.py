@@ -1,9 +1,13 @@
 """Loops over blocks of a tensor too large to hold at once."""
 
+from __future__ import annotations
+
+from collections.abc import Callable
+
 import tensorflow as tf
 
 
-def scan_blocks(function, num_blocks, initial):
+def scan_blocks(function: Callable, num_blocks: int | tf.Tensor, initial) -> list:
     """Visits blocks one after the other, so that one block's temporaries exist at once.
 
     Args:
@@ -28,7 +32,9 @@ def scan_blocks(function, num_blocks, initial):
     return carried
 
 
-def sum_over_blocks(function, num_blocks, tensor):
+def sum_over_blocks(
+    function: Callable, num_blocks: int | tf.Tensor, tensor: tf.Tensor
+) -> tf.Tensor:
     """Adds a function's values over blocks, recomputing each for the gradient.
 
     Memory is that of one block, not of all, forwards and backwards.

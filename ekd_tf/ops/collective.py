@@ -1,15 +1,17 @@
 """Rows from all replicas, with the gradient a loss of the global batch needs."""
 
+from __future__ import annotations
+
 import tensorflow as tf
 
 
-def num_replicas():
+def num_replicas() -> int:
     """Returns how many replicas the current step runs on (1 without a strategy)."""
     context = tf.distribute.get_replica_context()
     return 1 if context is None else context.num_replicas_in_sync
 
 
-def gather_rows(tensor):
+def gather_rows(tensor: tf.Tensor) -> tf.Tensor:
     """Concatenates a tensor's rows over replicas, in replica order.
 
     Differentiable: its backward pass sums over replicas, so when every replica
@@ -34,22 +36,15 @@ def gather_rows(tensor):
     return gathered
 
 
-def sum_over_replicas(tensor):
-    """Adds a tensor over replicas; each receives the sum.
-
-    Args:
-        tensor: Tensor of any shape, the same on each replica.
-
-    Returns:
-        Tensor of the same shape.
-    """
+def sum_over_replicas(tensor: tf.Tensor) -> tf.Tensor:
+    """Adds tensors of one shape over replicas; each receives the sum."""
     if num_replicas() == 1:
         return tensor
     context = tf.distribute.get_replica_context()
     return context.all_reduce(tf.distribute.ReduceOp.SUM, tensor)
 
 
-def own_rows(variable, rows):
+def own_rows(variable: tf.Variable, rows: tf.Tensor) -> tf.Tensor:
     """Reads rows of this replica's copy of a variable, and no others.
 
     `tf.gather` of a distributed variable reads it whole first, and so does that of a

@@ -36,8 +36,6 @@ _MEANT = {
     "clip grad_clip clip_grad max_grad_norm max_norm": "clip_norm",
     "fp16 bf16 amp half mixed_precision use_amp": "precision",
     "gpus num_gpus gpu devices distributed world_size nproc_per_node": "strategy",
-    "hosts workers_hosts master_addr": "worker_hosts",
-    "rank node_rank local_rank": "worker_index",
     "output output_dir out out_dir save_dir log_dir logdir ckpt_dir checkpoint_dir "
     "exp_dir work_dir run_dir directory": "workdir output out directory",
     "arch architecture net network backbone student": "model",

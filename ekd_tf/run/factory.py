@@ -22,24 +22,8 @@ from ekd_tf.data import TFRecordFaces
 from ekd_tf.data import read_tface
 from ekd_tf.data import split_identities
 from ekd_tf.data.unreadable import Unreadable
-from ekd_tf.heads import AdaFace
-from ekd_tf.heads import ArcFace
-from ekd_tf.heads import CombinedMargin
-from ekd_tf.heads import CosFace
-from ekd_tf.heads import CurricularFace
-from ekd_tf.losses import AdaDistillLoss
-from ekd_tf.losses import CCKDLoss
-from ekd_tf.losses import CosineLoss
-from ekd_tf.losses import DarkRankLoss
-from ekd_tf.losses import EKDLoss
-from ekd_tf.losses import FitNetLoss
-from ekd_tf.losses import KDLoss
-from ekd_tf.losses import MarginDistillationLoss
-from ekd_tf.losses import ProxylessKDLoss
-from ekd_tf.losses import RKDLoss
-from ekd_tf.losses import ShrinkTeaNetLoss
-from ekd_tf.losses import SPLoss
-from ekd_tf.losses import TripletDistillationLoss
+from ekd_tf.heads import HEADS
+from ekd_tf.losses import LOSSES
 from ekd_tf.mining import PairMiner
 from ekd_tf.models import build_backbone
 from ekd_tf.models import list_backbones
@@ -51,29 +35,6 @@ from ekd_tf.training.schedules import ConstantSchedule
 from ekd_tf.training.schedules import CosineSchedule
 from ekd_tf.training.schedules import StepSchedule
 
-HEADS = {
-    "arcface": ArcFace,
-    "cosface": CosFace,
-    "curricularface": CurricularFace,
-    "adaface": AdaFace,
-    "combined": CombinedMargin,
-}
-LOSSES = {
-    "ekd": EKDLoss,
-    "ekd_reference": EKDLoss.reference,
-    "cosine": CosineLoss,
-    "fitnet": FitNetLoss,
-    "kd": KDLoss,
-    "sp": SPLoss,
-    "cckd": CCKDLoss,
-    "rkd": RKDLoss,
-    "darkrank": DarkRankLoss,
-    "shrinkteanet": ShrinkTeaNetLoss,
-    "triplet_distillation": TripletDistillationLoss,
-    "margin_distillation": MarginDistillationLoss,
-    "proxyless_kd": ProxylessKDLoss,
-    "ada_distill": AdaDistillLoss,
-}
 PRECISIONS = ("float32", "mixed_float16", "mixed_bfloat16")
 SCHEDULES = ("constant", "step", "cosine")
 SOURCES = ("recordio", "tfrecord", "tface", "folder", "synthetic")

@@ -47,7 +47,6 @@ from ekd_tf.training.loop import run_steps
 from ekd_tf.training.strategy import distribute
 from ekd_tf.training.strategy import grow_gpu_memory
 from ekd_tf.training.strategy import is_chief
-from ekd_tf.training.strategy import keep_order_of_sums
 from ekd_tf.training.strategy import lost_worker
 from ekd_tf.training.strategy import make_strategy
 from ekd_tf.training.strategy import set_virtual_devices
@@ -88,11 +87,10 @@ class TrainingSession:
         self._augmentation = factory.make_augmentation(self._values)
         profiled_steps(v.profile_steps)
         grow_gpu_memory()
-        keep_order_of_sums()
         set_virtual_devices(v.num_virtual_devices)
         if v.deterministic:
             tf.config.experimental.enable_op_determinism()
-        strategy = make_strategy(v.strategy, v.worker_hosts, v.worker_index)
+        strategy = make_strategy(v.strategy)
         keras.utils.set_random_seed(v.seed)
         with contextlib.ExitStack() as stack:
             termination = stack.enter_context(Termination())

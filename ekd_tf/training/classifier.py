@@ -1,9 +1,13 @@
 """A backbone with a margin head: how teachers and baselines are trained."""
 
+from __future__ import annotations
+
 import contextlib
 
+import keras
 import tensorflow as tf
 
+from ekd_tf.heads import MarginHead
 from ekd_tf.keras_compat import current_learning_rate
 from ekd_tf.keras_compat import keras_compile
 from ekd_tf.keras_compat import optimizer_variables
@@ -11,14 +15,12 @@ from ekd_tf.keras_compat import tf_variable
 from ekd_tf.ops.collective import num_replicas
 from ekd_tf.ops.collective import sum_over_replicas
 from ekd_tf.ops.numerics import l2_normalize
-from ekd_tf.training.addons import averaged
 from ekd_tf.training.keras_fit import StudentModel
 from ekd_tf.training.keras_fit import Untracked
-from ekd_tf.training.loss_gradients import add_each
-from ekd_tf.training.loss_gradients import square_norm
-from ekd_tf.training.loss_gradients import weighted_sum
-from ekd_tf.training.rollback import restore_unless
+from ekd_tf.training.optimizers import averaged
+from ekd_tf.training.strategy import keep_order_of_sums
 from ekd_tf.training.update import GradientUpdate
+from ekd_tf.training.update import restore_unless
 
 
 class FaceClassifier(StudentModel):
@@ -38,7 +40,13 @@ class FaceClassifier(StudentModel):
     `in_margin` float32 and `image_id` int32, the last three `(batch,)`.
     """
 
-    def __init__(self, student, head=None, margin_weight=1.0, name=None):
+    def __init__(
+        self,
+        student: keras.Model,
+        head: MarginHead | None = None,
+        margin_weight: float = 1.0,
+        name: str | None = None,
+    ):
         super().__init__(student, name=name)
         self.head = head
         self.margin_weight = float(margin_weight)
@@ -47,25 +55,24 @@ class FaceClassifier(StudentModel):
 
     def compile(
         self,
-        optimizer,
-        weight_decay=None,
-        clip_norm=None,
-        loss_scaling="auto",
+        optimizer: keras.optimizers.Optimizer,
+        weight_decay: float | None = None,
+        clip_norm: float | None = None,
+        loss_scaling: str = "auto",
         **kwargs,
-    ):
-        """Sets how the variables are updated.
+    ) -> None:
+        """Sets how the variables are updated, and `keep_order_of_sums`.
 
         Call it in the scope of the distribution strategy.
 
         Args:
             optimizer: Keras optimizer without clipping or loss scale; only AdamW and
                 Lion may have a weight decay. SGD leaves classes a sampled head has
-                not drawn as they are (`ekd_tf.training.sampled_rows`); the others
-                update all centres.
+                not drawn as they are; the others update all centres.
             weight_decay: Float >= 0, of kernels and of the head's centres; never of
                 BatchNorm, PReLU slopes or biases. SGD and Adam add it to the
-                gradient, as in torch; `ekd_tf.training.decay` has the others. None:
-                the optimizer's own, else 5e-4.
+                gradient, as in torch; others: `ekd_tf.training.optimizers`. None: the
+                optimizer's own, else 5e-4.
             clip_norm: Float > 0 or None: largest global gradient norm.
             loss_scaling: "dynamic", "none" or "auto": dynamic where a layer of the
                 student computes in float16.
@@ -85,7 +92,11 @@ class FaceClassifier(StudentModel):
             layers = getattr(self.student, "layers", [self.student])
             half = any(layer.compute_dtype == "float16" for layer in layers)
             loss_scaling = "dynamic" if half else "none"
+        keep_order_of_sums()
         keras_compile(super().compile, optimizer=optimizer, **kwargs)
+        sampled = []
+        if self.head is not None and self.head.sample_rate < 1:
+            sampled = [self.head.centers]
         variables = self.trained_variables
         # Kept out of attribute tracking: its variables are checkpointed by name.
         self._update = Untracked(
@@ -96,19 +107,12 @@ class FaceClassifier(StudentModel):
                 decay_variables=[v for v in variables if _decays(v)],
                 clip_norm=clip_norm,
                 loss_scaling=loss_scaling,
-                sampled_variables=self._sampled_variables,
+                sampled_variables=sampled,
             )
         )
 
     @property
-    def _sampled_variables(self):
-        # Other classes are in no row of a sampled head's gradient.
-        if self.head is None or self.head.sample_rate == 1:
-            return []
-        return [self.head.centers]
-
-    @property
-    def trained_layers(self):
+    def trained_layers(self) -> dict[str, keras.layers.Layer]:
         """The layers the run trains and checkpoints, by name."""
         layers = {"student": self.student}
         if self.head is not None:
@@ -116,7 +120,7 @@ class FaceClassifier(StudentModel):
         return layers
 
     @property
-    def trained_variables(self):
+    def trained_variables(self) -> list:
         """The trainable variables of all `trained_layers`."""
         return [
             variable
@@ -124,7 +128,7 @@ class FaceClassifier(StudentModel):
             for variable in layer.trainable_variables
         ]
 
-    def state(self):
+    def state(self) -> dict[str, tf.Variable]:
         """Returns everything a run must restore to go on: name to `tf.Variable`.
 
         Weights trained or not, the losses' state, the optimizer's slots and step,
@@ -153,7 +157,7 @@ class FaceClassifier(StudentModel):
         update = self._update.value
         return averaged(update.optimizer, update.variables)
 
-    def train_step(self, batch):
+    def train_step(self, batch: dict) -> dict[str, tf.Tensor]:
         """Makes one update and returns named float32 scalars of the global batch.
 
         `loss` and its parts `loss/...`, `gradient_norm`, `loss_scale`,
@@ -177,27 +181,27 @@ class FaceClassifier(StudentModel):
         # compared; then all at once through the network.
         with tf.GradientTape(persistent=True, watch_accessed_variables=False) as losses:
             losses.watch([embeddings, *variables])
-            shares, monitor = self.loss_shares(embeddings, batch)
-            totals = {n: tf.add_n(list(terms.values())) for n, terms in shares.items()}
+            parts, monitor = self.loss_parts(embeddings, batch)
+            totals = {n: tf.add_n(list(terms.values())) for n, terms in parts.items()}
         gradients = {
             name: losses.gradient(total, [embeddings, *variables])
             for name, total in totals.items()
         }
-        values, norms = _global_values(shares, {n: g[0] for n, g in gradients.items()})
+        values, norms = _global_values(parts, {n: g[0] for n, g in gradients.items()})
         weights, watched = self.loss_weights(norms)
-        of_embeddings, *of_variables = weighted_sum(
+        of_embeddings, *of_variables = _weighted_sum(
             list(gradients.values()),
             [update.scale_loss(weights[name]) for name in gradients],
         )
         of_network = network.gradient(embeddings, variables, of_embeddings)
         terms = {
             term: weights[name] * values[term]
-            for name, of_loss in shares.items()
+            for name, of_loss in parts.items()
             for term in of_loss
         }
         terms["loss"] = tf.add_n(list(terms.values()))
         monitor.update(watched)
-        monitor.update(update.apply(add_each(of_network, of_variables), terms["loss"]))
+        monitor.update(update.apply(_add_each(of_network, of_variables), terms["loss"]))
         # NaN where, and only where, the update was skipped.
         made = ~tf.math.is_nan(monitor["gradient_norm"])
         restore_unless(made, state, before)
@@ -205,8 +209,8 @@ class FaceClassifier(StudentModel):
         monitor["embedding/mean_cosine"] = _mean_cosine(embeddings)
         return {"loss": terms["loss"], **terms, **monitor}
 
-    def loss_shares(self, embeddings, batch):
-        """Returns this replica's shares of the loss terms, and what to watch.
+    def loss_parts(self, embeddings: tf.Tensor, batch: dict) -> tuple[dict, dict]:
+        """Returns this replica's part of each loss term, and what to watch.
 
         Args:
             embeddings: Float32 tensor `(batch, dim)`, this replica's rows.
@@ -214,23 +218,23 @@ class FaceClassifier(StudentModel):
 
         Returns:
             Two dicts. Names of losses to dicts of their terms, `loss/...` to float32
-            scalars without the loss's weight; shares sum over replicas to the terms
+            scalars without the loss's weight; they sum over replicas to the terms
             of the global batch. Names to float32 scalars to watch, already global.
         """
-        shares = {}
+        parts = {}
         if self.head is not None:
             in_margin = batch["in_margin"]
             rows = self.head.row_losses(embeddings, batch["label"], in_margin)
             total = sum_over_replicas(tf.reduce_sum(in_margin))
             mean = tf.math.divide_no_nan(tf.reduce_sum(rows * in_margin), total)
-            shares["margin"] = {"loss/margin": mean}
-        return shares, {}
+            parts["margin"] = {"loss/margin": mean}
+        return parts, {}
 
-    def loss_weights(self, norms):
+    def loss_weights(self, norms: dict) -> tuple[dict, dict]:
         """Returns the weight of each loss in this step, and what to watch of them.
 
         Args:
-            norms: Dict of the names `loss_shares` gives to float32 scalars: norm of
+            norms: Dict of the names `loss_parts` gives to float32 scalars: norm of
                 the loss's gradient on the embeddings of the global batch, without
                 weight and loss scale. Not finite where the loss is not.
 
@@ -261,19 +265,61 @@ def _mean_cosine(embeddings):
     return tf.math.divide_no_nan(cosines, rows * (rows - 1.0))
 
 
-def _global_values(shares, gradients):
+def _global_values(parts, gradients):
     """Sums over replicas, in one message, what each has of the global batch.
 
     Args:
-        shares: From `loss_shares`.
+        parts: From `loss_parts`.
         gradients: Dict of the same names to gradients on this replica's embeddings.
 
     Returns:
         Dict of terms to their values, and dict of losses to norms of gradients.
     """
-    parts = {term: value for terms in shares.values() for term, value in terms.items()}
-    squares = [square_norm(gradient) for gradient in gradients.values()]
-    sums = sum_over_replicas(tf.stack([*parts.values(), *squares]))
-    sums = tf.unstack(sums, len(parts) + len(squares))
-    norms = [tf.sqrt(square) for square in sums[len(parts) :]]
-    return dict(zip(parts, sums)), dict(zip(gradients, norms))
+    terms = {
+        term: value for of_loss in parts.values() for term, value in of_loss.items()
+    }
+    squares = [_square_norm(gradient) for gradient in gradients.values()]
+    sums = sum_over_replicas(tf.stack([*terms.values(), *squares]))
+    sums = tf.unstack(sums, len(terms) + len(squares))
+    norms = [tf.sqrt(square) for square in sums[len(terms) :]]
+    return dict(zip(terms, sums)), dict(zip(gradients, norms))
+
+
+def _square_norm(gradient) -> tf.Tensor:
+    """Returns the squared length of a gradient as one vector, 0 for None."""
+    if gradient is None:
+        return tf.constant(0.0)
+    return tf.reduce_sum(tf.cast(tf.convert_to_tensor(gradient), tf.float32) ** 2)
+
+
+def _weighted_sum(gradients: list, weights: list) -> list:
+    """Adds the gradients of several losses, one list each, source by source."""
+    return [
+        _add(
+            [
+                _scaled(weight, gradient)
+                for weight, gradient in zip(weights, of_source)
+                if gradient is not None
+            ]
+        )
+        for of_source in zip(*gradients)
+    ]
+
+
+def _add_each(one: list, other: list) -> list:
+    """Adds two lists of gradients entry by entry; None counts as nothing."""
+    return [_add([g for g in pair if g is not None]) for pair in zip(one, other)]
+
+
+def _scaled(weight, gradient):
+    if isinstance(gradient, tf.IndexedSlices):
+        return tf.IndexedSlices(
+            weight * gradient.values, gradient.indices, gradient.dense_shape
+        )
+    return weight * gradient
+
+
+def _add(gradients):
+    if len(gradients) > 1:
+        return tf.add_n([tf.convert_to_tensor(gradient) for gradient in gradients])
+    return gradients[0] if gradients else None

@@ -1,7 +1,13 @@
 """A student that learns from its labels and from a frozen teacher at once."""
 
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import keras
 import tensorflow as tf
 
+from ekd_tf.heads import MarginHead
 from ekd_tf.ops.collective import gather_rows
 from ekd_tf.ops.collective import num_replicas
 from ekd_tf.training.classifier import FaceClassifier
@@ -14,8 +20,8 @@ class Distiller(FaceClassifier):
 
     Each step runs the frozen teacher and the student once on this replica's images,
     gathers both sets of embeddings over replicas, and gives the global batch to every
-    distillation loss. Each replica computes the whole loss and takes its share of it,
-    so a weight means the same on any number of replicas.
+    distillation loss. Each replica counts the whole loss once for all of them, so a
+    weight means the same on any number of replicas.
 
     `train_step` returns, beside what `FaceClassifier` does, for each loss its
     `weight/NAME` and, where there is a margin loss, `gradient_ratio/NAME`: the norm of
@@ -44,7 +50,13 @@ class Distiller(FaceClassifier):
     """
 
     def __init__(
-        self, student, teacher, losses, head=None, margin_weight=1.0, name=None
+        self,
+        student: keras.Model,
+        teacher: Callable | None,
+        losses: dict,
+        head: MarginHead | None = None,
+        margin_weight: float = 1.0,
+        name: str | None = None,
     ):
         super().__init__(student, head=head, margin_weight=margin_weight, name=name)
         if not losses:
@@ -71,7 +83,7 @@ class Distiller(FaceClassifier):
         self._teacher = Untracked(teacher)
 
     @property
-    def trained_layers(self):
+    def trained_layers(self) -> dict[str, keras.layers.Layer]:
         """The student, the head, the losses (their thresholds) and the shares."""
         losses = {f"loss/{name}": loss for name, loss in self.losses_by_name.items()}
         shares = {f"share/{name}": s for name, s in self._gradient_shares.items()}
@@ -85,14 +97,14 @@ class Distiller(FaceClassifier):
             if isinstance(weight, GradientShare)
         }
 
-    def embed_teacher(self, images):
+    def embed_teacher(self, images: tf.Tensor) -> tf.Tensor:
         """Returns the teacher's embeddings, float32, without gradient."""
         teacher = self._teacher.value
         is_model = isinstance(teacher, tf.keras.Model)
         embeddings = teacher(images, training=False) if is_model else teacher(images)
         return tf.stop_gradient(tf.cast(embeddings, tf.float32))
 
-    def teacher_rows(self, batch):
+    def teacher_rows(self, batch: dict) -> tf.Tensor:
         """Returns the teacher's embeddings of a batch, float32, without gradient."""
         if "teacher" in batch:
             return tf.stop_gradient(tf.cast(batch["teacher"], tf.float32))
@@ -103,9 +115,9 @@ class Distiller(FaceClassifier):
             )
         return self.embed_teacher(batch.get("teacher_image", batch["image"]))
 
-    def loss_shares(self, embeddings, batch):
-        """Adds the distillation terms; see `FaceClassifier.loss_shares`."""
-        shares, monitor = super().loss_shares(embeddings, batch)
+    def loss_parts(self, embeddings: tf.Tensor, batch: dict) -> tuple[dict, dict]:
+        """Adds the distillation terms; see `FaceClassifier.loss_parts`."""
+        parts, monitor = super().loss_parts(embeddings, batch)
         student = gather_rows(embeddings)
         teacher = gather_rows(self.teacher_rows(batch))
         labels = gather_rows(batch["label"])
@@ -114,13 +126,13 @@ class Distiller(FaceClassifier):
             terms, watched = loss(
                 student, teacher, labels, image_ids, training=True, with_monitor=True
             )
-            shares[name] = {
+            parts[name] = {
                 f"loss/{term}": value / num_replicas() for term, value in terms.items()
             }
             monitor.update(watched)
-        return shares, monitor
+        return parts, monitor
 
-    def loss_weights(self, norms):
+    def loss_weights(self, norms: dict) -> tuple[dict, dict]:
         """Adds the distillation losses; see `FaceClassifier.loss_weights`."""
         weights, monitor = super().loss_weights(norms)
         margin_norm = None

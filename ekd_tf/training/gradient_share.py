@@ -1,10 +1,12 @@
 """A weight that keeps a loss at a share of the margin loss's gradient."""
 
+from __future__ import annotations
+
 import keras
 import tensorflow as tf
 
 from ekd_tf.checks import check_range
-from ekd_tf.keras_compat import ONLY_FIRST_REPLICA
+from ekd_tf.keras_compat import add_state
 from ekd_tf.keras_compat import register
 
 # Ten times the margin loss's gradient: 1000 %.
@@ -63,10 +65,10 @@ class GradientShare(keras.layers.Layer):
 
     def __init__(
         self,
-        share,
-        momentum=0.01,
-        max_growth=1.1,
-        name="gradient_share",
+        share: float,
+        momentum: float = 0.01,
+        max_growth: float = 1.1,
+        name: str = "gradient_share",
         **kwargs,
     ):
         kwargs.pop("dtype", None)
@@ -77,23 +79,13 @@ class GradientShare(keras.layers.Layer):
         self.share = float(share)
         self.momentum = float(momentum)
         self.max_growth = float(max_growth)
-        self.margin_norm = self._add_scalar("margin_norm")
-        self.norm = self._add_scalar("norm")
-        self.weight = self._add_scalar("weight")
-        self.num_steps = self._add_scalar("num_steps")
+        self.margin_norm = add_state(self, "margin_norm")
+        self.norm = add_state(self, "norm")
+        self.weight = add_state(self, "weight")
+        self.num_steps = add_state(self, "num_steps")
         self.built = True
 
-    def _add_scalar(self, name):
-        return self.add_weight(
-            name=name,
-            shape=(),
-            dtype="float32",
-            initializer="zeros",
-            trainable=False,
-            aggregation=ONLY_FIRST_REPLICA,
-        )
-
-    def call(self, margin_norm, norm):
+    def call(self, margin_norm: tf.Tensor, norm: tf.Tensor) -> tf.Tensor:
         """Takes one step's norms in and returns the weight to use in this step.
 
         Args:
@@ -122,10 +114,7 @@ class GradientShare(keras.layers.Layer):
             variable.assign(tf.where(counts, value, variable))
         return tf.stop_gradient(tf.convert_to_tensor(self.weight))
 
-    def get_config(self):
+    def get_config(self) -> dict:
         """Returns the arguments the layer was made with."""
-        config = super().get_config()
-        config.update(
-            share=self.share, momentum=self.momentum, max_growth=self.max_growth
-        )
-        return config
+        names = ("share", "momentum", "max_growth")
+        return {**super().get_config(), **{n: getattr(self, n) for n in names}}

@@ -86,7 +86,7 @@ class StudentModel(keras.Model):
         name: Name of the model.
     """
 
-    def __init__(self, student, name=None):
+    def __init__(self, student: keras.Model, name: str | None = None):
         # The policy of this container decides nothing: the parts have their own. It
         # is float32 so that `compile` adds no second loss scaling.
         super().__init__(name=name, dtype="float32")
@@ -103,27 +103,21 @@ class StudentModel(keras.Model):
         # of bools there is none. All parts are built when they come here.
         pass
 
-    def call(self, inputs, training=False):
-        """Returns the student's raw embeddings, float32 `(batch, dim)`.
-
-        Args:
-            inputs: Uint8 images `(batch, height, width, 3)`, or a batch that holds
-                them as `image`.
-            training: Bool, as the student takes it.
-        """
+    def call(self, inputs: tf.Tensor | dict, training: bool = False) -> tf.Tensor:
+        """Returns the raw embeddings, float32 `(batch, dim)`, of images or a batch."""
         images = inputs["image"] if isinstance(inputs, dict) else inputs
         return self.student(images, training=training)
 
     def fit(
         self,
-        x,
+        x: Pipeline | tf.data.Dataset,
         *,
-        steps_per_epoch=None,
+        steps_per_epoch: int | None = None,
         validation_data=None,
-        callbacks=None,
+        callbacks: list | None = None,
         verbose="auto",
         **kwargs,
-    ):
+    ) -> keras.callbacks.History:
         """Trains as `keras.Model.fit` does.
 
         Args:
@@ -135,8 +129,7 @@ class StudentModel(keras.Model):
                 figures are logged as `val_...`.
             callbacks: List of `keras.callbacks.Callback`, which see every scalar of
                 `train_step`; the progress bar shows five: `ShortProgress`.
-            verbose: As Keras has it.
-            **kwargs: Further arguments of `keras.Model.fit`.
+            verbose: As Keras has it, and so are **kwargs.
 
         Returns:
             `keras.callbacks.History`: of each epoch the last step's scalars.
@@ -186,10 +179,10 @@ class StudentModel(keras.Model):
         *,
         batch_size=None,
         steps=None,
-        callbacks=None,
-        return_dict=True,
+        callbacks: list | None = None,
+        return_dict: bool = True,
         **kwargs,
-    ):
+    ) -> dict[str, float] | list[float]:
         """Verifies all pairs of labelled images by the student as it is now.
 
         The labels need not be those of the training: give images of identities that
@@ -205,7 +198,7 @@ class StudentModel(keras.Model):
             steps: Int, batches. None: all; of a `Pipeline` without end an epoch.
             callbacks: As Keras has it.
             return_dict: Whether to return names with the figures.
-            **kwargs: Ignored: what `keras.Model.fit` adds.
+            **kwargs: What `keras.Model.fit` adds; ignored.
 
         Returns:
             Dict of `accuracy` (ten folds over drawn pairs), `auc`, `eer` and
@@ -243,7 +236,7 @@ class StudentModel(keras.Model):
         callbacks.on_test_end(figures)
         return figures if return_dict else list(figures.values())
 
-    def save(self, filepath, overwrite=True, **kwargs):
+    def save(self, filepath: str, overwrite: bool = True, **kwargs) -> None:
         """Writes the student, as `keras.Model.save` does: what is deployed.
 
         `keras.models.load_model` and every command of this package open the file.
@@ -287,14 +280,9 @@ class StudentModel(keras.Model):
 def source_batches(source: Source, input_size: int, batch_size: int) -> tf.data.Dataset:
     """Returns every image of a source once, in order, with labels and numbers.
 
-    Args:
-        source: Where images come from.
-        input_size: Int, side of the images in pixels; others are resized.
-        batch_size: Int, images per batch; the last one may hold fewer.
-
-    Returns:
-        `tf.data.Dataset` of dicts of `image` uint8 `(batch, input_size, input_size,
-        3)`, `label` int32 `(batch,)` and `image_id` int32 `(batch,)`.
+    Batches are dicts of `image` uint8 `(batch, input_size, input_size, 3)`, `label` and
+    `image_id` int32 `(batch,)`; images of other sizes are resized, and the last batch
+    may hold fewer.
     """
     labels = np.asarray(source.labels, np.int32)
     numbers = np.arange(len(source), dtype=np.int32)

@@ -11,7 +11,7 @@ import tensorflow as tf
 
 @dataclasses.dataclass(frozen=True)
 class Step:
-    """An update that was just made, as hooks are told of it.
+    """An update that was just made, as hooks see it.
 
     Attributes:
         number: Int: updates made so far, this one included.
@@ -62,7 +62,7 @@ class Every(Hook):
             self.action(step)
 
 
-def compile_step(model, strategy):
+def compile_step(model: tf.keras.Model, strategy: tf.distribute.Strategy) -> Callable:
     """Returns `step(batch) -> dict of scalars` as one traced function.
 
     Args:
@@ -90,13 +90,13 @@ def run_steps(
     steps: int,
     hooks: Iterable[Hook],
 ) -> None:
-    """Trains from `start_step` to `steps`.
+    """Trains from `start_step` steps made to `steps`.
 
     Args:
         make_step: From `compile_step`: makes one update from a batch.
         batches: Distributed batches, the first of which belongs to `start_step`.
-        start_step: Int: steps already made.
-        steps: Int: steps to have been made at the end.
+        start_step: Steps already made.
+        steps: Steps to have been made at the end.
         hooks: Called around every update, in this order.
     """
     batches, hooks = iter(batches), list(hooks)

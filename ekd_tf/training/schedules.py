@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from ekd_tf.checks import check_positive
 from ekd_tf.checks import check_range
+from ekd_tf.keras_compat import register
 
 
 class WarmupSchedule(keras.optimizers.schedules.LearningRateSchedule):
@@ -31,23 +32,12 @@ class WarmupSchedule(keras.optimizers.schedules.LearningRateSchedule):
         self.base = float(base)
         self.warmup_steps = int(warmup_steps)
 
-    def decay(self, step):
-        """Returns the learning rate without warm-up, float32 scalar.
-
-        Args:
-            step: Int64 scalar: updates made so far.
-        """
+    def decay(self, step: tf.Tensor) -> tf.Tensor:
+        """Returns the rate without warm-up, a float32 scalar; `step` is int64."""
         raise TypeError(f"{type(self).__name__} must define `decay`.")
 
-    def __call__(self, step):
-        """Returns the learning rate of the update after `step` updates.
-
-        Args:
-            step: Integer, tensor or variable: updates made so far, 0 for the first.
-
-        Returns:
-            Float32 scalar tensor.
-        """
+    def __call__(self, step) -> tf.Tensor:
+        """Returns the rate of the update after `step` updates, a float32 scalar."""
         step = tf.cast(step, tf.int64)
         rate = self.decay(step)
         if not self.warmup_steps:
@@ -55,11 +45,11 @@ class WarmupSchedule(keras.optimizers.schedules.LearningRateSchedule):
         ramp = tf.cast(step + 1, tf.float32) / self.warmup_steps
         return rate * tf.minimum(ramp, 1.0)
 
-    def get_config(self):
+    def get_config(self) -> dict:
         return {"base": self.base, "warmup_steps": self.warmup_steps}
 
 
-@keras.saving.register_keras_serializable(package="ekd_tf")
+@register
 class ConstantSchedule(WarmupSchedule):
     """The same learning rate at every step after the warm-up."""
 
@@ -67,7 +57,7 @@ class ConstantSchedule(WarmupSchedule):
         return tf.constant(self.base, tf.float32)
 
 
-@keras.saving.register_keras_serializable(package="ekd_tf")
+@register
 class StepSchedule(WarmupSchedule):
     """Multiplies the learning rate by `factor` at each boundary.
 
@@ -106,7 +96,7 @@ class StepSchedule(WarmupSchedule):
         )
         return tf.gather(tf.constant(rates, tf.float32), passed)
 
-    def get_config(self):
+    def get_config(self) -> dict:
         return {
             **super().get_config(),
             "boundaries": self.boundaries,
@@ -114,7 +104,7 @@ class StepSchedule(WarmupSchedule):
         }
 
 
-@keras.saving.register_keras_serializable(package="ekd_tf")
+@register
 class CosineSchedule(WarmupSchedule):
     r"""Half a cosine from `base` after the warm-up down to `end`.
 
@@ -147,7 +137,7 @@ class CosineSchedule(WarmupSchedule):
         cosine = tf.cos(math.pi * done / span)
         return self.end + (self.base - self.end) * 0.5 * (1.0 + cosine)
 
-    def get_config(self):
+    def get_config(self) -> dict:
         return {
             **super().get_config(),
             "total_steps": self.total_steps,

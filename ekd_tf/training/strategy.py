@@ -1,4 +1,4 @@
-"""Which devices a run uses, and how a global batch is shared among them."""
+"""Which devices a run uses, and how a global batch is divided among them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from tensorflow.python.eager import context
 
 from ekd_tf.checks import check_choice
 from ekd_tf.checks import check_positive
-from ekd_tf.checks import check_range
 
 # How TensorFlow reports that the other side of a connection is gone.
 _LOST = (
@@ -24,15 +23,19 @@ _LOST = (
     tf.errors.DeadlineExceededError,
     tf.errors.InternalError,
 )
+_EXAMPLE = (
+    '{"cluster": {"worker": ["a:2222", "b:2222"]}, "task": '
+    '{"type": "worker", "index": 0}}'
+)
 STRATEGIES = ("none", "mirrored", "multi_worker")
 
 
-def grow_gpu_memory():
+def grow_gpu_memory() -> None:
     """Lets TensorFlow take a GPU's memory as it needs it, not all of it at once.
 
-    So that a teacher run by onnxruntime, or a second process, finds some too. Without
-    a GPU nothing happens. `TF_FORCE_GPU_ALLOW_GROWTH=false` in the environment has
-    TensorFlow take all of it in spite of this. GPUs it already uses stay as they are.
+    So that a teacher run by onnxruntime, or a second process, finds some too.
+    `TF_FORCE_GPU_ALLOW_GROWTH=false` in the environment undoes this. GPUs that
+    TensorFlow already uses stay as they are.
     """
     for gpu in tf.config.list_physical_devices("GPU"):
         try:
@@ -43,7 +46,7 @@ def grow_gpu_memory():
             logging.warning("The memory of %s will not grow: %s", gpu.name, error)
 
 
-def keep_order_of_sums():
+def keep_order_of_sums() -> None:
     """Has TensorFlow add three tensors and more in the order they are listed.
 
     Where a function's tensors are estimated above 205 MB on a CPU (80 % of a
@@ -53,17 +56,20 @@ def keep_order_of_sums():
     prevent it. Everything else the optimizer does stays.
     """
     config = config_pb2.ConfigProto()
+    if context.context()._config is not None:
+        config.CopyFrom(context.context()._config)
     # The default, less the scheduling that reorders sums.
     config.graph_options.rewrite_options.memory_optimization = (
         rewriter_config_pb2.RewriterConfig.SWAPPING_HEURISTICS
     )
-    # `tf.config.optimizer` offers all of the optimizer's choices but this one.
+    # `tf.config.optimizer` offers all of the optimizer's choices but this one. It acts
+    # on what is traced from now on, in the whole process.
     running = context.context()
     running._config = config
     running.function_call_options = None
 
 
-def set_virtual_devices(count):
+def set_virtual_devices(count: int) -> None:
     """Splits the CPU into `count` logical devices, to try replicas without GPUs.
 
     Args:
@@ -80,47 +86,6 @@ def set_virtual_devices(count):
     tf.config.set_logical_device_configuration(
         cpu, [tf.config.LogicalDeviceConfiguration()] * count
     )
-
-
-def set_workers(hosts: list[str], index: int | None) -> None:
-    """Sets TF_CONFIG, from which TensorFlow knows the processes of a run.
-
-    Args:
-        hosts: Addresses `host:port` of all workers, in the same order in each of
-            them; the first one is the chief. Empty leaves TF_CONFIG as it is.
-        index: Int >= 0: which of them this process is.
-
-    Raises:
-        ValueError: If one is given without the other, an address is malformed or
-            repeated, `index` is none of them, or TF_CONFIG says something else.
-    """
-    if not hosts and index is None:
-        return
-    if not hosts or index is None:
-        raise ValueError(
-            "Give `--worker_hosts` and `--worker_index` together. Received: "
-            f"worker_hosts={','.join(hosts)}, worker_index={index}"
-        )
-    for host in hosts:
-        if not re.fullmatch(r"\S+:\d+", host):
-            raise ValueError(
-                f"`worker_hosts` must be host:port,host:port,... Received: {host!r}"
-            )
-    if len(set(hosts)) < len(hosts):
-        raise ValueError(f"`worker_hosts` must all differ. Received: {','.join(hosts)}")
-    check_range("worker_index", index, low=0, high=len(hosts), high_open=True)
-    config = {
-        "cluster": {"worker": list(hosts)},
-        "task": {"type": "worker", "index": index},
-    }
-    known = _tf_config()
-    if known and known != config:
-        raise ValueError(
-            "TF_CONFIG and `--worker_hosts` say different things: unset one. "
-            f"Received: TF_CONFIG={json.dumps(known)}, from the flags "
-            f"{json.dumps(config)}"
-        )
-    os.environ["TF_CONFIG"] = json.dumps(config)
 
 
 def _tf_config():
@@ -154,13 +119,12 @@ def _tf_config():
 
 def _wrong_tf_config(text, reason):
     return ValueError(
-        'TF_CONFIG must be JSON like {"cluster": {"worker": ["a:2222", "b:2222"]}, '
-        f'"task": {{"type": "worker", "index": 0}}}}: {reason}. Or unset it and give '
-        f"--worker_hosts and --worker_index. Received: TF_CONFIG={text[:200]}"
+        f"TF_CONFIG must be JSON like {_EXAMPLE}: {reason}. "
+        f"Received: TF_CONFIG={text[:200]}"
     )
 
 
-def make_strategy(name, worker_hosts=(), worker_index=None):
+def make_strategy(name: str) -> tf.distribute.Strategy:
     """Returns the distribution strategy of a run.
 
     Args:
@@ -168,24 +132,19 @@ def make_strategy(name, worker_hosts=(), worker_index=None):
             logical CPU on a machine without GPUs); "multi_worker" for the same on
             every process that TF_CONFIG lists. It must be the first thing a process
             asks of TensorFlow.
-        worker_hosts: Addresses of the workers, instead of TF_CONFIG: `set_workers`.
-        worker_index: Which of them this process is.
+
+    Raises:
+        ValueError: Another name, or a TF_CONFIG that is missing or malformed.
     """
     check_choice("strategy", name, STRATEGIES)
-    if name != "multi_worker" and (worker_hosts or worker_index is not None):
-        raise ValueError(
-            "`--worker_hosts` and `--worker_index` belong to `--strategy=multi_worker`."
-            f" Received: strategy={name}"
-        )
     if name == "none":
         return tf.distribute.get_strategy()
     if name == "multi_worker":
-        set_workers(list(worker_hosts), worker_index)
         if not _tf_config():
             raise ValueError(
-                "`--strategy=multi_worker` needs the addresses of all workers and "
-                "which one this is: --worker_hosts=a:2222,b:2222 --worker_index=0, or "
-                "TF_CONFIG. For one machine use mirrored"
+                "`--strategy=multi_worker` needs the addresses of all workers, and "
+                f"which one this is, in TF_CONFIG={_EXAMPLE}. For one machine use "
+                "mirrored"
             )
         return tf.distribute.MultiWorkerMirroredStrategy()
     kind = "GPU" if tf.config.list_logical_devices("GPU") else "CPU"
@@ -193,13 +152,13 @@ def make_strategy(name, worker_hosts=(), worker_index=None):
     return tf.distribute.MirroredStrategy(devices)
 
 
-def check_divisible(general, balanced, replicas):
+def check_divisible(general: int, balanced: int, replicas: int) -> None:
     """Raises `ValueError` unless each replica can have the same mix of rows.
 
     Args:
-        general: Int: random rows of the global batch.
-        balanced: Int: identity-balanced rows of the global batch.
-        replicas: Int: number of replicas.
+        general: Random rows of the global batch.
+        balanced: Identity-balanced rows of it.
+        replicas: Number of replicas.
     """
     for name, rows in (("general", general), ("balanced", balanced)):
         if rows % replicas:
@@ -210,7 +169,7 @@ def check_divisible(general, balanced, replicas):
             )
 
 
-def is_chief(strategy):
+def is_chief(strategy: tf.distribute.Strategy) -> bool:
     """Returns whether this process writes what the run leaves behind."""
     resolver = strategy.cluster_resolver
     if resolver is None or not resolver.task_type:
@@ -218,22 +177,16 @@ def is_chief(strategy):
     return resolver.task_type == "chief" or resolver.task_id == 0
 
 
-def has_other_workers(strategy):
+def has_other_workers(strategy: tf.distribute.Strategy) -> bool:
     """Returns whether other processes take part in the run."""
     resolver = strategy.cluster_resolver
     return resolver is not None and len(resolver.cluster_spec().as_dict()) > 0
 
 
-def lost_worker(strategy, error):
-    """Says which other worker an error is about, because its process has ended.
-
-    Args:
-        strategy: From `make_strategy`.
-        error: `tf.errors.OpError` that a step raised.
-
-    Returns:
-        "worker 1 (host:port)", or None: the error is of another kind.
-    """
+def lost_worker(
+    strategy: tf.distribute.Strategy, error: tf.errors.OpError
+) -> str | None:
+    """Returns "worker 1 (host:port)" where a step's error is of its end, or None."""
     if not has_other_workers(strategy) or not isinstance(error, _LOST):
         return None
     resolver = strategy.cluster_resolver
@@ -244,8 +197,8 @@ def lost_worker(strategy, error):
     return "another worker" if "Collective ops is aborted" in error.message else None
 
 
-def distribute(strategy, dataset):
-    """Shares global batches among the replicas: replica r has the r-th part of rows.
+def distribute(strategy: tf.distribute.Strategy, dataset: tf.data.Dataset):
+    """Divides global batches among replicas: replica r has the r-th part of rows.
 
     Args:
         strategy: From `make_strategy`.
@@ -265,8 +218,8 @@ def distribute(strategy, dataset):
 
         def parts(batch):
             def split(rows):
-                shares = tf.reshape(rows, [replicas, -1, *rows.shape[1:]])
-                return shares[first : first + local]
+                parts = tf.reshape(rows, [replicas, -1, *rows.shape[1:]])
+                return parts[first : first + local]
 
             return tf.data.Dataset.from_tensor_slices(
                 tf.nest.map_structure(split, batch)

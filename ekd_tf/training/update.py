@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import keras
 import tensorflow as tf
 
 from ekd_tf.checks import check_choice
@@ -10,15 +11,13 @@ from ekd_tf.checks import check_range
 from ekd_tf.keras_compat import apply_reduced_gradients
 from ekd_tf.keras_compat import build_optimizer
 from ekd_tf.keras_compat import current_learning_rate
+from ekd_tf.keras_compat import sgd_momentum
 from ekd_tf.keras_compat import tf_variable
 from ekd_tf.ops.collective import own_rows
-from ekd_tf.training.decay import chosen_decay
-from ekd_tf.training.decay import decay_kind
-from ekd_tf.training.decay import set_lamb_decay
-from ekd_tf.training.decay import shrink
-from ekd_tf.training.sampled_rows import split_rows
-from ekd_tf.training.sampled_rows import update_rows
-from ekd_tf.training.sampled_rows import updates_rows
+from ekd_tf.training.optimizers import chosen_decay
+from ekd_tf.training.optimizers import decay_kind
+from ekd_tf.training.optimizers import set_lamb_decay
+from ekd_tf.training.optimizers import shrink
 
 LOSS_SCALINGS = ("none", "dynamic")
 
@@ -49,7 +48,7 @@ class GradientUpdate:
     4. `decay_variables` decay, after clipping. SGD and Adam: `weight_decay * w` is
        added to the gradient, as torch does it, so momentum acts on the decay too.
        Optimizers of decoupled decay: `w -= learning_rate * weight_decay * w`. LAMB:
-       before its trust ratio. `ekd_tf.training.decay` lists which is which;
+       before its trust ratio. `ekd_tf.training.optimizers` lists which is which;
     5. the optimizer applies them.
 
     A skipped step leaves variables, the optimizer's slots and
@@ -75,9 +74,12 @@ class GradientUpdate:
         growth_steps: Integer > 0: good steps in a row before the scale doubles.
         sampled_variables: The members of `variables` of which a `tf.IndexedSlices`
             names each row once, and the same rows on all replicas. Under SGD every
-            stage above is then one of these rows: the others and their momentum stay
-            as they are (`ekd_tf.training.sampled_rows`). Any other optimizer, and any
-            other variable, has sparse gradients made dense. None: no member.
+            stage above is then one of these rows, and the others, their momentum and
+            decay wait until they are sampled again: a step costs what its sample
+            does. That is the choice of Partial FC (An et al., 2022, arXiv:2203.15565;
+            insightface `partial_fc.py`); a dense update would let every row drift on
+            with old momentum and decay. Any other optimizer, and any other variable,
+            has sparse gradients made dense. None: no member.
 
     State:
         loss_scale: Float32 scalar, 1 under "none".
@@ -122,7 +124,7 @@ class GradientUpdate:
         self._sampled = _membership(
             "sampled_variables", sampled_variables or [], self.variables
         )
-        if not updates_rows(optimizer):
+        if not _updates_rows(optimizer):
             self._sampled = [False] * len(self.variables)
         self._decay_kind = decay_kind(optimizer)
         if self._decay_kind == "lamb":
@@ -170,7 +172,7 @@ class GradientUpdate:
             raise RuntimeError("`apply` must run in a replica context: strategy.run.")
         self._check_gradients(gradients)
         # Float16 sums overflow from 65,504 on, so the cast comes before the sum.
-        gradients, rows = split_rows(gradients, self._sampled)
+        gradients, rows = _split_rows(gradients, self._sampled)
         gradients = [tf.cast(gradient, tf.float32) for gradient in gradients]
         gradients = replica.all_reduce(tf.distribute.ReduceOp.SUM, gradients)
         scale = tf.convert_to_tensor(self._scale)
@@ -216,7 +218,7 @@ class GradientUpdate:
                 rate = current_learning_rate(self.optimizer)
                 shrink(strategy, decaying, rate * self.weight_decay)
             for position in rows:
-                update_rows(
+                _update_rows(
                     strategy,
                     self.optimizer,
                     self.variables[position],
@@ -264,6 +266,38 @@ class GradientUpdate:
             )
 
 
+def restore_unless(finite: tf.Tensor, variables: list, values: list) -> None:
+    """Gives variables their old values back where a step is not finite.
+
+    BatchNorm's averages and the losses' thresholds move in the forward pass, before
+    anyone knows whether the step is good: one NaN would stay in them for good. Called
+    in a replica context.
+
+    Args:
+        finite: Bool scalar, equal on all replicas.
+        variables: `tf.Variable`s that are not trained.
+        values: Their values before the forward pass, in the same order.
+    """
+
+    def assign(values):
+        for variable, value in zip(variables, values):
+            variable.assign(value)
+
+    # In the cross-replica context, because assigning may itself merge replicas, which
+    # is not possible in a branch taken within one.
+    def restore_if_bad(strategy, finite, values):
+        def restore():
+            strategy.run(assign, args=(values,))
+            return True
+
+        finite = strategy.experimental_local_results(finite)[0]
+        tf.cond(finite, lambda: False, restore)
+
+    tf.distribute.get_replica_context().merge_call(
+        restore_if_bad, args=(finite, values)
+    )
+
+
 def _state(name, value, dtype):
     return tf.Variable(
         value,
@@ -299,3 +333,42 @@ def _check_plain(optimizer):
                 f"`optimizer` must leave `{name}` to GradientUpdate or unset. "
                 f"Received: {name}={value}"
             )
+
+
+def _updates_rows(optimizer) -> bool:
+    """Whether the optimizer is one `_update_rows` knows."""
+    return type(optimizer) is keras.optimizers.SGD
+
+
+def _split_rows(gradients: list, sampled: list[bool]) -> tuple[list, dict]:
+    """Returns gradients as tensors, and by position the rows of sampled ones."""
+    tensors, rows = [], {}
+    for position, (gradient, is_sampled) in enumerate(zip(gradients, sampled)):
+        if is_sampled and isinstance(gradient, tf.IndexedSlices):
+            rows[position] = gradient.indices
+            gradient = gradient.values
+        tensors.append(tf.convert_to_tensor(gradient))
+    return tensors, rows
+
+
+def _update_rows(strategy, optimizer, variable, gradient, rows) -> None:
+    """Makes an SGD step on some rows of a variable and its momentum, uncounted."""
+    rate = current_learning_rate(optimizer)
+    momentum = sgd_momentum(optimizer, variable)
+    slots = () if momentum is None else (momentum,)
+
+    def update(target, gradient, rows, rate, *slots):
+        gradient = tf.cast(gradient, target.dtype)
+        change = -tf.cast(rate, target.dtype) * gradient
+        for slot in slots:
+            moved = optimizer.momentum * tf.gather(slot, rows) + change
+            slot.scatter_update(tf.IndexedSlices(moved, rows))
+            if optimizer.nesterov:
+                change += optimizer.momentum * moved
+            else:
+                change = moved
+        target.scatter_add(tf.IndexedSlices(change, rows))
+
+    strategy.extended.update(
+        tf_variable(variable), update, args=(gradient, rows, rate, *slots), group=False
+    )

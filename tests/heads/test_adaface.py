@@ -106,29 +106,3 @@ def test_averages_stay_where_they_have_nothing_to_learn_from(harm):
     else:
         head(rows, labels, training=False)
     assert (float(head.length_mean), float(head.length_deviation)) == before
-
-
-def test_defaults_are_the_authors():
-    head = AdaFace(num_identities=2)
-    assert (head.scale, head.margin) == (64.0, 0.4)
-    assert (head.concentration, head.momentum) == (0.333, 0.01)
-
-
-def test_config_round_trip():
-    head = AdaFace(7, margin=0.3, concentration=0.5, momentum=0.2)
-    restored = AdaFace.from_config(head.get_config())
-    received = (restored.margin, restored.concentration, restored.momentum)
-    assert received == (0.3, 0.5, 0.2)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"margin": 28.6}, r"`margin` must be in \[0, 1.57"),
-        ({"concentration": 0.0}, r"`concentration` must be in \(0, inf\)"),
-        ({"momentum": 1.5}, r"`momentum` must be in \(0, 1\]"),
-    ],
-)
-def test_rejects_arguments_outside_their_range(arguments, message):
-    with pytest.raises(ValueError, match=message):
-        AdaFace(3, **arguments)

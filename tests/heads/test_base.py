@@ -1,7 +1,9 @@
 """Placing the margin, and the state and errors every head shares."""
 
 import functools
+import math
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -11,9 +13,11 @@ from ekd_tf.heads import ArcFace
 from ekd_tf.heads import CombinedMargin
 from ekd_tf.heads import CosFace
 from ekd_tf.heads import CurricularFace
+from ekd_tf.heads import check_labels
 from ekd_tf.heads import margin_softmax_loss
+from ekd_tf.heads import num_sampled
+from ekd_tf.heads import replace_targets
 from ekd_tf.heads import sample_classes
-from ekd_tf.heads.base import replace_targets
 from ekd_tf.keras_compat import tf_variable
 from ekd_tf.ops.collective import gather_rows
 from ekd_tf.ops.collective import num_replicas
@@ -42,15 +46,6 @@ def test_gradient_follows_the_replacement(run_as):
 
     found = run_as(gradient)(tf.zeros((2, 3)))
     np.testing.assert_array_equal(found, [[1, 10, 1], [1, 10, 1]])
-
-
-@pytest.mark.parametrize("dtype", [np.int32, np.int64, np.uint8])
-def test_takes_labels_of_any_integer_type(head_class, dtype):
-    head = head_class(num_identities=3)
-    embeddings = np.eye(2, 4, dtype=np.float32)
-    plain = head(embeddings, np.int32([0, 2]), training=False)
-    other = head(embeddings, dtype([0, 2]), training=False)
-    np.testing.assert_array_equal(other, plain)
 
 
 @pytest.mark.parametrize("traced", [False, True], ids=["eager", "traced"])
@@ -113,57 +108,10 @@ def test_float16_embeddings_are_taken_in_float32(head_class):
     np.testing.assert_allclose(half, full, rtol=1e-6)
 
 
-@pytest.mark.parametrize("count", [1, 0, -3])
-def test_rejects_fewer_than_two_identities(head_class, count):
-    with pytest.raises(ValueError, match=r"`num_identities` must be in \[2, inf\)"):
-        head_class(num_identities=count)
-
-
-@pytest.mark.parametrize("scale", [0.0, -64.0])
-def test_rejects_scale_that_is_not_positive(head_class, scale):
-    with pytest.raises(ValueError, match=r"`scale` must be in \(0, inf\)\. Received: "):
-        head_class(num_identities=3, scale=scale)
-
-
-def test_rejects_embeddings_that_are_no_matrix(head_class):
-    head = head_class(num_identities=3)
-    head.build((None, 4))
-    with pytest.raises(ValueError, match="`embeddings` must have 2 dimensions"):
-        head(np.zeros((2, 1, 4), np.float32), np.int32([0, 1]))
-
-
-def test_rejects_one_hot_labels(head_class):
-    with pytest.raises(ValueError, match="`labels` must have 1 dimensions"):
-        head_class(num_identities=3)(np.eye(2, 4, dtype=np.float32), np.eye(2, 3))
-
-
-def test_rejects_labels_of_another_batch(head_class):
-    with pytest.raises(ValueError, match="same batch.*embeddings=2, labels=3"):
-        head_class(num_identities=3)(
-            np.eye(2, 4, dtype=np.float32), np.int32([0, 1, 2])
-        )
-
-
 def built(head, dim, rng):
     head.build((None, dim))
     head.centers.assign(rng.normal(size=head.centers.shape))
     return head
-
-
-def test_config_keeps_what_all_heads_have(head_class):
-    head = head_class(
-        num_identities=7,
-        scale=30.0,
-        gradient="straight_through",
-        sample_rate=0.25,
-        seed=3,
-        name="mine",
-    )
-    restored = head_class.from_config(head.get_config())
-    received = (restored.num_identities, restored.scale, restored.name)
-    assert received == (7, 30.0, "mine")
-    received = (restored.gradient, restored.sample_rate, restored.seed)
-    assert received == ("straight_through", 0.25, 3)
 
 
 # --- the gradient through the margin
@@ -193,11 +141,6 @@ def test_straight_through_gradient_is_the_scale(head_class, rng):
     np.testing.assert_allclose(value, results["true"][0], rtol=1e-5)
     np.testing.assert_allclose(gradient, results["no margin"][1], rtol=1e-4, atol=1e-5)
     assert abs(float(value - results["no margin"][0])) > 0.5
-
-
-def test_rejects_another_gradient(head_class):
-    with pytest.raises(ValueError, match="one of 'true', 'straight_through'"):
-        head_class(num_identities=3, gradient="no_grad")
 
 
 # --- rows' losses, and sampled classes
@@ -285,12 +228,6 @@ def test_evaluation_is_over_all_classes(rng):
     assert int(head.num_draws) == 0
 
 
-@pytest.mark.parametrize("rate", [0.0, 1.5, -0.1])
-def test_rejects_sample_rate_that_is_no_share(head_class, rate):
-    with pytest.raises(ValueError, match=r"`sample_rate` must be in \(0, 1\]"):
-        head_class(num_identities=3, sample_rate=rate)
-
-
 def test_sampling_needs_to_know_the_batch_size():
     head = ArcFace(num_identities=40, sample_rate=0.3)
     head.build((None, 4))
@@ -333,3 +270,215 @@ def test_replicas_compute_what_one_device_does(head_class, rng, two_replicas):
             np.testing.assert_allclose(losses, expected, rtol=1e-4, atol=1e-5)
         for one, many in zip(alone.variables, shared.variables):
             np.testing.assert_allclose(np.array(many), np.array(one), rtol=1e-5)
+
+
+# --- arguments
+
+
+ARGUMENTS = {
+    ArcFace: {"margin": 0.3},
+    CosFace: {"margin": 0.3},
+    CurricularFace: {"margin": 0.3, "momentum": 0.2},
+    AdaFace: {"margin": 0.3, "concentration": 0.5, "momentum": 0.2},
+    CombinedMargin: {"margin1": 1.2, "margin2": 0.1, "margin3": 0.3},
+}
+
+
+def test_config_keeps_every_argument(head_class):
+    arguments = {
+        "num_identities": 7,
+        "scale": 30.0,
+        "gradient": "straight_through",
+        "sample_rate": 0.25,
+        "seed": 3,
+        "name": "mine",
+        **ARGUMENTS[head_class],
+    }
+    config = head_class(**arguments).get_config()
+    restored = head_class.from_config(config)
+    assert {name: getattr(restored, name) for name in arguments} == arguments
+    registered = keras.saving.get_registered_name(head_class)
+    assert registered == f"ekd_tf>{head_class.__name__}"
+
+
+def test_defaults_are_the_papers_and_the_authors():
+    for kind, expected in (
+        (ArcFace, {"scale": 64.0, "margin": 0.5}),
+        (CosFace, {"scale": 64.0, "margin": 0.4}),
+        (CurricularFace, {"scale": 64.0, "margin": 0.5, "momentum": 0.01}),
+        (AdaFace, {"margin": 0.4, "concentration": 0.333, "momentum": 0.01}),
+        (CombinedMargin, {"margin1": 1.0, "margin2": 0.3, "margin3": 0.2}),
+    ):
+        head = kind(num_identities=2)
+        assert {name: getattr(head, name) for name in expected} == expected
+
+
+@pytest.mark.parametrize(
+    ("kind", "argument", "value", "rule"),
+    [
+        (ArcFace, "num_identities", 1, r"`num_identities` must be in \[2, inf\)"),
+        (ArcFace, "scale", 0.0, r"`scale` must be in \(0, inf\)\. Received: "),
+        (ArcFace, "gradient", "no_grad", "one of 'true', 'straight_through'"),
+        (ArcFace, "sample_rate", 0.0, r"`sample_rate` must be in \(0, 1\]"),
+        (ArcFace, "sample_rate", 1.5, r"`sample_rate` must be in \(0, 1\]"),
+        (ArcFace, "margin", 28.6, r"in \[0, pi/2\) radians. Received: margin=28.6"),
+        (ArcFace, "margin", float("nan"), r"in \[0, pi/2\) radians"),
+        (CosFace, "margin", 35.0, r"`margin` must be in \[0, 1\)\. Received: "),
+        (CurricularFace, "margin", 28.6, r"`margin` must be in \[0, 1.57"),
+        (CurricularFace, "momentum", 0.0, r"`momentum` must be in \(0, 1\]"),
+        (AdaFace, "margin", 28.6, r"`margin` must be in \[0, 1.57"),
+        (AdaFace, "concentration", 0.0, r"`concentration` must be in \(0, inf\)"),
+        (AdaFace, "momentum", 1.5, r"`momentum` must be in \(0, 1\]"),
+        (CombinedMargin, "margin1", 0.0, r"`margin1` must be in \(0, inf\)"),
+        (CombinedMargin, "margin2", 28.6, r"`margin2` must be in \[0, 1.57"),
+        (CombinedMargin, "margin3", 1.0, r"`margin3` must be in \[0, 1\)"),
+    ],
+)
+def test_rejects_arguments_outside_their_range(kind, argument, value, rule):
+    with pytest.raises(ValueError, match=rule):
+        kind(**{"num_identities": 3, argument: value})
+
+
+def test_rejects_wrong_shapes():
+    head, rows = ArcFace(num_identities=3), np.eye(2, 4, dtype=np.float32)
+    head.build((None, 4))
+    with pytest.raises(ValueError, match="`embeddings` must have 2 dimensions"):
+        head(rows[:, None], np.int32([0, 1]))
+    with pytest.raises(ValueError, match="`labels` must have 1 dimensions"):
+        head(rows, np.eye(2, 3))
+    with pytest.raises(ValueError, match="same batch.*embeddings=2, labels=3"):
+        head(rows, np.int32([0, 1, 2]))
+
+
+# --- the softmax and the check of labels before it
+
+
+def cross_entropy_np(logits, labels):
+    """The formula as loops over rows in float64."""
+    losses = []
+    for row, label in zip(logits.astype(np.float64), labels):
+        top = row.max()
+        total = sum(math.exp(value - top) for value in row)
+        losses.append(math.log(total) + top - row[label])
+    return np.array(losses)
+
+
+def test_value_computed_by_hand():
+    # Odds 3 : 1 for class 0: losses log(4/3) and log 4.
+    logits = np.float32([[math.log(3.0), 0.0]] * 2)
+    losses = margin_softmax_loss(logits, np.int32([0, 1]))
+    np.testing.assert_allclose(losses, [math.log(4 / 3), math.log(4)], rtol=1e-6)
+
+
+def test_matches_numpy_reference(rng, run_as):
+    logits = (64 * rng.uniform(-1, 1, (17, 9))).astype(np.float32)
+    labels = rng.integers(0, 9, 17).astype(np.int32)
+    losses = run_as(margin_softmax_loss)(tf.constant(logits), tf.constant(labels))
+    assert losses.shape == (17,)
+    np.testing.assert_allclose(
+        losses, cross_entropy_np(logits, labels), rtol=1e-5, atol=1e-5
+    )
+
+
+def test_gradient_is_softmax_less_one_hot(rng):
+    logits = tf.constant(rng.normal(size=(3, 4)), tf.float32)
+    with tf.GradientTape() as tape:
+        tape.watch(logits)
+        loss = tf.reduce_sum(margin_softmax_loss(logits, np.int32([0, 3, 1])))
+    odds = np.exp(logits.numpy())
+    expected = odds / odds.sum(axis=1, keepdims=True) - np.eye(4)[[0, 3, 1]]
+    np.testing.assert_allclose(tape.gradient(loss, logits), expected, atol=1e-6)
+
+
+def test_logits_at_the_ends_of_the_scale_stay_finite(run_as):
+    losses = run_as(margin_softmax_loss)(
+        tf.constant([[64.0, -64.0], [64.0, -64.0]]), tf.constant([0, 1])
+    )
+    np.testing.assert_allclose(losses, [0.0, 128.0], atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [np.int32, np.int64, np.uint8])
+def test_labels_inside_pass(dtype):
+    check_labels(dtype([0, 4, 2]), 5)
+    check_labels(dtype([[0], [4]]), 5)
+    check_labels(dtype([]), 5)
+
+
+@pytest.mark.parametrize(
+    ("labels", "words"),
+    [
+        ([0, 5, 9, 1], "label 9 at position 2; 2 of 4 labels are outside."),
+        ([5], "label 5 at position 0; 1 of 1 labels are outside."),
+        ([4, -1], "label -1 at position 1; 1 of 2 labels are outside."),
+        ([7, -100], "label -100 at position 1; 2 of 2 labels are outside."),
+    ],
+    ids=["two above", "just above", "just below", "far below"],
+)
+def test_names_the_worst_label_outside(labels, words):
+    with pytest.raises(ValueError) as error:
+        check_labels(labels, 5)
+    assert str(error.value) == f"`labels` must be in [0, 5). Received: {words}"
+
+
+def test_rejects_labels_that_are_no_integers():
+    with pytest.raises(ValueError, match="`labels` must be integers.*float32"):
+        check_labels(np.float32([0.0, 1.0]), 5)
+
+
+def test_rejects_a_head_without_identities():
+    with pytest.raises(ValueError, match=r"`num_identities` must be in \[1, inf\)"):
+        check_labels(np.int32([0]), 0)
+
+
+# --- which classes are sampled
+
+
+LABELS = tf.constant([7, 2, 7, 19])
+
+
+def sample(count, seed=(0, 0), labels=LABELS, num_identities=20):
+    return sample_classes(labels, num_identities, count, tf.constant(seed))
+
+
+def test_number_of_classes_computed_by_hand():
+    assert num_sampled(1000, 0.1, 32) == 100
+    assert num_sampled(1000, 0.0001, 32) == 32
+    assert num_sampled(1001, 0.1, 32) == 101
+    assert num_sampled(20, 0.5, 32) == 20
+
+
+def test_every_label_is_found_at_its_position(run_as):
+    classes, positions = run_as(lambda: sample(6))()
+    np.testing.assert_array_equal(tf.gather(classes, positions), LABELS)
+    assert len(np.unique(classes)) == 6 and np.all(np.diff(classes) > 0)
+    assert np.min(classes) >= 0 and np.max(classes) < 20
+
+
+def test_labels_alone_where_there_is_no_room_for_others():
+    classes, positions = sample(3)
+    np.testing.assert_array_equal(classes, [2, 7, 19])
+    np.testing.assert_array_equal(positions, [1, 0, 1, 2])
+
+
+def test_all_classes_keep_their_labels():
+    classes, positions = sample(20)
+    np.testing.assert_array_equal(classes, np.arange(20))
+    np.testing.assert_array_equal(positions, LABELS)
+
+
+def test_a_function_of_the_seed():
+    np.testing.assert_array_equal(sample(8, (3, 5))[0], sample(8, (3, 5))[0])
+    for other in ((3, 6), (4, 5)):
+        assert not np.array_equal(sample(8, (3, 5))[0], sample(8, other)[0])
+
+
+def test_other_classes_are_drawn_alike():
+    # 17 others, 5 of them per draw: each about 400 * 5 / 17 = 118 times; the deviation
+    # of such a count is 9.1.
+    draw = tf.function(lambda i: sample_classes(LABELS, 20, 8, tf.stack([1, i]))[0])
+    counts = np.zeros(20)
+    for i in range(400):
+        counts[draw(tf.constant(i))] += 1
+    others = np.delete(counts, [2, 7, 19])
+    np.testing.assert_array_equal(counts[[2, 7, 19]], 400)
+    assert np.abs(others - 400 * 5 / 17).max() < 5 * 9.1

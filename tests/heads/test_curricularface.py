@@ -92,26 +92,3 @@ def test_stage_stays_where_it_has_nothing_to_learn_from(harm):
     else:
         head(rows, labels, training=False)
     assert before > 0 and float(head.stage) == before
-
-
-def test_defaults_are_the_authors():
-    head = CurricularFace(num_identities=2)
-    assert (head.scale, head.margin, head.momentum) == (64.0, 0.5, 0.01)
-
-
-def test_config_round_trip():
-    head = CurricularFace(7, margin=0.3, momentum=0.2)
-    restored = CurricularFace.from_config(head.get_config())
-    assert (restored.margin, restored.momentum) == (0.3, 0.2)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"margin": 28.6}, r"`margin` must be in \[0, 1.57"),
-        ({"momentum": 0.0}, r"`momentum` must be in \(0, 1\]"),
-    ],
-)
-def test_rejects_arguments_outside_their_range(arguments, message):
-    with pytest.raises(ValueError, match=message):
-        CurricularFace(3, **arguments)

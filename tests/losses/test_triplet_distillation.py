@@ -72,16 +72,3 @@ def test_zero_when_the_student_separates_by_more_than_the_margin(random_batch):
     student = np.float32([[1, 0], [1, 0], [-1, 0], [-1, 0]])
     value = triplet_distillation(student, teacher, tf.constant([0, 0, 1, 1]))
     assert float(value) == 0
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"min_margin": -0.1}, r"`min_margin` must be in \[0, 0.5\]"),
-        ({"min_margin": 0.6}, r"`min_margin` must be in \[0, 0.5\]"),
-        ({"max_margin": 0.0}, r"`max_margin` must be in \(0, inf\)"),
-    ],
-)
-def test_rejects_arguments_outside_their_range(arguments, message):
-    with pytest.raises(ValueError, match=message):
-        TripletDistillationLoss(**arguments)

@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from ekd_tf.keras_compat import IS_KERAS_3
 from ekd_tf.keras_compat import optimizer_variables
-from ekd_tf.training.addons import averaged
+from ekd_tf.training.optimizers import averaged
 from ekd_tf.training.optimizers import make_optimizer
 from ekd_tf.training.schedules import StepSchedule
 from ekd_tf.training.update import GradientUpdate

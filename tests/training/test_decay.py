@@ -6,10 +6,10 @@ import pytest
 import tensorflow as tf
 
 from ekd_tf.keras_compat import IS_KERAS_3
-from ekd_tf.training.decay import chosen_decay
-from ekd_tf.training.decay import decay_kind
-from ekd_tf.training.decay import set_lamb_decay
+from ekd_tf.training.optimizers import chosen_decay
+from ekd_tf.training.optimizers import decay_kind
 from ekd_tf.training.optimizers import make_optimizer
+from ekd_tf.training.optimizers import set_lamb_decay
 from ekd_tf.training.schedules import StepSchedule
 from ekd_tf.training.update import GradientUpdate
 

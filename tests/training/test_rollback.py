@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from ekd_tf.training.rollback import restore_unless
+from ekd_tf.training.update import restore_unless
 
 
 def make_variables():

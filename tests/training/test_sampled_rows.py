@@ -7,8 +7,6 @@ import tensorflow as tf
 from ekd_tf.keras_compat import sgd_momentum
 from ekd_tf.keras_compat import tf_variable
 from ekd_tf.training.optimizers import make_optimizer
-from ekd_tf.training.sampled_rows import split_rows
-from ekd_tf.training.sampled_rows import updates_rows
 from ekd_tf.training.schedules import StepSchedule
 from ekd_tf.training.update import GradientUpdate
 
@@ -166,19 +164,6 @@ def test_steps_of_rows_alone_are_counted():
     # The third at the rate after the drop.
     np.testing.assert_allclose(table.numpy()[:, 0], [1, 1 - 0.21, 1], rtol=1e-6)
     assert int(tf_variable(optimizer.iterations).numpy()) == 3
-
-
-def test_splits_sampled_gradients_alone():
-    sparse = tf.IndexedSlices(tf.ones((2, 1)), tf.constant([0, 2]), (3, 1))
-    tensors, rows = split_rows([sparse, sparse, tf.ones(2)], [False, True, True])
-    np.testing.assert_array_equal(tensors[0], [[1], [0], [1]])
-    assert tensors[1] is sparse.values and list(rows) == [1]
-    np.testing.assert_array_equal(rows[1], [0, 2])
-
-
-def test_knows_sgd_of_keras():
-    assert updates_rows(make_optimizer("sgd", 0.1))
-    assert not updates_rows(make_optimizer("adamw", 0.1))
 
 
 def test_rejects_a_sampled_variable_it_does_not_update():

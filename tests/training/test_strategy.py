@@ -1,6 +1,3 @@
-import json
-import os
-
 import pytest
 import tensorflow as tf
 
@@ -13,7 +10,6 @@ from ekd_tf.training.strategy import keep_order_of_sums
 from ekd_tf.training.strategy import lost_worker
 from ekd_tf.training.strategy import make_strategy
 from ekd_tf.training.strategy import set_virtual_devices
-from ekd_tf.training.strategy import set_workers
 
 
 def test_none_is_one_replica():
@@ -97,21 +93,8 @@ def test_rejects_no_devices():
 
 def test_multi_worker_says_what_it_needs(monkeypatch):
     monkeypatch.delenv("TF_CONFIG", raising=False)
-    with pytest.raises(ValueError, match="--worker_index=0, or TF_CONFIG"):
+    with pytest.raises(ValueError, match="which one this is, in TF_CONFIG="):
         make_strategy("multi_worker")
-
-
-def test_flags_set_tf_config(monkeypatch):
-    monkeypatch.setenv("TF_CONFIG", "")
-    set_workers(["a:2222", "b:2223"], 1)
-    assert json.loads(os.environ["TF_CONFIG"]) == {
-        "cluster": {"worker": ["a:2222", "b:2223"]},
-        "task": {"type": "worker", "index": 1},
-    }
-    # A process that is started again in the same environment agrees with itself.
-    set_workers(["a:2222", "b:2223"], 1)
-    with pytest.raises(ValueError, match='say different.*"index": 1.*"index": 0'):
-        set_workers(["a:2222", "b:2223"], 0)
 
 
 CLUSTER = '"cluster": {"worker": ["a:1", "b:1"]}'
@@ -134,41 +117,9 @@ CLUSTER = '"cluster": {"worker": ["a:1", "b:1"]}'
 )
 def test_a_wrong_tf_config_is_named_with_its_reason(monkeypatch, text, reason):
     monkeypatch.setenv("TF_CONFIG", "\ufeff" + text)
-    for make in (
-        lambda: make_strategy("multi_worker"),
-        lambda: set_workers(["a:1"], 0),
-    ):
-        with pytest.raises(ValueError, match="TF_CONFIG must be JSON like") as error:
-            make()
-        assert reason in str(error.value) and text in str(error.value)
-
-
-def test_without_hosts_tf_config_stays(monkeypatch):
-    monkeypatch.setenv("TF_CONFIG", "{}")
-    set_workers([], None)
-    assert os.environ["TF_CONFIG"] == "{}"
-
-
-@pytest.mark.parametrize(
-    ("hosts", "index", "words"),
-    [
-        (["a:1", "b:1"], None, "together. Received: worker_hosts=a:1,b:1, worker_in"),
-        ([], 0, "together. Received: worker_hosts=, worker_index=0"),
-        (["a", "b:1"], 0, "must be host:port,.*Received: 'a'"),
-        (["a:1", "a:1"], 0, "must all differ. Received: a:1,a:1"),
-        (["a:1", "b:1"], 2, r"`worker_index` must be in \[0, 2\). .*worker_index=2"),
-    ],
-)
-def test_rejects_workers_that_make_no_cluster(monkeypatch, hosts, index, words):
-    monkeypatch.delenv("TF_CONFIG", raising=False)
-    with pytest.raises(ValueError, match=words):
-        set_workers(hosts, index)
-    assert "TF_CONFIG" not in os.environ
-
-
-def test_rejects_workers_of_another_strategy():
-    with pytest.raises(ValueError, match="belong to `--strategy=multi_worker`.*mirr"):
-        make_strategy("mirrored", ["a:1", "b:1"], 0)
+    with pytest.raises(ValueError, match="TF_CONFIG must be JSON like") as error:
+        make_strategy("multi_worker")
+    assert reason in str(error.value) and text in str(error.value)
 
 
 def test_a_single_process_is_the_chief():

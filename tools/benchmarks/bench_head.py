@@ -220,7 +220,7 @@ def run_case(identities, rate):
 
 def format_row(result):
     """Returns a case as a row of the table."""
-    from ekd_tf.heads.sampling import num_sampled
+    from ekd_tf.heads import num_sampled
 
     identities, rate = result["identities"], result["rate"]
     state = 2 * 4 * identities * DIM.value / 2**20

@@ -85,7 +85,7 @@ def measure(replicas):
     """Prints as JSON what a step on so many replicas here sends and takes."""
     import tensorflow as tf
 
-    from ekd_tf.heads.sampling import num_sampled
+    from ekd_tf.heads import num_sampled
     from ekd_tf.models import MobileFaceNet
     from ekd_tf.training.strategy import make_strategy
     from ekd_tf.training.strategy import set_virtual_devices

@@ -1,14 +1,17 @@
-"""ArcFace against hand values, loops, and central differences."""
+"""The heads of a fixed margin: hand values, loops, and central differences."""
 
 import math
 
-import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from ekd_tf.heads.arcface import ArcFace
-from ekd_tf.heads.arcface import arcface_target
+from ekd_tf.heads import ArcFace
+from ekd_tf.heads import CombinedMargin
+from ekd_tf.heads import CosFace
+from ekd_tf.heads import arcface_target
+from ekd_tf.heads import combined_target
+from ekd_tf.heads import cosface_target
 
 
 def arcface_np(embeddings, centers, labels, scale, margin):
@@ -78,11 +81,6 @@ def test_target_falls_with_the_angle_over_the_whole_range():
     theta = np.linspace(0.01, math.pi, 400)
     target = arcface_target(tf.constant(np.cos(theta), tf.float32), 0.5).numpy()
     assert np.all(np.diff(target) < 0)
-
-
-def test_zero_margin_leaves_the_cosine():
-    cosine = tf.linspace(-1.0, 1.0, 101)
-    np.testing.assert_allclose(arcface_target(cosine, 0.0), cosine, atol=1e-7)
 
 
 def test_invariant_to_lengths(rng):
@@ -166,48 +164,92 @@ def test_degenerate_embeddings_stay_finite(run_as, embeddings):
         assert np.all(np.isfinite(tensor.numpy()))
 
 
-@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
-def test_computes_in_float32_under_mixed_precision(rng, mixed_policy, policy):
+def test_computes_in_float32_under_mixed_precision(rng, mixed_policy):
     embeddings = rng.normal(size=(4, 8)).astype(np.float32)
     centers = rng.normal(size=(8, 5)).astype(np.float32)
     labels = np.int32([0, 1, 2, 4])
-    mixed_policy(policy)
-    head = head_with(centers)
-    assert tf.as_dtype(head.centers.dtype) == tf.float32
-    assert head.compute_dtype == "float32"
-    logits = head(embeddings, labels)
-    assert logits.dtype == tf.float32
     expected = arcface_np(embeddings, centers, labels, 64.0, 0.5)
-    np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-4)
-
-
-def test_dtype_argument_cannot_lower_the_precision():
+    for policy in ("mixed_float16", "mixed_bfloat16"):
+        mixed_policy(policy)
+        head = head_with(centers)
+        assert tf.as_dtype(head.centers.dtype) == tf.float32
+        logits = head(embeddings, labels)
+        assert logits.dtype == tf.float32
+        np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-4)
     assert ArcFace(num_identities=3, dtype="mixed_float16").compute_dtype == "float32"
 
 
-def test_config_round_trip():
-    head = ArcFace(num_identities=7, scale=30.0, margin=0.3, name="margin")
-    restored = ArcFace.from_config(head.get_config())
-    assert restored.num_identities == 7
-    assert restored.scale == 30.0
-    assert restored.margin == 0.3
-    assert restored.name == "margin"
-    assert restored.compute_dtype == "float32"
+# --- CosFace
 
 
-def test_registered_under_the_package():
-    assert keras.saving.get_registered_name(ArcFace) == "ekd_tf>ArcFace"
+def test_cosface_by_hand(run_as):
+    # (3, 4) has cosines 0.6 and 0.8 to the axes: 10 (0.6 - 0.1) = 5 and 10 * 0.8.
+    head = CosFace(num_identities=2, scale=10.0, margin=0.1)
+    head.build((None, 2))
+    head.centers.assign(np.eye(2, dtype=np.float32))
+    logits = head(np.float32([[3.0, 4.0]]), np.int32([0]))
+    np.testing.assert_allclose(logits, [[5.0, 8.0]], rtol=1e-6)
+
+    def gradient(cosine):
+        with tf.GradientTape() as tape:
+            tape.watch(cosine)
+            target = cosface_target(cosine, 0.4)
+        return target, tape.gradient(target, cosine)
+
+    target, slope = run_as(gradient)(tf.constant([-1.0, 0.0, 1.0]))
+    np.testing.assert_allclose(target, [-1.4, -0.4, 0.6], rtol=1e-6)
+    np.testing.assert_array_equal(slope, [1.0, 1.0, 1.0])
 
 
-def test_defaults_are_the_papers():
-    head = ArcFace(num_identities=2)
-    assert (head.scale, head.margin) == (64.0, 0.5)
+# --- the three margins at once
 
 
-@pytest.mark.parametrize("margin", [28.6, -0.1, math.pi / 2, float("nan")])
-def test_rejects_margin_that_is_no_angle_below_a_right_one(margin):
-    with pytest.raises(ValueError) as error:
-        ArcFace(num_identities=3, margin=margin)
-    assert str(error.value) == (
-        f"`margin` must be in [0, pi/2) radians. Received: margin={margin}"
+def test_combined_target_computed_by_hand():
+    # Twice pi/6 plus pi/6 is a right angle.
+    target = combined_target(tf.constant([math.sqrt(3) / 2]), 2.0, math.pi / 6, 0.25)
+    np.testing.assert_allclose(target, [-0.25], atol=1e-6)
+
+
+def test_combined_target_past_pi_keeps_falling_without_a_step():
+    # At m1 2, m2 0.3 the angle reaches pi at 1.42; 0.2 beyond it the target is
+    # 0.2 below -1.
+    theta = (math.pi - 0.3 + 0.2) / 2
+    target = combined_target(tf.constant([math.cos(theta)]), 2.0, 0.3, 0.1)
+    np.testing.assert_allclose(target, [-1.3], rtol=1e-5)
+    theta = np.linspace(0.01, math.pi - 0.01, 400)
+    target = combined_target(tf.constant(np.cos(theta), tf.float32), 2.0, 0.3, 0.0)
+    steps = np.diff(target)
+    assert np.all(steps < 0) and np.all(steps > -0.03)
+
+
+def test_special_cases_are_the_other_heads():
+    cosine = tf.constant(np.cos(np.linspace(0.1, 2.5, 20)), tf.float32)
+    np.testing.assert_allclose(
+        combined_target(cosine, 1.0, 0.5, 0.0), arcface_target(cosine, 0.5), atol=1e-6
     )
+    np.testing.assert_allclose(
+        combined_target(cosine, 1.0, 0.0, 0.4), cosface_target(cosine, 0.4), atol=1e-6
+    )
+
+
+def test_combined_gradient_is_finite_and_that_of_the_formula(run_as):
+    def gradient(c):
+        with tf.GradientTape() as tape:
+            tape.watch(c)
+            target = combined_target(c, 1.5, 0.2, 0.1)
+        return tape.gradient(target, c)
+
+    cosines = tf.constant([-1.0000001, -1.0, 0.3, 1.0, 1.0000001])
+    theta = math.acos(0.3)
+    slope = 1.5 * math.sin(1.5 * theta + 0.2) / math.sin(theta)
+    found = run_as(gradient)(cosines)
+    np.testing.assert_allclose(found, [0, 0, slope, 0, 0], rtol=1e-4)
+
+
+def test_combined_head_places_the_target():
+    head = CombinedMargin(3, scale=2.0, margin1=1.0, margin2=math.pi / 6, margin3=0.1)
+    head.build((None, 3))
+    head.centers.assign(np.eye(3, dtype=np.float32))
+    logits = head(np.float32([[3, 4, 0]]), np.int32([0]))
+    moved = 0.6 * math.sqrt(3) / 2 - 0.8 / 2 - 0.1
+    np.testing.assert_allclose(logits, [[2 * moved, 1.6, 0]], rtol=1e-5, atol=1e-6)

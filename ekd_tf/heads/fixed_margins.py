@@ -1,0 +1,166 @@
+"""Heads whose margin is fixed: ArcFace, CosFace, and the three margins at once."""
+
+from __future__ import annotations
+
+import math
+
+import tensorflow as tf
+
+from ekd_tf.checks import check_positive
+from ekd_tf.checks import check_range
+from ekd_tf.heads.base import MarginHead
+from ekd_tf.keras_compat import register
+from ekd_tf.ops.numerics import safe_acos
+
+
+def arcface_target(cosine: tf.Tensor, margin: float | tf.Tensor) -> tf.Tensor:
+    r"""Adds a margin to the angle to the true identity's centre.
+
+    $$ t(\theta) = \begin{cases} \cos(\theta + m) & \theta < \pi - m \\
+        \cos\theta - m \sin m & \text{otherwise} \end{cases} $$
+
+    Beyond $\pi - m$ the cosine of the sum would rise again and reward a larger
+    angle; the second case keeps the target falling.
+
+    Args:
+        cosine: Float32 tensor in [-1, 1] up to rounding: cosines to the true centres.
+        margin: Float in [0, pi/2), or tensor of them that broadcasts, radians.
+
+    Returns:
+        Float32 tensor of the same shape. Its gradient is finite everywhere: at a
+        cosine of exactly 1, where the slope has no limit, it is cos(margin).
+
+    Reference:
+        Deng et al., 2019, arXiv:1801.07698, equation 3; the second case as in
+        insightface `recognition/arcface_torch/losses.py`, ArcFace, not easy_margin.
+    """
+    # A square root has no gradient at 0, and rounding takes a cosine beyond 1; the
+    # floor is below float32's resolution.
+    sine = tf.sqrt(tf.maximum((1.0 - cosine) * (1.0 + cosine), 1e-12))
+    margin = tf.convert_to_tensor(margin, tf.float32)
+    moved = cosine * tf.cos(margin) - sine * tf.sin(margin)
+    beyond = cosine - margin * tf.sin(margin)
+    return tf.where(cosine > -tf.cos(margin), moved, beyond)
+
+
+@register
+class ArcFace(MarginHead):
+    """Gives logits with an additive angular margin at the true identity.
+
+    The target's logit is `scale * arcface_target(cosine, margin)`, every other one
+    `scale * cosine`. The margin is in [0, pi/2) radians; all else as in `MarginHead`.
+
+    Reference:
+        Deng et al., 2019, arXiv:1801.07698.
+    """
+
+    def __init__(
+        self, num_identities: int, scale: float = 64.0, margin: float = 0.5, **kwargs
+    ):
+        if not 0 <= margin < math.pi / 2:
+            raise ValueError(
+                f"`margin` must be in [0, pi/2) radians. Received: margin={margin}"
+            )
+        super().__init__(num_identities, scale, margin, **kwargs)
+
+    def target_cosine(self, cosine):
+        return arcface_target(cosine, self.margin)
+
+
+def cosface_target(cosine: tf.Tensor, margin: float) -> tf.Tensor:
+    """Returns `cosine - margin`, both cosines: Wang et al., 2018, equation 4."""
+    return cosine - margin
+
+
+@register
+class CosFace(MarginHead):
+    """Gives logits with an additive cosine margin at the true identity.
+
+    The target's logit is `scale * (cosine - margin)`, every other one
+    `scale * cosine`. The margin is a cosine in [0, 1); all else as in `MarginHead`.
+
+    Reference:
+        Wang et al., 2018, arXiv:1801.09414.
+    """
+
+    def __init__(
+        self, num_identities: int, scale: float = 64.0, margin: float = 0.4, **kwargs
+    ):
+        check_range("margin", margin, low=0, high=1, high_open=True)
+        super().__init__(num_identities, scale, margin, **kwargs)
+
+    def target_cosine(self, cosine):
+        return cosface_target(cosine, self.margin)
+
+
+def combined_target(
+    cosine: tf.Tensor, multiplier: float, angular: float, additive: float
+) -> tf.Tensor:
+    r"""Multiplies the angle to the true identity's centre, adds to it and subtracts.
+
+    $$ t(\theta) = \begin{cases} \cos(m_1 \theta + m_2) - m_3
+            & m_1 \theta + m_2 < \pi \\
+        -1 - (m_1 \theta + m_2 - \pi) - m_3 & \text{otherwise} \end{cases} $$
+
+    Past $\pi$ the cosine would rise again and reward a larger angle; the second case
+    keeps the target falling, without a step.
+
+    Args:
+        cosine: Float32 tensor in [-1, 1] up to rounding.
+        multiplier: Float > 0: m1.
+        angular: Float in [0, pi/2), radians: m2.
+        additive: Float in [0, 1), a cosine: m3.
+
+    Returns:
+        Float32 tensor of the same shape. Its gradient is finite everywhere: zero
+        within 1e-6 of the cosines -1 and 1.
+
+    Reference:
+        Deng et al., 2019, arXiv:1801.07698, equation 4, which does not say what
+        happens past pi; the insightface code in MXNet lets the target rise there.
+    """
+    angle = multiplier * safe_acos(cosine) + angular
+    beyond = -1.0 - (angle - math.pi)
+    return tf.where(angle < math.pi, tf.cos(angle), beyond) - additive
+
+
+@register
+class CombinedMargin(MarginHead):
+    """Gives logits with a multiplied, an added and a subtracted margin.
+
+    The target's logit is `scale * combined_target(cosine, margin1, margin2, margin3)`,
+    every other one `scale * cosine`. All else as in `MarginHead`.
+
+    Args:
+        margin1: Float > 0, multiplies the angle (SphereFace).
+        margin2: Float in [0, pi/2), radians, added to it (ArcFace).
+        margin3: Float in [0, 1), a cosine, subtracted (CosFace).
+
+    Reference:
+        Deng et al., 2019, arXiv:1801.07698, equation 4; 1, 0.3, 0.2 is its CM1.
+    """
+
+    def __init__(
+        self,
+        num_identities: int,
+        scale: float = 64.0,
+        margin1: float = 1.0,
+        margin2: float = 0.3,
+        margin3: float = 0.2,
+        **kwargs,
+    ):
+        check_positive("margin1", margin1)
+        check_range("margin2", margin2, low=0, high=math.pi / 2, high_open=True)
+        check_range("margin3", margin3, low=0, high=1, high_open=True)
+        super().__init__(num_identities, scale, margin2, **kwargs)
+        self.margin1 = float(margin1)
+        self.margin2 = float(margin2)
+        self.margin3 = float(margin3)
+
+    def target_cosine(self, cosine):
+        return combined_target(cosine, self.margin1, self.margin2, self.margin3)
+
+    def get_config(self) -> dict:
+        config = super().get_config()
+        del config["margin"]
+        return config
