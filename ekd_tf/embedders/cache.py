@@ -56,7 +56,7 @@ class CacheWriter:
 
     def __init__(self, folder, dtype: str, teacher: str, data: str):
         checks.check_choice("dtype", dtype, DTYPES)
-        self._folder = make_folder("out", folder)
+        self._folder = make_folder("output", folder)
         self._dtype = dtype
         self._specs = {"teacher": teacher, "data": data}
 
@@ -200,7 +200,7 @@ class TeacherCache:
             )
         return (
             f"holds no {FINISHED}. Write one: python -m ekd_tf.embed_teacher "
-            f"--teacher=MODEL --data=DATA --out={shlex.quote(str(self.folder))}"
+            f"--teacher=MODEL --data=DATA --output={shlex.quote(str(self.folder))}"
         )
 
     def has(self, source: Source) -> bool:
@@ -291,7 +291,7 @@ def _command(note, folder):
     """Returns the command that writes a cache or goes on with it."""
     words = ["python", "-m", "ekd_tf.embed_teacher"]
     words += [f"--teacher={note['teacher']}", f"--data={note['data']}"]
-    words += [f"--out={folder}", f"--dtype={note['dtype']}"]
+    words += [f"--output={folder}", f"--dtype={note['dtype']}"]
     words += [] if note["views"] > 1 else ["--noflip"]
     return shlex.join(words)
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import pathlib
 import re
+from collections.abc import Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -37,7 +38,7 @@ from ekd_tf.evaluation.untrained import warn_if_untrained
 from ekd_tf.models.torch_families import COLORS
 from ekd_tf.models.torch_families import TORCH_FAMILIES
 from ekd_tf.run import factory
-from ekd_tf.run.effects import is_cache
+from ekd_tf.run.config import is_cache
 
 # Below it the negatives of `LinkedImages` that are none decide.
 _LEAST_LINKED_FPR = 1e-3
@@ -239,7 +240,7 @@ def make_cache(folder: str | None) -> EmbeddingCache | None:
 
 
 def make_evaluations(
-    specs: list[str],
+    specs: Sequence[str],
     heldout: Source | None,
     seed: int,
     fprs=DEFAULT_FPRS,

@@ -98,7 +98,7 @@ def set_workers(hosts: list[str], index: int | None) -> None:
         return
     if not hosts or index is None:
         raise ValueError(
-            "Give `--worker_hosts` and `--worker_index` together. Received: "
+            "Give `worker_hosts` and `worker_index` together. Received: "
             f"worker_hosts={','.join(hosts)}, worker_index={index}"
         )
     for host in hosts:
@@ -116,8 +116,8 @@ def set_workers(hosts: list[str], index: int | None) -> None:
     known = _tf_config()
     if known and known != config:
         raise ValueError(
-            "TF_CONFIG and `--worker_hosts` say different things: unset one. "
-            f"Received: TF_CONFIG={json.dumps(known)}, from the flags "
+            "TF_CONFIG and `worker_hosts` say different things: unset one. "
+            f"Received: TF_CONFIG={json.dumps(known)}, from the arguments "
             f"{json.dumps(config)}"
         )
     os.environ["TF_CONFIG"] = json.dumps(config)
@@ -155,8 +155,8 @@ def _tf_config():
 def _wrong_tf_config(text, reason):
     return ValueError(
         'TF_CONFIG must be JSON like {"cluster": {"worker": ["a:2222", "b:2222"]}, '
-        f'"task": {{"type": "worker", "index": 0}}}}: {reason}. Or unset it and give '
-        f"--worker_hosts and --worker_index. Received: TF_CONFIG={text[:200]}"
+        f'"task": {{"type": "worker", "index": 0}}}}: {reason}. Received: '
+        f"TF_CONFIG={text[:200]}"
     )
 
 
@@ -174,7 +174,7 @@ def make_strategy(name, worker_hosts=(), worker_index=None):
     check_choice("strategy", name, STRATEGIES)
     if name != "multi_worker" and (worker_hosts or worker_index is not None):
         raise ValueError(
-            "`--worker_hosts` and `--worker_index` belong to `--strategy=multi_worker`."
+            "`worker_hosts` and `worker_index` belong to `--strategy=multi_worker`."
             f" Received: strategy={name}"
         )
     if name == "none":
@@ -184,8 +184,8 @@ def make_strategy(name, worker_hosts=(), worker_index=None):
         if not _tf_config():
             raise ValueError(
                 "`--strategy=multi_worker` needs the addresses of all workers and "
-                "which one this is: --worker_hosts=a:2222,b:2222 --worker_index=0, or "
-                "TF_CONFIG. For one machine use mirrored"
+                "which one this is in the environment variable TF_CONFIG. For one "
+                "machine use mirrored"
             )
         return tf.distribute.MultiWorkerMirroredStrategy()
     kind = "GPU" if tf.config.list_logical_devices("GPU") else "CPU"

@@ -190,7 +190,7 @@ def test_says_how_to_finish_an_unfinished_one(tmp_path):
     command = (
         "is unfinished, 6 of 10 images are done. Finish it: python -m "
         "ekd_tf.embed_teacher --teacher=t.keras '--data=folder:my faces' "
-        f"--out={tmp_path} --dtype=float32"
+        f"--output={tmp_path} --dtype=float32"
     )
     with pytest.raises(ValueError) as error:
         TeacherCache(interrupt(tmp_path))

@@ -97,7 +97,7 @@ def test_rejects_no_devices():
 
 def test_multi_worker_says_what_it_needs(monkeypatch):
     monkeypatch.delenv("TF_CONFIG", raising=False)
-    with pytest.raises(ValueError, match="--worker_index=0, or TF_CONFIG"):
+    with pytest.raises(ValueError, match="the environment variable TF_CONFIG"):
         make_strategy("multi_worker")
 
 
