@@ -207,7 +207,7 @@ def open_partial(out, partial, plan):
         if not path.exists() or json.loads(path.read_text()) != plan:
             raise ValueError(
                 f"{partial} holds the unfinished conversion of something else. Finish "
-                "that one, choose another --out, or delete it"
+                "that one, choose another --output, or delete it"
             )
         return
     partial.mkdir(parents=True, exist_ok=True)

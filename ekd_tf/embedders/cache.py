@@ -132,7 +132,7 @@ class CacheWriter:
                 raise ValueError(
                     f"The teacher's embedding of image {row} does not fit float16 "
                     f"(largest entry {np.abs(rows[bad[0]]).max():g}): use "
-                    "--dtype=float32 and another --out"
+                    "--dtype=float32 and another --output"
                     if wide
                     else f"The teacher's embedding of image {row} is not finite"
                 )
@@ -274,7 +274,7 @@ def _check_same(path, note):
     if differing:
         raise ValueError(
             f"{path.parent} holds the cache of another {'; '.join(differing)}. Use "
-            "another --out, or remove that folder"
+            "another --output, or remove that folder"
         )
 
 

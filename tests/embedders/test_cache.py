@@ -150,7 +150,9 @@ def test_a_whole_cache_is_left_as_it_is(tmp_path):
 def test_a_folder_of_another_cache_is_not_touched(tmp_path, finish, changes, words):
     write(tmp_path, finish=finish)
     before = (tmp_path / "embeddings.bin").read_bytes()
-    with pytest.raises(ValueError, match=f"holds the cache of {words}.*another --out"):
+    with pytest.raises(
+        ValueError, match=f"holds the cache of {words}.*another --output"
+    ):
         write(tmp_path, **changes)
     assert (tmp_path / "embeddings.bin").read_bytes() == before
 
