@@ -72,7 +72,7 @@ def test_the_comparison_finds_one_wrong_weight(tool, weights, color):
 
 def test_writes_nothing_it_does_not_trust(tool, weights, tmp_path, monkeypatch):
     out = tmp_path / "w.keras"
-    with pytest.raises(ValueError, match=r"`out` must be a .keras file"):
+    with pytest.raises(ValueError, match=r"`output` must be a .keras file"):
         tool.convert(FAMILY, weights[1], tmp_path / "w.h5")
     with pytest.raises(ValueError, match=r"w.npz: `family` must be"):
         tool.convert("tface_ir_50", weights[1], out)
