@@ -1,61 +1,48 @@
 """Embeds a data set by a teacher once: `python -m ekd_tf.embed_teacher`.
 
 Training with `--teacher=cache:DIR` then reads the rows and never runs the teacher. The
-same command on the same `--out` goes on with a cache that was interrupted.
+same command on the same `--output` continues a cache that was interrupted.
 """
 
-import sys
+from __future__ import annotations
 
-from absl import app
-from absl import flags
-from absl import logging
+import dataclasses
+import sys
 
 from ekd_tf.run import command
 from ekd_tf.run.onednn import use_onednn
-
-TEACHER = flags.DEFINE_string(
-    "teacher",
-    None,
-    "A .keras, .onnx or .tflite file, a SavedModel's directory or the workdir of a "
-    "run. FILE@-1..1 for a model of float input that takes pixels from -1 to 1, "
-    "FILE@bgr for one that takes blue first.",
-)
-DATA = flags.DEFINE_string(
-    "data",
-    None,
-    "Images like --data of ekd_tf.train: all of them, whatever a run will hold out.",
-)
-OUT = flags.DEFINE_string("out", None, "Folder of the cache; made if missing.")
-DTYPE = flags.DEFINE_string(
-    "dtype", "float16", "Of the rows on disk: float16, half the bytes, or float32."
-)
-FLIP = flags.DEFINE_bool(
-    "flip", True, "Embed mirror images too; training needs them unless --noflip."
-)
-SKIP_CORRUPT = flags.DEFINE_integer(
-    "skip_corrupt", 0, "Unreadable images to replace before it stops.", 0
-)
-BATCH_SIZE = flags.DEFINE_integer("batch_size", 128, "Images per forward pass.", 1)
-
-WAY_OUT = "remove or replace what is damaged, or allow N with --skip_corrupt=N"
+from ekd_tf.run.settings import setting
 
 
-def main(argv):
-    """Writes the cache the flags describe."""
-    if len(argv) > 1:
-        raise app.UsageError(f"Unexpected arguments: {' '.join(argv[1:])}")
-    try:
-        embed_teacher()
-    except (ValueError, OSError) as error:
-        logging.debug("", exc_info=True)
-        # Not at the top: it would load NumPy and TensorFlow for --help.
-        from ekd_tf.data.unreadable import explain
+@dataclasses.dataclass(frozen=True)
+class EmbedSettings:
+    """The flags of the command."""
 
-        text = explain(error, WAY_OUT)
-        raise SystemExit(f"ekd_tf.embed_teacher: {text}") from None
+    teacher: str | None = setting(
+        None,
+        "A .keras, .onnx or .tflite file, a SavedModel's directory or the workdir of a "
+        "run. FILE@-1..1 for a model of float input that takes pixels from -1 to 1, "
+        "FILE@bgr for one that takes blue first.",
+    )
+    data: str | None = setting(
+        None,
+        "Images like --data of ekd_tf.train: all of them, whatever a run will hold "
+        "out.",
+    )
+    output: str | None = setting(None, "Folder of the cache; made if missing.")
+    dtype: str = setting(
+        "float16", "Of the rows on disk: float16, half the bytes, or float32."
+    )
+    flip: bool = setting(
+        True, "Embed mirror images too; training needs them unless --noflip."
+    )
+    skip_corrupt: int = setting(
+        0, "Unreadable images to replace before it stops.", low=0
+    )
+    batch_size: int = setting(128, "Images per forward pass.", low=1)
 
 
-def embed_teacher():
+def main(settings: EmbedSettings) -> None:
     """Opens the teacher and the images and writes what is missing of the cache."""
     use_onednn()
     # TensorFlow takes seconds to import: `--help` must not wait for it.
@@ -67,41 +54,43 @@ def embed_teacher():
     from ekd_tf.training.strategy import grow_gpu_memory
 
     grow_gpu_memory()
-    writer = CacheWriter(OUT.value, DTYPE.value, TEACHER.value, DATA.value)
-    unreadable = Unreadable(SKIP_CORRUPT.value)
-    source = factory.make_source(DATA.value, OUT.value, unreadable)
+    output, teacher = settings.output, settings.teacher
+    writer = CacheWriter(output, settings.dtype, teacher, settings.data)
+    unreadable = Unreadable(settings.skip_corrupt)
+    source = factory.make_source(settings.data, output, unreadable)
     embedder = evaluators.make_source_embedder(
-        TEACHER.value,
-        flip=FLIP.value,
-        batch_size=BATCH_SIZE.value,
+        teacher,
+        flip=settings.flip,
+        batch_size=settings.batch_size,
         cache=writer,
-        progress=embedding_progress(BATCH_SIZE.value),
+        progress=embedding_progress(settings.batch_size),
         unreadable=unreadable,
     )
     if embedder is None:
         raise ValueError("`--teacher` cannot be none.")
     line = evaluators.check_range_of_pixels(
-        TEACHER.value,
-        embedder,
-        source,
-        embedder.input_size,
-        unreadable=unreadable,
+        teacher, embedder, source, embedder.input_size, unreadable=unreadable
     )
     sys.stdout.write(f"{line}\n")
     sys.stdout.flush()
     rows = embedder.views(source)
     centres = writer.finish(source)
     sys.stdout.write(
-        f"{OUT.value}: {len(rows):,} images x {rows.shape[1]} views x "
+        f"{output}: {len(rows):,} images x {rows.shape[1]} views x "
         f"{rows.shape[2]} dimensions, {rows.dtype}, {rows.nbytes / 1e6:,.1f} MB; class "
-        f"centres of {len(centres):,} identities. Train with "
-        f"--teacher=cache:{OUT.value}\n"
+        f"centres of {len(centres):,} identities. Train with --teacher=cache:{output}\n"
     )
 
 
 def run():
     """Entry point of the console script."""
-    command.run(main, "ekd_tf.embed_teacher", ["teacher", "data", "out"], resumes=True)
+    command.run(
+        main,
+        "ekd_tf.embed_teacher",
+        EmbedSettings,
+        required=["teacher", "data", "output"],
+        resumes=True,
+    )
 
 
 if __name__ == "__main__":

@@ -4,67 +4,59 @@ Faces must be aligned as in training. With `--gallery DIR` the images given are 
 up among those of a folder instead.
 """
 
+from __future__ import annotations
+
+import dataclasses
 import sys
 
 from absl import app
-from absl import flags
 
 from ekd_tf.files.user_text import one_line
 from ekd_tf.run import command
-from ekd_tf.run.effects import Needs
+from ekd_tf.run.settings import Needs
+from ekd_tf.run.settings import setting
 
-MODEL = flags.DEFINE_string(
-    "model",
-    None,
-    "A .keras, .onnx or .tflite file, a SavedModel's directory or a run's workdir.",
-)
-GALLERY = flags.DEFINE_string(
-    "gallery", None, "Folder whose images nearest to each image given are listed."
-)
-NEAREST = flags.DEFINE_integer("nearest", 5, "How many of the gallery to list.", 1)
-THRESHOLD = flags.DEFINE_float(
-    "threshold",
-    None,
-    "Cosine above which two images count as one person. Default: the calibrated one "
-    "of the model's card.json.",
-)
-FLIP = flags.DEFINE_bool(
-    "flip",
-    None,
-    "Add the embedding of the mirror image. Default: where the model was so calibrated "
-    "and --threshold is not given.",
-)
-CACHE = flags.DEFINE_string(
-    "cache", None, "Folder to keep the gallery's embeddings in."
-)
-
-_EFFECTS = (Needs("nearest cache", "--gallery", lambda v: v["gallery"] is not None),)
+_GALLERY = Needs("--gallery", lambda settings: settings.gallery is not None)
 
 
-def main(argv):
-    """Runs the comparison the flags and arguments describe."""
-    images = argv[1:]
-    if GALLERY.value is None and len(images) != 2:
-        raise app.UsageError(f"Give two images. Received: {' '.join(images) or 'none'}")
-    if not images:
-        raise app.UsageError("Give an image to look up in --gallery.")
-    try:
-        command.check_effects(sys.modules[__name__], _EFFECTS)
-        verify(images)
-    except (OSError, ValueError) as error:
-        # Not at the top: it would load NumPy and TensorFlow for --help.
-        from ekd_tf.data.unreadable import explain
+@dataclasses.dataclass(frozen=True)
+class VerifySettings:
+    """The flags of the command."""
 
-        text = explain(error, "replace it, or leave it out")
-        raise SystemExit(f"ekd_tf.verify: {text}") from None
+    model: str | None = setting(
+        None,
+        "A .keras, .onnx or .tflite file, a SavedModel's directory or a run's workdir.",
+    )
+    gallery: str | None = setting(
+        None, "Folder whose images nearest to each image given are listed."
+    )
+    nearest: int = setting(5, "How many of the gallery to list.", low=1, needs=_GALLERY)
+    threshold: float | None = setting(
+        None,
+        "Cosine above which two images count as one person. Default: the calibrated "
+        "one of the model's card.json.",
+    )
+    flip: bool | None = setting(
+        None,
+        "Add the embedding of the mirror image. Default: where the model was so "
+        "calibrated and --threshold is not given.",
+    )
+    cache: str | None = setting(
+        None, "Folder to keep the gallery's embeddings in.", needs=_GALLERY
+    )
 
 
-def verify(images):
+def main(settings: VerifySettings, images: list[str]) -> None:
     """Embeds the images and prints cosines and decisions.
 
     Args:
-        images: Paths.
+        settings: The flags.
+        images: Paths: two, or any number to look up in the gallery.
     """
+    if settings.gallery is None and len(images) != 2:
+        raise app.UsageError(f"Give two images. Received: {' '.join(images) or 'none'}")
+    if not images:
+        raise app.UsageError("Give an image to look up in --gallery.")
     # TensorFlow takes seconds to import: `--help` must not wait for it.
     import tensorflow as tf
 
@@ -75,21 +67,21 @@ def verify(images):
     from ekd_tf.run import evaluators
 
     calibration = None
-    if THRESHOLD.value is None:
-        calibration = read_calibration(evaluators.file_of_model(MODEL.value))
-    flip = FLIP.value
+    if settings.threshold is None:
+        calibration = read_calibration(evaluators.file_of_model(settings.model))
+    flip = settings.flip
     if flip is None:
         flip = calibration is not None and calibration.flip
     embedder = evaluators.make_source_embedder(
-        MODEL.value, flip=flip, cache=evaluators.make_cache(CACHE.value)
+        settings.model, flip=flip, cache=evaluators.make_cache(settings.cache)
     )
-    decide = _decision(calibration, flip)
+    decide = _decision(settings.threshold, calibration, flip)
     try:
         rows = embedder(ListedImages("the images given", images))
-        if GALLERY.value is None:
+        if settings.gallery is None:
             sys.stdout.write(decide(float(rows[0] @ rows[1])) + "\n")
             return
-        gallery = images_below(GALLERY.value)
+        gallery = images_below(settings.gallery)
         try:
             of_gallery = embedder(gallery)
         except (ValueError, tf.errors.OpError):
@@ -102,16 +94,15 @@ def verify(images):
         raise ValueError(_last_words(error)) from error
     for image, of_image in zip(images, cosines):
         sys.stdout.write(f"{one_line(image)}\n")
-        for place in (-of_image).argsort(kind="stable")[: NEAREST.value]:
+        for place in (-of_image).argsort(kind="stable")[: settings.nearest]:
             said = decide(float(of_image[place]))
             sys.stdout.write(f"  {one_line(gallery.paths[place])}  {said}\n")
 
 
-def _decision(calibration, flip):
+def _decision(threshold, calibration, flip):
     """Returns a function of a cosine that words the decision."""
     from ekd_tf.evaluation import format_fpr
 
-    threshold = THRESHOLD.value
     if threshold is not None:
         why = "as given by --threshold"
     elif calibration is None:
@@ -147,7 +138,14 @@ def _last_words(error):
 
 def run():
     """Entry point of the console script."""
-    command.run(main, "ekd_tf.verify", ["model"])
+    command.run(
+        main,
+        "ekd_tf.verify",
+        VerifySettings,
+        required=["model"],
+        way_out="replace it, or leave it out",
+        takes_arguments=True,
+    )
 
 
 if __name__ == "__main__":

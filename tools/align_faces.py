@@ -1,7 +1,7 @@
 """Cuts aligned 112x112 faces out of photographs.
 
     pip install '.[align]'
-    python tools/align_faces.py --photos=photos --out=faces
+    python tools/align_faces.py --photos=photos --output=faces
     python -m ekd_tf.train --data=folder:faces ...
 
 Every photograph under PHOTOS, in folders of any depth, becomes one JPEG of the same
@@ -22,10 +22,8 @@ import multiprocessing
 import os
 import pathlib
 import signal
-import sys
 
 import numpy as np
-from absl import app
 from absl import flags
 from PIL import Image
 
@@ -36,7 +34,7 @@ from ekd_tf.files.user_text import open_text
 from ekd_tf.run import command
 
 PHOTOS = flags.DEFINE_string("photos", None, "Folder of photographs.")
-OUT = flags.DEFINE_string("out", None, "Folder of aligned faces to make.")
+OUTPUT = flags.DEFINE_string("output", None, "Folder of aligned faces to make.")
 LANDMARKS = flags.DEFINE_string(
     "landmarks", None, "File of five points per photograph; no detector then."
 )
@@ -304,7 +302,7 @@ def align_all(settings, landmarks, processes):
     check_outputs(names)
     if landmarks is not None:
         check_landmarks(landmarks, names, settings.photos)
-    make_folder("out", settings.out)
+    make_folder("output", settings.out)
     path = left_out_path(settings.out)
     todo = [
         name for name in names if not os.path.exists(output_path(name, settings.out))
@@ -332,13 +330,11 @@ def left_out_path(out):
     return out.with_name(out.name + ".left_out.tsv")
 
 
-def main(argv):
+def main():
     """Aligns the photographs the flags name."""
-    if len(argv) > 1:
-        raise app.UsageError(f"Unexpected arguments: {' '.join(argv[1:])}")
     settings = Settings(
         photos=pathlib.Path(PHOTOS.value),
-        out=pathlib.Path(OUT.value).resolve(),
+        out=pathlib.Path(OUTPUT.value).resolve(),
         choose=CHOOSE.value,
         size=SIZE.value,
         quality=QUALITY.value,
@@ -346,13 +342,10 @@ def main(argv):
         min_face=MIN_FACE.value,
         detect_side=DETECT_SIDE.value,
     )
-    try:
-        landmarks = read_landmarks(LANDMARKS.value) if LANDMARKS.value else None
-        if landmarks is None:
-            check_detector()
-        before, written, left_out = align_all(settings, landmarks, PROCESSES.value)
-    except (OSError, ValueError) as error:
-        sys.exit(f"align_faces: {error}")
+    landmarks = read_landmarks(LANDMARKS.value) if LANDMARKS.value else None
+    if landmarks is None:
+        check_detector()
+    before, written, left_out = align_all(settings, landmarks, PROCESSES.value)
     print(f"{written:,} faces written to {settings.out}; {before:,} were done before")
     if left_out:
         print(f"{left_out:,} photographs left out: {left_out_path(settings.out)}")
@@ -370,4 +363,4 @@ def check_detector():
 
 
 if __name__ == "__main__":
-    command.run(main, "align_faces", ["photos", "out"], resumes=True)
+    command.run(main, "align_faces", required=["photos", "output"], resumes=True)

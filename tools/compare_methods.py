@@ -6,14 +6,17 @@
 Takes the flags of `ekd_tf.train`: they make the student, its data, batches and
 schedule, and are the same for all runs. Each `--method=NAME: FLAGS` adds those of a
 method, which may not touch what is common; "alone", without a teacher, is always
-there. Runs go seed by seed into WORKDIR/NAME/seedN. The same command goes on where it
+there. Runs go seed by seed into WORKDIR/NAME/seedN, and all are compared
+on the identities held out and on `--eval_sets`. The same command goes on where it
 was interrupted, passes over what is finished, and writes WORKDIR/report.md,
 report.json and pictures. A run that a guard ended is listed with the reason.
 
 Exit status: 0, the report is written; 75, interrupted, and the same command goes on.
 """
 
-import copy
+from __future__ import annotations
+
+import dataclasses
 import json
 import os
 import pathlib
@@ -22,80 +25,61 @@ import shlex
 import signal
 import sys
 
-from absl import app
-from absl import flags
-
-from ekd_tf import train
-from ekd_tf.data.unreadable import explain
 from ekd_tf.files.outputs import make_folder
 from ekd_tf.run import command
-from ekd_tf.run import effects
 from ekd_tf.run.child import RESUME_STATUS
+from ekd_tf.run.config import BALANCED_IDENTITIES
+from ekd_tf.run.config import FREE
+from ekd_tf.run.config import SHARED
+from ekd_tf.run.config import TrainConfig
+from ekd_tf.run.config import is_cache
+from ekd_tf.run.settings import as_arguments
+from ekd_tf.run.settings import check_effects
+from ekd_tf.run.settings import idle_settings
+from ekd_tf.run.settings import setting
 
-METHODS = flags.DEFINE_multi_string(
-    "method",
-    [],
-    "NAME: FLAGS of ekd_tf.train, such as 'cosine: --distill=cosine:100'; repeated. Of "
-    "two with one name the later one counts.",
-)
-ONLY = flags.DEFINE_list("methods", [], "Names of the methods to run. Default: all.")
-SEEDS = flags.DEFINE_list("seeds", "0", "Seeds: of weights, batches and held-out sets.")
-TRAIN_TEACHER = flags.DEFINE_string(
-    "train_teacher",
-    None,
-    "Flags of ekd_tf.train to train the teacher with first, as WORKDIR/teacher, on the "
-    "data of all; instead of --teacher.",
-)
-TEACHER_MODEL = flags.DEFINE_string(
-    "teacher_model",
-    None,
-    "The teacher as ekd_tf.evaluate takes a model, where --teacher is none: a cache.",
-)
-ON = flags.DEFINE_multi_string(
-    "on",
-    [],
-    "NAME:SPEC of what to compare on beside the identities held out, like "
-    "--eval_sets; repeated. Of two with one name the later one counts.",
-)
-REPORT_ONLY = flags.DEFINE_bool(
-    "report_only", False, "Train nothing; report on the runs that are finished."
-)
-RETRY_FAILED = flags.DEFINE_bool(
-    "retry_failed", False, "Start runs again that failed with the same flags."
-)
+
+@dataclasses.dataclass(frozen=True)
+class CompareSettings:
+    """The flags of the tool beside those of `ekd_tf.train`."""
+
+    method: tuple[str, ...] = setting(
+        (),
+        "NAME: FLAGS of ekd_tf.train, such as 'cosine: --distill=cosine:100'; "
+        "repeated. Of two with one name the later one counts.",
+        repeated=True,
+    )
+    methods: tuple[str, ...] = setting((), "Names of the methods to run. Default: all.")
+    seeds: tuple[str, ...] = setting(
+        ("0",), "Seeds: of weights, batches and held-out sets."
+    )
+    train_teacher: str | None = setting(
+        None,
+        "Flags of ekd_tf.train to train the teacher with first, as WORKDIR/teacher, on "
+        "the data of all; instead of --teacher.",
+    )
+    teacher_model: str | None = setting(
+        None,
+        "The teacher as ekd_tf.evaluate takes a model, where --teacher is none: a "
+        "cache.",
+    )
+    report_only: bool = setting(
+        False, "Train nothing; report on the runs that are finished."
+    )
+    retry_failed: bool = setting(
+        False, "Start runs again that failed with the same flags."
+    )
+
 
 ALONE = "alone"
-# What a comparison holds equal. A method may set anything else.
-SHARED = set(
-    "workdir seed data heldout_data holdout_identities general_batch flip steps epochs "
-    "balanced_identities images_per_identity skip_corrupt model width embedding_dim "
-    "input_size activation dropout optimizer learning_rate momentum schedule drop_at "
-    "drop_factor warmup_steps weight_decay clip_norm precision".split()
-)
 
 
-def train_flags(*arguments):
-    """Returns the flags of `ekd_tf.train` as this command has them, with more set."""
-    found = flags.FlagValues()
-    for flag in flags.FLAGS.get_flags_for_module(train):
-        found[flag.name] = copy.deepcopy(flag)
-    try:
-        rest = found(["train", *arguments])[1:]
-    except flags.Error as error:
-        raise ValueError(command.explain(error, found)) from None
-    if rest:
-        raise ValueError(f"Not a flag of ekd_tf.train: {' '.join(rest)}")
-    return found
+def run_of(common, *arguments):
+    """Returns the settings all runs have in common, with more set."""
+    return command.parse(arguments, common, "ekd_tf.train")
 
 
-def serialized(of_train):
-    """Returns the flags that are not at their defaults, as arguments of a command."""
-    given = [of_train[name] for name in of_train]
-    changed = [flag.serialize() for flag in given if flag.value != flag.default]
-    return tuple(argument for text in changed for argument in text.splitlines())
-
-
-def parse_methods(specs, only):
+def parse_methods(common, specs, only):
     """Returns name -> arguments of the methods, "alone" first.
 
     Of two specifications with one name the later one counts.
@@ -105,7 +89,6 @@ def parse_methods(specs, only):
             unknown, or a method sets what is common.
     """
     found = {ALONE: ["--teacher=none", "--distill="]}
-    common = train_flags()
     for spec in specs:
         name, colon, arguments = spec.partition(":")
         plain = name.replace("+", "").replace("-", "").replace("_", "").isalnum()
@@ -115,15 +98,18 @@ def parse_methods(specs, only):
                 f"and neither {ALONE} nor teacher. Received: {spec!r}"
             )
         found[name] = shlex.split(arguments)
-        own = train_flags(*found[name])
-        changed = {key for key in own if own[key].value != common[key].value}
-        wrong = sorted(k for k in changed if k in SHARED or k.startswith("augment_"))
+        own = run_of(common, *found[name])
+        wrong = {
+            key: (getattr(own, key), getattr(common, key))
+            for key in sorted(SHARED)
+            if getattr(own, key) != getattr(common, key)
+        }
         if wrong:
             raise ValueError(
                 f"`--method={name}` must leave alone what all runs have in common. "
                 + "; ".join(
-                    f"Received: --{key}={own[key].value}, for all {common[key].value}"
-                    for key in wrong
+                    f"Received: --{key}={method}, for all {all_runs}"
+                    for key, (method, all_runs) in wrong.items()
                 )
             )
     unknown = sorted(set(only) - set(found))
@@ -141,8 +127,8 @@ def parse_seeds(texts):
     return list(dict.fromkeys(map(int, texts)))
 
 
-def make_run(method, seed, path, *arguments):
-    """Returns a `GridRun` with the flags all have in common and those given.
+def make_run(common, method, seed, path, *arguments):
+    """Returns a `GridRun` with the settings all have in common and those given.
 
     Of the common ones it leaves out what has no effect on it.
 
@@ -151,54 +137,62 @@ def make_run(method, seed, path, *arguments):
     """
     from ekd_tf.compare.grid import GridRun
 
-    common = train_flags()
-    own = train_flags(*arguments, f"--seed={seed}", f"--workdir={path}")
-    for name in train.idle_flags(own):
-        if own[name].value == common[name].value:
-            own[name].unparse()
+    # What all are compared on is evaluated once, at the end.
+    common = dataclasses.replace(common, eval_sets=())
+    own = run_of(common, *arguments, f"--seed={seed}", f"--workdir={path}")
     try:
-        values = train.run_values(own)
+        defaults = {f.name: f.default for f in dataclasses.fields(own)}
+        own = dataclasses.replace(
+            own,
+            **{
+                name: defaults[name]
+                for name in idle_settings(own.completed())
+                if getattr(own, name) == getattr(common, name)
+            },
+        )
+        config = own.completed()
+        check_effects(config)
     except ValueError as error:
         raise ValueError(f"{method}: {error}") from None
-    return GridRun(method, seed, path, values, serialized(own), train.FREE_TO_CHANGE)
+    values, arguments = config.to_record(), as_arguments(own)
+    return GridRun(method, seed, path, values, arguments, FREE)
 
 
-def make_runs(root, methods, seeds, train_teacher=None):
+def make_runs(common, root, methods, seeds, train_teacher=None):
     """Returns the teacher's run or None, and the grid's, seed by seed."""
-    common = train_flags()
     teacher = None
     if train_teacher is not None:
-        if common["teacher"].value != "none":
+        if common.teacher != "none":
             raise ValueError("Give `--teacher` or `--train_teacher`, not both.")
         own = [*shlex.split(train_teacher), "--teacher=none", "--distill="]
-        teacher = make_run("teacher", common["seed"].value, root / "teacher", *own)
+        teacher = make_run(common, "teacher", common.seed, root / "teacher", *own)
+        common = dataclasses.replace(common, teacher=str(teacher.path))
     # The same batches for all: left open, they would depend on the method.
-    batches = []
-    if common["balanced_identities"].value is None:
-        batches.append(f"--balanced_identities={effects.BALANCED_IDENTITIES}")
-    runs = []
-    for seed in seeds:
-        for name, own in methods.items():
-            path = root / name / f"seed{seed}"
-            of_teacher = [f"--teacher={teacher.path}"] if teacher else []
-            runs.append(make_run(name, seed, path, *batches, *of_teacher, *own))
+    if common.balanced_identities is None:
+        common = dataclasses.replace(common, balanced_identities=BALANCED_IDENTITIES)
+    runs = [
+        make_run(common, name, seed, root / name / f"seed{seed}", *own)
+        for seed in seeds
+        for name, own in methods.items()
+    ]
     return teacher, runs
 
 
-def teacher_to_evaluate(teacher, told):
+def teacher_to_evaluate(common, teacher, named):
     """Returns the teacher as a model that embeds images, "none" for no teacher.
 
     Args:
+        common: The settings all runs have in common.
         teacher: Its run in this grid, or None.
-        told: What the user calls it, or None.
+        named: The model as the user names it, or None.
 
     Raises:
         ValueError: The teacher is a cache, and no model is named.
     """
-    if told is not None:
-        return told
-    spec = str(teacher.path) if teacher else train_flags()["teacher"].value
-    if effects.is_cache(spec):
+    if named is not None:
+        return named
+    spec = str(teacher.path) if teacher else common.teacher
+    if is_cache(spec):
         raise ValueError(
             f"`--teacher={spec}` holds embeddings of the training images alone. Give "
             "the model they are of as --teacher_model=FILE.onnx, or =none"
@@ -206,14 +200,14 @@ def teacher_to_evaluate(teacher, told):
     return spec
 
 
-def evaluate(root, runs, teacher_spec, on):
+def evaluate(common, root, runs, teacher_spec):
     """Evaluates what is finished.
 
     Args:
+        common: The settings all runs have in common.
         root: Folder of the grid; the teacher's figures are kept there.
         runs: `GridRun`s.
         teacher_spec: The teacher, or "none".
-        on: NAME:SPEC of sets beside the identities held out.
 
     Returns:
         A `Comparison` per set, and method, seed -> why a run has no figures.
@@ -225,23 +219,21 @@ def evaluate(root, runs, teacher_spec, on):
     from ekd_tf.run import evaluators
     from ekd_tf.run.session import sources_of_run
 
-    common = train_flags()
-    unreadable = Unreadable(common["skip_corrupt"].value)
+    unreadable = Unreadable(common.skip_corrupt)
     sets, data, figures, failures = {}, {}, {}, {}
     # As of all flags, the later one counts.
-    on = list({spec.partition(":")[0]: spec for spec in on}.values())
+    named = {spec.partition(":")[0]: spec for spec in common.eval_sets}
+    eval_sets = list(named.values())
     for run in runs:
         if not run.is_finished:
             continue
         if run.seed not in sets:
-            _, heldout = sources_of_run(
-                run.path, unreadable, common["force_data"].value
-            )
+            _, heldout = sources_of_run(run.path, unreadable, common.force_data)
             sets[run.seed] = evaluators.make_evaluations(
-                on, heldout, seed=0, unreadable=unreadable
+                eval_sets, heldout, seed=0, unreadable=unreadable
             )
             data[run.seed] = run
-        check_same_data(data[run.seed], run, common["force_data"].value)
+        check_same_data(data[run.seed], run, common.force_data)
         try:
             figures[run.method, run.seed] = kept_figures(
                 run.path / "reports" / "comparison.json",
@@ -302,7 +294,7 @@ def machine():
     return f"{name}, {os.cpu_count()} cores, {platform.platform()}"
 
 
-def facts_of(runs, methods, seeds, teacher_spec):
+def facts_of(common, runs, methods, seeds, teacher_spec):
     """Returns what the figures depend on, for the report."""
     from ekd_tf.evaluation.embed import WITH_MIRROR_IMAGE
     from ekd_tf.run.provenance import package_versions
@@ -322,50 +314,53 @@ def facts_of(runs, methods, seeds, teacher_spec):
         "Embeddings": WITH_MIRROR_IMAGE,
         "Seeds": seeds,
         "Teacher": teacher_spec,
-        "Common flags": shlex.join(serialized(train_flags())),
+        "Common flags": shlex.join(as_arguments(common)),
         "Methods": {name: shlex.join(own) for name, own in methods.items()},
     }
 
 
-def compare():
+def compare(settings, common):
     """Trains what is to be trained, and reports."""
-    root = make_folder("workdir", train_flags()["workdir"].value)
-    methods = parse_methods(METHODS.value, ONLY.value)
-    seeds = parse_seeds(SEEDS.value)
-    teacher, runs = make_runs(root, methods, seeds, TRAIN_TEACHER.value)
+    root = make_folder("workdir", common.workdir)
+    methods = parse_methods(common, settings.method, settings.methods)
+    seeds = parse_seeds(settings.seeds)
+    teacher, runs = make_runs(common, root, methods, seeds, settings.train_teacher)
     every = [teacher, *runs] if teacher else runs
-    teacher_spec = teacher_to_evaluate(teacher, TEACHER_MODEL.value)
-    if not REPORT_ONLY.value:
+    teacher_spec = teacher_to_evaluate(common, teacher, settings.teacher_model)
+    if not settings.report_only:
         for run in every:
             if not run.is_finished:
                 print(f"\n$ {run.command}", flush=True)
-            run.train(RETRY_FAILED.value)
+            run.train(settings.retry_failed)
             if run is teacher and run.failure:
                 raise ValueError(f"The teacher's run failed: {run.failure}")
     from ekd_tf.compare import write_comparison
 
-    comparisons, failures = evaluate(root, runs, teacher_spec, ON.value)
+    comparisons, failures = evaluate(common, root, runs, teacher_spec)
     summaries = [run.summary(failures.get((run.method, run.seed), "")) for run in every]
-    facts = facts_of(every, methods, seeds, teacher_spec)
+    facts = facts_of(common, every, methods, seeds, teacher_spec)
     print("\n" + write_comparison(root, comparisons, summaries, facts))
     print(f"Written to {root / 'report.md'}")
 
 
-def main(argv):
+def main(settings, common):
     """Compares what the flags describe."""
-    if len(argv) > 1:
-        raise app.UsageError(f"Unexpected arguments: {' '.join(argv[1:])}")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(RESUME_STATUS))
     from ekd_tf.run.interruption import Interrupted
 
     try:
-        compare()
+        compare(settings, common)
     except Interrupted as reason:
-        print(f"{reason} The same command goes on.", file=sys.stderr)
+        print(f"{reason} The same command continues it.", file=sys.stderr)
         sys.exit(RESUME_STATUS)
-    except (OSError, ValueError) as error:
-        sys.exit(f"compare_methods: {explain(error, train.WAY_OUT)}")
 
 
 if __name__ == "__main__":
-    command.run(main, "compare_methods", ["workdir"], resumes=True)
+    command.run(
+        main,
+        "compare_methods",
+        CompareSettings,
+        TrainConfig,
+        required=["workdir"],
+        resumes=True,
+    )

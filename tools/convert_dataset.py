@@ -2,20 +2,23 @@
 
     python tools/convert_dataset.py --data=folder:faces --verify --list=bad.tsv
     python tools/convert_dataset.py --data=folder:faces --drop=bad.tsv \\
-        --to=recordio --out=faces_rec
+        --to=recordio --output=faces_rec
 
 `--data` takes whatever `ekd_tf.train --data` takes. Encoded images keep their bytes;
-drawn faces become PNG. The set is written to OUT.partial, which becomes OUT when it is
-whole: the same command goes on where an interrupted one stopped.
+drawn faces become PNG. The set is written to OUTPUT.partial, which becomes OUTPUT when
+it is whole: the same command continues where an interrupted one stopped.
 
 A verification set is made of a list of pairs and a folder of aligned images:
 
     python tools/convert_dataset.py --pairs=pairs.txt --data=folder:lfw_aligned \\
-        --to=pairs --out=lfw.bin
+        --to=pairs --output=lfw.bin
 """
+
+from __future__ import annotations
 
 import collections
 import contextlib
+import dataclasses
 import hashlib
 import io
 import json
@@ -23,40 +26,55 @@ import os
 import pathlib
 import sys
 
-from absl import app
-from absl import flags
-
 from ekd_tf.files.outputs import check_file
 from ekd_tf.files.outputs import make_folder
 from ekd_tf.run import command
-from ekd_tf.run.effects import Needs
+from ekd_tf.run.settings import Needs
+from ekd_tf.run.settings import setting
 
-DATA = flags.DEFINE_string("data", None, "Images, as --data of ekd_tf.train.")
-TO = flags.DEFINE_enum(
-    "to", None, ["tfrecord", "recordio", "pairs"], "Format to convert to."
+_CONVERTS = Needs(
+    "--to=tfrecord or recordio",
+    lambda settings: settings.to in ("tfrecord", "recordio"),
 )
-OUT = flags.DEFINE_string("out", None, "Folder (or .bin file, for pairs) to make.")
-SHARDS = flags.DEFINE_integer("shards", 16, "Files of a TFRecord set.", 1)
-DROP = flags.DEFINE_string("drop", None, "List of images to leave out.")
-PAIRS = flags.DEFINE_string("pairs", None, "List like LFW's pairs.txt, for --to=pairs.")
-SUFFIX = flags.DEFINE_string("suffix", ".jpg", "Of image files, for --to=pairs.")
-VERIFY = flags.DEFINE_bool("verify", False, "Decode every image and list bad ones.")
-LIST = flags.DEFINE_string("list", "drop.tsv", "Where --verify writes its list.")
-MIN_IMAGES = flags.DEFINE_integer(
-    "min_images", 2, "--verify lists identities with fewer images.", 1
-)
+_VERIFIES = Needs("--verify", lambda settings: settings.verify)
 
-_EFFECTS = (
-    Needs("list min_images", "--verify", lambda v: v["verify"]),
-    Needs("out", "--to", lambda v: v["to"] is not None),
-    Needs("shards", "--to=tfrecord", lambda v: v["to"] == "tfrecord"),
-    Needs(
-        "drop",
-        "--to=tfrecord or recordio",
-        lambda v: v["to"] in ("tfrecord", "recordio"),
-    ),
-    Needs("suffix", "--to=pairs", lambda v: v["to"] == "pairs"),
-)
+
+@dataclasses.dataclass(frozen=True)
+class ConvertSettings:
+    """The flags of the tool."""
+
+    data: str | None = setting(None, "Images, as --data of ekd_tf.train.")
+    to: str | None = setting(
+        None, "Format to convert to.", choices=("tfrecord", "recordio", "pairs")
+    )
+    output: str | None = setting(
+        None,
+        "Folder (or .bin file, for pairs) to make.",
+        needs=Needs("--to", lambda settings: settings.to is not None),
+    )
+    shards: int = setting(
+        16,
+        "Files of a TFRecord set.",
+        low=1,
+        needs=Needs("--to=tfrecord", lambda settings: settings.to == "tfrecord"),
+    )
+    drop: str | None = setting(None, "List of images to leave out.", needs=_CONVERTS)
+    pairs: str | None = setting(None, "List like LFW's pairs.txt, for --to=pairs.")
+    suffix: str = setting(
+        ".jpg",
+        "Of image files, for --to=pairs.",
+        needs=Needs("--to=pairs", lambda settings: settings.to == "pairs"),
+    )
+    verify: bool = setting(False, "Decode every image and list bad ones.")
+    list: str = setting("drop.tsv", "Where --verify writes its list.", needs=_VERIFIES)
+    min_images: int = setting(
+        2,
+        "--verify lists identities with fewer images.",
+        low=1,
+        needs=_VERIFIES,
+    )
+
+
 PLAN_FILE = "conversion.json"
 CHUNK = 256
 
@@ -177,7 +195,7 @@ def convert(source, to, out, shards=16, drop=None, stream=None):
 def check_free(out):
     """Raises `ValueError` where something would be overwritten."""
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ValueError(f"{out} exists. Choose another --out or delete it")
+        raise ValueError(f"{out} exists. Choose another --output or delete it")
 
 
 def open_partial(out, partial, plan):
@@ -190,7 +208,7 @@ def open_partial(out, partial, plan):
         if not path.exists() or json.loads(path.read_text()) != plan:
             raise ValueError(
                 f"{partial} holds the unfinished conversion of something else. Finish "
-                "that one, choose another --out, or delete it"
+                "that one, choose another --output, or delete it"
             )
         return
     partial.mkdir(parents=True, exist_ok=True)
@@ -210,54 +228,49 @@ def make_pairs(list_path, spec, out, suffix):
     return pairs
 
 
-def run():
-    """Does what the flags say; returns what to print."""
-    if TO.value is None and not VERIFY.value:
-        raise ValueError("Give --verify, or --to and --out")
-    if TO.value and not OUT.value:
-        raise ValueError(f"`--to={TO.value}` needs --out")
-    if (TO.value == "pairs") != bool(PAIRS.value):
+def main(settings):
+    """Does what the flags say."""
+    if settings.to is None and not settings.verify:
+        raise ValueError("Give --verify, or --to and --output")
+    if settings.to and not settings.output:
+        raise ValueError(f"`--to={settings.to}` needs --output")
+    if (settings.to == "pairs") != bool(settings.pairs):
         raise ValueError("`--pairs` and `--to=pairs` go together")
-    if TO.value == "pairs":
-        check_file("out", OUT.value)
-        pairs = make_pairs(PAIRS.value, DATA.value, OUT.value, SUFFIX.value)
-        print(f"Wrote {len(pairs.issame):,} pairs to {OUT.value}")
+    if settings.to == "pairs":
+        check_file("output", settings.output)
+        pairs = make_pairs(
+            settings.pairs, settings.data, settings.output, settings.suffix
+        )
+        print(f"Wrote {len(pairs.issame):,} pairs to {settings.output}")
         return
-    if TO.value:
-        out = pathlib.Path(OUT.value)
+    if settings.to:
+        out = pathlib.Path(settings.output)
         check_free(out)
-        make_folder("out", out.parent)
-    if VERIFY.value:
-        check_file("list", LIST.value)
+        make_folder("output", out.parent)
+    if settings.verify:
+        check_file("list", settings.list)
     from ekd_tf.data.unreadable import Unreadable
     from ekd_tf.run import factory
 
     # Damaged records are listed by --verify and left out by --drop, so none of them
     # keeps the set from being opened.
-    source = factory.make_source(DATA.value, unreadable=Unreadable(sys.maxsize))
-    if VERIFY.value:
-        verify(source, LIST.value, MIN_IMAGES.value)
-    if TO.value:
-        count, done = convert(source, TO.value, OUT.value, SHARDS.value, DROP.value)
-        resumed = f", {done:,} of them by an earlier try" if done else ""
-        print(f"Wrote {count:,} images to {TO.value}:{OUT.value}{resumed}")
-
-
-def main(argv):
-    if len(argv) > 1:
-        raise app.UsageError(f"Unexpected arguments: {' '.join(argv[1:])}")
-    try:
-        command.check_effects(sys.modules[__name__], _EFFECTS)
-        run()
-    except ValueError as error:
-        sys.exit(f"convert_dataset: {error}")
-    except OSError as error:
-        sys.exit(
-            f"convert_dataset: {error}. Mend that and give the same command again: it "
-            "goes on where it stopped"
+    source = factory.make_source(settings.data, unreadable=Unreadable(sys.maxsize))
+    if settings.verify:
+        verify(source, settings.list, settings.min_images)
+    if settings.to:
+        count, done = convert(
+            source, settings.to, settings.output, settings.shards, settings.drop
         )
+        resumed = f", {done:,} of them by an earlier try" if done else ""
+        print(f"Wrote {count:,} images to {settings.to}:{settings.output}{resumed}")
 
 
 if __name__ == "__main__":
-    # Looking at images starts from the first one again.
-    command.run(main, "convert_dataset", ["data"], resumes=lambda: bool(TO.value))
+    command.run(
+        main,
+        "convert_dataset",
+        ConvertSettings,
+        required=["data"],
+        # Looking at images starts from the first one again.
+        resumes=lambda settings: bool(settings.to),
+    )

@@ -1,7 +1,7 @@
 """Makes a `.keras` file of a torch state_dict, to be a teacher or to be evaluated.
 
     python tools/convert_weights.py --family=insightface_r50 --weights=r50.pt \\
-        --out=r50.keras
+        --output=r50.keras
 
 The model takes uint8 RGB images, as all models here do: scale and order of colours are
 inside. Every key of the file is used once, or the rest is listed and nothing written.
@@ -13,7 +13,6 @@ import importlib.util
 import os
 import pathlib
 
-from absl import app
 from absl import flags
 
 from ekd_tf.files.outputs import check_file
@@ -28,7 +27,7 @@ FAMILY = flags.DEFINE_string(
 WEIGHTS = flags.DEFINE_string(
     "weights", None, "A file of torch.save, or a .npz of the arrays by their keys."
 )
-OUT = flags.DEFINE_string("out", None, "The .keras file to write.")
+OUTPUT = flags.DEFINE_string("output", None, "The .keras file to write.")
 COLOR = flags.DEFINE_enum(
     "color",
     "rgb",
@@ -43,14 +42,9 @@ IMAGES = flags.DEFINE_integer("images", 8, "Random images to compare with.", 1)
 TOLERANCE = 1e-3
 
 
-def main(argv):
+def main():
     """Converts the file the flags name."""
-    if len(argv) > 1:
-        raise app.UsageError(f"Unexpected arguments: {' '.join(argv[1:])}")
-    try:
-        convert(FAMILY.value, WEIGHTS.value, OUT.value, COLOR.value, IMAGES.value)
-    except (OSError, ValueError) as error:
-        raise SystemExit(f"tools/convert_weights.py: {error}") from None
+    convert(FAMILY.value, WEIGHTS.value, OUTPUT.value, COLOR.value, IMAGES.value)
 
 
 def convert(family, weights, out, color="rgb", count=8):
@@ -61,8 +55,8 @@ def convert(family, weights, out, color="rgb", count=8):
 
     out = pathlib.Path(out)
     if out.suffix != ".keras":
-        raise ValueError(f"`out` must be a .keras file. Received: {out}")
-    check_file("out", out)
+        raise ValueError(f"`output` must be a .keras file. Received: {out}")
+    check_file("output", out)
     state = read_state_dict(weights)
     try:
         model = build_from_torch(family, state, color)
@@ -125,4 +119,4 @@ def compare(model, state, family, color="rgb", count=8, ops=None):
 
 
 if __name__ == "__main__":
-    command.run(main, "convert_weights", ["family", "weights", "out"])
+    command.run(main, "convert_weights", required=["family", "weights", "output"])

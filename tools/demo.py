@@ -12,7 +12,6 @@ import pathlib
 import sys
 import time
 
-from absl import app
 from absl import flags
 
 from ekd_tf.files.outputs import make_folder
@@ -45,7 +44,7 @@ def call(module, *arguments):
     with child_process(words, cwd=REPOSITORY) as (child, signals):
         status = child.wait()
     if signals or status == RESUME_STATUS:
-        print("demo: stopped. The same command goes on with it.", file=sys.stderr)
+        print("demo: stopped. The same command continues it.", file=sys.stderr)
         sys.exit(RESUME_STATUS)
     if status:
         sys.exit(f"The command above failed with status {status}.")
@@ -103,17 +102,12 @@ def report(root):
     return rows, picture
 
 
-def main(argv):
+def main():
     """Runs the demo the flags describe."""
-    if len(argv) > 1:
-        raise app.UsageError(f"Unexpected arguments: {' '.join(argv[1:])}")
     from ekd_tf.evaluation import format_table
 
     start = time.time()
-    try:
-        root = make_folder("workdir", WORKDIR.value).resolve()
-    except ValueError as error:
-        sys.exit(f"demo: {error}")
+    root = make_folder("workdir", WORKDIR.value).resolve()
     header = [
         "seed",
         "model",

@@ -1,9 +1,9 @@
-"""Draws a batch as the student sees it: `python tools/show_batch.py --out=batch.png`.
+"""Draws a batch as the student sees it: `tools/show_batch.py --output=batch.png`.
 
 Takes the flags of `ekd_tf.train`, so a run's flagfile shows that run's batches:
 
-    python tools/show_batch.py --flagfile=flags/demo_ekd.flags --augment_jpeg=0.5 \\
-        --step=7 --out=batch.png
+    python tools/show_batch.py --flagfile=flags/demo_ekd.flags --augment=jpeg:0.5 \\
+        --step=7 --output=batch.png
 
 Rows of the margin loss come first, the balanced ones after them, by identity. An
 identity with several rows in the batch has a frame of its own colour: those are the
@@ -11,25 +11,29 @@ positive pairs. Under each image stand its label and its number in the source, a
 "flip" where it is mirrored.
 """
 
+from __future__ import annotations
+
 import collections
-import sys
+import dataclasses
 
 import numpy as np
-from absl import app
-from absl import flags
 from PIL import Image
 from PIL import ImageDraw
 
-from ekd_tf import train
-from ekd_tf.data.unreadable import Unreadable
-from ekd_tf.data.unreadable import explain
 from ekd_tf.files.outputs import check_file
 from ekd_tf.run import command
-from ekd_tf.run import effects
+from ekd_tf.run.config import TrainConfig
+from ekd_tf.run.settings import setting
 
-STEP = flags.DEFINE_integer("step", 0, "Which batch.", 0)
-OUT = flags.DEFINE_string("out", "batch.png", "PNG to write.")
-COLUMNS = flags.DEFINE_integer("columns", 16, "Images side by side.", 1)
+
+@dataclasses.dataclass(frozen=True)
+class ShowSettings:
+    """The flags of the tool beside those of `ekd_tf.train`."""
+
+    step: int = setting(0, "Which batch.", low=0)
+    output: str = setting("batch.png", "PNG to write.")
+    columns: int = setting(16, "Images side by side.", low=1)
+
 
 # Okabe and Ito's palette; with two widths and a gap in the frame, 14 kinds.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
@@ -114,34 +118,35 @@ def describe(batch, step, name):
     return f"step {step} of {name}: {pairs} positive, {negative} negative pairs"
 
 
-def show(values, step, path, columns):
+def show(config, step, path, columns):
     """Writes the sheet of batch `step` and returns its title."""
     import tensorflow as tf
 
     from ekd_tf.data import make_pipeline
+    from ekd_tf.data.unreadable import Unreadable
     from ekd_tf.run import factory
     from ekd_tf.run.data import open_run_data
 
-    check_file("out", path)
-    unreadable = Unreadable(values["skip_corrupt"])
-    source = open_run_data(values, None, unreadable).train
+    check_file("output", path)
+    unreadable = Unreadable(config.skip_corrupt)
+    source = open_run_data(config, None, unreadable).train
     sampler = factory.make_sampler(
         source,
-        values["general_batch"],
-        values["balanced_identities"],
-        values["images_per_identity"],
-        values["seed"],
+        config.general_batch,
+        config.balanced_identities,
+        config.images_per_identity,
+        config.seed,
     )
     pipeline = make_pipeline(
         source,
         sampler,
-        values["input_size"],
-        seed=values["seed"],
+        config.input_size,
+        seed=config.seed,
         start_step=step,
         steps=1,
-        flip=values["flip"],
+        flip=config.flip,
         unreadable=unreadable,
-        augmentation=factory.make_augmentation(values),
+        augmentation=factory.make_augmentation(config.augment, config.input_size),
     )
     try:
         batch = next(pipeline.dataset.as_numpy_iterator())
@@ -155,18 +160,12 @@ def show(values, step, path, columns):
     return title
 
 
-def main(argv):
+def main(settings, config):
     """Draws the batch the flags describe."""
-    if len(argv) > 1:
-        raise app.UsageError(f"Unexpected arguments: {' '.join(argv[1:])}")
-    module_flags = flags.FLAGS.get_flags_for_module(train)
-    try:
-        values = effects.complete({flag.name: flag.value for flag in module_flags})
-        title = show(values, STEP.value, OUT.value, COLUMNS.value)
-    except (OSError, ValueError) as error:
-        sys.exit(f"show_batch: {explain(error, train.WAY_OUT)}")
-    print(f"{OUT.value}: {title}")
+    output = settings.output
+    title = show(config.completed(), settings.step, output, settings.columns)
+    print(f"{output}: {title}")
 
 
 if __name__ == "__main__":
-    command.run(main, "show_batch")
+    command.run(main, "show_batch", ShowSettings, TrainConfig)

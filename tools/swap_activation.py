@@ -9,7 +9,6 @@ what it was (or to `--teacher`); in the second half the network settles. The res
 exported like any other: `python -m ekd_tf.export_model --model=student_relu.keras`.
 """
 
-from absl import app
 from absl import flags
 from absl import logging
 
@@ -33,20 +32,11 @@ IDENTITIES = flags.DEFINE_integer("balanced_identities", 16, "Identities a batch
 PER_IDENTITY = flags.DEFINE_integer("images_per_identity", 4, "Images of each.", 2)
 LEARNING_RATE = flags.DEFINE_float("learning_rate", 0.01, "Of SGD at full height.")
 DISTILL = flags.DEFINE_string(
-    "distill", "ekd:30,cosine:100", "Losses as name:weight,... ."
+    "distill",
+    "ekd:30:temperature=0.1:memory=0,cosine:100",
+    "Losses as name:weight,... .",
 )
-TEMPERATURE = flags.DEFINE_float("ekd_temperature", 0.1, "Of EKD's ranks, in cosine.")
 SEED = flags.DEFINE_integer("seed", 0, "Of the batches and flips.", 0)
-
-
-def main(argv):
-    """Fine-tunes and writes the model the flags describe."""
-    if len(argv) > 1:
-        raise app.UsageError(f"Unexpected arguments: {' '.join(argv[1:])}")
-    try:
-        swap()
-    except (OSError, ValueError) as error:
-        raise SystemExit(f"tools/swap_activation.py: {error}") from None
 
 
 def swap():
@@ -86,7 +76,8 @@ def swap():
     steps = STEPS.value
     losses = factory.make_losses(
         DISTILL.value,
-        ekd={"temperature": TEMPERATURE.value, "threshold_gradient": True},
+        student_dim=student.output_shape[-1],
+        teacher_dim=teacher.output_shape[-1],
     )
     model = Distiller(student, teacher, losses)
     schedule = factory.make_schedule(
@@ -116,4 +107,4 @@ def swap():
 
 
 if __name__ == "__main__":
-    command.run(main, "swap_activation", ["model", "output"])
+    command.run(swap, "swap_activation", required=["model", "output"])

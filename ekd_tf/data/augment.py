@@ -54,7 +54,7 @@ class Augmentation:
     def __post_init__(self):
         for name, value in dataclasses.asdict(self).items():
             high = None if name == "crop" else 1
-            checks.check_range(f"augment_{name}", value, low=0, high=high)
+            checks.check_range(f"--augment:{name}", value, low=0, high=high)
 
     def __bool__(self):
         return any(dataclasses.astuple(self))
@@ -79,7 +79,7 @@ class Augmentation:
         images, draws = tf.convert_to_tensor(images), tf.convert_to_tensor(draws)
         side = min(images.shape[1:3])
         if self.crop:
-            checks.check_range("augment_crop", self.crop, high=side // 4)
+            checks.check_range("--augment:crop", self.crop, high=side // 4)
             images = crop(images, self.crop * draws[:, _CROP])
         if self.occlusion:
             chosen, top, *color = tf.unstack(draws[:, _OCCLUSION], axis=1)

@@ -58,7 +58,7 @@ class CacheWriter:
 
     def __init__(self, folder: str | os.PathLike, dtype: str, teacher: str, data: str):
         checks.check_choice("dtype", dtype, DTYPES)
-        self._folder = make_folder("out", folder)
+        self._folder = make_folder("output", folder)
         self._dtype = dtype
         self._specs = {"teacher": teacher, "data": data}
 
@@ -116,7 +116,7 @@ class CacheWriter:
                 raise ValueError(
                     f"The teacher's embedding of image {row} does not fit float16 "
                     f"(largest entry {np.abs(rows[bad[0]]).max():g}): use "
-                    "--dtype=float32 and another --out"
+                    "--dtype=float32 and another --output"
                     if wide
                     else f"The teacher's embedding of image {row} is not finite"
                 )
@@ -172,7 +172,7 @@ class TeacherCache:
             )
         return (
             f"holds no {FINISHED}. Write one: python -m ekd_tf.embed_teacher "
-            f"--teacher=MODEL --data=DATA --out={shlex.quote(str(self.folder))}"
+            f"--teacher=MODEL --data=DATA --output={shlex.quote(str(self.folder))}"
         )
 
     def has(self, source: Source) -> bool:
@@ -257,7 +257,7 @@ def _check_same(path, note):
     if differing:
         raise ValueError(
             f"{path.parent} holds the cache of another {'; '.join(differing)}. Use "
-            "another --out, or remove that folder"
+            "another --output, or remove that folder"
         )
 
 
@@ -274,7 +274,7 @@ def _command(note, folder):
     """Returns the command that writes a cache or goes on with it."""
     words = ["python", "-m", "ekd_tf.embed_teacher"]
     words += [f"--teacher={note['teacher']}", f"--data={note['data']}"]
-    words += [f"--out={folder}", f"--dtype={note['dtype']}"]
+    words += [f"--output={folder}", f"--dtype={note['dtype']}"]
     words += [] if note["views"] > 1 else ["--noflip"]
     return shlex.join(words)
 

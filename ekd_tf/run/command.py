@@ -1,23 +1,32 @@
-"""How commands start and are stopped, and what they answer to flags of other tools."""
+"""How commands start and end, and how flags become settings: the only module that
+reads flags.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import signal
 import sys
 from collections.abc import Callable
 from collections.abc import Iterable
+from collections.abc import Sequence
 
 from absl import app
 from absl import flags
+from absl import logging
 
 from ekd_tf.files.user_text import command_line
-from ekd_tf.run import effects
 from ekd_tf.run.child import RESUME_STATUS
 from ekd_tf.run.quiet import quiet_tensorflow
+from ekd_tf.run.settings import check_effects
+
+# Flags are those of the module that calls, in `--help` too.
+flags.disclaim_key_flags()
 
 # What shells give a process that Ctrl-C has ended.
 STOPPED_STATUS = 128 + signal.SIGINT
+WAY_OUT = "remove or replace what is damaged, or allow N with --skip_corrupt=N"
 
 # Words of other tools, and of earlier versions of this one -> the flags here that may
 # be meant: of these the answer names the first that the command has.
@@ -30,21 +39,28 @@ _MEANT = {
     "warmup warmup_epochs warmup_iters warmup_iterations warmup_step": "warmup_steps",
     "opt optim": "optimizer",
     "scheduler lr_scheduler lr_schedule lr_policy sched": "schedule",
-    "milestones lr_steps decay_steps decay_epochs drop_steps": "drop_at",
-    "gamma lr_decay lr_gamma decay_rate": "drop_factor",
+    "milestones lr_steps decay_steps decay_epochs drop_steps drop_at": "lr_milestones",
+    "gamma lr_decay decay_rate drop_factor": "lr_gamma",
+    "keep keep_checkpoints num_checkpoints": "max_checkpoints",
     "mom": "momentum",
     "clip grad_clip clip_grad max_grad_norm max_norm": "clip_norm",
     "fp16 bf16 amp half mixed_precision use_amp": "precision",
-    "gpus num_gpus gpu devices distributed world_size nproc_per_node": "strategy",
+    "gpus num_gpus gpu devices distributed world_size nproc_per_node hosts "
+    "workers_hosts worker_hosts worker_index master_addr rank node_rank "
+    "local_rank": "strategy",
     "output output_dir out out_dir save_dir log_dir logdir ckpt_dir checkpoint_dir "
-    "exp_dir work_dir run_dir directory": "workdir output out directory",
+    "exp_dir work_dir run_dir directory": "workdir output",
     "arch architecture net network backbone student": "model",
     "channels width_mult width_multiplier": "width",
     "dim embed_dim emb_size embedding_size feature_dim num_features": "embedding_dim",
     "image_size img_size imgsz resolution size": "input_size",
     "loss losses method kd distillation kd_loss": "distill",
     "margin_head loss_head": "head",
-    "m": "margin",
+    "m combined_margins": "margin",
+    "augment_crop augment_brightness augment_contrast augment_saturation "
+    "augment_occlusion augment_low_resolution augment_jpeg": "augment",
+    "representative": "calibration_images",
+    "num_representative": "num_calibration_images",
     "s": "scale",
     "teacher_path teacher_model teacher_ckpt teacher_checkpoint": "teacher",
     "dataset datasets data_dir data_path data_root root rec train_data train_dir "
@@ -68,7 +84,10 @@ _HOW = {
     "general_batch": "the batch is these rows and, of --balanced_identities, "
     "--images_per_identity each",
     "precision": "float32, mixed_float16 or mixed_bfloat16",
-    "strategy": "mirrored for all GPUs of this machine",
+    "strategy": "mirrored for all GPUs of this machine; multi_worker for the machines "
+    "that TF_CONFIG lists",
+    "augment": "as in --augment=crop:4,jpeg:0.3",
+    "margin": "for --head=combined three, as in --margin=1,0.3,0.2",
     "workdir": "the folder of the run, from which the same command resumes",
     "distill": "losses with weights and settings, as in "
     "--distill=ekd:100%:temperature=0.05,cosine:100 or ekd_reference:8",
@@ -78,56 +97,136 @@ _HOW = {
 }
 
 
-def run(
-    main: Callable[[list[str]], None],
-    name: str,
-    required: Iterable[str] = (),
-    resumes: bool | Callable[[], bool] = False,
-) -> None:
-    """Runs a command to its end, as `app.run` does.
+def define_flags(kind: type, into: flags.FlagValues = flags.FLAGS) -> None:
+    """Defines a flag for each field of a dataclass of settings."""
+    for field in dataclasses.fields(kind):
+        about = field.metadata
+        arguments = [field.name, field.default, about["help"]]
+        annotation = field.type.replace(" | None", "")
+        if about["choices"]:
+            define = flags.DEFINE_enum
+            arguments.insert(2, about["choices"])
+        elif annotation.startswith("tuple"):
+            define = (
+                flags.DEFINE_multi_string if about["repeated"] else flags.DEFINE_list
+            )
+            arguments[1] = list(field.default)
+        elif annotation in ("int", "float"):
+            is_int = annotation == "int"
+            define = flags.DEFINE_integer if is_int else flags.DEFINE_float
+            arguments += [about["low"], about["high"]]
+        else:
+            define = flags.DEFINE_bool if annotation == "bool" else flags.DEFINE_string
+        define(*arguments, flag_values=into)
 
-    TensorFlow must not have been imported yet: its lines at the start are silenced.
-    Ctrl-C ends the command with one line, a second one at once.
+
+def read_flags(kind: type, parsed: flags.FlagValues = flags.FLAGS):
+    """Returns the settings that parsed flags describe."""
+    values = {name: parsed[name].value for name in _names(kind)}
+    return kind(
+        **{
+            name: tuple(value) if isinstance(value, list) else value
+            for name, value in values.items()
+        }
+    )
+
+
+def parse(arguments: Sequence[str], base, of: str):
+    """Returns settings with those that some arguments give replaced.
 
     Args:
-        main: Called with the arguments that are no flags.
+        arguments: Of a command, flags alone.
+        base: The settings, of a dataclass.
+        of: The command whose flags they are, for the message.
+
+    Raises:
+        ValueError: An argument is not a flag, or a flag is unknown or wrong.
+    """
+    kind, parsed = type(base), flags.FlagValues()
+    define_flags(kind, parsed)
+    for name in _names(kind):
+        value = getattr(base, name)
+        parsed[name].value = list(value) if isinstance(value, tuple) else value
+    try:
+        rest = parsed([of, *arguments])[1:]
+    except flags.Error as error:
+        raise ValueError(explain(error, parsed)) from None
+    if rest:
+        raise ValueError(f"Not a flag of {of}: {' '.join(rest)}")
+    return read_flags(kind, parsed)
+
+
+def _names(kind):
+    return [field.name for field in dataclasses.fields(kind)]
+
+
+def run(
+    main: Callable,
+    name: str,
+    *kinds: type,
+    required: Iterable[str] = (),
+    resumes: bool | Callable = False,
+    way_out: str = WAY_OUT,
+    takes_arguments: bool = False,
+) -> None:
+    """Runs a command from its flags to its end.
+
+    TensorFlow must not have been imported yet: its lines at the start are silenced.
+    A `ValueError` or `OSError` ends the command with its message, which a traceback
+    would hide. Ctrl-C ends it with one line, a second one at once.
+
+    Args:
+        main: Called with the settings, one of each of `kinds`.
         name: Of the command, before its messages.
+        *kinds: Dataclasses of settings, the first its own; none for a script that
+            defines its flags itself.
         required: Names of flags that must be given.
-        resumes: Whether the same command goes on where it was stopped: status 75 says
-            so, else it is 130. A function is asked when it is stopped.
+        resumes: Whether the same command continues where it was stopped: status 75
+            says so, else it is 130. A function is called with the settings.
+        way_out: What the message says of images that cannot be read.
+        takes_arguments: Whether `main` takes the arguments that are no flags, a list,
+            behind the settings.
     """
     quiet_tensorflow()
+    for kind in kinds:
+        define_flags(kind)
     flags.mark_flags_as_required(required)
 
-    def parse(argv):
+    def read_all():
+        return [read_flags(kind) for kind in kinds]
+
+    def parse_line(argv):
         try:
             return flags.FLAGS(argv)
         except flags.Error as error:
             sys.exit(f"{name}: {explain(error, flags.FLAGS)}")
 
+    def start(argv):
+        if argv[1:] and not takes_arguments:
+            raise app.UsageError(f"Unexpected arguments: {' '.join(argv[1:])}")
+        try:
+            settings = read_all()
+            for own in settings[:1]:
+                check_effects(own)
+            main(*settings, *([argv[1:]] if takes_arguments else []))
+        except (OSError, ValueError) as error:
+            # It imports TensorFlow, for which `--help` must not wait.
+            from ekd_tf.data import unreadable
+
+            logging.debug("", exc_info=True)
+            sys.exit(f"{name}: {unreadable.explain(error, way_out)}")
+
     try:
-        app.run(main, argv=command_line(), flags_parser=parse)
+        app.run(start, argv=command_line(), flags_parser=parse_line)
     except KeyboardInterrupt:
-        goes_on = resumes() if callable(resumes) else resumes
-        how = " The same command goes on with it." if goes_on else ""
+        continues = resumes(*read_all()) if callable(resumes) else resumes
+        how = " The same command continues it." if continues else ""
         sys.stderr.write(f"\n{name}: stopped by Ctrl-C.{how}\n")
         sys.stdout.flush()
         sys.stderr.flush()
         # All contexts have been left. The interpreter's own end would wait for threads
         # of TensorFlow's input pipeline that wait for the interpreter.
-        os._exit(RESUME_STATUS if goes_on else STOPPED_STATUS)
-
-
-def check_effects(module, rules: Iterable[effects.Needs]) -> None:
-    """Raises `ValueError` for flags a command was given that have no effect.
-
-    Args:
-        module: The command, which defines the flags.
-        rules: What they need.
-    """
-    found = flags.FLAGS.get_flags_for_module(module)
-    values = {flag.name: flag.value for flag in found}
-    effects.check_effects(values, {flag.name: flag.default for flag in found}, rules)
+        os._exit(RESUME_STATUS if continues else STOPPED_STATUS)
 
 
 def explain(error: flags.Error, known: flags.FlagValues) -> str:

@@ -16,6 +16,7 @@ from ekd_tf.data import Source
 from ekd_tf.data import select_identities
 from ekd_tf.data.unreadable import Unreadable
 from ekd_tf.run import factory
+from ekd_tf.run.config import TrainConfig
 from ekd_tf.run.workdir import Workdir
 
 # Flags that name the images. Where one was changed by force, the record is of others.
@@ -38,7 +39,7 @@ class RunData:
 
 
 def open_run_data(
-    flags: dict,
+    config: TrainConfig,
     workdir: Workdir | None,
     unreadable: Unreadable | None = None,
     force: bool = False,
@@ -47,7 +48,7 @@ def open_run_data(
     """Opens the images of a run that is new or has been started before.
 
     Args:
-        flags: Those of `ekd_tf.train`.
+        config: Of the run.
         workdir: Of the run; None for one that is new.
         unreadable: Counts damaged records when a source is opened.
         force: Whether to take images that have changed. Identities the run has not
@@ -57,22 +58,22 @@ def open_run_data(
     Raises:
         ValueError: A source cannot be opened, or the images have changed.
     """
-    recorded = _recorded(flags, workdir)
+    recorded = _recorded(config, workdir)
     if recorded is None:
         train, heldout = factory.make_sources(
-            flags["data"],
-            flags["heldout_data"],
-            flags["holdout_identities"],
-            flags["seed"],
+            config.data,
+            config.heldout_data,
+            config.holdout_identities,
+            config.seed,
             cache_dir,
             unreadable,
         )
         sources = {"data": train.origin()[0]}
-        if flags["heldout_data"]:
+        if config.heldout_data:
             sources["heldout_data"] = heldout
     else:
         sources = {
-            name: factory.make_source(flags[name], cache_dir, unreadable)
+            name: factory.make_source(getattr(config, name), cache_dir, unreadable)
             for name in recorded["sources"]
         }
         _check_same(recorded, sources, workdir, force)
@@ -80,12 +81,12 @@ def open_run_data(
     return RunData(train, heldout, _note(sources, train, heldout))
 
 
-def _recorded(flags, workdir):
-    """Returns the note of an earlier start with the same flags, or None."""
+def _recorded(config, workdir):
+    """Returns the note of an earlier start with the same images, or None."""
     if workdir is None or not workdir.run_file.exists():
         return None
     was = workdir.read_run()
-    if any(was["flags"].get(name) != flags[name] for name in _NAMING):
+    if any(was["flags"].get(name) != getattr(config, name) for name in _NAMING):
         return None
     note = workdir.read_data()
     if note is None:

@@ -6,6 +6,7 @@ Row 4 of the architecture, above the factory, which builds what is trained.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 from ekd_tf import checks
 from ekd_tf.data import LinkedImages
@@ -121,7 +122,7 @@ def make_cache(folder: str | None) -> EmbeddingCache | None:
 
 
 def make_evaluations(
-    specs: list[str],
+    specs: Sequence[str],
     heldout: Source | None,
     seed: int,
     fprs=DEFAULT_FPRS,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import inspect
 import re
 
@@ -143,12 +142,14 @@ def make_sampler(
         )
 
 
-def make_augmentation(values: dict) -> Augmentation:
-    """Returns what the values called `augment_*` do to images; see `Augmentation`."""
-    names = [field.name for field in dataclasses.fields(Augmentation)]
-    crop = values["augment_crop"]
-    checks.check_range("augment_crop", crop, low=0, high=values["input_size"] // 4)
-    return Augmentation(**{name: values[f"augment_{name}"] for name in names})
+def make_augmentation(spec: str, input_size: int) -> Augmentation:
+    """Builds what `crop:4,jpeg:0.3` does to images of a side; see `Augmentation`."""
+    words = [item.replace(":", "=", 1) for item in spec.split(",") if item]
+    augmentation = Augmentation(
+        **read_words("--augment", words, settings_of(Augmentation))
+    )
+    checks.check_range("--augment:crop", augmentation.crop, low=0, high=input_size // 4)
+    return augmentation
 
 
 def set_precision(name: str) -> str:
@@ -165,12 +166,7 @@ def make_student(name: str, **arguments) -> keras.Model:
 
 
 def make_head(
-    name: str,
-    num_identities: int,
-    scale: float,
-    margin: float | None,
-    combined_margins=(1.0, 0.3, 0.2),
-    **arguments,
+    name: str, num_identities: int, scale: float, margin: str | None, **arguments
 ):
     """Builds a margin head, or None for "none".
 
@@ -178,30 +174,26 @@ def make_head(
         name: One of `HEADS`, or "none".
         num_identities: Int.
         scale: Float > 0 of the logits.
-        margin: Float: radians, or cosine for CosFace; None for the head's default.
-            Not for "combined".
-        combined_margins: The three of "combined": factor, radians, cosine.
+        margin: Radians, or a cosine for CosFace; of "combined" three, `1,0.3,0.2`:
+            factor, radians, cosine. None for the head's default.
         **arguments: What all heads take, see `MarginHead`.
     """
     checks.check_choice("head", name, (*HEADS, "none"))
     if name == "none":
         return None
-    if name == "combined":
-        if margin is not None or len(combined_margins) != 3:
+    names = ("margin1", "margin2", "margin3") if name == "combined" else ("margin",)
+    if margin is not None:
+        margins = numbers("margin", margin.split(","))
+        if len(margins) != len(names):
             raise ValueError(
-                "`--head=combined` has three margins, `--combined_margins=M1,M2,M3`. "
-                f"Received: {list(combined_margins)}, --margin={margin}"
+                f"`--margin` of --head={name} must be "
+                f"{'M1,M2,M3' if name == 'combined' else 'one number'}. Received: "
+                f"--margin={margin}"
             )
-        keys = ("margin1", "margin2", "margin3")
-        arguments.update(zip(keys, combined_margins))
-    elif margin is not None:
-        arguments["margin"] = margin
+        arguments.update(zip(names, margins))
+    flag_of = dict.fromkeys(("margin1", "margin2", "margin3"), "margin")
     with checks.flag_words(
-        gradient="head_gradient",
-        sample_rate="head_sample_rate",
-        margin1="combined_margins",
-        margin2="combined_margins",
-        margin3="combined_margins",
+        gradient="head_gradient", sample_rate="head_sample_rate", **flag_of
     ):
         return HEADS[name](num_identities=num_identities, scale=scale, **arguments)
 
@@ -227,6 +219,7 @@ def make_losses(spec: str, centres: np.ndarray | None = None, **of_run) -> dict:
         checks.check_choice("distill", name, tuple(LOSSES))
         if name in losses:
             raise ValueError(f"`--distill` names {name!r} twice. Received: {spec!r}")
+        weight = _weight(f"distill={name}", weight)
         place, make = f"--distill={name}", LOSSES[name]
         takes = set(inspect.signature(make).parameters)
         given = {key: value for key, value in of_run.items() if key in takes}
@@ -246,7 +239,7 @@ def make_losses(spec: str, centres: np.ndarray | None = None, **of_run) -> dict:
         mined_by = {k: arguments.pop(k) for k in of_miner if k in arguments}
         if mined_by:
             given["miner"] = PairMiner(**mined_by)
-        losses[name] = make(**given, **arguments), _weight(f"distill={name}", weight)
+        losses[name] = make(**given, **arguments), weight
     return losses
 
 
@@ -291,7 +284,7 @@ def make_schedule(
     steps: int,
     warmup_steps: int,
     boundaries: list[int],
-    drop_factor: float,
+    lr_gamma: float,
 ):
     """Builds the learning rate as a function of the step.
 
@@ -301,17 +294,17 @@ def make_schedule(
         steps: Int, length of the run.
         warmup_steps: Int >= 0.
         boundaries: Steps at which "step" drops the rate.
-        drop_factor: Float in (0, 1), what it is multiplied by there.
+        lr_gamma: Float in (0, 1), what it is multiplied by there.
     """
     checks.check_choice("schedule", name, SCHEDULES)
     with checks.flag_words(
         base="learning_rate",
-        boundaries="drop_at",
-        factor="drop_factor",
+        boundaries="lr_milestones",
+        factor="lr_gamma",
         total_steps="steps",
     ):
         if name == "step":
-            return StepSchedule(learning_rate, boundaries, drop_factor, warmup_steps)
+            return StepSchedule(learning_rate, boundaries, lr_gamma, warmup_steps)
         if name == "cosine":
             return CosineSchedule(learning_rate, steps, warmup_steps=warmup_steps)
         return ConstantSchedule(learning_rate, warmup_steps)

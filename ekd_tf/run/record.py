@@ -10,9 +10,9 @@ from absl import logging
 from ekd_tf.evaluation import Models
 from ekd_tf.evaluation import SourceEmbedder
 from ekd_tf.run.assembly import Parts
-from ekd_tf.run.assembly import Values
 from ekd_tf.run.best import BestMetric
 from ekd_tf.run.checkpoints import CheckpointStore
+from ekd_tf.run.config import TrainConfig
 from ekd_tf.run.guards import CollapseGuard
 from ekd_tf.run.guards import FaintLossHook
 from ekd_tf.run.guards import UpdateGuard
@@ -35,7 +35,7 @@ class Record:
     """The lines, evaluations and checkpoints of a run.
 
     Args:
-        v: The flags of `ekd_tf.train`.
+        config: Of the run.
         workdir: `Workdir` of the reports.
         store: `CheckpointStore`.
         log: `MetricsLog`.
@@ -49,7 +49,7 @@ class Record:
 
     def __init__(
         self,
-        v: Values,
+        config: TrainConfig,
         workdir: Workdir,
         store: CheckpointStore,
         log: MetricsLog,
@@ -57,7 +57,7 @@ class Record:
         start_step: int = 0,
         evaluated: int | None = None,
     ):
-        self._v = v
+        self._config = config
         self._workdir = workdir
         self._store = store
         self._log = log
@@ -81,37 +81,39 @@ class Record:
             strategy: The run's strategy.
             termination: Ends the run between two steps.
         """
-        v, model = self._v, parts.model
+        config, model = self._config, parts.model
         models = [lambda batch: model.student(batch["image"], training=False)]
         if parts.teacher is not None:
             models.append(model.teacher_rows)
         hooks = [
             # First, so that what the others do is in no trace.
-            ProfileHook(self._workdir.tensorboard, profiled_steps(v.profile_steps)),
+            ProfileHook(
+                self._workdir.tensorboard, profiled_steps(config.profile_steps)
+            ),
             ProgressHook(progress, parts.sampler.batch_size),
             UpdateGuard(
-                v.max_bad_steps,
-                v.precision == "mixed_float16",
+                config.max_bad_steps,
+                config.precision == "mixed_float16",
                 parts.train,
                 models,
                 self._workdir.reports,
                 strategy.experimental_local_results,
             ),
         ]
-        if v.collapse_steps:
-            hooks.append(CollapseGuard(v.collapse_steps))
+        if config.collapse_steps:
+            hooks.append(CollapseGuard(config.collapse_steps))
         hooks.append(FaintLossHook(progress.pause))
-        hooks.append(Every(v.log_every, self._writing(progress)))
+        hooks.append(Every(config.log_every, self._writing(progress)))
 
         def save(step):
             progress.pause()
             self._save(step.number, model)
 
-        hooks.append(Every(v.checkpoint_every, save))
+        hooks.append(Every(config.checkpoint_every, save))
         if parts.evaluations:
             evaluate = self._evaluating(parts, progress)
-            hooks.append(Every(v.evaluate_every, evaluate))
-            if is_pending(v, parts, self._start_step, self._evaluated):
+            hooks.append(Every(config.evaluate_every, evaluate))
+            if is_pending(config, parts, self._start_step, self._evaluated):
                 evaluate(Step(self._start_step, False, {}, {}))
         workers = strategy if has_other_workers(strategy) else None
         hooks.append(TerminationHook(termination, save, workers))
@@ -128,7 +130,7 @@ class Record:
         return write
 
     def _evaluating(self, parts, progress):
-        student = SourceEmbedder(parts.model.student, self._v.input_size)
+        student = SourceEmbedder(parts.model.student, self._config.input_size)
         # A teacher of which there is but a cache is asked of its own images alone.
         models = [
             Models(student, parts.teacher and parts.teacher.embedder_of(each.source))
@@ -179,16 +181,22 @@ class Record:
         self._saved_step = number
 
 
-def is_pending(v: Values, parts: Parts, step: int, evaluated: int | None) -> bool:
+def is_pending(
+    config: TrainConfig, parts: Parts, step: int, evaluated: int | None
+) -> bool:
     """Tells whether the evaluation that belongs to a restored step is missing.
 
     Args:
-        v: The flags of `ekd_tf.train`.
+        config: Of the run.
         parts: The run's parts.
         step: Int: updates made so far.
         evaluated: Int or None: the last step that was evaluated.
     """
-    due = step == parts.steps or v.evaluate_every and step % v.evaluate_every == 0
+    due = (
+        step == parts.steps
+        or config.evaluate_every
+        and step % config.evaluate_every == 0
+    )
     return bool(parts.evaluations and step and due and evaluated != step)
 
 

@@ -1,7 +1,4 @@
-"""One training run from its settings: what `ekd_tf.train` does with its flags.
-
-Row 4 of the architecture, above the record: plain values in, a workdir out.
-"""
+"""One training run from its settings: `run_training`, read from top to bottom."""
 
 from __future__ import annotations
 
@@ -25,10 +22,11 @@ from ekd_tf.embedders import MODEL_FILE
 from ekd_tf.export import export_student
 from ekd_tf.files.atomic import write_aside
 from ekd_tf.run import factory
-from ekd_tf.run.assembly import Values
 from ekd_tf.run.assembly import assemble
 from ekd_tf.run.best import BestMetric
 from ekd_tf.run.checkpoints import CheckpointStore
+from ekd_tf.run.config import FREE
+from ekd_tf.run.config import TrainConfig
 from ekd_tf.run.data import open_run_data
 from ekd_tf.run.evaluators import check_range_of_pixels
 from ekd_tf.run.interruption import Interrupted
@@ -56,145 +54,135 @@ _UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
 EXPORT_REPORT = "export.json"
 
 
-class TrainingSession:
-    """Builds everything a run needs, then trains, evaluates and exports.
+def run_training(config: TrainConfig, command: list[str]) -> None:
+    """Trains, evaluates and exports; or resumes and does so.
 
     Args:
-        values: The flags of `ekd_tf.train`, by name.
+        config: The settings, completed.
+        command: The command line, recorded in the workdir.
 
     Raises:
-        ValueError: A value is wrong, by itself or beside the others or the data.
+        ValueError: A setting is wrong, by itself or beside the others or the data; a
+            guard ended the run (`RunStopped`); the disk is full. The last checkpoint
+            stays.
+        Interrupted: The run ended early and the same command continues it.
     """
-
-    def __init__(self, values: dict):
-        self._values = dict(values)
-        self._v = Values(values)
-
-    def run(self, command: list[str], free=()) -> None:
-        """Trains to the end, or resumes and does so.
-
-        Args:
-            command: The command line, recorded in the workdir.
-            free: Names of values that may differ from the recorded ones on resume.
-
-        Raises:
-            ValueError: As the class; a guard ended the run (`RunStopped`); the disk
-                is full. The last checkpoint stays.
-            Interrupted: The run ended early and the same command goes on with it.
-        """
-        v = self._v
-        workdir = Workdir(v.workdir)
-        self._augmentation = factory.make_augmentation(self._values)
-        profiled_steps(v.profile_steps)
-        grow_gpu_memory()
-        set_virtual_devices(v.num_virtual_devices)
-        if v.deterministic:
-            tf.config.experimental.enable_op_determinism()
-        strategy = make_strategy(v.strategy)
-        keras.utils.set_random_seed(v.seed)
-        with contextlib.ExitStack() as stack:
-            termination = stack.enter_context(Termination())
-            store = CheckpointStore(workdir.checkpoints, keep=v.keep)
-            stack.enter_context(_naming_last_checkpoint(store))
-            # All workers read the run's workdir and the chief alone writes it.
-            chief = is_chief(strategy)
-            if chief:
-                stack.enter_context(WorkdirLock(workdir))
-            changed = workdir.check_same_run(self._values, free, v.force_flags)
-            parts = assemble(v, strategy, workdir)
-            teacher = parts.teacher and parts.teacher.fingerprint
-            workdir.check_same_teacher(teacher, v.force_flags)
-            best = BestMetric(v.best_metric)
-            if parts.evaluations:
-                best.check_reported(_figure_names(parts))
-            start_step, evaluated = _restore(store, parts.model, best)
-            pending = is_pending(v, parts, start_step, evaluated)
-            if start_step == parts.steps and not pending and _is_finished(v, workdir):
-                logging.info("The run in %s is finished: nothing to do.", v.workdir)
-                return
-            if not chief:
-                scratch = tempfile.TemporaryDirectory()
-                workdir = Workdir(stack.enter_context(scratch))
-                store = CheckpointStore(workdir.checkpoints)
-            # Before the workdir remembers a teacher that is refused.
-            if start_step == 0 and parts.teacher is not None:
-                embedder = parts.teacher.embedder_of(parts.train)
-                line = check_range_of_pixels(
-                    v.teacher,
-                    embedder,
-                    parts.train,
-                    v.input_size,
-                    v.seed,
-                    parts.unreadable,
-                )
-                logging.info("%s", line)
-            store.prune(start_step)
-            workdir.record_run(
-                self._values,
-                package_versions(),
-                command,
-                changed,
-                teacher,
-                parts.note,
-            )
-            plan = _plan(v, parts, start_step, strategy)
-            logging.info("Plan:\n  %s", "\n  ".join(plan))
-            log = stack.enter_context(contextlib.closing(MetricsLog(workdir.path)))
-            again = [f"{e.name}/" for e in parts.evaluations] if pending else ()
-            log.truncate_after(start_step, again)
-            record = Record(v, workdir, store, log, best, start_step, evaluated)
-            self._train(parts, strategy, start_step, record, termination)
-            with parts.model.averaged_weights():
-                _save_model(parts.model.student, workdir.path / MODEL_FILE)
-                if v.export and chief:
-                    _export(v, workdir, parts, self._facts(command))
-            _report_unreadable(parts.unreadable.lines)
-            if record.failure:
-                raise ValueError(
-                    f"{record.failure}. {workdir.path / MODEL_FILE} is saved; mend the "
-                    "cause, and the same command evaluates once more"
-                )
-
-    def _facts(self, command):
-        """Returns what the exported student's card says of the run."""
-        words = ["python", "-m", "ekd_tf.train", *command[1:]]
-        return provenance_of_run(self._values, words)
-
-    def _train(self, parts, strategy, start_step, record, termination):
-        """Runs the steps that are left, with what is done in between."""
-        v, teacher = self._v, parts.teacher
-        pipeline = make_pipeline(
-            parts.train,
-            parts.sampler,
-            v.input_size,
-            seed=v.seed,
-            start_step=start_step,
-            steps=parts.steps - start_step,
-            flip=v.flip,
-            augmentation=self._augmentation,
-            unreadable=parts.unreadable,
-            teacher_size=teacher and teacher.image_size(v.input_size),
+    workdir = Workdir(config.workdir)
+    augmentation = factory.make_augmentation(config.augment, config.input_size)
+    profiled_steps(config.profile_steps)
+    strategy = _set_up_devices(config)
+    with contextlib.ExitStack() as stack:
+        termination = stack.enter_context(Termination())
+        store = CheckpointStore(workdir.checkpoints, keep=config.max_checkpoints)
+        stack.enter_context(_naming_last_checkpoint(store))
+        # All workers read the run's workdir and the chief alone writes it.
+        chief = is_chief(strategy)
+        if chief:
+            stack.enter_context(WorkdirLock(workdir))
+        flags, force = config.to_record(), config.force_flags
+        changed = workdir.check_same_run(flags, FREE, force)
+        parts = assemble(config, strategy, workdir)
+        teacher = parts.teacher and parts.teacher.fingerprint
+        workdir.check_same_teacher(teacher, force)
+        best = BestMetric(config.best_metric)
+        if parts.evaluations:
+            best.check_reported(_figure_names(parts))
+        start_step, evaluated = _restore(store, parts.model, best)
+        pending = is_pending(config, parts, start_step, evaluated)
+        at_end = start_step == parts.steps and not pending
+        if at_end and _is_finished(config, workdir):
+            logging.info("The run in %s is finished: nothing to do.", config.workdir)
+            return
+        if not chief:
+            scratch = tempfile.TemporaryDirectory()
+            workdir = Workdir(stack.enter_context(scratch))
+            store = CheckpointStore(workdir.checkpoints)
+        # Before the workdir remembers a teacher that is refused.
+        if start_step == 0 and parts.teacher is not None:
+            _check_teacher(config, parts)
+        store.prune(start_step)
+        workdir.record_run(
+            flags, package_versions(), command, changed, teacher, parts.note
         )
-        dataset = pipeline.dataset if teacher is None else teacher.attach(pipeline)
-        progress = ProgressLine(parts.steps, initial_step=start_step)
-        try:
-            run_steps(
-                compile_step(parts.model, strategy),
-                distribute(strategy, dataset),
-                start_step,
-                parts.steps,
-                record.hooks(parts, progress, strategy, termination),
+        plan = _plan(config, parts, start_step, strategy)
+        logging.info("Plan:\n  %s", "\n  ".join(plan))
+        log = stack.enter_context(contextlib.closing(MetricsLog(workdir.path)))
+        again = [f"{e.name}/" for e in parts.evaluations] if pending else ()
+        log.truncate_after(start_step, again)
+        record = Record(config, workdir, store, log, best, start_step, evaluated)
+        _train(config, parts, augmentation, strategy, start_step, record, termination)
+        with parts.model.averaged_weights():
+            _save_model(parts.model.student, workdir.path / MODEL_FILE)
+            if config.export and chief:
+                words = ["python", "-m", "ekd_tf.train", *command[1:]]
+                _export(config, workdir, parts, provenance_of_run(flags, words))
+        _report_unreadable(parts.unreadable.lines)
+        if record.failure:
+            raise ValueError(
+                f"{record.failure}. {workdir.path / MODEL_FILE} is saved; mend the "
+                "cause, and the same command evaluates once more"
             )
-        except tf.errors.OpError as error:
-            lost = lost_worker(strategy, error)
-            if lost:
-                raise Interrupted(f"{lost} has ended; start them all again.") from error
-            failure = pipeline.failure(progress.step)
-            if failure is None:
-                raise
-            raise failure from error
-        finally:
-            progress.close()
+
+
+def _set_up_devices(config):
+    """Returns the strategy; nothing may have used a device before."""
+    grow_gpu_memory()
+    set_virtual_devices(config.num_virtual_devices)
+    if config.deterministic:
+        tf.config.experimental.enable_op_determinism()
+    strategy = make_strategy(config.strategy)
+    keras.utils.set_random_seed(config.seed)
+    return strategy
+
+
+def _check_teacher(config, parts):
+    """Raises `ValueError` for a teacher that is given pixels of a wrong range."""
+    line = check_range_of_pixels(
+        config.teacher,
+        parts.teacher.embedder_of(parts.train),
+        parts.train,
+        config.input_size,
+        config.seed,
+        parts.unreadable,
+    )
+    logging.info("%s", line)
+
+
+def _train(config, parts, augmentation, strategy, start_step, record, termination):
+    """Runs the steps that are left, with what is done in between."""
+    teacher = parts.teacher
+    pipeline = make_pipeline(
+        parts.train,
+        parts.sampler,
+        config.input_size,
+        seed=config.seed,
+        start_step=start_step,
+        steps=parts.steps - start_step,
+        flip=config.flip,
+        augmentation=augmentation,
+        unreadable=parts.unreadable,
+        teacher_size=teacher and teacher.image_size(config.input_size),
+    )
+    dataset = pipeline.dataset if teacher is None else teacher.attach(pipeline)
+    progress = ProgressLine(parts.steps, initial_step=start_step)
+    try:
+        run_steps(
+            compile_step(parts.model, strategy),
+            distribute(strategy, dataset),
+            start_step,
+            parts.steps,
+            record.hooks(parts, progress, strategy, termination),
+        )
+    except tf.errors.OpError as error:
+        lost = lost_worker(strategy, error)
+        if lost:
+            raise Interrupted(f"{lost} has ended; start them all again.") from error
+        failure = pipeline.failure(progress.step)
+        if failure is None:
+            raise
+        raise failure from error
+    finally:
+        progress.close()
 
 
 def unreadable_of(model, allowed: int | None) -> Unreadable:
@@ -228,9 +216,9 @@ def sources_of_run(
         ValueError: `path` is not a workdir, or the images have changed.
     """
     workdir = Workdir(path, create=False)
-    flags = workdir.read_run()["flags"]
-    unreadable = unreadable or Unreadable(flags["skip_corrupt"])
-    data = open_run_data(flags, workdir, unreadable, force, cache_dir=path)
+    config = TrainConfig.of_record(workdir.read_run()["flags"])
+    unreadable = unreadable or Unreadable(config.skip_corrupt)
+    data = open_run_data(config, workdir, unreadable, force, cache_dir=path)
     return data.train, data.heldout
 
 
@@ -243,37 +231,45 @@ def _figure_names(parts):
     return names
 
 
-def _plan(v, parts, start_step, strategy):
+def _plan(config, parts, start_step, strategy):
     """Returns the lines that say what the run is going to do."""
     train, heldout, teacher = parts.train, parts.heldout, parts.teacher
     size = first_image_size(train)
-    resized = size is not None and size != (v.input_size, v.input_size)
+    resized = size is not None and size != (config.input_size, config.input_size)
     return [
         f"train     {len(train):,} images of {train.num_identities:,} identities"
         f" from {train.name}",
-        *([f"images    of {size[0]}x{size[1]} resized to {v.input_size} px"] * resized),
+        *(
+            [f"images    of {size[0]}x{size[1]} resized to {config.input_size} px"]
+            * resized
+        ),
         "held out  none: give --heldout_data or --holdout_identities to evaluate"
         if heldout is None
         else f"held out  {len(heldout):,} images of "
         f"{heldout.num_identities:,} identities from {heldout.name}",
-        f"student   {v.model} width {v.width:g}, {v.input_size} px, "
-        f"{parts.model.student.count_params():,} parameters, {v.precision}",
+        f"student   {config.model} width {config.width:g}, {config.input_size} px, "
+        f"{parts.model.student.count_params():,} parameters, {config.precision}",
         "teacher   none"
         if teacher is None
-        else f"teacher   {v.teacher}, {teacher.input_size} px, "
+        else f"teacher   {config.teacher}, {teacher.input_size} px, "
         f"{teacher.embedding_dim} dimensions",
-        f"losses    {v.head} x{v.margin_weight:g} on {v.general_batch} general rows"
-        + (f"; {v.distill} on all rows" if v.distill else _without_loss(v)),
-        f"batch     {v.general_batch} general + {v.balanced_identities} x "
-        f"{v.images_per_identity} balanced = {parts.sampler.batch_size} images "
+        f"losses    {config.head} x{config.margin_weight:g} on "
+        f"{config.general_batch} general rows"
+        + (
+            f"; {config.distill} on all rows"
+            if config.distill
+            else _without_loss(config)
+        ),
+        f"batch     {config.general_batch} general + {config.balanced_identities} x "
+        f"{config.images_per_identity} balanced = {parts.sampler.batch_size} images "
         f"on {strategy.num_replicas_in_sync} replica(s)",
         f"steps     {parts.steps:,}, from {start_step:,}",
-        f"workdir   {v.workdir}",
+        f"workdir   {config.workdir}",
     ]
 
 
-def _without_loss(v):
-    if not v.balanced_identities:
+def _without_loss(config):
+    if not config.balanced_identities:
         return ""
     return "; none on the balanced rows, which only cost time without --distill"
 
@@ -292,9 +288,11 @@ def _restore(store, model, best):
     return step, metadata.get("evaluated", step)
 
 
-def _is_finished(v, workdir):
+def _is_finished(config, workdir):
     report = workdir.reports / EXPORT_REPORT
-    return (workdir.path / MODEL_FILE).exists() and (not v.export or report.exists())
+    return (workdir.path / MODEL_FILE).exists() and (
+        not config.export or report.exists()
+    )
 
 
 def _save_model(student, path):
@@ -305,15 +303,15 @@ def _save_model(student, path):
     logging.info("Wrote %s", path)
 
 
-def _export(v, workdir, parts, facts):
+def _export(config, workdir, parts, facts):
     images = sample_images(
-        parts.heldout or parts.train, v.input_size, unreadable=parts.unreadable
+        parts.heldout or parts.train, config.input_size, unreadable=parts.unreadable
     )
     report = export_student(
         parts.model.student,
         workdir.path / "export",
         images,
-        name=v.model,
+        name=config.model,
         facts=facts,
     )
     text = json.dumps(report.to_dict(), indent=2) + "\n"

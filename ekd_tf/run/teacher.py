@@ -22,10 +22,9 @@ from ekd_tf.embedders import FrozenEmbedder
 from ekd_tf.embedders import TeacherCache
 from ekd_tf.evaluation import SourceEmbedder
 from ekd_tf.evaluation.embed import add_views
+from ekd_tf.run.config import CACHE
 from ekd_tf.run.evaluators import open_embedder
 from ekd_tf.run.evaluators import source_embedder
-
-CACHE = "cache:"
 
 
 class RunTeacher(abc.ABC):
@@ -137,7 +136,7 @@ class CachedTeacher(RunTeacher):
         if pipeline.augmented:
             logging.warning(
                 "The rows of %s are of the images and their mirror images: they do not "
-                "follow the --augment_* flags of this run.",
+                "follow --augment.",
                 self.spec,
             )
 

@@ -208,9 +208,9 @@ def run_as_function(request):
 @pytest.mark.parametrize(
     ("values", "words"),
     [
-        ({"crop": -1}, r"`augment_crop` must be in \[0, inf\)"),
-        ({"brightness": 1.5}, r"`augment_brightness` must be in \[0, 1\]"),
-        ({"jpeg": float("nan")}, r"`augment_jpeg` must be in \[0, 1\]"),
+        ({"crop": -1}, r"`--augment:crop` must be in \[0, inf\)"),
+        ({"brightness": 1.5}, r"`--augment:brightness` must be in \[0, 1\]"),
+        ({"jpeg": float("nan")}, r"`--augment:jpeg` must be in \[0, 1\]"),
     ],
 )
 def test_rejects_values_out_of_range(values, words):
@@ -219,5 +219,5 @@ def test_rejects_values_out_of_range(values, words):
 
 
 def test_rejects_a_crop_of_half_the_image(rng):
-    with pytest.raises(ValueError, match=r"`augment_crop` must be in .*4\]"):
+    with pytest.raises(ValueError, match=r"`--augment:crop` must be in .*4\]"):
         Augmentation(crop=5)(smooth(rng, 1), draws_of(rng, 1))

@@ -145,7 +145,9 @@ def test_a_whole_cache_is_left_as_it_is(tmp_path):
 def test_a_folder_of_another_cache_is_not_touched(tmp_path, finish, changes, words):
     write(tmp_path, finish=finish)
     before = (tmp_path / "embeddings.bin").read_bytes()
-    with pytest.raises(ValueError, match=f"holds the cache of {words}.*another --out"):
+    with pytest.raises(
+        ValueError, match=f"holds the cache of {words}.*another --output"
+    ):
         write(tmp_path, **changes)
     assert (tmp_path / "embeddings.bin").read_bytes() == before
 
@@ -182,7 +184,7 @@ def test_says_how_to_write_or_finish_a_cache(tmp_path):
     command = (
         "is unfinished, 6 of 10 images are done. Finish it: python -m "
         "ekd_tf.embed_teacher --teacher=t.keras '--data=folder:my faces' "
-        f"--out={tmp_path} --dtype=float32"
+        f"--output={tmp_path} --dtype=float32"
     )
     with pytest.raises(ValueError) as error:
         TeacherCache(interrupt(tmp_path))

@@ -31,9 +31,10 @@ from ekd_tf.evaluation import labelled
 from ekd_tf.losses.base import DistillationLoss
 from ekd_tf.run import factory
 from ekd_tf.run.child import RESUME_STATUS
+from ekd_tf.run.config import TrainConfig
 from ekd_tf.run.interruption import Interrupted
 from ekd_tf.run.progress import ProgressHook
-from ekd_tf.run.session import TrainingSession
+from ekd_tf.run.session import run_training
 
 
 class MovingMeanLoss(DistillationLoss):
@@ -100,7 +101,7 @@ def train(values, kill, pipe):
     moments.watch(np.lib.format, "write_array")
     moments.watch(tf.summary.experimental, "write_raw_pb")
     try:
-        TrainingSession(values).run(command=["train"])
+        run_training(TrainConfig.of_record(values), ["train"])
     except Interrupted:
         status = RESUME_STATUS
     os.write(pipe, json.dumps({"calls": moments.count}).encode())

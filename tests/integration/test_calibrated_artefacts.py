@@ -43,8 +43,8 @@ def home(tmp_path_factory):
         (
             "export_model",
             "--formats=float32,int8",
-            f"--images={images}",
-            f"--representative={images}",
+            f"--data={images}",
+            f"--calibration_images={images}",
             "--minimum_cosine=-1",
         ),
         (

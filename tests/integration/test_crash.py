@@ -27,11 +27,11 @@ SETTINGS = {
     "distill": "ekd:0.1",
     "learning_rate": 0.001,
     "steps": 40,
-    "drop_at": ["25"],
+    "lr_milestones": ["25"],
     "log_every": 1,
     "evaluate_every": 15,
     "checkpoint_every": 4,
-    "keep": 2,
+    "max_checkpoints": 2,
     "deterministic": True,
 }
 

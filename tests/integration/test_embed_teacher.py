@@ -41,7 +41,7 @@ def embed_teacher(folder, *arguments, data="faces"):
 
 def test_writes_both_views_and_says_how_to_train(folder, tmp_path):
     done = embed_teacher(
-        folder, f"--out={tmp_path}", "--dtype=float32", "--batch_size=4"
+        folder, f"--output={tmp_path}", "--dtype=float32", "--batch_size=4"
     )
     assert done.returncode == 0, done.stderr[-3000:]
     assert f"AUC of the teacher on a sample of {folder / 'faces'}: 0." in done.stdout
@@ -53,7 +53,7 @@ def test_writes_both_views_and_says_how_to_train(folder, tmp_path):
     expected = image.astype(np.float64).mean(axis=(0, 2))
     np.testing.assert_allclose(cache.rows[5], [expected, expected[::-1]], rtol=1e-5)
     # Another command meets a finished cache of another kind.
-    done = embed_teacher(folder, f"--out={tmp_path}")
+    done = embed_teacher(folder, f"--output={tmp_path}")
     assert done.returncode == 1
     assert (
         done.stderr.strip()
@@ -74,12 +74,12 @@ def test_an_unreadable_image_ends_in_one_line_with_its_path(folder, tmp_path):
     bad = tmp_path / "faces" / "p" / "1.png"
     bad.write_bytes(b"no image")
     data = tmp_path / "faces"
-    done = embed_teacher(folder, f"--out={tmp_path / 'c'}", data=data)
+    done = embed_teacher(folder, f"--output={tmp_path / 'c'}", data=data)
     assert done.returncode == 1
     assert f"ekd_tf.embed_teacher: cannot decode {bad}" in done.stderr
     assert "Traceback" not in done.stderr
     done = embed_teacher(
-        folder, f"--out={tmp_path / 'c'}", "--skip_corrupt=1", data=data
+        folder, f"--output={tmp_path / 'c'}", "--skip_corrupt=1", data=data
     )
     assert done.returncode == 0, done.stderr[-3000:]
     rows = TeacherCache(tmp_path / "c").rows

@@ -21,8 +21,8 @@ ROOMS = sorted(
 )
 DOCUMENTS = ["README.md", "CONTRIBUTING.md", "tools/candidates.md", *ROOMS]
 MOST_LINES = 220
-# Of tensorboard and TF Serving; and `--augment_*`.
-FOREIGN = {"logdir", "model_name", "model_base_path", "rest_api_port", "augment_"}
+# Of tensorboard and TF Serving.
+FOREIGN = {"logdir", "model_name", "model_base_path", "rest_api_port"}
 
 
 def text_of(document):

@@ -5,15 +5,17 @@ import tensorflow as tf
 from test_session import VALUES
 
 from ekd_tf.run import factory
-from ekd_tf.run.assembly import Values
 from ekd_tf.run.assembly import assemble
+from ekd_tf.run.config import TrainConfig
 from ekd_tf.training.classifier import FaceClassifier
 from ekd_tf.training.distiller import Distiller
 
 
 def build(strategy=None, **changes):
     return assemble(
-        Values({**VALUES, **changes}), strategy or tf.distribute.get_strategy(), None
+        TrainConfig(**{**VALUES, **changes}),
+        strategy or tf.distribute.get_strategy(),
+        None,
     )
 
 
@@ -26,21 +28,27 @@ def build(strategy=None, **changes):
         ({"head": "none"}, "Without a teacher `--head` cannot be none"),
         ({"model": "mobilenet"}, "Did you mean 'mobilefacenet'"),
         ({"optimizer": "sgdd"}, "Did you mean 'sgd'"),
-        ({"drop_at": ["soon"]}, "`drop_at` must be a number. Received: 'soon'"),
-        ({"drop_at": ["3", "4"]}, "`--drop_at` must .*end .* step 4. Received: 3,4"),
-        ({"drop_at": ["3", "2"]}, "`--drop_at` must increase, in steps"),
-        ({"drop_at": ["1"], "warmup_steps": 2}, "warm-up of 2 steps"),
         (
-            {"steps": None, "epochs": 2.0, "drop_at": ["3"]},
+            {"lr_milestones": ("soon",)},
+            "`lr_milestones` must be a number. Received: 'soon'",
+        ),
+        (
+            {"lr_milestones": ("3", "4")},
+            "`--lr_milestones` must .*end .* step 4. Received: 3,4",
+        ),
+        ({"lr_milestones": ("3", "2")}, "`--lr_milestones` must increase, in steps"),
+        ({"lr_milestones": ("1",), "warmup_steps": 2}, "warm-up of 2 steps"),
+        (
+            {"steps": None, "epochs": 2.0, "lr_milestones": ("3",)},
             "in epochs, .* at step 8. Received: 3, at steps 12",
         ),
         (
-            {"warmup_steps": 4, "drop_at": []},
+            {"warmup_steps": 4, "lr_milestones": ()},
             "`--warmup_steps` must be below the steps of the run, 4: .*Received: 4",
         ),
         ({"profile_steps": "5:6"}, "`--profile_steps` must begin within .* 4 steps"),
         ({"balanced_identities": 9}, "at most the number of identities"),
-        ({"margin": 28.6}, r"\[0, pi/2\) radians. Received: margin=28.6"),
+        ({"margin": "28.6"}, r"\[0, pi/2\) radians. Received: margin=28.6"),
         ({"input_size": 36}, "multiple of 8 pixels from 32 up"),
     ],
 )
@@ -89,6 +97,6 @@ def test_a_teacher_makes_the_difference_between_the_models(teacher):
 
 def test_epochs_are_counted_in_general_images():
     # 8 identities x 4 images: 4 batches of 8 general rows see each once.
-    assert build(steps=None, epochs=2.5, drop_at=[]).steps == 10
-    assert build(steps=None, epochs=0.01, drop_at=[]).steps == 1
+    assert build(steps=None, epochs=2.5, lr_milestones=()).steps == 10
+    assert build(steps=None, epochs=0.01, lr_milestones=()).steps == 1
     assert build().steps == VALUES["steps"]

@@ -1,7 +1,7 @@
 """Tests for `ekd_tf.run.command`."""
 
+import dataclasses
 import os
-import pathlib
 import re
 import signal
 import sys
@@ -10,9 +10,11 @@ import pytest
 from absl import app
 from absl import flags
 
+from ekd_tf.embed_teacher import EmbedSettings
+from ekd_tf.evaluate import EvaluateSettings
+from ekd_tf.export_model import ExportSettings
 from ekd_tf.run import command
-
-ROOT = pathlib.Path(__file__).parents[1]
+from ekd_tf.run.config import TrainConfig
 
 
 def error_of(words, *names):
@@ -46,11 +48,34 @@ def test_words_of_other_tools_are_answered_with_ours(word, names, answer):
     assert "\n" not in words
 
 
+RENAMED = {
+    "drop_at": "lr_milestones",
+    "drop_factor": "lr_gamma",
+    "keep": "max_checkpoints",
+    "augment_crop": "augment: as in --augment=crop:4,jpeg:0.3",
+    "combined_margins": "margin: for --head=combined three",
+    "worker_hosts": "strategy: .*TF_CONFIG",
+    "ekd_temperature": "distill: ",
+}
+
+
+def test_old_names_are_refused_with_the_new_one():
+    for old, new in RENAMED.items():
+        with pytest.raises(ValueError, match=f"'{old}'. Here it is --{new}"):
+            command.parse([f"--{old}=1"], TrainConfig(), "ekd_tf.train")
+    for old, new in (("directory", "output"), ("images", "data")):
+        with pytest.raises(ValueError, match=f"'{old}'. Here it is --{new}"):
+            command.parse([f"--{old}=1"], ExportSettings(), "ekd_tf.export_model")
+    for old in ("representative", "num_representative"):
+        with pytest.raises(ValueError, match="--(num_)?calibration_images"):
+            command.parse([f"--{old}=1"], ExportSettings(), "ekd_tf.export_model")
+
+
 def test_the_answers_are_flags_of_the_commands():
     known = {
-        flag
-        for path in (*(ROOT / "ekd_tf").glob("*.py"), *(ROOT / "tools").glob("*.py"))
-        for flag in re.findall(r'DEFINE_\w+\(\s*"(\w+)"', path.read_text())
+        field.name
+        for kind in (TrainConfig, EvaluateSettings, ExportSettings, EmbedSettings)
+        for field in dataclasses.fields(kind)
     }
     assert {flag for ours in command._OURS.values() for flag in ours.split()} <= known
 
@@ -78,5 +103,5 @@ def stopped(monkeypatch, capsys):
 
 def test_ctrl_c_ends_in_a_line_and_says_how_to_go_on(stopped):
     assert stopped(False) == (130, "tool: stopped by Ctrl-C.")
-    expected = (75, "tool: stopped by Ctrl-C. The same command goes on with it.")
+    expected = (75, "tool: stopped by Ctrl-C. The same command continues it.")
     assert stopped(True) == stopped(lambda: True) == expected

@@ -13,9 +13,9 @@ from ekd_tf.data import InMemoryFaces
 from ekd_tf.data import SyntheticFaces
 from ekd_tf.run import guards
 from ekd_tf.run import record as record_module
-from ekd_tf.run.assembly import Values
 from ekd_tf.run.best import BestMetric
 from ekd_tf.run.checkpoints import CheckpointStore
+from ekd_tf.run.config import TrainConfig
 from ekd_tf.run.guards import RunStopped
 from ekd_tf.run.interruption import Interrupted
 from ekd_tf.run.interruption import Termination
@@ -90,8 +90,8 @@ def run(tmp_path, monkeypatch):
             model=model,
             teacher=None,
         )
-        v, workdir = Values({**VALUES, **flags}), Workdir(tmp_path)
-        store = CheckpointStore(workdir.checkpoints, keep=v.keep)
+        config, workdir = TrainConfig(**{**VALUES, **flags}), Workdir(tmp_path)
+        store = CheckpointStore(workdir.checkpoints, keep=config.max_checkpoints)
         termination = Termination()
 
         def make_step(batch):
@@ -102,8 +102,8 @@ def run(tmp_path, monkeypatch):
 
         batches = [{"image_id": np.array([1, 2]), "image": np.zeros((2, 16, 16, 3))}]
         with contextlib.closing(MetricsLog(tmp_path)) as log:
-            best = BestMetric(v.best_metric)
-            record = Record(v, workdir, store, log, best, start, evaluated)
+            best = BestMetric(config.best_metric)
+            record = Record(config, workdir, store, log, best, start, evaluated)
             hooks = record.hooks(
                 parts, ProgressLine(steps), tf.distribute.get_strategy(), termination
             )
@@ -126,7 +126,7 @@ def test_the_best_evaluation_has_a_checkpoint_of_its_own(run):
         [0.5, 0.7, 0.6, 0.7, 0.1],
         evaluate_every=2,
         checkpoint_every=3,
-        keep=2,
+        max_checkpoints=2,
         log_every=4,
     )
     # 4 was the best and is kept by name; every evaluation began with a checkpoint.

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ekd_tf.run.config import TrainConfig
 from ekd_tf.run.data import open_run_data
 from ekd_tf.run.workdir import Workdir
 
@@ -20,13 +21,7 @@ def add(root, name, images=3):
 
 
 def flags_of(root, **changes):
-    return {
-        "data": f"folder:{root}",
-        "heldout_data": None,
-        "holdout_identities": 4,
-        "seed": 0,
-        **changes,
-    }
+    return TrainConfig(data=f"folder:{root}", **{"holdout_identities": 4, **changes})
 
 
 @pytest.fixture
@@ -38,7 +33,7 @@ def faces(tmp_path):
 
 def start(workdir, flags, **arguments):
     data = open_run_data(flags, workdir, **arguments)
-    workdir.record_run(flags, {}, [], data=data.note)
+    workdir.record_run(flags.to_record(), {}, [], data=data.note)
     return data
 
 

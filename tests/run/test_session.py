@@ -4,28 +4,27 @@ import shutil
 import numpy as np
 import pytest
 import toys
-from absl.flags import FLAGS
 from pictures import encode
 from pictures import face
 from traces import steps_in
 
-import ekd_tf.train as train_module
 from ekd_tf.data.unreadable import UnreadableError
 from ekd_tf.embedders import CacheWriter
 from ekd_tf.embedders import load_embedder
 from ekd_tf.keras_compat import IS_KERAS_3
 from ekd_tf.run import factory
 from ekd_tf.run import session as session_module
+from ekd_tf.run.config import FREE
+from ekd_tf.run.config import TrainConfig
 from ekd_tf.run.lock import WorkdirLock
 from ekd_tf.run.logs import MetricsLog
-from ekd_tf.run.session import TrainingSession
+from ekd_tf.run.session import run_training
 from ekd_tf.run.session import sources_of_run
 from ekd_tf.run.workdir import Workdir
 
 SOURCE = "synthetic:identities=8,images=4,size=32"
-# The defaults of the flags, and what makes a run small.
+# What makes a run small.
 VALUES = {
-    **{flag.name: flag.default for flag in FLAGS.get_flags_for_module(train_module)},
     "data": SOURCE,
     "heldout_data": SOURCE.replace("=8", "=6") + ",first=1000",
     "general_batch": 8,
@@ -34,11 +33,11 @@ VALUES = {
     "width": 0.125,
     "embedding_dim": 16,
     "input_size": 32,
-    "margin": 0.2,
+    "margin": "0.2",
     "scale": 16.0,
     "steps": 4,
     "learning_rate": 0.02,
-    "drop_at": ["3"],
+    "lr_milestones": ("3",),
     "log_every": 1,
     "checkpoint_every": 2,
 }
@@ -58,7 +57,7 @@ def small_student():
 
 def train(workdir, **changes):
     values = {**VALUES, "workdir": str(workdir), **changes}
-    TrainingSession(values).run(["train"], free=train_module.FREE_TO_CHANGE)
+    run_training(TrainConfig(**values), ["train"])
     return workdir
 
 
@@ -145,8 +144,8 @@ def test_evaluates_on_more_sets_and_draws_the_teacher_once(tmp_path, teacher):
         teacher=str(teacher),
         distill="ekd:5",
         steps=2,
-        drop_at=["1"],
-        eval_sets=[f"other:{SOURCE},first=2000"],
+        lr_milestones=("1",),
+        eval_sets=(f"other:{SOURCE},first=2000",),
         evaluate_every=1,
         best_metric="other/auc",
     )
@@ -251,7 +250,7 @@ def test_sources_of_run_are_those_it_was_trained_on(teacher):
 
 def test_a_run_and_its_commands_refuse_data_that_has_changed(tmp_path, faces):
     arguments = {"data": f"folder:{faces}", "heldout_data": None, "steps": 2}
-    arguments["drop_at"] = []
+    arguments["lr_milestones"] = ()
     run = train(tmp_path / "run", holdout_identities=4, **arguments)
     before = sources_of_run(run)[1].identity_names()
     shutil.copytree(faces / "p0", faces / "a")
@@ -285,7 +284,7 @@ def test_unreadable_images_are_allowed_for_every_reader(tmp_path, faces, teacher
         "teacher": str(teacher),
         "distill": "cosine",
         "steps": 2,
-        "drop_at": [],
+        "lr_milestones": (),
     }
     _, heldout = factory.make_sources(f"folder:{faces}", None, 4, seed=0)
     held = heldout.identity_names()
@@ -328,7 +327,7 @@ def test_an_evaluation_that_cannot_work_is_found_before_the_first_step(
     tmp_path, changes, words
 ):
     if words is None:
-        train(tmp_path / "run", steps=1, drop_at=[], **changes)
+        train(tmp_path / "run", steps=1, lr_milestones=(), **changes)
         return
     with pytest.raises(ValueError, match=words):
         train(tmp_path / "run", **changes)
@@ -385,9 +384,9 @@ def test_a_cache_is_all_that_is_needed_of_a_teacher(cache, tmp_path):
         "distill": "cosine,kd,shrinkteanet,margin_distillation,proxyless_kd",
         "heldout_data": None,
         "holdout_identities": 3,
-        "eval_sets": [f"other:{SOURCE},first=2000"],
+        "eval_sets": (f"other:{SOURCE},first=2000",),
     }
-    run = train(tmp_path / "run", steps=2, drop_at=["1"], **arguments)
+    run = train(tmp_path / "run", steps=2, lr_milestones=("1",), **arguments)
     logged = lines(run)
     for name in arguments["distill"].split(","):
         assert any(key.startswith(f"loss/{name}") for key in logged[0]), name
@@ -401,7 +400,7 @@ def test_a_cache_is_all_that_is_needed_of_a_teacher(cache, tmp_path):
     note["teacher_fingerprint"] = "of another"
     (cache / "cache.json").write_text(json.dumps(note))
     with pytest.raises(ValueError, match="The teacher is not the one the run in"):
-        train(run, steps=2, drop_at=["1"], **arguments)
+        train(run, steps=2, lr_milestones=("1",), **arguments)
 
 
 def test_the_students_first_weights_depend_on_no_teacher(distilled, teacher):
@@ -420,7 +419,7 @@ def test_the_students_first_weights_depend_on_no_teacher(distilled, teacher):
 
 def test_epochs_become_steps_and_drops_are_counted_in_them(tmp_path):
     # 32 images, 8 general rows: 4 steps an epoch; the drop at half of one is step 2.
-    train(tmp_path / "run", steps=None, epochs=1.0, drop_at=["0.5"])
+    train(tmp_path / "run", steps=None, epochs=1.0, lr_milestones=("0.5",))
     rates = [x["learning_rate"] for x in lines(tmp_path / "run") if "loss" in x]
     np.testing.assert_allclose(rates, [0.02, 0.02, 0.002, 0.002], rtol=1e-6)
 
@@ -432,7 +431,7 @@ def test_saves_the_averages_that_the_optimizer_keeps(tmp_path):
         optimizer="addons/MovingAverage:SGD",
         heldout_data=None,
         steps=2,
-        drop_at=["1"],
+        lr_milestones=("1",),
         checkpoint_every=0,
     )
     with np.load(path / "checkpoints" / "checkpoint-000000002.npz") as checkpoint:
@@ -455,7 +454,7 @@ def test_profiles_the_steps_asked_for_and_none_made_before_it_resumed(
     train(tmp_path, profile_steps="2:3")
     # The last: one made in the same second as another takes its place.
     assert traces()[-1] == [3]
-    assert "profile_steps" in train_module.FREE_TO_CHANGE
+    assert "profile_steps" in FREE
     assert [line["step"] for line in lines(tmp_path) if "loss" in line] == [1, 2, 3, 4]
 
 

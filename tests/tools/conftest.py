@@ -8,8 +8,6 @@ import sys
 import pytest
 from absl.flags import FLAGS
 
-import ekd_tf.train as train_module
-
 TOOLS = pathlib.Path(__file__).parents[2] / "tools"
 
 
@@ -21,17 +19,10 @@ def load_tool():
         path = TOOLS / f"{name}.py"
         spec = importlib.util.spec_from_file_location(name, path)
         module = importlib.util.module_from_spec(spec)
-        defined = re.findall(r'DEFINE_\w+\(\s*"(\w+)"', path.read_text())
-        taken = {flag: FLAGS[flag] for flag in defined if flag in FLAGS}
-        for flag in taken:
-            delattr(FLAGS, flag)
         sys.modules[name] = module
         spec.loader.exec_module(module)
-        for flag in defined:
+        for flag in re.findall(r'DEFINE_\w+\(\s*"(\w+)"', path.read_text()):
             delattr(FLAGS, flag)
-        for flag, of_train in taken.items():
-            FLAGS[flag] = of_train
-            FLAGS.register_flag_by_module(train_module.__name__, of_train)
         return module
 
     return load

@@ -1,5 +1,6 @@
 """The grid trains equal runs, goes on where it was, and reports what came of each."""
 
+import dataclasses
 import json
 import os
 import pathlib
@@ -9,13 +10,12 @@ import sys
 import keras
 import numpy as np
 import pytest
-from absl.flags import FLAGS
 from toys import backbone
 
-import ekd_tf.train as train_module
 from ekd_tf.data import SyntheticFaces
 from ekd_tf.evaluation import SourceEmbedder
 from ekd_tf.evaluation import verify_embeddings
+from ekd_tf.run.config import TrainConfig
 from ekd_tf.run.workdir import Workdir
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -28,33 +28,30 @@ def tool(load_tool):
 
 
 @pytest.fixture
-def common(monkeypatch, tmp_path):
-    """Flags of the command that all runs have in common."""
-    values = {
-        "workdir": str(tmp_path),
-        "data": "synthetic:identities=9,images=4,size=32",
-        "heldout_data": HELDOUT,
-        "input_size": 32,
-        "steps": 4,
-        "teacher": "teacher.keras",
-    }
-    for name, value in values.items():
-        monkeypatch.setattr(FLAGS[name], "_value", value)
-    return values
+def common(tmp_path):
+    """Settings of the command that all runs have in common."""
+    return TrainConfig(
+        workdir=str(tmp_path),
+        data="synthetic:identities=9,images=4,size=32",
+        heldout_data=HELDOUT,
+        input_size=32,
+        steps=4,
+        teacher="teacher.keras",
+    )
 
 
 def test_alone_comes_first_and_methods_keep_their_order(tool, common):
     specs = ["b: --distill=cosine:2"]
-    specs.append("a+b: --distill=ekd:8,cosine:100 --noflip")
-    found = tool.parse_methods(specs, [])
+    specs.append("a+b: --distill=ekd:8,cosine:100 --head=cosface")
+    found = tool.parse_methods(common, specs, [])
     assert list(found) == ["alone", "b", "a+b"]
     assert found["a+b"] == [
         "--distill=ekd:8,cosine:100",
-        "--noflip",
+        "--head=cosface",
     ]
-    assert list(tool.parse_methods(specs, ["a+b", "alone"])) == ["alone", "a+b"]
+    assert list(tool.parse_methods(common, specs, ["a+b", "alone"])) == ["alone", "a+b"]
     # On the command line after the flagfile: the later one counts.
-    again = tool.parse_methods([*specs, "b: --distill=sp"], [])
+    again = tool.parse_methods(common, [*specs, "b: --distill=sp"], [])
     assert again["b"] == ["--distill=sp"] and list(again) == list(found)
 
 
@@ -69,29 +66,33 @@ def test_alone_comes_first_and_methods_keep_their_order(tool, common):
         ("x: --lr=5", "flag 'lr'. Here it is --learning_rate"),
         ("x: --distill=sp more", "Not a flag of ekd_tf.train: more"),
         ("x: --steps=5", "`--method=x` must leave alone.*--steps=5, for all 4"),
-        ("x: --augment_crop=2 --width=2", "--augment_crop=2.*--width=2.0, for all 1.0"),
+        ("x: --augment=crop:2 --width=2", "--augment=crop:2.*--width=2.0, for all 1.0"),
     ],
 )
 def test_says_what_is_wrong_with_a_method(tool, common, spec, message):
     with pytest.raises(ValueError, match=message):
-        tool.parse_methods([spec], [])
+        tool.parse_methods(common, [spec], [])
 
 
 def test_rejects_unknown_names_and_seeds(tool, common):
     with pytest.raises(ValueError, match=r"among alone, b. Received: \['c'\]"):
-        tool.parse_methods(["b: --distill=sp"], ["c"])
+        tool.parse_methods(common, ["b: --distill=sp"], ["c"])
     assert tool.parse_seeds(["2", "0", "2"]) == [2, 0]
     for texts in ([], ["-1"], ["x"]):
         with pytest.raises(ValueError, match="`--seeds` must be integers"):
             tool.parse_seeds(texts)
 
 
-def grid(tool, root, seeds=(0, 1), specs=("cosine: --distill=cosine:9",), **kwargs):
-    return tool.make_runs(root, tool.parse_methods(specs, []), seeds, **kwargs)
+def grid(
+    tool, common, root, seeds=(0, 1), specs=("cosine: --distill=cosine:9",), **kwargs
+):
+    return tool.make_runs(
+        common, root, tool.parse_methods(common, specs, []), seeds, **kwargs
+    )
 
 
 def test_all_methods_of_a_seed_come_before_the_next(tool, common, tmp_path):
-    teacher, runs = grid(tool, tmp_path)
+    teacher, runs = grid(tool, common, tmp_path)
     assert teacher is None
     assert [(run.method, run.seed) for run in runs] == [
         ("alone", 0),
@@ -104,66 +105,63 @@ def test_all_methods_of_a_seed_come_before_the_next(tool, common, tmp_path):
 
 
 def test_runs_differ_in_nothing_but_the_method(tool, common, tmp_path):
-    _, runs = grid(tool, tmp_path, seeds=[0])
+    _, runs = grid(tool, common, tmp_path, seeds=[0])
     alone, cosine = (run.values for run in runs)
     differing = {name for name in alone if alone[name] != cosine[name]}
     assert differing == {"workdir", "teacher", "distill"}
     assert (alone["teacher"], cosine["teacher"]) == ("none", "teacher.keras")
-    assert alone.keys() == {
-        flag.name for flag in FLAGS.get_flags_for_module(train_module)
-    }
+    assert alone.keys() == TrainConfig().to_record().keys()
 
 
-def test_a_command_says_what_the_values_are(tool, common, tmp_path, monkeypatch):
-    spec = "x: --distill=ekd:8:memory=0 --augment_jpeg=0.5 --noflip"
-    _, runs = grid(tool, tmp_path, specs=[spec])
-    monkeypatch.undo()
+def test_a_command_says_what_the_values_are(tool, common, tmp_path):
+    spec = "x: --distill=ekd:8:memory=0 --head=cosface --margin=0.3"
+    _, runs = grid(tool, common, tmp_path, specs=[spec])
     for run in runs:
-        parsed = tool.train_flags(*run.arguments)
-        assert {name: parsed[name].value for name in parsed} == run.values
+        read = tool.run_of(TrainConfig(), *run.arguments)
+        assert read.completed().to_record() == run.values
 
 
 def test_batches_are_the_same_with_and_without_distillation(tool, common, tmp_path):
-    _, runs = grid(tool, tmp_path, seeds=[0])
+    _, runs = grid(tool, common, tmp_path, seeds=[0])
     assert [run.values["balanced_identities"] for run in runs] == [8, 8]
 
 
-def test_a_common_flag_counts_where_it_has_an_effect(
-    tool, common, tmp_path, monkeypatch
-):
-    monkeypatch.setattr(FLAGS["teacher_centres"], "_value", "c.npy")
+def test_a_common_flag_counts_where_it_has_an_effect(tool, common, tmp_path):
+    common = dataclasses.replace(common, teacher_centres="c.npy")
     specs = ["kd: --distill=kd", "cosine: --distill=cosine"]
-    _, runs = grid(tool, tmp_path, seeds=[0], specs=specs)
+    _, runs = grid(tool, common, tmp_path, seeds=[0], specs=specs)
     assert [run.values["teacher_centres"] for run in runs] == [None, "c.npy", None]
     # One of the method's own is refused.
-    with pytest.raises(ValueError, match="x: `--dropout=0.5` has no effect"):
-        grid(tool, tmp_path, specs=["x: --distill=ekd --dropout=0.5"])
+    with pytest.raises(ValueError, match="x: `--margin=0.5` has no effect"):
+        grid(tool, common, tmp_path, specs=["x: --head=none --margin=0.5"])
 
 
-def test_the_teacher_is_trained_on_the_data_of_all(tool, common, tmp_path, monkeypatch):
-    monkeypatch.setattr(FLAGS["teacher"], "_value", "none")
-    teacher, runs = grid(tool, tmp_path, train_teacher="--model=iresnet18 --steps=9")
+def test_the_teacher_is_trained_on_the_data_of_all(tool, common, tmp_path):
+    common = dataclasses.replace(common, teacher="none")
+    teacher, runs = grid(
+        tool, common, tmp_path, train_teacher="--model=iresnet18 --steps=9"
+    )
     assert teacher.values["model"] == "iresnet18" and teacher.values["steps"] == 9
-    assert teacher.values["data"] == common["data"]
+    assert teacher.values["data"] == common.data
     assert (teacher.values["teacher"], teacher.values["distill"]) == ("none", "")
     assert [run.values["teacher"] for run in runs] == [
         "none",
         str(tmp_path / "teacher"),
     ] * 2
-    assert tool.teacher_to_evaluate(teacher, None) == str(tmp_path / "teacher")
+    assert tool.teacher_to_evaluate(common, teacher, None) == str(tmp_path / "teacher")
 
 
 def test_one_teacher_is_enough(tool, common, tmp_path):
     with pytest.raises(ValueError, match="`--teacher` or `--train_teacher`, not both"):
-        grid(tool, tmp_path, train_teacher="--steps=9")
+        grid(tool, common, tmp_path, train_teacher="--steps=9")
 
 
-def test_a_cache_needs_the_model_it_is_of(tool, common, monkeypatch):
-    assert tool.teacher_to_evaluate(None, None) == "teacher.keras"
-    monkeypatch.setattr(FLAGS["teacher"], "_value", "cache:rows")
+def test_a_cache_needs_the_model_it_is_of(tool, common):
+    assert tool.teacher_to_evaluate(common, None, None) == "teacher.keras"
+    common = dataclasses.replace(common, teacher="cache:rows")
     with pytest.raises(ValueError, match="--teacher_model=FILE.onnx"):
-        tool.teacher_to_evaluate(None, None)
-    assert tool.teacher_to_evaluate(None, "y1.onnx") == "y1.onnx"
+        tool.teacher_to_evaluate(common, None, None)
+    assert tool.teacher_to_evaluate(common, None, "y1.onnx") == "y1.onnx"
 
 
 def finish(run, seed, steps=4):
@@ -178,11 +176,12 @@ def finish(run, seed, steps=4):
 def test_figures_are_of_each_run_and_are_kept(tool, common, tmp_path):
     teacher = tmp_path / "teacher.keras"
     backbone(seed=9).save(teacher)
-    _, runs = grid(tool, tmp_path)
+    _, runs = grid(tool, common, tmp_path)
     for number, run in enumerate(runs[:3]):
         finish(run, number)
-    on = ["more:synthetic:identities=3,images=4,size=32", "more:" + HELDOUT]
-    comparisons, failures = tool.evaluate(tmp_path, runs, str(teacher), on)
+    sets = ("more:synthetic:identities=3,images=4,size=32", "more:" + HELDOUT)
+    common = dataclasses.replace(common, eval_sets=sets)
+    comparisons, failures = tool.evaluate(common, tmp_path, runs, str(teacher))
     assert [comparison.name for comparison in comparisons] == ["heldout", "more"]
     heldout, more = comparisons
     assert not failures and list(heldout.methods["cosine"]) == [0]
@@ -198,31 +197,33 @@ def test_figures_are_of_each_run_and_are_kept(tool, common, tmp_path):
     assert heldout.teacher.keys() == {0, 1}
     assert heldout.teacher[0] not in heldout.methods["alone"].values()
     before = json.loads((tmp_path / "teacher_figures.json").read_text())
-    again, _ = tool.evaluate(tmp_path, runs, str(teacher), on)
+    again, _ = tool.evaluate(common, tmp_path, runs, str(teacher))
     assert [c.to_dict() for c in again] == [c.to_dict() for c in comparisons]
     assert json.loads((tmp_path / "teacher_figures.json").read_text()) == before
     # A model that gives nothing to verify is told, not dropped.
     broken = keras.models.load_model(runs[0].path / "model.keras")
     broken.set_weights([np.full_like(w, np.nan) for w in broken.get_weights()])
     broken.save(runs[0].path / "model.keras")
-    _, failures = tool.evaluate(tmp_path, runs, "none", [])
+    _, failures = tool.evaluate(common, tmp_path, runs, "none")
     assert failures.keys() == {("alone", 0)}
     assert "cannot be evaluated" in failures["alone", 0]
 
 
 def test_runs_of_other_steps_are_not_compared(tool, common, tmp_path):
-    _, runs = grid(tool, tmp_path)
+    _, runs = grid(tool, common, tmp_path)
     finish(runs[0], 0)
     finish(runs[1], 1, steps=5)
     with pytest.raises(ValueError, match="`--steps` was 5, now 4"):
-        tool.evaluate(tmp_path, runs, "none", [])
+        tool.evaluate(common, tmp_path, runs, "none")
 
 
 def test_facts_tell_what_the_figures_depend_on(tool, common, tmp_path, monkeypatch):
-    _, runs = grid(tool, tmp_path)
+    _, runs = grid(tool, common, tmp_path)
     finish(runs[0], 0)
     monkeypatch.setattr(sys, "argv", ["compare_methods.py", "--seeds=0,1"])
-    facts = tool.facts_of(runs, {"alone": ["--teacher=none"]}, [0, 1], "t.keras")
+    facts = tool.facts_of(
+        common, runs, {"alone": ["--teacher=none"]}, [0, 1], "t.keras"
+    )
     assert facts["Command"] == "python compare_methods.py --seeds=0,1"
     assert facts["Trained with"] == [{"python": "3"}]
     assert facts["Embeddings"] == "image and mirror image"

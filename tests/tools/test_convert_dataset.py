@@ -111,7 +111,9 @@ def test_what_is_there_is_never_overwritten(tool, tmp_path, source):
         tool.convert(source, "recordio", out)
     out.mkdir()
     (out / "a").write_text("x")
-    with pytest.raises(ValueError, match="out exists. Choose another --out or delete"):
+    with pytest.raises(
+        ValueError, match="out exists. Choose another --output or delete"
+    ):
         tool.convert(source, "recordio", out)
 
 
@@ -223,11 +225,11 @@ def test_verify_opens_damaged_sets_and_says_how_many_are_turned(tmp_path):
 def test_the_command(tmp_path, source):
     out = tmp_path / "out"
     data = f"--data=folder:{tmp_path}/faces"
-    result = run(TOOL, data, "--to=recordio", f"--out={out}")
+    result = run(TOOL, data, "--to=recordio", f"--output={out}")
     assert result.returncode == 0, result.stderr
     assert f"Wrote 6 images to recordio:{out}" in result.stdout
     assert "1/1" in result.stderr
-    again = run(TOOL, data, "--to=recordio", f"--out={out}")
+    again = run(TOOL, data, "--to=recordio", f"--output={out}")
     assert again.returncode == 1
     assert f"convert_dataset: {out} exists. Choose another" in again.stderr
     assert "Traceback" not in again.stderr

@@ -72,7 +72,7 @@ def test_the_comparison_finds_one_wrong_weight(tool, weights, color):
 
 def test_writes_nothing_it_does_not_trust(tool, weights, tmp_path, monkeypatch):
     out = tmp_path / "w.keras"
-    with pytest.raises(ValueError, match=r"`out` must be a .keras file"):
+    with pytest.raises(ValueError, match=r"`output` must be a .keras file"):
         tool.convert(FAMILY, weights[1], tmp_path / "w.h5")
     with pytest.raises(ValueError, match=r"w.npz: `family` must be"):
         tool.convert("tface_ir_50", weights[1], out)
@@ -82,7 +82,9 @@ def test_writes_nothing_it_does_not_trust(tool, weights, tmp_path, monkeypatch):
 # Its fast siblings are above.
 @pytest.mark.slow
 def test_a_mistake_ends_in_one_line(tmp_path):
-    done = run(TOOL, "--family=insightface_r50", "--weights=none.pt", "--out=w.keras")
+    done = run(
+        TOOL, "--family=insightface_r50", "--weights=none.pt", "--output=w.keras"
+    )
     assert done.returncode == 1
     assert "tools/convert_weights.py: none.pt does not exist" in done.stderr
     assert "Traceback" not in done.stderr

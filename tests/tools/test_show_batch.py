@@ -1,14 +1,15 @@
 """The contact sheet shows the rows, their pixels and which are pairs."""
 
+import dataclasses
+
 import numpy as np
 import pytest
-from absl.flags import FLAGS
 from PIL import Image
 
-import ekd_tf.train as train_module
 from ekd_tf.data import BatchSampler
 from ekd_tf.data import make_pipeline
 from ekd_tf.data.unreadable import UnreadableError
+from ekd_tf.run.config import TrainConfig
 from ekd_tf.run.factory import make_source
 
 DATA = "synthetic:identities=8,images=4,size=32"
@@ -84,34 +85,33 @@ def test_the_eighth_identity_has_a_broken_frame(tool):
     assert pixel(sheet, eighth + cell // 2, 40) == white
 
 
-def defaults():
-    module = FLAGS.get_flags_for_module(train_module)
-    return {flag.name: flag.default for flag in module}
-
-
 def test_a_bad_image_is_named(tool, tmp_path):
     for k in range(4):
         path = tmp_path / "faces" / f"p{k // 2}" / f"{k}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (32, 32)).save(path)
     path.write_bytes(b"no image")
-    values = defaults() | {"data": f"folder:{tmp_path / 'faces'}", "input_size": 32}
-    values |= {"general_batch": 4, "balanced_identities": 0}
+    config = TrainConfig(
+        data=f"folder:{tmp_path / 'faces'}",
+        input_size=32,
+        general_batch=4,
+        balanced_identities=0,
+    )
     with pytest.raises(UnreadableError, match=f"^cannot decode {path}: not an image"):
-        tool.show(values, 0, tmp_path / "batch.png", columns=4)
+        tool.show(config, 0, tmp_path / "batch.png", columns=4)
 
 
 def test_shows_the_batch_a_run_with_these_flags_sees(tool, tmp_path):
-    values = defaults() | {
-        "data": DATA,
-        "general_batch": 2,
-        "balanced_identities": 1,
-        "images_per_identity": 2,
-        "input_size": 32,
-        "seed": 5,
-    }
+    config = TrainConfig(
+        data=DATA,
+        general_batch=2,
+        balanced_identities=1,
+        images_per_identity=2,
+        input_size=32,
+        seed=5,
+    )
     path = tmp_path / "batch.png"
-    tool.show(values, 3, path, columns=4)
+    tool.show(config, 3, path, columns=4)
     source = make_source(DATA)
     sampler = BatchSampler(source.labels, 2, 1, 2, seed=5)
     pipeline = make_pipeline(source, sampler, 32, seed=5, start_step=3, steps=1)
@@ -120,8 +120,8 @@ def test_shows_the_batch_a_run_with_these_flags_sees(tool, tmp_path):
     with Image.open(path) as sheet:
         shown = np.asarray(sheet)[44 : 44 + 96 : 3, 4 : 4 + 96 : 3]
     np.testing.assert_array_equal(shown, batch["image"][row])
-    values["augment_occlusion"] = 1.0
-    tool.show(values, 3, path, columns=4)
+    config = dataclasses.replace(config, augment="occlusion:1")
+    tool.show(config, 3, path, columns=4)
     with Image.open(path) as sheet:
         covered = np.asarray(sheet)[44 : 44 + 96 : 3, 4 : 4 + 96 : 3]
     np.testing.assert_array_equal(covered[:17], shown[:17])

@@ -1,0 +1,377 @@
+"""Every setting of a training run: the flags of `ekd_tf.train`.
+
+`free` settings may differ when a run is resumed, because the arithmetic does not depend
+on them; `shared` ones are what compared runs have in common. `python -m
+ekd_tf.run.config` prints them as the table of flags/README.md.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+import sys
+from collections.abc import Mapping
+
+from ekd_tf.run.settings import Needs
+from ekd_tf.run.settings import marked
+from ekd_tf.run.settings import setting
+from ekd_tf.run.settings import table
+
+# Of the rows of a batch that distillation losses need and the margin loss does not see.
+BALANCED_IDENTITIES = 8
+CACHE = "cache:"
+
+
+def _distills(names):
+    def holds(config):
+        losses = {item.partition(":")[0] for item in config.distill.split(",")}
+        return not losses.isdisjoint(names)
+
+    return holds
+
+
+def _has_head(config):
+    return config.head != "none"
+
+
+_OF_CENTRES = ("kd", "shrinkteanet", "margin_distillation", "proxyless_kd")
+_SCALED = (*_OF_CENTRES, "ada_distill")
+_CENTRES = Needs(
+    f"one of {', '.join(_OF_CENTRES)} in --distill", _distills(_OF_CENTRES)
+)
+_HEAD = Needs("a --head", _has_head)
+_SCALE = Needs(
+    f"a --head, or one of {', '.join(_SCALED)} in --distill",
+    lambda config: _has_head(config) or _distills(_SCALED)(config),
+)
+_MOBILEFACENET = Needs("--model=mobilefacenet", lambda c: c.model == "mobilefacenet")
+_IRESNET = Needs("--model=iresnet...", lambda c: c.model.startswith("iresnet"))
+_BALANCED = Needs(
+    "--balanced_identities above 0", lambda config: config.balanced_identities != 0
+)
+_STEPPED = Needs("--schedule=step", lambda config: config.schedule == "step")
+_DROPS = Needs(
+    "--schedule=step and --lr_milestones",
+    lambda config: config.schedule == "step" and config.lr_milestones,
+)
+_EVALUATES = Needs(
+    "--heldout_data, --holdout_identities or --eval_sets",
+    lambda c: c.heldout_data or c.holdout_identities or c.eval_sets,
+)
+_REPLICAS = Needs(
+    "--strategy=mirrored or multi_worker", lambda config: config.strategy != "none"
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """The settings of a training run; the help of each says what it is."""
+
+    workdir: str | None = setting(
+        None, "Folder of the run; made if missing.", free=True, shared=True
+    )
+    seed: int = setting(
+        0, "Seed of weights, batches and augmentation.", low=0, shared=True
+    )
+
+    data: str | None = setting(
+        None,
+        "Training images: recordio:DIR (insightface), folder:DIR (one directory per "
+        "identity), tfrecord:DIR, tface:INDEX or "
+        "synthetic:identities=N,images=N,size=PIXELS,seed=N,first=N; several joined "
+        "by +.",
+        shared=True,
+    )
+    heldout_data: str | None = setting(
+        None, "Images of other identities to evaluate on, like --data.", shared=True
+    )
+    holdout_identities: int = setting(
+        0, "Identities of --data to hold out for evaluation.", low=0, shared=True
+    )
+    general_batch: int = setting(
+        64,
+        "Random rows of a global batch; the margin loss sees these.",
+        low=0,
+        shared=True,
+    )
+    balanced_identities: int | None = setting(
+        None,
+        "Identities of the balanced rows of a global batch, which distillation losses "
+        f"need for pairs. Default: {BALANCED_IDENTITIES} with --distill, else 0.",
+        low=0,
+        shared=True,
+    )
+    images_per_identity: int = setting(
+        4,
+        "Balanced images of each of these identities.",
+        low=1,
+        shared=True,
+        needs=_BALANCED,
+    )
+    flip: bool = setting(True, "Mirror half of the training images.", shared=True)
+    augment: str = setting(
+        "",
+        "What else is done to training images, as crop:4,jpeg:0.3. crop: pixels each "
+        "edge may move inwards; brightness, contrast, saturation: largest relative "
+        "change; occlusion (a mask over the lower face), low_resolution, jpeg: "
+        "probability.",
+        shared=True,
+    )
+    skip_corrupt: int = setting(
+        0,
+        "Unreadable images to allow before the run stops. In training each is replaced "
+        "by another of its identity, evaluations and exports leave it out.",
+        low=0,
+        free=True,
+        shared=True,
+    )
+
+    model: str = setting(
+        "mobilefacenet",
+        "Backbone: mobilefacenet or iresnet18 ... iresnet200.",
+        shared=True,
+    )
+    width: float = setting(
+        1.0, "Channel multiplier of the backbone.", low=0, shared=True
+    )
+    embedding_dim: int = setting(512, "Size of the embedding.", low=1, shared=True)
+    input_size: int = setting(112, "Side of the images in pixels.", low=32, shared=True)
+    activation: str = setting(
+        "prelu",
+        "MobileFaceNet's activation: prelu, relu or leaky_relu.",
+        shared=True,
+        needs=_MOBILEFACENET,
+    )
+    dropout: float = setting(
+        0.0, "Dropout before IResNet's last layer, [0, 1).", shared=True, needs=_IRESNET
+    )
+
+    head: str = setting(
+        "arcface",
+        "Margin head: arcface, cosface, curricularface, adaface, combined or none.",
+    )
+    margin: str | None = setting(
+        None,
+        "Of the head: radians, or a cosine for cosface; of combined three, such as "
+        "1,0.3,0.2: a factor of the angle, radians added, a cosine subtracted. "
+        "Default: the head's own.",
+        needs=_HEAD,
+    )
+    head_gradient: str = setting(
+        "true",
+        "Through the margin: true, or straight_through as insightface has it.",
+        needs=_HEAD,
+    )
+    head_sample_rate: float = setting(
+        1.0,
+        "Share of the identities in the softmax of a step, (0, 1]; those of the batch "
+        "always are.",
+        needs=_HEAD,
+    )
+    scale: float = setting(64.0, "Scale of the head's logits.", needs=_SCALE)
+    margin_weight: float = setting(
+        1.0, "Weight of the margin loss.", low=0, needs=_HEAD
+    )
+
+    teacher: str = setting(
+        "none",
+        "Teacher: a .keras, .onnx or .tflite file, a SavedModel's directory, the "
+        "workdir of a run, cache:DIR of ekd_tf.embed_teacher, or none. FILE@-1..1 for "
+        "a model of float input that takes pixels from -1 to 1.",
+    )
+    distill: str = setting(
+        "",
+        "Distillation losses as name:weight,... or name:share%,... with a teacher, "
+        "such as ekd:100%,cosine:100. With a share the weight follows the gradients: "
+        "averaged over about 100 steps, the norm of the weighted loss's gradient on "
+        "the embeddings is that percentage of the margin loss's (which must be there; "
+        "up to 1000%). Has: ekd, cosine, fitnet, sp, cckd, rkd, darkrank, "
+        "triplet_distillation, ada_distill; and with a cache or --teacher_centres: kd, "
+        "shrinkteanet, margin_distillation, proxyless_kd. Settings of a loss follow "
+        "it: ekd:100%:temperature=0.05.",
+    )
+    teacher_centres: str | None = setting(
+        None,
+        "A .npy file, (identities, size): row i is the teacher's mean embedding of the "
+        "training images of label i. Default: those of --teacher=cache:DIR.",
+        needs=_CENTRES,
+    )
+    steps: int | None = setting(
+        None, "Updates of the run. This or --epochs.", low=1, shared=True
+    )
+    epochs: float | None = setting(
+        None, "Passes over the general images. This or --steps.", shared=True
+    )
+    optimizer: str = setting(
+        "sgd",
+        "Optimizer: sgd, adam, adamw, lion, or of TensorFlow Addons by name: "
+        "addons/LAMB, addons/Lookahead:SGD.",
+        shared=True,
+    )
+    learning_rate: float = setting(0.1, "Learning rate at full height.", shared=True)
+    momentum: float = setting(
+        0.9, "Momentum of SGD, beta_1 of the others.", shared=True
+    )
+    schedule: str = setting(
+        "step", "Learning rate: step, cosine or constant.", shared=True
+    )
+    lr_milestones: tuple[str, ...] = setting(
+        (),
+        "Where the step schedule drops the rate: in epochs with --epochs, else in "
+        "steps.",
+        shared=True,
+        needs=_STEPPED,
+    )
+    lr_gamma: float = setting(
+        0.1, "What the rate is multiplied by there.", shared=True, needs=_DROPS
+    )
+    warmup_steps: int = setting(0, "Updates of linear warm-up.", low=0, shared=True)
+    weight_decay: float = setting(
+        5e-4,
+        "On kernels and class centres, as torch means it: added to the gradient (sgd, "
+        "adam) or, where the optimizer decouples it, w -= learning_rate * weight_decay "
+        "* w.",
+        low=0,
+        shared=True,
+    )
+    clip_norm: float | None = setting(
+        None, "Largest global gradient norm, before decay.", shared=True
+    )
+
+    precision: str = setting(
+        "float32", "float32, mixed_float16 or mixed_bfloat16.", shared=True
+    )
+    strategy: str = setting(
+        "none",
+        "none (one device), mirrored (all GPUs), multi_worker (several machines, which "
+        "TF_CONFIG lists).",
+        free=True,
+    )
+    num_virtual_devices: int = setting(
+        1,
+        "Logical CPUs to try a strategy without GPUs.",
+        low=1,
+        free=True,
+        needs=_REPLICAS,
+    )
+
+    log_every: int = setting(20, "Steps between lines of metrics.", low=1, free=True)
+    profile_steps: str | None = setting(
+        None,
+        "FIRST:LAST, steps counted from 1: writes a trace of what the machine does in "
+        "them for TensorBoard's Profile page (pip install tensorboard-plugin-profile).",
+        free=True,
+    )
+    eval_sets: tuple[str, ...] = setting(
+        (),
+        "NAME:KIND:PATH of a set to evaluate on beside the identities held out; may be "
+        "repeated. NAME:pairs:FILE is a verification set, NAME:allpairs:FILE every "
+        "pair of its images; KIND:PATH may be images like --data, of which every pair "
+        "counts.",
+        free=True,
+        repeated=True,
+    )
+    evaluate_every: int = setting(
+        0,
+        "Steps between evaluations; 0: at the end only.",
+        low=0,
+        free=True,
+        needs=_EVALUATES,
+    )
+    checkpoint_every: int = setting(
+        1000, "Steps between checkpoints; 0: at the end only.", low=0, free=True
+    )
+    max_checkpoints: int = setting(
+        3, "Newest checkpoints to keep, the best not counted.", low=1, free=True
+    )
+    best_metric: str = setting(
+        "heldout/accuracy",
+        "Metric of the evaluations whose best checkpoint is kept, as metrics.jsonl "
+        "names it; larger is better, with - before it smaller: -heldout/eer.",
+        free=True,
+        needs=_EVALUATES,
+    )
+    max_bad_steps: int = setting(
+        20,
+        "Consecutive updates skipped for NaN or infinity that end the run.",
+        low=1,
+        free=True,
+    )
+    collapse_steps: int = setting(
+        500,
+        "Consecutive steps with a mean cosine above 0.99 between the images of a batch "
+        "that end the run; 0: never.",
+        low=0,
+        free=True,
+    )
+    deterministic: bool = setting(
+        False,
+        "Use only operations that repeat bit for bit; slower, on GPUs most of all.",
+        free=True,
+    )
+    force_flags: bool = setting(
+        False,
+        "Resume with flags that change the arithmetic; run.json records which.",
+        free=True,
+    )
+    force_data: bool = setting(
+        False,
+        "Resume with images that have changed since the run was started. Identities "
+        "that were added are left out.",
+        free=True,
+    )
+    export: bool = setting(False, "Export SavedModel and TFLite at the end.", free=True)
+
+    @classmethod
+    def of_record(cls, flags: Mapping[str, object]) -> TrainConfig:
+        """Returns the settings that a run's record holds; see `to_record`."""
+        return cls(
+            **{
+                field.name: tuple(value) if isinstance(value, list) else value
+                for field in dataclasses.fields(cls)
+                for value in [flags.get(field.name, field.default)]
+            }
+        )
+
+    def to_record(self) -> dict[str, object]:
+        """Returns name -> value, as `run.json` holds them."""
+        return {
+            name: list(value) if isinstance(value, tuple) else value
+            for name, value in dataclasses.asdict(self).items()
+        }
+
+    def completed(self) -> TrainConfig:
+        """Returns the settings with what others decide filled in.
+
+        Balanced rows are for distillation: without it there are none unless asked for.
+        A teacher's folder that `ekd_tf.embed_teacher` wrote is a cache without being
+        called one.
+
+        Raises:
+            ValueError: There are no training images.
+        """
+        if not self.data:
+            raise ValueError(
+                "`--data` is missing: give your images, as in --data=folder:DIR; to "
+                "try it on drawn faces, "
+                "--data=synthetic:identities=400,images=20,size=48"
+            )
+        balanced, teacher = self.balanced_identities, self.teacher
+        if balanced is None:
+            balanced = BALANCED_IDENTITIES if self.distill else 0
+        if is_cache(teacher) and not teacher.startswith(CACHE):
+            teacher = CACHE + teacher
+        return dataclasses.replace(self, balanced_identities=balanced, teacher=teacher)
+
+
+FREE = marked(TrainConfig, "free")
+SHARED = marked(TrainConfig, "shared")
+
+
+def is_cache(spec: str) -> bool:
+    """Tells whether a model's specification is a cache of embeddings instead."""
+    return spec.startswith(CACHE) or (pathlib.Path(spec) / "cache.json").is_file()
+
+
+if __name__ == "__main__":
+    sys.stdout.write(table(TrainConfig))

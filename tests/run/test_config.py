@@ -1,0 +1,126 @@
+"""Tests for `ekd_tf.run.config` and `ekd_tf.run.settings`."""
+
+import dataclasses
+import pathlib
+
+import pytest
+
+from ekd_tf.files.user_text import open_text
+from ekd_tf.run import settings
+from ekd_tf.run.command import parse
+from ekd_tf.run.config import FREE
+from ekd_tf.run.config import SHARED
+from ekd_tf.run.config import TrainConfig
+
+ROOT = pathlib.Path(__file__).parents[2]
+
+
+def config(**changes):
+    return TrainConfig(**{"data": "folder:x", **changes}).completed()
+
+
+IDLE = [
+    (
+        {"lr_milestones": ("3", "5"), "schedule": "cosine"},
+        "lr_milestones=3,5` .*--schedule=step",
+    ),
+    ({"lr_gamma": 0.2}, "lr_gamma=0.2` .* --lr_milestones"),
+    ({"images_per_identity": 2}, "images_per_identity=2` .*--balanced_identities"),
+    ({"model": "iresnet18", "activation": "relu"}, "activation=relu` .*mobilefacenet"),
+    ({"dropout": 0.4}, "dropout=0.4` .*iresnet"),
+    ({"head": "none", "margin": "0.4"}, "margin=0.4` .* --head"),
+    ({"head": "none", "head_gradient": "straight_through"}, "head_gradient=straight"),
+    ({"head": "none", "distill": "ekd:1", "scale": 32.0}, "scale=32.0` .*ada_distill"),
+    ({"distill": "ekd:1", "teacher_centres": "c.npy"}, "teacher_centres=c.npy` .*kd"),
+    ({"evaluate_every": 5}, "evaluate_every=5` .*--heldout_data"),
+    ({"num_virtual_devices": 2}, "num_virtual_devices=2` .*--strategy=mirrored"),
+]
+
+
+@pytest.mark.parametrize(("changes", "message"), IDLE)
+def test_a_setting_without_effect_is_refused_with_what_it_needs(changes, message):
+    with pytest.raises(ValueError, match=message):
+        settings.check_effects(config(**changes))
+
+
+def test_a_setting_with_effect_or_left_alone_is_taken():
+    for changes in (
+        {},
+        {"head": "none", "distill": "ada_distill:1", "scale": 32.0},
+        {"distill": "cosine:9,ekd:30%", "images_per_identity": 2},
+        {"lr_milestones": ("3",), "lr_gamma": 0.2},
+        {"balanced_identities": 4, "images_per_identity": 2},
+        {"eval_sets": ("x:folder:y",), "evaluate_every": 5, "best_metric": "x/auc"},
+        {"model": "iresnet50", "dropout": 0.4},
+    ):
+        settings.check_effects(config(**changes))
+
+
+def arguments_of(path):
+    with open_text(path) as file:
+        for line in map(str.strip, file):
+            if line.startswith("--flagfile="):
+                yield from arguments_of(ROOT / line.partition("=")[2])
+            elif line and not line.startswith("#"):
+                yield line
+
+
+def test_the_flagfiles_hold_no_flag_without_effect():
+    names = sorted((ROOT / "flags").glob("*.flags"))
+    assert names
+    for name in names:
+        if not name.name.startswith("compare_"):
+            arguments = list(arguments_of(name))
+            read = parse(arguments, TrainConfig(data="folder:x"), "ekd_tf.train")
+            settings.check_effects(read.completed())
+
+
+def test_arguments_and_record_give_the_settings_back():
+    changed = TrainConfig(
+        data="folder:a b",
+        flip=False,
+        export=True,
+        lr_milestones=("3", "5"),
+        eval_sets=("a:folder:b", "c:pairs:d"),
+        clip_norm=0.5,
+        margin="1,0.3,0.2",
+    )
+    arguments = settings.as_arguments(changed)
+    assert len(arguments) == 8
+    assert parse(arguments, TrainConfig(), "ekd_tf.train") == changed
+    assert TrainConfig.of_record(changed.to_record()) == changed
+    # Of a version that had other settings, what both have.
+    old = {"seed": 3, "drop_at": ["2"]}
+    assert TrainConfig.of_record(old) == TrainConfig(seed=3)
+
+
+def test_every_setting_says_what_it_is():
+    for field in dataclasses.fields(TrainConfig):
+        assert field.metadata["help"].endswith("."), field.name
+    assert {"steps", "augment", "lr_milestones", "workdir"} <= SHARED
+    assert {"workdir", "log_every", "max_checkpoints", "strategy"} <= FREE
+    assert not {"steps", "distill", "teacher", "learning_rate"} & FREE
+
+
+def test_the_readme_of_the_flags_has_the_table():
+    text = (ROOT / "flags" / "README.md").read_text(encoding="utf-8")
+    assert settings.table(TrainConfig) in text, "python -m ekd_tf.run.config"
+
+
+def test_balanced_rows_come_with_distillation_alone_unless_asked_for():
+    assert config().balanced_identities == 0
+    assert config(distill="ekd:1").balanced_identities == 8
+    assert config(balanced_identities=4).balanced_identities == 4
+    assert config(balanced_identities=0, distill="ekd:1").balanced_identities == 0
+
+
+def test_a_run_needs_images():
+    with pytest.raises(ValueError, match="`--data` is missing.*--data=synthetic:"):
+        config(data=None)
+
+
+def test_the_folder_of_a_cache_is_one(tmp_path):
+    assert config(teacher=str(tmp_path)).teacher == str(tmp_path)
+    (tmp_path / "cache.json").write_text("{}")
+    for spec in (str(tmp_path), f"cache:{tmp_path}"):
+        assert config(teacher=spec).teacher == f"cache:{tmp_path}"
