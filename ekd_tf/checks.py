@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import difflib
 import re
+from collections.abc import Collection
+from collections.abc import Iterator
 
 
 @contextlib.contextmanager
-def flag_words(**flags: str):
+def flag_words(**flags: str) -> Iterator[None]:
     """Has errors call arguments by the flags that set them.
 
     Args:
@@ -28,7 +30,7 @@ def flag_words(**flags: str):
         raise ValueError(text) from error
 
 
-def check_choice(name: str, value, choices) -> None:
+def check_choice(name: str, value: object, choices: Collection) -> None:
     """Raises `ValueError` naming the choices unless `value` is one of them."""
     if value in choices:
         return
@@ -39,7 +41,12 @@ def check_choice(name: str, value, choices) -> None:
 
 
 def check_range(
-    name: str, value, low=None, high=None, low_open=False, high_open=False
+    name: str,
+    value: float,
+    low: float | None = None,
+    high: float | None = None,
+    low_open: bool = False,
+    high_open: bool = False,
 ) -> None:
     """Raises `ValueError` with the interval unless `value` lies inside it.
 
@@ -55,12 +62,12 @@ def check_range(
     raise ValueError(f"`{name}` must be in {left}, {right}. Received: {name}={value}")
 
 
-def check_positive(name: str, value) -> None:
+def check_positive(name: str, value: float) -> None:
     """Raises `ValueError` unless `value` > 0."""
     check_range(name, value, low=0, low_open=True)
 
 
-def check_rank(name: str, tensor, rank: int) -> None:
+def check_rank(name: str, tensor: object, rank: int) -> None:
     """Raises `ValueError` unless `tensor` has `rank` dimensions."""
     if tensor.shape.rank != rank:
         raise ValueError(

@@ -82,7 +82,7 @@ def main(settings: EmbedSettings) -> None:
     )
 
 
-def run():
+def run() -> None:
     """Entry point of the console script."""
     command.run(
         main,

@@ -325,7 +325,7 @@ def _calibrate(settings, student, source, arguments):
             )
 
 
-def run():
+def run() -> None:
     """Entry point of the console script."""
     command.run(main, "ekd_tf.evaluate", EvaluateSettings, required=["model"])
 

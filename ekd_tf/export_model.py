@@ -144,7 +144,7 @@ def main(settings: ExportSettings) -> None:
     sys.stdout.write("\n".join([report.to_table(), *report.notes]) + "\n")
 
 
-def run_of(path):
+def run_of(path: pathlib.Path) -> dict | None:
     """Returns the flags of the run in a workdir, or None where there is none."""
     from ekd_tf.run.workdir import Workdir
 
@@ -153,7 +153,7 @@ def run_of(path):
     return Workdir(path, create=False).read_run()["flags"]
 
 
-def run():
+def run() -> None:
     """Entry point of the console script."""
     command.run(main, "ekd_tf.export_model", ExportSettings, required=["model"])
 

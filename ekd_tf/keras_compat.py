@@ -6,6 +6,7 @@ Row 0 of the architecture: imported by anyone, imports nothing of the package.
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 
 import keras
 import tensorflow as tf
@@ -16,7 +17,13 @@ IS_KERAS_3 = int(keras.__version__.split(".")[0]) >= 3
 register = keras.saving.register_keras_serializable(package="ekd_tf")
 
 
-def add_state(layer, name: str, shape=(), initializer="zeros", dtype="float32"):
+def add_state(
+    layer: keras.layers.Layer,
+    name: str,
+    shape: tuple = (),
+    initializer: object = "zeros",
+    dtype: str = "float32",
+) -> tf.Variable:
     """Adds to a layer a variable that no gradient changes, and returns it.
 
     For what every replica computes alike from the gathered batch.
@@ -41,7 +48,7 @@ def add_state(layer, name: str, shape=(), initializer="zeros", dtype="float32"):
     )
 
 
-def keras_compile(compile_model, **kwargs):
+def keras_compile(compile_model: Callable, **kwargs) -> None:
     """Calls `keras.Model.compile` without the loss scaling and XLA of Keras 3."""
     if IS_KERAS_3:
         kwargs.setdefault("auto_scale_loss", False)
@@ -59,7 +66,7 @@ _WHOLE_IN_UPDATE_STEP = (
 )
 
 
-def tf_variable(variable):
+def tf_variable(variable: object) -> tf.Variable:
     """Returns the `tf.Variable`, distributed or not, behind a Keras variable."""
     return variable if isinstance(variable, tf.Variable) else variable.value
 
@@ -69,7 +76,7 @@ def _is_legacy(optimizer):
     return not IS_KERAS_3 and isinstance(optimizer, keras.optimizers.legacy.Optimizer)
 
 
-def build_optimizer(optimizer, variables):
+def build_optimizer(optimizer: object, variables: list) -> None:
     """Makes the optimizer's state for `variables`, unless it has it already."""
     if _is_legacy(optimizer):
         # They have no public way; doing it in the first step is too late to restore.
@@ -78,12 +85,12 @@ def build_optimizer(optimizer, variables):
         optimizer.build(variables)
 
 
-def optimizer_variables(optimizer):
+def optimizer_variables(optimizer: object) -> list:
     """Returns the optimizer's state, that of an optimizer it wraps included."""
     return optimizer.weights if _is_legacy(optimizer) else optimizer.variables
 
 
-def current_learning_rate(optimizer):
+def current_learning_rate(optimizer: object) -> tf.Tensor:
     """Returns the rate of the coming update, a float32 scalar."""
     rate = optimizer.learning_rate
     if not IS_KERAS_3 and not _is_legacy(optimizer):
@@ -94,7 +101,7 @@ def current_learning_rate(optimizer):
     return tf.cast(rate, tf.float32)
 
 
-def sgd_momentum(optimizer, variable):
+def sgd_momentum(optimizer: object, variable: object) -> tf.Variable | None:
     """Returns the `tf.Variable` of a variable's momentum in SGD, or None."""
     if not optimizer.momentum:
         return None
@@ -106,7 +113,9 @@ def sgd_momentum(optimizer, variable):
     return tf_variable(optimizer.momentums[index])
 
 
-def apply_reduced_gradients(optimizer, gradients, variables):
+def apply_reduced_gradients(
+    optimizer: object, gradients: list, variables: list
+) -> None:
     """Applies gradients that are already summed over replicas, once.
 
     Keras 3 always sums once more in `apply`: with several replicas, SGD, Adam, AdamW

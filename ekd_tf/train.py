@@ -43,7 +43,7 @@ def main(config: TrainConfig) -> None:
         sys.exit(RESUME_STATUS)
 
 
-def run():
+def run() -> None:
     """Entry point of the console script."""
     command.run(main, "ekd_tf.train", TrainConfig, required=["workdir"], resumes=True)
 

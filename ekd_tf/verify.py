@@ -136,7 +136,7 @@ def _last_words(error):
     return lines[-1].partition("ValueError: ")[2] or lines[-1] if lines else str(error)
 
 
-def run():
+def run() -> None:
     """Entry point of the console script."""
     command.run(
         main,

@@ -83,7 +83,7 @@ class Verification:
 class ParityError(ValueError):
     """An artefact is further from its reference than allowed; see `report`."""
 
-    def __init__(self, message, report):
+    def __init__(self, message: str, report: object):
         super().__init__(message)
         self.report = report
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import os
 import pathlib
+from collections.abc import Callable
+from collections.abc import Iterator
 
 from ekd_tf.files.user_text import KEEP
 
 
 @contextlib.contextmanager
-def naming(path):
+def naming(path: str | os.PathLike) -> Iterator[None]:
     """Gives an `OSError` raised inside the path of the file it is about.
 
     Writing to an open file fails without one: "No space left on device", but where?
@@ -23,7 +25,7 @@ def naming(path):
         raise
 
 
-def write_aside(path: pathlib.Path, write) -> None:
+def write_aside(path: pathlib.Path, write: Callable) -> None:
     """Writes a file so that `path` holds the old bytes or all of the new.
 
     Args:

@@ -7,6 +7,7 @@ import os
 import pathlib
 import stat
 import zipfile
+from collections.abc import Iterable
 
 import numpy as np
 from absl import logging
@@ -30,7 +31,7 @@ class IndexCache:
         folder: Where to write when the folder of the files is read-only, or None.
     """
 
-    def __init__(self, files: list[PositionedFile], folder=None):
+    def __init__(self, files: list[PositionedFile], folder: str | None = None):
         self._state = np.array(
             [_FORMAT, *(n for file in files for n in (file.size, file.mtime_ns))]
         )
@@ -41,7 +42,7 @@ class IndexCache:
             name = f"{path.stem}-{place}{SUFFIX}"
             self.paths.append(pathlib.Path(folder) / name)
 
-    def load(self, names) -> list[np.ndarray] | None:
+    def load(self, names: Iterable[str]) -> list[np.ndarray] | None:
         """Returns the arrays of these names, or None unless all are there and valid."""
         for path in self.paths:
             try:

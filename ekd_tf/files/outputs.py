@@ -8,7 +8,7 @@ import pathlib
 import tempfile
 
 
-def make_folder(name: str, folder) -> pathlib.Path:
+def make_folder(name: str, folder: str | os.PathLike) -> pathlib.Path:
     """Makes a folder where it is missing, and returns its path.
 
     Args:
@@ -27,7 +27,7 @@ def make_folder(name: str, folder) -> pathlib.Path:
     return folder
 
 
-def check_file(name: str, path) -> pathlib.Path:
+def check_file(name: str, path: str | os.PathLike) -> pathlib.Path:
     """Makes the folder a file will be written to, and returns the file's path.
 
     Args:

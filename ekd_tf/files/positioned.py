@@ -11,7 +11,7 @@ _FIRST_READ = 1 << 15
 _NEXT_READ = 1 << 20
 
 
-def unreadable(path, error: OSError) -> ValueError:
+def unreadable(path: str | os.PathLike, error: OSError) -> ValueError:
     """Returns the error of a file or folder the operating system does not give."""
     return ValueError(
         f"cannot read {path}: {error.strerror}. Check the path, that you may read it "
@@ -36,7 +36,7 @@ def read_file(path: str) -> bytes:
     return data
 
 
-def file_state(path) -> bytes:
+def file_state(path: str | os.PathLike) -> bytes:
     """Returns size and time of change of a file, as fingerprints hash them.
 
     The time, in nanoseconds, is what tells an image from another of its name and
@@ -49,7 +49,9 @@ def file_state(path) -> bytes:
     return b"%d %d" % (status.st_size, status.st_mtime_ns)
 
 
-def hash_files(names: Iterable[str], paths: Iterable[str], start: bytes = b""):
+def hash_files(
+    names: Iterable[str], paths: Iterable[str], start: bytes = b""
+) -> hashlib._Hash:
     """Returns a SHA-256 of files by name, size and time of change; see `file_state`."""
     digest = hashlib.sha256(start)
     for name, path in zip(names, paths):
@@ -75,7 +77,7 @@ class PositionedFile:
         ValueError: The file is missing, is no file, or may not be read.
     """
 
-    def __init__(self, path):
+    def __init__(self, path: str | os.PathLike):
         self.path = os.fspath(path)
         # One descriptor per process. No lock: one held in another thread during a
         # fork would never be free in the child.

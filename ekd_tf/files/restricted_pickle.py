@@ -11,6 +11,7 @@ from __future__ import annotations
 import codecs
 import io
 import pickletools
+from collections.abc import Callable
 
 # An image takes about ten instructions: 200,000 pairs.
 _MAX_STEPS = 4_000_000
@@ -41,7 +42,7 @@ class Unfinished:
 
     value = None
 
-    def finish(self, state):
+    def finish(self, state: object) -> object:
         """Returns what the object is with this state."""
         raise NotImplementedError
 
@@ -53,7 +54,9 @@ class _Name:
         self.word, self.make = word, make
 
 
-def read_pickle(data: bytes, names: dict, content: str, load=None):
+def read_pickle(
+    data: bytes, names: dict, content: str, load: Callable | None = None
+) -> object:
     """Returns the object a pickle of protocol 0 to 5 describes.
 
     Strings of Python 2 and bytearrays become `bytes`.

@@ -13,7 +13,7 @@ _UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 _BREAKS = str.maketrans({"\n": "\\n", "\r": "\\r", "\t": "\\t"})
 
 
-def open_bytes(path) -> io.BufferedReader:
+def open_bytes(path: str | bytes | os.PathLike) -> io.BufferedReader:
     """Opens a user's text file for reading, behind its byte-order mark.
 
     Raises:
@@ -33,7 +33,7 @@ def open_bytes(path) -> io.BufferedReader:
     return file
 
 
-def open_text(path) -> io.TextIOWrapper:
+def open_text(path: str | bytes | os.PathLike) -> io.TextIOWrapper:
     """Opens a user's UTF-8 text file for reading; see `open_bytes`.
 
     Other bytes become surrogates, as in the names Python gives to files.

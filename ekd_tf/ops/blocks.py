@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from collections.abc import Sequence
 
 import tensorflow as tf
 
 
-def scan_blocks(function: Callable, num_blocks: int | tf.Tensor, initial) -> list:
+def scan_blocks(
+    function: Callable, num_blocks: int | tf.Tensor, initial: Sequence
+) -> list:
     """Visits blocks one after the other, so that one block's temporaries exist at once.
 
     Args:

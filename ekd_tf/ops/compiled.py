@@ -1,11 +1,14 @@
 """Methods that are traced once, and never as a function within a function."""
 
+from __future__ import annotations
+
 import functools
+from collections.abc import Callable
 
 import tensorflow as tf
 
 
-def compiled(method):
+def compiled(method: Callable) -> Callable:
     """Makes a method a `tf.function`, unless its caller is one already.
 
     Called op by op, a method of hundreds of operations spends its time in Python.

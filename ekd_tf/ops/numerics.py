@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import numpy as np
 import tensorflow as tf
 
 # Squared distances below this part of the rows' squared lengths are rounding.
 COINCIDING = 1e-5
 
 
-def as_float32(values) -> tf.Tensor:
+def as_float32(values: tf.Tensor | tf.Variable | np.ndarray) -> tf.Tensor:
     """Returns a tensor, variable or array of any float type as a float32 tensor.
 
     `tf.cast` alone gives a float32 variable back as the variable it is.
@@ -16,7 +17,7 @@ def as_float32(values) -> tf.Tensor:
     return tf.cast(tf.convert_to_tensor(values), tf.float32)
 
 
-def as_int32(values) -> tf.Tensor:
+def as_int32(values: tf.Tensor | tf.Variable | np.ndarray) -> tf.Tensor:
     """Returns a tensor, variable or array of whole numbers as an int32 tensor."""
     return tf.cast(tf.convert_to_tensor(values), tf.int32)
 
