@@ -7,6 +7,7 @@ import difflib
 import re
 from collections.abc import Collection
 from collections.abc import Iterator
+from typing import Any
 
 
 @contextlib.contextmanager
@@ -67,7 +68,7 @@ def check_positive(name: str, value: float) -> None:
     check_range(name, value, low=0, low_open=True)
 
 
-def check_rank(name: str, tensor: object, rank: int) -> None:
+def check_rank(name: str, tensor: Any, rank: int) -> None:
     """Raises `ValueError` unless `tensor` has `rank` dimensions."""
     if tensor.shape.rank != rank:
         raise ValueError(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -21,7 +22,7 @@ def add_state(
     layer: keras.layers.Layer,
     name: str,
     shape: tuple = (),
-    initializer: object = "zeros",
+    initializer: Any = "zeros",
     dtype: str = "float32",
 ) -> tf.Variable:
     """Adds to a layer a variable that no gradient changes, and returns it.
@@ -66,7 +67,7 @@ _WHOLE_IN_UPDATE_STEP = (
 )
 
 
-def tf_variable(variable: object) -> tf.Variable:
+def tf_variable(variable: Any) -> tf.Variable:
     """Returns the `tf.Variable`, distributed or not, behind a Keras variable."""
     return variable if isinstance(variable, tf.Variable) else variable.value
 
@@ -76,7 +77,7 @@ def _is_legacy(optimizer):
     return not IS_KERAS_3 and isinstance(optimizer, keras.optimizers.legacy.Optimizer)
 
 
-def build_optimizer(optimizer: object, variables: list) -> None:
+def build_optimizer(optimizer: Any, variables: list) -> None:
     """Makes the optimizer's state for `variables`, unless it has it already."""
     if _is_legacy(optimizer):
         # They have no public way; doing it in the first step is too late to restore.
@@ -85,12 +86,12 @@ def build_optimizer(optimizer: object, variables: list) -> None:
         optimizer.build(variables)
 
 
-def optimizer_variables(optimizer: object) -> list:
+def optimizer_variables(optimizer: Any) -> list:
     """Returns the optimizer's state, that of an optimizer it wraps included."""
     return optimizer.weights if _is_legacy(optimizer) else optimizer.variables
 
 
-def current_learning_rate(optimizer: object) -> tf.Tensor:
+def current_learning_rate(optimizer: Any) -> tf.Tensor:
     """Returns the rate of the coming update, a float32 scalar."""
     rate = optimizer.learning_rate
     if not IS_KERAS_3 and not _is_legacy(optimizer):
@@ -101,7 +102,7 @@ def current_learning_rate(optimizer: object) -> tf.Tensor:
     return tf.cast(rate, tf.float32)
 
 
-def sgd_momentum(optimizer: object, variable: object) -> tf.Variable | None:
+def sgd_momentum(optimizer: Any, variable: Any) -> tf.Variable | None:
     """Returns the `tf.Variable` of a variable's momentum in SGD, or None."""
     if not optimizer.momentum:
         return None
@@ -113,9 +114,7 @@ def sgd_momentum(optimizer: object, variable: object) -> tf.Variable | None:
     return tf_variable(optimizer.momentums[index])
 
 
-def apply_reduced_gradients(
-    optimizer: object, gradients: list, variables: list
-) -> None:
+def apply_reduced_gradients(optimizer: Any, gradients: list, variables: list) -> None:
     """Applies gradients that are already summed over replicas, once.
 
     Keras 3 always sums once more in `apply`: with several replicas, SGD, Adam, AdamW
