@@ -239,7 +239,7 @@ def test_rejects_an_unknown_dtype_and_a_folder_that_cannot_be_made(tmp_path):
     with pytest.raises(ValueError, match="Did you mean 'float16'"):
         CacheWriter(tmp_path, "float61", "", "")
     (tmp_path / "file").write_text("")
-    with pytest.raises(ValueError, match="`out` must be a folder"):
+    with pytest.raises(ValueError, match="`output` must be a folder"):
         CacheWriter(tmp_path / "file", "float16", "", "")
 
 
