@@ -185,10 +185,10 @@ class TrainConfig:
         "such as ekd:100%,cosine:100. With a share the weight follows the gradients: "
         "averaged over about 100 steps, the norm of the weighted loss's gradient on "
         "the embeddings is that percentage of the margin loss's (which must be there; "
-        "up to 1000%). Has: ekd, cosine, fitnet, sp, cckd, rkd, darkrank, "
-        "triplet_distillation, ada_distill; and with a cache or --teacher_centres: kd, "
-        "shrinkteanet, margin_distillation, proxyless_kd. Settings of a loss follow "
-        "it: ekd:100%:temperature=0.05.",
+        "up to 1000%). Has: ekd, ekd_reference (as published), cosine, "
+        "fitnet, sp, cckd, rkd, darkrank, triplet_distillation, ada_distill; and "
+        "with a cache or --teacher_centres: kd, shrinkteanet, margin_distillation, "
+        "proxyless_kd. Settings of a loss follow it: ekd:100%:temperature=0.05.",
     )
     teacher_centres: str | None = setting(
         None,
