@@ -6,6 +6,7 @@ import pathlib
 import signal
 import subprocess
 import sys
+import time
 
 import keras
 import numpy as np
@@ -198,3 +199,52 @@ def test_twenty_kills_change_nothing(server, teacher, uninterrupted, tmp_path, s
     assert set(statuses) <= {-signal.SIGKILL, 0}
     assert statuses.count(-signal.SIGKILL) >= 5
     assert_same_run(workdir, tmp_path / "run")
+
+
+def killed_at(step, workdir, *arguments):
+    """Starts a run as a user does; kills it once it has logged a step."""
+    command = [sys.executable, "-m", "ekd_tf.train", f"--workdir={workdir}"]
+    process = subprocess.Popen([*command, *arguments], stderr=subprocess.DEVNULL)
+    log = workdir / "metrics.jsonl"
+    deadline = time.monotonic() + 500
+    while process.poll() is None and time.monotonic() < deadline:
+        if step and log.exists() and len(log.read_bytes().splitlines()) >= step:
+            process.kill()
+        time.sleep(0.01)
+    process.kill()
+    return process.wait()
+
+
+# A memory that fills in the run, and thresholds with gradient: the form whose backward
+# pass once added gradients in order of arrival, in graphs of real size alone.
+@pytest.mark.parametrize(
+    "size",
+    [
+        "--input_size=32 --width=0.125 --general_batch=8 --balanced_identities=2",
+        pytest.param(
+            "--input_size=56 --width=0.5 --general_batch=128 --balanced_identities=16",
+            marks=pytest.mark.slow,
+        ),
+    ],
+    ids=["small", "of real size"],
+)
+def test_default_ekd_ends_alike_when_killed(tmp_path, size):
+    toys.backbone(dim=8, seed=7, size=32).save(tmp_path / "teacher.keras")
+    arguments = [
+        *size.split(),
+        *f"--teacher={tmp_path}/teacher.keras --distill=ekd:4:memory=64".split(),
+        *"--data=synthetic:identities=40,images=4,size=32 --embedding_dim=32".split(),
+        *"--images_per_identity=2 --scale=16 --margin=0.2 --deterministic".split(),
+        *"--steps=8 --log_every=1 --checkpoint_every=3".split(),
+    ]
+    statuses = [
+        killed_at(step, tmp_path / name, *arguments)
+        for name, step in (("one", 0), ("killed", 5), ("killed", 0))
+    ]
+    assert statuses == [0, -signal.SIGKILL, 0]
+    last = "checkpoints/checkpoint-000000008.npz"
+    expected = arrays(tmp_path / "one" / last)
+    assert any("memory" in name for name in expected)
+    assert lines(tmp_path / "killed") == lines(tmp_path / "one")
+    for key, value in arrays(tmp_path / "killed" / last).items():
+        np.testing.assert_array_equal(value, expected[key], err_msg=key)
