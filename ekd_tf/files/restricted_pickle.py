@@ -44,7 +44,7 @@ class Unfinished:
 
     def finish(self, state: object) -> object:
         """Returns what the object is with this state."""
-        raise NotImplementedError
+        raise TypeError(f"{type(self).__name__} must define `finish`.")
 
 
 class _Name:
