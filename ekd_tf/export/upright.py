@@ -1,4 +1,4 @@
-"""EXIF orientation in TensorFlow ops, for graphs that read photographs by themselves."""
+"""EXIF orientation in TensorFlow ops, for graphs that read photographs."""
 
 from __future__ import annotations
 

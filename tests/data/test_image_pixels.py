@@ -96,7 +96,9 @@ def test_a_jpeg_is_turned_upright(rng, turned):
 def test_an_orientation_in_xmp_alone_turns_no_image(rng):
     # Pillow takes it for EXIF, TensorFlow, browsers and phones do not.
     image = face(rng, 20, 30)
-    data = encode(image, "JPEG", xmp=b'<x:xmpmeta><a tiff:Orientation="6"/></x:xmpmeta>')
+    data = encode(
+        image, "JPEG", xmp=b'<x:xmpmeta><a tiff:Orientation="6"/></x:xmpmeta>'
+    )
     assert plain_size(data) == read_image(data).shape[:2] == (20, 30)
 
 
