@@ -1,0 +1,126 @@
+"""A user's own Keras network as a backbone."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from ekd_tf.checks import check_choice
+from ekd_tf.keras_compat import tf_variable
+from ekd_tf.models.layers import PixelNormalization
+
+
+def as_backbone(
+    model: keras.Model, name: str, low: float = 0.0, high: float = 255.0
+) -> keras.Model:
+    """Returns a network of images to vectors as one of uint8 pixels to embeddings.
+
+    Args:
+        model: A functional or `Sequential` model, all of whose layers will train, of
+            square RGB images of a fixed size, float or uint8.
+        name: What it is called in errors.
+        low: What a float input takes for a pixel of 0.
+        high: What it takes for a pixel of 255.
+
+    Returns:
+        A functional model as `MobileFaceNet` describes it.
+
+    Raises:
+        ValueError: It is no such model, its weights are not finite, or it computes in
+            half precision by another policy than the run's.
+    """
+    if not isinstance(model, keras.Model):
+        raise ValueError(
+            f"{name} must be a keras.Model. Received: {type(model).__name__}"
+        )
+    inputs, outputs = _tensors(model, name)
+    if len(inputs) != 1 or len(outputs) != 1:
+        raise ValueError(
+            f"{name} must have one input and one output. Received: {len(inputs)} and "
+            f"{len(outputs)}"
+        )
+    shape, result = tuple(inputs[0].shape), tuple(outputs[0].shape)
+    if len(shape) != 4 or shape[1] is None or shape[1] != shape[2] or shape[3] != 3:
+        raise ValueError(
+            f"{name} must take square RGB images of a fixed size, (None, size, size, "
+            f"3). Received: input {shape}"
+        )
+    if len(result) != 2 or result[1] is None:
+        raise ValueError(
+            f"{name} must return vectors (None, dim). Received: output {result}"
+        )
+    model.trainable = True
+    _check_policy(model, name)
+    for variable in model.variables:
+        values = tf_variable(variable).numpy()
+        if not np.isfinite(values.astype(np.float64)).all():
+            raise ValueError(
+                f"{name} has weights that are not finite: {variable.name}. Train it "
+                "again from an earlier state"
+            )
+    image = keras.Input(shape[1:], dtype="uint8", name="image")
+    x = image
+    if tf.as_dtype(inputs[0].dtype) != tf.uint8:
+        scale = 255.0 / (high - low)
+        x = PixelNormalization(
+            mean=-low * scale, scale=scale, name="pixel_normalization"
+        )(image)
+    embedding = model(x)
+    embedding = keras.layers.Activation("linear", dtype="float32", name="embedding")(
+        embedding
+    )
+    return keras.Model(image, embedding, name=model.name)
+
+
+def load_function(name: str):
+    """Returns the function that `package.module:function` names.
+
+    Modules of the current folder are found.
+
+    Raises:
+        ValueError: There is no such module or function.
+    """
+    module, _, function = name.partition(":")
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    try:
+        found = vars(importlib.import_module(module))
+    # Whatever a module of one's own does while it is imported.
+    except Exception as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ValueError(f"{name} cannot be imported: {reason}") from error
+    callables = [n for n, v in found.items() if callable(v) and not n.startswith("_")]
+    check_choice(f"{module}:", function, callables)
+    return found[function]
+
+
+def _tensors(model, name):
+    try:
+        inputs, outputs = model.inputs, model.outputs
+    except (AttributeError, ValueError):
+        inputs = outputs = None
+    if not inputs or not outputs:
+        raise ValueError(
+            f"{name} does not say what it takes. Begin it with a "
+            "keras.Input((size, size, 3))"
+        )
+    return inputs, outputs
+
+
+def _check_policy(model, name):
+    wanted = keras.mixed_precision.global_policy()
+    layers = [x for x in model._flatten_layers() if x.trainable_weights]
+    kinds = {layer.compute_dtype for layer in layers}
+    stored = {tf_variable(v).dtype.name for v in model.trainable_variables}
+    if wanted.compute_dtype not in kinds or stored != {"float32"}:
+        raise ValueError(
+            f"{name} computes in {' and '.join(sorted(kinds)) or 'nothing'} with "
+            f"weights of {' and '.join(sorted(stored)) or 'no kind'}, the run in "
+            f"{wanted.compute_dtype} with weights of float32 (--precision="
+            f"{wanted.name}). Build it under that policy, or train under its own"
+        )

@@ -1,0 +1,137 @@
+"""ONNX operations repeated in TensorFlow give what onnxruntime gives."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from ekd_tf.embedders.onnx_graph import UnknownGraph
+from ekd_tf.embedders.onnx_graph import graph_function
+
+SIZE = 9
+
+
+@pytest.fixture(autouse=True)
+def onnx():
+    pytest.importorskip("onnxruntime", reason="needs the extra onnx")
+    return pytest.importorskip("onnx", reason="needs the extra onnx")
+
+
+class Graph:
+    """Collects nodes one behind the other, from `images (n, 3, 9, 9)`."""
+
+    def __init__(self, rng):
+        from onnx import helper
+        from onnx import numpy_helper
+
+        self.rng, self._helper, self._numpy = rng, helper, numpy_helper
+        self.nodes, self.initializers, self.last = [], [], "images"
+
+    def weight(self, *shape, low=None):
+        array = self.rng.normal(size=shape).astype(np.float32)
+        return array if low is None else np.abs(array) + np.float32(low)
+
+    def hold(self, array):
+        name = f"w{len(self.initializers)}"
+        array = np.asarray(array)
+        self.initializers.append(self._numpy.from_array(array, name))
+        return name
+
+    def add(self, kind, *arrays, first=True, others=(), **attributes):
+        """Adds a node of the last result, or with it behind its first array."""
+        names = [self.hold(array) for array in arrays]
+        inputs = [self.last, *others, *names] if first else [*names, self.last]
+        self.last = f"{kind}{len(self.nodes)}"
+        node = self._helper.make_node(kind, inputs, [self.last], **attributes)
+        self.nodes.append(node)
+        return self
+
+    def model(self):
+        make = self._helper.make_tensor_value_info
+        graph = self._helper.make_graph(
+            self.nodes,
+            "graph",
+            [make("images", 1, ["n", 3, SIZE, SIZE])],
+            [make(self.last, 1, None)],
+            self.initializers,
+        )
+        return self._helper.make_model(
+            graph,
+            opset_imports=[self._helper.make_opsetid("", 13)],
+            ir_version=8,
+        )
+
+
+def check(graph, rng):
+    import onnxruntime
+
+    model = graph.model()
+    images = rng.normal(size=(5, 3, SIZE, SIZE)).astype(np.float32)
+    session = onnxruntime.InferenceSession(
+        model.SerializeToString(), providers=["CPUExecutionProvider"]
+    )
+    (expected,) = session.run(None, {"images": images})
+    function, weights = graph_function(model)
+    spec = tf.TensorSpec((None, SIZE, SIZE, 3))
+    result = tf.function(function, input_signature=[spec])(images.transpose(0, 2, 3, 1))
+    np.testing.assert_allclose(result, expected, rtol=1e-4, atol=1e-4)
+    assert not any(variable.trainable for variable in weights)
+
+
+def test_convolutions_of_every_form(rng):
+    g = Graph(rng)
+    g.add("Conv", g.weight(8, 3, 3, 3), pads=[1, 1, 1, 1])
+    g.add("Conv", g.weight(8, 1, 3, 3), g.weight(8), group=8, pads=[0, 1, 2, 1])
+    g.add("Conv", g.weight(16, 1, 3, 3), group=8, strides=[2, 2], pads=[1, 1, 1, 1])
+    g.add("Conv", g.weight(6, 8, 1, 1), g.weight(6), group=2)
+    g.add("Conv", g.weight(4, 6, 2, 2), dilations=[2, 1], strides=[1, 1])
+    check(g, rng)
+
+
+def test_what_stands_between_convolutions(rng):
+    g = Graph(rng)
+    g.add("Sub", np.float32([0.5])).add("Mul", g.weight(3, 1, 1))
+    g.add("Div", np.float32(2.0), first=False)
+    g.add("BatchNormalization", *(g.weight(3) for _ in range(3)), g.weight(3, low=0.1))
+    before = g.last
+    g.add("PRelu", g.weight(3, 1, 1)).add("PRelu", np.float32([0.1]))
+    g.add("Add", others=[before]).add("Relu").add("Add", g.weight(1, 3, 1, 1))
+    g.add("Dropout").add("Identity")
+    check(g, rng)
+
+
+@pytest.mark.parametrize("way", ["flatten", "reshape", "transposed", "pooled"])
+def test_features_become_rows_in_the_order_of_onnx(rng, way):
+    g = Graph(rng)
+    g.add("Conv", g.weight(4, 3, 2, 2))
+    if way == "flatten":
+        g.add("Flatten")
+    elif way == "reshape":
+        g.add("Reshape", np.int64([0, -1]))
+    elif way == "transposed":
+        g.add("Transpose", perm=[0, 2, 3, 1]).add("Reshape", np.int64([-1, 256]))
+    else:
+        g.add("GlobalAveragePool").add("Flatten", axis=1)
+    rows = 4 if way == "pooled" else 256
+    g.add("Gemm", g.weight(6, rows), g.weight(6), transB=1, alpha=0.5, beta=2.0)
+    g.add("MatMul", g.weight(6, 5))
+    g.add("BatchNormalization", *(g.weight(5) for _ in range(3)), g.weight(5, low=0.1))
+    check(g, rng)
+
+
+def test_says_what_it_does_not_know(rng):
+    def refuses(words, kind, *arrays, **attributes):
+        graph = Graph(rng).add(kind, *arrays, **attributes)
+        with pytest.raises(UnknownGraph, match=words):
+            graph_function(graph.model())
+
+    w = np.ones((3, 3, 1, 1), np.float32)
+    refuses("an operation 'Sigmoid'", "Sigmoid")
+    refuses("auto_pad=b'SAME_UPPER'", "Conv", w, auto_pad="SAME_UPPER")
+    refuses("fixes the batch", "Reshape", np.int64([5, 3 * SIZE * SIZE]))
+    refuses("moves the batch", "Transpose", perm=[3, 1, 2, 0])
+    refuses("axis=2", "Flatten", axis=2)
+    refuses("slopes of shape", "PRelu", np.ones((SIZE, SIZE), np.float32))
+    graph = Graph(rng)
+    graph.add("Relu").add("Conv", others=[graph.last])
+    with pytest.raises(UnknownGraph, match="weights that are computed"):
+        graph_function(graph.model())

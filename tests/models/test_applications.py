@@ -1,0 +1,62 @@
+"""Networks of keras.applications as face embedders."""
+
+import keras
+import numpy as np
+import pytest
+
+from ekd_tf.models.applications import Application
+from ekd_tf.models.applications import list_applications
+from ekd_tf.models.batch_norm import BatchNormalization
+
+
+def test_lists_networks_alone():
+    names = list_applications()
+    assert {"MobileNetV3Small", "EfficientNetB0", "ResNet50"} <= set(names)
+    assert all(callable(getattr(keras.applications, name)) for name in names)
+
+
+@pytest.mark.parametrize("stride, pooling", [(2, "depthwise"), (1, "flatten")])
+def test_a_network_becomes_an_embedder_of_uint8_pixels(rng, stride, pooling):
+    model = Application("MobileNet", 8, 64, pooling, stride, alpha=0.25, name="student")
+    images = rng.integers(0, 256, (4, 64, 64, 3), np.uint8)
+    embeddings = np.asarray(model(images, training=True))
+    assert embeddings.shape == (4, 8) and np.isfinite(embeddings).all()
+    assert (model.input.dtype, model.name) == ("uint8", "student")
+    # 64 pixels and five strides, or four, of 256 channels.
+    side = 2 if stride == 2 else 4
+    if pooling == "depthwise":
+        shape = model.get_layer("global_depthwise").output.shape
+        assert tuple(shape) == (None, 1, 1, 256)
+    else:
+        kernel = model.get_layer("projection").kernel
+        assert tuple(kernel.shape) == (side * side * 256, 8)
+    norms = [x for x in model.layers if isinstance(x, keras.layers.BatchNormalization)]
+    assert all(isinstance(x, BatchNormalization) for x in norms)
+    assert {x.momentum for x in norms} == {0.9}
+
+
+def test_pixels_are_normalised_once(rng):
+    names = [x.name for x in Application("MobileNetV3Small", 8, 32).layers]
+    assert "pixel_normalization" in names
+    assert not [name for name in names if "rescaling" in name]
+    model = Application("EfficientNetB0", 8, 32)
+    layer = model.get_layer("pixel_normalization")
+    assert (layer.mean, layer.scale) == (0.0, 1.0)
+
+
+def test_says_what_does_not_fit():
+    for arguments, words in (
+        ({"network": "MobileNetV9"}, "`network` must be"),
+        ({"network": "MobileNet", "alpah": 1}, "cannot be built.*alpah"),
+        ({"network": "Xception", "input_size": 56}, "cannot be built: Input size"),
+        ({"network": "NASNetMobile", "stem_stride": 1}, "does not fit.*Leave it at 2"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            Application(embedding_dim=8, **{"input_size": 112, **arguments})
+
+
+# That of Keras 2.15 does not look at the pixels it is given.
+@pytest.mark.keras3
+def test_a_network_without_a_stride_of_two_keeps_its_strides():
+    with pytest.raises(ValueError, match="none of its layers has a stride of 2"):
+        Application("ConvNeXtTiny", 8, stem_stride=1)

@@ -1,0 +1,33 @@
+"""GhostFaceNets have the published sizes and the forms students need."""
+
+import numpy as np
+import pytest
+
+from ekd_tf.models import count_parameters
+from ekd_tf.models.ghostfacenet import GhostFaceNet
+
+
+def test_has_the_published_number_of_parameters():
+    # 6,880,288 in all and 6,795,720 trained: HamadYA/GhostFaceNets, Flops.ipynb, of
+    # GhostFaceNetV2-1.3-1. The paper's table: 6.88 M, and 4.09 M for V1.
+    model = GhostFaceNet(version=2, width=1.3)
+    assert (model.count_params(), count_parameters(model)) == (6_880_288, 6_795_720)
+    model = GhostFaceNet(version=1, width=1.3)
+    assert round(model.count_params() / 1e4) == 409
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_embeds_in_every_size_and_stride(version, rng):
+    for size, stride in ((32, 1), (56, 1), (64, 2)):
+        model = GhostFaceNet(version, 8, 0.25, stride, input_size=size)
+        images = rng.integers(0, 256, (2, size, size, 3), np.uint8)
+        embeddings = np.asarray(model(images, training=True))
+        assert embeddings.shape == (2, 8) and np.isfinite(embeddings).all()
+        assert all(v.trainable for v in model.trainable_variables)
+
+
+def test_refuses_sizes_its_strides_do_not_fit():
+    with pytest.raises(ValueError, match="`input_size` must be 64 or more with stem"):
+        GhostFaceNet(stem_stride=2, input_size=56)
+    with pytest.raises(ValueError, match="`version` must be"):
+        GhostFaceNet(version=3)

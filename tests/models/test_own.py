@@ -1,0 +1,100 @@
+"""Networks that users bring become backbones of uint8 pixels."""
+
+import sys
+
+import keras
+import numpy as np
+import pytest
+
+from ekd_tf.keras_compat import tf_variable
+from ekd_tf.models.own import as_backbone
+from ekd_tf.models.own import load_function
+
+
+def network(size=16, dtype="float32", outputs=5, **policy):
+    image = keras.Input((size, size, 3), dtype=dtype)
+    x = keras.layers.Rescaling(0.5)(image) if dtype == "uint8" else image
+    x = keras.layers.Conv2D(4, 3, **policy)(x)
+    x = keras.layers.GlobalAveragePooling2D()(x)
+    return keras.Model(image, keras.layers.Dense(outputs, **policy)(x), name="mine")
+
+
+@pytest.fixture
+def images(rng):
+    return rng.integers(0, 256, (3, 16, 16, 3), np.uint8)
+
+
+def test_takes_pixels_in_the_range_of_the_network(images):
+    model = network()
+    for low, high in ((0.0, 255.0), (-1.0, 1.0), (0.0, 1.0)):
+        backbone = as_backbone(model, "m.keras", low, high)
+        pixels = images.astype(np.float32) / 255 * (high - low) + low
+        np.testing.assert_allclose(
+            backbone(images), model(pixels), rtol=1e-4, atol=1e-5
+        )
+    assert backbone.input_shape == (None, 16, 16, 3) and backbone.name == "mine"
+    assert len(backbone.trainable_variables) == 4
+
+
+def test_a_network_of_uint8_pixels_keeps_its_own_normalisation(images):
+    model = network(dtype="uint8")
+    model.trainable = False
+    backbone = as_backbone(model, "m.keras")
+    np.testing.assert_allclose(backbone(images), model(images), rtol=1e-6)
+    assert len(backbone.trainable_variables) == 4
+
+
+def test_a_sequential_network_is_one_too(images):
+    layers = [keras.Input((16, 16, 3)), keras.layers.Flatten(), keras.layers.Dense(2)]
+    assert as_backbone(keras.Sequential(layers), "m")(images).shape == (3, 2)
+
+
+def test_the_embedding_is_float32_under_half_precision(images, mixed_policy):
+    mixed_policy("mixed_bfloat16")
+    assert as_backbone(network(), "m")(images).dtype == "float32"
+
+
+def test_refuses_what_is_no_backbone_in_one_line(mixed_policy):
+    image = keras.Input((16, 16, 3))
+    rows = keras.layers.Flatten()(image)
+    not_finite = network()
+    weight = tf_variable(not_finite.trainable_variables[0])
+    weight.assign(weight * np.nan)
+    for model, words in (
+        ("text", "m must be a keras.Model. Received: str"),
+        (keras.Sequential([keras.layers.Dense(2)]), "does not say what it takes"),
+        (keras.Model(image, [rows, rows]), "one input and one output.*1 and 2"),
+        (network(size=None), r"fixed size.*Received: input \(None, None, None, 3\)"),
+        (keras.Model(image, image), r"vectors.*Received: output \(None, 16, 16, 3\)"),
+        (not_finite, "weights that are not finite: .*kernel"),
+        (network(dtype="float32").__class__(image, rows), "no kind"),
+    ):
+        with pytest.raises(ValueError, match=words) as error:
+            as_backbone(model, "m")
+        assert "\n" not in str(error.value)
+    model = network()
+    mixed_policy("mixed_float16")
+    with pytest.raises(ValueError, match="m computes in float32.*run in float16"):
+        as_backbone(model, "m")
+    model = network()
+    mixed_policy("float32")
+    with pytest.raises(ValueError, match="m computes in float16.*train under its own"):
+        as_backbone(model, "m")
+
+
+def test_functions_of_ones_own_are_found_in_the_current_folder(tmp_path, monkeypatch):
+    (tmp_path / "my_networks.py").write_text(
+        "def small(width=1.0):\n    return width\n"
+    )
+    (tmp_path / "my_broken.py").write_text("raise RuntimeError('no\\nway')\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    assert load_function("my_networks:small")(width=0.5) == 0.5
+    with pytest.raises(ValueError, match="must be .*small.*Received: .*large"):
+        load_function("my_networks:large")
+    with pytest.raises(ValueError, match="my_broken:x cannot be imported: no way"):
+        load_function("my_broken:x")
+    with pytest.raises(
+        ValueError, match="cannot be imported: No module named 'absent'"
+    ):
+        load_function("absent:x")
