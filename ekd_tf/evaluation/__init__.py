@@ -14,16 +14,13 @@ from ekd_tf.evaluation.embed import Embedder
 from ekd_tf.evaluation.embed import EmbeddingCache
 from ekd_tf.evaluation.embed import Models
 from ekd_tf.evaluation.embed import SourceEmbedder
-from ekd_tf.evaluation.embed import embed
 from ekd_tf.evaluation.gap import GapPoint
 from ekd_tf.evaluation.gap import GapReport
 from ekd_tf.evaluation.gap import compare
 from ekd_tf.evaluation.identification import IdentificationEvaluation
 from ekd_tf.evaluation.ijb import IJBEvaluation
 from ekd_tf.evaluation.labelled import LabelledEvaluation
-from ekd_tf.evaluation.labelled import LabelledResult
 from ekd_tf.evaluation.pair_sets import PairSetEvaluation
-from ekd_tf.evaluation.pair_sets import PairSetResult
 from ekd_tf.evaluation.plots import plot_roc
 from ekd_tf.evaluation.plots import plot_similarities
 from ekd_tf.evaluation.result import Result
@@ -42,11 +39,9 @@ __all__ = [
     "IJBEvaluation",
     "IdentificationEvaluation",
     "LabelledEvaluation",
-    "LabelledResult",
     "Models",
     "PairBlocks",
     "PairSetEvaluation",
-    "PairSetResult",
     "Result",
     "SourceEmbedder",
     "VerificationReport",
@@ -56,7 +51,6 @@ __all__ = [
     "check_calibration",
     "compare",
     "draw_pairs",
-    "embed",
     "format_fpr",
     "format_table",
     "is_of_one_model",

@@ -14,18 +14,18 @@ from ekd_tf.checks import check_range
 from ekd_tf.data import Source
 from ekd_tf.evaluation.allpairs import PairBlocks
 from ekd_tf.evaluation.allpairs import count_pairs
+from ekd_tf.evaluation.allpairs import labelled_intervals
 from ekd_tf.evaluation.embed import ONE_IMAGE
 from ekd_tf.evaluation.embed import WITH_MIRROR_IMAGE
 from ekd_tf.evaluation.embed import SourceEmbedder
 from ekd_tf.evaluation.embed import add_views
-from ekd_tf.evaluation.intervals import labelled_intervals
 from ekd_tf.evaluation.verification import MIN_NEGATIVES
 from ekd_tf.evaluation.verification import check_two_kinds
 from ekd_tf.evaluation.verification import not_measurable
 from ekd_tf.files.atomic import write_text
+from ekd_tf.metrics import allowed_negatives
 from ekd_tf.metrics import format_fpr
 from ekd_tf.metrics import streamed_roc
-from ekd_tf.metrics.roc import allowed_negatives
 
 CARD_FILE = "card.json"
 # Fewer resamples than a report has, of more pairs: one FPR alone is asked for.
@@ -57,6 +57,13 @@ class Calibration:
     pairs: int
     source: str
     view: str = ONE_IMAGE
+
+    @classmethod
+    def of_entry(cls, entry: dict) -> Calibration:
+        """Reads an entry of `calibrations_of`."""
+        interval = entry["interval"] and tuple(entry["interval"])
+        values = {name: value for name, value in entry.items() if name != "sha256"}
+        return cls(**{**values, "interval": interval})
 
     @property
     def flip(self) -> bool:
@@ -105,7 +112,7 @@ def calibrate(
     rows = add_views(views if flip else views[:, :1])
     blocks = PairBlocks(rows, source.labels)
     roc = streamed_roc(blocks.scores, [fpr])
-    (point,) = roc.points
+    (point,) = roc.points([fpr])
     found = labelled_intervals(
         blocks, source.labels, [point], _REPLICATES, seed, _MAX_PAIRS
     )
@@ -125,19 +132,20 @@ def check_calibration(source: Source, fpr: float) -> None:
     check_range("calibrate_fpr", fpr, low=0, high=1, low_open=True, high_open=True)
     check_two_kinds(source.labels)
     _, negatives = count_pairs(source.labels)
-    if allowed_negatives(negatives, np.array([fpr]))[0] < MIN_NEGATIVES:
+    if allowed_negatives(negatives, [fpr])[0] < MIN_NEGATIVES:
         raise ValueError(*not_measurable([fpr], negatives))
 
 
 def is_of_one_model(
     model: SourceEmbedder, other: SourceEmbedder, source: Source
 ) -> bool:
-    """Tells whether two files hold one model, be it in another precision."""
+    """Returns whether two files hold one model, be it in another precision."""
     rows, others = model.views(source)[:, :1], other.views(source)[:, :1]
     if rows.shape != others.shape:
         return False
     # Quantised, 0.99 at the least; of two trainings of one network, about 0.
-    return np.mean(np.sum(add_views(rows) * add_views(others), axis=1)) > 0.9
+    cosines = np.sum(add_views(rows) * add_views(others), axis=1)
+    return bool(np.mean(cosines) > 0.9)
 
 
 def between_scores(blocks: PairBlocks, threshold: float) -> float:
@@ -211,7 +219,7 @@ def read_calibration(file: str | os.PathLike) -> Calibration | None:
             f"since; {anew}"
         )
     try:
-        return as_calibration(entry)
+        return Calibration.of_entry(entry)
     except (TypeError, KeyError) as error:
         raise ValueError(
             f"The calibration in {path} cannot be read ({error}); {anew}"
@@ -223,25 +231,14 @@ def calibrations_of(card: dict) -> dict[str, dict]:
 
     Those of version 0.1.0's first cards, one for all files, are left out.
     """
-    found = card.get("calibration") or {}
+    found = card.get("calibration")
     if not isinstance(found, dict):
         return {}
     return {name: entry for name, entry in found.items() if isinstance(entry, dict)}
 
 
-def as_calibration(entry: dict) -> Calibration:
-    """Returns an entry of `calibrations_of` as a value."""
-    interval = entry["interval"]
-    values = {name: value for name, value in entry.items() if name != "sha256"}
-    return Calibration(**{**values, "interval": interval and tuple(interval)})
-
-
 def read_card(path: str | os.PathLike) -> dict:
-    """Reads a model's card.
-
-    Raises:
-        ValueError: The file is none.
-    """
+    """Reads a model's card; `ValueError` where the file is none."""
     path = pathlib.Path(path)
     try:
         card = json.loads(path.read_text(encoding="utf-8"))

@@ -22,6 +22,10 @@ from ekd_tf.files.outputs import make_folder
 from ekd_tf.files.rows import RowFile
 from ekd_tf.metrics import normalize_rows
 
+# What an embedding is made of. Nothing that is exported adds the mirror image.
+ONE_IMAGE = "one image"
+WITH_MIRROR_IMAGE = "image and mirror image"
+
 
 class Embedder:
     r"""Embeds batches of images, keeping the traced model between calls.
@@ -43,22 +47,17 @@ class Embedder:
     def __init__(self, model: Callable, flip: bool = True, compiled: bool = True):
         self.model = model
         self.flip = flip
-        self.compiled = compiled
+        self._is_keras = isinstance(model, keras.layers.Layer)
         self._forward = self._raw
         if compiled:
             # Keras needs no conversion of Python, which costs a third of the tracing.
-            autograph = not isinstance(model, keras.layers.Layer)
-            self._forward = tf.function(self._raw, autograph=autograph)
+            self._forward = tf.function(self._raw, autograph=not self._is_keras)
 
     def __call__(self, batches: Iterable[np.ndarray]) -> np.ndarray:
         """Embeds all images of `batches`.
 
-        A batch smaller than an earlier one, such as the last, is filled up with
-        black images whose embeddings are dropped, so that only one shape is traced.
-
         Args:
-            batches: Iterable of uint8 arrays or tensors
-                `(batch, height, width, 3)`, RGB.
+            batches: Uint8 arrays or tensors `(batch, height, width, 3)`, RGB.
 
         Returns:
             Float32 array `(n, dim)`, rows of unit length in the order of the images.
@@ -68,16 +67,16 @@ class Embedder:
                 images, or an embedding is not finite or all zero; the message
                 gives the numbers of the rows, counted from the first image.
         """
-        rows, done = [], 0
-        for views in self.views(batches):
-            rows.append(add_views(views, first_row=done))
-            done += len(views)
-        if not done:
+        views = list(self.views(batches))
+        if not views:
             raise ValueError("`batches` must hold at least one image. Received: none")
-        return np.concatenate(rows)
+        return add_views(np.concatenate(views))
 
     def views(self, batches: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
         """Embeds image by image and mirror image by mirror image, adding nothing.
+
+        A batch smaller than an earlier one is filled up with black images whose
+        embeddings are dropped, so that only one shape is traced.
 
         Args:
             batches: As for a call.
@@ -86,59 +85,37 @@ class Embedder:
             Float32 `(batch, views, dim)` per batch: the raw embedding of the image and,
             with `flip`, that of its mirror image.
         """
-        done = full = 0
-        for batch in batches:
-            batch = _check_images(np.asarray(batch), done)
+        full = 0
+        for batch in map(np.asarray, batches):
+            if batch.ndim != 4 or batch.shape[-1] != 3 or batch.dtype != np.uint8:
+                raise ValueError(
+                    "`batches` must hold uint8 images (batch, height, width, 3). "
+                    f"Received: shape {batch.shape}, dtype {batch.dtype}"
+                )
             size = len(batch)
             if not size:
                 continue
             full = max(full, size)
             if size < full:
                 batch = np.pad(batch, [(0, full - size), (0, 0), (0, 0), (0, 0)])
-            yield np.asarray(self._both(tf.constant(batch)))[:size]
-            done += size
-
-    def _both(self, images):
-        views = [self._forward(images)]
-        if self.flip:
-            views.append(self._forward(tf.reverse(images, axis=[2])))
-        return tf.stack(views, axis=1)
+            images = tf.constant(batch)
+            views = [self._forward(images)]
+            if self.flip:
+                views.append(self._forward(tf.reverse(images, axis=[2])))
+            yield np.stack(views, axis=1)[:size]
 
     def _raw(self, images):
-        if isinstance(self.model, keras.layers.Layer):
-            embeddings = self.model(images, training=False)
-        else:
-            embeddings = self.model(images)
-        embeddings = tf.cast(embeddings, tf.float32)
+        arguments = {"training": False} if self._is_keras else {}
+        embeddings = tf.cast(self.model(images, **arguments), tf.float32)
         check_rank("embeddings", embeddings, 2)
         return embeddings
 
 
-def embed(
-    model: Callable, batches: Iterable[np.ndarray], flip: bool = True
-) -> np.ndarray:
-    """Embeds all images of `batches`; see `Embedder`, which it makes and calls.
-
-    A caller that embeds with one model repeatedly saves the tracing by keeping an
-    `Embedder`.
-
-    Args:
-        model: A `keras.Model` or callable from uint8 images to embeddings.
-        batches: Iterable of uint8 arrays `(batch, height, width, 3)`, RGB.
-        flip: Whether to add the embedding of the mirror image.
-
-    Returns:
-        Float32 array `(n, dim)`, rows of unit length.
-    """
-    return Embedder(model, flip=flip)(batches)
-
-
-def add_views(views: np.ndarray, first_row: int = 0) -> np.ndarray:
+def add_views(views: np.ndarray) -> np.ndarray:
     """Adds the raw embeddings of an image and its mirror image, then normalises.
 
     Args:
         views: Float32 array `(n, views, dim)`.
-        first_row: The number of `views[0]` in the caller's counting, for messages.
 
     Returns:
         Float32 array `(n, dim)`, rows of unit length.
@@ -146,16 +123,7 @@ def add_views(views: np.ndarray, first_row: int = 0) -> np.ndarray:
     Raises:
         ValueError: A sum is not finite or all zero.
     """
-    return normalize_rows(views.sum(axis=1), first_row=first_row)
-
-
-def _check_images(batch: np.ndarray, done: int) -> np.ndarray:
-    if batch.ndim != 4 or batch.shape[-1] != 3 or batch.dtype != np.uint8:
-        raise ValueError(
-            "`batches` must hold uint8 images (batch, height, width, 3). "
-            f"Received: shape {batch.shape}, dtype {batch.dtype}, after {done} images"
-        )
-    return batch
+    return normalize_rows(views.sum(axis=1))
 
 
 class EmbeddingCache:
@@ -195,14 +163,8 @@ class EmbeddingCache:
         """
         key = hashlib.sha256(json.dumps(description, sort_keys=True).encode())
         path = self._folder / f"{key.hexdigest()[:32]}.f32"
-        return RowFile(path, path.with_suffix(".json"), description, count).fill(
-            compute
-        )
-
-
-# What an embedding is made of. Nothing that is exported adds the mirror image.
-ONE_IMAGE = "one image"
-WITH_MIRROR_IMAGE = "image and mirror image"
+        file = RowFile(path, path.with_suffix(".json"), description, count)
+        return file.fill(compute)
 
 
 class SourceEmbedder:
@@ -258,11 +220,7 @@ class SourceEmbedder:
 
     def some(self, source: Source, indices: np.ndarray) -> np.ndarray:
         """Returns float32 `(k, dim)`, unit rows of the images at `indices`."""
-        return self._embedder(
-            evaluation_batches(
-                source, indices, self.input_size, self._batch_size, self._unreadable
-            )
-        )
+        return self._embedder(self._batches(source, indices))
 
     def views(self, source: Source) -> np.ndarray:
         """Returns the raw embeddings, of image and mirror image apart.
@@ -289,16 +247,15 @@ class SourceEmbedder:
             description, len(source), lambda first: self._compute(source, first)
         )
 
-    def _compute(self, source, first) -> Iterator[np.ndarray]:
-        batches = evaluation_batches(
-            source,
-            np.arange(first, len(source)),
-            self.input_size,
-            self._batch_size,
-            self._unreadable,
+    def _batches(self, source, indices):
+        return evaluation_batches(
+            source, indices, self.input_size, self._batch_size, self._unreadable
         )
+
+    def _compute(self, source, first):
         left = len(source) - first
         done = self._progress(source.name, left) if self._progress else None
+        batches = self._batches(source, np.arange(first, len(source)))
         for views in self._embedder.views(batches):
             yield views
             if done is not None:
@@ -322,9 +279,6 @@ class Models:
 
     def items(self) -> list[tuple[str, SourceEmbedder]]:
         """Returns name and model of each there is, the teacher first."""
-        found = [
-            ("teacher", self.teacher),
-            ("student", self.student),
-            ("baseline", self.baseline),
-        ]
+        names = ("teacher", "student", "baseline")
+        found = [(name, getattr(self, name)) for name in names]
         return [(name, model) for name, model in found if model is not None]

@@ -41,59 +41,24 @@ class IdentificationReport:
     num_gallery: int
     num_unknown: int
 
-
-@dataclasses.dataclass(frozen=True)
-class IdentificationResult(Result):
-    """What `IdentificationEvaluation` found.
-
-    Attributes:
-        name: The set's name.
-        reports: "student", "teacher", "baseline" -> `IdentificationReport`.
-        images: None are drawn.
-        view: What the embeddings are made of; see `SourceEmbedder.view`.
-    """
-
-    name: str
-    reports: dict[str, IdentificationReport]
-    images: dict[str, np.ndarray]
-    view: str
-    left_out: tuple[str, ...] = ()
-
-    def scalars(self, model: str = "student") -> dict[str, float]:
-        """Returns rates by the names they are logged under."""
-        report = self.reports[model]
-        scalars = {f"{self.name}/rank_{k}": v for k, v in report.rank.items()}
-        for count, rate in report.rank_1.items():
-            scalars[f"{self.name}/rank_1_of_{count}_distractors"] = rate
-        for fpir, tpir in report.tpir.items():
-            scalars[f"{self.name}/tpir_at_fpir_{format_fpr(fpir)}"] = tpir
-        return scalars
+    def scalars(self, prefix: str) -> dict[str, float]:
+        """Returns the rates by the names they are logged under."""
+        return {
+            **{f"{prefix}/rank_{k}": rate for k, rate in self.rank.items()},
+            **{
+                f"{prefix}/rank_1_of_{count}_distractors": rate
+                for count, rate in self.rank_1.items()
+            },
+            **{
+                f"{prefix}/tpir_at_fpir_{format_fpr(fpir)}": tpir
+                for fpir, tpir in self.tpir.items()
+            },
+        }
 
     def to_dict(self) -> dict:
-        """Returns the reports as JSON can hold them."""
-        reports = {}
-        for model, report in self.reports.items():
-            plain = dataclasses.asdict(report)
-            plain["tpir"] = {format_fpr(k): v for k, v in report.tpir.items()}
-            reports[model] = plain
-        return reports
-
-    def text(self) -> str:
-        """Returns the table of rates and the numbers of searches."""
-        report = next(iter(self.reports.values()))
-        header = ["model", *(f"rank-{k}" for k in report.rank)]
-        header += [f"rank-1 of {count:,}" for count in report.rank_1]
-        header += [f"TPIR@{format_fpr(fpir)}" for fpir in report.tpir]
-        rows = [
-            [name, *r.rank.values(), *r.rank_1.values(), *r.tpir.values()]
-            for name, r in self.reports.items()
-        ]
-        return (
-            f"{format_table(rows, header)}\n\n{report.num_probes:,} probes, gallery of "
-            f"{report.num_gallery:,} identities with one image each, "
-            f"{report.num_unknown:,} searches by people not enrolled. Embeddings of "
-            f"{self.view}."
-        )
+        """Returns the report as JSON can hold it."""
+        tpir = {format_fpr(fpir): rate for fpir, rate in self.tpir.items()}
+        return {**dataclasses.asdict(self), "tpir": tpir}
 
 
 class IdentificationEvaluation:
@@ -134,14 +99,20 @@ class IdentificationEvaluation:
         tens = 10 ** np.arange(1, 10)
         self._sizes = sorted({*tens[tens < count].tolist(), count} - {0})
 
-    def __call__(self, models: Models) -> IdentificationResult:
-        """Evaluates the models as they are now."""
+    def __call__(self, models: Models) -> Result:
+        """Evaluates the models as they are now; an `IdentificationReport` of each."""
         reports = {name: self._report(model) for name, model in models.items()}
         left_out = self._source.left_out
         if self._distractors is not None:
             left_out += self._distractors.left_out
-        return IdentificationResult(
-            self.name, reports, {}, models.student.view, left_out
+        return Result(
+            name=self.name,
+            reports=reports,
+            figures={n: report.scalars(self.name) for n, report in reports.items()},
+            document={name: report.to_dict() for name, report in reports.items()},
+            text=_text(reports, models.student.view),
+            images={},
+            left_out=left_out,
         )
 
     def _report(self, model):
@@ -158,26 +129,38 @@ class IdentificationEvaluation:
             unknown = search(self._unknown).best_other
             rates, _ = tpir_at_fpir(found.mate_score, found.rank, unknown, FPIRS)
             tpir = dict(zip(FPIRS, rates.tolist()))
+        rank_1, rows, done = {}, self._sizes and model(self._distractors), 0
+        for size in self._sizes:
+            for start in range(done, size, _ROWS):
+                chosen = self._order[start : min(start + _ROWS, size)]
+                found.add_distractors(rows[chosen])
+            done = size
+            (rank_1[size],) = rank_rates(found.rank, (1,)).tolist()
         return IdentificationReport(
             rank=rank,
-            rank_1=self._among_distractors(model, found),
+            rank_1=rank_1,
             tpir=tpir,
             num_probes=self._probes.size,
             num_gallery=self._gallery.size,
             num_unknown=self._unknown.size,
         )
 
-    def _among_distractors(self, model, search):
-        if not self._sizes:
-            return {}
-        rows, rates, done = model(self._distractors), {}, 0
-        for size in self._sizes:
-            for start in range(done, size, _ROWS):
-                chosen = self._order[start : min(start + _ROWS, size)]
-                search.add_distractors(rows[chosen])
-            done = size
-            (rates[size],) = rank_rates(search.rank, (1,)).tolist()
-        return rates
+
+def _text(reports, view):
+    """Returns the table of rates and the numbers of searches."""
+    report = reports["student"]
+    header = ["model", *(f"rank-{k}" for k in report.rank)]
+    header += [f"rank-1 of {count:,}" for count in report.rank_1]
+    header += [f"TPIR@{format_fpr(fpir)}" for fpir in report.tpir]
+    rows = [
+        [name, *r.rank.values(), *r.rank_1.values(), *r.tpir.values()]
+        for name, r in reports.items()
+    ]
+    return (
+        f"{format_table(rows, header)}\n\n{report.num_probes:,} probes, gallery of "
+        f"{report.num_gallery:,} identities with one image each, "
+        f"{report.num_unknown:,} searches by people not enrolled. Embeddings of {view}."
+    )
 
 
 def split_searches(

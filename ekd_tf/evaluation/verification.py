@@ -12,25 +12,24 @@ from ekd_tf.evaluation.allpairs import PairBlocks
 from ekd_tf.evaluation.allpairs import check_labels
 from ekd_tf.evaluation.allpairs import count_pairs
 from ekd_tf.evaluation.allpairs import draw_pairs
-from ekd_tf.evaluation.intervals import labelled_intervals
-from ekd_tf.metrics import RocPoint
-from ekd_tf.metrics import StreamedRoc
-from ekd_tf.metrics import auc
+from ekd_tf.evaluation.allpairs import labelled_intervals
+from ekd_tf.evaluation.tables import format_table
+from ekd_tf.metrics import ROC
+from ekd_tf.metrics import OperatingPoint
+from ekd_tf.metrics import allowed_negatives
 from ekd_tf.metrics import best_accuracy
-from ekd_tf.metrics import equal_error_rate
 from ekd_tf.metrics import fold_intervals
 from ekd_tf.metrics import folds_of
 from ekd_tf.metrics import format_fpr
 from ekd_tf.metrics import kfold_accuracy
-from ekd_tf.metrics import operating_points
 from ekd_tf.metrics import squared_distances
 from ekd_tf.metrics import streamed_roc
-from ekd_tf.metrics.roc import allowed_negatives
 
 # A TPR whose threshold rests on fewer negatives than this is mostly chance: with
 # 10 the FPR really reached is uncertain by about a third.
 MIN_NEGATIVES = 10
 FOLDS, DRAWN_PAIRS = 10, 6000
+DEFAULT_FPRS = (1e-1, 1e-2, 1e-3, 1e-4)
 
 Interval = tuple[float, float]
 
@@ -56,6 +55,7 @@ class VerificationReport:
         intervals: Name of a figure (`accuracy`, `tpr_at_fpr_1e-3`,
             `threshold_at_fpr_1e-3`, `auc`, `eer`) -> bootstrap 95 % interval. Empty
             where none was asked for.
+        roc: Of all pairs; in no file.
     """
 
     accuracy_mean: float
@@ -69,8 +69,9 @@ class VerificationReport:
     num_positive: int
     num_negative: int
     num_pairs: int
-    stratified: bool = False
-    intervals: dict[str, Interval] = dataclasses.field(default_factory=dict)
+    stratified: bool
+    intervals: dict[str, Interval]
+    roc: ROC = dataclasses.field(compare=False, repr=False)
 
     @property
     def not_measurable(self) -> tuple[str, ...]:
@@ -95,19 +96,21 @@ class VerificationReport:
 
     def scalars(self, prefix: str) -> dict[str, float]:
         """Returns the figures by the names they are logged under."""
-        scalars = {
+        tprs = {
+            f"{prefix}/tpr_at_fpr_{format_fpr(fpr)}": tpr
+            for fpr, tpr in self.tpr.items()
+            if tpr is not None
+        }
+        return {
             f"{prefix}/accuracy": self.accuracy_mean,
             f"{prefix}/auc": self.auc,
             f"{prefix}/eer": self.eer,
+            **tprs,
         }
-        for fpr, tpr in self.tpr.items():
-            if tpr is not None:
-                scalars[f"{prefix}/tpr_at_fpr_{format_fpr(fpr)}"] = tpr
-        return scalars
 
     def to_dict(self) -> dict:
         """Returns the report as JSON can hold it, FPRs spelled as `1e-3`."""
-        report = dataclasses.asdict(self)
+        report = {name: value for name, value in vars(self).items() if name != "roc"}
         for name in ("tpr", "thresholds"):
             report[name] = {format_fpr(k): v for k, v in report[name].items()}
         report["intervals"] = {k: list(v) for k, v in self.intervals.items()}
@@ -116,14 +119,40 @@ class VerificationReport:
         return report
 
 
+def figures_table(reports: Sequence[tuple[str, VerificationReport]]) -> str:
+    """Lays out verification figures as a Markdown table, one line per model.
+
+    Args:
+        reports: Pairs of a name and a report, all at the same FPRs. Intervals, where
+            there are any, stand behind their figures.
+    """
+    rows = []
+    for name, report in reports:
+        accuracy = f"{report.accuracy_mean:.4f} +- {report.accuracy_std:.4f}"
+        row = [name, accuracy + _interval(report, "accuracy"), report.accuracy_best]
+        row += [f"{report.auc:.6f}", f"{report.eer:.4f}" + _interval(report, "eer")]
+        for fpr, tpr in report.tpr.items():
+            interval = _interval(report, f"tpr_at_fpr_{format_fpr(fpr)}")
+            row.append(tpr if tpr is None else f"{tpr:.4f}{interval}")
+        rows.append(row)
+    fprs = [f"TPR@{format_fpr(fpr)}" for fpr in reports[0][1].tpr]
+    return format_table(rows, ["model", "accuracy", "best", "AUC", "EER", *fprs])
+
+
+def _interval(report, name):
+    if name not in report.intervals:
+        return ""
+    low, high = report.intervals[name]
+    return f" [{low:.4f}, {high:.4f}]"
+
+
 def verify_embeddings(
     embeddings: np.ndarray,
     labels: np.ndarray,
-    fprs: Sequence[float] = (1e-1, 1e-2, 1e-3, 1e-4),
+    fprs: Sequence[float] = DEFAULT_FPRS,
     folds: int = FOLDS,
     pairs: int = DRAWN_PAIRS,
     seed: int = 0,
-    roc: StreamedRoc | None = None,
     replicates: int = 0,
 ) -> VerificationReport:
     """Measures verification of identities the model was not trained on.
@@ -142,8 +171,6 @@ def verify_embeddings(
             negative pairs than half of it gives as many of each as the rarer kind
             has; `num_pairs` of the report says how many were drawn.
         seed: Int, of the drawing.
-        roc: What `all_pairs_roc` gave for the same embeddings, labels and FPRs, to
-            save its passes. Default: computed here.
         replicates: Int >= 0: resamples of the folds, for the interval of the
             accuracy, and of the identities, for those of TPRs and thresholds. 0: no
             intervals.
@@ -157,34 +184,22 @@ def verify_embeddings(
     each = check_drawable(labels, folds, pairs)
     left, right, same = draw_pairs(labels, each, each, seed)
     distances = squared_distances(embeddings[left], embeddings[right])
-    accuracy = kfold_accuracy(distances, same, folds=folds)
     blocks = PairBlocks(embeddings, labels)
-    if roc is None:
-        roc = streamed_roc(blocks.scores, fprs)
+    roc = streamed_roc(blocks.scores, fprs)
     intervals = {}
     if replicates:
-        intervals["accuracy"] = _accuracy_interval(accuracy, replicates, seed)
-        measurable = [p for p in roc.points if is_measurable(p)]
+        measurable = [p for p in roc.points(fprs) if is_measurable(p)]
         found = labelled_intervals(blocks, labels, measurable, replicates, seed)
         for fpr, (tpr, threshold) in found.items():
             intervals[f"tpr_at_fpr_{format_fpr(fpr)}"] = tpr
             intervals[f"threshold_at_fpr_{format_fpr(fpr)}"] = threshold
-    return _report(
-        accuracy,
-        best_accuracy(distances, same),
-        roc.points,
-        roc.auc,
-        roc.eer,
-        (roc.num_positive, roc.num_negative),
-        num_pairs=2 * each,
-        intervals=intervals,
-    )
+    return _report(distances, same, folds, roc, fprs, intervals, replicates, seed)
 
 
 def verify_pairs(
     embeddings: np.ndarray,
     same: np.ndarray,
-    fprs: Sequence[float] = (1e-1, 1e-2, 1e-3, 1e-4),
+    fprs: Sequence[float] = DEFAULT_FPRS,
     folds: int = FOLDS,
     replicates: int = 1000,
     seed: int = 0,
@@ -223,53 +238,43 @@ def verify_pairs(
     check_range("replicates", replicates, low=0)
     check_pairs(same, folds)
     distances = squared_distances(embeddings[::2], embeddings[1::2])
-    accuracy = kfold_accuracy(distances, same, folds=folds)
     cosines = 1 - distances / 2
-    points = operating_points(cosines[same], cosines[~same], fprs)
+    roc = ROC.of(cosines[same], cosines[~same])
     intervals = {}
     if replicates:
-        intervals["accuracy"] = _accuracy_interval(accuracy, replicates, seed)
-        measurable = [p.target_fpr for p in points if is_measurable(p)]
-        intervals.update(
-            _pair_intervals(cosines, same, folds, measurable, replicates, seed)
+        measurable = [p.target_fpr for p in roc.points(fprs) if is_measurable(p)]
+        intervals = _pair_intervals(cosines, same, folds, measurable, replicates, seed)
+    return _report(distances, same, folds, roc, fprs, intervals, replicates, seed)
+
+
+def _report(distances, same, folds, roc, fprs, intervals, replicates, seed):
+    accuracy = kfold_accuracy(distances, same, folds=folds)
+    if replicates:
+        (interval,) = fold_intervals(
+            lambda rows: [accuracy.accuracy[rows].mean()],
+            np.arange(folds),
+            replicates,
+            seed,
         )
-    return _report(
-        accuracy,
-        best_accuracy(distances, same),
-        points,
-        auc(cosines[same], cosines[~same]),
-        equal_error_rate(cosines[same], cosines[~same]),
-        (int(same.sum()), int((~same).sum())),
-        num_pairs=same.size,
-        intervals=intervals,
-    )
-
-
-def _report(accuracy, best, points, auc, eer, counts, num_pairs, intervals):
+        intervals = {"accuracy": tuple(interval.tolist()), **intervals}
+    points = roc.points(fprs)
     measured = {p.target_fpr: p if is_measurable(p) else None for p in points}
     return VerificationReport(
         accuracy_mean=accuracy.mean,
         accuracy_std=accuracy.std,
-        accuracy_best=best,
+        accuracy_best=best_accuracy(distances, same),
         threshold=float(1 - accuracy.thresholds.mean() / 2),
         tpr={fpr: p and p.tpr for fpr, p in measured.items()},
         thresholds={fpr: p and p.threshold for fpr, p in measured.items()},
-        auc=auc,
-        eer=eer,
-        num_positive=counts[0],
-        num_negative=counts[1],
-        num_pairs=num_pairs,
+        auc=roc.auc(),
+        eer=roc.eer(),
+        num_positive=roc.num_positive,
+        num_negative=roc.num_negative,
+        num_pairs=same.size,
         stratified=accuracy.stratified,
         intervals=intervals,
+        roc=roc,
     )
-
-
-def _accuracy_interval(accuracy, replicates, seed):
-    folds = np.arange(accuracy.accuracy.size)
-    (interval,) = fold_intervals(
-        lambda rows: [accuracy.accuracy[rows].mean()], folds, replicates, seed
-    )
-    return tuple(interval.tolist())
 
 
 def _pair_intervals(cosines, same, folds, fprs, replicates, seed):
@@ -280,33 +285,23 @@ def _pair_intervals(cosines, same, folds, fprs, replicates, seed):
         return {}
 
     def statistics(rows):
-        positive, negative = cosines[rows][same[rows]], cosines[rows][~same[rows]]
-        figures = [auc(positive, negative), equal_error_rate(positive, negative)]
-        if fprs:
-            points = operating_points(positive, negative, fprs)
-            figures += [point.tpr for point in points]
-        return figures
+        scores, kind = cosines[rows], same[rows]
+        roc = ROC.of(scores[kind], scores[~kind])
+        tprs = [point.tpr for point in roc.points(fprs)] if fprs else []
+        return [roc.auc(), roc.eer(), *tprs]
 
     names = ["auc", "eer", *(f"tpr_at_fpr_{format_fpr(fpr)}" for fpr in fprs)]
     found = fold_intervals(statistics, fold, replicates, seed)
     return {name: tuple(ends) for name, ends in zip(names, found.tolist())}
 
 
-def is_measurable(point: RocPoint) -> bool:
-    """Tells whether at least 10 negatives stand behind an operating point."""
+def is_measurable(point: OperatingPoint) -> bool:
+    """Returns whether at least 10 negatives stand behind an operating point."""
     return point.negatives_allowed >= MIN_NEGATIVES
 
 
 def not_measurable(fprs: Sequence[float], num_negative: int) -> tuple[str, ...]:
-    """Says in one sentence why there are no figures at some FPRs.
-
-    Args:
-        fprs: Those without a figure.
-        num_negative: Int, negative pairs there are.
-
-    Returns:
-        The sentence alone, or nothing for no FPR.
-    """
+    """Says in one sentence why there are no figures at some FPRs; nothing for none."""
     if not fprs:
         return ()
     needed = [str(int(np.ceil(MIN_NEGATIVES / fpr))) for fpr in fprs if fpr]
@@ -328,7 +323,7 @@ def figure_names(
         num_negative: Number of negative pairs.
         gap: Whether there is a teacher to compare with.
     """
-    allowed = allowed_negatives(num_negative, np.asarray(fprs, float)).tolist()
+    allowed = allowed_negatives(num_negative, fprs).tolist()
     measurable = [
         format_fpr(fpr) for fpr, n in zip(fprs, allowed) if n >= MIN_NEGATIVES
     ]

@@ -14,7 +14,6 @@ from ekd_tf.evaluation import format_fpr
 from ekd_tf.evaluation import format_table
 from ekd_tf.evaluation.calibration import CARD_FILE
 from ekd_tf.evaluation.calibration import Calibration
-from ekd_tf.evaluation.calibration import as_calibration
 from ekd_tf.evaluation.calibration import calibrations_of
 from ekd_tf.evaluation.calibration import file_hash
 from ekd_tf.evaluation.calibration import read_card
@@ -206,7 +205,7 @@ def _thresholds(card):
         if name not in calibrations:
             rows.append([name, "not calibrated", *[None] * 5])
             continue
-        of_file = as_calibration(calibrations[name])
+        of_file = Calibration.of_entry(calibrations[name])
         fpr, tpr = format_fpr(of_file.fpr), f"{of_file.tpr:.4f}"
         pairs = f"{of_file.pairs:,}"
         rows.append(

@@ -11,7 +11,7 @@ from ekd_tf.evaluation import calibrate
 from ekd_tf.evaluation import is_of_one_model
 from ekd_tf.evaluation import read_calibration
 from ekd_tf.evaluation import write_calibration
-from ekd_tf.metrics import tpr_at_fpr
+from ekd_tf.metrics import ROC
 
 
 @pytest.fixture(scope="module")
@@ -53,14 +53,14 @@ def test_threshold_accepts_the_pairs_that_of_all_pairs_accepts(
     images = source.read(np.arange(len(source)))
     rows = patches(images) + flip * patches(images[:, :, ::-1])
     positive, negative = all_pair_scores(rows, source.labels)
-    tpr, thresholds = tpr_at_fpr(positive, negative, [0.02])
+    (point,) = ROC.of(positive, negative).points([0.02])
     # 33 of 1,650 negatives: 0.02 of them to the digit.
     assert np.count_nonzero(negative > found.threshold) == 33
-    assert np.mean(positive > found.threshold) == found.tpr == tpr[0]
+    assert np.mean(positive > found.threshold) == found.tpr == point.tpr
     # Half way between two scores: no pair is decided by rounding.
     scores = np.concatenate([positive, negative])
-    higher = scores[scores > thresholds[0]].min()
-    assert found.threshold == pytest.approx((thresholds[0] + higher) / 2, abs=1e-7)
+    higher = scores[scores > point.threshold].min()
+    assert found.threshold == pytest.approx((point.threshold + higher) / 2, abs=1e-7)
     assert found.interval[0] <= found.threshold <= found.interval[1]
     assert (found.pairs, found.source, found.view) == (1650, source.name, view)
     assert found.flip == flip

@@ -9,7 +9,7 @@ from ekd_tf.evaluation.allpairs import PairBlocks
 from ekd_tf.evaluation.allpairs import all_pair_scores
 from ekd_tf.evaluation.allpairs import all_pairs_roc
 from ekd_tf.evaluation.gap import compare
-from ekd_tf.metrics import tpr_at_fpr
+from ekd_tf.metrics import ROC
 
 
 def two_models(rng, identities=12, images=5):
@@ -65,11 +65,11 @@ def test_rates_are_those_of_each_model_alone(rng):
     fprs = (0.1, 0.02)
     report = compare(student, teacher, labels, fprs)
     for name, embeddings in (("teacher", teacher), ("student", student)):
-        tpr, thresholds = tpr_at_fpr(*all_pair_scores(embeddings, labels), fprs)
-        for k, point in enumerate(report.points):
-            assert point.fpr == fprs[k]
-            assert getattr(point, f"{name}_tpr") == tpr[k]
-            assert getattr(point, f"{name}_threshold") == thresholds[k]
+        alone = ROC.of(*all_pair_scores(embeddings, labels)).points(fprs)
+        for expected, point in zip(alone, report.points):
+            assert point.fpr == expected.target_fpr
+            assert getattr(point, f"{name}_tpr") == expected.tpr
+            assert getattr(point, f"{name}_threshold") == expected.threshold
     for point in report.points:
         assert point.gap == point.teacher_tpr - point.student_tpr
 
@@ -100,10 +100,10 @@ def test_share_closed_against_a_baseline(rng):
     baseline = teacher[:, :16] + 3 * rng.normal(size=(len(labels), 16))
     fprs = (0.1, 0.01)
     report = compare(student, teacher, labels, fprs, baseline_embeddings=baseline)
-    tpr, _ = tpr_at_fpr(*all_pair_scores(baseline, labels), fprs)
-    for k, point in enumerate(report.points):
-        assert point.baseline_tpr == tpr[k] < point.student_tpr
-        gained = point.student_tpr - tpr[k]
+    alone = ROC.of(*all_pair_scores(baseline, labels)).points(fprs)
+    for expected, point in zip(alone, report.points):
+        assert point.baseline_tpr == expected.tpr < point.student_tpr
+        gained = point.student_tpr - expected.tpr
         assert point.closed == gained / (gained + point.gap)
     assert "baseline TPR" in report.to_table()
 

@@ -101,7 +101,7 @@ def test_text_and_json(rng, tmp_path):
     report = json.loads((tmp_path / "faces.json").read_text())
     assert report["teacher"] == report["student"]
     assert report["student"]["tpir"].keys() == {"1e-2", "1e-1"}
-    text = result.text()
+    text = result.text
     for words in (
         "| teacher ",
         "rank-1 of 20",

@@ -10,7 +10,7 @@ from ekd_tf.data.templates import TemplatePairs
 from ekd_tf.data.templates import TemplateSubjects
 from ekd_tf.evaluation import IJBEvaluation
 from ekd_tf.evaluation import Models
-from ekd_tf.metrics import operating_points
+from ekd_tf.metrics import ROC
 
 
 class Given:
@@ -68,7 +68,7 @@ def test_reproduces_insightface_and_gives_the_strict_rule(result, arrays, switch
     expected = arrays[f"{switches.lower()}_tpr_nearest"]
     np.testing.assert_allclose(list(report.nearest.values()), expected, atol=1e-5)
     same, scores = arrays["pair_label"] == 1, arrays[f"{switches.lower()}_score"]
-    points = operating_points(scores[same], scores[~same], FPRS)
+    points = ROC.of(scores[same], scores[~same]).points(FPRS)
     # 19,730 negatives: FPR 1e-4 lets through one.
     assert report.strict[1e-4] is None
     for point in points[1:]:
@@ -78,7 +78,7 @@ def test_reproduces_insightface_and_gives_the_strict_rule(result, arrays, switch
 
 
 def test_text_names_rules_and_switches(result):
-    text = result.text()
+    text = result.text
     for switches in SWITCHES:
         assert text.count(f"| {switches} ") == 2
     assert text.count("| strict ") == text.count("| nearest ") == 4
@@ -120,7 +120,7 @@ def test_searches_both_galleries_and_takes_the_mean(templates, model):
     figures = result.reports["student"]["N1D1F1"]
     assert figures.rank == {1: 0.5, 5: 1.0, 10: 1.0}
     assert figures.tpir == {0.01: 0.5, 0.1: 0.5}
-    assert "rank-1" in result.text() and "TPIR@1e-2" in result.text()
+    assert "rank-1" in result.text and "TPIR@1e-2" in result.text
     assert result.scalars()["toy/N1D1F1/rank_1"] == 0.5
 
 

@@ -97,7 +97,8 @@ def test_reproduces_insightface(golden_arrays, name):
     switches = Switches.parse(name)
     rows = pool_templates(lambda r: views[r], images, [switches])[switches.name]
     first, second = (
-        np.searchsorted(images.templates, arrays[f"pair_template_{k}"]) for k in (1, 2)
+        np.searchsorted(np.unique(images.template), arrays[f"pair_template_{k}"])
+        for k in (1, 2)
     )
     scores = np.einsum("nd,nd->n", rows[first], rows[second])
     np.testing.assert_allclose(scores, arrays[f"{name.lower()}_score"], atol=1e-5)
@@ -115,7 +116,7 @@ def test_rejects_mirror_images_that_were_not_embedded(drawn):
         pool_templates(lambda r: views[r, :1], images, [Switches.parse("N0D0F1")])
 
 
-@pytest.mark.parametrize("value", [np.nan, np.inf, 0.0])
+@pytest.mark.parametrize("value", [np.nan, 0.0])
 def test_names_an_image_without_a_direction(drawn, value):
     views, images = drawn
     views[37] = value
@@ -134,8 +135,7 @@ def test_rejects_a_template_whose_images_cancel():
 FULL_SIZE = """
 import numpy as np
 from resident import resident_mb
-from ekd_tf.metrics import Switches, TemplateList, operating_points, pool_templates
-from ekd_tf.metrics import tpr_at_nearest_fpr
+from ekd_tf.metrics import ROC, Switches, TemplateList, pool_templates
 
 rng = np.random.default_rng(0)
 images, templates, pairs, dim = {images}, {templates}, {pairs}, 512
@@ -163,9 +163,9 @@ for rows in pooled.values():
     for start in range(0, pairs, 1 << 16):
         part = slice(start, start + (1 << 16))
         scores[part] = np.einsum("nd,nd->n", rows[first[part]], rows[second[part]])
-    both = scores[same], scores[~same]
-    points = operating_points(*both, [1e-4, 1e-5])
-    tpr, _ = tpr_at_nearest_fpr(*both, [1e-4, 1e-5])
+    roc = ROC.of(scores[same], scores[~same])
+    points = roc.points([1e-4, 1e-5])
+    tpr, _ = roc.nearest([1e-4, 1e-5])
     # Nearest may lie one pair above the target.
     assert all(abs(p.tpr - t) < 0.01 for p, t in zip(points, tpr)), (points, tpr)
     assert points[0].tpr > 0.9
