@@ -1,14 +1,13 @@
-"""How close an artefact comes to the Keras model, and how close it must come."""
+"""What an export wrote and measured, and how close it must come to the Keras model."""
 
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Callable
 
-import keras
 import numpy as np
 
+from ekd_tf.evaluation import format_table
 from ekd_tf.evaluation import verify_embeddings
 from ekd_tf.evaluation.allpairs import PairBlocks
 from ekd_tf.evaluation.allpairs import count_pairs
@@ -80,6 +79,98 @@ class Verification:
     num_negative: int
 
 
+@dataclasses.dataclass(frozen=True)
+class ArtefactReport:
+    """One artefact of an export: where, how large, how close, how fast.
+
+    Attributes:
+        kind: A key of `GATES`.
+        path: Path of the file, or of the SavedModel's directory.
+        size_bytes: Size of all its files.
+        parity: Figures against the float32 Keras model.
+        verification: Of its own embeddings, or None: no labels.
+        median_ms, p95_ms: Median and 95th percentile of the latency of one image on one
+            thread, warm; None if not measured.
+        median_ms_2, p95_ms_2: The same on two threads.
+        peak_bytes: Growth of the peak resident memory of a process that runs it;
+            None if not measured.
+        ops: Op name -> count; None if not a TFLite file.
+        partitions: Pieces of the graph that XNNPACK runs; None likewise.
+    """
+
+    kind: str
+    path: str
+    size_bytes: int
+    parity: ParityReport
+    verification: Verification | None = None
+    median_ms: float | None = None
+    p95_ms: float | None = None
+    median_ms_2: float | None = None
+    p95_ms_2: float | None = None
+    peak_bytes: int | None = None
+    ops: dict[str, int] | None = None
+    partitions: int | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class ExportReport:
+    """What `export_student` wrote and measured.
+
+    Attributes:
+        name: The student's name.
+        version: Int, the version written.
+        path: The version's directory.
+        rebuild: Figures of the float32 copy against the model as trained.
+        keras: Verification of the float32 copy, or None: no labels.
+        artefacts: One `ArtefactReport` each.
+        notes: Sentences on what was measured and is worth knowing.
+    """
+
+    name: str
+    version: int
+    path: str
+    rebuild: ParityReport
+    keras: Verification | None
+    artefacts: tuple[ArtefactReport, ...]
+    notes: tuple[str, ...] = ()
+
+    def to_table(self) -> str:
+        """Returns the artefacts as a Markdown table, the Keras model first."""
+        return artefacts_table(self.to_dict())
+
+    def to_dict(self) -> dict:
+        """Returns the report as plain values, ready for JSON."""
+        values = dataclasses.asdict(self)
+        return {**values, **{k: list(values[k]) for k in ("artefacts", "notes")}}
+
+
+def artefacts_table(report: dict) -> str:
+    """Lays out what `ExportReport.to_dict` returned, the Keras model first."""
+
+    def verified(figures):
+        return [figures and figures["accuracy"], figures and figures["tpr"]]
+
+    header = ["artefact", "MB", "least cosine", "mean cosine", "accuracy"]
+    header += ["TPR@1e-3", "ms, 1 thread", "p95", "ms, 2 threads", "peak MB"]
+    header += ["XNNPACK partitions"]
+    rows = [["Keras", *[None] * 3, *verified(report["keras"]), *[None] * 5]]
+    for artefact in report["artefacts"]:
+        peak = artefact["peak_bytes"]
+        rows.append(
+            [
+                artefact["kind"],
+                f"{artefact['size_bytes'] / 1e6:.2f}",
+                f"{artefact['parity']['min_cosine']:.6f}",
+                f"{artefact['parity']['mean_cosine']:.6f}",
+                *verified(artefact["verification"]),
+                *(artefact[k] for k in ("median_ms", "p95_ms", "median_ms_2")),
+                None if peak is None else f"{peak / 1e6:.1f}",
+                artefact["partitions"],
+            ]
+        )
+    return format_table(rows, header)
+
+
 class ParityError(ValueError):
     """An artefact is further from its reference than allowed; see `report`."""
 
@@ -111,7 +202,9 @@ def compare(
     )
 
 
-def verification(embeddings: np.ndarray, labels: np.ndarray) -> Verification | None:
+def verification(
+    embeddings: np.ndarray, labels: np.ndarray | None
+) -> Verification | None:
     """Measures how embeddings verify; None without labels or with too few pairs."""
     if labels is None or min(count_pairs(labels)) < _MIN_PAIRS:
         return None
@@ -155,28 +248,22 @@ def failures(
             f"{name} must reach a mean cosine of {gate.mean_cosine:g}. "
             f"Received: {parity.mean_cosine:.6f} over {parity.images} images"
         )
-    measured = verified is not None and None not in (verified.tpr, reference.tpr)
-    if gate.tpr_loss is not None and measured:
-        least = reference.tpr - gate.tpr_loss
+    tpr, tpr_of_keras = verified and verified.tpr, reference and reference.tpr
+    if gate.tpr_loss is not None and tpr is not None and tpr_of_keras is not None:
+        least = tpr_of_keras - gate.tpr_loss
         # A difference of exactly the allowance must not fail by rounding.
-        if not verified.tpr >= least - 1e-9:
+        if not tpr >= least - 1e-9:
             sentences.append(
                 f"{name} must reach TPR@1e-3 {least:.4f}, {gate.tpr_loss:g} below the "
-                f"Keras model's. Received: {verified.tpr:.4f}"
+                f"Keras model's. Received: {tpr:.4f}"
             )
     return sentences
 
 
-def embed(
-    model: keras.Model | Callable, images: np.ndarray, batch_size: int = 64
-) -> np.ndarray:
+def embed(model: Callable, images: np.ndarray, batch_size: int = 64) -> np.ndarray:
     """Returns the embeddings in float64, a batch at a time to bound the memory."""
-    if isinstance(model, keras.Model):
-        model = functools.partial(model, training=False)
-    batches = [
-        np.asarray(model(images[start : start + batch_size]))
-        for start in range(0, len(images), batch_size)
-    ]
+    starts = range(0, len(images), batch_size)
+    batches = [np.asarray(model(images[i : i + batch_size])) for i in starts]
     return np.concatenate(batches).astype(np.float64)
 
 

@@ -16,35 +16,29 @@ from ekd_tf.checks import check_range
 def staged(final: str | os.PathLike) -> Iterator[pathlib.Path]:
     """Yields a path to write a directory to; renames it to `final` after.
 
-    The path lies in a hidden directory beside `final`, so that the rename is atomic.
-    Its name is no integer: a TF Serving that watches the parent never sees it. When
-    the body raises, `KeyboardInterrupt` included, the hidden directory is removed, and
-    so are the parent directories that were made for it.
+    The path lies in a hidden directory beside `final`, so that the rename is atomic
+    and a TF Serving that watches the parent never sees it. When the body raises,
+    `KeyboardInterrupt` included, nothing is left, parent directories made included.
 
     Raises:
         OSError: The parent cannot be created or written to, or `final` cannot take
             the place. The message names the path and the reason.
     """
     final = pathlib.Path(final)
-    made = []
+    made = [p for p in (final.parent, *final.parent.parents) if not p.exists()]
     aside = None
     try:
-        try:
-            made = [p for p in (final.parent, *final.parent.parents) if not p.exists()]
+        with _explained(final):
             final.parent.mkdir(parents=True, exist_ok=True)
             aside = tempfile.mkdtemp(
                 prefix=f".{final.name}-", suffix=".partial", dir=final.parent
             )
-        except OSError as error:
-            raise _refusal(final, error) from error
         # One level below: mkdtemp makes a directory that only its owner can read,
         # and the export is often served by another user.
         target = pathlib.Path(aside) / final.name
         yield target
-        try:
+        with _explained(final):
             os.replace(target, final)
-        except OSError as error:
-            raise _refusal(final, error) from error
         made = []
     finally:
         if aside:
@@ -86,10 +80,15 @@ def free_version(directory: str | os.PathLike, version: int | None = None) -> in
     return version
 
 
-def _refusal(final, error):
-    # OSError picks its subclass by the number, so PermissionError stays one.
-    return OSError(
-        error.errno,
-        f"Cannot write {final}: {error.strerror}: {error.filename2 or error.filename}. "
-        "Choose a directory that can be created and written to.",
-    )
+@contextlib.contextmanager
+def _explained(final):
+    try:
+        yield
+    except OSError as error:
+        # OSError picks its subclass by the number, so PermissionError stays one.
+        raise OSError(
+            error.errno,
+            f"Cannot write {final}: {error.strerror}: "
+            f"{error.filename2 or error.filename}. "
+            "Choose a directory that can be created and written to.",
+        ) from error

@@ -9,7 +9,6 @@ import tensorflow as tf
 
 from ekd_tf.embedders import TFLiteEmbedder
 from ekd_tf.embedders.tflite_model import make_interpreter
-from ekd_tf.export.frozen import freeze
 from ekd_tf.export.tflite import ConversionError
 from ekd_tf.export.tflite import convert_tflite
 from ekd_tf.export.tflite import tflite_ops
@@ -111,16 +110,6 @@ def test_a_backbone_converts_without_leftovers(rng, tmp_path):
     assert set(ops) <= {*FOLDED, "SUB"}
     images = rng.integers(0, 256, (4, 32, 32, 3), dtype=np.uint8)
     assert cosines(TFLiteEmbedder(path)(images), model(images)).min() >= 0.9999
-
-
-def test_one_endpoint_converts_to_several_precisions(student, tflite, images):
-    frozen = freeze(student)
-    assert not any("Variable" in node.op for node in frozen.graph.node)
-    for precision in ("float32", "float16"):
-        content = convert_tflite(frozen, precision)
-        assert content == tflite[precision].read_bytes()
-    with pytest.raises(ValueError, match="'int8' is converted from a Keras model"):
-        convert_tflite(frozen, "int8", images)
 
 
 def test_float16_and_dynamic_take_a_half_and_a_quarter_of_the_space(
