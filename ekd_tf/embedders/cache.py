@@ -49,8 +49,8 @@ class CacheWriter:
     Args:
         folder: Where; made if missing.
         dtype: One of `DTYPES`.
-        teacher: The teacher as a flag names it, and
-        data: the images as a flag names them: for the command messages give.
+        teacher, data: The teacher and the images as flags name them: for the command
+            that messages give.
 
     Raises:
         ValueError: The folder cannot be made, or `dtype` is unknown.
@@ -187,10 +187,10 @@ class TeacherCache:
             return
         whole, note = source.origin()[0], self.note
         reason, data = f"--data has {len(whole):,} of {whole.name}", "DATA"
+        if (len(whole), whole.name) == (note["images"], note["source"]):
+            reason = "these have changed since: a name, a label, a size or a time"
+            data = note["data"]
         if len(whole) == note["images"]:
-            if whole.name == note["source"]:
-                data = note["data"]
-                reason = "these have changed since: a name, a label, a size or a time"
             reason += ". A copy counts as the same with its times (cp -a, rsync -a)"
         raise ValueError(
             f"`--teacher=cache:{self.folder}` must be of the images of --data. It is "
@@ -204,16 +204,14 @@ def class_centres(
 ) -> np.ndarray:
     """Averages the embeddings of each identity, over its images and their views.
 
-    Rows are normalised to unit length, the mean is not: its length tells how alike
-    they are.
-
     Args:
-        rows: `(images, views, dim)`, raw.
+        rows: `(images, views, dim)`, raw; normalised to unit length here.
         labels: Integers `(images,)` in [0, num_identities).
         num_identities: Int.
 
     Returns:
-        Float32 `(num_identities, dim)`; 0 for an identity without images.
+        Float32 `(num_identities, dim)`, not normalised: their length tells how alike
+        the images are. 0 for an identity without images.
 
     Raises:
         ValueError: An embedding is all zero.
@@ -223,13 +221,13 @@ def class_centres(
     step = max(1, _CHUNK // (views * dim * 8))
     for first in range(0, count, step):
         chunk = rows[first : first + step].astype(np.float32)
-        units = sum(
-            normalize_rows(chunk[:, view], first_row=first).astype(np.float64)
-            for view in range(views)
-        )
+        units = np.zeros((len(chunk), dim))
+        for view in range(views):
+            units += normalize_rows(chunk[:, view], first_row=first)
         order = np.argsort(labels[first : first + step], kind="stable")
-        ordered = labels[first : first + step][order]
-        present, starts = np.unique(ordered, return_index=True)
+        present, starts = np.unique(
+            labels[first : first + step][order], return_index=True
+        )
         sums[present] += np.add.reduceat(units[order], starts, axis=0)
     images = np.bincount(labels, minlength=num_identities)
     means = sums / np.maximum(views * images, 1)[:, None]
