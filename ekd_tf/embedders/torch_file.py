@@ -47,9 +47,8 @@ class TorchEmbedder(KerasEmbedder):
 def read_state_dict(path: str | os.PathLike) -> dict[str, np.ndarray]:
     """Reads the arrays of a torch state_dict; runs nothing that a file asks for.
 
-    By `torch.load(weights_only=True)` where torch is installed, else by
-    `read_torch_zip`. A state_dict below "state_dict" or "state_dict_backbone" is taken
-    out, and the prefix "module." of DataParallel left out; both are logged.
+    A state_dict below "state_dict" or "state_dict_backbone" is taken out, and the
+    prefix "module." of DataParallel left out; both are logged.
 
     Args:
         path: A file of `torch.save`, of any suffix, or a `.npz` file of the arrays.
@@ -73,15 +72,10 @@ def read_state_dict(path: str | os.PathLike) -> dict[str, np.ndarray]:
         if isinstance(content, Mapping) and isinstance(content.get(word), Mapping):
             logging.info("%s: taking the state_dict under %r.", path, word)
             content = content[word]
-    is_state = (
-        isinstance(content, Mapping)
-        and content
-        and all(
-            isinstance(key, str) and isinstance(value, np.ndarray)
-            for key, value in content.items()
-        )
-    )
-    if not is_state:
+    items = content.items() if isinstance(content, Mapping) else ()
+    if not items or not all(
+        isinstance(key, str) and isinstance(value, np.ndarray) for key, value in items
+    ):
         raise ValueError(
             f"{path} must hold a state_dict, torch keys and tensors. Received: "
             f"{_describe(content)}"

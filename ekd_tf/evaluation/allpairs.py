@@ -106,15 +106,10 @@ class PairBlocks:
 def all_pairs_roc(
     embeddings: np.ndarray, labels: np.ndarray, fprs: Sequence[float]
 ) -> ROC:
-    """Measures the ROC of every unordered pair of images, exactly at some FPRs.
+    """Measures the ROC of every pair of `PairBlocks`, exactly at `fprs`.
 
     Memory does not grow with the number of pairs: beside the embeddings and their
-    normalised copy it is 20 MB.
-
-    Args:
-        embeddings: Float array `(n, dim)`. Normalised here.
-        labels: Integer array `(n,)`, identities.
-        fprs: FPRs in [0, 1]; see `streamed_roc`.
+    normalised copies it is 20 MB.
     """
     return streamed_roc(PairBlocks(embeddings, labels).scores, fprs)
 
@@ -122,17 +117,9 @@ def all_pairs_roc(
 def all_pair_scores(
     embeddings: np.ndarray, labels: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Scores every unordered pair of images by cosine and keeps the scores.
+    """Returns the cosines of all positive and all negative pairs, float32, 1-D.
 
-    For small sets: 4 bytes for each of the `n * (n - 1) / 2` pairs (200 MB for
-    10,000 images).
-
-    Args:
-        embeddings: Float array `(n, dim)`. Normalised here.
-        labels: Integer array `(n,)`, identities.
-
-    Returns:
-        `(positive_scores, negative_scores)`, float32, 1-D. Either may be empty.
+    For small sets: 200 MB for 10,000 images. Arguments as `PairBlocks`.
     """
     # Copied: a block without a mask is a view of the buffer.
     parts = [
@@ -159,8 +146,8 @@ def labelled_intervals(
         blocks: The pairs.
         labels: Integer array `(n,)`, identities, as given to `blocks`.
         points: Operating points of the whole set.
-        replicates: Int > 0, resamples of the identities.
-        seed: Int, of the drawing.
+        replicates: Int > 0.
+        seed: Int.
         max_pairs: Int, the most pairs of a kind to keep; 16 bytes each.
 
     Returns:

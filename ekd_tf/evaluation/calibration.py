@@ -181,10 +181,7 @@ def write_calibration(
         calibration: What `calibrate` found for it.
 
     Returns:
-        The card's path. The card is made if missing.
-
-    Raises:
-        ValueError: What is there is no card.
+        The card's path; it is made if missing.
     """
     file = pathlib.Path(file)
     path = file.with_name(CARD_FILE)
@@ -197,9 +194,6 @@ def write_calibration(
 
 def read_calibration(file: str | os.PathLike) -> Calibration | None:
     """Reads a model's calibration from the card beside it; None where there is none.
-
-    Args:
-        file: The model's file, as for `write_calibration`.
 
     Raises:
         ValueError: What is there is no card, the calibration is not what

@@ -54,18 +54,12 @@ class Embedder:
             self._forward = tf.function(self._raw, autograph=not self._is_keras)
 
     def __call__(self, batches: Iterable[np.ndarray]) -> np.ndarray:
-        """Embeds all images of `batches`.
-
-        Args:
-            batches: Uint8 arrays or tensors `(batch, height, width, 3)`, RGB.
-
-        Returns:
-            Float32 array `(n, dim)`, rows of unit length in the order of the images.
+        """Returns float32 `(n, dim)`, rows of unit length, of all images of `batches`.
 
         Raises:
-            ValueError: `batches` holds no image or something else than uint8
-                images, or an embedding is not finite or all zero; the message
-                gives the numbers of the rows, counted from the first image.
+            ValueError: There is no image, or something else than uint8 images
+                `(batch, height, width, 3)`, RGB; or the embedding of some images,
+                which are numbered, is not finite or all zero.
         """
         views = list(self.views(batches))
         if not views:
@@ -73,17 +67,11 @@ class Embedder:
         return add_views(np.concatenate(views))
 
     def views(self, batches: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
-        """Embeds image by image and mirror image by mirror image, adding nothing.
+        """Yields float32 `(batch, views, dim)` per batch, of image and mirror image.
 
-        A batch smaller than an earlier one is filled up with black images whose
-        embeddings are dropped, so that only one shape is traced.
-
-        Args:
-            batches: As for a call.
-
-        Yields:
-            Float32 `(batch, views, dim)` per batch: the raw embedding of the image and,
-            with `flip`, that of its mirror image.
+        They are raw; there is one view without `flip`. A batch smaller than an earlier
+        one is filled up with black images whose embeddings are dropped, so that only
+        one shape is traced.
         """
         full = 0
         for batch in map(np.asarray, batches):
@@ -112,13 +100,7 @@ class Embedder:
 
 
 def add_views(views: np.ndarray) -> np.ndarray:
-    """Adds the raw embeddings of an image and its mirror image, then normalises.
-
-    Args:
-        views: Float32 array `(n, views, dim)`.
-
-    Returns:
-        Float32 array `(n, dim)`, rows of unit length.
+    """Returns the unit sums `(n, dim)` of raw embeddings `(n, views, dim)`.
 
     Raises:
         ValueError: A sum is not finite or all zero.
@@ -129,9 +111,8 @@ def add_views(views: np.ndarray) -> np.ndarray:
 class EmbeddingCache:
     """Keeps what a model gave for a source, by fingerprints of both.
 
-    One `.f32` file per model and source holds the rows in order and nothing else, and
-    a `.json` beside it says what it is. A file shorter than its source is that of an
-    interrupted run: the next one goes on where it ends.
+    One `.f32` file per model and source, a `RowFile`, and a `.json` beside it that says
+    what it is. The next run goes on where an interrupted one ended.
 
     Args:
         folder: Where to keep the files; made if missing.
@@ -149,17 +130,9 @@ class EmbeddingCache:
         """Returns the rows of a description, computing those that are missing.
 
         Args:
-            description: JSON-able dict that tells the rows from all others: the
-                fingerprints of model and source and what was done to the pixels.
+            description: JSON-able dict that tells the rows from all others.
             count: Int, how many rows there are.
-            compute: Function of the first row wanted that yields float32 arrays
-                `(k, views, dim)` from there on, in order.
-
-        Returns:
-            Float32 `(count, views, dim)`, mapped from the file and read-only.
-
-        Raises:
-            ValueError: The rows computed are not of one shape or not `count`.
+            compute: See `RowFile.fill`, like what is returned and raised.
         """
         key = hashlib.sha256(json.dumps(description, sort_keys=True).encode())
         path = self._folder / f"{key.hexdigest()[:32]}.f32"
@@ -223,10 +196,9 @@ class SourceEmbedder:
         return self._embedder(self._batches(source, indices))
 
     def views(self, source: Source) -> np.ndarray:
-        """Returns the raw embeddings, of image and mirror image apart.
+        """Returns the raw embeddings, float32 `(n, views, dim)`.
 
-        Returns:
-            Float32 `(n, views, dim)`, two views with `flip` and else one.
+        Two views with `flip`, image and mirror image, and else one.
         """
         if self.fingerprint is None:
             return np.concatenate(list(self._compute(source, 0)))

@@ -113,9 +113,6 @@ def compare(
 ) -> GapReport:
     """Compares teacher and student on all pairs of the same images.
 
-    Memory does not grow with the number of pairs: the thresholds come from two passes
-    over each model's pairs, the critical ones from one over both.
-
     Args:
         student_embeddings: Float array `(n, student_dim)`. Normalised here.
         teacher_embeddings: Float array `(n, teacher_dim)`, the same images in the
@@ -125,9 +122,8 @@ def compare(
         worst: Int >= 0, how many critical pairs of each kind to name.
         baseline_embeddings: Float array `(n, dim)` of a student trained without the
             teacher, or None.
-        rocs: What `all_pairs_roc` gave for the student, the teacher and, if there is
-            one, the baseline at these FPRs, to save their passes. Default: computed
-            here.
+        rocs: What `all_pairs_roc` gave for student, teacher and, if there is one,
+            baseline at these FPRs, to save their passes. Default: computed here.
 
     Raises:
         ValueError: Lengths differ, there are not both kinds of pairs, or an

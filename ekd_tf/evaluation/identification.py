@@ -6,7 +6,6 @@ import dataclasses
 
 import numpy as np
 
-from ekd_tf.checks import check_range
 from ekd_tf.data import Source
 from ekd_tf.evaluation.embed import Models
 from ekd_tf.evaluation.result import Result
@@ -18,6 +17,9 @@ from ekd_tf.metrics import tpir_at_fpir
 
 RANKS = (1, 5, 10)
 FPIRS = (0.01, 0.1)
+# The part of the identities that is not enrolled: the searches of unknown people.
+# Identities with one image are never enrolled.
+UNENROLLED = 0.2
 _ROWS = 4096
 
 
@@ -68,9 +70,6 @@ class IdentificationEvaluation:
         name: String, prefix of what is logged and written.
         source: Images of identities no model was trained on.
         distractors: Images of other people, which join the gallery; or None.
-        unenrolled: Float in [0, 1): share of the identities that is not enrolled and
-            whose images are the searches of unknown people. Identities with one image
-            are never enrolled.
         seed: Int, chooses identities, gallery images and the order of distractors, so
             that a smaller number of them is part of a larger.
 
@@ -83,16 +82,14 @@ class IdentificationEvaluation:
         name: str,
         source: Source,
         distractors: Source | None = None,
-        unenrolled: float = 0.2,
         seed: int = 0,
     ):
-        check_range("unenrolled", unenrolled, low=0, high=1, high_open=True)
         self.name = name
         self._source = source
         self._distractors = distractors
         rng = np.random.default_rng(seed)
         self._gallery, self._probes, self._unknown = split_searches(
-            source.labels, unenrolled, rng
+            source.labels, UNENROLLED, rng
         )
         count = 0 if distractors is None else len(distractors)
         self._order = rng.permutation(count)
@@ -176,9 +173,6 @@ def split_searches(
     Returns:
         `(gallery, probes, unknown)`, int64 row numbers; the gallery holds one image of
         each enrolled identity.
-
-    Raises:
-        ValueError: No identity with two images is left to enrol.
     """
     identities, number, counts = np.unique(
         labels, return_inverse=True, return_counts=True

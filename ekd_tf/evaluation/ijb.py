@@ -123,11 +123,8 @@ class IJBEvaluation:
             views = embedder.views(given.images)
             reports[model] = {}
             for start in range(0, len(self._switches), _AT_ONCE):
-                pooled = pool_templates(
-                    lambda rows, views=views: views[rows],
-                    images,
-                    self._switches[start : start + _AT_ONCE],
-                )
+                switches = self._switches[start : start + _AT_ONCE]
+                pooled = pool_templates(views.__getitem__, images, switches)
                 for name, rows in pooled.items():
                     roc = self._roc(rows)
                     reports[model][name] = self._report(roc, rows)

@@ -45,10 +45,9 @@ def plot_roc(
     path: str | os.PathLike | None = None,
     title: str = "",
 ) -> np.ndarray:
-    """Draws TPR over FPR, FPR on a logarithmic axis.
+    """Draws TPR over FPR, FPR on a logarithmic axis, with a marker at each decade.
 
     The axis starts at the lowest decade that any curve resolves, within 1e-6 and 1e-2.
-    A marker stands at each decade, where TPRs are usually quoted.
 
     Args:
         curves: Name -> `(fpr, tpr)`, arrays that rise, at least one.
@@ -56,7 +55,7 @@ def plot_roc(
         title: Above the axes.
 
     Returns:
-        Uint8 array `(height, width, 3)`, RGB.
+        Uint8 array `(height, width, 3)`, RGB, as all pictures here.
     """
     arrays = {n: [np.asarray(a, np.float64) for a in c] for n, c in curves.items()}
     decades = _decades([fpr for fpr, _ in arrays.values()])
@@ -100,9 +99,6 @@ def plot_similarities(
         roc: The scores, counted.
         thresholds: FPR -> cosine; one that is None is left out.
         title: Above the axes.
-
-    Returns:
-        Uint8 array `(height, width, 3)`, RGB.
     """
     marks = {f: float(t) for f, t in sorted(thresholds.items()) if t is not None}
     values = roc.thresholds[:-1]
@@ -120,7 +116,6 @@ def plot_similarities(
         smallest = min(smallest, fractions[fractions > 0].min())
         largest = max(largest, fractions.max())
         labels.append(f"{kind} pairs ({counts[-1]:,})")
-        style = {"color": color, "linestyle": "--" if hatch else "-"}
         axes.stairs(
             fractions,
             edges,
@@ -131,7 +126,14 @@ def plot_similarities(
             alpha=0.25,
             hatch=hatch,
         )
-        axes.stairs(fractions, edges, linewidth=1.6, label=labels[-1], **style)
+        axes.stairs(
+            fractions,
+            edges,
+            color=color,
+            linestyle="--" if hatch else "-",
+            linewidth=1.6,
+            label=labels[-1],
+        )
     for number, (fpr, threshold) in enumerate(marks.items()):
         labels.append(f"FPR {format_fpr(fpr)}: {threshold:.3f}")
         dashes = _DASHES[number % len(_DASHES)]
@@ -210,9 +212,6 @@ def contact_sheet(source: Source, point: GapPoint, columns: int = 5) -> np.ndarr
         source: The images.
         point: A measurable operating point with at least one worst pair.
         columns: Int >= 1, pairs side by side.
-
-    Returns:
-        Uint8 array `(height, width, 3)`, RGB.
     """
     positive, negative = point.worst_positive or (), point.worst_negative or ()
     pairs = [*positive, *negative]
@@ -229,7 +228,9 @@ def contact_sheet(source: Source, point: GapPoint, columns: int = 5) -> np.ndarr
     size = (columns * _WIDTH, lines * _HEIGHT + (len(groups) + 1) * _HEADING)
     sheet = Image.new("RGB", size, "white")
     write = ImageDraw.Draw(sheet).text
-    thresholds = (point.teacher_threshold, point.student_threshold)
+    both = (point.teacher_threshold, point.student_threshold)
+    thresholds = [threshold or 0.0 for threshold in both]
+    worst = point.worst_cosines or ()
     title = f"Where the models disagree most at FPR {format_fpr(point.fpr)}; "
     title += "thresholds: teacher {:.3f}, student {:.3f}".format(*thresholds)
     write((_MARGIN, _MARGIN), title, fill="black")
@@ -243,9 +244,7 @@ def contact_sheet(source: Source, point: GapPoint, columns: int = 5) -> np.ndarr
             upper = top + place // columns * _HEIGHT
             for side, face in enumerate(faces[number]):
                 sheet.paste(Image.fromarray(face), (left + side * (_SIDE + 2), upper))
-            cosines = zip(
-                ("teacher", "student"), point.worst_cosines[number], thresholds
-            )
+            cosines = zip(("teacher", "student"), worst[number], thresholds)
             verdicts = [f"{m} {c:.3f} {'+' if c > t else '-'}" for m, c, t in cosines]
             caption = "#{} and #{}\n{}  {}".format(*pairs[number], *verdicts)
             write((left, upper + _SIDE + 3), caption, fill="black")

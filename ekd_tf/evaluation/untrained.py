@@ -39,9 +39,7 @@ def better_reading(
         value: The AUC of the way it is read, from `warn_if_untrained`.
         others: Name of another way and its `embed`, one by one; none is opened where
             `value` is not low.
-        source: The images.
-        seed: Int, chooses the images.
-        unreadable: Counts the unreadable ones among them, which are left out.
+        source, seed, unreadable: As for `warn_if_untrained`.
 
     Returns:
         Name and AUC of the best, or None where `value` is at least `LOW_AUC` or no

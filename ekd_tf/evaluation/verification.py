@@ -53,9 +53,8 @@ class VerificationReport:
         num_pairs: Number of pairs behind the accuracy.
         stratified: Whether its folds were cut kind by kind; see `metrics.folds_of`.
         intervals: Name of a figure (`accuracy`, `tpr_at_fpr_1e-3`,
-            `threshold_at_fpr_1e-3`, `auc`, `eer`) -> bootstrap 95 % interval. Empty
-            where none was asked for.
-        roc: Of all pairs; in no file.
+            `threshold_at_fpr_1e-3`, `auc`, `eer`) -> bootstrap 95 % interval.
+        roc: Of the pairs behind `tpr`; in no file.
     """
 
     accuracy_mean: float
@@ -120,12 +119,7 @@ class VerificationReport:
 
 
 def figures_table(reports: Sequence[tuple[str, VerificationReport]]) -> str:
-    """Lays out verification figures as a Markdown table, one line per model.
-
-    Args:
-        reports: Pairs of a name and a report, all at the same FPRs. Intervals, where
-            there are any, stand behind their figures.
-    """
+    """Lays out named reports at the same FPRs as a Markdown table, a line each."""
     rows = []
     for name, report in reports:
         accuracy = f"{report.accuracy_mean:.4f} +- {report.accuracy_std:.4f}"
@@ -150,7 +144,6 @@ def verify_embeddings(
     embeddings: np.ndarray,
     labels: np.ndarray,
     fprs: Sequence[float] = DEFAULT_FPRS,
-    folds: int = FOLDS,
     pairs: int = DRAWN_PAIRS,
     seed: int = 0,
     replicates: int = 0,
@@ -166,14 +159,11 @@ def verify_embeddings(
         embeddings: Float array `(n, dim)`. Normalised here.
         labels: Integer array `(n,)`, identities.
         fprs: Target FPRs in [0, 1].
-        folds: Int >= 2.
-        pairs: Even int, how many pairs to draw. A set with fewer positive or
-            negative pairs than half of it gives as many of each as the rarer kind
-            has; `num_pairs` of the report says how many were drawn.
+        pairs: Even int, how many pairs to draw; fewer from a set with fewer pairs of a
+            kind than half of it.
         seed: Int, of the drawing.
-        replicates: Int >= 0: resamples of the folds, for the interval of the
-            accuracy, and of the identities, for those of TPRs and thresholds. 0: no
-            intervals.
+        replicates: Int >= 0, resamples behind an interval: of folds for the accuracy,
+            of identities for TPRs and thresholds. 0: no intervals.
 
     Raises:
         ValueError: No identity has two images, there is one identity only, or an
@@ -181,7 +171,7 @@ def verify_embeddings(
     """
     labels = check_labels(labels, embeddings=embeddings)
     embeddings = np.asarray(embeddings)
-    each = check_drawable(labels, folds, pairs)
+    each = check_drawable(labels, pairs)
     left, right, same = draw_pairs(labels, each, each, seed)
     distances = squared_distances(embeddings[left], embeddings[right])
     blocks = PairBlocks(embeddings, labels)
@@ -193,14 +183,13 @@ def verify_embeddings(
         for fpr, (tpr, threshold) in found.items():
             intervals[f"tpr_at_fpr_{format_fpr(fpr)}"] = tpr
             intervals[f"threshold_at_fpr_{format_fpr(fpr)}"] = threshold
-    return _report(distances, same, folds, roc, fprs, intervals, replicates, seed)
+    return _report(distances, same, roc, fprs, intervals, replicates, seed)
 
 
 def verify_pairs(
     embeddings: np.ndarray,
     same: np.ndarray,
     fprs: Sequence[float] = DEFAULT_FPRS,
-    folds: int = FOLDS,
     replicates: int = 1000,
     seed: int = 0,
 ) -> VerificationReport:
@@ -216,14 +205,9 @@ def verify_pairs(
             Normalised here.
         same: Bool array `(pairs,)`, whether the pair shows one identity.
         fprs: Target FPRs in [0, 1].
-        folds: Int >= 2.
-        replicates: Int >= 0: resamples of the folds for the intervals; 0: none. A
-            pair set names no identities, so folds are what can be drawn.
+        replicates: Int >= 0: resamples of the folds for the intervals; 0: none. Those
+            of TPRs, AUC and EER take pairs of both kinds in every fold.
         seed: Int, of the drawing.
-
-    Returns:
-        `VerificationReport`. There are intervals of the TPRs, AUC and EER only where
-        every fold has pairs of both kinds.
 
     Raises:
         ValueError: There are not two rows per pair, all pairs are of one kind, there
@@ -236,23 +220,23 @@ def verify_pairs(
             f"embeddings.shape={embeddings.shape}, {same.size} pairs"
         )
     check_range("replicates", replicates, low=0)
-    check_pairs(same, folds)
+    check_pairs(same)
     distances = squared_distances(embeddings[::2], embeddings[1::2])
     cosines = 1 - distances / 2
     roc = ROC.of(cosines[same], cosines[~same])
     intervals = {}
     if replicates:
         measurable = [p.target_fpr for p in roc.points(fprs) if is_measurable(p)]
-        intervals = _pair_intervals(cosines, same, folds, measurable, replicates, seed)
-    return _report(distances, same, folds, roc, fprs, intervals, replicates, seed)
+        intervals = _pair_intervals(cosines, same, measurable, replicates, seed)
+    return _report(distances, same, roc, fprs, intervals, replicates, seed)
 
 
-def _report(distances, same, folds, roc, fprs, intervals, replicates, seed):
-    accuracy = kfold_accuracy(distances, same, folds=folds)
+def _report(distances, same, roc, fprs, intervals, replicates, seed):
+    accuracy = kfold_accuracy(distances, same, FOLDS)
     if replicates:
         (interval,) = fold_intervals(
             lambda rows: [accuracy.accuracy[rows].mean()],
-            np.arange(folds),
+            np.arange(FOLDS),
             replicates,
             seed,
         )
@@ -277,11 +261,11 @@ def _report(distances, same, folds, roc, fprs, intervals, replicates, seed):
     )
 
 
-def _pair_intervals(cosines, same, folds, fprs, replicates, seed):
+def _pair_intervals(cosines, same, fprs, replicates, seed):
     """Returns intervals of AUC, EER and TPRs by resampling folds of pairs."""
-    fold, _ = folds_of(same, folds)
+    fold, _ = folds_of(same, FOLDS)
     kinds = np.unique(np.stack([fold, same]), axis=1).shape[1]
-    if kinds < 2 * folds:
+    if kinds < 2 * FOLDS:
         return {}
 
     def statistics(rows):
@@ -315,14 +299,7 @@ def not_measurable(fprs: Sequence[float], num_negative: int) -> tuple[str, ...]:
 def figure_names(
     prefix: str, fprs: Sequence[float], num_negative: int, gap: bool = False
 ) -> list[str]:
-    """Returns the names `VerificationReport.scalars` will have, and those of the gap.
-
-    Args:
-        prefix: What stands before the slash.
-        fprs: Target FPRs.
-        num_negative: Number of negative pairs.
-        gap: Whether there is a teacher to compare with.
-    """
+    """Returns the names that `VerificationReport.scalars` and the gap will have."""
     allowed = allowed_negatives(num_negative, fprs).tolist()
     measurable = [
         format_fpr(fpr) for fpr, n in zip(fprs, allowed) if n >= MIN_NEGATIVES
@@ -334,20 +311,17 @@ def figure_names(
     ]
 
 
-def check_drawable(
-    labels: np.ndarray, folds: int = FOLDS, pairs: int = DRAWN_PAIRS
-) -> int:
+def check_drawable(labels: np.ndarray, pairs: int = DRAWN_PAIRS) -> int:
     """Returns how many pairs of each kind `verify_embeddings` can draw.
 
-    Raises:
-        ValueError: There are not both kinds, or fewer in all than folds.
+    Raises `ValueError` where there are not both kinds, or fewer in all than folds.
     """
     check_two_kinds(labels)
     available = count_pairs(labels)
     each = min(pairs // 2, *available)
-    if 2 * each < folds:
+    if 2 * each < FOLDS:
         raise ValueError(
-            f"Verification needs {folds} pairs or more, half of them of one identity. "
+            f"Verification needs {FOLDS} pairs or more, half of them of one identity. "
             f"Received: {len(labels)} images of {len(np.unique(labels))} identities, "
             f"which make {available[0]} positive and {available[1]} negative pairs, "
             f"so that {2 * each} can be drawn"
@@ -355,13 +329,13 @@ def check_drawable(
     return each
 
 
-def check_pairs(same: np.ndarray, folds: int = FOLDS) -> None:
+def check_pairs(same: np.ndarray) -> None:
     """Raises `ValueError` unless given pairs are enough for `verify_pairs`."""
     same = np.asarray(same, bool)
     positive = int(same.sum())
-    if min(positive, same.size - positive) == 0 or same.size < folds:
+    if min(positive, same.size - positive) == 0 or same.size < FOLDS:
         raise ValueError(
-            f"Verification needs {folds} pairs or more, of one identity and of two. "
+            f"Verification needs {FOLDS} pairs or more, of one identity and of two. "
             f"Received: {positive} positive and {same.size - positive} negative pairs"
         )
 

@@ -248,7 +248,8 @@ def failures(
             f"{name} must reach a mean cosine of {gate.mean_cosine:g}. "
             f"Received: {parity.mean_cosine:.6f} over {parity.images} images"
         )
-    tpr, tpr_of_keras = verified and verified.tpr, reference and reference.tpr
+    tpr = None if verified is None else verified.tpr
+    tpr_of_keras = None if reference is None else reference.tpr
     if gate.tpr_loss is not None and tpr is not None and tpr_of_keras is not None:
         least = tpr_of_keras - gate.tpr_loss
         # A difference of exactly the allowance must not fail by rounding.

@@ -65,8 +65,8 @@ def convert_tflite(
     check_choice("int8_output", int8_output, INT8_OUTPUTS)
     student = as_float32(check_student(student))
     if precision == "int8":
-        check_representative(representative)
-        images = check_images(representative, student.input_shape[1:])
+        images = check_representative(representative)
+        images = check_images(images, student.input_shape[1:])
         equalise(student, images)
     with tempfile.TemporaryDirectory() as scratch:
         # Only by way of a SavedModel the endpoint's names are kept.
@@ -92,13 +92,14 @@ def convert_tflite(
             raise ConversionError(_explain(error)) from error
 
 
-def check_representative(images: np.ndarray | None) -> None:
-    """Raises ValueError unless there are images for int8 to take its ranges from."""
+def check_representative(images: np.ndarray | None) -> np.ndarray:
+    """Returns the images int8 takes its ranges from; ValueError where there is none."""
     if images is None or not len(images):
         raise ValueError(
             "int8 takes the ranges of activations from real images: give "
             "`representative`, 100 or more training images. Received: none"
         )
+    return images
 
 
 def tflite_ops(path: str | os.PathLike) -> dict[str, int]:

@@ -82,20 +82,20 @@ def identity_intervals(
     identities = len(images)
 
     found = np.full((replicates, 2, targets.size), np.nan)
-    for replicate in found:
+    for replicate in range(replicates):
         drawn = rng.integers(0, identities, identities)
         times = np.bincount(drawn, minlength=identities)
         weights = (times * images).astype(np.float64)
         total = (weights.sum() ** 2 - (weights**2).sum()) / 2
         reached = np.cumsum(times[first] * times[second])
-        place = np.searchsorted(reached, total * targets, side="right")
+        place = np.asarray(np.searchsorted(reached, total * targets, side="right"))
         known = place < highest.size
         thresholds = highest[place[known]]
         mass = np.append(0, np.cumsum(times[identity]))
         below = mass[np.searchsorted(positive_scores, thresholds, side="right")]
         if mass[-1]:
-            replicate[0, known] = 1 - below / mass[-1]
-            replicate[1, known] = thresholds
+            found[replicate, 0, known] = 1 - below / mass[-1]
+            found[replicate, 1, known] = thresholds
     unknown = np.isnan(found)
     ends = np.full((2, 2, targets.size), np.nan)
     for k in np.flatnonzero(unknown.any(axis=1).mean(axis=0) <= 0.01):

@@ -83,14 +83,7 @@ class GallerySearch:
 
 
 def rank_rates(rank: np.ndarray, ranks: Sequence[int] = (1, 5, 10)) -> np.ndarray:
-    """Gives the fraction of probes whose mate is among the first k.
-
-    Args:
-        rank: Int array `(probes,)` of mated probes, from 1.
-        ranks: The k, each > 0.
-
-    Returns:
-        Float64 `(len(ranks),)`.
+    """Returns the fractions of mated probes whose rank is at most each of `ranks`.
 
     Raises:
         ValueError: There is no probe, or one has no mate.
@@ -119,8 +112,7 @@ def tpir_at_fpir(
     Args:
         mate_score: Float array `(mated,)`, of searches whose identity is enrolled.
         rank: Int array `(mated,)`, from 1.
-        best_unknown: Float array `(unknown,)`, the highest score of each search whose
-            identity is not.
+        best_unknown: Float array `(unknown,)`, the highest score of each other search.
         fpirs: Target FPIRs in [0, 1].
 
     Returns:

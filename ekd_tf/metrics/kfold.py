@@ -20,8 +20,7 @@ class KFoldResult:
 
     Attributes:
         accuracy: Float64 `(folds,)` in [0, 1], of each held-out fold.
-        thresholds: Float64 `(folds,)`, squared L2 distance, chosen for each fold
-            on the other folds.
+        thresholds: Float64 `(folds,)`, squared L2 distance, chosen on the others.
         stratified: Whether each kind of pairs was cut by itself; see `folds_of`.
     """
 
@@ -110,14 +109,8 @@ def best_accuracy(distances: np.ndarray, same: np.ndarray) -> float:
     """Finds the accuracy at the one threshold that is best for these very pairs.
 
     An upper bound of what a threshold chosen elsewhere reaches: quote
-    `kfold_accuracy` where the threshold must not have seen the pair.
-
-    Args:
-        distances: Float array `(pairs,)`, finite.
-        same: Bool array `(pairs,)`, whether the pair shows one identity.
-
-    Returns:
-        Float in [0, 1]. Every real number is tried, not a list of thresholds.
+    `kfold_accuracy` where the threshold must not have seen the pair. Every real number
+    is tried. Arguments as `kfold_accuracy`.
     """
     distances, same = np.asarray(distances), np.asarray(same, bool)
     order = np.argsort(distances, kind="stable")
@@ -136,10 +129,6 @@ def folds_of(same: np.ndarray, folds: int) -> tuple[np.ndarray, bool]:
     than half of its share of a kind, as in a list that gives all positives first, the
     threshold chosen on the other folds would be that of another mixture. Then the
     pairs of each kind are cut by themselves, in the order given.
-
-    Args:
-        same: Bool array `(pairs,)`, whether the pair shows one identity.
-        folds: Int >= 1, at most the number of pairs.
 
     Returns:
         `(fold, stratified)`: int64 `(pairs,)`, values 0..folds-1, each of which is

@@ -100,7 +100,7 @@ class ROC:
         """
         targets = check_fprs(fprs)
         allowed = allowed_negatives(self.num_negative, targets)
-        places = np.searchsorted(self.negatives, allowed, side="right") - 1
+        last = [np.searchsorted(self.negatives, n, "right") - 1 for n in allowed]
         return tuple(
             OperatingPoint(
                 target_fpr=target,
@@ -109,7 +109,7 @@ class ROC:
                 threshold=float(self.thresholds[place]),
                 negatives_allowed=count,
             )
-            for target, count, place in zip(targets.tolist(), allowed.tolist(), places)
+            for target, count, place in zip(targets.tolist(), allowed.tolist(), last)
         )
 
     def nearest(self, fprs: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
@@ -180,7 +180,9 @@ class ROC:
         return fpr[kept], tpr[kept]
 
 
-def allowed_negatives(num_negatives: int, fprs: Sequence[float]) -> np.ndarray:
+def allowed_negatives(
+    num_negatives: int, fprs: Sequence[float] | np.ndarray
+) -> np.ndarray:
     """Counts the negatives each FPR lets through.
 
     Returns:

@@ -199,16 +199,16 @@ def flip_a_bit(path):
 
 @pytest.mark.parametrize("name", ["embeddings.bin", "centres.npy"])
 @pytest.mark.parametrize(
-    ("harm", "words"),
+    "harm",
     [
-        (pathlib.Path.unlink, "is missing"),
-        (lambda p: p.write_bytes(p.read_bytes()[:-1]), r"has \d+ bytes and must have"),
-        (flip_a_bit, "has other bytes than were written"),
+        pathlib.Path.unlink,
+        lambda path: path.write_bytes(path.read_bytes()[:-1]),
+        flip_a_bit,
     ],
 )
-def test_refuses_what_is_damaged(tmp_path, name, harm, words):
+def test_refuses_what_is_damaged(tmp_path, name, harm):
     harm(write(tmp_path) / name)
-    with pytest.raises(ValueError, match=f"is damaged: .*{name} {words}.*write it ag"):
+    with pytest.raises(ValueError, match=f"is damaged: .*{name} is missing or.*again"):
         TeacherCache(tmp_path)
 
 
