@@ -9,6 +9,7 @@ import pathlib
 from collections.abc import Callable
 from collections.abc import Mapping
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -58,6 +59,10 @@ class PixelEmbedder(FrozenEmbedder):
             of insightface's models take -1 .. 1.
         high: What a pixel of 255 becomes.
         color: "rgb" or "bgr", the order of the channels it takes.
+        **options: `num_threads`, CPU threads, where the runtime has a choice.
+
+    Raises:
+        ValueError: The model cannot be read or is none of images to embeddings.
     """
 
     def __init__(
@@ -66,6 +71,7 @@ class PixelEmbedder(FrozenEmbedder):
         low: float = 0.0,
         high: float = 255.0,
         color: str = "rgb",
+        **options: Any,
     ):
         checks.check_range("high", high, low=low, low_open=True)
         checks.check_choice("color", color, COLORS)
@@ -75,6 +81,11 @@ class PixelEmbedder(FrozenEmbedder):
         self._color = color
         # Exact for 0 .. 255, the default.
         self._values = np.arange(256) * ((high - low) / 255) + low
+        self._open(path, **options)
+
+    @abc.abstractmethod
+    def _open(self, path, **options):
+        """Loads the model, calls `_take_shapes` and sets `fingerprint`."""
 
     def _take_shapes(self, shape, outputs):
         """Reads sizes off the shapes of the input and of the outputs by name."""

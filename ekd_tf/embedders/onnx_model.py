@@ -21,27 +21,10 @@ class OnnxEmbedder(PixelEmbedder):
     """Embeds by an ONNX model of images, channels first or last.
 
     Weights in files of their own must lie where the model says, in its folder or below;
-    they count for the fingerprint.
-
-    Args:
-        path: The `.onnx` file.
-        low, high, color: See `PixelEmbedder`.
-        num_threads: Int, CPU threads; None for onnxruntime's choice.
-
-    Raises:
-        ValueError: onnxruntime or onnx is not installed, a file cannot be read, or it
-            is no model of images to embeddings.
+    they count for the fingerprint. Arguments as `PixelEmbedder`.
     """
 
-    def __init__(
-        self,
-        path: str | os.PathLike,
-        low: float = 0.0,
-        high: float = 255.0,
-        color: str = "rgb",
-        num_threads: int | None = None,
-    ):
-        super().__init__(path, low, high, color)
+    def _open(self, path, num_threads=None):
         try:
             import onnx
             import onnxruntime

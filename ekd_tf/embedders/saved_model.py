@@ -20,25 +20,12 @@ _PARTS = ("variables", "assets", "assets.extra")
 class SavedModelEmbedder(PixelEmbedder):
     """Embeds by the `serving_default` of a SavedModel, traceable and not trained.
 
-    Args:
-        path: The directory that holds `saved_model.pb`.
-        low, high, color: See `PixelEmbedder`.
-
-    Raises:
-        ValueError: There is no SavedModel, it cannot be loaded, or it is no model of
-            images to embeddings.
+    Arguments as `PixelEmbedder`; the path is the directory of `saved_model.pb`.
     """
 
     traceable = True
 
-    def __init__(
-        self,
-        path: str | os.PathLike,
-        low: float = 0.0,
-        high: float = 255.0,
-        color: str = "rgb",
-    ):
-        super().__init__(path, low, high, color)
+    def _open(self, path):
         graph = self._path / SAVED_MODEL_FILE
         if not graph.is_file():
             raise ValueError(f"{path} is no SavedModel: it holds no {SAVED_MODEL_FILE}")

@@ -17,26 +17,10 @@ class TFLiteEmbedder(PixelEmbedder):
     """Embeds by a TFLite model.
 
     Quantised inputs and outputs are converted by their scale and zero point, except a
-    uint8 input, which takes pixels as they are.
-
-    Args:
-        path: The `.tflite` file.
-        low, high, color: See `PixelEmbedder`.
-        num_threads: Int, CPU threads; None for the runtime's choice.
-
-    Raises:
-        ValueError: The file cannot be read or is no model of images to embeddings.
+    uint8 input, which takes pixels as they are. Arguments as `PixelEmbedder`.
     """
 
-    def __init__(
-        self,
-        path: str | os.PathLike,
-        low: float = 0.0,
-        high: float = 255.0,
-        color: str = "rgb",
-        num_threads: int | None = None,
-    ):
-        super().__init__(path, low, high, color)
+    def _open(self, path, num_threads=None):
         try:
             self._interpreter = make_interpreter(path, num_threads)
             self._interpreter.allocate_tensors()
