@@ -57,6 +57,14 @@ def test_takes_the_arrays_of_an_npz(tmp_path, notes):
     assert notes() == []
 
 
+def archive(path, content):
+    """Writes a file as torch.save does."""
+    with zipfile.ZipFile(path, "w") as file:
+        file.writestr("w/data.pkl", pickle.dumps(content, 2))
+        file.writestr("w/version", "3\n")
+        file.writestr("w/byteorder", "little")
+
+
 class Touch:
     """Makes a file where it is unpickled."""
 
@@ -69,10 +77,7 @@ class Touch:
 
 def test_runs_no_code(tmp_path, reader):
     target = tmp_path / "made"
-    with zipfile.ZipFile(tmp_path / "w.pt", "w") as file:
-        file.writestr("w/data.pkl", pickle.dumps(Touch(target), 2))
-        file.writestr("w/version", "3\n")
-        file.writestr("w/byteorder", "little")
+    archive(tmp_path / "w.pt", Touch(target))
     with pytest.raises(ValueError, match="cannot be loaded") as error:
         read_state_dict(tmp_path / "w.pt")
     assert len(str(error.value).splitlines()) == 1
@@ -92,10 +97,7 @@ def test_refuses_what_is_no_state_dict(tmp_path, reader):
         ({}, "{}"),
         ({"state_dict": dict.fromkeys("abcdefg", 1)}, "'e': int} and 2 more"),
     ):
-        with zipfile.ZipFile(tmp_path / "w.pt", "w") as file:
-            file.writestr("w/data.pkl", pickle.dumps(content, 2))
-            file.writestr("w/version", "3\n")
-            file.writestr("w/byteorder", "little")
+        archive(tmp_path / "w.pt", content)
         with pytest.raises(ValueError, match="must hold a state_dict") as error:
             read_state_dict(tmp_path / "w.pt")
         assert words in str(error.value)

@@ -53,19 +53,15 @@ def archive(path, pickled, compression=zipfile.ZIP_STORED, **members):
     return path
 
 
-@pytest.mark.parametrize("protocol", [0, 2, 4])
-def test_runs_no_code(tmp_path, protocol):
+def test_runs_no_code_and_names_what_is_asked_for(tmp_path):
     target = tmp_path / "made"
-    pickled = pickle.dumps(Calls(io.FileIO, str(target)), protocol)
-    if protocol == 2:
-        assert pickle.loads(pickle.dumps(Calls(str, "a"), protocol)) == "a"
-    path = archive(tmp_path / "m.pt", pickled)
-    with pytest.raises(ValueError, match="which no tensor needs"):
-        read_torch_zip(path)
-    assert not target.exists()
-
-
-def test_names_what_is_asked_for(tmp_path):
+    assert pickle.loads(pickle.dumps(Calls(str, "a"), 2)) == "a"
+    for protocol in (0, 2, 4):
+        pickled = pickle.dumps(Calls(io.FileIO, str(target)), protocol)
+        path = archive(tmp_path / "m.pt", pickled)
+        with pytest.raises(ValueError, match="which no tensor needs"):
+            read_torch_zip(path)
+        assert not target.exists()
     path = archive(tmp_path / "m.pt", pickle.dumps(Calls(eval, "1"), 2))
     with pytest.raises(ValueError, match=r"it asks for __builtin__\.eval, which no"):
         read_torch_zip(path)
@@ -103,22 +99,8 @@ def test_reads_a_tensor_made_by_hand(tmp_path):
         (tensor((2,), (1, 1)), b"\0" * 16, "a tensor without numbers"),
         (tensor((1 << 20, 4), (0, 1)), b"\0" * 16, "unfolds to more than it is long"),
         (tensor((4,), (1,)), b"\0" * 12, "'data/0' holds 3 of 4 numbers"),
-        (
-            tensor((4,), (1,))[:-9],
-            b"\0" * 16,
-            "pickle: not enough data",
-        ),
+        (tensor((4,), (1,))[:-9], b"\0" * 16, "pickle: not enough data"),
         (b"\x80\x02]X\x01\0\0\0aX\x01\0\0\0bs.", b"", "it is damaged"),
-    ],
-    ids=[
-        "too long",
-        "too far",
-        "backwards",
-        "ranks",
-        "repeated",
-        "short member",
-        "cut",
-        "nonsense",
     ],
 )
 def test_refuses_what_is_damaged(tmp_path, pickled, raw, words):

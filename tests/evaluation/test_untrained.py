@@ -1,5 +1,3 @@
-"""Tests for `ekd_tf.evaluation.untrained`."""
-
 import numpy as np
 import pytest
 import tensorflow as tf

@@ -78,35 +78,16 @@ def test_fprs_with_fewer_than_ten_negatives_are_not_measurable(rng):
     )
 
 
-def test_small_sets_give_the_pairs_they_have(rng):
-    embeddings, labels = noisy_identities(rng, identities=10, images=3)
-    assert verify_embeddings(embeddings, labels, pairs=6000).num_pairs == 2 * 30
-
-
 def test_report_survives_json(rng):
     embeddings, labels = noisy_identities(rng)
     report = verify_embeddings(
         embeddings, labels, fprs=(0.1, 1e-6), pairs=100
     ).to_dict()
+    assert report["num_pairs"] == 100
     assert json.loads(json.dumps(report)) == report
     assert report["tpr"].keys() == report["thresholds"].keys() == {"1e-1", "1e-6"}
     assert report["tpr"]["1e-6"] is None
     assert len(report["not_measurable"]) == 1
-
-
-@pytest.mark.parametrize(
-    ("labels", "identities"), [([0, 1, 2], 3), ([4, 4, 4], 1)], ids=["one each", "one"]
-)
-def test_rejects_labels_of_one_kind_of_pairs(labels, identities):
-    with pytest.raises(
-        ValueError, match=f"needs two identities.*3 images of {identities} identities"
-    ):
-        verify_embeddings(np.ones((3, 2)), labels)
-
-
-def test_rejects_fewer_pairs_than_folds():
-    with pytest.raises(ValueError, match="needs 10 pairs.*2 positive and 4 negative"):
-        verify_embeddings(np.ones((4, 2)), [0, 0, 1, 1])
 
 
 def test_intervals_cover_their_figures(rng):
@@ -126,6 +107,16 @@ def test_intervals_cover_their_figures(rng):
 
 
 FPRS = ("1e-1", "1e-2")
+
+
+def test_rejects_labels_that_make_too_few_pairs():
+    for labels, message in (
+        ([0, 1, 2], "needs two identities.*3 images of 3 identities"),
+        ([4, 4, 4], "needs two identities.*3 images of 1 identities"),
+        ([0, 0, 1, 1], "needs 10 pairs.*2 positive and 4 negative"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            verify_embeddings(np.ones((len(labels), 2)), labels)
 
 
 # --- given pairs
@@ -202,12 +193,6 @@ def test_pairs_sorted_by_kind_give_every_figure_and_say_how_they_were_cut(rng):
     assert sorted_.intervals.keys() == mixed.intervals.keys()
     for name, interval in mixed.intervals.items():
         assert sorted_.intervals[name] == pytest.approx(interval)
-
-
-def test_fewer_pairs_of_a_kind_than_folds_leave_only_the_accuracy_an_interval(rng):
-    embeddings, _ = given_pairs(rng)
-    report = verify_pairs(embeddings, np.arange(200) < 9, (0.1,), replicates=10)
-    assert report.intervals.keys() == {"accuracy"}
 
 
 def test_rejects_other_than_two_rows_per_pair_and_pairs_of_one_kind():
