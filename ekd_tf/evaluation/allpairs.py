@@ -8,12 +8,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from ekd_tf import metrics
 from ekd_tf.checks import check_range
-from ekd_tf.metrics import ROC
-from ekd_tf.metrics import OperatingPoint
-from ekd_tf.metrics import identity_intervals
-from ekd_tf.metrics import normalize_rows
-from ekd_tf.metrics import streamed_roc
 
 # Negatives kept for an interval per one that the whole set lets through: in a resample
 # a few identities that weigh twice may double the count at the top.
@@ -67,7 +63,7 @@ class PairBlocks:
         labels = check_labels(labels, embeddings=embeddings)
         self._order = np.argsort(labels, kind="stable")
         self._labels = labels[self._order]
-        unit = normalize_rows(embeddings).astype(np.float32, copy=False)
+        unit = metrics.normalize_rows(embeddings).astype(np.float32, copy=False)
         self._unit = unit[self._order]
         self._size = min(block_size, max(len(labels), 1))
         self._buffer = np.empty(self._size * self._size, np.float32)
@@ -105,13 +101,13 @@ class PairBlocks:
 
 def all_pairs_roc(
     embeddings: np.ndarray, labels: np.ndarray, fprs: Sequence[float]
-) -> ROC:
+) -> metrics.ROC:
     """Measures the ROC of every pair of `PairBlocks`, exactly at `fprs`.
 
     Memory does not grow with the number of pairs: beside the embeddings and their
     normalised copies it is 20 MB.
     """
-    return streamed_roc(PairBlocks(embeddings, labels).scores, fprs)
+    return metrics.streamed_roc(PairBlocks(embeddings, labels).scores, fprs)
 
 
 def all_pair_scores(
@@ -133,7 +129,7 @@ def all_pair_scores(
 def labelled_intervals(
     blocks: PairBlocks,
     labels: np.ndarray,
-    points: Sequence[OperatingPoint],
+    points: Sequence[metrics.OperatingPoint],
     replicates: int = 200,
     seed: int = 0,
     max_pairs: int = 1_000_000,
@@ -161,7 +157,7 @@ def labelled_intervals(
     keep = _TAIL * max(point.negatives_allowed for point in chosen)
     positive, negative = _highest_pairs(blocks, number.reshape(-1), keep)
     fprs = [point.target_fpr for point in chosen]
-    tpr, threshold = identity_intervals(
+    tpr, threshold = metrics.identity_intervals(
         images, positive, negative, fprs, replicates, seed
     )
     return {

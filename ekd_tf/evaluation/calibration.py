@@ -10,8 +10,10 @@ import pathlib
 
 import numpy as np
 
+from ekd_tf import metrics
 from ekd_tf.checks import check_range
 from ekd_tf.data import Source
+from ekd_tf.evaluation import verification
 from ekd_tf.evaluation.allpairs import PairBlocks
 from ekd_tf.evaluation.allpairs import count_pairs
 from ekd_tf.evaluation.allpairs import labelled_intervals
@@ -19,13 +21,8 @@ from ekd_tf.evaluation.embed import ONE_IMAGE
 from ekd_tf.evaluation.embed import WITH_MIRROR_IMAGE
 from ekd_tf.evaluation.embed import SourceEmbedder
 from ekd_tf.evaluation.embed import add_views
-from ekd_tf.evaluation.verification import MIN_NEGATIVES
-from ekd_tf.evaluation.verification import check_two_kinds
-from ekd_tf.evaluation.verification import not_measurable
 from ekd_tf.files.atomic import write_text
-from ekd_tf.metrics import allowed_negatives
 from ekd_tf.metrics import format_fpr
-from ekd_tf.metrics import streamed_roc
 
 CARD_FILE = "card.json"
 # Fewer resamples than a report has, of more pairs: one FPR alone is asked for.
@@ -111,7 +108,7 @@ def calibrate(
     views = embedder.views(source)
     rows = add_views(views if flip else views[:, :1])
     blocks = PairBlocks(rows, source.labels)
-    roc = streamed_roc(blocks.scores, [fpr])
+    roc = metrics.streamed_roc(blocks.scores, [fpr])
     (point,) = roc.points([fpr])
     found = labelled_intervals(
         blocks, source.labels, [point], _REPLICATES, seed, _MAX_PAIRS
@@ -130,10 +127,10 @@ def calibrate(
 def check_calibration(source: Source, fpr: float) -> None:
     """Raises `ValueError` where `calibrate` could find no threshold."""
     check_range("calibrate_fpr", fpr, low=0, high=1, low_open=True, high_open=True)
-    check_two_kinds(source.labels)
+    verification.check_two_kinds(source.labels)
     _, negatives = count_pairs(source.labels)
-    if allowed_negatives(negatives, [fpr])[0] < MIN_NEGATIVES:
-        raise ValueError(*not_measurable([fpr], negatives))
+    if metrics.allowed_negatives(negatives, [fpr])[0] < verification.MIN_NEGATIVES:
+        raise ValueError(*verification.not_measurable([fpr], negatives))
 
 
 def is_of_one_model(

@@ -7,16 +7,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from ekd_tf import metrics
 from ekd_tf.checks import check_range
+from ekd_tf.evaluation import verification
 from ekd_tf.evaluation.allpairs import PairBlocks
 from ekd_tf.evaluation.allpairs import check_labels
 from ekd_tf.evaluation.tables import format_table
-from ekd_tf.evaluation.verification import check_two_kinds
-from ekd_tf.evaluation.verification import is_measurable
-from ekd_tf.evaluation.verification import not_measurable
-from ekd_tf.metrics import ROC
 from ekd_tf.metrics import format_fpr
-from ekd_tf.metrics import streamed_roc
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,7 +73,7 @@ class GapReport:
     def not_measurable(self) -> tuple[str, ...]:
         """A sentence that names the FPRs with too few negatives; none if there are."""
         missing = [point.fpr for point in self.points if point.gap is None]
-        return not_measurable(missing, self.num_negative)
+        return verification.not_measurable(missing, self.num_negative)
 
     def to_dict(self) -> dict:
         """Returns the report as JSON can hold it, FPRs spelled as `1e-3`."""
@@ -109,7 +106,7 @@ def compare(
     fprs: Sequence[float] = (1e-1, 1e-2, 1e-3, 1e-4),
     worst: int = 10,
     baseline_embeddings: np.ndarray | None = None,
-    rocs: Sequence[ROC] | None = None,
+    rocs: Sequence[metrics.ROC] | None = None,
 ) -> GapReport:
     """Compares teacher and student on all pairs of the same images.
 
@@ -136,15 +133,15 @@ def compare(
     if baseline_embeddings is not None:
         models["baseline_embeddings"] = baseline_embeddings
     labels = check_labels(labels, **models)
-    check_two_kinds(labels)
+    verification.check_two_kinds(labels)
     check_range("worst", worst, low=0)
     blocks = [PairBlocks(embeddings, labels) for embeddings in models.values()]
     if rocs is None:
-        rocs = [streamed_roc(b.scores, fprs) for b in blocks]
+        rocs = [metrics.streamed_roc(b.scores, fprs) for b in blocks]
     points = list(zip(*(roc.points(fprs) for roc in rocs)))
     critical = [
         _Critical(student.threshold, teacher.threshold, worst)
-        if is_measurable(teacher)
+        if verification.is_measurable(teacher)
         else None
         for student, teacher, *_ in points
     ]

@@ -6,14 +6,12 @@ import dataclasses
 
 import numpy as np
 
+from ekd_tf import metrics
 from ekd_tf.data import Source
 from ekd_tf.evaluation.embed import Models
 from ekd_tf.evaluation.result import Result
 from ekd_tf.evaluation.tables import format_table
-from ekd_tf.metrics import GallerySearch
 from ekd_tf.metrics import format_fpr
-from ekd_tf.metrics import rank_rates
-from ekd_tf.metrics import tpir_at_fpir
 
 RANKS = (1, 5, 10)
 FPIRS = (0.01, 0.1)
@@ -117,14 +115,16 @@ class IdentificationEvaluation:
         gallery = embeddings[self._gallery], labels[self._gallery]
 
         def search(rows):
-            return GallerySearch(embeddings[rows], labels[rows], *gallery)
+            return metrics.GallerySearch(embeddings[rows], labels[rows], *gallery)
 
         found = search(self._probes)
-        rank = dict(zip(RANKS, rank_rates(found.rank, RANKS).tolist()))
+        rank = dict(zip(RANKS, metrics.rank_rates(found.rank, RANKS).tolist()))
         tpir = {}
         if self._unknown.size:
             unknown = search(self._unknown).best_other
-            rates, _ = tpir_at_fpir(found.mate_score, found.rank, unknown, FPIRS)
+            rates, _ = metrics.tpir_at_fpir(
+                found.mate_score, found.rank, unknown, FPIRS
+            )
             tpir = dict(zip(FPIRS, rates.tolist()))
         rank_1, rows, done = {}, self._sizes and model(self._distractors), 0
         for size in self._sizes:
@@ -132,7 +132,7 @@ class IdentificationEvaluation:
                 chosen = self._order[start : min(start + _ROWS, size)]
                 found.add_distractors(rows[chosen])
             done = size
-            (rank_1[size],) = rank_rates(found.rank, (1,)).tolist()
+            (rank_1[size],) = metrics.rank_rates(found.rank, (1,)).tolist()
         return IdentificationReport(
             rank=rank,
             rank_1=rank_1,

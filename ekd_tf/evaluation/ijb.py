@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from ekd_tf import metrics
 from ekd_tf.data import TemplateSet
 from ekd_tf.evaluation.embed import Models
 from ekd_tf.evaluation.identification import FPIRS
@@ -16,14 +17,7 @@ from ekd_tf.evaluation.result import Result
 from ekd_tf.evaluation.tables import format_table
 from ekd_tf.evaluation.verification import is_measurable
 from ekd_tf.evaluation.verification import not_measurable
-from ekd_tf.metrics import ROC
-from ekd_tf.metrics import GallerySearch
-from ekd_tf.metrics import Switches
-from ekd_tf.metrics import TemplateList
 from ekd_tf.metrics import format_fpr
-from ekd_tf.metrics import pool_templates
-from ekd_tf.metrics import rank_rates
-from ekd_tf.metrics import tpir_at_fpir
 
 DEFAULT_FPRS = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
 # What insightface and what TFace report: not comparable with each other.
@@ -100,7 +94,7 @@ class IJBEvaluation:
         self.name = templates.name
         self._set = templates
         self._fprs = tuple(fprs)
-        self._switches = [Switches.parse(name) for name in switches]
+        self._switches = [metrics.Switches.parse(name) for name in switches]
         if templates.pairs is None:
             raise ValueError(f"{templates.name} has no list of pairs of templates")
         self._numbers = np.unique(templates.template)
@@ -118,13 +112,13 @@ class IJBEvaluation:
         """
         reports, curves = {}, {}
         given = self._set
-        images = TemplateList(given.template, given.media, given.score)
+        images = metrics.TemplateList(given.template, given.media, given.score)
         for model, embedder in models.items():
             views = embedder.views(given.images)
             reports[model] = {}
             for start in range(0, len(self._switches), _AT_ONCE):
                 switches = self._switches[start : start + _AT_ONCE]
-                pooled = pool_templates(views.__getitem__, images, switches)
+                pooled = metrics.pool_templates(views.__getitem__, images, switches)
                 for name, rows in pooled.items():
                     roc = self._roc(rows)
                     reports[model][name] = self._report(roc, rows)
@@ -171,7 +165,7 @@ class IJBEvaluation:
                 "nd,nd->n", templates[first[part]], templates[second[part]]
             )
         same = self._set.pairs.same
-        return ROC.of(scores[same], scores[~same])
+        return metrics.ROC.of(scores[same], scores[~same])
 
     def _report(self, roc, templates):
         tpr, fpr = roc.nearest(self._fprs)
@@ -193,17 +187,17 @@ class IJBEvaluation:
         ranks, tpirs = [], []
         probes = self._set.probes
         for gallery in self._galleries.values():
-            search = GallerySearch(
+            search = metrics.GallerySearch(
                 templates[self._find(probes.template)],
                 probes.subject,
                 templates[self._find(gallery.template)],
                 gallery.subject,
             )
             mated = search.mated
-            ranks.append(rank_rates(search.rank[mated], RANKS))
+            ranks.append(metrics.rank_rates(search.rank[mated], RANKS))
             # Probes of the other gallery's subjects are unknown to this one.
             if not mated.all():
-                tpir, _ = tpir_at_fpir(
+                tpir, _ = metrics.tpir_at_fpir(
                     search.mate_score[mated],
                     search.rank[mated],
                     search.best_other[~mated],

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ekd_tf.data import Source
+from ekd_tf.evaluation import verification
 from ekd_tf.evaluation.allpairs import count_pairs
 from ekd_tf.evaluation.embed import Models
 from ekd_tf.evaluation.gap import compare
@@ -13,10 +14,6 @@ from ekd_tf.evaluation.plots import plot_roc
 from ekd_tf.evaluation.plots import plot_similarities
 from ekd_tf.evaluation.result import Result
 from ekd_tf.evaluation.verification import DEFAULT_FPRS
-from ekd_tf.evaluation.verification import check_drawable
-from ekd_tf.evaluation.verification import figure_names
-from ekd_tf.evaluation.verification import figures_table
-from ekd_tf.evaluation.verification import verify_embeddings
 from ekd_tf.metrics import format_fpr
 
 
@@ -56,12 +53,12 @@ class LabelledEvaluation:
 
     def check(self) -> None:
         """Raises `ValueError` where the images make too few pairs to evaluate on."""
-        check_drawable(self.source.labels)
+        verification.check_drawable(self.source.labels)
 
     def figure_names(self, gap: bool) -> list[str]:
         """Returns the names of the figures it will give, with or without a gap."""
         negatives = count_pairs(self.source.labels)[1]
-        return figure_names(self.name, self._fprs, negatives, gap)
+        return verification.figure_names(self.name, self._fprs, negatives, gap)
 
     def __call__(self, models: Models) -> Result:
         """Evaluates the models as they are now.
@@ -74,7 +71,7 @@ class LabelledEvaluation:
         labels = self.source.labels
         embeddings = {name: model(self.source) for name, model in models.items()}
         reports = {
-            name: verify_embeddings(
+            name: verification.verify_embeddings(
                 rows,
                 labels,
                 self._fprs,
@@ -139,7 +136,7 @@ def _text(reports, gap, view):
     """Returns the tables of figures and of the gap, and what had no figure."""
     student = reports["student"]
     parts = [
-        figures_table(list(reports.items())),
+        verification.figures_table(list(reports.items())),
         f"All {student.num_positive:,} positive and {student.num_negative:,} negative "
         f"pairs; accuracy on {student.num_pairs:,} drawn ones. Embeddings of {view}.",
         *([gap.to_table()] if gap else []),

@@ -7,16 +7,13 @@ from collections.abc import Sequence
 import numpy as np
 
 from ekd_tf.data import PairSet
+from ekd_tf.evaluation import verification
 from ekd_tf.evaluation.embed import Models
 from ekd_tf.evaluation.embed import add_views
 from ekd_tf.evaluation.plots import plot_roc
 from ekd_tf.evaluation.plots import plot_similarities
 from ekd_tf.evaluation.result import Result
 from ekd_tf.evaluation.verification import DEFAULT_FPRS
-from ekd_tf.evaluation.verification import check_pairs
-from ekd_tf.evaluation.verification import figure_names
-from ekd_tf.evaluation.verification import figures_table
-from ekd_tf.evaluation.verification import verify_pairs
 from ekd_tf.metrics import folds_of
 
 _STRATIFIED = (
@@ -65,12 +62,12 @@ class PairSetEvaluation:
 
     def check(self) -> None:
         """Raises `ValueError` where there are too few pairs, or of one kind alone."""
-        check_pairs(self._same)
+        verification.check_pairs(self._same)
 
     def figure_names(self, gap: bool) -> list[str]:
         """Returns the names of the figures it will give; none is of a gap."""
         negatives = int(np.count_nonzero(~self._same))
-        return figure_names(self.name, self._fprs, negatives)
+        return verification.figure_names(self.name, self._fprs, negatives)
 
     def __call__(self, models: Models) -> Result:
         """Evaluates the models as they are now.
@@ -111,7 +108,7 @@ class PairSetEvaluation:
         kinds = {"flip": views} if views.shape[1] > 1 else {}
         kinds["plain"] = views[:, :1]
         return {
-            kind: verify_pairs(
+            kind: verification.verify_pairs(
                 add_views(rows),
                 self._same,
                 self._fprs,
@@ -131,7 +128,7 @@ def _text(found):
     ]
     report = lines[0][1]
     parts = [
-        figures_table(lines),
+        verification.figures_table(lines),
         f"{report.num_positive:,} positive and {report.num_negative:,} negative "
         f"pairs in ten folds{_STRATIFIED * report.stratified}.",
         *report.not_measurable,

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from ekd_tf import metrics
 from ekd_tf.checks import check_range
 from ekd_tf.evaluation.allpairs import PairBlocks
 from ekd_tf.evaluation.allpairs import check_labels
@@ -14,16 +15,7 @@ from ekd_tf.evaluation.allpairs import count_pairs
 from ekd_tf.evaluation.allpairs import draw_pairs
 from ekd_tf.evaluation.allpairs import labelled_intervals
 from ekd_tf.evaluation.tables import format_table
-from ekd_tf.metrics import ROC
-from ekd_tf.metrics import OperatingPoint
-from ekd_tf.metrics import allowed_negatives
-from ekd_tf.metrics import best_accuracy
-from ekd_tf.metrics import fold_intervals
-from ekd_tf.metrics import folds_of
 from ekd_tf.metrics import format_fpr
-from ekd_tf.metrics import kfold_accuracy
-from ekd_tf.metrics import squared_distances
-from ekd_tf.metrics import streamed_roc
 
 # A TPR whose threshold rests on fewer negatives than this is mostly chance: with
 # 10 the FPR really reached is uncertain by about a third.
@@ -70,7 +62,7 @@ class VerificationReport:
     num_pairs: int
     stratified: bool
     intervals: dict[str, Interval]
-    roc: ROC = dataclasses.field(compare=False, repr=False)
+    roc: metrics.ROC = dataclasses.field(compare=False, repr=False)
 
     @property
     def not_measurable(self) -> tuple[str, ...]:
@@ -173,9 +165,9 @@ def verify_embeddings(
     embeddings = np.asarray(embeddings)
     each = check_drawable(labels, pairs)
     left, right, same = draw_pairs(labels, each, each, seed)
-    distances = squared_distances(embeddings[left], embeddings[right])
+    distances = metrics.squared_distances(embeddings[left], embeddings[right])
     blocks = PairBlocks(embeddings, labels)
-    roc = streamed_roc(blocks.scores, fprs)
+    roc = metrics.streamed_roc(blocks.scores, fprs)
     intervals = {}
     if replicates:
         measurable = [p for p in roc.points(fprs) if is_measurable(p)]
@@ -221,9 +213,9 @@ def verify_pairs(
         )
     check_range("replicates", replicates, low=0)
     check_pairs(same)
-    distances = squared_distances(embeddings[::2], embeddings[1::2])
+    distances = metrics.squared_distances(embeddings[::2], embeddings[1::2])
     cosines = 1 - distances / 2
-    roc = ROC.of(cosines[same], cosines[~same])
+    roc = metrics.ROC.of(cosines[same], cosines[~same])
     intervals = {}
     if replicates:
         measurable = [p.target_fpr for p in roc.points(fprs) if is_measurable(p)]
@@ -232,9 +224,9 @@ def verify_pairs(
 
 
 def _report(distances, same, roc, fprs, intervals, replicates, seed):
-    accuracy = kfold_accuracy(distances, same, FOLDS)
+    accuracy = metrics.kfold_accuracy(distances, same, FOLDS)
     if replicates:
-        (interval,) = fold_intervals(
+        (interval,) = metrics.fold_intervals(
             lambda rows: [accuracy.accuracy[rows].mean()],
             np.arange(FOLDS),
             replicates,
@@ -246,7 +238,7 @@ def _report(distances, same, roc, fprs, intervals, replicates, seed):
     return VerificationReport(
         accuracy_mean=accuracy.mean,
         accuracy_std=accuracy.std,
-        accuracy_best=best_accuracy(distances, same),
+        accuracy_best=metrics.best_accuracy(distances, same),
         threshold=float(1 - accuracy.thresholds.mean() / 2),
         tpr={fpr: p and p.tpr for fpr, p in measured.items()},
         thresholds={fpr: p and p.threshold for fpr, p in measured.items()},
@@ -263,23 +255,23 @@ def _report(distances, same, roc, fprs, intervals, replicates, seed):
 
 def _pair_intervals(cosines, same, fprs, replicates, seed):
     """Returns intervals of AUC, EER and TPRs by resampling folds of pairs."""
-    fold, _ = folds_of(same, FOLDS)
+    fold, _ = metrics.folds_of(same, FOLDS)
     kinds = np.unique(np.stack([fold, same]), axis=1).shape[1]
     if kinds < 2 * FOLDS:
         return {}
 
     def statistics(rows):
         scores, kind = cosines[rows], same[rows]
-        roc = ROC.of(scores[kind], scores[~kind])
+        roc = metrics.ROC.of(scores[kind], scores[~kind])
         tprs = [point.tpr for point in roc.points(fprs)] if fprs else []
         return [roc.auc(), roc.eer(), *tprs]
 
     names = ["auc", "eer", *(f"tpr_at_fpr_{format_fpr(fpr)}" for fpr in fprs)]
-    found = fold_intervals(statistics, fold, replicates, seed)
+    found = metrics.fold_intervals(statistics, fold, replicates, seed)
     return {name: tuple(ends) for name, ends in zip(names, found.tolist())}
 
 
-def is_measurable(point: OperatingPoint) -> bool:
+def is_measurable(point: metrics.OperatingPoint) -> bool:
     """Returns whether at least 10 negatives stand behind an operating point."""
     return point.negatives_allowed >= MIN_NEGATIVES
 
@@ -300,7 +292,7 @@ def figure_names(
     prefix: str, fprs: Sequence[float], num_negative: int, gap: bool = False
 ) -> list[str]:
     """Returns the names that `VerificationReport.scalars` and the gap will have."""
-    allowed = allowed_negatives(num_negative, fprs).tolist()
+    allowed = metrics.allowed_negatives(num_negative, fprs).tolist()
     measurable = [
         format_fpr(fpr) for fpr, n in zip(fprs, allowed) if n >= MIN_NEGATIVES
     ]

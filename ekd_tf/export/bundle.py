@@ -19,22 +19,16 @@ from ekd_tf.embedders import SavedModelEmbedder
 from ekd_tf.embedders import TFLiteEmbedder
 from ekd_tf.evaluation import Calibration
 from ekd_tf.evaluation.calibration import CARD_FILE
+from ekd_tf.export import parity
 from ekd_tf.export.card import file_hashes
 from ekd_tf.export.card import make_card
 from ekd_tf.export.card import refresh_readme
 from ekd_tf.export.measure import latency
 from ekd_tf.export.measure import peak_memory
 from ekd_tf.export.onnx_model import convert_onnx
-from ekd_tf.export.parity import GATES
 from ekd_tf.export.parity import ArtefactReport
 from ekd_tf.export.parity import ExportReport
-from ekd_tf.export.parity import Gate
 from ekd_tf.export.parity import ParityError
-from ekd_tf.export.parity import compare
-from ekd_tf.export.parity import embed
-from ekd_tf.export.parity import failures
-from ekd_tf.export.parity import unit
-from ekd_tf.export.parity import verification
 from ekd_tf.export.precision import as_float32
 from ekd_tf.export.precision import half_precision_layers
 from ekd_tf.export.saved_model import check_images
@@ -125,24 +119,24 @@ def export_student(
     final = parent / str(version)
     with staged(final) as target:
         student = as_float32(model)
-        expected = embed(student, images)
+        expected = parity.embed(student, images)
         rebuild = _check_copy(model, expected, images, minimum_cosine)
-        reference = verification(expected, labels)
+        reference = parity.verification(expected, labels)
         artefacts, failed = [], []
 
         def measure(kind, embedder, path, size, **figures):
-            received = embed(embedder, images)
+            received = parity.embed(embedder, images)
             if kind == "tflite_int8":
                 # It comes raw; what is compared is what a caller makes of it.
-                received = unit(received)
-            parity = compare(expected, received, kind)
-            verified = verification(received, labels)
-            gate = GATES[kind]
+                received = parity.unit(received)
+            close = parity.compare(expected, received, kind)
+            verified = parity.verification(received, labels)
+            gate = parity.GATES[kind]
             if minimum_cosine is not None:
-                gate = Gate(min_cosine=minimum_cosine)
-            failed.extend(failures(kind, parity, gate, verified, reference))
+                gate = parity.Gate(min_cosine=minimum_cosine)
+            failed.extend(parity.failures(kind, close, gate, verified, reference))
             artefacts.append(
-                ArtefactReport(kind, str(path), size, parity, verified, **figures)
+                ArtefactReport(kind, str(path), size, close, verified, **figures)
             )
 
         _write_saved_model(student, target)
@@ -191,10 +185,10 @@ def _check_copy(model, expected, images, minimum_cosine):
     if half_precision_layers(model):
         least = HALF_PRECISION_COSINE
     elif least is None:
-        least = GATES["saved_model"].min_cosine
+        least = parity.GATES["saved_model"].min_cosine
     name = "The float32 copy of the model"
-    report = compare(embed(model, images), unit(expected), name)
-    for sentence in failures(name, report, Gate(min_cosine=least)):
+    report = parity.compare(parity.embed(model, images), parity.unit(expected), name)
+    for sentence in parity.failures(name, report, parity.Gate(min_cosine=least)):
         raise ParityError(sentence, report)
     return report
 
