@@ -52,9 +52,6 @@ class PairBlocks:
         embeddings: Float array `(n, dim)`. Normalised here, into a float32 copy.
         labels: Integer array `(n,)`, identities.
         block_size: Int >= 1, images on either side of a block.
-
-    Raises:
-        ValueError: Lengths differ, or an embedding is not finite or all zero.
     """
 
     def __init__(
@@ -237,16 +234,13 @@ def draw_pairs(
 
     Args:
         labels: Integer array `(n,)`, identities.
-        positives: Int >= 0, how many pairs of one identity.
-        negatives: Int >= 0, how many pairs of two identities.
+        positives: Int, how many pairs of one identity, at most those there are.
+        negatives: Int, how many pairs of two identities, likewise.
         seed: Int. The same labels and seed give the same pairs.
 
     Returns:
         `(left, right, same)`: int64 row numbers `(positives + negatives,)` twice,
         and bool.
-
-    Raises:
-        ValueError: More pairs of a kind are asked for than there are.
     """
     labels = check_labels(labels)
     available = count_pairs(labels)

@@ -94,13 +94,9 @@ def calibrate(
     Args:
         embedder: The model.
         source: Images of identities it was not trained on.
-        fpr: Target FPR in (0, 1).
+        fpr: Target FPR in (0, 1), such that ten negatives lie above the threshold.
         seed: Int, of the resampling.
         flip: Whether to add the embedding of the mirror image, for users who do.
-
-    Raises:
-        ValueError: Fewer than ten negatives would stand above the threshold, the
-            images have not both kinds of pairs, or `embedder` gives no mirror images.
     """
     check_calibration(source, fpr)
     if flip and not embedder.flip:
@@ -193,8 +189,8 @@ def read_calibration(file: str | os.PathLike) -> Calibration | None:
     """Reads a model's calibration from the card beside it; None where there is none.
 
     Raises:
-        ValueError: What is there is no card, the calibration is not what
-            `write_calibration` writes, or the model has changed since.
+        ValueError: What is there is not what `write_calibration` writes, or the model
+            has changed since.
     """
     file = pathlib.Path(file)
     path = file.with_name(CARD_FILE)

@@ -144,12 +144,10 @@ class SourceEmbedder:
     """Embeds all images of sources.
 
     Args:
-        model: A `keras.Model` or callable, uint8 images `(n, size, size, 3)` to
-            embeddings `(n, dim)`.
+        model, flip: As for `Embedder`.
         input_size: Int, side of its images in pixels.
-        flip: Whether to add the embedding of the mirror image.
         batch_size: Int, images per forward pass.
-        traceable: Whether `model` is made of TensorFlow operations; see `Embedder`.
+        traceable: Whether `model` is made of TensorFlow operations.
         fingerprint: String, changes when the model does. None for a model that is
             still trained: nothing of it is kept.
         cache: `EmbeddingCache`, or None to keep what a fingerprinted model gave in

@@ -25,15 +25,12 @@ class GapPoint:
 
     Attributes:
         fpr: Target FPR.
-        teacher_tpr: Float in [0, 1].
-        student_tpr: Float in [0, 1].
+        teacher_tpr, student_tpr: In [0, 1].
         gap: `teacher_tpr - student_tpr`: above 0 where the student is worse.
-        baseline_tpr: Float in [0, 1] of the student trained alone; None without one.
+        baseline_tpr: Of the student trained alone; None without one.
         closed: What `closed_share` makes of the three.
-        teacher_threshold: Cosine.
-        student_threshold: Cosine.
-        critical_positive: Number of critical positive pairs.
-        critical_negative: Number of critical negative pairs.
+        teacher_threshold, student_threshold: Cosines.
+        critical_positive, critical_negative: Numbers of critical pairs.
         worst_positive: Rows `(i, j)` of the critical positives on which the models
             differ most, in cosine above their own thresholds; the worst first.
         worst_negative: The same among critical negatives.
@@ -59,10 +56,7 @@ class GapPoint:
 class GapReport:
     """What `compare` measured.
 
-    Attributes:
-        points: One `GapPoint` per FPR, in the order asked for.
-        num_positive: Number of positive pairs.
-        num_negative: Number of negative pairs.
+    There is one point per FPR, in the order asked for.
     """
 
     points: tuple[GapPoint, ...]
@@ -123,8 +117,7 @@ def compare(
             baseline at these FPRs, to save their passes. Default: computed here.
 
     Raises:
-        ValueError: Lengths differ, there are not both kinds of pairs, or an
-            embedding is not finite or all zero.
+        ValueError: Lengths differ, or there are not both kinds of pairs.
     """
     models = {
         "student_embeddings": student_embeddings,

@@ -29,8 +29,7 @@ class IdentificationReport:
         rank: k -> fraction of probes with the mate among the first k, no distractors.
         rank_1: Number of distractors -> fraction of probes with the mate first.
         tpir: FPIR -> TPIR, without distractors in the gallery.
-        num_probes: Number of mated probes.
-        num_gallery: Number of gallery images, one per enrolled identity.
+        num_probes, num_gallery: Numbers of mated probes and of enrolled identities.
         num_unknown: Number of searches by people who are not enrolled.
     """
 

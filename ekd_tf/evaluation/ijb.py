@@ -35,13 +35,12 @@ class TemplateReport:
     Attributes:
         strict: FPR -> TPR by the strict rule, never above the target; None where fewer
             than ten negatives stand behind it.
-        nearest: FPR -> TPR at the nearest FPR, as insightface reports it, which may lie
-            above the target.
-        nearest_fpr: FPR -> the FPR that is.
+        nearest, nearest_fpr: FPR -> TPR at the nearest FPR, as insightface reports it,
+            and that FPR, which may lie above the target.
         num_negative: Number of negative pairs.
         rank: k -> fraction of mated searches with the mate among the first k, the mean
             over galleries; empty without galleries.
-        tpir: FPIR -> TPIR, the mean over galleries; empty without galleries.
+        tpir: FPIR -> TPIR, likewise.
     """
 
     strict: dict[float, float | None]

@@ -36,12 +36,10 @@ class VerificationReport:
         accuracy_best: Float in [0, 1], accuracy at the one threshold best for these
             very pairs; above what a threshold chosen elsewhere reaches.
         threshold: Float, cosine: mean of the thresholds the folds chose.
-        tpr: FPR -> TPR in [0, 1], or None where the FPR is not measurable.
-        thresholds: FPR -> cosine threshold, or None likewise.
-        auc: Float in [0, 1], area under the ROC curve.
-        eer: Float in [0, 1], equal error rate.
-        num_positive: Number of positive pairs behind `tpr`, `auc` and `eer`.
-        num_negative: Number of negative pairs behind them.
+        tpr, thresholds: FPR -> TPR in [0, 1] and cosine, or None where the FPR is not
+            measurable.
+        auc, eer: In [0, 1].
+        num_positive, num_negative: Numbers of pairs behind `tpr`, `auc` and `eer`.
         num_pairs: Number of pairs behind the accuracy.
         stratified: Whether its folds were cut kind by kind; see `metrics.folds_of`.
         intervals: Name of a figure (`accuracy`, `tpr_at_fpr_1e-3`,
@@ -158,8 +156,7 @@ def verify_embeddings(
             of identities for TPRs and thresholds. 0: no intervals.
 
     Raises:
-        ValueError: No identity has two images, there is one identity only, or an
-            embedding is not finite or all zero.
+        ValueError: There are too few pairs, or an embedding has no direction.
     """
     labels = check_labels(labels, embeddings=embeddings)
     embeddings = np.asarray(embeddings)
@@ -202,8 +199,7 @@ def verify_pairs(
         seed: Int, of the drawing.
 
     Raises:
-        ValueError: There are not two rows per pair, all pairs are of one kind, there
-            are fewer pairs than folds, or an embedding is not finite or all zero.
+        ValueError: There are too few pairs, or an embedding has no direction.
     """
     embeddings, same = np.asarray(embeddings), np.asarray(same, bool)
     if embeddings.ndim != 2 or len(embeddings) != 2 * same.size:

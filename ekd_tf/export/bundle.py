@@ -64,9 +64,8 @@ def export_student(
 ) -> ExportReport:
     """Exports a student as SavedModel and more and proves that they agree with it.
 
-    One directory holds all that belongs to a version, so that one rename publishes
-    it and one removal withdraws it. TF Serving watches `<directory>/<name>` and
-    ignores the files it does not know:
+    One directory holds all that belongs to a version. TF Serving watches
+    `<directory>/<name>` and ignores the files it does not know:
 
         <directory>/<name>/<version>/saved_model.pb, variables/, ...
         <directory>/<name>/<version>/<name>-<version>-float32.tflite
@@ -87,13 +86,8 @@ def export_student(
         formats: Some of `FORMATS`, what to write beside the SavedModel.
         labels: Integers `(n,)`, identities of `images`, to measure verification by;
             None not to.
-        representative: Uint8 training images for int8; see `convert_tflite`.
-        int8_output: As for `convert_tflite`.
-        facts: For the card; see `make_card`.
-        calibration: For the card; see `make_card`.
-
-    Returns:
-        Paths and all figures.
+        representative, int8_output: As for `convert_tflite`.
+        facts, calibration: As for `make_card`.
 
     Raises:
         FileExistsError: The version is there already.

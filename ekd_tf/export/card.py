@@ -57,12 +57,11 @@ def make_card(
         report: What was exported and measured.
         input_size: Side of the images in pixels.
         embedding_dim: Numbers of an embedding.
-        parameters: Learned numbers.
+        parameters: How many there are.
         hashes: As `file_hashes` returns.
         facts: Some of `FACTS`. Others are "not given".
-        calibration: Of the Keras model, or None. It holds for the artefacts that give
-            the same scores; others have none until they are calibrated. Without it
-            every artefact has its threshold on the images of the gate, and says so.
+        calibration: Of the Keras model; it holds for the artefacts that give the same
+            scores. None: every artefact has its threshold on the images of the gate.
     """
     calibrations = {
         _file_of(artefact.kind, artefact.path): _calibration(

@@ -48,7 +48,7 @@ def equalise(student: keras.Model, images: np.ndarray, batch_size: int = 16) -> 
         student: A float32 functional model, changed in place. Each of its layers is
             used once.
         images: Uint8 `(n, height, width, 3)`, n >= 1, to take the ranges from.
-        batch_size: Int >= 1.
+        batch_size: Int.
 
     Returns:
         The number of batch normalisations that were scaled.

@@ -20,16 +20,12 @@ _MIN_PAIRS = 10
 
 @dataclasses.dataclass(frozen=True)
 class Gate:
-    """The least an artefact must reach beside the float32 Keras model.
+    """The least an artefact must reach beside the float32 Keras model."""
 
-    Attributes:
-        min_cosine: Float: the least cosine of any image.
-        mean_cosine: Float: the least mean of the cosines.
-        tpr_loss: Float or None: how far TPR@1e-3 may lie below the Keras model's.
-    """
-
+    # Of any image, and on the mean.
     min_cosine: float = -1.0
     mean_cosine: float = -1.0
+    # How far TPR@1e-3 may lie below the Keras model's.
     tpr_loss: float | None = None
 
 
@@ -46,14 +42,10 @@ GATES = {
 
 @dataclasses.dataclass(frozen=True)
 class ParityReport:
-    """How close an artefact's embeddings are to the reference's.
+    """How close an artefact's embeddings are to the reference's, over all `images`.
 
-    Attributes:
-        min_cosine: Smallest cosine between the two embeddings of one image.
-        mean_cosine: Mean of these cosines.
-        max_abs_diff: Largest absolute difference between an entry of the artefact's
-            embedding as it comes and of the reference's of length 1.
-        images: Number of images compared.
+    The cosines are of the two embeddings of one image, `max_abs_diff` is between an
+    entry of the artefact's as it comes and of the reference's of length 1.
     """
 
     min_cosine: float
@@ -66,11 +58,8 @@ class ParityReport:
 class Verification:
     """Verification figures of one set of embeddings.
 
-    Attributes:
-        accuracy: Float in [0, 1], ten folds over drawn pairs.
-        tpr: Float in [0, 1] at FPR 1e-3 over all pairs, or None: not measurable.
-        threshold: Float, cosine at that FPR, or None likewise.
-        num_negative: Int, negative pairs behind it.
+    `tpr` and `threshold`, a cosine, are at FPR 1e-3, None where that is not measurable
+    with so many negative pairs.
     """
 
     accuracy: float
@@ -88,14 +77,13 @@ class ArtefactReport:
         path: Path of the file, or of the SavedModel's directory.
         size_bytes: Size of all its files.
         parity: Figures against the float32 Keras model.
-        verification: Of its own embeddings, or None: no labels.
-        median_ms, p95_ms: Median and 95th percentile of the latency of one image on one
-            thread, warm; None if not measured.
-        median_ms_2, p95_ms_2: The same on two threads.
-        peak_bytes: Growth of the peak resident memory of a process that runs it;
-            None if not measured.
-        ops: Op name -> count; None if not a TFLite file.
-        partitions: Pieces of the graph that XNNPACK runs; None likewise.
+        verification: Of its own embeddings; None without labels.
+        median_ms, p95_ms, median_ms_2, p95_ms_2: Median and 95th percentile of the
+            latency of one image on one thread and on two, warm. None if not measured.
+        peak_bytes: Growth of the peak resident memory of a process that runs it, or
+            None.
+        ops, partitions: Of a TFLite file, op name -> count, and pieces of the graph
+            that XNNPACK runs.
     """
 
     kind: str
@@ -117,12 +105,10 @@ class ExportReport:
     """What `export_student` wrote and measured.
 
     Attributes:
-        name: The student's name.
-        version: Int, the version written.
-        path: The version's directory.
+        name, version, path: The student's name, its version and that one's directory.
         rebuild: Figures of the float32 copy against the model as trained.
-        keras: Verification of the float32 copy, or None: no labels.
-        artefacts: One `ArtefactReport` each.
+        keras: Verification of the float32 copy; None without labels.
+        artefacts: What was exported.
         notes: Sentences on what was measured and is worth knowing.
     """
 
@@ -182,11 +168,7 @@ class ParityError(ValueError):
 def compare(
     expected: np.ndarray, received: np.ndarray, name: str = "artefact"
 ) -> ParityReport:
-    """Compares embeddings `(n, dim)` of the same images; the reference's come first.
-
-    Raises:
-        ValueError: The shapes differ; the message calls the artefact `name`.
-    """
+    """Compares embeddings `(n, dim)` of the same images; the reference's come first."""
     if expected.shape != received.shape:
         raise ValueError(
             f"{name} must return embeddings of the reference's shape {expected.shape}. "
@@ -227,14 +209,10 @@ def failures(
     verified: Verification | None = None,
     reference: Verification | None = None,
 ) -> list[str]:
-    """Returns one sentence for each part of the gate an artefact is below.
+    """Returns one sentence for each part of the gate that the artefact `name` is below.
 
-    Args:
-        name: What the sentences call the artefact.
-        parity: Its figures.
-        gate: The gate.
-        verified: Its verification figures, or None: that part is not tested.
-        reference: Those of the Keras model.
+    `reference` are the figures of the Keras model; without those or `verified` that
+    part is not tested.
     """
     sentences = []
     # NaN compares false, so that it fails too.

@@ -20,9 +20,7 @@ def staged(final: str | os.PathLike) -> Iterator[pathlib.Path]:
     and a TF Serving that watches the parent never sees it. When the body raises,
     `KeyboardInterrupt` included, nothing is left, parent directories made included.
 
-    Raises:
-        OSError: The parent cannot be created or written to, or `final` cannot take
-            the place. The message names the path and the reason.
+    Raises `OSError` where the parent cannot be written to or `final` is there.
     """
     final = pathlib.Path(final)
     made = [p for p in (final.parent, *final.parent.parents) if not p.exists()]
@@ -52,13 +50,11 @@ def free_version(directory: str | os.PathLike, version: int | None = None) -> in
     """Returns the version to write below `directory`, which has no such child yet.
 
     Args:
-        directory: Holds one child per version, named by a positive integer. Need not
-            exist.
+        directory: Holds one child per version, named by its number, or does not exist.
         version: Int >= 1, or None for one above the highest present.
 
     Raises:
-        ValueError: `version` is not an integer >= 1.
-        FileExistsError: `version` is there already. Lists those present.
+        FileExistsError: `version` is there already.
     """
     directory = pathlib.Path(directory)
     present = []

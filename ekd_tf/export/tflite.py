@@ -59,7 +59,6 @@ def convert_tflite(
     Raises:
         ConversionError: The model needs an op that TFLite has no builtin for, or has
             not in int8.
-        ValueError: The student or an argument is none of the above.
     """
     check_choice("precision", precision, PRECISIONS)
     check_choice("int8_output", int8_output, INT8_OUTPUTS)

@@ -32,9 +32,6 @@ class GallerySearch:
         mate_score: Float32 `(probes,)`; -inf for probes without a mate.
         best_other: Float32 `(probes,)`, highest score of a row of another identity;
             -inf where there is none.
-
-    Raises:
-        ValueError: Lengths differ, or an embedding is not finite or all zero.
     """
 
     def __init__(
@@ -118,9 +115,6 @@ def tpir_at_fpir(
     Returns:
         `(tpir, thresholds)`, float64 `(len(fpirs),)` each. A target that lets through
         less than one search gets the figure at FPIR 0.
-
-    Raises:
-        ValueError: There are no searches of a kind, or a score is not finite.
 
     Reference:
         NIST's open-set identification with one candidate (IJB-C). insightface counts

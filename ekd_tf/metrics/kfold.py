@@ -40,14 +40,7 @@ class KFoldResult:
 
 
 def squared_distances(left: np.ndarray, right: np.ndarray) -> np.ndarray:
-    """Measures squared L2 distances between rows `(pairs, dim)`, normalised here.
-
-    Returns:
-        Float64 array `(pairs,)` in [0, 4], equal to `2 - 2 * cosine`.
-
-    Raises:
-        ValueError: A row is not finite or all zero.
-    """
+    """Returns squared L2 distances `2 - 2 * cosine` of rows `(pairs, dim)`, float64."""
     left = normalize_rows(left).astype(np.float64)
     right = normalize_rows(right).astype(np.float64)
     return np.square(left - right).sum(axis=1)
@@ -66,10 +59,6 @@ def kfold_accuracy(
         distances: Float array `(pairs,)`, `squared_distances` of the embeddings.
         same: Bool array `(pairs,)`, whether the pair shows one identity.
         folds: Int >= 2, at most the number of pairs.
-
-    Raises:
-        ValueError: A distance is not finite, all pairs are of one kind, or there
-            are fewer pairs than folds.
 
     Reference:
         insightface `arcface_torch/eval/verification.py` `calculate_roc`, whose

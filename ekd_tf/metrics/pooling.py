@@ -86,7 +86,7 @@ def pool_templates(
             float32 `(k, views, dim)`: of the image and, for F1, of its mirror image.
         images: The lists.
         switches: The kinds of templates wanted.
-        chunk: Int > 0, embeddings read at a time.
+        chunk: Int, embeddings read at a time.
 
     Returns:
         Name of the switches -> float32 `(templates, dim)`, rows of unit length in the

@@ -34,8 +34,8 @@ class OperatingPoint:
         fpr: The FPR reached, at most `target_fpr`; less when negatives tie.
         tpr: Fraction of positives above `threshold`.
         threshold: Score; pairs strictly above it are accepted.
-        negatives_allowed: How many negatives the target lets through, the count on
-            which the figure rests. With none, `tpr` is that at FPR 0: a lower bound.
+        negatives_allowed: How many negatives the target lets through. With none, `tpr`
+            is that at FPR 0: a lower bound.
     """
 
     target_fpr: float
@@ -138,11 +138,7 @@ class ROC:
         return tpr[nearest], fpr[nearest]
 
     def auc(self) -> float:
-        """Measures the area under the curve.
-
-        The probability that a positive scores above a negative, ties counting half
-        (Mann-Whitney), so all-equal scores give 0.5.
-        """
+        """Measures the area under the curve (Mann-Whitney); ties count half."""
         above_and_at = self.negatives[1:] + self.negatives[:-1]
         below = 2 * self.num_negative - above_and_at
         pairs = np.diff(self.positives).astype(np.float64) @ below
@@ -151,8 +147,7 @@ class ROC:
     def eer(self) -> float:
         """Measures the error rate where FPR and FNR (1 - TPR) are equal.
 
-        The two seldom meet exactly: the curve is taken as straight between its points,
-        and all-equal scores give 0.5.
+        The curve is taken as straight between its points.
         """
         fpr = self.negatives / self.num_negative
         fnr = 1 - self.positives / self.num_positive
@@ -183,12 +178,10 @@ class ROC:
 def allowed_negatives(
     num_negatives: int, fprs: Sequence[float] | np.ndarray
 ) -> np.ndarray:
-    """Counts the negatives each FPR lets through.
+    """Counts the negatives each FPR lets through, int64.
 
-    Returns:
-        Int64 array: the largest count whose quotient by `num_negatives` is at most
-        the FPR. A plain `floor(num_negatives * fpr)` would lose one to rounding
-        (`100 * 0.29` is 28.999...).
+    The largest count whose quotient by `num_negatives` is at most the FPR. A plain
+    `floor(num_negatives * fpr)` would lose one to rounding (`100 * 0.29` is 28.999...).
     """
     targets = np.asarray(fprs, np.float64)
     count = np.floor(num_negatives * targets)

@@ -52,8 +52,7 @@ def streamed_roc(scan: Scan, fprs: Sequence[float]) -> ROC:
         1e-6 for cosines of many images.
 
     Raises:
-        ValueError: A score is not finite or not float32, there are no positives or no
-            negatives, or an FPR is outside [0, 1].
+        ValueError: A score is not finite or not float32, or there are none of a kind.
         RuntimeError: The second pass gave other scores than the first.
     """
     targets = check_fprs(fprs)
