@@ -7,7 +7,6 @@ from ekd_tf.data import FolderFaces
 from ekd_tf.data import SyntheticFaces
 from ekd_tf.data.unreadable import Unreadable
 from ekd_tf.evaluation import EmbeddingCache
-from ekd_tf.evaluation import Models
 from ekd_tf.evaluation import SourceEmbedder
 
 
@@ -108,41 +107,3 @@ def test_an_unreadable_image_is_replaced_only_where_allowed(rng, tmp_path):
             of(embedder(Corner()))
         rows = of(embedder(Corner(), unreadable=Unreadable(1)))
         np.testing.assert_array_equal(rows[-2], rows[-1])
-
-
-def test_models_are_named_the_teacher_first():
-    models = Models(student="s", teacher="t")
-    assert models.items() == [("teacher", "t"), ("student", "s")]
-
-
-# --- the cache
-
-ROWS = np.arange(60, dtype=np.float32).reshape(10, 2, 3)
-
-
-class Model:
-    """Gives rows in batches of four and counts them; fails after some."""
-
-    def __init__(self, fail_at=None):
-        self.computed = 0
-        self.fail_at = fail_at
-
-    def __call__(self, first):
-        for start in range(first, 10, 4):
-            if start == self.fail_at:
-                raise KeyboardInterrupt
-            batch = ROWS[start : start + 4]
-            self.computed += len(batch)
-            yield batch
-
-
-@pytest.mark.parametrize("kept", [0, 23, 24, 100])
-def test_drops_a_row_that_was_half_written(tmp_path, kept):
-    cache = EmbeddingCache(tmp_path)
-    cache.rows({"model": "a"}, 10, Model())
-    (path,) = tmp_path.glob("*.f32")
-    path.write_bytes(path.read_bytes()[:kept])
-    model = Model()
-    np.testing.assert_array_equal(cache.rows({"model": "a"}, 10, model), ROWS)
-    # 24 bytes are a row.
-    assert model.computed == 10 - kept // 24

@@ -1,6 +1,9 @@
 """ekd_tf.export.bundle: one directory with all artefacts, or none."""
 
+import hashlib
+import json
 import os
+import pathlib
 
 import keras
 import numpy as np
@@ -69,13 +72,15 @@ def test_the_report_holds_what_was_written_and_measured(
     for artefact in (float32, float16):
         assert artefact.size_bytes == os.path.getsize(artefact.path)
         assert 0 < artefact.median_ms <= artefact.p95_ms
-    on_disk = sum(
-        os.path.getsize(os.path.join(folder, file))
-        for folder, _, files in os.walk(saved.path)
-        for file in files
-        if not file.endswith((".tflite", ".json", ".md"))
-    )
-    assert saved.size_bytes == on_disk
+    folder = pathlib.Path(saved.path)
+    hashes = json.loads((folder / "card.json").read_text())["files"]
+    written = {f: f.relative_to(folder).as_posix() for f in folder.rglob("*.*")}
+    of_saved_model = [f for f in written if f.suffix not in (".tflite", ".json", ".md")]
+    of_saved_model = [f for f in of_saved_model if f.is_file()]
+    assert saved.size_bytes == sum(os.path.getsize(f) for f in of_saved_model)
+    for file in of_saved_model:
+        digest = hashlib.sha256(file.read_bytes()).hexdigest()
+        assert hashes[written[file]] == digest
     assert saved.median_ms is None
     assert report.rebuild.min_cosine == pytest.approx(1, abs=1e-9)
 

@@ -89,14 +89,6 @@ def test_the_highest_negatives_are_enough(rng):
         assert np.isnan(part).all()
 
 
-def test_fewer_identities_are_less_certain(rng):
-    widths = []
-    for identities in (20, 160):
-        tpr, _ = identity_intervals(*labelled(rng, identities), (0.1,))
-        widths.append(tpr[0, 1] - tpr[0, 0])
-    assert widths[0] > 1.5 * widths[1]
-
-
 def test_rejects_no_replicates(rng):
     with pytest.raises(ValueError, match="`replicates` must be in"):
         fold_intervals(lambda rows: [0.0], np.arange(3), replicates=0)

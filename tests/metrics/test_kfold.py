@@ -110,11 +110,6 @@ def test_a_list_of_positives_first_gives_the_accuracy_of_a_mixed_one(rng):
     assert 0.6 < result.mean <= best_accuracy(distances, same)
 
 
-def test_collapsed_model_is_at_chance():
-    result = kfold_accuracy(np.zeros(100), np.tile([True, False], 50))
-    np.testing.assert_array_equal(result.accuracy, 0.5)
-
-
 def test_distances_computed_by_hand():
     # Angles 0, 90 and 180 degrees between rows of various lengths.
     left = np.array([[1.0, 0.0], [2.0, 0.0], [0.0, 3.0]])
@@ -122,7 +117,7 @@ def test_distances_computed_by_hand():
     np.testing.assert_allclose(squared_distances(left, right), [0, 2, 4], atol=1e-15)
 
 
-@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("seed", range(4))
 def test_best_accuracy_tries_every_threshold(seed):
     rng = np.random.default_rng(seed)
     distances = np.round(rng.uniform(0, 4, 30), int(rng.integers(1, 4)))
