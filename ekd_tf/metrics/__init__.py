@@ -5,7 +5,6 @@ from ekd_tf.metrics.bootstrap import identity_intervals
 from ekd_tf.metrics.identification import GallerySearch
 from ekd_tf.metrics.identification import rank_rates
 from ekd_tf.metrics.identification import tpir_at_fpir
-from ekd_tf.metrics.kfold import KFoldResult
 from ekd_tf.metrics.kfold import best_accuracy
 from ekd_tf.metrics.kfold import folds_of
 from ekd_tf.metrics.kfold import kfold_accuracy
@@ -24,7 +23,6 @@ from ekd_tf.metrics.streaming import streamed_roc
 __all__ = [
     "ALL_SWITCHES",
     "GallerySearch",
-    "KFoldResult",
     "OperatingPoint",
     "ROC",
     "Switches",
