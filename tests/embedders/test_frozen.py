@@ -3,7 +3,6 @@ import pytest
 from ekd_tf.embedders.frozen import check_outputs
 from ekd_tf.embedders.frozen import content_hash
 from ekd_tf.embedders.frozen import loading_error
-from ekd_tf.embedders.frozen import square_side
 
 
 def test_an_error_of_pages_becomes_one_line():
@@ -28,15 +27,6 @@ def test_hash_changes_with_bytes_names_and_settings(tmp_path):
         content_hash(one / "x"),
     ]
     assert len({content_hash(one), *others}) == 5
-
-
-def test_finds_size_and_layout():
-    assert square_side("m", (None, 112, 112, 3)) == (112, False)
-    assert square_side("m", ("N", 3, 112, 112)) == (112, True)
-    assert square_side("m", (1, 3, 3, 3)) == (3, False)
-    for shape in ((None, 112, 96, 3), (None,) * 3 + (3,), (1, 112, 112, 1), (1, 512)):
-        with pytest.raises(ValueError, match="m must take square RGB images"):
-            square_side("m", shape)
 
 
 def test_takes_the_output_named_embedding_or_the_only_one():

@@ -111,7 +111,7 @@ def test_rejects_labels_that_are_not_one_integer_per_row():
             all_pair_scores(np.ones((2, 2)), labels)
 
 
-@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("seed", range(8))
 def test_drawn_pairs_keep_the_rules(seed):
     rng = np.random.default_rng(seed)
     labels = rng.integers(0, rng.integers(2, 12), rng.integers(20, 60))
@@ -148,13 +148,6 @@ def test_positives_are_spread_over_identities():
     left, _, _ = draw_pairs(labels, 10, 0, seed=0)
     counts = np.bincount(labels[left], minlength=5)
     np.testing.assert_array_equal(counts, [3, 3, 3, 1, 0])
-
-
-def test_no_identity_is_favoured_where_not_all_can_give_a_pair():
-    labels = np.repeat(np.arange(50), 4)
-    first = [draw_pairs(labels, 10, 0, seed)[0] for seed in range(100)]
-    # 1000 pairs over 50 identities: 20 each, standard deviation 4.
-    assert abs(np.bincount(labels[np.concatenate(first)]) - 20).max() < 5 * 4
 
 
 def test_contiguous_folds_are_balanced():

@@ -18,7 +18,3 @@ def test_table_written_out():
 def test_numpy_numbers_look_like_python_numbers():
     table = format_table([[np.float32(0.5), np.int64(3), True]], ["x", "y", "flag"])
     assert table.split("\n")[2] == "| 0.5000 |   3 | True |"
-
-
-def test_table_without_rows_is_its_header():
-    assert format_table([], ["a", "b"]) == "| a   | b   |\n| --- | --- |"
