@@ -23,6 +23,7 @@ import numpy as np
 from ekd_tf import checks
 from ekd_tf.data import Source
 from ekd_tf.files.atomic import write_aside
+from ekd_tf.files.atomic import write_text
 from ekd_tf.files.outputs import make_folder
 from ekd_tf.files.rows import RowFile
 from ekd_tf.files.rows import read_note
@@ -94,8 +95,7 @@ class CacheWriter:
         centres = class_centres(rows, source.labels, source.num_identities)
         write_aside(self._folder / CENTRES, lambda file: np.save(file, centres))
         note["checksums"] = {n: _checksum(self._folder / n) for n in (ROWS, CENTRES)}
-        text = json.dumps(note, indent=2) + "\n"
-        write_aside(self._folder / FINISHED, lambda file: file.write(text.encode()))
+        write_text(self._folder / FINISHED, json.dumps(note, indent=2) + "\n")
         (self._folder / WRITING).unlink()
         return centres
 

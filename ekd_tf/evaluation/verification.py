@@ -134,23 +134,20 @@ def verify_embeddings(
     embeddings: np.ndarray,
     labels: np.ndarray,
     fprs: Sequence[float] = DEFAULT_FPRS,
-    pairs: int = DRAWN_PAIRS,
     seed: int = 0,
     replicates: int = 0,
 ) -> VerificationReport:
     """Measures verification of identities the model was not trained on.
 
-    Accuracy comes from k folds over drawn pairs, half of them positive, so that it
-    reads like that of LFW. TPR at FPR (strict rule: never above the target), AUC
-    and EER come from all pairs. An FPR with fewer than 10 negatives behind it is
-    not measurable: its TPR and threshold are None.
+    Accuracy comes from ten folds over 6,000 drawn pairs or as many as there are, half
+    of them positive, so that it reads like that of LFW. TPR at FPR (strict rule: never
+    above the target), AUC and EER come from all pairs. An FPR with fewer than 10
+    negatives behind it is not measurable: its TPR and threshold are None.
 
     Args:
         embeddings: Float array `(n, dim)`. Normalised here.
         labels: Integer array `(n,)`, identities.
         fprs: Target FPRs in [0, 1].
-        pairs: Even int, how many pairs to draw; fewer from a set with fewer pairs of a
-            kind than half of it.
         seed: Int, of the drawing.
         replicates: Int >= 0, resamples behind an interval: of folds for the accuracy,
             of identities for TPRs and thresholds. 0: no intervals.
@@ -160,7 +157,7 @@ def verify_embeddings(
     """
     labels = check_labels(labels, embeddings=embeddings)
     embeddings = np.asarray(embeddings)
-    each = check_drawable(labels, pairs)
+    each = check_drawable(labels)
     left, right, same = draw_pairs(labels, each, each, seed)
     distances = metrics.squared_distances(embeddings[left], embeddings[right])
     blocks = PairBlocks(embeddings, labels)
@@ -299,14 +296,14 @@ def figure_names(
     ]
 
 
-def check_drawable(labels: np.ndarray, pairs: int = DRAWN_PAIRS) -> int:
+def check_drawable(labels: np.ndarray) -> int:
     """Returns how many pairs of each kind `verify_embeddings` can draw.
 
     Raises `ValueError` where there are not both kinds, or fewer in all than folds.
     """
     check_two_kinds(labels)
     available = count_pairs(labels)
-    each = min(pairs // 2, *available)
+    each = min(DRAWN_PAIRS // 2, *available)
     if 2 * each < FOLDS:
         raise ValueError(
             f"Verification needs {FOLDS} pairs or more, half of them of one identity. "
