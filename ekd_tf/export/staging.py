@@ -23,10 +23,10 @@ def staged(final: str | os.PathLike) -> Iterator[pathlib.Path]:
     Raises `OSError` where the parent cannot be written to or `final` is there.
     """
     final = pathlib.Path(final)
-    made = [p for p in (final.parent, *final.parent.parents) if not p.exists()]
-    aside = None
+    made, aside = [], None
     try:
         with _explained(final):
+            made = [p for p in (final.parent, *final.parent.parents) if not p.exists()]
             final.parent.mkdir(parents=True, exist_ok=True)
             aside = tempfile.mkdtemp(
                 prefix=f".{final.name}-", suffix=".partial", dir=final.parent
@@ -63,8 +63,6 @@ def free_version(directory: str | os.PathLike, version: int | None = None) -> in
         present = sorted(int(n) for n in names if n.isascii() and n.isdigit())
     if version is None:
         return max(present, default=0) + 1
-    if isinstance(version, bool) or not isinstance(version, int):
-        raise ValueError(f"`version` must be an integer. Received: version={version!r}")
     check_range("version", version, low=1)
     if version in present:
         listed = ", ".join(map(str, present))
