@@ -15,6 +15,7 @@ from ekd_tf.checks import check_choice
 from ekd_tf.embedders.tflite_model import make_interpreter
 from ekd_tf.export.equalise import equalise
 from ekd_tf.export.precision import as_float32
+from ekd_tf.export.precision import half_precision_layers
 from ekd_tf.export.saved_model import FLOAT_SIGNATURE
 from ekd_tf.export.saved_model import SIGNATURE
 from ekd_tf.export.saved_model import check_images
@@ -62,7 +63,10 @@ def convert_tflite(
     """
     check_choice("precision", precision, PRECISIONS)
     check_choice("int8_output", int8_output, INT8_OUTPUTS)
-    student = as_float32(check_student(student))
+    check_student(student)
+    # Equalising changes the copy.
+    if precision == "int8" or half_precision_layers(student):
+        student = as_float32(student)
     if precision == "int8":
         images = check_representative(representative)
         images = check_images(images, student.input_shape[1:])
