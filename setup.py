@@ -43,7 +43,6 @@ setup(
             "numpy<2",
         ],
         "onnx": ["onnx", "onnxruntime", "tf2onnx>=1.17"],
-        "torch": ["torch"],
         "litert": ["ai-edge-litert"],
         "align": ["mtcnn>=1.0"],
         "test": ["pytest>=8", "pytest-xdist", "scikit-learn", "ruff", "mypy"],

@@ -36,7 +36,7 @@ def name_of(path):
 
 
 def room_of(path):
-    """Returns `ops` for ekd_tf/ops/ranking.py and `train` for ekd_tf/train.py."""
+    """Returns `ops` for ekd_tf/ops/numerics.py and `train` for ekd_tf/train.py."""
     return path.relative_to(PACKAGE).with_suffix("").parts[0]
 
 

@@ -1,24 +1,12 @@
 """Torch state_dicts of small networks by hand, and NumPy in place of torch."""
 
-import importlib.util
-import pathlib
-
 import numpy as np
-
-TOOL = pathlib.Path(__file__).parents[1] / "tools" / "reference_networks.py"
-
-
-def reference_networks():
-    """Returns the module of `tools/reference_networks.py`."""
-    spec = importlib.util.spec_from_file_location(TOOL.stem, TOOL)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+import torch_networks
 
 
 def reference_embeddings(family, state, images):
     """Returns what the definition of the torch network gives, in float64."""
-    return reference_networks().embed(family, state, images, NumpyOps())
+    return torch_networks.embed(family, state, images, NumpyOps())
 
 
 class StateMaker:
@@ -185,7 +173,7 @@ def mobilefacenet_state(rng, blocks=(1, 4, 6, 2)):
 
 
 class NumpyOps:
-    """What `tools/reference_networks.py` asks of torch, in float64."""
+    """What `torch_networks` asks of torch, in float64."""
 
     def pixels(self, array):
         return array

@@ -5,11 +5,8 @@
 
 The model takes uint8 RGB images, as all models here do: scale and order of colours are
 inside. Every key of the file is used once, or the rest is listed and nothing written.
-Where torch is installed (`pip install torch`), prints the largest difference between
-the embeddings of both, and writes nothing if they differ.
 """
 
-import importlib.util
 import os
 import pathlib
 
@@ -35,20 +32,15 @@ COLOR = flags.DEFINE_enum(
     "Order of the colours the weights were trained on. insightface's and TFace's own "
     "are rgb; AdaFace, of the same network as tface_ir_*, is bgr.",
 )
-IMAGES = flags.DEFINE_integer("images", 8, "Random images to compare with.", 1)
-
-# Of the largest number in the embeddings. float32 arithmetic in another order leaves
-# 1e-6 to 1.4e-5, the latter in insightface_r200 with random weights.
-TOLERANCE = 1e-3
 
 
 def main():
     """Converts the file the flags name."""
-    convert(FAMILY.value, WEIGHTS.value, OUTPUT.value, COLOR.value, IMAGES.value)
+    convert(FAMILY.value, WEIGHTS.value, OUTPUT.value, COLOR.value)
 
 
-def convert(family, weights, out, color="rgb", count=8):
-    """Reads, builds, compares and writes; the arguments are the flags."""
+def convert(family, weights, out, color="rgb"):
+    """Reads, builds and writes; the arguments are the flags."""
     from ekd_tf.embedders import read_state_dict
     from ekd_tf.models import build_from_torch
     from ekd_tf.models import count_parameters
@@ -62,10 +54,6 @@ def convert(family, weights, out, color="rgb", count=8):
         model = build_from_torch(family, state, color)
     except ValueError as error:
         raise ValueError(f"{weights}: {error}") from error
-    if importlib.util.find_spec("torch") is None:
-        print("Not compared with torch, which is not installed (`pip install torch`).")
-    else:
-        print(compare(model, state, family, color, count))
     aside = out.with_name(f".{out.stem}.{os.getpid()}.keras")
     try:
         model.save(aside)
@@ -77,45 +65,6 @@ def convert(family, weights, out, color="rgb", count=8):
         f"Wrote {out}: {family}, {count_parameters(model):,} parameters, "
         f"uint8 RGB ({size}, {size}, 3) -> ({dim},)."
     )
-
-
-def compare(model, state, family, color="rgb", count=8, ops=None):
-    """Compares embeddings of random images with those of the torch network.
-
-    Args:
-        model: The `keras.Model` made of the state_dict.
-        state: Torch key -> array.
-        family: One of `ekd_tf.models.TORCH_FAMILIES`.
-        color: "rgb" or "bgr", what the torch network takes.
-        count: Int, images.
-        ops: See `reference_networks.embed`; default `TorchOps()`.
-
-    Returns:
-        String, what was found.
-
-    Raises:
-        ValueError: They differ by more than `TOLERANCE` of the largest number.
-    """
-    import numpy as np
-    import reference_networks
-
-    size = model.input_shape[1]
-    rng = np.random.default_rng(0)
-    images = rng.integers(0, 256, (count, size, size, 3)).astype(np.uint8)
-    seen = images if color == "rgb" else images[..., ::-1]
-    ops = ops or reference_networks.TorchOps()
-    expected = np.asarray(reference_networks.embed(family, state, seen, ops))
-    embeddings = np.asarray(model(images, training=False))
-    largest = float(np.abs(expected).max())
-    difference = float(np.abs(embeddings - expected).max())
-    sentence = (
-        f"Largest difference from torch over {count} random images: "
-        f"{difference:.2g}, where the largest number is {largest:.3g}."
-    )
-    # Not a number is no agreement either.
-    if not difference <= TOLERANCE * largest:
-        raise ValueError(f"{sentence} Nothing was written")
-    return sentence
 
 
 if __name__ == "__main__":

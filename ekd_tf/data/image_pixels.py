@@ -139,6 +139,10 @@ def open_image(data: bytes) -> Image.Image:
 
 def orientation(image: Image.Image) -> int:
     """Returns the EXIF orientation of an opened image, 1 to 8; 1 is upright."""
+    # Where there is no EXIF data Pillow takes other notes for them, which TensorFlow,
+    # browsers and phones do not.
+    for note in ("xmp", "XML:com.adobe.xmp", "Raw profile type exif"):
+        image.info.pop(note, None)
     # Recent versions of Pillow turn a TIFF themselves and take the tag away.
     try:
         with warnings.catch_warnings():

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import pathlib
-import pickle
 from typing import Mapping
 
 import numpy as np
@@ -47,11 +46,13 @@ class TorchEmbedder(KerasEmbedder):
 def read_state_dict(path: str | os.PathLike) -> dict[str, np.ndarray]:
     """Reads the arrays of a torch state_dict; runs nothing that a file asks for.
 
-    A state_dict below "state_dict" or "state_dict_backbone" is taken out, and the
-    prefix "module." of DataParallel left out; both are logged.
+    Torch need not be installed. A state_dict below "state_dict" or
+    "state_dict_backbone" is taken out, and the prefix "module." of DataParallel left
+    out; both are logged.
 
     Args:
-        path: A file of `torch.save`, of any suffix, or a `.npz` file of the arrays.
+        path: A file of `torch.save` since torch 1.6, of any suffix, or a `.npz` file of
+            the arrays.
 
     Returns:
         Torch key -> array, half precision as float32.
@@ -64,7 +65,7 @@ def read_state_dict(path: str | os.PathLike) -> dict[str, np.ndarray]:
     if not path.is_file():
         raise ValueError(f"{path} does not exist")
     try:
-        content = _read_npz(path) if path.suffix == ".npz" else _read_torch(path)
+        content = _read_npz(path) if path.suffix == ".npz" else read_torch_zip(path)
     # torch, pickle and zipfile raise a dozen kinds: the file is no good.
     except Exception as error:
         raise loading_error(path, error) from error
@@ -92,35 +93,6 @@ def read_state_dict(path: str | os.PathLike) -> dict[str, np.ndarray]:
 def _read_npz(path):
     with np.load(path, allow_pickle=False) as file:
         return {key: file[key] for key in file.files}
-
-
-def _read_torch(path):
-    try:
-        import torch
-    except ImportError:
-        try:
-            return read_torch_zip(path)
-        except ValueError as error:
-            raise ValueError(
-                f"{error}. With torch installed (`pip install torch`) more files can "
-                "be read; a .npz file of the arrays does as well"
-            ) from None
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        # Pages on how to switch the protection off follow.
-        reason = str(error).strip().splitlines()[0].split(" This file ")[0]
-        raise ValueError(reason) from None
-
-    def arrays(value):
-        if isinstance(value, torch.Tensor):
-            value = value.detach()
-            return (value.float() if value.is_floating_point() else value).numpy()
-        if isinstance(value, Mapping):
-            return {key: arrays(item) for key, item in value.items()}
-        return value
-
-    return arrays(content)
 
 
 def _describe(content):

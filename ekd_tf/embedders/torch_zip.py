@@ -47,7 +47,8 @@ def read_torch_zip(path: str | os.PathLike) -> Any:
             return _Archive(archive, os.path.getsize(path)).read()
     except zipfile.BadZipFile as error:
         raise ValueError(
-            f"it is no file of torch.save since torch 1.6 ({error})"
+            f"it is no file of torch.save since torch 1.6 ({error}). Save an older one "
+            "again with a newer torch, or its arrays as .npz"
         ) from None
     # What is left of a damaged archive is nonsense in several ways.
     except (LookupError, EOFError, NotImplementedError, RuntimeError) as error:

@@ -11,6 +11,7 @@ import tensorflow as tf
 from ekd_tf.data.one_image import decode_image
 from ekd_tf.data.one_image import fit
 from ekd_tf.embedders.saved_model import SIGNATURE
+from ekd_tf.export.upright import upright
 from ekd_tf.keras_compat import tf_variable
 
 FLOAT_SIGNATURE = "embed_float"
@@ -27,8 +28,8 @@ def write_saved_model(student: keras.Model, path: str | os.PathLike) -> None:
       kept. Returns also `raw_embedding`, the same before it is brought to length 1:
       what templates of several images are averaged from.
     - `embed_jpeg`: `image_bytes`, string `(n,)`, n may be 0: JPEG, PNG, GIF or BMP
-      files, decoded and, where they are of another size, resized with antialias as in
-      training.
+      files, decoded, turned upright as their EXIF orientation says and, where they are
+      of another size, resized with antialias as in training.
 
     Args:
         student: As `as_float32` returns it.
@@ -92,7 +93,7 @@ def endpoints(student: keras.Model) -> dict:
 
     def embed_jpeg(image_bytes):
         pixels = tf.map_fn(
-            lambda data: fit(decode_image(data), size),
+            lambda data: fit(upright(decode_image(data), data), size),
             image_bytes,
             fn_output_signature=tf.TensorSpec((size, size, 3), tf.uint8),
         )

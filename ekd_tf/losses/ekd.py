@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
-
-import keras
 import tensorflow as tf
 
 from ekd_tf.checks import check_choice
@@ -15,6 +12,9 @@ from ekd_tf.losses.base import DistillationLoss
 from ekd_tf.metrics import format_fpr
 from ekd_tf.mining.miner import Memory
 from ekd_tf.mining.miner import PairMiner
+from ekd_tf.mining.order_statistics import HISTOGRAM_BINS
+from ekd_tf.mining.order_statistics import quantiles_of_histogram
+from ekd_tf.mining.order_statistics import ranks_of_fprs
 from ekd_tf.mining.pairs import NO_ROW
 from ekd_tf.mining.pairs import pair_similarity
 from ekd_tf.mining.pairs import sum_over_positives
@@ -23,22 +23,27 @@ from ekd_tf.ops.numerics import l2_normalize
 from ekd_tf.ops.numerics import masked_mean
 from ekd_tf.ops.numerics import num_rows
 from ekd_tf.ops.numerics import similarity_matrix
-from ekd_tf.ops.ranking import HISTOGRAM_BINS
-from ekd_tf.ops.ranking import above
-from ekd_tf.ops.ranking import attach_thresholds
-from ekd_tf.ops.ranking import attach_thresholds_to_sample
-from ekd_tf.ops.ranking import quantiles_of_histogram
-from ekd_tf.ops.ranking import ranks_of_fprs
-from ekd_tf.ops.ranking import soft_rank
 
 THRESHOLDS = ("ema", "histogram")
 # Rows among whose pairs the negatives around a threshold at a high FPR are looked for.
 SAMPLED_ROWS = 256
 
 
+def soft_rank(
+    cosines: tf.Tensor, thresholds: tf.Tensor, temperature: float
+) -> tf.Tensor:
+    """Counts the thresholds `(k,)` below cosines `(n,)`, each as a sigmoid step.
+
+    The slope is noticeable within about five temperatures, in units of cosine, of a
+    threshold. Returns float32 `(n,)` in [0, k].
+    """
+    margins = cosines[:, None] - thresholds[None, :]
+    return tf.reduce_sum(tf.sigmoid(margins / temperature), axis=1)
+
+
 def rank_differences(
-    student_similarities: tf.Tensor,
-    teacher_similarities: tf.Tensor,
+    student: tf.Tensor,
+    teacher: tf.Tensor,
     student_thresholds: tf.Tensor,
     teacher_thresholds: tf.Tensor,
     temperature: float,
@@ -47,20 +52,47 @@ def rank_differences(
 
     $$ (R_s - R_t)^2, \quad R(s) = \sum_k \sigma\big((s - T_k) / \tau\big) $$
 
-    Each model is ranked against its own thresholds, so only which thresholds a pair
-    passes is compared, not the cosines. A pair k thresholds off costs k^2.
+    Each model's cosines `(num_pairs,)` are ranked against its own thresholds
+    `(num_fprs,)`, so only which thresholds a pair passes is compared, not the cosines.
+    A pair k thresholds off costs k^2. Returns float32 `(num_pairs,)`.
+    """
+    student_rank = soft_rank(student, student_thresholds, temperature)
+    teacher_rank = soft_rank(teacher, teacher_thresholds, temperature)
+    return tf.math.squared_difference(student_rank, tf.stop_gradient(teacher_rank))
+
+
+def attach_thresholds(
+    thresholds: tf.Tensor, negatives: tf.Tensor, near: tf.Tensor
+) -> tf.Tensor:
+    """Lets the gradient of thresholds reach the negatives around them.
+
+    The values stay. The derivative of threshold k is that of the mean of the cosines
+    `negatives`, float32 `(n,)`, that `near`, bool `(num_fprs, n)`, keeps: a quantile
+    moves with the values around it. Without any it is 0.
+    """
+    means = masked_mean(negatives[None, :], near, axis=1)
+    return thresholds + (means - tf.stop_gradient(means))
+
+
+def near_in_rank(ranks: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
+    """Returns which of the hardest negatives define the thresholds of some ranks.
+
+    Those of rank 3/4 r to 5/4 r, at least two to either side.
 
     Args:
-        student_similarities, teacher_similarities: Float32 `(num_pairs,)`, cosines.
-        student_thresholds, teacher_thresholds: Float32 `(num_fprs,)`, cosines.
-        temperature: Float > 0 in units of cosine.
+        ranks: Int32 `(num_fprs,)`, among all negatives, from 0. One beyond the mined
+            negatives has none.
+        mask: Bool `(num_mined,)`, of the mined negatives, hardest first: False on rows
+            that are no pair.
 
     Returns:
-        Float32 tensor `(num_pairs,)` in [0, num_fprs^2].
+        Bool `(num_fprs, num_mined)`.
     """
-    student_rank = soft_rank(student_similarities, student_thresholds, temperature)
-    teacher_rank = soft_rank(teacher_similarities, teacher_thresholds, temperature)
-    return tf.math.squared_difference(student_rank, tf.stop_gradient(teacher_rank))
+    positions = tf.cast(tf.range(tf.size(mask)), tf.float32)
+    wanted = tf.cast(ranks, tf.float32)[:, None]
+    near = tf.abs(positions[None, :] - wanted) <= tf.maximum(0.25 * wanted, 2.0)
+    among = ranks < tf.math.count_nonzero(mask, dtype=tf.int32)
+    return near & mask[None, :] & among[:, None]
 
 
 @register
@@ -70,13 +102,12 @@ class EKDLoss(DistillationLoss):
     $$ L = w_+ \operatorname*{mean}_{\text{positives}} (R_s - R_t)^2
          + w_- \operatorname*{mean}_{\text{hardest negatives}} (R_s - R_t)^2 $$
 
-    with R the soft rank against the model's own thresholds at the FPRs (see
-    `rank_differences`). The thresholds are averaged over steps and updated before they
-    are used. Gradients reach the student through the mined pairs only.
+    with R the soft rank against the model's own thresholds (`rank_differences`), which
+    are averaged over steps. Gradients reach the student through the mined pairs only.
 
-    As published (`reference`) the thresholds are constants in the gradient. Then the
-    positive term can be met by raising every cosine, and a student that starts from
-    scratch chases its thresholds towards 1. The default differs in four things:
+    As published (`reference`) thresholds are constants in the gradient: the positive
+    term can be met by raising every cosine, and a student that starts from scratch
+    chases its thresholds towards 1. The default differs in four things:
 
     - The gradient of the student's thresholds reaches the negatives that define them:
       raising every cosine changes nothing.
@@ -89,13 +120,12 @@ class EKDLoss(DistillationLoss):
 
     Args:
         student_dim, teacher_dim: Ints, sizes of the embeddings, which `memory` needs.
-        temperature: Float > 0, in units of cosine. The slope is noticeable within
-            about five temperatures of a threshold.
+        temperature: Float > 0, in units of cosine.
         positive_weight, negative_weight: Floats >= 0 of the two terms.
         thresholds: "histogram" keeps an exponentially decayed histogram of negative
             cosines and reads the thresholds from it; "ema" averages each batch's
             order statistics.
-        momentum: Float in (0, 1]: the share of the newest batch in the thresholds.
+        momentum: Float in (0, 1]: the part of the newest batch in the thresholds.
         bias_correction: Bool: whether "ema" thresholds start at the first batch's
             (True) or at 0 (False, as in TFace: 63 % of their value after 100 steps).
         threshold_gradient: Bool: whether the gradient of the student's thresholds
@@ -103,8 +133,7 @@ class EKDLoss(DistillationLoss):
         memory: Int >= 0: rows of earlier batches to pair the batch with as well, as
             they were embedded then, by both models. They receive no gradient.
         same_image_pairs: Bool: whether pairs of one source image count as positives.
-        miner: `PairMiner`: which FPRs, and how many of the hardest negatives. None:
-            the default one.
+        miner: Which FPRs, and how many of the hardest negatives.
 
     Returns:
         `{"ekd/positive": ..., "ekd/negative": ...}`, weighted float32 scalars. A
@@ -113,11 +142,8 @@ class EKDLoss(DistillationLoss):
     State:
         Of each model `MODEL_thresholds` `(num_fprs,)`, `MODEL_histogram` `(4097,)` and
         `memory_MODEL` `(memory, dim)`; `num_updates`, all float32; `memory_labels` and
-        `memory_image_ids`, int64 `(memory,)`. None is trainable; all are saved with the
-        run. A batch without negatives or with a row that is not finite changes none.
-
-    Raises:
-        ValueError: An argument outside its range, or `memory` without the two sizes.
+        `memory_image_ids`, int64 `(memory,)`. A batch without negatives or with a row
+        that is not finite changes none.
 
     Reference:
         Huang et al., 2022, arXiv:2206.02325, equations 5 to 9. Compared with TFace
@@ -170,25 +196,20 @@ class EKDLoss(DistillationLoss):
         self.miner = miner or PairMiner()
 
         fprs = (len(self.miner.fprs),)
-        self.student_thresholds = self.add_state("student_thresholds", fprs)
-        self.teacher_thresholds = self.add_state("teacher_thresholds", fprs)
-        self.num_updates = self.add_state("num_updates", ())
+        shapes = {"student_thresholds": fprs, "teacher_thresholds": fprs}
+        shapes["num_updates"] = ()
         if self.thresholds == "histogram":
-            bins = (HISTOGRAM_BINS,)
-            self.student_histogram = self.add_state("student_histogram", bins)
-            self.teacher_histogram = self.add_state("teacher_histogram", bins)
+            shapes["student_histogram"] = (HISTOGRAM_BINS,)
+            shapes["teacher_histogram"] = (HISTOGRAM_BINS,)
         if self.memory:
-            rows, no_row = (self.memory,), keras.initializers.Constant(NO_ROW)
-            self.memory_student = self.add_state(
-                "memory_student", (*rows, self.student_dim)
-            )
-            self.memory_teacher = self.add_state(
-                "memory_teacher", (*rows, self.teacher_dim)
-            )
-            self.memory_labels = self.add_state("memory_labels", rows, no_row, "int64")
-            self.memory_image_ids = self.add_state(
-                "memory_image_ids", rows, no_row, "int64"
-            )
+            shapes["memory_student"] = (self.memory, student_dim)
+            shapes["memory_teacher"] = (self.memory, teacher_dim)
+        for state, shape in shapes.items():
+            setattr(self, state, self.add_state(state, shape))
+        if self.memory:
+            for state in ("memory_labels", "memory_image_ids"):
+                rows = self.add_state(state, (self.memory,), NO_ROW, "int64")
+                setattr(self, state, rows)
 
     @classmethod
     def reference(
@@ -213,31 +234,24 @@ class EKDLoss(DistillationLoss):
     def compute(self, student, teacher, labels, image_ids, training):
         """Returns the two weighted terms and what to watch beside them.
 
-        Per FPR f: `threshold/MODEL/fpr_f` (cosines), `batch_tpr/MODEL/fpr_f` (part of
-        this batch's positives), `critical/positive/fpr_f`, `critical/negative/fpr_f`
-        (pairs on different sides); over all FPRs `critical/...` and `pairs/...`.
+        Per FPR f: `threshold/MODEL/fpr_f`, `batch_tpr/MODEL/fpr_f` and
+        `critical/{positive,negative}/fpr_f`, the pairs on different sides.
         """
         if self.same_image_pairs:
             image_ids = None
-        pairs = self.miner(
-            student,
-            teacher,
-            labels,
-            image_ids,
-            self._remembered(image_ids) if self.memory else None,
-            with_thresholds=self.thresholds == "ema",
-        )
+        memory = self._remembered(image_ids) if self.memory else None
+        is_ema = self.thresholds == "ema"
+        pairs = self.miner(student, teacher, labels, image_ids, memory, is_ema)
         if training:
             counts = pairs.finite & (pairs.num_negatives > 0)
             self._update_thresholds(pairs, counts)
             if self.memory:
                 self._remember(pairs, labels, image_ids)
+        # Tensors, since a nested function cannot take variables of several replicas.
         thresholds = self.student_thresholds, self.teacher_thresholds
-        thresholds = [tf.convert_to_tensor(variable) for variable in thresholds]
-        return self._terms(student, labels, pairs, *thresholds)
+        tensors = map(tf.convert_to_tensor, thresholds)
+        return self._terms(student, labels, pairs, *tensors)
 
-    # Apart from the update of the thresholds, which several replicas cannot make inside
-    # a nested function.
     @compiled
     def _terms(self, student, labels, pairs, student_thresholds, teacher_thresholds):
         student = l2_normalize(student)
@@ -247,41 +261,34 @@ class EKDLoss(DistillationLoss):
         if self.threshold_gradient:
             attached = self._attach(attached, student, labels, negative_cosines, pairs)
 
-        def compare(student_cosines, teacher_cosines, thresholds):
+        def compare(student, teacher, thresholds):
             """Returns the loss of each pair, and how each model decides on it."""
             losses = rank_differences(
-                student_cosines,
-                teacher_cosines,
-                thresholds,
-                teacher_thresholds,
-                self.temperature,
+                student, teacher, thresholds, teacher_thresholds, self.temperature
             )
-            by_student = above(student_cosines, student_thresholds)
-            by_teacher = above(teacher_cosines, teacher_thresholds)
-            decisions = [by_student, by_teacher, by_student != by_teacher]
-            ranks = [tf.reduce_sum(tf.cast(x, tf.int32), 1) for x in decisions[:2]]
-            decisions.append((ranks[0] != ranks[1])[:, None])
+            by_student = student[:, None] > student_thresholds
+            by_teacher = teacher[:, None] > teacher_thresholds
+            critical = by_student != by_teacher
+            any_critical = tf.reduce_any(critical, axis=1, keepdims=True)
+            decisions = [by_student, by_teacher, critical, any_critical]
             return losses, tf.cast(tf.concat(decisions, axis=1), tf.float32)
 
         positive, of_positive = sum_over_positives(
             compare, student, gallery, pairs.teacher.gallery, pairs.positive, attached
         )
-        negative, of_negative = compare(
-            negative_cosines, pairs.teacher.negative, attached
-        )
-        mask = tf.cast(pairs.negative_mask, tf.float32)
+        of_teacher, mask = pairs.teacher.negative, pairs.negative_mask
+        negative, of_negative = compare(negative_cosines, of_teacher, attached)
         num_positive = tf.cast(pairs.positive.num_pairs, tf.float32)
         terms = {
             f"{self.name}/positive": self.positive_weight
             * tf.math.divide_no_nan(positive, num_positive),
-            f"{self.name}/negative": self.negative_weight
-            * masked_mean(negative, pairs.negative_mask),
+            f"{self.name}/negative": self.negative_weight * masked_mean(negative, mask),
         }
         fprs = self.miner.fprs
         sizes = [len(fprs)] * 3 + [1]
         by_student, by_teacher, critical, any_critical = tf.split(of_positive, sizes)
         _, _, critical_negative, any_negative = tf.split(
-            tf.linalg.matvec(of_negative, mask, transpose_a=True), sizes
+            tf.reduce_sum(tf.where(mask[:, None], of_negative, 0.0), axis=0), sizes
         )
         monitor = {
             "critical/positive": any_critical[0],
@@ -306,23 +313,18 @@ class EKDLoss(DistillationLoss):
     def _attach(self, thresholds, student, labels, negative_cosines, pairs):
         """Returns the thresholds with the gradient of the negatives around them."""
         ranks = ranks_of_fprs(pairs.num_negatives, self.miner.fprs)
-        attached = attach_thresholds(
-            thresholds, negative_cosines, pairs.negative_mask, ranks
-        )
-        queries, rows = student.shape[0], pairs.student.gallery.shape[0]
-        if None not in (queries, rows):
-            if queries * rows * max(self.miner.fprs) <= self.miner.num_negatives:
-                return attached
-        # The negatives around a threshold at a high FPR are more than were mined.
+        near = near_in_rank(ranks, pairs.negative_mask)
+        by_rank = attach_thresholds(thresholds, negative_cosines, near)
+        # Of a threshold at a high FPR more negatives lie above it than were mined: it
+        # is attached to those of a sample within half a temperature.
         count = tf.minimum(num_rows(student), SAMPLED_ROWS)
-        sampled = attach_thresholds_to_sample(
-            thresholds,
-            similarity_matrix(student[:count]),
-            labels[:count, None] != labels[None, :count],
-            self.temperature / 2,
-        )
+        cosines = tf.reshape(similarity_matrix(student[:count]), [-1])
+        others = labels[:count, None] != labels[None, :count]
+        distances = tf.abs(cosines[None, :] - thresholds[:, None])
+        near_in_cosine = (distances <= self.temperature / 2) & tf.reshape(others, [-1])
+        by_sample = attach_thresholds(thresholds, cosines, near_in_cosine)
         num_mined = tf.math.count_nonzero(pairs.negative_mask, dtype=tf.int32)
-        return tf.where(ranks < num_mined, attached, sampled)
+        return tf.where(ranks < num_mined, by_rank, by_sample)
 
     def _update_thresholds(self, pairs, counts):
         """Moves the thresholds towards this batch's if the bool tensor `counts`."""
@@ -331,7 +333,7 @@ class EKDLoss(DistillationLoss):
         self.num_updates.assign(updates)
         share = self.momentum
         if self.bias_correction:
-            # Equals the average divided by 1 - (1 - momentum)^n, without storing both.
+            # Equals the average divided by 1 - (1 - momentum)^n.
             decayed = tf.pow(1.0 - self.momentum, tf.maximum(updates, 1.0))
             share = self.momentum / (1.0 - decayed)
         share *= seen
@@ -383,12 +385,7 @@ class EKDLoss(DistillationLoss):
 
     def get_config(self) -> dict:
         """Returns the arguments the layer was made with."""
-        config = super().get_config()
-        plain = set(inspect.signature(EKDLoss).parameters) - {"miner", "name", "kwargs"}
-        config.update({name: getattr(self, name) for name in plain})
-        of_miner = inspect.signature(PairMiner).parameters
-        config["miner"] = {name: getattr(self.miner, name) for name in of_miner}
-        return config
+        return {**super().get_config(), "miner": vars(self.miner)}
 
     @classmethod
     def from_config(cls, config: dict) -> EKDLoss:

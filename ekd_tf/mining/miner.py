@@ -6,6 +6,9 @@ statistics of its negative cosines at given FPRs, a pair's rank is the number of
 thresholds its cosine exceeds, and a pair is critical where the ranks of the two models
 differ: those pairs alone make the models' TPR and FPR differ. They are among the
 positives and the negatives with the highest cosines, which the miner finds.
+
+Nothing here sorts all pairs: they come in blocks, the hardest are selected, and all are
+counted, which gives their order statistics.
 """
 
 from __future__ import annotations
@@ -18,7 +21,13 @@ import tensorflow as tf
 from ekd_tf.checks import check_range
 from ekd_tf.checks import check_rank
 from ekd_tf.checks import check_same_batch
+from ekd_tf.mining.order_statistics import HISTOGRAM_BINS
+from ekd_tf.mining.order_statistics import RankSearch
+from ekd_tf.mining.order_statistics import coarse_histogram
+from ekd_tf.mining.order_statistics import descending_keys
+from ekd_tf.mining.order_statistics import ranks_of_fprs
 from ekd_tf.mining.pairs import GROUP
+from ekd_tf.mining.pairs import NO_PAIR
 from ekd_tf.mining.pairs import NegativeBlocks
 from ekd_tf.mining.pairs import PositivePairs
 from ekd_tf.mining.pairs import positive_pairs
@@ -27,12 +36,6 @@ from ekd_tf.ops.numerics import as_float32
 from ekd_tf.ops.numerics import as_int32
 from ekd_tf.ops.numerics import l2_normalize
 from ekd_tf.ops.numerics import num_rows
-from ekd_tf.ops.ranking import HISTOGRAM_BINS
-from ekd_tf.ops.ranking import NO_PAIR
-from ekd_tf.ops.ranking import RankSearch
-from ekd_tf.ops.ranking import coarse_histogram
-from ekd_tf.ops.ranking import descending_keys
-from ekd_tf.ops.ranking import ranks_of_fprs
 
 DEFAULT_FPRS = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
 
@@ -96,12 +99,9 @@ class MinedPairs(typing.NamedTuple):
 class PairMiner:
     """Mines a batch for its positives, hardest negatives and both models' thresholds.
 
-    Selection, not sorting: the cosines of all pairs are computed in blocks
-    (`NegativeBlocks`) and counted. No gradient flows through any of it; a loss
-    recomputes the mined pairs from their rows.
-
-    Works eagerly, in a `tf.function` and under XLA, which needs a batch size known
-    when tracing.
+    No gradient flows through any of it; a loss recomputes the mined pairs from their
+    rows. Works eagerly, in a `tf.function` and under XLA, which needs a batch size
+    known when tracing.
 
     Args:
         fprs: Floats in (0, 1), the false positive rates of the thresholds.
@@ -132,7 +132,7 @@ class PairMiner:
         memory: Memory | None = None,
         with_thresholds: bool = True,
     ) -> MinedPairs:
-        """Returns the `MinedPairs` of a batch.
+        """Mines a batch.
 
         Args:
             student: Float tensor `(batch, student_dim)`, normalised here.
@@ -140,9 +140,9 @@ class PairMiner:
             labels: Integer tensor `(batch,)`.
             image_ids: Integer tensor `(batch,)` naming the source image of each row,
                 or None. Positive pairs of one source image are left out.
-            memory: None, or `Memory`; its rows are numbered on from the batch's.
-            with_thresholds: Bool: whether to read the batch's own thresholds, for which
-                all cosines are computed and counted a second time.
+            memory: Its rows are numbered on from the batch's.
+            with_thresholds: Whether to read the batch's own thresholds, for which the
+                keys of all pairs are kept, 4 bytes each and model, and counted again.
         """
         # Stopped before the function, whose gradient would be built otherwise.
         batch = {
@@ -171,12 +171,11 @@ class PairMiner:
             if image_ids is not None:
                 ids = tf.cast(memory.image_ids, image_ids.dtype)
                 image_ids = tf.concat([image_ids, ids], axis=0)
-        blocks = NegativeBlocks(labels, queries)
-        read = blocks.reader(student, teacher)
-        negative, cosines, histograms = self._hardest(blocks, read)
+        blocks = NegativeBlocks(labels, queries, (student, teacher))
+        negative, cosines, histograms, keys = self._hardest(blocks, with_thresholds)
         thresholds = [None, None]
         if with_thresholds:
-            thresholds = self._thresholds(blocks, read, histograms)
+            thresholds = self._thresholds(blocks, histograms, keys)
         mask = cosines[0] > NO_PAIR
         models = [
             ModelPairs(gallery, tf.where(mask, mined, 0.0), histogram, of_batch)
@@ -194,7 +193,7 @@ class PairMiner:
             teacher=models[1],
         )
 
-    def _hardest(self, blocks, read):
+    def _hardest(self, blocks, with_keys):
         """Finds the negatives most similar for the student and counts all.
 
         An entry among the k largest lies in one of the k groups with the largest
@@ -202,62 +201,58 @@ class PairMiner:
         entries are compared in the end.
 
         Returns:
-            `(pairs (num_mined, 2), [cosines (num_mined,)], [histogram])`, lists of both
-            models; cosines fall for the student, `NO_PAIR` where there is no pair.
+            `(pairs (num_mined, 2), [cosines (num_mined,)], [histogram], [keys])`, lists
+            of both models; cosines fall for the student, `NO_PAIR` where there is no
+            pair; `tf.TensorArray`s of each block's keys if `with_keys`.
         """
-        # Fewer groups exist where the batch is small: one block holds all.
         num_kept = self.num_negatives
+        single = isinstance(blocks.count, int) and blocks.count == 1
         if isinstance(blocks.count, int) and isinstance(blocks.num_groups, int):
+            # Fewer groups exist where the batch is small.
             num_kept = min(num_kept, blocks.count * blocks.num_groups)
 
         def step(block, *carried):
-            student, teacher = read(block)
-            kept, histograms = carried[:4], carried[4:]
-            queries, others = blocks.pairs(block)
-            maxima = tf.reduce_max(tf.concat([kept[0], student], axis=0), axis=1)
+            kept, histograms, keys = carried[:4], carried[4:6], carried[6:]
+            cosines = blocks.cosines(block)
+            of_block = [*cosines, *blocks.pairs(block)]
+            maxima = tf.reduce_max(tf.concat([kept[0], cosines[0]], axis=0), axis=1)
             best = tf.math.top_k(maxima, num_kept, sorted=False).indices
+            kept = [
+                tf.gather(tf.concat([old, new], axis=0), best)
+                for old, new in zip(kept, of_block)
+            ]
+            new_keys = [descending_keys(of_model) for of_model in cosines]
+            histograms = [h + coarse_histogram(k) for h, k in zip(histograms, new_keys)]
+            keys = [array.write(block, k) for array, k in zip(keys, new_keys)]
+            return [*kept, *histograms, *keys]
 
-            def chosen(old, new):
-                return tf.gather(tf.concat([old, new], axis=0), best)
-
-            kept = map(chosen, kept, (student, teacher, queries, others))
-            histograms = (
-                histogram + coarse_histogram(descending_keys(cosines))
-                for histogram, cosines in zip(histograms, (student, teacher))
-            )
-            return [*kept, *histograms]
-
-        first = 0 if isinstance(blocks.count, int) and blocks.count == 1 else num_kept
+        first = 0 if single else num_kept
         initial = [
             tf.fill([first, GROUP], NO_PAIR),
             tf.fill([first, GROUP], NO_PAIR),
             tf.zeros([first], tf.int32),
             tf.zeros([first, GROUP], tf.int32),
-            tf.zeros([HISTOGRAM_BINS], tf.int32),
-            tf.zeros([HISTOGRAM_BINS], tf.int32),
+            *[tf.zeros([HISTOGRAM_BINS], tf.int32)] * 2,
+            *(tf.TensorArray(tf.int32, blocks.count) for _ in range(2 * with_keys)),
         ]
-        student, teacher, queries, others, *histograms = blocks.scan(step, initial)
+        carried = blocks.scan(step, initial)
+        student, teacher, queries, others = carried[:4]
         count = min(self.num_negatives, num_kept * GROUP)
         hardest, places = tf.math.top_k(tf.reshape(student, [-1]), count)
-        pairs = tf.stack(
-            [
-                tf.gather(queries, places // GROUP),
-                tf.gather(tf.reshape(others, [-1]), places),
-            ],
-            axis=1,
-        )
         of_teacher = tf.gather(tf.reshape(teacher, [-1]), places)
-        return pairs, [hardest, of_teacher], histograms
+        rows = tf.gather(tf.reshape(others, [-1]), places)
+        pairs = tf.stack([tf.gather(queries, places // GROUP), rows], axis=1)
+        return pairs, [hardest, of_teacher], carried[4:6], carried[6:]
 
-    def _thresholds(self, blocks, read, histograms):
+    def _thresholds(self, blocks, histograms, keys):
         """Returns both models' negatives at the ranks of the FPRs, float32."""
         ranks = ranks_of_fprs(tf.reduce_sum(histograms[0]), self.fprs)
         searches = [RankSearch(histogram, ranks) for histogram in histograms]
 
         def step(block, *counts):
             return [
-                count + search.count(descending_keys(cosines))
-                for count, search, cosines in zip(counts, searches, read(block))
+                count + search.count(array.read(block))
+                for count, search, array in zip(counts, searches, keys)
             ]
 
         counts = blocks.scan(step, [search.no_counts() for search in searches])

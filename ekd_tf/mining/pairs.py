@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import typing
 from collections.abc import Callable
+from collections.abc import Sequence
 
 import tensorflow as tf
 
 from ekd_tf.ops.numerics import num_rows
-from ekd_tf.ops.ranking import NO_PAIR
 
 # Queries per block. A block of so many rows costs more than starting its operations,
 # and its temporaries stay in the cache.
@@ -26,6 +26,8 @@ MAX_CHUNK = 2048
 CHUNK_PER_QUERY = 4
 # Label of a gallery row that pairs with nothing.
 NO_ROW = -(2**30)
+# What stands for the cosine of two rows that are no negative pair: below any cosine.
+NO_PAIR = -1.5
 
 
 class NegativeBlocks:
@@ -39,13 +41,19 @@ class NegativeBlocks:
     Args:
         labels: Int32 tensor `(rows,)` of the gallery; `NO_ROW` where there is no row.
         num_queries: Int, or int32 scalar tensor: the first rows, which are the batch.
+        galleries: Float32 tensors `(rows, dim)` of unit length, one per model.
 
     Attributes:
         count: Int or int32 scalar tensor, number of blocks.
         num_groups: Int or int32 scalar tensor, groups of `GROUP` columns per block.
     """
 
-    def __init__(self, labels: tf.Tensor, num_queries: int | tf.Tensor):
+    def __init__(
+        self,
+        labels: tf.Tensor,
+        num_queries: int | tf.Tensor,
+        galleries: Sequence[tf.Tensor],
+    ):
         rows = num_rows(labels)
         self.count = -(-num_queries // BLOCK_ROWS) // 2 * 2 + 1
         self._queries = num_queries
@@ -56,6 +64,7 @@ class NegativeBlocks:
         self.num_groups = self._height * ((width + self._filling) // GROUP)
         self._labels = self._unrolled(labels, NO_ROW)
         self._rows = self._unrolled(tf.range(rows), -1)
+        self._galleries = [self._unrolled(gallery) for gallery in galleries]
 
     def _unrolled(self, rows, filling=0):
         """Returns a function of a block number: the rows at the block's columns."""
@@ -84,40 +93,25 @@ class NegativeBlocks:
         queries = tf.repeat(columns[: self._height], num_rows(groups))
         return queries, tf.tile(groups, [self._height, 1])
 
-    def reader(self, *galleries: tf.Tensor) -> Callable[[tf.Tensor], list]:
-        """Returns a function of a block number that computes the block's cosines.
-
-        Args:
-            *galleries: Float32 tensors `(rows, dim)` of unit length, one per model.
-
-        Returns:
-            Function of an int32 scalar to a list of float32 `(num_groups, GROUP)`, one
-            per model: cosines, and `NO_PAIR` where there is no negative pair.
-        """
-        unrolled = [self._unrolled(gallery) for gallery in galleries]
-
-        def read(block):
-            labels = self._labels(block)
-            row_labels = labels[: self._height]
-            # In the run that meets itself a row meets those behind it.
-            column = tf.range(num_rows(labels))
-            negative = (
-                (labels[None, :] != row_labels[:, None])
-                & (labels != NO_ROW)[None, :]
-                & (row_labels != NO_ROW)[:, None]
-                & (column[None, :] > column[: self._height, None])
-            )
-            found = []
-            for columns in (columns_at(block) for columns_at in unrolled):
-                cosines = tf.matmul(columns[: self._height], columns, transpose_b=True)
-                cosines = tf.where(negative, cosines, NO_PAIR)
-                found.append(tf.reshape(cosines, [-1, GROUP]))
-            return found
-
-        if isinstance(self.count, int) and self.count == 1:
-            only = read(tf.constant(0))
-            return lambda block: only
-        return read
+    def cosines(self, block: tf.Tensor) -> list[tf.Tensor]:
+        """Returns the cosines of a block, float32 `(num_groups, GROUP)` per model,
+        `NO_PAIR` where there is no negative pair."""
+        labels = self._labels(block)
+        row_labels = labels[: self._height]
+        # In the run that meets itself a row meets those behind it.
+        column = tf.range(num_rows(labels))
+        negative = (
+            (labels[None, :] != row_labels[:, None])
+            & (labels != NO_ROW)[None, :]
+            & (row_labels != NO_ROW)[:, None]
+            & (column[None, :] > column[: self._height, None])
+        )
+        cosines = []
+        for columns in (columns_at(block) for columns_at in self._galleries):
+            products = tf.matmul(columns[: self._height], columns, transpose_b=True)
+            products = tf.where(negative, products, NO_PAIR)
+            cosines.append(tf.reshape(products, [-1, GROUP]))
+        return cosines
 
     def scan(self, step: Callable, initial: list) -> list:
         """Visits all blocks in turn, so that one block's temporaries exist at once.
@@ -211,9 +205,9 @@ def pair_similarity(
     Only the listed rows are read, and of them the queries alone receive a gradient.
 
     Args:
-        queries: Float32 tensor `(num_queries, dim)` of unit length.
-        gallery: Float32 tensor `(rows, dim)`: the queries, and the memory behind them.
-        pairs: Int32 tensor `(num_pairs, 2)`: a query and a gallery row.
+        queries: Float32 `(num_queries, dim)` of unit length.
+        gallery: Float32 `(rows, dim)`: the queries, and the memory behind them.
+        pairs: Int32 `(num_pairs, 2)`: a query and a gallery row.
     """
 
     # The gradient of `tf.gather` is sparse, and making it dense warns (and copies)
@@ -254,10 +248,9 @@ def sum_over_positives(
     Args:
         function: Maps the student's and the teacher's cosines, float32 `(chunk,)`, and
             `thresholds` to values `(chunk,)` and counts `(chunk, columns)`, float32.
-        queries: Float32 tensor `(num_queries, student_dim)` of unit length.
-        student: Float32 tensor `(rows, student_dim)`, the student's gallery.
-        teacher: Float32 tensor `(rows, teacher_dim)`, the teacher's.
-        pairs: `PositivePairs`.
+        queries: Float32 `(num_queries, student_dim)` of unit length.
+        student, teacher: Float32 `(rows, dim)`, the galleries.
+        pairs: All of them are visited.
         thresholds: Float32 tensor of any shape, given to `function`.
 
     Returns:
@@ -265,10 +258,9 @@ def sum_over_positives(
         `thresholds` alone; the sums of the counts, float32 `(columns,)`, without
         gradient. Zeros with a zero gradient without positive pairs.
     """
-    rows, num_queries = num_rows(teacher), num_rows(queries)
-    known = isinstance(rows, int) and isinstance(num_queries, int)
-    least = min if known else tf.minimum
-    chunk = least(least(rows, CHUNK_PER_QUERY * num_queries), MAX_CHUNK)
+    chunk = MAX_CHUNK
+    if isinstance(num_rows(queries), int):
+        chunk = min(chunk, CHUNK_PER_QUERY * num_rows(queries))
     # The loop finds its own gradients; nothing else is to differentiate it.
     student, teacher = tf.stop_gradient(student), tf.stop_gradient(teacher)
 

@@ -93,6 +93,15 @@ def test_a_jpeg_is_turned_upright(rng, turned):
         assert orientation(image) == turned
 
 
+def test_an_orientation_in_xmp_alone_turns_no_image(rng):
+    # Pillow takes it for EXIF, TensorFlow, browsers and phones do not.
+    image = face(rng, 20, 30)
+    data = encode(
+        image, "JPEG", xmp=b'<x:xmpmeta><a tiff:Orientation="6"/></x:xmpmeta>'
+    )
+    assert plain_size(data) == read_image(data).shape[:2] == (20, 30)
+
+
 @pytest.mark.parametrize(
     "exif", [b"Exif\0\0", b"Exif\0\0II*\0\xff\xff\xff\xff", b"Exif\0\0what is this"]
 )

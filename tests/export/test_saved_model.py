@@ -82,7 +82,9 @@ def test_encoded_images_are_decoded_and_resized_as_in_training(saved, tmp_path, 
         Image.fromarray(pixels).save(tmp_path / "p" / name)
     Image.fromarray(pixels[:, :, 0]).save(tmp_path / "p" / "gray.png")
     (tmp_path / "q").mkdir()
-    Image.fromarray(pixels).save(tmp_path / "q" / "e.png")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(pixels[:9]).save(tmp_path / "q" / "turned.jpg", exif=exif)
     source = FolderFaces(tmp_path)
     everything = np.arange(len(source))
     expected = SavedModelEmbedder(saved)(

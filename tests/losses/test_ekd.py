@@ -6,10 +6,11 @@ import pytest
 import tensorflow as tf
 
 from ekd_tf.losses import EKDLoss
+from ekd_tf.losses.ekd import attach_thresholds
+from ekd_tf.losses.ekd import near_in_rank
 from ekd_tf.losses.ekd import rank_differences
 from ekd_tf.mining import PairMiner
 from ekd_tf.mining.pairs import NO_ROW
-from ekd_tf.ops.ranking import attach_thresholds
 
 op_by_op = pytest.mark.usefixtures("op_by_op")
 
@@ -775,9 +776,8 @@ def test_attached_thresholds_reward_no_rise_of_every_cosine(rng, run_as):
     def grad(rise):
         with tf.GradientTape(persistent=True) as tape:
             tape.watch(rise)
-            attached = attach_thresholds(
-                thresholds, hardest + rise, tf.ones(50, tf.bool), ranks
-            )
+            near = near_in_rank(ranks, tf.ones(50, tf.bool))
+            attached = attach_thresholds(thresholds, hardest + rise, near)
             losses = [
                 tf.reduce_mean(
                     rank_differences(

@@ -5,13 +5,13 @@ import pytest
 import tensorflow as tf
 
 from ekd_tf.mining import pairs as layout
+from ekd_tf.mining.pairs import NO_PAIR
 from ekd_tf.mining.pairs import NO_ROW
 from ekd_tf.mining.pairs import NegativeBlocks
 from ekd_tf.mining.pairs import pair_similarity
 from ekd_tf.mining.pairs import pairs_at
 from ekd_tf.mining.pairs import positive_pairs
 from ekd_tf.mining.pairs import sum_over_positives
-from ekd_tf.ops.ranking import NO_PAIR
 
 
 def pairs_np(labels, queries, image_ids=None, same=True):
@@ -76,14 +76,12 @@ def test_every_negative_pair_is_in_one_block(
     monkeypatch.setattr(layout, "BLOCK_ROWS", 40)
     labels, _ = gallery_of(rng, queries, memory, 9)
     rows = unit(rng, len(labels), 6)
-    blocks = NegativeBlocks(
-        tf.constant(labels), queries if known else tf.constant(queries)
-    )
+    num_queries = queries if known else tf.constant(queries)
+    blocks = NegativeBlocks(tf.constant(labels), num_queries, [tf.constant(rows)])
     assert int(blocks.count) == count
-    read = blocks.reader(tf.constant(rows))
     found = []
     for block in range(count):
-        cosines = read(tf.constant(block))[0].numpy()
+        cosines = blocks.cosines(tf.constant(block))[0].numpy()
         of_query, others = (x.numpy() for x in blocks.pairs(tf.constant(block)))
         assert len(cosines) == int(blocks.num_groups)
         for group, entry in zip(*np.nonzero(cosines > NO_PAIR)):

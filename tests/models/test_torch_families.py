@@ -4,6 +4,7 @@ import functools
 
 import numpy as np
 import pytest
+import torch_networks
 import torch_states
 
 from ekd_tf.models import ir
@@ -29,7 +30,6 @@ SHORT = {"insightface_mbf": (1, 2, 1, 1), "insightface_mbf_large": (2, 1, 1, 1)}
 @pytest.fixture
 def short(monkeypatch, rng):
     """Returns `family -> (state, images -> embeddings)`, of a block or two a stage."""
-    networks = torch_states.reference_networks()
     monkeypatch.setitem(iresnet.BLOCKS, 18, ONE_EACH)
     monkeypatch.setitem(ir.IR_BLOCKS, 18, ONE_EACH)
     monkeypatch.setitem(ir.IR_BLOCKS, 152, ONE_EACH)
@@ -37,12 +37,14 @@ def short(monkeypatch, rng):
     monkeypatch.setitem(mbf.MBF_SIZES, "mbf_large", (SHORT["insightface_mbf_large"], 4))
     stages = tuple((*stage[:3], min(stage[3], 1)) for stage in mobilefacenet.STAGES)
     monkeypatch.setattr(mobilefacenet, "STAGES", stages)
-    networks.IR_STAGES.update(tface_ir_18=ONE_EACH, tface_ir_152=ONE_EACH)
+    for name in ("tface_ir_18", "tface_ir_152"):
+        monkeypatch.setitem(torch_networks.IR_STAGES, name, ONE_EACH)
 
     def make(family):
         state = MAKERS[family](rng, blocks=SHORT.get(family, ONE_EACH))
-        ops = torch_states.NumpyOps()
-        return state, lambda images: networks.embed(family, state, images, ops)
+        return state, functools.partial(
+            torch_states.reference_embeddings, family, state
+        )
 
     return make
 

@@ -11,7 +11,6 @@ from traces import steps_in
 from ekd_tf.data.unreadable import UnreadableError
 from ekd_tf.embedders import CacheWriter
 from ekd_tf.embedders import load_embedder
-from ekd_tf.keras_compat import IS_KERAS_3
 from ekd_tf.run import factory
 from ekd_tf.run import session as session_module
 from ekd_tf.run.config import FREE
@@ -424,7 +423,7 @@ def test_epochs_become_steps_and_drops_are_counted_in_them(tmp_path):
     np.testing.assert_allclose(rates, [0.02, 0.02, 0.002, 0.002], rtol=1e-6)
 
 
-@pytest.mark.skipif(IS_KERAS_3, reason="TensorFlow Addons needs Keras 2")
+@pytest.mark.keras2
 def test_saves_the_averages_that_the_optimizer_keeps(tmp_path):
     path = train(
         tmp_path / "run",

@@ -10,12 +10,16 @@ import sys
 import keras
 import numpy as np
 import pytest
+from pictures import encode
+from pictures import face
 from toys import backbone
 
 from ekd_tf.data import SyntheticFaces
+from ekd_tf.data.unreadable import Unreadable
 from ekd_tf.evaluation import SourceEmbedder
 from ekd_tf.evaluation import verify_embeddings
 from ekd_tf.run.config import TrainConfig
+from ekd_tf.run.data import open_run_data
 from ekd_tf.run.workdir import Workdir
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -164,11 +168,11 @@ def test_a_cache_needs_the_model_it_is_of(tool, common):
     assert tool.teacher_to_evaluate(common, None, "y1.onnx") == "y1.onnx"
 
 
-def finish(run, seed, steps=4):
+def finish(run, seed, steps=4, data=None):
     """Leaves what the trainer leaves of a finished run, around an untrained model."""
     workdir = Workdir(run.path)
     values = {**run.values, "steps": steps}
-    workdir.record_run(values, {"python": "3"}, ["train"])
+    workdir.record_run(values, {"python": "3"}, ["train"], data=data)
     model = backbone(seed=seed)
     model.save(run.path / "model.keras")
 
@@ -215,6 +219,41 @@ def test_runs_of_other_steps_are_not_compared(tool, common, tmp_path):
     finish(runs[1], 1, steps=5)
     with pytest.raises(ValueError, match="`--steps` was 5, now 4"):
         tool.evaluate(common, tmp_path, runs, "none")
+
+
+def test_data_that_has_changed_is_refused_unless_forced(tool, common, tmp_path, rng):
+    faces = tmp_path / "faces"
+
+    def add(identity):
+        (faces / identity).mkdir(parents=True)
+        for k in range(4):
+            (faces / identity / f"{k}.png").write_bytes(encode(face(rng, 32, 32)))
+
+    def note_of(run):
+        config = TrainConfig.of_record(run.values)
+        return open_run_data(config, None, Unreadable(), False, tmp_path).note
+
+    for k in range(8):
+        add(f"p{k}")
+    common = dataclasses.replace(
+        common, data=f"folder:{faces}", heldout_data=None, holdout_identities=4
+    )
+    _, runs = grid(tool, common, tmp_path, seeds=[0])
+    finish(runs[0], 0, data=note_of(runs[0]))
+    add("q")
+    # The only run there is was trained on other images than are there now.
+    with pytest.raises(ValueError, match="changed: 1 identities added, 0 gone; 4 im"):
+        tool.evaluate(common, tmp_path, runs, "none")
+    # One was trained before, the other after the change.
+    finish(runs[1], 1, data=note_of(runs[1]))
+    for order in (runs, runs[::-1]):
+        with pytest.raises(ValueError, match="the data has changed"):
+            tool.evaluate(common, tmp_path, order, "none")
+    with pytest.raises(ValueError, match="changed between .*alone.* and .*cosine"):
+        tool.check_same_data(*runs, force=False)
+    forced = dataclasses.replace(common, force_data=True)
+    comparisons, failures = tool.evaluate(forced, tmp_path, runs, "none")
+    assert comparisons[0].methods.keys() == {"alone", "cosine"} and not failures
 
 
 def test_facts_tell_what_the_figures_depend_on(tool, common, tmp_path, monkeypatch):

@@ -5,14 +5,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from ekd_tf.keras_compat import IS_KERAS_3
 from ekd_tf.keras_compat import optimizer_variables
 from ekd_tf.training.optimizers import averaged
 from ekd_tf.training.optimizers import make_optimizer
 from ekd_tf.training.schedules import StepSchedule
 from ekd_tf.training.update import GradientUpdate
 
-needs_addons = pytest.mark.skipif(IS_KERAS_3, reason="TensorFlow Addons needs Keras 2")
+needs_addons = pytest.mark.keras2
 
 # Every optimizer of TensorFlow Addons 0.23 that a name and a schedule make.
 NAMES = [
@@ -211,7 +210,7 @@ def test_rejects_nesterov_of_what_has_none():
         make_optimizer("addons/LAMB", 0.1, nesterov=True)
 
 
-@pytest.mark.skipif(not IS_KERAS_3, reason="for the stack without Addons")
+@pytest.mark.keras3
 def test_the_current_stack_says_what_to_install():
     with pytest.raises(
         ValueError,
@@ -221,9 +220,8 @@ def test_the_current_stack_says_what_to_install():
         make_optimizer("addons/LAMB", 0.1)
 
 
+@needs_addons
 def test_names_all_that_addons_has():
-    if IS_KERAS_3:
-        pytest.skip("TensorFlow Addons needs Keras 2")
     import tensorflow_addons as addons
 
     exported = {

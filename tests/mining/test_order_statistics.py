@@ -1,21 +1,15 @@
-import math
-
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from ekd_tf.ops.ranking import HISTOGRAM_BINS
-from ekd_tf.ops.ranking import KEY_TOP
-from ekd_tf.ops.ranking import NO_PAIR
-from ekd_tf.ops.ranking import RankSearch
-from ekd_tf.ops.ranking import above
-from ekd_tf.ops.ranking import attach_thresholds
-from ekd_tf.ops.ranking import attach_thresholds_to_sample
-from ekd_tf.ops.ranking import coarse_histogram
-from ekd_tf.ops.ranking import descending_keys
-from ekd_tf.ops.ranking import quantiles_of_histogram
-from ekd_tf.ops.ranking import ranks_of_fprs
-from ekd_tf.ops.ranking import soft_rank
+from ekd_tf.mining.order_statistics import HISTOGRAM_BINS
+from ekd_tf.mining.order_statistics import KEY_TOP
+from ekd_tf.mining.order_statistics import RankSearch
+from ekd_tf.mining.order_statistics import coarse_histogram
+from ekd_tf.mining.order_statistics import descending_keys
+from ekd_tf.mining.order_statistics import quantiles_of_histogram
+from ekd_tf.mining.order_statistics import ranks_of_fprs
+from ekd_tf.mining.pairs import NO_PAIR
 
 STEP = 2.0**-23
 BIN = 2.0**-11
@@ -169,93 +163,3 @@ def test_quantiles_stay_cosines_at_both_ends():
         got = quantiles_of_histogram(tf.cast(counts, tf.float32), [0.9, 1e-6])
         assert np.abs(got).max() <= 1
         np.testing.assert_allclose(got, [value, value], atol=BIN)
-
-
-# --- ranks against thresholds
-
-
-def test_soft_rank_computed_by_hand(run_as):
-    # 0.3 passes the thresholds 0.1 and 0.2 by far, sits on 0.3 and, in temperatures,
-    # is ln 3 below the last: 1 + 1 + 1/2 + 1/4.
-    thresholds = tf.constant([0.1, 0.2, 0.3, 0.3 + 0.001 * math.log(3)])
-    got = run_as(lambda s: soft_rank(s, thresholds, 0.001))(tf.constant([0.3, -1.0]))
-    np.testing.assert_allclose(got, [2.75, 0.0], rtol=1e-4)
-
-
-def test_a_threshold_is_not_above_itself(run_as):
-    cosines, thresholds = tf.constant([0.05, 0.1, 0.25]), tf.constant([0.1, 0.2, 0.3])
-    found = run_as(lambda s: above(s, thresholds))(cosines).numpy()
-    assert found.sum(axis=1).tolist() == [0, 0, 2]
-
-
-def test_soft_rank_approaches_the_number_of_thresholds_below(rng):
-    cosines = tf.constant(rng.uniform(-1, 1, 50), tf.float32)
-    thresholds = tf.constant([-0.4, 0.0, 0.5])
-    hard = np.sum(above(cosines, thresholds), axis=1)
-    np.testing.assert_allclose(soft_rank(cosines, thresholds, 1e-6), hard, atol=1e-3)
-
-
-# --- thresholds that pass their gradient on
-
-
-def attached(run_as, thresholds, hardest, mask, ranks):
-    def step(thresholds, hardest):
-        with tf.GradientTape(persistent=True) as tape:
-            tape.watch([thresholds, hardest])
-            values = attach_thresholds(thresholds, hardest, mask, ranks)
-            columns = tf.unstack(values)
-        return values, [tape.gradient(column, hardest) for column in columns]
-
-    return run_as(step)(tf.constant(thresholds), tf.constant(hardest))
-
-
-def test_attached_thresholds_move_with_the_negatives_around_them(run_as):
-    # Rank 4 of 10: two to either side, a fifth each. Rank 0: three from the top.
-    hardest = np.linspace(0.9, 0.0, 10).astype(np.float32)
-    values, gradients = attached(
-        run_as, [0.3, 0.8], hardest, tf.ones(10, tf.bool), tf.constant([4, 0])
-    )
-    np.testing.assert_array_equal(values, np.float32([0.3, 0.8]))
-    np.testing.assert_allclose(gradients[0], [0, 0] + [0.2] * 5 + [0] * 3, rtol=1e-6)
-    np.testing.assert_allclose(gradients[1], [1 / 3] * 3 + [0] * 7, rtol=1e-6)
-
-
-def test_attached_window_grows_with_the_rank(run_as):
-    # A quarter of rank 40 to either side: ranks 30 to 50.
-    hardest = np.linspace(1.0, 0.0, 100).astype(np.float32)
-    _, gradients = attached(
-        run_as, [0.5], hardest, tf.ones(100, tf.bool), tf.constant([40])
-    )
-    expected = np.where(np.abs(np.arange(100) - 40) <= 10, 1 / 21, 0)
-    np.testing.assert_allclose(gradients[0], expected, rtol=1e-6)
-
-
-def test_attached_threshold_ignores_filling_rows_and_ranks_beyond(run_as):
-    # Four real rows: rank 3 sees ranks 1 to 3, rank 4 is not among them.
-    hardest = np.float32([0.9, 0.8, 0.7, 0.6, -3.0, -3.0])
-    mask = tf.constant([True] * 4 + [False] * 2)
-    values, gradients = attached(run_as, [0.1, 0.2], hardest, mask, tf.constant([3, 4]))
-    np.testing.assert_array_equal(values, np.float32([0.1, 0.2]))
-    np.testing.assert_allclose(gradients[0], [0, 1 / 3, 1 / 3, 1 / 3, 0, 0], rtol=1e-6)
-    np.testing.assert_array_equal(gradients[1], np.zeros(6))
-
-
-def test_thresholds_attached_to_a_sample_move_with_what_is_near(run_as):
-    # Three real entries within 0.15 of 0.5, one of them beyond its mask; none near -1.
-    cosines = tf.constant([[0.4, 0.6], [0.64, 0.9], [0.5, 0.0]])
-    mask = tf.constant([[True, True], [True, True], [False, True]])
-    thresholds = tf.constant([0.5, -1.0])
-
-    def step(cosines):
-        with tf.GradientTape(persistent=True) as tape:
-            tape.watch(cosines)
-            values = attach_thresholds_to_sample(thresholds, cosines, mask, 0.15)
-            columns = tf.unstack(values)
-        return values, [tape.gradient(column, cosines) for column in columns]
-
-    values, gradients = run_as(step)(cosines)
-    np.testing.assert_array_equal(values, np.float32([0.5, -1.0]))
-    third = 1 / 3
-    expected = [[third, third], [third, 0], [0, 0]]
-    np.testing.assert_allclose(gradients[0], expected, rtol=1e-6)
-    np.testing.assert_array_equal(gradients[1], np.zeros([3, 2]))

@@ -1,8 +1,8 @@
-"""The torch networks of `tools/convert_weights.py` as their state_dicts describe them.
+"""The torch networks that `build_from_torch` takes, as their state_dicts describe them.
 
-A second account of the same networks, which shares nothing with the Keras backbones:
-it walks over the keys of a state_dict and applies what each module does. `Ops` decides
-by what means: `TorchOps` by torch, so that a conversion can be compared with it.
+A second account of them, which shares nothing with the Keras backbones: it walks over
+the keys of a state_dict and applies what each module does, by the operations it is
+given (`torch_states.NumpyOps`).
 """
 
 import itertools
@@ -23,9 +23,9 @@ def embed(family, state, images, ops):
 
     Args:
         family: One of `ekd_tf.models.TORCH_FAMILIES`.
-        state: Torch key -> array, without what `Ops` does not take.
+        state: Torch key -> array.
         images: Uint8 `(n, size, size, 3)`, in the order of colours of the weights.
-        ops: `TorchOps()` or another object of its methods.
+        ops: An object of the methods of `torch_states.NumpyOps`.
 
     Returns:
         `(n, dim)`, of the kind `ops` computes with.
@@ -39,45 +39,6 @@ def embed(family, state, images, ops):
     if family in IR_STAGES:
         return _ir(net, x, IR_STAGES[family])
     return _mobilefacenet(net, x)
-
-
-class TorchOps:
-    """Torch's operations, float32 on the CPU."""
-
-    def __init__(self):
-        import torch
-
-        self._torch = torch
-        self._f = torch.nn.functional
-
-    def pixels(self, array):
-        return self._torch.from_numpy(array).float()
-
-    def _tensors(self, *arrays):
-        return [
-            a if a is None else self._torch.tensor(a, dtype=self._torch.float32)
-            for a in arrays
-        ]
-
-    def conv(self, x, kernel, stride, padding, groups):
-        (kernel,) = self._tensors(kernel)
-        return self._f.conv2d(x, kernel, stride=stride, padding=padding, groups=groups)
-
-    def norm(self, x, mean, variance, scale, offset):
-        tensors = self._tensors(mean, variance, scale, offset)
-        return self._f.batch_norm(x, *tensors, training=False, eps=1e-5)
-
-    def prelu(self, x, slope):
-        return self._f.prelu(x, *self._tensors(slope))
-
-    def linear(self, x, matrix, bias):
-        return self._f.linear(x, *self._tensors(matrix, bias))
-
-    def flatten(self, x):
-        return self._torch.flatten(x, 1)
-
-    def every(self, x, stride):
-        return self._f.max_pool2d(x, kernel_size=1, stride=stride)
 
 
 class _Net:
