@@ -111,13 +111,14 @@ class IJBEvaluation:
         """
         reports, curves = {}, {}
         given = self._set
-        images = metrics.TemplateList(given.template, given.media, given.score)
         for model, embedder in models.items():
             views = embedder.views(given.images)
             reports[model] = {}
             for start in range(0, len(self._switches), _AT_ONCE):
                 switches = self._switches[start : start + _AT_ONCE]
-                pooled = metrics.pool_templates(views.__getitem__, images, switches)
+                pooled = metrics.pool_templates(
+                    views, given.template, given.media, given.score, switches
+                )
                 for name, rows in pooled.items():
                     roc = self._roc(rows)
                     reports[model][name] = self._report(roc, rows)

@@ -12,7 +12,6 @@ from ekd_tf.metrics.kfold import squared_distances
 from ekd_tf.metrics.normalize import normalize_rows
 from ekd_tf.metrics.pooling import ALL_SWITCHES
 from ekd_tf.metrics.pooling import Switches
-from ekd_tf.metrics.pooling import TemplateList
 from ekd_tf.metrics.pooling import pool_templates
 from ekd_tf.metrics.roc import ROC
 from ekd_tf.metrics.roc import OperatingPoint
@@ -26,7 +25,6 @@ __all__ = [
     "OperatingPoint",
     "ROC",
     "Switches",
-    "TemplateList",
     "allowed_negatives",
     "best_accuracy",
     "fold_intervals",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Callable
 from collections.abc import Sequence
 
 import numpy as np
@@ -51,24 +50,11 @@ ALL_SWITCHES = tuple(
 )
 
 
-@dataclasses.dataclass(frozen=True)
-class TemplateList:
-    """Which image belongs to which template and media.
-
-    Attributes:
-        template: Int64 `(images,)`, number of the template.
-        media: Int64 `(images,)`, number of the media: frames of one video share it.
-        score: Float32 `(images,)`, of the face detector; finite.
-    """
-
-    template: np.ndarray
-    media: np.ndarray
-    score: np.ndarray
-
-
 def pool_templates(
-    read: Callable[[np.ndarray], np.ndarray],
-    images: TemplateList,
+    views: np.ndarray,
+    template: np.ndarray,
+    media: np.ndarray,
+    score: np.ndarray,
     switches: Sequence[Switches],
     chunk: int = 4096,
 ) -> dict[str, np.ndarray]:
@@ -82,9 +68,11 @@ def pool_templates(
     Beside the templates only `chunk` embeddings are in memory.
 
     Args:
-        read: Function of image numbers, int64 `(k,)`, that returns raw embeddings,
-            float32 `(k, views, dim)`: of the image and, for F1, of its mirror image.
-        images: The lists.
+        views: Float32 `(images, views, dim)`, raw embeddings of each image and, for F1,
+            of its mirror image; may be mapped from a file.
+        template: Int64 `(images,)`, number of the template.
+        media: Int64 `(images,)`, number of the media: frames of one video share it.
+        score: Float32 `(images,)`, of the face detector; finite.
         switches: The kinds of templates wanted.
         chunk: Int, embeddings read at a time.
 
@@ -101,8 +89,8 @@ def pool_templates(
         float64 with all embeddings in memory. Sums here are float64 within a chunk and
         float32 between them.
     """
-    order = np.lexsort([images.media, images.template])
-    template, media = images.template[order], images.media[order]
+    order = np.lexsort([media, template])
+    template, media = template[order], media[order]
     new_template = np.append(True, template[1:] != template[:-1])
     new_media = new_template | np.append(True, media[1:] != media[:-1])
     row = np.cumsum(new_template) - 1
@@ -112,12 +100,12 @@ def pool_templates(
     pooled = {}
     for start in range(0, order.size, chunk):
         part = slice(start, start + chunk)
-        views = np.asarray(read(order[part]))
+        chosen = np.asarray(views[order[part]])
         first = row[start]
         # Where the rows of each template in the chunk begin.
         begins = np.flatnonzero(np.diff(row[part], prepend=first - 1))
         for kind in switches:
-            rows = _weigh(views, images.score[order[part]], kind, order[part])
+            rows = _weigh(chosen, score[order[part]], kind, order[part])
             sums = np.add.reduceat(rows * weight[part, None], begins, axis=0)
             if kind.name not in pooled:
                 size = (int(row[-1]) + 1, sums.shape[1])

@@ -1,3 +1,4 @@
+import collections
 import os
 import subprocess
 import sys
@@ -7,8 +8,9 @@ import pytest
 
 from ekd_tf.metrics import ALL_SWITCHES
 from ekd_tf.metrics import Switches
-from ekd_tf.metrics import TemplateList
 from ekd_tf.metrics import pool_templates
+
+Images = collections.namedtuple("Images", "template media score")
 
 GOLDEN = ("N1D1F1", "N0D0F0", "N1D0F1", "N0D1F1")
 
@@ -38,7 +40,7 @@ def pool_np(views, images, switches):
 @pytest.fixture
 def drawn(rng):
     """Templates in no order, media numbers that repeat between templates."""
-    images = TemplateList(
+    images = Images(
         template=rng.integers(0, 12, 90) * 5 + 3,
         media=rng.integers(0, 6, 90),
         score=rng.uniform(0.2, 1, 90).astype(np.float32),
@@ -50,39 +52,26 @@ def drawn(rng):
 @pytest.mark.parametrize("chunk", [1, 7, 1000])
 def test_matches_loops_for_all_switches(drawn, chunk):
     views, images = drawn
-    pooled = pool_templates(lambda rows: views[rows], images, ALL_SWITCHES, chunk)
+    pooled = pool_templates(views, *images, ALL_SWITCHES, chunk)
     assert len(pooled) == 8
     for switches in ALL_SWITCHES:
         expected = pool_np(views, images, switches)
         np.testing.assert_allclose(pooled[switches.name], expected, atol=1e-6)
 
 
-def test_reads_each_embedding_once(drawn):
-    views, images = drawn
-    asked = []
-
-    def read(rows):
-        asked.extend(rows.tolist())
-        assert len(rows) <= 20
-        return views[rows]
-
-    pool_templates(read, images, ALL_SWITCHES, chunk=20)
-    assert sorted(asked) == list(range(90))
-
-
 def test_values_computed_by_hand():
     # Two frames of one video and one still: ((1,0) + (0,1)) / 2 + (0,2) = (.5, 2.5).
     views = np.array([[[1.0, 0.0]], [[0.0, 2.0]], [[0.0, 1.0]]])
-    images = TemplateList(np.array([9, 9, 9]), np.array([4, 5, 4]), np.ones(3))
-    pooled = pool_templates(lambda r: views[r], images, [Switches.parse("N1D0F0")])
+    images = Images(np.array([9, 9, 9]), np.array([4, 5, 4]), np.ones(3))
+    pooled = pool_templates(views, *images, [Switches.parse("N1D0F0")])
     np.testing.assert_allclose(pooled["N1D0F0"], [[0.5, 2.5]] / np.sqrt(6.5), rtol=1e-6)
 
 
 def test_a_media_number_shared_by_templates_is_two_media():
     # Frames of media 4 in either template: each pair of frames is one mean.
     views = np.array([[[2.0, 0.0]], [[0.0, 2.0]], [[6.0, 0.0]], [[0.0, 2.0]]])
-    images = TemplateList(np.array([1, 1, 2, 2]), np.array([3, 4, 4, 4]), np.ones(4))
-    pooled = pool_templates(lambda r: views[r], images, [Switches.parse("N1D0F0")])
+    images = Images(np.array([1, 1, 2, 2]), np.array([3, 4, 4, 4]), np.ones(4))
+    pooled = pool_templates(views, *images, [Switches.parse("N1D0F0")])
     expected = [[2 / np.sqrt(8), 2 / np.sqrt(8)], [3 / np.sqrt(10), 1 / np.sqrt(10)]]
     np.testing.assert_allclose(pooled["N1D0F0"], expected, rtol=1e-6)
 
@@ -91,11 +80,9 @@ def test_a_media_number_shared_by_templates_is_two_media():
 def test_reproduces_insightface(golden_arrays, name):
     arrays = golden_arrays("ijb_insightface.npz")
     views = np.stack([arrays["features_original"], arrays["features_flipped"]], axis=1)
-    images = TemplateList(
-        arrays["template_id"], arrays["media_id"], arrays["detector_score"]
-    )
+    images = Images(arrays["template_id"], arrays["media_id"], arrays["detector_score"])
     switches = Switches.parse(name)
-    rows = pool_templates(lambda r: views[r], images, [switches])[switches.name]
+    rows = pool_templates(views, *images, [switches])[switches.name]
     first, second = (
         np.searchsorted(np.unique(images.template), arrays[f"pair_template_{k}"])
         for k in (1, 2)
@@ -113,7 +100,7 @@ def test_rejects_other_spellings():
 def test_rejects_mirror_images_that_were_not_embedded(drawn):
     views, images = drawn
     with pytest.raises(ValueError, match="N0D0F1 adds embeddings of mirror images"):
-        pool_templates(lambda r: views[r, :1], images, [Switches.parse("N0D0F1")])
+        pool_templates(views[:, :1], *images, [Switches.parse("N0D0F1")])
 
 
 def test_rejects_what_has_no_direction(drawn):
@@ -121,19 +108,19 @@ def test_rejects_what_has_no_direction(drawn):
     for value in (np.nan, 0.0):
         views[37] = value
         with pytest.raises(ValueError, match="1 that are not, the first of image 37"):
-            pool_templates(lambda r: views[r], images, ALL_SWITCHES)
+            pool_templates(views, *images, ALL_SWITCHES)
     # A template whose images cancel.
     views = np.array([[[1.0, 0.0]], [[-1.0, 0.0]]])
-    images = TemplateList(np.zeros(2, int), np.arange(2), np.ones(2))
+    images = Images(np.zeros(2, int), np.arange(2), np.ones(2))
     with pytest.raises(ValueError, match="zero norm"):
-        pool_templates(lambda r: views[r], images, [Switches.parse("N0D0F0")])
+        pool_templates(views, *images, [Switches.parse("N0D0F0")])
 
 
 # The numbers of IJB-C; embeddings are drawn as they are asked for.
 FULL_SIZE = """
 import numpy as np
 from resident import resident_mb
-from ekd_tf.metrics import ROC, Switches, TemplateList, pool_templates
+from ekd_tf.metrics import ROC, Switches, pool_templates
 
 rng = np.random.default_rng(0)
 images, templates, pairs, dim = {images}, {templates}, {pairs}, 512
@@ -141,15 +128,16 @@ template = np.sort(np.append(np.arange(templates), rng.integers(0, templates,
     images - templates)))
 subject = np.arange(templates) % (templates // 6 + 1)
 centres = rng.standard_normal((subject.max() + 1, dim), dtype=np.float32)
-listed = TemplateList(template, rng.integers(0, 140_000, images),
-    rng.uniform(0.5, 1, images).astype(np.float32))
+media = rng.integers(0, 140_000, images)
+score = rng.uniform(0.5, 1, images).astype(np.float32)
 
-def read(rows):
-    noise = np.random.default_rng(rows[0]).standard_normal((len(rows), 2, dim),
-        dtype=np.float32)
-    return centres[subject[template[rows]]][:, None] + 2 * noise
+class Views:
+    def __getitem__(self, rows):
+        noise = np.random.default_rng(rows[0]).standard_normal((len(rows), 2, dim),
+            dtype=np.float32)
+        return centres[subject[template[rows]]][:, None] + 2 * noise
 
-pooled = pool_templates(read, listed,
+pooled = pool_templates(Views(), template, media, score,
     [Switches.parse("N1D1F1"), Switches.parse("N0D0F0")])
 first = rng.integers(0, templates, pairs, dtype=np.int32)
 second = rng.integers(0, templates, pairs, dtype=np.int32)
