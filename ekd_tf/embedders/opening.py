@@ -58,11 +58,7 @@ def open_embedder(spec: str) -> FrozenEmbedder:
 
 
 def split_model(spec: str) -> tuple[pathlib.Path, dict[str, Any]]:
-    """Returns a model's path and the arguments `low`, `high` and `color` behind it.
-
-    Raises:
-        ValueError: A limit of the range is no number.
-    """
+    """Returns a model's path and the arguments `low`, `high` and `color` behind it."""
     pixels: dict[str, Any] = {}
     while True:
         rest, _, word = spec.rpartition("@")

@@ -46,9 +46,7 @@ class TorchEmbedder(KerasEmbedder):
         path: See `read_state_dict`.
         color: See `build_from_torch`.
 
-    Raises:
-        ValueError: The file cannot be read, or its weights are not exactly those of
-            the family.
+    Raises `ValueError` where the weights are not exactly those of the family.
     """
 
     def __init__(self, family: str, path: str | os.PathLike, color: str = "rgb"):

@@ -109,13 +109,10 @@ def add_views(views: np.ndarray) -> np.ndarray:
 
 
 class EmbeddingCache:
-    """Keeps what a model gave for a source, by fingerprints of both.
+    """Keeps what a model gave for a source, by fingerprints of both, in a folder.
 
     One `.f32` file per model and source, a `RowFile`, and a `.json` beside it that says
     what it is. The next run goes on where an interrupted one ended.
-
-    Args:
-        folder: Where to keep the files; made if missing.
     """
 
     def __init__(self, folder: str | os.PathLike):
@@ -127,12 +124,9 @@ class EmbeddingCache:
         count: int,
         compute: Callable[[int], Iterable[np.ndarray]],
     ) -> np.ndarray:
-        """Returns the rows of a description, computing those that are missing.
+        """Returns `count` rows, as `RowFile.fill`, computing those that are missing.
 
-        Args:
-            description: JSON-able dict that tells the rows from all others.
-            count: Int, how many rows there are.
-            compute: See `RowFile.fill`, like what is returned and raised.
+        `description` is a JSON-able dict that tells the rows from all others.
         """
         key = hashlib.sha256(json.dumps(description, sort_keys=True).encode())
         path = self._folder / f"{key.hexdigest()[:32]}.f32"
@@ -234,13 +228,10 @@ class SourceEmbedder:
 
 @dataclasses.dataclass(frozen=True)
 class Models:
-    """What an evaluation compares.
+    """What an evaluation compares: the student, which is judged, and perhaps others.
 
-    Attributes:
-        student: The model that is judged.
-        teacher: The one it learns from, or None: adds the gap.
-        baseline: A student trained without the teacher, or None: adds the share of
-            the gap that is closed.
+    The teacher it learns from adds the gap, a baseline trained without the teacher the
+    share of the gap that is closed.
     """
 
     student: SourceEmbedder

@@ -103,11 +103,9 @@ class IJBEvaluation:
         self._galleries = templates.galleries if templates.probes else {}
 
     def __call__(self, models: Models) -> Result:
-        """Evaluates the models as they are now.
+        """Evaluates the models as they are now: a `TemplateReport` of each and switches.
 
-        Returns:
-            `Result` with a `TemplateReport` per model and switches, and the ROC of each
-            model with the first switches.
+        The ROC is of the first switches.
         """
         reports, curves = {}, {}
         given = self._set

@@ -61,12 +61,9 @@ class LabelledEvaluation:
         return verification.figure_names(self.name, self._fprs, negatives, gap)
 
     def __call__(self, models: Models) -> Result:
-        """Evaluates the models as they are now.
+        """Evaluates the models as they are now: a `VerificationReport` of each.
 
-        Returns:
-            `Result` with a `VerificationReport` per model, the ROC, the histograms of
-            the student's cosines and, with a teacher, the gap and the critical pairs
-            on which the two differ most.
+        With a teacher also the gap and the critical pairs on which the two differ most.
         """
         labels = self.source.labels
         embeddings = {name: model(self.source) for name, model in models.items()}

@@ -70,12 +70,10 @@ class PairSetEvaluation:
         return verification.figure_names(self.name, self._fprs, negatives)
 
     def __call__(self, models: Models) -> Result:
-        """Evaluates the models as they are now.
+        """Evaluates the models as they are now: a `VerificationReport` of each.
 
-        Returns:
-            `Result` with a `VerificationReport` per model, with the mirror image's
-            embedding added where the models embed it. Text and document have both
-            kinds, "flip" and "plain".
+        With the mirror image's embedding added where the models embed it; text and
+        document have both kinds, "flip" and "plain".
         """
         found = {
             name: self._verify(model.views(self.source))

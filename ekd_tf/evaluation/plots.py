@@ -51,7 +51,7 @@ def plot_roc(
 
     Args:
         curves: Name -> `(fpr, tpr)`, arrays that rise, at least one.
-        path: Where to write a PNG too, or None.
+        path: Where to write a PNG too.
         title: Above the axes.
 
     Returns:
@@ -95,10 +95,7 @@ def plot_similarities(
     Counts are on a logarithmic axis: thresholds at low FPRs lie in tails that a linear
     one would not show.
 
-    Args:
-        roc: The scores, counted.
-        thresholds: FPR -> cosine; one that is None is left out.
-        title: Above the axes.
+    Thresholds that are None are left out.
     """
     marks = {f: float(t) for f, t in sorted(thresholds.items()) if t is not None}
     values = roc.thresholds[:-1]
@@ -208,10 +205,7 @@ def contact_sheet(source: Source, point: GapPoint, columns: int = 5) -> np.ndarr
     Below each pair stand both models' cosines and, by their marks, which accepts it:
     + for accepted, - for rejected.
 
-    Args:
-        source: The images.
-        point: A measurable operating point with at least one worst pair.
-        columns: Int >= 1, pairs side by side.
+    The point must have a worst pair; `columns` is how many pairs stand side by side.
     """
     positive, negative = point.worst_positive or (), point.worst_negative or ()
     pairs = [*positive, *negative]

@@ -36,10 +36,10 @@ def better_reading(
     """Looks for a way of reading a model's input by which it knows more.
 
     Args:
-        value: The AUC of the way it is read, from `warn_if_untrained`.
+        value: The AUC of the way it is read, from `warn_if_untrained`, whose are the
+            other arguments.
         others: Name of another way and its `embed`, one by one; none is opened where
             `value` is not low.
-        source, seed, unreadable: As for `warn_if_untrained`.
 
     Returns:
         Name and AUC of the best, or None where `value` is at least `LOW_AUC` or no
