@@ -103,7 +103,7 @@ class IJBEvaluation:
         self._galleries = templates.galleries if templates.probes else {}
 
     def __call__(self, models: Models) -> Result:
-        """Evaluates the models as they are now: a `TemplateReport` of each and switches.
+        """Evaluates the models as they are now: `TemplateReport`s, by switches.
 
         The ROC is of the first switches.
         """
