@@ -1,6 +1,5 @@
 """Trained models of any format as functions of images, and caches of embeddings."""
 
-from ekd_tf.embedders.cache import DTYPES
 from ekd_tf.embedders.cache import CacheWriter
 from ekd_tf.embedders.cache import TeacherCache
 from ekd_tf.embedders.frozen import FrozenEmbedder
@@ -20,7 +19,6 @@ from ekd_tf.embedders.torch_file import TorchEmbedder
 from ekd_tf.embedders.torch_file import read_state_dict
 
 __all__ = [
-    "DTYPES",
     "MODEL_FILE",
     "CacheWriter",
     "FrozenEmbedder",

@@ -23,6 +23,7 @@ import numpy as np
 from ekd_tf import checks
 from ekd_tf.data import Source
 from ekd_tf.files.atomic import write_aside
+from ekd_tf.files.atomic import write_text
 from ekd_tf.files.outputs import make_folder
 from ekd_tf.files.rows import RowFile
 from ekd_tf.files.rows import read_note
@@ -31,14 +32,14 @@ from ekd_tf.metrics import normalize_rows
 ROWS, CENTRES = "embeddings.bin", "centres.npy"
 WRITING, FINISHED = "writing.json", "cache.json"
 DTYPES = ("float16", "float32")
-# What tells one cache from another; the rest of the note is for messages.
+# What tells one cache from another, in words, and what messages name it by.
 _IDENTITY = {
-    "teacher_fingerprint": "teacher",
-    "input_size": "input size of the teacher",
-    "source_fingerprint": "data",
-    "images": "number of images",
-    "views": "number of views",
-    "dtype": "dtype",
+    "teacher_fingerprint": ("teacher", "teacher"),
+    "input_size": ("input size of the teacher", "input_size"),
+    "source_fingerprint": ("data", "source"),
+    "images": ("number of images", "images"),
+    "views": ("number of views", "views"),
+    "dtype": ("dtype", "dtype"),
 }
 _CHUNK = 1 << 24
 
@@ -49,8 +50,8 @@ class CacheWriter:
     Args:
         folder: Where; made if missing.
         dtype: One of `DTYPES`.
-        teacher: The teacher as a flag names it, and
-        data: the images as a flag names them: for the command messages give.
+        teacher, data: The teacher and the images as flags name them: for the command
+            that messages give.
 
     Raises:
         ValueError: The folder cannot be made, or `dtype` is unknown.
@@ -63,16 +64,10 @@ class CacheWriter:
         self._specs = {"teacher": teacher, "data": data}
 
     def rows(self, description: dict, count: int, compute: Callable) -> np.ndarray:
-        """Returns the rows `(count, views, dim)`, computing those that are missing.
+        """Returns the rows of `count` images, computing those that are missing.
 
-        Args:
-            description: As `SourceEmbedder` gives it.
-            count: Int, how many images there are.
-            compute: Function of the first image wanted that yields float32 arrays
-                `(k, views, dim)` from there on, in order.
-
-        Raises:
-            ValueError: The folder holds another cache, or a row cannot be stored.
+        As `EmbeddingCache.rows`. Raises `ValueError` where the folder holds another
+        cache, or a row cannot be stored.
         """
         note = {
             **self._specs,
@@ -100,8 +95,7 @@ class CacheWriter:
         centres = class_centres(rows, source.labels, source.num_identities)
         write_aside(self._folder / CENTRES, lambda file: np.save(file, centres))
         note["checksums"] = {n: _checksum(self._folder / n) for n in (ROWS, CENTRES)}
-        text = json.dumps(note, indent=2) + "\n"
-        write_aside(self._folder / FINISHED, lambda file: file.write(text.encode()))
+        write_text(self._folder / FINISHED, json.dumps(note, indent=2) + "\n")
         (self._folder / WRITING).unlink()
         return centres
 
@@ -111,15 +105,15 @@ class CacheWriter:
                 stored = rows.astype(self._dtype)
             bad = np.flatnonzero(~np.isfinite(stored).all(axis=(1, 2)))
             if bad.size:
-                row = first + int(bad[0])
-                wide = np.isfinite(rows[bad[0]]).all()
-                raise ValueError(
-                    f"The teacher's embedding of image {row} does not fit float16 "
-                    f"(largest entry {np.abs(rows[bad[0]]).max():g}): use "
-                    "--dtype=float32 and another --output"
-                    if wide
-                    else f"The teacher's embedding of image {row} is not finite"
-                )
+                given = rows[bad[0]]
+                reason = "is not finite"
+                if np.isfinite(given).all():
+                    reason = (
+                        f"does not fit float16 (largest entry {np.abs(given).max():g}):"
+                        " use --dtype=float32 and another --output"
+                    )
+                number = first + int(bad[0])
+                raise ValueError(f"The teacher's embedding of image {number} {reason}")
             yield stored
             first += len(rows)
 
@@ -132,9 +126,7 @@ class TeacherCache:
 
     Attributes:
         note: Dict, `cache.json`.
-        fingerprint: String, of the teacher and of what is done to pixels.
-        input_size: Int, side of the teacher's images in pixels.
-        embedding_dim: Int.
+        fingerprint, input_size, embedding_dim: As of the teacher, a `FrozenEmbedder`.
         rows: `(images, views, dim)`, read-only.
         centres: Float32 `(identities, dim)`.
 
@@ -148,32 +140,31 @@ class TeacherCache:
         name = f"`--teacher=cache:{folder}`"
         self.note = read_note(self.folder / FINISHED)
         if not self.note:
-            raise ValueError(f"{name} {self._missing()}")
-        for file, expected in self.note["checksums"].items():
-            reason = _damage(self.folder / file, expected)
-            if reason:
+            note = read_note(self.folder / WRITING)
+            if not note:
                 raise ValueError(
-                    f"{name} is damaged: {self.folder / file} {reason}. Remove the "
-                    f"folder and write it again: {_command(self.note, folder)}"
+                    f"{name} holds no {FINISHED}. Write one: python -m "
+                    "ekd_tf.embed_teacher --teacher=MODEL --data=DATA "
+                    f"--output={shlex.quote(str(folder))}"
+                )
+            done = _row_file(self.folder, WRITING, note).done
+            raise ValueError(
+                f"{name} is unfinished, {done:,} of {note['images']:,} images are "
+                f"done. Finish it: {_command(note, folder)}"
+            )
+        for file, expected in self.note["checksums"].items():
+            path = self.folder / file
+            if not path.is_file() or _checksum(path) != expected:
+                raise ValueError(
+                    f"{name} is damaged: {path} is missing or has other bytes than "
+                    "were written. Remove the folder and write it again: "
+                    f"{_command(self.note, folder)}"
                 )
         self.fingerprint = self.note["teacher_fingerprint"]
         self.input_size = self.note["input_size"]
         self.rows = _map_rows(self.folder, self.note)
         self.embedding_dim = self.rows.shape[-1]
         self.centres = np.load(self.folder / CENTRES)
-
-    def _missing(self):
-        note = read_note(self.folder / WRITING)
-        if note:
-            done = _row_file(self.folder, WRITING, note).done
-            return (
-                f"is unfinished, {done:,} of {note['images']:,} images are done. "
-                f"Finish it: {_command(note, self.folder)}"
-            )
-        return (
-            f"holds no {FINISHED}. Write one: python -m ekd_tf.embed_teacher "
-            f"--teacher=MODEL --data=DATA --output={shlex.quote(str(self.folder))}"
-        )
 
     def has(self, source: Source) -> bool:
         """Returns whether every image of a source has its rows here."""
@@ -187,10 +178,10 @@ class TeacherCache:
             return
         whole, note = source.origin()[0], self.note
         reason, data = f"--data has {len(whole):,} of {whole.name}", "DATA"
+        if (len(whole), whole.name) == (note["images"], note["source"]):
+            reason = "these have changed since: a name, a label, a size or a time"
+            data = note["data"]
         if len(whole) == note["images"]:
-            if whole.name == note["source"]:
-                data = note["data"]
-                reason = "these have changed since: a name, a label, a size or a time"
             reason += ". A copy counts as the same with its times (cp -a, rsync -a)"
         raise ValueError(
             f"`--teacher=cache:{self.folder}` must be of the images of --data. It is "
@@ -204,16 +195,14 @@ def class_centres(
 ) -> np.ndarray:
     """Averages the embeddings of each identity, over its images and their views.
 
-    Rows are normalised to unit length, the mean is not: its length tells how alike
-    they are.
-
     Args:
-        rows: `(images, views, dim)`, raw.
+        rows: `(images, views, dim)`, raw; normalised to unit length here.
         labels: Integers `(images,)` in [0, num_identities).
         num_identities: Int.
 
     Returns:
-        Float32 `(num_identities, dim)`; 0 for an identity without images.
+        Float32 `(num_identities, dim)`, not normalised: their length tells how alike
+        the images are. 0 for an identity without images.
 
     Raises:
         ValueError: An embedding is all zero.
@@ -223,13 +212,13 @@ def class_centres(
     step = max(1, _CHUNK // (views * dim * 8))
     for first in range(0, count, step):
         chunk = rows[first : first + step].astype(np.float32)
-        units = sum(
-            normalize_rows(chunk[:, view], first_row=first).astype(np.float64)
-            for view in range(views)
-        )
+        units = np.zeros((len(chunk), dim))
+        for view in range(views):
+            units += normalize_rows(chunk[:, view], first_row=first)
         order = np.argsort(labels[first : first + step], kind="stable")
-        ordered = labels[first : first + step][order]
-        present, starts = np.unique(ordered, return_index=True)
+        present, starts = np.unique(
+            labels[first : first + step][order], return_index=True
+        )
         sums[present] += np.add.reduceat(units[order], starts, axis=0)
     images = np.bincount(labels, minlength=num_identities)
     means = sums / np.maximum(views * images, 1)[:, None]
@@ -249,25 +238,18 @@ def _map_rows(folder, note):
 def _check_same(path, note):
     """Raises `ValueError` where a folder holds another cache than is to be written."""
     there = read_note(path)
-    differing = [
-        f"{words} ({_change(there, note, key)})"
-        for key, words in _IDENTITY.items()
-        if there and there.get(key) != note[key]
-    ]
+    differing = []
+    for key, (words, name) in _IDENTITY.items():
+        if there and there.get(key) != note[key]:
+            was, now = there.get(name), note[name]
+            # A name that stayed hides what changed below it.
+            change = f"now {now}" if was != now else "whose files have changed since"
+            differing.append(f"{words} ({was}, {change})")
     if differing:
         raise ValueError(
             f"{path.parent} holds the cache of another {'; '.join(differing)}. Use "
             "another --output, or remove that folder"
         )
-
-
-def _change(there, note, key):
-    """Words what was and is; a name that stayed hides what changed below it."""
-    name = {"teacher_fingerprint": "teacher", "source_fingerprint": "source"}
-    was, now = (values.get(name.get(key, key)) for values in (there, note))
-    if was == now:
-        return f"{was}, whose files have changed since"
-    return f"{was}, now {now}"
 
 
 def _command(note, folder):
@@ -286,15 +268,3 @@ def _checksum(path):
         while chunk := file.read(_CHUNK):
             crc = zlib.crc32(chunk, crc)
         return {"bytes": file.tell(), "crc32": crc}
-
-
-def _damage(path, expected):
-    """Returns what is wrong with a file, or None."""
-    if not path.is_file():
-        return "is missing"
-    size = path.stat().st_size
-    if size != expected["bytes"]:
-        return f"has {size:,} bytes and must have {expected['bytes']:,}"
-    if _checksum(path) != expected:
-        return "has other bytes than were written"
-    return None

@@ -7,7 +7,9 @@ import hashlib
 import os
 import pathlib
 from collections.abc import Callable
+from collections.abc import Mapping
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -48,42 +50,73 @@ class FrozenEmbedder(abc.ABC):
         """
 
 
-class Pixels:
-    """Turns uint8 pixels into what a model's input takes.
+class PixelEmbedder(FrozenEmbedder):
+    """A model of which the file does not say what range of pixels it takes.
 
     Args:
-        dtype: Of the input. Floats are scaled to `low` .. `high`; uint8 is passed on.
-        channels_first: Whether the input is `(n, 3, height, width)`.
-        low: What a pixel of 0 becomes.
+        path: The model's file or folder.
+        low: What a pixel of 0 becomes for an input of floats; uint8 is passed on. Many
+            of insightface's models take -1 .. 1.
         high: What a pixel of 255 becomes.
         color: "rgb" or "bgr", the order of the channels it takes.
+        **options: `num_threads`, CPU threads, where the runtime has a choice.
+
+    Raises:
+        ValueError: The model cannot be read or is none of images to embeddings.
     """
 
     def __init__(
         self,
-        dtype: np.dtype,
-        channels_first: bool,
-        low: float,
-        high: float,
+        path: str | os.PathLike,
+        low: float = 0.0,
+        high: float = 255.0,
         color: str = "rgb",
+        **options: Any,
     ):
         checks.check_range("high", high, low=low, low_open=True)
         checks.check_choice("color", color, COLORS)
-        self._step = -1 if color == "bgr" else 1
-        self._dtype = np.dtype(dtype)
-        self._channels_first = channels_first
+        self.name = str(path)
+        self._path = pathlib.Path(path)
+        self._range = low, high
+        self._color = color
         # Exact for 0 .. 255, the default.
-        step = (high - low) / 255
-        self._values = (np.arange(256) * step + low).astype(self._dtype)
+        self._values = np.arange(256) * ((high - low) / 255) + low
+        self._open(path, **options)
 
-    def __call__(self, images: np.ndarray) -> np.ndarray:
-        images = np.asarray(images)[..., :: self._step]
+    @abc.abstractmethod
+    def _open(self, path, **options):
+        """Loads the model, calls `_take_shapes` and sets `fingerprint`."""
+
+    def _take_shapes(self, shape, outputs):
+        """Reads sizes off the shapes of the input and of the outputs by name."""
+        self.input_size, self._channels_first = square_side(self.name, shape)
+        self._batch = shape[0] if isinstance(shape[0], int) else None
+        self._output = check_outputs(self.name, outputs)
+        self.embedding_dim = outputs[self._output][1]
+
+    def _hash(self, path, *parts):
+        return content_hash(path, *self._range, self._color, *parts)
+
+    def _pixels(self, images, dtype):
+        """Turns uint8 pixels into an array that the model's input takes."""
+        images = np.asarray(images)
+        if self._color == "bgr":
+            images = images[..., ::-1]
         if self._channels_first:
             # While it is a quarter of the bytes.
             images = np.ascontiguousarray(images.transpose(0, 3, 1, 2))
-        if self._dtype != np.uint8:
-            images = self._values[images]
-        return images
+        return images if dtype == np.uint8 else self._values.astype(dtype)[images]
+
+    def _in_batches(self, pixels):
+        """Calls `_run` with as many images as it takes; fills up with zeros."""
+        rows = []
+        size = self._batch or max(1, len(pixels))
+        for start in range(0, len(pixels), size):
+            part = pixels[start : start + size]
+            lack = size - len(part)
+            filled = np.pad(part, [(0, lack)] + [(0, 0)] * (pixels.ndim - 1))
+            rows.append(self._run(filled)[: len(part)])
+        return np.concatenate(rows)
 
 
 def square_side(name: str, shape: Sequence) -> tuple[int, bool]:
@@ -92,34 +125,26 @@ def square_side(name: str, shape: Sequence) -> tuple[int, bool]:
     Raises:
         ValueError: It is no batch of square RGB images of a fixed size.
     """
-    shape = tuple(shape)
-    if len(shape) == 4:
-        _, *inner = shape
-        for channels_first, (channels, *sides) in (
-            (False, (inner[2], inner[0], inner[1])),
-            (True, tuple(inner)),
-        ):
-            if channels == 3 and sides[0] == sides[1] and isinstance(sides[0], int):
-                return sides[0], channels_first
+    for channels_first, order in ((False, (3, 1, 2)), (True, (1, 2, 3))):
+        if len(shape) == 4:
+            channels, height, width = (shape[k] for k in order)
+            if channels == 3 and height == width and isinstance(height, int):
+                return height, channels_first
     raise ValueError(
         f"{name} must take square RGB images of a fixed size, (n, size, size, 3) or "
-        f"(n, 3, size, size). Received: input {shape}"
+        f"(n, 3, size, size). Received: input {tuple(shape)}"
     )
 
 
-def check_outputs(name: str, outputs: dict[str, tuple]) -> str:
+def check_outputs(name: str, outputs: Mapping[str, Sequence]) -> str:
     """Returns the name of the output that is "embedding", or the only one.
-
-    Args:
-        name: The model, for the message.
-        outputs: Name -> shape.
 
     Raises:
         ValueError: There is none or a choice, or it is not `(n, dim)`.
     """
-    chosen = "embedding" if "embedding" in outputs else next(iter(outputs), None)
+    chosen = "embedding" if "embedding" in outputs else next(iter(outputs), "")
     if len(outputs) == 1 or chosen == "embedding":
-        shape = tuple(outputs[chosen])
+        shape = outputs[chosen]
         if len(shape) == 2 and isinstance(shape[1], int):
             return chosen
     raise ValueError(
@@ -128,22 +153,10 @@ def check_outputs(name: str, outputs: dict[str, tuple]) -> str:
     )
 
 
-def in_batches(function: Callable, images: np.ndarray, size: int) -> np.ndarray:
-    """Calls a function that takes exactly `size` images; fills up with zeros."""
-    rows = []
-    for start in range(0, len(images), size):
-        part = images[start : start + size]
-        count = len(part)
-        if count < size:
-            part = np.pad(part, [(0, size - count)] + [(0, 0)] * (images.ndim - 1))
-        rows.append(function(part)[:count])
-    return np.concatenate(rows)
-
-
 def in_traced_batches(
     function: Callable, images: tf.Tensor, size: int | None
 ) -> tf.Tensor:
-    """Does what `in_batches` does by TensorFlow operations; None: any number."""
+    """Calls a function of exactly `size` images by TensorFlow operations; None: any."""
     if size is None or images.shape[0] == size:
         return function(images)
     count = tf.shape(images)[0]

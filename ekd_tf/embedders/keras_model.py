@@ -28,9 +28,6 @@ MODEL_FILE = "model.keras"
 class KerasEmbedder(FrozenEmbedder):
     """Embeds by a backbone in inference mode; see `load_embedder`.
 
-    Args:
-        path: A `.keras` file, or a workdir that holds `model.keras`.
-
     Attributes:
         model: The `keras.Model`.
     """

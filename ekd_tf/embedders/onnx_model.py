@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 import os
-import pathlib
 
 import numpy as np
 
-from ekd_tf.embedders.frozen import FrozenEmbedder
-from ekd_tf.embedders.frozen import Pixels
-from ekd_tf.embedders.frozen import check_outputs
+from ekd_tf.embedders.frozen import PixelEmbedder
 from ekd_tf.embedders.frozen import content_hash
-from ekd_tf.embedders.frozen import in_batches
 from ekd_tf.embedders.frozen import loading_error
-from ekd_tf.embedders.frozen import square_side
 
 _DTYPES = {
     "tensor(float)": np.float32,
@@ -22,30 +17,14 @@ _DTYPES = {
 }
 
 
-class OnnxEmbedder(FrozenEmbedder):
+class OnnxEmbedder(PixelEmbedder):
     """Embeds by an ONNX model of images, channels first or last.
 
-    Args:
-        path: The `.onnx` file. Weights in files of their own must lie where it says,
-            in its folder or below; they count for the fingerprint.
-        low: See `Pixels`; many of insightface's models take -1 .. 1.
-        high: See `Pixels`.
-        color: See `Pixels`.
-        num_threads: Int, CPU threads; None for onnxruntime's choice.
-
-    Raises:
-        ValueError: onnxruntime or onnx is not installed, a file cannot be read, or it
-            is no model of images to embeddings.
+    Weights in files of their own must lie where the model says, in its folder or below;
+    they count for the fingerprint. Arguments as `PixelEmbedder`.
     """
 
-    def __init__(
-        self,
-        path: str | os.PathLike,
-        low: float = 0.0,
-        high: float = 255.0,
-        color: str = "rgb",
-        num_threads: int | None = None,
-    ):
+    def _open(self, path, num_threads=None):
         try:
             import onnx
             import onnxruntime
@@ -53,7 +32,6 @@ class OnnxEmbedder(FrozenEmbedder):
             raise ValueError(
                 f"{path} needs onnx and onnxruntime: pip install 'ekd-tf[onnx]'"
             ) from error
-        self.name = str(path)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = num_threads or 0
         try:
@@ -71,29 +49,21 @@ class OnnxEmbedder(FrozenEmbedder):
                 f"{path} must have one input of float, float16 or uint8. Received: "
                 f"{[(i.name, i.type) for i in inputs]}"
             )
-        self._input = inputs[0].name
-        self.input_size, channels_first = square_side(self.name, inputs[0].shape)
-        dtype = _DTYPES[inputs[0].type]
-        self._pixels = Pixels(dtype, channels_first, low, high, color)
+        self._input, self._dtype = inputs[0].name, _DTYPES[inputs[0].type]
         outputs = {o.name: tuple(o.shape) for o in self._session.get_outputs()}
-        self._output = check_outputs(self.name, outputs)
-        self.embedding_dim = outputs[self._output][1]
-        batch = inputs[0].shape[0]
-        self._batch = batch if isinstance(batch, int) else None
-        folder = pathlib.Path(path).parent
-        weights = [content_hash(folder / n) for n in sorted(_external_files(model))]
-        self.fingerprint = content_hash(path, low, high, color, *weights)
+        self._take_shapes(inputs[0].shape, outputs)
+        beside = (self._path.parent / n for n in sorted(_external_files(model)))
+        self.fingerprint = self._hash(path, *map(content_hash, beside))
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
-        pixels = self._pixels(images)
-        rows = in_batches(self._run, pixels, self._batch or max(1, len(pixels)))
+        rows = self._in_batches(self._pixels(images, self._dtype))
         return rows.astype(np.float32, copy=False)
 
     def _run(self, pixels):
         return self._session.run([self._output], {self._input: pixels})[0]
 
 
-def _external_files(message) -> set[str]:
+def _external_files(message):
     """Returns the files that hold tensors of the graph, inner graphs or functions."""
     if message.DESCRIPTOR.name == "TensorProto":
         return {e.value for e in message.external_data if e.key == "location"}

@@ -43,9 +43,9 @@ def open_embedder(spec: str) -> FrozenEmbedder:
             f"{spec} is a cache, which holds embeddings of one data set and embeds "
             "nothing else: give the model they are of"
         )
-    family, path, pixels = _split_family(spec)
+    family, path, color = _split_family(spec)
     if family:
-        return TorchEmbedder(family, path, **pixels)
+        return TorchEmbedder(family, path, **color)
     path, pixels = split_model(spec)
     embedder = _embedder_class(path)
     if embedder is not None:
@@ -58,12 +58,8 @@ def open_embedder(spec: str) -> FrozenEmbedder:
 
 
 def split_model(spec: str) -> tuple[pathlib.Path, dict[str, Any]]:
-    """Returns a model's path and the arguments `low`, `high` and `color` behind it.
-
-    Raises:
-        ValueError: A limit of the range is no number.
-    """
-    pixels = {}
+    """Returns a model's path and the arguments `low`, `high` and `color` behind it."""
+    pixels: dict[str, Any] = {}
     while True:
         rest, _, word = spec.rpartition("@")
         limits = _RANGE.fullmatch(word)
@@ -88,13 +84,9 @@ def takes_any_range(spec: str) -> bool:
 
 
 def file_of_model(spec: str) -> pathlib.Path:
-    """Returns the file that a model's card knows it by.
+    """Returns the file that the card of a model, as `open_embedder` takes it, names.
 
-    Args:
-        spec: As for `open_embedder`.
-
-    Returns:
-        The file itself; `saved_model.pb` of a SavedModel, `model.keras` of a run.
+    The file itself; `saved_model.pb` of a SavedModel, `model.keras` of a run.
     """
     family, path, _ = _split_family(spec)
     if family:
@@ -105,10 +97,10 @@ def file_of_model(spec: str) -> pathlib.Path:
 
 
 def _split_family(spec):
-    """Returns the parts of `FAMILY:FILE@COLOR`; None for all of another spec."""
+    """Returns the parts of `FAMILY:FILE@COLOR`; no family for another spec."""
     family, _, path = spec.partition(":")
     if family not in TORCH_FAMILIES:
-        return None, None, None
+        return "", pathlib.Path(spec), {}
     file, _, color = path.rpartition("@")
     if file and color in COLORS:
         return family, pathlib.Path(file), {"color": color}
@@ -117,11 +109,9 @@ def _split_family(spec):
 
 def _embedder_class(path):
     """Returns the class for formats whose range of pixels is open; None for others."""
-    if path.suffix == ".onnx":
-        return OnnxEmbedder
-    if path.suffix == ".tflite":
-        return TFLiteEmbedder
-    return SavedModelEmbedder if (path / SAVED_MODEL_FILE).is_file() else None
+    if (path / SAVED_MODEL_FILE).is_file():
+        return SavedModelEmbedder
+    return {".onnx": OnnxEmbedder, ".tflite": TFLiteEmbedder}.get(path.suffix)
 
 
 def _checked(model):
@@ -130,15 +120,15 @@ def _checked(model):
     if tf.distribute.has_strategy():
         return model
     images = np.zeros((2, model.input_size, model.input_size, 3), np.uint8)
+    expected = (2, model.embedding_dim)
     try:
         shape = np.shape(model(images))
     # Every runtime has errors of its own.
     except Exception as error:
         raise loading_error(model.name, error) from error
-    if shape != (2, model.embedding_dim):
+    if shape != expected:
         raise ValueError(
-            f"{model.name} cannot be loaded: of 2 images it must make "
-            f"{(2, model.embedding_dim)}, it makes {shape}. Export it for any number "
-            "of images, or for 1"
+            f"{model.name} cannot be loaded: of 2 images it must make {expected}, it "
+            f"makes {shape}. Export it for any number of images, or for 1"
         )
     return model

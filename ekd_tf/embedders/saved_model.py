@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 import os
-import pathlib
 
 import tensorflow as tf
 
-from ekd_tf import checks
-from ekd_tf.embedders.frozen import FrozenEmbedder
-from ekd_tf.embedders.frozen import check_outputs
+from ekd_tf.embedders.frozen import PixelEmbedder
 from ekd_tf.embedders.frozen import content_hash
 from ekd_tf.embedders.frozen import in_traced_batches
 from ekd_tf.embedders.frozen import loading_error
-from ekd_tf.embedders.frozen import square_side
-from ekd_tf.models.torch_families import COLORS
 
 SIGNATURE = "serving_default"
 # What a SavedModel is made of; a card or a report may lie beside it.
@@ -22,34 +17,17 @@ SAVED_MODEL_FILE = "saved_model.pb"
 _PARTS = ("variables", "assets", "assets.extra")
 
 
-class SavedModelEmbedder(FrozenEmbedder):
+class SavedModelEmbedder(PixelEmbedder):
     """Embeds by the `serving_default` of a SavedModel, traceable and not trained.
 
-    Args:
-        path: The directory that holds `saved_model.pb`.
-        low: See `Pixels`.
-        high: See `Pixels`.
-        color: See `Pixels`.
-
-    Raises:
-        ValueError: There is no SavedModel, it cannot be loaded, or it is no model of
-            images to embeddings.
+    Arguments as `PixelEmbedder`; the path is the directory of `saved_model.pb`.
     """
 
     traceable = True
 
-    def __init__(
-        self,
-        path: str | os.PathLike,
-        low: float = 0.0,
-        high: float = 255.0,
-        color: str = "rgb",
-    ):
-        checks.check_range("high", high, low=low, low_open=True)
-        checks.check_choice("color", color, COLORS)
-        self.name = str(path)
-        folder = pathlib.Path(path)
-        if not (folder / SAVED_MODEL_FILE).is_file():
+    def _open(self, path):
+        graph = self._path / SAVED_MODEL_FILE
+        if not graph.is_file():
             raise ValueError(f"{path} is no SavedModel: it holds no {SAVED_MODEL_FILE}")
         # The signature does not keep the variables alive; the object does.
         try:
@@ -64,23 +42,15 @@ class SavedModelEmbedder(FrozenEmbedder):
                 f"It has: {sorted(self._loaded.signatures)}"
             )
         inputs = self._signature.structured_input_signature[1]
-        outputs = {
-            name: tuple(spec.shape)
-            for name, spec in self._signature.structured_outputs.items()
-        }
         if len(inputs) != 1:
             raise ValueError(f"{path} must have one input. Received: {sorted(inputs)}")
         ((self._input, spec),) = inputs.items()
-        self.input_size, self._channels_first = square_side(self.name, spec.shape)
-        self._batch = spec.shape[0]
-        self._output = check_outputs(self.name, outputs)
-        self.embedding_dim = outputs[self._output][1]
+        outputs = self._signature.structured_outputs.items()
+        self._take_shapes(spec.shape, {name: tuple(o.shape) for name, o in outputs})
         self._dtype = spec.dtype
-        self._scale = (high - low) / 255, low
-        self._color = color
-        parts = [content_hash(folder / n) for n in _PARTS if (folder / n).is_dir()]
-        self.fingerprint = content_hash(
-            folder / SAVED_MODEL_FILE, low, high, color, *parts
+        parts = [self._path / name for name in _PARTS]
+        self.fingerprint = self._hash(
+            graph, *(content_hash(part) for part in parts if part.is_dir())
         )
 
     def __call__(self, images: tf.Tensor) -> tf.Tensor:
@@ -88,8 +58,9 @@ class SavedModelEmbedder(FrozenEmbedder):
         if self._color == "bgr":
             images = images[..., ::-1]
         if self._dtype != images.dtype:
-            step, low = self._scale
-            images = tf.cast(tf.cast(images, tf.float32) * step + low, self._dtype)
+            low, high = self._range
+            pixels = tf.cast(images, tf.float32) * ((high - low) / 255) + low
+            images = tf.cast(pixels, self._dtype)
         if self._channels_first:
             images = tf.transpose(images, [0, 3, 1, 2])
         return tf.stop_gradient(in_traced_batches(self._run, images, self._batch))

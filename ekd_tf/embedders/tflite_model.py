@@ -9,41 +9,18 @@ from typing import Any
 
 import numpy as np
 
-from ekd_tf.embedders.frozen import FrozenEmbedder
-from ekd_tf.embedders.frozen import Pixels
-from ekd_tf.embedders.frozen import check_outputs
-from ekd_tf.embedders.frozen import content_hash
-from ekd_tf.embedders.frozen import in_batches
+from ekd_tf.embedders.frozen import PixelEmbedder
 from ekd_tf.embedders.frozen import loading_error
-from ekd_tf.embedders.frozen import square_side
 
 
-class TFLiteEmbedder(FrozenEmbedder):
+class TFLiteEmbedder(PixelEmbedder):
     """Embeds by a TFLite model.
 
     Quantised inputs and outputs are converted by their scale and zero point, except a
-    uint8 input, which takes pixels as they are.
-
-    Args:
-        path: The `.tflite` file.
-        low: See `Pixels`.
-        high: See `Pixels`.
-        color: See `Pixels`.
-        num_threads: Int, CPU threads; None for the runtime's choice.
-
-    Raises:
-        ValueError: The file cannot be read or is no model of images to embeddings.
+    uint8 input, which takes pixels as they are. Arguments as `PixelEmbedder`.
     """
 
-    def __init__(
-        self,
-        path: str | os.PathLike,
-        low: float = 0.0,
-        high: float = 255.0,
-        color: str = "rgb",
-        num_threads: int | None = None,
-    ):
-        self.name = str(path)
+    def _open(self, path, num_threads=None):
         try:
             self._interpreter = make_interpreter(path, num_threads)
             self._interpreter.allocate_tensors()
@@ -53,21 +30,14 @@ class TFLiteEmbedder(FrozenEmbedder):
         if len(inputs) != 1:
             names = [i["name"] for i in inputs]
             raise ValueError(f"{path} must have one input. Received: {names}")
-        shape = tuple(map(int, inputs[0]["shape"]))
-        self.input_size, channels_first = square_side(self.name, shape)
-        self._batch = shape[0]
         self._input = inputs[0]
-        dtype = self._input["dtype"]
-        is_plain = dtype in (np.uint8, np.float32)
-        self._pixels = Pixels(
-            dtype if is_plain else np.float32, channels_first, low, high, color
+        outputs = {o["name"]: o for o in self._interpreter.get_output_details()}
+        self._take_shapes(
+            self._input["shape"].tolist(),
+            {name: tuple(o["shape"].tolist()) for name, o in outputs.items()},
         )
-        outputs = self._interpreter.get_output_details()
-        shapes = {o["name"]: tuple(map(int, o["shape"])) for o in outputs}
-        chosen = check_outputs(self.name, shapes)
-        self._output = next(o for o in outputs if o["name"] == chosen)
-        self.embedding_dim = shapes[chosen][1]
-        self.fingerprint = content_hash(path, low, high, color)
+        self._result = outputs[self._output]
+        self.fingerprint = self._hash(path)
 
     @property
     def partitions(self) -> int:
@@ -81,30 +51,24 @@ class TFLiteEmbedder(FrozenEmbedder):
         return sum(operator["op_name"] == "DELEGATE" for operator in operators)
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
-        pixels = self._pixels(images)
-        if pixels.dtype != self._input["dtype"]:
-            pixels = _quantise(pixels, self._input)
-        rows = in_batches(self._run, pixels, self._batch)
-        return _dequantise(rows, self._output).astype(np.float32, copy=False)
+        dtype = self._input["dtype"]
+        if dtype in (np.uint8, np.float32):
+            pixels = self._pixels(images, dtype)
+        else:
+            scale, zero_point = self._input["quantization"]
+            steps = np.rint(self._pixels(images, np.float32) / scale + zero_point)
+            limits = np.iinfo(dtype)
+            pixels = steps.clip(limits.min, limits.max).astype(dtype)
+        rows = self._in_batches(pixels)
+        if np.issubdtype(rows.dtype, np.integer):
+            scale, zero_point = self._result["quantization"]
+            rows = (rows.astype(np.float32) - zero_point) * scale
+        return rows.astype(np.float32, copy=False)
 
     def _run(self, pixels):
         self._interpreter.set_tensor(self._input["index"], pixels)
         self._interpreter.invoke()
-        return self._interpreter.get_tensor(self._output["index"])
-
-
-def _quantise(values, tensor):
-    scale, zero_point = tensor["quantization"]
-    limits = np.iinfo(tensor["dtype"])
-    steps = np.rint(values / scale + zero_point)
-    return steps.clip(limits.min, limits.max).astype(tensor["dtype"])
-
-
-def _dequantise(values, tensor):
-    scale, zero_point = tensor["quantization"]
-    if not np.issubdtype(values.dtype, np.integer):
-        return values
-    return (values.astype(np.float32) - zero_point) * scale
+        return self._interpreter.get_tensor(self._result["index"])
 
 
 def make_interpreter(path: str | os.PathLike, num_threads: int | None = None) -> Any:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import os
 import pathlib
-from typing import Mapping
+import zipfile
+from collections.abc import Mapping
 
 import numpy as np
 from absl import logging
@@ -12,13 +14,28 @@ from absl import logging
 from ekd_tf.embedders.frozen import content_hash
 from ekd_tf.embedders.frozen import loading_error
 from ekd_tf.embedders.keras_model import KerasEmbedder
-from ekd_tf.embedders.torch_zip import read_torch_zip
+from ekd_tf.files.restricted_pickle import RefusedPickle
+from ekd_tf.files.restricted_pickle import Unfinished
+from ekd_tf.files.restricted_pickle import read_pickle
 from ekd_tf.models.torch_families import build_from_torch
 
 # Where checkpoints keep the network besides the optimizer and the epoch: the usual
 # word, and insightface's.
 _WRAPPERS = ("state_dict", "state_dict_backbone")
 _PARALLEL = "module."
+_DTYPES = {
+    "DoubleStorage": "f8",
+    "FloatStorage": "f4",
+    "HalfStorage": "f2",
+    "BFloat16Storage": "bfloat16",
+    "LongStorage": "i8",
+    "IntStorage": "i4",
+    "ShortStorage": "i2",
+    "CharStorage": "i1",
+    "ByteStorage": "u1",
+    "BoolStorage": "?",
+}
+_MAX_DIMENSIONS = 32
 
 
 class TorchEmbedder(KerasEmbedder):
@@ -29,9 +46,7 @@ class TorchEmbedder(KerasEmbedder):
         path: See `read_state_dict`.
         color: See `build_from_torch`.
 
-    Raises:
-        ValueError: The file cannot be read, or its weights are not exactly those of
-            the family.
+    Raises `ValueError` where the weights are not exactly those of the family.
     """
 
     def __init__(self, family: str, path: str | os.PathLike, color: str = "rgb"):
@@ -65,7 +80,7 @@ def read_state_dict(path: str | os.PathLike) -> dict[str, np.ndarray]:
     if not path.is_file():
         raise ValueError(f"{path} does not exist")
     try:
-        content = _read_npz(path) if path.suffix == ".npz" else read_torch_zip(path)
+        content = _read_npz(path) if path.suffix == ".npz" else _read_torch(path)
     # torch, pickle and zipfile raise a dozen kinds: the file is no good.
     except Exception as error:
         raise loading_error(path, error) from error
@@ -73,15 +88,10 @@ def read_state_dict(path: str | os.PathLike) -> dict[str, np.ndarray]:
         if isinstance(content, Mapping) and isinstance(content.get(word), Mapping):
             logging.info("%s: taking the state_dict under %r.", path, word)
             content = content[word]
-    is_state = (
-        isinstance(content, Mapping)
-        and content
-        and all(
-            isinstance(key, str) and isinstance(value, np.ndarray)
-            for key, value in content.items()
-        )
-    )
-    if not is_state:
+    items = content.items() if isinstance(content, Mapping) else ()
+    if not items or not all(
+        isinstance(key, str) and isinstance(value, np.ndarray) for key, value in items
+    ):
         raise ValueError(
             f"{path} must hold a state_dict, torch keys and tensors. Received: "
             f"{_describe(content)}"
@@ -106,3 +116,115 @@ def _describe(content):
     kinds = [f"{key!r}: {type(value).__name__}" for key, value in content.items()]
     more = f" and {len(kinds) - 5} more" if len(kinds) > 5 else ""
     return f"{{{', '.join(kinds[:5])}}}{more}"
+
+
+def _read_torch(path):
+    """Returns the object a file of `torch.save` holds, tensors as NumPy arrays.
+
+    Such a file is a zip archive, not compressed: a pickle that describes the tensors,
+    and one member with the bytes of each. The pickle is read by `restricted_pickle`.
+    Tensors of bfloat16, which NumPy lacks, become float32.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return _Archive(archive, os.path.getsize(path)).read()
+    except zipfile.BadZipFile as error:
+        raise ValueError(
+            f"it is no file of torch.save since torch 1.6 ({error}). Save an older one "
+            "again with a newer torch, or its arrays as .npz"
+        ) from None
+    # What is left of a damaged archive is nonsense in several ways.
+    except (LookupError, EOFError, NotImplementedError, RuntimeError) as error:
+        raise ValueError(f"it is damaged: {error!r}") from None
+
+
+class _DType(str):
+    """A kind of numbers; nothing that could be called or changed."""
+
+    __slots__ = ()
+
+
+class _Dict(dict, Unfinished):
+    """An OrderedDict; what torch keeps beside its items is left out."""
+
+    def finish(self, state):
+        return self
+
+
+class _Archive:
+    def __init__(self, archive, size):
+        self._archive = archive
+        names = [n for n in archive.namelist() if n.endswith("/data.pkl")]
+        if len(names) != 1:
+            raise ValueError("the zip archive holds no data.pkl: it is not torch's")
+        self._root = names[0][: -len("data.pkl")]
+        # Members of a forged archive may overlap.
+        self._unread = size
+        # Tensors may share numbers, which are copied here; bfloat16 doubles.
+        self._budget = 4 * size
+        self._storages = {}
+
+    def read(self):
+        if self._root + "byteorder" in self._archive.namelist():
+            if self._member("byteorder") != b"little":
+                raise ValueError("it is from a machine of big-endian byte order")
+        names = {f"torch.{word}": _DType(code) for word, code in _DTYPES.items()}
+        names["collections.OrderedDict"] = lambda: _Dict()
+        names["torch._utils._rebuild_tensor_v2"] = self._tensor
+        names["torch._utils._rebuild_parameter"] = lambda tensor, *_: tensor
+        return read_pickle(self._member("data.pkl"), names, "tensor", self._storage)
+
+    def _member(self, name):
+        info = self._archive.getinfo(self._root + name)
+        # Torch stores; what is compressed could unfold to any size.
+        if info.compress_type != zipfile.ZIP_STORED:
+            raise RefusedPickle(
+                f"its member {name!r} is compressed, which torch never does"
+            )
+        self._unread -= info.file_size
+        if self._unread < 0:
+            raise RefusedPickle("it unfolds to more than it is long")
+        return self._archive.read(info)
+
+    def _storage(self, identity):
+        _, dtype, key, _, count = identity
+        # The hash of a tuple in tuples recurses.
+        if not isinstance(dtype, _DType) or not isinstance(key, str):
+            raise RefusedPickle("it is damaged: a tensor without type")
+        if (dtype, key) in self._storages:
+            return self._storages[dtype, key]
+        raw = self._member(f"data/{key}")
+        if dtype == "bfloat16":
+            # The upper half of a float32.
+            values = np.frombuffer(raw, "<u2").astype("<u4") << 16
+            values = values.view("<f4")
+        else:
+            values = np.frombuffer(raw, np.dtype(str(dtype)).newbyteorder("<"))
+        if len(values) != count:
+            raise RefusedPickle(
+                f"its member 'data/{key}' holds {len(values)} of {count} numbers"
+            )
+        self._storages[dtype, key] = values
+        return values
+
+    def _tensor(self, storage, offset, shape, strides, *_):
+        """Returns the array that a tensor is of its storage."""
+        if not isinstance(storage, np.ndarray) or len(shape) != len(strides):
+            raise RefusedPickle("it is damaged: a tensor without numbers")
+        if len(shape) > _MAX_DIMENSIONS:
+            raise RefusedPickle(f"it holds a tensor of {len(shape)} dimensions")
+        if not all(isinstance(n, int) for n in (offset, *shape, *strides)):
+            raise RefusedPickle("it is damaged: a tensor without sizes")
+        count = math.prod(shape)
+        last = offset + sum((n - 1) * step for n, step in zip(shape, strides))
+        if min(offset, *shape, *strides, 0) < 0 or count and last >= len(storage):
+            raise RefusedPickle("it is damaged: a tensor beyond its numbers")
+        self._budget -= count * storage.itemsize
+        if self._budget < 0:
+            raise RefusedPickle("it unfolds to more than it is long")
+        view = np.lib.stride_tricks.as_strided(
+            storage[offset:] if count else storage[:0],
+            shape,
+            [step * storage.itemsize for step in strides],
+        )
+        return view.copy()

@@ -1,9 +1,7 @@
 """Model and labelled images to a report, in numbers and pictures."""
 
-from ekd_tf.evaluation.allpairs import PairBlocks
 from ekd_tf.evaluation.allpairs import all_pair_scores
 from ekd_tf.evaluation.allpairs import all_pairs_roc
-from ekd_tf.evaluation.allpairs import draw_pairs
 from ekd_tf.evaluation.calibration import Calibration
 from ekd_tf.evaluation.calibration import calibrate
 from ekd_tf.evaluation.calibration import check_calibration
@@ -14,18 +12,12 @@ from ekd_tf.evaluation.embed import Embedder
 from ekd_tf.evaluation.embed import EmbeddingCache
 from ekd_tf.evaluation.embed import Models
 from ekd_tf.evaluation.embed import SourceEmbedder
-from ekd_tf.evaluation.embed import embed
-from ekd_tf.evaluation.gap import GapPoint
-from ekd_tf.evaluation.gap import GapReport
 from ekd_tf.evaluation.gap import compare
 from ekd_tf.evaluation.identification import IdentificationEvaluation
 from ekd_tf.evaluation.ijb import IJBEvaluation
 from ekd_tf.evaluation.labelled import LabelledEvaluation
-from ekd_tf.evaluation.labelled import LabelledResult
 from ekd_tf.evaluation.pair_sets import PairSetEvaluation
-from ekd_tf.evaluation.pair_sets import PairSetResult
 from ekd_tf.evaluation.plots import plot_roc
-from ekd_tf.evaluation.plots import plot_similarities
 from ekd_tf.evaluation.result import Result
 from ekd_tf.evaluation.tables import format_table
 from ekd_tf.evaluation.verification import VerificationReport
@@ -37,16 +29,11 @@ __all__ = [
     "Calibration",
     "Embedder",
     "EmbeddingCache",
-    "GapPoint",
-    "GapReport",
     "IJBEvaluation",
     "IdentificationEvaluation",
     "LabelledEvaluation",
-    "LabelledResult",
     "Models",
-    "PairBlocks",
     "PairSetEvaluation",
-    "PairSetResult",
     "Result",
     "SourceEmbedder",
     "VerificationReport",
@@ -55,13 +42,10 @@ __all__ = [
     "calibrate",
     "check_calibration",
     "compare",
-    "draw_pairs",
-    "embed",
     "format_fpr",
     "format_table",
     "is_of_one_model",
     "plot_roc",
-    "plot_similarities",
     "read_calibration",
     "verify_embeddings",
     "verify_pairs",

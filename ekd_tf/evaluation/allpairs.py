@@ -8,14 +8,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ekd_tf.checks import check_positive
+from ekd_tf import metrics
 from ekd_tf.checks import check_range
-from ekd_tf.metrics import StreamedRoc
-from ekd_tf.metrics import normalize_rows
-from ekd_tf.metrics import streamed_roc
 
-# Rows normalised at a time.
-_ROWS = 8192
+# Negatives kept for an interval per one that the whole set lets through: in a resample
+# a few identities that weigh twice may double the count at the top.
+_TAIL = 3
 
 
 @dataclasses.dataclass
@@ -45,35 +43,27 @@ class PairBlock:
 
 
 class PairBlocks:
-    """All unordered pairs of images as blocks, the same numbers at each pass.
+    """All unordered pairs of images as blocks, the same bits at each pass.
 
     Images are put in order of identity, so that most blocks hold negative pairs
-    alone and need no mask. Every pass computes the same products of the same shapes
-    into the same memory, and so the same bits.
+    alone and need no mask.
 
     Args:
         embeddings: Float array `(n, dim)`. Normalised here, into a float32 copy.
         labels: Integer array `(n,)`, identities.
         block_size: Int >= 1, images on either side of a block.
-
-    Raises:
-        ValueError: Lengths differ, or an embedding is not finite or all zero.
     """
 
     def __init__(
         self, embeddings: np.ndarray, labels: np.ndarray, block_size: int = 1024
     ):
         labels = check_labels(labels, embeddings=embeddings)
-        check_positive("block_size", block_size)
         self._order = np.argsort(labels, kind="stable")
         self._labels = labels[self._order]
-        self._unit = _sorted_unit_rows(np.asarray(embeddings), self._order)
+        unit = metrics.normalize_rows(embeddings).astype(np.float32, copy=False)
+        self._unit = unit[self._order]
         self._size = min(block_size, max(len(labels), 1))
         self._buffer = np.empty(self._size * self._size, np.float32)
-
-    def __len__(self) -> int:
-        blocks = -(-len(self._labels) // self._size)
-        return blocks * (blocks + 1) // 2
 
     def __iter__(self) -> Iterator[PairBlock]:
         count = len(self._labels)
@@ -106,67 +96,109 @@ class PairBlocks:
         return same, ~same
 
 
-def _sorted_unit_rows(embeddings, order):
-    """Normalises rows into the place `order` gives them, without a second copy."""
-    place = np.empty_like(order)
-    place[order] = np.arange(order.size)
-    unit = np.empty(embeddings.shape, np.float32)
-    for start in range(0, order.size, _ROWS):
-        part = slice(start, start + _ROWS)
-        unit[place[part]] = normalize_rows(embeddings[part], first_row=start)
-    return unit
-
-
 def all_pairs_roc(
     embeddings: np.ndarray, labels: np.ndarray, fprs: Sequence[float]
-) -> StreamedRoc:
-    """Measures the ROC of every unordered pair of images, exactly.
+) -> metrics.ROC:
+    """Measures the ROC of every pair of `PairBlocks`, exactly at `fprs`.
 
     Memory does not grow with the number of pairs: beside the embeddings and their
-    normalised copy it is 20 MB.
-
-    Args:
-        embeddings: Float array `(n, dim)`. Normalised here.
-        labels: Integer array `(n,)`, identities.
-        fprs: Target FPRs in [0, 1], by the strict rule.
+    normalised copies it is 20 MB.
     """
-    return streamed_roc(PairBlocks(embeddings, labels).scores, fprs)
+    return metrics.streamed_roc(PairBlocks(embeddings, labels).scores, fprs)
 
 
 def all_pair_scores(
-    embeddings: np.ndarray, labels: np.ndarray, block_size: int = 1024
+    embeddings: np.ndarray, labels: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Scores every unordered pair of images by cosine and keeps the scores.
+    """Returns the cosines of all positive and all negative pairs, float32, 1-D.
 
-    For small sets: 4 bytes for each of the `n * (n - 1) / 2` pairs (200 MB for
-    10,000 images).
+    For small sets: 200 MB for 10,000 images. Arguments as `PairBlocks`.
+    """
+    # Copied: a block without a mask is a view of the buffer.
+    parts = [
+        (positive.copy(), negative.copy())
+        for positive, negative in PairBlocks(embeddings, labels).scores()
+    ]
+    positive, negative = map(np.concatenate, zip(*parts))
+    return positive, negative
+
+
+def labelled_intervals(
+    blocks: PairBlocks,
+    labels: np.ndarray,
+    points: Sequence[metrics.OperatingPoint],
+    replicates: int = 200,
+    seed: int = 0,
+    max_pairs: int = 1_000_000,
+) -> dict[float, tuple[tuple[float, float], tuple[float, float]]]:
+    """Gives bootstrap 95 % intervals of TPR and threshold, over identities.
+
+    One more pass over all pairs keeps the positives and the highest negatives.
 
     Args:
-        embeddings: Float array `(n, dim)`. Normalised here.
-        labels: Integer array `(n,)`, identities.
-        block_size: Int >= 1, images on either side of a block.
+        blocks: The pairs.
+        labels: Integer array `(n,)`, identities, as given to `blocks`.
+        points: Operating points of the whole set.
+        replicates: Int > 0.
+        seed: Int.
+        max_pairs: Int, the most pairs of a kind to keep; 16 bytes each.
 
     Returns:
-        `(positive_scores, negative_scores)`, float32, 1-D, in the order of the
-        blocks. Either may be empty.
+        FPR -> `(interval of the TPR, interval of the threshold)`. An FPR is left out
+        where it or the positives would take more than `max_pairs`.
     """
-    blocks = PairBlocks(embeddings, labels, block_size)
-    # Copied: a block without a mask is a view of the buffer.
-    kinds = list(zip(*((p.copy(), n.copy()) for p, n in blocks.scores())))
-    empty = [np.empty(0, np.float32)]
-    positive, negative = kinds or (empty, empty)
-    return np.concatenate(positive), np.concatenate(negative)
+    _, number, images = np.unique(labels, return_inverse=True, return_counts=True)
+    chosen = [p for p in points if p.negatives_allowed * _TAIL <= max_pairs]
+    if not chosen or count_pairs(labels)[0] > max_pairs:
+        return {}
+    keep = _TAIL * max(point.negatives_allowed for point in chosen)
+    positive, negative = _highest_pairs(blocks, number.reshape(-1), keep)
+    fprs = [point.target_fpr for point in chosen]
+    tpr, threshold = metrics.identity_intervals(
+        images, positive, negative, fprs, replicates, seed
+    )
+    return {
+        fpr: (tuple(of_tpr), tuple(of_threshold))
+        for fpr, of_tpr, of_threshold in zip(fprs, tpr.tolist(), threshold.tolist())
+        if not np.isnan([*of_tpr, *of_threshold]).any()
+    }
+
+
+def _highest_pairs(blocks, number, keep):
+    """Keeps all positives and the `keep` highest negatives with their identities."""
+    positives, negatives = [], []
+    floor, held = -np.inf, 0
+    for block in blocks:
+        rows, columns = number[block.rows], number[block.columns]
+        if block.positive is not None:
+            r, c = np.nonzero(block.positive)
+            positives.append((block.cosine[r, c], rows[r]))
+        high = block.cosine > floor
+        if block.negative is not None:
+            high &= block.negative
+        r, c = np.nonzero(high)
+        negatives.append((block.cosine[r, c], rows[r], columns[c]))
+        held += r.size
+        if held > 2 * keep:
+            negatives = [_highest(negatives, keep)]
+            held, floor = keep, negatives[0][0].min()
+    return _joined(positives), _highest(negatives, keep)
+
+
+def _highest(parts, keep):
+    columns = _joined(parts)
+    if columns[0].size <= keep:
+        return columns
+    chosen = np.argpartition(-columns[0], keep - 1)[:keep]
+    return tuple(column[chosen] for column in columns)
+
+
+def _joined(parts):
+    return tuple(map(np.concatenate, zip(*parts)))
 
 
 def count_pairs(labels: np.ndarray) -> tuple[int, int]:
-    """Counts the unordered pairs of one identity and of two.
-
-    Args:
-        labels: Integer array `(n,)`.
-
-    Returns:
-        `(num_positive, num_negative)`.
-    """
+    """Returns how many unordered pairs are of one identity, and of two."""
     _, sizes = np.unique(np.asarray(labels), return_counts=True)
     positive = int((sizes * (sizes - 1) // 2).sum())
     images = int(sizes.sum())
@@ -174,15 +206,7 @@ def count_pairs(labels: np.ndarray) -> tuple[int, int]:
 
 
 def check_labels(labels: np.ndarray, **embeddings: np.ndarray) -> np.ndarray:
-    """Returns `labels` as an array of as many identities as there are rows.
-
-    Args:
-        labels: Integers, one per image.
-        **embeddings: Arrays with one row per label, by the argument's name.
-
-    Raises:
-        ValueError: Not one integer per row.
-    """
+    """Returns `labels` as an array; `ValueError` unless one integer per row of each."""
     labels = np.asarray(labels)
     if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
         raise ValueError(
@@ -210,16 +234,13 @@ def draw_pairs(
 
     Args:
         labels: Integer array `(n,)`, identities.
-        positives: Int >= 0, how many pairs of one identity.
-        negatives: Int >= 0, how many pairs of two identities.
+        positives: Int, how many pairs of one identity, at most those there are.
+        negatives: Int, how many pairs of two identities, likewise.
         seed: Int. The same labels and seed give the same pairs.
 
     Returns:
         `(left, right, same)`: int64 row numbers `(positives + negatives,)` twice,
         and bool.
-
-    Raises:
-        ValueError: More pairs of a kind are asked for than there are.
     """
     labels = check_labels(labels)
     available = count_pairs(labels)

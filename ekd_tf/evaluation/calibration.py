@@ -10,22 +10,19 @@ import pathlib
 
 import numpy as np
 
+from ekd_tf import metrics
 from ekd_tf.checks import check_range
 from ekd_tf.data import Source
+from ekd_tf.evaluation import verification
 from ekd_tf.evaluation.allpairs import PairBlocks
 from ekd_tf.evaluation.allpairs import count_pairs
+from ekd_tf.evaluation.allpairs import labelled_intervals
 from ekd_tf.evaluation.embed import ONE_IMAGE
 from ekd_tf.evaluation.embed import WITH_MIRROR_IMAGE
 from ekd_tf.evaluation.embed import SourceEmbedder
 from ekd_tf.evaluation.embed import add_views
-from ekd_tf.evaluation.intervals import labelled_intervals
-from ekd_tf.evaluation.verification import MIN_NEGATIVES
-from ekd_tf.evaluation.verification import check_two_kinds
-from ekd_tf.evaluation.verification import not_measurable
 from ekd_tf.files.atomic import write_text
 from ekd_tf.metrics import format_fpr
-from ekd_tf.metrics import streamed_roc
-from ekd_tf.metrics.roc import allowed_negatives
 
 CARD_FILE = "card.json"
 # Fewer resamples than a report has, of more pairs: one FPR alone is asked for.
@@ -57,6 +54,13 @@ class Calibration:
     pairs: int
     source: str
     view: str = ONE_IMAGE
+
+    @classmethod
+    def of_entry(cls, entry: dict) -> Calibration:
+        """Reads an entry of `calibrations_of`."""
+        interval = entry["interval"] and tuple(entry["interval"])
+        values = {name: value for name, value in entry.items() if name != "sha256"}
+        return cls(**{**values, "interval": interval})
 
     @property
     def flip(self) -> bool:
@@ -90,13 +94,9 @@ def calibrate(
     Args:
         embedder: The model.
         source: Images of identities it was not trained on.
-        fpr: Target FPR in (0, 1).
+        fpr: Target FPR in (0, 1), such that ten negatives lie above the threshold.
         seed: Int, of the resampling.
         flip: Whether to add the embedding of the mirror image, for users who do.
-
-    Raises:
-        ValueError: Fewer than ten negatives would stand above the threshold, the
-            images have not both kinds of pairs, or `embedder` gives no mirror images.
     """
     check_calibration(source, fpr)
     if flip and not embedder.flip:
@@ -104,8 +104,8 @@ def calibrate(
     views = embedder.views(source)
     rows = add_views(views if flip else views[:, :1])
     blocks = PairBlocks(rows, source.labels)
-    roc = streamed_roc(blocks.scores, [fpr])
-    (point,) = roc.points
+    roc = metrics.streamed_roc(blocks.scores, [fpr])
+    (point,) = roc.points([fpr])
     found = labelled_intervals(
         blocks, source.labels, [point], _REPLICATES, seed, _MAX_PAIRS
     )
@@ -123,21 +123,22 @@ def calibrate(
 def check_calibration(source: Source, fpr: float) -> None:
     """Raises `ValueError` where `calibrate` could find no threshold."""
     check_range("calibrate_fpr", fpr, low=0, high=1, low_open=True, high_open=True)
-    check_two_kinds(source.labels)
+    verification.check_two_kinds(source.labels)
     _, negatives = count_pairs(source.labels)
-    if allowed_negatives(negatives, np.array([fpr]))[0] < MIN_NEGATIVES:
-        raise ValueError(*not_measurable([fpr], negatives))
+    if metrics.allowed_negatives(negatives, [fpr])[0] < verification.MIN_NEGATIVES:
+        raise ValueError(*verification.not_measurable([fpr], negatives))
 
 
 def is_of_one_model(
     model: SourceEmbedder, other: SourceEmbedder, source: Source
 ) -> bool:
-    """Tells whether two files hold one model, be it in another precision."""
+    """Returns whether two files hold one model, be it in another precision."""
     rows, others = model.views(source)[:, :1], other.views(source)[:, :1]
     if rows.shape != others.shape:
         return False
     # Quantised, 0.99 at the least; of two trainings of one network, about 0.
-    return np.mean(np.sum(add_views(rows) * add_views(others), axis=1)) > 0.9
+    cosines = np.sum(add_views(rows) * add_views(others), axis=1)
+    return bool(np.mean(cosines) > 0.9)
 
 
 def between_scores(blocks: PairBlocks, threshold: float) -> float:
@@ -173,10 +174,7 @@ def write_calibration(
         calibration: What `calibrate` found for it.
 
     Returns:
-        The card's path. The card is made if missing.
-
-    Raises:
-        ValueError: What is there is no card.
+        The card's path; it is made if missing.
     """
     file = pathlib.Path(file)
     path = file.with_name(CARD_FILE)
@@ -190,12 +188,9 @@ def write_calibration(
 def read_calibration(file: str | os.PathLike) -> Calibration | None:
     """Reads a model's calibration from the card beside it; None where there is none.
 
-    Args:
-        file: The model's file, as for `write_calibration`.
-
     Raises:
-        ValueError: What is there is no card, the calibration is not what
-            `write_calibration` writes, or the model has changed since.
+        ValueError: What is there is not what `write_calibration` writes, or the model
+            has changed since.
     """
     file = pathlib.Path(file)
     path = file.with_name(CARD_FILE)
@@ -211,7 +206,7 @@ def read_calibration(file: str | os.PathLike) -> Calibration | None:
             f"since; {anew}"
         )
     try:
-        return as_calibration(entry)
+        return Calibration.of_entry(entry)
     except (TypeError, KeyError) as error:
         raise ValueError(
             f"The calibration in {path} cannot be read ({error}); {anew}"
@@ -223,25 +218,14 @@ def calibrations_of(card: dict) -> dict[str, dict]:
 
     Those of version 0.1.0's first cards, one for all files, are left out.
     """
-    found = card.get("calibration") or {}
+    found = card.get("calibration")
     if not isinstance(found, dict):
         return {}
     return {name: entry for name, entry in found.items() if isinstance(entry, dict)}
 
 
-def as_calibration(entry: dict) -> Calibration:
-    """Returns an entry of `calibrations_of` as a value."""
-    interval = entry["interval"]
-    values = {name: value for name, value in entry.items() if name != "sha256"}
-    return Calibration(**{**values, "interval": interval and tuple(interval)})
-
-
 def read_card(path: str | os.PathLike) -> dict:
-    """Reads a model's card.
-
-    Raises:
-        ValueError: The file is none.
-    """
+    """Reads a model's card; `ValueError` where the file is none."""
     path = pathlib.Path(path)
     try:
         card = json.loads(path.read_text(encoding="utf-8"))

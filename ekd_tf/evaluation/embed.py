@@ -22,6 +22,10 @@ from ekd_tf.files.outputs import make_folder
 from ekd_tf.files.rows import RowFile
 from ekd_tf.metrics import normalize_rows
 
+# What an embedding is made of. Nothing that is exported adds the mirror image.
+ONE_IMAGE = "one image"
+WITH_MIRROR_IMAGE = "image and mirror image"
+
 
 class Embedder:
     r"""Embeds batches of images, keeping the traced model between calls.
@@ -43,130 +47,72 @@ class Embedder:
     def __init__(self, model: Callable, flip: bool = True, compiled: bool = True):
         self.model = model
         self.flip = flip
-        self.compiled = compiled
+        self._is_keras = isinstance(model, keras.layers.Layer)
         self._forward = self._raw
         if compiled:
             # Keras needs no conversion of Python, which costs a third of the tracing.
-            autograph = not isinstance(model, keras.layers.Layer)
-            self._forward = tf.function(self._raw, autograph=autograph)
+            self._forward = tf.function(self._raw, autograph=not self._is_keras)
 
     def __call__(self, batches: Iterable[np.ndarray]) -> np.ndarray:
-        """Embeds all images of `batches`.
-
-        A batch smaller than an earlier one, such as the last, is filled up with
-        black images whose embeddings are dropped, so that only one shape is traced.
-
-        Args:
-            batches: Iterable of uint8 arrays or tensors
-                `(batch, height, width, 3)`, RGB.
-
-        Returns:
-            Float32 array `(n, dim)`, rows of unit length in the order of the images.
+        """Returns float32 `(n, dim)`, rows of unit length, of all images of `batches`.
 
         Raises:
-            ValueError: `batches` holds no image or something else than uint8
-                images, or an embedding is not finite or all zero; the message
-                gives the numbers of the rows, counted from the first image.
+            ValueError: There is no image, or something else than uint8 images
+                `(batch, height, width, 3)`, RGB; or the embedding of some images,
+                which are numbered, is not finite or all zero.
         """
-        rows, done = [], 0
-        for views in self.views(batches):
-            rows.append(add_views(views, first_row=done))
-            done += len(views)
-        if not done:
+        views = list(self.views(batches))
+        if not views:
             raise ValueError("`batches` must hold at least one image. Received: none")
-        return np.concatenate(rows)
+        return add_views(np.concatenate(views))
 
     def views(self, batches: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
-        """Embeds image by image and mirror image by mirror image, adding nothing.
+        """Yields float32 `(batch, views, dim)` per batch, of image and mirror image.
 
-        Args:
-            batches: As for a call.
-
-        Yields:
-            Float32 `(batch, views, dim)` per batch: the raw embedding of the image and,
-            with `flip`, that of its mirror image.
+        They are raw; there is one view without `flip`. A batch smaller than an earlier
+        one is filled up with black images whose embeddings are dropped, so that only
+        one shape is traced.
         """
-        done = full = 0
-        for batch in batches:
-            batch = _check_images(np.asarray(batch), done)
+        full = 0
+        for batch in map(np.asarray, batches):
+            if batch.ndim != 4 or batch.shape[-1] != 3 or batch.dtype != np.uint8:
+                raise ValueError(
+                    "`batches` must hold uint8 images (batch, height, width, 3). "
+                    f"Received: shape {batch.shape}, dtype {batch.dtype}"
+                )
             size = len(batch)
             if not size:
                 continue
             full = max(full, size)
             if size < full:
                 batch = np.pad(batch, [(0, full - size), (0, 0), (0, 0), (0, 0)])
-            yield np.asarray(self._both(tf.constant(batch)))[:size]
-            done += size
-
-    def _both(self, images):
-        views = [self._forward(images)]
-        if self.flip:
-            views.append(self._forward(tf.reverse(images, axis=[2])))
-        return tf.stack(views, axis=1)
+            images = tf.constant(batch)
+            views = [self._forward(images)]
+            if self.flip:
+                views.append(self._forward(tf.reverse(images, axis=[2])))
+            yield np.stack(views, axis=1)[:size]
 
     def _raw(self, images):
-        if isinstance(self.model, keras.layers.Layer):
-            embeddings = self.model(images, training=False)
-        else:
-            embeddings = self.model(images)
-        embeddings = tf.cast(embeddings, tf.float32)
+        arguments = {"training": False} if self._is_keras else {}
+        embeddings = tf.cast(self.model(images, **arguments), tf.float32)
         check_rank("embeddings", embeddings, 2)
         return embeddings
 
 
-def embed(
-    model: Callable, batches: Iterable[np.ndarray], flip: bool = True
-) -> np.ndarray:
-    """Embeds all images of `batches`; see `Embedder`, which it makes and calls.
-
-    A caller that embeds with one model repeatedly saves the tracing by keeping an
-    `Embedder`.
-
-    Args:
-        model: A `keras.Model` or callable from uint8 images to embeddings.
-        batches: Iterable of uint8 arrays `(batch, height, width, 3)`, RGB.
-        flip: Whether to add the embedding of the mirror image.
-
-    Returns:
-        Float32 array `(n, dim)`, rows of unit length.
-    """
-    return Embedder(model, flip=flip)(batches)
-
-
-def add_views(views: np.ndarray, first_row: int = 0) -> np.ndarray:
-    """Adds the raw embeddings of an image and its mirror image, then normalises.
-
-    Args:
-        views: Float32 array `(n, views, dim)`.
-        first_row: The number of `views[0]` in the caller's counting, for messages.
-
-    Returns:
-        Float32 array `(n, dim)`, rows of unit length.
+def add_views(views: np.ndarray) -> np.ndarray:
+    """Returns the unit sums `(n, dim)` of raw embeddings `(n, views, dim)`.
 
     Raises:
         ValueError: A sum is not finite or all zero.
     """
-    return normalize_rows(views.sum(axis=1), first_row=first_row)
-
-
-def _check_images(batch: np.ndarray, done: int) -> np.ndarray:
-    if batch.ndim != 4 or batch.shape[-1] != 3 or batch.dtype != np.uint8:
-        raise ValueError(
-            "`batches` must hold uint8 images (batch, height, width, 3). "
-            f"Received: shape {batch.shape}, dtype {batch.dtype}, after {done} images"
-        )
-    return batch
+    return normalize_rows(views.sum(axis=1))
 
 
 class EmbeddingCache:
-    """Keeps what a model gave for a source, by fingerprints of both.
+    """Keeps what a model gave for a source, by fingerprints of both, in a folder.
 
-    One `.f32` file per model and source holds the rows in order and nothing else, and
-    a `.json` beside it says what it is. A file shorter than its source is that of an
-    interrupted run: the next one goes on where it ends.
-
-    Args:
-        folder: Where to keep the files; made if missing.
+    One `.f32` file per model and source, a `RowFile`, and a `.json` beside it that says
+    what it is. The next run goes on where an interrupted one ended.
     """
 
     def __init__(self, folder: str | os.PathLike):
@@ -178,43 +124,24 @@ class EmbeddingCache:
         count: int,
         compute: Callable[[int], Iterable[np.ndarray]],
     ) -> np.ndarray:
-        """Returns the rows of a description, computing those that are missing.
+        """Returns `count` rows, as `RowFile.fill`, computing those that are missing.
 
-        Args:
-            description: JSON-able dict that tells the rows from all others: the
-                fingerprints of model and source and what was done to the pixels.
-            count: Int, how many rows there are.
-            compute: Function of the first row wanted that yields float32 arrays
-                `(k, views, dim)` from there on, in order.
-
-        Returns:
-            Float32 `(count, views, dim)`, mapped from the file and read-only.
-
-        Raises:
-            ValueError: The rows computed are not of one shape or not `count`.
+        `description` is a JSON-able dict that tells the rows from all others.
         """
         key = hashlib.sha256(json.dumps(description, sort_keys=True).encode())
         path = self._folder / f"{key.hexdigest()[:32]}.f32"
-        return RowFile(path, path.with_suffix(".json"), description, count).fill(
-            compute
-        )
-
-
-# What an embedding is made of. Nothing that is exported adds the mirror image.
-ONE_IMAGE = "one image"
-WITH_MIRROR_IMAGE = "image and mirror image"
+        file = RowFile(path, path.with_suffix(".json"), description, count)
+        return file.fill(compute)
 
 
 class SourceEmbedder:
     """Embeds all images of sources.
 
     Args:
-        model: A `keras.Model` or callable, uint8 images `(n, size, size, 3)` to
-            embeddings `(n, dim)`.
+        model, flip: As for `Embedder`.
         input_size: Int, side of its images in pixels.
-        flip: Whether to add the embedding of the mirror image.
         batch_size: Int, images per forward pass.
-        traceable: Whether `model` is made of TensorFlow operations; see `Embedder`.
+        traceable: Whether `model` is made of TensorFlow operations.
         fingerprint: String, changes when the model does. None for a model that is
             still trained: nothing of it is kept.
         cache: `EmbeddingCache`, or None to keep what a fingerprinted model gave in
@@ -258,17 +185,12 @@ class SourceEmbedder:
 
     def some(self, source: Source, indices: np.ndarray) -> np.ndarray:
         """Returns float32 `(k, dim)`, unit rows of the images at `indices`."""
-        return self._embedder(
-            evaluation_batches(
-                source, indices, self.input_size, self._batch_size, self._unreadable
-            )
-        )
+        return self._embedder(self._batches(source, indices))
 
     def views(self, source: Source) -> np.ndarray:
-        """Returns the raw embeddings, of image and mirror image apart.
+        """Returns the raw embeddings, float32 `(n, views, dim)`.
 
-        Returns:
-            Float32 `(n, views, dim)`, two views with `flip` and else one.
+        Two views with `flip`, image and mirror image, and else one.
         """
         if self.fingerprint is None:
             return np.concatenate(list(self._compute(source, 0)))
@@ -289,16 +211,15 @@ class SourceEmbedder:
             description, len(source), lambda first: self._compute(source, first)
         )
 
-    def _compute(self, source, first) -> Iterator[np.ndarray]:
-        batches = evaluation_batches(
-            source,
-            np.arange(first, len(source)),
-            self.input_size,
-            self._batch_size,
-            self._unreadable,
+    def _batches(self, source, indices):
+        return evaluation_batches(
+            source, indices, self.input_size, self._batch_size, self._unreadable
         )
+
+    def _compute(self, source, first):
         left = len(source) - first
         done = self._progress(source.name, left) if self._progress else None
+        batches = self._batches(source, np.arange(first, len(source)))
         for views in self._embedder.views(batches):
             yield views
             if done is not None:
@@ -307,13 +228,10 @@ class SourceEmbedder:
 
 @dataclasses.dataclass(frozen=True)
 class Models:
-    """What an evaluation compares.
+    """What an evaluation compares: the student, which is judged, and perhaps others.
 
-    Attributes:
-        student: The model that is judged.
-        teacher: The one it learns from, or None: adds the gap.
-        baseline: A student trained without the teacher, or None: adds the share of
-            the gap that is closed.
+    The teacher it learns from adds the gap, a baseline trained without the teacher the
+    share of the gap that is closed.
     """
 
     student: SourceEmbedder
@@ -322,9 +240,6 @@ class Models:
 
     def items(self) -> list[tuple[str, SourceEmbedder]]:
         """Returns name and model of each there is, the teacher first."""
-        found = [
-            ("teacher", self.teacher),
-            ("student", self.student),
-            ("baseline", self.baseline),
-        ]
+        names = ("teacher", "student", "baseline")
+        found = [(name, getattr(self, name)) for name in names]
         return [(name, model) for name, model in found if model is not None]

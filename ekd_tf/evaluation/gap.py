@@ -7,17 +7,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from ekd_tf import metrics
 from ekd_tf.checks import check_range
-from ekd_tf.evaluation.allpairs import PairBlock
+from ekd_tf.evaluation import verification
 from ekd_tf.evaluation.allpairs import PairBlocks
 from ekd_tf.evaluation.allpairs import check_labels
 from ekd_tf.evaluation.tables import format_table
-from ekd_tf.evaluation.verification import check_two_kinds
-from ekd_tf.evaluation.verification import is_measurable
-from ekd_tf.evaluation.verification import not_measurable
-from ekd_tf.metrics import StreamedRoc
 from ekd_tf.metrics import format_fpr
-from ekd_tf.metrics import streamed_roc
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,18 +25,12 @@ class GapPoint:
 
     Attributes:
         fpr: Target FPR.
-        teacher_tpr: Float in [0, 1].
-        student_tpr: Float in [0, 1].
+        teacher_tpr, student_tpr: In [0, 1].
         gap: `teacher_tpr - student_tpr`: above 0 where the student is worse.
-        baseline_tpr: Float in [0, 1] of the student trained alone; None without one.
-        closed: `(student_tpr - baseline_tpr) / (teacher_tpr - baseline_tpr)`, the
-            share of the baseline's gap that the student closes: 1 where it reaches
-            the teacher, below 0 where it is worse than the baseline. None without a
-            baseline, and where that is not below the teacher.
-        teacher_threshold: Cosine.
-        student_threshold: Cosine.
-        critical_positive: Number of critical positive pairs.
-        critical_negative: Number of critical negative pairs.
+        baseline_tpr: Of the student trained alone; None without one.
+        closed: What `closed_share` makes of the three.
+        teacher_threshold, student_threshold: Cosines.
+        critical_positive, critical_negative: Numbers of critical pairs.
         worst_positive: Rows `(i, j)` of the critical positives on which the models
             differ most, in cosine above their own thresholds; the worst first.
         worst_negative: The same among critical negatives.
@@ -66,10 +56,7 @@ class GapPoint:
 class GapReport:
     """What `compare` measured.
 
-    Attributes:
-        points: One `GapPoint` per FPR, in the order asked for.
-        num_positive: Number of positive pairs.
-        num_negative: Number of negative pairs.
+    There is one point per FPR, in the order asked for.
     """
 
     points: tuple[GapPoint, ...]
@@ -80,7 +67,7 @@ class GapReport:
     def not_measurable(self) -> tuple[str, ...]:
         """A sentence that names the FPRs with too few negatives; none if there are."""
         missing = [point.fpr for point in self.points if point.gap is None]
-        return not_measurable(missing, self.num_negative)
+        return verification.not_measurable(missing, self.num_negative)
 
     def to_dict(self) -> dict:
         """Returns the report as JSON can hold it, FPRs spelled as `1e-3`."""
@@ -94,22 +81,15 @@ class GapReport:
     def to_table(self) -> str:
         """Returns the report as a Markdown table, one line per FPR."""
         header = ["FPR", "teacher TPR", "student TPR", "gap", "critical +/-"]
-        rows = [
-            [
-                format_fpr(point.fpr),
-                point.teacher_tpr,
-                point.student_tpr,
-                point.gap,
-                None
-                if point.gap is None
-                else f"{point.critical_positive} / {point.critical_negative}",
-            ]
-            for point in self.points
-        ]
-        if any(point.baseline_tpr is not None for point in self.points):
-            header += ["baseline TPR", "closed"]
-            for row, point in zip(rows, self.points):
-                row += [point.baseline_tpr, point.closed]
+        with_baseline = any(point.baseline_tpr is not None for point in self.points)
+        header += ["baseline TPR", "closed"] * with_baseline
+        rows = []
+        for point in self.points:
+            critical = f"{point.critical_positive} / {point.critical_negative}"
+            row = [format_fpr(point.fpr), point.teacher_tpr, point.student_tpr]
+            row += [point.gap, None if point.gap is None else critical]
+            row += [point.baseline_tpr, point.closed] * with_baseline
+            rows.append(row)
         return format_table(rows, header)
 
 
@@ -120,12 +100,9 @@ def compare(
     fprs: Sequence[float] = (1e-1, 1e-2, 1e-3, 1e-4),
     worst: int = 10,
     baseline_embeddings: np.ndarray | None = None,
-    rocs: Sequence[StreamedRoc] | None = None,
+    rocs: Sequence[metrics.ROC] | None = None,
 ) -> GapReport:
     """Compares teacher and student on all pairs of the same images.
-
-    Memory does not grow with the number of pairs: the thresholds come from two passes
-    over each model's pairs, the critical ones from one over both.
 
     Args:
         student_embeddings: Float array `(n, student_dim)`. Normalised here.
@@ -136,13 +113,11 @@ def compare(
         worst: Int >= 0, how many critical pairs of each kind to name.
         baseline_embeddings: Float array `(n, dim)` of a student trained without the
             teacher, or None.
-        rocs: What `all_pairs_roc` gave for the student, the teacher and, if there is
-            one, the baseline at these FPRs, to save their passes. Default: computed
-            here.
+        rocs: What `all_pairs_roc` gave for student, teacher and, if there is one,
+            baseline at these FPRs, to save their passes. Default: computed here.
 
     Raises:
-        ValueError: Lengths differ, there are not both kinds of pairs, or an
-            embedding is not finite or all zero.
+        ValueError: Lengths differ, or there are not both kinds of pairs.
     """
     models = {
         "student_embeddings": student_embeddings,
@@ -151,26 +126,24 @@ def compare(
     if baseline_embeddings is not None:
         models["baseline_embeddings"] = baseline_embeddings
     labels = check_labels(labels, **models)
-    check_two_kinds(labels)
+    verification.check_two_kinds(labels)
     check_range("worst", worst, low=0)
     blocks = [PairBlocks(embeddings, labels) for embeddings in models.values()]
     if rocs is None:
-        rocs = [streamed_roc(b.scores, fprs) for b in blocks]
+        rocs = [metrics.streamed_roc(b.scores, fprs) for b in blocks]
+    points = list(zip(*(roc.points(fprs) for roc in rocs)))
     critical = [
-        _Critical(of_student.threshold, of_teacher.threshold, worst)
-        if is_measurable(of_teacher)
+        _Critical(student.threshold, teacher.threshold, worst)
+        if verification.is_measurable(teacher)
         else None
-        for of_student, of_teacher in zip(rocs[0].points, rocs[1].points)
+        for student, teacher, *_ in points
     ]
     if any(critical):
         for of_student, of_teacher in zip(blocks[0], blocks[1]):
             for found in filter(None, critical):
                 found.update(of_student.cosine, of_teacher)
     return GapReport(
-        points=tuple(
-            _point(found, *(roc.points[k] for roc in rocs))
-            for k, found in enumerate(critical)
-        ),
+        points=tuple(_point(*both) for both in zip(critical, points)),
         num_positive=rocs[0].num_positive,
         num_negative=rocs[0].num_negative,
     )
@@ -182,88 +155,78 @@ def closed_share(
     """Returns which share of the baseline's gap to the teacher a student closes.
 
     `(student - baseline) / (teacher - baseline)`: 1 where it reaches the teacher,
-    below 0 where it is worse than the baseline.
-
-    Args:
-        student: TPR of the student that is judged, None where it has none.
-        baseline: TPR of a student trained without the teacher, or None.
-        teacher: TPR of the teacher, or None.
-
-    Returns:
-        Float; None where a TPR is missing or the baseline is not below the teacher.
+    below 0 where it is worse than the baseline. None where a TPR is missing or the
+    baseline is not below the teacher.
     """
-    if None in (student, baseline, teacher) or baseline >= teacher:
+    if student is None or baseline is None or teacher is None or baseline >= teacher:
         return None
     return (student - baseline) / (teacher - baseline)
 
 
-def _point(critical, student, teacher, baseline=None):
+def _point(critical, points):
+    student, teacher, *others = points
     if critical is None:
         return GapPoint(fpr=teacher.target_fpr)
-    positive, negative = critical.worst(True), critical.worst(False)
-    closed = None
-    if baseline is not None:
-        closed = closed_share(student.tpr, baseline.tpr, teacher.tpr)
+    baseline_tpr = others[0].tpr if others else None
+    worst = critical.worst
     return GapPoint(
         fpr=teacher.target_fpr,
         teacher_tpr=teacher.tpr,
         student_tpr=student.tpr,
         gap=teacher.tpr - student.tpr,
-        baseline_tpr=None if baseline is None else baseline.tpr,
-        closed=closed,
+        baseline_tpr=baseline_tpr,
+        closed=closed_share(student.tpr, baseline_tpr, teacher.tpr),
         teacher_threshold=teacher.threshold,
         student_threshold=student.threshold,
-        critical_positive=critical.counts[True],
-        critical_negative=critical.counts[False],
-        worst_positive=tuple(pair for _, pair, _ in positive),
-        worst_negative=tuple(pair for _, pair, _ in negative),
-        worst_cosines=tuple(cosines for _, _, cosines in positive + negative),
+        critical_positive=critical.counts["positive"],
+        critical_negative=critical.counts["negative"],
+        worst_positive=tuple(pair for _, pair, _ in worst["positive"]),
+        worst_negative=tuple(pair for _, pair, _ in worst["negative"]),
+        worst_cosines=tuple(
+            cosines for _, _, cosines in worst["positive"] + worst["negative"]
+        ),
     )
 
 
 class _Critical:
-    """Counts critical pairs block by block and keeps the worst of each kind."""
+    """Counts critical pairs block by block and keeps the worst of each kind.
 
-    def __init__(self, student_threshold: float, teacher_threshold: float, keep: int):
+    `worst` holds `(-distance, (i, j), (teacher, student))`, sorted: rows decide ties.
+    """
+
+    def __init__(self, student_threshold, teacher_threshold, keep):
         # In float32 like the scores, or rounding would move pairs that tie.
-        self._thresholds = np.float32(teacher_threshold), np.float32(student_threshold)
+        self._thresholds = np.float32([teacher_threshold, student_threshold])
         self._keep = keep
-        self._worst = {True: [], False: []}
-        self.counts = {True: 0, False: 0}
+        self.worst = {"positive": [], "negative": []}
+        self.counts = {"positive": 0, "negative": 0}
 
-    def update(self, student: np.ndarray, block: PairBlock) -> None:
+    def update(self, student, block):
         """Takes in the student's cosines `(r, c)` of a block of the teacher's."""
         of_teacher, of_student = self._thresholds
         critical = (block.cosine > of_teacher) != (student > of_student)
-        for kind, mask in ((True, block.positive), (False, block.negative)):
-            if block.positive is None and kind:
-                continue
-            found = np.nonzero(critical if mask is None else critical & mask)
-            self.counts[kind] += found[0].size
-            self._keep_worst(kind, block, found, student)
-
-    def worst(self, kind: bool) -> list:
-        """Returns `(distance, (i, j), (teacher, student))`, the worst first."""
-        return [(-d, pair, cosines) for d, pair, cosines in self._worst[kind]]
-
-    def _keep_worst(self, kind, block, found, student):
-        if not self._keep or not found[0].size:
-            return
-        cosines = np.stack([block.cosine[found], student[found]])
-        above = cosines - np.array(self._thresholds)[:, None]
-        distance = np.abs(above[0] - above[1])
-        # All that tie with the last one kept, so that rows decide between them.
-        if distance.size > self._keep:
-            last = np.partition(distance, -self._keep)[-self._keep]
-            chosen = np.flatnonzero(distance >= last)
+        if block.positive is None:
+            kinds = {"negative": critical}
         else:
-            chosen = np.arange(distance.size)
-        pairs = np.stack(
-            [block.rows[found[0][chosen]], block.columns[found[1][chosen]]]
-        )
-        entries = zip(
-            (-distance[chosen]).tolist(),
-            map(tuple, np.sort(pairs, axis=0).T.tolist()),
-            map(tuple, cosines[:, chosen].T.tolist()),
-        )
-        self._worst[kind] = sorted([*self._worst[kind], *entries])[: self._keep]
+            kinds = {
+                "positive": critical & block.positive,
+                "negative": critical & block.negative,
+            }
+        for kind, mask in kinds.items():
+            rows, columns = np.nonzero(mask)
+            self.counts[kind] += rows.size
+            if not self._keep or not rows.size:
+                continue
+            cosines = np.stack([block.cosine[rows, columns], student[rows, columns]])
+            above = cosines - self._thresholds[:, None]
+            distance = np.abs(above[0] - above[1])
+            # All that tie with the last one kept.
+            least = -np.partition(-distance, min(self._keep, rows.size) - 1)
+            chosen = distance >= least[min(self._keep, rows.size) - 1]
+            pairs = np.stack([block.rows[rows], block.columns[columns]])[:, chosen]
+            entries = zip(
+                (-distance[chosen]).tolist(),
+                map(tuple, np.sort(pairs, axis=0).T.tolist()),
+                map(tuple, cosines[:, chosen].T.tolist()),
+            )
+            self.worst[kind] = sorted([*self.worst[kind], *entries])[: self._keep]

@@ -6,18 +6,18 @@ import dataclasses
 
 import numpy as np
 
-from ekd_tf.checks import check_range
+from ekd_tf import metrics
 from ekd_tf.data import Source
 from ekd_tf.evaluation.embed import Models
 from ekd_tf.evaluation.result import Result
 from ekd_tf.evaluation.tables import format_table
-from ekd_tf.metrics import GallerySearch
 from ekd_tf.metrics import format_fpr
-from ekd_tf.metrics import rank_rates
-from ekd_tf.metrics import tpir_at_fpir
 
 RANKS = (1, 5, 10)
 FPIRS = (0.01, 0.1)
+# The part of the identities that is not enrolled: the searches of unknown people.
+# Identities with one image are never enrolled.
+UNENROLLED = 0.2
 _ROWS = 4096
 
 
@@ -29,8 +29,7 @@ class IdentificationReport:
         rank: k -> fraction of probes with the mate among the first k, no distractors.
         rank_1: Number of distractors -> fraction of probes with the mate first.
         tpir: FPIR -> TPIR, without distractors in the gallery.
-        num_probes: Number of mated probes.
-        num_gallery: Number of gallery images, one per enrolled identity.
+        num_probes, num_gallery: Numbers of mated probes and of enrolled identities.
         num_unknown: Number of searches by people who are not enrolled.
     """
 
@@ -41,59 +40,24 @@ class IdentificationReport:
     num_gallery: int
     num_unknown: int
 
-
-@dataclasses.dataclass(frozen=True)
-class IdentificationResult(Result):
-    """What `IdentificationEvaluation` found.
-
-    Attributes:
-        name: The set's name.
-        reports: "student", "teacher", "baseline" -> `IdentificationReport`.
-        images: None are drawn.
-        view: What the embeddings are made of; see `SourceEmbedder.view`.
-    """
-
-    name: str
-    reports: dict[str, IdentificationReport]
-    images: dict[str, np.ndarray]
-    view: str
-    left_out: tuple[str, ...] = ()
-
-    def scalars(self, model: str = "student") -> dict[str, float]:
-        """Returns rates by the names they are logged under."""
-        report = self.reports[model]
-        scalars = {f"{self.name}/rank_{k}": v for k, v in report.rank.items()}
-        for count, rate in report.rank_1.items():
-            scalars[f"{self.name}/rank_1_of_{count}_distractors"] = rate
-        for fpir, tpir in report.tpir.items():
-            scalars[f"{self.name}/tpir_at_fpir_{format_fpr(fpir)}"] = tpir
-        return scalars
+    def scalars(self, prefix: str) -> dict[str, float]:
+        """Returns the rates by the names they are logged under."""
+        return {
+            **{f"{prefix}/rank_{k}": rate for k, rate in self.rank.items()},
+            **{
+                f"{prefix}/rank_1_of_{count}_distractors": rate
+                for count, rate in self.rank_1.items()
+            },
+            **{
+                f"{prefix}/tpir_at_fpir_{format_fpr(fpir)}": tpir
+                for fpir, tpir in self.tpir.items()
+            },
+        }
 
     def to_dict(self) -> dict:
-        """Returns the reports as JSON can hold them."""
-        reports = {}
-        for model, report in self.reports.items():
-            plain = dataclasses.asdict(report)
-            plain["tpir"] = {format_fpr(k): v for k, v in report.tpir.items()}
-            reports[model] = plain
-        return reports
-
-    def text(self) -> str:
-        """Returns the table of rates and the numbers of searches."""
-        report = next(iter(self.reports.values()))
-        header = ["model", *(f"rank-{k}" for k in report.rank)]
-        header += [f"rank-1 of {count:,}" for count in report.rank_1]
-        header += [f"TPIR@{format_fpr(fpir)}" for fpir in report.tpir]
-        rows = [
-            [name, *r.rank.values(), *r.rank_1.values(), *r.tpir.values()]
-            for name, r in self.reports.items()
-        ]
-        return (
-            f"{format_table(rows, header)}\n\n{report.num_probes:,} probes, gallery of "
-            f"{report.num_gallery:,} identities with one image each, "
-            f"{report.num_unknown:,} searches by people not enrolled. Embeddings of "
-            f"{self.view}."
-        )
+        """Returns the report as JSON can hold it."""
+        tpir = {format_fpr(fpir): rate for fpir, rate in self.tpir.items()}
+        return {**dataclasses.asdict(self), "tpir": tpir}
 
 
 class IdentificationEvaluation:
@@ -103,9 +67,6 @@ class IdentificationEvaluation:
         name: String, prefix of what is logged and written.
         source: Images of identities no model was trained on.
         distractors: Images of other people, which join the gallery; or None.
-        unenrolled: Float in [0, 1): share of the identities that is not enrolled and
-            whose images are the searches of unknown people. Identities with one image
-            are never enrolled.
         seed: Int, chooses identities, gallery images and the order of distractors, so
             that a smaller number of them is part of a larger.
 
@@ -118,30 +79,34 @@ class IdentificationEvaluation:
         name: str,
         source: Source,
         distractors: Source | None = None,
-        unenrolled: float = 0.2,
         seed: int = 0,
     ):
-        check_range("unenrolled", unenrolled, low=0, high=1, high_open=True)
         self.name = name
         self._source = source
         self._distractors = distractors
         rng = np.random.default_rng(seed)
         self._gallery, self._probes, self._unknown = split_searches(
-            source.labels, unenrolled, rng
+            source.labels, UNENROLLED, rng
         )
         count = 0 if distractors is None else len(distractors)
         self._order = rng.permutation(count)
         tens = 10 ** np.arange(1, 10)
         self._sizes = sorted({*tens[tens < count].tolist(), count} - {0})
 
-    def __call__(self, models: Models) -> IdentificationResult:
-        """Evaluates the models as they are now."""
+    def __call__(self, models: Models) -> Result:
+        """Evaluates the models as they are now; an `IdentificationReport` of each."""
         reports = {name: self._report(model) for name, model in models.items()}
         left_out = self._source.left_out
         if self._distractors is not None:
             left_out += self._distractors.left_out
-        return IdentificationResult(
-            self.name, reports, {}, models.student.view, left_out
+        return Result(
+            name=self.name,
+            reports=reports,
+            figures={n: report.scalars(self.name) for n, report in reports.items()},
+            document={name: report.to_dict() for name, report in reports.items()},
+            text=_text(reports, models.student.view),
+            images={},
+            left_out=left_out,
         )
 
     def _report(self, model):
@@ -149,35 +114,49 @@ class IdentificationEvaluation:
         gallery = embeddings[self._gallery], labels[self._gallery]
 
         def search(rows):
-            return GallerySearch(embeddings[rows], labels[rows], *gallery)
+            return metrics.GallerySearch(embeddings[rows], labels[rows], *gallery)
 
         found = search(self._probes)
-        rank = dict(zip(RANKS, rank_rates(found.rank, RANKS).tolist()))
+        rank = dict(zip(RANKS, metrics.rank_rates(found.rank, RANKS).tolist()))
         tpir = {}
         if self._unknown.size:
             unknown = search(self._unknown).best_other
-            rates, _ = tpir_at_fpir(found.mate_score, found.rank, unknown, FPIRS)
+            rates, _ = metrics.tpir_at_fpir(
+                found.mate_score, found.rank, unknown, FPIRS
+            )
             tpir = dict(zip(FPIRS, rates.tolist()))
+        rank_1, rows, done = {}, self._sizes and model(self._distractors), 0
+        for size in self._sizes:
+            for start in range(done, size, _ROWS):
+                chosen = self._order[start : min(start + _ROWS, size)]
+                found.add_distractors(rows[chosen])
+            done = size
+            (rank_1[size],) = metrics.rank_rates(found.rank, (1,)).tolist()
         return IdentificationReport(
             rank=rank,
-            rank_1=self._among_distractors(model, found),
+            rank_1=rank_1,
             tpir=tpir,
             num_probes=self._probes.size,
             num_gallery=self._gallery.size,
             num_unknown=self._unknown.size,
         )
 
-    def _among_distractors(self, model, search):
-        if not self._sizes:
-            return {}
-        rows, rates, done = model(self._distractors), {}, 0
-        for size in self._sizes:
-            for start in range(done, size, _ROWS):
-                chosen = self._order[start : min(start + _ROWS, size)]
-                search.add_distractors(rows[chosen])
-            done = size
-            (rates[size],) = rank_rates(search.rank, (1,)).tolist()
-        return rates
+
+def _text(reports, view):
+    """Returns the table of rates and the numbers of searches."""
+    report = reports["student"]
+    header = ["model", *(f"rank-{k}" for k in report.rank)]
+    header += [f"rank-1 of {count:,}" for count in report.rank_1]
+    header += [f"TPIR@{format_fpr(fpir)}" for fpir in report.tpir]
+    rows = [
+        [name, *r.rank.values(), *r.rank_1.values(), *r.tpir.values()]
+        for name, r in reports.items()
+    ]
+    return (
+        f"{format_table(rows, header)}\n\n{report.num_probes:,} probes, gallery of "
+        f"{report.num_gallery:,} identities with one image each, "
+        f"{report.num_unknown:,} searches by people not enrolled. Embeddings of {view}."
+    )
 
 
 def split_searches(
@@ -193,9 +172,6 @@ def split_searches(
     Returns:
         `(gallery, probes, unknown)`, int64 row numbers; the gallery holds one image of
         each enrolled identity.
-
-    Raises:
-        ValueError: No identity with two images is left to enrol.
     """
     identities, number, counts = np.unique(
         labels, return_inverse=True, return_counts=True

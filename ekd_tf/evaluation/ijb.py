@@ -7,29 +7,21 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from ekd_tf import metrics
 from ekd_tf.data import TemplateSet
 from ekd_tf.evaluation.embed import Models
+from ekd_tf.evaluation.identification import FPIRS
+from ekd_tf.evaluation.identification import RANKS
 from ekd_tf.evaluation.plots import plot_roc
 from ekd_tf.evaluation.result import Result
 from ekd_tf.evaluation.tables import format_table
 from ekd_tf.evaluation.verification import is_measurable
 from ekd_tf.evaluation.verification import not_measurable
-from ekd_tf.metrics import GallerySearch
-from ekd_tf.metrics import Switches
-from ekd_tf.metrics import TemplateList
 from ekd_tf.metrics import format_fpr
-from ekd_tf.metrics import operating_points
-from ekd_tf.metrics import pool_templates
-from ekd_tf.metrics import rank_rates
-from ekd_tf.metrics import roc_curve
-from ekd_tf.metrics import tpir_at_fpir
-from ekd_tf.metrics import tpr_at_nearest_fpr
 
 DEFAULT_FPRS = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
 # What insightface and what TFace report: not comparable with each other.
 DEFAULT_SWITCHES = ("N1D1F1", "N0D0F0")
-RANKS = (1, 5, 10)
-FPIRS = (0.01, 0.1)
 # Templates of so many switches are pooled in one reading of the embeddings: each takes
 # 50 MB for IJB-C.
 _AT_ONCE = 2
@@ -43,13 +35,12 @@ class TemplateReport:
     Attributes:
         strict: FPR -> TPR by the strict rule, never above the target; None where fewer
             than ten negatives stand behind it.
-        nearest: FPR -> TPR at the nearest FPR, as insightface reports it, which may lie
-            above the target.
-        nearest_fpr: FPR -> the FPR that is.
+        nearest, nearest_fpr: FPR -> TPR at the nearest FPR, as insightface reports it,
+            and that FPR, which may lie above the target.
         num_negative: Number of negative pairs.
         rank: k -> fraction of mated searches with the mate among the first k, the mean
             over galleries; empty without galleries.
-        tpir: FPIR -> TPIR, the mean over galleries; empty without galleries.
+        tpir: FPIR -> TPIR, likewise.
     """
 
     strict: dict[float, float | None]
@@ -59,70 +50,26 @@ class TemplateReport:
     rank: dict[int, float]
     tpir: dict[float, float]
 
+    def scalars(self, prefix: str) -> dict[str, float]:
+        """Returns the TPRs by the strict rule and the search figures, as logged."""
+        tprs = {
+            f"{prefix}/tpr_at_fpr_{format_fpr(fpr)}": tpr
+            for fpr, tpr in self.strict.items()
+            if tpr is not None
+        }
+        ranks = {f"{prefix}/rank_{k}": rate for k, rate in self.rank.items()}
+        tpirs = {
+            f"{prefix}/tpir_at_fpir_{format_fpr(fpir)}": tpir
+            for fpir, tpir in self.tpir.items()
+        }
+        return {**tprs, **ranks, **tpirs}
+
     def to_dict(self) -> dict:
         """Returns the report as JSON can hold it."""
         report = dataclasses.asdict(self)
         for name in ("strict", "nearest", "nearest_fpr", "tpir"):
             report[name] = {format_fpr(k): v for k, v in report[name].items()}
         return report
-
-
-@dataclasses.dataclass(frozen=True)
-class IJBResult(Result):
-    """What `IJBEvaluation` found.
-
-    Attributes:
-        name: The set's name.
-        reports: "student", "teacher", "baseline" -> switches, as `N1D1F1` ->
-            `TemplateReport`.
-        images: The ROC of each model with the first switches.
-    """
-
-    name: str
-    reports: dict[str, dict[str, TemplateReport]]
-    images: dict[str, np.ndarray]
-    left_out: tuple[str, ...] = ()
-
-    def scalars(self, model: str = "student") -> dict[str, float]:
-        """Returns the TPRs by the strict rule and the search figures, per switches."""
-        scalars = {}
-        for switches, report in self.reports[model].items():
-            prefix = f"{self.name}/{switches}"
-            for fpr, tpr in report.strict.items():
-                if tpr is not None:
-                    scalars[f"{prefix}/tpr_at_fpr_{format_fpr(fpr)}"] = tpr
-            for k, rate in report.rank.items():
-                scalars[f"{prefix}/rank_{k}"] = rate
-            for fpir, tpir in report.tpir.items():
-                scalars[f"{prefix}/tpir_at_fpir_{format_fpr(fpir)}"] = tpir
-        return scalars
-
-    def to_dict(self) -> dict:
-        """Returns the reports as JSON can hold them."""
-        return {
-            model: {name: report.to_dict() for name, report in kinds.items()}
-            for model, kinds in self.reports.items()
-        }
-
-    def text(self) -> str:
-        """Returns a table of verification, one of searches, and what has no figure."""
-        rows, searches = [], []
-        for model, kinds in self.reports.items():
-            for switches, report in kinds.items():
-                rows.append([model, switches, "strict", *report.strict.values()])
-                rows.append([model, switches, "nearest", *report.nearest.values()])
-                if report.rank:
-                    figures = [*report.rank.values(), *report.tpir.values()]
-                    searches.append([model, switches, *figures])
-        fprs = [f"TPR@{format_fpr(fpr)}" for fpr in report.strict]
-        parts = [format_table(rows, ["model", "switches", "rule", *fprs])]
-        if searches:
-            figures = [f"rank-{k}" for k in report.rank]
-            figures += [f"TPIR@{format_fpr(fpir)}" for fpir in report.tpir]
-            parts.append(format_table(searches, ["model", "switches", *figures]))
-        missing = [fpr for fpr, tpr in report.strict.items() if tpr is None]
-        parts += not_measurable(missing, report.num_negative)
-        return "\n\n".join(parts)
 
 
 class IJBEvaluation:
@@ -146,41 +93,54 @@ class IJBEvaluation:
         self.name = templates.name
         self._set = templates
         self._fprs = tuple(fprs)
-        self._switches = [Switches.parse(name) for name in switches]
-        self._images = TemplateList(
-            templates.template, templates.media, templates.score
-        )
+        self._switches = [metrics.Switches.parse(name) for name in switches]
         if templates.pairs is None:
             raise ValueError(f"{templates.name} has no list of pairs of templates")
-        self._numbers = self._images.templates
+        self._numbers = np.unique(templates.template)
         pairs = templates.pairs
         self._rows = self._find(pairs.first), self._find(pairs.second)
         # Never the other way round: a gallery without probes finds nothing.
         self._galleries = templates.galleries if templates.probes else {}
 
-    def __call__(self, models: Models) -> IJBResult:
-        """Evaluates the models as they are now."""
+    def __call__(self, models: Models) -> Result:
+        """Evaluates the models as they are now: `TemplateReport`s, by switches.
+
+        The ROC is of the first switches.
+        """
         reports, curves = {}, {}
+        given = self._set
         for model, embedder in models.items():
-            views = embedder.views(self._set.images)
+            views = embedder.views(given.images)
             reports[model] = {}
             for start in range(0, len(self._switches), _AT_ONCE):
-                pooled = pool_templates(
-                    lambda rows, views=views: views[rows],
-                    self._images,
-                    self._switches[start : start + _AT_ONCE],
+                switches = self._switches[start : start + _AT_ONCE]
+                pooled = metrics.pool_templates(
+                    views, given.template, given.media, given.score, switches
                 )
                 for name, rows in pooled.items():
-                    positive, negative = self._scores(rows)
-                    report = self._verify(positive, negative)
-                    reports[model][name] = dataclasses.replace(
-                        report, **self._search(rows)
-                    )
+                    roc = self._roc(rows)
+                    reports[model][name] = self._report(roc, rows)
                     if name == self._switches[0].name:
-                        curve = roc_curve(positive, negative, max_points=2000)
-                        curves[f"{model} {name}"] = curve[:2]
-        images = {f"{self.name}/roc": plot_roc(curves, title=f"{self.name} 1:1")}
-        return IJBResult(self.name, reports, images, self._set.images.left_out)
+                        curves[f"{model} {name}"] = roc.curve()
+        return Result(
+            name=self.name,
+            reports=reports,
+            figures={
+                model: {
+                    figure: value
+                    for name, report in kinds.items()
+                    for figure, value in report.scalars(f"{self.name}/{name}").items()
+                }
+                for model, kinds in reports.items()
+            },
+            document={
+                model: {name: report.to_dict() for name, report in kinds.items()}
+                for model, kinds in reports.items()
+            },
+            text=_text(reports),
+            images={f"{self.name}/roc": plot_roc(curves, title=f"{self.name} 1:1")},
+            left_out=given.images.left_out,
+        )
 
     def _find(self, templates):
         """Returns the rows of numbers of templates, int32."""
@@ -194,7 +154,7 @@ class IJBEvaluation:
             )
         return rows
 
-    def _scores(self, templates):
+    def _roc(self, templates):
         first, second = self._rows
         scores = np.empty(first.size, np.float32)
         for start in range(0, first.size, _PAIRS_AT_ONCE):
@@ -203,44 +163,67 @@ class IJBEvaluation:
                 "nd,nd->n", templates[first[part]], templates[second[part]]
             )
         same = self._set.pairs.same
-        return scores[same], scores[~same]
+        return metrics.ROC.of(scores[same], scores[~same])
 
-    def _verify(self, positive, negative):
-        points = operating_points(positive, negative, self._fprs)
-        tpr, fpr = tpr_at_nearest_fpr(positive, negative, self._fprs)
+    def _report(self, roc, templates):
+        tpr, fpr = roc.nearest(self._fprs)
+        rank, tpir = self._search(templates)
         return TemplateReport(
-            strict={p.target_fpr: p.tpr if is_measurable(p) else None for p in points},
+            strict={
+                point.target_fpr: point.tpr if is_measurable(point) else None
+                for point in roc.points(self._fprs)
+            },
             nearest=dict(zip(self._fprs, tpr.tolist())),
             nearest_fpr=dict(zip(self._fprs, fpr.tolist())),
-            num_negative=negative.size,
-            rank={},
-            tpir={},
+            num_negative=roc.num_negative,
+            rank=rank,
+            tpir=tpir,
         )
 
     def _search(self, templates):
         """Returns rank and TPIR, the mean over galleries: each is searched by all."""
-        if not self._galleries:
-            return {}
         ranks, tpirs = [], []
         probes = self._set.probes
         for gallery in self._galleries.values():
-            search = GallerySearch(
+            search = metrics.GallerySearch(
                 templates[self._find(probes.template)],
                 probes.subject,
                 templates[self._find(gallery.template)],
                 gallery.subject,
             )
             mated = search.mated
-            ranks.append(rank_rates(search.rank[mated], RANKS))
+            ranks.append(metrics.rank_rates(search.rank[mated], RANKS))
             # Probes of the other gallery's subjects are unknown to this one.
             if not mated.all():
-                tpir, _ = tpir_at_fpir(
+                tpir, _ = metrics.tpir_at_fpir(
                     search.mate_score[mated],
                     search.rank[mated],
                     search.best_other[~mated],
                     FPIRS,
                 )
                 tpirs.append(tpir)
-        rank = dict(zip(RANKS, np.mean(ranks, axis=0).tolist()))
-        tpir = dict(zip(FPIRS, np.mean(tpirs, axis=0).tolist())) if tpirs else {}
-        return {"rank": rank, "tpir": tpir}
+        return (
+            dict(zip(RANKS, np.mean(ranks, axis=0).tolist())) if ranks else {},
+            dict(zip(FPIRS, np.mean(tpirs, axis=0).tolist())) if tpirs else {},
+        )
+
+
+def _text(reports):
+    """Returns a table of verification, one of searches, and what has no figure."""
+    rows, searches = [], []
+    for model, kinds in reports.items():
+        for switches, report in kinds.items():
+            rows.append([model, switches, "strict", *report.strict.values()])
+            rows.append([model, switches, "nearest", *report.nearest.values()])
+            if report.rank:
+                figures = [*report.rank.values(), *report.tpir.values()]
+                searches.append([model, switches, *figures])
+    fprs = [f"TPR@{format_fpr(fpr)}" for fpr in report.strict]
+    parts = [format_table(rows, ["model", "switches", "rule", *fprs])]
+    if searches:
+        header = [f"rank-{k}" for k in report.rank]
+        header += [f"TPIR@{format_fpr(fpir)}" for fpir in report.tpir]
+        parts.append(format_table(searches, ["model", "switches", *header]))
+    missing = [fpr for fpr, tpr in report.strict.items() if tpr is None]
+    parts += not_measurable(missing, report.num_negative)
+    return "\n\n".join(parts)

@@ -2,99 +2,19 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 
-import numpy as np
-
 from ekd_tf.data import Source
-from ekd_tf.evaluation.allpairs import all_pairs_roc
+from ekd_tf.evaluation import verification
 from ekd_tf.evaluation.allpairs import count_pairs
 from ekd_tf.evaluation.embed import Models
-from ekd_tf.evaluation.gap import GapReport
 from ekd_tf.evaluation.gap import compare
 from ekd_tf.evaluation.plots import contact_sheet
 from ekd_tf.evaluation.plots import plot_roc
 from ekd_tf.evaluation.plots import plot_similarities
 from ekd_tf.evaluation.result import Result
-from ekd_tf.evaluation.result import figures_table
-from ekd_tf.evaluation.verification import VerificationReport
-from ekd_tf.evaluation.verification import check_drawable
-from ekd_tf.evaluation.verification import figure_names
-from ekd_tf.evaluation.verification import verify_embeddings
+from ekd_tf.evaluation.verification import DEFAULT_FPRS
 from ekd_tf.metrics import format_fpr
-
-DEFAULT_FPRS = (1e-1, 1e-2, 1e-3, 1e-4)
-
-
-@dataclasses.dataclass(frozen=True)
-class LabelledResult(Result):
-    """What `LabelledEvaluation` found.
-
-    Attributes:
-        name: The set's name.
-        reports: "teacher", "student", "baseline" -> `VerificationReport`.
-        gap: `GapReport` of teacher and student, or None.
-        curves: The same names -> `(fpr, tpr)` of all pairs.
-        images: The ROC, the histograms of the student's cosines with thresholds and,
-            with a gap, the critical pairs on which the models differ most.
-        view: What the embeddings are made of; see `SourceEmbedder.view`.
-    """
-
-    name: str
-    reports: dict[str, VerificationReport]
-    gap: GapReport | None
-    curves: dict[str, tuple[np.ndarray, np.ndarray]]
-    images: dict[str, np.ndarray]
-    view: str
-    left_out: tuple[str, ...] = ()
-
-    @property
-    def student(self) -> VerificationReport:
-        """The report of the model that is judged."""
-        return self.reports["student"]
-
-    @property
-    def teacher(self) -> VerificationReport | None:
-        """The teacher's report, or None."""
-        return self.reports.get("teacher")
-
-    def scalars(self, model: str = "student") -> dict[str, float]:
-        """Returns accuracy, AUC, EER and TPRs, and for the student the gap per FPR."""
-        scalars = self.reports[model].scalars(self.name)
-        if self.gap is not None and model == "student":
-            for point in self.gap.points:
-                fpr = format_fpr(point.fpr)
-                if point.gap is not None:
-                    scalars[f"{self.name}/gap_at_fpr_{fpr}"] = point.gap
-                if point.closed is not None:
-                    scalars[f"{self.name}/closed_at_fpr_{fpr}"] = point.closed
-        return scalars
-
-    def to_dict(self) -> dict:
-        """Returns the reports as JSON can hold them."""
-        reports = {name: report.to_dict() for name, report in self.reports.items()}
-        # Both keys are there whether or not there is a teacher.
-        return {
-            "student": None,
-            "teacher": None,
-            **reports,
-            "view": self.view,
-            "gap": None if self.gap is None else self.gap.to_dict(),
-        }
-
-    def text(self) -> str:
-        """Returns the tables of figures and of the gap, and what had no figure."""
-        parts = [figures_table(list(self.reports.items()))]
-        parts.append(
-            f"All {self.student.num_positive:,} positive and "
-            f"{self.student.num_negative:,} negative pairs; accuracy on "
-            f"{self.student.num_pairs:,} drawn ones. Embeddings of {self.view}."
-        )
-        if self.gap is not None:
-            parts.append(self.gap.to_table())
-        parts += [*self.student.not_measurable, *self.student.without_interval]
-        return "\n\n".join(parts)
 
 
 class LabelledEvaluation:
@@ -133,28 +53,26 @@ class LabelledEvaluation:
 
     def check(self) -> None:
         """Raises `ValueError` where the images make too few pairs to evaluate on."""
-        check_drawable(self.source.labels)
+        verification.check_drawable(self.source.labels)
 
     def figure_names(self, gap: bool) -> list[str]:
         """Returns the names of the figures it will give, with or without a gap."""
         negatives = count_pairs(self.source.labels)[1]
-        return figure_names(self.name, self._fprs, negatives, gap)
+        return verification.figure_names(self.name, self._fprs, negatives, gap)
 
-    def __call__(self, models: Models) -> LabelledResult:
-        """Evaluates the models as they are now."""
+    def __call__(self, models: Models) -> Result:
+        """Evaluates the models as they are now: a `VerificationReport` of each.
+
+        With a teacher also the gap and the critical pairs on which the two differ most.
+        """
         labels = self.source.labels
         embeddings = {name: model(self.source) for name, model in models.items()}
-        rocs = {
-            name: all_pairs_roc(rows, labels, self._fprs)
-            for name, rows in embeddings.items()
-        }
         reports = {
-            name: verify_embeddings(
+            name: verification.verify_embeddings(
                 rows,
                 labels,
                 self._fprs,
                 seed=self._seed,
-                roc=rocs[name],
                 replicates=self._replicates,
             )
             for name, rows in embeddings.items()
@@ -169,33 +87,57 @@ class LabelledEvaluation:
                 self._fprs,
                 worst=self._worst,
                 baseline_embeddings=embeddings.get("baseline"),
-                rocs=[rocs[name] for name in order],
+                rocs=[reports[name].roc for name in order],
             )
-        curves = {name: roc.curve() for name, roc in rocs.items()}
-        images = self._pictures(curves, rocs["student"], reports["student"], gap)
-        return LabelledResult(
-            self.name,
-            reports,
-            gap,
-            curves,
-            images,
-            models.student.view,
-            self.source.left_out,
+        figures = {name: report.scalars(self.name) for name, report in reports.items()}
+        for point in gap.points if gap else ():
+            for name, value in (("gap", point.gap), ("closed", point.closed)):
+                if value is not None:
+                    figure = f"{self.name}/{name}_at_fpr_{format_fpr(point.fpr)}"
+                    figures["student"][figure] = value
+        return Result(
+            name=self.name,
+            reports=reports,
+            figures=figures,
+            document={
+                # Both keys are there whether or not there is a teacher.
+                "student": None,
+                "teacher": None,
+                **{name: report.to_dict() for name, report in reports.items()},
+                "view": models.student.view,
+                "gap": gap and gap.to_dict(),
+            },
+            text=_text(reports, gap, models.student.view),
+            images=self._pictures(reports, gap),
+            left_out=self.source.left_out,
+            gap=gap,
         )
 
-    def _pictures(self, curves, roc, report, gap):
+    def _pictures(self, reports, gap):
+        curves = {name: report.roc.curve() for name, report in reports.items()}
+        student = reports["student"]
         images = {
             "roc": plot_roc(curves, title=f"{self.source.name}, all pairs"),
             "similarities": plot_similarities(
-                (roc.values, roc.positive_counts),
-                (roc.values, roc.negative_counts),
-                report.thresholds,
-                title=f"student on {self.source.name}",
+                student.roc, student.thresholds, title=f"student on {self.source.name}"
             ),
         }
-        if gap is not None:
-            measured = [p for p in gap.points if p.gap is not None]
-            point = min(measured, key=lambda p: p.fpr, default=None)
-            if point is not None and point.worst_cosines:
-                images["critical"] = contact_sheet(self.source, point)
+        measured = [p for p in (gap.points if gap else ()) if p.gap is not None]
+        lowest = min(measured, key=lambda point: point.fpr, default=None)
+        if lowest is not None and lowest.worst_cosines:
+            images["critical"] = contact_sheet(self.source, lowest)
         return {f"{self.name}/{what}": image for what, image in images.items()}
+
+
+def _text(reports, gap, view):
+    """Returns the tables of figures and of the gap, and what had no figure."""
+    student = reports["student"]
+    parts = [
+        verification.figures_table(list(reports.items())),
+        f"All {student.num_positive:,} positive and {student.num_negative:,} negative "
+        f"pairs; accuracy on {student.num_pairs:,} drawn ones. Embeddings of {view}.",
+        *([gap.to_table()] if gap else []),
+        *student.not_measurable,
+        *student.without_interval,
+    ]
+    return "\n\n".join(parts)

@@ -10,16 +10,19 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
+from PIL import ImageDraw
 
 from ekd_tf.data import Source
 from ekd_tf.data import evaluation_batches
 from ekd_tf.evaluation.gap import GapPoint
+from ekd_tf.metrics import ROC
 from ekd_tf.metrics import format_fpr
 
 # Okabe and Ito's palette, safe for colour-blind readers, with grey for its yellow, then
@@ -28,17 +31,13 @@ COLORS = (
     *("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9"),
     *("#000000", "#E69F00", "#999999", "#882255", "#999933"),
 )
-_DASHES = ("-", "--", "-.", ":", (0, (6, 1, 1, 1, 1, 1)), (0, (1, 3)))
+_DASHES: tuple[Any, ...] = ("-", "--", "-.", ":", (0, (6, 1, 1, 1, 1, 1)), (0, (1, 3)))
 _MARKERS = ("o", "s", "^", "D", "v", "x", "P", "*")
-
 _BINS = 100
 
-# All in pixels: side of a face, space a pair takes with its caption, its left margin,
-# and the height of a line of text above a group.
-_SIDE = 112
-_WIDTH, _HEIGHT, _GAP = 2 * _SIDE + 26, _SIDE + 38, 12
-_HEADING = 40
-_DPI = 100
+# In pixels: the side of a face, the place of a pair with its caption, the height of a
+# line of text above a group, and the margin.
+_SIDE, _WIDTH, _HEIGHT, _HEADING, _MARGIN = 112, 2 * 112 + 26, 112 + 38, 32, 12
 
 
 def plot_roc(
@@ -46,24 +45,23 @@ def plot_roc(
     path: str | os.PathLike | None = None,
     title: str = "",
 ) -> np.ndarray:
-    """Draws TPR over FPR, FPR on a logarithmic axis.
+    """Draws TPR over FPR, FPR on a logarithmic axis, with a marker at each decade.
 
     The axis starts at the lowest decade that any curve resolves, within 1e-6 and 1e-2.
-    A marker stands at each decade, where TPRs are usually quoted.
 
     Args:
         curves: Name -> `(fpr, tpr)`, arrays that rise, at least one.
-        path: Where to write a PNG too, or None.
+        path: Where to write a PNG too.
         title: Above the axes.
 
     Returns:
-        Uint8 array `(height, width, 3)`, RGB.
+        Uint8 array `(height, width, 3)`, RGB, as all pictures here.
     """
-    curves = {n: [np.asarray(a, np.float64) for a in c] for n, c in curves.items()}
-    decades = _decades([fpr for fpr, _ in curves.values()])
+    arrays = {n: [np.asarray(a, np.float64) for a in c] for n, c in curves.items()}
+    decades = _decades([fpr for fpr, _ in arrays.values()])
     figure, axes = new_figure(title)
     lowest = 1.0
-    for number, (name, (fpr, tpr)) in enumerate(curves.items()):
+    for number, (name, (fpr, tpr)) in enumerate(arrays.items()):
         # Rising from 0 at the axis would draw a wall over it: only the last of the
         # points at or before the axis is kept.
         x = np.unique(np.concatenate([fpr[fpr > decades[0]], decades]))
@@ -90,45 +88,31 @@ def plot_roc(
 
 
 def plot_similarities(
-    positive_scores: np.ndarray,
-    negative_scores: np.ndarray,
-    thresholds: Mapping[float, float | None],
-    path: str | os.PathLike | None = None,
-    title: str = "",
+    roc: ROC, thresholds: Mapping[float, float | None], title: str = ""
 ) -> np.ndarray:
     """Draws histograms of both kinds of pairs with the thresholds at FPRs.
 
     Counts are on a logarithmic axis: thresholds at low FPRs lie in tails that a linear
     one would not show.
 
-    Args:
-        positive_scores: Float array, cosines of positive pairs, or `(values, counts)`:
-            two arrays, how many pairs there are of each value.
-        negative_scores: The same of negative pairs.
-        thresholds: FPR -> cosine; one that is None is left out.
-        path: Where to write a PNG too, or None.
-        title: Above the axes.
-
-    Returns:
-        Uint8 array `(height, width, 3)`, RGB.
+    Thresholds that are None are left out.
     """
-    scores = {
-        "positive pairs": _values_and_counts(positive_scores),
-        "negative pairs": _values_and_counts(negative_scores),
-    }
-    drawn = {f: float(t) for f, t in sorted(thresholds.items()) if t is not None}
-    everything = np.concatenate([*(v for v, _ in scores.values()), [*drawn.values()]])
-    low, high = float(everything.min()), float(everything.max())
-    margin = max(0.02 * (high - low), 0.02)
-    edges = np.linspace(low - margin, high + margin, _BINS + 1)
+    marks = {f: float(t) for f, t in sorted(thresholds.items()) if t is not None}
+    values = roc.thresholds[:-1]
+    everything = np.append(values, list(marks.values()))
+    margin = max(0.02 * float(np.ptp(everything)), 0.02)
+    edges = np.linspace(everything.min() - margin, everything.max() + margin, _BINS + 1)
     figure, axes = new_figure(title)
-    smallest, largest = 1.0, 0.0
-    for (name, kind), color, hatch in zip(scores.items(), COLORS, ("", "////")):
-        values, counts = kind
-        total = int(counts.sum())
-        fractions = np.histogram(values, edges, weights=counts)[0] / total
+    labels, smallest, largest = [], 1.0, 0.0
+    for kind, counts, color, hatch in (
+        ("positive", roc.positives, COLORS[0], ""),
+        ("negative", roc.negatives, COLORS[1], "////"),
+    ):
+        found = np.histogram(values, edges, weights=np.diff(counts))[0]
+        fractions = found / counts[-1]
         smallest = min(smallest, fractions[fractions > 0].min())
         largest = max(largest, fractions.max())
+        labels.append(f"{kind} pairs ({counts[-1]:,})")
         axes.stairs(
             fractions,
             edges,
@@ -145,50 +129,19 @@ def plot_similarities(
             color=color,
             linestyle="--" if hatch else "-",
             linewidth=1.6,
-            label=f"{name} ({total:,})",
+            label=labels[-1],
         )
+    for number, (fpr, threshold) in enumerate(marks.items()):
+        labels.append(f"FPR {format_fpr(fpr)}: {threshold:.3f}")
+        dashes = _DASHES[number % len(_DASHES)]
+        axes.axvline(threshold, color="black", lw=1, ls=dashes, label=labels[-1])
     axes.set_yscale("log")
     axes.set_ylim(min(smallest / 2, largest / 1000), largest * 2)
     axes.set_xlim(edges[0], edges[-1])
     axes.set_xlabel("cosine similarity")
     axes.set_ylabel("fraction of pairs per bin")
-    _mark_thresholds(axes, drawn, edges[-1] - edges[0])
-    legend_below(figure, [f"{name} (1,000,000)" for name in scores])
-    return render(figure, path)
-
-
-def _values_and_counts(scores):
-    """Returns the values that occur and how often each does."""
-    if isinstance(scores, tuple):
-        values, counts = map(np.asarray, scores)
-        return values[counts > 0], counts[counts > 0]
-    scores = np.asarray(scores)
-    return scores, np.ones(scores.shape, np.int64)
-
-
-def _mark_thresholds(axes, thresholds, width):
-    """Draws a line per threshold, its FPR above the axes where there is room."""
-    rightmost = []
-    for fpr, threshold in sorted(thresholds.items(), key=lambda item: item[1]):
-        axes.axvline(threshold, color="black", linewidth=1.0, linestyle=":")
-        text = f"FPR {format_fpr(fpr)}"
-        half = 0.006 * len(text) * width
-        # The lowest row whose last label ends before this one starts.
-        row = next(
-            (k for k, end in enumerate(rightmost) if end < threshold - half),
-            len(rightmost),
-        )
-        rightmost[row : row + 1] = [threshold + half]
-        axes.annotate(
-            text,
-            (threshold, 1.0),
-            xycoords=axes.get_xaxis_transform(),
-            xytext=(0, 3 + 12 * row),
-            textcoords="offset points",
-            ha="center",
-            va="bottom",
-            fontsize=9,
-        )
+    legend_below(figure, labels)
+    return render(figure)
 
 
 def line_style(number: int) -> dict:
@@ -205,15 +158,13 @@ def line_style(number: int) -> dict:
 
 
 def new_figure(title: str) -> tuple[Figure, Axes]:
-    """Returns a figure of the house's size and its axes with a grid."""
+    """Returns a figure of the common size and its axes with a grid."""
     figure = Figure(figsize=(7.2, 5.2), dpi=100, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     axes.grid(True, which="major", color="0.8", linewidth=0.8)
     axes.grid(True, which="minor", axis="x", color="0.92", linewidth=0.5)
     axes.set_axisbelow(True)
-    # The figure's title, not that of the axes, which labels above the axes of a
-    # threshold would run into.
     if title:
         figure.suptitle(title, fontsize=12)
     return figure, axes
@@ -238,7 +189,7 @@ def _decades(fprs):
     return np.array([float(f"1e{k}") for k in range(lowest, 1)])
 
 
-def render(figure: Figure, path: str | os.PathLike | None) -> np.ndarray:
+def render(figure: Any, path: str | os.PathLike | None = None) -> np.ndarray:
     """Returns a figure as uint8 `(height, width, 3)`; writes a PNG to `path`."""
     figure.canvas.draw()
     image = np.asarray(figure.canvas.buffer_rgba())[..., :3].copy()
@@ -249,81 +200,47 @@ def render(figure: Figure, path: str | os.PathLike | None) -> np.ndarray:
 
 
 def contact_sheet(source: Source, point: GapPoint, columns: int = 5) -> np.ndarray:
-    """Draws the worst critical pairs of one FPR, positives above negatives.
+    """Shows the worst critical pairs of one FPR, positives above negatives.
 
     Below each pair stand both models' cosines and, by their marks, which accepts it:
     + for accepted, - for rejected.
 
-    Args:
-        source: The images.
-        point: A measurable operating point with at least one worst pair.
-        columns: Int >= 1, pairs side by side.
-
-    Returns:
-        Uint8 array `(height, width, 3)`, RGB.
+    The point must have a worst pair; `columns` is how many pairs stand side by side.
     """
-    pairs = [*point.worst_positive, *point.worst_negative]
+    positive, negative = point.worst_positive or (), point.worst_negative or ()
+    pairs = [*positive, *negative]
     rows, where = np.unique(np.array(pairs).reshape(-1), return_inverse=True)
     faces = np.concatenate(list(evaluation_batches(source, rows, _SIDE, 64)))
     faces = faces[where.reshape(-1, 2)]
-    captions = [
-        f"#{i} and #{j}\n{_verdict('teacher', teacher, point.teacher_threshold)}  "
-        f"{_verdict('student', student, point.student_threshold)}"
-        for (i, j), (teacher, student) in zip(pairs, point.worst_cosines)
+    groups = [
+        ("one identity", point.critical_positive, range(len(positive))),
+        ("two identities", point.critical_negative, range(len(positive), len(pairs))),
     ]
-    positives = len(point.worst_positive)
-    parts = [
-        ("one identity", slice(0, positives)),
-        ("two identities", slice(positives, None)),
-    ]
-    return _draw(
-        [
-            (
-                f"{title}: {len(faces[part])} of {count:,} critical pairs",
-                faces[part],
-                captions[part],
-            )
-            for (title, part), count in zip(
-                parts, (point.critical_positive, point.critical_negative)
-            )
-            if len(faces[part])
-        ],
-        f"Where the models disagree most at FPR {format_fpr(point.fpr)}; thresholds: "
-        f"teacher {point.teacher_threshold:.3f}, student {point.student_threshold:.3f}",
-        columns,
-    )
-
-
-def _verdict(model, cosine, threshold):
-    return f"{model} {cosine:.3f} {'+' if cosine > threshold else '-'}"
-
-
-def _draw(parts, title, columns):
-    """Draws groups of `(title, faces (k, 2, side, side, 3), captions)`."""
-    columns = max(2, min(columns, max(len(captions) for _, _, captions in parts)))
-    lines = sum(-(-len(captions) // columns) for _, _, captions in parts)
-    width = columns * _WIDTH
-    height = lines * _HEIGHT + (len(parts) + 1) * _HEADING
-    figure = Figure(figsize=(width / _DPI, height / _DPI), dpi=_DPI)
-    canvas = FigureCanvasAgg(figure)
-
-    def write(text, x, y, **style):
-        figure.text(x / width, 1 - y / height, text, **style)
-
-    write(title, width / 2, _HEADING / 2, ha="center", va="center", fontsize=11)
-    top, placed = _HEADING, []
-    for heading, faces, captions in parts:
-        write(heading, _GAP, top + _HEADING / 2, va="center", fontsize=10)
+    groups = [group for group in groups if len(group[2])]
+    columns = max(2, min(columns, max(len(group[2]) for group in groups)))
+    lines = sum(-(-len(group[2]) // columns) for group in groups)
+    size = (columns * _WIDTH, lines * _HEIGHT + (len(groups) + 1) * _HEADING)
+    sheet = Image.new("RGB", size, "white")
+    write = ImageDraw.Draw(sheet).text
+    both = (point.teacher_threshold, point.student_threshold)
+    thresholds = [threshold or 0.0 for threshold in both]
+    worst = point.worst_cosines or ()
+    title = f"Where the models disagree most at FPR {format_fpr(point.fpr)}; "
+    title += "thresholds: teacher {:.3f}, student {:.3f}".format(*thresholds)
+    write((_MARGIN, _MARGIN), title, fill="black")
+    top = _HEADING
+    for kind, count, numbers in groups:
+        heading = f"{kind}: {len(numbers)} of {count:,} critical pairs"
+        write((_MARGIN, top + _MARGIN), heading, fill="black")
         top += _HEADING
-        for k, (pair, caption) in enumerate(zip(faces, captions)):
-            left, upper = k % columns * _WIDTH + _GAP, top + k // columns * _HEIGHT
-            placed += [(pair[0], left, upper), (pair[1], left + _SIDE + 2, upper)]
-            middle, below = left + _SIDE + 1, upper + _SIDE + 3
-            write(caption, middle, below, ha="center", va="top", fontsize=7)
-        top += -(-len(captions) // columns) * _HEIGHT
-    canvas.draw()
-    sheet = np.asarray(canvas.buffer_rgba())[..., :3].copy()
-    # Pixel by pixel, which a plot of images would resample.
-    for face, left, upper in placed:
-        sheet[upper : upper + _SIDE, left : left + _SIDE] = face
-    return sheet
+        for place, number in enumerate(numbers):
+            left = place % columns * _WIDTH + _MARGIN
+            upper = top + place // columns * _HEIGHT
+            for side, face in enumerate(faces[number]):
+                sheet.paste(Image.fromarray(face), (left + side * (_SIDE + 2), upper))
+            cosines = zip(("teacher", "student"), worst[number], thresholds)
+            verdicts = [f"{m} {c:.3f} {'+' if c > t else '-'}" for m, c, t in cosines]
+            caption = "#{} and #{}\n{}  {}".format(*pairs[number], *verdicts)
+            write((left, upper + _SIDE + 3), caption, fill="black")
+        top += -(-len(numbers) // columns) * _HEIGHT
+    return np.asarray(sheet)

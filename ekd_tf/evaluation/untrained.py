@@ -15,8 +15,7 @@ from ekd_tf.data import evaluation_batches
 from ekd_tf.data import readable_indices
 from ekd_tf.data.unreadable import Unreadable
 from ekd_tf.evaluation.allpairs import all_pair_scores
-from ekd_tf.metrics import auc
-from ekd_tf.metrics import tpr_at_fpr
+from ekd_tf.metrics import ROC
 
 # Where a few hundred positive pairs give a steady figure.
 FPR = 0.1
@@ -25,18 +24,6 @@ IMAGES_PER_IDENTITY = 4
 # A model given pixels of another range than its own stays at 0.58 to 0.64 where it
 # reaches 0.96 and more with its own (MobileFaceNet, 40 identities of CelebA).
 LOW_AUC, GOOD_AUC = 0.8, 0.9
-
-
-def auc_on_sample(
-    embed: Callable,
-    source: Source,
-    seed: int = 0,
-    unreadable: Unreadable | None = None,
-) -> float | None:
-    """Returns a model's AUC on the images `warn_if_untrained` looks at."""
-    indices, labels = _sample(source, seed, unreadable)
-    scores = all_pair_scores(embed(source, indices), labels)
-    return auc(*scores) if all(part.size for part in scores) else None
 
 
 def better_reading(
@@ -49,12 +36,10 @@ def better_reading(
     """Looks for a way of reading a model's input by which it knows more.
 
     Args:
-        value: The AUC of the way it is read, from `auc_on_sample`.
+        value: The AUC of the way it is read, from `warn_if_untrained`, whose are the
+            other arguments.
         others: Name of another way and its `embed`, one by one; none is opened where
             `value` is not low.
-        source: The images.
-        seed: Int, chooses the images.
-        unreadable: Counts the unreadable ones among them, which are left out.
 
     Returns:
         Name and AUC of the best, or None where `value` is at least `LOW_AUC` or no
@@ -62,16 +47,18 @@ def better_reading(
     """
     if value is None or value >= LOW_AUC:
         return None
+    indices, labels = _sample(source, seed, unreadable)
     best, reading = GOOD_AUC, None
     for name, embed in others:
         try:
-            found = auc_on_sample(embed, source, seed, unreadable)
+            scores = all_pair_scores(embed(source, indices), labels)
         # A range far from its own may give it zeros or infinity.
         except ValueError:
             continue
+        found = ROC.of(*scores).auc()
         if found >= best:
             best, reading = found, name
-    return reading and (reading, best)
+    return None if reading is None else (reading, best)
 
 
 def _sample(source, seed, unreadable):
@@ -117,25 +104,21 @@ def warn_if_untrained(
     pixels = np.concatenate(batches).astype(np.float32)
     # A row of zeros has no direction: black images, or all alike, get one.
     pixels = (pixels + pixels[:, :, ::-1]).reshape(len(indices), -1) + 1.0
-    tprs, aucs = [], []
-    for embeddings in (
-        embed(source, indices),
-        pixels,
-        pixels - pixels.mean(axis=0) + 1e-3,
-    ):
-        positive, negative = all_pair_scores(embeddings, labels)
-        if not positive.size or not negative.size:
+    centred = pixels - pixels.mean(axis=0) + 1e-3
+    rocs = []
+    for embeddings in (embed(source, indices), pixels, centred):
+        scores = all_pair_scores(embeddings, labels)
+        if not all(kind.size for kind in scores):
             return None
-        tprs.append(float(tpr_at_fpr(positive, negative, [FPR])[0][0]))
-        aucs.append(auc(positive, negative))
-    tpr, of_pixels = tprs[0], max(tprs[1:])
-    chance = FPR + 3 * math.sqrt(FPR * (1 - FPR) / positive.size)
-    if tpr <= max(chance, of_pixels):
+        rocs.append(ROC.of(*scores))
+    tpr, *of_pixels = (roc.points([FPR])[0].tpr for roc in rocs)
+    chance = FPR + 3 * math.sqrt(FPR * (1 - FPR) / rocs[0].num_positive)
+    if tpr <= max(chance, *of_pixels):
         logging.warning(
             "The %s looks untrained: its TPR at FPR %g on %d images is "
             "%.3f; chance is %g, and the bare pixels reach %.3f. Is --%s the file "
             "you meant, is its range of pixels right (FILE@-1..1), and are the images "
             "cropped as its own were?",
-            *(role, FPR, len(indices), tpr, FPR, of_pixels, role),
+            *(role, FPR, len(indices), tpr, FPR, max(of_pixels), role),
         )
-    return aucs[0]
+    return rocs[0].auc()

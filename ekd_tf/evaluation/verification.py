@@ -7,30 +7,21 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from ekd_tf import metrics
 from ekd_tf.checks import check_range
 from ekd_tf.evaluation.allpairs import PairBlocks
 from ekd_tf.evaluation.allpairs import check_labels
 from ekd_tf.evaluation.allpairs import count_pairs
 from ekd_tf.evaluation.allpairs import draw_pairs
-from ekd_tf.evaluation.intervals import labelled_intervals
-from ekd_tf.metrics import RocPoint
-from ekd_tf.metrics import StreamedRoc
-from ekd_tf.metrics import auc
-from ekd_tf.metrics import best_accuracy
-from ekd_tf.metrics import equal_error_rate
-from ekd_tf.metrics import fold_intervals
-from ekd_tf.metrics import folds_of
+from ekd_tf.evaluation.allpairs import labelled_intervals
+from ekd_tf.evaluation.tables import format_table
 from ekd_tf.metrics import format_fpr
-from ekd_tf.metrics import kfold_accuracy
-from ekd_tf.metrics import operating_points
-from ekd_tf.metrics import squared_distances
-from ekd_tf.metrics import streamed_roc
-from ekd_tf.metrics.roc import allowed_negatives
 
 # A TPR whose threshold rests on fewer negatives than this is mostly chance: with
 # 10 the FPR really reached is uncertain by about a third.
 MIN_NEGATIVES = 10
 FOLDS, DRAWN_PAIRS = 10, 6000
+DEFAULT_FPRS = (1e-1, 1e-2, 1e-3, 1e-4)
 
 Interval = tuple[float, float]
 
@@ -45,17 +36,15 @@ class VerificationReport:
         accuracy_best: Float in [0, 1], accuracy at the one threshold best for these
             very pairs; above what a threshold chosen elsewhere reaches.
         threshold: Float, cosine: mean of the thresholds the folds chose.
-        tpr: FPR -> TPR in [0, 1], or None where the FPR is not measurable.
-        thresholds: FPR -> cosine threshold, or None likewise.
-        auc: Float in [0, 1], area under the ROC curve.
-        eer: Float in [0, 1], equal error rate.
-        num_positive: Number of positive pairs behind `tpr`, `auc` and `eer`.
-        num_negative: Number of negative pairs behind them.
+        tpr, thresholds: FPR -> TPR in [0, 1] and cosine, or None where the FPR is not
+            measurable.
+        auc, eer: In [0, 1].
+        num_positive, num_negative: Numbers of pairs behind `tpr`, `auc` and `eer`.
         num_pairs: Number of pairs behind the accuracy.
         stratified: Whether its folds were cut kind by kind; see `metrics.folds_of`.
         intervals: Name of a figure (`accuracy`, `tpr_at_fpr_1e-3`,
-            `threshold_at_fpr_1e-3`, `auc`, `eer`) -> bootstrap 95 % interval. Empty
-            where none was asked for.
+            `threshold_at_fpr_1e-3`, `auc`, `eer`) -> bootstrap 95 % interval.
+        roc: Of the pairs behind `tpr`; in no file.
     """
 
     accuracy_mean: float
@@ -69,8 +58,9 @@ class VerificationReport:
     num_positive: int
     num_negative: int
     num_pairs: int
-    stratified: bool = False
-    intervals: dict[str, Interval] = dataclasses.field(default_factory=dict)
+    stratified: bool
+    intervals: dict[str, Interval]
+    roc: metrics.ROC = dataclasses.field(compare=False, repr=False)
 
     @property
     def not_measurable(self) -> tuple[str, ...]:
@@ -95,19 +85,21 @@ class VerificationReport:
 
     def scalars(self, prefix: str) -> dict[str, float]:
         """Returns the figures by the names they are logged under."""
-        scalars = {
+        tprs = {
+            f"{prefix}/tpr_at_fpr_{format_fpr(fpr)}": tpr
+            for fpr, tpr in self.tpr.items()
+            if tpr is not None
+        }
+        return {
             f"{prefix}/accuracy": self.accuracy_mean,
             f"{prefix}/auc": self.auc,
             f"{prefix}/eer": self.eer,
+            **tprs,
         }
-        for fpr, tpr in self.tpr.items():
-            if tpr is not None:
-                scalars[f"{prefix}/tpr_at_fpr_{format_fpr(fpr)}"] = tpr
-        return scalars
 
     def to_dict(self) -> dict:
         """Returns the report as JSON can hold it, FPRs spelled as `1e-3`."""
-        report = dataclasses.asdict(self)
+        report = {name: value for name, value in vars(self).items() if name != "roc"}
         for name in ("tpr", "thresholds"):
             report[name] = {format_fpr(k): v for k, v in report[name].items()}
         report["intervals"] = {k: list(v) for k, v in self.intervals.items()}
@@ -116,76 +108,74 @@ class VerificationReport:
         return report
 
 
+def figures_table(reports: Sequence[tuple[str, VerificationReport]]) -> str:
+    """Lays out named reports at the same FPRs as a Markdown table, a line each."""
+    rows = []
+    for name, report in reports:
+        accuracy = f"{report.accuracy_mean:.4f} +- {report.accuracy_std:.4f}"
+        row = [name, accuracy + _interval(report, "accuracy"), report.accuracy_best]
+        row += [f"{report.auc:.6f}", f"{report.eer:.4f}" + _interval(report, "eer")]
+        for fpr, tpr in report.tpr.items():
+            interval = _interval(report, f"tpr_at_fpr_{format_fpr(fpr)}")
+            row.append(tpr if tpr is None else f"{tpr:.4f}{interval}")
+        rows.append(row)
+    fprs = [f"TPR@{format_fpr(fpr)}" for fpr in reports[0][1].tpr]
+    return format_table(rows, ["model", "accuracy", "best", "AUC", "EER", *fprs])
+
+
+def _interval(report, name):
+    if name not in report.intervals:
+        return ""
+    low, high = report.intervals[name]
+    return f" [{low:.4f}, {high:.4f}]"
+
+
 def verify_embeddings(
     embeddings: np.ndarray,
     labels: np.ndarray,
-    fprs: Sequence[float] = (1e-1, 1e-2, 1e-3, 1e-4),
-    folds: int = FOLDS,
-    pairs: int = DRAWN_PAIRS,
+    fprs: Sequence[float] = DEFAULT_FPRS,
     seed: int = 0,
-    roc: StreamedRoc | None = None,
     replicates: int = 0,
 ) -> VerificationReport:
     """Measures verification of identities the model was not trained on.
 
-    Accuracy comes from k folds over drawn pairs, half of them positive, so that it
-    reads like that of LFW. TPR at FPR (strict rule: never above the target), AUC
-    and EER come from all pairs. An FPR with fewer than 10 negatives behind it is
-    not measurable: its TPR and threshold are None.
+    Accuracy comes from ten folds over 6,000 drawn pairs or as many as there are, half
+    of them positive, so that it reads like that of LFW. TPR at FPR (strict rule: never
+    above the target), AUC and EER come from all pairs. An FPR with fewer than 10
+    negatives behind it is not measurable: its TPR and threshold are None.
 
     Args:
         embeddings: Float array `(n, dim)`. Normalised here.
         labels: Integer array `(n,)`, identities.
         fprs: Target FPRs in [0, 1].
-        folds: Int >= 2.
-        pairs: Even int, how many pairs to draw. A set with fewer positive or
-            negative pairs than half of it gives as many of each as the rarer kind
-            has; `num_pairs` of the report says how many were drawn.
         seed: Int, of the drawing.
-        roc: What `all_pairs_roc` gave for the same embeddings, labels and FPRs, to
-            save its passes. Default: computed here.
-        replicates: Int >= 0: resamples of the folds, for the interval of the
-            accuracy, and of the identities, for those of TPRs and thresholds. 0: no
-            intervals.
+        replicates: Int >= 0, resamples behind an interval: of folds for the accuracy,
+            of identities for TPRs and thresholds. 0: no intervals.
 
     Raises:
-        ValueError: No identity has two images, there is one identity only, or an
-            embedding is not finite or all zero.
+        ValueError: There are too few pairs, or an embedding has no direction.
     """
     labels = check_labels(labels, embeddings=embeddings)
     embeddings = np.asarray(embeddings)
-    each = check_drawable(labels, folds, pairs)
+    each = check_drawable(labels)
     left, right, same = draw_pairs(labels, each, each, seed)
-    distances = squared_distances(embeddings[left], embeddings[right])
-    accuracy = kfold_accuracy(distances, same, folds=folds)
+    distances = metrics.squared_distances(embeddings[left], embeddings[right])
     blocks = PairBlocks(embeddings, labels)
-    if roc is None:
-        roc = streamed_roc(blocks.scores, fprs)
+    roc = metrics.streamed_roc(blocks.scores, fprs)
     intervals = {}
     if replicates:
-        intervals["accuracy"] = _accuracy_interval(accuracy, replicates, seed)
-        measurable = [p for p in roc.points if is_measurable(p)]
+        measurable = [p for p in roc.points(fprs) if is_measurable(p)]
         found = labelled_intervals(blocks, labels, measurable, replicates, seed)
         for fpr, (tpr, threshold) in found.items():
             intervals[f"tpr_at_fpr_{format_fpr(fpr)}"] = tpr
             intervals[f"threshold_at_fpr_{format_fpr(fpr)}"] = threshold
-    return _report(
-        accuracy,
-        best_accuracy(distances, same),
-        roc.points,
-        roc.auc,
-        roc.eer,
-        (roc.num_positive, roc.num_negative),
-        num_pairs=2 * each,
-        intervals=intervals,
-    )
+    return _report(distances, same, roc, fprs, intervals, replicates, seed)
 
 
 def verify_pairs(
     embeddings: np.ndarray,
     same: np.ndarray,
-    fprs: Sequence[float] = (1e-1, 1e-2, 1e-3, 1e-4),
-    folds: int = FOLDS,
+    fprs: Sequence[float] = DEFAULT_FPRS,
     replicates: int = 1000,
     seed: int = 0,
 ) -> VerificationReport:
@@ -201,18 +191,12 @@ def verify_pairs(
             Normalised here.
         same: Bool array `(pairs,)`, whether the pair shows one identity.
         fprs: Target FPRs in [0, 1].
-        folds: Int >= 2.
-        replicates: Int >= 0: resamples of the folds for the intervals; 0: none. A
-            pair set names no identities, so folds are what can be drawn.
+        replicates: Int >= 0: resamples of the folds for the intervals; 0: none. Those
+            of TPRs, AUC and EER take pairs of both kinds in every fold.
         seed: Int, of the drawing.
 
-    Returns:
-        `VerificationReport`. There are intervals of the TPRs, AUC and EER only where
-        every fold has pairs of both kinds.
-
     Raises:
-        ValueError: There are not two rows per pair, all pairs are of one kind, there
-            are fewer pairs than folds, or an embedding is not finite or all zero.
+        ValueError: There are too few pairs, or an embedding has no direction.
     """
     embeddings, same = np.asarray(embeddings), np.asarray(same, bool)
     if embeddings.ndim != 2 or len(embeddings) != 2 * same.size:
@@ -221,92 +205,72 @@ def verify_pairs(
             f"embeddings.shape={embeddings.shape}, {same.size} pairs"
         )
     check_range("replicates", replicates, low=0)
-    check_pairs(same, folds)
-    distances = squared_distances(embeddings[::2], embeddings[1::2])
-    accuracy = kfold_accuracy(distances, same, folds=folds)
+    check_pairs(same)
+    distances = metrics.squared_distances(embeddings[::2], embeddings[1::2])
     cosines = 1 - distances / 2
-    points = operating_points(cosines[same], cosines[~same], fprs)
+    roc = metrics.ROC.of(cosines[same], cosines[~same])
     intervals = {}
     if replicates:
-        intervals["accuracy"] = _accuracy_interval(accuracy, replicates, seed)
-        measurable = [p.target_fpr for p in points if is_measurable(p)]
-        intervals.update(
-            _pair_intervals(cosines, same, folds, measurable, replicates, seed)
+        measurable = [p.target_fpr for p in roc.points(fprs) if is_measurable(p)]
+        intervals = _pair_intervals(cosines, same, measurable, replicates, seed)
+    return _report(distances, same, roc, fprs, intervals, replicates, seed)
+
+
+def _report(distances, same, roc, fprs, intervals, replicates, seed):
+    accuracy = metrics.kfold_accuracy(distances, same, FOLDS)
+    if replicates:
+        (interval,) = metrics.fold_intervals(
+            lambda rows: [accuracy.accuracy[rows].mean()],
+            np.arange(FOLDS),
+            replicates,
+            seed,
         )
-    return _report(
-        accuracy,
-        best_accuracy(distances, same),
-        points,
-        auc(cosines[same], cosines[~same]),
-        equal_error_rate(cosines[same], cosines[~same]),
-        (int(same.sum()), int((~same).sum())),
-        num_pairs=same.size,
-        intervals=intervals,
-    )
-
-
-def _report(accuracy, best, points, auc, eer, counts, num_pairs, intervals):
+        intervals = {"accuracy": tuple(interval.tolist()), **intervals}
+    points = roc.points(fprs)
     measured = {p.target_fpr: p if is_measurable(p) else None for p in points}
     return VerificationReport(
         accuracy_mean=accuracy.mean,
         accuracy_std=accuracy.std,
-        accuracy_best=best,
+        accuracy_best=metrics.best_accuracy(distances, same),
         threshold=float(1 - accuracy.thresholds.mean() / 2),
         tpr={fpr: p and p.tpr for fpr, p in measured.items()},
         thresholds={fpr: p and p.threshold for fpr, p in measured.items()},
-        auc=auc,
-        eer=eer,
-        num_positive=counts[0],
-        num_negative=counts[1],
-        num_pairs=num_pairs,
+        auc=roc.auc(),
+        eer=roc.eer(),
+        num_positive=roc.num_positive,
+        num_negative=roc.num_negative,
+        num_pairs=same.size,
         stratified=accuracy.stratified,
         intervals=intervals,
+        roc=roc,
     )
 
 
-def _accuracy_interval(accuracy, replicates, seed):
-    folds = np.arange(accuracy.accuracy.size)
-    (interval,) = fold_intervals(
-        lambda rows: [accuracy.accuracy[rows].mean()], folds, replicates, seed
-    )
-    return tuple(interval.tolist())
-
-
-def _pair_intervals(cosines, same, folds, fprs, replicates, seed):
+def _pair_intervals(cosines, same, fprs, replicates, seed):
     """Returns intervals of AUC, EER and TPRs by resampling folds of pairs."""
-    fold, _ = folds_of(same, folds)
+    fold, _ = metrics.folds_of(same, FOLDS)
     kinds = np.unique(np.stack([fold, same]), axis=1).shape[1]
-    if kinds < 2 * folds:
+    if kinds < 2 * FOLDS:
         return {}
 
     def statistics(rows):
-        positive, negative = cosines[rows][same[rows]], cosines[rows][~same[rows]]
-        figures = [auc(positive, negative), equal_error_rate(positive, negative)]
-        if fprs:
-            points = operating_points(positive, negative, fprs)
-            figures += [point.tpr for point in points]
-        return figures
+        scores, kind = cosines[rows], same[rows]
+        roc = metrics.ROC.of(scores[kind], scores[~kind])
+        tprs = [point.tpr for point in roc.points(fprs)] if fprs else []
+        return [roc.auc(), roc.eer(), *tprs]
 
     names = ["auc", "eer", *(f"tpr_at_fpr_{format_fpr(fpr)}" for fpr in fprs)]
-    found = fold_intervals(statistics, fold, replicates, seed)
+    found = metrics.fold_intervals(statistics, fold, replicates, seed)
     return {name: tuple(ends) for name, ends in zip(names, found.tolist())}
 
 
-def is_measurable(point: RocPoint) -> bool:
-    """Tells whether at least 10 negatives stand behind an operating point."""
+def is_measurable(point: metrics.OperatingPoint) -> bool:
+    """Returns whether at least 10 negatives stand behind an operating point."""
     return point.negatives_allowed >= MIN_NEGATIVES
 
 
 def not_measurable(fprs: Sequence[float], num_negative: int) -> tuple[str, ...]:
-    """Says in one sentence why there are no figures at some FPRs.
-
-    Args:
-        fprs: Those without a figure.
-        num_negative: Int, negative pairs there are.
-
-    Returns:
-        The sentence alone, or nothing for no FPR.
-    """
+    """Says in one sentence why there are no figures at some FPRs; nothing for none."""
     if not fprs:
         return ()
     needed = [str(int(np.ceil(MIN_NEGATIVES / fpr))) for fpr in fprs if fpr]
@@ -320,15 +284,8 @@ def not_measurable(fprs: Sequence[float], num_negative: int) -> tuple[str, ...]:
 def figure_names(
     prefix: str, fprs: Sequence[float], num_negative: int, gap: bool = False
 ) -> list[str]:
-    """Returns the names `VerificationReport.scalars` will have, and those of the gap.
-
-    Args:
-        prefix: What stands before the slash.
-        fprs: Target FPRs.
-        num_negative: Number of negative pairs.
-        gap: Whether there is a teacher to compare with.
-    """
-    allowed = allowed_negatives(num_negative, np.asarray(fprs, float)).tolist()
+    """Returns the names that `VerificationReport.scalars` and the gap will have."""
+    allowed = metrics.allowed_negatives(num_negative, fprs).tolist()
     measurable = [
         format_fpr(fpr) for fpr, n in zip(fprs, allowed) if n >= MIN_NEGATIVES
     ]
@@ -339,20 +296,17 @@ def figure_names(
     ]
 
 
-def check_drawable(
-    labels: np.ndarray, folds: int = FOLDS, pairs: int = DRAWN_PAIRS
-) -> int:
+def check_drawable(labels: np.ndarray) -> int:
     """Returns how many pairs of each kind `verify_embeddings` can draw.
 
-    Raises:
-        ValueError: There are not both kinds, or fewer in all than folds.
+    Raises `ValueError` where there are not both kinds, or fewer in all than folds.
     """
     check_two_kinds(labels)
     available = count_pairs(labels)
-    each = min(pairs // 2, *available)
-    if 2 * each < folds:
+    each = min(DRAWN_PAIRS // 2, *available)
+    if 2 * each < FOLDS:
         raise ValueError(
-            f"Verification needs {folds} pairs or more, half of them of one identity. "
+            f"Verification needs {FOLDS} pairs or more, half of them of one identity. "
             f"Received: {len(labels)} images of {len(np.unique(labels))} identities, "
             f"which make {available[0]} positive and {available[1]} negative pairs, "
             f"so that {2 * each} can be drawn"
@@ -360,13 +314,13 @@ def check_drawable(
     return each
 
 
-def check_pairs(same: np.ndarray, folds: int = FOLDS) -> None:
+def check_pairs(same: np.ndarray) -> None:
     """Raises `ValueError` unless given pairs are enough for `verify_pairs`."""
     same = np.asarray(same, bool)
     positive = int(same.sum())
-    if min(positive, same.size - positive) == 0 or same.size < folds:
+    if min(positive, same.size - positive) == 0 or same.size < FOLDS:
         raise ValueError(
-            f"Verification needs {folds} pairs or more, of one identity and of two. "
+            f"Verification needs {FOLDS} pairs or more, of one identity and of two. "
             f"Received: {positive} positive and {same.size - positive} negative pairs"
         )
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import pathlib
@@ -20,25 +19,18 @@ from ekd_tf.embedders import SavedModelEmbedder
 from ekd_tf.embedders import TFLiteEmbedder
 from ekd_tf.evaluation import Calibration
 from ekd_tf.evaluation.calibration import CARD_FILE
+from ekd_tf.export import parity
 from ekd_tf.export.card import file_hashes
 from ekd_tf.export.card import make_card
 from ekd_tf.export.card import refresh_readme
-from ekd_tf.export.frozen import freeze
 from ekd_tf.export.measure import latency
 from ekd_tf.export.measure import peak_memory
 from ekd_tf.export.onnx_model import convert_onnx
-from ekd_tf.export.parity import GATES
-from ekd_tf.export.parity import Gate
+from ekd_tf.export.parity import ArtefactReport
+from ekd_tf.export.parity import ExportReport
 from ekd_tf.export.parity import ParityError
-from ekd_tf.export.parity import compare
-from ekd_tf.export.parity import embed
-from ekd_tf.export.parity import failures
-from ekd_tf.export.parity import unit
-from ekd_tf.export.parity import verification
 from ekd_tf.export.precision import as_float32
 from ekd_tf.export.precision import half_precision_layers
-from ekd_tf.export.report import ArtefactReport
-from ekd_tf.export.report import ExportReport
 from ekd_tf.export.saved_model import check_images
 from ekd_tf.export.saved_model import check_student
 from ekd_tf.export.saved_model import write_saved_model
@@ -72,9 +64,8 @@ def export_student(
 ) -> ExportReport:
     """Exports a student as SavedModel and more and proves that they agree with it.
 
-    One directory holds all that belongs to a version, so that one rename publishes
-    it and one removal withdraws it. TF Serving watches `<directory>/<name>` and
-    ignores the files it does not know:
+    One directory holds all that belongs to a version. TF Serving watches
+    `<directory>/<name>` and ignores the files it does not know:
 
         <directory>/<name>/<version>/saved_model.pb, variables/, ...
         <directory>/<name>/<version>/<name>-<version>-float32.tflite
@@ -95,13 +86,8 @@ def export_student(
         formats: Some of `FORMATS`, what to write beside the SavedModel.
         labels: Integers `(n,)`, identities of `images`, to measure verification by;
             None not to.
-        representative: Uint8 training images for int8; see `convert_tflite`.
-        int8_output: As for `convert_tflite`.
-        facts: For the card; see `make_card`.
-        calibration: For the card; see `make_card`.
-
-    Returns:
-        Paths and all figures.
+        representative, int8_output: As for `convert_tflite`.
+        facts, calibration: As for `make_card`.
 
     Raises:
         FileExistsError: The version is there already.
@@ -123,41 +109,55 @@ def export_student(
     if "int8" in formats:
         check_representative(representative)
     parent = pathlib.Path(directory) / name
-    final = parent / str(free_version(parent, version))
-    version = int(final.name)
-    with staged(final) as target, _without_info_logs():
+    version = free_version(parent, version)
+    final = parent / str(version)
+    with staged(final) as target:
         student = as_float32(model)
-        expected = embed(student, images)
+        expected = parity.embed(student, images)
         rebuild = _check_copy(model, expected, images, minimum_cosine)
-        bench = _Bench(expected, images, labels, minimum_cosine)
-        write_saved_model(student, target)
+        reference = parity.verification(expected, labels)
+        artefacts, failed = [], []
+
+        def measure(kind, embedder, path, size, **figures):
+            received = parity.embed(embedder, images)
+            if kind == "tflite_int8":
+                # It comes raw; what is compared is what a caller makes of it.
+                received = parity.unit(received)
+            close = parity.compare(expected, received, kind)
+            verified = parity.verification(received, labels)
+            gate = parity.GATES[kind]
+            if minimum_cosine is not None:
+                gate = parity.Gate(min_cosine=minimum_cosine)
+            failed.extend(parity.failures(kind, close, gate, verified, reference))
+            artefacts.append(
+                ArtefactReport(kind, str(path), size, close, verified, **figures)
+            )
+
+        _write_saved_model(student, target)
         size = sum(f.stat().st_size for f in target.rglob("*") if f.is_file())
-        bench.measure("saved_model", SavedModelEmbedder(target), final, size)
-        endpoint = None
+        measure("saved_model", SavedModelEmbedder(target), final, size)
         for item in formats:
-            ending = ".onnx" if item == "onnx" else f"-{item}.tflite"
-            file = target / f"{name}-{version}{ending}"
             if item == "onnx":
-                content = convert_onnx(student)
-            elif item == "int8":
-                content = convert_tflite(student, item, representative, int8_output)
+                kind, ending, content = "onnx", ".onnx", convert_onnx(student)
             else:
-                endpoint = endpoint or freeze(student)
-                content = convert_tflite(endpoint, item)
+                kind, ending = f"tflite_{item}", f"-{item}.tflite"
+                given = (representative, int8_output) if item == "int8" else ()
+                content = convert_tflite(student, item, *given)
+            file = target / f"{name}-{version}{ending}"
             file.write_bytes(content)
-            bench.measure_file(item, file, final / file.name)
+            embedder, figures = _time(file, images)
+            measure(kind, embedder, final / file.name, len(content), **figures)
         report = ExportReport(
             name=name,
             version=version,
             path=str(final),
             rebuild=rebuild,
-            keras=bench.reference,
-            artefacts=tuple(bench.artefacts),
-            notes=tuple(_notes(bench.artefacts)),
+            keras=reference,
+            artefacts=tuple(artefacts),
+            notes=tuple(_notes(artefacts)),
         )
-        if bench.failures:
-            lines = [*bench.failures, report.to_table()]
-            raise ParityError("\n".join(lines), report)
+        if failed:
+            raise ParityError("\n".join([*failed, report.to_table()]), report)
         card = make_card(
             report,
             student.input_shape[1],
@@ -179,61 +179,36 @@ def _check_copy(model, expected, images, minimum_cosine):
     if half_precision_layers(model):
         least = HALF_PRECISION_COSINE
     elif least is None:
-        least = GATES["saved_model"].min_cosine
+        least = parity.GATES["saved_model"].min_cosine
     name = "The float32 copy of the model"
-    report = compare(embed(model, images), unit(expected), name)
-    for sentence in failures(name, report, Gate(min_cosine=least)):
+    report = parity.compare(parity.embed(model, images), parity.unit(expected), name)
+    for sentence in parity.failures(name, report, parity.Gate(min_cosine=least)):
         raise ParityError(sentence, report)
     return report
 
 
-class _Bench:
-    """Measures artefacts beside the float32 Keras model and gathers what fails."""
+def _write_saved_model(student, target):
+    # TensorFlow tells each step of it, in a dozen lines.
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity(min(verbosity, logging.WARNING))
+    try:
+        write_saved_model(student, target)
+    finally:
+        logging.set_verbosity(verbosity)
 
-    def __init__(self, expected, images, labels, minimum_cosine):
-        self._images = images
-        self._labels = labels
-        self._minimum_cosine = minimum_cosine
-        self._expected = expected
-        self.reference = verification(expected, labels)
-        self.artefacts = []
-        self.failures = []
 
-    def measure(self, kind, embedder, path, size, **figures):
-        received = embed(embedder, self._images)
-        if kind == "tflite_int8":
-            # It comes raw; what is compared is what a caller makes of it.
-            received = unit(received)
-        parity = compare(self._expected, received, kind)
-        verified = verification(received, self._labels)
-        gate = GATES[kind]
-        if self._minimum_cosine is not None:
-            gate = Gate(min_cosine=self._minimum_cosine)
-        self.failures += failures(kind, parity, gate, verified, self.reference)
-        self.artefacts.append(
-            ArtefactReport(
-                kind=kind,
-                path=str(path),
-                size_bytes=size,
-                parity=parity,
-                verification=verified,
-                **figures,
-            )
-        )
-
-    def measure_file(self, item, file, path):
-        if item == "onnx":
-            kind, make, figures = "onnx", OnnxEmbedder, {}
-        else:
-            kind, make = f"tflite_{item}", TFLiteEmbedder
-            figures = {"ops": tflite_ops(file), "peak_bytes": peak_memory(file)}
-        one = make(file, num_threads=1)
-        if item != "onnx":
-            figures["partitions"] = one.partitions
-        for suffix, embedder in (("", one), ("_2", make(file, num_threads=2))):
-            times = latency(embedder, self._images)
-            figures[f"median_ms{suffix}"], figures[f"p95_ms{suffix}"] = times
-        self.measure(kind, one, path, file.stat().st_size, **figures)
+def _time(file, images):
+    """Opens a TFLite or ONNX file; returns the embedder and what running it takes."""
+    make, figures = OnnxEmbedder, {}
+    if file.suffix == ".tflite":
+        make = TFLiteEmbedder
+        figures = {"ops": tflite_ops(file), "peak_bytes": peak_memory(file)}
+    one, two = (make(file, num_threads=threads) for threads in (1, 2))
+    figures["median_ms"], figures["p95_ms"] = latency(one, images)
+    figures["median_ms_2"], figures["p95_ms_2"] = latency(two, images)
+    if file.suffix == ".tflite":
+        figures["partitions"] = one.partitions
+    return one, figures
 
 
 def _notes(artefacts):
@@ -250,14 +225,3 @@ def _notes(artefacts):
             f"PReLU{beside}. Train with --activation=relu, or swap and fine-tune: "
             "python tools/swap_activation.py"
         )
-
-
-@contextlib.contextmanager
-def _without_info_logs():
-    """TensorFlow tells each step of writing a SavedModel, in a dozen lines."""
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity(min(verbosity, logging.WARNING))
-    try:
-        yield
-    finally:
-        logging.set_verbosity(verbosity)

@@ -14,13 +14,12 @@ from ekd_tf.evaluation import format_fpr
 from ekd_tf.evaluation import format_table
 from ekd_tf.evaluation.calibration import CARD_FILE
 from ekd_tf.evaluation.calibration import Calibration
-from ekd_tf.evaluation.calibration import as_calibration
 from ekd_tf.evaluation.calibration import calibrations_of
 from ekd_tf.evaluation.calibration import file_hash
 from ekd_tf.evaluation.calibration import read_card
 from ekd_tf.export.parity import GATED_FPR
-from ekd_tf.export.report import ArtefactReport
-from ekd_tf.export.report import ExportReport
+from ekd_tf.export.parity import ExportReport
+from ekd_tf.export.parity import artefacts_table
 from ekd_tf.files.user_text import KEEP
 
 README_FILE = "README.md"
@@ -58,15 +57,16 @@ def make_card(
         report: What was exported and measured.
         input_size: Side of the images in pixels.
         embedding_dim: Numbers of an embedding.
-        parameters: Learned numbers.
+        parameters: How many there are.
         hashes: As `file_hashes` returns.
         facts: Some of `FACTS`. Others are "not given".
-        calibration: Of the Keras model, or None. It holds for the artefacts that give
-            the same scores; others have none until they are calibrated. Without it
-            every artefact has its threshold on the images of the gate, and says so.
+        calibration: Of the Keras model; it holds for the artefacts that give the same
+            scores. None: every artefact has its threshold on the images of the gate.
     """
     calibrations = {
-        file_of(artefact): _calibration(report, artefact, calibration)
+        _file_of(artefact.kind, artefact.path): _calibration(
+            report, artefact, calibration
+        )
         for artefact in report.artefacts
     }
     scale = input_size / TEMPLATE_SIZE
@@ -102,39 +102,33 @@ def make_card(
 
 def card_markdown(card: dict) -> str:
     """Words a card, as `make_card` returns it, for people."""
-    size, embedding = card["input"]["size"], card["embedding"]
+    size, embedding, metrics = card["input"]["size"], card["embedding"], card["metrics"]
     raw = [kind for kind, unit in embedding["normalised"].items() if not unit]
-    lines = [
+    but = f", but raw in {', '.join(raw)}: divide by the length" if raw else ""
+    facts = {
+        name if name == "ekd_tf" else name.replace("_", " "): card.get(name, NOT_GIVEN)
+        for name in FACTS
+    }
+    paragraphs = [
         f"# {card['name']}, version {card['version']}",
-        "",
         f"Input: {size}x{size} RGB, uint8, 0..255, aligned to the ArcFace template "
         "(points in `card.json`).",
-        "",
-        f"Output: {embedding['dim']} numbers, compared by cosine; of length 1"
-        + (f", but raw in {', '.join(raw)}: divide by the length." if raw else "."),
-        "",
+        f"Output: {embedding['dim']} numbers, compared by cosine; of length 1{but}.",
         *_thresholds(card),
-        "",
-        f"- parameters: {card['parameters']:,}",
-        *(
-            f"- {name if name == 'ekd_tf' else name.replace('_', ' ')}: "
-            f"{card.get(name, NOT_GIVEN)}"
-            for name in FACTS
+        "\n".join(
+            [
+                f"- parameters: {card['parameters']:,}",
+                *(f"- {name}: {fact}" for name, fact in facts.items()),
+            ]
         ),
-        "",
         "## Measured",
-        "",
-        "Cosines are with the Keras model on "
-        f"{card['metrics']['rebuild']['images']} images. Latency is of one image, "
-        "warm, median.",
-        "",
-        ExportReport.from_dict(card["metrics"]).to_table(),
-        "",
-        *(f"{note}\n" for note in card["metrics"]["notes"]),
+        f"Cosines are with the Keras model on {metrics['rebuild']['images']} images. "
+        "Latency is of one image, warm, median.",
+        artefacts_table(metrics),
+        *metrics["notes"],
         "Hashes of all files and versions of all packages: `card.json`.",
-        "",
     ]
-    return "\n".join(lines)
+    return "\n\n".join(paragraphs) + "\n"
 
 
 def refresh_readme(card_file: str | os.PathLike) -> None:
@@ -169,11 +163,9 @@ def exported_files(model_file: str | os.PathLike) -> list[pathlib.Path]:
     ]
 
 
-def file_of(artefact: ArtefactReport) -> str:
+def _file_of(kind, path):
     """Returns the name of the file the card knows an artefact by."""
-    if artefact.kind == "saved_model":
-        return SAVED_MODEL_FILE
-    return pathlib.Path(artefact.path).name
+    return SAVED_MODEL_FILE if kind == "saved_model" else pathlib.Path(path).name
 
 
 def _calibration(report, artefact, of_keras):
@@ -196,30 +188,26 @@ def _calibration(report, artefact, of_keras):
 
 def _thresholds(card):
     """Words which cosine accepts a pair, for every artefact."""
-    calibrations = calibrations_of(card)
+    entries = calibrations_of(card)
     how = "`python -m ekd_tf.evaluate --calibrate_fpr=1e-4 --model=... "
     how += "--eval_sets=NAME:folder:DIR`"
-    if not calibrations:
+    if not entries:
         return [f"Threshold: not calibrated. Find one for your FPR: {how}."]
     rows = []
-    for name in (file_of(ArtefactReport(**a)) for a in card["metrics"]["artefacts"]):
-        if name not in calibrations:
-            rows.append([name, "not calibrated", *[None] * 5])
-            continue
-        of_file = as_calibration(calibrations[name])
-        fpr, tpr = format_fpr(of_file.fpr), f"{of_file.tpr:.4f}"
-        pairs = f"{of_file.pairs:,}"
-        rows.append(
-            [name, of_file.cosine(), fpr, tpr, of_file.view, pairs, of_file.source]
-        )
+    for artefact in card["metrics"]["artefacts"]:
+        name = _file_of(artefact["kind"], artefact["path"])
+        row = ["not calibrated", *[None] * 5]
+        if name in entries:
+            found = Calibration.of_entry(entries[name])
+            row = [found.cosine(), format_fpr(found.fpr), f"{found.tpr:.4f}"]
+            row += [found.view, f"{found.pairs:,}", found.source]
+        rows.append([name, *row])
     header = ["file", "threshold", "FPR", "TPR", "embedding of"]
     header += ["negative pairs", "images"]
     return [
         "Two images show one person where their cosine is above the threshold of the "
         "file in use:",
-        "",
         format_table(rows, header),
-        "",
         f"On your images the FPR is another: calibrate on them by {how}.",
     ]
 

@@ -18,36 +18,27 @@ _LIMIT = 100.0
 class _Group:
     """Channels that must be scaled together.
 
-    Attributes:
-        norms: The batch normalisations that write them.
-        convs: The convolutions that read them.
-        outputs: The tensors that int8 gives one scale each.
-        closed: Whether nothing else reads or writes them.
+    `norms` write them and `convs` read them; int8 gives each of `outputs` one scale.
+    Unless `closed`, something else reads or writes them too.
     """
 
-    norms: list = dataclasses.field(default_factory=list)
-    convs: list = dataclasses.field(default_factory=list)
-    outputs: list = dataclasses.field(default_factory=list)
+    norms: list
+    convs: list
+    outputs: list
     closed: bool = True
-
-    def absorb(self, other):
-        self.norms += other.norms
-        self.convs += other.convs
-        self.outputs += other.outputs
-        self.closed &= other.closed
 
 
 def equalise(student: keras.Model, images: np.ndarray, batch_size: int = 16) -> int:
     r"""Scales channels so that one int8 scale suits all channels of an activation.
 
-    int8 has one scale for all channels of an activation. A channel whose range is a
-    hundredth of the widest is left two steps. Between a batch normalisation and the
-    convolutions behind it lie only sums and activations with $f(s x) = s f(x)$, so
-    that the former's channel c can be multiplied by $s_c > 0$ and the latter's weights
-    for it divided: the network computes the same. Before a depthwise convolution,
-    which has a scale per channel, all ranges are made equal; before a convolution over
-    channels the range $r_c$ of the activation and that of the weights, $w_c$, meet at
-    $\sqrt{r_c w_c}$. What a residual sum joins is scaled by one factor.
+    A channel whose range is a hundredth of the widest is left two steps. Between a
+    batch normalisation and the convolutions behind it lie only sums and activations
+    with $f(s x) = s f(x)$, so that the former's channel c can be multiplied by
+    $s_c > 0$ and the latter's weights for it divided: the network computes the same.
+    Before a depthwise convolution, which has a scale per channel, all ranges are made
+    equal; before a convolution over channels the range $r_c$ of the activation and that
+    of the weights, $w_c$, meet at $\sqrt{r_c w_c}$. What a residual sum joins is scaled
+    by one factor.
 
     Mean cosine of int8 with the Keras model on 256 faces, without and with it, five
     trained MobileFaceNets: 0.946 and 0.988 (ReLU); 0.977 and 0.989, 0.985 and 0.987,
@@ -57,7 +48,7 @@ def equalise(student: keras.Model, images: np.ndarray, batch_size: int = 16) -> 
         student: A float32 functional model, changed in place. Each of its layers is
             used once.
         images: Uint8 `(n, height, width, 3)`, n >= 1, to take the ranges from.
-        batch_size: Int >= 1.
+        batch_size: Int.
 
     Returns:
         The number of batch normalisations that were scaled.
@@ -133,20 +124,27 @@ def _groups(student):
             group = known[0]
             for other in known[1:]:
                 if other is not group:
-                    group.absorb(other)
+                    group.norms += other.norms
+                    group.convs += other.convs
+                    group.outputs += other.outputs
+                    group.closed &= other.closed
                     for key in [k for k, v in group_of.items() if v is other]:
                         group_of[key] = group
             group.outputs.append(layer.output)
             group_of[id(layer.output)] = group
-        elif isinstance(layer, keras.layers.DepthwiseConv2D) and group:
-            group.convs.append(layer)
-        elif isinstance(layer, keras.layers.Conv2D) and layer.groups == 1 and group:
+        elif _is_conv(layer) and group:
             group.convs.append(layer)
         else:
             close(inputs)
     close(student.outputs)
     unique = {id(group): group for group in group_of.values()}.values()
     return [group for group in unique if group.closed and group.convs]
+
+
+def _is_conv(layer):
+    if isinstance(layer, keras.layers.DepthwiseConv2D):
+        return True
+    return isinstance(layer, keras.layers.Conv2D) and layer.groups == 1
 
 
 def _ranges(student, outputs, images, batch_size):

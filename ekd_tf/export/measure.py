@@ -7,10 +7,9 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 
 import numpy as np
-
-from ekd_tf.embedders import FrozenEmbedder
 
 # Starts anew, so that what TensorFlow takes is not counted; NumPy and the runtime are
 # in memory before the model is.
@@ -32,28 +31,21 @@ print("peak", (memory("VmHWM") - before) * 1024)
 
 
 def latency(
-    embedder: FrozenEmbedder, images: np.ndarray, repeats: int = 50
+    embedder: Callable, images: np.ndarray, repeats: int = 50
 ) -> tuple[float, float]:
-    """Times single images after a warm-up.
-
-    Args:
-        embedder: The artefact, opened.
-        images: Uint8 `(n, height, width, 3)`, n >= 1; taken in turn.
-        repeats: Int >= 1, number of timed images.
+    """Times single images, uint8 `(n, height, width, 3)`, taken in turn.
 
     Returns:
-        Median and 95th percentile in milliseconds.
+        Median and 95th percentile of `repeats` images in milliseconds.
     """
-    # The first calls pack weights and fill caches.
-    for step in range(5):
-        embedder(images[step % len(images)][None])
     times = []
-    for step in range(repeats):
+    for step in range(-5, repeats):
+        # The first calls pack weights and fill caches.
         image = images[step % len(images)][None]
         start = time.perf_counter()
         embedder(image)
         times.append(1e3 * (time.perf_counter() - start))
-    return float(np.median(times)), float(np.percentile(times, 95))
+    return float(np.median(times[5:])), float(np.percentile(times[5:], 95))
 
 
 def peak_memory(path: str | os.PathLike) -> int | None:

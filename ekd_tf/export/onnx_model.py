@@ -13,16 +13,12 @@ OPSET = 17
 
 
 def convert_onnx(student: keras.Model) -> bytes:
-    """Converts a student to ONNX, operator set 17.
-
-    The result maps `images`, uint8 `(n, height, width, 3)` RGB for any n, to
-    `embedding`, float32 `(n, dim)` of Euclidean length 1.
-
-    Args:
-        student: As `as_float32` returns it.
+    """Converts a student, as `as_float32` returns it, to ONNX, operator set 17.
 
     Returns:
-        The content of the `.onnx` file.
+        The content of the `.onnx` file, which maps `images`, uint8
+        `(n, height, width, 3)` RGB for any n, to `embedding`, float32 `(n, dim)` of
+        Euclidean length 1.
 
     Raises:
         ConversionError: The converter failed.

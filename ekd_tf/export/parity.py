@@ -1,14 +1,13 @@
-"""How close an artefact comes to the Keras model, and how close it must come."""
+"""What an export wrote and measured, and how close it must come to the Keras model."""
 
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Callable
 
-import keras
 import numpy as np
 
+from ekd_tf.evaluation import format_table
 from ekd_tf.evaluation import verify_embeddings
 from ekd_tf.evaluation.allpairs import PairBlocks
 from ekd_tf.evaluation.allpairs import count_pairs
@@ -21,16 +20,12 @@ _MIN_PAIRS = 10
 
 @dataclasses.dataclass(frozen=True)
 class Gate:
-    """The least an artefact must reach beside the float32 Keras model.
+    """The least an artefact must reach beside the float32 Keras model."""
 
-    Attributes:
-        min_cosine: Float: the least cosine of any image.
-        mean_cosine: Float: the least mean of the cosines.
-        tpr_loss: Float or None: how far TPR@1e-3 may lie below the Keras model's.
-    """
-
+    # Of any image, and on the mean.
     min_cosine: float = -1.0
     mean_cosine: float = -1.0
+    # How far TPR@1e-3 may lie below the Keras model's.
     tpr_loss: float | None = None
 
 
@@ -47,14 +42,10 @@ GATES = {
 
 @dataclasses.dataclass(frozen=True)
 class ParityReport:
-    """How close an artefact's embeddings are to the reference's.
+    """How close an artefact's embeddings are to the reference's, over all `images`.
 
-    Attributes:
-        min_cosine: Smallest cosine between the two embeddings of one image.
-        mean_cosine: Mean of these cosines.
-        max_abs_diff: Largest absolute difference between an entry of the artefact's
-            embedding as it comes and of the reference's of length 1.
-        images: Number of images compared.
+    The cosines are of the two embeddings of one image, `max_abs_diff` is between an
+    entry of the artefact's as it comes and of the reference's of length 1.
     """
 
     min_cosine: float
@@ -67,17 +58,103 @@ class ParityReport:
 class Verification:
     """Verification figures of one set of embeddings.
 
-    Attributes:
-        accuracy: Float in [0, 1], ten folds over drawn pairs.
-        tpr: Float in [0, 1] at FPR 1e-3 over all pairs, or None: not measurable.
-        threshold: Float, cosine at that FPR, or None likewise.
-        num_negative: Int, negative pairs behind it.
+    `tpr` and `threshold`, a cosine, are at FPR 1e-3, None where that is not measurable
+    with so many negative pairs.
     """
 
     accuracy: float
     tpr: float | None
     threshold: float | None
     num_negative: int
+
+
+@dataclasses.dataclass(frozen=True)
+class ArtefactReport:
+    """One artefact of an export: where, how large, how close, how fast.
+
+    Attributes:
+        kind: A key of `GATES`.
+        path: Path of the file, or of the SavedModel's directory.
+        size_bytes: Size of all its files.
+        parity: Figures against the float32 Keras model.
+        verification: Of its own embeddings; None without labels.
+        median_ms, p95_ms, median_ms_2, p95_ms_2: Median and 95th percentile of the
+            latency of one image on one thread and on two, warm. None if not measured.
+        peak_bytes: Growth of the peak resident memory of a process that runs it, or
+            None.
+        ops, partitions: Of a TFLite file, op name -> count, and pieces of the graph
+            that XNNPACK runs.
+    """
+
+    kind: str
+    path: str
+    size_bytes: int
+    parity: ParityReport
+    verification: Verification | None = None
+    median_ms: float | None = None
+    p95_ms: float | None = None
+    median_ms_2: float | None = None
+    p95_ms_2: float | None = None
+    peak_bytes: int | None = None
+    ops: dict[str, int] | None = None
+    partitions: int | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class ExportReport:
+    """What `export_student` wrote and measured.
+
+    Attributes:
+        name, version, path: The student's name, its version and that one's directory.
+        rebuild: Figures of the float32 copy against the model as trained.
+        keras: Verification of the float32 copy; None without labels.
+        artefacts: What was exported.
+        notes: Sentences on what was measured and is worth knowing.
+    """
+
+    name: str
+    version: int
+    path: str
+    rebuild: ParityReport
+    keras: Verification | None
+    artefacts: tuple[ArtefactReport, ...]
+    notes: tuple[str, ...] = ()
+
+    def to_table(self) -> str:
+        """Returns the artefacts as a Markdown table, the Keras model first."""
+        return artefacts_table(self.to_dict())
+
+    def to_dict(self) -> dict:
+        """Returns the report as plain values, ready for JSON."""
+        values = dataclasses.asdict(self)
+        return {**values, **{k: list(values[k]) for k in ("artefacts", "notes")}}
+
+
+def artefacts_table(report: dict) -> str:
+    """Lays out what `ExportReport.to_dict` returned, the Keras model first."""
+
+    def verified(figures):
+        return [figures and figures["accuracy"], figures and figures["tpr"]]
+
+    header = ["artefact", "MB", "least cosine", "mean cosine", "accuracy"]
+    header += ["TPR@1e-3", "ms, 1 thread", "p95", "ms, 2 threads", "peak MB"]
+    header += ["XNNPACK partitions"]
+    rows = [["Keras", *[None] * 3, *verified(report["keras"]), *[None] * 5]]
+    for artefact in report["artefacts"]:
+        peak = artefact["peak_bytes"]
+        rows.append(
+            [
+                artefact["kind"],
+                f"{artefact['size_bytes'] / 1e6:.2f}",
+                f"{artefact['parity']['min_cosine']:.6f}",
+                f"{artefact['parity']['mean_cosine']:.6f}",
+                *verified(artefact["verification"]),
+                *(artefact[k] for k in ("median_ms", "p95_ms", "median_ms_2")),
+                None if peak is None else f"{peak / 1e6:.1f}",
+                artefact["partitions"],
+            ]
+        )
+    return format_table(rows, header)
 
 
 class ParityError(ValueError):
@@ -91,11 +168,7 @@ class ParityError(ValueError):
 def compare(
     expected: np.ndarray, received: np.ndarray, name: str = "artefact"
 ) -> ParityReport:
-    """Compares embeddings `(n, dim)` of the same images; the reference's come first.
-
-    Raises:
-        ValueError: The shapes differ; the message calls the artefact `name`.
-    """
+    """Compares embeddings `(n, dim)` of the same images; the reference's come first."""
     if expected.shape != received.shape:
         raise ValueError(
             f"{name} must return embeddings of the reference's shape {expected.shape}. "
@@ -111,7 +184,9 @@ def compare(
     )
 
 
-def verification(embeddings: np.ndarray, labels: np.ndarray) -> Verification | None:
+def verification(
+    embeddings: np.ndarray, labels: np.ndarray | None
+) -> Verification | None:
     """Measures how embeddings verify; None without labels or with too few pairs."""
     if labels is None or min(count_pairs(labels)) < _MIN_PAIRS:
         return None
@@ -134,14 +209,10 @@ def failures(
     verified: Verification | None = None,
     reference: Verification | None = None,
 ) -> list[str]:
-    """Returns one sentence for each part of the gate an artefact is below.
+    """Returns one sentence for each part of the gate that the artefact `name` is below.
 
-    Args:
-        name: What the sentences call the artefact.
-        parity: Its figures.
-        gate: The gate.
-        verified: Its verification figures, or None: that part is not tested.
-        reference: Those of the Keras model.
+    `reference` are the figures of the Keras model; without those or `verified` that
+    part is not tested.
     """
     sentences = []
     # NaN compares false, so that it fails too.
@@ -155,28 +226,23 @@ def failures(
             f"{name} must reach a mean cosine of {gate.mean_cosine:g}. "
             f"Received: {parity.mean_cosine:.6f} over {parity.images} images"
         )
-    measured = verified is not None and None not in (verified.tpr, reference.tpr)
-    if gate.tpr_loss is not None and measured:
-        least = reference.tpr - gate.tpr_loss
+    tpr = None if verified is None else verified.tpr
+    tpr_of_keras = None if reference is None else reference.tpr
+    if gate.tpr_loss is not None and tpr is not None and tpr_of_keras is not None:
+        least = tpr_of_keras - gate.tpr_loss
         # A difference of exactly the allowance must not fail by rounding.
-        if not verified.tpr >= least - 1e-9:
+        if not tpr >= least - 1e-9:
             sentences.append(
                 f"{name} must reach TPR@1e-3 {least:.4f}, {gate.tpr_loss:g} below the "
-                f"Keras model's. Received: {verified.tpr:.4f}"
+                f"Keras model's. Received: {tpr:.4f}"
             )
     return sentences
 
 
-def embed(
-    model: keras.Model | Callable, images: np.ndarray, batch_size: int = 64
-) -> np.ndarray:
+def embed(model: Callable, images: np.ndarray, batch_size: int = 64) -> np.ndarray:
     """Returns the embeddings in float64, a batch at a time to bound the memory."""
-    if isinstance(model, keras.Model):
-        model = functools.partial(model, training=False)
-    batches = [
-        np.asarray(model(images[start : start + batch_size]))
-        for start in range(0, len(images), batch_size)
-    ]
+    starts = range(0, len(images), batch_size)
+    batches = [np.asarray(model(images[i : i + batch_size])) for i in starts]
     return np.concatenate(batches).astype(np.float64)
 
 

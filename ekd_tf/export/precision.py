@@ -13,8 +13,7 @@ def as_float32(model: keras.Model) -> keras.Model:
     """Returns a copy of `model` that computes in float32, with the same weights.
 
     TFLite cannot take a mixed-precision graph, and a served student should not
-    depend on the accelerator it was trained on. The copy is rebuilt from the
-    model's config with every dtype policy replaced; names are kept.
+    depend on the accelerator it was trained on. Names are kept.
 
     Args:
         model: A built functional or `Sequential` Keras model; its custom layers

@@ -19,7 +19,7 @@ JPEG_SIGNATURE = "embed_jpeg"
 
 
 def write_saved_model(student: keras.Model, path: str | os.PathLike) -> None:
-    """Writes a student as a SavedModel of three endpoints.
+    """Writes a student, as `as_float32` returns it, as a SavedModel of three endpoints.
 
     Each returns `{"embedding": float32 (n, dim)}` of Euclidean length 1 for any n:
 
@@ -31,12 +31,8 @@ def write_saved_model(student: keras.Model, path: str | os.PathLike) -> None:
       files, decoded, turned upright as their EXIF orientation says and, where they are
       of another size, resized with antialias as in training.
 
-    Args:
-        student: As `as_float32` returns it.
-        path: The directory; made.
-
     Raises:
-        OSError: It cannot be written, as on a full disk.
+        OSError: The directory cannot be written, as on a full disk.
     """
     served = tf.Module()
     served.weights = [tf_variable(variable) for variable in student.variables]
@@ -56,14 +52,10 @@ def write_saved_model(student: keras.Model, path: str | os.PathLike) -> None:
 
 
 def endpoints(student: keras.Model) -> dict:
-    """Returns what the endpoints compute.
+    """Returns what the endpoints of a student, as `as_float32` returns it, compute.
 
-    Args:
-        student: As `as_float32` returns it.
-
-    Returns:
-        Name of each endpoint -> a function of one tensor to a dict of named ones, and
-        the tensor's `tf.TensorSpec`.
+    Name -> a function of one tensor to a dict of named ones, and the tensor's
+    `tf.TensorSpec`.
     """
     size = student.input_shape[1]
     (image,) = student.inputs
@@ -115,9 +107,8 @@ def endpoints(student: keras.Model) -> dict:
 def check_student(model: keras.Model) -> keras.Model:
     """Returns `model` if it maps square uint8 images of a fixed size to embeddings.
 
-    Raises:
-        ValueError: It has not exactly one input `(None, size, size, 3)` of uint8 and
-            one output `(None, dim)`. Says what it has.
+    From one input `(None, size, size, 3)` to one output `(None, dim)`; else raises
+    `ValueError`.
     """
     inputs, outputs = getattr(model, "inputs", None), getattr(model, "outputs", None)
     if not inputs or not outputs or len(inputs) != 1 or len(outputs) != 1:

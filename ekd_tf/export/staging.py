@@ -16,35 +16,27 @@ from ekd_tf.checks import check_range
 def staged(final: str | os.PathLike) -> Iterator[pathlib.Path]:
     """Yields a path to write a directory to; renames it to `final` after.
 
-    The path lies in a hidden directory beside `final`, so that the rename is atomic.
-    Its name is no integer: a TF Serving that watches the parent never sees it. When
-    the body raises, `KeyboardInterrupt` included, the hidden directory is removed, and
-    so are the parent directories that were made for it.
+    The path lies in a hidden directory beside `final`, so that the rename is atomic
+    and a TF Serving that watches the parent never sees it. When the body raises,
+    `KeyboardInterrupt` included, nothing is left, parent directories made included.
 
-    Raises:
-        OSError: The parent cannot be created or written to, or `final` cannot take
-            the place. The message names the path and the reason.
+    Raises `OSError` where the parent cannot be written to or `final` is there.
     """
     final = pathlib.Path(final)
-    made = []
-    aside = None
+    made, aside = [], None
     try:
-        try:
+        with _explained(final):
             made = [p for p in (final.parent, *final.parent.parents) if not p.exists()]
             final.parent.mkdir(parents=True, exist_ok=True)
             aside = tempfile.mkdtemp(
                 prefix=f".{final.name}-", suffix=".partial", dir=final.parent
             )
-        except OSError as error:
-            raise _refusal(final, error) from error
         # One level below: mkdtemp makes a directory that only its owner can read,
         # and the export is often served by another user.
         target = pathlib.Path(aside) / final.name
         yield target
-        try:
+        with _explained(final):
             os.replace(target, final)
-        except OSError as error:
-            raise _refusal(final, error) from error
         made = []
     finally:
         if aside:
@@ -58,13 +50,11 @@ def free_version(directory: str | os.PathLike, version: int | None = None) -> in
     """Returns the version to write below `directory`, which has no such child yet.
 
     Args:
-        directory: Holds one child per version, named by a positive integer. Need not
-            exist.
+        directory: Holds one child per version, named by its number, or does not exist.
         version: Int >= 1, or None for one above the highest present.
 
     Raises:
-        ValueError: `version` is not an integer >= 1.
-        FileExistsError: `version` is there already. Lists those present.
+        FileExistsError: `version` is there already.
     """
     directory = pathlib.Path(directory)
     present = []
@@ -73,8 +63,6 @@ def free_version(directory: str | os.PathLike, version: int | None = None) -> in
         present = sorted(int(n) for n in names if n.isascii() and n.isdigit())
     if version is None:
         return max(present, default=0) + 1
-    if isinstance(version, bool) or not isinstance(version, int):
-        raise ValueError(f"`version` must be an integer. Received: version={version!r}")
     check_range("version", version, low=1)
     if version in present:
         listed = ", ".join(map(str, present))
@@ -86,10 +74,15 @@ def free_version(directory: str | os.PathLike, version: int | None = None) -> in
     return version
 
 
-def _refusal(final, error):
-    # OSError picks its subclass by the number, so PermissionError stays one.
-    return OSError(
-        error.errno,
-        f"Cannot write {final}: {error.strerror}: {error.filename2 or error.filename}. "
-        "Choose a directory that can be created and written to.",
-    )
+@contextlib.contextmanager
+def _explained(final):
+    try:
+        yield
+    except OSError as error:
+        # OSError picks its subclass by the number, so PermissionError stays one.
+        raise OSError(
+            error.errno,
+            f"Cannot write {final}: {error.strerror}: "
+            f"{error.filename2 or error.filename}. "
+            "Choose a directory that can be created and written to.",
+        ) from error

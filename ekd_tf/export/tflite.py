@@ -14,14 +14,13 @@ import tensorflow as tf
 from ekd_tf.checks import check_choice
 from ekd_tf.embedders.tflite_model import make_interpreter
 from ekd_tf.export.equalise import equalise
-from ekd_tf.export.frozen import EMBEDDING
-from ekd_tf.export.frozen import RAW
-from ekd_tf.export.frozen import FrozenEndpoint
-from ekd_tf.export.frozen import freeze
 from ekd_tf.export.precision import as_float32
+from ekd_tf.export.precision import half_precision_layers
+from ekd_tf.export.saved_model import FLOAT_SIGNATURE
 from ekd_tf.export.saved_model import SIGNATURE
 from ekd_tf.export.saved_model import check_images
 from ekd_tf.export.saved_model import check_student
+from ekd_tf.export.saved_model import endpoints
 
 PRECISIONS = ("float32", "float16", "dynamic", "int8")
 INT8_OUTPUTS = ("float32", "int8")
@@ -32,7 +31,7 @@ class ConversionError(ValueError):
 
 
 def convert_tflite(
-    source: keras.Model | FrozenEndpoint,
+    student: keras.Model,
     precision: str = "float32",
     representative: np.ndarray | None = None,
     int8_output: str = "float32",
@@ -45,8 +44,7 @@ def convert_tflite(
     length: a length of 1 would leave 8 bits too few steps.
 
     Args:
-        source: A Keras model as described at `check_student`, of any precision, or
-            what `freeze` makes of one, to convert to several precisions but "int8".
+        student: As described at `check_student`, of any precision.
         precision: "float32"; "float16", weights in half the space; "dynamic", weights
             in int8; these three compute with float32 activations. "int8": weights and
             activations in int8.
@@ -62,23 +60,20 @@ def convert_tflite(
     Raises:
         ConversionError: The model needs an op that TFLite has no builtin for, or has
             not in int8.
-        ValueError: The source or an argument is none of the above.
     """
     check_choice("precision", precision, PRECISIONS)
     check_choice("int8_output", int8_output, INT8_OUTPUTS)
+    check_student(student)
+    # Equalising changes the copy.
+    if precision == "int8" or half_precision_layers(student):
+        student = as_float32(student)
     if precision == "int8":
-        check_representative(representative)
-    if isinstance(source, keras.Model):
-        source = as_float32(check_student(source))
-        if precision == "int8":
-            images = check_images(representative, source.input_shape[1:])
-            equalise(source, images)
-        source = freeze(source, RAW if precision == "int8" else EMBEDDING)
-    elif precision == "int8":
-        raise ValueError("'int8' is converted from a Keras model alone")
+        images = check_representative(representative)
+        images = check_images(images, student.input_shape[1:])
+        equalise(student, images)
     with tempfile.TemporaryDirectory() as scratch:
         # Only by way of a SavedModel the endpoint's names are kept.
-        source.save(scratch)
+        _save_frozen(student, scratch, raw=precision == "int8")
         converter = tf.lite.TFLiteConverter.from_saved_model(
             scratch, signature_keys=[SIGNATURE]
         )
@@ -100,13 +95,14 @@ def convert_tflite(
             raise ConversionError(_explain(error)) from error
 
 
-def check_representative(images: np.ndarray | None) -> None:
-    """Raises ValueError unless there are images for int8 to take its ranges from."""
+def check_representative(images: np.ndarray | None) -> np.ndarray:
+    """Returns the images int8 takes its ranges from; ValueError where there is none."""
     if images is None or not len(images):
         raise ValueError(
             "int8 takes the ranges of activations from real images: give "
             "`representative`, 100 or more training images. Received: none"
         )
+    return images
 
 
 def tflite_ops(path: str | os.PathLike) -> dict[str, int]:
@@ -115,6 +111,41 @@ def tflite_ops(path: str | os.PathLike) -> dict[str, int]:
     # XNNPACK's are not in their place yet.
     operators = make_interpreter(path)._get_ops_details()
     return dict(collections.Counter(operator["op_name"] for operator in operators))
+
+
+def _save_frozen(student, path, raw):
+    """Writes a SavedModel of one endpoint for one image, weights as constants.
+
+    With the batch fixed, no op computes shapes. With constants, the converter need not
+    save and load the variables several times, which takes most of its time. `raw` is
+    the endpoint of float pixels: quantisation puts its own uint8 input before them.
+    """
+    # Not public, but the one function that freezes on both stacks.
+    from tensorflow.python.framework import convert_to_constants
+
+    name = "raw_embedding" if raw else "embedding"
+    function, spec = endpoints(student)[FLOAT_SIGNATURE if raw else SIGNATURE]
+    spec = tf.TensorSpec((1, *spec.shape[1:]), spec.dtype, name="images")
+    embed_one = tf.function(
+        lambda images: function(images)[name], autograph=False, input_signature=[spec]
+    ).get_concrete_function()
+    frozen = convert_to_constants.convert_variables_to_constants_v2(embed_one)
+    graph = frozen.graph.as_graph_def()
+    for node in graph.node:
+        # Points to the Python gradient of a custom gradient, which saving would
+        # look for and loading would miss with a warning.
+        node.attr.pop("_gradient_op_type", None)
+    (image,), (result,) = frozen.inputs, frozen.outputs
+
+    def embed(images):
+        (embedding,) = tf.graph_util.import_graph_def(
+            graph, input_map={image.name: images}, return_elements=[result.name]
+        )
+        return {name: embedding}
+
+    module = tf.Module()
+    module.embed = tf.function(embed, autograph=False, input_signature=[spec])
+    tf.saved_model.save(module, path, signatures={SIGNATURE: module.embed})
 
 
 def _calibrating(images):

@@ -196,8 +196,8 @@ class EKDLoss(DistillationLoss):
         self.miner = miner or PairMiner()
 
         fprs = (len(self.miner.fprs),)
-        shapes = {"student_thresholds": fprs, "teacher_thresholds": fprs}
-        shapes["num_updates"] = ()
+        shapes: dict[str, tuple] = {"student_thresholds": fprs}
+        shapes.update(teacher_thresholds=fprs, num_updates=())
         if self.thresholds == "histogram":
             shapes["student_histogram"] = (HISTOGRAM_BINS,)
             shapes["teacher_histogram"] = (HISTOGRAM_BINS,)

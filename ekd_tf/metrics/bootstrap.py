@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 from collections.abc import Sequence
 
@@ -44,42 +43,26 @@ def fold_intervals(
     return np.percentile(figures, _ENDS, axis=0).T
 
 
-@dataclasses.dataclass(frozen=True)
-class IdentityScores:
-    """Scores with the identities they come from; see `identity_intervals`.
-
-    Attributes:
-        images: Int `(identities,)`, images of each identity.
-        positive: Float `(positives,)`, scores of all positive pairs.
-        positive_identity: Int `(positives,)`, their identities.
-        negative: Float `(k,)`, scores of negative pairs, the highest ones.
-        negative_identities: Int `(2, k)`, their two identities.
-    """
-
-    images: np.ndarray
-    positive: np.ndarray
-    positive_identity: np.ndarray
-    negative: np.ndarray
-    negative_identities: np.ndarray
-
-
 def identity_intervals(
-    scores: IdentityScores,
+    images: np.ndarray,
+    positive: tuple[np.ndarray, np.ndarray],
+    negative: tuple[np.ndarray, np.ndarray, np.ndarray],
     fprs: Sequence[float],
     replicates: int = 200,
     seed: int = 0,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Resamples identities and gives 95 % intervals of TPRs and thresholds.
 
-    Pairs of one image are not independent, nor are those of one identity, so
-    identities are what is drawn: one drawn m times weighs m in a positive pair and
-    m * m' in a negative pair with one drawn m' times. In each resample the threshold
-    is found anew by the strict rule.
+    Pairs of one identity are not independent, so identities are what is drawn: one
+    drawn m times weighs m in a positive pair and m * m' in a negative pair with one
+    drawn m' times. Each resample has its own threshold by the strict rule.
 
     Args:
-        scores: `IdentityScores` whose negatives are the highest ones, at least about
-            three times as many as the largest FPR lets through: a resample may put
-            the threshold below that of the whole.
+        images: Int `(identities,)`, images of each identity.
+        positive: All positive pairs: scores `(p,)` and their identities `(p,)`.
+        negative: The highest negative pairs: scores `(k,)` and their two identities,
+            `(k,)` each. About three times as many as the largest FPR lets through, as
+            a resample may put the threshold below that of the whole.
         fprs: Target FPRs in [0, 1].
         replicates: Int > 0.
         seed: Int, of the drawing.
@@ -92,38 +75,29 @@ def identity_intervals(
     targets = check_fprs(fprs)
     check_positive("replicates", replicates)
     rng = np.random.default_rng(seed)
-    falling = np.argsort(-scores.negative, kind="stable")
-    negative = scores.negative[falling]
-    first, second = scores.negative_identities[:, falling]
-    rising = np.argsort(scores.positive, kind="stable")
-    positive = scores.positive[rising]
-    positive_identity = scores.positive_identity[rising]
-    identities = len(scores.images)
+    falling = np.argsort(-negative[0], kind="stable")
+    highest, first, second = (column[falling] for column in negative)
+    rising = np.argsort(positive[0], kind="stable")
+    positive_scores, identity = (column[rising] for column in positive)
+    identities = len(images)
 
     found = np.full((replicates, 2, targets.size), np.nan)
-    for replicate in found:
-        times = np.bincount(
-            rng.integers(0, identities, identities), minlength=identities
-        )
-        weights = (times * scores.images).astype(np.float64)
+    for replicate in range(replicates):
+        drawn = rng.integers(0, identities, identities)
+        times = np.bincount(drawn, minlength=identities)
+        weights = (times * images).astype(np.float64)
         total = (weights.sum() ** 2 - (weights**2).sum()) / 2
         reached = np.cumsum(times[first] * times[second])
-        place = np.searchsorted(reached, total * targets, side="right")
-        known = place < negative.size
-        thresholds = negative[place[known]]
-        mass = np.append(0, np.cumsum(times[positive_identity]))
-        below = mass[np.searchsorted(positive, thresholds, side="right")]
+        place = np.asarray(np.searchsorted(reached, total * targets, side="right"))
+        known = place < highest.size
+        thresholds = highest[place[known]]
+        mass = np.append(0, np.cumsum(times[identity]))
+        below = mass[np.searchsorted(positive_scores, thresholds, side="right")]
         if mass[-1]:
-            replicate[0, known] = 1 - below / mass[-1]
-            replicate[1, known] = thresholds
-    missing = np.isnan(found).any(axis=1).mean(axis=0)
-    with np.errstate(all="ignore"):
-        intervals = np.stack(
-            [
-                np.full((2, 2), np.nan)
-                if missing[k] > 0.01
-                else np.nanpercentile(found[:, :, k], _ENDS, axis=0).T
-                for k in range(targets.size)
-            ]
-        )
-    return intervals[:, 0], intervals[:, 1]
+            found[replicate, 0, known] = 1 - below / mass[-1]
+            found[replicate, 1, known] = thresholds
+    unknown = np.isnan(found)
+    ends = np.full((2, 2, targets.size), np.nan)
+    for k in np.flatnonzero(unknown.any(axis=1).mean(axis=0) <= 0.01):
+        ends[:, :, k] = np.nanpercentile(found[:, :, k], _ENDS, axis=0)
+    return ends[:, 0].T, ends[:, 1].T

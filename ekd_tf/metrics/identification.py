@@ -6,9 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ekd_tf.checks import check_positive
 from ekd_tf.metrics.normalize import normalize_rows
-from ekd_tf.metrics.roc import operating_points
+from ekd_tf.metrics.roc import ROC
 
 # Scores in memory at a time, of a block of probes against the gallery.
 _SCORES = 1 << 22
@@ -31,13 +30,8 @@ class GallerySearch:
     Attributes:
         mated: Bool `(probes,)`, whether the probe's identity is in the gallery.
         mate_score: Float32 `(probes,)`; -inf for probes without a mate.
-        rank: Int64 `(probes,)`, from 1; 0 for probes without a mate.
         best_other: Float32 `(probes,)`, highest score of a row of another identity;
             -inf where there is none.
-
-    Raises:
-        ValueError: Lengths or dimensions differ, or an embedding is not finite or all
-            zero.
     """
 
     def __init__(
@@ -47,71 +41,46 @@ class GallerySearch:
         gallery: np.ndarray,
         gallery_identity: np.ndarray,
     ):
-        self._probes = normalize_rows(probes).astype(np.float32, copy=False)
-        gallery = normalize_rows(gallery).astype(np.float32, copy=False)
+        self._probes = _unit(probes)
+        gallery = _unit(gallery)
         probe_identity = _check_identities("probe", probe_identity, self._probes)
         gallery_identity = _check_identities("gallery", gallery_identity, gallery)
-        self._check_dim("gallery", gallery)
         count = len(self._probes)
+        self.mated = np.isin(probe_identity, gallery_identity)
         self.mate_score = np.full(count, -np.inf, np.float32)
         self.best_other = np.full(count, -np.inf, np.float32)
         self._above = np.zeros(count, np.int64)
-        step = max(1, _SCORES // max(len(gallery), 1))
-        for start in range(0, count, step):
-            part = slice(start, start + step)
-            scores = self._probes[part] @ gallery.T
+        for part, scores in self._scores(gallery):
             same = probe_identity[part, None] == gallery_identity[None]
-            mate = np.where(same, scores, -np.inf).max(axis=1)
-            others = np.where(same, -np.inf, scores)
-            self.mate_score[part] = mate
-            self.best_other[part] = others.max(axis=1)
-            self._above[part] = np.count_nonzero(
-                (others >= mate[:, None]) & ~same, axis=1
-            )
-        self.mated = np.isin(probe_identity, gallery_identity)
+            self.mate_score[part] = np.where(same, scores, -np.inf).max(axis=1)
+            self._add(part, np.where(same, -np.inf, scores))
 
     @property
     def rank(self) -> np.ndarray:
+        """Int64 `(probes,)`, from 1; 0 for probes without a mate."""
         return np.where(self.mated, self._above + 1, 0)
 
     def add_distractors(self, embeddings: np.ndarray) -> None:
-        """Adds gallery rows of identities that no probe shows.
+        """Adds gallery rows `(k, dim)` of identities that no probe shows."""
+        if len(embeddings):
+            for part, scores in self._scores(_unit(embeddings)):
+                self._add(part, scores)
 
-        Args:
-            embeddings: Float array `(k, dim)`. Normalised here.
-        """
-        rows = normalize_rows(embeddings).astype(np.float32, copy=False)
-        self._check_dim("distractors", rows)
-        step = max(1, _SCORES // max(len(rows), 1))
+    def _scores(self, gallery):
+        step = max(1, _SCORES // len(gallery))
         for start in range(0, len(self._probes), step):
             part = slice(start, start + step)
-            scores = self._probes[part] @ rows.T
-            if not scores.size:
-                return
-            mate = self.mate_score[part, None]
-            self._above[part] += np.count_nonzero(scores >= mate, axis=1)
-            self.best_other[part] = np.maximum(
-                self.best_other[part], scores.max(axis=1)
-            )
+            yield part, self._probes[part] @ gallery.T
 
-    def _check_dim(self, name, rows):
-        if rows.shape[1] != self._probes.shape[1]:
-            raise ValueError(
-                f"The {name} must be embedded by the model of the probes. Received: "
-                f"embeddings of {rows.shape[1]} entries for probes of "
-                f"{self._probes.shape[1]}"
-            )
+    def _add(self, part, others):
+        """Takes in the scores of rows of other identities, -inf for the mate's."""
+        mate = self.mate_score[part, None]
+        self._above[part] += np.count_nonzero(others >= mate, axis=1)
+        self.best_other[part] = np.maximum(self.best_other[part], others.max(axis=1))
 
 
 def rank_rates(rank: np.ndarray, ranks: Sequence[int] = (1, 5, 10)) -> np.ndarray:
-    """Gives the fraction of probes whose mate is among the first k.
-
-    Args:
-        rank: Int array `(probes,)` of mated probes, from 1.
-        ranks: The k, each > 0.
-
-    Returns:
-        Float64 `(len(ranks),)`.
+    """Returns the fractions of mated probes whose rank is at most each of `ranks`.
 
     Raises:
         ValueError: There is no probe, or one has no mate.
@@ -122,8 +91,6 @@ def rank_rates(rank: np.ndarray, ranks: Sequence[int] = (1, 5, 10)) -> np.ndarra
             "A rank needs probes with a mate in the gallery. Received: "
             f"{rank.size} probes, {np.count_nonzero(rank < 1)} of them without"
         )
-    for k in ranks:
-        check_positive("ranks", k)
     return np.array([np.mean(rank <= k) for k in ranks])
 
 
@@ -142,27 +109,26 @@ def tpir_at_fpir(
     Args:
         mate_score: Float array `(mated,)`, of searches whose identity is enrolled.
         rank: Int array `(mated,)`, from 1.
-        best_unknown: Float array `(unknown,)`, the highest score of each search whose
-            identity is not.
+        best_unknown: Float array `(unknown,)`, the highest score of each other search.
         fpirs: Target FPIRs in [0, 1].
 
     Returns:
         `(tpir, thresholds)`, float64 `(len(fpirs),)` each. A target that lets through
         less than one search gets the figure at FPIR 0.
 
-    Raises:
-        ValueError: There are no searches of a kind, or a score is not finite.
-
     Reference:
         NIST's open-set identification with one candidate (IJB-C). insightface counts
         every false gallery entry of a mated search instead, so its TPIRs differ.
     """
-    points = operating_points(mate_score, best_unknown, fpirs)
-    first = np.asarray(rank) == 1
+    points = ROC.of(mate_score, best_unknown).points(fpirs)
     thresholds = np.array([point.threshold for point in points])
-    scores = np.asarray(mate_score)
-    tpir = [np.mean(first & (scores > np.asarray(t, scores.dtype))) for t in thresholds]
-    return np.array(tpir), thresholds
+    first = np.asarray(mate_score)[np.asarray(rank) == 1].astype(np.float64)
+    found = [np.count_nonzero(first > threshold) for threshold in thresholds]
+    return np.array(found) / len(mate_score), thresholds
+
+
+def _unit(rows):
+    return normalize_rows(rows).astype(np.float32, copy=False)
 
 
 def _check_identities(name, identities, rows):

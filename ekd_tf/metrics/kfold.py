@@ -20,14 +20,13 @@ class KFoldResult:
 
     Attributes:
         accuracy: Float64 `(folds,)` in [0, 1], of each held-out fold.
-        thresholds: Float64 `(folds,)`, squared L2 distance, chosen for each fold
-            on the other folds.
+        thresholds: Float64 `(folds,)`, squared L2 distance, chosen on the others.
         stratified: Whether each kind of pairs was cut by itself; see `folds_of`.
     """
 
     accuracy: np.ndarray
     thresholds: np.ndarray
-    stratified: bool = False
+    stratified: bool
 
     @property
     def mean(self) -> float:
@@ -41,52 +40,25 @@ class KFoldResult:
 
 
 def squared_distances(left: np.ndarray, right: np.ndarray) -> np.ndarray:
-    """Measures squared L2 distances between normalised rows.
-
-    Args:
-        left: Float array `(pairs, dim)`. Normalised here.
-        right: Float array `(pairs, dim)`. Normalised here.
-
-    Returns:
-        Float64 array `(pairs,)` in [0, 4], equal to `2 - 2 * cosine`.
-
-    Raises:
-        ValueError: Shapes differ, or a row is not finite or all zero.
-    """
-    left, right = np.asarray(left), np.asarray(right)
-    if left.shape != right.shape:
-        raise ValueError(
-            "`left` and `right` must have one shape. "
-            f"Received: left.shape={left.shape}, right.shape={right.shape}"
-        )
+    """Returns squared L2 distances `2 - 2 * cosine` of rows `(pairs, dim)`, float64."""
     left = normalize_rows(left).astype(np.float64)
     right = normalize_rows(right).astype(np.float64)
     return np.square(left - right).sum(axis=1)
 
 
 def kfold_accuracy(
-    distances: np.ndarray,
-    same: np.ndarray,
-    folds: int = 10,
-    thresholds: np.ndarray | None = None,
+    distances: np.ndarray, same: np.ndarray, folds: int = 10
 ) -> KFoldResult:
     """Measures accuracy on each fold at the threshold best for the others.
 
-    Folds are those of `folds_of`. For each fold the first threshold of best accuracy
-    on all other folds is applied to it; a pair is accepted when
+    For each fold of `folds_of`, the first of the thresholds 0, 0.01 .. 3.99 of best
+    accuracy on all other folds is applied to it; a pair is accepted when
     `distance < threshold`.
 
     Args:
-        distances: Float array `(pairs,)`, squared L2 distances of normalised
-            embeddings (`squared_distances`).
+        distances: Float array `(pairs,)`, `squared_distances` of the embeddings.
         same: Bool array `(pairs,)`, whether the pair shows one identity.
         folds: Int >= 2, at most the number of pairs.
-        thresholds: Increasing float array of squared distances to choose from.
-            Default 0, 0.01 .. 3.99.
-
-    Raises:
-        ValueError: A distance is not finite, all pairs are of one kind, or there
-            are fewer pairs than folds.
 
     Reference:
         insightface `arcface_torch/eval/verification.py` `calculate_roc`, whose
@@ -112,19 +84,12 @@ def kfold_accuracy(
             "Accuracy needs pairs of the same identity and of different ones. "
             f"Received: {same.size} pairs, all {kind}"
         )
-    thresholds = _THRESHOLDS if thresholds is None else np.asarray(thresholds)
-    if thresholds.ndim != 1 or not thresholds.size or (np.diff(thresholds) <= 0).any():
-        raise ValueError(
-            f"`thresholds` must be increasing. Received: thresholds={thresholds}"
-        )
-
     fold, stratified = folds_of(same, folds)
-    correct = _correct_counts(distances, same, fold, folds, thresholds)
-    sizes = np.bincount(fold)
+    correct = _correct_counts(distances, same, fold, folds)
     best = np.argmax(correct.sum(axis=0) - correct, axis=1)
     return KFoldResult(
-        accuracy=correct[np.arange(folds), best] / sizes,
-        thresholds=thresholds[best],
+        accuracy=correct[np.arange(folds), best] / np.bincount(fold),
+        thresholds=_THRESHOLDS[best],
         stratified=stratified,
     )
 
@@ -133,14 +98,8 @@ def best_accuracy(distances: np.ndarray, same: np.ndarray) -> float:
     """Finds the accuracy at the one threshold that is best for these very pairs.
 
     An upper bound of what a threshold chosen elsewhere reaches: quote
-    `kfold_accuracy` where the threshold must not have seen the pair.
-
-    Args:
-        distances: Float array `(pairs,)`, finite.
-        same: Bool array `(pairs,)`, whether the pair shows one identity.
-
-    Returns:
-        Float in [0, 1]. Every real number is tried, not a list of thresholds.
+    `kfold_accuracy` where the threshold must not have seen the pair. Every real number
+    is tried. Arguments as `kfold_accuracy`.
     """
     distances, same = np.asarray(distances), np.asarray(same, bool)
     order = np.argsort(distances, kind="stable")
@@ -159,10 +118,6 @@ def folds_of(same: np.ndarray, folds: int) -> tuple[np.ndarray, bool]:
     than half of its share of a kind, as in a list that gives all positives first, the
     threshold chosen on the other folds would be that of another mixture. Then the
     pairs of each kind are cut by themselves, in the order given.
-
-    Args:
-        same: Bool array `(pairs,)`, whether the pair shows one identity.
-        folds: Int >= 1, at most the number of pairs.
 
     Returns:
         `(fold, stratified)`: int64 `(pairs,)`, values 0..folds-1, each of which is
@@ -188,11 +143,11 @@ def _contiguous(count, folds):
     return np.repeat(np.arange(folds), sizes)
 
 
-def _correct_counts(distances, same, fold, folds, thresholds):
+def _correct_counts(distances, same, fold, folds):
     """Counts right answers, int64 `(folds, thresholds)`, in one pass over pairs."""
-    bins = thresholds.size + 1
-    # The first threshold that accepts the pair; `thresholds.size` if none does.
-    first = np.searchsorted(thresholds, distances, side="right")
+    bins = _THRESHOLDS.size + 1
+    # The first threshold that accepts the pair; the number of them if none does.
+    first = np.searchsorted(_THRESHOLDS, distances, side="right")
 
     def accepted(chosen):
         cells = fold[chosen] * bins + first[chosen]

@@ -8,10 +8,7 @@ _NAMED_ROWS = 8
 
 
 def normalize_rows(rows: np.ndarray, first_row: int = 0) -> np.ndarray:
-    """Divides each row by its L2 norm.
-
-    The norm is taken in float64, so rows of very small or large float32 values
-    come out with unit length too.
+    """Divides each row by its L2 norm, which is taken in float64.
 
     Args:
         rows: Array `(n, dim)` of floats; integers count as float64.
@@ -30,26 +27,23 @@ def normalize_rows(rows: np.ndarray, first_row: int = 0) -> np.ndarray:
         raise ValueError(
             f"`rows` must have 2 dimensions. Received: rows.shape={rows.shape}"
         )
-    dtype = np.result_type(rows.dtype, np.float32)
     with np.errstate(over="ignore", invalid="ignore"):
         squared = np.einsum("nd,nd->n", rows, rows, dtype=np.float64, casting="unsafe")
-    _refuse(~np.isfinite(squared), "hold NaN or infinity", first_row)
-    _refuse(squared == 0, "have zero norm", first_row)
-    out = np.empty(rows.shape, dtype)
+    for bad, complaint in (
+        (~np.isfinite(squared), "hold NaN or infinity"),
+        (squared == 0, "have zero norm"),
+    ):
+        found = np.flatnonzero(bad)
+        if found.size:
+            named = ", ".join(str(row + first_row) for row in found[:_NAMED_ROWS])
+            more = found.size - _NAMED_ROWS
+            raise ValueError(
+                f"Every embedding must be finite and non-zero, but {found.size} of "
+                f"{bad.size} rows {complaint}. Received: rows {named}"
+                + (f" and {more} more" if more > 0 else "")
+            )
+    out = np.empty(rows.shape, np.result_type(rows.dtype, np.float32))
     # Computed in float64 a buffer at a time, never as a float64 array.
     return np.divide(
         rows, np.sqrt(squared)[:, None], out=out, dtype=np.float64, casting="unsafe"
-    )
-
-
-def _refuse(bad: np.ndarray, complaint: str, first_row: int) -> None:
-    """Raises `ValueError` naming the first few rows of the mask `bad`."""
-    found = np.flatnonzero(bad)
-    if not found.size:
-        return
-    named = ", ".join(str(row + first_row) for row in found[:_NAMED_ROWS])
-    more = f" and {found.size - _NAMED_ROWS} more" if found.size > _NAMED_ROWS else ""
-    raise ValueError(
-        f"Every embedding must be finite and non-zero, but {found.size} of "
-        f"{bad.size} rows {complaint}. Received: rows {named}{more}"
     )

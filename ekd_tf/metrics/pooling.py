@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
 
-from ekd_tf.checks import check_positive
 from ekd_tf.metrics.normalize import normalize_rows
 
 
@@ -47,36 +46,15 @@ class Switches:
 
 
 ALL_SWITCHES = tuple(
-    Switches(n, d, f)
-    for n in (False, True)
-    for d in (False, True)
-    for f in (False, True)
+    Switches(*switches) for switches in itertools.product((False, True), repeat=3)
 )
 
 
-@dataclasses.dataclass(frozen=True)
-class TemplateList:
-    """Which image belongs to which template and media.
-
-    Attributes:
-        template: Int64 `(images,)`, number of the template.
-        media: Int64 `(images,)`, number of the media: frames of one video share it.
-        score: Float32 `(images,)`, of the face detector; finite.
-    """
-
-    template: np.ndarray
-    media: np.ndarray
-    score: np.ndarray
-
-    @property
-    def templates(self) -> np.ndarray:
-        """The numbers of the templates, rising."""
-        return np.unique(self.template)
-
-
 def pool_templates(
-    read: Callable[[np.ndarray], np.ndarray],
-    images: TemplateList,
+    views: np.ndarray,
+    template: np.ndarray,
+    media: np.ndarray,
+    score: np.ndarray,
     switches: Sequence[Switches],
     chunk: int = 4096,
 ) -> dict[str, np.ndarray]:
@@ -87,19 +65,20 @@ def pool_templates(
 
     $$ t \propto \sum_{media} \frac{1}{|media|} \sum_{image \in media} f_{image} $$
 
-    Beside the templates only `chunk` embeddings are in memory: images are read in the
-    order of template and media, and each adds `f / |media|` to its template.
+    Beside the templates only `chunk` embeddings are in memory.
 
     Args:
-        read: Function of image numbers, int64 `(k,)`, that returns raw embeddings,
-            float32 `(k, views, dim)`: of the image and, for F1, of its mirror image.
-        images: The lists.
+        views: Float32 `(images, views, dim)`, raw embeddings of each image and, for F1,
+            of its mirror image; may be mapped from a file.
+        template: Int64 `(images,)`, number of the template.
+        media: Int64 `(images,)`, number of the media: frames of one video share it.
+        score: Float32 `(images,)`, of the face detector; finite.
         switches: The kinds of templates wanted.
-        chunk: Int > 0, embeddings read at a time.
+        chunk: Int, embeddings read at a time.
 
     Returns:
         Name of the switches -> float32 `(templates, dim)`, rows of unit length in the
-        order of `images.templates`.
+        order of the templates' numbers.
 
     Raises:
         ValueError: F1 is wanted of embeddings with one view, or an embedding or the sum
@@ -110,33 +89,29 @@ def pool_templates(
         float64 with all embeddings in memory. Sums here are float64 within a chunk and
         float32 between them.
     """
-    check_positive("chunk", chunk)
-    order = np.lexsort([images.media, images.template])
-    template, media = images.template[order], images.media[order]
+    order = np.lexsort([media, template])
+    template, media = template[order], media[order]
     new_template = np.append(True, template[1:] != template[:-1])
     new_media = new_template | np.append(True, media[1:] != media[:-1])
     row = np.cumsum(new_template) - 1
     media_number = np.cumsum(new_media) - 1
-    share = 1 / np.bincount(media_number)[media_number]
+    weight = 1 / np.bincount(media_number)[media_number]
 
     pooled = {}
     for start in range(0, order.size, chunk):
         part = slice(start, start + chunk)
-        views = np.asarray(read(order[part]))
-        score = images.score[order[part]]
-        first = row[part][0]
+        chosen = np.asarray(views[order[part]])
+        first = row[start]
         # Where the rows of each template in the chunk begin.
         begins = np.flatnonzero(np.diff(row[part], prepend=first - 1))
         for kind in switches:
-            weighted = _weigh(views, score, kind, order[part]) * share[part, None]
-            sums = np.add.reduceat(weighted, begins, axis=0)
+            rows = _weigh(chosen, score[order[part]], kind, order[part])
+            sums = np.add.reduceat(rows * weight[part, None], begins, axis=0)
             if kind.name not in pooled:
                 size = (int(row[-1]) + 1, sums.shape[1])
                 pooled[kind.name] = np.zeros(size, np.float32)
             pooled[kind.name][first : first + len(sums)] += sums.astype(np.float32)
-    for name, sums in pooled.items():
-        pooled[name] = normalize_rows(sums)
-    return pooled
+    return {name: normalize_rows(sums) for name, sums in pooled.items()}
 
 
 def _weigh(views, score, kind, numbers):
@@ -146,10 +121,8 @@ def _weigh(views, score, kind, numbers):
             f"{kind.name} adds embeddings of mirror images. Received: embeddings of "
             "the images alone"
         )
-    raw = views[:, 0].astype(np.float64)
-    if kind.flip:
-        raw += views[:, 1]
-    norm = np.sqrt(np.einsum("nd,nd->n", raw, raw))
+    raw = views[:, : 1 + kind.flip].sum(axis=1, dtype=np.float64)
+    norm = np.linalg.norm(raw, axis=1)
     bad = np.flatnonzero(~np.isfinite(norm) | (norm == 0))
     if bad.size:
         raise ValueError(
@@ -158,6 +131,4 @@ def _weigh(views, score, kind, numbers):
         )
     if not kind.keep_norm:
         raw /= norm[:, None]
-    if kind.detector_score:
-        raw *= score[:, None]
-    return raw
+    return raw * score[:, None] if kind.detector_score else raw

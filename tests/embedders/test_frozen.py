@@ -1,29 +1,8 @@
-import numpy as np
 import pytest
 
-from ekd_tf.embedders.frozen import Pixels
 from ekd_tf.embedders.frozen import check_outputs
 from ekd_tf.embedders.frozen import content_hash
 from ekd_tf.embedders.frozen import loading_error
-from ekd_tf.embedders.frozen import square_side
-
-IMAGES = np.array([[[[0, 255, 51]]]], np.uint8)
-
-
-def test_pixels_are_scaled_to_the_range_and_turned():
-    plain = Pixels(np.float32, False, 0, 255)(IMAGES)
-    np.testing.assert_array_equal(plain, [[[[0, 255, 51]]]])
-    assert plain.dtype == np.float32
-    # 51 is a fifth of the way from -1 to 1.
-    turned = Pixels(np.float32, True, -1, 1)(IMAGES)
-    np.testing.assert_allclose(turned, [[[[-1]], [[1]], [[-0.6]]]], rtol=1e-6)
-    assert Pixels(np.uint8, True, 0, 255)(IMAGES).dtype == np.uint8
-    blue_first = Pixels(np.float32, True, 0, 255, "bgr")(IMAGES)
-    np.testing.assert_array_equal(blue_first, [[[[51]], [[255]], [[0]]]])
-    with pytest.raises(ValueError, match="color"):
-        Pixels(np.float32, True, 0, 255, "grb")
-    with pytest.raises(ValueError, match="`high` must be in"):
-        Pixels(np.float32, False, 1, -1)
 
 
 def test_an_error_of_pages_becomes_one_line():
@@ -48,15 +27,6 @@ def test_hash_changes_with_bytes_names_and_settings(tmp_path):
         content_hash(one / "x"),
     ]
     assert len({content_hash(one), *others}) == 5
-
-
-def test_finds_size_and_layout():
-    assert square_side("m", (None, 112, 112, 3)) == (112, False)
-    assert square_side("m", ("N", 3, 112, 112)) == (112, True)
-    assert square_side("m", (1, 3, 3, 3)) == (3, False)
-    for shape in ((None, 112, 96, 3), (None,) * 3 + (3,), (1, 112, 112, 1), (1, 512)):
-        with pytest.raises(ValueError, match="m must take square RGB images"):
-            square_side("m", shape)
 
 
 def test_takes_the_output_named_embedding_or_the_only_one():

@@ -11,13 +11,12 @@ from toys import backbone
 
 from ekd_tf.embedders import KerasEmbedder
 from ekd_tf.embedders import load_embedder
-from ekd_tf.models import MobileFaceNet
 
 
 @pytest.fixture(scope="module")
 def workdir(tmp_path_factory):
     path = tmp_path_factory.mktemp("run")
-    model = MobileFaceNet(embedding_dim=16, width=0.25, input_size=32)
+    model = backbone(dim=16, size=32)
     model.save(path / "model.keras")
     return path, model
 
@@ -72,7 +71,7 @@ def test_a_fixed_batch_is_filled_up(rng, tmp_path):
             tf.debugging.assert_near(found, expected.astype("float32"), atol=1e-5)
 
 
-def test_names_a_model_that_has_no_input_yet(tmp_path):
+def test_refuses_a_model_that_does_not_embed_images(tmp_path):
     model = keras.Sequential([keras.layers.Flatten(), keras.layers.Dense(3)])
     with warnings.catch_warnings():
         # Keras says that it is not built.
@@ -80,20 +79,10 @@ def test_names_a_model_that_has_no_input_yet(tmp_path):
         model.save(tmp_path / "m.keras")
     with pytest.raises(ValueError, match="m.keras cannot be loaded: .* keras.Input"):
         load_embedder(tmp_path / "m.keras")
-
-
-def test_refuses_a_model_that_does_not_embed_images(tmp_path):
     inputs = keras.Input((10,))
     keras.Model(inputs, keras.layers.Dense(3)(inputs)).save(tmp_path / "m.keras")
     with pytest.raises(ValueError, match=r"must map images .* input \(None, 10\)"):
         load_embedder(tmp_path / "m.keras")
-
-
-@pytest.fixture(scope="module")
-def saved(tmp_path_factory):
-    path = tmp_path_factory.mktemp("teacher") / "teacher.keras"
-    backbone().save(path)
-    return path
 
 
 def layer(weights, kind):
@@ -140,8 +129,8 @@ def add_layer(weights):
         (add_layer, r"does not use: layers/other_layer/vars/0 \(2, 3\). The file"),
     ],
 )
-def test_a_weight_missing_or_unexpected_is_fatal(saved, tmp_path, change, message):
-    path = tampered(saved, tmp_path / "changed.keras", change)
+def test_a_weight_missing_or_unexpected_is_fatal(workdir, tmp_path, change, message):
+    path = tampered(workdir[0] / "model.keras", tmp_path / "changed.keras", change)
     with pytest.raises(ValueError, match=message):
         load_embedder(path)
 

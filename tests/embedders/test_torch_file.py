@@ -1,7 +1,7 @@
 """State_dicts from the files torch writes, read without torch."""
 
+import io
 import logging
-import pathlib
 import pickle
 import zipfile
 
@@ -22,17 +22,25 @@ def notes(caplog):
     return lambda: [record.getMessage() for record in caplog.records]
 
 
-def test_takes_the_state_dict_out_of_a_checkpoint(golden, notes):
+def test_reads_what_torch_wrote(golden, notes):
     path = golden / "torch_checkpoint.pt"
     state = read_state_dict(path)
-    assert list(state)[:2] == ["kernel", "half"]
-    np.testing.assert_array_equal(
-        state["turned"], np.arange(12, dtype=np.float32).reshape(3, 4).T
-    )
-    for key in ("kernel", "half", "brain", "parameter", "empty"):
-        assert state[key].dtype == np.float32, key
-    np.testing.assert_array_equal(state["half"], np.arange(5) / 4)
-    assert state["bn.num_batches_tracked"] == 7
+    tens = np.arange(10, dtype=np.float32)
+    # As tests/golden/README.md tells it; half precision becomes float32.
+    expected = {
+        "kernel": np.arange(54, dtype=np.float32).reshape(2, 3, 3, 3) / 8,
+        "half": np.arange(5, dtype=np.float32) / 4,
+        "brain": np.arange(4, dtype=np.float32) / 2,
+        "turned": np.arange(12, dtype=np.float32).reshape(3, 4).T,
+        "part": tens[3:7],
+        "parameter": np.array([1.5, -2], np.float32),
+        "bn.num_batches_tracked": np.array(7),
+        "empty": np.zeros((0, 3), np.float32),
+    }
+    assert list(state) == list(expected)
+    for key, values in expected.items():
+        assert state[key].dtype == values.dtype, key
+        np.testing.assert_array_equal(state[key], values, strict=True)
     assert notes() == [
         f"{path}: taking the state_dict under 'state_dict'.",
         f"{path}: leaving out the prefix 'module.' of every key.",
@@ -48,32 +56,117 @@ def test_takes_the_arrays_of_an_npz(tmp_path, notes):
     assert notes() == []
 
 
-class Touch:
-    """Makes a file where it is unpickled."""
+class Calls:
+    """Pickles as a call of a function with one argument."""
 
-    def __init__(self, path):
-        self.path = path
+    def __init__(self, function, argument):
+        self.call = (function, (argument,))
 
     def __reduce__(self):
-        return pathlib.Path.touch, (self.path,)
+        return self.call
 
 
-def test_runs_no_code(tmp_path):
+def archive(path, pickled, compression=zipfile.ZIP_STORED, **members):
+    with zipfile.ZipFile(path, "w", compression) as file:
+        file.writestr("m/data.pkl", pickled)
+        for name, content in members.items():
+            file.writestr(f"m/{name}", content)
+    return path
+
+
+def test_runs_no_code_and_names_what_is_asked_for(tmp_path):
     target = tmp_path / "made"
-    with zipfile.ZipFile(tmp_path / "w.pt", "w") as file:
-        file.writestr("w/data.pkl", pickle.dumps(Touch(target), 2))
-        file.writestr("w/version", "3\n")
-        file.writestr("w/byteorder", "little")
-    with pytest.raises(ValueError, match="cannot be loaded") as error:
-        read_state_dict(tmp_path / "w.pt")
-    assert len(str(error.value).splitlines()) == 1
-    assert not target.exists()
+    assert pickle.loads(pickle.dumps(Calls(str, "a"), 2)) == "a"
+    for protocol in (0, 2, 4):
+        pickled = pickle.dumps(Calls(io.FileIO, str(target)), protocol)
+        path = archive(tmp_path / "m.pt", pickled)
+        with pytest.raises(ValueError, match="which no tensor needs") as error:
+            read_state_dict(path)
+        assert len(str(error.value).splitlines()) == 1
+        assert not target.exists()
+    path = archive(tmp_path / "m.pt", pickle.dumps(Calls(eval, "1"), 2))
+    with pytest.raises(ValueError, match=r"it asks for __builtin__\.eval, which no"):
+        read_state_dict(path)
 
 
 def test_runs_no_code_of_an_npz(tmp_path):
     np.savez(tmp_path / "w.npz", a=np.array([{}], object))
     with pytest.raises(ValueError, match="cannot be loaded: Object array"):
         read_state_dict(tmp_path / "w.npz")
+
+
+TORCH = b"ctorch._utils\n_rebuild_tensor_v2\n"
+FLOATS = (
+    b"((X\x07\0\0\0storagectorch\nFloatStorage\nX\x01\0\0\x000X\x03\0\0\0cpuK\x04tQ"
+)
+
+
+def tensor(shape, strides, offset=0):
+    """Returns the pickle of {"t": a tensor of the four floats of member data/0}."""
+
+    def numbers(values):
+        return b"(" + b"".join(b"J" + np.int32(v).tobytes() for v in values) + b"t"
+
+    place = b"J" + np.int32(offset).tobytes()
+    body = TORCH + FLOATS + place + numbers(shape) + numbers(strides) + b"\x89NtR"
+    return b"\x80\x02}X\x01\0\0\0t" + body + b"s."
+
+
+def test_reads_a_tensor_made_by_hand_and_a_member_once(tmp_path):
+    raw = np.arange(4, dtype="<f4").tobytes()
+    path = archive(tmp_path / "m.pt", tensor((2, 2), (1, 2)), **{"data/0": raw})
+    np.testing.assert_array_equal(read_state_dict(path)["t"], [[0, 2], [1, 3]])
+    one = tensor((4,), (1,))[3:-1]
+    pickled = b"\x80\x02}" + one + one.replace(b"X\x01\0\0\0t", b"X\x01\0\0\0u") + b"."
+    path = archive(tmp_path / "m.pt", pickled, **{"data/0": raw})
+    state = read_state_dict(path)
+    assert [list(state[key]) for key in "tu"] == [[0, 1, 2, 3]] * 2
+    # Members that overlap announce more than the file holds.
+    with zipfile.ZipFile(path, "a") as file:
+        info = file.getinfo("m/data/0")
+        info.file_size = 1 << 30
+        file.comment = b"changed"
+    with pytest.raises(ValueError, match="unfolds to more than it is long"):
+        read_state_dict(path)
+
+
+@pytest.mark.parametrize(
+    ("pickled", "raw", "words"),
+    [
+        (tensor((5,), (1,)), b"\0" * 16, "a tensor beyond its numbers"),
+        (tensor((2,), (1,), 3), b"\0" * 16, "a tensor beyond its numbers"),
+        (tensor((2,), (-1,), 1), b"\0" * 16, "a tensor beyond its numbers"),
+        (tensor((2,), (1, 1)), b"\0" * 16, "a tensor without numbers"),
+        (tensor((1 << 20, 4), (0, 1)), b"\0" * 16, "unfolds to more than it is long"),
+        (tensor((4,), (1,)), b"\0" * 12, "'data/0' holds 3 of 4 numbers"),
+        (tensor((4,), (1,))[:-9], b"\0" * 16, "pickle: not enough data"),
+        (b"\x80\x02]X\x01\0\0\0aX\x01\0\0\0bs.", b"", "it is damaged"),
+    ],
+)
+def test_refuses_what_is_damaged(tmp_path, pickled, raw, words):
+    path = archive(tmp_path / "m.pt", pickled, **{"data/0": raw})
+    with pytest.raises(ValueError, match=words):
+        read_state_dict(path)
+
+
+def test_refuses_archives_of_others(tmp_path):
+    path = tmp_path / "w.pt"
+    with pytest.raises(ValueError, match="w.pt does not exist"):
+        read_state_dict(path)
+    path.write_bytes(b"\x80\x02 an old file")
+    message = "w.pt cannot be loaded: it is no file of torch.save since torch 1.6"
+    with pytest.raises(ValueError, match=message):
+        read_state_dict(path)
+    with zipfile.ZipFile(path, "w") as file:
+        file.writestr("other", b"")
+    with pytest.raises(ValueError, match="holds no data.pkl"):
+        read_state_dict(path)
+    archive(path, pickle.dumps({}, 2), zipfile.ZIP_DEFLATED)
+    with pytest.raises(ValueError, match="'data.pkl' is compressed"):
+        read_state_dict(path)
+    archive(path, pickle.dumps({}, 2), byteorder=b"big")
+    with pytest.raises(ValueError, match="big-endian"):
+        read_state_dict(path)
 
 
 def test_refuses_what_is_no_state_dict(tmp_path):
@@ -83,23 +176,10 @@ def test_refuses_what_is_no_state_dict(tmp_path):
         ({}, "{}"),
         ({"state_dict": dict.fromkeys("abcdefg", 1)}, "'e': int} and 2 more"),
     ):
-        with zipfile.ZipFile(tmp_path / "w.pt", "w") as file:
-            file.writestr("w/data.pkl", pickle.dumps(content, 2))
-            file.writestr("w/version", "3\n")
-            file.writestr("w/byteorder", "little")
+        archive(tmp_path / "w.pt", pickle.dumps(content, 2))
         with pytest.raises(ValueError, match="must hold a state_dict") as error:
             read_state_dict(tmp_path / "w.pt")
         assert words in str(error.value)
-
-
-def test_refuses_what_is_no_file(tmp_path):
-    with pytest.raises(ValueError, match="none.pt does not exist"):
-        read_state_dict(tmp_path / "none.pt")
-    (tmp_path / "w.pt").write_bytes(b"no file of torch")
-    with pytest.raises(ValueError, match="w.pt cannot be loaded: ") as error:
-        read_state_dict(tmp_path / "w.pt")
-    assert "no file of torch.save since torch 1.6" in str(error.value)
-    assert "Save an older one again with a newer torch" in str(error.value)
 
 
 @pytest.fixture(scope="module")

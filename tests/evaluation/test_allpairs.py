@@ -6,11 +6,11 @@ import pytest
 from ekd_tf.evaluation.allpairs import PairBlocks
 from ekd_tf.evaluation.allpairs import all_pair_scores
 from ekd_tf.evaluation.allpairs import all_pairs_roc
-from ekd_tf.evaluation.allpairs import check_labels
 from ekd_tf.evaluation.allpairs import count_pairs
 from ekd_tf.evaluation.allpairs import draw_pairs
-from ekd_tf.metrics import equal_error_rate
-from ekd_tf.metrics import operating_points
+from ekd_tf.evaluation.allpairs import labelled_intervals
+from ekd_tf.metrics import ROC
+from ekd_tf.metrics import identity_intervals
 
 
 def all_pair_scores_np(embeddings, labels):
@@ -34,17 +34,15 @@ def test_scores_computed_by_hand():
     assert positive.dtype == negative.dtype == np.float32
 
 
-@pytest.mark.parametrize("block_size", [1, 7, 29, 30, 31, 1000])
-@pytest.mark.parametrize("identities", [1, 6, 30])
+@pytest.mark.parametrize(
+    ("block_size", "identities"), [(1, 6), (7, 1), (7, 6), (29, 30), (30, 6), (99, 6)]
+)
 def test_blocks_hold_every_pair_once(rng, block_size, identities):
     embeddings = rng.normal(size=(30, 5))
     labels = rng.permutation(np.arange(30) % identities)
     expected = all_pair_scores_np(embeddings, labels)
     found = {True: {}, False: {}}
-    blocks = PairBlocks(embeddings, labels, block_size)
-    seen = 0
-    for block in blocks:
-        seen += 1
+    for block in PairBlocks(embeddings, labels, block_size):
         everything = np.ones(block.cosine.shape, bool)
         for kind, mask in ((True, block.positive), (False, block.negative)):
             if block.positive is None:
@@ -53,23 +51,10 @@ def test_blocks_hold_every_pair_once(rng, block_size, identities):
                 pair = tuple(sorted((block.rows[r], block.columns[c])))
                 assert pair not in found[kind]
                 found[kind][pair] = block.cosine[r, c]
-    assert seen == len(blocks)
     for kind in (True, False):
         assert found[kind].keys() == expected[kind].keys()
         for pair, cosine in expected[kind].items():
             assert found[kind][pair] == pytest.approx(cosine, abs=1e-6)
-
-
-@pytest.mark.parametrize("block_size", [1, 7, 30, 1000])
-def test_kept_scores_are_those_of_loops(rng, block_size):
-    embeddings, labels = rng.normal(size=(30, 5)), rng.integers(0, 6, 30)
-    expected = all_pair_scores_np(embeddings, labels)
-    for kind, scores in zip(
-        (True, False), all_pair_scores(embeddings, labels, block_size)
-    ):
-        np.testing.assert_allclose(
-            np.sort(scores), np.sort(list(expected[kind].values())), atol=1e-6
-        )
 
 
 def test_passes_give_the_same_bits(rng):
@@ -88,9 +73,9 @@ def test_the_roc_is_that_of_the_sorted_scores(rng):
     embeddings[100:150] = embeddings[50:100]
     fprs = (0.1, 0.01, 1e-3, 1e-7)
     roc = all_pairs_roc(embeddings, labels, fprs)
-    scores = all_pair_scores(embeddings, labels)
-    assert roc.points == operating_points(*scores, fprs)
-    assert roc.eer == pytest.approx(equal_error_rate(*scores), abs=1e-12)
+    whole = ROC.of(*all_pair_scores(embeddings, labels))
+    assert roc.points(fprs) == whole.points(fprs)
+    assert roc.eer() == pytest.approx(whole.eer(), abs=1e-12)
 
 
 def test_memory_does_not_grow_with_the_pairs(rng):
@@ -105,33 +90,28 @@ def test_memory_does_not_grow_with_the_pairs(rng):
     assert peaks[1] - peaks[0] < 5e6
 
 
-@pytest.mark.parametrize(
-    ("labels", "expected"),
-    [
+def test_counts_by_hand():
+    for labels, expected in (
         ([0, 0, 0, 5, 5], (4, 6)),
         ([1, 2, 3], (0, 3)),
         ([9, 9], (1, 0)),
         ([3], (0, 0)),
-    ],
-)
-def test_counts_by_hand(labels, expected):
-    assert count_pairs(labels) == expected
-    sizes = tuple(s.size for s in all_pair_scores(np.ones((len(labels), 2)), labels))
-    assert sizes == expected
+    ):
+        assert count_pairs(labels) == expected
+        scores = all_pair_scores(np.ones((len(labels), 2)), labels)
+        assert tuple(kind.size for kind in scores) == expected
 
 
-def test_rejects_lengths_that_differ():
+def test_rejects_labels_that_are_not_one_integer_per_row():
     with pytest.raises(ValueError, match="`embeddings` must have one row.*3 rows, 2"):
         all_pair_scores(np.ones((3, 2)), [0, 1])
+    for labels in ([[0, 1]], [0.0, 1.0], ["a", "b"]):
+        message = "`labels` must be integers in 1 dimension"
+        with pytest.raises(ValueError, match=message):
+            all_pair_scores(np.ones((2, 2)), labels)
 
 
-@pytest.mark.parametrize("labels", [[[0, 1]], [0.0, 1.0], ["a", "b"]])
-def test_rejects_labels_that_are_not_a_list_of_integers(labels):
-    with pytest.raises(ValueError, match="`labels` must be integers in 1 dimension"):
-        check_labels(labels)
-
-
-@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("seed", range(8))
 def test_drawn_pairs_keep_the_rules(seed):
     rng = np.random.default_rng(seed)
     labels = rng.integers(0, rng.integers(2, 12), rng.integers(20, 60))
@@ -144,25 +124,21 @@ def test_drawn_pairs_keep_the_rules(seed):
     assert (left != right).all()
     unordered = {frozenset(pair) for pair in zip(left.tolist(), right.tolist())}
     assert len(unordered) == positives + negatives
-
-
-def test_every_pair_can_be_drawn():
-    labels = np.array([4, 1, 4, 9, 1, 4])
-    left, right, same = draw_pairs(labels, *count_pairs(labels), seed=3)
-    assert len({frozenset(p) for p in zip(left.tolist(), right.tolist())}) == 15
+    again = draw_pairs(labels, positives, negatives, seed)
+    np.testing.assert_array_equal(again, (left, right, same))
 
 
 def test_negatives_are_uniform_over_pairs():
     # Identities of 1, 2 and 5 images: 2 + 5 + 10 = 17 negative pairs, each with a
-    # chance of 1/17; 17 * 400 draws leave a standard deviation of 20 per pair.
+    # chance of 1/17; 17 * 100 draws leave a standard deviation of 10 per pair.
     labels = np.array([0, 1, 1, 2, 2, 2, 2, 2])
     counts = np.zeros((8, 8), int)
-    for seed in range(17 * 400):
+    for seed in range(17 * 100):
         left, right, _ = draw_pairs(labels, 0, 1, seed)
         counts[min(left[0], right[0]), max(left[0], right[0])] += 1
     drawn = counts[counts > 0]
     assert drawn.size == 17
-    assert abs(drawn - 400).max() < 5 * 20
+    assert abs(drawn - 100).max() < 5 * 10
 
 
 def test_positives_are_spread_over_identities():
@@ -174,61 +150,12 @@ def test_positives_are_spread_over_identities():
     np.testing.assert_array_equal(counts, [3, 3, 3, 1, 0])
 
 
-def test_fewer_positives_than_identities_come_from_different_ones():
-    labels = np.repeat(np.arange(50), 4)
-    left, _, _ = draw_pairs(labels, 30, 0, seed=0)
-    assert np.unique(labels[left]).size == 30
-
-
-def test_no_identity_is_favoured_where_not_all_can_give_a_pair():
-    labels = np.repeat(np.arange(50), 4)
-    first = [draw_pairs(labels, 10, 0, seed)[0] for seed in range(100)]
-    # 1000 pairs over 50 identities: 20 each, standard deviation 4.
-    assert abs(np.bincount(labels[np.concatenate(first)]) - 20).max() < 5 * 4
-
-
-def test_images_of_an_identity_are_drawn_alike():
-    # One pair of five images, ten possible: each must turn up over the seeds.
-    labels = np.array([0] * 5 + [1])
-    seen = set()
-    for seed in range(200):
-        left, right, _ = draw_pairs(labels, 1, 0, seed)
-        seen.add(frozenset((int(left[0]), int(right[0]))))
-    assert len(seen) == 10
-
-
 def test_contiguous_folds_are_balanced():
     labels = np.repeat(np.arange(100), 5)
     _, _, same = draw_pairs(labels, 300, 300, seed=0)
     np.testing.assert_array_equal(same.reshape(10, 60).sum(axis=1), 30)
-
-
-def test_unequal_kinds_are_mixed_in_proportion():
-    labels = np.repeat(np.arange(100), 5)
     _, _, same = draw_pairs(labels, 100, 400, seed=0)
     np.testing.assert_array_equal(same.reshape(10, 50).sum(axis=1), 10)
-
-
-def test_identities_are_not_drawn_in_the_order_of_their_labels():
-    labels = np.repeat(np.arange(100), 3)
-    left, _, same = draw_pairs(labels, 100, 100, seed=0)
-    first_half = labels[left[same]][:50]
-    assert 30 < first_half.mean() < 70
-
-
-def test_same_seed_same_pairs_and_another_seed_others():
-    labels = np.repeat(np.arange(30), 4)
-    first, again, other = (draw_pairs(labels, 50, 50, seed) for seed in (1, 1, 2))
-    for a, b in zip(first, again):
-        np.testing.assert_array_equal(a, b)
-    assert (first[0] != other[0]).any()
-
-
-def test_many_images_need_no_list_of_all_pairs():
-    # 5e9 negative pairs would not fit into memory.
-    labels = np.repeat(np.arange(10_000), 10)
-    left, right, same = draw_pairs(labels, 3000, 3000, seed=0)
-    np.testing.assert_array_equal(labels[left] == labels[right], same)
 
 
 def test_rejects_more_pairs_than_there_are():
@@ -237,3 +164,51 @@ def test_rejects_more_pairs_than_there_are():
         draw_pairs(labels, 5, 1, seed=0)
     with pytest.raises(ValueError, match=r"`negatives` must be in \[0, 6\].*=7"):
         draw_pairs(labels, 1, 7, seed=0)
+
+
+# --- intervals
+
+
+@pytest.fixture
+def labelled(rng):
+    labels = rng.permutation(np.repeat(np.arange(40) * 7 + 2, 5))
+    centres = rng.normal(size=(300, 8))
+    return centres[labels] + rng.normal(size=(200, 8)), labels
+
+
+def all_scores_np(embeddings, labels):
+    """Every pair with its identities, as `identity_intervals` takes them."""
+    unit = embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)
+    _, number = np.unique(labels, return_inverse=True)
+    i, j = np.triu_indices(labels.size, 1)
+    scores = np.sum(unit[i] * unit[j], axis=1)
+    same = labels[i] == labels[j]
+    return (
+        np.bincount(number),
+        (scores[same], number[i][same]),
+        (scores[~same], number[i][~same], number[j][~same]),
+    )
+
+
+@pytest.mark.parametrize("block_size", [16, 1024])
+def test_intervals_are_those_of_all_pairs(labelled, block_size):
+    fprs = (0.05, 0.01)
+    roc = all_pairs_roc(*labelled, fprs)
+    blocks = PairBlocks(*labelled, block_size)
+    found = labelled_intervals(
+        blocks, labelled[1], roc.points(fprs), replicates=50, seed=3
+    )
+    tpr, threshold = identity_intervals(*all_scores_np(*labelled), fprs, 50, seed=3)
+    for k, fpr in enumerate(fprs):
+        np.testing.assert_allclose(found[fpr][0], tpr[k], atol=1e-6)
+        np.testing.assert_allclose(found[fpr][1], threshold[k], atol=1e-6)
+
+
+def test_fprs_that_let_through_too_many_are_left_out(labelled):
+    points = all_pairs_roc(*labelled, (0.1, 0.01)).points((0.1, 0.01))
+    blocks = PairBlocks(*labelled)
+    # 19,500 negatives: FPR 0.01 takes 3 * 195 of them, FPR 0.1 ten times as many.
+    few = labelled_intervals(blocks, labelled[1], points, max_pairs=600)
+    assert few.keys() == {0.01}
+    # There are 400 positives.
+    assert labelled_intervals(blocks, labelled[1], points, max_pairs=399) == {}

@@ -11,7 +11,7 @@ from ekd_tf.evaluation import calibrate
 from ekd_tf.evaluation import is_of_one_model
 from ekd_tf.evaluation import read_calibration
 from ekd_tf.evaluation import write_calibration
-from ekd_tf.metrics import tpr_at_fpr
+from ekd_tf.metrics import ROC
 
 
 @pytest.fixture(scope="module")
@@ -53,24 +53,17 @@ def test_threshold_accepts_the_pairs_that_of_all_pairs_accepts(
     images = source.read(np.arange(len(source)))
     rows = patches(images) + flip * patches(images[:, :, ::-1])
     positive, negative = all_pair_scores(rows, source.labels)
-    tpr, thresholds = tpr_at_fpr(positive, negative, [0.02])
+    (point,) = ROC.of(positive, negative).points([0.02])
     # 33 of 1,650 negatives: 0.02 of them to the digit.
     assert np.count_nonzero(negative > found.threshold) == 33
-    assert np.mean(positive > found.threshold) == found.tpr == tpr[0]
+    assert np.mean(positive > found.threshold) == found.tpr == point.tpr
     # Half way between two scores: no pair is decided by rounding.
     scores = np.concatenate([positive, negative])
-    higher = scores[scores > thresholds[0]].min()
-    assert found.threshold == pytest.approx((thresholds[0] + higher) / 2, abs=1e-7)
+    higher = scores[scores > point.threshold].min()
+    assert found.threshold == pytest.approx((point.threshold + higher) / 2, abs=1e-7)
     assert found.interval[0] <= found.threshold <= found.interval[1]
     assert (found.pairs, found.source, found.view) == (1650, source.name, view)
     assert found.flip == flip
-
-
-def test_mirror_images_are_asked_for_where_there_are_none(source):
-    plain = SourceEmbedder(patches, 32, traceable=False, flip=False)
-    assert calibrate(plain, source, 0.02).view == "one image"
-    with pytest.raises(ValueError, match="`flip` needs an embedder of mirror images"):
-        calibrate(plain, source, 0.02, flip=True)
 
 
 def test_survives_the_card_and_leaves_the_rest_of_it(found, model):
@@ -103,11 +96,14 @@ def test_says_the_threshold_the_fpr_and_what_it_rests_on(found):
     assert text.endswith("1,650 negative pairs, each embedding of one image")
 
 
-def test_rejects_an_fpr_that_no_threshold_reaches(embedder, source):
+def test_rejects_what_gives_no_threshold(embedder, source):
     with pytest.raises(ValueError, match="1e-4 is not measurable: it takes 100000"):
         calibrate(embedder, source, 1e-4)
     with pytest.raises(ValueError, match=r"`calibrate_fpr` must be in \(0, 1\)"):
         calibrate(embedder, source, 0.0)
+    plain = SourceEmbedder(patches, 32, traceable=False, flip=False)
+    with pytest.raises(ValueError, match="`flip` needs an embedder of mirror images"):
+        calibrate(plain, source, 0.02, flip=True)
 
 
 def test_tells_another_precision_from_another_model(embedder, source):
@@ -125,20 +121,16 @@ def test_tells_another_precision_from_another_model(embedder, source):
         assert is_of_one_model(embedder, other, source) == one
 
 
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
+def test_says_what_is_wrong_with_a_card(model):
+    entry = {"fpr": 1, "sha256": hashlib.sha256(b"weights").hexdigest()}
+    for text, message in (
         ("{", "cannot be read as a model card"),
         ("[]", "must hold a JSON object"),
         (
-            '{"calibration": {"model.tflite": {"fpr": 1, "sha256": "%s"}}}',
+            json.dumps({"calibration": {"model.tflite": entry}}),
             "calibration in .* cannot be read",
         ),
-    ],
-)
-def test_says_what_is_wrong_with_a_card(model, text, message):
-    digest = hashlib.sha256(b"weights").hexdigest()
-    text = text % digest if "%" in text else text
-    model.with_name("card.json").write_text(text)
-    with pytest.raises(ValueError, match=message):
-        read_calibration(model)
+    ):
+        model.with_name("card.json").write_text(text)
+        with pytest.raises(ValueError, match=message):
+            read_calibration(model)

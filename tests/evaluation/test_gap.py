@@ -7,9 +7,8 @@ import pytest
 from ekd_tf.evaluation import gap
 from ekd_tf.evaluation.allpairs import PairBlocks
 from ekd_tf.evaluation.allpairs import all_pair_scores
-from ekd_tf.evaluation.allpairs import all_pairs_roc
 from ekd_tf.evaluation.gap import compare
-from ekd_tf.metrics import tpr_at_fpr
+from ekd_tf.metrics import ROC
 
 
 def two_models(rng, identities=12, images=5):
@@ -41,8 +40,11 @@ def critical_np(teacher, student, labels, teacher_threshold, student_threshold):
     }
 
 
-def test_matches_loops_over_pairs(rng):
+@pytest.mark.parametrize("block_size", [7, 1024])
+def test_matches_loops_over_pairs(rng, monkeypatch, block_size):
     student, teacher, labels = two_models(rng)
+    blocks = functools.partial(PairBlocks, block_size=block_size)
+    monkeypatch.setattr(gap, "PairBlocks", blocks)
     report = compare(student, teacher, labels, (0.2, 0.05, 0.01), worst=4)
     unit = [e / np.linalg.norm(e, axis=1, keepdims=True) for e in (teacher, student)]
     assert (report.num_positive, report.num_negative) == (120, 60 * 59 / 2 - 120)
@@ -65,24 +67,13 @@ def test_rates_are_those_of_each_model_alone(rng):
     fprs = (0.1, 0.02)
     report = compare(student, teacher, labels, fprs)
     for name, embeddings in (("teacher", teacher), ("student", student)):
-        tpr, thresholds = tpr_at_fpr(*all_pair_scores(embeddings, labels), fprs)
-        for k, point in enumerate(report.points):
-            assert point.fpr == fprs[k]
-            assert getattr(point, f"{name}_tpr") == tpr[k]
-            assert getattr(point, f"{name}_threshold") == thresholds[k]
+        alone = ROC.of(*all_pair_scores(embeddings, labels)).points(fprs)
+        for expected, point in zip(alone, report.points):
+            assert point.fpr == expected.target_fpr
+            assert getattr(point, f"{name}_tpr") == expected.tpr
+            assert getattr(point, f"{name}_threshold") == expected.threshold
     for point in report.points:
         assert point.gap == point.teacher_tpr - point.student_tpr
-
-
-def test_blocks_do_not_change_the_critical_pairs(rng, monkeypatch):
-    student, teacher, labels = two_models(rng)
-    whole = compare(student, teacher, labels, (0.1, 0.02), worst=7)
-    monkeypatch.setattr(gap, "PairBlocks", functools.partial(PairBlocks, block_size=7))
-    cut = compare(student, teacher, labels, (0.1, 0.02), worst=7)
-    for one, other in zip(whole.points, cut.points):
-        assert one.critical_negative == other.critical_negative
-        assert one.worst_positive == other.worst_positive
-        assert one.worst_negative == other.worst_negative
 
 
 def test_pairs_equally_far_apart_are_named_in_the_order_of_their_rows():
@@ -100,29 +91,16 @@ def test_share_closed_against_a_baseline(rng):
     baseline = teacher[:, :16] + 3 * rng.normal(size=(len(labels), 16))
     fprs = (0.1, 0.01)
     report = compare(student, teacher, labels, fprs, baseline_embeddings=baseline)
-    tpr, _ = tpr_at_fpr(*all_pair_scores(baseline, labels), fprs)
-    for k, point in enumerate(report.points):
-        assert point.baseline_tpr == tpr[k] < point.student_tpr
-        gained = point.student_tpr - tpr[k]
+    alone = ROC.of(*all_pair_scores(baseline, labels)).points(fprs)
+    for expected, point in zip(alone, report.points):
+        assert point.baseline_tpr == expected.tpr < point.student_tpr
+        gained = point.student_tpr - expected.tpr
         assert point.closed == gained / (gained + point.gap)
     assert "baseline TPR" in report.to_table()
-
-
-def test_a_baseline_above_the_teacher_leaves_no_share(rng):
-    student, teacher, labels = two_models(rng)
+    # None of a baseline above the teacher.
     report = compare(student, student, labels, (0.1,), baseline_embeddings=teacher)
-    (point,) = report.points
-    assert point.baseline_tpr > point.teacher_tpr
-    assert point.closed is None
+    assert report.points[0].closed is None
     assert report.to_table().endswith("n/a    |")
-
-
-def test_takes_rocs_already_measured(rng):
-    student, teacher, labels = two_models(rng)
-    rocs = [all_pairs_roc(e, labels, (0.1,)) for e in (student, teacher)]
-    assert compare(student, teacher, labels, (0.1,), rocs=rocs) == compare(
-        student, teacher, labels, (0.1,)
-    )
 
 
 def test_gap_is_above_zero_where_the_student_is_worse(rng):
@@ -133,14 +111,10 @@ def test_gap_is_above_zero_where_the_student_is_worse(rng):
     assert swapped.gap == -point.gap
     assert swapped.critical_positive == point.critical_positive
     assert swapped.worst_negative == point.worst_negative
-
-
-def test_a_model_has_no_gap_to_itself(rng):
-    _, teacher, labels = two_models(rng)
-    for point in compare(teacher, teacher, labels, (0.1, 0.01)).points:
-        assert point.gap == 0
-        assert (point.critical_positive, point.critical_negative) == (0, 0)
-        assert point.worst_positive == point.worst_negative == ()
+    # A model has none to itself.
+    (same,) = compare(teacher, teacher, labels, (0.01,), worst=10).points
+    assert (same.gap, same.critical_positive, same.critical_negative) == (0, 0, 0)
+    assert same.worst_positive == same.worst_negative == ()
 
 
 def test_fprs_without_enough_negatives_have_no_figures(rng):

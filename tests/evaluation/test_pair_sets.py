@@ -52,22 +52,14 @@ def test_reports_with_and_without_flip(faces, pairs):
     mirrored = mean_of_patches(images[:, :, ::-1]).numpy()
     for kind, rows in (("flip", original + mirrored), ("plain", original)):
         expected = verify_pairs(rows, same, (0.5,), replicates=0)
-        found = result.reports["student"][kind]
-        assert found.accuracy_mean == pytest.approx(expected.accuracy_mean)
-        assert found.tpr[0.5] == pytest.approx(expected.tpr[0.5])
-    flip, plain = (result.reports["student"][k] for k in ("flip", "plain"))
-    assert flip.threshold != plain.threshold
-    assert result.scalars()["toy/accuracy"] == flip.accuracy_mean
-    assert result.student is flip
+        found = result.document["student"][kind]
+        assert found["accuracy_mean"] == pytest.approx(expected.accuracy_mean)
+        assert found["tpr"]["5e-1"] == pytest.approx(expected.tpr[0.5])
+    flip, plain = (result.document["student"][k] for k in ("flip", "plain"))
+    assert flip["threshold"] == result.student.threshold != plain["threshold"]
+    assert result.scalars()["toy/accuracy"] == flip["accuracy_mean"]
     fpr, tpr = result.curves["student"]
-    assert tpr[fpr <= 0.5].max() == flip.tpr[0.5]
-
-
-def test_without_mirror_images_there_is_one_report(pairs):
-    model = SourceEmbedder(mean_of_patches, 32, flip=False)
-    result = PairSetEvaluation(pairs, fprs=(0.5,))(Models(model))
-    assert result.reports["student"].keys() == {"plain"}
-    assert "without flip" in result.text()
+    assert tpr[fpr <= 0.5].max() == flip["tpr"]["5e-1"]
 
 
 def test_compares_models_and_writes(pairs, tmp_path):
@@ -84,7 +76,7 @@ def test_compares_models_and_writes(pairs, tmp_path):
         "other_roc.png",
         "other_similarities.png",
     }
-    text = result.text()
+    text = result.text
     assert "| teacher, with flip " in text and "20 negative pairs" in text
     assert "FPR 1e-3 is not measurable: it takes 10000 negative pairs" in text
 
@@ -105,12 +97,15 @@ def test_says_how_pairs_sorted_by_kind_were_cut(faces, pairs, positives_first):
     images = [
         pairs.images.read([k])[0] for k in np.ravel([2 * order, 2 * order + 1], "F")
     ]
-    model = SourceEmbedder(mean_of_patches, 32)
+    model = SourceEmbedder(mean_of_patches, 32, flip=False)
     result = PairSetEvaluation(
         PairSet("toy", PairImages("toy.bin", images), faces[1][order]), replicates=20
     )(Models(model))
-    assert ("each kind cut by itself" in result.text()) == positives_first
-    assert "No interval" not in result.text()
+    # No mirror images, one report.
+    assert result.document["student"].keys() == {"plain"}
+    assert "without flip" in result.text
+    assert ("each kind cut by itself" in result.text) == positives_first
+    assert "No interval" not in result.text
 
 
 def test_says_why_there_are_no_intervals(pairs):
@@ -120,7 +115,7 @@ def test_says_why_there_are_no_intervals(pairs):
     )
     assert (
         "No interval of TPR, AUC and EER: a kind has fewer pairs than there are folds."
-        in result.text()
+        in result.text
     )
 
 
@@ -135,7 +130,7 @@ def test_a_published_teacher_reaches_its_accuracy(realdata):
         str(realdata / "teacher" / "mobilefacenet_y1.onnx"), flip=False
     )
     result = PairSetEvaluation(pairs)(Models(model))
-    report = result.reports["student"]["plain"]
+    report = result.student
     assert (report.num_pairs, report.accuracy_best) == (1000, 0.99)
     # Its pairs are 500 positives and then 500 negatives.
     assert report.stratified and 0.98 <= report.accuracy_mean <= 0.99

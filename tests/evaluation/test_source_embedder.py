@@ -7,7 +7,6 @@ from ekd_tf.data import FolderFaces
 from ekd_tf.data import SyntheticFaces
 from ekd_tf.data.unreadable import Unreadable
 from ekd_tf.evaluation import EmbeddingCache
-from ekd_tf.evaluation import Models
 from ekd_tf.evaluation import SourceEmbedder
 
 
@@ -108,8 +107,3 @@ def test_an_unreadable_image_is_replaced_only_where_allowed(rng, tmp_path):
             of(embedder(Corner()))
         rows = of(embedder(Corner(), unreadable=Unreadable(1)))
         np.testing.assert_array_equal(rows[-2], rows[-1])
-
-
-def test_models_are_named_the_teacher_first():
-    models = Models(student="s", teacher="t")
-    assert models.items() == [("teacher", "t"), ("student", "s")]

@@ -1,5 +1,4 @@
 import numpy as np
-import pytest
 
 from ekd_tf.evaluation.tables import format_table
 
@@ -19,12 +18,3 @@ def test_table_written_out():
 def test_numpy_numbers_look_like_python_numbers():
     table = format_table([[np.float32(0.5), np.int64(3), True]], ["x", "y", "flag"])
     assert table.split("\n")[2] == "| 0.5000 |   3 | True |"
-
-
-def test_table_without_rows_is_its_header():
-    assert format_table([], ["a", "b"]) == "| a   | b   |\n| --- | --- |"
-
-
-def test_rejects_a_row_of_another_length():
-    with pytest.raises(ValueError, match=r"must have 2 cells.*row 1 with 1: \['x'\]"):
-        format_table([["a", "b"], ["x"]], ["one", "two"])

@@ -1,5 +1,3 @@
-"""Tests for `ekd_tf.evaluation.untrained`."""
-
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -7,28 +5,11 @@ from absl import logging
 
 from ekd_tf.data import InMemoryFaces
 from ekd_tf.data import SyntheticFaces
-from ekd_tf.data.source import Source
 from ekd_tf.evaluation import SourceEmbedder
 from ekd_tf.evaluation.untrained import better_reading
 from ekd_tf.evaluation.untrained import warn_if_untrained
 
 FACES = InMemoryFaces(SyntheticFaces(identities=12, images_per_identity=4, size=32))
-
-
-class Singles(Source):
-    """One image per identity: no positive pair."""
-
-    name, encoded, fingerprint = "singles", False, ""
-
-    def __init__(self):
-        self.labels = np.arange(5, dtype=np.int32)
-        self.num_identities = 5
-
-    def read(self, indices):
-        return np.zeros((len(indices), 32, 32, 3), np.uint8)
-
-    def describe(self, index):
-        return str(index)
 
 
 @pytest.fixture
@@ -70,10 +51,12 @@ def test_bare_pixels_are_no_teacher(warned):
 
 
 def test_images_without_a_positive_pair_say_nothing(warned):
+    singles = SyntheticFaces(identities=5, images_per_identity=1, size=32)
+
     def any_rows(images):
         return tf.ones([tf.shape(images)[0], 2])
 
-    assert warn_if_untrained(of(any_rows), Singles(), 32) is None
+    assert warn_if_untrained(of(any_rows), singles, 32) is None
     assert not warned
 
 

@@ -1,3 +1,4 @@
+import dataclasses
 import functools
 import json
 
@@ -5,20 +6,15 @@ import numpy as np
 import pytest
 
 from ekd_tf.evaluation import verification
-from ekd_tf.evaluation.allpairs import PairBlocks
 from ekd_tf.evaluation.allpairs import all_pair_scores
-from ekd_tf.evaluation.allpairs import all_pairs_roc
 from ekd_tf.evaluation.allpairs import draw_pairs
-from ekd_tf.evaluation.intervals import labelled_intervals
+from ekd_tf.evaluation.allpairs import labelled_intervals
+from ekd_tf.evaluation.verification import figures_table
 from ekd_tf.evaluation.verification import verify_embeddings
 from ekd_tf.evaluation.verification import verify_pairs
-from ekd_tf.metrics import IdentityScores
-from ekd_tf.metrics import auc
-from ekd_tf.metrics import equal_error_rate
-from ekd_tf.metrics import identity_intervals
+from ekd_tf.metrics import ROC
 from ekd_tf.metrics import kfold_accuracy
 from ekd_tf.metrics import squared_distances
-from ekd_tf.metrics import tpr_at_fpr
 
 
 def noisy_identities(rng, identities=40, images=6, noise=1.0, dim=32):
@@ -30,40 +26,35 @@ def noisy_identities(rng, identities=40, images=6, noise=1.0, dim=32):
 
 def test_report_agrees_with_the_metrics_it_is_made_of(rng):
     embeddings, labels = noisy_identities(rng)
-    report = verify_embeddings(embeddings, labels, fprs=(0.1, 0.01), pairs=200, seed=4)
-    positive, negative = all_pair_scores(embeddings, labels)
-    tpr, thresholds = tpr_at_fpr(positive, negative, (0.1, 0.01))
-    assert report.tpr == {0.1: tpr[0], 0.01: tpr[1]}
-    assert report.thresholds == {0.1: thresholds[0], 0.01: thresholds[1]}
-    assert report.auc == pytest.approx(auc(positive, negative), abs=1e-4)
-    assert report.eer == pytest.approx(equal_error_rate(positive, negative), abs=1e-12)
+    report = verify_embeddings(embeddings, labels, fprs=(0.1, 0.01), seed=4)
+    roc = ROC.of(*all_pair_scores(embeddings, labels))
+    points = roc.points((0.1, 0.01))
+    assert report.tpr == {point.target_fpr: point.tpr for point in points}
+    assert list(report.thresholds.values()) == [point.threshold for point in points]
+    assert report.auc == pytest.approx(roc.auc(), abs=1e-4)
+    assert report.eer == pytest.approx(roc.eer(), abs=1e-12)
     assert (report.num_positive, report.num_negative) == (40 * 15, 240 * 239 / 2 - 600)
-    left, right, same = draw_pairs(labels, 100, 100, seed=4)
+    left, right, same = draw_pairs(labels, 600, 600, seed=4)
     expected = kfold_accuracy(
         squared_distances(embeddings[left], embeddings[right]), same
     )
     assert (report.accuracy_mean, report.accuracy_std) == (expected.mean, expected.std)
-    assert report.num_pairs == 200
+    assert report.num_pairs == 1200
 
 
-def test_perfect_embeddings():
+def test_perfect_and_collapsed_embeddings():
     # Four identities at right angles: every distance is 0 or 2, so the first
     # threshold that separates is 0.01, cosine 0.995.
     labels = np.repeat(np.arange(4), 10)
-    report = verify_embeddings(np.eye(4)[labels], labels, fprs=(0.1,), pairs=100)
+    report = verify_embeddings(np.eye(4)[labels], labels, fprs=(0.1,))
     assert (report.accuracy_mean, report.accuracy_std) == (1.0, 0.0)
     assert report.tpr == {0.1: 1.0}
     assert report.thresholds == {0.1: 0.0}
     assert (report.auc, report.eer) == (1.0, 0.0)
     np.testing.assert_allclose(report.threshold, 0.995)
-
-
-def test_collapsed_embeddings_look_bad():
-    report = verify_embeddings(
-        np.ones((40, 3)), np.repeat(np.arange(8), 5), fprs=(0.1,)
-    )
-    assert report.accuracy_mean == 0.5
-    assert report.tpr == {0.1: 0.0}
+    # A collapsed model looks bad.
+    report = verify_embeddings(np.ones((40, 3)), labels, fprs=(0.1,))
+    assert (report.accuracy_mean, report.tpr) == (0.5, {0.1: 0.0})
     assert (report.auc, report.eer) == (0.5, 0.5)
 
 
@@ -82,44 +73,13 @@ def test_fprs_with_fewer_than_ten_negatives_are_not_measurable(rng):
     )
 
 
-def test_small_sets_give_the_pairs_they_have(rng):
-    embeddings, labels = noisy_identities(rng, identities=10, images=3)
-    assert verify_embeddings(embeddings, labels, pairs=6000).num_pairs == 2 * 30
-
-
 def test_report_survives_json(rng):
     embeddings, labels = noisy_identities(rng)
-    report = verify_embeddings(
-        embeddings, labels, fprs=(0.1, 1e-6), pairs=100
-    ).to_dict()
+    report = verify_embeddings(embeddings, labels, fprs=(0.1, 1e-6)).to_dict()
     assert json.loads(json.dumps(report)) == report
     assert report["tpr"].keys() == report["thresholds"].keys() == {"1e-1", "1e-6"}
     assert report["tpr"]["1e-6"] is None
     assert len(report["not_measurable"]) == 1
-
-
-@pytest.mark.parametrize(
-    ("labels", "identities"), [([0, 1, 2], 3), ([4, 4, 4], 1)], ids=["one each", "one"]
-)
-def test_rejects_labels_of_one_kind_of_pairs(labels, identities):
-    with pytest.raises(
-        ValueError, match=f"needs two identities.*3 images of {identities} identities"
-    ):
-        verify_embeddings(np.ones((3, 2)), labels)
-
-
-def test_rejects_fewer_pairs_than_folds():
-    with pytest.raises(ValueError, match="needs 10 pairs.*2 positive and 4 negative"):
-        verify_embeddings(np.ones((4, 2)), [0, 0, 1, 1])
-
-
-def test_takes_a_roc_already_measured(rng):
-    embeddings, labels = noisy_identities(rng)
-    fprs = (0.1, 0.01)
-    roc = all_pairs_roc(embeddings, labels, fprs)
-    assert verify_embeddings(embeddings, labels, fprs, roc=roc) == verify_embeddings(
-        embeddings, labels, fprs
-    )
 
 
 def test_intervals_cover_their_figures(rng):
@@ -139,6 +99,16 @@ def test_intervals_cover_their_figures(rng):
 
 
 FPRS = ("1e-1", "1e-2")
+
+
+def test_rejects_labels_that_make_too_few_pairs():
+    for labels, message in (
+        ([0, 1, 2], "needs two identities.*3 images of 3 identities"),
+        ([4, 4, 4], "needs two identities.*3 images of 1 identities"),
+        ([0, 0, 1, 1], "needs 10 pairs.*2 positive and 4 negative"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            verify_embeddings(np.ones((len(labels), 2)), labels)
 
 
 # --- given pairs
@@ -170,7 +140,8 @@ def test_pairs_agree_with_loops(rng):
     threshold = np.sort(cosines[~same])[-11]
     assert report.thresholds[0.1] == pytest.approx(threshold, abs=1e-6)
     assert report.tpr[0.1] == np.mean(cosines[same] > threshold + 1e-6)
-    assert report.auc == pytest.approx(auc(cosines[same], cosines[~same]), abs=1e-3)
+    roc = ROC.of(cosines[same], cosines[~same])
+    assert report.auc == pytest.approx(roc.auc(), abs=1e-3)
 
 
 def test_an_fpr_whose_pairs_are_too_many_to_resample_is_named(rng, monkeypatch):
@@ -216,70 +187,32 @@ def test_pairs_sorted_by_kind_give_every_figure_and_say_how_they_were_cut(rng):
         assert sorted_.intervals[name] == pytest.approx(interval)
 
 
-def test_fewer_pairs_of_a_kind_than_folds_leave_only_the_accuracy_an_interval(rng):
-    embeddings, _ = given_pairs(rng)
-    report = verify_pairs(embeddings, np.arange(200) < 9, (0.1,), replicates=10)
-    assert report.intervals.keys() == {"accuracy"}
-
-
-def test_rejects_other_than_two_rows_per_pair():
+def test_rejects_other_than_two_rows_per_pair_and_pairs_of_one_kind():
     with pytest.raises(ValueError, match=r"two rows per pair.*shape=\(3, 2\), 2 pairs"):
         verify_pairs(np.ones((3, 2)), [True, False])
+    with pytest.raises(ValueError, match="2 positive and 0 negative"):
+        verify_pairs(np.ones((4, 2)), [True, True])
 
 
-def test_rejects_pairs_of_one_kind(rng):
+def test_table_has_a_line_per_model_and_intervals_behind_figures(rng):
     embeddings, same = given_pairs(rng)
-    with pytest.raises(ValueError, match="200 positive and 0 negative"):
-        verify_pairs(embeddings, np.ones_like(same))
-
-
-def test_rejects_pairs_with_an_embedding_of_norm_zero(rng):
-    embeddings, same = given_pairs(rng)
-    embeddings[6] = 0
-    with pytest.raises(ValueError, match="zero norm.*rows 3$"):
-        verify_pairs(embeddings, same)
-
-
-@pytest.fixture
-def labelled(rng):
-    labels = rng.permutation(np.repeat(np.arange(40) * 7 + 2, 5))
-    centres = rng.normal(size=(300, 8))
-    return centres[labels] + rng.normal(size=(200, 8)), labels
-
-
-def all_scores_np(embeddings, labels):
-    """Every pair with its identities, as `IdentityScores` in no order."""
-    unit = embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)
-    _, number = np.unique(labels, return_inverse=True)
-    i, j = np.triu_indices(labels.size, 1)
-    scores = np.sum(unit[i] * unit[j], axis=1)
-    same = labels[i] == labels[j]
-    return IdentityScores(
-        np.bincount(number),
-        scores[same],
-        number[i][same],
-        scores[~same],
-        np.stack([number[i][~same], number[j][~same]]),
+    plain = dataclasses.replace(
+        verify_pairs(embeddings, same, (1e-1, 1e-4), replicates=0),
+        **{"accuracy_mean": 0.99, "accuracy_std": 0.01, "accuracy_best": 0.995},
+        **{"tpr": {1e-1: 0.9, 1e-4: None}, "auc": 0.9999995, "eer": 0.01},
     )
-
-
-@pytest.mark.parametrize("block_size", [16, 1024])
-def test_intervals_are_those_of_all_pairs(labelled, block_size):
-    fprs = (0.05, 0.01)
-    roc = all_pairs_roc(*labelled, fprs)
-    blocks = PairBlocks(*labelled, block_size)
-    found = labelled_intervals(blocks, labelled[1], roc.points, replicates=50, seed=3)
-    tpr, threshold = identity_intervals(all_scores_np(*labelled), fprs, 50, seed=3)
-    for k, fpr in enumerate(fprs):
-        np.testing.assert_allclose(found[fpr][0], tpr[k], atol=1e-6)
-        np.testing.assert_allclose(found[fpr][1], threshold[k], atol=1e-6)
-
-
-def test_fprs_that_let_through_too_many_are_left_out(labelled):
-    roc = all_pairs_roc(*labelled, (0.1, 0.01))
-    blocks = PairBlocks(*labelled)
-    # 19,500 negatives: FPR 0.01 takes 3 * 195 of them, FPR 0.1 ten times as many.
-    few = labelled_intervals(blocks, labelled[1], roc.points, max_pairs=600)
-    assert few.keys() == {0.01}
-    # There are 400 positives.
-    assert labelled_intervals(blocks, labelled[1], roc.points, max_pairs=399) == {}
+    with_intervals = dataclasses.replace(
+        plain, intervals={"accuracy": (0.98, 1.0), "tpr_at_fpr_1e-1": (0.85, 0.95)}
+    )
+    table = figures_table([("one", plain), ("two", with_intervals)]).split("\n")
+    header, _, *cells = [[c.strip() for c in line.split("|")[1:-1]] for line in table]
+    assert header == [
+        *("model", "accuracy", "best", "AUC", "EER", "TPR@1e-1", "TPR@1e-4"),
+    ]
+    assert cells == [
+        ["one", "0.9900 +- 0.0100", "0.9950", "1.000000", "0.0100", "0.9000", "n/a"],
+        [
+            *("two", "0.9900 +- 0.0100 [0.9800, 1.0000]", "0.9950", "1.000000"),
+            *("0.0100", "0.9000 [0.8500, 0.9500]", "n/a"),
+        ],
+    ]

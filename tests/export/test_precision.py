@@ -8,8 +8,6 @@ import tensorflow as tf
 from ekd_tf.export.precision import as_float32
 from ekd_tf.export.precision import half_precision_layers
 
-MIXED = ["mixed_float16", "mixed_bfloat16"]
-
 
 @keras.saving.register_keras_serializable(package="tests_export")
 class Block(keras.layers.Layer):
@@ -46,7 +44,7 @@ def graph_dtypes(model):
     return {output.dtype.name for op in operations for output in op.outputs}
 
 
-@pytest.mark.parametrize("policy", [*MIXED, "float32"])
+@pytest.mark.parametrize("policy", ["mixed_bfloat16", "float32"])
 def test_computes_in_float32_with_the_same_weights(
     build_student, mixed_policy, images, policy
 ):
@@ -66,19 +64,14 @@ def test_computes_in_float32_with_the_same_weights(
     assert ("conv" in half_precision_layers(model)) == half
     assert bool(graph_dtypes(model) & {"float16", "bfloat16"}) == half
     assert keras.mixed_precision.global_policy().name == policy
+    copy.set_weights([np.zeros_like(value) for value in copy.get_weights()])
+    for ours, theirs in zip(model.get_weights(), before):
+        np.testing.assert_array_equal(ours, theirs)
     assert copy.name == model.name
     assert [layer.name for layer in copy.layers] == [la.name for la in model.layers]
 
 
-def test_the_copy_shares_nothing_with_the_original(student, images):
-    expected = np.asarray(student(images))
-    copy = as_float32(student)
-    assert copy is not student
-    copy.set_weights([np.zeros_like(value) for value in copy.get_weights()])
-    np.testing.assert_array_equal(student(images), expected)
-
-
-@pytest.mark.parametrize("policy", [*MIXED, "bfloat16"])
+@pytest.mark.parametrize("policy", ["mixed_float16", "bfloat16"])
 def test_reaches_parts_of_layers_and_nested_models(mixed_policy, rng, policy):
     mixed_policy(policy)
     nested = keras.Sequential(

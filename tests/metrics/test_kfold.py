@@ -34,38 +34,19 @@ def test_reproduces_insightface(golden_arrays):
 
 
 def test_value_computed_by_hand():
-    # Two folds of four pairs. Fold 1 separates at 1 < t <= 2, so the first of the
-    # thresholds 0.5, 1.5, 2.5 that does is 1.5; fold 2 separates at 2 < t <= 3,
-    # hence 2.5. Fold 1 at 2.5 takes its negative at 2 for a positive (3 of 4
-    # right); fold 2 at 1.5 misses its positive at 2 (3 of 4 right).
+    # Two folds of four pairs. Fold 1 separates from 1.01 on, as a pair is accepted when
+    # its distance is below the threshold, fold 2 from 2.01 on; each is judged at the
+    # threshold of the other. Fold 1 at 2.01 takes its negative at 2 for a positive (3
+    # of 4 right); fold 2 at 1.01 misses its positive at 2 (3 of 4 right).
     distances = np.array([0.1, 1.0, 2.0, 3.0, 0.1, 2.0, 3.0, 3.5])
     same = np.array([True, True, False, False] * 2)
-    result = kfold_accuracy(
-        distances, same, folds=2, thresholds=np.array([0.5, 1.5, 2.5])
-    )
-    np.testing.assert_array_equal(result.thresholds, [2.5, 1.5])
+    result = kfold_accuracy(distances, same, folds=2)
+    np.testing.assert_allclose(result.thresholds, [2.01, 1.01])
     np.testing.assert_array_equal(result.accuracy, [0.75, 0.75])
-    assert result.mean == 0.75
-    assert result.std == 0.0
+    assert (result.mean, result.std) == (0.75, 0.0)
 
 
-def test_first_of_equally_good_thresholds_is_taken():
-    # All of 0.51 .. 3.0 separate the pairs; 0.5 does not, since the rule is `<`.
-    distances = np.tile([0.5, 3.0], 4)
-    result = kfold_accuracy(distances, np.tile([True, False], 4), folds=2)
-    np.testing.assert_allclose(result.thresholds, 0.51)
-
-
-def test_distance_equal_to_the_threshold_is_rejected():
-    distances = np.array([1.0, 1.0, 1.0, 1.0])
-    same = np.array([True, False, True, False])
-    result = kfold_accuracy(distances, same, folds=2, thresholds=np.array([1.0]))
-    # Nothing is accepted, so exactly the different pairs are right.
-    np.testing.assert_array_equal(result.accuracy, [0.5, 0.5])
-
-
-@pytest.mark.parametrize("pairs", [20, 67, 600])
-@pytest.mark.parametrize("folds", [2, 3, 10])
+@pytest.mark.parametrize(("pairs", "folds"), [(20, 2), (67, 3), (600, 10)])
 def test_matches_loops_over_thresholds(rng, pairs, folds):
     same = rng.random(pairs) < 0.5
     # Rounded to the grid of thresholds, so that many distances tie with one.
@@ -129,11 +110,6 @@ def test_a_list_of_positives_first_gives_the_accuracy_of_a_mixed_one(rng):
     assert 0.6 < result.mean <= best_accuracy(distances, same)
 
 
-def test_collapsed_model_is_at_chance():
-    result = kfold_accuracy(np.zeros(100), np.tile([True, False], 50))
-    np.testing.assert_array_equal(result.accuracy, 0.5)
-
-
 def test_distances_computed_by_hand():
     # Angles 0, 90 and 180 degrees between rows of various lengths.
     left = np.array([[1.0, 0.0], [2.0, 0.0], [0.0, 3.0]])
@@ -141,7 +117,7 @@ def test_distances_computed_by_hand():
     np.testing.assert_allclose(squared_distances(left, right), [0, 2, 4], atol=1e-15)
 
 
-@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("seed", range(4))
 def test_best_accuracy_tries_every_threshold(seed):
     rng = np.random.default_rng(seed)
     distances = np.round(rng.uniform(0, 4, 30), int(rng.integers(1, 4)))
@@ -161,9 +137,6 @@ def test_rejects_pairs_that_cannot_be_judged():
         ((distances, same, 1), r"`folds` must be in \[2, 6\].*1"),
         ((distances, same, 7), r"`folds` must be in \[2, 6\].*7"),
         ((distances, same[:4], 2), r"distances.shape=\(6,\), same.shape=\(4,\)"),
-        ((distances, same, 2, np.array([1.0, 1.0])), "`thresholds` must be increasing"),
     ):
         with pytest.raises(ValueError, match=message):
             kfold_accuracy(*arguments)
-    with pytest.raises(ValueError, match=r"left.shape=\(3, 2\), right.shape=\(2, 2\)"):
-        squared_distances(np.ones((3, 2)), np.ones((2, 2)))

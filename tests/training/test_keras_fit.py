@@ -15,7 +15,7 @@ from ekd_tf.data import BatchSampler
 from ekd_tf.data import FolderFaces
 from ekd_tf.data import SyntheticFaces
 from ekd_tf.data import make_pipeline
-from ekd_tf.evaluation import embed
+from ekd_tf.evaluation import Embedder
 from ekd_tf.evaluation import verify_embeddings
 from ekd_tf.heads import ArcFace
 from ekd_tf.losses import SPLoss
@@ -46,7 +46,7 @@ def values(model):
 
 
 def figures_of(model):
-    rows = embed(model.student, [OTHERS.read(np.arange(len(OTHERS)))])
+    rows = Embedder(model.student)([OTHERS.read(np.arange(len(OTHERS)))])
     report = verify_embeddings(rows, OTHERS.labels).scalars("")
     return {name[1:]: value for name, value in report.items()}
 
