@@ -49,6 +49,10 @@ class FrozenEmbedder(abc.ABC):
             Float32 `(n, embedding_dim)`, as the model gives them: normalised or not.
         """
 
+    def traced(self) -> FrozenEmbedder | None:
+        """Returns this model as TensorFlow operations, None where it cannot be."""
+        return self if self.traceable else None
+
 
 class PixelEmbedder(FrozenEmbedder):
     """A model of which the file does not say what range of pixels it takes.

@@ -1,14 +1,20 @@
-"""Trained models from `.onnx` files, by onnxruntime."""
+"""Trained models from `.onnx` files, by onnxruntime or as TensorFlow operations."""
 
 from __future__ import annotations
 
 import os
 
 import numpy as np
+import tensorflow as tf
+from absl import logging
 
+from ekd_tf.checks import check_choice
+from ekd_tf.embedders.frozen import FrozenEmbedder
 from ekd_tf.embedders.frozen import PixelEmbedder
 from ekd_tf.embedders.frozen import content_hash
 from ekd_tf.embedders.frozen import loading_error
+from ekd_tf.embedders.onnx_graph import UnknownGraph
+from ekd_tf.embedders.onnx_graph import graph_function
 
 _DTYPES = {
     "tensor(float)": np.float32,
@@ -17,14 +23,29 @@ _DTYPES = {
 }
 
 
+# What runs a model, the fastest first. TensorRT builds its engine for minutes.
+PROVIDERS = (
+    "CUDAExecutionProvider",
+    "TensorrtExecutionProvider",
+    "CoreMLExecutionProvider",
+    "CPUExecutionProvider",
+)
+# Of the largest number: two runtimes add in another order.
+TOLERANCE = 1e-4
+
+
 class OnnxEmbedder(PixelEmbedder):
     """Embeds by an ONNX model of images, channels first or last.
 
     Weights in files of their own must lie where the model says, in its folder or below;
-    they count for the fingerprint. Arguments as `PixelEmbedder`.
+    they count for the fingerprint. Arguments as `PixelEmbedder`, and `provider`, one of
+    onnxruntime's; default: the first of `PROVIDERS` that it offers.
+
+    Attributes:
+        provider: What runs the model.
     """
 
-    def _open(self, path, num_threads=None):
+    def _open(self, path, num_threads=None, provider=None):
         try:
             import onnx
             import onnxruntime
@@ -32,17 +53,29 @@ class OnnxEmbedder(PixelEmbedder):
             raise ValueError(
                 f"{path} needs onnx and onnxruntime: pip install 'ekd-tf[onnx]'"
             ) from error
+        offered = onnxruntime.get_available_providers()
+        if provider is None:
+            provider = next(name for name in PROVIDERS if name in offered)
+        check_choice("onnx_provider", provider, offered)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = num_threads or 0
         try:
             # By its path: from bytes, weights beside it would not be found.
             self._session = onnxruntime.InferenceSession(
-                os.fspath(path), options, providers=["CPUExecutionProvider"]
+                os.fspath(path),
+                options,
+                providers=list(dict.fromkeys([provider, "CPUExecutionProvider"])),
             )
             model = onnx.load(os.fspath(path), load_external_data=False)
         # Both raise a dozen kinds for one thing: the file is no good.
         except Exception as error:
             raise loading_error(path, error) from error
+        # onnxruntime goes on without a provider whose libraries it does not find.
+        self.provider = self._session.get_providers()[0]
+        if self.provider != provider:
+            logging.warning(
+                "%s: %s did not start, %s runs it.", path, provider, self.provider
+            )
         inputs = self._session.get_inputs()
         if len(inputs) != 1 or inputs[0].type not in _DTYPES:
             raise ValueError(
@@ -61,6 +94,60 @@ class OnnxEmbedder(PixelEmbedder):
 
     def _run(self, pixels):
         return self._session.run([self._output], {self._input: pixels})[0]
+
+    def traced(self) -> FrozenEmbedder | None:
+        """Returns the model as TensorFlow operations, so that a step can hold it.
+
+        None where it has operations that `graph_function` does not know, or where both
+        runtimes differ by more than `TOLERANCE` on two images of noise. Logs which.
+        """
+        try:
+            graph = _GraphEmbedder(self)
+        except UnknownGraph as reason:
+            logging.info(
+                "%s: by onnxruntime (%s), outside the step: it has %s.",
+                self.name,
+                self.provider,
+                reason,
+            )
+            return None
+        size = self.input_size
+        images = np.random.default_rng(0).integers(0, 256, (2, size, size, 3), np.uint8)
+        expected, rows = self(images), np.asarray(graph(images))
+        difference = np.abs(rows - expected).max() / np.abs(expected).max()
+        if not difference <= TOLERANCE:
+            logging.warning(
+                "%s: by onnxruntime (%s), outside the step: TensorFlow's operations "
+                "differ from it by %.1g of the largest number.",
+                self.name,
+                self.provider,
+                difference,
+            )
+            return None
+        logging.info("%s: as TensorFlow operations, within the step.", self.name)
+        return graph
+
+
+class _GraphEmbedder(FrozenEmbedder):
+    """An `OnnxEmbedder` of float input, channels first, in TensorFlow."""
+
+    traceable = True
+
+    def __init__(self, model):
+        import onnx
+
+        if model._dtype != np.float32 or not model._channels_first:
+            raise UnknownGraph("an input that is not float32 with channels first")
+        for name in ("name", "input_size", "embedding_dim", "fingerprint"):
+            setattr(self, name, getattr(model, name))
+        self._low, high = model._range
+        self._step = (high - self._low) / 255
+        self._order = -1 if model._color == "bgr" else 1
+        self._function, self.weights = graph_function(onnx.load(model.name))
+
+    def __call__(self, images: np.ndarray | tf.Tensor) -> tf.Tensor:
+        pixels = tf.cast(tf.convert_to_tensor(images), tf.float32)
+        return self._function(pixels[..., :: self._order] * self._step + self._low)
 
 
 def _external_files(message):

@@ -77,7 +77,7 @@ class OnlineTeacher(RunTeacher):
         self.fingerprint = model.fingerprint
         self.input_size = model.input_size
         self.embedding_dim = model.embedding_dim
-        self.in_step = model if model.traceable else None
+        self.in_step = model.traced()
         self._model = model
         # Frozen: what an evaluation asks for is embedded once and remembered.
         self._embedder = source_embedder(model)

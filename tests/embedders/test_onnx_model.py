@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from ekd_tf.embedders import OnnxEmbedder
+from ekd_tf.embedders import onnx_graph
 from ekd_tf.embedders.onnx_model import _external_files
 
 MATRIX = np.cos(np.arange(48 * 5)).reshape(48, 5).astype(np.float32) / 255
@@ -15,10 +16,12 @@ def write(tmp_path):
     pytest.importorskip("onnxruntime", reason="needs the extra onnx")
     onnx = pytest.importorskip("onnx", reason="needs the extra onnx")
 
-    def make(dtype="FLOAT", shape=("N", 3, 4, 4), outputs=1, weights=None):
+    def make(dtype="FLOAT", shape=("N", 3, 4, 4), outputs=1, weights=None, cast="Cast"):
         kinds, helper = onnx.TensorProto, onnx.helper
         nodes = [
-            helper.make_node("Cast", ["data"], ["x"], to=kinds.FLOAT),
+            helper.make_node(
+                cast, ["data"], ["x"], **({"to": 1} if cast == "Cast" else {})
+            ),
             helper.make_node("Flatten", ["x"], ["flat"]),
             *(
                 helper.make_node("MatMul", ["flat", "matrix"], [f"out{k}"])
@@ -128,3 +131,60 @@ def test_says_what_to_install(monkeypatch):
     monkeypatch.setattr(builtins, "__import__", without)
     with pytest.raises(ValueError, match=r"pip install 'ekd-tf\[onnx\]'"):
         OnnxEmbedder("m.onnx")
+
+
+def messages(caplog):
+    return [record.getMessage() for record in caplog.records]
+
+
+def test_a_known_graph_runs_as_tensorflow_operations(rng, write, caplog):
+    caplog.set_level("INFO", logger="absl")
+    model = OnnxEmbedder(write(cast="Identity"), -1, 1, "bgr")
+    graph = model.traced()
+    images = rng.integers(0, 256, (3, 4, 4, 3), np.uint8)
+    np.testing.assert_allclose(graph(images), model(images), rtol=1e-4, atol=1e-5)
+    for name in ("name", "input_size", "embedding_dim", "fingerprint"):
+        assert getattr(graph, name) == getattr(model, name)
+    assert graph.traceable and graph.traced() is graph and not model.traceable
+    assert messages(caplog) == [
+        f"{model.name}: as TensorFlow operations, within the step."
+    ]
+
+
+def test_another_graph_stays_with_onnxruntime(write, caplog, monkeypatch):
+    caplog.set_level("INFO", logger="absl")
+    assert OnnxEmbedder(write()).traced() is None
+    assert OnnxEmbedder(write("UINT8")).traced() is None
+    # What if an operation were repeated wrongly?
+    monkeypatch.setitem(onnx_graph._OPERATIONS, "Identity", lambda *_: lambda x: x + 1)
+    assert OnnxEmbedder(write(cast="Identity")).traced() is None
+    for words, message in zip(
+        ("an operation 'Cast'", "not float32", "differ from it by"), messages(caplog)
+    ):
+        assert words in message and "by onnxruntime (CPUExecutionProvider)" in message
+
+
+def test_the_fastest_provider_runs_it(write, caplog, monkeypatch):
+    import onnxruntime
+
+    path, asked = write(), []
+
+    class Session(onnxruntime.InferenceSession):
+        def __init__(self, path, options, providers):
+            asked.append(providers)
+            super().__init__(path, options, providers=["CPUExecutionProvider"])
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", Session)
+    cpu, cuda = "CPUExecutionProvider", "CUDAExecutionProvider"
+    trt = "TensorrtExecutionProvider"
+    monkeypatch.setattr(
+        onnxruntime, "get_available_providers", lambda: [trt, cuda, "Odd", cpu]
+    )
+    model = OnnxEmbedder(path)
+    assert asked == [[cuda, cpu]] and model.provider == cpu
+    assert messages(caplog) == [f"{path}: {cuda} did not start, {cpu} runs it."]
+    assert OnnxEmbedder(path, provider=cpu).provider == cpu
+    OnnxEmbedder(path, provider=trt)
+    assert asked[1:] == [[cpu], [trt, cpu]]
+    with pytest.raises(ValueError, match="`onnx_provider` must be.*Odd.*'CoreML"):
+        OnnxEmbedder(path, provider="CoreMLExecutionProvider")
