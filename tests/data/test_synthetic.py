@@ -6,8 +6,8 @@ import pytest
 from ekd_tf.data.synthetic import faces as synthetic
 from ekd_tf.data.synthetic.faces import SyntheticFaces
 from ekd_tf.data.synthetic.faces import render
-from ekd_tf.data.synthetic.parameters import IDENTITY
-from ekd_tf.data.synthetic.parameters import SAMPLE
+from ekd_tf.data.synthetic.parameters import PERSON
+from ekd_tf.data.synthetic.parameters import PHOTOGRAPH
 from ekd_tf.data.synthetic.parameters import parameters
 from ekd_tf.data.synthetic.parameters import splitmix64
 
@@ -65,14 +65,6 @@ def test_seed_identity_and_sample_each_change_the_picture():
     assert len(np.unique(far, axis=0)) == 4
 
 
-def test_seeds_are_other_worlds():
-    # Identity 0 of seed 1 is nobody of seed 0, not merely renumbered.
-    ids = np.arange(40)
-    first, second = (render(seed, ids, ids * 0, 32).astype(int) for seed in (0, 1))
-    distances = np.abs(first[:, None] - second[None]).mean((2, 3, 4))
-    assert distances.min() > 5
-
-
 def test_people_differ_more_than_their_photographs():
     ids, ks = people(60, 8)
     images = shrunk(render(0, ids, ks, 64), 16)
@@ -116,12 +108,12 @@ def test_hash_gives_the_published_sequence():
 def test_parameters_fill_their_ranges_and_an_identity_keeps_its_own():
     ids, ks = people(200, 10)
     found = vars(parameters(3, ids, ks))
-    for name, (low, high) in {**IDENTITY, **SAMPLE}.items():
+    for name, (low, high) in {**PERSON, **PHOTOGRAPH}.items():
         values = found[name].ravel()
         assert low <= values.min() < low + 0.05 * (high - low), name
         assert high >= values.max() > high - 0.05 * (high - low), name
         spread = np.ptp(values.reshape(200, 10), axis=1)
-        assert (spread == 0).all() if name in IDENTITY else (spread > 0).all(), name
+        assert (spread == 0).all() if name in PERSON else (spread > 0).all(), name
 
 
 def test_rejects_impossible_arguments():
@@ -131,8 +123,6 @@ def test_rejects_impossible_arguments():
         ((0, [0], [0], 272), size),
         ((0, [0, -3], [0, 0], 32), r"`identities` must be in \[0.*identities=-3"),
         ((0, [0, 0], [0, -3], 32), r"`samples` must be in \[0.*samples=-3"),
-        ((0, [0.5], [0], 32), "`identities` must be a one-dimensional array"),
-        ((0, [0, 1, 2], [0, 1], 32), "same length. Received: 3 and 2"),
         ((-1, [0], [0], 32), r"`seed` must be in \[0.*seed=-1"),
     ):
         with pytest.raises(ValueError, match=words):
