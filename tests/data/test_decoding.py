@@ -65,9 +65,7 @@ def test_decodes_batches_in_order(rng):
 
 def test_bytes_with_trailing_zeros_arrive_whole(rng):
     files = [encode(face(rng), "JPEG") + b"\0\0", encode(face(rng)) + b"\0"]
-    images, shapes = read(files).read(np.array([0, 1]))
-    assert images.tolist() == files
-    assert shapes.tolist() == [[16, 16]] * 2
+    assert read(files).read(np.array([0, 1])).tolist() == files
 
 
 def test_what_tensorflow_cannot_read_is_read_by_pillow(rng):
