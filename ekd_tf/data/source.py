@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 import hashlib
+from collections.abc import Iterable
 
 import numpy as np
 
@@ -39,19 +40,15 @@ class Source(abc.ABC):
     def fingerprint(self) -> str:
         """A hash that changes with the images, their order or their labels.
 
-        Images in memory and drawn ones are hashed themselves. Of files the names
-        within the data set, the sizes and the times of change are: reading millions
-        of images at every start would take hours. So an image replaced by another of
-        its name and size changes it, a data set moved or copied with its times
-        (`cp -a`, `rsync -a`) does not, and one copied without them counts as changed.
-        It is that of the files as they are when it is first asked for.
+        Images in memory are hashed themselves; of files the names within the data
+        set, the sizes and the times of change are, as they are when it is first asked
+        for: reading millions of images at every start would take hours. So a data set
+        copied without its times counts as changed.
         """
 
     @abc.abstractmethod
-    def read(self, indices):
-        """Reads the images at `indices`, in that order.
-
-        Called from several threads at once.
+    def read(self, indices: np.ndarray) -> list[bytes] | np.ndarray:
+        """Reads the images at `indices`, in that order; several threads may at once.
 
         Args:
             indices: Integer array `(k,)`, values 0..n-1, repeats allowed.
@@ -91,7 +88,9 @@ class Images(Source):
         left_out: As the attribute.
     """
 
-    def __init__(self, source: Source, indices, left_out=()):
+    def __init__(
+        self, source: Source, indices: np.ndarray, left_out: Iterable[str] = ()
+    ):
         self._source = source
         self._indices = np.asarray(indices, np.int64)
         self.name = source.name
@@ -106,30 +105,30 @@ class Images(Source):
         text = b"images" + self._source.fingerprint.encode()
         return hashlib.sha256(text + chosen).hexdigest()
 
-    def read(self, indices):
+    def read(self, indices: np.ndarray) -> list[bytes] | np.ndarray:
         return self._source.read(self._indices[np.asarray(indices)])
 
     def describe(self, index: int) -> str:
         return self._source.describe(int(self._indices[index]))
 
-    def identity_names(self):
+    def identity_names(self) -> list[str]:
         return self._source.identity_names()
 
-    def origin(self):
+    def origin(self) -> tuple[Source, np.ndarray, np.ndarray]:
         source, positions, identities = self._source.origin()
         return source, positions[self._indices], identities
 
 
 class Subset(Images):
-    """Some identities of a source, relabelled 0..k-1; images are read through.
+    """Some identities of a source, relabelled 0..k-1; images keep their order.
 
     Args:
         source: A `Source`.
         identities: Integers `(k,)`, distinct labels of `source`; `identities[j]`
-            becomes label j. Images keep their order.
+            becomes label j.
     """
 
-    def __init__(self, source: Source, identities):
+    def __init__(self, source: Source, identities: Iterable[int]):
         identities = np.asarray(identities, dtype=np.int64).reshape(-1)
         checks.check_range("len(identities)", len(identities), low=1)
         if len(np.unique(identities)) != len(identities):
@@ -152,30 +151,25 @@ class Subset(Images):
         chosen = self._identities.astype("<i8").tobytes()
         return hashlib.sha256(self._source.fingerprint.encode() + chosen).hexdigest()
 
-    def identity_names(self):
+    def identity_names(self) -> list[str]:
         names = self._source.identity_names()
         return [names[identity] for identity in self._identities]
 
-    def origin(self):
+    def origin(self) -> tuple[Source, np.ndarray, np.ndarray]:
         source, positions, identities = super().origin()
         return source, positions, identities[self._identities]
 
 
-def select_identities(source: Source, identities) -> Source:
-    """Returns the images of `identities` as a source; see `Subset`."""
-    return Subset(source, identities)
-
-
-def split_identities(source: Source, holdout: int, seed: int = 0):
-    """Splits a source into two without a common identity.
+def split_identities(
+    source: Source, holdout: int, seed: int = 0
+) -> tuple[Source, Source]:
+    """Splits a source into two, training and held out, without a common identity.
 
     Args:
         source: A `Source`.
-        holdout: How many identities to hold out, chosen by `seed`.
-        seed: Integer >= 0. Equal seeds hold out equal identities.
-
-    Returns:
-        `(train, heldout)`, two sources. Both keep the order of the identities.
+        holdout: How many identities to hold out, chosen by `seed`. At least two must
+            be left on either side.
+        seed: Integer >= 0.
 
     Raises:
         ValueError: Fewer than two identities would be left on either side.
@@ -186,15 +180,13 @@ def split_identities(source: Source, holdout: int, seed: int = 0):
             f"in [2, {source.num_identities - 2}] for {source.name} with "
             f"{source.num_identities} identities. Received: holdout={holdout}"
         )
-    order = np.random.Generator(np.random.Philox(seed)).permutation(
-        source.num_identities
-    )
-    heldout = np.sort(order[:holdout])
-    train = np.sort(order[holdout:])
+    generator = np.random.Generator(np.random.Philox(seed))
+    order = generator.permutation(source.num_identities)
+    train, heldout = np.sort(order[holdout:]), np.sort(order[:holdout])
     return Subset(source, train), Subset(source, heldout)
 
 
-def number_identities(labels):
+def number_identities(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Numbers the labels that occur 0..C-1 in ascending order.
 
     Args:
@@ -204,10 +196,7 @@ def number_identities(labels):
         `(labels, identities)`: int32 `(n,)` with values 0..C-1 and int32 `(C,)`, the
         old label of each new one.
     """
-    occurs = np.zeros(int(labels.max(initial=-1)) + 1, bool)
-    occurs[labels] = True
-    identities = np.flatnonzero(occurs).astype(np.int32)
-    if len(identities) == len(occurs):
-        return labels.astype(np.int32, copy=False), identities
+    # np.unique would sort millions of labels.
+    occurs = np.bincount(labels) > 0
     numbers = np.cumsum(occurs, dtype=np.int32) - np.int32(1)
-    return numbers[labels], identities
+    return numbers[labels], np.flatnonzero(occurs).astype(np.int32)

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 import records
 
-from ekd_tf.data import InMemoryFaces
 from ekd_tf.data import RecordIOFaces
 from ekd_tf.data import SyntheticFaces
 from ekd_tf.data.sources.joined import JoinedSources
@@ -49,7 +48,7 @@ def test_fingerprint_follows_the_parts_and_their_order(parts):
 
 
 def drawn(**arguments):
-    return InMemoryFaces(SyntheticFaces(2, 2, **arguments))
+    return SyntheticFaces(2, 2, **arguments)
 
 
 def test_drawn_faces_are_joined():

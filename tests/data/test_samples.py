@@ -4,7 +4,6 @@ import numpy as np
 from PIL import Image
 
 from ekd_tf.data import FolderFaces
-from ekd_tf.data import InMemoryFaces
 from ekd_tf.data import SyntheticFaces
 from ekd_tf.data import sample_faces
 from ekd_tf.data import sample_images
@@ -12,7 +11,7 @@ from ekd_tf.data.samples import first_image_size
 
 
 def drawn(identities, images):
-    return InMemoryFaces(SyntheticFaces(identities, images, 32))
+    return SyntheticFaces(identities, images, 32)
 
 
 def test_images_are_spread_over_the_source():

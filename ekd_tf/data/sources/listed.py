@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 
 import numpy as np
 from absl import logging
 
 from ekd_tf.data.one_image import decodable
-from ekd_tf.data.source import Source
-from ekd_tf.data.sources.folder import SUFFIXES
-from ekd_tf.files.positioned import hash_files
+from ekd_tf.data.sources.files import SUFFIXES
+from ekd_tf.data.sources.files import Files
 from ekd_tf.files.positioned import read_file
 from ekd_tf.files.positioned import unreadable
 
 
-class ListedImages(Source):
+class ListedImages(Files):
     """Reads image files in the order given. All labels are 0.
 
     Args:
@@ -31,7 +31,7 @@ class ListedImages(Source):
 
     num_identities = 1
 
-    def __init__(self, name: str, paths):
+    def __init__(self, name: str, paths: Iterable[str | os.PathLike]):
         self.name = name
         self.paths = [os.fspath(path) for path in paths]
         if not self.paths:
@@ -44,19 +44,13 @@ class ListedImages(Source):
             )
         self.labels = np.zeros(len(self.paths), np.int32)
 
-    @property
-    def fingerprint(self) -> str:
-        """A hash of the paths, sizes and times of change of the files."""
-        return hash_files(self.paths, self.paths).hexdigest()
-
-    def read(self, indices):
-        return [read_file(self.paths[index]) for index in indices]
-
     def describe(self, index: int) -> str:
         return self.paths[index]
 
+    file_name = describe
 
-def images_below(folder) -> ListedImages:
+
+def images_below(folder: str | os.PathLike) -> ListedImages:
     """Lists the images of a folder and its subfolders, sorted by path.
 
     Hidden names are passed over. A name that is no file, such as a link to nothing, is
@@ -72,7 +66,7 @@ def images_below(folder) -> ListedImages:
     for path in paths:
         if not os.path.isfile(path):
             logging.warning("%s is left out: it is no file", path)
-    return ListedImages(root, [path for path in paths if os.path.isfile(path)])
+    return ListedImages(root, filter(os.path.isfile, paths))
 
 
 def names_below(root: str, suffixes: tuple[str, ...]) -> list[str]:
@@ -87,18 +81,20 @@ def names_below(root: str, suffixes: tuple[str, ...]) -> list[str]:
     def refuse(error):
         raise unreadable(error.filename, error) from error
 
-    found, seen = [], set()
+    paths, seen = [], set()
     for folder, folders, names in os.walk(root, onerror=refuse, followlinks=True):
         real = os.path.realpath(folder)
-        folders[:] = sorted(f for f in folders if f[0] != "." and real not in seen)
-        if real not in seen:
-            seen.add(real)
-            found += [
-                os.path.join(folder, name)
-                for name in names
-                if name.lower().endswith(suffixes) and name[0] != "."
-            ]
-    return sorted(found)
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = sorted(name for name in folders if name[0] != ".")
+        paths += [
+            os.path.join(folder, name)
+            for name in names
+            if name.lower().endswith(suffixes) and name[0] != "."
+        ]
+    return sorted(paths)
 
 
 def readable(images: ListedImages) -> ListedImages:
