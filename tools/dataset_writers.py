@@ -13,6 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from ekd_tf.checks import check_range
+from ekd_tf.data.sources.recordio import HEADER
 from ekd_tf.data.sources.recordio_frame import FIRST
 from ekd_tf.data.sources.recordio_frame import LAST
 from ekd_tf.data.sources.recordio_frame import LENGTH_BITS
@@ -21,7 +22,6 @@ from ekd_tf.data.sources.recordio_frame import MIDDLE
 from ekd_tf.data.sources.recordio_frame import PART
 from ekd_tf.data.sources.recordio_frame import WHOLE
 from ekd_tf.data.sources.recordio_frame import read_record
-from ekd_tf.data.sources.recordio_index import HEADER
 from ekd_tf.data.sources.tfrecord import FORMAT
 from ekd_tf.data.sources.tfrecord import INDEX_FILE
 from ekd_tf.data.sources.tfrecord import record_offsets
