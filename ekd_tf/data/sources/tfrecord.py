@@ -11,9 +11,11 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import os
 import pathlib
 import struct
 import zlib
+from collections.abc import Iterable
 
 import google_crc32c
 import numpy as np
@@ -26,28 +28,14 @@ from ekd_tf.files.positioned import PositionedFile
 
 INDEX_FILE = "index.json"
 FORMAT = "ekd_tf tfrecord 1"
-# Bytes of the largest record that is read at once.
-_MOST = 1 << 20
-_ROWS = 1 << 15
 _HEAD = struct.Struct("<QI")
 _CHECKSUM = struct.Struct("<I")
-_FIRST_READ = 8192
+# Read at once with the frame around it: nearly every face of 112x112 fits.
+_FIRST_READ = 1 << 14
 
 
-def unpack(text: str, dtype: str) -> np.ndarray:
-    """Returns an array of base64 of zlib of its little-endian bytes."""
-    return np.frombuffer(zlib.decompress(base64.b64decode(text)), dtype)
-
-
-def read_example(
-    file: PositionedFile, offset: int, size: int = _FIRST_READ
-) -> tuple[bytes, int | None]:
+def read_example(file: PositionedFile, offset: int) -> tuple[bytes, int | None]:
     """Reads the Example that begins at `offset`.
-
-    Args:
-        file: The file.
-        offset: Where the record begins.
-        size: Bytes to read at once, the size of the record where it is known.
 
     Returns:
         `(image, label)`: the bytes feature `image` and the int64 feature `label`, None
@@ -58,7 +46,7 @@ def read_example(
             names file and offset.
         OSError: The file cannot be read.
     """
-    block = file.read(offset, size)
+    block = file.read(offset, _FIRST_READ)
     length = _length(file, offset, block)
     stop = _HEAD.size + length
     end = stop + _CHECKSUM.size
@@ -121,21 +109,29 @@ class ShardedExamples(Source):
     Args:
         name: What messages call the source.
         files: The files.
-        shards: Integer array `(n,)` of any type: position in `files` of each image.
-        offsets: int64 array `(n,)`: where its record begins.
-        labels: int32 array `(n,)`, values 0..num_identities-1.
-        numbers: Integer array `(num_identities,)`: what tells the identity of each
-            label from others.
+        shards: Integers `(n,)` of any type: position in `files` of each image.
+        offsets: int64 `(n,)`: where its record begins.
+        labels: int32 `(n,)`, values 0..num_identities-1.
+        numbers: Integers `(num_identities,)`: what tells the identity of each label
+            from others.
     """
 
     # Whether Examples hold the labels of `labels`.
     labelled = False
 
-    def __init__(self, name, files, shards, offsets, labels, numbers):
+    def __init__(
+        self,
+        name: str,
+        files: list[PositionedFile],
+        shards: np.ndarray,
+        offsets: np.ndarray,
+        labels: np.ndarray,
+        numbers: Iterable[int],
+    ):
         self.name = name
         self.labels = labels
-        self.num_identities = len(numbers)
-        self._numbers = numbers
+        self._numbers = [str(number) for number in numbers]
+        self.num_identities = len(self._numbers)
         self._files = files
         self._shards = shards
         self._offsets = offsets
@@ -146,40 +142,25 @@ class ShardedExamples(Source):
         digest = hashlib.sha256(b"tfrecord")
         for file in self._files:
             digest.update(b" " + file.state)
-        for start in range(0, len(self), _ROWS):
-            # Whatever type they are kept in.
-            digest.update(self._shards[start : start + _ROWS].astype("<i4"))
-        for values in (self._offsets, self.labels):
+        # Whatever type they are kept in.
+        for values in (self._shards.astype("<i4"), self._offsets, self.labels):
             digest.update(np.ascontiguousarray(values))
         return digest.hexdigest()
 
-    def read(self, indices):
-        indices = np.asarray(indices, np.int64)
-        images = []
-        # Plain numbers for the whole batch: one by one they take as long as reading.
-        for shard, offset, size, expected in zip(
-            self._shards[indices].tolist(),
-            self._offsets[indices].tolist(),
-            self._sizes(indices).tolist(),
-            self.labels[indices].tolist(),
-        ):
-            file = self._files[shard]
-            image, label = read_example(file, offset, size)
-            if self.labelled and label != expected:
-                reason = f"its label is {label}, in the index {expected}"
-                raise file.damage(offset, reason)
-            images.append(image)
-        return images
+    def read(self, indices: np.ndarray) -> list[bytes]:
+        return [self._read_one(index) for index in np.asarray(indices, int).tolist()]
 
-    def _sizes(self, indices):
-        """Returns how many bytes to read of each: to the next record, if it is near."""
-        after = np.minimum(indices + 1, len(self) - 1)
-        sizes = self._offsets[after] - self._offsets[indices]
-        known = (self._shards[after] == self._shards[indices]) & (sizes > 0)
-        return np.where(known & (sizes <= _MOST), sizes, _FIRST_READ)
+    def _read_one(self, index):
+        file, offset = self._files[self._shards[index]], int(self._offsets[index])
+        image, label = read_example(file, offset)
+        expected = self.labels[index]
+        if self.labelled and label != expected:
+            reason = f"its label is {label}, in the index {expected}"
+            raise file.damage(offset, reason)
+        return image
 
-    def identity_names(self):
-        return [str(number) for number in self._numbers]
+    def identity_names(self) -> list[str]:
+        return self._numbers
 
     def describe(self, index: int) -> str:
         return self._files[self._shards[index]].place(int(self._offsets[index]))
@@ -204,7 +185,7 @@ class TFRecordFaces(ShardedExamples):
 
     labelled = True
 
-    def __init__(self, root, unreadable: Unreadable | None = None):
+    def __init__(self, root: str | os.PathLike, unreadable: Unreadable | None = None):
         root = pathlib.Path(root)
         path = root / INDEX_FILE
         if not path.is_file():
@@ -242,21 +223,23 @@ def _unpack_index(index):
     """Returns `(name, bytes)` of each shard, and shard, offset, label of each image."""
     if index["format"] != FORMAT:
         raise ValueError(f"format {index['format']!r}, not {FORMAT!r}")
-    count = index["count"]
-    shards = np.empty(count, np.min_scalar_type(len(index["shards"])))
-    offsets = np.empty(count, np.int64)
-    labels = np.empty(count, np.int32)
-    at = 0
-    for number, shard in enumerate(index["shards"]):
-        part = slice(at, at + shard["count"])
-        shards[part] = number
-        # Taken out, so that text and arrays of all shards are never held together.
-        offsets[part] = unpack(shard.pop("offsets"), "<i8")
-        labels[part] = unpack(shard.pop("labels"), "<i4")
-        at += shard["count"]
-    if at != count or not count:
-        raise ValueError(f"its shards hold {at} images, not {count}")
-    if labels.min() < 0 or labels.max() >= index["identities"]:
-        raise ValueError(f"labels are not below {index['identities']}")
-    names = [(shard["file"], shard["bytes"]) for shard in index["shards"]]
-    return names, shards, offsets, labels
+    shards, identities = index["shards"], index["identities"]
+    offsets = [unpack(shard.pop("offsets"), "<i8") for shard in shards]
+    labels = [unpack(shard.pop("labels"), "<i4") for shard in shards]
+    counts = [shard["count"] for shard in shards]
+    if [len(part) for part in offsets] != counts or sum(counts) != index["count"]:
+        raise ValueError(f"its shards do not hold {index['count']} images")
+    number = np.arange(len(shards), dtype=np.min_scalar_type(len(shards)))
+    of_shard = np.repeat(number, counts)
+    of_label = np.concatenate(labels)
+    if not len(of_label) or len(of_label) != len(of_shard):
+        raise ValueError("it lists no images, or not the label of each")
+    if of_label.min() < 0 or of_label.max() >= identities:
+        raise ValueError(f"labels are not below {identities}")
+    names = [(shard["file"], shard["bytes"]) for shard in shards]
+    return names, of_shard, np.concatenate(offsets), of_label
+
+
+def unpack(text: str, dtype: str) -> np.ndarray:
+    """Returns an array of base64 of zlib of its little-endian bytes."""
+    return np.frombuffer(zlib.decompress(base64.b64decode(text)), dtype)
