@@ -51,12 +51,12 @@ class Augmentation:
     low_resolution: float = 0.0
     jpeg: float = 0.0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name, value in dataclasses.asdict(self).items():
             high = None if name == "crop" else 1
             checks.check_range(f"--augment:{name}", value, low=0, high=high)
 
-    def __bool__(self):
+    def __bool__(self) -> bool:
         return any(dataclasses.astuple(self))
 
     def resized(self, size: int, other: int) -> Augmentation:
@@ -121,7 +121,7 @@ def _where(chosen, function, images, values):
         image, is_chosen, value = row
         return tf.cond(is_chosen, lambda: function(image, value), lambda: image)
 
-    spec = tf.TensorSpec(images.shape[1:], tf.uint8)
+    spec = tf.TensorSpec(images.shape[1:], images.dtype)
     return tf.map_fn(one, (images, chosen, values), fn_output_signature=spec)
 
 
@@ -133,23 +133,14 @@ def random_flip(images: tf.Tensor, flips: tf.Tensor) -> tf.Tensor:
 
     Args:
         images: Tensor `(batch, height, width, channels)` of any dtype.
-        flips: Bool tensor `(batch,)`, True where the image is to be mirrored; see
-            `sampling.flip_mask`.
+        flips: Bool tensor `(batch,)`; see `sampling.flip_mask`.
     """
-    images = tf.convert_to_tensor(images)
-    flips = tf.convert_to_tensor(flips)
+    images, flips = tf.convert_to_tensor(images), tf.convert_to_tensor(flips)
     checks.check_rank("images", images, 4)
     checks.check_rank("flips", flips, 1)
     checks.check_same_batch(images=images, flips=flips)
-    # tf.reverse is fast on the middle axis of three, and choosing whole images by
-    # position is fast where tf.where would broadcast: together 15 times on CPU.
-    shape = tf.shape(images)
-    rows = tf.reshape(images, [shape[0] * shape[1], shape[2], shape[3]])
-    mirrored = tf.reshape(tf.reverse(rows, axis=[1]), shape)
-    position = tf.range(shape[0])
-    chosen = tf.where(flips, position + shape[0], position)
-    flipped = tf.gather(tf.concat([images, mirrored], axis=0), chosen)
-    return tf.ensure_shape(flipped, images.shape)
+    # One by one: a sixth of the time of tf.where on the batch.
+    return _where(flips, lambda image, _: tf.reverse(image, [1]), images, flips)
 
 
 def crop(images: tf.Tensor, margins: tf.Tensor) -> tf.Tensor:
@@ -188,16 +179,15 @@ def adjust_color(
         contrast: float32 `(batch,)`, c; 1 changes nothing.
         saturation: float32 `(batch,)`, s; 1 changes nothing.
     """
-
-    def per_image(values):
-        return tf.reshape(tf.cast(values, tf.float32), [-1, 1, 1, 1])
-
+    b, c, s = (
+        tf.reshape(tf.cast(values, tf.float32), [-1, 1, 1, 1])
+        for values in (brightness, contrast, saturation)
+    )
     pixels = tf.cast(images, tf.float32)
     gray = tf.reduce_sum(pixels * _LUMA, axis=-1, keepdims=True)
-    pixels = gray + per_image(saturation) * (pixels - gray)
+    pixels = gray + s * (pixels - gray)
     mean = tf.reduce_mean(pixels, axis=[1, 2], keepdims=True)
-    pixels = mean + per_image(contrast) * (pixels - mean)
-    return _to_uint8(pixels + 255 * per_image(brightness))
+    return _to_uint8(mean + c * (pixels - mean) + 255 * b)
 
 
 def occlude_lower_face(
@@ -222,16 +212,14 @@ def occlude_lower_face(
     x = (tf.range(width, dtype=tf.float32) + 0.5) / width
     columns = (x >= OCCLUSION_COLUMNS[0]) & (x < OCCLUSION_COLUMNS[1])
     covered = (y >= top[:, None])[:, :, None] & columns
-    paint = _to_uint8(color)[:, None, None, :]
-    return tf.where(covered[..., None], paint, images)
+    return tf.where(covered[..., None], _to_uint8(color)[:, None, None, :], images)
 
 
 def lower_resolution(image: tf.Tensor, side: tf.Tensor) -> tf.Tensor:
     """Shrinks uint8 `(height, width, 3)` to `side` pixels and enlarges it again."""
     image = tf.convert_to_tensor(image)
     small = tf.image.resize(image, [side, side], antialias=True)
-    pixels = tf.image.resize(small, image.shape[:2])
-    return _to_uint8(pixels)
+    return _to_uint8(tf.image.resize(small, image.shape[:2]))
 
 
 def compress_jpeg(image: tf.Tensor, quality: tf.Tensor) -> tf.Tensor:

@@ -7,6 +7,7 @@ import dataclasses
 import functools
 import os
 import pathlib
+from collections.abc import Iterable
 
 import numpy as np
 
@@ -23,13 +24,7 @@ _NAMED = 5
 
 @dataclasses.dataclass(frozen=True)
 class TemplatePairs:
-    """Pairs of templates to verify.
-
-    Attributes:
-        first: Int32 `(pairs,)`, number of a template.
-        second: Int32 `(pairs,)`, number of the other.
-        same: Bool `(pairs,)`, whether both show one identity.
-    """
+    """Pairs of templates, int32 `(pairs,)` each, and bool `(pairs,)`, if of one."""
 
     first: np.ndarray
     second: np.ndarray
@@ -38,12 +33,7 @@ class TemplatePairs:
 
 @dataclasses.dataclass(frozen=True)
 class TemplateSubjects:
-    """Templates with their subjects, of a gallery or of probes.
-
-    Attributes:
-        template: Int64 `(k,)`, numbers of templates, each once.
-        subject: Int64 `(k,)`.
-    """
+    """Templates, each once, with their subjects, both int64 `(k,)`."""
 
     template: np.ndarray
     subject: np.ndarray
@@ -54,8 +44,8 @@ class TemplateSet:
     """IJB-B, IJB-C or a set laid out as they are.
 
     Attributes:
-        name: String, such as "ijbc".
-        images: `Source` of the aligned images, in the order of the list.
+        name: Such as "ijbc".
+        images: The aligned images, in the order of the list.
         template: Int64 `(images,)`, number of the template an image belongs to.
         media: Int64 `(images,)`.
         score: Float32 `(images,)`, of the face detector.
@@ -75,15 +65,13 @@ class TemplateSet:
 
 
 class AlignedImages(Source):
-    """Reads loosely cropped faces and aligns each by its five points.
-
-    All labels are 0.
+    """Reads loosely cropped faces and aligns each by its five points; all labels are 0.
 
     Args:
         root: Folder of the images.
         names: Names of the files in it.
-        points: Float array `(n, 5, 2)`, (x, y) in pixels of the file's image.
-        size: Int, side of the aligned image in pixels.
+        points: Floats `(n, 5, 2)`, (x, y) in pixels of the file's image.
+        size: Side of the aligned image in pixels.
 
     Raises:
         ValueError: Images are missing.
@@ -92,7 +80,13 @@ class AlignedImages(Source):
     encoded = False
     num_identities = 1
 
-    def __init__(self, root, names, points, size: int = TEMPLATE_SIZE):
+    def __init__(
+        self,
+        root: str | os.PathLike,
+        names: list[str],
+        points: np.ndarray,
+        size: int = TEMPLATE_SIZE,
+    ):
         self.name = os.fspath(root)
         self._paths = [os.path.join(self.name, name) for name in names]
         self._points = points
@@ -113,7 +107,7 @@ class AlignedImages(Source):
         digest.update(np.ascontiguousarray(self._points, np.float32))
         return digest.hexdigest()
 
-    def read(self, indices):
+    def read(self, indices: np.ndarray) -> np.ndarray:
         return np.stack([self._read_one(int(index)) for index in indices])
 
     def _read_one(self, index):
@@ -128,7 +122,7 @@ class AlignedImages(Source):
         return self._paths[index]
 
 
-def read_template_set(root, name: str | None = None) -> TemplateSet:
+def read_template_set(root: str | os.PathLike, name: str | None = None) -> TemplateSet:
     """Reads a set of templates.
 
     Layout: `meta/<name>_face_tid_mid.txt` (image, template, media),
@@ -179,19 +173,19 @@ def read_template_set(root, name: str | None = None) -> TemplateSet:
     )
 
 
-def read_media_list(path) -> tuple[list[str], np.ndarray, np.ndarray]:
+def read_media_list(path: pathlib.Path) -> tuple[list[str], np.ndarray, np.ndarray]:
     """Returns names, templates and media of lines `image template media`."""
     names, numbers = _table(path, 2, np.int64)
     return names, numbers[:, 0], numbers[:, 1]
 
 
-def read_landmarks(path) -> tuple[list[str], np.ndarray, np.ndarray]:
+def read_landmarks(path: pathlib.Path) -> tuple[list[str], np.ndarray, np.ndarray]:
     """Returns names, points and scores of lines `image x1 y1 ... x5 y5 score`."""
     names, numbers = _table(path, 11, np.float32)
     return names, numbers[:, :10].reshape(-1, 5, 2), numbers[:, 10]
 
 
-def read_template_pairs(path) -> TemplatePairs:
+def read_template_pairs(path: pathlib.Path) -> TemplatePairs:
     """Reads lines `template template 0|1`, 16 million of them in IJB-C."""
     numbers = _load(path, np.int32)
     if numbers.shape[1] != 3 or not np.isin(numbers[:, 2], (0, 1)).all():
@@ -202,9 +196,9 @@ def read_template_pairs(path) -> TemplatePairs:
     return TemplatePairs(numbers[:, 0], numbers[:, 1], numbers[:, 2] == 1)
 
 
-def read_subjects(paths) -> TemplateSubjects:
+def read_subjects(paths: Iterable[pathlib.Path]) -> TemplateSubjects:
     """Reads the first two columns, template and subject, of CSV files with a header."""
-    found = {}
+    subjects: dict = {}
     for path in paths:
         with open_text(path) as file:
             for number, row in enumerate(csv.reader(file)):
@@ -217,13 +211,14 @@ def read_subjects(paths) -> TemplateSubjects:
                         f"{path}: line {number + 1} must begin with a template and a "
                         f"subject. Received: {','.join(row)[:80]!r}"
                     ) from None
-                if found.setdefault(template, subject) != subject:
+                if subjects.setdefault(template, subject) != subject:
                     raise ValueError(
                         f"{path}: template {template} is of subject {subject} and of "
-                        f"{found[template]}"
+                        f"{subjects[template]}"
                     )
     return TemplateSubjects(
-        np.array(list(found), np.int64), np.array(list(found.values()), np.int64)
+        np.array(list(subjects), np.int64),
+        np.array(list(subjects.values()), np.int64),
     )
 
 
