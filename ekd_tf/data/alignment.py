@@ -111,7 +111,7 @@ def align(
     x, y = np.clip(x, -1, width) + 1, np.clip(y, -1, height) + 1
     framed = np.pad(image, ((1, 2), (1, 2), (0, 0)))
     left, top = x.astype(np.int64), y.astype(np.int64)
-    right, low = np.float32(x - left)[..., None], np.float32(y - top)[..., None]
+    right, low = np.stack([x - left, y - top]).astype(np.float32)[..., None]
     pixels = np.zeros((size, size, channels), np.float32)
     for row, vertical in ((top, 1 - low), (top + 1, low)):
         for column, horizontal in ((left, 1 - right), (left + 1, right)):

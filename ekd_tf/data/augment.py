@@ -64,7 +64,7 @@ class Augmentation:
 
         The crop is in pixels and scales with the side; the rest is relative to it.
         """
-        return dataclasses.replace(self, crop=self.crop * other / size)
+        return dataclasses.replace(self, crop=self.crop * other / size)  # type: ignore[arg-type]
 
     def __call__(self, images: tf.Tensor, draws: tf.Tensor) -> tf.Tensor:
         """Augments a batch, in the order of a camera: scene, light, sensor, file.

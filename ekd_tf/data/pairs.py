@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import os
 import pathlib
+from typing import Any
 
 import numpy as np
 
@@ -155,7 +156,7 @@ class LinkedImages(Source):
         digest.update(self.labels.astype("<i4").tobytes())
         return digest.hexdigest()
 
-    def read(self, indices: np.ndarray) -> list[bytes] | np.ndarray:
+    def read(self, indices: np.ndarray) -> Any:
         return self._pairs.images.read(self._rows[np.asarray(indices)])
 
     def describe(self, index: int) -> str:

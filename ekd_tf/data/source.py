@@ -5,8 +5,10 @@ from __future__ import annotations
 import abc
 import hashlib
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from ekd_tf import checks
 
@@ -47,7 +49,7 @@ class Source(abc.ABC):
         """
 
     @abc.abstractmethod
-    def read(self, indices: np.ndarray) -> list[bytes] | np.ndarray:
+    def read(self, indices: np.ndarray) -> Any:
         """Reads the images at `indices`, in that order; several threads may at once.
 
         Args:
@@ -105,7 +107,7 @@ class Images(Source):
         text = b"images" + self._source.fingerprint.encode()
         return hashlib.sha256(text + chosen).hexdigest()
 
-    def read(self, indices: np.ndarray) -> list[bytes] | np.ndarray:
+    def read(self, indices: np.ndarray) -> Any:
         return self._source.read(self._indices[np.asarray(indices)])
 
     def describe(self, index: int) -> str:
@@ -128,8 +130,8 @@ class Subset(Images):
             becomes label j.
     """
 
-    def __init__(self, source: Source, identities: Iterable[int]):
-        identities = np.asarray(identities, dtype=np.int64).reshape(-1)
+    def __init__(self, source: Source, identities: ArrayLike):
+        identities = np.array(identities, np.int64).reshape(-1)
         checks.check_range("len(identities)", len(identities), low=1)
         if len(np.unique(identities)) != len(identities):
             raise ValueError("`identities` must be distinct. Received a repeated one.")

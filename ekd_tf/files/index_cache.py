@@ -8,6 +8,7 @@ import pathlib
 import stat
 import zipfile
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 from absl import logging
@@ -57,7 +58,7 @@ class IndexCache:
                 logging.warning("%s is not used and made again: %s", path, e)
         return None
 
-    def save(self, **arrays: np.ndarray) -> None:
+    def save(self, **arrays: Any) -> None:
         """Writes the arrays; says in the log when nowhere is writable."""
         reasons = []
         for path in self.paths:

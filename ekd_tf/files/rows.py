@@ -42,7 +42,7 @@ class RowFile:
         self.count = count
         self.dtype = np.dtype(dtype)
         self._description = description
-        self._shape = read_note(note).get("shape")
+        self._shape: list | None = read_note(note).get("shape")
 
     @property
     def done(self) -> int:
@@ -76,7 +76,7 @@ class RowFile:
                 f"There must be {self.count} embeddings. Received: {self.done}; "
                 f"remove {self.path}"
             )
-        shape = (self.count, *self._shape)
+        shape = (self.count, *(self._shape or ()))
         return np.memmap(self.path, self.dtype, mode="r", shape=shape)
 
     def _append(self, compute):

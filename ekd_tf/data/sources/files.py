@@ -7,6 +7,7 @@ import array
 import functools
 import os
 import sys
+from typing import Any
 
 import numpy as np
 
@@ -38,7 +39,7 @@ class Files(Source):
         names, paths = map(self.file_name, everything), map(self.describe, everything)
         return hash_files(names, paths, self.hashed).hexdigest()
 
-    def read(self, indices: np.ndarray) -> list[bytes] | np.ndarray:
+    def read(self, indices: np.ndarray) -> Any:
         return [read_file(self.describe(index)) for index in indices]
 
 

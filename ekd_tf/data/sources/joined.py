@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from typing import Any
 
 import numpy as np
 
@@ -54,7 +55,7 @@ class JoinedSources(Source):
         numbers = np.searchsorted(self._starts, indices, side="right") - 1
         return numbers, indices - self._starts[numbers]
 
-    def read(self, indices: np.ndarray) -> list[bytes] | np.ndarray:
+    def read(self, indices: np.ndarray) -> Any:
         numbers, positions = self._locate(np.asarray(indices, np.int64))
         images: list = [None] * len(numbers)
         for number in np.unique(numbers):

@@ -196,7 +196,7 @@ class TFRecordFaces(ShardedExamples):
         index_file = PositionedFile(path)
         try:
             index = json.loads(index_file.read(0, index_file.size))
-            shards, *arrays = _unpack_index(index)
+            shards, of_image, offsets, labels = _unpack_index(index)
         # What a foreign or damaged file makes of these.
         except (KeyError, TypeError, ValueError, zlib.error) as error:
             raise ValueError(
@@ -204,7 +204,6 @@ class TFRecordFaces(ShardedExamples):
                 "convert it again"
             ) from None
         files = [PositionedFile(root / name) for name, _ in shards]
-        of_image, offsets, _ = arrays
         for number, (file, (_, size)) in enumerate(zip(files, shards)):
             if file.size == size:
                 continue
@@ -216,7 +215,8 @@ class TFRecordFaces(ShardedExamples):
             # What is cut off of the last record in the file cannot be told from here.
             for offset in lost if len(lost) else [file.size]:
                 (unreadable or Unreadable()).count(file.place(int(offset)), reason)
-        super().__init__(str(root), files, *arrays, range(index["identities"]))
+        numbers = range(index["identities"])
+        super().__init__(str(root), files, of_image, offsets, labels, numbers)
 
 
 def _unpack_index(index):
