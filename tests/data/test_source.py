@@ -45,12 +45,7 @@ def test_selected_identities_are_relabelled_in_the_order_given(numbers):
     assert subset.num_identities == 2
     assert subset.encoded is True
     assert subset.name == "numbers (2 identities)"
-
-
-def test_reads_and_describes_through(numbers):
-    subset = Subset(numbers, [3, 1])
     assert subset.read(np.array([4, 0, 4])) == [b"7", b"0", b"7"]
-    assert subset.read([1]) == [b"2"]
     assert subset.describe(3) == "number 6"
 
 
