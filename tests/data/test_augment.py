@@ -89,11 +89,6 @@ def test_crop_computed_by_hand():
     np.testing.assert_array_equal(got[1, :, 3, 1], [30, 42, 55, 68, 80])
 
 
-def test_crop_of_nothing_is_the_image(rng):
-    images = rng.integers(0, 256, (2, 9, 7, 3), dtype=np.uint8)
-    np.testing.assert_array_equal(crop(images, np.zeros((2, 4))), images)
-
-
 def test_color_computed_by_hand():
     # Two pixels, red 100 and gray 200; the second image the same.
     image = [[[100, 0, 0], [200, 200, 200]]]
@@ -109,21 +104,6 @@ def test_color_computed_by_hand():
     np.testing.assert_array_equal(got[2], [[[65, 15, 15], [200, 200, 200]]])
     # Contrast 2 cuts at 0 and 255: 50, -100, -100 and 250, 300, 300.
     np.testing.assert_array_equal(got[3], [[[50, 0, 0], [250, 255, 255]]])
-
-
-def test_contrast_and_saturation_keep_what_they_promise(rng):
-    images = rng.integers(100, 150, (3, 12, 12, 3), dtype=np.uint8)
-    none = np.zeros(3, np.float32)
-    contrast = adjust_color(images, none, none + 1.4, none + 1)
-    np.testing.assert_allclose(
-        contrast.numpy().mean((1, 2)), images.mean((1, 2)), atol=0.1
-    )
-    assert (contrast.numpy().std((1, 2)) > 1.3 * images.std((1, 2))).all()
-    luma = np.array([0.299, 0.587, 0.114])
-    saturation = adjust_color(images, none, none + 1, none + 0.3)
-    np.testing.assert_allclose(saturation.numpy() @ luma, images @ luma, atol=0.51)
-    same = adjust_color(images, none, none + 1, none + 1)
-    np.testing.assert_array_equal(same, images)
 
 
 def test_occlusion_covers_the_lower_face_and_its_fraction():
@@ -160,17 +140,6 @@ def test_jpeg_is_that_of_pillow(rng, quality):
     np.testing.assert_allclose(compress_jpeg(image, quality), expected, atol=1)
 
 
-def test_nothing_is_on_by_default(rng):
-    assert not Augmentation()
-    images = smooth(rng, 3)
-    np.testing.assert_array_equal(Augmentation()(images, draws_of(rng, 3)), images)
-
-
-def test_every_kind_is_tested():
-    names = [field.name for field in dataclasses.fields(Augmentation)]
-    assert names == list(AUGMENT_COLUMNS)
-
-
 @pytest.mark.parametrize("name", AUGMENT_COLUMNS)
 def test_each_kind_works_alone_and_does_not_move_the_others(rng, name):
     alone = Augmentation(**{name: 3 if name == "crop" else 0.8})
@@ -193,31 +162,24 @@ def test_probabilities_choose_whole_images(rng):
         assert (got != images).any((1, 2, 3)).tolist() == [True, True, False, False]
 
 
-def test_a_row_depends_on_its_own_draws(rng, run_as_function):
+def test_a_row_depends_on_its_own_draws(rng):
     images, draws = smooth(rng, 6), draws_of(rng, 6)
-    whole = run_as_function(EVERYTHING)(tf.constant(images), tf.constant(draws))
+    whole = tf.function(EVERYTHING)(tf.constant(images), tf.constant(draws))
     assert whole.dtype == tf.uint8 and whole.shape == images.shape
     np.testing.assert_array_equal(EVERYTHING(images[4:], draws[4:]), whole[4:])
 
 
-@pytest.fixture(params=[False, True], ids=["eager", "graph"])
-def run_as_function(request):
-    return tf.function if request.param else lambda function: function
-
-
-@pytest.mark.parametrize(
-    ("values", "words"),
-    [
+def test_nothing_is_on_by_default_and_impossible_values_are_refused(rng):
+    assert not Augmentation()
+    assert list(dataclasses.asdict(Augmentation())) == list(AUGMENT_COLUMNS)
+    images = smooth(rng, 3)
+    np.testing.assert_array_equal(Augmentation()(images, draws_of(rng, 3)), images)
+    for values, words in (
         ({"crop": -1}, r"`--augment:crop` must be in \[0, inf\)"),
         ({"brightness": 1.5}, r"`--augment:brightness` must be in \[0, 1\]"),
         ({"jpeg": float("nan")}, r"`--augment:jpeg` must be in \[0, 1\]"),
-    ],
-)
-def test_rejects_values_out_of_range(values, words):
-    with pytest.raises(ValueError, match=words):
-        Augmentation(**values)
-
-
-def test_rejects_a_crop_of_half_the_image(rng):
+    ):
+        with pytest.raises(ValueError, match=words):
+            Augmentation(**values)
     with pytest.raises(ValueError, match=r"`--augment:crop` must be in .*4\]"):
-        Augmentation(crop=5)(smooth(rng, 1), draws_of(rng, 1))
+        Augmentation(crop=5)(images, draws_of(rng, 3))

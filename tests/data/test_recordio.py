@@ -75,13 +75,6 @@ def test_takes_the_path_of_a_file_and_other_names(tmp_path):
     assert len(RecordIOFaces(tmp_path)) == 4
 
 
-def test_missing_files_are_refused(tmp_path):
-    with pytest.raises(ValueError, match=r"Found: none\. Give the path of the \.rec"):
-        RecordIOFaces(tmp_path)
-    with pytest.raises(ValueError, match="cannot read .*gone: No such file"):
-        RecordIOFaces(tmp_path / "gone")
-
-
 def test_a_property_of_another_set_is_mentioned(root, warnings_logged):
     (root / "property").write_text("85742,112,112")
     RecordIOFaces(root)
@@ -120,7 +113,7 @@ def test_the_index_of_a_read_only_set_is_kept_elsewhere(root, tmp_path_factory):
     assert not list(root.glob("*.npz*"))
 
 
-def test_a_file_cut_while_in_use_is_said(root):
+def test_a_file_cut_or_rewritten_while_in_use_is_said(root):
     faces = RecordIOFaces(root)
     os.truncate(root / "train.rec", 60)
     assert faces.read([0]) == [b"jpeg of four"]
@@ -129,10 +122,6 @@ def test_a_file_cut_while_in_use_is_said(root):
         faces.read([1])
     with pytest.raises(ValueError, match="offset 120: the file has changed.*byte 121"):
         faces.read([3])
-
-
-def test_a_file_rewritten_while_in_use_is_said(root):
-    faces = RecordIOFaces(root)
     other = [(label + 1, image) for label, image in FACES]
     records.write(root, records.insightface(other))
     with pytest.raises(ValueError, match="its label is 5 and was 4 when the index"):
@@ -302,37 +291,6 @@ def test_unpacks_labels_of_both_kinds():
             unpack(short)
 
 
-def test_insightface_layout(tmp_path, with_idx, warnings_logged):
-    offsets = records.write(tmp_path, records.insightface(LISTED))
-    check(index(tmp_path, with_idx), offsets[:4], [0, 0, 2, 3])
-    assert warnings_logged == []
-
-
-def test_shuffled_layout_without_header_and_keys_from_0(tmp_path, with_idx):
-    # As im2rec writes: key 0 is an image.
-    entries = [(k, records.record(label, b"x", k)) for k, label in enumerate([4, 1, 4])]
-    offsets = records.write(tmp_path, entries)
-    check(index(tmp_path, with_idx), offsets, [4, 1, 4])
-
-
-def test_the_order_of_the_idx_counts(tmp_path):
-    offsets = records.write(tmp_path, records.insightface(LISTED))
-    lines = (tmp_path / "train.idx").read_text().splitlines(keepends=True)
-    (tmp_path / "train.idx").write_text("".join(reversed(lines)))
-    check(index(tmp_path), offsets[3::-1], [3, 2, 0, 0])
-
-
-def test_an_image_whose_bytes_hold_the_magic_number(tmp_path, with_idx):
-    magic = b"\x0a\x23\xd7\xce"
-    image = records.record(3, b"abcd" + magic + b"efgh")[8:]
-    # A label whose bits are the magic number splits the header itself.
-    header = records.record(0, b"face", labels=(3, 0))[8:]
-    header = header[:8] + magic + header[12:]
-    entries = [(1, frame(image)), (2, frame(header)), (3, records.record(5, b"z"))]
-    offsets = records.write(tmp_path, entries)
-    check(index(tmp_path, with_idx), offsets, [3, 3, 5])
-
-
 @pytest.mark.parametrize("label", [-1, 0.5, 2**24, 3e9, float("nan"), float("inf")])
 def test_impossible_labels_are_refused(tmp_path, with_idx, label):
     first = records.record(0, b"x", 1)
@@ -347,55 +305,10 @@ def test_impossible_labels_are_refused(tmp_path, with_idx, label):
         RecordIOFaces(tmp_path, unreadable=Unreadable(1)).read([1])
 
 
-def test_no_image_is_refused(tmp_path, with_idx):
-    records.write(tmp_path, [(0, records.record(0, b"", labels=(1, 1)))])
-    with pytest.raises(ValueError, match=r"train\.rec holds no image that can be read"):
-        index(tmp_path, with_idx)
-
-
-def test_an_empty_file_is_refused(tmp_path):
-    records.write(tmp_path, [])
-    with pytest.raises(ValueError, match=r"train\.rec holds no image"):
-        index(tmp_path, with_idx=False)
-    with pytest.raises(ValueError, match=r"train\.idx is empty.* or delete it"):
-        index(tmp_path)
-
-
 def spoil(root, at, data):
     content = bytearray((root / "train.rec").read_bytes())
     content[at : at + len(data)] = data
     (root / "train.rec").write_bytes(content)
-
-
-def test_damage_stops_or_is_counted(tmp_path, with_idx, warnings_logged):
-    offsets = records.write(tmp_path, records.insightface(LISTED))
-    spoil(tmp_path, offsets[2], b"spoiled!")
-    words = rf"cannot decode .*train\.rec: record at offset {offsets[2]}: it begins"
-    with pytest.raises(ValueError, match=words):
-        index(tmp_path, with_idx)
-    assert warnings_logged == []
-    # It stays, with the label of the image before.
-    found = index(tmp_path, with_idx, allowed=1)
-    check(found, offsets[:4], [0, 0, 0, 3], damaged=1)
-    (message,) = warnings_logged
-    assert f"train.rec: record at offset {offsets[2]}: it begins with" in message
-
-
-def test_a_damaged_first_record_has_the_label_of_the_next(tmp_path, with_idx):
-    offsets = records.write(tmp_path, records.insightface(LISTED[2:]))
-    spoil(tmp_path, 0, b"spoiled!")
-    found = index(tmp_path, with_idx, allowed=1)
-    check(found, offsets[:2], [3, 3], damaged=1)
-
-
-def test_a_record_shorter_than_its_header_is_damaged(tmp_path, with_idx):
-    entries = records.insightface(LISTED, header=False)
-    offsets = records.write(tmp_path, entries)
-    # 1,000 labels behind the header.
-    spoil(tmp_path, offsets[1] + 8, b"\xe8\x03\0\0")
-    with pytest.raises(ValueError, match=f"offset {offsets[1]}: its 31 bytes are few"):
-        index(tmp_path, with_idx)
-    check(index(tmp_path, with_idx, 1), offsets, [0, 0, 2, 3], damaged=1)
 
 
 def test_an_idx_that_lists_more_than_the_file_holds(tmp_path):
@@ -425,16 +338,69 @@ def test_records_the_idx_does_not_list_are_mentioned(tmp_path, warnings_logged):
     assert f"train.idx: its records end at byte {offsets[2]} of" in message
 
 
-@pytest.mark.parametrize("ending", ["\n", "\r\n", ""])
-def test_reads_an_idx_whatever_ends_its_lines(tmp_path, ending):
+def test_layouts_of_insightface_and_of_im2rec(tmp_path, with_idx, warnings_logged):
+    offsets = records.write(tmp_path / "a", records.insightface(LISTED))
+    check(index(tmp_path / "a", with_idx), offsets[:4], [0, 0, 2, 3])
+    # Key 0 is an image.
+    entries = [(k, records.record(label, b"x", k)) for k, label in enumerate([4, 1, 4])]
+    offsets = records.write(tmp_path / "b", entries)
+    check(index(tmp_path / "b", with_idx), offsets, [4, 1, 4])
+    # A label whose bits are the magic number splits the header itself.
+    header = records.record(0, b"face", labels=(3, 0))[8:]
+    header = header[:8] + b"\x0a\x23\xd7\xce" + header[12:]
+    entries = [(1, frame(header)), (2, records.record(5, b"z"))]
+    offsets = records.write(tmp_path / "c", entries)
+    check(index(tmp_path / "c", with_idx), offsets, [3, 5])
+    assert warnings_logged == []
+
+
+def test_the_order_of_the_idx_counts_whatever_ends_its_lines(tmp_path):
+    offsets = records.write(tmp_path, records.insightface(LISTED))
+    lines = (tmp_path / "train.idx").read_text().splitlines()
+    for end in ("\n", "\r\n"):
+        (tmp_path / "train.idx").write_bytes(end.join(reversed(lines)).encode())
+        check(index(tmp_path), offsets[3::-1], [3, 2, 0, 0])
+
+
+def test_damage_stops_or_is_counted(tmp_path, with_idx, warnings_logged):
+    entries = records.insightface(LISTED, header=False)
+    offsets = records.write(tmp_path, entries)
+    spoil(tmp_path, offsets[2], b"spoiled!")
+    words = rf"cannot decode .*train\.rec: record at offset {offsets[2]}: it begins"
+    with pytest.raises(ValueError, match=words):
+        index(tmp_path, with_idx)
+    assert warnings_logged == []
+    # It stays, with the label of the image before.
+    check(index(tmp_path, with_idx, 1), offsets, [0, 0, 0, 3], damaged=1)
+    (message,) = warnings_logged
+    assert f"train.rec: record at offset {offsets[2]}: it begins with" in message
+    # 1,000 labels behind the header, and a first one: that of the next image.
+    records.write(tmp_path, entries)
+    spoil(tmp_path, offsets[1] + 8, b"\xe8\x03\0\0")
+    with pytest.raises(ValueError, match=f"offset {offsets[1]}: its 31 bytes are few"):
+        index(tmp_path, with_idx)
+    spoil(tmp_path, 0, b"spoiled!")
+    check(index(tmp_path, with_idx, 2), offsets, [2, 2, 2, 3], damaged=2)
+
+
+def test_files_without_images_are_refused(tmp_path, with_idx):
+    for entries in ([], [(0, records.record(0, b"", labels=(1, 1)))]):
+        records.write(tmp_path, entries)
+        words = r"train\.rec holds no image that can be read"
+        if with_idx and not entries:
+            words = r"train\.idx is empty.* or delete it"
+        with pytest.raises(ValueError, match=words):
+            index(tmp_path, with_idx)
+    (tmp_path / "train.rec").unlink()
+    with pytest.raises(ValueError, match=r"Found: none\. Give the path of the \.rec"):
+        RecordIOFaces(tmp_path)
+    with pytest.raises(ValueError, match="cannot read .*gone: No such file"):
+        RecordIOFaces(tmp_path / "gone")
+
+
+def test_a_malformed_idx_is_refused_by_line(tmp_path):
     path = tmp_path / "a.idx"
-    path.write_bytes(f"7\t0{ending or chr(10)}0\t123456789012{ending}".encode())
-    np.testing.assert_array_equal(read_idx(PositionedFile(path)), [0, 123456789012])
-
-
-@pytest.mark.parametrize(
-    ("text", "line"),
-    [
+    for text, line in (
         ("1\t0\n2\n", "line 2 is not key<tab>offset but b'2'"),
         ("1 0\n", "line 1"),
         ("1\t0\n\n3\t9\n", "line 2"),
@@ -443,10 +409,8 @@ def test_reads_an_idx_whatever_ends_its_lines(tmp_path, ending):
         ("1\t0\n2\t\n", "line 2"),
         ("1\t0\r2\t4\n", "line 1"),
         ("<html>", "line 1"),
-    ],
-)
-def test_a_malformed_idx_is_refused_by_line(tmp_path, text, line):
-    path = tmp_path / "a.idx"
-    path.write_bytes(text.encode())
-    with pytest.raises(ValueError, match=rf"a\.idx: {line}"):
-        read_idx(PositionedFile(path))
+        (f"1\t{2**64}", "line 1"),
+    ):
+        path.write_bytes(text.encode())
+        with pytest.raises(ValueError, match=rf"a\.idx: {line}"):
+            read_idx(PositionedFile(path))

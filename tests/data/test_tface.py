@@ -72,9 +72,7 @@ def test_files_by_path(files):
 
 
 @pytest.mark.parametrize("kind", ["records", "files"])
-def test_the_files_may_be_elsewhere_and_the_index_begin_with_a_mark(
-    kind, request, tmp_path_factory
-):
+def test_files_may_be_elsewhere_and_begin_with_a_mark(kind, request, tmp_path_factory):
     root = request.getfixturevalue(kind)
     index = tmp_path_factory.mktemp("lists") / "index.txt"
     index.write_bytes(b"\xef\xbb\xbf" + (root / "index.txt").read_bytes())
