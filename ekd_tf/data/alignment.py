@@ -36,10 +36,6 @@ def similarity_transform(
     Returns:
         float64 `(2, 3)`, $[sR | t]$: maps a column $(x, y, 1)$ to the template.
 
-    Raises:
-        ValueError: The shapes differ or are others, a number is not finite, the
-            points are all equal, or turning and scaling does not bring them nearer.
-
     Reference:
         Umeyama, 1991, "Least-squares estimation of transformation parameters between
         two point patterns". In the plane his solution is one complex division; equal
@@ -84,10 +80,6 @@ def align(
 
     Returns:
         uint8 `(size, size, channels)`.
-
-    Raises:
-        ValueError: An argument has another shape or dtype, or the points define no
-            transform.
 
     Reference:
         insightface `face_align.norm_crop`: `cv2.warpAffine(image, matrix, (size, size),

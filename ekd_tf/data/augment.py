@@ -29,18 +29,17 @@ _LUMA = (0.299, 0.587, 0.114)
 class Augmentation:
     """What is done to training images besides the flip; by default nothing.
 
+    All but `crop` are in [0, 1].
+
     Attributes:
         crop: Pixels. Each edge moves inwards by a uniform 0..crop and the rest is
             resized to the full size.
-        brightness: Largest shift either way, as a share of the range of 255; [0, 1].
-        contrast: Largest relative change of the distance to the mean; [0, 1].
-        saturation: Largest relative change of the distance to gray; [0, 1].
-        occlusion: Probability that the lower face is covered; [0, 1].
-        low_resolution: Probability that an image is shrunk and enlarged; [0, 1].
-        jpeg: Probability of another JPEG compression; [0, 1].
-
-    Raises:
-        ValueError: A value is out of range.
+        brightness: Largest shift either way, as a share of the range of 255.
+        contrast: Largest relative change of the distance to the mean.
+        saturation: Largest relative change of the distance to gray.
+        occlusion: Probability that the lower face is covered.
+        low_resolution: Probability that an image is shrunk and enlarged.
+        jpeg: Probability of another JPEG compression.
     """
 
     crop: int = 0
@@ -60,10 +59,7 @@ class Augmentation:
         return any(dataclasses.astuple(self))
 
     def resized(self, size: int, other: int) -> Augmentation:
-        """Returns what does to images of side `other` as this does to those of `size`.
-
-        The crop is in pixels and scales with the side; the rest is relative to it.
-        """
+        """Returns what does the same to images of side `other` as this to `size`."""
         return dataclasses.replace(self, crop=self.crop * other / size)  # type: ignore[arg-type]
 
     def __call__(self, images: tf.Tensor, draws: tf.Tensor) -> tf.Tensor:
@@ -72,9 +68,6 @@ class Augmentation:
         Args:
             images: uint8 `(batch, height, width, 3)`, RGB, of known height and width.
             draws: float32 `(batch, NUM_DRAWS)` in [0, 1), see `sampling.augment_draws`.
-
-        Raises:
-            ValueError: `crop` leaves less than half of an image.
         """
         images, draws = tf.convert_to_tensor(images), tf.convert_to_tensor(draws)
         side = min(images.shape[1:3])
@@ -128,12 +121,8 @@ def _where(chosen, function, images, values):
 def random_flip(images: tf.Tensor, flips: tf.Tensor) -> tf.Tensor:
     """Mirrors the chosen images left to right.
 
-    The choice is an argument, so that the batch can carry it: a cached teacher row
-    belongs to one of the two orientations.
-
-    Args:
-        images: Tensor `(batch, height, width, channels)` of any dtype.
-        flips: Bool tensor `(batch,)`; see `sampling.flip_mask`.
+    The choice, bool `(batch,)`, is an argument, so that the batch can carry it: a
+    cached teacher row belongs to one of the two orientations. Any dtype is taken.
     """
     images, flips = tf.convert_to_tensor(images), tf.convert_to_tensor(flips)
     checks.check_rank("images", images, 4)
@@ -146,12 +135,10 @@ def random_flip(images: tf.Tensor, flips: tf.Tensor) -> tf.Tensor:
 def crop(images: tf.Tensor, margins: tf.Tensor) -> tf.Tensor:
     """Cuts the edges off and resizes what is left to the full size, bilinearly.
 
-    The outermost pixels of the result are those at the new edges.
-
     Args:
         images: uint8 `(batch, height, width, 3)`; so are those returned.
-        margins: float32 `(batch, 4)`, pixels cut off at top, left, bottom and right,
-            fractions included.
+        margins: float32 `(batch, 4)`, pixels or parts of them to cut off at top, left,
+            bottom and right: the outermost pixels of the result are at the new edges.
     """
     images = tf.convert_to_tensor(images)
     margins = tf.convert_to_tensor(margins, tf.float32)
@@ -175,9 +162,7 @@ def adjust_color(
 
     Args:
         images: uint8 `(batch, height, width, 3)`; so are those returned.
-        brightness: float32 `(batch,)`, b; 0 changes nothing.
-        contrast: float32 `(batch,)`, c; 1 changes nothing.
-        saturation: float32 `(batch,)`, s; 1 changes nothing.
+        brightness, contrast, saturation: float32 `(batch,)`, b, c and s.
     """
     b, c, s = (
         tf.reshape(tf.cast(values, tf.float32), [-1, 1, 1, 1])
@@ -195,13 +180,10 @@ def occlude_lower_face(
 ) -> tf.Tensor:
     """Covers a block of the lower face with one colour, as a mask does.
 
-    The block reaches from `top` to the lower edge and over the columns
-    `OCCLUSION_COLUMNS`, so it is 0.75 (1 - top) of the image.
-
     Args:
         images: uint8 `(batch, height, width, 3)`; so are those returned.
-        top: float32 `(batch,)`, the block's upper edge as a part of the height; 1
-            covers nothing.
+        top: float32 `(batch,)`, the upper edge as a part of the height. The block
+            reaches down to 1, over `OCCLUSION_COLUMNS`: 0.75 (1 - top) of the image.
         color: float32 `(batch, 3)`, RGB in 0..255.
     """
     images = tf.convert_to_tensor(images)

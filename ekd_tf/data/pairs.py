@@ -22,10 +22,7 @@ _MAX_BYTES = 1 << 32
 class PairImages(Source):
     """Encoded images in memory, of which 2i and 2i + 1 are pair i; all labels are 0.
 
-    Args:
-        name: What messages call the set.
-        images: The files' bytes.
-        places: What messages call each image, or None for its number.
+    `places` are what messages call each image, its number by default.
     """
 
     num_identities = 1
@@ -54,13 +51,7 @@ class PairImages(Source):
 
 @dataclasses.dataclass(frozen=True)
 class PairSet:
-    """Pairs of faces to verify, in the order of their folds.
-
-    Attributes:
-        name: Such as "lfw".
-        images: Encoded images, 2i and 2i + 1 being pair i.
-        issame: Bool array `(pairs,)`.
-    """
+    """Pairs of faces to verify, in the order of their folds: images 2i and 2i + 1."""
 
     name: str
     images: Source
@@ -73,13 +64,7 @@ def read_pairs(path: str | os.PathLike) -> PairSet:
     A pickle of `(images, issame)`, by Python 2 or 3 and NumPy 1 or 2; an image is
     JPEG or PNG, as bytes, a bytearray or a uint8 array (n,) or (n, 1); images and
     issame are lists, tuples or arrays. Nothing in the file is run; see
-    `restricted_pickle`.
-
-    Args:
-        path: The file. Its name without suffix becomes the name of the set.
-
-    Raises:
-        ValueError: The file cannot be read or is something else.
+    `restricted_pickle`. The file's name without suffix becomes that of the set.
     """
     file = PositionedFile(path)
     try:

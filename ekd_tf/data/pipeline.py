@@ -23,17 +23,16 @@ from ekd_tf.data.unreadable import Unreadable
 
 @dataclasses.dataclass(frozen=True)
 class Pipeline:
-    """A dataset and what was met while it ran.
+    """A dataset of global batches and what was met while it ran.
 
     Attributes:
-        dataset: tf.data.Dataset of global batches; see `make_pipeline`.
         failure: Function of a step: after `tf.errors.OpError` ended the dataset where
             that batch was due, the error about its images, or None.
         augmented: Whether images are changed otherwise than by the flip, so that
             embeddings computed before belong to other pixels.
-        start_step: Int, the step of the dataset's first batch.
-        steps_per_epoch: Int, batches of a visit of every image; None where the
-            dataset ends by itself.
+        start_step: The step of the dataset's first batch.
+        steps_per_epoch: Batches of a visit of every image; None where the dataset
+            ends by itself.
     """
 
     dataset: tf.data.Dataset
@@ -94,10 +93,6 @@ def make_pipeline(
         `in_margin` float32 `(batch,)` (1 general, 0 balanced), `image_id` int32
         `(batch,)` (position in `source`), `flipped` bool `(batch,)` and, with
         `teacher_size`, `teacher_image` uint8 like `image`.
-
-    Raises:
-        ValueError: An argument is out of range, or the sampler was made for another
-            number of images.
     """
     sizes = {"image": input_size}
     if teacher_size is not None:
@@ -177,14 +172,10 @@ def evaluation_batches(
         indices: Integer array `(n,)`, positions in `source`.
         input_size: Side of the images in pixels; others are resized.
         batch_size: Images per batch, >= 1. The last batch may hold fewer.
-        unreadable: As for `make_pipeline`.
+        unreadable: As for `make_pipeline`; one more raises `UnreadableError`.
 
     Yields:
         uint8 arrays `(batch, input_size, input_size, 3)`, RGB.
-
-    Raises:
-        ValueError: An argument is out of range; while iterating, more images are
-            unreadable than are allowed (`UnreadableError`).
     """
     checks.check_positive("input_size", input_size)
     checks.check_range("batch_size", batch_size, low=1)

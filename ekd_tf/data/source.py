@@ -42,10 +42,9 @@ class Source(abc.ABC):
     def fingerprint(self) -> str:
         """A hash that changes with the images, their order or their labels.
 
-        Images in memory are hashed themselves; of files the names within the data
-        set, the sizes and the times of change are, as they are when it is first asked
-        for: reading millions of images at every start would take hours. So a data set
-        copied without its times counts as changed.
+        Of files the names within the data set, the sizes and the times of change are
+        hashed: reading millions of images at every start would take hours. So a data
+        set copied without its times counts as changed.
         """
 
     @abc.abstractmethod
@@ -82,13 +81,7 @@ class Source(abc.ABC):
 
 
 class Images(Source):
-    """Some images of a source with the labels they have there; read through.
-
-    Args:
-        source: A `Source`.
-        indices: Integers `(k,)`, positions in `source`; they are put in this order.
-        left_out: As the attribute.
-    """
+    """The images at some positions of a source, with the labels they have there."""
 
     def __init__(
         self, source: Source, indices: np.ndarray, left_out: Iterable[str] = ()
@@ -122,12 +115,9 @@ class Images(Source):
 
 
 class Subset(Images):
-    """Some identities of a source, relabelled 0..k-1; images keep their order.
+    """Some identities of a source, of which `identities[j]` becomes label j.
 
-    Args:
-        source: A `Source`.
-        identities: Integers `(k,)`, distinct labels of `source`; `identities[j]`
-            becomes label j.
+    Images keep their order.
     """
 
     def __init__(self, source: Source, identities: ArrayLike):
@@ -167,14 +157,7 @@ def split_identities(
 ) -> tuple[Source, Source]:
     """Splits a source into two, training and held out, without a common identity.
 
-    Args:
-        source: A `Source`.
-        holdout: How many identities to hold out, chosen by `seed`. At least two must
-            be left on either side.
-        seed: Integer >= 0.
-
-    Raises:
-        ValueError: Fewer than two identities would be left on either side.
+    `holdout` identities are chosen by `seed`; two must be left on either side.
     """
     if holdout < 2 or source.num_identities - holdout < 2:
         raise ValueError(

@@ -72,9 +72,6 @@ class AlignedImages(Source):
         names: Names of the files in it.
         points: Floats `(n, 5, 2)`, (x, y) in pixels of the file's image.
         size: Side of the aligned image in pixels.
-
-    Raises:
-        ValueError: Images are missing.
     """
 
     encoded = False
@@ -134,10 +131,6 @@ def read_template_set(root: str | os.PathLike, name: str | None = None) -> Templ
     Args:
         root: The folder.
         name: Such as "ijbc". Default: that of the one `*_face_tid_mid.txt`.
-
-    Raises:
-        ValueError: A list is missing or malformed, lists disagree, or images are
-            missing.
     """
     meta = pathlib.Path(root) / "meta"
     lists = sorted(meta.glob("*_face_tid_mid.txt"))

@@ -13,11 +13,8 @@ _NAMED = 20
 class UnreadableError(ValueError):
     """More images cannot be read than are allowed.
 
-    It knows of no flag: the program that prints it adds the way out, by `explain`.
-
-    Args:
-        lines: `"path: reason"` of each, at least one.
-        allowed: How many may be unreadable.
+    It holds `"path: reason"` of each. It knows of no flag: the program that prints it
+    adds the way out, by `explain`.
     """
 
     def __init__(self, lines: Iterable[str], allowed: int):

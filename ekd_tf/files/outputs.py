@@ -12,12 +12,8 @@ from collections.abc import Iterator
 def make_folder(name: str, folder: str | os.PathLike) -> pathlib.Path:
     """Makes a folder where it is missing, and returns its path.
 
-    Args:
-        name: What the user calls it, for the message.
-        folder: Where.
-
     Raises:
-        ValueError: It cannot be made, or nothing can be written to it.
+        ValueError: Nothing can be written to what the user calls `name`.
     """
     folder = pathlib.Path(folder)
     with _refusing(name, "folder", folder):
@@ -28,12 +24,10 @@ def make_folder(name: str, folder: str | os.PathLike) -> pathlib.Path:
 def check_file(name: str, path: str | os.PathLike) -> pathlib.Path:
     """Makes the folder a file will be written to, and returns the file's path.
 
-    Args:
-        name: What the user calls the file, for the message.
-        path: Where it will be, or is and may be replaced.
+    A file there may be replaced.
 
     Raises:
-        ValueError: It is a folder, or cannot be written.
+        ValueError: What the user calls `name` is a folder, or cannot be written.
     """
     path = pathlib.Path(path)
     with _refusing(name, "file", path):

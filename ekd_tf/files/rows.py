@@ -67,7 +67,6 @@ class RowFile:
 
         Raises:
             ValueError: The rows computed are not of one shape or not `count`.
-            OSError: The disk is full or the like; it names the file.
         """
         if self.done < self.count:
             self._append(compute)
@@ -107,11 +106,7 @@ class RowFile:
 
 
 def read_note(path: pathlib.Path) -> dict:
-    """Returns a note, empty where there is none.
-
-    Raises:
-        ValueError: It is no JSON object.
-    """
+    """Returns a note, empty where there is none."""
     if not path.is_file():
         return {}
     try:

@@ -14,11 +14,7 @@ _BREAKS = str.maketrans({"\n": "\\n", "\r": "\\r", "\t": "\\t"})
 
 
 def open_bytes(path: str | bytes | os.PathLike) -> io.BufferedReader:
-    """Opens a user's text file for reading, behind its byte-order mark.
-
-    Raises:
-        ValueError: The file cannot be opened, or is UTF-16.
-    """
+    """Opens a user's text file for reading, behind its byte-order mark."""
     path = os.fsdecode(path)
     try:
         file = open(path, "rb")

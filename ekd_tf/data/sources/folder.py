@@ -48,15 +48,8 @@ class FolderFaces(Files):
     Scanning lists directories and opens no image: a damaged one is found when read.
     What is left out, identities without images and entries that are none, is logged.
 
-    Args:
-        root: The directory of identity directories.
-
     Attributes:
         identities: The names of the identities, by label.
-
-    Raises:
-        ValueError: `root` is missing, holds no identity directories, no images, or
-            a single identity; or a directory cannot be read.
     """
 
     def __init__(self, root: str | os.PathLike):

@@ -14,14 +14,7 @@ class JoinedSources(Source):
     """The images of several sources one after the other.
 
     Labels of each source are offset by the identities of those before it, so nobody of
-    one source is anybody of another.
-
-    Args:
-        sources: At least one, all encoded or none.
-
-    Raises:
-        ValueError: Some sources hold encoded images and some pixels, or pixels of
-            several sizes.
+    one source is anybody of another. All hold files, or all pixels of one size.
     """
 
     def __init__(self, sources: list[Source]):

@@ -16,18 +16,7 @@ from ekd_tf.files.positioned import unreadable
 
 
 class ListedImages(Files):
-    """Reads image files in the order given. All labels are 0.
-
-    Args:
-        name: What messages call the list.
-        paths: Paths of the files, at least one.
-
-    Attributes:
-        paths: The paths, as strings.
-
-    Raises:
-        ValueError: There is no path, or no file at one of them.
-    """
+    """Reads image files in the order given. All labels are 0."""
 
     num_identities = 1
 
@@ -55,9 +44,6 @@ def images_below(folder: str | os.PathLike) -> ListedImages:
 
     Hidden names are passed over. A name that is no file, such as a link to nothing, is
     left out with a warning.
-
-    Raises:
-        ValueError: `folder` is no directory or holds no image.
     """
     root = os.fspath(folder)
     if not os.path.isdir(root):
@@ -73,9 +59,6 @@ def names_below(root: str, suffixes: tuple[str, ...]) -> list[str]:
     """Returns the paths below a folder with one of these suffixes, in any case, sorted.
 
     Hidden names are passed over; links are followed, each folder once.
-
-    Raises:
-        ValueError: A folder cannot be read.
     """
 
     def refuse(error):
@@ -98,11 +81,7 @@ def names_below(root: str, suffixes: tuple[str, ...]) -> list[str]:
 
 
 def readable(images: ListedImages) -> ListedImages:
-    """Returns the images that can be decoded; each other is a warning.
-
-    Raises:
-        ValueError: None can be decoded.
-    """
+    """Returns the images that can be decoded; each other is a warning."""
     kept = []
     for path in images.paths:
         try:

@@ -31,11 +31,7 @@ def unpack(payload: bytes) -> tuple[int | None, bytes]:
     """Splits a payload into its label and the encoded image.
 
     The label is None for records of insightface that hold no image: the header record
-    and the identity records, whose labels are ranges of keys.
-
-    Raises:
-        ValueError: The payload is shorter than its header says, or the label is no
-            integer in [0, 2^24).
+    and the identity records, whose labels are ranges of keys. Raises `ValueError`.
     """
     if len(payload) < HEADER.size:
         raise ValueError(f"its {len(payload)} bytes are fewer than its header says")
@@ -71,18 +67,13 @@ def build_index(
     image before it (or after it, for the first), so that whoever reads it meets the
     damage and counts it.
 
-    Args:
-        file: The `.rec` file.
-        idx: Its `.idx` file, or None.
-        unreadable: Counts the damaged records. Default: none is allowed.
-
     Returns:
         `(offsets, labels, damaged)`: int64 and int32 `(n,)` of the images in the order
         of the idx or else of the file, and how many of them are damaged.
 
     Raises:
-        UnreadableError: More records are damaged than are allowed.
-        ValueError: The idx is malformed, or there is no image.
+        ValueError: More records are damaged than `unreadable` allows, the idx is
+            malformed, or there is no image.
     """
     unreadable = unreadable or Unreadable()
     listed = walk(file) if idx is None else _listed(file, idx, unreadable.allowed)
@@ -139,13 +130,10 @@ def _listed(file, idx, allowed):
 
 
 def read_idx(idx: PositionedFile) -> np.ndarray:
-    """Reads the offsets of an idx, lines `key<tab>offset`, in the order of the lines.
-
-    Returns:
-        int64 `(n,)`.
+    """Returns the offsets of an idx, int64, in the order of its lines.
 
     Raises:
-        ValueError: A line is anything else; the message names it.
+        ValueError: A line is not `key<tab>offset`; the message names it.
     """
     way_out = "Copy it again, or delete it: the .rec file can be read without"
     offsets = array.array("q")
@@ -180,10 +168,6 @@ class RecordIOFaces(Source):
 
     Attributes:
         identities: int32 `(num_identities,)`: the file's number of each label.
-
-    Raises:
-        ValueError: A file is missing, malformed or damaged, a label is no integer in
-            [0, 2^24), or there is no image; the message says which and what to do.
     """
 
     def __init__(

@@ -34,10 +34,6 @@ def read_tface(
         root: What paths and names are relative to; the folder of `index` by default.
         unreadable: Counts the records that lie beyond the end of their file; none is
             allowed by default. They stay in the source: reading one raises.
-
-    Raises:
-        ValueError: A file is missing, the index is empty, a line is malformed, or a
-            label is no integer in [0, 2^24).
     """
     # Refuses what cannot be read in the words all files are refused in.
     path = PositionedFile(index).path
@@ -52,15 +48,7 @@ def read_tface(
 
 
 class ListedFiles(Files):
-    """Image files listed in a text file.
-
-    Args:
-        name: What messages call the source.
-        root: The folder paths are relative to.
-        names: The path of each image.
-        labels: int32 `(n,)`, values 0..num_identities-1.
-        numbers: Integers `(num_identities,)`: the list's number of each label.
-    """
+    """Image files listed in a text file; `numbers` are the list's of each label."""
 
     def __init__(
         self,

@@ -42,9 +42,7 @@ def read_example(file: PositionedFile, offset: int) -> tuple[bytes, int | None]:
         where it has none.
 
     Raises:
-        ValueError: There is no whole record, or not of such an Example; the message
-            names file and offset.
-        OSError: The file cannot be read.
+        ValueError: There is no whole record of such an Example.
     """
     block = file.read(offset, _FIRST_READ)
     length = _length(file, offset, block)
@@ -76,11 +74,7 @@ def masked_crc32c(data: bytes) -> int:
 
 
 def record_offsets(file: PositionedFile, count: int) -> list[int]:
-    """Returns where the records of a file begin, without reading their data.
-
-    Raises:
-        ValueError: The file does not consist of `count` whole records.
-    """
+    """Returns where the `count` records of a file begin, without reading their data."""
     offsets, at = [], 0
     while at < file.size:
         offsets.append(at)
@@ -109,11 +103,10 @@ class ShardedExamples(Source):
     Args:
         name: What messages call the source.
         files: The files.
-        shards: Integers `(n,)` of any type: position in `files` of each image.
-        offsets: int64 `(n,)`: where its record begins.
+        shards: Integers `(n,)`, position in `files` of each image.
+        offsets: int64 `(n,)`, where its record begins.
         labels: int32 `(n,)`, values 0..num_identities-1.
-        numbers: Integers `(num_identities,)`: what tells the identity of each label
-            from others.
+        numbers: What tells the identity of each label from others.
     """
 
     # Whether Examples hold the labels of `labels`.
@@ -177,10 +170,6 @@ class TFRecordFaces(ShardedExamples):
         root: The folder.
         unreadable: Counts the records that lie beyond the end of a shard that was cut;
             none is allowed by default. They stay in the source: reading one raises.
-
-    Raises:
-        ValueError: The folder has no index, or a shard is missing or has another size
-            than the index says.
     """
 
     labelled = True

@@ -49,9 +49,6 @@ def render(
     Returns:
         uint8 `(n, size, size, 3)`, RGB. Picture i depends on `seed`, `identities[i]`,
         `samples[i]` and `size` alone, to the bit.
-
-    Raises:
-        ValueError: An argument is out of range.
     """
     _check(size, seed)
     identities, samples = np.asarray(identities), np.asarray(samples)
