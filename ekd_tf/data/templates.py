@@ -141,8 +141,8 @@ def read_template_set(root: str | os.PathLike, name: str | None = None) -> Templ
                 f"Found: {[path.name for path in lists]}"
             )
         name = lists[0].name[: -len("_face_tid_mid.txt")]
-    names, template, media = read_media_list(meta / f"{name}_face_tid_mid.txt")
-    named, points, score = read_landmarks(meta / f"{name}_name_5pts_score.txt")
+    names, template, media = _read_media_list(meta / f"{name}_face_tid_mid.txt")
+    named, points, score = _read_landmarks(meta / f"{name}_name_5pts_score.txt")
     if names != named:
         raise ValueError(
             f"{meta}: the two lists of {name} must name the same images in the same "
@@ -150,7 +150,7 @@ def read_template_set(root: str | os.PathLike, name: str | None = None) -> Templ
         )
     pairs = meta / f"{name}_template_pair_label.txt"
     galleries = {
-        path.stem.rpartition("_")[2]: read_subjects([path])
+        path.stem.rpartition("_")[2]: _read_subjects([path])
         for path in sorted(meta.glob(f"{name}_1N_gallery_*.csv"))
     }
     probes = sorted(meta.glob(f"{name}_1N_probe_*.csv"))
@@ -160,25 +160,25 @@ def read_template_set(root: str | os.PathLike, name: str | None = None) -> Templ
         template=template,
         media=media,
         score=score,
-        pairs=read_template_pairs(pairs) if pairs.is_file() else None,
+        pairs=_read_template_pairs(pairs) if pairs.is_file() else None,
         galleries=galleries,
-        probes=read_subjects(probes) if probes else None,
+        probes=_read_subjects(probes) if probes else None,
     )
 
 
-def read_media_list(path: pathlib.Path) -> tuple[list[str], np.ndarray, np.ndarray]:
+def _read_media_list(path: pathlib.Path) -> tuple[list[str], np.ndarray, np.ndarray]:
     """Returns names, templates and media of lines `image template media`."""
     names, numbers = _table(path, 2, np.int64)
     return names, numbers[:, 0], numbers[:, 1]
 
 
-def read_landmarks(path: pathlib.Path) -> tuple[list[str], np.ndarray, np.ndarray]:
+def _read_landmarks(path: pathlib.Path) -> tuple[list[str], np.ndarray, np.ndarray]:
     """Returns names, points and scores of lines `image x1 y1 ... x5 y5 score`."""
     names, numbers = _table(path, 11, np.float32)
     return names, numbers[:, :10].reshape(-1, 5, 2), numbers[:, 10]
 
 
-def read_template_pairs(path: pathlib.Path) -> TemplatePairs:
+def _read_template_pairs(path: pathlib.Path) -> TemplatePairs:
     """Reads lines `template template 0|1`, 16 million of them in IJB-C."""
     numbers = _load(path, np.int32)
     if numbers.shape[1] != 3 or not np.isin(numbers[:, 2], (0, 1)).all():
@@ -189,7 +189,7 @@ def read_template_pairs(path: pathlib.Path) -> TemplatePairs:
     return TemplatePairs(numbers[:, 0], numbers[:, 1], numbers[:, 2] == 1)
 
 
-def read_subjects(paths: Iterable[pathlib.Path]) -> TemplateSubjects:
+def _read_subjects(paths: Iterable[pathlib.Path]) -> TemplateSubjects:
     """Reads the first two columns, template and subject, of CSV files with a header."""
     subjects: dict = {}
     for path in paths:

@@ -77,25 +77,6 @@ def assert_equal_batches(left, right):
             np.testing.assert_array_equal(a[key], b[key], err_msg=key)
 
 
-@pytest.mark.parametrize("kind", ["pixels", "files"])
-def test_elements_have_static_shapes_and_types(drawn, folder, kind):
-    source = drawn if kind == "pixels" else FolderFaces(folder[0])
-    assert make_pipeline(source, sampler_of(source), SIZE).dataset.element_spec == {
-        "image": tf.TensorSpec([10, SIZE, SIZE, 3], tf.uint8),
-        "label": tf.TensorSpec([10], tf.int32),
-        "in_margin": tf.TensorSpec([10], tf.float32),
-        "image_id": tf.TensorSpec([10], tf.int32),
-        "flipped": tf.TensorSpec([10], tf.bool),
-    }
-
-
-def test_order_is_kept_and_workers_are_not_dealt_files(drawn):
-    options = make_pipeline(drawn, sampler_of(drawn), SIZE).dataset.options()
-    policy = options.experimental_distribute.auto_shard_policy
-    assert policy == tf.data.experimental.AutoShardPolicy.OFF
-    assert options.deterministic is True
-
-
 def test_two_runs_are_equal_and_seeds_differ(folder):
     source = FolderFaces(folder[0])
     sampler = sampler_of(source)
@@ -147,9 +128,7 @@ def test_batches_do_not_depend_on_the_number_of_threads(folder):
         dataset = pipeline.dataset.with_options(options)
         return list(dataset.take(6).as_numpy_iterator())
 
-    alone = run(1)
-    assert_equal_batches(run(2), alone)
-    assert_equal_batches(run(8), alone)
+    assert_equal_batches(run(8), run(1))
 
 
 def spoil(path):
@@ -243,8 +222,15 @@ def test_batches_hold_what_sampler_labels_and_flips_say(drawn, folder, kind):
     source = drawn if kind == "pixels" else FolderFaces(folder[0])
     pixels = drawn.pixels if kind == "pixels" else folder[1]
     sampler = sampler_of(source, seed=4)
-    batches = take(make_pipeline(source, sampler, SIZE, seed=9), 6)
-    for step, batch in enumerate(batches):
+    pipeline = make_pipeline(source, sampler, SIZE, seed=9)
+    assert pipeline.dataset.element_spec == {
+        "image": tf.TensorSpec([10, SIZE, SIZE, 3], tf.uint8),
+        "label": tf.TensorSpec([10], tf.int32),
+        "in_margin": tf.TensorSpec([10], tf.float32),
+        "image_id": tf.TensorSpec([10], tf.int32),
+        "flipped": tf.TensorSpec([10], tf.bool),
+    }
+    for step, batch in enumerate(take(pipeline, 6)):
         indices, in_margin = sampler.batch(step)
         flips = flip_mask(9, step, len(indices))
         expected = pixels[indices]

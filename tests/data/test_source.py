@@ -108,11 +108,11 @@ def test_split_shares_no_identity_and_loses_no_image():
     assert heldout.labels.max() == 2
 
 
-@pytest.mark.parametrize("holdout", [-1, 0, 1, 3, 4, 9])
-def test_split_leaves_two_identities_on_either_side(numbers, holdout):
+def test_split_leaves_two_identities_on_either_side(numbers):
     words = r"`holdout` must leave at least 2 .* in \[2, 2\] for numbers with 4"
-    with pytest.raises(ValueError, match=words):
-        split_identities(numbers, holdout)
+    for holdout in (-1, 0, 1, 3, 4, 9):
+        with pytest.raises(ValueError, match=words):
+            split_identities(numbers, holdout)
     split_identities(numbers, 2)
 
 

@@ -99,9 +99,8 @@ def test_fingerprint_follows_images_labels_and_places(kind, request):
     assert len({first, *others}) == 4
 
 
-@pytest.mark.parametrize(
-    ("text", "reason"),
-    [
+def test_a_malformed_index_is_refused(records):
+    for text, reason in (
         ("", "lists no image"),
         ("a.jpg\n", "line 1 must be path, label or name, shard, offset, label"),
         ("a.jpg 1\n", "line 1 must be path"),
@@ -117,12 +116,10 @@ def test_fingerprint_follows_images_labels_and_places(kind, request):
         ("ms1m\t0\t9999\t1\n", "line 1 lists a record at offset 9999 of .*, which has"),
         ("ms1m\t0\t-4\t1\n", "line 1 lists a record at offset -4"),
         ("ms1m\t0\t0\t-3\n", "line 1 has the label -3"),
-    ],
-)
-def test_a_malformed_index_is_refused(records, text, reason):
-    (records / "index.txt").write_text(text)
-    with pytest.raises(ValueError, match=rf"index\.txt:? {reason}"):
-        read_tface(records / "index.txt")
+    ):
+        (records / "index.txt").write_text(text)
+        with pytest.raises(ValueError, match=rf"index\.txt:? {reason}"):
+            read_tface(records / "index.txt")
 
 
 def test_records_beyond_the_end_are_damage_where_allowed(records):
