@@ -84,22 +84,6 @@ def test_pixels_that_cannot_be_read_are_named():
     assert str(reader.failure([0, 1])).startswith(words)
 
 
-def test_neighbours_of_a_bad_image_keep_their_pixels(rng):
-    # Read with a bad image in the batch and without, JPEG and a resized PNG are
-    # the same to the bit.
-    files = [
-        encode(face(rng), "JPEG"),
-        encode(face(rng, 30, 21)),
-        b"bad",
-        encode(face(rng)),
-    ]
-    reader = read(Files(files), 16, unreadable=Unreadable(1))
-    [(alone, _)] = decoded(read(Files(files), 16), [[0, 1, 3]])
-    [(beside, indices)] = decoded(reader, [[0, 1, 2]])
-    np.testing.assert_array_equal(indices, [0, 1, 3])
-    np.testing.assert_array_equal(beside, alone)
-
-
 def test_replacement_is_the_next_readable_image_of_the_identity(rng, warnings_logged):
     faces = [face(rng) for _ in range(8)]
     files = [encode(f) for f in faces]

@@ -69,20 +69,6 @@ def test_written_sets_are_read_here_and_by_pickle(tmp_path):
     assert os.listdir(tmp_path) == ["x.bin"]
 
 
-def test_a_full_disk_leaves_the_old_file(tmp_path, monkeypatch):
-    path = put(tmp_path / "x.bin", "old")
-
-    def full(*_, **__):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(pickle, "dump", full)
-    pairs = PairSet("x", PairImages("x", [JPEG] * 2), np.array([True]))
-    with pytest.raises(OSError, match="No space left"):
-        write_pairs(path, pairs)
-    assert os.listdir(tmp_path) == ["x.bin"]
-    assert pickle.loads(path.read_bytes()) == "old"
-
-
 def test_fingerprint_follows_content_and_borders():
     prints = [
         PairImages("x", images).fingerprint

@@ -79,18 +79,6 @@ def test_nowhere_to_write_is_said(files, read_only, monkeypatch):
     assert sorted(os.listdir(read_only)) == ["a.idx", "a.rec"]
 
 
-def test_a_full_disk_is_said_and_leaves_nothing(files, tmp_path, monkeypatch):
-    def full(*_, **__):
-        raise OSError(28, "No space left on device")
-
-    messages = []
-    monkeypatch.setattr(logging, "info", lambda text, *a: messages.append(text % a))
-    monkeypatch.setattr(np, "savez", full)
-    cache(files).save(x=np.arange(5))
-    assert "No space left on device" in messages[0]
-    assert sorted(os.listdir(tmp_path)) == ["a.idx", "a.rec"]
-
-
 def test_a_torn_file_is_made_again(files, tmp_path, monkeypatch):
     messages = []
     monkeypatch.setattr(logging, "warning", lambda text, *a: messages.append(text % a))

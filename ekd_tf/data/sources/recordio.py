@@ -201,13 +201,8 @@ class RecordIOFaces(Source):
 
     def _check_property(self, path):
         """Warns when `property`, where it exists, tells another number of classes."""
-        try:
-            told = re.search(r"\d+", path.read_text(errors="replace"))
-        except FileNotFoundError:
-            return
-        except OSError as error:
-            logging.warning("%s is not read: %s", path, error.strerror)
-            return
+        text = path.read_text(errors="replace") if path.is_file() else ""
+        told = re.search(r"\d+", text)
         if told and int(told[0]) != self.num_identities:
             logging.warning(
                 "%s tells %s identities, the images of %s are of %d",
