@@ -7,7 +7,6 @@ import dataclasses
 import functools
 import os
 import pathlib
-from collections.abc import Iterable
 
 import numpy as np
 
@@ -141,8 +140,9 @@ def read_template_set(root: str | os.PathLike, name: str | None = None) -> Templ
                 f"Found: {[path.name for path in lists]}"
             )
         name = lists[0].name[: -len("_face_tid_mid.txt")]
-    names, template, media = _read_media_list(meta / f"{name}_face_tid_mid.txt")
-    named, points, score = _read_landmarks(meta / f"{name}_name_5pts_score.txt")
+    names, numbers = _table(meta / f"{name}_face_tid_mid.txt", 2, np.int64)
+    named, marks = _table(meta / f"{name}_name_5pts_score.txt", 11, np.float32)
+    points = marks[:, :10].reshape(-1, 5, 2)
     if names != named:
         raise ValueError(
             f"{meta}: the two lists of {name} must name the same images in the same "
@@ -157,28 +157,16 @@ def read_template_set(root: str | os.PathLike, name: str | None = None) -> Templ
     return TemplateSet(
         name=name,
         images=AlignedImages(pathlib.Path(root) / "loose_crop", names, points),
-        template=template,
-        media=media,
-        score=score,
+        template=numbers[:, 0],
+        media=numbers[:, 1],
+        score=marks[:, 10],
         pairs=_read_template_pairs(pairs) if pairs.is_file() else None,
         galleries=galleries,
         probes=_read_subjects(probes) if probes else None,
     )
 
 
-def _read_media_list(path: pathlib.Path) -> tuple[list[str], np.ndarray, np.ndarray]:
-    """Returns names, templates and media of lines `image template media`."""
-    names, numbers = _table(path, 2, np.int64)
-    return names, numbers[:, 0], numbers[:, 1]
-
-
-def _read_landmarks(path: pathlib.Path) -> tuple[list[str], np.ndarray, np.ndarray]:
-    """Returns names, points and scores of lines `image x1 y1 ... x5 y5 score`."""
-    names, numbers = _table(path, 11, np.float32)
-    return names, numbers[:, :10].reshape(-1, 5, 2), numbers[:, 10]
-
-
-def _read_template_pairs(path: pathlib.Path) -> TemplatePairs:
+def _read_template_pairs(path):
     """Reads lines `template template 0|1`, 16 million of them in IJB-C."""
     numbers = _load(path, np.int32)
     if numbers.shape[1] != 3 or not np.isin(numbers[:, 2], (0, 1)).all():
@@ -189,7 +177,7 @@ def _read_template_pairs(path: pathlib.Path) -> TemplatePairs:
     return TemplatePairs(numbers[:, 0], numbers[:, 1], numbers[:, 2] == 1)
 
 
-def _read_subjects(paths: Iterable[pathlib.Path]) -> TemplateSubjects:
+def _read_subjects(paths):
     """Reads the first two columns, template and subject, of CSV files with a header."""
     subjects: dict = {}
     for path in paths:
@@ -209,10 +197,8 @@ def _read_subjects(paths: Iterable[pathlib.Path]) -> TemplateSubjects:
                         f"{path}: template {template} is of subject {subject} and of "
                         f"{subjects[template]}"
                     )
-    return TemplateSubjects(
-        np.array(list(subjects), np.int64),
-        np.array(list(subjects.values()), np.int64),
-    )
+    columns = list(subjects), list(subjects.values())
+    return TemplateSubjects(*np.array(columns, np.int64))
 
 
 def _table(path, columns, dtype):

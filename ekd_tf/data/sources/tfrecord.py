@@ -216,13 +216,12 @@ def _unpack_index(index):
     offsets = [unpack(shard.pop("offsets"), "<i8") for shard in shards]
     labels = [unpack(shard.pop("labels"), "<i4") for shard in shards]
     counts = [shard["count"] for shard in shards]
-    if [len(part) for part in offsets] != counts or sum(counts) != index["count"]:
+    found = [[len(part) for part in parts] for parts in (offsets, labels)]
+    if found != [counts, counts] or not sum(counts) == index["count"] > 0:
         raise ValueError(f"its shards do not hold {index['count']} images")
     number = np.arange(len(shards), dtype=np.min_scalar_type(len(shards)))
     of_shard = np.repeat(number, counts)
     of_label = np.concatenate(labels)
-    if not len(of_label) or len(of_label) != len(of_shard):
-        raise ValueError("it lists no images, or not the label of each")
     if of_label.min() < 0 or of_label.max() >= identities:
         raise ValueError(f"labels are not below {identities}")
     names = [(shard["file"], shard["bytes"]) for shard in shards]

@@ -7,6 +7,8 @@ between processors: a picture has the same bits in every batch and on every mach
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 
 
@@ -41,30 +43,22 @@ class Canvas:
     lengths, and half-widths and half-heights as `radii`.
 
     Args:
-        size: Side of a picture in pixels.
-        zoom: Face units from the middle of the picture to its edge.
-        roll: Tilt in radians, for small angles; clockwise is positive.
-        x0: Where the face's origin lies, -1 (left edge) to 1 (right edge).
-        y0: The same from top to bottom.
-        blur: Width in face units over which every edge is softened, >= 0; at least
-            1.2 pixels, which is the antialiasing.
+        parameters: What `parameters.parameters` returned for n pictures.
+        size: Side of a picture in pixels, at most 256.
     """
 
-    def __init__(
-        self,
-        size: int,
-        zoom: np.ndarray,
-        roll: np.ndarray,
-        x0: np.ndarray,
-        y0: np.ndarray,
-        blur: np.ndarray,
-    ):
-        self.size, self.zoom, self.x0, self.y0 = size, zoom, x0, y0
-        self.rgb = np.zeros((3, len(zoom), size, size), np.float32)
+    def __init__(self, parameters: SimpleNamespace, size: int):
+        self.p = p = parameters
+        self.size = size
+        self.rgb = np.zeros((3, len(p.zoom), size, size), np.float32)
         grid = (np.arange(size, dtype=np.float32) * 2 + 1) / np.float32(size) - 1
         self.columns, self.rows = grid[None, None, :], grid[None, :, None]
-        self.cos, self.sin = _turned(roll)
-        pixel = zoom * (2 / size)
+        self.cos, self.sin = _turned(p.roll)
+        # Face crops follow the features, so the outline moves the other way.
+        slide = 0.62 * p.depth / p.zoom
+        self.x0, self.y0 = p.shift_x - slide * p.yaw, p.shift_y - slide * p.pitch
+        # Cubed: most photographs are sharp. No edge is sharper than 1.2 pixels.
+        blur, pixel = 0.16 * p.blur * p.blur * p.blur, p.zoom * (2 / size)
         self.soft = np.sqrt(1.44 * pixel * pixel + blur * blur)
 
     def _local(self, spot, reach, turn=0):
@@ -79,7 +73,7 @@ class Canvas:
         cos, sin = _turned(turn)
         reach_u = stretch * (cos * reach[0] + abs(sin) * reach[1])
         reach_v = abs(sin) * reach[0] + cos * reach[1]
-        zoom = self.zoom
+        zoom = self.p.zoom
         middle_x = (self.cos * x - self.sin * y) / zoom + self.x0
         middle_y = (self.sin * x + self.cos * y) / zoom + self.y0
         far_x = (self.cos * reach_u + abs(self.sin) * reach_v) / zoom

@@ -59,21 +59,11 @@ def _has(chance, probability):
 
 
 class FacePainter(Canvas):
-    """One batch of faces; `paint` makes the pictures.
+    """One batch of faces; `paint` makes the pictures."""
 
-    Args:
-        numbers: What `parameters.parameters` returned for n pictures.
-        size: Side of a picture in pixels, at most 256.
-    """
-
-    def __init__(self, numbers: SimpleNamespace, size: int):
-        self.p = p = numbers
-        # Face crops follow the features, so the outline moves the other way.
-        slide = 0.62 * p.depth / p.zoom
-        x0, y0 = p.shift_x - slide * p.yaw, p.shift_y - slide * p.pitch
-        # Cubed: most photographs are sharp.
-        blur = 0.16 * p.blur * p.blur * p.blur
-        super().__init__(size, p.zoom, p.roll, x0, y0, blur)
+    def __init__(self, parameters: SimpleNamespace, size: int):
+        super().__init__(parameters, size)
+        p = parameters
         self.yaw_cos = np.sqrt(1 - p.yaw * p.yaw)
         self.pitch_cos = np.sqrt(1 - p.pitch * p.pitch)
         skin = _blend(_SKIN, p.skin_tone) + p.skin_warm * _rgb(1, 0, -1)
