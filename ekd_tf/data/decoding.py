@@ -72,7 +72,7 @@ class ImageReader:
                     images[row] = b""
                 sizes[row] = plain_size(images[row]) or (0, 0)
         if not self.unreadable.allowed and not all(images):
-            self._replace_unreadable(indices)
+            self.replace_unreadable(indices)
         self._log_stretched(indices, sizes)
         # Without dtype=object NumPy would strip trailing zero bytes.
         return np.array(images, dtype=object)
@@ -98,12 +98,12 @@ class ImageReader:
         """Returns what is wrong with a batch that ended the dataset, or None."""
         if not self._failures:
             try:
-                self._replace_unreadable(indices)
+                self.replace_unreadable(indices)
             except ValueError as error:
                 return error
         return self._failures[0] if self._failures else None
 
-    def _replace_unreadable(self, indices):
+    def replace_unreadable(self, indices: np.ndarray) -> np.ndarray:
         """Returns the indices of a batch, unreadable images replaced by others."""
         try:
             return np.array([self._first_readable(int(i)) for i in indices], np.int64)
@@ -167,7 +167,7 @@ class ImageReader:
 
         def replaced(batch):
             indices = tf.numpy_function(
-                self._replace_unreadable, [batch["image_id"]], tf.int64
+                self.replace_unreadable, [batch["image_id"]], tf.int64
             )
             indices.set_shape(batch["image_id"].shape)
             return {**batch, "image_id": indices}
