@@ -219,6 +219,11 @@ def test_batches_hold_what_sampler_labels_and_flips_say(drawn, folder, kind):
         "image_id": tf.TensorSpec([10], tf.int32),
         "flipped": tf.TensorSpec([10], tf.bool),
     }
+    # A strategy cuts batches, it does not deal out files.
+    options = pipeline.dataset.options()
+    policy = options.experimental_distribute.auto_shard_policy
+    assert policy == tf.data.experimental.AutoShardPolicy.OFF
+    assert options.deterministic is True
     for step, batch in enumerate(take(pipeline, 6)):
         indices, in_margin = sampler.batch(step)
         flips = flip_mask(9, step, len(indices))

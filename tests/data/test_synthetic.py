@@ -138,6 +138,21 @@ def test_rejects_impossible_arguments():
             SyntheticFaces(**{name: value})
 
 
+def test_a_source_draws_a_picture_once(monkeypatch):
+    source, drawn = SyntheticFaces(3, 4, size=32), []
+
+    def counted(seed, identities, samples, size):
+        drawn.extend(zip(identities.tolist(), samples.tolist()))
+        return render(seed, identities, samples, size)
+
+    monkeypatch.setattr(synthetic, "render", counted)
+    first = source.read([5, 0])
+    again = source.read([0, 6, 5])
+    np.testing.assert_array_equal(again[[2, 0]], first)
+    assert drawn == [(1, 1), (0, 0), (1, 2)]
+    assert source.read([]).shape == (0, 32, 32, 3)
+
+
 def test_source_gives_the_pictures_of_its_indices():
     source = SyntheticFaces(3, 4, size=32, seed=6, first_identity=100)
     assert (len(source), source.num_identities, source.encoded) == (12, 3, False)
