@@ -17,19 +17,32 @@ from ekd_tf.data.synthetic.canvas import clip01
 from ekd_tf.data.synthetic.canvas import disc
 from ekd_tf.data.synthetic.parameters import splitmix64
 
-_SKIN = "0.95 0.80 0.70  0.90 0.72 0.58  0.80 0.60 0.45  0.62 0.43 0.31  0.44 0.29 0.21"
+
+def _table(text):
+    return np.array(text.split(), np.float32).reshape(-1, 3)
+
+
+_SKIN = _table("""
+    0.95 0.80 0.70  0.90 0.72 0.58  0.80 0.60 0.45  0.62 0.43 0.31  0.44 0.29 0.21
+""")
 # Few and mostly dark, as among people: hair must not give an identity away.
-_HAIR = (
-    "0.08 0.07 0.07  0.10 0.08 0.07  0.20 0.13 0.09  0.28 0.18 0.11 "
-    "0.42 0.28 0.16  0.72 0.56 0.33  0.48 0.22 0.11  0.55 0.54 0.52"
-)
-_IRIS = "0.16 0.10 0.07  0.22 0.14 0.08  0.30 0.20 0.10  0.28 0.38 0.50  0.33 0.42 0.28"
-_SKIN, _HAIR, _IRIS = (
-    np.array(text.split(), np.float32).reshape(-1, 3) for text in (_SKIN, _HAIR, _IRIS)
-)
-# A strip of noise, the sum of four uniforms less its mean.
-_GRAIN = splitmix64(np.arange(1 << 18, dtype=np.uint64)).reshape(4, -1) >> np.uint64(40)
-_GRAIN = sum(_GRAIN.astype(np.float32)) * np.float32(2.0**-24) - 2
+_HAIR = _table("""
+    0.08 0.07 0.07  0.10 0.08 0.07  0.20 0.13 0.09  0.28 0.18 0.11
+    0.42 0.28 0.16  0.72 0.56 0.33  0.48 0.22 0.11  0.55 0.54 0.52
+""")
+_IRIS = _table("""
+    0.16 0.10 0.07  0.22 0.14 0.08  0.30 0.20 0.10  0.28 0.38 0.50  0.33 0.42 0.28
+""")
+
+
+def _grain():
+    """Returns a strip of noise, the sum of four uniforms less its mean."""
+    states = np.arange(1 << 18, dtype=np.uint64).reshape(4, -1)
+    units = (splitmix64(states) >> np.uint64(40)).astype(np.float32)
+    return units.sum(0) * np.float32(2.0**-24) - 2
+
+
+_GRAIN = _grain()
 
 
 def _rgb(red, green, blue):
