@@ -44,8 +44,7 @@ def hash_files(
 class PositionedFile:
     """A file of which any range of bytes is read without moving a position.
 
-    Each process opens the file for itself when it first reads, so a source can be
-    used on both sides of a fork.
+    So it can be used by several threads at once, and on both sides of a fork.
 
     Attributes:
         path: String.
@@ -56,15 +55,15 @@ class PositionedFile:
         ValueError: The file is missing, is no file, or may not be read.
     """
 
+    _descriptor = -1
+
     def __init__(self, path: str | os.PathLike):
         self.path = os.fspath(path)
-        # One descriptor per process. No lock: one held in another thread during a
-        # fork would never be free in the child.
-        self._descriptors = {}
         try:
             if os.path.isdir(self.path):
                 raise IsADirectoryError(0, "It is a directory, not a file")
-            status = os.fstat(self._open())
+            self._descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+            status = os.fstat(self._descriptor)
         except OSError as error:
             raise unreadable(self.path, error) from error
         self.size = status.st_size
@@ -76,19 +75,8 @@ class PositionedFile:
         return b"%d %d" % (self.size, self.mtime_ns)
 
     def __del__(self) -> None:
-        descriptor = self._descriptors.pop(os.getpid(), None)
-        if descriptor is not None:
-            os.close(descriptor)
-
-    def _open(self):
-        descriptor = self._descriptors.get(os.getpid())
-        if descriptor is None:
-            opened = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
-            # The first of two threads wins; the other's is closed.
-            descriptor = self._descriptors.setdefault(os.getpid(), opened)
-            if descriptor != opened:
-                os.close(opened)
-        return descriptor
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
 
     def place(self, offset: int) -> str:
         """Returns how messages call the record at `offset`."""
@@ -96,7 +84,7 @@ class PositionedFile:
 
     def damage(self, offset: int, reason: str) -> ValueError:
         """Returns the error of a bad record, or of a file that was written to since."""
-        status = os.fstat(self._open())
+        status = os.fstat(self._descriptor)
         if (status.st_size, status.st_mtime_ns) != (self.size, self.mtime_ns):
             reason = (
                 f"the file has changed since its index was read: {reason}. Let nothing "
@@ -108,12 +96,13 @@ class PositionedFile:
         """Returns `length` bytes from `offset`, fewer where the file ends.
 
         Raises:
-            OSError: The file cannot be opened by this process, or not be read.
+            OSError: The file cannot be read.
         """
-        data = os.pread(self._open(), length, offset)
+        data = os.pread(self._descriptor, length, offset)
         # One call is cut short by signals and by a limit of 2 GB as well as by the end.
         while 0 < len(data) < length:
-            more = os.pread(self._open(), length - len(data), offset + len(data))
+            rest = length - len(data), offset + len(data)
+            more = os.pread(self._descriptor, *rest)
             if not more:
                 break
             data += more
