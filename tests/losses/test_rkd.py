@@ -1,3 +1,4 @@
+import functools
 import os
 import subprocess
 import sys
@@ -8,11 +9,12 @@ import pytest
 import tensorflow as tf
 
 from ekd_tf.losses import RKDLoss
-from ekd_tf.losses import rkd as module
 from ekd_tf.losses.rkd import angle_cosines
 from ekd_tf.losses.rkd import huber
 from ekd_tf.losses.rkd import rkd_angle
 from ekd_tf.losses.rkd import rkd_distance
+from ekd_tf.losses.triplet_distillation import triplet_distillation
+from ekd_tf.ops import blocks
 from ekd_tf.ops.numerics import squared_distances
 
 LINE = tf.constant([[0.0], [1.0], [3.0]])
@@ -79,16 +81,12 @@ def test_matches_numpy_reference(random_batch, rows):
             np.testing.assert_allclose(value, expected, rtol=1e-4, atol=1e-7)
 
 
-def test_terms_are_weighted(random_batch):
+def test_terms_are_weighted_and_left_out_at_weight_zero(random_batch):
     student, teacher, _ = random_batch(6)
     terms = RKDLoss(distance_weight=2.0, angle_weight=3.0)(student, teacher)
     assert list(terms) == ["rkd/distance", "rkd/angle"]
     expected = 2 * rkd_distance(student, teacher), 3 * rkd_angle(student, teacher)
     np.testing.assert_allclose(list(terms.values()), expected, rtol=1e-6)
-
-
-def test_weight_zero_leaves_the_term_out(random_batch):
-    student, teacher, _ = random_batch(6)
     assert list(RKDLoss(angle_weight=0)(student, teacher)) == ["rkd/distance"]
     assert list(RKDLoss(distance_weight=0)(student, teacher)) == ["rkd/angle"]
 
@@ -109,15 +107,17 @@ def gradient_of(function, student, teacher):
     return value, tape.gradient(value, student)
 
 
-def test_blocks_give_what_all_angles_at_once_do(monkeypatch, random_batch):
-    student, teacher, _ = random_batch(7)
-    expected, expected_gradient = gradient_of(rkd_angle, student, teacher)
-    # Two vertices at a time: the last block is half empty.
-    monkeypatch.setattr(module, "MAX_ANGLES", 2 * 49)
-    compiled = tf.function(lambda s, t: gradient_of(rkd_angle, s, t), jit_compile=True)
-    value, gradient = compiled(tf.constant(student), tf.constant(teacher))
-    np.testing.assert_allclose(value, expected, rtol=1e-5)
-    np.testing.assert_allclose(gradient, expected_gradient, rtol=1e-4, atol=1e-8)
+def test_blocks_give_what_all_at_once_do(monkeypatch, random_batch):
+    student, teacher, labels = random_batch(7)
+    for function in (rkd_angle, lambda s, t: triplet_distillation(s, t, labels)):
+        expected = gradient_of(function, student, teacher)
+        # Two rows at a time: the last block is half empty.
+        monkeypatch.setattr(blocks, "MAX_ENTRIES", 2 * 49)
+        step = tf.function(functools.partial(gradient_of, function), jit_compile=True)
+        value, gradient = step(tf.constant(student), tf.constant(teacher))
+        np.testing.assert_allclose(value, expected[0], rtol=1e-5)
+        np.testing.assert_allclose(gradient, expected[1], rtol=1e-4, atol=1e-7)
+        monkeypatch.undo()
 
 
 def test_coinciding_rows_have_a_gradient_of_ordinary_size(random_batch):
@@ -152,7 +152,7 @@ def test_no_tensor_of_all_angles_is_made():
     found = largest_tensor(
         lambda s, t: gradient_of(rkd_angle, s, t), (512, 512), (512, 512)
     )
-    assert 512**2 <= found <= module.MAX_ANGLES
+    assert 512**2 <= found <= blocks.MAX_ENTRIES
 
 
 MEASURE = """
