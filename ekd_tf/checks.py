@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import math
 import re
 from collections.abc import Collection
 from collections.abc import Iterator
@@ -66,6 +67,13 @@ def check_range(
 def check_positive(name: str, value: float) -> float:
     """Returns `value`, or raises `ValueError` unless it is above 0."""
     return check_range(name, value, low=0, low_open=True)
+
+
+def check_angle(name: str, value: float) -> float:
+    """Returns a margin in radians, or raises `ValueError` if it is no acute angle."""
+    if 0 <= value < math.pi / 2:
+        return value
+    raise ValueError(f"`{name}` must be in [0, pi/2) radians. Received: {name}={value}")
 
 
 def check_rank(name: str, tensor: Any, rank: int) -> None:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import tensorflow as tf
 
+from ekd_tf.checks import check_angle
 from ekd_tf.checks import check_positive
 from ekd_tf.checks import check_range
 from ekd_tf.heads import arcface_target
@@ -115,7 +115,7 @@ class AdaDistillLoss(ProjectedLoss):
     ) -> None:
         super().__init__(student_dim, teacher_dim, **kwargs)
         self.num_identities = int(check_range("num_identities", num_identities, 2))
-        self.margin = check_range("margin", margin, 0, math.pi / 2, high_open=True)
+        self.margin = check_angle("margin", margin)
         self.scale = check_positive("scale", scale)
         self.centres = self.add_state("centres", (self.num_identities, teacher_dim))
 

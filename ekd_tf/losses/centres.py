@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
+from ekd_tf.checks import check_angle
 from ekd_tf.checks import check_positive
 from ekd_tf.checks import check_range
 from ekd_tf.heads import arcface_target
@@ -133,7 +133,7 @@ class ProxylessKDLoss(CentreLoss):
         **kwargs: Any,
     ) -> None:
         super().__init__(centres, scale, student_dim, **kwargs)
-        self.margin = check_range("margin", margin, 0, math.pi / 2, high_open=True)
+        self.margin = check_angle("margin", margin)
 
     def compute(
         self, student: tf.Tensor, teacher: tf.Tensor, labels: tf.Tensor
@@ -188,8 +188,7 @@ class MarginDistillationLoss(CentreLoss):
         **kwargs: Any,
     ) -> None:
         super().__init__(centres, scale, student_dim, **kwargs)
-        check_range("max_margin", max_margin, 0, math.pi / 2, high_open=True)
-        self.max_margin = max_margin
+        self.max_margin = check_angle("max_margin", max_margin)
         self.min_margin = check_range("min_margin", min_margin, 0, max_margin)
 
     def compute(

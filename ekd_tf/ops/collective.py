@@ -44,6 +44,18 @@ def sum_over_replicas(tensor: tf.Tensor) -> tf.Tensor:
     return context.all_reduce(tf.distribute.ReduceOp.SUM, tensor)
 
 
+def mean_over_replicas(
+    values: tf.Tensor, weights: tf.Tensor
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Returns the weighted mean of all replicas' rows and the sum of their weights.
+
+    Two float32 scalars, of two float32 tensors `(batch,)`; the mean of none is 0.
+    """
+    sums = [tf.reduce_sum(values * weights), tf.reduce_sum(weights)]
+    total, count = tf.unstack(sum_over_replicas(tf.stack(sums)))
+    return tf.math.divide_no_nan(total, count), count
+
+
 def own_rows(variable: tf.Variable, rows: tf.Tensor) -> tf.Tensor:
     """Reads rows of this replica's copy of a variable, and no others.
 
