@@ -44,8 +44,3 @@ def test_size_is_that_of_the_definition(tiny):
     size += 4 * 64 + 2 * 64 + 64 * 6 + 2 * 6
     assert count_parameters(tiny) == size
     assert tiny.output_shape == (None, 6)
-
-
-def test_rejects_groups_of_nothing():
-    with pytest.raises(ValueError, match="`size` must be in"):
-        GroupSum(0)

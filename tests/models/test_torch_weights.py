@@ -6,7 +6,7 @@ from torch_states import iresnet_state
 
 from ekd_tf.models.iresnet import IResNet
 from ekd_tf.models.mobilefacenet import MobileFaceNet
-from ekd_tf.models.torch_weights import load_torch_weights
+from ekd_tf.models.torch_families import load_torch_weights
 
 TINY = {"depth": 18, "embedding_dim": 6, "width": 0.125, "input_size": 32}
 
