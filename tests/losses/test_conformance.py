@@ -19,20 +19,13 @@ ROWS, STUDENT_DIM, TEACHER_DIM, IDENTITIES = 6, 5, 7, 4
 
 
 class Case(typing.NamedTuple):
-    """A loss under test.
-
-    Attributes:
-        make: Returns the loss for embeddings of equal size.
-        value: Its NumPy form, of student, teacher and labels.
-        changed: Arguments that differ from their defaults.
-        labels: Whether it needs labels.
-        zero_alone: Whether it is 0 for a single row.
-        any_dims: Whether it takes embeddings of different sizes as they are.
-    """
+    """A loss under test: of embeddings of equal size, beside its NumPy form."""
 
     make: typing.Callable
     value: typing.Callable
+    # Arguments that differ from their defaults.
     changed: dict
+    # Whether it needs labels, is 0 for a single row, takes embeddings of two sizes.
     labels: bool = False
     zero_alone: bool = False
     any_dims: bool = False

@@ -241,9 +241,11 @@ def measure(replicas):
         num_sampled(IDENTITIES.value, RATE.value, BATCH.value),
         RATE.value < 1,
     )
-    volume = bytes_by_kind(calls, sizes.batch, replicas, dim)
-    if replicas > 1 and volume != computed(sizes):
-        raise ValueError(f"Counted {volume}, computed {computed(sizes)}")
+    volume = dict.fromkeys(KINDS, 0)
+    if replicas > 1:
+        volume = bytes_by_kind(calls, sizes.batch, replicas, dim)
+        if volume != computed(sizes):
+            raise ValueError(f"Counted {volume}, computed {computed(sizes)}")
     times = {"milliseconds": [], "cpu_milliseconds": []}
     for _ in range(STEPS.value + 2):
         start, cpu_start = time.perf_counter(), time.process_time()
