@@ -12,8 +12,10 @@ from ekd_tf.models import MobileFaceNet
 from ekd_tf.models import build_backbone
 from ekd_tf.models import count_parameters
 from ekd_tf.models import ir
+from ekd_tf.models import iresnet
 from ekd_tf.models import list_backbones
 from ekd_tf.models import mbf
+from ekd_tf.models import mobilefacenet
 from ekd_tf.models.mbf import GroupSum
 
 TINY = {"embedding_dim": 16, "width": 0.125, "input_size": 32}
@@ -25,8 +27,23 @@ BUILDERS = {
 }
 
 
+@pytest.fixture
+def short(monkeypatch):
+    """Leaves the networks a block a stage."""
+    one_each = (1, 1, 1, 1)
+    for table, key, value in (
+        (iresnet.BLOCKS, 18, one_each),
+        (ir.IR_BLOCKS, 18, one_each),
+        (ir.IR_BLOCKS, 152, one_each),
+        (mbf.MBF_SIZES, "mbf", (one_each, 2)),
+    ):
+        monkeypatch.setitem(table, key, value)
+    stages = tuple((*stage[:3], min(stage[3], 1)) for stage in mobilefacenet.STAGES)
+    monkeypatch.setattr(mobilefacenet, "STAGES", stages)
+
+
 @pytest.fixture(params=BUILDERS)
-def build(request):
+def build(request, short):
     return BUILDERS[request.param]
 
 
@@ -229,14 +246,7 @@ def test_other_depths_are_iresnet18_and_the_blocks_they_add():
     assert len(blocks) == IRESNETS[34][1]
 
 
-# --- IR, of one block a stage
-
-
-@pytest.fixture
-def short(monkeypatch):
-    for depth in (18, 152):
-        monkeypatch.setitem(ir.IR_BLOCKS, depth, (1, 1, 1, 1))
-    monkeypatch.setitem(mbf.MBF_SIZES, "mbf", ((1, 1, 1, 1), 2))
+# --- IR and MBF, of one block a stage
 
 
 def ir_block(inputs, outputs):
@@ -274,9 +284,6 @@ def test_the_deepest_ir_have_bottlenecks(short):
         "shortcut_layer.0": (1, 1, 128, 256),
     }
     assert model.get_layer("body.3.res_layer.7").strides == (2, 2)
-
-
-# --- MBF, of one block a stage
 
 
 def mbf_bottleneck(inputs, between, outputs):
