@@ -23,15 +23,10 @@ def adaface_target(cosine: tf.Tensor, quality: tf.Tensor, margin: float) -> tf.T
     $$ t = \cos\big(\mathrm{clip}(\theta - m z, \epsilon, \pi - \epsilon)\big) -
         (m + m z) $$
 
-    Args:
-        cosine: Float32 tensor `(batch,)` in [-1, 1] up to rounding.
-        quality: Float32 tensor `(batch,)` in [-1, 1]: z. At -1 this is ArcFace's
-            target, at 0 CosFace's.
-        margin: Float >= 0, radians and cosine at once: m.
-
-    Returns:
-        Float32 tensor `(batch,)`. Its gradient is finite everywhere: zero within 1e-6
-        of the cosines -1 and 1, and where the angle is clipped.
+    with z the `quality` in [-1, 1], float32 `(batch,)` like `cosine`: at -1 this is
+    ArcFace's target, at 0 CosFace's. m is radians and cosine at once. The gradient is
+    finite everywhere: zero within 1e-6 of the cosines -1 and 1, and where the angle is
+    clipped.
 
     Reference:
         Kim et al., 2022, arXiv:2204.00964; epsilon 1e-3 as in the authors'

@@ -95,8 +95,8 @@ def sample_classes(
 
     Args:
         labels: Int32 tensor `(batch,)` in [0, num_identities).
-        num_identities: Number of all classes.
-        count: In [number of different labels, num_identities].
+        num_identities: How many classes there are.
+        count: How many to draw, at least the number of different labels.
         seed: Int tensor `(2,)`; the same seed and labels give the same classes on
             every device. Under XLA a seed gives other numbers than without.
 

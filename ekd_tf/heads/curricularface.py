@@ -25,14 +25,8 @@ def curricular_negatives(
     $$ N(c_j) = \begin{cases} c_j & c_j \le t(\theta_y) \\
         c_j (t + c_j) & \text{otherwise} \end{cases} $$
 
-    Args:
-        cosine: Float32 tensor `(batch, num_classes)`.
-        target: Float32 tensor `(batch,)`: the cosine with the margin at the label.
-        stage: Float32 scalar t, the running mean of the target cosine.
-
-    Returns:
-        Float32 tensor `(batch, num_classes)`. `target` receives no gradient: which
-        negatives are hard is a choice, not a value.
+    with `target` the cosines with the margin, `(batch,)`, and `stage` the scalar t.
+    `target` receives no gradient: which negatives are hard is a choice, not a value.
     """
     return tf.where(cosine > target[:, None], cosine * (stage + cosine), cosine)
 

@@ -23,13 +23,9 @@ def arcface_target(cosine: tf.Tensor, margin: float | tf.Tensor) -> tf.Tensor:
 
     Beyond $\pi - m$ the cosine of the sum would rise again and reward a larger angle.
 
-    Args:
-        cosine: Float32 tensor in [-1, 1] up to rounding: cosines to the true centres.
-        margin: Float in [0, pi/2), or tensor of them that broadcasts, radians.
-
-    Returns:
-        Float32 tensor of the same shape. Its gradient is finite everywhere: at a
-        cosine of exactly 1, where the slope has no limit, it is cos(margin).
+    The margin is one of [0, pi/2) radians, or a tensor of them. The gradient is finite
+    everywhere: at a cosine of exactly 1, where the slope has no limit, it is
+    cos(margin).
 
     Reference:
         Deng et al., 2019, arXiv:1801.07698, equation 3; the second case as in
@@ -101,15 +97,8 @@ def combined_target(
 
     The second case keeps the target falling, without a step.
 
-    Args:
-        cosine: Float32 tensor in [-1, 1] up to rounding.
-        multiplier: Float > 0: m1.
-        angular: Float in [0, pi/2), radians: m2.
-        additive: Float in [0, 1), a cosine: m3.
-
-    Returns:
-        Float32 tensor of the same shape. Its gradient is finite everywhere: zero
-        within 1e-6 of the cosines -1 and 1.
+    with m1 the multiplier, m2 the angular and m3 the additive margin. The gradient is
+    finite everywhere: zero within 1e-6 of the cosines -1 and 1.
 
     Reference:
         Deng et al., 2019, arXiv:1801.07698, equation 4, which does not say what

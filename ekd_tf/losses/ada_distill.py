@@ -49,15 +49,12 @@ def moved_centres(
     the mean of what each image of the identity asks for, whatever their order.
 
     Args:
-        centres: Float32 tensor `(num_identities, dim)`.
-        labels: Int32 tensor `(batch,)` in [0, num_identities).
+        centres: Float32 tensor `(num_identities, dim)`: c, like the result.
+        labels: Int32 tensor `(batch,)`: y.
         teacher: Float32 tensor `(batch, dim)` of unit length.
         kept: Float32 tensor `(batch,)`: a.
         usable: Bool tensor `(batch,)`: which images count. An identity without any
             keeps its centre.
-
-    Returns:
-        Float32 tensor `(num_identities, dim)`.
     """
     current = tf.gather(centres, labels)
     wanted = (1.0 - kept)[:, None] * (teacher - current)

@@ -94,16 +94,9 @@ def margin_cross_entropy(
     scale: float,
     target_cosine: Callable[[tf.Tensor], tf.Tensor],
 ) -> tf.Tensor:
-    """Averages the cross entropy of scaled cosines with a margin at the label.
+    """Averages the cross entropy of scaled cosines `(batch, num_identities)`.
 
-    Args:
-        cosines: Float32 tensor `(batch, num_identities)`.
-        labels: Int32 tensor `(batch,)` in [0, num_identities).
-        scale: Float > 0.
-        target_cosine: Function of the cosines at the labels, float32 `(batch,)`.
-
-    Returns:
-        Float32 scalar >= 0.
+    Those at the labels are replaced by `target_cosine` of them, float32 `(batch,)`.
     """
     logits = scale * replace_targets(cosines, labels, target_cosine)
     return tf.reduce_mean(margin_softmax_loss(logits, labels))

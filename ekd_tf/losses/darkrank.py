@@ -44,18 +44,9 @@ def darkrank(
         \frac{e^{\sigma^s_{i,\pi(k)}}}{\sum_{l=k}^{n} e^{\sigma^s_{i,\pi(l)}}},
         \qquad \sigma_{ij} = -\alpha \lVert \hat f_i - \hat f_j \rVert^\beta $$
 
-    with $\pi$ the teacher's n nearest neighbours of image i, nearest first.
-
-    Args:
-        student: Float tensor `(batch, student_dim)`; normalised here.
-        teacher: Float tensor `(batch, teacher_dim)`, same images, same order.
-        alpha: Float > 0.
-        beta: Float >= 2.
-        length: Int >= 2, how many neighbours n are ordered; fewer where the batch
-            holds fewer.
-
-    Returns:
-        Float32 scalar >= 0; 0 with a zero gradient for fewer than three rows.
+    with $\pi$ the teacher's n nearest neighbours of image i, nearest first: n is
+    `length`, or fewer where the batch holds fewer. A float32 scalar >= 0; 0 with a zero
+    gradient for fewer than three rows.
 
     Reference:
         Chen et al., 2018, arXiv:1707.01220, the hard form. TFace

@@ -15,13 +15,8 @@ def cosine_distance(student: tf.Tensor, teacher: tf.Tensor) -> tf.Tensor:
 
     $$ L = \frac{1}{B} \sum_i \big(1 - \hat s_i \cdot \hat t_i\big) $$
 
-    Args:
-        student: Float tensor `(batch, dim)`. A zero row counts as cosine 0, with a
-            finite gradient.
-        teacher: Float tensor `(batch, dim)`, same images, same order.
-
-    Returns:
-        Float32 scalar in [0, 2].
+    A float32 scalar in [0, 2] of two float `(batch, dim)`; a zero row counts as cosine
+    0, with a finite gradient.
 
     Reference:
         TFace `recognition/tasks/ekd/distillation/cosine_distance.py`, equal to

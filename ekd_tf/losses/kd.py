@@ -23,13 +23,7 @@ def kd_divergence(
     $$ L = \frac{T^2}{B} \sum_i \mathrm{KL}\big(\mathrm{softmax}(z^t_i / T) \,\|\,
         \mathrm{softmax}(z^s_i / T)\big) $$
 
-    Args:
-        student_logits: Float32 tensor `(batch, num_identities)`.
-        teacher_logits: Float32 tensor `(batch, num_identities)`.
-        temperature: Float > 0 in units of the logits.
-
-    Returns:
-        Float32 scalar >= 0 up to rounding.
+    with logits z, float32 `(batch, num_identities)`.
 
     Reference:
         Hinton et al., 2015, arXiv:1503.02531. TFace

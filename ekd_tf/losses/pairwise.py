@@ -26,15 +26,8 @@ def similarity_preserving(
 
     $$ L = \frac{1}{B^2} \lVert G_s - G_t \rVert_F^2 $$
 
-    Args:
-        student: Float tensor `(batch, student_dim)`, not normalised.
-        teacher: Float tensor `(batch, teacher_dim)`, same images, same order.
-        gram: "cosine": G holds the cosines of all ordered pairs. "row_normalized":
-            G holds the inner products of the raw embeddings, each row of G divided by
-            its length.
-
-    Returns:
-        Float32 scalar >= 0.
+    With `gram` "cosine" G holds the cosines of all ordered pairs; with "row_normalized"
+    the inner products of the raw embeddings, each row of G divided by its length.
 
     Reference:
         Tung and Mori, 2019, arXiv:1907.09682, is "row_normalized", on feature maps;

@@ -36,15 +36,9 @@ def rkd_distance(
         \frac{\lVert s_i - s_j \rVert}{\mu_s} -
         \frac{\lVert t_i - t_j \rVert}{\mu_t} \Big) $$
 
-    Args:
-        student: Float32 tensor `(batch, student_dim)`. Not normalised here.
-        teacher: Float32 tensor `(batch, teacher_dim)`. Same images, same order.
-        delta: Float > 0, dimensionless: where the Huber function $h_\delta$ turns
-            from quadratic to linear.
-
-    Returns:
-        Float32 scalar >= 0. A batch whose rows are all equal counts as all-zero
-        distances, with a zero gradient.
+    with $h_\delta$ the Huber function, quadratic up to `delta`. Embeddings are float32
+    and not normalised here. A batch whose rows are all equal counts as all-zero
+    distances, with a zero gradient.
 
     Reference:
         Park et al., 2019, arXiv:1904.05068, distance-wise loss. Averages over all
@@ -65,13 +59,9 @@ def angle_cosines(squares: tf.Tensor, vertices: tf.Tensor) -> tf.Tensor:
     By the law of cosines, from distances alone:
     $$ \cos\angle_{ijk} = \frac{d_{ij}^2 + d_{jk}^2 - d_{ik}^2}{2 d_{ij} d_{jk}} $$
 
-    Args:
-        squares: Float32 tensor `(batch, batch)` of squared distances.
-        vertices: Int32 tensor `(block,)` of row numbers j.
-
-    Returns:
-        Float32 tensor `(block, batch, batch)`, entry `[j, i, k]`. An angle with a side
-        of length 0 has 0, and no gradient.
+    with j the row numbers `vertices`, int32 `(block,)`: float32 `(block, batch, batch)`
+    of squared distances `(batch, batch)`, entry `[j, i, k]`. An angle with a side of
+    length 0 has 0, and no gradient.
     """
     sides = tf.gather(squares, vertices)
     apart = sides > 0
@@ -86,10 +76,8 @@ def rkd_angle(student: tf.Tensor, teacher: tf.Tensor, delta: float = 1.0) -> tf.
     $$ L = \frac{1}{B^3} \sum_{i,j,k} h_\delta(\cos\angle s_i s_j s_k -
         \cos\angle t_i t_j t_k) $$
 
-    Visits the triples in blocks of vertices, so memory grows with batch^2.
-
-    Arguments as of `rkd_distance`, with `delta` in units of cosine. Angles with a side
-    of length 0 count as cosine 0 for that model, with a zero gradient.
+    Visits the triples in blocks of vertices, so memory grows with batch^2. Angles with
+    a side of length 0 count as cosine 0 for that model, with a zero gradient.
 
     Reference:
         Park et al., 2019, arXiv:1904.05068, angle-wise loss, over all $B^3$ triples

@@ -33,17 +33,8 @@ def triplet_distillation(
     with D the squared distance of unit rows and $d_{max}$ the largest d of the batch.
     Visits the triplets in blocks of anchors, so memory grows with batch^2.
 
-    Args:
-        student: Float tensor `(batch, student_dim)`; normalised here.
-        teacher: Float tensor `(batch, teacher_dim)`, same images, same order.
-        labels: Int32 tensor `(batch,)`.
-        image_ids: Int32 tensor `(batch,)` naming the source image of each row, or
-            None. Another view of the anchor's own image is no positive.
-        min_margin: Float >= 0, of triplets the teacher does not separate.
-        max_margin: Float >= `min_margin`, of the triplet it separates most.
-
-    Returns:
-        Float32 scalar >= 0; 0 with a zero gradient without triplets.
+    Another view of the anchor's own image, by `image_ids`, is no positive. A float32
+    scalar >= 0; 0 with a zero gradient without triplets.
 
     Reference:
         Feng et al., 2020, arXiv:1905.04457. The paper mines triplets over the data

@@ -16,13 +16,8 @@ def gather_rows(tensor: tf.Tensor) -> tf.Tensor:
 
     Differentiable: its backward pass sums over replicas, so when every replica
     computes the loss of the global batch divided by `num_replicas()`, the summed
-    gradients are those of one device on the concatenated batch.
-
-    Args:
-        tensor: Tensor `(batch, ...)`, of the same shape on each replica.
-
-    Returns:
-        Tensor `(batch * num_replicas, ...)`.
+    gradients are those of one device on the concatenated batch. Shapes must be the same
+    on each replica.
     """
     if num_replicas() == 1:
         return tensor
@@ -60,14 +55,8 @@ def own_rows(variable: tf.Variable, rows: tf.Tensor) -> tf.Tensor:
     """Reads rows of this replica's copy of a variable, and no others.
 
     `tf.gather` of a distributed variable reads it whole first, and so does that of a
-    Keras variable.
-
-    Args:
-        variable: `tf.Variable` `(count, ...)`, distributed or not.
-        rows: Integer tensor `(n,)` in [0, count).
-
-    Returns:
-        Tensor `(n, ...)`. Its gradient by the variable is a `tf.IndexedSlices`.
+    Keras variable. The gradient by the variable, distributed or not, is a
+    `tf.IndexedSlices`.
     """
     context = tf.distribute.get_replica_context()
     copies = tf.distribute.get_strategy().experimental_local_results(variable)
