@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import math
 import re
 from collections.abc import Collection
 from collections.abc import Iterator
@@ -31,10 +32,10 @@ def flag_words(**flags: str) -> Iterator[None]:
         raise ValueError(text) from error
 
 
-def check_choice(name: str, value: object, choices: Collection) -> None:
-    """Raises `ValueError` naming the choices unless `value` is one of them."""
+def check_choice(name: str, value: Any, choices: Collection) -> Any:
+    """Returns `value`, or raises `ValueError` naming the choices if it is none."""
     if value in choices:
-        return
+        return value
     close = difflib.get_close_matches(str(value), [str(c) for c in choices], n=1)
     hint = f" Did you mean {close[0]!r}?" if close else ""
     listed = ", ".join(repr(c) for c in choices)
@@ -48,8 +49,8 @@ def check_range(
     high: float | None = None,
     low_open: bool = False,
     high_open: bool = False,
-) -> None:
-    """Raises `ValueError` with the interval unless `value` lies inside it.
+) -> float:
+    """Returns `value`, or raises `ValueError` with the interval if it lies outside.
 
     Ends of None bound nothing; an open end is itself excluded.
     """
@@ -57,15 +58,22 @@ def check_range(
     above = low is None or (value > low if low_open else value >= low)
     below = high is None or (value < high if high_open else value <= high)
     if above and below:
-        return
+        return value
     left = "(-inf" if low is None else f"{'(' if low_open else '['}{low}"
     right = "inf)" if high is None else f"{high}{')' if high_open else ']'}"
     raise ValueError(f"`{name}` must be in {left}, {right}. Received: {name}={value}")
 
 
-def check_positive(name: str, value: float) -> None:
-    """Raises `ValueError` unless `value` > 0."""
-    check_range(name, value, low=0, low_open=True)
+def check_positive(name: str, value: float) -> float:
+    """Returns `value`, or raises `ValueError` unless it is above 0."""
+    return check_range(name, value, low=0, low_open=True)
+
+
+def check_angle(name: str, value: float) -> float:
+    """Returns a margin in radians, or raises `ValueError` if it is no acute angle."""
+    if 0 <= value < math.pi / 2:
+        return value
+    raise ValueError(f"`{name}` must be in [0, pi/2) radians. Received: {name}={value}")
 
 
 def check_rank(name: str, tensor: Any, rank: int) -> None:

@@ -1,7 +1,4 @@
-"""What differs between Keras 2.15 and Keras 3, and nowhere else.
-
-Row 0 of the architecture: imported by anyone, imports nothing of the package.
-"""
+"""What differs between Keras 2.15 and Keras 3."""
 
 from __future__ import annotations
 
@@ -27,14 +24,8 @@ def add_state(
 ) -> tf.Variable:
     """Adds to a layer a variable that no gradient changes, and returns it.
 
-    For what every replica computes alike from the gathered batch.
-
-    Args:
-        layer: `keras.layers.Layer`.
-        name: Name of the variable.
-        shape: Tuple of ints.
-        initializer: As `add_weight` takes it, or a number for every entry.
-        dtype: Name of a dtype.
+    For what every replica computes alike from the gathered batch. `initializer` is as
+    `add_weight` takes it, or a number for every entry.
     """
     if isinstance(initializer, (int, float)):
         initializer = keras.initializers.Constant(initializer)
@@ -122,16 +113,15 @@ def apply_reduced_gradients(optimizer: Any, gradients: list, variables: list) ->
     variables with constraints, receives `gradient / replicas`, which costs a second
     all-reduce (half of the step again on two CPU replicas) and some rounding.
 
+    To be called in a replica context.
+
     Args:
         optimizer: Keras optimizer, built for `variables`. Its own weight decay is not
             carried out; clipping, gradient accumulation and averaging are not by
             `update_step`: an optimizer given here must not be set to any of them.
-        gradients: List of dense tensors, equal on all replicas. Without any the step
-            is counted all the same.
+        gradients: Dense tensors, equal on all replicas. Without any the step is
+            counted all the same.
         variables: The variables, in the same order.
-
-    Raises:
-        RuntimeError: If called in a cross-replica context.
     """
     replica = tf.distribute.get_replica_context()
     if replica is None:
@@ -172,7 +162,7 @@ def apply_reduced_gradients(optimizer: Any, gradients: list, variables: list) ->
 
 @contextlib.contextmanager
 def _without_decay(optimizer):
-    """Keeps a Keras optimizer from decaying what it updates within."""
+    """Keeps a Keras optimizer from decaying weights."""
     own, optimizer.weight_decay = optimizer.weight_decay, None
     try:
         yield

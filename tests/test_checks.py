@@ -29,18 +29,13 @@ def test_errors_call_arguments_by_their_flags():
         raise ValueError("`a`")
 
 
-def test_choice_among_those_offered():
-    checks.check_choice("mode", "ema", ("ema", "histogram"))
-
-
-def test_wrong_choice_is_answered_with_the_list():
+def test_choices_are_answered_with_the_list_and_the_closest():
+    offered = ("ema", "histogram")
+    assert checks.check_choice("mode", "ema", offered) == "ema"
     assert message(checks.check_choice, "mode", 3, ("a", "b")) == (
         "`mode` must be one of 'a', 'b'. Received: 3."
     )
-
-
-def test_misspelt_choice_is_answered_with_the_closest():
-    assert message(checks.check_choice, "mode", "histogramm", ("ema", "histogram")) == (
+    assert message(checks.check_choice, "mode", "histogramm", offered) == (
         "`mode` must be one of 'ema', 'histogram'. Received: 'histogramm'. "
         "Did you mean 'histogram'?"
     )
@@ -49,23 +44,22 @@ def test_misspelt_choice_is_answered_with_the_closest():
 # --- ranges
 
 
-@pytest.mark.parametrize(
-    "value, bounds",
-    [
+def test_values_inside_are_returned():
+    both_open = {"low": 0, "high": 1, "low_open": True, "high_open": True}
+    for value, bounds in (
         (0, {"low": 0}),
         (1, {"low": 0, "high": 1}),
         (-5, {"high": 1}),
-        (0.5, {"low": 0, "high": 1, "low_open": True, "high_open": True}),
+        (0.5, both_open),
         (1e9, {}),
-    ],
-)
-def test_values_inside_pass(value, bounds):
-    checks.check_range("x", value, **bounds)
+    ):
+        assert checks.check_range("x", value, **bounds) == value
+    assert checks.check_positive("rate", 1e-9) == 1e-9
+    assert checks.check_angle("margin", 0.5) == 0.5
 
 
-@pytest.mark.parametrize(
-    "value, bounds, interval",
-    [
+def test_values_outside_are_answered_with_the_interval():
+    for value, bounds, interval in (
         (-1, {"low": 0}, "[0, inf)"),
         (0, {"low": 0, "low_open": True}, "(0, inf)"),
         (2, {"low": 0, "high": 1}, "[0, 1]"),
@@ -73,18 +67,15 @@ def test_values_inside_pass(value, bounds):
         (2, {"high": 1}, "(-inf, 1]"),
         (float("nan"), {"low": 0}, "[0, inf)"),
         (float("nan"), {"high": 0}, "(-inf, 0]"),
-    ],
-)
-def test_values_outside_are_answered_with_the_interval(value, bounds, interval):
-    assert message(checks.check_range, "x", value, **bounds) == (
-        f"`x` must be in {interval}. Received: x={value}"
-    )
-
-
-def test_positive():
-    checks.check_positive("rate", 1e-9)
+    ):
+        assert message(checks.check_range, "x", value, **bounds) == (
+            f"`x` must be in {interval}. Received: x={value}"
+        )
     assert message(checks.check_positive, "rate", 0) == (
         "`rate` must be in (0, inf). Received: rate=0"
+    )
+    assert message(checks.check_angle, "margin", 28.6) == (
+        "`margin` must be in [0, pi/2) radians. Received: margin=28.6"
     )
 
 

@@ -11,20 +11,23 @@ right corner of the mouth as seen in the image, in pixels, paths relative to PHO
 
 Of several faces the largest is taken, or with `--choose=central` the one nearest to the
 middle. Photographs without a face are listed in OUT.left_out.tsv with the reason. The
-same command goes on where an interrupted one stopped and tries those photographs again.
+same command continues where an interrupted one stopped and tries those photographs
+again.
 """
+
+from __future__ import annotations
 
 import contextlib
 import dataclasses
 import errno
 import functools
+import importlib.util
 import multiprocessing
 import os
 import pathlib
 import signal
 
 import numpy as np
-from absl import flags
 from PIL import Image
 
 from ekd_tf.files.outputs import make_folder
@@ -32,29 +35,36 @@ from ekd_tf.files.user_text import KEEP
 from ekd_tf.files.user_text import one_line
 from ekd_tf.files.user_text import open_text
 from ekd_tf.run import command
+from ekd_tf.run.settings import setting
 
-PHOTOS = flags.DEFINE_string("photos", None, "Folder of photographs.")
-OUTPUT = flags.DEFINE_string("output", None, "Folder of aligned faces to make.")
-LANDMARKS = flags.DEFINE_string(
-    "landmarks", None, "File of five points per photograph; no detector then."
-)
-CHOOSE = flags.DEFINE_enum(
-    "choose", "largest", ["largest", "central"], "Which of several faces to take."
-)
-SIZE = flags.DEFINE_integer("size", 112, "Side of the aligned faces in pixels.", 16)
-QUALITY = flags.DEFINE_integer("quality", 95, "Of the JPEGs written.", 1, 100)
-CONFIDENCE = flags.DEFINE_float(
-    "min_confidence", 0.9, "Least confidence of the detector.", 0, 1
-)
-MIN_FACE = flags.DEFINE_integer(
-    "min_face", 20, "Least side of a detected face in pixels of the photograph.", 1
-)
-DETECT_SIDE = flags.DEFINE_integer(
-    "detect_side", 1024, "Larger photographs are shrunk to this to find the face.", 64
-)
-PROCESSES = flags.DEFINE_integer(
-    "processes", os.cpu_count(), "Photographs worked on at once.", 1
-)
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """The flags of the tool."""
+
+    photos: str | None = setting(None, "Folder of photographs.")
+    output: str | None = setting(None, "Folder of aligned faces to make.")
+    landmarks: str | None = setting(
+        None, "File of five points per photograph; no detector then."
+    )
+    choose: str = setting(
+        "largest", "Which of several faces to take.", choices=("largest", "central")
+    )
+    size: int = setting(112, "Side of the aligned faces in pixels.", low=16)
+    quality: int = setting(95, "Of the JPEGs written.", low=1, high=100)
+    min_confidence: float = setting(
+        0.9, "Least confidence of the detector.", low=0, high=1
+    )
+    min_face: int = setting(
+        20, "Least side of a detected face in pixels of the photograph.", low=1
+    )
+    detect_side: int = setting(
+        1024, "Larger photographs are shrunk to this to find the face.", low=64
+    )
+    processes: int = setting(
+        os.cpu_count() or 1, "Photographs worked on at once.", low=1
+    )
+
 
 # No other face could be written either.
 UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
@@ -75,20 +85,6 @@ class Face:
     points: np.ndarray
 
 
-@dataclasses.dataclass(frozen=True)
-class Settings:
-    """What a worker process needs to know."""
-
-    photos: pathlib.Path
-    out: pathlib.Path
-    choose: str
-    size: int
-    quality: int
-    min_confidence: float
-    min_face: int
-    detect_side: int
-
-
 def choose_face(faces, width, height, rule):
     """Returns the largest face or the one whose box is centred nearest the middle."""
 
@@ -102,39 +98,22 @@ def choose_face(faces, width, height, rule):
     return max(faces, key=area) if rule == "largest" else min(faces, key=off_centre)
 
 
-class MTCNNDetector:
-    """Finds faces by the networks that come with the `mtcnn` package.
-
-    Args:
-        settings: `Settings`.
-    """
-
-    def __init__(self, settings):
-        from mtcnn import MTCNN
-
-        self._settings = settings
-        self._network = MTCNN()
-
-    def __call__(self, image):
-        """Returns the faces of a uint8 RGB image as a list of `Face`."""
-        settings = self._settings
-        height, width = image.shape[:2]
-        shrink = min(1.0, settings.detect_side / max(height, width))
-        if shrink < 1:
-            size = (round(width * shrink), round(height * shrink))
-            image = np.asarray(Image.fromarray(image).resize(size))
-        found = self._network.detect_faces(
-            image, min_face_size=max(12, round(settings.min_face * shrink))
-        )
-        faces = []
-        for face in found or []:
-            if face["confidence"] < settings.min_confidence:
-                continue
-            box = tuple(float(number) / shrink for number in face["box"])
-            points = [face["keypoints"][name] for name in POINTS]
-            if min(box[2:]) >= settings.min_face:
-                faces.append(Face(box, np.array(points, np.float64) / shrink))
-        return faces
+def detect(network, image, settings):
+    """Returns the faces an `mtcnn.MTCNN` finds in a uint8 RGB image."""
+    height, width = image.shape[:2]
+    shrink = min(1.0, settings.detect_side / max(height, width))
+    if shrink < 1:
+        size = (round(width * shrink), round(height * shrink))
+        image = np.asarray(Image.fromarray(image).resize(size))
+    least = max(12, round(settings.min_face * shrink))
+    faces = []
+    for face in network.detect_faces(image, min_face_size=least) or []:
+        box = tuple(float(number) / shrink for number in face["box"])
+        points = [face["keypoints"][name] for name in POINTS]
+        is_sure = face["confidence"] >= settings.min_confidence
+        if is_sure and min(box[2:]) >= settings.min_face:
+            faces.append(Face(box, np.array(points, np.float64) / shrink))
+    return faces
 
 
 def read_landmarks(path):
@@ -187,7 +166,7 @@ def align_photo(name, settings, find_faces):
     from ekd_tf.files.positioned import read_file
 
     try:
-        image = read_image(read_file(settings.photos / name))
+        image = read_image(read_file(os.path.join(settings.photos, name)))
         faces = find_faces(name, image)
         if not faces:
             return "no face"
@@ -197,7 +176,7 @@ def align_photo(name, settings, find_faces):
     # Pillow's parsers raise nearly anything on damaged files; the reason is listed.
     except Exception as error:
         return f"{type(error).__name__}: {error}"
-    path = output_path(name, settings.out)
+    path = output_path(name, settings.output)
     options = {"format": "JPEG", "quality": settings.quality, "subsampling": 0}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -209,61 +188,66 @@ def align_photo(name, settings, find_faces):
     return None
 
 
-def output_path(name, out):
-    return (pathlib.Path(out) / name).with_suffix(".jpg")
+def output_path(name, folder):
+    """Returns where the face of a photograph is written."""
+    return (pathlib.Path(folder) / name).with_suffix(".jpg")
 
 
-def photographs(root):
-    """Returns the paths of all photographs below `root`, sorted, relative to it."""
+def left_out_path(folder):
+    """Returns where the photographs without a face are listed."""
+    folder = pathlib.Path(folder).resolve()
+    return folder.with_name(folder.name + ".left_out.tsv")
+
+
+def photographs(root, landmarks):
+    """Returns the paths of all photographs below `root`, sorted, relative to it.
+
+    Raises:
+        ValueError: There is none, two would become the same file, or the points are
+            those of other photographs.
+    """
     from ekd_tf.data.sources.listed import names_below
 
     paths = names_below(os.fspath(root), SUFFIXES)
-    return sorted(os.path.relpath(path, root) for path in paths)
-
-
-def check_landmarks(landmarks, names, photos):
-    """Raises `ValueError` if the points are those of other photographs."""
-    if not set(names) & set(landmarks):
-        listed = next(iter(landmarks), "nothing")
-        raise ValueError(
-            f"`--landmarks` must name photographs by their paths below {photos}, such "
-            f"as {names[0]}. Received none of its {len(names):,} photographs, but "
-            f"{listed}"
-        )
-
-
-def check_outputs(names):
-    """Raises `ValueError` if two photographs would become the same file."""
+    names = sorted(os.path.relpath(path, root) for path in paths)
+    if not names:
+        raise ValueError(f"{root} holds no photographs")
     owners = {}
     for name in names:
-        other = owners.setdefault(output_path(name, ""), name)
+        path = output_path(name, "")
+        other = owners.setdefault(path, name)
         if other != name:
-            raise ValueError(
-                f"{other} and {name} would both become {output_path(name, '')}: "
-                "rename one"
-            )
+            raise ValueError(f"{other} and {name} would both become {path}: rename one")
+    if landmarks is not None and not set(names) & set(landmarks):
+        raise ValueError(
+            f"`--landmarks` must name photographs by their paths below {root}, such "
+            f"as {names[0]}. Received none of its {len(names):,} photographs, but "
+            f"{next(iter(landmarks), 'nothing')}"
+        )
+    return names
 
 
 class Worker:
-    """Aligns photographs in a process of its own; see `align_photo`."""
+    """Aligns photographs, in a process of its own; see `align_photo`."""
 
     def __init__(self, settings, landmarks):
-        self.settings = settings
-        self.landmarks = landmarks
+        self.settings, self.landmarks = settings, landmarks
 
     @functools.cached_property
-    def _detector(self):
-        return MTCNNDetector(self.settings)
+    def _network(self):
+        from mtcnn import MTCNN
 
-    def find_faces(self, name, image):
+        return MTCNN()
+
+    def _find_faces(self, name, image):
         if self.landmarks is None:
-            return self._detector(image)
+            return detect(self._network, image, self.settings)
         return [Face((0, 0, 0, 0), self.landmarks[name])]
 
     def __call__(self, name):
         if self.landmarks is not None and name not in self.landmarks:
             return name, "no points in --landmarks"
-        return name, align_photo(name, self.settings, self.find_faces)
+        return name, align_photo(name, self.settings, self._find_faces)
 
 
 _worker = None
@@ -281,38 +265,32 @@ def _work(name):
 
 
 @contextlib.contextmanager
-def worked_off(names, settings, landmarks, processes):
+def worked_off(names, settings, landmarks):
     """Yields an iterator of `(name, reason)` over all photographs."""
-    if processes == 1:
+    if settings.processes == 1:
         yield map(Worker(settings, landmarks), names)
         return
     # Spawned: TensorFlow does not survive a fork.
     context = multiprocessing.get_context("spawn")
-    with context.Pool(processes, _start_worker, (settings, landmarks)) as pool:
+    arguments = settings, landmarks
+    with context.Pool(settings.processes, _start_worker, arguments) as pool:
         yield pool.imap_unordered(_work, names)
 
 
-def align_all(settings, landmarks, processes):
+def align_all(settings, landmarks):
     """Aligns what is not done yet; returns `(done before, written, left out)`."""
     from ekd_tf.run.progress import ProgressLine
 
-    names = photographs(settings.photos)
-    if not names:
-        raise ValueError(f"{settings.photos} holds no photographs")
-    check_outputs(names)
-    if landmarks is not None:
-        check_landmarks(landmarks, names, settings.photos)
-    make_folder("output", settings.out)
-    path = left_out_path(settings.out)
-    todo = [
-        name for name in names if not os.path.exists(output_path(name, settings.out))
-    ]
+    names = photographs(settings.photos, landmarks)
+    folder = make_folder("output", settings.output)
+    todo = [name for name in names if not output_path(name, folder).exists()]
     written = left_out = 0
     with contextlib.ExitStack() as stack:
+        path = left_out_path(folder)
         file = stack.enter_context(open(path, "w", encoding="utf-8", errors=KEEP))
         if not todo:
             return len(names), 0, 0
-        results = stack.enter_context(worked_off(todo, settings, landmarks, processes))
+        results = stack.enter_context(worked_off(todo, settings, landmarks))
         line = ProgressLine(len(todo), unit="photographs")
         stack.callback(line.close)
         for name, reason in results:
@@ -326,41 +304,22 @@ def align_all(settings, landmarks, processes):
     return len(names) - len(todo), written, left_out
 
 
-def left_out_path(out):
-    return out.with_name(out.name + ".left_out.tsv")
-
-
-def main():
+def main(settings):
     """Aligns the photographs the flags name."""
-    settings = Settings(
-        photos=pathlib.Path(PHOTOS.value),
-        out=pathlib.Path(OUTPUT.value).resolve(),
-        choose=CHOOSE.value,
-        size=SIZE.value,
-        quality=QUALITY.value,
-        min_confidence=CONFIDENCE.value,
-        min_face=MIN_FACE.value,
-        detect_side=DETECT_SIDE.value,
-    )
-    landmarks = read_landmarks(LANDMARKS.value) if LANDMARKS.value else None
-    if landmarks is None:
-        check_detector()
-    before, written, left_out = align_all(settings, landmarks, PROCESSES.value)
-    print(f"{written:,} faces written to {settings.out}; {before:,} were done before")
-    if left_out:
-        print(f"{left_out:,} photographs left out: {left_out_path(settings.out)}")
-
-
-def check_detector():
-    """Raises `ValueError` with the command that installs the detector."""
-    import importlib.util
-
-    if importlib.util.find_spec("mtcnn") is None:
+    landmarks = read_landmarks(settings.landmarks) if settings.landmarks else None
+    if landmarks is None and importlib.util.find_spec("mtcnn") is None:
         raise ValueError(
             "the detector is not installed: pip install '.[align]', or give "
             "--landmarks=FILE"
         )
+    before, written, left_out = align_all(settings, landmarks)
+    print(
+        f"{written:,} faces written to {settings.output}; {before:,} were done before"
+    )
+    if left_out:
+        print(f"{left_out:,} photographs left out: {left_out_path(settings.output)}")
 
 
 if __name__ == "__main__":
-    command.run(main, "align_faces", required=["photos", "output"], resumes=True)
+    required = ["photos", "output"]
+    command.run(main, "align_faces", Settings, required=required, resumes=True)

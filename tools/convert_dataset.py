@@ -175,17 +175,12 @@ def convert(source, to, out, shards=16, drop=None, stream=None):
     except ValueError as error:
         raise ValueError(f"{source.describe(int(kept[0]))}: {error}") from None
     done = writer.count
-    left = chunks(len(kept) - done)
-    progress = None
-    with contextlib.closing(writer):
-        if left:
-            progress = ProgressLine(left, stream=stream)
+    progress = ProgressLine(max(1, chunks(len(kept) - done)), stream=stream)
+    with contextlib.closing(writer), contextlib.closing(progress):
         for start in range(done, len(kept), CHUNK):
             for image in encoded(source, kept[start : start + CHUNK]):
                 writer.add(image)
             progress.update(min(CHUNK, len(kept) - start))
-        if progress:
-            progress.close()
         writer.finish(size)
     (partial / PLAN_FILE).unlink()
     os.replace(partial, out)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import concurrent.futures
 import dataclasses
 import hashlib
@@ -23,13 +24,7 @@ REASONS = ("undecodable", "duplicate", "few images", "odd size")
 
 @dataclasses.dataclass(frozen=True)
 class Finding:
-    """One image and what is wrong with it.
-
-    Attributes:
-        index: Position in the source.
-        reason: One of `REASONS`.
-        detail: In words.
-    """
+    """Position of an image, one of `REASONS`, and what is wrong with it in words."""
 
     index: int
     reason: str
@@ -38,13 +33,7 @@ class Finding:
 
 @dataclasses.dataclass(frozen=True)
 class Inspection:
-    """What `inspect_images` saw.
-
-    Attributes:
-        findings: List of `Finding`, by index; an image may have several.
-        turned: How many images are stored turned and have an EXIF orientation that
-            says so. They are read upright, and nothing is wrong with them.
-    """
+    """What is wrong, by index, and how many images EXIF data turn, which is fine."""
 
     findings: list[Finding]
     turned: int
@@ -111,21 +100,15 @@ def _look(source, index):
 
 
 def _duplicates(source, digests, good):
-    indices = np.flatnonzero(good)
-    _, groups, counts = np.unique(
-        digests[indices], return_inverse=True, return_counts=True
-    )
-    repeated = np.flatnonzero(counts[groups] > 1)
-    indices, groups = indices[repeated], groups[repeated]
-    order = np.argsort(groups, kind="stable")
-    cuts = np.flatnonzero(np.diff(groups[order])) + 1
-    for group in np.split(indices[order], cuts):
-        labels = source.labels[group]
-        for index, label in zip(group, labels):
-            others = group[labels != label]
-            if len(others):
-                detail = f"the same bytes as {source.describe(int(others[0]))}"
-                yield Finding(int(index), "duplicate", detail)
+    groups = collections.defaultdict(list)
+    for index in np.flatnonzero(good).tolist():
+        groups[bytes(digests[index])].append(index)
+    for group in groups.values():
+        for index in group:
+            others = [k for k in group if source.labels[k] != source.labels[index]]
+            if others:
+                detail = f"the same bytes as {source.describe(others[0])}"
+                yield Finding(index, "duplicate", detail)
 
 
 def _few_images(source, good, min_images):
@@ -148,13 +131,7 @@ def _odd_sizes(sizes, good):
 
 
 def write_list(file, source: Source, findings: list[Finding]) -> None:
-    """Writes findings as a list `read_list` takes.
-
-    Args:
-        file: Binary file object.
-        source: The source they were found in.
-        findings: What to list.
-    """
+    """Writes findings in a source to a binary file, as a list `read_list` takes."""
     lines = [f"# source {source.fingerprint}", "# position\treason\tdetail\twhere"]
     for finding in findings:
         told = (finding.reason, finding.detail, source.describe(finding.index))

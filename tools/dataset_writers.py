@@ -1,4 +1,4 @@
-"""Writers of whole data sets that go on where an earlier try was interrupted."""
+"""Writers of whole data sets that continue where an earlier try was interrupted."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from ekd_tf.checks import check_range
+from ekd_tf.data.sources.recordio import HEADER
 from ekd_tf.data.sources.recordio_frame import FIRST
 from ekd_tf.data.sources.recordio_frame import LAST
 from ekd_tf.data.sources.recordio_frame import LENGTH_BITS
@@ -21,7 +22,6 @@ from ekd_tf.data.sources.recordio_frame import MIDDLE
 from ekd_tf.data.sources.recordio_frame import PART
 from ekd_tf.data.sources.recordio_frame import WHOLE
 from ekd_tf.data.sources.recordio_frame import read_record
-from ekd_tf.data.sources.recordio_index import HEADER
 from ekd_tf.data.sources.tfrecord import FORMAT
 from ekd_tf.data.sources.tfrecord import INDEX_FILE
 from ekd_tf.data.sources.tfrecord import record_offsets
@@ -39,30 +39,24 @@ def frame(payload: bytes) -> bytes:
     Raises:
         ValueError: A part would have 2^29 bytes or more, which its length cannot say.
     """
-    cuts = []
+    parts, start = [], 0
     found = payload.find(_MAGIC_BYTES)
     while found >= 0:
         if found % 4 == 0:
-            cuts.append(found)
+            parts.append(payload[start:found])
+            start = found + 4
         found = payload.find(_MAGIC_BYTES, found + 1)
-    starts = [0, *(cut + 4 for cut in cuts)]
-    stops = [*cuts, len(payload)]
+    parts.append(payload[start:])
+    cflags = [FIRST, *[MIDDLE] * (len(parts) - 2), LAST] if start else [WHOLE]
     framed = []
-    for k, (start, stop) in enumerate(zip(starts, stops)):
-        length = stop - start
-        if length >> LENGTH_BITS:
+    for cflag, part in zip(cflags, parts):
+        if len(part) >> LENGTH_BITS:
             raise ValueError(
                 f"A RecordIO part holds less than 2^{LENGTH_BITS} bytes. Received: "
-                f"a payload with a part of {length:,}"
+                f"a payload with a part of {len(part):,}"
             )
-        if not cuts:
-            cflag = WHOLE
-        elif k == 0:
-            cflag = FIRST
-        else:
-            cflag = LAST if k == len(cuts) else MIDDLE
-        framed += [PART.pack(MAGIC, cflag << LENGTH_BITS | length)]
-        framed += [payload[start:stop], b"\0" * (-length % 4)]
+        framed += [PART.pack(MAGIC, cflag << LENGTH_BITS | len(part)), part]
+        framed.append(bytes(-len(part) % 4))
     return b"".join(framed)
 
 
@@ -70,8 +64,8 @@ class RecordIOWriter:
     """Writes `train.rec`, `train.idx` and `property` as insightface lays them out.
 
     Images are keys 1..N grouped by identity; then follow one record per identity with
-    its range of keys, and key 0 with the range of those. An interrupted try is gone on
-    with: its last records that are not listed yet are cut off.
+    its range of keys, and key 0 with the range of those. An interrupted try is
+    continued: its last records that are not listed yet are cut off.
 
     Args:
         root: The folder, which exists and holds nothing or an earlier try.
@@ -120,11 +114,7 @@ class RecordIOWriter:
         self._synced = self._end
 
     def finish(self, image_size) -> None:
-        """Writes what follows the images; the files are whole afterwards.
-
-        Args:
-            image_size: `(height, width)` of the first image.
-        """
+        """Writes what follows the images: `(height, width)` is of the first one."""
         count = len(self._labels)
         starts = np.flatnonzero(np.diff(self._labels, prepend=-1)) + 1
         stops = [*starts[1:], count + 1]
@@ -229,24 +219,27 @@ class TFRecordWriter:
             raise OSError(f"cannot write {part}: {error.message}") from error
 
     def finish(self, image_size) -> None:
-        """Writes the index; the set is whole afterwards.
-
-        Args:
-            image_size: `(height, width)` of the first image.
-        """
+        """Writes the index: `(height, width)` is of the first image."""
         shards = []
         for path, start, stop in zip(self._paths, self._starts, self._starts[1:]):
             file = PositionedFile(path)
             shards.append(
                 {
                     "file": path.name,
+                    "count": stop - start,
                     "bytes": file.size,
-                    "offsets": record_offsets(file, stop - start),
-                    "labels": self._labels[start:stop],
+                    "offsets": pack(record_offsets(file, stop - start), "<i8"),
+                    "labels": pack(self._labels[start:stop], "<i4"),
                 }
             )
-        identities = int(self._labels.max()) + 1
-        text = json.dumps(pack_index(shards, identities, image_size), indent=1)
+        index = {
+            "format": FORMAT,
+            "count": len(self._labels),
+            "identities": int(self._labels.max()) + 1,
+            "image_size": list(image_size),
+            "shards": shards,
+        }
+        text = json.dumps(index, indent=1)
         path = self._paths[0].with_name(INDEX_FILE)
         write_aside(path, lambda file: file.write(text.encode()))
 
@@ -255,33 +248,6 @@ class TFRecordWriter:
         if self._writer is not None:
             writer, self._writer = self._writer, None
             writer.close()
-
-
-def pack_index(shards: list[dict], identities: int, image_size) -> dict:
-    """Returns what `index.json` holds.
-
-    Args:
-        shards: Of each shard `file` (its name), `bytes`, and the arrays `offsets` and
-            `labels` of its records.
-        identities: Number of identities.
-        image_size: `(height, width)` of the first image.
-    """
-    return {
-        "format": FORMAT,
-        "count": sum(len(shard["labels"]) for shard in shards),
-        "identities": identities,
-        "image_size": list(image_size),
-        "shards": [
-            {
-                "file": shard["file"],
-                "count": len(shard["labels"]),
-                "bytes": shard["bytes"],
-                "offsets": pack(shard["offsets"], "<i8"),
-                "labels": pack(shard["labels"], "<i4"),
-            }
-            for shard in shards
-        ],
-    }
 
 
 def pack(values, dtype: str) -> str:

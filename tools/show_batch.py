@@ -43,26 +43,15 @@ HEADING = 20
 LEAST_CELL = 84
 
 
-def order_rows(batch):
-    """Returns `(general, balanced)`: row numbers, the balanced ones by identity."""
-    general = np.flatnonzero(batch["in_margin"] == 1)
-    balanced = np.flatnonzero(batch["in_margin"] == 0)
-    by_label = np.argsort(batch["label"][balanced], kind="stable")
-    return general, balanced[by_label]
-
-
-def paired_labels(labels):
-    """Returns the labels of more than one row, in order: those have positive pairs."""
-    values, counts = np.unique(labels, return_counts=True)
-    return values[counts > 1].tolist()
-
-
 def draw_sheet(batch, title, columns):
     """Returns the contact sheet of a batch as a Pillow image."""
     size = batch["image"].shape[1]
     scale = -(-LEAST_CELL // size)
     cell = size * scale + 2 * FRAME
-    general, balanced = order_rows(batch)
+    general = np.flatnonzero(batch["in_margin"] == 1)
+    balanced = np.flatnonzero(batch["in_margin"] == 0)
+    by_label = np.argsort(batch["label"][balanced], kind="stable")
+    balanced = balanced[by_label]
     sections = [
         (f"{len(general)} general rows: margin loss and distillation", general),
         (f"{len(balanced)} balanced rows: distillation alone", balanced),
@@ -74,7 +63,9 @@ def draw_sheet(batch, title, columns):
     draw = ImageDraw.Draw(sheet)
     draw.text((FRAME, 4), title, "black")
     top = HEADING
-    paired = paired_labels(batch["label"])
+    # The labels of more than one row: those have positive pairs.
+    values, counts = np.unique(batch["label"], return_counts=True)
+    paired = values[counts > 1].tolist()
     for heading, rows in sections:
         draw.text((FRAME, top + 4), heading, "black")
         top += HEADING

@@ -42,11 +42,11 @@ SEED = flags.DEFINE_integer("seed", 0, "Of the batches and flips.", 0)
 def swap():
     """Moves the slopes under distillation and saves the swapped student."""
     import keras
+    from prelu_slopes import SlopeGlide
+    from prelu_slopes import swap_prelu
 
     from ekd_tf.data import make_pipeline
     from ekd_tf.embedders import load_embedder
-    from ekd_tf.models.activations import SlopeGlide
-    from ekd_tf.models.activations import swap_prelu
     from ekd_tf.run import factory
     from ekd_tf.run.progress import ProgressHook
     from ekd_tf.run.progress import ProgressLine

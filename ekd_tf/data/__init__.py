@@ -20,13 +20,11 @@ from ekd_tf.data.sampling import BatchSampler
 from ekd_tf.data.source import Images
 from ekd_tf.data.source import Source
 from ekd_tf.data.source import Subset
-from ekd_tf.data.source import select_identities
 from ekd_tf.data.source import split_identities
 from ekd_tf.data.sources.folder import FolderFaces
 from ekd_tf.data.sources.joined import JoinedSources
 from ekd_tf.data.sources.listed import ListedImages
 from ekd_tf.data.sources.listed import images_below
-from ekd_tf.data.sources.memory import InMemoryFaces
 from ekd_tf.data.sources.recordio import RecordIOFaces
 from ekd_tf.data.sources.tface import read_tface
 from ekd_tf.data.sources.tfrecord import TFRecordFaces
@@ -39,7 +37,6 @@ __all__ = [
     "BatchSampler",
     "FolderFaces",
     "Images",
-    "InMemoryFaces",
     "JoinedSources",
     "LinkedImages",
     "ListedImages",
@@ -65,7 +62,6 @@ __all__ = [
     "readable_templates",
     "sample_faces",
     "sample_images",
-    "select_identities",
     "similarity_transform",
     "split_identities",
 ]

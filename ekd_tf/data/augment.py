@@ -29,18 +29,17 @@ _LUMA = (0.299, 0.587, 0.114)
 class Augmentation:
     """What is done to training images besides the flip; by default nothing.
 
+    All but `crop` are in [0, 1].
+
     Attributes:
         crop: Pixels. Each edge moves inwards by a uniform 0..crop and the rest is
             resized to the full size.
-        brightness: Largest shift either way, as a share of the range of 255; [0, 1].
-        contrast: Largest relative change of the distance to the mean; [0, 1].
-        saturation: Largest relative change of the distance to gray; [0, 1].
-        occlusion: Probability that the lower face is covered; [0, 1].
-        low_resolution: Probability that an image is shrunk and enlarged; [0, 1].
-        jpeg: Probability of another JPEG compression; [0, 1].
-
-    Raises:
-        ValueError: A value is out of range.
+        brightness: Largest shift either way, as a share of the range of 255.
+        contrast: Largest relative change of the distance to the mean.
+        saturation: Largest relative change of the distance to gray.
+        occlusion: Probability that the lower face is covered.
+        low_resolution: Probability that an image is shrunk and enlarged.
+        jpeg: Probability of another JPEG compression.
     """
 
     crop: int = 0
@@ -51,20 +50,17 @@ class Augmentation:
     low_resolution: float = 0.0
     jpeg: float = 0.0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name, value in dataclasses.asdict(self).items():
             high = None if name == "crop" else 1
             checks.check_range(f"--augment:{name}", value, low=0, high=high)
 
-    def __bool__(self):
+    def __bool__(self) -> bool:
         return any(dataclasses.astuple(self))
 
     def resized(self, size: int, other: int) -> Augmentation:
-        """Returns what does to images of side `other` as this does to those of `size`.
-
-        The crop is in pixels and scales with the side; the rest is relative to it.
-        """
-        return dataclasses.replace(self, crop=self.crop * other / size)
+        """Returns what does the same to images of side `other` as this to `size`."""
+        return dataclasses.replace(self, crop=self.crop * other / size)  # type: ignore[arg-type]
 
     def __call__(self, images: tf.Tensor, draws: tf.Tensor) -> tf.Tensor:
         """Augments a batch, in the order of a camera: scene, light, sensor, file.
@@ -72,9 +68,6 @@ class Augmentation:
         Args:
             images: uint8 `(batch, height, width, 3)`, RGB, of known height and width.
             draws: float32 `(batch, NUM_DRAWS)` in [0, 1), see `sampling.augment_draws`.
-
-        Raises:
-            ValueError: `crop` leaves less than half of an image.
         """
         images, draws = tf.convert_to_tensor(images), tf.convert_to_tensor(draws)
         side = min(images.shape[1:3])
@@ -121,46 +114,31 @@ def _where(chosen, function, images, values):
         image, is_chosen, value = row
         return tf.cond(is_chosen, lambda: function(image, value), lambda: image)
 
-    spec = tf.TensorSpec(images.shape[1:], tf.uint8)
+    spec = tf.TensorSpec(images.shape[1:], images.dtype)
     return tf.map_fn(one, (images, chosen, values), fn_output_signature=spec)
 
 
 def random_flip(images: tf.Tensor, flips: tf.Tensor) -> tf.Tensor:
     """Mirrors the chosen images left to right.
 
-    The choice is an argument, so that the batch can carry it: a cached teacher row
-    belongs to one of the two orientations.
-
-    Args:
-        images: Tensor `(batch, height, width, channels)` of any dtype.
-        flips: Bool tensor `(batch,)`, True where the image is to be mirrored; see
-            `sampling.flip_mask`.
+    The choice, bool `(batch,)`, is an argument, so that the batch can carry it: a
+    cached teacher row belongs to one of the two orientations. Any dtype is taken.
     """
-    images = tf.convert_to_tensor(images)
-    flips = tf.convert_to_tensor(flips)
+    images, flips = tf.convert_to_tensor(images), tf.convert_to_tensor(flips)
     checks.check_rank("images", images, 4)
     checks.check_rank("flips", flips, 1)
     checks.check_same_batch(images=images, flips=flips)
-    # tf.reverse is fast on the middle axis of three, and choosing whole images by
-    # position is fast where tf.where would broadcast: together 15 times on CPU.
-    shape = tf.shape(images)
-    rows = tf.reshape(images, [shape[0] * shape[1], shape[2], shape[3]])
-    mirrored = tf.reshape(tf.reverse(rows, axis=[1]), shape)
-    position = tf.range(shape[0])
-    chosen = tf.where(flips, position + shape[0], position)
-    flipped = tf.gather(tf.concat([images, mirrored], axis=0), chosen)
-    return tf.ensure_shape(flipped, images.shape)
+    # One by one: a sixth of the time of tf.where on the batch.
+    return _where(flips, lambda image, _: tf.reverse(image, [1]), images, flips)
 
 
 def crop(images: tf.Tensor, margins: tf.Tensor) -> tf.Tensor:
     """Cuts the edges off and resizes what is left to the full size, bilinearly.
 
-    The outermost pixels of the result are those at the new edges.
-
     Args:
         images: uint8 `(batch, height, width, 3)`; so are those returned.
-        margins: float32 `(batch, 4)`, pixels cut off at top, left, bottom and right,
-            fractions included.
+        margins: float32 `(batch, 4)`, pixels or parts of them to cut off at top, left,
+            bottom and right: the outermost pixels of the result are at the new edges.
     """
     images = tf.convert_to_tensor(images)
     margins = tf.convert_to_tensor(margins, tf.float32)
@@ -184,20 +162,17 @@ def adjust_color(
 
     Args:
         images: uint8 `(batch, height, width, 3)`; so are those returned.
-        brightness: float32 `(batch,)`, b; 0 changes nothing.
-        contrast: float32 `(batch,)`, c; 1 changes nothing.
-        saturation: float32 `(batch,)`, s; 1 changes nothing.
+        brightness, contrast, saturation: float32 `(batch,)`, b, c and s.
     """
-
-    def per_image(values):
-        return tf.reshape(tf.cast(values, tf.float32), [-1, 1, 1, 1])
-
+    b, c, s = (
+        tf.reshape(tf.cast(values, tf.float32), [-1, 1, 1, 1])
+        for values in (brightness, contrast, saturation)
+    )
     pixels = tf.cast(images, tf.float32)
     gray = tf.reduce_sum(pixels * _LUMA, axis=-1, keepdims=True)
-    pixels = gray + per_image(saturation) * (pixels - gray)
+    pixels = gray + s * (pixels - gray)
     mean = tf.reduce_mean(pixels, axis=[1, 2], keepdims=True)
-    pixels = mean + per_image(contrast) * (pixels - mean)
-    return _to_uint8(pixels + 255 * per_image(brightness))
+    return _to_uint8(mean + c * (pixels - mean) + 255 * b)
 
 
 def occlude_lower_face(
@@ -205,13 +180,10 @@ def occlude_lower_face(
 ) -> tf.Tensor:
     """Covers a block of the lower face with one colour, as a mask does.
 
-    The block reaches from `top` to the lower edge and over the columns
-    `OCCLUSION_COLUMNS`, so it is 0.75 (1 - top) of the image.
-
     Args:
         images: uint8 `(batch, height, width, 3)`; so are those returned.
-        top: float32 `(batch,)`, the block's upper edge as a part of the height; 1
-            covers nothing.
+        top: float32 `(batch,)`, the upper edge as a part of the height. The block
+            reaches down to 1, over `OCCLUSION_COLUMNS`: 0.75 (1 - top) of the image.
         color: float32 `(batch, 3)`, RGB in 0..255.
     """
     images = tf.convert_to_tensor(images)
@@ -222,16 +194,14 @@ def occlude_lower_face(
     x = (tf.range(width, dtype=tf.float32) + 0.5) / width
     columns = (x >= OCCLUSION_COLUMNS[0]) & (x < OCCLUSION_COLUMNS[1])
     covered = (y >= top[:, None])[:, :, None] & columns
-    paint = _to_uint8(color)[:, None, None, :]
-    return tf.where(covered[..., None], paint, images)
+    return tf.where(covered[..., None], _to_uint8(color)[:, None, None, :], images)
 
 
 def lower_resolution(image: tf.Tensor, side: tf.Tensor) -> tf.Tensor:
     """Shrinks uint8 `(height, width, 3)` to `side` pixels and enlarges it again."""
     image = tf.convert_to_tensor(image)
     small = tf.image.resize(image, [side, side], antialias=True)
-    pixels = tf.image.resize(small, image.shape[:2])
-    return _to_uint8(pixels)
+    return _to_uint8(tf.image.resize(small, image.shape[:2]))
 
 
 def compress_jpeg(image: tf.Tensor, quality: tf.Tensor) -> tf.Tensor:

@@ -19,21 +19,18 @@ from ekd_tf.data.unreadable import Unreadable
 # all threads busy where one batch ends; more would hold memory and wait for Python.
 CONCURRENT_BATCHES = 2
 # Images of one batch that may be decoded at once, on as many threads as there are.
-PARALLEL_IMAGES = 64
+_PARALLEL_IMAGES = 64
 
 
 class ImageReader:
     """Reads and decodes batches of a source's images.
 
     Args:
-        source: A `Source`.
+        source: Where images come from.
         sizes: Name -> side in pixels of each form an image is wanted in. Others are
             resized; the first change of aspect ratio is logged.
         unreadable: Counts the unreadable images, each of which is replaced by the next
             readable one of its identity. Default: none is allowed.
-
-    Attributes:
-        failures: The errors about unreadable images that ended a dataset.
     """
 
     def __init__(
@@ -45,47 +42,40 @@ class ImageReader:
         self.source = source
         self.sizes = sizes
         self.unreadable = unreadable or Unreadable()
-        self.failures = []
+        self._failures = []
         self._is_stretch_logged = False
 
-    # --- Python, called from within tf.data ------------------------------------
-
-    def read(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Reads a batch.
-
-        Args:
-            indices: int64 `(batch,)`.
+    def read(self, indices: np.ndarray) -> np.ndarray:
+        """Reads a batch; called from within tf.data.
 
         Returns:
-            `(images, shapes)`: bytes `decode_plain` takes, empty where an image cannot
-            be read, or the pixels of a source of pixels; int32 `(batch, 2)`, height
-            and width, 0 where unknown.
+            Bytes `decode_plain` takes, empty where an image cannot be read, or the
+            pixels of a source of pixels.
 
         Raises:
             UnreadableError: An image cannot be read and none may be unreadable.
         """
         if not self.source.encoded:
             images = np.asarray(self.source.read(indices))
-            shapes = np.full((len(images), 2), images.shape[1:3], np.int32)
-        else:
-            try:
-                files = self.source.read(indices)
-            except (OSError, ValueError):
-                files = [self._read_one(index)[0] for index in indices]
-            images, shapes = [], np.zeros((len(files), 2), np.int32)
-            for row, data in enumerate(files):
-                size = plain_size(data)
-                if size is None:
-                    data = _plain_or_empty(data)
-                    size = plain_size(data) or (0, 0)
-                images.append(data)
-                shapes[row] = size
-            if not self.unreadable.allowed and not all(images):
-                self.replace_unreadable(indices)
-            # Without dtype=object NumPy would strip trailing zero bytes.
-            images = np.array(images, dtype=object)
-        self._log_stretched(indices, shapes)
-        return images, shapes
+            self._log_stretched(indices, [images.shape[1:3]] * len(images))
+            return images
+        try:
+            images = list(self.source.read(indices))
+        except (OSError, ValueError):
+            images = [self._read_one(index)[0] for index in indices]
+        sizes = [plain_size(data) for data in images]
+        for row, size in enumerate(sizes):
+            if size is None:
+                try:
+                    images[row] = as_plain(images[row])
+                except ValueError:
+                    images[row] = b""
+                sizes[row] = plain_size(images[row]) or (0, 0)
+        if not self.unreadable.allowed and not all(images):
+            self.replace_unreadable(indices)
+        self._log_stretched(indices, sizes)
+        # Without dtype=object NumPy would strip trailing zero bytes.
+        return np.array(images, dtype=object)
 
     def _read_one(self, index):
         """Returns `(bytes or pixels, None)` or `(b"", reason)`."""
@@ -106,26 +96,20 @@ class ImageReader:
 
     def failure(self, indices: np.ndarray) -> ValueError | None:
         """Returns what is wrong with a batch that ended the dataset, or None."""
-        if not self.failures:
+        if not self._failures:
             try:
                 self.replace_unreadable(indices)
-            except ValueError:
-                # It is among `failures`.
-                pass
-        return self.failures[0] if self.failures else None
+            except ValueError as error:
+                return error
+        return self._failures[0] if self._failures else None
 
     def replace_unreadable(self, indices: np.ndarray) -> np.ndarray:
-        """Returns the indices of a batch, unreadable images replaced by others.
-
-        Raises:
-            UnreadableError: More images are unreadable than are allowed.
-            ValueError: An identity has no other image.
-        """
+        """Returns the indices of a batch, unreadable images replaced by others."""
         try:
             return np.array([self._first_readable(int(i)) for i in indices], np.int64)
         except ValueError as error:
             # tf.data makes text of it: whoever catches that finds it here.
-            self.failures.append(error)
+            self._failures.append(error)
             raise
 
     def _first_readable(self, index):
@@ -141,19 +125,19 @@ class ImageReader:
             "identity to replace it by; remove the identity"
         )
 
-    def _log_stretched(self, indices, shapes):
-        wrong = np.flatnonzero(shapes[:, 0] != shapes[:, 1])
-        if len(wrong) and not self._is_stretch_logged:
-            self._is_stretch_logged = True
-            (height, width), size = shapes[wrong[0]], next(iter(self.sizes.values()))
-            logging.warning(
-                "%s is %dx%d, not square; it and all such images are stretched to "
-                "%dx%d: crop or align faces to a square first",
-                self.source.describe(int(indices[wrong[0]])),
-                *(width, height, size, size),
-            )
-
-    # --- tf.data ---------------------------------------------------------------
+    def _log_stretched(self, indices, sizes):
+        if self._is_stretch_logged:
+            return
+        for index, (height, width) in zip(indices, sizes):
+            if height != width:
+                self._is_stretch_logged = True
+                side = next(iter(self.sizes.values()))
+                logging.warning(
+                    "%s is %dx%d, not square; it and all such images are stretched to "
+                    "%dx%d: crop or align faces to a square first",
+                    *(self.source.describe(int(index)), width, height, side, side),
+                )
+                return
 
     @tf.autograph.experimental.do_not_convert
     def decode_batches(
@@ -171,20 +155,14 @@ class ImageReader:
             `sizes`; `image_id` is of the images used, replacements included.
         """
         encoded = self.source.encoded
-        images_type = tf.string if encoded else tf.uint8
 
         def decoded(batch):
-            images, shapes = tf.numpy_function(
-                self.read, [batch["image_id"]], [images_type, tf.int32]
-            )
+            kind = tf.string if encoded else tf.uint8
+            images = tf.numpy_function(self.read, [batch["image_id"]], kind)
             images.set_shape([batch_size] if encoded else [batch_size, None, None, 3])
-            shapes.set_shape([batch_size, 2])
             make = _decode_batch if encoded else _fit_batch
             flips = batch.get("flipped")
-            pixels = {
-                name: make(images, shapes, size, flips)
-                for name, size in self.sizes.items()
-            }
+            pixels = {name: make(images, n, flips) for name, n in self.sizes.items()}
             return {**batch, **pixels}
 
         def replaced(batch):
@@ -212,44 +190,25 @@ class ImageReader:
         )
 
 
-def _plain_or_empty(data):
-    try:
-        return as_plain(data)
-    except ValueError:
-        return b""
-
-
-def _fit_batch(images, shapes, size, flips):
+def _fit_batch(images, size, flips):
     images = fit(images, size)
     return images if flips is None else random_flip(images, flips)
 
 
-def _decode_batch(images, shapes, size, flips):
+def _decode_batch(images, size, flips):
     """Decodes the images of a batch side by side; `flips` may be None."""
 
-    def decode(data, flip, is_fit):
-        image = decode_plain(data)
-        if is_fit:
-            image = tf.ensure_shape(image, [size, size, 3])
-        else:
-            image = fit(image, size)
-        if flip is None:
+    def decode(row):
+        image = fit(decode_plain(row[0]), size)
+        if flips is None:
             return image
         # Mirrored one by one, still in cache: half the cost of mirroring a batch.
-        return tf.cond(flip, lambda: tf.reverse(image, [1]), lambda: image)
+        return tf.cond(row[1], lambda: tf.reverse(image, [1]), lambda: image)
 
-    def decode_all(is_fit):
-        return tf.map_fn(
-            lambda row: decode(row[0], row[1] if len(row) > 1 else None, is_fit),
-            (images,) if flips is None else (images, flips),
-            fn_output_signature=tf.TensorSpec([size, size, 3], tf.uint8),
-            parallel_iterations=PARALLEL_IMAGES,
-        )
-
-    # Asking each image for its size costs a fifth of decoding it.
-    pixels = tf.cond(
-        tf.reduce_all(tf.equal(shapes, size)),
-        lambda: decode_all(is_fit=True),
-        lambda: decode_all(is_fit=False),
+    pixels = tf.map_fn(
+        decode,
+        (images,) if flips is None else (images, flips),
+        fn_output_signature=tf.TensorSpec([size, size, 3], tf.uint8),
+        parallel_iterations=_PARALLEL_IMAGES,
     )
     return tf.ensure_shape(pixels, [images.shape[0], size, size, 3])

@@ -1,13 +1,13 @@
-"""Encoded bytes of one image -> RGB pixels by Pillow and NumPy, for images of any kind.
+"""Encoded bytes of one image of any kind -> RGB pixels, by Pillow and NumPy.
 
-In tf.data TensorFlow decodes plain JPEG and PNG to the same pixels, and the rest comes
-here: `plain_size` tells which. `tools/run_tflite.py`, which stands alone, repeats these
-rules.
+In tf.data TensorFlow decodes the images `plain_size` tells, to the same pixels.
+`tools/run_tflite.py`, which stands alone, repeats these rules.
 """
 
 from __future__ import annotations
 
 import io
+import struct
 import threading
 import warnings
 
@@ -24,54 +24,44 @@ _ORIENTATION, _BITS, _PHOTOMETRIC = 0x0112, 0x0102, 0x0106
 _FIRST = {"P": "RGBA", "PA": "RGBA", "RGBa": "RGBA", "La": "LA"}
 _limit = threading.Lock()
 
-_JPEG, _JPEG_END = b"\xff\xd8\xff", b"\xff\xd9"
-_PNG, _PNG_END = b"\x89PNG\r\n\x1a\n", b"IEND\xaeB`\x82"
 # Some cameras and scripts pad files after the end of the image.
 _PADDING = 64
-# Baseline, extended and progressive frames of Huffman-coded JPEG.
-_FRAMES = (0xC0, 0xC1, 0xC2)
-# Markers C0 to CF describe frames, but for these three.
-_NO_FRAMES = (0xC4, 0xC8, 0xCC)
-_APP1 = 0xE1
 
 
 def plain_size(data: bytes) -> tuple[int, int] | None:
     """Returns height and width of an image TensorFlow reads right, None of any other.
 
-    Plain are JPEGs of one or three channels of 8 bits and PNGs, of at most
+    Those are JPEGs of one or three channels of 8 bits and PNGs, of at most
     `LARGE_PIXELS` pixels, without EXIF data (which may turn them). Takes two
     microseconds: only header and end are looked at, so damage in between shows when
     the image is decoded.
     """
     size = None
-    if data.startswith(_JPEG) and data.find(_JPEG_END, -_PADDING) > 0:
+    if data.startswith(b"\xff\xd8\xff") and data.find(b"\xff\xd9", -_PADDING) > 0:
         size = _jpeg_size(data)
-    elif data.startswith(_PNG) and data.find(_PNG_END, -_PADDING) > 0:
-        if b"eXIf" not in data:
-            size = _number(data, 20, 4), _number(data, 16, 4)
+    elif data.startswith(b"\x89PNG") and data.find(b"IEND\xaeB`\x82", -_PADDING) > 0:
+        if len(data) > 32 and b"eXIf" not in data:
+            size = struct.unpack_from(">II", data, 16)[::-1]
     return size if size and size[0] * size[1] <= LARGE_PIXELS else None
 
 
 def _jpeg_size(data):
+    """Reads the segments of a JPEG up to that of its frame."""
     at = 2
     while at + 10 <= len(data) and data[at] == 0xFF:
         marker = data[at + 1]
-        if marker in _FRAMES:
-            # Marker, length, bits, height, width, channels.
-            if data[at + 4] != 8 or data[at + 9] not in (1, 3):
-                return None
-            return _number(data, at + 5, 2), _number(data, at + 7, 2)
-        if 0xC0 <= marker <= 0xCF and marker not in _NO_FRAMES:
+        # Baseline, extended and progressive frames of Huffman-coded JPEG.
+        if marker in (0xC0, 0xC1, 0xC2):
+            bits, height, width, channels = struct.unpack_from(">BHHB", data, at + 4)
+            return (height, width) if bits == 8 and channels in (1, 3) else None
+        # The other markers C0 to CF describe other frames, but for these three.
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
             return None
-        if marker == _APP1 and data.startswith(b"Exif", at + 4):
+        if data.startswith(b"\xff\xe1", at) and data.startswith(b"Exif", at + 4):
             return None
         # A marker may be preceded by any number of fill bytes.
-        at += 1 if marker == 0xFF else 2 + _number(data, at + 2, 2)
+        at += 1 if marker == 0xFF else 2 + int.from_bytes(data[at + 2 : at + 4], "big")
     return None
-
-
-def _number(data, at, length):
-    return int.from_bytes(data[at : at + length], "big")
 
 
 def read_image(data: bytes, shrink: bool = False) -> np.ndarray:
@@ -114,8 +104,7 @@ def open_image(data: bytes) -> Image.Image:
     """Opens an image without decoding it; the caller closes it.
 
     Raises:
-        ValueError: It has more than `MOST_PIXELS` pixels.
-        Exception: Whatever Pillow raises for damaged files.
+        Exception: It is damaged, or has more than `MOST_PIXELS` pixels (`ValueError`).
     """
     # Pillow's own limit, of the whole process, warns at 89 million pixels and raises
     # at twice as many; photographs are larger. It warns of damaged EXIF data, too.

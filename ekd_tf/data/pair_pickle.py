@@ -12,36 +12,33 @@ _CODES = "b1 u1 i1 u2 i2 f2 u4 i4 f4 u8 i8 f8".split()
 _LATIN = ("'latin1'", "'latin-1'")
 
 
-def read_pair_pickle(data: bytes):
+def read_pair_pickle(data: bytes) -> object:
     """Returns the object a pickle of protocol 0 to 5 describes, without running it.
 
     Strings of Python 2 and bytearrays become `bytes`. Arrays become NumPy arrays of
     numbers or bool, arrays of objects lists.
 
-    Args:
-        data: The bytes of the file.
-
     Raises:
         RefusedPickle: See `read_pickle`.
     """
-    arrays = _Arrays(len(data))
+    maker = _Maker(len(data))
     names = {
         "numpy.ndarray": None,
-        "numpy.dtype": lambda code, *_: _DType(_text(code)),
-        "_codecs.encode": arrays.encode,
-        "builtins.bytearray": arrays.bytearray,
-        "__builtin__.bytearray": arrays.bytearray,
+        "numpy.dtype": lambda code, *_: _DType(code),
+        "_codecs.encode": maker.encode,
+        "builtins.bytearray": maker.bytearray,
+        "__builtin__.bytearray": maker.bytearray,
     }
     # numpy.core is what NumPy 1 writes, numpy._core NumPy 2.
     for core in ("numpy.core", "numpy._core"):
-        names[f"{core}.multiarray._reconstruct"] = lambda *_: _Array(arrays)
-        names[f"{core}.multiarray.scalar"] = arrays.scalar
-        names[f"{core}.numeric._frombuffer"] = arrays.from_buffer
+        names[f"{core}.multiarray._reconstruct"] = lambda *_: _Array(maker)
+        names[f"{core}.multiarray.scalar"] = lambda dtype, raw: maker.array(
+            (1,), dtype, raw
+        )[0]
+        names[f"{core}.numeric._frombuffer"] = lambda raw, dtype, shape, order: (
+            maker.array(shape, dtype, raw, order)
+        )
     return read_pickle(data, names, "verification set")
-
-
-def _text(value):
-    return value.decode("ascii") if isinstance(value, bytes) else value
 
 
 def _short(value):
@@ -53,6 +50,7 @@ class _DType(Unfinished):
     """`numpy.dtype` of a few kinds; any other is refused where it is used."""
 
     def __init__(self, code):
+        code = code.decode("ascii") if isinstance(code, bytes) else code
         if not isinstance(code, str):
             raise RefusedPickle(f"it holds an array of type {_short(code)}")
         self.code = code
@@ -66,16 +64,16 @@ class _DType(Unfinished):
 class _Array(Unfinished):
     """An array that is still to receive its state."""
 
-    def __init__(self, arrays):
-        self._make = arrays.make
+    def __init__(self, maker):
+        self._maker = maker
 
     def finish(self, state):
         # An early NumPy left the version in front out.
         shape, dtype, columns_first, raw = state[-4:]
-        return self._make(shape, dtype, raw, "F" if columns_first else "C")
+        return self._maker.array(shape, dtype, raw, "F" if columns_first else "C")
 
 
-class _Arrays:
+class _Maker:
     """Makes arrays of bytes, which they share, and bytes of text.
 
     Args:
@@ -104,13 +102,7 @@ class _Arrays:
             raise RefusedPickle("it makes a bytearray of something else than bytes")
         return content
 
-    def scalar(self, dtype, raw):
-        return self.make((1,), dtype, raw)[0]
-
-    def from_buffer(self, raw, dtype, shape, order):
-        return self.make(shape, dtype, raw, order)
-
-    def make(self, shape, dtype, raw, order="C"):
+    def array(self, shape, dtype, raw, order="C"):
         if not isinstance(dtype, _DType):
             raise RefusedPickle("it holds an array without type")
         shape = tuple(shape)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import os
 import pathlib
+from typing import Any
 
 import numpy as np
 
@@ -18,14 +20,9 @@ _MAX_BYTES = 1 << 32
 
 
 class PairImages(Source):
-    """Encoded images in memory, of which 2i and 2i + 1 are pair i.
+    """Encoded images in memory, of which 2i and 2i + 1 are pair i; all labels are 0.
 
-    All labels are 0.
-
-    Args:
-        name: What messages call the set.
-        images: List of `bytes`.
-        places: What messages call each image, or None for its number.
+    `places` are what messages call each image, its number by default.
     """
 
     num_identities = 1
@@ -38,13 +35,12 @@ class PairImages(Source):
 
     @property
     def fingerprint(self) -> str:
-        """A hash of the images' bytes."""
         digest = hashlib.sha256()
         for image in self._images:
             digest.update(b"%d " % len(image) + image)
         return digest.hexdigest()
 
-    def read(self, indices):
+    def read(self, indices: np.ndarray) -> list[bytes]:
         return [self._images[index] for index in indices]
 
     def describe(self, index: int) -> str:
@@ -55,32 +51,20 @@ class PairImages(Source):
 
 @dataclasses.dataclass(frozen=True)
 class PairSet:
-    """Pairs of faces to verify, in the order of their folds.
-
-    Attributes:
-        name: String, such as "lfw".
-        images: A `Source` of encoded images, 2i and 2i + 1 being pair i.
-        issame: Bool array `(pairs,)`.
-    """
+    """Pairs of faces to verify, in the order of their folds: images 2i and 2i + 1."""
 
     name: str
     images: Source
     issame: np.ndarray
 
 
-def read_pairs(path) -> PairSet:
+def read_pairs(path: str | os.PathLike) -> PairSet:
     """Reads a verification set of insightface (`lfw.bin`, `cfp_fp.bin`, ...).
 
     A pickle of `(images, issame)`, by Python 2 or 3 and NumPy 1 or 2; an image is
     JPEG or PNG, as bytes, a bytearray or a uint8 array (n,) or (n, 1); images and
     issame are lists, tuples or arrays. Nothing in the file is run; see
-    `restricted_pickle`.
-
-    Args:
-        path: The file. Its name without suffix becomes the name of the set.
-
-    Raises:
-        ValueError: The file cannot be read or is something else.
+    `restricted_pickle`. The file's name without suffix becomes that of the set.
     """
     file = PositionedFile(path)
     try:
@@ -133,25 +117,21 @@ class LinkedImages(Source):
     here though they may show one: people of several pairs make some of the negative
     pairs positive. In LFW's view-1 test set about 350 of 1,198,326 are (a good model's
     cosine is above 0.5): read TPRs at FPRs well above that share of 3e-4.
-
-    Args:
-        pairs: The set.
     """
 
     def __init__(self, pairs: PairSet):
-        images = pairs.images.read(range(len(pairs.images)))
-        numbers = {}
+        images = pairs.images.read(np.arange(len(pairs.images)))
+        numbers: dict = {}
         # Equal bytes are one image, whichever pairs it stands in.
         of_row = [numbers.setdefault(image, len(numbers)) for image in images]
-        firsts = np.unique(of_row, return_index=True)[1]
         labels = np.arange(len(numbers))
         for pair in np.flatnonzero(pairs.issame):
             left, right = labels[of_row[2 * pair]], labels[of_row[2 * pair + 1]]
             labels[labels == right] = left
         self._pairs = pairs
-        self._rows = firsts
-        identities, self.labels = np.unique(labels, return_inverse=True)
-        self.labels = self.labels.reshape(-1).astype(np.int32)
+        self._rows = np.unique(of_row, return_index=True)[1]
+        identities, labels = np.unique(labels, return_inverse=True)
+        self.labels = labels.reshape(-1).astype(np.int32)
         self.num_identities = len(identities)
         self.name = f"{pairs.images.name}, all pairs"
 
@@ -161,7 +141,7 @@ class LinkedImages(Source):
         digest.update(self.labels.astype("<i4").tobytes())
         return digest.hexdigest()
 
-    def read(self, indices):
+    def read(self, indices: np.ndarray) -> Any:
         return self._pairs.images.read(self._rows[np.asarray(indices)])
 
     def describe(self, index: int) -> str:

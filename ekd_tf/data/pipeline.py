@@ -23,17 +23,16 @@ from ekd_tf.data.unreadable import Unreadable
 
 @dataclasses.dataclass(frozen=True)
 class Pipeline:
-    """A dataset and what was met while it ran.
+    """A dataset of global batches and what was met while it ran.
 
     Attributes:
-        dataset: tf.data.Dataset of global batches; see `make_pipeline`.
         failure: Function of a step: after `tf.errors.OpError` ended the dataset where
             that batch was due, the error about its images, or None.
         augmented: Whether images are changed otherwise than by the flip, so that
             embeddings computed before belong to other pixels.
-        start_step: Int, the step of the dataset's first batch.
-        steps_per_epoch: Int, batches of a visit of every image; None where the
-            dataset ends by itself.
+        start_step: The step of the dataset's first batch.
+        steps_per_epoch: Batches of a visit of every image; None where the dataset
+            ends by itself.
     """
 
     dataset: tf.data.Dataset
@@ -65,7 +64,6 @@ def make_pipeline(
     steps: int | None = None,
     flip: bool = True,
     unreadable: Unreadable | None = None,
-    prefetch: int = 2,
     augmentation: Augmentation | None = None,
     teacher_size: int | None = None,
 ) -> Pipeline:
@@ -77,19 +75,17 @@ def make_pipeline(
     Args:
         source: Where images come from.
         sampler: A `BatchSampler` over `source.labels`.
-        input_size: Side of the images in pixels. Others are resized with antialias,
-            said once through the log.
+        input_size: Side of the images in pixels. Others are resized with antialias.
         seed: Integer >= 0, of the flips and the augmentation.
         start_step: The first step, >= 0.
         steps: Number of batches, or None for no end.
         flip: Whether to mirror half of the images.
         unreadable: Counts the unreadable images, each of which is replaced by the next
             readable one of its identity: `Unreadable(N)` allows N. Default: none is.
-        prefetch: Batches made ready ahead of the one in use, >= 0.
         augmentation: What else is done to images; None for nothing.
         teacher_size: Side in pixels at which every image is given a second time, for
-            a teacher of another input size: decoded from the same bytes, with the
-            same flip and the same draws of the augmentation, whose crop is scaled.
+            a teacher of another input size: with the same flip and the same draws of
+            the augmentation, whose crop is scaled.
 
     Returns:
         A `Pipeline`. Its elements are dicts of `image` uint8
@@ -97,21 +93,14 @@ def make_pipeline(
         `in_margin` float32 `(batch,)` (1 general, 0 balanced), `image_id` int32
         `(batch,)` (position in `source`), `flipped` bool `(batch,)` and, with
         `teacher_size`, `teacher_image` uint8 like `image`.
-
-    Raises:
-        ValueError: An argument is out of range, or the sampler was made for another
-            number of images. While iterating, `tf.errors.OpError`, when more images
-            are unreadable than are allowed: `Pipeline.failure` says which.
     """
-    checks.check_positive("input_size", input_size)
-    for name, value in {
-        "seed": seed,
-        "start_step": start_step,
-        "prefetch": prefetch,
-    }.items():
-        checks.check_range(name, value, low=0)
+    sizes = {"image": input_size}
     if teacher_size is not None:
-        checks.check_positive("teacher_size", teacher_size)
+        sizes["teacher_image"] = teacher_size
+    for name, size in zip(("input_size", "teacher_size"), sizes.values()):
+        checks.check_positive(name, size)
+    checks.check_range("seed", seed, low=0)
+    checks.check_range("start_step", start_step, low=0)
     if steps is not None:
         checks.check_range("steps", steps, low=0)
     if sampler.num_images != len(source):
@@ -119,15 +108,12 @@ def make_pipeline(
             "`sampler` must be made from `source.labels`. Received: a sampler of "
             f"{sampler.num_images} images for {source.name} with {len(source)}"
         )
-    sizes = {"image": input_size}
-    if teacher_size is not None:
-        sizes["teacher_image"] = teacher_size
     reader = ImageReader(source, sizes, unreadable)
-    augmentations = {
-        name: augmentation.resized(input_size, size)
-        for name, size in sizes.items()
-        if augmentation
-    }
+    augmentations = {}
+    if augmentation:
+        augmentations = {
+            name: augmentation.resized(input_size, size) for name, size in sizes.items()
+        }
     rows, columns = sampler.batch_size, NUM_DRAWS if augmentation else 0
     types = {
         "image_id": tf.TensorSpec([rows], tf.int64),
@@ -141,13 +127,8 @@ def make_pipeline(
         indices, in_margin = sampler.batch(step)
         labels = source.labels[indices].astype(np.int32)
         flips = flip_mask(seed, step, rows) if flip else np.zeros(rows, bool)
-        return (
-            indices,
-            in_margin,
-            labels,
-            flips,
-            augment_draws(seed, step, rows, columns),
-        )
+        draws = augment_draws(seed, step, rows, columns)
+        return indices, in_margin, labels, flips, draws
 
     def chosen(step):
         values = tf.numpy_function(choose, [step], [t.dtype for t in types.values()])
@@ -167,10 +148,8 @@ def make_pipeline(
     dataset = tf.data.Dataset.range(start_step, stop).map(chosen)
     dataset = reader.decode_batches(dataset, rows)
     dataset = dataset.map(finished, num_parallel_calls=CONCURRENT_BATCHES)
-    if prefetch:
-        dataset = dataset.prefetch(prefetch)
     return Pipeline(
-        dataset.with_options(_options()),
+        dataset.prefetch(2).with_options(_options()),
         lambda step: reader.failure(sampler.batch(step)[0]),
         augmented=bool(augmentation),
         start_step=start_step,
@@ -181,7 +160,7 @@ def make_pipeline(
 @tf.autograph.experimental.do_not_convert
 def evaluation_batches(
     source: Source,
-    indices,
+    indices: np.ndarray,
     input_size: int,
     batch_size: int,
     unreadable: Unreadable | None = None,
@@ -193,14 +172,10 @@ def evaluation_batches(
         indices: Integer array `(n,)`, positions in `source`.
         input_size: Side of the images in pixels; others are resized.
         batch_size: Images per batch, >= 1. The last batch may hold fewer.
-        unreadable: As for `make_pipeline`.
+        unreadable: As for `make_pipeline`; one more raises `UnreadableError`.
 
-    Returns:
-        Iterator of uint8 arrays `(batch, input_size, input_size, 3)`, RGB.
-
-    Raises:
-        ValueError: An argument is out of range; while iterating, more images are
-            unreadable than are allowed (`UnreadableError`).
+    Yields:
+        uint8 arrays `(batch, input_size, input_size, 3)`, RGB.
     """
     checks.check_positive("input_size", input_size)
     checks.check_range("batch_size", batch_size, low=1)

@@ -2,6 +2,8 @@
 
 Training replaces an unreadable image by another of its identity, since a batch has a
 size. What is measured takes no image twice: it leaves such images out and says so.
+Where more are unreadable than `unreadable` allows (by default none), `UnreadableError`
+is raised, where none can be read, `ValueError`.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from ekd_tf.data.unreadable import Unreadable
 
 
 def readable_indices(
-    source: Source, indices, unreadable: Unreadable | None = None
+    source: Source, indices: np.ndarray, unreadable: Unreadable | None = None
 ) -> tuple[np.ndarray, list[str]]:
     """Decodes images to find those that can be.
 
@@ -29,15 +31,11 @@ def readable_indices(
         source: Where images come from. Of one that gives pixels the images are asked
             for only if some may be unreadable: that takes as long as using them.
         indices: Integers `(n,)`, positions in `source`.
-        unreadable: Counts those that cannot. Default: none is allowed.
+        unreadable: Counts those that cannot.
 
     Returns:
         `(indices, left_out)`: int64 `(m,)`, those of `indices` that can be read, in
         order; and `"path: reason"` of each other.
-
-    Raises:
-        UnreadableError: More are unreadable than are allowed.
-        ValueError: None can be read.
     """
     indices = np.asarray(indices, np.int64)
     unreadable = unreadable or Unreadable()
@@ -57,37 +55,22 @@ def readable_indices(
 
 
 def readable_images(source: Source, unreadable: Unreadable | None = None) -> Source:
-    """Returns a source without its unreadable images, which `left_out` then names.
-
-    Raises:
-        UnreadableError: More are unreadable than are allowed.
-        ValueError: None can be read.
-    """
+    """Returns a source without its unreadable images, which `left_out` then names."""
     indices, left_out = readable_indices(source, np.arange(len(source)), unreadable)
     return Images(source, indices, left_out) if left_out else source
 
 
 def readable_pairs(pairs: PairSet, unreadable: Unreadable | None = None) -> PairSet:
-    """Returns a set without the pairs of which an image cannot be read.
-
-    Raises:
-        UnreadableError: More are unreadable than are allowed.
-        ValueError: No pair is left.
-    """
-    indices, left_out = readable_indices(
-        pairs.images, np.arange(len(pairs.images)), unreadable
-    )
+    """Returns a set without the pairs of which an image cannot be read."""
+    everything = np.arange(len(pairs.images))
+    indices, left_out = readable_indices(pairs.images, everything, unreadable)
     if not left_out:
         return pairs
-    images = np.zeros(len(pairs.images), bool)
-    images[indices] = True
-    keep = images.reshape(-1, 2).all(axis=1)
+    keep = np.isin(everything, indices).reshape(-1, 2).all(axis=1)
     if not keep.any():
         raise ValueError(f"{pairs.name}: no pair has two images that can be read")
-    rows = np.flatnonzero(np.repeat(keep, 2))
-    return dataclasses.replace(
-        pairs, images=Images(pairs.images, rows, left_out), issame=pairs.issame[keep]
-    )
+    images = Images(pairs.images, np.flatnonzero(np.repeat(keep, 2)), left_out)
+    return dataclasses.replace(pairs, images=images, issame=pairs.issame[keep])
 
 
 def readable_templates(
@@ -96,10 +79,6 @@ def readable_templates(
     """Returns a set without its unreadable images.
 
     A template that has no other image leaves all lists.
-
-    Raises:
-        UnreadableError: More are unreadable than are allowed.
-        ValueError: None can be read.
     """
     images = templates.images
     indices, left_out = readable_indices(images, np.arange(len(images)), unreadable)

@@ -1,4 +1,7 @@
-"""A few images of a source, for whoever needs real ones and not all."""
+"""A few images of a source, for whoever needs real ones and not all.
+
+Those among them that cannot be read are left out, and counted in `unreadable`.
+"""
 
 from __future__ import annotations
 
@@ -19,26 +22,10 @@ def sample_images(
     count: int = 64,
     unreadable: Unreadable | None = None,
 ) -> np.ndarray:
-    """Returns a few real inputs spread over a source, uint8, for parity checks.
-
-    Those among them that cannot be read are left out, and counted in `unreadable`.
-    """
+    """Returns `count` inputs, uint8, spread over a source; all where it has fewer."""
     count = min(count, len(source))
     indices = np.linspace(0, len(source) - 1, count).astype(np.int64)
-    indices, _ = readable_indices(source, indices, unreadable)
-    return np.concatenate(list(evaluation_batches(source, indices, input_size, 64)))
-
-
-def first_image_size(source: Source) -> tuple[int, int] | None:
-    """Returns width and height of a source's first image; None if it is damaged."""
-    try:
-        first = source.read(np.zeros(1, np.int64))[0]
-        if not source.encoded:
-            return first.shape[1], first.shape[0]
-        with Image.open(io.BytesIO(first)) as image:
-            return image.size
-    except (OSError, ValueError, Image.DecompressionBombError):
-        return None
+    return _read(source, indices, input_size, unreadable)[0]
 
 
 def sample_faces(
@@ -52,11 +39,11 @@ def sample_faces(
 
     Args:
         source: Labelled images.
-        input_size: Int, side in pixels.
-        count: Int >= 1, how many images to return; all where the source has fewer.
-        images_per_identity: Int >= 2, how many of each identity; more only where the
+        input_size: Side in pixels.
+        count: How many images to return, >= 1; all where the source has fewer.
+        images_per_identity: How many of each identity, >= 2; more only where the
             identities are too few to make up `count`.
-        unreadable: Counts the unreadable ones among them, which are left out.
+        unreadable: Counts the unreadable ones.
 
     Returns:
         Uint8 `(n, input_size, input_size, 3)` and int32 labels `(n,)`, by identity;
@@ -75,6 +62,23 @@ def sample_faces(
         if taken[chosen].sum() >= count:
             break
     indices = np.concatenate([order[starts[i] :][: taken[i]] for i in chosen])[:count]
+    images, indices = _read(source, indices, input_size, unreadable)
+    return images, source.labels[indices]
+
+
+def _read(source, indices, input_size, unreadable):
     indices, _ = readable_indices(source, indices, unreadable)
     batches = evaluation_batches(source, indices, input_size, 64)
-    return np.concatenate(list(batches)), source.labels[indices]
+    return np.concatenate(list(batches)), indices
+
+
+def first_image_size(source: Source) -> tuple[int, int] | None:
+    """Returns width and height of a source's first image; None if it is damaged."""
+    try:
+        first = source.read(np.zeros(1, np.int64))[0]
+        if not source.encoded:
+            return first.shape[1], first.shape[0]
+        with Image.open(io.BytesIO(first)) as image:
+            return image.size
+    except (OSError, ValueError, Image.DecompressionBombError):
+        return None

@@ -31,7 +31,7 @@ def augment_draws(seed: int, step: int, rows: int, columns: int) -> np.ndarray:
 
 
 class BatchSampler:
-    """Chooses which images form batch i.
+    """Chooses which images form batch i, as a function of the arguments and i alone.
 
     A batch holds `general` rows, which visit every image once per epoch in an order
     of that epoch's own (batches run across epoch borders, nothing is dropped), and
@@ -39,8 +39,6 @@ class BatchSampler:
     images chosen without replacement and repeated only when it has fewer. Both kinds
     are spread evenly: cut into W equal contiguous shards, W dividing both counts,
     every shard holds the same number of each.
-
-    Batch i depends on the arguments and i alone, whatever was asked before.
 
     Args:
         labels: Integer array `(n,)`, the identity of each image.
@@ -60,7 +58,14 @@ class BatchSampler:
             holds fewer than `identities` identities.
     """
 
-    def __init__(self, labels, general, identities, images_per_identity=4, seed=0):
+    def __init__(
+        self,
+        labels: np.ndarray,
+        general: int,
+        identities: int,
+        images_per_identity: int = 4,
+        seed: int = 0,
+    ):
         labels = np.asarray(labels)
         if labels.ndim != 1 or not len(labels):
             raise ValueError(
@@ -148,7 +153,7 @@ class BatchSampler:
         picks = np.where((count < wanted)[:, None], cycle, picks)
         return self._by_identity[self._first[chosen][:, None] + picks].reshape(-1)
 
-    def batch(self, index: int):
+    def batch(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         """Returns batch `index`, an integer >= 0.
 
         Returns:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import abc
 import hashlib
+from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from ekd_tf import checks
 
@@ -39,19 +42,14 @@ class Source(abc.ABC):
     def fingerprint(self) -> str:
         """A hash that changes with the images, their order or their labels.
 
-        Images in memory and drawn ones are hashed themselves. Of files the names
-        within the data set, the sizes and the times of change are: reading millions
-        of images at every start would take hours. So an image replaced by another of
-        its name and size changes it, a data set moved or copied with its times
-        (`cp -a`, `rsync -a`) does not, and one copied without them counts as changed.
-        It is that of the files as they are when it is first asked for.
+        Of files the names within the data set, the sizes and the times of change are
+        hashed: reading millions of images at every start would take hours. So a data
+        set copied without its times counts as changed.
         """
 
     @abc.abstractmethod
-    def read(self, indices):
-        """Reads the images at `indices`, in that order.
-
-        Called from several threads at once.
+    def read(self, indices: np.ndarray) -> Any:
+        """Reads the images at `indices`, in that order; several threads may at once.
 
         Args:
             indices: Integer array `(k,)`, values 0..n-1, repeats allowed.
@@ -83,15 +81,11 @@ class Source(abc.ABC):
 
 
 class Images(Source):
-    """Some images of a source with the labels they have there; read through.
+    """The images at some positions of a source, with the labels they have there."""
 
-    Args:
-        source: A `Source`.
-        indices: Integers `(k,)`, positions in `source`; they are put in this order.
-        left_out: As the attribute.
-    """
-
-    def __init__(self, source: Source, indices, left_out=()):
+    def __init__(
+        self, source: Source, indices: np.ndarray, left_out: Iterable[str] = ()
+    ):
         self._source = source
         self._indices = np.asarray(indices, np.int64)
         self.name = source.name
@@ -106,31 +100,28 @@ class Images(Source):
         text = b"images" + self._source.fingerprint.encode()
         return hashlib.sha256(text + chosen).hexdigest()
 
-    def read(self, indices):
+    def read(self, indices: np.ndarray) -> Any:
         return self._source.read(self._indices[np.asarray(indices)])
 
     def describe(self, index: int) -> str:
         return self._source.describe(int(self._indices[index]))
 
-    def identity_names(self):
+    def identity_names(self) -> list[str]:
         return self._source.identity_names()
 
-    def origin(self):
+    def origin(self) -> tuple[Source, np.ndarray, np.ndarray]:
         source, positions, identities = self._source.origin()
         return source, positions[self._indices], identities
 
 
 class Subset(Images):
-    """Some identities of a source, relabelled 0..k-1; images are read through.
+    """Some identities of a source, of which `identities[j]` becomes label j.
 
-    Args:
-        source: A `Source`.
-        identities: Integers `(k,)`, distinct labels of `source`; `identities[j]`
-            becomes label j. Images keep their order.
+    Images keep their order.
     """
 
-    def __init__(self, source: Source, identities):
-        identities = np.asarray(identities, dtype=np.int64).reshape(-1)
+    def __init__(self, source: Source, identities: ArrayLike):
+        identities = np.array(identities, np.int64).reshape(-1)
         checks.check_range("len(identities)", len(identities), low=1)
         if len(np.unique(identities)) != len(identities):
             raise ValueError("`identities` must be distinct. Received a repeated one.")
@@ -152,33 +143,21 @@ class Subset(Images):
         chosen = self._identities.astype("<i8").tobytes()
         return hashlib.sha256(self._source.fingerprint.encode() + chosen).hexdigest()
 
-    def identity_names(self):
+    def identity_names(self) -> list[str]:
         names = self._source.identity_names()
         return [names[identity] for identity in self._identities]
 
-    def origin(self):
+    def origin(self) -> tuple[Source, np.ndarray, np.ndarray]:
         source, positions, identities = super().origin()
         return source, positions, identities[self._identities]
 
 
-def select_identities(source: Source, identities) -> Source:
-    """Returns the images of `identities` as a source; see `Subset`."""
-    return Subset(source, identities)
+def split_identities(
+    source: Source, holdout: int, seed: int = 0
+) -> tuple[Source, Source]:
+    """Splits a source into two, training and held out, without a common identity.
 
-
-def split_identities(source: Source, holdout: int, seed: int = 0):
-    """Splits a source into two without a common identity.
-
-    Args:
-        source: A `Source`.
-        holdout: How many identities to hold out, chosen by `seed`.
-        seed: Integer >= 0. Equal seeds hold out equal identities.
-
-    Returns:
-        `(train, heldout)`, two sources. Both keep the order of the identities.
-
-    Raises:
-        ValueError: Fewer than two identities would be left on either side.
+    `holdout` identities are chosen by `seed`; two must be left on either side.
     """
     if holdout < 2 or source.num_identities - holdout < 2:
         raise ValueError(
@@ -186,15 +165,13 @@ def split_identities(source: Source, holdout: int, seed: int = 0):
             f"in [2, {source.num_identities - 2}] for {source.name} with "
             f"{source.num_identities} identities. Received: holdout={holdout}"
         )
-    order = np.random.Generator(np.random.Philox(seed)).permutation(
-        source.num_identities
-    )
-    heldout = np.sort(order[:holdout])
-    train = np.sort(order[holdout:])
+    generator = np.random.Generator(np.random.Philox(seed))
+    order = generator.permutation(source.num_identities)
+    train, heldout = np.sort(order[holdout:]), np.sort(order[:holdout])
     return Subset(source, train), Subset(source, heldout)
 
 
-def number_identities(labels):
+def number_identities(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Numbers the labels that occur 0..C-1 in ascending order.
 
     Args:
@@ -204,10 +181,7 @@ def number_identities(labels):
         `(labels, identities)`: int32 `(n,)` with values 0..C-1 and int32 `(C,)`, the
         old label of each new one.
     """
-    occurs = np.zeros(int(labels.max(initial=-1)) + 1, bool)
-    occurs[labels] = True
-    identities = np.flatnonzero(occurs).astype(np.int32)
-    if len(identities) == len(occurs):
-        return labels.astype(np.int32, copy=False), identities
+    # np.unique would sort millions of labels.
+    occurs = np.bincount(labels) > 0
     numbers = np.cumsum(occurs, dtype=np.int32) - np.int32(1)
-    return numbers[labels], identities
+    return numbers[labels], np.flatnonzero(occurs).astype(np.int32)

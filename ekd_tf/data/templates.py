@@ -23,13 +23,7 @@ _NAMED = 5
 
 @dataclasses.dataclass(frozen=True)
 class TemplatePairs:
-    """Pairs of templates to verify.
-
-    Attributes:
-        first: Int32 `(pairs,)`, number of a template.
-        second: Int32 `(pairs,)`, number of the other.
-        same: Bool `(pairs,)`, whether both show one identity.
-    """
+    """Pairs of templates, int32 `(pairs,)` each, and bool `(pairs,)`, if of one."""
 
     first: np.ndarray
     second: np.ndarray
@@ -38,12 +32,7 @@ class TemplatePairs:
 
 @dataclasses.dataclass(frozen=True)
 class TemplateSubjects:
-    """Templates with their subjects, of a gallery or of probes.
-
-    Attributes:
-        template: Int64 `(k,)`, numbers of templates, each once.
-        subject: Int64 `(k,)`.
-    """
+    """Templates, each once, with their subjects, both int64 `(k,)`."""
 
     template: np.ndarray
     subject: np.ndarray
@@ -54,8 +43,8 @@ class TemplateSet:
     """IJB-B, IJB-C or a set laid out as they are.
 
     Attributes:
-        name: String, such as "ijbc".
-        images: `Source` of the aligned images, in the order of the list.
+        name: Such as "ijbc".
+        images: The aligned images, in the order of the list.
         template: Int64 `(images,)`, number of the template an image belongs to.
         media: Int64 `(images,)`.
         score: Float32 `(images,)`, of the face detector.
@@ -75,24 +64,25 @@ class TemplateSet:
 
 
 class AlignedImages(Source):
-    """Reads loosely cropped faces and aligns each by its five points.
-
-    All labels are 0.
+    """Reads loosely cropped faces and aligns each by its five points; all labels are 0.
 
     Args:
         root: Folder of the images.
         names: Names of the files in it.
-        points: Float array `(n, 5, 2)`, (x, y) in pixels of the file's image.
-        size: Int, side of the aligned image in pixels.
-
-    Raises:
-        ValueError: Images are missing.
+        points: Floats `(n, 5, 2)`, (x, y) in pixels of the file's image.
+        size: Side of the aligned image in pixels.
     """
 
     encoded = False
     num_identities = 1
 
-    def __init__(self, root, names, points, size: int = TEMPLATE_SIZE):
+    def __init__(
+        self,
+        root: str | os.PathLike,
+        names: list[str],
+        points: np.ndarray,
+        size: int = TEMPLATE_SIZE,
+    ):
         self.name = os.fspath(root)
         self._paths = [os.path.join(self.name, name) for name in names]
         self._points = points
@@ -113,7 +103,7 @@ class AlignedImages(Source):
         digest.update(np.ascontiguousarray(self._points, np.float32))
         return digest.hexdigest()
 
-    def read(self, indices):
+    def read(self, indices: np.ndarray) -> np.ndarray:
         return np.stack([self._read_one(int(index)) for index in indices])
 
     def _read_one(self, index):
@@ -128,7 +118,7 @@ class AlignedImages(Source):
         return self._paths[index]
 
 
-def read_template_set(root, name: str | None = None) -> TemplateSet:
+def read_template_set(root: str | os.PathLike, name: str | None = None) -> TemplateSet:
     """Reads a set of templates.
 
     Layout: `meta/<name>_face_tid_mid.txt` (image, template, media),
@@ -140,10 +130,6 @@ def read_template_set(root, name: str | None = None) -> TemplateSet:
     Args:
         root: The folder.
         name: Such as "ijbc". Default: that of the one `*_face_tid_mid.txt`.
-
-    Raises:
-        ValueError: A list is missing or malformed, lists disagree, or images are
-            missing.
     """
     meta = pathlib.Path(root) / "meta"
     lists = sorted(meta.glob("*_face_tid_mid.txt"))
@@ -154,8 +140,9 @@ def read_template_set(root, name: str | None = None) -> TemplateSet:
                 f"Found: {[path.name for path in lists]}"
             )
         name = lists[0].name[: -len("_face_tid_mid.txt")]
-    names, template, media = read_media_list(meta / f"{name}_face_tid_mid.txt")
-    named, points, score = read_landmarks(meta / f"{name}_name_5pts_score.txt")
+    names, numbers = _table(meta / f"{name}_face_tid_mid.txt", 2, np.int64)
+    named, marks = _table(meta / f"{name}_name_5pts_score.txt", 11, np.float32)
+    points = marks[:, :10].reshape(-1, 5, 2)
     if names != named:
         raise ValueError(
             f"{meta}: the two lists of {name} must name the same images in the same "
@@ -163,35 +150,23 @@ def read_template_set(root, name: str | None = None) -> TemplateSet:
         )
     pairs = meta / f"{name}_template_pair_label.txt"
     galleries = {
-        path.stem.rpartition("_")[2]: read_subjects([path])
+        path.stem.rpartition("_")[2]: _read_subjects([path])
         for path in sorted(meta.glob(f"{name}_1N_gallery_*.csv"))
     }
     probes = sorted(meta.glob(f"{name}_1N_probe_*.csv"))
     return TemplateSet(
         name=name,
         images=AlignedImages(pathlib.Path(root) / "loose_crop", names, points),
-        template=template,
-        media=media,
-        score=score,
-        pairs=read_template_pairs(pairs) if pairs.is_file() else None,
+        template=numbers[:, 0],
+        media=numbers[:, 1],
+        score=marks[:, 10],
+        pairs=_read_template_pairs(pairs) if pairs.is_file() else None,
         galleries=galleries,
-        probes=read_subjects(probes) if probes else None,
+        probes=_read_subjects(probes) if probes else None,
     )
 
 
-def read_media_list(path) -> tuple[list[str], np.ndarray, np.ndarray]:
-    """Returns names, templates and media of lines `image template media`."""
-    names, numbers = _table(path, 2, np.int64)
-    return names, numbers[:, 0], numbers[:, 1]
-
-
-def read_landmarks(path) -> tuple[list[str], np.ndarray, np.ndarray]:
-    """Returns names, points and scores of lines `image x1 y1 ... x5 y5 score`."""
-    names, numbers = _table(path, 11, np.float32)
-    return names, numbers[:, :10].reshape(-1, 5, 2), numbers[:, 10]
-
-
-def read_template_pairs(path) -> TemplatePairs:
+def _read_template_pairs(path):
     """Reads lines `template template 0|1`, 16 million of them in IJB-C."""
     numbers = _load(path, np.int32)
     if numbers.shape[1] != 3 or not np.isin(numbers[:, 2], (0, 1)).all():
@@ -202,9 +177,9 @@ def read_template_pairs(path) -> TemplatePairs:
     return TemplatePairs(numbers[:, 0], numbers[:, 1], numbers[:, 2] == 1)
 
 
-def read_subjects(paths) -> TemplateSubjects:
+def _read_subjects(paths):
     """Reads the first two columns, template and subject, of CSV files with a header."""
-    found = {}
+    subjects: dict = {}
     for path in paths:
         with open_text(path) as file:
             for number, row in enumerate(csv.reader(file)):
@@ -217,14 +192,13 @@ def read_subjects(paths) -> TemplateSubjects:
                         f"{path}: line {number + 1} must begin with a template and a "
                         f"subject. Received: {','.join(row)[:80]!r}"
                     ) from None
-                if found.setdefault(template, subject) != subject:
+                if subjects.setdefault(template, subject) != subject:
                     raise ValueError(
                         f"{path}: template {template} is of subject {subject} and of "
-                        f"{found[template]}"
+                        f"{subjects[template]}"
                     )
-    return TemplateSubjects(
-        np.array(list(found), np.int64), np.array(list(found.values()), np.int64)
-    )
+    columns = list(subjects), list(subjects.values())
+    return TemplateSubjects(*np.array(columns, np.int64))
 
 
 def _table(path, columns, dtype):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterable
 
 from absl import logging
 
@@ -12,14 +13,11 @@ _NAMED = 20
 class UnreadableError(ValueError):
     """More images cannot be read than are allowed.
 
-    It knows of no flag: the program that prints it adds the way out, by `explain`.
-
-    Args:
-        lines: `"path: reason"` of each, at least one.
-        allowed: Int, how many may be unreadable.
+    It holds `"path: reason"` of each. It knows of no flag: the program that prints it
+    adds the way out, by `explain`.
     """
 
-    def __init__(self, lines, allowed: int):
+    def __init__(self, lines: Iterable[str], allowed: int):
         self.lines = tuple(lines)
         self.allowed = allowed
         super().__init__(self.explained(""))
@@ -42,7 +40,7 @@ class Unreadable:
     """The unreadable images of one run, shared by whoever reads any.
 
     Args:
-        allowed: Int >= 0, how many distinct ones may be met. One more is an error.
+        allowed: How many distinct ones may be met, >= 0. One more is an error.
     """
 
     def __init__(self, allowed: int = 0):
@@ -57,14 +55,11 @@ class Unreadable:
             return list(self._lines.values())
 
     def count(self, place: str, reason: str) -> str:
-        """Notes an image, and logs it where it is new.
+        """Notes an image, logs it where it is new, and returns its line of `lines`.
 
         Args:
             place: Where it lives: the same image counts once, whoever reads it.
             reason: What is wrong with it.
-
-        Returns:
-            Its line of `lines`.
 
         Raises:
             UnreadableError: It is one more than is allowed.
@@ -81,12 +76,7 @@ class Unreadable:
 
 
 def explain(error: Exception, way_out: str) -> str:
-    """Returns the words of an error, with the way out of unreadable images.
-
-    Args:
-        error: Any error.
-        way_out: What the program that prints it can do about such images.
-    """
+    """Returns the words of an error, with the way out where images are unreadable."""
     if isinstance(error, UnreadableError):
         return error.explained(way_out)
     return str(error)

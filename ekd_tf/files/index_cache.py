@@ -8,6 +8,7 @@ import pathlib
 import stat
 import zipfile
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 from absl import logging
@@ -21,17 +22,18 @@ _WRITABLE = stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH
 
 
 class IndexCache:
-    """Keeps the arrays found in some files until one of the files changes.
+    """Keeps arrays until the size or the time of change of one of their files differs.
 
-    They are written beside the first file or, where that is not allowed, to another
-    folder. A file counts as unchanged while its size and its time of change are.
+    They are written beside the first file or, where that is not allowed, to `folder`.
 
     Args:
         files: The files the arrays are computed from, the first one naming the cache.
         folder: Where to write when the folder of the files is read-only, or None.
     """
 
-    def __init__(self, files: list[PositionedFile], folder: str | None = None):
+    def __init__(
+        self, files: list[PositionedFile], folder: str | os.PathLike | None = None
+    ):
         self._state = np.array(
             [_FORMAT, *(n for file in files for n in (file.size, file.mtime_ns))]
         )
@@ -56,7 +58,7 @@ class IndexCache:
                 logging.warning("%s is not used and made again: %s", path, e)
         return None
 
-    def save(self, **arrays) -> None:
+    def save(self, **arrays: Any) -> None:
         """Writes the arrays; says in the log when nowhere is writable."""
         reasons = []
         for path in self.paths:

@@ -6,41 +6,32 @@ import contextlib
 import os
 import pathlib
 import tempfile
+from collections.abc import Iterator
 
 
 def make_folder(name: str, folder: str | os.PathLike) -> pathlib.Path:
     """Makes a folder where it is missing, and returns its path.
 
-    Args:
-        name: What the user calls it, for the message.
-        folder: Where.
-
     Raises:
-        ValueError: It cannot be made, or nothing can be written to it.
+        ValueError: Nothing can be written to what the user calls `name`.
     """
     folder = pathlib.Path(folder)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        _probe(folder)
-    except OSError as error:
-        raise _refused(name, "folder", folder, error) from error
+    with _refusing(name, "folder", folder):
+        _make(folder)
     return folder
 
 
 def check_file(name: str, path: str | os.PathLike) -> pathlib.Path:
     """Makes the folder a file will be written to, and returns the file's path.
 
-    Args:
-        name: What the user calls the file, for the message.
-        path: Where it will be, or is and may be replaced.
+    A file there may be replaced.
 
     Raises:
-        ValueError: It is a folder, or cannot be written.
+        ValueError: What the user calls `name` is a folder, or cannot be written.
     """
     path = pathlib.Path(path)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _probe(path.parent)
+    with _refusing(name, "file", path):
+        _make(path.parent)
         # The system limits names; `write_aside` adds to them.
         with contextlib.suppress(FileNotFoundError):
             os.lstat(f"{path}.tmp")
@@ -48,19 +39,22 @@ def check_file(name: str, path: str | os.PathLike) -> pathlib.Path:
             raise IsADirectoryError(0, "It is a folder")
         if path.exists() and not os.access(path, os.W_OK):
             raise PermissionError(0, "It may not be replaced")
-    except OSError as error:
-        raise _refused(name, "file", path, error) from error
     return path
 
 
-def _probe(folder):
+def _make(folder):
+    folder.mkdir(parents=True, exist_ok=True)
     # A read-only mount or a full disk shows only when something is written.
     with tempfile.TemporaryFile(dir=folder) as probe:
         probe.write(b"x")
 
 
-def _refused(name, kind, path, error):
-    return ValueError(
-        f"`{name}` must be a {kind} that can be written to. Received: {path} "
-        f"({error.strerror})"
-    )
+@contextlib.contextmanager
+def _refusing(name: str, kind: str, path: pathlib.Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise ValueError(
+            f"`{name}` must be a {kind} that can be written to. Received: {path} "
+            f"({error.strerror})"
+        ) from error

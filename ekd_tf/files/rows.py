@@ -1,8 +1,4 @@
-"""Files of equal rows that a killed writer leaves short and the next one goes on with.
-
-Between rows 0 and 1 of the architecture: evaluations and teachers both keep
-embeddings this way.
-"""
+"""Files of equal rows that a killed writer leaves short and the next one completes."""
 
 from __future__ import annotations
 
@@ -13,9 +9,10 @@ from collections.abc import Callable
 from collections.abc import Iterable
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from ekd_tf.files.atomic import naming
-from ekd_tf.files.atomic import write_aside
+from ekd_tf.files.atomic import write_text
 
 
 class RowFile:
@@ -28,8 +25,8 @@ class RowFile:
     Args:
         path: The file of rows.
         note: The JSON file.
-        description: JSON-able dict.
-        count: Int, how many rows there will be.
+        description: JSON-able.
+        count: How many rows there will be.
         dtype: Of the entries.
     """
 
@@ -39,13 +36,13 @@ class RowFile:
         note: pathlib.Path,
         description: dict,
         count: int,
-        dtype=np.float32,
+        dtype: DTypeLike = np.float32,
     ):
         self.path, self.note = path, note
         self.count = count
         self.dtype = np.dtype(dtype)
         self._description = description
-        self._shape = read_note(note).get("shape")
+        self._shape: list | None = read_note(note).get("shape")
 
     @property
     def done(self) -> int:
@@ -70,7 +67,6 @@ class RowFile:
 
         Raises:
             ValueError: The rows computed are not of one shape or not `count`.
-            OSError: The disk is full or the like; it names the file.
         """
         if self.done < self.count:
             self._append(compute)
@@ -79,7 +75,7 @@ class RowFile:
                 f"There must be {self.count} embeddings. Received: {self.done}; "
                 f"remove {self.path}"
             )
-        shape = (self.count, *self._shape)
+        shape = (self.count, *(self._shape or ()))
         return np.memmap(self.path, self.dtype, mode="r", shape=shape)
 
     def _append(self, compute):
@@ -106,15 +102,11 @@ class RowFile:
     def _write_note(self, shape):
         self._shape = shape
         text = json.dumps({**self._description, "shape": shape}, indent=2) + "\n"
-        write_aside(self.note, lambda file: file.write(text.encode()))
+        write_text(self.note, text)
 
 
 def read_note(path: pathlib.Path) -> dict:
-    """Returns a note, empty where there is none.
-
-    Raises:
-        ValueError: It is no JSON object.
-    """
+    """Returns a note, empty where there is none."""
     if not path.is_file():
         return {}
     try:

@@ -14,11 +14,7 @@ _BREAKS = str.maketrans({"\n": "\\n", "\r": "\\r", "\t": "\\t"})
 
 
 def open_bytes(path: str | bytes | os.PathLike) -> io.BufferedReader:
-    """Opens a user's text file for reading, behind its byte-order mark.
-
-    Raises:
-        ValueError: The file cannot be opened, or is UTF-16.
-    """
+    """Opens a user's text file for reading, behind its byte-order mark."""
     path = os.fsdecode(path)
     try:
         file = open(path, "rb")
@@ -54,11 +50,8 @@ def one_line(text: str) -> str:
 def command_line() -> list[str]:
     """Returns `sys.argv` with flagfiles in place, for `app.run(main, argv=...)`.
 
-    absl takes a byte-order mark in a flagfile for a word. Its rules are kept: a blank
-    line and one from # or // on is left out, a file may name others, `--` ends it.
-
-    From here on, a path that cannot be printed in the terminal's encoding is printed
-    with escapes.
+    absl takes a byte-order mark in a flagfile for a word; its rules are kept. From here
+    on, a path the terminal's encoding does not have is printed with escapes.
     """
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):

@@ -15,7 +15,6 @@ from ekd_tf.heads.fixed_margins import CombinedMargin
 from ekd_tf.heads.fixed_margins import CosFace
 from ekd_tf.heads.fixed_margins import arcface_target
 from ekd_tf.heads.fixed_margins import combined_target
-from ekd_tf.heads.fixed_margins import cosface_target
 
 # What `--head` calls them.
 HEADS = {
@@ -38,7 +37,6 @@ __all__ = [
     "arcface_target",
     "check_labels",
     "combined_target",
-    "cosface_target",
     "curricular_negatives",
     "margin_softmax_loss",
     "num_sampled",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable
+from typing import Any
 
 import keras
 import numpy as np
@@ -24,26 +25,8 @@ from ekd_tf.ops.numerics import as_int32
 from ekd_tf.ops.numerics import l2_normalize
 
 GRADIENTS = ("true", "straight_through")
-
-
-def replace_targets(
-    cosine: tf.Tensor, labels: tf.Tensor, target_cosine: Callable
-) -> tf.Tensor:
-    """Replaces each row's entry at its label by a function of that entry.
-
-    Touches one entry per row: no one-hot matrix of the size of `cosine` is made.
-
-    Args:
-        cosine: Float32 tensor `(batch, num_identities)`.
-        labels: Integer tensor `(batch,)` in [0, num_identities).
-        target_cosine: Function from float32 `(batch,)` to float32 `(batch,)`.
-
-    Returns:
-        Float32 tensor `(batch, num_identities)`.
-    """
-    entries = target_entries(labels)
-    target = tf.gather_nd(cosine, entries)
-    return tf.tensor_scatter_nd_add(cosine, entries, target_cosine(target) - target)
+# A function of the cosines at the labels, float32 `(batch,)`.
+TargetCosine = Callable[[tf.Tensor], tf.Tensor]
 
 
 def target_entries(labels: tf.Tensor) -> tf.Tensor:
@@ -51,16 +34,24 @@ def target_entries(labels: tf.Tensor) -> tf.Tensor:
     return tf.stack([tf.range(tf.shape(labels)[0]), tf.cast(labels, tf.int32)], axis=1)
 
 
+def replace_targets(
+    cosine: tf.Tensor, labels: tf.Tensor, target_cosine: TargetCosine
+) -> tf.Tensor:
+    """Replaces each row's entry at its label by a function of that entry.
+
+    Touches one entry per row: no one-hot matrix of the size of `cosine`, float32
+    `(batch, num_identities)`, is made.
+    """
+    entries = target_entries(labels)
+    target = tf.gather_nd(cosine, entries)
+    return tf.tensor_scatter_nd_add(cosine, entries, target_cosine(target) - target)
+
+
 def margin_softmax_loss(logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
     """Returns each row's cross entropy between the softmax and its label.
 
-    Args:
-        logits: Float tensor `(batch, num_identities)`; computed in float32.
-        labels: Integer tensor `(batch,)` in [0, num_identities).
-
-    Returns:
-        Float32 tensor `(batch,)` >= 0. Not averaged: the caller knows which rows
-        count and how many there are over all replicas.
+    Float32 `(batch,)`, of logits `(batch, num_identities)` of any float type. Not
+    averaged: the caller knows which rows count and how many there are over replicas.
     """
     return tf.nn.sparse_softmax_cross_entropy_with_logits(
         labels=labels, logits=tf.cast(logits, tf.float32)
@@ -71,11 +62,7 @@ def check_labels(labels: np.ndarray, num_identities: int) -> None:
     """Raises `ValueError` naming the worst label outside [0, num_identities).
 
     For the host, before the first step: inside a step a label outside is an error on
-    one device, a constant loss on another.
-
-    Args:
-        labels: Integer array of any shape, of a batch or of the whole dataset.
-        num_identities: Int >= 1, the head's.
+    one device, a constant loss on another. `labels` has any shape.
     """
     check_range("num_identities", num_identities, low=1)
     labels = np.asarray(labels)
@@ -108,8 +95,8 @@ def sample_classes(
 
     Args:
         labels: Int32 tensor `(batch,)` in [0, num_identities).
-        num_identities: Int.
-        count: Int in [number of different labels, num_identities].
+        num_identities: How many classes there are.
+        count: How many to draw, at least the number of different labels.
         seed: Int tensor `(2,)`; the same seed and labels give the same classes on
             every device. Under XLA a seed gives other numbers than without.
 
@@ -134,13 +121,12 @@ def sample_classes(
 class MarginHead(keras.layers.Layer):
     r"""Turns embeddings into scaled cosines to class centres, less a margin.
 
-    Base of the heads, which say what becomes of the cosine to the centre of the true
-    identity.
+    A head says by `target_cosine` what becomes of the cosine to the centre of the true
+    identity, and may override `update_averages` and `place_targets`.
 
     Args:
         num_identities: Int >= 2.
         scale: Float > 0, multiplies the cosines.
-        margin: Float, in the unit of the subclass.
         gradient: "true", or "straight_through" for that of insightface, which applies
             the margin outside the graph: the target logit's derivative by the cosine
             is then `scale` whatever the margin, instead of
@@ -153,18 +139,6 @@ class MarginHead(keras.layers.Layer):
         **kwargs: Arguments of `keras.layers.Layer`. `dtype` is always float32, for a
             margin is smaller than half precision resolves at this scale.
 
-    Call:
-        embeddings: Float tensor `(batch, dim)`; normalised here. A zero row gives
-            cosine 0 to every centre.
-        labels: Integer tensor `(batch,)` in [0, num_identities). Not checked here,
-            where some devices would ignore a label outside: see `check_labels`.
-        in_margin: Float tensor `(batch,)`, 1 for rows that count in what a head
-            averages over batches. None: all do.
-        training: Bool: whether such averages move.
-
-    Returns:
-        Logits to all classes, float32 `(batch, num_identities)`.
-
     State:
         centers: float32 `(num_identities, dim)`, trainable, at first normal with
             standard deviation 0.01; normalised at every call.
@@ -174,26 +148,21 @@ class MarginHead(keras.layers.Layer):
     def __init__(
         self,
         num_identities: int,
-        scale: float,
-        margin: float,
+        scale: float = 64.0,
         gradient: str = "true",
         sample_rate: float = 1.0,
         seed: int = 0,
-        **kwargs,
-    ):
-        check_range("num_identities", num_identities, low=2)
-        check_positive("scale", scale)
-        check_choice("gradient", gradient, GRADIENTS)
-        check_range("sample_rate", sample_rate, 0, 1, low_open=True)
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**{**kwargs, "dtype": "float32"})
-        self.num_identities = int(num_identities)
-        self.scale = float(scale)
-        self.margin = float(margin)
-        self.gradient = gradient
-        self.sample_rate = float(sample_rate)
+        self.num_identities = int(check_range("num_identities", num_identities, low=2))
+        self.scale = check_positive("scale", scale)
+        self.gradient = check_choice("gradient", gradient, GRADIENTS)
+        self.sample_rate = check_range("sample_rate", sample_rate, 0, 1, low_open=True)
         self.seed = int(seed)
 
-    def build(self, embeddings_shape):
+    def build(self, embeddings_shape: tuple) -> None:
+        """Makes the state for embeddings of the last dimension's size."""
         self.centers = self.add_weight(
             name="centers",
             shape=(self.num_identities, embeddings_shape[-1]),
@@ -211,6 +180,17 @@ class MarginHead(keras.layers.Layer):
         in_margin: tf.Tensor | None = None,
         training: bool = True,
     ) -> tf.Tensor:
+        """Returns the logits to all classes, float32 `(batch, num_identities)`.
+
+        Args:
+            embeddings: Float tensor `(batch, dim)`; normalised here. A zero row gives
+                cosine 0 to every centre.
+            labels: Integer tensor `(batch,)` in [0, num_identities). Not checked here,
+                where some devices would ignore a label outside: see `check_labels`.
+            in_margin: Float tensor `(batch,)`, 1 for rows that count in what a head
+                averages over batches. None: all do.
+            training: Whether such averages move.
+        """
         embeddings, labels = _checked(embeddings, labels)
         centers = tf.convert_to_tensor(self.centers)
         return self._logits(embeddings, labels, centers, in_margin, training)
@@ -235,11 +215,11 @@ class MarginHead(keras.layers.Layer):
         embeddings, labels = _checked(embeddings, labels)
         if training and self.sample_rate < 1:
             everyone = gather_rows(labels)
-            if everyone.shape[0] is None:
+            rows = everyone.shape[0]
+            if rows is None:
                 raise ValueError(
                     "`sample_rate` below 1 needs a batch size known while tracing."
                 )
-            rows = everyone.shape[0]
             count = num_sampled(self.num_identities, self.sample_rate, rows)
             draw = tf.convert_to_tensor(self.num_draws)
             classes, _ = sample_classes(
@@ -254,34 +234,46 @@ class MarginHead(keras.layers.Layer):
         return margin_softmax_loss(logits, labels)
 
     def _logits(self, embeddings, labels, centers, in_margin, training):
-        if in_margin is None:
-            in_margin = tf.ones(tf.shape(labels), tf.float32)
         cosine = tf.matmul(
             l2_normalize(embeddings), l2_normalize(centers), transpose_b=True
         )
-        return self.scale * self.apply_margin(
-            cosine, labels, embeddings, as_float32(in_margin), training
-        )
+        frozen = tf.stop_gradient(embeddings)
+        if training:
+            if in_margin is None:
+                in_margin = tf.ones(tf.shape(labels), tf.float32)
+            own = tf.stop_gradient(tf.gather_nd(cosine, target_entries(labels)))
+            self.update_averages(own, frozen, as_float32(in_margin))
 
-    def apply_margin(self, cosine, labels, embeddings, in_margin, training):
-        """Returns the cosines with the margin in place, before the scale.
+        def target(own):
+            moved = self.target_cosine(own, frozen)
+            if self.gradient == "true":
+                return moved
+            return own + tf.stop_gradient(moved - own)
 
-        Args:
-            cosine: Float32 tensor `(batch, num_classes)`.
-            labels: Int32 tensor `(batch,)` in [0, num_classes).
-            embeddings: Float32 tensor `(batch, dim)`, not normalised.
-            in_margin: Float32 tensor `(batch,)`.
-            training: Bool.
+        return self.scale * self.place_targets(cosine, labels, target)
+
+    def target_cosine(self, cosine: tf.Tensor, embeddings: tf.Tensor) -> tf.Tensor:
+        """Returns the cosines to the true centres, `(batch,)`, with the margin.
+
+        `embeddings` are as they came, float32 `(batch, dim)`, without gradient.
         """
-        return replace_targets(cosine, labels, self.with_gradient(self.target_cosine))
+        raise TypeError(f"{type(self).__name__} must define `target_cosine`.")
 
-    def with_gradient(self, target_cosine):
-        """Returns the function with the derivative `gradient` asks for."""
-        if self.gradient == "true":
-            return target_cosine
-        return lambda cosine: cosine + tf.stop_gradient(target_cosine(cosine) - cosine)
+    def update_averages(
+        self, cosine: tf.Tensor, embeddings: tf.Tensor, in_margin: tf.Tensor
+    ) -> None:
+        """Moves what the head averages over batches, before it is used.
 
-    def get_config(self) -> dict:
+        Arguments as of `target_cosine`, and the weight of each row, float32 `(batch,)`.
+        """
+
+    def place_targets(
+        self, cosine: tf.Tensor, labels: tf.Tensor, target_cosine: TargetCosine
+    ) -> tf.Tensor:
+        """Returns all cosines, float32 `(batch, num_classes)`, with the margin."""
+        return replace_targets(cosine, labels, target_cosine)
+
+    def get_config(self) -> dict[str, Any]:
         """Returns the constructor's arguments, from the attributes of their names."""
         of_base = inspect.signature(MarginHead).parameters
         names = {**of_base, **inspect.signature(type(self)).parameters}

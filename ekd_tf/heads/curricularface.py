@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import math
+from typing import Any
 
 import tensorflow as tf
 
+from ekd_tf.checks import check_angle
 from ekd_tf.checks import check_range
 from ekd_tf.heads.base import MarginHead
+from ekd_tf.heads.base import TargetCosine
 from ekd_tf.heads.base import target_entries
 from ekd_tf.heads.fixed_margins import arcface_target
 from ekd_tf.keras_compat import add_state
 from ekd_tf.keras_compat import register
-from ekd_tf.ops.collective import sum_over_replicas
+from ekd_tf.ops.collective import mean_over_replicas
 
 
 def curricular_negatives(
@@ -23,14 +25,8 @@ def curricular_negatives(
     $$ N(c_j) = \begin{cases} c_j & c_j \le t(\theta_y) \\
         c_j (t + c_j) & \text{otherwise} \end{cases} $$
 
-    Args:
-        cosine: Float32 tensor `(batch, num_classes)`.
-        target: Float32 tensor `(batch,)`: the cosine with the margin at the label.
-        stage: Float32 scalar t, the running mean of the target cosine.
-
-    Returns:
-        Float32 tensor `(batch, num_classes)`. Neither `target` nor `stage` receives a
-        gradient: which negatives are hard is a choice, not a value.
+    with `target` the cosines with the margin, `(batch,)`, and `stage` the scalar t.
+    `target` receives no gradient: which negatives are hard is a choice, not a value.
     """
     return tf.where(cosine > target[:, None], cosine * (stage + cosine), cosine)
 
@@ -39,8 +35,8 @@ def curricular_negatives(
 class CurricularFace(MarginHead):
     """Gives ArcFace logits whose hard negatives are weighted by the stage reached.
 
-    The target's logit is that of `ArcFace`, the others `curricular_negatives`. All
-    else as in `MarginHead`.
+    The target is that of `ArcFace`, the others are `curricular_negatives`. All else as
+    in `MarginHead`.
 
     Args:
         margin: Float in [0, pi/2), radians.
@@ -48,9 +44,8 @@ class CurricularFace(MarginHead):
 
     State:
         stage: float32 scalar, the running mean of the cosine between embeddings and
-        their true centres, from 0; over the rows `in_margin` of the global batch. It
-        is updated before it is used; a batch without such rows, or whose mean is not
-        finite, leaves it alone. Besides as in `MarginHead`.
+        their true centres, from 0; over the rows `in_margin` of the global batch. A
+        batch without such rows, or whose mean is not finite, leaves it alone.
 
     Reference:
         Huang et al., 2020, arXiv:2004.00288, momentum 0.01 as in the authors'
@@ -63,38 +58,33 @@ class CurricularFace(MarginHead):
         scale: float = 64.0,
         margin: float = 0.5,
         momentum: float = 0.01,
-        **kwargs,
-    ):
-        check_range("margin", margin, low=0, high=math.pi / 2, high_open=True)
-        check_range("momentum", momentum, 0, 1, low_open=True)
-        super().__init__(num_identities, scale, margin, **kwargs)
-        self.momentum = float(momentum)
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(num_identities, scale, **kwargs)
+        self.margin = check_angle("margin", margin)
+        self.momentum = check_range("momentum", momentum, 0, 1, low_open=True)
 
-    def build(self, embeddings_shape):
+    def build(self, embeddings_shape: tuple) -> None:
         super().build(embeddings_shape)
         self.stage = add_state(self, "stage")
 
-    def target_cosine(self, cosine):
+    def target_cosine(self, cosine: tf.Tensor, embeddings: tf.Tensor) -> tf.Tensor:
         return arcface_target(cosine, self.margin)
 
-    def apply_margin(self, cosine, labels, embeddings, in_margin, training):
+    def update_averages(
+        self, cosine: tf.Tensor, embeddings: tf.Tensor, in_margin: tf.Tensor
+    ) -> None:
+        mean, count = mean_over_replicas(cosine, in_margin)
+        old = tf.convert_to_tensor(self.stage)
+        usable = (count > 0) & tf.math.is_finite(mean)
+        moved = old + self.momentum * (mean - old)
+        self.stage.assign(tf.where(usable, moved, old))
+
+    def place_targets(
+        self, cosine: tf.Tensor, labels: tf.Tensor, target_cosine: TargetCosine
+    ) -> tf.Tensor:
         entries = target_entries(labels)
-        own = tf.gather_nd(cosine, entries)
+        target = target_cosine(tf.gather_nd(cosine, entries))
         stage = tf.convert_to_tensor(self.stage)
-        if training:
-            stage = self._updated(stage, tf.stop_gradient(own), in_margin)
-        target = self.with_gradient(self.target_cosine)(own)
         negatives = curricular_negatives(cosine, tf.stop_gradient(target), stage)
         return tf.tensor_scatter_nd_update(negatives, entries, target)
-
-    def _updated(self, stage, own, in_margin):
-        total, count = tf.unstack(
-            sum_over_replicas(
-                tf.stack([tf.reduce_sum(own * in_margin), tf.reduce_sum(in_margin)])
-            )
-        )
-        mean = tf.math.divide_no_nan(total, count)
-        usable = (count > 0) & tf.math.is_finite(mean)
-        stage = tf.where(usable, stage + self.momentum * (mean - stage), stage)
-        self.stage.assign(stage)
-        return stage

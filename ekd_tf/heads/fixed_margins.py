@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import tensorflow as tf
 
+from ekd_tf.checks import check_angle
 from ekd_tf.checks import check_positive
 from ekd_tf.checks import check_range
 from ekd_tf.heads.base import MarginHead
@@ -19,16 +21,11 @@ def arcface_target(cosine: tf.Tensor, margin: float | tf.Tensor) -> tf.Tensor:
     $$ t(\theta) = \begin{cases} \cos(\theta + m) & \theta < \pi - m \\
         \cos\theta - m \sin m & \text{otherwise} \end{cases} $$
 
-    Beyond $\pi - m$ the cosine of the sum would rise again and reward a larger
-    angle; the second case keeps the target falling.
+    Beyond $\pi - m$ the cosine of the sum would rise again and reward a larger angle.
 
-    Args:
-        cosine: Float32 tensor in [-1, 1] up to rounding: cosines to the true centres.
-        margin: Float in [0, pi/2), or tensor of them that broadcasts, radians.
-
-    Returns:
-        Float32 tensor of the same shape. Its gradient is finite everywhere: at a
-        cosine of exactly 1, where the slope has no limit, it is cos(margin).
+    The margin is one of [0, pi/2) radians, or a tensor of them. The gradient is finite
+    everywhere: at a cosine of exactly 1, where the slope has no limit, it is
+    cos(margin).
 
     Reference:
         Deng et al., 2019, arXiv:1801.07698, equation 3; the second case as in
@@ -47,50 +44,46 @@ def arcface_target(cosine: tf.Tensor, margin: float | tf.Tensor) -> tf.Tensor:
 class ArcFace(MarginHead):
     """Gives logits with an additive angular margin at the true identity.
 
-    The target's logit is `scale * arcface_target(cosine, margin)`, every other one
-    `scale * cosine`. The margin is in [0, pi/2) radians; all else as in `MarginHead`.
-
-    Reference:
-        Deng et al., 2019, arXiv:1801.07698.
+    The target is `arcface_target(cosine, margin)`, the margin in [0, pi/2) radians; all
+    else as in `MarginHead`.
     """
 
     def __init__(
-        self, num_identities: int, scale: float = 64.0, margin: float = 0.5, **kwargs
-    ):
-        if not 0 <= margin < math.pi / 2:
-            raise ValueError(
-                f"`margin` must be in [0, pi/2) radians. Received: margin={margin}"
-            )
-        super().__init__(num_identities, scale, margin, **kwargs)
+        self,
+        num_identities: int,
+        scale: float = 64.0,
+        margin: float = 0.5,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(num_identities, scale, **kwargs)
+        self.margin = check_angle("margin", margin)
 
-    def target_cosine(self, cosine):
+    def target_cosine(self, cosine: tf.Tensor, embeddings: tf.Tensor) -> tf.Tensor:
         return arcface_target(cosine, self.margin)
-
-
-def cosface_target(cosine: tf.Tensor, margin: float) -> tf.Tensor:
-    """Returns `cosine - margin`, both cosines: Wang et al., 2018, equation 4."""
-    return cosine - margin
 
 
 @register
 class CosFace(MarginHead):
     """Gives logits with an additive cosine margin at the true identity.
 
-    The target's logit is `scale * (cosine - margin)`, every other one
-    `scale * cosine`. The margin is a cosine in [0, 1); all else as in `MarginHead`.
+    The target is `cosine - margin`, the margin in [0, 1); all else as in `MarginHead`.
 
     Reference:
-        Wang et al., 2018, arXiv:1801.09414.
+        Wang et al., 2018, arXiv:1801.09414, equation 4.
     """
 
     def __init__(
-        self, num_identities: int, scale: float = 64.0, margin: float = 0.4, **kwargs
-    ):
-        check_range("margin", margin, low=0, high=1, high_open=True)
-        super().__init__(num_identities, scale, margin, **kwargs)
+        self,
+        num_identities: int,
+        scale: float = 64.0,
+        margin: float = 0.4,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(num_identities, scale, **kwargs)
+        self.margin = check_range("margin", margin, low=0, high=1, high_open=True)
 
-    def target_cosine(self, cosine):
-        return cosface_target(cosine, self.margin)
+    def target_cosine(self, cosine: tf.Tensor, embeddings: tf.Tensor) -> tf.Tensor:
+        return cosine - self.margin
 
 
 def combined_target(
@@ -102,18 +95,10 @@ def combined_target(
             & m_1 \theta + m_2 < \pi \\
         -1 - (m_1 \theta + m_2 - \pi) - m_3 & \text{otherwise} \end{cases} $$
 
-    Past $\pi$ the cosine would rise again and reward a larger angle; the second case
-    keeps the target falling, without a step.
+    The second case keeps the target falling, without a step.
 
-    Args:
-        cosine: Float32 tensor in [-1, 1] up to rounding.
-        multiplier: Float > 0: m1.
-        angular: Float in [0, pi/2), radians: m2.
-        additive: Float in [0, 1), a cosine: m3.
-
-    Returns:
-        Float32 tensor of the same shape. Its gradient is finite everywhere: zero
-        within 1e-6 of the cosines -1 and 1.
+    with m1 the multiplier, m2 the angular and m3 the additive margin. The gradient is
+    finite everywhere: zero within 1e-6 of the cosines -1 and 1.
 
     Reference:
         Deng et al., 2019, arXiv:1801.07698, equation 4, which does not say what
@@ -128,8 +113,8 @@ def combined_target(
 class CombinedMargin(MarginHead):
     """Gives logits with a multiplied, an added and a subtracted margin.
 
-    The target's logit is `scale * combined_target(cosine, margin1, margin2, margin3)`,
-    every other one `scale * cosine`. All else as in `MarginHead`.
+    The target is `combined_target(cosine, margin1, margin2, margin3)`; all else as in
+    `MarginHead`.
 
     Args:
         margin1: Float > 0, multiplies the angle (SphereFace).
@@ -147,20 +132,12 @@ class CombinedMargin(MarginHead):
         margin1: float = 1.0,
         margin2: float = 0.3,
         margin3: float = 0.2,
-        **kwargs,
-    ):
-        check_positive("margin1", margin1)
-        check_range("margin2", margin2, low=0, high=math.pi / 2, high_open=True)
-        check_range("margin3", margin3, low=0, high=1, high_open=True)
-        super().__init__(num_identities, scale, margin2, **kwargs)
-        self.margin1 = float(margin1)
-        self.margin2 = float(margin2)
-        self.margin3 = float(margin3)
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(num_identities, scale, **kwargs)
+        self.margin1 = check_positive("margin1", margin1)
+        self.margin2 = check_angle("margin2", margin2)
+        self.margin3 = check_range("margin3", margin3, low=0, high=1, high_open=True)
 
-    def target_cosine(self, cosine):
+    def target_cosine(self, cosine: tf.Tensor, embeddings: tf.Tensor) -> tf.Tensor:
         return combined_target(cosine, self.margin1, self.margin2, self.margin3)
-
-    def get_config(self) -> dict:
-        config = super().get_config()
-        del config["margin"]
-        return config

@@ -2,19 +2,19 @@
 
 from ekd_tf.losses.ada_distill import AdaDistillLoss
 from ekd_tf.losses.base import DistillationLoss
-from ekd_tf.losses.cckd import CCKDLoss
+from ekd_tf.losses.base import ProjectedLoss
 from ekd_tf.losses.centres import CentreLoss
-from ekd_tf.losses.cosine import CosineLoss
+from ekd_tf.losses.centres import MarginDistillationLoss
+from ekd_tf.losses.centres import ProxylessKDLoss
+from ekd_tf.losses.centres import ShrinkTeaNetLoss
 from ekd_tf.losses.darkrank import DarkRankLoss
+from ekd_tf.losses.direct import CosineLoss
+from ekd_tf.losses.direct import FitNetLoss
 from ekd_tf.losses.ekd import EKDLoss
-from ekd_tf.losses.fitnet import FitNetLoss
 from ekd_tf.losses.kd import KDLoss
-from ekd_tf.losses.margin_distillation import MarginDistillationLoss
-from ekd_tf.losses.projection import ProjectedLoss
-from ekd_tf.losses.proxyless_kd import ProxylessKDLoss
+from ekd_tf.losses.pairwise import CCKDLoss
+from ekd_tf.losses.pairwise import SPLoss
 from ekd_tf.losses.rkd import RKDLoss
-from ekd_tf.losses.shrinkteanet import ShrinkTeaNetLoss
-from ekd_tf.losses.sp import SPLoss
 from ekd_tf.losses.triplet_distillation import TripletDistillationLoss
 
 # What `--distill` calls them.

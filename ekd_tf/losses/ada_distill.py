@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import math
+from typing import Any
 
 import tensorflow as tf
 
+from ekd_tf.checks import check_angle
 from ekd_tf.checks import check_positive
 from ekd_tf.checks import check_range
 from ekd_tf.heads import arcface_target
 from ekd_tf.keras_compat import register
+from ekd_tf.losses.base import ProjectedLoss
+from ekd_tf.losses.base import TermsAndMonitor
 from ekd_tf.losses.centres import margin_cross_entropy
-from ekd_tf.losses.projection import ProjectedLoss
 from ekd_tf.ops.numerics import l2_normalize
 
 
@@ -23,13 +25,8 @@ def kept_fractions(
     $$ a = \mathrm{clip}\big(\hat s \cdot \hat t \;
         \mathrm{clip}(\hat c \cdot \hat t, 10^{-6}, 1), 10^{-6}, 1\big) $$
 
-    Args:
-        student: Float32 tensor `(batch, dim)` of unit length.
-        teacher: Float32 tensor `(batch, dim)` of unit length.
-        centres: Float32 tensor `(batch, dim)`, of any length.
-
-    Returns:
-        Float32 tensor `(batch,)` in [1e-6, 1].
+    float32 `(batch,)`, of three float32 `(batch, dim)`: both models' embeddings, of
+    unit length, and the centres as they are.
     """
     agreement = tf.reduce_sum(student * teacher, axis=1)
     closeness = tf.reduce_sum(l2_normalize(centres) * teacher, axis=1)
@@ -52,15 +49,12 @@ def moved_centres(
     the mean of what each image of the identity asks for, whatever their order.
 
     Args:
-        centres: Float32 tensor `(num_identities, dim)`.
-        labels: Int32 tensor `(batch,)` in [0, num_identities).
+        centres: Float32 tensor `(num_identities, dim)`: c, like the result.
+        labels: Int32 tensor `(batch,)`: y.
         teacher: Float32 tensor `(batch, dim)` of unit length.
         kept: Float32 tensor `(batch,)`: a.
         usable: Bool tensor `(batch,)`: which images count. An identity without any
             keeps its centre.
-
-    Returns:
-        Float32 tensor `(num_identities, dim)`.
     """
     current = tf.gather(centres, labels)
     wanted = (1.0 - kept)[:, None] * (teacher - current)
@@ -82,7 +76,8 @@ class AdaDistillLoss(ProjectedLoss):
 
     Early, when student and teacher disagree, a centre is little more than the
     teacher's last embedding of the identity; as they agree it becomes an average over
-    many. Centres are updated before they are used.
+    many. Centres are updated before they are used. To watch: `ada_distill/keep`, the
+    batch's mean of `kept_fractions`.
 
     Args:
         num_identities: Int >= 2.
@@ -90,19 +85,11 @@ class AdaDistillLoss(ProjectedLoss):
         student_dim: As in `ProjectedLoss`.
         margin: Float in [0, pi/2), radians.
         scale: Float > 0 of the logits.
-        name: Name of the layer and of its term.
-
-    Returns:
-        `{"ada_distill": ...}`, float32 scalar >= 0. To watch: `ada_distill/keep`, the
-        batch's mean of `kept_fractions`.
 
     State:
         centres: float32 `(num_identities, teacher_dim)`, not trainable, zero until an
         identity is seen; saved with the run. A row whose embedding of either model is
         not finite does not count. Besides as in `ProjectedLoss`.
-
-    Raises:
-        ValueError: An argument outside its range; at a call, no labels.
 
     Reference:
         Boutros et al., 2024, arXiv:2407.01332, AdaArcDistill, with m = 0.45. In the
@@ -111,6 +98,7 @@ class AdaDistillLoss(ProjectedLoss):
         noise, and the target is not kept from rising past pi - m.
     """
 
+    default_name = "ada_distill"
     uses_labels = True
 
     def __init__(
@@ -120,19 +108,21 @@ class AdaDistillLoss(ProjectedLoss):
         student_dim: int | None = None,
         margin: float = 0.45,
         scale: float = 64.0,
-        name: str = "ada_distill",
-        **kwargs,
-    ):
-        check_range("num_identities", num_identities, 2)
-        check_range("margin", margin, 0, math.pi / 2, high_open=True)
-        check_positive("scale", scale)
-        super().__init__(student_dim, teacher_dim, name=name, **kwargs)
-        self.num_identities = int(num_identities)
-        self.margin = float(margin)
-        self.scale = float(scale)
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(student_dim, teacher_dim, **kwargs)
+        self.num_identities = int(check_range("num_identities", num_identities, 2))
+        self.margin = check_angle("margin", margin)
+        self.scale = check_positive("scale", scale)
         self.centres = self.add_state("centres", (self.num_identities, teacher_dim))
 
-    def compute(self, student, teacher, labels, image_ids, training):
+    def compute(
+        self,
+        student: tf.Tensor,
+        teacher: tf.Tensor,
+        labels: tf.Tensor,
+        training: bool,
+    ) -> TermsAndMonitor:
         projected = l2_normalize(self.project(student, teacher))
         teacher = l2_normalize(teacher)
         centres = tf.convert_to_tensor(self.centres)

@@ -3,50 +3,53 @@
 from __future__ import annotations
 
 import inspect
+from typing import Any
 
 import keras
 import tensorflow as tf
 
 from ekd_tf import keras_compat
+from ekd_tf.checks import check_positive
 from ekd_tf.checks import check_rank
 from ekd_tf.checks import check_same_batch
 from ekd_tf.ops.numerics import as_float32
 from ekd_tf.ops.numerics import as_int32
 
+# Two dicts of names to float32 scalars: the terms of the loss, and what to watch.
+TermsAndMonitor = tuple[dict[str, tf.Tensor], dict[str, tf.Tensor]]
+
 
 class DistillationLoss(keras.layers.Layer):
     """Base of the losses that compare a student's embeddings with a teacher's.
 
-    A loss is a layer so that whatever state it holds (thresholds, projections,
-    centres) is tracked and saved with the run. Subclasses write `compute` and keep
-    each argument of their constructor as an attribute of the same name.
-
     Called as `loss(student, teacher, labels)` it returns a dict of named float32
-    scalars whose sum is the loss, under every precision policy.
+    scalars whose sum is the loss, under every precision policy. A loss is a layer so
+    that its state (thresholds, projections, centres) is saved with the run.
+
+    A subclass writes `compute`, keeps each argument of its constructor as an attribute
+    of that name, and makes its state in the constructor: the optimizer is given the
+    trainable part before the first batch.
     """
 
+    # The layer's name, which terms carry, unless another is given.
+    default_name: str | None = None
     # Whether a call without labels is refused.
     uses_labels = False
 
-    def __init__(self, name: str | None = None, **kwargs):
-        kwargs.pop("dtype", None)
-        super().__init__(name=name, dtype="float32", **kwargs)
-        # State is made in the constructor of a subclass: the optimizer is given the
-        # trainable part before the first batch.
+    def __init__(self, name: str | None = None, **kwargs: Any) -> None:
+        name = name or self.default_name
+        super().__init__(**{**kwargs, "name": name, "dtype": "float32"})
         self.built = True
 
     add_state = keras_compat.add_state
 
-    def compute(self, student, teacher, labels, image_ids, training):
-        """Returns `(terms, monitor)`, two dicts of names to float32 scalars.
+    def compute(self, *args: Any, **kwargs: Any) -> TermsAndMonitor:
+        """Returns the terms of a batch and what to watch beside them.
 
-        Args:
-            student: Float32 tensor `(batch, student_dim)`, not normalised.
-            teacher: Float32 tensor `(batch, teacher_dim)`, not normalised, without
-                gradient.
-            labels: Int32 tensor `(batch,)`, or None.
-            image_ids: Int32 tensor `(batch,)`, or None.
-            training: Bool: whether state may change.
+        Called with `student` and `teacher`, float32 `(batch, dim)`, not normalised, the
+        teacher without gradient; and by name with those of these that it takes:
+        `labels` and `image_ids`, int32 `(batch,)` or None, and `training`, a bool:
+        whether state may change.
         """
         raise TypeError(f"{type(self).__name__} must define `compute`.")
 
@@ -58,7 +61,7 @@ class DistillationLoss(keras.layers.Layer):
         image_ids: tf.Tensor | None = None,
         training: bool = True,
         with_monitor: bool = False,
-    ):
+    ) -> dict[str, tf.Tensor] | TermsAndMonitor:
         """Returns the loss terms of a batch.
 
         Args:
@@ -69,32 +72,91 @@ class DistillationLoss(keras.layers.Layer):
             image_ids: Integer tensor `(batch,)` naming the source image of each row,
                 or None when all differ.
             training: Whether the loss may update its state.
-            with_monitor: Whether to return a second dict of scalars worth watching
-                that are not part of the loss.
-
-        Returns:
-            Dict of names to float32 scalars whose sum is the loss, or a pair of
-            dicts when `with_monitor`.
+            with_monitor: Whether to return a second dict as well: scalars worth
+                watching that are not part of the loss.
         """
-        student = as_float32(student)
-        teacher = tf.stop_gradient(as_float32(teacher))
-        check_rank("student", student, 2)
-        check_rank("teacher", teacher, 2)
-        batch = {"student": student, "teacher": teacher}
-        if labels is None and self.uses_labels:
-            raise ValueError(f"{type(self).__name__} needs `labels`.")
+        batch = {
+            "student": as_float32(student),
+            "teacher": tf.stop_gradient(as_float32(teacher)),
+        }
         if labels is not None:
-            batch["labels"] = labels = as_int32(labels)
-            check_rank("labels", labels, 1)
+            batch["labels"] = as_int32(labels)
+        elif self.uses_labels:
+            raise ValueError(f"{type(self).__name__} needs `labels`.")
         if image_ids is not None:
-            batch["image_ids"] = image_ids = as_int32(image_ids)
-            check_rank("image_ids", image_ids, 1)
+            batch["image_ids"] = as_int32(image_ids)
+        for name, tensor in batch.items():
+            check_rank(name, tensor, 2 if name in ("student", "teacher") else 1)
         check_same_batch(**batch)
-        terms, monitor = self.compute(student, teacher, labels, image_ids, training)
+        given = {"labels": None, "image_ids": None, **batch, "training": training}
+        takes = inspect.signature(self.compute).parameters
+        given = {name: value for name, value in given.items() if name in takes}
+        terms, monitor = self.compute(**given)
         return (terms, monitor) if with_monitor else terms
 
-    def get_config(self) -> dict:
+    def get_config(self) -> dict[str, Any]:
         """Returns the constructor's arguments, from the attributes of their names."""
         kept = vars(self)
         arguments = inspect.signature(type(self)).parameters
         return {**super().get_config(), **{n: kept[n] for n in arguments if n in kept}}
+
+
+class ProjectedLoss(DistillationLoss):
+    """Base of the losses that need both models' embeddings in one space.
+
+    Where the two sizes differ the loss owns a linear projection of the student, which
+    is trained and saved with the run and is no part of the exported student.
+
+    Args:
+        student_dim: Int > 0, size of the student's embeddings; None: the teacher's.
+        teacher_dim: Int > 0, size of the teacher's embeddings; None: any, and then the
+            student's must be the same.
+
+    State:
+        projection/kernel: float32 `(student_dim, teacher_dim)`, trainable, Glorot
+        uniform at first; only where the sizes differ.
+    """
+
+    def __init__(
+        self,
+        student_dim: int | None = None,
+        teacher_dim: int | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        if teacher_dim is None and student_dim is not None:
+            raise ValueError(
+                "`student_dim` needs `teacher_dim` beside it. "
+                f"Received: student_dim={student_dim}, teacher_dim=None"
+            )
+        if teacher_dim is not None:
+            student_dim = teacher_dim if student_dim is None else student_dim
+            check_positive("student_dim", student_dim)
+            check_positive("teacher_dim", teacher_dim)
+        self.student_dim = student_dim
+        self.teacher_dim = teacher_dim
+        self.projection = None
+        if student_dim != teacher_dim:
+            self.projection = keras.layers.Dense(
+                teacher_dim, use_bias=False, dtype="float32", name="projection"
+            )
+            self.projection.build((None, student_dim))
+
+    def project(self, student: tf.Tensor, teacher: tf.Tensor) -> tf.Tensor:
+        """Returns the student's embeddings in the teacher's space, float32.
+
+        They are `student` itself where the sizes agree. Embeddings of other sizes than
+        the loss was made for are a `ValueError`.
+        """
+        received = student.shape[1], teacher.shape[1]
+        expected = self.student_dim, self.teacher_dim
+        if expected == (None, None):
+            expected = received[1], received[1]
+        if received == expected:
+            return student if self.projection is None else self.projection(student)
+        raise ValueError(
+            f"{type(self).__name__} compares embeddings in one space. Make it with "
+            f"student_dim={received[0]}, teacher_dim={received[1]} to own a "
+            f"projection. Received: student_dim={self.student_dim}, "
+            f"teacher_dim={self.teacher_dim}"
+        )

@@ -1,16 +1,23 @@
-"""Base of the losses that classify by the teacher's class centres."""
+"""Losses that classify the student by the teacher's frozen class centres."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
+from ekd_tf.checks import check_angle
 from ekd_tf.checks import check_positive
+from ekd_tf.checks import check_range
+from ekd_tf.heads import arcface_target
 from ekd_tf.heads import margin_softmax_loss
 from ekd_tf.heads import replace_targets
-from ekd_tf.losses.projection import ProjectedLoss
+from ekd_tf.keras_compat import register
+from ekd_tf.losses.base import ProjectedLoss
+from ekd_tf.losses.base import TermsAndMonitor
+from ekd_tf.losses.direct import cosine_distance
 from ekd_tf.ops.numerics import l2_normalize
 
 
@@ -24,15 +31,10 @@ class CentreLoss(ProjectedLoss):
             with them the loss, are NaN until saved ones are restored.
         scale: Float > 0 of the logits.
         student_dim: As in `ProjectedLoss`.
-        name: Name of the layer and prefix of its terms.
 
     State:
         centres: float32 `(num_identities, teacher_dim)`, rows of unit length, not
         trainable, saved with the run. Besides as in `ProjectedLoss`.
-
-    Raises:
-        ValueError: Centres that are no finite matrix of two rows or more, or an
-            argument outside its range; at a call, labels that a loss needs.
     """
 
     def __init__(
@@ -40,23 +42,19 @@ class CentreLoss(ProjectedLoss):
         centres: np.ndarray | tuple[int, int],
         scale: float = 64.0,
         student_dim: int | None = None,
-        name: str | None = None,
-        **kwargs,
-    ):
-        check_positive("scale", scale)
+        **kwargs: Any,
+    ) -> None:
         if isinstance(centres, (tuple, list)) and np.shape(centres) == (2,):
-            shape, unit = tuple(centres), float("nan")
+            sizes, unit = tuple(centres), None
         else:
-            centres = check_centres(centres)
-            shape, unit = centres.shape, l2_normalize(centres)
-        super().__init__(student_dim, shape[1], name=name, **kwargs)
-        self.scale = float(scale)
-        self.num_identities = int(shape[0])
-
-        def initializer(shape, dtype=None):
-            return tf.broadcast_to(tf.cast(unit, tf.float32), shape)
-
-        self.centres = self.add_state("centres", shape, initializer)
+            unit = l2_normalize(_checked(np.asarray(centres, np.float32)))
+            sizes = tuple(unit.shape)
+        super().__init__(student_dim, sizes[1], **kwargs)
+        self.scale = check_positive("scale", scale)
+        self.num_identities = int(sizes[0])
+        self.centres = self.add_state("centres", sizes, initializer=float("nan"))
+        if unit is not None:
+            self.centres.assign(unit)
 
     def cosines(self, embeddings: tf.Tensor) -> tf.Tensor:
         """Returns the cosines to all centres, float32 `(batch, num_identities)`."""
@@ -68,33 +66,14 @@ class CentreLoss(ProjectedLoss):
         centres = tf.convert_to_tensor(self.centres)
         return tf.matmul(l2_normalize(embeddings), centres, transpose_b=True)
 
-    def get_config(self) -> dict:
+    def get_config(self) -> dict[str, Any]:
         """Returns the arguments, of the centres the sizes: themselves are state."""
         sizes = self.num_identities, self.teacher_dim
         return {**super().get_config(), "centres": sizes}
 
 
-def margin_cross_entropy(
-    cosines: tf.Tensor, labels: tf.Tensor, scale: float, target_cosine: Callable
-) -> tf.Tensor:
-    """Averages the cross entropy of scaled cosines with a margin at the label.
-
-    Args:
-        cosines: Float32 tensor `(batch, num_identities)`.
-        labels: Int32 tensor `(batch,)` in [0, num_identities).
-        scale: Float > 0.
-        target_cosine: Function of the cosines at the labels, float32 `(batch,)`.
-
-    Returns:
-        Float32 scalar >= 0.
-    """
-    logits = scale * replace_targets(cosines, labels, target_cosine)
-    return tf.reduce_mean(margin_softmax_loss(logits, labels))
-
-
-def check_centres(centres: np.ndarray) -> np.ndarray:
-    """Returns class centres as float32, or raises `ValueError`; see `CentreLoss`."""
-    centres = np.asarray(centres, np.float32)
+def _checked(centres):
+    """Returns the array if its rows can be class centres."""
     if centres.ndim != 2 or len(centres) < 2:
         raise ValueError(
             "`centres` must be (num_identities, teacher_dim), of two identities or "
@@ -107,3 +86,158 @@ def check_centres(centres: np.ndarray) -> np.ndarray:
             f"first is {bad[0]}"
         )
     return centres
+
+
+def margin_cross_entropy(
+    cosines: tf.Tensor,
+    labels: tf.Tensor,
+    scale: float,
+    target_cosine: Callable[[tf.Tensor], tf.Tensor],
+) -> tf.Tensor:
+    """Averages the cross entropy of scaled cosines `(batch, num_identities)`.
+
+    Those at the labels are replaced by `target_cosine` of them, float32 `(batch,)`.
+    """
+    logits = scale * replace_targets(cosines, labels, target_cosine)
+    return tf.reduce_mean(margin_softmax_loss(logits, labels))
+
+
+@register
+class ProxylessKDLoss(CentreLoss):
+    """Trains the student by ArcFace against the teacher's frozen class centres.
+
+    The teacher's embeddings of the batch are not used: all it gives is the centres. The
+    margin is in [0, pi/2) radians; other arguments and the state as in `CentreLoss`.
+
+    Reference:
+        Shi et al., 2020, arXiv:2011.00265, which inherits the teacher's classifier;
+        ArcDistill of Boutros et al., 2024, arXiv:2407.01332, is the same with ArcFace.
+    """
+
+    default_name = "proxyless_kd"
+    uses_labels = True
+
+    def __init__(
+        self,
+        centres: np.ndarray | tuple[int, int],
+        margin: float = 0.5,
+        scale: float = 64.0,
+        student_dim: int | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(centres, scale, student_dim, **kwargs)
+        self.margin = check_angle("margin", margin)
+
+    def compute(
+        self, student: tf.Tensor, teacher: tf.Tensor, labels: tf.Tensor
+    ) -> TermsAndMonitor:
+        cosines = self.cosines(self.project(student, teacher))
+        value = margin_cross_entropy(
+            cosines, labels, self.scale, lambda own: arcface_target(own, self.margin)
+        )
+        return {self.name: value}, {}
+
+
+def margins_of_teacher(
+    teacher_cosines: tf.Tensor, min_margin: float = 0.35, max_margin: float = 0.55
+) -> tf.Tensor:
+    r"""Returns a margin per image that grows with the teacher's cosine.
+
+    $$ m_i = m_{min} + (m_{max} - m_{min}) \frac{\max(0, c_i)}{\max_j c_j} $$
+
+    in radians, with c the cosines of the teacher's embeddings to their class centres,
+    float32 `(batch,)`; `min_margin` everywhere where no cosine is positive.
+    """
+    cosines = tf.maximum(teacher_cosines, 0.0)
+    sureness = tf.math.divide_no_nan(cosines, tf.reduce_max(cosines))
+    return min_margin + (max_margin - min_margin) * sureness
+
+
+@register
+class MarginDistillationLoss(CentreLoss):
+    """Classifies by the teacher's centres, with a wider margin where it is sure.
+
+    ArcFace against the teacher's frozen class centres; the margin of each image is
+    `margins_of_teacher`, and the batch's mean is to watch as
+    `margin_distillation/margin`. Both margins are in [0, pi/2) radians; other arguments
+    and the state as in `CentreLoss`.
+
+    Reference:
+        Svitov and Alyamkin, 2020, arXiv:2003.02586. Where the authors' code takes
+        cos(theta + m) as it is, the target goes on falling past pi - m here, see
+        `arcface_target`.
+    """
+
+    default_name = "margin_distillation"
+    uses_labels = True
+
+    def __init__(
+        self,
+        centres: np.ndarray | tuple[int, int],
+        min_margin: float = 0.35,
+        max_margin: float = 0.55,
+        scale: float = 64.0,
+        student_dim: int | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(centres, scale, student_dim, **kwargs)
+        self.max_margin = check_angle("max_margin", max_margin)
+        self.min_margin = check_range("min_margin", min_margin, 0, max_margin)
+
+    def compute(
+        self, student: tf.Tensor, teacher: tf.Tensor, labels: tf.Tensor
+    ) -> TermsAndMonitor:
+        centres = tf.gather(tf.convert_to_tensor(self.centres), labels)
+        of_teacher = tf.reduce_sum(l2_normalize(teacher) * centres, axis=1)
+        margins = margins_of_teacher(of_teacher, self.min_margin, self.max_margin)
+        cosines = self.cosines(self.project(student, teacher))
+        value = margin_cross_entropy(
+            cosines, labels, self.scale, lambda own: arcface_target(own, margins)
+        )
+        return {self.name: value}, {f"{self.name}/margin": tf.reduce_mean(margins)}
+
+
+@register
+class ShrinkTeaNetLoss(CentreLoss):
+    r"""Pulls the student's direction to the teacher's, and to its class centre.
+
+    $$ L = \frac{w_a}{B} \sum_i (1 - \hat s_i \cdot \hat t_i) - \frac{w_c}{B} \sum_i
+        \log \mathrm{softmax}_{y_i}(\gamma \hat s_i \cdot \hat c) $$
+
+    with $\hat c$ the frozen class centres of the teacher and $\gamma$ the scale: the
+    terms `shrinkteanet/angular` and `shrinkteanet/classifier`. Arguments besides the
+    weights, and the state, as in `CentreLoss`.
+
+    Reference:
+        Duong et al., 2019, arXiv:1905.10620, on the embedding alone; the paper
+        distils intermediate features too.
+    """
+
+    default_name = "shrinkteanet"
+    uses_labels = True
+
+    def __init__(
+        self,
+        centres: np.ndarray | tuple[int, int],
+        angular_weight: float = 1.0,
+        classifier_weight: float = 1.0,
+        scale: float = 64.0,
+        student_dim: int | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(centres, scale, student_dim, **kwargs)
+        self.angular_weight = check_range("angular_weight", angular_weight, 0)
+        self.classifier_weight = check_range("classifier_weight", classifier_weight, 0)
+
+    def compute(
+        self, student: tf.Tensor, teacher: tf.Tensor, labels: tf.Tensor
+    ) -> TermsAndMonitor:
+        projected = self.project(student, teacher)
+        angular = cosine_distance(projected, teacher)
+        classified = margin_cross_entropy(
+            self.cosines(projected), labels, self.scale, lambda own: own
+        )
+        return {
+            f"{self.name}/angular": self.angular_weight * angular,
+            f"{self.name}/classifier": self.classifier_weight * classified,
+        }, {}

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import tensorflow as tf
 
 from ekd_tf.checks import check_positive
 from ekd_tf.checks import check_range
 from ekd_tf.keras_compat import register
 from ekd_tf.losses.base import DistillationLoss
+from ekd_tf.losses.base import TermsAndMonitor
 from ekd_tf.ops.numerics import l2_normalize
 from ekd_tf.ops.numerics import similarity_matrix
 
@@ -18,13 +21,8 @@ NO_NEIGHBOUR = -1e9
 def neighbour_scores(embeddings: tf.Tensor, alpha: float, beta: float) -> tf.Tensor:
     """Returns the score -alpha d^beta of all pairs, d the distance of unit rows.
 
-    Args:
-        embeddings: Float tensor `(batch, dim)`; normalised here.
-        alpha: Float > 0.
-        beta: Float >= 2, where the gradient of d^beta is finite at 0.
-
-    Returns:
-        Float32 tensor `(batch, batch)`; `NO_NEIGHBOUR` on the diagonal.
+    Float32 `(batch, batch)`; `NO_NEIGHBOUR` on the diagonal. From `beta` 2 up the
+    gradient of d^beta is finite at 0.
     """
     cosines = similarity_matrix(l2_normalize(embeddings))
     squares = tf.maximum(2.0 - 2.0 * cosines, 0.0)
@@ -46,18 +44,9 @@ def darkrank(
         \frac{e^{\sigma^s_{i,\pi(k)}}}{\sum_{l=k}^{n} e^{\sigma^s_{i,\pi(l)}}},
         \qquad \sigma_{ij} = -\alpha \lVert \hat f_i - \hat f_j \rVert^\beta $$
 
-    with $\pi$ the teacher's n nearest neighbours of image i, nearest first.
-
-    Args:
-        student: Float tensor `(batch, student_dim)`; normalised here.
-        teacher: Float tensor `(batch, teacher_dim)`, same images, same order.
-        alpha: Float > 0.
-        beta: Float >= 2.
-        length: Int >= 2, how many neighbours n are ordered; fewer where the batch
-            holds fewer.
-
-    Returns:
-        Float32 scalar >= 0; 0 with a zero gradient for fewer than three rows.
+    with $\pi$ the teacher's n nearest neighbours of image i, nearest first: n is
+    `length`, or fewer where the batch holds fewer. A float32 scalar >= 0; 0 with a zero
+    gradient for fewer than three rows.
 
     Reference:
         Chen et al., 2018, arXiv:1707.01220, the hard form. TFace
@@ -67,12 +56,9 @@ def darkrank(
     """
     student = neighbour_scores(student, alpha, beta)
     teacher = neighbour_scores(teacher, alpha, beta)
-    rows = teacher.shape[0]
-    if rows is None:
-        length = tf.minimum(length, tf.shape(teacher)[0])
-    else:
-        length = min(length, rows)
-    ranked, order = tf.math.top_k(tf.stop_gradient(teacher), length)
+    ranked, order = tf.math.top_k(
+        tf.stop_gradient(teacher), tf.minimum(length, tf.shape(teacher)[0])
+    )
     chosen = tf.gather(student, order, batch_dims=1)
     real = tf.cast(ranked > NO_NEIGHBOUR, tf.float32)
     # Least likely first, the sum of each position and those behind it.
@@ -84,22 +70,20 @@ def darkrank(
 class DarkRankLoss(DistillationLoss):
     """Makes the teacher's order of neighbours likely: the term is `darkrank`."""
 
+    default_name = "darkrank"
+
     def __init__(
         self,
         alpha: float = 3.0,
         beta: float = 3.0,
         length: int = 3,
-        name: str = "darkrank",
-        **kwargs,
-    ):
-        super().__init__(name=name, **kwargs)
-        check_positive("alpha", alpha)
-        check_range("beta", beta, 2)
-        check_range("length", length, 2)
-        self.alpha = float(alpha)
-        self.beta = float(beta)
-        self.length = int(length)
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.alpha = check_positive("alpha", alpha)
+        self.beta = check_range("beta", beta, 2)
+        self.length = int(check_range("length", length, 2))
 
-    def compute(self, student, teacher, labels, image_ids, training):
+    def compute(self, student: tf.Tensor, teacher: tf.Tensor) -> TermsAndMonitor:
         value = darkrank(student, teacher, self.alpha, self.beta, self.length)
         return {self.name: value}, {}

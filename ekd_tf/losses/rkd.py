@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import tensorflow as tf
 
 from ekd_tf.checks import check_positive
 from ekd_tf.checks import check_range
 from ekd_tf.keras_compat import register
 from ekd_tf.losses.base import DistillationLoss
-from ekd_tf.ops.blocks import sum_over_blocks
-from ekd_tf.ops.numerics import num_rows
+from ekd_tf.losses.base import TermsAndMonitor
+from ekd_tf.ops.blocks import sum_over_rows
 from ekd_tf.ops.numerics import safe_sqrt
 from ekd_tf.ops.numerics import squared_distances
-
-# Angles are compared this many at a time: a tensor of 4 MB.
-MAX_ANGLES = 1 << 20
 
 
 def huber(difference: tf.Tensor, delta: float = 1.0) -> tf.Tensor:
@@ -37,15 +36,9 @@ def rkd_distance(
         \frac{\lVert s_i - s_j \rVert}{\mu_s} -
         \frac{\lVert t_i - t_j \rVert}{\mu_t} \Big) $$
 
-    Args:
-        student: Float32 tensor `(batch, student_dim)`. Not normalised here.
-        teacher: Float32 tensor `(batch, teacher_dim)`. Same images, same order.
-        delta: Float > 0, dimensionless: where the Huber function $h_\delta$ turns
-            from quadratic to linear.
-
-    Returns:
-        Float32 scalar >= 0. A batch whose rows are all equal counts as all-zero
-        distances, with a zero gradient.
+    with $h_\delta$ the Huber function, quadratic up to `delta`. Embeddings are float32
+    and not normalised here. A batch whose rows are all equal counts as all-zero
+    distances, with a zero gradient.
 
     Reference:
         Park et al., 2019, arXiv:1904.05068, distance-wise loss. Averages over all
@@ -66,13 +59,9 @@ def angle_cosines(squares: tf.Tensor, vertices: tf.Tensor) -> tf.Tensor:
     By the law of cosines, from distances alone:
     $$ \cos\angle_{ijk} = \frac{d_{ij}^2 + d_{jk}^2 - d_{ik}^2}{2 d_{ij} d_{jk}} $$
 
-    Args:
-        squares: Float32 tensor `(batch, batch)` of squared distances.
-        vertices: Int32 tensor `(block,)` of row numbers j.
-
-    Returns:
-        Float32 tensor `(block, batch, batch)`, entry `[j, i, k]`. An angle with a side
-        of length 0 has 0, and no gradient.
+    with j the row numbers `vertices`, int32 `(block,)`: float32 `(block, batch, batch)`
+    of squared distances `(batch, batch)`, entry `[j, i, k]`. An angle with a side of
+    length 0 has 0, and no gradient.
     """
     sides = tf.gather(squares, vertices)
     apart = sides > 0
@@ -87,16 +76,8 @@ def rkd_angle(student: tf.Tensor, teacher: tf.Tensor, delta: float = 1.0) -> tf.
     $$ L = \frac{1}{B^3} \sum_{i,j,k} h_\delta(\cos\angle s_i s_j s_k -
         \cos\angle t_i t_j t_k) $$
 
-    Visits the triples in blocks of vertices, so memory grows with batch^2.
-
-    Args:
-        student: Float32 tensor `(batch, student_dim)`. Not normalised here.
-        teacher: Float32 tensor `(batch, teacher_dim)`. Same images, same order.
-        delta: Float > 0, in units of cosine, of the Huber function $h_\delta$.
-
-    Returns:
-        Float32 scalar >= 0. Angles with a side of length 0 count as cosine 0 for that
-        model, with a zero gradient.
+    Visits the triples in blocks of vertices, so memory grows with batch^2. Angles with
+    a side of length 0 count as cosine 0 for that model, with a zero gradient.
 
     Reference:
         Park et al., 2019, arXiv:1904.05068, angle-wise loss, over all $B^3$ triples
@@ -105,19 +86,13 @@ def rkd_angle(student: tf.Tensor, teacher: tf.Tensor, delta: float = 1.0) -> tf.
     """
     student = squared_distances(student)
     teacher = tf.stop_gradient(squared_distances(teacher))
-    rows, batch = student.shape[0], num_rows(student)
-    # Where the batch is unknown when tracing, one vertex at a time.
-    block_size = 1 if rows is None else max(1, min(rows, MAX_ANGLES // rows**2))
 
-    def block_sum(block, student):
-        vertices = block * block_size + tf.range(block_size)
-        inside = tf.cast(vertices < batch, tf.float32)[:, None, None]
-        vertices = tf.minimum(vertices, batch - 1)
+    def of_vertices(vertices, student):
         difference = angle_cosines(student, vertices) - angle_cosines(teacher, vertices)
-        return tf.reduce_sum(huber(difference, delta) * inside)
+        return tf.reduce_sum(huber(difference, delta), axis=[1, 2])
 
-    total = sum_over_blocks(block_sum, -(-batch // block_size), student)
-    return total / tf.cast(batch, tf.float32) ** 3
+    batch = tf.cast(tf.shape(student)[0], tf.float32)
+    return sum_over_rows(of_vertices, student) / batch**3
 
 
 @register
@@ -132,23 +107,21 @@ class RKDLoss(DistillationLoss):
         gradient is not finite on a batch with a repeated image.
     """
 
+    default_name = "rkd"
+
     def __init__(
         self,
         distance_weight: float = 25.0,
         angle_weight: float = 50.0,
         delta: float = 1.0,
-        name: str = "rkd",
-        **kwargs,
-    ):
-        super().__init__(name=name, **kwargs)
-        check_range("distance_weight", distance_weight, 0)
-        check_range("angle_weight", angle_weight, 0)
-        check_positive("delta", delta)
-        self.distance_weight = float(distance_weight)
-        self.angle_weight = float(angle_weight)
-        self.delta = float(delta)
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.distance_weight = check_range("distance_weight", distance_weight, 0)
+        self.angle_weight = check_range("angle_weight", angle_weight, 0)
+        self.delta = check_positive("delta", delta)
 
-    def compute(self, student, teacher, labels, image_ids, training):
+    def compute(self, student: tf.Tensor, teacher: tf.Tensor) -> TermsAndMonitor:
         terms = {}
         if self.distance_weight:
             distance = rkd_distance(student, teacher, self.delta)

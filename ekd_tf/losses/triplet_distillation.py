@@ -2,39 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import tensorflow as tf
 
 from ekd_tf.checks import check_positive
 from ekd_tf.checks import check_range
 from ekd_tf.keras_compat import register
 from ekd_tf.losses.base import DistillationLoss
-from ekd_tf.ops.blocks import sum_over_blocks
+from ekd_tf.losses.base import TermsAndMonitor
+from ekd_tf.ops.blocks import sum_over_rows
 from ekd_tf.ops.numerics import l2_normalize
-from ekd_tf.ops.numerics import num_rows
 from ekd_tf.ops.numerics import similarity_matrix
-
-# Triplets are compared this many at a time: a tensor of 4 MB.
-MAX_TRIPLETS = 1 << 20
-
-
-def triplet_masks(
-    labels: tf.Tensor, image_ids: tf.Tensor | None = None
-) -> tuple[tf.Tensor, tf.Tensor]:
-    """Returns which rows are positives and which negatives of each anchor.
-
-    Args:
-        labels: Int32 tensor `(batch,)`.
-        image_ids: Int32 tensor `(batch,)` naming the source image of each row, or
-            None. Another view of the anchor's own image is no positive.
-
-    Returns:
-        Two bool tensors `(batch, batch)`.
-    """
-    same = labels[:, None] == labels[None, :]
-    if image_ids is None:
-        image_ids = tf.range(tf.shape(labels)[0])
-    other_image = image_ids[:, None] != image_ids[None, :]
-    return same & other_image, ~same
 
 
 def triplet_distillation(
@@ -54,22 +33,17 @@ def triplet_distillation(
     with D the squared distance of unit rows and $d_{max}$ the largest d of the batch.
     Visits the triplets in blocks of anchors, so memory grows with batch^2.
 
-    Args:
-        student: Float tensor `(batch, student_dim)`; normalised here.
-        teacher: Float tensor `(batch, teacher_dim)`, same images, same order.
-        labels: Int32 tensor `(batch,)`.
-        image_ids: As in `triplet_masks`.
-        min_margin: Float >= 0, of triplets the teacher does not separate.
-        max_margin: Float >= `min_margin`, of the triplet it separates most.
-
-    Returns:
-        Float32 scalar >= 0; 0 with a zero gradient without triplets.
+    Another view of the anchor's own image, by `image_ids`, is no positive. A float32
+    scalar >= 0; 0 with a zero gradient without triplets.
 
     Reference:
         Feng et al., 2020, arXiv:1905.04457. The paper mines triplets over the data
         set; here all of the batch count, satisfied ones as 0.
     """
-    positive, negative = triplet_masks(labels, image_ids)
+    if image_ids is None:
+        image_ids = tf.range(tf.shape(labels)[0])
+    negative = labels[:, None] != labels[None, :]
+    positive = ~negative & (image_ids[:, None] != image_ids[None, :])
     student, teacher = (
         2.0 - 2.0 * similarity_matrix(l2_normalize(embeddings))
         for embeddings in (student, teacher)
@@ -81,50 +55,48 @@ def triplet_distillation(
     largest = tf.maximum(tf.reduce_max(farthest - nearest), 0.0)
     slope = tf.math.divide_no_nan(max_margin - min_margin, largest)
 
-    rows, batch = student.shape[0], num_rows(student)
-    # Where the batch is unknown when tracing, one anchor at a time.
-    block_size = 1 if rows is None else max(1, min(rows, MAX_TRIPLETS // rows**2))
-
-    def block_sum(block, student):
-        anchors = block * block_size + tf.range(block_size)
-        inside = (anchors < batch)[:, None]
-        anchors = tf.minimum(anchors, batch - 1)
-        first = tf.gather(positive, anchors) & inside
-        valid = first[:, :, None] & tf.gather(negative, anchors)[:, None, :]
+    def of_anchors(anchors, student):
+        first, second = (tf.gather(mask, anchors) for mask in (positive, negative))
         of_student, of_teacher = (tf.gather(x, anchors) for x in (student, teacher))
         gap = of_teacher[:, None, :] - of_teacher[:, :, None]
         margin = min_margin + slope * tf.maximum(gap, 0.0)
         violation = of_student[:, :, None] - of_student[:, None, :] + margin
-        return tf.reduce_sum(tf.where(valid, tf.maximum(violation, 0.0), 0.0))
+        valid = first[:, :, None] & second[:, None, :]
+        violation = tf.where(valid, tf.maximum(violation, 0.0), 0.0)
+        return tf.reduce_sum(violation, axis=[1, 2])
 
-    total = sum_over_blocks(block_sum, -(-batch // block_size), student)
     counts = [
-        tf.reduce_sum(tf.cast(mask, tf.float32), axis=1)
+        tf.math.count_nonzero(mask, axis=1, dtype=tf.float32)
         for mask in (positive, negative)
     ]
-    return tf.math.divide_no_nan(total, tf.reduce_sum(counts[0] * counts[1]))
+    count = tf.reduce_sum(counts[0] * counts[1])
+    return tf.math.divide_no_nan(sum_over_rows(of_anchors, student), count)
 
 
 @register
 class TripletDistillationLoss(DistillationLoss):
     """A triplet loss with the teacher's margins: the term is `triplet_distillation`."""
 
+    default_name = "triplet_distillation"
     uses_labels = True
 
     def __init__(
         self,
         min_margin: float = 0.2,
         max_margin: float = 0.5,
-        name: str = "triplet_distillation",
-        **kwargs,
-    ):
-        super().__init__(name=name, **kwargs)
-        check_positive("max_margin", max_margin)
-        check_range("min_margin", min_margin, 0, max_margin)
-        self.min_margin = float(min_margin)
-        self.max_margin = float(max_margin)
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.max_margin = check_positive("max_margin", max_margin)
+        self.min_margin = check_range("min_margin", min_margin, 0, max_margin)
 
-    def compute(self, student, teacher, labels, image_ids, training):
+    def compute(
+        self,
+        student: tf.Tensor,
+        teacher: tf.Tensor,
+        labels: tf.Tensor,
+        image_ids: tf.Tensor | None,
+    ) -> TermsAndMonitor:
         margins = self.min_margin, self.max_margin
         value = triplet_distillation(student, teacher, labels, image_ids, *margins)
         return {self.name: value}, {}

@@ -11,7 +11,7 @@ from ekd_tf.models.presets import count_parameters
 from ekd_tf.models.presets import list_backbones
 from ekd_tf.models.torch_families import TORCH_FAMILIES
 from ekd_tf.models.torch_families import build_from_torch
-from ekd_tf.models.torch_weights import load_torch_weights
+from ekd_tf.models.torch_families import load_torch_weights
 
 __all__ = [
     "IR",

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import keras
 import tensorflow as tf
 
 from ekd_tf.keras_compat import IS_KERAS_3
+from ekd_tf.keras_compat import register
 
 
-@keras.saving.register_keras_serializable(package="ekd_tf")
+@register
 class BatchNormalization(keras.layers.BatchNormalization):
     """`keras.layers.BatchNormalization`, fused for images in training.
 
@@ -22,16 +25,11 @@ class BatchNormalization(keras.layers.BatchNormalization):
 
     With several replicas each normalises by its own rows and keeps moving statistics of
     its own. Saved are those of the first on Keras 3, as torch's DistributedDataParallel
-    does, and their mean on Keras 2.
-
-    Args:
-        **kwargs: Those of `keras.layers.BatchNormalization`; `axis` must be the last.
-
-    State:
-        As of the Keras layer, float32 under every policy.
+    does, and their mean on Keras 2. Arguments are those of the Keras layer, `axis` the
+    last; its state is float32 under every policy.
     """
 
-    def __init__(self, **kwargs):
+    def __init__(self, **kwargs: Any) -> None:
         if IS_KERAS_3:
             # Statistics and scales stay float32 under half precision.
             kwargs = {**kwargs, "autocast": False}
@@ -64,10 +62,8 @@ class BatchNormalization(keras.layers.BatchNormalization):
             epsilon=self.epsilon,
             is_training=True,
         )
-        for moving, batch in (
-            (self.moving_mean, mean),
-            (self.moving_variance, variance),
-        ):
+        averages = (self.moving_mean, mean), (self.moving_variance, variance)
+        for moving, batch in averages:
             difference = batch - tf.convert_to_tensor(moving)
             moving.assign_add((1.0 - self.momentum) * difference)
         return outputs

@@ -35,15 +35,10 @@ def check_backbone(
         )
 
 
-def image_input(
-    input_size: int, pixel_mean: float, pixel_scale: float
-) -> tuple[keras.KerasTensor, keras.KerasTensor]:
+def image_input(input_size: int) -> tuple[keras.KerasTensor, keras.KerasTensor]:
     """Returns the uint8 input `image` and its normalised pixels."""
     image = keras.Input(shape=(input_size, input_size, 3), dtype="uint8", name="image")
-    normalise = PixelNormalization(
-        mean=pixel_mean, scale=pixel_scale, name="pixel_normalization"
-    )
-    return image, normalise(image)
+    return image, PixelNormalization(name="pixel_normalization")(image)
 
 
 def he_normal() -> keras.initializers.Initializer:
@@ -72,10 +67,10 @@ def conv(
     Args:
         x: `(batch, height, width, channels)`.
         filters: Outputs; None for a depthwise convolution.
-        kernel_size: Odd where `padded`.
+        kernel_size: Odd where `padded`, by half of it rounded down.
         name: The layer's name.
         stride: In both directions.
-        padded: Whether to pad by `kernel_size // 2`.
+        padded: Whether to pad.
         depth_multiplier: Outputs of each channel of a depthwise convolution.
     """
     # Keras' "same" pads a strided convolution on the far side only.
@@ -127,11 +122,9 @@ def embedding_output(
 ) -> keras.KerasTensor:
     """Flattens, projects and normalises features to the output `embedding`.
 
-    All of it in float32 under every policy: similarities near a threshold differ
-    by less than half precision resolves.
-
-    `linear` and `norm` name the projection and the batch normalisation; `use_bias` is
-    of the former, `norm_arguments` of the latter.
+    All of it in float32 under every policy: similarities near a threshold differ by
+    less than half precision resolves. `linear` and `norm` name the projection and the
+    batch normalisation; `use_bias` is of the former, `norm_arguments` of the latter.
     """
     x = keras.layers.Flatten(dtype="float32", name="flatten")(x)
     if dropout > 0:

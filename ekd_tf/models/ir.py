@@ -30,8 +30,6 @@ def IR(
     embedding_dim: int = 512,
     width: float = 1.0,
     input_size: int = 112,
-    pixel_mean: float = 127.5,
-    pixel_scale: float = 127.5,
     last_bn_affine: bool = False,
     dropout: float = 0.0,
     name: str | None = None,
@@ -47,7 +45,7 @@ def IR(
         depth: 18, 34, 50, 101, 152 or 200.
         name: The model's name; "ir" and the depth by default.
 
-    Other arguments, result and errors are those of `MobileFaceNet`.
+    Other arguments and the result are those of `MobileFaceNet`.
 
     Reference:
         TFace `torchkit/backbone/model_irse.py`, mode "ir", which continues
@@ -82,7 +80,7 @@ def IR(
             x = batch_norm(x, name=f"{layer}.{place + 2}")
         return keras.layers.Add(name=f"{name}.add")([x, shortcut])
 
-    image, x = image_input(input_size, pixel_mean, pixel_scale)
+    image, x = image_input(input_size)
     x = conv(x, scaled_channels(64, width), 3, "input_layer.0")
     x = batch_norm(x, name="input_layer.1")
     x = activate(x, "prelu", name="input_layer.2")

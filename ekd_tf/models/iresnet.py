@@ -27,8 +27,6 @@ def IResNet(
     embedding_dim: int = 512,
     width: float = 1.0,
     input_size: int = 112,
-    pixel_mean: float = 127.5,
-    pixel_scale: float = 127.5,
     dropout: float = 0.0,
     name: str | None = None,
 ) -> keras.Model:
@@ -44,7 +42,7 @@ def IResNet(
         depth: 18, 34, 50, 100 or 200.
         name: The model's name; "iresnet" and the depth by default.
 
-    Other arguments, result and errors are those of `MobileFaceNet`.
+    Other arguments and the result are those of `MobileFaceNet`.
 
     Reference:
         Duta et al., 2020, arXiv:2004.04989; the form of insightface
@@ -68,7 +66,7 @@ def IResNet(
         x = batch_norm(x, name=f"{name}.bn3")
         return keras.layers.Add(name=f"{name}.add")([x, shortcut])
 
-    image, x = image_input(input_size, pixel_mean, pixel_scale)
+    image, x = image_input(input_size)
     x = conv(x, scaled_channels(64, width), 3, "conv1")
     x = batch_norm(x, name="bn1")
     x = activate(x, "prelu", name="prelu")

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import keras
 import tensorflow as tf
 
-from ekd_tf.checks import check_positive
-from ekd_tf.checks import check_range
 from ekd_tf.keras_compat import IS_KERAS_3
+from ekd_tf.keras_compat import register
 
 
-@keras.saving.register_keras_serializable(package="ekd_tf")
+@register
 class PixelNormalization(keras.layers.Layer):
     r"""Maps pixels to `(pixel - mean) / scale`.
 
@@ -18,17 +19,13 @@ class PixelNormalization(keras.layers.Layer):
         mean: Float, in pixel units. The default maps 0..255 to -1..1.
         scale: Float > 0, in pixel units.
 
-    Call:
-        pixels: uint8 or float tensor of any shape, in 0..255. The result has the
-            layer's compute dtype; the arithmetic is float32 under every policy.
-
-    Raises:
-        ValueError: If `scale` is not above 0 or `mean` is not finite.
+    The result has the layer's compute dtype; the arithmetic is float32 under every
+    policy.
     """
 
-    def __init__(self, mean: float = 127.5, scale: float = 127.5, **kwargs):
-        check_range("mean", mean, low=float("-inf"), high=float("inf"), low_open=True)
-        check_positive("scale", scale)
+    def __init__(
+        self, mean: float = 127.5, scale: float = 127.5, **kwargs: Any
+    ) -> None:
         # Float pixels would otherwise be rounded to half precision on entry.
         super().__init__(autocast=False, **kwargs)
         self.mean = float(mean)
@@ -47,16 +44,11 @@ class PixelNormalization(keras.layers.Layer):
 
 @tf.custom_gradient
 def prelu(inputs: tf.Tensor, slope: tf.Tensor) -> tf.Tensor:
-    r"""Returns `x` where `x > 0` and `slope * x` elsewhere.
+    """Returns `x` where `x > 0` and `slope * x` elsewhere.
 
-    Args:
-        inputs: Float tensor `(batch, height, width, channels)`.
-        slope: Float32 tensor `(1, 1, channels)`.
-
-    Returns:
-        Tensor like `inputs`. Its gradients are those of torch: at `x = 0` that of
-        the inputs is `slope` times the one from above. The slope's is summed and
-        returned in float32.
+    `slope` is float32 `(1, 1, channels)`. The gradients are those of torch: at `x = 0`
+    that of the inputs is `slope` times the one from above. The slope's is summed and
+    returned in float32.
     """
     # The one form that TFLite's converter fuses into its PRELU operator.
     below = tf.nn.relu(-inputs)
@@ -66,16 +58,9 @@ def prelu(inputs: tf.Tensor, slope: tf.Tensor) -> tf.Tensor:
 
 @tf.custom_gradient
 def prelu_in_training(inputs: tf.Tensor, slope: tf.Tensor) -> tf.Tensor:
-    r"""Returns `prelu` up to rounding, in fewer passes over memory.
+    r"""Returns `prelu` up to rounding in three passes over memory, not five.
 
-    Written as $x + (slope - 1) \min(x, 0)$: three passes for five.
-
-    Args:
-        inputs: As for `prelu`.
-        slope: As for `prelu`.
-
-    Returns:
-        As `prelu`, with the same gradients.
+    Written as $x + (slope - 1) \min(x, 0)$; the gradients are the same.
     """
     below = tf.minimum(inputs, tf.zeros([], inputs.dtype))
     outputs = inputs + tf.cast(slope - 1.0, inputs.dtype) * below
@@ -93,7 +78,7 @@ def _prelu_gradients(upstream, inputs, slope, below):
     )
 
 
-@keras.saving.register_keras_serializable(package="ekd_tf")
+@register
 class PReLU(keras.layers.Layer):
     """Applies `prelu` with one learned slope per channel.
 
@@ -106,14 +91,10 @@ class PReLU(keras.layers.Layer):
             torch's default; Keras starts at 0.
 
     State:
-        alpha: float32 `(1, 1, channels)`, trainable; float32 under every policy.
-
-    Raises:
-        ValueError: If the input is not `(batch, height, width, channels)` with
-            known channels.
+        alpha: float32 `(1, 1, channels)`, trainable.
     """
 
-    def __init__(self, initial_slope: float = 0.25, **kwargs):
+    def __init__(self, initial_slope: float = 0.25, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.initial_slope = float(initial_slope)
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import keras
 import tensorflow as tf
 
 from ekd_tf.checks import check_choice
-from ekd_tf.checks import check_positive
+from ekd_tf.keras_compat import register
 from ekd_tf.models.blocks import activate
 from ekd_tf.models.blocks import batch_norm
 from ekd_tf.models.blocks import check_backbone
@@ -20,7 +22,7 @@ from ekd_tf.models.blocks import scaled_channels
 MBF_SIZES = {"mbf": ((1, 4, 6, 2), 2), "mbf_large": ((2, 8, 12, 4), 4)}
 
 
-@keras.saving.register_keras_serializable(package="ekd_tf")
+@register
 class GroupSum(keras.layers.Layer):
     """Completes a convolution in groups that a depthwise one has begun.
 
@@ -30,8 +32,7 @@ class GroupSum(keras.layers.Layer):
     too; on CPUs it takes fifteen times as long.
     """
 
-    def __init__(self, size: int, **kwargs):
-        check_positive("size", size)
+    def __init__(self, size: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.size = int(size)
 
@@ -54,8 +55,6 @@ def MBF(
     embedding_dim: int = 512,
     width: float = 1.0,
     input_size: int = 112,
-    pixel_mean: float = 127.5,
-    pixel_scale: float = 127.5,
     dropout: float = 0.0,
     name: str | None = None,
 ) -> keras.Model:
@@ -70,7 +69,7 @@ def MBF(
         variant: "mbf" or "mbf_large".
         name: The model's name; the variant by default.
 
-    Other arguments, result and errors are those of `MobileFaceNet`.
+    Other arguments and the result are those of `MobileFaceNet`.
 
     Reference:
         insightface `recognition/arcface_torch/backbones/mobilefacenet.py`. Departs
@@ -109,7 +108,7 @@ def MBF(
             x = keras.layers.Add(name=f"{prefix}.add")([x, branch])
         return x
 
-    image, x = image_input(input_size, pixel_mean, pixel_scale)
+    image, x = image_input(input_size)
     x = conv_block(x, outside(64), 3, "layers.0", stride=2)
     if blocks[0] == 1:
         x = grouped_block(x, "layers.1")

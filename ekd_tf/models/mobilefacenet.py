@@ -31,8 +31,6 @@ def MobileFaceNet(
     width: float = 1.0,
     activation: str = "prelu",
     input_size: int = 112,
-    pixel_mean: float = 127.5,
-    pixel_scale: float = 127.5,
     last_bn_affine: bool = False,
     dropout: float = 0.0,
     name: str = "mobilefacenet",
@@ -50,8 +48,6 @@ def MobileFaceNet(
         activation: "prelu" (one learned slope per channel, 0.25 at first), "relu"
             (the one to choose for int8) or "leaky_relu" (slope 0.25).
         input_size: Int, pixels: a multiple of 8 from 32 up.
-        pixel_mean: Float, subtracted from every pixel (0..255).
-        pixel_scale: Float > 0, divides every pixel after that.
         last_bn_affine: Whether the last batch normalisation learns a scale and an
             offset. The reference's does not.
         dropout: Float in [0, 1), rate between the features and the projection.
@@ -60,11 +56,8 @@ def MobileFaceNet(
     Returns:
         A model with input `image`, uint8 `(batch, input_size, input_size, 3)`, and
         output `embedding`, float32 `(batch, embedding_dim)` under every dtype policy
-        and not normalised. Keras casts float images to uint8, dropping fractions:
-        give it pixels 0..255, not 0..1.
-
-    Raises:
-        ValueError: If an argument is outside its range.
+        and not normalised; pixels 0..255 become (pixel - 127.5) / 127.5. Keras casts
+        float images to uint8, dropping fractions: give it no pixels in 0..1.
 
     Reference:
         Chen et al., 2018, arXiv:1804.07573; the form of TFace
@@ -88,7 +81,7 @@ def MobileFaceNet(
         x = conv_bn_act(x, None, 3, f"{name}.conv_dw", stride=stride)
         return conv_bn(x, filters, 1, f"{name}.project")
 
-    image, x = image_input(input_size, pixel_mean, pixel_scale)
+    image, x = image_input(input_size)
     x = conv_bn_act(x, scaled_channels(64, width), 3, "conv1", stride=2)
     x = conv_bn_act(x, None, 3, "conv2_dw")
     for stage, between, filters, num_residual in STAGES:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
+from typing import Any
 
 import keras
 
@@ -11,7 +13,8 @@ from ekd_tf.models.iresnet import BLOCKS
 from ekd_tf.models.iresnet import IResNet
 from ekd_tf.models.mobilefacenet import MobileFaceNet
 
-_BUILDERS = {
+# What `--model` calls them.
+BACKBONES: dict[str, Callable[..., keras.Model]] = {
     "mobilefacenet": MobileFaceNet,
     **{f"iresnet{depth}": functools.partial(IResNet, depth=depth) for depth in BLOCKS},
 }
@@ -19,18 +22,13 @@ _BUILDERS = {
 
 def list_backbones() -> list[str]:
     """Returns the names `build_backbone` knows."""
-    return list(_BUILDERS)
+    return list(BACKBONES)
 
 
-def build_backbone(name: str, **kwargs) -> keras.Model:
-    """Builds the backbone called `name`.
-
-    Args:
-        name: One of `list_backbones()`; `ValueError` otherwise.
-        **kwargs: Arguments of `MobileFaceNet` or `IResNet`, but `depth` and `name`.
-    """
+def build_backbone(name: str, **kwargs: Any) -> keras.Model:
+    """Builds the backbone of `BACKBONES` called `name` from its arguments."""
     check_choice("name", name, list_backbones())
-    return _BUILDERS[name](**kwargs)
+    return BACKBONES[name](**kwargs)
 
 
 def count_parameters(model: keras.Model) -> int:

@@ -1,14 +1,29 @@
-"""The torch networks whose state_dicts become backbones, and how to tell them apart."""
+"""Torch networks whose state_dicts become backbones: which they are, and their weights.
+
+Every layer of a backbone bears the name of its torch module, so `X.weight` belongs to
+the layer `X`. What changes is the order of the axes:
+
+| torch module | key | torch shape | Keras weight and shape |
+|---|---|---|---|
+| Conv2d | weight | (out, in, h, w) | kernel (h, w, in, out) |
+| Conv2d, groups of s | weight | (channels, s, h, w) | kernel (h, w, channels, s) |
+| Linear | weight | (out, channels * h * w) | kernel (h * w * channels, out) |
+| Linear | bias | (out,) | bias |
+| BatchNorm | weight, bias | (channels,) | gamma, beta |
+| BatchNorm | running_mean | (channels,) | moving_mean |
+| BatchNorm | running_var | (channels,) | moving_variance |
+| PReLU | weight | (channels,) | alpha (1, 1, channels) |
+"""
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import math
 import re
 from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import keras
 import numpy as np
@@ -19,74 +34,59 @@ from ekd_tf.models.ir import IR
 from ekd_tf.models.ir import IR_BLOCKS
 from ekd_tf.models.iresnet import BLOCKS
 from ekd_tf.models.iresnet import IResNet
+from ekd_tf.models.layers import PReLU
 from ekd_tf.models.mbf import MBF
 from ekd_tf.models.mbf import MBF_SIZES
 from ekd_tf.models.mobilefacenet import MobileFaceNet
-from ekd_tf.models.torch_weights import load_torch_weights
 
 COLORS = ("rgb", "bgr")
 
 
-@dataclasses.dataclass(frozen=True)
-class _Family:
-    """A torch network.
-
-    Attributes:
-        build: Takes `embedding_dim`, `width`, `input_size`.
-        first: The module that takes the pixels.
-        first_channels: Int, its outputs at width 1.
-        linear: The projection.
-        spread: The module before it: a depthwise convolution over all that is left of
-            the image, or the batch normalisation of the features that are flattened.
-        optional_scale: The batch normalisation that learns a scale in some upstreams.
-    """
+class _Family(NamedTuple):
+    """A torch network: how to build it, and the modules whose shapes tell its sizes."""
 
     build: Callable[..., keras.Model]
+    # The module that takes the pixels, and its outputs at width 1.
     first: str
-    first_channels: int
+    channels: int
+    # The projection, and the module before it: a depthwise convolution over all that is
+    # left of the image, or the batch normalisation of the features that are flattened.
     linear: str
     spread: str
+    # The batch normalisation that learns a scale in some upstreams.
     optional_scale: str | None = None
 
 
-_FAMILIES = {
-    **{
-        f"insightface_r{depth}": _Family(
-            functools.partial(IResNet, depth=depth), "conv1", 64, "fc", "bn2"
-        )
-        for depth in BLOCKS
-    },
-    **{
-        f"insightface_{variant}": _Family(
-            functools.partial(MBF, variant=variant),
-            "layers.0.layers.0",
-            64 * scale,
-            "features.layers.2",
-            "features.layers.0.layers.0",
-        )
-        for variant, (_, scale) in MBF_SIZES.items()
-    },
-    **{
-        f"tface_ir_{depth}": _Family(
-            functools.partial(IR, depth=depth),
-            "input_layer.0",
-            64,
-            "output_layer.3",
-            "output_layer.0",
-            "output_layer.4",
-        )
-        for depth in IR_BLOCKS
-    },
-    "tface_mobilefacenet": _Family(
-        MobileFaceNet,
-        "conv1.conv",
+_FAMILIES = {}
+for _depth in BLOCKS:
+    _FAMILIES[f"insightface_r{_depth}"] = _Family(
+        functools.partial(IResNet, depth=_depth), "conv1", 64, "fc", "bn2"
+    )
+for _variant, (_, _scale) in MBF_SIZES.items():
+    _FAMILIES[f"insightface_{_variant}"] = _Family(
+        functools.partial(MBF, variant=_variant),
+        "layers.0.layers.0",
+        64 * _scale,
+        "features.layers.2",
+        "features.layers.0.layers.0",
+    )
+for _depth in IR_BLOCKS:
+    _FAMILIES[f"tface_ir_{_depth}"] = _Family(
+        functools.partial(IR, depth=_depth),
+        "input_layer.0",
         64,
-        "output_layer.linear",
-        "output_layer.conv_6_dw.conv",
-        "output_layer.bn",
-    ),
-}
-
+        "output_layer.3",
+        "output_layer.0",
+        "output_layer.4",
+    )
+_FAMILIES["tface_mobilefacenet"] = _Family(
+    MobileFaceNet,
+    "conv1.conv",
+    64,
+    "output_layer.linear",
+    "output_layer.conv_6_dw.conv",
+    "output_layer.bn",
+)
 TORCH_FAMILIES = tuple(_FAMILIES)
 
 
@@ -119,7 +119,7 @@ def recognise(keys: Iterable[str]) -> str | None:
 def build_from_torch(
     family: str, arrays: Mapping[str, np.ndarray], color: str = "rgb"
 ) -> keras.Model:
-    """Builds the backbone a torch state_dict belongs to, with its weights.
+    """Builds the backbone a torch state_dict belongs to, with its weights, frozen.
 
     The numbers of channels, of dimensions of the embedding and of pixels are those of
     the arrays. Both upstreams feed `(pixel / 255 - 0.5) / 0.5`, and so does the model
@@ -131,9 +131,6 @@ def build_from_torch(
         color: "rgb" or "bgr", the order the weights were trained on. Both upstreams
             read RGB; other projects train the same networks on BGR. The model built
             takes RGB either way: its first kernel is turned.
-
-    Returns:
-        `keras.Model`, not trainable.
 
     Raises:
         ValueError: The family is unknown or another one, or a key is missing, left
@@ -159,19 +156,25 @@ def build_from_torch(
 
 def _sizes(family, upstream, arrays):
     """Returns the builder's arguments, read from the shapes."""
-    first, linear, spread = (
-        _shape(family, arrays, f"{module}.weight", ranks)
-        for module, ranks in (
-            (upstream.first, (4,)),
-            (upstream.linear, (2,)),
-            (upstream.spread, (1, 4)),
-        )
-    )
+
+    def shape_of(module, *ranks):
+        key = f"{module}.weight"
+        shape = np.shape(arrays[key]) if key in arrays else None
+        if shape is None or len(shape) not in ranks or 0 in shape:
+            raise ValueError(
+                f"The weights of {family!r} must hold `{key}` with "
+                f"{' or '.join(map(str, ranks))} dimensions. Received: "
+                + ("no such key" if shape is None else f"shape={shape}")
+            )
+        return shape
+
+    first, linear = shape_of(upstream.first, 4), shape_of(upstream.linear, 2)
+    spread = shape_of(upstream.spread, 1, 4)
     # Either a kernel of its height and width, or as many values a channel.
     side = spread[-1] if len(spread) == 4 else math.isqrt(linear[1] // spread[0])
     sizes = {
         "embedding_dim": linear[0],
-        "width": first[0] / upstream.first_channels,
+        "width": first[0] / upstream.channels,
         # Four times halved, rounded up.
         "input_size": 16 * side,
     }
@@ -180,12 +183,100 @@ def _sizes(family, upstream, arrays):
     return sizes
 
 
-def _shape(family, arrays, key, ranks):
-    shape = np.shape(arrays[key]) if key in arrays else None
-    if shape is None or len(shape) not in ranks or 0 in shape:
+def load_torch_weights(model: keras.Model, arrays: Mapping[str, np.ndarray]) -> None:
+    """Copies a torch state_dict into a backbone that has a torch counterpart.
+
+    Args:
+        model: Built by `MobileFaceNet` or `IR` (TFace), `IResNet` or `MBF` (insightface
+            `arcface_torch`) with the sizes of the upstream model.
+        arrays: Torch key -> array. Keys ending in `num_batches_tracked` hold nothing
+            that is used and are skipped.
+
+    Raises:
+        ValueError: If a key is missing or unexpected, a shape differs or a value is
+            not finite. Also if the scale of an IResNet's last batch normalisation is
+            not 1, as the reference keeps it: the layer here has none. The model is
+            then unchanged.
+    """
+    unused = {
+        key: np.asarray(array)
+        for key, array in arrays.items()
+        if not key.endswith(".num_batches_tracked")
+    }
+    scale = unused.pop("features.weight", None)
+    if scale is not None and not np.all(scale == 1):
         raise ValueError(
-            f"The weights of {family!r} must hold `{key}` with "
-            f"{' or '.join(map(str, ranks))} dimensions. Received: "
-            + ("no such key" if shape is None else f"shape={shape}")
+            "`arrays['features.weight']` must be all 1: the reference does not "
+            "train it and the layer has no scale. "
+            f"Received: values from {scale.min()} to {scale.max()}"
         )
-    return shape
+    table = {
+        f"{layer.name}.{key}": target
+        for layer in model.layers
+        for key, *target in _weights_of(layer, model)
+    }
+    missing = [key for key in table if key not in unused]
+    unexpected = sorted(set(unused) - set(table))
+    if missing or unexpected:
+        raise ValueError(
+            f"`arrays` must hold exactly the weights of {model.name!r}. "
+            f"Missing: {', '.join(missing) or 'none'}. "
+            f"Unexpected: {', '.join(unexpected) or 'none'}."
+        )
+    # Convert everything before the first assignment: an error changes nothing.
+    values = [_converted(key, unused[key], *target) for key, target in table.items()]
+    for (weight, _), value in zip(table.values(), values):
+        weight.assign(value)
+
+
+def _weights_of(layer, model):
+    """Yields (torch name, Keras weight, conversion) for each weight of a layer."""
+    if isinstance(layer, keras.layers.DepthwiseConv2D):
+        yield "weight", layer.weights[0], _depthwise
+    elif isinstance(layer, keras.layers.Conv2D):
+        yield "weight", layer.weights[0], lambda kernel: kernel.transpose(2, 3, 1, 0)
+    elif isinstance(layer, PReLU):
+        yield "weight", layer.alpha, lambda slopes: slopes.reshape(1, 1, -1)
+    elif isinstance(layer, keras.layers.Dense):
+        features = model.get_layer("flatten").input.shape[1:]
+        yield "weight", layer.kernel, functools.partial(_linear, features)
+        if layer.use_bias:
+            yield "bias", layer.bias, np.asarray
+    elif isinstance(layer, keras.layers.BatchNormalization):
+        if layer.scale:
+            yield "weight", layer.gamma, np.asarray
+        if layer.center:
+            yield "bias", layer.beta, np.asarray
+        yield "running_mean", layer.moving_mean, np.asarray
+        yield "running_var", layer.moving_variance, np.asarray
+
+
+def _depthwise(array):
+    # Torch lists the inputs of each output, Keras the outputs of each input: the same
+    # number, 1 where every channel is a group of its own.
+    channels, size, height, width = array.shape
+    grouped = array.reshape(-1, size, size, height, width)
+    return grouped.transpose(3, 4, 0, 2, 1).reshape(height, width, channels, size)
+
+
+def _linear(features, array):
+    # Torch flattens the features' channels first, Keras last.
+    height, width, channels = features
+    maps = array.reshape(-1, channels, height, width)
+    return maps.transpose(2, 3, 1, 0).reshape(-1, len(array))
+
+
+def _converted(key, array, weight, convert):
+    """Returns the array as the weight's value, or raises naming the key."""
+    try:
+        value = convert(array)
+    except ValueError:
+        value = None
+    if value is None or value.shape != tuple(weight.shape):
+        raise ValueError(
+            f"`arrays[{key!r}]` does not fit the layer's weight "
+            f"{tuple(weight.shape)}. Received: shape={array.shape}"
+        )
+    if not np.all(np.isfinite(value)):
+        raise ValueError(f"`arrays[{key!r}]` must be finite. It holds NaN or inf.")
+    return value

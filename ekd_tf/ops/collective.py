@@ -16,13 +16,8 @@ def gather_rows(tensor: tf.Tensor) -> tf.Tensor:
 
     Differentiable: its backward pass sums over replicas, so when every replica
     computes the loss of the global batch divided by `num_replicas()`, the summed
-    gradients are those of one device on the concatenated batch.
-
-    Args:
-        tensor: Tensor `(batch, ...)`, of the same shape on each replica.
-
-    Returns:
-        Tensor `(batch * num_replicas, ...)`.
+    gradients are those of one device on the concatenated batch. Shapes must be the same
+    on each replica.
     """
     if num_replicas() == 1:
         return tensor
@@ -44,18 +39,24 @@ def sum_over_replicas(tensor: tf.Tensor) -> tf.Tensor:
     return context.all_reduce(tf.distribute.ReduceOp.SUM, tensor)
 
 
+def mean_over_replicas(
+    values: tf.Tensor, weights: tf.Tensor
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Returns the weighted mean of all replicas' rows and the sum of their weights.
+
+    Two float32 scalars, of two float32 tensors `(batch,)`; the mean of none is 0.
+    """
+    sums = [tf.reduce_sum(values * weights), tf.reduce_sum(weights)]
+    total, count = tf.unstack(sum_over_replicas(tf.stack(sums)))
+    return tf.math.divide_no_nan(total, count), count
+
+
 def own_rows(variable: tf.Variable, rows: tf.Tensor) -> tf.Tensor:
     """Reads rows of this replica's copy of a variable, and no others.
 
     `tf.gather` of a distributed variable reads it whole first, and so does that of a
-    Keras variable.
-
-    Args:
-        variable: `tf.Variable` `(count, ...)`, distributed or not.
-        rows: Integer tensor `(n,)` in [0, count).
-
-    Returns:
-        Tensor `(n, ...)`. Its gradient by the variable is a `tf.IndexedSlices`.
+    Keras variable. The gradient by the variable, distributed or not, is a
+    `tf.IndexedSlices`.
     """
     context = tf.distribute.get_replica_context()
     copies = tf.distribute.get_strategy().experimental_local_results(variable)

@@ -13,14 +13,8 @@ def compiled(method: Callable) -> Callable:
 
     Called op by op, a method of hundreds of operations spends its time in Python.
     Inside a trace a function of its own helps nothing, and TensorFlow would trace its
-    gradient several times: a third of what tracing a distillation step took.
-
-    Args:
-        method: Method of tensors, or of named tuples of them, that branches on no
-            tensor in Python.
-
-    Returns:
-        A method of the same arguments and values.
+    gradient several times: a third of what tracing a distillation step took. The method
+    takes tensors, or named tuples of them, and branches on none in Python.
     """
     function = tf.function(method, autograph=False)
 

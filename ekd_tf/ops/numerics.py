@@ -56,13 +56,9 @@ def safe_sqrt(x: tf.Tensor) -> tf.Tensor:
 def masked_mean(
     values: tf.Tensor, mask: tf.Tensor, axis: int | None = None
 ) -> tf.Tensor:
-    """Averages the entries a mask keeps; 0 with a zero gradient when it keeps none.
+    """Averages the entries a bool mask keeps; 0 with a zero gradient of none.
 
-    Args:
-        values: Float tensor that broadcasts to the mask. Entries left out must be
-            finite.
-        mask: Bool tensor.
-        axis: The axis to average over, or None for all.
+    `values` broadcast to the mask. Entries left out must be finite.
     """
     weights = tf.cast(mask, values.dtype)
     return tf.math.divide_no_nan(

@@ -13,7 +13,7 @@ import numpy as np
 from absl import logging
 
 from ekd_tf.data import Source
-from ekd_tf.data import select_identities
+from ekd_tf.data import Subset
 from ekd_tf.data.unreadable import Unreadable
 from ekd_tf.run import factory
 from ekd_tf.run.config import TrainConfig
@@ -173,4 +173,4 @@ def _select(source, names):
         )
     if len(labels) == source.num_identities:
         return source
-    return select_identities(source, labels)
+    return Subset(source, labels)

@@ -12,7 +12,6 @@ from ekd_tf import checks
 from ekd_tf.data import Augmentation
 from ekd_tf.data import BatchSampler
 from ekd_tf.data import FolderFaces
-from ekd_tf.data import InMemoryFaces
 from ekd_tf.data import JoinedSources
 from ekd_tf.data import RecordIOFaces
 from ekd_tf.data import Source
@@ -89,7 +88,7 @@ def make_source(
         arguments[SYNTHETIC_WORDS[word]] = _integer(f"data=synthetic:{word}", value)
     words = {a: f"data=synthetic:{word}" for word, a in SYNTHETIC_WORDS.items()}
     with checks.flag_words(**words):
-        return InMemoryFaces(SyntheticFaces(**arguments))
+        return SyntheticFaces(**arguments)
 
 
 def make_sources(

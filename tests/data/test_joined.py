@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 import records
 
-from ekd_tf.data import InMemoryFaces
 from ekd_tf.data import RecordIOFaces
 from ekd_tf.data import SyntheticFaces
 from ekd_tf.data.sources.joined import JoinedSources
@@ -33,12 +32,6 @@ def test_images_follow_each_other_and_labels_are_offset(parts):
     assert joined.describe(3) == parts[1].describe(0)
 
 
-def test_one_source_is_itself(parts):
-    joined = JoinedSources(parts[:1])
-    np.testing.assert_array_equal(joined.labels, parts[0].labels)
-    assert joined.read(range(3)) == parts[0].read(range(3))
-
-
 def test_fingerprint_follows_the_parts_and_their_order(parts):
     prints = {
         JoinedSources(chosen).fingerprint
@@ -49,7 +42,7 @@ def test_fingerprint_follows_the_parts_and_their_order(parts):
 
 
 def drawn(**arguments):
-    return InMemoryFaces(SyntheticFaces(2, 2, **arguments))
+    return SyntheticFaces(2, 2, **arguments)
 
 
 def test_drawn_faces_are_joined():

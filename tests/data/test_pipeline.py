@@ -77,54 +77,6 @@ def assert_equal_batches(left, right):
             np.testing.assert_array_equal(a[key], b[key], err_msg=key)
 
 
-def assert_batch(batch, pixels, labels, sampler, step, seed):
-    """The batch holds what sampler, labels and flips say, computed in NumPy."""
-    indices, in_margin = sampler.batch(step)
-    flips = flip_mask(seed, step, len(indices))
-    expected = pixels[indices]
-    expected[flips] = expected[flips][:, :, ::-1]
-    np.testing.assert_array_equal(batch["image_id"], indices)
-    np.testing.assert_array_equal(batch["label"], labels[indices])
-    np.testing.assert_array_equal(batch["in_margin"], in_margin)
-    np.testing.assert_array_equal(batch["flipped"], flips)
-    np.testing.assert_array_equal(batch["image"], expected)
-
-
-@pytest.mark.parametrize("kind", ["pixels", "files"])
-def test_elements_have_static_shapes_and_types(drawn, folder, kind):
-    source = drawn if kind == "pixels" else FolderFaces(folder[0])
-    assert make_pipeline(source, sampler_of(source), SIZE).dataset.element_spec == {
-        "image": tf.TensorSpec([10, SIZE, SIZE, 3], tf.uint8),
-        "label": tf.TensorSpec([10], tf.int32),
-        "in_margin": tf.TensorSpec([10], tf.float32),
-        "image_id": tf.TensorSpec([10], tf.int32),
-        "flipped": tf.TensorSpec([10], tf.bool),
-    }
-
-
-def test_order_is_kept_and_workers_are_not_dealt_files(drawn):
-    options = make_pipeline(drawn, sampler_of(drawn), SIZE).dataset.options()
-    policy = options.experimental_distribute.auto_shard_policy
-    assert policy == tf.data.experimental.AutoShardPolicy.OFF
-    assert options.deterministic is True
-
-
-def test_batches_hold_what_the_sampler_says(drawn):
-    sampler = sampler_of(drawn, seed=4)
-    batches = take(make_pipeline(drawn, sampler, SIZE, seed=9), 6)
-    for step, batch in enumerate(batches):
-        assert_batch(batch, drawn.pixels, drawn.labels, sampler, step, seed=9)
-
-
-def test_batches_of_files_hold_what_the_sampler_says(folder):
-    root, pixels = folder
-    source = FolderFaces(root)
-    sampler = sampler_of(source)
-    batches = take(make_pipeline(source, sampler, SIZE, seed=3), 12)
-    for step, batch in enumerate(batches):
-        assert_batch(batch, pixels, source.labels, sampler, step, seed=3)
-
-
 def test_two_runs_are_equal_and_seeds_differ(folder):
     source = FolderFaces(folder[0])
     sampler = sampler_of(source)
@@ -135,32 +87,6 @@ def test_two_runs_are_equal_and_seeds_differ(folder):
     other = take(make_pipeline(source, sampler, SIZE, seed=1), 1)[0]
     np.testing.assert_array_equal(other["image_id"], first[0]["image_id"])
     assert not np.array_equal(other["flipped"], first[0]["flipped"])
-
-
-@pytest.mark.parametrize("start", [1, 3, 7])
-def test_resuming_equals_the_continuous_run(folder, start):
-    # 20 images, 6 general rows: the epoch border lies inside batch 3.
-    source = FolderFaces(folder[0])
-    continuous = take(make_pipeline(source, sampler_of(source), SIZE), 10)
-    resumed = make_pipeline(source, sampler_of(source), SIZE, start_step=start)
-    assert_equal_batches(take(resumed, 10 - start), continuous[start:])
-
-
-def test_steps_bound_the_dataset(drawn):
-    pipeline = make_pipeline(drawn, sampler_of(drawn), SIZE, start_step=2, steps=3)
-    batches = list(pipeline.dataset.as_numpy_iterator())
-    assert_equal_batches(
-        batches, take(make_pipeline(drawn, sampler_of(drawn), SIZE), 5)[2:]
-    )
-    empty = make_pipeline(drawn, sampler_of(drawn), SIZE, steps=0)
-    assert list(empty.dataset) == []
-
-
-def test_without_flip_nothing_is_mirrored(drawn):
-    sampler = sampler_of(drawn)
-    for batch in take(make_pipeline(drawn, sampler, SIZE, flip=False), 3):
-        assert not batch["flipped"].any()
-        np.testing.assert_array_equal(batch["image"], drawn.pixels[batch["image_id"]])
 
 
 AUGMENTATION = Augmentation(2, 0.2, 0.2, 0.2, 0.5, 0.5, 0.5)
@@ -175,6 +101,7 @@ def test_augmentation_is_a_function_of_seed_and_step(drawn, folder, kind):
         arguments = {"augmentation": AUGMENTATION, **changes}
         return make_pipeline(source, sampler, SIZE, start_step=start, **arguments)
 
+    assert run().augmented and not run(augmentation=Augmentation()).augmented
     plain = take(run(augmentation=None), 3)
     augmented = take(run(), 3)
     for step, (before, after) in enumerate(zip(plain, augmented)):
@@ -201,86 +128,11 @@ def test_batches_do_not_depend_on_the_number_of_threads(folder):
         dataset = pipeline.dataset.with_options(options)
         return list(dataset.take(6).as_numpy_iterator())
 
-    alone = run(1)
-    assert_equal_batches(run(2), alone)
-    assert_equal_batches(run(8), alone)
-
-
-def test_says_whether_images_are_augmented(drawn):
-    sampler = sampler_of(drawn)
-    assert not make_pipeline(drawn, sampler, SIZE).augmented
-    off = make_pipeline(drawn, sampler, SIZE, augmentation=Augmentation())
-    assert not off.augmented
-    on = make_pipeline(drawn, sampler, SIZE, augmentation=AUGMENTATION)
-    assert on.augmented and on.dataset.element_spec == off.dataset.element_spec
-
-
-@pytest.mark.parametrize(("kind", "prefetch"), [("pixels", 0), ("files", 4)])
-def test_reads_ahead_a_bounded_number_of_batches(drawn, folder, kind, prefetch):
-    source = drawn if kind == "pixels" else FolderFaces(folder[0])
-    reads = []
-    read = source.read
-    source.read = lambda indices: reads.append(1) or read(indices)
-    pipeline = make_pipeline(source, sampler_of(source), SIZE, prefetch=prefetch)
-    iterator = iter(pipeline.dataset)
-    next(iterator)
-    time.sleep(0.5)
-    # Ahead of the batch in use: the prefetched ones and a few in each stage.
-    assert 1 <= len(reads) <= 1 + prefetch + 10
-    del iterator
+    assert_equal_batches(run(8), run(1))
 
 
 def spoil(path):
     path.write_bytes(path.read_bytes()[:-40])
-
-
-def flip_a_bit_of_the_pixels(path):
-    # Header and end stay whole, so only decoding, and the checksum of PNG, tell.
-    data = bytearray(path.read_bytes())
-    data[data.index(b"IDAT") + 20] ^= 1
-    path.write_bytes(data)
-
-
-def test_damage_that_no_header_shows_is_named_after_the_run_has_ended(folder):
-    root, _ = folder
-    source = FolderFaces(root)
-    flip_a_bit_of_the_pixels(root / "id3" / "2.png")
-    sampler = sampler_of(source)
-    pipeline = make_pipeline(source, sampler, SIZE, steps=10)
-    step = 0
-    with pytest.raises(tf.errors.OpError):
-        for _ in pipeline.dataset:
-            step += 1
-    assert source.describe(14) == f"{root}/id3/2.png"
-    assert 14 in sampler.batch(step)[0]
-    assert str(pipeline.failure(step)).startswith(f"cannot decode {root}/id3/2.png: ")
-
-
-def test_damage_that_no_header_shows_is_replaced_when_allowed(folder):
-    root, _ = folder
-    source = FolderFaces(root)
-    flip_a_bit_of_the_pixels(root / "id3" / "2.png")
-    unreadable = Unreadable(1)
-    pipeline = make_pipeline(
-        source, sampler_of(source), SIZE, steps=10, unreadable=unreadable
-    )
-    assert len(list(pipeline.dataset)) == 10
-    assert [line.split(": ")[0] for line in unreadable.lines] == [f"{root}/id3/2.png"]
-
-
-def test_evaluation_names_the_image_that_ends_it(folder):
-    root, _ = folder
-    source = FolderFaces(root)
-    flip_a_bit_of_the_pixels(root / "id3" / "2.png")
-    batches = evaluation_batches(source, np.arange(len(source)), SIZE, 5)
-    with pytest.raises(ValueError, match="cannot decode .*/id3/2.png: "):
-        list(batches)
-
-
-def test_a_run_that_ended_for_another_reason_has_no_bad_image(folder):
-    source = FolderFaces(folder[0])
-    pipeline = make_pipeline(source, sampler_of(source), SIZE, steps=1)
-    assert pipeline.failure(0) is None
 
 
 def test_text_truncated_and_missing_files_are_replaced_when_allowed(folder):
@@ -325,43 +177,6 @@ def test_resuming_among_bad_files_equals_the_continuous_run(folder):
     assert_equal_batches(take(run(4), 6), take(run(0), 10)[4:])
 
 
-def test_an_error_of_a_source_of_pixels_reaches_the_user(drawn):
-    def broken(indices):
-        raise ValueError("the drawing board is gone")
-
-    drawn.read = broken
-    with pytest.raises(tf.errors.OpError, match="the drawing board is gone"):
-        list(make_pipeline(drawn, sampler_of(drawn), SIZE, steps=1).dataset)
-
-
-@pytest.mark.parametrize("batch_size", [1, 3, 4, 50])
-def test_evaluation_batches_are_in_order_and_complete(folder, drawn, batch_size):
-    root, pixels = folder
-    order = np.array([3, 19, 0, 7, 7, 12, 1, 2])
-    for source, expected in ((FolderFaces(root), pixels), (drawn, drawn.pixels)):
-        batches = list(evaluation_batches(source, order, SIZE, batch_size))
-        sizes = [len(batch) for batch in batches]
-        assert sizes[:-1] == [batch_size] * (len(sizes) - 1)
-        assert sum(sizes) == 8
-        assert batches[0].dtype == np.uint8
-        np.testing.assert_array_equal(np.concatenate(batches), expected[order])
-
-
-def test_evaluation_of_nothing_yields_nothing(drawn):
-    assert list(evaluation_batches(drawn, [], SIZE, 4)) == []
-
-
-def test_evaluation_stops_at_a_bad_file(folder):
-    root, _ = folder
-    source = FolderFaces(root)
-    (root / "id1" / "1.png").unlink()
-    batches = evaluation_batches(source, range(20), SIZE, 2)
-    # The bad one is image 5; the batches before it are delivered.
-    assert len(next(batches)) == 2
-    with pytest.raises(ValueError, match=r"cannot decode .*id1/1\.png: No such"):
-        list(batches)
-
-
 def test_replicas_get_equal_contiguous_shards(folder):
     source = FolderFaces(folder[0])
     sampler = sampler_of(source, general=4, identities=2, images_per_identity=2)
@@ -378,58 +193,6 @@ def test_replicas_get_equal_contiguous_shards(folder):
             np.testing.assert_array_equal(np.concatenate(shards), whole[key])
 
 
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        ({"input_size": 0}, r"`input_size` must be in \(0, inf\)"),
-        ({"seed": -1}, r"`seed` must be in \[0, inf\)"),
-        ({"start_step": -1}, r"`start_step` must be in \[0, inf\)"),
-        ({"steps": -1}, r"`steps` must be in \[0, inf\)"),
-        ({"prefetch": -1}, r"`prefetch` must be in \[0, inf\)"),
-    ],
-)
-def test_rejects_impossible_arguments(drawn, arguments, words):
-    valid = {"source": drawn, "sampler": sampler_of(drawn), "input_size": SIZE}
-    with pytest.raises(ValueError, match=words):
-        make_pipeline(**{**valid, **arguments})
-
-
-def test_rejects_a_sampler_of_another_source(drawn):
-    sampler = BatchSampler(drawn.labels[:-1], 4, 2)
-    with pytest.raises(ValueError, match="sampler of 28 images for drawn with 29"):
-        make_pipeline(drawn, sampler, SIZE)
-
-
-def test_evaluation_rejects_impossible_arguments(drawn):
-    with pytest.raises(ValueError, match="`input_size` must be in"):
-        evaluation_batches(drawn, [0], 0, 4)
-    with pytest.raises(ValueError, match="`batch_size` must be in"):
-        evaluation_batches(drawn, [0], SIZE, 0)
-
-
-@pytest.mark.parametrize(("kind", "allowed"), [("pixels", 0), ("files", 2)])
-def test_the_teacher_sees_the_same_images_at_its_size(drawn, folder, kind, allowed):
-    if kind == "pixels":
-        source = drawn
-    else:
-        # Files are read once, though one of them is replaced.
-        (folder[0] / "id3" / "2.png").write_bytes(b"no image" * bool(allowed))
-        if not allowed:
-            (folder[0] / "id3" / "2.png").unlink()
-        source = FolderFaces(folder[0])
-    unreadable = Unreadable(allowed)
-    sampler, arguments = sampler_of(source), {"seed": 3, "unreadable": unreadable}
-    both = make_pipeline(source, sampler, 8, teacher_size=SIZE, **arguments)
-    found = take(both, 4)
-    small = take(make_pipeline(source, sampler, 8, **arguments), 4)
-    large = take(make_pipeline(source, sampler, SIZE, **arguments), 4)
-    assert both.dataset.element_spec["teacher_image"].shape == (10, SIZE, SIZE, 3)
-    for one, student, teacher in zip(found, small, large):
-        np.testing.assert_array_equal(one.pop("teacher_image"), teacher["image"])
-        assert_equal_batches([one], [student])
-    assert len(unreadable.lines) == (kind == "files" and allowed > 0)
-
-
 def test_the_teacher_sees_the_same_augmentation(drawn):
     augmentation = Augmentation(crop=2, brightness=0.5)
     arguments = {"augmentation": augmentation, "seed": 3}
@@ -443,6 +206,131 @@ def test_the_teacher_sees_the_same_augmentation(drawn):
     np.testing.assert_array_equal(found["teacher_image"], teacher["image"])
 
 
-def test_rejects_a_size_of_the_teacher_that_is_none(drawn):
-    with pytest.raises(ValueError, match="`teacher_size` must be"):
-        make_pipeline(drawn, sampler_of(drawn), SIZE, teacher_size=0)
+@pytest.mark.parametrize("kind", ["pixels", "files"])
+def test_batches_hold_what_sampler_labels_and_flips_say(drawn, folder, kind):
+    source = drawn if kind == "pixels" else FolderFaces(folder[0])
+    pixels = drawn.pixels if kind == "pixels" else folder[1]
+    sampler = sampler_of(source, seed=4)
+    pipeline = make_pipeline(source, sampler, SIZE, seed=9)
+    assert pipeline.dataset.element_spec == {
+        "image": tf.TensorSpec([10, SIZE, SIZE, 3], tf.uint8),
+        "label": tf.TensorSpec([10], tf.int32),
+        "in_margin": tf.TensorSpec([10], tf.float32),
+        "image_id": tf.TensorSpec([10], tf.int32),
+        "flipped": tf.TensorSpec([10], tf.bool),
+    }
+    # A strategy cuts batches, it does not deal out files.
+    options = pipeline.dataset.options()
+    policy = options.experimental_distribute.auto_shard_policy
+    assert policy == tf.data.experimental.AutoShardPolicy.OFF
+    assert options.deterministic is True
+    for step, batch in enumerate(take(pipeline, 6)):
+        indices, in_margin = sampler.batch(step)
+        flips = flip_mask(9, step, len(indices))
+        expected = pixels[indices]
+        expected[flips] = expected[flips][:, :, ::-1]
+        np.testing.assert_array_equal(batch["image_id"], indices)
+        np.testing.assert_array_equal(batch["label"], source.labels[indices])
+        np.testing.assert_array_equal(batch["in_margin"], in_margin)
+        np.testing.assert_array_equal(batch["flipped"], flips)
+        np.testing.assert_array_equal(batch["image"], expected)
+    (upright,) = take(make_pipeline(source, sampler, SIZE, flip=False), 1)
+    assert not upright["flipped"].any()
+    np.testing.assert_array_equal(upright["image"], pixels[upright["image_id"]])
+
+
+def test_resuming_equals_the_continuous_run(folder):
+    # 20 images, 6 general rows: the epoch border lies inside batch 3.
+    source = FolderFaces(folder[0])
+    continuous = take(make_pipeline(source, sampler_of(source), SIZE), 10)
+    for start in (1, 3, 7):
+        resumed = make_pipeline(
+            source, sampler_of(source), SIZE, start_step=start, steps=10 - start
+        )
+        batches = list(resumed.dataset.as_numpy_iterator())
+        assert_equal_batches(batches, continuous[start:])
+
+
+def test_reads_ahead_a_bounded_number_of_batches(folder):
+    source = FolderFaces(folder[0])
+    reads = []
+    read = source.read
+    source.read = lambda indices: reads.append(1) or read(indices)
+    iterator = iter(make_pipeline(source, sampler_of(source), SIZE).dataset)
+    next(iterator)
+    time.sleep(0.5)
+    # Ahead of the batch in use: the prefetched ones and a few in each stage.
+    assert 1 <= len(reads) <= 1 + 2 + 10
+
+
+def test_damage_that_no_header_shows_is_named_or_replaced(folder):
+    root, _ = folder
+    source = FolderFaces(root)
+    # Header and end stay whole, so only decoding, and the checksum of PNG, tell.
+    path = root / "id3" / "2.png"
+    data = bytearray(path.read_bytes())
+    data[data.index(b"IDAT") + 20] ^= 1
+    path.write_bytes(data)
+    sampler = sampler_of(source)
+    pipeline = make_pipeline(source, sampler, SIZE, steps=10)
+    step = 0
+    with pytest.raises(tf.errors.OpError):
+        for _ in pipeline.dataset:
+            step += 1
+    assert 14 in sampler.batch(step)[0]
+    assert str(pipeline.failure(step)).startswith(f"cannot decode {path}: ")
+    with pytest.raises(ValueError, match=f"cannot decode {path}: "):
+        list(evaluation_batches(source, np.arange(20), SIZE, 5))
+    unreadable = Unreadable(1)
+    pipeline = make_pipeline(source, sampler, SIZE, steps=10, unreadable=unreadable)
+    assert len(list(pipeline.dataset)) == 10
+    assert pipeline.failure(0) is None
+    assert [line.split(": ")[0] for line in unreadable.lines] == [str(path)]
+
+
+def test_evaluation_batches_are_in_order_and_complete(folder, drawn):
+    root, pixels = folder
+    order = np.array([3, 19, 0, 7, 7, 12, 1, 2])
+    for source, expected in ((FolderFaces(root), pixels), (drawn, drawn.pixels)):
+        for batch_size, sizes in ((3, [3, 3, 2]), (8, [8]), (50, [8])):
+            batches = list(evaluation_batches(source, order, SIZE, batch_size))
+            assert [len(batch) for batch in batches] == sizes
+            assert batches[0].dtype == np.uint8
+            np.testing.assert_array_equal(np.concatenate(batches), expected[order])
+    assert list(evaluation_batches(drawn, [], SIZE, 4)) == []
+
+
+@pytest.mark.parametrize("allowed", [0, 2])
+def test_the_teacher_sees_the_same_images_at_its_size(folder, allowed):
+    # Files are read once, though one of them may be replaced.
+    if allowed:
+        (folder[0] / "id3" / "2.png").write_bytes(b"no image")
+    source, unreadable = FolderFaces(folder[0]), Unreadable(allowed)
+    sampler, arguments = sampler_of(source), {"seed": 3, "unreadable": unreadable}
+    both = make_pipeline(source, sampler, 8, teacher_size=SIZE, **arguments)
+    small = take(make_pipeline(source, sampler, 8, **arguments), 4)
+    large = take(make_pipeline(source, sampler, SIZE, **arguments), 4)
+    for one, student, teacher in zip(take(both, 4), small, large):
+        np.testing.assert_array_equal(one.pop("teacher_image"), teacher["image"])
+        assert_equal_batches([one], [student])
+    assert len(unreadable.lines) == (allowed > 0)
+
+
+def test_rejects_impossible_arguments(drawn):
+    valid = {"source": drawn, "sampler": sampler_of(drawn), "input_size": SIZE}
+    for arguments, words in (
+        ({"input_size": 0}, r"`input_size` must be in \(0, inf\)"),
+        ({"teacher_size": 0}, "`teacher_size` must be"),
+        ({"seed": -1}, r"`seed` must be in \[0, inf\)"),
+        ({"start_step": -1}, r"`start_step` must be in \[0, inf\)"),
+        ({"steps": -1}, r"`steps` must be in \[0, inf\)"),
+        (
+            {"sampler": BatchSampler(drawn.labels[:-1], 4, 2)},
+            "sampler of 28 images for drawn with 29",
+        ),
+    ):
+        with pytest.raises(ValueError, match=words):
+            make_pipeline(**{**valid, **arguments})
+    for size, rows, words in ((0, 4, "`input_size` must"), (8, 0, "`batch_size` must")):
+        with pytest.raises(ValueError, match=words):
+            evaluation_batches(drawn, [0], size, rows)

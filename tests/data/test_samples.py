@@ -4,7 +4,6 @@ import numpy as np
 from PIL import Image
 
 from ekd_tf.data import FolderFaces
-from ekd_tf.data import InMemoryFaces
 from ekd_tf.data import SyntheticFaces
 from ekd_tf.data import sample_faces
 from ekd_tf.data import sample_images
@@ -12,7 +11,7 @@ from ekd_tf.data.samples import first_image_size
 
 
 def drawn(identities, images):
-    return InMemoryFaces(SyntheticFaces(identities, images, 32))
+    return SyntheticFaces(identities, images, 32)
 
 
 def test_images_are_spread_over_the_source():
@@ -50,16 +49,11 @@ def test_faces_of_a_shuffled_source_are_grouped():
     np.testing.assert_array_equal(labels, [0, 0, 1, 1, 2, 2])
 
 
-def test_identities_of_few_images_are_made_up_for_by_more_of_them():
-    _, labels = sample_faces(drawn(6, 2), 32, count=8, images_per_identity=4)
-    np.testing.assert_array_equal(labels, [0, 0, 1, 1, 3, 3, 5, 5])
-
-
-def test_few_identities_are_made_up_for_by_more_images_of_each():
-    _, labels = sample_faces(drawn(2, 9), 32, count=10, images_per_identity=2)
-    np.testing.assert_array_equal(labels, [0] * 8 + [1] * 2)
-
-
-def test_a_small_source_gives_all_its_faces():
-    _, labels = sample_faces(drawn(3, 2), 32, count=50)
-    np.testing.assert_array_equal(labels, [0, 0, 1, 1, 2, 2])
+def test_few_images_or_identities_are_made_up_for_by_more_of_the_other():
+    for source, count, per_identity, expected in (
+        (drawn(6, 2), 8, 4, [0, 0, 1, 1, 3, 3, 5, 5]),
+        (drawn(2, 9), 10, 2, [0] * 8 + [1] * 2),
+        (drawn(3, 2), 50, 8, [0, 0, 1, 1, 2, 2]),
+    ):
+        _, labels = sample_faces(source, 32, count, per_identity)
+        np.testing.assert_array_equal(labels, expected)

@@ -5,10 +5,6 @@ from PIL import Image
 from ekd_tf.data.alignment import align
 from ekd_tf.data.pipeline import evaluation_batches
 from ekd_tf.data.templates import AlignedImages
-from ekd_tf.data.templates import read_landmarks
-from ekd_tf.data.templates import read_media_list
-from ekd_tf.data.templates import read_subjects
-from ekd_tf.data.templates import read_template_pairs
 from ekd_tf.data.templates import read_template_set
 
 POINTS = np.array([[30, 40], [70, 41], [50, 62], [35, 80], [66, 81]], np.float32)
@@ -122,37 +118,26 @@ def test_names_missing_and_damaged_images(root):
         read_template_set(root)
 
 
-@pytest.mark.parametrize(
-    ("reader", "text", "message"),
-    [
-        (read_media_list, "1.jpg 1\n", "cannot be read"),
-        (read_media_list, "1.jpg 1 x\n", "cannot be read"),
-        (read_media_list, "1.jpg 1 2 3\n", "line 1 must have a name and 2 numbers"),
-        (read_landmarks, "1.jpg 1 2 3\n", "cannot be read"),
-        (read_landmarks, "1.jpg" + " nan" * 11 + "\n", "not finite"),
-        (read_template_pairs, "1 2 2\n", "lines of two templates and 0 or 1"),
-        (read_template_pairs, "1 2\n", "2 columns"),
-        (lambda p: read_subjects([p]), "A,B\nx,2\n", "line 2 must begin with"),
-        (lambda p: read_subjects([p]), "A,B\n1,2\n1,3\n", "subject 3 and of 2"),
-    ],
-)
-def test_says_what_is_wrong_with_a_list(tmp_path, reader, text, message):
-    path = tmp_path / "list.txt"
-    path.write_text(text)
-    with pytest.raises(ValueError, match=message):
-        reader(path)
-
-
-def test_says_which_list_is_missing(root, tmp_path):
+def test_says_what_is_wrong_with_a_list(root, tmp_path):
+    (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match=r"must hold one \*_face_tid_mid.txt"):
-        read_template_set(tmp_path)
-    (root / "meta" / "toy_name_5pts_score.txt").unlink()
-    with pytest.raises(ValueError, match="toy_name_5pts_score.txt cannot be read"):
-        read_template_set(root)
-
-
-def test_lists_must_agree(root):
-    path = root / "meta" / "toy_name_5pts_score.txt"
-    path.write_text("".join(sorted(path.read_text().splitlines(True), reverse=True)))
-    with pytest.raises(ValueError, match="same images in the same order"):
-        read_template_set(root)
+        read_template_set(tmp_path / "empty")
+    for what, text, message in (
+        ("face_tid_mid.txt", "1.jpg 1\n", "cannot be read"),
+        ("face_tid_mid.txt", "1.jpg 1 x\n", "cannot be read"),
+        ("face_tid_mid.txt", "1.jpg 1 2 3\n", "line 1 must have a name and 2 numb"),
+        ("face_tid_mid.txt", "1.png 1 2\n", "same images in the same order"),
+        ("name_5pts_score.txt", "1.jpg 1 2 3\n", "cannot be read"),
+        ("name_5pts_score.txt", "1.jpg" + " nan" * 11 + "\n", "not finite"),
+        ("name_5pts_score.txt", None, "toy_name_5pts_score.txt cannot be read"),
+        ("template_pair_label.txt", "1 2 2\n", "lines of two templates and 0 or 1"),
+        ("template_pair_label.txt", "1 2\n", "2 columns"),
+        ("1N_probe_mixed.csv", "A,B\nx,2\n", "line 2 must begin with"),
+        ("1N_probe_mixed.csv", "A,B\n1,2\n1,3\n", "subject 3 and of 2"),
+    ):
+        path = root / "meta" / f"toy_{what}"
+        whole = path.read_text()
+        path.unlink() if text is None else path.write_text(text)
+        with pytest.raises(ValueError, match=message):
+            read_template_set(root)
+        path.write_text(whole)

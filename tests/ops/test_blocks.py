@@ -2,47 +2,32 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from ekd_tf.ops.blocks import scan_blocks
-from ekd_tf.ops.blocks import sum_over_blocks
+from ekd_tf.ops import blocks
+from ekd_tf.ops.blocks import sum_over_rows
+
+MATRIX = np.arange(9, dtype=np.float32).reshape(3, 3)
 
 
-def block_value(block, tensor):
-    """The sum of (block + 1) x^2 over a block of two entries."""
-    part = tf.gather(tensor, 2 * block + tf.range(2))
-    return tf.reduce_sum(tf.cast(block + 1, tf.float32) * part**2)
+def row_values(rows, matrix):
+    """The number of a row, counted from 1, times the sum of its squares."""
+    squares = tf.reduce_sum(tf.gather(matrix, rows) ** 2, axis=1)
+    return tf.cast(rows + 1, tf.float32) * squares
 
 
-@pytest.mark.parametrize("num_blocks", [1, 4])
-def test_blocks_are_visited_in_order_and_hand_on_what_they_carry(run_as, num_blocks):
-    def step(start):
-        def function(block, digits, count):
-            return 10 * digits + block, count + 1
+@pytest.mark.parametrize("block_size", [1, 2, 3])
+@pytest.mark.parametrize("known", [True, False])
+def test_sums_rows_and_their_gradients(run_as, monkeypatch, block_size, known):
+    # 1 (0 + 1 + 4) + 2 (9 + 16 + 25) + 3 (36 + 49 + 64); the derivative is 2 (row) x.
+    monkeypatch.setattr(blocks, "MAX_ENTRIES", block_size * 9)
 
-        return scan_blocks(function, num_blocks, (start, tf.constant(0)))
-
-    digits, count = run_as(step)(tf.constant(7))
-    assert (int(digits), int(count)) == {1: (70, 1), 4: (70123, 4)}[num_blocks]
-
-
-@pytest.mark.parametrize("num_blocks", [1, 3])
-def test_sums_blocks_and_their_gradients(run_as, num_blocks):
-    # 1 (1 + 4) + 2 (9 + 16) + 3 (25 + 36); the derivative is 2 (block + 1) x.
-    def step(tensor):
+    def step(matrix):
         with tf.GradientTape() as tape:
-            tape.watch(tensor)
-            value = 10.0 * sum_over_blocks(block_value, num_blocks, tensor)
-        return value, tf.convert_to_tensor(tape.gradient(value, tensor))
+            tape.watch(matrix)
+            value = 10.0 * sum_over_rows(row_values, matrix)
+        return value, tf.convert_to_tensor(tape.gradient(value, matrix))
 
-    value, gradient = run_as(step)(tf.constant([1.0, 2.0, 3.0, 4.0, 5.0, 6.0]))
-    expected = {1: 5.0, 3: 238.0}[num_blocks]
-    np.testing.assert_allclose(value, 10 * expected, rtol=1e-6)
-    slopes = np.array([2, 4, 12, 16, 30, 36.0]) * 10
-    slopes[2 * num_blocks :] = 0
-    np.testing.assert_allclose(gradient, slopes, rtol=1e-6)
-
-
-def test_number_of_blocks_may_be_a_tensor():
-    total = tf.function(lambda n, x: sum_over_blocks(block_value, n, x))
-    rows = tf.constant([1.0, 2.0, 3.0, 4.0, 5.0, 6.0])
-    for num_blocks, expected in ((1, 5.0), (2, 55.0), (3, 238.0)):
-        np.testing.assert_allclose(total(tf.constant(num_blocks), rows), expected)
+    if not known:
+        step = tf.function(step, input_signature=[tf.TensorSpec([None, None])])
+    value, gradient = run_as(step)(tf.constant(MATRIX))
+    np.testing.assert_allclose(value, 10 * 552, rtol=1e-6)
+    np.testing.assert_allclose(gradient, 20 * np.array([[1], [2], [3]]) * MATRIX)

@@ -30,15 +30,12 @@ def scatter(strategy, rows):
     )
 
 
-def test_one_device_keeps_its_tensor(rng):
+def test_one_device_and_the_cross_replica_context_keep_a_tensor(rng, strategy):
     rows = tf.constant(rng.normal(size=(3, 2)))
-    assert num_replicas() == 1
-    assert gather_rows(rows) is rows
-
-
-def test_cross_replica_context_counts_as_one(strategy):
     with strategy.scope():
         assert num_replicas() == 1
+    assert num_replicas() == 1
+    assert gather_rows(rows) is rows and sum_over_replicas(rows) is rows
 
 
 def test_rows_come_in_replica_order(rng, strategy):
@@ -98,8 +95,6 @@ def test_each_replica_receives_the_sum(strategy):
     parts = np.split(values, strategy.num_replicas_in_sync)
     for total in strategy.experimental_local_results(sums):
         np.testing.assert_array_equal(total, sum(parts))
-    tensor = tf.constant(values)
-    assert sum_over_replicas(tensor) is tensor
 
 
 def test_own_rows_are_read_from_each_copy_and_nothing_else_is(rng, strategy):

@@ -1,7 +1,6 @@
 import math
 
 import numpy as np
-import pytest
 import tensorflow as tf
 
 from ekd_tf.ops.numerics import l2_normalize
@@ -50,12 +49,9 @@ def test_root_and_slope_computed_by_hand(run_as):
 # --- l2_normalize
 
 
-def test_unit_row_computed_by_hand(run_as):
+def test_unit_row_and_gradient_computed_by_hand(run_as):
     unit = run_as(l2_normalize)(tf.constant([[3.0, 4.0], [-5.0, 0.0]]))
     np.testing.assert_allclose(unit, [[0.6, 0.8], [-1.0, 0.0]], rtol=1e-6)
-
-
-def test_unit_row_gradient_computed_by_hand(run_as):
     # d(x / |x|) = (I - u u^T) / |x|: for x = (3, 4) and a sum of both entries
     # (1 - 0.6 * 1.4, 1 - 0.8 * 1.4) / 5 = (0.032, -0.024).
     grad = run_as(lambda x: gradient(l2_normalize, x))(tf.constant([[3.0, 4.0]]))
@@ -70,10 +66,9 @@ def test_zero_row_stays_zero_with_a_finite_gradient(run_as):
     np.testing.assert_allclose(grad, np.full((1, 3), 1e6), rtol=1e-5)
 
 
-@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-def test_half_precision_is_normalised_in_float32(rng, dtype):
+def test_half_precision_is_normalised_in_float32(rng):
     # 300^2 * 64 overflows float16.
-    rows = tf.cast(rng.normal(0, 300, (4, 64)), dtype)
+    rows = tf.cast(rng.normal(0, 300, (4, 64)), "float16")
     unit = l2_normalize(rows)
     assert unit.dtype == tf.float32
     np.testing.assert_allclose(np.linalg.norm(unit, axis=1), np.ones(4), rtol=1e-6)
@@ -87,9 +82,6 @@ def test_angle_computed_by_hand(run_as):
     np.testing.assert_allclose(
         angle, [math.pi / 3, math.pi / 2, 2 * math.pi / 3], rtol=1e-6
     )
-
-
-def test_angle_is_within_a_thousandth_of_the_ends(run_as):
     # acos(1 - 1e-6) = sqrt(2e-6) = 1.41e-3.
     angle = run_as(safe_acos)(tf.constant([1.0, 1.5, -1.0, -1.5]))
     ends = [0.0, 0.0, math.pi, math.pi]
@@ -106,12 +98,6 @@ def test_angle_gradient(run_as):
 # --- masked_mean
 
 
-def test_mean_of_the_kept_entries(run_as):
-    values = tf.constant([1.0, 2.0, 6.0, -50.0])
-    kept = tf.constant([True, True, True, False])
-    assert float(run_as(masked_mean)(values, kept)) == 3.0
-
-
 def test_mean_of_each_row_of_a_mask(run_as):
     values = tf.constant([[1.0, 2.0, 6.0]])
     kept = tf.constant([[True, True, True], [False, True, True], [False] * 3])
@@ -119,18 +105,16 @@ def test_mean_of_each_row_of_a_mask(run_as):
     np.testing.assert_allclose(means, [3.0, 4.0, 0.0])
 
 
-def test_mean_of_nothing_is_zero_with_a_zero_gradient(run_as):
-    values = tf.constant([1.0, 2.0])
-    none = tf.constant([False, False])
-    assert float(run_as(masked_mean)(values, none)) == 0.0
-    grad = run_as(lambda x: gradient(lambda y: masked_mean(y, none), x))(values)
-    np.testing.assert_array_equal(grad, [0.0, 0.0])
-
-
-def test_mean_gradient_goes_to_kept_entries_alone(run_as):
-    kept = tf.constant([True, False, True])
-    grad = run_as(lambda x: gradient(lambda y: masked_mean(y, kept), x))(tf.ones([3]))
-    np.testing.assert_allclose(grad, [0.5, 0.0, 0.5])
+def test_mean_of_all_and_of_nothing_with_their_gradients(run_as):
+    values = tf.constant([1.0, 2.0, 6.0])
+    for kept, mean, slopes in (
+        ([True, False, True], 3.5, [0.5, 0, 0.5]),
+        ([False, False, False], 0, [0, 0, 0]),
+    ):
+        kept = tf.constant(kept)
+        assert float(run_as(masked_mean)(values, kept)) == mean
+        grad = run_as(lambda x, m=kept: gradient(lambda y: masked_mean(y, m), x))
+        np.testing.assert_allclose(grad(values), slopes)
 
 
 def test_squared_distances_computed_by_hand(run_as):

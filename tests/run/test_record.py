@@ -9,7 +9,6 @@ import tensorflow as tf
 from test_session import VALUES
 from toys import backbone
 
-from ekd_tf.data import InMemoryFaces
 from ekd_tf.data import SyntheticFaces
 from ekd_tf.run import guards
 from ekd_tf.run import record as record_module
@@ -78,7 +77,7 @@ def run(tmp_path, monkeypatch):
                 raise result
             return Result(result)
 
-        source = InMemoryFaces(SyntheticFaces(identities=3, images_per_identity=2))
+        source = SyntheticFaces(identities=3, images_per_identity=2)
         evaluate.source = source
         model = Model()
         model.steps += start

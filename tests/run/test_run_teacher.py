@@ -18,7 +18,7 @@ from ekd_tf.data import FolderFaces
 from ekd_tf.data import JoinedSources
 from ekd_tf.data import RecordIOFaces
 from ekd_tf.data import make_pipeline
-from ekd_tf.data.source import select_identities
+from ekd_tf.data.source import Subset
 from ekd_tf.data.source import split_identities
 from ekd_tf.data.unreadable import Unreadable
 from ekd_tf.embedders import CacheWriter
@@ -345,7 +345,7 @@ def test_caches_a_published_model_as_onnxruntime_runs_it(realdata, tmp_path):
     onnxruntime = pytest.importorskip("onnxruntime")
     path = str(realdata / "teacher" / "mobilefacenet_y1.onnx")
     source = RecordIOFaces(realdata / "celeba900", cache_dir=tmp_path)
-    few = select_identities(source, [0])
+    few = Subset(source, [0])
     writer = CacheWriter(tmp_path / "cache", "float32", path, "few")
     embedder = evaluators.make_source_embedder(path, cache=writer, batch_size=8)
     rows = embedder.views(few)

@@ -19,16 +19,8 @@ def tool(load_tool):
 
 @pytest.fixture
 def settings(tool, tmp_path):
-    return tool.Settings(
-        photos=tmp_path / "photos",
-        out=tmp_path / "faces",
-        choose="largest",
-        size=112,
-        quality=95,
-        min_confidence=0.9,
-        min_face=20,
-        detect_side=1024,
-    )
+    photos, faces = tmp_path / "photos", tmp_path / "faces"
+    return tool.Settings(photos=photos, output=faces, processes=1)
 
 
 @pytest.fixture
@@ -57,40 +49,15 @@ def assert_face(path, image, points, size=112):
     assert error.mean() < 3
 
 
-def test_reads_landmarks(tool, tmp_path):
-    path = tmp_path / "points.txt"
-    path.write_text("# a comment\n\na b.jpg 1 2 3 4 5 6 7 8 9 10.5\n")
-    landmarks = tool.read_landmarks(path)
-    assert list(landmarks) == ["a b.jpg"]
-    np.testing.assert_array_equal(
-        landmarks["a b.jpg"], [[1, 2], [3, 4], [5, 6], [7, 8], [9, 10.5]]
-    )
-
-
-@pytest.mark.parametrize(
-    ("text", "words"),
-    [
-        ("a.jpg 1 2 3 4 5 6 7 8 9\n", r":1 must be 'path x1 y1 ... x5 y5'"),
-        ("a.jpg 1 2 3 4 5 6 7 8 9 ten\n", r"Received: 'a.jpg 1 .* ten'"),
-        ("a.jpg" + " 1" * 10 + "\na.jpg" + " 2" * 10, r":2 names a.jpg a second time"),
-    ],
-)
-def test_says_which_line_of_landmarks_is_wrong(tool, tmp_path, text, words):
-    path = tmp_path / "points.txt"
-    path.write_text(text)
-    with pytest.raises(ValueError, match=words):
-        tool.read_landmarks(path)
-
-
 def test_aligns_by_landmarks_and_lists_what_has_none(tool, settings, photos):
     landmarks = {"ann/1.png": points_of([30, 5]), "bob/x y.png": points_of([60, -9])}
     settings = dataclasses.replace(settings, size=56)
-    assert tool.align_all(settings, landmarks, 1) == (0, 2, 1)
+    assert tool.align_all(settings, landmarks) == (0, 2, 1)
     for name, points in landmarks.items():
-        path = (settings.out / name).with_suffix(".jpg")
+        path = (settings.output / name).with_suffix(".jpg")
         assert_face(path, photos[name], points, 56)
-    assert sorted(p.name for p in settings.out.rglob("*.*")) == ["1.jpg", "x y.jpg"]
-    assert (settings.out.parent / "faces.left_out.tsv").read_text() == (
+    assert sorted(p.name for p in settings.output.rglob("*.*")) == ["1.jpg", "x y.jpg"]
+    assert (settings.output.parent / "faces.left_out.tsv").read_text() == (
         "ann/2.png\tno points in --landmarks\n"
     )
 
@@ -102,9 +69,9 @@ def test_two_processes_write_what_one_writes(tool, settings, photos, monkeypatch
     landmarks = {name: points_of([30, 5]) for name in photos if name != "ann/2.png"}
     found = []
     for processes in (1, 2):
-        out = settings.out.with_name(f"faces{processes}")
-        here = dataclasses.replace(settings, out=out)
-        assert tool.align_all(here, landmarks, processes) == (0, 2, 1)
+        out = settings.output.with_name(f"faces{processes}")
+        here = dataclasses.replace(settings, output=out, processes=processes)
+        assert tool.align_all(here, landmarks) == (0, 2, 1)
         faces = {p.relative_to(out): p.read_bytes() for p in out.rglob("*.*")}
         found.append((faces, tool.left_out_path(out).read_text()))
     assert found[0] == found[1]
@@ -113,24 +80,16 @@ def test_two_processes_write_what_one_writes(tool, settings, photos, monkeypatch
 
 def test_goes_on_where_it_stopped(tool, settings, photos):
     landmarks = {name: points_of([20, 0]) for name in photos if name != "ann/2.png"}
-    tool.align_all(settings, landmarks, 1)
-    done = settings.out / "ann" / "1.jpg"
+    tool.align_all(settings, landmarks)
+    done = settings.output / "ann" / "1.jpg"
     done.write_bytes(b"done before")
-    (settings.out / "bob" / "x y.jpg").unlink()
-    assert tool.align_all(settings, landmarks, 1) == (1, 1, 1)
+    (settings.output / "bob" / "x y.jpg").unlink()
+    assert tool.align_all(settings, landmarks) == (1, 1, 1)
     assert done.read_bytes() == b"done before"
     landmarks["ann/2.png"] = points_of([20, 0])
-    assert tool.align_all(settings, landmarks, 1) == (2, 1, 0)
-    assert tool.align_all(settings, landmarks, 1) == (3, 0, 0)
-    assert tool.left_out_path(settings.out).read_text() == ""
-
-
-def test_points_of_other_photographs_are_refused(tool, settings, photos):
-    landmarks = {str(settings.photos / name): points_of([20, 0]) for name in photos}
-    words = "such as ann/1.png. Received none of its 3 photographs, but /.*ann/1.png"
-    with pytest.raises(ValueError, match=words):
-        tool.align_all(settings, landmarks, 1)
-    assert not settings.out.exists()
+    assert tool.align_all(settings, landmarks) == (2, 1, 0)
+    assert tool.align_all(settings, landmarks) == (3, 0, 0)
+    assert tool.left_out_path(settings.output).read_text() == ""
 
 
 def test_names_of_any_bytes_and_length(tool, settings, photos, tmp_path):
@@ -141,13 +100,13 @@ def test_names_of_any_bytes_and_length(tool, settings, photos, tmp_path):
     path = tmp_path / "points.txt"
     points = " ".join(map(str, points_of([30, 5]).ravel()))
     path.write_text(f"\ufeff{'n' * 251}.png {points}\n./bob/x y.png {points}\n")
-    assert tool.align_all(settings, tool.read_landmarks(path), 1) == (0, 1, 2)
-    lines = tool.left_out_path(settings.out).read_bytes().splitlines()
+    assert tool.align_all(settings, tool.read_landmarks(path)) == (0, 1, 2)
+    lines = tool.left_out_path(settings.output).read_bytes().splitlines()
     assert lines == [
         b"ann/Ren\xe9\\n.png\tno points in --landmarks",
         b"n" * 251 + b".png\tcannot be written: File name too long",
     ]
-    assert (settings.out / "bob" / "x y.jpg").exists()
+    assert (settings.output / "bob" / "x y.jpg").exists()
 
 
 def test_a_detector_decides_by_the_rule_and_a_turned_photograph_is_turned(
@@ -171,7 +130,7 @@ def test_a_detector_decides_by_the_rule_and_a_turned_photograph_is_turned(
 
     assert tool.align_photo(name, settings, find_faces) is None
     np.testing.assert_array_equal(seen[0], upright)
-    assert_face(settings.out / "ann" / "1.jpg", upright, points_of([50, 10]))
+    assert_face(settings.output / "ann" / "1.jpg", upright, points_of([50, 10]))
 
 
 def test_damaged_photographs_and_points_are_listed_with_a_reason(
@@ -180,24 +139,11 @@ def test_damaged_photographs_and_points_are_listed_with_a_reason(
     path = settings.photos / "ann/1.png"
     path.write_bytes(path.read_bytes()[:60])
     landmarks = {name: np.ones((5, 2)) for name in photos}
-    assert tool.align_all(settings, landmarks, 1) == (0, 0, 3)
-    lines = (settings.out.parent / "faces.left_out.tsv").read_text().splitlines()
+    assert tool.align_all(settings, landmarks) == (0, 0, 3)
+    lines = (settings.output.parent / "faces.left_out.tsv").read_text().splitlines()
     assert [line.split("\t")[0] for line in lines] == list(photos)
     assert "Truncated" in lines[0] or "truncated" in lines[0]
     assert "ValueError: `points` must be apart" in lines[1]
-
-
-def test_two_photographs_of_one_name_stop_at_once(tool, settings, photos):
-    (settings.photos / "ann" / "1.jpg").write_bytes(b"")
-    with pytest.raises(ValueError, match="ann/1.jpg and ann/1.png would both become"):
-        tool.align_all(settings, {}, 1)
-    assert not settings.out.exists()
-
-
-def test_without_the_detector_the_command_is_named(tool, monkeypatch):
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(ValueError, match=r"pip install '\.\[align\]'"):
-        tool.check_detector()
 
 
 class FakeNetwork:
@@ -219,31 +165,51 @@ class FakeNetwork:
         return [{"box": box, "confidence": self.confidence, "keypoints": points}]
 
 
-@pytest.fixture
-def detector(tool, settings):
-    detector = tool.MTCNNDetector.__new__(tool.MTCNNDetector)
-    detector._settings = settings
-    detector._network = FakeNetwork()
-    return detector
-
-
-@pytest.mark.parametrize("side", [200, 4096])
-def test_points_are_in_pixels_of_the_photograph(detector, side):
-    [face] = detector(np.zeros((side // 2, side, 3), np.uint8))
-    assert max(detector._network.shown) == min(side, 1024)
-    assert detector._network.min_face_size == (20 if side == 200 else 12)
-    unit = side / 100
+def test_faces_are_found_in_pixels_of_the_photograph(tool, settings):
+    network = FakeNetwork()
     expected = [[20, 10], [40, 10], [30, 20], [22, 30], [38, 30]]
-    np.testing.assert_allclose(face.points / unit, expected)
-    np.testing.assert_allclose(np.array(face.box) / unit, [10, 5, 40, 35])
+    for side, least in ((200, 20), (4096, 12)):
+        image = np.zeros((side // 2, side, 3), np.uint8)
+        [face] = tool.detect(network, image, settings)
+        assert max(network.shown) == min(side, 1024)
+        assert network.min_face_size == least
+        np.testing.assert_allclose(face.points * 100 / side, expected)
+        np.testing.assert_allclose(np.array(face.box) * 100 / side, [10, 5, 40, 35])
+    # Small and weak ones are none.
+    assert tool.detect(network, np.zeros((60, 50, 3), np.uint8), settings) == []
+    network.confidence = 0.5
+    assert tool.detect(network, image, settings) == []
 
 
-def test_weak_and_small_faces_are_no_faces(detector):
-    image = np.zeros((60, 100, 3), np.uint8)
-    assert len(detector(image)) == 1
-    assert detector(image[:, :50]) == []
-    detector._network.confidence = 0.5
-    assert detector(image) == []
+def test_what_cannot_be_aligned_stops_at_once(tool, settings, photos, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ValueError, match=r"pip install '\.\[align\]'"):
+        tool.main(settings)
+    landmarks = {str(settings.photos / name): points_of([20, 0]) for name in photos}
+    words = "such as ann/1.png. Received none of its 3 photographs, but /.*ann/1.png"
+    with pytest.raises(ValueError, match=words):
+        tool.align_all(settings, landmarks)
+    (settings.photos / "ann" / "1.jpg").write_bytes(b"")
+    with pytest.raises(ValueError, match="ann/1.jpg and ann/1.png would both become"):
+        tool.align_all(settings, None)
+    assert not settings.output.exists()
+
+
+def test_reads_landmarks(tool, tmp_path):
+    path = tmp_path / "points.txt"
+    path.write_text("# a comment\n\na b.jpg 1 2 3 4 5 6 7 8 9 10.5\n")
+    landmarks = tool.read_landmarks(path)
+    assert list(landmarks) == ["a b.jpg"]
+    expected = [[1, 2], [3, 4], [5, 6], [7, 8], [9, 10.5]]
+    np.testing.assert_array_equal(landmarks["a b.jpg"], expected)
+    for text, words in (
+        ("a.jpg 1 2 3 4 5 6 7 8 9\n", r":1 must be 'path x1 y1 ... x5 y5'"),
+        ("a.jpg 1 2 3 4 5 6 7 8 9 ten\n", r"Received: 'a.jpg 1 .* ten'"),
+        ("a.jpg" + " 1" * 10 + "\na.jpg" + " 2" * 10, r":2 names a.jpg a second time"),
+    ):
+        path.write_text(text)
+        with pytest.raises(ValueError, match=words):
+            tool.read_landmarks(path)
 
 
 @pytest.mark.realdata
@@ -259,11 +225,11 @@ def test_finds_real_faces_pasted_into_scenes(tool, settings, realdata):
         settings.photos.mkdir(exist_ok=True)
         scene.save(settings.photos / f"{number}.png")
     Image.new("RGB", (300, 200), (30, 200, 90)).save(settings.photos / "none.png")
-    assert tool.align_all(settings, None, 1) == (0, len(originals), 1)
+    assert tool.align_all(settings, None) == (0, len(originals), 1)
     for number, path in enumerate(originals):
         with Image.open(path) as image:
             original = np.asarray(image, float)
-        with Image.open(settings.out / f"{number}.jpg") as image:
+        with Image.open(settings.output / f"{number}.jpg") as image:
             aligned = np.asarray(image, float)
         inner = np.s_[24:104, 16:96]
         a, b = original[inner].ravel(), aligned[inner].ravel()

@@ -73,8 +73,9 @@ def test_a_case_that_cannot_fit_says_so(tool, monkeypatch):
     result = tool.run_case(1_000_000, 1.0)
     assert result["gave_up"] == "centres and momentum are 3.8 of 0.0 GiB"
     row = tool.format_row(result)
-    assert "| 1,000,000 | 1 | 1,000,000 | 3,906 | does not fit: centres" in row
-    assert row.count("|") == len(tool.HEADER) + 1
+    assert row[:4] == ["1,000,000", "1", "1,000,000", "3,906"]
+    assert row[4].startswith("does not fit: centres")
+    assert len(row) == len(tool.HEADER)
 
 
 class Value:

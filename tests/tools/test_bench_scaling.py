@@ -19,7 +19,7 @@ def test_counts_of_a_traced_step_are_those_of_the_formula(tool, two_replicas):
         student = toys.backbone(dim=8)
         model = tool.make_model(student, identities=30, rate=0.5)
     batch = tool.make_batch(16, identities=30, size=toys.SIZE, dim=8)
-    step, batches, calls = tool.traced(model, two_replicas, batch)
+    _, _, calls = tool.traced(model, two_replicas, batch)
     parameters = sum(math.prod(v.shape) for v in student.trainable_variables)
     # 30 identities at rate 0.5, but 16 rows may be of 16 identities.
     sizes = tool.Sizes(2, batch=8, dim=8, student=parameters, classes=16, sampled=True)
@@ -31,8 +31,6 @@ def test_counts_of_a_traced_step_are_those_of_the_formula(tool, two_replicas):
     assert counted["gradients of embeddings"] == 512
     assert counted["gradients of the head"] == 16 * 8 * 4
     assert counted == tool.computed(sizes)
-    # TensorFlow packs the gradients, of which there are most.
-    assert tool.largest_collective(step, batches) == parameters + 16 * 8
 
 
 @pytest.mark.parametrize(

@@ -61,7 +61,7 @@ def test_recordio_is_laid_out_as_insightface_does(tmp_path):
 
 
 @pytest.mark.parametrize("make", READERS)
-@pytest.mark.parametrize("added", range(7))
+@pytest.mark.parametrize("added", [0, 1, 4, 6])
 def test_goes_on_where_it_was_interrupted(tmp_path, make, added, monkeypatch):
     (tmp_path / "whole").mkdir()
     whole = make(tmp_path / "whole")
@@ -85,8 +85,10 @@ def test_goes_on_where_it_was_interrupted(tmp_path, make, added, monkeypatch):
     assert got == content(tmp_path / "whole")
 
 
-@pytest.mark.parametrize("torn", [b"", b"torn record", MAGIC + b"\0\0"])
-@pytest.mark.parametrize("line", [b"", b"7", b"7\t", b"7\t10000"])
+@pytest.mark.parametrize(
+    ("torn", "line"),
+    [(b"torn record", b""), (MAGIC + b"\0\0", b"7\t"), (b"", b"7\t10000")],
+)
 def test_what_was_not_made_to_last_is_cut_off(tmp_path, torn, line, monkeypatch):
     monkeypatch.setattr(dataset_writers, "_SYNC_BYTES", 1)
     (tmp_path / "cut").mkdir()
@@ -101,13 +103,6 @@ def test_what_was_not_made_to_last_is_cut_off(tmp_path, torn, line, monkeypatch)
     write(writer)
     writer.finish((8, 8))
     assert RecordIOFaces(tmp_path / "cut").read(range(6)) == IMAGES
-
-
-@pytest.mark.parametrize("labels", [[], [0, 2], [1, 1], [0, 1, 0], [-1, 0]])
-def test_recordio_needs_grouped_labels(tmp_path, labels):
-    with pytest.raises(ValueError, match="`labels` must hold 0, 1, 2, ... without"):
-        RecordIOWriter(tmp_path, np.array(labels, np.int64))
-    assert not os.listdir(tmp_path)
 
 
 @pytest.fixture
@@ -139,3 +134,10 @@ def test_a_full_disk_stops_and_leaves_what_can_be_gone_on_with(tmp_path, make, r
     write(writer)
     writer.finish((8, 8))
     assert READERS[make](tmp_path).read(range(6)) == IMAGES
+
+
+def test_recordio_needs_grouped_labels(tmp_path):
+    for labels in ([], [0, 2], [1, 1], [0, 1, 0], [-1, 0]):
+        with pytest.raises(ValueError, match="`labels` must hold 0, 1, 2, ... without"):
+            RecordIOWriter(tmp_path, np.array(labels, np.int64))
+    assert not os.listdir(tmp_path)

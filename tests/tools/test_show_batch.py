@@ -36,15 +36,7 @@ def pixel(sheet, x, y):
     return sheet.getpixel((x, y))
 
 
-def test_general_rows_come_first_and_balanced_ones_by_identity(tool):
-    batch = {"in_margin": np.array([0, 1, 0, 1, 0]), "label": np.array([5, 9, 1, 0, 5])}
-    general, balanced = tool.order_rows(batch)
-    assert general.tolist() == [1, 3]
-    assert balanced.tolist() == [2, 0, 4]
-
-
 def test_pairs_are_counted_and_named(tool, batch):
-    assert tool.paired_labels(batch["label"]) == [7]
     # Three images of identity 7: 3 pairs of the 10 there are.
     title = tool.describe(batch, 4, "faces")
     assert title == "step 4 of faces: 3 positive, 7 negative pairs"

@@ -21,11 +21,9 @@ beside plain EKD.
 TensorFlow's kernels are those the commands of `ekd_tf` ask for (`ekd_tf.run.onednn`).
 """
 
-import datetime
 import json
 import os
 import pathlib
-import platform
 import subprocess
 import sys
 import time
@@ -44,14 +42,14 @@ from absl import flags  # noqa: E402
 from plain_ekd import PUBLISHED  # noqa: E402
 from plain_ekd import PlainEKD  # noqa: E402
 from resident import forget_peak  # noqa: E402
+from resident import machine  # noqa: E402
 from resident import resident_mb  # noqa: E402
 
+from ekd_tf.evaluation import format_table  # noqa: E402
 from ekd_tf.losses import EKDLoss  # noqa: E402
 
 BATCHES = flags.DEFINE_list("batches", ["64", "256", "1024", "4096"], "Batch sizes.")
-MODES = flags.DEFINE_list(
-    "modes", ["eager", "graph", "xla"], "How steps run: eager, graph, xla."
-)
+MODES = flags.DEFINE_list("modes", ["graph", "eager"], "How steps run.")
 DIM = flags.DEFINE_integer("dim", 512, "Embedding size of student and teacher.")
 SECONDS = flags.DEFINE_float(
     "seconds", 20.0, "Time to spend per batch size and mode; at least 5 repeats."
@@ -69,6 +67,8 @@ NUM_IDENTITIES = 85_742
 # More rows than the default form remembers.
 DIFFERENT_ROWS = 4096
 MAX_REPEATS = 200
+HEADER = ["batch", "mode", "ours", "plain", "floor", "plain / ours", "ours / floor"]
+HEADER += ["ours MB", "plain MB", "ours, first call s"]
 
 
 def make_batch(batch, dim, seed=0):
@@ -112,7 +112,7 @@ def make_case(case, mode):
                 return sum(layer(*batch).values())
 
         else:
-            loss = PlainEKD(dynamic=mode != "xla")
+            loss = PlainEKD()
 
         def step(student, teacher, labels):
             with tf.GradientTape() as tape:
@@ -120,9 +120,7 @@ def make_case(case, mode):
                 value = loss(student, teacher, labels)
             return value, tape.gradient(value, student)
 
-    if mode == "eager":
-        return step
-    return tf.function(step, jit_compile=mode == "xla")
+    return step if mode == "eager" else tf.function(step)
 
 
 def timed(step, batch):
@@ -181,11 +179,10 @@ def time_cases(batch_size, mode):
 def print_peak_memory(case, mode, batch_size):
     """Prints how many MB a first step takes above what TensorFlow takes anyway.
 
-    TensorFlow keeps what it has freed, so only a first step shows its need; that of
-    XLA includes compiling.
+    TensorFlow keeps what it has freed, so only a first step shows its need.
     """
     step = make_case(case, mode)
-    # Loads kernels and the compiler.
+    # Loads kernels.
     step(*make_batch(8, DIM.value))
     batch = make_batch(batch_size, DIM.value)
     if mode == "graph":
@@ -214,26 +211,6 @@ def peak_memory(case, mode, batch_size):
     raise RuntimeError(f"Measuring memory failed:\n{result.stderr[-2000:]}")
 
 
-def machine():
-    """Returns what the numbers depend on."""
-    model = platform.processor()
-    cpuinfo = pathlib.Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        names = [x for x in cpuinfo.read_text().splitlines() if "model name" in x]
-        model = names[0].partition(":")[2].strip() if names else model
-    return {
-        "date": datetime.date.today().isoformat(),
-        "cpu": model,
-        "cores": os.cpu_count(),
-        "load_average": os.getloadavg()[0],
-        "python": platform.python_version(),
-        "tensorflow": tf.__version__,
-        "onednn": os.environ["TF_ENABLE_ONEDNN_OPTS"],
-        "keras": keras.__version__,
-        "dim": DIM.value,
-    }
-
-
 def format_row(rows):
     """Returns the table row of one batch size and mode."""
     by_case = {row["case"]: row for row in rows}
@@ -250,8 +227,8 @@ def format_row(rows):
     def memory(case):
         return str(by_case.get(case, {}).get("peak_mb", "-"))
 
-    cells = [
-        str(rows[0]["batch"]),
+    return [
+        rows[0]["batch"],
         rows[0]["mode"],
         spread("ours"),
         spread("plain"),
@@ -262,14 +239,6 @@ def format_row(rows):
         memory("plain"),
         f"{by_case['ours']['first_call_seconds']:.1f}",
     ]
-    return "| " + " | ".join(cells) + " |"
-
-
-def write(about, results):
-    """Writes all measurements where `--json` says, if it does."""
-    if JSON.value:
-        report = json.dumps({"machine": about, "results": results}, indent=1)
-        pathlib.Path(JSON.value).write_text(report + "\n", encoding="utf-8")
 
 
 def main(_):
@@ -277,23 +246,27 @@ def main(_):
         case, mode, batch_size = MEMORY_OF.value.split(":")
         print_peak_memory(case, mode, int(batch_size))
         return
-    about = machine()
-    print(", ".join(f"{name} {value}" for name, value in about.items()))
-    print("Milliseconds: median (min..max). Memory: MB of a first step.\n")
-    print(
-        "| batch | mode | ours | plain | floor | plain / ours | ours / floor | ours MB "
-        "| plain MB | ours, first call s |\n" + "|---" * 10 + "|"
-    )
-    results = []
+    about = {
+        **machine(),
+        "tensorflow": tf.__version__,
+        "onednn": os.environ["TF_ENABLE_ONEDNN_OPTS"],
+        "keras": keras.__version__,
+        "dim": DIM.value,
+    }
+    print(about, "\nMilliseconds: median (min..max). Memory: MB of a first step.\n")
+    results, table = [], []
     for batch_size in map(int, BATCHES.value):
         for mode in MODES.value:
             rows = time_cases(batch_size, mode)
             for row in rows:
                 if MEMORY.value and row["case"] != "floor":
                     row["peak_mb"] = peak_memory(row["case"], mode, batch_size)
-            print(format_row(rows), flush=True)
+            table.append(format_row(rows))
             results += rows
-    write(about, results)
+    print(format_table(table, HEADER))
+    if JSON.value:
+        report = json.dumps({"machine": about, "results": results}, indent=1)
+        pathlib.Path(JSON.value).write_text(report + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

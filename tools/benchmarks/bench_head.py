@@ -15,11 +15,9 @@ found.
 """
 
 import collections
-import datetime
 import json
 import os
 import pathlib
-import platform
 import subprocess
 import sys
 import time
@@ -29,7 +27,10 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 from absl import app
 from absl import flags
 from resident import forget_peak
+from resident import machine
 from resident import resident_mb
+
+from ekd_tf.evaluation import format_table
 
 IDENTITIES = flags.DEFINE_list(
     "identities", ["100000", "1000000", "2000000"], "Numbers of identities."
@@ -227,21 +228,16 @@ def format_row(result):
     classes = num_sampled(identities, rate, BATCH.value)
     cells = [f"{identities:,}", f"{rate:g}", f"{classes:,}", f"{state:,.0f}"]
     if "gave_up" in result:
-        cells += [f"does not fit: {result['gave_up']}"] + ["-"] * 7
-    else:
-        ms, found = sorted(result["milliseconds"]), result["found"]
-        cpu_ms = sorted(result["cpu_milliseconds"])
-        cells += [
-            f"{result['held_mb']:,}",
-            f"{result['building_mb']:,}",
-            f"{result['step_mb']:,}",
-            f"{ms[len(ms) // 2]:,.0f} ({ms[0]:,.0f}..{ms[-1]:,.0f})",
-            f"{cpu_ms[len(cpu_ms) // 2]:,.0f}",
-            str(found["one_hot"]),
-            str(found["batch_by_classes"]),
-            str(found["classes_by_dim"]),
-        ]
-    return "| " + " | ".join(cells) + " |"
+        return [*cells, f"does not fit: {result['gave_up']}", *["-"] * 7]
+    ms, cpu_ms = sorted(result["milliseconds"]), sorted(result["cpu_milliseconds"])
+    kinds = ("one_hot", "batch_by_classes", "classes_by_dim")
+    return [
+        *cells,
+        *(f"{result[name]:,}" for name in ("held_mb", "building_mb", "step_mb")),
+        f"{ms[len(ms) // 2]:,.0f} ({ms[0]:,.0f}..{ms[-1]:,.0f})",
+        f"{cpu_ms[len(cpu_ms) // 2]:,.0f}",
+        *(str(result["found"][name]) for name in kinds),
+    ]
 
 
 HEADER = [
@@ -260,38 +256,22 @@ HEADER = [
 ]
 
 
-def machine():
-    """Returns what the numbers depend on."""
-    cpuinfo = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
-    names = [line.partition(":")[2].strip() for line in cpuinfo if "model name" in line]
-    return {
-        "date": datetime.date.today().isoformat(),
-        "cpu": names[0] if names else platform.processor(),
-        "cores": len(os.sched_getaffinity(0)),
-        "load_average": os.getloadavg()[0],
-        "python": platform.python_version(),
-        "dim": DIM.value,
-        "batch": BATCH.value,
-        "optimizer": OPTIMIZER.value,
-    }
-
-
 def main(_):
     if CASE.value:
         identities, rate = CASE.value.split(":")
         measure(int(identities), float(rate))
         return
-    about = machine()
-    print(", ".join(f"{name} {value}" for name, value in about.items()), "\n")
-    print("| " + " | ".join(HEADER) + " |\n" + "|---" * len(HEADER) + "|")
+    names = ("dim", "batch", "optimizer")
+    about = {**machine(), **{name: flags.FLAGS[name].value for name in names}}
+    print(about, "\n")
     results, wrong = [], []
     for identities in map(int, IDENTITIES.value):
         for rate in map(float, RATES.value):
             result = run_case(identities, rate)
-            print(format_row(result), flush=True)
             results.append(result)
             for name in violations(result["found"], rate) if "found" in result else []:
                 wrong.append(f"{identities} identities at rate {rate:g}: {name}")
+    print(format_table(map(format_row, results), HEADER))
     if JSON.value:
         report = json.dumps({"machine": about, "results": results}, indent=1)
         pathlib.Path(JSON.value).write_text(report + "\n", encoding="utf-8")

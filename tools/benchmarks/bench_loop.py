@@ -25,6 +25,7 @@ import tensorflow as tf
 from absl import app
 from absl import flags
 
+from ekd_tf.evaluation import format_table
 from ekd_tf.heads import ArcFace
 from ekd_tf.losses import CosineLoss
 from ekd_tf.losses import EKDLoss
@@ -86,13 +87,8 @@ def hooks_of(case, log, steps):
         FaintLossHook(progress.pause),
     ]
     metrics = Every(LOG_EVERY.value, lambda step: log.write(step.number, step.scalars))
-    return {
-        "step alone": [],
-        "progress line": [line],
-        "guards": guards,
-        "metrics.jsonl and TensorBoard": [metrics],
-        "all of a run": [line, *guards, metrics],
-    }[case]
+    all_of_run = [line, *guards, metrics]
+    return dict(zip(CASES, ([], [line], guards, [metrics], all_of_run)))[case]
 
 
 CASES = (
@@ -133,10 +129,7 @@ def calls_alone(turns):
 
 def table(times):
     """Returns the Markdown table; what a case adds is the median over turns."""
-    lines = [
-        "| case | CPU ms a step | adds, wall ms a step | adds, CPU ms a step |",
-        "| --- | ---: | ---: | ---: |",
-    ]
+    lines = []
     for case, rows in times.items():
         added = [[], []]
         for mine, alone in zip(rows, times["step alone"]):
@@ -148,8 +141,9 @@ def table(times):
         cpu_alone = statistics.median(row[1] for row in rows)
         if case == "step alone":
             wall = cpu = ""
-        lines.append(f"| {case} | {cpu_alone:.2f} | {wall} | {cpu} |")
-    return "\n".join(lines)
+        lines.append([case, f"{cpu_alone:.2f}", wall, cpu])
+    added = ("adds, wall ms a step", "adds, CPU ms a step")
+    return format_table(lines, ["case", "CPU ms a step", *added])
 
 
 def main(argv):

@@ -1,23 +1,22 @@
 """Counts what a distillation step sends between replicas, and times it on one machine.
 
 The step is that of `ekd_tf.train`: MobileFaceNet, ArcFace and EKD, the teacher's rows
-in the batch. What its replicas hand to each other is counted while it is traced
-(`step_traffic.py`); a matrix of rows x rows, an image or anything unheard of ends the
-benchmark. The counts must also be those of the formula, from which the table for GPUs
-is computed, and no collective operation of the traced graph may carry more.
+in the batch. Every tensor that a replica hands to another while the step is traced is
+noted where it is handed over (`tf.distribute.ReplicaContext`), and each must be one of
+`KINDS`: a matrix of rows x rows, an image or anything unheard of ends the benchmark.
+The counts must also be those of the formula, from which the table for GPUs is computed.
 
 One process can gather over one number of replicas only, so each number has its own.
-Workers are processes of one replica each, which talk over sockets; their CPU time is
-added up.
 
     python tools/benchmarks/bench_scaling.py --json=bench_scaling.json
 """
 
+import collections
 import dataclasses
 import json
+import math
 import os
 import pathlib
-import socket
 import subprocess
 import sys
 import time
@@ -26,30 +25,103 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 from absl import app
 from absl import flags
-from step_traffic import KINDS
-from step_traffic import Sizes
-from step_traffic import bytes_by_kind
-from step_traffic import computed
-from step_traffic import largest_collective
-from step_traffic import sent
-from step_traffic import traced
 
+from ekd_tf.evaluation import format_table
 from ekd_tf.run.onednn import use_onednn
 
 REPLICAS = flags.DEFINE_list("replicas", ["1", "2", "4"], "Virtual replicas to run.")
-WORKERS = flags.DEFINE_list("workers", ["2"], "Numbers of workers to run besides.")
 BATCH = flags.DEFINE_integer("batch", 32, "Rows of the global batch measured.", 8)
 IDENTITIES = flags.DEFINE_integer("identities", 5000, "Of the head measured.", 2)
 RATE = flags.DEFINE_float("rate", 1.0, "Sample rate of the head measured.")
-WIDTH = flags.DEFINE_float("width", 1.0, "Width of the MobileFaceNet measured.")
-INPUT_SIZE = flags.DEFINE_integer("input_size", 112, "Side of its images.", 32)
 STEPS = flags.DEFINE_integer("steps", 8, "Steps timed, after two that are not.", 1)
 JSON = flags.DEFINE_string("json", None, "File to write all measurements to.")
 MEASURE = flags.DEFINE_integer("measure", None, "Internal: replicas to measure here.")
-HOSTS = flags.DEFINE_list("hosts", [], "Internal: addresses of the workers.")
-INDEX = flags.DEFINE_integer("index", None, "Internal: which of them this is.")
 
 MARK = "result="
+KINDS = (
+    "embeddings",
+    "labels and image ids",
+    "numbers of rows",
+    "gradients of embeddings",
+    "gradients of the student",
+    "gradients of the head",
+    "scalars and the mean embedding",
+)
+# What a replica gives is gathered, or added up.
+GATHERED = KINDS[:3]
+# Terms and norms of a step with margin loss and EKD: the sum of margin rows, three
+# loss terms and two norms.
+NUM_SCALARS = 6
+
+
+@dataclasses.dataclass(frozen=True)
+class Sizes:
+    """What the volume of a step depends on."""
+
+    replicas: int
+    # Rows of one replica.
+    batch: int
+    dim: int
+    # Trained parameters of the student.
+    student: int
+    # In the softmax of a step: all, or those sampled, for which labels are gathered
+    # once more.
+    classes: int
+    sampled: bool = False
+
+
+def computed(sizes):
+    """Returns the bytes one replica contributes to a step, by kind."""
+    rows = sizes.batch
+    volumes = [
+        # The student's and the teacher's, float32.
+        2 * rows * sizes.dim * 4,
+        (3 if sizes.sampled else 2) * rows * 4,
+        # TensorFlow, for the backward pass of EKD's gathering.
+        4,
+        # Of all rows of all replicas, of EKD alone.
+        sizes.replicas * rows * sizes.dim * 4,
+        sizes.student * 4,
+        sizes.classes * sizes.dim * 4,
+        (NUM_SCALARS + sizes.dim) * 4,
+    ]
+    return dict(zip(KINDS, volumes))
+
+
+def sent(kind, size, replicas):
+    """Returns the bytes a replica sends of a contribution, by a ring of replicas.
+
+    Gathering passes on every other replica's part; a sum goes round twice, a part of
+    1 / replicas at a time.
+    """
+    if kind in GATHERED:
+        return (replicas - 1) * size
+    return 2 * (replicas - 1) / replicas * size
+
+
+def kind_of(call, dtype, shape, place, rows, replicas, dim):
+    """Returns what a tensor handed to other replicas is, or raises `ValueError`.
+
+    `place` is None, or for the gradients of variables "student" or "head"; `rows` are
+    those of one replica.
+    """
+    if place is not None:
+        return f"gradients of the {place}"
+    known = {
+        ("all_gather", "float32", (rows, dim)): "embeddings",
+        ("all_gather", "int32", (rows,)): "labels and image ids",
+        ("all_gather", "int32", (1,)): "numbers of rows",
+        ("all_reduce", "float32", (replicas * rows, dim)): "gradients of embeddings",
+    }
+    if call == "all_reduce" and dtype == "float32" and len(shape) < 2:
+        if math.prod(shape) <= max(dim, NUM_SCALARS):
+            return "scalars and the mean embedding"
+    if (call, dtype, shape) not in known:
+        raise ValueError(
+            f"A step must not send this: {call} of {dtype} {shape} on {replicas} "
+            f"replicas of {rows} rows"
+        )
+    return known[call, dtype, shape]
 
 
 def make_model(student, identities, rate=1.0):
@@ -81,6 +153,69 @@ def make_batch(rows, identities, size, dim):
     }
 
 
+def traced(model, strategy, batch):
+    """Traces a step and notes what its replicas hand to each other.
+
+    Returns:
+        `(step, batches, calls)`: the compiled step, an iterator of batches for it, and
+        a list of `(call, dtype, shape, place)`, what a single replica has handed over,
+        for `kind_of`.
+    """
+    import tensorflow as tf
+
+    from ekd_tf.training.loop import compile_step
+    from ekd_tf.training.strategy import distribute
+
+    places = [
+        name
+        for name, layer in model.trained_layers.items()
+        for _ in layer.trainable_variables
+    ]
+    noted = collections.defaultdict(list)
+    context_class = tf.distribute.ReplicaContext
+    real = {name: getattr(context_class, name) for name in ("all_gather", "all_reduce")}
+
+    def spy(name):
+        def call(context, *args, **kwargs):
+            replica = int(tf.get_static_value(context.replica_id_in_sync_group))
+            for value in (*args, *kwargs.values()):
+                tensors = list(value) if isinstance(value, (list, tuple)) else [value]
+                # Variables' gradients come all at once.
+                all_at_once = len(tensors) == len(places)
+                of = places if all_at_once else [None] * len(tensors)
+                for tensor, place in zip(tensors, of):
+                    if tf.is_tensor(tensor):
+                        shape = tuple(tensor.shape)
+                        noted[replica].append((name, tensor.dtype.name, shape, place))
+            return real[name](context, *args, **kwargs)
+
+        return call
+
+    dataset = tf.data.Dataset.from_tensors(batch).repeat()
+    batches = iter(distribute(strategy, dataset))
+    step = compile_step(model, strategy)
+    try:
+        for name in real:
+            setattr(context_class, name, spy(name))
+        step.get_concrete_function(next(batches))
+    finally:
+        for name, method in real.items():
+            setattr(context_class, name, method)
+    calls_of_one, *others = noted.values()
+    if any(sorted(o, key=str) != sorted(calls_of_one, key=str) for o in others):
+        raise ValueError("Replicas hand over different tensors.")
+    return step, batches, calls_of_one
+
+
+def bytes_by_kind(calls, rows, replicas, dim):
+    """Adds up the bytes of the tensors of `traced` by kind; see `kind_of`."""
+    total = dict.fromkeys(KINDS, 0)
+    for call, dtype, shape, place in calls:
+        kind = kind_of(call, dtype, shape, place, rows, replicas, dim)
+        total[kind] += 4 * math.prod(shape)
+    return total
+
+
 def measure(replicas):
     """Prints as JSON what a step on so many replicas here sends and takes."""
     import tensorflow as tf
@@ -90,16 +225,12 @@ def measure(replicas):
     from ekd_tf.training.strategy import make_strategy
     from ekd_tf.training.strategy import set_virtual_devices
 
-    if HOSTS.value:
-        strategy = make_strategy("multi_worker", HOSTS.value, INDEX.value)
-    else:
-        set_virtual_devices(replicas)
-        strategy = make_strategy("none" if replicas == 1 else "mirrored")
-    replicas = strategy.num_replicas_in_sync
+    set_virtual_devices(replicas)
+    strategy = make_strategy("none" if replicas == 1 else "mirrored")
     with strategy.scope():
-        student = MobileFaceNet(width=WIDTH.value, input_size=INPUT_SIZE.value)
+        student = MobileFaceNet()
         model = make_model(student, IDENTITIES.value, RATE.value)
-    dim, size = student.output_shape[-1], INPUT_SIZE.value
+    dim, size = student.output_shape[-1], student.input_shape[1]
     batch = make_batch(BATCH.value, IDENTITIES.value, size, dim)
     step, batches, calls = traced(model, strategy, batch)
     sizes = Sizes(
@@ -115,93 +246,50 @@ def measure(replicas):
         volume = bytes_by_kind(calls, sizes.batch, replicas, dim)
         if volume != computed(sizes):
             raise ValueError(f"Counted {volume}, computed {computed(sizes)}")
-    seconds, cpu_seconds = [], []
+    times = {"milliseconds": [], "cpu_milliseconds": []}
     for _ in range(STEPS.value + 2):
         start, cpu_start = time.perf_counter(), time.process_time()
         float(step(next(batches))["loss"])
-        seconds.append(time.perf_counter() - start)
-        cpu_seconds.append(time.process_time() - cpu_start)
-    result = {
-        "sizes": dataclasses.asdict(sizes),
-        "bytes": volume,
-        "largest_collective": largest_collective(step, batches),
-        "milliseconds": [round(1e3 * s, 1) for s in seconds[2:]],
-        "cpu_milliseconds": [round(1e3 * s, 1) for s in cpu_seconds[2:]],
+        times["milliseconds"].append(1e3 * (time.perf_counter() - start))
+        times["cpu_milliseconds"].append(1e3 * (time.process_time() - cpu_start))
+    times = {
+        name: [round(ms, 1) for ms in all_of[2:]] for name, all_of in times.items()
     }
+    result = {"sizes": dataclasses.asdict(sizes), "bytes": volume, **times}
     print(MARK + json.dumps(result), flush=True)
 
 
-def start(replicas, hosts=(), index=None):
-    """Starts a process that prints what `measure` does."""
-    names = ("batch", "identities", "rate", "width", "input_size", "steps")
+def of_replicas(replicas):
+    """Returns what `measure` prints in a process of its own."""
+    names = ("batch", "identities", "rate", "steps")
     arguments = [f"--{name}={flags.FLAGS[name].value}" for name in names]
-    if hosts:
-        arguments += [f"--hosts={','.join(hosts)}", f"--index={index}"]
-    return subprocess.Popen(
-        [sys.executable, __file__, f"--measure={replicas}", *arguments],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
-def result_of(process):
-    """Returns what a process of `start` prints."""
-    output, errors = process.communicate()
-    for line in output.splitlines():
+    command = [sys.executable, __file__, f"--measure={replicas}", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True)
+    for line in done.stdout.splitlines():
         if line.startswith(MARK):
             return json.loads(line[len(MARK) :])
-    raise RuntimeError(f"{process.args} failed:\n{errors[-3000:]}")
-
-
-def of_replicas(replicas):
-    """Returns the measurements of virtual replicas."""
-    return {"name": f"{replicas} replicas", **result_of(start(replicas))}
-
-
-def of_workers(workers):
-    """Returns the measurements of workers: the first one's, CPU time of all.
-
-    Raises:
-        ValueError: They send different amounts.
-    """
-    sockets = [socket.create_server(("localhost", 0)) for _ in range(workers)]
-    hosts = [f"localhost:{s.getsockname()[1]}" for s in sockets]
-    for reserved in sockets:
-        reserved.close()
-    processes = [start(1, hosts, index) for index in range(workers)]
-    results = [result_of(process) for process in processes]
-    if any(r["bytes"] != results[0]["bytes"] for r in results):
-        raise ValueError(f"Workers send {[r['bytes'] for r in results]}")
-    cpu = [sum(of_step) for of_step in zip(*(r["cpu_milliseconds"] for r in results))]
-    return {"name": f"{workers} workers", **results[0], "cpu_milliseconds": cpu}
-
-
-def print_table(header, rows):
-    print("\n| " + " | ".join(header) + " |")
-    print("|---" + "|---:" * (len(header) - 1) + "|")
-    for row in rows:
-        print("| " + " | ".join(row) + " |")
+    raise RuntimeError(f"{command} failed:\n{done.stderr[-3000:]}")
 
 
 def volume_table(columns):
-    """Prints bytes a replica contributes, and sends by a ring, for several `Sizes`."""
+    """Returns bytes a replica contributes, and sends by a ring, for several `Sizes`."""
     volumes = [computed(sizes) for sizes in columns]
-    header = ["a replica's part, bytes", *(f"{s.replicas} replicas" for s in columns)]
-    rows = [[kind, *(f"{v[kind]:,}" for v in volumes)] for kind in KINDS]
-    ring = [
-        sum(sent(kind, size, s.replicas) for kind, size in v.items()) / 2**20
-        for s, v in zip(columns, volumes)
-    ]
-    rows.append(["sent by a ring, MB", *(f"{mb:,.1f}" for mb in ring)])
-    without = [
-        sum(sent(k, v[k], s.replicas) for k in KINDS if "head" not in k) / 2**20
-        for s, v in zip(columns, volumes)
-    ]
-    rows.append(["the same without the head, MB", *(f"{mb:,.1f}" for mb in without)])
+
+    def ring(kinds):
+        for sizes, volume in zip(columns, volumes):
+            total = sum(sent(kind, volume[kind], sizes.replicas) for kind in kinds)
+            yield f"{total / 2**20:,.1f}"
+
     pairs = [(s.replicas * s.batch) ** 2 * 4 / 2**20 for s in columns]
-    rows.append(["never sent: all cosines, MB", *(f"{mb:,.1f}" for mb in pairs)])
-    print_table(header, rows)
+    without = [kind for kind in KINDS if "head" not in kind]
+    rows = [
+        *([kind, *(f"{v[kind]:,}" for v in volumes)] for kind in KINDS),
+        ["sent by a ring, MB", *ring(KINDS)],
+        ["the same without the head, MB", *ring(without)],
+        ["never sent: all cosines, MB", *(f"{mb:,.1f}" for mb in pairs)],
+    ]
+    header = ["a replica's part, bytes", *(f"{s.replicas} replicas" for s in columns)]
+    return format_table(rows, header)
 
 
 def main(_):
@@ -210,39 +298,25 @@ def main(_):
         measure(MEASURE.value)
         return
     results = [of_replicas(int(replicas)) for replicas in REPLICAS.value]
-    results += [of_workers(int(workers)) for workers in WORKERS.value]
     print(
-        f"MobileFaceNet of width {WIDTH.value:g}, {INPUT_SIZE.value} px, global batch "
-        f"{BATCH.value}, {IDENTITIES.value:,} identities at rate {RATE.value:g}; load "
-        f"{os.getloadavg()[0]:.1f}. Counted, and equal to the formula:"
+        f"MobileFaceNet, global batch {BATCH.value}, {IDENTITIES.value:,} identities "
+        f"at rate {RATE.value:g}; load {os.getloadavg()[0]:.1f}. Counted:\n"
     )
-    header = ["a replica's part, bytes"]
-    header += [r["name"] for r in results]
     rows = [[kind, *(f"{r['bytes'][kind]:,}" for r in results)] for kind in KINDS]
-    rows.append(
-        [
-            "most numbers in a collective",
-            *(f"{r['largest_collective']:,}" for r in results),
-        ]
-    )
     for name in ("milliseconds", "cpu_milliseconds"):
         times = [sorted(r[name]) for r in results]
-        rows.append(
-            [
-                f"{name} a step",
-                *(f"{t[len(t) // 2]:,.0f} ({t[0]:,.0f}..{t[-1]:,.0f})" for t in times),
-            ]
-        )
-    print_table(header, rows)
+        cells = [f"{t[len(t) // 2]:,.0f} ({t[0]:,.0f}..{t[-1]:,.0f})" for t in times]
+        rows.append([f"{name} a step", *cells])
+    header = [f"{r['sizes']['replicas']} replicas" for r in results]
+    print(format_table(rows, ["a replica's part, bytes", *header]))
     print(
         "\nComputed for the paper's student (1,199,488 parameters) and MS1MV2's 85,742 "
-        "identities, 128 rows a replica; the last two columns at sample rate 0.1:"
+        "identities, 128 rows a replica; the last two columns at sample rate 0.1:\n"
     )
     paper = {"batch": 128, "dim": 512, "student": 1_199_488}
-    volume_table(
-        [Sizes(n, classes=85_742, **paper) for n in (8, 64)]
-        + [Sizes(n, classes=8_575, sampled=True, **paper) for n in (8, 64)]
-    )
+    columns = [Sizes(n, classes=85_742, **paper) for n in (8, 64)]
+    columns += [Sizes(n, classes=8_575, sampled=True, **paper) for n in (8, 64)]
+    print(volume_table(columns))
     if JSON.value:
         pathlib.Path(JSON.value).write_text(json.dumps(results, indent=1) + "\n")
 

@@ -185,11 +185,10 @@ def work(name):
 
 def table(cases):
     """Returns the Markdown table: ratios are medians over turns, (least..largest)."""
+    from ekd_tf.evaluation import format_table
+
     first = next(iter(cases.values()))
-    lines = [
-        "| case | images/s | CPU ms an image | time / first's, wall | CPU |",
-        "| --- | ---: | ---: | ---: | ---: |",
-    ]
+    lines = []
     for name, case in cases.items():
         wall, cpu = zip(*case.times)
         ratios = [
@@ -199,12 +198,11 @@ def table(cases):
         wall_text, cpu_text = (
             f"{statistics.median(r):.2f} ({r[0]:.2f}..{r[-1]:.2f})" for r in ratios
         )
-        lines.append(
-            f"| {name} | {BATCH.value / statistics.median(wall):.1f} "
-            f"| {1e3 * statistics.median(cpu) / BATCH.value:.2f} "
-            f"| {wall_text} | {cpu_text} |"
-        )
-    return "\n".join(lines)
+        speed = f"{BATCH.value / statistics.median(wall):.1f}"
+        cpu = f"{1e3 * statistics.median(cpu) / BATCH.value:.2f}"
+        lines.append([name, speed, cpu, wall_text, cpu_text])
+    header = ["case", "images/s", "CPU ms an image", "time / first's, wall", "CPU"]
+    return format_table(lines, header)
 
 
 def main(argv):

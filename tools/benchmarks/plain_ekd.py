@@ -16,19 +16,16 @@ PUBLISHED = {
 class PlainEKD:
     """The loss written straight down: mask, sort, rank, all through the full matrix.
 
-    Args:
-        dynamic: Whether pairs may be picked by `boolean_mask`. XLA needs static shapes:
-            there all entries are sorted and ranked, and masked afterwards.
+    It picks pairs by `boolean_mask`, which XLA does not take.
     """
 
-    def __init__(self, dynamic=True):
+    def __init__(self):
         reference = EKDLoss(**PUBLISHED)
         self.fprs = reference.miner.fprs
         self.temperature = reference.temperature
         self.num_negatives = reference.miner.num_negatives
         self.weights = (reference.positive_weight, reference.negative_weight)
         self.momentum = reference.momentum
-        self.dynamic = dynamic
         count = len(self.fprs)
         self.student_thresholds = tf.Variable(tf.zeros([count]), trainable=False)
         self.teacher_thresholds = tf.Variable(tf.zeros([count]), trainable=False)
@@ -42,11 +39,10 @@ class PlainEKD:
         rows = tf.range(tf.shape(labels)[0])
         upper = rows[:, None] < rows[None, :]
         same = labels[:, None] == labels[None, :]
-        terms = self.dynamic_terms if self.dynamic else self.static_terms
-        positive, negative = terms(student, teacher, upper & same, upper & ~same)
+        positive, negative = self.terms(student, teacher, upper & same, upper & ~same)
         return self.weights[0] * positive + self.weights[1] * negative
 
-    def dynamic_terms(self, student, teacher, positive, negative):
+    def terms(self, student, teacher, positive, negative):
         negative_s = tf.boolean_mask(student, negative)
         negative_t = tf.boolean_mask(teacher, negative)
         order = tf.argsort(negative_s, direction="DESCENDING")
@@ -66,24 +62,6 @@ class PlainEKD:
                     tf.gather(negative_s, hardest), tf.gather(negative_t, hardest)
                 )
             ),
-        )
-
-    def static_terms(self, student, teacher, positive, negative):
-        negative_s = tf.reshape(tf.where(negative, student, -2.0), [-1])
-        negative_t = tf.reshape(tf.where(negative, teacher, -2.0), [-1])
-        order = tf.argsort(negative_s, direction="DESCENDING")
-        sorted_t = tf.sort(negative_t, direction="DESCENDING")
-        ranks = self.ranks(tf.math.count_nonzero(negative, dtype=tf.int32))
-        self.update(tf.gather(negative_s, tf.gather(order, ranks)), sorted_t, ranks)
-        hardest = order[: self.num_negatives]
-        hard_s = tf.gather(negative_s, hardest)
-        is_pair = tf.cast(hard_s > -2.0, tf.float32)
-        hard = self.difference(hard_s, tf.gather(negative_t, hardest)) * is_pair
-        is_positive = tf.cast(positive, tf.float32)
-        difference = self.difference(student, teacher) * is_positive
-        return (
-            tf.reduce_sum(difference) / tf.reduce_sum(is_positive),
-            tf.reduce_sum(hard) / tf.reduce_sum(is_pair),
         )
 
     def ranks(self, num_negatives):

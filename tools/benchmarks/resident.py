@@ -1,7 +1,23 @@
-"""What the system says of the memory of a process; Linux alone says it."""
+"""What Linux says of the machine and of the memory of a process."""
 
+import datetime
 import gc
+import os
 import pathlib
+import platform
+
+
+def machine():
+    """Returns what measurements depend on."""
+    cpuinfo = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
+    names = [line.partition(":")[2].strip() for line in cpuinfo if "model name" in line]
+    return {
+        "date": datetime.date.today().isoformat(),
+        "cpu": names[0] if names else platform.processor(),
+        "cores": len(os.sched_getaffinity(0)),
+        "load_average": os.getloadavg()[0],
+        "python": platform.python_version(),
+    }
 
 
 def resident_mb(field="VmRSS", process="self"):

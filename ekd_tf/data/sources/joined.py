@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from typing import Any
 
 import numpy as np
 
@@ -13,18 +14,14 @@ class JoinedSources(Source):
     """The images of several sources one after the other.
 
     Labels of each source are offset by the identities of those before it, so nobody of
-    one source is anybody of another.
-
-    Args:
-        sources: List of `Source`, at least one, all encoded or none.
-
-    Raises:
-        ValueError: Some sources hold encoded images and some pixels, or pixels of
-            several sizes.
+    one source is anybody of another. All hold files, or all pixels of one size.
     """
 
     def __init__(self, sources: list[Source]):
-        kinds = ["files" if s.encoded else str(s.read([0]).shape[1:]) for s in sources]
+        kinds = [
+            "files" if s.encoded else str(np.shape(s.read(np.zeros(1, int)))[1:])
+            for s in sources
+        ]
         if len(set(kinds)) > 1:
             listed = ", ".join(f"{s.name} ({k})" for s, k in zip(sources, kinds))
             raise ValueError(
@@ -51,16 +48,16 @@ class JoinedSources(Source):
         numbers = np.searchsorted(self._starts, indices, side="right") - 1
         return numbers, indices - self._starts[numbers]
 
-    def read(self, indices):
+    def read(self, indices: np.ndarray) -> Any:
         numbers, positions = self._locate(np.asarray(indices, np.int64))
-        images = [None] * len(numbers)
+        images: list = [None] * len(numbers)
         for number in np.unique(numbers):
             rows = np.flatnonzero(numbers == number)
             for row, image in zip(rows, self._sources[number].read(positions[rows])):
                 images[row] = image
         return images if self.encoded else np.array(images)
 
-    def identity_names(self):
+    def identity_names(self) -> list[str]:
         return [
             f"{number}:{name}"
             for number, source in enumerate(self._sources)

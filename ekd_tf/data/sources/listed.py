@@ -3,35 +3,24 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 
 import numpy as np
 from absl import logging
 
 from ekd_tf.data.one_image import decodable
-from ekd_tf.data.source import Source
-from ekd_tf.data.sources.folder import SUFFIXES
-from ekd_tf.files.positioned import hash_files
+from ekd_tf.data.sources.files import SUFFIXES
+from ekd_tf.data.sources.files import Files
 from ekd_tf.files.positioned import read_file
 from ekd_tf.files.positioned import unreadable
 
 
-class ListedImages(Source):
-    """Reads image files in the order given. All labels are 0.
-
-    Args:
-        name: What messages call the list.
-        paths: Paths of the files, at least one.
-
-    Attributes:
-        paths: The paths, as strings.
-
-    Raises:
-        ValueError: There is no path, or no file at one of them.
-    """
+class ListedImages(Files):
+    """Reads image files in the order given. All labels are 0."""
 
     num_identities = 1
 
-    def __init__(self, name: str, paths):
+    def __init__(self, name: str, paths: Iterable[str | os.PathLike]):
         self.name = name
         self.paths = [os.fspath(path) for path in paths]
         if not self.paths:
@@ -44,26 +33,17 @@ class ListedImages(Source):
             )
         self.labels = np.zeros(len(self.paths), np.int32)
 
-    @property
-    def fingerprint(self) -> str:
-        """A hash of the paths, sizes and times of change of the files."""
-        return hash_files(self.paths, self.paths).hexdigest()
-
-    def read(self, indices):
-        return [read_file(self.paths[index]) for index in indices]
-
     def describe(self, index: int) -> str:
         return self.paths[index]
 
+    file_name = describe
 
-def images_below(folder) -> ListedImages:
+
+def images_below(folder: str | os.PathLike) -> ListedImages:
     """Lists the images of a folder and its subfolders, sorted by path.
 
     Hidden names are passed over. A name that is no file, such as a link to nothing, is
     left out with a warning.
-
-    Raises:
-        ValueError: `folder` is no directory or holds no image.
     """
     root = os.fspath(folder)
     if not os.path.isdir(root):
@@ -72,41 +52,36 @@ def images_below(folder) -> ListedImages:
     for path in paths:
         if not os.path.isfile(path):
             logging.warning("%s is left out: it is no file", path)
-    return ListedImages(root, [path for path in paths if os.path.isfile(path)])
+    return ListedImages(root, filter(os.path.isfile, paths))
 
 
 def names_below(root: str, suffixes: tuple[str, ...]) -> list[str]:
     """Returns the paths below a folder with one of these suffixes, in any case, sorted.
 
     Hidden names are passed over; links are followed, each folder once.
-
-    Raises:
-        ValueError: A folder cannot be read.
     """
 
     def refuse(error):
         raise unreadable(error.filename, error) from error
 
-    found, seen = [], set()
+    paths, seen = [], set()
     for folder, folders, names in os.walk(root, onerror=refuse, followlinks=True):
         real = os.path.realpath(folder)
-        folders[:] = sorted(f for f in folders if f[0] != "." and real not in seen)
-        if real not in seen:
-            seen.add(real)
-            found += [
-                os.path.join(folder, name)
-                for name in names
-                if name.lower().endswith(suffixes) and name[0] != "."
-            ]
-    return sorted(found)
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = sorted(name for name in folders if name[0] != ".")
+        paths += [
+            os.path.join(folder, name)
+            for name in names
+            if name.lower().endswith(suffixes) and name[0] != "."
+        ]
+    return sorted(paths)
 
 
 def readable(images: ListedImages) -> ListedImages:
-    """Returns the images that can be decoded; each other is a warning.
-
-    Raises:
-        ValueError: None can be decoded.
-    """
+    """Returns the images that can be decoded; each other is a warning."""
     kept = []
     for path in images.paths:
         try:

@@ -24,7 +24,7 @@ LENGTH_BITS = 29
 _MAGIC_BYTES = struct.pack("<I", MAGIC)
 PART = struct.Struct("<II")
 # Read at once with the frame around it: nearly every face of 112x112 fits.
-FIRST_READ = 8192
+_FIRST_READ = 8192
 _SCAN_BYTES = 1 << 22
 
 
@@ -41,17 +41,20 @@ def read_record(file: PositionedFile, offset: int) -> tuple[bytes, int]:
     parts = []
     at = offset
     while True:
-        block = file.read(at, FIRST_READ)
+        block = file.read(at, _FIRST_READ)
         if len(block) < PART.size:
             where = f"in its part at offset {at}" if block else f"before byte {at + 1}"
             raise file.damage(offset, f"the file ends {where}")
         magic, word = PART.unpack_from(block)
         cflag, length = word >> LENGTH_BITS, word & ((1 << LENGTH_BITS) - 1)
-        reason = _wrong(magic, cflag, inside=bool(parts))
-        if reason:
-            if parts:
-                reason = f"{reason} in its part at offset {at}"
-            raise file.damage(offset, reason)
+        if magic != MAGIC or cflag not in ((MIDDLE, LAST) if parts else (WHOLE, FIRST)):
+            reason = f"it begins with {magic:#010x}, not the magic number {MAGIC:#010x}"
+            if magic == MAGIC:
+                where = "before the last part has come" if parts else "without a first"
+                reason = f"cflag {cflag} {where}"
+            raise file.damage(
+                offset, reason + (f" in its part at offset {at}" if parts else "")
+            )
         stop = PART.size + length
         data = block[PART.size : stop]
         if len(data) < length:
@@ -61,22 +64,12 @@ def read_record(file: PositionedFile, offset: int) -> tuple[bytes, int]:
             raise file.damage(
                 offset, f"it has {length} bytes and the file ends at byte {end}"
             )
-        parts.append(data)
         at += stop + -length % 4
-        if cflag in (WHOLE, LAST):
+        if cflag == WHOLE:
+            return data, at
+        parts.append(data)
+        if cflag == LAST:
             return _MAGIC_BYTES.join(parts), at
-
-
-def _wrong(magic, cflag, inside):
-    if magic != MAGIC:
-        return f"it begins with {magic:#010x}, not the magic number {MAGIC:#010x}"
-    if cflag > LAST:
-        return f"cflag {cflag} does not exist"
-    if inside and cflag in (WHOLE, FIRST):
-        return f"cflag {cflag} before the last part has come"
-    if not inside and cflag in (MIDDLE, LAST):
-        return f"cflag {cflag} without a first part"
-    return ""
 
 
 def walk(file: PositionedFile) -> Iterator[tuple[int, bytes | str]]:

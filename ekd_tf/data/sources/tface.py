@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import array
-import functools
 import os
 
 import numpy as np
 
-from ekd_tf.data.names import PackedNames
 from ekd_tf.data.source import MAX_LABEL
 from ekd_tf.data.source import Source
 from ekd_tf.data.source import number_identities
+from ekd_tf.data.sources.files import Files
+from ekd_tf.data.sources.files import PackedNames
 from ekd_tf.data.sources.tfrecord import ShardedExamples
 from ekd_tf.data.unreadable import Unreadable
 from ekd_tf.files.positioned import PositionedFile
-from ekd_tf.files.positioned import hash_files
-from ekd_tf.files.positioned import read_file
 from ekd_tf.files.user_text import open_bytes
 
 
-def read_tface(index, root=None, unreadable: Unreadable | None = None) -> Source:
+def read_tface(
+    index: str | os.PathLike,
+    root: str | os.PathLike | None = None,
+    unreadable: Unreadable | None = None,
+) -> Source:
     """Opens the images a TFace index lists.
 
     Its lines are `path<tab>label`, or `name<tab>shard<tab>offset<tab>label` for the
@@ -32,10 +34,6 @@ def read_tface(index, root=None, unreadable: Unreadable | None = None) -> Source
         root: What paths and names are relative to; the folder of `index` by default.
         unreadable: Counts the records that lie beyond the end of their file; none is
             allowed by default. They stay in the source: reading one raises.
-
-    Raises:
-        ValueError: A file is missing, the index is empty, a line is malformed, or a
-            label is no integer in [0, 2^24).
     """
     # Refuses what cannot be read in the words all files are refused in.
     path = PositionedFile(index).path
@@ -49,42 +47,33 @@ def read_tface(index, root=None, unreadable: Unreadable | None = None) -> Source
         return _files(path, root, lines)
 
 
-class ListedFiles(Source):
-    """Image files listed in a text file.
+class ListedFiles(Files):
+    """Image files listed in a text file; `numbers` are the list's of each label."""
 
-    Args:
-        name: What messages call the source.
-        root: The folder paths are relative to.
-        names: The path of each image.
-        labels: int32 array `(n,)`, values 0..num_identities-1.
-        numbers: Integer array `(num_identities,)`: the list's number of each label.
-    """
-
-    def __init__(self, name, root, names: PackedNames, labels, numbers):
+    def __init__(
+        self,
+        name: str,
+        root: str,
+        names: PackedNames,
+        labels: np.ndarray,
+        numbers: np.ndarray,
+    ):
         self.name = name
         self.labels = labels
         self.num_identities = len(numbers)
+        self.hashed = labels.tobytes()
         self._numbers = numbers
         self._root = root
         self._names = names
 
-    @functools.cached_property
-    def fingerprint(self) -> str:
-        """A hash of every image's path, label, size and time of change.
-
-        Asks the file system about every image, so it is computed when first needed.
-        """
-        paths = map(self.describe, range(len(self)))
-        return hash_files(self._names, paths, self.labels).hexdigest()
-
-    def identity_names(self):
+    def identity_names(self) -> list[str]:
         return [str(number) for number in self._numbers.tolist()]
+
+    def file_name(self, index: int) -> str:
+        return self._names[index]
 
     def describe(self, index: int) -> str:
         return os.path.join(self._root, self._names[index])
-
-    def read(self, indices):
-        return [read_file(self.describe(index)) for index in indices]
 
 
 def _files(path, root, lines):

@@ -11,9 +11,11 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import os
 import pathlib
 import struct
 import zlib
+from collections.abc import Iterable
 
 import google_crc32c
 import numpy as np
@@ -26,39 +28,23 @@ from ekd_tf.files.positioned import PositionedFile
 
 INDEX_FILE = "index.json"
 FORMAT = "ekd_tf tfrecord 1"
-# Bytes of the largest record that is read at once.
-_MOST = 1 << 20
-_ROWS = 1 << 15
 _HEAD = struct.Struct("<QI")
 _CHECKSUM = struct.Struct("<I")
-_FIRST_READ = 8192
+# Read at once with the frame around it: nearly every face of 112x112 fits.
+_FIRST_READ = 1 << 14
 
 
-def unpack(text: str, dtype: str) -> np.ndarray:
-    """Returns an array of base64 of zlib of its little-endian bytes."""
-    return np.frombuffer(zlib.decompress(base64.b64decode(text)), dtype)
-
-
-def read_example(
-    file: PositionedFile, offset: int, size: int = _FIRST_READ
-) -> tuple[bytes, int | None]:
+def read_example(file: PositionedFile, offset: int) -> tuple[bytes, int | None]:
     """Reads the Example that begins at `offset`.
-
-    Args:
-        file: The file.
-        offset: Where the record begins.
-        size: Bytes to read at once, the size of the record where it is known.
 
     Returns:
         `(image, label)`: the bytes feature `image` and the int64 feature `label`, None
         where it has none.
 
     Raises:
-        ValueError: There is no whole record, or not of such an Example; the message
-            names file and offset.
-        OSError: The file cannot be read.
+        ValueError: There is no whole record of such an Example.
     """
-    block = file.read(offset, size)
+    block = file.read(offset, _FIRST_READ)
     length = _length(file, offset, block)
     stop = _HEAD.size + length
     end = stop + _CHECKSUM.size
@@ -88,11 +74,7 @@ def masked_crc32c(data: bytes) -> int:
 
 
 def record_offsets(file: PositionedFile, count: int) -> list[int]:
-    """Returns where the records of a file begin, without reading their data.
-
-    Raises:
-        ValueError: The file does not consist of `count` whole records.
-    """
+    """Returns where the `count` records of a file begin, without reading their data."""
     offsets, at = [], 0
     while at < file.size:
         offsets.append(at)
@@ -121,21 +103,28 @@ class ShardedExamples(Source):
     Args:
         name: What messages call the source.
         files: The files.
-        shards: Integer array `(n,)` of any type: position in `files` of each image.
-        offsets: int64 array `(n,)`: where its record begins.
-        labels: int32 array `(n,)`, values 0..num_identities-1.
-        numbers: Integer array `(num_identities,)`: what tells the identity of each
-            label from others.
+        shards: Integers `(n,)`, position in `files` of each image.
+        offsets: int64 `(n,)`, where its record begins.
+        labels: int32 `(n,)`, values 0..num_identities-1.
+        numbers: What tells the identity of each label from others.
     """
 
     # Whether Examples hold the labels of `labels`.
     labelled = False
 
-    def __init__(self, name, files, shards, offsets, labels, numbers):
+    def __init__(
+        self,
+        name: str,
+        files: list[PositionedFile],
+        shards: np.ndarray,
+        offsets: np.ndarray,
+        labels: np.ndarray,
+        numbers: Iterable[int],
+    ):
         self.name = name
         self.labels = labels
-        self.num_identities = len(numbers)
-        self._numbers = numbers
+        self._numbers = [str(number) for number in numbers]
+        self.num_identities = len(self._numbers)
         self._files = files
         self._shards = shards
         self._offsets = offsets
@@ -146,40 +135,25 @@ class ShardedExamples(Source):
         digest = hashlib.sha256(b"tfrecord")
         for file in self._files:
             digest.update(b" " + file.state)
-        for start in range(0, len(self), _ROWS):
-            # Whatever type they are kept in.
-            digest.update(self._shards[start : start + _ROWS].astype("<i4"))
-        for values in (self._offsets, self.labels):
+        # Whatever type they are kept in.
+        for values in (self._shards.astype("<i4"), self._offsets, self.labels):
             digest.update(np.ascontiguousarray(values))
         return digest.hexdigest()
 
-    def read(self, indices):
-        indices = np.asarray(indices, np.int64)
-        images = []
-        # Plain numbers for the whole batch: one by one they take as long as reading.
-        for shard, offset, size, expected in zip(
-            self._shards[indices].tolist(),
-            self._offsets[indices].tolist(),
-            self._sizes(indices).tolist(),
-            self.labels[indices].tolist(),
-        ):
-            file = self._files[shard]
-            image, label = read_example(file, offset, size)
-            if self.labelled and label != expected:
-                reason = f"its label is {label}, in the index {expected}"
-                raise file.damage(offset, reason)
-            images.append(image)
-        return images
+    def read(self, indices: np.ndarray) -> list[bytes]:
+        return [self._read_one(index) for index in np.asarray(indices, int).tolist()]
 
-    def _sizes(self, indices):
-        """Returns how many bytes to read of each: to the next record, if it is near."""
-        after = np.minimum(indices + 1, len(self) - 1)
-        sizes = self._offsets[after] - self._offsets[indices]
-        known = (self._shards[after] == self._shards[indices]) & (sizes > 0)
-        return np.where(known & (sizes <= _MOST), sizes, _FIRST_READ)
+    def _read_one(self, index):
+        file, offset = self._files[self._shards[index]], int(self._offsets[index])
+        image, label = read_example(file, offset)
+        expected = self.labels[index]
+        if self.labelled and label != expected:
+            reason = f"its label is {label}, in the index {expected}"
+            raise file.damage(offset, reason)
+        return image
 
-    def identity_names(self):
-        return [str(number) for number in self._numbers]
+    def identity_names(self) -> list[str]:
+        return self._numbers
 
     def describe(self, index: int) -> str:
         return self._files[self._shards[index]].place(int(self._offsets[index]))
@@ -196,15 +170,11 @@ class TFRecordFaces(ShardedExamples):
         root: The folder.
         unreadable: Counts the records that lie beyond the end of a shard that was cut;
             none is allowed by default. They stay in the source: reading one raises.
-
-    Raises:
-        ValueError: The folder has no index, or a shard is missing or has another size
-            than the index says.
     """
 
     labelled = True
 
-    def __init__(self, root, unreadable: Unreadable | None = None):
+    def __init__(self, root: str | os.PathLike, unreadable: Unreadable | None = None):
         root = pathlib.Path(root)
         path = root / INDEX_FILE
         if not path.is_file():
@@ -215,7 +185,7 @@ class TFRecordFaces(ShardedExamples):
         index_file = PositionedFile(path)
         try:
             index = json.loads(index_file.read(0, index_file.size))
-            shards, *arrays = _unpack_index(index)
+            shards, of_image, offsets, labels = _unpack_index(index)
         # What a foreign or damaged file makes of these.
         except (KeyError, TypeError, ValueError, zlib.error) as error:
             raise ValueError(
@@ -223,7 +193,6 @@ class TFRecordFaces(ShardedExamples):
                 "convert it again"
             ) from None
         files = [PositionedFile(root / name) for name, _ in shards]
-        of_image, offsets, _ = arrays
         for number, (file, (_, size)) in enumerate(zip(files, shards)):
             if file.size == size:
                 continue
@@ -235,28 +204,30 @@ class TFRecordFaces(ShardedExamples):
             # What is cut off of the last record in the file cannot be told from here.
             for offset in lost if len(lost) else [file.size]:
                 (unreadable or Unreadable()).count(file.place(int(offset)), reason)
-        super().__init__(str(root), files, *arrays, range(index["identities"]))
+        numbers = range(index["identities"])
+        super().__init__(str(root), files, of_image, offsets, labels, numbers)
 
 
 def _unpack_index(index):
     """Returns `(name, bytes)` of each shard, and shard, offset, label of each image."""
     if index["format"] != FORMAT:
         raise ValueError(f"format {index['format']!r}, not {FORMAT!r}")
-    count = index["count"]
-    shards = np.empty(count, np.min_scalar_type(len(index["shards"])))
-    offsets = np.empty(count, np.int64)
-    labels = np.empty(count, np.int32)
-    at = 0
-    for number, shard in enumerate(index["shards"]):
-        part = slice(at, at + shard["count"])
-        shards[part] = number
-        # Taken out, so that text and arrays of all shards are never held together.
-        offsets[part] = unpack(shard.pop("offsets"), "<i8")
-        labels[part] = unpack(shard.pop("labels"), "<i4")
-        at += shard["count"]
-    if at != count or not count:
-        raise ValueError(f"its shards hold {at} images, not {count}")
-    if labels.min() < 0 or labels.max() >= index["identities"]:
-        raise ValueError(f"labels are not below {index['identities']}")
-    names = [(shard["file"], shard["bytes"]) for shard in index["shards"]]
-    return names, shards, offsets, labels
+    shards, identities = index["shards"], index["identities"]
+    offsets = [unpack(shard.pop("offsets"), "<i8") for shard in shards]
+    labels = [unpack(shard.pop("labels"), "<i4") for shard in shards]
+    counts = [shard["count"] for shard in shards]
+    found = [[len(part) for part in parts] for parts in (offsets, labels)]
+    if found != [counts, counts] or not sum(counts) == index["count"] > 0:
+        raise ValueError(f"its shards do not hold {index['count']} images")
+    number = np.arange(len(shards), dtype=np.min_scalar_type(len(shards)))
+    of_shard = np.repeat(number, counts)
+    of_label = np.concatenate(labels)
+    if of_label.min() < 0 or of_label.max() >= identities:
+        raise ValueError(f"labels are not below {identities}")
+    names = [(shard["file"], shard["bytes"]) for shard in shards]
+    return names, of_shard, np.concatenate(offsets), of_label
+
+
+def unpack(text: str, dtype: str) -> np.ndarray:
+    """Returns an array of base64 of zlib of its little-endian bytes."""
+    return np.frombuffer(zlib.decompress(base64.b64decode(text)), dtype)

@@ -1,4 +1,4 @@
-"""A trained PReLU network as one with an activation that int8 runtimes are fast at."""
+"""A PReLU network as one of fixed slopes; the arithmetic of `swap_activation.py`."""
 
 from __future__ import annotations
 
