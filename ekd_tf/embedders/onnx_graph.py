@@ -8,6 +8,7 @@ TensorFlow wants them on CPUs; where ONNX's order matters they are turned and ba
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -19,7 +20,7 @@ class UnknownGraph(ValueError):
     """The graph has something that is not repeated here. The message says what."""
 
 
-def graph_function(model) -> tuple[Callable, list[tf.Variable]]:
+def graph_function(model: Any) -> tuple[Callable, list[tf.Variable]]:
     """Returns an ONNX model of images as a function of TensorFlow operations.
 
     Args:

@@ -14,6 +14,7 @@ from ekd_tf.models.blocks import batch_norm
 from ekd_tf.models.blocks import conv
 from ekd_tf.models.blocks import embedding_output
 from ekd_tf.models.blocks import image_input
+from ekd_tf.models.layers import PixelNormalization
 
 POOLINGS = ("depthwise", "flatten")
 # They divide pixels themselves, and cannot be told not to.
@@ -36,8 +37,6 @@ def Application(
     input_size: int = 112,
     pooling: str = "depthwise",
     stem_stride: int = 2,
-    pixel_mean: float = 127.5,
-    pixel_scale: float = 127.5,
     dropout: float = 0.0,
     name: str | None = None,
     **of_network,
@@ -67,9 +66,9 @@ def Application(
     of_network["input_shape"] = (input_size, input_size, 3)
     if "include_preprocessing" in inspect.signature(make).parameters:
         of_network["include_preprocessing"] = False
-    elif network.startswith(_TAKE_PIXELS):
-        pixel_mean, pixel_scale = 0.0, 1.0
-    _, pixels = image_input(input_size, pixel_mean, pixel_scale)
+    image, pixels = image_input(input_size)
+    if network.startswith(_TAKE_PIXELS):
+        pixels = PixelNormalization(0.0, 1.0, name="pixels")(image)
     try:
         features = make(input_tensor=pixels, **of_network)
     except (TypeError, ValueError) as error:

@@ -49,8 +49,6 @@ def GhostFaceNet(
     stem_stride: int = 1,
     activation: str = "prelu",
     input_size: int = 112,
-    pixel_mean: float = 127.5,
-    pixel_scale: float = 128.0,
     dropout: float = 0.0,
     name: str | None = None,
 ) -> keras.Model:
@@ -72,7 +70,7 @@ def GhostFaceNet(
         Alansari et al., 2023, IEEE Access 11, "GhostFaceNets"; the form of their
         repository: V1 of GhostNet (arXiv:1911.11907), V2 of GhostNetV2
         (arXiv:2211.12905), a global depthwise convolution behind. Pads as TensorFlow's
-        "same", not as torch.
+        "same", not as torch. Upstream divides pixels by 128.
     """
     check_choice("version", version, tuple(LAST_CHANNELS))
     check_choice("stem_stride", stem_stride, (1, 2))
@@ -141,7 +139,7 @@ def GhostFaceNet(
         y = keras.layers.ReLU(max_value=1.0, name=f"{name}.sigmoid")(y)
         return keras.layers.Multiply(name=f"{name}.excite")([x, y])
 
-    image, x = image_input(input_size, pixel_mean, pixel_scale)
+    image, x = image_input(input_size)
     x = conv_bn(x, _channels(16 * width), 3, "stem", stride=stem_stride)
     x = activate(x, activation, f"stem.{activation}")
     last = _channels(LAST_CHANNELS[version] * width)

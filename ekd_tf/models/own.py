@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+from collections.abc import Callable
 
 import keras
 import numpy as np
@@ -77,7 +78,7 @@ def as_backbone(
     return keras.Model(image, embedding, name=model.name)
 
 
-def load_function(name: str):
+def load_function(name: str) -> Callable[..., keras.Model]:
     """Returns the function that `package.module:function` names.
 
     Modules of the current folder are found.

@@ -9,13 +9,20 @@ from typing import Any
 import keras
 
 from ekd_tf.checks import check_choice
+from ekd_tf.models.ghostfacenet import GhostFaceNet
 from ekd_tf.models.iresnet import BLOCKS
 from ekd_tf.models.iresnet import IResNet
+from ekd_tf.models.mbf import MBF
+from ekd_tf.models.mbf import MBF_SIZES
 from ekd_tf.models.mobilefacenet import MobileFaceNet
 
 # What `--model` calls them.
 BACKBONES: dict[str, Callable[..., keras.Model]] = {
     "mobilefacenet": MobileFaceNet,
+    **{
+        f"ghostfacenet_v{v}": functools.partial(GhostFaceNet, version=v) for v in (1, 2)
+    },
+    **{name: functools.partial(MBF, variant=name) for name in MBF_SIZES},
     **{f"iresnet{depth}": functools.partial(IResNet, depth=depth) for depth in BLOCKS},
 }
 

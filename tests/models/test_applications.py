@@ -39,9 +39,8 @@ def test_pixels_are_normalised_once(rng):
     names = [x.name for x in Application("MobileNetV3Small", 8, 32).layers]
     assert "pixel_normalization" in names
     assert not [name for name in names if "rescaling" in name]
-    model = Application("EfficientNetB0", 8, 32)
-    layer = model.get_layer("pixel_normalization")
-    assert (layer.mean, layer.scale) == (0.0, 1.0)
+    names = [x.name for x in Application("EfficientNetB0", 8, 32).layers]
+    assert "pixels" in names and "pixel_normalization" not in names
 
 
 def test_says_what_does_not_fit():
