@@ -11,6 +11,7 @@ os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 
 import pathlib
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -38,6 +39,15 @@ MAY_BE_MISSING = (
     "Keras 3",
     "Addons",
 )
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """On the stack with Addons leaves to `-m slow` what the current one shows alike."""
+    if keras.__version__.startswith("2."):
+        for item in items:
+            if item.get_closest_marker("both_stacks") is None:
+                item.add_marker("slow")
 
 
 @pytest.hookimpl(hookwrapper=True)

@@ -30,7 +30,6 @@ from ekd_tf.run.words import read_words
 from ekd_tf.run.words import settings_of
 from ekd_tf.training.gradient_share import LARGEST_SHARE
 from ekd_tf.training.gradient_share import GradientShare
-from ekd_tf.training.schedules import ConstantSchedule
 from ekd_tf.training.schedules import CosineSchedule
 from ekd_tf.training.schedules import StepSchedule
 
@@ -307,7 +306,7 @@ def make_schedule(
             return StepSchedule(learning_rate, boundaries, lr_gamma, warmup_steps)
         if name == "cosine":
             return CosineSchedule(learning_rate, steps, warmup_steps=warmup_steps)
-        return ConstantSchedule(learning_rate, warmup_steps)
+        return StepSchedule(learning_rate, warmup_steps=warmup_steps)
 
 
 def numbers(name: str, texts: list[str]) -> list[float]:

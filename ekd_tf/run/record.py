@@ -82,7 +82,7 @@ class Record:
             termination: Ends the run between two steps.
         """
         config, model = self._config, parts.model
-        models = [lambda batch: model.student(batch["image"], training=False)]
+        models = [lambda batch: model.backbone(batch["image"], training=False)]
         if parts.teacher is not None:
             models.append(model.teacher_rows)
         hooks = [
@@ -130,7 +130,7 @@ class Record:
         return write
 
     def _evaluating(self, parts, progress):
-        student = SourceEmbedder(parts.model.student, self._config.input_size)
+        student = SourceEmbedder(parts.model.backbone, self._config.input_size)
         # A teacher of which there is but a cache is asked of its own images alone.
         models = [
             Models(student, parts.teacher and parts.teacher.embedder_of(each.source))

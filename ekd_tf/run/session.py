@@ -112,7 +112,7 @@ def run_training(config: TrainConfig, command: list[str]) -> None:
         record = Record(config, workdir, store, log, best, start_step, evaluated)
         _train(config, parts, augmentation, strategy, start_step, record, termination)
         with parts.model.averaged_weights():
-            _save_model(parts.model.student, workdir.path / MODEL_FILE)
+            _save_model(parts.model.backbone, workdir.path / MODEL_FILE)
             if config.export and chief:
                 words = ["python", "-m", "ekd_tf.train", *command[1:]]
                 _export(config, workdir, parts, provenance_of_run(flags, words))
@@ -248,7 +248,7 @@ def _plan(config, parts, start_step, strategy):
         else f"held out  {len(heldout):,} images of "
         f"{heldout.num_identities:,} identities from {heldout.name}",
         f"student   {config.model} width {config.width:g}, {config.input_size} px, "
-        f"{parts.model.student.count_params():,} parameters, {config.precision}",
+        f"{parts.model.backbone.count_params():,} parameters, {config.precision}",
         "teacher   none"
         if teacher is None
         else f"teacher   {config.teacher}, {teacher.input_size} px, "
@@ -308,7 +308,7 @@ def _export(config, workdir, parts, facts):
         parts.heldout or parts.train, config.input_size, unreadable=parts.unreadable
     )
     report = export_student(
-        parts.model.student,
+        parts.model.backbone,
         workdir.path / "export",
         images,
         name=config.model,

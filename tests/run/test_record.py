@@ -30,7 +30,7 @@ class Model:
     """A run's model as its hooks see it: one number that counts the steps."""
 
     def __init__(self):
-        self.student = backbone()
+        self.backbone = backbone()
         self.steps = np.zeros(1)
 
     def averaged_weights(self):

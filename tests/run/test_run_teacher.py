@@ -207,7 +207,7 @@ def test_a_traced_teacher_is_not_trained(root):
     model = Distiller(
         backbone(dim=DIM, batch_norm=False), teacher.in_step, {"gap": (CosineGap(), 1)}
     )
-    assert len(model.trainable_variables) == len(model.student.trainable_variables)
+    assert len(model.trainable_variables) == len(model.backbone.trainable_variables)
 
 
 @pytest.mark.parametrize("kind", ["untraceable", "cache"])

@@ -40,7 +40,7 @@ def step_once(model, data):
 
 def test_loss_is_the_mean_over_general_rows(rng):
     model, data = make(batch_norm=False), batch(rng)
-    logits = model.head(model.student(data["image"]), data["label"]).numpy()
+    logits = model.head(model.backbone(data["image"]), data["label"]).numpy()
     logits = logits.astype(np.float64)
     shifted = logits - logits.max(axis=1, keepdims=True)
     log_softmax = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
@@ -54,7 +54,7 @@ def test_loss_is_the_mean_over_general_rows(rng):
 def test_balanced_rows_give_the_margin_loss_no_gradient(rng):
     data = batch(rng)
     first, second = make(batch_norm=False), make(batch_norm=False)
-    second.student.set_weights(first.student.get_weights())
+    second.backbone.set_weights(first.backbone.get_weights())
     second.head.set_weights(first.head.get_weights())
     step_once(first, data)
     changed = dict(data)
@@ -92,8 +92,8 @@ def test_decay_reaches_kernels_and_centres_only(rng):
 
 def test_batch_norm_moves_once_per_step(rng):
     model, data = make(), batch(rng)
-    norm = model.student.layers[3]
-    inputs = model.student.layers[2](model.student.layers[1](data["image"]))
+    norm = model.backbone.layers[3]
+    inputs = model.backbone.layers[2](model.backbone.layers[1](data["image"]))
     expected = 0.1 * inputs.numpy().astype(np.float64).mean(axis=(0, 1, 2))
     step_once(model, data)
     np.testing.assert_allclose(norm.moving_mean.numpy(), expected, rtol=1e-4, atol=1e-6)
@@ -109,7 +109,7 @@ def test_reports_the_learning_rate_of_the_step(rng):
 
 def test_mean_cosine_is_that_of_all_pairs_of_rows(rng):
     model, data = make(batch_norm=False), batch(rng)
-    rows = model.student(data["image"]).numpy().astype(np.float64)
+    rows = model.backbone(data["image"]).numpy().astype(np.float64)
     rows /= np.linalg.norm(rows, axis=1, keepdims=True)
     cosines = [rows[i] @ rows[j] for i in range(8) for j in range(i)]
     out = step_once(model, data)
@@ -150,21 +150,6 @@ def test_restored_state_continues_the_run(rng):
     assert step_once(second, data)["loss"] == expected
     for name, value in values(second).items():
         np.testing.assert_array_equal(value, values(first)[name], err_msg=name)
-
-
-def test_trains_under_keras_fit(rng):
-    model, data = make(), batch(rng)
-    dataset = tf.data.Dataset.from_tensors(data).repeat(5)
-    history = model.fit(dataset, epochs=2, shuffle=False, verbose=0).history
-    assert history["loss"][1] < history["loss"][0]
-    assert set(history) >= {"loss", "loss/margin", "gradient_norm", "learning_rate"}
-
-
-def test_calls_the_student(rng):
-    model, data = make(), batch(rng)
-    np.testing.assert_array_equal(
-        model(data["image"]), model.student(data["image"], training=False)
-    )
 
 
 def on_replicas(strategy, data):

@@ -70,7 +70,7 @@ def plain():
     model = make({"gap": (CosineGap(), 3.0), "gate": (Gate(), 0.1)}, margin_weight=2.0)
     data = batch(rng)
     data["label"] = tf.constant([1, 2, 0, 1, 2, 0, 1, 1])
-    embeddings = model.student(data["image"]).numpy().astype(np.float64)
+    embeddings = model.backbone(data["image"]).numpy().astype(np.float64)
     teacher = unit(model.embed_teacher(data["image"]).numpy().astype(np.float64))
     centres = unit(np.float64(np.array(model.head.centers)))
     labels, in_margin = data["label"].numpy(), data["in_margin"].numpy()
@@ -124,7 +124,7 @@ def test_a_share_makes_the_step_of_the_weight_it_reports(rng):
     # The whole loss on one tape, per unit of either weight.
     in_margin = data["in_margin"]
     with tf.GradientTape(persistent=True) as tape:
-        embeddings = model.student(data["image"], training=True)
+        embeddings = model.backbone(data["image"], training=True)
         rows = model.head.row_losses(embeddings, data["label"], in_margin)
         margin = tf.reduce_sum(rows * in_margin) / tf.reduce_sum(in_margin)
         cosine = loss(embeddings, model.embed_teacher(data["image"]))["cosine"]
