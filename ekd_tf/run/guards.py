@@ -6,11 +6,11 @@ import math
 import pathlib
 from collections.abc import Callable
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 from absl import logging
 
-from ekd_tf.checks import check_positive
 from ekd_tf.data import Source
 from ekd_tf.files.user_text import KEEP
 from ekd_tf.files.user_text import one_line
@@ -73,9 +73,6 @@ class UpdateGuard(LateHook):
         local_values: Function of a value of the batch: the tensors of this process,
             `strategy.experimental_local_results`.
 
-    Attributes:
-        bad_steps: Consecutive skipped updates up to the newest one looked at.
-
     Raises:
         RunStopped: From the hook.
     """
@@ -90,18 +87,14 @@ class UpdateGuard(LateHook):
         local_values: Callable = lambda value: (value,),
     ):
         super().__init__()
-        check_positive("max_bad_steps", max_bad_steps)
         self.max_bad_steps = max_bad_steps
         self._dynamic_scaling = dynamic_scaling
         self._source = source
         self._models = list(models)
-        self._path = pathlib.Path(reports) / "bad_steps.txt"
+        self._path = reports / "bad_steps.txt"
         self._local_values = local_values
+        # Of the bad steps since the last good one.
         self._image_ids: dict[int, np.ndarray] = {}
-
-    @property
-    def bad_steps(self) -> int:
-        return len(self._image_ids)
 
     def look(self, step: Step) -> None:
         if not math.isnan(float(step.scalars["gradient_norm"])):
@@ -109,16 +102,16 @@ class UpdateGuard(LateHook):
             return
         ids = [np.asarray(part) for part in self._local_values(step.batch["image_id"])]
         self._image_ids[step.number] = np.concatenate(ids)
-        scale = float(step.scalars["loss_scale"])
+        scale, count = float(step.scalars["loss_scale"]), len(self._image_ids)
         if self._dynamic_scaling and scale <= MIN_LOSS_SCALE:
             raise RunStopped(
                 f"The loss scale has collapsed: at step {step.number} loss or gradient "
                 f"are not finite even at scale {scale:g}. {self._images(step)} Lower "
                 "--learning_rate, or use --precision=mixed_bfloat16"
             )
-        if self.bad_steps >= self.max_bad_steps:
+        if count >= self.max_bad_steps:
             raise RunStopped(
-                f"Loss or gradient of the last {self.bad_steps} steps, up to step "
+                f"Loss or gradient of the last {count} steps, up to step "
                 f"{step.number}, are not finite (--max_bad_steps="
                 f"{self.max_bad_steps}). {self._images(step)} Lower --learning_rate, "
                 "or add --warmup_steps or --clip_norm"
@@ -166,7 +159,6 @@ class CollapseGuard(LateHook):
 
     def __init__(self, steps: int):
         super().__init__()
-        check_positive("collapse_steps", steps)
         self._steps = steps
         self._collapsed = 0
 
@@ -179,8 +171,7 @@ class CollapseGuard(LateHook):
                 f"{step.number}, the mean cosine between the images of a batch was "
                 f"above {COLLAPSED_COSINE} (now {cosine:.4f}). Lower --learning_rate "
                 "or the weights of --distill, or leave out ekd_reference and "
-                "threshold_gradient=false; "
-                "--collapse_steps=0 goes on regardless"
+                "threshold_gradient=false; --collapse_steps=0 goes on regardless"
             )
 
 
@@ -195,46 +186,42 @@ class FaintLossHook(LateHook):
         steps: Consecutive steps with a ratio below 1 % that are warned of.
     """
 
-    def __init__(
-        self, before_warning: Callable[[], None] = lambda: None, steps: int = 500
-    ):
+    def __init__(self, before_warning: Callable[[], Any], steps: int = 500):
         super().__init__()
-        check_positive("steps", steps)
         self._before_warning = before_warning
         self._steps = steps
         self._faint: dict[str, list[float]] = {}
-        self._warned: set[str] = set()
 
     def look(self, step: Step) -> None:
         for key, value in step.scalars.items():
-            name = key[len(_RATIO) :]
-            if not key.startswith(_RATIO) or name in self._warned:
+            if not key.startswith(_RATIO):
                 continue
-            ratio = float(value)
-            if math.isnan(ratio):
+            name, ratio = key[len(_RATIO) :], float(value)
+            ratios = self._faint.setdefault(name, [])
+            # As many as that have been warned of.
+            if len(ratios) == self._steps or math.isnan(ratio):
                 continue
             if ratio >= FAINT_RATIO:
-                self._faint.pop(name, None)
+                ratios.clear()
                 continue
-            ratios = self._faint.setdefault(name, [])
             ratios.append(ratio)
             if len(ratios) == self._steps:
-                self._warned.add(name)
                 self._before_warning()
                 weight = float(step.scalars[f"weight/{name}"])
-                logging.warning("%s", self._text(name, step.number, weight, ratios))
+                logging.warning("%s", _faint_text(name, step.number, weight, ratios))
 
-    def _text(self, name, number, weight, ratios):
-        mean = sum(ratios) / len(ratios)
-        text = (
-            f"For {len(ratios)} steps, up to step {number}, the gradient of {name!r} "
-            f"on the embeddings was below 1 % of the margin loss's: {100 * mean:.2g} % "
-            f"on average at weight {weight:.4g}."
-        )
-        mended = weight * NAMED_RATIO / mean if mean > 0 else math.inf
-        if not math.isfinite(mended) or mended == 0:
-            return f"{text} It has no gradient that a larger weight could raise"
-        return (
-            f"{text} --distill={name}:{mended:.3g} would make it 30 %; "
-            f"--distill={name}:30% keeps it there"
-        )
+
+def _faint_text(name, number, weight, ratios):
+    mean = sum(ratios) / len(ratios)
+    text = (
+        f"For {len(ratios)} steps, up to step {number}, the gradient of {name!r} "
+        f"on the embeddings was below 1 % of the margin loss's: {100 * mean:.2g} % "
+        f"on average at weight {weight:.4g}."
+    )
+    mended = weight * NAMED_RATIO / mean if mean > 0 else math.inf
+    if not math.isfinite(mended) or mended == 0:
+        return f"{text} It has no gradient that a larger weight could raise"
+    return (
+        f"{text} --distill={name}:{mended:.3g} would make it 30 %; "
+        f"--distill={name}:30% keeps it there"
+    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable
+from typing import Any
 
 import tensorflow as tf
 from absl import logging
@@ -41,7 +42,7 @@ class Termination:
         self.between_steps = False
         self._previous: dict = {}
 
-    def __enter__(self):
+    def __enter__(self) -> Termination:
         self._previous = {
             number: signal.signal(number, self._on_signal)
             for number in _NAMES
@@ -72,17 +73,14 @@ class TerminationHook(Hook):
 
     Args:
         termination: Notes the signals.
-        save: Called with the `Step` before leaving.
+        save: Called before leaving, which is by `Interrupted`.
         strategy: The strategy of a run of several workers, else None.
-
-    Raises:
-        Interrupted: From the hook.
     """
 
     def __init__(
         self,
         termination: Termination,
-        save: Callable[[Step], None],
+        save: Callable[[Step], Any],
         strategy: tf.distribute.Strategy | None = None,
     ):
         self._termination = termination

@@ -40,7 +40,7 @@ class ProfileHook(Hook):
     of the steps and after each one, so that the work of other steps stays out.
 
     Args:
-        folder: The run's TensorBoard folder; the trace is in `plugins/profile/TIME/`.
+        folder: The run's folder; the trace is in `plugins/profile/TIME/`.
         steps: From `profiled_steps`.
 
     Raises:

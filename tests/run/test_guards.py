@@ -110,12 +110,6 @@ def test_scalars_are_read_one_step_late_and_the_last_at_once():
     assert seen == [1, 2, 3]
 
 
-@pytest.mark.parametrize("make", [lambda: CollapseGuard(0), lambda: LateHook().look(0)])
-def test_refuses_no_steps_and_no_judgement(make):
-    with pytest.raises((ValueError, TypeError), match="collapse_steps|`look`"):
-        make()
-
-
 @pytest.fixture
 def warnings(monkeypatch):
     """Returns the list of the warnings logged."""
@@ -139,7 +133,9 @@ def feed_ratios(hook, weight=2.0, **ratios):
 
 def test_warns_once_with_the_weight_that_makes_it_30_percent(warnings):
     # Mean ratio 0.002 at weight 2: 0.3 needs a weight of 2 * 0.3 / 0.002.
-    feed_ratios(FaintLossHook(steps=3), ekd=[0.5, 0.001, 0.002, 0.003] + [0.001] * 9)
+    feed_ratios(
+        FaintLossHook(print, steps=3), ekd=[0.5, 0.001, 0.002, 0.003] + [0.001] * 9
+    )
     assert warnings == [
         "For 3 steps, up to step 4, the gradient of 'ekd' on the embeddings was below "
         "1 % of the margin loss's: 0.2 % on average at weight 2. --distill=ekd:300 "
@@ -148,34 +144,36 @@ def test_warns_once_with_the_weight_that_makes_it_30_percent(warnings):
 
 
 def test_500_consecutive_steps_are_needed(warnings):
-    feed_ratios(FaintLossHook(), ekd=[0.009] * 499 + [0.011] + [0.009] * 499)
+    feed_ratios(FaintLossHook(print), ekd=[0.009] * 499 + [0.011] + [0.009] * 499)
     assert not warnings
-    feed_ratios(FaintLossHook(), ekd=[0.009] * 500)
+    feed_ratios(FaintLossHook(print), ekd=[0.009] * 500)
     assert len(warnings) == 1 and "--distill=ekd:66.7 would" in warnings[0]
 
 
 def test_each_loss_is_counted_by_itself(warnings):
     feed_ratios(
-        FaintLossHook(steps=2), ekd=[0.001, 1, 0.001, 1], cosine=[1, 0.001, 0.002, 1]
+        FaintLossHook(print, steps=2),
+        ekd=[0.001, 1, 0.001, 1],
+        cosine=[1, 0.001, 0.002, 1],
     )
     assert len(warnings) == 1 and "'cosine'" in warnings[0]
 
 
 def test_skipped_steps_neither_count_nor_interrupt(warnings):
-    feed_ratios(FaintLossHook(steps=2), ekd=[0.001, np.nan, np.nan, 1, 0.001])
+    feed_ratios(FaintLossHook(print, steps=2), ekd=[0.001, np.nan, np.nan, 1, 0.001])
     assert not warnings
-    feed_ratios(FaintLossHook(steps=2), ekd=[0.003, np.nan, 0.001])
+    feed_ratios(FaintLossHook(print, steps=2), ekd=[0.003, np.nan, 0.001])
     assert "0.2 % on average" in warnings[0]
 
 
 def test_no_margin_gradient_is_not_faint(warnings):
-    feed_ratios(FaintLossHook(steps=2), ekd=[0.001, np.inf, 0.001, np.inf])
+    feed_ratios(FaintLossHook(print, steps=2), ekd=[0.001, np.inf, 0.001, np.inf])
     assert not warnings
 
 
 @pytest.mark.parametrize(("weight", "ratios"), [(2.0, [0, 0]), (0.0, [0.0, 0.0])])
 def test_names_no_weight_where_none_would_help(warnings, weight, ratios):
-    feed_ratios(FaintLossHook(steps=2), weight, ekd=ratios)
+    feed_ratios(FaintLossHook(print, steps=2), weight, ekd=ratios)
     (text,) = warnings
     assert text.endswith("It has no gradient that a larger weight could raise")
 

@@ -144,11 +144,6 @@ def test_goes_to_standard_error(capsys, clock):
     assert captured.out == ""
 
 
-def test_rejects_no_steps():
-    with pytest.raises(ValueError, match="`total_steps` must be in"):
-        ProgressLine(0)
-
-
 def test_hook_shows_the_margin_loss_at_100_columns(clock, columns):
     columns(100)
     stream = Terminal()

@@ -6,9 +6,9 @@ import sys
 
 import pytest
 
-from ekd_tf.run.onednn import use_onednn
 from ekd_tf.run.quiet import has_gpu
 from ekd_tf.run.quiet import quiet_tensorflow
+from ekd_tf.run.quiet import use_onednn
 from ekd_tf.run.quiet import without_information
 
 

@@ -16,10 +16,10 @@ from ekd_tf.run import factory
 from ekd_tf.run import session as session_module
 from ekd_tf.run.config import FREE
 from ekd_tf.run.config import TrainConfig
-from ekd_tf.run.lock import WorkdirLock
+from ekd_tf.run.data import open_run_data
+from ekd_tf.run.data import sources_of_run
 from ekd_tf.run.logs import MetricsLog
 from ekd_tf.run.session import run_training
-from ekd_tf.run.session import sources_of_run
 from ekd_tf.run.workdir import Workdir
 
 SOURCE = "synthetic:identities=8,images=4,size=32"
@@ -224,8 +224,10 @@ def test_forced_flags_are_recorded_with_both_values(teacher, tmp_path):
 
 
 def test_two_runs_do_not_share_a_workdir(tmp_path):
-    Workdir(tmp_path / "run")
-    with WorkdirLock(tmp_path / "run"), pytest.raises(ValueError, match="is in use by"):
+    with (
+        Workdir(tmp_path / "run").locked(),
+        pytest.raises(ValueError, match="is in use by"),
+    ):
         train(tmp_path / "run")
 
 
@@ -286,8 +288,8 @@ def test_unreadable_images_are_allowed_for_every_reader(tmp_path, faces, teacher
         "steps": 2,
         "lr_milestones": (),
     }
-    _, heldout = factory.make_sources(f"folder:{faces}", None, 4, seed=0)
-    held = heldout.identity_names()
+    config = TrainConfig(data=f"folder:{faces}", holdout_identities=4)
+    held = open_run_data(config, None).heldout.identity_names()
     trained = sorted({path.name for path in faces.iterdir()} - set(held))
     bad = [faces / held[0] / "1.png", faces / trained[0] / "1.png"]
     for path in bad:

@@ -157,4 +157,4 @@ def test_memory_grows_on_every_gpu_that_is_not_in_use(monkeypatch, caplog):
     with caplog.at_level("WARNING"):
         grow_gpu_memory()
     assert grown == [(gpu, True) for gpu in gpus]
-    assert "/device:GPU:0 will not grow: initialized" in caplog.text
+    assert "GPU:0 will not grow: initialized" in caplog.text

@@ -34,7 +34,7 @@ from step_traffic import largest_collective
 from step_traffic import sent
 from step_traffic import traced
 
-from ekd_tf.run.onednn import use_onednn
+from ekd_tf.run.quiet import use_onednn
 
 REPLICAS = flags.DEFINE_list("replicas", ["1", "2", "4"], "Virtual replicas to run.")
 WORKERS = flags.DEFINE_list("workers", ["2"], "Numbers of workers to run besides.")
