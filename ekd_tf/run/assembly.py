@@ -39,8 +39,7 @@ class Parts:
 
     Attributes:
         train: The training images.
-        heldout: Images of other identities to evaluate on, those that can be read; or
-            None.
+        heldout: Readable images of other identities to evaluate on, or None.
         note: What the run's record keeps of the images.
         unreadable: Counts the images that cannot be read, of the whole run.
         augmentation: What is done to training images.
@@ -74,12 +73,7 @@ class Parts:
 def assemble(
     config: TrainConfig, strategy: tf.distribute.Strategy, workdir: Workdir | None
 ) -> Parts:
-    """Builds the parts of a run.
-
-    Args:
-        config: Of the run.
-        strategy: In whose scope the model is made.
-        workdir: Of the run; an earlier start may have recorded its images.
+    """Builds the parts of a run, the model in the strategy's scope.
 
     Raises:
         ValueError: A value is wrong, by itself or beside the others or the data.

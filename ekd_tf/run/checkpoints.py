@@ -42,12 +42,6 @@ class CheckpointStore:
     per variable and a JSON header with the step, the dtypes and the caller's metadata.
     It is written aside, flushed to disk and renamed, so a file of that name is whole
     whenever the process dies.
-
-    Variables are a dict from name to `tf.Variable`, distributed or not.
-
-    Args:
-        directory: Folder of the checkpoints; created by the first save.
-        keep: How many of the newest to keep, the best not counted.
     """
 
     def __init__(self, directory: str | os.PathLike, keep: int = 3):
@@ -77,11 +71,6 @@ class CheckpointStore:
 
         Files of later steps are removed too: they belong to a continuation that
         was given up by resuming from an earlier step.
-
-        Args:
-            step: Integer >= 0.
-            variables: Name -> variable.
-            metadata: What JSON can hold.
         """
         arrays = {n: np.asarray(value.numpy()) for n, value in variables.items()}
         header = {
@@ -136,8 +125,7 @@ class CheckpointStore:
 
         Raises:
             FileNotFoundError: There is no such checkpoint.
-            ValueError: The file is damaged (with `step=None`: all are), or names,
-                shapes or dtypes differ; the message lists every difference.
+            ValueError: All files are damaged, or names, shapes or dtypes differ.
         """
         header, arrays, path = self._read(step)
         _check_same_variables(path, variables, arrays)

@@ -132,15 +132,10 @@ def read_flags(kind: type, parsed: flags.FlagValues = flags.FLAGS) -> Any:
 
 
 def parse(arguments: Sequence[str], base: Any, of: str) -> Any:
-    """Returns settings with those that some arguments give replaced.
-
-    Args:
-        arguments: Of a command, flags alone.
-        base: The settings, of a dataclass.
-        of: The command whose flags they are, for the message.
+    """Returns settings with those replaced that some arguments, flags alone, give.
 
     Raises:
-        ValueError: An argument is not a flag, or a flag is unknown or wrong.
+        ValueError: An argument is no flag of the command `of`, or it is wrong.
     """
     kind, parsed = type(base), flags.FlagValues()
     define_flags(kind, parsed)
@@ -172,8 +167,7 @@ def run(
     """Runs a command from its flags to its end.
 
     TensorFlow must not have been imported yet: its lines at the start are silenced.
-    A `ValueError` or `OSError` ends the command with its message, which a traceback
-    would hide. Ctrl-C ends it with one line, a second one at once.
+    A `ValueError` or `OSError` ends the command with its message, Ctrl-C with one line.
 
     Args:
         main: Called with the settings, one of each of `kinds`.
@@ -181,8 +175,8 @@ def run(
         *kinds: Dataclasses of settings, the first its own; none for a script that
             defines its flags itself.
         required: Names of flags that must be given.
-        resumes: Whether the same command continues where it was stopped: status 75
-            says so, else it is 130. A function is called with the settings.
+        resumes: Whether the same command continues where it was stopped, by status 75
+            in place of 130. A function is called with the settings.
         way_out: What the message says of images that cannot be read.
         takes_arguments: Whether `main` takes the arguments that are no flags, a list,
             behind the settings.

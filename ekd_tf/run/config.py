@@ -334,9 +334,6 @@ class TrainConfig:
         Balanced rows are for distillation: without it there are none unless asked for.
         A teacher's folder that `ekd_tf.embed_teacher` wrote is a cache without being
         called one.
-
-        Raises:
-            ValueError: There are no training images.
         """
         if not self.data:
             raise ValueError(

@@ -30,13 +30,7 @@ _NAMING = ("data", "heldout_data", "holdout_identities")
 
 @dataclasses.dataclass(frozen=True)
 class RunData:
-    """The images of a run.
-
-    Attributes:
-        train: The training images.
-        heldout: Images of other identities, or None.
-        note: What `Workdir.record_run` is to keep of them.
-    """
+    """The images of a run, and what its record is to keep of them."""
 
     train: Source
     heldout: Source | None
@@ -59,9 +53,6 @@ def open_run_data(
         force: Whether to take images that have changed. Identities the run has not
             known are left out then, and held out are those it has, if they are there.
         cache_dir: As for `factory.make_source`.
-
-    Raises:
-        ValueError: A source cannot be opened, or the images have changed.
     """
     if config.heldout_data and config.holdout_identities:
         raise ValueError(
@@ -90,18 +81,10 @@ def open_run_data(
 def sources_of_run(
     path: str | os.PathLike, unreadable: Unreadable | None = None, force: bool = False
 ) -> tuple[Source, Source | None]:
-    """Opens the images a run was trained on and those it held out.
+    """Opens the images a run was trained on and those it held out, or None.
 
-    Args:
-        path: The run's workdir.
-        unreadable: Counts damaged records. Default: as many as the run allowed are.
-        force: Whether to take images that have changed since.
-
-    Returns:
-        `(train, heldout)`, `heldout` None where the run had none.
-
-    Raises:
-        ValueError: `path` is not a workdir, or the images have changed.
+    `unreadable` counts as many as the run allowed unless given, and `force` takes
+    images that have changed since.
     """
     workdir = Workdir(path, create=False)
     config = TrainConfig.of_record(workdir.read_run()["flags"])
@@ -120,8 +103,7 @@ def flags_of_run(path: str | os.PathLike) -> dict[str, Any] | None:
 def unreadable_of(model: str | os.PathLike, allowed: int | None) -> Unreadable:
     """Returns what counts the unreadable images met with a model.
 
-    `allowed` is how many may be; None for as many as the run that is the model
-    allowed, or none.
+    `allowed` None is as many as the run that is the model allowed, or none.
     """
     if allowed is None:
         allowed = (flags_of_run(model) or {}).get("skip_corrupt", 0)

@@ -51,14 +51,9 @@ _REPLICATES = (200, 1000)
 
 
 def evaluate_model(settings: Any, command: Sequence[str]) -> None:
-    """Loads models and images, prints and writes figures, and calibrates if asked.
+    """Prints and writes figures by `EvaluateSettings`, and calibrates if asked.
 
-    Args:
-        settings: `EvaluateSettings` of `ekd_tf.evaluate`.
-        command: What to repeat it with, for the report.
-
-    Raises:
-        ValueError: A setting is wrong, or what it names cannot be read or evaluated.
+    `command` is what to repeat it with, for the report.
     """
     grow_gpu_memory()
     output = make_folder("output", settings.output) if settings.output else None

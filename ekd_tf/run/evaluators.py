@@ -41,7 +41,7 @@ def check_range_of_pixels(
     unreadable: Unreadable | None = None,
     role: str = "teacher",
 ) -> str:
-    """Looks whether a model knows the people of some images, and else why not.
+    """Returns a line that says a model's AUC on a sample of some labelled images.
 
     Args:
         spec: The model, as for `open_embedder`, or anything else, such as `cache:DIR`,
@@ -52,9 +52,6 @@ def check_range_of_pixels(
         seed: Chooses the images.
         unreadable: Counts the unreadable images, which are left out.
         role: Name of the flag that named the model.
-
-    Returns:
-        A line that says the model's AUC on a sample of the images.
 
     Raises:
         ValueError: The model is at a loss as it is given pixels, and is not in another
@@ -89,12 +86,7 @@ def _other_ranges(spec, unreadable):
 
 
 def make_source_embedder(spec: str, **arguments) -> SourceEmbedder | None:
-    """Opens a trained model to embed whole sources with; None for "none".
-
-    Args:
-        spec: As for `open_embedder`.
-        **arguments: Further arguments of `SourceEmbedder`.
-    """
+    """Opens a model, as `open_embedder` does, to embed sources; None for "none"."""
     if spec == "none":
         return None
     return source_embedder(open_embedder(spec), **arguments)
@@ -120,7 +112,7 @@ def make_evaluations(
     worst: int = 10,
     unreadable: Unreadable | None = None,
 ) -> list[Any]:
-    """Builds what a model is evaluated on, in a run or after it.
+    """Builds what a model is evaluated on, in a run or after it; "heldout" first.
 
     Args:
         specs: `NAME:KIND:PATH` each: `NAME:pairs:PATH` of a verification set,
@@ -130,19 +122,13 @@ def make_evaluations(
         heldout: The identities the run holds out, evaluated as "heldout"; or None.
         seed: Of drawn pairs and of resampling.
         fprs: The target FPRs.
-        replicates: Resamples behind an interval: of identities and of folds. 0: no
-            intervals.
+        replicates: Resamples behind an interval: of identities and of folds. 0: none.
         worst: See `LabelledEvaluation`.
-        unreadable: Counts the unreadable images of all sets, which are left out: every
-            image is decoded once.
-
-    Returns:
-        `LabelledEvaluation`s and `PairSetEvaluation`s, the held-out one first.
+        unreadable: Counts the unreadable images, which are left out.
 
     Raises:
         ValueError: A specification has no name or one that is taken, its images cannot
             be opened, or a set has too few pairs to be evaluated on.
-        UnreadableError: More images are unreadable than are allowed.
     """
     of_identities, of_folds = replicates
 

@@ -22,16 +22,7 @@ from ekd_tf.run.provenance import provenance_of_run
 
 
 def export_model(settings: Any, command: Sequence[str]) -> None:
-    """Exports a model, and prints what was written and how close it is.
-
-    Args:
-        settings: `ExportSettings` of `ekd_tf.export_model`.
-        command: What to repeat it with, for the card.
-
-    Raises:
-        ValueError: A setting is wrong, an artefact is not close enough, or the images
-            are not known.
-    """
+    """Exports a model by `ExportSettings`, and prints what was written."""
     path = pathlib.Path(settings.model)
     home = path if path.is_dir() else path.parent
     directory = make_folder("output", settings.output or home / "export")

@@ -130,15 +130,10 @@ def make_student(name: str, **arguments) -> keras.Model:
 def make_head(
     name: str, num_identities: int, scale: float, margin: str | None, **arguments
 ) -> MarginHead | None:
-    """Builds a margin head, or None for "none".
+    """Builds a margin head of `HEADS`, or None for "none".
 
-    Args:
-        name: One of `HEADS`, or "none".
-        num_identities: Int.
-        scale: Float > 0 of the logits.
-        margin: Radians, or a cosine for CosFace; of "combined" three, `1,0.3,0.2`:
-            factor, radians, cosine. None for the head's default.
-        **arguments: What all heads take, see `MarginHead`.
+    `margin` is radians, or a cosine for CosFace; of "combined" three, `1,0.3,0.2`:
+    factor, radians, cosine. None for the head's default.
     """
     checks.check_choice("head", name, (*HEADS, "none"))
     if name == "none":
@@ -236,16 +231,7 @@ def make_schedule(
     boundaries: Sequence[int],
     lr_gamma: float,
 ) -> WarmupSchedule:
-    """Builds the learning rate as a function of the step.
-
-    Args:
-        name: One of `SCHEDULES`.
-        learning_rate: Float > 0 at full height.
-        steps: Int, length of the run.
-        warmup_steps: Int >= 0.
-        boundaries: Steps at which "step" drops the rate.
-        lr_gamma: Float in (0, 1), what it is multiplied by there.
-    """
+    """Builds one of `SCHEDULES`; "step" drops the rate at the boundaries."""
     checks.check_choice("schedule", name, SCHEDULES)
     with checks.flag_words(
         base="learning_rate",

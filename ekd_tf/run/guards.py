@@ -6,10 +6,8 @@ import math
 import pathlib
 from collections.abc import Callable
 from collections.abc import Iterable
-from typing import Any
 
 import numpy as np
-from absl import logging
 
 from ekd_tf.data import Source
 from ekd_tf.files.user_text import KEEP
@@ -23,12 +21,6 @@ _NAMED = 10
 
 # Beyond it all images of a batch are one to a verifier.
 COLLAPSED_COSINE = 0.99
-
-# A loss whose gradient is a smaller part of the margin loss's is called faint, and
-# the weight named would make it the other.
-FAINT_RATIO = 0.01
-NAMED_RATIO = 0.3
-_RATIO = "gradient_ratio/"
 
 
 class RunStopped(ValueError):
@@ -70,11 +62,7 @@ class UpdateGuard(LateHook):
         source: The training images, to name those of the bad batches.
         models: Functions of a batch to embeddings, to find the images at fault.
         reports: Folder for `bad_steps.txt`: the images of all the bad batches.
-        local_values: Function of a value of the batch: the tensors of this process,
-            `strategy.experimental_local_results`.
-
-    Raises:
-        RunStopped: From the hook.
+        local_values: Function of a value of the batch: the tensors of this process.
     """
 
     def __init__(
@@ -148,14 +136,7 @@ class UpdateGuard(LateHook):
 
 
 class CollapseGuard(LateHook):
-    """Ends the run when all images have come to one embedding.
-
-    Args:
-        steps: Consecutive steps with a mean cosine above 0.99.
-
-    Raises:
-        RunStopped: From the hook.
-    """
+    """Ends the run after so many steps with a mean cosine above 0.99 in a row."""
 
     def __init__(self, steps: int):
         super().__init__()
@@ -173,55 +154,3 @@ class CollapseGuard(LateHook):
                 "or the weights of --distill, or leave out ekd_reference and "
                 "threshold_gradient=false; --collapse_steps=0 goes on regardless"
             )
-
-
-class FaintLossHook(LateHook):
-    """Warns, once for each distillation loss, that it hardly has a gradient.
-
-    It reads the scalars `gradient_ratio/NAME` and `weight/NAME` of a `Distiller`, and
-    does nothing where there are none. Skipped steps, whose ratio is NaN, are left out.
-
-    Args:
-        before_warning: Called before a warning is logged.
-        steps: Consecutive steps with a ratio below 1 % that are warned of.
-    """
-
-    def __init__(self, before_warning: Callable[[], Any], steps: int = 500):
-        super().__init__()
-        self._before_warning = before_warning
-        self._steps = steps
-        self._faint: dict[str, list[float]] = {}
-
-    def look(self, step: Step) -> None:
-        for key, value in step.scalars.items():
-            if not key.startswith(_RATIO):
-                continue
-            name, ratio = key[len(_RATIO) :], float(value)
-            ratios = self._faint.setdefault(name, [])
-            # As many as that have been warned of.
-            if len(ratios) == self._steps or math.isnan(ratio):
-                continue
-            if ratio >= FAINT_RATIO:
-                ratios.clear()
-                continue
-            ratios.append(ratio)
-            if len(ratios) == self._steps:
-                self._before_warning()
-                weight = float(step.scalars[f"weight/{name}"])
-                logging.warning("%s", _faint_text(name, step.number, weight, ratios))
-
-
-def _faint_text(name, number, weight, ratios):
-    mean = sum(ratios) / len(ratios)
-    text = (
-        f"For {len(ratios)} steps, up to step {number}, the gradient of {name!r} "
-        f"on the embeddings was below 1 % of the margin loss's: {100 * mean:.2g} % "
-        f"on average at weight {weight:.4g}."
-    )
-    mended = weight * NAMED_RATIO / mean if mean > 0 else math.inf
-    if not math.isfinite(mended) or mended == 0:
-        return f"{text} It has no gradient that a larger weight could raise"
-    return (
-        f"{text} --distill={name}:{mended:.3g} would make it 30 %; "
-        f"--distill={name}:30% keeps it there"
-    )

@@ -30,9 +30,6 @@ class Termination:
         asked: Whether a signal has arrived.
         name: What the signal is called, or that another worker got it.
         between_steps: Whether a step follows; set by the hook.
-
-    Raises:
-        Interrupted: From anywhere within the context.
     """
 
     def __init__(self):

@@ -93,9 +93,6 @@ class MetricsLog:
     is not finite is written as null, since JSON has no word for it. Lines and points
     reach the operating system at once, so a killed process loses none; a line cut in
     two by the kill is dropped when the log is opened again.
-
-    Args:
-        workdir: The run's folder, which must exist. TensorBoard names the run by it.
     """
 
     def __init__(self, workdir: str | os.PathLike):
@@ -134,15 +131,13 @@ class MetricsLog:
     def truncate_after(self, step: int, without: Iterable[str] = ()) -> None:
         """Drops everything logged after `step`, to resume from there.
 
+        Metrics and images whose names begin as one of `without`, such as "heldout/",
+        are dropped at `step` itself too, since they will be logged again.
+
         Both files are rewritten aside and renamed. TensorBoard reads files in the
         order of their names, which start with the time and hold the host: what there
         is is numbered, so that it stands before what this process will write, whatever
         its clock and its host say.
-
-        Args:
-            step: Updates made so far.
-            without: Beginnings of names, as "heldout/": such metrics and images are
-                dropped at `step` itself too, since they will be logged again.
 
         Raises:
             ValueError: If a whole line is not a JSON object with a step.
@@ -215,10 +210,6 @@ class TeacherLine:
 
     They are points of a TensorBoard run of their own, `teacher` beside the student's,
     under the student's names: both stand in one chart. A resumed run draws none again.
-
-    Args:
-        workdir: The run's folder.
-        steps: Updates in the whole run.
     """
 
     def __init__(self, workdir: str | os.PathLike, steps: int):

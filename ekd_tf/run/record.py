@@ -15,7 +15,6 @@ from ekd_tf.run.assembly import Parts
 from ekd_tf.run.checkpoints import CheckpointStore
 from ekd_tf.run.config import TrainConfig
 from ekd_tf.run.guards import CollapseGuard
-from ekd_tf.run.guards import FaintLossHook
 from ekd_tf.run.guards import UpdateGuard
 from ekd_tf.run.interruption import Termination
 from ekd_tf.run.interruption import TerminationHook
@@ -77,10 +76,7 @@ class Record:
     """The lines, evaluations and checkpoints of a run.
 
     Args:
-        config: Of the run.
-        parts: Of the run.
-        workdir: Of the run.
-        store: Of its checkpoints.
+        config: Of the run, and so are `parts`, `workdir` and `store`.
         best: As restored.
         start_step: Updates made so far.
         evaluated: The last step that was evaluated, or None.
@@ -135,11 +131,6 @@ class Record:
 
         Guards stand before what they guard; the checkpoint before the evaluation, so
         that no evaluation, report or plot that fails costs a step.
-
-        Args:
-            progress: Paused while something else takes long.
-            strategy: The run's strategy.
-            termination: Ends the run between two steps.
         """
         config, parts, model = self._config, self._parts, self._parts.model
         models: list[Callable] = [
@@ -173,7 +164,6 @@ class Record:
             self._save(step.number)
 
         hooks += [
-            FaintLossHook(progress.pause),
             Every(config.log_every, write),
             Every(config.checkpoint_every, save),
         ]

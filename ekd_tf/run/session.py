@@ -48,10 +48,6 @@ EXPORT_REPORT = "export.json"
 def run_training(config: TrainConfig, command: list[str]) -> None:
     """Trains, evaluates and exports; or resumes and does so.
 
-    Args:
-        config: The settings, completed.
-        command: The command line, recorded in the workdir.
-
     Raises:
         ValueError: A setting is wrong, by itself or beside the others or the data; a
             guard ended the run (`RunStopped`); the disk is full. The last checkpoint

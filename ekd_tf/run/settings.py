@@ -19,12 +19,7 @@ _BOOLS = {"true": True, "false": False, "1": True, "0": False}
 
 @dataclasses.dataclass(frozen=True)
 class Needs:
-    """What gives a setting its effect.
-
-    Attributes:
-        text: What it needs, as an option is written.
-        holds: Function of all settings: whether it is there.
-    """
+    """What gives a setting its effect, as an option, and whether it is there."""
 
     text: str
     holds: Callable[[Any], Any]
@@ -40,10 +35,7 @@ def setting(
     common: bool = False,
     repeated: bool = False,
 ) -> Any:
-    """Returns a field of a dataclass of settings.
-
-    Its annotation is `str`, `int`, `float`, `bool` or `tuple`, of strings, with
-    `| None` where it may be missing.
+    """Returns a field of settings: `str`, `int`, `float`, `bool` or `tuple`.
 
     Args:
         default: Its value where the flag is not given.
@@ -53,7 +45,7 @@ def setting(
         needs: What gives it its effect; None: it always has one.
         free: Whether it may differ when a run is resumed.
         common: Whether runs that are compared have it in common.
-        repeated: For a tuple: one flag for each item, instead of commas.
+        repeated: For a tuple, of strings: one flag for each item, instead of commas.
     """
     about = {**locals()}
     return dataclasses.field(default=about.pop("default"), metadata=about)
@@ -120,10 +112,7 @@ def table(kind: type) -> str:
 
 
 def settings_of(make: Callable, without: Iterable[str] = ()) -> dict[str, object]:
-    """Returns the arguments of a class or function that have a default, by name.
-
-    Those in `without` are not for a user to set.
-    """
+    """Returns the arguments of a class that have a default, but for some, by name."""
     parameters = inspect.signature(make).parameters.values()
     return {
         parameter.name: parameter.default

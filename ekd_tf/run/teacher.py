@@ -29,9 +29,6 @@ class RunTeacher(abc.ABC):
     """Where a run gets its teacher's embeddings from.
 
     Attributes:
-        fingerprint: Of the teacher.
-        input_size: Side of its images in pixels.
-        embedding_dim: Int.
         in_step: Function of images to embeddings that the step's graph calls, or None:
             batches bring the rows.
         centres: Float32 `(identities, dim)`, its class centres of the training labels,
@@ -93,16 +90,9 @@ class OnlineTeacher(RunTeacher):
 
 
 class CachedTeacher(RunTeacher):
-    """A teacher that need not exist: its embeddings were written before.
+    """A teacher that need not exist: its embeddings of `--data` were written before.
 
-    Args:
-        folder: Written by `python -m ekd_tf.embed_teacher`, of all of `--data`.
-        train: The training images: those of the cache, or some identities of them.
-        flip: Whether the student sees mirror images.
-
-    Raises:
-        ValueError: It is no finished cache, of other images, or without the mirror
-            images the run needs.
+    The training images are those of the cache, or some identities of them.
     """
 
     def __init__(self, folder: str, train: Source, flip: bool):
@@ -162,13 +152,7 @@ class CachedEmbedder:
 
 
 def open_run_teacher(spec: str, train: Source, flip: bool) -> RunTeacher | None:
-    """Opens the teacher of a run: `cache:DIR`, "none", or as `open_embedder` does.
-
-    `train` and `flip` are as for `CachedTeacher`.
-
-    Raises:
-        ValueError: It cannot be opened or does not fit the images.
-    """
+    """Opens the teacher of a run: `cache:DIR`, "none", or as `open_embedder` does."""
     if spec == "none":
         return None
     if spec.startswith(CACHE):

@@ -32,10 +32,6 @@ class Workdir:
         path: The folder, made if it is not there.
         create: Whether to make it and prove that it can be written to. False, for
             reading another run, requires a `run.json` in it.
-
-    Raises:
-        ValueError: If `path` is a file, cannot be made, cannot be written to, or,
-            with `create=False`, is not the workdir of a run.
     """
 
     def __init__(self, path: str | os.PathLike, create: bool = True):
@@ -71,8 +67,7 @@ class Workdir:
             command: The command line, `sys.argv`.
             changed: What `check_same_run` returned.
             teacher: Fingerprint of the teacher.
-            data: The note of `run.data.RunData`. Its "identities", which may be many,
-                go to a file of their own.
+            data: The note of `RunData`; its "identities" go to a file of their own.
         """
         starts = self.read_run()["starts"] if self.run_file.exists() else []
         start = {
@@ -94,22 +89,14 @@ class Workdir:
         _write_json(self.run_file, run)
 
     def read_run(self) -> dict:
-        """Returns `run.json`: "flags", "seed" and "starts", the oldest first.
-
-        Raises:
-            ValueError: If the file cannot be read as that.
-        """
+        """Returns `run.json`: "flags", "seed" and "starts", the oldest first."""
         run = _read_json(self.run_file, "describe a run")
         if not isinstance(run, dict) or not {"flags", "seed", "starts"} <= run.keys():
             raise _unreadable(self.run_file, "describe a run", "keys are missing")
         return run
 
     def read_data(self) -> dict | None:
-        """Returns the `data` given to `record_run`; None for a run without.
-
-        Raises:
-            ValueError: A file cannot be read as that.
-        """
+        """Returns the `data` given to `record_run`; None for a run without."""
         data = self.read_run().get("data")
         if data is None:
             return None
@@ -129,9 +116,6 @@ class Workdir:
         Returns:
             The flags that were forced, name -> `[value then, value now]`; None for a
             new workdir.
-
-        Raises:
-            ValueError: If any other flag differs; all are listed with both values.
         """
         if not self.run_file.exists():
             return None
@@ -156,12 +140,7 @@ class Workdir:
         return changed
 
     def check_same_teacher(self, fingerprint: str | None, force: bool = False) -> None:
-        """Raises `ValueError` if the run was recorded with a teacher of other weights.
-
-        Args:
-            fingerprint: Of the teacher of this start, as given to `record_run`.
-            force: Continue all the same, with a warning.
-        """
+        """Raises `ValueError` for weights the run's teacher had not, unless forced."""
         was = self.read_run().get("teacher") if self.run_file.exists() else None
         if was is None or was == fingerprint:
             return
@@ -177,15 +156,11 @@ class Workdir:
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Holds the workdir for this process.
+        """Holds the workdir for this process, or says in a `ValueError` who does.
 
         The lock belongs to the open file and not to what it says, so the operating
         system frees it however the process ends, SIGKILL included, and neither the
-        clock nor the name of the host matters. The file stays and names its last
-        holder.
-
-        Raises:
-            ValueError: If another process holds it; names process and host.
+        clock nor the name of the host matters.
         """
         path = self.path / "lock"
         # "a" keeps the holder's words; "w" would erase them before the lock is had.

@@ -77,9 +77,6 @@ class FaceClassifier(BackboneModel):
                 backbone computes in float16.
             **kwargs: Passed on to `keras.Model.compile`; no loss and no metrics, which
                 the model has of its own.
-
-        Raises:
-            ValueError: As `GradientUpdate`, or a loss or metrics are given.
         """
         for name in ("loss", "metrics", "weighted_metrics"):
             if kwargs.get(name) is not None:
@@ -229,13 +226,8 @@ class FaceClassifier(BackboneModel):
     def loss_weights(self, norms: dict) -> tuple[dict, dict]:
         """Returns the weight of each loss in this step, and what to watch of them.
 
-        Args:
-            norms: Dict of the names `loss_parts` gives to float32 scalars: norm of
-                the loss's gradient on the embeddings of the global batch, without
-                weight and loss scale. Not finite where the loss is not.
-
-        Returns:
-            Two dicts of names to float32 scalars, equal on all replicas.
+        `norms` are those of the losses' gradients on the embeddings of the global
+        batch, without weight and loss scale; not finite where the loss is not.
         """
         return {"margin": tf.constant(self.margin_weight)}, {}
 

@@ -63,17 +63,9 @@ class Untracked:
 class BackboneModel(keras.Model):
     """A `keras.Model` around a backbone: what is fitted is more than what is saved.
 
-    - `fit` takes a `Pipeline` or a `tf.data.Dataset` of the same batches, under any
-      strategy of one process.
-    - `evaluate`, and `validation_data` of `fit`, verify all pairs of labelled images.
-    - `predict` takes images or batches and returns embeddings.
-    - `save` writes the backbone. `save_weights` and `load_weights` hold all that is
-      trained: backbone, head, losses with their state, optimizer and loss scale. The
-      teacher is in neither.
-
-    Args:
-        backbone: `keras.Model`, uint8 images to raw embeddings.
-        name: Name of the model.
+    `predict` takes images or batches and returns embeddings. `save_weights` and
+    `load_weights` hold all that is trained: backbone, head, losses with their state,
+    optimizer and loss scale. The teacher is in no file.
     """
 
     def __init__(self, backbone: keras.Model, name: str | None = None):
@@ -108,7 +100,7 @@ class BackboneModel(keras.Model):
         verbose: Any = "auto",
         **kwargs,
     ) -> keras.callbacks.History:
-        """Trains as `keras.Model.fit` does.
+        """Trains as `keras.Model.fit` does, under any strategy of one process.
 
         Args:
             x: `Pipeline`, or dataset of its batches. Under a strategy the rows of a
@@ -117,12 +109,8 @@ class BackboneModel(keras.Model):
                 every image; else the whole dataset.
             validation_data: What `evaluate` takes as `x`, after every epoch. Its
                 figures are logged as `val_...`.
-            callbacks: List of `keras.callbacks.Callback`, which see every scalar of
-                `train_step`; the progress bar shows five: `ShortProgress`.
-            verbose: As Keras has it, and so are **kwargs.
-
-        Returns:
-            `keras.callbacks.History`: of each epoch the last step's scalars.
+            callbacks: See every scalar of `train_step`, of which the progress bar shows
+                five. What else there is and is returned is Keras'.
 
         Raises:
             ValueError: A batch does not divide evenly, or an image cannot be read.
@@ -184,17 +172,13 @@ class BackboneModel(keras.Model):
             y: Integer labels `(n,)`, where `x` are images.
             batch_size: Int, images per forward pass of a `Source` or of images.
             steps: Int, batches. None: all; of a `Pipeline` without end an epoch.
-            callbacks: As Keras has it.
             return_dict: Whether to return names with the figures.
             **kwargs: What `keras.Model.fit` adds; ignored.
 
         Returns:
             Dict of `accuracy` (ten folds over drawn pairs), `auc`, `eer` and
             `tpr_at_fpr_1e-1` to `1e-4` of all pairs, as far as ten negative pairs
-            stand behind the FPR; without `return_dict` a list of the figures.
-
-        Raises:
-            ValueError: There are not ten pairs of one identity and of two to draw.
+            stand behind the FPR; or a list of these figures.
         """
         if steps is None and isinstance(x, Pipeline):
             steps = x.steps_per_epoch

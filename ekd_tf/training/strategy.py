@@ -71,12 +71,8 @@ def keep_order_of_sums() -> None:
 def set_virtual_devices(count: int) -> None:
     """Splits the CPU into `count` logical devices, to try replicas without GPUs.
 
-    Args:
-        count: Int >= 1. 1 leaves the CPU as it is.
-
     Raises:
-        RuntimeError: If TensorFlow has already run something: the split can only be
-            made before.
+        RuntimeError: If TensorFlow has already run something.
     """
     if count > 1:
         cpu = tf.config.list_physical_devices("CPU")[0]
@@ -131,13 +127,7 @@ def make_strategy(name: str) -> tf.distribute.Strategy:
 
 
 def check_divisible(general: int, balanced: int, replicas: int) -> None:
-    """Raises `ValueError` unless each replica can have the same mix of rows.
-
-    Args:
-        general: Random rows of the global batch.
-        balanced: Identity-balanced rows of it.
-        replicas: Number of replicas.
-    """
+    """Raises `ValueError` unless each replica can have the same mix of rows."""
     for name, rows in (("general", general), ("balanced", balanced)):
         if rows % replicas:
             raise ValueError(
@@ -178,13 +168,8 @@ def lost_worker(
 def distribute(strategy: tf.distribute.Strategy, dataset: tf.data.Dataset) -> Any:
     """Divides global batches among replicas: replica r has the r-th part of rows.
 
-    Args:
-        strategy: From `make_strategy`.
-        dataset: `tf.data.Dataset` of dicts of tensors `(batch, ...)` of static batch
-            size, the same in every process.
-
-    Returns:
-        The dataset, or the distributed one when there are several replicas.
+    The dataset is of dicts of tensors `(batch, ...)` of static batch size, the same in
+    every process; one replica gets it as it is.
     """
     replicas = strategy.num_replicas_in_sync
     if replicas == 1:

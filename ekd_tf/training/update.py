@@ -165,10 +165,6 @@ class GradientUpdate:
             before clipping and decay, NaN if, and only if, the step was skipped;
             `loss_scale`: the scale this step was made with; `skipped_steps`: the
             run's count, this step included.
-
-        Raises:
-            ValueError: If a gradient is None.
-            RuntimeError: If called in a cross-replica context.
         """
         replica = tf.distribute.get_replica_context()
         if replica is None:

@@ -12,7 +12,6 @@ from toys import backbone
 
 from ekd_tf.data import InMemoryFaces
 from ekd_tf.data import SyntheticFaces
-from ekd_tf.run import guards
 from ekd_tf.run import record as record_module
 from ekd_tf.run.checkpoints import CheckpointStore
 from ekd_tf.run.config import TrainConfig
@@ -197,17 +196,6 @@ def test_collapse_is_watched_where_asked(run):
     run(4, scalars=cosine, collapse_steps=0)
     with pytest.raises(RunStopped, match="for 2 steps, up to step 2"):
         run(4, scalars=cosine, collapse_steps=2)
-
-
-def test_a_loss_without_weight_is_named_once(run, monkeypatch):
-    texts = []
-    monkeypatch.setattr(
-        guards.logging, "warning", lambda text, *args: texts.append(text % args)
-    )
-    ratio = {"gradient_ratio/ekd": 0.001, "weight/ekd": 1.0}
-    run(502, scalars=ratio, log_every=502, checkpoint_every=0)
-    (text,) = texts
-    assert "up to step 500" in text and "--distill=ekd:300 would" in text
 
 
 @pytest.mark.parametrize(
