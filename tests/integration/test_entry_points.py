@@ -31,6 +31,7 @@ def workdir(tmp_path_factory):
     return path, done.stderr
 
 
+@pytest.mark.both_stacks
 def test_training_says_what_it_will_do_and_how_far_it_is(workdir):
     _, log = workdir
     assert "6 identities" in log and "3 identities" in log
@@ -38,6 +39,7 @@ def test_training_says_what_it_will_do_and_how_far_it_is(workdir):
     assert "| student |" in log
 
 
+@pytest.mark.both_stacks
 def test_training_exports_at_the_end(workdir):
     path, _ = workdir
     report = json.loads((path / "reports" / "export.json").read_text())
@@ -51,6 +53,7 @@ def test_training_exports_at_the_end(workdir):
     assert card["command"].startswith(f"python -m ekd_tf.train --workdir={path} ")
 
 
+@pytest.mark.both_stacks
 def test_evaluates_a_run_on_what_it_held_out(workdir, tmp_path):
     path, _ = workdir
     done = run(

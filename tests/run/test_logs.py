@@ -97,16 +97,6 @@ def test_a_line_cut_by_a_kill_is_dropped(tmp_path, tail):
     assert [line["step"] for line in lines(tmp_path)] == [1, 2, 3]
 
 
-def test_a_tensorboard_record_cut_by_a_kill_is_dropped(tmp_path):
-    log = logged(tmp_path, [10, 20])
-    (events,) = tmp_path.glob("*tfevents*")
-    events.write_bytes(events.read_bytes()[:-1])
-    log.truncate_after(20)
-    log.close()
-    # The points of a step are one record.
-    assert points(tmp_path) == {"loss": [(10, 1.0)], "lr": [(10, 0.5)]}
-
-
 @pytest.mark.parametrize("line", ["garbage", "[1]", '{"loss": 1.0}', ""])
 def test_a_damaged_whole_line_is_an_error_that_changes_nothing(tmp_path, line):
     log = logged(tmp_path, [1, 2])
@@ -131,17 +121,6 @@ def test_crash_while_truncating_keeps_the_lines(tmp_path, monkeypatch):
     log.truncate_after(1)
     log.close()
     assert [line["step"] for line in lines(tmp_path)] == [1]
-
-
-def test_flush_waits_for_the_disk(tmp_path, monkeypatch):
-    log = MetricsLog(tmp_path)
-    log.write(1, {"loss": 1.0})
-    synced = []
-    monkeypatch.setattr(os, "fsync", lambda number: synced.append(os.fstat(number)))
-    log.flush()
-    (status,) = synced
-    assert os.path.samestat(status, os.stat(log.path))
-    log.close()
 
 
 def test_files_are_read_in_the_order_of_the_run_whatever_the_clock_says(tmp_path):

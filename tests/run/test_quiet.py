@@ -68,13 +68,6 @@ def test_warnings_and_errors_of_the_import_are_said(capfd):
     assert [line[:5] for line in said] == ["E0000", "W0000"]
 
 
-def test_an_import_that_fails_says_why(capfd):
-    with pytest.raises(ImportError), without_information():
-        sys.stderr.write("a hint\n")
-        raise ImportError
-    assert capfd.readouterr().err == "a hint\n"
-
-
 # Fast sibling: test_warnings_and_errors_of_the_import_are_said.
 @pytest.mark.slow
 def test_tensorflow_starts_without_a_line():

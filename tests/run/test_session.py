@@ -13,7 +13,6 @@ from ekd_tf.embedders import CacheWriter
 from ekd_tf.embedders import load_embedder
 from ekd_tf.keras_compat import IS_KERAS_3
 from ekd_tf.run import factory
-from ekd_tf.run import session as session_module
 from ekd_tf.run.config import FREE
 from ekd_tf.run.config import TrainConfig
 from ekd_tf.run.data import open_run_data
@@ -203,6 +202,8 @@ def test_interrupted_run_ends_like_the_uninterrupted_one(
 
 
 def test_finished_run_is_left_alone(teacher):
+    train_source, heldout = sources_of_run(teacher)
+    assert (train_source.num_identities, heldout.num_identities) == (8, 6)
     before = (teacher / "model.keras").stat().st_mtime_ns
     train(teacher)
     assert (teacher / "model.keras").stat().st_mtime_ns == before
@@ -243,11 +244,6 @@ def test_a_full_disk_ends_the_run_in_words(tmp_path, monkeypatch):
         f"{path} cannot be written: No space left on device. The last checkpoint is "
         "that of step 0: mend the cause, and the same command goes on from there"
     )
-
-
-def test_sources_of_run_are_those_it_was_trained_on(teacher):
-    train_source, heldout = sources_of_run(teacher)
-    assert (train_source.num_identities, heldout.num_identities) == (8, 6)
 
 
 def test_a_run_and_its_commands_refuse_data_that_has_changed(tmp_path, faces):
@@ -357,11 +353,6 @@ def test_a_last_evaluation_that_failed_is_made_by_the_same_command(
     assert (run / "model.keras").stat().st_mtime_ns == before
 
 
-def test_says_which_strategy_was_meant(tmp_path):
-    with pytest.raises(ValueError, match="Did you mean 'mirrored'"):
-        train(tmp_path / "run", strategy="mirorred")
-
-
 @pytest.fixture
 def cache(tmp_path):
     """Rows of no teacher at all for `SOURCE`."""
@@ -419,13 +410,7 @@ def test_the_students_first_weights_depend_on_no_teacher(distilled, teacher):
     assert len(alike) == 2 and all(alike)
 
 
-def test_epochs_become_steps_and_drops_are_counted_in_them(tmp_path):
-    # 32 images, 8 general rows: 4 steps an epoch; the drop at half of one is step 2.
-    train(tmp_path / "run", steps=None, epochs=1.0, lr_milestones=("0.5",))
-    rates = [x["learning_rate"] for x in lines(tmp_path / "run") if "loss" in x]
-    np.testing.assert_allclose(rates, [0.02, 0.02, 0.002, 0.002], rtol=1e-6)
-
-
+@pytest.mark.both_stacks
 @pytest.mark.skipif(IS_KERAS_3, reason="TensorFlow Addons needs Keras 2")
 def test_saves_the_averages_that_the_optimizer_keeps(tmp_path):
     path = train(
@@ -458,24 +443,3 @@ def test_profiles_the_steps_asked_for_and_none_made_before_it_resumed(
     assert traces()[-1] == [3]
     assert "profile_steps" in FREE
     assert [line["step"] for line in lines(tmp_path) if "loss" in line] == [1, 2, 3, 4]
-
-
-def test_profile_steps_are_checked_before_anything_is_built(tmp_path):
-    with pytest.raises(ValueError, match="`profile_steps` must be FIRST:LAST"):
-        train(tmp_path, profile_steps="5", data="nonsense:x")
-
-
-def test_memory_grows_before_a_device_is_asked_for_anything(tmp_path, monkeypatch):
-    order = []
-
-    def make_strategy(*arguments):
-        raise ValueError("devices are used")
-
-    monkeypatch.setattr(session_module, "grow_gpu_memory", lambda: order.append("grow"))
-    monkeypatch.setattr(
-        session_module, "set_virtual_devices", lambda count: order.append("split")
-    )
-    monkeypatch.setattr(session_module, "make_strategy", make_strategy)
-    with pytest.raises(ValueError, match="devices are used"):
-        train(tmp_path)
-    assert order == ["grow", "split"]

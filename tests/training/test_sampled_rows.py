@@ -148,12 +148,6 @@ def test_other_optimizers_update_every_row():
     assert run.table.numpy()[0, 0] < before[0, 0] - 0.01
 
 
-def test_a_dense_gradient_of_a_sampled_variable_updates_every_row():
-    run = Run(tf.distribute.get_strategy(), np.ones((3, 1)), weight_decay=0.5)
-    run.update.apply([tf.zeros((3, 1)), tf.zeros(1)])
-    np.testing.assert_allclose(run.table.numpy(), np.full((3, 1), 0.95), rtol=1e-6)
-
-
 def test_steps_of_rows_alone_are_counted():
     table = tf.Variable(tf.ones((3, 1)))
     optimizer = make_optimizer("sgd", StepSchedule(**SCHEDULE), momentum=0.0)
