@@ -87,14 +87,10 @@ class GridRun:
         retry: bool = False,
         command: Sequence[str] = (sys.executable, *_COMMAND),
     ) -> None:
-        """Trains to the end; a run that is finished or has failed is passed over.
+        """Trains to the end; one that is finished, or failed unless `retry`, is left.
 
-        The trainer's messages go on to stderr and into `train.log`. Ctrl-C
-        and SIGTERM are passed on to it.
-
-        Args:
-            retry: Whether to start a run again that has failed.
-            command: What trains, before the arguments.
+        `command` is what trains, before the arguments. The trainer's messages go on to
+        stderr and into `train.log`. Ctrl-C and SIGTERM are passed on to it.
 
         Raises:
             Interrupted: The trainer was interrupted: the same call goes on with it.

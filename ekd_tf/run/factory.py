@@ -68,9 +68,6 @@ def make_source(
         cache_dir: Folder for indices of sources in read-only folders, or None.
         unreadable: Counts the damaged records met when a source is opened. Default:
             none is allowed.
-
-    Raises:
-        ValueError: Unknown kind or word, or the source cannot be opened.
     """
     parts = _JOINT.split(spec)
     if len(parts) > 1:

@@ -64,14 +64,10 @@ class Termination:
 class TerminationHook(Hook):
     """Saves and ends a run after the step in which a signal arrived; belongs last.
 
-    The signal may reach any of several workers, at different steps: after every step
-    they ask each other, and all leave after the same one. Of one worker alone, one
-    within the first step, which is compiled, ends the run at once.
-
-    Args:
-        termination: Notes the signals.
-        save: Called before leaving, which is by `Interrupted`.
-        strategy: The strategy of a run of several workers, else None.
+    The signal may reach any of several workers, whose strategy is given then, at
+    different steps: after every step they ask each other, and all leave after the same
+    one. Of one worker alone, one within the first step, which is compiled, ends the run
+    at once.
     """
 
     def __init__(

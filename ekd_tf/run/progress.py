@@ -26,12 +26,6 @@ class ProgressLine(tqdm):
     On a terminal tqdm draws the line in place; a file or a pipe gets the first line,
     one a minute and the last. Terms may be tensors: they are read only when a line is
     drawn, so updates in between do not wait for the device.
-
-    Args:
-        total_steps: Updates in the whole run.
-        unit: What is counted per second.
-        stream: Text stream; standard error if None.
-        initial_step: Updates made before, when the run is resumed.
     """
 
     # No thread beside TensorFlow's.
@@ -76,8 +70,8 @@ class ProgressLine(tqdm):
     def per_second(self) -> float | None:
         """Units per second of the last 50 updates; None before the second update.
 
-        The first update after the start or a pause only starts the clock: it
-        carries tracing and the filling of the input pipeline.
+        The first update after the start or a pause, which carries tracing and the
+        filling of the input pipeline, only starts the clock.
         """
         rates = self._rates()
         return rates and rates[1]
@@ -90,11 +84,9 @@ class ProgressLine(tqdm):
         return float(steps / seconds), float(units / seconds)
 
     def update(self, count: int = 1, terms: dict[str, Any] | None = None) -> None:
-        """Notes that one more update was made.
+        """Notes that one more update was made, of so many units over all replicas.
 
-        Args:
-            count: Units (images) the update consumed over all replicas.
-            terms: Name -> number or scalar tensor, shown in this order.
+        Terms, numbers or scalar tensors, are shown in their order.
         """
         self._count += count
         self._marks.append((self.n + 1, self._count, time.monotonic()))

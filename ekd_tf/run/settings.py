@@ -124,13 +124,9 @@ def settings_of(make: Callable, without: Iterable[str] = ()) -> dict[str, object
 def read_words(place: str, words: Iterable[str], settings: dict) -> dict[str, object]:
     """Reads the `word=value` of `ekd:100%:temperature=0.05` as arguments of a class.
 
-    Args:
-        place: The flag and the name, for messages: `--distill=ekd`.
-        words: The items. A value of several numbers is written `0.1/0.01`.
-        settings: From `settings_of`; each value is of the type of the default.
-
-    Raises:
-        ValueError: A word is none of `settings`, or its value is of another type.
+    `place` is the flag and the name, for messages: `--distill=ekd`; `settings` are from
+    `settings_of`, and each value is of the type of the default. A value of several
+    numbers is written `0.1/0.01`.
     """
     arguments = {}
     for word in words:

@@ -8,7 +8,6 @@ image and knows of no other change.
 
 from __future__ import annotations
 
-import abc
 from typing import Any
 
 import numpy as np
@@ -25,7 +24,7 @@ from ekd_tf.run.config import CACHE
 from ekd_tf.run.evaluators import source_embedder
 
 
-class RunTeacher(abc.ABC):
+class RunTeacher:
     """Where a run gets its teacher's embeddings from.
 
     Attributes:
@@ -43,15 +42,14 @@ class RunTeacher(abc.ABC):
         self.input_size: int = model.input_size
         self.embedding_dim: int = model.embedding_dim
 
-    @abc.abstractmethod
     def image_size(self, student_size: int) -> int | None:
         """Returns the size at which the pipeline gives images for it, or None."""
+        return None
 
-    @abc.abstractmethod
     def attach(self, pipeline: Pipeline) -> tf.data.Dataset:
         """Returns the dataset of the pipeline with the rows, unless `in_step`."""
+        return pipeline.dataset
 
-    @abc.abstractmethod
     def embedder_of(self, source: Source | None) -> Any:
         """Returns what embeds a source, a `SourceEmbedder` or like it, or None."""
 
@@ -76,7 +74,7 @@ class OnlineTeacher(RunTeacher):
 
     def attach(self, pipeline: Pipeline) -> tf.data.Dataset:
         if self.in_step is not None:
-            return pipeline.dataset
+            return super().attach(pipeline)
 
         def embed(batch):
             batch = dict(batch)
@@ -108,9 +106,6 @@ class CachedTeacher(RunTeacher):
         self.centres = cache.centres[identities]
         self._cache = cache
         self._folder = folder
-
-    def image_size(self, student_size: int) -> int | None:
-        return None
 
     def attach(self, pipeline: Pipeline) -> tf.data.Dataset:
         if pipeline.augmented:

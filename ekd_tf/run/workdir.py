@@ -114,8 +114,7 @@ class Workdir:
             force: Continue all the same, with a warning.
 
         Returns:
-            The flags that were forced, name -> `[value then, value now]`; None for a
-            new workdir.
+            The flags that were forced, name -> `[value then, value now]`, or None.
         """
         if not self.run_file.exists():
             return None

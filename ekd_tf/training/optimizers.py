@@ -64,10 +64,6 @@ def make_optimizer(name: str, schedule: Any, momentum: float = 0.9) -> Any:
         schedule: Learning rate: a float or a `LearningRateSchedule`.
         momentum: Float in [0, 1): momentum of SGD, `beta_1` of the others. Lion
             wants it above 0.
-
-    Raises:
-        ValueError: An unknown name, a value out of range, or TensorFlow Addons is asked
-            for and not there (with the command that installs it).
     """
     check_range("momentum", momentum, low=0, high=1, high_open=True)
     if name.startswith(PREFIX):

@@ -106,14 +106,9 @@ def _check_tf_config():
 def make_strategy(name: str) -> tf.distribute.Strategy:
     """Returns the distribution strategy of a run.
 
-    Args:
-        name: "none" for one device; "mirrored" for one replica per GPU (or per
-            logical CPU on a machine without GPUs); "multi_worker" for the same on
-            every process that TF_CONFIG lists. It must be the first thing a process
-            asks of TensorFlow.
-
-    Raises:
-        ValueError: Another name, or a TF_CONFIG that is missing or malformed.
+    "none" is one device; "mirrored" one replica per GPU (or per logical CPU on a
+    machine without GPUs); "multi_worker" the same on every process that TF_CONFIG
+    lists, and the first thing a process asks of TensorFlow.
     """
     check_choice("strategy", name, STRATEGIES)
     if name == "none":

@@ -46,15 +46,6 @@ def test_no_commit_inside_a_repository_of_somebody_else(repository, monkeypatch)
     assert package_commit() is None
 
 
-def test_no_commit_without_git_or_before_the_first(repository, monkeypatch, tmp_path):
-    with monkeypatch.context() as patch:
-        patch.setenv("PATH", "/nowhere")
-        assert package_commit() is None
-    subprocess.run(["rm", "-r", str(tmp_path / ".git")], check=True)
-    subprocess.run(["git", "init", "-q", str(tmp_path)], check=True)
-    assert package_commit() is None
-
-
 def test_names_command_date_and_commit_or_else_the_version(repository, monkeypatch):
     _, _, head = repository
     found = provenance(["python", "-m", "ekd_tf.train", "--data=folder:my faces"])

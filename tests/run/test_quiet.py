@@ -7,7 +7,6 @@ import sys
 import pytest
 
 from ekd_tf.run.quiet import has_gpu
-from ekd_tf.run.quiet import quiet_tensorflow
 from ekd_tf.run.quiet import use_onednn
 from ekd_tf.run.quiet import without_information
 
@@ -46,13 +45,6 @@ def test_a_gpu_hidden_from_cuda_does_not_count(tmp_path, monkeypatch, value):
     make_device(tmp_path, "0x10de", "0x030000")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", value)
     assert not has_gpu(tmp_path)
-
-
-def test_what_the_user_sets_stays(monkeypatch):
-    monkeypatch.setenv("TF_CPP_MIN_LOG_LEVEL", "0")
-    before = list(sys.meta_path)
-    quiet_tensorflow()
-    assert os.environ["TF_CPP_MIN_LOG_LEVEL"] == "0" and sys.meta_path == before
 
 
 def test_warnings_and_errors_of_the_import_are_said(capfd):
