@@ -79,9 +79,9 @@ class ProfileHook(Hook):
                 tf.profiler.experimental.stop()
 
     def _end_mark(self):
-        mark, self._mark = self._mark, None
-        if mark is not None:
-            mark.__exit__(None, None, None)
+        if self._mark is not None:
+            self._mark.__exit__(None, None, None)
+            self._mark = None
 
 
 def _wait_for(step):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable
 from typing import Any
@@ -72,53 +73,44 @@ class BestMetric:
         return better
 
 
+@dataclasses.dataclass
 class Record:
     """The lines, evaluations and checkpoints of a run.
 
-    Args:
+    Attributes:
         config: Of the run, and so are `parts`, `workdir` and `store`.
         best: As restored.
-        start_step: Updates made so far.
+        start_step: Updates made before.
         evaluated: The last step that was evaluated, or None.
-
-    Attributes:
         failure: What ended the last evaluation early, or None.
     """
 
-    def __init__(
-        self,
-        config: TrainConfig,
-        parts: Parts,
-        workdir: Workdir,
-        store: CheckpointStore,
-        best: BestMetric,
-        start_step: int = 0,
-        evaluated: int | None = None,
-    ):
-        self._config = config
-        self._parts = parts
-        self._workdir = workdir
-        self._store = store
-        self._best = best
-        self._start_step = start_step
-        self._saved_step = start_step or None
-        self._evaluated = evaluated
+    config: TrainConfig
+    parts: Parts
+    workdir: Workdir
+    store: CheckpointStore
+    best: BestMetric
+    start_step: int = 0
+    evaluated: int | None = None
+    failure: str | None = None
+
+    def __post_init__(self) -> None:
+        self._saved_step = self.start_step or None
         self._log: Any = None
-        self.failure: str | None = None
 
     @property
     def is_pending(self) -> bool:
         """Whether the evaluation that belongs to the restored step is missing."""
-        step, every = self._start_step, self._config.evaluate_every
-        due = step == self._parts.steps or every and step % every == 0
-        evaluations = self._parts.evaluations
-        return bool(evaluations and step and due and self._evaluated != step)
+        step, every = self.start_step, self.config.evaluate_every
+        due = step == self.parts.steps or every and step % every == 0
+        evaluations = self.parts.evaluations
+        return bool(evaluations and step and due and self.evaluated != step)
 
     def open_log(self) -> MetricsLog:
         """Opens the run's metrics as they were at its first step, for the hooks."""
-        self._log = MetricsLog(self._workdir.path)
-        names = [f"{e.name}/" for e in self._parts.evaluations]
-        self._log.truncate_after(self._start_step, names if self.is_pending else ())
+        self._log = MetricsLog(self.workdir.path)
+        names = [f"{e.name}/" for e in self.parts.evaluations]
+        self._log.truncate_after(self.start_step, names if self.is_pending else ())
         return self._log
 
     def hooks(
@@ -132,7 +124,7 @@ class Record:
         Guards stand before what they guard; the checkpoint before the evaluation, so
         that no evaluation, report or plot that fails costs a step.
         """
-        config, parts, model = self._config, self._parts, self._parts.model
+        config, parts, model = self.config, self.parts, self.parts.model
         models: list[Callable] = [
             lambda batch: model.backbone(batch["image"], training=False)
         ]
@@ -140,14 +132,14 @@ class Record:
             models.append(model.teacher_rows)  # type: ignore[attr-defined]
         hooks = [
             # First, so that what the others do is in no trace.
-            ProfileHook(self._workdir.path, profiled_steps(config.profile_steps)),
+            ProfileHook(self.workdir.path, profiled_steps(config.profile_steps)),
             ProgressHook(progress, parts.sampler.batch_size),
             UpdateGuard(
                 config.max_bad_steps,
                 config.precision == "mixed_float16",
                 parts.train,
                 models,
-                self._workdir.reports,
+                self.workdir.reports,
                 strategy.experimental_local_results,
             ),
         ]
@@ -171,21 +163,21 @@ class Record:
             evaluate = self._evaluation(progress)
             hooks.append(Every(config.evaluate_every, evaluate))
             if self.is_pending:
-                evaluate(Step(self._start_step, False, {}, {}))
+                evaluate(Step(self.start_step, False, {}, {}))
         workers = strategy if has_other_workers(strategy) else None
         hooks.append(TerminationHook(termination, save, workers))
         return hooks
 
     def _evaluation(self, progress):
         """Returns the function of a step that evaluates."""
-        parts, reports = self._parts, self._workdir.reports
-        student = SourceEmbedder(parts.model.backbone, self._config.input_size)
+        parts, reports = self.parts, self.workdir.reports
+        student = SourceEmbedder(parts.model.backbone, self.config.input_size)
         # A teacher of which there is but a cache is asked of its own images alone.
         models = [
             Models(student, parts.teacher and parts.teacher.embedder_of(each.source))
             for each in parts.evaluations
         ]
-        line = TeacherLine(self._workdir.path, parts.steps)
+        line = TeacherLine(self.workdir.path, parts.steps)
 
         def report(number):
             with parts.model.averaged_weights():
@@ -206,7 +198,7 @@ class Record:
             progress.pause()
             self._save(step.number)
             try:
-                is_best = self._best.offer(step.number, report(step.number))
+                is_best = self.best.offer(step.number, report(step.number))
             # Whatever is wrong with a report, the steps go on: they cost more.
             except Exception as error:
                 self.failure = f"The evaluation at step {step.number} failed: {error}"
@@ -215,11 +207,11 @@ class Record:
                 logging.error("%s", self.failure, exc_info=not plain)
                 return
             self.failure = None
-            self._evaluated = step.number
+            self.evaluated = step.number
             self._saved_step = None
             self._save(step.number)
             if is_best:
-                self._store.save_best(step.number)
+                self.store.save_best(step.number)
 
         return evaluate
 
@@ -227,6 +219,6 @@ class Record:
         if number == self._saved_step:
             return
         self._log.flush()
-        metadata = {"best": self._best.to_dict(), "evaluated": self._evaluated}
-        self._store.save(number, self._parts.model.state(), metadata)
+        metadata = {"best": self.best.to_dict(), "evaluated": self.evaluated}
+        self.store.save(number, self.parts.model.state(), metadata)
         self._saved_step = number
