@@ -10,7 +10,7 @@ import dataclasses
 import sys
 
 from ekd_tf.run import command
-from ekd_tf.run.onednn import use_onednn
+from ekd_tf.run.quiet import use_onednn
 from ekd_tf.run.settings import setting
 
 
@@ -18,18 +18,18 @@ from ekd_tf.run.settings import setting
 class EmbedSettings:
     """The flags of the command."""
 
-    teacher: str | None = setting(
+    teacher: str = setting(
         None,
         "A .keras, .onnx or .tflite file, a SavedModel's directory or the workdir of a "
         "run. FILE@-1..1 for a model of float input that takes pixels from -1 to 1, "
         "FILE@bgr for one that takes blue first.",
     )
-    data: str | None = setting(
+    data: str = setting(
         None,
         "Images like --data of ekd_tf.train: all of them, whatever a run will hold "
         "out.",
     )
-    output: str | None = setting(None, "Folder of the cache; made if missing.")
+    output: str = setting(None, "Folder of the cache; made if missing.")
     dtype: str = setting(
         "float16", "Of the rows on disk: float16, half the bytes, or float32."
     )
@@ -48,8 +48,10 @@ def main(settings: EmbedSettings) -> None:
     # TensorFlow takes seconds to import: `--help` must not wait for it.
     from ekd_tf.data.unreadable import Unreadable
     from ekd_tf.embedders import CacheWriter
-    from ekd_tf.run import evaluators
+    from ekd_tf.embedders import open_embedder
     from ekd_tf.run import factory
+    from ekd_tf.run.evaluators import check_range_of_pixels
+    from ekd_tf.run.evaluators import source_embedder
     from ekd_tf.run.progress import embedding_progress
     from ekd_tf.training.strategy import grow_gpu_memory
 
@@ -58,17 +60,15 @@ def main(settings: EmbedSettings) -> None:
     writer = CacheWriter(output, settings.dtype, teacher, settings.data)
     unreadable = Unreadable(settings.skip_corrupt)
     source = factory.make_source(settings.data, output, unreadable)
-    embedder = evaluators.make_source_embedder(
-        teacher,
+    embedder = source_embedder(
+        open_embedder(teacher),
         flip=settings.flip,
         batch_size=settings.batch_size,
         cache=writer,
         progress=embedding_progress(settings.batch_size),
         unreadable=unreadable,
     )
-    if embedder is None:
-        raise ValueError("`--teacher` cannot be none.")
-    line = evaluators.check_range_of_pixels(
+    line = check_range_of_pixels(
         teacher, embedder, source, embedder.input_size, unreadable=unreadable
     )
     sys.stdout.write(f"{line}\n")

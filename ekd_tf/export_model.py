@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import pathlib
 import sys
 
 from ekd_tf.run import command
@@ -17,7 +16,7 @@ _INT8 = Needs("int8 in --formats", lambda settings: "int8" in settings.formats)
 class ExportSettings:
     """The flags of the command."""
 
-    model: str | None = setting(None, "A .keras file or the workdir of a run.")
+    model: str = setting(None, "A .keras file or the workdir of a run.")
     output: str | None = setting(
         None, "Parent of the exports. Default: export/ in the workdir."
     )
@@ -70,87 +69,12 @@ class ExportSettings:
 
 
 def main(settings: ExportSettings) -> None:
-    """Exports the model and prints what was written and how close it is."""
+    """Exports the model."""
     # TensorFlow takes seconds to import: `--help` must not wait for it.
-    from ekd_tf.data import sample_faces
-    from ekd_tf.data import sample_images
-    from ekd_tf.embedders import load_embedder
-    from ekd_tf.embedders import model_file
-    from ekd_tf.evaluation import read_calibration
-    from ekd_tf.export import export_student
-    from ekd_tf.files.outputs import make_folder
-    from ekd_tf.run import factory
-    from ekd_tf.run.provenance import provenance_of_run
-    from ekd_tf.run.session import sources_of_run
-    from ekd_tf.run.session import unreadable_of
+    from ekd_tf.run import exporting
 
-    path = pathlib.Path(settings.model)
-    home = path if path.is_dir() else path.parent
-    directory = make_folder("output", settings.output or home / "export")
-    model = load_embedder(settings.model)
-    batch, size, *_ = model.input_shape
-    if batch is not None:
-        raise ValueError(
-            f"{settings.model} takes batches of {batch} images alone; what is exported "
-            "takes any number. Make the model again with keras.Input((size, size, 3)), "
-            "set_weights() of this one, and save it"
-        )
-    run = run_of(path)
-    unreadable = unreadable_of(path, settings.skip_corrupt)
-    train = heldout = None
-    if not settings.data or (
-        "int8" in settings.formats and not settings.calibration_images
-    ):
-        if run is None:
-            raise ValueError(
-                f"{path} is not the workdir of a run, so that its data is unknown: "
-                "give --data and, for int8, --calibration_images"
-            )
-        train, heldout = sources_of_run(path, unreadable, settings.force_data)
-    images = heldout or train
-    if settings.data:
-        images = factory.make_source(settings.data, unreadable=unreadable)
-    representative = None
-    if "int8" in settings.formats:
-        if settings.calibration_images:
-            train = factory.make_source(
-                settings.calibration_images, unreadable=unreadable
-            )
-        representative = sample_images(
-            train, size, settings.num_calibration_images, unreadable
-        )
-    faces, labels = sample_faces(
-        images, size, settings.num_images, unreadable=unreadable
-    )
-    facts = provenance_of_run(
-        run, ["python", "-m", "ekd_tf.export_model", *sys.argv[1:]]
-    )
-    facts["licence"] = settings.licence
-    facts["training_data"] = settings.training_data or facts["training_data"]
-    report = export_student(
-        model,
-        directory,
-        faces,
-        name=settings.name,
-        version=settings.version,
-        minimum_cosine=settings.minimum_cosine,
-        formats=settings.formats,
-        labels=labels,
-        representative=representative,
-        int8_output=settings.int8_output,
-        facts=facts,
-        calibration=read_calibration(model_file(path)),
-    )
-    sys.stdout.write("\n".join([report.to_table(), *report.notes]) + "\n")
-
-
-def run_of(path: pathlib.Path) -> dict | None:
-    """Returns the flags of the run in a workdir, or None where there is none."""
-    from ekd_tf.run.workdir import Workdir
-
-    if not (path / "run.json").is_file():
-        return None
-    return Workdir(path, create=False).read_run()["flags"]
+    words = ["python", "-m", "ekd_tf.export_model", *sys.argv[1:]]
+    exporting.export_model(settings, words)
 
 
 def run() -> None:

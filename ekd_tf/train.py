@@ -18,7 +18,7 @@ from absl import logging
 from ekd_tf.run import command
 from ekd_tf.run.child import RESUME_STATUS
 from ekd_tf.run.config import TrainConfig
-from ekd_tf.run.onednn import use_onednn
+from ekd_tf.run.quiet import use_onednn
 from ekd_tf.run.settings import check_effects
 
 

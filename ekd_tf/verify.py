@@ -23,7 +23,7 @@ _GALLERY = Needs("--gallery", lambda settings: settings.gallery is not None)
 class VerifySettings:
     """The flags of the command."""
 
-    model: str | None = setting(
+    model: str = setting(
         None,
         "A .keras, .onnx or .tflite file, a SavedModel's directory or a run's workdir.",
     )
@@ -63,18 +63,20 @@ def main(settings: VerifySettings, images: list[str]) -> None:
     from ekd_tf.data import ListedImages
     from ekd_tf.data import images_below
     from ekd_tf.data.sources.listed import readable
+    from ekd_tf.embedders import file_of_model
+    from ekd_tf.embedders import open_embedder
+    from ekd_tf.evaluation import EmbeddingCache
     from ekd_tf.evaluation import read_calibration
-    from ekd_tf.run import evaluators
+    from ekd_tf.run.evaluators import source_embedder
 
     calibration = None
     if settings.threshold is None:
-        calibration = read_calibration(evaluators.file_of_model(settings.model))
+        calibration = read_calibration(file_of_model(settings.model))
     flip = settings.flip
     if flip is None:
         flip = calibration is not None and calibration.flip
-    embedder = evaluators.make_source_embedder(
-        settings.model, flip=flip, cache=evaluators.make_cache(settings.cache)
-    )
+    cache = EmbeddingCache(settings.cache) if settings.cache else None
+    embedder = source_embedder(open_embedder(settings.model), flip=flip, cache=cache)
     decide = _decision(settings.threshold, calibration, flip)
     try:
         rows = embedder(ListedImages("the images given", images))

@@ -31,12 +31,20 @@ gc.freeze()
 gc.set_threshold(100_000, 20, 100)
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config, items):
-    """Leaves out the tests of the other stack."""
+    """Leaves out the tests of the other stack.
+
+    On the one with Addons leaves to `-m slow` what the current one shows alike.
+    """
     other = "keras2" if IS_KERAS_3 else "keras3"
     left = [item for item in items if item.get_closest_marker(other)]
     items[:] = [item for item in items if item not in left]
     config.hook.pytest_deselected(items=left)
+    for item in items if not IS_KERAS_3 else ():
+        marks = {mark.name for mark in item.iter_markers()}
+        if not marks & {"both_stacks", "keras2"}:
+            item.add_marker("slow")
 
 
 @pytest.hookimpl(hookwrapper=True)

@@ -12,6 +12,7 @@ from ekd_tf.keras_compat import current_learning_rate
 from ekd_tf.keras_compat import optimizer_variables
 from ekd_tf.keras_compat import tf_variable
 
+pytestmark = pytest.mark.both_stacks
 # Where the optimizers of Keras 2 live that TensorFlow Addons builds upon.
 SGDS = [keras.optimizers.SGD]
 if not IS_KERAS_3:

@@ -29,8 +29,8 @@ from ekd_tf.files.outputs import make_folder
 from ekd_tf.run import command
 from ekd_tf.run.child import RESUME_STATUS
 from ekd_tf.run.config import BALANCED_IDENTITIES
+from ekd_tf.run.config import COMMON
 from ekd_tf.run.config import FREE
-from ekd_tf.run.config import SHARED
 from ekd_tf.run.config import TrainConfig
 from ekd_tf.run.config import is_cache
 from ekd_tf.run.settings import as_arguments
@@ -101,7 +101,7 @@ def parse_methods(common, specs, only):
         own = run_of(common, *found[name])
         wrong = {
             key: (getattr(own, key), getattr(common, key))
-            for key in sorted(SHARED)
+            for key in sorted(COMMON)
             if getattr(own, key) != getattr(common, key)
         }
         if wrong:
@@ -217,7 +217,7 @@ def evaluate(common, root, runs, teacher_spec):
     from ekd_tf.data.unreadable import Unreadable
     from ekd_tf.embedders import content_hash
     from ekd_tf.run import evaluators
-    from ekd_tf.run.session import sources_of_run
+    from ekd_tf.run.data import sources_of_run
 
     unreadable = Unreadable(common.skip_corrupt)
     sets, data, figures, failures = {}, {}, {}, {}

@@ -74,7 +74,7 @@ def report(root):
     from ekd_tf.evaluation import Models
     from ekd_tf.evaluation import SourceEmbedder
     from ekd_tf.evaluation import plot_roc
-    from ekd_tf.run.session import sources_of_run
+    from ekd_tf.run.data import sources_of_run
 
     _, heldout = sources_of_run(root / "teacher")
     rows, curves = [], {}

@@ -48,9 +48,9 @@ def swap():
     from ekd_tf.data import make_pipeline
     from ekd_tf.embedders import load_embedder
     from ekd_tf.run import factory
+    from ekd_tf.run.data import sources_of_run
     from ekd_tf.run.progress import ProgressHook
     from ekd_tf.run.progress import ProgressLine
-    from ekd_tf.run.session import sources_of_run
     from ekd_tf.training.distiller import Distiller
     from ekd_tf.training.loop import Every
     from ekd_tf.training.loop import compile_step

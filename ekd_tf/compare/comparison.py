@@ -32,11 +32,7 @@ _LEAST_FOR_SD = 3
 
 @dataclasses.dataclass(frozen=True)
 class Spread:
-    """One figure over seeds.
-
-    Attributes:
-        values: Floats, one per seed, at least one.
-    """
+    """One figure over seeds, of which there is at least one."""
 
     values: tuple[float, ...]
 
@@ -74,13 +70,9 @@ class Spread:
         return f"{text} ({100 * self.low:.1f}..{100 * self.high:.1f}{sd})"
 
     def to_dict(self) -> dict:
-        return {
-            "mean": self.mean,
-            "low": self.low,
-            "high": self.high,
-            "sd": self.sd,
-            "values": list(self.values),
-        }
+        names = ("mean", "low", "high", "sd")
+        values = {name: getattr(self, name) for name in names}
+        return {**values, "values": list(self.values)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,10 +80,10 @@ class RunFigures:
     """What one model reached on one set.
 
     Attributes:
-        accuracy: Float in [0, 1], mean k-fold accuracy.
+        accuracy: Mean k-fold accuracy in [0, 1].
         tpr: FPR -> TPR in [0, 1], or None where the FPR is not measurable.
-        curve: `(fpr, tpr)`: tuples of floats, the TPR within each FPR of a grid of
-            20 a decade, from the lowest that one negative pair resolves to 1.
+        curve: `(fpr, tpr)`: the TPR within each FPR of a grid of 20 a decade, from the
+            lowest that one negative pair resolves to 1.
     """
 
     accuracy: float
@@ -126,14 +118,9 @@ class RunFigures:
 
 
 def tpr_within(curve: tuple[np.ndarray, np.ndarray], fprs: np.ndarray) -> np.ndarray:
-    """Reads a ROC curve at given FPRs: the TPR of its last point within each.
+    """Reads a ROC curve, two rising arrays, at FPRs: the TPR of its last point within.
 
-    Args:
-        curve: `(fpr, tpr)`, arrays that rise.
-        fprs: Float array `(k,)`.
-
-    Returns:
-        Float64 `(k,)`; 0 where the curve has no point within.
+    Float64 `(k,)`; 0 where the curve has no point within.
     """
     fpr, tpr = (np.asarray(axis, np.float64) for axis in curve)
     # 1e-3 written as a power of ten may lie an ulp below a point at 1e-3.
@@ -145,12 +132,12 @@ class Comparison:
     """Figures of all methods and seeds on one set.
 
     Args:
-        name: String, the set's.
+        name: The set's.
         methods: Method -> seed -> `RunFigures`, in the order they are listed. A
             method may lack seeds, or have none.
         teacher: Seed -> `RunFigures` of the teacher on the images of that seed (which
             identities are held out depends on it). Empty: there is none.
-        baseline: String, the method without a teacher.
+        baseline: The method without a teacher.
     """
 
     def __init__(
@@ -164,9 +151,8 @@ class Comparison:
         self.methods = {method: dict(runs) for method, runs in methods.items()}
         self.teacher = dict(teacher or {})
         self.baseline = baseline
-        runs = [*self.teacher.values()]
-        for of_seeds in self.methods.values():
-            runs += of_seeds.values()
+        every = (self.teacher, *self.methods.values())
+        runs = [run for of_seeds in every for run in of_seeds.values()]
         # In the order of the first, the FPRs that any run could measure.
         self.fprs = [
             fpr
@@ -272,19 +258,13 @@ def kept_figures(
     open_model: Callable[[], SourceEmbedder],
     evaluations: Sequence[LabelledEvaluation | PairSetEvaluation],
 ) -> dict[str, RunFigures]:
-    """Evaluates a model, or reads what an earlier call found.
+    """Evaluates a model on sets, or reads what an earlier call found; by set's name.
 
     Args:
         path: The JSON file that keeps figures, by the fingerprints of model and set.
-        fingerprint: String, changes when the model does.
+        fingerprint: Changes when the model does.
         open_model: Opens the model; called only if a figure is missing.
         evaluations: The sets.
-
-    Returns:
-        Name of the set -> `RunFigures`.
-
-    Raises:
-        ValueError: As the evaluations, such as for embeddings that are not finite.
     """
     path = pathlib.Path(path)
     kept = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}

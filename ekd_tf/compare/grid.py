@@ -13,8 +13,9 @@ import sys
 import time
 from collections.abc import Collection
 from collections.abc import Sequence
+from typing import Any
 
-from ekd_tf.compare import RunSummary
+from ekd_tf.compare.report import RunSummary
 from ekd_tf.files.atomic import write_text
 from ekd_tf.run.child import RESUME_STATUS
 from ekd_tf.run.child import child_process
@@ -34,7 +35,7 @@ class GridRun:
     """One training of a grid.
 
     Attributes:
-        method: String, what tells it from the other runs of its seed.
+        method: What tells it from the other runs of its seed.
         seed: Int.
         path: The run's workdir.
         values: The flags of `ekd_tf.train`, by name, as `run.json` records them.
@@ -45,14 +46,14 @@ class GridRun:
     method: str
     seed: int
     path: pathlib.Path
-    values: dict
+    values: dict[str, Any]
     arguments: tuple[str, ...]
     free: Collection[str] = ()
 
     @property
     def starts(self) -> list[dict]:
         """The starts that `run.json` records, the oldest first."""
-        workdir = Workdir(self.path, create=False) if self._is_there() else None
+        workdir = self._workdir()
         return workdir.read_run()["starts"] if workdir else []
 
     @property
@@ -62,13 +63,13 @@ class GridRun:
         Raises:
             ValueError: The folder holds a run with other flags; both are named.
         """
-        if not self._is_there():
+        workdir = self._workdir()
+        if workdir is None:
             return False
-        Workdir(self.path, create=False).check_same_run(self.values, self.free)
-        wanted = ["model.keras"]
-        if self.values.get("export"):
-            wanted.append("reports/export.json")
-        return all((self.path / name).is_file() for name in wanted)
+        workdir.check_same_run(self.values, self.free)
+        is_exported = (workdir.reports / "export.json").is_file()
+        is_trained = (self.path / "model.keras").is_file()
+        return is_trained and (is_exported or not self.values.get("export"))
 
     @property
     def failure(self) -> str | None:
@@ -76,19 +77,20 @@ class GridRun:
         note = self._note()
         return note["failure"] if note["arguments"] == list(self.arguments) else None
 
+    @property
+    def command(self) -> str:
+        """The command that trains it, to be pasted into a shell."""
+        return shlex.join(["python", *_COMMAND, *self.arguments])
+
     def train(
         self,
         retry: bool = False,
         command: Sequence[str] = (sys.executable, *_COMMAND),
     ) -> None:
-        """Trains to the end; a run that is finished or has failed is passed over.
+        """Trains to the end; one that is finished, or failed unless `retry`, is left.
 
-        The trainer's messages go on to stderr and into `train.log`. Ctrl-C
-        and SIGTERM are passed on to it.
-
-        Args:
-            retry: Whether to start a run again that has failed.
-            command: What trains, before the arguments.
+        `command` is what trains, before the arguments. The trainer's messages go on to
+        stderr and into `train.log`. Ctrl-C and SIGTERM are passed on to it.
 
         Raises:
             Interrupted: The trainer was interrupted: the same call goes on with it.
@@ -115,16 +117,11 @@ class GridRun:
             raise Interrupted(f"{self.method}, seed {self.seed}, was interrupted.")
 
     def summary(self, note: str = "") -> RunSummary:
-        """Returns what became of the run.
-
-        Args:
-            note: What else is to be said of it.
-        """
-        metrics = self._metrics()
-        speeds = _column(metrics, "throughput/images_per_second")
-        cosines = _column(metrics, "embedding/mean_cosine")
-        notes = [note] if note else []
+        """Returns what became of the run, with what else is to be said of it."""
+        speeds = self._logged("throughput/images_per_second")
+        cosines = self._logged("embedding/mean_cosine")
         state = "finished" if self.is_finished else "not finished"
+        notes = [note] if note else []
         if state != "finished" and self.failure:
             state = "failed"
             notes.append(self.failure)
@@ -144,13 +141,10 @@ class GridRun:
             self.command,
         )
 
-    @property
-    def command(self) -> str:
-        """The command that trains it, to be pasted into a shell."""
-        return shlex.join(["python", *_COMMAND, *self.arguments])
-
-    def _is_there(self):
-        return (self.path / "run.json").is_file()
+    def _workdir(self):
+        """Returns the run's workdir, or None where it has not been started."""
+        is_there = (self.path / "run.json").is_file()
+        return Workdir(self.path, create=False) if is_there else None
 
     def _note(self):
         path = self.path / _NOTE
@@ -158,14 +152,12 @@ class GridRun:
             return json.loads(path.read_text(encoding="utf-8"))
         return {"seconds": 0.0, "failure": None, "arguments": []}
 
-    def _metrics(self):
+    def _logged(self, name):
+        """Returns the values of a metric, in order."""
         path = self.path / "metrics.jsonl"
-        lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-        return [json.loads(line) for line in lines]
-
-
-def _column(metrics, name):
-    return [line[name] for line in metrics if line.get(name) is not None]
+        text = path.read_text(encoding="utf-8") if path.is_file() else ""
+        values = [json.loads(line).get(name) for line in text.splitlines()]
+        return [value for value in values if value is not None]
 
 
 def _call(command, log):

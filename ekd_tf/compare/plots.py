@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from typing import Any
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -32,7 +33,7 @@ def plot_tpr_bars(
         figsize=(1.6 + 2.3 * len(fprs), height), dpi=100, layout="constrained"
     )
     FigureCanvasAgg(figure)
-    panels = figure.subplots(1, len(fprs), sharey=True, squeeze=False)[0]
+    panels: Any = figure.subplots(1, len(fprs), sharey=True, squeeze=False)[0]
     for axes, fpr in zip(panels, fprs):
         for row, method in enumerate(methods):
             spread = comparison.tpr(method, fpr)

@@ -6,7 +6,9 @@ import dataclasses
 import json
 import os
 import pathlib
+from collections.abc import Callable
 from collections.abc import Sequence
+from typing import Any
 
 from ekd_tf.compare.comparison import Comparison
 from ekd_tf.compare.plots import plot_closed
@@ -21,13 +23,11 @@ class RunSummary:
     """What became of one run of a comparison.
 
     Attributes:
-        method: String.
-        seed: Int.
         state: "finished", "failed" or "not finished".
         note: Why it failed, or what else a reader must know; empty for nothing.
-        images_per_second: Float, median over the run, or None.
-        seconds: Float, wall time of all its starts, or None.
-        command: String, what trains it.
+        images_per_second: Median over the run, or None.
+        seconds: Wall time of all its starts, or None.
+        command: What trains it.
     """
 
     method: str
@@ -45,18 +45,14 @@ def write_comparison(
     runs: Sequence[RunSummary],
     facts: dict,
 ) -> str:
-    """Writes a comparison's report.
+    """Writes a comparison's `report.md`, which it returns, `report.json`, pictures.
 
     Args:
-        folder: Where to write `report.md`, `report.json` and, per set,
-            `<set>_roc.png`, `<set>_tpr.png` and, with a teacher, `<set>_closed.png`.
+        folder: Where to.
         comparisons: One per set of images.
         runs: All runs, those without figures too.
         facts: What the figures depend on, name -> JSON-able value: machine, versions,
             common flags. Strings are shown in the report as they are.
-
-    Returns:
-        The text of `report.md`.
     """
     folder = pathlib.Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -104,34 +100,25 @@ def _section(comparison, folder):
         ]
     seeds = max(len(runs) for runs in comparison.methods.values())
     over = f"mean of {seeds} seeds" if seeds > 1 else "one seed"
-    pictures = {"roc": plot_roc, "tpr": plot_tpr_bars, "closed": plot_closed}
-    values = {
-        "roc": comparison.curves(),
-        "tpr": comparison,
-        "closed": comparison if closed is not None else None,
-    }
-    titles = {
-        "roc": f"{name}, {over}",
-        "tpr": f"{name}: TPR at FPR, {over}",
-        "closed": f"{name}: share of the gap closed, {over}",
-    }
-    for what, plot in pictures.items():
-        if values[what]:
-            file = f"{name}_{what}.png"
-            plot(values[what], folder / file, titles[what])
-            parts.append(f"![{titles[what]}]({file})")
+    pictures: list[tuple[str, Callable, Any, str]] = [
+        ("roc", plot_roc, comparison.curves(), name),
+        ("tpr", plot_tpr_bars, comparison, f"{name}: TPR at FPR"),
+    ]
+    if closed is not None:
+        title = f"{name}: share of the gap closed"
+        pictures.append(("closed", plot_closed, comparison, title))
+    for what, plot, values, title in pictures:
+        if values:
+            file, title = f"{name}_{what}.png", f"{title}, {over}"
+            plot(values, folder / file, title)
+            parts.append(f"![{title}]({file})")
     return parts
 
 
 def _run_table(runs):
     rows = [
-        [
-            run.method,
-            run.seed,
-            run.state,
-            None if run.images_per_second is None else round(run.images_per_second),
-            None if run.seconds is None else round(run.seconds),
-        ]
+        [run.method, run.seed, run.state]
+        + [n and round(n) for n in (run.images_per_second, run.seconds)]
         for run in runs
     ]
     return format_table(rows, ["method", "seed", "state", "images/s", "wall time, s"])

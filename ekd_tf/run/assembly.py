@@ -1,18 +1,19 @@
-"""The parts of a training run, built from its settings and checked side by side.
-
-Row 4 of the architecture, between the run's teacher and the session.
-"""
+"""The parts of a training run, built from its settings and checked side by side."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
+from typing import Any
 
 import keras
 import tensorflow as tf
 
+from ekd_tf.checks import check_choice
+from ekd_tf.data import Augmentation
 from ekd_tf.data import BatchSampler
 from ekd_tf.data import Source
+from ekd_tf.data.samples import first_image_size
 from ekd_tf.data.unreadable import Unreadable
 from ekd_tf.heads import check_labels
 from ekd_tf.run import factory
@@ -29,6 +30,8 @@ from ekd_tf.training.optimizers import make_optimizer
 from ekd_tf.training.strategy import check_divisible
 from ekd_tf.training.strategy import is_chief
 
+PRECISIONS = ("float32", "mixed_float16", "mixed_bfloat16")
+
 
 @dataclasses.dataclass(frozen=True)
 class Parts:
@@ -36,41 +39,48 @@ class Parts:
 
     Attributes:
         train: The training images.
-        heldout: Images of other identities to evaluate on, those that can be read; or
-            None.
+        heldout: Readable images of other identities to evaluate on, or None.
         note: What the run's record keeps of the images.
         unreadable: Counts the images that cannot be read, of the whole run.
+        augmentation: What is done to training images.
         evaluations: What the run is evaluated on, checked.
         sampler: Chooses the images of each batch.
-        steps: Int: updates in the whole run.
-        model: Compiled `FaceClassifier`, or `Distiller` where there is a teacher.
-        teacher: `RunTeacher`, or None.
+        steps: Updates in the whole run.
+        model: Compiled, a `Distiller` where there is a teacher.
+        teacher: Where its embeddings come from, or None.
     """
 
     train: Source
     heldout: Source | None
-    note: dict
+    note: dict[str, Any]
     unreadable: Unreadable
-    evaluations: list
+    augmentation: Augmentation
+    evaluations: list[Any]
     sampler: BatchSampler
     steps: int
     model: FaceClassifier
     teacher: RunTeacher | None
 
+    def figure_names(self) -> list[str]:
+        """Returns the names of all figures the run's evaluations will give."""
+        names = []
+        for evaluation in self.evaluations:
+            embedder = self.teacher and self.teacher.embedder_of(evaluation.source)
+            names += evaluation.figure_names(gap=embedder is not None)
+        return names
+
 
 def assemble(
-    config: TrainConfig, strategy: tf.distribute.Strategy, workdir: Workdir
+    config: TrainConfig, strategy: tf.distribute.Strategy, workdir: Workdir | None
 ) -> Parts:
-    """Builds the parts of a run.
-
-    Args:
-        config: Of the run.
-        strategy: In whose scope the model is made.
-        workdir: Of the run; an earlier start may have recorded its images.
+    """Builds the parts of a run, the model in the strategy's scope.
 
     Raises:
         ValueError: A value is wrong, by itself or beside the others or the data.
     """
+    # What is wrong by itself is said before the images are opened, which may take long.
+    profiled_steps(config.profile_steps)
+    augmentation = factory.make_augmentation(config.augment, config.input_size)
     unreadable = Unreadable(config.skip_corrupt)
     data = open_run_data(
         config,
@@ -81,27 +91,22 @@ def assemble(
     )
     train = data.train
     check_labels(train.labels, train.num_identities)
+    balanced = config.balanced_identities or 0
     sampler = factory.make_sampler(
-        train,
-        config.general_batch,
-        config.balanced_identities,
-        config.images_per_identity,
-        config.seed,
+        train, config.general_batch, balanced, config.images_per_identity, config.seed
     )
-    steps = _total_steps(config, sampler)
-    boundaries = _boundaries(config, sampler)
-    _check_within(config, steps, boundaries)
     check_divisible(
         config.general_batch,
-        config.balanced_identities * config.images_per_identity,
+        balanced * config.images_per_identity,
         strategy.num_replicas_in_sync,
     )
+    steps, boundaries = _lengths(config, sampler.steps_per_epoch)
     evaluations = make_evaluations(
         config.eval_sets, data.heldout, config.seed, unreadable=unreadable
     )
-    heldout = evaluations[0].source if data.heldout is not None else None
     with strategy.scope():
-        loss_scaling = factory.set_precision(config.precision)
+        check_choice("precision", config.precision, PRECISIONS)
+        keras.mixed_precision.set_global_policy(config.precision)
         teacher = open_run_teacher(config.teacher, train, config.flip)
         # Loading a model draws numbers: the student's are the same with any teacher,
         # with a cache of it and with none.
@@ -119,13 +124,14 @@ def assemble(
             make_optimizer(config.optimizer, schedule, config.momentum),
             weight_decay=config.weight_decay,
             clip_norm=config.clip_norm,
-            loss_scaling=loss_scaling,
+            loss_scaling=("dynamic" if config.precision == "mixed_float16" else "none"),
         )
     return Parts(
         train=train,
-        heldout=heldout,
+        heldout=evaluations[0].source if data.heldout is not None else None,
         note=data.note,
         unreadable=unreadable,
+        augmentation=augmentation,
         evaluations=evaluations,
         sampler=sampler,
         steps=steps,
@@ -135,7 +141,10 @@ def assemble(
 
 
 def _make_model(config, teacher, num_identities):
-    student = factory.make_student(config.model, **_backbone_arguments(config))
+    own = "activation" if config.model == "mobilefacenet" else "dropout"
+    names = ("embedding_dim", "width", "input_size", own)
+    arguments = {name: getattr(config, name) for name in names}
+    backbone = factory.make_student(config.model, **arguments)
     head = factory.make_head(
         config.head,
         num_identities,
@@ -147,42 +156,42 @@ def _make_model(config, teacher, num_identities):
     )
     _check_parts(config, teacher, head)
     if teacher is None:
-        return FaceClassifier(student, head, config.margin_weight)
-    teacher_dim = teacher.embedding_dim
-    centres = factory.load_centres(config.teacher_centres, num_identities, teacher_dim)
+        return FaceClassifier(backbone, head, config.margin_weight)
+    teacher_dim, centres = teacher.embedding_dim, teacher.centres
+    if config.teacher_centres is not None:
+        centres = factory.load_centres(
+            config.teacher_centres, num_identities, teacher_dim
+        )
     losses = factory.make_losses(
         config.distill,
-        teacher.centres if centres is None else centres,
-        student_dim=student.output_shape[-1],
+        centres,
+        student_dim=backbone.output_shape[-1],
         teacher_dim=teacher_dim,
         num_identities=num_identities,
         head=head,
         scale=config.scale,
     )
-    return Distiller(student, teacher.in_step, losses, head, config.margin_weight)
+    return Distiller(backbone, teacher.in_step, losses, head, config.margin_weight)
 
 
-def _total_steps(config, sampler):
+def _lengths(config, steps_per_epoch):
+    """Returns the steps of the run, and those at which the learning rate drops.
+
+    Raises:
+        ValueError: Something would happen after the run's last step, or never.
+    """
     if (config.steps is None) == (config.epochs is None):
         raise ValueError(
             "Give one of `--steps` and `--epochs`. Received: "
             f"steps={config.steps}, epochs={config.epochs}"
         )
-    if config.steps is not None:
-        return config.steps
-    return max(1, math.ceil(config.epochs * sampler.steps_per_epoch))
-
-
-def _boundaries(config, sampler):
-    per_unit = 1 if config.steps is not None else sampler.steps_per_epoch
-    return [
-        round(p * per_unit)
-        for p in factory.numbers("lr_milestones", config.lr_milestones)
+    steps, unit = config.steps, "steps"
+    if steps is None:
+        steps, unit = max(1, math.ceil(config.epochs * steps_per_epoch)), "epochs"
+    boundaries = [
+        round(place * (1 if unit == "steps" else steps_per_epoch))
+        for place in factory.numbers("lr_milestones", config.lr_milestones)
     ]
-
-
-def _check_within(config, steps, boundaries):
-    """Raises `ValueError` for what would happen after the run's last step, or never."""
     if config.warmup_steps >= steps:
         raise ValueError(
             f"`--warmup_steps` must be below the steps of the run, {steps}: the "
@@ -192,7 +201,6 @@ def _check_within(config, steps, boundaries):
     if config.schedule == "step" and any(
         late <= early for early, late in zip(edges, edges[1:])
     ):
-        unit = "steps" if config.epochs is None else "epochs"
         raise ValueError(
             f"`--lr_milestones` must increase, in {unit}, and lie between the warm-up "
             f"of {config.warmup_steps} steps and the end of the run at step {steps}. "
@@ -205,19 +213,7 @@ def _check_within(config, steps, boundaries):
             f"`--profile_steps` must begin within the run, of {steps} steps. "
             f"Received: {config.profile_steps}"
         )
-
-
-def _backbone_arguments(config):
-    arguments = {
-        "embedding_dim": config.embedding_dim,
-        "width": config.width,
-        "input_size": config.input_size,
-    }
-    if config.model == "mobilefacenet":
-        arguments["activation"] = config.activation
-    else:
-        arguments["dropout"] = config.dropout
-    return arguments
+    return steps, boundaries
 
 
 def _check_parts(config, teacher, head):
@@ -244,3 +240,48 @@ def _check_parts(config, teacher, head):
         )
     if teacher is None and head is None:
         raise ValueError("Without a teacher `--head` cannot be none.")
+
+
+def plan(
+    config: TrainConfig, parts: Parts, start_step: int, num_replicas: int
+) -> list[str]:
+    """Returns the lines that say what the run is going to do."""
+    train, heldout, teacher = parts.train, parts.heldout, parts.teacher
+    size, side = first_image_size(train), config.input_size
+    lines = [
+        f"train     {len(train):,} images of {train.num_identities:,} identities"
+        f" from {train.name}"
+    ]
+    if size not in (None, (side, side)):
+        lines.append(f"images    of {size[0]}x{size[1]} resized to {side} px")
+    of_heldout = "none: give --heldout_data or --holdout_identities to evaluate"
+    if heldout is not None:
+        of_heldout = (
+            f"{len(heldout):,} images of {heldout.num_identities:,} identities from "
+            f"{heldout.name}"
+        )
+    of_teacher = "none"
+    if teacher is not None:
+        of_teacher = (
+            f"{config.teacher}, {teacher.input_size} px, "
+            f"{teacher.embedding_dim} dimensions"
+        )
+    distill = ""
+    if config.distill:
+        distill = f"; {config.distill} on all rows"
+    elif config.balanced_identities:
+        distill = "; none on the balanced rows, which only cost time without --distill"
+    return [
+        *lines,
+        f"held out  {of_heldout}",
+        f"student   {config.model} width {config.width:g}, {side} px, "
+        f"{parts.model.backbone.count_params():,} parameters, {config.precision}",
+        f"teacher   {of_teacher}",
+        f"losses    {config.head} x{config.margin_weight:g} on "
+        f"{config.general_batch} general rows{distill}",
+        f"batch     {config.general_batch} general + {config.balanced_identities} x "
+        f"{config.images_per_identity} balanced = {parts.sampler.batch_size} images "
+        f"on {num_replicas} replica(s)",
+        f"steps     {parts.steps:,}, from {start_step:,}",
+        f"workdir   {config.workdir}",
+    ]

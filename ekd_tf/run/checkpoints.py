@@ -15,10 +15,7 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from ekd_tf.checks import check_positive
-from ekd_tf.checks import check_range
 from ekd_tf.files.atomic import write_aside
-from ekd_tf.keras_compat import tf_variable
 
 _HEADER = "__checkpoint__"
 _FORMAT = 1
@@ -45,17 +42,9 @@ class CheckpointStore:
     per variable and a JSON header with the step, the dtypes and the caller's metadata.
     It is written aside, flushed to disk and renamed, so a file of that name is whole
     whenever the process dies.
-
-    Variables are a dict from name to `tf.Variable`, Keras variable or NumPy array;
-    distributed ones are saved and restored from the cross-replica context.
-
-    Args:
-        directory: Folder of the checkpoints; created by the first save.
-        keep: How many of the newest to keep, the best not counted.
     """
 
     def __init__(self, directory: str | os.PathLike, keep: int = 3):
-        check_positive("keep", keep)
         self.directory = pathlib.Path(directory)
         self.keep = keep
 
@@ -77,21 +66,13 @@ class CheckpointStore:
 
     def save(
         self, step: int, variables: dict[str, Any], metadata: dict | None = None
-    ) -> pathlib.Path:
+    ) -> None:
         """Writes a checkpoint, then removes the ones no longer kept.
 
         Files of later steps are removed too: they belong to a continuation that
         was given up by resuming from an earlier step.
-
-        Args:
-            step: Integer >= 0.
-            variables: Name -> variable or array.
-            metadata: What JSON can hold.
         """
-        check_range("step", step, low=0)
-        arrays = {name: _to_numpy(value) for name, value in variables.items()}
-        if _HEADER in arrays:
-            raise ValueError(f"{_HEADER!r} is not free as a variable's name.")
+        arrays = {n: np.asarray(value.numpy()) for n, value in variables.items()}
         header = {
             "format": _FORMAT,
             "step": int(step),
@@ -104,10 +85,8 @@ class CheckpointStore:
             is_bfloat16 = array.dtype == _BFLOAT16
             entries[name] = array.view(np.uint16) if is_bfloat16 else array
         self.directory.mkdir(parents=True, exist_ok=True)
-        path = self.path(int(step))
-        write_aside(path, lambda file: _write_arrays(file, entries))
+        write_aside(self.path(int(step)), lambda file: _write_arrays(file, entries))
         self.prune(int(step))
-        return path
 
     def prune(self, step: int) -> None:
         """Removes what is not kept beside `step`, the newest whole checkpoint.
@@ -121,7 +100,7 @@ class CheckpointStore:
         for aside in self.directory.glob("checkpoint-*.npz.tmp"):
             aside.unlink(missing_ok=True)
 
-    def save_best(self, step: int) -> pathlib.Path:
+    def save_best(self, step: int) -> None:
         """Makes the checkpoint of `step` the best; it is then never pruned."""
         source, target = self.path(step), self.path("best")
         aside = target.with_name(target.name + ".tmp")
@@ -129,19 +108,15 @@ class CheckpointStore:
         try:
             # Checkpoints are replaced and never rewritten, so a link is a copy.
             os.link(source, aside)
-        except FileNotFoundError:
-            raise FileNotFoundError(f"There is no checkpoint {source}.") from None
         except OSError:
             shutil.copyfile(source, aside)
         os.replace(aside, target)
-        return target
 
     def restore(self, variables: dict[str, Any], step: int | str | None = None) -> dict:
-        """Assigns the values of a checkpoint to variables and arrays, all or none.
+        """Assigns the values of a checkpoint to variables, all or none.
 
         Args:
-            variables: As given to `save`, with the same names and shapes. NumPy
-                arrays are overwritten in place.
+            variables: As given to `save`, with the same names and shapes.
             step: The step to restore, "best", or None for the newest file that can
                 be read: a damaged one is reported by a warning and passed over.
 
@@ -150,16 +125,12 @@ class CheckpointStore:
 
         Raises:
             FileNotFoundError: There is no such checkpoint.
-            ValueError: The file is damaged (with `step=None`: all are), or names,
-                shapes or dtypes differ; the message lists every difference.
+            ValueError: All files are damaged, or names, shapes or dtypes differ.
         """
         header, arrays, path = self._read(step)
         _check_same_variables(path, variables, arrays)
         for name, value in variables.items():
-            if isinstance(value, np.ndarray):
-                value[...] = arrays[name]
-            else:
-                tf_variable(value).assign(arrays[name])
+            value.assign(arrays[name])
         return {**header["metadata"], "step": header["step"]}
 
     def _read(self, step):
@@ -204,20 +175,11 @@ def _read_file(path):
     return header, arrays
 
 
-def _to_numpy(value):
-    if isinstance(value, np.ndarray):
-        return value
-    return np.asarray(tf_variable(value).numpy())
-
-
 def _check_same_variables(path, variables, arrays):
     differences = [f"missing {name}" for name in variables if name not in arrays]
     differences += [f"unexpected {name}" for name in arrays if name not in variables]
     for name in variables.keys() & arrays.keys():
-        value = variables[name]
-        if not isinstance(value, np.ndarray):
-            value = tf_variable(value)
-        expected = tuple(value.shape), tf.as_dtype(value.dtype).name
+        expected = tuple(variables[name].shape), variables[name].dtype.name
         found = arrays[name].shape, tf.as_dtype(arrays[name].dtype).name
         if found != expected:
             differences.append(

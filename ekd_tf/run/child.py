@@ -29,10 +29,6 @@ def child_process(
     In a session of its own: else the terminal would send Ctrl-C to it as well, and the
     second one ends a run at once. Signals this process ignores are not passed on.
 
-    Args:
-        command: The command line.
-        **arguments: Further ones of `subprocess.Popen`.
-
     Yields:
         The running child, to be waited for within the context, and the numbers of the
         signals passed on so far.

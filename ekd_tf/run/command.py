@@ -5,12 +5,14 @@ reads flags.
 from __future__ import annotations
 
 import dataclasses
+import gc
 import os
 import signal
 import sys
 from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Sequence
+from typing import Any
 
 from absl import app
 from absl import flags
@@ -31,29 +33,27 @@ WAY_OUT = "remove or replace what is damaged, or allow N with --skip_corrupt=N"
 # Words of other tools, and of earlier versions of this one -> the flags here that may
 # be meant: of these the answer names the first that the command has.
 _MEANT = {
-    "lr base_lr init_lr initial_lr max_lr": "learning_rate",
+    "lr base_lr init_lr max_lr": "learning_rate",
     "wd decay l2": "weight_decay",
-    "batch batch_size bs train_batch_size per_device_train_batch_size": "general_batch",
-    "epoch num_epoch num_epochs max_epochs n_epochs nb_epochs": "epochs",
-    "max_steps num_steps total_steps train_steps iters iterations max_iter": "steps",
-    "warmup warmup_epochs warmup_iters warmup_iterations warmup_step": "warmup_steps",
+    "batch batch_size bs": "general_batch",
+    "epoch num_epochs max_epochs": "epochs",
+    "max_steps num_steps total_steps train_steps iters max_iter": "steps",
+    "warmup warmup_epochs warmup_iters": "warmup_steps",
     "opt optim": "optimizer",
     "scheduler lr_scheduler lr_schedule lr_policy sched": "schedule",
-    "milestones lr_steps decay_steps decay_epochs drop_steps drop_at": "lr_milestones",
+    "milestones lr_steps decay_steps decay_epochs drop_at": "lr_milestones",
     "gamma lr_decay decay_rate drop_factor": "lr_gamma",
     "keep keep_checkpoints num_checkpoints": "max_checkpoints",
-    "mom": "momentum",
-    "clip grad_clip clip_grad max_grad_norm max_norm": "clip_norm",
+    "clip grad_clip max_grad_norm max_norm": "clip_norm",
     "fp16 bf16 amp half mixed_precision use_amp": "precision",
-    "gpus num_gpus gpu devices distributed world_size nproc_per_node hosts "
-    "workers_hosts worker_hosts worker_index master_addr rank node_rank "
-    "local_rank": "strategy",
-    "output output_dir out out_dir save_dir log_dir logdir ckpt_dir checkpoint_dir "
-    "exp_dir work_dir run_dir directory": "workdir output",
+    "gpus num_gpus gpu devices distributed world_size nproc_per_node worker_hosts "
+    "worker_index rank local_rank": "strategy",
+    "output output_dir out out_dir save_dir log_dir logdir checkpoint_dir exp_dir "
+    "work_dir run_dir directory": "workdir output",
     "arch architecture net network backbone student": "model",
-    "channels width_mult width_multiplier": "width",
-    "dim embed_dim emb_size embedding_size feature_dim num_features": "embedding_dim",
-    "image_size img_size imgsz resolution size": "input_size",
+    "channels width_mult": "width",
+    "dim embed_dim emb_size embedding_size num_features": "embedding_dim",
+    "image_size img_size resolution size": "input_size",
     "loss losses method kd distillation kd_loss": "distill",
     "margin_head loss_head": "head",
     "m combined_margins": "margin",
@@ -62,17 +62,15 @@ _MEANT = {
     "representative": "calibration_images",
     "num_representative": "num_calibration_images",
     "s": "scale",
-    "teacher_path teacher_model teacher_ckpt teacher_checkpoint": "teacher",
-    "dataset datasets data_dir data_path data_root root rec train_data train_dir "
-    "train_path images": "data eval_sets",
-    "evaluate on pairs eval_set val val_data val_dir val_targets validation_data test "
-    "test_data verification": "eval_sets data",
-    "eval_every eval_steps eval_interval val_every validate_every": "evaluate_every",
-    "save_every save_steps save_interval save_freq": "checkpoint_every",
-    "log_steps log_interval print_freq print_every frequent": "log_every",
+    "teacher_path teacher_model teacher_ckpt": "teacher",
+    "dataset data_dir data_path data_root root rec train_data images": "data eval_sets",
+    "evaluate on pairs eval_set val val_data val_dir test_data": "eval_sets data",
+    "eval_every eval_interval val_every": "evaluate_every",
+    "save_every save_interval save_freq": "checkpoint_every",
+    "log_interval print_freq print_every frequent": "log_every",
     "random_seed manual_seed": "seed",
     "mirror hflip horizontal_flip random_flip": "flip",
-    "ekd_weight distill_weight kd_weight tau temperature temp ekd_temperature "
+    "distill_weight kd_weight tau temperature ekd_weight ekd_temperature "
     "kd_temperature ekd_memory ekd_thresholds ekd_threshold_gradient ekd_fprs "
     "ekd_num_negatives ekd_momentum ekd_preset sp_gram darkrank_length": "distill",
     "resume resume_from restore": "workdir",
@@ -101,26 +99,28 @@ def define_flags(kind: type, into: flags.FlagValues = flags.FLAGS) -> None:
     """Defines a flag for each field of a dataclass of settings."""
     for field in dataclasses.fields(kind):
         about = field.metadata
-        arguments = [field.name, field.default, about["help"]]
-        annotation = field.type.replace(" | None", "")
+        arguments: list[Any] = [field.name, field.default, about["help"]]
+        annotation = str(field.type).replace(" | None", "")
+        define: Callable = flags.DEFINE_string
         if about["choices"]:
             define = flags.DEFINE_enum
             arguments.insert(2, about["choices"])
         elif annotation.startswith("tuple"):
-            define = (
-                flags.DEFINE_multi_string if about["repeated"] else flags.DEFINE_list
-            )
-            arguments[1] = list(field.default)
+            define = flags.DEFINE_list
+            if about["repeated"]:
+                define = flags.DEFINE_multi_string
+            arguments[1] = list(arguments[1])
         elif annotation in ("int", "float"):
-            is_int = annotation == "int"
-            define = flags.DEFINE_integer if is_int else flags.DEFINE_float
-            arguments += [about["low"], about["high"]]
-        else:
-            define = flags.DEFINE_bool if annotation == "bool" else flags.DEFINE_string
+            define = flags.DEFINE_float
+            if annotation == "int":
+                define = flags.DEFINE_integer
+            arguments.append(about["low"])
+        elif annotation == "bool":
+            define = flags.DEFINE_bool
         define(*arguments, flag_values=into)
 
 
-def read_flags(kind: type, parsed: flags.FlagValues = flags.FLAGS):
+def read_flags(kind: type, parsed: flags.FlagValues = flags.FLAGS) -> Any:
     """Returns the settings that parsed flags describe."""
     values = {name: parsed[name].value for name in _names(kind)}
     return kind(
@@ -131,16 +131,11 @@ def read_flags(kind: type, parsed: flags.FlagValues = flags.FLAGS):
     )
 
 
-def parse(arguments: Sequence[str], base, of: str):
-    """Returns settings with those that some arguments give replaced.
-
-    Args:
-        arguments: Of a command, flags alone.
-        base: The settings, of a dataclass.
-        of: The command whose flags they are, for the message.
+def parse(arguments: Sequence[str], base: Any, of: str) -> Any:
+    """Returns settings with those replaced that some arguments, flags alone, give.
 
     Raises:
-        ValueError: An argument is not a flag, or a flag is unknown or wrong.
+        ValueError: An argument is no flag of the command `of`, or it is wrong.
     """
     kind, parsed = type(base), flags.FlagValues()
     define_flags(kind, parsed)
@@ -172,8 +167,7 @@ def run(
     """Runs a command from its flags to its end.
 
     TensorFlow must not have been imported yet: its lines at the start are silenced.
-    A `ValueError` or `OSError` ends the command with its message, which a traceback
-    would hide. Ctrl-C ends it with one line, a second one at once.
+    A `ValueError` or `OSError` ends the command with its message, Ctrl-C with one line.
 
     Args:
         main: Called with the settings, one of each of `kinds`.
@@ -181,13 +175,16 @@ def run(
         *kinds: Dataclasses of settings, the first its own; none for a script that
             defines its flags itself.
         required: Names of flags that must be given.
-        resumes: Whether the same command continues where it was stopped: status 75
-            says so, else it is 130. A function is called with the settings.
+        resumes: Whether the same command continues where it was stopped, by status 75
+            in place of 130. A function is called with the settings.
         way_out: What the message says of images that cannot be read.
         takes_arguments: Whether `main` takes the arguments that are no flags, a list,
             behind the settings.
     """
     quiet_tensorflow()
+    # Imports and traces make millions of objects that stay: looking for garbage among
+    # them at the default thresholds takes a seventh of the time to the first step.
+    gc.set_threshold(100_000, 20, 100)
     for kind in kinds:
         define_flags(kind)
     flags.mark_flags_as_required(required)
@@ -230,12 +227,7 @@ def run(
 
 
 def explain(error: flags.Error, known: flags.FlagValues) -> str:
-    """Words an error of the command line in one line.
-
-    Args:
-        error: Of parsing the flags.
-        known: The flags of the command.
-    """
+    """Words an error of the command line, whose flags are known, in one line."""
     text = " ".join(str(error).split())
     if not isinstance(error, flags.UnrecognizedFlagError):
         return text

@@ -1,7 +1,7 @@
 """Every setting of a training run: the flags of `ekd_tf.train`.
 
 `free` settings may differ when a run is resumed, because the arithmetic does not depend
-on them; `shared` ones are what compared runs have in common. `python -m
+on them; `common` ones are what compared runs have in common. `python -m
 ekd_tf.run.config` prints them as the table of flags/README.md.
 """
 
@@ -11,6 +11,7 @@ import dataclasses
 import pathlib
 import sys
 from collections.abc import Mapping
+from typing import Any
 
 from ekd_tf.run.settings import Needs
 from ekd_tf.run.settings import marked
@@ -22,45 +23,35 @@ BALANCED_IDENTITIES = 8
 CACHE = "cache:"
 
 
-def _distills(names):
-    def holds(config):
-        losses = {item.partition(":")[0] for item in config.distill.split(",")}
-        return not losses.isdisjoint(names)
-
-    return holds
-
-
-def _has_head(config):
-    return config.head != "none"
+def _distills(config, names):
+    losses = {item.partition(":")[0] for item in config.distill.split(",")}
+    return not losses.isdisjoint(names)
 
 
 _OF_CENTRES = ("kd", "shrinkteanet", "margin_distillation", "proxyless_kd")
 _SCALED = (*_OF_CENTRES, "ada_distill")
 _CENTRES = Needs(
-    f"one of {', '.join(_OF_CENTRES)} in --distill", _distills(_OF_CENTRES)
+    f"one of {', '.join(_OF_CENTRES)} in --distill",
+    lambda c: _distills(c, _OF_CENTRES),
 )
-_HEAD = Needs("a --head", _has_head)
+_HEAD = Needs("a --head", lambda c: c.head != "none")
 _SCALE = Needs(
     f"a --head, or one of {', '.join(_SCALED)} in --distill",
-    lambda config: _has_head(config) or _distills(_SCALED)(config),
+    lambda c: c.head != "none" or _distills(c, _SCALED),
 )
 _MOBILEFACENET = Needs("--model=mobilefacenet", lambda c: c.model == "mobilefacenet")
 _IRESNET = Needs("--model=iresnet...", lambda c: c.model.startswith("iresnet"))
-_BALANCED = Needs(
-    "--balanced_identities above 0", lambda config: config.balanced_identities != 0
-)
-_STEPPED = Needs("--schedule=step", lambda config: config.schedule == "step")
+_BALANCED = Needs("--balanced_identities above 0", lambda c: c.balanced_identities != 0)
+_STEPPED = Needs("--schedule=step", lambda c: c.schedule == "step")
 _DROPS = Needs(
     "--schedule=step and --lr_milestones",
-    lambda config: config.schedule == "step" and config.lr_milestones,
+    lambda c: c.schedule == "step" and c.lr_milestones,
 )
 _EVALUATES = Needs(
     "--heldout_data, --holdout_identities or --eval_sets",
     lambda c: c.heldout_data or c.holdout_identities or c.eval_sets,
 )
-_REPLICAS = Needs(
-    "--strategy=mirrored or multi_worker", lambda config: config.strategy != "none"
-)
+_REPLICAS = Needs("--strategy=mirrored or multi_worker", lambda c: c.strategy != "none")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,10 +59,10 @@ class TrainConfig:
     """The settings of a training run; the help of each says what it is."""
 
     workdir: str | None = setting(
-        None, "Folder of the run; made if missing.", free=True, shared=True
+        None, "Folder of the run; made if missing.", free=True, common=True
     )
     seed: int = setting(
-        0, "Seed of weights, batches and augmentation.", low=0, shared=True
+        0, "Seed of weights, batches and augmentation.", low=0, common=True
     )
 
     data: str | None = setting(
@@ -80,42 +71,42 @@ class TrainConfig:
         "identity), tfrecord:DIR, tface:INDEX or "
         "synthetic:identities=N,images=N,size=PIXELS,seed=N,first=N; several joined "
         "by +.",
-        shared=True,
+        common=True,
     )
     heldout_data: str | None = setting(
-        None, "Images of other identities to evaluate on, like --data.", shared=True
+        None, "Images of other identities to evaluate on, like --data.", common=True
     )
     holdout_identities: int = setting(
-        0, "Identities of --data to hold out for evaluation.", low=0, shared=True
+        0, "Identities of --data to hold out for evaluation.", low=0, common=True
     )
     general_batch: int = setting(
         64,
         "Random rows of a global batch; the margin loss sees these.",
         low=0,
-        shared=True,
+        common=True,
     )
     balanced_identities: int | None = setting(
         None,
         "Identities of the balanced rows of a global batch, which distillation losses "
         f"need for pairs. Default: {BALANCED_IDENTITIES} with --distill, else 0.",
         low=0,
-        shared=True,
+        common=True,
     )
     images_per_identity: int = setting(
         4,
         "Balanced images of each of these identities.",
         low=1,
-        shared=True,
+        common=True,
         needs=_BALANCED,
     )
-    flip: bool = setting(True, "Mirror half of the training images.", shared=True)
+    flip: bool = setting(True, "Mirror half of the training images.", common=True)
     augment: str = setting(
         "",
         "What else is done to training images, as crop:4,jpeg:0.3. crop: pixels each "
         "edge may move inwards; brightness, contrast, saturation: largest relative "
         "change; occlusion (a mask over the lower face), low_resolution, jpeg: "
         "probability.",
-        shared=True,
+        common=True,
     )
     skip_corrupt: int = setting(
         0,
@@ -123,27 +114,27 @@ class TrainConfig:
         "by another of its identity, evaluations and exports leave it out.",
         low=0,
         free=True,
-        shared=True,
+        common=True,
     )
 
     model: str = setting(
         "mobilefacenet",
         "Backbone: mobilefacenet or iresnet18 ... iresnet200.",
-        shared=True,
+        common=True,
     )
     width: float = setting(
-        1.0, "Channel multiplier of the backbone.", low=0, shared=True
+        1.0, "Channel multiplier of the backbone.", low=0, common=True
     )
-    embedding_dim: int = setting(512, "Size of the embedding.", low=1, shared=True)
-    input_size: int = setting(112, "Side of the images in pixels.", low=32, shared=True)
+    embedding_dim: int = setting(512, "Size of the embedding.", low=1, common=True)
+    input_size: int = setting(112, "Side of the images in pixels.", low=32, common=True)
     activation: str = setting(
         "prelu",
         "MobileFaceNet's activation: prelu, relu or leaky_relu.",
-        shared=True,
+        common=True,
         needs=_MOBILEFACENET,
     )
     dropout: float = setting(
-        0.0, "Dropout before IResNet's last layer, [0, 1).", shared=True, needs=_IRESNET
+        0.0, "Dropout before IResNet's last layer, [0, 1).", common=True, needs=_IRESNET
     )
 
     head: str = setting(
@@ -164,8 +155,8 @@ class TrainConfig:
     )
     head_sample_rate: float = setting(
         1.0,
-        "Share of the identities in the softmax of a step, (0, 1]; those of the batch "
-        "always are.",
+        "Fraction of the identities in the softmax of a step, (0, 1]; those of the "
+        "batch always are.",
         needs=_HEAD,
     )
     scale: float = setting(64.0, "Scale of the head's logits.", needs=_SCALE)
@@ -197,49 +188,49 @@ class TrainConfig:
         needs=_CENTRES,
     )
     steps: int | None = setting(
-        None, "Updates of the run. This or --epochs.", low=1, shared=True
+        None, "Updates of the run. This or --epochs.", low=1, common=True
     )
     epochs: float | None = setting(
-        None, "Passes over the general images. This or --steps.", shared=True
+        None, "Passes over the general images. This or --steps.", common=True
     )
     optimizer: str = setting(
         "sgd",
         "Optimizer: sgd, adam, adamw, lion, or of TensorFlow Addons by name: "
         "addons/LAMB, addons/Lookahead:SGD.",
-        shared=True,
+        common=True,
     )
-    learning_rate: float = setting(0.1, "Learning rate at full height.", shared=True)
+    learning_rate: float = setting(0.1, "Learning rate at full height.", common=True)
     momentum: float = setting(
-        0.9, "Momentum of SGD, beta_1 of the others.", shared=True
+        0.9, "Momentum of SGD, beta_1 of the others.", common=True
     )
     schedule: str = setting(
-        "step", "Learning rate: step, cosine or constant.", shared=True
+        "step", "Learning rate: step, cosine or constant.", common=True
     )
     lr_milestones: tuple[str, ...] = setting(
         (),
         "Where the step schedule drops the rate: in epochs with --epochs, else in "
         "steps.",
-        shared=True,
+        common=True,
         needs=_STEPPED,
     )
     lr_gamma: float = setting(
-        0.1, "What the rate is multiplied by there.", shared=True, needs=_DROPS
+        0.1, "What the rate is multiplied by there.", common=True, needs=_DROPS
     )
-    warmup_steps: int = setting(0, "Updates of linear warm-up.", low=0, shared=True)
+    warmup_steps: int = setting(0, "Updates of linear warm-up.", low=0, common=True)
     weight_decay: float = setting(
         5e-4,
         "On kernels and class centres, as torch means it: added to the gradient (sgd, "
         "adam) or, where the optimizer decouples it, w -= learning_rate * weight_decay "
         "* w.",
         low=0,
-        shared=True,
+        common=True,
     )
     clip_norm: float | None = setting(
-        None, "Largest global gradient norm, before decay.", shared=True
+        None, "Largest global gradient norm, before decay.", common=True
     )
 
     precision: str = setting(
-        "float32", "float32, mixed_float16 or mixed_bfloat16.", shared=True
+        "float32", "float32, mixed_float16 or mixed_bfloat16.", common=True
     )
     strategy: str = setting(
         "none",
@@ -323,15 +314,12 @@ class TrainConfig:
     export: bool = setting(False, "Export SavedModel and TFLite at the end.", free=True)
 
     @classmethod
-    def of_record(cls, flags: Mapping[str, object]) -> TrainConfig:
+    def of_record(cls, flags: Mapping[str, Any]) -> TrainConfig:
         """Returns the settings that a run's record holds; see `to_record`."""
-        return cls(
-            **{
-                field.name: tuple(value) if isinstance(value, list) else value
-                for field in dataclasses.fields(cls)
-                for value in [flags.get(field.name, field.default)]
-            }
-        )
+        names = [field.name for field in dataclasses.fields(cls) if field.name in flags]
+        values = {name: flags[name] for name in names}
+        lists = {n: tuple(v) for n, v in values.items() if isinstance(v, list)}
+        return cls(**{**values, **lists})
 
     def to_record(self) -> dict[str, object]:
         """Returns name -> value, as `run.json` holds them."""
@@ -346,9 +334,6 @@ class TrainConfig:
         Balanced rows are for distillation: without it there are none unless asked for.
         A teacher's folder that `ekd_tf.embed_teacher` wrote is a cache without being
         called one.
-
-        Raises:
-            ValueError: There are no training images.
         """
         if not self.data:
             raise ValueError(
@@ -365,7 +350,7 @@ class TrainConfig:
 
 
 FREE = marked(TrainConfig, "free")
-SHARED = marked(TrainConfig, "shared")
+COMMON = marked(TrainConfig, "common")
 
 
 def is_cache(spec: str) -> bool:

@@ -1,19 +1,24 @@
 """The images of a run: opened, compared with those it was started with, and split.
 
-Row 4 of the architecture, above the factory. A folder changes while a run lasts. What
-`run.json` records tells whether it has, and names the identities that were held out,
-so that nobody is evaluated on whom the run was trained on.
+A folder changes while a run lasts. What `run.json` records tells whether it has, and
+names the identities that were held out, so that nobody is evaluated on whom the run
+was trained on.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import os
+import pathlib
+from typing import Any
 
 import numpy as np
 from absl import logging
 
+from ekd_tf import checks
 from ekd_tf.data import Source
 from ekd_tf.data import Subset
+from ekd_tf.data import split_identities
 from ekd_tf.data.unreadable import Unreadable
 from ekd_tf.run import factory
 from ekd_tf.run.config import TrainConfig
@@ -25,17 +30,11 @@ _NAMING = ("data", "heldout_data", "holdout_identities")
 
 @dataclasses.dataclass(frozen=True)
 class RunData:
-    """The images of a run.
-
-    Attributes:
-        train: The training images.
-        heldout: Images of other identities, or None.
-        note: What `Workdir.record_run` is to keep of them.
-    """
+    """The images of a run, and what its record is to keep of them."""
 
     train: Source
     heldout: Source | None
-    note: dict
+    note: dict[str, Any]
 
 
 def open_run_data(
@@ -43,7 +42,7 @@ def open_run_data(
     workdir: Workdir | None,
     unreadable: Unreadable | None = None,
     force: bool = False,
-    cache_dir=None,
+    cache_dir: str | os.PathLike | None = None,
 ) -> RunData:
     """Opens the images of a run that is new or has been started before.
 
@@ -54,31 +53,61 @@ def open_run_data(
         force: Whether to take images that have changed. Identities the run has not
             known are left out then, and held out are those it has, if they are there.
         cache_dir: As for `factory.make_source`.
-
-    Raises:
-        ValueError: A source cannot be opened, or the images have changed.
     """
-    recorded = _recorded(config, workdir)
-    if recorded is None:
-        train, heldout = factory.make_sources(
-            config.data,
-            config.heldout_data,
-            config.holdout_identities,
-            config.seed,
-            cache_dir,
-            unreadable,
+    if config.heldout_data and config.holdout_identities:
+        raise ValueError(
+            "Give `--heldout_data` or `--holdout_identities`, not both. Received: "
+            f"{config.heldout_data!r} and {config.holdout_identities}"
         )
-        sources = {"data": train.origin()[0]}
-        if config.heldout_data:
-            sources["heldout_data"] = heldout
-    else:
-        sources = {
-            name: factory.make_source(getattr(config, name), cache_dir, unreadable)
-            for name in recorded["sources"]
-        }
+    specs = {"data": config.data, "heldout_data": config.heldout_data}
+    sources = {
+        name: factory.make_source(spec, cache_dir, unreadable)
+        for name, spec in specs.items()
+        if spec
+    }
+    train, heldout = sources["data"], sources.get("heldout_data")
+    recorded = _recorded(config, workdir)
+    if recorded is not None:
         _check_same(recorded, sources, workdir, force)
         train, heldout = _split_as_recorded(recorded, sources)
+    elif config.holdout_identities:
+        with checks.flag_words(holdout="holdout_identities"):
+            train, heldout = split_identities(
+                train, config.holdout_identities, config.seed
+            )
     return RunData(train, heldout, _note(sources, train, heldout))
+
+
+def sources_of_run(
+    path: str | os.PathLike, unreadable: Unreadable | None = None, force: bool = False
+) -> tuple[Source, Source | None]:
+    """Opens the images a run was trained on and those it held out, or None.
+
+    `unreadable` counts as many as the run allowed unless given, and `force` takes
+    images that have changed since.
+    """
+    workdir = Workdir(path, create=False)
+    config = TrainConfig.of_record(workdir.read_run()["flags"])
+    unreadable = unreadable or Unreadable(config.skip_corrupt)
+    data = open_run_data(config, workdir, unreadable, force, cache_dir=path)
+    return data.train, data.heldout
+
+
+def flags_of_run(path: str | os.PathLike) -> dict[str, Any] | None:
+    """Returns the flags of the run in a workdir, or None where there is none."""
+    if not (pathlib.Path(path) / "run.json").is_file():
+        return None
+    return Workdir(path, create=False).read_run()["flags"]
+
+
+def unreadable_of(model: str | os.PathLike, allowed: int | None) -> Unreadable:
+    """Returns what counts the unreadable images met with a model.
+
+    `allowed` None is as many as the run that is the model allowed, or none.
+    """
+    if allowed is None:
+        allowed = (flags_of_run(model) or {}).get("skip_corrupt", 0)
+    return Unreadable(allowed)
 
 
 def _recorded(config, workdir):
@@ -130,37 +159,29 @@ def _check_same(recorded, sources, workdir, force):
         if source.fingerprint == recorded["sources"][name]["fingerprint"]:
             continue
         was, now = recorded["identities"][name], _counts(source)
-        more = [max(0, count - was.get(key, 0)) for key, count in now.items()]
-        less = [max(0, count - now.get(key, 0)) for key, count in was.items()]
-        text = (
-            f"the data has changed: {len(now.keys() - was.keys())} identities added, "
-            f"{len(was.keys() - now.keys())} gone; {sum(more)} images added, "
-            f"{sum(less)} gone"
-        )
-        if not sum(more) + sum(less):
-            text += ", but others behind the same names"
+        more = sum(max(0, count - was.get(key, 0)) for key, count in now.items())
+        less = sum(max(0, count - now.get(key, 0)) for key, count in was.items())
+        others = "" if more + less else ", but others behind the same names"
         changed.append(
-            f"{text} in {source.name} since the run in {workdir.path} was started"
+            f"the data has changed: {len(now.keys() - was.keys())} identities added, "
+            f"{len(was.keys() - now.keys())} gone; {more} images added, {less} gone"
+            f"{others} in {source.name} since the run in {workdir.path} was started"
         )
-    if not changed:
-        return
-    text = "; ".join(changed)
-    if not force:
+    if changed and not force:
         raise ValueError(
-            f"{text}. Put it back as it was, or give --force_data to take it as it is"
+            f"{'; '.join(changed)}. Put it back as it was, or give --force_data to "
+            "take it as it is"
         )
-    logging.warning("%s.", text)
+    for text in changed:
+        logging.warning("%s.", text)
 
 
 def _split_as_recorded(recorded, sources):
+    known = recorded["identities"]
     if "heldout_data" in sources:
-        return tuple(
-            _select(source, recorded["identities"][name])
-            for name, source in sources.items()
-        )
-    held = set(recorded["heldout_identities"])
-    source = sources["data"]
-    train = _select(source, recorded["identities"]["data"].keys() - held)
+        return tuple(_select(sources[name], known[name]) for name in sources)
+    held, source = set(recorded["heldout_identities"]), sources["data"]
+    train = _select(source, known["data"].keys() - held)
     return train, _select(source, held) if held else None
 
 

@@ -1,12 +1,10 @@
-"""Turns the words of flags into what is evaluated: trained models and pair sets.
-
-Row 4 of the architecture, above the factory, which builds what is trained.
-"""
+"""Turns the words of flags into what is evaluated: trained models and pair sets."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from typing import Any
 
 from ekd_tf import checks
 from ekd_tf.data import LinkedImages
@@ -16,11 +14,9 @@ from ekd_tf.data import readable_images
 from ekd_tf.data import readable_pairs
 from ekd_tf.data.unreadable import Unreadable
 from ekd_tf.embedders import FrozenEmbedder
-from ekd_tf.embedders import file_of_model  # noqa: F401  read by the commands
 from ekd_tf.embedders import open_embedder
 from ekd_tf.embedders import split_model
 from ekd_tf.embedders import takes_any_range
-from ekd_tf.evaluation import EmbeddingCache
 from ekd_tf.evaluation import LabelledEvaluation
 from ekd_tf.evaluation import PairSetEvaluation
 from ekd_tf.evaluation import SourceEmbedder
@@ -32,33 +28,30 @@ from ekd_tf.run import factory
 # Below it the negatives of `LinkedImages` that are none decide.
 _LEAST_LINKED_FPR = 1e-3
 _KINDS = ("pairs", "allpairs", *factory.SOURCES)
-# Of the models people have; see teachers/README.md.
+# Of the models people have; see embedders/README.md.
 _RANGES = ((0, 255), (-1, 1), (0, 1))
 
 
 def check_range_of_pixels(
     spec: str,
-    embedder,
+    embedder: Any,
     source: Source,
     input_size: int,
     seed: int = 0,
     unreadable: Unreadable | None = None,
     role: str = "teacher",
 ) -> str:
-    """Looks whether a model knows the people of some images, and else why not.
+    """Returns a line that says a model's AUC on a sample of some labelled images.
 
     Args:
         spec: The model, as for `open_embedder`, or anything else, such as `cache:DIR`,
             whose range of pixels cannot be another.
         embedder: The model opened, `SourceEmbedder` or what has its `some`.
         source: Labelled images.
-        input_size: Int, side of the bare pixels it is compared with.
-        seed: Int, chooses the images.
+        input_size: Side of the bare pixels it is compared with.
+        seed: Chooses the images.
         unreadable: Counts the unreadable images, which are left out.
         role: Name of the flag that named the model.
-
-    Returns:
-        A line that says the model's AUC on a sample of the images.
 
     Raises:
         ValueError: The model is at a loss as it is given pixels, and is not in another
@@ -68,9 +61,8 @@ def check_range_of_pixels(
     found = warn_if_untrained(embedder.some, source, input_size, seed, unreadable, role)
     if found is None:
         return f"AUC of the {role}: none, no two images of {source.name} are of one"
-    better = better_reading(
-        found, _other_ranges(spec, unreadable), source, seed, unreadable
-    )
+    others = _other_ranges(spec, unreadable)
+    better = better_reading(found, others, source, seed, unreadable)
     if better:
         raise ValueError(
             f"`--{role}={spec}` is given pixels of a wrong range: its AUC on a sample "
@@ -89,17 +81,12 @@ def _other_ranges(spec, unreadable):
     for low, high in _RANGES:
         if (low, high) != (pixels.get("low", 0), pixels.get("high", 255)):
             other = f"{path}@{low}..{high}{color}"
-            embedder = make_source_embedder(other, unreadable=unreadable)
-            yield other, embedder.some
+            model = open_embedder(other)
+            yield other, source_embedder(model, unreadable=unreadable).some
 
 
 def make_source_embedder(spec: str, **arguments) -> SourceEmbedder | None:
-    """Opens a trained model to embed whole sources with; None for "none".
-
-    Args:
-        spec: As for `open_embedder`.
-        **arguments: Further arguments of `SourceEmbedder`.
-    """
+    """Opens a model, as `open_embedder` does, to embed sources; None for "none"."""
     if spec == "none":
         return None
     return source_embedder(open_embedder(spec), **arguments)
@@ -116,21 +103,16 @@ def source_embedder(model: FrozenEmbedder, **arguments) -> SourceEmbedder:
     )
 
 
-def make_cache(folder: str | None) -> EmbeddingCache | None:
-    """Opens the folder embeddings are kept in; None for no folder."""
-    return EmbeddingCache(folder) if folder else None
-
-
 def make_evaluations(
     specs: Sequence[str],
     heldout: Source | None,
     seed: int,
-    fprs=DEFAULT_FPRS,
-    replicates: tuple[int, int] = (0, 0),
+    fprs: Sequence[float] = DEFAULT_FPRS,
+    replicates: Sequence[int] = (0, 0),
     worst: int = 10,
     unreadable: Unreadable | None = None,
-) -> list:
-    """Builds what a model is evaluated on, in a run or after it.
+) -> list[Any]:
+    """Builds what a model is evaluated on, in a run or after it; "heldout" first.
 
     Args:
         specs: `NAME:KIND:PATH` each: `NAME:pairs:PATH` of a verification set,
@@ -138,31 +120,25 @@ def make_evaluations(
             `LinkedImages`; at FPRs of 1e-3 and above), or NAME and images as
             `factory.make_source` takes them.
         heldout: The identities the run holds out, evaluated as "heldout"; or None.
-        seed: Int, of drawn pairs and of resampling.
-        fprs: Floats, the target FPRs.
-        replicates: Two ints, resamples behind an interval: of identities and of
-            folds. 0: no intervals.
-        worst: Int, see `LabelledEvaluation`.
-        unreadable: Counts the unreadable images of all sets, which are left out: every
-            image is decoded once.
-
-    Returns:
-        `LabelledEvaluation`s and `PairSetEvaluation`s, the held-out one first.
+        seed: Of drawn pairs and of resampling.
+        fprs: The target FPRs.
+        replicates: Resamples behind an interval: of identities and of folds. 0: none.
+        worst: See `LabelledEvaluation`.
+        unreadable: Counts the unreadable images, which are left out.
 
     Raises:
         ValueError: A specification has no name or one that is taken, its images cannot
             be opened, or a set has too few pairs to be evaluated on.
-        UnreadableError: More images are unreadable than are allowed.
     """
     of_identities, of_folds = replicates
 
     def labelled(name, source, fprs=fprs):
-        return LabelledEvaluation(name, source, fprs, seed, of_identities, worst)
+        images = readable_images(source, unreadable)
+        return LabelledEvaluation(name, images, fprs, seed, of_identities, worst)
 
-    found = {}
+    found: dict[str, Any] = {}
     if heldout is not None:
-        images = readable_images(heldout, unreadable)
-        found["heldout"] = labelled("heldout", images)
+        found["heldout"] = labelled("heldout", heldout)
     for spec in specs:
         name, _, rest = spec.partition(":")
         kind, colon, path = rest.partition(":")
@@ -176,34 +152,21 @@ def make_evaluations(
         if kind == "pairs":
             pairs = readable_pairs(read_pairs(path), unreadable)
             found[name] = PairSetEvaluation(pairs, name, fprs, seed, of_folds)
-            continue
-        if kind == "allpairs":
-            source = LinkedImages(read_pairs(path))
+        elif kind == "allpairs":
             limited = tuple(fpr for fpr in fprs if fpr >= _LEAST_LINKED_FPR)
-            limited = limited or (_LEAST_LINKED_FPR,)
+            images = LinkedImages(read_pairs(path))
+            found[name] = labelled(name, images, limited or (_LEAST_LINKED_FPR,))
         else:
-            source, limited = factory.make_source(rest, unreadable=unreadable), fprs
-        found[name] = labelled(name, readable_images(source, unreadable), limited)
+            found[name] = labelled(name, factory.make_source(rest, None, unreadable))
     for name, evaluation in found.items():
-        way_out = (
-            "Hold out more: a larger --holdout_identities, or another --heldout_data"
-            if name == "heldout"
-            else f"Give another set as --eval_sets={name}:..., or leave it out"
-        )
-        check_evaluation(evaluation, way_out)
+        try:
+            evaluation.check()
+        except ValueError as error:
+            way_out = f"Give another set as --eval_sets={name}:..., or leave it out"
+            if name == "heldout":
+                way_out = "Hold out more: a larger --holdout_identities, or another "
+                way_out += "--heldout_data"
+            raise ValueError(
+                f"`{name}` cannot be evaluated on. {error}. {way_out}"
+            ) from None
     return list(found.values())
-
-
-def check_evaluation(evaluation, way_out: str) -> None:
-    """Raises `ValueError` where a set has too few pairs to be evaluated on.
-
-    Args:
-        evaluation: `LabelledEvaluation` or `PairSetEvaluation`.
-        way_out: The flag that mends it, in a sentence.
-    """
-    try:
-        evaluation.check()
-    except ValueError as error:
-        raise ValueError(
-            f"`{evaluation.name}` cannot be evaluated on. {error}. {way_out}"
-        ) from None

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import inspect
 import re
+from collections.abc import Iterable
+from collections.abc import Sequence
+from typing import Any
 
 import keras
 import numpy as np
@@ -18,22 +21,23 @@ from ekd_tf.data import Source
 from ekd_tf.data import SyntheticFaces
 from ekd_tf.data import TFRecordFaces
 from ekd_tf.data import read_tface
-from ekd_tf.data import split_identities
 from ekd_tf.data.unreadable import Unreadable
 from ekd_tf.heads import HEADS
+from ekd_tf.heads import MarginHead
 from ekd_tf.losses import LOSSES
 from ekd_tf.mining import PairMiner
 from ekd_tf.models import build_backbone
 from ekd_tf.models import list_backbones
-from ekd_tf.run.words import read_words
-from ekd_tf.run.words import settings_of
+from ekd_tf.run.settings import integer
+from ekd_tf.run.settings import number
+from ekd_tf.run.settings import read_words
+from ekd_tf.run.settings import settings_of
 from ekd_tf.training.gradient_share import LARGEST_SHARE
 from ekd_tf.training.gradient_share import GradientShare
-from ekd_tf.training.schedules import ConstantSchedule
 from ekd_tf.training.schedules import CosineSchedule
 from ekd_tf.training.schedules import StepSchedule
+from ekd_tf.training.schedules import WarmupSchedule
 
-PRECISIONS = ("float32", "mixed_float16", "mixed_bfloat16")
 SCHEDULES = ("constant", "step", "cosine")
 SOURCES = ("recordio", "tfrecord", "tface", "folder", "synthetic")
 # A plus sign inside a path joins nothing.
@@ -49,7 +53,7 @@ SYNTHETIC_WORDS = {
 
 
 def make_source(
-    spec: str, cache_dir=None, unreadable: Unreadable | None = None
+    spec: str, cache_dir: Any = None, unreadable: Unreadable | None = None
 ) -> Source:
     """Opens the images a specification names.
 
@@ -63,9 +67,6 @@ def make_source(
         cache_dir: Folder for indices of sources in read-only folders, or None.
         unreadable: Counts the damaged records met when a source is opened. Default:
             none is allowed.
-
-    Raises:
-        ValueError: Unknown kind or word, or the source cannot be opened.
     """
     parts = _JOINT.split(spec)
     if len(parts) > 1:
@@ -85,46 +86,10 @@ def make_source(
     for item in filter(None, rest.split(",")):
         word, _, value = item.partition("=")
         checks.check_choice("data=synthetic", word, tuple(SYNTHETIC_WORDS))
-        arguments[SYNTHETIC_WORDS[word]] = _integer(f"data=synthetic:{word}", value)
+        arguments[SYNTHETIC_WORDS[word]] = integer(f"data=synthetic:{word}", value)
     words = {a: f"data=synthetic:{word}" for word, a in SYNTHETIC_WORDS.items()}
     with checks.flag_words(**words):
         return SyntheticFaces(**arguments)
-
-
-def make_sources(
-    data: str,
-    heldout_data: str | None,
-    holdout_identities: int,
-    seed: int,
-    cache_dir=None,
-    unreadable: Unreadable | None = None,
-) -> tuple[Source, Source | None]:
-    """Opens the training source and the held-out one.
-
-    Args:
-        data: Specification of the training images, see `make_source`.
-        heldout_data: Specification of a source of other identities, or None.
-        holdout_identities: Int: identities of `data` to hold out, 0 for none. Not
-            together with `heldout_data`.
-        seed: Int, chooses which are held out.
-        cache_dir: As for `make_source`.
-        unreadable: As for `make_source`.
-
-    Returns:
-        `(train, heldout)`; `heldout` is None when neither is asked for.
-    """
-    if heldout_data and holdout_identities:
-        raise ValueError(
-            "Give `--heldout_data` or `--holdout_identities`, not both. Received: "
-            f"{heldout_data!r} and {holdout_identities}"
-        )
-    source = make_source(data, cache_dir, unreadable)
-    if heldout_data:
-        return source, make_source(heldout_data, cache_dir, unreadable)
-    if holdout_identities:
-        with checks.flag_words(holdout="holdout_identities"):
-            return split_identities(source, holdout_identities, seed)
-    return source, None
 
 
 def make_sampler(
@@ -144,18 +109,12 @@ def make_sampler(
 def make_augmentation(spec: str, input_size: int) -> Augmentation:
     """Builds what `crop:4,jpeg:0.3` does to images of a side; see `Augmentation`."""
     words = [item.replace(":", "=", 1) for item in spec.split(",") if item]
-    augmentation = Augmentation(
-        **read_words("--augment", words, settings_of(Augmentation))
+    arguments: dict[str, Any] = read_words(
+        "--augment", words, settings_of(Augmentation)
     )
+    augmentation = Augmentation(**arguments)
     checks.check_range("--augment:crop", augmentation.crop, low=0, high=input_size // 4)
     return augmentation
-
-
-def set_precision(name: str) -> str:
-    """Sets the Keras policy and returns the loss scaling that goes with it."""
-    checks.check_choice("precision", name, PRECISIONS)
-    keras.mixed_precision.set_global_policy(name)
-    return "dynamic" if name == "mixed_float16" else "none"
 
 
 def make_student(name: str, **arguments) -> keras.Model:
@@ -166,21 +125,17 @@ def make_student(name: str, **arguments) -> keras.Model:
 
 def make_head(
     name: str, num_identities: int, scale: float, margin: str | None, **arguments
-):
-    """Builds a margin head, or None for "none".
+) -> MarginHead | None:
+    """Builds a margin head of `HEADS`, or None for "none".
 
-    Args:
-        name: One of `HEADS`, or "none".
-        num_identities: Int.
-        scale: Float > 0 of the logits.
-        margin: Radians, or a cosine for CosFace; of "combined" three, `1,0.3,0.2`:
-            factor, radians, cosine. None for the head's default.
-        **arguments: What all heads take, see `MarginHead`.
+    `margin` is radians, or a cosine for CosFace; of "combined" three, `1,0.3,0.2`:
+    factor, radians, cosine. None for the head's default.
     """
     checks.check_choice("head", name, (*HEADS, "none"))
     if name == "none":
         return None
-    names = ("margin1", "margin2", "margin3") if name == "combined" else ("margin",)
+    of_combined = ("margin1", "margin2", "margin3")
+    names = of_combined if name == "combined" else ("margin",)
     if margin is not None:
         margins = numbers("margin", margin.split(","))
         if len(margins) != len(names):
@@ -190,7 +145,7 @@ def make_head(
                 f"--margin={margin}"
             )
         arguments.update(zip(names, margins))
-    flag_of = dict.fromkeys(("margin1", "margin2", "margin3"), "margin")
+    flag_of = dict.fromkeys(of_combined, "margin")
     with checks.flag_words(
         gradient="head_gradient", sample_rate="head_sample_rate", **flag_of
     ):
@@ -211,15 +166,16 @@ def make_losses(spec: str, centres: np.ndarray | None = None, **of_run) -> dict:
     Returns:
         Dict of names to `(loss, weight)`, the weight a float or a `GradientShare`.
     """
-    losses = {}
+    losses: dict[str, tuple] = {}
     for item in filter(None, spec.split(",")):
         name, *words = item.split(":")
-        weight = words.pop(0) if words and "=" not in words[0] else "1"
+        text = words.pop(0) if words and "=" not in words[0] else "1"
         checks.check_choice("distill", name, tuple(LOSSES))
         if name in losses:
             raise ValueError(f"`--distill` names {name!r} twice. Received: {spec!r}")
-        weight = _weight(f"distill={name}", weight)
-        place, make = f"--distill={name}", LOSSES[name]
+        weight = _weight(f"distill={name}", text)
+        place = f"--distill={name}"
+        make: Any = LOSSES[name]
         takes = set(inspect.signature(make).parameters)
         given = {key: value for key, value in of_run.items() if key in takes}
         if "centres" in takes:
@@ -231,48 +187,34 @@ def make_losses(spec: str, centres: np.ndarray | None = None, **of_run) -> dict:
                     "with --teacher=cache:DIR, which has them"
                 )
             given["centres"] = centres
-        without = {*of_run, "centres", "miner", "name"}
-        settings = settings_of(make, without)
+        settings = settings_of(make, {*of_run, "centres", "miner", "name"})
         of_miner = settings_of(PairMiner) if "miner" in takes else {}
         arguments = read_words(place, words, {**settings, **of_miner})
-        mined_by = {k: arguments.pop(k) for k in of_miner if k in arguments}
+        mined_by: Any = {k: arguments.pop(k) for k in of_miner if k in arguments}
         if mined_by:
             given["miner"] = PairMiner(**mined_by)
         losses[name] = make(**given, **arguments), weight
     return losses
 
 
-def load_centres(
-    path: str | None, num_identities: int, teacher_dim: int
-) -> np.ndarray | None:
-    """Reads the teacher's class centres from a `.npy` file.
-
-    Args:
-        path: File of a float array `(num_identities, teacher_dim)`: row i is the
-            teacher's mean embedding of the training images of label i. None: none.
-        num_identities: Int, of the training images.
-        teacher_dim: Int, size of the teacher's embeddings.
+def load_centres(path: str, num_identities: int, teacher_dim: int) -> np.ndarray:
+    """Reads the teacher's class centres, float `(num_identities, teacher_dim)`.
 
     Raises:
-        ValueError: The file is missing, is no such array, or of other sizes.
+        ValueError: The `.npy` file is missing, is no such array, or of other sizes.
     """
-    if path is None:
-        return None
     try:
         centres = np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
         raise ValueError(
             f"`--teacher_centres={path}` cannot be read: {error}"
         ) from None
-    if not isinstance(centres, np.ndarray) or centres.shape != (
-        num_identities,
-        teacher_dim,
-    ):
+    shape = getattr(centres, "shape", "several arrays")
+    if shape != (num_identities, teacher_dim):
         raise ValueError(
             f"`--teacher_centres={path}` must hold a row for each of the "
             f"{num_identities} training identities and a column for each of the "
-            f"{teacher_dim} entries of the teacher's embedding. Received: "
-            f"shape={getattr(centres, 'shape', 'several arrays')}"
+            f"{teacher_dim} entries of the teacher's embedding. Received: shape={shape}"
         )
     return centres
 
@@ -282,19 +224,10 @@ def make_schedule(
     learning_rate: float,
     steps: int,
     warmup_steps: int,
-    boundaries: list[int],
+    boundaries: Sequence[int],
     lr_gamma: float,
-):
-    """Builds the learning rate as a function of the step.
-
-    Args:
-        name: One of `SCHEDULES`.
-        learning_rate: Float > 0 at full height.
-        steps: Int, length of the run.
-        warmup_steps: Int >= 0.
-        boundaries: Steps at which "step" drops the rate.
-        lr_gamma: Float in (0, 1), what it is multiplied by there.
-    """
+) -> WarmupSchedule:
+    """Builds one of `SCHEDULES`; "step" drops the rate at the boundaries."""
     checks.check_choice("schedule", name, SCHEDULES)
     with checks.flag_words(
         base="learning_rate",
@@ -302,38 +235,23 @@ def make_schedule(
         factor="lr_gamma",
         total_steps="steps",
     ):
-        if name == "step":
-            return StepSchedule(learning_rate, boundaries, lr_gamma, warmup_steps)
         if name == "cosine":
-            return CosineSchedule(learning_rate, steps, warmup_steps=warmup_steps)
-        return ConstantSchedule(learning_rate, warmup_steps)
+            return CosineSchedule(learning_rate, steps, warmup_steps)
+        if name == "constant":
+            boundaries = ()
+        return StepSchedule(learning_rate, boundaries, lr_gamma, warmup_steps)
 
 
-def numbers(name: str, texts: list[str]) -> list[float]:
+def numbers(name: str, texts: Iterable[str]) -> list[float]:
     """Reads a list flag of numbers."""
-    return [_number(name, text) for text in texts]
+    return [number(name, text) for text in texts]
 
 
 def _weight(name, text):
     """Reads `8`, or `30%` as the `GradientShare` it asks for."""
-    percent = text.endswith("%")
-    number = _number(name, text.rstrip("%"))
-    if not percent:
-        checks.check_range(name, number, low=0, low_open=True)
-        return number
-    checks.check_range(f"{name} (%)", number, 0, 100 * LARGEST_SHARE, low_open=True)
-    return GradientShare(number / 100)
-
-
-def _integer(name, text):
-    try:
-        return int(text)
-    except ValueError:
-        raise ValueError(f"`{name}` must be an integer. Received: {text!r}") from None
-
-
-def _number(name, text):
-    try:
-        return float(text)
-    except ValueError:
-        raise ValueError(f"`{name}` must be a number. Received: {text!r}") from None
+    weight = number(name, text.rstrip("%"))
+    if not text.endswith("%"):
+        checks.check_range(name, weight, low=0, low_open=True)
+        return weight
+    checks.check_range(f"{name} (%)", weight, 0, 100 * LARGEST_SHARE, low_open=True)
+    return GradientShare(weight / 100)

@@ -10,7 +10,6 @@ from collections.abc import Iterable
 import numpy as np
 from absl import logging
 
-from ekd_tf.checks import check_positive
 from ekd_tf.data import Source
 from ekd_tf.files.user_text import KEEP
 from ekd_tf.files.user_text import one_line
@@ -24,11 +23,8 @@ _NAMED = 10
 # Beyond it all images of a batch are one to a verifier.
 COLLAPSED_COSINE = 0.99
 
-# A loss whose gradient is a smaller part of the margin loss's is called faint, and
-# the weight named would make it the other.
+# A loss whose gradient is a smaller part of the margin loss's is called faint.
 FAINT_RATIO = 0.01
-NAMED_RATIO = 0.3
-_RATIO = "gradient_ratio/"
 
 
 class RunStopped(ValueError):
@@ -70,14 +66,7 @@ class UpdateGuard(LateHook):
         source: The training images, to name those of the bad batches.
         models: Functions of a batch to embeddings, to find the images at fault.
         reports: Folder for `bad_steps.txt`: the images of all the bad batches.
-        local_values: Function of a value of the batch: the tensors of this process,
-            `strategy.experimental_local_results`.
-
-    Attributes:
-        bad_steps: Consecutive skipped updates up to the newest one looked at.
-
-    Raises:
-        RunStopped: From the hook.
+        local_values: Function of a value of the batch: the tensors of this process.
     """
 
     def __init__(
@@ -90,18 +79,14 @@ class UpdateGuard(LateHook):
         local_values: Callable = lambda value: (value,),
     ):
         super().__init__()
-        check_positive("max_bad_steps", max_bad_steps)
         self.max_bad_steps = max_bad_steps
         self._dynamic_scaling = dynamic_scaling
         self._source = source
         self._models = list(models)
-        self._path = pathlib.Path(reports) / "bad_steps.txt"
+        self._path = reports / "bad_steps.txt"
         self._local_values = local_values
+        # Of the bad steps since the last good one.
         self._image_ids: dict[int, np.ndarray] = {}
-
-    @property
-    def bad_steps(self) -> int:
-        return len(self._image_ids)
 
     def look(self, step: Step) -> None:
         if not math.isnan(float(step.scalars["gradient_norm"])):
@@ -109,16 +94,16 @@ class UpdateGuard(LateHook):
             return
         ids = [np.asarray(part) for part in self._local_values(step.batch["image_id"])]
         self._image_ids[step.number] = np.concatenate(ids)
-        scale = float(step.scalars["loss_scale"])
+        scale, count = float(step.scalars["loss_scale"]), len(self._image_ids)
         if self._dynamic_scaling and scale <= MIN_LOSS_SCALE:
             raise RunStopped(
                 f"The loss scale has collapsed: at step {step.number} loss or gradient "
                 f"are not finite even at scale {scale:g}. {self._images(step)} Lower "
                 "--learning_rate, or use --precision=mixed_bfloat16"
             )
-        if self.bad_steps >= self.max_bad_steps:
+        if count >= self.max_bad_steps:
             raise RunStopped(
-                f"Loss or gradient of the last {self.bad_steps} steps, up to step "
+                f"Loss or gradient of the last {count} steps, up to step "
                 f"{step.number}, are not finite (--max_bad_steps="
                 f"{self.max_bad_steps}). {self._images(step)} Lower --learning_rate, "
                 "or add --warmup_steps or --clip_norm"
@@ -155,18 +140,10 @@ class UpdateGuard(LateHook):
 
 
 class CollapseGuard(LateHook):
-    """Ends the run when all images have come to one embedding.
-
-    Args:
-        steps: Consecutive steps with a mean cosine above 0.99.
-
-    Raises:
-        RunStopped: From the hook.
-    """
+    """Ends the run after so many steps with a mean cosine above 0.99 in a row."""
 
     def __init__(self, steps: int):
         super().__init__()
-        check_positive("collapse_steps", steps)
         self._steps = steps
         self._collapsed = 0
 
@@ -179,62 +156,43 @@ class CollapseGuard(LateHook):
                 f"{step.number}, the mean cosine between the images of a batch was "
                 f"above {COLLAPSED_COSINE} (now {cosine:.4f}). Lower --learning_rate "
                 "or the weights of --distill, or leave out ekd_reference and "
-                "threshold_gradient=false; "
-                "--collapse_steps=0 goes on regardless"
+                "threshold_gradient=false; --collapse_steps=0 goes on regardless"
             )
 
 
 class FaintLossHook(LateHook):
-    """Warns, once for each distillation loss, that it hardly has a gradient.
+    """Warns, once of each distillation loss, that it hardly has a gradient.
 
-    It reads the scalars `gradient_ratio/NAME` and `weight/NAME` of a `Distiller`, and
-    does nothing where there are none. Skipped steps, whose ratio is NaN, are left out.
+    It reads `gradient_ratio/NAME` and `weight/NAME` of a `Distiller`.
 
     Args:
-        before_warning: Called before a warning is logged.
-        steps: Consecutive steps with a ratio below 1 % that are warned of.
+        pause: Called before a warning is logged.
+        steps: Steps with a ratio below 1 % in a row that are warned of, those not
+            counted that were skipped.
     """
 
-    def __init__(
-        self, before_warning: Callable[[], None] = lambda: None, steps: int = 500
-    ):
+    def __init__(self, pause: Callable[[], None] = lambda: None, steps: int = 500):
         super().__init__()
-        check_positive("steps", steps)
-        self._before_warning = before_warning
+        self._pause = pause
         self._steps = steps
         self._faint: dict[str, list[float]] = {}
-        self._warned: set[str] = set()
 
     def look(self, step: Step) -> None:
         for key, value in step.scalars.items():
-            name = key[len(_RATIO) :]
-            if not key.startswith(_RATIO) or name in self._warned:
-                continue
-            ratio = float(value)
-            if math.isnan(ratio):
-                continue
-            if ratio >= FAINT_RATIO:
-                self._faint.pop(name, None)
-                continue
+            kind, _, name = key.partition("/")
+            ratio = float(value) if kind == "gradient_ratio" else math.nan
             ratios = self._faint.setdefault(name, [])
+            if math.isnan(ratio) or len(ratios) == self._steps:
+                continue
             ratios.append(ratio)
+            if ratio >= FAINT_RATIO:
+                ratios.clear()
             if len(ratios) == self._steps:
-                self._warned.add(name)
-                self._before_warning()
-                weight = float(step.scalars[f"weight/{name}"])
-                logging.warning("%s", self._text(name, step.number, weight, ratios))
-
-    def _text(self, name, number, weight, ratios):
-        mean = sum(ratios) / len(ratios)
-        text = (
-            f"For {len(ratios)} steps, up to step {number}, the gradient of {name!r} "
-            f"on the embeddings was below 1 % of the margin loss's: {100 * mean:.2g} % "
-            f"on average at weight {weight:.4g}."
-        )
-        mended = weight * NAMED_RATIO / mean if mean > 0 else math.inf
-        if not math.isfinite(mended) or mended == 0:
-            return f"{text} It has no gradient that a larger weight could raise"
-        return (
-            f"{text} --distill={name}:{mended:.3g} would make it 30 %; "
-            f"--distill={name}:30% keeps it there"
-        )
+                self._pause()
+                weight, mean = float(step.scalars[f"weight/{name}"]), np.mean(ratios)
+                logging.warning(
+                    "For %d steps, up to step %d, the gradient of %r on the embeddings "
+                    "was below 1 %% of the margin loss's: %.2g %% on average at weight "
+                    "%.4g. --distill=%s:30%% makes it 30 %% and keeps it there.",
+                    *(self._steps, step.number, name, 100 * mean, weight, name),
+                )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable
+from typing import Any
 
 import tensorflow as tf
 from absl import logging
@@ -29,9 +30,6 @@ class Termination:
         asked: Whether a signal has arrived.
         name: What the signal is called, or that another worker got it.
         between_steps: Whether a step follows; set by the hook.
-
-    Raises:
-        Interrupted: From anywhere within the context.
     """
 
     def __init__(self):
@@ -41,7 +39,7 @@ class Termination:
         self.between_steps = False
         self._previous: dict = {}
 
-    def __enter__(self):
+    def __enter__(self) -> Termination:
         self._previous = {
             number: signal.signal(number, self._on_signal)
             for number in _NAMES
@@ -66,23 +64,16 @@ class Termination:
 class TerminationHook(Hook):
     """Saves and ends a run after the step in which a signal arrived; belongs last.
 
-    The signal may reach any of several workers, at different steps: after every step
-    they ask each other, and all leave after the same one. Of one worker alone, one
-    within the first step, which is compiled, ends the run at once.
-
-    Args:
-        termination: Notes the signals.
-        save: Called with the `Step` before leaving.
-        strategy: The strategy of a run of several workers, else None.
-
-    Raises:
-        Interrupted: From the hook.
+    The signal may reach any of several workers, whose strategy is given then, at
+    different steps: after every step they ask each other, and all leave after the same
+    one. Of one worker alone, one within the first step, which is compiled, ends the run
+    at once.
     """
 
     def __init__(
         self,
         termination: Termination,
-        save: Callable[[Step], None],
+        save: Callable[[Step], Any],
         strategy: tf.distribute.Strategy | None = None,
     ):
         self._termination = termination

@@ -8,6 +8,7 @@ import json
 import math
 import os
 import pathlib
+import re
 from collections.abc import Iterable
 from collections.abc import Iterator
 from typing import Any
@@ -18,8 +19,61 @@ from tensorboard.plugins.scalar.summary_v2 import scalar_pb
 
 from ekd_tf.files.atomic import naming
 from ekd_tf.files.atomic import write_aside
-from ekd_tf.run.tags import metric_of
-from ekd_tf.run.tags import tensorboard_tag
+
+# Group -> pattern -> description: TensorBoard sorts groups by name, hence the numbers,
+# by which what is looked at first stands in front. The first pattern that matches a
+# name decides.
+_TAGS: dict[str, dict[str, str | None]] = {
+    "1 loss": {
+        "loss": "What is minimised: the weighted sum of all losses.",
+        "loss/margin": "Mean cross entropy of the margin head, before its weight.",
+        "loss/.+": "Term of a distillation loss, before its weight.",
+    },
+    "2 TPR": {
+        ".+/tpr_at_fpr_.+": "Fraction of positive pairs above the threshold whose FPR "
+        "is the one named, on images no model was trained on. The run `teacher` is "
+        "level.",
+    },
+    "3 threshold": {
+        "threshold/.+": "Cosine above which the fraction of negative pairs is the FPR "
+        "named. A student's that rises towards 1 is collapsing.",
+    },
+    "4 evaluation": {
+        ".+/gap_at_fpr_.+": "The teacher's TPR less the student's at that FPR.",
+        ".+/accuracy(_.+)?": "Fraction of pairs decided right, mean of ten folds, each "
+        "at the best threshold of the other nine.",
+        ".+/auc": "Area under the ROC curve.",
+        ".+/eer": "Error rate where FPR and 1 - TPR are equal.",
+    },
+    "5 distillation": {
+        "gradient_ratio/.+": "Norm of the weighted loss's gradient on the embeddings, "
+        "divided by that of the margin loss. Below 0.01 the loss does nothing.",
+        "weight/.+": "What the loss is multiplied by.",
+        "critical/.+": "Pairs that student and teacher place on different sides.",
+        "batch_tpr/.+": "TPR of the batch's pairs at EKD's threshold for that FPR.",
+        "pairs/.+": "Pairs of the batch that a loss uses.",
+    },
+    "6 training": {
+        "embedding/mean_cosine": "Mean cosine of all pairs of a batch; near 1 "
+        "the embeddings have collapsed.",
+        "gradient_norm": "Global norm of the gradient, before clipping.",
+        "learning_rate": "Learning rate of the update.",
+        "loss_scale": "Factor of the loss against underflow in float16.",
+        "skipped_steps": "Updates so far that were left out for NaN or infinity.",
+        "throughput/.+": "Speed of the last steps, pauses not counted.",
+        ".*": None,
+    },
+}
+
+
+def tensorboard_tag(name: str) -> tuple[str, str | None]:
+    """Returns a metric's name in TensorBoard, its group in front, and a description."""
+    return next(
+        (f"{group}/{name}", description)
+        for group, metrics in _TAGS.items()
+        for pattern, description in metrics.items()
+        if re.fullmatch(pattern, name)
+    )
 
 
 @contextlib.contextmanager
@@ -39,15 +93,11 @@ class MetricsLog:
     is not finite is written as null, since JSON has no word for it. Lines and points
     reach the operating system at once, so a killed process loses none; a line cut in
     two by the kill is dropped when the log is opened again.
-
-    Args:
-        workdir: The run's folder, which must exist.
     """
 
     def __init__(self, workdir: str | os.PathLike):
-        # TensorBoard names a run by the folder its events are in.
-        self.tensorboard = pathlib.Path(workdir)
-        self.path = self.tensorboard / "metrics.jsonl"
+        self.folder = pathlib.Path(workdir)
+        self.path = self.folder / "metrics.jsonl"
         self._writer: Any = None
         self._described: set[str] = set()
         self._drop_partial_line()
@@ -55,13 +105,10 @@ class MetricsLog:
 
     def write(self, step: int, scalars: dict[str, Any]) -> None:
         """Appends one line and one TensorBoard point per scalar, name -> number."""
-        if "step" in scalars:
-            raise ValueError("'step' is not free as a metric's name.")
         values = {name: float(value) for name, value in scalars.items()}
         line = {k: v if math.isfinite(v) else None for k, v in values.items()}
-        text = json.dumps({"step": int(step), **line}) + "\n"
+        rest = (json.dumps({"step": int(step), **line}) + "\n").encode()
         with naming(self.path):
-            rest = text.encode()
             while rest:
                 rest = rest[self._file.write(rest) :]
         # One record for all, since an operation for each takes most of a millisecond.
@@ -73,12 +120,6 @@ class MetricsLog:
     def images(self, step: int, images: dict[str, np.ndarray]) -> None:
         """Writes uint8 RGB images `(height, width, 3)`, by name, to TensorBoard."""
         for name, image in images.items():
-            image = np.asarray(image)
-            if image.dtype != np.uint8 or image.ndim != 3 or image.shape[-1] != 3:
-                raise ValueError(
-                    f"Image {name!r} must be uint8 (height, width, 3). "
-                    f"Received: {image.dtype} {image.shape}"
-                )
             with self._points(step):
                 tf.summary.image(name, image[None])
 
@@ -90,10 +131,8 @@ class MetricsLog:
     def truncate_after(self, step: int, without: Iterable[str] = ()) -> None:
         """Drops everything logged after `step`, to resume from there.
 
-        Args:
-            step: Updates made so far.
-            without: Beginnings of names, as "heldout/": such metrics and images are
-                dropped at `step` itself too, since they will be logged again.
+        Metrics and images whose names begin as one of `without`, such as "heldout/",
+        are dropped at `step` itself too, since they will be logged again.
 
         Both files are rewritten aside and renamed. TensorBoard reads files in the
         order of their names, which start with the time and hold the host: what there
@@ -108,7 +147,7 @@ class MetricsLog:
         lines = enumerate(self.path.read_bytes().splitlines(True), 1)
         kept = [line for n, line in lines if self._is_kept(line, n, step, without)]
         write_aside(self.path, lambda file: file.writelines(kept))
-        paths = sorted(self.tensorboard.glob("events.out.tfevents.*"))
+        paths = sorted(self.folder.glob("events.out.tfevents.*"))
         for number, path in enumerate(paths):
             _truncate_events(path, step, without)
             path.rename(path.with_name(f"events.out.tfevents.{number:010d}.resumed"))
@@ -123,7 +162,7 @@ class MetricsLog:
             writer, self._writer = self._writer, None
             # The first points may be truncated.
             self._described.clear()
-            with naming_tensorboard(self.tensorboard):
+            with naming_tensorboard(self.folder):
                 writer.close()
 
     def _point(self, name, value):
@@ -140,19 +179,17 @@ class MetricsLog:
 
     @contextlib.contextmanager
     def _points(self, step):
-        with naming_tensorboard(self.tensorboard):
+        with naming_tensorboard(self.folder):
             # Made at the first point: a file started earlier would be cut by
             # `truncate_after` while it is open.
             if self._writer is None:
-                self._writer = tf.summary.create_file_writer(str(self.tensorboard))
+                self._writer = tf.summary.create_file_writer(str(self.folder))
             # Leaving the context flushes the events.
             with self._writer.as_default(step=int(step)):
                 yield
 
     def _drop_partial_line(self):
-        if not self.path.exists():
-            return
-        content = self.path.read_bytes()
+        content = self.path.read_bytes() if self.path.exists() else b""
         whole = content[: content.rfind(b"\n") + 1]
         if len(whole) < len(content):
             write_aside(self.path, lambda file: file.write(whole))
@@ -173,14 +210,10 @@ class TeacherLine:
 
     They are points of a TensorBoard run of their own, `teacher` beside the student's,
     under the student's names: both stand in one chart. A resumed run draws none again.
-
-    Args:
-        tensorboard: Folder of the run's events.
-        steps: Updates in the whole run.
     """
 
-    def __init__(self, tensorboard: str | os.PathLike, steps: int):
-        self._folder = pathlib.Path(tensorboard) / "teacher"
+    def __init__(self, workdir: str | os.PathLike, steps: int):
+        self._folder = pathlib.Path(workdir) / "teacher"
         self._steps = steps
         self._is_drawn = self._folder.is_dir() and any(self._folder.iterdir())
 
@@ -209,7 +242,8 @@ def _truncate_events(path, step, without):
     try:
         for record in tf.data.TFRecordDataset(str(path)).as_numpy_iterator():
             event = tf.compat.v1.Event.FromString(record)
-            names = [metric_of(value.tag) for value in event.summary.value]
+            # Names as metrics have them, without the group.
+            names = [re.sub(r"^\d [^/]+/", "", v.tag) for v in event.summary.value]
             if _is_before(event.step, names, step, without):
                 kept.append(record)
             else:

@@ -14,11 +14,7 @@ from ekd_tf.training.loop import Step
 
 
 def profiled_steps(text: str | None) -> range:
-    """Reads "FIRST:LAST", numbers of updates from 1, both included; "" is none.
-
-    Raises:
-        ValueError: The text is not that.
-    """
+    """Reads "FIRST:LAST", numbers of updates from 1, both included; "" is none."""
     if not text:
         return range(0)
     match = re.fullmatch(r"([0-9]+):([0-9]+)", text)
@@ -35,16 +31,13 @@ class ProfileHook(Hook):
     """Writes a trace of some updates, the wait for their batches included.
 
     TensorBoard shows it under Profile (`tensorboard-plugin-profile`), step by step. A
-    resumed run traces those of the steps it makes itself. The first step a process
-    makes is mostly TensorFlow's tracing; the device is waited for before the first
-    of the steps and after each one, so that the work of other steps stays out.
+    resumed run traces those of the steps it makes itself. The device is waited for
+    before the first of the steps and after each one, so that the work of other steps
+    stays out.
 
     Args:
-        folder: The run's TensorBoard folder; the trace is in `plugins/profile/TIME/`.
+        folder: The run's folder; the trace is in `plugins/profile/TIME/`.
         steps: From `profiled_steps`.
-
-    Raises:
-        OSError: From the hook, if the trace cannot be written.
     """
 
     def __init__(self, folder: str | os.PathLike, steps: range):
@@ -86,9 +79,9 @@ class ProfileHook(Hook):
                 tf.profiler.experimental.stop()
 
     def _end_mark(self):
-        mark, self._mark = self._mark, None
-        if mark is not None:
-            mark.__exit__(None, None, None)
+        if self._mark is not None:
+            self._mark.__exit__(None, None, None)
+            self._mark = None
 
 
 def _wait_for(step):

@@ -13,7 +13,6 @@ from typing import TextIO
 import numpy as np
 from tqdm import tqdm
 
-from ekd_tf.checks import check_positive
 from ekd_tf.training.loop import Hook
 from ekd_tf.training.loop import Step
 
@@ -21,19 +20,16 @@ from ekd_tf.training.loop import Step
 _WINDOW = 50
 
 
-class ProgressLine:
+class ProgressLine(tqdm):
     """Shows step, speed, time left and every loss term on one line.
 
     On a terminal tqdm draws the line in place; a file or a pipe gets the first line,
     one a minute and the last. Terms may be tensors: they are read only when a line is
     drawn, so updates in between do not wait for the device.
-
-    Args:
-        total_steps: Updates in the whole run.
-        unit: What is counted per second.
-        stream: Text stream; standard error if None.
-        initial_step: Updates made before, when the run is resumed.
     """
+
+    # No thread beside TensorFlow's.
+    monitor_interval = 0
 
     def __init__(
         self,
@@ -42,22 +38,43 @@ class ProgressLine:
         stream: TextIO | None = None,
         initial_step: int = 0,
     ):
-        check_positive("total_steps", total_steps)
-        self.step = initial_step
-        self._total = total_steps
-        self._bar = _Bar(total_steps, unit, stream or sys.stderr, initial_step)
+        stream = stream or sys.stderr
+        self._is_terminal = stream.isatty()
+        self._is_drawn = False
+        self._terms: dict[str, Any] = {}
+        self._shown_rates: tuple[float, float] | None = None
         self._count = 0
         # One mark more than updates: n updates lie between n + 1 marks.
         self._marks: collections.deque = collections.deque(maxlen=_WINDOW + 1)
+        super().__init__(
+            total=total_steps,
+            unit=unit,
+            file=stream,
+            initial=initial_step,
+            mininterval=0.1 if self._is_terminal else 60,
+            miniters=1,
+            # Above 0: nothing is drawn before the first update.
+            delay=1e-9,
+            dynamic_ncols=self._is_terminal,
+            position=0,
+            bar_format=("{bar:10} " if self._is_terminal else "")
+            + "{n}/{total}  {speed}ETA {remaining}{terms}",
+        )
+
+    @property
+    def step(self) -> int:
+        """Updates made so far."""
+        return self.n
 
     @property
     def per_second(self) -> float | None:
         """Units per second of the last 50 updates; None before the second update.
 
-        The first update after the start or a pause only starts the clock: it
-        carries tracing and the filling of the input pipeline.
+        The first update after the start or a pause, which carries tracing and the
+        filling of the input pipeline, only starts the clock.
         """
-        return self._rates()[1] if self._rates() else None
+        rates = self._rates()
+        return rates and rates[1]
 
     def _rates(self):
         """Returns updates and units per second, or None."""
@@ -66,91 +83,61 @@ class ProgressLine:
         steps, units, seconds = np.subtract(self._marks[-1], self._marks[0])
         return float(steps / seconds), float(units / seconds)
 
-    def update(self, count: int, terms: dict[str, Any] | None = None) -> None:
-        """Notes that one more update was made.
+    def update(self, count: int = 1, terms: dict[str, Any] | None = None) -> None:
+        """Notes that one more update was made, of so many units over all replicas.
 
-        Args:
-            count: Units (images) the update consumed over all replicas.
-            terms: Name -> number or scalar tensor, shown in this order.
+        Terms, numbers or scalar tensors, are shown in their order.
         """
-        self.step += 1
         self._count += count
-        self._marks.append((self.step, self._count, time.monotonic()))
-        bar = self._bar
-        bar.terms, bar.rates = terms or {}, self._rates() or bar.rates
-        if not bar.update() and (self.step == self._total or not bar.is_drawn):
-            bar.refresh()
+        self._marks.append((self.n + 1, self._count, time.monotonic()))
+        self._terms = terms or {}
+        self._shown_rates = self._rates() or self._shown_rates
+        drawn = super().update()
+        if not drawn and (self.n == self.total or not self._is_drawn):
+            self.refresh()
 
     def pause(self) -> None:
         """Clears the line before something else is printed or takes long.
 
         The time until the next update does not enter the speed.
         """
-        if self._bar.is_terminal and self._bar.is_drawn:
-            self._bar.clear()
+        if self._is_terminal and self._is_drawn:
+            self.clear()
         self._marks.clear()
 
-    def close(self) -> None:
-        """Ends the line for good."""
-        self._bar.close()
-
-
-class _Bar(tqdm):
-    """tqdm's bar with the run's own speed and terms; whole lines off a terminal."""
-
-    # No thread beside TensorFlow's.
-    monitor_interval = 0
-
-    def __init__(self, total, unit, stream, initial):
-        self.is_terminal = stream.isatty()
-        self.is_drawn = False
-        self.terms, self.rates = {}, None
-        super().__init__(
-            total=total,
-            unit=unit,
-            file=stream,
-            initial=initial,
-            mininterval=0.1 if self.is_terminal else 60,
-            miniters=1,
-            # Above 0: nothing is drawn before the first update.
-            delay=1e-9,
-            dynamic_ncols=self.is_terminal,
-            position=0,
-            bar_format=("{bar:10} " if self.is_terminal else "")
-            + "{n}/{total}  {speed}ETA {remaining}{terms}",
-        )
-
     @property
-    def format_dict(self):
-        speed = f"{self.rates[1]:.0f} {self.unit}/s  " if self.rates else ""
-        terms = "".join(f"  {k} {float(value):.4g}" for k, value in self.terms.items())
-        rate = self.rates[0] if self.rates else 0
-        return {**super().format_dict, "rate": rate, "speed": speed, "terms": terms}
+    def format_dict(self) -> dict[str, Any]:
+        """What tqdm puts into the line: the run's own speed and terms."""
+        rate, units = self._shown_rates or (0, 0)
+        return {
+            **super().format_dict,
+            "rate": rate,
+            "speed": f"{units:.0f} {self.unit}/s  " if rate else "",
+            "terms": "".join(f"  {k} {float(v):.4g}" for k, v in self._terms.items()),
+        }
 
-    def display(self, msg=None, pos=None):
-        self.is_drawn = True
-        if self.is_terminal:
+    def display(self, msg: str | None = None, pos: int | None = None) -> bool:
+        """Draws the line in place, or off a terminal a whole one."""
+        self._is_drawn = True
+        if self._is_terminal:
             return super().display(msg, pos)
         self.fp.write(f"{self}\n")
         self.fp.flush()
         return True
 
-    def close(self):
-        if self.is_terminal and self.is_drawn:
+    def close(self) -> None:
+        """Ends the line for good."""
+        if self._is_terminal and self._is_drawn:
             super().close()
         # Else tqdm would clear the last line.
         self.disable = True
 
 
 class ProgressHook(Hook):
-    """Shows the loss and its terms at every update on a progress line.
+    """Shows the loss and its terms at every update, of `count` rows, on a line.
 
     Right behind the loss, where a narrow terminal still shows them, stand the margin
     loss and the gradients of distillation losses as ratios to its gradient.
-
-    Args:
-        line: The line.
-        count: Rows of a global batch.
     """
 
     def __init__(self, line: ProgressLine, count: int):
@@ -162,16 +149,11 @@ class ProgressHook(Hook):
         names = [name for name in ("loss", "loss/margin") if name in scalars]
         names += [name for name in scalars if name.startswith("gradient_ratio/")]
         names += [name for name in scalars if name.startswith("loss/")]
-        terms = {name: scalars[name] for name in names}
-        self._line.update(self._count, terms)
+        self._line.update(self._count, {name: scalars[name] for name in names})
 
 
 def embedding_progress(batch_size: int) -> Callable[[str, int], Callable[[int], None]]:
-    """Returns the `progress` of a `SourceEmbedder`: a line for each source.
-
-    Args:
-        batch_size: Images per forward pass.
-    """
+    """Returns the `progress` of a `SourceEmbedder`: a line for each source."""
 
     def begin(name, images):
         line = ProgressLine(max(math.ceil(images / batch_size), 1))

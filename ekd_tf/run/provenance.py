@@ -11,6 +11,7 @@ import time
 from collections.abc import Mapping
 from collections.abc import Sequence
 from importlib import metadata
+from typing import Any
 
 from ekd_tf.version import __version__
 
@@ -31,7 +32,9 @@ def provenance(command: Sequence[str]) -> dict[str, str]:
     }
 
 
-def provenance_of_run(flags: Mapping | None, command: Sequence[str]) -> dict:
+def provenance_of_run(
+    flags: Mapping[str, Any] | None, command: Sequence[str]
+) -> dict[str, Any]:
     """Returns `provenance` with "training_data", "teacher" and "method" of a run.
 
     They are None where `flags`, those of `ekd_tf.train`, do not say.
@@ -65,17 +68,12 @@ def package_commit() -> str | None:
     root = pathlib.Path(__file__).resolve().parents[2]
     if not (root / ".git").exists():
         return None
-    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    command = "git describe --always --dirty --abbrev=40 --exclude=*".split()
+    environment = {**os.environ, "GIT_OPTIONAL_LOCKS": "0"}
     try:
-        done = subprocess.run(
-            command,
-            cwd=root,
-            env={**os.environ, "GIT_OPTIONAL_LOCKS": "0"},
-            capture_output=True,
-            text=True,
-            check=True,
-            timeout=30,
+        said = subprocess.check_output(
+            command, cwd=root, env=environment, stderr=subprocess.DEVNULL, timeout=30
         )
     except (OSError, subprocess.SubprocessError):
         return None
-    return done.stdout.strip() or None
+    return said.decode().strip() or None

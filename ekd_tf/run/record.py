@@ -1,16 +1,18 @@
-"""What a run leaves behind while it goes on, and what may end it: its hooks.
-
-Row 4 of the architecture, between the assembly and the session.
-"""
+"""What a run leaves behind while it goes on, and what may end it: its hooks."""
 
 from __future__ import annotations
 
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any
+
+import tensorflow as tf
 from absl import logging
 
 from ekd_tf.evaluation import Models
 from ekd_tf.evaluation import SourceEmbedder
 from ekd_tf.run.assembly import Parts
-from ekd_tf.run.best import BestMetric
 from ekd_tf.run.checkpoints import CheckpointStore
 from ekd_tf.run.config import TrainConfig
 from ekd_tf.run.guards import CollapseGuard
@@ -31,119 +33,161 @@ from ekd_tf.training.loop import Step
 from ekd_tf.training.strategy import has_other_workers
 
 
+class BestMetric:
+    """Remembers the best value of one metric and the step it was reached at first.
+
+    Args:
+        name: The metric, larger is better; with "-" before it, smaller is.
+    """
+
+    def __init__(self, name: str):
+        self.name = name
+        self.value: float | None = None
+        self.step: int | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the state as JSON can hold it."""
+        return dict(vars(self))
+
+    def restore(self, state: dict[str, Any] | None) -> None:
+        """Takes over a state; one of another metric says nothing about this one."""
+        if state is not None and state["name"] == self.name:
+            self.value, self.step = state["value"], state["step"]
+
+    def check_reported(self, names: list[str]) -> None:
+        """Raises `ValueError` unless the metric is among those the run reports."""
+        if self.name.removeprefix("-") not in names:
+            raise ValueError(
+                f"`--best_metric` must be one that the run's evaluations report: "
+                f"{', '.join(sorted(names))}. Received: {self.name!r}"
+            )
+
+    def offer(self, step: int, scalars: dict[str, float]) -> bool:
+        """Returns whether the figures at a step are better than all before them."""
+        value = float(scalars[self.name.removeprefix("-")])
+        sign = -1 if self.name.startswith("-") else 1
+        better = not math.isnan(value) and (
+            self.value is None or sign * value > sign * self.value
+        )
+        if better:
+            self.value, self.step = value, step
+        return better
+
+
+@dataclasses.dataclass
 class Record:
     """The lines, evaluations and checkpoints of a run.
 
-    Args:
-        config: Of the run.
-        workdir: `Workdir` of the reports.
-        store: `CheckpointStore`.
-        log: `MetricsLog`.
-        best: `BestMetric`, as restored.
-        start_step: Int: updates made so far.
-        evaluated: Int or None: the last step that was evaluated, as restored.
-
     Attributes:
-        failure: String: what ended the last evaluation early, or None.
+        config: Of the run, and so are `parts`, `workdir` and `store`.
+        best: As restored.
+        start_step: Updates made before.
+        evaluated: The last step that was evaluated, or None.
+        failure: What ended the last evaluation early, or None.
     """
 
-    def __init__(
-        self,
-        config: TrainConfig,
-        workdir: Workdir,
-        store: CheckpointStore,
-        log: MetricsLog,
-        best: BestMetric,
-        start_step: int = 0,
-        evaluated: int | None = None,
-    ):
-        self._config = config
-        self._workdir = workdir
-        self._store = store
-        self._log = log
-        self._best = best
-        self._start_step = start_step
-        self._saved_step = start_step or None
-        self._evaluated = evaluated
-        self.failure = None
+    config: TrainConfig
+    parts: Parts
+    workdir: Workdir
+    store: CheckpointStore
+    best: BestMetric
+    start_step: int = 0
+    evaluated: int | None = None
+    failure: str | None = None
+
+    def __post_init__(self) -> None:
+        self._saved_step = self.start_step or None
+        self._log: Any = None
+
+    @property
+    def is_pending(self) -> bool:
+        """Whether the evaluation that belongs to the restored step is missing."""
+        step, every = self.start_step, self.config.evaluate_every
+        due = step == self.parts.steps or every and step % every == 0
+        evaluations = self.parts.evaluations
+        return bool(evaluations and step and due and self.evaluated != step)
+
+    def open_log(self) -> MetricsLog:
+        """Opens the run's metrics as they were at its first step, for the hooks."""
+        self._log = MetricsLog(self.workdir.path)
+        names = [f"{e.name}/" for e in self.parts.evaluations]
+        self._log.truncate_after(self.start_step, names if self.is_pending else ())
+        return self._log
 
     def hooks(
-        self, parts: Parts, progress: ProgressLine, strategy, termination: Termination
+        self,
+        progress: ProgressLine,
+        strategy: tf.distribute.Strategy,
+        termination: Termination,
     ) -> list[Hook]:
         """Returns what to do after the steps, in order.
 
         Guards stand before what they guard; the checkpoint before the evaluation, so
         that no evaluation, report or plot that fails costs a step.
-
-        Args:
-            parts: The run's parts.
-            progress: Paused while something else takes long.
-            strategy: The run's strategy.
-            termination: Ends the run between two steps.
         """
-        config, model = self._config, parts.model
-        models = [lambda batch: model.student(batch["image"], training=False)]
+        config, parts, model = self.config, self.parts, self.parts.model
+        models: list[Callable] = [
+            lambda batch: model.backbone(batch["image"], training=False)
+        ]
         if parts.teacher is not None:
-            models.append(model.teacher_rows)
+            models.append(model.teacher_rows)  # type: ignore[attr-defined]
         hooks = [
             # First, so that what the others do is in no trace.
-            ProfileHook(
-                self._workdir.tensorboard, profiled_steps(config.profile_steps)
-            ),
+            ProfileHook(self.workdir.path, profiled_steps(config.profile_steps)),
             ProgressHook(progress, parts.sampler.batch_size),
             UpdateGuard(
                 config.max_bad_steps,
                 config.precision == "mixed_float16",
                 parts.train,
                 models,
-                self._workdir.reports,
+                self.workdir.reports,
                 strategy.experimental_local_results,
             ),
         ]
+        if config.distill:
+            hooks.append(FaintLossHook(progress.pause))
         if config.collapse_steps:
             hooks.append(CollapseGuard(config.collapse_steps))
-        hooks.append(FaintLossHook(progress.pause))
-        hooks.append(Every(config.log_every, self._writing(progress)))
+
+        def write(step):
+            speed = progress.per_second
+            throughput = {"throughput/images_per_second": speed} if speed else {}
+            self._log.write(step.number, {**step.scalars, **throughput})
 
         def save(step):
             progress.pause()
-            self._save(step.number, model)
+            self._save(step.number)
 
-        hooks.append(Every(config.checkpoint_every, save))
+        hooks += [
+            Every(config.log_every, write),
+            Every(config.checkpoint_every, save),
+        ]
         if parts.evaluations:
-            evaluate = self._evaluating(parts, progress)
+            evaluate = self._evaluation(progress)
             hooks.append(Every(config.evaluate_every, evaluate))
-            if is_pending(config, parts, self._start_step, self._evaluated):
-                evaluate(Step(self._start_step, False, {}, {}))
+            if self.is_pending:
+                evaluate(Step(self.start_step, False, {}, {}))
         workers = strategy if has_other_workers(strategy) else None
         hooks.append(TerminationHook(termination, save, workers))
         return hooks
 
-    def _writing(self, progress):
-        def write(step):
-            scalars = step.scalars
-            speed = progress.per_second
-            if speed is not None:
-                scalars = {**scalars, "throughput/images_per_second": speed}
-            self._log.write(step.number, scalars)
-
-        return write
-
-    def _evaluating(self, parts, progress):
-        student = SourceEmbedder(parts.model.student, self._config.input_size)
+    def _evaluation(self, progress):
+        """Returns the function of a step that evaluates."""
+        parts, reports = self.parts, self.workdir.reports
+        student = SourceEmbedder(parts.model.backbone, self.config.input_size)
         # A teacher of which there is but a cache is asked of its own images alone.
         models = [
             Models(student, parts.teacher and parts.teacher.embedder_of(each.source))
             for each in parts.evaluations
         ]
-        line = TeacherLine(self._workdir.tensorboard, parts.steps)
+        line = TeacherLine(self.workdir.path, parts.steps)
 
         def report(number):
             with parts.model.averaged_weights():
                 results = [each(both) for each, both in zip(parts.evaluations, models)]
             scalars, of_teacher = {}, {}
             for result, both in zip(results, models):
-                result.write(self._workdir.reports)
+                result.write(reports)
                 scalars.update(result.scalars())
                 if both.teacher is not None:
                     of_teacher.update(result.scalars("teacher"))
@@ -155,51 +199,29 @@ class Record:
 
         def evaluate(step):
             progress.pause()
-            self._save(step.number, parts.model)
+            self._save(step.number)
             try:
-                is_best = self._best.offer(step.number, report(step.number))
+                is_best = self.best.offer(step.number, report(step.number))
             # Whatever is wrong with a report, the steps go on: they cost more.
             except Exception as error:
                 self.failure = f"The evaluation at step {step.number} failed: {error}"
-                logging.error("%s", self.failure, exc_info=not _is_plain(error))
+                # The words of these say enough without a traceback.
+                plain = isinstance(error, (OSError, ValueError))
+                logging.error("%s", self.failure, exc_info=not plain)
                 return
             self.failure = None
-            self._evaluated = step.number
+            self.evaluated = step.number
             self._saved_step = None
-            self._save(step.number, parts.model)
+            self._save(step.number)
             if is_best:
-                self._store.save_best(step.number)
+                self.store.save_best(step.number)
 
         return evaluate
 
-    def _save(self, number, model):
+    def _save(self, number):
         if number == self._saved_step:
             return
         self._log.flush()
-        metadata = {"best": self._best.to_dict(), "evaluated": self._evaluated}
-        self._store.save(number, model.state(), metadata)
+        metadata = {"best": self.best.to_dict(), "evaluated": self.evaluated}
+        self.store.save(number, self.parts.model.state(), metadata)
         self._saved_step = number
-
-
-def is_pending(
-    config: TrainConfig, parts: Parts, step: int, evaluated: int | None
-) -> bool:
-    """Tells whether the evaluation that belongs to a restored step is missing.
-
-    Args:
-        config: Of the run.
-        parts: The run's parts.
-        step: Int: updates made so far.
-        evaluated: Int or None: the last step that was evaluated.
-    """
-    due = (
-        step == parts.steps
-        or config.evaluate_every
-        and step % config.evaluate_every == 0
-    )
-    return bool(parts.evaluations and step and due and evaluated != step)
-
-
-def _is_plain(error):
-    """Whether the words of an error say enough without a traceback."""
-    return isinstance(error, (OSError, ValueError))

@@ -7,72 +7,57 @@ that repeat a command and the table of the documentation are made from the field
 from __future__ import annotations
 
 import dataclasses
+import inspect
 from collections.abc import Callable
+from collections.abc import Iterable
 from typing import Any
+
+from ekd_tf import checks
+
+_BOOLS = {"true": True, "false": False, "1": True, "0": False}
 
 
 @dataclasses.dataclass(frozen=True)
 class Needs:
-    """What gives a setting its effect.
-
-    Attributes:
-        text: What it needs, as an option is written.
-        holds: Function of all settings: whether it is there.
-    """
+    """What gives a setting its effect, as an option, and whether it is there."""
 
     text: str
-    holds: Callable[[Any], bool]
+    holds: Callable[[Any], Any]
 
 
 def setting(
-    default,
+    default: Any,
     help: str,
     low: float | None = None,
-    high: float | None = None,
     choices: tuple[str, ...] = (),
     needs: Needs | None = None,
     free: bool = False,
-    shared: bool = False,
+    common: bool = False,
     repeated: bool = False,
-):
-    """Returns a field of a dataclass of settings.
-
-    Its annotation is `str`, `int`, `float`, `bool` or `tuple`, of strings, with
-    `| None` where it may be missing.
+) -> Any:
+    """Returns a field of settings: `str`, `int`, `float`, `bool` or `tuple`.
 
     Args:
         default: Its value where the flag is not given.
         help: Meaning and unit, for `--help` and the documentation.
         low: Least number that is taken, or None.
-        high: Largest number that is taken, or None.
         choices: Strings that are taken; empty for any.
         needs: What gives it its effect; None: it always has one.
         free: Whether it may differ when a run is resumed.
-        shared: Whether runs that are compared have it in common.
-        repeated: For a tuple: one flag for each item, instead of commas.
+        common: Whether runs that are compared have it in common.
+        repeated: For a tuple, of strings: one flag for each item, instead of commas.
     """
-    return dataclasses.field(
-        default=default,
-        metadata={
-            "help": help,
-            "low": low,
-            "high": high,
-            "choices": choices,
-            "needs": needs,
-            "free": free,
-            "shared": shared,
-            "repeated": repeated,
-        },
-    )
+    about = {**locals()}
+    return dataclasses.field(default=about.pop("default"), metadata=about)
 
 
 def marked(kind: type, mark: str) -> frozenset[str]:
-    """Returns the names of the settings that are `free`, `shared` or `repeated`."""
+    """Returns the names of the settings that are `free` or `common`."""
     fields = dataclasses.fields(kind)
     return frozenset(field.name for field in fields if field.metadata[mark])
 
 
-def idle_settings(settings) -> dict[str, str]:
+def idle_settings(settings: Any) -> dict[str, str]:
     """Returns the settings that were changed and have no effect -> what they need."""
     return {
         field.name: field.metadata["needs"].text
@@ -83,30 +68,24 @@ def idle_settings(settings) -> dict[str, str]:
     }
 
 
-def check_effects(settings) -> None:
+def check_effects(settings: Any) -> None:
     """Raises `ValueError` for the settings that `idle_settings` returns."""
-    idle = idle_settings(settings)
+    idle = [
+        f"`{as_option(name, getattr(settings, name))}` has no effect without {needs}"
+        for name, needs in idle_settings(settings).items()
+    ]
     if idle:
-        raise ValueError(
-            "; ".join(
-                f"`{as_option(name, getattr(settings, name))}` has no effect without "
-                f"{needs}"
-                for name, needs in idle.items()
-            )
-            + ". Leave it out"
-        )
+        raise ValueError("; ".join(idle) + ". Leave it out")
 
 
-def as_option(name: str, value) -> str:
+def as_option(name: str, value: Any) -> str:
     """Spells a setting as on a command line."""
     if isinstance(value, bool):
         return f"--{name}" if value else f"--no{name}"
-    if isinstance(value, tuple):
-        value = ",".join(value)
-    return f"--{name}={value}"
+    return f"--{name}={','.join(value) if isinstance(value, tuple) else value}"
 
 
-def as_arguments(settings) -> tuple[str, ...]:
+def as_arguments(settings: Any) -> tuple[str, ...]:
     """Returns the arguments of a command that give these settings."""
     arguments = []
     for field in dataclasses.fields(settings):
@@ -130,3 +109,58 @@ def table(kind: type) -> str:
         help = field.metadata["help"].replace("|", "\\|")
         rows.append(f"| `--{field.name}` | {shown} | {help} |")
     return "\n".join(rows) + "\n"
+
+
+def settings_of(make: Callable, without: Iterable[str] = ()) -> dict[str, object]:
+    """Returns the arguments of a class that have a default, but for some, by name."""
+    parameters = inspect.signature(make).parameters.values()
+    return {
+        parameter.name: parameter.default
+        for parameter in parameters
+        if parameter.default is not parameter.empty and parameter.name not in without
+    }
+
+
+def read_words(place: str, words: Iterable[str], settings: dict) -> dict[str, object]:
+    """Reads the `word=value` of `ekd:100%:temperature=0.05` as arguments of a class.
+
+    `place` is the flag and the name, for messages: `--distill=ekd`; `settings` are from
+    `settings_of`, and each value is of the type of the default. A value of several
+    numbers is written `0.1/0.01`.
+    """
+    arguments = {}
+    for word in words:
+        name, _, text = word.partition("=")
+        checks.check_choice(f"{place}:", name, tuple(settings))
+        if not text:
+            raise ValueError(f"`{place}:{name}` needs a value: {name}=VALUE")
+        arguments[name] = _read(f"{place}:{name}", text, settings[name])
+    return arguments
+
+
+def _read(name, text, default):
+    if isinstance(default, str):
+        return text
+    if isinstance(default, bool):
+        checks.check_choice(name, text, tuple(_BOOLS))
+        return _BOOLS[text]
+    if isinstance(default, (tuple, list)):
+        return tuple(number(name, part) for part in text.split("/"))
+    return integer(name, text) if isinstance(default, int) else number(name, text)
+
+
+def integer(name: str, text: str) -> int:
+    """Reads an integer, or raises a `ValueError` that names it."""
+    return _number(int, "an integer", name, text)
+
+
+def number(name: str, text: str) -> float:
+    """Reads a number, or raises a `ValueError` that names it."""
+    return _number(float, "a number", name, text)
+
+
+def _number(kind, wanted, name, text):
+    try:
+        return kind(text)
+    except ValueError:
+        raise ValueError(f"`{name}` must be {wanted}. Received: {text!r}") from None

@@ -1,7 +1,5 @@
 """The teacher of a run, of any format or none but its embeddings on disk.
 
-Row 4 of the architecture, between the evaluators, which open models, and the assembly.
-
 Whatever the format, the rows of a batch are those of the view the student sees: a
 teacher of another input size gets the same bytes decoded at its own size, with the
 same flip and the same draws of the augmentation; a cache has rows of image and mirror
@@ -10,7 +8,7 @@ image and knows of no other change.
 
 from __future__ import annotations
 
-import abc
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -20,44 +18,39 @@ from ekd_tf.data import Pipeline
 from ekd_tf.data import Source
 from ekd_tf.embedders import FrozenEmbedder
 from ekd_tf.embedders import TeacherCache
-from ekd_tf.evaluation import SourceEmbedder
+from ekd_tf.embedders import open_embedder
 from ekd_tf.evaluation.embed import add_views
 from ekd_tf.run.config import CACHE
-from ekd_tf.run.evaluators import open_embedder
 from ekd_tf.run.evaluators import source_embedder
 
 
-class RunTeacher(abc.ABC):
+class RunTeacher:
     """Where a run gets its teacher's embeddings from.
 
     Attributes:
-        spec: String, the teacher as the flag names it.
-        fingerprint: String, of the teacher.
-        input_size: Int, side of its images in pixels.
-        embedding_dim: Int.
         in_step: Function of images to embeddings that the step's graph calls, or None:
             batches bring the rows.
         centres: Float32 `(identities, dim)`, its class centres of the training labels,
             or None where nobody has computed them.
     """
 
-    spec: str
-    fingerprint: str
-    input_size: int
-    embedding_dim: int
     in_step: FrozenEmbedder | None = None
     centres: np.ndarray | None = None
 
-    @abc.abstractmethod
+    def __init__(self, model: Any):
+        self.fingerprint: str = model.fingerprint
+        self.input_size: int = model.input_size
+        self.embedding_dim: int = model.embedding_dim
+
     def image_size(self, student_size: int) -> int | None:
         """Returns the size at which the pipeline gives images for it, or None."""
+        return None
 
-    @abc.abstractmethod
     def attach(self, pipeline: Pipeline) -> tf.data.Dataset:
         """Returns the dataset of the pipeline with the rows, unless `in_step`."""
+        return pipeline.dataset
 
-    @abc.abstractmethod
-    def embedder_of(self, source: Source | None):
+    def embedder_of(self, source: Source | None) -> Any:
         """Returns what embeds a source, a `SourceEmbedder` or like it, or None."""
 
 
@@ -66,28 +59,22 @@ class OnlineTeacher(RunTeacher):
 
     Others leave TensorFlow and run in the input pipeline, one global batch at a time,
     ahead of the steps.
-
-    Args:
-        spec: As for `evaluators.open_embedder`.
     """
 
     def __init__(self, spec: str):
         model = open_embedder(spec)
-        self.spec = spec
-        self.fingerprint = model.fingerprint
-        self.input_size = model.input_size
-        self.embedding_dim = model.embedding_dim
+        super().__init__(model)
         self.in_step = model.traced()
         self._model = model
         # Frozen: what an evaluation asks for is embedded once and remembered.
         self._embedder = source_embedder(model)
 
-    def image_size(self, student_size):
+    def image_size(self, student_size: int) -> int | None:
         return None if self.input_size == student_size else self.input_size
 
-    def attach(self, pipeline):
+    def attach(self, pipeline: Pipeline) -> tf.data.Dataset:
         if self.in_step is not None:
-            return pipeline.dataset
+            return super().attach(pipeline)
 
         def embed(batch):
             batch = dict(batch)
@@ -96,48 +83,36 @@ class OnlineTeacher(RunTeacher):
 
         return _mapped(pipeline.dataset, embed)
 
-    def embedder_of(self, source) -> SourceEmbedder:
+    def embedder_of(self, source: Source | None) -> Any:
         return self._embedder
 
 
 class CachedTeacher(RunTeacher):
-    """A teacher that need not exist: its embeddings were written before.
+    """A teacher that need not exist: its embeddings of `--data` were written before.
 
-    Args:
-        folder: Written by `python -m ekd_tf.embed_teacher`, of all of `--data`.
-        train: The training images: those of the cache, or some identities of them.
-        flip: Whether the student sees mirror images.
-
-    Raises:
-        ValueError: It is no finished cache, of other images, or without the mirror
-            images the run needs.
+    The training images are those of the cache, or some identities of them.
     """
 
     def __init__(self, folder: str, train: Source, flip: bool):
         cache = TeacherCache(folder)
+        super().__init__(cache)
         cache.check_source(train)
         if flip and cache.rows.shape[1] < 2:
             raise ValueError(
                 f"`--teacher=cache:{folder}` has no rows of mirror images: train with "
                 "--noflip, or write a cache with --flip to another folder"
             )
-        self.spec = f"{CACHE}{folder}"
-        self.fingerprint = cache.fingerprint
-        self.input_size = cache.input_size
-        self.embedding_dim = cache.embedding_dim
         _, self._positions, identities = train.origin()
         self.centres = cache.centres[identities]
         self._cache = cache
+        self._folder = folder
 
-    def image_size(self, student_size):
-        return None
-
-    def attach(self, pipeline):
+    def attach(self, pipeline: Pipeline) -> tf.data.Dataset:
         if pipeline.augmented:
             logging.warning(
-                "The rows of %s are of the images and their mirror images: they do not "
-                "follow --augment.",
-                self.spec,
+                "The rows of cache:%s are of the images and their mirror images: they "
+                "do not follow --augment.",
+                self._folder,
             )
 
         def rows(image_ids, flipped):
@@ -150,17 +125,13 @@ class CachedTeacher(RunTeacher):
 
         return _mapped(pipeline.dataset, attach)
 
-    def embedder_of(self, source):
+    def embedder_of(self, source: Source | None) -> Any:
         known = source is not None and self._cache.has(source)
         return CachedEmbedder(self._cache) if known else None
 
 
 class CachedEmbedder:
-    """Gives the rows of a cache where a `SourceEmbedder` would compute them.
-
-    Args:
-        cache: `TeacherCache` of all the images it will be asked for.
-    """
+    """Gives the rows of a cache where a `SourceEmbedder` would compute them."""
 
     def __init__(self, cache: TeacherCache):
         self._cache = cache
@@ -169,23 +140,14 @@ class CachedEmbedder:
         """Returns float32 `(n, dim)`, rows of unit length in the source's order."""
         return self.some(source, np.arange(len(source)))
 
-    def some(self, source: Source, indices) -> np.ndarray:
+    def some(self, source: Source, indices: np.ndarray) -> np.ndarray:
         """Returns float32 `(k, dim)`, unit rows of the images at `indices`."""
         _, positions, _ = source.origin()
         return add_views(self._cache.rows[positions[indices]].astype(np.float32))
 
 
 def open_run_teacher(spec: str, train: Source, flip: bool) -> RunTeacher | None:
-    """Opens the teacher of a run; None for "none".
-
-    Args:
-        spec: `cache:DIR`, or as for `evaluators.open_embedder`.
-        train: The training images.
-        flip: Whether the student sees mirror images.
-
-    Raises:
-        ValueError: It cannot be opened or does not fit the images.
-    """
+    """Opens the teacher of a run: `cache:DIR`, "none", or as `open_embedder` does."""
     if spec == "none":
         return None
     if spec.startswith(CACHE):

@@ -1,21 +1,28 @@
-"""The folder of a run: what is where, and what the run was started with."""
+"""The folder of a run: what is where, what it was started with, and who holds it."""
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import fcntl
 import json
 import os
 import pathlib
+import socket
 import time
 from collections.abc import Collection
+from collections.abc import Iterator
 from typing import Any
 
 from absl import logging
 
-from ekd_tf.files.atomic import write_aside
+from ekd_tf.files.atomic import write_text
 from ekd_tf.files.outputs import make_folder
 from ekd_tf.run.provenance import package_commit
 
 _ABSENT = "not given"
+# File systems that know no locks; some network mounts are among them.
+_UNSUPPORTED = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 
 
 class Workdir:
@@ -25,17 +32,11 @@ class Workdir:
         path: The folder, made if it is not there.
         create: Whether to make it and prove that it can be written to. False, for
             reading another run, requires a `run.json` in it.
-
-    Raises:
-        ValueError: If `path` is a file, cannot be made, cannot be written to, or,
-            with `create=False`, is not the workdir of a run.
     """
 
     def __init__(self, path: str | os.PathLike, create: bool = True):
         self.path = pathlib.Path(path)
         self.checkpoints = self.path / "checkpoints"
-        # TensorBoard names a run by the folder its events are in.
-        self.tensorboard = self.path
         self.reports = self.path / "reports"
         self.run_file = self.path / "run.json"
         self.identities_file = self.path / "identities.json"
@@ -46,9 +47,6 @@ class Workdir:
             raise ValueError(
                 f"{path} is not the workdir of a run: it holds no {self.run_file.name}."
             )
-
-    def __fspath__(self) -> str:
-        return str(self.path)
 
     def record_run(
         self,
@@ -69,8 +67,7 @@ class Workdir:
             command: The command line, `sys.argv`.
             changed: What `check_same_run` returned.
             teacher: Fingerprint of the teacher.
-            data: The note of `run.data.RunData`. Its "identities", which may be many,
-                go to a file of their own.
+            data: The note of `RunData`; its "identities" go to a file of their own.
         """
         starts = self.read_run()["starts"] if self.run_file.exists() else []
         start = {
@@ -92,39 +89,19 @@ class Workdir:
         _write_json(self.run_file, run)
 
     def read_run(self) -> dict:
-        """Returns `run.json`: "flags", "seed" and "starts", the oldest first.
-
-        Raises:
-            ValueError: If the file cannot be read as that.
-        """
-        try:
-            run = json.loads(self.run_file.read_text(encoding="utf-8"))
-            if not {"flags", "seed", "starts"} <= run.keys():
-                raise ValueError("keys are missing")
-        except (OSError, ValueError, AttributeError) as error:
-            raise ValueError(
-                f"{self.run_file} does not describe a run ({error}). "
-                "Use another --workdir"
-            ) from error
+        """Returns `run.json`: "flags", "seed" and "starts", the oldest first."""
+        run = _read_json(self.run_file, "describe a run")
+        if not isinstance(run, dict) or not {"flags", "seed", "starts"} <= run.keys():
+            raise _unreadable(self.run_file, "describe a run", "keys are missing")
         return run
 
     def read_data(self) -> dict | None:
-        """Returns the `data` given to `record_run`; None for a run without.
-
-        Raises:
-            ValueError: A file cannot be read as that.
-        """
+        """Returns the `data` given to `record_run`; None for a run without."""
         data = self.read_run().get("data")
         if data is None:
             return None
-        try:
-            text = self.identities_file.read_text(encoding="utf-8")
-            return {**data, "identities": json.loads(text)}
-        except (OSError, ValueError) as error:
-            raise ValueError(
-                f"{self.identities_file} does not list the identities of the run "
-                f"({error}). Use another --workdir"
-            ) from error
+        path, what = self.identities_file, "list the identities of the run"
+        return {**data, "identities": _read_json(path, what)}
 
     def check_same_run(
         self, flags: dict, free: Collection[str] = (), force: bool = False
@@ -137,11 +114,7 @@ class Workdir:
             force: Continue all the same, with a warning.
 
         Returns:
-            The flags that were forced, name -> `[value then, value now]`; None for a
-            new workdir.
-
-        Raises:
-            ValueError: If any other flag differs; all are listed with both values.
+            The flags that were forced, name -> `[value then, value now]`, or None.
         """
         if not self.run_file.exists():
             return None
@@ -166,12 +139,7 @@ class Workdir:
         return changed
 
     def check_same_teacher(self, fingerprint: str | None, force: bool = False) -> None:
-        """Raises `ValueError` if the run was recorded with a teacher of other weights.
-
-        Args:
-            fingerprint: Of the teacher of this start, as given to `record_run`.
-            force: Continue all the same, with a warning.
-        """
+        """Raises `ValueError` for weights the run's teacher had not, unless forced."""
         was = self.read_run().get("teacher") if self.run_file.exists() else None
         if was is None or was == fingerprint:
             return
@@ -185,7 +153,51 @@ class Workdir:
             )
         logging.warning("%s.", text)
 
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Holds the workdir for this process, or says in a `ValueError` who does.
+
+        The lock belongs to the open file and not to what it says, so the operating
+        system frees it however the process ends, SIGKILL included, and neither the
+        clock nor the name of the host matters.
+        """
+        path = self.path / "lock"
+        # "a" keeps the holder's words; "w" would erase them before the lock is had.
+        with open(path, "a+", encoding="utf-8") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                file.seek(0)
+                holder = file.read().strip() or "another process"
+                raise ValueError(
+                    f"workdir {self.path} is in use by {holder}. Wait for that run to "
+                    "end, end it, or use another --workdir"
+                ) from None
+            except OSError as error:
+                if error.errno not in _UNSUPPORTED:
+                    raise
+                logging.warning(
+                    "%s cannot be locked (%s): make sure that no other run uses this "
+                    "workdir.",
+                    path,
+                    error.strerror,
+                )
+            file.truncate(0)
+            file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+            file.flush()
+            yield
+
 
 def _write_json(path, value):
-    text = json.dumps(value, indent=2, sort_keys=True) + "\n"
-    write_aside(path, lambda file: file.write(text.encode()))
+    write_text(path, json.dumps(value, indent=2, sort_keys=True) + "\n")
+
+
+def _read_json(path, what):
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise _unreadable(path, what, error) from error
+
+
+def _unreadable(path, what, reason):
+    return ValueError(f"{path} does not {what} ({reason}). Use another --workdir")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
+from contextlib import AbstractContextManager
+from contextlib import nullcontext
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -15,43 +17,42 @@ from ekd_tf.keras_compat import tf_variable
 from ekd_tf.ops.collective import num_replicas
 from ekd_tf.ops.collective import sum_over_replicas
 from ekd_tf.ops.numerics import l2_normalize
-from ekd_tf.training.keras_fit import StudentModel
+from ekd_tf.training.keras_fit import BackboneModel
 from ekd_tf.training.keras_fit import Untracked
 from ekd_tf.training.optimizers import averaged
 from ekd_tf.training.strategy import keep_order_of_sums
 from ekd_tf.training.update import GradientUpdate
-from ekd_tf.training.update import restore_unless
 
 
-class FaceClassifier(StudentModel):
+class FaceClassifier(BackboneModel):
     """Trains a backbone by margin softmax over the training identities.
 
     The margin loss sees the rows with `in_margin` = 1 and is their mean over the
     global batch, whatever the number of replicas.
 
+    Batches are dicts of `image` uint8 `(batch, height, width, 3)`, `label` int32,
+    `in_margin` float32 and `image_id` int32, the last three `(batch,)`.
+
     Args:
-        student: `keras.Model`, uint8 images `(batch, height, width, 3)` to raw
+        backbone: `keras.Model`, uint8 images `(batch, height, width, 3)` to raw
             embeddings `(batch, dim)`.
         head: `MarginHead`, or None for no margin loss.
         margin_weight: Float >= 0, weight of the margin loss.
         name: Name of the model.
-
-    Batches are dicts of `image` uint8 `(batch, height, width, 3)`, `label` int32,
-    `in_margin` float32 and `image_id` int32, the last three `(batch,)`.
     """
 
     def __init__(
         self,
-        student: keras.Model,
+        backbone: keras.Model,
         head: MarginHead | None = None,
         margin_weight: float = 1.0,
         name: str | None = None,
     ):
-        super().__init__(student, name=name)
+        super().__init__(backbone, name=name)
         self.head = head
         self.margin_weight = float(margin_weight)
         if head is not None and not head.built:
-            head.build((None, student.output_shape[-1]))
+            head.build((None, backbone.output_shape[-1]))
 
     def compile(
         self,
@@ -70,17 +71,12 @@ class FaceClassifier(StudentModel):
                 Lion may have a weight decay. SGD leaves classes a sampled head has
                 not drawn as they are; the others update all centres.
             weight_decay: Float >= 0, of kernels and of the head's centres; never of
-                BatchNorm, PReLU slopes or biases. SGD and Adam add it to the
-                gradient, as in torch; others: `ekd_tf.training.optimizers`. None: the
-                optimizer's own, else 5e-4.
+                BatchNorm, PReLU slopes or biases: see `GradientUpdate`.
             clip_norm: Float > 0 or None: largest global gradient norm.
             loss_scaling: "dynamic", "none" or "auto": dynamic where a layer of the
-                student computes in float16.
+                backbone computes in float16.
             **kwargs: Passed on to `keras.Model.compile`; no loss and no metrics, which
                 the model has of its own.
-
-        Raises:
-            ValueError: As `GradientUpdate`, or a loss or metrics are given.
         """
         for name in ("loss", "metrics", "weighted_metrics"):
             if kwargs.get(name) is not None:
@@ -89,15 +85,14 @@ class FaceClassifier(StudentModel):
                     f"`evaluate` verifies pairs. Received: {name}={kwargs[name]!r}"
                 )
         if loss_scaling == "auto":
-            layers = getattr(self.student, "layers", [self.student])
+            layers = getattr(self.backbone, "layers", [self.backbone])
             half = any(layer.compute_dtype == "float16" for layer in layers)
             loss_scaling = "dynamic" if half else "none"
         keep_order_of_sums()
         keras_compile(super().compile, optimizer=optimizer, **kwargs)
-        sampled = []
+        variables, sampled = self.trained_variables, []
         if self.head is not None and self.head.sample_rate < 1:
             sampled = [self.head.centers]
-        variables = self.trained_variables
         # Kept out of attribute tracking: its variables are checkpointed by name.
         self._update = Untracked(
             GradientUpdate(
@@ -113,8 +108,8 @@ class FaceClassifier(StudentModel):
 
     @property
     def trained_layers(self) -> dict[str, keras.layers.Layer]:
-        """The layers the run trains and checkpoints, by name."""
-        layers = {"student": self.student}
+        """The layers the run trains and checkpoints, by their names in checkpoints."""
+        layers = {"student": self.backbone}
         if self.head is not None:
             layers["head"] = self.head
         return layers
@@ -122,11 +117,8 @@ class FaceClassifier(StudentModel):
     @property
     def trained_variables(self) -> list:
         """The trainable variables of all `trained_layers`."""
-        return [
-            variable
-            for layer in self.trained_layers.values()
-            for variable in layer.trainable_variables
-        ]
+        layers = self.trained_layers.values()
+        return [variable for layer in layers for variable in layer.trainable_variables]
 
     def state(self) -> dict[str, tf.Variable]:
         """Returns everything a run must restore to go on: name to `tf.Variable`.
@@ -135,27 +127,26 @@ class FaceClassifier(StudentModel):
         and the loss scale.
         """
         state = {}
-        optimizer = self._update.value.optimizer
+        update = self._update.value
         for name, layer in self.trained_layers.items():
             for index, variable in enumerate(layer.variables):
                 # Names that Keras numbers by creation order would differ next time.
                 last = variable.name.split("/")[-1].split(":")[0]
                 state[f"{name}/{index:04d}/{last}"] = tf_variable(variable)
-        for index, variable in enumerate(optimizer_variables(optimizer)):
+        for index, variable in enumerate(optimizer_variables(update.optimizer)):
             state[f"optimizer/{index:04d}"] = tf_variable(variable)
-        for name, variable in self._update.value.state.items():
+        for name, variable in update.state.items():
             state[f"update/{name}"] = variable
         return state
 
-    def averaged_weights(self):
+    def averaged_weights(self) -> AbstractContextManager:
         """Returns a context in which evaluations and exports see averaged weights.
 
         They differ from those trained only under an optimizer that averages.
         """
         if self._update is None:
-            return contextlib.nullcontext()
-        update = self._update.value
-        return averaged(update.optimizer, update.variables)
+            return nullcontext()
+        return averaged(self._update.value.optimizer, self._update.value.variables)
 
     def train_step(self, batch: dict) -> dict[str, tf.Tensor]:
         """Makes one update and returns named float32 scalars of the global batch.
@@ -175,7 +166,7 @@ class FaceClassifier(StudentModel):
         variables = [tf_variable(variable) for variable in update.variables]
         with tf.GradientTape(watch_accessed_variables=False) as network:
             network.watch(variables)
-            embeddings = self.student(batch["image"], training=True)
+            embeddings = self.backbone(batch["image"], training=True)
             embeddings = tf.cast(embeddings, tf.float32)
         # Each loss by itself as far as the embeddings, where their gradients are
         # compared; then all at once through the network.
@@ -189,25 +180,28 @@ class FaceClassifier(StudentModel):
         }
         values, norms = _global_values(parts, {n: g[0] for n, g in gradients.items()})
         weights, watched = self.loss_weights(norms)
-        of_embeddings, *of_variables = _weighted_sum(
-            list(gradients.values()),
-            [update.scale_loss(weights[name]) for name in gradients],
-        )
+        scaled = {name: update.scale_loss(weight) for name, weight in weights.items()}
+        of_embeddings, *of_variables = [
+            _weighted_sum(dict(zip(gradients, of_source)), scaled)
+            for of_source in zip(*gradients.values())
+        ]
         of_network = network.gradient(embeddings, variables, of_embeddings)
         terms = {
             term: weights[name] * values[term]
             for name, of_loss in parts.items()
             for term in of_loss
         }
-        terms["loss"] = tf.add_n(list(terms.values()))
-        monitor.update(watched)
-        monitor.update(update.apply(_add_each(of_network, of_variables), terms["loss"]))
-        # NaN where, and only where, the update was skipped.
-        made = ~tf.math.is_nan(monitor["gradient_norm"])
-        restore_unless(made, state, before)
-        monitor["learning_rate"] = learning_rate
-        monitor["embedding/mean_cosine"] = _mean_cosine(embeddings)
-        return {"loss": terms["loss"], **terms, **monitor}
+        loss = tf.add_n(list(terms.values()))
+        total = [_sum(pair) for pair in zip(of_network, of_variables)]
+        return {
+            "loss": loss,
+            **terms,
+            **monitor,
+            **watched,
+            **update.apply(total, loss, state, before),
+            "learning_rate": learning_rate,
+            "embedding/mean_cosine": _mean_cosine(embeddings),
+        }
 
     def loss_parts(self, embeddings: tf.Tensor, batch: dict) -> tuple[dict, dict]:
         """Returns this replica's part of each loss term, and what to watch.
@@ -221,31 +215,25 @@ class FaceClassifier(StudentModel):
             scalars without the loss's weight; they sum over replicas to the terms
             of the global batch. Names to float32 scalars to watch, already global.
         """
-        parts = {}
-        if self.head is not None:
-            in_margin = batch["in_margin"]
-            rows = self.head.row_losses(embeddings, batch["label"], in_margin)
-            total = sum_over_replicas(tf.reduce_sum(in_margin))
-            mean = tf.math.divide_no_nan(tf.reduce_sum(rows * in_margin), total)
-            parts["margin"] = {"loss/margin": mean}
-        return parts, {}
+        if self.head is None:
+            return {}, {}
+        in_margin = batch["in_margin"]
+        rows = self.head.row_losses(embeddings, batch["label"], in_margin)
+        total = sum_over_replicas(tf.reduce_sum(in_margin))
+        mean = tf.math.divide_no_nan(tf.reduce_sum(rows * in_margin), total)
+        return {"margin": {"loss/margin": mean}}, {}
 
     def loss_weights(self, norms: dict) -> tuple[dict, dict]:
         """Returns the weight of each loss in this step, and what to watch of them.
 
-        Args:
-            norms: Dict of the names `loss_parts` gives to float32 scalars: norm of
-                the loss's gradient on the embeddings of the global batch, without
-                weight and loss scale. Not finite where the loss is not.
-
-        Returns:
-            Two dicts of names to float32 scalars, equal on all replicas.
+        `norms` are those of the losses' gradients on the embeddings of the global
+        batch, without weight and loss scale; not finite where the loss is not.
         """
         return {"margin": tf.constant(self.margin_weight)}, {}
 
 
 def _decays(variable):
-    """Whether coupled weight decay applies: kernels and class centres.
+    """Whether weight decay applies: kernels and class centres.
 
     BatchNorm's vectors, biases and PReLU slopes `(1, 1, channels)` have at most one
     dimension larger than one.
@@ -265,15 +253,11 @@ def _mean_cosine(embeddings):
     return tf.math.divide_no_nan(cosines, rows * (rows - 1.0))
 
 
-def _global_values(parts, gradients):
+def _global_values(parts: dict, gradients: dict) -> tuple[dict, dict]:
     """Sums over replicas, in one message, what each has of the global batch.
 
-    Args:
-        parts: From `loss_parts`.
-        gradients: Dict of the same names to gradients on this replica's embeddings.
-
-    Returns:
-        Dict of terms to their values, and dict of losses to norms of gradients.
+    Takes `parts` of `loss_parts`, and by the same names the gradients on this
+    replica's embeddings; returns terms by name, and norms of gradients by loss.
     """
     terms = {
         term: value for of_loss in parts.values() for term, value in of_loss.items()
@@ -285,41 +269,29 @@ def _global_values(parts, gradients):
     return dict(zip(terms, sums)), dict(zip(gradients, norms))
 
 
-def _square_norm(gradient) -> tf.Tensor:
+def _square_norm(gradient: Any) -> tf.Tensor:
     """Returns the squared length of a gradient as one vector, 0 for None."""
     if gradient is None:
         return tf.constant(0.0)
     return tf.reduce_sum(tf.cast(tf.convert_to_tensor(gradient), tf.float32) ** 2)
 
 
-def _weighted_sum(gradients: list, weights: list) -> list:
-    """Adds the gradients of several losses, one list each, source by source."""
-    return [
-        _add(
-            [
-                _scaled(weight, gradient)
-                for weight, gradient in zip(weights, of_source)
-                if gradient is not None
-            ]
-        )
-        for of_source in zip(*gradients)
-    ]
+def _weighted_sum(gradients: dict, weights: dict) -> Any:
+    """Adds the gradients of several losses on one source, each with its weight."""
+    weighted = []
+    for name, gradient in gradients.items():
+        if isinstance(gradient, tf.IndexedSlices):
+            values = weights[name] * gradient.values
+            gradient = tf.IndexedSlices(values, gradient.indices, gradient.dense_shape)
+        elif gradient is not None:
+            gradient = weights[name] * gradient
+        weighted.append(gradient)
+    return _sum(weighted)
 
 
-def _add_each(one: list, other: list) -> list:
-    """Adds two lists of gradients entry by entry; None counts as nothing."""
-    return [_add([g for g in pair if g is not None]) for pair in zip(one, other)]
-
-
-def _scaled(weight, gradient):
-    if isinstance(gradient, tf.IndexedSlices):
-        return tf.IndexedSlices(
-            weight * gradient.values, gradient.indices, gradient.dense_shape
-        )
-    return weight * gradient
-
-
-def _add(gradients):
+def _sum(gradients: Any) -> Any:
+    """Adds gradients, of which None counts as nothing; None if all are."""
+    gradients = [gradient for gradient in gradients if gradient is not None]
     if len(gradients) > 1:
         return tf.add_n([tf.convert_to_tensor(gradient) for gradient in gradients])
     return gradients[0] if gradients else None

@@ -29,6 +29,10 @@ class Distiller(FaceClassifier):
     loss's, in this step, both with their weights. Not finite where the margin loss has
     no gradient.
 
+    Batches are those of `FaceClassifier`; they may hold `teacher` float32
+    `(batch, teacher_dim)`, embeddings computed before, or `teacher_image` uint8, what
+    the teacher sees instead of `image`.
+
     Args:
         student: `keras.Model`, uint8 images to raw embeddings.
         teacher: Callable, uint8 images `(batch, height, width, 3)` to embeddings
@@ -36,13 +40,7 @@ class Distiller(FaceClassifier):
             in no checkpoint and no gradient. None: every batch brings its rows.
         losses: Dict of names to pairs `(DistillationLoss, weight)`; a weight is a
             float, or a `GradientShare` that follows the gradients.
-        head: As in `FaceClassifier`.
-        margin_weight: As in `FaceClassifier`.
-        name: Name of the model.
-
-    Batches are those of `FaceClassifier`; they may hold `teacher` float32
-    `(batch, teacher_dim)`, embeddings computed before, or `teacher_image` uint8, what
-    the teacher sees instead of `image`.
+        head: As in `FaceClassifier`, and so are `margin_weight` and `name`.
 
     Raises:
         ValueError: If `losses` is empty, or holds a `GradientShare` without a margin

@@ -52,15 +52,11 @@ class GradientShare(keras.layers.Layer):
         share: Float in (0, 10].
         momentum: Float in (0, 1]: what the newest step counts in the averages.
         max_growth: Float > 1: largest factor between the weights of two steps.
-        name: Name of the layer.
 
-    State:
-        margin_norm, norm: float32 scalars, the two averages. weight: float32 scalar,
-        in use. num_steps: float32 scalar, steps that counted. None is trainable; all
-        are saved with the run.
-
-    Raises:
-        ValueError: An argument outside its range.
+    State, float32 scalars that are saved with the run:
+        margin_norm, norm: The two averages.
+        weight: In use.
+        num_steps: Steps that counted.
     """
 
     def __init__(
@@ -92,9 +88,6 @@ class GradientShare(keras.layers.Layer):
             margin_norm: Float32 scalar: norm of the margin loss's gradient on the
                 embeddings of the global batch, equal on all replicas.
             norm: Float32 scalar: that of the loss's, without the weight.
-
-        Returns:
-            Float32 scalar >= 0, without gradient.
         """
         counts = tf.math.is_finite(margin_norm) & tf.math.is_finite(norm)
         counts &= (margin_norm > 0) & (norm > 0)

@@ -1,4 +1,4 @@
-"""What `keras.Model` offers, made right for a student trained beside a teacher.
+"""What `keras.Model` offers, made right for a backbone trained beside a teacher.
 
 `FaceClassifier` says what a step does; this says what `fit`, `evaluate` and `save` do
 with it.
@@ -6,7 +6,7 @@ with it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from typing import Any
 
 import keras
 import numpy as np
@@ -26,76 +26,58 @@ _BATCH_SIZE = 128
 
 
 class ShortProgress(keras.callbacks.ProgbarLogger):
-    """Keras' progress bar with a few of the scalars; other callbacks see them all.
+    """Keras' progress bar with the first five scalars of a step and of a validation.
 
-    `fit` shows this one unless it is given another. `keras.callbacks.TensorBoard` with
-    `update_freq=N` writes all of them every N steps.
-
-    Args:
-        names: What to show, of steps and, as `val_...`, of validations. None: the
-            first five of loss, its parts, ratios of gradients, norm of the gradient
-            and learning rate; and the first five of a validation.
+    `fit` shows it unless it is given another; other callbacks see all scalars.
     """
 
-    def __init__(self, names: Iterable[str] | None = None):
+    def __init__(self):
         super().__init__(**({} if IS_KERAS_3 else {"count_mode": "steps"}))
-        self.names = None if names is None else tuple(names)
 
-    def shown(self, logs: dict | None) -> dict | None:
-        """Returns the part of `logs` that is shown."""
-        if not logs:
-            return logs
-        names = self.names
-        if names is None:
-            ordered = [
-                name
-                for shown in _SHOWN
-                for name in logs
-                if name == shown or (shown[-1] == "/" and name.startswith(shown))
-            ]
-            names = ordered[:5] + [n for n in logs if n.startswith("val_")][:5]
-        return {name: logs[name] for name in names if name in logs}
+    def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
+        super().on_train_batch_end(batch, _shown(logs))
 
-    def on_train_batch_end(self, batch, logs=None):
-        super().on_train_batch_end(batch, self.shown(logs))
+    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
+        super().on_epoch_end(epoch, _shown(logs))
 
-    def on_epoch_end(self, epoch, logs=None):
-        super().on_epoch_end(epoch, self.shown(logs))
+
+def _shown(logs):
+    logs = logs or {}
+    names = [
+        name
+        for shown in _SHOWN
+        for name in logs
+        if name == shown or (shown[-1] == "/" and name.startswith(shown))
+    ]
+    names = names[:5] + [name for name in logs if name.startswith("val_")][:5]
+    return {name: logs[name] for name in names}
 
 
 class Untracked:
     """Hides an object from Keras' attribute tracking."""
 
-    def __init__(self, value):
+    def __init__(self, value: Any):
         self.value = value
 
 
-class StudentModel(keras.Model):
-    """A `keras.Model` around a student: what is fitted is more than what is saved.
+class BackboneModel(keras.Model):
+    """A `keras.Model` around a backbone: what is fitted is more than what is saved.
 
-    - `fit` takes a `Pipeline` or a `tf.data.Dataset` of the same batches, under any
-      strategy of one process.
-    - `evaluate`, and `validation_data` of `fit`, verify all pairs of labelled images.
-    - `predict` takes images or batches and returns the student's embeddings.
-    - `save` writes the student. `save_weights` and `load_weights` hold all that is
-      trained: student, head, losses with their state, optimizer and loss scale. The
-      teacher is in neither.
-
-    Args:
-        student: `keras.Model`, uint8 images to raw embeddings.
-        name: Name of the model.
+    `predict` takes images or batches and returns embeddings. `save_weights` and
+    `load_weights` hold all that is trained: backbone, head, losses with their state,
+    optimizer and loss scale. The teacher is in no file.
     """
 
-    def __init__(self, student: keras.Model, name: str | None = None):
+    def __init__(self, backbone: keras.Model, name: str | None = None):
         # The policy of this container decides nothing: the parts have their own. It
         # is float32 so that `compile` adds no second loss scaling.
         super().__init__(name=name, dtype="float32")
-        self.student = student
+        self.backbone = backbone
         # Every replica returns the scalars of the global batch. Keras would take the
         # mean of them, or in Keras 2 the sum.
         self.distribute_reduction_method = "first"
-        self._update = None
-        self._embedder = Untracked(Embedder(student))
+        self._update: Any = None
+        self._embedder = Untracked(Embedder(backbone))
         self.built = True
 
     def _maybe_symbolic_build(self, iterator=None, data_batch=None):
@@ -106,19 +88,19 @@ class StudentModel(keras.Model):
     def call(self, inputs: tf.Tensor | dict, training: bool = False) -> tf.Tensor:
         """Returns the raw embeddings, float32 `(batch, dim)`, of images or a batch."""
         images = inputs["image"] if isinstance(inputs, dict) else inputs
-        return self.student(images, training=training)
+        return self.backbone(images, training=training)
 
     def fit(
         self,
         x: Pipeline | tf.data.Dataset,
         *,
         steps_per_epoch: int | None = None,
-        validation_data=None,
+        validation_data: Any = None,
         callbacks: list | None = None,
-        verbose="auto",
+        verbose: Any = "auto",
         **kwargs,
     ) -> keras.callbacks.History:
-        """Trains as `keras.Model.fit` does.
+        """Trains as `keras.Model.fit` does, under any strategy of one process.
 
         Args:
             x: `Pipeline`, or dataset of its batches. Under a strategy the rows of a
@@ -127,12 +109,8 @@ class StudentModel(keras.Model):
                 every image; else the whole dataset.
             validation_data: What `evaluate` takes as `x`, after every epoch. Its
                 figures are logged as `val_...`.
-            callbacks: List of `keras.callbacks.Callback`, which see every scalar of
-                `train_step`; the progress bar shows five: `ShortProgress`.
-            verbose: As Keras has it, and so are **kwargs.
-
-        Returns:
-            `keras.callbacks.History`: of each epoch the last step's scalars.
+            callbacks: See every scalar of `train_step`, of which the progress bar shows
+                five. What else there is and is returned is Keras'.
 
         Raises:
             ValueError: A batch does not divide evenly, or an image cannot be read.
@@ -142,9 +120,8 @@ class StudentModel(keras.Model):
             x = pipeline.dataset
             steps_per_epoch = steps_per_epoch or pipeline.steps_per_epoch
         _check_divisible(x, self.distribute_strategy.num_replicas_in_sync)
-        if isinstance(x, tf.data.Dataset):
-            # Else Keras warns that it leaves the order to the dataset.
-            kwargs.setdefault("shuffle", False)
+        # Else Keras warns that it leaves the order to the dataset.
+        kwargs.setdefault("shuffle", False)
         count = _BatchCount()
         if not isinstance(callbacks, keras.callbacks.CallbackList):
             callbacks = [*(callbacks or []), count]
@@ -154,8 +131,7 @@ class StudentModel(keras.Model):
         if validation_data is not None:
             kwargs["validation_data"] = self._dataset_of(validation_data)
             if isinstance(validation_data, Pipeline):
-                steps = validation_data.steps_per_epoch
-                kwargs["validation_steps"] = kwargs.get("validation_steps") or steps
+                kwargs.setdefault("validation_steps", validation_data.steps_per_epoch)
         try:
             return super().fit(
                 x,
@@ -174,20 +150,20 @@ class StudentModel(keras.Model):
 
     def evaluate(
         self,
-        x,
-        y=None,
+        x: Any,
+        y: Any = None,
         *,
-        batch_size=None,
-        steps=None,
-        callbacks: list | None = None,
+        batch_size: int | None = None,
+        steps: int | None = None,
+        callbacks: Any = None,
         return_dict: bool = True,
         **kwargs,
     ) -> dict[str, float] | list[float]:
-        """Verifies all pairs of labelled images by the student as it is now.
+        """Verifies all pairs of labelled images by the backbone as it is now.
 
         The labels need not be those of the training: give images of identities that
-        the student was not trained on. An image counts once, its embedding being the
-        sum of its own and its mirror image's, as in `ekd_tf.evaluate`.
+        it was not trained on. An image counts once, its embedding being the sum of
+        its own and its mirror image's, as in `ekd_tf.evaluate`.
 
         Args:
             x: `Source`; `Pipeline` or dataset of batches with `image`, `label` and
@@ -196,17 +172,13 @@ class StudentModel(keras.Model):
             y: Integer labels `(n,)`, where `x` are images.
             batch_size: Int, images per forward pass of a `Source` or of images.
             steps: Int, batches. None: all; of a `Pipeline` without end an epoch.
-            callbacks: As Keras has it.
             return_dict: Whether to return names with the figures.
             **kwargs: What `keras.Model.fit` adds; ignored.
 
         Returns:
             Dict of `accuracy` (ten folds over drawn pairs), `auc`, `eer` and
             `tpr_at_fpr_1e-1` to `1e-4` of all pairs, as far as ten negative pairs
-            stand behind the FPR; without `return_dict` a list of the figures.
-
-        Raises:
-            ValueError: There are not ten pairs of one identity and of two to draw.
+            stand behind the FPR; or a list of these figures.
         """
         if steps is None and isinstance(x, Pipeline):
             steps = x.steps_per_epoch
@@ -227,30 +199,30 @@ class StudentModel(keras.Model):
 
         with self.averaged_weights():
             embeddings = self._embedder.value(images())
-        labels = np.concatenate(labels)
+        of_all = np.concatenate(labels)
         if image_ids:
             _, first = np.unique(np.concatenate(image_ids), return_index=True)
-            embeddings, labels = embeddings[first], labels[first]
-        scalars = verify_embeddings(embeddings, labels).scalars("")
+            embeddings, of_all = embeddings[first], of_all[first]
+        scalars = verify_embeddings(embeddings, of_all).scalars("")
         figures = {name.lstrip("/"): value for name, value in scalars.items()}
         callbacks.on_test_end(figures)
         return figures if return_dict else list(figures.values())
 
-    def save(self, filepath: str, overwrite: bool = True, **kwargs) -> None:
-        """Writes the student, as `keras.Model.save` does: what is deployed.
+    def save(self, filepath: Any, overwrite: bool = True, **kwargs) -> None:
+        """Writes the backbone, as `keras.Model.save` does: what is deployed.
 
         `keras.models.load_model` and every command of this package open the file.
         Head, losses and optimizer are in `save_weights`.
         """
         with self.averaged_weights():
-            self.student.save(filepath, overwrite=overwrite, **kwargs)
+            self.backbone.save(filepath, overwrite=overwrite, **kwargs)
 
-    def save_own_variables(self, store):
+    def save_own_variables(self, store: Any) -> None:
         """Adds the loss scale and the counts of steps to `save_weights`."""
         for name, variable in self._update_state().items():
             store[name] = variable.numpy()
 
-    def load_own_variables(self, store):
+    def load_own_variables(self, store: Any) -> None:
         """Reads what `save_own_variables` wrote, if the model is compiled."""
         for name, variable in self._update_state().items():
             variable.assign(store[name])
@@ -266,7 +238,7 @@ class StudentModel(keras.Model):
             x, y = x
         batch_size = batch_size or _BATCH_SIZE
         if isinstance(x, (Source, SyntheticFaces)):
-            return source_batches(x, self.student.input_shape[1], batch_size)
+            return source_batches(x, self.backbone.input_shape[1], batch_size)
         if y is not None:
             return tf.data.Dataset.from_tensor_slices((x, y)).batch(batch_size)
         if not isinstance(x, tf.data.Dataset):

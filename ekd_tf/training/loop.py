@@ -14,12 +14,11 @@ class Step:
     """An update that was just made, as hooks see it.
 
     Attributes:
-        number: Int: updates made so far, this one included.
+        number: Updates made so far, this one included.
         is_last: Whether the run ends with it.
-        scalars: Name -> scalar tensor, what `train_step` returned. Reading one waits
-            for the device.
-        batch: The batch it was made of: a dict of tensors, of per-replica values
-            under a strategy of several.
+        scalars: What `train_step` returned. Reading one waits for the device.
+        batch: What it was made of: tensors, or per-replica values under a strategy of
+            several.
     """
 
     number: int
@@ -46,28 +45,21 @@ class Hook:
 
 
 class Every(Hook):
-    """Does something after every so many steps, and after the last one.
-
-    Args:
-        steps: Int; 0 for after the last step only.
-        action: Called with the `Step`.
-    """
+    """Calls `action` after every so many steps (0: never), and after the last one."""
 
     def __init__(self, steps: int, action: Callable[[Step], None]):
         self.steps = steps
         self.action = action
 
-    def after_step(self, step):
+    def after_step(self, step: Step) -> None:
         if step.is_last or (self.steps and step.number % self.steps == 0):
             self.action(step)
 
 
 def compile_step(model: tf.keras.Model, strategy: tf.distribute.Strategy) -> Callable:
-    """Returns `step(batch) -> dict of scalars` as one traced function.
+    """Returns `step(batch) -> dict of scalars`, traced, of a compiled `FaceClassifier`.
 
-    Args:
-        model: A compiled `FaceClassifier` or `Distiller`.
-        strategy: The strategy in whose scope it was made.
+    `strategy` is the one in whose scope the model was made.
     """
 
     # Nothing in a step branches on tensors in Python: converting it costs seconds.
@@ -90,13 +82,13 @@ def run_steps(
     steps: int,
     hooks: Iterable[Hook],
 ) -> None:
-    """Trains from `start_step` steps made to `steps`.
+    """Trains from `start_step` updates made to `steps`.
 
     Args:
-        make_step: From `compile_step`: makes one update from a batch.
+        make_step: From `compile_step`.
         batches: Distributed batches, the first of which belongs to `start_step`.
-        start_step: Steps already made.
-        steps: Steps to have been made at the end.
+        start_step: Updates already made.
+        steps: Updates to have been made at the end.
         hooks: Called around every update, in this order.
     """
     batches, hooks = iter(batches), list(hooks)

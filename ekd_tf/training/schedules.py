@@ -46,20 +46,13 @@ class WarmupSchedule(keras.optimizers.schedules.LearningRateSchedule):
         return rate * tf.minimum(ramp, 1.0)
 
     def get_config(self) -> dict:
-        return {"base": self.base, "warmup_steps": self.warmup_steps}
-
-
-@register
-class ConstantSchedule(WarmupSchedule):
-    """The same learning rate at every step after the warm-up."""
-
-    def decay(self, step):
-        return tf.constant(self.base, tf.float32)
+        # What the constructors take is what the instances hold.
+        return dict(vars(self))
 
 
 @register
 class StepSchedule(WarmupSchedule):
-    """Multiplies the learning rate by `factor` at each boundary.
+    """Multiplies the learning rate by `factor` at each boundary; without any, constant.
 
     Args:
         base: Learning rate before the first boundary, > 0.
@@ -73,7 +66,7 @@ class StepSchedule(WarmupSchedule):
     def __init__(
         self,
         base: float,
-        boundaries: Sequence[int],
+        boundaries: Sequence[int] = (),
         factor: float = 0.1,
         warmup_steps: int = 0,
     ):
@@ -88,58 +81,36 @@ class StepSchedule(WarmupSchedule):
                 f"boundaries={self.boundaries}, warmup_steps={self.warmup_steps}"
             )
 
-    def decay(self, step):
+    def decay(self, step: tf.Tensor) -> tf.Tensor:
         # Computed in float64 by Python: 0.1 ** 3 in float32 steps is off by an ulp.
         rates = [self.base * self.factor**i for i in range(len(self.boundaries) + 1)]
-        passed = tf.reduce_sum(
-            tf.cast(step >= tf.constant(self.boundaries, tf.int64), tf.int32)
-        )
-        return tf.gather(tf.constant(rates, tf.float32), passed)
-
-    def get_config(self) -> dict:
-        return {
-            **super().get_config(),
-            "boundaries": self.boundaries,
-            "factor": self.factor,
-        }
+        passed = step >= tf.constant(self.boundaries, tf.int64)
+        return tf.gather(tf.constant(rates, tf.float32), tf.math.count_nonzero(passed))
 
 
 @register
 class CosineSchedule(WarmupSchedule):
-    r"""Half a cosine from `base` after the warm-up down to `end`.
+    r"""Half a cosine from `base` after the warm-up down to 0.
 
-    $$ \text{decay}(s) = e + \frac{b - e}{2} (1 + \cos \pi p), \quad
+    $$ \text{decay}(s) = \frac{b}{2} (1 + \cos \pi p), \quad
        p = \frac{s - W}{T - W} \text{ clipped to } [0, 1] $$
 
     Args:
         base: Learning rate `b` at the end of the warm-up, > 0.
         total_steps: Integer `T` > `warmup_steps`: length of the run in updates, the
-            warm-up included. Steps from `T` on keep `end`.
-        end: Float `e` in [0, base].
+            warm-up included.
         warmup_steps: Integer `W` >= 0, updates.
 
     Reference:
         Loshchilov & Hutter, 2017, arXiv:1608.03983, equation 5, without restarts.
     """
 
-    def __init__(
-        self, base: float, total_steps: int, end: float = 0.0, warmup_steps: int = 0
-    ):
+    def __init__(self, base: float, total_steps: int, warmup_steps: int = 0):
         super().__init__(base, warmup_steps)
-        check_range("end", end, low=0, high=base)
         check_range("total_steps", total_steps, low=self.warmup_steps, low_open=True)
         self.total_steps = int(total_steps)
-        self.end = float(end)
 
-    def decay(self, step):
+    def decay(self, step: tf.Tensor) -> tf.Tensor:
         span = self.total_steps - self.warmup_steps
         done = tf.cast(tf.clip_by_value(step - self.warmup_steps, 0, span), tf.float32)
-        cosine = tf.cos(math.pi * done / span)
-        return self.end + (self.base - self.end) * 0.5 * (1.0 + cosine)
-
-    def get_config(self) -> dict:
-        return {
-            **super().get_config(),
-            "total_steps": self.total_steps,
-            "end": self.end,
-        }
+        return self.base * 0.5 * (1.0 + tf.cos(math.pi * done / span))

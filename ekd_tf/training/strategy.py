@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+from typing import Any
 
 import tensorflow as tf
 from absl import logging
@@ -13,7 +14,6 @@ from tensorflow.core.protobuf import rewriter_config_pb2
 from tensorflow.python.eager import context
 
 from ekd_tf.checks import check_choice
-from ekd_tf.checks import check_positive
 
 # How TensorFlow reports that the other side of a connection is gone.
 _LOST = (
@@ -34,8 +34,7 @@ def grow_gpu_memory() -> None:
     """Lets TensorFlow take a GPU's memory as it needs it, not all of it at once.
 
     So that a teacher run by onnxruntime, or a second process, finds some too.
-    `TF_FORCE_GPU_ALLOW_GROWTH=false` in the environment undoes this. GPUs that
-    TensorFlow already uses stay as they are.
+    `TF_FORCE_GPU_ALLOW_GROWTH=false` in the environment undoes this.
     """
     for gpu in tf.config.list_physical_devices("GPU"):
         try:
@@ -55,16 +54,16 @@ def keep_order_of_sums() -> None:
     summands arrive, which is another each time. `enable_op_determinism` does not
     prevent it. Everything else the optimizer does stays.
     """
+    # `tf.config.optimizer` offers all of the optimizer's choices but this one. It acts
+    # on what is traced from now on, in the whole process.
+    running = context.context()
     config = config_pb2.ConfigProto()
-    if context.context()._config is not None:
-        config.CopyFrom(context.context()._config)
+    if running._config is not None:
+        config.CopyFrom(running._config)
     # The default, less the scheduling that reorders sums.
     config.graph_options.rewrite_options.memory_optimization = (
         rewriter_config_pb2.RewriterConfig.SWAPPING_HEURISTICS
     )
-    # `tf.config.optimizer` offers all of the optimizer's choices but this one. It acts
-    # on what is traced from now on, in the whole process.
-    running = context.context()
     running._config = config
     running.function_call_options = None
 
@@ -72,80 +71,50 @@ def keep_order_of_sums() -> None:
 def set_virtual_devices(count: int) -> None:
     """Splits the CPU into `count` logical devices, to try replicas without GPUs.
 
-    Args:
-        count: Int >= 1. 1 leaves the CPU as it is.
-
     Raises:
-        RuntimeError: If TensorFlow has already run something: the split can only be
-            made before.
+        RuntimeError: If TensorFlow has already run something.
     """
-    check_positive("num_virtual_devices", count)
-    if count == 1:
-        return
-    cpu = tf.config.list_physical_devices("CPU")[0]
-    tf.config.set_logical_device_configuration(
-        cpu, [tf.config.LogicalDeviceConfiguration()] * count
-    )
+    if count > 1:
+        cpu = tf.config.list_physical_devices("CPU")[0]
+        tf.config.set_logical_device_configuration(
+            cpu, [tf.config.LogicalDeviceConfiguration()] * count
+        )
 
 
-def _tf_config():
-    """Returns what TF_CONFIG says, {} where it is not set."""
+def _check_tf_config():
+    """Raises `ValueError` unless TF_CONFIG says all that TensorFlow reads of it."""
     text = os.environ.get("TF_CONFIG", "").strip("\ufeff \n\r\t")
     if not text:
-        return {}
-    # TensorFlow reads the variable itself.
+        raise ValueError(
+            "`--strategy=multi_worker` needs the addresses of all workers, and which "
+            f"one this is, in TF_CONFIG={_EXAMPLE}. For one machine use mirrored"
+        )
     os.environ["TF_CONFIG"] = text
     try:
         config = json.loads(text)
-    except ValueError as error:
-        raise _wrong_tf_config(text, str(error)) from None
-    cluster, task = (
-        config.get(word) if isinstance(config, dict) else None
-        for word in ("cluster", "task")
-    )
-    if not isinstance(cluster, dict) or not all(
-        isinstance(hosts, list) and hosts for hosts in cluster.values()
-    ):
-        raise _wrong_tf_config(text, "it holds no cluster")
-    if not isinstance(task, dict) or task.get("type") not in tuple(cluster):
-        raise _wrong_tf_config(text, "its task has no type of the cluster")
-    number = len(cluster[task["type"]])
-    if task.get("index") not in range(number):
-        raise _wrong_tf_config(
-            text, f"its task needs an index from 0 to {number - 1}, a number"
-        )
-    return config
-
-
-def _wrong_tf_config(text, reason):
-    return ValueError(
-        f"TF_CONFIG must be JSON like {_EXAMPLE}: {reason}. "
-        f"Received: TF_CONFIG={text[:200]}"
-    )
+        task = config["task"]
+        hosts = config["cluster"][task["type"]]
+        if not isinstance(hosts, list) or task["index"] not in range(len(hosts)):
+            raise ValueError("its task needs an index, a number, into a list of hosts")
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"TF_CONFIG must be JSON like {_EXAMPLE}: {error!r}. "
+            f"Received: TF_CONFIG={text[:200]}"
+        ) from None
 
 
 def make_strategy(name: str) -> tf.distribute.Strategy:
     """Returns the distribution strategy of a run.
 
-    Args:
-        name: "none" for one device; "mirrored" for one replica per GPU (or per
-            logical CPU on a machine without GPUs); "multi_worker" for the same on
-            every process that TF_CONFIG lists. It must be the first thing a process
-            asks of TensorFlow.
-
-    Raises:
-        ValueError: Another name, or a TF_CONFIG that is missing or malformed.
+    "none" is one device; "mirrored" one replica per GPU (or per logical CPU on a
+    machine without GPUs); "multi_worker" the same on every process that TF_CONFIG
+    lists, and the first thing a process asks of TensorFlow.
     """
     check_choice("strategy", name, STRATEGIES)
     if name == "none":
         return tf.distribute.get_strategy()
     if name == "multi_worker":
-        if not _tf_config():
-            raise ValueError(
-                "`--strategy=multi_worker` needs the addresses of all workers, and "
-                f"which one this is, in TF_CONFIG={_EXAMPLE}. For one machine use "
-                "mirrored"
-            )
+        _check_tf_config()
         return tf.distribute.MultiWorkerMirroredStrategy()
     kind = "GPU" if tf.config.list_logical_devices("GPU") else "CPU"
     devices = [device.name for device in tf.config.list_logical_devices(kind)]
@@ -153,13 +122,7 @@ def make_strategy(name: str) -> tf.distribute.Strategy:
 
 
 def check_divisible(general: int, balanced: int, replicas: int) -> None:
-    """Raises `ValueError` unless each replica can have the same mix of rows.
-
-    Args:
-        general: Random rows of the global batch.
-        balanced: Identity-balanced rows of it.
-        replicas: Number of replicas.
-    """
+    """Raises `ValueError` unless each replica can have the same mix of rows."""
     for name, rows in (("general", general), ("balanced", balanced)):
         if rows % replicas:
             raise ValueError(
@@ -197,16 +160,11 @@ def lost_worker(
     return "another worker" if "Collective ops is aborted" in error.message else None
 
 
-def distribute(strategy: tf.distribute.Strategy, dataset: tf.data.Dataset):
+def distribute(strategy: tf.distribute.Strategy, dataset: tf.data.Dataset) -> Any:
     """Divides global batches among replicas: replica r has the r-th part of rows.
 
-    Args:
-        strategy: From `make_strategy`.
-        dataset: `tf.data.Dataset` of dicts of tensors `(batch, ...)` of static batch
-            size, the same in every process.
-
-    Returns:
-        The dataset, or the distributed one when there are several replicas.
+    The dataset is of dicts of tensors `(batch, ...)` of static batch size, the same in
+    every process; one replica gets it as it is.
     """
     replicas = strategy.num_replicas_in_sync
     if replicas == 1:
@@ -216,11 +174,11 @@ def distribute(strategy: tf.distribute.Strategy, dataset: tf.data.Dataset):
         local = replicas // context.num_input_pipelines
         first = context.input_pipeline_id * local
 
-        def parts(batch):
-            def split(rows):
-                parts = tf.reshape(rows, [replicas, -1, *rows.shape[1:]])
-                return parts[first : first + local]
+        def split(rows):
+            parts = tf.reshape(rows, [replicas, -1, *rows.shape[1:]])
+            return parts[first : first + local]
 
+        def parts(batch):
             return tf.data.Dataset.from_tensor_slices(
                 tf.nest.map_structure(split, batch)
             )

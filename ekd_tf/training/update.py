@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from collections.abc import Sequence
+from typing import Any
+
 import keras
 import tensorflow as tf
 
@@ -17,9 +21,6 @@ from ekd_tf.ops.collective import own_rows
 from ekd_tf.training.optimizers import chosen_decay
 from ekd_tf.training.optimizers import decay_kind
 from ekd_tf.training.optimizers import set_lamb_decay
-from ekd_tf.training.optimizers import shrink
-
-LOSS_SCALINGS = ("none", "dynamic")
 
 # Below one a scale would only shrink gradients that overflow unscaled as well.
 MIN_LOSS_SCALE = 1.0
@@ -45,10 +46,8 @@ class GradientUpdate:
     2. divided by the loss scale and tested: if any entry is NaN or infinite, the
        whole step is skipped on all replicas;
     3. all are scaled by $\min(1, \text{clip\_norm} / \lVert g \rVert)$;
-    4. `decay_variables` decay, after clipping. SGD and Adam: `weight_decay * w` is
-       added to the gradient, as torch does it, so momentum acts on the decay too.
-       Optimizers of decoupled decay: `w -= learning_rate * weight_decay * w`. LAMB:
-       before its trust ratio. `ekd_tf.training.optimizers` lists which is which;
+    4. `decay_variables` decay, as `ekd_tf.training.optimizers` says. Decay that is
+       added to the gradient is so after clipping, and momentum acts on it too;
     5. the optimizer applies them.
 
     A skipped step leaves variables, the optimizer's slots and
@@ -57,8 +56,7 @@ class GradientUpdate:
     (never below 1); `growth_steps` good steps in a row double it.
 
     Create it under the strategy's scope. `scale_loss` and `apply` belong in a
-    replica context (`strategy.run`, or no strategy at all), eager or in a
-    `tf.function`.
+    replica context, eager or in a `tf.function`.
 
     Args:
         optimizer: Keras optimizer with no clipping, averaging, accumulation or loss
@@ -67,7 +65,7 @@ class GradientUpdate:
         variables: Trainable variables, without repetition.
         weight_decay: Float >= 0: coefficient of the decay, as in torch. None: that of
             an optimizer of decoupled decay which has one, else 5e-4.
-        decay_variables: The members of `variables` that decay. None: no member.
+        decay_variables: The members of `variables` that decay.
         clip_norm: Float > 0: largest global norm, or None for no clipping.
         loss_scaling: "none" or "dynamic".
         initial_scale: Float >= 1: first loss scale under "dynamic".
@@ -79,7 +77,7 @@ class GradientUpdate:
             does. That is the choice of Partial FC (An et al., 2022, arXiv:2203.15565;
             insightface `partial_fc.py`); a dense update would let every row drift on
             with old momentum and decay. Any other optimizer, and any other variable,
-            has sparse gradients made dense. None: no member.
+            has sparse gradients made dense.
 
     State:
         loss_scale: Float32 scalar, 1 under "none".
@@ -88,29 +86,27 @@ class GradientUpdate:
         skipped_steps: Int64 scalar: steps skipped in the whole run.
 
     Raises:
-        ValueError: On an argument outside its range, a decay variable that is not
-            among `variables`, or an optimizer that decays or clips by itself.
+        ValueError: An argument is outside its range, or the optimizer decays or clips
+            by itself.
     """
 
     def __init__(
         self,
-        optimizer,
-        variables,
+        optimizer: Any,
+        variables: Iterable,
         weight_decay: float | None = None,
-        decay_variables=None,
+        decay_variables: Iterable = (),
         clip_norm: float | None = None,
         loss_scaling: str = "none",
         initial_scale: float = 2.0**15,
         growth_steps: int = 2000,
-        sampled_variables=None,
+        sampled_variables: Iterable = (),
     ):
         weight_decay = chosen_decay(optimizer, weight_decay)
         check_range("weight_decay", weight_decay, low=0)
         if clip_norm is not None:
             check_positive("clip_norm", clip_norm)
-        check_choice("loss_scaling", loss_scaling, LOSS_SCALINGS)
-        check_range("initial_scale", initial_scale, low=MIN_LOSS_SCALE)
-        check_positive("growth_steps", growth_steps)
+        check_choice("loss_scaling", loss_scaling, ("none", "dynamic"))
         _check_plain(optimizer)
         self.optimizer = optimizer
         self.variables = list(variables)
@@ -118,13 +114,10 @@ class GradientUpdate:
         self.clip_norm = clip_norm
         self.loss_scaling = loss_scaling
         self.growth_steps = growth_steps
-        self._decays = _membership(
-            "decay_variables", decay_variables or [], self.variables
-        )
-        self._sampled = _membership(
-            "sampled_variables", sampled_variables or [], self.variables
-        )
-        if not _updates_rows(optimizer):
+        self._decays = self._are_among(decay_variables)
+        self._sampled = self._are_among(sampled_variables)
+        # The only optimizer `_update_rows` knows.
+        if type(optimizer) is not keras.optimizers.SGD:
             self._sampled = [False] * len(self.variables)
         self._decay_kind = decay_kind(optimizer)
         if self._decay_kind == "lamb":
@@ -144,35 +137,46 @@ class GradientUpdate:
             "skipped_steps": self._skipped_steps,
         }
 
-    def scale_loss(self, loss):
+    def scale_loss(self, loss: tf.Tensor) -> tf.Tensor:
         """Returns the loss to differentiate, float32: `loss * loss_scale`."""
         return tf.cast(loss, tf.float32) * self._scale
 
-    def apply(self, gradients, loss=0.0) -> dict[str, tf.Tensor]:
+    def apply(
+        self,
+        gradients: Sequence,
+        loss: tf.Tensor | float = 0.0,
+        state: Sequence[tf.Variable] = (),
+        before: Sequence[tf.Tensor] = (),
+    ) -> dict[str, tf.Tensor]:
         """Makes the step, or skips it.
 
         Args:
-            gradients: List of this replica's gradients of the scaled loss, in the
-                order of `variables`, of any float dtype, dense or sparse.
+            gradients: This replica's gradients of the scaled loss, in the order of
+                `variables`, of any float dtype, dense or sparse.
             loss: Float scalar, the global batch's loss, equal on all replicas. The
                 step is skipped, too, where it is not finite.
+            state: Variables that are not trained and move in the forward pass, before
+                anyone knows whether the step is good: BatchNorm's averages, the
+                losses' thresholds.
+            before: Their values before that, given back to them by a skipped step.
 
         Returns:
             Float32 scalars, equal on all replicas: `gradient_norm`: global norm
-            before clipping and decay, not finite if the step was skipped;
+            before clipping and decay, NaN if, and only if, the step was skipped;
             `loss_scale`: the scale this step was made with; `skipped_steps`: the
             run's count, this step included.
-
-        Raises:
-            ValueError: If a gradient is None, or their number is wrong.
-            RuntimeError: If called in a cross-replica context.
         """
         replica = tf.distribute.get_replica_context()
         if replica is None:
             raise RuntimeError("`apply` must run in a replica context: strategy.run.")
-        self._check_gradients(gradients)
-        # Float16 sums overflow from 65,504 on, so the cast comes before the sum.
+        names = [v.name for g, v in zip(gradients, self.variables) if g is None]
+        if names:
+            raise ValueError(
+                "Every variable must have a gradient. The loss does not depend on: "
+                + ", ".join(names)
+            )
         gradients, rows = _split_rows(gradients, self._sampled)
+        # Float16 sums overflow from 65,504 on, so the cast comes before the sum.
         gradients = [tf.cast(gradient, tf.float32) for gradient in gradients]
         gradients = replica.all_reduce(tf.distribute.ReduceOp.SUM, gradients)
         scale = tf.convert_to_tensor(self._scale)
@@ -185,38 +189,47 @@ class GradientUpdate:
         if self.clip_norm is not None:
             factor = self.clip_norm / tf.maximum(norm, self.clip_norm)
             gradients = [gradient * factor for gradient in gradients]
-        if self._decay_kind == "coupled":
+        if self._decay_kind == "coupled" and self.weight_decay:
             gradients = self._decayed(gradients, rows)
-        skipped = replica.merge_call(self._apply_if, args=(finite, gradients, rows))
+
+        def merge(strategy, *values):
+            return self._apply_if(strategy, state, *values)
+
+        skipped = replica.merge_call(
+            merge, args=(finite, gradients, rows, list(before))
+        )
         return {
             "gradient_norm": tf.where(finite, norm, float("nan")),
             "loss_scale": scale,
             "skipped_steps": skipped,
         }
 
+    def _are_among(self, chosen):
+        """Returns one bool per variable: whether it is among those chosen."""
+        chosen = {tf_variable(variable).ref() for variable in chosen}
+        return [tf_variable(variable).ref() in chosen for variable in self.variables]
+
     def _decayed(self, gradients, rows):
         decayed = list(gradients)
         for position, variable in enumerate(map(tf_variable, self.variables)):
-            if self._decays[position] and self.weight_decay:
+            if self._decays[position]:
                 weights = variable
                 if position in rows:
                     weights = own_rows(variable, rows[position])
-                weights = tf.cast(weights, tf.float32)
-                decayed[position] += self.weight_decay * weights
+                decayed[position] += self.weight_decay * tf.cast(weights, tf.float32)
         return decayed
 
-    def _apply_if(self, strategy, finite, gradients, rows):
+    def _apply_if(self, strategy, state, finite, gradients, rows, before):
         """Runs in the cross-replica context: returns the count of skipped steps."""
         # All replicas hold the same sum, hence the same answer.
         finite = strategy.experimental_local_results(finite)[0]
 
-        # The branch stands here because the optimizer merges replicas itself, which
-        # is not possible in a branch taken within a replica.
+        # The branches stand here because the optimizer, and assigning to a mean over
+        # replicas, merge replicas themselves, which is not possible in a branch taken
+        # within a replica.
         def make_step():
             if self._decay_kind == "decoupled" and self.weight_decay:
-                decaying = [v for v, d in zip(self.variables, self._decays) if d]
-                rate = current_learning_rate(self.optimizer)
-                shrink(strategy, decaying, rate * self.weight_decay)
+                self._shrink(strategy)
             for position in rows:
                 _update_rows(
                     strategy,
@@ -228,7 +241,15 @@ class GradientUpdate:
             strategy.run(self._apply_in_replica, args=(gradients, rows))
             return True
 
-        tf.cond(finite, make_step, lambda: False)
+        def assign(values):
+            for variable, value in zip(state, values):
+                variable.assign(value)
+
+        def restore():
+            strategy.run(assign, args=(before,))
+            return False
+
+        tf.cond(finite, make_step, restore)
         good = tf.where(finite, self._good_steps.read_value() + 1, 0)
         if self.loss_scaling == "dynamic":
             scale = self._scale.read_value()
@@ -242,6 +263,18 @@ class GradientUpdate:
         self._skipped_steps.assign(skipped)
         return tf.cast(skipped, tf.float32)
 
+    def _shrink(self, strategy):
+        """Makes what decays smaller by rate times coefficient times itself."""
+        factor = current_learning_rate(self.optimizer) * self.weight_decay
+        for variable, decays in zip(self.variables, self._decays):
+            if decays:
+                strategy.extended.update(
+                    tf_variable(variable),
+                    lambda v, f: v.assign_sub(tf.cast(f, v.dtype) * v),
+                    args=(factor,),
+                    group=False,
+                )
+
     @tf.autograph.experimental.do_not_convert
     def _apply_in_replica(self, gradients, rows):
         dense = [i for i in range(len(gradients)) if i not in rows]
@@ -252,51 +285,6 @@ class GradientUpdate:
         ]
         apply_reduced_gradients(self.optimizer, gradients, variables)
 
-    def _check_gradients(self, gradients):
-        if len(gradients) != len(self.variables):
-            raise ValueError(
-                f"`gradients` must be one per variable ({len(self.variables)}). "
-                f"Received: {len(gradients)}"
-            )
-        names = [v.name for g, v in zip(gradients, self.variables) if g is None]
-        if names:
-            raise ValueError(
-                "Every variable must have a gradient. The loss does not depend on: "
-                + ", ".join(names)
-            )
-
-
-def restore_unless(finite: tf.Tensor, variables: list, values: list) -> None:
-    """Gives variables their old values back where a step is not finite.
-
-    BatchNorm's averages and the losses' thresholds move in the forward pass, before
-    anyone knows whether the step is good: one NaN would stay in them for good. Called
-    in a replica context.
-
-    Args:
-        finite: Bool scalar, equal on all replicas.
-        variables: `tf.Variable`s that are not trained.
-        values: Their values before the forward pass, in the same order.
-    """
-
-    def assign(values):
-        for variable, value in zip(variables, values):
-            variable.assign(value)
-
-    # In the cross-replica context, because assigning may itself merge replicas, which
-    # is not possible in a branch taken within one.
-    def restore_if_bad(strategy, finite, values):
-        def restore():
-            strategy.run(assign, args=(values,))
-            return True
-
-        finite = strategy.experimental_local_results(finite)[0]
-        tf.cond(finite, lambda: False, restore)
-
-    tf.distribute.get_replica_context().merge_call(
-        restore_if_bad, args=(finite, values)
-    )
-
 
 def _state(name, value, dtype):
     return tf.Variable(
@@ -306,21 +294,6 @@ def _state(name, value, dtype):
         name=name,
         aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA,
     )
-
-
-def _membership(argument, chosen, variables):
-    """Returns one bool per variable: whether it is among `chosen`."""
-    keys = [tf_variable(variable).ref() for variable in variables]
-    if len(set(keys)) < len(keys):
-        raise ValueError("`variables` must not contain a variable twice.")
-    unknown = [v.name for v in chosen if tf_variable(v).ref() not in keys]
-    if unknown:
-        raise ValueError(
-            f"`{argument}` must be among `variables`. Received besides: "
-            + ", ".join(unknown)
-        )
-    chosen = {tf_variable(variable).ref() for variable in chosen}
-    return [key in chosen for key in keys]
 
 
 def _check_plain(optimizer):
@@ -335,12 +308,7 @@ def _check_plain(optimizer):
             )
 
 
-def _updates_rows(optimizer) -> bool:
-    """Whether the optimizer is one `_update_rows` knows."""
-    return type(optimizer) is keras.optimizers.SGD
-
-
-def _split_rows(gradients: list, sampled: list[bool]) -> tuple[list, dict]:
+def _split_rows(gradients, sampled):
     """Returns gradients as tensors, and by position the rows of sampled ones."""
     tensors, rows = [], {}
     for position, (gradient, is_sampled) in enumerate(zip(gradients, sampled)):
@@ -351,15 +319,14 @@ def _split_rows(gradients: list, sampled: list[bool]) -> tuple[list, dict]:
     return tensors, rows
 
 
-def _update_rows(strategy, optimizer, variable, gradient, rows) -> None:
+def _update_rows(strategy, optimizer, variable, gradient, rows):
     """Makes an SGD step on some rows of a variable and its momentum, uncounted."""
     rate = current_learning_rate(optimizer)
     momentum = sgd_momentum(optimizer, variable)
     slots = () if momentum is None else (momentum,)
 
     def update(target, gradient, rows, rate, *slots):
-        gradient = tf.cast(gradient, target.dtype)
-        change = -tf.cast(rate, target.dtype) * gradient
+        change = -tf.cast(rate, target.dtype) * tf.cast(gradient, target.dtype)
         for slot in slots:
             moved = optimizer.momentum * tf.gather(slot, rows) + change
             slot.scatter_update(tf.IndexedSlices(moved, rows))

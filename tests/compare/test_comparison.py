@@ -91,13 +91,6 @@ def test_tables_written_out(comparison):
     ]
 
 
-def test_without_a_teacher_there_is_no_table_of_shares(comparison):
-    alone = Comparison("faces", comparison.methods)
-    assert alone.closed_table() is None
-    assert "teacher" not in alone.to_table()
-    assert "teacher" not in alone.curves() and "teacher" not in alone.to_dict()
-
-
 def test_an_fpr_no_run_could_measure_is_left_out():
     runs = {0: run(0.7, 0.3, None), 1: run(0.8, 0.4, None)}
     comparison = Comparison("faces", {"alone": runs}, {0: run(1.0, 0.9, None)})
@@ -137,14 +130,6 @@ def test_figures_of_a_run_survive_json(rng):
     assert RunFigures.from_dict(json.loads(json.dumps(found.to_dict()))) == found
 
 
-def test_report_is_json(comparison):
-    report = json.loads(json.dumps(comparison.to_dict()))
-    assert list(report) == ["teacher", "alone", "cosine", "gone"]
-    assert report["cosine"]["closed"]["1e-2"]["values"] == pytest.approx([0.5, 0.25])
-    assert report["cosine"]["tpr"]["1e-3"]["mean"] == pytest.approx(0.2)
-    assert report["gone"]["accuracy"] is None and report["gone"]["curve"] == []
-
-
 @pytest.fixture(scope="module")
 def evaluations():
     source = SyntheticFaces(identities=5, images_per_identity=4, size=32)
@@ -178,11 +163,3 @@ def test_figures_are_computed_once_per_model_and_set(evaluations, tmp_path):
     assert list(both["two"].tpr) == [0.2]
     kept_figures(path, "b", opener, evaluations[:1])
     assert opener.times == 3 and len(json.loads(path.read_text())) == 3
-
-
-def test_models_whose_embeddings_are_not_finite_are_refused(evaluations, tmp_path):
-    def broken():
-        return SourceEmbedder(lambda images: tf.fill([len(images), 4], np.nan), 32)
-
-    with pytest.raises(ValueError, match="finite"):
-        kept_figures(tmp_path / "kept.json", "a", broken, evaluations)

@@ -72,11 +72,6 @@ def test_without_a_teacher_no_share_is_shown(tmp_path):
     assert not (tmp_path / "faces_closed.png").exists()
 
 
-def test_nothing_finished_is_a_report_too(tmp_path):
-    text = write_comparison(tmp_path, [], [summary("alone", "not finished")], {})
-    assert "| alone  |    3 | not finished |" in text
-
-
 @pytest.mark.parametrize("plot", [plot_tpr_bars, plot_closed])
 def test_pictures_are_drawn_and_written(plot, tmp_path):
     # A collapsed method, and one without a run.

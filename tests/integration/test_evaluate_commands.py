@@ -163,13 +163,6 @@ def test_a_calibration_that_cannot_be_is_refused_before_any_figure(
     assert words in done.stderr and "Traceback" not in done.stderr
 
 
-def test_a_mistake_ends_in_one_line_and_no_traceback():
-    done = run("evaluate", "--model=none.keras")
-    assert done.returncode == 1
-    assert "none.keras is not a run" in done.stderr
-    assert "Traceback" not in done.stderr
-
-
 def test_an_unreadable_image_ends_in_one_line_with_its_path(folder, tmp_path):
     (tmp_path / "bad.jpg").write_text("no image")
     done = run(

@@ -3,13 +3,13 @@
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
 
 import numpy as np
 import pytest
+from replicas import free_ports
 
 from ekd_tf.embedders import load_embedder
 from ekd_tf.run.child import RESUME_STATUS
@@ -27,16 +27,6 @@ ARGUMENTS = [
     "--learning_rate=0.02",
     "--log_every=1",
 ]
-
-
-def free_ports(count):
-    sockets = [socket.socket() for _ in range(count)]
-    for each in sockets:
-        each.bind(("localhost", 0))
-    ports = [each.getsockname()[1] for each in sockets]
-    for each in sockets:
-        each.close()
-    return ports
 
 
 def start(workdir, extra, config=None):

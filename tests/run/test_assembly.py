@@ -78,11 +78,6 @@ def test_a_share_needs_a_margin_loss(teacher, without):
         build(teacher=teacher, distill="ekd:30%", **{without: value})
 
 
-def test_rejects_a_batch_that_replicas_cannot_share(four_replicas):
-    with pytest.raises(ValueError, match="9 general rows for 4 replicas"):
-        build(four_replicas, general_batch=9)
-
-
 def test_a_teacher_makes_the_difference_between_the_models(teacher):
     alone = build()
     assert type(alone.model) is FaceClassifier and alone.teacher is None

@@ -8,8 +8,8 @@ import pytest
 from ekd_tf.files.user_text import open_text
 from ekd_tf.run import settings
 from ekd_tf.run.command import parse
+from ekd_tf.run.config import COMMON
 from ekd_tf.run.config import FREE
-from ekd_tf.run.config import SHARED
 from ekd_tf.run.config import TrainConfig
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -97,7 +97,7 @@ def test_arguments_and_record_give_the_settings_back():
 def test_every_setting_says_what_it_is():
     for field in dataclasses.fields(TrainConfig):
         assert field.metadata["help"].endswith("."), field.name
-    assert {"steps", "augment", "lr_milestones", "workdir"} <= SHARED
+    assert {"steps", "augment", "lr_milestones", "workdir"} <= COMMON
     assert {"workdir", "log_every", "max_checkpoints", "strategy"} <= FREE
     assert not {"steps", "distill", "teacher", "learning_rate"} & FREE
 

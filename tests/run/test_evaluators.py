@@ -5,37 +5,13 @@ import re
 import numpy as np
 import pytest
 import tensorflow as tf
-from toys import backbone
 
 from ekd_tf.data import FolderFaces
 from ekd_tf.data import SyntheticFaces
-from ekd_tf.embedders import KerasEmbedder
-from ekd_tf.embedders import SavedModelEmbedder
+from ekd_tf.embedders import file_of_model
+from ekd_tf.embedders import open_embedder
+from ekd_tf.embedders import split_model
 from ekd_tf.run import evaluators
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    path = tmp_path_factory.mktemp("model") / "m.keras"
-    made = backbone(dim=4)
-    made.save(path)
-    return path, made
-
-
-def test_opens_a_keras_file(model):
-    assert isinstance(evaluators.open_embedder(str(model[0])), KerasEmbedder)
-
-
-def test_opens_a_saved_model(model, tmp_path):
-    module = tf.Module()
-    module.call = tf.function(
-        lambda x: {"embedding": tf.reshape(tf.cast(x, tf.float32), [-1, 48])},
-        [tf.TensorSpec((None, 4, 4, 3), tf.float32)],
-    )
-    tf.saved_model.save(module, str(tmp_path), signatures=module.call)
-    opened = evaluators.open_embedder(f"{tmp_path}@-1..1")
-    assert isinstance(opened, SavedModelEmbedder)
-    np.testing.assert_array_equal(opened(np.zeros((1, 4, 4, 3), np.uint8)), -1)
 
 
 @pytest.mark.parametrize(
@@ -48,7 +24,7 @@ def test_opens_a_saved_model(model, tmp_path):
     ],
 )
 def test_range_and_colours_stand_behind_the_path(spec, path, pixels):
-    assert evaluators.split_model(spec) == (pathlib.Path(path), pixels)
+    assert split_model(spec) == (pathlib.Path(path), pixels)
 
 
 @pytest.mark.parametrize(
@@ -68,7 +44,7 @@ def test_a_model_that_takes_fewer_images_than_it_says_is_refused(
     module.call = tf.function(embed, [spec])
     tf.saved_model.save(module, str(tmp_path), signatures=module.call)
     with pytest.raises(ValueError, match=re.escape(words)) as caught:
-        evaluators.open_embedder(str(tmp_path))
+        open_embedder(str(tmp_path))
     assert str(caught.value).startswith(f"{tmp_path} cannot be loaded: ")
     assert "\n" not in str(caught.value)
 
@@ -116,7 +92,7 @@ def test_says_what_is_wrong_with_a_model(spec, message):
     if "onnx" in spec:
         pytest.importorskip("onnxruntime", reason="needs the extra onnx")
     with pytest.raises(ValueError, match=message):
-        evaluators.open_embedder(spec)
+        open_embedder(spec)
 
 
 def test_knows_the_file_behind_a_model(tmp_path):
@@ -130,25 +106,7 @@ def test_knows_the_file_behind_a_model(tmp_path):
         ("insightface_r50:a/b.pt@bgr", pathlib.Path("a/b.pt")),
         ("insightface_r50:a@b.pt", pathlib.Path("a@b.pt")),
     ):
-        assert evaluators.file_of_model(str(spec)) == file
-
-
-def test_embeds_sources_once_where_there_is_a_cache(model, tmp_path):
-    source = SyntheticFaces(identities=2, images_per_identity=2, size=32)
-    embed = evaluators.make_source_embedder(
-        str(model[0]), cache=evaluators.make_cache(tmp_path)
-    )
-    rows = embed(source)
-    assert rows.shape == (4, 4)
-    (path,) = tmp_path.glob("*.f32")
-    written = path.stat().st_mtime_ns
-    np.testing.assert_array_equal(embed(source), rows)
-    assert path.stat().st_mtime_ns == written
-
-
-def test_none_is_none():
-    assert evaluators.make_source_embedder("none") is None
-    assert evaluators.make_cache(None) is None
+        assert file_of_model(str(spec)) == file
 
 
 @pytest.fixture
@@ -197,12 +155,6 @@ def test_pairs_that_cannot_be_evaluated_on_are_refused(tmp_path, issame, kinds):
     path = write_pairs(tmp_path / "x.bin", issame)
     with pytest.raises(ValueError, match=f"`x` cannot be.*{kinds}.*--eval_sets=x:"):
         evaluators.make_evaluations([f"x:pairs:{path}"], None, seed=0)
-
-
-def test_images_that_cannot_be_evaluated_on_are_refused():
-    spec = "faces:synthetic:identities=4,images=2,size=32"
-    with pytest.raises(ValueError, match="8 can be drawn.*--eval_sets=faces:"):
-        evaluators.make_evaluations([spec], None, seed=0)
 
 
 @pytest.mark.parametrize("spec", ["lfw.bin", "heldout:folder:x", "a b:folder:x", "x:"])

@@ -3,12 +3,10 @@ import types
 
 import numpy as np
 import pytest
-import records
 from dataset_writers import TFRecordWriter
 from PIL import Image
 
 from ekd_tf.data import FolderFaces
-from ekd_tf.data.unreadable import Unreadable
 from ekd_tf.heads import ArcFace
 from ekd_tf.heads import CosFace
 from ekd_tf.run import factory
@@ -21,33 +19,6 @@ def folder(root, identities=3, images=2):
             pixels = np.full((32, 32, 3), 20 * person + k, np.uint8)
             Image.fromarray(pixels).save(root / f"p{person}" / f"{k}.png")
     return root
-
-
-def test_opens_drawn_faces_with_their_words():
-    source = factory.make_source(
-        "synthetic:identities=3,images=2,size=32,seed=5,first=9"
-    )
-    assert (len(source), source.num_identities) == (6, 3)
-    assert source.read(np.array([0])).shape == (1, 32, 32, 3)
-    other = factory.make_source("synthetic:identities=3,images=2,size=32,seed=5")
-    assert source.fingerprint != other.fingerprint
-
-
-def test_opens_a_folder(tmp_path):
-    source = factory.make_source(f"folder:{folder(tmp_path)}")
-    assert isinstance(source, FolderFaces)
-    assert source.num_identities == 3
-
-
-def test_opens_recordio_and_keeps_its_index(tmp_path):
-    images = [(0, b"a"), (0, b"b"), (1, b"c")]
-    records.write(tmp_path / "set", records.insightface(images))
-    (tmp_path / "set").chmod(0o555)
-    spec = f"recordio:{tmp_path / 'set'}"
-    train, heldout = factory.make_sources(spec, spec, 0, seed=0, cache_dir=tmp_path)
-    assert train.read([2]) == heldout.read([2]) == [b"c"]
-    (tmp_path / "set").chmod(0o755)
-    assert len(list(tmp_path.glob("train-*.ekd_index.npz"))) == 1
 
 
 def test_opens_every_format(tmp_path):
@@ -82,22 +53,10 @@ def test_joins_sources(tmp_path):
     assert isinstance(factory.make_source(f"folder:{root}"), FolderFaces)
     drawn = "synthetic:identities=2,images=1,size=32"
     assert factory.make_source(f"{drawn}+{drawn},seed=3").num_identities == 4
-
-
-def test_counts_damage_of_either_source_together(tmp_path):
-    images = [(k // 2, b"abcd") for k in range(4)]
-    offsets = records.write(tmp_path, records.insightface(images))
-    content = bytearray((tmp_path / "train.rec").read_bytes())
-    content[offsets[1]] = 0
-    (tmp_path / "train.rec").write_bytes(content)
-    spec, drawn = f"recordio:{tmp_path}", "synthetic:identities=2,images=2,size=32"
-    for pair in ((spec, drawn), (drawn, spec)):
-        unreadable = Unreadable(1)
-        sources = factory.make_sources(*pair, 0, seed=0, unreadable=unreadable)
-        assert sorted(map(len, sources)) == [4, 4]
-        assert len(unreadable.lines) == 1
-        with pytest.raises(ValueError, match="cannot decode .*offset"):
-            factory.make_sources(*pair, 0, seed=0)
+    # Words of drawn faces.
+    source = factory.make_source(drawn + ",seed=5,first=9")
+    assert source.read(np.array([0])).shape == (1, 32, 32, 3)
+    assert source.fingerprint != factory.make_source(drawn).fingerprint
 
 
 @pytest.mark.parametrize(
@@ -112,34 +71,6 @@ def test_counts_damage_of_either_source_together(tmp_path):
 def test_says_what_is_wrong_with_a_source(spec, message):
     with pytest.raises(ValueError, match=message):
         factory.make_source(spec)
-
-
-def test_holds_out_identities_of_the_training_data():
-    spec = "synthetic:identities=6,images=2,size=32"
-    train, heldout = factory.make_sources(spec, None, 2, seed=0)
-    assert (train.num_identities, heldout.num_identities) == (4, 2)
-
-
-def test_takes_held_out_data_of_its_own():
-    spec = "synthetic:identities=6,images=2,size=32"
-    train, heldout = factory.make_sources(spec, spec + ",first=50", 0, seed=0)
-    assert (train.num_identities, heldout.num_identities) == (6, 6)
-    assert train.fingerprint != heldout.fingerprint
-
-
-def test_refuses_both_kinds_of_held_out_data():
-    spec = "synthetic:identities=6,images=2,size=32"
-    with pytest.raises(ValueError, match="not both"):
-        factory.make_sources(spec, spec, 2, seed=0)
-
-
-def test_builds_losses_with_weights():
-    dims = {"student_dim": 3, "teacher_dim": 5}
-    losses = factory.make_losses("ekd:8:temperature=0.05", **dims)
-    loss, weight = losses["ekd"]
-    assert (weight, loss.temperature) == (8.0, 0.05)
-    assert factory.make_losses("ekd", **dims)["ekd"][1] == 1.0
-    assert factory.make_losses("") == {}
 
 
 @pytest.mark.parametrize(
@@ -159,18 +90,6 @@ def test_builds_losses_with_weights():
 def test_says_what_is_wrong_with_losses(spec, message):
     with pytest.raises(ValueError, match=message):
         factory.make_losses(spec, student_dim=3, teacher_dim=5)
-
-
-def test_shares_and_weights_mix():
-    losses = factory.make_losses("cosine:30%,sp:10,rkd:120%")
-    assert [type(weight).__name__ for _, weight in losses.values()] == [
-        "GradientShare",
-        "float",
-        "GradientShare",
-    ]
-    assert losses["cosine"][1].share == 0.3
-    assert losses["sp"][1] == 10.0
-    assert losses["rkd"][1].share == 1.2
 
 
 def test_builds_every_loss_between_different_sizes():
@@ -206,6 +125,8 @@ def test_words_behind_a_loss_are_its_arguments():
     assert (ekd.temperature, ekd.memory, ekd.threshold_gradient) == (0.05, 9, False)
     assert (ekd.miner.num_negatives, ekd.miner.fprs) == (7, (0.1, 0.01))
     assert ekd.teacher_dim == 5
+    assert losses["sp"][1] == 1.0 and losses["ekd"][1].share == 1.0
+    assert factory.make_losses("") == {}
 
 
 @pytest.mark.parametrize(
@@ -239,16 +160,11 @@ def test_kd_uses_the_centres_of_the_head():
     assert float(losses["kd"][0](*batch)["kd"]) != before
 
 
-def test_reads_class_centres(tmp_path):
-    path = str(tmp_path / "centres.npy")
-    centres = np.float32([[1, 2, 3], [4, 5, 6]])
-    np.save(path, centres)
-    np.testing.assert_array_equal(factory.load_centres(path, 2, 3), centres)
-    assert factory.load_centres(None, 2, 3) is None
-
-
 def test_says_what_is_wrong_with_class_centres(tmp_path):
     path = str(tmp_path / "centres.npy")
+    np.save(path, np.float32([[1, 2, 3], [4, 5, 6]]))
+    assert factory.load_centres(path, 2, 3)[1, 0] == 4
+    (tmp_path / "centres.npy").unlink()
     with pytest.raises(ValueError, match="centres.npy` cannot be read: .*No such file"):
         factory.load_centres(path, 2, 3)
     np.save(path, np.zeros((2, 3)))
@@ -298,14 +214,6 @@ def test_builds_schedules():
         factory.make_schedule("poly", 0.1, 100, 0, [], 0.1)
 
 
-def test_precision_decides_the_loss_scaling(mixed_policy):
-    assert factory.set_precision("mixed_float16") == "dynamic"
-    assert factory.set_precision("mixed_bfloat16") == "none"
-    assert factory.set_precision("float32") == "none"
-    with pytest.raises(ValueError, match="`precision` must be one of"):
-        factory.set_precision("fp16")
-
-
 def test_augmentation_is_made_of_the_words_of_its_class():
     assert not factory.make_augmentation("", 32)
     on = factory.make_augmentation("crop:8,jpeg:0.5", 32)
@@ -321,18 +229,16 @@ def test_augmentation_is_made_of_the_words_of_its_class():
             factory.make_augmentation(spec, 32)
 
 
-TOY = types.SimpleNamespace(labels=np.repeat([0, 1, 2], 4))
-
-
-@pytest.mark.parametrize(
-    ("make", "words"),
-    [
+def test_errors_name_the_flag():
+    toy = types.SimpleNamespace(labels=np.repeat([0, 1, 2], 4))
+    schedule = factory.make_schedule
+    for make, words in (
         (
-            lambda: factory.make_sampler(TOY, 0, 99, 4, 0),
+            lambda: factory.make_sampler(toy, 0, 99, 4, 0),
             "`--balanced_identities` must be at most .* --balanced_identities=99",
         ),
         (
-            lambda: factory.make_sampler(TOY, 0, 0, 4, 0),
+            lambda: factory.make_sampler(toy, 0, 0, 4, 0),
             "`--general_batch` or `--balanced_identities` must be above 0",
         ),
         (
@@ -343,20 +249,11 @@ TOY = types.SimpleNamespace(labels=np.repeat([0, 1, 2], 4))
             lambda: factory.make_head("arcface", 5, 64.0, None, sample_rate=0.0),
             "`--head_sample_rate` must be in",
         ),
+        (lambda: schedule("step", 0.0, 9, 0, [], 0.1), "`--learning_rate` must be in"),
         (
-            lambda: factory.make_schedule("step", 0.0, 10, 0, [], 0.1),
-            "`--learning_rate` must be in",
-        ),
-        (
-            lambda: factory.make_schedule("step", 0.1, 10, 0, [5, 5], 0.1),
+            lambda: schedule("step", 0.1, 9, 0, [5, 5], 0.1),
             "`--lr_milestones` must increase",
         ),
-        (
-            lambda: factory.make_sources("synthetic:identities=4", None, 3, 0),
-            "`--holdout_identities` must leave at least 2",
-        ),
-    ],
-)
-def test_errors_name_the_flag(make, words):
-    with pytest.raises(ValueError, match=words):
-        make()
+    ):
+        with pytest.raises(ValueError, match=words):
+            make()

@@ -88,13 +88,6 @@ def test_before_the_first_step_the_run_ends_at_once(hook, saved):
     assert saved == [1]
 
 
-def test_a_second_signal_does_not_wait(hook):
-    hook.after_step(step(1))
-    terminate()
-    with pytest.raises(Interrupted, match="ends at its last checkpoint"):
-        terminate()
-
-
 def test_the_handler_before_is_put_back():
     before = signal.getsignal(signal.SIGTERM)
     with pytest.raises(KeyError), Termination():

@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from ekd_tf.run.logs import MetricsLog
 from ekd_tf.run.logs import TeacherLine
-from ekd_tf.run.tags import tensorboard_tag
+from ekd_tf.run.logs import tensorboard_tag
 
 
 def lines(folder):
@@ -46,23 +46,18 @@ def test_writes_one_line_and_one_point_per_scalar(tmp_path):
     log = MetricsLog(tmp_path)
     log.write(20, {"loss/ekd/positive": 0.25, "lr": np.float32(0.5)})
     log.write(40, {"loss/ekd/positive": tf.constant(2.0)})
+    # JSON has no word for what is not finite.
+    log.write(60, {"lr": float("inf")})
     log.close()
     assert lines(tmp_path) == [
         {"step": 20, "loss/ekd/positive": 0.25, "lr": 0.5},
         {"step": 40, "loss/ekd/positive": 2.0},
+        {"step": 60, "lr": None},
     ]
     assert points(tmp_path) == {
         "loss/ekd/positive": [(20, 0.25), (40, 2.0)],
-        "lr": [(20, 0.5)],
+        "lr": [(20, 0.5), (60, np.inf)],
     }
-
-
-def test_values_that_are_not_finite_are_null(tmp_path):
-    log = MetricsLog(tmp_path)
-    log.write(1, {"norm": float("nan"), "scale": float("inf"), "loss": 1.0})
-    log.close()
-    assert lines(tmp_path) == [{"step": 1, "norm": None, "scale": None, "loss": 1.0}]
-    assert np.isnan(points(tmp_path)["norm"][0][1])
 
 
 def test_images_reach_tensorboard(tmp_path):
@@ -76,17 +71,6 @@ def test_images_reach_tensorboard(tmp_path):
     ((step, (width, height, png)),) = found["roc"]
     assert (step, width, height) == (5, b"6", b"4")
     np.testing.assert_array_equal(tf.io.decode_png(png), image)
-
-
-def test_rejects_other_images_and_a_metric_called_step(tmp_path):
-    log = MetricsLog(tmp_path)
-    for image in (np.zeros((4, 4, 3), np.float32), np.zeros((4, 4), np.uint8)):
-        with pytest.raises(ValueError, match="'roc' must be uint8 .height, width, 3."):
-            log.images(1, {"roc": image})
-    with pytest.raises(ValueError, match="'step' is not free"):
-        log.write(1, {"step": 1.0})
-    log.close()
-    assert lines(tmp_path) == []
 
 
 def test_truncation_drops_later_lines_and_points(tmp_path):
@@ -113,16 +97,6 @@ def test_a_line_cut_by_a_kill_is_dropped(tmp_path, tail):
     assert [line["step"] for line in lines(tmp_path)] == [1, 2, 3]
 
 
-def test_a_tensorboard_record_cut_by_a_kill_is_dropped(tmp_path):
-    log = logged(tmp_path, [10, 20])
-    (events,) = tmp_path.glob("*tfevents*")
-    events.write_bytes(events.read_bytes()[:-1])
-    log.truncate_after(20)
-    log.close()
-    # The points of a step are one record.
-    assert points(tmp_path) == {"loss": [(10, 1.0)], "lr": [(10, 0.5)]}
-
-
 @pytest.mark.parametrize("line", ["garbage", "[1]", '{"loss": 1.0}', ""])
 def test_a_damaged_whole_line_is_an_error_that_changes_nothing(tmp_path, line):
     log = logged(tmp_path, [1, 2])
@@ -147,17 +121,6 @@ def test_crash_while_truncating_keeps_the_lines(tmp_path, monkeypatch):
     log.truncate_after(1)
     log.close()
     assert [line["step"] for line in lines(tmp_path)] == [1]
-
-
-def test_flush_waits_for_the_disk(tmp_path, monkeypatch):
-    log = MetricsLog(tmp_path)
-    log.write(1, {"loss": 1.0})
-    synced = []
-    monkeypatch.setattr(os, "fsync", lambda number: synced.append(os.fstat(number)))
-    log.flush()
-    (status,) = synced
-    assert os.path.samestat(status, os.stat(log.path))
-    log.close()
 
 
 def test_files_are_read_in_the_order_of_the_run_whatever_the_clock_says(tmp_path):
@@ -237,6 +200,8 @@ def test_resuming_drops_what_is_logged_again_at_the_same_step(tmp_path):
 
 def test_the_teacher_is_drawn_once_even_when_resumed(tmp_path):
     line = TeacherLine(tmp_path, 90)
+    line.draw({})
+    assert not (tmp_path / "teacher").exists()
     line.draw({"lfw/auc": 0.75, "lfw/eer": 0.25})
     line.draw({"lfw/auc": 0.1})
     TeacherLine(tmp_path, 90).draw({"lfw/auc": 0.1})
@@ -245,11 +210,6 @@ def test_the_teacher_is_drawn_once_even_when_resumed(tmp_path):
         "lfw/auc": [(0, 0.75), (90, 0.75)],
         "lfw/eer": [(0, 0.25), (90, 0.25)],
     }
-
-
-def test_nothing_is_drawn_without_a_teacher(tmp_path):
-    TeacherLine(tmp_path, 1).draw({})
-    assert not (tmp_path / "teacher").exists()
 
 
 def test_losses_tpr_and_thresholds_come_first():
@@ -278,9 +238,5 @@ def test_losses_tpr_and_thresholds_come_first():
         "6 training/loss_scale",
         "6 training/something/new",
     ]
-
-
-def test_all_but_unknown_metrics_are_described():
     assert "cross entropy" in tensorboard_tag("loss/margin")[1]
-    assert "distillation loss" in tensorboard_tag("loss/ekd/positive")[1]
     assert tensorboard_tag("something/new")[1] is None

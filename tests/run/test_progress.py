@@ -137,18 +137,6 @@ def test_close_ends_the_line_once_and_writes_nothing_without_updates(clock):
     assert stream.getvalue().count("\n") == 1
 
 
-def test_goes_to_standard_error(capsys, clock):
-    clock.run(ProgressLine(3), [1.0], terms={"loss": 1.0})
-    captured = capsys.readouterr()
-    assert captured.err == "1/3  ETA ?  loss 1\n"
-    assert captured.out == ""
-
-
-def test_rejects_no_steps():
-    with pytest.raises(ValueError, match="`total_steps` must be in"):
-        ProgressLine(0)
-
-
 def test_hook_shows_the_margin_loss_at_100_columns(clock, columns):
     columns(100)
     stream = Terminal()

@@ -8,7 +8,6 @@ import pytest
 
 from ekd_tf.run import provenance as provenance_module
 from ekd_tf.run.provenance import package_commit
-from ekd_tf.run.provenance import package_versions
 from ekd_tf.run.provenance import provenance
 from ekd_tf.run.provenance import provenance_of_run
 from ekd_tf.version import __version__
@@ -45,21 +44,6 @@ def test_no_commit_inside_a_repository_of_somebody_else(repository, monkeypatch)
     installed.parent.mkdir(parents=True)
     monkeypatch.setattr(provenance_module, "__file__", str(installed))
     assert package_commit() is None
-
-
-def test_no_commit_without_git_or_before_the_first(repository, monkeypatch, tmp_path):
-    with monkeypatch.context() as patch:
-        patch.setenv("PATH", "/nowhere")
-        assert package_commit() is None
-    subprocess.run(["rm", "-r", str(tmp_path / ".git")], check=True)
-    subprocess.run(["git", "init", "-q", str(tmp_path)], check=True)
-    assert package_commit() is None
-
-
-def test_versions_name_the_stack():
-    versions = package_versions()
-    assert versions["tensorflow"].startswith("2.")
-    assert set(versions) >= {"python", "keras", "numpy"}
 
 
 def test_names_command_date_and_commit_or_else_the_version(repository, monkeypatch):

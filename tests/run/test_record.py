@@ -1,6 +1,7 @@
 """Tests for `ekd_tf.run.record`."""
 
 import contextlib
+import json
 import types
 
 import numpy as np
@@ -10,16 +11,14 @@ from test_session import VALUES
 from toys import backbone
 
 from ekd_tf.data import SyntheticFaces
-from ekd_tf.run import guards
 from ekd_tf.run import record as record_module
-from ekd_tf.run.best import BestMetric
 from ekd_tf.run.checkpoints import CheckpointStore
 from ekd_tf.run.config import TrainConfig
 from ekd_tf.run.guards import RunStopped
 from ekd_tf.run.interruption import Interrupted
 from ekd_tf.run.interruption import Termination
-from ekd_tf.run.logs import MetricsLog
 from ekd_tf.run.progress import ProgressLine
+from ekd_tf.run.record import BestMetric
 from ekd_tf.run.record import Record
 from ekd_tf.run.workdir import Workdir
 from ekd_tf.training.loop import run_steps
@@ -29,8 +28,8 @@ class Model:
     """A run's model as its hooks see it: one number that counts the steps."""
 
     def __init__(self):
-        self.student = backbone()
-        self.steps = np.zeros(1)
+        self.backbone = backbone()
+        self.steps = tf.Variable(0)
 
     def averaged_weights(self):
         return contextlib.nullcontext()
@@ -78,9 +77,9 @@ def run(tmp_path, monkeypatch):
             return Result(result)
 
         source = SyntheticFaces(identities=3, images_per_identity=2)
-        evaluate.source = source
+        evaluate.source, evaluate.name = source, "heldout"
         model = Model()
-        model.steps += start
+        model.steps.assign(start)
         parts = types.SimpleNamespace(
             train=source,
             evaluations=[evaluate] if accuracies else [],
@@ -94,18 +93,17 @@ def run(tmp_path, monkeypatch):
         termination = Termination()
 
         def make_step(batch):
-            model.steps += 1
-            termination.asked = model.steps[0] == signal_at
+            model.steps.assign_add(1)
+            termination.asked = model.steps.numpy() == signal_at
             good = {"loss": 1.0, "gradient_norm": 1.0, "embedding/mean_cosine": 0.5}
             return {**good, "loss_scale": 1.0, **(scalars or {})}
 
         batches = [{"image_id": np.array([1, 2]), "image": np.zeros((2, 16, 16, 3))}]
-        with contextlib.closing(MetricsLog(tmp_path)) as log:
-            best = BestMetric(config.best_metric)
-            record = Record(config, workdir, store, log, best, start, evaluated)
-            hooks = record.hooks(
-                parts, ProgressLine(steps), tf.distribute.get_strategy(), termination
-            )
+        best = BestMetric(config.best_metric)
+        record = Record(config, parts, workdir, store, best, start, evaluated)
+        with contextlib.closing(record.open_log()):
+            strategy = tf.distribute.get_strategy()
+            hooks = record.hooks(ProgressLine(steps), strategy, termination)
             run_steps(make_step, batches * steps, start, steps, hooks)
         return store, record
 
@@ -113,9 +111,9 @@ def run(tmp_path, monkeypatch):
 
 
 def restored(store, step):
-    steps = np.zeros(1)
+    steps = tf.Variable(0)
     metadata = store.restore({"steps": steps}, step)
-    assert steps[0] == metadata["step"]
+    assert steps.numpy() == metadata["step"]
     return metadata
 
 
@@ -199,12 +197,27 @@ def test_collapse_is_watched_where_asked(run):
         run(4, scalars=cosine, collapse_steps=2)
 
 
-def test_a_loss_without_weight_is_named_once(run, monkeypatch):
-    texts = []
-    monkeypatch.setattr(
-        guards.logging, "warning", lambda text, *args: texts.append(text % args)
-    )
-    ratio = {"gradient_ratio/ekd": 0.001, "weight/ekd": 1.0}
-    run(502, scalars=ratio, log_every=502, checkpoint_every=0)
-    (text,) = texts
-    assert "up to step 500" in text and "--distill=ekd:300 would" in text
+@pytest.mark.parametrize(
+    ("name", "values", "answers", "best"),
+    [
+        ("m", [0.5, 0.5, 0.7, 0.6, 0.7], [1, 0, 1, 0, 0], (0.7, 2)),
+        ("-m", [0.5, 0.6, 0.4], [1, 0, 1], (0.4, 2)),
+        ("m", [float("nan"), 0.1, float("nan")], [0, 1, 0], (0.1, 1)),
+    ],
+)
+def test_the_first_of_the_best_stays_and_nan_is_never_it(name, values, answers, best):
+    metric = BestMetric(name)
+    assert [metric.offer(i, {"m": v}) for i, v in enumerate(values)] == answers
+    assert (metric.value, metric.step) == best
+
+
+def test_the_best_survives_a_checkpoint_unless_it_is_of_another_metric():
+    before, after = BestMetric("m"), BestMetric("m")
+    before.offer(0, {"m": 0.5})
+    after.restore(json.loads(json.dumps(before.to_dict())))
+    assert not after.offer(7, {"m": 0.4})
+    assert (after.value, after.step) == (0.5, 0)
+    for state in (None, {"name": "other", "value": 9.0, "step": 3}):
+        fresh = BestMetric("m")
+        fresh.restore(state)
+        assert (fresh.value, fresh.step) == (None, None)

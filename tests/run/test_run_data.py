@@ -4,8 +4,10 @@ import shutil
 
 import numpy as np
 import pytest
+import records
 from PIL import Image
 
+from ekd_tf.data.unreadable import Unreadable
 from ekd_tf.run.config import TrainConfig
 from ekd_tf.run.data import open_run_data
 from ekd_tf.run.workdir import Workdir
@@ -128,6 +130,33 @@ def test_a_run_without_held_out_identities_is_watched_too(tmp_path, faces):
     with pytest.raises(ValueError, match="1 identities added"):
         open_run_data(flags, workdir)
     assert open_run_data(flags, workdir, force=True).train.num_identities == 10
+
+
+def test_two_kinds_of_held_out_data_are_refused(faces):
+    flags = flags_of(faces, heldout_data=f"folder:{faces}")
+    with pytest.raises(ValueError, match="not both"):
+        open_run_data(flags, None)
+    with pytest.raises(ValueError, match="`--holdout_identities` must leave at least"):
+        open_run_data(flags_of(faces, holdout_identities=9), None)
+
+
+def test_damage_of_both_sources_is_counted_together_and_indices_are_kept(tmp_path):
+    images = [(k // 2, b"abcd") for k in range(4)]
+    offsets = records.write(tmp_path / "set", records.insightface(images))
+    spec = f"recordio:{tmp_path / 'set'}"
+    config = TrainConfig(data=spec, heldout_data=spec)
+    (tmp_path / "set").chmod(0o555)
+    open_run_data(config, None, cache_dir=tmp_path)
+    (tmp_path / "set").chmod(0o755)
+    assert len(list(tmp_path.glob("train-*.ekd_index.npz"))) == 1
+    content = bytearray((tmp_path / "set" / "train.rec").read_bytes())
+    content[offsets[1]] = 0
+    (tmp_path / "set" / "train.rec").write_bytes(content)
+    unreadable = Unreadable(1)
+    data = open_run_data(config, None, unreadable, cache_dir=tmp_path)
+    assert len(data.train) == len(data.heldout) == 4 and len(unreadable.lines) == 1
+    with pytest.raises(ValueError, match="cannot decode .*offset"):
+        open_run_data(config, None)
 
 
 def test_other_data_by_force_is_data_of_its_own(run, tmp_path):

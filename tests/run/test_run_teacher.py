@@ -1,7 +1,5 @@
 """Tests for `ekd_tf.run.teacher`: online and cached teachers give the same rows."""
 
-import io
-
 import keras
 import numpy as np
 import pytest
@@ -16,9 +14,7 @@ from ekd_tf.data import Augmentation
 from ekd_tf.data import BatchSampler
 from ekd_tf.data import FolderFaces
 from ekd_tf.data import JoinedSources
-from ekd_tf.data import RecordIOFaces
 from ekd_tf.data import make_pipeline
-from ekd_tf.data.source import Subset
 from ekd_tf.data.source import split_identities
 from ekd_tf.data.unreadable import Unreadable
 from ekd_tf.embedders import CacheWriter
@@ -197,19 +193,6 @@ def test_replicas_get_the_rows_of_their_images(
         np.testing.assert_allclose(one, other, atol=1e-4)
 
 
-def test_a_traced_teacher_is_not_trained(root):
-    teacher = OnlineTeacher(str(root / f"model{SIZE}"))
-    images = np.zeros((2, SIZE, SIZE, 3), np.uint8)
-    with tf.GradientTape() as tape:
-        rows = teacher.in_step(images)
-    (variable,) = tape.watched_variables()
-    assert tape.gradient(rows, variable) is None
-    model = Distiller(
-        backbone(dim=DIM, batch_norm=False), teacher.in_step, {"gap": (CosineGap(), 1)}
-    )
-    assert len(model.trainable_variables) == len(model.student.trainable_variables)
-
-
 @pytest.mark.parametrize("kind", ["untraceable", "cache"])
 def test_rows_are_those_of_the_view_the_student_sees(
     root, faces, caches, kind, monkeypatch
@@ -230,13 +213,6 @@ def test_rows_are_those_of_the_view_the_student_sees(
     for batch in batches(teacher, faces, flip=False):
         expected = expected_rows(faces, batch)
         np.testing.assert_allclose(batch["teacher"], expected, atol=1e-4)
-
-
-def test_float16_rows_are_given_as_float32(root, faces, tmp_path):
-    spec = write_cache(tmp_path, str(root / f"model{LARGE}"), faces, "float16")
-    batch = batches(open_run_teacher(spec, faces, True), faces)[0]
-    assert batch["teacher"].dtype == np.float32
-    np.testing.assert_allclose(batch["teacher"], expected_rows(faces, batch), rtol=2e-3)
 
 
 def test_identities_held_out_share_the_cache_of_all(faces, caches):
@@ -338,25 +314,3 @@ def test_a_run_that_flips_needs_rows_of_mirror_images(root, faces, tmp_path):
         CachedTeacher(str(tmp_path), faces, flip=True)
     teacher = open_run_teacher(spec, faces, flip=False)
     assert len(batches(teacher, faces, flip=False)) == 3
-
-
-@pytest.mark.realdata
-def test_caches_a_published_model_as_onnxruntime_runs_it(realdata, tmp_path):
-    onnxruntime = pytest.importorskip("onnxruntime")
-    path = str(realdata / "teacher" / "mobilefacenet_y1.onnx")
-    source = RecordIOFaces(realdata / "celeba900", cache_dir=tmp_path)
-    few = Subset(source, [0])
-    writer = CacheWriter(tmp_path / "cache", "float32", path, "few")
-    embedder = evaluators.make_source_embedder(path, cache=writer, batch_size=8)
-    rows = embedder.views(few)
-    images = [Image.open(io.BytesIO(data)) for data in few.read(np.arange(len(few)))]
-    pixels = np.stack([np.asarray(image) for image in images]).astype(np.float32)
-    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    for view, seen in enumerate((pixels, pixels[:, :, ::-1])):
-        inputs = np.ascontiguousarray(seen.transpose(0, 3, 1, 2))
-        expected = session.run(None, {"data": inputs})[0]
-        np.testing.assert_allclose(rows[:, view], expected, atol=1e-3)
-
-
-def test_none_is_none(faces):
-    assert open_run_teacher("none", faces, True) is None

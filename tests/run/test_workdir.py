@@ -1,7 +1,12 @@
 """Tests for `ekd_tf.run.workdir`."""
 
+import errno
+import fcntl
 import json
-import tempfile
+import os
+import socket
+import subprocess
+import sys
 
 import pytest
 from absl import logging
@@ -49,10 +54,6 @@ def test_a_resumed_run_adds_its_start(recorded):
     assert run["flags"]["log_every"] == 5
     assert [start["command"] for start in run["starts"]] == [COMMAND, ["again"]]
     assert [start["versions"] for start in run["starts"]] == [VERSIONS, {"keras": "4"}]
-
-
-def test_a_new_workdir_belongs_to_any_run(tmp_path):
-    assert Workdir(tmp_path).check_same_run(FLAGS) is None
 
 
 def test_the_same_flags_continue_the_run(recorded):
@@ -130,18 +131,75 @@ def test_rejects_a_file(tmp_path):
         Workdir(tmp_path / "file")
 
 
-def test_reading_makes_and_writes_nothing(recorded, monkeypatch):
-    monkeypatch.setattr(tempfile, "TemporaryFile", None)
-    recorded.reports.rmdir()
-    workdir = Workdir(recorded.path, create=False)
-    assert workdir.read_run()["flags"] == FLAGS
-    assert not workdir.reports.exists()
-
-
 @pytest.mark.parametrize("name", ["missing", "empty", "file.keras"])
-def test_reading_requires_a_run(tmp_path, name):
+def test_reading_requires_a_run_and_writes_nothing(tmp_path, recorded, name):
     (tmp_path / "empty").mkdir()
     (tmp_path / "file.keras").touch()
     with pytest.raises(ValueError, match=f"{name} is not the workdir of a run"):
         Workdir(tmp_path / name, create=False)
     assert not (tmp_path / "missing").exists()
+    recorded.reports.rmdir()
+    assert Workdir(recorded.path, create=False).read_run()["flags"] == FLAGS
+    assert not recorded.reports.exists()
+
+
+HOLDER = """
+import sys, time
+from ekd_tf.run.workdir import Workdir
+with Workdir(sys.argv[1]).locked():
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.fixture
+def holder(tmp_path):
+    """Another process that holds the lock."""
+    command = [sys.executable, "-c", HOLDER, str(tmp_path)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "held\n"
+    yield process
+    process.kill()
+    process.wait()
+    process.stdout.close()
+
+
+def test_one_process_at_a_time_until_sigkill_frees_the_lock(tmp_path, holder):
+    workdir = Workdir(tmp_path)
+    words = f"is in use by process {holder.pid} on {socket.gethostname()}. Wait for"
+    for _ in range(2):
+        with pytest.raises(ValueError, match=words), workdir.locked():
+            pass
+    holder.kill()
+    holder.wait()
+    with workdir.locked():
+        text = (tmp_path / "lock").read_text()
+        assert text == f"process {os.getpid()} on {socket.gethostname()}\n"
+
+
+def test_leaving_frees_the_lock_and_what_its_file_says_binds_nobody(tmp_path):
+    (tmp_path / "lock").write_text("process 1 on another-host, in the year 2099\n")
+    with pytest.raises(KeyError), Workdir(tmp_path).locked():
+        raise KeyError
+    with Workdir(tmp_path).locked():
+        pass
+
+
+def test_a_file_system_without_locks_is_said_and_other_errors_are_errors(
+    tmp_path, monkeypatch
+):
+    def fail_with(number):
+        def flock(file, operation):
+            raise OSError(number, os.strerror(number))
+
+        monkeypatch.setattr(fcntl, "flock", flock)
+
+    warned = []
+    monkeypatch.setattr(logging, "warning", lambda text, *a: warned.append(text % a))
+    fail_with(errno.ENOLCK)
+    with Workdir(tmp_path).locked():
+        pass
+    assert "cannot be locked (No locks available): make sure" in warned[0]
+    fail_with(errno.EIO)
+    with pytest.raises(OSError, match="Input/output"), Workdir(tmp_path).locked():
+        pass

@@ -115,6 +115,10 @@ def test_runs_differ_in_nothing_but_the_method(tool, common, tmp_path):
     assert differing == {"workdir", "teacher", "distill"}
     assert (alone["teacher"], cosine["teacher"]) == ("none", "teacher.keras")
     assert alone.keys() == TrainConfig().to_record().keys()
+    # The same batches with and without distillation.
+    assert alone["balanced_identities"] == cosine["balanced_identities"] == 8
+    with pytest.raises(ValueError, match="`--teacher` or `--train_teacher`, not both"):
+        grid(tool, common, tmp_path, train_teacher="--steps=9")
 
 
 def test_a_command_says_what_the_values_are(tool, common, tmp_path):
@@ -123,11 +127,6 @@ def test_a_command_says_what_the_values_are(tool, common, tmp_path):
     for run in runs:
         read = tool.run_of(TrainConfig(), *run.arguments)
         assert read.completed().to_record() == run.values
-
-
-def test_batches_are_the_same_with_and_without_distillation(tool, common, tmp_path):
-    _, runs = grid(tool, common, tmp_path, seeds=[0])
-    assert [run.values["balanced_identities"] for run in runs] == [8, 8]
 
 
 def test_a_common_flag_counts_where_it_has_an_effect(tool, common, tmp_path):
@@ -153,11 +152,6 @@ def test_the_teacher_is_trained_on_the_data_of_all(tool, common, tmp_path):
         str(tmp_path / "teacher"),
     ] * 2
     assert tool.teacher_to_evaluate(common, teacher, None) == str(tmp_path / "teacher")
-
-
-def test_one_teacher_is_enough(tool, common, tmp_path):
-    with pytest.raises(ValueError, match="`--teacher` or `--train_teacher`, not both"):
-        grid(tool, common, tmp_path, train_teacher="--steps=9")
 
 
 def test_a_cache_needs_the_model_it_is_of(tool, common):

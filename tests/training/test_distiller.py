@@ -62,7 +62,7 @@ def values(model):
 def test_terms_are_weighted_and_sum_to_the_loss(rng):
     losses = {"gap": (MeanGap(), 3.0), "ekd": (EKDLoss(memory=0), 2.0)}
     model, data = make(losses=losses), batch(rng)
-    student = model.student(data["image"]).numpy()
+    student = model.backbone(data["image"]).numpy()
     teacher = model.embed_teacher(data["image"]).numpy()
     plain = EKDLoss(memory=0)(student, teacher, data["label"], data["image_id"])
     out = {name: float(value) for name, value in step_of(model)(data).items()}
@@ -115,13 +115,6 @@ def test_each_model_runs_once_per_step(rng):
     assert flat.count("Conv2D") == 1
 
 
-def test_student_moves_towards_the_teacher(rng):
-    model, data = make(losses={"gap": (MeanGap(), 1.0)}, head=False), batch(rng)
-    step = step_of(model)
-    terms = [float(step(data)["loss/gap/square"]) for _ in range(20)]
-    assert terms[-1] < 0.2 * terms[0]
-
-
 def test_ekd_thresholds_are_in_the_state_and_move_and_are_watched(rng):
     model, data = make(), batch(rng)
     names = [name for name in model.state() if "student_thresholds" in name]
@@ -168,13 +161,6 @@ def test_a_skipped_step_leaves_every_state_but_its_count(rng, replicas, request)
     assert moved == {"student", "head", "loss", "optimizer", "update"}
 
 
-def test_trains_under_keras_fit(rng):
-    model = make()
-    dataset = tf.data.Dataset.from_tensors(batch(rng)).repeat(3)
-    history = model.fit(dataset, shuffle=False, verbose=0).history
-    assert "loss/ekd/positive" in history
-
-
 def test_rejects_no_losses():
     with pytest.raises(ValueError, match="at least one distillation loss"):
         Distiller(backbone(), backbone(), {})
@@ -204,7 +190,7 @@ def test_what_losses_own_is_trained_and_in_the_state_but_not_the_students(rng):
     for name, value in values(model).items():
         if name in owned:
             assert np.abs(value - before[name]).max() > 0, name
-    assert model.student.count_params() == backbone(dim=8).count_params()
+    assert model.backbone.count_params() == backbone(dim=8).count_params()
 
 
 def test_two_replicas_train_projections_and_centres_as_one(rng, two_replicas):

@@ -9,10 +9,9 @@ from toys import backbone
 from ekd_tf.training.gradient_share import GradientShare
 
 
-def weights_of(layer, margin_norms, norms, wrap=lambda f: f):
-    call = wrap(lambda margin, norm: layer(margin, norm))
+def weights_of(layer, margin_norms, norms):
     return [
-        float(call(tf.constant(margin, tf.float32), tf.constant(norm, tf.float32)))
+        float(layer(tf.constant(margin, tf.float32), tf.constant(norm, tf.float32)))
         for margin, norm in zip(margin_norms, norms)
     ]
 
@@ -21,11 +20,11 @@ def state(layer):
     return {v.name.split("/")[-1].split(":")[0]: float(v) for v in layer.weights}
 
 
-def test_by_hand(run_as):
+def test_by_hand():
     # Averages with the newest step counting half: 2 and 4; then (2 + 2 * 5) / 3 = 4 and
     # (4 + 2 * 10) / 3 = 8; 0.5 * 4 / 8.
     layer = GradientShare(0.5, momentum=0.5)
-    got = weights_of(layer, [2, 5], [4, 10], run_as)
+    got = weights_of(layer, [2, 5], [4, 10])
     np.testing.assert_allclose(got, [0.25, 0.25], rtol=1e-5)
     np.testing.assert_allclose(
         [state(layer)[name] for name in ("margin_norm", "norm", "weight", "num_steps")],

@@ -19,71 +19,10 @@ def make():
     return model
 
 
-class Recorder(Hook):
-    def __init__(self):
-        self.steps = []
-
-    def after_step(self, step):
-        self.steps.append(step)
-
-
 def run(start, steps, *hooks):
     """Runs over batches that are their own numbers, counted from 0."""
     batches = iter(range(start, 100))
     run_steps(lambda batch: {"loss": 10 * batch}, batches, start, steps, hooks)
-
-
-def numbers_every(count, start, steps):
-    numbers = []
-    run(start, steps, Every(count, lambda step: numbers.append(step.number)))
-    return numbers
-
-
-@pytest.mark.parametrize(
-    ("count", "start", "numbers"),
-    [
-        (2, 0, [2, 4, 6, 7]),
-        (3, 0, [3, 6, 7]),
-        (1, 5, [6, 7]),
-        (0, 0, [7]),
-        (3, 4, [6, 7]),
-        (2, 7, []),
-    ],
-)
-def test_every_acts_every_so_many_steps_and_after_the_last(count, start, numbers):
-    assert numbers_every(count, start, 7) == numbers
-
-
-def test_hooks_are_told_of_every_step_in_order():
-    order = []
-    recorder = Recorder()
-    run(
-        4,
-        6,
-        Every(1, lambda step: order.append(("first", step.number))),
-        recorder,
-        Every(1, lambda step: order.append(("second", step.number))),
-    )
-    assert order == [("first", 5), ("second", 5), ("first", 6), ("second", 6)]
-    assert recorder.steps == [
-        Step(5, False, {"loss": 40}, 4),
-        Step(6, True, {"loss": 50}, 5),
-    ]
-
-
-def test_a_hook_ends_the_run_by_raising():
-    def stop(step):
-        raise KeyboardInterrupt
-
-    after = Recorder()
-    with pytest.raises(KeyboardInterrupt):
-        run(0, 9, Every(3, stop), after)
-    assert [step.number for step in after.steps] == [1, 2]
-
-
-def test_a_hook_must_say_what_it_does():
-    with pytest.raises(TypeError, match="Hook must define `after_step`"):
-        run(0, 1, Hook())
 
 
 def test_step_is_traced_once(rng):
@@ -95,30 +34,58 @@ def test_step_is_traced_once(rng):
     assert np.isfinite(float(out["loss"]))
 
 
-class Told(Recorder):
-    """Notes the order of all it is told."""
+@pytest.mark.parametrize(
+    ("count", "start", "expected"),
+    [
+        (2, 0, [2, 4, 6, 7]),
+        (1, 5, [6, 7]),
+        (0, 0, [7]),
+        (3, 4, [6, 7]),
+        (2, 7, []),
+    ],
+)
+def test_every_acts_every_so_many_steps_and_after_the_last(count, start, expected):
+    numbers = []
+    run(start, 7, Every(count, lambda step: numbers.append(step.number)))
+    assert numbers == expected
+
+
+class Watcher(Hook):
+    """Notes the order of all calls, of itself and of others."""
+
+    def __init__(self, calls, stop_at=None):
+        self.calls = calls
+        self.stop_at = stop_at
 
     def before_step(self, number):
-        self.steps.append(("before", number))
+        self.calls.append(("before", number))
 
     def after_step(self, step):
-        self.steps.append(("after", step.number))
-        if step.number == 3:
+        self.calls.append(step)
+        if step.number == self.stop_at:
             raise KeyboardInterrupt
 
     def close(self):
-        self.steps.append("close")
+        self.calls.append("close")
 
 
-def test_hooks_are_told_before_each_step_and_at_the_end():
-    hook = Told()
-    run(4, 6, hook)
-    numbers = [(when, number) for number in (5, 6) for when in ("before", "after")]
-    assert hook.steps == [*numbers, "close"]
+def test_hooks_are_called_around_every_step_in_order_and_at_the_end():
+    calls = []
+    run(4, 6, Watcher(calls), Every(1, lambda step: calls.append(step.number)))
+    assert calls == [
+        ("before", 5),
+        Step(5, False, {"loss": 40}, 4),
+        5,
+        ("before", 6),
+        Step(6, True, {"loss": 50}, 5),
+        6,
+        "close",
+    ]
 
 
-def test_hooks_are_closed_when_a_step_or_a_hook_fails():
-    hook = Told()
+def test_a_hook_ends_the_run_by_raising_and_all_are_closed():
+    calls, others = [], []
     with pytest.raises(KeyboardInterrupt):
-        run(2, 6, hook)
-    assert hook.steps == [("before", 3), ("after", 3), "close"]
+        run(2, 6, Watcher(calls, stop_at=3), Watcher(others))
+    assert calls[0] == ("before", 3) and calls[-1] == others[-1] == "close"
+    assert len(calls) == 3 and len(others) == 2

@@ -1,95 +1,379 @@
-"""Tests for `ekd_tf.training.optimizers`."""
+"""Optimizers by name: one step of every kind by hand, decay, and Addons' own."""
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
+from ekd_tf.keras_compat import optimizer_variables
 from ekd_tf.training.optimizers import OPTIMIZERS
+from ekd_tf.training.optimizers import averaged
+from ekd_tf.training.optimizers import chosen_decay
 from ekd_tf.training.optimizers import make_optimizer
+from ekd_tf.training.optimizers import set_lamb_decay
 from ekd_tf.training.schedules import StepSchedule
+from ekd_tf.training.update import GradientUpdate
+
+pytestmark = pytest.mark.both_stacks
+needs_addons = pytest.mark.keras2
+
+# Every optimizer of TensorFlow Addons 0.23 that a name and a schedule make.
+NAMES = [
+    "AdaBelief",
+    "AdamW",
+    "LAMB",
+    "LazyAdam",
+    "NovoGrad",
+    "ProximalAdagrad",
+    "RectifiedAdam",
+    "SGDW",
+    "Yogi",
+    "Lookahead:SGD",
+    "Lookahead:LAMB",
+    "MovingAverage:Adam",
+    "SWA:SGDW",
+]
+
+ROOT_2, ROOT_5 = 2**0.5, 5**0.5
+# The weights [1, 2] have the gradients [1, -1], the decay is 0.5 and the rate 0.1.
+# Coupled, the gradients become [1.5, 0]: SGD takes 0.1 of them, Adam (whose first step
+# is the rate times the sign) 0.1 of [1, 0].
+# Decoupled, the weights become 0.95 of themselves, [0.95, 1.9], and then the step is
+# made as it were without decay: 0.1 of the signs or of the gradients, which is the
+# same; NovoGrad divides the gradients by their norm, sqrt(2).
+# LAMB's update is [1, -1] + 0.5 * [1, 2] = [1.5, 0], which it brings to the norm of the
+# weights: 0.1 * sqrt(5) of [1, 0].
+# The bias 1 has the gradient 2 and does not decay, nor does LAMB look at its norm.
+STEPS = {
+    "sgd": ([0.85, 2.0], 0.8),
+    "adam": ([0.9, 2.0], 0.9),
+    "adamw": ([0.85, 2.0], 0.9),
+    "lion": ([0.85, 2.0], 0.9),
+    "addons/LazyAdam": ([0.9, 2.0], 0.9),
+    "addons/SGDW": ([0.85, 2.0], 0.8),
+    "addons/AdamW": ([0.85, 2.0], 0.9),
+    "addons/RectifiedAdam": ([0.85, 2.0], 0.8),
+    "addons/AdaBelief": ([0.85, 2.0], 0.8),
+    "addons/NovoGrad": ([0.95 - 0.1 / ROOT_2, 1.9 + 0.1 / ROOT_2], 0.9),
+    "addons/LAMB": ([1.0 - 0.1 * ROOT_5, 2.0], 0.9),
+    "addons/Lookahead:SGD": ([0.85, 2.0], 0.8),
+    "addons/Lookahead:SGDW": ([0.85, 2.0], 0.8),
+    "addons/Lookahead:LAMB": ([1.0 - 0.1 * ROOT_5, 2.0], 0.9),
+}
 
 
-def path_of(optimizer, gradients):
-    """Returns the values of a variable that starts at 1."""
+def strategy_of(replicas):
+    if replicas == 1:
+        return tf.distribute.get_strategy()
+    # Collectives of a second strategy in one process clash with the first one's.
+    return tf.distribute.MirroredStrategy(
+        [f"CPU:{i}" for i in range(replicas)],
+        cross_device_ops=tf.distribute.ReductionToOneDevice(),
+    )
+
+
+class Run:
+    """A decaying weight and a bias, updated by gradients that depend on them."""
+
+    def __init__(self, name, replicas=1, schedule=0.1, decay=0.01, gradients=None):
+        self.strategy = strategy_of(replicas)
+        with self.strategy.scope():
+            self.weight = tf.Variable([1.0, 2.0], name="weight")
+            self.bias = tf.Variable([1.0], name="bias")
+            self.optimizer = make_optimizer(name, schedule)
+            self.update = GradientUpdate(
+                self.optimizer,
+                [self.weight, self.bias],
+                weight_decay=decay,
+                decay_variables=[self.weight],
+            )
+
+        def replica_step():
+            weight, bias = self.weight.read_value(), self.bias.read_value()
+            of_both = gradients or [weight**2 - 2.0, tf.sin(bias)]
+            return self.update.apply([tf.constant(1 / replicas) * g for g in of_both])
+
+        self.step = tf.function(
+            lambda: self.strategy.run(replica_step), autograph=False
+        )
+
+    @property
+    def held(self):
+        return [self.weight, self.bias, *optimizer_variables(self.optimizer)]
+
+    def values(self):
+        return [np.array(variable.numpy()) for variable in self.held]
+
+
+def on_its_stack(name):
+    """Marks an optimizer of TensorFlow Addons as one of the stack that has it."""
+    marks = pytest.mark.keras2 if name.startswith("addons/") else ()
+    return pytest.param(name, marks=marks)
+
+
+@pytest.mark.parametrize("replicas", [1, 2])
+@pytest.mark.parametrize("name", [on_its_stack(name) for name in STEPS])
+def test_one_step_by_hand(name, replicas):
+    run = Run(name, replicas, decay=0.5, gradients=[[1.0, -1.0], [2.0]])
+    run.step()
+    for variable, expected in zip((run.weight, run.bias), STEPS[name]):
+        for copy in run.strategy.experimental_local_results(variable):
+            np.testing.assert_allclose(copy.numpy().squeeze(), expected, rtol=1e-5)
+
+
+def path_of(optimizer, gradients, **arguments):
+    """Returns the values of a variable that starts at 1 and decays if anything does."""
     variable = tf.Variable(1.0)
-    optimizer.build([variable])
+    update = GradientUpdate(
+        optimizer, [variable], decay_variables=[variable], **arguments
+    )
     values = []
     for gradient in gradients:
-        optimizer.apply_gradients([(tf.constant(gradient), variable)])
+        update.apply([tf.constant(gradient)])
         values.append(float(variable.numpy()))
     return values
 
 
 def test_sgd_by_hand():
     # m = -0.1; m = 0.9 * -0.1 - 0.2 = -0.29.
-    path = path_of(make_optimizer("sgd", 0.1), [1.0, 2.0])
-    np.testing.assert_allclose(path, [0.9, 0.61], rtol=1e-6)
+    for momentum, expected in ((0.9, [0.9, 0.61]), (0.0, [0.9, 0.7])):
+        optimizer = make_optimizer("sgd", 0.1, momentum)
+        path = path_of(optimizer, [1.0, 2.0], weight_decay=0.0)
+        np.testing.assert_allclose(path, expected, rtol=1e-6)
 
 
-def test_sgd_without_momentum():
-    path = path_of(make_optimizer("sgd", 0.1, momentum=0.0), [1.0, 2.0])
-    np.testing.assert_allclose(path, [0.9, 0.7], rtol=1e-6)
-
-
-def test_nesterov_by_hand():
-    # The step is 0.9 m - 0.1 g with the new m: 0.9 * -0.1 - 0.1 = -0.19; then
-    # m = -0.29: 0.9 * -0.29 - 0.2 = -0.461.
-    path = path_of(make_optimizer("sgd", 0.1, nesterov=True), [1.0, 2.0])
-    np.testing.assert_allclose(path, [0.81, 0.349], rtol=1e-6)
-
-
-def adam_np(gradients, rate, beta_1, beta_2, epsilon):
-    value, mean, square, path = 1.0, 0.0, 0.0, []
+def test_adam_matches_numpy():
+    value, mean, square, expected, gradients = 1.0, 0.0, 0.0, [], [1.0, -2.0, 0.5]
     for t, gradient in enumerate(gradients, 1):
-        mean = beta_1 * mean + (1 - beta_1) * gradient
-        square = beta_2 * square + (1 - beta_2) * gradient**2
+        mean = 0.5 * mean + 0.5 * gradient
+        square = 0.999 * square + 0.001 * gradient**2
         # Kingma & Ba's second form: epsilon is added to the uncorrected root.
-        step = rate * np.sqrt(1 - beta_2**t) / (1 - beta_1**t)
-        value -= step * mean / (np.sqrt(square) + epsilon)
-        path.append(value)
-    return path
-
-
-@pytest.mark.parametrize("arguments", [(0.9, 0.999, 1e-7), (0.5, 0.9, 0.1)])
-def test_adam_matches_numpy(arguments):
-    beta_1, beta_2, epsilon = arguments
-    optimizer = make_optimizer(
-        "adam", 0.1, momentum=beta_1, beta_2=beta_2, epsilon=epsilon
-    )
-    gradients = [1.0, -2.0, 0.5]
-    expected = adam_np(gradients, 0.1, beta_1, beta_2, epsilon)
-    np.testing.assert_allclose(path_of(optimizer, gradients), expected, rtol=1e-5)
+        step = 0.1 * np.sqrt(1 - 0.999**t) / (1 - 0.5**t)
+        value -= step * mean / (np.sqrt(square) + 1e-7)
+        expected.append(value)
+    path = path_of(make_optimizer("adam", 0.1, 0.5), gradients, weight_decay=0.0)
+    np.testing.assert_allclose(path, expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_follows_a_schedule(name):
     # With a constant gradient and no memory, the second step is a tenth.
     schedule = StepSchedule(base=0.1, boundaries=[1])
-    momentum = 1e-3 if name == "lion" else 0.0
-    optimizer = make_optimizer(name, schedule, momentum=momentum)
-    first, second = path_of(optimizer, [1.0, 1.0])
+    optimizer = make_optimizer(name, schedule, 1e-3 if name == "lion" else 0.0)
+    first, second = path_of(optimizer, [1.0, 1.0], weight_decay=0.0)
     np.testing.assert_allclose(first - second, 0.1 * (1.0 - first), rtol=1e-4)
 
 
-@pytest.mark.parametrize("name", OPTIMIZERS)
-def test_neither_decays_nor_clips(name):
-    optimizer = make_optimizer(name, 0.1)
-    for setting in ("weight_decay", "clipnorm", "clipvalue", "global_clipnorm"):
-        assert not getattr(optimizer, setting)
-    assert path_of(optimizer, [0.0]) == [1.0]
+@pytest.mark.parametrize("name", ["adamw", on_its_stack("addons/SGDW")])
+def test_decoupled_decay_follows_the_schedule(name):
+    # Without a gradient each step leaves 1 - 0.5 * 0.1, then 1 - 0.5 * 0.01.
+    optimizer = make_optimizer(name, StepSchedule(base=0.1, boundaries=[1]))
+    path = path_of(optimizer, [0.0, 0.0], weight_decay=0.5)
+    np.testing.assert_allclose(path, [0.95, 0.95 * 0.995], rtol=1e-6)
+
+
+def test_a_skipped_step_decays_nothing():
+    assert path_of(make_optimizer("adamw", 0.1), [np.nan], weight_decay=0.5) == [1.0]
+
+
+def test_keras_adamw_agrees_where_it_decays_everything(rng):
+    theirs, gradients = tf.Variable(1.0), rng.normal(size=3).astype(np.float32)
+    optimizer = keras.optimizers.AdamW(learning_rate=0.1, weight_decay=0.5)
+    optimizer.build([theirs])
+    for gradient in gradients:
+        optimizer.apply_gradients([(tf.constant(gradient), theirs)])
+    # An optimizer's own decay acts once.
+    own = keras.optimizers.AdamW(learning_rate=0.1, weight_decay=0.5)
+    for path in (
+        path_of(make_optimizer("adamw", 0.1), gradients, weight_decay=0.5),
+        path_of(own, gradients),
+    ):
+        np.testing.assert_allclose(path[-1], theirs.numpy(), rtol=1e-5)
+    assert own.weight_decay == 0.5
 
 
 @pytest.mark.parametrize(
-    "arguments, words",
+    "optimizer, given, expected",
     [
-        ({"name": "sdg"}, "`optimizer` must be one of 'sgd', 'adam'.* Did you mean"),
-        ({"name": "sgd", "momentum": 1.0}, "`momentum` must be in"),
-        ({"name": "sgd", "momentum": 0.0, "nesterov": True}, "`nesterov` needs"),
-        ({"name": "adam", "nesterov": True}, "`nesterov` applies to 'sgd' only"),
-        ({"name": "adam", "beta_2": 1.5}, "`beta_2` must be in"),
-        ({"name": "adam", "epsilon": 0.0}, "`epsilon` must be in"),
+        (keras.optimizers.SGD(0.1), None, 5e-4),
+        (keras.optimizers.RMSprop(0.1), 0.3, 0.3),
+        # The one Keras gives AdamW where nobody does.
+        (keras.optimizers.AdamW(0.1), None, 0.004),
+        (keras.optimizers.AdamW(0.1), 0.3, 0.3),
+        (keras.optimizers.AdamW(0.1), 0.0, 0.0),
+        (keras.optimizers.AdamW(0.1, weight_decay=0.2), None, 0.2),
+        (keras.optimizers.Lion(0.1, weight_decay=0.2), 0.2, 0.2),
     ],
 )
-def test_rejects_wrong_arguments(arguments, words):
+def test_the_decay_is_the_callers_or_else_the_optimizers(optimizer, given, expected):
+    assert chosen_decay(optimizer, given) == expected
+
+
+@pytest.mark.parametrize(
+    "optimizer, words",
+    [
+        (keras.optimizers.AdamW(0.1, weight_decay=0.2), "given once.*0.2 and 0.3"),
+        (keras.optimizers.SGD(0.1, weight_decay=0.2), "unless it is AdamW or Lion"),
+    ],
+)
+def test_rejects_two_decays_and_one_of_another_kind(optimizer, words):
     with pytest.raises(ValueError, match=words):
-        make_optimizer(schedule=0.1, **arguments)
+        chosen_decay(optimizer, 0.3)
+
+
+class FakeLAMB:
+    weight_decay = 0.0
+
+
+def test_lamb_is_given_names_of_all_replicas_and_of_no_other():
+    lamb = FakeLAMB()
+    variables = [tf.Variable(1.0, name=name) for name in ("a/w", "a/b", "a/b2")]
+    set_lamb_decay(lamb, 0.5, variables, [True, False, True])
+    assert lamb.weight_decay == 0.5
+    assert lamb.exclude_from_weight_decay == lamb.exclude_from_layer_adaptation
+    (pattern,) = lamb.exclude_from_weight_decay
+    for name in ("a/b:0", "a/b/replica_1:0"):
+        assert tf.strings.regex_full_match(name, pattern)
+    for name in ("a/w:0", "a/b2:0", "a/b2/replica_1:0", "aa/b:0"):
+        assert not tf.strings.regex_full_match(name, pattern)
+    variables = [tf.Variable(1.0, name="same"), tf.Variable(1.0, name="same")]
+    with pytest.raises(ValueError, match="LAMB tells variables apart by name.*: same"):
+        set_lamb_decay(FakeLAMB(), 0.5, variables, [True, False])
+
+
+@needs_addons
+@pytest.mark.parametrize("name", NAMES)
+def test_replicas_take_the_steps_of_one_and_resume_where_they_were(name):
+    # The rate falls on the way: every replica must see the same.
+    schedule, name = StepSchedule(base=0.1, boundaries=[2]), f"addons/{name}"
+    one, two = Run(name, schedule=schedule), Run(name, replicas=2, schedule=schedule)
+    start = one.values()
+    for _ in range(4):
+        one.step()
+        two.step()
+    assert not np.array_equal(one.values()[0], start[0])
+    for mine, other, variable in zip(two.values(), one.values(), one.held):
+        np.testing.assert_allclose(
+            mine, other, rtol=2e-5, atol=1e-6, err_msg=variable.name
+        )
+    # Everything the run must restore is there before the first step.
+    resumed = Run(name, schedule=schedule)
+    for variable, value in zip(resumed.held, one.values()):
+        variable.assign(value)
+    one.step()
+    resumed.step()
+    for mine, other, variable in zip(resumed.values(), one.values(), one.held):
+        np.testing.assert_array_equal(mine, other, err_msg=variable.name)
+
+
+@needs_addons
+def test_lookahead_by_hand():
+    # Gradient 1 and rate 0.1: after five steps 0.5; the sixth leads to 0.4, and half
+    # of the way back from there to the slow weight of 1 is 0.7, from where the
+    # seventh step sets out. A bad gradient moves neither.
+    optimizer = make_optimizer("addons/Lookahead:SGD", 0.1, momentum=0.0)
+    gradients = [1.0] * 5 + [np.nan] + [1.0] * 2
+    path = path_of(optimizer, gradients, weight_decay=0.0)
+    np.testing.assert_allclose(path[4:], [0.5, 0.5, 0.7, 0.6], rtol=1e-6)
+
+
+@needs_addons
+def test_momentum_reaches_the_optimizer_in_its_own_spelling():
+    def config(name):
+        return make_optimizer(f"addons/{name}", 0.1, momentum=0.5).get_config()
+
+    assert config("Yogi")["beta1"] == 0.5
+    assert config("SGDW")["momentum"] == 0.5
+    assert config("Lookahead:Adam")["optimizer"]["config"]["beta_1"] == 0.5
+
+
+@needs_addons
+@pytest.mark.parametrize("replicas", [1, 2])
+def test_moving_average_is_lent_and_taken_back_by_hand(replicas):
+    # w = 1, 0.9, 0.8: the average with decay 0.99 is 0.99 + 0.01 * 0.9 = 0.999, then
+    # 0.99 * 0.999 + 0.01 * 0.8 = 0.99701.
+    strategy = strategy_of(replicas)
+    with strategy.scope():
+        variable = tf.Variable(1.0)
+        optimizer = make_optimizer("addons/MovingAverage:SGD", 0.1, momentum=0.0)
+        update = GradientUpdate(optimizer, [variable], weight_decay=0.0)
+    for _ in range(2):
+        strategy.run(lambda: update.apply([tf.constant(1.0 / replicas)]))
+    with averaged(optimizer, [variable]):
+        for copy in strategy.experimental_local_results(variable):
+            np.testing.assert_allclose(copy.numpy(), 0.99701, rtol=1e-6)
+    for copy in strategy.experimental_local_results(variable):
+        np.testing.assert_allclose(copy.numpy(), 0.8, rtol=1e-6)
+
+
+@needs_addons
+def test_swa_has_no_average_before_its_first_snapshot():
+    variable = tf.Variable(1.0)
+    optimizer = make_optimizer("addons/SWA:SGD", 0.1, momentum=0.0)
+    update = GradientUpdate(optimizer, [variable], weight_decay=0.0)
+    with averaged(optimizer, [variable]):
+        assert variable.numpy() == 1.0
+    # Snapshots in steps 1 and 11: the weights 0.9 and -0.1, whose mean is 0.4.
+    for _ in range(11):
+        update.apply([tf.constant(1.0)])
+    with averaged(optimizer, [variable]):
+        np.testing.assert_allclose(variable.numpy(), 0.4, rtol=1e-5)
+
+
+def test_an_optimizer_that_averages_nothing_lends_nothing():
+    variable = tf.Variable(1.0)
+    with averaged(make_optimizer("sgd", 0.1), [variable]):
+        assert variable.numpy() == 1.0
+
+
+@needs_addons
+@pytest.mark.parametrize(
+    "name, words",
+    [
+        ("LAMP", "one of 'addons/LAMB'.*Received: 'addons/LAMP'.* mean 'addons/LAMB'"),
+        ("Lookahead", "wraps another: addons/Lookahead:SGD. It takes .*RMSprop.*LAMB"),
+        ("LAMB:SGD", "'addons/LAMB' wraps no other. Received: 'LAMB:SGD'"),
+        ("Lookahead:SDG", "inside Lookahead` must be one of .*Did you mean 'SGD'"),
+        ("Lookahead:SWA", "inside Lookahead` must be one of"),
+        ("COCOB", "must be one of"),
+    ],
+)
+def test_rejects_what_it_cannot_make(name, words):
+    with pytest.raises(ValueError, match=words):
+        make_optimizer(f"addons/{name}", 0.1)
+
+
+@pytest.mark.keras3
+def test_the_current_stack_says_what_to_install():
+    with pytest.raises(
+        ValueError,
+        match=r"`--optimizer=addons/LAMB` needs TensorFlow Addons.*"
+        r"pip install '\.\[addons\]'",
+    ):
+        make_optimizer("addons/LAMB", 0.1)
+
+
+@needs_addons
+def test_names_all_that_addons_has():
+    import tensorflow_addons as addons
+
+    exported = {
+        name
+        for name, kind in vars(addons.optimizers).items()
+        if isinstance(kind, type)
+        and issubclass(kind, keras.optimizers.legacy.Optimizer)
+    }
+    assert exported - {name.split(":")[0] for name in NAMES} == {
+        "AveragedOptimizerWrapper",
+        "COCOB",
+        "ConditionalGradient",
+        "KerasLegacyOptimizer",
+        "MultiOptimizer",
+    }
+
+
+def test_rejects_wrong_arguments():
+    with pytest.raises(ValueError, match="one of 'sgd', 'adam'.* Did you mean 'sgd'"):
+        make_optimizer("sdg", 0.1)
+    with pytest.raises(ValueError, match="`momentum` must be in"):
+        make_optimizer("sgd", 0.1, momentum=1.0)

@@ -7,15 +7,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from ekd_tf.training.schedules import ConstantSchedule
 from ekd_tf.training.schedules import CosineSchedule
 from ekd_tf.training.schedules import StepSchedule
-from ekd_tf.training.schedules import WarmupSchedule
 
 SCHEDULES = {
-    "constant": ConstantSchedule(base=0.1, warmup_steps=4),
+    "constant": StepSchedule(base=0.1, warmup_steps=4),
     "step": StepSchedule(base=0.1, boundaries=[6, 9], factor=0.5, warmup_steps=4),
-    "cosine": CosineSchedule(base=0.1, total_steps=20, end=0.01, warmup_steps=4),
+    "cosine": CosineSchedule(base=0.1, total_steps=20, warmup_steps=4),
 }
 
 
@@ -24,14 +22,11 @@ def values(schedule, steps):
 
 
 def test_warmup_rises_linearly_to_the_base():
-    schedule = ConstantSchedule(base=0.2, warmup_steps=4)
+    schedule = StepSchedule(base=0.2, warmup_steps=4)
     np.testing.assert_allclose(
         values(schedule, range(6)), [0.05, 0.1, 0.15, 0.2, 0.2, 0.2], rtol=1e-6
     )
-
-
-def test_no_warmup_starts_at_the_base():
-    assert values(ConstantSchedule(base=0.5), [0, 1, 10**9]) == [0.5, 0.5, 0.5]
+    assert values(StepSchedule(base=0.5), [0, 1, 10**9]) == [0.5, 0.5, 0.5]
 
 
 def test_step_drops_at_each_boundary():
@@ -41,25 +36,16 @@ def test_step_drops_at_each_boundary():
         [0.1, 0.1, 0.01, 0.01, 0.001, 0.001],
         rtol=1e-6,
     )
-
-
-def test_step_without_boundaries_is_constant():
-    assert values(StepSchedule(base=0.5, boundaries=[]), [0, 99]) == [0.5, 0.5]
-
-
-def test_step_boundaries_count_from_the_start_of_the_run():
+    # From the start of the run, the warm-up included.
     schedule = StepSchedule(base=0.4, boundaries=[2], factor=0.5, warmup_steps=2)
     np.testing.assert_allclose(values(schedule, range(4)), [0.2, 0.4, 0.2, 0.2])
 
 
 def test_cosine_by_hand():
-    # From 0.5 to 0.1: a quarter of the way 0.1 + 0.2 * (1 + cos 45 degrees).
-    schedule = CosineSchedule(base=0.5, total_steps=8, end=0.1)
-    expected = [0.5, 0.1 + 0.2 * (1 + math.sqrt(0.5)), 0.3, 0.1, 0.1]
-    np.testing.assert_allclose(values(schedule, [0, 2, 4, 8, 100]), expected, rtol=1e-6)
-
-
-def test_cosine_begins_after_the_warmup():
+    # From 0.4 to 0: a quarter of the way 0.2 * (1 + cos 45 degrees).
+    schedule = CosineSchedule(base=0.4, total_steps=8)
+    expected = [0.4, 0.2 * (1 + math.sqrt(0.5)), 0.2, 0, 0]
+    np.testing.assert_allclose(values(schedule, [0, 2, 4, 8, 100]), expected, atol=1e-7)
     # Warm-up 1/2, 1; then the cosine over steps 2 to 6.
     schedule = CosineSchedule(base=1.0, total_steps=6, warmup_steps=2)
     expected = [0.5, 1.0, 1.0, 0.5 + math.sqrt(0.125), 0.5, 0.5 - math.sqrt(0.125), 0]
@@ -67,18 +53,7 @@ def test_cosine_begins_after_the_warmup():
 
 
 @pytest.mark.parametrize("name", SCHEDULES)
-def test_same_values_in_every_execution_mode(run_as, name):
-    schedule = SCHEDULES[name]
-    compiled = run_as(lambda step: schedule(step))
-    for step in [0, 3, 4, 6, 9, 19, 20]:
-        result = compiled(tf.constant(step, tf.int64))
-        assert result.dtype == tf.float32
-        assert result.shape == ()
-        np.testing.assert_allclose(result, schedule(step), rtol=1e-6)
-
-
-@pytest.mark.parametrize("name", SCHEDULES)
-def test_optimizer_follows_the_schedule(name):
+def test_optimizer_follows_the_schedule_in_a_graph(name):
     # Without momentum and with gradient 1, each step moves by the learning rate.
     schedule = SCHEDULES[name]
     variable = tf.Variable(0.0)
@@ -109,14 +84,13 @@ def test_config_round_trip(name):
     restored = keras.optimizers.schedules.deserialize(config)
     assert type(restored) is type(schedule)
     assert vars(restored) == vars(schedule)
-    assert values(restored, range(25)) == values(schedule, range(25))
 
 
 @pytest.mark.parametrize(
     "make, words",
     [
-        (lambda: ConstantSchedule(base=0.0), "`base` must be in .*base=0.0"),
-        (lambda: ConstantSchedule(base=1, warmup_steps=-1), "`warmup_steps` must be"),
+        (lambda: StepSchedule(base=0.0), "`base` must be in .*base=0.0"),
+        (lambda: StepSchedule(base=1, warmup_steps=-1), "`warmup_steps` must be"),
         (lambda: StepSchedule(base=1, boundaries=[1], factor=1.0), "`factor` must be"),
         (lambda: StepSchedule(base=1, boundaries=[5, 5]), "`boundaries` must increase"),
         (
@@ -127,14 +101,8 @@ def test_config_round_trip(name):
             lambda: CosineSchedule(base=1, total_steps=4, warmup_steps=4),
             r"`total_steps` must be in \(4, inf\)",
         ),
-        (lambda: CosineSchedule(base=1, total_steps=4, end=2.0), "`end` must be"),
     ],
 )
 def test_rejects_wrong_arguments(make, words):
     with pytest.raises(ValueError, match=words):
         make()
-
-
-def test_subclasses_must_say_how_they_decay():
-    with pytest.raises(TypeError, match="must define `decay`"):
-        WarmupSchedule(base=0.1)(0)

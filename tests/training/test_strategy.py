@@ -12,10 +12,6 @@ from ekd_tf.training.strategy import make_strategy
 from ekd_tf.training.strategy import set_virtual_devices
 
 
-def test_none_is_one_replica():
-    assert make_strategy("none").num_replicas_in_sync == 1
-
-
 def test_mirrored_takes_every_logical_device():
     devices = tf.config.list_logical_devices("CPU")
     assert make_strategy("mirrored").num_replicas_in_sync == len(devices) == 4
@@ -56,80 +52,10 @@ def test_each_replica_gets_its_contiguous_rows():
         assert rows == [[first + r, first + r + 1] for r in (0, 2, 4, 6)]
 
 
-def test_one_replica_gets_the_dataset_itself():
-    dataset = tf.data.Dataset.range(3)
-    assert distribute(make_strategy("none"), dataset) is dataset
-
-
-@pytest.mark.parametrize(
-    ("general", "balanced", "message"),
-    [(9, 8, "general rows.*9 general rows for 4"), (8, 6, "balanced rows.*6 balanced")],
-)
-def test_rejects_a_batch_that_replicas_cannot_share(general, balanced, message):
-    with pytest.raises(ValueError, match=message):
-        check_divisible(general, balanced, 4)
-
-
-def test_accepts_a_batch_that_replicas_share():
-    check_divisible(8, 0, 4)
-    check_divisible(0, 8, 4)
-
-
 def test_virtual_devices_cannot_be_made_after_tensorflow_started():
     tf.constant(1.0)
     with pytest.raises((RuntimeError, ValueError)):
         set_virtual_devices(3)
-
-
-def test_one_virtual_device_changes_nothing():
-    set_virtual_devices(1)
-    assert len(tf.config.list_logical_devices("CPU")) == 4
-
-
-def test_rejects_no_devices():
-    with pytest.raises(ValueError, match="num_virtual_devices"):
-        set_virtual_devices(0)
-
-
-def test_multi_worker_says_what_it_needs(monkeypatch):
-    monkeypatch.delenv("TF_CONFIG", raising=False)
-    with pytest.raises(ValueError, match="which one this is, in TF_CONFIG="):
-        make_strategy("multi_worker")
-
-
-CLUSTER = '"cluster": {"worker": ["a:1", "b:1"]}'
-
-
-@pytest.mark.parametrize(
-    ("text", "reason"),
-    [
-        ("not json", "Expecting value"),
-        ("[1]", "it holds no cluster"),
-        ("{}", "it holds no cluster"),
-        ('{"cluster": {"worker": "a:1"}}', "it holds no cluster"),
-        ("{%s}" % CLUSTER, "its task has no type of the cluster"),
-        ('{%s, "task": 0}' % CLUSTER, "its task has no type"),
-        ('{%s, "task": {"type": "chief", "index": 0}}' % CLUSTER, "has no type"),
-        ('{%s, "task": {"type": "worker"}}' % CLUSTER, "needs an index from 0 to 1"),
-        ('{%s, "task": {"type": "worker", "index": 2}}' % CLUSTER, "an index from 0"),
-        ('{%s, "task": {"type": "worker", "index": "0"}}' % CLUSTER, "a number"),
-    ],
-)
-def test_a_wrong_tf_config_is_named_with_its_reason(monkeypatch, text, reason):
-    monkeypatch.setenv("TF_CONFIG", "\ufeff" + text)
-    with pytest.raises(ValueError, match="TF_CONFIG must be JSON like") as error:
-        make_strategy("multi_worker")
-    assert reason in str(error.value) and text in str(error.value)
-
-
-def test_a_single_process_is_the_chief():
-    assert is_chief(make_strategy("none"))
-    assert is_chief(make_strategy("mirrored"))
-
-
-def test_one_process_has_no_other_workers(two_replicas):
-    assert not has_other_workers(tf.distribute.get_strategy())
-    assert not has_other_workers(two_replicas)
 
 
 class TwoWorkers:
@@ -173,49 +99,62 @@ def test_names_the_worker_that_is_gone(kind, message, name):
     assert lost_worker(tf.distribute.get_strategy(), error) is None
 
 
-@pytest.fixture
-def gpus(monkeypatch):
-    """Returns `gpus(*devices) -> list`: a machine with these, and what is set."""
-
-    def put_in(*devices, error=None):
-        grown = []
-
-        def set_memory_growth(device, enable):
-            grown.append((device, enable))
-            if error is not None:
-                raise error
-
-        def list_physical_devices(kind):
-            return list(devices) if kind == "GPU" else []
-
-        monkeypatch.setattr(tf.config, "list_physical_devices", list_physical_devices)
-        monkeypatch.setattr(
-            tf.config.experimental, "set_memory_growth", set_memory_growth
-        )
-        return grown
-
-    return put_in
+def test_rejects_a_batch_that_replicas_cannot_share():
+    check_divisible(8, 0, 4)
+    with pytest.raises(ValueError, match="general rows.*9 general rows for 4"):
+        check_divisible(9, 8, 4)
+    with pytest.raises(ValueError, match="balanced rows.*6 balanced"):
+        check_divisible(8, 6, 4)
 
 
-def gpu(number):
-    return tf.config.PhysicalDevice(f"/physical_device:GPU:{number}", "GPU")
+def test_a_single_process_is_the_chief_of_nobody(two_replicas):
+    for strategy in (make_strategy("none"), two_replicas):
+        assert is_chief(strategy) and not has_other_workers(strategy)
 
 
-def test_memory_grows_on_every_gpu(gpus):
-    grown = gpus(gpu(0), gpu(1))
-    grow_gpu_memory()
-    assert grown == [(gpu(0), True), (gpu(1), True)]
+CLUSTER = '"cluster": {"worker": ["a:1", "b:1"]}'
 
 
-def test_without_a_gpu_no_memory_is_touched(gpus):
-    grown = gpus()
-    grow_gpu_memory()
-    assert grown == []
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("not json", "Expecting value"),
+        ("[1]", "indices must be integers"),
+        ('{"task": {"type": "worker", "index": 0}}', "'cluster'"),
+        ("{%s}" % CLUSTER, "'task'"),
+        ('{%s, "task": {"type": "chief", "index": 0}}' % CLUSTER, "'chief'"),
+        ('{%s, "task": {"type": "worker"}}' % CLUSTER, "'index'"),
+        ('{%s, "task": {"type": "worker", "index": 2}}' % CLUSTER, "needs an index"),
+        ('{%s, "task": {"type": "worker", "index": "0"}}' % CLUSTER, "a number"),
+    ],
+)
+def test_a_wrong_tf_config_is_named_with_its_reason(monkeypatch, text, reason):
+    monkeypatch.setenv("TF_CONFIG", "\ufeff" + text)
+    with pytest.raises(ValueError, match="TF_CONFIG must be JSON like") as error:
+        make_strategy("multi_worker")
+    assert reason in str(error.value) and text in str(error.value)
 
 
-def test_a_gpu_in_use_is_left_with_a_warning(gpus, caplog):
-    grown = gpus(gpu(0), gpu(1), error=RuntimeError("initialized"))
+def test_multi_worker_says_what_it_needs(monkeypatch):
+    monkeypatch.delenv("TF_CONFIG", raising=False)
+    with pytest.raises(ValueError, match="which one this is, in TF_CONFIG="):
+        make_strategy("multi_worker")
+
+
+def test_memory_grows_on_every_gpu_that_is_not_in_use(monkeypatch, caplog):
+    gpus = [
+        tf.config.PhysicalDevice(f"/physical_device:GPU:{k}", "GPU") for k in (0, 1)
+    ]
+    grown = []
+
+    def grow(device, enable):
+        grown.append((device, enable))
+        if device is gpus[0]:
+            raise RuntimeError("initialized")
+
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: gpus)
+    monkeypatch.setattr(tf.config.experimental, "set_memory_growth", grow)
     with caplog.at_level("WARNING"):
         grow_gpu_memory()
-    assert len(grown) == 2
-    assert "/physical_device:GPU:1 will not grow: initialized" in caplog.text
+    assert grown == [(gpu, True) for gpu in gpus]
+    assert "GPU:0 will not grow: initialized" in caplog.text

@@ -18,7 +18,7 @@ and every turn has another batch, since a memory of one batch alone would be all
 copies. The other two cases stay what they are: the ratio is what the default costs
 beside plain EKD.
 
-TensorFlow's kernels are those the commands of `ekd_tf` ask for (`ekd_tf.run.onednn`).
+TensorFlow's kernels are those the commands of `ekd_tf` ask for (`ekd_tf.run.quiet`).
 """
 
 import json
@@ -30,7 +30,7 @@ import time
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-from ekd_tf.run.onednn import use_onednn
+from ekd_tf.run.quiet import use_onednn
 
 use_onednn()
 

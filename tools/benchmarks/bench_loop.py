@@ -31,7 +31,6 @@ from ekd_tf.losses import CosineLoss
 from ekd_tf.losses import EKDLoss
 from ekd_tf.models import MobileFaceNet
 from ekd_tf.run.guards import CollapseGuard
-from ekd_tf.run.guards import FaintLossHook
 from ekd_tf.run.guards import UpdateGuard
 from ekd_tf.run.logs import MetricsLog
 from ekd_tf.run.progress import ProgressHook
@@ -84,7 +83,6 @@ def hooks_of(case, log, steps):
     guards = [
         UpdateGuard(50, False, None, [], log.path.parent, lambda value: (value,)),
         CollapseGuard(100),
-        FaintLossHook(progress.pause),
     ]
     metrics = Every(LOG_EVERY.value, lambda step: log.write(step.number, step.scalars))
     all_of_run = [line, *guards, metrics]

@@ -27,7 +27,7 @@ from absl import app
 from absl import flags
 
 from ekd_tf.evaluation import format_table
-from ekd_tf.run.onednn import use_onednn
+from ekd_tf.run.quiet import use_onednn
 
 REPLICAS = flags.DEFINE_list("replicas", ["1", "2", "4"], "Virtual replicas to run.")
 BATCH = flags.DEFINE_integer("batch", 32, "Rows of the global batch measured.", 8)

@@ -1,0 +1,225 @@
+"""One evaluation from its settings: `evaluate_model`, read from top to bottom."""
+
+from __future__ import annotations
+
+import pathlib
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from absl import logging
+
+from ekd_tf.data import LinkedImages
+from ekd_tf.data import Source
+from ekd_tf.data import read_template_set
+from ekd_tf.data import readable_images
+from ekd_tf.data import readable_templates
+from ekd_tf.data.unreadable import Unreadable
+from ekd_tf.embedders import file_of_model
+from ekd_tf.embedders import open_embedder
+from ekd_tf.embedders import takes_any_range
+from ekd_tf.evaluation import EmbeddingCache
+from ekd_tf.evaluation import IdentificationEvaluation
+from ekd_tf.evaluation import IJBEvaluation
+from ekd_tf.evaluation import LabelledEvaluation
+from ekd_tf.evaluation import Models
+from ekd_tf.evaluation import PairSetEvaluation
+from ekd_tf.evaluation import calibrate
+from ekd_tf.evaluation import check_calibration
+from ekd_tf.evaluation import is_of_one_model
+from ekd_tf.evaluation import write_calibration
+from ekd_tf.evaluation.calibration import CARD_FILE
+from ekd_tf.export.card import exported_files
+from ekd_tf.export.card import refresh_readme
+from ekd_tf.files.atomic import write_text
+from ekd_tf.files.outputs import check_file
+from ekd_tf.files.outputs import make_folder
+from ekd_tf.metrics import ALL_SWITCHES
+from ekd_tf.run import factory
+from ekd_tf.run.data import sources_of_run
+from ekd_tf.run.data import unreadable_of
+from ekd_tf.run.evaluators import check_range_of_pixels
+from ekd_tf.run.evaluators import make_evaluations
+from ekd_tf.run.evaluators import make_source_embedder
+from ekd_tf.run.evaluators import source_embedder
+from ekd_tf.run.progress import embedding_progress
+from ekd_tf.run.provenance import provenance
+from ekd_tf.training.strategy import grow_gpu_memory
+
+# Resamples behind an interval: of identities, each over all pairs, and of folds.
+_REPLICATES = (200, 1000)
+
+
+def evaluate_model(settings: Any, command: Sequence[str]) -> None:
+    """Prints and writes figures by `EvaluateSettings`, and calibrates if asked.
+
+    `command` is what to repeat it with, for the report.
+    """
+    grow_gpu_memory()
+    output = make_folder("output", settings.output) if settings.output else None
+    if settings.calibrate_fpr is not None:
+        card = file_of_model(settings.model).with_name(CARD_FILE)
+        check_file("calibrate_fpr", card)
+    folder = settings.cache or (output and output / "embeddings")
+    arguments: dict[str, Any] = {
+        "flip": settings.flip,
+        "batch_size": settings.batch_size,
+        "cache": EmbeddingCache(folder) if folder else None,
+        "progress": embedding_progress(settings.batch_size),
+    }
+    evaluations, source = _evaluations(settings)
+    if settings.calibrate_fpr is not None:
+        _check_calibration(settings, source)
+    models = Models(
+        source_embedder(open_embedder(settings.model), **arguments),
+        make_source_embedder(settings.teacher, **arguments),
+        make_source_embedder(settings.baseline, **arguments),
+    )
+    _say_ranges(settings, models, source or _linked(evaluations))
+    sections = []
+    for evaluation in evaluations:
+        result = evaluation(models)
+        sections.append(result.section())
+        sys.stdout.write(f"\n## {result.name}\n\n{result.report()}\n")
+        sys.stdout.flush()
+        if output is not None:
+            result.write(output)
+    if output is not None:
+        heading = _heading(settings, source, command)
+        write_text(output / "report.md", "\n".join([*heading, *sections]))
+    if settings.calibrate_fpr is not None:
+        _calibrate(settings, models.student, source, arguments)
+
+
+def _evaluations(settings):
+    """Returns what to run, and the one labelled source among it or None."""
+    unreadable = unreadable_of(settings.model, settings.skip_corrupt)
+    fprs = factory.numbers("fprs", settings.fprs)
+    heldout = None
+    if not settings.eval_sets and not settings.ijb:
+        heldout = _heldout(settings, unreadable)
+    evaluations = make_evaluations(
+        settings.eval_sets,
+        heldout,
+        settings.seed,
+        fprs,
+        [settings.intervals * count for count in _REPLICATES],
+        settings.worst,
+        unreadable,
+    )
+    sources = [e.source for e in evaluations if isinstance(e, LabelledEvaluation)]
+    for name in ("identify", "distractors", "calibrate_fpr"):
+        if getattr(settings, name) and len(sources) != 1:
+            raise ValueError(
+                f"`--{name}` needs one set of labelled images: give one as "
+                f"--eval_sets=NAME:folder:DIR. Received: {len(sources)} of them"
+            )
+    if settings.identify or settings.distractors:
+        others = None
+        if settings.distractors:
+            others = factory.make_source(settings.distractors, None, unreadable)
+            others = readable_images(others, unreadable)
+        evaluations.append(
+            IdentificationEvaluation(
+                "identification", sources[0], others, seed=settings.seed
+            )
+        )
+    switches = list(settings.ijb_switches)
+    if switches == ["all"]:
+        switches = [each.name for each in ALL_SWITCHES]
+    for folder in settings.ijb:
+        templates = readable_templates(read_template_set(folder), unreadable)
+        evaluations.append(IJBEvaluation(templates, fprs, switches))
+    return evaluations, sources[0] if len(sources) == 1 else None
+
+
+def _heldout(settings: Any, unreadable: Unreadable) -> Source:
+    """Returns what the run of `--model` held out."""
+    other = "--eval_sets=NAME:folder:DIR with identities it was not trained on"
+    if not pathlib.Path(settings.model).is_dir():
+        raise ValueError(
+            f"{settings.model} is not a run, which would have held images out: give "
+            f"{other}, or --eval_sets=NAME:pairs:FILE"
+        )
+    _, source = sources_of_run(settings.model, unreadable, settings.force_data)
+    if source is None:
+        raise ValueError(
+            f"The run in {settings.model} held out no identities: give {other}"
+        )
+    return source
+
+
+def _linked(evaluations):
+    """Returns labelled images of the first pair set, or None."""
+    for evaluation in evaluations:
+        if isinstance(evaluation, PairSetEvaluation):
+            return LinkedImages(evaluation.pairs)
+    return None
+
+
+def _say_ranges(settings, models, sample):
+    """Prints the AUCs on a sample, where a model's range of pixels may be wrong."""
+    for role, embedder in (("teacher", models.teacher), ("model", models.student)):
+        spec = getattr(settings, role)
+        asked = role == "teacher" or takes_any_range(spec)
+        if sample is not None and embedder is not None and asked:
+            size, seed = embedder.input_size, settings.seed
+            line = check_range_of_pixels(spec, embedder, sample, size, seed, role=role)
+            sys.stdout.write(f"{line}\n")
+
+
+def _heading(settings, source, command):
+    """Returns what a report says of its models, images and making."""
+    made = provenance(command)
+    images = list(settings.eval_sets) or ([source.name] if source is not None else [])
+    images += [settings.distractors] if settings.distractors else []
+    facts = {
+        "Teacher": settings.teacher,
+        "Baseline": settings.baseline,
+        "Data": "; ".join([*images, *settings.ijb]),
+        "Command": f"`{made['command']}`",
+        "Date": made["date"],
+        "ekd_tf": made["ekd_tf"],
+    }
+    return [f"# {settings.model}\n"] + [
+        f"{name}: {value}\n" for name, value in facts.items() if value != "none"
+    ]
+
+
+def _check_calibration(settings, source):
+    """Raises `ValueError` where a calibration would fail after all evaluations."""
+    if source is None:
+        raise ValueError("`--calibrate_fpr` needs labelled images: give --eval_sets")
+    if settings.calibrate_flip and not settings.flip:
+        raise ValueError("`--calibrate_flip` needs mirror images: leave out --noflip")
+    check_calibration(source, settings.calibrate_fpr)
+
+
+def _calibrate(settings, student, source, arguments):
+    """Writes thresholds for `--calibrate_fpr` to the cards of model and exports."""
+    fpr, seed, flip = settings.calibrate_fpr, settings.seed, settings.calibrate_flip
+
+    def write(file, model):
+        found = calibrate(model, source, fpr, seed, flip)
+        card = write_calibration(file, found)
+        refresh_readme(card)
+        sys.stdout.write(f"\n{file}: {found.text()}\nWritten to {card}\n")
+        sys.stdout.flush()
+
+    arguments = {**arguments, "flip": flip}
+    model_file = file_of_model(settings.model)
+    write(model_file, student)
+    # What quantisation moves differs from file to file: each has its own threshold.
+    for file in exported_files(model_file):
+        path = file.parent if file.suffix == ".pb" else file
+        try:
+            exported = make_source_embedder(str(path), **arguments)
+        except ValueError as error:
+            logging.warning("%s is not calibrated: %s", file, error)
+            continue
+        if is_of_one_model(student, exported, source):
+            write(file, exported)
+        else:
+            logging.warning(
+                "%s is not calibrated: it was not exported of %s", file, model_file
+            )
