@@ -17,6 +17,8 @@ from ekd_tf.models.blocks import image_input
 from ekd_tf.models.layers import PixelNormalization
 
 POOLINGS = ("depthwise", "flatten")
+# Arguments of a network that are not a user's to set.
+_SET_HERE = ("classes", "include_preprocessing", "include_top")
 # They divide pixels themselves, and cannot be told not to.
 _TAKE_PIXELS = "EfficientNetB"
 
@@ -29,6 +31,16 @@ def list_applications() -> list[str]:
         if inspect.isfunction(function)
         and {"include_top", "weights"} <= inspect.signature(function).parameters.keys()
     ]
+
+
+def settings_of_network(network: str) -> dict[str, object]:
+    """Returns the arguments of a network that `Application` passes on -> defaults."""
+    parameters = inspect.signature(getattr(keras.applications, network)).parameters
+    return {
+        name: parameter.default
+        for name, parameter in parameters.items()
+        if isinstance(parameter.default, (int, float)) and name not in _SET_HERE
+    }
 
 
 def Application(

@@ -114,14 +114,16 @@ def _tensors(model, name):
 
 
 def _check_policy(model, name):
+    if not model.trainable_variables:
+        raise ValueError(f"{name} has no weights to train")
     wanted = keras.mixed_precision.global_policy()
     layers = [x for x in model._flatten_layers() if x.trainable_weights]
     kinds = {layer.compute_dtype for layer in layers}
     stored = {tf_variable(v).dtype.name for v in model.trainable_variables}
     if wanted.compute_dtype not in kinds or stored != {"float32"}:
         raise ValueError(
-            f"{name} computes in {' and '.join(sorted(kinds)) or 'nothing'} with "
-            f"weights of {' and '.join(sorted(stored)) or 'no kind'}, the run in "
+            f"{name} computes in {' and '.join(sorted(kinds))} with "
+            f"weights of {' and '.join(sorted(stored))}, the run in "
             f"{wanted.compute_dtype} with weights of float32 (--precision="
             f"{wanted.name}). Build it under that policy, or train under its own"
         )

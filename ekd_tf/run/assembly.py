@@ -21,6 +21,7 @@ from ekd_tf.run.config import TrainConfig
 from ekd_tf.run.data import open_run_data
 from ekd_tf.run.evaluators import make_evaluations
 from ekd_tf.run.profile import profiled_steps
+from ekd_tf.run.student import make_student
 from ekd_tf.run.teacher import RunTeacher
 from ekd_tf.run.teacher import open_run_teacher
 from ekd_tf.run.workdir import Workdir
@@ -141,10 +142,14 @@ def assemble(
 
 
 def _make_model(config, teacher, num_identities):
-    own = "activation" if config.model == "mobilefacenet" else "dropout"
-    names = ("embedding_dim", "width", "input_size", own)
-    arguments = {name: getattr(config, name) for name in names}
-    backbone = factory.make_student(config.model, **arguments)
+    backbone = make_student(
+        config.model,
+        embedding_dim=config.embedding_dim,
+        width=config.width,
+        input_size=config.input_size,
+        activation=config.activation,
+        dropout=config.dropout,
+    )
     head = factory.make_head(
         config.head,
         num_identities,
@@ -274,8 +279,9 @@ def plan(
     return [
         *lines,
         f"held out  {of_heldout}",
-        f"student   {config.model} width {config.width:g}, {side} px, "
-        f"{parts.model.backbone.count_params():,} parameters, {config.precision}",
+        f"student   {config.model}, {side} px, "
+        f"{parts.model.backbone.count_params():,} parameters, {config.precision}"
+        + (f", from {config.init}" if config.init else ""),
         f"teacher   {of_teacher}",
         f"losses    {config.head} x{config.margin_weight:g} on "
         f"{config.general_batch} general rows{distill}",

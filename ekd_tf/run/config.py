@@ -39,8 +39,7 @@ _SCALE = Needs(
     f"a --head, or one of {', '.join(_SCALED)} in --distill",
     lambda c: c.head != "none" or _distills(c, _SCALED),
 )
-_MOBILEFACENET = Needs("--model=mobilefacenet", lambda c: c.model == "mobilefacenet")
-_IRESNET = Needs("--model=iresnet...", lambda c: c.model.startswith("iresnet"))
+_INIT = Needs("--init", lambda c: c.init)
 _BALANCED = Needs("--balanced_identities above 0", lambda c: c.balanced_identities != 0)
 _STEPPED = Needs("--schedule=step", lambda c: c.schedule == "step")
 _DROPS = Needs(
@@ -52,6 +51,16 @@ _EVALUATES = Needs(
     lambda c: c.heldout_data or c.holdout_identities or c.eval_sets,
 )
 _REPLICAS = Needs("--strategy=mirrored or multi_worker", lambda c: c.strategy != "none")
+
+
+def _of_model(flag):
+    def holds(config):
+        # Settings are read before TensorFlow, which takes seconds, is imported.
+        from ekd_tf.run.student import takes
+
+        return takes(config.model, flag)
+
+    return Needs(f"a --model that has --{flag}", holds)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,22 +128,51 @@ class TrainConfig:
 
     model: str = setting(
         "mobilefacenet",
-        "Backbone: mobilefacenet or iresnet18 ... iresnet200.",
+        "The network: mobilefacenet, ghostfacenet_v1 or _v2, mbf or mbf_large "
+        "(insightface's MobileFaceNets), iresnet18 ... iresnet200; keras:NAME of "
+        "keras.applications; package.module:function of your own; or FILE.keras, "
+        "FILE.keras@-1..1 if it takes pixels as floats from -1 to 1. Settings without "
+        "a flag follow it: ghostfacenet_v2:stem_stride=2.",
         common=True,
     )
     width: float = setting(
-        1.0, "Channel multiplier of the backbone.", low=0, common=True
+        1.0,
+        "Channel multiplier of the network.",
+        low=0,
+        common=True,
+        needs=_of_model("width"),
     )
-    embedding_dim: int = setting(512, "Size of the embedding.", low=1, common=True)
+    embedding_dim: int = setting(
+        512,
+        "Size of the embedding.",
+        low=1,
+        common=True,
+        needs=_of_model("embedding_dim"),
+    )
     input_size: int = setting(112, "Side of the images in pixels.", low=32, common=True)
     activation: str = setting(
         "prelu",
-        "MobileFaceNet's activation: prelu, relu or leaky_relu.",
+        "Activation: prelu, relu or leaky_relu.",
         common=True,
-        needs=_MOBILEFACENET,
+        needs=_of_model("activation"),
     )
     dropout: float = setting(
-        0.0, "Dropout before IResNet's last layer, [0, 1).", common=True, needs=_IRESNET
+        0.0,
+        "Dropout before the last layer, [0, 1).",
+        common=True,
+        needs=_of_model("dropout"),
+    )
+    init: str | None = setting(
+        None,
+        "Weights to start from: a .keras file, the workdir of a finished run, or "
+        "FAMILY:FILE of torch. All must fit.",
+        common=True,
+    )
+    init_partial: bool = setting(
+        False,
+        "Start at random what --init has no weights for; the log lists it.",
+        common=True,
+        needs=_INIT,
     )
 
     head: str = setting(

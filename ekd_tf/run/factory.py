@@ -8,7 +8,6 @@ from collections.abc import Iterable
 from collections.abc import Sequence
 from typing import Any
 
-import keras
 import numpy as np
 
 from ekd_tf import checks
@@ -26,8 +25,6 @@ from ekd_tf.heads import HEADS
 from ekd_tf.heads import MarginHead
 from ekd_tf.losses import LOSSES
 from ekd_tf.mining import PairMiner
-from ekd_tf.models import build_backbone
-from ekd_tf.models import list_backbones
 from ekd_tf.run.settings import integer
 from ekd_tf.run.settings import number
 from ekd_tf.run.settings import read_words
@@ -115,12 +112,6 @@ def make_augmentation(spec: str, input_size: int) -> Augmentation:
     augmentation = Augmentation(**arguments)
     checks.check_range("--augment:crop", augmentation.crop, low=0, high=input_size // 4)
     return augmentation
-
-
-def make_student(name: str, **arguments) -> keras.Model:
-    """Builds a backbone by name; see `ekd_tf.models`."""
-    checks.check_choice("model", name, list_backbones())
-    return build_backbone(name, **arguments)
 
 
 def make_head(

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import json
 import os
+import re
 import tempfile
 
 import keras
@@ -17,6 +18,7 @@ from ekd_tf.data import sample_images
 from ekd_tf.embedders import MODEL_FILE
 from ekd_tf.export import export_student
 from ekd_tf.files.atomic import write_text
+from ekd_tf.models import BACKBONES
 from ekd_tf.run.assembly import assemble
 from ekd_tf.run.assembly import plan
 from ekd_tf.run.checkpoints import CheckpointStore
@@ -30,6 +32,8 @@ from ekd_tf.run.provenance import package_versions
 from ekd_tf.run.provenance import provenance_of_run
 from ekd_tf.run.record import BestMetric
 from ekd_tf.run.record import Record
+from ekd_tf.run.student import check_converts
+from ekd_tf.run.student import start_from
 from ekd_tf.run.workdir import Workdir
 from ekd_tf.training.loop import compile_step
 from ekd_tf.training.loop import run_steps
@@ -83,8 +87,8 @@ def run_training(config: TrainConfig, command: list[str]) -> None:
             logging.info("The run in %s is finished: nothing to do.", config.workdir)
             return
         # Before the workdir remembers a teacher that is refused.
-        if start_step == 0 and parts.teacher is not None:
-            _check_teacher(config, parts)
+        if store.latest() is None:
+            _begin(config, parts)
         store.prune(start_step)
         versions = package_versions()
         workdir.record_run(flags, versions, command, changed, teacher, parts.note)
@@ -159,8 +163,20 @@ def _is_finished(config, workdir):
     return (workdir.path / MODEL_FILE).exists() and is_exported
 
 
-def _check_teacher(config, parts):
-    """Raises `ValueError` for a teacher that is given pixels of a wrong range."""
+def _begin(config, parts):
+    """Does what a run does once: checks its models, and starts from other weights.
+
+    Raises:
+        ValueError: The teacher is given pixels of a wrong range, `--init` does not fit,
+            or the student cannot be exported.
+    """
+    student = parts.model.backbone
+    if config.init:
+        start_from(student, config.init, config.init_partial)
+    if config.model.partition(":")[0] not in BACKBONES:
+        check_converts(student, needed=config.export)
+    if parts.teacher is None:
+        return
     line = check_range_of_pixels(
         config.teacher,
         parts.teacher.embedder_of(parts.train),
@@ -226,7 +242,7 @@ def _export(config, workdir, parts, command):
         parts.model.backbone,
         workdir.path / "export",
         images,
-        name=config.model,
+        name=re.sub(r"[^\w.-]", "_", parts.model.backbone.name),
         facts=provenance_of_run(config.to_record(), words),
     )
     text = json.dumps(report.to_dict(), indent=2) + "\n"

@@ -29,6 +29,7 @@ import toys
 
 from ekd_tf.evaluation import labelled
 from ekd_tf.losses.base import DistillationLoss
+from ekd_tf.run import assembly
 from ekd_tf.run import factory
 from ekd_tf.run.child import RESUME_STATUS
 from ekd_tf.run.config import TrainConfig
@@ -88,7 +89,7 @@ def tell_steps(pipe):
 @tf.autograph.experimental.do_not_convert
 def train(values, kill, pipe):
     """The child: never returns."""
-    factory.make_student = lambda name, **arguments: toys.backbone(dim=8, size=32)
+    assembly.make_student = lambda name, **arguments: toys.backbone(dim=8, size=32)
     factory.LOSSES = {"ekd": MovingMeanLoss}
     labelled.plot_roc = lambda *a, **k: np.zeros((4, 4, 3), np.uint8)
     labelled.plot_similarities = labelled.contact_sheet = labelled.plot_roc

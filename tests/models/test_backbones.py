@@ -135,8 +135,8 @@ def test_rejects_arguments_by_name(build):
 
 
 def test_rejects_depths_variants_and_activations_there_are_not():
-    names = ["mobilefacenet", *(f"iresnet{depth}" for depth in IRESNETS)]
-    assert list_backbones() == names
+    names = ["mobilefacenet", "ghostfacenet_v1", "ghostfacenet_v2", "mbf", "mbf_large"]
+    assert list_backbones() == [*names, *(f"iresnet{depth}" for depth in IRESNETS)]
     for call, words in (
         (lambda: build_backbone("iresnet101"), "Did you mean 'iresnet100'"),
         (lambda: IResNet(101), "`depth` must be one of 18, 34, 50, 100, 200. Received"),

@@ -67,7 +67,7 @@ def test_refuses_what_is_no_backbone_in_one_line(mixed_policy):
         (network(size=None), r"fixed size.*Received: input \(None, None, None, 3\)"),
         (keras.Model(image, image), r"vectors.*Received: output \(None, 16, 16, 3\)"),
         (not_finite, "weights that are not finite: .*kernel"),
-        (network(dtype="float32").__class__(image, rows), "no kind"),
+        (network(dtype="float32").__class__(image, rows), "has no weights to train"),
     ):
         with pytest.raises(ValueError, match=words) as error:
             as_backbone(model, "m")

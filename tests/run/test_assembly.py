@@ -4,7 +4,7 @@ import pytest
 import tensorflow as tf
 from test_session import VALUES
 
-from ekd_tf.run import factory
+from ekd_tf.models import build_backbone
 from ekd_tf.run.assembly import assemble
 from ekd_tf.run.config import TrainConfig
 from ekd_tf.training.classifier import FaceClassifier
@@ -60,7 +60,7 @@ def test_says_what_is_wrong_with_the_flags(changes, message):
 @pytest.fixture(scope="module")
 def teacher(tmp_path_factory):
     path = tmp_path_factory.mktemp("teacher") / "teacher.keras"
-    factory.make_student("iresnet18", width=0.125, input_size=32).save(path)
+    build_backbone("iresnet18", width=0.125, input_size=32).save(path)
     return str(path)
 
 

@@ -11,6 +11,7 @@ from traces import steps_in
 from ekd_tf.data.unreadable import UnreadableError
 from ekd_tf.embedders import CacheWriter
 from ekd_tf.embedders import load_embedder
+from ekd_tf.run import assembly
 from ekd_tf.run import factory
 from ekd_tf.run.config import FREE
 from ekd_tf.run.config import TrainConfig
@@ -49,7 +50,7 @@ def small_student():
         return toys.backbone(dim=embedding_dim, size=input_size, seed=None)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(factory, "make_student", make)
+        patch.setattr(assembly, "make_student", make)
         yield
 
 

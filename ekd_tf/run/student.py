@@ -1,0 +1,149 @@
+"""The student that --model names, and the weights it starts from."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import keras
+from absl import logging
+
+from ekd_tf import checks
+from ekd_tf.embedders import load_embedder
+from ekd_tf.embedders import open_embedder
+from ekd_tf.embedders.keras_model import KerasEmbedder
+from ekd_tf.embedders.opening import split_model
+from ekd_tf.export.tflite import ConversionError
+from ekd_tf.export.tflite import convert_tflite
+from ekd_tf.models import BACKBONES
+from ekd_tf.models.applications import Application
+from ekd_tf.models.applications import list_applications
+from ekd_tf.models.applications import settings_of_network
+from ekd_tf.models.initial import copy_weights
+from ekd_tf.models.own import as_backbone
+from ekd_tf.models.own import load_function
+from ekd_tf.run.settings import read_words
+from ekd_tf.run.settings import settings_of
+
+FORMS = ("FILE.keras", "keras:NAME", "package.module:function")
+
+
+def make_student(spec: str, **flags: Any) -> keras.Model:
+    """Builds the network a specification names.
+
+    Args:
+        spec: A name of `BACKBONES`, `keras:NAME` of `keras.applications`, or
+            `package.module:function`, each with `:word=value` behind it for arguments
+            that have no flag; or `FILE.keras`, with `@-1..1` for one of float input
+            that takes pixels from -1 to 1.
+        **flags: `input_size`, and other arguments of the builders; those it does not
+            take are left out.
+
+    Raises:
+        ValueError: There is no such network, a word is wrong, or what is built does not
+            map uint8 images of `input_size` to embeddings.
+    """
+    if _is_file(spec):
+        path, pixels = split_model(spec)
+        checks.check_choice("model", pixels.pop("color", "rgb"), ("rgb",))
+        student = as_backbone(load_embedder(path), str(path), **pixels)
+    else:
+        build, words = _builder(spec)
+        place = f"--model={spec.partition('=')[0].rpartition(':')[0] or spec}"
+        settings = settings_of(build, (*flags, "name", "version", "variant", "depth"))
+        if spec.startswith("keras:"):
+            settings.update(settings_of_network(spec.split(":")[1]))
+        arguments = read_words(place, words, settings)
+        given = {name: value for name, value in flags.items() if takes(spec, name)}
+        student = build(**given, **arguments)
+        if not is_built_in(spec):
+            student = as_backbone(student, f"--model={spec}")
+    size = student.input_shape[1]
+    if size != flags["input_size"]:
+        raise ValueError(
+            f"`--model={spec}` takes images of {size} px: give --input_size={size}. "
+            f"Received: --input_size={flags['input_size']}"
+        )
+    return student
+
+
+def takes(spec: str, name: str) -> bool:
+    """Returns whether a flag of that name is an argument of the network."""
+    if _is_file(spec):
+        return False
+    build, _ = _builder(spec)
+    return name in inspect.signature(build).parameters
+
+
+def is_built_in(spec: str) -> bool:
+    """Returns whether a network is one of this package's."""
+    return not _is_file(spec) and spec.partition(":")[0] in (*BACKBONES, "keras")
+
+
+def _is_file(spec):
+    return split_model(spec)[0].suffix == ".keras"
+
+
+def _builder(spec: str) -> tuple[Callable[..., keras.Model], list[str]]:
+    """Returns what builds a network, and the words behind its name."""
+    name, *words = spec.split(":")
+    if name in BACKBONES:
+        return BACKBONES[name], words
+    if name == "keras" and words:
+        network = words.pop(0)
+        checks.check_choice("model=keras:", network, list_applications())
+        return functools.partial(Application, network), words
+    if words and "=" not in words[0]:
+        return load_function(f"{name}:{words.pop(0)}"), words
+    checks.check_choice("model", name, (*BACKBONES, *FORMS))
+    raise ValueError(f"`--model={spec}` lacks what comes behind the colon: {FORMS}")
+
+
+def start_from(student: keras.Model, spec: str, partial: bool) -> None:
+    """Gives a student the weights of another network.
+
+    Args:
+        student: Changed in place.
+        spec: A `.keras` file, the workdir of a finished run, or `FAMILY:FILE` of torch.
+        partial: Whether weights without a counterpart may stay random; they are logged.
+
+    Raises:
+        ValueError: The file cannot be read, or not all weights fit.
+    """
+    source = open_embedder(spec)
+    if not isinstance(source, KerasEmbedder):
+        raise ValueError(
+            f"`--init={spec}` holds no Keras weights. Give a .keras file, the workdir "
+            "of a run or FAMILY:FILE of torch"
+        )
+    left = copy_weights(source.model, student)
+    count = len(student.weights)
+    if left and (not partial or len(left) == count):
+        way_out = "" if partial else ", or start these at random: --init_partial"
+        raise ValueError(
+            f"`--init={spec}` has nothing for {len(left)} of {count} weights: "
+            f"{', '.join(left[:5])}{' ...' if len(left) > 5 else ''}. Build the same "
+            f"network{way_out}"
+        )
+    if left:
+        logging.info(
+            "%d of %d weights start at random, the others from %s:\n  %s",
+            *(len(left), count, spec, "\n  ".join(left)),
+        )
+
+
+def check_converts(student: keras.Model, needed: bool) -> None:
+    """Says before the training what of a student TFLite has no operation for.
+
+    Args:
+        student: The network, with any weights.
+        needed: Whether an export is asked for: an error then, else a warning.
+    """
+    try:
+        convert_tflite(student)
+    except ConversionError as error:
+        if needed:
+            raise ValueError(f"`--export` is not possible: {error}") from error
+        logging.warning("This network cannot be exported to TFLite: %s", error)

@@ -1,0 +1,157 @@
+"""--model: networks of any kind train, resume, export and evaluate alike."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from ekd_tf.embedders import load_embedder
+from ekd_tf.run.config import TrainConfig
+from ekd_tf.run.session import run_training
+from ekd_tf.run.settings import check_effects
+from ekd_tf.run.student import make_student
+from ekd_tf.run.student import start_from
+from ekd_tf.run.student import takes
+
+FLAGS = {
+    "embedding_dim": 8,
+    "width": 0.25,
+    "input_size": 32,
+    "activation": "relu",
+    "dropout": 0.0,
+}
+NETWORKS = """
+import keras
+
+def tiny(embedding_dim, input_size=32, filters=4):
+    image = keras.Input((input_size, input_size, 3))
+    x = keras.layers.Conv2D(filters, 3, strides=2)(keras.layers.Rescaling(0.01)(image))
+    x = keras.layers.GlobalAveragePooling2D()(x)
+    return keras.Model(image, keras.layers.Dense(embedding_dim)(x), name="tiny-net")
+"""
+
+
+@pytest.fixture
+def networks(tmp_path, monkeypatch):
+    """A module of networks in the current folder."""
+    (tmp_path / "networks_of_test.py").write_text(NETWORKS)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    return "networks_of_test:tiny"
+
+
+def test_builds_networks_of_every_kind(networks, tmp_path):
+    own = make_student(f"{networks}:filters=6", **FLAGS)
+    assert own.output_shape == (None, 8)
+    assert {tuple(v.shape) for v in own.trainable_variables} >= {(3, 3, 3, 6)}
+    own.save(tmp_path / "own.keras")
+    again = make_student(str(tmp_path / "own.keras"), **FLAGS)
+    images = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), np.uint8)
+    np.testing.assert_allclose(again(images), own(images), rtol=1e-6)
+    for spec, name in (
+        ("ghostfacenet_v1:stem_stride=1", "ghostfacenet_v1"),
+        ("mbf", "mbf"),
+        ("keras:MobileNet:alpha=0.25:stem_stride=1", "mobilenet"),
+    ):
+        student = make_student(spec, **FLAGS)
+        assert student.output_shape == (None, 8) and student.name == name
+
+
+def test_flags_a_network_does_not_have_are_refused(networks, tmp_path):
+    make_student(networks, **FLAGS).save(tmp_path / "own.keras")
+    for model, flag, value in (
+        ("iresnet18", "activation", "relu"),
+        (networks, "width", 0.5),
+        ("own.keras", "embedding_dim", 8),
+        ("keras:MobileNet", "activation", "relu"),
+    ):
+        assert not takes(model, flag)
+        with pytest.raises(ValueError, match=f"`--{flag}={value}` has no effect"):
+            check_effects(TrainConfig(model=model, **{flag: value}))
+    check_effects(TrainConfig(model="ghostfacenet_v2", activation="relu", dropout=0.1))
+
+
+def test_says_what_is_wrong_in_one_line(networks, tmp_path):
+    make_student(networks, **{**FLAGS, "input_size": 40}).save("own.keras")
+    (tmp_path / "torn.keras").write_bytes(b"PK")
+    for spec, words in (
+        ("mobilfacenet", "`model` must be .*keras:NAME.*Received: .*mobilfacenet"),
+        ("mobilefacenet:widht=2", "--model=mobilefacenet:.*widht"),
+        ("mobilefacenet:width=2", "--model=mobilefacenet:.*width"),
+        ("keras:MobilNet", "`model=keras:` must be"),
+        ("keras", "must be"),
+        ("networks_of_test:big", "`networks_of_test:` must be .*tiny"),
+        ("own.keras", "takes images of 40 px: give --input_size=40"),
+        ("torn.keras", "torn.keras cannot be loaded"),
+        ("own.keras@bgr", "`model` must be"),
+    ):
+        with pytest.raises(ValueError, match=words) as error:
+            make_student(spec, **FLAGS)
+        assert "\n" not in str(error.value), spec
+
+
+def run(path, model, **changes):
+    config = TrainConfig(
+        workdir=str(path),
+        data="synthetic:identities=8,images=4,size=32",
+        heldout_data="synthetic:identities=6,images=5,size=32,first=900",
+        model=model,
+        **{"input_size": 32, "general_batch": 8, "steps": 2, "log_every": 1, **changes},
+    )
+    run_training(config, ["train"])
+    return path
+
+
+def test_a_network_of_ones_own_trains_resumes_exports_and_starts_another(
+    networks, tmp_path
+):
+    small = {"embedding_dim": 8, "scale": 16.0, "margin": "0.2"}
+    path = run(tmp_path / "one", networks, export=True, checkpoint_every=1, **small)
+    assert (path / "export" / "tiny-net" / "1" / "saved_model.pb").is_file()
+    model = load_embedder(path)
+    run(tmp_path / "one", networks, steps=2, export=True, checkpoint_every=1, **small)
+    # A file trains further, from its weights.
+    spec = str(path / "model.keras")
+    again = run(
+        tmp_path / "two", spec, learning_rate=1e-8, scale=16.0, margin="0.2", steps=1
+    )
+    for old, new in zip(model.get_weights(), load_embedder(again).get_weights()):
+        np.testing.assert_allclose(old, new, atol=1e-4)
+    started = run(
+        tmp_path / "three", networks, init=str(path), learning_rate=1e-8, **small
+    )
+    for old, new in zip(model.get_weights(), load_embedder(started).get_weights()):
+        np.testing.assert_allclose(old, new, atol=1e-4)
+
+
+def test_weights_that_do_not_fit_are_listed(tmp_path, caplog):
+    caplog.set_level("INFO", logger="absl")
+    make_student("mobilefacenet", **FLAGS).save(tmp_path / "a.keras")
+    other = make_student("mobilefacenet", **{**FLAGS, "embedding_dim": 9})
+    with pytest.raises(ValueError, match=r"for 3 of \d+ weights: .*linear.*_partial"):
+        start_from(other, str(tmp_path / "a.keras"), partial=False)
+    start_from(other, str(tmp_path / "a.keras"), partial=True)
+    assert "start at random" in caplog.text and "output_layer.linear" in caplog.text
+    make_student("iresnet18", **FLAGS).save(tmp_path / "b.keras")
+    with pytest.raises(ValueError, match="has nothing for"):
+        start_from(other, str(tmp_path / "b.keras"), partial=True)
+
+
+def test_what_tflite_cannot_do_is_said_before_the_training(tmp_path):
+    @keras.saving.register_keras_serializable(package="tests")
+    class Determinant(keras.layers.Layer):
+        def call(self, inputs):
+            square = tf.matmul(inputs, inputs, transpose_a=True)
+            return (
+                inputs * tf.linalg.det(square + tf.eye(inputs.shape[-1]))[:, None, None]
+            )
+
+    image = keras.Input((32, 32, 3))
+    x = keras.layers.Reshape((1024, 3))(keras.layers.Rescaling(1e-3)(image))
+    x = keras.layers.Flatten()(Determinant()(x)[:, :8])
+    x = keras.layers.Dense(4)(x)
+    keras.Model(image, x).save(tmp_path / "odd.keras")
+    spec = str(tmp_path / "odd.keras")
+    with pytest.raises(ValueError, match="`--export` is not possible: .*eterminant"):
+        run(tmp_path / "run", spec, export=True, scale=16.0, margin="0.2")
+    assert not list((tmp_path / "run").rglob("*.npz"))
