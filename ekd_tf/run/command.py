@@ -114,7 +114,7 @@ def define_flags(kind: type, into: flags.FlagValues = flags.FLAGS) -> None:
             define = flags.DEFINE_float
             if annotation == "int":
                 define = flags.DEFINE_integer
-            arguments.append(about["low"])
+            arguments += [about["low"], about["high"]]
         elif annotation == "bool":
             define = flags.DEFINE_bool
         define(*arguments, flag_values=into)

@@ -29,6 +29,7 @@ def setting(
     default: Any,
     help: str,
     low: float | None = None,
+    high: float | None = None,
     choices: tuple[str, ...] = (),
     needs: Needs | None = None,
     free: bool = False,
@@ -41,6 +42,7 @@ def setting(
         default: Its value where the flag is not given.
         help: Meaning and unit, for `--help` and the documentation.
         low: Least number that is taken, or None.
+        high: Largest number that is taken, or None.
         choices: Strings that are taken; empty for any.
         needs: What gives it its effect; None: it always has one.
         free: Whether it may differ when a run is resumed.
