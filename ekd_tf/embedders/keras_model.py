@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import hashlib
 import io
+import json
 import os
 import pathlib
 import zipfile
@@ -20,9 +21,13 @@ from ekd_tf.embedders.frozen import content_hash
 from ekd_tf.embedders.frozen import in_traced_batches
 from ekd_tf.embedders.frozen import loading_error
 from ekd_tf.keras_compat import tf_variable
+from ekd_tf.models.own import is_function
+from ekd_tf.models.own import load_function
 
 # The file a finished run leaves in its workdir.
 MODEL_FILE = "model.keras"
+# What a run leaves of its settings.
+RUN_FILE = "run.json"
 
 
 class KerasEmbedder(FrozenEmbedder):
@@ -88,6 +93,7 @@ def load_embedder(path: str | os.PathLike) -> keras.Model:
             "was cut. Copy it again"
         )
     try:
+        _import_layers(path / RUN_FILE)
         model = keras.models.load_model(file, compile=False)
     # Keras raises a dozen kinds, from zipfile's to its own.
     except Exception as error:
@@ -96,6 +102,14 @@ def load_embedder(path: str | os.PathLike) -> keras.Model:
     _check_no_unused_weights(file, model)
     model.trainable = False
     return model
+
+
+def _import_layers(run):
+    """Imports the module that a run's network is from, which may have layers."""
+    if run.is_file():
+        spec = json.loads(run.read_text(encoding="utf-8"))["flags"]["model"]
+        if is_function(spec):
+            load_function(spec)
 
 
 def model_file(path: str | os.PathLike) -> pathlib.Path:

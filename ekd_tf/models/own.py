@@ -78,15 +78,23 @@ def as_backbone(
     return keras.Model(image, embedding, name=model.name)
 
 
-def load_function(name: str) -> Callable[..., keras.Model]:
-    """Returns the function that `package.module:function` names.
+def is_function(spec: str) -> bool:
+    """Returns whether a specification may be `package.module:function`."""
+    module, _, rest = spec.partition(":")
+    function = rest.partition(":")[0]
+    parts = [*module.split("."), function]
+    return module != "keras" and all(part.isidentifier() for part in parts)
+
+
+def load_function(spec: str) -> Callable[..., keras.Model]:
+    """Returns the function that `package.module:function[:word=value]` names.
 
     Modules of the current folder are found.
 
     Raises:
         ValueError: There is no such module or function.
     """
-    module, _, function = name.partition(":")
+    module, function = spec.split(":")[:2]
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
     try:
@@ -94,7 +102,7 @@ def load_function(name: str) -> Callable[..., keras.Model]:
     # Whatever a module of one's own does while it is imported.
     except Exception as error:
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise ValueError(f"{name} cannot be imported: {reason}") from error
+        raise ValueError(f"{module} cannot be imported: {reason}") from error
     callables = [n for n, v in found.items() if callable(v) and not n.startswith("_")]
     check_choice(f"{module}:", function, callables)
     return found[function]

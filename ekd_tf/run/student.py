@@ -23,6 +23,7 @@ from ekd_tf.models.applications import list_applications
 from ekd_tf.models.applications import settings_of_network
 from ekd_tf.models.initial import copy_weights
 from ekd_tf.models.own import as_backbone
+from ekd_tf.models.own import is_function
 from ekd_tf.models.own import load_function
 from ekd_tf.run.settings import read_words
 from ekd_tf.run.settings import settings_of
@@ -95,8 +96,8 @@ def _builder(spec: str) -> tuple[Callable[..., keras.Model], list[str]]:
         network = words.pop(0)
         checks.check_choice("model=keras:", network, list_applications())
         return functools.partial(Application, network), words
-    if words and "=" not in words[0]:
-        return load_function(f"{name}:{words.pop(0)}"), words
+    if is_function(spec):
+        return load_function(spec), words[1:]
     checks.check_choice("model", name, (*BACKBONES, *FORMS))
     raise ValueError(f"`--model={spec}` lacks what comes behind the colon: {FORMS}")
 

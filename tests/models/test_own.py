@@ -92,7 +92,7 @@ def test_functions_of_ones_own_are_found_in_the_current_folder(tmp_path, monkeyp
     assert load_function("my_networks:small")(width=0.5) == 0.5
     with pytest.raises(ValueError, match="must be .*small.*Received: .*large"):
         load_function("my_networks:large")
-    with pytest.raises(ValueError, match="my_broken:x cannot be imported: no way"):
+    with pytest.raises(ValueError, match="my_broken cannot be imported: no way"):
         load_function("my_broken:x")
     with pytest.raises(
         ValueError, match="cannot be imported: No module named 'absent'"

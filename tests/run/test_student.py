@@ -1,5 +1,7 @@
 """--model: networks of any kind train, resume, export and evaluate alike."""
 
+import sys
+
 import keras
 import numpy as np
 import pytest
@@ -23,11 +25,17 @@ FLAGS = {
 NETWORKS = """
 import keras
 
+@keras.saving.register_keras_serializable(package="networks_of_test")
+class Halved(keras.layers.Layer):
+    def call(self, inputs):
+        return inputs * 0.5
+
 def tiny(embedding_dim, input_size=32, filters=4):
     image = keras.Input((input_size, input_size, 3))
     x = keras.layers.Conv2D(filters, 3, strides=2)(keras.layers.Rescaling(0.01)(image))
     x = keras.layers.GlobalAveragePooling2D()(x)
-    return keras.Model(image, keras.layers.Dense(embedding_dim)(x), name="tiny-net")
+    x = keras.layers.Dense(embedding_dim)(Halved()(x))
+    return keras.Model(image, x, name="tiny-net")
 """
 
 
@@ -108,6 +116,9 @@ def test_a_network_of_ones_own_trains_resumes_exports_and_starts_another(
     small = {"embedding_dim": 8, "scale": 16.0, "margin": "0.2"}
     path = run(tmp_path / "one", networks, export=True, checkpoint_every=1, **small)
     assert (path / "export" / "tiny-net" / "1" / "saved_model.pb").is_file()
+    # Whoever evaluates has not imported the module of its layers.
+    del sys.modules["networks_of_test"]
+    del keras.saving.get_custom_objects()["networks_of_test>Halved"]
     model = load_embedder(path)
     run(tmp_path / "one", networks, steps=2, export=True, checkpoint_every=1, **small)
     # A file trains further, from its weights.
