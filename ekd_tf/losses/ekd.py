@@ -9,6 +9,7 @@ from ekd_tf.checks import check_positive
 from ekd_tf.checks import check_range
 from ekd_tf.keras_compat import register
 from ekd_tf.losses.base import DistillationLoss
+from ekd_tf.losses.base import TermsAndMonitor
 from ekd_tf.metrics import format_fpr
 from ekd_tf.mining.miner import Memory
 from ekd_tf.mining.miner import PairMiner
@@ -77,16 +78,9 @@ def attach_thresholds(
 def near_in_rank(ranks: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
     """Returns which of the hardest negatives define the thresholds of some ranks.
 
-    Those of rank 3/4 r to 5/4 r, at least two to either side.
-
-    Args:
-        ranks: Int32 `(num_fprs,)`, among all negatives, from 0. One beyond the mined
-            negatives has none.
-        mask: Bool `(num_mined,)`, of the mined negatives, hardest first: False on rows
-            that are no pair.
-
-    Returns:
-        Bool `(num_fprs, num_mined)`.
+    Those of rank 3/4 r to 5/4 r, at least two to either side: bool `(num_fprs,
+    num_mined)`. `ranks`, int32 `(num_fprs,)`, count all negatives from 0, and one beyond
+    the mined negatives has none. `mask`, bool `(num_mined,)`, is False on no pair.
     """
     positions = tf.cast(tf.range(tf.size(mask)), tf.float32)
     wanted = tf.cast(ranks, tf.float32)[:, None]
@@ -103,7 +97,8 @@ class EKDLoss(DistillationLoss):
          + w_- \operatorname*{mean}_{\text{hardest negatives}} (R_s - R_t)^2 $$
 
     with R the soft rank against the model's own thresholds (`rank_differences`), which
-    are averaged over steps. Gradients reach the student through the mined pairs only.
+    are averaged over steps. A pair on which both models decide alike costs next to
+    nothing, so it is the critical pairs among these that are pulled.
 
     As published (`reference`) thresholds are constants in the gradient: the positive
     term can be met by raising every cosine, and a student that starts from scratch
@@ -125,11 +120,11 @@ class EKDLoss(DistillationLoss):
         thresholds: "histogram" keeps an exponentially decayed histogram of negative
             cosines and reads the thresholds from it; "ema" averages each batch's
             order statistics.
-        momentum: Float in (0, 1]: the part of the newest batch in the thresholds.
+        momentum: Float in (0, 1]: the newest batch's part in the thresholds.
         bias_correction: Bool: whether "ema" thresholds start at the first batch's
-            (True) or at 0 (False, as in TFace: 63 % of their value after 100 steps).
-        threshold_gradient: Bool: whether the gradient of the student's thresholds
-            reaches the negatives that define them (`attach_thresholds`).
+            or, as in TFace, at 0: 63 % of their value after 100 steps.
+        threshold_gradient: Bool: whether thresholds pass their gradient on to the
+            negatives that define them, mined or not (`attach_thresholds`).
         memory: Int >= 0: rows of earlier batches to pair the batch with as well, as
             they were embedded then, by both models. They receive no gradient.
         same_image_pairs: Bool: whether pairs of one source image count as positives.
@@ -231,7 +226,14 @@ class EKDLoss(DistillationLoss):
             name=name,
         )
 
-    def compute(self, student, teacher, labels, image_ids, training):
+    def compute(
+        self,
+        student: tf.Tensor,
+        teacher: tf.Tensor,
+        labels: tf.Tensor,
+        image_ids: tf.Tensor | None,
+        training: bool,
+    ) -> TermsAndMonitor:
         """Returns the two weighted terms and what to watch beside them.
 
         Per FPR f: `threshold/MODEL/fpr_f`, `batch_tpr/MODEL/fpr_f` and

@@ -4,8 +4,8 @@ A verifier accepts a pair whose cosine exceeds a threshold, and the threshold is
 the false positives one allows. So for each model the thresholds are the order
 statistics of its negative cosines at given FPRs, a pair's rank is the number of
 thresholds its cosine exceeds, and a pair is critical where the ranks of the two models
-differ: those pairs alone make the models' TPR and FPR differ. They are among the
-positives and the negatives with the highest cosines, which the miner finds.
+differ: those pairs alone make the models' TPR and FPR differ. They are sought among
+the positives and the negatives with the student's highest cosines.
 
 Nothing here sorts all pairs: they come in blocks, the hardest are selected, and all are
 counted, which gives their order statistics.
