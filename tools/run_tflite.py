@@ -165,6 +165,8 @@ def main():
         faces = [student.read(path) for path in arguments.images]
     except (OSError, ValueError) as error:
         sys.exit(f"run_tflite.py: {error}")
+    if len(faces) == 1 and not arguments.output:
+        sys.exit("run_tflite.py: give two images to compare, or --output=FILE.npy")
     embeddings = np.stack([student.embed(face) for face in faces])
     if arguments.output:
         np.save(arguments.output, embeddings)
@@ -177,6 +179,11 @@ def main():
         print(f"{cosine:.4f}{decision}  {a}  {b}")
     if student.threshold is not None:
         print(f"threshold {student.threshold:.4f}, of card.json")
+    elif len(faces) > 1:
+        print(
+            "no decision, as no threshold is known: put the card.json of the export, "
+            "calibrated, beside the model"
+        )
 
 
 if __name__ == "__main__":

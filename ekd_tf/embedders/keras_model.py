@@ -74,12 +74,13 @@ def load_embedder(path: str | os.PathLike) -> keras.Model:
     file = model_file(path)
     if not file.is_file():
         where = (
-            f"{path} holds no {MODEL_FILE}: the run in it has not finished"
+            f"{path} holds no {MODEL_FILE}, as a finished run does"
             if path.is_dir()
             else f"{path} does not exist"
         )
         raise ValueError(
-            f"{where}. Give a `.keras` file or the workdir of a finished run"
+            f"{where}. Give a `.keras` file, the workdir of a finished run, or of an "
+            "export the folder of its version or one of its files"
         )
     if file.suffix != ".keras":
         raise ValueError(

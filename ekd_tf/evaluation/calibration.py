@@ -126,7 +126,13 @@ def check_calibration(source: Source, fpr: float) -> None:
     verification.check_two_kinds(source.labels)
     _, negatives = count_pairs(source.labels)
     if metrics.allowed_negatives(negatives, [fpr])[0] < verification.MIN_NEGATIVES:
-        raise ValueError(*verification.not_measurable([fpr], negatives))
+        least = verification.MIN_NEGATIVES / negatives
+        raise ValueError(
+            f"`--calibrate_fpr={metrics.format_fpr(fpr)}` takes "
+            f"{verification.MIN_NEGATIVES / fpr:,.0f} pairs of different people, and "
+            f"there are {negatives:,}: ask for {least:.1g} or more, or give images of "
+            "more people"
+        )
 
 
 def is_of_one_model(

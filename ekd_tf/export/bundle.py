@@ -10,7 +10,6 @@ from collections.abc import Sequence
 
 import keras
 import numpy as np
-from absl import logging
 
 from ekd_tf.checks import check_choice
 from ekd_tf.checks import check_range
@@ -133,7 +132,7 @@ def export_student(
                 ArtefactReport(kind, str(path), size, close, verified, **figures)
             )
 
-        _write_saved_model(student, target)
+        write_saved_model(student, target)
         size = sum(f.stat().st_size for f in target.rglob("*") if f.is_file())
         measure("saved_model", SavedModelEmbedder(target), final, size)
         for item in formats:
@@ -157,7 +156,12 @@ def export_student(
             notes=tuple(_notes(artefacts)),
         )
         if failed:
-            raise ParityError("\n".join([*failed, report.to_table()]), report)
+            way_out = (
+                "Nothing was kept. Train longer, leave that format out of --formats, "
+                "or take what there is with --minimum_cosine"
+            )
+            text = "\n".join([*failed, report.to_table(), way_out])
+            raise ParityError(text, report)
         card = make_card(
             report,
             student.input_shape[1],
@@ -185,16 +189,6 @@ def _check_copy(model, expected, images, minimum_cosine):
     for sentence in parity.failures(name, report, parity.Gate(min_cosine=least)):
         raise ParityError(sentence, report)
     return report
-
-
-def _write_saved_model(student, target):
-    # TensorFlow tells each step of it, in a dozen lines.
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity(min(verbosity, logging.WARNING))
-    try:
-        write_saved_model(student, target)
-    finally:
-        logging.set_verbosity(verbosity)
 
 
 def _time(file, images):

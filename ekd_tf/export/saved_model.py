@@ -7,6 +7,7 @@ import os
 import keras
 import numpy as np
 import tensorflow as tf
+from absl import logging
 
 from ekd_tf.data.one_image import decode_image
 from ekd_tf.data.one_image import fit
@@ -42,13 +43,22 @@ def write_saved_model(student: keras.Model, path: str | os.PathLike) -> None:
     }
     for name, function in signatures.items():
         setattr(served, name, function)
+    # Not by Keras's archive: it saves the layers too, which nobody reads, and so takes
+    # half as long again.
+    save(served, path, signatures)
+
+
+def save(module: tf.Module, path: str | os.PathLike, signatures: dict) -> None:
+    """Writes a SavedModel, without the dozen lines that TensorFlow says of it."""
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity(min(verbosity, logging.WARNING))
     try:
-        # Not by Keras's archive: it saves the layers too, which nobody reads, and so
-        # takes half as long again.
-        tf.saved_model.save(served, os.fspath(path), signatures=signatures)
+        tf.saved_model.save(module, os.fspath(path), signatures=signatures)
     except tf.errors.OpError as error:
         # A full disk, above all; TensorFlow's own error is no OSError.
         raise OSError(f"Cannot write {path}: {error.message}") from error
+    finally:
+        logging.set_verbosity(verbosity)
 
 
 def endpoints(student: keras.Model) -> dict:

@@ -21,6 +21,7 @@ from ekd_tf.export.saved_model import SIGNATURE
 from ekd_tf.export.saved_model import check_images
 from ekd_tf.export.saved_model import check_student
 from ekd_tf.export.saved_model import endpoints
+from ekd_tf.export.saved_model import save
 
 PRECISIONS = ("float32", "float16", "dynamic", "int8")
 INT8_OUTPUTS = ("float32", "int8")
@@ -145,7 +146,7 @@ def _save_frozen(student, path, raw):
 
     module = tf.Module()
     module.embed = tf.function(embed, autograph=False, input_signature=[spec])
-    tf.saved_model.save(module, path, signatures={SIGNATURE: module.embed})
+    save(module, path, {SIGNATURE: module.embed})
 
 
 def _calibrating(images):

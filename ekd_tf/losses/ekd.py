@@ -79,8 +79,8 @@ def near_in_rank(ranks: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
     """Returns which of the hardest negatives define the thresholds of some ranks.
 
     Those of rank 3/4 r to 5/4 r, at least two to either side: bool `(num_fprs,
-    num_mined)`. `ranks`, int32 `(num_fprs,)`, count all negatives from 0, and one beyond
-    the mined negatives has none. `mask`, bool `(num_mined,)`, is False on no pair.
+    num_mined)`. `ranks`, int32 `(num_fprs,)`, count all negatives from 0; one beyond
+    the mined ones has none. `mask`, bool `(num_mined,)`, is False on no pair.
     """
     positions = tf.cast(tf.range(tf.size(mask)), tf.float32)
     wanted = tf.cast(ranks, tf.float32)[:, None]

@@ -74,4 +74,5 @@ def export_model(settings: Any, command: Sequence[str]) -> None:
         facts=facts,
         calibration=read_calibration(model_file(path)),
     )
-    sys.stdout.write("\n".join([report.to_table(), *report.notes]) + "\n")
+    lines = [report.to_table(), *report.notes, f"Written to {report.path}"]
+    sys.stdout.write("\n".join(lines) + "\n")

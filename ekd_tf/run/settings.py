@@ -133,7 +133,7 @@ def read_words(place: str, words: Iterable[str], settings: dict) -> dict[str, ob
     arguments = {}
     for word in words:
         name, _, text = word.partition("=")
-        checks.check_choice(f"{place}:", name, tuple(settings))
+        checks.check_choice(f"{place}:WORD", name, tuple(settings))
         if not text:
             raise ValueError(f"`{place}:{name}` needs a value: {name}=VALUE")
         arguments[name] = _read(f"{place}:{name}", text, settings[name])

@@ -40,7 +40,7 @@ def test_loads_a_workdir_and_a_file_alike(workdir):
     ("make", "message"),
     [
         (lambda d: d / "none.keras", "does not exist"),
-        (lambda d: d, "holds no model.keras: the run in it has not finished"),
+        (lambda d: d, "holds no model.keras, as a finished run does"),
         (lambda d: _written(d / "a.h5", b""), "must be a `.keras` file"),
         (lambda d: _written(d / "b.keras", b"PK\x03\x04 cut"), "cannot be loaded"),
     ],

@@ -97,7 +97,7 @@ def test_says_the_threshold_the_fpr_and_what_it_rests_on(found):
 
 
 def test_rejects_what_gives_no_threshold(embedder, source):
-    with pytest.raises(ValueError, match="1e-4 is not measurable: it takes 100000"):
+    with pytest.raises(ValueError, match="fpr=1e-4` takes 100,000 pairs.*: ask for"):
         calibrate(embedder, source, 1e-4)
     with pytest.raises(ValueError, match=r"`calibrate_fpr` must be in \(0, 1\)"):
         calibrate(embedder, source, 0.0)

@@ -132,14 +132,17 @@ def test_words_behind_a_loss_are_its_arguments():
 @pytest.mark.parametrize(
     ("spec", "words"),
     [
-        ("ekd:tempature=1", "`--distill=ekd:` must be one of .*mean 'temperature'"),
-        ("ekd:1:student_dim=4", "`--distill=ekd:` must be one of"),
+        ("ekd:tempature=1", "`--distill=ekd:WORD` must be one of .*mean 'temperature'"),
+        ("ekd:1:student_dim=4", "`--distill=ekd:WORD` must be one of"),
         ("ekd:temperature", "`distill=ekd` must be a number. Received: 'temperature'"),
         ("ekd:1:temperature", "`--distill=ekd:temperature` needs a value"),
         ("ekd:memory=1.5", "`--distill=ekd:memory` must be an integer"),
         ("ekd:threshold_gradient=no", "threshold_gradient` must be one of 'true'"),
         ("ekd:temperature=-1:memory=0", r"`temperature` must be in \(0, inf\)"),
-        ("ekd_reference:8:momentum=0.1", "`--distill=ekd_reference:` must be one of"),
+        (
+            "ekd_reference:8:momentum=0.1",
+            "`--distill=ekd_reference:WORD` must be",
+        ),
     ],
 )
 def test_says_what_is_wrong_with_words(spec, words):
@@ -221,7 +224,7 @@ def test_augmentation_is_made_of_the_words_of_its_class():
     for spec, words in (
         ("crop:9", r"`--augment:crop` must be in \[0, 8\]"),
         ("jpeg:2", r"`--augment:jpeg` must be in \[0, 1\]"),
-        ("jpg:0.1", "`--augment:` must be one of 'crop', .*Did you mean 'jpeg'"),
+        ("jpg:0.1", "`--augment:WORD` must be one of 'crop', .*Did you mean 'jpeg'"),
         ("jpeg", "`--augment:jpeg` needs a value"),
         ("jpeg:much", "`--augment:jpeg` must be a number"),
     ):
