@@ -82,6 +82,7 @@ class EvaluateSettings:
         False,
         "Calibrate embeddings to which that of the mirror image is added, for programs "
         "that add it.",
+        needs=Needs("--calibrate_fpr", lambda s: s.calibrate_fpr is not None),
     )
     skip_corrupt: int | None = setting(
         None,

@@ -265,6 +265,19 @@ def evaluate(common, root, runs, teacher_spec):
     return comparisons, failures
 
 
+def check_data_of_runs(runs, common):
+    """Raises `ValueError` where the images have changed since a run was started.
+
+    Before another is trained, which could not be compared with it.
+    """
+    from ekd_tf.data.unreadable import Unreadable
+    from ekd_tf.run.data import sources_of_run
+
+    for run in runs:
+        if (run.path / "run.json").is_file():
+            sources_of_run(run.path, Unreadable(common.skip_corrupt), common.force_data)
+
+
 def check_same_data(first, run, force):
     """Raises `ValueError` where two runs of a seed were started with other images."""
     from ekd_tf.run.workdir import Workdir
@@ -327,6 +340,7 @@ def compare(settings, common):
     teacher, runs = make_runs(common, root, methods, seeds, settings.train_teacher)
     every = [teacher, *runs] if teacher else runs
     teacher_spec = teacher_to_evaluate(common, teacher, settings.teacher_model)
+    check_data_of_runs(runs, common)
     if not settings.report_only:
         for run in every:
             if not run.is_finished:

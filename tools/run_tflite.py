@@ -105,7 +105,9 @@ class Student:
     """
 
     def __init__(self, path, num_threads=1):
-        self._interpreter = Interpreter(model_path=str(path), num_threads=num_threads)
+        # By its bytes, since LiteRT opens no name that is not UTF-8.
+        content = pathlib.Path(path).read_bytes()
+        self._interpreter = Interpreter(model_content=content, num_threads=num_threads)
         self._interpreter.allocate_tensors()
         self._input = self._interpreter.get_input_details()[0]
         self._output = self._interpreter.get_output_details()[0]
@@ -144,7 +146,7 @@ def _threshold(path):
     if not card.is_file():
         return None
     try:
-        found = json.loads(card.read_text(encoding="utf-8"))["calibration"] or {}
+        found = json.loads(card.read_text(encoding="utf-8-sig"))["calibration"] or {}
         found = found.get(path.name)
         if not isinstance(found, dict) or found["view"] != "one image":
             return None

@@ -42,6 +42,7 @@ SEED = flags.DEFINE_integer("seed", 0, "Of the batches and flips.", 0)
 def swap():
     """Moves the slopes under distillation and saves the swapped student."""
     import keras
+    import tensorflow as tf
     from prelu_slopes import SlopeGlide
     from prelu_slopes import swap_prelu
 
@@ -100,6 +101,8 @@ def swap():
                 ProgressHook(line, sampler.batch_size),
             ],
         )
+    except tf.errors.OpError as error:
+        raise pipeline.failure(line.step) or error from None
     finally:
         line.close()
     swap_prelu(student, ACTIVATION.value).save(OUTPUT.value)

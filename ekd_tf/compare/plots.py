@@ -12,6 +12,7 @@ from matplotlib.ticker import NullFormatter
 
 from ekd_tf.compare.comparison import Comparison
 from ekd_tf.evaluation import plots
+from ekd_tf.files.user_text import printable
 from ekd_tf.metrics import format_fpr
 
 # Shares below it, in %, are cut off, or one collapsed run would flatten all others.
@@ -60,7 +61,7 @@ def plot_tpr_bars(
         fontsize=10,
     )
     if title:
-        figure.suptitle(title, fontsize=12)
+        figure.suptitle(printable(title), fontsize=12)
     return plots.render(figure, path)
 
 

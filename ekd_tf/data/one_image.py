@@ -36,7 +36,9 @@ def _decode_other(data):
     # without its bytes such an image fails like any other it cannot read.
     is_bmp = tf.equal(tf.strings.substr(data, 0, 2), b"BM")
     bits = tf.io.decode_raw(tf.strings.substr(data, 28, 2), tf.uint16)[0]
-    data = tf.where(is_bmp & (tf.cast(bits, tf.int32) < 24), b"", data)
+    is_webp = tf.equal(tf.strings.substr(data, 8, 4), b"WEBP")
+    unread = is_webp | is_bmp & (tf.cast(bits, tf.int32) < 24)
+    data = tf.where(unread, b"", data)
     return tf.io.decode_image(data, channels=3, expand_animations=False)
 
 

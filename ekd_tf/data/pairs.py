@@ -15,7 +15,7 @@ from ekd_tf.data.source import Source
 from ekd_tf.files.positioned import PositionedFile
 from ekd_tf.files.restricted_pickle import RefusedPickle
 
-_SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n")
+_SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"BM", b"GIF8", b"RIFF")
 _MAX_BYTES = 1 << 32
 
 
@@ -105,7 +105,8 @@ def _image(k, value):
     if isinstance(value, bytes) and value.startswith(_SIGNATURES):
         return value
     raise RefusedPickle(
-        f"image {k % 2 + 1} of pair {k // 2 + 1} is neither JPEG nor PNG"
+        f"image {k % 2 + 1} of pair {k // 2 + 1} is neither JPEG nor PNG, BMP, GIF "
+        "or WebP"
     )
 
 

@@ -15,6 +15,7 @@ import numpy as np
 import tensorflow as tf
 
 from ekd_tf import checks
+from ekd_tf.files.user_text import is_utf8
 from ekd_tf.models.torch_families import COLORS
 
 # Messages are one line; what others raise may be pages.
@@ -123,6 +124,12 @@ class PixelEmbedder(FrozenEmbedder):
         return np.concatenate(rows)
 
 
+def check_utf8(path: str | os.PathLike) -> None:
+    """Raises `ValueError` for a path that a runtime in C++ cannot be given."""
+    if not is_utf8(os.fspath(path)):
+        raise ValueError(f"{path} cannot be loaded: its name is not UTF-8. Rename it")
+
+
 def square_side(name: str, shape: Sequence) -> tuple[int, bool]:
     """Returns an input's side in pixels and whether its channels come first.
 
@@ -141,19 +148,24 @@ def square_side(name: str, shape: Sequence) -> tuple[int, bool]:
 
 
 def check_outputs(name: str, outputs: Mapping[str, Sequence]) -> str:
-    """Returns the name of the output that is "embedding", or the only one.
+    """Returns the name of the output "embedding", or of the only one of vectors.
 
     Raises:
         ValueError: There is none or a choice, or it is not `(n, dim)`.
     """
-    chosen = "embedding" if "embedding" in outputs else next(iter(outputs), "")
-    if len(outputs) == 1 or chosen == "embedding":
-        shape = outputs[chosen]
-        if len(shape) == 2 and isinstance(shape[1], int):
-            return chosen
+    fit = [
+        output
+        for output, shape in outputs.items()
+        if len(shape) == 2 and isinstance(shape[1], int)
+    ]
+    # Beside the embedding some return its norm.
+    vectors = [output for output in fit if outputs[output][1] > 1]
+    for chosen in (["embedding"] if "embedding" in fit else [], fit, vectors):
+        if len(chosen) == 1:
+            return chosen[0]
     raise ValueError(
-        f"{name} must have one output (n, dim), or one of that shape named "
-        f"'embedding'. Received: {outputs}"
+        f"{name} must have one output (n, dim) of more than one number, or one of that "
+        f"shape named 'embedding'. Received: {outputs}"
     )
 
 

@@ -108,7 +108,7 @@ def load_embedder(path: str | os.PathLike) -> keras.Model:
 def _import_layers(run):
     """Imports the module that a run's network is from, which may have layers."""
     if run.is_file():
-        spec = json.loads(run.read_text(encoding="utf-8"))["flags"]["model"]
+        spec = json.loads(run.read_text(encoding="utf-8-sig"))["flags"]["model"]
         if is_function(spec):
             load_function(spec)
 

@@ -11,6 +11,7 @@ from absl import logging
 from ekd_tf.checks import check_choice
 from ekd_tf.embedders.frozen import FrozenEmbedder
 from ekd_tf.embedders.frozen import PixelEmbedder
+from ekd_tf.embedders.frozen import check_utf8
 from ekd_tf.embedders.frozen import content_hash
 from ekd_tf.embedders.frozen import loading_error
 from ekd_tf.embedders.onnx_graph import UnknownGraph
@@ -53,6 +54,7 @@ class OnnxEmbedder(PixelEmbedder):
             raise ValueError(
                 f"{path} needs onnx and onnxruntime: pip install 'ekd-tf[onnx]'"
             ) from error
+        check_utf8(path)
         offered = onnxruntime.get_available_providers()
         if provider is None:
             provider = next(name for name in PROVIDERS if name in offered)

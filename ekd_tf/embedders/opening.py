@@ -47,6 +47,8 @@ def open_embedder(spec: str) -> FrozenEmbedder:
     if family:
         return TorchEmbedder(family, path, **color)
     path, pixels = split_model(spec)
+    if path.name == SAVED_MODEL_FILE:
+        path = path.parent
     embedder = _embedder_class(path)
     if embedder is not None:
         return _checked(embedder(path, **pixels))

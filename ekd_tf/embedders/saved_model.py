@@ -7,6 +7,7 @@ import os
 import tensorflow as tf
 
 from ekd_tf.embedders.frozen import PixelEmbedder
+from ekd_tf.embedders.frozen import check_utf8
 from ekd_tf.embedders.frozen import content_hash
 from ekd_tf.embedders.frozen import in_traced_batches
 from ekd_tf.embedders.frozen import loading_error
@@ -29,6 +30,7 @@ class SavedModelEmbedder(PixelEmbedder):
         graph = self._path / SAVED_MODEL_FILE
         if not graph.is_file():
             raise ValueError(f"{path} is no SavedModel: it holds no {SAVED_MODEL_FILE}")
+        check_utf8(path)
         # The signature does not keep the variables alive; the object does.
         try:
             self._loaded = tf.saved_model.load(os.fspath(path))

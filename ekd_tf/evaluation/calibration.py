@@ -234,7 +234,7 @@ def read_card(path: str | os.PathLike) -> dict:
     """Reads a model's card; `ValueError` where the file is none."""
     path = pathlib.Path(path)
     try:
-        card = json.loads(path.read_text(encoding="utf-8"))
+        card = json.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError) as error:
         raise ValueError(f"{path} cannot be read as a model card: {error}") from error
     if not isinstance(card, dict):

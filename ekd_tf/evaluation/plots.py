@@ -22,6 +22,7 @@ from PIL import ImageDraw
 from ekd_tf.data import Source
 from ekd_tf.data import evaluation_batches
 from ekd_tf.evaluation.gap import GapPoint
+from ekd_tf.files.user_text import printable
 from ekd_tf.metrics import ROC
 from ekd_tf.metrics import format_fpr
 
@@ -166,7 +167,7 @@ def new_figure(title: str) -> tuple[Figure, Axes]:
     axes.grid(True, which="minor", axis="x", color="0.92", linewidth=0.5)
     axes.set_axisbelow(True)
     if title:
-        figure.suptitle(title, fontsize=12)
+        figure.suptitle(printable(title), fontsize=12)
     return figure, axes
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import tensorflow as tf
 
-_ORIENTATION, _SHORT = 0x0112, 3
+_ORIENTATION, _SHORT, _LONG = 0x0112, 3, 4
+# Bytes of a segment of EXIF data without an entry.
+_EMPTY_EXIF = 16
 _ENTRY_BYTES = 12
 # Read beyond the end of a file, so that damaged EXIF data are no error.
 _PADDING = b"\0" * 16
@@ -48,6 +50,7 @@ def _exif_of_jpeg(data):
     def next_segment(at, start):
         marker = _number(data, at, 2)
         is_exif = (marker == 0xFFE1) & (_slice(data, at + 4, 6) == b"Exif\0\0")
+        is_exif &= _number(data, at + 2, 2) > _EMPTY_EXIF
         # A marker may be preceded by any number of fill bytes.
         length = tf.where(marker == 0xFFFF, 1, 2 + _number(data, at + 2, 2))
         return at + length, tf.where(is_exif, at + 10, start)
@@ -89,9 +92,11 @@ def _orientation_of_exif(data, start):
         first, second = entries[:, column], entries[:, column + 1]
         return tf.where(is_little, second * 256 + first, first * 256 + second)
 
-    wanted = (short(0) == _ORIENTATION) & (short(2) == _SHORT)
+    is_long = short(2) == _LONG
+    wanted = (short(0) == _ORIENTATION) & (is_long | (short(2) == _SHORT))
+    values = tf.where(is_long & ~is_little, short(10), short(8))
     # The last 1 is for data without an orientation.
-    return tf.concat([tf.boolean_mask(short(8), wanted), [1]], axis=0)[0]
+    return tf.concat([tf.boolean_mask(values, wanted), [1]], axis=0)[0]
 
 
 def _number(data, at, length, is_little=False):

@@ -42,6 +42,11 @@ def is_utf8(text: str) -> bool:
     return not any("\udc80" <= letter <= "\udcff" for letter in text)
 
 
+def printable(text: str) -> str:
+    """Returns a text with escapes for what is no UTF-8, for libraries that want it."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
 def one_line(text: str) -> str:
     """Returns a path or a reason with escapes for what would break a line or column."""
     return text.translate(_BREAKS)

@@ -258,9 +258,9 @@ def sum_over_positives(
         `thresholds` alone; the sums of the counts, float32 `(columns,)`, without
         gradient. Zeros with a zero gradient without positive pairs.
     """
-    chunk = MAX_CHUNK
-    if isinstance(num_rows(queries), int):
-        chunk = min(chunk, CHUNK_PER_QUERY * num_rows(queries))
+    chunk, rows, num_queries = MAX_CHUNK, num_rows(teacher), num_rows(queries)
+    if isinstance(rows, int) and isinstance(num_queries, int):
+        chunk = min(chunk, rows, CHUNK_PER_QUERY * num_queries)
     # The loop finds its own gradients; nothing else is to differentiate it.
     student, teacher = tf.stop_gradient(student), tf.stop_gradient(teacher)
 

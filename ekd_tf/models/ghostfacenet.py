@@ -134,9 +134,11 @@ def GhostFaceNet(
         y = keras.layers.Conv2D(
             filters, 1, kernel_initializer=he_normal(), name=f"{name}.out"
         )(y)
-        slope = HARD_SIGMOID_SLOPES[version]
-        y = keras.layers.Rescaling(slope, 0.5, name=f"{name}.slope")(y)
-        y = keras.layers.ReLU(max_value=1.0, name=f"{name}.sigmoid")(y)
+        # As relu6(6 slope x + 3) / 6, of operations that TFLite has in int8.
+        slope = 6.0 * HARD_SIGMOID_SLOPES[version]
+        y = keras.layers.Rescaling(slope, 3.0, name=f"{name}.slope")(y)
+        y = keras.layers.ReLU(max_value=6.0, name=f"{name}.relu6")(y)
+        y = keras.layers.Rescaling(1.0 / 6.0, name=f"{name}.sigmoid")(y)
         return keras.layers.Multiply(name=f"{name}.excite")([x, y])
 
     image, x = image_input(input_size)

@@ -25,7 +25,6 @@ from ekd_tf.run.config import TrainConfig
 from ekd_tf.run.workdir import Workdir
 
 # Flags that name the images. Where one was changed by force, the record is of others.
-_NAMING = ("data", "heldout_data", "holdout_identities")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,7 +66,7 @@ def open_run_data(
     }
     train, heldout = sources["data"], sources.get("heldout_data")
     recorded = _recorded(config, workdir)
-    if recorded is not None:
+    if recorded is not None and not _are_others(recorded, sources):
         _check_same(recorded, sources, workdir, force)
         train, heldout = _split_as_recorded(recorded, sources)
     elif config.holdout_identities:
@@ -115,7 +114,12 @@ def _recorded(config, workdir):
     if workdir is None or not workdir.run_file.exists():
         return None
     was = workdir.read_run()
-    if any(was["flags"].get(name) != getattr(config, name) for name in _NAMING):
+    flags = was["flags"]
+    # Images moved to another place are still those of the run; another number to hold
+    # out, or a set of its own to do so, is not.
+    if flags.get("holdout_identities") != config.holdout_identities:
+        return None
+    if bool(flags.get("heldout_data")) != bool(config.heldout_data):
         return None
     note = workdir.read_data()
     if note is None:
@@ -153,6 +157,14 @@ def _counts(source):
     return dict(zip(source.identity_names(), counts))
 
 
+def _are_others(recorded, sources):
+    """Whether a source holds none of the identities that the run has known."""
+    return any(
+        recorded["identities"][name].keys().isdisjoint(source.identity_names())
+        for name, source in sources.items()
+    )
+
+
 def _check_same(recorded, sources, workdir, force):
     changed = []
     for name, source in sources.items():
@@ -172,8 +184,14 @@ def _check_same(recorded, sources, workdir, force):
             f"{'; '.join(changed)}. Put it back as it was, or give --force_data to "
             "take it as it is"
         )
+    moved = ""
+    if any(name.isdecimal() for name in recorded["heldout_identities"]):
+        moved = (
+            " Its identities are numbers: where these have moved, the people held out "
+            "are others, who may have been trained on."
+        )
     for text in changed:
-        logging.warning("%s.", text)
+        logging.warning("%s.%s", text, moved)
 
 
 def _split_as_recorded(recorded, sources):

@@ -18,6 +18,7 @@ from absl import logging
 
 from ekd_tf.files.atomic import write_text
 from ekd_tf.files.outputs import make_folder
+from ekd_tf.files.user_text import is_utf8
 from ekd_tf.run.provenance import package_commit
 
 _ABSENT = "not given"
@@ -41,6 +42,11 @@ class Workdir:
         self.run_file = self.path / "run.json"
         self.identities_file = self.path / "identities.json"
         if create:
+            if not is_utf8(str(path)):
+                raise ValueError(
+                    "`workdir` must be a path in UTF-8, which TensorBoard needs. "
+                    f"Received: {path}"
+                )
             for folder in (self.path, self.checkpoints, self.reports):
                 make_folder("workdir", folder)
         elif not self.run_file.is_file():
@@ -194,7 +200,7 @@ def _write_json(path, value):
 
 def _read_json(path, what):
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError) as error:
         raise _unreadable(path, what, error) from error
 

@@ -56,7 +56,7 @@ class FaceClassifier(BackboneModel):
 
     def compile(
         self,
-        optimizer: keras.optimizers.Optimizer,
+        optimizer: keras.optimizers.Optimizer | str,
         weight_decay: float | None = None,
         clip_norm: float | None = None,
         loss_scaling: str = "auto",
@@ -84,6 +84,8 @@ class FaceClassifier(BackboneModel):
                     f"`compile` takes no `{name}`: the losses are the model's, and "
                     f"`evaluate` verifies pairs. Received: {name}={kwargs[name]!r}"
                 )
+        if isinstance(optimizer, str):
+            optimizer = keras.optimizers.get(optimizer)
         if loss_scaling == "auto":
             layers = getattr(self.backbone, "layers", [self.backbone])
             half = any(layer.compute_dtype == "float16" for layer in layers)

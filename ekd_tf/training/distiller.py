@@ -38,8 +38,9 @@ class Distiller(FaceClassifier):
         teacher: Callable, uint8 images `(batch, height, width, 3)` to embeddings
             `(batch, teacher_dim)`. A `keras.Model` runs with `training=False`. It is
             in no checkpoint and no gradient. None: every batch brings its rows.
-        losses: Dict of names to pairs `(DistillationLoss, weight)`; a weight is a
-            float, or a `GradientShare` that follows the gradients.
+        losses: Dict of names to pairs `(DistillationLoss, weight)`, or to losses of
+            weight 1; a weight is a float, or a `GradientShare` that follows the
+            gradients.
         head: As in `FaceClassifier`, and so are `margin_weight` and `name`.
 
     Raises:
@@ -66,6 +67,10 @@ class Distiller(FaceClassifier):
             raise ValueError(
                 "`losses` must not call one of them 'margin': that is the head's."
             )
+        losses = {
+            name: loss if isinstance(loss, tuple) else (loss, 1.0)
+            for name, loss in losses.items()
+        }
         self.losses_by_name = {name: loss for name, (loss, _) in losses.items()}
         self.loss_weights_by_name = {
             name: weight if isinstance(weight, GradientShare) else float(weight)

@@ -19,6 +19,7 @@ from ekd_tf.data import evaluation_batches
 from ekd_tf.evaluation import Embedder
 from ekd_tf.evaluation import verify_embeddings
 from ekd_tf.keras_compat import IS_KERAS_3
+from ekd_tf.keras_compat import tf_variable
 
 # Names on the progress bar, in this order; those that end with "/" are beginnings.
 _SHOWN = ("loss", "loss/", "gradient_ratio/", "gradient_norm", "learning_rate")
@@ -89,6 +90,16 @@ class BackboneModel(keras.Model):
         """Returns the raw embeddings, float32 `(batch, dim)`, of images or a batch."""
         images = inputs["image"] if isinstance(inputs, dict) else inputs
         return self.backbone(images, training=training)
+
+    def predict(self, *args: Any, **kwargs: Any) -> np.ndarray:
+        """Embeds as `keras.Model.predict`, on every replica as the saved model would.
+
+        Each replica has BatchNorm averages of its own while it trains.
+        """
+        if self.distribute_strategy.num_replicas_in_sync > 1:
+            for variable in map(tf_variable, self.backbone.non_trainable_variables):
+                variable.assign(variable.numpy())
+        return super().predict(*args, **kwargs)
 
     def fit(
         self,

@@ -115,7 +115,13 @@ def make_strategy(name: str) -> tf.distribute.Strategy:
         return tf.distribute.get_strategy()
     if name == "multi_worker":
         _check_tf_config()
-        return tf.distribute.MultiWorkerMirroredStrategy()
+        try:
+            return tf.distribute.MultiWorkerMirroredStrategy()
+        except tf.errors.InvalidArgumentError as error:
+            reason = " ".join(error.message.split())
+            raise ValueError(
+                f"TF_CONFIG must name workers as HOST:PORT, like {_EXAMPLE}: {reason}"
+            ) from error
     kind = "GPU" if tf.config.list_logical_devices("GPU") else "CPU"
     devices = [device.name for device in tf.config.list_logical_devices(kind)]
     return tf.distribute.MirroredStrategy(devices)

@@ -169,7 +169,7 @@ def test_what_is_no_set_is_refused_with_path_and_mend(tmp_path):
         ((two, np.array([np.nan])), "issame of pair 1 is neither"),
         ((two, np.array([0.5])), "issame of pair 1 is neither"),
         ((np.array(two), [True]), "an array of type 'S"),
-        (([JPEG, b"GIF89a"], [True]), "image 2 of pair 1 is neither JPEG nor PNG"),
+        (([JPEG, b"%PDF-1.4"], [True]), "image 2 of pair 1 is neither JPEG nor PNG"),
         ((two + [b"", JPEG], [True] * 2), "image 1 of pair 2 is neither"),
         (([JPEG, "text"], [True]), "image 2 of pair 1 is neither JPEG nor PNG"),
         (([JPEG, one((4, 2), np.uint8)], [True]), "image 2 of pair 1 is neither"),

@@ -1,6 +1,7 @@
 import pytest
 
 from ekd_tf.embedders.frozen import check_outputs
+from ekd_tf.embedders.frozen import check_utf8
 from ekd_tf.embedders.frozen import content_hash
 from ekd_tf.embedders.frozen import loading_error
 
@@ -40,3 +41,12 @@ def test_takes_the_output_named_embedding_or_the_only_one():
     ):
         with pytest.raises(ValueError, match="one output"):
             check_outputs("m", outputs)
+
+
+def test_a_norm_beside_the_embedding_is_passed_over():
+    assert check_outputs("m", {"norm": (None, 1), "x": (None, 512)}) == "x"
+
+
+def test_a_name_that_a_runtime_cannot_take_is_to_be_changed():
+    with pytest.raises(ValueError, match="its name is not UTF-8. Rename it"):
+        check_utf8("v\udce9lo.onnx")

@@ -5,6 +5,7 @@ from PIL import Image
 from ekd_tf.data import SyntheticFaces
 from ekd_tf.evaluation.gap import GapPoint
 from ekd_tf.evaluation.plots import contact_sheet
+from ekd_tf.evaluation.plots import new_figure
 from ekd_tf.evaluation.plots import plot_roc
 from ekd_tf.evaluation.plots import plot_similarities
 from ekd_tf.metrics import ROC
@@ -66,3 +67,8 @@ def test_shows_the_faces_of_every_pair(source):
             for top, left in corners
         )
         assert found == places
+
+
+def test_a_name_that_is_no_utf8_is_drawn_with_escapes():
+    figure, _ = new_figure("v\udce9lo")
+    assert figure._suptitle.get_text() == "v\\udce9lo"

@@ -164,3 +164,27 @@ def test_other_data_by_force_is_data_of_its_own(run, tmp_path):
         add(tmp_path / "more", f"x{name}")
     data = open_run_data(flags_of(tmp_path / "more"), run[0])
     assert data.heldout.num_identities == 4
+
+
+def test_images_in_another_place_are_compared_with_those_of_the_run(run, faces, caplog):
+    workdir, heldout = run
+    moved = shutil.copytree(faces, faces.with_name("moved"))
+    assert start(workdir, flags_of(moved)).heldout.identity_names() == heldout
+    add(moved, "a")
+    with pytest.raises(ValueError, match="changed: 1 identities added, 0 gone"):
+        open_run_data(flags_of(moved), workdir)
+    forced = open_run_data(flags_of(moved), workdir, force=True)
+    assert forced.heldout.identity_names() == heldout
+    assert "are numbers" not in caplog.text
+    # Another number to hold out is another split.
+    assert open_run_data(flags_of(moved, holdout_identities=5), workdir)
+
+
+def test_names_that_are_numbers_are_warned_of(tmp_path, caplog):
+    for name in "0123456789":
+        add(tmp_path / "faces", name)
+    workdir = Workdir(tmp_path / "run")
+    start(workdir, flags_of(tmp_path / "faces"))
+    add(tmp_path / "faces", "10")
+    open_run_data(flags_of(tmp_path / "faces"), workdir, force=True)
+    assert "are numbers: where these have moved, the people held out" in caplog.text

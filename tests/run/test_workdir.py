@@ -203,3 +203,14 @@ def test_a_file_system_without_locks_is_said_and_other_errors_are_errors(
     fail_with(errno.EIO)
     with pytest.raises(OSError, match="Input/output"), Workdir(tmp_path).locked():
         pass
+
+
+def test_a_path_that_tensorboard_cannot_write_to_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="`workdir` must be a path in UTF-8"):
+        Workdir(os.fsdecode(os.fsencode(tmp_path) + b"/v\xe9lo"))
+
+
+def test_a_byte_order_mark_before_a_record_is_skipped(recorded):
+    text = recorded.run_file.read_bytes()
+    recorded.run_file.write_bytes(b"\xef\xbb\xbf" + text)
+    assert recorded.read_run() == json.loads(text)

@@ -256,3 +256,10 @@ def test_losses_and_thresholds_are_float32_and_near_those_of_float32(
     delicate = {"Sigmoid", "Softmax", "Exp", "Log", "Acos", "Rsqrt", "Cumsum", "Square"}
     assert "Sigmoid" in seen
     assert not delicate & in_half
+
+
+def test_takes_an_optimizer_by_name_and_a_loss_of_weight_one():
+    model = Distiller(backbone(), backbone(dim=8, seed=7), {"rkd": RKDLoss()})
+    assert model.loss_weights_by_name == {"rkd": 1.0}
+    model.compile("sgd")
+    assert isinstance(model.optimizer, keras.optimizers.SGD)

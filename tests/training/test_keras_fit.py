@@ -18,6 +18,7 @@ from ekd_tf.data import make_pipeline
 from ekd_tf.evaluation import Embedder
 from ekd_tf.evaluation import verify_embeddings
 from ekd_tf.heads import ArcFace
+from ekd_tf.keras_compat import tf_variable
 from ekd_tf.losses import SPLoss
 from ekd_tf.training.distiller import Distiller
 from ekd_tf.training.keras_fit import source_batches
@@ -160,3 +161,17 @@ def test_rejects_batches_that_do_not_divide(two_replicas):
 def test_rejects_losses_and_metrics_of_keras():
     with pytest.raises(ValueError, match="takes no `metrics`"):
         make().compile(keras.optimizers.SGD(0.1), metrics=["accuracy"])
+
+
+def test_prediction_on_replicas_is_that_of_the_model_that_is_saved(two_replicas, rng):
+    with two_replicas.scope():
+        model = make()
+    norms = [v for v in model.backbone.non_trainable_variables if "mean" in v.name]
+    for variable in map(tf_variable, norms):
+        # As training leaves them: of each replica's own rows.
+        for number, copy in enumerate(variable.values):
+            copy.assign(tf.fill(copy.shape, 1.0 + number))
+    assert norms
+    images = rng.integers(0, 256, (8, 32, 32, 3), np.uint8)
+    predicted = model.predict(images, batch_size=4, verbose=0)
+    np.testing.assert_allclose(predicted, model.backbone(images), rtol=1e-4, atol=1e-5)

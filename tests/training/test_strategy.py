@@ -158,3 +158,17 @@ def test_memory_grows_on_every_gpu_that_is_not_in_use(monkeypatch, caplog):
         grow_gpu_memory()
     assert grown == [(gpu, True) for gpu in gpus]
     assert "GPU:0 will not grow: initialized" in caplog.text
+
+
+def test_a_worker_without_a_port_is_named_as_such(monkeypatch):
+    cluster = (
+        '{"cluster": {"worker": ["here"]}, "task": {"type": "worker", "index": 0}}'
+    )
+    monkeypatch.setenv("TF_CONFIG", cluster)
+
+    def refuse():
+        raise tf.errors.InvalidArgumentError(None, None, "Could not parse port")
+
+    monkeypatch.setattr(tf.distribute, "MultiWorkerMirroredStrategy", refuse)
+    with pytest.raises(ValueError, match="HOST:PORT.*Could not parse port"):
+        make_strategy("multi_worker")
