@@ -10,10 +10,9 @@ import numpy as np
 from ekd_tf.checks import check_choice
 from ekd_tf.checks import check_range
 from ekd_tf.models.batch_norm import BatchNormalization
-from ekd_tf.models.blocks import batch_norm
-from ekd_tf.models.blocks import conv
-from ekd_tf.models.blocks import embedding_output
+from ekd_tf.models.blocks import global_depthwise
 from ekd_tf.models.blocks import image_input
+from ekd_tf.models.blocks import projection
 from ekd_tf.models.layers import PixelNormalization
 
 POOLINGS = ("depthwise", "flatten")
@@ -89,16 +88,8 @@ def Application(
     features = _adapted(features, stem_stride)
     x = features.output
     if pooling == "depthwise":
-        x = conv(x, None, x.shape[1], "global_depthwise", padded=False)
-        x = batch_norm(x, name="global_depthwise.bn")
-    embedding = embedding_output(
-        x,
-        embedding_dim,
-        dropout,
-        linear="projection",
-        norm="projection.bn",
-        use_bias=False,
-    )
+        x = global_depthwise(x)
+    embedding = projection(x, embedding_dim, dropout)
     return keras.Model(features.inputs[0], embedding, name=name or network.lower())
 
 

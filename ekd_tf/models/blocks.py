@@ -138,3 +138,17 @@ def embedding_output(
     )(x)
     x = batch_norm(x, norm, dtype="float32", **norm_arguments)
     return keras.layers.Activation("linear", dtype="float32", name="embedding")(x)
+
+
+def global_depthwise(x: keras.KerasTensor) -> keras.KerasTensor:
+    """Weights all places of each channel's features by one kernel, and normalises."""
+    x = conv(x, None, x.shape[1], "global_depthwise", padded=False)
+    return batch_norm(x, name="global_depthwise.bn")
+
+
+def projection(
+    x: keras.KerasTensor, embedding_dim: int, dropout: float
+) -> keras.KerasTensor:
+    """Returns `embedding_output` without bias, of layers called "projection"."""
+    names = {"linear": "projection", "norm": "projection.bn"}
+    return embedding_output(x, embedding_dim, dropout, use_bias=False, **names)

@@ -9,10 +9,10 @@ from ekd_tf.models.blocks import ACTIVATIONS
 from ekd_tf.models.blocks import activate
 from ekd_tf.models.blocks import batch_norm
 from ekd_tf.models.blocks import check_backbone
-from ekd_tf.models.blocks import conv
-from ekd_tf.models.blocks import embedding_output
+from ekd_tf.models.blocks import global_depthwise
 from ekd_tf.models.blocks import he_normal
 from ekd_tf.models.blocks import image_input
+from ekd_tf.models.blocks import projection
 
 # Side of the depthwise kernels, channels in between, channels out, whether channels are
 # weighted by squeeze and excitation, stride.
@@ -163,16 +163,7 @@ def GhostFaceNet(
         x = keras.layers.Add(name=name_of(".add"))([shortcut, x])
     x = conv_bn(x, last, 1, "last")
     x = activate(x, activation, f"last.{activation}")
-    x = conv(x, None, x.shape[1], "global_depthwise", padded=False)
-    x = batch_norm(x, name="global_depthwise.bn")
-    embedding = embedding_output(
-        x,
-        embedding_dim,
-        dropout,
-        linear="projection",
-        norm="projection.bn",
-        use_bias=False,
-    )
+    embedding = projection(global_depthwise(x), embedding_dim, dropout)
     name = name or f"ghostfacenet_v{version}"
     return keras.Model(inputs=image, outputs=embedding, name=name)
 
