@@ -150,5 +150,6 @@ def projection(
     x: keras.KerasTensor, embedding_dim: int, dropout: float
 ) -> keras.KerasTensor:
     """Returns `embedding_output` without bias, of layers called "projection"."""
-    names = {"linear": "projection", "norm": "projection.bn"}
-    return embedding_output(x, embedding_dim, dropout, use_bias=False, **names)
+    return embedding_output(
+        x, embedding_dim, dropout, "projection", "projection.bn", use_bias=False
+    )
