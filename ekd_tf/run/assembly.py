@@ -18,6 +18,7 @@ from ekd_tf.data.unreadable import Unreadable
 from ekd_tf.heads import check_labels
 from ekd_tf.run import factory
 from ekd_tf.run.config import TrainConfig
+from ekd_tf.run.data import note_eval_sets
 from ekd_tf.run.data import open_run_data
 from ekd_tf.run.evaluators import make_evaluations
 from ekd_tf.run.profile import profiled_steps
@@ -105,6 +106,7 @@ def assemble(
     evaluations = make_evaluations(
         config.eval_sets, data.heldout, config.seed, unreadable=unreadable
     )
+    eval_sets = note_eval_sets(workdir, evaluations, config.force_data)
     with strategy.scope():
         check_choice("precision", config.precision, PRECISIONS)
         keras.mixed_precision.set_global_policy(config.precision)
@@ -130,7 +132,7 @@ def assemble(
     return Parts(
         train=train,
         heldout=evaluations[0].source if data.heldout is not None else None,
-        note=data.note,
+        note={**data.note, "eval_sets": eval_sets},
         unreadable=unreadable,
         augmentation=augmentation,
         evaluations=evaluations,

@@ -8,8 +8,10 @@ was trained on.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import os
 import pathlib
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -75,6 +77,32 @@ def open_run_data(
                 train, config.holdout_identities, config.seed
             )
     return RunData(train, heldout, _note(sources, train, heldout))
+
+
+def note_eval_sets(
+    workdir: Workdir | None, evaluations: Sequence[Any], force: bool
+) -> dict[str, str]:
+    """Returns fingerprints of `--eval_sets` by name, for the run's record.
+
+    Raises:
+        ValueError: A set has changed since the run was started, unless `force`.
+    """
+    now = {
+        evaluation.name: hashlib.sha256(evaluation.fingerprint.encode()).hexdigest()
+        for evaluation in evaluations
+        if evaluation.name != "heldout"
+    }
+    was: dict[str, str] = {}
+    if workdir is not None and workdir.run_file.exists():
+        was = (workdir.read_data() or {}).get("eval_sets", {})
+    changed = [name for name in now if was.get(name, now[name]) != now[name]]
+    if changed and not force:
+        raise ValueError(
+            f"the data has changed: `--eval_sets={changed[0]}:...` holds other images "
+            "than when the run was started, and figures before and after could not be "
+            "compared. Put it back as it was, or give --force_data"
+        )
+    return now
 
 
 def sources_of_run(

@@ -1,6 +1,7 @@
 """Tests for `ekd_tf.run.data`."""
 
 import shutil
+import types
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from PIL import Image
 
 from ekd_tf.data.unreadable import Unreadable
 from ekd_tf.run.config import TrainConfig
+from ekd_tf.run.data import note_eval_sets
 from ekd_tf.run.data import open_run_data
 from ekd_tf.run.workdir import Workdir
 
@@ -188,3 +190,19 @@ def test_names_that_are_numbers_are_warned_of(tmp_path, caplog):
     add(tmp_path / "faces", "10")
     open_run_data(flags_of(tmp_path / "faces"), workdir, force=True)
     assert "are numbers: where these have moved, the people held out" in caplog.text
+
+
+def test_a_set_to_evaluate_on_that_has_changed_is_refused(run):
+    workdir, _ = run
+    sets = [types.SimpleNamespace(name="lfw", fingerprint="a")]
+    noted = note_eval_sets(workdir, sets, force=False)
+    data = workdir.read_data()
+    workdir.record_run({}, {}, [], data={**data, "eval_sets": noted})
+    assert note_eval_sets(workdir, sets, force=False) == noted
+    others = [
+        types.SimpleNamespace(name="lfw", fingerprint="b"),
+        types.SimpleNamespace(name="heldout", fingerprint="c"),
+    ]
+    with pytest.raises(ValueError, match="the data has changed: `--eval_sets=lfw:"):
+        note_eval_sets(workdir, others, force=False)
+    assert note_eval_sets(workdir, others, force=True).keys() == {"lfw"}
