@@ -51,7 +51,12 @@ def test_a_signal_is_passed_on_once(number):
 
 
 def test_a_closed_terminal_ends_the_child_as_sigterm_does():
-    heard, signals = heard_by_child(to_this_process, signal.SIGHUP)
+    # `nohup` has it ignored.
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    try:
+        heard, signals = heard_by_child(to_this_process, signal.SIGHUP)
+    finally:
+        signal.signal(signal.SIGHUP, before)
     assert (heard, signals) == ([signal.SIGTERM], [signal.SIGHUP])
 
 
