@@ -5,6 +5,7 @@ import pytest
 import tensorflow as tf
 
 from ekd_tf.embedders import SavedModelEmbedder
+from ekd_tf.embedders import open_embedder
 
 
 def save(path, dtype=tf.uint8, shape=(None, 4, 4, 3), outputs=("embedding",), step=1):
@@ -103,3 +104,9 @@ def test_is_known_by_graph_and_weights_and_not_by_what_lies_beside_them(tmp_path
     assert SavedModelEmbedder(tmp_path, -1, 1).fingerprint != known
     (tmp_path / "variables" / "more").write_text("weights")
     assert SavedModelEmbedder(tmp_path).fingerprint != known
+
+
+def test_its_graph_names_it_too(tmp_path):
+    save(tmp_path)
+    model = open_embedder(str(tmp_path / "saved_model.pb"))
+    assert isinstance(model, SavedModelEmbedder) and model.name == str(tmp_path)

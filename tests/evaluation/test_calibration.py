@@ -80,6 +80,9 @@ def test_survives_the_card_and_leaves_the_rest_of_it(found, model):
     assert written["calibration"]["a.onnx"] == other
     assert written["calibration"]["model.tflite"]["view"] == "one image"
     assert read_calibration(model) == found
+    # An editor's byte-order mark is skipped.
+    card.write_bytes(b"\xef\xbb\xbf" + card.read_bytes())
+    assert read_calibration(model) == found
 
 
 def test_a_model_trained_on_has_lost_its_threshold(found, model):

@@ -5,6 +5,7 @@ import pathlib
 
 import pytest
 
+from ekd_tf.evaluate import EvaluateSettings
 from ekd_tf.files.user_text import open_text
 from ekd_tf.run import settings
 from ekd_tf.run.command import parse
@@ -125,3 +126,10 @@ def test_the_folder_of_a_cache_is_one(tmp_path):
     (tmp_path / "cache.json").write_text("{}")
     for spec in (str(tmp_path), f"cache:{tmp_path}"):
         assert config(teacher=spec).teacher == f"cache:{tmp_path}"
+
+
+def test_a_view_to_calibrate_needs_a_calibration():
+    idle = EvaluateSettings(model="m.keras", calibrate_flip=True)
+    with pytest.raises(ValueError, match="--calibrate_flip` .*without --calibrate_fpr"):
+        settings.check_effects(idle)
+    settings.check_effects(dataclasses.replace(idle, calibrate_fpr=1e-3))

@@ -2,7 +2,9 @@
 
 import importlib.util
 import json
+import os
 import pathlib
+import shutil
 import subprocess
 import sys
 import types
@@ -81,6 +83,16 @@ def test_embeds_without_tensorflow(files, precision, atol):
     cosine, *paths = result.split()
     assert paths == [str(a), str(b)]
     assert float(cosine) == pytest.approx(received[0] @ received[1], abs=1e-4)
+
+
+def test_a_model_whose_name_is_no_utf8_and_a_single_image(files, tmp_path):
+    root, _ = files
+    model = os.fsencode(tmp_path) + b"/v\xe9lo.tflite"
+    shutil.copy(root / "float32.tflite", model)
+    done = run(os.fsdecode(model), root / "a.png", root / "b.png")
+    assert done.returncode == 0, done.stderr
+    done = run(root / "float32.tflite", root / "a.png")
+    assert done.returncode == 1 and "give two images to compare" in done.stderr
 
 
 def test_reads_every_kind_of_file_as_the_pipeline_does(
