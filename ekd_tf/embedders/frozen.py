@@ -118,9 +118,11 @@ class PixelEmbedder(FrozenEmbedder):
         size = self._batch or max(1, len(pixels))
         for start in range(0, len(pixels), size):
             part = pixels[start : start + size]
-            lack = size - len(part)
-            filled = np.pad(part, [(0, lack)] + [(0, 0)] * (pixels.ndim - 1))
-            rows.append(self._run(filled)[: len(part)])
+            count = len(part)
+            if count < size:
+                # Not for a full batch: it would take as long as a small model does.
+                part = np.pad(part, [(0, size - count)] + [(0, 0)] * (pixels.ndim - 1))
+            rows.append(self._run(part)[:count])
         return np.concatenate(rows)
 
 

@@ -18,7 +18,7 @@ PEOPLE, EACH = 6, 4
 
 @pytest.fixture(scope="module")
 def student_class():
-    pytest.importorskip("ai_edge_litert")
+    pytest.importorskip("ai_edge_litert", reason="needs the extra litert")
     tool = pathlib.Path(__file__).parents[2] / "tools" / "run_tflite.py"
     spec = importlib.util.spec_from_file_location("run_tflite", tool)
     module = importlib.util.module_from_spec(spec)

@@ -35,7 +35,7 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
     """A float and an int8 student, two images, and the Keras model."""
-    pytest.importorskip("ai_edge_litert")
+    pytest.importorskip("ai_edge_litert", reason="needs the extra litert")
     root = tmp_path_factory.mktemp("faces")
     keras.utils.set_random_seed(1)
     image = keras.Input((16, 16, 3), dtype="uint8")
