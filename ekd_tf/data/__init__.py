@@ -31,10 +31,12 @@ from ekd_tf.data.sources.tfrecord import TFRecordFaces
 from ekd_tf.data.synthetic.faces import SyntheticFaces
 from ekd_tf.data.templates import TemplateSet
 from ekd_tf.data.templates import read_template_set
+from ekd_tf.data.views import DrawnViews
 
 __all__ = [
     "Augmentation",
     "BatchSampler",
+    "DrawnViews",
     "FolderFaces",
     "Images",
     "JoinedSources",

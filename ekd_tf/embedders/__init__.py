@@ -1,7 +1,8 @@
 """Trained models of any format as functions of images, and caches of embeddings."""
 
-from ekd_tf.embedders.cache import CacheWriter
 from ekd_tf.embedders.cache import TeacherCache
+from ekd_tf.embedders.cache_layout import describe_cache
+from ekd_tf.embedders.cache_writer import CacheWriter
 from ekd_tf.embedders.frozen import FrozenEmbedder
 from ekd_tf.embedders.frozen import content_hash
 from ekd_tf.embedders.keras_model import MODEL_FILE
@@ -29,6 +30,7 @@ __all__ = [
     "TeacherCache",
     "TorchEmbedder",
     "content_hash",
+    "describe_cache",
     "file_of_model",
     "load_embedder",
     "model_file",

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from ekd_tf.embedders.cache import FINISHED
+from ekd_tf.embedders.cache_layout import FINISHED
 from ekd_tf.embedders.frozen import FrozenEmbedder
 from ekd_tf.embedders.frozen import loading_error
 from ekd_tf.embedders.keras_model import KerasEmbedder

@@ -110,7 +110,9 @@ def assemble(
     with strategy.scope():
         check_choice("precision", config.precision, PRECISIONS)
         keras.mixed_precision.set_global_policy(config.precision)
-        teacher = open_run_teacher(config.teacher, train, config.flip)
+        teacher = open_run_teacher(
+            config.teacher, train, config.flip, augmentation, config.input_size
+        )
         # Loading a model draws numbers: the student's are the same with any teacher,
         # with a cache of it and with none.
         keras.utils.set_random_seed(config.seed)
@@ -164,11 +166,13 @@ def _make_model(config, teacher, num_identities):
     _check_parts(config, teacher, head)
     if teacher is None:
         return FaceClassifier(backbone, head, config.margin_weight)
-    teacher_dim, centres = teacher.embedding_dim, teacher.centres
-    if config.teacher_centres is not None:
-        centres = factory.load_centres(
-            config.teacher_centres, num_identities, teacher_dim
-        )
+    teacher_dim = teacher.embedding_dim
+
+    def centres():
+        if config.teacher_centres is None:
+            return teacher.centres
+        return factory.load_centres(config.teacher_centres, num_identities, teacher_dim)
+
     losses = factory.make_losses(
         config.distill,
         centres,

@@ -393,7 +393,9 @@ COMMON = marked(TrainConfig, "common")
 
 def is_cache(spec: str) -> bool:
     """Tells whether a model's specification is a cache of embeddings instead."""
-    return spec.startswith(CACHE) or (pathlib.Path(spec) / "cache.json").is_file()
+    folder = pathlib.Path(spec)
+    is_sharded = any(folder.glob("shard-*/cache.json"))
+    return spec.startswith(CACHE) or (folder / "cache.json").is_file() or is_sharded
 
 
 if __name__ == "__main__":

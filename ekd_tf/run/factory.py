@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
+from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Sequence
 from typing import Any
@@ -143,14 +144,19 @@ def make_head(
         return HEADS[name](num_identities=num_identities, scale=scale, **arguments)
 
 
-def make_losses(spec: str, centres: np.ndarray | None = None, **of_run) -> dict:
+def make_losses(
+    spec: str,
+    centres: Callable[[], np.ndarray | None] = lambda: None,
+    **of_run,
+) -> dict:
     """Builds the distillation losses of `ekd:1` or `ekd:30%:memory=0,cosine:10`.
 
     Args:
         spec: Comma-separated `NAME[:WEIGHT][:WORD=VALUE]...`; a weight left out is 1,
             `30%` asks for a share of the margin loss's gradient, and a word is an
             argument of the loss or of its miner. Empty: none.
-        centres: The teacher's class centres, see `load_centres`, or None.
+        centres: Gives the teacher's class centres, see `load_centres`, or None; called
+            where a loss needs them, since they may be averages of millions of rows.
         **of_run: What the run decides: each loss receives those of `student_dim`,
             `teacher_dim`, `num_identities`, `head` and `scale` that it takes.
 
@@ -170,14 +176,14 @@ def make_losses(spec: str, centres: np.ndarray | None = None, **of_run) -> dict:
         takes = set(inspect.signature(make).parameters)
         given = {key: value for key, value in of_run.items() if key in takes}
         if "centres" in takes:
-            if centres is None:
+            given["centres"] = centres()
+            if given["centres"] is None:
                 raise ValueError(
                     f"`{place}` needs the teacher's class centres, its mean embedding "
                     "of each training identity: give them as "
                     "--teacher_centres=FILE.npy, float32 (identities, size), or train "
                     "with --teacher=cache:DIR, which has them"
                 )
-            given["centres"] = centres
         settings = settings_of(make, {*of_run, "centres", "miner", "name"})
         of_miner = settings_of(PairMiner) if "miner" in takes else {}
         arguments = read_words(place, words, {**settings, **of_miner})
