@@ -108,7 +108,10 @@ def main(settings: EmbedSettings) -> None:
         model.input_size,
         unreadable=unreadable,
     )
-    sys.stdout.write(f"{line}\n")
+    sys.stdout.write(
+        f"{model.name}: {model.input_size} px, {model.embedding_dim} dimensions, run "
+        f"by {model.runtime}. {line}\n"
+    )
     sys.stdout.flush()
     rows = write_cache(
         writer,
