@@ -147,16 +147,18 @@ def make_head(
 def make_losses(
     spec: str,
     centres: Callable[[], np.ndarray | None] = lambda: None,
+    weight: str = "1",
     **of_run,
 ) -> dict:
     """Builds the distillation losses of `ekd:1` or `ekd:30%:memory=0,cosine:10`.
 
     Args:
-        spec: Comma-separated `NAME[:WEIGHT][:WORD=VALUE]...`; a weight left out is 1,
-            `30%` asks for a share of the margin loss's gradient, and a word is an
-            argument of the loss or of its miner. Empty: none.
+        spec: Comma-separated `NAME[:WEIGHT][:WORD=VALUE]...`; `30%` asks for a share of
+            the margin loss's gradient, and a word is an argument of the loss or of its
+            miner. Empty: none.
         centres: Gives the teacher's class centres, see `load_centres`, or None; called
             where a loss needs them, since they may be averages of millions of rows.
+        weight: The weight or share of a loss that names none.
         **of_run: What the run decides: each loss receives those of `student_dim`,
             `teacher_dim`, `num_identities`, `head` and `scale` that it takes.
 
@@ -166,11 +168,11 @@ def make_losses(
     losses: dict[str, tuple] = {}
     for item in filter(None, spec.split(",")):
         name, *words = item.split(":")
-        text = words.pop(0) if words and "=" not in words[0] else "1"
+        text = words.pop(0) if words and "=" not in words[0] else weight
         checks.check_choice("distill", name, tuple(LOSSES))
         if name in losses:
             raise ValueError(f"`--distill` names {name!r} twice. Received: {spec!r}")
-        weight = _weight(f"distill={name}", text)
+        of_loss = _weight(f"distill={name}", text)
         place = f"--distill={name}"
         make: Any = LOSSES[name]
         takes = set(inspect.signature(make).parameters)
@@ -190,7 +192,7 @@ def make_losses(
         mined_by: Any = {k: arguments.pop(k) for k in of_miner if k in arguments}
         if mined_by:
             given["miner"] = PairMiner(**mined_by)
-        losses[name] = make(**given, **arguments), weight
+        losses[name] = make(**given, **arguments), of_loss
     return losses
 
 
