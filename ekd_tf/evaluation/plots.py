@@ -56,7 +56,7 @@ def plot_roc(
         title: Above the axes.
 
     Returns:
-        Uint8 array `(height, width, 3)`, RGB, as all pictures here.
+        Uint8 `(height, width, 3)`, RGB, as all pictures here.
     """
     arrays = {n: [np.asarray(a, np.float64) for a in c] for n, c in curves.items()}
     decades = _decades([fpr for fpr, _ in arrays.values()])
@@ -93,10 +93,8 @@ def plot_similarities(
 ) -> np.ndarray:
     """Draws histograms of both kinds of pairs with the thresholds at FPRs.
 
-    Counts are on a logarithmic axis: thresholds at low FPRs lie in tails that a linear
-    one would not show.
-
-    Thresholds that are None are left out.
+    Counts are on a logarithmic axis, or thresholds at low FPRs would lie in tails too
+    low to see. Thresholds that are None are left out.
     """
     marks = {f: float(t) for f, t in sorted(thresholds.items()) if t is not None}
     values = roc.thresholds[:-1]
@@ -203,10 +201,8 @@ def render(figure: Any, path: str | os.PathLike | None = None) -> np.ndarray:
 def contact_sheet(source: Source, point: GapPoint, columns: int = 5) -> np.ndarray:
     """Shows the worst critical pairs of one FPR, positives above negatives.
 
-    Below each pair stand both models' cosines and, by their marks, which accepts it:
-    + for accepted, - for rejected.
-
-    The point must have a worst pair; `columns` is how many pairs stand side by side.
+    Below each pair stand both models' cosines, marked + by a model that accepts it and
+    - by one that rejects it. The point must have a worst pair.
     """
     positive, negative = point.worst_positive or (), point.worst_negative or ()
     pairs = [*positive, *negative]

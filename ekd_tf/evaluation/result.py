@@ -67,10 +67,8 @@ class Result:
         """Writes `<name>.json`, and the pictures as `<name>_<what>.png`."""
         folder = pathlib.Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        document = dict(self.document)
-        if self.left_out:
-            document["left_out"] = list(self.left_out)
-        text = json.dumps(document, indent=2) + "\n"
+        left_out = {"left_out": list(self.left_out)} if self.left_out else {}
+        text = json.dumps({**self.document, **left_out}, indent=2) + "\n"
         (folder / f"{self.name}.json").write_text(text, encoding="utf-8")
         for name, image in self.images.items():
             Image.fromarray(image).save(folder / _picture_file(name))

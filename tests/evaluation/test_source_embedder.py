@@ -6,7 +6,6 @@ from pictures import face
 from ekd_tf.data import FolderFaces
 from ekd_tf.data import SyntheticFaces
 from ekd_tf.data.unreadable import Unreadable
-from ekd_tf.evaluation import EmbeddingCache
 from ekd_tf.evaluation import SourceEmbedder
 
 
@@ -67,16 +66,15 @@ def test_a_frozen_model_is_asked_once_per_source(source):
     [({}, False), ({"fingerprint": "n"}, True), ({"flip": False}, True)],
 )
 def test_the_cache_outlives_the_object(source, tmp_path, change, is_new):
-    cache = EmbeddingCache(tmp_path)
-    embedder(Corner(), fingerprint="m", cache=cache)(source)
+    embedder(Corner(), fingerprint="m", cache=tmp_path)(source)
     model = Corner()
     arguments = {"fingerprint": "m", **change}
-    embedder(model, cache=EmbeddingCache(tmp_path), **arguments)(source)
+    embedder(model, cache=tmp_path, **arguments)(source)
     assert (model.seen > 0) == is_new
 
 
 def test_tells_how_far_it_is_when_it_goes_on(source, tmp_path):
-    arguments = {"fingerprint": "m", "cache": EmbeddingCache(tmp_path)}
+    arguments = {"fingerprint": "m", "cache": tmp_path}
     embedder(Corner(), **arguments)(source)
     (path,) = tmp_path.glob("*.f32")
     path.write_bytes(path.read_bytes()[: 4 * 2 * 12 * 4])
