@@ -34,9 +34,6 @@ def open_embedder(spec: str) -> FrozenEmbedder:
             float input takes for pixels 0 and 255, default `@0..255`; `@bgr`: it takes
             blue first. Or `FAMILY:FILE` and perhaps `@bgr`, a torch state_dict of one
             of `TORCH_FAMILIES`.
-
-    Raises:
-        ValueError: It cannot be opened, or does not map images to embeddings.
     """
     if spec.startswith("cache:") or (pathlib.Path(spec) / FINISHED).is_file():
         raise ValueError(

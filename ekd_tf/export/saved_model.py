@@ -31,9 +31,6 @@ def write_saved_model(student: keras.Model, path: str | os.PathLike) -> None:
     - `embed_jpeg`: `image_bytes`, string `(n,)`, n may be 0: JPEG, PNG, GIF or BMP
       files, decoded, turned upright as their EXIF orientation says and, where they are
       of another size, resized with antialias as in training.
-
-    Raises:
-        OSError: The directory cannot be written, as on a full disk.
     """
     served = tf.Module()
     served.weights = [tf_variable(variable) for variable in student.variables]

