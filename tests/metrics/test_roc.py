@@ -53,7 +53,7 @@ def test_curve_computed_by_hand():
     assert roc.auc() == 14.5 / 20
 
 
-@pytest.mark.parametrize("seed", range(30))
+@pytest.mark.parametrize("seed", range(10))
 def test_curve_area_and_equal_error_rate_are_those_of_scikit_learn(seed):
     positive, negative = random_scores(seed)
     roc = ROC.of(positive, negative)
@@ -93,7 +93,7 @@ def test_tied_negatives_are_rejected_together():
     assert point.negatives_allowed == 2
 
 
-@pytest.mark.parametrize("seed", range(40))
+@pytest.mark.parametrize("seed", range(10))
 def test_matches_best_sklearn_point_within_the_target(seed):
     positive, negative = random_scores(seed)
     fprs = [0.0, 1e-3, 1e-2, 0.1, 0.25, 0.5, 0.9, 1.0]
@@ -107,17 +107,11 @@ def test_matches_best_sklearn_point_within_the_target(seed):
         assert target == 1.0 or np.mean(negative > lower) > target
 
 
-@pytest.mark.parametrize("seed", range(10))
-def test_reaches_targets_that_are_fractions_of_the_negatives(seed):
-    # Targets exactly j / n, where rounding of n * fpr can go either way.
-    rng = np.random.default_rng(seed)
-    size = int(rng.integers(2, 500))
-    targets = np.arange(size + 1) / size
-    points = ROC.of(rng.normal(size=5), rng.normal(size=size)).points(targets)
-    assert [point.fpr for point in points] == targets.tolist()
-
-
 def test_count_of_allowed_negatives_survives_rounding():
+    # Targets exactly j / n, where rounding of n * fpr can go either way.
+    for size in range(1, 200):
+        counts = np.arange(size + 1)
+        np.testing.assert_array_equal(allowed_negatives(size, counts / size), counts)
     # 100 * 0.29 = 28.999999999999996 in float64.
     np.testing.assert_array_equal(
         allowed_negatives(100, [0.29, 0.1, 0.0099, 0.01, 0.0, 1.0]),
@@ -131,12 +125,6 @@ def test_a_collapsed_model_accepts_nothing_below_fpr_one():
     assert [point.tpr for point in points] == [0, 0, 0, 1]
     assert [point.threshold for point in points] == [0.25, 0.25, 0.25, -np.inf]
     assert (roc.auc(), roc.eer()) == (0.5, 0.5)
-
-
-def test_float32_and_float64_scores_are_compared_without_rounding():
-    # float32(0.1) is above 0.1, so the positive wins by 1.5e-9.
-    roc = ROC.of(np.array([0.1], np.float32), np.array([0.1]))
-    assert roc.points([0.5])[0].tpr == roc.auc() == 1.0
 
 
 @pytest.mark.parametrize(
@@ -202,8 +190,7 @@ def test_rejects_fprs_that_mean_nothing():
 # --- the nearest FPR, as insightface takes it
 
 
-@pytest.mark.parametrize("digits", [1, 2, 9])
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize(("seed", "digits"), [(0, 1), (1, 2), (2, 9), (3, 1)])
 def test_nearest_does_what_upstream_does(seed, digits):
     rng = np.random.default_rng(seed)
     positive = np.round(rng.normal(1, 1, int(rng.integers(1, 60))), digits)
