@@ -7,7 +7,6 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ekd_tf.checks import check_positive
 from ekd_tf.metrics.roc import check_fprs
 
 # Percentiles of a 95 % interval.
@@ -31,7 +30,6 @@ def fold_intervals(
     Returns:
         Float64 `(figures, 2)`, the 2.5th and 97.5th percentile of each.
     """
-    check_positive("replicates", replicates)
     fold = np.asarray(fold)
     rows = [np.flatnonzero(fold == k) for k in range(fold.max() + 1)]
     rng = np.random.default_rng(seed)
@@ -69,7 +67,6 @@ def identity_intervals(
         of the resamples the threshold lay below the negatives given.
     """
     targets = check_fprs(fprs)
-    check_positive("replicates", replicates)
     rng = np.random.default_rng(seed)
     falling = np.argsort(-negative[0], kind="stable")
     highest, first, second = (column[falling] for column in negative)

@@ -93,15 +93,6 @@ def test_counts_by_hand():
         assert tuple(kind.size for kind in scores) == expected
 
 
-def test_rejects_labels_that_are_not_one_integer_per_row():
-    with pytest.raises(ValueError, match="`embeddings` must have one row.*3 rows, 2"):
-        all_pair_scores(np.ones((3, 2)), [0, 1])
-    for labels in ([[0, 1]], [0.0, 1.0], ["a", "b"]):
-        message = "`labels` must be integers in 1 dimension"
-        with pytest.raises(ValueError, match=message):
-            all_pair_scores(np.ones((2, 2)), labels)
-
-
 def test_drawn_pairs_keep_the_rules(rng):
     for seed in range(8):
         labels = rng.integers(0, rng.integers(2, 12), rng.integers(20, 60))
@@ -136,15 +127,18 @@ def test_positives_are_spread_over_identities():
     left, _, _ = draw_pairs(labels, 10, 0, seed=0)
     counts = np.bincount(labels[left], minlength=5)
     np.testing.assert_array_equal(counts, [3, 3, 3, 1, 0])
-
-
-def test_contiguous_folds_are_balanced():
-    labels = np.repeat(np.arange(100), 5)
-    _, _, same = draw_pairs(labels, 100, 400, seed=0)
+    # Both kinds alternate in proportion: contiguous folds are balanced.
+    _, _, same = draw_pairs(np.repeat(np.arange(100), 5), 100, 400, seed=0)
     np.testing.assert_array_equal(same.reshape(10, 50).sum(axis=1), 10)
 
 
-def test_rejects_more_pairs_than_there_are():
+def test_rejects_wrong_labels_and_more_pairs_than_there_are():
+    with pytest.raises(ValueError, match="`embeddings` must have one row.*3 rows, 2"):
+        all_pair_scores(np.ones((3, 2)), [0, 1])
+    for labels in ([[0, 1]], [0.0, 1.0], ["a", "b"]):
+        message = "`labels` must be integers in 1 dimension"
+        with pytest.raises(ValueError, match=message):
+            all_pair_scores(np.ones((2, 2)), labels)
     labels = np.array([0, 0, 0, 1, 1])
     with pytest.raises(ValueError, match=r"`positives` must be in \[0, 4\].*=5"):
         draw_pairs(labels, 5, 1, seed=0)

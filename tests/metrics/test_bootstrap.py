@@ -87,10 +87,3 @@ def test_the_highest_negatives_are_enough(rng):
     # Where they are not, nothing is said.
     for part in identity_intervals(*cut, (0.5,)):
         assert np.isnan(part).all()
-
-
-def test_rejects_no_replicates(rng):
-    with pytest.raises(ValueError, match="`replicates` must be in"):
-        fold_intervals(lambda rows: [0.0], np.arange(3), replicates=0)
-    with pytest.raises(ValueError, match="`replicates` must be in"):
-        identity_intervals(*labelled(rng), (0.1,), replicates=0)
