@@ -113,7 +113,6 @@ def test_float16_and_dynamic_take_a_half_and_a_quarter_of_the_space(
     assert 0.24 < path.stat().st_size / size < 0.35
     received = TFLiteEmbedder(path)(images)
     assert cosines(received, model(images, training=False)).min() > 0.99
-    np.testing.assert_allclose(np.linalg.norm(received, axis=1), 1, rtol=1e-3)
 
 
 @pytest.mark.parametrize("output", ["float32", "int8"])

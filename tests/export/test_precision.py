@@ -95,18 +95,3 @@ def test_a_layer_that_stays_half_precision_is_named():
     model = keras.Model(inputs, Stubborn(2, name="stubborn")(inputs))
     with pytest.raises(ValueError, match="`model` must take.*rebuild: stubborn$"):
         as_float32(model)
-
-
-def test_the_global_policy_is_restored_after_a_failure(build_student, mixed_policy):
-    student = build_student()
-    mixed_policy("mixed_bfloat16")
-
-    class Unbuildable(type(student)):
-        @classmethod
-        def from_config(cls, config, custom_objects=None):
-            raise RuntimeError("no such layer")
-
-    student.__class__ = Unbuildable
-    with pytest.raises(RuntimeError, match="no such layer"):
-        as_float32(student)
-    assert keras.mixed_precision.global_policy().name == "mixed_bfloat16"

@@ -9,7 +9,6 @@ from PIL import Image
 from ekd_tf.data import FolderFaces
 from ekd_tf.data import evaluation_batches
 from ekd_tf.embedders import SavedModelEmbedder
-from ekd_tf.export.saved_model import check_images
 from ekd_tf.export.saved_model import check_student
 
 
@@ -99,14 +98,3 @@ def test_models_that_are_no_students_are_refused():
 
     with pytest.raises(ValueError, match="functional Keras model.*inputs=None"):
         check_student(Subclassed())
-
-
-def test_images_of_another_kind_are_refused():
-    for images, received in (
-        (np.zeros((2, 8, 8, 3), np.float32), r"float32 \(2, 8, 8, 3\)"),
-        (np.zeros((2, 9, 8, 3), np.uint8), r"uint8 \(2, 9, 8, 3\)"),
-        (np.zeros((8, 8, 3), np.uint8), r"uint8 \(8, 8, 3\)"),
-    ):
-        message = rf"`images` must be uint8 \(n, 8, 8, 3\). Received: {received}"
-        with pytest.raises(ValueError, match=message):
-            check_images(images, (8, 8, 3))
