@@ -117,16 +117,9 @@ def _check_shapes(file, model):
             f"{file} cannot be loaded: it does not say what it takes. Give the model a "
             "keras.Input((size, size, 3)) and save it again"
         ) from error
-    is_embedder = (
-        isinstance(inputs, tuple)
-        and isinstance(outputs, tuple)
-        and len(inputs) == 4
-        and inputs[-1] == 3
-        and inputs[1] is not None
-        and inputs[1] == inputs[2]
-        and len(outputs) == 2
-    )
-    if not is_embedder:
+    is_image = isinstance(inputs, tuple) and inputs[1:] == (inputs[1], inputs[1], 3)
+    is_row = isinstance(outputs, tuple) and len(outputs) == 2
+    if not is_image or not is_row or inputs[1] is None:
         raise ValueError(
             f"{file} must map images (batch, size, size, 3) to embeddings "
             f"(batch, dim). Received: input {inputs}, output {outputs}"

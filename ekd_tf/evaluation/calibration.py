@@ -213,13 +213,9 @@ def read_calibration(file: str | os.PathLike) -> Calibration | None:
 
 
 def calibrations_of(card: dict) -> dict[str, dict]:
-    """Returns a card's calibrations by the name of the model's file.
-
-    Those of version 0.1.0's first cards, one for all files, are left out.
-    """
-    found = card.get("calibration")
-    if not isinstance(found, dict):
-        return {}
+    """Returns a card's calibrations by the name of the model's file."""
+    found = card.get("calibration") or {}
+    # The first cards had one for all files.
     return {name: entry for name, entry in found.items() if isinstance(entry, dict)}
 
 

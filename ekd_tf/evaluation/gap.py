@@ -129,7 +129,7 @@ def compare(
             for found in filter(None, critical):
                 found.update(of_student.cosine, of_teacher)
     return GapReport(
-        points=tuple(_point(*both) for both in zip(critical, points)),
+        points=tuple(_point(found, *each) for found, each in zip(critical, points)),
         num_positive=rocs[0].num_positive,
         num_negative=rocs[0].num_negative,
     )
@@ -147,12 +147,11 @@ def closed_share(
     return (student - baseline) / (teacher - baseline)
 
 
-def _point(critical, points):
-    student, teacher, *others = points
+def _point(critical, student, teacher, baseline=None):
     if critical is None:
         return GapPoint(fpr=teacher.target_fpr)
-    baseline_tpr = others[0].tpr if others else None
-    worst = critical.worst
+    baseline_tpr = None if baseline is None else baseline.tpr
+    positive, negative = critical.worst["positive"], critical.worst["negative"]
     return GapPoint(
         fpr=teacher.target_fpr,
         teacher_tpr=teacher.tpr,
@@ -164,11 +163,9 @@ def _point(critical, points):
         student_threshold=student.threshold,
         critical_positive=critical.counts["positive"],
         critical_negative=critical.counts["negative"],
-        worst_positive=tuple(pair for _, pair, _ in worst["positive"]),
-        worst_negative=tuple(pair for _, pair, _ in worst["negative"]),
-        worst_cosines=tuple(
-            cosines for _, _, cosines in worst["positive"] + worst["negative"]
-        ),
+        worst_positive=tuple(pair for _, pair, _ in positive),
+        worst_negative=tuple(pair for _, pair, _ in negative),
+        worst_cosines=tuple(cosines for _, _, cosines in positive + negative),
     )
 
 

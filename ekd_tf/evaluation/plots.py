@@ -112,24 +112,10 @@ def plot_similarities(
         smallest = min(smallest, fractions[fractions > 0].min())
         largest = max(largest, fractions.max())
         labels.append(f"{kind} pairs ({counts[-1]:,})")
-        axes.stairs(
-            fractions,
-            edges,
-            fill=True,
-            facecolor=color,
-            edgecolor=color,
-            linewidth=0,
-            alpha=0.25,
-            hatch=hatch,
-        )
-        axes.stairs(
-            fractions,
-            edges,
-            color=color,
-            linestyle="--" if hatch else "-",
-            linewidth=1.6,
-            label=labels[-1],
-        )
+        area = {"fill": True, "linewidth": 0, "alpha": 0.25, "hatch": hatch}
+        axes.stairs(fractions, edges, color=color, **area)
+        line = {"linestyle": "--" if hatch else "-", "linewidth": 1.6}
+        axes.stairs(fractions, edges, color=color, label=labels[-1], **line)
     for number, (fpr, threshold) in enumerate(marks.items()):
         labels.append(f"FPR {format_fpr(fpr)}: {threshold:.3f}")
         dashes = _DASHES[number % len(_DASHES)]
@@ -182,10 +168,8 @@ def _decades(fprs):
     smallest = resolved.min() if resolved.size else 1.0
     # Rounded, or the logarithm of 1e-3 could come out a whole decade too high.
     exponent = np.ceil(np.round(np.log10(smallest), 9))
-    lowest = int(np.clip(exponent, -6, -2))
-    # Read, not raised: NumPy's powers are off by a bit on some processors, and a point
-    # at 1e-4 would then lie beside the decade.
-    return np.array([float(f"1e{k}") for k in range(lowest, 1)])
+    # Read, not raised: a power may lie a bit beside the decade, and a point at it.
+    return np.array([float(f"1e{k}") for k in range(int(np.clip(exponent, -6, -2)), 1)])
 
 
 def render(figure: Any, path: str | os.PathLike | None = None) -> np.ndarray:

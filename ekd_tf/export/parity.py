@@ -121,8 +121,7 @@ class ExportReport:
 
     def to_dict(self) -> dict:
         """Returns the report as plain values, ready for JSON."""
-        values = dataclasses.asdict(self)
-        return {**values, **{k: list(values[k]) for k in ("artefacts", "notes")}}
+        return dataclasses.asdict(self)
 
 
 def artefacts_table(report: dict) -> str:
@@ -208,29 +207,28 @@ def failures(
 
     `reference` are the figures of the Keras model.
     """
-    sentences = []
-    # NaN compares false, so that it fails too.
-    if not parity.min_cosine >= gate.min_cosine:
-        sentences.append(
-            f"{name} must reach a cosine of {gate.min_cosine:g} on every image. "
-            f"Received: minimum {parity.min_cosine:.6f} over {parity.images} images"
-        )
-    if not parity.mean_cosine >= gate.mean_cosine:
-        sentences.append(
-            f"{name} must reach a mean cosine of {gate.mean_cosine:g}. "
-            f"Received: {parity.mean_cosine:.6f} over {parity.images} images"
-        )
-    tpr = None if verified is None else verified.tpr
-    tpr_of_keras = None if reference is None else reference.tpr
+    parts = [
+        ("a cosine of {:g} on every image", gate.min_cosine, parity.min_cosine),
+        ("a mean cosine of {:g}", gate.mean_cosine, parity.mean_cosine),
+    ]
+    tpr, tpr_of_keras = (of and of.tpr for of in (verified, reference))
     if gate.tpr_loss is not None and tpr is not None and tpr_of_keras is not None:
-        least = tpr_of_keras - gate.tpr_loss
         # A difference of exactly the allowance must not fail by rounding.
-        if not tpr >= least - 1e-9:
-            sentences.append(
-                f"{name} must reach TPR@1e-3 {least:.4f}, {gate.tpr_loss:g} below the "
-                f"Keras model's. Received: {tpr:.4f}"
+        least = tpr_of_keras - gate.tpr_loss - 1e-9
+        parts.append(
+            (
+                f"TPR@1e-3 {{:.4f}}, {gate.tpr_loss:g} below the Keras model's",
+                least,
+                tpr,
             )
-    return sentences
+        )
+    return [
+        f"{name} must reach {what.format(least)}. Received: {value:.6f} over "
+        f"{parity.images} images"
+        for what, least, value in parts
+        # NaN compares false, so that it fails too.
+        if not value >= least
+    ]
 
 
 def embed(model: Callable, images: np.ndarray, batch_size: int = 64) -> np.ndarray:

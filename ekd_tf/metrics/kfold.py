@@ -62,17 +62,7 @@ def kfold_accuracy(
         pairs they hold.
     """
     distances, same = np.asarray(distances), np.asarray(same, bool)
-    if distances.ndim != 1 or distances.shape != same.shape:
-        raise ValueError(
-            "`distances` and `same` must have one dimension and the same length. "
-            f"Received: distances.shape={distances.shape}, same.shape={same.shape}"
-        )
     check_range("folds", folds, low=2, high=distances.size)
-    if not np.isfinite(distances).all():
-        raise ValueError(
-            "`distances` must be finite. Received: "
-            f"{np.count_nonzero(~np.isfinite(distances))} values that are not"
-        )
     if same.all() or not same.any():
         kind = "same" if same.all() else "different"
         raise ValueError(

@@ -198,10 +198,6 @@ def _check_scores(**scores):
     """Returns both kinds of scores in one float dtype, at least float32."""
     arrays = {name: np.asarray(values) for name, values in scores.items()}
     for name, values in arrays.items():
-        if values.ndim != 1:
-            raise ValueError(
-                f"`{name}` must have 1 dimension. Received: {name}.shape={values.shape}"
-            )
         bad = np.count_nonzero(~np.isfinite(values))
         if bad:
             raise ValueError(

@@ -165,7 +165,7 @@ def test_what_cannot_be_exported_is_refused_before_any_work(
     with pytest.raises(ValueError, match="`name` must be a directory's name of letter"):
         export_student(student, tmp_path, images, name="../small")
     inputs = keras.layers.Input((16, 16, 3))
-    with pytest.raises(ValueError, match="`model` must take uint8 images"):
+    with pytest.raises(ValueError, match="`model` must be a functional"):
         export_student(keras.Model(inputs, inputs), tmp_path, images, name="small")
     assert os.listdir(tmp_path) == []
     (tmp_path / "small" / "3").mkdir(parents=True)

@@ -79,22 +79,17 @@ def network(shape, dtype, outputs=1, flat=True):
 
 
 def test_models_that_are_no_students_are_refused():
-    for shape, dtype, received in (
-        ((16, 16, 3), "float32", r"float32 \(None, 16, 16, 3\)"),
-        ((None, None, 3), "uint8", r"uint8 \(None, None, None, 3\)"),
-        ((16, 16, 1), "uint8", r"uint8 \(None, 16, 16, 1\)"),
-        ((16, 12, 3), "uint8", r"uint8 \(None, 16, 12, 3\)"),
-    ):
-        message = f"`model` must take uint8 images.*fixed size. Received: {received}"
-        with pytest.raises(ValueError, match=message):
-            check_student(network(shape, dtype))
-    with pytest.raises(ValueError, match=r"return embeddings.*\(None, 16, 16, 3\)"):
-        check_student(network((16, 16, 3), "uint8", flat=False))
-    with pytest.raises(ValueError, match="`model` must be a functional Keras.*outputs"):
-        check_student(network((16, 16, 3), "uint8", outputs=2))
-
     class Subclassed(keras.Model):
         pass
 
-    with pytest.raises(ValueError, match="functional Keras model.*inputs=None"):
-        check_student(Subclassed())
+    for model, received in (
+        (network((16, 16, 3), "float32"), r"inputs=\[\('float32', None, 16, 16, 3\)"),
+        (network((None, None, 3), "uint8"), r"\('uint8', None, None, None, 3\)"),
+        (network((16, 16, 1), "uint8"), r"\('uint8', None, 16, 16, 1\)"),
+        (network((16, 12, 3), "uint8"), r"\('uint8', None, 16, 12, 3\)"),
+        (network((16, 16, 3), "uint8", flat=False), r"outputs=.*None, 16, 16, 3\)"),
+        (network((16, 16, 3), "uint8", outputs=2), r"outputs=.*, 3\), \(None, 3\)\]"),
+        (Subclassed(), r"inputs=\[\]"),
+    ):
+        with pytest.raises(ValueError, match=f"functional Keras model.*{received}"):
+            check_student(model)
