@@ -112,10 +112,11 @@ def plot_similarities(
         smallest = min(smallest, fractions[fractions > 0].min())
         largest = max(largest, fractions.max())
         labels.append(f"{kind} pairs ({counts[-1]:,})")
-        area = {"fill": True, "linewidth": 0, "alpha": 0.25, "hatch": hatch}
-        axes.stairs(fractions, edges, color=color, **area)
-        line = {"linestyle": "--" if hatch else "-", "linewidth": 1.6}
-        axes.stairs(fractions, edges, color=color, label=labels[-1], **line)
+        dashes = "--" if hatch else "-"
+        axes.stairs(fractions, edges, color=color, ls=dashes, lw=1.6, label=labels[-1])
+        axes.stairs(
+            fractions, edges, color=color, fill=True, lw=0, alpha=0.25, hatch=hatch
+        )
     for number, (fpr, threshold) in enumerate(marks.items()):
         labels.append(f"FPR {format_fpr(fpr)}: {threshold:.3f}")
         dashes = _DASHES[number % len(_DASHES)]

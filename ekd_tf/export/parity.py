@@ -211,17 +211,12 @@ def failures(
         ("a cosine of {:g} on every image", gate.min_cosine, parity.min_cosine),
         ("a mean cosine of {:g}", gate.mean_cosine, parity.mean_cosine),
     ]
-    tpr, tpr_of_keras = (of and of.tpr for of in (verified, reference))
-    if gate.tpr_loss is not None and tpr is not None and tpr_of_keras is not None:
+    tpr = None if verified is None else verified.tpr
+    of_keras = None if reference is None else reference.tpr
+    if gate.tpr_loss is not None and tpr is not None and of_keras is not None:
+        what = f"TPR@1e-3 {{:.4f}}, {gate.tpr_loss:g} below the Keras model's"
         # A difference of exactly the allowance must not fail by rounding.
-        least = tpr_of_keras - gate.tpr_loss - 1e-9
-        parts.append(
-            (
-                f"TPR@1e-3 {{:.4f}}, {gate.tpr_loss:g} below the Keras model's",
-                least,
-                tpr,
-            )
-        )
+        parts.append((what, of_keras - gate.tpr_loss - 1e-9, tpr))
     return [
         f"{name} must reach {what.format(least)}. Received: {value:.6f} over "
         f"{parity.images} images"
