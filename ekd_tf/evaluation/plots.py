@@ -114,9 +114,8 @@ def plot_similarities(
         labels.append(f"{kind} pairs ({counts[-1]:,})")
         dashes = "--" if hatch else "-"
         axes.stairs(fractions, edges, color=color, ls=dashes, lw=1.6, label=labels[-1])
-        axes.stairs(
-            fractions, edges, color=color, fill=True, lw=0, alpha=0.25, hatch=hatch
-        )
+        area = axes.stairs(fractions, edges, fill=True, lw=0, alpha=0.25, hatch=hatch)
+        area.set(facecolor=color, edgecolor=color)
     for number, (fpr, threshold) in enumerate(marks.items()):
         labels.append(f"FPR {format_fpr(fpr)}: {threshold:.3f}")
         dashes = _DASHES[number % len(_DASHES)]

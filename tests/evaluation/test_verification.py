@@ -48,8 +48,7 @@ def test_perfect_and_collapsed_embeddings():
     labels = np.repeat(np.arange(4), 10)
     report = verify_embeddings(np.eye(4)[labels], labels, fprs=(0.1,))
     assert (report.accuracy_mean, report.accuracy_std) == (1.0, 0.0)
-    assert report.tpr == {0.1: 1.0}
-    assert report.thresholds == {0.1: 0.0}
+    assert (report.tpr, report.thresholds) == ({0.1: 1.0}, {0.1: 0.0})
     assert (report.auc, report.eer) == (1.0, 0.0)
     np.testing.assert_allclose(report.threshold, 0.995)
     # A collapsed model looks bad.

@@ -83,7 +83,7 @@ def unit_embeddings():
 
     def embed(model, images):
         raw = np.asarray(model(images, training=False), np.float64)
-        return raw / np.sqrt(np.sum(raw**2, axis=1, keepdims=True))
+        return raw / np.linalg.norm(raw, axis=1, keepdims=True)
 
     return embed
 

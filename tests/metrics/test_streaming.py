@@ -32,29 +32,22 @@ def draw(rng, kind):
     elif kind == "all equal":
         positive, negative = np.full(count[0], 0.3), np.full(count[1], 0.3)
     elif kind == "zeros of both signs":
-        positive = rng.choice([-0.0, 0.0, 1e-30, -1e-30], count[0])
-        negative = rng.choice([-0.0, 0.0, 1e-30, -1e-30], count[1])
-    elif kind == "one bin":
+        positive, negative = (rng.choice([-0.0, 0.0, 1e-30, -1e-30], n) for n in count)
+    elif kind.startswith("one bin"):
         # Closer together than the first pass tells apart.
-        positive = 0.5 + rng.integers(0, 9, count[0]) * 2.0**-24
-        negative = 0.5 + rng.integers(0, 9, count[1]) * 2.0**-24
-    elif kind == "one bin below zero":
-        positive = -0.5 - rng.integers(0, 9, count[0]) * 2.0**-24
-        negative = -0.5 - rng.integers(0, 9, count[1]) * 2.0**-24
+        sign = -1 if kind.endswith("below zero") else 1
+        steps = (rng.integers(0, 9, n) for n in count)
+        positive, negative = (sign * (0.5 + n * 2.0**-24) for n in steps)
     return positive.astype(np.float32), negative.astype(np.float32)
 
 
-KINDS = [
-    "continuous",
-    "ties",
-    "all equal",
-    "zeros of both signs",
-    "one bin",
-    "one bin below zero",
-]
-
-
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "kind",
+    [
+        *("continuous", "ties", "all equal", "zeros of both signs"),
+        *("one bin", "one bin below zero"),
+    ],
+)
 def test_equals_sorting_all_scores(rng, kind):
     for _ in range(6):
         positive, negative = draw(rng, kind)
