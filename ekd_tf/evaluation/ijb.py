@@ -17,6 +17,7 @@ from ekd_tf.evaluation.result import Result
 from ekd_tf.evaluation.tables import format_table
 from ekd_tf.evaluation.verification import is_measurable
 from ekd_tf.evaluation.verification import not_measurable
+from ekd_tf.evaluation.verification import tpr_scalars
 from ekd_tf.metrics import format_fpr
 
 DEFAULT_FPRS = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
@@ -50,12 +51,8 @@ class TemplateReport:
 
     def scalars(self, prefix: str) -> dict[str, float]:
         """Returns the TPRs by the strict rule and the search figures, as logged."""
-        tprs = {
-            f"{prefix}/tpr_at_fpr_{format_fpr(fpr)}": tpr
-            for fpr, tpr in self.strict.items()
-            if tpr is not None
-        }
-        return {**tprs, **search_scalars(prefix, self.rank, self.tpir)}
+        searches = search_scalars(prefix, self.rank, self.tpir)
+        return {**tpr_scalars(prefix, self.strict), **searches}
 
     def to_dict(self) -> dict:
         """Returns the report as JSON can hold it."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
@@ -30,6 +31,7 @@ _NO_INTERVALS = (
 )
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
 class LabelledEvaluation:
     """Verifies all pairs of images of identities no model was trained on.
 
@@ -43,26 +45,17 @@ class LabelledEvaluation:
             lowest FPR that is measurable.
     """
 
-    def __init__(
-        self,
-        name: str,
-        source: Source,
-        fprs: Sequence[float] = DEFAULT_FPRS,
-        seed: int = 0,
-        replicates: int = 0,
-        worst: int = 10,
-    ):
-        self.name = name
-        self.source = source
-        self._fprs = tuple(fprs)
-        self._seed = seed
-        self._replicates = replicates
-        self._worst = worst
+    name: str
+    source: Source
+    fprs: Sequence[float] = DEFAULT_FPRS
+    seed: int = 0
+    replicates: int = 0
+    worst: int = 10
 
     @property
     def fingerprint(self) -> str:
         """Changes with the images and with what is measured on them."""
-        return f"labelled {self.source.fingerprint} {self._fprs} {self._seed}"
+        return f"labelled {self.source.fingerprint} {tuple(self.fprs)} {self.seed}"
 
     def check(self) -> None:
         """Raises `ValueError` where the images make too few pairs to evaluate on."""
@@ -71,7 +64,7 @@ class LabelledEvaluation:
     def figure_names(self, gap: bool) -> list[str]:
         """Returns the names of the figures it will give, with or without a gap."""
         negatives = count_pairs(self.source.labels)[1]
-        return verification.figure_names(self.name, self._fprs, negatives, gap)
+        return verification.figure_names(self.name, self.fprs, negatives, gap)
 
     def __call__(self, models: Models) -> Result:
         """Evaluates the models as they are now: a `VerificationReport` of each.
@@ -82,7 +75,7 @@ class LabelledEvaluation:
         embeddings = {name: model(self.source) for name, model in models.items()}
         reports = {
             name: verification.verify_embeddings(
-                rows, labels, self._fprs, self._seed, self._replicates
+                rows, labels, self.fprs, self.seed, self.replicates
             )
             for name, rows in embeddings.items()
         }
@@ -95,8 +88,8 @@ class LabelledEvaluation:
                 embeddings["student"],
                 embeddings["teacher"],
                 labels,
-                self._fprs,
-                self._worst,
+                self.fprs,
+                self.worst,
                 embeddings.get("baseline"),
                 rocs=[reports[name].roc for name in order],
             )

@@ -83,16 +83,11 @@ class VerificationReport:
 
     def scalars(self, prefix: str) -> dict[str, float]:
         """Returns the figures by the names they are logged under."""
-        tprs = {
-            f"{prefix}/tpr_at_fpr_{format_fpr(fpr)}": tpr
-            for fpr, tpr in self.tpr.items()
-            if tpr is not None
-        }
         return {
             f"{prefix}/accuracy": self.accuracy_mean,
             f"{prefix}/auc": self.auc,
             f"{prefix}/eer": self.eer,
-            **tprs,
+            **tpr_scalars(prefix, self.tpr),
         }
 
     def to_dict(self) -> dict:
@@ -104,6 +99,15 @@ class VerificationReport:
         report["not_measurable"] = list(self.not_measurable)
         report["without_interval"] = list(self.without_interval)
         return report
+
+
+def tpr_scalars(prefix: str, tpr: dict[float, float | None]) -> dict[str, float]:
+    """Returns the TPRs that are measurable by the names they are logged under."""
+    return {
+        f"{prefix}/tpr_at_fpr_{format_fpr(fpr)}": value
+        for fpr, value in tpr.items()
+        if value is not None
+    }
 
 
 def figures_table(reports: Sequence[tuple[str, VerificationReport]]) -> str:
