@@ -74,13 +74,13 @@ class Result:
             Image.fromarray(image).save(folder / _picture_file(name))
 
     def section(self) -> str:
-        """Returns a report's section: the text, and what `write` leaves as pictures."""
+        """Returns the section of a report: `report`, and the pictures `write` leaves."""
         pictures = [
             # A set may be named with spaces or brackets.
             f"![{name}]({urllib.parse.quote(_picture_file(name))})\n"
             for name in self.images
         ]
-        return "\n".join([f"## {self.name}\n", f"{self.text}\n", *pictures])
+        return "\n".join([f"## {self.name}\n", f"{self.report()}\n", *pictures])
 
 
 def _picture_file(name):

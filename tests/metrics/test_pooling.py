@@ -65,15 +65,6 @@ def test_values_computed_by_hand():
     np.testing.assert_allclose(pooled["N1D0F0"], [[0.5, 2.5]] / np.sqrt(6.5), rtol=1e-6)
 
 
-def test_a_media_number_shared_by_templates_is_two_media():
-    # Frames of media 4 in either template: each pair of frames is one mean.
-    views = np.array([[[2.0, 0.0]], [[0.0, 2.0]], [[6.0, 0.0]], [[0.0, 2.0]]])
-    images = Images(np.array([1, 1, 2, 2]), np.array([3, 4, 4, 4]), np.ones(4))
-    pooled = pool_templates(views, *images, [Switches.parse("N1D0F0")])
-    expected = [[2 / np.sqrt(8), 2 / np.sqrt(8)], [3 / np.sqrt(10), 1 / np.sqrt(10)]]
-    np.testing.assert_allclose(pooled["N1D0F0"], expected, rtol=1e-6)
-
-
 def test_reproduces_insightface(golden_arrays):
     arrays = golden_arrays("ijb_insightface.npz")
     views = np.stack([arrays["features_original"], arrays["features_flipped"]], axis=1)
