@@ -74,7 +74,7 @@ class Result:
             Image.fromarray(image).save(folder / _picture_file(name))
 
     def section(self) -> str:
-        """Returns the section of a report: `report`, and the pictures `write` leaves."""
+        """Returns a section of Markdown: `report`, and the pictures `write` leaves."""
         pictures = [
             # A set may be named with spaces or brackets.
             f"![{name}]({urllib.parse.quote(_picture_file(name))})\n"
