@@ -88,6 +88,7 @@ def test_everything_that_can_be_folded_is(tflite):
     assert ops == FOLDED
 
 
+@pytest.mark.slow
 def test_a_backbone_converts_without_leftovers(rng, tmp_path):
     model = MobileFaceNet(width=0.25, input_size=32, embedding_dim=64)
     path = tmp_path / "m.tflite"
