@@ -135,17 +135,18 @@ def _check_no_unused_weights(file, model):
     held = []
 
     def visit(name, item):
-        # Of a model saved with its training, no part of it as an embedder.
-        if isinstance(item, h5py.Dataset) and not name.startswith(_OF_TRAINING):
+        # What belongs to training is no part of the model as an embedder.
+        is_weight = isinstance(item, h5py.Dataset) and "seed_generator" not in name
+        if is_weight and not name.startswith(_OF_TRAINING):
             held.append(name)
 
     with zipfile.ZipFile(file) as archive:
         weights = io.BytesIO(archive.read("model.weights.h5"))
     with h5py.File(weights, "r") as weights:
         weights.visititems(visit)
-    if len(held) > len(model.variables):
+    if len(held) > len(model.weights):
         raise ValueError(
             f"{file} holds {len(held)} weights, of which its model takes "
-            f"{len(model.variables)}. A layer of the model does not say all it is made "
+            f"{len(model.weights)}. A layer of the model does not say all it is made "
             "of in its get_config(), or the file is not what its maker saved"
         )
