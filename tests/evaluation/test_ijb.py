@@ -88,28 +88,19 @@ def test_reproduces_insightface_and_gives_the_strict_rule(result, arrays, tmp_pa
     assert "1e-4 is not measurable: it takes 100000 negative pairs" in text
 
 
-def search_set(templates, gallery, probes):
-    """Adds searches over the templates of the set, subjects by number."""
-    numbers = np.unique(templates.template)
-    return dataclasses.replace(
-        templates,
-        galleries={
-            name: TemplateSubjects(numbers[rows], np.array(subjects))
-            for name, (rows, subjects) in gallery.items()
-        },
-        probes=TemplateSubjects(numbers[probes[0]], np.array(probes[1])),
-    )
-
-
 def test_searches_both_galleries_and_takes_the_mean(templates, model):
     # Templates searched against themselves: the mate is first with cosine 1 in their
     # own gallery, and unknown to the other.
     # Subjects of the first gallery exchanged: none of three finds its mate first.
+    numbers, people = np.unique(templates.template)[:5], np.arange(100, 105)
     for subjects, first in (([100, 101, 102], 1.0), ([101, 102, 100], 0.5)):
-        searched = search_set(
+        searched = dataclasses.replace(
             templates,
-            {"G1": ([0, 1, 2], subjects), "G2": ([3, 4], [103, 104])},
-            ([0, 1, 2, 3, 4], [100, 101, 102, 103, 104]),
+            galleries={
+                "G1": TemplateSubjects(numbers[:3], np.array(subjects)),
+                "G2": TemplateSubjects(numbers[3:], people[3:]),
+            },
+            probes=TemplateSubjects(numbers, people),
         )
         result = IJBEvaluation(searched, FPRS, SWITCHES[:1])(Models(model))
         figures = result.reports["student"]["N1D1F1"]

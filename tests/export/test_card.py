@@ -43,10 +43,8 @@ def test_a_card_says_how_images_must_be_made_and_what_is_known():
         assert template[0][0] == pytest.approx(expected, abs=1e-4)
     assert len(template) == len(ARCFACE_TEMPLATE)
     assert card["embedding"]["dim"] == 128
-    assert card["embedding"]["normalised"] == {
-        "saved_model": True,
-        "tflite_int8": False,
-    }
+    kinds = {"saved_model": True, "tflite_int8": False}
+    assert card["embedding"]["normalised"] == kinds
     assert json.loads(json.dumps(card))["files"] == HASHES
     assert card["licence"] == "research only"
     others = [name for name in FACTS if name != "licence"]
