@@ -65,7 +65,6 @@ def main(settings: VerifySettings, images: list[str]) -> None:
     from ekd_tf.data.sources.listed import readable
     from ekd_tf.embedders import file_of_model
     from ekd_tf.embedders import open_embedder
-    from ekd_tf.evaluation import EmbeddingCache
     from ekd_tf.evaluation import read_calibration
     from ekd_tf.run.evaluators import source_embedder
 
@@ -75,8 +74,9 @@ def main(settings: VerifySettings, images: list[str]) -> None:
     flip = settings.flip
     if flip is None:
         flip = calibration is not None and calibration.flip
-    cache = EmbeddingCache(settings.cache) if settings.cache else None
-    embedder = source_embedder(open_embedder(settings.model), flip=flip, cache=cache)
+    embedder = source_embedder(
+        open_embedder(settings.model), flip=flip, cache=settings.cache
+    )
     decide = _decision(settings.threshold, calibration, flip)
     try:
         rows = embedder(ListedImages("the images given", images))

@@ -84,7 +84,7 @@ def test_wrong_imports_are_found():
         ("ops", "from ekd_tf.mining.miner import PairMiner"),
         ("mining", "from ekd_tf.models import MobileFaceNet"),
         ("losses", "from ekd_tf import evaluation"),
-        ("training", "import ekd_tf.export.tflite"),
+        ("training", "import ekd_tf.export.convert"),
         ("losses", "def late():\n    from ekd_tf.training import loop"),
         ("run", "from ekd_tf.train import main"),
         ("data", "from ekd_tf.unheard_of import thing"),

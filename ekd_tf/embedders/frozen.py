@@ -28,13 +28,13 @@ class FrozenEmbedder(abc.ABC):
     A model of a fixed batch is given batches of that size, the last one filled up.
 
     Attributes:
-        name: String, the path it was read from.
-        input_size: Int, side of its images in pixels.
-        embedding_dim: Int, length of its embeddings.
+        name: The path it was read from.
+        input_size: Side of its images in pixels.
+        embedding_dim: Length of its embeddings.
         traceable: Whether a call is TensorFlow operations, which a `tf.function` may
             trace. Otherwise calls leave TensorFlow and take and return arrays.
-        runtime: String, what runs it.
-        fingerprint: String, a hash of the file's bytes and of what is done to pixels.
+        runtime: What runs it.
+        fingerprint: A hash of the file's bytes and of what is done to pixels.
     """
 
     runtime: str = "TensorFlow"
@@ -48,8 +48,7 @@ class FrozenEmbedder(abc.ABC):
     def __call__(self, images: np.ndarray | tf.Tensor) -> np.ndarray | tf.Tensor:
         """Embeds uint8 RGB images `(n, input_size, input_size, 3)`.
 
-        Returns:
-            Float32 `(n, embedding_dim)`, as the model gives them: normalised or not.
+        The embeddings, float32 `(n, embedding_dim)`, may be normalised or not.
         """
 
     def traced(self) -> FrozenEmbedder | None:
@@ -62,14 +61,10 @@ class PixelEmbedder(FrozenEmbedder):
 
     Args:
         path: The model's file or folder.
-        low: What a pixel of 0 becomes for an input of floats; uint8 is passed on. Many
-            of insightface's models take -1 .. 1.
-        high: What a pixel of 255 becomes.
+        low, high: What pixels of 0 and 255 become for an input of floats; uint8 is
+            passed on. Many of insightface's models take -1 .. 1.
         color: "rgb" or "bgr", the order of the channels it takes.
         **options: `num_threads`, CPU threads, where the runtime has a choice.
-
-    Raises:
-        ValueError: The model cannot be read or is none of images to embeddings.
     """
 
     def __init__(
@@ -135,11 +130,7 @@ def check_utf8(path: str | os.PathLike) -> None:
 
 
 def square_side(name: str, shape: Sequence) -> tuple[int, bool]:
-    """Returns an input's side in pixels and whether its channels come first.
-
-    Raises:
-        ValueError: It is no batch of square RGB images of a fixed size.
-    """
+    """Returns an input's side in pixels and whether its channels come first."""
     for channels_first, order in ((False, (3, 1, 2)), (True, (1, 2, 3))):
         if len(shape) == 4:
             channels, height, width = (shape[k] for k in order)
@@ -152,11 +143,7 @@ def square_side(name: str, shape: Sequence) -> tuple[int, bool]:
 
 
 def check_outputs(name: str, outputs: Mapping[str, Sequence]) -> str:
-    """Returns the name of the output "embedding", or of the only one of vectors.
-
-    Raises:
-        ValueError: There is none or a choice, or it is not `(n, dim)`.
-    """
+    """Returns the name of the output "embedding", or of the only one of vectors."""
     fit = [
         output
         for output, shape in outputs.items()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import collections
-import hashlib
 import io
 import json
 import os
@@ -12,7 +10,6 @@ import zipfile
 
 import h5py
 import keras
-import numpy as np
 import tensorflow as tf
 
 import ekd_tf.models  # noqa: F401  registers the layers `.keras` files name
@@ -20,7 +17,6 @@ from ekd_tf.embedders.frozen import FrozenEmbedder
 from ekd_tf.embedders.frozen import content_hash
 from ekd_tf.embedders.frozen import in_traced_batches
 from ekd_tf.embedders.frozen import loading_error
-from ekd_tf.keras_compat import tf_variable
 from ekd_tf.models.own import is_function
 from ekd_tf.models.own import load_function
 
@@ -28,14 +24,11 @@ from ekd_tf.models.own import load_function
 MODEL_FILE = "model.keras"
 # What a run leaves of its settings.
 RUN_FILE = "run.json"
+_OF_TRAINING = ("optimizer", "metrics")
 
 
 class KerasEmbedder(FrozenEmbedder):
-    """Embeds by a backbone in inference mode; see `load_embedder`.
-
-    Attributes:
-        model: The `keras.Model`.
-    """
+    """Embeds by a backbone, `model`, in inference mode; see `load_embedder`."""
 
     traceable = True
 
@@ -62,13 +55,8 @@ class KerasEmbedder(FrozenEmbedder):
 def load_embedder(path: str | os.PathLike) -> keras.Model:
     """Loads a backbone, frozen, from a `.keras` file or a run's workdir.
 
-    Returns:
-        Model from uint8 images `(batch, height, width, 3)` to float embeddings
-        `(batch, dim)`, not trainable.
-
-    Raises:
-        ValueError: There is no such file, it cannot be read as a model, a weight is
-            missing or unexpected, or it does not map images to embeddings.
+    It maps uint8 images `(batch, height, width, 3)` to float embeddings `(batch, dim)`;
+    a file of which a weight is missing or unexpected is refused.
     """
     path = pathlib.Path(path)
     file = model_file(path)
@@ -129,16 +117,9 @@ def _check_shapes(file, model):
             f"{file} cannot be loaded: it does not say what it takes. Give the model a "
             "keras.Input((size, size, 3)) and save it again"
         ) from error
-    is_embedder = (
-        isinstance(inputs, tuple)
-        and isinstance(outputs, tuple)
-        and len(inputs) == 4
-        and inputs[-1] == 3
-        and inputs[1] is not None
-        and inputs[1] == inputs[2]
-        and len(outputs) == 2
-    )
-    if not is_embedder:
+    is_image = isinstance(inputs, tuple) and inputs[1:] == (inputs[1], inputs[1], 3)
+    is_row = isinstance(outputs, tuple) and len(outputs) == 2
+    if not is_image or not is_row or inputs[1] is None:
         raise ValueError(
             f"{file} must map images (batch, size, size, 3) to embeddings "
             f"(batch, dim). Received: input {inputs}, output {outputs}"
@@ -146,41 +127,26 @@ def _check_shapes(file, model):
 
 
 def _check_no_unused_weights(file, model):
-    """Raises `ValueError` listing the weights of a file that no layer took.
+    """Raises `ValueError` where a file holds more weights than its model.
 
     Keras refuses a file in which a layer lacks a weight or has one too many, and
-    passes over whole layers the model does not have. A weight is known by its
-    content, because each Keras has its own names.
+    passes over whole layers the model does not have.
     """
-
-    def digest(array):
-        array = np.ascontiguousarray(array)
-        head = f"{array.shape} {array.dtype}".encode()
-        return hashlib.blake2b(head + array.tobytes()).digest()
-
-    taken = collections.Counter(
-        digest(tf_variable(variable).numpy()) for variable in model.variables
-    )
-    unused = []
+    held = []
 
     def visit(name, item):
-        # Of a model saved with its training, no part of it as an embedder.
-        of_training = name.startswith(("optimizer", "metrics"))
-        if not isinstance(item, h5py.Dataset) or of_training:
-            return
-        content = digest(item[()])
-        if taken[content]:
-            taken[content] -= 1
-        else:
-            unused.append(f"{name} {item.shape}")
+        # What belongs to training is no part of the model as an embedder.
+        is_weight = isinstance(item, h5py.Dataset) and "seed_generator" not in name
+        if is_weight and not name.startswith(_OF_TRAINING):
+            held.append(name)
 
     with zipfile.ZipFile(file) as archive:
         weights = io.BytesIO(archive.read("model.weights.h5"))
     with h5py.File(weights, "r") as weights:
         weights.visititems(visit)
-    if unused:
+    if len(held) > len(model.weights):
         raise ValueError(
-            f"{file} holds weights that its model does not use: "
-            f"{', '.join(unused)}. The file is not what its maker saved: take it from "
-            "its source again"
+            f"{file} holds {len(held)} weights, of which its model takes "
+            f"{len(model.weights)}. A layer of the model does not say all it is made "
+            "of in its get_config(), or the file is not what its maker saved"
         )

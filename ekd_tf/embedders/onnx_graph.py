@@ -29,9 +29,6 @@ def graph_function(model: Any) -> tuple[Callable, list[tf.Variable]]:
     Returns:
         A function of float32 images `(n, height, width, 3)` to the output, and the
         variables that hold the weights.
-
-    Raises:
-        UnknownGraph: An operation, or a form of one, is not known here.
     """
     from onnx import helper
     from onnx import numpy_helper

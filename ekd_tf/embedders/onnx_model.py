@@ -66,7 +66,10 @@ class OnnxEmbedder(PixelEmbedder):
             )
         provider = PROVIDERS[word]
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = num_threads or 0
+        # By default as many threads as the machine has cores: where a process may use
+        # fewer, they wait for one another.
+        allowed = getattr(os, "sched_getaffinity", lambda _: ())(0)
+        options.intra_op_num_threads = num_threads or len(allowed)
         try:
             # By its path: from bytes, weights beside it would not be found.
             self._session = onnxruntime.InferenceSession(

@@ -40,9 +40,6 @@ def open_embedder(spec: str) -> FrozenEmbedder:
             onnxruntime runs it by. Or `FAMILY:FILE` and perhaps `@bgr`, a torch
             state_dict of one of `TORCH_FAMILIES`. Several joined by `+` are one, see
             `EnsembleEmbedder`.
-
-    Raises:
-        ValueError: It cannot be opened, or does not map images to embeddings.
     """
     if spec.startswith("cache:") or (pathlib.Path(spec) / FINISHED).is_file():
         raise ValueError(
@@ -51,23 +48,23 @@ def open_embedder(spec: str) -> FrozenEmbedder:
         )
     if "+" in spec and not split_model(spec)[0].exists():
         return EnsembleEmbedder([open_embedder(part) for part in spec.split("+")])
-    family, path, color = _split_family(spec)
-    if family:
-        return TorchEmbedder(family, path, **color)
-    path, pixels = split_model(spec)
+    family, path, pixels = _split(spec)
     if "provider" in pixels and path.suffix != ".onnx":
         raise ValueError(
             f"`@{'`, `@'.join(PROVIDERS)}` choose what runs an .onnx file. Received: "
             f"{spec!r}"
         )
+    if family and "low" not in pixels:
+        return TorchEmbedder(family, path, **pixels)
     if path.name == SAVED_MODEL_FILE:
         path = path.parent
     embedder = _embedder_class(path)
-    if embedder is not None:
+    if embedder is not None and not family:
         return _checked(embedder(path, **pixels))
     if pixels:
         raise ValueError(
-            f"A Keras model takes pixels of 0 .. 255, red first. Received: {spec!r}"
+            "A Keras model takes pixels of 0 .. 255, red first, one of torch too, but "
+            f"for @bgr. Received: {spec!r}"
         )
     return KerasEmbedder(path)
 
@@ -122,23 +119,17 @@ def file_of_model(spec: str) -> pathlib.Path:
 
     The file itself; `saved_model.pb` of a SavedModel, `model.keras` of a run.
     """
-    family, path, _ = _split_family(spec)
-    if family:
-        return path
-    path, _ = split_model(spec)
+    _, path, _ = _split(spec)
     graph = path / SAVED_MODEL_FILE
     return graph if graph.is_file() else model_file(path)
 
 
-def _split_family(spec):
-    """Returns the parts of `FAMILY:FILE@COLOR`; no family for another spec."""
-    family, _, path = spec.partition(":")
+def _split(spec):
+    """Returns the torch family or "", the path and the arguments behind it."""
+    family, _, rest = spec.partition(":")
     if family not in TORCH_FAMILIES:
-        return "", pathlib.Path(spec), {}
-    file, _, color = path.rpartition("@")
-    if file and color in COLORS:
-        return family, pathlib.Path(file), {"color": color}
-    return family, pathlib.Path(path), {}
+        family, rest = "", spec
+    return family, *split_model(rest)
 
 
 def _embedder_class(path):

@@ -41,12 +41,8 @@ _MAX_DIMENSIONS = 32
 class TorchEmbedder(KerasEmbedder):
     """Embeds by the Keras backbone that a torch state_dict belongs to.
 
-    Args:
-        family: One of `TORCH_FAMILIES`.
-        path: See `read_state_dict`.
-        color: See `build_from_torch`.
-
-    Raises `ValueError` where the weights are not exactly those of the family.
+    Arguments as of `build_from_torch` and `read_state_dict`; weights that are not
+    exactly those of the family are refused.
     """
 
     def __init__(self, family: str, path: str | os.PathLike, color: str = "rgb"):
@@ -71,10 +67,6 @@ def read_state_dict(path: str | os.PathLike) -> dict[str, np.ndarray]:
 
     Returns:
         Torch key -> array, half precision as float32.
-
-    Raises:
-        ValueError: The file does not exist, cannot be read, asks for more than tensors
-            or holds no state_dict.
     """
     path = pathlib.Path(path)
     if not path.is_file():

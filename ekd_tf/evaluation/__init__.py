@@ -9,15 +9,14 @@ from ekd_tf.evaluation.calibration import is_of_one_model
 from ekd_tf.evaluation.calibration import read_calibration
 from ekd_tf.evaluation.calibration import write_calibration
 from ekd_tf.evaluation.embed import Embedder
-from ekd_tf.evaluation.embed import EmbeddingCache
 from ekd_tf.evaluation.embed import Models
 from ekd_tf.evaluation.embed import SourceEmbedder
 from ekd_tf.evaluation.gap import compare
 from ekd_tf.evaluation.identification import IdentificationEvaluation
 from ekd_tf.evaluation.ijb import IJBEvaluation
-from ekd_tf.evaluation.labelled import LabelledEvaluation
-from ekd_tf.evaluation.pair_sets import PairSetEvaluation
 from ekd_tf.evaluation.plots import plot_roc
+from ekd_tf.evaluation.protocols import LabelledEvaluation
+from ekd_tf.evaluation.protocols import PairSetEvaluation
 from ekd_tf.evaluation.result import Result
 from ekd_tf.evaluation.tables import format_table
 from ekd_tf.evaluation.verification import VerificationReport
@@ -28,7 +27,6 @@ from ekd_tf.metrics import format_fpr
 __all__ = [
     "Calibration",
     "Embedder",
-    "EmbeddingCache",
     "IJBEvaluation",
     "IdentificationEvaluation",
     "LabelledEvaluation",

@@ -21,12 +21,10 @@ class PairBlock:
     """Cosines of some images with some others.
 
     Attributes:
-        rows: Int64 `(r,)`, numbers of the images that the rows of `cosine` belong to.
-        columns: Int64 `(c,)`, those of its columns.
+        rows, columns: Int64 `(r,)` and `(c,)`, numbers of the images.
         cosine: Float32 `(r, c)`, valid until the next block is asked for.
-        positive: Bool `(r, c)`, the pairs of one identity, each once; None where
-            there is none.
-        negative: The same of pairs of two identities; None where every entry is one.
+        positive, negative: Bool `(r, c)`, the pairs of one identity and of two, each
+            once. None, both, where every entry is a negative pair.
     """
 
     rows: np.ndarray
@@ -51,7 +49,7 @@ class PairBlocks:
     Args:
         embeddings: Float array `(n, dim)`. Normalised here, into a float32 copy.
         labels: Integer array `(n,)`, identities.
-        block_size: Int >= 1, images on either side of a block.
+        block_size: Images on either side of a block.
     """
 
     def __init__(
@@ -101,8 +99,7 @@ def all_pairs_roc(
 ) -> metrics.ROC:
     """Measures the ROC of every pair of `PairBlocks`, exactly at `fprs`.
 
-    Memory does not grow with the number of pairs: beside the embeddings and their
-    normalised copies it is 20 MB.
+    Beside the embeddings and their normalised copies it takes 20 MB.
     """
     return metrics.streamed_roc(PairBlocks(embeddings, labels).scores, fprs)
 
@@ -136,12 +133,10 @@ def labelled_intervals(
     One more pass over all pairs keeps the positives and the highest negatives.
 
     Args:
-        blocks: The pairs.
-        labels: Integer array `(n,)`, identities, as given to `blocks`.
+        blocks, labels: The pairs, and the identities they were made with.
         points: Operating points of the whole set.
-        replicates: Int > 0.
-        seed: Int.
-        max_pairs: Int, the most pairs of a kind to keep; 16 bytes each.
+        replicates, seed: As for `identity_intervals`.
+        max_pairs: The most pairs of a kind to keep; 16 bytes each.
 
     Returns:
         FPR -> `(interval of the TPR, interval of the threshold)`. An FPR is left out
@@ -231,12 +226,6 @@ def draw_pairs(
     identity that can has given its first, and so on. Negatives are uniform over all
     pairs of different identities. The two kinds alternate in proportion, so that
     contiguous folds are balanced.
-
-    Args:
-        labels: Integer array `(n,)`, identities.
-        positives: Int, how many pairs of one identity, at most those there are.
-        negatives: Int, how many pairs of two identities, likewise.
-        seed: Int. The same labels and seed give the same pairs.
 
     Returns:
         `(left, right, same)`: int64 row numbers `(positives + negatives,)` twice,

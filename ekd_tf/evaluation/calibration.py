@@ -95,7 +95,7 @@ def calibrate(
         embedder: The model.
         source: Images of identities it was not trained on.
         fpr: Target FPR in (0, 1), such that ten negatives lie above the threshold.
-        seed: Int, of the resampling.
+        seed: Of the resampling.
         flip: Whether to add the embedding of the mirror image, for users who do.
     """
     check_calibration(source, fpr)
@@ -173,14 +173,9 @@ def file_hash(file: str | os.PathLike) -> str:
 def write_calibration(
     file: str | os.PathLike, calibration: Calibration
 ) -> pathlib.Path:
-    """Puts a calibration into the card beside a model, whose other entries stay.
+    """Puts a calibration into the card beside a model's file; returns the card's path.
 
-    Args:
-        file: The model's file: `model.keras`, a `.tflite`, `saved_model.pb`, ... .
-        calibration: What `calibrate` found for it.
-
-    Returns:
-        The card's path; it is made if missing.
+    Other entries of the card stay; it is made if missing.
     """
     file = pathlib.Path(file)
     path = file.with_name(CARD_FILE)
@@ -194,9 +189,7 @@ def write_calibration(
 def read_calibration(file: str | os.PathLike) -> Calibration | None:
     """Reads a model's calibration from the card beside it; None where there is none.
 
-    Raises:
-        ValueError: What is there is not what `write_calibration` writes, or the model
-            has changed since.
+    Raises `ValueError` where the model has changed since.
     """
     file = pathlib.Path(file)
     path = file.with_name(CARD_FILE)
@@ -220,13 +213,9 @@ def read_calibration(file: str | os.PathLike) -> Calibration | None:
 
 
 def calibrations_of(card: dict) -> dict[str, dict]:
-    """Returns a card's calibrations by the name of the model's file.
-
-    Those of version 0.1.0's first cards, one for all files, are left out.
-    """
-    found = card.get("calibration")
-    if not isinstance(found, dict):
-        return {}
+    """Returns a card's calibrations by the name of the model's file."""
+    found = card.get("calibration") or {}
+    # The first cards had one for all files.
     return {name: entry for name, entry in found.items() if isinstance(entry, dict)}
 
 

@@ -38,10 +38,9 @@ class Embedder:
     Args:
         model: A `keras.Model`, called with `training=False`, or any callable from
             uint8 images `(batch, height, width, 3)` to embeddings `(batch, dim)`.
-            Its embeddings need not be normalised and are added in float32.
         flip: Whether to add the embedding of the mirror image.
-        compiled: Whether to trace the model into a `tf.function`. False calls it
-            eagerly: for a callable that leaves TensorFlow, such as an ONNX session.
+        compiled: Whether to trace the model into a `tf.function`: not for a callable
+            that leaves TensorFlow, such as an ONNX session.
     """
 
     def __init__(self, model: Callable, flip: bool = True, compiled: bool = True):
@@ -56,10 +55,8 @@ class Embedder:
     def __call__(self, batches: Iterable[np.ndarray]) -> np.ndarray:
         """Returns float32 `(n, dim)`, rows of unit length, of all images of `batches`.
 
-        Raises:
-            ValueError: There is no image, or something else than uint8 images
-                `(batch, height, width, 3)`, RGB; or the embedding of some images,
-                which are numbered, is not finite or all zero.
+        Raises `ValueError` with the numbers of the images of which the embedding is not
+        finite or all zero.
         """
         views = list(self.views(batches))
         if not views:
@@ -67,12 +64,11 @@ class Embedder:
         return add_views(np.concatenate(views))
 
     def views(self, batches: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
-        """Yields float32 `(batch, views, dim)` per batch, of image and mirror image.
+        """Yields raw embeddings per batch, float32 `(batch, views, dim)`.
 
-        They are raw; there is one view without `flip`. A batch smaller than an earlier
-        one is filled up with black images whose embeddings are dropped, so that only
-        one shape is traced.
+        The views are image and mirror image; without `flip` the image alone.
         """
+        # Small batches are filled up with black images: only one shape is traced.
         full = 0
         for batch in map(np.asarray, batches):
             if batch.ndim != 4 or batch.shape[-1] != 3 or batch.dtype != np.uint8:
@@ -100,38 +96,8 @@ class Embedder:
 
 
 def add_views(views: np.ndarray) -> np.ndarray:
-    """Returns the unit sums `(n, dim)` of raw embeddings `(n, views, dim)`.
-
-    Raises:
-        ValueError: A sum is not finite or all zero.
-    """
+    """Returns the unit sums `(n, dim)` of raw embeddings `(n, views, dim)`."""
     return normalize_rows(views.sum(axis=1))
-
-
-class EmbeddingCache:
-    """Keeps what a model gave for a source, by fingerprints of both, in a folder.
-
-    One `.f32` file per model and source, a `RowFile`, and a `.json` beside it that says
-    what it is. The next run goes on where an interrupted one ended.
-    """
-
-    def __init__(self, folder: str | os.PathLike):
-        self._folder = make_folder("cache", folder)
-
-    def rows(
-        self,
-        description: dict,
-        count: int,
-        compute: Callable[[int], Iterable[np.ndarray]],
-    ) -> np.ndarray:
-        """Returns `count` rows, as `RowFile.fill`, computing those that are missing.
-
-        `description` is a JSON-able dict that tells the rows from all others.
-        """
-        key = hashlib.sha256(json.dumps(description, sort_keys=True).encode())
-        path = self._folder / f"{key.hexdigest()[:32]}.f32"
-        file = RowFile(path, path.with_suffix(".json"), description, count)
-        return file.fill(compute)
 
 
 class SourceEmbedder:
@@ -139,13 +105,13 @@ class SourceEmbedder:
 
     Args:
         model, flip: As for `Embedder`.
-        input_size: Int, side of its images in pixels.
-        batch_size: Int, images per forward pass.
+        input_size: Side of its images in pixels.
+        batch_size: Images per forward pass.
         traceable: Whether `model` is made of TensorFlow operations.
-        fingerprint: String, changes when the model does. None for a model that is
-            still trained: nothing of it is kept.
-        cache: `EmbeddingCache`, or None to keep what a fingerprinted model gave in
-            memory.
+        fingerprint: Changes when the model does. None for a model that is still
+            trained: nothing of it is kept.
+        cache: Folder to keep what a fingerprinted model gave in, a `RowFile` per
+            source; the next run goes on where an interrupted one ended. None: memory.
         progress: Function of `(source name, images)` that returns a function of the
             images done in a batch, called after each; None for silence.
         unreadable: Counts the unreadable images, each of which is replaced by the next
@@ -160,7 +126,7 @@ class SourceEmbedder:
         batch_size: int = 128,
         traceable: bool = True,
         fingerprint: str | None = None,
-        cache: EmbeddingCache | None = None,
+        cache: str | os.PathLike | None = None,
         progress: Callable | None = None,
         unreadable: Unreadable | None = None,
     ):
@@ -169,7 +135,7 @@ class SourceEmbedder:
         self._batch_size = batch_size
         self._embedder = Embedder(model, flip=flip, compiled=traceable)
         self.fingerprint = fingerprint
-        self._cache = cache
+        self._folder = make_folder("cache", cache) if cache else None
         self._progress = progress
         self._unreadable = unreadable or Unreadable()
         self._kept = {}
@@ -188,13 +154,10 @@ class SourceEmbedder:
         return self._embedder(self._batches(source, indices))
 
     def views(self, source: Source) -> np.ndarray:
-        """Returns the raw embeddings, float32 `(n, views, dim)`.
-
-        Two views with `flip`, image and mirror image, and else one.
-        """
+        """Returns raw embeddings, float32 `(n, views, dim)`, as `Embedder.views`."""
         if self.fingerprint is None:
             return np.concatenate(list(self._compute(source, 0)))
-        if self._cache is None:
+        if self._folder is None:
             if source.fingerprint not in self._kept:
                 views = np.concatenate(list(self._compute(source, 0)))
                 self._kept[source.fingerprint] = views
@@ -207,9 +170,10 @@ class SourceEmbedder:
             "input_size": self.input_size,
             "flip": self.flip,
         }
-        return self._cache.rows(
-            description, len(source), lambda first: self._compute(source, first)
-        )
+        key = hashlib.sha256(json.dumps(description, sort_keys=True).encode())
+        path = self._folder / f"{key.hexdigest()[:32]}.f32"
+        file = RowFile(path, path.with_suffix(".json"), description, len(source))
+        return file.fill(lambda first: self._compute(source, first))
 
     def _batches(self, source, indices):
         return evaluation_batches(
@@ -228,10 +192,9 @@ class SourceEmbedder:
 
 @dataclasses.dataclass(frozen=True)
 class Models:
-    """What an evaluation compares: the student, which is judged, and perhaps others.
+    """What is evaluated: the student, and what it is compared with.
 
-    The teacher it learns from adds the gap, a baseline trained without the teacher the
-    share of the gap that is closed.
+    A teacher adds the gap, a baseline trained without it the share that is closed.
     """
 
     student: SourceEmbedder

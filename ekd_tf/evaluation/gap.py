@@ -8,7 +8,6 @@ from collections.abc import Sequence
 import numpy as np
 
 from ekd_tf import metrics
-from ekd_tf.checks import check_range
 from ekd_tf.evaluation import verification
 from ekd_tf.evaluation.allpairs import PairBlocks
 from ekd_tf.evaluation.allpairs import check_labels
@@ -24,16 +23,12 @@ class GapPoint:
     figures but `fpr` are None where the FPR is not measurable.
 
     Attributes:
-        fpr: Target FPR.
-        teacher_tpr, student_tpr: In [0, 1].
         gap: `teacher_tpr - student_tpr`: above 0 where the student is worse.
         baseline_tpr: Of the student trained alone; None without one.
         closed: What `closed_share` makes of the three.
-        teacher_threshold, student_threshold: Cosines.
         critical_positive, critical_negative: Numbers of critical pairs.
-        worst_positive: Rows `(i, j)` of the critical positives on which the models
-            differ most, in cosine above their own thresholds; the worst first.
-        worst_negative: The same among critical negatives.
+        worst_positive, worst_negative: Rows `(i, j)` of the critical pairs on which the
+            models differ most, in cosine above their own thresholds; the worst first.
         worst_cosines: For each worst pair, positives first, `(teacher, student)`.
     """
 
@@ -54,10 +49,7 @@ class GapPoint:
 
 @dataclasses.dataclass(frozen=True)
 class GapReport:
-    """What `compare` measured.
-
-    There is one point per FPR, in the order asked for.
-    """
+    """What `compare` measured: a point per FPR, in the order asked for."""
 
     points: tuple[GapPoint, ...]
     num_positive: int
@@ -105,19 +97,14 @@ def compare(
     """Compares teacher and student on all pairs of the same images.
 
     Args:
-        student_embeddings: Float array `(n, student_dim)`. Normalised here.
-        teacher_embeddings: Float array `(n, teacher_dim)`, the same images in the
-            same order. Normalised here.
+        student_embeddings, teacher_embeddings: Float arrays `(n, dim)` of the same
+            images in the same order; dims may differ. Normalised here.
         labels: Integer array `(n,)`, identities.
         fprs: Target FPRs in [0, 1], by the strict rule.
-        worst: Int >= 0, how many critical pairs of each kind to name.
-        baseline_embeddings: Float array `(n, dim)` of a student trained without the
-            teacher, or None.
+        worst: How many critical pairs of each kind to name.
+        baseline_embeddings: Those of a student trained without the teacher, or None.
         rocs: What `all_pairs_roc` gave for student, teacher and, if there is one,
             baseline at these FPRs, to save their passes. Default: computed here.
-
-    Raises:
-        ValueError: Lengths differ, or there are not both kinds of pairs.
     """
     models = {
         "student_embeddings": student_embeddings,
@@ -127,7 +114,6 @@ def compare(
         models["baseline_embeddings"] = baseline_embeddings
     labels = check_labels(labels, **models)
     verification.check_two_kinds(labels)
-    check_range("worst", worst, low=0)
     blocks = [PairBlocks(embeddings, labels) for embeddings in models.values()]
     if rocs is None:
         rocs = [metrics.streamed_roc(b.scores, fprs) for b in blocks]
@@ -143,7 +129,7 @@ def compare(
             for found in filter(None, critical):
                 found.update(of_student.cosine, of_teacher)
     return GapReport(
-        points=tuple(_point(*both) for both in zip(critical, points)),
+        points=tuple(_point(found, *each) for found, each in zip(critical, points)),
         num_positive=rocs[0].num_positive,
         num_negative=rocs[0].num_negative,
     )
@@ -152,23 +138,20 @@ def compare(
 def closed_share(
     student: float | None, baseline: float | None, teacher: float | None
 ) -> float | None:
-    """Returns which share of the baseline's gap to the teacher a student closes.
+    """Returns `(student - baseline) / (teacher - baseline)` of TPRs.
 
-    `(student - baseline) / (teacher - baseline)`: 1 where it reaches the teacher,
-    below 0 where it is worse than the baseline. None where a TPR is missing or the
-    baseline is not below the teacher.
+    None where one is missing or the baseline is not below the teacher.
     """
     if student is None or baseline is None or teacher is None or baseline >= teacher:
         return None
     return (student - baseline) / (teacher - baseline)
 
 
-def _point(critical, points):
-    student, teacher, *others = points
+def _point(critical, student, teacher, baseline=None):
     if critical is None:
         return GapPoint(fpr=teacher.target_fpr)
-    baseline_tpr = others[0].tpr if others else None
-    worst = critical.worst
+    baseline_tpr = None if baseline is None else baseline.tpr
+    positive, negative = critical.worst["positive"], critical.worst["negative"]
     return GapPoint(
         fpr=teacher.target_fpr,
         teacher_tpr=teacher.tpr,
@@ -180,11 +163,9 @@ def _point(critical, points):
         student_threshold=student.threshold,
         critical_positive=critical.counts["positive"],
         critical_negative=critical.counts["negative"],
-        worst_positive=tuple(pair for _, pair, _ in worst["positive"]),
-        worst_negative=tuple(pair for _, pair, _ in worst["negative"]),
-        worst_cosines=tuple(
-            cosines for _, _, cosines in worst["positive"] + worst["negative"]
-        ),
+        worst_positive=tuple(pair for _, pair, _ in positive),
+        worst_negative=tuple(pair for _, pair, _ in negative),
+        worst_cosines=tuple(cosines for _, _, cosines in positive + negative),
     )
 
 

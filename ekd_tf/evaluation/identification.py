@@ -21,6 +21,33 @@ UNENROLLED = 0.2
 _ROWS = 4096
 
 
+def search_rates(
+    search: metrics.GallerySearch,
+) -> tuple[dict[int, float], dict[float, float]]:
+    """Returns k -> rate of mates among the first k, and FPIR -> TPIR.
+
+    Probes without a mate are the unknown people; where there are none, no TPIR is.
+    """
+    mated = search.mated
+    rank = search.rank[mated]
+    rates = dict(zip(RANKS, metrics.rank_rates(rank, RANKS).tolist()))
+    if mated.all():
+        return rates, {}
+    unknown = search.best_other[~mated]
+    tpir = metrics.tpir_at_fpir(search.mate_score[mated], rank, unknown, FPIRS)
+    return rates, dict(zip(FPIRS, tpir.tolist()))
+
+
+def search_scalars(
+    prefix: str, rank: dict[int, float], tpir: dict[float, float]
+) -> dict[str, float]:
+    """Returns what `search_rates` found by the names it is logged under."""
+    return {
+        **{f"{prefix}/rank_{k}": rate for k, rate in rank.items()},
+        **{f"{prefix}/tpir_at_fpir_{format_fpr(f)}": rate for f, rate in tpir.items()},
+    }
+
+
 @dataclasses.dataclass(frozen=True)
 class IdentificationReport:
     """Figures of one model.
@@ -43,14 +70,10 @@ class IdentificationReport:
     def scalars(self, prefix: str) -> dict[str, float]:
         """Returns the rates by the names they are logged under."""
         return {
-            **{f"{prefix}/rank_{k}": rate for k, rate in self.rank.items()},
+            **search_scalars(prefix, self.rank, self.tpir),
             **{
                 f"{prefix}/rank_1_of_{count}_distractors": rate
                 for count, rate in self.rank_1.items()
-            },
-            **{
-                f"{prefix}/tpir_at_fpir_{format_fpr(fpir)}": tpir
-                for fpir, tpir in self.tpir.items()
             },
         }
 
@@ -64,11 +87,11 @@ class IdentificationEvaluation:
     """Enrols one image of each of most identities and searches with the others.
 
     Args:
-        name: String, prefix of what is logged and written.
+        name: Prefix of what is logged and written.
         source: Images of identities no model was trained on.
         distractors: Images of other people, which join the gallery; or None.
-        seed: Int, chooses identities, gallery images and the order of distractors, so
-            that a smaller number of them is part of a larger.
+        seed: Chooses identities, gallery images and the order of distractors, so that
+            a smaller number of them is part of a larger.
 
     Raises:
         ValueError: No identity with two images is left to enrol.
@@ -111,30 +134,25 @@ class IdentificationEvaluation:
 
     def _report(self, model):
         embeddings, labels = model(self._source), self._source.labels
-        gallery = embeddings[self._gallery], labels[self._gallery]
-
-        def search(rows):
-            return metrics.GallerySearch(embeddings[rows], labels[rows], *gallery)
-
-        found = search(self._probes)
-        rank = dict(zip(RANKS, metrics.rank_rates(found.rank, RANKS).tolist()))
-        tpir = {}
-        if self._unknown.size:
-            unknown = search(self._unknown).best_other
-            rates, _ = metrics.tpir_at_fpir(
-                found.mate_score, found.rank, unknown, FPIRS
-            )
-            tpir = dict(zip(FPIRS, rates.tolist()))
-        rank_1, rows, done = {}, self._sizes and model(self._distractors), 0
+        probes = np.concatenate([self._probes, self._unknown])
+        search = metrics.GallerySearch(
+            embeddings[probes],
+            labels[probes],
+            embeddings[self._gallery],
+            labels[self._gallery],
+        )
+        rank, tpir = search_rates(search)
+        rank_1, done = {}, 0
+        others = model(self._distractors) if self._sizes else None
         for size in self._sizes:
             for start in range(done, size, _ROWS):
                 chosen = self._order[start : min(start + _ROWS, size)]
-                found.add_distractors(rows[chosen])
+                search.add_distractors(others[chosen])
             done = size
-            (rank_1[size],) = metrics.rank_rates(found.rank, (1,)).tolist()
+            (rank_1[size],) = metrics.rank_rates(search.rank[search.mated], (1,))
         return IdentificationReport(
             rank=rank,
-            rank_1=rank_1,
+            rank_1={size: float(rate) for size, rate in rank_1.items()},
             tpir=tpir,
             num_probes=self._probes.size,
             num_gallery=self._gallery.size,
@@ -166,7 +184,7 @@ def split_searches(
 
     Args:
         labels: Int array `(n,)`, identities.
-        unenrolled: Float in [0, 1), share of the identities to leave out.
+        unenrolled: Part of the identities to leave out, in [0, 1).
         rng: Source of randomness.
 
     Returns:

@@ -10,13 +10,14 @@ import numpy as np
 from ekd_tf import metrics
 from ekd_tf.data import TemplateSet
 from ekd_tf.evaluation.embed import Models
-from ekd_tf.evaluation.identification import FPIRS
-from ekd_tf.evaluation.identification import RANKS
+from ekd_tf.evaluation.identification import search_rates
+from ekd_tf.evaluation.identification import search_scalars
 from ekd_tf.evaluation.plots import plot_roc
 from ekd_tf.evaluation.result import Result
 from ekd_tf.evaluation.tables import format_table
 from ekd_tf.evaluation.verification import is_measurable
 from ekd_tf.evaluation.verification import not_measurable
+from ekd_tf.evaluation.verification import tpr_scalars
 from ekd_tf.metrics import format_fpr
 
 DEFAULT_FPRS = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
@@ -38,9 +39,7 @@ class TemplateReport:
         nearest, nearest_fpr: FPR -> TPR at the nearest FPR, as insightface reports it,
             and that FPR, which may lie above the target.
         num_negative: Number of negative pairs.
-        rank: k -> fraction of mated searches with the mate among the first k, the mean
-            over galleries; empty without galleries.
-        tpir: FPIR -> TPIR, likewise.
+        rank, tpir: As of `search_rates`, the mean over galleries; empty without any.
     """
 
     strict: dict[float, float | None]
@@ -52,17 +51,8 @@ class TemplateReport:
 
     def scalars(self, prefix: str) -> dict[str, float]:
         """Returns the TPRs by the strict rule and the search figures, as logged."""
-        tprs = {
-            f"{prefix}/tpr_at_fpr_{format_fpr(fpr)}": tpr
-            for fpr, tpr in self.strict.items()
-            if tpr is not None
-        }
-        ranks = {f"{prefix}/rank_{k}": rate for k, rate in self.rank.items()}
-        tpirs = {
-            f"{prefix}/tpir_at_fpir_{format_fpr(fpir)}": tpir
-            for fpir, tpir in self.tpir.items()
-        }
-        return {**tprs, **ranks, **tpirs}
+        searches = search_scalars(prefix, self.rank, self.tpir)
+        return {**tpr_scalars(prefix, self.strict), **searches}
 
     def to_dict(self) -> dict:
         """Returns the report as JSON can hold it."""
@@ -75,13 +65,7 @@ class TemplateReport:
 class IJBEvaluation:
     """Verifies pairs of templates and searches galleries of templates.
 
-    Args:
-        templates: The set.
-        fprs: Target FPRs.
-        switches: Spellings like `N1D1F1`; see `metrics.Switches`.
-
-    Raises:
-        ValueError: There are no pairs, or a template of a list has no image.
+    Raises `ValueError` where there are no pairs, or a listed template has no image.
     """
 
     def __init__(
@@ -185,27 +169,24 @@ class IJBEvaluation:
         ranks, tpirs = [], []
         probes = self._set.probes
         for gallery in self._galleries.values():
+            # Probes of the other gallery's subjects are unknown to this one.
             search = metrics.GallerySearch(
                 templates[self._find(probes.template)],
                 probes.subject,
                 templates[self._find(gallery.template)],
                 gallery.subject,
             )
-            mated = search.mated
-            ranks.append(metrics.rank_rates(search.rank[mated], RANKS))
-            # Probes of the other gallery's subjects are unknown to this one.
-            if not mated.all():
-                tpir, _ = metrics.tpir_at_fpir(
-                    search.mate_score[mated],
-                    search.rank[mated],
-                    search.best_other[~mated],
-                    FPIRS,
-                )
-                tpirs.append(tpir)
-        return (
-            dict(zip(RANKS, np.mean(ranks, axis=0).tolist())) if ranks else {},
-            dict(zip(FPIRS, np.mean(tpirs, axis=0).tolist())) if tpirs else {},
-        )
+            rank, tpir = search_rates(search)
+            ranks.append(rank)
+            tpirs.append(tpir)
+        return _means(ranks), _means(tpirs)
+
+
+def _means(rates):
+    """Returns the mean of each rate over the dicts that are not empty."""
+    found = [each for each in rates if each]
+    names = found[0] if found else ()
+    return {name: float(np.mean([each[name] for each in found])) for name in names}
 
 
 def _text(reports):

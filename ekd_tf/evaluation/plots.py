@@ -56,7 +56,7 @@ def plot_roc(
         title: Above the axes.
 
     Returns:
-        Uint8 array `(height, width, 3)`, RGB, as all pictures here.
+        Uint8 `(height, width, 3)`, RGB, as all pictures here.
     """
     arrays = {n: [np.asarray(a, np.float64) for a in c] for n, c in curves.items()}
     decades = _decades([fpr for fpr, _ in arrays.values()])
@@ -93,10 +93,8 @@ def plot_similarities(
 ) -> np.ndarray:
     """Draws histograms of both kinds of pairs with the thresholds at FPRs.
 
-    Counts are on a logarithmic axis: thresholds at low FPRs lie in tails that a linear
-    one would not show.
-
-    Thresholds that are None are left out.
+    Counts are on a logarithmic axis, or thresholds at low FPRs would lie in tails too
+    low to see. Thresholds that are None are left out.
     """
     marks = {f: float(t) for f, t in sorted(thresholds.items()) if t is not None}
     values = roc.thresholds[:-1]
@@ -114,24 +112,10 @@ def plot_similarities(
         smallest = min(smallest, fractions[fractions > 0].min())
         largest = max(largest, fractions.max())
         labels.append(f"{kind} pairs ({counts[-1]:,})")
-        axes.stairs(
-            fractions,
-            edges,
-            fill=True,
-            facecolor=color,
-            edgecolor=color,
-            linewidth=0,
-            alpha=0.25,
-            hatch=hatch,
-        )
-        axes.stairs(
-            fractions,
-            edges,
-            color=color,
-            linestyle="--" if hatch else "-",
-            linewidth=1.6,
-            label=labels[-1],
-        )
+        dashes = "--" if hatch else "-"
+        axes.stairs(fractions, edges, color=color, ls=dashes, lw=1.6, label=labels[-1])
+        area = axes.stairs(fractions, edges, fill=True, lw=0, alpha=0.25, hatch=hatch)
+        area.set(facecolor=color, edgecolor=color)
     for number, (fpr, threshold) in enumerate(marks.items()):
         labels.append(f"FPR {format_fpr(fpr)}: {threshold:.3f}")
         dashes = _DASHES[number % len(_DASHES)]
@@ -184,10 +168,8 @@ def _decades(fprs):
     smallest = resolved.min() if resolved.size else 1.0
     # Rounded, or the logarithm of 1e-3 could come out a whole decade too high.
     exponent = np.ceil(np.round(np.log10(smallest), 9))
-    lowest = int(np.clip(exponent, -6, -2))
-    # Read, not raised: NumPy's powers are off by a bit on some processors, and a point
-    # at 1e-4 would then lie beside the decade.
-    return np.array([float(f"1e{k}") for k in range(lowest, 1)])
+    # Read, not raised: a power may lie a bit beside the decade, and a point at it.
+    return np.array([float(f"1e{k}") for k in range(int(np.clip(exponent, -6, -2)), 1)])
 
 
 def render(figure: Any, path: str | os.PathLike | None = None) -> np.ndarray:
@@ -203,10 +185,8 @@ def render(figure: Any, path: str | os.PathLike | None = None) -> np.ndarray:
 def contact_sheet(source: Source, point: GapPoint, columns: int = 5) -> np.ndarray:
     """Shows the worst critical pairs of one FPR, positives above negatives.
 
-    Below each pair stand both models' cosines and, by their marks, which accepts it:
-    + for accepted, - for rejected.
-
-    The point must have a worst pair; `columns` is how many pairs stand side by side.
+    Below each pair stand both models' cosines, marked + by a model that accepts it and
+    - by one that rejects it. The point must have a worst pair.
     """
     positive, negative = point.worst_positive or (), point.worst_negative or ()
     pairs = [*positive, *negative]

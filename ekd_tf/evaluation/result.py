@@ -67,22 +67,20 @@ class Result:
         """Writes `<name>.json`, and the pictures as `<name>_<what>.png`."""
         folder = pathlib.Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        document = dict(self.document)
-        if self.left_out:
-            document["left_out"] = list(self.left_out)
-        text = json.dumps(document, indent=2) + "\n"
+        left_out = {"left_out": list(self.left_out)} if self.left_out else {}
+        text = json.dumps({**self.document, **left_out}, indent=2) + "\n"
         (folder / f"{self.name}.json").write_text(text, encoding="utf-8")
         for name, image in self.images.items():
             Image.fromarray(image).save(folder / _picture_file(name))
 
     def section(self) -> str:
-        """Returns a report's section: the text, and what `write` leaves as pictures."""
+        """Returns a section of Markdown: `report`, and the pictures `write` leaves."""
         pictures = [
             # A set may be named with spaces or brackets.
             f"![{name}]({urllib.parse.quote(_picture_file(name))})\n"
             for name in self.images
         ]
-        return "\n".join([f"## {self.name}\n", f"{self.text}\n", *pictures])
+        return "\n".join([f"## {self.name}\n", f"{self.report()}\n", *pictures])
 
 
 def _picture_file(name):

@@ -33,17 +33,10 @@ def better_reading(
     seed: int = 0,
     unreadable: Unreadable | None = None,
 ) -> tuple[str, float] | None:
-    """Looks for a way of reading a model's input by which it knows more.
+    """Returns the name and AUC of the best other way of reading a model's input.
 
-    Args:
-        value: The AUC of the way it is read, from `warn_if_untrained`, whose are the
-            other arguments.
-        others: Name of another way and its `embed`, one by one; none is opened where
-            `value` is not low.
-
-    Returns:
-        Name and AUC of the best, or None where `value` is at least `LOW_AUC` or no
-        other reaches `GOOD_AUC`.
+    None where `value`, from `warn_if_untrained`, is at least `LOW_AUC`, or where none
+    of `others`, names and functions `embed`, reaches `GOOD_AUC`.
     """
     if value is None or value >= LOW_AUC:
         return None
@@ -85,19 +78,16 @@ def warn_if_untrained(
     embeddings, is the second mark to beat, as they are or less their mean.
 
     Args:
-        embed: Function of `(source, indices)` to the teacher's embeddings of these
-            images, float32 `(n, dim)`: `SourceEmbedder.some`.
+        embed: Function of `(source, indices)` to float32 `(n, dim)`, as
+            `SourceEmbedder.some`.
         source: Labelled images; four of up to 32 identities are used.
         input_size: Side in pixels of the bare images.
-        seed: Int, chooses the images.
+        seed: Chooses the images.
         unreadable: Counts the unreadable ones among them, which are left out.
         role: Name of the flag that named it, for the message.
 
     Returns:
         The teacher's AUC, or None where the images make no positive pair.
-
-    Raises:
-        ValueError: The teacher's embedding of an image is not finite or all zero.
     """
     indices, labels = _sample(source, seed, unreadable)
     batches = list(evaluation_batches(source, indices, input_size, len(indices)))

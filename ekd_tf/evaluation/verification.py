@@ -8,7 +8,6 @@ from collections.abc import Sequence
 import numpy as np
 
 from ekd_tf import metrics
-from ekd_tf.checks import check_range
 from ekd_tf.evaluation.allpairs import PairBlocks
 from ekd_tf.evaluation.allpairs import check_labels
 from ekd_tf.evaluation.allpairs import count_pairs
@@ -31,14 +30,13 @@ class VerificationReport:
     """What `verify_embeddings` or `verify_pairs` measured.
 
     Attributes:
-        accuracy_mean: Float in [0, 1], mean k-fold accuracy.
-        accuracy_std: Float, population standard deviation over the folds.
-        accuracy_best: Float in [0, 1], accuracy at the one threshold best for these
-            very pairs; above what a threshold chosen elsewhere reaches.
-        threshold: Float, cosine: mean of the thresholds the folds chose.
+        accuracy_mean, accuracy_std: Mean k-fold accuracy in [0, 1], and population
+            standard deviation over the folds.
+        accuracy_best: Accuracy at the one threshold best for these very pairs; above
+            what a threshold chosen elsewhere reaches.
+        threshold: Cosine: mean of the thresholds the folds chose.
         tpr, thresholds: FPR -> TPR in [0, 1] and cosine, or None where the FPR is not
             measurable.
-        auc, eer: In [0, 1].
         num_positive, num_negative: Numbers of pairs behind `tpr`, `auc` and `eer`.
         num_pairs: Number of pairs behind the accuracy.
         stratified: Whether its folds were cut kind by kind; see `metrics.folds_of`.
@@ -85,16 +83,11 @@ class VerificationReport:
 
     def scalars(self, prefix: str) -> dict[str, float]:
         """Returns the figures by the names they are logged under."""
-        tprs = {
-            f"{prefix}/tpr_at_fpr_{format_fpr(fpr)}": tpr
-            for fpr, tpr in self.tpr.items()
-            if tpr is not None
-        }
         return {
             f"{prefix}/accuracy": self.accuracy_mean,
             f"{prefix}/auc": self.auc,
             f"{prefix}/eer": self.eer,
-            **tprs,
+            **tpr_scalars(prefix, self.tpr),
         }
 
     def to_dict(self) -> dict:
@@ -106,6 +99,15 @@ class VerificationReport:
         report["not_measurable"] = list(self.not_measurable)
         report["without_interval"] = list(self.without_interval)
         return report
+
+
+def tpr_scalars(prefix: str, tpr: dict[float, float | None]) -> dict[str, float]:
+    """Returns the TPRs that are measurable by the names they are logged under."""
+    return {
+        f"{prefix}/tpr_at_fpr_{format_fpr(fpr)}": value
+        for fpr, value in tpr.items()
+        if value is not None
+    }
 
 
 def figures_table(reports: Sequence[tuple[str, VerificationReport]]) -> str:
@@ -148,12 +150,9 @@ def verify_embeddings(
         embeddings: Float array `(n, dim)`. Normalised here.
         labels: Integer array `(n,)`, identities.
         fprs: Target FPRs in [0, 1].
-        seed: Int, of the drawing.
-        replicates: Int >= 0, resamples behind an interval: of folds for the accuracy,
-            of identities for TPRs and thresholds. 0: no intervals.
-
-    Raises:
-        ValueError: There are too few pairs, or an embedding has no direction.
+        seed: Of the drawing.
+        replicates: Resamples behind an interval: of folds for the accuracy, of
+            identities for TPRs and thresholds. 0: no intervals.
     """
     labels = check_labels(labels, embeddings=embeddings)
     embeddings = np.asarray(embeddings)
@@ -191,12 +190,9 @@ def verify_pairs(
             Normalised here.
         same: Bool array `(pairs,)`, whether the pair shows one identity.
         fprs: Target FPRs in [0, 1].
-        replicates: Int >= 0: resamples of the folds for the intervals; 0: none. Those
-            of TPRs, AUC and EER take pairs of both kinds in every fold.
-        seed: Int, of the drawing.
-
-    Raises:
-        ValueError: There are too few pairs, or an embedding has no direction.
+        replicates: Resamples of the folds for the intervals; 0: none. Those of TPRs,
+            AUC and EER take pairs of both kinds in every fold.
+        seed: Of the drawing.
     """
     embeddings, same = np.asarray(embeddings), np.asarray(same, bool)
     if embeddings.ndim != 2 or len(embeddings) != 2 * same.size:
@@ -204,7 +200,6 @@ def verify_pairs(
             "`embeddings` must have two rows per pair. Received: "
             f"embeddings.shape={embeddings.shape}, {same.size} pairs"
         )
-    check_range("replicates", replicates, low=0)
     check_pairs(same)
     distances = metrics.squared_distances(embeddings[::2], embeddings[1::2])
     cosines = 1 - distances / 2

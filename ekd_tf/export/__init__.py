@@ -1,12 +1,12 @@
 """Students as artefacts to deploy, each proven equal to the Keras model."""
 
 from ekd_tf.export.bundle import export_student
-from ekd_tf.export.onnx_model import convert_onnx
+from ekd_tf.export.convert import ConversionError
+from ekd_tf.export.convert import convert_onnx
+from ekd_tf.export.convert import convert_tflite
 from ekd_tf.export.parity import ArtefactReport
 from ekd_tf.export.parity import ExportReport
 from ekd_tf.export.parity import ParityError
-from ekd_tf.export.tflite import ConversionError
-from ekd_tf.export.tflite import convert_tflite
 
 __all__ = [
     "ArtefactReport",

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pathlib
 import re
+import shutil
+import tempfile
+from collections.abc import Iterator
 from collections.abc import Sequence
 
 import keras
@@ -22,9 +26,13 @@ from ekd_tf.export import parity
 from ekd_tf.export.card import file_hashes
 from ekd_tf.export.card import make_card
 from ekd_tf.export.card import refresh_readme
+from ekd_tf.export.convert import PRECISIONS
+from ekd_tf.export.convert import check_representative
+from ekd_tf.export.convert import convert_onnx
+from ekd_tf.export.convert import convert_tflite
+from ekd_tf.export.convert import tflite_ops
 from ekd_tf.export.measure import latency
 from ekd_tf.export.measure import peak_memory
-from ekd_tf.export.onnx_model import convert_onnx
 from ekd_tf.export.parity import ArtefactReport
 from ekd_tf.export.parity import ExportReport
 from ekd_tf.export.parity import ParityError
@@ -33,12 +41,6 @@ from ekd_tf.export.precision import half_precision_layers
 from ekd_tf.export.saved_model import check_images
 from ekd_tf.export.saved_model import check_student
 from ekd_tf.export.saved_model import write_saved_model
-from ekd_tf.export.staging import free_version
-from ekd_tf.export.staging import staged
-from ekd_tf.export.tflite import PRECISIONS
-from ekd_tf.export.tflite import check_representative
-from ekd_tf.export.tflite import convert_tflite
-from ekd_tf.export.tflite import tflite_ops
 
 # What half precision may cost between the model as trained and its float32 copy:
 # bfloat16 keeps 8 bits, so this tells a wrong copy from rounding and no more.
@@ -71,8 +73,8 @@ def export_student(
         <directory>/<name>/<version>/card.json, README.md
 
     Every artefact is written under a temporary name, reopened from disk and compared
-    with the float32 copy of `model`, which was compared with `model` first, by the
-    gates of `GATES`. When one fails, nothing is kept.
+    with the float32 copy of `model`, which was compared with `model` first, by
+    `parity.GATES`. When one fails, nothing is kept.
 
     Args:
         model: Keras model as described at `check_student`, of any precision.
@@ -80,11 +82,9 @@ def export_student(
         images: Uint8 `(n, height, width, 3)`, real inputs to compare on.
         name: The student's name: letters, digits, "_", "-" and ".", no "." first.
         version: Int >= 1, or None for one above the highest present.
-        minimum_cosine: Float in [-1, 1], the gate for every artefact and every image
-            in place of `GATES`; None for those.
+        minimum_cosine: The gate for every artefact and every image in place of those.
         formats: Some of `FORMATS`, what to write beside the SavedModel.
-        labels: Integers `(n,)`, identities of `images`, to measure verification by;
-            None not to.
+        labels: Integers `(n,)`, identities of `images`, to measure verification by.
         representative, int8_output: As for `convert_tflite`.
         facts, calibration: As for `make_card`.
 
@@ -175,6 +175,45 @@ def export_student(
         (target / CARD_FILE).write_text(text, encoding="utf-8")
         refresh_readme(target / CARD_FILE)
     return report
+
+
+@contextlib.contextmanager
+def staged(final: pathlib.Path) -> Iterator[pathlib.Path]:
+    """Yields a path to write a directory to; renames it to `final` after.
+
+    The path lies in a hidden directory beside `final`, so that the rename is atomic
+    and a TF Serving that watches the parent never sees it. When the body raises,
+    `KeyboardInterrupt` included, that directory is removed.
+    """
+    final.parent.mkdir(parents=True, exist_ok=True)
+    aside = tempfile.mkdtemp(".partial", f".{final.name}-", final.parent)
+    try:
+        # One level below: mkdtemp makes a directory that only its owner can read,
+        # and the export is often served by another user.
+        target = pathlib.Path(aside) / final.name
+        yield target
+        os.replace(target, final)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def free_version(directory: pathlib.Path, version: int | None = None) -> int:
+    """Returns the version to write below `directory`, which may not exist yet.
+
+    Raises `FileExistsError` where the version asked for is there already.
+    """
+    names = [path.name for path in directory.glob("*")]
+    present = sorted(int(name) for name in names if re.fullmatch("[0-9]+", name))
+    if version is None:
+        return max(present, default=0) + 1
+    check_range("version", version, low=1)
+    if version in present:
+        raise FileExistsError(
+            f"`version` must not exist yet, a served version never changes. Received: "
+            f"version={version}; {directory} has {', '.join(map(str, present))}. Leave "
+            "`version` out for the next free one."
+        )
+    return version
 
 
 def _check_copy(model, expected, images, minimum_cosine):

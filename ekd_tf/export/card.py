@@ -55,9 +55,7 @@ def make_card(
 
     Args:
         report: What was exported and measured.
-        input_size: Side of the images in pixels.
-        embedding_dim: Numbers of an embedding.
-        parameters: How many there are.
+        input_size, embedding_dim, parameters: Of the student.
         hashes: As `file_hashes` returns.
         facts: Some of `FACTS`. Others are "not given".
         calibration: Of the Keras model; it holds for the artefacts that give the same
@@ -144,9 +142,7 @@ def refresh_readme(card_file: str | os.PathLike) -> None:
 def exported_files(model_file: str | os.PathLike) -> list[pathlib.Path]:
     """Returns the artefacts exported of a model, or the others of its own export.
 
-    Args:
-        model_file: A `.keras` file, whose exports lie in `export/<name>/<version>/`
-            beside it, or an artefact of an export.
+    Exports of a `.keras` file lie in `export/<name>/<version>/` beside it.
     """
     model_file = pathlib.Path(model_file)
     own = model_file.with_name(CARD_FILE)

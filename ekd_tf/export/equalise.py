@@ -16,10 +16,10 @@ _LIMIT = 100.0
 
 @dataclasses.dataclass
 class _Group:
-    """Channels that must be scaled together.
+    """Channels that must be scaled together: `norms` write, `convs` read them.
 
-    `norms` write them and `convs` read them; int8 gives each of `outputs` one scale.
-    Unless `closed`, something else reads or writes them too.
+    int8 gives each of `outputs` one scale. Unless `closed`, something else reads or
+    writes them too.
     """
 
     norms: list
@@ -47,8 +47,8 @@ def equalise(student: keras.Model, images: np.ndarray, batch_size: int = 16) -> 
     Args:
         student: A float32 functional model, changed in place. Each of its layers is
             used once.
-        images: Uint8 `(n, height, width, 3)`, n >= 1, to take the ranges from.
-        batch_size: Int.
+        images: Uint8 `(n, height, width, 3)`, to take the ranges from.
+        batch_size: Images per forward pass.
 
     Returns:
         The number of batch normalisations that were scaled.

@@ -33,10 +33,9 @@ print("peak", (memory("VmHWM") - before) * 1024)
 def latency(
     embedder: Callable, images: np.ndarray, repeats: int = 50
 ) -> tuple[float, float]:
-    """Times single images, uint8 `(n, height, width, 3)`, taken in turn.
+    """Returns median and 95th percentile of the time of one image in milliseconds.
 
-    Returns:
-        Median and 95th percentile of `repeats` images in milliseconds.
+    Of `images`, uint8 `(n, height, width, 3)`, `repeats` are taken in turn.
     """
     times = []
     for step in range(-5, repeats):
@@ -49,12 +48,10 @@ def latency(
 
 
 def peak_memory(path: str | os.PathLike) -> int | None:
-    """Measures what a TFLite file takes in a process of its own, on one thread.
+    """Returns by how many bytes a TFLite file raises a process's peak memory.
 
-    Returns:
-        Bytes by which the process's peak resident memory grew from before the file was
-        opened to after three images. None where `ai-edge-litert` is not installed:
-        TensorFlow alone takes fifty times what is to be measured.
+    On one thread, over three images. None where `ai-edge-litert` is not installed:
+    TensorFlow alone takes fifty times what is to be measured.
     """
     if importlib.util.find_spec("ai_edge_litert") is None:
         return None

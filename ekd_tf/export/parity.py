@@ -44,8 +44,8 @@ GATES = {
 class ParityReport:
     """How close an artefact's embeddings are to the reference's, over all `images`.
 
-    The cosines are of the two embeddings of one image, `max_abs_diff` is between an
-    entry of the artefact's as it comes and of the reference's of length 1.
+    The cosines are of the two embeddings of one image; `max_abs_diff` is of entries,
+    the artefact's as they come and the reference's of length 1.
     """
 
     min_cosine: float
@@ -74,14 +74,13 @@ class ArtefactReport:
 
     Attributes:
         kind: A key of `GATES`.
-        path: Path of the file, or of the SavedModel's directory.
-        size_bytes: Size of all its files.
+        path: Of the file, or of the SavedModel's directory.
+        size_bytes: Of all its files.
         parity: Figures against the float32 Keras model.
         verification: Of its own embeddings; None without labels.
         median_ms, p95_ms, median_ms_2, p95_ms_2: Median and 95th percentile of the
-            latency of one image on one thread and on two, warm. None if not measured.
-        peak_bytes: Growth of the peak resident memory of a process that runs it, or
-            None.
+            latency of one image on one thread and on two, warm.
+        peak_bytes: See `peak_memory`.
         ops, partitions: Of a TFLite file, op name -> count, and pieces of the graph
             that XNNPACK runs.
     """
@@ -102,14 +101,10 @@ class ArtefactReport:
 
 @dataclasses.dataclass(frozen=True)
 class ExportReport:
-    """What `export_student` wrote and measured.
+    """What `export_student` wrote below `path` and measured.
 
-    Attributes:
-        name, version, path: The student's name, its version and that one's directory.
-        rebuild: Figures of the float32 copy against the model as trained.
-        keras: Verification of the float32 copy; None without labels.
-        artefacts: What was exported.
-        notes: Sentences on what was measured and is worth knowing.
+    `rebuild` are figures of the float32 copy against the model as trained, `keras` is
+    the copy's verification, `notes` are sentences on what is worth knowing.
     """
 
     name: str
@@ -126,8 +121,7 @@ class ExportReport:
 
     def to_dict(self) -> dict:
         """Returns the report as plain values, ready for JSON."""
-        values = dataclasses.asdict(self)
-        return {**values, **{k: list(values[k]) for k in ("artefacts", "notes")}}
+        return dataclasses.asdict(self)
 
 
 def artefacts_table(report: dict) -> str:
@@ -211,32 +205,25 @@ def failures(
 ) -> list[str]:
     """Returns one sentence for each part of the gate that the artefact `name` is below.
 
-    `reference` are the figures of the Keras model; without those or `verified` that
-    part is not tested.
+    `reference` are the figures of the Keras model.
     """
-    sentences = []
-    # NaN compares false, so that it fails too.
-    if not parity.min_cosine >= gate.min_cosine:
-        sentences.append(
-            f"{name} must reach a cosine of {gate.min_cosine:g} on every image. "
-            f"Received: minimum {parity.min_cosine:.6f} over {parity.images} images"
-        )
-    if not parity.mean_cosine >= gate.mean_cosine:
-        sentences.append(
-            f"{name} must reach a mean cosine of {gate.mean_cosine:g}. "
-            f"Received: {parity.mean_cosine:.6f} over {parity.images} images"
-        )
+    parts = [
+        ("a cosine of {:g} on every image", gate.min_cosine, parity.min_cosine),
+        ("a mean cosine of {:g}", gate.mean_cosine, parity.mean_cosine),
+    ]
     tpr = None if verified is None else verified.tpr
-    tpr_of_keras = None if reference is None else reference.tpr
-    if gate.tpr_loss is not None and tpr is not None and tpr_of_keras is not None:
-        least = tpr_of_keras - gate.tpr_loss
+    of_keras = None if reference is None else reference.tpr
+    if gate.tpr_loss is not None and tpr is not None and of_keras is not None:
+        what = f"TPR@1e-3 {{:.4f}}, {gate.tpr_loss:g} below the Keras model's"
         # A difference of exactly the allowance must not fail by rounding.
-        if not tpr >= least - 1e-9:
-            sentences.append(
-                f"{name} must reach TPR@1e-3 {least:.4f}, {gate.tpr_loss:g} below the "
-                f"Keras model's. Received: {tpr:.4f}"
-            )
-    return sentences
+        parts.append((what, of_keras - gate.tpr_loss - 1e-9, tpr))
+    return [
+        f"{name} must reach {what.format(least)}. Received: {value:.6f} over "
+        f"{parity.images} images"
+        for what, least, value in parts
+        # NaN compares false, so that it fails too.
+        if not value >= least
+    ]
 
 
 def embed(model: Callable, images: np.ndarray, batch_size: int = 64) -> np.ndarray:

@@ -13,15 +13,8 @@ def as_float32(model: keras.Model) -> keras.Model:
     """Returns a copy of `model` that computes in float32, with the same weights.
 
     TFLite cannot take a mixed-precision graph, and a served student should not
-    depend on the accelerator it was trained on. Names are kept.
-
-    Args:
-        model: A built functional or `Sequential` Keras model; its custom layers
-            must be registered (`keras.saving.register_keras_serializable`) and
-            carry what they need in their config. Not changed.
-
-    Raises:
-        ValueError: Some layer is still half precision after the rebuild; names it.
+    depend on the accelerator it was trained on. Custom layers must be registered
+    (`keras.saving.register_keras_serializable`) and say all in their config.
     """
     outer = keras.mixed_precision.global_policy()
     # A layer that makes its parts in __init__ takes their policy from here.

@@ -31,9 +31,6 @@ def write_saved_model(student: keras.Model, path: str | os.PathLike) -> None:
     - `embed_jpeg`: `image_bytes`, string `(n,)`, n may be 0: JPEG, PNG, GIF or BMP
       files, decoded, turned upright as their EXIF orientation says and, where they are
       of another size, resized with antialias as in training.
-
-    Raises:
-        OSError: The directory cannot be written, as on a full disk.
     """
     served = tf.Module()
     served.weights = [tf_variable(variable) for variable in student.variables]
@@ -115,30 +112,22 @@ def endpoints(student: keras.Model) -> dict:
 
 
 def check_student(model: keras.Model) -> keras.Model:
-    """Returns `model` if it maps square uint8 images of a fixed size to embeddings.
-
-    From one input `(None, size, size, 3)` to one output `(None, dim)`; else raises
-    `ValueError`.
-    """
-    inputs, outputs = getattr(model, "inputs", None), getattr(model, "outputs", None)
-    if not inputs or not outputs or len(inputs) != 1 or len(outputs) != 1:
+    """Returns `model` if it maps square uint8 images of a fixed size to embeddings."""
+    inputs = [(tf.as_dtype(i.dtype).name, *i.shape) for i in _list(model, "inputs")]
+    outputs = [tuple(output.shape) for output in _list(model, "outputs")]
+    size = inputs[0][2] if inputs and len(inputs[0]) == 5 else None
+    is_image = size is not None and inputs == [("uint8", None, size, size, 3)]
+    if not is_image or len(outputs) != 1 or len(outputs[0]) != 2:
         raise ValueError(
-            "`model` must be a functional Keras model with one input and one output. "
+            "`model` must be a functional Keras model of uint8 images (None, size, "
+            "size, 3) of a fixed size to one output of embeddings (None, dim). "
             f"Received: inputs={inputs}, outputs={outputs}"
         )
-    shape, dtype = tuple(inputs[0].shape), tf.as_dtype(inputs[0].dtype)
-    sizes = shape[1:]
-    if sizes != (sizes[0], sizes[0], 3) or sizes[0] is None or dtype != tf.uint8:
-        raise ValueError(
-            "`model` must take uint8 images (None, size, size, 3) of a fixed size. "
-            f"Received: {dtype.name} {shape}"
-        )
-    embedding = tuple(outputs[0].shape)
-    if len(embedding) != 2 or embedding[1] is None:
-        raise ValueError(
-            f"`model` must return embeddings (None, dim). Received: {embedding}"
-        )
     return model
+
+
+def _list(model, name):
+    return getattr(model, name, None) or []
 
 
 def check_images(images: np.ndarray, image_shape: tuple[int, int, int]) -> np.ndarray:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tensorflow as tf
 
-_ORIENTATION, _SHORT, _LONG = 0x0112, 3, 4
+_ORIENTATION, _SHORT = 0x0112, 3
 # Bytes of a segment of EXIF data without an entry.
 _EMPTY_EXIF = 16
 _ENTRY_BYTES = 12
@@ -15,12 +15,9 @@ _MOST_HEADERS = 1000
 
 
 def upright(pixels: tf.Tensor, data: tf.Tensor) -> tf.Tensor:
-    """Turns a decoded JPEG or PNG as the EXIF orientation in its file says.
+    """Turns pixels `(height, width, 3)` of a JPEG or PNG, the string tensor `data`.
 
-    Args:
-        pixels: `(height, width, 3)`.
-        data: Scalar string tensor, the file. Without EXIF data, or with damaged ones,
-            its pixels stay as they are.
+    They stay as they are where the file has no EXIF orientation, or a damaged one.
     """
     orientation = _orientation(data)
 
@@ -92,11 +89,9 @@ def _orientation_of_exif(data, start):
         first, second = entries[:, column], entries[:, column + 1]
         return tf.where(is_little, second * 256 + first, first * 256 + second)
 
-    is_long = short(2) == _LONG
-    wanted = (short(0) == _ORIENTATION) & (is_long | (short(2) == _SHORT))
-    values = tf.where(is_long & ~is_little, short(10), short(8))
+    wanted = (short(0) == _ORIENTATION) & (short(2) == _SHORT)
     # The last 1 is for data without an orientation.
-    return tf.concat([tf.boolean_mask(values, wanted), [1]], axis=0)[0]
+    return tf.concat([tf.boolean_mask(short(8), wanted), [1]], axis=0)[0]
 
 
 def _number(data, at, length, is_little=False):

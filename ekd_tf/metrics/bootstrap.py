@@ -7,7 +7,6 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ekd_tf.checks import check_positive
 from ekd_tf.metrics.roc import check_fprs
 
 # Percentiles of a 95 % interval.
@@ -23,16 +22,14 @@ def fold_intervals(
     """Resamples folds with replacement and gives 95 % intervals.
 
     Args:
-        statistics: Function of row numbers, int `(k,)` with repeats, that returns as
-            many figures at each call.
+        statistics: Function of row numbers, int `(k,)` with repeats, to figures.
         fold: Int array `(n,)`, values 0..folds-1: the fold of each row.
-        replicates: Int > 0, how many resamples.
-        seed: Int, of the drawing.
+        replicates: How many resamples.
+        seed: Of the drawing.
 
     Returns:
         Float64 `(figures, 2)`, the 2.5th and 97.5th percentile of each.
     """
-    check_positive("replicates", replicates)
     fold = np.asarray(fold)
     rows = [np.flatnonzero(fold == k) for k in range(fold.max() + 1)]
     rng = np.random.default_rng(seed)
@@ -63,17 +60,13 @@ def identity_intervals(
         negative: The highest negative pairs: scores `(k,)` and their two identities,
             `(k,)` each. About three times as many as the largest FPR lets through, as
             a resample may put the threshold below that of the whole.
-        fprs: Target FPRs in [0, 1].
-        replicates: Int > 0.
-        seed: Int, of the drawing.
+        fprs, replicates, seed: As for `fold_intervals` and `ROC.points`.
 
     Returns:
-        `(tpr, threshold)`, float64 `(len(fprs), 2)` each: the 2.5th and 97.5th
-        percentile. NaN where in more than 1 % of the resamples the threshold lay
-        below the negatives given.
+        `(tpr, threshold)`, float64 `(len(fprs), 2)` each. NaN where in more than 1 %
+        of the resamples the threshold lay below the negatives given.
     """
     targets = check_fprs(fprs)
-    check_positive("replicates", replicates)
     rng = np.random.default_rng(seed)
     falling = np.argsort(-negative[0], kind="stable")
     highest, first, second = (column[falling] for column in negative)

@@ -22,10 +22,8 @@ class GallerySearch:
     against the mate and a collapsed model is at the end of the list.
 
     Args:
-        probes: Float array `(probes, dim)`. Normalised here.
-        probe_identity: Integer array `(probes,)`.
-        gallery: Float array `(rows, dim)`, at least one row. Normalised here.
-        gallery_identity: Integer array `(rows,)`.
+        probes, gallery: Float `(rows, dim)`, at least one row each. Normalised here.
+        probe_identity, gallery_identity: Integers `(rows,)`.
 
     Attributes:
         mated: Bool `(probes,)`, whether the probe's identity is in the gallery.
@@ -80,11 +78,7 @@ class GallerySearch:
 
 
 def rank_rates(rank: np.ndarray, ranks: Sequence[int] = (1, 5, 10)) -> np.ndarray:
-    """Returns the fractions of mated probes whose rank is at most each of `ranks`.
-
-    Raises:
-        ValueError: There is no probe, or one has no mate.
-    """
+    """Returns the fractions of mated probes whose rank is at most each of `ranks`."""
     rank = np.asarray(rank)
     if not rank.size or rank.min() < 1:
         raise ValueError(
@@ -99,7 +93,7 @@ def tpir_at_fpir(
     rank: np.ndarray,
     best_unknown: np.ndarray,
     fpirs: Sequence[float],
-) -> tuple[np.ndarray, np.ndarray]:
+) -> np.ndarray:
     """Finds identification rates where searches of unknown people seldom return one.
 
     The threshold is the smallest at which the fraction of non-mated searches that
@@ -112,19 +106,14 @@ def tpir_at_fpir(
         best_unknown: Float array `(unknown,)`, the highest score of each other search.
         fpirs: Target FPIRs in [0, 1].
 
-    Returns:
-        `(tpir, thresholds)`, float64 `(len(fpirs),)` each. A target that lets through
-        less than one search gets the figure at FPIR 0.
-
     Reference:
         NIST's open-set identification with one candidate (IJB-C). insightface counts
         every false gallery entry of a mated search instead, so its TPIRs differ.
     """
     points = ROC.of(mate_score, best_unknown).points(fpirs)
-    thresholds = np.array([point.threshold for point in points])
     first = np.asarray(mate_score)[np.asarray(rank) == 1].astype(np.float64)
-    found = [np.count_nonzero(first > threshold) for threshold in thresholds]
-    return np.array(found) / len(mate_score), thresholds
+    found = [np.count_nonzero(first > point.threshold) for point in points]
+    return np.array(found) / len(mate_score)
 
 
 def _unit(rows):

@@ -8,19 +8,11 @@ _NAMED_ROWS = 8
 
 
 def normalize_rows(rows: np.ndarray, first_row: int = 0) -> np.ndarray:
-    """Divides each row by its L2 norm, which is taken in float64.
+    """Divides rows `(n, dim)` by their L2 norms, which are taken in float64.
 
-    Args:
-        rows: Array `(n, dim)` of floats; integers count as float64.
-        first_row: The number of `rows[0]` in the caller's counting, for the
-            message of an error.
-
-    Returns:
-        Array `(n, dim)` of the dtype of `rows`; half precision becomes float32.
-
-    Raises:
-        ValueError: A row holds NaN or infinity, or is all zero: it has no
-            direction, and a cosine with it would be an invented number.
+    The dtype stays, but half precision becomes float32. Raises `ValueError` with the
+    numbers, counted from `first_row`, of rows that are not finite or all zero: a cosine
+    with them would be an invented number.
     """
     rows = np.asarray(rows)
     if rows.ndim != 2:

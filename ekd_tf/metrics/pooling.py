@@ -27,16 +27,11 @@ class Switches:
 
     @property
     def name(self) -> str:
-        """Spelled as `N1D1F1`."""
         return f"N{self.keep_norm:d}D{self.detector_score:d}F{self.flip:d}"
 
     @classmethod
     def parse(cls, name: str) -> Switches:
-        """Reads `N1D1F1`.
-
-        Raises:
-            ValueError: It is spelled otherwise.
-        """
+        """Reads the spelling of `name`."""
         text = name.upper()
         if [text[0::2], len(text)] != ["NDF", 6] or set(text[1::2]) - set("01"):
             raise ValueError(
@@ -65,8 +60,6 @@ def pool_templates(
 
     $$ t \propto \sum_{media} \frac{1}{|media|} \sum_{image \in media} f_{image} $$
 
-    Beside the templates only `chunk` embeddings are in memory.
-
     Args:
         views: Float32 `(images, views, dim)`, raw embeddings of each image and, for F1,
             of its mirror image; may be mapped from a file.
@@ -74,15 +67,11 @@ def pool_templates(
         media: Int64 `(images,)`, number of the media: frames of one video share it.
         score: Float32 `(images,)`, of the face detector; finite.
         switches: The kinds of templates wanted.
-        chunk: Int, embeddings read at a time.
+        chunk: Embeddings in memory at a time.
 
     Returns:
         Name of the switches -> float32 `(templates, dim)`, rows of unit length in the
         order of the templates' numbers.
-
-    Raises:
-        ValueError: F1 is wanted of embeddings with one view, or an embedding or the sum
-            of a template is not finite or all zero.
 
     Reference:
         insightface `arcface_torch/eval_ijbc.py` `image2template_feature`, there in

@@ -61,11 +61,7 @@ class ROC:
 
     @classmethod
     def of(cls, positive_scores: np.ndarray, negative_scores: np.ndarray) -> ROC:
-        """Counts scores, float arrays `(num_positive,)` and `(num_negative,)`.
-
-        Raises:
-            ValueError: A score is not finite, or there are none of a kind.
-        """
+        """Counts scores, finite float arrays `(n,)`, at least one of each kind."""
         scores = _check_scores(
             positive_scores=positive_scores, negative_scores=negative_scores
         )
@@ -78,12 +74,10 @@ class ROC:
 
     @property
     def num_positive(self) -> int:
-        """How many positive scores there are."""
         return int(self.positives[-1])
 
     @property
     def num_negative(self) -> int:
-        """How many negative scores there are."""
         return int(self.negatives[-1])
 
     def points(self, fprs: Sequence[float]) -> tuple[OperatingPoint, ...]:
@@ -94,9 +88,6 @@ class ROC:
         `floor(num_negatives * fpr)` (0-based), as in the EKD paper's miner. All pairs
         that tie with it are rejected: where all scores are equal the TPR is 0 at
         every FPR below 1. At FPR 1 the threshold is -inf.
-
-        Args:
-            fprs: Targets in [0, 1].
         """
         targets = check_fprs(fprs)
         allowed = allowed_negatives(self.num_negative, targets)
@@ -113,16 +104,10 @@ class ROC:
         )
 
     def nearest(self, fprs: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
-        """Finds the points of the ROC whose FPRs are nearest to given ones.
+        """Returns `(tpr, fpr)` of the points whose FPRs are nearest to given ones.
 
         Such an FPR may lie above the target, and so the TPR above that of `points`.
         Of equally near points the one of highest FPR counts.
-
-        Args:
-            fprs: Targets in [0, 1].
-
-        Returns:
-            `(tpr, fpr)`, float64 `(len(fprs),)` each.
 
         Reference:
             insightface `arcface_torch/eval_ijbc.py`, on scikit-learn's `roc_curve`,
@@ -180,8 +165,8 @@ def allowed_negatives(
 ) -> np.ndarray:
     """Counts the negatives each FPR lets through, int64.
 
-    The largest count whose quotient by `num_negatives` is at most the FPR. A plain
-    `floor(num_negatives * fpr)` would lose one to rounding (`100 * 0.29` is 28.999...).
+    A plain `floor(num_negatives * fpr)` would lose one to rounding: `100 * 0.29` is
+    28.999... .
     """
     targets = np.asarray(fprs, np.float64)
     count = np.floor(num_negatives * targets)
@@ -213,10 +198,6 @@ def _check_scores(**scores):
     """Returns both kinds of scores in one float dtype, at least float32."""
     arrays = {name: np.asarray(values) for name, values in scores.items()}
     for name, values in arrays.items():
-        if values.ndim != 1:
-            raise ValueError(
-                f"`{name}` must have 1 dimension. Received: {name}.shape={values.shape}"
-            )
         bad = np.count_nonzero(~np.isfinite(values))
         if bad:
             raise ValueError(

@@ -40,7 +40,7 @@ def streamed_roc(scan: Scan, fprs: Sequence[float]) -> ROC:
 
     Args:
         scan: Function that returns an iterable of `(positive_scores,
-            negative_scores)` blocks: float32 arrays `(k,)`, either may be empty. It
+            negative_scores)` blocks: finite float32 `(k,)`, either may be empty. It
             is called twice and must give the same scores, to the bit. A block may be
             a buffer that the next one overwrites.
         fprs: FPRs in [0, 1] at which `ROC.points` will be asked for.
@@ -48,12 +48,7 @@ def streamed_roc(scan: Scan, fprs: Sequence[float]) -> ROC:
     Returns:
         `ROC` whose points at `fprs` and EER are those of all scores. Elsewhere the
         scores of one bin, which differ by a five-hundredth at most, count as equal to
-        its middle: the AUC is off by half the pairs that share such a bin, about
-        1e-6 for cosines of many images.
-
-    Raises:
-        ValueError: A score is not finite or not float32, or there are none of a kind.
-        RuntimeError: The second pass gave other scores than the first.
+        its middle: the AUC is off by about 1e-6 for cosines of many images.
     """
     targets = check_fprs(fprs)
     counts = _count(scan, lambda bits: bits >> _LOW_BITS, _BINS)

@@ -18,7 +18,6 @@ from ekd_tf.data.unreadable import Unreadable
 from ekd_tf.embedders import file_of_model
 from ekd_tf.embedders import open_embedder
 from ekd_tf.embedders import takes_any_range
-from ekd_tf.evaluation import EmbeddingCache
 from ekd_tf.evaluation import IdentificationEvaluation
 from ekd_tf.evaluation import IJBEvaluation
 from ekd_tf.evaluation import LabelledEvaluation
@@ -64,7 +63,7 @@ def evaluate_model(settings: Any, command: Sequence[str]) -> None:
     arguments: dict[str, Any] = {
         "flip": settings.flip,
         "batch_size": settings.batch_size,
-        "cache": EmbeddingCache(folder) if folder else None,
+        "cache": folder,
         "progress": embedding_progress(settings.batch_size),
     }
     evaluations, source = _evaluations(settings)

@@ -19,9 +19,9 @@ from ekd_tf.embedders import open_embedder
 from ekd_tf.evaluation import LabelledEvaluation
 from ekd_tf.evaluation import PairSetEvaluation
 from ekd_tf.evaluation import SourceEmbedder
-from ekd_tf.evaluation.labelled import DEFAULT_FPRS
 from ekd_tf.evaluation.untrained import better_reading
 from ekd_tf.evaluation.untrained import warn_if_untrained
+from ekd_tf.evaluation.verification import DEFAULT_FPRS
 from ekd_tf.run import factory
 
 # Below it the negatives of `LinkedImages` that are none decide.

@@ -15,8 +15,8 @@ from ekd_tf.embedders import load_embedder
 from ekd_tf.embedders import open_embedder
 from ekd_tf.embedders.keras_model import KerasEmbedder
 from ekd_tf.embedders.opening import split_model
-from ekd_tf.export.tflite import ConversionError
-from ekd_tf.export.tflite import convert_tflite
+from ekd_tf.export.convert import ConversionError
+from ekd_tf.export.convert import convert_tflite
 from ekd_tf.models import BACKBONES
 from ekd_tf.models.applications import Application
 from ekd_tf.models.applications import list_applications

@@ -11,6 +11,8 @@ def test_an_error_of_pages_becomes_one_line():
     assert str(error).startswith("m.keras cannot be loaded: line another xxx")
     assert len(str(error)) < 350
     assert str(loading_error("m", EOFError())) == "m cannot be loaded: EOFError"
+    with pytest.raises(ValueError, match="its name is not UTF-8. Rename it"):
+        check_utf8("v\udce9lo.onnx")
 
 
 def test_hash_changes_with_bytes_names_and_settings(tmp_path):
@@ -33,6 +35,8 @@ def test_hash_changes_with_bytes_names_and_settings(tmp_path):
 def test_takes_the_output_named_embedding_or_the_only_one():
     assert check_outputs("m", {"x": (None, 8)}) == "x"
     assert check_outputs("m", {"x": (1, 2), "embedding": (None, 8)}) == "embedding"
+    # A norm beside the embedding is passed over.
+    assert check_outputs("m", {"norm": (None, 1), "x": (None, 512)}) == "x"
     for outputs in (
         {},
         {"x": (1, 8), "y": (1, 8)},
@@ -41,12 +45,3 @@ def test_takes_the_output_named_embedding_or_the_only_one():
     ):
         with pytest.raises(ValueError, match="one output"):
             check_outputs("m", outputs)
-
-
-def test_a_norm_beside_the_embedding_is_passed_over():
-    assert check_outputs("m", {"norm": (None, 1), "x": (None, 512)}) == "x"
-
-
-def test_a_name_that_a_runtime_cannot_take_is_to_be_changed():
-    with pytest.raises(ValueError, match="its name is not UTF-8. Rename it"):
-        check_utf8("v\udce9lo.onnx")

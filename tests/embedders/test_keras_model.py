@@ -36,24 +36,17 @@ def test_loads_a_workdir_and_a_file_alike(workdir):
     assert embedder.traceable
 
 
-@pytest.mark.parametrize(
-    ("make", "message"),
-    [
-        (lambda d: d / "none.keras", "does not exist"),
-        (lambda d: d, "holds no model.keras, as a finished run does"),
-        (lambda d: _written(d / "a.h5", b""), "must be a `.keras` file"),
-        (lambda d: _written(d / "b.keras", b"PK\x03\x04 cut"), "cannot be loaded"),
-    ],
-    ids=["missing", "unfinished run", "other format", "damaged"],
-)
-def test_says_what_is_wrong_with_the_path(tmp_path, make, message):
-    with pytest.raises(ValueError, match=message):
-        load_embedder(make(tmp_path))
-
-
-def _written(path, content):
-    path.write_bytes(content)
-    return path
+def test_says_what_is_wrong_with_the_path(tmp_path):
+    (tmp_path / "a.h5").touch()
+    (tmp_path / "b.keras").write_bytes(b"PK\x03\x04 cut")
+    for name, message in (
+        ("none.keras", "does not exist"),
+        ("", "holds no model.keras, as a finished run does"),
+        ("a.h5", "must be a `.keras` file"),
+        ("b.keras", "cannot be loaded: it is no zip archive"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            load_embedder(tmp_path / name)
 
 
 def test_a_fixed_batch_is_filled_up(rng, tmp_path):
@@ -85,11 +78,6 @@ def test_refuses_a_model_that_does_not_embed_images(tmp_path):
         load_embedder(tmp_path / "m.keras")
 
 
-def layer(weights, kind):
-    (name,) = [name for name in weights["layers"] if name.startswith(kind)]
-    return weights["layers"][name]["vars"]
-
-
 def tampered(path, target, change):
     """Copies a model file with its weights changed by `change(h5py.File)`."""
     with zipfile.ZipFile(path) as archive:
@@ -104,16 +92,8 @@ def tampered(path, target, change):
     return target
 
 
-def remove_bias(weights):
-    del layer(weights, "dense")["1"]
-
-
 def remove_layer(weights):
     del weights["layers"]["conv2d"]
-
-
-def add_to_layer(weights):
-    layer(weights, "conv2d")["2"] = np.zeros(6, np.float32)
 
 
 def add_layer(weights):
@@ -123,10 +103,8 @@ def add_layer(weights):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (remove_bias, "cannot be loaded: "),
         (remove_layer, "cannot be loaded: "),
-        (add_to_layer, "cannot be loaded: "),
-        (add_layer, r"does not use: layers/other_layer/vars/0 \(2, 3\). The file"),
+        (add_layer, "weights, of which its model takes"),
     ],
 )
 def test_a_weight_missing_or_unexpected_is_fatal(workdir, tmp_path, change, message):

@@ -7,14 +7,8 @@ from ekd_tf.embedders import TFLiteEmbedder
 MATRIX = np.cos(np.arange(48 * 5)).reshape(48, 5).astype(np.float32) / 255
 
 
-@pytest.fixture(autouse=True)
-def converter_is_quiet():
-    # The converter's own modules warn of what they will drop.
-    import warnings
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
+# The converter's own modules warn of what they will drop.
+pytestmark = pytest.mark.filterwarnings("ignore")
 
 
 def convert(path, dtype=tf.uint8, batch=1, quantised=False):

@@ -88,8 +88,6 @@ def test_runs_no_code_and_names_what_is_asked_for(tmp_path):
     with pytest.raises(ValueError, match=r"it asks for __builtin__\.eval, which no"):
         read_state_dict(path)
 
-
-def test_runs_no_code_of_an_npz(tmp_path):
     np.savez(tmp_path / "w.npz", a=np.array([{}], object))
     with pytest.raises(ValueError, match="cannot be loaded: Object array"):
         read_state_dict(tmp_path / "w.npz")

@@ -64,6 +64,9 @@ def test_threshold_accepts_the_pairs_that_of_all_pairs_accepts(
     assert found.interval[0] <= found.threshold <= found.interval[1]
     assert (found.pairs, found.source, found.view) == (1650, source.name, view)
     assert found.flip == flip
+    text = found.text()
+    assert f"threshold {found.threshold:.4f} [" in text and "for FPR 2e-2" in text
+    assert text.endswith(f"1,650 negative pairs, each embedding of {view}")
 
 
 def test_survives_the_card_and_leaves_the_rest_of_it(found, model):
@@ -83,20 +86,10 @@ def test_survives_the_card_and_leaves_the_rest_of_it(found, model):
     # An editor's byte-order mark is skipped.
     card.write_bytes(b"\xef\xbb\xbf" + card.read_bytes())
     assert read_calibration(model) == found
-
-
-def test_a_model_trained_on_has_lost_its_threshold(found, model):
-    write_calibration(model, found)
+    # A model trained on has lost its threshold.
     model.write_bytes(b"other weights")
     with pytest.raises(ValueError, match="of another model.tflite, which has changed"):
         read_calibration(model)
-
-
-def test_says_the_threshold_the_fpr_and_what_it_rests_on(found):
-    text = found.text()
-    assert f"threshold {found.threshold:.4f} [" in text
-    assert "for FPR 2e-2" in text
-    assert text.endswith("1,650 negative pairs, each embedding of one image")
 
 
 def test_rejects_what_gives_no_threshold(embedder, source):

@@ -2,8 +2,14 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from pictures import encode
+from pictures import face
 
+from ekd_tf.data import FolderFaces
+from ekd_tf.data import SyntheticFaces
+from ekd_tf.data.unreadable import Unreadable
 from ekd_tf.evaluation import Embedder
+from ekd_tf.evaluation import SourceEmbedder
 
 
 def draw_images(rng, count, size=4):
@@ -38,27 +44,22 @@ def test_flip_adds_raw_embeddings_before_normalising(rng):
     np.testing.assert_allclose(embeddings, unit(raw), atol=1e-5)
 
 
-@pytest.mark.parametrize("sizes", [[4, 4, 3], [5, 6], [2, 0, 9]])
-def test_cutting_into_batches_changes_nothing(rng, sizes):
-    images = draw_images(rng, 11)
-    batches = np.split(images, np.cumsum(sizes)[:-1])
-    embeddings = Embedder(linear)(batches)
-    assert embeddings.shape == (11, 5)
-    np.testing.assert_allclose(embeddings, Embedder(linear)([images]), atol=1e-6)
-
-
-def test_one_trace_for_all_batches_and_calls(rng):
+def test_batches_of_any_cut_give_the_same_by_one_trace(rng):
     traced = []
 
     def model(images):
         traced.append(tuple(images.shape))
         return linear(images)
 
+    images = draw_images(rng, 11)
+    expected = Embedder(linear)([images])
     embedder = Embedder(model)
-    for _ in range(2):
-        embedder(np.split(draw_images(rng, 10), [4, 8]))
+    for sizes in ([4, 4, 3], [4, 0, 4, 3]):
+        embeddings = embedder(np.split(images, np.cumsum(sizes)[:-1]))
+        np.testing.assert_allclose(embeddings, expected, atol=1e-6)
     # Images and mirror images are of one shape.
     assert traced == [(4, 4, 4, 3)]
+    np.testing.assert_allclose(embedder(np.split(images, [5])), expected, atol=1e-6)
 
 
 def test_keras_model_runs_in_inference_mode(rng):
@@ -69,7 +70,6 @@ def test_keras_model_runs_in_inference_mode(rng):
     outputs = keras.layers.BatchNormalization(center=False)(x)
     model = keras.Model(inputs=inputs, outputs=outputs)
     images = draw_images(rng, 5)
-    keras.backend.clear_session()
     embeddings = Embedder(model, flip=False)([images])
     # BN at its first state divides by sqrt(1 + eps) only, which normalising undoes.
     np.testing.assert_allclose(
@@ -97,19 +97,15 @@ def test_half_precision_embeddings_are_added_in_float32(rng):
     np.testing.assert_allclose(embeddings, np.full((2, 4), 0.5), rtol=1e-6)
 
 
-@pytest.mark.parametrize(
-    ("value", "complaint"), [(np.nan, "NaN or infinity"), (0.0, "zero norm")]
-)
-def test_names_rows_without_a_direction_counted_over_batches(rng, value, complaint):
+def test_names_rows_without_a_direction_counted_over_batches(rng):
     images = draw_images(rng, 10)
     images[:, 0, 0, 0] = 1
     images[[5, 6], 0, 0, 0] = 0
 
     def model(x):
-        bad = x[:, 0, 0, 0] == 0
-        return tf.where(bad[:, None], tf.constant(value, tf.float32), tf.ones([4, 3]))
+        return tf.where(x[:, 0, :1, 0] == 0, np.float32("nan"), tf.ones([4, 3]))
 
-    with pytest.raises(ValueError, match=f"2 of 10 rows.*{complaint}.*rows 5, 6$"):
+    with pytest.raises(ValueError, match="2 of 10 rows hold NaN.*rows 5, 6$"):
         Embedder(model, flip=False)(np.split(images, [4, 8]))
 
 
@@ -125,3 +121,92 @@ def test_rejects_other_than_uint8_images(rng):
         Embedder(linear)([])
     with pytest.raises(ValueError, match="`embeddings` must have 2 dimensions"):
         Embedder(lambda x: tf.cast(x, tf.float32))([draw_images(rng, 2)])
+
+
+# --- sources
+
+
+class Corner:
+    """Embeds by the pixels of the upper left corner; counts the images it saw."""
+
+    def __init__(self):
+        self.seen = 0
+
+    def __call__(self, images):
+        images = np.asarray(images)
+        self.seen += len(images)
+        return images[:, :2, :2].reshape(len(images), 12).astype(np.float32) + 1
+
+
+@pytest.fixture(scope="module")
+def source():
+    return SyntheticFaces(identities=3, images_per_identity=2, size=32)
+
+
+def embedder(model, **arguments):
+    return SourceEmbedder(model, 32, batch_size=4, traceable=False, **arguments)
+
+
+def test_keeps_image_and_mirror_image_apart(source):
+    views = embedder(Corner()).views(source)
+    assert views.shape == (6, 2, 12) and views.dtype == np.float32
+    images = source.read(np.arange(6)).astype(np.float32)
+    for view, seen in enumerate((images, images[:, :, ::-1])):
+        np.testing.assert_array_equal(
+            views[:, view], seen[:, :2, :2].reshape(6, 12) + 1
+        )
+    assert embedder(Corner(), flip=False).views(source).shape == (6, 1, 12)
+    embed, some = embedder(Corner()), np.array([4, 1])
+    np.testing.assert_allclose(embed.some(source, some), embed(source)[some])
+
+
+def test_a_frozen_model_is_asked_once_per_source_and_one_in_training_each_time(source):
+    other = SyntheticFaces(identities=3, images_per_identity=2, size=32, seed=1)
+    for fingerprint, times in (("m", [1, 1, 2]), (None, [1, 2, 3])):
+        model = Corner()
+        embed = embedder(model, fingerprint=fingerprint)
+        seen = []
+        for each in (source, source, other):
+            embed(each)
+            seen.append(model.seen)
+        assert seen == [n * seen[0] for n in times] and seen[0] > 0
+
+
+@pytest.mark.parametrize(
+    ("change", "is_new"),
+    [({}, False), ({"fingerprint": "n"}, True), ({"flip": False}, True)],
+)
+def test_the_cache_outlives_the_object(source, tmp_path, change, is_new):
+    embedder(Corner(), fingerprint="m", cache=tmp_path)(source)
+    model = Corner()
+    embedder(model, cache=tmp_path, **{"fingerprint": "m", **change})(source)
+    assert (model.seen > 0) == is_new
+
+
+def test_tells_how_far_it_is_when_it_goes_on(source, tmp_path):
+    arguments = {"fingerprint": "m", "cache": tmp_path}
+    embedder(Corner(), **arguments)(source)
+    (path,) = tmp_path.glob("*.f32")
+    path.write_bytes(path.read_bytes()[: 4 * 2 * 12 * 4])
+    told = []
+
+    def progress(name, images):
+        told.append((name, images))
+        return told.append
+
+    embedder(Corner(), progress=progress, **arguments)(source)
+    assert told == [(source.name, 2), 2]
+
+
+def test_an_unreadable_image_is_replaced_only_where_allowed(rng, tmp_path):
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        for k in range(2):
+            (tmp_path / name / f"{k}.png").write_bytes(encode(face(rng)))
+    (tmp_path / "b" / "0.png").write_bytes(b"damaged")
+    source = FolderFaces(tmp_path)
+    for of in (lambda embed: embed(source), lambda embed: embed.some(source, [2, 3])):
+        with pytest.raises(ValueError, match="b/0.png"):
+            of(embedder(Corner()))
+        rows = of(embedder(Corner(), unreadable=Unreadable(1)))
+        np.testing.assert_array_equal(rows[-2], rows[-1])

@@ -8,6 +8,7 @@ from ekd_tf.evaluation.plots import contact_sheet
 from ekd_tf.evaluation.plots import new_figure
 from ekd_tf.evaluation.plots import plot_roc
 from ekd_tf.evaluation.plots import plot_similarities
+from ekd_tf.evaluation.tables import format_table
 from ekd_tf.metrics import ROC
 
 
@@ -72,3 +73,16 @@ def test_shows_the_faces_of_every_pair(source):
 def test_a_name_that_is_no_utf8_is_drawn_with_escapes():
     figure, _ = new_figure("v\udce9lo")
     assert figure._suptitle.get_text() == "v\\udce9lo"
+
+
+def test_table_written_out():
+    rows = [["ekd", 0.98765, 7], ["student alone", None, np.int64(1234)]]
+    rows += [["a|b", np.float32(1.0), None]]
+    table = format_table(rows, ["model", "accuracy", "n"])
+    assert table.split("\n") == [
+        "| model         | accuracy |    n |",
+        "| ------------- | -------: | ---: |",
+        "| ekd           |   0.9877 |    7 |",
+        "| student alone |      n/a | 1234 |",
+        "| a\\|b          |   1.0000 |  n/a |",
+    ]

@@ -4,9 +4,9 @@ import keras
 import numpy as np
 import pytest
 
+from ekd_tf.export.convert import PRECISIONS
+from ekd_tf.export.convert import convert_tflite
 from ekd_tf.export.saved_model import write_saved_model
-from ekd_tf.export.tflite import PRECISIONS
-from ekd_tf.export.tflite import convert_tflite
 
 SIZE = 16
 DIM = 24
@@ -83,7 +83,7 @@ def unit_embeddings():
 
     def embed(model, images):
         raw = np.asarray(model(images, training=False), np.float64)
-        return raw / np.sqrt(np.sum(raw**2, axis=1, keepdims=True))
+        return raw / np.linalg.norm(raw, axis=1, keepdims=True)
 
     return embed
 

@@ -23,12 +23,9 @@ def test_times_the_repeats_after_a_warm_up(monkeypatch):
     assert seen == [*range(4, 9), *range(9), *range(9), 0, 1]
 
 
-def test_memory_is_that_of_the_model_alone(tflite):
+def test_memory_is_that_of_the_model_alone_and_needs_litert(tflite, monkeypatch):
     pytest.importorskip("ai_edge_litert", reason="needs the extra litert")
     # The runtime takes a few MB, TensorFlow would take hundreds.
     assert 1e5 < peak_memory(tflite["float32"]) < 5e7
-
-
-def test_memory_is_not_measured_without_litert(monkeypatch):
     monkeypatch.setattr(measure.importlib.util, "find_spec", lambda name: None)
     assert peak_memory("missing.tflite") is None

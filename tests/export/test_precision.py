@@ -44,12 +44,9 @@ def graph_dtypes(model):
     return {output.dtype.name for op in operations for output in op.outputs}
 
 
-@pytest.mark.parametrize("policy", ["mixed_bfloat16", "float32"])
-def test_computes_in_float32_with_the_same_weights(
-    build_student, mixed_policy, images, policy
-):
+def test_computes_in_float32_with_the_same_weights(build_student, mixed_policy, images):
     twin = build_student(seed=3)
-    mixed_policy(policy)
+    mixed_policy("mixed_bfloat16")
     model = build_student(seed=3)
     before = [value.copy() for value in model.get_weights()]
     copy = as_float32(model)
@@ -60,10 +57,9 @@ def test_computes_in_float32_with_the_same_weights(
     # Not only close: the float32 twin and the copy are the same computation.
     np.testing.assert_array_equal(copy(images), twin(images))
     # The original and the global policy stay; the graph of one has 16 bits.
-    half = policy != "float32"
-    assert ("conv" in half_precision_layers(model)) == half
-    assert bool(graph_dtypes(model) & {"float16", "bfloat16"}) == half
-    assert keras.mixed_precision.global_policy().name == policy
+    assert "conv" in half_precision_layers(model)
+    assert "bfloat16" in graph_dtypes(model)
+    assert keras.mixed_precision.global_policy().name == "mixed_bfloat16"
     copy.set_weights([np.zeros_like(value) for value in copy.get_weights()])
     for ours, theirs in zip(model.get_weights(), before):
         np.testing.assert_array_equal(ours, theirs)
@@ -71,9 +67,8 @@ def test_computes_in_float32_with_the_same_weights(
     assert [layer.name for layer in copy.layers] == [la.name for la in model.layers]
 
 
-@pytest.mark.parametrize("policy", ["mixed_float16", "bfloat16"])
-def test_reaches_parts_of_layers_and_nested_models(mixed_policy, rng, policy):
-    mixed_policy(policy)
+def test_reaches_parts_of_layers_and_nested_models(mixed_policy, rng):
+    mixed_policy("bfloat16")
     nested = keras.Sequential(
         [keras.layers.Input((4,)), keras.layers.Dense(5, name="deep")], name="nested"
     )
@@ -95,18 +90,3 @@ def test_a_layer_that_stays_half_precision_is_named():
     model = keras.Model(inputs, Stubborn(2, name="stubborn")(inputs))
     with pytest.raises(ValueError, match="`model` must take.*rebuild: stubborn$"):
         as_float32(model)
-
-
-def test_the_global_policy_is_restored_after_a_failure(build_student, mixed_policy):
-    student = build_student()
-    mixed_policy("mixed_bfloat16")
-
-    class Unbuildable(type(student)):
-        @classmethod
-        def from_config(cls, config, custom_objects=None):
-            raise RuntimeError("no such layer")
-
-    student.__class__ = Unbuildable
-    with pytest.raises(RuntimeError, match="no such layer"):
-        as_float32(student)
-    assert keras.mixed_precision.global_policy().name == "mixed_bfloat16"

@@ -27,7 +27,7 @@ import numpy as np
 import tensorflow as tf
 import toys
 
-from ekd_tf.evaluation import labelled
+from ekd_tf.evaluation import protocols
 from ekd_tf.losses.base import DistillationLoss
 from ekd_tf.run import assembly
 from ekd_tf.run import factory
@@ -91,8 +91,8 @@ def train(values, kill, pipe):
     """The child: never returns."""
     assembly.make_student = lambda name, **arguments: toys.backbone(dim=8, size=32)
     factory.LOSSES = {"ekd": MovingMeanLoss}
-    labelled.plot_roc = lambda *a, **k: np.zeros((4, 4, 3), np.uint8)
-    labelled.plot_similarities = labelled.contact_sheet = labelled.plot_roc
+    protocols.plot_roc = lambda *a, **k: np.zeros((4, 4, 3), np.uint8)
+    protocols.plot_similarities = protocols.contact_sheet = protocols.plot_roc
     number = kill.get("signal", signal.SIGKILL)
     tell_steps(pipe)
     moments, status = Moments(kill.get("call"), number), 0

@@ -30,7 +30,7 @@ def draw(rng, probes=40, gallery=30):
     )
 
 
-@pytest.mark.parametrize("scores_at_once", [1, 100, 1 << 22])
+@pytest.mark.parametrize("scores_at_once", [1, 100])
 def test_matches_loops(rng, monkeypatch, scores_at_once):
     monkeypatch.setattr(identification, "_SCORES", scores_at_once)
     arguments = draw(rng)
@@ -61,31 +61,25 @@ def test_ties_count_against_the_mate():
     np.testing.assert_array_equal(search.rank, [8])
 
 
-def test_rank_rates_by_hand():
+def test_rank_rates_and_tpir_by_hand():
     np.testing.assert_array_equal(
         rank_rates(np.array([1, 1, 2, 7]), (1, 2, 5, 10)), [0.5, 0.75, 0.75, 1.0]
     )
-
-
-def test_tpir_by_hand():
     # Ten unknown searches 0.0 .. 0.9: FPIR 0.2 lets through two, so 0.7 is the
     # threshold. Of the mates above it one is not first.
-    tpir, thresholds = tpir_at_fpir(
+    tpir = tpir_at_fpir(
         np.array([0.95, 0.75, 0.75, 0.7, 0.1]),
         np.array([1, 2, 1, 1, 1]),
         np.arange(10) / 10,
         [0.2],
     )
-    np.testing.assert_allclose((tpir[0], thresholds[0]), (2 / 5, 0.7))
+    np.testing.assert_allclose(tpir, [2 / 5])
 
 
-def test_rejects_probes_without_a_mate():
+def test_rejects_probes_without_a_mate_and_lengths_that_differ():
     for rank in ([], [1, 0]):
         with pytest.raises(ValueError, match="needs probes with a mate"):
             rank_rates(np.array(rank))
-
-
-def test_rejects_lengths_that_differ(rng):
     with pytest.raises(ValueError, match="The gallery must have one identity per"):
         GallerySearch(np.ones((2, 3)), [0, 1], np.ones((2, 3)), [0])
     with pytest.raises(ValueError, match="The probe must have one identity per"):

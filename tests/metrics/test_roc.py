@@ -53,7 +53,7 @@ def test_curve_computed_by_hand():
     assert roc.auc() == 14.5 / 20
 
 
-@pytest.mark.parametrize("seed", range(30))
+@pytest.mark.parametrize("seed", range(10))
 def test_curve_area_and_equal_error_rate_are_those_of_scikit_learn(seed):
     positive, negative = random_scores(seed)
     roc = ROC.of(positive, negative)
@@ -91,9 +91,15 @@ def test_tied_negatives_are_rejected_together():
     (point,) = ROC.of([0.9, 0.7, 0.5], negative).points([1 / 3])
     assert (point.threshold, point.fpr, point.tpr) == (0.7, 0.0, 1 / 3)
     assert point.negatives_allowed == 2
+    # A collapsed model accepts nothing below FPR 1.
+    roc = ROC.of(np.full(50, 0.25), np.full(70, 0.25))
+    points = roc.points([1e-6, 0.999, 1])
+    assert [point.tpr for point in points] == [0, 0, 1]
+    assert [point.threshold for point in points] == [0.25, 0.25, -np.inf]
+    assert (roc.auc(), roc.eer()) == (0.5, 0.5)
 
 
-@pytest.mark.parametrize("seed", range(40))
+@pytest.mark.parametrize("seed", range(10))
 def test_matches_best_sklearn_point_within_the_target(seed):
     positive, negative = random_scores(seed)
     fprs = [0.0, 1e-3, 1e-2, 0.1, 0.25, 0.5, 0.9, 1.0]
@@ -107,17 +113,11 @@ def test_matches_best_sklearn_point_within_the_target(seed):
         assert target == 1.0 or np.mean(negative > lower) > target
 
 
-@pytest.mark.parametrize("seed", range(10))
-def test_reaches_targets_that_are_fractions_of_the_negatives(seed):
-    # Targets exactly j / n, where rounding of n * fpr can go either way.
-    rng = np.random.default_rng(seed)
-    size = int(rng.integers(2, 500))
-    targets = np.arange(size + 1) / size
-    points = ROC.of(rng.normal(size=5), rng.normal(size=size)).points(targets)
-    assert [point.fpr for point in points] == targets.tolist()
-
-
 def test_count_of_allowed_negatives_survives_rounding():
+    # Targets exactly j / n, where rounding of n * fpr can go either way.
+    for size in range(1, 200):
+        counts = np.arange(size + 1)
+        np.testing.assert_array_equal(allowed_negatives(size, counts / size), counts)
     # 100 * 0.29 = 28.999999999999996 in float64.
     np.testing.assert_array_equal(
         allowed_negatives(100, [0.29, 0.1, 0.0099, 0.01, 0.0, 1.0]),
@@ -125,25 +125,10 @@ def test_count_of_allowed_negatives_survives_rounding():
     )
 
 
-def test_a_collapsed_model_accepts_nothing_below_fpr_one():
-    roc = ROC.of(np.full(50, 0.25), np.full(70, 0.25))
-    points = roc.points([1e-6, 0.1, 0.999, 1])
-    assert [point.tpr for point in points] == [0, 0, 0, 1]
-    assert [point.threshold for point in points] == [0.25, 0.25, 0.25, -np.inf]
-    assert (roc.auc(), roc.eer()) == (0.5, 0.5)
-
-
-def test_float32_and_float64_scores_are_compared_without_rounding():
-    # float32(0.1) is above 0.1, so the positive wins by 1.5e-9.
-    roc = ROC.of(np.array([0.1], np.float32), np.array([0.1]))
-    assert roc.points([0.5])[0].tpr == roc.auc() == 1.0
-
-
 @pytest.mark.parametrize(
     ("positive", "negative", "expected"),
     [
         ([2.0, 3.0], [0.0, 1.0], 0.0),
-        ([0.0, 1.0], [2.0, 3.0], 1.0),
         # Above 1: one of two negatives, one of two positives.
         ([1.0, 3.0], [0.0, 2.0], 0.5),
         # Between (0, 2/3) and (1/2, 2/3) the curve is level; FPR = 1 - 2/3 there.
@@ -178,19 +163,16 @@ def test_metrics_do_not_import_tensorflow():
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
-def test_rejects_scores_that_make_no_curve():
+def test_rejects_scores_that_make_no_curve_and_fprs_that_mean_nothing():
     for positive, negative, message in (
         ([], [0.1], "both kinds.*Received: no positive scores"),
         ([0.1], [], "both kinds.*Received: no negative scores"),
         ([0.1, np.nan], [0.1], "`positive_scores` must be finite.*1 of 2"),
         ([0.1], [0.1, np.inf, np.inf], "`negative_scores` must be finite.*2 of 3"),
-        ([0.1], [[0.1, 0.2]], "`negative_scores` must have 1 dimension"),
     ):
         with pytest.raises(ValueError, match=message):
             ROC.of(positive, negative)
 
-
-def test_rejects_fprs_that_mean_nothing():
     roc = ROC.of(POSITIVE, NEGATIVE)
     for fpr in (-0.1, 1.5, np.nan):
         with pytest.raises(ValueError, match=r"`fprs` must be in \[0, 1\]"):
@@ -202,8 +184,7 @@ def test_rejects_fprs_that_mean_nothing():
 # --- the nearest FPR, as insightface takes it
 
 
-@pytest.mark.parametrize("digits", [1, 2, 9])
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize(("seed", "digits"), [(0, 1), (1, 2), (2, 9), (3, 1)])
 def test_nearest_does_what_upstream_does(seed, digits):
     rng = np.random.default_rng(seed)
     positive = np.round(rng.normal(1, 1, int(rng.integers(1, 60))), digits)
@@ -215,12 +196,12 @@ def test_nearest_does_what_upstream_does(seed, digits):
     np.testing.assert_allclose(found, (tpr[places], fpr[places]), atol=1e-12)
 
 
-@pytest.mark.parametrize("name", ["n1d1f1", "n0d0f0", "n1d0f1", "n0d1f1"])
-def test_nearest_reproduces_insightface(golden_arrays, name):
+def test_nearest_reproduces_insightface(golden_arrays):
     arrays = golden_arrays("ijb_insightface.npz")
-    same, scores = arrays["pair_label"] == 1, arrays[f"{name}_score"]
-    tpr, _ = ROC.of(scores[same], scores[~same]).nearest(arrays["fpr_targets"])
-    np.testing.assert_allclose(tpr, arrays[f"{name}_tpr_nearest"], atol=1e-12)
+    for name in ("n1d1f1", "n0d0f0", "n1d0f1", "n0d1f1"):
+        same, scores = arrays["pair_label"] == 1, arrays[f"{name}_score"]
+        tpr, _ = ROC.of(scores[same], scores[~same]).nearest(arrays["fpr_targets"])
+        np.testing.assert_allclose(tpr, arrays[f"{name}_tpr_nearest"], atol=1e-12)
 
 
 def test_nearest_may_lie_above_the_target_where_the_strict_rule_does_not():

@@ -20,8 +20,8 @@ from absl import flags
 from ekd_tf.data import SyntheticFaces
 from ekd_tf.embedders import TFLiteEmbedder
 from ekd_tf.evaluation import format_table
+from ekd_tf.export.convert import convert_tflite
 from ekd_tf.export.measure import latency
-from ekd_tf.export.tflite import convert_tflite
 from ekd_tf.models import count_parameters
 from ekd_tf.run.student import make_student
 

@@ -1,4 +1,4 @@
-"""TFLite conversion of a student, and the list of a file's ops."""
+"""A student as TFLite or ONNX, and the list of a TFLite file's ops."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ from ekd_tf.export.saved_model import save
 
 PRECISIONS = ("float32", "float16", "dynamic", "int8")
 INT8_OUTPUTS = ("float32", "int8")
+ONNX_OPSET = 17
 
 
 class ConversionError(ValueError):
@@ -49,18 +50,13 @@ def convert_tflite(
         precision: "float32"; "float16", weights in half the space; "dynamic", weights
             in int8; these three compute with float32 activations. "int8": weights and
             activations in int8.
-        representative: Uint8 images `(n, height, width, 3)`, n >= 1, decoded and
-            resized as in training; "int8" takes the ranges of its activations from
-            them. 100 to 500 training images.
+        representative: Uint8 images `(n, height, width, 3)`, 100 to 500 of training:
+            "int8" takes the ranges of its activations from them.
         int8_output: "float32" or "int8", what "int8" returns. The tensor's
             quantisation holds scale and zero point of the latter.
 
     Returns:
         The content of the `.tflite` file.
-
-    Raises:
-        ConversionError: The model needs an op that TFLite has no builtin for, or has
-            not in int8.
     """
     check_choice("precision", precision, PRECISIONS)
     check_choice("int8_output", int8_output, INT8_OUTPUTS)
@@ -96,6 +92,31 @@ def convert_tflite(
             raise ConversionError(_explain(error)) from error
 
 
+def convert_onnx(student: keras.Model) -> bytes:
+    """Converts a student, as `as_float32` returns it, to ONNX, operator set 17.
+
+    The `.onnx` file maps `images`, uint8 `(n, height, width, 3)` RGB for any n, to
+    `embedding`, float32 `(n, dim)` of Euclidean length 1.
+    """
+    try:
+        import tf2onnx
+    except ImportError as error:
+        raise ValueError(
+            "ONNX needs tf2onnx and onnxruntime, and TensorFlow 2.18 or later: pip "
+            f"install tf2onnx onnxruntime. Received: {error}"
+        ) from error
+    function, spec = endpoints(student)[SIGNATURE]
+    embed = tf.function(function, autograph=False, input_signature=[spec])
+    try:
+        model, _ = tf2onnx.convert.from_function(
+            embed, input_signature=[spec], opset=ONNX_OPSET
+        )
+    # The converter raises what its libraries do; each means the same here.
+    except Exception as error:
+        raise ConversionError(f"The ONNX converter failed: {error}") from error
+    return model.SerializeToString()
+
+
 def check_representative(images: np.ndarray | None) -> np.ndarray:
     """Returns the images int8 takes its ranges from; ValueError where there is none."""
     if images is None or not len(images):
@@ -118,8 +139,9 @@ def _save_frozen(student, path, raw):
     """Writes a SavedModel of one endpoint for one image, weights as constants.
 
     With the batch fixed, no op computes shapes. With constants, the converter need not
-    save and load the variables several times, which takes most of its time. `raw` is
-    the endpoint of float pixels: quantisation puts its own uint8 input before them.
+    save and load the variables several times: half of its time (MobileFaceNet, float32
+    and float16). `raw` is the endpoint of float pixels: quantisation puts its own uint8
+    input before them.
     """
     # Not public, but the one function that freezes on both stacks.
     from tensorflow.python.framework import convert_to_constants

@@ -1,0 +1,237 @@
+"""Verification of models on a set: every pair of labelled images, or given pairs."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+
+from ekd_tf.data import PairSet
+from ekd_tf.data import Source
+from ekd_tf.evaluation import verification
+from ekd_tf.evaluation.allpairs import count_pairs
+from ekd_tf.evaluation.embed import Models
+from ekd_tf.evaluation.embed import add_views
+from ekd_tf.evaluation.gap import compare
+from ekd_tf.evaluation.plots import contact_sheet
+from ekd_tf.evaluation.plots import plot_roc
+from ekd_tf.evaluation.plots import plot_similarities
+from ekd_tf.evaluation.result import Result
+from ekd_tf.evaluation.verification import DEFAULT_FPRS
+from ekd_tf.metrics import folds_of
+from ekd_tf.metrics import format_fpr
+
+_STRATIFIED = (
+    ", each kind cut by itself: in the order given a fold would hold hardly any of a "
+    "kind"
+)
+_NO_INTERVALS = (
+    "No interval of TPR, AUC and EER: a kind has fewer pairs than there are folds."
+)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class LabelledEvaluation:
+    """Verifies all pairs of images of identities no model was trained on.
+
+    Args:
+        name: Prefix of what is logged and written.
+        source: The images; all of them are used.
+        fprs: Target FPRs, by the strict rule.
+        seed: Of the drawing of the pairs for the accuracy.
+        replicates: Resamples of the identities for intervals; 0: none.
+        worst: Critical pairs of each kind to name and, with a teacher, to draw, at the
+            lowest FPR that is measurable.
+    """
+
+    name: str
+    source: Source
+    fprs: Sequence[float] = DEFAULT_FPRS
+    seed: int = 0
+    replicates: int = 0
+    worst: int = 10
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes with the images and with what is measured on them."""
+        return f"labelled {self.source.fingerprint} {tuple(self.fprs)} {self.seed}"
+
+    def check(self) -> None:
+        """Raises `ValueError` where the images make too few pairs to evaluate on."""
+        verification.check_drawable(self.source.labels)
+
+    def figure_names(self, gap: bool) -> list[str]:
+        """Returns the names of the figures it will give, with or without a gap."""
+        negatives = count_pairs(self.source.labels)[1]
+        return verification.figure_names(self.name, self.fprs, negatives, gap)
+
+    def __call__(self, models: Models) -> Result:
+        """Evaluates the models as they are now: a `VerificationReport` of each.
+
+        With a teacher also the gap and the critical pairs on which the two differ most.
+        """
+        labels = self.source.labels
+        embeddings = {name: model(self.source) for name, model in models.items()}
+        reports = {
+            name: verification.verify_embeddings(
+                rows, labels, self.fprs, self.seed, self.replicates
+            )
+            for name, rows in embeddings.items()
+        }
+        figures = {name: report.scalars(self.name) for name, report in reports.items()}
+        pictures = _pictures(self.name, reports, "all pairs")
+        gap = None
+        if "teacher" in embeddings:
+            order = [n for n in ("student", "teacher", "baseline") if n in embeddings]
+            gap = compare(
+                embeddings["student"],
+                embeddings["teacher"],
+                labels,
+                self.fprs,
+                self.worst,
+                embeddings.get("baseline"),
+                rocs=[reports[name].roc for name in order],
+            )
+            measured = [point for point in gap.points if point.gap is not None]
+            for point in measured:
+                for name, value in (("gap", point.gap), ("closed", point.closed)):
+                    if value is not None:
+                        figure = f"{self.name}/{name}_at_fpr_{format_fpr(point.fpr)}"
+                        figures["student"][figure] = value
+            lowest = min(measured, key=lambda point: point.fpr, default=None)
+            if lowest is not None and lowest.worst_cosines:
+                pictures[f"{self.name}/critical"] = contact_sheet(self.source, lowest)
+        view, student = models.student.view, reports["student"]
+        parts = [
+            verification.figures_table(list(reports.items())),
+            f"All {student.num_positive:,} positive and {student.num_negative:,} "
+            f"negative pairs; accuracy on {student.num_pairs:,} drawn ones. Embeddings "
+            f"of {view}.",
+            *([gap.to_table()] if gap else []),
+            *student.not_measurable,
+            *student.without_interval,
+        ]
+        return Result(
+            name=self.name,
+            reports=reports,
+            figures=figures,
+            document={
+                # Both keys are there whether or not there is a teacher.
+                "student": None,
+                "teacher": None,
+                **{name: report.to_dict() for name, report in reports.items()},
+                "view": view,
+                "gap": gap and gap.to_dict(),
+            },
+            text="\n\n".join(parts),
+            images=pictures,
+            left_out=self.source.left_out,
+            gap=gap,
+        )
+
+
+class PairSetEvaluation:
+    """Verifies given pairs, as LFW and its kin are, like insightface and TFace do.
+
+    Args:
+        pairs: The set.
+        name: Prefix of what is logged and written. Default: the set's name.
+        fprs: Target FPRs, by the strict rule.
+        seed: Of the resampling.
+        replicates: Resamples of the folds for intervals; 0: none.
+    """
+
+    def __init__(
+        self,
+        pairs: PairSet,
+        name: str | None = None,
+        fprs: Sequence[float] = DEFAULT_FPRS,
+        seed: int = 0,
+        replicates: int = 0,
+    ):
+        self.name = pairs.name if name is None else name
+        self.pairs = pairs
+        self.source = pairs.images
+        self._same = np.asarray(pairs.issame, bool)
+        self._fprs = tuple(fprs)
+        self._seed = seed
+        self._replicates = replicates
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes with the pairs and with what is measured on them."""
+        # Figures kept before such sets were cut kind by kind must not come back.
+        kind = "stratified pairs" if folds_of(self._same, 10)[1] else "pairs"
+        bits = np.packbits(self._same).tobytes().hex()
+        return f"{kind} {self.source.fingerprint} {bits} {self._fprs}"
+
+    def check(self) -> None:
+        """Raises `ValueError` where there are too few pairs, or of one kind alone."""
+        verification.check_pairs(self._same)
+
+    def figure_names(self, gap: bool) -> list[str]:
+        """Returns the names of the figures it will give; none is of a gap."""
+        negatives = int(np.count_nonzero(~self._same))
+        return verification.figure_names(self.name, self._fprs, negatives)
+
+    def __call__(self, models: Models) -> Result:
+        """Evaluates the models as they are now: a `VerificationReport` of each.
+
+        With the mirror image's embedding added where the models embed it; text and
+        document have both kinds, "flip" and "plain".
+        """
+        found = {
+            name: self._verify(model.views(self.source))
+            for name, model in models.items()
+        }
+        # With flip where there is one.
+        reports = {name: next(iter(kinds.values())) for name, kinds in found.items()}
+        lines = [
+            (f"{model}, {'with' if kind == 'flip' else 'without'} flip", report)
+            for model, kinds in found.items()
+            for kind, report in kinds.items()
+        ]
+        first = lines[0][1]
+        parts = [
+            verification.figures_table(lines),
+            f"{first.num_positive:,} positive and {first.num_negative:,} negative "
+            f"pairs in ten folds{_STRATIFIED * first.stratified}.",
+            *first.not_measurable,
+        ]
+        if first.intervals.keys() == {"accuracy"}:
+            parts.append(_NO_INTERVALS)
+        return Result(
+            name=self.name,
+            reports=reports,
+            figures={n: report.scalars(self.name) for n, report in reports.items()},
+            document={
+                model: {kind: report.to_dict() for kind, report in kinds.items()}
+                for model, kinds in found.items()
+            },
+            text="\n\n".join(parts),
+            images=_pictures(self.name, reports, "given pairs"),
+            left_out=self.source.left_out,
+        )
+
+    def _verify(self, views):
+        kinds = {"flip": views} if views.shape[1] > 1 else {}
+        kinds["plain"] = views[:, :1]
+        return {
+            kind: verification.verify_pairs(
+                add_views(rows), self._same, self._fprs, self._replicates, self._seed
+            )
+            for kind, rows in kinds.items()
+        }
+
+
+def _pictures(name, reports, pairs):
+    """Draws the ROC of all models and the student's similarities."""
+    curves = {model: report.roc.curve() for model, report in reports.items()}
+    student = reports["student"]
+    return {
+        f"{name}/roc": plot_roc(curves, title=f"{name}, {pairs}"),
+        f"{name}/similarities": plot_similarities(
+            student.roc, student.thresholds, title=f"student on {name}"
+        ),
+    }

@@ -1,0 +1,229 @@
+import io
+import json
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+
+from ekd_tf.data import PairSet
+from ekd_tf.data import SyntheticFaces
+from ekd_tf.data.pairs import PairImages
+from ekd_tf.evaluation import Embedder
+from ekd_tf.evaluation import LabelledEvaluation
+from ekd_tf.evaluation import Models
+from ekd_tf.evaluation import PairSetEvaluation
+from ekd_tf.evaluation import Result
+from ekd_tf.evaluation import SourceEmbedder
+from ekd_tf.evaluation import compare
+from ekd_tf.evaluation import verify_embeddings
+from ekd_tf.evaluation import verify_pairs
+
+
+class Projection:
+    """Embeds by a fixed random projection of blurred pixels."""
+
+    def __init__(self, dim, seed, size=32):
+        kernel = np.random.default_rng(seed).normal(size=(8 * 8 * 3, dim))
+        self.kernel = tf.constant(kernel, tf.float32)
+        self.size = size
+
+    def __call__(self, images):
+        assert images.shape[1] == self.size
+        small = tf.image.resize(tf.cast(images, tf.float32), [8, 8], method="area")
+        small -= tf.reduce_mean(small, axis=[1, 2, 3], keepdims=True)
+        return tf.reshape(small, [-1, 8 * 8 * 3]) @ self.kernel
+
+
+def embedder(dim, seed, size=32, **arguments):
+    return SourceEmbedder(Projection(dim, seed, size), size, batch_size=16, **arguments)
+
+
+# --- every pair of labelled images
+
+
+@pytest.fixture(scope="module")
+def source():
+    return SyntheticFaces(identities=12, images_per_identity=5, size=32)
+
+
+@pytest.fixture(scope="module")
+def result(source):
+    # The teacher takes larger images.
+    models = Models(embedder(4, 0), embedder(64, 1, size=48), embedder(3, 2))
+    return LabelledEvaluation("faces", source, replicates=20)(models)
+
+
+def test_reports_what_verify_measures(source):
+    result = LabelledEvaluation("faces", source)(Models(embedder(16, 0)))
+    images = source.read(np.arange(60))
+    assert result.student == verify_embeddings(
+        Embedder(Projection(16, 0))([images]), source.labels
+    )
+    assert result.reports.keys() == {"student"} and result.gap is None
+    scalars = result.scalars()
+    assert scalars["faces/accuracy"] == result.student.accuracy_mean
+    assert scalars["faces/tpr_at_fpr_1e-2"] == result.student.tpr[1e-2]
+    # 12 * 5 images: 1,650 negatives, of which FPR 1e-3 allows one.
+    assert "faces/tpr_at_fpr_1e-3" not in scalars
+
+
+def test_reports_the_gap_that_compare_measures(source, result):
+    rows = [embedder(*m)(source) for m in ((4, 0), (64, 1, 48), (3, 2))]
+    expected = compare(*rows[:2], source.labels, worst=10, baseline_embeddings=rows[2])
+    assert result.gap == expected
+    for point, name in zip(expected.points, ("1e-1", "1e-2")):
+        scalars, of_teacher = result.scalars(), result.scalars("teacher")
+        assert scalars[f"faces/gap_at_fpr_{name}"] == point.gap
+        assert scalars[f"faces/closed_at_fpr_{name}"] == point.closed
+        assert of_teacher[f"faces/tpr_at_fpr_{name}"] == point.teacher_tpr
+    assert not any("gap" in name for name in result.scalars("teacher"))
+    assert set(result.curves) == {"teacher", "student", "baseline"}
+
+
+def test_writes_report_and_pictures(result, tmp_path):
+    result.write(tmp_path / "new")
+    report = json.loads((tmp_path / "new" / "faces.json").read_text())
+    assert report["view"] == "image and mirror image"
+    assert report["student"]["accuracy_mean"] == result.student.accuracy_mean
+    assert report["gap"]["points"]["1e-1"]["closed"] is not None
+    for name in ("roc", "similarities", "critical"):
+        with Image.open(tmp_path / "new" / f"faces_{name}.png") as image:
+            np.testing.assert_array_equal(image, result.images[f"faces/{name}"])
+
+
+def test_text_has_all_models_the_gap_and_what_is_not_measurable(result):
+    low, high = result.student.intervals["tpr_at_fpr_1e-1"]
+    for words in (
+        "| teacher ",
+        "| student ",
+        "| baseline ",
+        "closed",
+        f"{result.student.tpr[0.1]:.4f} [{low:.4f}, {high:.4f}]",
+        "All 120 positive and 1,650 negative pairs",
+        "Embeddings of image and mirror image.",
+        "1e-4 is not measurable",
+    ):
+        assert words in result.text
+
+
+def test_a_report_lists_what_is_left_out_and_shows_pictures_by_their_files(tmp_path):
+    # Brackets and spaces would end a Markdown link.
+    name, left_out = "lfw (view 1)", ("a.png: damaged",)
+    result = Result(name, {}, {}, {"figure": 1}, "", {f"{name}/roc": None}, left_out)
+    assert result.section() == (
+        "## lfw (view 1)\n\n\n\n1 images cannot be read and are left out:\n\n"
+        "- a.png: damaged\n\n![lfw (view 1)/roc](lfw%20%28view%201%29_roc.png)\n"
+    )
+    Result("x", {}, {}, {"figure": 1}, "", {}, left_out).write(tmp_path)
+    report = json.loads((tmp_path / "x.json").read_text())
+    assert report == {"figure": 1, "left_out": ["a.png: damaged"]}
+
+
+# --- given pairs
+
+
+def mean_of_patches(images):
+    """Embeds by left-right asymmetric sums, so that a mirror image differs."""
+    small = tf.image.resize(tf.cast(images, tf.float32), [4, 4], method="area")
+    weights = tf.range(1.0, 5.0)[None, None, :, None]
+    centred = small - tf.reduce_mean(small, axis=[1, 2, 3], keepdims=True)
+    return tf.reshape(centred * weights, [-1, 48])
+
+
+def evaluate(pairs, *arguments, flip=True, **options):
+    model = SourceEmbedder(mean_of_patches, 32, flip=flip)
+    return PairSetEvaluation(pairs, *arguments, **options)(Models(model, model))
+
+
+def png(image):
+    file = io.BytesIO()
+    Image.fromarray(image).save(file, format="PNG")
+    return file.getvalue()
+
+
+@pytest.fixture(scope="module")
+def faces():
+    """Images of 40 pairs, every second one of one identity."""
+    source = SyntheticFaces(identities=40, images_per_identity=2, size=32)
+    same = np.arange(40) % 2 == 0
+    left = 2 * np.arange(40)
+    right = np.where(same, left + 1, (left + 2) % 80)
+    return source.read(np.stack([left, right], axis=1).reshape(-1)), same
+
+
+@pytest.fixture(scope="module")
+def pairs(faces):
+    images, same = faces
+    return PairSet("toy", PairImages("toy.bin", list(map(png, images))), same)
+
+
+def test_reports_pairs_with_and_without_flip(faces, pairs, tmp_path):
+    images, same = faces
+    result = evaluate(pairs, "other", (0.5, 1e-3), replicates=20)
+    original = mean_of_patches(images).numpy()
+    mirrored = mean_of_patches(images[:, :, ::-1]).numpy()
+    result.write(tmp_path)
+    document = json.loads((tmp_path / "other.json").read_text())
+    assert document["teacher"] == document["student"]
+    for kind, rows in (("flip", original + mirrored), ("plain", original)):
+        expected = verify_pairs(rows, same, (0.5,), replicates=0)
+        found = document["student"][kind]
+        assert found["accuracy_mean"] == pytest.approx(expected.accuracy_mean)
+        assert found["tpr"]["5e-1"] == pytest.approx(expected.tpr[0.5])
+        low, high = found["intervals"]["accuracy"]
+        assert low <= found["accuracy_mean"] <= high
+    flip, plain = (document["student"][k] for k in ("flip", "plain"))
+    assert flip["threshold"] == result.student.threshold != plain["threshold"]
+    assert result.scalars()["other/accuracy"] == flip["accuracy_mean"]
+    assert {path.name for path in tmp_path.glob("*.png")} == {
+        "other_roc.png",
+        "other_similarities.png",
+    }
+    text = result.text
+    assert "| teacher, with flip " in text and "20 negative pairs" in text
+    assert "FPR 1e-3 is not measurable: it takes 10000 negative pairs" in text
+
+
+def test_figures_kept_of_pairs_sorted_by_kind_do_not_come_back(pairs):
+    def kind(same):
+        found = PairSetEvaluation(PairSet("toy", pairs.images, same)).fingerprint
+        return found.partition(pairs.images.fingerprint)[0]
+
+    # The words older figures are kept by.
+    assert kind(np.arange(40) % 2 == 0) == "pairs "
+    assert kind(np.arange(40) < 20) == "stratified pairs "
+
+
+def test_says_how_pairs_were_cut_and_why_there_are_no_intervals(faces, pairs):
+    order = np.argsort(~faces[1], kind="stable")
+    rows = np.ravel([2 * order, 2 * order + 1], "F")
+    images = PairImages("toy.bin", [png(faces[0][row]) for row in rows])
+    by_kind = PairSet("toy", images, faces[1][order])
+    for found, is_cut in ((pairs, False), (by_kind, True)):
+        result = evaluate(found, flip=False, replicates=20)
+        # No mirror images, one report.
+        assert result.document["student"].keys() == {"plain"}
+        assert "without flip" in result.text and "No interval" not in result.text
+        assert ("each kind cut by itself" in result.text) == is_cut
+    few = PairSet("few", pairs.images, np.arange(40) < 9)
+    assert (
+        "No interval of TPR, AUC and EER: a kind has fewer pairs than there are folds."
+        in evaluate(few, replicates=20).text
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.realdata
+def test_a_published_teacher_reaches_its_accuracy(realdata):
+    from ekd_tf.data import read_pairs
+    from ekd_tf.run import evaluators
+
+    pairs = read_pairs(realdata / "lfw" / "lfw_view1_test.bin")
+    model = evaluators.make_source_embedder(
+        str(realdata / "teacher" / "mobilefacenet_y1.onnx"), flip=False
+    )
+    report = PairSetEvaluation(pairs)(Models(model)).student
+    assert (report.num_pairs, report.accuracy_best) == (1000, 0.99)
+    # Its pairs are 500 positives and then 500 negatives.
+    assert report.stratified and 0.98 <= report.accuracy_mean <= 0.99
