@@ -13,15 +13,15 @@ import numpy as np
 import tensorflow as tf
 
 from ekd_tf.checks import check_range
+from ekd_tf.data.sources.recordio import FIRST
 from ekd_tf.data.sources.recordio import HEADER
-from ekd_tf.data.sources.recordio_frame import FIRST
-from ekd_tf.data.sources.recordio_frame import LAST
-from ekd_tf.data.sources.recordio_frame import LENGTH_BITS
-from ekd_tf.data.sources.recordio_frame import MAGIC
-from ekd_tf.data.sources.recordio_frame import MIDDLE
-from ekd_tf.data.sources.recordio_frame import PART
-from ekd_tf.data.sources.recordio_frame import WHOLE
-from ekd_tf.data.sources.recordio_frame import read_record
+from ekd_tf.data.sources.recordio import LAST
+from ekd_tf.data.sources.recordio import LENGTH_BITS
+from ekd_tf.data.sources.recordio import MAGIC
+from ekd_tf.data.sources.recordio import MIDDLE
+from ekd_tf.data.sources.recordio import PART
+from ekd_tf.data.sources.recordio import WHOLE
+from ekd_tf.data.sources.recordio import read_record
 from ekd_tf.data.sources.tfrecord import FORMAT
 from ekd_tf.data.sources.tfrecord import INDEX_FILE
 from ekd_tf.data.sources.tfrecord import record_offsets

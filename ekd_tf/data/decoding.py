@@ -7,11 +7,11 @@ import tensorflow as tf
 from absl import logging
 
 from ekd_tf.data.augment import random_flip
+from ekd_tf.data.image_pixels import as_plain
+from ekd_tf.data.image_pixels import decodable
+from ekd_tf.data.image_pixels import decode_plain
+from ekd_tf.data.image_pixels import fit
 from ekd_tf.data.image_pixels import plain_size
-from ekd_tf.data.one_image import as_plain
-from ekd_tf.data.one_image import decodable
-from ekd_tf.data.one_image import decode_plain
-from ekd_tf.data.one_image import fit
 from ekd_tf.data.source import Source
 from ekd_tf.data.unreadable import Unreadable
 

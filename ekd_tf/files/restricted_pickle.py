@@ -12,6 +12,7 @@ import io
 import pickle
 import pickletools
 from collections.abc import Callable
+from typing import ClassVar
 
 _READ = frozenset(
     "PROTO FRAME STOP MARK POP NONE NEWTRUE NEWFALSE INT LONG BININT BININT1 BININT2 "
@@ -69,7 +70,7 @@ def read_pickle(
 
 def _instruction(word, code):
     if word in _READ:
-        return pickle._Unpickler.dispatch[code]  # type: ignore[attr-defined]
+        return pickle._Unpickler.dispatch[code]
 
     def refuse(reader):
         reader.refuse(f"it holds the pickle instruction {word}")
@@ -78,8 +79,8 @@ def _instruction(word, code):
 
 
 # The one written in Python, as joblib does: its instructions are a table.
-class _Reader(pickle._Unpickler):  # type: ignore[name-defined]
-    dispatch = {
+class _Reader(pickle._Unpickler):
+    dispatch: ClassVar[dict] = {
         ord(opcode.code): _instruction(opcode.name, ord(opcode.code))
         for opcode in pickletools.opcodes
     }
@@ -126,11 +127,7 @@ class _Reader(pickle._Unpickler):  # type: ignore[name-defined]
             if not isinstance(key, _KEYS):
                 raise RefusedPickle(f"it holds a dict of {type(key).__name__} keys")
 
-    dispatch.update(
-        {
-            pickle.BYTEARRAY8[0]: load_bytearray8,
-            pickle.BUILD[0]: load_build,
-            pickle.SETITEM[0]: load_setitem,
-            pickle.SETITEMS[0]: load_setitems,
-        }
-    )
+    dispatch[pickle.BYTEARRAY8[0]] = load_bytearray8
+    dispatch[pickle.BUILD[0]] = load_build
+    dispatch[pickle.SETITEM[0]] = load_setitem
+    dispatch[pickle.SETITEMS[0]] = load_setitems

@@ -8,7 +8,7 @@ from pictures import face
 from pictures import pixels
 
 from ekd_tf.data.decoding import ImageReader
-from ekd_tf.data.one_image import fit
+from ekd_tf.data.image_pixels import fit
 from ekd_tf.data.source import Source
 from ekd_tf.data.unreadable import Unreadable
 

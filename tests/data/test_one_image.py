@@ -1,4 +1,4 @@
-"""Tests for `ekd_tf.data.one_image`."""
+"""Tests for `ekd_tf.data.image_pixels`."""
 
 import io
 
@@ -10,10 +10,10 @@ from pictures import face
 from pictures import pixels
 from PIL import Image
 
-from ekd_tf.data.one_image import as_plain
-from ekd_tf.data.one_image import decodable
-from ekd_tf.data.one_image import decode_image
-from ekd_tf.data.one_image import fit
+from ekd_tf.data.image_pixels import as_plain
+from ekd_tf.data.image_pixels import decodable
+from ekd_tf.data.image_pixels import decode_image
+from ekd_tf.data.image_pixels import fit
 
 
 def test_formats_tensorflow_reads_give_the_pixels_of_pillow(rng):

@@ -1,4 +1,4 @@
-"""Tests for `ekd_tf.data.samples`."""
+"""Tests for `ekd_tf.data.readable`."""
 
 import numpy as np
 from PIL import Image
@@ -7,7 +7,7 @@ from ekd_tf.data import FolderFaces
 from ekd_tf.data import SyntheticFaces
 from ekd_tf.data import sample_faces
 from ekd_tf.data import sample_images
-from ekd_tf.data.samples import first_image_size
+from ekd_tf.data.readable import first_image_size
 
 
 def drawn(identities, images):
