@@ -24,7 +24,7 @@ _MAX_BYTES = 1 << 32
 class PairImages(Source):
     """Encoded images in memory, of which 2i and 2i + 1 are pair i; all labels are 0.
 
-    `places` are what messages call each image, its number by default.
+    Messages call them by `places`, or else by their numbers.
     """
 
     num_identities = 1

@@ -43,12 +43,10 @@ class TemplateSet:
     Attributes:
         name: Such as "ijbc".
         images: The aligned images, in the order of the list.
-        template: Int64 `(images,)`, number of the template an image belongs to.
-        media: Int64 `(images,)`.
+        template, media: Int64 `(images,)`, the numbers an image belongs to.
         score: Float32 `(images,)`, of the face detector.
-        pairs: `TemplatePairs`, or None where there is no list.
-        galleries: Name -> `TemplateSubjects`; empty where there is no list.
-        probes: `TemplateSubjects`, or None.
+        pairs: None where there is no list, as `probes`.
+        galleries: By name; empty where there is no list.
     """
 
     name: str
