@@ -34,8 +34,8 @@ def plain_size(data: bytes) -> tuple[int, int] | None:
     """Returns height and width of an image TensorFlow reads right, None of any other.
 
     Those are JPEGs of one or three channels of 8 bits and PNGs, of at most
-    `LARGE_PIXELS` pixels, without EXIF data (which may turn them). Only header and end
-    are looked at, which takes 2 us (Pillow: 25): other damage shows when it is decoded.
+    `LARGE_PIXELS` pixels, without EXIF data. Only header and end are looked at, in 2 us
+    (Pillow: 25): other damage shows when the image is decoded.
     """
     size = None
     if data.startswith(b"\xff\xd8\xff") and data.find(b"\xff\xd9", -_PADDING) > 0:
@@ -95,11 +95,7 @@ def read_image(data: bytes, shrink: bool = False) -> np.ndarray:
 
 
 def open_image(data: bytes) -> Image.Image:
-    """Opens an image without decoding it; the caller closes it.
-
-    Raises:
-        Exception: It is damaged, or has more than `MOST_PIXELS` pixels (`ValueError`).
-    """
+    """Opens an image of at most `MOST_PIXELS` pixels; the caller closes it."""
     # Pillow's own limit, of the whole process, warns at 89 million pixels and raises
     # at twice as many; photographs are larger. It warns of damaged EXIF data, too.
     with _limit, warnings.catch_warnings():
@@ -180,10 +176,9 @@ def decode_plain(data: tf.Tensor) -> tf.Tensor:
 
 
 def decode_image(data: tf.Tensor) -> tf.Tensor:
-    """Decodes a JPEG, PNG, BMP or GIF, a scalar string, to uint8 RGB.
+    """Decodes a JPEG, PNG, BMP or GIF to uint8 RGB, as `read_image` does.
 
-    Gray is repeated over the channels, alpha is dropped. JPEG pixels equal those of
-    Pillow and OpenCV. What TensorFlow does not read correctly is an error.
+    What TensorFlow does not read correctly is an error.
     """
     # The accurate inverse transform is not an argument of tf.io.decode_image.
     image = tf.cond(
@@ -226,12 +221,9 @@ def fit(images: tf.Tensor, size: int) -> tf.Tensor:
 
 
 def as_plain(data: bytes) -> bytes:
-    """Returns an image as bytes `decode_plain` takes, those given where it can.
+    """Returns bytes `decode_plain` takes: those given, or what Pillow reads of them.
 
-    Another is read by Pillow, turned upright and, where it is very large, shrunk.
-
-    Raises:
-        ValueError: It cannot be read; the message is the reason alone.
+    Raises `ValueError`, with the reason alone, where it cannot.
     """
     return data if plain_size(data) else _png(read_image(data, shrink=True))
 

@@ -28,14 +28,10 @@ from ekd_tf.data.unreadable import Unreadable
 def readable_indices(
     source: Source, indices: np.ndarray, unreadable: Unreadable | None = None
 ) -> tuple[np.ndarray, list[str]]:
-    """Returns which of the images at `indices` can be decoded.
+    """Returns those of `indices` that can be decoded, `"path: reason"` of the others.
 
-    Those of a source that gives pixels are asked for only if some may be unreadable:
+    Images of a source that gives pixels are asked for only if some may be unreadable:
     that takes as long as using them.
-
-    Returns:
-        `(indices, left_out)`: int64 `(m,)`, those of `indices` that can be read, in
-        order; and `"path: reason"` of each other.
     """
     indices = np.asarray(indices, np.int64)
     unreadable = unreadable or Unreadable()
@@ -125,14 +121,10 @@ def sample_faces(
     images_per_identity: int = 8,
     unreadable: Unreadable | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Returns images of few identities, so that verification can be measured on them.
+    """Returns `count` images of few identities, to measure verification on, and labels.
 
-    There are `count` of them, all where the source has fewer, of identities spread over
-    the source: `images_per_identity` of each, more only where there are too few
-    identities.
-
-    Returns:
-        Uint8 `(n, input_size, input_size, 3)` and int32 labels `(n,)`, by identity.
+    The identities are spread over the source, with `images_per_identity` of each, or
+    more where they are too few.
     """
     order = np.argsort(source.labels, kind="stable")
     _, starts, sizes = np.unique(

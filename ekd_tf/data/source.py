@@ -67,11 +67,9 @@ class Source(abc.ABC):
         return [str(label) for label in range(self.num_identities)]
 
     def origin(self) -> tuple[Source, np.ndarray, np.ndarray]:
-        """Returns the source whose identities these are some or all of.
+        """Returns the source whose identities these are, `positions`, `identities`.
 
-        Returns:
-            `(source, positions, identities)`: image i is image `positions[i]` of
-            `source`, label j is its label `identities[j]`, both int64.
+        Image i is image `positions[i]` of it, label j its label `identities[j]`.
         """
         return self, np.arange(len(self)), np.arange(self.num_identities)
 

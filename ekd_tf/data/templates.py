@@ -60,14 +60,7 @@ class TemplateSet:
 
 
 class AlignedImages(Files):
-    """Reads loosely cropped faces and aligns each by its five points; all labels are 0.
-
-    Args:
-        root: Folder of the images.
-        names: Names of the files in it.
-        points: Floats `(n, 5, 2)`, (x, y) in pixels of the file's image.
-        size: Side of the aligned image in pixels.
-    """
+    """Reads loosely cropped faces and aligns each by its five points, `(n, 5, 2)`."""
 
     encoded = False
 

@@ -48,14 +48,9 @@ class PackedNames(Sequence):
 
 
 class Files(Source):
-    """A source of one image per file.
+    """A source of one image per file: `names` below the folder `root`.
 
-    Args:
-        name: What messages call the source.
-        root: Folder the names are relative to.
-        names: Path of each file below it.
-        labels: int32 `(n,)`; all 0 by default.
-        identities: What tells each identity, by label, from others.
+    Labels are 0 by default; `identities` tell each identity, by label, from others.
     """
 
     # What else the fingerprint is a hash of.
@@ -77,10 +72,7 @@ class Files(Source):
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """A hash of every file's name, size and time of change.
-
-        Asks the file system about every image, so it is computed when first needed.
-        """
+        """A hash of every file's name, size and time of change."""
         return self.hash_files().hexdigest()
 
     def hash_files(self) -> Any:
@@ -119,11 +111,7 @@ class ListedImages(Files):
 
 
 def images_below(folder: str | os.PathLike) -> ListedImages:
-    """Lists the images of a folder and its subfolders, sorted by path.
-
-    Hidden names are passed over. A name that is no file, such as a link to nothing, is
-    left out with a warning.
-    """
+    """Lists the images `names_below` a folder; what is no file is left out and said."""
     root = os.fspath(folder)
     if not os.path.isdir(root):
         raise ValueError(f"{root} is not a directory")

@@ -41,15 +41,7 @@ _SCAN_BYTES = 1 << 22
 
 
 def read_record(file: PositionedFile, offset: int) -> tuple[bytes, int]:
-    """Reads the record that begins at `offset`.
-
-    Returns:
-        `(payload, end)`, `end` being the offset of what follows.
-
-    Raises:
-        ValueError: There is no whole record; the message names file and offset.
-        OSError: The file cannot be read.
-    """
+    """Returns the payload of the record at `offset`, and where the next one begins."""
     parts: list[bytes] = []
     at = offset
     while True:
@@ -87,11 +79,7 @@ def _try_record(file, offset):
 
 
 def _walk(file):
-    """Yields `(offset, payload)` of each record of a file that has no index.
-
-    After damage, yielded once as `(offset, reason)`, it goes on at the next aligned
-    magic number with cflag 0 or 1 whose length lies inside the file.
-    """
+    """Yields `(offset, payload or reason)` of each record of a file without index."""
     offset = 0
     while offset < file.size:
         payload, end = _try_record(file, offset)
@@ -100,7 +88,7 @@ def _walk(file):
 
 
 def _resynchronise(file, offset):
-    """Returns the offset of the next possible record, or the end of the file."""
+    """Returns the next aligned magic number that may begin a whole record."""
     while offset < file.size:
         block = file.read(offset, _SCAN_BYTES)
         words = np.frombuffer(block[: len(block) // 4 * 4], "<u4").astype(np.int64)
@@ -150,10 +138,10 @@ def _read_idx(idx):
 
 
 def _unpack(payload):
-    """Splits a payload into its label and the encoded image.
+    """Splits a payload into label and encoded image.
 
-    The label is None for records of insightface that hold no image: the header record
-    and the identity records, whose labels are ranges of keys.
+    The label is None in insightface's header record and identity records, which hold
+    no image.
     """
     flag, label, _, _ = HEADER.unpack_from(payload.ljust(HEADER.size))
     start = HEADER.size + 4 * flag
@@ -175,17 +163,11 @@ def _unpack(payload):
 
 
 def _read_index(file, idx, unreadable):
-    """Reads every record once.
+    """Reads every record once; returns offsets and labels of images, and the damage.
 
-    With an idx a damaged record costs that record alone: the offset of the next is
-    listed. Without one the file is searched for the next record, and whatever lies
-    between counts as one. Either keeps its place in the index, with the label of the
-    image before it (or after it, for the first), so that whoever reads it meets the
-    damage and counts it.
-
-    Returns:
-        `(offsets, labels, damaged)`: int64 and int32 `(n,)` of the images in the order
-        of the idx or else of the file, and how many of them are damaged.
+    A damaged record keeps its place, with the label of the image before it (or after
+    it, for the first), so that whoever reads it meets the damage and counts it. Without
+    an idx all to the next record counts as one.
     """
     offsets, labels, damaged = array.array("q"), array.array("i"), 0
     listed = _walk(file) if idx is None else _listed(file, idx, unreadable.allowed)
@@ -216,20 +198,16 @@ def _read_index(file, idx, unreadable):
 class RecordIOFaces(Records):
     """Reads `train.rec` with or without `train.idx`.
 
-    Labels are those of the image records, numbered 0..C-1 in their order. Records
-    without an image (insightface's header record and identity records) are passed
-    over. Every record is read once to find labels, and without an idx the records
-    themselves: two minutes for six million. What was found is kept beside the file, so
-    that the next start need not look again.
+    Labels are those of the image records, numbered 0..C-1 in their order; `identities`
+    are the file's own. The first start reads every record to find labels, and without
+    an idx the records themselves: two minutes for six million. It keeps what it finds
+    beside the file.
 
     Args:
         root: A folder with one `.rec` file or a `train.rec`, or a `.rec` file.
         cache_dir: Where to keep the index when the folder is read-only, or None.
         unreadable: Counts the damaged records; none is allowed by default. They stay
             in the source: reading one raises.
-
-    Attributes:
-        identities: int32 `(num_identities,)`: the file's number of each label.
     """
 
     kind = b"recordio"

@@ -15,13 +15,8 @@ from ekd_tf.files.positioned import PositionedFile
 class Records(Source):
     """A source of one image per record; a subclass reads one.
 
-    Args:
-        name: What messages call the source.
-        files: The files.
-        offsets: int64 `(n,)`, where the record of each image begins.
-        labels: int32 `(n,)`, values 0..num_identities-1.
-        identities: What tells the identity of each label from others.
-        shards: Integers `(n,)`, position in `files` of each image; None: one file.
+    Image i begins at `offsets[i]`, int64, of the file `files[shards[i]]`, without
+    shards of the only one. `identities` tell that of each label from others.
     """
 
     # The format, as the fingerprint says it.

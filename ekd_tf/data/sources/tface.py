@@ -29,11 +29,9 @@ def read_tface(
     record at an offset of `<root>/<name>/<name>-<shard, 5 digits>.tfrecord`, an Example
     with a bytes feature `image`. Labels are numbered 0..C-1 in their order.
 
-    Args:
-        index: The text file.
-        root: What paths and names are relative to; the folder of `index` by default.
-        unreadable: Counts the records that lie beyond the end of their file; none is
-            allowed by default. They stay in the source: reading one raises.
+    Paths and names are relative to `root`, by default the folder of the index. Records
+    beyond the end of their file are counted in `unreadable`, which allows none by
+    default. They stay in the source: reading one raises.
     """
     path, unreadable = os.fspath(index), unreadable or Unreadable()
     root = os.path.dirname(path) if root is None else os.fspath(root)

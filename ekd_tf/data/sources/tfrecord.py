@@ -108,13 +108,9 @@ class TFRecordFaces(ShardedExamples):
     """Reads a folder `tools/convert_dataset.py --to=tfrecord` wrote.
 
     `index.json` tells count, identities and image size, and of each shard its file,
-    count, size in bytes, and the offsets and labels of its records: arrays of
-    little-endian int64 and int32, compressed by zlib, in base64.
-
-    Args:
-        root: The folder.
-        unreadable: Counts the records that lie beyond the end of a shard that was cut;
-            none is allowed by default. They stay in the source: reading one raises.
+    count, size in bytes, and the offsets and labels of its records, see `unpack`.
+    Records beyond the end of a shard that was cut are counted in `unreadable`, which
+    allows none by default. They stay in the source: reading one raises.
     """
 
     labelled = True
