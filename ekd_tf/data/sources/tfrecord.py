@@ -26,8 +26,8 @@ from ekd_tf.files.positioned import PositionedFile
 
 INDEX_FILE = "index.json"
 FORMAT = "ekd_tf tfrecord 1"
-_HEAD = struct.Struct("<QI")
-_CHECKSUM = struct.Struct("<I")
+HEAD = struct.Struct("<QI")
+CHECKSUM = struct.Struct("<I")
 # Read at once with the frame around it: nearly every face of 112x112 fits.
 _FIRST_READ = 1 << 14
 
@@ -35,17 +35,17 @@ _FIRST_READ = 1 << 14
 def read_example(file: PositionedFile, offset: int) -> tuple[bytes, int | None]:
     """Returns bytes feature `image` and int64 feature `label`, or None, at `offset`."""
     block = file.read(offset, _FIRST_READ)
-    length = _length(file, offset, block)
-    stop = _HEAD.size + length
-    end = stop + _CHECKSUM.size
+    length = record_length(file, offset, block)
+    stop = HEAD.size + length
+    end = stop + CHECKSUM.size
     if len(block) < end:
         block += file.read(offset + len(block), end - len(block))
     if len(block) < end:
-        got = len(block) - _HEAD.size
+        got = len(block) - HEAD.size
         reason = f"it has {length} bytes and the file ends after {got} of them"
         raise file.damage(offset, reason)
-    data = block[_HEAD.size : stop]
-    if _CHECKSUM.unpack_from(block, stop)[0] != masked_crc32c(data):
+    data = block[HEAD.size : stop]
+    if CHECKSUM.unpack_from(block, stop)[0] != masked_crc32c(data):
         raise file.damage(offset, "the checksum of its data is wrong")
     try:
         features = tf.train.Example.FromString(data).features.feature
@@ -63,25 +63,11 @@ def masked_crc32c(data: bytes) -> int:
     return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
 
 
-def record_offsets(file: PositionedFile, count: int) -> list[int]:
-    """Returns where the `count` records of a file begin, without reading their data."""
-    offsets, at = [], 0
-    while at < file.size:
-        offsets.append(at)
-        length = _length(file, at, file.read(at, _HEAD.size))
-        at += _HEAD.size + length + _CHECKSUM.size
-    if at != file.size or len(offsets) != count:
-        raise ValueError(
-            f"{file.path} holds {len(offsets):,} records to byte {at:,} of "
-            f"{file.size:,}, not {count:,}. Delete it and convert again"
-        )
-    return offsets
-
-
-def _length(file, offset, block):
-    if len(block) < _HEAD.size:
+def record_length(file: PositionedFile, offset: int, block: bytes) -> int:
+    """Returns the length of a record's data, of the bytes it begins with."""
+    if len(block) < HEAD.size:
         raise file.damage(offset, "the file ends before its length")
-    length, checksum = _HEAD.unpack_from(block)
+    length, checksum = HEAD.unpack_from(block)
     if checksum != masked_crc32c(block[:8]):
         raise file.damage(offset, "the checksum of its length is wrong")
     return length
