@@ -26,23 +26,19 @@ def put(path, value, protocol=4):
 def test_images_and_issame_of_every_make(tmp_path):
     files, same = [JPEG + bytes([k]) * 40 for k in range(8)], [True, False, False, True]
     arrays = [np.frombuffer(file, np.uint8) for file in files]
-    objects = np.empty(8, object)
+    objects, flags = np.empty(8, object), np.array(same)
     objects[:] = files
-    flags = np.array(same)
-    for images in (files, arrays, [a[:, None] for a in arrays], objects):
-        for issame in (same, flags, list(flags), flags.astype(np.float32)):
-            for protocol in range(6):
-                path = tmp_path / "a.bin"
-                path.write_bytes(pickle.dumps((images, issame), protocol))
+    columns, copies = [a[:, None] for a in arrays], [bytearray(f) for f in files]
+    path = tmp_path / "a.bin"
+    for protocol in range(6):
+        for images in (files, arrays, columns, objects, copies):
+            for issame in (same, flags, list(flags), flags.astype(">i4"), flags * 1.0):
+                put(path, (images, issame), protocol)
                 pairs = read_pairs(path)
                 assert pairs.images.read(range(8)) == files
                 assert pairs.issame.tolist() == same
     assert (pairs.name, len(pairs.images), pairs.issame.dtype) == ("a", 8, bool)
     assert pairs.images.describe(3) == f"{path}: image 2 of pair 2"
-    for protocol in range(6):
-        value = [bytearray(file) for file in files], [float(s) for s in same]
-        path.write_bytes(pickle.dumps(value, protocol))
-        assert read_pairs(path).images.read(range(8)) == files
 
 
 def test_missing_and_huge_files_are_refused(tmp_path, monkeypatch):
@@ -104,11 +100,11 @@ def test_lists_of_other_encodings(tmp_path, people):
     with pytest.raises(ValueError, match=words):
         pairs_from_list(path, people)
     # Unless the files are named so.
-    for name in (b"Jos\xe9_0001.jpg", b"Jos\xe9_0002.jpg"):
-        odd = os.fsencode(people) + b"/Jos\xe9/" + name
-        os.makedirs(os.path.dirname(odd), exist_ok=True)
-        with open(odd, "wb") as file:
-            file.write(JPEG)
+    folder = os.fsencode(people) + b"/Jos\xe9"
+    os.rename(people / "Jos\u00e9", folder)
+    for k in (1, 2):
+        new = folder + b"/Jos\xe9_000%d.jpg" % k
+        os.rename(os.path.join(folder, f"Jos\u00e9_000{k}.jpg".encode()), new)
     assert len(pairs_from_list(path, people).issame) == 2
 
 
@@ -154,25 +150,17 @@ def test_what_is_no_set_is_refused_with_path_and_mend(tmp_path):
     two, one = [JPEG] * 2, np.ones
     for value, reason in (
         (two, r"its images and issame are not two lists"),
-        ((two, 1), "its images and issame are not two lists"),
         ((JPEG, [True]), "its images and issame are not two lists"),
-        (JPEG, "it does not hold two items"),
         ((two, [True], 1), "it does not hold two items"),
         (([JPEG] * 3, [True]), "3 images for 1 pairs; two per pair are needed"),
         (([], []), "0 images for 0 pairs"),
         ((two, [2]), "issame of pair 1 is neither True nor False"),
-        ((two * 2, [True, None]), "issame of pair 2 is neither"),
-        ((two, [[True]]), "issame of pair 1 is neither"),
         ((two, ["1"]), "issame of pair 1 is neither"),
-        ((two, [one(2)]), "issame of pair 1 is neither"),
         ((two, np.array([np.nan])), "issame of pair 1 is neither"),
-        ((two, np.array([0.5])), "issame of pair 1 is neither"),
         ((np.array(two), [True]), "an array of type 'S"),
         (([JPEG, b"%PDF-1.4"], [True]), "image 2 of pair 1 is neither JPEG nor PNG"),
-        ((two + [b"", JPEG], [True] * 2), "image 1 of pair 2 is neither"),
         (([JPEG, "text"], [True]), "image 2 of pair 1 is neither JPEG nor PNG"),
         (([JPEG, one((4, 2), np.uint8)], [True]), "image 2 of pair 1 is neither"),
-        (([JPEG, one((), np.uint8)], [True]), "image 2 of pair 1 is neither"),
         (([JPEG, one(4)], [True]), "image 2 of pair 1 is neither"),
         ((os.getcwd, [True]), r"asks for \w+\.getcwd, which no verification set"),
     ):
@@ -211,25 +199,6 @@ def test_a_malformed_list_is_refused(tmp_path, people):
 # --- pickles -------------------------------------------------------------------
 
 
-def both_spellings(data):
-    """The pickle as NumPy 1 and as NumPy 2 write it."""
-    spellings = set()
-    for core in (b"numpy.core", b"numpy._core"):
-        spelled = data[:2] + data[11:] if data[2:3] == b"\x95" else data
-        for module in (b".multiarray", b".numeric"):
-            for written in (b"numpy.core" + module, b"numpy._core" + module):
-                # Length bytes before the text of protocol 4 and above.
-                for form in (b"c%s\n", b"\x8c%c%s"):
-                    old, new = (
-                        form % ((len(name), name) if b"%c" in form else name)
-                        for name in (written, core + module)
-                    )
-                    spelled = spelled.replace(old, new)
-        spellings.add(spelled)
-    assert len(spellings) == 2
-    return spellings
-
-
 # In the form Python 2 gives (protocols 0 and 2), put together by hand, of
 # (["\xff\xd8\xff'\n", np.array([[66], [77]], np.uint8)], [np.bool_(False)]).
 PYTHON2_TEXT = (
@@ -253,30 +222,15 @@ PYTHON2_BINARY = (
 
 def test_pickles_of_python_2(tmp_path):
     for data in (PYTHON2_TEXT, PYTHON2_BINARY):
-        (tmp_path / "a.bin").write_bytes(data)
-        pairs = read_pairs(tmp_path / "a.bin")
         # The standard library agrees, so these are real pickles.
         images, issame = pickle.loads(data, encoding="bytes")
-        assert pairs.images.read([0, 1]) == [images[0], images[1].tobytes()]
-        assert pairs.issame.tolist() == issame == [False]
-
-
-def test_arrays_and_scalars_of_both_numpy_spellings(tmp_path):
-    image = np.frombuffer(JPEG, np.uint8)
-    images = [image, image.reshape(-1, 1), JPEG, JPEG]
-    for protocol in range(6):
-        for issame in (
-            np.array([True, False]),
-            np.array([1, 0], ">i4"),
-            np.array([1, 0], np.int8),
-            np.array([1, 0], np.float32),
-            [np.True_, np.uint8(0)],
-        ):
-            for data in both_spellings(pickle.dumps((images, issame), protocol)):
-                (tmp_path / "a.bin").write_bytes(data)
-                pairs = read_pairs(tmp_path / "a.bin")
-                assert pairs.images.read(range(4)) == [JPEG] * 4
-                assert pairs.issame.tolist() == [True, False]
+        # As NumPy 1 and NumPy 2 spell their names.
+        for core in (b"numpy.core", b"numpy._core"):
+            path = tmp_path / "a.bin"
+            path.write_bytes(data.replace(b"numpy.core", core))
+            pairs = read_pairs(path)
+            assert pairs.images.read([0, 1]) == [images[0], images[1].tobytes()]
+            assert pairs.issame.tolist() == issame == [False]
 
 
 def array_pickle(shape, raw, code=b"u1"):
