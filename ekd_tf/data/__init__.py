@@ -1,9 +1,6 @@
 """Face images from bytes to batches; knows no model."""
 
-from ekd_tf.data.alignment import align
-from ekd_tf.data.alignment import similarity_transform
 from ekd_tf.data.augment import Augmentation
-from ekd_tf.data.augment import random_flip
 from ekd_tf.data.pairs import LinkedImages
 from ekd_tf.data.pairs import PairSet
 from ekd_tf.data.pairs import read_pairs
@@ -48,11 +45,9 @@ __all__ = [
     "SyntheticFaces",
     "TFRecordFaces",
     "TemplateSet",
-    "align",
     "evaluation_batches",
     "images_below",
     "make_pipeline",
-    "random_flip",
     "read_pairs",
     "read_template_set",
     "read_tface",
@@ -62,6 +57,5 @@ __all__ = [
     "readable_templates",
     "sample_faces",
     "sample_images",
-    "similarity_transform",
     "split_identities",
 ]

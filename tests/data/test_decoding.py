@@ -50,19 +50,14 @@ def read(files, size=16, unreadable=None):
 
 def test_decodes_batches_in_order(rng):
     faces = [face(rng) for _ in range(12)]
-    reader = read(Files([encode(f) for f in faces]), 16)
+    # NumPy would strip trailing zeros.
+    reader = read(Files([encode(f) + b"\0" for f in faces]), 16)
     order = rng.permutation(12).reshape(6, 2)
     batches = decoded(reader, order, batch_size=2)
     assert len(batches) == 6
     for (images, indices), expected in zip(batches, order):
         np.testing.assert_array_equal(indices, expected)
         np.testing.assert_array_equal(images, [pixels(faces[i]) for i in expected])
-    assert reader.unreadable.lines == []
-
-
-def test_bytes_with_trailing_zeros_arrive_whole(rng):
-    files = [encode(face(rng), "JPEG") + b"\0\0", encode(face(rng)) + b"\0"]
-    assert read(files).read(np.array([0, 1])).tolist() == files
 
 
 def test_replacement_is_the_next_readable_image_of_the_identity(rng, warnings_logged):
@@ -78,19 +73,14 @@ def test_replacement_is_the_next_readable_image_of_the_identity(rng, warnings_lo
     np.testing.assert_array_equal([b[1] for b in batches], [[0, 6, 6], [1, 1, 6]])
     for images, indices in batches:
         np.testing.assert_array_equal(images, [pixels(faces[i]) for i in indices])
-    reason = "not an image in a format that is read"
-    assert sorted(reader.unreadable.lines) == [
-        f"/faces/{i}.jpg: {reason}" for i in (2, 4, 7)
-    ]
     # Two batches are repaired at a time, so which is said first is open.
-    said = [f"unreadable image {line}" for line in reader.unreadable.lines]
-    assert sorted(warnings_logged) == sorted(said)
-
-
-def test_an_identity_without_a_readable_image_stops(rng):
-    source = Files([b"bad", b"bad", encode(face(rng))], labels=[0, 0, 1])
+    reason = "not an image in a format that is read"
+    assert sorted(warnings_logged) == [
+        f"unreadable image /faces/{i}.jpg: {reason}" for i in (2, 4, 7)
+    ]
+    files[0] = files[6] = b"bad"
     with pytest.raises(tf.errors.OpError, match="nor any other image of its identity"):
-        decoded(read(source, 16, unreadable=Unreadable(5)), [[2, 1]])
+        decoded(read(Files(files, labels), 16, Unreadable(9)), [[1, 2]])
 
 
 def test_other_sizes_are_resized_and_stretching_is_said_once(rng, warnings_logged):

@@ -41,11 +41,12 @@ def test_batch_twice_is_equal_whatever_was_asked_between():
 
 def test_seeds_and_batches_differ():
     labels = labels_of(*[5] * 40)
-    samplers = [BatchSampler(labels, 32, 8, seed=seed) for seed in range(3)]
-    for part in (general_rows, balanced_rows):
-        rows = [part(sampler, 1) for sampler in samplers]
-        rows += [samplers[0].batch(index)[0][: rows[0].size] for index in (1, 2, 9)]
-        assert len({row.tobytes() for row in rows}) == 6
+    first, *others = (BatchSampler(labels, 32, 8, seed=seed) for seed in range(3))
+    general = [general_rows(sampler, 1) for sampler in (first, *others)]
+    balanced = [balanced_rows(first, index) for index in (0, 1, 2, 9)]
+    balanced += [balanced_rows(sampler, 0) for sampler in others]
+    for rows in (general, balanced):
+        assert len({row.tobytes() for row in rows}) == len(rows)
 
 
 def test_steps_per_epoch():

@@ -51,13 +51,6 @@ def test_selected_identities_are_relabelled_in_the_order_given(numbers):
     assert subset.describe(3) == "number 6"
 
 
-def test_subset_of_a_subset(numbers):
-    inner = Subset(Subset(numbers, [3, 0, 2]), [1, 0])
-    # Identity 0 is label 1 in the middle and label 0 inside; images 0, 1, 5, 6, 7.
-    np.testing.assert_array_equal(inner.labels, [1, 0, 0, 1, 1])
-    assert inner.read(range(5)) == [b"0", b"1", b"5", b"6", b"7"]
-
-
 def test_knows_where_its_images_come_from(numbers):
     whole, positions, identities = numbers.origin()
     assert whole is numbers
