@@ -41,7 +41,6 @@ class ImageReader:
         self.source = source
         self.sizes = sizes
         self.unreadable = unreadable or Unreadable()
-        self._failures = []
         self._is_stretch_logged = False
 
     def read(self, indices: np.ndarray) -> np.ndarray:
@@ -63,12 +62,14 @@ class ImageReader:
         except (OSError, ValueError):
             images = [self._read_one(index)[0] for index in indices]
         for row, index in enumerate(indices):
-            if not plain_size(images[row]):
+            size = plain_size(images[row])
+            if size is None:
                 try:
                     images[row] = as_plain(images[row])
+                    size = plain_size(images[row])
                 except ValueError:
                     images[row] = b""
-            if size := plain_size(images[row]):
+            if size:
                 self._log_stretched(index, size)
         if not self.unreadable.allowed and not all(images):
             self.replace_unreadable(indices)
@@ -94,21 +95,15 @@ class ImageReader:
 
     def failure(self, indices: np.ndarray) -> ValueError | None:
         """Returns what is wrong with a batch that ended the dataset, or None."""
-        if not self._failures:
-            try:
-                self.replace_unreadable(indices)
-            except ValueError as error:
-                return error
-        return self._failures[0] if self._failures else None
+        try:
+            self.replace_unreadable(indices)
+        except ValueError as error:
+            return error
+        return None
 
     def replace_unreadable(self, indices: np.ndarray) -> np.ndarray:
         """Returns the indices of a batch, unreadable images replaced by others."""
-        try:
-            return np.array([self._first_readable(int(i)) for i in indices], np.int64)
-        except ValueError as error:
-            # tf.data makes text of it: whoever catches that finds it here.
-            self._failures.append(error)
-            raise
+        return np.array([self._first_readable(int(i)) for i in indices], np.int64)
 
     def _first_readable(self, index):
         labels = self.source.labels
