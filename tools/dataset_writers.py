@@ -170,8 +170,7 @@ def record_offsets(file: PositionedFile, count: int) -> list[int]:
     offsets, at = [], 0
     while at < file.size:
         offsets.append(at)
-        length = record_length(file, at, file.read(at, HEAD.size))
-        at += HEAD.size + length + CHECKSUM.size
+        at += HEAD.size + record_length(file, at) + CHECKSUM.size
     if at != file.size or len(offsets) != count:
         raise ValueError(
             f"{file.path} holds {len(offsets):,} records to byte {at:,} of "

@@ -35,8 +35,6 @@ PART = struct.Struct("<II")
 HEADER = struct.Struct("<IfQQ")
 
 _MAGIC_BYTES = struct.pack("<I", MAGIC)
-# Read at once with the frame around it: nearly every face of 112x112 fits.
-_FIRST_READ = 8192
 _SCAN_BYTES = 1 << 22
 
 
@@ -45,10 +43,10 @@ def read_record(file: PositionedFile, offset: int) -> tuple[bytes, int]:
     parts: list[bytes] = []
     at = offset
     while True:
-        block = file.read(at, _FIRST_READ)
-        if len(block) < PART.size:
-            raise file.damage(offset, f"the file ends at byte {at + len(block)}")
-        magic, word = PART.unpack_from(block)
+        head = file.read(at, PART.size)
+        if len(head) < PART.size:
+            raise file.damage(offset, f"the file ends at byte {at + len(head)}")
+        magic, word = PART.unpack(head)
         cflag, length = word >> LENGTH_BITS, word & ((1 << LENGTH_BITS) - 1)
         if magic != MAGIC:
             reason = f"{magic:#010x} at byte {at} is not the magic number {MAGIC:#010x}"
@@ -56,15 +54,13 @@ def read_record(file: PositionedFile, offset: int) -> tuple[bytes, int]:
         if cflag not in ((MIDDLE, LAST) if parts else (WHOLE, FIRST)):
             where = "within it" if parts else "at its begin"
             raise file.damage(offset, f"cflag {cflag} at byte {at}, {where}")
-        stop = PART.size + length
-        data = block[PART.size : stop]
+        at += PART.size
+        data = file.read(at, length)
         if len(data) < length:
-            data += file.read(at + len(block), stop - len(block))
-        if len(data) < length:
-            end = at + PART.size + len(data)
+            end = at + len(data)
             reason = f"it has {length} bytes and the file ends at byte {end}"
             raise file.damage(offset, reason)
-        at += stop + -length % 4
+        at += length + -length % 4
         parts.append(data)
         if cflag in (WHOLE, LAST):
             return _MAGIC_BYTES.join(parts), at

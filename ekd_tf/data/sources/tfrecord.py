@@ -28,24 +28,17 @@ INDEX_FILE = "index.json"
 FORMAT = "ekd_tf tfrecord 1"
 HEAD = struct.Struct("<QI")
 CHECKSUM = struct.Struct("<I")
-# Read at once with the frame around it: nearly every face of 112x112 fits.
-_FIRST_READ = 1 << 14
 
 
 def read_example(file: PositionedFile, offset: int) -> tuple[bytes, int | None]:
     """Returns bytes feature `image` and int64 feature `label`, or None, at `offset`."""
-    block = file.read(offset, _FIRST_READ)
-    length = record_length(file, offset, block)
-    stop = HEAD.size + length
-    end = stop + CHECKSUM.size
-    if len(block) < end:
-        block += file.read(offset + len(block), end - len(block))
-    if len(block) < end:
-        got = len(block) - HEAD.size
-        reason = f"it has {length} bytes and the file ends after {got} of them"
+    length = record_length(file, offset)
+    block = file.read(offset + HEAD.size, length + CHECKSUM.size)
+    if len(block) < length + CHECKSUM.size:
+        reason = f"it has {length} bytes and the file ends after {len(block)}"
         raise file.damage(offset, reason)
-    data = block[HEAD.size : stop]
-    if CHECKSUM.unpack_from(block, stop)[0] != masked_crc32c(data):
+    data = block[:length]
+    if CHECKSUM.unpack_from(block, length)[0] != masked_crc32c(data):
         raise file.damage(offset, "the checksum of its data is wrong")
     try:
         features = tf.train.Example.FromString(data).features.feature
@@ -63,12 +56,13 @@ def masked_crc32c(data: bytes) -> int:
     return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
 
 
-def record_length(file: PositionedFile, offset: int, block: bytes) -> int:
-    """Returns the length of a record's data, of the bytes it begins with."""
-    if len(block) < HEAD.size:
+def record_length(file: PositionedFile, offset: int) -> int:
+    """Returns the length of a record's data."""
+    head = file.read(offset, HEAD.size)
+    if len(head) < HEAD.size:
         raise file.damage(offset, "the file ends before its length")
-    length, checksum = HEAD.unpack_from(block)
-    if checksum != masked_crc32c(block[:8]):
+    length, checksum = HEAD.unpack(head)
+    if checksum != masked_crc32c(head[:8]):
         raise file.damage(offset, "the checksum of its length is wrong")
     return length
 
