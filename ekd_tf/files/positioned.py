@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import weakref
 from collections.abc import Iterable
 
 
@@ -51,14 +52,13 @@ class PositionedFile:
         ValueError: The file is missing, is no file, or may not be read.
     """
 
-    _descriptor = -1
-
     def __init__(self, path: str | os.PathLike):
         self.path = os.fspath(path)
         try:
             if os.path.isdir(self.path):
                 raise IsADirectoryError(0, "It is a directory, not a file")
             self._descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+            weakref.finalize(self, os.close, self._descriptor)
             status = os.fstat(self._descriptor)
         except OSError as error:
             raise unreadable(self.path, error) from error
@@ -69,10 +69,6 @@ class PositionedFile:
     def state(self) -> bytes:
         """What `file_state` was when the object was made."""
         return b"%d %d" % (self.size, self.mtime_ns)
-
-    def __del__(self) -> None:
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
 
     def place(self, offset: int) -> str:
         """Returns how messages call the record at `offset`."""

@@ -2,8 +2,10 @@
 
 import numpy as np
 import pytest
+from pictures import Files
 from pictures import encode
 from pictures import face
+from pictures import pixels
 
 from ekd_tf.data import PairSet
 from ekd_tf.data import SyntheticFaces
@@ -15,7 +17,6 @@ from ekd_tf.data import readable_templates
 from ekd_tf.data import sample_faces
 from ekd_tf.data import sample_images
 from ekd_tf.data.readable import first_image_size
-from ekd_tf.data.source import Source
 from ekd_tf.data.templates import TemplatePairs
 from ekd_tf.data.templates import TemplateSubjects
 from ekd_tf.data.unreadable import Unreadable
@@ -23,33 +24,13 @@ from ekd_tf.data.unreadable import UnreadableError
 from ekd_tf.data.unreadable import explain
 
 
-class Files(Source):
+def files(*bad, encoded=True):
     """Eight images of four identities, of which those of `bad` are text or gone."""
-
-    fingerprint = "files"
-
-    def __init__(self, bad=(), encoded=True):
-        rng = np.random.default_rng(0)
-        self.name = "files"
-        self.encoded = encoded
-        self.labels = np.repeat(np.arange(4, dtype=np.int32), 2)
-        self.num_identities = 4
-        self.bad = bad
-        self.images = [face(rng) for _ in range(8)]
-
-    def read(self, indices):
-        indices = np.asarray(indices).tolist()
-        if {6, 7} & set(indices) & set(self.bad):
-            raise ValueError(f"{self.describe(max(indices))}: is gone")
-        if not self.encoded:
-            return np.stack([self.images[index] for index in indices])
-        return [
-            b"text" if index in self.bad else encode(self.images[index])
-            for index in indices
-        ]
-
-    def describe(self, index):
-        return f"{index}.jpg"
+    images = [face(np.random.default_rng(k)) for k in range(8)]
+    images = [encode(image) if encoded else pixels(image) for image in images]
+    for index in bad:
+        images[index] = b"text" if index < 6 else None
+    return Files(images, np.repeat(np.arange(4), 2))
 
 
 TEXT = "not an image in a format that is read"
@@ -57,8 +38,8 @@ TEXT = "not an image in a format that is read"
 
 def test_unreadable_images_are_left_out_counted_and_named():
     unreadable = Unreadable(2)
-    found = readable_images(Files([1, 6]), unreadable)
-    assert found.left_out == (f"1.jpg: {TEXT}", "6.jpg: is gone")
+    found = readable_images(files(1, 6), unreadable)
+    assert found.left_out == (f"1.jpg: {TEXT}", "6.jpg: No such file or directory")
     assert unreadable.lines == list(found.left_out)
     np.testing.assert_array_equal(found.labels, [0, 1, 1, 2, 2, 3])
     assert [found.describe(k) for k in (0, 1, 5)] == ["0.jpg", "2.jpg", "7.jpg"]
@@ -68,16 +49,18 @@ def test_unreadable_images_are_left_out_counted_and_named():
 
 def test_a_whole_source_is_given_back_itself():
     # Pixels are asked for only where some may be unreadable.
-    for source in (Files(), Files([7], encoded=False)):
+    for source in (files(), files(7, encoded=False)):
         assert readable_images(source) is source
-    assert readable_images(source, Unreadable(1)).left_out == ("7.jpg: is gone",)
+    assert readable_images(source, Unreadable(1)).left_out == (
+        "7.jpg: No such file or directory",
+    )
 
 
 def test_one_more_than_allowed_stops():
     with pytest.raises(UnreadableError, match="cannot decode 1.jpg: not an image"):
-        readable_images(Files([1]))
+        readable_images(files(1))
     with pytest.raises(UnreadableError) as error:
-        readable_images(Files([1, 3]), Unreadable(1))
+        readable_images(files(1, 3), Unreadable(1))
     assert explain(error.value, "mend them") == (
         "cannot decode 2 images, of which 1 may be unreadable; mend them:\n"
         f"  1.jpg: {TEXT}\n  3.jpg: {TEXT}"
@@ -86,7 +69,7 @@ def test_one_more_than_allowed_stops():
     error = UnreadableError([f"{k}.jpg: is empty" for k in range(50)], 49)
     assert str(error).endswith("  19.jpg: is empty\n  and 30 more")
     with pytest.raises(ValueError, match="files: none of its images can be read"):
-        readable_indices(Files([0, 1]), [0, 1], Unreadable(9))
+        readable_indices(files(0, 1), [0, 1], Unreadable(9))
 
 
 def test_an_image_counts_once_whoever_reads_it():
@@ -98,7 +81,7 @@ def test_an_image_counts_once_whoever_reads_it():
 
 
 def test_a_pair_goes_with_either_image():
-    pairs = PairSet("p", Files([3, 4]), np.array([True, False, True, False]))
+    pairs = PairSet("p", files(3, 4), np.array([True, False, True, False]))
     found = readable_pairs(pairs, Unreadable(2))
     np.testing.assert_array_equal(found.issame, [True, False])
     assert [found.images.describe(k) for k in range(4)] == [
@@ -112,7 +95,7 @@ def test_a_template_without_another_image_leaves_all_lists():
     subjects = TemplateSubjects(np.array([1, 4]), np.array([7, 8]))
     templates = TemplateSet(
         name="t",
-        images=Files([0, 6]),
+        images=files(0, 6),
         template=columns,
         media=columns + 10,
         score=np.ones(8, np.float32),
@@ -146,8 +129,8 @@ def test_images_are_spread_over_the_source():
 
 def test_the_first_image_tells_its_size_unless_it_is_damaged():
     assert first_image_size(drawn(identities=2, images=2)) == (32, 32)
-    assert first_image_size(Files()) == (16, 16)
-    assert first_image_size(Files([0])) is None
+    assert first_image_size(files()) == (16, 16)
+    assert first_image_size(files(0)) is None
 
 
 def test_faces_are_several_of_each_of_few_identities():
@@ -173,9 +156,9 @@ def test_few_images_or_identities_are_made_up_for_by_more_of_the_other():
 
 
 def test_samples_leave_unreadable_images_out():
-    assert len(sample_images(Files([1]), 16, 8, Unreadable(1))) == 7
-    faces, labels = sample_faces(Files([1]), 16, 8, unreadable=Unreadable(1))
+    assert len(sample_images(files(1), 16, 8, Unreadable(1))) == 7
+    faces, labels = sample_faces(files(1), 16, 8, unreadable=Unreadable(1))
     assert len(faces) == 7
     np.testing.assert_array_equal(labels, [0, 1, 1, 2, 2, 3, 3])
     with pytest.raises(UnreadableError):
-        sample_images(Files([1]), 16, 8)
+        sample_images(files(1), 16, 8)

@@ -8,9 +8,6 @@ import pytest
 from ekd_tf.data.synthetic import faces as synthetic
 from ekd_tf.data.synthetic.faces import SyntheticFaces
 from ekd_tf.data.synthetic.faces import render
-from ekd_tf.data.synthetic.parameters import PERSON
-from ekd_tf.data.synthetic.parameters import PHOTOGRAPH
-from ekd_tf.data.synthetic.parameters import parameters
 from ekd_tf.data.synthetic.parameters import splitmix64
 
 
@@ -26,16 +23,6 @@ def shrunk(images, size):
     n, side = len(images), images.shape[1] // size
     blocks = images.reshape(n, size, side, size, side, 3).astype(np.float64)
     return blocks.mean((2, 4))
-
-
-def unlike(first, second):
-    """Mean absolute difference after each image's brightness and contrast are out."""
-
-    def normal(images):
-        images = images - images.mean((1, 2), keepdims=True)
-        return images / images.std((1, 2, 3), keepdims=True)
-
-    return np.abs(normal(first) - normal(second)).mean((1, 2, 3))
 
 
 def test_order_and_company_do_not_change_a_bit(rng, monkeypatch):
@@ -66,17 +53,6 @@ def test_seed_identity_and_sample_each_change_the_picture():
         assert np.abs(base - other).mean() > 5
 
 
-def test_people_differ_more_than_their_photographs():
-    # The middle of the picture, so that walls do not count.
-    images = shrunk(render(0, *people(60, 2), 64), 16)[:, 3:14, 3:13]
-    images = images.reshape(60, 2, 11, 10, 3)
-    same = unlike(images[:, 0], images[:, 1])
-    other = unlike(images[:, 0], np.roll(images[:, 1], 1, axis=0))
-    assert same.mean() < 0.93 * other.mean()
-    # And yet pixels do not give a person away: many strangers look closer.
-    assert np.mean(same > np.median(other)) > 0.05
-
-
 def test_the_same_face_at_every_size():
     ids, ks = people(20, 2)
     big = shrunk(render(0, ids, ks, 128), 32)
@@ -95,17 +71,6 @@ def test_hash_gives_the_published_sequence():
     states = np.uint64(1234567) + np.arange(3, dtype=np.uint64) * golden
     published = [6457827717110365317, 3203168211198807973, 9817491932198370423]
     assert splitmix64(states).tolist() == published
-
-
-def test_parameters_fill_their_ranges_and_an_identity_keeps_its_own():
-    ids, ks = people(200, 10)
-    found = vars(parameters(3, ids, ks))
-    for name, (low, high) in {**PERSON, **PHOTOGRAPH}.items():
-        values = found[name].ravel()
-        assert low <= values.min() < low + 0.05 * (high - low), name
-        assert high >= values.max() > high - 0.05 * (high - low), name
-        spread = np.ptp(values.reshape(200, 10), axis=1)
-        assert (spread == 0).all() if name in PERSON else (spread > 0).all(), name
 
 
 def test_rejects_impossible_arguments():
