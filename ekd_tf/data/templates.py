@@ -63,17 +63,11 @@ class AlignedImages(Files):
     """Reads loosely cropped faces and aligns each by its five points, `(n, 5, 2)`."""
 
     encoded = False
+    hashed = b"aligned %d" % TEMPLATE_SIZE
 
-    def __init__(
-        self,
-        root: str | os.PathLike,
-        names: list[str],
-        points: np.ndarray,
-        size: int = TEMPLATE_SIZE,
-    ):
+    def __init__(self, root: str | os.PathLike, names: list[str], points: np.ndarray):
         super().__init__(os.fspath(root), os.fspath(root), names)
-        self._points, self._size = points, size
-        self.hashed = b"aligned %d" % size
+        self._points = points
         self.check_exist()
 
     def hash_files(self) -> Any:
@@ -87,34 +81,28 @@ class AlignedImages(Files):
     def _read_one(self, index):
         path = self.describe(index)
         try:
-            pixels = read_image(read_file(path))
-            return align(pixels, self._points[index], self._size)
+            return align(read_image(read_file(path)), self._points[index])
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
 
 
-def read_template_set(root: str | os.PathLike, name: str | None = None) -> TemplateSet:
-    """Reads a set of templates.
+def read_template_set(root: str | os.PathLike) -> TemplateSet:
+    """Reads the set of templates in a folder.
 
     Layout: `meta/<name>_face_tid_mid.txt` (image, template, media),
     `meta/<name>_name_5pts_score.txt` (image, ten numbers, detector score),
     `meta/<name>_template_pair_label.txt` (two templates, 0 or 1), images in
     `loose_crop/`. For searches `meta/<name>_1N_gallery_*.csv` and
     `meta/<name>_1N_probe_*.csv`, whose first columns are template and subject.
-
-    Args:
-        root: The folder.
-        name: Such as "ijbc". Default: that of the one `*_face_tid_mid.txt`.
     """
     meta = pathlib.Path(root) / "meta"
     lists = sorted(meta.glob("*_face_tid_mid.txt"))
-    if name is None:
-        if len(lists) != 1:
-            raise ValueError(
-                f"{meta} must hold one *_face_tid_mid.txt, or the set must be named. "
-                f"Found: {[path.name for path in lists]}"
-            )
-        name = lists[0].name[: -len("_face_tid_mid.txt")]
+    if len(lists) != 1:
+        raise ValueError(
+            f"{meta} must hold one *_face_tid_mid.txt. "
+            f"Found: {[path.name for path in lists]}"
+        )
+    name = lists[0].name[: -len("_face_tid_mid.txt")]
     names, numbers = _table(meta / f"{name}_face_tid_mid.txt", 2, np.int64)
     named, marks = _table(meta / f"{name}_name_5pts_score.txt", 11, np.float32)
     points = marks[:, :10].reshape(-1, 5, 2)

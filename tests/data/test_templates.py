@@ -72,7 +72,7 @@ def test_aligns_each_image_by_its_points(root):
 def test_lists_of_searches_and_pairs_may_be_missing(root):
     for path in (*root.glob("meta/*1N*"), *root.glob("meta/*pair_label.txt")):
         path.unlink()
-    found = read_template_set(root, "toy")
+    found = read_template_set(root)
     assert (found.pairs, found.galleries, found.probes) == (None, {}, None)
 
 
@@ -80,15 +80,15 @@ def test_fingerprint_follows_points_and_images_and_not_the_place(root):
     crops = root / "loose_crop"
     points = np.stack([POINTS, POINTS])
 
-    def fingerprint(points=points, size=112):
-        return AlignedImages(crops, ["1.png", "2.png"], points, size).fingerprint
+    def fingerprint(points=points):
+        return AlignedImages(crops, ["1.png", "2.png"], points).fingerprint
 
     first = fingerprint()
     crops = crops.rename(root / "moved")
     assert fingerprint() == first
-    prints = {first, fingerprint(points + 1), fingerprint(size=96)}
+    prints = {first, fingerprint(points + 1)}
     (crops / "2.png").write_bytes((crops / "2.png").read_bytes())
-    assert len({*prints, fingerprint()}) == 4
+    assert len({*prints, fingerprint()}) == 3
 
 
 def test_names_missing_and_damaged_images(root):
