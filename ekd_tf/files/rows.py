@@ -67,10 +67,9 @@ class RowFile:
 
     def _append(self, compute):
         done = self.done
-        with naming(self.path), open(self.path, "r+b" if done else "wb") as file:
+        with naming(self.path), open(self.path, "ab") as file:
             # What was being written when the run was interrupted.
             file.truncate(done * self._row_bytes if done else 0)
-            file.seek(0, os.SEEK_END)
             for rows in compute(done):
                 shape = list(rows.shape[1:])
                 if not done:

@@ -77,8 +77,7 @@ def read_tface(
 def _lines(path):
     """Yields number, name, () or (shard, offset), and label of each line."""
     count = None
-    # Refuses what cannot be read in the words all files are refused in.
-    with open_bytes(PositionedFile(path).path) as lines:
+    with open_bytes(path) as lines:
         for number, line in enumerate(lines, 1):
             name, *numbers = line.rstrip(b"\r\n").split(b"\t")
             count = count or len(numbers)
