@@ -11,6 +11,7 @@ from __future__ import annotations
 import io
 import pickle
 import pickletools
+import struct
 from collections.abc import Callable
 from typing import ClassVar
 
@@ -23,6 +24,11 @@ _READ = frozenset(
     "STACK_GLOBAL REDUCE BUILD BINPERSID".split()
 )
 _KEYS = (str, bytes, int, float)
+# What is left of a damaged file is nonsense in many ways.
+_NONSENSE = (
+    *(pickle.UnpicklingError, struct.error, AttributeError),
+    *(ValueError, TypeError, LookupError, ArithmeticError),
+)
 
 
 class RefusedPickle(ValueError):
@@ -62,8 +68,7 @@ def read_pickle(
         raise
     except EOFError:
         raise RefusedPickle("it is cut") from None
-    # What is left of a damaged file is nonsense in a hundred ways.
-    except Exception as error:
+    except _NONSENSE as error:
         reason = str(error)[:200]
         raise RefusedPickle(f"it is damaged or no pickle: {reason}") from None
 

@@ -144,7 +144,7 @@ def test_formats_tensorflow_reads_give_the_pixels_of_pillow(rng):
         np.testing.assert_array_equal(decode_image(data), read_image(data))
 
 
-def test_what_tensorflow_does_not_read_right_is_an_error_or_first_image(rng):
+def test_what_tensorflow_does_not_read_right_is_an_error(rng):
     data = encode(face(rng, 64, 64), "JPEG")
     # TensorFlow alone would return the palette's positions as gray values.
     palette = encode(face(rng).convert("P"), "BMP")
