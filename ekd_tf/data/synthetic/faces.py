@@ -111,10 +111,8 @@ class SyntheticFaces(Source):
     def _locate(self, indices):
         """Returns the identity and the number of the photograph of each index."""
         indices = np.asarray(indices, np.int64)
-        if indices.size:
-            low, high = int(indices.min()), int(indices.max())
-            check_range("indices", low, low=0)
-            check_range("indices", high, high=len(self) - 1)
+        for index in (indices.min(initial=0), indices.max(initial=0)):
+            check_range("indices", int(index), low=0, high=len(self) - 1)
         person, photograph = np.divmod(indices, self.images_per_identity)
         return self.first_identity + person, photograph
 
