@@ -206,7 +206,7 @@ def photographs(root, landmarks):
         ValueError: There is none, two would become the same file, or the points are
             those of other photographs.
     """
-    from ekd_tf.data.sources.listed import names_below
+    from ekd_tf.data.sources.files import names_below
 
     paths = names_below(os.fspath(root), SUFFIXES)
     names = sorted(os.path.relpath(path, root) for path in paths)

@@ -13,18 +13,20 @@ import numpy as np
 import tensorflow as tf
 
 from ekd_tf.checks import check_range
+from ekd_tf.data.sources.recordio import FIRST
 from ekd_tf.data.sources.recordio import HEADER
-from ekd_tf.data.sources.recordio_frame import FIRST
-from ekd_tf.data.sources.recordio_frame import LAST
-from ekd_tf.data.sources.recordio_frame import LENGTH_BITS
-from ekd_tf.data.sources.recordio_frame import MAGIC
-from ekd_tf.data.sources.recordio_frame import MIDDLE
-from ekd_tf.data.sources.recordio_frame import PART
-from ekd_tf.data.sources.recordio_frame import WHOLE
-from ekd_tf.data.sources.recordio_frame import read_record
+from ekd_tf.data.sources.recordio import LAST
+from ekd_tf.data.sources.recordio import LENGTH_BITS
+from ekd_tf.data.sources.recordio import MAGIC
+from ekd_tf.data.sources.recordio import MIDDLE
+from ekd_tf.data.sources.recordio import PART
+from ekd_tf.data.sources.recordio import WHOLE
+from ekd_tf.data.sources.recordio import read_record
+from ekd_tf.data.sources.tfrecord import CHECKSUM
 from ekd_tf.data.sources.tfrecord import FORMAT
+from ekd_tf.data.sources.tfrecord import HEAD
 from ekd_tf.data.sources.tfrecord import INDEX_FILE
-from ekd_tf.data.sources.tfrecord import record_offsets
+from ekd_tf.data.sources.tfrecord import record_length
 from ekd_tf.files.atomic import write_aside
 from ekd_tf.files.positioned import PositionedFile
 
@@ -161,6 +163,20 @@ def _resume(rec, idx, limit):
 def _flush(file):
     file.flush()
     os.fsync(file.fileno())
+
+
+def record_offsets(file: PositionedFile, count: int) -> list[int]:
+    """Returns where the `count` records of a file begin, without reading their data."""
+    offsets, at = [], 0
+    while at < file.size:
+        offsets.append(at)
+        at += HEAD.size + record_length(file, at) + CHECKSUM.size
+    if at != file.size or len(offsets) != count:
+        raise ValueError(
+            f"{file.path} holds {len(offsets):,} records to byte {at:,} of "
+            f"{file.size:,}, not {count:,}. Delete it and convert again"
+        )
+    return offsets
 
 
 class TFRecordWriter:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import weakref
 from collections.abc import Iterable
 
 
@@ -44,18 +45,12 @@ def hash_files(
 class PositionedFile:
     """A file of which any range of bytes is read without moving a position.
 
-    So it can be used by several threads at once, and on both sides of a fork.
-
-    Attributes:
-        path: String.
-        size: Bytes in the file when the object was made.
-        mtime_ns: When it had been changed by then, in nanoseconds.
+    So it can be used by several threads at once, and on both sides of a fork. `size`
+    and `mtime_ns` are those when the object was made.
 
     Raises:
         ValueError: The file is missing, is no file, or may not be read.
     """
-
-    _descriptor = -1
 
     def __init__(self, path: str | os.PathLike):
         self.path = os.fspath(path)
@@ -63,6 +58,7 @@ class PositionedFile:
             if os.path.isdir(self.path):
                 raise IsADirectoryError(0, "It is a directory, not a file")
             self._descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+            weakref.finalize(self, os.close, self._descriptor)
             status = os.fstat(self._descriptor)
         except OSError as error:
             raise unreadable(self.path, error) from error
@@ -73,10 +69,6 @@ class PositionedFile:
     def state(self) -> bytes:
         """What `file_state` was when the object was made."""
         return b"%d %d" % (self.size, self.mtime_ns)
-
-    def __del__(self) -> None:
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
 
     def place(self, offset: int) -> str:
         """Returns how messages call the record at `offset`."""
@@ -93,11 +85,7 @@ class PositionedFile:
         return ValueError(f"{self.place(offset)}: {reason}")
 
     def read(self, offset: int, length: int) -> bytes:
-        """Returns `length` bytes from `offset`, fewer where the file ends.
-
-        Raises:
-            OSError: The file cannot be read.
-        """
+        """Returns `length` bytes from `offset`, fewer where the file ends."""
         data = os.pread(self._descriptor, length, offset)
         # One call is cut short by signals and by a limit of 2 GB as well as by the end.
         while 0 < len(data) < length:

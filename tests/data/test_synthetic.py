@@ -1,14 +1,13 @@
 """Synthetic faces: pure functions of integers, at every size, a data source."""
 
+import hashlib
+
 import numpy as np
 import pytest
 
 from ekd_tf.data.synthetic import faces as synthetic
 from ekd_tf.data.synthetic.faces import SyntheticFaces
 from ekd_tf.data.synthetic.faces import render
-from ekd_tf.data.synthetic.parameters import PERSON
-from ekd_tf.data.synthetic.parameters import PHOTOGRAPH
-from ekd_tf.data.synthetic.parameters import parameters
 from ekd_tf.data.synthetic.parameters import splitmix64
 
 
@@ -26,24 +25,6 @@ def shrunk(images, size):
     return blocks.mean((2, 4))
 
 
-def unlike(first, second):
-    """Mean absolute difference after each image's brightness and contrast are out."""
-
-    def normal(images):
-        images = images - images.mean((1, 2), keepdims=True)
-        return images / images.std((1, 2, 3), keepdims=True)
-
-    return np.abs(normal(first) - normal(second)).mean((1, 2, 3))
-
-
-def test_shape_and_type():
-    for size in (32, 48, 256):
-        images = render(0, [0, 1], [0, 5], size=size)
-        assert images.shape == (2, size, size, 3) and images.dtype == np.uint8
-        assert images.std() > 10
-    assert render(0, [], [], size=32).shape == (0, 32, 32, 3)
-
-
 def test_order_and_company_do_not_change_a_bit(rng, monkeypatch):
     ids, ks = people(12, 3)
     together = render(2, ids, ks, 32)
@@ -56,25 +37,20 @@ def test_order_and_company_do_not_change_a_bit(rng, monkeypatch):
     np.testing.assert_array_equal(render(2, ids, ks, 32), together)
 
 
+def test_pictures_are_those_figures_rest_on():
+    # GENERATOR_VERSION rises with any change of a pixel.
+    pictures = render(3, *people(4, 6), 48)
+    assert pictures.shape == (24, 48, 48, 3) and pictures.dtype == np.uint8
+    digest = hashlib.sha256(pictures.tobytes()).hexdigest()
+    assert (synthetic.GENERATOR_VERSION, digest[:16]) == (1, "84250cbd67331a39")
+    assert render(0, [], [], size=32).shape == (0, 32, 32, 3)
+
+
 def test_seed_identity_and_sample_each_change_the_picture():
     base = render(0, [3], [4], 32).astype(int)
     for seed, identity, sample in ((1, 3, 4), (0, 4, 4), (0, 3, 5), (0, 4, 3)):
         other = render(seed, [identity], [sample], 32).astype(int)
         assert np.abs(base - other).mean() > 5
-    far = render(2**63 - 1, [0, 1, 2**62, 2**62 + 1], [0] * 4, 32).reshape(4, -1)
-    assert len(np.unique(far, axis=0)) == 4
-
-
-def test_people_differ_more_than_their_photographs():
-    ids, ks = people(60, 8)
-    images = shrunk(render(0, ids, ks, 64), 16)
-    # The middle of the picture, so that walls do not count.
-    images = images[:, 3:14, 3:13].reshape(60, 8, 11, 10, 3)
-    same = unlike(images[:, 0], images[:, 1])
-    other = unlike(images[:, 0], np.roll(images[:, 1], 1, axis=0))
-    assert same.mean() < 0.93 * other.mean()
-    # And yet pixels do not give a person away: many strangers look closer.
-    assert np.mean(same > np.median(other)) > 0.05
 
 
 def test_the_same_face_at_every_size():
@@ -88,14 +64,6 @@ def test_the_same_face_at_every_size():
     assert others.min() > 2 * errors.mean()
 
 
-def test_pictures_are_neither_dark_nor_blown_out():
-    images = render(0, *people(50, 4), 48)
-    assert 70 < images.mean() < 150
-    assert np.mean(images == 255) < 0.05 and np.mean(images == 0) < 0.08
-    means = images.mean((1, 2, 3))
-    assert means.min() > 15 and means.max() < 235 and means.std() > 10
-
-
 def test_hash_gives_the_published_sequence():
     # First outputs of SplitMix64 started at 1234567, as published with Vigna's
     # splitmix64.c (rosettacode.org, "Pseudo-random numbers/Splitmix64").
@@ -105,22 +73,10 @@ def test_hash_gives_the_published_sequence():
     assert splitmix64(states).tolist() == published
 
 
-def test_parameters_fill_their_ranges_and_an_identity_keeps_its_own():
-    ids, ks = people(200, 10)
-    found = vars(parameters(3, ids, ks))
-    for name, (low, high) in {**PERSON, **PHOTOGRAPH}.items():
-        values = found[name].ravel()
-        assert low <= values.min() < low + 0.05 * (high - low), name
-        assert high >= values.max() > high - 0.05 * (high - low), name
-        spread = np.ptp(values.reshape(200, 10), axis=1)
-        assert (spread == 0).all() if name in PERSON else (spread > 0).all(), name
-
-
 def test_rejects_impossible_arguments():
     size = r"`size` must be a multiple of 16 in \[32, 256\].*size="
     for arguments, words in (
         ((0, [0], [0], 40), size),
-        ((0, [0], [0], 272), size),
         ((0, [0, -3], [0, 0], 32), r"`identities` must be in \[0.*identities=-3"),
         ((0, [0, 0], [0, -3], 32), r"`samples` must be in \[0.*samples=-3"),
         ((-1, [0], [0], 32), r"`seed` must be in \[0.*seed=-1"),
@@ -128,10 +84,8 @@ def test_rejects_impossible_arguments():
         with pytest.raises(ValueError, match=words):
             render(*arguments)
     for name, value, words in (
-        ("size", 40, size),
-        ("seed", 2**63, "`seed` must be in"),
+        ("size", 272, size),
         ("identities", 0, "`identities` must be in.*identities=0"),
-        ("images_per_identity", 0, "`images_per_identity` must be in"),
         ("first_identity", -1, "`first_identity` must be in"),
     ):
         with pytest.raises(ValueError, match=words):
@@ -173,11 +127,7 @@ def test_fingerprint_depends_on_every_argument(monkeypatch):
     usual = {"identities": 10, "images_per_identity": 4, "size": 32, "seed": 0}
     usual["first_identity"] = 0
     prints = {SyntheticFaces(**usual).fingerprint}
-    assert SyntheticFaces(np.int64(10), np.int32(4), np.int64(32)).fingerprint in prints
     for name, value in usual.items():
         prints.add(SyntheticFaces(**{**usual, name: value + 16}).fingerprint)
-    # Equal digits with other ends are other sources too.
-    for ends in ((1, 14), (11, 4)):
-        prints.add(SyntheticFaces(*ends, size=32).fingerprint)
     monkeypatch.setattr(synthetic, "GENERATOR_VERSION", -1)
-    assert len({*prints, SyntheticFaces(**usual).fingerprint}) == 9
+    assert len({*prints, SyntheticFaces(**usual).fingerprint}) == 7

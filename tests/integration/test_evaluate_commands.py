@@ -119,16 +119,19 @@ def test_verifies_two_images_at_the_calibrated_threshold(report):
     assert "Traceback" not in said.stderr
 
 
-def test_lists_the_nearest_of_a_gallery(report):
+def test_lists_the_nearest_of_a_gallery(report, tmp_path):
     folder, _, _ = report
-    faces = folder / "faces"
+    faces = tmp_path / "faces"
+    faces.symlink_to(folder / "faces")
+    (tmp_path / "bad.jpg").write_text("no image")
     said = run(
         "verify",
         f"--model={folder / 'model' / 'm.keras'}",
-        f"--gallery={faces}",
+        f"--gallery={tmp_path}",
         faces / "p4/1.png",
     )
     assert said.returncode == 0, said.stderr[-3000:]
+    assert f"unreadable image {tmp_path}/bad.jpg: not an image in a" in said.stderr
     lines = said.stdout.splitlines()
     assert lines[0] == str(faces / "p4/1.png")
     assert len(lines) == 6

@@ -174,7 +174,7 @@ def test_verify_lists_every_damaged_record(tool, tmp_path, idx):
     path.write_bytes(content[:-30])
     found, left = verified_without_damage(tool, tmp_path, f"recordio:{path}", 9)
     assert list(found) == [1, 4, 6, 8]
-    assert "it begins with" in found[1]
+    assert "is not the magic number" in found[1]
     assert found[4] == "not an image in a format that is read"
     assert "its label is 0.5" in found[6]
     assert "the file ends" in found[8]

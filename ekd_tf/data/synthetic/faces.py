@@ -37,18 +37,16 @@ def _check(size, seed):
 def render(
     seed: int, identities: np.ndarray, samples: np.ndarray, size: int = 112
 ) -> np.ndarray:
-    """Paints faces.
+    """Paints faces, uint8 `(n, size, size, 3)`, RGB.
+
+    Picture i depends on `seed`, `identities[i]`, `samples[i]` and `size` alone, to the
+    bit. The same face is drawn at every size; only the grain differs.
 
     Args:
         seed: In [0, 2^63): which world of people.
         identities: Integers `(n,)`, >= 0: which person.
         samples: Integers `(n,)`, >= 0: which photograph of the person.
-        size: Side of a picture in pixels: a multiple of 16 in [32, 256]. The same face
-            under the same conditions is drawn at every size; only the grain differs.
-
-    Returns:
-        uint8 `(n, size, size, 3)`, RGB. Picture i depends on `seed`, `identities[i]`,
-        `samples[i]` and `size` alone, to the bit.
+        size: Side of a picture: a multiple of 16 in [32, 256].
     """
     _check(size, seed)
     identities, samples = np.asarray(identities), np.asarray(samples)
@@ -70,10 +68,9 @@ class SyntheticFaces(Source):
     A picture is drawn when it is first read, and kept: 20,000 of 48x48 take 138 MB.
 
     Args:
-        identities: Number of people, > 0.
-        images_per_identity: Images of each, > 0.
-        size: Side of a picture in pixels: a multiple of 16 in [32, 256].
-        seed: In [0, 2^63). Another seed is another world of people.
+        identities: Number of people.
+        images_per_identity: Images of each.
+        size, seed: As for `render`.
         first_identity: The first person, >= 0: ranges of people that do not overlap
             give disjoint sets, for training and for testing.
     """
@@ -114,10 +111,8 @@ class SyntheticFaces(Source):
     def _locate(self, indices):
         """Returns the identity and the number of the photograph of each index."""
         indices = np.asarray(indices, np.int64)
-        if indices.size:
-            low, high = int(indices.min()), int(indices.max())
-            check_range("indices", low, low=0)
-            check_range("indices", high, high=len(self) - 1)
+        for index in (indices.min(initial=0), indices.max(initial=0)):
+            check_range("indices", int(index), low=0, high=len(self) - 1)
         person, photograph = np.divmod(indices, self.images_per_identity)
         return self.first_identity + person, photograph
 
