@@ -192,6 +192,14 @@ def test_without_idx_the_next_record_is_searched(tmp_path, monkeypatch):
         assert "not the magic number" in lines[0] and "within it" in lines[1]
 
 
+def test_an_idx_that_was_cut_is_mentioned(root, caplog):
+    lines = (root / "train.idx").read_text().splitlines(keepends=True)
+    (root / "train.idx").write_text("".join(lines[:2]))
+    assert len(RecordIOFaces(root)) == 2
+    (record,) = caplog.records
+    assert "train.idx: its records end at byte 84 of" in record.getMessage()
+
+
 def test_an_idx_that_lists_more_than_the_file_holds(tmp_path):
     entries = records.insightface(FACES, header=False)
     offsets = records.write(tmp_path, entries)

@@ -111,8 +111,16 @@ def _listed(file, idx, allowed):
             f"of {file.path}, which has {file.size:,} bytes: the file was cut or the "
             "two do not belong together. Copy both again"
         )
+    last = 0
     for offset in offsets.tolist():
-        yield offset, _try_record(file, offset)[0]
+        payload, end = _try_record(file, offset)
+        last = max(last, end or 0)
+        yield offset, payload
+    if last < file.size:
+        logging.warning(
+            "%s: its records end at byte %d of the %d of %s; what follows is not used",
+            *(idx.path, last, file.size, file.path),
+        )
 
 
 def _read_idx(idx):
