@@ -27,12 +27,12 @@ import sys
 
 from ekd_tf.files.outputs import make_folder
 from ekd_tf.run import command
-from ekd_tf.run.child import RESUME_STATUS
 from ekd_tf.run.config import BALANCED_IDENTITIES
 from ekd_tf.run.config import COMMON
 from ekd_tf.run.config import FREE
 from ekd_tf.run.config import TrainConfig
 from ekd_tf.run.config import is_cache
+from ekd_tf.run.interruption import RESUME_STATUS
 from ekd_tf.run.settings import as_arguments
 from ekd_tf.run.settings import check_effects
 from ekd_tf.run.settings import idle_settings

@@ -16,8 +16,8 @@ from absl import flags
 
 from ekd_tf.files.outputs import make_folder
 from ekd_tf.run import command
-from ekd_tf.run.child import RESUME_STATUS
-from ekd_tf.run.child import child_process
+from ekd_tf.run.interruption import RESUME_STATUS
+from ekd_tf.run.interruption import child_process
 
 WORKDIR = flags.DEFINE_string("workdir", "runs/demo", "Folder of all runs.")
 SEEDS = flags.DEFINE_list("seeds", "0", "Seeds of the runs.")

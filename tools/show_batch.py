@@ -120,7 +120,7 @@ def show(config, step, path, columns):
 
     check_file("output", path)
     unreadable = Unreadable(config.skip_corrupt)
-    source = open_run_data(config, None, unreadable).train
+    source = open_run_data(config, None, unreadable)[0]
     sampler = factory.make_sampler(
         source,
         config.general_batch,

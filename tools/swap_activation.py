@@ -102,7 +102,7 @@ def swap():
             ],
         )
     except tf.errors.OpError as error:
-        raise pipeline.failure(line.step) or error from None
+        raise pipeline.failure(line.n) or error from None
     finally:
         line.close()
     swap_prelu(student, ACTIVATION.value).save(OUTPUT.value)

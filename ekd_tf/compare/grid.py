@@ -15,12 +15,11 @@ from collections.abc import Collection
 from collections.abc import Sequence
 from typing import Any
 
-from ekd_tf.compare.report import RunSummary
 from ekd_tf.files.atomic import write_text
-from ekd_tf.run.child import RESUME_STATUS
-from ekd_tf.run.child import child_process
-from ekd_tf.run.guards import COLLAPSED_COSINE
+from ekd_tf.run.hooks import COLLAPSED_COSINE
+from ekd_tf.run.interruption import RESUME_STATUS
 from ekd_tf.run.interruption import Interrupted
+from ekd_tf.run.interruption import child_process
 from ekd_tf.run.workdir import Workdir
 
 # What the grid notes about a run, beside its `run.json`.
@@ -116,8 +115,13 @@ class GridRun:
         if status == RESUME_STATUS:
             raise Interrupted(f"{self.method}, seed {self.seed}, was interrupted.")
 
-    def summary(self, note: str = "") -> RunSummary:
-        """Returns what became of the run, with what else is to be said of it."""
+    def summary(self, note: str = "") -> dict[str, Any]:
+        """Returns what became of the run, as JSON can hold it.
+
+        "state" is finished, failed or not finished; "note" says why it failed and what
+        else a reader must know, `note` first; "images_per_second" is the median over
+        the run and "seconds" the wall time of all its starts, or None.
+        """
         speeds = self._logged("throughput/images_per_second")
         cosines = self._logged("embedding/mean_cosine")
         state = "finished" if self.is_finished else "not finished"
@@ -131,15 +135,15 @@ class GridRun:
             )
         changed = [start["changed"] for start in self.starts if start["changed"]]
         notes += [f"went on with other flags, then and now: {c}" for c in changed]
-        return RunSummary(
-            self.method,
-            self.seed,
-            state,
-            "; ".join(notes),
-            statistics.median(speeds) if speeds else None,
-            self._note()["seconds"] or None,
-            self.command,
-        )
+        return {
+            "method": self.method,
+            "seed": self.seed,
+            "state": state,
+            "note": "; ".join(notes),
+            "images_per_second": statistics.median(speeds) if speeds else None,
+            "seconds": self._note()["seconds"] or None,
+            "command": self.command,
+        }
 
     def _workdir(self):
         """Returns the run's workdir, or None where it has not been started."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import pathlib
@@ -18,31 +17,10 @@ from ekd_tf.evaluation.tables import format_table
 from ekd_tf.files.atomic import write_text
 
 
-@dataclasses.dataclass(frozen=True)
-class RunSummary:
-    """What became of one run of a comparison.
-
-    Attributes:
-        state: "finished", "failed" or "not finished".
-        note: Why it failed, or what else a reader must know; empty for nothing.
-        images_per_second: Median over the run, or None.
-        seconds: Wall time of all its starts, or None.
-        command: What trains it.
-    """
-
-    method: str
-    seed: int
-    state: str
-    note: str
-    images_per_second: float | None
-    seconds: float | None
-    command: str
-
-
 def write_comparison(
     folder: str | os.PathLike,
     comparisons: Sequence[Comparison],
-    runs: Sequence[RunSummary],
+    runs: Sequence[dict[str, Any]],
     facts: dict,
 ) -> str:
     """Writes a comparison's `report.md`, which it returns, `report.json`, pictures.
@@ -50,31 +28,35 @@ def write_comparison(
     Args:
         folder: Where to.
         comparisons: One per set of images.
-        runs: All runs, those without figures too.
+        runs: Of all runs, those without figures too, `GridRun.summary`.
         facts: What the figures depend on, name -> JSON-able value: machine, versions,
             common flags. Strings are shown in the report as they are.
     """
     folder = pathlib.Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     parts = ["# Comparison of methods"]
-    if any(run.state != "finished" for run in runs):
+    if any(run["state"] != "finished" for run in runs):
         parts.append("Not every run has figures: see the runs below.")
     for comparison in comparisons:
         parts += _section(comparison, folder)
     parts += ["## Runs", _run_table(runs)]
-    notes = [f"- {run.method}, seed {run.seed}: {run.note}" for run in runs if run.note]
+    notes = [
+        f"- {run['method']}, seed {run['seed']}: {run['note']}"
+        for run in runs
+        if run["note"]
+    ]
     if notes:
         parts.append("\n".join(notes))
     parts += [
         "## How",
         *(f"{k}: {v if isinstance(v, str) else _code(v)}" for k, v in facts.items()),
     ]
-    commands = "\n\n".join(run.command for run in runs)
+    commands = "\n\n".join(run["command"] for run in runs)
     parts.append(f"Commands, in this order:\n\n```bash\n{commands}\n```")
     text = "\n\n".join(parts) + "\n"
     report = {
         **facts,
-        "runs": [dataclasses.asdict(run) for run in runs],
+        "runs": list(runs),
         "sets": {c.name: c.to_dict() for c in comparisons},
     }
     write_text(folder / "report.json", json.dumps(report, indent=2) + "\n")
@@ -117,8 +99,8 @@ def _section(comparison, folder):
 
 def _run_table(runs):
     rows = [
-        [run.method, run.seed, run.state]
-        + [n and round(n) for n in (run.images_per_second, run.seconds)]
+        [run["method"], run["seed"], run["state"]]
+        + [n and round(n) for n in (run["images_per_second"], run["seconds"])]
         for run in runs
     ]
     return format_table(rows, ["method", "seed", "state", "images/s", "wall time, s"])

@@ -21,7 +21,7 @@ from ekd_tf.run.config import TrainConfig
 from ekd_tf.run.data import note_eval_sets
 from ekd_tf.run.data import open_run_data
 from ekd_tf.run.evaluators import make_evaluations
-from ekd_tf.run.profile import profiled_steps
+from ekd_tf.run.hooks import profiled_steps
 from ekd_tf.run.student import make_student
 from ekd_tf.run.teacher import RunTeacher
 from ekd_tf.run.teacher import open_run_teacher
@@ -40,16 +40,11 @@ class Parts:
     """What a run is made of.
 
     Attributes:
-        train: The training images.
         heldout: Readable images of other identities to evaluate on, or None.
         note: What the run's record keeps of the images.
         unreadable: Counts the images that cannot be read, of the whole run.
-        augmentation: What is done to training images.
-        evaluations: What the run is evaluated on, checked.
-        sampler: Chooses the images of each batch.
         steps: Updates in the whole run.
         model: Compiled, a `Distiller` where there is a teacher.
-        teacher: Where its embeddings come from, or None.
     """
 
     train: Source
@@ -84,14 +79,13 @@ def assemble(
     profiled_steps(config.profile_steps)
     augmentation = factory.make_augmentation(config.augment, config.input_size)
     unreadable = Unreadable(config.skip_corrupt)
-    data = open_run_data(
+    train, heldout, note = open_run_data(
         config,
         workdir,
         unreadable,
         force=config.force_data,
         cache_dir=config.workdir if is_chief(strategy) else None,
     )
-    train = data.train
     check_labels(train.labels, train.num_identities)
     balanced = config.balanced_identities or 0
     sampler = factory.make_sampler(
@@ -104,7 +98,7 @@ def assemble(
     )
     steps, boundaries = _lengths(config, sampler.steps_per_epoch)
     evaluations = make_evaluations(
-        config.eval_sets, data.heldout, config.seed, unreadable=unreadable
+        config.eval_sets, heldout, config.seed, unreadable=unreadable
     )
     eval_sets = note_eval_sets(workdir, evaluations, config.force_data)
     with strategy.scope():
@@ -131,8 +125,8 @@ def assemble(
         )
     return Parts(
         train=train,
-        heldout=evaluations[0].source if data.heldout is not None else None,
-        note={**data.note, "eval_sets": eval_sets},
+        heldout=evaluations[0].source if heldout is not None else None,
+        note={**note, "eval_sets": eval_sets},
         unreadable=unreadable,
         augmentation=augmentation,
         evaluations=evaluations,

@@ -36,12 +36,11 @@ _UNREADABLE = (
 
 
 class CheckpointStore:
-    """Keeps the newest checkpoints of a run, and the best, in one folder.
+    """Keeps the newest `keep` checkpoints of a run, and the best, in one folder.
 
     A checkpoint is one uncompressed `.npz` file, `checkpoint-000001200.npz`: one entry
     per variable and a JSON header with the step, the dtypes and the caller's metadata.
-    It is written aside, flushed to disk and renamed, so a file of that name is whole
-    whenever the process dies.
+    A file of that name is whole whenever the process dies.
     """
 
     def __init__(self, directory: str | os.PathLike, keep: int = 3):
@@ -67,10 +66,9 @@ class CheckpointStore:
     def save(
         self, step: int, variables: dict[str, Any], metadata: dict | None = None
     ) -> None:
-        """Writes a checkpoint, then removes the ones no longer kept.
+        """Writes a checkpoint, then removes those no longer kept and of later steps.
 
-        Files of later steps are removed too: they belong to a continuation that
-        was given up by resuming from an earlier step.
+        Later ones belong to a continuation that was given up.
         """
         arrays = {n: np.asarray(value.numpy()) for n, value in variables.items()}
         header = {
@@ -115,13 +113,8 @@ class CheckpointStore:
     def restore(self, variables: dict[str, Any], step: int | str | None = None) -> dict:
         """Assigns the values of a checkpoint to variables, all or none.
 
-        Args:
-            variables: As given to `save`, with the same names and shapes.
-            step: The step to restore, "best", or None for the newest file that can
-                be read: a damaged one is reported by a warning and passed over.
-
-        Returns:
-            The metadata given to `save`, and the step under "step".
+        Of a step, "best", or by default the newest file that is not damaged. Returns
+        the metadata given to `save`, and the step under "step".
 
         Raises:
             FileNotFoundError: There is no such checkpoint.

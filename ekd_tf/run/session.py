@@ -63,7 +63,8 @@ def run_training(config: TrainConfig, command: list[str]) -> None:
         # All workers read the run's workdir and the chief alone writes it.
         workdir, chief = Workdir(str(config.workdir)), is_chief(strategy)
         store = CheckpointStore(workdir.checkpoints, config.max_checkpoints)
-        termination = stack.enter_context(Termination())
+        termination = Termination()
+        stack.enter_context(termination.noted())
         stack.enter_context(_naming_last_checkpoint(store))
         if chief:
             stack.enter_context(workdir.locked())
@@ -217,7 +218,7 @@ def _train(config, parts, strategy, start_step, record, termination):
         lost = lost_worker(strategy, error)
         if lost:
             raise Interrupted(f"{lost} has ended; start them all again.") from error
-        failure = pipeline.failure(progress.step)
+        failure = pipeline.failure(progress.n)
         if failure is None:
             raise
         raise failure from error

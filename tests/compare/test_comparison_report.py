@@ -6,7 +6,6 @@ from PIL import Image
 
 from ekd_tf.compare import Comparison
 from ekd_tf.compare import RunFigures
-from ekd_tf.compare import RunSummary
 from ekd_tf.compare import write_comparison
 from ekd_tf.compare.plots import plot_closed
 from ekd_tf.compare.plots import plot_tpr_bars
@@ -17,7 +16,15 @@ def run(tpr):
 
 
 def summary(method, state="finished", note=""):
-    return RunSummary(method, 3, state, note, 123.4, 56.7, f"train --x={method}")
+    return {
+        "method": method,
+        "seed": 3,
+        "state": state,
+        "note": note,
+        "images_per_second": 123.4,
+        "seconds": 56.7,
+        "command": f"train --x={method}",
+    }
 
 
 @pytest.fixture(scope="module")

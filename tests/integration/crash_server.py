@@ -31,8 +31,8 @@ from ekd_tf.evaluation import labelled
 from ekd_tf.losses.base import DistillationLoss
 from ekd_tf.run import assembly
 from ekd_tf.run import factory
-from ekd_tf.run.child import RESUME_STATUS
 from ekd_tf.run.config import TrainConfig
+from ekd_tf.run.interruption import RESUME_STATUS
 from ekd_tf.run.interruption import Interrupted
 from ekd_tf.run.progress import ProgressHook
 from ekd_tf.run.session import run_training

@@ -15,7 +15,7 @@ import tensorflow as tf
 import toys
 from test_session import VALUES
 
-from ekd_tf.run.child import RESUME_STATUS
+from ekd_tf.run.interruption import RESUME_STATUS
 
 FOLDER = pathlib.Path(__file__).parent
 # How often the slow test is run, with other moments each time.

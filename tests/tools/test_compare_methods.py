@@ -225,7 +225,7 @@ def test_data_that_has_changed_is_refused_unless_forced(tool, common, tmp_path, 
 
     def note_of(run):
         config = TrainConfig.of_record(run.values)
-        return open_run_data(config, None, Unreadable(), False, tmp_path).note
+        return open_run_data(config, None, Unreadable(), False, tmp_path)[2]
 
     for k in range(8):
         add(f"p{k}")
