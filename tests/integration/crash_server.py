@@ -2,8 +2,9 @@
 
 Started by test_crash.py. TensorFlow is imported once and every run is a fork, so a
 start costs little more than the tracing of one small step. Workdir, checkpoints, logs,
-loop and pipeline are those of `ekd_tf.train`; backbone and loss are small ones, and
-pictures are not drawn.
+loop and pipeline are those of `ekd_tf.train`; backbone and loss are small ones unless
+the values say `"toy_student": false` and `"toy_loss": false`, and pictures are not
+drawn.
 
 Reads one JSON object per line, `{"values": {...}, "kill": ...}`, and answers each with
 `{"status": exit status or minus the signal, "calls": n}`. "kill" is null;
@@ -89,8 +90,10 @@ def tell_steps(pipe):
 @tf.autograph.experimental.do_not_convert
 def train(values, kill, pipe):
     """The child: never returns."""
-    assembly.make_student = lambda name, **arguments: toys.backbone(dim=8, size=32)
-    factory.LOSSES = {"ekd": MovingMeanLoss}
+    if values.get("toy_student", True):
+        assembly.make_student = lambda name, **arguments: toys.backbone(dim=8, size=32)
+    if values.get("toy_loss", True):
+        factory.LOSSES = {"ekd": MovingMeanLoss}
     labelled.plot_roc = lambda *a, **k: np.zeros((4, 4, 3), np.uint8)
     labelled.plot_similarities = labelled.contact_sheet = labelled.plot_roc
     number = kill.get("signal", signal.SIGKILL)
