@@ -31,15 +31,10 @@ _LONGEST_MESSAGE = 2000
 
 @dataclasses.dataclass(frozen=True)
 class GridRun:
-    """One training of a grid.
+    """One training of a grid, of one method and seed, in a workdir of its own.
 
-    Attributes:
-        method: What tells it from the other runs of its seed.
-        seed: Int.
-        path: The run's workdir.
-        values: The flags of `ekd_tf.train`, by name, as `run.json` records them.
-        arguments: The same as the arguments of a command.
-        free: Names of flags that may differ from the recorded ones.
+    Its settings are `values`, as `run.json` records them, and `arguments`, as a command
+    takes them; those named `free` may differ from the recorded ones.
     """
 
     method: str
@@ -57,11 +52,7 @@ class GridRun:
 
     @property
     def is_finished(self) -> bool:
-        """Whether the trained model is there, and its export where one is wanted.
-
-        Raises:
-            ValueError: The folder holds a run with other flags; both are named.
-        """
+        """Whether the model is there, of these flags, and its export where wanted."""
         workdir = self._workdir()
         if workdir is None:
             return False
@@ -88,13 +79,13 @@ class GridRun:
     ) -> None:
         """Trains to the end; one that is finished, or failed unless `retry`, is left.
 
-        `command` is what trains, before the arguments. The trainer's messages go on to
-        stderr and into `train.log`. Ctrl-C and SIGTERM are passed on to it.
+        `command` is what trains, before the arguments. Its messages go on to stderr and
+        into `train.log`, signals to it.
 
         Raises:
             Interrupted: The trainer was interrupted: the same call goes on with it.
-            ValueError: It was killed, or ended before its first step, so that no
-                other run would fare better; or as `is_finished`.
+            ValueError: It was killed, or ended before its first step, so that no other
+                run would fare better; or another run's flags are recorded.
         """
         if self.is_finished or (self.failure and not retry):
             return

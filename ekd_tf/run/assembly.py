@@ -70,11 +70,7 @@ class Parts:
 def assemble(
     config: TrainConfig, strategy: tf.distribute.Strategy, workdir: Workdir | None
 ) -> Parts:
-    """Builds the parts of a run, the model in the strategy's scope.
-
-    Raises:
-        ValueError: A value is wrong, by itself or beside the others or the data.
-    """
+    """Builds the parts of a run, the model in the strategy's scope."""
     # What is wrong by itself is said before the images are opened, which may take long.
     profiled_steps(config.profile_steps)
     augmentation = factory.make_augmentation(config.augment, config.input_size)
@@ -176,11 +172,7 @@ def _make_model(config, teacher, num_identities):
 
 
 def _lengths(config, steps_per_epoch):
-    """Returns the steps of the run, and those at which the learning rate drops.
-
-    Raises:
-        ValueError: Something would happen after the run's last step, or never.
-    """
+    """Returns the steps of the run, and those at which the learning rate drops."""
     if (config.steps is None) == (config.epochs is None):
         raise ValueError(
             "Give one of `--steps` and `--epochs`. Received: "
@@ -247,34 +239,29 @@ def plan(
     config: TrainConfig, parts: Parts, start_step: int, num_replicas: int
 ) -> list[str]:
     """Returns the lines that say what the run is going to do."""
-    train, heldout, teacher = parts.train, parts.heldout, parts.teacher
-    size, side = first_image_size(train), config.input_size
-    lines = [
-        f"train     {len(train):,} images of {train.num_identities:,} identities"
-        f" from {train.name}"
-    ]
+    teacher, side = parts.teacher, config.input_size
+
+    def of(source):
+        people = f"{source.num_identities:,} identities"
+        return f"{len(source):,} images of {people} from {source.name}"
+
+    size = first_image_size(parts.train)
+    resized = ""
     if size not in (None, (side, side)):
-        lines.append(f"images    of {size[0]}x{size[1]} resized to {side} px")
+        resized = f", {size[0]}x{size[1]} resized to {side} px"
     of_heldout = "none: give --heldout_data or --holdout_identities to evaluate"
-    if heldout is not None:
-        of_heldout = (
-            f"{len(heldout):,} images of {heldout.num_identities:,} identities from "
-            f"{heldout.name}"
-        )
-    of_teacher = "none"
+    of_teacher, distill = "none", ""
     if teacher is not None:
         of_teacher = (
             f"{config.teacher}, {teacher.input_size} px, "
             f"{teacher.embedding_dim} dimensions"
         )
-    distill = ""
-    if config.distill:
         distill = f"; {config.distill} on all rows"
     elif config.balanced_identities:
         distill = "; none on the balanced rows, which only cost time without --distill"
     return [
-        *lines,
-        f"held out  {of_heldout}",
+        f"train     {of(parts.train)}{resized}",
+        f"held out  {of(parts.heldout) if parts.heldout is not None else of_heldout}",
         f"student   {config.model}, {side} px, "
         f"{parts.model.backbone.count_params():,} parameters, {config.precision}"
         + (f", from {config.init}" if config.init else ""),

@@ -24,6 +24,7 @@ _NAME = re.compile(r"checkpoint-(\d{9,})\.npz")
 
 # What zipfile, NumPy and json raise on bytes that are not a whole checkpoint.
 _UNREADABLE = (
+    AttributeError,
     EOFError,
     KeyError,
     NotImplementedError,
@@ -83,7 +84,7 @@ class CheckpointStore:
             is_bfloat16 = array.dtype == _BFLOAT16
             entries[name] = array.view(np.uint16) if is_bfloat16 else array
         self.directory.mkdir(parents=True, exist_ok=True)
-        write_aside(self.path(int(step)), lambda file: _write_arrays(file, entries))
+        write_aside(self.path(int(step)), lambda file: np.savez(file, **entries))
         self.prune(int(step))
 
     def prune(self, step: int) -> None:
@@ -142,28 +143,16 @@ class CheckpointStore:
         raise ValueError(f"{damage} There is no other to restore in its place.")
 
 
-def _write_arrays(file, arrays):
-    # As np.savez, which reserves some names for its own arguments.
-    with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
-        for name, array in arrays.items():
-            with archive.open(name + ".npy", "w", force_zip64=True) as entry:
-                np.lib.format.write_array(entry, array, allow_pickle=False)
-
-
-def _read_array(archive, name):
-    with archive.open(name + ".npy") as entry:
-        return np.lib.format.read_array(entry, allow_pickle=False)
-
-
 def _read_file(path):
     """Returns header and arrays; any damage raises one of `_UNREADABLE`."""
-    with zipfile.ZipFile(path) as archive:
-        header = json.loads(_read_array(archive, _HEADER).tobytes())
+    # Opened here: NumPy leaves open a file that is no whole archive.
+    with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
+        header = json.loads(archive[_HEADER].tobytes())
         if header["format"] != _FORMAT:
             raise ValueError(f"format {header['format']}, expected {_FORMAT}")
         arrays = {}
         for name, dtype in header["dtypes"].items():
-            array = _read_array(archive, name)
+            array = archive[name]
             arrays[name] = array.view(_BFLOAT16) if dtype == "bfloat16" else array
     return header, arrays
 

@@ -70,11 +70,7 @@ def open_run_data(
 def note_eval_sets(
     workdir: Workdir | None, evaluations: Sequence[Any], force: bool
 ) -> dict[str, str]:
-    """Returns fingerprints of `--eval_sets` by name, for the run's record.
-
-    Raises:
-        ValueError: A set has changed since the run was started, unless `force`.
-    """
+    """Returns fingerprints of `--eval_sets` by name; refuses one that has changed."""
     now = {
         evaluation.name: hashlib.sha256(evaluation.fingerprint.encode()).hexdigest()
         for evaluation in evaluations
@@ -98,8 +94,7 @@ def sources_of_run(
 ) -> tuple[Source, Source | None]:
     """Opens the images a run was trained on and those it held out, or None.
 
-    `unreadable` counts as many as the run allowed unless given, and `force` takes
-    images that have changed since.
+    `force` takes images that have changed since.
     """
     workdir = Workdir(path, create=False)
     config = TrainConfig.of_record(workdir.read_run()["flags"])

@@ -33,13 +33,10 @@ from ekd_tf.files.atomic import write_text
 from ekd_tf.files.outputs import check_file
 from ekd_tf.files.outputs import make_folder
 from ekd_tf.metrics import ALL_SWITCHES
+from ekd_tf.run import evaluators
 from ekd_tf.run import factory
 from ekd_tf.run.data import sources_of_run
 from ekd_tf.run.data import unreadable_of
-from ekd_tf.run.evaluators import check_range_of_pixels
-from ekd_tf.run.evaluators import make_evaluations
-from ekd_tf.run.evaluators import make_source_embedder
-from ekd_tf.run.evaluators import source_embedder
 from ekd_tf.run.progress import embedding_progress
 from ekd_tf.run.provenance import provenance
 from ekd_tf.training.strategy import grow_gpu_memory
@@ -73,9 +70,9 @@ def evaluate_model(settings: Any, command: Sequence[str]) -> None:
             )
         check_calibration(source, settings.calibrate_fpr)
     models = Models(
-        source_embedder(open_embedder(settings.model), **arguments),
-        make_source_embedder(settings.teacher, **arguments),
-        make_source_embedder(settings.baseline, **arguments),
+        evaluators.source_embedder(open_embedder(settings.model), **arguments),
+        evaluators.make_source_embedder(settings.teacher, **arguments),
+        evaluators.make_source_embedder(settings.baseline, **arguments),
     )
     _say_ranges(settings, models, evaluations, source)
     sections = []
@@ -104,7 +101,7 @@ def _evaluations(settings):
     heldout = None
     if not settings.eval_sets and not settings.ijb:
         heldout = _heldout(settings, unreadable)
-    evaluations = make_evaluations(
+    evaluations = evaluators.make_evaluations(
         settings.eval_sets,
         heldout,
         settings.seed,
@@ -165,7 +162,11 @@ def _say_ranges(settings, models, evaluations, source):
         asked = role == "teacher" or takes_any_range(spec)
         if source is not None and embedder is not None and asked:
             size, seed = embedder.input_size, settings.seed
-            _say(check_range_of_pixels(spec, embedder, source, size, seed, role=role))
+            _say(
+                evaluators.check_range_of_pixels(
+                    spec, embedder, source, size, seed, role=role
+                )
+            )
 
 
 def _heading(settings, source, command):
@@ -203,7 +204,7 @@ def _calibrate(settings, student, source, arguments):
     for file in exported_files(model_file):
         path = file.parent if file.suffix == ".pb" else file
         try:
-            exported = make_source_embedder(str(path), **arguments)
+            exported = evaluators.make_source_embedder(str(path), **arguments)
         except ValueError as error:
             logging.warning("%s is not calibrated: %s", file, error)
             continue

@@ -43,15 +43,9 @@ def check_range_of_pixels(
 ) -> str:
     """Returns a line that says a model's AUC on a sample of some labelled images.
 
-    Args:
-        spec: The model as the flag `role` names it; also `cache:DIR` and the like,
-            whose range of pixels cannot be another.
-        embedder: It, opened: what has `some` of `SourceEmbedder`.
-        source: Labelled images.
-        input_size: Side of the bare pixels it is compared with.
-        seed: Chooses the images.
-        unreadable: Counts the unreadable images, which are left out.
-        role: "teacher" or "model".
+    `spec` is the model as the flag `role` names it, `cache:DIR` and the like too, and
+    `embedder` what has `some` of `SourceEmbedder`. It is compared with bare pixels,
+    resized to `input_size`.
 
     Raises:
         ValueError: The model is at a loss as it is given pixels, and is not in another
@@ -123,10 +117,6 @@ def make_evaluations(
         replicates: Resamples behind an interval: of identities and of folds. 0: none.
         worst: See `LabelledEvaluation`.
         unreadable: Counts the unreadable images, which are left out.
-
-    Raises:
-        ValueError: A specification has no name or one that is taken, its images cannot
-            be opened, or a set has too few pairs to be evaluated on.
     """
     of_identities, of_folds = replicates
 

@@ -61,9 +61,8 @@ class LateHook(Hook):
 class UpdateGuard(LateHook):
     """Ends the run when update after update is skipped for NaN or infinity.
 
-    A skipped update changes nothing, so the weights are those of the last good one.
-    Under dynamic loss scaling an update that is skipped at the smallest scale ends
-    the run at once: no smaller scale could mend it.
+    A skipped update changes nothing, so the weights are those of the last good one. One
+    that is skipped at the smallest loss scale ends the run at once.
 
     Args:
         max_bad_steps: Consecutive skipped updates that end the run.
@@ -220,13 +219,8 @@ def profiled_steps(text: str | None) -> range:
 class ProfileHook(Hook):
     """Writes a trace of some updates, the wait for their batches included.
 
-    TensorBoard shows it under Profile (`tensorboard-plugin-profile`), step by step. A
-    resumed run traces those of the steps it makes itself. The device is waited for
-    around each of them, so that the work of other steps stays out.
-
-    Args:
-        folder: The run's folder; the trace is in `plugins/profile/TIME/`.
-        steps: From `profiled_steps`.
+    It is in `plugins/profile/TIME/` of the folder, for TensorBoard's Profile page. The
+    device is waited for around each step, so that the work of others stays out.
     """
 
     def __init__(self, folder: str | os.PathLike, steps: range):
@@ -272,10 +266,8 @@ class ProfileHook(Hook):
 class TerminationHook(Hook):
     """Saves and ends a run after the step in which a signal arrived; belongs last.
 
-    The signal may reach any of several workers, whose strategy is given then, at
-    different steps: after every step they ask each other, and all leave after the same
-    one. Of one worker alone, one within the first step, which is compiled, ends the run
-    at once.
+    The signal may reach any of several workers, whose strategy is given then: after
+    every step they ask each other, and all leave after the same one.
     """
 
     def __init__(

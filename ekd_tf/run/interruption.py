@@ -50,11 +50,7 @@ class Termination:
 
     @contextlib.contextmanager
     def noted(self) -> Iterator[None]:
-        """Notes Ctrl-C and SIGTERM; the step in hand is finished first.
-
-        Raises:
-            Interrupted: At a second signal, and where no step follows.
-        """
+        """Notes Ctrl-C and SIGTERM; a second one, or one no step follows, raises."""
         with _handled(_NAMES, self._on_signal):
             yield
 
@@ -74,12 +70,8 @@ def child_process(
 ) -> Iterator[tuple[subprocess.Popen, list[int]]]:
     """Starts a command to which Ctrl-C, SIGTERM and SIGHUP are passed on, once each.
 
-    In a session of its own: else the terminal would send Ctrl-C to it as well, and the
-    second one ends a run at once.
-
-    Yields:
-        The running child, to be waited for within the context, and the numbers of the
-        signals passed on so far.
+    In a session of its own: else the terminal would send Ctrl-C to it as well. Yields
+    the child, to be waited for within the context, and the signals passed on so far.
     """
     child: subprocess.Popen | None = None
     signals: list[int] = []

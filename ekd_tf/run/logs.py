@@ -132,9 +132,6 @@ class MetricsLog:
 
         What begins as one of `without`, such as "heldout/", will be logged again and is
         dropped at `step` itself too.
-
-        Raises:
-            ValueError: A whole line is not a JSON object with a step.
         """
         self.close()
         without = tuple(without)

@@ -65,8 +65,7 @@ class ProgressLine(tqdm):
     def per_second(self) -> float | None:
         """Units per second of the last 50 updates; None before the second one.
 
-        The first after the start or a pause only starts the clock: it carries tracing
-        and the filling of the input pipeline.
+        The first after the start or a pause carries tracing and only starts the clock.
         """
         rates = self._rates()
         return rates and rates[1]

@@ -25,22 +25,20 @@ _INFORMATION = re.compile(
 
 
 def use_onednn() -> None:
-    """Asks TensorFlow for oneDNN's kernels, unless the environment decides.
+    """Asks TensorFlow, before its import, for oneDNN's kernels on a CPU.
 
-    By itself it takes them only on processors with AVX-512 VNNI and later, yet with
-    AVX2 alone they train a MobileFaceNet in two thirds of the time
-    (tools/benchmarks/README.md). On a GPU nothing changes. Call this before TensorFlow
-    is imported.
+    By itself it takes them only with AVX-512 VNNI and later, yet with AVX2 alone they
+    train a MobileFaceNet in two thirds of the time (tools/benchmarks/README.md). The
+    environment decides otherwise.
     """
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 
 
 def quiet_tensorflow() -> None:
-    """Silences what TensorFlow says when it is imported.
+    """Silences what TensorFlow says when it will be imported.
 
     With a GPU warnings and errors stay, so that a missing library or a broken driver
     shows. `TF_CPP_MIN_LOG_LEVEL` in the environment decides otherwise; 0 shows all.
-    Call this before TensorFlow is imported.
     """
     # A command that was started by another finds what that one has set.
     if os.environ.get(_LEVEL) != os.environ.get(_OURS) or "tensorflow" in sys.modules:

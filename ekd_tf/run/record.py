@@ -49,7 +49,7 @@ class BestMetric:
         return dict(vars(self))
 
     def restore(self, state: dict[str, Any] | None) -> None:
-        """Takes over a state; one of another metric says nothing about this one."""
+        """Takes over a state, unless it is of another metric."""
         if state is not None and state["name"] == self.name:
             self.value, self.step = state["value"], state["step"]
 
@@ -78,7 +78,6 @@ class Record:
     """The lines, evaluations and checkpoints of a run.
 
     Attributes:
-        config: Of the run, and so are `parts`, `workdir` and `store`.
         best: As restored.
         start_step: Updates made before.
         evaluated: The last step that was evaluated, or None.
@@ -121,7 +120,8 @@ class Record:
     ) -> list[Hook]:
         """Returns what to do after the steps, in order.
 
-        The checkpoint is before the evaluation: one that fails costs no step.
+        Guards stand before what they guard, and checkpoints before evaluations: one
+        that fails costs no step.
         """
         config, parts, model = self.config, self.parts, self.parts.model
         models: list[Callable] = [

@@ -53,9 +53,8 @@ def run_training(config: TrainConfig, command: list[str]) -> None:
     """Trains, evaluates and exports; or resumes and does so.
 
     Raises:
-        ValueError: A setting is wrong, by itself or beside the others or the data; a
-            guard ended the run (`RunStopped`); the disk is full. The last checkpoint
-            stays.
+        ValueError: A setting is wrong, a guard ended the run (`RunStopped`), or the
+            disk is full. The last checkpoint stays.
         Interrupted: The run ended early and the same command continues it.
     """
     strategy = _set_up_devices(config)
@@ -165,12 +164,7 @@ def _is_finished(config, workdir):
 
 
 def _begin(config, parts):
-    """Does what a run does once: checks its models, and starts from other weights.
-
-    Raises:
-        ValueError: The teacher is given pixels of a wrong range, `--init` does not fit,
-            or the student cannot be exported.
-    """
+    """Does what a run does once: checks its models, and starts from other weights."""
     student = parts.model.backbone
     if config.init:
         start_from(student, config.init, config.init_partial)

@@ -62,15 +62,10 @@ class Workdir:
     ) -> None:
         """Writes what the run is started with to `run.json`.
 
-        A resumed run replaces the flags and adds itself to the list of starts.
-
-        Args:
-            flags: Every flag of the command, values JSON can hold.
-            versions: Package name -> version.
-            command: The command line, `sys.argv`.
-            changed: What `check_same_run` returned.
-            teacher: Fingerprint of the teacher.
-            data: The note of `open_run_data`; its "identities" go to another file.
+        A resumed run replaces the flags and adds itself, with what `check_same_run`
+        returned, to the list of starts. `command` is `sys.argv`, `teacher` a
+        fingerprint and `data` the note of `open_run_data`, whose "identities" go to a
+        file of their own.
         """
         starts = self.read_run()["starts"] if self.run_file.exists() else []
         start = {

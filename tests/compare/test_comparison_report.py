@@ -7,8 +7,8 @@ from PIL import Image
 from ekd_tf.compare import Comparison
 from ekd_tf.compare import RunFigures
 from ekd_tf.compare import write_comparison
-from ekd_tf.compare.plots import plot_closed
-from ekd_tf.compare.plots import plot_tpr_bars
+from ekd_tf.compare.report import plot_closed
+from ekd_tf.compare.report import plot_tpr_bars
 
 
 def run(tpr):

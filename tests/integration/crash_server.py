@@ -18,6 +18,7 @@ import signal
 import sys
 import time
 import traceback
+import zipfile
 
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
@@ -102,7 +103,7 @@ def train(values, kill, pipe):
     for name in ("fsync", "link", "rename", "replace", "unlink"):
         moments.watch(os, name)
     # In the middle of a checkpoint, and of a line's points.
-    moments.watch(np.lib.format, "write_array")
+    moments.watch(zipfile.ZipFile, "open")
     moments.watch(tf.summary.experimental, "write_raw_pb")
     try:
         run_training(TrainConfig.of_record(values), ["train"])

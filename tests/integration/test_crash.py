@@ -154,12 +154,12 @@ def test_killed_run_ends_like_the_uninterrupted_one(
     workdir, answer = uninterrupted
     run, calls = tmp_path / "run", answer["calls"]
     # Each within what the start before it has left to do.
-    kills = [{"call": calls // 3}, {"call": calls // 6, "signal": signal.SIGTERM}]
+    kills = [{"call": calls // 3}, {"call": calls // 4, "signal": signal.SIGTERM}]
     statuses = [server.run(run, kill, teacher=teacher)["status"] for kill in kills]
     # SIGTERM saves the step in hand.
     saved = max((run / "checkpoints").glob("checkpoint-0*.npz"))
     assert lines(run)[-1]["step"] == int(saved.stem.split("-")[1])
-    statuses += crash(server, teacher, run, [{"call": calls // 5}])
+    statuses += crash(server, teacher, run, [{"call": calls // 6}])
     assert statuses == [-signal.SIGKILL, RESUME_STATUS, -signal.SIGKILL]
     assert_same_run(workdir, run)
 

@@ -5,8 +5,7 @@ import shutil
 import numpy as np
 import pytest
 import toys
-from pictures import encode
-from pictures import face
+from pictures import write_people
 
 from ekd_tf.data.unreadable import UnreadableError
 from ekd_tf.embedders import CacheWriter
@@ -207,13 +206,7 @@ def test_a_run_and_its_commands_refuse_data_that_has_changed(tmp_path, faces):
 
 @pytest.fixture
 def faces(tmp_path):
-    """A folder of eight identities of three images."""
-    rng = np.random.default_rng(0)
-    for k in range(24):
-        path = tmp_path / "faces" / f"p{k // 3}" / f"{k % 3}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(encode(face(rng, 32, 32)))
-    return tmp_path / "faces"
+    return write_people(tmp_path / "faces", people=8, each=3, side=32)
 
 
 def test_unreadable_images_are_allowed_for_every_reader(tmp_path, faces, teacher):

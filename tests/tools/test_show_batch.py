@@ -4,6 +4,7 @@ import dataclasses
 
 import numpy as np
 import pytest
+from pictures import write_people
 from PIL import Image
 
 from ekd_tf.data import BatchSampler
@@ -48,13 +49,11 @@ def test_every_row_stands_in_its_place_with_its_frame(tool):
 
 
 def test_a_bad_image_is_named(tool, tmp_path):
-    for k in range(4):
-        path = tmp_path / "faces" / f"p{k // 2}" / f"{k}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.new("RGB", (32, 32)).save(path)
+    faces = write_people(tmp_path / "faces", people=2, each=2, side=32)
+    path = faces / "p1" / "1.png"
     path.write_bytes(b"no image")
     config = TrainConfig(
-        data=f"folder:{tmp_path / 'faces'}",
+        data=f"folder:{faces}",
         input_size=32,
         general_batch=4,
         balanced_identities=0,
