@@ -24,8 +24,8 @@ def add_state(
 ) -> tf.Variable:
     """Adds to a layer a variable that no gradient changes, and returns it.
 
-    For what every replica computes alike from the gathered batch. `initializer` is as
-    `add_weight` takes it, or a number for every entry.
+    For what every replica computes alike. `initializer` may be a number for every
+    entry.
     """
     if isinstance(initializer, (int, float)):
         initializer = keras.initializers.Constant(initializer)
@@ -106,22 +106,15 @@ def sgd_momentum(optimizer: Any, variable: Any) -> tf.Variable | None:
 
 
 def apply_reduced_gradients(optimizer: Any, gradients: list, variables: list) -> None:
-    """Applies gradients that are already summed over replicas, once.
+    """Applies gradients that are already summed over replicas, in a replica context.
 
     Keras 3 always sums once more in `apply`: with several replicas, SGD, Adam, AdamW
     and Lion therefore go through their `update_step`. Any other optimizer, and any on
     variables with constraints, receives `gradient / replicas`, which costs a second
     all-reduce (half of the step again on two CPU replicas) and some rounding.
 
-    To be called in a replica context.
-
-    Args:
-        optimizer: Keras optimizer, built for `variables`. Its own weight decay is not
-            carried out; clipping, gradient accumulation and averaging are not by
-            `update_step`: an optimizer given here must not be set to any of them.
-        gradients: Dense tensors, equal on all replicas. Without any the step is
-            counted all the same.
-        variables: The variables, in the same order.
+    The optimizer's own weight decay is not carried out. It must not be set to clip,
+    accumulate or average. Without variables the step is counted all the same.
     """
     replica = tf.distribute.get_replica_context()
     if replica is None:

@@ -16,8 +16,9 @@ import sys
 from absl import logging
 
 from ekd_tf.run import command
-from ekd_tf.run.child import RESUME_STATUS
 from ekd_tf.run.config import TrainConfig
+from ekd_tf.run.interruption import RESUME_STATUS
+from ekd_tf.run.interruption import Interrupted
 from ekd_tf.run.quiet import use_onednn
 from ekd_tf.run.settings import check_effects
 
@@ -33,7 +34,6 @@ def main(config: TrainConfig) -> None:
     check_effects(config)
     use_onednn()
     # TensorFlow takes seconds to import: `--help` must not wait for it.
-    from ekd_tf.run.interruption import Interrupted
     from ekd_tf.run.session import run_training
 
     try:

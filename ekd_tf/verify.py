@@ -47,12 +47,7 @@ class VerifySettings:
 
 
 def main(settings: VerifySettings, images: list[str]) -> None:
-    """Embeds the images and prints cosines and decisions.
-
-    Args:
-        settings: The flags.
-        images: Paths: two, or any number to look up in the gallery.
-    """
+    """Embeds the images and prints cosines and decisions."""
     if settings.gallery is None and len(images) != 2:
         raise app.UsageError(f"Give two images. Received: {' '.join(images) or 'none'}")
     if not images:
@@ -94,7 +89,6 @@ def main(settings: VerifySettings, images: list[str]) -> None:
             of_gallery = embedder(gallery)
         cosines = rows @ of_gallery.T
     except tf.errors.OpError as error:
-        # The reader's words stand in the last line of what tf.data makes of them.
         raise ValueError(_last_words(error)) from error
     for image, of_image in zip(images, cosines):
         sys.stdout.write(f"{one_line(image)}\n")
@@ -107,24 +101,21 @@ def _decision(threshold, calibration, flip):
     """Returns a function of a cosine that words the decision."""
     from ekd_tf.evaluation import format_fpr
 
-    if threshold is not None:
-        why = "as given by --threshold"
-    elif calibration is None:
+    why = "as given by --threshold"
+    if threshold is None and calibration is None:
         return lambda cosine: (
             f"cosine {cosine:.4f}: no decision, as no threshold is known: calibrate by "
             "ekd_tf.evaluate --calibrate_fpr=1e-4 --eval_sets=... or give --threshold"
         )
-    elif calibration.flip != flip:
-        raise ValueError(
-            f"The threshold was calibrated for embeddings of {calibration.view}, and "
-            f"`--flip` must say so. Received: flip={flip}. Leave it out, or give "
-            "--threshold"
-        )
-    else:
-        threshold = calibration.threshold
-        why = (
-            f"calibrated for FPR {format_fpr(calibration.fpr)} on {calibration.source}"
-        )
+    if threshold is None:
+        if calibration.flip != flip:
+            raise ValueError(
+                f"The threshold was calibrated for embeddings of {calibration.view}, "
+                f"and `--flip` must say so. Received: flip={flip}. Leave it out, or "
+                "give --threshold"
+            )
+        threshold, fpr = calibration.threshold, format_fpr(calibration.fpr)
+        why = f"calibrated for FPR {fpr} on {calibration.source}"
 
     def decide(cosine):
         verdict = "one person" if cosine > threshold else "two people"
@@ -134,10 +125,10 @@ def _decision(threshold, calibration, flip):
 
 
 def _last_words(error):
-    lines = [
-        line.strip() for line in str(error).splitlines() if "cannot decode" in line
-    ]
-    return lines[-1].partition("ValueError: ")[2] or lines[-1] if lines else str(error)
+    """Returns the reader's words, in the last line of what tf.data makes of them."""
+    said = [line for line in str(error).splitlines() if "cannot decode" in line]
+    text = said[-1].strip() if said else str(error)
+    return text.partition("ValueError: ")[2] or text
 
 
 def run() -> None:

@@ -20,6 +20,19 @@ def encode(image, form="PNG", **options):
     return file.getvalue()
 
 
+def write_people(root, people, each, side, suffix=".png"):
+    """Writes `root/pK/N.png`, one person's images alike; returns the folder."""
+    rng = np.random.default_rng(0)
+    for person in range(people):
+        of_person = rng.integers(0, 200, (side, side, 3))
+        (root / f"p{person}").mkdir(parents=True)
+        for k in range(each):
+            image = of_person + rng.integers(0, 56, of_person.shape)
+            path = root / f"p{person}" / f"{k}{suffix}"
+            Image.fromarray(image.astype(np.uint8)).save(path)
+    return root
+
+
 def pixels(image):
     return np.asarray(image.convert("RGB"))
 

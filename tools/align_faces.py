@@ -26,6 +26,7 @@ import multiprocessing
 import os
 import pathlib
 import signal
+import typing
 
 import numpy as np
 from PIL import Image
@@ -72,13 +73,10 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 POINTS = ("left_eye", "right_eye", "nose", "mouth_left", "mouth_right")
 
 
-@dataclasses.dataclass(frozen=True)
-class Face:
-    """A face in a photograph, in its pixels.
+class Face(typing.NamedTuple):
+    """A face in pixels of a photograph.
 
-    Attributes:
-        box: `(x, y, width, height)`.
-        points: float array `(5, 2)`, (x, y) in the order of the ArcFace template.
+    `box` is x, y, width and height, `points` `(5, 2)` as in the ArcFace template.
     """
 
     box: tuple
@@ -117,13 +115,9 @@ def detect(network, image, settings):
 
 
 def read_landmarks(path):
-    """Reads lines "path x1 y1 ... x5 y5"; blank ones and those from # on are skipped.
+    """Reads lines "path x1 y1 ... x5 y5" as path -> float `(5, 2)`.
 
-    Returns:
-        Dict of paths to float arrays `(5, 2)`.
-
-    Raises:
-        ValueError: A line holds something else, or a path comes twice.
+    Blank lines and those that begin with # are skipped.
     """
     landmarks = {}
     with open_text(path) as file:
@@ -147,18 +141,11 @@ def read_landmarks(path):
 
 
 def align_photo(name, settings, find_faces):
-    """Writes the aligned face of one photograph.
+    """Writes the aligned face of the photograph `name` below `settings.photos`.
 
-    Args:
-        name: Its path below `settings.photos`.
-        settings: `Settings`.
-        find_faces: Function of `(name, image)` that returns a list of `Face`.
-
-    Returns:
-        None, or why there is no aligned face.
-
-    Raises:
-        OSError: Nothing more can be written, as on a full disk.
+    `find_faces` is a function of `(name, image)` that returns a list of `Face`. Returns
+    why there is no aligned face, or None; raises `OSError` where nothing more can be
+    written, as on a full disk.
     """
     from ekd_tf.data.alignment import align
     from ekd_tf.data.image_pixels import read_image
@@ -200,12 +187,7 @@ def left_out_path(folder):
 
 
 def photographs(root, landmarks):
-    """Returns the paths of all photographs below `root`, sorted, relative to it.
-
-    Raises:
-        ValueError: There is none, two would become the same file, or the points are
-            those of other photographs.
-    """
+    """Returns the paths of all photographs below `root`, sorted, relative to it."""
     from ekd_tf.data.sources.files import names_below
 
     paths = names_below(os.fspath(root), SUFFIXES)

@@ -21,18 +21,19 @@ import json
 import os
 import pathlib
 import platform
+import re
 import shlex
 import signal
 import sys
 
 from ekd_tf.files.outputs import make_folder
 from ekd_tf.run import command
-from ekd_tf.run.child import RESUME_STATUS
 from ekd_tf.run.config import BALANCED_IDENTITIES
 from ekd_tf.run.config import COMMON
 from ekd_tf.run.config import FREE
 from ekd_tf.run.config import TrainConfig
 from ekd_tf.run.config import is_cache
+from ekd_tf.run.interruption import RESUME_STATUS
 from ekd_tf.run.settings import as_arguments
 from ekd_tf.run.settings import check_effects
 from ekd_tf.run.settings import idle_settings
@@ -91,26 +92,23 @@ def parse_methods(common, specs, only):
     found = {ALONE: ["--teacher=none", "--distill="]}
     for spec in specs:
         name, colon, arguments = spec.partition(":")
-        plain = name.replace("+", "").replace("-", "").replace("_", "").isalnum()
-        if not plain or not colon or name in (ALONE, "teacher"):
+        is_name = re.fullmatch(r"[\w+-]+", name) and name not in (ALONE, "teacher")
+        if not is_name or not colon:
             raise ValueError(
                 "`--method` must be 'NAME: FLAGS', NAME of letters, digits, +, - and _ "
                 f"and neither {ALONE} nor teacher. Received: {spec!r}"
             )
         found[name] = shlex.split(arguments)
         own = run_of(common, *found[name])
-        wrong = {
-            key: (getattr(own, key), getattr(common, key))
+        wrong = [
+            f"--{key}={getattr(own, key)}, for all {getattr(common, key)}"
             for key in sorted(COMMON)
             if getattr(own, key) != getattr(common, key)
-        }
+        ]
         if wrong:
             raise ValueError(
                 f"`--method={name}` must leave alone what all runs have in common. "
-                + "; ".join(
-                    f"Received: --{key}={method}, for all {all_runs}"
-                    for key, (method, all_runs) in wrong.items()
-                )
+                f"Received: {'; '.join(wrong)}"
             )
     unknown = sorted(set(only) - set(found))
     if unknown:
@@ -130,32 +128,27 @@ def parse_seeds(texts):
 def make_run(common, method, seed, path, *arguments):
     """Returns a `GridRun` with the settings all have in common and those given.
 
-    Of the common ones it leaves out what has no effect on it.
-
-    Raises:
-        ValueError: One of those given has no effect.
+    Of the common ones it leaves out what has no effect on it; one of those given that
+    has none is refused.
     """
     from ekd_tf.compare.grid import GridRun
 
     # What all are compared on is evaluated once, at the end.
     common = dataclasses.replace(common, eval_sets=())
     own = run_of(common, *arguments, f"--seed={seed}", f"--workdir={path}")
+    defaults = {field.name: field.default for field in dataclasses.fields(own)}
     try:
-        defaults = {f.name: f.default for f in dataclasses.fields(own)}
-        own = dataclasses.replace(
-            own,
-            **{
-                name: defaults[name]
-                for name in idle_settings(own.completed())
-                if getattr(own, name) == getattr(common, name)
-            },
-        )
+        idle = {
+            name: defaults[name]
+            for name in idle_settings(own.completed())
+            if getattr(own, name) == getattr(common, name)
+        }
+        own = dataclasses.replace(own, **idle)
         config = own.completed()
         check_effects(config)
     except ValueError as error:
         raise ValueError(f"{method}: {error}") from None
-    values, arguments = config.to_record(), as_arguments(own)
-    return GridRun(method, seed, path, values, arguments, FREE)
+    return GridRun(method, seed, path, config.to_record(), as_arguments(own), FREE)
 
 
 def make_runs(common, root, methods, seeds, train_teacher=None):
@@ -181,13 +174,7 @@ def make_runs(common, root, methods, seeds, train_teacher=None):
 def teacher_to_evaluate(common, teacher, named):
     """Returns the teacher as a model that embeds images, "none" for no teacher.
 
-    Args:
-        common: The settings all runs have in common.
-        teacher: Its run in this grid, or None.
-        named: The model as the user names it, or None.
-
-    Raises:
-        ValueError: The teacher is a cache, and no model is named.
+    It is the one `named` by the user, the grid's own run `teacher`, or `--teacher`.
     """
     if named is not None:
         return named
@@ -201,16 +188,9 @@ def teacher_to_evaluate(common, teacher, named):
 
 
 def evaluate(common, root, runs, teacher_spec):
-    """Evaluates what is finished.
+    """Evaluates what is finished of the runs of a grid in the folder `root`.
 
-    Args:
-        common: The settings all runs have in common.
-        root: Folder of the grid; the teacher's figures are kept there.
-        runs: `GridRun`s.
-        teacher_spec: The teacher, or "none".
-
-    Returns:
-        A `Comparison` per set, and method, seed -> why a run has no figures.
+    Returns a `Comparison` per set, and method, seed -> why a run has no figures.
     """
     from ekd_tf.compare import Comparison
     from ekd_tf.compare import kept_figures
@@ -220,10 +200,9 @@ def evaluate(common, root, runs, teacher_spec):
     from ekd_tf.run.data import sources_of_run
 
     unreadable = Unreadable(common.skip_corrupt)
-    sets, data, figures, failures = {}, {}, {}, {}
-    # As of all flags, the later one counts.
-    named = {spec.partition(":")[0]: spec for spec in common.eval_sets}
-    eval_sets = list(named.values())
+    # As of all flags, the later one of a name counts.
+    eval_sets = {spec.partition(":")[0]: spec for spec in common.eval_sets}.values()
+    sets, first, figures, failures = {}, {}, {}, {}
     for run in runs:
         if not run.is_finished:
             continue
@@ -232,8 +211,7 @@ def evaluate(common, root, runs, teacher_spec):
             sets[run.seed] = evaluators.make_evaluations(
                 eval_sets, heldout, seed=0, unreadable=unreadable
             )
-            data[run.seed] = run
-        check_same_data(data[run.seed], run, common.force_data)
+        check_same_data(first.setdefault(run.seed, run), run, common.force_data)
         try:
             figures[run.method, run.seed] = kept_figures(
                 run.path / "reports" / "comparison.json",
@@ -245,19 +223,23 @@ def evaluate(common, root, runs, teacher_spec):
             failures[run.method, run.seed] = f"cannot be evaluated: {error}"
     teacher = evaluators.make_source_embedder(teacher_spec)
     if teacher is not None:
-        path, opened = root / "teacher_figures.json", lambda: teacher
         for seed, of_seed in sets.items():
             figures["teacher", seed] = kept_figures(
-                path, teacher.fingerprint, opened, of_seed
+                root / "teacher_figures.json",
+                teacher.fingerprint,
+                lambda: teacher,
+                of_seed,
             )
+
+    def of_method(method, name):
+        return {s: found[name] for (m, s), found in figures.items() if m == method}
+
+    methods = dict.fromkeys(run.method for run in runs)
     comparisons = [
         Comparison(
             name,
-            {
-                method: {s: f[name] for (m, s), f in figures.items() if m == method}
-                for method in dict.fromkeys(run.method for run in runs)
-            },
-            {s: f[name] for (m, s), f in figures.items() if m == "teacher"},
+            {method: of_method(method, name) for method in methods},
+            of_method("teacher", name),
             ALONE,
         )
         for name in dict.fromkeys(name for found in figures.values() for name in found)
@@ -266,10 +248,7 @@ def evaluate(common, root, runs, teacher_spec):
 
 
 def check_data_of_runs(runs, common):
-    """Raises `ValueError` where the images have changed since a run was started.
-
-    Before another is trained, which could not be compared with it.
-    """
+    """Refuses to train a run beside one that was started with other images."""
     from ekd_tf.data.unreadable import Unreadable
     from ekd_tf.run.data import sources_of_run
 
@@ -279,13 +258,11 @@ def check_data_of_runs(runs, common):
 
 
 def check_same_data(first, run, force):
-    """Raises `ValueError` where two runs of a seed were started with other images."""
+    """Refuses to compare two runs of a seed that were started with other images."""
     from ekd_tf.run.workdir import Workdir
 
-    if first is run or force:
-        return
     was, now = (Workdir(r.path, create=False).read_data() for r in (first, run))
-    if was != now:
+    if was != now and not force:
         raise ValueError(
             f"the data has changed between {first.path} and {run.path}: they were "
             "trained or are evaluated on other images. Train one of them again, or "
@@ -295,14 +272,9 @@ def check_same_data(first, run, force):
 
 def machine():
     """Returns processor and number of cores, in words."""
-    name = platform.processor() or platform.machine()
-    cpuinfo = pathlib.Path("/proc/cpuinfo")
+    name, cpuinfo = platform.machine(), pathlib.Path("/proc/cpuinfo")
     if cpuinfo.is_file():
-        models = [
-            line.partition(":")[2].strip()
-            for line in cpuinfo.read_text().splitlines()
-            if line.startswith("model name")
-        ]
+        models = re.findall(r"^model name\s*: (.*)", cpuinfo.read_text(), re.MULTILINE)
         name = models[0] if models else name
     return f"{name}, {os.cpu_count()} cores, {platform.platform()}"
 

@@ -88,8 +88,7 @@ def verify(source, path, min_images):
     from ekd_tf.run.progress import ProgressLine
 
     with contextlib.closing(ProgressLine(chunks(len(source)))) as line:
-        seen = inspect_images(source, min_images, progress=line.update)
-    findings = seen.findings
+        findings, turned = inspect_images(source, min_images, progress=line.update)
     write_aside(pathlib.Path(path), lambda file: write_list(file, source, findings))
     counts = collections.Counter(finding.reason for finding in findings)
     dropped = len({finding.index for finding in findings})
@@ -99,8 +98,8 @@ def verify(source, path, min_images):
     )
     for reason, count in counts.items():
         print(f"  {count:,} {reason}")
-    if seen.turned:
-        print(f"{seen.turned:,} have an EXIF orientation and are read upright")
+    if turned:
+        print(f"{turned:,} have an EXIF orientation and are read upright")
     if dropped:
         print(f"Take out the lines of images to keep, then convert with --drop={path}")
 
@@ -133,10 +132,7 @@ def encoded(source, indices):
 def convert(source, to, out, shards=16, drop=None, stream=None):
     """Writes the images of `source`, but those of the list `drop`, to the folder `out`.
 
-    Raises:
-        ValueError: `out` is taken, an earlier try was of something else, the list is
-            of something else, or an image cannot be read.
-        OSError: Something cannot be written.
+    Returns how many there are, and how many of them an earlier try had written.
     """
     import numpy as np
     from dataset_inspection import read_list
@@ -164,7 +160,8 @@ def convert(source, to, out, shards=16, drop=None, stream=None):
         "to": to,
         "shards": shards if to == "tfrecord" else None,
     }
-    open_partial(out, partial, plan)
+    check_free(out)
+    open_partial(partial, plan)
     if to == "recordio":
         writer = RecordIOWriter(partial, labels)
     else:
@@ -193,34 +190,35 @@ def check_free(out):
         raise ValueError(f"{out} exists. Choose another --output or delete it")
 
 
-def open_partial(out, partial, plan):
+def open_partial(partial, plan):
     """Makes the folder to write to, or makes sure that it holds a try of this plan."""
-    from ekd_tf.files.atomic import write_aside
+    from ekd_tf.files.atomic import write_text
 
-    check_free(out)
     path = partial / PLAN_FILE
-    if partial.exists() and any(partial.iterdir()):
-        if not path.exists() or json.loads(path.read_text()) != plan:
-            raise ValueError(
-                f"{partial} holds the unfinished conversion of something else. Finish "
-                "that one, choose another --output, or delete it"
-            )
-        return
-    partial.mkdir(parents=True, exist_ok=True)
-    write_aside(path, lambda file: file.write(json.dumps(plan).encode()))
+    if not partial.exists() or not any(partial.iterdir()):
+        partial.mkdir(parents=True, exist_ok=True)
+        write_text(path, json.dumps(plan))
+    elif not path.exists() or json.loads(path.read_text()) != plan:
+        raise ValueError(
+            f"{partial} holds the unfinished conversion of something else. Finish "
+            "that one, choose another --output, or delete it"
+        )
 
 
-def make_pairs(list_path, spec, out, suffix):
+def make_pairs(settings):
     """Writes a verification set of a list of pairs."""
     from dataset_pairs import pairs_from_list
     from dataset_pairs import write_pairs
 
-    kind, _, folder = spec.partition(":")
+    check_file("output", settings.output)
+    kind, _, folder = settings.data.partition(":")
     if kind != "folder":
-        raise ValueError(f"`--to=pairs` takes --data=folder:DIR. Received: {spec}")
-    pairs = pairs_from_list(list_path, folder, suffix)
-    write_pairs(out, pairs)
-    return pairs
+        raise ValueError(
+            f"`--to=pairs` takes --data=folder:DIR. Received: {settings.data}"
+        )
+    pairs = pairs_from_list(settings.pairs, folder, settings.suffix)
+    write_pairs(settings.output, pairs)
+    print(f"Wrote {len(pairs.issame):,} pairs to {settings.output}")
 
 
 def main(settings):
@@ -232,11 +230,7 @@ def main(settings):
     if (settings.to == "pairs") != bool(settings.pairs):
         raise ValueError("`--pairs` and `--to=pairs` go together")
     if settings.to == "pairs":
-        check_file("output", settings.output)
-        pairs = make_pairs(
-            settings.pairs, settings.data, settings.output, settings.suffix
-        )
-        print(f"Wrote {len(pairs.issame):,} pairs to {settings.output}")
+        make_pairs(settings)
         return
     if settings.to:
         out = pathlib.Path(settings.output)

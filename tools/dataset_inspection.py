@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import collections
 import concurrent.futures
-import dataclasses
 import hashlib
+import typing
 
 import numpy as np
 
@@ -22,8 +22,7 @@ _THREADS = 2
 REASONS = ("undecodable", "duplicate", "few images", "odd size")
 
 
-@dataclasses.dataclass(frozen=True)
-class Finding:
+class Finding(typing.NamedTuple):
     """Position of an image, one of `REASONS`, and what is wrong with it in words."""
 
     index: int
@@ -31,28 +30,16 @@ class Finding:
     detail: str
 
 
-@dataclasses.dataclass(frozen=True)
-class Inspection:
-    """What is wrong, by index, and how many images EXIF data turn, which is fine."""
+def inspect_images(
+    source: Source, min_images: int = 2, progress=None
+) -> tuple[list[Finding], int]:
+    """Reads and decodes every image of a source of files once.
 
-    findings: list[Finding]
-    turned: int
-
-
-def inspect_images(source: Source, min_images: int = 2, progress=None) -> Inspection:
-    """Reads and decodes every image once.
-
-    Listed are images that do not decode, all copies of images whose bytes occur in more
-    than one identity, all images of identities with fewer than `min_images` that
-    decode, and images of another size than most.
-
-    Args:
-        source: A `Source` of encoded images.
-        min_images: Integer >= 1.
-        progress: Function called with the number of images after each chunk, or None.
-
-    Raises:
-        ValueError: The source holds pixels.
+    Found, in order, are images that do not decode, all copies of images whose bytes
+    occur in more than one identity, all images of identities with fewer than
+    `min_images` that decode, and images of another size than most. Returned is also how
+    many images EXIF data turn, which is fine. `progress` is called after each chunk
+    with its number of images.
     """
     if not source.encoded:
         raise ValueError(f"{source.name} holds no image files that could be damaged")
@@ -79,7 +66,7 @@ def inspect_images(source: Source, min_images: int = 2, progress=None) -> Inspec
     findings += _few_images(source, good, min_images)
     findings += _odd_sizes(sizes, good)
     findings.sort(key=lambda f: (f.index, REASONS.index(f.reason)))
-    return Inspection(findings, turned)
+    return findings, turned
 
 
 def _look(source, index):
@@ -142,11 +129,7 @@ def write_list(file, source: Source, findings: list[Finding]) -> None:
 def read_list(path, source: Source) -> np.ndarray:
     """Reads the positions of a list `write_list` wrote, perhaps with lines taken out.
 
-    Returns:
-        int64 array, ascending, without repeats.
-
-    Raises:
-        ValueError: The list was made for another source, or is malformed.
+    Returns int64, ascending, without repeats.
     """
     with open_text(path) as file:
         lines = file.read().rstrip("\n").split("\n")

@@ -18,14 +18,7 @@ _NAMED = 5
 
 
 def write_pairs(path, pairs: PairSet) -> None:
-    """Writes a verification set as insightface's and this package's readers take it.
-
-    Images keep their bytes. The file appears whole or not at all.
-
-    Args:
-        path: The file to create or replace.
-        pairs: What to write.
-    """
+    """Writes a verification set as insightface's and this package's readers take it."""
     images = pairs.images.read(range(len(pairs.images)))
     # Protocol 4: the first with bytes as bytes, and read by every Python 3.
     content = images, [bool(same) for same in pairs.issame]
@@ -36,19 +29,10 @@ def pairs_from_list(list_path, folder, suffix: str = ".jpg") -> PairSet:
     """Makes a verification set of a list like LFW's `pairs.txt` and aligned images.
 
     Lines `name<tab>n<tab>m` are a pair of one person, `name<tab>n<tab>other<tab>m` of
-    two; image n of a person is `<folder>/<name>/<name>_000n.jpg`. A first line of one
-    or two numbers, folds and pairs of either kind in each, is checked.
-
-    Args:
-        list_path: The text file. Its name without suffix becomes the name of the set.
-        folder: The folder of a folder per person.
-        suffix: Of the images' file names.
-
-    Raises:
-        ValueError: A line is anything else, images are missing, or the numbers of the
-            first line do not fit.
+    two; image n of a person is `<folder>/<name>/<name>_000n<suffix>`. A first line of
+    one or two numbers, folds and pairs of either kind in each, is checked.
     """
-    list_path = os.fsdecode(list_path)
+    list_path, folder = os.fsdecode(list_path), os.fsdecode(folder)
     with open_text(list_path) as file:
         lines = [line.rstrip("\n") for line in file]
     told = None
@@ -60,11 +44,9 @@ def pairs_from_list(list_path, folder, suffix: str = ".jpg") -> PairSet:
             continue
         if not fields:
             continue
-        if len(fields) == 3:
-            fields = [fields[0], fields[1], fields[0], fields[2]]
-            issame.append(True)
-        else:
-            issame.append(False)
+        issame.append(len(fields) == 3)
+        if issame[-1]:
+            fields.insert(2, fields[0])
         try:
             first, n, second, m = fields
             chosen = (first, int(n)), (second, int(m))
@@ -74,13 +56,12 @@ def pairs_from_list(list_path, folder, suffix: str = ".jpg") -> PairSet:
                 f"name, m, separated by tabs. Received: {line[:80]!r}"
             ) from None
         of_line = [
-            os.path.join(os.fsdecode(folder), name, f"{name}_{k:04d}{suffix}")
-            for name, k in chosen
+            os.path.join(folder, name, f"{name}_{k:04d}{suffix}") for name, k in chosen
         ]
         if not is_utf8(line) and not all(map(os.path.exists, of_line)):
             raise ValueError(
                 f"{list_path}: line {number} is not UTF-8 text and names no image of "
-                f"{os.fsdecode(folder)}: save the file as UTF-8, from Latin-1 by "
+                f"{folder}: save the file as UTF-8, from Latin-1 by "
                 f"`iconv -f latin1 -t utf-8`. Received: {line[:80]!r}"
             )
         paths += of_line

@@ -38,8 +38,7 @@ _MAGIC_BYTES = struct.pack("<I", MAGIC)
 def frame(payload: bytes) -> bytes:
     """Returns the bytes that stand for `payload` in a RecordIO file.
 
-    Raises:
-        ValueError: A part would have 2^29 bytes or more, which its length cannot say.
+    It is cut where it holds the magic number at a multiple of four.
     """
     parts, start = [], 0
     found = payload.find(_MAGIC_BYTES)
@@ -76,13 +75,15 @@ class RecordIOWriter:
 
     Attributes:
         count: Images written so far, those of an earlier try included.
-
-    Raises:
-        ValueError: Labels fall or leave one out.
     """
 
     def __init__(self, root, labels):
-        _check_grouped(labels)
+        steps = np.diff(labels, prepend=-1)
+        if not len(labels) or steps[0] != 1 or not np.isin(steps, (0, 1)).all():
+            raise ValueError(
+                "`labels` must hold 0, 1, 2, ... without gaps, each once or more in a "
+                "row"
+            )
         self._root = pathlib.Path(root)
         self._labels = labels
         rec, idx = self._root / "train.rec", self._root / "train.idx"
@@ -139,14 +140,6 @@ def _range_record(key, span):
     return HEADER.pack(2, 0, key, 0) + struct.pack("<2f", *span)
 
 
-def _check_grouped(labels):
-    steps = np.diff(labels)
-    if not len(labels) or labels[0] != 0 or not np.all((steps == 0) | (steps == 1)):
-        raise ValueError(
-            "`labels` must hold 0, 1, 2, ... without gaps, each once or more in a row"
-        )
-
-
 def _resume(rec, idx, limit):
     """Cuts an earlier try back to whole records; returns their number and end."""
     text = idx.read_bytes() if idx.exists() else b""
@@ -184,15 +177,8 @@ class TFRecordWriter:
 
     Examples have a bytes feature `image` and an int64 feature `label`. A shard gets
     its name when it is whole; an interrupted try goes on with the first that is not.
-
-    Args:
-        root: The folder, which exists and holds nothing or an earlier try.
-        labels: int array `(n,)` of all images in the order they will be added, values
-            0..C-1.
-        shards: How many files to spread them over evenly, in [1, n].
-
-    Attributes:
-        count: Images written so far, those of an earlier try included.
+    Arguments and `count` are those of `RecordIOWriter`, but labels may fall; `shards`
+    is how many files to spread the images over evenly.
     """
 
     def __init__(self, root, labels, shards: int = 16):

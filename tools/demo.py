@@ -16,8 +16,8 @@ from absl import flags
 
 from ekd_tf.files.outputs import make_folder
 from ekd_tf.run import command
-from ekd_tf.run.child import RESUME_STATUS
-from ekd_tf.run.child import child_process
+from ekd_tf.run.interruption import RESUME_STATUS
+from ekd_tf.run.interruption import child_process
 
 WORKDIR = flags.DEFINE_string("workdir", "runs/demo", "Folder of all runs.")
 SEEDS = flags.DEFINE_list("seeds", "0", "Seeds of the runs.")
@@ -28,12 +28,12 @@ SHORT = flags.DEFINE_integer(
     1,
 )
 
-RUNS = ("teacher", "baseline", "ekd")
 TITLES = {
     "teacher": "teacher",
     "baseline": "student alone",
     "ekd": "student with EKD",
 }
+COLUMNS = "seed model accuracy TPR@1e-2 TPR@1e-3 parameters TFLite latency".split()
 REPOSITORY = pathlib.Path(__file__).resolve().parents[1]
 
 
@@ -52,7 +52,7 @@ def call(module, *arguments):
 
 def train(root, seed):
     """Trains the three runs of a seed; a finished one is passed over by the trainer."""
-    for run in RUNS:
+    for run in TITLES:
         arguments = [
             f"--flagfile=flags/demo_{run}.flags",
             f"--workdir={root / run}",
@@ -78,17 +78,17 @@ def report(root):
 
     _, heldout = sources_of_run(root / "teacher")
     rows, curves = [], {}
-    for run in RUNS:
+    for run, title in TITLES.items():
         model = load_embedder(root / run)
         embedder = SourceEmbedder(model, model.input_shape[1])
         result = LabelledEvaluation("heldout", heldout)(Models(embedder))
         figures = result.student
-        curves[TITLES[run]] = result.curves["student"]
+        curves[title] = result.curves["student"]
         export = json.loads((root / run / "reports" / "export.json").read_text())
         artefact = next(a for a in export["artefacts"] if a["kind"] == "tflite_float32")
         rows.append(
             [
-                TITLES[run],
+                title,
                 figures.accuracy_mean,
                 figures.tpr[1e-2],
                 figures.tpr[1e-3],
@@ -108,23 +108,13 @@ def main():
 
     start = time.time()
     root = make_folder("workdir", WORKDIR.value).resolve()
-    header = [
-        "seed",
-        "model",
-        "accuracy",
-        "TPR@1e-2",
-        "TPR@1e-3",
-        "parameters",
-        "TFLite",
-        "latency",
-    ]
     rows, pictures = [], []
     for seed in SEEDS.value:
         train(root / f"seed{seed}", seed)
         of_seed, picture = report(root / f"seed{seed}")
         rows += [[seed, *row] for row in of_seed]
         pictures.append(picture)
-    print("\n" + format_table(rows, header))
+    print("\n" + format_table(rows, COLUMNS))
     print(
         "\nAccuracy: ten folds over drawn pairs. TPR: all pairs of held-out "
         "identities. Latency: median, one image, one thread."

@@ -6,9 +6,9 @@ Takes the flags of `ekd_tf.train`, so a run's flagfile shows that run's batches:
         --step=7 --output=batch.png
 
 Rows of the margin loss come first, the balanced ones after them, by identity. An
-identity with several rows in the batch has a frame of its own colour: those are the
-positive pairs. Under each image stand its label and its number in the source, and
-"flip" where it is mirrored.
+identity with several rows in the batch has a coloured frame: those are the positive
+pairs. Under each image stand its label and its number in the source, and "flip" where
+it is mirrored.
 """
 
 from __future__ import annotations
@@ -35,78 +35,55 @@ class ShowSettings:
     columns: int = setting(16, "Images side by side.", low=1)
 
 
-# Okabe and Ito's palette; with two widths and a gap in the frame, 14 kinds.
+# Okabe and Ito's palette.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 FRAME = 4
 CAPTION = 13
 HEADING = 20
-LEAST_CELL = 84
+LEAST_SIDE = 84
 
 
 def draw_sheet(batch, title, columns):
     """Returns the contact sheet of a batch as a Pillow image."""
     size = batch["image"].shape[1]
-    scale = -(-LEAST_CELL // size)
-    cell = size * scale + 2 * FRAME
-    general = np.flatnonzero(batch["in_margin"] == 1)
-    balanced = np.flatnonzero(batch["in_margin"] == 0)
-    by_label = np.argsort(batch["label"][balanced], kind="stable")
-    balanced = balanced[by_label]
-    sections = [
-        (f"{len(general)} general rows: margin loss and distillation", general),
-        (f"{len(balanced)} balanced rows: distillation alone", balanced),
-    ]
-    sections = [section for section in sections if len(section[1])]
-    lines = sum(-(-len(rows) // columns) for _, rows in sections)
-    height = HEADING * (1 + len(sections)) + lines * (cell + CAPTION)
-    sheet = Image.new("RGB", (max(columns * cell, 480), height), "white")
+    inner = size * -(-LEAST_SIDE // size)
+    width, height = inner + 2 * FRAME, inner + 2 * FRAME + CAPTION
+    # General rows as they are, then the balanced ones by identity.
+    labels, balanced = batch["label"], batch["in_margin"] == 0
+    order = np.lexsort((labels * balanced, balanced))
+    lines = -(-len(order) // columns)
+    sheet = Image.new(
+        "RGB", (max(columns * width, 480), HEADING + lines * height), "white"
+    )
     draw = ImageDraw.Draw(sheet)
     draw.text((FRAME, 4), title, "black")
-    top = HEADING
-    # The labels of more than one row: those have positive pairs.
-    values, counts = np.unique(batch["label"], return_counts=True)
+    values, counts = np.unique(labels, return_counts=True)
     paired = values[counts > 1].tolist()
-    for heading, rows in sections:
-        draw.text((FRAME, top + 4), heading, "black")
-        top += HEADING
-        for place, row in enumerate(rows):
-            y = top + place // columns * (cell + CAPTION)
-            draw_cell(sheet, batch, row, (place % columns * cell, y), cell, paired)
-        top += -(-len(rows) // columns) * (cell + CAPTION)
+    for place, row in enumerate(order):
+        x, y = place % columns * width, HEADING + place // columns * height
+        if labels[row] in paired:
+            color = COLORS[paired.index(labels[row]) % len(COLORS)]
+            box = (x, y, x + width - 1, y + width - 1)
+            draw.rectangle(box, outline=color, width=FRAME - 1)
+        image = Image.fromarray(batch["image"][row])
+        image = image.resize((inner, inner), Image.Resampling.NEAREST)
+        sheet.paste(image, (x + FRAME, y + FRAME))
+        flip = " flip" if batch["flipped"][row] else ""
+        caption = f"{labels[row]} #{batch['image_id'][row]}{flip}"
+        draw.text((x + FRAME, y + width - 1), caption, "black")
     return sheet
 
 
-def draw_cell(sheet, batch, row, corner, cell, paired):
-    """Draws one row of the batch: frame, pixels and caption."""
-    draw = ImageDraw.Draw(sheet)
-    x, y = corner
-    label = int(batch["label"][row])
-    box = (x, y, x + cell - 1, y + cell - 1)
-    if label in paired:
-        number = paired.index(label)
-        draw.rectangle(box, outline=COLORS[number % len(COLORS)], width=FRAME - 1)
-        if number // len(COLORS) % 2:
-            # The second seven are broken at the middle of each side.
-            middle, quarter = cell // 2, cell // 4
-            draw.rectangle(
-                (x + middle - quarter, y, x + middle + quarter, y + cell - 1), "white"
-            )
-    inner = cell - 2 * FRAME
-    image = Image.fromarray(batch["image"][row])
-    image = image.resize((inner, inner), Image.Resampling.NEAREST)
-    sheet.paste(image, (x + FRAME, y + FRAME))
-    flip = " flip" if batch["flipped"][row] else ""
-    caption = f"{label} #{batch['image_id'][row]}{flip}"
-    draw.text((x + FRAME, y + cell - 1), caption, "black")
-
-
 def describe(batch, step, name):
-    """Returns the sheet's title: where the batch is from and what pairs it holds."""
+    """Returns the sheet's title: where the batch is from and what it holds."""
     counts = collections.Counter(batch["label"].tolist()).values()
     pairs = sum(count * (count - 1) // 2 for count in counts)
-    rows = len(batch["label"])
+    rows, general = len(batch["label"]), int(batch["in_margin"].sum())
     negative = rows * (rows - 1) // 2 - pairs
-    return f"step {step} of {name}: {pairs} positive, {negative} negative pairs"
+    return (
+        f"step {step} of {name}: {general} general, {rows - general} balanced rows; "
+        f"{pairs} positive, {negative} negative pairs"
+    )
 
 
 def show(config, step, path, columns):
@@ -120,7 +97,7 @@ def show(config, step, path, columns):
 
     check_file("output", path)
     unreadable = Unreadable(config.skip_corrupt)
-    source = open_run_data(config, None, unreadable).train
+    source = open_run_data(config, None, unreadable)[0]
     sampler = factory.make_sampler(
         source,
         config.general_batch,
@@ -142,10 +119,7 @@ def show(config, step, path, columns):
     try:
         batch = next(pipeline.dataset.as_numpy_iterator())
     except tf.errors.OpError as error:
-        failure = pipeline.failure(step)
-        if failure is None:
-            raise
-        raise failure from error
+        raise pipeline.failure(step) or error from error
     title = describe(batch, step, source.name)
     draw_sheet(batch, title, columns).save(path, format="PNG")
     return title

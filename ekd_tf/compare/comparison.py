@@ -79,11 +79,8 @@ class Spread:
 class RunFigures:
     """What one model reached on one set.
 
-    Attributes:
-        accuracy: Mean k-fold accuracy in [0, 1].
-        tpr: FPR -> TPR in [0, 1], or None where the FPR is not measurable.
-        curve: `(fpr, tpr)`: the TPR within each FPR of a grid of 20 a decade, from the
-            lowest that one negative pair resolves to 1.
+    `tpr` is FPR -> TPR, None where the FPR is not measurable; `curve` `(fpr, tpr)` on a
+    grid of 20 FPRs a decade, from the lowest that one negative pair resolves to 1.
     """
 
     accuracy: float
@@ -133,10 +130,9 @@ class Comparison:
 
     Args:
         name: The set's.
-        methods: Method -> seed -> `RunFigures`, in the order they are listed. A
-            method may lack seeds, or have none.
-        teacher: Seed -> `RunFigures` of the teacher on the images of that seed (which
-            identities are held out depends on it). Empty: there is none.
+        methods: Method -> seed -> `RunFigures`, in the order they are listed. A method
+            may lack seeds, or have none.
+        teacher: Seed -> `RunFigures` of the teacher on the images of that seed.
         baseline: The method without a teacher.
     """
 
@@ -170,9 +166,8 @@ class Comparison:
     def closed(self, method: str, fpr: float) -> Spread | None:
         """Returns the shares of the gap that a method closes, seed by seed.
 
-        `(method - baseline) / (teacher - baseline)` of the runs of one seed. A seed
-        has none where one of the three is missing or the baseline is not below the
-        teacher.
+        `(method - baseline) / (teacher - baseline)`. A seed has none where one of the
+        three is missing or the baseline is not below the teacher.
         """
         alone = self._runs(self.baseline)
         return Spread.of(
@@ -260,11 +255,7 @@ def kept_figures(
 ) -> dict[str, RunFigures]:
     """Evaluates a model on sets, or reads what an earlier call found; by set's name.
 
-    Args:
-        path: The JSON file that keeps figures, by the fingerprints of model and set.
-        fingerprint: Changes when the model does.
-        open_model: Opens the model; called only if a figure is missing.
-        evaluations: The sets.
+    The JSON file `path` keeps figures by the fingerprints of model and set.
     """
     path = pathlib.Path(path)
     kept = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}

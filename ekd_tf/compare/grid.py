@@ -15,12 +15,11 @@ from collections.abc import Collection
 from collections.abc import Sequence
 from typing import Any
 
-from ekd_tf.compare.report import RunSummary
 from ekd_tf.files.atomic import write_text
-from ekd_tf.run.child import RESUME_STATUS
-from ekd_tf.run.child import child_process
-from ekd_tf.run.guards import COLLAPSED_COSINE
+from ekd_tf.run.hooks import COLLAPSED_COSINE
+from ekd_tf.run.interruption import RESUME_STATUS
 from ekd_tf.run.interruption import Interrupted
+from ekd_tf.run.interruption import child_process
 from ekd_tf.run.workdir import Workdir
 
 # What the grid notes about a run, beside its `run.json`.
@@ -32,15 +31,10 @@ _LONGEST_MESSAGE = 2000
 
 @dataclasses.dataclass(frozen=True)
 class GridRun:
-    """One training of a grid.
+    """One training of a grid, of one method and seed, in a workdir of its own.
 
-    Attributes:
-        method: What tells it from the other runs of its seed.
-        seed: Int.
-        path: The run's workdir.
-        values: The flags of `ekd_tf.train`, by name, as `run.json` records them.
-        arguments: The same as the arguments of a command.
-        free: Names of flags that may differ from the recorded ones.
+    Its settings are `values`, as `run.json` records them, and `arguments`, as a command
+    takes them; those named `free` may differ from the recorded ones.
     """
 
     method: str
@@ -58,11 +52,7 @@ class GridRun:
 
     @property
     def is_finished(self) -> bool:
-        """Whether the trained model is there, and its export where one is wanted.
-
-        Raises:
-            ValueError: The folder holds a run with other flags; both are named.
-        """
+        """Whether the model is there, of these flags, and its export where wanted."""
         workdir = self._workdir()
         if workdir is None:
             return False
@@ -89,13 +79,13 @@ class GridRun:
     ) -> None:
         """Trains to the end; one that is finished, or failed unless `retry`, is left.
 
-        `command` is what trains, before the arguments. The trainer's messages go on to
-        stderr and into `train.log`. Ctrl-C and SIGTERM are passed on to it.
+        `command` is what trains, before the arguments. Its messages go on to stderr and
+        into `train.log`, signals to it.
 
         Raises:
             Interrupted: The trainer was interrupted: the same call goes on with it.
-            ValueError: It was killed, or ended before its first step, so that no
-                other run would fare better; or as `is_finished`.
+            ValueError: It was killed, or ended before its first step, so that no other
+                run would fare better; or another run's flags are recorded.
         """
         if self.is_finished or (self.failure and not retry):
             return
@@ -116,8 +106,13 @@ class GridRun:
         if status == RESUME_STATUS:
             raise Interrupted(f"{self.method}, seed {self.seed}, was interrupted.")
 
-    def summary(self, note: str = "") -> RunSummary:
-        """Returns what became of the run, with what else is to be said of it."""
+    def summary(self, note: str = "") -> dict[str, Any]:
+        """Returns what became of the run, as JSON can hold it.
+
+        "state" is finished, failed or not finished; "note" says why it failed and what
+        else a reader must know, `note` first; "images_per_second" is the median over
+        the run and "seconds" the wall time of all its starts, or None.
+        """
         speeds = self._logged("throughput/images_per_second")
         cosines = self._logged("embedding/mean_cosine")
         state = "finished" if self.is_finished else "not finished"
@@ -131,15 +126,15 @@ class GridRun:
             )
         changed = [start["changed"] for start in self.starts if start["changed"]]
         notes += [f"went on with other flags, then and now: {c}" for c in changed]
-        return RunSummary(
-            self.method,
-            self.seed,
-            state,
-            "; ".join(notes),
-            statistics.median(speeds) if speeds else None,
-            self._note()["seconds"] or None,
-            self.command,
-        )
+        return {
+            "method": self.method,
+            "seed": self.seed,
+            "state": state,
+            "note": "; ".join(notes),
+            "images_per_second": statistics.median(speeds) if speeds else None,
+            "seconds": self._note()["seconds"] or None,
+            "command": self.command,
+        }
 
     def _workdir(self):
         """Returns the run's workdir, or None where it has not been started."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import pathlib
@@ -10,71 +9,61 @@ from collections.abc import Callable
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
+
 from ekd_tf.compare.comparison import Comparison
-from ekd_tf.compare.plots import plot_closed
-from ekd_tf.compare.plots import plot_tpr_bars
-from ekd_tf.evaluation.plots import plot_roc
+from ekd_tf.evaluation import plots
 from ekd_tf.evaluation.tables import format_table
 from ekd_tf.files.atomic import write_text
+from ekd_tf.files.user_text import printable
+from ekd_tf.metrics import format_fpr
 
-
-@dataclasses.dataclass(frozen=True)
-class RunSummary:
-    """What became of one run of a comparison.
-
-    Attributes:
-        state: "finished", "failed" or "not finished".
-        note: Why it failed, or what else a reader must know; empty for nothing.
-        images_per_second: Median over the run, or None.
-        seconds: Wall time of all its starts, or None.
-        command: What trains it.
-    """
-
-    method: str
-    seed: int
-    state: str
-    note: str
-    images_per_second: float | None
-    seconds: float | None
-    command: str
+# Shares below it, in %, are cut off, or one collapsed run would flatten all others.
+_LOWEST_SHARE = -50
+# Room between the whiskers of two methods at one FPR, as a factor of it.
+_DODGE = 1.07
 
 
 def write_comparison(
     folder: str | os.PathLike,
     comparisons: Sequence[Comparison],
-    runs: Sequence[RunSummary],
+    runs: Sequence[dict[str, Any]],
     facts: dict,
 ) -> str:
     """Writes a comparison's `report.md`, which it returns, `report.json`, pictures.
 
-    Args:
-        folder: Where to.
-        comparisons: One per set of images.
-        runs: All runs, those without figures too.
-        facts: What the figures depend on, name -> JSON-able value: machine, versions,
-            common flags. Strings are shown in the report as they are.
+    `comparisons` is one per set, `runs` the `GridRun.summary` of all runs, those
+    without figures too, and `facts` what the figures depend on, name -> JSON-able
+    value.
     """
     folder = pathlib.Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     parts = ["# Comparison of methods"]
-    if any(run.state != "finished" for run in runs):
+    if any(run["state"] != "finished" for run in runs):
         parts.append("Not every run has figures: see the runs below.")
     for comparison in comparisons:
         parts += _section(comparison, folder)
     parts += ["## Runs", _run_table(runs)]
-    notes = [f"- {run.method}, seed {run.seed}: {run.note}" for run in runs if run.note]
+    notes = [
+        f"- {run['method']}, seed {run['seed']}: {run['note']}"
+        for run in runs
+        if run["note"]
+    ]
     if notes:
         parts.append("\n".join(notes))
     parts += [
         "## How",
         *(f"{k}: {v if isinstance(v, str) else _code(v)}" for k, v in facts.items()),
     ]
-    commands = "\n\n".join(run.command for run in runs)
+    commands = "\n\n".join(run["command"] for run in runs)
     parts.append(f"Commands, in this order:\n\n```bash\n{commands}\n```")
     text = "\n\n".join(parts) + "\n"
     report = {
         **facts,
-        "runs": [dataclasses.asdict(run) for run in runs],
+        "runs": list(runs),
         "sets": {c.name: c.to_dict() for c in comparisons},
     }
     write_text(folder / "report.json", json.dumps(report, indent=2) + "\n")
@@ -101,7 +90,7 @@ def _section(comparison, folder):
     seeds = max(len(runs) for runs in comparison.methods.values())
     over = f"mean of {seeds} seeds" if seeds > 1 else "one seed"
     pictures: list[tuple[str, Callable, Any, str]] = [
-        ("roc", plot_roc, comparison.curves(), name),
+        ("roc", plots.plot_roc, comparison.curves(), name),
         ("tpr", plot_tpr_bars, comparison, f"{name}: TPR at FPR"),
     ]
     if closed is not None:
@@ -117,8 +106,8 @@ def _section(comparison, folder):
 
 def _run_table(runs):
     rows = [
-        [run.method, run.seed, run.state]
-        + [n and round(n) for n in (run.images_per_second, run.seconds)]
+        [run["method"], run["seed"], run["state"]]
+        + [n and round(n) for n in (run["images_per_second"], run["seconds"])]
         for run in runs
     ]
     return format_table(rows, ["method", "seed", "state", "images/s", "wall time, s"])
@@ -126,3 +115,124 @@ def _run_table(runs):
 
 def _code(value):
     return f"`{json.dumps(value)}`"
+
+
+def plot_tpr_bars(
+    comparison: Comparison, path: str | os.PathLike | None = None, title: str = ""
+) -> np.ndarray:
+    """Draws TPR at each FPR: a panel per FPR, a bar per method, a dot per seed.
+
+    Returns uint8 `(height, width, 3)`, RGB, and writes a PNG to `path` unless None.
+    """
+    fprs, methods = comparison.fprs, list(comparison.methods)
+    height = 1.6 + 0.34 * len(methods)
+    figure = Figure(
+        figsize=(1.6 + 2.3 * len(fprs), height), dpi=100, layout="constrained"
+    )
+    FigureCanvasAgg(figure)
+    panels: Any = figure.subplots(1, len(fprs), sharey=True, squeeze=False)[0]
+    for axes, fpr in zip(panels, fprs):
+        for row, method in enumerate(methods):
+            spread = comparison.tpr(method, fpr)
+            if spread is None:
+                axes.annotate("no figure", (0.02, row), va="center", fontsize=8)
+            else:
+                color = plots.COLORS[1 if method != comparison.baseline else 5]
+                _bar(axes, row, spread, color)
+        teacher = comparison.tpr("teacher", fpr)
+        if teacher is not None:
+            axes.axvline(100 * teacher.mean, color=plots.COLORS[0], linestyle="--")
+        axes.set_title(f"FPR {format_fpr(fpr)}", fontsize=10)
+        axes.grid(True, axis="x", color="0.85", linewidth=0.8)
+        axes.set_axisbelow(True)
+        spreads = [comparison.tpr(name, fpr) for name in ("teacher", *methods)]
+        highest = max([0.01, *(spread.high for spread in spreads if spread)])
+        # Room for the figure behind the longest bar.
+        axes.set_xlim(0, 1.3 * 100 * highest)
+        axes.set_ylim(len(methods) - 0.4, -0.6)
+    panels[0].set_yticks(range(len(methods)), methods)
+    figure.supxlabel(
+        "TPR in %: bar mean, dots seeds"
+        + (", dashed line teacher" * bool(comparison.teacher)),
+        fontsize=10,
+    )
+    if title:
+        figure.suptitle(printable(title), fontsize=12)
+    return plots.render(figure, path)
+
+
+def plot_closed(
+    comparison: Comparison, path: str | os.PathLike | None = None, title: str = ""
+) -> np.ndarray:
+    """Draws the share of the gap that each method closes over FPR.
+
+    The line at 0 is the student alone, that at 100 % the teacher; a whisker goes from
+    the lowest to the highest seed. Nothing below -50 % is drawn, but the legend says
+    how low a method goes. Arguments and result as `plot_tpr_bars`.
+    """
+    spreads = {
+        method: {
+            fpr: spread
+            for fpr in comparison.fprs
+            if (spread := comparison.closed(method, fpr)) is not None
+        }
+        for method in comparison.methods
+        if method != comparison.baseline
+    }
+    spreads = {method: found for method, found in spreads.items() if found}
+    labels = {}
+    for method, found in spreads.items():
+        lowest = 100 * min(spread.mean for spread in found.values())
+        is_cut = lowest < _LOWEST_SHARE
+        labels[method] = method + f" (down to {lowest:.0f})" * is_cut
+    figure, axes = plots.new_figure(title)
+    axes.axhline(0, color="black", linewidth=1.2)
+    axes.axhline(100, color="black", linewidth=1.2, linestyle="--")
+    for number, (method, found) in enumerate(spreads.items()):
+        shift = _DODGE ** (number - (len(spreads) - 1) / 2)
+        x = np.array(list(found)) * shift
+        mean = np.array([100 * spread.mean for spread in found.values()])
+        low = np.array([100 * spread.low for spread in found.values()])
+        high = np.array([100 * spread.high for spread in found.values()])
+        axes.errorbar(
+            x,
+            mean,
+            # Lists: NumPy 1 warns of the way matplotlib reads arrays of one value.
+            yerr=[(mean - low).tolist(), (high - mean).tolist()],
+            capsize=3,
+            elinewidth=1.2,
+            label=labels[method],
+            **plots.line_style(number),
+        )
+    axes.set_xscale("log")
+    axes.set_xticks(comparison.fprs, [format_fpr(fpr) for fpr in comparison.fprs])
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.set_xlabel("FPR (false positive rate)")
+    axes.set_ylabel(f"share of the gap {comparison.baseline} to teacher closed, %")
+    axes.set_ylim(max(axes.get_ylim()[0], _LOWEST_SHARE), None)
+    plots.legend_below(figure, list(labels.values()))
+    return plots.render(figure, path)
+
+
+def _bar(axes, row, spread, color):
+    mean = 100 * spread.mean
+    axes.barh(row, mean, height=0.7, color=color, alpha=0.45)
+    axes.plot([100 * spread.low, 100 * spread.high], [row, row], color="black")
+    axes.plot(
+        [100 * value for value in spread.values],
+        [row] * len(spread.values),
+        linestyle="none",
+        marker="o",
+        markersize=4,
+        markerfacecolor="white",
+        markeredgecolor="black",
+    )
+    axes.annotate(
+        f"{mean:.1f}",
+        (100 * spread.high, row),
+        xytext=(6, 0),
+        textcoords="offset points",
+        va="center",
+        fontsize=9,
+        bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.5, "alpha": 0.8},
+    )

@@ -23,7 +23,7 @@ from ekd_tf.run.config import TrainConfig
 from ekd_tf.run.data import note_eval_sets
 from ekd_tf.run.data import open_run_data
 from ekd_tf.run.evaluators import make_evaluations
-from ekd_tf.run.profile import profiled_steps
+from ekd_tf.run.hooks import profiled_steps
 from ekd_tf.run.student import make_student
 from ekd_tf.run.teacher import RunTeacher
 from ekd_tf.run.teacher import open_run_teacher
@@ -42,16 +42,11 @@ class Parts:
     """What a run is made of.
 
     Attributes:
-        train: The training images.
         heldout: Readable images of other identities to evaluate on, or None.
         note: What the run's record keeps of the images.
         unreadable: Counts the images that cannot be read, of the whole run.
-        augmentation: What is done to training images.
-        evaluations: What the run is evaluated on, checked.
-        sampler: Chooses the images of each batch.
         steps: Updates in the whole run.
         model: Compiled, a `Distiller` where there is a teacher.
-        teacher: Where its embeddings come from, or None.
     """
 
     train: Source
@@ -77,23 +72,18 @@ class Parts:
 def assemble(
     config: TrainConfig, strategy: tf.distribute.Strategy, workdir: Workdir | None
 ) -> Parts:
-    """Builds the parts of a run, the model in the strategy's scope.
-
-    Raises:
-        ValueError: A value is wrong, by itself or beside the others or the data.
-    """
+    """Builds the parts of a run, the model in the strategy's scope."""
     # What is wrong by itself is said before the images are opened, which may take long.
     profiled_steps(config.profile_steps)
     augmentation = factory.make_augmentation(config.augment, config.input_size)
     unreadable = Unreadable(config.skip_corrupt)
-    data = open_run_data(
+    train, heldout, note = open_run_data(
         config,
         workdir,
         unreadable,
         force=config.force_data,
         cache_dir=config.workdir if is_chief(strategy) else None,
     )
-    train = data.train
     check_labels(train.labels, train.num_identities)
     balanced = config.balanced_identities or 0
     sampler = factory.make_sampler(
@@ -108,7 +98,7 @@ def assemble(
     lengths = _lengths(config, schedule, sampler.steps_per_epoch)
     steps, warmup_steps, boundaries = lengths
     evaluations = make_evaluations(
-        config.eval_sets, data.heldout, config.seed, unreadable=unreadable
+        config.eval_sets, heldout, config.seed, unreadable=unreadable
     )
     eval_sets = note_eval_sets(workdir, evaluations, config.force_data)
     with strategy.scope():
@@ -137,8 +127,8 @@ def assemble(
         )
     return Parts(
         train=train,
-        heldout=evaluations[0].source if data.heldout is not None else None,
-        note={**data.note, "eval_sets": eval_sets},
+        heldout=evaluations[0].source if heldout is not None else None,
+        note={**note, "eval_sets": eval_sets},
         unreadable=unreadable,
         augmentation=augmentation,
         evaluations=evaluations,
@@ -194,11 +184,7 @@ def _make_model(config, teacher, num_identities):
 
 
 def _lengths(config, schedule, steps_per_epoch):
-    """Returns the steps of the run, of its warm-up, and those at which the rate drops.
-
-    Raises:
-        ValueError: Something would happen after the run's last step, or never.
-    """
+    """Returns the steps of the run, of its warm-up, and those at which the rate drops."""
     if (config.steps is None) == (config.epochs is None):
         raise ValueError(
             "Give one of `--steps` and `--epochs`. Received: "
@@ -270,38 +256,33 @@ def plan(
     config: TrainConfig, parts: Parts, start_step: int, num_replicas: int
 ) -> list[str]:
     """Returns the lines that say what the run is going to do."""
-    train, heldout, teacher = parts.train, parts.heldout, parts.teacher
-    size, side = first_image_size(train), config.input_size
-    lines = [
-        f"train     {len(train):,} images of {train.num_identities:,} identities"
-        f" from {train.name}"
-    ]
+    teacher, side = parts.teacher, config.input_size
+
+    def of(source):
+        people = f"{source.num_identities:,} identities"
+        return f"{len(source):,} images of {people} from {source.name}"
+
+    size = first_image_size(parts.train)
+    resized = ""
     if size not in (None, (side, side)):
-        lines.append(f"images    of {size[0]}x{size[1]} resized to {side} px")
+        resized = f", {size[0]}x{size[1]} resized to {side} px"
     of_heldout = "none: give --heldout_data or --holdout_identities to evaluate"
-    if heldout is not None:
-        of_heldout = (
-            f"{len(heldout):,} images of {heldout.num_identities:,} identities from "
-            f"{heldout.name}"
-        )
-    of_teacher = "none"
+    of_teacher, distill = "none", ""
     if teacher is not None:
         of_teacher = (
             f"{config.teacher}, {teacher.input_size} px, "
             f"{teacher.embedding_dim} dimensions"
         )
+        distill = f"; {config.distill} on all rows"
+    elif config.balanced_identities:
+        distill = "; none on the balanced rows, which only cost time without --distill"
     of_head = "no margin loss on "
     if parts.model.head is not None:
         of_head = f"{config.head} x{config.margin_weight:g}, scale "
         of_head += f"{parts.model.head.scale:g}, on "
-    distill = ""
-    if config.distill:
-        distill = f"; {config.distill} on all rows"
-    elif config.balanced_identities:
-        distill = "; none on the balanced rows, which only cost time without --distill"
     return [
-        *lines,
-        f"held out  {of_heldout}",
+        f"train     {of(parts.train)}{resized}",
+        f"held out  {of(parts.heldout) if parts.heldout is not None else of_heldout}",
         f"student   {config.model}, {side} px, "
         f"{parts.model.backbone.count_params():,} parameters, {config.precision}"
         + (f", from {config.init}" if config.init else ""),

@@ -24,6 +24,7 @@ _NAME = re.compile(r"checkpoint-(\d{9,})\.npz")
 
 # What zipfile, NumPy and json raise on bytes that are not a whole checkpoint.
 _UNREADABLE = (
+    AttributeError,
     EOFError,
     KeyError,
     NotImplementedError,
@@ -36,12 +37,11 @@ _UNREADABLE = (
 
 
 class CheckpointStore:
-    """Keeps the newest checkpoints of a run, and the best, in one folder.
+    """Keeps the newest `keep` checkpoints of a run, and the best, in one folder.
 
     A checkpoint is one uncompressed `.npz` file, `checkpoint-000001200.npz`: one entry
     per variable and a JSON header with the step, the dtypes and the caller's metadata.
-    It is written aside, flushed to disk and renamed, so a file of that name is whole
-    whenever the process dies.
+    A file of that name is whole whenever the process dies.
     """
 
     def __init__(self, directory: str | os.PathLike, keep: int = 3):
@@ -67,10 +67,9 @@ class CheckpointStore:
     def save(
         self, step: int, variables: dict[str, Any], metadata: dict | None = None
     ) -> None:
-        """Writes a checkpoint, then removes the ones no longer kept.
+        """Writes a checkpoint, then removes those no longer kept and of later steps.
 
-        Files of later steps are removed too: they belong to a continuation that
-        was given up by resuming from an earlier step.
+        Later ones belong to a continuation that was given up.
         """
         arrays = {n: np.asarray(value.numpy()) for n, value in variables.items()}
         header = {
@@ -85,7 +84,7 @@ class CheckpointStore:
             is_bfloat16 = array.dtype == _BFLOAT16
             entries[name] = array.view(np.uint16) if is_bfloat16 else array
         self.directory.mkdir(parents=True, exist_ok=True)
-        write_aside(self.path(int(step)), lambda file: _write_arrays(file, entries))
+        write_aside(self.path(int(step)), lambda file: np.savez(file, **entries))
         self.prune(int(step))
 
     def prune(self, step: int) -> None:
@@ -115,13 +114,8 @@ class CheckpointStore:
     def restore(self, variables: dict[str, Any], step: int | str | None = None) -> dict:
         """Assigns the values of a checkpoint to variables, all or none.
 
-        Args:
-            variables: As given to `save`, with the same names and shapes.
-            step: The step to restore, "best", or None for the newest file that can
-                be read: a damaged one is reported by a warning and passed over.
-
-        Returns:
-            The metadata given to `save`, and the step under "step".
+        Of a step, "best", or by default the newest file that is not damaged. Returns
+        the metadata given to `save`, and the step under "step".
 
         Raises:
             FileNotFoundError: There is no such checkpoint.
@@ -149,28 +143,16 @@ class CheckpointStore:
         raise ValueError(f"{damage} There is no other to restore in its place.")
 
 
-def _write_arrays(file, arrays):
-    # As np.savez, which reserves some names for its own arguments.
-    with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
-        for name, array in arrays.items():
-            with archive.open(name + ".npy", "w", force_zip64=True) as entry:
-                np.lib.format.write_array(entry, array, allow_pickle=False)
-
-
-def _read_array(archive, name):
-    with archive.open(name + ".npy") as entry:
-        return np.lib.format.read_array(entry, allow_pickle=False)
-
-
 def _read_file(path):
     """Returns header and arrays; any damage raises one of `_UNREADABLE`."""
-    with zipfile.ZipFile(path) as archive:
-        header = json.loads(_read_array(archive, _HEADER).tobytes())
+    # Opened here: NumPy leaves open a file that is no whole archive.
+    with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
+        header = json.loads(archive[_HEADER].tobytes())
         if header["format"] != _FORMAT:
             raise ValueError(f"format {header['format']}, expected {_FORMAT}")
         arrays = {}
         for name, dtype in header["dtypes"].items():
-            array = _read_array(archive, name)
+            array = archive[name]
             arrays[name] = array.view(_BFLOAT16) if dtype == "bfloat16" else array
     return header, arrays
 

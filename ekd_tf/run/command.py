@@ -19,7 +19,7 @@ from absl import flags
 from absl import logging
 
 from ekd_tf.files.user_text import command_line
-from ekd_tf.run.child import RESUME_STATUS
+from ekd_tf.run.interruption import RESUME_STATUS
 from ekd_tf.run.quiet import quiet_tensorflow
 from ekd_tf.run.settings import check_effects
 
@@ -33,48 +33,40 @@ WAY_OUT = "remove or replace what is damaged, or allow N with --skip_corrupt=N"
 # Words of other tools, and of earlier versions of this one -> the flags here that may
 # be meant: of these the answer names the first that the command has.
 _MEANT = {
-    "lr base_lr init_lr max_lr": "learning_rate",
-    "wd decay l2": "weight_decay",
+    "lr base_lr init_lr": "learning_rate",
+    "wd decay": "weight_decay",
     "batch batch_size bs": "general_batch",
-    "epoch num_epochs max_epochs": "epochs",
-    "max_steps num_steps total_steps train_steps iters max_iter": "steps",
-    "warmup warmup_epochs warmup_iters": "warmup_steps",
+    "epoch num_epochs": "epochs",
+    "max_steps num_steps total_steps": "steps",
+    "warmup warmup_epochs": "warmup_steps",
     "opt optim": "optimizer",
-    "scheduler lr_scheduler lr_schedule lr_policy sched": "schedule",
-    "milestones lr_steps decay_steps decay_epochs drop_at": "lr_milestones",
+    "scheduler lr_scheduler lr_policy": "schedule",
+    "milestones lr_steps decay_epochs drop_at": "lr_milestones",
     "gamma lr_decay decay_rate drop_factor": "lr_gamma",
-    "keep keep_checkpoints num_checkpoints": "max_checkpoints",
-    "clip grad_clip max_grad_norm max_norm": "clip_norm",
-    "fp16 bf16 amp half mixed_precision use_amp": "precision",
-    "gpus num_gpus gpu devices distributed world_size nproc_per_node worker_hosts "
-    "worker_index rank local_rank": "strategy",
-    "output output_dir out out_dir save_dir log_dir logdir checkpoint_dir exp_dir "
-    "work_dir run_dir directory": "workdir output",
-    "arch architecture net network backbone student": "model",
-    "channels width_mult": "width",
-    "dim embed_dim emb_size embedding_size num_features": "embedding_dim",
-    "image_size img_size resolution size": "input_size",
-    "loss losses method kd distillation kd_loss": "distill",
-    "margin_head loss_head": "head",
-    "m combined_margins": "margin",
+    "keep": "max_checkpoints",
+    "clip clip_grad": "clip_norm",
+    "fp16 bf16 amp mixed_precision": "precision",
+    "gpus num_gpus distributed worker_hosts worker_index": "strategy",
+    "output output_dir out save_dir log_dir logdir resume directory": "workdir output",
+    "arch net network backbone student": "model",
+    "dim embedding_size num_features": "embedding_dim",
+    "image_size img_size resolution": "input_size",
+    "loss losses method kd distill_weight temperature ekd_weight ekd_temperature "
+    "ekd_memory ekd_thresholds ekd_threshold_gradient ekd_fprs ekd_num_negatives "
+    "ekd_momentum ekd_preset sp_gram darkrank_length": "distill",
+    "combined_margins": "margin",
     "augment_crop augment_brightness augment_contrast augment_saturation "
     "augment_occlusion augment_low_resolution augment_jpeg": "augment",
     "representative": "calibration_images",
     "num_representative": "num_calibration_images",
     "s": "scale",
-    "teacher_path teacher_model teacher_ckpt": "teacher",
-    "dataset data_dir data_path data_root root rec train_data images": "data eval_sets",
-    "evaluate on pairs eval_set val val_data val_dir test_data": "eval_sets data",
-    "eval_every eval_interval val_every": "evaluate_every",
-    "save_every save_interval save_freq": "checkpoint_every",
-    "log_interval print_freq print_every frequent": "log_every",
-    "random_seed manual_seed": "seed",
-    "mirror hflip horizontal_flip random_flip": "flip",
-    "distill_weight kd_weight tau temperature ekd_weight ekd_temperature "
-    "kd_temperature ekd_memory ekd_thresholds ekd_threshold_gradient ekd_fprs "
-    "ekd_num_negatives ekd_momentum ekd_preset sp_gram darkrank_length": "distill",
-    "resume resume_from restore": "workdir",
-    "fpr far target_fpr": "fprs calibrate_fpr",
+    "dataset data_dir data_path root rec train_data images": "data eval_sets",
+    "evaluate on pairs eval_set val val_data test_data": "eval_sets data",
+    "eval_interval": "evaluate_every",
+    "save_interval": "checkpoint_every",
+    "log_interval print_freq": "log_every",
+    "mirror hflip random_flip": "flip",
+    "fpr far": "fprs calibrate_fpr",
 }
 _OURS = {word: ours for words, ours in _MEANT.items() for word in words.split()}
 # What a name alone does not say.
@@ -123,20 +115,12 @@ def define_flags(kind: type, into: flags.FlagValues = flags.FLAGS) -> None:
 def read_flags(kind: type, parsed: flags.FlagValues = flags.FLAGS) -> Any:
     """Returns the settings that parsed flags describe."""
     values = {name: parsed[name].value for name in _names(kind)}
-    return kind(
-        **{
-            name: tuple(value) if isinstance(value, list) else value
-            for name, value in values.items()
-        }
-    )
+    lists = {n: tuple(v) for n, v in values.items() if isinstance(v, list)}
+    return kind(**{**values, **lists})
 
 
 def parse(arguments: Sequence[str], base: Any, of: str) -> Any:
-    """Returns settings with those replaced that some arguments, flags alone, give.
-
-    Raises:
-        ValueError: An argument is no flag of the command `of`, or it is wrong.
-    """
+    """Returns the settings `base` with what some flags of the command `of` replace."""
     kind, parsed = type(base), flags.FlagValues()
     define_flags(kind, parsed)
     for name in _names(kind):
@@ -164,10 +148,9 @@ def run(
     way_out: str = WAY_OUT,
     takes_arguments: bool = False,
 ) -> None:
-    """Runs a command from its flags to its end.
+    """Runs a command from its flags to its end, before TensorFlow is imported.
 
-    TensorFlow must not have been imported yet: its lines at the start are silenced.
-    A `ValueError` or `OSError` ends the command with its message, Ctrl-C with one line.
+    A `ValueError` or `OSError` ends it with its message, Ctrl-C with one line.
 
     Args:
         main: Called with the settings, one of each of `kinds`.
@@ -176,10 +159,9 @@ def run(
             defines its flags itself.
         required: Names of flags that must be given.
         resumes: Whether the same command continues where it was stopped, by status 75
-            in place of 130. A function is called with the settings.
+            in place of 130; or a function of the settings that says so.
         way_out: What the message says of images that cannot be read.
-        takes_arguments: Whether `main` takes the arguments that are no flags, a list,
-            behind the settings.
+        takes_arguments: Whether `main` takes the list of the other arguments too.
     """
     quiet_tensorflow()
     # Imports and traces make millions of objects that stay: looking for garbage among

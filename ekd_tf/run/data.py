@@ -7,7 +7,6 @@ was trained on.
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import os
 import pathlib
@@ -26,17 +25,6 @@ from ekd_tf.run import factory
 from ekd_tf.run.config import TrainConfig
 from ekd_tf.run.workdir import Workdir
 
-# Flags that name the images. Where one was changed by force, the record is of others.
-
-
-@dataclasses.dataclass(frozen=True)
-class RunData:
-    """The images of a run, and what its record is to keep of them."""
-
-    train: Source
-    heldout: Source | None
-    note: dict[str, Any]
-
 
 def open_run_data(
     config: TrainConfig,
@@ -44,31 +32,31 @@ def open_run_data(
     unreadable: Unreadable | None = None,
     force: bool = False,
     cache_dir: str | os.PathLike | None = None,
-) -> RunData:
-    """Opens the images of a run that is new or has been started before.
+) -> tuple[Source, Source | None, dict[str, Any]]:
+    """Opens the images of a run that is new or, with a workdir, may have been started.
 
-    Args:
-        config: Of the run.
-        workdir: Of the run; None for one that is new.
-        unreadable: Counts damaged records when a source is opened.
-        force: Whether to take images that have changed. Identities the run has not
-            known are left out then, and held out are those it has, if they are there.
-        cache_dir: As for `factory.make_source`.
+    Returns those to train on, those held out, and what the run's record keeps of both.
+    `unreadable` and `cache_dir` are as for `factory.make_source`. With `force` images
+    that have changed are taken: identities the run has not known are left out, and held
+    out are those it has, if they are there.
     """
     if config.heldout_data and config.holdout_identities:
         raise ValueError(
             "Give `--heldout_data` or `--holdout_identities`, not both. Received: "
             f"{config.heldout_data!r} and {config.holdout_identities}"
         )
-    specs = {"data": config.data, "heldout_data": config.heldout_data}
     sources = {
         name: factory.make_source(spec, cache_dir, unreadable)
-        for name, spec in specs.items()
-        if spec
+        for name in ("data", "heldout_data")
+        if (spec := getattr(config, name))
     }
     train, heldout = sources["data"], sources.get("heldout_data")
     recorded = _recorded(config, workdir)
-    if recorded is not None and not _are_others(recorded, sources):
+    # A source with none of the run's identities is forced, and the run's from now on.
+    if recorded is not None and not any(
+        recorded["identities"][name].keys().isdisjoint(source.identity_names())
+        for name, source in sources.items()
+    ):
         _check_same(recorded, sources, workdir, force)
         train, heldout = _split_as_recorded(recorded, sources)
     elif config.holdout_identities:
@@ -76,17 +64,13 @@ def open_run_data(
             train, heldout = split_identities(
                 train, config.holdout_identities, config.seed
             )
-    return RunData(train, heldout, _note(sources, train, heldout))
+    return train, heldout, _note(sources, train, heldout)
 
 
 def note_eval_sets(
     workdir: Workdir | None, evaluations: Sequence[Any], force: bool
 ) -> dict[str, str]:
-    """Returns fingerprints of `--eval_sets` by name, for the run's record.
-
-    Raises:
-        ValueError: A set has changed since the run was started, unless `force`.
-    """
+    """Returns fingerprints of `--eval_sets` by name; refuses one that has changed."""
     now = {
         evaluation.name: hashlib.sha256(evaluation.fingerprint.encode()).hexdigest()
         for evaluation in evaluations
@@ -110,14 +94,12 @@ def sources_of_run(
 ) -> tuple[Source, Source | None]:
     """Opens the images a run was trained on and those it held out, or None.
 
-    `unreadable` counts as many as the run allowed unless given, and `force` takes
-    images that have changed since.
+    `force` takes images that have changed since.
     """
     workdir = Workdir(path, create=False)
     config = TrainConfig.of_record(workdir.read_run()["flags"])
     unreadable = unreadable or Unreadable(config.skip_corrupt)
-    data = open_run_data(config, workdir, unreadable, force, cache_dir=path)
-    return data.train, data.heldout
+    return open_run_data(config, workdir, unreadable, force, cache_dir=path)[:2]
 
 
 def flags_of_run(path: str | os.PathLike) -> dict[str, Any] | None:
@@ -128,10 +110,7 @@ def flags_of_run(path: str | os.PathLike) -> dict[str, Any] | None:
 
 
 def unreadable_of(model: str | os.PathLike, allowed: int | None) -> Unreadable:
-    """Returns what counts the unreadable images met with a model.
-
-    `allowed` None is as many as the run that is the model allowed, or none.
-    """
+    """Returns a count of unreadable images; by default the run's own limit, or none."""
     if allowed is None:
         allowed = (flags_of_run(model) or {}).get("skip_corrupt", 0)
     return Unreadable(allowed)
@@ -141,8 +120,7 @@ def _recorded(config, workdir):
     """Returns the note of an earlier start with the same images, or None."""
     if workdir is None or not workdir.run_file.exists():
         return None
-    was = workdir.read_run()
-    flags = was["flags"]
+    flags = workdir.read_run()["flags"]
     # Images moved to another place are still those of the run; another number to hold
     # out, or a set of its own to do so, is not.
     if flags.get("holdout_identities") != config.holdout_identities:
@@ -183,14 +161,6 @@ def _counts(source):
     """Returns name of the identity -> number of images."""
     counts = np.bincount(source.labels, minlength=source.num_identities).tolist()
     return dict(zip(source.identity_names(), counts))
-
-
-def _are_others(recorded, sources):
-    """Whether a source holds none of the identities that the run has known."""
-    return any(
-        recorded["identities"][name].keys().isdisjoint(source.identity_names())
-        for name, source in sources.items()
-    )
 
 
 def _check_same(recorded, sources, workdir, force):

@@ -10,11 +10,9 @@ from typing import Any
 from absl import logging
 
 from ekd_tf.data import LinkedImages
-from ekd_tf.data import Source
 from ekd_tf.data import read_template_set
 from ekd_tf.data import readable_images
 from ekd_tf.data import readable_templates
-from ekd_tf.data.unreadable import Unreadable
 from ekd_tf.embedders import file_of_model
 from ekd_tf.embedders import open_embedder
 from ekd_tf.embedders import takes_any_range
@@ -34,13 +32,10 @@ from ekd_tf.files.atomic import write_text
 from ekd_tf.files.outputs import check_file
 from ekd_tf.files.outputs import make_folder
 from ekd_tf.metrics import ALL_SWITCHES
+from ekd_tf.run import evaluators
 from ekd_tf.run import factory
 from ekd_tf.run.data import sources_of_run
 from ekd_tf.run.data import unreadable_of
-from ekd_tf.run.evaluators import check_range_of_pixels
-from ekd_tf.run.evaluators import make_evaluations
-from ekd_tf.run.evaluators import make_source_embedder
-from ekd_tf.run.evaluators import source_embedder
 from ekd_tf.run.progress import embedding_progress
 from ekd_tf.run.provenance import provenance
 from ekd_tf.training.strategy import grow_gpu_memory
@@ -56,9 +51,6 @@ def evaluate_model(settings: Any, command: Sequence[str]) -> None:
     """
     grow_gpu_memory()
     output = make_folder("output", settings.output) if settings.output else None
-    if settings.calibrate_fpr is not None:
-        card = file_of_model(settings.model).with_name(CARD_FILE)
-        check_file("calibrate_fpr", card)
     folder = settings.cache or (output and output / "embeddings")
     arguments: dict[str, Any] = {
         "flip": settings.flip,
@@ -68,19 +60,25 @@ def evaluate_model(settings: Any, command: Sequence[str]) -> None:
     }
     evaluations, source = _evaluations(settings)
     if settings.calibrate_fpr is not None:
-        _check_calibration(settings, source)
+        # What would fail after all evaluations.
+        card = file_of_model(settings.model).with_name(CARD_FILE)
+        check_file("calibrate_fpr", card)
+        if settings.calibrate_flip and not settings.flip:
+            raise ValueError(
+                "`--calibrate_flip` needs mirror images: leave out --noflip"
+            )
+        check_calibration(source, settings.calibrate_fpr)
     models = Models(
-        source_embedder(open_embedder(settings.model), **arguments),
-        make_source_embedder(settings.teacher, **arguments),
-        make_source_embedder(settings.baseline, **arguments),
+        evaluators.source_embedder(open_embedder(settings.model), **arguments),
+        evaluators.make_source_embedder(settings.teacher, **arguments),
+        evaluators.make_source_embedder(settings.baseline, **arguments),
     )
-    _say_ranges(settings, models, source or _linked(evaluations))
+    _say_ranges(settings, models, evaluations, source)
     sections = []
     for evaluation in evaluations:
         result = evaluation(models)
         sections.append(result.section())
-        sys.stdout.write(f"\n## {result.name}\n\n{result.report()}\n")
-        sys.stdout.flush()
+        _say(f"\n## {result.name}\n\n{result.report()}")
         if output is not None:
             result.write(output)
     if output is not None:
@@ -90,6 +88,11 @@ def evaluate_model(settings: Any, command: Sequence[str]) -> None:
         _calibrate(settings, models.student, source, arguments)
 
 
+def _say(text):
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
+
+
 def _evaluations(settings):
     """Returns what to run, and the one labelled source among it or None."""
     unreadable = unreadable_of(settings.model, settings.skip_corrupt)
@@ -97,7 +100,7 @@ def _evaluations(settings):
     heldout = None
     if not settings.eval_sets and not settings.ijb:
         heldout = _heldout(settings, unreadable)
-    evaluations = make_evaluations(
+    evaluations = evaluators.make_evaluations(
         settings.eval_sets,
         heldout,
         settings.seed,
@@ -132,7 +135,7 @@ def _evaluations(settings):
     return evaluations, sources[0] if len(sources) == 1 else None
 
 
-def _heldout(settings: Any, unreadable: Unreadable) -> Source:
+def _heldout(settings, unreadable):
     """Returns what the run of `--model` held out."""
     other = "--eval_sets=NAME:folder:DIR with identities it was not trained on"
     if not pathlib.Path(settings.model).is_dir():
@@ -148,23 +151,21 @@ def _heldout(settings: Any, unreadable: Unreadable) -> Source:
     return source
 
 
-def _linked(evaluations):
-    """Returns labelled images of the first pair set, or None."""
-    for evaluation in evaluations:
-        if isinstance(evaluation, PairSetEvaluation):
-            return LinkedImages(evaluation.pairs)
-    return None
-
-
-def _say_ranges(settings, models, sample):
+def _say_ranges(settings, models, evaluations, source):
     """Prints the AUCs on a sample, where a model's range of pixels may be wrong."""
+    for evaluation in evaluations:
+        if source is None and isinstance(evaluation, PairSetEvaluation):
+            source = LinkedImages(evaluation.pairs)
     for role, embedder in (("teacher", models.teacher), ("model", models.student)):
         spec = getattr(settings, role)
         asked = role == "teacher" or takes_any_range(spec)
-        if sample is not None and embedder is not None and asked:
+        if source is not None and embedder is not None and asked:
             size, seed = embedder.input_size, settings.seed
-            line = check_range_of_pixels(spec, embedder, sample, size, seed, role=role)
-            sys.stdout.write(f"{line}\n")
+            _say(
+                evaluators.check_range_of_pixels(
+                    spec, embedder, source, size, seed, role=role
+                )
+            )
 
 
 def _heading(settings, source, command):
@@ -185,15 +186,6 @@ def _heading(settings, source, command):
     ]
 
 
-def _check_calibration(settings, source):
-    """Raises `ValueError` where a calibration would fail after all evaluations."""
-    if source is None:
-        raise ValueError("`--calibrate_fpr` needs labelled images: give --eval_sets")
-    if settings.calibrate_flip and not settings.flip:
-        raise ValueError("`--calibrate_flip` needs mirror images: leave out --noflip")
-    check_calibration(source, settings.calibrate_fpr)
-
-
 def _calibrate(settings, student, source, arguments):
     """Writes thresholds for `--calibrate_fpr` to the cards of model and exports."""
     fpr, seed, flip = settings.calibrate_fpr, settings.seed, settings.calibrate_flip
@@ -202,8 +194,7 @@ def _calibrate(settings, student, source, arguments):
         found = calibrate(model, source, fpr, seed, flip)
         card = write_calibration(file, found)
         refresh_readme(card)
-        sys.stdout.write(f"\n{file}: {found.text()}\nWritten to {card}\n")
-        sys.stdout.flush()
+        _say(f"\n{file}: {found.text()}\nWritten to {card}")
 
     arguments = {**arguments, "flip": flip}
     model_file = file_of_model(settings.model)
@@ -212,7 +203,7 @@ def _calibrate(settings, student, source, arguments):
     for file in exported_files(model_file):
         path = file.parent if file.suffix == ".pb" else file
         try:
-            exported = make_source_embedder(str(path), **arguments)
+            exported = evaluators.make_source_embedder(str(path), **arguments)
         except ValueError as error:
             logging.warning("%s is not calibrated: %s", file, error)
             continue

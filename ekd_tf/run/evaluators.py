@@ -40,20 +40,14 @@ def check_range_of_pixels(
 ) -> str:
     """Returns a line that says a model's AUC on a sample of some labelled images.
 
-    Args:
-        spec: The model, as for `open_embedder`, or anything else, such as `cache:DIR`,
-            whose range of pixels cannot be another.
-        embedder: The model opened, `SourceEmbedder` or what has its `some`.
-        source: Labelled images.
-        input_size: Side of the bare pixels it is compared with.
-        seed: Chooses the images.
-        unreadable: Counts the unreadable images, which are left out.
-        role: Name of the flag that named the model.
+    `spec` is the model as the flag `role` names it, `cache:DIR` and the like too, and
+    `embedder` what has `some` of `SourceEmbedder`. It is compared with bare pixels,
+    resized to `input_size`.
 
     Raises:
         ValueError: The model is at a loss as it is given pixels, and is not in another
-            range. The order of the colours is not found out: it moves the AUC by less
-            than the choice of the images.
+            range. A wrong order of colours is not found: it moves the AUC by less than
+            the choice of the images.
     """
     found = warn_if_untrained(embedder.some, source, input_size, seed, unreadable, role)
     if found is None:
@@ -99,23 +93,17 @@ def make_evaluations(
     worst: int = 10,
     unreadable: Unreadable | None = None,
 ) -> list[Any]:
-    """Builds what a model is evaluated on, in a run or after it; "heldout" first.
+    """Builds what a model is evaluated on, in a run or after it.
 
     Args:
-        specs: `NAME:KIND:PATH` each: `NAME:pairs:PATH` of a verification set,
-            `allpairs` in place of `pairs` for every pair of its images (see
-            `LinkedImages`; at FPRs of 1e-3 and above), or NAME and images as
-            `factory.make_source` takes them.
-        heldout: The identities the run holds out, evaluated as "heldout"; or None.
+        specs: `--eval_sets`, `NAME:KIND:PATH` each. Of KIND `allpairs` every pair of a
+            verification set counts, at FPRs of 1e-3 and above (see `LinkedImages`).
+        heldout: What the run holds out, evaluated first, as "heldout"; or None.
         seed: Of drawn pairs and of resampling.
         fprs: The target FPRs.
         replicates: Resamples behind an interval: of identities and of folds. 0: none.
         worst: See `LabelledEvaluation`.
         unreadable: Counts the unreadable images, which are left out.
-
-    Raises:
-        ValueError: A specification has no name or one that is taken, its images cannot
-            be opened, or a set has too few pairs to be evaluated on.
     """
     of_identities, of_folds = replicates
 

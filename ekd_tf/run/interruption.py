@@ -1,18 +1,31 @@
-"""Ctrl-C and SIGTERM: the step in hand is finished, the run saved and left."""
+"""Ctrl-C, SIGTERM and a closed terminal: what is at work saves before it ends.
+
+Imports no TensorFlow: commands need it before they have read their flags.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import os
 import signal
+import subprocess
 from collections.abc import Callable
+from collections.abc import Iterable
+from collections.abc import Iterator
 from typing import Any
 
-import tensorflow as tf
 from absl import logging
 
-from ekd_tf.training.loop import Hook
-from ekd_tf.training.loop import Step
-
-_NAMES = {signal.SIGTERM: "SIGTERM", signal.SIGINT: "Ctrl-C"}
+# What sysexits.h calls a temporary failure: the same command goes on. Schedulers can be
+# told to try again.
+RESUME_STATUS = os.EX_TEMPFAIL
+_NAMES: dict[int, str] = {signal.SIGTERM: "SIGTERM", signal.SIGINT: "Ctrl-C"}
+_PASSED_ON: dict[int, int] = {
+    signal.SIGINT: signal.SIGINT,
+    signal.SIGTERM: signal.SIGTERM,
+    # A terminal that was closed: the child has another session and does not hear it.
+    signal.SIGHUP: signal.SIGTERM,
+}
 
 
 class Interrupted(Exception):  # noqa: N818 - a run that is to go on has not failed
@@ -20,36 +33,26 @@ class Interrupted(Exception):  # noqa: N818 - a run that is to go on has not fai
 
 
 class Termination:
-    """Notes Ctrl-C and SIGTERM, as a context manager.
-
-    A step in hand is finished first (`TerminationHook`). Anywhere else, and at a
-    second signal, the run ends at once, with its last checkpoint. A signal that was
-    ignored before, as the shell has background jobs ignore Ctrl-C, stays so.
+    """What is known of a signal to end a run.
 
     Attributes:
-        asked: Whether a signal has arrived.
-        name: What the signal is called, or that another worker got it.
-        between_steps: Whether a step follows; set by the hook.
+        asked: Whether one has arrived.
+        name: What it is called, or that another worker got it.
+        between_steps: Whether a step follows, after which the run is saved; set by
+            `TerminationHook`.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.asked = False
         # Where the signal has not arrived here.
         self.name = "Another worker was stopped"
         self.between_steps = False
-        self._previous: dict = {}
 
-    def __enter__(self) -> Termination:
-        self._previous = {
-            number: signal.signal(number, self._on_signal)
-            for number in _NAMES
-            if signal.getsignal(number) != signal.SIG_IGN
-        }
-        return self
-
-    def __exit__(self, *error):
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
+    @contextlib.contextmanager
+    def noted(self) -> Iterator[None]:
+        """Notes Ctrl-C and SIGTERM; a second one, or one no step follows, raises."""
+        with _handled(_NAMES, self._on_signal):
+            yield
 
     def _on_signal(self, number, frame):
         at_once = self.asked or not self.between_steps
@@ -61,55 +64,46 @@ class Termination:
         logging.info("%s: the run ends after this step; once more: now.", self.name)
 
 
-class TerminationHook(Hook):
-    """Saves and ends a run after the step in which a signal arrived; belongs last.
+@contextlib.contextmanager
+def child_process(
+    command: list[str], **arguments: Any
+) -> Iterator[tuple[subprocess.Popen, list[int]]]:
+    """Starts a command to which Ctrl-C, SIGTERM and SIGHUP are passed on, once each.
 
-    The signal may reach any of several workers, whose strategy is given then, at
-    different steps: after every step they ask each other, and all leave after the same
-    one. Of one worker alone, one within the first step, which is compiled, ends the run
-    at once.
+    In a session of its own: else the terminal would send Ctrl-C to it as well. Yields
+    the child, to be waited for within the context, and the signals passed on so far.
     """
+    child: subprocess.Popen | None = None
+    signals: list[int] = []
 
-    def __init__(
-        self,
-        termination: Termination,
-        save: Callable[[Step], Any],
-        strategy: tf.distribute.Strategy | None = None,
-    ):
-        self._termination = termination
-        self._save = save
-        self._ask_all = None if strategy is None else _any_worker(strategy)
-        if strategy is not None:
-            # One that left alone within the first step would hang the others.
-            termination.between_steps = True
-        self._answer = None
+    def pass_on(number, _):
+        signals.append(number)
+        if child is not None:
+            child.send_signal(_PASSED_ON[number])
 
-    def after_step(self, step: Step) -> None:
-        self._termination.between_steps = not step.is_last
-        if self._is_asked():
-            self._save(step)
-            raise Interrupted(
-                f"{self._termination.name}: the run is saved at step {step.number}."
-            )
-
-    def _is_asked(self):
-        if self._ask_all is None:
-            return self._termination.asked
-        # The answer to the last step's question: no step waits for the network.
-        answer, self._answer = self._answer, self._ask_all(self._termination.asked)
-        return answer is not None and bool(answer)
+    with _handled(_PASSED_ON, pass_on):
+        child = subprocess.Popen(command, start_new_session=True, **arguments)
+        # Of before it was there.
+        for number in list(signals):
+            child.send_signal(_PASSED_ON[number])
+        with child:
+            try:
+                yield child, signals
+            except BaseException:
+                child.kill()
+                raise
 
 
-def _any_worker(strategy):
-    """Returns a function of a bool: above 0 where any worker called it with True."""
-
-    @tf.function(autograph=False)
-    def count(asked):
-        def total():
-            context = tf.distribute.get_replica_context()
-            # An argument has no device, and workers refuse to reduce what has none.
-            return context.all_reduce(tf.distribute.ReduceOp.SUM, tf.identity(asked))
-
-        return strategy.experimental_local_results(strategy.run(total))[0]
-
-    return lambda asked: count(tf.constant(float(asked)))
+@contextlib.contextmanager
+def _handled(numbers: Iterable[int], handler: Callable) -> Iterator[None]:
+    """Handles signals, but those ignored before, as `nohup` has it, stay so."""
+    previous = {
+        number: signal.signal(number, handler)
+        for number in numbers
+        if signal.getsignal(number) != signal.SIG_IGN
+    }
+    try:
+        yield
+    finally:
+        for number, before in previous.items():
+            signal.signal(number, before)

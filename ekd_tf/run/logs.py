@@ -89,10 +89,9 @@ def naming_tensorboard(folder: str | os.PathLike) -> Iterator[None]:
 class MetricsLog:
     """Appends scalars and images to `metrics.jsonl` and TensorBoard's events.
 
-    One JSON object per line, `{"step": 20, "loss/ekd/positive": 0.5}`; a value that
-    is not finite is written as null, since JSON has no word for it. Lines and points
-    reach the operating system at once, so a killed process loses none; a line cut in
-    two by the kill is dropped when the log is opened again.
+    One JSON object per line, `{"step": 20, "loss/ekd/positive": 0.5}`, with null for
+    what is not finite. A killed process loses none; a line it has cut in two is dropped
+    when the log is opened again.
     """
 
     def __init__(self, workdir: str | os.PathLike):
@@ -131,22 +130,16 @@ class MetricsLog:
     def truncate_after(self, step: int, without: Iterable[str] = ()) -> None:
         """Drops everything logged after `step`, to resume from there.
 
-        Metrics and images whose names begin as one of `without`, such as "heldout/",
-        are dropped at `step` itself too, since they will be logged again.
-
-        Both files are rewritten aside and renamed. TensorBoard reads files in the
-        order of their names, which start with the time and hold the host: what there
-        is is numbered, so that it stands before what this process will write, whatever
-        its clock and its host say.
-
-        Raises:
-            ValueError: If a whole line is not a JSON object with a step.
+        What begins as one of `without`, such as "heldout/", will be logged again and is
+        dropped at `step` itself too.
         """
         self.close()
         without = tuple(without)
         lines = enumerate(self.path.read_bytes().splitlines(True), 1)
         kept = [line for n, line in lines if self._is_kept(line, n, step, without)]
         write_aside(self.path, lambda file: file.writelines(kept))
+        # TensorBoard reads files in the order of their names, which begin with the
+        # time: numbered, they stand before what is to come, whatever the clock says.
         paths = sorted(self.folder.glob("events.out.tfevents.*"))
         for number, path in enumerate(paths):
             _truncate_events(path, step, without)
@@ -205,30 +198,24 @@ class MetricsLog:
             ) from error
 
 
-class TeacherLine:
+def draw_teacher(
+    workdir: str | os.PathLike, steps: int, scalars: dict[str, float]
+) -> None:
     """Draws each figure of the teacher as a line from the first step to the last.
 
-    They are points of a TensorBoard run of their own, `teacher` beside the student's,
-    under the student's names: both stand in one chart. A resumed run draws none again.
+    In a TensorBoard run of its own, `teacher`, under the student's names: both stand in
+    one chart. Of a run only the first call does anything.
     """
-
-    def __init__(self, workdir: str | os.PathLike, steps: int):
-        self._folder = pathlib.Path(workdir) / "teacher"
-        self._steps = steps
-        self._is_drawn = self._folder.is_dir() and any(self._folder.iterdir())
-
-    def draw(self, scalars: dict[str, float]) -> None:
-        """Draws a line per metric; only the first call does anything."""
-        if self._is_drawn or not scalars:
-            return
-        self._is_drawn = True
-        writer = tf.summary.create_file_writer(str(self._folder))
-        with writer.as_default():
-            for step in (0, self._steps):
-                for name, value in scalars.items():
-                    tag, description = tensorboard_tag(name)
-                    tf.summary.scalar(tag, value, step, description)
-        writer.close()
+    folder = pathlib.Path(workdir) / "teacher"
+    if not scalars or (folder.is_dir() and any(folder.iterdir())):
+        return
+    writer = tf.summary.create_file_writer(str(folder))
+    with writer.as_default():
+        for step in (0, steps):
+            for name, value in scalars.items():
+                tag, description = tensorboard_tag(name)
+                tf.summary.scalar(tag, value, step, description)
+    writer.close()
 
 
 def _is_before(at, names, step, without):

@@ -62,16 +62,10 @@ class ProgressLine(tqdm):
         )
 
     @property
-    def step(self) -> int:
-        """Updates made so far."""
-        return self.n
-
-    @property
     def per_second(self) -> float | None:
-        """Units per second of the last 50 updates; None before the second update.
+        """Units per second of the last 50 updates; None before the second one.
 
-        The first update after the start or a pause, which carries tracing and the
-        filling of the input pipeline, only starts the clock.
+        The first after the start or a pause carries tracing and only starts the clock.
         """
         rates = self._rates()
         return rates and rates[1]
@@ -84,10 +78,7 @@ class ProgressLine(tqdm):
         return float(steps / seconds), float(units / seconds)
 
     def update(self, count: int = 1, terms: dict[str, Any] | None = None) -> None:
-        """Notes that one more update was made, of so many units over all replicas.
-
-        Terms, numbers or scalar tensors, are shown in their order.
-        """
+        """Notes one more update, of so many units over all replicas, and its terms."""
         self._count += count
         self._marks.append((self.n + 1, self._count, time.monotonic()))
         self._terms = terms or {}
@@ -97,10 +88,7 @@ class ProgressLine(tqdm):
             self.refresh()
 
     def pause(self) -> None:
-        """Clears the line before something else is printed or takes long.
-
-        The time until the next update does not enter the speed.
-        """
+        """Clears the line; the time until the next update does not enter the speed."""
         if self._is_terminal and self._is_drawn:
             self.clear()
         self._marks.clear()
@@ -136,8 +124,8 @@ class ProgressLine(tqdm):
 class ProgressHook(Hook):
     """Shows the loss and its terms at every update, of `count` rows, on a line.
 
-    Right behind the loss, where a narrow terminal still shows them, stand the margin
-    loss and the gradients of distillation losses as ratios to its gradient.
+    The margin loss and the ratios of gradients come first, where a narrow terminal
+    still shows them.
     """
 
     def __init__(self, line: ProgressLine, count: int):

@@ -15,14 +15,13 @@ from typing import Any
 
 from ekd_tf.version import __version__
 
-PACKAGES = ("ekd-tf", "tensorflow", "keras", "numpy", "absl-py", "tensorboard")
+_PACKAGES = ("ekd-tf", "tensorflow", "keras", "numpy", "absl-py", "tensorboard")
 
 
 def provenance(command: Sequence[str]) -> dict[str, str]:
-    """Returns what a report or a model card says of its making.
+    """Returns "command", "date" and "ekd_tf", version and commit, of a report or card.
 
-    "command", as a shell takes it, of the words from "python" on; "date"; "ekd_tf",
-    the package's version and, from a git checkout, its commit.
+    `command` are its words from "python" on.
     """
     commit = package_commit()
     return {
@@ -37,7 +36,7 @@ def provenance_of_run(
 ) -> dict[str, Any]:
     """Returns `provenance` with "training_data", "teacher" and "method" of a run.
 
-    They are None where `flags`, those of `ekd_tf.train`, do not say.
+    They are None without `flags`, those of `ekd_tf.train`.
     """
     flags = flags or {}
     return {
@@ -51,7 +50,7 @@ def provenance_of_run(
 def package_versions() -> dict[str, str]:
     """Returns the versions a run's numbers depend on."""
     versions = {"python": platform.python_version()}
-    for name in PACKAGES:
+    for name in _PACKAGES:
         try:
             versions[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
@@ -62,8 +61,7 @@ def package_versions() -> dict[str, str]:
 def package_commit() -> str | None:
     """Returns the git commit the package runs from, "-dirty" if it was edited.
 
-    None where the package is installed without its repository: the repository
-    around a virtual environment is somebody else's.
+    None outside of its own repository: that around a virtual environment is another.
     """
     root = pathlib.Path(__file__).resolve().parents[2]
     if not (root / ".git").exists():

@@ -25,23 +25,20 @@ _INFORMATION = re.compile(
 
 
 def use_onednn() -> None:
-    """Asks TensorFlow for oneDNN's kernels, unless the environment decides.
+    """Asks TensorFlow, before its import, for oneDNN's kernels on a CPU.
 
-    TensorFlow takes them by itself only on processors with instructions made for
-    neural networks (AVX-512 VNNI and later), yet on one with AVX2 alone they train a
-    MobileFaceNet in two thirds of the time (tools/benchmarks/README.md). On a GPU
-    nothing changes. Call this before TensorFlow is imported.
+    By itself it takes them only with AVX-512 VNNI and later, yet with AVX2 alone they
+    train a MobileFaceNet in two thirds of the time (tools/benchmarks/README.md). The
+    environment decides otherwise.
     """
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 
 
 def quiet_tensorflow() -> None:
-    """Silences what TensorFlow says when it is imported, unless the user decides.
+    """Silences what TensorFlow says when it will be imported.
 
-    The user does by `TF_CPP_MIN_LOG_LEVEL`: 0 shows all. On a machine without a GPU
-    TensorFlow's words about CUDA are noise, errors among them; with one, warnings and
-    errors stay, so that a missing library or a broken driver shows. Call this before
-    TensorFlow is imported.
+    With a GPU warnings and errors stay, so that a missing library or a broken driver
+    shows. `TF_CPP_MIN_LOG_LEVEL` in the environment decides otherwise; 0 shows all.
     """
     # A command that was started by another finds what that one has set.
     if os.environ.get(_LEVEL) != os.environ.get(_OURS) or "tensorflow" in sys.modules:
@@ -52,10 +49,9 @@ def quiet_tensorflow() -> None:
 
 
 def has_gpu(root: str | os.PathLike = "/") -> bool:
-    """Tells whether an NVIDIA GPU is built in and not hidden from CUDA.
+    """Tells whether an NVIDIA GPU, with or without driver, is not hidden from CUDA.
 
-    Asks the system, not the driver: a GPU whose driver does not work counts. `root` is
-    where `dev` and `sys` are.
+    `root` is where `dev` and `sys` are.
     """
     if os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
         return False

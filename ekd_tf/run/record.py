@@ -15,15 +15,15 @@ from ekd_tf.evaluation import SourceEmbedder
 from ekd_tf.run.assembly import Parts
 from ekd_tf.run.checkpoints import CheckpointStore
 from ekd_tf.run.config import TrainConfig
-from ekd_tf.run.guards import CollapseGuard
-from ekd_tf.run.guards import FaintLossHook
-from ekd_tf.run.guards import UpdateGuard
+from ekd_tf.run.hooks import CollapseGuard
+from ekd_tf.run.hooks import FaintLossHook
+from ekd_tf.run.hooks import ProfileHook
+from ekd_tf.run.hooks import TerminationHook
+from ekd_tf.run.hooks import UpdateGuard
+from ekd_tf.run.hooks import profiled_steps
 from ekd_tf.run.interruption import Termination
-from ekd_tf.run.interruption import TerminationHook
 from ekd_tf.run.logs import MetricsLog
-from ekd_tf.run.logs import TeacherLine
-from ekd_tf.run.profile import ProfileHook
-from ekd_tf.run.profile import profiled_steps
+from ekd_tf.run.logs import draw_teacher
 from ekd_tf.run.progress import ProgressHook
 from ekd_tf.run.progress import ProgressLine
 from ekd_tf.run.workdir import Workdir
@@ -36,8 +36,7 @@ from ekd_tf.training.strategy import has_other_workers
 class BestMetric:
     """Remembers the best value of one metric and the step it was reached at first.
 
-    Args:
-        name: The metric, larger is better; with "-" before it, smaller is.
+    Larger is better; with "-" before the name, smaller.
     """
 
     def __init__(self, name: str):
@@ -50,7 +49,7 @@ class BestMetric:
         return dict(vars(self))
 
     def restore(self, state: dict[str, Any] | None) -> None:
-        """Takes over a state; one of another metric says nothing about this one."""
+        """Takes over a state, unless it is of another metric."""
         if state is not None and state["name"] == self.name:
             self.value, self.step = state["value"], state["step"]
 
@@ -79,7 +78,6 @@ class Record:
     """The lines, evaluations and checkpoints of a run.
 
     Attributes:
-        config: Of the run, and so are `parts`, `workdir` and `store`.
         best: As restored.
         start_step: Updates made before.
         evaluated: The last step that was evaluated, or None.
@@ -122,8 +120,8 @@ class Record:
     ) -> list[Hook]:
         """Returns what to do after the steps, in order.
 
-        Guards stand before what they guard; the checkpoint before the evaluation, so
-        that no evaluation, report or plot that fails costs a step.
+        Guards stand before what they guard, and checkpoints before evaluations: one
+        that fails costs no step.
         """
         config, parts, model = self.config, self.parts, self.parts.model
         models: list[Callable] = [
@@ -180,7 +178,6 @@ class Record:
             Models(student, parts.teacher and parts.teacher.embedder_of(each.source))
             for each in parts.evaluations
         ]
-        line = TeacherLine(self.workdir.path, parts.steps)
 
         def report(number):
             with parts.model.averaged_weights():
@@ -194,7 +191,7 @@ class Record:
                 self._log.images(number, result.images)
                 logging.info("Step %d, %s:\n%s", number, result.name, result.report())
             self._log.write(number, scalars)
-            line.draw(of_teacher)
+            draw_teacher(self.workdir.path, parts.steps, of_teacher)
             return scalars
 
         def evaluate(step):

@@ -53,9 +53,8 @@ def run_training(config: TrainConfig, command: list[str]) -> None:
     """Trains, evaluates and exports; or resumes and does so.
 
     Raises:
-        ValueError: A setting is wrong, by itself or beside the others or the data; a
-            guard ended the run (`RunStopped`); the disk is full. The last checkpoint
-            stays.
+        ValueError: A setting is wrong, a guard ended the run (`RunStopped`), or the
+            disk is full. The last checkpoint stays.
         Interrupted: The run ended early and the same command continues it.
     """
     strategy = _set_up_devices(config)
@@ -63,7 +62,8 @@ def run_training(config: TrainConfig, command: list[str]) -> None:
         # All workers read the run's workdir and the chief alone writes it.
         workdir, chief = Workdir(str(config.workdir)), is_chief(strategy)
         store = CheckpointStore(workdir.checkpoints, config.max_checkpoints)
-        termination = stack.enter_context(Termination())
+        termination = Termination()
+        stack.enter_context(termination.noted())
         stack.enter_context(_naming_last_checkpoint(store))
         if chief:
             stack.enter_context(workdir.locked())
@@ -164,12 +164,7 @@ def _is_finished(config, workdir):
 
 
 def _begin(config, parts):
-    """Does what a run does once: checks its models, and starts from other weights.
-
-    Raises:
-        ValueError: The teacher is given pixels of a wrong range, `--init` does not fit,
-            or the student cannot be exported.
-    """
+    """Does what a run does once: checks its models, and starts from other weights."""
     student = parts.model.backbone
     if config.init:
         start_from(student, config.init, config.init_partial)
@@ -217,7 +212,7 @@ def _train(config, parts, strategy, start_step, record, termination):
         lost = lost_worker(strategy, error)
         if lost:
             raise Interrupted(f"{lost} has ended; start them all again.") from error
-        failure = pipeline.failure(progress.step)
+        failure = pipeline.failure(progress.n)
         if failure is None:
             raise
         raise failure from error

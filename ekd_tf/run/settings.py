@@ -47,7 +47,7 @@ def setting(
         needs: What gives it its effect; None: it always has one.
         free: Whether it may differ when a run is resumed.
         common: Whether runs that are compared have it in common.
-        repeated: For a tuple, of strings: one flag for each item, instead of commas.
+        repeated: Of a tuple: one flag for each item, instead of commas.
     """
     about = {**locals()}
     return dataclasses.field(default=about.pop("default"), metadata=about)

@@ -29,10 +29,7 @@ _UNSUPPORTED = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 class Workdir:
     """One run's folder with `run.json` and the folders the run writes to.
 
-    Args:
-        path: The folder, made if it is not there.
-        create: Whether to make it and prove that it can be written to. False, for
-            reading another run, requires a `run.json` in it.
+    It is made and proven writable, or, without `create`, must hold a `run.json`.
     """
 
     def __init__(self, path: str | os.PathLike, create: bool = True):
@@ -65,15 +62,10 @@ class Workdir:
     ) -> None:
         """Writes what the run is started with to `run.json`.
 
-        A resumed run replaces the flags and adds itself to the list of starts.
-
-        Args:
-            flags: Every flag of the command, values JSON can hold.
-            versions: Package name -> version.
-            command: The command line, `sys.argv`.
-            changed: What `check_same_run` returned.
-            teacher: Fingerprint of the teacher.
-            data: The note of `RunData`; its "identities" go to a file of their own.
+        A resumed run replaces the flags and adds itself, with what `check_same_run`
+        returned, to the list of starts. `command` is `sys.argv`, `teacher` a
+        fingerprint and `data` the note of `open_run_data`, whose "identities" go to a
+        file of their own.
         """
         starts = self.read_run()["starts"] if self.run_file.exists() else []
         start = {
@@ -112,15 +104,10 @@ class Workdir:
     def check_same_run(
         self, flags: dict, free: Collection[str] = (), force: bool = False
     ) -> dict | None:
-        """Refuses to continue a run with flags that change its arithmetic.
+        """Refuses to continue a run with other flags than those named `free`.
 
-        Args:
-            flags: The flags of this start, as given to `record_run`.
-            free: Names of flags that may differ: how often to log, where to export.
-            force: Continue all the same, with a warning.
-
-        Returns:
-            The flags that were forced, name -> `[value then, value now]`, or None.
+        Returns the ones that changed and were forced, name -> `[value then, value
+        now]`; None for a run that is new.
         """
         if not self.run_file.exists():
             return None
@@ -163,9 +150,7 @@ class Workdir:
     def locked(self) -> Iterator[None]:
         """Holds the workdir for this process, or says in a `ValueError` who does.
 
-        The lock belongs to the open file and not to what it says, so the operating
-        system frees it however the process ends, SIGKILL included, and neither the
-        clock nor the name of the host matters.
+        The operating system frees it however the process ends, SIGKILL included.
         """
         path = self.path / "lock"
         # "a" keeps the holder's words; "w" would erase them before the lock is had.

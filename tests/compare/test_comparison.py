@@ -43,9 +43,7 @@ def test_spread_by_hand():
     assert spread.sd == pytest.approx(0.03**0.5)
     assert spread.text() == "20.0 (10.0..40.0; sd 17.3)"
     assert Spread.of([None]) is None
-
-
-def test_two_seeds_have_no_deviation_and_one_no_range():
+    # Two have no deviation and one no range.
     assert Spread((0.1, 0.3)).sd is None
     assert Spread((0.1, 0.3)).text() == "20.0 (10.0..30.0)"
     assert Spread((0.1,)).text() == "10.0"

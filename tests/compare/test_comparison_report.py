@@ -6,10 +6,9 @@ from PIL import Image
 
 from ekd_tf.compare import Comparison
 from ekd_tf.compare import RunFigures
-from ekd_tf.compare import RunSummary
 from ekd_tf.compare import write_comparison
-from ekd_tf.compare.plots import plot_closed
-from ekd_tf.compare.plots import plot_tpr_bars
+from ekd_tf.compare.report import plot_closed
+from ekd_tf.compare.report import plot_tpr_bars
 
 
 def run(tpr):
@@ -17,7 +16,15 @@ def run(tpr):
 
 
 def summary(method, state="finished", note=""):
-    return RunSummary(method, 3, state, note, 123.4, 56.7, f"train --x={method}")
+    return {
+        "method": method,
+        "seed": 3,
+        "state": state,
+        "note": note,
+        "images_per_second": 123.4,
+        "seconds": 56.7,
+        "command": f"train --x={method}",
+    }
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +41,7 @@ def written(tmp_path_factory):
     return write_comparison(folder, [comparison], runs, facts), folder
 
 
-def test_a_failed_run_is_listed_with_its_reason(written):
+def test_failed_runs_facts_and_commands_are_listed(written):
     text, _ = written
     assert "Not every run has figures" in text
     assert "- ekd, seed 3: The embeddings have collapsed." in text
@@ -42,10 +49,6 @@ def test_a_failed_run_is_listed_with_its_reason(written):
     table = [line.split() for line in text.splitlines() if line.startswith("| ekd ")]
     assert ["n/a", "|", "n/a", "|"] == table[0][-4:]
     assert ["failed", "|", "123", "|", "57", "|"] == table[2][-6:]
-
-
-def test_facts_and_commands_are_in_the_report(written):
-    text, _ = written
     assert "Machine: two cores" in text and "Seeds: `[3]`" in text
     assert "train --x=alone\n\ntrain --x=ekd\n\ntrain --x=cosine" in text
     assert "| cosine        | 50.0    |" in text
@@ -72,21 +75,14 @@ def test_without_a_teacher_no_share_is_shown(tmp_path):
     assert not (tmp_path / "faces_closed.png").exists()
 
 
-@pytest.mark.parametrize("plot", [plot_tpr_bars, plot_closed])
-def test_pictures_are_drawn_and_written(plot, tmp_path):
+def test_pictures_are_drawn_and_written(tmp_path):
     # A collapsed method, and one without a run.
-    comparison = Comparison(
-        "faces",
-        {
-            "alone": {3: run(0.5)},
-            "cosine": {3: run(0.7)},
-            "low": {3: run(0)},
-            "ekd": {},
-        },
-        {3: run(0.8)},
-    )
-    image = plot(comparison, tmp_path / "picture.png", "a title")
-    assert image.dtype == np.uint8 and image.ndim == 3
-    assert 0.3 < (image == 255).all(axis=-1).mean() < 0.98
-    with Image.open(tmp_path / "picture.png") as written:
-        np.testing.assert_array_equal(np.asarray(written.convert("RGB")), image)
+    methods = {"alone": 0.5, "cosine": 0.7, "low": 0}
+    methods = {name: {3: run(tpr)} for name, tpr in methods.items()}
+    comparison = Comparison("faces", {**methods, "ekd": {}}, {3: run(0.8)})
+    for plot in (plot_tpr_bars, plot_closed):
+        image = plot(comparison, tmp_path / "picture.png", "a title")
+        assert image.dtype == np.uint8 and image.ndim == 3
+        assert 0.3 < (image == 255).all(axis=-1).mean() < 0.98
+        with Image.open(tmp_path / "picture.png") as written:
+            np.testing.assert_array_equal(np.asarray(written.convert("RGB")), image)

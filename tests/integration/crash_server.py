@@ -2,8 +2,9 @@
 
 Started by test_crash.py. TensorFlow is imported once and every run is a fork, so a
 start costs little more than the tracing of one small step. Workdir, checkpoints, logs,
-loop and pipeline are those of `ekd_tf.train`; backbone and loss are small ones, and
-pictures are not drawn.
+loop and pipeline are those of `ekd_tf.train`; backbone and loss are small ones unless
+the values say `"toy_student": false` and `"toy_loss": false`, and pictures are not
+drawn.
 
 Reads one JSON object per line, `{"values": {...}, "kill": ...}`, and answers each with
 `{"status": exit status or minus the signal, "calls": n}`. "kill" is null;
@@ -17,6 +18,7 @@ import signal
 import sys
 import time
 import traceback
+import zipfile
 
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
@@ -31,8 +33,8 @@ from ekd_tf.evaluation import protocols
 from ekd_tf.losses.base import DistillationLoss
 from ekd_tf.run import assembly
 from ekd_tf.run import factory
-from ekd_tf.run.child import RESUME_STATUS
 from ekd_tf.run.config import TrainConfig
+from ekd_tf.run.interruption import RESUME_STATUS
 from ekd_tf.run.interruption import Interrupted
 from ekd_tf.run.progress import ProgressHook
 from ekd_tf.run.session import run_training
@@ -89,8 +91,10 @@ def tell_steps(pipe):
 @tf.autograph.experimental.do_not_convert
 def train(values, kill, pipe):
     """The child: never returns."""
-    assembly.make_student = lambda name, **arguments: toys.backbone(dim=8, size=32)
-    factory.LOSSES = {"ekd": MovingMeanLoss}
+    if values.get("toy_student", True):
+        assembly.make_student = lambda name, **arguments: toys.backbone(dim=8, size=32)
+    if values.get("toy_loss", True):
+        factory.LOSSES = {"ekd": MovingMeanLoss}
     protocols.plot_roc = lambda *a, **k: np.zeros((4, 4, 3), np.uint8)
     protocols.plot_similarities = protocols.contact_sheet = protocols.plot_roc
     number = kill.get("signal", signal.SIGKILL)
@@ -99,7 +103,7 @@ def train(values, kill, pipe):
     for name in ("fsync", "link", "rename", "replace", "unlink"):
         moments.watch(os, name)
     # In the middle of a checkpoint, and of a line's points.
-    moments.watch(np.lib.format, "write_array")
+    moments.watch(zipfile.ZipFile, "open")
     moments.watch(tf.summary.experimental, "write_raw_pb")
     try:
         run_training(TrainConfig.of_record(values), ["train"])

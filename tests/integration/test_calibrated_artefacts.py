@@ -9,11 +9,8 @@ import keras
 import numpy as np
 import pytest
 from commands import run
-from PIL import Image
+from pictures import write_people
 from toys import backbone
-
-SIDE = 24
-PEOPLE, EACH = 6, 4
 
 
 @pytest.fixture(scope="module")
@@ -31,14 +28,7 @@ def home(tmp_path_factory):
     """A model, exported and then calibrated, and faces of another size than its own."""
     root = tmp_path_factory.mktemp("home")
     backbone(dim=6, batch_norm=False).save(root / "m.keras")
-    rng = np.random.default_rng(0)
-    for person in range(PEOPLE):
-        face = rng.integers(0, 200, (SIDE, SIDE, 3))
-        (root / "faces" / f"p{person}").mkdir(parents=True)
-        for k in range(EACH):
-            pixels = (face + rng.integers(0, 56, face.shape)).astype(np.uint8)
-            Image.fromarray(pixels).save(root / "faces" / f"p{person}" / f"{k}.png")
-    images = f"folder:{root / 'faces'}"
+    images = f"folder:{write_people(root / 'faces', people=6, each=4, side=24)}"
     calls = [
         (
             "export_model",

@@ -6,7 +6,6 @@ import pathlib
 import signal
 import subprocess
 import sys
-import time
 
 import keras
 import numpy as np
@@ -15,7 +14,7 @@ import tensorflow as tf
 import toys
 from test_session import VALUES
 
-from ekd_tf.run.child import RESUME_STATUS
+from ekd_tf.run.interruption import RESUME_STATUS
 
 FOLDER = pathlib.Path(__file__).parent
 # How often the slow test is run, with other moments each time.
@@ -153,31 +152,16 @@ def test_killed_run_ends_like_the_uninterrupted_one(
     server, teacher, uninterrupted, tmp_path
 ):
     workdir, answer = uninterrupted
+    run, calls = tmp_path / "run", answer["calls"]
     # Each within what the start before it has left to do.
-    kills = [
-        {"call": answer["calls"] // 3},
-        {"call": answer["calls"] // 6, "signal": signal.SIGTERM},
-        {"call": answer["calls"] // 5},
-    ]
-    statuses = crash(server, teacher, tmp_path / "run", kills)
+    kills = [{"call": calls // 3}, {"call": calls // 4, "signal": signal.SIGTERM}]
+    statuses = [server.run(run, kill, teacher=teacher)["status"] for kill in kills]
+    # SIGTERM saves the step in hand.
+    saved = max((run / "checkpoints").glob("checkpoint-0*.npz"))
+    assert lines(run)[-1]["step"] == int(saved.stem.split("-")[1])
+    statuses += crash(server, teacher, run, [{"call": calls // 6}])
     assert statuses == [-signal.SIGKILL, RESUME_STATUS, -signal.SIGKILL]
-    assert_same_run(workdir, tmp_path / "run")
-
-
-def test_sigterm_saves_the_step_in_hand(server, teacher, uninterrupted, tmp_path):
-    kill = {"call": uninterrupted[1]["calls"] // 4, "signal": signal.SIGTERM}
-    stopped = server.run(tmp_path / "run", kill, teacher=teacher)
-    assert stopped["status"] == RESUME_STATUS == 75
-    saved = max((tmp_path / "run" / "checkpoints").glob("checkpoint-0*.npz"))
-    assert lines(tmp_path / "run")[-1]["step"] == int(saved.stem.split("-")[1])
-
-
-@pytest.mark.slow
-def test_the_same_command_twice_is_equal_bit_for_bit(
-    server, teacher, uninterrupted, tmp_path
-):
-    assert server.run(tmp_path / "run", teacher=teacher)["status"] == 0
-    assert_same_run(uninterrupted[0], tmp_path / "run")
+    assert_same_run(workdir, run)
 
 
 def random_kill(rng, answer):
@@ -201,47 +185,43 @@ def test_twenty_kills_change_nothing(server, teacher, uninterrupted, tmp_path, s
     assert_same_run(workdir, tmp_path / "run")
 
 
-def killed_at(step, workdir, *arguments):
-    """Starts a run as a user does; kills it once it has logged a step."""
-    command = [sys.executable, "-m", "ekd_tf.train", f"--workdir={workdir}"]
-    process = subprocess.Popen([*command, *arguments], stderr=subprocess.DEVNULL)
-    log = workdir / "metrics.jsonl"
-    deadline = time.monotonic() + 500
-    while process.poll() is None and time.monotonic() < deadline:
-        if step and log.exists() and len(log.read_bytes().splitlines()) >= step:
-            process.kill()
-        time.sleep(0.01)
-    process.kill()
-    return process.wait()
-
-
 # A memory that fills in the run, and thresholds with gradient: the form whose backward
 # pass once added gradients in order of arrival, in graphs of real size alone.
 @pytest.mark.parametrize(
     "size",
     [
-        "--input_size=32 --width=0.125 --general_batch=8 --balanced_identities=2",
+        {"general_batch": 8, "balanced_identities": 2},
         pytest.param(
-            "--input_size=56 --width=0.5 --general_batch=128 --balanced_identities=16",
+            {
+                "toy_student": False,
+                "model": "mobilefacenet",
+                "input_size": 56,
+                "width": 0.5,
+                "general_batch": 128,
+                "balanced_identities": 16,
+            },
             marks=pytest.mark.slow,
         ),
     ],
     ids=["small", "of real size"],
 )
-def test_default_ekd_ends_alike_when_killed(tmp_path, size):
-    toys.backbone(dim=8, seed=7, size=32).save(tmp_path / "teacher.keras")
-    arguments = [
-        *size.split(),
-        *f"--teacher={tmp_path}/teacher.keras --distill=ekd:4:memory=64".split(),
-        *"--data=synthetic:identities=40,images=4,size=32 --embedding_dim=32".split(),
-        *"--images_per_identity=2 --scale=16 --margin=0.2 --deterministic".split(),
-        *"--steps=8 --log_every=1 --checkpoint_every=3".split(),
-    ]
-    statuses = [
-        killed_at(step, tmp_path / name, *arguments)
-        for name, step in (("one", 0), ("killed", 5), ("killed", 0))
-    ]
-    assert statuses == [0, -signal.SIGKILL, 0]
+def test_default_ekd_ends_alike_when_killed(server, teacher, tmp_path, size):
+    changes = {
+        **size,
+        "toy_loss": False,
+        "teacher": teacher,
+        "distill": "ekd:4:memory=64",
+        "data": "synthetic:identities=40,images=4,size=32",
+        "images_per_identity": 2,
+        "steps": 8,
+        "lr_milestones": [],
+        "checkpoint_every": 3,
+        "evaluate_every": 0,
+    }
+    killed = server.run(tmp_path / "killed", {"steps": 4}, **changes)
+    assert killed["status"] == -signal.SIGKILL
+    for name in ("killed", "one"):
+        assert server.run(tmp_path / name, **changes)["status"] == 0
     last = "checkpoints/checkpoint-000000008.npz"
     expected = arrays(tmp_path / "one" / last)
     assert any("memory" in name for name in expected)

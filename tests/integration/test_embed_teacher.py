@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from commands import run
+from pictures import write_people
 from PIL import Image
 
 from ekd_tf.embedders import TeacherCache
@@ -21,30 +22,25 @@ def folder(tmp_path_factory):
         [tf.TensorSpec((None, SIZE, SIZE, 3), tf.uint8)],
     )
     tf.saved_model.save(module, str(root / "model"), signatures=module.call)
-    rng = np.random.default_rng(0)
-    for person in range(3):
-        (root / "faces" / f"p{person}").mkdir(parents=True)
-        for k in range(3):
-            pixels = rng.integers(0, 256, (SIZE, SIZE, 3)).astype(np.uint8)
-            Image.fromarray(pixels).save(root / "faces" / f"p{person}" / f"{k}.png")
+    write_people(root / "faces", people=3, each=3, side=SIZE)
     return root
 
 
-def embed_teacher(folder, *arguments, data="faces"):
+def embed_teacher(folder, output, *arguments, data="faces"):
     return run(
         "embed_teacher",
         f"--teacher={folder / 'model'}",
         f"--data=folder:{folder / data}",
+        f"--output={output}",
         *arguments,
     )
 
 
 def test_writes_both_views_and_says_how_to_train(folder, tmp_path):
-    done = embed_teacher(
-        folder, f"--output={tmp_path}", "--dtype=float32", "--batch_size=4"
-    )
+    done = embed_teacher(folder, tmp_path, "--dtype=float32", "--batch_size=4")
     assert done.returncode == 0, done.stderr[-3000:]
-    assert f"AUC of the teacher on a sample of {folder / 'faces'}: 0." in done.stdout
+    # It tells the people from each other, whose images are alike.
+    assert f"AUC of the teacher on a sample of {folder / 'faces'}: 1.000" in done.stdout
     assert "9 images x 2 views x 8 dimensions, float32" in done.stdout
     assert f"--teacher=cache:{tmp_path}" in done.stdout
     assert "9 images" in done.stderr and "3/3" in done.stderr
@@ -53,15 +49,11 @@ def test_writes_both_views_and_says_how_to_train(folder, tmp_path):
     expected = image.astype(np.float64).mean(axis=(0, 2))
     np.testing.assert_allclose(cache.rows[5], [expected, expected[::-1]], rtol=1e-5)
     # Another command meets a finished cache of another kind.
-    done = embed_teacher(folder, f"--output={tmp_path}")
+    done = embed_teacher(folder, tmp_path)
     assert done.returncode == 1
-    assert (
-        done.stderr.strip()
-        .splitlines()[-1]
-        .startswith(
-            f"ekd_tf.embed_teacher: {tmp_path} holds the cache of another dtype"
-        )
-    )
+    last = done.stderr.strip().splitlines()[-1]
+    words = f"ekd_tf.embed_teacher: {tmp_path} holds the cache of another dtype"
+    assert last.startswith(words)
     assert "Traceback" not in done.stderr
 
 
@@ -102,21 +94,10 @@ def test_shards_of_drawn_views_are_written_apart_and_trained_from(folder, tmp_pa
 
 
 def test_an_unreadable_image_ends_in_one_line_with_its_path(folder, tmp_path):
-    (tmp_path / "faces" / "p").mkdir(parents=True)
-    (tmp_path / "faces" / "q").mkdir()
-    for name in ("p/0.png", "p/1.png", "q/0.png"):
-        image = (folder / "faces" / "p0" / "0.png").read_bytes()
-        (tmp_path / "faces" / name).write_bytes(image)
-    bad = tmp_path / "faces" / "p" / "1.png"
+    faces = write_people(tmp_path / "faces", people=2, each=2, side=SIZE)
+    bad = faces / "p0" / "1.png"
     bad.write_bytes(b"no image")
-    data = tmp_path / "faces"
-    done = embed_teacher(folder, f"--output={tmp_path / 'c'}", data=data)
+    done = embed_teacher(folder, tmp_path / "c", data=faces)
     assert done.returncode == 1
     assert f"ekd_tf.embed_teacher: cannot decode {bad}" in done.stderr
-    assert "Traceback" not in done.stderr
-    done = embed_teacher(
-        folder, f"--output={tmp_path / 'c'}", "--skip_corrupt=1", data=data
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    rows = TeacherCache(tmp_path / "c").rows
-    np.testing.assert_array_equal(rows[0], rows[1])
+    assert "--skip_corrupt" in done.stderr and "Traceback" not in done.stderr

@@ -4,11 +4,9 @@ import json
 import pickle
 import time
 
-import numpy as np
 import pytest
-import tensorflow as tf
 from commands import run
-from PIL import Image
+from pictures import write_people
 from toys import SIZE
 from toys import backbone
 
@@ -22,16 +20,8 @@ def folder(tmp_path_factory):
     root = tmp_path_factory.mktemp("evaluate")
     (root / "model").mkdir()
     backbone(dim=6, batch_norm=False).save(root / "model" / "m.keras")
-    rng = np.random.default_rng(0)
-    images = []
-    for person in range(10):
-        face = rng.integers(0, 200, (SIZE, SIZE, 3))
-        (root / "faces" / f"p{person}").mkdir(parents=True)
-        for k in range(3):
-            noise = rng.integers(0, 56, face.shape)
-            pixels = (face + noise).astype(np.uint8)
-            Image.fromarray(pixels).save(root / "faces" / f"p{person}" / f"{k}.png")
-            images.append(tf.io.encode_png(pixels).numpy())
+    faces = write_people(root / "faces", people=10, each=3, side=SIZE)
+    images = [path.read_bytes() for path in sorted(faces.rglob("*.png"))]
     pairs = [[(3 * p, 3 * p + 1), (3 * p, (3 * p + 5) % 30)] for p in range(10)]
     chosen = [images[i] for pair in sum(pairs, []) for i in pair]
     (root / "toy.bin").write_bytes(pickle.dumps((chosen, [True, False] * 10)))
@@ -60,16 +50,9 @@ def test_writes_json_markdown_and_pictures(report):
     folder, _, done = report
     out = folder / "out"
     names = {path.name for path in out.iterdir()}
-    assert {
-        "report.md",
-        "all_pairs.json",
-        "all_pairs_roc.png",
-        "all_pairs_similarities.png",
-        "identification.json",
-        "toy.json",
-        "toy_roc.png",
-        "toy_similarities.png",
-    } <= names
+    of_sets = ("{}.json", "{}_roc.png", "{}_similarities.png")
+    expected = {name.format(s) for name in of_sets for s in ("all_pairs", "toy")}
+    assert expected | {"report.md", "identification.json"} <= names
     found = json.loads((out / "all_pairs.json").read_text())
     # 30 images: 30 positive pairs of 435. A model has no gap to itself.
     assert found["student"]["num_positive"] == 30
@@ -140,30 +123,19 @@ def test_lists_the_nearest_of_a_gallery(report, tmp_path):
     assert cosines[0] == 1.0 and cosines == sorted(cosines, reverse=True)
 
 
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
+def test_a_calibration_that_cannot_be_is_refused_before_any_figure(folder):
+    arguments = [f"--model={folder / 'model' / 'm.keras'}", "--calibrate_fpr=0.1"]
+    faces = [f"--eval_sets=faces:folder:{folder}/faces", "--noflip", "--calibrate_flip"]
+    for more, words in (
         (
-            ["--eval_sets=toy:pairs:{root}/toy.bin"],
-            "`--calibrate_fpr` needs one set of labelled images",
+            [f"--eval_sets=toy:pairs:{folder}/toy.bin"],
+            "needs one set of labelled images",
         ),
-        (
-            ["--eval_sets=faces:folder:{root}/faces", "--noflip", "--calibrate_flip"],
-            "--noflip",
-        ),
-    ],
-)
-def test_a_calibration_that_cannot_be_is_refused_before_any_figure(
-    folder, arguments, words
-):
-    done = run(
-        "evaluate",
-        f"--model={folder / 'model' / 'm.keras'}",
-        "--calibrate_fpr=0.1",
-        *(argument.format(root=folder) for argument in arguments),
-    )
-    assert done.returncode == 1 and done.stdout == ""
-    assert words in done.stderr and "Traceback" not in done.stderr
+        (faces, "needs mirror images: leave out --noflip"),
+    ):
+        done = run("evaluate", *arguments, *more)
+        assert done.returncode == 1 and done.stdout == ""
+        assert words in done.stderr and "Traceback" not in done.stderr
 
 
 def test_an_unreadable_image_ends_in_one_line_with_its_path(folder, tmp_path):

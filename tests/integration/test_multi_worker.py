@@ -12,7 +12,7 @@ import pytest
 from replicas import free_ports
 
 from ekd_tf.embedders import load_embedder
-from ekd_tf.run.child import RESUME_STATUS
+from ekd_tf.run.interruption import RESUME_STATUS
 
 ARGUMENTS = [
     "--data=synthetic:identities=8,images=4,size=32",

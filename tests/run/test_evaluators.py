@@ -14,39 +14,31 @@ from ekd_tf.embedders import split_model
 from ekd_tf.run import evaluators
 
 
-@pytest.mark.parametrize(
-    ("spec", "path", "pixels"),
-    [
+def test_range_and_colours_stand_behind_the_path():
+    for spec, path, pixels in (
         ("a@b/m.onnx", "a@b/m.onnx", {}),
         ("m.onnx@-1..1", "m.onnx", {"low": -1, "high": 1}),
         ("m.onnx@bgr@0..0.5", "m.onnx", {"low": 0, "high": 0.5, "color": "bgr"}),
         ("m.onnx@-.5..1@bgr", "m.onnx", {"low": -0.5, "high": 1, "color": "bgr"}),
-    ],
-)
-def test_range_and_colours_stand_behind_the_path(spec, path, pixels):
-    assert split_model(spec) == (pathlib.Path(path), pixels)
+    ):
+        assert split_model(spec) == (pathlib.Path(path), pixels)
+    with pytest.raises(ValueError, match="A Keras model takes pixels of 0 .. 255"):
+        open_embedder("none.keras@-1..1")
 
 
-@pytest.mark.parametrize(
-    ("inside", "words"),
-    [(2 * 48, "of 2 images it must make (2, 48), it makes (1, 48)"), (48, "reshape")],
-)
-def test_a_model_that_takes_fewer_images_than_it_says_is_refused(
-    tmp_path, inside, words
-):
+def test_a_model_that_takes_fewer_images_than_it_says_is_refused(tmp_path):
     module = tf.Module()
 
     def embed(pixels):
-        rows = tf.reshape(tf.cast(pixels, tf.float32), [1, inside])
+        rows = tf.reshape(tf.cast(pixels, tf.float32), [1, 2 * 48])
         return {"embedding": tf.ensure_shape(rows[:, :48], [None, 48])}
 
     spec = tf.TensorSpec((None, 4, 4, 3), tf.uint8)
     module.call = tf.function(embed, [spec])
     tf.saved_model.save(module, str(tmp_path), signatures=module.call)
-    with pytest.raises(ValueError, match=re.escape(words)) as caught:
+    words = "cannot be loaded: of 2 images it must make (2, 48), it makes (1, 48)"
+    with pytest.raises(ValueError, match=re.escape(words)):
         open_embedder(str(tmp_path))
-    assert str(caught.value).startswith(f"{tmp_path} cannot be loaded: ")
-    assert "\n" not in str(caught.value)
 
 
 def test_a_model_at_a_loss_is_refused_where_another_range_is_its_own(tmp_path):
@@ -78,23 +70,6 @@ def test_a_model_at_a_loss_is_refused_where_another_range_is_its_own(tmp_path):
         check(f"{tmp_path}/m")
 
 
-@pytest.mark.parametrize(
-    ("spec", "message"),
-    [
-        ("none.onnx", "none.onnx cannot be loaded: "),
-        ("none.tflite@0..1", "none.tflite cannot be loaded: "),
-        ("none.keras", "none.keras does not exist"),
-        ("none.keras@-1..1", "A Keras model takes pixels of 0 .. 255"),
-        ("insightface_r50:none.pt", "none.pt does not exist"),
-    ],
-)
-def test_says_what_is_wrong_with_a_model(spec, message):
-    if "onnx" in spec:
-        pytest.importorskip("onnxruntime", reason="needs the extra onnx")
-    with pytest.raises(ValueError, match=message):
-        open_embedder(spec)
-
-
 def test_knows_the_file_behind_a_model(tmp_path):
     (tmp_path / "saved").mkdir()
     (tmp_path / "saved" / "saved_model.pb").touch()
@@ -109,11 +84,6 @@ def test_knows_the_file_behind_a_model(tmp_path):
         assert file_of_model(str(spec)) == file
 
 
-@pytest.fixture
-def pair_file(tmp_path):
-    return write_pairs(tmp_path / "lfw.bin", [True, False] * 5)
-
-
 def write_pairs(path, issame):
     images = [
         tf.io.encode_png(np.full((4, 4, 3), k, np.uint8)).numpy()
@@ -123,17 +93,12 @@ def write_pairs(path, issame):
     return path
 
 
-def test_evaluations_of_a_run_are_named(pair_file):
+def test_evaluations_of_a_run_are_named(tmp_path):
+    pairs = write_pairs(tmp_path / "lfw.bin", [True, False] * 5)
     heldout = SyntheticFaces(identities=5, images_per_identity=2, size=32)
-    found = evaluators.make_evaluations(
-        [
-            f"lfw:pairs:{pair_file}",
-            "drawn:synthetic:identities=6,images=2,size=32",
-            f"all:allpairs:{pair_file}",
-        ],
-        heldout,
-        seed=0,
-    )
+    drawn = "drawn:synthetic:identities=6,images=2,size=32"
+    specs = [f"lfw:pairs:{pairs}", drawn, f"all:allpairs:{pairs}"]
+    found = evaluators.make_evaluations(specs, heldout, seed=0)
     assert [e.name for e in found] == ["heldout", "lfw", "drawn", "all"]
     assert found[1].pairs.issame.tolist() == [True, False] * 5
     assert len(found[2].source) == 12
@@ -141,24 +106,17 @@ def test_evaluations_of_a_run_are_named(pair_file):
     assert found[3].source.num_identities == 15
     assert len({e.fingerprint for e in found}) == 4
     assert evaluators.make_evaluations([], None, seed=0) == []
+    for spec in ("lfw.bin", "heldout:folder:x", "a b:folder:x", "x:"):
+        with pytest.raises(ValueError, match="must be NAME:KIND:PATH with a name of"):
+            evaluators.make_evaluations([spec], heldout, seed=0)
 
 
-@pytest.mark.parametrize(
-    ("issame", "kinds"),
-    [
+def test_pairs_that_cannot_be_evaluated_on_are_refused(tmp_path):
+    for issame, kinds in (
         ([True] * 12, "12 positive and 0 negative"),
         ([False] * 12, "0 positive and 12 negative"),
         ([True, False] * 4, "4 positive and 4 negative"),
-    ],
-)
-def test_pairs_that_cannot_be_evaluated_on_are_refused(tmp_path, issame, kinds):
-    path = write_pairs(tmp_path / "x.bin", issame)
-    with pytest.raises(ValueError, match=f"`x` cannot be.*{kinds}.*--eval_sets=x:"):
-        evaluators.make_evaluations([f"x:pairs:{path}"], None, seed=0)
-
-
-@pytest.mark.parametrize("spec", ["lfw.bin", "heldout:folder:x", "a b:folder:x", "x:"])
-def test_rejects_evaluations_without_a_name_of_their_own(spec):
-    heldout = SyntheticFaces(identities=2, images_per_identity=2, size=32)
-    with pytest.raises(ValueError, match="must be NAME:KIND:PATH with a name of its"):
-        evaluators.make_evaluations([spec], heldout, seed=0)
+    ):
+        path = write_pairs(tmp_path / "x.bin", issame)
+        with pytest.raises(ValueError, match=f"`x` cannot be.*{kinds}.*--eval_sets=x:"):
+            evaluators.make_evaluations([f"x:pairs:{path}"], None, seed=0)

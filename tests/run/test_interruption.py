@@ -1,107 +1,74 @@
-"""Tests for `ekd_tf.run.interruption`."""
+"""Tests for `ekd_tf.run.interruption`; of a run's steps in test_hooks.py."""
 
 import os
 import signal
+import sys
 
 import pytest
 
-from ekd_tf.run.interruption import Interrupted
 from ekd_tf.run.interruption import Termination
-from ekd_tf.run.interruption import TerminationHook
-from ekd_tf.training.loop import Step
+from ekd_tf.run.interruption import child_process
 
-
-def terminate():
-    os.kill(os.getpid(), signal.SIGTERM)
-
-
-def step(number, is_last=False):
-    return Step(number, is_last, {}, {})
+# Counts what it is sent until its input ends.
+COUNT = """
+import signal, sys
+heard = []
+for number in (signal.SIGINT, signal.SIGTERM):
+    signal.signal(number, lambda number, _: heard.append(number))
+print("ready", flush=True)
+sys.stdin.read()
+print(*heard)
+"""
 
 
 @pytest.fixture(autouse=True)
-def not_ignored():
-    """As in the foreground: where tests run in the background Ctrl-C is ignored."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+def handlers():
+    """As in the foreground: where tests run in the background some are ignored."""
+    numbers = signal.SIGINT, signal.SIGHUP
+    before = [signal.signal(each, signal.default_int_handler) for each in numbers]
     yield
-    signal.signal(signal.SIGINT, before)
+    for number, handler in zip(numbers, before):
+        signal.signal(number, handler)
 
 
-@pytest.fixture
-def termination(not_ignored):
-    with Termination() as termination:
-        yield termination
+def heard_by_child(*numbers):
+    """Returns what a child hears of signals sent to this process, and what it notes."""
+    pipes = {"stdin": -1, "stdout": -1, "text": True}
+    with child_process([sys.executable, "-c", COUNT], **pipes) as (child, signals):
+        # Else the terminal would send it a second one.
+        assert os.getpgid(child.pid) != os.getpgid(0)
+        assert child.stdout.readline() == "ready\n"
+        for number in numbers:
+            os.kill(os.getpid(), number)
+        heard = child.communicate()[0].split()
+    return [int(number) for number in heard], signals
 
 
-@pytest.fixture
-def saved():
-    return []
+def test_a_signal_is_passed_on_once_and_that_of_a_closed_terminal_as_sigterm():
+    interrupt, term, closed = signal.SIGINT, signal.SIGTERM, signal.SIGHUP
+    before = signal.getsignal(term)
+    assert heard_by_child(term) == ([term], [term])
+    assert heard_by_child(interrupt, closed) == ([interrupt, term], [interrupt, closed])
+    assert signal.getsignal(term) == before
 
 
-@pytest.fixture
-def hook(termination, saved):
-    return TerminationHook(termination, lambda step: saved.append(step.number))
-
-
-def test_the_step_in_hand_is_finished_and_saved(hook, saved):
-    hook.after_step(step(1))
-    terminate()
-    with pytest.raises(Interrupted, match="SIGTERM: the run is saved at step 2."):
-        hook.after_step(step(2))
-    assert saved == [2]
-
-
-def test_ctrl_c_is_taken_like_sigterm(hook, saved):
-    hook.after_step(step(1))
-    os.kill(os.getpid(), signal.SIGINT)
-    with pytest.raises(Interrupted, match="Ctrl-C: the run is saved at step 2."):
-        hook.after_step(step(2))
-    assert saved == [2]
-    with pytest.raises(Interrupted, match="Ctrl-C: the run ends at its last"):
+def test_what_is_ignored_stays_so():
+    for number in (signal.SIGHUP, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
+    assert heard_by_child(signal.SIGHUP) == ([], [])
+    termination = Termination()
+    with termination.noted():
         os.kill(os.getpid(), signal.SIGINT)
+    assert not termination.asked
 
 
-def test_a_signal_that_is_ignored_stays_so():
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        with Termination() as termination:
-            os.kill(os.getpid(), signal.SIGINT)
-        assert not termination.asked
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
-def test_after_the_last_step_the_run_ends_at_once(hook, saved):
-    hook.after_step(step(1))
-    hook.after_step(step(2, is_last=True))
-    with pytest.raises(Interrupted, match="ends at its last checkpoint"):
-        terminate()
-    assert saved == []
-
-
-def test_before_the_first_step_the_run_ends_at_once(hook, saved):
-    with pytest.raises(Interrupted, match="ends at its last checkpoint"):
-        terminate()
-    # As if AutoGraph, which was converting the step, had gone on after that.
-    with pytest.raises(Interrupted, match="saved at step 1"):
-        hook.after_step(step(1))
-    assert saved == [1]
-
-
-def test_the_handler_before_is_put_back():
+def test_an_error_of_the_parent_leaves_no_child_and_no_handler():
     before = signal.getsignal(signal.SIGTERM)
-    with pytest.raises(KeyError), Termination():
+    with pytest.raises(KeyError):
+        with child_process([sys.executable, "-c", COUNT], stdin=-1) as (child, _):
+            raise KeyError
+    assert child.returncode == -signal.SIGKILL
+    with pytest.raises(KeyError), Termination().noted():
         assert signal.getsignal(signal.SIGTERM) != before
         raise KeyError
     assert signal.getsignal(signal.SIGTERM) == before
-
-
-def test_workers_leave_one_step_after_the_question(termination, saved, two_replicas):
-    # Two replicas stand for two workers: each asks, and the sum is everybody's answer.
-    hook = TerminationHook(termination, lambda s: saved.append(s.number), two_replicas)
-    # Within the first step.
-    terminate()
-    hook.after_step(step(1))
-    with pytest.raises(Interrupted, match="saved at step 2"):
-        hook.after_step(step(2))
-    assert saved == [2]

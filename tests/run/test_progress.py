@@ -77,28 +77,23 @@ def test_shows_step_speed_time_left_and_terms(clock):
     assert shown(stream).startswith("####       4/10")
 
 
-def test_speed_is_that_of_the_window_without_the_first_update(clock):
-    progress = ProgressLine(200, stream=io.StringIO())
+def test_speed_is_that_of_the_window_without_the_first_update_and_pauses(clock):
+    stream = Terminal()
+    progress = ProgressLine(200, stream=stream)
     clock.run(progress, [60.0])
     assert progress.per_second is None
     clock.run(progress, [1.0, 1.0, 2.0], count=8)
     assert progress.per_second == pytest.approx(3 * 8 / 4.0)
     clock.run(progress, [2.0] * 50, count=8)
     assert progress.per_second == pytest.approx(4.0)
-    clock.run(progress, [0.0] * 51)
-    assert progress.per_second is None
-
-
-def test_a_pause_clears_the_line_and_does_not_enter_the_speed(clock):
-    stream = Terminal()
-    progress = ProgressLine(100, stream=stream)
-    clock.run(progress, [1.0, 1.0, 1.0])
     progress.pause()
     assert shown(stream) == ""
     clock.run(progress, [500.0])
     assert progress.per_second is None
     clock.run(progress, [1.0])
     assert progress.per_second == pytest.approx(10.0)
+    clock.run(progress, [0.0] * 51)
+    assert progress.per_second is None
 
 
 def test_terms_are_read_only_when_the_line_is_drawn(clock):

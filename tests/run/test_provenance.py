@@ -24,46 +24,33 @@ def repository(tmp_path, monkeypatch):
     for command in (["init", "-q"], ["add", "."], ["commit", "-q", "-m", "first"]):
         subprocess.run(git + command, check=True, env={**os.environ, "HOME": "/"})
     monkeypatch.setattr(provenance_module, "__file__", str(file))
-    head = subprocess.run(
-        [*git, "rev-parse", "HEAD"], check=True, capture_output=True, text=True
-    )
-    return tmp_path, file, head.stdout.strip()
+    head = subprocess.check_output([*git, "rev-parse", "HEAD"], text=True)
+    return tmp_path, file, head.strip()
 
 
-def test_commit_of_a_clean_and_of_an_edited_repository(repository):
-    _, file, head = repository
+def test_commit_of_a_clean_and_of_an_edited_repository(repository, monkeypatch):
+    root, file, head = repository
     assert len(head) == 40
     assert package_commit() == head
-    file.write_text("second\n")
-    assert package_commit() == head + "-dirty"
-
-
-def test_no_commit_inside_a_repository_of_somebody_else(repository, monkeypatch):
-    root, _, _ = repository
-    installed = root / "venv" / "ekd_tf" / "run" / "provenance.py"
-    installed.parent.mkdir(parents=True)
-    monkeypatch.setattr(provenance_module, "__file__", str(installed))
-    assert package_commit() is None
-
-
-def test_names_command_date_and_commit_or_else_the_version(repository, monkeypatch):
-    _, _, head = repository
     found = provenance(["python", "-m", "ekd_tf.train", "--data=folder:my faces"])
     assert found["command"] == "python -m ekd_tf.train '--data=folder:my faces'"
     assert found["date"].startswith(time.strftime("%Y-"))
     assert found["ekd_tf"] == f"{__version__}, commit {head}"
-    monkeypatch.setattr(provenance_module, "package_commit", lambda: None)
+    file.write_text("second\n")
+    assert package_commit() == head + "-dirty"
+    # Installed within a repository of somebody else.
+    installed = root / "venv" / "ekd_tf" / "run" / "provenance.py"
+    installed.parent.mkdir(parents=True)
+    monkeypatch.setattr(provenance_module, "__file__", str(installed))
+    assert package_commit() is None
     assert provenance(["python"])["ekd_tf"] == __version__
 
 
-@pytest.mark.parametrize(
-    ("distill", "method"), [("ekd:4,cosine:1", "ekd:4,cosine:1"), ("", "arcface")]
-)
-def test_a_run_says_its_data_teacher_and_method(distill, method):
-    flags = {"data": "folder:a", "teacher": "t.onnx", "distill": distill}
-    found = provenance_of_run({**flags, "head": "arcface"}, ["python", "x"])
-    assert found["training_data"] == "folder:a" and found["teacher"] == "t.onnx"
-    assert found["method"] == method
-    assert found["command"] == "python x"
+def test_a_run_says_its_data_teacher_and_method():
+    flags = {"data": "folder:a", "teacher": "t.onnx", "head": "arcface"}
+    for distill, method in (("ekd:4,cosine:1",) * 2, ("", "arcface")):
+        found = provenance_of_run({**flags, "distill": distill}, ["python", "x"])
+        assert found["training_data"] == "folder:a" and found["teacher"] == "t.onnx"
+        assert found["method"] == method and found["command"] == "python x"
     nothing = provenance_of_run(None, ["python", "x"])
     assert (nothing["teacher"], nothing["method"]) == (None, None)

@@ -11,10 +11,9 @@ from test_session import VALUES
 from toys import backbone
 
 from ekd_tf.data import SyntheticFaces
-from ekd_tf.run import record as record_module
 from ekd_tf.run.checkpoints import CheckpointStore
 from ekd_tf.run.config import TrainConfig
-from ekd_tf.run.guards import RunStopped
+from ekd_tf.run.hooks import RunStopped
 from ekd_tf.run.interruption import Interrupted
 from ekd_tf.run.interruption import Termination
 from ekd_tf.run.progress import ProgressLine
@@ -56,17 +55,11 @@ class Result:
 
 
 @pytest.fixture
-def run(tmp_path, monkeypatch):
+def run(tmp_path):
     """Returns `run(steps, accuracies, **flags)`: a run without training."""
 
     def run(
-        steps,
-        accuracies=(),
-        scalars=None,
-        signal_at=None,
-        start=0,
-        evaluated=None,
-        **flags,
+        steps, accuracies=(), scalars=None, signal_at=None, start=0, done=None, **flags
     ):
         results = iter(accuracies)
 
@@ -100,7 +93,7 @@ def run(tmp_path, monkeypatch):
 
         batches = [{"image_id": np.array([1, 2]), "image": np.zeros((2, 16, 16, 3))}]
         best = BestMetric(config.best_metric)
-        record = Record(config, parts, workdir, store, best, start, evaluated)
+        record = Record(config, parts, workdir, store, best, start, done)
         with contextlib.closing(record.open_log()):
             strategy = tf.distribute.get_strategy()
             hooks = record.hooks(ProgressLine(steps), strategy, termination)
@@ -133,47 +126,37 @@ def test_the_best_evaluation_has_a_checkpoint_of_its_own(run):
     assert restored(store, 9)["best"] == best
 
 
-@pytest.mark.parametrize("kind", [ValueError, OSError, ZeroDivisionError])
-def test_an_evaluation_that_fails_costs_no_step(run, monkeypatch, kind):
-    errors = []
-    monkeypatch.setattr(
-        record_module.logging, "error", lambda text, *a, **k: errors.append(text % a)
-    )
-    flags = {"evaluate_every": 2, "checkpoint_every": 0}
-    store, record = run(6, [0.5, kind("no picture"), 0.4], **flags)
-    assert errors == ["The evaluation at step 4 failed: no picture"]
-    assert store.steps() == [2, 4, 6]
-    assert record.failure is None
-    # What a restart finds: the step is there, its evaluation is not.
-    assert restored(store, 4)["evaluated"] == 2
-    assert restored(store, 6)["evaluated"] == 6
-
-
-def test_a_last_evaluation_that_fails_is_kept_as_the_runs_failure(run):
+def test_an_evaluation_that_fails_costs_no_step(run, caplog):
+    for error in (ValueError, OSError, ZeroDivisionError):
+        flags = {"evaluate_every": 2, "checkpoint_every": 0}
+        store, record = run(6, [0.5, error("no picture"), 0.4], **flags)
+        assert caplog.messages[-1] == "The evaluation at step 4 failed: no picture"
+        assert store.steps() == [2, 4, 6]
+        assert record.failure is None
+        # What a restart finds: the step is there, its evaluation is not.
+        assert restored(store, 4)["evaluated"] == 2
+        assert restored(store, 6)["evaluated"] == 6
     store, record = run(2, [ValueError("no picture")])
     assert record.failure == "The evaluation at step 2 failed: no picture"
     assert store.steps() == [2]
 
 
 def test_an_evaluation_begins_with_its_step_saved(run, tmp_path):
-    class Killed(BaseException):
-        pass
-
-    with pytest.raises(Killed):
-        run(3, [Killed()], checkpoint_every=0)
+    with pytest.raises(KeyboardInterrupt):
+        run(3, [KeyboardInterrupt()], checkpoint_every=0)
     assert CheckpointStore(tmp_path / "checkpoints").steps() == [3]
 
 
-@pytest.mark.parametrize(
-    ("start", "evaluated", "steps", "missing"),
-    [(4, 2, 4, 1), (4, 4, 4, 0), (2, None, 3, 2), (1, None, 3, 2)],
-)
-def test_a_missing_evaluation_is_made_when_the_run_goes_on(
-    run, start, evaluated, steps, missing
-):
-    made = iter([0.5] * missing)
-    store, record = run(steps, made, start=start, evaluated=evaluated, evaluate_every=2)
-    assert next(made, None) is None and record.failure is None
+def test_a_missing_evaluation_is_made_when_the_run_goes_on(run):
+    for start, done, steps, missing in (
+        (4, 2, 4, 1),
+        (4, 4, 4, 0),
+        (2, None, 3, 2),
+        (1, None, 3, 2),
+    ):
+        made = iter([0.5] * missing)
+        _, record = run(steps, made, start=start, done=done, evaluate_every=2)
+        assert next(made, None) is None and record.failure is None
 
 
 def test_a_signal_ends_the_run_with_a_checkpoint(run, tmp_path):
@@ -197,18 +180,15 @@ def test_collapse_is_watched_where_asked(run):
         run(4, scalars=cosine, collapse_steps=2)
 
 
-@pytest.mark.parametrize(
-    ("name", "values", "answers", "best"),
-    [
+def test_the_first_of_the_best_stays_and_nan_is_never_it():
+    for name, values, answers, best in (
         ("m", [0.5, 0.5, 0.7, 0.6, 0.7], [1, 0, 1, 0, 0], (0.7, 2)),
         ("-m", [0.5, 0.6, 0.4], [1, 0, 1], (0.4, 2)),
         ("m", [float("nan"), 0.1, float("nan")], [0, 1, 0], (0.1, 1)),
-    ],
-)
-def test_the_first_of_the_best_stays_and_nan_is_never_it(name, values, answers, best):
-    metric = BestMetric(name)
-    assert [metric.offer(i, {"m": v}) for i, v in enumerate(values)] == answers
-    assert (metric.value, metric.step) == best
+    ):
+        metric = BestMetric(name)
+        assert [metric.offer(i, {"m": v}) for i, v in enumerate(values)] == answers
+        assert (metric.value, metric.step) == best
 
 
 def test_the_best_survives_a_checkpoint_unless_it_is_of_another_metric():

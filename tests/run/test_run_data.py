@@ -36,30 +36,24 @@ def faces(tmp_path):
 
 
 def start(workdir, flags, **arguments):
-    data = open_run_data(flags, workdir, **arguments)
-    workdir.record_run(flags.to_record(), {}, [], data=data.note)
-    return data
+    train, heldout, note = open_run_data(flags, workdir, **arguments)
+    workdir.record_run(flags.to_record(), {}, [], data=note)
+    return train, heldout
 
 
 @pytest.fixture
 def run(tmp_path, faces):
     """A workdir of a run that was started, and what it held out."""
     workdir = Workdir(tmp_path / "run")
-    return workdir, start(workdir, flags_of(faces)).heldout.identity_names()
+    return workdir, start(workdir, flags_of(faces))[1].identity_names()
 
 
-def test_unchanged_data_is_split_as_before(run, faces):
+def test_unchanged_data_is_split_as_before_and_the_record_says_how(run, faces):
     workdir, heldout = run
-    first = open_run_data(flags_of(faces), None)
-    again = open_run_data(flags_of(faces), workdir)
-    assert again.heldout.identity_names() == heldout
-    assert again.train.fingerprint == first.train.fingerprint
-    assert again.heldout.fingerprint == first.heldout.fingerprint
-    assert again.note == first.note
-
-
-def test_the_record_names_the_fingerprint_and_who_was_held_out(run, faces):
-    workdir, heldout = run
+    *first, note = open_run_data(flags_of(faces), None)
+    *again, same_note = open_run_data(flags_of(faces), workdir)
+    assert again[1].identity_names() == heldout and note == same_note
+    assert [s.fingerprint for s in again] == [s.fingerprint for s in first]
     data = workdir.read_run()["data"]
     assert data["heldout_identities"] == heldout and len(heldout) == 4
     assert data["sources"]["data"]["images"] == 30
@@ -67,31 +61,21 @@ def test_the_record_names_the_fingerprint_and_who_was_held_out(run, faces):
     assert workdir.read_data()["identities"]["data"] == dict.fromkeys(NAMES, 3)
 
 
-def change(faces, heldout, kind):
-    if kind == "added":
-        add(faces, "a-new-one", images=2)
-    elif kind == "gone":
-        shutil.rmtree(faces / (set(NAMES) - set(heldout)).pop())
-    elif kind == "image":
-        (faces / "p3" / "0.png").unlink()
-    else:
-        (faces / "p3" / "0.png").write_bytes(b"other bytes, of another size")
-
-
-@pytest.mark.parametrize(
-    ("kind", "words"),
-    [
-        ("added", "changed: 1 identities added, 0 gone; 2 images added, 0 gone in"),
-        ("gone", "changed: 0 identities added, 1 gone; 0 images added, 3 gone in"),
-        ("image", "changed: 0 identities added, 0 gone; 0 images added, 1 gone in"),
-        ("bytes", "0 images added, 0 gone, but others behind the same names in"),
-    ],
-)
-def test_changed_data_is_refused_with_what_changed(run, faces, kind, words):
+def test_changed_data_is_refused_with_what_changed(run, faces):
     workdir, heldout = run
-    change(faces, heldout, kind)
-    with pytest.raises(ValueError, match=f"{words}.*give --force_data"):
-        open_run_data(flags_of(faces), workdir)
+
+    def refused(words):
+        with pytest.raises(ValueError, match=f"{words} in.*give --force_data"):
+            open_run_data(flags_of(faces), workdir)
+
+    (faces / "p3" / "0.png").write_bytes(b"other bytes, of another size")
+    refused("0 images added, 0 gone, but others behind the same names")
+    (faces / "p3" / "0.png").unlink()
+    refused("changed: 0 identities added, 0 gone; 0 images added, 1 gone")
+    add(faces, "a-new-one", images=2)
+    refused("changed: 1 identities added, 0 gone; 2 images added, 1 gone")
+    shutil.rmtree(faces / (set(NAMES) - {*heldout, "p3"}).pop())
+    refused("changed: 1 identities added, 1 gone; 2 images added, 4 gone")
 
 
 def test_forced_data_keeps_who_was_held_out_and_leaves_new_ones_out(run, faces):
@@ -100,38 +84,33 @@ def test_forced_data_keeps_who_was_held_out_and_leaves_new_ones_out(run, faces):
     for name in ("a", "b", "z"):
         add(faces, name)
     shutil.rmtree(faces / heldout[1])
-    data = start(workdir, flags_of(faces), force=True)
-    assert data.heldout.identity_names() == [heldout[0], *heldout[2:]]
-    assert set(data.train.identity_names()) == set(NAMES) - set(heldout)
+    start(workdir, flags_of(faces), force=True)
     # What is there now is what the run knows from here on.
-    again = open_run_data(flags_of(faces), workdir)
-    assert again.heldout.identity_names() == data.heldout.identity_names()
-    assert again.train.identity_names() == data.train.identity_names()
+    train, left, _ = open_run_data(flags_of(faces), workdir)
+    assert left.identity_names() == [heldout[0], *heldout[2:]]
+    assert set(train.identity_names()) == set(NAMES) - set(heldout)
 
 
-def test_held_out_data_of_its_own_is_watched_too(tmp_path, faces):
-    for name in NAMES[:3]:
-        add(tmp_path / "others", name)
+@pytest.mark.parametrize("has_heldout", [True, False])
+def test_other_ways_to_hold_out_are_watched_too(tmp_path, faces, has_heldout):
+    watched = tmp_path / "others" if has_heldout else faces
+    for name in NAMES[:3] if has_heldout else ():
+        add(watched, name)
     flags = flags_of(
-        faces, holdout_identities=0, heldout_data=f"folder:{tmp_path / 'others'}"
+        faces,
+        holdout_identities=0,
+        heldout_data=f"folder:{watched}" if has_heldout else None,
     )
     workdir = Workdir(tmp_path / "run")
-    assert start(workdir, flags).heldout.num_identities == 3
-    add(tmp_path / "others", "new")
-    with pytest.raises(ValueError, match="1 identities added, 0 gone; .*others since"):
+    _, heldout = start(workdir, flags)
+    assert (heldout and heldout.num_identities) == (3 if has_heldout else None)
+    add(watched, "new")
+    words = f"1 identities added, 0 gone; .*{watched.name} since"
+    with pytest.raises(ValueError, match=words):
         open_run_data(flags, workdir)
-    assert open_run_data(flags, workdir, force=True).heldout.num_identities == 3
-
-
-def test_a_run_without_held_out_identities_is_watched_too(tmp_path, faces):
-    flags = flags_of(faces, holdout_identities=0)
-    workdir = Workdir(tmp_path / "run")
-    assert start(workdir, flags).heldout is None
-    assert open_run_data(flags, workdir).heldout is None
-    add(faces, "new")
-    with pytest.raises(ValueError, match="1 identities added"):
-        open_run_data(flags, workdir)
-    assert open_run_data(flags, workdir, force=True).train.num_identities == 10
+    train, heldout, _ = open_run_data(flags, workdir, force=True)
+    assert train.num_identities == 10
+    assert (heldout and heldout.num_identities) == (3 if has_heldout else None)
 
 
 def test_two_kinds_of_held_out_data_are_refused(faces):
@@ -155,31 +134,29 @@ def test_damage_of_both_sources_is_counted_together_and_indices_are_kept(tmp_pat
     content[offsets[1]] = 0
     (tmp_path / "set" / "train.rec").write_bytes(content)
     unreadable = Unreadable(1)
-    data = open_run_data(config, None, unreadable, cache_dir=tmp_path)
-    assert len(data.train) == len(data.heldout) == 4 and len(unreadable.lines) == 1
+    train, heldout, _ = open_run_data(config, None, unreadable, cache_dir=tmp_path)
+    assert len(train) == len(heldout) == 4 and len(unreadable.lines) == 1
     with pytest.raises(ValueError, match="cannot decode .*offset"):
         open_run_data(config, None)
 
 
-def test_other_data_by_force_is_data_of_its_own(run, tmp_path):
-    for name in NAMES:
-        add(tmp_path / "more", f"x{name}")
-    data = open_run_data(flags_of(tmp_path / "more"), run[0])
-    assert data.heldout.num_identities == 4
-
-
-def test_images_in_another_place_are_compared_with_those_of_the_run(run, faces, caplog):
+def test_images_in_another_place_are_compared_with_those_of_the_run(
+    run, faces, tmp_path, caplog
+):
     workdir, heldout = run
     moved = shutil.copytree(faces, faces.with_name("moved"))
-    assert start(workdir, flags_of(moved)).heldout.identity_names() == heldout
+    assert start(workdir, flags_of(moved))[1].identity_names() == heldout
     add(moved, "a")
     with pytest.raises(ValueError, match="changed: 1 identities added, 0 gone"):
         open_run_data(flags_of(moved), workdir)
-    forced = open_run_data(flags_of(moved), workdir, force=True)
-    assert forced.heldout.identity_names() == heldout
+    _, forced, _ = open_run_data(flags_of(moved), workdir, force=True)
+    assert forced.identity_names() == heldout
     assert "are numbers" not in caplog.text
-    # Another number to hold out is another split.
+    # Another number to hold out is another split, and others are data of their own.
     assert open_run_data(flags_of(moved, holdout_identities=5), workdir)
+    for name in NAMES:
+        add(tmp_path / "more", f"x{name}")
+    assert open_run_data(flags_of(tmp_path / "more"), workdir)[1].num_identities == 4
 
 
 def test_names_that_are_numbers_are_warned_of(tmp_path, caplog):
@@ -193,16 +170,18 @@ def test_names_that_are_numbers_are_warned_of(tmp_path, caplog):
 
 
 def test_a_set_to_evaluate_on_that_has_changed_is_refused(run):
+    def sets(**fingerprints):
+        return [
+            types.SimpleNamespace(name=name, fingerprint=fingerprint)
+            for name, fingerprint in fingerprints.items()
+        ]
+
     workdir, _ = run
-    sets = [types.SimpleNamespace(name="lfw", fingerprint="a")]
-    noted = note_eval_sets(workdir, sets, force=False)
-    data = workdir.read_data()
-    workdir.record_run({}, {}, [], data={**data, "eval_sets": noted})
-    assert note_eval_sets(workdir, sets, force=False) == noted
-    others = [
-        types.SimpleNamespace(name="lfw", fingerprint="b"),
-        types.SimpleNamespace(name="heldout", fingerprint="c"),
-    ]
+    noted = note_eval_sets(workdir, sets(lfw="a"), force=False)
+    data = {**workdir.read_data(), "eval_sets": noted}
+    workdir.record_run({}, {}, [], data=data)
+    assert note_eval_sets(workdir, sets(lfw="a"), force=False) == noted
+    others = sets(lfw="b", heldout="c")
     with pytest.raises(ValueError, match="the data has changed: `--eval_sets=lfw:"):
         note_eval_sets(workdir, others, force=False)
     assert note_eval_sets(workdir, others, force=True).keys() == {"lfw"}

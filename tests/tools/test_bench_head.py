@@ -45,9 +45,7 @@ def test_a_step_over_all_classes_holds_logits_and_no_one_hot(tool):
     assert counts["batch_by_classes"] > 1 and counts["classes_by_dim"] > 5
     assert not tool.violations(counts, 1.0)
     assert tool.violations(counts, 0.1) == ["batch_by_classes", "classes_by_dim"]
-
-
-def test_a_dense_update_of_a_sampled_head_is_found(tool):
+    # A dense update of a sampled head.
     counts = found(tool, traced(tool, rate=0.1, optimizer="adam"))
     assert tool.violations(counts, 0.1) == ["classes_by_dim"]
 
@@ -65,21 +63,3 @@ def test_a_one_hot_is_found_in_a_branch_as_well(tool):
     counts = found(tool, concrete)
     assert counts["one_hot"] == 1 and counts["batch_by_classes"] >= 2
     assert "one_hot" in tool.violations(counts, 1.0)
-
-
-def test_a_case_that_cannot_fit_says_so(tool, monkeypatch):
-    for name, value in {"LIMIT_GB": 0.001, "DIM": 512, "BATCH": 64}.items():
-        monkeypatch.setattr(tool, name, Value(value))
-    result = tool.run_case(1_000_000, 1.0)
-    assert result["gave_up"] == "centres and momentum are 3.8 of 0.0 GiB"
-    row = tool.format_row(result)
-    assert row[:4] == ["1,000,000", "1", "1,000,000", "3,906"]
-    assert row[4].startswith("does not fit: centres")
-    assert len(row) == len(tool.HEADER)
-
-
-class Value:
-    """A flag's value outside a command."""
-
-    def __init__(self, value):
-        self.value = value

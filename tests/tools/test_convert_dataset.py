@@ -246,8 +246,14 @@ def test_pairs_of_a_list(tool, tmp_path):
         (tmp_path / "Ann" / f"Ann_{k:04d}.png").write_bytes(face(k))
     (tmp_path / "pairs.txt").write_text("Ann\t1\t2\n")
     out = tmp_path / "ann.bin"
-    arguments = (tmp_path / "pairs.txt", f"folder:{tmp_path}", out, ".png")
-    tool.make_pairs(*arguments)
+    settings = tool.ConvertSettings(
+        data=f"folder:{tmp_path}",
+        to="pairs",
+        output=str(out),
+        pairs=str(tmp_path / "pairs.txt"),
+        suffix=".png",
+    )
+    tool.main(settings)
     assert read_pairs(out).images.read([1]) == [face(2)]
     with pytest.raises(ValueError, match="takes --data=folder:DIR. Received: tface:x"):
-        tool.make_pairs(arguments[0], "tface:x", out, ".png")
+        tool.main(dataclasses.replace(settings, data="tface:x"))

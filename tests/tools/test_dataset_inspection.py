@@ -30,8 +30,7 @@ def tree(root, **identities):
 
 
 def found(source, **arguments):
-    findings = inspect_images(source, **arguments).findings
-    return [(f.index, f.reason, f.detail) for f in findings]
+    return inspect_images(source, **arguments)[0]
 
 
 def test_lists_what_does_not_decode(tmp_path):
@@ -82,9 +81,7 @@ def test_lists_identities_with_few_images_that_decode(tmp_path):
         (7, "undecodable", "not an image in a format that is read"),
         (7, "few images", "identity 3 has 0 of 2 images"),
     ]
-    few = [
-        f.index for f in inspect_images(source, 3).findings if f.reason == "few images"
-    ]
+    few = [f.index for f in found(source, min_images=3) if f.reason == "few images"]
     assert few == [3, 4, 5, 6, 7]
 
 
@@ -96,7 +93,7 @@ def test_turned_images_are_counted_and_fine_and_odd_sizes_listed(tmp_path):
     # Stored 8 wide and 9 high, it is 9 wide.
     upright = [face(k, height=8, width=9) for k in range(3)]
     source = tree(tmp_path, a=upright[:2], b=[upright[2], file.getvalue(), face(9)])
-    assert inspect_images(source).turned == 1
+    assert inspect_images(source)[1] == 1
     assert found(source) == [(4, "odd size", "8x8, most are 9x8")]
 
 

@@ -85,24 +85,23 @@ def test_goes_on_where_it_was_interrupted(tmp_path, make, added, monkeypatch):
     assert got == content(tmp_path / "whole")
 
 
-@pytest.mark.parametrize(
-    ("torn", "line"),
-    [(b"torn record", b""), (MAGIC + b"\0\0", b"7\t"), (b"", b"7\t10000")],
-)
-def test_what_was_not_made_to_last_is_cut_off(tmp_path, torn, line, monkeypatch):
+def test_what_was_not_made_to_last_is_cut_off(tmp_path, monkeypatch):
     monkeypatch.setattr(dataset_writers, "_SYNC_BYTES", 1)
-    (tmp_path / "cut").mkdir()
-    writer = recordio(tmp_path / "cut")
-    write(writer, IMAGES[:4])
-    writer.close()
-    for name, data in (("train.rec", torn), ("train.idx", line)):
-        with open(tmp_path / "cut" / name, "ab") as file:
-            file.write(data)
-    writer = recordio(tmp_path / "cut")
-    assert writer.count == 4
-    write(writer)
-    writer.finish((8, 8))
-    assert RecordIOFaces(tmp_path / "cut").read(range(6)) == IMAGES
+    torn = (b"torn record", b""), (MAGIC + b"\0\0", b"7\t"), (b"", b"7\t10000")
+    for number, damage in enumerate(torn):
+        root = tmp_path / str(number)
+        root.mkdir()
+        writer = recordio(root)
+        write(writer, IMAGES[:4])
+        writer.close()
+        for name, data in zip(("train.rec", "train.idx"), damage):
+            with open(root / name, "ab") as file:
+                file.write(data)
+        writer = recordio(root)
+        assert writer.count == 4
+        write(writer)
+        writer.finish((8, 8))
+        assert RecordIOFaces(root).read(range(6)) == IMAGES
 
 
 @pytest.fixture

@@ -30,8 +30,8 @@ from ekd_tf.heads import ArcFace
 from ekd_tf.losses import CosineLoss
 from ekd_tf.losses import EKDLoss
 from ekd_tf.models import MobileFaceNet
-from ekd_tf.run.guards import CollapseGuard
-from ekd_tf.run.guards import UpdateGuard
+from ekd_tf.run.hooks import CollapseGuard
+from ekd_tf.run.hooks import UpdateGuard
 from ekd_tf.run.logs import MetricsLog
 from ekd_tf.run.progress import ProgressHook
 from ekd_tf.run.progress import ProgressLine

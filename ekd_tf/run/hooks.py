@@ -1,30 +1,35 @@
-"""Hooks that end a run which has gone wrong, or warn of a loss that does nothing."""
+"""What watches a run between its steps: guards, a profile, an end on demand."""
 
 from __future__ import annotations
 
 import math
+import os
 import pathlib
+import re
 from collections.abc import Callable
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
+import tensorflow as tf
 from absl import logging
 
 from ekd_tf.data import Source
 from ekd_tf.files.user_text import KEEP
 from ekd_tf.files.user_text import one_line
+from ekd_tf.run.interruption import Interrupted
+from ekd_tf.run.interruption import Termination
+from ekd_tf.run.logs import naming_tensorboard
 from ekd_tf.training.loop import Hook
 from ekd_tf.training.loop import Step
 from ekd_tf.training.update import MIN_LOSS_SCALE
 
 # How many images a message names; the file it points to has all.
 _NAMED = 10
-
 # Beyond it all images of a batch are one to a verifier.
 COLLAPSED_COSINE = 0.99
-
 # A loss whose gradient is a smaller part of the margin loss's is called faint.
-FAINT_RATIO = 0.01
+_FAINT_RATIO = 0.01
 
 
 class RunStopped(ValueError):
@@ -50,15 +55,14 @@ class LateHook(Hook):
 
     def look(self, step: Step) -> None:
         """Judges one step."""
-        raise TypeError(f"{type(self).__name__} must define `look`.")
+        raise NotImplementedError
 
 
 class UpdateGuard(LateHook):
     """Ends the run when update after update is skipped for NaN or infinity.
 
-    A skipped update changes nothing, so the weights are those of the last good one.
-    Under dynamic loss scaling an update that is skipped at the smallest scale ends
-    the run at once: no smaller scale could mend it.
+    A skipped update changes nothing, so the weights are those of the last good one. One
+    that is skipped at the smallest loss scale ends the run at once.
 
     Args:
         max_bad_steps: Consecutive skipped updates that end the run.
@@ -79,7 +83,7 @@ class UpdateGuard(LateHook):
         local_values: Callable = lambda value: (value,),
     ):
         super().__init__()
-        self.max_bad_steps = max_bad_steps
+        self._max_bad_steps = max_bad_steps
         self._dynamic_scaling = dynamic_scaling
         self._source = source
         self._models = list(models)
@@ -101,11 +105,11 @@ class UpdateGuard(LateHook):
                 f"are not finite even at scale {scale:g}. {self._images(step)} Lower "
                 "--learning_rate, or use --precision=mixed_bfloat16"
             )
-        if count >= self.max_bad_steps:
+        if count >= self._max_bad_steps:
             raise RunStopped(
                 f"Loss or gradient of the last {count} steps, up to step "
                 f"{step.number}, are not finite (--max_bad_steps="
-                f"{self.max_bad_steps}). {self._images(step)} Lower --learning_rate, "
+                f"{self._max_bad_steps}). {self._images(step)} Lower --learning_rate, "
                 "or add --warmup_steps or --clip_norm"
             )
 
@@ -163,36 +167,149 @@ class CollapseGuard(LateHook):
 class FaintLossHook(LateHook):
     """Warns, once of each distillation loss, that it hardly has a gradient.
 
-    It reads `gradient_ratio/NAME` and `weight/NAME` of a `Distiller`.
-
-    Args:
-        pause: Called before a warning is logged.
-        steps: Steps with a ratio below 1 % in a row that are warned of, those not
-            counted that were skipped.
+    That is a `gradient_ratio/NAME` below 1 % for so many steps in a row, skipped ones
+    not counted. `pause` is called before the warning is logged.
     """
 
     def __init__(self, pause: Callable[[], None] = lambda: None, steps: int = 500):
         super().__init__()
         self._pause = pause
         self._steps = steps
+        # Name of the loss -> its faint ratios since the last that was not.
         self._faint: dict[str, list[float]] = {}
 
     def look(self, step: Step) -> None:
         for key, value in step.scalars.items():
             kind, _, name = key.partition("/")
-            ratio = float(value) if kind == "gradient_ratio" else math.nan
-            ratios = self._faint.setdefault(name, [])
-            if math.isnan(ratio) or len(ratios) == self._steps:
+            if kind != "gradient_ratio" or math.isnan(float(value)):
                 continue
-            ratios.append(ratio)
-            if ratio >= FAINT_RATIO:
-                ratios.clear()
-            if len(ratios) == self._steps:
-                self._pause()
-                weight, mean = float(step.scalars[f"weight/{name}"]), np.mean(ratios)
-                logging.warning(
-                    "For %d steps, up to step %d, the gradient of %r on the embeddings "
-                    "was below 1 %% of the margin loss's: %.2g %% on average at weight "
-                    "%.4g. --distill=%s:30%% makes it 30 %% and keeps it there.",
-                    *(self._steps, step.number, name, 100 * mean, weight, name),
-                )
+            ratios = self._faint.setdefault(name, [])
+            if len(ratios) < self._steps:
+                ratios.append(float(value))
+                if ratios[-1] >= _FAINT_RATIO:
+                    ratios.clear()
+                if len(ratios) == self._steps:
+                    self._warn(step, name, np.mean(ratios))
+
+    def _warn(self, step, name, mean):
+        self._pause()
+        logging.warning(
+            "For %d steps, up to step %d, the gradient of %r on the embeddings was "
+            "below 1 %% of the margin loss's: %.2g %% on average at weight %.4g. "
+            "--distill=%s:30%% makes it 30 %% and keeps it there.",
+            *(self._steps, step.number, name, 100 * mean),
+            *(float(step.scalars[f"weight/{name}"]), name),
+        )
+
+
+def profiled_steps(text: str | None) -> range:
+    """Reads "FIRST:LAST", numbers of updates from 1, both included; "" is none."""
+    if not text:
+        return range(0)
+    match = re.fullmatch(r"([0-9]+):([0-9]+)", text)
+    first, last = map(int, match.groups()) if match else (0, 0)
+    if not 1 <= first <= last:
+        raise ValueError(
+            "`profile_steps` must be FIRST:LAST, two steps counted from 1, as in "
+            f"10:12. Received: {text!r}"
+        )
+    return range(first, last + 1)
+
+
+class ProfileHook(Hook):
+    """Writes a trace of some updates, the wait for their batches included.
+
+    It is in `plugins/profile/TIME/` of the folder, for TensorBoard's Profile page. The
+    device is waited for around each step, so that the work of others stays out.
+    """
+
+    def __init__(self, folder: str | os.PathLike, steps: range):
+        self._folder = folder
+        self._steps = steps
+        self._running = False
+        self._mark: Any = None
+
+    def before_step(self, number: int) -> None:
+        if number not in self._steps:
+            return
+        if not self._running:
+            tf.test.experimental.sync_devices()
+            with naming_tensorboard(self._folder):
+                tf.profiler.experimental.start(os.fspath(self._folder))
+            self._running = True
+        # By this mark the profile knows where a step begins and ends.
+        self._mark = tf.profiler.experimental.Trace("train", step_num=number, _r=1)
+        self._mark.__enter__()
+
+    def after_step(self, step: Step) -> None:
+        if self._running:
+            # Waits for the device.
+            float(step.scalars["loss"])
+            self._end_mark()
+            if step.number == self._steps[-1]:
+                self.close()
+
+    def close(self) -> None:
+        """Writes the trace of a run that ends within the range."""
+        self._end_mark()
+        if self._running:
+            self._running = False
+            with naming_tensorboard(self._folder):
+                tf.profiler.experimental.stop()
+
+    def _end_mark(self):
+        if self._mark is not None:
+            self._mark.__exit__(None, None, None)
+            self._mark = None
+
+
+class TerminationHook(Hook):
+    """Saves and ends a run after the step in which a signal arrived; belongs last.
+
+    The signal may reach any of several workers, whose strategy is given then: after
+    every step they ask each other, and all leave after the same one.
+    """
+
+    def __init__(
+        self,
+        termination: Termination,
+        save: Callable[[Step], Any],
+        strategy: tf.distribute.Strategy | None = None,
+    ):
+        self._termination = termination
+        self._save = save
+        self._ask_all = None if strategy is None else _any_worker(strategy)
+        if strategy is not None:
+            # One that left alone within the first step would hang the others.
+            termination.between_steps = True
+        self._answer = None
+
+    def after_step(self, step: Step) -> None:
+        self._termination.between_steps = not step.is_last
+        if self._is_asked():
+            self._save(step)
+            raise Interrupted(
+                f"{self._termination.name}: the run is saved at step {step.number}."
+            )
+
+    def _is_asked(self):
+        if self._ask_all is None:
+            return self._termination.asked
+        # The answer to the last step's question: no step waits for the network.
+        answer, self._answer = self._answer, self._ask_all(self._termination.asked)
+        return answer is not None and bool(answer)
+
+
+def _any_worker(strategy):
+    """Returns a function of a bool: above 0 where any worker called it with True."""
+
+    @tf.function(autograph=False)
+    def count(asked):
+        def total():
+            context = tf.distribute.get_replica_context()
+            # An argument has no device, and workers refuse to reduce what has none.
+            return context.all_reduce(tf.distribute.ReduceOp.SUM, tf.identity(asked))
+
+        return strategy.experimental_local_results(strategy.run(total))[0]
+
+    return lambda asked: count(tf.constant(float(asked)))
