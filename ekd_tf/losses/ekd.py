@@ -11,14 +11,14 @@ from ekd_tf.keras_compat import register
 from ekd_tf.losses.base import DistillationLoss
 from ekd_tf.losses.base import TermsAndMonitor
 from ekd_tf.metrics import format_fpr
+from ekd_tf.mining.miner import NO_ROW
 from ekd_tf.mining.miner import Memory
 from ekd_tf.mining.miner import PairMiner
+from ekd_tf.mining.miner import Pairs
+from ekd_tf.mining.miner import with_gradient
 from ekd_tf.mining.order_statistics import HISTOGRAM_BINS
 from ekd_tf.mining.order_statistics import quantiles_of_histogram
 from ekd_tf.mining.order_statistics import ranks_of_fprs
-from ekd_tf.mining.pairs import NO_ROW
-from ekd_tf.mining.pairs import pair_similarity
-from ekd_tf.mining.pairs import sum_over_positives
 from ekd_tf.ops.compiled import compiled
 from ekd_tf.ops.numerics import l2_normalize
 from ekd_tf.ops.numerics import masked_mean
@@ -75,18 +75,17 @@ def attach_thresholds(
     return thresholds + (means - tf.stop_gradient(means))
 
 
-def near_in_rank(ranks: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
-    """Returns which of the hardest negatives define the thresholds of some ranks.
+def near_in_rank(ranks: tf.Tensor, positions: tf.Tensor) -> tf.Tensor:
+    """Returns which negatives define the thresholds of some ranks.
 
-    Those of rank 3/4 r to 5/4 r, at least two to either side: bool `(num_fprs,
-    num_mined)`. `ranks`, int32 `(num_fprs,)`, count all negatives from 0; one beyond
-    the mined ones has none. `mask`, bool `(num_mined,)`, is False on no pair.
+    Those of rank 3/4 r to 5/4 r, at least two to either side: bool `(num_fprs, n)`.
+    Both arguments count all negatives from 0, the most similar: `ranks`, int32
+    `(num_fprs,)`, and `positions`, int32 `(n,)`, below 0 for a pair that is no negative
+    one. A rank beyond all positions has none.
     """
-    positions = tf.cast(tf.range(tf.size(mask)), tf.float32)
-    wanted = tf.cast(ranks, tf.float32)[:, None]
-    near = tf.abs(positions[None, :] - wanted) <= tf.maximum(0.25 * wanted, 2.0)
-    among = ranks < tf.math.count_nonzero(mask, dtype=tf.int32)
-    return near & mask[None, :] & among[:, None]
+    distances = tf.cast(tf.abs(positions[None, :] - ranks[:, None]), tf.float32)
+    near = distances <= tf.maximum(0.25 * tf.cast(ranks, tf.float32), 2.0)[:, None]
+    return near & (positions >= 0) & (ranks <= tf.reduce_max(positions))[:, None]
 
 
 @register
@@ -257,76 +256,73 @@ class EKDLoss(DistillationLoss):
     @compiled
     def _terms(self, student, labels, pairs, student_thresholds, teacher_thresholds):
         student = l2_normalize(student)
-        gallery = pairs.student.gallery
-        negative_cosines = pair_similarity(student, gallery, pairs.negative)
+        # The positives, and the negatives behind them, hardest first.
+        listed = Pairs(*(tf.concat(x, 0) for x in zip(pairs.positive, pairs.negative)))
+        num_positive = tf.shape(pairs.positive.rows)[0]
+        positions = tf.range(tf.size(listed.student)) - num_positive
+        positive, negative = positions < 0, positions >= 0
+        cosines = with_gradient(student, pairs.student.gallery, listed)
         attached = student_thresholds
         if self.threshold_gradient:
-            attached = self._attach(attached, student, labels, negative_cosines, pairs)
-
-        def compare(student, teacher, thresholds):
-            """Returns the loss of each pair, and how each model decides on it."""
-            losses = rank_differences(
-                student, teacher, thresholds, teacher_thresholds, self.temperature
+            ranks = ranks_of_fprs(pairs.num_negatives, self.miner.fprs)
+            near = near_in_rank(ranks, positions)
+            attached = tf.where(
+                ranks <= tf.reduce_max(positions),
+                attach_thresholds(student_thresholds, cosines, near),
+                self._attach_to_sample(student_thresholds, student, labels),
             )
-            by_student = student[:, None] > student_thresholds
-            by_teacher = teacher[:, None] > teacher_thresholds
-            critical = by_student != by_teacher
-            any_critical = tf.reduce_any(critical, axis=1, keepdims=True)
-            decisions = [by_student, by_teacher, critical, any_critical]
-            return losses, tf.cast(tf.concat(decisions, axis=1), tf.float32)
-
-        positive, of_positive = sum_over_positives(
-            compare, student, gallery, pairs.teacher.gallery, pairs.positive, attached
+        losses = rank_differences(
+            cosines, listed.teacher, attached, teacher_thresholds, self.temperature
         )
-        of_teacher, mask = pairs.teacher.negative, pairs.negative_mask
-        negative, of_negative = compare(negative_cosines, of_teacher, attached)
-        num_positive = tf.cast(pairs.positive.num_pairs, tf.float32)
+        # Mining leaves out rows that are not finite; the loss must show them.
+        losses += 0.0 * tf.stop_gradient(tf.reduce_sum(student))
         terms = {
             f"{self.name}/positive": self.positive_weight
-            * tf.math.divide_no_nan(positive, num_positive),
-            f"{self.name}/negative": self.negative_weight * masked_mean(negative, mask),
+            * masked_mean(losses, positive),
+            f"{self.name}/negative": self.negative_weight
+            * masked_mean(losses, negative),
         }
-        fprs = self.miner.fprs
-        sizes = [len(fprs)] * 3 + [1]
-        by_student, by_teacher, critical, any_critical = tf.split(of_positive, sizes)
-        _, _, critical_negative, any_negative = tf.split(
-            tf.reduce_sum(tf.where(mask[:, None], of_negative, 0.0), axis=0), sizes
-        )
+        by_student = listed.student[:, None] > student_thresholds
+        by_teacher = listed.teacher[:, None] > teacher_thresholds
+        critical = by_student != by_teacher
+        any_critical = tf.reduce_any(critical, axis=1)
+
+        def count(mask):
+            return tf.math.count_nonzero(mask, axis=0, dtype=tf.float32)
+
+        num_positive = tf.cast(num_positive, tf.float32)
+        of_positive = positive[:, None]
         monitor = {
-            "critical/positive": any_critical[0],
-            "critical/negative": any_negative[0],
+            "critical/positive": count(any_critical & positive),
+            "critical/negative": count(any_critical & negative),
             "pairs/positive": num_positive,
             "pairs/negative": tf.cast(pairs.num_negatives, tf.float32),
         }
+        passed = count(by_student & of_positive), count(by_teacher & of_positive)
         columns = {
             "threshold/student": student_thresholds,
             "threshold/teacher": teacher_thresholds,
-            "batch_tpr/student": tf.math.divide_no_nan(by_student, num_positive),
-            "batch_tpr/teacher": tf.math.divide_no_nan(by_teacher, num_positive),
-            "critical/positive": critical,
-            "critical/negative": critical_negative,
+            "batch_tpr/student": tf.math.divide_no_nan(passed[0], num_positive),
+            "batch_tpr/teacher": tf.math.divide_no_nan(passed[1], num_positive),
+            "critical/positive": count(critical & of_positive),
+            "critical/negative": count(critical & ~of_positive),
         }
         for column, values in columns.items():
-            for fpr, value in zip(fprs, tf.unstack(values, len(fprs))):
+            for fpr, value in zip(self.miner.fprs, tf.unstack(values)):
                 monitor[f"{column}/fpr_{format_fpr(fpr)}"] = value
         # Without the stop the backward pass visits all this too.
         return terms, {name: tf.stop_gradient(x) for name, x in monitor.items()}
 
-    def _attach(self, thresholds, student, labels, negative_cosines, pairs):
-        """Returns the thresholds with the gradient of the negatives around them."""
-        ranks = ranks_of_fprs(pairs.num_negatives, self.miner.fprs)
-        near = near_in_rank(ranks, pairs.negative_mask)
-        by_rank = attach_thresholds(thresholds, negative_cosines, near)
-        # Of a threshold at a high FPR more negatives lie above it than were mined: it
-        # is attached to those of a sample within half a temperature.
-        count = tf.minimum(num_rows(student), SAMPLED_ROWS)
-        cosines = tf.reshape(similarity_matrix(student[:count]), [-1])
-        others = labels[:count, None] != labels[None, :count]
-        distances = tf.abs(cosines[None, :] - thresholds[:, None])
-        near_in_cosine = (distances <= self.temperature / 2) & tf.reshape(others, [-1])
-        by_sample = attach_thresholds(thresholds, cosines, near_in_cosine)
-        num_mined = tf.math.count_nonzero(pairs.negative_mask, dtype=tf.int32)
-        return tf.where(ranks < num_mined, by_rank, by_sample)
+    def _attach_to_sample(self, thresholds, student, labels):
+        """Attaches thresholds to the negatives of a sample that are close to them.
+
+        Above a threshold at a high FPR lie more negatives than are mined.
+        """
+        student, labels = student[:SAMPLED_ROWS], labels[:SAMPLED_ROWS]
+        cosines = tf.reshape(similarity_matrix(student), [-1])
+        negative = tf.reshape(labels[:, None] != labels[None, :], [-1])
+        near = tf.abs(cosines - thresholds[:, None]) <= self.temperature / 2
+        return attach_thresholds(thresholds, cosines, near & negative)
 
     def _update_thresholds(self, pairs, counts):
         """Moves the thresholds towards this batch's if the bool tensor `counts`."""
@@ -365,7 +361,6 @@ class EKDLoss(DistillationLoss):
             student=tf.convert_to_tensor(self.memory_student),
             teacher=tf.convert_to_tensor(self.memory_teacher),
             labels=tf.cast(labels, tf.int32),
-            image_ids=old_ids,
         )
 
     def _remember(self, pairs, labels, image_ids):
