@@ -14,7 +14,7 @@ from ekd_tf.mining import PairMiner
 from ekd_tf.mining.miner import NO_ROW
 
 op_by_op = pytest.mark.usefixtures("op_by_op")
-# XLA compiles the whole loss in half a minute; smaller cases have it in the default run.
+# XLA compiles the whole loss in half a minute; smaller cases run by default.
 slow_xla = pytest.param("xla", marks=pytest.mark.slow)
 
 
