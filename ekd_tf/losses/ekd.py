@@ -101,32 +101,28 @@ class EKDLoss(DistillationLoss):
 
     As published (`reference`) thresholds are constants in the gradient: the positive
     term can be met by raising every cosine, and a student that starts from scratch
-    chases its thresholds towards 1. The default differs in four things:
-
-    - The gradient of the student's thresholds reaches the negatives that define them:
-      raising every cosine changes nothing.
-    - Thresholds are quantiles of a decayed histogram of all negatives, so that FPRs
-      exist that one small batch cannot resolve.
-    - The temperature is ten times as wide: with 0.01 the slope ends about 0.05 from
-      a threshold, and most critical pairs of a student from scratch are further away.
-    - A memory: the batch is paired with the 2,048 images before it too, which have
-      more positive pairs and harder negatives than a batch has.
+    chases its thresholds towards 1. The default differs in four things: the gradient
+    of the student's thresholds reaches the negatives that define them, so raising every
+    cosine changes nothing; thresholds are quantiles of a decayed histogram of all
+    negatives, so FPRs exist that one small batch cannot resolve; the temperature is ten
+    times as wide, since most critical pairs of a student from scratch lie beyond the
+    0.05 where the slope of 0.01 ends; and a memory pairs the batch with the 2,048
+    images before it too, for more positive pairs and harder negatives.
 
     Args:
-        student_dim, teacher_dim: Ints, sizes of the embeddings, which `memory` needs.
+        student_dim, teacher_dim: Sizes of the embeddings, which `memory` needs.
         temperature: Float > 0, in units of cosine.
         positive_weight, negative_weight: Floats >= 0 of the two terms.
-        thresholds: "histogram" keeps an exponentially decayed histogram of negative
-            cosines and reads the thresholds from it; "ema" averages each batch's
-            order statistics.
+        thresholds: "histogram" reads them from the decayed histogram; "ema" averages
+            each batch's order statistics.
         momentum: Float in (0, 1]: the newest batch's part in the thresholds.
-        bias_correction: Bool: whether "ema" thresholds start at the first batch's
-            or, as in TFace, at 0: 63 % of their value after 100 steps.
-        threshold_gradient: Bool: whether thresholds pass their gradient on to the
-            negatives that define them, mined or not (`attach_thresholds`).
+        bias_correction: Whether "ema" thresholds start at the first batch's or, as in
+            TFace, at 0: 63 % of their value after 100 steps.
+        threshold_gradient: Whether thresholds pass their gradient on to the negatives
+            that define them, mined or not (`attach_thresholds`).
         memory: Int >= 0: rows of earlier batches to pair the batch with as well, as
-            they were embedded then, by both models. They receive no gradient.
-        same_image_pairs: Bool: whether pairs of one source image count as positives.
+            both models embedded them then. They receive no gradient.
+        same_image_pairs: Whether pairs of one source image count as positives.
         miner: Which FPRs, and how many of the hardest negatives.
 
     Returns:

@@ -114,17 +114,11 @@ class BackboneModel(keras.Model):
         """Trains as `keras.Model.fit` does, under any strategy of one process.
 
         Args:
-            x: `Pipeline`, or dataset of its batches. Under a strategy the rows of a
-                batch are divided among the replicas, which must come out even.
+            x: `Pipeline`, or dataset of its batches, which divide among the replicas.
             steps_per_epoch: Int. None: for a `Pipeline` without end one visit of
                 every image; else the whole dataset.
-            validation_data: What `evaluate` takes as `x`, after every epoch. Its
-                figures are logged as `val_...`.
-            callbacks: See every scalar of `train_step`, of which the progress bar shows
-                five. What else there is and is returned is Keras'.
-
-        Raises:
-            ValueError: A batch does not divide evenly, or an image cannot be read.
+            validation_data: What `evaluate` takes as `x`, after every epoch.
+            callbacks: See every scalar of `train_step`; the progress bar shows five.
         """
         pipeline = x if isinstance(x, Pipeline) else None
         if pipeline is not None:
@@ -183,13 +177,12 @@ class BackboneModel(keras.Model):
             y: Integer labels `(n,)`, where `x` are images.
             batch_size: Int, images per forward pass of a `Source` or of images.
             steps: Int, batches. None: all; of a `Pipeline` without end an epoch.
-            return_dict: Whether to return names with the figures.
             **kwargs: What `keras.Model.fit` adds; ignored.
 
         Returns:
-            Dict of `accuracy` (ten folds over drawn pairs), `auc`, `eer` and
+            Dict, or list, of `accuracy` (ten folds over drawn pairs), `auc`, `eer` and
             `tpr_at_fpr_1e-1` to `1e-4` of all pairs, as far as ten negative pairs
-            stand behind the FPR; or a list of these figures.
+            stand behind the FPR.
         """
         if steps is None and isinstance(x, Pipeline):
             steps = x.steps_per_epoch

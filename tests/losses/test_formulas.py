@@ -14,7 +14,6 @@ import tensorflow as tf
 from ekd_tf import losses
 from ekd_tf.heads import ArcFace
 from ekd_tf.keras_compat import tf_variable
-from ekd_tf.losses.centres import margin_cross_entropy
 from ekd_tf.losses.centres import margins_of_teacher
 from ekd_tf.losses.darkrank import darkrank
 from ekd_tf.losses.direct import cosine_distance
@@ -271,18 +270,6 @@ def test_centres_are_of_unit_length_and_frozen():
         loss.cosines(tf.ones((1, 3)))
 
 
-def test_margin_cross_entropy_by_hand():
-    # Logits 2 (1 - 1/2, 0) = (1, 0) and 2 (0, 1/2 - 1/2) = (0, 0).
-    value = margin_cross_entropy(
-        tf.constant([[1.0, 0.0], [0.0, 0.5]]),
-        tf.constant([0, 1]),
-        2.0,
-        lambda cosine: cosine - 0.5,
-    )
-    expected = (np.log(1 + np.exp(-1)) + np.log(2)) / 2
-    np.testing.assert_allclose(value, expected, rtol=1e-6)
-
-
 def test_loss_is_no_number_until_saved_centres_are_restored(tmp_path):
     loss = losses.ProxylessKDLoss(CENTRES)
     batch = np.ones((2, 2), np.float32), np.ones((2, 2), np.float32), np.int32([0, 1])
@@ -353,12 +340,6 @@ def test_equal_sizes_own_no_projection_and_others_must_fit(random_batch):
         losses.CosineLoss(student_dim=4)
     with pytest.raises(ValueError, match="Received: student_dim=2, teacher_dim=3"):
         losses.CosineLoss(2, 3)(student, teacher)
-
-
-def test_projection_stays_float32_under_mixed_precision(mixed_policy):
-    mixed_policy("mixed_float16")
-    loss = losses.CosineLoss(student_dim=2, teacher_dim=3)
-    assert loss.projection(tf.ones((1, 2))).dtype == tf.float32
 
 
 # --- arguments
