@@ -126,14 +126,12 @@ class MarginHead(keras.layers.Layer):
     Args:
         num_identities: Int >= 2.
         scale: Float > 0, multiplies the cosines.
-        gradient: "true", or "straight_through" for that of insightface, which applies
-            the margin outside the graph: the target logit's derivative by the cosine
-            is then `scale` whatever the margin, instead of
-            scale * sin(theta + m) / sin(theta) for ArcFace.
+        gradient: "true", or "straight_through" for that of insightface: the target
+            logit's derivative by the cosine is then `scale` whatever the margin,
+            instead of scale * sin(theta + m) / sin(theta) for ArcFace.
         sample_rate: Float in (0, 1]: the fraction of the classes that the softmax of
-            `row_losses` has. Below 1 those of the batch are always among them, at
-            least as many as the batch has rows, and others drawn anew for each step.
-            `ekd_tf.training.update` says how the others' centres are updated.
+            `row_losses` has: those of the batch and, drawn anew for each step, others,
+            at least as many as the batch has rows. See `GradientUpdate`.
         seed: Int, of these draws.
         **kwargs: Arguments of `keras.layers.Layer`. `dtype` is always float32, for a
             margin is smaller than half precision resolves at this scale.

@@ -185,21 +185,20 @@ class EKDLoss(DistillationLoss):
         self.same_image_pairs = bool(same_image_pairs)
         self.miner = miner or PairMiner()
 
-        fprs = (len(self.miner.fprs),)
-        shapes: dict[str, tuple] = {"student_thresholds": fprs}
-        shapes.update(teacher_thresholds=fprs, num_updates=())
+        count = len(self.miner.fprs)
+        self.student_thresholds = self.add_state("student_thresholds", (count,))
+        self.teacher_thresholds = self.add_state("teacher_thresholds", (count,))
+        self.num_updates = self.add_state("num_updates", ())
         if self.thresholds == "histogram":
-            shapes["student_histogram"] = (HISTOGRAM_BINS,)
-            shapes["teacher_histogram"] = (HISTOGRAM_BINS,)
+            bins = (HISTOGRAM_BINS,)
+            self.student_histogram = self.add_state("student_histogram", bins)
+            self.teacher_histogram = self.add_state("teacher_histogram", bins)
         if self.memory:
-            shapes["memory_student"] = (self.memory, student_dim)
-            shapes["memory_teacher"] = (self.memory, teacher_dim)
-        for state, shape in shapes.items():
-            setattr(self, state, self.add_state(state, shape))
-        if self.memory:
-            for state in ("memory_labels", "memory_image_ids"):
-                rows = self.add_state(state, (self.memory,), NO_ROW, "int64")
-                setattr(self, state, rows)
+            rows, empty = (self.memory,), (NO_ROW, "int64")
+            self.memory_student = self.add_state("memory_student", (*rows, student_dim))
+            self.memory_teacher = self.add_state("memory_teacher", (*rows, teacher_dim))
+            self.memory_labels = self.add_state("memory_labels", rows, *empty)
+            self.memory_image_ids = self.add_state("memory_image_ids", rows, *empty)
 
     @classmethod
     def reference(
@@ -272,36 +271,36 @@ class EKDLoss(DistillationLoss):
         )
         # Mining leaves out rows that are not finite; the loss must show them.
         losses += 0.0 * tf.stop_gradient(tf.reduce_sum(student))
+        of_positive = self.positive_weight * masked_mean(losses, positive)
+        of_negative = self.negative_weight * masked_mean(losses, negative)
         terms = {
-            f"{self.name}/positive": self.positive_weight
-            * masked_mean(losses, positive),
-            f"{self.name}/negative": self.negative_weight
-            * masked_mean(losses, negative),
+            f"{self.name}/positive": of_positive,
+            f"{self.name}/negative": of_negative,
         }
         by_student = listed.student[:, None] > student_thresholds
         by_teacher = listed.teacher[:, None] > teacher_thresholds
         critical = by_student != by_teacher
         any_critical = tf.reduce_any(critical, axis=1)
 
-        def count(mask):
-            return tf.math.count_nonzero(mask, axis=0, dtype=tf.float32)
+        def count(mask, of):
+            mask = tf.transpose(mask) & of
+            return tf.math.count_nonzero(mask, axis=-1, dtype=tf.float32)
 
         num_positive = tf.cast(num_positive, tf.float32)
-        of_positive = positive[:, None]
         monitor = {
-            "critical/positive": count(any_critical & positive),
-            "critical/negative": count(any_critical & negative),
+            "critical/positive": count(any_critical, positive),
+            "critical/negative": count(any_critical, negative),
             "pairs/positive": num_positive,
             "pairs/negative": tf.cast(pairs.num_negatives, tf.float32),
         }
-        passed = count(by_student & of_positive), count(by_teacher & of_positive)
+        rate = tf.math.divide_no_nan
         columns = {
             "threshold/student": student_thresholds,
             "threshold/teacher": teacher_thresholds,
-            "batch_tpr/student": tf.math.divide_no_nan(passed[0], num_positive),
-            "batch_tpr/teacher": tf.math.divide_no_nan(passed[1], num_positive),
-            "critical/positive": count(critical & of_positive),
-            "critical/negative": count(critical & ~of_positive),
+            "batch_tpr/student": rate(count(by_student, positive), num_positive),
+            "batch_tpr/teacher": rate(count(by_teacher, positive), num_positive),
+            "critical/positive": count(critical, positive),
+            "critical/negative": count(critical, negative),
         }
         for column, values in columns.items():
             for fpr, value in zip(self.miner.fprs, tf.unstack(values)):
