@@ -38,7 +38,7 @@ def soft_rank(
     The slope is noticeable within about five temperatures, in units of cosine, of a
     threshold. Returns float32 `(n,)` in [0, k].
     """
-    margins = cosines[:, None] - thresholds[None, :]
+    margins = tf.expand_dims(cosines, 1) - thresholds
     return tf.reduce_sum(tf.sigmoid(margins / temperature), axis=1)
 
 
@@ -71,7 +71,7 @@ def attach_thresholds(
     `negatives`, float32 `(n,)`, that `near`, bool `(num_fprs, n)`, keeps: a quantile
     moves with the values around it. Without any it is 0.
     """
-    means = masked_mean(negatives[None, :], near, axis=1)
+    means = masked_mean(negatives, near, axis=1)
     return thresholds + (means - tf.stop_gradient(means))
 
 
@@ -83,7 +83,7 @@ def near_in_rank(ranks: tf.Tensor, positions: tf.Tensor) -> tf.Tensor:
     `(num_fprs,)`, and `positions`, int32 `(n,)`, below 0 for a pair that is no negative
     one. A rank beyond all positions has none.
     """
-    distances = tf.cast(tf.abs(positions[None, :] - ranks[:, None]), tf.float32)
+    distances = tf.cast(tf.abs(positions - ranks[:, None]), tf.float32)
     near = distances <= tf.maximum(0.25 * tf.cast(ranks, tf.float32), 2.0)[:, None]
     return near & (positions >= 0) & (ranks <= tf.reduce_max(positions))[:, None]
 
@@ -253,9 +253,11 @@ class EKDLoss(DistillationLoss):
         student = l2_normalize(student)
         # The positives, and the negatives behind them, hardest first.
         listed = Pairs(*(tf.concat(x, 0) for x in zip(pairs.positive, pairs.negative)))
-        num_positive = tf.shape(pairs.positive.rows)[0]
-        positions = tf.range(tf.size(listed.student)) - num_positive
-        positive, negative = positions < 0, positions >= 0
+        numbers = tf.range(tf.size(listed.student))
+        # XLA of TensorFlow 2.15 cannot see otherwise that all are of one length.
+        listed = Pairs(*(tf.gather(x, numbers) for x in listed))
+        positions = numbers - tf.shape(pairs.positive.rows)[0]
+        positive = positions < 0
         cosines = with_gradient(student, pairs.student.gallery, listed)
         attached = student_thresholds
         if self.threshold_gradient:
@@ -270,43 +272,50 @@ class EKDLoss(DistillationLoss):
             cosines, listed.teacher, attached, teacher_thresholds, self.temperature
         )
         # Mining leaves out rows that are not finite; the loss must show them.
-        losses += 0.0 * tf.stop_gradient(tf.reduce_sum(student))
+        finite = tf.math.is_finite(tf.reduce_sum(student))
+        losses = tf.where(finite, losses, float("nan"))
         of_positive = self.positive_weight * masked_mean(losses, positive)
-        of_negative = self.negative_weight * masked_mean(losses, negative)
+        of_negative = self.negative_weight * masked_mean(losses, ~positive)
         terms = {
             f"{self.name}/positive": of_positive,
             f"{self.name}/negative": of_negative,
         }
-        by_student = listed.student[:, None] > student_thresholds
-        by_teacher = listed.teacher[:, None] > teacher_thresholds
-        critical = by_student != by_teacher
-        any_critical = tf.reduce_any(critical, axis=1)
+        thresholds = student_thresholds, teacher_thresholds
+        monitor = self._monitor(listed, positive, pairs.num_negatives, *thresholds)
+        # Without the stop the backward pass visits all this too.
+        return terms, {name: tf.stop_gradient(x) for name, x in monitor.items()}
+
+    def _monitor(self, listed, positive, num_negatives, of_student, of_teacher):
+        """Returns what to watch: thresholds, TPR and the pairs on different sides."""
 
         def count(mask, of):
             mask = tf.transpose(mask) & of
             return tf.math.count_nonzero(mask, axis=-1, dtype=tf.float32)
 
-        num_positive = tf.cast(num_positive, tf.float32)
+        by_student = tf.expand_dims(listed.student, 1) > of_student
+        by_teacher = tf.expand_dims(listed.teacher, 1) > of_teacher
+        critical = by_student != by_teacher
+        any_critical = tf.reduce_any(critical, axis=1)
+        num_positive = tf.math.count_nonzero(positive, dtype=tf.float32)
+        rate = tf.math.divide_no_nan
         monitor = {
             "critical/positive": count(any_critical, positive),
-            "critical/negative": count(any_critical, negative),
+            "critical/negative": count(any_critical, ~positive),
             "pairs/positive": num_positive,
-            "pairs/negative": tf.cast(pairs.num_negatives, tf.float32),
+            "pairs/negative": tf.cast(num_negatives, tf.float32),
         }
-        rate = tf.math.divide_no_nan
         columns = {
-            "threshold/student": student_thresholds,
-            "threshold/teacher": teacher_thresholds,
+            "threshold/student": of_student,
+            "threshold/teacher": of_teacher,
             "batch_tpr/student": rate(count(by_student, positive), num_positive),
             "batch_tpr/teacher": rate(count(by_teacher, positive), num_positive),
             "critical/positive": count(critical, positive),
-            "critical/negative": count(critical, negative),
+            "critical/negative": count(critical, ~positive),
         }
         for column, values in columns.items():
             for fpr, value in zip(self.miner.fprs, tf.unstack(values)):
                 monitor[f"{column}/fpr_{format_fpr(fpr)}"] = value
-        # Without the stop the backward pass visits all this too.
-        return terms, {name: tf.stop_gradient(x) for name, x in monitor.items()}
+        return monitor
 
     def _attach_to_sample(self, thresholds, student, labels):
         """Attaches thresholds to the negatives of a sample that are close to them.

@@ -27,10 +27,7 @@ _BATCH_SIZE = 128
 
 
 class ShortProgress(keras.callbacks.ProgbarLogger):
-    """Keras' progress bar with the first five scalars of a step and of a validation.
-
-    `fit` shows it unless it is given another; other callbacks see all scalars.
-    """
+    """Keras' progress bar with the first five scalars of a step and of a validation."""
 
     def __init__(self):
         super().__init__(**({} if IS_KERAS_3 else {"count_mode": "steps"}))
@@ -64,9 +61,8 @@ class Untracked:
 class BackboneModel(keras.Model):
     """A `keras.Model` around a backbone: what is fitted is more than what is saved.
 
-    `predict` takes images or batches and returns embeddings. `save_weights` and
-    `load_weights` hold all that is trained: backbone, head, losses with their state,
-    optimizer and loss scale. The teacher is in no file.
+    `predict` returns embeddings. `save_weights` holds all that is trained: backbone,
+    head, losses with their state, optimizer and loss scale, and no teacher.
     """
 
     def __init__(self, backbone: keras.Model, name: str | None = None):

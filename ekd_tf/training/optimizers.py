@@ -142,8 +142,7 @@ def _make(kind, schedule, momentum):
 def averaged(optimizer: Any, variables: Iterable) -> Iterator[None]:
     """Lends variables the averages that SWA or MovingAverage keep of them.
 
-    Other optimizers, and SWA before its first snapshot, leave them as they are, and so
-    do all of them with the moving statistics of BatchNorm.
+    Other optimizers, and SWA before its first snapshot, leave them as they are.
     """
     # SWA makes its first snapshot in the step of this number.
     start = int(getattr(optimizer, "start_averaging", -1))
