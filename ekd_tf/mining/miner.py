@@ -102,8 +102,9 @@ class MinedPairs(typing.NamedTuple):
 class PairMiner:
     """Mines a batch for its positives, hardest negatives and both models' thresholds.
 
-    Works eagerly, in a `tf.function` and under XLA, which needs a batch size known when
-    tracing. Where it is unknown the cosines of all pairs exist at once.
+    Works eagerly, in a `tf.function` and, of a batch size known when tracing, under XLA
+    (that of TensorFlow 2.15 up to `MAX_DENSE_ENTRIES` of pairs). Where the size is
+    unknown the cosines of all pairs exist at once.
 
     Args:
         fprs: Floats in (0, 1), the false positive rates of the thresholds.

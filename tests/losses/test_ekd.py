@@ -220,7 +220,8 @@ def test_matches_loops_over_pairs(rng, rows):
     "rows, run_as",
     [
         *[(16, "graph"), (64, "xla"), (512, "eager"), (512, "graph")],
-        pytest.param(512, "xla", marks=pytest.mark.slow),
+        # XLA of TensorFlow 2.15 cannot prove shapes that agree above 362 rows.
+        pytest.param(512, "xla", marks=[pytest.mark.slow, pytest.mark.keras3]),
     ],
     indirect=["run_as"],
 )
