@@ -89,11 +89,6 @@ def two_replicas():
     return tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
 
 
-@pytest.fixture(scope="session")
-def four_replicas():
-    return tf.distribute.MirroredStrategy(["CPU:0", "CPU:1", "CPU:2", "CPU:3"])
-
-
 @pytest.fixture
 def mixed_policy():
     """Sets a Keras dtype policy by name and restores float32 afterwards."""

@@ -25,8 +25,7 @@ def adaface_target(cosine: tf.Tensor, quality: tf.Tensor, margin: float) -> tf.T
 
     with z the `quality` in [-1, 1], float32 `(batch,)` like `cosine`: at -1 this is
     ArcFace's target, at 0 CosFace's. m is radians and cosine at once. The gradient is
-    finite everywhere: zero within 1e-6 of the cosines -1 and 1, and where the angle is
-    clipped.
+    finite everywhere.
 
     Reference:
         Kim et al., 2022, arXiv:2204.00964; epsilon 1e-3 as in the authors'

@@ -50,8 +50,7 @@ def replace_targets(
 def margin_softmax_loss(logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
     """Returns each row's cross entropy between the softmax and its label.
 
-    Float32 `(batch,)`, of logits `(batch, num_identities)` of any float type. Not
-    averaged: the caller knows which rows count and how many there are over replicas.
+    Float32 `(batch,)`, of logits `(batch, num_identities)` of any float type.
     """
     return tf.nn.sparse_softmax_cross_entropy_with_logits(
         labels=labels, logits=tf.cast(logits, tf.float32)
@@ -62,7 +61,7 @@ def check_labels(labels: np.ndarray, num_identities: int) -> None:
     """Raises `ValueError` naming the worst label outside [0, num_identities).
 
     For the host, before the first step: inside a step a label outside is an error on
-    one device, a constant loss on another. `labels` has any shape.
+    one device, a constant loss on another.
     """
     check_range("num_identities", num_identities, low=1)
     labels = np.asarray(labels)
@@ -97,8 +96,8 @@ def sample_classes(
         labels: Int32 tensor `(batch,)` in [0, num_identities).
         num_identities: How many classes there are.
         count: How many to draw, at least the number of different labels.
-        seed: Int tensor `(2,)`; the same seed and labels give the same classes on
-            every device. Under XLA a seed gives other numbers than without.
+        seed: Int tensor `(2,)`, which with the labels determines the classes on every
+            device; under XLA they are others.
 
     Returns:
         `(classes, positions)`: int32 `(count,)`, rising, and int32 `(batch,)`, where
@@ -127,14 +126,12 @@ class MarginHead(keras.layers.Layer):
     Args:
         num_identities: Int >= 2.
         scale: Float > 0, multiplies the cosines.
-        gradient: "true", or "straight_through" for that of insightface, which applies
-            the margin outside the graph: the target logit's derivative by the cosine
-            is then `scale` whatever the margin, instead of
-            scale * sin(theta + m) / sin(theta) for ArcFace.
+        gradient: "true", or "straight_through" for that of insightface: the target
+            logit's derivative by the cosine is then `scale` whatever the margin,
+            instead of scale * sin(theta + m) / sin(theta) for ArcFace.
         sample_rate: Float in (0, 1]: the fraction of the classes that the softmax of
-            `row_losses` has. Below 1 those of the batch are always among them, at
-            least as many as the batch has rows, and others drawn anew for each step.
-            `ekd_tf.training.update` says how the others' centres are updated.
+            `row_losses` has: those of the batch and, drawn anew for each step, others,
+            at least as many as the batch has rows. See `GradientUpdate`.
         seed: Int, of these draws.
         **kwargs: Arguments of `keras.layers.Layer`. `dtype` is always float32, for a
             margin is smaller than half precision resolves at this scale.
@@ -202,15 +199,11 @@ class MarginHead(keras.layers.Layer):
         in_margin: tf.Tensor | None = None,
         training: bool = True,
     ) -> tf.Tensor:
-        """Returns each row's cross entropy, over sampled classes if so set.
+        """Returns each row's cross entropy, float32 `(batch,)`.
 
-        In a replica context every replica draws the same classes: those of the global
-        batch and the same others, so that their number does not matter. The gradient
-        reaches the centres of these classes only, as a `tf.IndexedSlices` that names
-        each of them once.
-
-        Arguments as in the call; classes are sampled only in training. Returns a
-        float32 tensor `(batch,)` >= 0.
+        Arguments as in the call. Classes are sampled in training, the same ones by
+        every replica; the gradient then reaches their centres alone, as a
+        `tf.IndexedSlices` that names each of them once.
         """
         embeddings, labels = _checked(embeddings, labels)
         if training and self.sample_rate < 1:

@@ -46,15 +46,9 @@ def moved_centres(
     $$ c_y \leftarrow \frac{1}{n_y} \sum_{i: y_i = y} \big(a_i c_y + (1 - a_i)
         \hat t_i\big) $$
 
-    the mean of what each image of the identity asks for, whatever their order.
-
-    Args:
-        centres: Float32 tensor `(num_identities, dim)`: c, like the result.
-        labels: Int32 tensor `(batch,)`: y.
-        teacher: Float32 tensor `(batch, dim)` of unit length.
-        kept: Float32 tensor `(batch,)`: a.
-        usable: Bool tensor `(batch,)`: which images count. An identity without any
-            keeps its centre.
+    the mean of what each image of the identity asks for, of the `usable` ones, bool
+    `(batch,)`. Centres are float32 `(num_identities, dim)`, the teacher's rows of unit
+    length, and a is `kept`, float32 `(batch,)`.
     """
     current = tf.gather(centres, labels)
     wanted = (1.0 - kept)[:, None] * (teacher - current)
@@ -77,14 +71,8 @@ class AdaDistillLoss(ProjectedLoss):
     Early, when student and teacher disagree, a centre is little more than the
     teacher's last embedding of the identity; as they agree it becomes an average over
     many. Centres are updated before they are used. To watch: `ada_distill/keep`, the
-    batch's mean of `kept_fractions`.
-
-    Args:
-        num_identities: Int >= 2.
-        teacher_dim: Int > 0.
-        student_dim: As in `ProjectedLoss`.
-        margin: Float in [0, pi/2), radians.
-        scale: Float > 0 of the logits.
+    batch's mean of `kept_fractions`. The margin is in [0, pi/2) radians, `student_dim`
+    as in `ProjectedLoss`.
 
     State:
         centres: float32 `(num_identities, teacher_dim)`, not trainable, zero until an

@@ -46,10 +46,9 @@ class DistillationLoss(keras.layers.Layer):
     def compute(self, *args: Any, **kwargs: Any) -> TermsAndMonitor:
         """Returns the terms of a batch and what to watch beside them.
 
-        Called with `student` and `teacher`, float32 `(batch, dim)`, not normalised, the
-        teacher without gradient; and by name with those of these that it takes:
-        `labels` and `image_ids`, int32 `(batch,)` or None, and `training`, a bool:
-        whether state may change.
+        A subclass takes, by these names, `student` and `teacher`, float32 `(batch,
+        dim)`, the teacher without gradient, and what it needs of `labels` and
+        `image_ids`, int32 `(batch,)` or None, and `training`, a bool.
         """
         raise TypeError(f"{type(self).__name__} must define `compute`.")
 
@@ -67,13 +66,11 @@ class DistillationLoss(keras.layers.Layer):
         Args:
             student: Float tensor `(batch, student_dim)`, raw embeddings.
             teacher: Float tensor `(batch, teacher_dim)`, same images, same order.
-                Receives no gradient.
             labels: Integer tensor `(batch,)`.
             image_ids: Integer tensor `(batch,)` naming the source image of each row,
                 or None when all differ.
             training: Whether the loss may update its state.
-            with_monitor: Whether to return a second dict as well: scalars worth
-                watching that are not part of the loss.
+            with_monitor: Whether to return a second dict: scalars worth watching.
         """
         batch = {
             "student": as_float32(student),
@@ -143,11 +140,7 @@ class ProjectedLoss(DistillationLoss):
             self.projection.build((None, student_dim))
 
     def project(self, student: tf.Tensor, teacher: tf.Tensor) -> tf.Tensor:
-        """Returns the student's embeddings in the teacher's space, float32.
-
-        They are `student` itself where the sizes agree. Embeddings of other sizes than
-        the loss was made for are a `ValueError`.
-        """
+        """Returns the student's embeddings in the teacher's space, float32."""
         received = student.shape[1], teacher.shape[1]
         expected = self.student_dim, self.teacher_dim
         if expected == (None, None):

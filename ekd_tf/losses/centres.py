@@ -26,9 +26,8 @@ class CentreLoss(ProjectedLoss):
 
     Args:
         centres: Float array `(num_identities, teacher_dim)`: the teacher's classifier,
-            or its mean embedding of each identity. Normalised here; a zero row has
-            cosine 0 with everything. Or these two sizes, a tuple of ints: centres, and
-            with them the loss, are NaN until saved ones are restored.
+            or its mean embedding of each identity; normalised here. Or these two sizes:
+            centres, and with them the loss, are NaN until saved ones are restored.
         scale: Float > 0 of the logits.
         student_dim: As in `ProjectedLoss`.
 

@@ -11,14 +11,14 @@ from ekd_tf.keras_compat import register
 from ekd_tf.losses.base import DistillationLoss
 from ekd_tf.losses.base import TermsAndMonitor
 from ekd_tf.metrics import format_fpr
+from ekd_tf.mining.miner import NO_ROW
 from ekd_tf.mining.miner import Memory
 from ekd_tf.mining.miner import PairMiner
+from ekd_tf.mining.miner import Pairs
+from ekd_tf.mining.miner import with_gradient
 from ekd_tf.mining.order_statistics import HISTOGRAM_BINS
 from ekd_tf.mining.order_statistics import quantiles_of_histogram
 from ekd_tf.mining.order_statistics import ranks_of_fprs
-from ekd_tf.mining.pairs import NO_ROW
-from ekd_tf.mining.pairs import pair_similarity
-from ekd_tf.mining.pairs import sum_over_positives
 from ekd_tf.ops.compiled import compiled
 from ekd_tf.ops.numerics import l2_normalize
 from ekd_tf.ops.numerics import masked_mean
@@ -38,7 +38,7 @@ def soft_rank(
     The slope is noticeable within about five temperatures, in units of cosine, of a
     threshold. Returns float32 `(n,)` in [0, k].
     """
-    margins = cosines[:, None] - thresholds[None, :]
+    margins = tf.expand_dims(cosines, 1) - thresholds
     return tf.reduce_sum(tf.sigmoid(margins / temperature), axis=1)
 
 
@@ -71,22 +71,21 @@ def attach_thresholds(
     `negatives`, float32 `(n,)`, that `near`, bool `(num_fprs, n)`, keeps: a quantile
     moves with the values around it. Without any it is 0.
     """
-    means = masked_mean(negatives[None, :], near, axis=1)
+    means = masked_mean(negatives, near, axis=1)
     return thresholds + (means - tf.stop_gradient(means))
 
 
-def near_in_rank(ranks: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
-    """Returns which of the hardest negatives define the thresholds of some ranks.
+def near_in_rank(ranks: tf.Tensor, positions: tf.Tensor) -> tf.Tensor:
+    """Returns which negatives define the thresholds of some ranks.
 
-    Those of rank 3/4 r to 5/4 r, at least two to either side: bool `(num_fprs,
-    num_mined)`. `ranks`, int32 `(num_fprs,)`, count all negatives from 0; one beyond
-    the mined ones has none. `mask`, bool `(num_mined,)`, is False on no pair.
+    Those of rank 3/4 r to 5/4 r, at least two to either side: bool `(num_fprs, n)`.
+    Both arguments count all negatives from 0, the most similar: `ranks`, int32
+    `(num_fprs,)`, and `positions`, int32 `(n,)`, below 0 for a pair that is no negative
+    one. A rank beyond all positions has none.
     """
-    positions = tf.cast(tf.range(tf.size(mask)), tf.float32)
-    wanted = tf.cast(ranks, tf.float32)[:, None]
-    near = tf.abs(positions[None, :] - wanted) <= tf.maximum(0.25 * wanted, 2.0)
-    among = ranks < tf.math.count_nonzero(mask, dtype=tf.int32)
-    return near & mask[None, :] & among[:, None]
+    distances = tf.cast(tf.abs(positions - ranks[:, None]), tf.float32)
+    near = distances <= tf.maximum(0.25 * tf.cast(ranks, tf.float32), 2.0)[:, None]
+    return near & (positions >= 0) & (ranks <= tf.reduce_max(positions))[:, None]
 
 
 @register
@@ -102,32 +101,28 @@ class EKDLoss(DistillationLoss):
 
     As published (`reference`) thresholds are constants in the gradient: the positive
     term can be met by raising every cosine, and a student that starts from scratch
-    chases its thresholds towards 1. The default differs in four things:
-
-    - The gradient of the student's thresholds reaches the negatives that define them:
-      raising every cosine changes nothing.
-    - Thresholds are quantiles of a decayed histogram of all negatives, so that FPRs
-      exist that one small batch cannot resolve.
-    - The temperature is ten times as wide: with 0.01 the slope ends about 0.05 from
-      a threshold, and most critical pairs of a student from scratch are further away.
-    - A memory: the batch is paired with the 2,048 images before it too, which have
-      more positive pairs and harder negatives than a batch has.
+    chases its thresholds towards 1. The default differs in four things: the gradient
+    of the student's thresholds reaches the negatives that define them, so raising every
+    cosine changes nothing; thresholds are quantiles of a decayed histogram of all
+    negatives, so FPRs exist that one small batch cannot resolve; the temperature is ten
+    times as wide, since most critical pairs of a student from scratch lie beyond the
+    0.05 where the slope of 0.01 ends; and a memory pairs the batch with the 2,048
+    images before it too, for more positive pairs and harder negatives.
 
     Args:
-        student_dim, teacher_dim: Ints, sizes of the embeddings, which `memory` needs.
+        student_dim, teacher_dim: Sizes of the embeddings, which `memory` needs.
         temperature: Float > 0, in units of cosine.
         positive_weight, negative_weight: Floats >= 0 of the two terms.
-        thresholds: "histogram" keeps an exponentially decayed histogram of negative
-            cosines and reads the thresholds from it; "ema" averages each batch's
-            order statistics.
+        thresholds: "histogram" reads them from the decayed histogram; "ema" averages
+            each batch's order statistics.
         momentum: Float in (0, 1]: the newest batch's part in the thresholds.
-        bias_correction: Bool: whether "ema" thresholds start at the first batch's
-            or, as in TFace, at 0: 63 % of their value after 100 steps.
-        threshold_gradient: Bool: whether thresholds pass their gradient on to the
-            negatives that define them, mined or not (`attach_thresholds`).
+        bias_correction: Whether "ema" thresholds start at the first batch's or, as in
+            TFace, at 0: 63 % of their value after 100 steps.
+        threshold_gradient: Whether thresholds pass their gradient on to the negatives
+            that define them, mined or not (`attach_thresholds`).
         memory: Int >= 0: rows of earlier batches to pair the batch with as well, as
-            they were embedded then, by both models. They receive no gradient.
-        same_image_pairs: Bool: whether pairs of one source image count as positives.
+            both models embedded them then. They receive no gradient.
+        same_image_pairs: Whether pairs of one source image count as positives.
         miner: Which FPRs, and how many of the hardest negatives.
 
     Returns:
@@ -190,21 +185,20 @@ class EKDLoss(DistillationLoss):
         self.same_image_pairs = bool(same_image_pairs)
         self.miner = miner or PairMiner()
 
-        fprs = (len(self.miner.fprs),)
-        shapes: dict[str, tuple] = {"student_thresholds": fprs}
-        shapes.update(teacher_thresholds=fprs, num_updates=())
+        count = len(self.miner.fprs)
+        self.student_thresholds = self.add_state("student_thresholds", (count,))
+        self.teacher_thresholds = self.add_state("teacher_thresholds", (count,))
+        self.num_updates = self.add_state("num_updates", ())
         if self.thresholds == "histogram":
-            shapes["student_histogram"] = (HISTOGRAM_BINS,)
-            shapes["teacher_histogram"] = (HISTOGRAM_BINS,)
+            bins = (HISTOGRAM_BINS,)
+            self.student_histogram = self.add_state("student_histogram", bins)
+            self.teacher_histogram = self.add_state("teacher_histogram", bins)
         if self.memory:
-            shapes["memory_student"] = (self.memory, student_dim)
-            shapes["memory_teacher"] = (self.memory, teacher_dim)
-        for state, shape in shapes.items():
-            setattr(self, state, self.add_state(state, shape))
-        if self.memory:
-            for state in ("memory_labels", "memory_image_ids"):
-                rows = self.add_state(state, (self.memory,), NO_ROW, "int64")
-                setattr(self, state, rows)
+            rows, empty = (self.memory,), (NO_ROW, "int64")
+            self.memory_student = self.add_state("memory_student", (*rows, student_dim))
+            self.memory_teacher = self.add_state("memory_teacher", (*rows, teacher_dim))
+            self.memory_labels = self.add_state("memory_labels", rows, *empty)
+            self.memory_image_ids = self.add_state("memory_image_ids", rows, *empty)
 
     @classmethod
     def reference(
@@ -257,76 +251,82 @@ class EKDLoss(DistillationLoss):
     @compiled
     def _terms(self, student, labels, pairs, student_thresholds, teacher_thresholds):
         student = l2_normalize(student)
-        gallery = pairs.student.gallery
-        negative_cosines = pair_similarity(student, gallery, pairs.negative)
+        # The positives, and the negatives behind them, hardest first.
+        listed = Pairs(*(tf.concat(x, 0) for x in zip(pairs.positive, pairs.negative)))
+        numbers = tf.range(tf.size(listed.student))
+        # XLA of TensorFlow 2.15 cannot see otherwise that all are of one length.
+        listed = Pairs(*(tf.gather(x, numbers) for x in listed))
+        positions = numbers - tf.shape(pairs.positive.rows)[0]
+        positive = positions < 0
+        cosines = with_gradient(student, pairs.student.gallery, listed)
         attached = student_thresholds
         if self.threshold_gradient:
-            attached = self._attach(attached, student, labels, negative_cosines, pairs)
-
-        def compare(student, teacher, thresholds):
-            """Returns the loss of each pair, and how each model decides on it."""
-            losses = rank_differences(
-                student, teacher, thresholds, teacher_thresholds, self.temperature
+            ranks = ranks_of_fprs(pairs.num_negatives, self.miner.fprs)
+            near = near_in_rank(ranks, positions)
+            attached = tf.where(
+                ranks <= tf.reduce_max(positions),
+                attach_thresholds(student_thresholds, cosines, near),
+                self._attach_to_sample(student_thresholds, student, labels),
             )
-            by_student = student[:, None] > student_thresholds
-            by_teacher = teacher[:, None] > teacher_thresholds
-            critical = by_student != by_teacher
-            any_critical = tf.reduce_any(critical, axis=1, keepdims=True)
-            decisions = [by_student, by_teacher, critical, any_critical]
-            return losses, tf.cast(tf.concat(decisions, axis=1), tf.float32)
-
-        positive, of_positive = sum_over_positives(
-            compare, student, gallery, pairs.teacher.gallery, pairs.positive, attached
+        losses = rank_differences(
+            cosines, listed.teacher, attached, teacher_thresholds, self.temperature
         )
-        of_teacher, mask = pairs.teacher.negative, pairs.negative_mask
-        negative, of_negative = compare(negative_cosines, of_teacher, attached)
-        num_positive = tf.cast(pairs.positive.num_pairs, tf.float32)
+        # Mining leaves out rows that are not finite; the loss must show them.
+        finite = tf.math.is_finite(tf.reduce_sum(student))
+        losses = tf.where(finite, losses, float("nan"))
+        of_positive = self.positive_weight * masked_mean(losses, positive)
+        of_negative = self.negative_weight * masked_mean(losses, ~positive)
         terms = {
-            f"{self.name}/positive": self.positive_weight
-            * tf.math.divide_no_nan(positive, num_positive),
-            f"{self.name}/negative": self.negative_weight * masked_mean(negative, mask),
+            f"{self.name}/positive": of_positive,
+            f"{self.name}/negative": of_negative,
         }
-        fprs = self.miner.fprs
-        sizes = [len(fprs)] * 3 + [1]
-        by_student, by_teacher, critical, any_critical = tf.split(of_positive, sizes)
-        _, _, critical_negative, any_negative = tf.split(
-            tf.reduce_sum(tf.where(mask[:, None], of_negative, 0.0), axis=0), sizes
-        )
-        monitor = {
-            "critical/positive": any_critical[0],
-            "critical/negative": any_negative[0],
-            "pairs/positive": num_positive,
-            "pairs/negative": tf.cast(pairs.num_negatives, tf.float32),
-        }
-        columns = {
-            "threshold/student": student_thresholds,
-            "threshold/teacher": teacher_thresholds,
-            "batch_tpr/student": tf.math.divide_no_nan(by_student, num_positive),
-            "batch_tpr/teacher": tf.math.divide_no_nan(by_teacher, num_positive),
-            "critical/positive": critical,
-            "critical/negative": critical_negative,
-        }
-        for column, values in columns.items():
-            for fpr, value in zip(fprs, tf.unstack(values, len(fprs))):
-                monitor[f"{column}/fpr_{format_fpr(fpr)}"] = value
+        thresholds = student_thresholds, teacher_thresholds
+        monitor = self._monitor(listed, positive, pairs.num_negatives, *thresholds)
         # Without the stop the backward pass visits all this too.
         return terms, {name: tf.stop_gradient(x) for name, x in monitor.items()}
 
-    def _attach(self, thresholds, student, labels, negative_cosines, pairs):
-        """Returns the thresholds with the gradient of the negatives around them."""
-        ranks = ranks_of_fprs(pairs.num_negatives, self.miner.fprs)
-        near = near_in_rank(ranks, pairs.negative_mask)
-        by_rank = attach_thresholds(thresholds, negative_cosines, near)
-        # Of a threshold at a high FPR more negatives lie above it than were mined: it
-        # is attached to those of a sample within half a temperature.
-        count = tf.minimum(num_rows(student), SAMPLED_ROWS)
-        cosines = tf.reshape(similarity_matrix(student[:count]), [-1])
-        others = labels[:count, None] != labels[None, :count]
-        distances = tf.abs(cosines[None, :] - thresholds[:, None])
-        near_in_cosine = (distances <= self.temperature / 2) & tf.reshape(others, [-1])
-        by_sample = attach_thresholds(thresholds, cosines, near_in_cosine)
-        num_mined = tf.math.count_nonzero(pairs.negative_mask, dtype=tf.int32)
-        return tf.where(ranks < num_mined, by_rank, by_sample)
+    def _monitor(self, listed, positive, num_negatives, of_student, of_teacher):
+        """Returns what to watch: thresholds, TPR and the pairs on different sides."""
+
+        def count(mask, of):
+            mask = tf.transpose(mask) & of
+            return tf.math.count_nonzero(mask, axis=-1, dtype=tf.float32)
+
+        by_student = tf.expand_dims(listed.student, 1) > of_student
+        by_teacher = tf.expand_dims(listed.teacher, 1) > of_teacher
+        critical = by_student != by_teacher
+        any_critical = tf.reduce_any(critical, axis=1)
+        num_positive = tf.math.count_nonzero(positive, dtype=tf.float32)
+        rate = tf.math.divide_no_nan
+        monitor = {
+            "critical/positive": count(any_critical, positive),
+            "critical/negative": count(any_critical, ~positive),
+            "pairs/positive": num_positive,
+            "pairs/negative": tf.cast(num_negatives, tf.float32),
+        }
+        columns = {
+            "threshold/student": of_student,
+            "threshold/teacher": of_teacher,
+            "batch_tpr/student": rate(count(by_student, positive), num_positive),
+            "batch_tpr/teacher": rate(count(by_teacher, positive), num_positive),
+            "critical/positive": count(critical, positive),
+            "critical/negative": count(critical, ~positive),
+        }
+        for column, values in columns.items():
+            for fpr, value in zip(self.miner.fprs, tf.unstack(values)):
+                monitor[f"{column}/fpr_{format_fpr(fpr)}"] = value
+        return monitor
+
+    def _attach_to_sample(self, thresholds, student, labels):
+        """Attaches thresholds to the negatives of a sample that are close to them.
+
+        Above a threshold at a high FPR lie more negatives than are mined.
+        """
+        student, labels = student[:SAMPLED_ROWS], labels[:SAMPLED_ROWS]
+        cosines = tf.reshape(similarity_matrix(student), [-1])
+        negative = tf.reshape(labels[:, None] != labels[None, :], [-1])
+        near = tf.abs(cosines - thresholds[:, None]) <= self.temperature / 2
+        return attach_thresholds(thresholds, cosines, near & negative)
 
     def _update_thresholds(self, pairs, counts):
         """Moves the thresholds towards this batch's if the bool tensor `counts`."""
@@ -365,7 +365,6 @@ class EKDLoss(DistillationLoss):
             student=tf.convert_to_tensor(self.memory_student),
             teacher=tf.convert_to_tensor(self.memory_teacher),
             labels=tf.cast(labels, tf.int32),
-            image_ids=old_ids,
         )
 
     def _remember(self, pairs, labels, image_ids):

@@ -43,11 +43,9 @@ class KDLoss(CentreLoss):
     to its class centres, the student's to those of its margin head.
 
     Args:
-        head: Built `MarginHead` over the same identities, whose centres are the
-            student's classifier and receive a gradient. It stays the trainer's: it is
-            in neither the state nor the config of the loss. None: the student is
-            classified by the teacher's centres, through the projection where the
-            sizes differ.
+        head: Built `MarginHead` over the same identities, whose centres classify the
+            student and receive a gradient; it is in neither the state nor the config of
+            the loss. None: the teacher's centres do, behind the projection.
         temperature: Float > 0 in units of the logits; the paper's is 4.
         centres, scale, student_dim: As in `CentreLoss`, and so is the state; the last
             counts only without `head`.

@@ -28,17 +28,14 @@ def rkd_distance(
 ) -> tf.Tensor:
     r"""Compares two models' relative distances between all images of a batch.
 
-    Each model's distance matrix is divided by the mean of its own non-zero entries,
-    so shapes are compared and not scales, and the two models may have different
-    embedding sizes:
+    Each model's distances are divided by the mean of its own that are not 0:
 
     $$ L = \frac{1}{B^2} \sum_{i,j} h_\delta\Big(
         \frac{\lVert s_i - s_j \rVert}{\mu_s} -
         \frac{\lVert t_i - t_j \rVert}{\mu_t} \Big) $$
 
-    with $h_\delta$ the Huber function, quadratic up to `delta`. Embeddings are float32
-    and not normalised here. A batch whose rows are all equal counts as all-zero
-    distances, with a zero gradient.
+    with $h_\delta$ the Huber function, quadratic up to `delta`, of raw embeddings. A
+    batch whose rows are all equal has distances 0, with a zero gradient.
 
     Reference:
         Park et al., 2019, arXiv:1904.05068, distance-wise loss. Averages over all
@@ -60,8 +57,7 @@ def angle_cosines(squares: tf.Tensor, vertices: tf.Tensor) -> tf.Tensor:
     $$ \cos\angle_{ijk} = \frac{d_{ij}^2 + d_{jk}^2 - d_{ik}^2}{2 d_{ij} d_{jk}} $$
 
     with j the row numbers `vertices`, int32 `(block,)`: float32 `(block, batch, batch)`
-    of squared distances `(batch, batch)`, entry `[j, i, k]`. An angle with a side of
-    length 0 has 0, and no gradient.
+    of squared distances `(batch, batch)`, entry `[j, i, k]`.
     """
     sides = tf.gather(squares, vertices)
     apart = sides > 0

@@ -5,7 +5,7 @@ from ekd_tf.mining.miner import Memory
 from ekd_tf.mining.miner import MinedPairs
 from ekd_tf.mining.miner import ModelPairs
 from ekd_tf.mining.miner import PairMiner
-from ekd_tf.mining.pairs import PositivePairs
+from ekd_tf.mining.miner import Pairs
 
 __all__ = [
     "DEFAULT_FPRS",
@@ -13,5 +13,5 @@ __all__ = [
     "MinedPairs",
     "ModelPairs",
     "PairMiner",
-    "PositivePairs",
+    "Pairs",
 ]

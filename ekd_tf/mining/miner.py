@@ -6,9 +6,6 @@ statistics of its negative cosines at given FPRs, a pair's rank is the number of
 thresholds its cosine exceeds, and a pair is critical where the ranks of the two models
 differ: those pairs alone make the models' TPR and FPR differ. They are sought among
 the positives and the negatives with the student's highest cosines.
-
-Nothing here sorts all pairs: they come in blocks, the hardest are selected, and all are
-counted, which gives their order statistics.
 """
 
 from __future__ import annotations
@@ -21,16 +18,11 @@ import tensorflow as tf
 from ekd_tf.checks import check_range
 from ekd_tf.checks import check_rank
 from ekd_tf.checks import check_same_batch
-from ekd_tf.mining.order_statistics import HISTOGRAM_BINS
-from ekd_tf.mining.order_statistics import RankSearch
-from ekd_tf.mining.order_statistics import coarse_histogram
-from ekd_tf.mining.order_statistics import descending_keys
+from ekd_tf.mining.order_statistics import NO_PAIR
+from ekd_tf.mining.order_statistics import bins_of
+from ekd_tf.mining.order_statistics import count_bins
+from ekd_tf.mining.order_statistics import order_statistics
 from ekd_tf.mining.order_statistics import ranks_of_fprs
-from ekd_tf.mining.pairs import GROUP
-from ekd_tf.mining.pairs import NO_PAIR
-from ekd_tf.mining.pairs import NegativeBlocks
-from ekd_tf.mining.pairs import PositivePairs
-from ekd_tf.mining.pairs import positive_pairs
 from ekd_tf.ops.compiled import compiled
 from ekd_tf.ops.numerics import as_float32
 from ekd_tf.ops.numerics import as_int32
@@ -38,29 +30,45 @@ from ekd_tf.ops.numerics import l2_normalize
 from ekd_tf.ops.numerics import num_rows
 
 DEFAULT_FPRS = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
+# Label of a row of the memory that pairs with nothing.
+NO_ROW = -(2**30)
+# Queries whose cosines are computed at a time, with the rows behind them alone.
+BLOCK_ROWS = 256
+# Gradients of pairs go through a matrix of all pairs up to so many entries.
+MAX_DENSE_ENTRIES = 1 << 17
 
 
 class Memory(typing.NamedTuple):
     """Rows of earlier batches, behind the batch in the gallery.
 
     Student and teacher: float32 `(rows, dim)`, of unit length. Labels: int32 `(rows,)`,
-    `NO_ROW` where there is no row. Image ids: integer `(rows,)`, none in the batch.
+    `NO_ROW` where there is no row. No row may be of an image of the batch.
     """
 
     student: tf.Tensor
     teacher: tf.Tensor
     labels: tf.Tensor
-    image_ids: tf.Tensor
+
+
+class Pairs(typing.NamedTuple):
+    """Pairs of a query, a row of the batch, with a row of the gallery.
+
+    Rows: int32 `(num_pairs, 2)`. Student and teacher: float32 `(num_pairs,)`, their
+    cosines, without gradient.
+    """
+
+    rows: tf.Tensor
+    student: tf.Tensor
+    teacher: tf.Tensor
 
 
 class ModelPairs(typing.NamedTuple):
-    """What one model says of the mined pairs, without gradient.
+    """What one model says of all pairs, without gradient.
 
     Attributes:
         gallery: Float32 `(rows, dim)`, the batch's embeddings of unit length, the
             memory's behind them. A row that is not finite is zero here: a forward pass
             that overflowed spoils no count.
-        negative: Float32 `(num_mined,)`, cosines of the mined negative pairs.
         histogram: Int32 `(4097,)`, all negatives counted in bins of width 2^-11,
             highest cosine first.
         thresholds: Float32 `(num_fprs,)`, cosine of the batch's negative at rank
@@ -68,7 +76,6 @@ class ModelPairs(typing.NamedTuple):
     """
 
     gallery: tf.Tensor
-    negative: tf.Tensor
     histogram: tf.Tensor
     thresholds: tf.Tensor | None
 
@@ -78,18 +85,14 @@ class MinedPairs(typing.NamedTuple):
 
     Attributes:
         positive: Every positive pair.
-        negative: Int32 `(num_mined, 2)`, a query and a gallery row: the negatives most
-            similar for the student, hardest first.
-        negative_mask: Bool `(num_mined,)`, False on the filling rows that stand where
-            the batch has fewer negatives than asked for.
+        negative: The negatives most similar for the student, hardest first.
         num_negatives: Int32 scalar, all negative pairs.
         finite: Bool scalar, whether all embeddings are.
         student, teacher: The two models.
     """
 
-    positive: PositivePairs
-    negative: tf.Tensor
-    negative_mask: tf.Tensor
+    positive: Pairs
+    negative: Pairs
     num_negatives: tf.Tensor
     finite: tf.Tensor
     student: ModelPairs
@@ -99,9 +102,9 @@ class MinedPairs(typing.NamedTuple):
 class PairMiner:
     """Mines a batch for its positives, hardest negatives and both models' thresholds.
 
-    No gradient flows through any of it; a loss recomputes the mined pairs from their
-    rows. Works eagerly, in a `tf.function` and under XLA, which needs a batch size
-    known when tracing.
+    Works eagerly, in a `tf.function` and, of a batch size known when tracing, under XLA
+    (that of TensorFlow 2.15 up to `MAX_DENSE_ENTRIES` of pairs). Where the size is
+    unknown the cosines of all pairs exist at once.
 
     Args:
         fprs: Floats in (0, 1), the false positive rates of the thresholds.
@@ -110,8 +113,7 @@ class PairMiner:
 
     Reference:
         Huang et al., 2022, arXiv:2206.02325, section 3. TFace sorts all negatives of
-        both models and takes element `num_negatives // 10**k`; this selects the same
-        element (within 2^-23).
+        both models and takes element `num_negatives // 10**k`; this takes the same.
     """
 
     def __init__(self, fprs: Sequence[float] = DEFAULT_FPRS, num_negatives: int = 2000):
@@ -132,7 +134,7 @@ class PairMiner:
         memory: Memory | None = None,
         with_thresholds: bool = True,
     ) -> MinedPairs:
-        """Mines a batch.
+        """Mines a batch; no gradient flows through it.
 
         Args:
             student: Float tensor `(batch, student_dim)`, normalised here.
@@ -141,8 +143,7 @@ class PairMiner:
             image_ids: Integer tensor `(batch,)` naming the source image of each row,
                 or None. Positive pairs of one source image are left out.
             memory: Its rows are numbered on from the batch's.
-            with_thresholds: Whether to read the batch's own thresholds, for which the
-                keys of all pairs are kept, 4 bytes each and model, and counted again.
+            with_thresholds: Whether to read the batch's own thresholds.
         """
         # Stopped before the function, whose gradient would be built otherwise.
         batch = {
@@ -164,99 +165,84 @@ class PairMiner:
         queries = num_rows(labels)
         student, student_finite = _unit_rows(student)
         teacher, teacher_finite = _unit_rows(teacher)
+        # Each row is one image unless ids say otherwise.
+        images = tf.range(queries) if image_ids is None else image_ids
         if memory is not None:
             student = tf.concat([student, memory.student], axis=0)
             teacher = tf.concat([teacher, memory.teacher], axis=0)
             labels = tf.concat([labels, memory.labels], axis=0)
-            if image_ids is not None:
-                ids = tf.cast(memory.image_ids, image_ids.dtype)
-                image_ids = tf.concat([image_ids, ids], axis=0)
-        blocks = NegativeBlocks(labels, queries, (student, teacher))
-        negative, cosines, histograms, keys = self._hardest(blocks, with_thresholds)
-        thresholds = [None, None]
-        if with_thresholds:
-            thresholds = self._thresholds(blocks, histograms, keys)
-        mask = cosines[0] > NO_PAIR
+            images = tf.concat([images, tf.fill(tf.shape(memory.labels), NO_ROW)], 0)
+        starts = range(0, queries, BLOCK_ROWS) if isinstance(queries, int) else [0]
+        positive, negative, cosines = [], [], []
+        for start in starts:
+            gallery = student[start:], teacher[start:], labels[start:], images[start:]
+            height = queries - start
+            if len(starts) > 1:
+                height = min(BLOCK_ROWS, height)
+            of_block = self._mine_block(*gallery, height)
+            for found, pairs in zip((positive, negative), of_block):
+                found.append(pairs._replace(rows=pairs.rows + start))
+            cosines.append(of_block[2:])
         models = [
-            ModelPairs(gallery, tf.where(mask, mined, 0.0), histogram, of_batch)
-            for gallery, mined, histogram, of_batch in zip(
-                (student, teacher), cosines, histograms, thresholds
-            )
+            self._of_model(gallery, of_model, with_thresholds)
+            for gallery, of_model in zip((student, teacher), zip(*cosines))
         ]
+        num_negatives = tf.reduce_sum(models[0].histogram)
         return MinedPairs(
-            positive=positive_pairs(labels, queries, image_ids),
-            negative=tf.where(mask[:, None], negative, 0),
-            negative_mask=mask,
-            num_negatives=tf.reduce_sum(histograms[0]),
+            positive=_concat(positive),
+            negative=self._hardest(_concat(negative), num_negatives),
+            num_negatives=num_negatives,
             finite=student_finite & teacher_finite,
             student=models[0],
             teacher=models[1],
         )
 
-    def _hardest(self, blocks, with_keys):
-        """Finds the negatives most similar for the student and counts all.
+    def _mine_block(self, student, teacher, labels, images, height):
+        """Pairs the first `height` rows with all rows behind each of them.
 
-        An entry among the k largest lies in one of the k groups with the largest
-        maxima. So the groups are kept whose maxima are largest so far, and only their
-        entries are compared in the end.
-
-        Returns:
-            `(pairs (num_mined, 2), [cosines (num_mined,)], [histogram], [keys])`, lists
-            of both models; cosines fall for the student, `NO_PAIR` where there is no
-            pair; `tf.TensorArray`s of each block's keys if `with_keys`.
+        Returns all positive and the hardest negative `Pairs`, and the student's and the
+        teacher's cosines, float32 `(n,)`, `NO_PAIR` where there is no negative pair.
         """
-        num_kept = self.num_negatives
-        single = isinstance(blocks.count, int) and blocks.count == 1
-        if isinstance(blocks.count, int) and isinstance(blocks.num_groups, int):
-            # Fewer groups exist where the batch is small.
-            num_kept = min(num_kept, blocks.count * blocks.num_groups)
+        of_student = tf.matmul(student[:height], student, transpose_b=True)
+        of_teacher = tf.matmul(teacher[:height], teacher, transpose_b=True)
+        place = tf.range(num_rows(labels))
+        exists = (place[None, :] > place[:height, None]) & (labels != NO_ROW)[None, :]
+        same = labels[:height, None] == labels[None, :]
+        other_image = images[:height, None] != images[None, :]
+        rows = tf.where(exists & same & other_image)
+        positive = Pairs(
+            rows=tf.cast(rows, tf.int32),
+            student=tf.gather_nd(of_student, rows),
+            teacher=tf.gather_nd(of_teacher, rows),
+        )
+        negative = exists & ~same
+        of_student = tf.reshape(tf.where(negative, of_student, NO_PAIR), [-1])
+        of_teacher = tf.reshape(tf.where(negative, of_teacher, NO_PAIR), [-1])
+        count = tf.minimum(self.num_negatives, tf.size(of_student))
+        hardest, places = tf.math.top_k(of_student, count)
+        width = num_rows(labels)
+        hardest = Pairs(
+            rows=tf.stack([places // width, places % width], axis=1),
+            student=hardest,
+            teacher=tf.gather(of_teacher, places),
+        )
+        return positive, hardest, of_student, of_teacher
 
-        def step(block, *carried):
-            kept, histograms, keys = carried[:4], carried[4:6], carried[6:]
-            cosines = blocks.cosines(block)
-            of_block = [*cosines, *blocks.pairs(block)]
-            maxima = tf.reduce_max(tf.concat([kept[0], cosines[0]], axis=0), axis=1)
-            best = tf.math.top_k(maxima, num_kept, sorted=False).indices
-            kept = [
-                tf.gather(tf.concat([old, new], axis=0), best)
-                for old, new in zip(kept, of_block)
-            ]
-            new_keys = [descending_keys(of_model) for of_model in cosines]
-            histograms = [h + coarse_histogram(k) for h, k in zip(histograms, new_keys)]
-            keys = [array.write(block, k) for array, k in zip(keys, new_keys)]
-            return [*kept, *histograms, *keys]
+    def _hardest(self, pairs, num_negatives):
+        """Returns the hardest of all blocks' hardest, without entries of no pair."""
+        count = tf.minimum(self.num_negatives, tf.size(pairs.student))
+        places = tf.math.top_k(pairs.student, count).indices
+        # They come last. (XLA finds none where the cosines themselves are compared.)
+        places = tf.boolean_mask(places, tf.range(count) < num_negatives)
+        return Pairs(*(tf.gather(values, places) for values in pairs))
 
-        first = 0 if single else num_kept
-        initial = [
-            tf.fill([first, GROUP], NO_PAIR),
-            tf.fill([first, GROUP], NO_PAIR),
-            tf.zeros([first], tf.int32),
-            tf.zeros([first, GROUP], tf.int32),
-            *[tf.zeros([HISTOGRAM_BINS], tf.int32)] * 2,
-            *(tf.TensorArray(tf.int32, blocks.count) for _ in range(2 * with_keys)),
-        ]
-        carried = blocks.scan(step, initial)
-        student, teacher, queries, others = carried[:4]
-        count = min(self.num_negatives, num_kept * GROUP)
-        hardest, places = tf.math.top_k(tf.reshape(student, [-1]), count)
-        of_teacher = tf.gather(tf.reshape(teacher, [-1]), places)
-        rows = tf.gather(tf.reshape(others, [-1]), places)
-        pairs = tf.stack([tf.gather(queries, places // GROUP), rows], axis=1)
-        return pairs, [hardest, of_teacher], carried[4:6], carried[6:]
-
-    def _thresholds(self, blocks, histograms, keys):
-        """Returns both models' negatives at the ranks of the FPRs, float32."""
-        ranks = ranks_of_fprs(tf.reduce_sum(histograms[0]), self.fprs)
-        searches = [RankSearch(histogram, ranks) for histogram in histograms]
-
-        def step(block, *counts):
-            return [
-                count + search.count(array.read(block))
-                for count, search, array in zip(counts, searches, keys)
-            ]
-
-        counts = blocks.scan(step, [search.no_counts() for search in searches])
-        return [search.cosines(count) for search, count in zip(searches, counts)]
+    def _of_model(self, gallery, cosines, with_thresholds):
+        histogram = tf.add_n([count_bins(bins_of(block)) for block in cosines])
+        thresholds = None
+        if with_thresholds:
+            ranks = ranks_of_fprs(tf.reduce_sum(histogram), self.fprs)
+            thresholds = order_statistics(cosines, histogram, ranks)
+        return ModelPairs(gallery, histogram, thresholds)
 
 
 def _unit_rows(embeddings):
@@ -264,3 +250,43 @@ def _unit_rows(embeddings):
     # The sum of a unit row is finite where all its entries are.
     finite = tf.math.is_finite(tf.reduce_sum(rows, axis=1))
     return tf.where(finite[:, None], rows, 0.0), tf.reduce_all(finite)
+
+
+def _concat(parts):
+    return Pairs(*(tf.concat(columns, axis=0) for columns in zip(*parts)))
+
+
+def with_gradient(queries: tf.Tensor, gallery: tf.Tensor, pairs: Pairs) -> tf.Tensor:
+    """Returns the student's cosines of pairs, with their gradient to the queries.
+
+    The cosines are those that were mined: none is computed again, and the backward pass
+    visits the listed pairs alone.
+
+    Args:
+        queries: Float32 `(batch, dim)`, the batch's rows of unit length.
+        gallery: Float32 `(rows, dim)`, the same rows, and the memory's, which receive
+            no gradient.
+        pairs: Pairs of the two.
+    """
+    batch, rows = num_rows(queries), num_rows(gallery)
+    known = isinstance(batch, int) and isinstance(rows, int)
+
+    @tf.custom_gradient
+    def cosines(queries):
+        def gradient(upstream):
+            # Either row of a pair moves along the other, unless it is the memory's.
+            both = tf.concat([pairs.rows, tf.reverse(pairs.rows, axis=[1])], axis=0)
+            moved, along = tf.unstack(both, axis=1)
+            slopes = tf.concat([upstream, upstream], axis=0)
+            slopes = tf.where(moved < batch, slopes, 0.0)
+            moved = tf.where(moved < batch, moved, 0)
+            if known and batch * rows <= MAX_DENSE_ENTRIES:
+                # At 64 rows 1 ms in place of 4.
+                entries = tf.stack([moved, along], axis=1)
+                return tf.matmul(tf.scatter_nd(entries, slopes, [batch, rows]), gallery)
+            steps = tf.expand_dims(slopes, 1) * tf.gather(gallery, along)
+            return tf.math.unsorted_segment_sum(steps, moved, batch)
+
+        return tf.identity(pairs.student), gradient
+
+    return cosines(queries)

@@ -1,10 +1,7 @@
 """Order statistics of many cosines by counting, not by sorting.
 
-A cosine becomes a whole number, its key, that counts steps of 2^-23. Keys are counted
-in coarse bins; which of these hold the wanted ranks is then known, and a second count
-in the fine bins of those alone gives the very element that a sort would have there.
-Pairs come in blocks whose counts add up. Every shape is static where the batch is, so
-XLA compiles it.
+Cosines are counted in narrow bins. The counts tell in which bins the wanted ranks lie,
+and only what lies in these few bins is sorted.
 """
 
 from __future__ import annotations
@@ -13,20 +10,15 @@ from collections.abc import Sequence
 
 import tensorflow as tf
 
-from ekd_tf.mining.pairs import NO_PAIR
-
-# Keys count steps of 2^-23 (one float32 step just above 1, two just below) down from
-# slightly above 1, since rounding lets the cosine of a row with itself exceed 1.
-KEY_SCALE = 2.0**23
-KEY_TOP = 1.0 + 2.0**-16
-# The upper bits of a key are its coarse bin, of width 2^-11, the lower its fine one.
-FINE_BITS = 12
-FINE_BINS = 1 << FINE_BITS
-# Cosine -1 falls into bin 4096: one more bin than 2^12.
-HISTOGRAM_BINS = FINE_BINS + 1
-# The bin of entries that are no pair lies beyond the histogram and is not counted.
-_NO_PAIR_BIN = int((KEY_TOP - NO_PAIR) * KEY_SCALE) >> FINE_BITS
-_RUN = 64
+BIN_WIDTH = 2.0**-11
+# Upper end of the first bin: rounding lets the cosine of a row with itself exceed 1.
+TOP = 1.0 + 2.0**-16
+# The last bin holds cosine -1.
+HISTOGRAM_BINS = 4097
+# What stands for the cosine of two rows that are no pair: below any cosine, in a bin
+# beyond the histogram.
+NO_PAIR = -1.5
+_NO_PAIR_BIN = int((TOP - NO_PAIR) / BIN_WIDTH)
 
 
 def ranks_of_fprs(num_negatives: tf.Tensor, fprs: Sequence[float]) -> tf.Tensor:
@@ -46,92 +38,48 @@ def ranks_of_fprs(num_negatives: tf.Tensor, fprs: Sequence[float]) -> tf.Tensor:
     return tf.cast(tf.stack(ranks), tf.int32)
 
 
-def descending_keys(cosines: tf.Tensor) -> tf.Tensor:
-    """Returns int32 keys `(n,)` that grow as cosines (or `NO_PAIR`) fall, by 2^-23."""
-    return tf.cast(tf.reshape((KEY_TOP - cosines) * KEY_SCALE, [-1]), tf.int32)
+def bins_of(cosines: tf.Tensor) -> tf.Tensor:
+    """Returns the int32 bin of each cosine (or `NO_PAIR`), the highest cosines' 0."""
+    return tf.cast((TOP - cosines) * (1.0 / BIN_WIDTH), tf.int32)
 
 
-def _count(bins, size):
-    """Counts int32 bins below `size`; those beyond are dropped."""
+def count_bins(bins: tf.Tensor) -> tf.Tensor:
+    """Counts `bins_of` cosines, int32 `(HISTOGRAM_BINS,)`; `NO_PAIR` does not count."""
     # `tf.math.bincount` derives its size from the data, which XLA cannot compile.
     return tf.raw_ops.DenseBincount(
-        input=bins, size=size, weights=tf.constant([], tf.int32), binary_output=False
+        input=bins,
+        size=HISTOGRAM_BINS,
+        weights=tf.constant([], tf.int32),
+        binary_output=False,
     )
 
 
-def coarse_histogram(keys: tf.Tensor) -> tf.Tensor:
-    """Counts `descending_keys` in bins of width 2^-11, int32 `(HISTOGRAM_BINS,)`."""
-    return _count(tf.bitwise.right_shift(keys, FINE_BITS), HISTOGRAM_BINS)
-
-
-class RankSearch:
-    """Reads order statistics off by counting: element `rank` of a descending sort.
-
-    The histogram tells in which coarse bin each rank lies. `count` then counts the keys
-    of those bins alone, finely, and `cosines` reads the ranks off the sum of the counts
-    of all blocks.
+def order_statistics(
+    cosines: Sequence[tf.Tensor], histogram: tf.Tensor, ranks: tf.Tensor
+) -> tf.Tensor:
+    """Returns the elements that a descending sort of all cosines has at some ranks.
 
     Args:
-        histogram: The sum of `coarse_histogram` over all blocks.
-        ranks: Int32 tensor `(k,)`, 0-based, each below the number of pairs. A rank
-            beyond it gives an undefined cosine.
+        cosines: Float32 tensors `(n,)`, among them `NO_PAIR`: together they are sorted.
+        histogram: The sum of their `count_bins`.
+        ranks: Int32 `(k,)`, from 0, each below the number of pairs; without pairs any.
+
+    Returns:
+        Float32 `(k,)`; `NO_PAIR` without pairs.
     """
-
-    def __init__(self, histogram: tf.Tensor, ranks: tf.Tensor):
-        self._num_ranks = ranks.shape[0]
-        cumulative = tf.cumsum(histogram)
-        self._coarse = tf.minimum(
-            tf.searchsorted(cumulative, ranks, side="right"), HISTOGRAM_BINS - 1
-        )
-        self._inside = ranks - tf.gather(cumulative - histogram, self._coarse)
-        # Each coarse bin that holds a rank gets a slot of fine bins; ranks in one bin
-        # have one slot. All other keys go to slot `num_ranks`, which is not counted.
-        # The table turns `bin, low bits` into `slot, low bits` by exclusive or.
-        slot_of_bin = tf.tensor_scatter_nd_min(
-            tf.fill([_NO_PAIR_BIN + 1], self._num_ranks),
-            self._coarse[:, None],
-            tf.range(self._num_ranks),
-        )
-        self._change = tf.bitwise.left_shift(
-            tf.bitwise.bitwise_xor(slot_of_bin, tf.range(_NO_PAIR_BIN + 1)), FINE_BITS
-        )
-        self._slot_of_rank = tf.gather(slot_of_bin, self._coarse)
-
-    def no_counts(self) -> tf.Tensor:
-        """Returns the counts of no block at all, int32 `(k * FINE_BINS,)`."""
-        return tf.zeros([self._num_ranks * FINE_BINS], tf.int32)
-
-    def count(self, keys: tf.Tensor) -> tf.Tensor:
-        """Counts the keys of one block, int32 `(k * FINE_BINS,)`."""
-        bins = tf.bitwise.right_shift(keys, FINE_BITS)
-        fine_keys = tf.bitwise.bitwise_xor(keys, tf.gather(self._change, bins))
-        return _count(fine_keys, self._num_ranks * FINE_BINS)
-
-    def cosines(self, counts: tf.Tensor) -> tf.Tensor:
-        """Returns the cosines, float32 `(k,)`, within 2^-23 of those a sort gives."""
-        counts = tf.reshape(counts, [self._num_ranks, FINE_BINS])
-        counts = tf.gather(counts, self._slot_of_rank)
-        steps = self._coarse * FINE_BINS + _bins_of_ranks(counts, self._inside)
-        return KEY_TOP - (tf.cast(steps, tf.float32) + 0.5) / KEY_SCALE
-
-
-def _bins_of_ranks(counts, ranks):
-    """Returns the bin that holds the entry at each rank, one histogram per rank."""
-    # First the run of bins, then the bin: running sums over all bins take 1.4 ms.
-    runs = tf.reshape(counts, [ranks.shape[0], -1, _RUN])
-    cumulative = tf.cumsum(tf.reduce_sum(runs, axis=2), axis=1)
-    passed = tf.cast(cumulative <= ranks[:, None], tf.int32)
-    run = tf.minimum(tf.reduce_sum(passed, axis=1), FINE_BINS // _RUN - 1)
-    before = tf.gather(cumulative, run, batch_dims=1)
-    bins = tf.gather(runs, run, batch_dims=1)
-    cumulative = (before - tf.reduce_sum(bins, axis=1))[:, None]
-    cumulative += tf.cumsum(bins, axis=1)
-    passed = tf.cast(cumulative <= ranks[:, None], tf.int32)
-    return run * _RUN + tf.reduce_sum(passed, axis=1)
+    above = tf.cumsum(histogram, exclusive=True)
+    bins = tf.searchsorted(above, ranks, side="right") - 1
+    wanted = tf.scatter_nd(bins[:, None], tf.ones_like(bins), [_NO_PAIR_BIN + 1]) > 0
+    found = [tf.boolean_mask(x, tf.gather(wanted, bins_of(x))) for x in cosines]
+    found = tf.sort(tf.concat([*found, [NO_PAIR]], axis=0), direction="DESCENDING")
+    # Of those above a bin only the ones in wanted bins are left.
+    left = tf.where(wanted[:HISTOGRAM_BINS], histogram, 0)
+    left_above = tf.gather(tf.cumsum(left, exclusive=True), bins)
+    return tf.gather(found, ranks - tf.gather(above, bins) + left_above)
 
 
 def quantiles_of_histogram(histogram: tf.Tensor, fprs: Sequence[float]) -> tf.Tensor:
-    """Reads thresholds at FPRs from counts per coarse bin, linearly within a bin.
+    """Reads thresholds at FPRs from counts per bin, linearly within a bin.
 
     Args:
         histogram: Float32 tensor `(HISTOGRAM_BINS,)`, highest cosines first.
@@ -149,6 +97,6 @@ def quantiles_of_histogram(histogram: tf.Tensor, fprs: Sequence[float]) -> tf.Te
     count = tf.gather(histogram, bins)
     before = tf.gather(cumulative, bins) - count
     fraction = tf.clip_by_value(tf.math.divide_no_nan(wanted - before, count), 0.0, 1.0)
-    steps = (tf.cast(bins, tf.float32) + fraction) * FINE_BINS
-    quantiles = tf.clip_by_value(KEY_TOP - steps / KEY_SCALE, -1.0, 1.0)
+    quantiles = TOP - (tf.cast(bins, tf.float32) + fraction) * BIN_WIDTH
+    quantiles = tf.clip_by_value(quantiles, -1.0, 1.0)
     return tf.where(cumulative[-1] > 0, quantiles, -1.0)

@@ -16,17 +16,13 @@ class BatchNormalization(keras.layers.BatchNormalization):
     """`keras.layers.BatchNormalization`, fused for images in training.
 
     Keras 3 computes moments, then normalises, in a dozen passes over memory; TensorFlow
-    has one operation with one gradient for both. Keras 2 uses it already, and so is
-    left as it is. In inference, for frozen layers and for inputs that are no images,
-    this is the Keras layer.
-
-    As in Keras 2 and torch, the moving variance takes the unbiased estimate of the
-    batch's (divided by n - 1), while the batch is normalised by the biased one.
+    has one operation for both, which Keras 2 uses already. In inference, for frozen
+    layers and for inputs that are no images, this is the Keras layer. As in Keras 2 and
+    torch, the moving variance takes the unbiased estimate of the batch's.
 
     With several replicas each normalises by its own rows and keeps moving statistics of
     its own. Saved are those of the first on Keras 3, as torch's DistributedDataParallel
-    does, and their mean on Keras 2. Arguments are those of the Keras layer, `axis` the
-    last; its state is float32 under every policy.
+    does, and their mean on Keras 2. The state is float32 under every policy.
     """
 
     def __init__(self, **kwargs: Any) -> None:

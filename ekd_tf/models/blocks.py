@@ -64,34 +64,21 @@ def conv(
 ) -> keras.KerasTensor:
     """Applies a convolution without bias, padded on all sides as torch pads.
 
-    Args:
-        x: `(batch, height, width, channels)`.
-        filters: Outputs; None for a depthwise convolution.
-        kernel_size: Odd where `padded`, by half of it rounded down.
-        name: The layer's name.
-        stride: In both directions.
-        padded: Whether to pad.
-        depth_multiplier: Outputs of each channel of a depthwise convolution.
+    By half of an odd `kernel_size`, if `padded`. `filters` of None make it depthwise,
+    with `depth_multiplier` outputs of each channel.
     """
     # Keras' "same" pads a strided convolution on the far side only.
     padding = "same" if padded and stride == 1 else "valid"
     if padded and stride > 1 and kernel_size > 1:
         x = keras.layers.ZeroPadding2D(padding=kernel_size // 2, name=f"{name}.pad")(x)
-    arguments = {
-        "kernel_size": kernel_size,
-        "strides": stride,
-        "padding": padding,
-        "use_bias": False,
-        "name": name,
-    }
+    arguments = {"strides": stride, "padding": padding, "use_bias": False, "name": name}
     if filters is None:
+        arguments["depth_multiplier"] = depth_multiplier
         return keras.layers.DepthwiseConv2D(
-            depthwise_initializer=he_normal(),
-            depth_multiplier=depth_multiplier,
-            **arguments,
+            kernel_size, depthwise_initializer=he_normal(), **arguments
         )(x)
     return keras.layers.Conv2D(
-        filters=filters, kernel_initializer=he_normal(), **arguments
+        filters, kernel_size, kernel_initializer=he_normal(), **arguments
     )(x)
 
 
@@ -123,8 +110,8 @@ def embedding_output(
     """Flattens, projects and normalises features to the output `embedding`.
 
     All of it in float32 under every policy: similarities near a threshold differ by
-    less than half precision resolves. `linear` and `norm` name the projection and the
-    batch normalisation; `use_bias` is of the former, `norm_arguments` of the latter.
+    less than half precision resolves. `linear` and `norm` name the projection, whose is
+    `use_bias`, and the batch normalisation, whose are `norm_arguments`.
     """
     x = keras.layers.Flatten(dtype="float32", name="flatten")(x)
     if dropout > 0:

@@ -85,17 +85,14 @@ def GhostFaceNet(
     def conv_bn(x, filters, kernel_size, name, stride=1):
         """`filters` None is a depthwise convolution."""
         arguments = {"strides": stride, "padding": "same", "use_bias": False}
+        arguments["name"] = name
         if filters is None:
             layer = keras.layers.DepthwiseConv2D(
-                kernel_size, depthwise_initializer=he_normal(), name=name, **arguments
+                kernel_size, depthwise_initializer=he_normal(), **arguments
             )
         else:
             layer = keras.layers.Conv2D(
-                filters,
-                kernel_size,
-                kernel_initializer=he_normal(),
-                name=name,
-                **arguments,
+                filters, kernel_size, kernel_initializer=he_normal(), **arguments
             )
         return batch_norm(layer(x), name=f"{name}.bn")
 

@@ -91,14 +91,9 @@ def IR(
             x = block(x, filters, 2 if index == 0 else 1, f"body.{number}")
             number += 1
     x = batch_norm(x, name="output_layer.0")
+    linear, norm = "output_layer.3", "output_layer.4"
+    affine = {"center": last_bn_affine, "scale": last_bn_affine}
     embedding = embedding_output(
-        x,
-        embedding_dim,
-        dropout,
-        linear="output_layer.3",
-        norm="output_layer.4",
-        use_bias=True,
-        center=last_bn_affine,
-        scale=last_bn_affine,
+        x, embedding_dim, dropout, linear, norm, True, **affine
     )
     return keras.Model(inputs=image, outputs=embedding, name=name or f"ir{depth}")

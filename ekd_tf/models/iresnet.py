@@ -77,12 +77,6 @@ def IResNet(
             x = block(x, filters, stride, f"layer{stage + 1}.{index}")
     x = batch_norm(x, name="bn2")
     embedding = embedding_output(
-        x,
-        embedding_dim,
-        dropout,
-        linear="fc",
-        norm="features",
-        use_bias=True,
-        scale=False,
+        x, embedding_dim, dropout, "fc", "features", use_bias=True, scale=False
     )
     return keras.Model(inputs=image, outputs=embedding, name=name or f"iresnet{depth}")

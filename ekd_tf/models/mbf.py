@@ -122,12 +122,6 @@ def MBF(
     x = residual(x, blocks[3], 256, "layers.7")
     x = conv_block(x, scaled_channels(512, width), 1, "conv_sep")
     x = linear_block(x, None, x.shape[1], "features.layers.0", padded=False)
-    embedding = embedding_output(
-        x,
-        embedding_dim,
-        dropout,
-        linear="features.layers.2",
-        norm="features.layers.3",
-        use_bias=False,
-    )
+    names = "features.layers.2", "features.layers.3"
+    embedding = embedding_output(x, embedding_dim, dropout, *names, use_bias=False)
     return keras.Model(inputs=image, outputs=embedding, name=name or variant)

@@ -96,14 +96,9 @@ def MobileFaceNet(
     x = conv_bn_act(x, scaled_channels(512, width), 1, "conv_6_sep")
     x = conv(x, None, x.shape[1], "output_layer.conv_6_dw.conv", padded=False)
     x = batch_norm(x, name="output_layer.conv_6_dw.bn")
+    linear, norm = "output_layer.linear", "output_layer.bn"
+    affine = {"center": last_bn_affine, "scale": last_bn_affine}
     embedding = embedding_output(
-        x,
-        embedding_dim,
-        dropout,
-        linear="output_layer.linear",
-        norm="output_layer.bn",
-        use_bias=False,
-        center=last_bn_affine,
-        scale=last_bn_affine,
+        x, embedding_dim, dropout, linear, norm, False, **affine
     )
     return keras.Model(inputs=image, outputs=embedding, name=name)

@@ -25,15 +25,10 @@ def as_backbone(
         model: A functional or `Sequential` model, all of whose layers will train, of
             square RGB images of a fixed size, float or uint8.
         name: What it is called in errors.
-        low: What a float input takes for a pixel of 0.
-        high: What it takes for a pixel of 255.
+        low, high: What a float input takes for pixels of 0 and of 255.
 
     Returns:
         A functional model as `MobileFaceNet` describes it.
-
-    Raises:
-        ValueError: It is no such model, its weights are not finite, or it computes in
-            half precision by another policy than the run's.
     """
     if not isinstance(model, keras.Model):
         raise ValueError(
@@ -68,14 +63,9 @@ def as_backbone(
     x = image
     if tf.as_dtype(inputs[0].dtype) != tf.uint8:
         scale = 255.0 / (high - low)
-        x = PixelNormalization(
-            mean=-low * scale, scale=scale, name="pixel_normalization"
-        )(image)
-    embedding = model(x)
-    embedding = keras.layers.Activation("linear", dtype="float32", name="embedding")(
-        embedding
-    )
-    return keras.Model(image, embedding, name=model.name)
+        x = PixelNormalization(-low * scale, scale, name="pixel_normalization")(image)
+    output = keras.layers.Activation("linear", dtype="float32", name="embedding")
+    return keras.Model(image, output(model(x)), name=model.name)
 
 
 def is_function(spec: str) -> bool:
@@ -90,9 +80,6 @@ def load_function(spec: str) -> Callable[..., keras.Model]:
     """Returns the function that `package.module:function[:word=value]` names.
 
     Modules of the current folder are found.
-
-    Raises:
-        ValueError: There is no such module or function.
     """
     module, function = spec.split(":")[:2]
     if os.getcwd() not in sys.path:

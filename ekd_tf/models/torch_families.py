@@ -121,20 +121,14 @@ def build_from_torch(
 ) -> keras.Model:
     """Builds the backbone a torch state_dict belongs to, with its weights, frozen.
 
-    The numbers of channels, of dimensions of the embedding and of pixels are those of
-    the arrays. Both upstreams feed `(pixel / 255 - 0.5) / 0.5`, and so does the model
-    by itself.
+    All sizes are those of the arrays. Both upstreams feed `(pixel / 255 - 0.5) / 0.5`,
+    and so does the model by itself.
 
     Args:
         family: One of `TORCH_FAMILIES`.
         arrays: Torch key -> array, as for `load_torch_weights`.
-        color: "rgb" or "bgr", the order the weights were trained on. Both upstreams
-            read RGB; other projects train the same networks on BGR. The model built
+        color: "rgb" or "bgr", the order the weights were trained on. The model built
             takes RGB either way: its first kernel is turned.
-
-    Raises:
-        ValueError: The family is unknown or another one, or a key is missing, left
-            over or of another shape.
     """
     check_choice("family", family, TORCH_FAMILIES)
     check_choice("color", color, COLORS)
@@ -189,14 +183,12 @@ def load_torch_weights(model: keras.Model, arrays: Mapping[str, np.ndarray]) -> 
     Args:
         model: Built by `MobileFaceNet` or `IR` (TFace), `IResNet` or `MBF` (insightface
             `arcface_torch`) with the sizes of the upstream model.
-        arrays: Torch key -> array. Keys ending in `num_batches_tracked` hold nothing
-            that is used and are skipped.
+        arrays: Torch key -> array; `num_batches_tracked` are not used.
 
     Raises:
         ValueError: If a key is missing or unexpected, a shape differs or a value is
-            not finite. Also if the scale of an IResNet's last batch normalisation is
-            not 1, as the reference keeps it: the layer here has none. The model is
-            then unchanged.
+            not finite; or if the scale of an IResNet's last batch normalisation is not
+            1, as the reference keeps it. The model is then unchanged.
     """
     unused = {
         key: np.asarray(array)

@@ -123,11 +123,7 @@ class FaceClassifier(BackboneModel):
         return [variable for layer in layers for variable in layer.trainable_variables]
 
     def state(self) -> dict[str, tf.Variable]:
-        """Returns everything a run must restore to go on: name to `tf.Variable`.
-
-        Weights trained or not, the losses' state, the optimizer's slots and step,
-        and the loss scale.
-        """
+        """Returns everything a run must restore to go on: name to `tf.Variable`."""
         state = {}
         update = self._update.value
         for name, layer in self.trained_layers.items():
@@ -206,16 +202,11 @@ class FaceClassifier(BackboneModel):
         }
 
     def loss_parts(self, embeddings: tf.Tensor, batch: dict) -> tuple[dict, dict]:
-        """Returns this replica's part of each loss term, and what to watch.
+        """Returns the loss terms of this replica's rows, and what to watch.
 
-        Args:
-            embeddings: Float32 tensor `(batch, dim)`, this replica's rows.
-            batch: This replica's part of the batch.
-
-        Returns:
-            Two dicts. Names of losses to dicts of their terms, `loss/...` to float32
-            scalars without the loss's weight; they sum over replicas to the terms
-            of the global batch. Names to float32 scalars to watch, already global.
+        Two dicts: names of losses to dicts of their terms, `loss/...`, float32 scalars
+        without the loss's weight that sum over replicas to those of the global batch;
+        and names to float32 scalars to watch, already global.
         """
         if self.head is None:
             return {}, {}
@@ -228,8 +219,8 @@ class FaceClassifier(BackboneModel):
     def loss_weights(self, norms: dict) -> tuple[dict, dict]:
         """Returns the weight of each loss in this step, and what to watch of them.
 
-        `norms` are those of the losses' gradients on the embeddings of the global
-        batch, without weight and loss scale; not finite where the loss is not.
+        `norms` are those of the losses' gradients on the global batch's embeddings,
+        without weight and loss scale.
         """
         return {"margin": tf.constant(self.margin_weight)}, {}
 
@@ -256,11 +247,7 @@ def _mean_cosine(embeddings):
 
 
 def _global_values(parts: dict, gradients: dict) -> tuple[dict, dict]:
-    """Sums over replicas, in one message, what each has of the global batch.
-
-    Takes `parts` of `loss_parts`, and by the same names the gradients on this
-    replica's embeddings; returns terms by name, and norms of gradients by loss.
-    """
+    """Sums over replicas, in one message: terms by name, gradients' norms by loss."""
     terms = {
         term: value for of_loss in parts.values() for term, value in of_loss.items()
     }

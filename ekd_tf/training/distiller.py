@@ -20,14 +20,12 @@ class Distiller(FaceClassifier):
 
     Each step runs the frozen teacher and the student once on this replica's images,
     gathers both sets of embeddings over replicas, and gives the global batch to every
-    distillation loss. Each replica counts the whole loss once for all of them, so a
-    weight means the same on any number of replicas.
+    distillation loss. A weight means the same on any number of replicas.
 
     `train_step` returns, beside what `FaceClassifier` does, for each loss its
     `weight/NAME` and, where there is a margin loss, `gradient_ratio/NAME`: the norm of
-    the loss's gradient on the embeddings of the global batch over that of the margin
-    loss's, in this step, both with their weights. Not finite where the margin loss has
-    no gradient.
+    the loss's weighted gradient on the embeddings of the global batch over that of the
+    margin loss's.
 
     Batches are those of `FaceClassifier`; they may hold `teacher` float32
     `(batch, teacher_dim)`, embeddings computed before, or `teacher_image` uint8, what
@@ -42,10 +40,6 @@ class Distiller(FaceClassifier):
             weight 1; a weight is a float, or a `GradientShare` that follows the
             gradients.
         head: As in `FaceClassifier`, and so are `margin_weight` and `name`.
-
-    Raises:
-        ValueError: If `losses` is empty, or holds a `GradientShare` without a margin
-            loss to take a share of.
     """
 
     def __init__(

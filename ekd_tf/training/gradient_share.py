@@ -21,17 +21,14 @@ class GradientShare(keras.layers.Layer):
 
     with s the share, g the gradient of the loss, without its weight, and g_m that of
     the margin loss, with its weight, on the raw embeddings of the global batch, as one
-    vector each. A share of 0.3 ("30 %") so means: the loss pulls at the embeddings
-    0.3 times as strongly as the margin loss does, in whatever direction. The margin
-    loss is the 100 %: two losses at 30 % each come to 30 % each.
+    vector each. At 0.3 ("30 %") the loss pulls at the embeddings 0.3 times as strongly
+    as the margin loss does, in whatever direction, and two losses 0.3 times each.
 
-    The bars are averages over the steps that count, with weights that decay by
-    `1 - momentum` a step and are normalised, so there is no start-up bias; the newest
-    step is in them before the weight is used. A step counts where both norms are
-    finite and above 0: without critical pairs, or with NaN, averages and weight stay
-    as they were. The weight falls at once and grows by at most `max_growth` a step;
-    a single step never receives more than `1 / momentum` times the share. Until the
-    first step that counts the weight is 0.
+    The bars are averages over the steps that count, those whose norms are both finite
+    and above 0, with weights that decay by `1 - momentum` a step and are normalised.
+    The weight falls at once and grows by at most `max_growth` a step; a single step
+    never receives more than `1 / momentum` times the share. Until the first step that
+    counts the weight is 0.
 
     In a loop of your own:
 
@@ -82,13 +79,7 @@ class GradientShare(keras.layers.Layer):
         self.built = True
 
     def call(self, margin_norm: tf.Tensor, norm: tf.Tensor) -> tf.Tensor:
-        """Takes one step's norms in and returns the weight to use in this step.
-
-        Args:
-            margin_norm: Float32 scalar: norm of the margin loss's gradient on the
-                embeddings of the global batch, equal on all replicas.
-            norm: Float32 scalar: that of the loss's, without the weight.
-        """
+        """Takes one step's norms in, float32 scalars, and returns the weight to use."""
         counts = tf.math.is_finite(margin_norm) & tf.math.is_finite(norm)
         counts &= (margin_norm > 0) & (norm > 0)
         steps = self.num_steps + 1.0

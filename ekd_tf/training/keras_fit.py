@@ -27,10 +27,7 @@ _BATCH_SIZE = 128
 
 
 class ShortProgress(keras.callbacks.ProgbarLogger):
-    """Keras' progress bar with the first five scalars of a step and of a validation.
-
-    `fit` shows it unless it is given another; other callbacks see all scalars.
-    """
+    """Keras' progress bar with the first five scalars of a step and of a validation."""
 
     def __init__(self):
         super().__init__(**({} if IS_KERAS_3 else {"count_mode": "steps"}))
@@ -64,9 +61,8 @@ class Untracked:
 class BackboneModel(keras.Model):
     """A `keras.Model` around a backbone: what is fitted is more than what is saved.
 
-    `predict` takes images or batches and returns embeddings. `save_weights` and
-    `load_weights` hold all that is trained: backbone, head, losses with their state,
-    optimizer and loss scale. The teacher is in no file.
+    `predict` returns embeddings. `save_weights` holds all that is trained: backbone,
+    head, losses with their state, optimizer and loss scale, and no teacher.
     """
 
     def __init__(self, backbone: keras.Model, name: str | None = None):
@@ -114,17 +110,11 @@ class BackboneModel(keras.Model):
         """Trains as `keras.Model.fit` does, under any strategy of one process.
 
         Args:
-            x: `Pipeline`, or dataset of its batches. Under a strategy the rows of a
-                batch are divided among the replicas, which must come out even.
+            x: `Pipeline`, or dataset of its batches, which divide among the replicas.
             steps_per_epoch: Int. None: for a `Pipeline` without end one visit of
                 every image; else the whole dataset.
-            validation_data: What `evaluate` takes as `x`, after every epoch. Its
-                figures are logged as `val_...`.
-            callbacks: See every scalar of `train_step`, of which the progress bar shows
-                five. What else there is and is returned is Keras'.
-
-        Raises:
-            ValueError: A batch does not divide evenly, or an image cannot be read.
+            validation_data: What `evaluate` takes as `x`, after every epoch.
+            callbacks: See every scalar of `train_step`; the progress bar shows five.
         """
         pipeline = x if isinstance(x, Pipeline) else None
         if pipeline is not None:
@@ -183,13 +173,12 @@ class BackboneModel(keras.Model):
             y: Integer labels `(n,)`, where `x` are images.
             batch_size: Int, images per forward pass of a `Source` or of images.
             steps: Int, batches. None: all; of a `Pipeline` without end an epoch.
-            return_dict: Whether to return names with the figures.
             **kwargs: What `keras.Model.fit` adds; ignored.
 
         Returns:
-            Dict of `accuracy` (ten folds over drawn pairs), `auc`, `eer` and
+            Dict, or list, of `accuracy` (ten folds over drawn pairs), `auc`, `eer` and
             `tpr_at_fpr_1e-1` to `1e-4` of all pairs, as far as ten negative pairs
-            stand behind the FPR; or a list of these figures.
+            stand behind the FPR.
         """
         if steps is None and isinstance(x, Pipeline):
             steps = x.steps_per_epoch

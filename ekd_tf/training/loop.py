@@ -84,12 +84,8 @@ def run_steps(
 ) -> None:
     """Trains from `start_step` updates made to `steps`.
 
-    Args:
-        make_step: From `compile_step`.
-        batches: Distributed batches, the first of which belongs to `start_step`.
-        start_step: Updates already made.
-        steps: Updates to have been made at the end.
-        hooks: Called around every update, in this order.
+    `make_step` is from `compile_step`, the first of the distributed `batches` belongs
+    to `start_step`, and hooks are called in their order.
     """
     batches, hooks = iter(batches), list(hooks)
     try:

@@ -30,7 +30,12 @@ from ekd_tf.checks import check_range
 from ekd_tf.keras_compat import IS_KERAS_3
 from ekd_tf.keras_compat import tf_variable
 
-OPTIMIZERS = ("sgd", "adam", "adamw", "lion")
+OPTIMIZERS = {
+    "sgd": keras.optimizers.SGD,
+    "adam": keras.optimizers.Adam,
+    "adamw": keras.optimizers.AdamW,
+    "lion": keras.optimizers.Lion,
+}
 PREFIX = "addons/"
 
 # What `tensorflow_addons.optimizers` exports beside the optimizers that a name and a
@@ -48,10 +53,7 @@ _DECOUPLED = {"AdamW", "Lion", "SGDW", "RectifiedAdam", "AdaBelief", "NovoGrad"}
 
 
 def make_optimizer(name: str, schedule: Any, momentum: float = 0.9) -> Any:
-    """Builds the optimizer that `GradientUpdate` applies its gradients with.
-
-    Without weight decay and clipping, which `GradientUpdate` does with one meaning for
-    every optimizer. Create it under the strategy's scope.
+    """Builds an optimizer without decay and clipping, which `GradientUpdate` does.
 
     Keras keeps the learning rate inside the momentum (`m = mu m - lr g`), torch
     outside (`w -= lr m`): equal for a constant rate; after a drop the old rate
@@ -69,13 +71,7 @@ def make_optimizer(name: str, schedule: Any, momentum: float = 0.9) -> Any:
     if name.startswith(PREFIX):
         return _make_addons_optimizer(name[len(PREFIX) :], schedule, momentum)
     check_choice("optimizer", name, OPTIMIZERS)
-    kinds = (
-        keras.optimizers.SGD,
-        keras.optimizers.Adam,
-        keras.optimizers.AdamW,
-        keras.optimizers.Lion,
-    )
-    return _make(dict(zip(OPTIMIZERS, kinds))[name], schedule, momentum)
+    return _make(OPTIMIZERS[name], schedule, momentum)
 
 
 def _make_addons_optimizer(name, schedule, momentum):
@@ -146,8 +142,7 @@ def _make(kind, schedule, momentum):
 def averaged(optimizer: Any, variables: Iterable) -> Iterator[None]:
     """Lends variables the averages that SWA or MovingAverage keep of them.
 
-    Other optimizers, and SWA before its first snapshot, leave them as they are, and so
-    do all of them with the moving statistics of BatchNorm.
+    Other optimizers, and SWA before its first snapshot, leave them as they are.
     """
     # SWA makes its first snapshot in the step of this number.
     start = int(getattr(optimizer, "start_averaging", -1))
@@ -176,12 +171,7 @@ def decay_kind(optimizer: Any) -> str:
 
 
 def chosen_decay(optimizer: Any, weight_decay: float | None) -> float:
-    """Returns the coefficient: the caller's, or the optimizer's, or the default.
-
-    Raises:
-        ValueError: The optimizer was given one, and so is this function; or the
-            optimizer is of a kind whose own decay is not carried out.
-    """
+    """Returns the coefficient: the caller's, or the optimizer's, or the default."""
     own = getattr(optimizer, "weight_decay", None)
     if isinstance(own, tf.Variable):
         own = float(own.numpy())
@@ -215,9 +205,6 @@ def set_lamb_decay(
 
     The others neither decay nor have a trust ratio, as LAMB's authors do with biases.
     To be called before the optimizer is built.
-
-    Raises:
-        ValueError: LAMB tells variables apart by name, and two have one.
     """
     lamb = _unwrapped(optimizer)
     names = [tf_variable(variable).name.split(":")[0] for variable in variables]

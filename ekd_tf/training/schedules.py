@@ -56,9 +56,8 @@ class StepSchedule(WarmupSchedule):
 
     Args:
         base: Learning rate before the first boundary, > 0.
-        boundaries: Increasing integers: the update at `step == boundary` is the
-            first one with the smaller rate. Counted from the start of the run, the
-            warm-up included, of which none may lie inside.
+        boundaries: Increasing steps, none inside the warm-up: the update at `step ==
+            boundary` is the first one with the smaller rate.
         factor: Float in (0, 1).
         warmup_steps: Integer >= 0, updates.
     """
@@ -97,8 +96,7 @@ class CosineSchedule(WarmupSchedule):
 
     Args:
         base: Learning rate `b` at the end of the warm-up, > 0.
-        total_steps: Integer `T` > `warmup_steps`: length of the run in updates, the
-            warm-up included.
+        total_steps: Integer `T` > `warmup_steps`: updates of the run, warm-up included.
         warmup_steps: Integer `W` >= 0, updates.
 
     Reference:

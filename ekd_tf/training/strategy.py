@@ -49,11 +49,10 @@ def grow_gpu_memory() -> None:
 def keep_order_of_sums() -> None:
     """Has TensorFlow add three tensors and more in the order they are listed.
 
-    Where a function's tensors are estimated above 205 MB on a CPU (80 % of a
-    device's memory, and a CPU counts as one of 256 MB) its graph optimizer turns such
-    a sum, most of all one of gradients, into additions to one buffer in the order the
-    summands arrive, which is another each time. `enable_op_determinism` does not
-    prevent it. Everything else the optimizer does stays.
+    Where a function's tensors are estimated above 205 MB on a CPU its graph optimizer
+    turns such a sum, most of all one of gradients, into additions to one buffer in the
+    order the summands arrive, which is another each time. `enable_op_determinism` does
+    not prevent it. Everything else the optimizer does stays.
     """
     # `tf.config.optimizer` offers all of the optimizer's choices but this one. It acts
     # on what is traced from now on, in the whole process.

@@ -39,55 +39,41 @@ _OWN_SETTINGS = (
 class GradientUpdate:
     r"""Turns the gradients of every replica into one update of the variables.
 
-    In this order, in float32:
+    In this order, in float32: gradients are
 
-    1. gradients are summed over replicas: each replica differentiates its part of
-       the global batch's loss, already divided so that the sum is the gradient;
+    1. summed over replicas, each of which differentiates its part of the loss;
     2. divided by the loss scale and tested: if any entry is NaN or infinite, the
        whole step is skipped on all replicas;
-    3. all are scaled by $\min(1, \text{clip\_norm} / \lVert g \rVert)$;
-    4. `decay_variables` decay, as `ekd_tf.training.optimizers` says. Decay that is
-       added to the gradient is so after clipping, and momentum acts on it too;
-    5. the optimizer applies them.
+    3. scaled by $\min(1, \text{clip\_norm} / \lVert g \rVert)$;
+    4. joined by the decay of `decay_variables` (`ekd_tf.training.optimizers`), on which
+       momentum acts too where it is coupled;
+    5. applied by the optimizer.
 
-    A skipped step leaves variables, the optimizer's slots and
-    `optimizer.iterations` as they were; hence learning rates are a function of the
-    updates made, not of the batches seen. With dynamic scaling it halves the scale
+    A skipped step leaves variables, slots and `optimizer.iterations` as they were, so
+    learning rates count updates, not batches. With dynamic scaling it halves the scale
     (never below 1); `growth_steps` good steps in a row double it.
 
-    Create it under the strategy's scope. `scale_loss` and `apply` belong in a
-    replica context, eager or in a `tf.function`.
+    Create it under the strategy's scope; use it in a replica context.
 
     Args:
         optimizer: Keras optimizer with no clipping, averaging, accumulation or loss
-            scale of its own, and with a weight decay of its own only if that is
-            decoupled. Built here if it is not yet.
+            scale of its own. Built here if it is not yet.
         variables: Trainable variables, without repetition.
-        weight_decay: Float >= 0: coefficient of the decay, as in torch. None: that of
-            an optimizer of decoupled decay which has one, else 5e-4.
+        weight_decay: Float >= 0, or None; see `chosen_decay`.
         decay_variables: The members of `variables` that decay.
         clip_norm: Float > 0: largest global norm, or None for no clipping.
         loss_scaling: "none" or "dynamic".
         initial_scale: Float >= 1: first loss scale under "dynamic".
         growth_steps: Integer > 0: good steps in a row before the scale doubles.
         sampled_variables: The members of `variables` of which a `tf.IndexedSlices`
-            names each row once, and the same rows on all replicas. Under SGD every
-            stage above is then one of these rows, and the others, their momentum and
-            decay wait until they are sampled again: a step costs what its sample
-            does. That is the choice of Partial FC (An et al., 2022, arXiv:2203.15565;
-            insightface `partial_fc.py`); a dense update would let every row drift on
-            with old momentum and decay. Any other optimizer, and any other variable,
-            has sparse gradients made dense.
+            names each row once, and the same rows on all replicas. Under SGD the other
+            rows, their momentum and decay wait until they are sampled again, as in
+            Partial FC (An et al., 2022, arXiv:2203.15565; insightface
+            `partial_fc.py`). All other sparse gradients are made dense.
 
     State:
-        loss_scale: Float32 scalar, 1 under "none".
-        good_steps: Int64 scalar: good steps since the scale last changed or a step
-            was skipped.
-        skipped_steps: Int64 scalar: steps skipped in the whole run.
-
-    Raises:
-        ValueError: An argument is outside its range, or the optimizer decays or clips
-            by itself.
+        loss_scale, a float32 scalar, and two of int64: good_steps, since the scale last
+        changed or a step was skipped, and skipped_steps, of the whole run.
     """
 
     def __init__(
@@ -153,18 +139,16 @@ class GradientUpdate:
         Args:
             gradients: This replica's gradients of the scaled loss, in the order of
                 `variables`, of any float dtype, dense or sparse.
-            loss: Float scalar, the global batch's loss, equal on all replicas. The
-                step is skipped, too, where it is not finite.
-            state: Variables that are not trained and move in the forward pass, before
-                anyone knows whether the step is good: BatchNorm's averages, the
+            loss: Float scalar, the global batch's loss. The step is skipped, too, where
+                it is not finite.
+            state: Variables that moved in the forward pass: BatchNorm's averages, the
                 losses' thresholds.
             before: Their values before that, given back to them by a skipped step.
 
         Returns:
-            Float32 scalars, equal on all replicas: `gradient_norm`: global norm
-            before clipping and decay, NaN if, and only if, the step was skipped;
-            `loss_scale`: the scale this step was made with; `skipped_steps`: the
-            run's count, this step included.
+            Float32 scalars, equal on all replicas: `gradient_norm` before clipping and
+            decay, NaN if and only if the step was skipped; `loss_scale` of this step;
+            `skipped_steps` so far.
         """
         replica = tf.distribute.get_replica_context()
         if replica is None:

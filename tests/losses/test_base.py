@@ -73,13 +73,6 @@ def test_takes_tensors_arrays_and_variables_of_any_width(traced):
                 assert loss.given[3].numpy().tolist() == [5, 6]
 
 
-def test_a_variable_has_the_gradient_of_a_tensor():
-    variable = tf.Variable(ROWS)
-    with tf.GradientTape() as tape:
-        value = Gap()(variable, ROWS)["gap/product"]
-    np.testing.assert_array_equal(tape.gradient(value, variable), np.full((2, 2), 10.0))
-
-
 def test_teacher_receives_no_gradient():
     student, teacher = tf.constant(ROWS), tf.constant(ROWS)
     with tf.GradientTape() as tape:

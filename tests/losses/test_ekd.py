@@ -9,13 +9,13 @@ from ekd_tf.losses import EKDLoss
 from ekd_tf.losses.ekd import attach_thresholds
 from ekd_tf.losses.ekd import near_in_rank
 from ekd_tf.losses.ekd import rank_differences
+from ekd_tf.losses.ekd import soft_rank
 from ekd_tf.mining import PairMiner
-from ekd_tf.mining.pairs import NO_ROW
+from ekd_tf.mining.miner import NO_ROW
 
 op_by_op = pytest.mark.usefixtures("op_by_op")
-
-STATE = ("student_thresholds", "teacher_thresholds", "num_updates")
-HISTOGRAMS = ("student_histogram", "teacher_histogram")
+# XLA compiles the whole loss in half a minute; smaller cases run by default.
+slow_xla = pytest.param("xla", marks=pytest.mark.slow)
 
 
 # --- the paper's loss as loops over pairs in float64
@@ -30,13 +30,18 @@ def sigmoid_np(x):
     return 0.5 * (1 + np.tanh(x / 2))
 
 
-def cosines_np(student, teacher, labels, image_ids=None):
-    """Returns (student cosine, teacher cosine) of all positives and all negatives."""
+def cosines_np(student, teacher, labels, image_ids=None, batch=None):
+    """Returns (student cosine, teacher cosine) of all positives and all negatives.
+
+    Of the first `batch` rows, and of each of them with the rows behind.
+    """
     student, teacher = unit_np(student), unit_np(teacher)
     images = np.arange(len(labels)) if image_ids is None else image_ids
     positive, negative = [], []
     for i, j in itertools.combinations(range(len(labels)), 2):
         pair = (student[i] @ student[j], teacher[i] @ teacher[j])
+        if i >= (batch or len(labels)):
+            continue
         if labels[i] != labels[j]:
             negative.append(pair)
         elif images[i] != images[j]:
@@ -69,24 +74,20 @@ def ekd_np(positive, negative, thresholds, temperature=0.01, num_negatives=2000)
 # --- helpers
 
 
-def mined_by(kwargs):
-    """Puts the miner's arguments into a miner."""
-    names = [name for name in ("fprs", "num_negatives") if name in kwargs]
-    if not names:
-        return kwargs
-    rest = {name: value for name, value in kwargs.items() if name not in names}
-    return {**rest, "miner": PairMiner(**{name: kwargs[name] for name in names})}
-
-
-def published(**kwargs):
-    """Returns the paper's form, with averages that have no start-up bias."""
+def loss_of(fprs=None, num_negatives=2000, **kwargs):
+    """Returns the paper's form, without start-up bias, or another."""
     form = {
         "temperature": 0.01,
         "thresholds": "ema",
         "threshold_gradient": False,
         "memory": 0,
     }
-    return EKDLoss(**{**form, **mined_by(kwargs)})
+    miner = PairMiner(num_negatives=num_negatives, **({"fprs": fprs} if fprs else {}))
+    return EKDLoss(**{**form, "miner": miner, **kwargs})
+
+
+def with_memory(rows, **kwargs):
+    return EKDLoss(memory=rows, student_dim=5, teacher_dim=8, **kwargs)
 
 
 def batch_of(rng, rows, identities, student_dim=5, teacher_dim=8):
@@ -127,8 +128,9 @@ def state_of(loss):
     return {v.name.split(":")[0]: np.array(v) for v in loss.variables}
 
 
-# One compilation of the whole loss takes ten seconds: XLA has one test per behaviour.
-uncompiled = pytest.mark.parametrize("run_as", ["eager", "graph"], indirect=True)
+def assert_same_gradient(gradient, expected):
+    scale = np.abs(expected).max()
+    np.testing.assert_allclose(gradient, expected, rtol=1e-4, atol=1e-5 * scale)
 
 
 # --- the value
@@ -150,6 +152,13 @@ def test_rank_difference_computed_by_hand(run_as):
     np.testing.assert_allclose(differences, [0.25], rtol=1e-5)
 
 
+def test_soft_rank_approaches_the_number_of_thresholds_below(rng):
+    cosines = tf.constant(rng.uniform(-1, 1, 50), tf.float32)
+    thresholds = tf.constant([-0.4, 0.0, 0.5])
+    hard = np.sum(cosines[:, None] > thresholds[None, :], axis=1)
+    np.testing.assert_allclose(soft_rank(cosines, thresholds, 1e-6), hard, atol=1e-3)
+
+
 @op_by_op
 def test_loss_computed_by_hand():
     # Rows 0 and 1 are one identity. Student cosines 01: 0.6, 02: 0.8, 12: 0; teacher
@@ -159,24 +168,45 @@ def test_loss_computed_by_hand():
     #   negatives: student 1/2 and 1 / (1 + 3^8), teacher 1/2 and 1/2: 0 and about 1/4
     student = np.float32([[1, 0], [0.6, 0.8], [0.8, -0.6]])
     teacher = np.float32([[1, 0], [2, 0], [0, 3]])
-    loss = published(
+    loss = loss_of(
         fprs=[0.1], temperature=0.1 / np.log(3), positive_weight=2, negative_weight=3
     )
-    terms = loss(student, teacher, np.int32([7, 7, 9]))
+    labels = np.int32([7, 7, 9])
+    terms = loss(student, teacher, labels)
     assert list(terms) == ["ekd/positive", "ekd/negative"]
     np.testing.assert_allclose(terms["ekd/positive"], 2 * 0.81, rtol=1e-4)
     negative = (1 / 2 - 1 / (1 + 3.0**8)) ** 2 / 2
     np.testing.assert_allclose(terms["ekd/negative"], 3 * negative, rtol=1e-4)
     np.testing.assert_allclose(loss.student_thresholds, [0.8], rtol=1e-5)
     np.testing.assert_allclose(loss.teacher_thresholds, [0], atol=1e-6)
+    # The positive pair passes for the teacher alone, and no negative passes: rounding
+    # may put a threshold to either side of its own pair.
+    loss.student_thresholds.assign([0.8001])
+    loss.teacher_thresholds.assign([0.0001])
+    _, monitor = loss(student, teacher, labels, training=False, with_monitor=True)
+    expected = {
+        "threshold/student/fpr_1e-1": 0.8001,
+        "threshold/teacher/fpr_1e-1": 0.0001,
+        "batch_tpr/student/fpr_1e-1": 0,
+        "batch_tpr/teacher/fpr_1e-1": 1,
+        "critical/positive/fpr_1e-1": 1,
+        "critical/negative/fpr_1e-1": 0,
+        "critical/positive": 1,
+        "critical/negative": 0,
+        "pairs/positive": 1,
+        "pairs/negative": 2,
+    }
+    assert monitor.keys() == expected.keys()
+    for name, value in expected.items():
+        np.testing.assert_allclose(monitor[name], value, rtol=1e-6, err_msg=name)
 
 
 @op_by_op
-@pytest.mark.parametrize("rows", [2, 3, 17, 64, 90])
+@pytest.mark.parametrize("rows", [2, 3, 17, 90])
 def test_matches_loops_over_pairs(rng, rows):
     student, teacher, labels = batch_of(rng, rows, identities=max(rows // 4, 2))
     image_ids = rng.integers(0, max(rows // 2, 2), rows).astype(np.int32)
-    loss = published(temperature=0.05, num_negatives=100)
+    loss = loss_of(temperature=0.05, num_negatives=100)
     got = terms_of(loss, student, teacher, labels, image_ids)
     positive, negative = cosines_np(student, teacher, labels, image_ids)
     thresholds = (
@@ -189,8 +219,9 @@ def test_matches_loops_over_pairs(rng, rows):
 @pytest.mark.parametrize(
     "rows, run_as",
     [
-        *((16, "graph"), (64, "eager"), (64, "graph"), (64, "xla")),
-        *((512, "eager"), (512, "graph"), (512, "xla")),
+        *[(16, "graph"), (64, "xla"), (512, "eager"), (512, "graph")],
+        # XLA of TensorFlow 2.15 cannot prove shapes that agree above 362 rows.
+        pytest.param(512, "xla", marks=[pytest.mark.slow, pytest.mark.keras3]),
     ],
     indirect=["run_as"],
 )
@@ -207,40 +238,22 @@ def test_reference_preset_reproduces_tface(golden_arrays, run_as, rows):
             *tensors(given["student"], given["teacher"], np.int32(given["labels"]))
         )
         np.testing.assert_allclose(value, given["loss"], rtol=1e-5)
-        scale = np.abs(given["grad"]).max()
-        np.testing.assert_allclose(
-            gradient, given["grad"], rtol=1e-4, atol=1e-5 * scale
-        )
+        assert_same_gradient(gradient, given["grad"])
         for side in ("student_thresholds", "teacher_thresholds"):
             expected = arrays[f"b{rows}_step{i}_{side}"]
             np.testing.assert_allclose(getattr(loss, side), expected, rtol=1e-5)
 
 
-def test_batch_size_unknown_while_tracing(golden_arrays):
-    arrays = golden_arrays("ekd_official.npz")
-    loss = EKDLoss.reference()
-    step = tf.function(
-        with_gradient(loss),
-        input_signature=[
-            tf.TensorSpec([None, 32], tf.float32),
-            tf.TensorSpec([None, 48], tf.float32),
-            tf.TensorSpec([None], tf.int32),
-        ],
-    )
-    for rows in (16, 64, 512):
-        for variable in loss.variables:
-            variable.assign(tf.zeros_like(variable))
-        key = f"b{rows}_step0_"
-        value, gradient = step(
-            arrays[key + "student"],
-            arrays[key + "teacher"],
-            np.int32(arrays[key + "labels"]),
-        )
-        np.testing.assert_allclose(value, arrays[key + "loss"], rtol=1e-5)
-        scale = np.abs(arrays[key + "grad"]).max()
-        np.testing.assert_allclose(
-            gradient, arrays[key + "grad"], rtol=1e-4, atol=1e-5 * scale
-        )
+def test_batch_size_unknown_while_tracing(rng):
+    fixed, free = with_memory(16), with_memory(16)
+    spec = [tf.TensorSpec([None, n]) for n in (5, 8)] + [tf.TensorSpec([None], "int32")]
+    step = tf.function(with_gradient(free), input_signature=spec, autograph=False)
+    for rows in (9, 30, 12):
+        batch = tensors(*batch_of(rng, rows, 4))
+        value, gradient = with_gradient(fixed)(*batch)
+        other, of_other = step(*batch)
+        np.testing.assert_allclose(other, value, rtol=1e-5)
+        np.testing.assert_allclose(of_other, gradient, rtol=1e-4, atol=1e-7)
 
 
 # --- what does not matter
@@ -252,7 +265,7 @@ def test_zero_when_the_teacher_is_a_rotated_scaled_student(rng):
     rotation, _ = np.linalg.qr(rng.normal(size=(5, 5)))
     teacher = np.float32(3 * student @ rotation)
     np.testing.assert_allclose(
-        terms_of(published(), student, teacher, labels), 0, atol=1e-6
+        terms_of(loss_of(), student, teacher, labels), 0, atol=1e-6
     )
 
 
@@ -261,8 +274,8 @@ def test_invariant_to_the_scale_of_each_row(rng):
     student, teacher, labels = batch_of(rng, 40, 10)
     scale = np.float32(rng.uniform(0.1, 10, (40, 1)))
     np.testing.assert_allclose(
-        terms_of(published(), student * scale, teacher / scale, labels),
-        terms_of(published(), student, teacher, labels),
+        terms_of(loss_of(), student * scale, teacher / scale, labels),
+        terms_of(loss_of(), student, teacher, labels),
         rtol=1e-3,
     )
 
@@ -272,17 +285,14 @@ def test_invariant_to_batch_order(rng):
     student, teacher, labels = batch_of(rng, 40, 10)
     image_ids = rng.integers(0, 20, 40)
     order = rng.permutation(40)
-    value, gradient = with_gradient(published(temperature=0.05))(
+    value, gradient = with_gradient(loss_of(temperature=0.05))(
         *tensors(student, teacher, labels, image_ids)
     )
-    shuffled, other = with_gradient(published(temperature=0.05))(
+    shuffled, other = with_gradient(loss_of(temperature=0.05))(
         *tensors(student[order], teacher[order], labels[order], image_ids[order])
     )
     np.testing.assert_allclose(value, shuffled, rtol=1e-5)
-    scale = np.abs(gradient).max()
-    np.testing.assert_allclose(
-        np.array(gradient)[order], other, rtol=1e-3, atol=1e-4 * scale
-    )
+    assert_same_gradient(other, np.array(gradient)[order])
 
 
 @op_by_op
@@ -290,8 +300,8 @@ def test_pairs_of_one_source_image_count_only_for_the_reference(rng):
     student, teacher, _ = batch_of(rng, 12, 3)
     labels = np.repeat(np.int32([0, 1, 2]), 4)
     image_ids = np.int32([0, 0, 1, 2, 3, 3, 4, 5, 6, 6, 6, 6])
-    with_repeats = terms_of(published(), student, teacher, labels)
-    assert terms_of(published(), student, teacher, labels, image_ids) != with_repeats
+    with_repeats = terms_of(loss_of(), student, teacher, labels)
+    assert terms_of(loss_of(), student, teacher, labels, image_ids) != with_repeats
     reference = EKDLoss.reference()
     assert terms_of(reference, student, teacher, labels, image_ids) == terms_of(
         EKDLoss.reference(), student, teacher, labels
@@ -301,11 +311,11 @@ def test_pairs_of_one_source_image_count_only_for_the_reference(rng):
 # --- the gradient
 
 
-@uncompiled
-def test_gradient_matches_central_differences(rng, run_as):
+@op_by_op
+def test_gradient_matches_central_differences(rng):
     student, teacher, labels = batch_of(rng, 14, 4)
-    loss = published(fprs=[0.3, 0.1, 0.02], temperature=0.2)
-    _, gradient = run_as(with_gradient(loss))(*tensors(student, teacher, labels))
+    loss = loss_of(fprs=[0.3, 0.1, 0.02], temperature=0.2)
+    _, gradient = with_gradient(loss)(*tensors(student, teacher, labels))
     thresholds = np.float64([loss.student_thresholds, loss.teacher_thresholds])
     expected = np.zeros(student.shape)
     for index in np.ndindex(student.shape):
@@ -329,59 +339,42 @@ def test_rows_in_no_mined_pair_get_no_gradient(rng):
     student = np.float32(np.linalg.qr(rng.normal(size=(16, 9)))[0].T)
     student[5] = student[4] + 0.3 * student[5]
     labels = np.int32([0, 0, 1, 1, 2, 3, 4, 5, 6])
-    loss = published(num_negatives=1, temperature=0.5)
-    _, gradient = with_gradient(loss)(*tensors(student, teacher, labels))
-    norms = np.linalg.norm(gradient, axis=1)
-    assert (norms[:6] > 0).all()
-    np.testing.assert_array_equal(norms[6:], [0, 0, 0])
+    for attached in (False, True):
+        loss = loss_of(
+            fprs=[1e-3],
+            num_negatives=1,
+            temperature=0.5,
+            threshold_gradient=attached,
+        )
+        _, gradient = with_gradient(loss)(*tensors(student, teacher, labels))
+        norms = np.linalg.norm(gradient, axis=1)
+        assert (norms[:6] > 0).all()
+        np.testing.assert_array_equal(norms[6:], [0, 0, 0])
 
 
 @op_by_op
-def test_teacher_receives_no_gradient(rng):
+def test_detached_thresholds_and_teachers_carry_no_gradient(rng):
+    # Cosines moved by the same amount as the thresholds would have no gradient at all.
     student, teacher, labels = tensors(*batch_of(rng, 12, 3))
+    fresh = loss_of(temperature=0.2, momentum=1.0)
+    _, gradient = with_gradient(fresh)(student, teacher, labels)
+    _, frozen = with_gradient(fresh, training=False)(student, teacher, labels)
+    np.testing.assert_allclose(gradient, frozen, rtol=1e-5, atol=1e-8)
     with tf.GradientTape() as tape:
         tape.watch(teacher)
-        total = sum(published(temperature=0.1)(student, teacher, labels).values())
+        total = sum(fresh(student, teacher, labels).values())
     assert tape.gradient(total, teacher) is None
-
-
-@op_by_op
-def test_thresholds_carry_no_gradient(rng):
-    # Cosines moved by the same amount as the thresholds would have no gradient at all.
-    student, teacher, labels = batch_of(rng, 12, 3)
-    fresh = published(temperature=0.2, momentum=1.0)
-    _, gradient = with_gradient(fresh)(*tensors(student, teacher, labels))
-    _, frozen = with_gradient(fresh, training=False)(*tensors(student, teacher, labels))
-    np.testing.assert_allclose(gradient, frozen, rtol=1e-5, atol=1e-8)
 
 
 # --- the thresholds
 
 
-@op_by_op
-def test_first_batch_sets_the_thresholds(rng):
-    student, teacher, labels = batch_of(rng, 30, 8)
-    loss = published()
-    loss(student, teacher, labels)
-    expected = thresholds_np(cosines_np(student, teacher, labels)[1], loss.miner.fprs)
-    np.testing.assert_allclose(loss.student_thresholds, expected[0], atol=1e-6)
-    np.testing.assert_allclose(loss.teacher_thresholds, expected[1], atol=1e-6)
-
-
-@uncompiled
-def test_thresholds_are_the_average_over_steps(rng, run_as):
-    check_average(rng, run_as, bias_correction=True)
-
-
-def test_uncorrected_average_starts_at_zero(rng):
-    check_average(rng, tf.function, bias_correction=False)
-
-
-def check_average(rng, run_as, bias_correction):
-    loss = published(
+@pytest.mark.parametrize("bias_correction", [True, False])
+def test_thresholds_are_the_average_over_steps(rng, bias_correction):
+    loss = loss_of(
         fprs=[0.1, 0.02], momentum=0.3, bias_correction=bias_correction, name="mine"
     )
-    step = run_as(lambda *x: loss(*x))
+    step = tf.function(lambda *x: loss(*x))
     average = np.zeros((2, 2))
     for i in range(4):
         batch = batch_of(rng, 20, 6)
@@ -396,25 +389,11 @@ def check_average(rng, run_as, bias_correction):
         np.testing.assert_allclose(values, ekd_np(*pairs, expected), rtol=1e-2)
 
 
-def weighted_quantile_np(cosines, weights, fpr):
-    """Returns the cosine above which `fpr` of the weight lies."""
-    order = np.argsort(-cosines)
-    above = np.cumsum(weights[order])
-    return cosines[order][np.searchsorted(above, fpr * above[-1])]
-
-
-def test_histogram_thresholds_match_a_sort_of_all_steps(rng):
-    check_histogram(rng, tf.function, momentum=1e-9)
-
-
-def test_histogram_forgets_old_steps(rng, run_as):
-    check_histogram(rng, run_as, momentum=0.2)
-
-
-def check_histogram(rng, run_as, momentum):
+@pytest.mark.parametrize("momentum", [1e-9, 0.2])
+def test_histogram_thresholds_match_a_sort_of_all_steps(rng, momentum):
     fprs = [1e-1, 1e-2, 1e-3, 1e-4]
-    loss = published(fprs=fprs, momentum=momentum, thresholds="histogram")
-    step = run_as(lambda *x: loss(*x))
+    loss = loss_of(fprs=fprs, momentum=momentum, thresholds="histogram")
+    step = tf.function(lambda *x: loss(*x))
     cosines, weights = np.zeros((2, 0)), np.zeros(0)
     for _ in range(6):
         student, teacher, labels = batch_of(rng, 64, 16, 32, 48)
@@ -427,7 +406,10 @@ def check_histogram(rng, run_as, momentum):
         counts = np.array(getattr(loss, f"{side}_histogram"))
         np.testing.assert_allclose(counts.sum(), weights.sum(), rtol=1e-5)
         got = np.array(getattr(loss, f"{side}_thresholds"))
-        expected = [weighted_quantile_np(cosines[row], weights, f) for f in fprs]
+        order = np.argsort(-cosines[row])
+        above = np.cumsum(weights[order])
+        places = np.searchsorted(above, np.multiply(fprs, above[-1]))
+        expected = cosines[row][order][places]
         # A bin, and the gap to the neighbouring cosine where they are sparse.
         np.testing.assert_allclose(got[:3], expected[:3], rtol=0, atol=2.0**-10)
         np.testing.assert_allclose(got[3], expected[3], rtol=0, atol=2.0**-7)
@@ -437,8 +419,8 @@ def check_histogram(rng, run_as, momentum):
 def test_histogram_resolves_rates_a_batch_cannot(rng):
     # 32 rows have fewer than 500 negatives: the batch's own threshold at 1e-3 is its
     # maximum, far above the rate asked for.
-    loss = published(fprs=[1e-3], momentum=1e-9, thresholds="histogram")
-    own = published(fprs=[1e-3])
+    loss = loss_of(fprs=[1e-3], momentum=1e-9, thresholds="histogram")
+    own = loss_of(fprs=[1e-3])
     cosines = []
     for _ in range(30):
         rows = np.float32(rng.normal(size=(32, 16)))
@@ -451,72 +433,7 @@ def test_histogram_resolves_rates_a_batch_cannot(rng):
     assert above_own.mean() > 1.6e-3
 
 
-@op_by_op
-@pytest.mark.parametrize("thresholds", ["ema", "histogram"])
-def test_evaluation_leaves_the_state_alone(rng, thresholds):
-    loss = published(thresholds=thresholds)
-    loss(*batch_of(rng, 20, 5))
-    before = state_of(loss)
-    loss(*batch_of(rng, 20, 5), training=False)
-    assert len(before) == (3 if thresholds == "ema" else 5)
-    for name, value in state_of(loss).items():
-        np.testing.assert_array_equal(value, before[name])
-
-
-@pytest.fixture(scope="module", params=["eager", "graph", "xla"])
-def shared(request):
-    """Returns a loss and its step for four rows, compiled once for several tests."""
-    loss = published(temperature=0.1, momentum=0.5)
-    step = terms_and_gradients(loss)
-    if request.param != "eager":
-        step = tf.function(step, jit_compile=request.param == "xla")
-    return loss, step
-
-
-def test_unusable_batches_leave_the_state_alone(rng, shared):
-    check_unusable(rng, *shared)
-
-
-def test_unusable_batches_leave_the_histogram_alone(rng):
-    loss = published(momentum=0.5, thresholds="histogram")
-    check_unusable(rng, loss, tf.function(terms_and_gradients(loss)))
-
-
-def check_unusable(rng, loss, step):
-    for variable in loss.variables:
-        variable.assign(tf.zeros_like(variable))
-
-    def four_rows():
-        student, teacher, _ = batch_of(rng, 4, 4)
-        return student, teacher, np.int32([0, 0, 1, 2]), np.arange(4, dtype=np.int32)
-
-    step(*tensors(*four_rows()))
-    before = state_of(loss)
-    for harm in ("no negatives", "nan student", "infinite teacher"):
-        student, teacher, labels, images = four_rows()
-        if harm == "no negatives":
-            labels[:] = 3
-        elif harm == "nan student":
-            student[2, 1] = np.nan
-        else:
-            teacher[3] = np.inf
-        step(*tensors(student, teacher, labels, images))
-        for name, value in state_of(loss).items():
-            np.testing.assert_array_equal(value, before[name], err_msg=harm)
-    step(*tensors(*four_rows()))
-    assert float(loss.num_updates) == 2
-    assert not np.array_equal(loss.student_thresholds, before["student_thresholds"])
-
-
-@op_by_op
-def test_a_student_that_is_not_finite_shows_in_the_loss(rng):
-    student, teacher, labels = batch_of(rng, 10, 3)
-    student[2, 1] = np.nan
-    positive, negative = terms_of(published(), student, teacher, labels)
-    assert np.isnan(positive) and np.isnan(negative)
-
-
-# --- degenerate batches, all of one shape so that each mode compiles once
+# --- degenerate batches
 
 ZERO_TERMS = {
     "no positive": ["ekd/positive"],
@@ -541,192 +458,155 @@ def degenerate_batches(rng):
     yield "zero rows", 0 * student, 0 * teacher, two_each, rows
 
 
-def terms_and_gradients(loss):
+@pytest.fixture(scope="module", params=["ema eager", "ema xla", "default graph"])
+def shared(request):
+    """Returns a loss and its step for four rows, traced once for several tests."""
+    form, mode = request.param.split()
+    loss = loss_of(temperature=0.1, momentum=0.5)
+    if form == "default":
+        loss = with_memory(6, momentum=0.5)
+
     def step(*batch):
         with tf.GradientTape(persistent=True) as tape:
             tape.watch(batch[0])
             terms = loss(*batch)
         return terms, {name: tape.gradient(terms[name], batch[0]) for name in terms}
 
-    return step
+    if mode != "eager":
+        step = tf.function(step, jit_compile=mode == "xla", autograph=False)
+    fresh = state_of(loss)
 
+    def run(*batch, afresh=False):
+        if afresh:
+            for variable, value in zip(loss.variables, fresh.values()):
+                variable.assign(value)
+        dtypes = np.float32, np.float32, np.int32, np.int32
+        return step(*tensors(*(dtype(x) for dtype, x in zip(dtypes, batch))))
 
-def check_degenerate(step, loss, kind, student, teacher, labels, image_ids, zero_terms):
-    for variable in loss.variables:
-        variable.assign(tf.zeros_like(variable))
-    terms, gradients = step(
-        *tensors(
-            *(np.float32(student), np.float32(teacher)),
-            *(np.int32(labels), np.int32(image_ids)),
-        )
-    )
-    for name in terms:
-        assert np.isfinite(terms[name]) and np.isfinite(gradients[name]).all(), kind
-    for name in zero_terms:
-        assert float(terms[name]) == 0.0, kind
-        np.testing.assert_array_equal(gradients[name], np.zeros(np.shape(student)))
-    for variable in loss.variables:
-        assert np.isfinite(np.array(variable)).all(), kind
+    return loss, run
 
 
 def test_degenerate_batches_stay_finite(rng, shared):
-    check_degenerate_batches(rng, *shared)
-
-
-def test_degenerate_batches_stay_finite_with_a_histogram(rng):
-    loss = published(temperature=0.1, thresholds="histogram")
-    check_degenerate_batches(rng, loss, tf.function(terms_and_gradients(loss)))
-
-
-def check_degenerate_batches(rng, loss, step):
+    loss, run = shared
     for kind, *batch in degenerate_batches(rng):
-        check_degenerate(step, loss, kind, *batch, ZERO_TERMS.get(kind, []))
+        terms, gradients = run(*batch, afresh=True)
+        for name in terms:
+            assert np.isfinite(terms[name]) and np.isfinite(gradients[name]).all(), kind
+        for name in ZERO_TERMS.get(kind, []):
+            assert float(terms[name]) == 0.0, kind
+            np.testing.assert_array_equal(gradients[name], np.zeros((4, 5)))
+        for variable in loss.variables:
+            assert np.isfinite(np.array(variable)).all(), kind
+
+
+def test_unusable_batches_leave_the_thresholds_alone(rng, shared):
+    loss, run = shared
+
+    def four_rows():
+        student, teacher, _ = batch_of(rng, 4, 4)
+        return student, teacher, np.int32([0, 0, 1, 2]), np.arange(4)
+
+    run(*four_rows(), afresh=True)
+    before = state_of(loss)
+    for harm in ("no negatives", "nan student", "infinite teacher"):
+        student, teacher, labels, images = four_rows()
+        if harm == "no negatives":
+            if loss.memory:
+                continue
+            labels[:] = 3
+        elif harm == "nan student":
+            student[2, 1] = np.nan
+        else:
+            teacher[3] = np.inf
+        terms, _ = run(student, teacher, labels, images)
+        assert np.isnan(terms["ekd/negative"]) == (harm == "nan student")
+        for name, value in state_of(loss).items():
+            np.testing.assert_array_equal(value, before[name], err_msg=harm)
+    run(*four_rows())
+    assert float(loss.num_updates) == 2
+    assert not np.array_equal(loss.student_thresholds, before["student_thresholds"])
 
 
 @op_by_op
 def test_batch_of_one_has_no_loss(rng):
-    loss = published(temperature=0.1)
-    step = terms_and_gradients(loss)
     student, teacher, _ = batch_of(rng, 1, 1)
-    zero_terms = ["ekd/positive", "ekd/negative"]
-    check_degenerate(step, loss, "one", student, teacher, [3], [0], zero_terms)
-
-
-# --- precision and modes
+    value, gradient = with_gradient(loss_of())(*tensors(student, teacher, [3]))
+    assert float(value) == 0.0 and not np.any(gradient)
 
 
 @op_by_op
-@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
-def test_computes_in_float32_under_mixed_precision(rng, mixed_policy, policy):
-    mixed_policy(policy)
-    dtype = policy.removeprefix("mixed_")
-    student, teacher, labels = batch_of(rng, 30, 8)
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_computes_in_float32_under_mixed_precision(rng, mixed_policy, dtype):
+    student, teacher, labels = tensors(*batch_of(rng, 30, 8))
     half = [tf.cast(x, dtype) for x in (student, teacher)]
     full = [tf.cast(x, "float32") for x in half]
-    loss, expected = published(), published()
-    got = loss(*half, labels)
-    want = expected(*full, labels)
-    for name in want:
-        assert got[name].dtype == tf.float32
-        np.testing.assert_allclose(got[name], want[name], rtol=1e-6)
-    for name in STATE:
-        assert getattr(loss, name).dtype == "float32"
-        np.testing.assert_array_equal(getattr(loss, name), getattr(expected, name))
-
-
-@op_by_op
-def test_half_precision_students_get_a_gradient_of_their_type(rng):
-    student, teacher, labels = tensors(*batch_of(rng, 12, 3))
-    student = tf.cast(student, tf.float16)
-    _, gradient = with_gradient(published(temperature=0.1))(student, teacher, labels)
-    assert gradient.dtype == tf.float16 and np.abs(gradient).max() > 0
-
-
-# --- what is watched
+    want, _ = with_gradient(loss_of(temperature=0.1))(*full, labels)
+    mixed_policy(f"mixed_{dtype}")
+    loss = loss_of(temperature=0.1)
+    got, gradient = with_gradient(loss)(*half, labels)
+    assert got.dtype == tf.float32 and gradient.dtype == dtype
+    assert all(tf.as_dtype(v.dtype) == tf.float32 for v in loss.variables)
+    np.testing.assert_allclose(got, want, rtol=1e-6)
+    assert np.abs(tf.cast(gradient, tf.float32)).max() > 0
 
 
 @op_by_op
 def test_monitor_names_every_rate():
     rows = np.eye(4, dtype=np.float32)
-    loss = published(fprs=[1e-3, 0.015, 0.5])
+    loss = loss_of(fprs=[1e-3, 0.015, 0.5])
     _, monitor = loss(rows, rows, np.int32([0, 0, 1, 1]), with_monitor=True)
-    prefixes = [
-        *("threshold/student", "threshold/teacher"),
-        *("batch_tpr/student", "batch_tpr/teacher"),
-        *("critical/positive", "critical/negative"),
-    ]
-    names = {f"{p}/fpr_{f}" for p in prefixes for f in ("1e-3", "1.5e-2", "5e-1")}
-    names |= {"critical/positive", "critical/negative"}
-    names |= {"pairs/positive", "pairs/negative"}
-    assert set(monitor) == names
+    names = {name for name in monitor if name.startswith("threshold/teacher/")}
+    assert names == {f"threshold/teacher/fpr_{f}" for f in ("1e-3", "1.5e-2", "5e-1")}
 
 
-@op_by_op
-def test_monitor_computed_by_hand():
-    # As in `test_loss_computed_by_hand`: at the thresholds 0.8 (student) and 0
-    # (teacher) the positive pair passes for the teacher alone, no negative passes.
-    student = np.float32([[1, 0], [0.6, 0.8], [0.8, -0.6]])
-    teacher = np.float32([[1, 0], [2, 0], [0, 3]])
-    loss = published(fprs=[0.1])
-    # Half a key step may put a threshold to either side of its own pair.
-    loss.student_thresholds.assign([0.8001])
-    loss.teacher_thresholds.assign([0.0001])
-    labels = np.int32([7, 7, 9])
-    _, monitor = loss(student, teacher, labels, training=False, with_monitor=True)
-    np.testing.assert_allclose(monitor.pop("threshold/student/fpr_1e-1"), 0.8001)
-    np.testing.assert_allclose(monitor.pop("threshold/teacher/fpr_1e-1"), 0.0001)
-    assert {name: float(value) for name, value in monitor.items()} == {
-        "batch_tpr/student/fpr_1e-1": 0,
-        "batch_tpr/teacher/fpr_1e-1": 1,
-        "critical/positive/fpr_1e-1": 1,
-        "critical/negative/fpr_1e-1": 0,
-        "critical/positive": 1,
-        "critical/negative": 0,
-        "pairs/positive": 1,
-        "pairs/negative": 2,
-    }
-
-
-# --- saving
-
-ARGUMENTS = {
-    "fprs": [0.2, 0.003],
-    "temperature": 0.03,
-    "num_negatives": 7,
-    "momentum": 0.2,
-    "positive_weight": 0.5,
-    "negative_weight": 0.0,
-    "thresholds": "histogram",
-    "bias_correction": False,
-    "same_image_pairs": True,
-    "memory": 3,
-    "student_dim": 5,
-    "teacher_dim": 8,
-    "name": "mine",
-}
+# --- saving and arguments
 
 
 def test_config_round_trip():
-    made = published(**ARGUMENTS)
+    arguments = {
+        "temperature": 0.03,
+        "momentum": 0.2,
+        "positive_weight": 0.5,
+        "negative_weight": 0.0,
+        "thresholds": "histogram",
+        "bias_correction": False,
+        "same_image_pairs": True,
+        "memory": 3,
+        "student_dim": 5,
+        "teacher_dim": 8,
+        "name": "mine",
+    }
+    made = loss_of(fprs=[0.2, 0.003], num_negatives=7, **arguments)
     config = keras.saving.serialize_keras_object(made)
     loss = keras.saving.deserialize_keras_object(config)
     assert type(loss) is EKDLoss
-    for name, value in ARGUMENTS.items():
-        if name not in ("fprs", "num_negatives"):
-            assert getattr(loss, name) == value
+    for name, value in arguments.items():
+        assert getattr(loss, name) == value
     assert (loss.miner.fprs, loss.miner.num_negatives) == ((0.2, 0.003), 7)
 
 
 @op_by_op
-@pytest.mark.parametrize("thresholds", ["ema", "histogram"])
-def test_state_is_saved_with_the_run(rng, tmp_path, thresholds):
+@pytest.mark.parametrize("memory", [0, 20])
+def test_state_is_saved_with_the_run_and_not_moved_by_evaluation(rng, tmp_path, memory):
     batches = [batch_of(rng, 16, 4) for _ in range(3)]
-    loss = published(thresholds=thresholds, momentum=0.2)
+    loss = with_memory(memory, momentum=0.2)
     for batch in batches[:2]:
         loss(*batch)
+    before = state_of(loss)
+    names = {"student_thresholds", "teacher_thresholds", "num_updates"}
+    names |= {"student_histogram", "teacher_histogram"}
+    if memory:
+        names |= {"memory_student", "memory_teacher"}
+        names |= {"memory_labels", "memory_image_ids"}
+    assert before.keys() == names and not loss.trainable_variables
+    expected = terms_of(loss, *batches[2], training=False)
     path = tf.train.Checkpoint(loss=loss).save(str(tmp_path / "run"))
-    resumed = published(thresholds=thresholds, momentum=0.2)
+    resumed = with_memory(memory, momentum=0.2)
     tf.train.Checkpoint(loss=resumed).restore(path).assert_consumed()
-    copied = published(thresholds=thresholds, momentum=0.2)
-    copied.set_weights(loss.get_weights())
-    expected = terms_of(loss, *batches[2])
-    for other in (resumed, copied):
-        assert terms_of(other, *batches[2]) == expected
+    assert terms_of(resumed, *batches[2], training=False) == expected
+    for other in (loss, resumed):
         for name, value in state_of(other).items():
-            np.testing.assert_array_equal(value, state_of(loss)[name])
-
-
-def test_state_is_never_trained():
-    loss = published(thresholds="histogram")
-    assert loss.trainable_variables == []
-    assert {v.name.split(":")[0] for v in loss.non_trainable_variables} == {
-        *STATE,
-        *HISTOGRAMS,
-    }
-    assert loss.student_thresholds.shape == loss.teacher_thresholds.shape == (6,)
-
-
-# --- wrong arguments
+            np.testing.assert_array_equal(value, before[name])
 
 
 @pytest.mark.parametrize(
@@ -737,60 +617,45 @@ def test_state_is_never_trained():
         ({"momentum": 1.5}, r"`momentum` must be in \(0, 1\]"),
         ({"positive_weight": -1}, r"`positive_weight` must be in \[0, inf\)"),
         ({"negative_weight": -1}, r"`negative_weight` must be in \[0, inf\)"),
-        ({"num_negatives": 0}, r"`num_negatives` must be in \[1, inf\)"),
-        ({"fprs": [1.0]}, r"`fprs` must be in \(0, 1\)"),
         ({"thresholds": "hist"}, "`thresholds` must be one of 'ema', 'histogram'"),
+        ({"memory": -1}, r"`memory` must be in \[0, inf\)"),
+        ({"memory": 9}, "`memory` needs `student_dim` and `teacher_d"),
     ],
 )
 def test_rejects_arguments_outside_their_range(arguments, words):
     with pytest.raises(ValueError, match=words):
-        published(**arguments)
-
-
-def test_reference_fixes_its_arguments():
-    loss = EKDLoss.reference(student_dim=5, teacher_dim=8)
-    assert (loss.temperature, loss.thresholds, loss.memory) == (0.01, "ema", 0)
-    assert not loss.threshold_gradient and not loss.bias_correction
-    with pytest.raises(TypeError, match="unexpected keyword argument 'temperature'"):
-        EKDLoss.reference(temperature=0.02)
+        loss_of(**arguments)
 
 
 def test_needs_labels(rng):
     student, teacher, _ = batch_of(rng, 4, 2)
     with pytest.raises(ValueError, match="EKDLoss needs `labels`"):
-        published()(student, teacher)
+        loss_of()(student, teacher)
 
 
 # --- thresholds that pass their gradient on
 
 
-def test_attached_thresholds_reward_no_rise_of_every_cosine(rng, run_as):
-    # Raising all cosines alike takes no positive past a negative. Detached thresholds
-    # reward it all the same; attached ones rise with their negatives.
-    positives = tf.constant(rng.uniform(0.2, 0.8, 20), tf.float32)
-    hardest = tf.constant(np.sort(rng.uniform(-0.2, 0.6, 50))[::-1].copy(), tf.float32)
-    ranks = tf.constant([20, 5])
-    thresholds = tf.gather(hardest, ranks)
+def test_attached_thresholds_move_with_the_negatives_around_them(run_as):
+    # Two positives, then 50 negatives. Rank 4: two to either side, a fifth each. Rank
+    # 0: three from the top. Rank 40: a quarter of it to either side. Rank 50: none.
+    thresholds = tf.constant([0.3, 0.8, 0.1, 0.0])
+    ranks = tf.constant([4, 0, 40, 50])
 
-    @run_as
-    def grad(rise):
+    def step(cosines):
         with tf.GradientTape(persistent=True) as tape:
-            tape.watch(rise)
-            near = near_in_rank(ranks, tf.ones(50, tf.bool))
-            attached = attach_thresholds(thresholds, hardest + rise, near)
-            losses = [
-                tf.reduce_mean(
-                    rank_differences(
-                        positives + rise, tf.ones(20), used, thresholds, 0.1
-                    )
-                )
-                for used in (thresholds, attached)
-            ]
-        return [tape.gradient(loss, rise) for loss in losses]
+            tape.watch(cosines)
+            near = near_in_rank(ranks, tf.range(52) - 2)
+            columns = tf.unstack(attach_thresholds(thresholds, cosines, near))
+        return columns, [tape.gradient(column, cosines) for column in columns]
 
-    detached, attached = grad(tf.constant(0.0))
-    assert float(detached) < -0.5
-    np.testing.assert_allclose(attached, 0.0, atol=1e-5)
+    values, gradients = run_as(step)(tf.linspace(0.9, 0.0, 52))
+    np.testing.assert_array_equal(values, thresholds)
+    places = np.arange(-2, 50)
+    for gradient, first, last in zip(gradients, (2, 0, 30), (6, 2, 49)):
+        inside = (places >= first) & (places <= last)
+        np.testing.assert_allclose(gradient, inside / inside.sum(), rtol=1e-6)
+    np.testing.assert_array_equal(gradients[3], np.zeros(52))
 
 
 def thresholds_after_training(rng, **kwargs):
@@ -805,7 +670,7 @@ def thresholds_after_training(rng, **kwargs):
         for noise in (0.5, 1.5)
     )
     weights = tf.Variable(rng.normal(size=(32, 32)), dtype=tf.float32)
-    loss = published(temperature=0.1, momentum=0.05, **kwargs)
+    loss = loss_of(temperature=0.1, momentum=0.05, **kwargs)
 
     @tf.function(autograph=False)
     def step():
@@ -835,15 +700,15 @@ def test_raising_every_cosine_of_a_large_batch_is_not_rewarded(rng):
     # 100 identities, 300 rows: 2,000 mined negatives are far fewer than FPR 0.1 has.
     _, teacher, labels = batch_of(rng, 300, 100)
     student = np.float32(teacher + 2 * rng.normal(size=teacher.shape))
-    slopes = []
-    for gradient in (False, True):
-        loss = EKDLoss(
-            memory=0,
+    values, slopes = [], []
+    for attached in (False, True):
+        loss = loss_of(
+            fprs=[0.1],
             temperature=0.1,
-            threshold_gradient=gradient,
-            miner=PairMiner(fprs=[1e-1]),
+            thresholds="histogram",
+            threshold_gradient=attached,
+            negative_weight=0.0,
         )
-        loss.negative_weight = 0.0
         with tf.GradientTape() as tape:
             rise = tf.constant(0.0)
             tape.watch(rise)
@@ -853,31 +718,12 @@ def test_raising_every_cosine_of_a_large_batch_is_not_rewarded(rng):
             raised = tf.concat([unit, tf.fill([300, 1], rise + 0.3)], axis=1)
             total = sum(loss(raised, teacher, labels).values())
         slopes.append(float(tape.gradient(total, rise)))
+        values.append(float(total))
+    assert values[0] == values[1]
     assert slopes[0] < 0 and abs(slopes[1]) < 0.4 * abs(slopes[0])
 
 
 @op_by_op
-def test_attached_thresholds_change_no_value(rng):
-    batch = batch_of(rng, 40, 10)
-    plain, attached = published(), published(threshold_gradient=True)
-    for _ in range(3):
-        assert terms_of(plain, *batch) == terms_of(attached, *batch)
-    for name, value in state_of(plain).items():
-        np.testing.assert_array_equal(value, state_of(attached)[name])
-
-
-@op_by_op
-def test_attached_thresholds_keep_gradients_within_the_mined_pairs(rng):
-    # One mined negative and no positive: two rows at most move.
-    student, teacher, _ = batch_of(rng, 12, 3)
-    labels = np.arange(12, dtype=np.int32)
-    loss = published(
-        fprs=[1e-3], num_negatives=1, temperature=0.5, threshold_gradient=True
-    )
-    _, gradient = with_gradient(loss)(*tensors(student, teacher, labels))
-    assert np.count_nonzero(np.abs(gradient).sum(axis=1)) <= 2
-
-
 @pytest.mark.parametrize("num_negatives", [10, 2256, 4000])
 def test_attached_thresholds_move_with_negatives_alone(rng, num_negatives):
     # The first two rows are one identity. Their cosine lies at the threshold, their
@@ -889,7 +735,7 @@ def test_attached_thresholds_move_with_negatives_alone(rng, num_negatives):
     labels = np.array([0] * 2 + list(range(1, 48)) * 2, np.int32)
     gradients = [
         with_gradient(
-            published(
+            loss_of(
                 fprs=[0.5],
                 num_negatives=num_negatives,
                 temperature=0.3,
@@ -903,46 +749,33 @@ def test_attached_thresholds_move_with_negatives_alone(rng, num_negatives):
     np.testing.assert_allclose(moved[:2], 0, atol=1e-9)
 
 
-@uncompiled
-def test_attached_thresholds_stay_finite_on_degenerate_batches(rng, run_as):
-    loss = published(threshold_gradient=True)
-    check_degenerate_batches(rng, loss, run_as(terms_and_gradients(loss)))
-
-
 # --- a memory of earlier batches
 
 
-def with_memory(rows, **kwargs):
-    return EKDLoss(memory=rows, student_dim=5, teacher_dim=8, **mined_by(kwargs))
-
-
+@pytest.mark.parametrize("run_as", ["graph", slow_xla], indirect=True)
 def test_memory_pairs_the_batch_with_earlier_ones(rng, run_as):
     # Against loops: pairs of the newest batch, and of it with the two before.
-    loss = with_memory(40, temperature=0.1, thresholds="ema", momentum=1.0, fprs=[0.1])
-    step = run_as(lambda *batch: loss(*batch))
+    miner = PairMiner(fprs=[0.1])
+    loss = with_memory(40, thresholds="ema", momentum=1.0, miner=miner)
+    step = run_as(with_gradient(loss))
     batches = [batch_of(rng, 20, 6) for _ in range(3)]
     for batch in batches:
-        terms = step(*tensors(*batch))
-    student, teacher, labels = (np.concatenate(x) for x in zip(*batches[::-1]))
-    positive, negative = [], []
-    for (i, a), (j, b) in itertools.combinations(enumerate(zip(student, teacher)), 2):
-        if i < 20:
-            cosines = [unit_np([x])[0] @ unit_np([y])[0] for x, y in zip(a, b)]
-            (positive if labels[i] == labels[j] else negative).append(tuple(cosines))
+        value, _ = step(*tensors(*batch))
+    everything = (np.concatenate(x) for x in zip(*batches[::-1]))
+    positive, negative = cosines_np(*everything, batch=20)
     thresholds = thresholds_np(negative, [0.1])
     expected = ekd_np(positive, negative, thresholds.reshape(2, 1), 0.1)
-    np.testing.assert_allclose([float(t) for t in terms.values()], expected, rtol=2e-3)
+    np.testing.assert_allclose(value, sum(expected), rtol=2e-3)
 
 
 @op_by_op
 def test_memory_receives_no_gradient_and_gives_one(rng):
-    loss, alone = with_memory(30, temperature=0.1), EKDLoss(memory=0)
+    loss = with_memory(30)
     first, second = batch_of(rng, 30, 5), batch_of(rng, 4, 5)
     loss(*first)
     # Four identities of a batch have no positive among themselves.
     labels = np.arange(4, dtype=np.int32)
-    positive, _ = terms_of(alone, *second[:2], labels)
-    assert positive == 0
+    assert terms_of(EKDLoss(memory=0), *second[:2], labels)[0] == 0
     value, gradient = with_gradient(loss)(*tensors(*second[:2], labels))
     assert value > 0 and gradient.shape == (4, 5)
     assert np.abs(gradient).max() > 0
@@ -977,47 +810,3 @@ def test_memory_leaves_out_images_of_the_batch(rng):
     loss(student[1:2], teacher[1:2], labels[1:2], images[1:2] + 10)
     _, monitor = loss(student, teacher, labels, images, with_monitor=True)
     assert (monitor["pairs/positive"], monitor["pairs/negative"]) == (4, 6)
-
-
-@op_by_op
-@pytest.mark.parametrize("training", [True, False])
-def test_memory_takes_in_no_spoiled_batch_and_none_of_an_evaluation(rng, training):
-    loss = with_memory(6)
-    loss(*batch_of(rng, 4, 2))
-    before = state_of(loss)
-    student, teacher, labels = batch_of(rng, 4, 2)
-    if training:
-        student[1, 1] = np.nan
-    loss(student, teacher, labels, training=training)
-    for name, value in state_of(loss).items():
-        np.testing.assert_array_equal(value, before[name])
-
-
-def test_memory_with_a_batch_size_unknown_while_tracing(rng):
-    fixed, free = with_memory(16, temperature=0.1), with_memory(16, temperature=0.1)
-    spec = [tf.TensorSpec([None, n]) for n in (5, 8)] + [tf.TensorSpec([None], "int32")]
-    step = tf.function(with_gradient(free), input_signature=spec, autograph=False)
-    for rows in (9, 30, 12):
-        batch = tensors(*batch_of(rng, rows, 4))
-        value, gradient = with_gradient(fixed)(*batch)
-        other, of_other = step(*batch)
-        np.testing.assert_allclose(other, value, rtol=1e-5)
-        np.testing.assert_allclose(of_other, gradient, rtol=1e-4, atol=1e-7)
-
-
-@pytest.mark.parametrize(
-    "arguments, words",
-    [
-        (
-            {"memory": -1, "student_dim": 4, "teacher_dim": 4},
-            r"`memory` must be in \[0, inf\)",
-        ),
-        (
-            {"memory": 9, "student_dim": 4},
-            "`memory` needs `student_dim` and `teacher_d",
-        ),
-    ],
-)
-def test_memory_rejects_wrong_arguments(arguments, words):
-    with pytest.raises(ValueError, match=words):
-        EKDLoss(**arguments)

@@ -1,11 +1,5 @@
 """`EKDLoss` on several replicas against one device on the concatenated batch."""
 
-import os
-import pathlib
-import re
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -17,15 +11,9 @@ from ekd_tf.ops.collective import num_replicas
 ROWS = 16
 
 
-# One process can gather over one number of replicas only: TensorFlow numbers the group
-# of the first devices once.
 @pytest.fixture
-def strategy(request):
-    return request.getfixturevalue(
-        {"2": "two_replicas", "4": "four_replicas"}[
-            os.environ.get("EKD_TEST_REPLICAS", "2")
-        ]
-    )
+def strategy(two_replicas):
+    return two_replicas
 
 
 def batch_of(rng):
@@ -93,21 +81,3 @@ def test_replicas_compute_what_one_device_does(rng, strategy, arguments):
         np.testing.assert_allclose(summed, gradient, rtol=1e-4, atol=1e-5 * scale)
         for one, many in zip(alone.variables, shared.variables):
             np.testing.assert_allclose(np.array(many), np.array(one), atol=1e-6)
-
-
-# The test above is its fast sibling, on two.
-@pytest.mark.slow
-def test_the_same_on_four_replicas():
-    tests = pathlib.Path(__file__).parents[1]
-    chosen = [f"{__file__}::test_replicas_compute_what_one_device_does[ema]"]
-    chosen.append(str(tests / "ops" / "test_collective.py"))
-    run = subprocess.run(
-        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *chosen],
-        env={**os.environ, "EKD_TEST_REPLICAS": "4"},
-        cwd=tests.parent,
-        capture_output=True,
-        text=True,
-    )
-    assert run.returncode == 0, run.stdout[-3000:]
-    # One of the losses, and all of the gathers.
-    assert int(re.search(r"(\d+) passed", run.stdout).group(1)) > 6

@@ -14,7 +14,6 @@ import tensorflow as tf
 from ekd_tf import losses
 from ekd_tf.heads import ArcFace
 from ekd_tf.keras_compat import tf_variable
-from ekd_tf.losses.centres import margin_cross_entropy
 from ekd_tf.losses.centres import margins_of_teacher
 from ekd_tf.losses.darkrank import darkrank
 from ekd_tf.losses.direct import cosine_distance
@@ -271,18 +270,6 @@ def test_centres_are_of_unit_length_and_frozen():
         loss.cosines(tf.ones((1, 3)))
 
 
-def test_margin_cross_entropy_by_hand():
-    # Logits 2 (1 - 1/2, 0) = (1, 0) and 2 (0, 1/2 - 1/2) = (0, 0).
-    value = margin_cross_entropy(
-        tf.constant([[1.0, 0.0], [0.0, 0.5]]),
-        tf.constant([0, 1]),
-        2.0,
-        lambda cosine: cosine - 0.5,
-    )
-    expected = (np.log(1 + np.exp(-1)) + np.log(2)) / 2
-    np.testing.assert_allclose(value, expected, rtol=1e-6)
-
-
 def test_loss_is_no_number_until_saved_centres_are_restored(tmp_path):
     loss = losses.ProxylessKDLoss(CENTRES)
     batch = np.ones((2, 2), np.float32), np.ones((2, 2), np.float32), np.int32([0, 1])
@@ -355,12 +342,6 @@ def test_equal_sizes_own_no_projection_and_others_must_fit(random_batch):
         losses.CosineLoss(2, 3)(student, teacher)
 
 
-def test_projection_stays_float32_under_mixed_precision(mixed_policy):
-    mixed_policy("mixed_float16")
-    loss = losses.CosineLoss(student_dim=2, teacher_dim=3)
-    assert loss.projection(tf.ones((1, 2))).dtype == tf.float32
-
-
 # --- arguments
 
 
@@ -378,20 +359,13 @@ ACUTE = r"must be in \[0, pi/2\) radians"
         ("DarkRankLoss", "length", 1, r"`length` must be in \[2, inf\)"),
         ("SPLoss", "gram", "euclid", "must be one of 'cosine', 'row_normalized'"),
         ("RKDLoss", "distance_weight", -1, r"`distance_weight` must be in \[0, inf\)"),
-        ("RKDLoss", "angle_weight", -1, r"`angle_weight` must be in \[0, inf\)"),
         ("RKDLoss", "delta", 0.0, r"`delta` must be in \(0, inf\)"),
         ("TripletDistillationLoss", "min_margin", 0.6, r"must be in \[0, 0.5\]"),
-        ("TripletDistillationLoss", "max_margin", 0.0, r"must be in \(0, inf\)"),
         ("KDLoss", "temperature", 0.0, r"`temperature` must be in \(0, inf\)"),
-        ("KDLoss", "scale", 0.0, r"`scale` must be in \(0, inf\)"),
         ("ShrinkTeaNetLoss", "angular_weight", -1, r"must be in \[0, inf\)"),
-        ("ShrinkTeaNetLoss", "classifier_weight", -1, r"must be in \[0, inf\)"),
         ("MarginDistillationLoss", "min_margin", 0.6, r"must be in \[0, 0.55\]"),
-        ("MarginDistillationLoss", "max_margin", 1.6, ACUTE),
         ("ProxylessKDLoss", "margin", 28.6, ACUTE),
         ("AdaDistillLoss", "num_identities", 1, r"must be in \[2, inf\)"),
-        ("AdaDistillLoss", "margin", 28.6, ACUTE),
-        ("AdaDistillLoss", "scale", 0.0, r"`scale` must be in \(0, inf\)"),
     ],
 )
 def test_rejects_arguments_outside_their_range(name, argument, value, rule):

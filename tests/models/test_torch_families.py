@@ -65,6 +65,8 @@ def check(model, expected, images):
 @pytest.mark.parametrize("family", MAKERS)
 def test_gives_the_embeddings_of_the_definition(family, short, images):
     state, reference = short(family)
+    last = max(state)
+    assert recognise(key for key in state if key != last) == family
     model = build_from_torch(family, state)
     check(model, reference(images), images)
     assert model.input_shape == (None, 32, 32, 3)
@@ -88,14 +90,6 @@ def test_bgr_weights_make_a_model_of_rgb_images(short, images):
     kernel = state["input_layer.0.weight"].copy()
     check(build_from_torch("tface_ir_18", state, "bgr"), expected, images)
     np.testing.assert_array_equal(state["input_layer.0.weight"], kernel)
-
-
-@pytest.mark.parametrize("family", MAKERS)
-def test_keys_tell_the_family(family, short):
-    state, _ = short(family)
-    assert recognise(state) == family
-    last = max(state)
-    assert recognise(key for key in state if key != last) == family
 
 
 def test_keys_tell_the_depth():
@@ -185,65 +179,24 @@ def test_mobilefacenet_gives_upstream_embeddings(upstream):
     np.testing.assert_allclose(embeddings, upstream["embeddings"], atol=1e-4)
 
 
-def test_every_weight_of_the_model_is_replaced(rng):
-    model = iresnet.IResNet(**TINY)
-    before = model.get_weights()
-    load_torch_weights(model, iresnet_state(rng))
-    for old, new in zip(before, model.get_weights()):
-        assert np.all(old != new)
-
-
 @pytest.mark.parametrize(
-    ("change", "words"),
+    ("key", "value", "words"),
     [
-        (
-            lambda s: s.pop("layer1.0.bn1.bias"),
-            "Missing: layer1.0.bn1.bias. Unexpected: none.",
-        ),
-        (
-            lambda s: s.update({"fc2.weight": np.ones(3)}),
-            "Missing: none. Unexpected: fc2.weight.",
-        ),
-        (
-            lambda s: s.update({"prelu.weight": np.ones(9)}),
-            "`arrays['prelu.weight']` does not fit the layer's weight (1, 1, 8). "
-            "Received: shape=(9,)",
-        ),
-        (
-            lambda s: s.update({"fc.weight": np.ones((6, 255))}),
-            "`arrays['fc.weight']` does not fit the layer's weight (256, 6). "
-            "Received: shape=(6, 255)",
-        ),
-        (
-            lambda s: s.update({"fc.bias": np.full(6, np.nan)}),
-            "`arrays['fc.bias']` must be finite. It holds NaN or inf.",
-        ),
-        (
-            lambda s: s.update({"features.weight": np.full(6, 1.5)}),
-            "`arrays['features.weight']` must be all 1: the reference does not train "
-            "it and the layer has no scale. Received: values from 1.5 to 1.5",
-        ),
-        (
-            lambda s: s.update({"conv1.weight": np.ones((8, 27))}),
-            "`arrays['conv1.weight']` does not fit the layer's weight (3, 3, 3, 8). "
-            "Received: shape=(8, 27)",
-        ),
-    ],
-    ids=[
-        "missing",
-        "unexpected",
-        "slope of another width",
-        "matrix of another input size",
-        "not finite",
-        "trained scale",
-        "flattened kernel",
+        ("layer1.0.bn1.bias", None, "Missing: layer1.0.bn1.bias. Unexpected: none."),
+        ("fc2.weight", np.ones(3), "Missing: none. Unexpected: fc2.weight."),
+        ("fc.weight", np.ones((6, 255)), "(256, 6). Received: shape=(6, 255)"),
+        ("conv1.weight", np.ones((8, 27)), "(3, 3, 3, 8). Received: shape=(8, 27)"),
+        ("fc.bias", np.full(6, np.nan), "`arrays['fc.bias']` must be finite."),
+        ("features.weight", np.full(6, 1.5), "must be all 1"),
     ],
 )
-def test_rejects_arrays_that_do_not_fit_and_changes_nothing(rng, change, words):
+def test_rejects_arrays_that_do_not_fit_and_changes_nothing(rng, key, value, words):
     model = iresnet.IResNet(**TINY)
     before = model.get_weights()
     state = iresnet_state(rng)
-    change(state)
+    state[key] = value
+    if value is None:
+        del state[key]
     with pytest.raises(ValueError) as error:
         load_torch_weights(model, state)
     assert words in str(error.value)

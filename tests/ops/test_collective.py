@@ -1,5 +1,3 @@
-import os
-
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -10,16 +8,9 @@ from ekd_tf.ops.collective import own_rows
 from ekd_tf.ops.collective import sum_over_replicas
 
 
-# One process can gather over one number of replicas only: TensorFlow numbers the group
-# of the first devices once. `tests/losses/test_ekd_distributed.py` runs this file again
-# with four.
 @pytest.fixture
-def strategy(request):
-    return request.getfixturevalue(
-        {"2": "two_replicas", "4": "four_replicas"}[
-            os.environ.get("EKD_TEST_REPLICAS", "2")
-        ]
-    )
+def strategy(two_replicas):
+    return two_replicas
 
 
 def scatter(strategy, rows):

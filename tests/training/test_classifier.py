@@ -7,7 +7,6 @@ from toys import batch
 from ekd_tf.heads import ArcFace
 from ekd_tf.heads import CurricularFace
 from ekd_tf.heads import sample_classes
-from ekd_tf.keras_compat import tf_variable
 from ekd_tf.training.classifier import FaceClassifier
 from ekd_tf.training.loop import compile_step
 from ekd_tf.training.strategy import distribute
@@ -180,35 +179,3 @@ def test_unsampled_classes_do_not_move_and_the_draw_is_in_the_state(rng):
     names = {name.split("/")[-1] for name in model.state() if name.startswith("head")}
     assert {"centers", "num_draws", "stage"} <= names
     assert int(head.num_draws) == 1 and float(head.stage) != 0
-
-
-def sampled_run(strategy, batches):
-    """Returns the centres after each of the steps, one copy per replica."""
-    with strategy.scope():
-        head = ArcFace(num_identities=40, scale=4.0, sample_rate=0.3)
-        model = FaceClassifier(backbone(batch_norm=False), head)
-        model.compile(keras.optimizers.SGD(0.1, momentum=0.9), weight_decay=0.05)
-    step, centers = compile_step(model, strategy), []
-    for data in batches:
-        dataset = tf.data.Dataset.from_tensors(data)
-        step(next(iter(distribute(strategy, dataset))))
-        copies = strategy.experimental_local_results(tf_variable(head.centers))
-        centers.append([copy.numpy() for copy in copies])
-    return centers
-
-
-def test_two_replicas_move_sampled_centres_as_one_does(rng, two_replicas):
-    batches = [batch(rng, identities=40) for _ in range(3)]
-    expected = sampled_run(tf.distribute.get_strategy(), batches)
-    received = sampled_run(two_replicas, batches)
-    before = None
-    for number, ((alone,), copies) in enumerate(zip(expected, received)):
-        for copy in copies:
-            np.testing.assert_allclose(copy, alone, rtol=2e-5, atol=1e-6)
-        if before is not None:
-            # Of 40 classes 12 move, whatever momentum and decay the others have.
-            labels = batches[number]["label"]
-            classes, _ = sample_classes(labels, 40, 12, tf.constant([0, number]))
-            moved = np.flatnonzero(np.any(alone != before, axis=1))
-            np.testing.assert_array_equal(moved, classes)
-        before = alone

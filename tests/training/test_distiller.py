@@ -115,24 +115,6 @@ def test_each_model_runs_once_per_step(rng):
     assert flat.count("Conv2D") == 1
 
 
-def test_ekd_thresholds_are_in_the_state_and_move_and_are_watched(rng):
-    model, data = make(), batch(rng)
-    names = [name for name in model.state() if "student_thresholds" in name]
-    assert len(names) == 1
-    assert np.all(model.state()[names[0]].numpy() == 0)
-    out = step_of(model)(data)
-    assert np.all(model.state()[names[0]].numpy() != 0)
-    assert {
-        "threshold/student/fpr_1e-1",
-        "threshold/teacher/fpr_1e-6",
-        "batch_tpr/student/fpr_1e-3",
-        "critical/positive",
-        "critical/negative/fpr_1e-2",
-        "gradient_norm",
-        "learning_rate",
-    } <= set(out)
-
-
 @pytest.mark.parametrize("replicas", ["one", "two"])
 def test_a_skipped_step_leaves_every_state_but_its_count(rng, replicas, request):
     strategy = tf.distribute.get_strategy()
@@ -208,17 +190,6 @@ def test_two_replicas_train_projections_and_centres_as_one(rng, two_replicas):
         )
 
 
-def operations_of(function):
-    """Returns (type, dtypes of outputs) of every operation, nested ones included."""
-    graph = function.graph
-    nodes = [(op.type, [o.dtype for o in op.outputs]) for op in graph.get_operations()]
-    for inner in graph.as_graph_def().library.function:
-        for node in inner.node_def:
-            kinds = [node.attr[key].type for key in ("T", "DstT") if key in node.attr]
-            nodes.append((node.op, [tf.as_dtype(kind) for kind in kinds if kind]))
-    return nodes
-
-
 def make_with_two_losses():
     losses = {"gap": (CosineGap(), 3.0), "ekd": (EKDLoss(memory=0), 50.0)}
     return make(losses=losses, teacher=backbone(dim=8, seed=7))
@@ -238,24 +209,13 @@ def test_losses_and_thresholds_are_float32_and_near_those_of_float32(
     data, exact = step_in_float32
     mixed_policy(policy)
     model = make_with_two_losses()
-    step = step_of(model)
-    out = step(data)
+    out = step_of(model)(data)
     assert all(value.dtype == tf.float32 for value in out.values())
     for name, variable in model.state().items():
         assert variable.dtype in (tf.float32, tf.int64), name
     for name, value in exact.items():
         if name.startswith(("loss", "threshold/")) and name != "loss_scale":
             np.testing.assert_allclose(out[name], value, rtol=0.05, atol=0.01)
-
-    # The backbone computes in half precision, and it alone.
-    half = {"mixed_float16": tf.float16, "mixed_bfloat16": tf.bfloat16}[policy]
-    nodes = operations_of(step.get_concrete_function(data))
-    in_half = {kind for kind, dtypes in nodes if half in dtypes}
-    assert "Conv2D" in in_half
-    seen = {kind for kind, _ in nodes}
-    delicate = {"Sigmoid", "Softmax", "Exp", "Log", "Acos", "Rsqrt", "Cumsum", "Square"}
-    assert "Sigmoid" in seen
-    assert not delicate & in_half
 
 
 def test_takes_an_optimizer_by_name_and_a_loss_of_weight_one():

@@ -3,8 +3,6 @@
 import numpy as np
 import pytest
 import tensorflow as tf
-from toys import CosineGap
-from toys import backbone
 
 from ekd_tf.training.gradient_share import GradientShare
 
@@ -91,32 +89,3 @@ def test_saves_its_arguments():
 def test_says_which_argument_is_wrong(arguments, message):
     with pytest.raises(ValueError, match=message):
         GradientShare(**arguments)
-
-
-def test_in_a_loop_of_ones_own(rng):
-    student, teacher = backbone(batch_norm=False), backbone(seed=7)
-    images = rng.integers(0, 256, (6, 16, 16, 3)).astype(np.uint8)
-    share, gap = GradientShare(0.3), CosineGap()
-    targets = rng.normal(size=(6, 8)).astype(np.float32)
-    with tf.GradientTape() as network:
-        embeddings = student(images, training=True)
-    with tf.GradientTape(persistent=True) as losses:
-        losses.watch(embeddings)
-        margin = tf.reduce_mean((embeddings - targets) ** 2)
-        distilled = sum(gap(embeddings, teacher(images)).values())
-    of_margin = losses.gradient(margin, embeddings)
-    of_gap = losses.gradient(distilled, embeddings)
-    weight = share(tf.norm(of_margin), tf.norm(of_gap))
-    gradients = network.gradient(
-        embeddings, student.trainable_variables, of_margin + weight * of_gap
-    )
-    np.testing.assert_allclose(
-        weight * tf.norm(of_gap), 0.3 * tf.norm(of_margin), rtol=1e-5
-    )
-    with tf.GradientTape() as tape:
-        embeddings = student(images, training=True)
-        loss = tf.reduce_mean((embeddings - targets) ** 2)
-        loss += weight * sum(gap(embeddings, teacher(images)).values())
-    expected = tape.gradient(loss, student.trainable_variables)
-    for one, other in zip(gradients, expected):
-        np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-6)

@@ -134,27 +134,6 @@ def path_of(optimizer, gradients, **arguments):
     return values
 
 
-def test_sgd_by_hand():
-    # m = -0.1; m = 0.9 * -0.1 - 0.2 = -0.29.
-    for momentum, expected in ((0.9, [0.9, 0.61]), (0.0, [0.9, 0.7])):
-        optimizer = make_optimizer("sgd", 0.1, momentum)
-        path = path_of(optimizer, [1.0, 2.0], weight_decay=0.0)
-        np.testing.assert_allclose(path, expected, rtol=1e-6)
-
-
-def test_adam_matches_numpy():
-    value, mean, square, expected, gradients = 1.0, 0.0, 0.0, [], [1.0, -2.0, 0.5]
-    for t, gradient in enumerate(gradients, 1):
-        mean = 0.5 * mean + 0.5 * gradient
-        square = 0.999 * square + 0.001 * gradient**2
-        # Kingma & Ba's second form: epsilon is added to the uncorrected root.
-        step = 0.1 * np.sqrt(1 - 0.999**t) / (1 - 0.5**t)
-        value -= step * mean / (np.sqrt(square) + 1e-7)
-        expected.append(value)
-    path = path_of(make_optimizer("adam", 0.1, 0.5), gradients, weight_decay=0.0)
-    np.testing.assert_allclose(path, expected, rtol=1e-5)
-
-
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_follows_a_schedule(name):
     # With a constant gradient and no memory, the second step is a tenth.
@@ -320,12 +299,6 @@ def test_swa_has_no_average_before_its_first_snapshot():
         np.testing.assert_allclose(variable.numpy(), 0.4, rtol=1e-5)
 
 
-def test_an_optimizer_that_averages_nothing_lends_nothing():
-    variable = tf.Variable(1.0)
-    with averaged(make_optimizer("sgd", 0.1), [variable]):
-        assert variable.numpy() == 1.0
-
-
 @needs_addons
 @pytest.mark.parametrize(
     "name, words",
@@ -351,25 +324,6 @@ def test_the_current_stack_says_what_to_install():
         r"pip install '\.\[addons\]'",
     ):
         make_optimizer("addons/LAMB", 0.1)
-
-
-@needs_addons
-def test_names_all_that_addons_has():
-    import tensorflow_addons as addons
-
-    exported = {
-        name
-        for name, kind in vars(addons.optimizers).items()
-        if isinstance(kind, type)
-        and issubclass(kind, keras.optimizers.legacy.Optimizer)
-    }
-    assert exported - {name.split(":")[0] for name in NAMES} == {
-        "AveragedOptimizerWrapper",
-        "COCOB",
-        "ConditionalGradient",
-        "KerasLegacyOptimizer",
-        "MultiOptimizer",
-    }
 
 
 def test_rejects_wrong_arguments():

@@ -116,20 +116,6 @@ def test_many_steps_are_those_of_a_loop_over_rows(rng, strategy, nesterov):
         np.testing.assert_allclose(copy, expected, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("momentum", [0.0, 0.9])
-def test_a_sample_of_all_rows_takes_the_dense_step(rng, momentum):
-    strategy, table = tf.distribute.get_strategy(), rng.normal(size=(5, 2))
-    sampled = Run(strategy, table, momentum=momentum)
-    dense = Run(strategy, table, momentum=momentum, sampled_variables=[])
-    for _ in range(3):
-        rows, values = rng.permutation(5), rng.normal(size=(5, 2))
-        norm = sampled.step(rows, values)
-        assert norm == pytest.approx(dense.step(rows, values), rel=1e-5)
-    np.testing.assert_allclose(
-        sampled.table.numpy(), dense.table.numpy(), rtol=1e-5, atol=1e-7
-    )
-
-
 def test_a_skipped_step_leaves_rows_and_momenta(strategy):
     run = Run(strategy, np.ones((4, 1)), weight_decay=0.5)
     run.step([0, 2], [[2.0], [4.0]])

@@ -69,14 +69,6 @@ def test_optimizer_follows_the_schedule_in_a_graph(name):
         np.testing.assert_allclose(moved, schedule(i), atol=1e-6)
 
 
-@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
-def test_stays_float32_under_mixed_precision(mixed_policy, policy):
-    expected = values(SCHEDULES["cosine"], range(20))
-    mixed_policy(policy)
-    assert SCHEDULES["cosine"](7).dtype == tf.float32
-    assert values(SCHEDULES["cosine"], range(20)) == expected
-
-
 @pytest.mark.parametrize("name", SCHEDULES)
 def test_config_round_trip(name):
     schedule = SCHEDULES[name]
