@@ -163,6 +163,54 @@ def kd(student, teacher, labels, centres, temperature=4.0, scale=64.0, own=None)
     return temperature**2 * total / len(student)
 
 
+def gkd(student, teacher, labels, centres, temperature=4.0, mass=0.9, scale=64.0):
+    total = 0.0
+    for s, t in zip(student, teacher):
+        p, q = (
+            np.exp(
+                log_softmax([scale * cosine_of(x, c) / temperature for c in centres])
+            )
+            for x in (t, s)
+        )
+        primary, held = [], 0.0
+        for j in sorted(range(len(p)), key=lambda j: -p[j]):
+            if held < mass:
+                primary.append(j)
+                held += p[j]
+        of_p, of_q = p[primary].sum(), q[primary].sum()
+        total += sum(p[j] / of_p * math.log(p[j] / of_p * of_q / q[j]) for j in primary)
+        total += of_p * math.log(of_p / of_q)
+        if len(primary) < len(p):
+            total += (1 - of_p) * math.log((1 - of_p) / (1 - of_q))
+    return temperature**2 * total / len(student)
+
+
+def pkt(student, teacher, labels=None):
+    def probabilities(x, i):
+        kernel = np.array([(cosine_of(x[i], y) + 1) / 2 + 1e-6 for y in x])
+        return kernel / kernel.sum()
+
+    total = 0.0
+    for i in range(len(student)):
+        p, q = probabilities(teacher, i), probabilities(student, i)
+        total += sum(a * math.log(a / b) for a, b in zip(p, q))
+    return total / len(student)
+
+
+def icd_face(student, teacher, labels, bins=41):
+    def histogram(x):
+        counts = np.zeros(bins)
+        for i, j in pairs_of(x):
+            if i != j and labels[i] == labels[j]:
+                place = (cosine_of(x[i], x[j]) + 1) / 2 * (bins - 1)
+                for r in range(bins):
+                    counts[r] += max(0.0, 1 - abs(place - r))
+        return counts / counts.sum()
+
+    p, q = histogram(teacher), histogram(student)
+    return sum(a * math.log((a + 1e-6) / (b + 1e-6)) for a, b in zip(p, q))
+
+
 def arcface(student, labels, centres, margins, scale=64.0):
     """Mean cross entropy with an angular margin per row, guarded past pi - m."""
     total = 0.0

@@ -11,8 +11,11 @@ from ekd_tf.losses.darkrank import DarkRankLoss
 from ekd_tf.losses.direct import CosineLoss
 from ekd_tf.losses.direct import FitNetLoss
 from ekd_tf.losses.ekd import EKDLoss
+from ekd_tf.losses.gkd import GKDLoss
+from ekd_tf.losses.icd_face import ICDFaceLoss
 from ekd_tf.losses.kd import KDLoss
 from ekd_tf.losses.pairwise import CCKDLoss
+from ekd_tf.losses.pairwise import PKTLoss
 from ekd_tf.losses.pairwise import SPLoss
 from ekd_tf.losses.rkd import RKDLoss
 from ekd_tf.losses.triplet_distillation import TripletDistillationLoss
@@ -24,7 +27,10 @@ LOSSES = {
     "cosine": CosineLoss,
     "fitnet": FitNetLoss,
     "kd": KDLoss,
+    "gkd": GKDLoss,
     "sp": SPLoss,
+    "pkt": PKTLoss,
+    "icd_face": ICDFaceLoss,
     "cckd": CCKDLoss,
     "rkd": RKDLoss,
     "darkrank": DarkRankLoss,
@@ -45,8 +51,11 @@ __all__ = [
     "DistillationLoss",
     "EKDLoss",
     "FitNetLoss",
+    "GKDLoss",
+    "ICDFaceLoss",
     "KDLoss",
     "MarginDistillationLoss",
+    "PKTLoss",
     "ProjectedLoss",
     "ProxylessKDLoss",
     "RKDLoss",

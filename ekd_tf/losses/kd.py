@@ -72,14 +72,18 @@ class KDLoss(CentreLoss):
         # A function hides the head from Keras, which would list its centres twice.
         self._head = lambda: head
 
-    def compute(self, student: tf.Tensor, teacher: tf.Tensor) -> TermsAndMonitor:
+    def logits(
+        self, student: tf.Tensor, teacher: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """Returns both models' scaled cosines, float32 `(batch, num_identities)`."""
         head = self._head()
         if head is None:
             cosines = self.cosines(self.project(student, teacher))
         else:
             centres = l2_normalize(tf.convert_to_tensor(head.centers))
             cosines = tf.matmul(l2_normalize(student), centres, transpose_b=True)
-        value = kd_divergence(
-            self.scale * cosines, self.scale * self.cosines(teacher), self.temperature
-        )
+        return self.scale * cosines, self.scale * self.cosines(teacher)
+
+    def compute(self, student: tf.Tensor, teacher: tf.Tensor) -> TermsAndMonitor:
+        value = kd_divergence(*self.logits(student, teacher), self.temperature)
         return {self.name: value}, {}

@@ -17,6 +17,7 @@ from ekd_tf.ops.numerics import l2_normalize
 from ekd_tf.ops.numerics import similarity_matrix
 
 GRAMS = ("cosine", "row_normalized")
+_LEAST_KERNEL = 1e-6
 
 
 def similarity_preserving(
@@ -101,3 +102,34 @@ class CCKDLoss(DistillationLoss):
             for embeddings in (student, teacher)
         ]
         return {self.name: tf.reduce_mean(tf.math.squared_difference(*kernels))}, {}
+
+
+def probability_divergence(student: tf.Tensor, teacher: tf.Tensor) -> tf.Tensor:
+    r"""Averages the divergence of two models' probabilities of neighbours.
+
+    $$ p_{j|i} = \frac{k_{ij}}{\sum_l k_{il}}, \quad k_{ij} = \frac{\cos_{ij} + 1}{2},
+        \quad L = \frac{1}{B} \sum_i \mathrm{KL}(p^t_{\cdot|i} \| p^s_{\cdot|i}) $$
+
+    Reference:
+        Passalis and Tefas, ECCV 2018, with the cosine kernel. Their code averages over
+        all B^2 entries: 1/B of this.
+    """
+
+    def probabilities(embeddings):
+        # A kernel of 0 would have no logarithm.
+        kernel = (similarity_matrix(l2_normalize(embeddings)) + 1.0) / 2 + _LEAST_KERNEL
+        return kernel / tf.reduce_sum(kernel, axis=1, keepdims=True)
+
+    of_student, of_teacher = probabilities(student), probabilities(teacher)
+    apart = tf.math.log(of_teacher) - tf.math.log(of_student)
+    return tf.reduce_mean(tf.reduce_sum(of_teacher * apart, axis=1))
+
+
+@register
+class PKTLoss(DistillationLoss):
+    """Compares who is near whom: the term `pkt` is `probability_divergence`."""
+
+    default_name = "pkt"
+
+    def compute(self, student: tf.Tensor, teacher: tf.Tensor) -> TermsAndMonitor:
+        return {self.name: probability_divergence(student, teacher)}, {}

@@ -3,6 +3,7 @@
 EKD, which costs more to trace than all others, has these tests in its own file.
 """
 
+import functools
 import inspect
 import typing
 
@@ -78,6 +79,27 @@ CASES = {
     "kd": Case(
         **with_centres(losses.KDLoss, reference.kd),
         changed={"temperature": 2.0, "scale": 16.0, "student_dim": 3},
+    ),
+    "gkd": Case(
+        **with_centres(losses.GKDLoss, reference.gkd),
+        changed={
+            "temperature": 2.0,
+            "mass": 0.5,
+            "primary_weight": 2.0,
+            "binary_weight": 0.5,
+            "scale": 16.0,
+            "student_dim": 3,
+        },
+    ),
+    "pkt": Case(losses.PKTLoss, reference.pkt, {}, any_dims=True),
+    "icd_face": Case(
+        # Of bins that a few pairs fill.
+        lambda **kw: losses.ICDFaceLoss(**{"memory": 0, "bins": 9, **kw}),
+        functools.partial(reference.icd_face, bins=9),
+        {"memory": 4, "student_dim": 3, "teacher_dim": 2, "bins": 5},
+        labels=True,
+        zero_alone=True,
+        any_dims=True,
     ),
     "shrinkteanet": Case(
         **with_centres(losses.ShrinkTeaNetLoss, reference.shrinkteanet),
@@ -298,7 +320,7 @@ def test_config_keeps_every_argument(name):
     assert restored.name == "mine"
     parameters = inspect.signature(loss_class).parameters
     # Given by `make` instead, or no part of a config.
-    others = {"kwargs", "centres", "head", "num_identities", "teacher_dim"}
+    others = {"kwargs", "name", "centres", "head", "num_identities", "teacher_dim"}
     assert set(parameters) - others <= set(case.changed)
     for argument, value in case.changed.items():
         assert value != parameters[argument].default

@@ -17,6 +17,7 @@ from ekd_tf.keras_compat import tf_variable
 from ekd_tf.losses.centres import margins_of_teacher
 from ekd_tf.losses.darkrank import darkrank
 from ekd_tf.losses.direct import cosine_distance
+from ekd_tf.losses.gkd import grouped_divergences
 from ekd_tf.losses.kd import kd_divergence
 from ekd_tf.losses.pairwise import correlation_matrix
 from ekd_tf.losses.pairwise import similarity_preserving
@@ -70,6 +71,52 @@ def test_cckd_by_hand():
     student, teacher = np.eye(2, dtype=np.float32), np.ones((2, 2), np.float32)
     expected = 2 * (1.5 / math.e) ** 2 / 4
     np.testing.assert_allclose(cckd(student, teacher, gamma=0.5), expected, rtol=1e-6)
+
+
+def test_pkt_by_hand():
+    # Kernels [[1, 1/2], [1/2, 1]] and [[1, 1], [1, 1]]: probabilities 2/3 and 1/3 of
+    # the student, 1/2 of the teacher.
+    student, teacher = np.eye(2, dtype=np.float32), np.ones((2, 2), np.float32)
+    expected = 0.5 * math.log(0.5 / (2 / 3)) + 0.5 * math.log(0.5 / (1 / 3))
+    found = losses.PKTLoss()(student, teacher)["pkt"]
+    np.testing.assert_allclose(found, expected, rtol=1e-4)
+
+
+def test_gkd_by_hand():
+    # The teacher: 1/2, 1/4, 1/4; the student: 1/4, 1/4, 1/2. Half of the mass is the
+    # first identity alone, whose share of itself is certain for both.
+    teacher, student = (np.log(np.float32([x])) for x in ([2, 1, 1], [1, 1, 2]))
+    primary, binary = grouped_divergences(student, teacher, temperature=1.0, mass=0.5)
+    np.testing.assert_allclose(primary, 0.0, atol=1e-6)
+    expected = 0.5 * math.log(0.5 / 0.25) + 0.5 * math.log(0.5 / 0.75)
+    np.testing.assert_allclose(binary, expected, rtol=1e-5)
+    # All of it: what is left is Hinton's.
+    primary, binary = grouped_divergences(student, teacher, temperature=2.0, mass=1.0)
+    np.testing.assert_allclose(binary, 0.0, atol=1e-6)
+    expected = kd_divergence(student, teacher, temperature=2.0)
+    np.testing.assert_allclose(primary, expected, rtol=1e-5)
+
+
+def test_icd_face_by_hand():
+    # Bins at -1, 0, 1. The pair of one identity, seen from both ends: cosine 0 for the
+    # student, 1/2 for the teacher, half of it in each of two bins.
+    h = math.sqrt(3) / 2
+    student, teacher = np.eye(2, dtype=np.float32), np.float32([[1, 0], [0.5, h]])
+    loss = losses.ICDFaceLoss(2, 2, memory=3, bins=3)
+    terms, monitor = loss(student, teacher, np.int32([7, 7]), with_monitor=True)
+    expected = 0.5 * math.log(0.5 / 1) + 0.5 * math.log(0.5 / 1e-6)
+    np.testing.assert_allclose(terms["icd_face"], expected, rtol=1e-4)
+    assert monitor["icd_face/pairs"] == 2
+    np.testing.assert_array_equal(np.array(loss.bank_labels), [7, 7, -1])
+    # One more image of it beside two in the bank: cosines 1 and 0, 1/2 and 1.
+    new = np.float32([[1, 0], [0, 1]]), np.float32([[0.5, h], [-1, 0]])
+    terms, monitor = loss(*new, np.int32([7, 3]), with_monitor=True)
+    assert monitor["icd_face/pairs"] == 2
+    expected = 0.25 * math.log(0.25 / 0.5) + 0.75 * math.log(0.75 / 0.5)
+    np.testing.assert_allclose(terms["icd_face"], expected, rtol=1e-4)
+    np.testing.assert_array_equal(np.array(loss.bank_labels), [7, 3, 7])
+    with pytest.raises(ValueError, match="`memory` needs `student_dim`"):
+        losses.ICDFaceLoss()
 
 
 def test_darkrank_by_hand():
