@@ -69,9 +69,10 @@ def make_source(
             by `tools/convert_dataset.py`, `tface:INDEX` of TFace, with `,root=DIR`
             where its files are not beside it, `webdataset:SHARDS` with `,label=FIELD`
             where labels are in JSON, `hf:NAME` with `,split=`, `,image=` and `,label=`
-            where these are others, `folder:DIR` with one directory per identity, or `synthetic:identities=200,images=20,size=64,seed=0,first=0`
-            for drawn faces; a word left out keeps its default. Several joined by `+`
-            are one source that keeps all their identities apart.
+            where these are others, `folder:DIR` with one directory per identity, or
+            `synthetic:identities=200,images=20,size=64,seed=0,first=0` for drawn faces;
+            a word left out keeps its default. Several joined by `+` are one source that
+            keeps all their identities apart.
         cache_dir: Folder for indices of sources in read-only folders, or None.
         unreadable: Counts the damaged records met when a source is opened. Default:
             none is allowed.
@@ -92,9 +93,9 @@ def make_source(
         shards, _, label = rest.partition(",label=")
         return WebDatasetFaces(shards, label, cache_dir, unreadable)
     if kind == "hf":
-        name, *words = rest.split(",")
+        name, *given = rest.split(",")
         columns: dict[str, Any] = read_words(
-            "data=hf", words, settings_of(HuggingFaceFaces)
+            "--data=hf", given, settings_of(HuggingFaceFaces)
         )
         return HuggingFaceFaces(name, **columns)
     if kind == "folder":
