@@ -43,6 +43,7 @@ setup(
             "numpy<2",
         ],
         "onnx": ["onnx", "onnxruntime", "tf2onnx>=1.17"],
+        "hf": ["datasets"],
         "litert": ["ai-edge-litert"],
         "align": ["mtcnn>=1.0"],
         "test": ["pytest>=8", "pytest-xdist", "scikit-learn", "ruff", "mypy"],

@@ -61,8 +61,10 @@ def main(settings: VerifySettings, images: list[str]) -> None:
     import tensorflow as tf
 
     from ekd_tf.data import ListedImages
+    from ekd_tf.data import Source
     from ekd_tf.data import images_below
-    from ekd_tf.data.sources.listed import readable
+    from ekd_tf.data import readable_images
+    from ekd_tf.data.unreadable import Unreadable
     from ekd_tf.embedders import file_of_model
     from ekd_tf.embedders import open_embedder
     from ekd_tf.evaluation import EmbeddingCache
@@ -83,12 +85,12 @@ def main(settings: VerifySettings, images: list[str]) -> None:
         if settings.gallery is None:
             sys.stdout.write(decide(float(rows[0] @ rows[1])) + "\n")
             return
-        gallery = images_below(settings.gallery)
+        gallery: Source = images_below(settings.gallery)
         try:
             of_gallery = embedder(gallery)
         except (ValueError, tf.errors.OpError):
             # One bad image must not keep a photo collection from being searched.
-            gallery = readable(gallery)
+            gallery = readable_images(gallery, Unreadable(len(gallery)))
             of_gallery = embedder(gallery)
         cosines = rows @ of_gallery.T
     except tf.errors.OpError as error:
@@ -98,7 +100,7 @@ def main(settings: VerifySettings, images: list[str]) -> None:
         sys.stdout.write(f"{one_line(image)}\n")
         for place in (-of_image).argsort(kind="stable")[: settings.nearest]:
             said = decide(float(of_image[place]))
-            sys.stdout.write(f"  {one_line(gallery.paths[place])}  {said}\n")
+            sys.stdout.write(f"  {one_line(gallery.describe(place))}  {said}\n")
 
 
 def _decision(threshold, calibration, flip):

@@ -188,7 +188,7 @@ def left_out_path(folder):
 
 def photographs(root, landmarks):
     """Returns the paths of all photographs below `root`, sorted, relative to it."""
-    from ekd_tf.data.sources.listed import names_below
+    from ekd_tf.data.sources.files import names_below
 
     paths = names_below(os.fspath(root), SUFFIXES)
     names = sorted(os.path.relpath(path, root) for path in paths)

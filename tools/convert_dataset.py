@@ -33,8 +33,8 @@ from ekd_tf.run.settings import Needs
 from ekd_tf.run.settings import setting
 
 _CONVERTS = Needs(
-    "--to=tfrecord or recordio",
-    lambda settings: settings.to in ("tfrecord", "recordio"),
+    "--to=recordio, tfrecord or webdataset",
+    lambda settings: settings.to not in (None, "pairs"),
 )
 _VERIFIES = Needs("--verify", lambda settings: settings.verify)
 
@@ -45,7 +45,9 @@ class ConvertSettings:
 
     data: str | None = setting(None, "Images, as --data of ekd_tf.train.")
     to: str | None = setting(
-        None, "Format to convert to.", choices=("tfrecord", "recordio", "pairs")
+        None,
+        "Format to convert to.",
+        choices=("recordio", "tfrecord", "webdataset", "pairs"),
     )
     output: str | None = setting(
         None,
@@ -54,9 +56,12 @@ class ConvertSettings:
     )
     shards: int = setting(
         16,
-        "Files of a TFRecord set.",
+        "Files of a TFRecord set or of a WebDataset.",
         low=1,
-        needs=Needs("--to=tfrecord", lambda settings: settings.to == "tfrecord"),
+        needs=Needs(
+            "--to=tfrecord or webdataset",
+            lambda settings: settings.to in ("tfrecord", "webdataset"),
+        ),
     )
     drop: str | None = setting(None, "List of images to leave out.", needs=_CONVERTS)
     pairs: str | None = setting(None, "List like LFW's pairs.txt, for --to=pairs.")
@@ -138,6 +143,7 @@ def convert(source, to, out, shards=16, drop=None, stream=None):
     from dataset_inspection import read_list
     from dataset_writers import RecordIOWriter
     from dataset_writers import TFRecordWriter
+    from dataset_writers import WebDatasetWriter
 
     from ekd_tf.data.image_pixels import read_image
     from ekd_tf.data.source import number_identities
@@ -158,14 +164,15 @@ def convert(source, to, out, shards=16, drop=None, stream=None):
         "source": source.fingerprint,
         "images": hashlib.sha256(kept.astype("<i8").tobytes()).hexdigest(),
         "to": to,
-        "shards": shards if to == "tfrecord" else None,
+        "shards": None if to == "recordio" else shards,
     }
     check_free(out)
     open_partial(partial, plan)
     if to == "recordio":
         writer = RecordIOWriter(partial, labels)
     else:
-        writer = TFRecordWriter(partial, labels, shards)
+        kind = TFRecordWriter if to == "tfrecord" else WebDatasetWriter
+        writer = kind(partial, labels, shards)
     first = encoded(source, kept[:1])[0]
     try:
         size = read_image(first).shape[:2]

@@ -9,9 +9,9 @@ import typing
 
 import numpy as np
 
+from ekd_tf.data.image_pixels import decodable
 from ekd_tf.data.image_pixels import open_image
 from ekd_tf.data.image_pixels import orientation
-from ekd_tf.data.one_image import decodable
 from ekd_tf.data.source import Source
 from ekd_tf.files.user_text import KEEP
 from ekd_tf.files.user_text import one_line

@@ -1,9 +1,6 @@
 """Face images from bytes to batches; knows no model."""
 
-from ekd_tf.data.alignment import align
-from ekd_tf.data.alignment import similarity_transform
 from ekd_tf.data.augment import Augmentation
-from ekd_tf.data.augment import random_flip
 from ekd_tf.data.pairs import LinkedImages
 from ekd_tf.data.pairs import PairSet
 from ekd_tf.data.pairs import read_pairs
@@ -14,20 +11,22 @@ from ekd_tf.data.readable import readable_images
 from ekd_tf.data.readable import readable_indices
 from ekd_tf.data.readable import readable_pairs
 from ekd_tf.data.readable import readable_templates
-from ekd_tf.data.samples import sample_faces
-from ekd_tf.data.samples import sample_images
+from ekd_tf.data.readable import sample_faces
+from ekd_tf.data.readable import sample_images
 from ekd_tf.data.sampling import BatchSampler
 from ekd_tf.data.source import Images
 from ekd_tf.data.source import Source
 from ekd_tf.data.source import Subset
 from ekd_tf.data.source import split_identities
+from ekd_tf.data.sources.files import ListedImages
+from ekd_tf.data.sources.files import images_below
 from ekd_tf.data.sources.folder import FolderFaces
+from ekd_tf.data.sources.huggingface import HuggingFaceFaces
 from ekd_tf.data.sources.joined import JoinedSources
-from ekd_tf.data.sources.listed import ListedImages
-from ekd_tf.data.sources.listed import images_below
 from ekd_tf.data.sources.recordio import RecordIOFaces
 from ekd_tf.data.sources.tface import read_tface
 from ekd_tf.data.sources.tfrecord import TFRecordFaces
+from ekd_tf.data.sources.webdataset import WebDatasetFaces
 from ekd_tf.data.synthetic.faces import SyntheticFaces
 from ekd_tf.data.templates import TemplateSet
 from ekd_tf.data.templates import read_template_set
@@ -36,6 +35,7 @@ __all__ = [
     "Augmentation",
     "BatchSampler",
     "FolderFaces",
+    "HuggingFaceFaces",
     "Images",
     "JoinedSources",
     "LinkedImages",
@@ -48,11 +48,10 @@ __all__ = [
     "SyntheticFaces",
     "TFRecordFaces",
     "TemplateSet",
-    "align",
+    "WebDatasetFaces",
     "evaluation_batches",
     "images_below",
     "make_pipeline",
-    "random_flip",
     "read_pairs",
     "read_template_set",
     "read_tface",
@@ -62,6 +61,5 @@ __all__ = [
     "readable_templates",
     "sample_faces",
     "sample_images",
-    "similarity_transform",
     "split_identities",
 ]

@@ -30,8 +30,7 @@ def similarity_transform(
     rotation R (no mirroring) and the shift t.
 
     Args:
-        points: Array `(n, 2)` of finite (x, y), n >= 2, not all equal.
-        template: Array `(n, 2)`, where they should come to lie.
+        points, template: Arrays `(n, 2)` of (x, y), n >= 2.
 
     Returns:
         float64 `(2, 3)`, $[sR | t]$: maps a column $(x, y, 1)$ to the template.
@@ -76,10 +75,7 @@ def align(
     Args:
         image: uint8 `(height, width, channels)`.
         points: Array `(5, 2)`, (x, y) in pixels of `image`, in the template's order.
-        size: Side of the crop in pixels; the template is scaled by `size / 112`.
-
-    Returns:
-        uint8 `(size, size, channels)`.
+        size: Side of the crop, uint8 too; the template is scaled by `size / 112`.
 
     Reference:
         insightface `face_align.norm_crop`: `cv2.warpAffine(image, matrix, (size, size),

@@ -7,11 +7,11 @@ import tensorflow as tf
 from absl import logging
 
 from ekd_tf.data.augment import random_flip
+from ekd_tf.data.image_pixels import as_plain
+from ekd_tf.data.image_pixels import decodable
+from ekd_tf.data.image_pixels import decode_plain
+from ekd_tf.data.image_pixels import fit
 from ekd_tf.data.image_pixels import plain_size
-from ekd_tf.data.one_image import as_plain
-from ekd_tf.data.one_image import decodable
-from ekd_tf.data.one_image import decode_plain
-from ekd_tf.data.one_image import fit
 from ekd_tf.data.source import Source
 from ekd_tf.data.unreadable import Unreadable
 
@@ -27,8 +27,7 @@ class ImageReader:
 
     Args:
         source: Where images come from.
-        sizes: Name -> side in pixels of each form an image is wanted in. Others are
-            resized; the first change of aspect ratio is logged.
+        sizes: Name -> side in pixels of each form an image is wanted in.
         unreadable: Counts the unreadable images, each of which is replaced by the next
             readable one of its identity. Default: none is allowed.
     """
@@ -57,23 +56,22 @@ class ImageReader:
         """
         if not self.source.encoded:
             images = np.asarray(self.source.read(indices))
-            self._log_stretched(indices, [images.shape[1:3]] * len(images))
+            self._log_stretched(indices[0], images.shape[1:3])
             return images
         try:
             images = list(self.source.read(indices))
         except (OSError, ValueError):
             images = [self._read_one(index)[0] for index in indices]
-        sizes = [plain_size(data) for data in images]
-        for row, size in enumerate(sizes):
-            if size is None:
+        for row, index in enumerate(indices):
+            if not plain_size(images[row]):
                 try:
                     images[row] = as_plain(images[row])
                 except ValueError:
                     images[row] = b""
-                sizes[row] = plain_size(images[row]) or (0, 0)
+            if size := plain_size(images[row]):
+                self._log_stretched(index, size)
         if not self.unreadable.allowed and not all(images):
             self.replace_unreadable(indices)
-        self._log_stretched(indices, sizes)
         # Without dtype=object NumPy would strip trailing zero bytes.
         return np.array(images, dtype=object)
 
@@ -125,19 +123,17 @@ class ImageReader:
             "identity to replace it by; remove the identity"
         )
 
-    def _log_stretched(self, indices, sizes):
-        if self._is_stretch_logged:
+    def _log_stretched(self, index, size):
+        height, width = size
+        if height == width or self._is_stretch_logged:
             return
-        for index, (height, width) in zip(indices, sizes):
-            if height != width:
-                self._is_stretch_logged = True
-                side = next(iter(self.sizes.values()))
-                logging.warning(
-                    "%s is %dx%d, not square; it and all such images are stretched to "
-                    "%dx%d: crop or align faces to a square first",
-                    *(self.source.describe(int(index)), width, height, side, side),
-                )
-                return
+        self._is_stretch_logged = True
+        side = next(iter(self.sizes.values()))
+        logging.warning(
+            "%s is %dx%d, not square; it and all such images are stretched to %dx%d: "
+            "crop or align faces to a square first",
+            *(self.source.describe(int(index)), width, height, side, side),
+        )
 
     @tf.autograph.experimental.do_not_convert
     def decode_batches(
@@ -146,13 +142,13 @@ class ImageReader:
         """Adds the decoded images to a dataset of batches.
 
         Args:
-            dataset: Dicts of `image_id` int64 `(batch,)` and, where images are to be
-                mirrored left to right, `flipped` bool `(batch,)`; any more entries.
+            dataset: Dicts of `image_id` int64 `(batch,)`, which becomes that of the
+                images used, and perhaps `flipped` bool `(batch,)`: which to mirror.
             batch_size: The static batch size, or None where it varies.
 
         Returns:
             Dataset of the dicts with uint8 `(batch, size, size, 3)` under each name of
-            `sizes`; `image_id` is of the images used, replacements included.
+            `sizes`.
         """
         encoded = self.source.encoded
 

@@ -10,19 +10,21 @@ from typing import Any
 
 import numpy as np
 
-from ekd_tf.data.pair_pickle import read_pair_pickle
 from ekd_tf.data.source import Source
 from ekd_tf.files.positioned import PositionedFile
 from ekd_tf.files.restricted_pickle import RefusedPickle
+from ekd_tf.files.restricted_pickle import Unfinished
+from ekd_tf.files.restricted_pickle import read_pickle
 
 _SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"BM", b"GIF8", b"RIFF")
+_CODES = "b1 u1 i1 u2 i2 f2 u4 i4 f4 u8 i8 f8".split()
 _MAX_BYTES = 1 << 32
 
 
 class PairImages(Source):
     """Encoded images in memory, of which 2i and 2i + 1 are pair i; all labels are 0.
 
-    `places` are what messages call each image, its number by default.
+    Messages call them by `places`, or else by their numbers.
     """
 
     num_identities = 1
@@ -62,15 +64,14 @@ def read_pairs(path: str | os.PathLike) -> PairSet:
     """Reads a verification set of insightface (`lfw.bin`, `cfp_fp.bin`, ...).
 
     A pickle of `(images, issame)`, by Python 2 or 3 and NumPy 1 or 2; an image is
-    JPEG or PNG, as bytes, a bytearray or a uint8 array (n,) or (n, 1); images and
-    issame are lists, tuples or arrays. Nothing in the file is run; see
+    bytes, a bytearray or a uint8 array (n,) or (n, 1). Nothing in the file is run; see
     `restricted_pickle`. The file's name without suffix becomes that of the set.
     """
     file = PositionedFile(path)
     try:
         if file.size > _MAX_BYTES:
             raise RefusedPickle(f"it has {file.size:,} bytes, more than 4 GB")
-        images, issame = _contents(read_pair_pickle(file.read(0, file.size)))
+        images, issame = _contents(file.read(0, file.size))
     except RefusedPickle as error:
         raise ValueError(
             f"{file.path} is not read as a verification set: {error}. Get it from "
@@ -79,10 +80,12 @@ def read_pairs(path: str | os.PathLike) -> PairSet:
     return PairSet(pathlib.Path(path).stem, PairImages(file.path, images), issame)
 
 
-def _contents(value):
+def _contents(data):
+    """Returns the images, bytes each, and issame of a pickle."""
+    value = _read(data)
     if not isinstance(value, (tuple, list)) or len(value) != 2:
         raise RefusedPickle("it does not hold two items, images and issame")
-    images, issame = value
+    images, issame = map(_whole, value)
     if isinstance(issame, np.ndarray):
         issame = issame.tolist()
     if not isinstance(images, (tuple, list)) or not isinstance(issame, (tuple, list)):
@@ -94,7 +97,7 @@ def _contents(value):
     for k, same in enumerate(issame):
         if not isinstance(same, (int, float, np.generic)) or same not in (0, 1):
             raise RefusedPickle(f"issame of pair {k + 1} is neither True nor False")
-    images = [_image(k, image) for k, image in enumerate(images)]
+    images = [_image(k, _whole(image)) for k, image in enumerate(images)]
     return images, np.array([bool(same) for same in issame])
 
 
@@ -108,6 +111,96 @@ def _image(k, value):
         f"image {k % 2 + 1} of pair {k // 2 + 1} is neither JPEG nor PNG, BMP, GIF "
         "or WebP"
     )
+
+
+def _whole(value):
+    return value.values if isinstance(value, _Array) else value
+
+
+def _read(data):
+    """Returns what a pickle holds of lists, bytes, numbers and arrays.
+
+    An array comes as `_Array` where its state follows, an array of objects as a list.
+    """
+    # Repeating a remembered text could otherwise make any number of bytes.
+    budget = len(data)
+
+    def encode(text, encoding):
+        nonlocal budget
+        if not isinstance(text, str) or encoding not in ("latin1", "latin-1"):
+            raise RefusedPickle(f"it encodes text as {encoding!r:.80}, not latin1")
+        budget -= len(text)
+        if budget < 0:
+            raise RefusedPickle("it unfolds to more than it is long")
+        return text.encode("latin1")
+
+    def as_bytes(content, encoding=None):
+        if encoding is not None:
+            return encode(content, encoding)
+        if not isinstance(content, bytes):
+            raise RefusedPickle("it makes a bytearray of something else than bytes")
+        return content
+
+    names = {
+        "numpy.ndarray": None,
+        "numpy.dtype": lambda code, *_: _DType(code),
+        "_codecs.encode": encode,
+        "builtins.bytearray": as_bytes,
+        "__builtin__.bytearray": as_bytes,
+    }
+    # numpy.core is what NumPy 1 writes, numpy._core NumPy 2.
+    for core in ("numpy.core", "numpy._core"):
+        names[f"{core}.multiarray._reconstruct"] = lambda *_: _Array()
+        names[f"{core}.multiarray.scalar"] = lambda dtype, raw: _array(
+            (1,), dtype, raw
+        )[0]
+        names[f"{core}.numeric._frombuffer"] = lambda raw, dtype, shape, order: _array(
+            shape, dtype, raw, order
+        )
+    return read_pickle(data, names, "verification set")
+
+
+class _DType(Unfinished):
+    """`numpy.dtype` of a few kinds; any other is refused where it is used."""
+
+    def __init__(self, code):
+        self.code = code.decode("ascii") if isinstance(code, bytes) else code
+        self.order = "<"
+
+    def finish(self, state):
+        self.order = ">" if state[1] in (">", b">") else "<"
+
+
+class _Array(Unfinished):
+    values: np.ndarray | list | None = None
+
+    def finish(self, state):
+        # An early NumPy left the version in front out.
+        shape, dtype, columns_first, raw = state[-4:]
+        self.values = _array(shape, dtype, raw, "F" if columns_first else "C")
+
+
+def _array(shape, dtype, raw, order="C"):
+    if not isinstance(dtype, _DType):
+        raise RefusedPickle("it holds an array without type")
+    shape = tuple(shape)
+    if len(shape) > 2 or not all(isinstance(n, int) and n >= 0 for n in shape):
+        raise RefusedPickle(f"it holds an array of {len(shape)} dimensions")
+    if dtype.code in ("O8", "O4") and isinstance(raw, list):
+        if shape != (len(raw),):
+            raise RefusedPickle(
+                f"it holds {len(raw):,} objects as an array of shape {shape}"
+            )
+        return raw
+    if dtype.code not in _CODES or not isinstance(raw, bytes):
+        raise RefusedPickle(f"it holds an array of type {dtype.code!r:.80}")
+    if np.prod(shape, dtype=object) * int(dtype.code[1:]) != len(raw):
+        raise RefusedPickle(
+            f"it holds an array of shape {shape} with {len(raw):,} bytes"
+        )
+    # bool of bytes other than 0 and 1 is undefined: read as numbers.
+    code = dtype.order + dtype.code.replace("b", "u")
+    return np.frombuffer(raw, code).reshape(shape, order=order)
 
 
 class LinkedImages(Source):

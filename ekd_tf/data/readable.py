@@ -1,4 +1,4 @@
-"""The images that can be read, for whoever must leave the others out.
+"""The images that can be read: all, a few, and those of pairs and of templates.
 
 Training replaces an unreadable image by another of its identity, since a batch has a
 size. What is measured takes no image twice: it leaves such images out and says so.
@@ -10,12 +10,15 @@ from __future__ import annotations
 
 import concurrent.futures
 import dataclasses
+import io
 import os
 
 import numpy as np
+from PIL import Image
 
 from ekd_tf.data.decoding import ImageReader
 from ekd_tf.data.pairs import PairSet
+from ekd_tf.data.pipeline import evaluation_batches
 from ekd_tf.data.source import Images
 from ekd_tf.data.source import Source
 from ekd_tf.data.templates import TemplateSet
@@ -25,17 +28,10 @@ from ekd_tf.data.unreadable import Unreadable
 def readable_indices(
     source: Source, indices: np.ndarray, unreadable: Unreadable | None = None
 ) -> tuple[np.ndarray, list[str]]:
-    """Decodes images to find those that can be.
+    """Returns those of `indices` that can be decoded, `"path: reason"` of the others.
 
-    Args:
-        source: Where images come from. Of one that gives pixels the images are asked
-            for only if some may be unreadable: that takes as long as using them.
-        indices: Integers `(n,)`, positions in `source`.
-        unreadable: Counts those that cannot.
-
-    Returns:
-        `(indices, left_out)`: int64 `(m,)`, those of `indices` that can be read, in
-        order; and `"path: reason"` of each other.
+    Images of a source that gives pixels are asked for only if some may be unreadable:
+    that takes as long as using them.
     """
     indices = np.asarray(indices, np.int64)
     unreadable = unreadable or Unreadable()
@@ -104,3 +100,62 @@ def readable_templates(
         galleries={name: select(rows, "template") for name, rows in galleries},
         probes=select(templates.probes, "template"),
     )
+
+
+def sample_images(
+    source: Source,
+    input_size: int,
+    count: int = 64,
+    unreadable: Unreadable | None = None,
+) -> np.ndarray:
+    """Returns `count` inputs, uint8, spread over a source; all where it has fewer."""
+    count = min(count, len(source))
+    indices = np.linspace(0, len(source) - 1, count).astype(np.int64)
+    return _read(source, indices, input_size, unreadable)[0]
+
+
+def sample_faces(
+    source: Source,
+    input_size: int,
+    count: int,
+    images_per_identity: int = 8,
+    unreadable: Unreadable | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns `count` images of few identities, to measure verification on, and labels.
+
+    The identities are spread over the source, with `images_per_identity` of each, or
+    more where they are too few.
+    """
+    order = np.argsort(source.labels, kind="stable")
+    _, starts, sizes = np.unique(
+        source.labels[order], return_index=True, return_counts=True
+    )
+    count, most = min(count, len(order)), images_per_identity
+    while np.minimum(sizes, most).sum() < count:
+        most *= 2
+    taken = np.minimum(sizes, most)
+    for wanted in range(max(1, count // most), len(starts) + 1):
+        chosen = np.linspace(0, len(starts) - 1, min(wanted, len(starts))).astype(int)
+        if taken[chosen].sum() >= count:
+            break
+    indices = np.concatenate([order[starts[i] :][: taken[i]] for i in chosen])[:count]
+    images, indices = _read(source, indices, input_size, unreadable)
+    return images, source.labels[indices]
+
+
+def _read(source, indices, input_size, unreadable):
+    indices, _ = readable_indices(source, indices, unreadable)
+    batches = evaluation_batches(source, indices, input_size, 64)
+    return np.concatenate(list(batches)), indices
+
+
+def first_image_size(source: Source) -> tuple[int, int] | None:
+    """Returns width and height of a source's first image; None if it is damaged."""
+    try:
+        first = source.read(np.zeros(1, np.int64))[0]
+        if not source.encoded:
+            return first.shape[1], first.shape[0]
+        with Image.open(io.BytesIO(first)) as image:
+            return image.size
+    except (OSError, ValueError, Image.DecompressionBombError):
+        return None

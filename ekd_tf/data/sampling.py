@@ -42,20 +42,15 @@ class BatchSampler:
 
     Args:
         labels: Integer array `(n,)`, the identity of each image.
-        general: Number of general rows, >= 0.
-        identities: Number of balanced identities, >= 0. Not 0 when `general` is.
-        images_per_identity: Balanced images of each identity, >= 1.
-        seed: Integer in [0, 2**63).
+        general, identities: Not both 0.
+        images_per_identity: At least 1.
+        seed: In [0, 2**63).
 
     Attributes:
-        batch_size: Rows per batch, `general + identities * images_per_identity`.
+        batch_size: Rows per batch.
         num_images: n.
         steps_per_epoch: Batches until every image was a general row once; without
             general rows, until as many balanced rows as images were drawn.
-
-    Raises:
-        ValueError: An argument is out of range, both parts are empty, or `labels`
-            holds fewer than `identities` identities.
     """
 
     def __init__(
@@ -90,27 +85,23 @@ class BatchSampler:
         self.batch_size = general + balanced
         self.steps_per_epoch = -(-self.num_images // (general or balanced))
         if identities:
-            self._group(labels)
+            counts = np.bincount(labels)
+            self._by_identity = np.argsort(labels, kind="stable").astype(np.int32)
+            self._first = np.cumsum(counts) - counts
+            self._counts = counts
+            self._several = np.flatnonzero(counts >= 2)
+            self._singles = np.flatnonzero(counts == 1)
+            available = len(self._several) + len(self._singles)
+            if available < identities:
+                raise ValueError(
+                    "`identities` must be at most the number of identities with "
+                    f"images, {available}. Received: identities={identities}"
+                )
         edges = np.arange(self.batch_size + 1) * general // self.batch_size
         self._is_general = np.diff(edges).astype(bool)
         # A batch needs two orders when it crosses a border; a third would only
         # keep memory.
         self._order = functools.lru_cache(maxsize=2)(self._epoch_order)
-
-    def _group(self, labels):
-        """Sorts images by identity; splits identities into singles and others."""
-        counts = np.bincount(labels)
-        self._by_identity = np.argsort(labels, kind="stable").astype(np.int32)
-        self._first = np.cumsum(counts) - counts
-        self._counts = counts
-        self._several = np.flatnonzero(counts >= 2)
-        self._singles = np.flatnonzero(counts == 1)
-        available = len(self._several) + len(self._singles)
-        if available < self.identities:
-            raise ValueError(
-                "`identities` must be at most the number of identities with images, "
-                f"{available}. Received: identities={self.identities}"
-            )
 
     def _epoch_order(self, epoch):
         order = np.arange(self.num_images, dtype=np.int32)

@@ -42,17 +42,13 @@ class Source(abc.ABC):
     def fingerprint(self) -> str:
         """A hash that changes with the images, their order or their labels.
 
-        Of files the names within the data set, the sizes and the times of change are
-        hashed: reading millions of images at every start would take hours. So a data
-        set copied without its times counts as changed.
+        Of files names, sizes and times of change are hashed, as reading millions of
+        images takes hours: a copy without its times counts as changed.
         """
 
     @abc.abstractmethod
     def read(self, indices: np.ndarray) -> Any:
-        """Reads the images at `indices`, in that order; several threads may at once.
-
-        Args:
-            indices: Integer array `(k,)`, values 0..n-1, repeats allowed.
+        """Reads the images at `indices`, `(k,)`; several threads may at once.
 
         Returns:
             A list of k `bytes`, each one encoded image, when `encoded`; otherwise a
@@ -71,11 +67,9 @@ class Source(abc.ABC):
         return [str(label) for label in range(self.num_identities)]
 
     def origin(self) -> tuple[Source, np.ndarray, np.ndarray]:
-        """Returns the source whose identities these are some or all of.
+        """Returns the source whose identities these are, `positions`, `identities`.
 
-        Returns:
-            `(source, positions, identities)`: image i is image `positions[i]` of
-            `source`, label j is its label `identities[j]`, both int64.
+        Image i is image `positions[i]` of it, label j its label `identities[j]`.
         """
         return self, np.arange(len(self)), np.arange(self.num_identities)
 
@@ -172,10 +166,7 @@ def split_identities(
 
 
 def number_identities(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Numbers the labels that occur 0..C-1 in ascending order.
-
-    Args:
-        labels: Integer array `(n,)`, values in [0, 2^24).
+    """Numbers the labels that occur, in [0, 2^24), 0..C-1 in ascending order.
 
     Returns:
         `(labels, identities)`: int32 `(n,)` with values 0..C-1 and int32 `(C,)`, the

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import csv
 import dataclasses
-import functools
 import os
 import pathlib
+from typing import Any
 
 import numpy as np
 
@@ -14,11 +14,9 @@ from ekd_tf.data.alignment import TEMPLATE_SIZE
 from ekd_tf.data.alignment import align
 from ekd_tf.data.image_pixels import read_image
 from ekd_tf.data.source import Source
-from ekd_tf.files.positioned import hash_files
+from ekd_tf.data.sources.files import Files
 from ekd_tf.files.positioned import read_file
 from ekd_tf.files.user_text import open_text
-
-_NAMED = 5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,12 +43,10 @@ class TemplateSet:
     Attributes:
         name: Such as "ijbc".
         images: The aligned images, in the order of the list.
-        template: Int64 `(images,)`, number of the template an image belongs to.
-        media: Int64 `(images,)`.
+        template, media: Int64 `(images,)`, the numbers an image belongs to.
         score: Float32 `(images,)`, of the face detector.
-        pairs: `TemplatePairs`, or None where there is no list.
-        galleries: Name -> `TemplateSubjects`; empty where there is no list.
-        probes: `TemplateSubjects`, or None.
+        pairs: None where there is no list, as `probes`.
+        galleries: By name; empty where there is no list.
     """
 
     name: str
@@ -63,18 +59,10 @@ class TemplateSet:
     probes: TemplateSubjects | None
 
 
-class AlignedImages(Source):
-    """Reads loosely cropped faces and aligns each by its five points; all labels are 0.
-
-    Args:
-        root: Folder of the images.
-        names: Names of the files in it.
-        points: Floats `(n, 5, 2)`, (x, y) in pixels of the file's image.
-        size: Side of the aligned image in pixels.
-    """
+class AlignedImages(Files):
+    """Reads loosely cropped faces and aligns each by its five points, `(n, 5, 2)`."""
 
     encoded = False
-    num_identities = 1
 
     def __init__(
         self,
@@ -83,39 +71,26 @@ class AlignedImages(Source):
         points: np.ndarray,
         size: int = TEMPLATE_SIZE,
     ):
-        self.name = os.fspath(root)
-        self._paths = [os.path.join(self.name, name) for name in names]
-        self._points = points
-        self._size = size
-        self.labels = np.zeros(len(names), np.int32)
-        missing = [path for path in self._paths if not os.path.isfile(path)]
-        if missing:
-            raise ValueError(
-                f"{root}: {len(missing):,} of {len(names):,} listed images are "
-                f"missing, such as {', '.join(missing[:_NAMED])}"
-            )
+        super().__init__(os.fspath(root), os.fspath(root), names)
+        self._points, self._size = points, size
+        self.hashed = b"aligned %d" % size
+        self.check_exist()
 
-    @functools.cached_property
-    def fingerprint(self) -> str:
-        """A hash of names, points, size, and of each file's size and time of change."""
-        names = (os.path.relpath(path, self.name) for path in self._paths)
-        digest = hash_files(names, self._paths, b"aligned %d" % self._size)
+    def hash_files(self) -> Any:
+        digest = super().hash_files()
         digest.update(np.ascontiguousarray(self._points, np.float32))
-        return digest.hexdigest()
+        return digest
 
     def read(self, indices: np.ndarray) -> np.ndarray:
         return np.stack([self._read_one(int(index)) for index in indices])
 
     def _read_one(self, index):
-        path = self._paths[index]
+        path = self.describe(index)
         try:
             pixels = read_image(read_file(path))
             return align(pixels, self._points[index], self._size)
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
-
-    def describe(self, index: int) -> str:
-        return self._paths[index]
 
 
 def read_template_set(root: str | os.PathLike, name: str | None = None) -> TemplateSet:
@@ -182,14 +157,14 @@ def _read_subjects(paths):
     subjects: dict = {}
     for path in paths:
         with open_text(path) as file:
-            for number, row in enumerate(csv.reader(file)):
-                if not number or not row:
+            for number, row in enumerate(csv.reader(file), 1):
+                if number == 1 or not row:
                     continue
                 try:
                     template, subject = int(row[0]), int(row[1])
                 except (ValueError, IndexError):
                     raise ValueError(
-                        f"{path}: line {number + 1} must begin with a template and a "
+                        f"{path}: line {number} must begin with a template and a "
                         f"subject. Received: {','.join(row)[:80]!r}"
                     ) from None
                 if subjects.setdefault(template, subject) != subject:

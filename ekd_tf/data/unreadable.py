@@ -11,11 +11,7 @@ _NAMED = 20
 
 
 class UnreadableError(ValueError):
-    """More images cannot be read than are allowed.
-
-    It holds `"path: reason"` of each. It knows of no flag: the program that prints it
-    adds the way out, by `explain`.
-    """
+    """More images cannot be read than are allowed; `lines` say which, and why."""
 
     def __init__(self, lines: Iterable[str], allowed: int):
         self.lines = tuple(lines)
@@ -28,7 +24,7 @@ class UnreadableError(ValueError):
         if len(self.lines) == 1:
             return f"cannot decode {self.lines[0]}{end}"
         more = len(self.lines) - _NAMED
-        named = [*self.lines[:_NAMED], *([f"and {more} more"] if more > 0 else [])]
+        named = [*self.lines[:_NAMED], *[f"and {more} more"] * (more > 0)]
         listed = "\n  ".join(named)
         return (
             f"cannot decode {len(self.lines)} images, of which {self.allowed} may be "
@@ -37,11 +33,7 @@ class UnreadableError(ValueError):
 
 
 class Unreadable:
-    """The unreadable images of one run, shared by whoever reads any.
-
-    Args:
-        allowed: How many distinct ones may be met, >= 0. One more is an error.
-    """
+    """The unreadable images of one run, of which `allowed` may be met."""
 
     def __init__(self, allowed: int = 0):
         self.allowed = allowed
@@ -55,14 +47,10 @@ class Unreadable:
             return list(self._lines.values())
 
     def count(self, place: str, reason: str) -> str:
-        """Notes an image, logs it where it is new, and returns its line of `lines`.
+        """Notes an image and returns its line of `lines`.
 
-        Args:
-            place: Where it lives: the same image counts once, whoever reads it.
-            reason: What is wrong with it.
-
-        Raises:
-            UnreadableError: It is one more than is allowed.
+        The same place counts and is logged once, whoever reads it. Raises
+        `UnreadableError` where it is one more than is allowed.
         """
         with self._lock:
             is_new = place not in self._lines

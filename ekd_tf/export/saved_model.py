@@ -9,8 +9,8 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from ekd_tf.data.one_image import decode_image
-from ekd_tf.data.one_image import fit
+from ekd_tf.data.image_pixels import decode_image
+from ekd_tf.data.image_pixels import fit
 from ekd_tf.embedders.saved_model import SIGNATURE
 from ekd_tf.export.upright import upright
 from ekd_tf.keras_compat import tf_variable

@@ -28,12 +28,7 @@ def naming(path: str | os.PathLike) -> Iterator[None]:
 def write_aside(path: pathlib.Path, write: Callable) -> None:
     """Writes a file so that `path` holds the old bytes or all of the new.
 
-    Args:
-        path: The file to create or replace.
-        write: Function of a binary file object that writes the content.
-
-    Raises:
-        OSError: The disk is full or the like. It names `path`, which is as it was.
+    `write` is given the binary file. An `OSError` (the disk is full) names `path`.
     """
     aside = path.with_name(path.name + ".tmp")
     try:

@@ -24,25 +24,21 @@ _WRITABLE = stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH
 class IndexCache:
     """Keeps arrays until the size or the time of change of one of their files differs.
 
-    They are written beside the first file or, where that is not allowed, to `folder`.
-
     Args:
-        files: The files the arrays are computed from, the first one naming the cache.
-        folder: Where to write when the folder of the files is read-only, or None.
+        files: The files the arrays are computed from; they are kept beside the first.
+        folder: Where to keep them when that folder is read-only, or None.
     """
 
     def __init__(
         self, files: list[PositionedFile], folder: str | os.PathLike | None = None
     ):
-        self._state = np.array(
-            [_FORMAT, *(n for file in files for n in (file.size, file.mtime_ns))]
-        )
+        states = [n for file in files for n in (file.size, file.mtime_ns)]
+        self._state = np.array([_FORMAT, *states])
         path = pathlib.Path(files[0].path).absolute()
         self.paths = [path.with_name(path.name + SUFFIX)]
         if folder is not None:
             place = hashlib.sha256(os.fsencode(path)).hexdigest()[:12]
-            name = f"{path.stem}-{place}{SUFFIX}"
-            self.paths.append(pathlib.Path(folder) / name)
+            self.paths.append(pathlib.Path(folder) / f"{path.stem}-{place}{SUFFIX}")
 
     def load(self, names: Iterable[str]) -> list[np.ndarray] | None:
         """Returns the arrays of these names, or None unless all are there and valid."""
@@ -60,16 +56,17 @@ class IndexCache:
 
     def save(self, **arrays: Any) -> None:
         """Writes the arrays; says in the log when nowhere is writable."""
+
+        def write(file):
+            np.savez(file, state=self._state, **arrays)
+
         reasons = []
         for path in self.paths:
             try:
                 # The administrator may write here all the same and is not to.
                 if not path.parent.stat().st_mode & _WRITABLE:
                     raise PermissionError(0, "The folder is read-only")
-                write_aside(
-                    path, lambda file: np.savez(file, state=self._state, **arrays)
-                )
-                return
+                return write_aside(path, write)
             except OSError as error:
                 reasons.append(f"{path}: {error.strerror}")
         logging.info(

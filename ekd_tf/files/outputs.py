@@ -6,7 +6,6 @@ import contextlib
 import os
 import pathlib
 import tempfile
-from collections.abc import Iterator
 
 
 def make_folder(name: str, folder: str | os.PathLike) -> pathlib.Path:
@@ -15,10 +14,8 @@ def make_folder(name: str, folder: str | os.PathLike) -> pathlib.Path:
     Raises:
         ValueError: Nothing can be written to what the user calls `name`.
     """
-    folder = pathlib.Path(folder)
     with _refusing(name, "folder", folder):
-        _make(folder)
-    return folder
+        return _make(pathlib.Path(folder))
 
 
 def check_file(name: str, path: str | os.PathLike) -> pathlib.Path:
@@ -47,10 +44,11 @@ def _make(folder):
     # A read-only mount or a full disk shows only when something is written.
     with tempfile.TemporaryFile(dir=folder) as probe:
         probe.write(b"x")
+    return folder
 
 
 @contextlib.contextmanager
-def _refusing(name: str, kind: str, path: pathlib.Path) -> Iterator[None]:
+def _refusing(name, kind, path):
     try:
         yield
     except OSError as error:

@@ -44,12 +44,8 @@ def hash_files(
 class PositionedFile:
     """A file of which any range of bytes is read without moving a position.
 
-    So it can be used by several threads at once, and on both sides of a fork.
-
-    Attributes:
-        path: String.
-        size: Bytes in the file when the object was made.
-        mtime_ns: When it had been changed by then, in nanoseconds.
+    So it can be used by several threads at once, and on both sides of a fork. `size`
+    and `mtime_ns` are those when the object was made.
 
     Raises:
         ValueError: The file is missing, is no file, or may not be read.
@@ -93,11 +89,7 @@ class PositionedFile:
         return ValueError(f"{self.place(offset)}: {reason}")
 
     def read(self, offset: int, length: int) -> bytes:
-        """Returns `length` bytes from `offset`, fewer where the file ends.
-
-        Raises:
-            OSError: The file cannot be read.
-        """
+        """Returns `length` bytes from `offset`, fewer where the file ends."""
         data = os.pread(self._descriptor, length, offset)
         # One call is cut short by signals and by a limit of 2 GB as well as by the end.
         while 0 < len(data) < length:

@@ -16,18 +16,11 @@ from ekd_tf.files.atomic import write_text
 
 
 class RowFile:
-    """Rows of one shape one behind the other, and a note beside them what they are.
+    """`count` rows of one shape one behind the other, and a note what they are.
 
     The file holds the rows and nothing else, so its size tells how many are complete;
     what is left of a row that was being written is cut off. The note is the JSON of
     `description` and the rows' "shape".
-
-    Args:
-        path: The file of rows.
-        note: The JSON file.
-        description: JSON-able.
-        count: How many rows there will be.
-        dtype: Of the entries.
     """
 
     def __init__(
@@ -56,17 +49,11 @@ class RowFile:
         return self.dtype.itemsize * int(np.prod(self._shape))
 
     def fill(self, compute: Callable[[int], Iterable[np.ndarray]]) -> np.ndarray:
-        """Returns the rows, after computing those that are missing.
+        """Returns the rows, `(count, ...)`, mapped from the file and read-only.
 
         Args:
-            compute: Function of the first row wanted that yields arrays `(k, ...)`
-                from there on, in order.
-
-        Returns:
-            Array `(count, ...)`, mapped from the file and read-only.
-
-        Raises:
-            ValueError: The rows computed are not of one shape or not `count`.
+            compute: Function of the first row that is missing, which yields arrays
+                `(k, ...)` from there on, in order.
         """
         if self.done < self.count:
             self._append(compute)

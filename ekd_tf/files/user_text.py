@@ -68,24 +68,21 @@ def command_line() -> list[str]:
 
 
 def _expanded(words, inside):
-    expanded, words = [], list(words)
-    while words:
-        word = words.pop(0)
+    expanded, words = [], iter(words)
+    for word in words:
         name, equals, path = word.partition("=")
         if word == "--":
             return [*expanded, word, *words]
         if name not in ("--flagfile", "-flagfile"):
             expanded.append(word)
             continue
-        if not equals:
-            if not words:
-                raise ValueError("give --flagfile=FILE")
-            path = words.pop(0)
-        path = os.path.expanduser(path.strip())
+        path = os.path.expanduser((path if equals else next(words, "")).strip())
+        if not path:
+            raise ValueError("give --flagfile=FILE")
         if os.path.realpath(path) in inside:
             raise ValueError(f"{path} names itself")
         with open_text(path) as file:
-            lines = [line.strip() for line in file]
-        lines = [line for line in lines if line and not line.startswith(("#", "//"))]
+            lines = filter(None, map(str.strip, file))
+            lines = [line for line in lines if not line.startswith(("#", "//"))]
         expanded += _expanded(lines, (*inside, os.path.realpath(path)))
     return expanded

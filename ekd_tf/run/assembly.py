@@ -13,7 +13,7 @@ from ekd_tf.checks import check_choice
 from ekd_tf.data import Augmentation
 from ekd_tf.data import BatchSampler
 from ekd_tf.data import Source
-from ekd_tf.data.samples import first_image_size
+from ekd_tf.data.readable import first_image_size
 from ekd_tf.data.unreadable import Unreadable
 from ekd_tf.heads import check_labels
 from ekd_tf.run import factory

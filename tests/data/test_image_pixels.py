@@ -1,5 +1,7 @@
 """Every kind of image file as RGB, the same to Pillow's readers and to the pipeline."""
 
+import io
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -12,6 +14,11 @@ from pictures import with_orientation
 from PIL import Image
 
 from ekd_tf.data import image_pixels
+from ekd_tf.data.image_pixels import as_plain
+from ekd_tf.data.image_pixels import decodable
+from ekd_tf.data.image_pixels import decode_image
+from ekd_tf.data.image_pixels import decode_plain
+from ekd_tf.data.image_pixels import fit
 from ekd_tf.data.image_pixels import open_image
 from ekd_tf.data.image_pixels import orientation
 from ekd_tf.data.image_pixels import plain_size
@@ -47,44 +54,28 @@ def test_the_pipeline_decodes_the_same(rng):
         )
 
 
-def test_plain_images_are_sized_and_decoded_by_tensorflow(rng, monkeypatch):
+def test_plain_images_are_sized_for_tensorflow_and_all_else_is_not(rng, monkeypatch):
     image = face(rng, 20, 276)
+    jpeg, png = encode(image, "JPEG"), encode(image)
     for data in (
-        encode(image, "JPEG"),
-        encode(image.convert("L"), "JPEG"),
+        *(jpeg, png, jpeg + b"\0" * 16, encode(image.convert("L"), "JPEG")),
         encode(image, "JPEG", progressive=True),
         encode(image, "JPEG", comment=b"Exif"),
-        encode(image, "JPEG") + b"\0" * 16,
-        encode(image),
-        encode(image.convert("RGBA")),
-        encode(image.convert("P")),
+        *(encode(image.convert(mode)) for mode in ("RGBA", "P")),
+        # Pillow takes a note in XMP for EXIF; TensorFlow, browsers and phones do not.
+        encode(image, "JPEG", xmp=b'<x:xmpmeta><a tiff:Orientation="6"/></x:xmpmeta>'),
     ):
-        assert plain_size(data) == (20, 276)
-        assert tf.io.decode_jpeg(data, channels=3).shape == (20, 276, 3)
-    monkeypatch.setattr(image_pixels, "LARGE_PIXELS", 20 * 276 - 1)
-    assert plain_size(encode(image)) is None
-
-
-def test_all_else_is_left_to_pillow(rng):
-    image = face(rng)
-    others = [b"", b"hello", b"\xff\xd8\xff", b"\xff\xd8" + b"\xff" * 30 + b"\xff\xd9"]
-    others += [
-        encode(image, "JPEG")[:-3],
-        encode(image, "JPEG")[:40],
-        encode(image)[:-3],
-    ]
-    others += [encode(image.convert("CMYK"), "JPEG")]
-    others += [encode(image, form) for form in ("WEBP", "BMP", "GIF")]
-    others += [with_orientation(pixels(image), 3, form) for form in ("JPEG", "PNG")]
-    for data in others:
+        assert plain_size(data) == read_image(data).shape[:2] == (20, 276)
+        assert decode_plain(data).shape == (20, 276, 3)
+    for data in (
+        *(b"", b"hello", b"\xff\xd8\xff", b"\xff\xd8" + b"\xff" * 30 + b"\xff\xd9"),
+        *(jpeg[:-3], jpeg[:40], png[:-3], encode(image.convert("CMYK"), "JPEG")),
+        *(encode(image, form) for form in ("WEBP", "BMP", "GIF")),
+        *(with_orientation(pixels(image), 3, form) for form in ("JPEG", "PNG")),
+    ):
         assert plain_size(data) is None
-
-
-def test_an_orientation_in_xmp_alone_turns_no_image(rng):
-    # Pillow takes it for EXIF, TensorFlow, browsers and phones do not.
-    note = b'<x:xmpmeta><a tiff:Orientation="6"/></x:xmpmeta>'
-    data = encode(face(rng, 20, 30), "JPEG", xmp=note)
-    assert plain_size(data) == read_image(data).shape[:2] == (20, 30)
+    monkeypatch.setattr(image_pixels, "LARGE_PIXELS", 20 * 276 - 1)
+    assert plain_size(png) is None
 
 
 def test_the_limit_of_pillow_is_passed_over_and_kept(rng, monkeypatch):
@@ -96,19 +87,16 @@ def test_the_limit_of_pillow_is_passed_over_and_kept(rng, monkeypatch):
         assert Image.MAX_IMAGE_PIXELS == limit
 
 
-@pytest.mark.parametrize("form", ["PNG", "JPEG"])
-def test_large_images_are_averaged_where_they_are_made_small_anyway(
-    rng, monkeypatch, form
-):
+def test_large_images_are_averaged_where_they_are_made_small_anyway(rng, monkeypatch):
     monkeypatch.setattr(image_pixels, "LARGE_PIXELS", 20 * 20)
     image = face(rng, 40, 80)
-    data = with_orientation(pixels(image), 6, form)
     # 3,200 pixels are 8 times too many, so sides are divided by 3. A JPEG is halved as
     # it is decoded, which leaves twice too many, and halved again.
-    found = read_image(data, shrink=True)
-    expected = pixels(image.reduce(3 if form == "PNG" else 4))
-    assert np.abs(found.astype(int) - expected).max() <= (0 if form == "PNG" else 12)
-    assert read_image(data).shape == (40, 80, 3)
+    for form, factor, error in (("PNG", 3, 0), ("JPEG", 4, 12)):
+        data = with_orientation(pixels(image), 6, form)
+        found = read_image(data, shrink=True).astype(int)
+        assert np.abs(found - pixels(image.reduce(factor))).max() <= error
+        assert read_image(data).shape == (40, 80, 3)
 
 
 def test_jpegs_are_turned_upright_whatever_else_their_exif_data_say(rng):
@@ -141,3 +129,60 @@ def test_what_is_wrong_is_one_line(rng, monkeypatch):
     for reader in (read_image, lambda data: in_pipeline(data, 8)):
         with pytest.raises(ValueError, match="it is 40x40: images of more than 1,599"):
             reader(encode(face(rng, 40, 40), "WEBP"))
+
+
+# --- By TensorFlow -------------------------------------------------------------
+
+
+def test_formats_tensorflow_reads_give_the_pixels_of_pillow(rng):
+    image = face(rng, 40, 24)
+    alpha = image.copy()
+    alpha.putalpha(77)
+    files = [encode(image, form) for form in ("JPEG", "PNG", "BMP")]
+    files += [encode(image.convert("L"), form) for form in ("JPEG", "PNG")]
+    for data in [*files, encode(alpha), encode(alpha, "BMP")]:
+        np.testing.assert_array_equal(decode_image(data), read_image(data))
+
+
+def test_what_tensorflow_does_not_read_right_is_an_error_or_first_image(rng):
+    data = encode(face(rng, 64, 64), "JPEG")
+    # TensorFlow alone would return the palette's positions as gray values.
+    palette = encode(face(rng).convert("P"), "BMP")
+    text = b"text that is long enough to hold a header of an image"
+    for other in (b"", b"B", text, data[: len(data) // 2], data[:-8], palette):
+        with pytest.raises(tf.errors.InvalidArgumentError):
+            decode_image(other)
+    frames = [Image.new("RGB", (6, 4), colour) for colour in ("red", "blue")]
+    file = io.BytesIO()
+    frames[0].save(file, "GIF", save_all=True, append_images=frames[1:])
+    np.testing.assert_array_equal(decode_image(file.getvalue()), pixels(frames[0]))
+
+
+def test_fit_averages_when_shrinking():
+    # An antialiased triangle of radius 2 over rows 0 0 200 200 -> 2 rows: the first
+    # output is centred between pixels 0 and 1, distances .5 .5 1.5 2.5, weights
+    # .75 .75 .25 0 / 1.75, so 200 * .25 / 1.75 = 28.57, rounded 29; the other 171.
+    column = np.array([0, 0, 200, 200], dtype=np.uint8)
+    image = np.broadcast_to(column[:, None, None], (4, 4, 3))
+    got = fit(image, 2)
+    assert got.dtype == tf.uint8
+    np.testing.assert_array_equal(got[:, 0, 0], [29, 171])
+    np.testing.assert_array_equal(got[:, 1, 2], [29, 171])
+
+
+def test_fit_stretches_images_and_batches_alike_and_leaves_the_right_size(rng, run_as):
+    images = rng.integers(0, 256, (2, 5, 9, 3), dtype=np.uint8)
+    batch = fit(images, 7)
+    assert batch.shape == (2, 7, 7, 3)
+    np.testing.assert_array_equal(batch[1], fit(images[1], 7))
+    np.testing.assert_array_equal(run_as(lambda x: fit(x, 7))(batch), batch)
+
+
+def test_what_only_pillow_decodes_is_encoded_anew_without_loss(rng):
+    image = face(rng, 9, 13).convert("P")
+    data = as_plain(encode(image, "BMP"))
+    np.testing.assert_array_equal(decode_image(data), pixels(image))
+    np.testing.assert_array_equal(Image.open(io.BytesIO(data)), pixels(image))
+    png = encode(face(rng))
+    assert as_plain(png) == png and decodable(png) is None
+    assert decodable(b"no image") == "not an image in a format that is read"

@@ -16,7 +16,6 @@ from ekd_tf.data.pairs import PairSet
 from ekd_tf.data.pairs import read_pairs
 
 JPEG = b"\xff\xd8\xff\xe0 and the rest"
-PNG = b"\x89PNG\r\n\x1a\n and the rest"
 
 
 def put(path, value, protocol=4):
@@ -27,23 +26,19 @@ def put(path, value, protocol=4):
 def test_images_and_issame_of_every_make(tmp_path):
     files, same = [JPEG + bytes([k]) * 40 for k in range(8)], [True, False, False, True]
     arrays = [np.frombuffer(file, np.uint8) for file in files]
-    objects = np.empty(8, object)
+    objects, flags = np.empty(8, object), np.array(same)
     objects[:] = files
-    flags = np.array(same)
-    for images in (files, arrays, [a[:, None] for a in arrays], objects):
-        for issame in (same, flags, list(flags), flags.astype(np.float32)):
-            for protocol in range(6):
-                path = tmp_path / "a.bin"
-                path.write_bytes(pickle.dumps((images, issame), protocol))
+    columns, copies = [a[:, None] for a in arrays], [bytearray(f) for f in files]
+    path = tmp_path / "a.bin"
+    for protocol in range(6):
+        for images in (files, arrays, columns, objects, copies):
+            for issame in (same, flags, list(flags), flags.astype(">i4"), flags * 1.0):
+                put(path, (images, issame), protocol)
                 pairs = read_pairs(path)
                 assert pairs.images.read(range(8)) == files
                 assert pairs.issame.tolist() == same
     assert (pairs.name, len(pairs.images), pairs.issame.dtype) == ("a", 8, bool)
     assert pairs.images.describe(3) == f"{path}: image 2 of pair 2"
-    for protocol in range(6):
-        value = [bytearray(file) for file in files], [float(s) for s in same]
-        path.write_bytes(pickle.dumps(value, protocol))
-        assert read_pairs(path).images.read(range(8)) == files
 
 
 def test_missing_and_huge_files_are_refused(tmp_path, monkeypatch):
@@ -105,11 +100,11 @@ def test_lists_of_other_encodings(tmp_path, people):
     with pytest.raises(ValueError, match=words):
         pairs_from_list(path, people)
     # Unless the files are named so.
-    for name in (b"Jos\xe9_0001.jpg", b"Jos\xe9_0002.jpg"):
-        odd = os.fsencode(people) + b"/Jos\xe9/" + name
-        os.makedirs(os.path.dirname(odd), exist_ok=True)
-        with open(odd, "wb") as file:
-            file.write(JPEG)
+    folder = os.fsencode(people) + b"/Jos\xe9"
+    os.rename(people / "Jos\u00e9", folder)
+    for k in (1, 2):
+        new = folder + b"/Jos\xe9_000%d.jpg" % k
+        os.rename(os.path.join(folder, f"Jos\u00e9_000{k}.jpg".encode()), new)
     assert len(pairs_from_list(path, people).issame) == 2
 
 
@@ -155,25 +150,17 @@ def test_what_is_no_set_is_refused_with_path_and_mend(tmp_path):
     two, one = [JPEG] * 2, np.ones
     for value, reason in (
         (two, r"its images and issame are not two lists"),
-        ((two, 1), "its images and issame are not two lists"),
         ((JPEG, [True]), "its images and issame are not two lists"),
-        (JPEG, "it does not hold two items"),
         ((two, [True], 1), "it does not hold two items"),
         (([JPEG] * 3, [True]), "3 images for 1 pairs; two per pair are needed"),
         (([], []), "0 images for 0 pairs"),
         ((two, [2]), "issame of pair 1 is neither True nor False"),
-        ((two * 2, [True, None]), "issame of pair 2 is neither"),
-        ((two, [[True]]), "issame of pair 1 is neither"),
         ((two, ["1"]), "issame of pair 1 is neither"),
-        ((two, [one(2)]), "issame of pair 1 is neither"),
         ((two, np.array([np.nan])), "issame of pair 1 is neither"),
-        ((two, np.array([0.5])), "issame of pair 1 is neither"),
         ((np.array(two), [True]), "an array of type 'S"),
         (([JPEG, b"%PDF-1.4"], [True]), "image 2 of pair 1 is neither JPEG nor PNG"),
-        ((two + [b"", JPEG], [True] * 2), "image 1 of pair 2 is neither"),
         (([JPEG, "text"], [True]), "image 2 of pair 1 is neither JPEG nor PNG"),
         (([JPEG, one((4, 2), np.uint8)], [True]), "image 2 of pair 1 is neither"),
-        (([JPEG, one((), np.uint8)], [True]), "image 2 of pair 1 is neither"),
         (([JPEG, one(4)], [True]), "image 2 of pair 1 is neither"),
         ((os.getcwd, [True]), r"asks for \w+\.getcwd, which no verification set"),
     ):
@@ -207,3 +194,85 @@ def test_a_malformed_list_is_refused(tmp_path, people):
         path.write_text(text)
         with pytest.raises(ValueError, match=rf"pairs\.txt.*{reason}"):
             pairs_from_list(path, people)
+
+
+# --- pickles -------------------------------------------------------------------
+
+
+# In the form Python 2 gives (protocols 0 and 2), put together by hand, of
+# (["\xff\xd8\xff'\n", np.array([[66], [77]], np.uint8)], [np.bool_(False)]).
+PYTHON2_TEXT = (
+    b'((lp1\nS"\\xff\\xd8\\xff\'\\n"\np2\nacnumpy.core.multiarray\n_reconstruct\np3\n'
+    b"(cnumpy\nndarray\np4\n(I0\ntp5\nS'b'\np6\ntp7\nRp8\n(I1\n(L2L\nL1L\ntp9\ncnumpy\n"
+    b"dtype\np10\n(S'u1'\np11\nI0\nI1\ntp12\nRp13\n(I3\nS'|'\np14\nNNNI-1\nI-1\nI0\ntp15\n"
+    b"bI00\nS'BM'\np16\ntp17\nba(lp18\ncnumpy.core.multiarray\nscalar\np19\n"
+    b"(g10\n(S'b1'\np20\nI0\nI1\ntp21\nRp22\n(I3\nS'|'\np23\nNNNI-1\nI-1\nI0\ntp24\n"
+    b"bS'\\x00'\np25\ntp26\nRp27\natp28\n."
+)
+PYTHON2_BINARY = (
+    b"\x80\x02]q\x01(U\x05\xff\xd8\xff'\nq\x02cnumpy.core.multiarray\n_reconstruct\nq\x03"
+    b"cnumpy\nndarray\nq\x04K\0\x85q\x05U\x01bq\x06\x87q\x07Rq\x08(K\x01\x8a\x01\x02\x8a"
+    b"\x01\x01\x86q\tcnumpy\ndtype\nq\nU\x02u1q\x0bK\0K\x01\x87q\x0cRq\r(K\x03U\x01|q\x0e"
+    b"NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\0tq\x0fb\x89T\x02\0\0\0BMq\x10tq\x11be]"
+    b"q\x12(cnumpy.core.multiarray\nscalar\nq\x13h\nU\x02b1q\x14K\0K\x01\x87q\x15Rq"
+    b"\x16(K\x03U\x01|q\x17NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\0tq\x18bU\x01\0q\x19\x86"
+    b"q\x1aRq\x1be\x86q\x1c."
+)
+
+
+def test_pickles_of_python_2(tmp_path):
+    for data in (PYTHON2_TEXT, PYTHON2_BINARY):
+        # The standard library agrees, so these are real pickles.
+        images, issame = pickle.loads(data, encoding="bytes")
+        # As NumPy 1 and NumPy 2 spell their names.
+        for core in (b"numpy.core", b"numpy._core"):
+            path = tmp_path / "a.bin"
+            path.write_bytes(data.replace(b"numpy.core", core))
+            pairs = read_pairs(path)
+            assert pairs.images.read([0, 1]) == [images[0], images[1].tobytes()]
+            assert pairs.issame.tolist() == issame == [False]
+
+
+def array_pickle(shape, raw, code=b"u1"):
+    """An array by hand; `shape` as instructions."""
+    return (
+        b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\0\x85"
+        b"U\x01b\x87R(K\x01" + shape + b"cnumpy\ndtype\nU\x02" + code + b"\x85R\x89"
+        b"U" + bytes([len(raw)]) + raw + b"tb"
+    )
+
+
+def test_arrays_that_do_not_fit_their_bytes_are_refused(tmp_path):
+    for shape, code in (
+        (b"\x8a\x08\xff\xff\xff\xff\xff\xff\xff\x7f\x85", b"u1"),
+        (b"J\xff\xff\xff\xffJ\xfd\xff\xff\xff\x86", b"u1"),
+        (b"K\x01K\x01K\x03\x87", b"u1"),
+        (b"K\x03\x85", b"i8"),
+        (b"(K\x03" + b"K\x01" * 60 + b"t", b"u1"),
+    ):
+        (tmp_path / "a.bin").write_bytes(array_pickle(shape, b"abc", code) + b".")
+        with pytest.raises(ValueError, match=r"array of (shape|\d+ dimensions)"):
+            read_pairs(tmp_path / "a.bin")
+
+
+def test_repeating_a_text_cannot_unfold_it(tmp_path):
+    # 60 calls on one memoised text of 1,000 letters.
+    head = b"\x80\x02c_codecs\nencode\nq\0(X\xe8\x03\0\0" + b"x" * 1000 + b"q\x01"
+    head += b"X\x06\0\0\0latin1q\x02"
+    once = b"h\0h\x01h\x02\x86R"
+    for calls, reason in ((1, "does not hold two"), (60, "unfolds to more than it is")):
+        (tmp_path / "a.bin").write_bytes(head + once * calls + b"t.")
+        with pytest.raises(ValueError, match=reason):
+            read_pairs(tmp_path / "a.bin")
+
+
+def test_allowed_names_do_no_more_than_they_must(tmp_path):
+    codec = b"c_codecs\nencode\n"
+    for code, reason in (
+        (b"cnumpy\nndarray\nM\xff\xff\x85R", "damaged or no pickle"),
+        (b"c__builtin__\nbytearray\nJ\xff\xff\xff\x7f\x85R", "else than bytes"),
+        (codec + b"X\x01\0\0\0xX\x03\0\0\0hex\x86R", "text as 'hex', not lat"),
+    ):
+        (tmp_path / "a.bin").write_bytes(b"\x80\x02" + code + b".")
+        with pytest.raises(ValueError, match=reason):
+            read_pairs(tmp_path / "a.bin")

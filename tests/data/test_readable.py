@@ -1,4 +1,4 @@
-"""Tests for `ekd_tf.data.readable`."""
+"""Images that can be read, and how many may be unreadable."""
 
 import numpy as np
 import pytest
@@ -14,11 +14,13 @@ from ekd_tf.data import readable_pairs
 from ekd_tf.data import readable_templates
 from ekd_tf.data import sample_faces
 from ekd_tf.data import sample_images
+from ekd_tf.data.readable import first_image_size
 from ekd_tf.data.source import Source
 from ekd_tf.data.templates import TemplatePairs
 from ekd_tf.data.templates import TemplateSubjects
 from ekd_tf.data.unreadable import Unreadable
 from ekd_tf.data.unreadable import UnreadableError
+from ekd_tf.data.unreadable import explain
 
 
 class Files(Source):
@@ -61,33 +63,38 @@ def test_unreadable_images_are_left_out_counted_and_named():
     np.testing.assert_array_equal(found.labels, [0, 1, 1, 2, 2, 3])
     assert [found.describe(k) for k in (0, 1, 5)] == ["0.jpg", "2.jpg", "7.jpg"]
     assert found.fingerprint != "files"
-    source, positions, _ = found.origin()
-    np.testing.assert_array_equal(positions, [0, 2, 3, 4, 5, 7])
+    np.testing.assert_array_equal(found.origin()[1], [0, 2, 3, 4, 5, 7])
 
 
 def test_a_whole_source_is_given_back_itself():
-    source = Files()
-    assert readable_images(source) is source
-    drawn = SyntheticFaces(2, 2, 32)
-    assert readable_images(drawn, Unreadable(1)) is drawn
+    # Pixels are asked for only where some may be unreadable.
+    for source in (Files(), Files([7], encoded=False)):
+        assert readable_images(source) is source
+    assert readable_images(source, Unreadable(1)).left_out == ("7.jpg: is gone",)
 
 
 def test_one_more_than_allowed_stops():
     with pytest.raises(UnreadableError, match="cannot decode 1.jpg: not an image"):
         readable_images(Files([1]))
-    with pytest.raises(UnreadableError, match="2 images, of which 1 may be"):
+    with pytest.raises(UnreadableError) as error:
         readable_images(Files([1, 3]), Unreadable(1))
-
-
-def test_nothing_that_can_be_read_is_an_error():
+    assert explain(error.value, "mend them") == (
+        "cannot decode 2 images, of which 1 may be unreadable; mend them:\n"
+        f"  1.jpg: {TEXT}\n  3.jpg: {TEXT}"
+    )
+    assert explain(ValueError("x"), "mend it") == "x"
+    error = UnreadableError([f"{k}.jpg: is empty" for k in range(50)], 49)
+    assert str(error).endswith("  19.jpg: is empty\n  and 30 more")
     with pytest.raises(ValueError, match="files: none of its images can be read"):
         readable_indices(Files([0, 1]), [0, 1], Unreadable(9))
 
 
-def test_pixels_that_cannot_be_made_are_left_out_where_some_may_be():
-    source = Files([7], encoded=False)
-    assert readable_images(source) is source
-    assert readable_images(source, Unreadable(1)).left_out == ("7.jpg: is gone",)
+def test_an_image_counts_once_whoever_reads_it():
+    unreadable = Unreadable(2)
+    assert unreadable.count("a.jpg", "is empty") == "a.jpg: is empty"
+    assert unreadable.count("a.jpg", "cannot be read") == "a.jpg: is empty"
+    unreadable.count("b.jpg", "is text")
+    assert unreadable.lines == ["a.jpg: is empty", "b.jpg: is text"]
 
 
 def test_a_pair_goes_with_either_image():
@@ -123,7 +130,49 @@ def test_a_template_without_another_image_leaves_all_lists():
     assert len(found.images) == len(found.media) == 6
 
 
-def test_samples_leave_them_out_too():
+# --- A few images --------------------------------------------------------------
+
+
+def drawn(identities, images):
+    return SyntheticFaces(identities, images, 32)
+
+
+def test_images_are_spread_over_the_source():
+    source = drawn(identities=5, images=2)
+    images = sample_images(source, 32, count=5)
+    np.testing.assert_array_equal(images, source.read(np.array([0, 2, 4, 6, 9])))
+    assert len(sample_images(source, 32, count=50)) == 10
+
+
+def test_the_first_image_tells_its_size_unless_it_is_damaged():
+    assert first_image_size(drawn(identities=2, images=2)) == (32, 32)
+    assert first_image_size(Files()) == (16, 16)
+    assert first_image_size(Files([0])) is None
+
+
+def test_faces_are_several_of_each_of_few_identities():
+    source = drawn(identities=5, images=4)
+    faces, labels = sample_faces(source, 32, count=6, images_per_identity=3)
+    # Two identities, the first and the last, three images of each.
+    np.testing.assert_array_equal(labels, [0, 0, 0, 4, 4, 4])
+    expected = source.read(np.array([0, 1, 2, 16, 17, 18]))
+    np.testing.assert_array_equal(faces, expected)
+
+
+def test_few_images_or_identities_are_made_up_for_by_more_of_the_other():
+    shuffled = drawn(3, 2)
+    shuffled.labels = shuffled.labels[[5, 0, 3, 1, 4, 2]]
+    for source, count, per_identity, expected in (
+        (drawn(6, 2), 8, 4, [0, 0, 1, 1, 3, 3, 5, 5]),
+        (drawn(2, 9), 10, 2, [0] * 8 + [1] * 2),
+        (drawn(3, 2), 50, 8, [0, 0, 1, 1, 2, 2]),
+        (shuffled, 6, 2, [0, 0, 1, 1, 2, 2]),
+    ):
+        _, labels = sample_faces(source, 32, count, per_identity)
+        np.testing.assert_array_equal(labels, expected)
+
+
+def test_samples_leave_unreadable_images_out():
     assert len(sample_images(Files([1]), 16, 8, Unreadable(1))) == 7
     faces, labels = sample_faces(Files([1]), 16, 8, unreadable=Unreadable(1))
     assert len(faces) == 7

@@ -1,10 +1,12 @@
-"""Subsets and splits of a source by identity."""
+"""Subsets and splits of a source by identity, and several sources as one."""
 
 import hashlib
 
 import numpy as np
 import pytest
 
+from ekd_tf.data import JoinedSources
+from ekd_tf.data import SyntheticFaces
 from ekd_tf.data.source import Source
 from ekd_tf.data.source import Subset
 from ekd_tf.data.source import number_identities
@@ -49,13 +51,6 @@ def test_selected_identities_are_relabelled_in_the_order_given(numbers):
     assert subset.describe(3) == "number 6"
 
 
-def test_subset_of_a_subset(numbers):
-    inner = Subset(Subset(numbers, [3, 0, 2]), [1, 0])
-    # Identity 0 is label 1 in the middle and label 0 inside; images 0, 1, 5, 6, 7.
-    np.testing.assert_array_equal(inner.labels, [1, 0, 0, 1, 1])
-    assert inner.read(range(5)) == [b"0", b"1", b"5", b"6", b"7"]
-
-
 def test_knows_where_its_images_come_from(numbers):
     whole, positions, identities = numbers.origin()
     assert whole is numbers
@@ -71,27 +66,22 @@ def test_knows_where_its_images_come_from(numbers):
 
 
 def test_fingerprint_changes_with_the_choice_and_with_the_source(numbers):
-    first = Subset(numbers, [0, 1]).fingerprint
-    other_source = Numbers([3, 0, 1, 1, 2, 0, 3, 2])
-    assert first == Subset(numbers, [0, 1]).fingerprint
-    assert first != numbers.fingerprint
-    assert first != Subset(numbers, [1, 0]).fingerprint
-    assert first != Subset(numbers, [0, 2]).fingerprint
-    assert first != Subset(other_source, [0, 1]).fingerprint
+    other = Numbers([3, 0, 1, 1, 2, 0, 3, 2])
+    chosen = (numbers, [0, 1]), (numbers, [1, 0]), (numbers, [0, 2]), (other, [0, 1])
+    prints = {Subset(*choice).fingerprint for choice in chosen}
+    assert len({*prints, numbers.fingerprint}) == 5
+    assert Subset(numbers, [0, 1]).fingerprint in prints
 
 
-@pytest.mark.parametrize(
-    ("identities", "words"),
-    [
+def test_rejects_impossible_identities(numbers):
+    for identities, words in (
         ([], r"`len\(identities\)` must be in \[1, inf\)"),
         ([1, 1], "`identities` must be distinct"),
         ([4], r"`identities` must be in \[0, 4\). Received: identities=4"),
         ([-1, 0], r"`identities` must be in \[0, 4\). Received: identities=-1"),
-    ],
-)
-def test_rejects_impossible_identities(numbers, identities, words):
-    with pytest.raises(ValueError, match=words):
-        Subset(numbers, identities)
+    ):
+        with pytest.raises(ValueError, match=words):
+            Subset(numbers, identities)
 
 
 def test_split_shares_no_identity_and_loses_no_image():
@@ -116,17 +106,48 @@ def test_split_leaves_two_identities_on_either_side(numbers):
     split_identities(numbers, 2)
 
 
-@pytest.mark.parametrize(
-    ("labels", "numbers", "identities"),
-    [
+def test_labels_are_numbered_in_their_order():
+    for labels, numbers, identities in (
         ([1, 0, 1], [1, 0, 1], [0, 1]),
         ([7, 7, 3, 2**24], [1, 1, 0, 2], [3, 7, 2**24]),
-        ([5], [0], [5]),
         ([], [], []),
-    ],
-)
-def test_labels_are_numbered_in_their_order(labels, numbers, identities):
-    got, old = number_identities(np.array(labels, np.int64))
-    np.testing.assert_array_equal(got, numbers)
-    np.testing.assert_array_equal(old, identities)
-    assert (got.dtype, old.dtype) == (np.int32, np.int32)
+    ):
+        got, old = number_identities(np.array(labels, np.int64))
+        assert (got.tolist(), old.tolist()) == (numbers, identities)
+        assert (got.dtype, old.dtype) == (np.int32, np.int32)
+
+
+# --- Several as one ------------------------------------------------------------
+
+
+def test_images_follow_each_other_and_labels_are_offset():
+    a, b = Numbers([0, 0, 1], "a"), Numbers([0, 1, 1, 2], "b")
+    joined = JoinedSources([a, b, a])
+    assert (joined.name, len(joined), joined.num_identities) == ("a+b+a", 10, 7)
+    np.testing.assert_array_equal(joined.labels, [0, 0, 1, 2, 3, 3, 4, 5, 5, 6])
+    assert joined.labels.dtype == np.int32 and joined.encoded
+    images = joined.read(np.array([9, 0, 3, 2, 6, 3, 7]))
+    assert images == [b"2", b"0", b"0", b"2", b"3", b"0", b"0"]
+    assert joined.read([]) == []
+    assert (joined.describe(2), joined.describe(3)) == ("number 2", "number 0")
+    assert joined.identity_names()[1:3] == ["0:1", "1:0"]
+    parts = (a, b), (b, a), (a,), (a, a)
+    assert len({JoinedSources(list(chosen)).fingerprint for chosen in parts}) == 4
+
+
+def drawn(**arguments):
+    return SyntheticFaces(2, 2, **arguments)
+
+
+def test_drawn_faces_are_joined(numbers):
+    first, second = drawn(size=32), drawn(size=32, seed=1)
+    images = JoinedSources([first, second]).read([5, 1])
+    assert images.dtype == np.uint8
+    np.testing.assert_array_equal(images[0], second.read([1])[0])
+    np.testing.assert_array_equal(images[1], first.read([1])[0])
+    words = r"files with files. Received: numbers \(files\), synthetic \(\(32, 32"
+    with pytest.raises(ValueError, match=words):
+        JoinedSources([numbers, first])
+    words = r"synthetic \(\(32, 32, 3\)\), synthetic \(\(48, 48, 3\)\)"
+    with pytest.raises(ValueError, match=words):
+        JoinedSources([first, drawn(size=48)])

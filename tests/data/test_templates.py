@@ -33,7 +33,9 @@ def write_set(root, rng, name="toy", images=6):
         "1N_probe_mixed.csv": ["TEMPLATE_ID,SUBJECT_ID,FILE", "30,5,d", "20,6,e"],
     }
     for what, content in lines.items():
-        (meta.parent / f"{name}_{what}").write_text("\n".join(content) + "\n")
+        path = meta.parent / f"{name}_{what}"
+        # Behind a byte-order mark, as some editors write it.
+        path.write_text("\n".join(content) + "\n", encoding="utf-8-sig")
     return root
 
 
@@ -56,16 +58,6 @@ def test_reads_the_lists(root):
     np.testing.assert_array_equal(found.probes.subject, [5, 6])
 
 
-def test_byte_order_marks_of_lists_are_skipped(root):
-    before = read_template_set(root)
-    for path in (root / "meta").iterdir():
-        path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().replace(b"\n", b"\r\n"))
-    after = read_template_set(root)
-    assert after.images.fingerprint == before.images.fingerprint
-    np.testing.assert_array_equal(after.pairs.first, before.pairs.first)
-    np.testing.assert_array_equal(after.probes.template, before.probes.template)
-
-
 def test_aligns_each_image_by_its_points(root):
     images = read_template_set(root).images
     found = images.read(np.array([3, 0]))
@@ -78,10 +70,7 @@ def test_aligns_each_image_by_its_points(root):
 
 
 def test_lists_of_searches_and_pairs_may_be_missing(root):
-    for path in [
-        *root.glob("meta/*1N*"),
-        root / "meta" / "toy_template_pair_label.txt",
-    ]:
+    for path in (*root.glob("meta/*1N*"), *root.glob("meta/*pair_label.txt")):
         path.unlink()
     found = read_template_set(root, "toy")
     assert (found.pairs, found.galleries, found.probes) == (None, {}, None)
@@ -114,7 +103,7 @@ def test_names_missing_and_damaged_images(root):
     (root / "loose_crop" / "2.png").unlink()
     with pytest.raises(ValueError, match=r"cannot decode .*2.png: No such file"):
         list(evaluation_batches(images, np.arange(6), 112, 6))
-    with pytest.raises(ValueError, match="1 of 6 listed images are missing.*2.png"):
+    with pytest.raises(ValueError, match="1 of 6 images are missing, such as .*2.png"):
         read_template_set(root)
 
 

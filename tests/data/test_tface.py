@@ -72,31 +72,30 @@ def test_files_by_path(files):
 
 
 @pytest.mark.parametrize("kind", ["records", "files"])
-def test_files_may_be_elsewhere_and_begin_with_a_mark(kind, request, tmp_path_factory):
+def test_files_may_be_elsewhere_and_fingerprints_follow_them(kind, request, tmp_path):
     root = request.getfixturevalue(kind)
-    index = tmp_path_factory.mktemp("lists") / "index.txt"
-    index.write_bytes(b"\xef\xbb\xbf" + (root / "index.txt").read_bytes())
-    images = read_tface(index, root=root).read([0, 1])
-    assert images == ([b"bb", b"dddd"] if kind == "records" else [b"two", b"one"])
-
-
-@pytest.mark.parametrize("kind", ["records", "files"])
-def test_fingerprint_follows_images_labels_and_places(kind, request):
-    root = request.getfixturevalue(kind)
-    path = root / "index.txt"
-    text = path.read_text()
-    first = read_tface(path).fingerprint
-    assert read_tface(path).fingerprint == first
-    others = []
-    image = next(p for p in sorted(root.rglob("*")) if p.is_file() and p != path)
-    image.write_bytes(image.read_bytes()[::-1])
-    others.append(read_tface(path).fingerprint)
+    text = (root / "index.txt").read_text()
+    path = tmp_path / "lists" / "index.txt"
+    path.parent.mkdir()
+    # Behind a byte-order mark.
+    path.write_text(text, encoding="utf-8-sig")
+    faces = read_tface(path, root=root)
+    assert faces.read([0, 1]) == (
+        [b"bb", b"dddd"] if kind == "records" else [b"two", b"one"]
+    )
+    prints = {faces.fingerprint, read_tface(root / "index.txt").fingerprint}
+    assert len(prints) == 1
     lines = text.splitlines()
-    path.write_text("\n".join([lines[1], lines[0], *lines[2:]]))
-    others.append(read_tface(path).fingerprint)
-    path.write_text("\n".join([lines[0][:-1] + "2", *lines[1:]]))
-    others.append(read_tface(path).fingerprint)
-    assert len({first, *others}) == 4
+    for changed in (
+        [lines[1], lines[0], *lines[2:]],
+        [lines[0][:-1] + "2", *lines[1:]],
+    ):
+        path.write_text("\n".join(changed))
+        prints.add(read_tface(path, root=root).fingerprint)
+    image = next(p for p in sorted(root.rglob("*.[jt]*")) if p.suffix != ".txt")
+    image.write_bytes(image.read_bytes()[::-1])
+    prints.add(read_tface(path, root=root).fingerprint)
+    assert len(prints) == 4
 
 
 def test_a_malformed_index_is_refused(records):
@@ -105,17 +104,13 @@ def test_a_malformed_index_is_refused(records):
         ("a.jpg\n", "line 1 must be path, label or name, shard, offset, label"),
         ("a.jpg 1\n", "line 1 must be path"),
         ("a.jpg\t1\nb.jpg\n", r"line 2 must be .* all lines alike. Received: b'b.jpg"),
-        ("a.jpg\tx\n", "line 1 must be path"),
-        ("a.jpg\t1\n\nb.jpg\t1\n", "line 2 must be path"),
         ("a.jpg\t1\nms1m\t0\t0\t1\n", "line 2 must be path"),
         ("a.jpg\t-1\n", r"line 1 has the label -1. Labels must be in \[0, 2\^24\)"),
         (f"a.jpg\t0\nb.jpg\t{2**24}\n", "line 2 has the label 16777216"),
         (f"a.jpg\t{2**70}\n", "line 1 must be path"),
         ("ms1m\t0\t0\t1\na.jpg\t1\n", "line 2 must be path"),
-        ("ms1m\tx\t0\t1\n", "line 1 must be path"),
         ("ms1m\t0\t9999\t1\n", "line 1 lists a record at offset 9999 of .*, which has"),
         ("ms1m\t0\t-4\t1\n", "line 1 lists a record at offset -4"),
-        ("ms1m\t0\t0\t-3\n", "line 1 has the label -3"),
     ):
         (records / "index.txt").write_text(text)
         with pytest.raises(ValueError, match=rf"index\.txt:? {reason}"):

@@ -1,18 +1,17 @@
 """Sharded TFRecord sets as a source of faces."""
 
 import json
-import os
 
 import numpy as np
 import pytest
 import tensorflow as tf
 from dataset_writers import TFRecordWriter
 from dataset_writers import pack
+from dataset_writers import record_offsets
 
 from ekd_tf.data.sources.tfrecord import TFRecordFaces
 from ekd_tf.data.sources.tfrecord import masked_crc32c
 from ekd_tf.data.sources.tfrecord import read_example
-from ekd_tf.data.sources.tfrecord import record_offsets
 from ekd_tf.files.positioned import PositionedFile
 
 LABELS = np.array([0, 0, 1, 2, 0], np.int32)
@@ -41,6 +40,7 @@ def test_reads_images_by_position(root):
     assert (len(faces), faces.num_identities, faces.encoded) == (5, 3, True)
     np.testing.assert_array_equal(faces.labels, LABELS)
     assert faces.labels.dtype == np.int32
+    # 5 * 1 // 2 = 2 images in the first shard.
     assert faces.read([4, 0, 4, 2]) == [IMAGES[k] for k in (4, 0, 4, 2)]
     assert faces.name == str(root)
     assert faces.describe(2) == (
@@ -49,12 +49,7 @@ def test_reads_images_by_position(root):
 
 
 def test_tensorflow_reads_the_same(root):
-    # 5 * 1 // 2 = 2 images in the first shard.
     files = sorted(str(path) for path in root.glob("*.tfrecord"))
-    assert [os.path.basename(f) for f in files] == [
-        "faces-00000-of-00002.tfrecord",
-        "faces-00001-of-00002.tfrecord",
-    ]
     found = []
     for data in tf.data.TFRecordDataset(files).as_numpy_iterator():
         feature = tf.train.Example.FromString(data).features.feature
@@ -76,6 +71,24 @@ def test_missing_cut_and_foreign_sets_are_refused(root, tmp_path):
     first.unlink()
     with pytest.raises(ValueError, match="cannot read .*faces-00000.*: No such file"):
         TFRecordFaces(root)
+
+
+def test_a_malformed_index_is_refused(root):
+    words = r"index\.json is not the index of a TFRecord set \(.*\. Copy or convert it"
+    whole = (root / "index.json").read_text()
+    for change in (
+        lambda index: index.update(format="theirs 2"),
+        lambda index: index.update(count=6),
+        lambda index: index.update(count=0, shards=[]),
+        lambda index: index["shards"][0].pop("offsets"),
+        lambda index: index["shards"][0].update(labels="AAAA"),
+        lambda index: index["shards"][0].update(labels=pack([0, 9], "<i4")),
+        lambda index: index["shards"][0].update(offsets=pack([0, 1, 2], "<i8")),
+    ):
+        (root / "index.json").write_text(whole)
+        rewrite(root, change)
+        with pytest.raises(ValueError, match=words):
+            TFRecordFaces(root)
 
 
 def test_a_label_that_contradicts_the_index_is_damage(root):
@@ -137,22 +150,17 @@ def test_checksum_of_a_known_vector():
     assert masked_crc32c(b"123456789") == (0x2507C60D + 0xA282EAD8) & 0xFFFFFFFF
 
 
-def test_a_changed_byte_anywhere_is_damage(put, rng, tmp_path):
-    file, _ = put(example(image=rng.bytes(300), label=5))
-    content = (tmp_path / "a.tfrecord").read_bytes()
-    for at in range(0, len(content), 7):
-        changed = bytearray(content)
-        changed[at] ^= 1
-        (tmp_path / "a.tfrecord").write_bytes(changed)
-        with pytest.raises(ValueError, match="offset 0: .*the checksum of its"):
-            read_example(PositionedFile(tmp_path / "a.tfrecord"), 0)
-
-
-def test_damage_is_named_with_file_and_offset(put):
+def test_damage_is_named_with_file_and_offset(put, tmp_path):
     records = [example(image=b"abc" * 50)] * 3
     size = len(records[0]) + 16
     file, offsets = put(*records, keep=2 * size + 100)
     assert read_example(file, size)[0] == b"abc" * 50
+    content = (tmp_path / "a.tfrecord").read_bytes()
+    for at in range(0, size, 7):
+        changed = tmp_path / "changed"
+        changed.write_bytes(content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :])
+        with pytest.raises(ValueError, match="offset 0: .*the checksum of its"):
+            read_example(PositionedFile(changed), 0)
     words = f"record at offset {2 * size}: it has {size - 16} bytes and the file ends"
     with pytest.raises(ValueError, match=words):
         read_example(file, offsets[2])
@@ -161,9 +169,6 @@ def test_damage_is_named_with_file_and_offset(put):
     with pytest.raises(ValueError, match="the file ends before its length"):
         read_example(file, 10_000)
     with pytest.raises(ValueError, match="holds 3 records .* not 3. Delete it and"):
-        record_offsets(file, 3)
-    file, _ = put(*records, keep=2 * size + 5)
-    with pytest.raises(ValueError, match="the file ends before its length"):
         record_offsets(file, 3)
     file, _ = put(*records)
     with pytest.raises(ValueError, match="holds 3 records to .*, not 2"):
@@ -189,24 +194,3 @@ def test_other_messages_are_refused(put):
         file, _ = put(record)
         with pytest.raises(ValueError, match=words):
             read_example(file, 0)
-
-
-def test_a_malformed_index_is_refused(root):
-    words = r"index\.json is not the index of a TFRecord set \(.*\. Copy or convert it"
-    whole = (root / "index.json").read_text()
-    for change in (
-        lambda index: index.update(format="theirs 2"),
-        lambda index: index.pop("format"),
-        lambda index: index.update(count=6),
-        lambda index: index.update(count=0, shards=[]),
-        lambda index: index["shards"].pop(),
-        lambda index: index["shards"][0].pop("offsets"),
-        lambda index: index["shards"][0].update(labels="AAAA"),
-        lambda index: index["shards"][0].update(labels=pack([0, 9], "<i4")),
-        lambda index: index["shards"][0].update(labels=pack([0, -1], "<i4")),
-        lambda index: index["shards"][0].update(offsets=pack([0, 1, 2], "<i8")),
-    ):
-        (root / "index.json").write_text(whole)
-        rewrite(root, change)
-        with pytest.raises(ValueError, match=words):
-            TFRecordFaces(root)

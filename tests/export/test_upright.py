@@ -8,8 +8,8 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
+from ekd_tf.data.image_pixels import decode_image
 from ekd_tf.data.image_pixels import read_image
-from ekd_tf.data.one_image import decode_image
 from ekd_tf.export.upright import upright
 
 ORIENTATION = 0x0112

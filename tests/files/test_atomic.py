@@ -10,44 +10,36 @@ from ekd_tf.files.atomic import write_aside
 from ekd_tf.files.atomic import write_text
 
 
-class Killed(BaseException):
-    """Stands for a process that ends: no handler of `Exception` sees it."""
-
-
-def raiser(*args, **kwargs):
-    raise Killed
-
-
 def test_crash_between_write_and_rename_leaves_the_old_file(tmp_path, monkeypatch):
     path = tmp_path / "file"
     path.write_bytes(b"old")
-    monkeypatch.setattr(os, "replace", raiser)
-    with pytest.raises(Killed):
+
+    def kill(*_):
+        # No handler of `Exception` sees it.
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "replace", kill)
+    with pytest.raises(KeyboardInterrupt):
         write_aside(path, lambda file: file.write(b"new"))
     assert path.read_bytes() == b"old"
 
 
 def test_bytes_are_on_disk_before_the_rename(tmp_path, monkeypatch):
-    path = tmp_path / "file"
-    calls = []
-    real_fsync, real_replace = os.fsync, os.replace
-
-    def fsync(descriptor):
-        calls.append(("fsync", os.fstat(descriptor).st_size))
-        real_fsync(descriptor)
-
-    def replace(source, target):
-        calls.append(("replace", None))
-        real_replace(source, target)
-
-    monkeypatch.setattr(os, "fsync", fsync)
-    monkeypatch.setattr(os, "replace", replace)
-    write_aside(path, lambda file: file.write(b"12345"))
-    assert path.read_bytes() == b"12345"
+    calls, fsync, replace = [], os.fsync, os.replace
+    monkeypatch.setattr(
+        os,
+        "fsync",
+        lambda fd: (calls.append(("fsync", os.fstat(fd).st_size)), fsync(fd)),
+    )
+    monkeypatch.setattr(
+        os, "replace", lambda *names: (calls.append(("replace", 0)), replace(*names))
+    )
+    write_aside(tmp_path / "file", lambda file: file.write(b"12345"))
+    assert (tmp_path / "file").read_bytes() == b"12345"
     assert os.listdir(tmp_path) == ["file"]
     # The whole file, the rename, then the folder.
-    assert [name for name, _ in calls] == ["fsync", "replace", "fsync"]
     assert calls[0] == ("fsync", 5)
+    assert [name for name, _ in calls] == ["fsync", "replace", "fsync"]
 
 
 def test_a_full_disk_is_an_error_with_the_path_and_the_old_bytes_stay(tmp_path):

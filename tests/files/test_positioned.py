@@ -1,6 +1,5 @@
-"""Reading by position from several threads and processes."""
+"""Reading by position."""
 
-import errno
 import os
 
 import pytest
@@ -24,26 +23,6 @@ def test_reads_ranges_and_what_is_left_at_the_end(path):
     assert file.read(500, 10) == b""
 
 
-def test_both_sides_of_a_fork_read(path):
-    file = PositionedFile(path)
-    assert file.read(0, 1) == b"\0"
-    reading, writing = os.pipe()
-    child = os.fork()
-    if child == 0:
-        # No exception may leave the child: pytest would run on in it.
-        try:
-            good = file.read(5, 2) == b"\x05\x06"
-            del file
-            os.write(writing, b"y" if good else b"n")
-        finally:
-            os._exit(0)
-    os.waitpid(child, 0)
-    assert os.read(reading, 1) == b"y"
-    os.close(reading)
-    os.close(writing)
-    assert file.read(5, 2) == b"\x05\x06"
-
-
 def test_names_damage_and_whether_the_file_has_changed(path):
     file = PositionedFile(path)
     at = f"{path}: record at offset 7"
@@ -55,20 +34,11 @@ def test_names_damage_and_whether_the_file_has_changed(path):
     assert str(file.damage(7, "bad")).startswith(changed)
 
 
-def test_what_cannot_be_opened_is_refused_with_a_way_out(tmp_path, monkeypatch, path):
+def test_what_cannot_be_opened_is_refused_with_a_way_out(tmp_path):
     with pytest.raises(ValueError, match="gone: No such file or directory. Check the"):
         PositionedFile(tmp_path / "gone")
     with pytest.raises(ValueError, match="It is a directory, not a file"):
         PositionedFile(tmp_path)
-
-    def refuse(*_):
-        raise PermissionError(errno.EACCES, "Permission denied", str(path))
-
-    # Root may read everything, so the refusal is made.
-    monkeypatch.setattr(os, "open", refuse)
-    words = r"cannot read .*numbers: Permission denied. Check .* you may read it"
-    with pytest.raises(ValueError, match=words):
-        PositionedFile(path)
 
 
 def test_whole_files_leave_no_descriptor_open(tmp_path, path):

@@ -18,7 +18,7 @@ from pictures import kinds
 from PIL import Image
 
 from ekd_tf.data import image_pixels
-from ekd_tf.data.one_image import fit
+from ekd_tf.data.image_pixels import fit
 from ekd_tf.export import convert_tflite
 
 TOOL = pathlib.Path(__file__).parents[2] / "tools" / "run_tflite.py"

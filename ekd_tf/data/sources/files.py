@@ -2,48 +2,28 @@
 
 from __future__ import annotations
 
-import abc
 import array
 import functools
 import os
 import sys
+from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from absl import logging
 
 from ekd_tf.data.source import Source
 from ekd_tf.files.positioned import hash_files
 from ekd_tf.files.positioned import read_file
+from ekd_tf.files.positioned import unreadable
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 _ENCODING = sys.getfilesystemencoding(), sys.getfilesystemencodeerrors()
+_NAMED = 5
 
 
-class Files(Source):
-    """A source of one image per file; a subclass gives path and name of each."""
-
-    # What else the fingerprint is a hash of.
-    hashed = b""
-
-    @abc.abstractmethod
-    def file_name(self, index: int) -> str:
-        """Returns the name of image `index` within the data set."""
-
-    @functools.cached_property
-    def fingerprint(self) -> str:
-        """A hash of every file's name, size and time of change.
-
-        Asks the file system about every image, so it is computed when first needed.
-        """
-        everything = range(len(self))
-        names, paths = map(self.file_name, everything), map(self.describe, everything)
-        return hash_files(names, paths, self.hashed).hexdigest()
-
-    def read(self, indices: np.ndarray) -> Any:
-        return [read_file(self.describe(index)) for index in indices]
-
-
-class PackedNames:
+class PackedNames(Sequence):
     """A list of file names that only grows, kept as one block of bytes.
 
     Python strings would take five times the memory.
@@ -61,7 +41,107 @@ class PackedNames:
         self._block += os.fsencode(name)
         self._ends.append(len(self._block))
 
-    def __getitem__(self, index: int) -> str:
+    def __getitem__(self, index: Any) -> str:
         start = self._ends[index - 1] if index > 0 else 0
         # os.fsdecode does the same in twice the time.
         return self._block[start : self._ends[index]].decode(*_ENCODING)
+
+
+class Files(Source):
+    """A source of one image per file: `names` below the folder `root`.
+
+    Labels are 0 by default; `identities` tell each identity, by label, from others.
+    """
+
+    # What else the fingerprint is a hash of.
+    hashed = b""
+
+    def __init__(
+        self,
+        name: str,
+        root: str,
+        names: Sequence[str],
+        labels: np.ndarray | None = None,
+        identities: Iterable = (0,),
+    ):
+        self.name = name
+        self.root, self.names = root, names
+        self.labels = np.zeros(len(names), np.int32) if labels is None else labels
+        self.identities = [str(identity) for identity in identities]
+        self.num_identities = len(self.identities)
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """A hash of every file's name, size and time of change."""
+        return self.hash_files().hexdigest()
+
+    def hash_files(self) -> Any:
+        """Returns the hash object of the fingerprint, to which more can be added."""
+        paths = map(self.describe, range(len(self)))
+        return hash_files(self.names, paths, self.hashed)
+
+    def check_exist(self) -> None:
+        """Refuses a list that names what is no file."""
+        paths = map(self.describe, range(len(self)))
+        missing = [path for path in paths if not os.path.isfile(path)]
+        if missing:
+            raise ValueError(
+                f"{self.name}: {len(missing):,} of {len(self):,} images are missing, "
+                f"such as {', '.join(missing[:_NAMED])}"
+            )
+
+    def read(self, indices: np.ndarray) -> Any:
+        return [read_file(self.describe(index)) for index in indices]
+
+    def identity_names(self) -> list[str]:
+        return list(self.identities)
+
+    def describe(self, index: int) -> str:
+        return os.path.join(self.root, self.names[index])
+
+
+class ListedImages(Files):
+    """Reads image files in the order given. All labels are 0."""
+
+    def __init__(self, name: str, paths: Iterable[str | os.PathLike]):
+        super().__init__(name, "", [os.fspath(path) for path in paths])
+        if not self.names:
+            raise ValueError(f"{name} holds no images ({', '.join(SUFFIXES)})")
+        self.check_exist()
+
+
+def images_below(folder: str | os.PathLike) -> ListedImages:
+    """Lists the images `names_below` a folder; what is no file is left out and said."""
+    root = os.fspath(folder)
+    if not os.path.isdir(root):
+        raise ValueError(f"{root} is not a directory")
+    paths = names_below(root, SUFFIXES)
+    for path in paths:
+        if not os.path.isfile(path):
+            logging.warning("%s is left out: it is no file", path)
+    return ListedImages(root, filter(os.path.isfile, paths))
+
+
+def names_below(root: str, suffixes: tuple[str, ...]) -> list[str]:
+    """Returns the paths below a folder with one of these suffixes, in any case, sorted.
+
+    Hidden names are passed over; links are followed, each folder once.
+    """
+
+    def refuse(error):
+        raise unreadable(error.filename, error) from error
+
+    paths, seen = [], set()
+    for folder, folders, names in os.walk(root, onerror=refuse, followlinks=True):
+        real = os.path.realpath(folder)
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = sorted(name for name in folders if name[0] != ".")
+        paths += [
+            os.path.join(folder, name)
+            for name in names
+            if name.lower().endswith(suffixes) and name[0] != "."
+        ]
+    return sorted(paths)

@@ -1,9 +1,16 @@
-"""The training sets of insightface: MXNet RecordIO without MXNet."""
+"""The training sets of insightface: MXNet RecordIO without MXNet.
+
+    part := u32 0xced7230a | u32 (cflag << 29 | length) | data | zeros to 4 bytes
+
+little-endian. A payload that holds the magic number where a reader looks for it, at a
+position divisible by 4, is split there and the number left out: the first part has
+cflag 1, middle ones 2, the last 3. All others are one part with cflag 0. The format is
+that of dmlc-core `src/recordio.cc`.
+"""
 
 from __future__ import annotations
 
 import array
-import hashlib
 import os
 import pathlib
 import re
@@ -13,99 +20,94 @@ import numpy as np
 from absl import logging
 
 from ekd_tf.data.source import MAX_LABEL
-from ekd_tf.data.source import Source
 from ekd_tf.data.source import number_identities
-from ekd_tf.data.sources.recordio_frame import PART
-from ekd_tf.data.sources.recordio_frame import read_record
-from ekd_tf.data.sources.recordio_frame import walk
+from ekd_tf.data.sources.records import Records
 from ekd_tf.data.unreadable import Unreadable
 from ekd_tf.files.index_cache import IndexCache
 from ekd_tf.files.positioned import PositionedFile
 from ekd_tf.files.positioned import unreadable as unreadable_file
 
+MAGIC = 0xCED7230A
+WHOLE, FIRST, MIDDLE, LAST = range(4)
+LENGTH_BITS = 29
+PART = struct.Struct("<II")
 # flag, label, id, id2, little-endian without gaps; flag > 0 labels follow.
 HEADER = struct.Struct("<IfQQ")
 
-
-def unpack(payload: bytes) -> tuple[int | None, bytes]:
-    """Splits a payload into its label and the encoded image.
-
-    The label is None for records of insightface that hold no image: the header record
-    and the identity records, whose labels are ranges of keys. Raises `ValueError`.
-    """
-    if len(payload) < HEADER.size:
-        raise ValueError(f"its {len(payload)} bytes are fewer than its header says")
-    flag, label, _, _ = HEADER.unpack_from(payload)
-    start = HEADER.size + 4 * flag
-    if start > len(payload):
-        raise ValueError(f"its {len(payload)} bytes are fewer than its header says")
-    image = payload[start:]
-    if flag:
-        if not image:
-            return None, image
-        (label,) = struct.unpack_from("<f", payload, HEADER.size)
-    # NaN fails every comparison.
-    if not (0 <= label < MAX_LABEL and label.is_integer()):
-        raise ValueError(
-            f"its label is {label:.10g}. Labels must be integers in [0, 2^24): "
-            "float32, which RecordIO stores, rounds larger ones. Number the "
-            "identities from 0 and convert again"
-        )
-    return int(label), image
+_MAGIC_BYTES = struct.pack("<I", MAGIC)
+# Read at once with the frame around it: nearly every face of 112x112 fits.
+_FIRST_READ = 8192
+_SCAN_BYTES = 1 << 22
 
 
-def build_index(
-    file: PositionedFile,
-    idx: PositionedFile | None,
-    unreadable: Unreadable | None = None,
-) -> tuple[np.ndarray, np.ndarray, int]:
-    """Reads every record once.
+def read_record(file: PositionedFile, offset: int) -> tuple[bytes, int]:
+    """Returns the payload of the record at `offset`, and where the next one begins."""
+    parts: list[bytes] = []
+    at = offset
+    while True:
+        block = file.read(at, _FIRST_READ)
+        if len(block) < PART.size:
+            raise file.damage(offset, f"the file ends at byte {at + len(block)}")
+        magic, word = PART.unpack_from(block)
+        cflag, length = word >> LENGTH_BITS, word & ((1 << LENGTH_BITS) - 1)
+        if magic != MAGIC:
+            reason = f"{magic:#010x} at byte {at} is not the magic number {MAGIC:#010x}"
+            raise file.damage(offset, reason)
+        if cflag not in ((MIDDLE, LAST) if parts else (WHOLE, FIRST)):
+            where = "within it" if parts else "at its begin"
+            raise file.damage(offset, f"cflag {cflag} at byte {at}, {where}")
+        stop = PART.size + length
+        data = block[PART.size : stop]
+        if len(data) < length:
+            data += file.read(at + len(block), stop - len(block))
+        if len(data) < length:
+            end = at + PART.size + len(data)
+            reason = f"it has {length} bytes and the file ends at byte {end}"
+            raise file.damage(offset, reason)
+        at += stop + -length % 4
+        parts.append(data)
+        if cflag in (WHOLE, LAST):
+            return _MAGIC_BYTES.join(parts), at
 
-    With an idx a damaged record costs that record alone: the offset of the next is
-    listed. Without one the file is searched for the next record, and whatever lies
-    between counts as one. Either keeps its place in the index, with the label of the
-    image before it (or after it, for the first), so that whoever reads it meets the
-    damage and counts it.
 
-    Returns:
-        `(offsets, labels, damaged)`: int64 and int32 `(n,)` of the images in the order
-        of the idx or else of the file, and how many of them are damaged.
+def _try_record(file, offset):
+    """Returns `(payload, end)`, or `(reason, None)` of a damaged record."""
+    try:
+        return read_record(file, offset)
+    except ValueError as error:
+        return str(error), None
 
-    Raises:
-        ValueError: More records are damaged than `unreadable` allows, the idx is
-            malformed, or there is no image.
-    """
-    unreadable = unreadable or Unreadable()
-    listed = walk(file) if idx is None else _listed(file, idx, unreadable.allowed)
-    offsets, labels, damaged = array.array("q"), array.array("i"), 0
-    for offset, payload in listed:
-        try:
-            if isinstance(payload, str):
-                raise ValueError(payload)
-            label, _ = unpack(payload)
-            if label is None:
-                continue
-        except ValueError as error:
-            damaged += 1
-            # By its place alone, as whoever reads the record counts it once more.
-            place = file.place(offset)
-            unreadable.count(place, str(error).removeprefix(f"{place}: "))
-            label = labels[-1] if labels else -1
-        offsets.append(offset)
-        labels.append(label)
-    of_image = np.asarray(labels, np.int32)
-    if of_image.max(initial=-1) < 0:
-        raise ValueError(
-            f"{file.path} holds no image that can be read. Copy or convert it again"
-        )
-    first = np.argmax(of_image >= 0)
-    of_image[:first] = of_image[first]
-    return np.asarray(offsets, np.int64), of_image, damaged
+
+def _walk(file):
+    """Yields `(offset, payload or reason)` of each record of a file without index."""
+    offset = 0
+    while offset < file.size:
+        payload, end = _try_record(file, offset)
+        yield offset, payload
+        offset = _resynchronise(file, offset + 4) if end is None else end
+
+
+def _resynchronise(file, offset):
+    """Returns the next aligned magic number that may begin a whole record."""
+    while offset < file.size:
+        block = file.read(offset, _SCAN_BYTES)
+        words = np.frombuffer(block[: len(block) // 4 * 4], "<u4").astype(np.int64)
+        magics = np.flatnonzero(words[:-1] == MAGIC)
+        after = words[magics + 1]
+        ends = offset + magics * 4 + PART.size + (after & ((1 << LENGTH_BITS) - 1))
+        good = magics[(after >> LENGTH_BITS <= FIRST) & (ends <= file.size)]
+        if len(good):
+            return offset + 4 * int(good[0])
+        # The last word may be a magic number whose length is in the next block.
+        if len(block) < _SCAN_BYTES:
+            break
+        offset += len(block) - 4
+    return file.size
 
 
 def _listed(file, idx, allowed):
     """Yields `(offset, payload or reason)` of each record an idx lists."""
-    offsets = read_idx(idx)
+    offsets = _read_idx(idx)
     outside = int(np.count_nonzero(offsets > file.size - PART.size))
     if outside > allowed:
         raise ValueError(
@@ -113,28 +115,12 @@ def _listed(file, idx, allowed):
             f"of {file.path}, which has {file.size:,} bytes: the file was cut or the "
             "two do not belong together. Copy both again"
         )
-    last = 0
-    for offset in map(int, offsets):
-        try:
-            payload, end = read_record(file, offset)
-        except ValueError as error:
-            yield offset, str(error)
-        else:
-            yield offset, payload
-            last = max(last, end)
-    if last < file.size:
-        logging.warning(
-            "%s: its records end at byte %d of the %d of %s; what follows is not used",
-            *(idx.path, last, file.size, file.path),
-        )
+    for offset in offsets.tolist():
+        yield offset, _try_record(file, offset)[0]
 
 
-def read_idx(idx: PositionedFile) -> np.ndarray:
-    """Returns the offsets of an idx, int64, in the order of its lines.
-
-    Raises:
-        ValueError: A line is not `key<tab>offset`; the message names it.
-    """
+def _read_idx(idx):
+    """Returns the offsets of lines `key<tab>offset`, int64, in their order."""
     way_out = "Copy it again, or delete it: the .rec file can be read without"
     offsets = array.array("q")
     with open(idx.path, "rb") as lines:
@@ -151,24 +137,80 @@ def read_idx(idx: PositionedFile) -> np.ndarray:
     return np.asarray(offsets, np.int64)
 
 
-class RecordIOFaces(Source):
+def _unpack(payload):
+    """Splits a payload into label and encoded image.
+
+    The label is None in insightface's header record and identity records, which hold
+    no image.
+    """
+    flag, label, _, _ = HEADER.unpack_from(payload.ljust(HEADER.size))
+    start = HEADER.size + 4 * flag
+    if len(payload) < max(start, HEADER.size):
+        raise ValueError(f"its {len(payload)} bytes are fewer than its header says")
+    image = payload[start:]
+    if flag:
+        if not image:
+            return None, image
+        (label,) = struct.unpack_from("<f", payload, HEADER.size)
+    # NaN fails every comparison.
+    if not (0 <= label < MAX_LABEL and label.is_integer()):
+        raise ValueError(
+            f"its label is {label:.10g}. Labels must be integers in [0, 2^24): "
+            "float32, which RecordIO stores, rounds larger ones. Number the "
+            "identities from 0 and convert again"
+        )
+    return int(label), image
+
+
+def _read_index(file, idx, unreadable):
+    """Reads every record once; returns offsets and labels of images, and the damage.
+
+    A damaged record keeps its place, with the label of the image before it (or after
+    it, for the first), so that whoever reads it meets the damage and counts it. Without
+    an idx all to the next record counts as one.
+    """
+    offsets, labels, damaged = array.array("q"), array.array("i"), 0
+    listed = _walk(file) if idx is None else _listed(file, idx, unreadable.allowed)
+    for offset, payload in listed:
+        try:
+            if isinstance(payload, str):
+                raise ValueError(payload)
+            label, _ = _unpack(payload)
+        except ValueError as error:
+            damaged += 1
+            # By its place alone, as whoever reads the record counts it once more.
+            place = file.place(offset)
+            unreadable.count(place, str(error).removeprefix(f"{place}: "))
+            label = labels[-1] if labels else -1
+        if label is not None:
+            offsets.append(offset)
+            labels.append(label)
+    of_image = np.asarray(labels, np.int32)
+    if of_image.max(initial=-1) < 0:
+        raise ValueError(
+            f"{file.path} holds no image that can be read. Copy or convert it again"
+        )
+    first = np.argmax(of_image >= 0)
+    of_image[:first] = of_image[first]
+    return np.asarray(offsets, np.int64), of_image, damaged
+
+
+class RecordIOFaces(Records):
     """Reads `train.rec` with or without `train.idx`.
 
-    Labels are those of the image records, numbered 0..C-1 in their order. Records
-    without an image (insightface's header record and identity records) are passed
-    over. Every record is read once to find labels, and without an idx the records
-    themselves: two minutes for six million. What was found is kept beside the file, so
-    that the next start need not look again.
+    Labels are those of the image records, numbered 0..C-1 in their order; `identities`
+    are the file's own. The first start reads every record to find labels, and without
+    an idx the records themselves: two minutes for six million. It keeps what it finds
+    beside the file.
 
     Args:
         root: A folder with one `.rec` file or a `train.rec`, or a `.rec` file.
         cache_dir: Where to keep the index when the folder is read-only, or None.
         unreadable: Counts the damaged records; none is allowed by default. They stay
             in the source: reading one raises.
-
-    Attributes:
-        identities: int32 `(num_identities,)`: the file's number of each label.
     """
+
+    kind = b"recordio"
 
     def __init__(
         self,
@@ -177,56 +219,29 @@ class RecordIOFaces(Source):
         unreadable: Unreadable | None = None,
     ):
         path = _rec_file(pathlib.Path(root))
-        self.name = str(path)
-        self._file = PositionedFile(path)
-        idx_path = path.with_suffix(".idx")
+        file, idx_path = PositionedFile(path), path.with_suffix(".idx")
         idx = PositionedFile(idx_path) if idx_path.exists() else None
         if idx is None:
             logging.warning("%s has no .idx: searching it for records", path)
-        cache = IndexCache([self._file, *([idx] if idx else [])], cache_dir)
+        cache = IndexCache([file, *([idx] if idx else [])], cache_dir)
         arrays = cache.load(["offsets", "labels", "identities"])
         if arrays is None:
             try:
-                offsets, labels, damaged = build_index(self._file, idx, unreadable)
+                found = _read_index(file, idx, unreadable or Unreadable())
             except OSError as error:
                 raise unreadable_file(path, error) from error
+            offsets, labels, damaged = found
             labels, identities = number_identities(labels)
             arrays = [offsets, labels, identities]
             # Otherwise the damage would go unsaid the next time.
             if not damaged:
                 cache.save(offsets=offsets, labels=labels, identities=identities)
-        self._offsets, self.labels, self.identities = arrays
-        self.num_identities = len(self.identities)
-        self._check_property(path.with_name("property"))
+        super().__init__(str(path), [file], *arrays)
 
-    def _check_property(self, path):
-        """Warns when `property`, where it exists, tells another number of classes."""
-        text = path.read_text(errors="replace") if path.is_file() else ""
-        told = re.search(r"\d+", text)
-        if told and int(told[0]) != self.num_identities:
-            logging.warning(
-                "%s tells %s identities, the images of %s are of %d",
-                *(path, told[0], self.name, self.num_identities),
-            )
-
-    @property
-    def fingerprint(self) -> str:
-        """A hash of every image's label and place, and of size and time of the file."""
-        digest = hashlib.sha256(b"recordio " + self._file.state)
-        for values in (self._offsets, self.labels):
-            digest.update(np.ascontiguousarray(values))
-        return digest.hexdigest()
-
-    def identity_names(self) -> list[str]:
-        return [str(number) for number in self.identities.tolist()]
-
-    def read(self, indices: np.ndarray) -> list[bytes]:
-        return [self._read_one(index) for index in np.asarray(indices, int).tolist()]
-
-    def _read_one(self, index):
-        payload, _ = read_record(self._file, int(self._offsets[index]))
+    def read_one(self, index: int) -> bytes:
+        payload, _ = read_record(*self.place(index))
         try:
-            label, image = unpack(payload)
+            label, image = _unpack(payload)
         except ValueError as error:
             raise ValueError(f"{self.describe(index)}: {error}") from None
         expected = self.identities[self.labels[index]]
@@ -238,25 +253,18 @@ class RecordIOFaces(Source):
             )
         return image
 
-    def describe(self, index: int) -> str:
-        return self._file.place(int(self._offsets[index]))
-
 
 def _rec_file(root):
     if not root.is_dir():
         # What is no file either is refused when it is opened.
         return root
     try:
-        names = sorted(os.listdir(root))
+        names = sorted(name for name in os.listdir(root) if name.endswith(".rec"))
     except OSError as error:
         raise unreadable_file(root, error) from error
-    files = [root / name for name in names if name.endswith(".rec")]
-    if len(files) > 1 and root / "train.rec" in files:
-        return root / "train.rec"
-    if len(files) == 1:
-        return files[0]
-    found = ", ".join(file.name for file in files) or "none"
-    raise ValueError(
-        f"{root} must hold one .rec file or a train.rec. Found: {found}. Give the path "
-        "of the .rec file itself"
-    )
+    if len(names) != 1 and "train.rec" not in names:
+        raise ValueError(
+            f"{root} must hold one .rec file or a train.rec. Found: "
+            f"{', '.join(names) or 'none'}. Give the path of the .rec file itself"
+        )
+    return root / ("train.rec" if "train.rec" in names else names[0])

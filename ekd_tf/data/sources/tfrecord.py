@@ -9,53 +9,43 @@ own reader goes through a file from the start; batches of chosen images need any
 from __future__ import annotations
 
 import base64
-import hashlib
 import json
 import os
 import pathlib
 import struct
 import zlib
-from collections.abc import Iterable
 
 import google_crc32c
 import numpy as np
 import tensorflow as tf
 from google.protobuf.message import DecodeError
 
-from ekd_tf.data.source import Source
+from ekd_tf.data.sources.records import Records
 from ekd_tf.data.unreadable import Unreadable
 from ekd_tf.files.positioned import PositionedFile
 
 INDEX_FILE = "index.json"
 FORMAT = "ekd_tf tfrecord 1"
-_HEAD = struct.Struct("<QI")
-_CHECKSUM = struct.Struct("<I")
+HEAD = struct.Struct("<QI")
+CHECKSUM = struct.Struct("<I")
 # Read at once with the frame around it: nearly every face of 112x112 fits.
 _FIRST_READ = 1 << 14
 
 
 def read_example(file: PositionedFile, offset: int) -> tuple[bytes, int | None]:
-    """Reads the Example that begins at `offset`.
-
-    Returns:
-        `(image, label)`: the bytes feature `image` and the int64 feature `label`, None
-        where it has none.
-
-    Raises:
-        ValueError: There is no whole record of such an Example.
-    """
+    """Returns bytes feature `image` and int64 feature `label`, or None, at `offset`."""
     block = file.read(offset, _FIRST_READ)
-    length = _length(file, offset, block)
-    stop = _HEAD.size + length
-    end = stop + _CHECKSUM.size
+    length = record_length(file, offset, block)
+    stop = HEAD.size + length
+    end = stop + CHECKSUM.size
     if len(block) < end:
         block += file.read(offset + len(block), end - len(block))
     if len(block) < end:
-        got = len(block) - _HEAD.size
+        got = len(block) - HEAD.size
         reason = f"it has {length} bytes and the file ends after {got} of them"
         raise file.damage(offset, reason)
-    data = block[_HEAD.size : stop]
-    if _CHECKSUM.unpack_from(block, stop)[0] != masked_crc32c(data):
+    data = block[HEAD.size : stop]
+    if CHECKSUM.unpack_from(block, stop)[0] != masked_crc32c(data):
         raise file.damage(offset, "the checksum of its data is wrong")
     try:
         features = tf.train.Example.FromString(data).features.feature
@@ -73,78 +63,25 @@ def masked_crc32c(data: bytes) -> int:
     return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
 
 
-def record_offsets(file: PositionedFile, count: int) -> list[int]:
-    """Returns where the `count` records of a file begin, without reading their data."""
-    offsets, at = [], 0
-    while at < file.size:
-        offsets.append(at)
-        length = _length(file, at, file.read(at, _HEAD.size))
-        at += _HEAD.size + length + _CHECKSUM.size
-    if at != file.size or len(offsets) != count:
-        raise ValueError(
-            f"{file.path} holds {len(offsets):,} records to byte {at:,} of "
-            f"{file.size:,}, not {count:,}. Delete it and convert again"
-        )
-    return offsets
-
-
-def _length(file, offset, block):
-    if len(block) < _HEAD.size:
+def record_length(file: PositionedFile, offset: int, block: bytes) -> int:
+    """Returns the length of a record's data, of the bytes it begins with."""
+    if len(block) < HEAD.size:
         raise file.damage(offset, "the file ends before its length")
-    length, checksum = _HEAD.unpack_from(block)
+    length, checksum = HEAD.unpack_from(block)
     if checksum != masked_crc32c(block[:8]):
         raise file.damage(offset, "the checksum of its length is wrong")
     return length
 
 
-class ShardedExamples(Source):
-    """Images in Examples of several TFRecord files, by file and offset.
+class ShardedExamples(Records):
+    """Images in Examples of several TFRecord files."""
 
-    Args:
-        name: What messages call the source.
-        files: The files.
-        shards: Integers `(n,)`, position in `files` of each image.
-        offsets: int64 `(n,)`, where its record begins.
-        labels: int32 `(n,)`, values 0..num_identities-1.
-        numbers: What tells the identity of each label from others.
-    """
-
+    kind = b"tfrecord"
     # Whether Examples hold the labels of `labels`.
     labelled = False
 
-    def __init__(
-        self,
-        name: str,
-        files: list[PositionedFile],
-        shards: np.ndarray,
-        offsets: np.ndarray,
-        labels: np.ndarray,
-        numbers: Iterable[int],
-    ):
-        self.name = name
-        self.labels = labels
-        self._numbers = [str(number) for number in numbers]
-        self.num_identities = len(self._numbers)
-        self._files = files
-        self._shards = shards
-        self._offsets = offsets
-
-    @property
-    def fingerprint(self) -> str:
-        """A hash of every image's label and place, and of sizes and times of files."""
-        digest = hashlib.sha256(b"tfrecord")
-        for file in self._files:
-            digest.update(b" " + file.state)
-        # Whatever type they are kept in.
-        for values in (self._shards.astype("<i4"), self._offsets, self.labels):
-            digest.update(np.ascontiguousarray(values))
-        return digest.hexdigest()
-
-    def read(self, indices: np.ndarray) -> list[bytes]:
-        return [self._read_one(index) for index in np.asarray(indices, int).tolist()]
-
-    def _read_one(self, index):
-        file, offset = self._files[self._shards[index]], int(self._offsets[index])
+    def read_one(self, index: int) -> bytes:
+        file, offset = self.place(index)
         image, label = read_example(file, offset)
         expected = self.labels[index]
         if self.labelled and label != expected:
@@ -152,24 +89,14 @@ class ShardedExamples(Source):
             raise file.damage(offset, reason)
         return image
 
-    def identity_names(self) -> list[str]:
-        return self._numbers
-
-    def describe(self, index: int) -> str:
-        return self._files[self._shards[index]].place(int(self._offsets[index]))
-
 
 class TFRecordFaces(ShardedExamples):
     """Reads a folder `tools/convert_dataset.py --to=tfrecord` wrote.
 
     `index.json` tells count, identities and image size, and of each shard its file,
-    count, size in bytes, and the offsets and labels of its records: arrays of
-    little-endian int64 and int32, compressed by zlib, in base64.
-
-    Args:
-        root: The folder.
-        unreadable: Counts the records that lie beyond the end of a shard that was cut;
-            none is allowed by default. They stay in the source: reading one raises.
+    count, size in bytes, and the offsets and labels of its records, see `unpack`.
+    Records beyond the end of a shard that was cut are counted in `unreadable`, which
+    allows none by default. They stay in the source: reading one raises.
     """
 
     labelled = True
@@ -205,7 +132,7 @@ class TFRecordFaces(ShardedExamples):
             for offset in lost if len(lost) else [file.size]:
                 (unreadable or Unreadable()).count(file.place(int(offset)), reason)
         numbers = range(index["identities"])
-        super().__init__(str(root), files, of_image, offsets, labels, numbers)
+        super().__init__(str(root), files, offsets, labels, numbers, of_image)
 
 
 def _unpack_index(index):
@@ -213,19 +140,18 @@ def _unpack_index(index):
     if index["format"] != FORMAT:
         raise ValueError(f"format {index['format']!r}, not {FORMAT!r}")
     shards, identities = index["shards"], index["identities"]
-    offsets = [unpack(shard.pop("offsets"), "<i8") for shard in shards]
-    labels = [unpack(shard.pop("labels"), "<i4") for shard in shards]
     counts = [shard["count"] for shard in shards]
-    found = [[len(part) for part in parts] for parts in (offsets, labels)]
-    if found != [counts, counts] or not sum(counts) == index["count"] > 0:
+    offsets = [unpack(shard["offsets"], "<i8") for shard in shards]
+    labels = [unpack(shard["labels"], "<i4") for shard in shards]
+    held = [[len(part) for part in parts] for parts in (offsets, labels)]
+    if held != [counts, counts] or not sum(counts) == index["count"] > 0:
         raise ValueError(f"its shards do not hold {index['count']} images")
     number = np.arange(len(shards), dtype=np.min_scalar_type(len(shards)))
-    of_shard = np.repeat(number, counts)
     of_label = np.concatenate(labels)
     if of_label.min() < 0 or of_label.max() >= identities:
         raise ValueError(f"labels are not below {identities}")
     names = [(shard["file"], shard["bytes"]) for shard in shards]
-    return names, of_shard, np.concatenate(offsets), of_label
+    return names, np.repeat(number, counts), np.concatenate(offsets), of_label
 
 
 def unpack(text: str, dtype: str) -> np.ndarray:

@@ -41,10 +41,6 @@ class Canvas:
     opacity is exactly 0 outside its own bounds, so the company a picture keeps cannot
     change it. Shapes take a spot `(x, y, stretch)`, the last a factor on horizontal
     lengths, and half-widths and half-heights as `radii`.
-
-    Args:
-        parameters: What `parameters.parameters` returned for n pictures.
-        size: Side of a picture in pixels, at most 256.
     """
 
     def __init__(self, parameters: SimpleNamespace, size: int):
@@ -62,12 +58,10 @@ class Canvas:
         self.soft = np.sqrt(1.44 * pixel * pixel + blur * blur)
 
     def _local(self, spot, reach, turn=0):
-        """Returns the box of a shape and coordinates `(n, height, width)` in its axes.
+        """Returns the box that holds half-width and half-height `reach` of a shape.
 
-        Args:
-            spot: Its middle and the factor on horizontal lengths.
-            reach: Half-width and half-height of what the box must hold.
-            turn: Rotation in radians, for small angles; clockwise is positive.
+        And coordinates `(n, height, width)` in its axes, turned clockwise by a small
+        angle in radians.
         """
         x, y, stretch = spot
         cos, sin = _turned(turn)
@@ -139,16 +133,11 @@ class Canvas:
         self._mix(box, clip01(opacity) * strength, colour)
 
     def _lens(self, spot, shape, bend, turn=0):
-        """Returns the area between two parabolas that meet at the corners.
+        """Returns box, opacity and axes of the area between two parabolas.
 
-        Args:
-            spot: As for `_local`.
-            shape: Half the distance of the corners; height of the upper and depth of
-                the lower parabola over the line between them, > 0.
-            bend: How far the corners are lifted over the middle.
-
-        Returns:
-            `(box, opacity, along, across)`; `across` is measured from the bent line.
+        `shape` is half the distance of the corners they meet at, and height of the
+        upper and depth of the lower one over the line between them, which `bend` lifts
+        at the corners.
         """
         length, above, below = shape
         grow = np.maximum(1, self.soft / (above + below))

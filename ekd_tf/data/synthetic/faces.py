@@ -37,18 +37,16 @@ def _check(size, seed):
 def render(
     seed: int, identities: np.ndarray, samples: np.ndarray, size: int = 112
 ) -> np.ndarray:
-    """Paints faces.
+    """Paints faces, uint8 `(n, size, size, 3)`, RGB.
+
+    Picture i depends on `seed`, `identities[i]`, `samples[i]` and `size` alone, to the
+    bit. The same face is drawn at every size; only the grain differs.
 
     Args:
         seed: In [0, 2^63): which world of people.
         identities: Integers `(n,)`, >= 0: which person.
         samples: Integers `(n,)`, >= 0: which photograph of the person.
-        size: Side of a picture in pixels: a multiple of 16 in [32, 256]. The same face
-            under the same conditions is drawn at every size; only the grain differs.
-
-    Returns:
-        uint8 `(n, size, size, 3)`, RGB. Picture i depends on `seed`, `identities[i]`,
-        `samples[i]` and `size` alone, to the bit.
+        size: Side of a picture: a multiple of 16 in [32, 256].
     """
     _check(size, seed)
     identities, samples = np.asarray(identities), np.asarray(samples)
@@ -70,10 +68,9 @@ class SyntheticFaces(Source):
     A picture is drawn when it is first read, and kept: 20,000 of 48x48 take 138 MB.
 
     Args:
-        identities: Number of people, > 0.
-        images_per_identity: Images of each, > 0.
-        size: Side of a picture in pixels: a multiple of 16 in [32, 256].
-        seed: In [0, 2^63). Another seed is another world of people.
+        identities: Number of people.
+        images_per_identity: Images of each.
+        size, seed: As for `render`.
         first_identity: The first person, >= 0: ranges of people that do not overlap
             give disjoint sets, for training and for testing.
     """

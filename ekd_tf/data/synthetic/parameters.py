@@ -72,8 +72,7 @@ PHOTOGRAPH = _table("""
 def splitmix64(states: np.ndarray) -> np.ndarray:
     """Returns the first output of SplitMix64 for each state, both uint64.
 
-    Output j of the generator started at s is `splitmix64(s + j * 0x9E3779B97F4A7C15)`
-    modulo 2^64, so that any is had alone.
+    Output j of the generator started at s is that of `s + j * _GOLDEN` modulo 2^64.
 
     Reference:
         Steele, Lea, Flood, "Fast splittable pseudorandom number generators", OOPSLA
@@ -100,10 +99,8 @@ def parameters(
 ) -> SimpleNamespace:
     """Returns the numbers of n pictures as attributes, float32 `(n, 1, 1)` each.
 
-    Args:
-        seed: Integer in [0, 2^64).
-        identities: Integer array `(n,)`, >= 0: decides the names of `PERSON`.
-        samples: Integer array `(n,)`, >= 0: with it decides those of `PHOTOGRAPH`.
+    Those of `PERSON` are decided by seed and identity, those of `PHOTOGRAPH` by sample
+    too.
     """
     seeds = np.full(identities.shape, seed, np.uint64)
     person = splitmix64(splitmix64(seeds) ^ identities.astype(np.uint64))

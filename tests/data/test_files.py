@@ -1,11 +1,15 @@
-"""One directory per identity: what is found, named and refused."""
+"""Image files: one directory per identity, and lists without identities."""
 
 import os
 
 import numpy as np
 import pytest
+from PIL import Image
 
-from ekd_tf.data.sources.folder import FolderFaces
+from ekd_tf.data import FolderFaces
+from ekd_tf.data import ListedImages
+from ekd_tf.data import evaluation_batches
+from ekd_tf.data import images_below
 
 
 def put(path, content=b"x"):
@@ -23,7 +27,7 @@ def tree(tmp_path):
 
 def test_identities_and_images_are_sorted_by_name(tree, warnings_logged):
     faces = FolderFaces(tree)
-    assert faces.identities == ["anna", "mia", "zoe"]
+    assert faces.identity_names() == ["anna", "mia", "zoe"]
     np.testing.assert_array_equal(faces.labels, [0, 1, 1, 2, 2])
     assert faces.labels.dtype == np.int32
     assert (len(faces), faces.num_identities, faces.encoded) == (5, 3, True)
@@ -32,8 +36,7 @@ def test_identities_and_images_are_sorted_by_name(tree, warnings_logged):
     assert faces.read(np.array([4, 0, 4])) == [b"zoe/b.jpg", b"anna/1.jpeg"] + [
         b"zoe/b.jpg"
     ]
-    assert faces.name == str(tree)
-    assert warnings_logged == []
+    assert (faces.name, warnings_logged) == (str(tree), [])
 
 
 def test_scanning_opens_no_image(tree):
@@ -68,9 +71,7 @@ def test_one_report_names_everything_left_out(tree, warnings_logged):
     put(tree / ".cache" / "a.jpg")
     put(tree / ".DS_Store")
     put(tree / "zoe" / "._b.jpg")
-    faces = FolderFaces(tree)
-    assert faces.identities == ["anna", "mia", "zoe"]
-    assert len(faces) == 5
+    assert len(FolderFaces(tree)) == 5
     lines = [
         f"identity without images: {tree}/empty",
         f"identity without images: {tree}/textual",
@@ -85,26 +86,21 @@ def test_one_report_names_everything_left_out(tree, warnings_logged):
     assert sorted(warning.split("\n  ")[1:]) == sorted(lines)
 
 
-def test_fingerprint_follows_images_and_labels_and_not_the_place(
-    tree, tmp_path_factory
-):
-    first = FolderFaces(tree).fingerprint
-    assert first == FolderFaces(tree).fingerprint
-    moved = tmp_path_factory.mktemp("m") / "faces"
+def test_fingerprint_follows_images_and_labels_and_not_the_place(tree, tmp_path):
+    moved, prints = tmp_path.parent / "moved", [FolderFaces(tree).fingerprint]
     tree.rename(moved)
-    assert FolderFaces(moved).fingerprint == first
-    # Another image of the same name and size.
-    (moved / "zoe" / "b.jpg").write_bytes(b"zoe/B.jpg")
-    replaced = FolderFaces(moved).fingerprint
-    (moved / "zoe" / "b.jpg").write_bytes(b"zoe/b.jpg longer")
-    resized = FolderFaces(moved).fingerprint
-    (moved / "zoe" / "b.jpg").rename(moved / "zoe" / "c.jpg")
-    renamed = FolderFaces(moved).fingerprint
-    (moved / "zoe" / "c.jpg").rename(moved / "mia" / "c.jpg")
-    relabelled = FolderFaces(moved).fingerprint
-    assert len({first, replaced, resized, renamed, relabelled}) == 5
-    (moved / "mia" / "d.jpg").symlink_to("nowhere")
-    assert FolderFaces(moved).fingerprint not in {first, relabelled}
+    assert FolderFaces(moved).fingerprint == prints[0]
+    for change in (
+        # Another image of the same name and size, a longer one, another name and label.
+        lambda: (moved / "zoe" / "b.jpg").write_bytes(b"zoe/B.jpg"),
+        lambda: (moved / "zoe" / "b.jpg").write_bytes(b"zoe/b.jpg longer"),
+        lambda: (moved / "zoe" / "b.jpg").rename(moved / "zoe" / "c.jpg"),
+        lambda: (moved / "zoe" / "c.jpg").rename(moved / "mia" / "c.jpg"),
+        lambda: (moved / "mia" / "d.jpg").symlink_to("nowhere"),
+    ):
+        change()
+        prints.append(FolderFaces(moved).fingerprint)
+    assert len(set(prints)) == 6
 
 
 def test_a_directory_that_may_not_be_read_is_refused(tree, monkeypatch):
@@ -124,13 +120,64 @@ def test_a_directory_that_may_not_be_read_is_refused(tree, monkeypatch):
 def test_other_layouts_are_refused_with_a_way_out(tmp_path):
     for files, words in (
         (["a.jpg/x"], r"gone is not a directory.*<root>/<identity>"),
-        (["a.jpg", "empty/.x"], "no identity directories with images. Move them into"),
-        (["a/notes.txt", "b/c/1.jpg"], "none with images directly inside. Lay it"),
-        ([".x"], "no identity directories. Lay it out as"),
-        (["anna/1.jpg", "bea/.x"], "a single identity with images, .*/anna. Training"),
+        (["a.jpg", "empty/.x"], "holds no identity folders with images; .* Lay it out"),
+        (["a/notes.txt", "b/c/1.jpg"], "holds no identity folders with images"),
+        ([".x"], "holds no identity folders with images"),
+        (["anna/1.jpg", "bea/.x"], "a single identity with images; .*the folder above"),
     ):
         root = tmp_path / str(len(list(tmp_path.iterdir())))
         for name in files:
             put(root / name)
         with pytest.raises(ValueError, match=words):
             FolderFaces(root / "gone" if "gone" in words else root)
+
+
+# --- Images without identities -------------------------------------------------
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for k, name in enumerate(["b/2.png", "a/1.PNG", "3.png"]):
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        Image.fromarray(np.full((32, 32, 3), 40 * k, np.uint8)).save(path)
+    (tmp_path / "notes.txt").write_text("no image")
+    return tmp_path
+
+
+def test_reads_in_the_order_given(folder):
+    source = ListedImages("list", [folder / "3.png", folder / "b" / "2.png"])
+    (images,) = evaluation_batches(source, [0, 1], 32, 8)
+    np.testing.assert_array_equal(images[:, 0, 0, 0], [80, 0])
+    assert source.describe(1) == str(folder / "b" / "2.png")
+    assert (source.num_identities, source.labels.tolist()) == (1, [0, 0])
+
+
+def test_hidden_names_are_passed_over_and_links_followed_once(folder, caplog):
+    (folder / "a" / "._1.jpg").write_bytes(b"\0\5\x16\7")
+    (folder / ".hidden").mkdir()
+    (folder / ".hidden" / "4.jpg").write_bytes(b"")
+    (folder / "a" / "Thumbs.db").write_bytes(b"\xd0\xcf")
+    (folder / "a" / "up").symlink_to(folder)
+    (folder / "itself").symlink_to("itself")
+    (folder / "b" / "itself.jpg").symlink_to("itself.jpg")
+    names = [os.path.relpath(path, folder) for path in images_below(folder).names]
+    assert names == ["3.png", "a/1.PNG", "b/2.png"]
+    assert "itself.jpg is left out: it is no file" in caplog.text
+
+
+def test_names_need_not_be_utf_8(folder):
+    odd = os.fsdecode(os.fsencode(folder) + b"/Ren\xe9.png")
+    os.rename(folder / "3.png", odd)
+    source = images_below(folder)
+    assert source.names[0] == odd and len(source.fingerprint) == 64
+
+
+def test_says_what_is_missing(folder):
+    with pytest.raises(ValueError, match="1 of 2 images are missing.*none.jpg"):
+        ListedImages("list", [folder / "3.png", folder / "none.jpg"])
+    with pytest.raises(ValueError, match="is not a directory"):
+        images_below(folder / "nowhere")
+    (folder / "empty").mkdir()
+    with pytest.raises(ValueError, match="empty holds no images"):
+        images_below(folder / "empty")
