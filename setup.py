@@ -43,6 +43,8 @@ setup(
             "numpy<2",
         ],
         "onnx": ["onnx", "onnxruntime", "tf2onnx>=1.17"],
+        # In place of onnx: both have one package name in Python.
+        "onnx-gpu": ["onnx", "onnxruntime-gpu", "tf2onnx>=1.17"],
         "hf": ["datasets"],
         "litert": ["ai-edge-litert"],
         "align": ["mtcnn>=1.0"],

@@ -30,10 +30,12 @@ from ekd_tf.data.sources.webdataset import WebDatasetFaces
 from ekd_tf.data.synthetic.faces import SyntheticFaces
 from ekd_tf.data.templates import TemplateSet
 from ekd_tf.data.templates import read_template_set
+from ekd_tf.data.views import DrawnViews
 
 __all__ = [
     "Augmentation",
     "BatchSampler",
+    "DrawnViews",
     "FolderFaces",
     "HuggingFaceFaces",
     "Images",

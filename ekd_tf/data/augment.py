@@ -42,7 +42,7 @@ class Augmentation:
         jpeg: Probability of another JPEG compression.
     """
 
-    crop: int = 0
+    crop: float = 0.0
     brightness: float = 0.0
     contrast: float = 0.0
     saturation: float = 0.0
@@ -58,9 +58,14 @@ class Augmentation:
     def __bool__(self) -> bool:
         return any(dataclasses.astuple(self))
 
+    def __str__(self) -> str:
+        """Spells it as `--augment` takes it: `crop:4,jpeg:0.3`."""
+        words = dataclasses.asdict(self).items()
+        return ",".join(f"{name}:{value:g}" for name, value in words if value)
+
     def resized(self, size: int, other: int) -> Augmentation:
         """Returns what does the same to images of side `other` as this to `size`."""
-        return dataclasses.replace(self, crop=self.crop * other / size)  # type: ignore[arg-type]
+        return dataclasses.replace(self, crop=self.crop * other / size)
 
     def __call__(self, images: tf.Tensor, draws: tf.Tensor) -> tf.Tensor:
         """Augments a batch, in the order of a camera: scene, light, sensor, file.

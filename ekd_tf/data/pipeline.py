@@ -19,6 +19,7 @@ from ekd_tf.data.sampling import augment_draws
 from ekd_tf.data.sampling import flip_mask
 from ekd_tf.data.source import Source
 from ekd_tf.data.unreadable import Unreadable
+from ekd_tf.data.views import DrawnViews
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,8 +29,6 @@ class Pipeline:
     Attributes:
         failure: Function of a step: after `tf.errors.OpError` ended the dataset where
             that batch was due, the error about its images, or None.
-        augmented: Whether images are changed otherwise than by the flip, so that
-            embeddings computed before belong to other pixels.
         start_step: The step of the dataset's first batch.
         steps_per_epoch: Batches of a visit of every image; None where the dataset
             ends by itself.
@@ -37,7 +36,6 @@ class Pipeline:
 
     dataset: tf.data.Dataset
     failure: Callable[[int], ValueError | None]
-    augmented: bool
     start_step: int
     steps_per_epoch: int | None
 
@@ -66,6 +64,7 @@ def make_pipeline(
     unreadable: Unreadable | None = None,
     augmentation: Augmentation | None = None,
     teacher_size: int | None = None,
+    views: DrawnViews | None = None,
 ) -> Pipeline:
     """Builds the dataset whose batch i is `sampler.batch(start_step + i)`.
 
@@ -86,13 +85,16 @@ def make_pipeline(
         teacher_size: Side in pixels at which every image is given a second time, for
             a teacher of another input size: with the same flip and the same draws of
             the augmentation, whose crop is scaled.
+        views: What decides flips and draws in place of `flip` and `seed`: a step takes
+            one view of each image. Images are counted as in `source.origin()`.
 
     Returns:
         A `Pipeline`. Its elements are dicts of `image` uint8
         `(batch, input_size, input_size, 3)` RGB, `label` int32 `(batch,)`,
         `in_margin` float32 `(batch,)` (1 general, 0 balanced), `image_id` int32
-        `(batch,)` (position in `source`), `flipped` bool `(batch,)` and, with
-        `teacher_size`, `teacher_image` uint8 like `image`.
+        `(batch,)` (position in `source`), `flipped` bool `(batch,)`, with
+        `teacher_size` `teacher_image` uint8 like `image` and, with `views`, `view`
+        int64 `(batch,)`.
     """
     sizes = {"image": input_size}
     if teacher_size is not None:
@@ -119,13 +121,19 @@ def make_pipeline(
         "image_id": tf.TensorSpec([rows], tf.int64),
         "in_margin": tf.TensorSpec([rows], tf.float32),
         "label": tf.TensorSpec([rows], tf.int32),
-        "flipped": tf.TensorSpec([rows], tf.bool),
-        "draws": tf.TensorSpec([rows, columns], tf.float32),
     }
+    if views is None:
+        types["flipped"] = tf.TensorSpec([rows], tf.bool)
+        types["draws"] = tf.TensorSpec([rows, columns], tf.float32)
+    else:
+        types["view"] = tf.TensorSpec([rows], tf.int64)
+        origin = tf.constant(source.origin()[1])
 
     def choose(step):
         indices, in_margin = sampler.batch(step)
         labels = source.labels[indices].astype(np.int32)
+        if views is not None:
+            return indices, in_margin, labels, views.choose(seed, step, rows)
         flips = flip_mask(seed, step, rows) if flip else np.zeros(rows, bool)
         draws = augment_draws(seed, step, rows, columns)
         return indices, in_margin, labels, flips, draws
@@ -138,9 +146,16 @@ def make_pipeline(
         }
 
     def finished(batch):
-        draws = batch.pop("draws")
-        for name, augment in augmentations.items():
-            batch[name] = augment(batch[name], draws)
+        if views is None:
+            draws = batch.pop("draws")
+            for name, augment in augmentations.items():
+                batch[name] = augment(batch[name], draws)
+        else:
+            # Of the images that are there: an unreadable one has been replaced.
+            images = tf.gather(origin, batch["image_id"])
+            pixels = {name: batch[name] for name in sizes}
+            made, flips = views.make(pixels, augmentations, images, batch["view"])
+            batch = {**batch, **made, "flipped": flips}
         batch["image_id"] = tf.cast(batch["image_id"], tf.int32)
         return batch
 
@@ -151,7 +166,6 @@ def make_pipeline(
     return Pipeline(
         dataset.prefetch(2).with_options(_options()),
         lambda step: reader.failure(sampler.batch(step)[0]),
-        augmented=bool(augmentation),
         start_step=start_step,
         steps_per_epoch=sampler.steps_per_epoch if steps is None else None,
     )

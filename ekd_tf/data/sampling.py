@@ -10,7 +10,7 @@ from ekd_tf import checks
 
 # One stream of random numbers per purpose: with equal key, streams whose counters
 # differ in the top word never overlap.
-_EPOCH, _BALANCED, _FLIP, _AUGMENT = range(4)
+_EPOCH, _BALANCED, _FLIP, _AUGMENT, _VIEW = range(5)
 
 
 def _generator(seed, index, purpose):
@@ -28,6 +28,11 @@ def augment_draws(seed: int, step: int, rows: int, columns: int) -> np.ndarray:
     """Returns float32 `(rows, columns)`, uniform in [0, 1), as f(seed, step, row)."""
     generator = _generator(seed, step, _AUGMENT)
     return generator.random((rows, columns), dtype=np.float32)
+
+
+def chosen_views(seed: int, step: int, rows: int, count: int) -> np.ndarray:
+    """Returns int64 `(rows,)`, uniform in [0, count), as f(seed, step, row)."""
+    return _generator(seed, step, _VIEW).integers(0, count, rows)
 
 
 class BatchSampler:

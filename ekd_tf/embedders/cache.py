@@ -1,121 +1,64 @@
-"""What a teacher gave for every image of a source, on disk: written once, then read.
-
-A folder of four files, of which the last appears when all others are whole:
-
-- `embeddings.bin`: `(images, views, dim)`, float16 or float32, raw as the teacher gives
-  them; view 0 is the image, view 1 its mirror image.
-- `centres.npy`: float32 `(identities, dim)`, see `class_centres`.
-- `writing.json`: what the rows are, while they are being written.
-- `cache.json`: the same, with checksums, once all is there.
-"""
+"""The embeddings of a teacher that were written before, read in place of it."""
 
 from __future__ import annotations
 
-import json
 import os
 import pathlib
 import shlex
-import zlib
-from collections.abc import Callable
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+from numpy.typing import DTypeLike
 
-from ekd_tf import checks
+from ekd_tf.data import Augmentation
+from ekd_tf.data import DrawnViews
 from ekd_tf.data import Source
-from ekd_tf.files.atomic import write_aside
-from ekd_tf.files.atomic import write_text
-from ekd_tf.files.outputs import make_folder
-from ekd_tf.files.rows import RowFile
+from ekd_tf.embedders.cache_layout import FINISHED
+from ekd_tf.embedders.cache_layout import ROWS
+from ekd_tf.embedders.cache_layout import WRITING
+from ekd_tf.embedders.cache_layout import checksum
+from ekd_tf.embedders.cache_layout import command
+from ekd_tf.embedders.cache_layout import differences
+from ekd_tf.embedders.cache_layout import images_of
+from ekd_tf.embedders.cache_layout import row_file
+from ekd_tf.embedders.cache_layout import shard_folder
+from ekd_tf.embedders.cache_layout import shards_in
 from ekd_tf.files.rows import read_note
 from ekd_tf.metrics import normalize_rows
 
-ROWS, CENTRES = "embeddings.bin", "centres.npy"
-WRITING, FINISHED = "writing.json", "cache.json"
-DTYPES = ("float16", "float32")
-# What tells one cache from another, in words, and what messages name it by.
-_IDENTITY = {
-    "teacher_fingerprint": ("teacher", "teacher"),
-    "input_size": ("input size of the teacher", "input_size"),
-    "source_fingerprint": ("data", "source"),
-    "images": ("number of images", "images"),
-    "views": ("number of views", "views"),
-    "dtype": ("dtype", "dtype"),
-}
 _CHUNK = 1 << 24
 
 
-class CacheWriter:
-    """Writes a cache folder, or goes on with one; the `cache` of a `SourceEmbedder`.
+class JoinedRows:
+    """Arrays of equal rows, one behind the other, read as one without copying."""
 
-    Args:
-        folder: Where; made if missing.
-        dtype: One of `DTYPES`.
-        teacher, data: The teacher and the images as flags name them: for the command
-            that messages give.
+    def __init__(self, parts: Sequence[np.ndarray]):
+        self._parts = parts
+        self._ends = np.cumsum([len(part) for part in parts])
+        self.shape = (int(self._ends[-1]), *parts[0].shape[1:])
+        self.dtype: DTypeLike = parts[0].dtype
 
-    Raises:
-        ValueError: The folder cannot be made, or `dtype` is unknown.
-    """
+    def __len__(self) -> int:
+        return self.shape[0]
 
-    def __init__(self, folder: str | os.PathLike, dtype: str, teacher: str, data: str):
-        checks.check_choice("dtype", dtype, DTYPES)
-        self._folder = make_folder("output", folder)
-        self._dtype = dtype
-        self._specs = {"teacher": teacher, "data": data}
-
-    def rows(self, description: dict, count: int, compute: Callable) -> np.ndarray:
-        """Returns the rows of `count` images, computing those that are missing.
-
-        As `EmbeddingCache.rows`. Raises `ValueError` where the folder holds another
-        cache, or a row cannot be stored.
-        """
-        note = {
-            **self._specs,
-            "teacher_fingerprint": description["model"],
-            "input_size": description["input_size"],
-            "source": description["name"],
-            "source_fingerprint": description["source"],
-            "images": count,
-            "views": 1 + description["flip"],
-            "dtype": self._dtype,
-        }
-        for name in (FINISHED, WRITING):
-            _check_same(self._folder / name, note)
-        finished = (self._folder / FINISHED).is_file()
-        file = _row_file(self._folder, FINISHED if finished else WRITING, note)
-        return file.fill(lambda first: self._stored(first, compute(first)))
-
-    def finish(self, source: Source) -> np.ndarray:
-        """Adds the class centres `(identities, dim)` and declares the cache whole."""
-        note = read_note(self._folder / WRITING)
-        if not note:
-            # It was whole before.
-            return np.load(self._folder / CENTRES)
-        rows = _map_rows(self._folder, note)
-        centres = class_centres(rows, source.labels, source.num_identities)
-        write_aside(self._folder / CENTRES, lambda file: np.save(file, centres))
-        note["checksums"] = {n: _checksum(self._folder / n) for n in (ROWS, CENTRES)}
-        write_text(self._folder / FINISHED, json.dumps(note, indent=2) + "\n")
-        (self._folder / WRITING).unlink()
-        return centres
-
-    def _stored(self, first, batches):
-        for rows in batches:
-            with np.errstate(over="ignore"):
-                stored = rows.astype(self._dtype)
-            bad = np.flatnonzero(~np.isfinite(stored).all(axis=(1, 2)))
-            if bad.size:
-                given = rows[bad[0]]
-                reason = "is not finite"
-                if np.isfinite(given).all():
-                    reason = (
-                        f"does not fit float16 (largest entry {np.abs(given).max():g}):"
-                        " use --dtype=float32 and another --output"
-                    )
-                number = first + int(bad[0])
-                raise ValueError(f"The teacher's embedding of image {number} {reason}")
-            yield stored
-            first += len(rows)
+    def __getitem__(self, key: Any) -> np.ndarray:
+        """Returns rows by a slice, by positions, or by `(positions, views)`."""
+        rows, *rest = key if isinstance(key, tuple) else (key,)
+        if isinstance(rows, slice):
+            rows = np.arange(*rows.indices(len(self)))
+        rows = np.asarray(rows)
+        owners = np.searchsorted(self._ends, rows, side="right")
+        found = None
+        for owner in np.unique(owners):
+            part = self._parts[owner]
+            mine = owners == owner
+            inside = rows[mine] - (self._ends[owner] - len(part))
+            values = part[(inside, *(other[mine] for other in rest))]
+            if found is None:
+                found = np.empty((len(rows), *values.shape[1:]), self.dtype)
+            found[mine] = values
+        return np.empty((0, *self.shape[1:]), self.dtype) if found is None else found
 
 
 class TeacherCache:
@@ -127,44 +70,65 @@ class TeacherCache:
     Attributes:
         note: Dict, `cache.json`.
         fingerprint, input_size, embedding_dim: As of the teacher, a `FrozenEmbedder`.
-        rows: `(images, views, dim)`, read-only.
-        centres: Float32 `(identities, dim)`.
+        rows: `(images, views + drawn views, dim)`, read-only, or `JoinedRows`.
+        plain: How many of the views are not drawn: image and perhaps mirror image.
+        drawn: The `DrawnViews`, or None.
+        augmentation: What was drawn there, on images of `input_size`.
 
     Raises:
-        ValueError: There is no cache, it is unfinished or damaged; the message has the
-            command that mends it.
+        ValueError: There is no cache, it is unfinished, damaged, or its shards do not
+            belong together; the message has the command that mends it.
     """
 
     def __init__(self, folder: str | os.PathLike):
         self.folder = pathlib.Path(folder)
         name = f"`--teacher=cache:{folder}`"
-        self.note = read_note(self.folder / FINISHED)
-        if not self.note:
-            note = read_note(self.folder / WRITING)
-            if not note:
+        folders = self._folders(name)
+        notes = [_finished_note(part, self.folder, name) for part in folders]
+        for part, note in zip(folders, notes):
+            for words, was, now in differences(notes[0], note):
                 raise ValueError(
-                    f"{name} holds no {FINISHED}. Write one: python -m "
-                    "ekd_tf.embed_teacher --teacher=MODEL --data=DATA "
-                    f"--output={shlex.quote(str(folder))}"
+                    f"{name} has shards of another {words}: {was} in {folders[0]}, "
+                    f"{now} in {part}. Remove one and write it again"
                 )
-            done = _row_file(self.folder, WRITING, note).done
-            raise ValueError(
-                f"{name} is unfinished, {done:,} of {note['images']:,} images are "
-                f"done. Finish it: {_command(note, folder)}"
-            )
-        for file, expected in self.note["checksums"].items():
-            path = self.folder / file
-            if not path.is_file() or _checksum(path) != expected:
-                raise ValueError(
-                    f"{name} is damaged: {path} is missing or has other bytes than "
-                    "were written. Remove the folder and write it again: "
-                    f"{_command(self.note, folder)}"
-                )
+        for part, note in zip(folders, notes):
+            _check_bytes(part, note, self.folder, name)
+        self.note = notes[0]
         self.fingerprint = self.note["teacher_fingerprint"]
         self.input_size = self.note["input_size"]
-        self.rows = _map_rows(self.folder, self.note)
+        parts = [_map_rows(part, note) for part, note in zip(folders, notes)]
+        self.rows = parts[0] if len(parts) == 1 else JoinedRows(parts)
         self.embedding_dim = self.rows.shape[-1]
-        self.centres = np.load(self.folder / CENTRES)
+        self.plain = self.note["views"]
+        self.drawn, self.augmentation = None, Augmentation()
+        drawn = self.note.get("drawn")
+        if drawn:
+            self.drawn = DrawnViews(drawn["count"], drawn["seed"], self.plain > 1)
+            words = [word.split(":") for word in drawn["augment"].split(",") if word]
+            self.augmentation = Augmentation(**{k: float(v) for k, v in words})
+
+    def _folders(self, name):
+        """Returns the folder, or those of its shards in order."""
+        shards = shards_in(self.folder)
+        if not shards or (self.folder / FINISHED).is_file():
+            return [self.folder]
+        count = shards[0][1]
+        if any(other != count for _, other in shards):
+            raise ValueError(
+                f"{name} has shards of several divisions, such as of {count} and of "
+                f"{shards[-1][1]}. Remove those of one"
+            )
+        missing = sorted(set(range(1, count + 1)) - {index for index, _ in shards})
+        if missing:
+            note = read_note(shard_folder(self.folder, shards[0]) / FINISHED)
+            note = note or read_note(shard_folder(self.folder, shards[0]) / WRITING)
+            example = {**note, "shard": [missing[0], count]}
+            way_out = f": {command(example, self.folder)}" if note else ""
+            raise ValueError(
+                f"{name} lacks {len(missing)} of {count} shards, the first of them "
+                f"--shard={missing[0]}/{count}. Write it{way_out}"
+            )
+        return [shard_folder(self.folder, shard) for shard in shards]
 
     def has(self, source: Source) -> bool:
         """Returns whether every image of a source has its rows here."""
@@ -186,19 +150,30 @@ class TeacherCache:
         raise ValueError(
             f"`--teacher=cache:{self.folder}` must be of the images of --data. It is "
             f"of {note['images']:,} images of {note['source']}, and {reason}. Write "
-            f"one of these: {_command({**note, 'data': data}, 'ANOTHER_DIR')}"
+            f"one of these: {command({**note, 'data': data}, 'ANOTHER_DIR')}"
         )
+
+    def class_centres(self, source: Source) -> np.ndarray:
+        """Returns the class centres of the identities of a source; see below."""
+        whole, _, identities = source.origin()
+        return class_centres(self.rows, whole.labels, whole.num_identities, self.plain)[
+            identities
+        ]
 
 
 def class_centres(
-    rows: np.ndarray, labels: np.ndarray, num_identities: int
+    rows: np.ndarray | JoinedRows,
+    labels: np.ndarray,
+    num_identities: int,
+    views: int,
 ) -> np.ndarray:
     """Averages the embeddings of each identity, over its images and their views.
 
     Args:
-        rows: `(images, views, dim)`, raw; normalised to unit length here.
+        rows: `(images, views or more, dim)`, raw; normalised to unit length here.
         labels: Integers `(images,)` in [0, num_identities).
         num_identities: Int.
+        views: How many views count, from the first on.
 
     Returns:
         Float32 `(num_identities, dim)`, not normalised: their length tells how alike
@@ -207,9 +182,9 @@ def class_centres(
     Raises:
         ValueError: An embedding is all zero.
     """
-    count, views, dim = rows.shape
+    count, all_views, dim = rows.shape
     sums = np.zeros((num_identities, dim), np.float64)
-    step = max(1, _CHUNK // (views * dim * 8))
+    step = max(1, _CHUNK // (all_views * dim * 8))
     for first in range(0, count, step):
         chunk = rows[first : first + step].astype(np.float32)
         units = np.zeros((len(chunk), dim))
@@ -225,46 +200,35 @@ def class_centres(
     return means.astype(np.float32)
 
 
-def _row_file(folder, note_name, note):
-    path = folder / note_name
-    return RowFile(folder / ROWS, path, note, note["images"], note["dtype"])
-
-
 def _map_rows(folder, note):
-    shape = (note["images"], *note["shape"])
+    shape = (len(images_of(note)), *note["shape"])
     return np.memmap(folder / ROWS, note["dtype"], mode="r", shape=shape)
 
 
-def _check_same(path, note):
-    """Raises `ValueError` where a folder holds another cache than is to be written."""
-    there = read_note(path)
-    differing = []
-    for key, (words, name) in _IDENTITY.items():
-        if there and there.get(key) != note[key]:
-            was, now = there.get(name), note[name]
-            # A name that stayed hides what changed below it.
-            change = f"now {now}" if was != now else "whose files have changed since"
-            differing.append(f"{words} ({was}, {change})")
-    if differing:
+def _finished_note(part, folder, name):
+    """Returns the note of a whole folder; raises `ValueError` for another."""
+    note = read_note(part / FINISHED)
+    if note:
+        return note
+    note = read_note(part / WRITING)
+    if not note:
         raise ValueError(
-            f"{path.parent} holds the cache of another {'; '.join(differing)}. Use "
-            "another --output, or remove that folder"
+            f"{name} holds no {part.relative_to(folder.parent) / FINISHED}. Write one: "
+            "python -m ekd_tf.embed_teacher --teacher=MODEL --data=DATA "
+            f"--output={shlex.quote(str(folder))}"
         )
+    done, images = row_file(part, WRITING, note).done, len(images_of(note))
+    raise ValueError(
+        f"{name} is unfinished, {done:,} of {images:,} images are done. Finish it: "
+        f"{command(note, folder)}"
+    )
 
 
-def _command(note, folder):
-    """Returns the command that writes a cache or goes on with it."""
-    words = ["python", "-m", "ekd_tf.embed_teacher"]
-    words += [f"--teacher={note['teacher']}", f"--data={note['data']}"]
-    words += [f"--output={folder}", f"--dtype={note['dtype']}"]
-    words += [] if note["views"] > 1 else ["--noflip"]
-    return shlex.join(words)
-
-
-def _checksum(path):
-    """Returns the size and the CRC-32 of a file."""
-    crc = 0
-    with open(path, "rb") as file:
-        while chunk := file.read(_CHUNK):
-            crc = zlib.crc32(chunk, crc)
-        return {"bytes": file.tell(), "crc32": crc}
+def _check_bytes(part, note, folder, name):
+    for file, expected in note["checksums"].items():
+        path = part / file
+        if not path.is_file() or checksum(path) != expected:
+            raise ValueError(
+                f"{name} is damaged: {path} is missing or has other bytes than were "
+                f"written. Remove {part} and write it again: {command(note, folder)}"
+            )

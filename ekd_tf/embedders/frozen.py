@@ -33,9 +33,11 @@ class FrozenEmbedder(abc.ABC):
         embedding_dim: Int, length of its embeddings.
         traceable: Whether a call is TensorFlow operations, which a `tf.function` may
             trace. Otherwise calls leave TensorFlow and take and return arrays.
+        runtime: String, what runs it.
         fingerprint: String, a hash of the file's bytes and of what is done to pixels.
     """
 
+    runtime: str = "TensorFlow"
     name: str
     input_size: int
     embedding_dim: int

@@ -24,13 +24,14 @@ _DTYPES = {
 }
 
 
-# What runs a model, the fastest first. TensorRT builds its engine for minutes.
-PROVIDERS = (
-    "CUDAExecutionProvider",
-    "TensorrtExecutionProvider",
-    "CoreMLExecutionProvider",
-    "CPUExecutionProvider",
-)
+# What runs a model, the fastest first: our word -> onnxruntime's. TensorRT builds its
+# engine for minutes.
+PROVIDERS = {
+    "cuda": "CUDAExecutionProvider",
+    "tensorrt": "TensorrtExecutionProvider",
+    "coreml": "CoreMLExecutionProvider",
+    "cpu": "CPUExecutionProvider",
+}
 # Of the largest number: two runtimes add in another order.
 TOLERANCE = 1e-4
 
@@ -40,10 +41,7 @@ class OnnxEmbedder(PixelEmbedder):
 
     Weights in files of their own must lie where the model says, in its folder or below;
     they count for the fingerprint. Arguments as `PixelEmbedder`, and `provider`, one of
-    onnxruntime's; default: the first of `PROVIDERS` that it offers.
-
-    Attributes:
-        provider: What runs the model.
+    `PROVIDERS`; default: the first that onnxruntime offers here.
     """
 
     def _open(self, path, num_threads=None, provider=None):
@@ -56,9 +54,17 @@ class OnnxEmbedder(PixelEmbedder):
             ) from error
         check_utf8(path)
         offered = onnxruntime.get_available_providers()
-        if provider is None:
-            provider = next(name for name in PROVIDERS if name in offered)
-        check_choice("onnx_provider", provider, offered)
+        words = tuple(word for word, name in PROVIDERS.items() if name in offered)
+        self._is_chosen = provider is not None
+        word = provider or words[0]
+        if word not in words:
+            check_choice("provider", word, tuple(PROVIDERS))
+            raise ValueError(
+                f"{path}@{word}: onnxruntime does not offer {PROVIDERS[word]} here, it "
+                f"has {', '.join(words)}. CUDA and TensorRT come with pip install "
+                "'ekd-tf[onnx-gpu]'"
+            )
+        provider = PROVIDERS[word]
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = num_threads or 0
         try:
@@ -73,11 +79,10 @@ class OnnxEmbedder(PixelEmbedder):
         except Exception as error:
             raise loading_error(path, error) from error
         # onnxruntime goes on without a provider whose libraries it does not find.
-        self.provider = self._session.get_providers()[0]
-        if self.provider != provider:
-            logging.warning(
-                "%s: %s did not start, %s runs it.", path, provider, self.provider
-            )
+        runs = self._session.get_providers()[0]
+        if runs != provider:
+            logging.warning("%s: %s did not start, %s runs it.", path, provider, runs)
+        self.runtime = f"onnxruntime ({runs})"
         inputs = self._session.get_inputs()
         if len(inputs) != 1 or inputs[0].type not in _DTYPES:
             raise ValueError(
@@ -100,16 +105,20 @@ class OnnxEmbedder(PixelEmbedder):
     def traced(self) -> FrozenEmbedder | None:
         """Returns the model as TensorFlow operations, so that a step can hold it.
 
-        None where it has operations that `graph_function` does not know, or where both
-        runtimes differ by more than `TOLERANCE` on two images of noise. Logs which.
+        None where a provider was chosen, where it has operations that `graph_function`
+        does not know, or where both runtimes differ by more than `TOLERANCE` on two
+        images of noise. Logs which.
         """
+        if self._is_chosen:
+            logging.info("%s: by %s, outside the step.", self.name, self.runtime)
+            return None
         try:
             graph = _GraphEmbedder(self)
         except UnknownGraph as reason:
             logging.info(
-                "%s: by onnxruntime (%s), outside the step: it has %s.",
+                "%s: by %s, outside the step: it has %s.",
                 self.name,
-                self.provider,
+                self.runtime,
                 reason,
             )
             return None
@@ -119,10 +128,10 @@ class OnnxEmbedder(PixelEmbedder):
         difference = np.abs(rows - expected).max() / np.abs(expected).max()
         if not difference <= TOLERANCE:
             logging.warning(
-                "%s: by onnxruntime (%s), outside the step: TensorFlow's operations "
-                "differ from it by %.1g of the largest number.",
+                "%s: by %s, outside the step: TensorFlow's operations differ from it "
+                "by %.1g of the largest number.",
                 self.name,
-                self.provider,
+                self.runtime,
                 difference,
             )
             return None

@@ -9,11 +9,13 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from ekd_tf.embedders.cache import FINISHED
+from ekd_tf.embedders.cache_layout import FINISHED
+from ekd_tf.embedders.ensemble import EnsembleEmbedder
 from ekd_tf.embedders.frozen import FrozenEmbedder
 from ekd_tf.embedders.frozen import loading_error
 from ekd_tf.embedders.keras_model import KerasEmbedder
 from ekd_tf.embedders.keras_model import model_file
+from ekd_tf.embedders.onnx_model import PROVIDERS
 from ekd_tf.embedders.onnx_model import OnnxEmbedder
 from ekd_tf.embedders.saved_model import SAVED_MODEL_FILE
 from ekd_tf.embedders.saved_model import SavedModelEmbedder
@@ -22,6 +24,8 @@ from ekd_tf.embedders.torch_file import TorchEmbedder
 from ekd_tf.models.torch_families import COLORS
 from ekd_tf.models.torch_families import TORCH_FAMILIES
 
+# Of the models people have; see README.md.
+_RANGES = ((0, 255), (-1, 1), (0, 1))
 _RANGE = re.compile(r"(-?[\d.]+?)\.\.(-?[\d.]+)")
 
 
@@ -32,8 +36,10 @@ def open_embedder(spec: str) -> FrozenEmbedder:
         spec: A `.keras`, `.onnx` or `.tflite` file, a SavedModel's directory, or the
             workdir of a run. `@LOW..HIGH` behind a file: the numbers that a model of
             float input takes for pixels 0 and 255, default `@0..255`; `@bgr`: it takes
-            blue first. Or `FAMILY:FILE` and perhaps `@bgr`, a torch state_dict of one
-            of `TORCH_FAMILIES`.
+            blue first; and behind an ONNX file `@cpu` or another of `PROVIDERS`: what
+            onnxruntime runs it by. Or `FAMILY:FILE` and perhaps `@bgr`, a torch
+            state_dict of one of `TORCH_FAMILIES`. Several joined by `+` are one, see
+            `EnsembleEmbedder`.
 
     Raises:
         ValueError: It cannot be opened, or does not map images to embeddings.
@@ -43,10 +49,17 @@ def open_embedder(spec: str) -> FrozenEmbedder:
             f"{spec} is a cache, which holds embeddings of one data set and embeds "
             "nothing else: give the model they are of"
         )
+    if "+" in spec and not split_model(spec)[0].exists():
+        return EnsembleEmbedder([open_embedder(part) for part in spec.split("+")])
     family, path, color = _split_family(spec)
     if family:
         return TorchEmbedder(family, path, **color)
     path, pixels = split_model(spec)
+    if "provider" in pixels and path.suffix != ".onnx":
+        raise ValueError(
+            f"`@{'`, `@'.join(PROVIDERS)}` choose what runs an .onnx file. Received: "
+            f"{spec!r}"
+        )
     if path.name == SAVED_MODEL_FILE:
         path = path.parent
     embedder = _embedder_class(path)
@@ -60,7 +73,10 @@ def open_embedder(spec: str) -> FrozenEmbedder:
 
 
 def split_model(spec: str) -> tuple[pathlib.Path, dict[str, Any]]:
-    """Returns a model's path and the arguments `low`, `high` and `color` behind it."""
+    """Returns a model's path and the arguments behind it.
+
+    They are `low` and `high`, `color`, and `provider`.
+    """
     pixels: dict[str, Any] = {}
     while True:
         rest, _, word = spec.rpartition("@")
@@ -74,9 +90,25 @@ def split_model(spec: str) -> tuple[pathlib.Path, dict[str, Any]]:
                 ) from None
         elif rest and word in COLORS:
             pixels["color"] = word
+        elif rest and word in PROVIDERS:
+            pixels["provider"] = word
         else:
             return pathlib.Path(spec), pixels
         spec = rest
+
+
+def in_other_ranges(spec: str) -> list[str]:
+    """Returns a model as it would be named with each other usual range of pixels."""
+    path, pixels = split_model(spec)
+    if not takes_any_range(spec):
+        return []
+    own = pixels.get("low", 0), pixels.get("high", 255)
+    behind = [f"@{pixels[key]}" for key in ("color", "provider") if key in pixels]
+    return [
+        f"{path}@{low}..{high}{''.join(behind)}"
+        for low, high in _RANGES
+        if (low, high) != own
+    ]
 
 
 def takes_any_range(spec: str) -> bool:

@@ -20,6 +20,8 @@ class TFLiteEmbedder(PixelEmbedder):
     uint8 input, which takes pixels as they are. Arguments as `PixelEmbedder`.
     """
 
+    runtime = "the TFLite interpreter"
+
     def _open(self, path, num_threads=None):
         try:
             self._interpreter = make_interpreter(path, num_threads)

@@ -15,6 +15,7 @@ from ekd_tf.heads.fixed_margins import CombinedMargin
 from ekd_tf.heads.fixed_margins import CosFace
 from ekd_tf.heads.fixed_margins import arcface_target
 from ekd_tf.heads.fixed_margins import combined_target
+from ekd_tf.heads.fixed_margins import default_scale
 
 # What `--head` calls them.
 HEADS = {
@@ -38,6 +39,7 @@ __all__ = [
     "check_labels",
     "combined_target",
     "curricular_negatives",
+    "default_scale",
     "margin_softmax_loss",
     "num_sampled",
     "replace_targets",

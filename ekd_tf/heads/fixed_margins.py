@@ -14,6 +14,20 @@ from ekd_tf.heads.base import MarginHead
 from ekd_tf.keras_compat import register
 from ekd_tf.ops.numerics import safe_acos
 
+# Bounds of `default_scale`.
+SCALES = (16.0, 64.0)
+
+
+def default_scale(num_identities: int) -> float:
+    r"""Returns a scale for the logits of a head: $\sqrt 2 \log(C - 1)$ within `SCALES`.
+
+    Reference:
+        Zhang et al., 2019, arXiv:1905.00292, equation 12. The bounds are ours.
+    """
+    low, high = SCALES
+    scale = math.sqrt(2) * math.log(max(num_identities - 1, 1))
+    return min(max(scale, low), high)
+
 
 def arcface_target(cosine: tf.Tensor, margin: float | tf.Tensor) -> tf.Tensor:
     r"""Adds a margin to the angle to the true identity's centre.

@@ -125,10 +125,15 @@ def _check_policy(model, name):
     if not model.trainable_variables:
         raise ValueError(f"{name} has no weights to train")
     wanted = keras.mixed_precision.global_policy()
-    layers = [x for x in model._flatten_layers() if x.trainable_weights]
-    kinds = {layer.compute_dtype for layer in layers}
+    kinds = {
+        layer.compute_dtype
+        for layer in model._flatten_layers()
+        # A model within the model says nothing of its layers.
+        if layer.trainable_weights and not isinstance(layer, keras.Model)
+    }
     stored = {tf_variable(v).dtype.name for v in model.trainable_variables}
-    if wanted.compute_dtype not in kinds or stored != {"float32"}:
+    others = kinds - {wanted.compute_dtype, "float32"}
+    if wanted.compute_dtype not in kinds or others or stored != {"float32"}:
         raise ValueError(
             f"{name} computes in {' and '.join(sorted(kinds))} with "
             f"weights of {' and '.join(sorted(stored))}, the run in "

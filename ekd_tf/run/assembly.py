@@ -16,7 +16,9 @@ from ekd_tf.data import Source
 from ekd_tf.data.readable import first_image_size
 from ekd_tf.data.unreadable import Unreadable
 from ekd_tf.heads import check_labels
+from ekd_tf.heads import default_scale
 from ekd_tf.run import factory
+from ekd_tf.run.config import MOST_WARMUP_STEPS
 from ekd_tf.run.config import TrainConfig
 from ekd_tf.run.data import note_eval_sets
 from ekd_tf.run.data import open_run_data
@@ -96,7 +98,9 @@ def assemble(
         balanced * config.images_per_identity,
         strategy.num_replicas_in_sync,
     )
-    steps, boundaries = _lengths(config, sampler.steps_per_epoch)
+    schedule = config.schedule or ("step" if config.lr_milestones else "cosine")
+    lengths = _lengths(config, schedule, sampler.steps_per_epoch)
+    steps, warmup_steps, boundaries = lengths
     evaluations = make_evaluations(
         config.eval_sets, heldout, config.seed, unreadable=unreadable
     )
@@ -104,21 +108,23 @@ def assemble(
     with strategy.scope():
         check_choice("precision", config.precision, PRECISIONS)
         keras.mixed_precision.set_global_policy(config.precision)
-        teacher = open_run_teacher(config.teacher, train, config.flip)
+        teacher = open_run_teacher(
+            config.teacher, train, config.flip, augmentation, config.input_size
+        )
         # Loading a model draws numbers: the student's are the same with any teacher,
         # with a cache of it and with none.
         keras.utils.set_random_seed(config.seed)
         model = _make_model(config, teacher, train.num_identities)
-        schedule = factory.make_schedule(
-            config.schedule,
+        rate = factory.make_schedule(
+            schedule,
             config.learning_rate,
             steps,
-            config.warmup_steps,
+            warmup_steps,
             boundaries,
             config.lr_gamma,
         )
         model.compile(
-            make_optimizer(config.optimizer, schedule, config.momentum),
+            make_optimizer(config.optimizer, rate, config.momentum),
             weight_decay=config.weight_decay,
             clip_norm=config.clip_norm,
             loss_scaling=("dynamic" if config.precision == "mixed_float16" else "none"),
@@ -146,10 +152,13 @@ def _make_model(config, teacher, num_identities):
         activation=config.activation,
         dropout=config.dropout,
     )
+    scale = config.scale
+    if scale is None:
+        scale = default_scale(num_identities)
     head = factory.make_head(
         config.head,
         num_identities,
-        config.scale,
+        scale,
         config.margin,
         gradient=config.head_gradient,
         sample_rate=config.head_sample_rate,
@@ -158,25 +167,28 @@ def _make_model(config, teacher, num_identities):
     _check_parts(config, teacher, head)
     if teacher is None:
         return FaceClassifier(backbone, head, config.margin_weight)
-    teacher_dim, centres = teacher.embedding_dim, teacher.centres
-    if config.teacher_centres is not None:
-        centres = factory.load_centres(
-            config.teacher_centres, num_identities, teacher_dim
-        )
+    teacher_dim = teacher.embedding_dim
+
+    def centres():
+        if config.teacher_centres is None:
+            return teacher.centres
+        return factory.load_centres(config.teacher_centres, num_identities, teacher_dim)
+
     losses = factory.make_losses(
         config.distill,
         centres,
+        weight="100%" if _has_margin_loss(config) else "1",
         student_dim=backbone.output_shape[-1],
         teacher_dim=teacher_dim,
         num_identities=num_identities,
         head=head,
-        scale=config.scale,
+        scale=scale,
     )
     return Distiller(backbone, teacher.in_step, losses, head, config.margin_weight)
 
 
-def _lengths(config, steps_per_epoch):
-    """Returns the steps of the run, and those at which the learning rate drops.
+def _lengths(config, schedule, steps_per_epoch):
+    """Returns the steps of the run, of its warm-up, and those at which the rate drops.
 
     Raises:
         ValueError: Something would happen after the run's last step, or never.
@@ -193,18 +205,21 @@ def _lengths(config, steps_per_epoch):
         round(place * (1 if unit == "steps" else steps_per_epoch))
         for place in factory.numbers("lr_milestones", config.lr_milestones)
     ]
-    if config.warmup_steps >= steps:
+    warmup_steps = config.warmup_steps
+    if warmup_steps is None:
+        warmup_steps = min(steps // 20, MOST_WARMUP_STEPS, *boundaries[:1])
+    if warmup_steps >= steps:
         raise ValueError(
             f"`--warmup_steps` must be below the steps of the run, {steps}: the "
-            f"learning rate would never be full. Received: {config.warmup_steps}"
+            f"learning rate would never be full. Received: {warmup_steps}"
         )
-    edges = [config.warmup_steps - 1, *boundaries, steps]
-    if config.schedule == "step" and any(
+    edges = [warmup_steps - 1, *boundaries, steps]
+    if schedule == "step" and any(
         late <= early for early, late in zip(edges, edges[1:])
     ):
         raise ValueError(
             f"`--lr_milestones` must increase, in {unit}, and lie between the warm-up "
-            f"of {config.warmup_steps} steps and the end of the run at step {steps}. "
+            f"of {warmup_steps} steps and the end of the run at step {steps}. "
             f"Received: {','.join(config.lr_milestones)}, at steps "
             f"{', '.join(map(str, boundaries))}"
         )
@@ -214,7 +229,11 @@ def _lengths(config, steps_per_epoch):
             f"`--profile_steps` must begin within the run, of {steps} steps. "
             f"Received: {config.profile_steps}"
         )
-    return steps, boundaries
+    return steps, warmup_steps, boundaries
+
+
+def _has_margin_loss(config):
+    return config.head != "none" and config.margin_weight and config.general_batch
 
 
 def _check_parts(config, teacher, head):
@@ -229,9 +248,7 @@ def _check_parts(config, teacher, head):
             f"`--teacher={config.teacher}` is given but nothing to learn from it: add "
             "--distill=ekd:100%,cosine:100"
         )
-    if "%" in config.distill and not (
-        head and config.margin_weight and config.general_batch
-    ):
+    if "%" in config.distill and not _has_margin_loss(config):
         raise ValueError(
             f"`--distill={config.distill}` asks for a share of the margin loss's "
             "gradient: give a --head, and --margin_weight and --general_batch above 0, "
@@ -267,6 +284,10 @@ def plan(
             f"{config.teacher}, {teacher.input_size} px, "
             f"{teacher.embedding_dim} dimensions"
         )
+    of_head = "no margin loss on "
+    if parts.model.head is not None:
+        of_head = f"{config.head} x{config.margin_weight:g}, scale "
+        of_head += f"{parts.model.head.scale:g}, on "
     distill = ""
     if config.distill:
         distill = f"; {config.distill} on all rows"
@@ -279,8 +300,7 @@ def plan(
         f"{parts.model.backbone.count_params():,} parameters, {config.precision}"
         + (f", from {config.init}" if config.init else ""),
         f"teacher   {of_teacher}",
-        f"losses    {config.head} x{config.margin_weight:g} on "
-        f"{config.general_batch} general rows{distill}",
+        f"losses    {of_head}{config.general_batch} general rows{distill}",
         f"batch     {config.general_batch} general + {config.balanced_identities} x "
         f"{config.images_per_identity} balanced = {parts.sampler.batch_size} images "
         f"on {num_replicas} replica(s)",

@@ -13,7 +13,16 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from ekd_tf.run.settings import Needs
+from ekd_tf.run.conditions import BALANCED
+from ekd_tf.run.conditions import CENTRES
+from ekd_tf.run.conditions import DROPS
+from ekd_tf.run.conditions import EVALUATES
+from ekd_tf.run.conditions import HEAD
+from ekd_tf.run.conditions import INIT
+from ekd_tf.run.conditions import REPLICAS
+from ekd_tf.run.conditions import SCALE
+from ekd_tf.run.conditions import STEPPED
+from ekd_tf.run.conditions import of_model
 from ekd_tf.run.settings import marked
 from ekd_tf.run.settings import setting
 from ekd_tf.run.settings import table
@@ -21,46 +30,7 @@ from ekd_tf.run.settings import table
 # Of the rows of a batch that distillation losses need and the margin loss does not see.
 BALANCED_IDENTITIES = 8
 CACHE = "cache:"
-
-
-def _distills(config, names):
-    losses = {item.partition(":")[0] for item in config.distill.split(",")}
-    return not losses.isdisjoint(names)
-
-
-_OF_CENTRES = ("kd", "shrinkteanet", "margin_distillation", "proxyless_kd")
-_SCALED = (*_OF_CENTRES, "ada_distill")
-_CENTRES = Needs(
-    f"one of {', '.join(_OF_CENTRES)} in --distill",
-    lambda c: _distills(c, _OF_CENTRES),
-)
-_HEAD = Needs("a --head", lambda c: c.head != "none")
-_SCALE = Needs(
-    f"a --head, or one of {', '.join(_SCALED)} in --distill",
-    lambda c: c.head != "none" or _distills(c, _SCALED),
-)
-_INIT = Needs("--init", lambda c: c.init)
-_BALANCED = Needs("--balanced_identities above 0", lambda c: c.balanced_identities != 0)
-_STEPPED = Needs("--schedule=step", lambda c: c.schedule == "step")
-_DROPS = Needs(
-    "--schedule=step and --lr_milestones",
-    lambda c: c.schedule == "step" and c.lr_milestones,
-)
-_EVALUATES = Needs(
-    "--heldout_data, --holdout_identities or --eval_sets",
-    lambda c: c.heldout_data or c.holdout_identities or c.eval_sets,
-)
-_REPLICAS = Needs("--strategy=mirrored or multi_worker", lambda c: c.strategy != "none")
-
-
-def _of_model(flag):
-    def holds(config):
-        # Settings are read before TensorFlow, which takes seconds, is imported.
-        from ekd_tf.run.student import takes
-
-        return takes(config.model, flag)
-
-    return Needs(f"a --model that has --{flag}", holds)
+MOST_WARMUP_STEPS = 1000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,7 +76,7 @@ class TrainConfig:
         "Balanced images of each of these identities.",
         low=1,
         common=True,
-        needs=_BALANCED,
+        needs=BALANCED,
     )
     flip: bool = setting(True, "Mirror half of the training images.", common=True)
     augment: str = setting(
@@ -140,27 +110,27 @@ class TrainConfig:
         "Channel multiplier of the network.",
         low=0,
         common=True,
-        needs=_of_model("width"),
+        needs=of_model("width"),
     )
     embedding_dim: int = setting(
         512,
         "Size of the embedding.",
         low=1,
         common=True,
-        needs=_of_model("embedding_dim"),
+        needs=of_model("embedding_dim"),
     )
     input_size: int = setting(112, "Side of the images in pixels.", low=32, common=True)
     activation: str = setting(
         "prelu",
         "Activation: prelu, relu or leaky_relu.",
         common=True,
-        needs=_of_model("activation"),
+        needs=of_model("activation"),
     )
     dropout: float = setting(
         0.0,
         "Dropout before the last layer, [0, 1).",
         common=True,
-        needs=_of_model("dropout"),
+        needs=of_model("dropout"),
     )
     init: str | None = setting(
         None,
@@ -172,7 +142,7 @@ class TrainConfig:
         False,
         "Start at random what --init has no weights for; the log lists it.",
         common=True,
-        needs=_INIT,
+        needs=INIT,
     )
 
     head: str = setting(
@@ -184,23 +154,25 @@ class TrainConfig:
         "Of the head: radians, or a cosine for cosface; of combined three, such as "
         "1,0.3,0.2: a factor of the angle, radians added, a cosine subtracted. "
         "Default: the head's own.",
-        needs=_HEAD,
+        needs=HEAD,
     )
     head_gradient: str = setting(
         "true",
         "Through the margin: true, or straight_through as insightface has it.",
-        needs=_HEAD,
+        needs=HEAD,
     )
     head_sample_rate: float = setting(
         1.0,
         "Fraction of the identities in the softmax of a step, (0, 1]; those of the "
         "batch always are.",
-        needs=_HEAD,
+        needs=HEAD,
     )
-    scale: float = setting(64.0, "Scale of the head's logits.", needs=_SCALE)
-    margin_weight: float = setting(
-        1.0, "Weight of the margin loss.", low=0, needs=_HEAD
+    scale: float | None = setting(
+        None,
+        "Scale of the head's logits. Default: by the number of identities, see below.",
+        needs=SCALE,
     )
+    margin_weight: float = setting(1.0, "Weight of the margin loss.", low=0, needs=HEAD)
 
     teacher: str = setting(
         "none",
@@ -210,20 +182,20 @@ class TrainConfig:
     )
     distill: str = setting(
         "",
-        "Distillation losses as name:weight,... or name:share%,... with a teacher, "
-        "such as ekd:100%,cosine:100. With a share the weight follows the gradients: "
-        "averaged over about 100 steps, the norm of the weighted loss's gradient on "
-        "the embeddings is that percentage of the margin loss's (which must be there; "
-        "up to 1000%). Has: ekd, ekd_reference (as published), cosine, "
-        "fitnet, sp, cckd, rkd, darkrank, triplet_distillation, ada_distill; and "
-        "with a cache or --teacher_centres: kd, shrinkteanet, margin_distillation, "
-        "proxyless_kd. Settings of a loss follow it: ekd:100%:temperature=0.05.",
+        "Distillation losses as NAME[:WEIGHT],..., such as ekd:100%,cosine:100. N% "
+        "follows the gradients: averaged over about 100 steps the norm of the weighted "
+        "loss's gradient on the embeddings is that percentage of the margin loss's, up "
+        "to 1000%. Default: 100%, or 1 without a margin loss. Has: ekd, ekd_reference "
+        "(as published), cosine, fitnet, sp, cckd, rkd, darkrank, "
+        "triplet_distillation, ada_distill; and with a cache or --teacher_centres: kd, "
+        "shrinkteanet, margin_distillation, proxyless_kd. Settings of a loss follow "
+        "it: ekd:100%:temperature=0.05.",
     )
     teacher_centres: str | None = setting(
         None,
         "A .npy file, (identities, size): row i is the teacher's mean embedding of the "
         "training images of label i. Default: those of --teacher=cache:DIR.",
-        needs=_CENTRES,
+        needs=CENTRES,
     )
     steps: int | None = setting(
         None, "Updates of the run. This or --epochs.", low=1, common=True
@@ -241,20 +213,29 @@ class TrainConfig:
     momentum: float = setting(
         0.9, "Momentum of SGD, beta_1 of the others.", common=True
     )
-    schedule: str = setting(
-        "step", "Learning rate: step, cosine or constant.", common=True
+    schedule: str | None = setting(
+        None,
+        "Learning rate: step, cosine or constant. Default: step with --lr_milestones, "
+        "else cosine.",
+        common=True,
     )
     lr_milestones: tuple[str, ...] = setting(
         (),
         "Where the step schedule drops the rate: in epochs with --epochs, else in "
         "steps.",
         common=True,
-        needs=_STEPPED,
+        needs=STEPPED,
     )
     lr_gamma: float = setting(
-        0.1, "What the rate is multiplied by there.", common=True, needs=_DROPS
+        0.1, "What the rate is multiplied by there.", common=True, needs=DROPS
     )
-    warmup_steps: int = setting(0, "Updates of linear warm-up.", low=0, common=True)
+    warmup_steps: int | None = setting(
+        None,
+        "Updates of linear warm-up. Default: a twentieth of the run, at most "
+        f"{MOST_WARMUP_STEPS}.",
+        low=0,
+        common=True,
+    )
     weight_decay: float = setting(
         5e-4,
         "On kernels and class centres, as torch means it: added to the gradient (sgd, "
@@ -281,7 +262,7 @@ class TrainConfig:
         "Logical CPUs to try a strategy without GPUs.",
         low=1,
         free=True,
-        needs=_REPLICAS,
+        needs=REPLICAS,
     )
 
     log_every: int = setting(20, "Steps between lines of metrics.", low=1, free=True)
@@ -305,7 +286,7 @@ class TrainConfig:
         "Steps between evaluations; 0: at the end only.",
         low=0,
         free=True,
-        needs=_EVALUATES,
+        needs=EVALUATES,
     )
     checkpoint_every: int = setting(
         1000, "Steps between checkpoints; 0: at the end only.", low=0, free=True
@@ -318,7 +299,7 @@ class TrainConfig:
         "Metric of the evaluations whose best checkpoint is kept, as metrics.jsonl "
         "names it; larger is better, with - before it smaller: -heldout/eer.",
         free=True,
-        needs=_EVALUATES,
+        needs=EVALUATES,
     )
     max_bad_steps: int = setting(
         20,
@@ -393,7 +374,9 @@ COMMON = marked(TrainConfig, "common")
 
 def is_cache(spec: str) -> bool:
     """Tells whether a model's specification is a cache of embeddings instead."""
-    return spec.startswith(CACHE) or (pathlib.Path(spec) / "cache.json").is_file()
+    names = ("cache.json", "shard-*/cache.json")
+    found = any(any(pathlib.Path(spec).glob(name)) for name in names)
+    return spec.startswith(CACHE) or found
 
 
 if __name__ == "__main__":

@@ -14,9 +14,8 @@ from ekd_tf.data import readable_images
 from ekd_tf.data import readable_pairs
 from ekd_tf.data.unreadable import Unreadable
 from ekd_tf.embedders import FrozenEmbedder
+from ekd_tf.embedders import in_other_ranges
 from ekd_tf.embedders import open_embedder
-from ekd_tf.embedders import split_model
-from ekd_tf.embedders import takes_any_range
 from ekd_tf.evaluation import LabelledEvaluation
 from ekd_tf.evaluation import PairSetEvaluation
 from ekd_tf.evaluation import SourceEmbedder
@@ -28,8 +27,6 @@ from ekd_tf.run import factory
 # Below it the negatives of `LinkedImages` that are none decide.
 _LEAST_LINKED_FPR = 1e-3
 _KINDS = ("pairs", "allpairs", *factory.SOURCES)
-# Of the models people have; see embedders/README.md.
-_RANGES = ((0, 255), (-1, 1), (0, 1))
 
 
 def check_range_of_pixels(
@@ -61,7 +58,10 @@ def check_range_of_pixels(
     found = warn_if_untrained(embedder.some, source, input_size, seed, unreadable, role)
     if found is None:
         return f"AUC of the {role}: none, no two images of {source.name} are of one"
-    others = _other_ranges(spec, unreadable)
+    others = (
+        (other, source_embedder(open_embedder(other), unreadable=unreadable).some)
+        for other in in_other_ranges(spec)
+    )
     better = better_reading(found, others, source, seed, unreadable)
     if better:
         raise ValueError(
@@ -70,19 +70,6 @@ def check_range_of_pixels(
             f"{better[1]:.3f}. Give that one"
         )
     return f"AUC of the {role} on a sample of {source.name}: {found:.3f}"
-
-
-def _other_ranges(spec, unreadable):
-    """Yields the model as it would be named with other ranges, and its `some`."""
-    path, pixels = split_model(spec)
-    if not takes_any_range(spec):
-        return
-    color = f"@{pixels['color']}" if "color" in pixels else ""
-    for low, high in _RANGES:
-        if (low, high) != (pixels.get("low", 0), pixels.get("high", 255)):
-            other = f"{path}@{low}..{high}{color}"
-            model = open_embedder(other)
-            yield other, source_embedder(model, unreadable=unreadable).some
 
 
 def make_source_embedder(spec: str, **arguments) -> SourceEmbedder | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
+from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Sequence
 from typing import Any
@@ -164,14 +165,21 @@ def make_head(
         return HEADS[name](num_identities=num_identities, scale=scale, **arguments)
 
 
-def make_losses(spec: str, centres: np.ndarray | None = None, **of_run) -> dict:
+def make_losses(
+    spec: str,
+    centres: Callable[[], np.ndarray | None] = lambda: None,
+    weight: str = "1",
+    **of_run,
+) -> dict:
     """Builds the distillation losses of `ekd:1` or `ekd:30%:memory=0,cosine:10`.
 
     Args:
-        spec: Comma-separated `NAME[:WEIGHT][:WORD=VALUE]...`; a weight left out is 1,
-            `30%` asks for a share of the margin loss's gradient, and a word is an
-            argument of the loss or of its miner. Empty: none.
-        centres: The teacher's class centres, see `load_centres`, or None.
+        spec: Comma-separated `NAME[:WEIGHT][:WORD=VALUE]...`; `30%` asks for a share of
+            the margin loss's gradient, and a word is an argument of the loss or of its
+            miner. Empty: none.
+        centres: Gives the teacher's class centres, see `load_centres`, or None; called
+            where a loss needs them, since they may be averages of millions of rows.
+        weight: The weight or share of a loss that names none.
         **of_run: What the run decides: each loss receives those of `student_dim`,
             `teacher_dim`, `num_identities`, `head` and `scale` that it takes.
 
@@ -181,31 +189,31 @@ def make_losses(spec: str, centres: np.ndarray | None = None, **of_run) -> dict:
     losses: dict[str, tuple] = {}
     for item in filter(None, spec.split(",")):
         name, *words = item.split(":")
-        text = words.pop(0) if words and "=" not in words[0] else "1"
+        text = words.pop(0) if words and "=" not in words[0] else weight
         checks.check_choice("distill", name, tuple(LOSSES))
         if name in losses:
             raise ValueError(f"`--distill` names {name!r} twice. Received: {spec!r}")
-        weight = _weight(f"distill={name}", text)
+        of_loss = _weight(f"distill={name}", text)
         place = f"--distill={name}"
         make: Any = LOSSES[name]
         takes = set(inspect.signature(make).parameters)
         given = {key: value for key, value in of_run.items() if key in takes}
         if "centres" in takes:
-            if centres is None:
+            given["centres"] = centres()
+            if given["centres"] is None:
                 raise ValueError(
                     f"`{place}` needs the teacher's class centres, its mean embedding "
                     "of each training identity: give them as "
                     "--teacher_centres=FILE.npy, float32 (identities, size), or train "
                     "with --teacher=cache:DIR, which has them"
                 )
-            given["centres"] = centres
         settings = settings_of(make, {*of_run, "centres", "miner", "name"})
         of_miner = settings_of(PairMiner) if "miner" in takes else {}
         arguments = read_words(place, words, {**settings, **of_miner})
         mined_by: Any = {k: arguments.pop(k) for k in of_miner if k in arguments}
         if mined_by:
             given["miner"] = PairMiner(**mined_by)
-        losses[name] = make(**given, **arguments), weight
+        losses[name] = make(**given, **arguments), of_loss
     return losses
 
 

@@ -203,13 +203,13 @@ def _train(config, parts, strategy, start_step, record, termination):
         augmentation=parts.augmentation,
         unreadable=parts.unreadable,
         teacher_size=teacher and teacher.image_size(config.input_size),
+        views=teacher and teacher.views,
     )
-    dataset = pipeline.dataset if teacher is None else teacher.attach(pipeline)
     progress = ProgressLine(parts.steps, initial_step=start_step)
     try:
         run_steps(
             compile_step(parts.model, strategy),
-            distribute(strategy, dataset),
+            distribute(strategy, pipeline.dataset, teacher and teacher.attach),
             start_step,
             parts.steps,
             record.hooks(progress, strategy, termination),

@@ -48,7 +48,11 @@ def make_student(spec: str, **flags: Any) -> keras.Model:
     """
     if _is_file(spec):
         path, pixels = split_model(spec)
-        checks.check_choice("model", pixels.pop("color", "rgb"), ("rgb",))
+        if not pixels.keys() <= {"low", "high"}:
+            raise ValueError(
+                f"`--model={spec}`: only @LOW..HIGH may follow a .keras file, which "
+                "takes red first"
+            )
         student = as_backbone(load_embedder(path), str(path), **pixels)
     else:
         build, words = _builder(spec)

@@ -2,19 +2,22 @@
 
 Whatever the format, the rows of a batch are those of the view the student sees: a
 teacher of another input size gets the same bytes decoded at its own size, with the
-same flip and the same draws of the augmentation; a cache has rows of image and mirror
-image and knows of no other change.
+same flip and the same draws of the augmentation. A cache has rows of image and mirror
+image, and of the views that were drawn when it was written.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from ekd_tf.data import Pipeline
+from ekd_tf.data import Augmentation
+from ekd_tf.data import DrawnViews
 from ekd_tf.data import Source
 from ekd_tf.embedders import FrozenEmbedder
 from ekd_tf.embedders import TeacherCache
@@ -30,25 +33,32 @@ class RunTeacher:
     Attributes:
         in_step: Function of images to embeddings that the step's graph calls, or None:
             batches bring the rows.
-        centres: Float32 `(identities, dim)`, its class centres of the training labels,
-            or None where nobody has computed them.
+        views: The only views of the images it has rows of, or None for any.
     """
 
     in_step: FrozenEmbedder | None = None
-    centres: np.ndarray | None = None
+    views: DrawnViews | None = None
 
     def __init__(self, model: Any):
         self.fingerprint: str = model.fingerprint
         self.input_size: int = model.input_size
         self.embedding_dim: int = model.embedding_dim
 
+    @property
+    def centres(self) -> np.ndarray | None:
+        """Float32 `(identities, dim)`, its class centres of the training labels.
+
+        None where nobody has its rows of all images.
+        """
+        return None
+
     def image_size(self, student_size: int) -> int | None:
         """Returns the size at which the pipeline gives images for it, or None."""
         return None
 
-    def attach(self, pipeline: Pipeline) -> tf.data.Dataset:
-        """Returns the dataset of the pipeline with the rows, unless `in_step`."""
-        return pipeline.dataset
+    def attach(self, dataset: tf.data.Dataset) -> tf.data.Dataset:
+        """Adds the rows to batches, or to parts of them, unless `in_step`."""
+        return dataset
 
     def embedder_of(self, source: Source | None) -> Any:
         """Returns what embeds a source, a `SourceEmbedder` or like it, or None."""
@@ -72,16 +82,16 @@ class OnlineTeacher(RunTeacher):
     def image_size(self, student_size: int) -> int | None:
         return None if self.input_size == student_size else self.input_size
 
-    def attach(self, pipeline: Pipeline) -> tf.data.Dataset:
+    def attach(self, dataset: tf.data.Dataset) -> tf.data.Dataset:
         if self.in_step is not None:
-            return super().attach(pipeline)
+            return dataset
 
         def embed(batch):
             batch = dict(batch)
             images = batch.pop("teacher_image", batch["image"])
             return _with_rows(batch, self._model, [images], self.embedding_dim)
 
-        return _mapped(pipeline.dataset, embed)
+        return _mapped(dataset, embed)
 
     def embedder_of(self, source: Source | None) -> Any:
         return self._embedder
@@ -90,44 +100,81 @@ class OnlineTeacher(RunTeacher):
 class CachedTeacher(RunTeacher):
     """A teacher that need not exist: its embeddings of `--data` were written before.
 
-    The training images are those of the cache, or some identities of them.
+    The training images are those of the cache, or some identities of them. Where it
+    holds drawn views, the run takes these views and no others.
+
+    Args:
+        folder: Of the cache.
+        train: The training images.
+        flip: Whether the run mirrors images.
+        augmentation: What it does to them besides, at the side `input_size`.
     """
 
-    def __init__(self, folder: str, train: Source, flip: bool):
+    def __init__(
+        self,
+        folder: str,
+        train: Source,
+        flip: bool,
+        augmentation: Augmentation,
+        input_size: int,
+    ):
         cache = TeacherCache(folder)
         super().__init__(cache)
         cache.check_source(train)
-        if flip and cache.rows.shape[1] < 2:
+        self.views = cache.drawn
+        if flip and cache.plain < 2:
             raise ValueError(
                 f"`--teacher=cache:{folder}` has no rows of mirror images: train with "
                 "--noflip, or write a cache with --flip to another folder"
             )
-        _, self._positions, identities = train.origin()
-        self.centres = cache.centres[identities]
-        self._cache = cache
-        self._folder = folder
-
-    def attach(self, pipeline: Pipeline) -> tf.data.Dataset:
-        if pipeline.augmented:
+        if self.views is not None:
+            _check_drawn(folder, cache, flip, augmentation, input_size)
+        elif augmentation:
             logging.warning(
                 "The rows of cache:%s are of the images and their mirror images: they "
-                "do not follow --augment.",
-                self._folder,
+                "do not follow --augment. ekd_tf.embed_teacher --views=8 --augment=%s "
+                "writes a cache whose rows do.",
+                folder,
+                augmentation.resized(input_size, cache.input_size),
             )
+        self._positions = train.origin()[1]
+        self._cache, self._train = cache, train
 
-        def rows(image_ids, flipped):
-            positions = self._positions[image_ids]
-            return self._cache.rows[positions, flipped.astype(np.int64)]
+    @functools.cached_property
+    def centres(self) -> np.ndarray:
+        return self._cache.class_centres(self._train)
+
+    def attach(self, dataset: tf.data.Dataset) -> tf.data.Dataset:
+        plain, drawn = self._cache.plain, self.views is not None
+
+        def rows(image_ids, chosen):
+            views = chosen.astype(np.int64) + (plain if drawn else 0)
+            return self._cache.rows[self._positions[image_ids], views]
 
         def attach(batch):
-            inputs = [batch["image_id"], batch["flipped"]]
+            inputs = [batch["image_id"], batch["view" if drawn else "flipped"]]
             return _with_rows(batch, rows, inputs, self.embedding_dim)
 
-        return _mapped(pipeline.dataset, attach)
+        return _mapped(dataset, attach)
 
     def embedder_of(self, source: Source | None) -> Any:
         known = source is not None and self._cache.has(source)
         return CachedEmbedder(self._cache) if known else None
+
+
+def _check_drawn(folder, cache, flip, augmentation, input_size):
+    """Raises `ValueError` unless a run and the views of a cache draw the same."""
+    wanted = cache.augmentation.resized(cache.input_size, input_size)
+    same = np.allclose(
+        dataclasses.astuple(wanted), dataclasses.astuple(augmentation), rtol=1e-3
+    )
+    if not same or flip != cache.drawn.flip:
+        raise ValueError(
+            f"`--teacher=cache:{folder}` has views drawn by other settings than those "
+            f"of the run: give --augment={wanted} and "
+            f"{'--flip' if cache.drawn.flip else '--noflip'}. Received: "
+            f"--augment={augmentation}, {'--flip' if flip else '--noflip'}"
+        )
 
 
 class CachedEmbedder:
@@ -143,15 +190,27 @@ class CachedEmbedder:
     def some(self, source: Source, indices: np.ndarray) -> np.ndarray:
         """Returns float32 `(k, dim)`, unit rows of the images at `indices`."""
         _, positions, _ = source.origin()
-        return add_views(self._cache.rows[positions[indices]].astype(np.float32))
+        rows = self._cache.rows[positions[indices]][:, : self._cache.plain]
+        return add_views(rows.astype(np.float32))
 
 
-def open_run_teacher(spec: str, train: Source, flip: bool) -> RunTeacher | None:
-    """Opens the teacher of a run: `cache:DIR`, "none", or as `open_embedder` does."""
+def open_run_teacher(
+    spec: str,
+    train: Source,
+    flip: bool,
+    augmentation: Augmentation | None = None,
+    input_size: int = 112,
+) -> RunTeacher | None:
+    """Opens the teacher of a run: `cache:DIR`, "none", or as `open_embedder` does.
+
+    The others are of the run: its images, and what is done to them.
+    """
     if spec == "none":
         return None
     if spec.startswith(CACHE):
-        return CachedTeacher(spec.removeprefix(CACHE), train, flip)
+        folder = spec.removeprefix(CACHE)
+        augmentation = augmentation or Augmentation()
+        return CachedTeacher(folder, train, flip, augmentation, input_size)
     return OnlineTeacher(spec)
 
 

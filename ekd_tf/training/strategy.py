@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections.abc import Callable
 from typing import Any
 
 import tensorflow as tf
@@ -166,30 +167,43 @@ def lost_worker(
     return "another worker" if "Collective ops is aborted" in error.message else None
 
 
-def distribute(strategy: tf.distribute.Strategy, dataset: tf.data.Dataset) -> Any:
+def distribute(
+    strategy: tf.distribute.Strategy,
+    dataset: tf.data.Dataset,
+    prepare: Callable[[tf.data.Dataset], tf.data.Dataset] | None = None,
+) -> Any:
     """Divides global batches among replicas: replica r has the r-th part of rows.
 
-    The dataset is of dicts of tensors `(batch, ...)` of static batch size, the same in
-    every process; one replica gets it as it is.
+    Args:
+        strategy: Of the run.
+        dataset: Dicts of tensors `(batch, ...)` of static batch size, the same in every
+            process.
+        prepare: What is still done to the dataset; each process does it to the rows of
+            its own replicas alone.
+
+    Returns:
+        What the strategy iterates over; for one replica the dataset.
     """
+    prepare = prepare or (lambda rows: rows)
     replicas = strategy.num_replicas_in_sync
     if replicas == 1:
-        return dataset
+        return prepare(dataset)
 
     def of_worker(context):
         local = replicas // context.num_input_pipelines
-        first = context.input_pipeline_id * local
 
-        def split(rows):
-            parts = tf.reshape(rows, [replicas, -1, *rows.shape[1:]])
-            return parts[first : first + local]
+        def own(rows):
+            size = rows.shape[0] // context.num_input_pipelines
+            return rows[size * context.input_pipeline_id :][:size]
 
         def parts(batch):
-            return tf.data.Dataset.from_tensor_slices(
-                tf.nest.map_structure(split, batch)
+            cut = tf.nest.map_structure(
+                lambda rows: tf.reshape(rows, [local, -1, *rows.shape[1:]]), batch
             )
+            return tf.data.Dataset.from_tensor_slices(cut)
 
+        mine = dataset.map(lambda batch: tf.nest.map_structure(own, batch))
         # One element per local replica, in order, for each global batch.
-        return dataset.flat_map(parts).prefetch(2 * local)
+        return prepare(mine).flat_map(parts).prefetch(2 * local)
 
     return strategy.distribute_datasets_from_function(of_worker)

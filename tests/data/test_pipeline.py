@@ -101,7 +101,6 @@ def test_augmentation_is_a_function_of_seed_and_step(drawn, folder, kind):
         arguments = {"augmentation": AUGMENTATION, **changes}
         return make_pipeline(source, sampler, SIZE, start_step=start, **arguments)
 
-    assert run().augmented and not run(augmentation=Augmentation()).augmented
     plain = take(run(augmentation=None), 3)
     augmented = take(run(), 3)
     for step, (before, after) in enumerate(zip(plain, augmented)):

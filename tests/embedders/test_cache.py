@@ -15,6 +15,7 @@ from ekd_tf.data.source import Source
 from ekd_tf.data.source import Subset
 from ekd_tf.embedders import CacheWriter
 from ekd_tf.embedders import TeacherCache
+from ekd_tf.embedders import describe_cache
 from ekd_tf.embedders.cache import class_centres
 
 ROWS = np.random.default_rng(0).normal(size=(10, 2, 3)).astype(np.float32)
@@ -36,47 +37,47 @@ class Labels(Source):
         return str(index)
 
 
+class Teacher:
+    """What of a teacher goes into the description of a cache."""
+
+    fingerprint, input_size = "of the teacher", 16
+
+
+def note(**changes):
+    description = describe_cache(
+        Teacher(), Labels(), "t.keras", "folder:my faces", "float32"
+    )
+    return {**description, **changes}
+
+
 def compute(first, until=10, rows=ROWS):
     for start in range(first, until, 4):
         yield rows[start : min(start + 4, until)]
 
 
-def describe(**changes):
-    return {
-        "model": "of the teacher",
-        "source": "of the labels",
-        "name": "labels",
-        "images": 10,
-        "input_size": 16,
-        "flip": True,
-        **changes,
-    }
-
-
-def write(folder, dtype="float32", rows=ROWS, finish=True, **changes):
-    writer = CacheWriter(folder, dtype, "t.keras", "folder:my faces")
-    writer.rows(describe(**changes), 10, lambda first: compute(first, rows=rows))
-    if finish:
-        writer.finish(Labels())
+def write(folder, rows=ROWS, shard=(1, 1), **changes):
+    writer = CacheWriter(folder, note(**changes), shard)
+    writer.write(lambda first: compute(first, writer.images.stop, rows))
     return folder
 
 
-def interrupt(folder, rows=6):
-    writer = CacheWriter(folder, "float32", "t.keras", "folder:my faces")
-    with pytest.raises(ValueError, match="must be 10 embeddings"):
-        writer.rows(describe(), 10, lambda first: compute(first, until=rows))
+def interrupt(folder, rows=6, shard=(1, 1)):
+    writer = CacheWriter(folder, note(), shard)
+    with pytest.raises(ValueError, match=r"must be \d+ embeddings"):
+        writer.write(lambda first: compute(first, until=rows))
     return folder
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float32"])
 def test_what_is_written_is_read(tmp_path, dtype):
-    cache = TeacherCache(write(tmp_path / "new" / "cache", dtype))
+    cache = TeacherCache(write(tmp_path / "new" / "cache", dtype=dtype))
     np.testing.assert_array_equal(cache.rows, ROWS.astype(dtype))
     assert cache.rows.dtype == dtype
     assert (cache.fingerprint, cache.input_size) == ("of the teacher", 16)
     assert cache.embedding_dim == 3
     names = {path.name for path in cache.folder.iterdir()}
-    assert names == {"cache.json", "embeddings.bin", "centres.npy"}
+    assert names == {"cache.json", "embeddings.bin"}
+    assert cache.plain == 2 and cache.drawn is None
 
 
 def test_centres_are_means_of_unit_rows_of_both_views(tmp_path, monkeypatch):
@@ -89,14 +90,22 @@ def test_centres_are_means_of_unit_rows_of_both_views(tmp_path, monkeypatch):
             for view in range(2)
         ]
         expected[label] = sum(units) / len(units)
-    found = class_centres(ROWS, labels, 4)
+    found = class_centres(ROWS, labels, 4, views=2)
     assert found.dtype == np.float32
     np.testing.assert_allclose(found, expected, atol=1e-6)
     # Three rows at a time.
     monkeypatch.setattr("ekd_tf.embedders.cache._CHUNK", 3 * 2 * 3 * 8)
-    np.testing.assert_allclose(class_centres(ROWS, labels, 4), expected, atol=1e-6)
-    cache = TeacherCache(write(tmp_path, "float16"))
-    np.testing.assert_allclose(cache.centres, expected[:3], atol=1e-3)
+    np.testing.assert_allclose(
+        class_centres(ROWS, labels, 4, views=2), expected, atol=1e-6
+    )
+    # Drawn views count for nothing.
+    more = np.concatenate([ROWS, 7 + ROWS[:, :1]], axis=1)
+    np.testing.assert_allclose(
+        class_centres(more, labels, 4, views=2), expected, atol=1e-6
+    )
+    cache = TeacherCache(write(tmp_path, dtype="float16"))
+    of_two = Subset(Labels(), [2, 0])
+    np.testing.assert_allclose(cache.class_centres(of_two), expected[[2, 0]], atol=1e-3)
 
 
 @pytest.mark.parametrize("kept", [23, 24])
@@ -110,9 +119,7 @@ def test_goes_on_behind_the_last_whole_row(tmp_path, kept):
         firsts.append(first)
         return compute(first)
 
-    writer = CacheWriter(tmp_path, "float32", "t.keras", "folder:my faces")
-    writer.rows(describe(), 10, counted)
-    writer.finish(Labels())
+    CacheWriter(tmp_path, note()).write(counted)
     # 24 bytes are a row.
     assert firsts == [kept // 24]
     np.testing.assert_array_equal(TeacherCache(tmp_path).rows, ROWS)
@@ -121,26 +128,30 @@ def test_goes_on_behind_the_last_whole_row(tmp_path, kept):
 def test_a_whole_cache_is_left_as_it_is(tmp_path):
     write(tmp_path)
     times = {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
-    writer = CacheWriter(tmp_path, "float32", "t.keras", "folder:my faces")
-    writer.rows(describe(), 10, lambda first: pytest.fail("computed again"))
-    centres = writer.finish(Labels())
-    np.testing.assert_array_equal(centres, TeacherCache(tmp_path).centres)
+    rows = CacheWriter(tmp_path, note()).write(
+        lambda first: pytest.fail("computed again")
+    )
+    np.testing.assert_array_equal(rows, ROWS)
     assert times == {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
 
 
 def test_a_folder_of_another_cache_is_not_touched(tmp_path):
     for changes, words in (
         (
-            {"model": "x"},
-            r"another teacher \(t.keras, whose files have changed since\)",
+            {"teacher_fingerprint": "x"},
+            r"another teacher \(t.keras, now one whose files have changed since\)",
         ),
-        ({"source": "x", "name": "faces"}, r"another data \(labels, now faces\)"),
+        (
+            {"source_fingerprint": "x", "source": "faces"},
+            r"another data \(labels, now faces\)",
+        ),
         ({"dtype": "float16"}, r"another dtype \(float32, now float16\)"),
-        ({"flip": False}, "another number of views"),
+        ({"views": 1}, "another number of views"),
+        ({"drawn": {"count": 2}}, "another drawn views"),
         ({"input_size": 24}, "another input size of the teacher"),
     ):
-        for finish in (False, True):
-            folder = write(tmp_path / str(finish), finish=finish)
+        for make in (write, interrupt):
+            folder = make(tmp_path / make.__name__)
             before = (folder / "embeddings.bin").read_bytes()
             message = f"holds the cache of {words}.*another --output"
             with pytest.raises(ValueError, match=message):
@@ -159,13 +170,14 @@ def test_a_row_that_cannot_be_stored_ends_it(tmp_path, value, dtype, words):
     rows = ROWS.copy()
     rows[5, 1, 2] = value
     with pytest.raises(ValueError, match=words):
-        write(tmp_path, dtype, rows)
-    write(tmp_path / "other", "float32", np.nan_to_num(rows))
+        write(tmp_path, rows, dtype=dtype)
+    write(tmp_path / "other", np.nan_to_num(rows))
 
 
 def test_says_how_to_write_or_finish_a_cache(tmp_path):
     with pytest.raises(
-        ValueError, match=r"holds no cache.json. Write one: python -m ekd_tf.embed_t"
+        ValueError,
+        match=r"holds no nowhere/cache.json. Write one: python -m ekd_tf.embed_t",
     ):
         TeacherCache(tmp_path / "nowhere")
     command = (
@@ -185,17 +197,16 @@ def flip_a_bit(path):
 
 
 def test_refuses_what_is_damaged(tmp_path):
-    for name in ("embeddings.bin", "centres.npy"):
-        for harm in (
-            pathlib.Path.unlink,
-            lambda path: path.write_bytes(path.read_bytes()[:-1]),
-            flip_a_bit,
-        ):
-            folder = tmp_path / f"{name} {harm.__name__}"
-            harm(write(folder) / name)
-            message = f"is damaged: .*{name} is missing or.*again"
-            with pytest.raises(ValueError, match=message):
-                TeacherCache(folder)
+    for harm in (
+        pathlib.Path.unlink,
+        lambda path: path.write_bytes(path.read_bytes()[:-1]),
+        flip_a_bit,
+    ):
+        folder = tmp_path / harm.__name__
+        harm(write(folder) / "embeddings.bin")
+        message = "is damaged: .*embeddings.bin is missing or.*again"
+        with pytest.raises(ValueError, match=message):
+            TeacherCache(folder)
 
 
 def test_refuses_other_images_by_both_names(tmp_path):
@@ -220,10 +231,68 @@ def test_refuses_other_images_by_both_names(tmp_path):
 
 def test_rejects_an_unknown_dtype_and_a_folder_that_cannot_be_made(tmp_path):
     with pytest.raises(ValueError, match="Did you mean 'float16'"):
-        CacheWriter(tmp_path, "float61", "", "")
+        describe_cache(Teacher(), Labels(), "", "", "float61")
     (tmp_path / "file").write_text("")
     with pytest.raises(ValueError, match="`output` must be a folder"):
-        CacheWriter(tmp_path / "file", "float16", "", "")
+        CacheWriter(tmp_path / "file", note())
+
+
+def test_shards_are_read_as_one(tmp_path):
+    for index in (3, 1, 2):
+        write(tmp_path, shard=(index, 3))
+    cache = TeacherCache(tmp_path)
+    assert cache.rows.shape == (10, 2, 3) and len(cache.rows) == 10
+    np.testing.assert_array_equal(cache.rows[:], ROWS)
+    positions, views = np.array([9, 0, 4, 4, 3]), np.array([1, 0, 1, 0, 1])
+    np.testing.assert_array_equal(cache.rows[positions], ROWS[positions])
+    np.testing.assert_array_equal(cache.rows[positions, views], ROWS[positions, views])
+    assert cache.rows[np.array([], int)].shape == (0, 2, 3)
+    assert cache.has(Labels())
+    whole = TeacherCache(write(tmp_path / "whole"))
+    np.testing.assert_array_equal(
+        cache.class_centres(Labels()), whole.class_centres(Labels())
+    )
+
+
+def test_each_shard_goes_on_by_itself(tmp_path):
+    write(tmp_path, shard=(1, 3))
+    firsts = []
+
+    def counted(first):
+        firsts.append(first)
+        return compute(first, until=6)
+
+    # Images 3, 4 and 5.
+    path = tmp_path / "shard-2-of-3" / "embeddings.bin"
+    interrupt(tmp_path, rows=5, shard=(2, 3))
+    path.write_bytes(path.read_bytes()[:30])
+    with pytest.raises(ValueError, match=r"lacks 1 of 3 shards.*--shard=3/3. Write it"):
+        TeacherCache(tmp_path)
+    write(tmp_path, shard=(3, 3))
+    message = r"unfinished, 1 of 3 images.*--output=\S+ --dtype=float32 --shard=2/3$"
+    with pytest.raises(ValueError, match=message):
+        TeacherCache(tmp_path)
+    CacheWriter(tmp_path, note(), (2, 3)).write(counted)
+    assert firsts == [4]
+    np.testing.assert_array_equal(TeacherCache(tmp_path).rows[:], ROWS)
+
+
+def test_refuses_shards_that_do_not_belong_together(tmp_path):
+    write(tmp_path, shard=(1, 2))
+    write(tmp_path, shard=(2, 2), teacher_fingerprint="x", teacher="other.onnx")
+    message = "shards of another teacher: t.keras in .*shard-1-of-2, other.onnx in .*2"
+    with pytest.raises(ValueError, match=message):
+        TeacherCache(tmp_path)
+    write(tmp_path, shard=(1, 3))
+    with pytest.raises(ValueError, match="several divisions, such as of 2 and of 3"):
+        TeacherCache(tmp_path)
+    with pytest.raises(ValueError, match="`--shard=1/11` must have an image"):
+        CacheWriter(tmp_path, note(), (1, 11))
+    for index in (1, 2):
+        write(tmp_path / "two", shard=(index, 2))
+    flip_a_bit(tmp_path / "two" / "shard-2-of-2" / "embeddings.bin")
+    with pytest.raises(ValueError, match="is damaged: .*2-of-2.*--shard=2/2"):
+        TeacherCache(tmp_path / "two")
 
 
 WRITER = """
@@ -237,9 +306,7 @@ def slow(first):
         # Until it is killed; the rows of the first batch are in the file by then.
         time.sleep(600 * (first == 0))
 
-writer = test_cache.CacheWriter({folder!r}, "float32", "t.keras", "folder:my faces")
-writer.rows(test_cache.describe(), 10, slow)
-writer.finish(test_cache.Labels())
+test_cache.CacheWriter({folder!r}, test_cache.note()).write(slow)
 """
 
 

@@ -4,7 +4,10 @@ import numpy as np
 import pytest
 
 from ekd_tf.embedders import OnnxEmbedder
+from ekd_tf.embedders import in_other_ranges
 from ekd_tf.embedders import onnx_graph
+from ekd_tf.embedders import open_embedder
+from ekd_tf.embedders.onnx_model import PROVIDERS
 from ekd_tf.embedders.onnx_model import _external_files
 
 MATRIX = np.cos(np.arange(48 * 5)).reshape(48, 5).astype(np.float32) / 255
@@ -175,16 +178,29 @@ def test_the_fastest_provider_runs_it(write, caplog, monkeypatch):
             super().__init__(path, options, providers=["CPUExecutionProvider"])
 
     monkeypatch.setattr(onnxruntime, "InferenceSession", Session)
-    cpu, cuda = "CPUExecutionProvider", "CUDAExecutionProvider"
-    trt = "TensorrtExecutionProvider"
+    cpu, cuda, trt = (PROVIDERS[word] for word in ("cpu", "cuda", "tensorrt"))
     monkeypatch.setattr(
         onnxruntime, "get_available_providers", lambda: [trt, cuda, "Odd", cpu]
     )
     model = OnnxEmbedder(path)
-    assert asked == [[cuda, cpu]] and model.provider == cpu
+    assert asked == [[cuda, cpu]] and model.runtime == f"onnxruntime ({cpu})"
     assert messages(caplog) == [f"{path}: {cuda} did not start, {cpu} runs it."]
-    assert OnnxEmbedder(path, provider=cpu).provider == cpu
-    OnnxEmbedder(path, provider=trt)
+    OnnxEmbedder(path, provider="cpu")
+    open_embedder(f"{path}@-1..1@tensorrt")
     assert asked[1:] == [[cpu], [trt, cpu]]
-    with pytest.raises(ValueError, match="`onnx_provider` must be.*Odd.*'CoreML"):
-        OnnxEmbedder(path, provider="CoreMLExecutionProvider")
+    with pytest.raises(ValueError, match="m.onnx@coreml: .*does not offer CoreML.*cud"):
+        open_embedder(f"{path}@coreml")
+    assert in_other_ranges(f"{path}@bgr@cpu") == [
+        f"{path}@-1..1@bgr@cpu",
+        f"{path}@0..1@bgr@cpu",
+    ]
+
+
+def test_a_chosen_provider_keeps_the_model_outside_the_step(write, caplog):
+    caplog.set_level("INFO", logger="absl")
+    model = open_embedder(f"{write(cast='Identity')}@cpu")
+    assert model.traced() is None
+    (message,) = messages(caplog)
+    assert message.endswith("by onnxruntime (CPUExecutionProvider), outside the step.")
+    with pytest.raises(ValueError, match="choose what runs an .onnx file"):
+        open_embedder("model.keras@cpu")

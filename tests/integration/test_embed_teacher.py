@@ -65,6 +65,42 @@ def test_writes_both_views_and_says_how_to_train(folder, tmp_path):
     assert "Traceback" not in done.stderr
 
 
+def test_shards_of_drawn_views_are_written_apart_and_trained_from(folder, tmp_path):
+    views = ["--views=2", "--augment=brightness:0.2", "--batch_size=4"]
+    for shard in ("2/2", "1/2"):
+        done = embed_teacher(
+            folder, f"--output={tmp_path / 'c'}", f"--shard={shard}", *views
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+    assert "4 images x 4 views x 8 dimensions, float16" in done.stdout
+    assert "once all 2 shards are there" in done.stdout
+    done = embed_teacher(folder, f"--output={tmp_path / 'whole'}", *views)
+    rows = TeacherCache(tmp_path / "c").rows[:]
+    np.testing.assert_array_equal(rows, TeacherCache(tmp_path / "whole").rows)
+    train = [
+        f"--workdir={tmp_path / 'run'}",
+        f"--data=folder:{folder / 'faces'}",
+        f"--teacher={tmp_path / 'c'}",
+        "--distill=cosine",
+        "--width=0.25",
+        "--input_size=32",
+        "--embedding_dim=8",
+        "--general_batch=4",
+        "--balanced_identities=2",
+        "--images_per_identity=2",
+        "--steps=2",
+    ]
+    done = run("train", *train)
+    assert done.returncode == 1
+    assert "give --augment=brightness:0.2 and --flip" in done.stderr
+    done = run("train", *train, "--augment=brightness:0.2")
+    assert done.returncode == 0, done.stderr[-3000:]
+    for wrong in ("0/2", "3/2", "2", "a/b"):
+        done = embed_teacher(folder, f"--output={tmp_path}", f"--shard={wrong}")
+        assert done.returncode == 1
+        assert "`--shard` must be I/N" in done.stderr
+
+
 def test_an_unreadable_image_ends_in_one_line_with_its_path(folder, tmp_path):
     (tmp_path / "faces" / "p").mkdir(parents=True)
     (tmp_path / "faces" / "q").mkdir()

@@ -82,6 +82,14 @@ def test_refuses_what_is_no_backbone_in_one_line(mixed_policy):
         as_backbone(model, "m")
 
 
+def test_layers_of_half_precision_are_found_within_a_model_of_float32():
+    image = keras.Input((16, 16, 3))
+    x = keras.layers.Conv2D(2, 3, dtype="mixed_float16")(image)
+    model = keras.Model(image, keras.layers.Dense(2)(keras.layers.Flatten()(x)))
+    with pytest.raises(ValueError, match="m computes in float16 and float32"):
+        as_backbone(model, "m")
+
+
 def test_functions_of_ones_own_are_found_in_the_current_folder(tmp_path, monkeypatch):
     (tmp_path / "my_networks.py").write_text(
         "def small(width=1.0):\n    return width\n"

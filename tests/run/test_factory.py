@@ -97,7 +97,7 @@ def test_builds_every_loss_between_different_sizes():
         "student_dim": 3,
         "teacher_dim": 5,
         "num_identities": 4,
-        "centres": np.eye(4, 5),
+        "centres": lambda: np.eye(4, 5),
     }
     spec = ",".join(f"{name}:{i + 2}" for i, name in enumerate(factory.LOSSES))
     losses = factory.make_losses(spec, scale=64.0, head=None, **arguments)
@@ -154,7 +154,12 @@ def test_kd_uses_the_centres_of_the_head():
     head = factory.make_head("arcface", 4, 64.0, None)
     head.build((None, 3))
     losses = factory.make_losses(
-        "kd", np.eye(4, 5), student_dim=3, teacher_dim=5, num_identities=4, head=head
+        "kd",
+        lambda: np.eye(4, 5),
+        student_dim=3,
+        teacher_dim=5,
+        num_identities=4,
+        head=head,
     )
     assert not losses["kd"][0].trainable_variables
     batch = np.eye(4, 3, dtype=np.float32), np.eye(4, 5, dtype=np.float32)

@@ -12,6 +12,7 @@ from toys import backbone
 
 from ekd_tf.data import Augmentation
 from ekd_tf.data import BatchSampler
+from ekd_tf.data import DrawnViews
 from ekd_tf.data import FolderFaces
 from ekd_tf.data import JoinedSources
 from ekd_tf.data import make_pipeline
@@ -19,9 +20,11 @@ from ekd_tf.data.source import split_identities
 from ekd_tf.data.unreadable import Unreadable
 from ekd_tf.embedders import CacheWriter
 from ekd_tf.embedders import FrozenEmbedder
+from ekd_tf.embedders import describe_cache
+from ekd_tf.embedders import open_embedder
 from ekd_tf.run import evaluators
 from ekd_tf.run import teacher as run_teacher
-from ekd_tf.run.teacher import CachedTeacher
+from ekd_tf.run.embedding import write_cache as write_cache_of
 from ekd_tf.run.teacher import OnlineTeacher
 from ekd_tf.run.teacher import open_run_teacher
 from ekd_tf.training.distiller import Distiller
@@ -86,10 +89,13 @@ def root(tmp_path_factory):
     return root
 
 
-def write_cache(folder, model, source, dtype="float32", **arguments):
-    writer = CacheWriter(folder, dtype, model, source.name)
-    evaluators.make_source_embedder(model, cache=writer, **arguments).views(source)
-    writer.finish(source)
+def write_cache(folder, model, source, flip=True, drawn=None, augment=None, **options):
+    teacher = open_embedder(model)
+    note = describe_cache(
+        teacher, source, model, source.name, "float32", flip, drawn, augment
+    )
+    writer = CacheWriter(folder, note)
+    write_cache_of(writer, teacher, source, flip, drawn, augment, **options)
     return f"cache:{folder}"
 
 
@@ -116,12 +122,12 @@ def pipeline_of(teacher, source, steps=3, augmentation=None, **arguments):
         steps=steps,
         augmentation=augmentation,
         teacher_size=teacher.image_size(SIZE),
-        **arguments,
+        **{"views": teacher.views, **arguments},
     )
 
 
 def batches(teacher, source, **arguments):
-    dataset = teacher.attach(pipeline_of(teacher, source, **arguments))
+    dataset = teacher.attach(pipeline_of(teacher, source, **arguments).dataset)
     return list(dataset.as_numpy_iterator())
 
 
@@ -134,7 +140,7 @@ def expected_rows(source, batch, size=LARGE):
     return np.reshape(rows, [len(rows), -1]) @ matrix(size)
 
 
-def train(teacher, source, steps=20, strategy=None):
+def train(teacher, source, steps=20, strategy=None, **arguments):
     """Returns the student's weights after some steps."""
     strategy = strategy or tf.distribute.get_strategy()
     with strategy.scope():
@@ -142,7 +148,11 @@ def train(teacher, source, steps=20, strategy=None):
         losses = {"gap": (CosineGap(), 1.0)}
         model = Distiller(student, teacher.in_step, losses)
         model.compile(keras.optimizers.SGD(0.05, momentum=0.9))
-    dataset = distribute(strategy, teacher.attach(pipeline_of(teacher, source, steps)))
+    dataset = distribute(
+        strategy,
+        pipeline_of(teacher, source, steps, **arguments).dataset,
+        teacher.attach,
+    )
     step = compile_step(model, strategy)
     start = student.get_weights()
     for batch in dataset:
@@ -282,7 +292,7 @@ def test_a_replaced_image_has_the_row_of_its_replacement(
         teacher = online(kind, root, LARGE, monkeypatch)
     unreadable = Unreadable(1)
     pipeline = pipeline_of(teacher, faces, steps=6, unreadable=unreadable)
-    for batch in teacher.attach(pipeline).as_numpy_iterator():
+    for batch in teacher.attach(pipeline.dataset).as_numpy_iterator():
         # `expected_rows` opens the image that is named: never the bad one.
         expected = expected_rows(faces, batch)
         np.testing.assert_allclose(batch["teacher"], expected, atol=1e-4)
@@ -303,14 +313,89 @@ def test_warns_once_that_rows_follow_no_augmentation(faces, caches, root, warned
     online = OnlineTeacher(str(root / f"model{SIZE}"))
     batches(online, faces, augmentation=Augmentation(brightness=0.5))
     assert not [text for text in warned if "augment" in text]
-    batches(teacher, faces, augmentation=Augmentation(brightness=0.5))
+    open_run_teacher(caches[SIZE], faces, True, Augmentation(crop=2), 2 * SIZE)
     (text,) = [text for text in warned if "augment" in text]
-    assert "do not follow --augment" in text
+    assert "do not follow --augment" in text and "--augment=crop:1 writes" in text
 
 
 def test_a_run_that_flips_needs_rows_of_mirror_images(root, faces, tmp_path):
     spec = write_cache(tmp_path, str(root / f"model{SIZE}"), faces, flip=False)
     with pytest.raises(ValueError, match="no rows of mirror images: train with --nof"):
-        CachedTeacher(str(tmp_path), faces, flip=True)
+        open_run_teacher(spec, faces, flip=True)
     teacher = open_run_teacher(spec, faces, flip=False)
     assert len(batches(teacher, faces, flip=False)) == 3
+
+
+DRAWN = DrawnViews(3, seed=7)
+# At the side of the teacher; at the student's, half as many pixels.
+DRAWN_AUGMENT = Augmentation(crop=4, brightness=0.2, low_resolution=0.5)
+STUDENTS = DRAWN_AUGMENT.resized(LARGE, SIZE)
+
+
+@pytest.fixture(scope="module")
+def drawn_cache(root, faces):
+    model = str(root / f"model{LARGE}")
+    folder = root / "drawn"
+    return write_cache(folder, model, faces, drawn=DRAWN, augment=DRAWN_AUGMENT)
+
+
+@pytest.mark.parametrize("kind", ["traced", "untraceable"])
+def test_a_cache_of_drawn_views_trains_like_the_teacher(
+    root, faces, drawn_cache, kind, monkeypatch
+):
+    cached = open_run_teacher(drawn_cache, faces, True, STUDENTS, SIZE)
+    assert cached.views == DRAWN
+    found = train(cached, faces, augmentation=STUDENTS)
+    teacher = online(kind, root, LARGE, monkeypatch)
+    weights = train(teacher, faces, augmentation=STUDENTS, views=DRAWN)
+    for one, other in zip(found, weights):
+        np.testing.assert_allclose(one, other, atol=1e-5)
+    # Other draws would show.
+    weights = train(teacher, faces, augmentation=STUDENTS)
+    assert max(np.abs(a - b).max() for a, b in zip(found, weights)) > 1e-3
+
+
+def test_drawn_views_belong_to_images_and_not_to_places(root, faces, drawn_cache):
+    train_faces, heldout = split_identities(faces, 2, seed=1)
+    teacher = open_run_teacher(drawn_cache, train_faces, True, STUDENTS, SIZE)
+    _, positions, _ = train_faces.origin()
+    rows = teacher.embedder_of(train_faces)._cache.rows
+    assert rows.shape == (24, 2 + 3, DIM)
+    seen = {}
+    for batch in batches(teacher, train_faces, steps=12, augmentation=STUDENTS):
+        for image, view, row, pixels in zip(
+            positions[batch["image_id"]],
+            batch["view"],
+            batch["teacher"],
+            batch["image"],
+        ):
+            np.testing.assert_array_equal(row, rows[image, 2 + view])
+            first = seen.setdefault((image, view), pixels)
+            np.testing.assert_array_equal(first, pixels)
+    assert len({view for _, view in seen}) == 3
+    # What is evaluated is the image and its mirror image.
+    model = evaluators.make_source_embedder(str(root / f"model{LARGE}"))
+    found = teacher.embedder_of(heldout)
+    np.testing.assert_allclose(found(heldout), model(heldout), atol=1e-5)
+
+
+def test_more_views_leave_the_first_as_they_are(root, faces, drawn_cache, tmp_path):
+    model = str(root / f"model{LARGE}")
+    more = DrawnViews(4, seed=7)
+    spec = write_cache(tmp_path, model, faces, drawn=more, augment=DRAWN_AUGMENT)
+    rows = [
+        open_run_teacher(s, faces, True, STUDENTS, SIZE).embedder_of(faces)._cache.rows
+        for s in (drawn_cache, spec)
+    ]
+    np.testing.assert_allclose(rows[0], rows[1][:, :5], atol=1e-5)
+    assert np.abs(rows[1][:, 5] - rows[1][:, 4]).max() > 0.1
+
+
+@pytest.mark.parametrize(
+    ("augmentation", "flip"),
+    [(STUDENTS, False), (Augmentation(), True), (DRAWN_AUGMENT, True)],
+)
+def test_a_run_must_draw_what_its_cache_has(faces, drawn_cache, augmentation, flip):
+    message = "give --augment=crop:2.66667,brightness:0.2,low_resolution:0.5 and --flip"
+    with pytest.raises(ValueError, match=message):
+        open_run_teacher(drawn_cache, faces, flip, augmentation, SIZE)

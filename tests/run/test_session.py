@@ -287,16 +287,19 @@ def cache(tmp_path):
     """Rows of no teacher at all for `SOURCE`."""
     source = factory.make_source(SOURCE)
     rows = np.random.default_rng(0).normal(size=(len(source), 2, 24))
-    description = {
-        "model": "of the teacher",
-        "source": source.fingerprint,
-        "name": source.name,
+    note = {
+        "teacher": "gone.onnx",
+        "data": SOURCE,
+        "teacher_fingerprint": "of the teacher",
         "input_size": 112,
-        "flip": True,
+        "source": source.name,
+        "source_fingerprint": source.fingerprint,
+        "images": len(source),
+        "views": 2,
+        "dtype": "float16",
     }
-    writer = CacheWriter(tmp_path / "cache", "float16", "gone.onnx", SOURCE)
-    writer.rows(description, len(source), lambda first: [rows.astype(np.float32)])
-    writer.finish(source)
+    writer = CacheWriter(tmp_path / "cache", note)
+    writer.write(lambda first: [rows.astype(np.float32)])
     return tmp_path / "cache"
 
 

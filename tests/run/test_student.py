@@ -91,7 +91,7 @@ def test_says_what_is_wrong_in_one_line(networks, tmp_path):
         ("networks_of_test:big", "`networks_of_test:` must be .*tiny"),
         ("own.keras", "takes images of 40 px: give --input_size=40"),
         ("torn.keras", "torn.keras cannot be loaded"),
-        ("own.keras@bgr", "`model` must be"),
+        ("own.keras@bgr", "only @LOW..HIGH may follow a .keras file"),
     ):
         with pytest.raises(ValueError, match=words) as error:
             make_student(spec, **FLAGS)

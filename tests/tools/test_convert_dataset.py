@@ -231,7 +231,7 @@ def test_the_command_converts_or_says_why_not(tool, tmp_path, source, capsys):
     drawn = "synthetic:identities=3,images=2,size=32"
     for changes, words in (
         ({}, f"{out} exists. Choose another"),
-        ({"to": None}, "Give --verify, or --to and --output"),
+        ({"to": None}, "Give --verify, --overlap, --outliers, or --to"),
         ({"output": None}, "`--to=recordio` needs --output"),
         ({"to": "pairs"}, "`--pairs` and `--to=pairs` go together"),
         ({"to": None, "verify": True, "data": drawn}, "holds no image files"),

@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 import tensorflow as tf
 
@@ -50,6 +51,34 @@ def test_each_replica_gets_its_contiguous_rows():
         parts = strategy.experimental_local_results(next(batches)["row"])
         rows = [part.numpy().tolist() for part in parts]
         assert rows == [[first + r, first + r + 1] for r in (0, 2, 4, 6)]
+
+
+def test_each_process_prepares_the_rows_of_its_own_replicas():
+    class TwoWorkersOfTwo:
+        num_replicas_in_sync = 4
+
+        def distribute_datasets_from_function(self, function):
+            return [function(tf.distribute.InputContext(2, k, 4)) for k in range(2)]
+
+    seen = []
+
+    def embedded(rows):
+        seen.append(rows.tolist())
+        return rows + 100
+
+    def embed(dataset):
+        def one(batch):
+            row = tf.numpy_function(embedded, [batch["row"]], tf.int64)
+            return {"row": tf.ensure_shape(row, batch["row"].shape)}
+
+        return dataset.map(one)
+
+    dataset = tf.data.Dataset.from_tensors({"row": np.arange(8)})
+    workers = distribute(TwoWorkersOfTwo(), dataset, embed)
+    parts = [[part["row"].tolist() for part in w.as_numpy_iterator()] for w in workers]
+    assert parts == [[[100, 101], [102, 103]], [[104, 105], [106, 107]]]
+    # An embedder outside of the step would compute no other worker's rows.
+    assert seen == [[0, 1, 2, 3], [4, 5, 6, 7]]
 
 
 def test_virtual_devices_cannot_be_made_after_tensorflow_started():

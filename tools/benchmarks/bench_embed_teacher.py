@@ -25,8 +25,10 @@ from ekd_tf.data import Source
 from ekd_tf.data import evaluation_batches
 from ekd_tf.embedders import CacheWriter
 from ekd_tf.embedders import TeacherCache
-from ekd_tf.run import evaluators
+from ekd_tf.embedders import describe_cache
+from ekd_tf.embedders import open_embedder
 from ekd_tf.run import factory
+from ekd_tf.run.embedding import write_cache
 
 TEACHER = flags.DEFINE_string("teacher", None, "An .onnx file, channels first.")
 DATA = flags.DEFINE_string("data", None, "A source as --data of ekd_tf.train.")
@@ -71,12 +73,9 @@ def bare(session, batches):
 def write(model, source):
     """Writes a cache to a new folder and returns its rows."""
     with tempfile.TemporaryDirectory() as folder:
-        writer = CacheWriter(folder, "float32", TEACHER.value, DATA.value)
-        embedder = evaluators.source_embedder(
-            model, batch_size=BATCH_SIZE.value, cache=writer
-        )
-        embedder.views(source)
-        writer.finish(source)
+        note = describe_cache(model, source, TEACHER.value, DATA.value, dtype="float32")
+        writer = CacheWriter(folder, note)
+        write_cache(writer, model, source, batch_size=BATCH_SIZE.value)
         return np.array(TeacherCache(folder).rows)
 
 
@@ -87,7 +86,7 @@ def main(_):
     with tempfile.TemporaryDirectory() as folder:
         source = factory.make_source(DATA.value, folder)
         source = First(source, IMAGES.value or len(source))
-        model = evaluators.open_embedder(TEACHER.value)
+        model = open_embedder(TEACHER.value)
         indices = np.arange(len(source))
         batches = []
         for images in evaluation_batches(
@@ -101,7 +100,7 @@ def main(_):
             providers=["CPUExecutionProvider"],
         )
 
-        nothing = evaluators.open_embedder(TEACHER.value)
+        nothing = open_embedder(TEACHER.value)
         nothing._session = Nothing(nothing.embedding_dim)
         cases = {
             "onnxruntime alone": lambda: bare(session, batches),
