@@ -45,6 +45,7 @@ setup(
         "onnx": ["onnx", "onnxruntime", "tf2onnx>=1.17"],
         # In place of onnx: both have one package name in Python.
         "onnx-gpu": ["onnx", "onnxruntime-gpu", "tf2onnx>=1.17"],
+        "hf": ["datasets"],
         "litert": ["ai-edge-litert"],
         "align": ["mtcnn>=1.0"],
         "test": ["pytest>=8", "pytest-xdist", "scikit-learn", "ruff", "mypy"],

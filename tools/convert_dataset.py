@@ -33,10 +33,14 @@ from ekd_tf.run.settings import Needs
 from ekd_tf.run.settings import setting
 
 _CONVERTS = Needs(
-    "--to=tfrecord or recordio",
-    lambda settings: settings.to in ("tfrecord", "recordio"),
+    "--to=recordio, tfrecord or webdataset",
+    lambda settings: settings.to not in (None, "pairs"),
 )
 _VERIFIES = Needs("--verify", lambda settings: settings.verify)
+_LISTS = Needs(
+    "--verify, --overlap or --outliers",
+    lambda settings: settings.verify or settings.overlap or settings.outliers,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +49,9 @@ class ConvertSettings:
 
     data: str | None = setting(None, "Images, as --data of ekd_tf.train.")
     to: str | None = setting(
-        None, "Format to convert to.", choices=("tfrecord", "recordio", "pairs")
+        None,
+        "Format to convert to.",
+        choices=("recordio", "tfrecord", "webdataset", "pairs"),
     )
     output: str | None = setting(
         None,
@@ -54,11 +60,19 @@ class ConvertSettings:
     )
     shards: int = setting(
         16,
-        "Files of a TFRecord set.",
+        "Files of a TFRecord set or of a WebDataset.",
         low=1,
-        needs=Needs("--to=tfrecord", lambda settings: settings.to == "tfrecord"),
+        needs=Needs(
+            "--to=tfrecord or webdataset",
+            lambda settings: settings.to in ("tfrecord", "webdataset"),
+        ),
     )
     drop: str | None = setting(None, "List of images to leave out.", needs=_CONVERTS)
+    merge: str | None = setting(
+        None,
+        "List of --overlap: gives images to the identity they are said to be of.",
+        needs=_CONVERTS,
+    )
     pairs: str | None = setting(None, "List like LFW's pairs.txt, for --to=pairs.")
     suffix: str = setting(
         ".jpg",
@@ -66,7 +80,23 @@ class ConvertSettings:
         needs=Needs("--to=pairs", lambda settings: settings.to == "pairs"),
     )
     verify: bool = setting(False, "Decode every image and list bad ones.")
-    list: str = setting("drop.tsv", "Where --verify writes its list.", needs=_VERIFIES)
+    overlap: bool = setting(
+        False, "List the images of identities that may be another one, by --teacher."
+    )
+    outliers: bool = setting(
+        False,
+        "List the images that are no more like their identity than a stranger's, by "
+        "--teacher, and draw the first beside images of the identity.",
+    )
+    teacher: str | None = setting(
+        None,
+        "cache:DIR of ekd_tf.embed_teacher, of the images of --data.",
+        needs=Needs(
+            "--overlap or --outliers",
+            lambda settings: settings.overlap or settings.outliers,
+        ),
+    )
+    list: str = setting("drop.tsv", "Where the list is written.", needs=_LISTS)
     min_images: int = setting(
         2,
         "--verify lists identities with fewer images.",
@@ -104,6 +134,46 @@ def verify(source, path, min_images):
         print(f"Take out the lines of images to keep, then convert with --drop={path}")
 
 
+def look_at_people(source, teacher, path, outliers):
+    """Writes the list of overlapping identities, or of outliers, and its length."""
+    from dataset_inspection import write_list
+    from dataset_people import draw_sheet
+    from dataset_people import find_outliers
+    from dataset_people import find_overlap
+
+    from ekd_tf.embedders import TeacherCache
+    from ekd_tf.files.atomic import write_aside
+
+    if not teacher or not teacher.startswith("cache:"):
+        raise ValueError(
+            "--overlap and --outliers read the embeddings of a teacher: give "
+            "--teacher=cache:DIR, which python -m ekd_tf.embed_teacher "
+            f"--teacher=MODEL --data={source.name} --output=DIR writes"
+        )
+    cache = TeacherCache(teacher.removeprefix("cache:"))
+    find = find_outliers if outliers else find_overlap
+    findings, least = find(source, cache)
+    write_aside(pathlib.Path(path), lambda file: write_list(file, source, findings))
+    if outliers:
+        print(
+            f"{len(findings):,} of {len(source):,} images have a cosine below "
+            f"{least:.3f} with their identity, which one in 1,000 of strangers' reaches"
+        )
+        if findings:
+            sheet = pathlib.Path(path).with_suffix(".png")
+            draw_sheet(source, findings, sheet)
+            print(f"Look at {sheet}: each row an outlier, then others of its identity")
+    else:
+        pairs = len({finding.detail for finding in findings})
+        print(
+            f"{pairs:,} of {source.num_identities:,} identities may be another one: a "
+            f"cosine of {least:.3f} or more, as 95 % of halves of one identity have"
+        )
+    if findings:
+        merge = "" if outliers else f", or --merge={path} to make one of two"
+        print(f"In {path}: take out lines of images to keep, then --drop={path}{merge}")
+
+
 def chunks(count):
     return -(-count // CHUNK)
 
@@ -129,15 +199,18 @@ def encoded(source, indices):
     return files
 
 
-def convert(source, to, out, shards=16, drop=None, stream=None):
+def convert(source, to, out, shards=16, drop=None, merge=None, stream=None):
     """Writes the images of `source`, but those of the list `drop`, to the folder `out`.
 
     Returns how many there are, and how many of them an earlier try had written.
     """
     import numpy as np
+    from dataset_inspection import read_details
     from dataset_inspection import read_list
+    from dataset_people import merged_labels
     from dataset_writers import RecordIOWriter
     from dataset_writers import TFRecordWriter
+    from dataset_writers import WebDatasetWriter
 
     from ekd_tf.data.image_pixels import read_image
     from ekd_tf.data.source import number_identities
@@ -148,7 +221,10 @@ def convert(source, to, out, shards=16, drop=None, stream=None):
         kept = np.delete(kept, read_list(drop, source))
         if not len(kept):
             raise ValueError(f"{drop} leaves no image of {source.name}")
-    labels, _ = number_identities(source.labels[kept])
+    of_source = source.labels
+    if merge:
+        of_source = merged_labels(of_source, read_details(merge, source))
+    labels, _ = number_identities(of_source[kept])
     if to == "recordio":
         order = np.argsort(labels, kind="stable")
         kept, labels = kept[order], labels[order]
@@ -157,15 +233,17 @@ def convert(source, to, out, shards=16, drop=None, stream=None):
     plan = {
         "source": source.fingerprint,
         "images": hashlib.sha256(kept.astype("<i8").tobytes()).hexdigest(),
+        "labels": hashlib.sha256(labels.astype("<i4").tobytes()).hexdigest(),
         "to": to,
-        "shards": shards if to == "tfrecord" else None,
+        "shards": None if to == "recordio" else shards,
     }
     check_free(out)
     open_partial(partial, plan)
     if to == "recordio":
         writer = RecordIOWriter(partial, labels)
     else:
-        writer = TFRecordWriter(partial, labels, shards)
+        kind = TFRecordWriter if to == "tfrecord" else WebDatasetWriter
+        writer = kind(partial, labels, shards)
     first = encoded(source, kept[:1])[0]
     try:
         size = read_image(first).shape[:2]
@@ -223,8 +301,11 @@ def make_pairs(settings):
 
 def main(settings):
     """Does what the flags say."""
-    if settings.to is None and not settings.verify:
-        raise ValueError("Give --verify, or --to and --output")
+    looks = [name for name in ("verify", "overlap", "outliers") if vars(settings)[name]]
+    if settings.to is None and not looks:
+        raise ValueError("Give --verify, --overlap, --outliers, or --to and --output")
+    if len(looks) > 1:
+        raise ValueError(f"Give one of --{' and --'.join(looks)}: each writes a --list")
     if settings.to and not settings.output:
         raise ValueError(f"`--to={settings.to}` needs --output")
     if (settings.to == "pairs") != bool(settings.pairs):
@@ -236,7 +317,7 @@ def main(settings):
         out = pathlib.Path(settings.output)
         check_free(out)
         make_folder("output", out.parent)
-    if settings.verify:
+    if looks:
         check_file("list", settings.list)
     from ekd_tf.data.unreadable import Unreadable
     from ekd_tf.run import factory
@@ -246,9 +327,16 @@ def main(settings):
     source = factory.make_source(settings.data, unreadable=Unreadable(sys.maxsize))
     if settings.verify:
         verify(source, settings.list, settings.min_images)
+    if settings.overlap or settings.outliers:
+        look_at_people(source, settings.teacher, settings.list, settings.outliers)
     if settings.to:
         count, done = convert(
-            source, settings.to, settings.output, settings.shards, settings.drop
+            source,
+            settings.to,
+            settings.output,
+            settings.shards,
+            settings.drop,
+            settings.merge,
         )
         resumed = f", {done:,} of them by an earlier try" if done else ""
         print(f"Wrote {count:,} images to {settings.to}:{settings.output}{resumed}")

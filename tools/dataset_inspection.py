@@ -131,22 +131,30 @@ def read_list(path, source: Source) -> np.ndarray:
 
     Returns int64, ascending, without repeats.
     """
+    return np.array(
+        sorted({index for index, _ in read_details(path, source)}), np.int64
+    )
+
+
+def read_details(path, source: Source) -> list[tuple[int, str]]:
+    """Reads position and detail of each line of a list that `write_list` wrote."""
     with open_text(path) as file:
         lines = file.read().rstrip("\n").split("\n")
     if lines[:1] != [f"# source {source.fingerprint}"]:
         raise ValueError(
             f"{path} was made of another data set than {source.name}, or that has "
-            "changed since. Run --verify on it again"
+            "changed since. Make it again"
         )
-    positions = set()
+    found = []
     for number, line in enumerate(lines[1:], 2):
         if line.startswith("#"):
             continue
-        word = line.partition("\t")[0]
+        word, _, rest = line.partition("\t")
         if not word.isdigit() or int(word) >= len(source):
             raise ValueError(
                 f"{path}: line {number} begins with no position of an image: "
                 f"{line[:60]!r}"
             )
-        positions.add(int(word))
-    return np.array(sorted(positions), np.int64)
+        detail = rest.split("\t")[1] if "\t" in rest else ""
+        found.append((int(word), detail))
+    return found

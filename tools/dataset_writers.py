@@ -7,6 +7,7 @@ import json
 import os
 import pathlib
 import struct
+import tarfile
 import zlib
 
 import numpy as np
@@ -22,10 +23,12 @@ from ekd_tf.data.sources.recordio import MIDDLE
 from ekd_tf.data.sources.recordio import PART
 from ekd_tf.data.sources.recordio import WHOLE
 from ekd_tf.data.sources.recordio import read_record
+from ekd_tf.data.sources.tar import BLOCK
 from ekd_tf.data.sources.tfrecord import CHECKSUM
 from ekd_tf.data.sources.tfrecord import FORMAT
 from ekd_tf.data.sources.tfrecord import HEAD
 from ekd_tf.data.sources.tfrecord import INDEX_FILE
+from ekd_tf.data.sources.tfrecord import masked_crc32c
 from ekd_tf.data.sources.tfrecord import record_length
 from ekd_tf.files.atomic import write_aside
 from ekd_tf.files.positioned import PositionedFile
@@ -172,20 +175,23 @@ def record_offsets(file: PositionedFile, count: int) -> list[int]:
     return offsets
 
 
-class TFRecordWriter:
-    """Writes TFRecord shards of Examples and `index.json`.
+class ShardedWriter:
+    """Writes images into files of equal numbers of them; a subclass makes a record.
 
-    Examples have a bytes feature `image` and an int64 feature `label`. A shard gets
-    its name when it is whole; an interrupted try goes on with the first that is not.
-    Arguments and `count` are those of `RecordIOWriter`, but labels may fall; `shards`
-    is how many files to spread the images over evenly.
+    A shard gets its name when it is whole; an interrupted try goes on with the first
+    that is not. Arguments and `count` are those of `RecordIOWriter`, but labels may
+    fall; `shards` is how many files to spread the images over evenly.
     """
+
+    suffix = ""
+    # What a shard ends with.
+    end = b""
 
     def __init__(self, root, labels, shards: int = 16):
         check_range("shards", shards, low=1, high=len(labels))
         self._labels = labels
         self._paths = [
-            pathlib.Path(root) / f"faces-{k:05d}-of-{shards:05d}.tfrecord"
+            pathlib.Path(root) / f"faces-{k:05d}-of-{shards:05d}{self.suffix}"
             for k in range(shards)
         ]
         self._starts = [len(labels) * k // shards for k in range(shards + 1)]
@@ -193,32 +199,56 @@ class TFRecordWriter:
         while self._shard < shards and self._paths[self._shard].exists():
             self._shard += 1
         self.count = self._starts[self._shard]
-        self._writer = None
+        self._file = None
 
     def add(self, image: bytes) -> None:
         """Writes the next image."""
         path = self._paths[self._shard]
         part = path.with_name(path.name + ".part")
-        if self._writer is None:
-            self._writer = tf.io.TFRecordWriter(str(part))
+        if self._file is None:
+            self._file = open(part, "wb")
+        self._file.write(self.record(image, int(self._labels[self.count])))
+        self.count += 1
+        if self.count == self._starts[self._shard + 1]:
+            self._file.write(self.end)
+            _flush(self._file)
+            self.close()
+            os.replace(part, path)
+            self._shard += 1
+
+    def record(self, image: bytes, label: int) -> bytes:
+        """Returns the bytes of the image `count`."""
+        raise TypeError(f"{type(self).__name__} must define `record`.")
+
+    def finish(self, image_size) -> None:
+        """Writes what belongs to all shards."""
+
+    def close(self) -> None:
+        """Closes the open shard, finished or not."""
+        if self._file is not None:
+            file, self._file = self._file, None
+            file.close()
+
+
+class TFRecordWriter(ShardedWriter):
+    """Writes TFRecord shards of Examples and `index.json`.
+
+    Examples have a bytes feature `image` and an int64 feature `label`.
+    """
+
+    suffix = ".tfrecord"
+
+    def record(self, image: bytes, label: int) -> bytes:
+        """Returns the frame of an Example."""
         features = {
             "image": tf.train.Feature(bytes_list=tf.train.BytesList(value=[image])),
-            "label": tf.train.Feature(
-                int64_list=tf.train.Int64List(value=[int(self._labels[self.count])])
-            ),
+            "label": tf.train.Feature(int64_list=tf.train.Int64List(value=[label])),
         }
         example = tf.train.Example(features=tf.train.Features(feature=features))
-        try:
-            self._writer.write(example.SerializeToString(deterministic=True))
-            self.count += 1
-            if self.count == self._starts[self._shard + 1]:
-                self.close()
-                with open(part, "rb") as file:
-                    os.fsync(file.fileno())
-                os.replace(part, path)
-                self._shard += 1
-        except tf.errors.OpError as error:
-            raise OSError(f"cannot write {part}: {error.message}") from error
+        data = example.SerializeToString(deterministic=True)
+        length = struct.pack("<Q", len(data))
+        head = HEAD.pack(len(data), masked_crc32c(length))
+        return head + data + CHECKSUM.pack(masked_crc32c(data))
 
     def finish(self, image_size) -> None:
         """Writes the index: `(height, width)` is of the first image."""
@@ -245,11 +275,36 @@ class TFRecordWriter:
         path = self._paths[0].with_name(INDEX_FILE)
         write_aside(path, lambda file: file.write(text.encode()))
 
-    def close(self) -> None:
-        """Closes the open shard, finished or not."""
-        if self._writer is not None:
-            writer, self._writer = self._writer, None
-            writer.close()
+
+class WebDatasetWriter(ShardedWriter):
+    """Writes WebDataset shards: tar files of `KEY.jpg` and `KEY.cls`.
+
+    A key is the number of the image. The suffix is that of the image's own format, so
+    that nothing is encoded again.
+    """
+
+    suffix = ".tar"
+    end = bytes(2 * BLOCK)
+
+    def record(self, image: bytes, label: int) -> bytes:
+        """Returns both members of a sample."""
+        key = f"{self.count:09d}"
+        members = [(f"{key}.{_suffix_of(image)}", image), (f"{key}.cls", b"%d" % label)]
+        parts = []
+        for name, data in members:
+            about = tarfile.TarInfo(name)
+            about.size, about.mode = len(data), 0o644
+            padding = bytes(-len(data) % BLOCK)
+            parts += [about.tobuf(tarfile.USTAR_FORMAT), data, padding]
+        return b"".join(parts)
+
+
+def _suffix_of(image):
+    """Returns the suffix of the format that the bytes of an image begin as."""
+    for suffix, start in (("png", b"\x89PNG"), ("webp", b"RIFF"), ("bmp", b"BM")):
+        if image.startswith(start):
+            return suffix
+    return "jpg"
 
 
 def pack(values, dtype: str) -> str:

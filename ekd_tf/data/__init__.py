@@ -21,10 +21,12 @@ from ekd_tf.data.source import split_identities
 from ekd_tf.data.sources.files import ListedImages
 from ekd_tf.data.sources.files import images_below
 from ekd_tf.data.sources.folder import FolderFaces
+from ekd_tf.data.sources.huggingface import HuggingFaceFaces
 from ekd_tf.data.sources.joined import JoinedSources
 from ekd_tf.data.sources.recordio import RecordIOFaces
 from ekd_tf.data.sources.tface import read_tface
 from ekd_tf.data.sources.tfrecord import TFRecordFaces
+from ekd_tf.data.sources.webdataset import WebDatasetFaces
 from ekd_tf.data.synthetic.faces import SyntheticFaces
 from ekd_tf.data.templates import TemplateSet
 from ekd_tf.data.templates import read_template_set
@@ -35,6 +37,7 @@ __all__ = [
     "BatchSampler",
     "DrawnViews",
     "FolderFaces",
+    "HuggingFaceFaces",
     "Images",
     "JoinedSources",
     "LinkedImages",
@@ -47,6 +50,7 @@ __all__ = [
     "SyntheticFaces",
     "TFRecordFaces",
     "TemplateSet",
+    "WebDatasetFaces",
     "evaluation_batches",
     "images_below",
     "make_pipeline",

@@ -15,11 +15,13 @@ from ekd_tf import checks
 from ekd_tf.data import Augmentation
 from ekd_tf.data import BatchSampler
 from ekd_tf.data import FolderFaces
+from ekd_tf.data import HuggingFaceFaces
 from ekd_tf.data import JoinedSources
 from ekd_tf.data import RecordIOFaces
 from ekd_tf.data import Source
 from ekd_tf.data import SyntheticFaces
 from ekd_tf.data import TFRecordFaces
+from ekd_tf.data import WebDatasetFaces
 from ekd_tf.data import read_tface
 from ekd_tf.data.unreadable import Unreadable
 from ekd_tf.heads import HEADS
@@ -37,7 +39,15 @@ from ekd_tf.training.schedules import StepSchedule
 from ekd_tf.training.schedules import WarmupSchedule
 
 SCHEDULES = ("constant", "step", "cosine")
-SOURCES = ("recordio", "tfrecord", "tface", "folder", "synthetic")
+SOURCES = (
+    "recordio",
+    "tfrecord",
+    "tface",
+    "webdataset",
+    "hf",
+    "folder",
+    "synthetic",
+)
 # A plus sign inside a path joins nothing.
 _JOINT = re.compile(rf"\+(?=(?:{'|'.join(SOURCES)}):)")
 # Flag words of a synthetic source and the arguments they set.
@@ -58,10 +68,12 @@ def make_source(
     Args:
         spec: `recordio:DIR` with a `train.rec` of insightface, `tfrecord:DIR` written
             by `tools/convert_dataset.py`, `tface:INDEX` of TFace, with `,root=DIR`
-            where its files are not beside it, `folder:DIR` with one directory per
-            identity, or `synthetic:identities=200,images=20,size=64,seed=0,first=0`
-            for drawn faces; a word left out keeps its default. Several joined by `+`
-            are one source that keeps all their identities apart.
+            where its files are not beside it, `webdataset:SHARDS` with `,label=FIELD`
+            where labels are in JSON, `hf:NAME` with `,split=`, `,image=` and `,label=`
+            where these are others, `folder:DIR` with one directory per identity, or
+            `synthetic:identities=200,images=20,size=64,seed=0,first=0` for drawn faces;
+            a word left out keeps its default. Several joined by `+` are one source that
+            keeps all their identities apart.
         cache_dir: Folder for indices of sources in read-only folders, or None.
         unreadable: Counts the damaged records met when a source is opened. Default:
             none is allowed.
@@ -78,6 +90,15 @@ def make_source(
     if kind == "tface":
         index, _, root = rest.partition(",root=")
         return read_tface(index, root or None, unreadable)
+    if kind == "webdataset":
+        shards, _, label = rest.partition(",label=")
+        return WebDatasetFaces(shards, label, cache_dir, unreadable)
+    if kind == "hf":
+        name, *given = rest.split(",")
+        columns: dict[str, Any] = read_words(
+            "--data=hf", given, settings_of(HuggingFaceFaces)
+        )
+        return HuggingFaceFaces(name, **columns)
     if kind == "folder":
         return FolderFaces(rest)
     arguments = {}

@@ -48,13 +48,13 @@ def everything(source):
 def test_images_keep_their_bytes_from_format_to_format(tool, tmp_path, source):
     stream = io.StringIO()
     previous = source
-    for k, to in enumerate(("recordio", "tfrecord", "recordio")):
+    for k, to in enumerate(("recordio", "tfrecord", "webdataset", "recordio")):
         out = tmp_path / f"out{k}"
         done = tool.convert(previous, to, out, shards=2, stream=stream)
         assert done == (6, 0)
         previous = factory.make_source(f"{to}:{out}")
         assert everything(previous) == everything(source)
-    first, last = tmp_path / "out0", tmp_path / "out2"
+    first, last = tmp_path / "out0", tmp_path / "out3"
     assert {
         f: (first / f).read_bytes() for f in os.listdir(first) if "npz" not in f
     } == {f: (last / f).read_bytes() for f in os.listdir(last) if "npz" not in f}
@@ -71,7 +71,7 @@ def test_drawn_faces_become_png(tool, tmp_path):
     np.testing.assert_array_equal(pixels, drawn.read(np.arange(4)))
 
 
-@pytest.mark.parametrize("to", ["recordio", "tfrecord"])
+@pytest.mark.parametrize("to", ["recordio", "tfrecord", "webdataset"])
 def test_an_interrupted_conversion_is_gone_on_with(
     tool, tmp_path, source, to, monkeypatch
 ):
@@ -231,7 +231,7 @@ def test_the_command_converts_or_says_why_not(tool, tmp_path, source, capsys):
     drawn = "synthetic:identities=3,images=2,size=32"
     for changes, words in (
         ({}, f"{out} exists. Choose another"),
-        ({"to": None}, "Give --verify, or --to and --output"),
+        ({"to": None}, "Give --verify, --overlap, --outliers, or --to"),
         ({"output": None}, "`--to=recordio` needs --output"),
         ({"to": "pairs"}, "`--pairs` and `--to=pairs` go together"),
         ({"to": None, "verify": True, "data": drawn}, "holds no image files"),

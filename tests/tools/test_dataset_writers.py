@@ -9,9 +9,11 @@ import pytest
 import records
 from dataset_writers import RecordIOWriter
 from dataset_writers import TFRecordWriter
+from dataset_writers import WebDatasetWriter
 
 from ekd_tf.data.sources.recordio import RecordIOFaces
 from ekd_tf.data.sources.tfrecord import TFRecordFaces
+from ekd_tf.data.sources.webdataset import WebDatasetFaces
 
 MAGIC = b"\x0a\x23\xd7\xce"
 LABELS = np.array([0, 0, 1, 2, 2, 2])
@@ -35,7 +37,15 @@ def tfrecord(root):
     return TFRecordWriter(root, LABELS, shards=3)
 
 
-READERS = {recordio: RecordIOFaces, tfrecord: TFRecordFaces}
+def webdataset(root):
+    return WebDatasetWriter(root, LABELS, shards=3)
+
+
+READERS = {
+    recordio: RecordIOFaces,
+    tfrecord: TFRecordFaces,
+    webdataset: WebDatasetFaces,
+}
 
 
 @pytest.mark.parametrize("make", READERS)

@@ -1,0 +1,113 @@
+"""Data sets of Hugging Face's `datasets`: Parquet, Arrow, folders, the hub."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import os
+from typing import Any
+
+import numpy as np
+
+from ekd_tf.data.source import Source
+from ekd_tf.files.positioned import read_file
+
+
+class HuggingFaceFaces(Source):
+    """Reads a data set whose images are encoded files, memory-mapped as Arrow.
+
+    Images are taken as the bytes they are. Labels are numbers, class names or texts,
+    numbered 0..C-1 in ascending order; `identities` are the set's own.
+
+    Args:
+        path: What `datasets.load_dataset` or `load_from_disk` takes: a folder of
+            Parquet files or images, a saved data set, or a name on the hub.
+        split: Which split of it.
+        image: The column of images.
+        label: The column of labels.
+
+    Raises:
+        ValueError: It cannot be opened, or the columns are not there.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        split: str = "train",
+        image: str = "image",
+        label: str = "label",
+    ):
+        try:
+            import datasets
+        except ImportError as error:
+            raise ValueError(
+                f"`hf:{path}` needs datasets: pip install 'ekd-tf[hf]'"
+            ) from error
+        self.name = path
+        rows = _load(datasets, path, split)
+        for flag, column in (("image", image), ("label", label)):
+            if column not in rows.column_names:
+                raise ValueError(
+                    f"`hf:{path}` has no column {column!r}, it has "
+                    f"{', '.join(map(repr, rows.column_names))}. Name it: "
+                    f"hf:{path},{flag}=COLUMN"
+                )
+        if not len(rows):
+            raise ValueError(f"`hf:{path}` has no rows in its split {split!r}")
+        self._column = image
+        self._rows = rows.select_columns([image]).cast_column(
+            image, datasets.Image(decode=False)
+        )
+        self._print = rows._fingerprint
+        values = rows.data.column(label).to_numpy()
+        if rows._indices is not None:
+            values = np.array(rows[label])
+        identities, labels = _number(path, label, values)
+        self.labels = labels.astype(np.int32)
+        self.num_identities = len(identities)
+        names = getattr(rows.features[label], "names", None)
+        self.identities = [str(names[k] if names else k) for k in identities]
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """A hash of the library's fingerprint of the data set, and of the labels."""
+        digest = hashlib.sha256(f"{self._print} {self._column}".encode())
+        digest.update(self.labels.tobytes())
+        return digest.hexdigest()
+
+    def read(self, indices: np.ndarray) -> list[bytes]:
+        images = self._rows[np.asarray(indices, int).tolist()][self._column]
+        return [
+            read_file(one["path"]) if one["bytes"] is None else one["bytes"]
+            for one in images
+        ]
+
+    def describe(self, index: int) -> str:
+        return f"{self.name}: row {index}"
+
+    def identity_names(self) -> list[str]:
+        return self.identities
+
+
+def _load(datasets, path, split):
+    """Returns the rows of a split, or raises `ValueError`, whatever was raised."""
+    try:
+        if os.path.isfile(os.path.join(path, "dataset_info.json")) or os.path.isfile(
+            os.path.join(path, "dataset_dict.json")
+        ):
+            found = datasets.load_from_disk(path)
+            return found[split] if isinstance(found, dict) else found
+        return datasets.load_dataset(path, split=split)
+    # The library and what it stands on raise dozens of kinds.
+    except Exception as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ValueError(f"`hf:{path}` cannot be opened: {reason[:300]}") from error
+
+
+def _number(path, label, values) -> tuple[Any, np.ndarray]:
+    if values.dtype.kind in "iu" or all(isinstance(v, str) for v in values):
+        return np.unique(values, return_inverse=True)
+    raise ValueError(
+        f"`hf:{path}`: labels in the column {label!r} must be whole numbers or texts "
+        "and none may be missing. Name another column: label=COLUMN"
+    )

@@ -1,0 +1,133 @@
+"""The members of a tar file, found by their headers alone.
+
+    member := header of 512 bytes | data | zeros to 512 bytes
+
+as POSIX ustar, with the long names and sizes of GNU and PAX. Python's tarfile makes an
+object of every member: it takes five times as long and keeps them all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from ekd_tf.files.positioned import PositionedFile
+
+BLOCK = 512
+# Two headers and a label between them, which is what a sample mostly is.
+_READ = 4 * BLOCK
+_ZEROS = bytes(BLOCK)
+_SCAN_BYTES = 1 << 20
+# Longest name or set of PAX records that is taken.
+_LONGEST = 1 << 20
+_REGULAR, _LONG_NAME, _LONG_LINK, _PAX, _PAX_FOR_ALL = b"0\x007", b"L", b"K", b"x", b"g"
+_SPARSE = b"S"
+
+
+def tar_members(file: PositionedFile) -> Iterator[tuple[bytes, int, int, bytes]]:
+    """Yields `(name, offset, size, data)` of each regular file in a tar.
+
+    `offset` is where its data begin. `data` are the whole data where they lie within
+    the first bytes read, as those of small files do, else fewer or none.
+
+    Raises:
+        ValueError: A header is damaged, or the file ends within a member: `size` bytes
+            from `offset` on are not there. Members before it have been yielded.
+    """
+    at, block, start = 0, b"", 0
+    name, size, for_all = None, None, {}
+    while at < file.size:
+        if at < start or at + BLOCK > start + len(block):
+            block, start = file.read(at, _READ), at
+        header = block[at - start : at - start + BLOCK]
+        if len(header) < BLOCK:
+            raise file.damage(at, "the file ends within a header")
+        if header == _ZEROS:
+            at = _behind_zeros(file, at)
+            continue
+        length = _check(file, at, header)
+        kind, first = header[156:157], at + BLOCK
+        if kind in (_LONG_NAME, _LONG_LINK, _PAX, _PAX_FOR_ALL):
+            if length > _LONGEST:
+                raise file.damage(at, f"a header of {length:,} bytes")
+            text = file.read(first, length)
+            if len(text) < length:
+                raise file.damage(at, "the file ends within a header")
+            if kind == _LONG_NAME:
+                name = text.rstrip(b"\0")
+            elif kind != _LONG_LINK:
+                records = _pax_records(file, at, text)
+                if kind == _PAX_FOR_ALL:
+                    for_all.update(records)
+                name = records.get(b"path", name)
+                size = records.get(b"size", size)
+        else:
+            if kind == _SPARSE or b"GNU.sparse.major" in for_all:
+                raise file.damage(at, "it is sparse: write the archive without -S")
+            if size is not None:
+                length = int(size)
+            if kind in _REGULAR:
+                if name is None:
+                    name = _name(header)
+                inside = first - start
+                yield name, first, length, block[inside : inside + length]
+                if first + length > file.size:
+                    raise file.damage(
+                        at,
+                        f"{name.decode(errors='replace')} has {length:,} bytes and the "
+                        f"file ends after {file.size - first:,} of them",
+                    )
+            name = size = None
+        at = first + length + -length % BLOCK
+
+
+def _behind_zeros(file, at):
+    """Returns where the zeros that begin at `at` end: between members or at the end."""
+    while at < file.size:
+        block = file.read(at, _SCAN_BYTES)
+        rest = block.lstrip(b"\0")
+        if rest:
+            found = len(block) - len(rest)
+            return at + found // BLOCK * BLOCK
+        at += len(block)
+    return at
+
+
+def _check(file, at, header):
+    """Returns the size of the data behind a header, whose checksum it verifies."""
+    try:
+        checksum = int(header[148:156].rstrip(b" \0") or b"0", 8)
+    except ValueError:
+        checksum = -1
+    if checksum != sum(header) - sum(header[148:156]) + 8 * ord(" "):
+        raise file.damage(at, "it is no header of a tar member: its checksum is wrong")
+    field = header[124:136]
+    if field[0] & 0x80:
+        return int.from_bytes(field[1:], "big")
+    try:
+        return int(field.rstrip(b" \0") or b"0", 8)
+    except ValueError:
+        raise file.damage(at, f"its size is {field!r}") from None
+
+
+def _name(header):
+    name = header[:100].rstrip(b"\0")
+    prefix = header[345:500].rstrip(b"\0")
+    if prefix and header[257:263] == b"ustar\0":
+        return prefix + b"/" + name
+    return name
+
+
+def _pax_records(file, at, text):
+    """Returns the records `length key=value` of a PAX header."""
+    records = {}
+    while text.rstrip(b"\0"):
+        try:
+            length = int(text[: text.index(b" ")])
+            key, value = text[:length].split(b" ", 1)[1].rstrip(b"\n").split(b"=", 1)
+            if key == b"size":
+                int(value)
+        except ValueError:
+            raise file.damage(at, "its PAX records are damaged") from None
+        records[key] = value
+        text = text[length:]
+    return records

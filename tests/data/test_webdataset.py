@@ -1,0 +1,183 @@
+"""Shards of WebDataset as a source of faces, read in place."""
+
+import io
+import json
+import tarfile
+
+import numpy as np
+import pytest
+
+from ekd_tf.data import WebDatasetFaces
+from ekd_tf.data.unreadable import Unreadable
+from ekd_tf.data.unreadable import UnreadableError
+
+FORMATS = [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT]
+
+
+def image(number):
+    return b"image %d " % number * (number % 7 * 100 + 1)
+
+
+def write(path, members, form=tarfile.USTAR_FORMAT, mode="w"):
+    with tarfile.open(path, mode, format=form) as archive:
+        for name, data in members:
+            about = tarfile.TarInfo(name)
+            about.size = len(data)
+            archive.addfile(about, io.BytesIO(data))
+    return path
+
+
+def samples(numbers, label=lambda n: n // 2, folder=""):
+    for n in numbers:
+        yield f"{folder}{n:05d}.jpg", image(n)
+        yield f"{folder}{n:05d}.cls", b"%d" % label(n)
+
+
+@pytest.fixture
+def root(tmp_path):
+    write(tmp_path / "faces-0000.tar", samples(range(4)))
+    write(tmp_path / "faces-0001.tar", [])
+    write(tmp_path / "faces-0002.tar", samples(range(4, 7)))
+    return tmp_path
+
+
+def test_reads_shards_in_any_order(root):
+    faces = WebDatasetFaces(root)
+    np.testing.assert_array_equal(faces.labels, [0, 0, 1, 1, 2, 2, 3])
+    assert faces.labels.dtype == np.int32 and faces.num_identities == 4
+    assert faces.read([6, 0, 6, 3]) == [image(n) for n in (6, 0, 6, 3)]
+    assert faces.describe(5).startswith(f"{root}/faces-0002.tar: record at offset ")
+    some = WebDatasetFaces(f"{root}/faces-{{0001..0002}}.tar")
+    assert some.read([0]) == [image(4)] and len(some) == 3
+    assert len(WebDatasetFaces(root / "faces-0000.tar")) == 4
+
+
+def test_the_index_is_kept_until_a_shard_changes(root, monkeypatch):
+    first = WebDatasetFaces(root)
+    with monkeypatch.context() as patch:
+        patch.setattr("ekd_tf.data.sources.webdataset._read_index", None)
+        again = WebDatasetFaces(root)
+    assert again.fingerprint == first.fingerprint
+    assert again.read([6]) == [image(6)]
+    assert again.identity_names() == ["0", "1", "2", "3"]
+    write(root / "faces-0002.tar", samples(range(4, 9)))
+    changed = WebDatasetFaces(root)
+    assert len(changed) == 9 and changed.fingerprint != first.fingerprint
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_takes_what_archivers_write(tmp_path, form):
+    long = "a" * 60 + "/" + "b" * 80
+    members = [
+        ("README.md", b"not an image"),
+        *samples([0], folder="./"),
+        # The order within a sample is free, as are suffixes' cases.
+        (f"{long}/x.y.cls", b"7\n"),
+        (f"{long}/x.JPEG", image(1)),
+        ("empty.txt", b""),
+        (".hidden.jpg", b"x"),
+        *samples([2], label=lambda n: 7),
+        ("last.webp", image(3)),
+        ("last.cls", b"1000000"),
+    ]
+    path = write(tmp_path / "a.tar", members, form)
+    # Zeros between archives that were joined, and behind the last.
+    path.write_bytes(path.read_bytes() + bytes(512 * 4096) + path.read_bytes())
+    faces = WebDatasetFaces(path)
+    np.testing.assert_array_equal(faces.labels, [0, 1, 1, 2] * 2)
+    assert faces.identity_names() == ["0", "7", "1000000"]
+    assert faces.read(range(4)) == [image(n) for n in (0, 1, 2, 3)]
+
+
+def test_pax_headers_of_size_and_path_count(tmp_path):
+    def pax(**records):
+        lines = []
+        for key, value in records.items():
+            text = f" {key}={value}\n"
+            length = len(text) + 2
+            lines.append(f"{length}{text}")
+        return "".join(lines).encode()
+
+    def header(name, size, kind):
+        about = tarfile.TarInfo(name)
+        about.size, about.type = size, kind
+        return about.tobuf(tarfile.USTAR_FORMAT)
+
+    def padded(data):
+        return data + bytes(-len(data) % 512)
+
+    records = pax(path="long/0.jpg", size=len(image(5)))
+    data = header("x", len(records), b"x") + padded(records)
+    data += header("short.jpg", 0, b"0") + padded(image(5))
+    data += header("long/0.cls", 1, b"0") + padded(b"3")
+    (tmp_path / "a.tar").write_bytes(data)
+    faces = WebDatasetFaces(tmp_path / "a.tar")
+    assert faces.read([0]) == [image(5)] and faces.identity_names() == ["3"]
+
+
+def test_labels_may_be_a_field_of_json(tmp_path):
+    members = []
+    for n, person in enumerate(["zoe", "ann", "zoe"]):
+        members += [(f"{n}.png", image(n))]
+        members += [(f"{n}.json", json.dumps({"who": person, "id": n}).encode())]
+    write(tmp_path / "a.tar", members)
+    faces = WebDatasetFaces(tmp_path, label="who")
+    np.testing.assert_array_equal(faces.labels, [1, 0, 1])
+    assert faces.identity_names() == ["ann", "zoe"]
+    # An index of other labels is not taken for it.
+    assert WebDatasetFaces(tmp_path, label="id").num_identities == 3
+    with pytest.raises(ValueError, match=r"a.tar: .*00000|0 has an image and no .cls"):
+        WebDatasetFaces(tmp_path)
+
+
+def test_a_member_that_was_cut_off_counts(root):
+    path = root / "faces-0002.tar"
+    whole = path.read_bytes()
+    # Within the last image: 512 of a header, its data, 1,024 of its label.
+    path.write_bytes(whole[: whole.index(b"image 6") + 3])
+    with pytest.raises(UnreadableError, match="00006.jpg has .* the file ends after 3"):
+        WebDatasetFaces(root)
+    faces = WebDatasetFaces(root, unreadable=Unreadable(1))
+    assert len(faces) == 6 and faces.read([5]) == [image(5)]
+    # Damage is said at every start.
+    with pytest.raises(UnreadableError):
+        WebDatasetFaces(root)
+
+
+def test_damage_is_named_by_shard_and_offset(tmp_path):
+    path = write(tmp_path / "a.tar", samples(range(3)))
+    whole = bytearray(path.read_bytes())
+    at = whole.index(b"00001.jpg")
+    for change, words in (
+        ({at + 3: 1}, f"a.tar: record at offset {at}: .*its checksum is wrong"),
+        ({whole.index(b"00001.cls") + 512: ord("x")}, r"its label b'x' is not a deci"),
+    ):
+        damaged = whole.copy()
+        for place, value in change.items():
+            damaged[place] = value
+        path.write_bytes(damaged)
+        with pytest.raises(UnreadableError, match=words):
+            WebDatasetFaces(path)
+    path.write_bytes(whole)
+    faces = WebDatasetFaces(path)
+    path.write_bytes(whole[:1000])
+    with pytest.raises(ValueError, match="the file has changed since its index was"):
+        faces.read([2])
+
+
+def test_says_what_to_do_with_what_it_cannot_read(tmp_path):
+    packed = tmp_path / "packed"
+    packed.mkdir()
+    write(packed / "a-0000.tar.gz", samples([0]), mode="w:gz")
+    with pytest.raises(ValueError, match=f"is compressed.*: gunzip {packed}/\\*.gz$"):
+        WebDatasetFaces(packed)
+    with pytest.raises(ValueError, match="holds no .tar file"):
+        WebDatasetFaces(tmp_path)
+    with pytest.raises(ValueError, match="cannot read .*none.tar: No such file"):
+        WebDatasetFaces(tmp_path / "none.tar")
+    write(tmp_path / "a.tar", [("a.txt", b"x")])
+    with pytest.raises(ValueError, match="hold no image"):
+        WebDatasetFaces(tmp_path / "a.tar")
+    (tmp_path / "b.tar").write_bytes(b"no archive at all" * 100)
+    with pytest.raises(UnreadableError, match="no header of a tar member"):
+        WebDatasetFaces(tmp_path / "b.tar")

@@ -1,0 +1,182 @@
+"""Finds, by a teacher's cache, people who are listed twice and images of others."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+from dataset_inspection import Finding
+
+from ekd_tf.data import Source
+from ekd_tf.embedders import TeacherCache
+from ekd_tf.evaluation.embed import add_views
+
+# Of the halves of one person, how many are less alike than two that are listed.
+MISSED = 0.05
+# How often a stranger's image is as near to a centre as one that is not listed.
+FPR = 1e-3
+# Images an identity needs for halves, or to tell which of its images is another's.
+_FEWEST = 4
+_BLOCK = 2048
+_CHUNK = 4096
+_MOST_PAIRS = 1_000_000
+_SAME = re.compile(r"identity \d+ is identity (\d+),")
+
+
+class People:
+    """Unit embeddings of a source's images, read in chunks, and their sums."""
+
+    def __init__(self, source: Source, cache: TeacherCache):
+        cache.check_source(source)
+        self._source, self._cache = source, cache
+        self._positions = source.origin()[1]
+        self.counts = np.bincount(source.labels, minlength=source.num_identities)
+
+    def chunks(self):
+        """Yields the numbers of some images and their embeddings, float32."""
+        for first in range(0, len(self._source), _CHUNK):
+            numbers = np.arange(first, min(first + _CHUNK, len(self._source)))
+            rows = self._cache.rows[self._positions[numbers]][:, : self._cache.plain]
+            yield numbers, add_views(rows.astype(np.float32))
+
+    def sums(self, chosen=None) -> np.ndarray:
+        """Sums the embeddings of each identity, float32, of all images or some."""
+        shape = self._source.num_identities, self._cache.embedding_dim
+        sums = np.zeros(shape, np.float32)
+        for numbers, rows in self.chunks():
+            if chosen is not None:
+                numbers, rows = numbers[chosen[numbers]], rows[chosen[numbers]]
+            np.add.at(sums, self._source.labels[numbers], rows)
+        return sums
+
+
+def find_overlap(source: Source, cache: TeacherCache):
+    """Finds identities that may be one person.
+
+    Two are listed where their centres are as alike as the centres of two halves of
+    one identity's images are in all but `MISSED` of the identities. All pairs are
+    looked at, in blocks.
+
+    Returns:
+        A `Finding` for each image of the smaller identity of each pair, the most alike
+        pairs first, and the least cosine of a pair.
+
+    Raises:
+        ValueError: Too few identities have images enough for halves, or more than a
+            million pairs are found.
+    """
+    people = People(source, cache)
+    least = _least_cosine_of_halves(source, people)
+    centres = _unit(people.sums())
+    pairs = []
+    for first in range(0, len(centres), _BLOCK):
+        block = centres[first : first + _BLOCK]
+        for other in range(first, len(centres), 4 * _BLOCK):
+            cosines = block @ centres[other : other + 4 * _BLOCK].T
+            for i, j in np.argwhere(cosines >= least).tolist():
+                if first + i < other + j:
+                    pairs.append((float(cosines[i, j]), first + i, other + j))
+            if len(pairs) > _MOST_PAIRS:
+                raise ValueError(
+                    f"{source.name}: more than {_MOST_PAIRS:,} pairs of identities are "
+                    f"as alike as {least:.3f}. This teacher does not tell them apart"
+                )
+    findings, listed = [], set()
+    images = np.split(
+        np.argsort(source.labels, kind="stable"), np.cumsum(people.counts)[:-1]
+    )
+    for cosine, one, other in sorted(pairs, reverse=True):
+        if people.counts[one] < people.counts[other]:
+            one, other = other, one
+        if other in listed or one in listed:
+            continue
+        listed.add(other)
+        detail = f"identity {other} is identity {one}, cosine {cosine:.3f}"
+        findings += [Finding(int(k), "overlap", detail) for k in images[other]]
+    return findings, least
+
+
+def _least_cosine_of_halves(source, people):
+    order = np.argsort(source.labels, kind="stable")
+    firsts = np.cumsum(people.counts) - people.counts
+    place = np.empty(len(source), np.int64)
+    place[order] = np.arange(len(source)) - firsts[source.labels[order]]
+    even = place % 2 == 0
+    enough = people.counts >= _FEWEST
+    if enough.sum() < 20:
+        raise ValueError(
+            f"{source.name}: at least 20 identities must have {_FEWEST} images, to "
+            f"know how alike images of one person are. Received: {enough.sum()}"
+        )
+    halves = _unit(people.sums(even)), _unit(people.sums(~even))
+    return float(np.quantile(np.sum(halves[0] * halves[1], axis=1)[enough], MISSED))
+
+
+def find_outliers(source: Source, cache: TeacherCache, seed: int = 0):
+    """Finds images that are no more like their identity than a stranger's.
+
+    An image is listed where its cosine with the centre of its identity's other images
+    is below what images of other people reach at `FPR`.
+
+    Returns:
+        A `Finding` for each, the least alike first, and the least cosine of others.
+    """
+    people = People(source, cache)
+    sums = people.sums()
+    generator = np.random.default_rng(seed)
+    own, strange = np.empty(len(source), np.float32), []
+    for numbers, rows in people.chunks():
+        labels = source.labels[numbers]
+        own[numbers] = np.sum(_unit(sums[labels] - rows) * rows, axis=1)
+        others = generator.integers(1, source.num_identities, len(labels))
+        others = (labels + others) % source.num_identities
+        strange.append(np.sum(_unit(sums[others]) * rows, axis=1))
+    least = float(np.quantile(np.concatenate(strange), 1 - FPR))
+    tested = people.counts[source.labels] >= _FEWEST
+    found = np.flatnonzero(tested & (own < least))
+    return [
+        Finding(
+            int(k), "outlier", f"cosine {own[k]:.3f} with identity {source.labels[k]}"
+        )
+        for k in found[np.argsort(own[found])]
+    ], least
+
+
+def merged_labels(labels: np.ndarray, findings) -> np.ndarray:
+    """Returns the labels after each listed image went to the identity it is said of.
+
+    `findings` are `(index, detail)` of `find_overlap`.
+    """
+    merged = labels.copy()
+    for index, detail in findings:
+        same = _SAME.match(detail)
+        if not same:
+            raise ValueError(
+                f"The list to merge by has a line that is no overlap: {detail!r}. "
+                "Make one with --overlap"
+            )
+        merged[index] = int(same[1])
+    return merged
+
+
+def draw_sheet(source: Source, findings, path, rows: int = 20, side: int = 112):
+    """Draws the first outliers, each beside five images of its identity."""
+    from PIL import Image
+
+    from ekd_tf.data import evaluation_batches
+
+    sheet = Image.new("RGB", (6 * side + 8, rows * side), "white")
+    for row, finding in enumerate(findings[:rows]):
+        same = np.flatnonzero(source.labels == source.labels[finding.index])
+        chosen = np.concatenate([[finding.index], same[same != finding.index][:5]])
+        (images,) = evaluation_batches(source, chosen, side, len(chosen))
+        for column, image in enumerate(images):
+            left = column * side + (8 if column else 0)
+            sheet.paste(Image.fromarray(image), (left, row * side))
+    used = min(rows, max(1, len(findings)))
+    sheet.crop((0, 0, 6 * side + 8, used * side)).save(path)
+
+
+def _unit(rows):
+    lengths = np.linalg.norm(rows, axis=1, keepdims=True)
+    return rows / np.maximum(lengths, 1e-12)
