@@ -184,7 +184,7 @@ def _make_model(config, teacher, num_identities):
 
 
 def _lengths(config, schedule, steps_per_epoch):
-    """Returns the steps of the run, of its warm-up, and those at which the rate drops."""
+    """Returns the steps of the run, of its warm-up, and those where the rate drops."""
     if (config.steps is None) == (config.epochs is None):
         raise ValueError(
             "Give one of `--steps` and `--epochs`. Received: "
