@@ -10,7 +10,7 @@ def _distills(config, names):
     return not losses.isdisjoint(names)
 
 
-_OF_CENTRES = ("kd", "shrinkteanet", "margin_distillation", "proxyless_kd")
+_OF_CENTRES = ("kd", "gkd", "shrinkteanet", "margin_distillation", "proxyless_kd")
 _SCALED = (*_OF_CENTRES, "ada_distill")
 CENTRES = Needs(
     f"one of {', '.join(_OF_CENTRES)} in --distill",

@@ -47,7 +47,7 @@ class TrainConfig:
     data: str | None = setting(
         None,
         "Training images: recordio:DIR (insightface), folder:DIR (one directory per "
-        "identity), tfrecord:DIR, tface:INDEX or "
+        "identity), webdataset:SHARDS, hf:NAME, tfrecord:DIR, tface:INDEX or "
         "synthetic:identities=N,images=N,size=PIXELS,seed=N,first=N; several joined "
         "by +.",
         common=True,
@@ -186,10 +186,10 @@ class TrainConfig:
         "follows the gradients: averaged over about 100 steps the norm of the weighted "
         "loss's gradient on the embeddings is that percentage of the margin loss's, up "
         "to 1000%. Default: 100%, or 1 without a margin loss. Has: ekd, ekd_reference "
-        "(as published), cosine, fitnet, sp, cckd, rkd, darkrank, "
+        "(as published), cosine, fitnet, sp, cckd, pkt, rkd, darkrank, icd_face, "
         "triplet_distillation, ada_distill; and with a cache or --teacher_centres: kd, "
-        "shrinkteanet, margin_distillation, proxyless_kd. Settings of a loss follow "
-        "it: ekd:100%:temperature=0.05.",
+        "gkd, shrinkteanet, margin_distillation, proxyless_kd. Settings of a loss "
+        "follow it: ekd:100%:temperature=0.05.",
     )
     teacher_centres: str | None = setting(
         None,
