@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import math
 import os
 import pathlib
@@ -36,7 +37,7 @@ class RunStopped(ValueError):
     """A guard ended the run. The message says why and what to do."""
 
 
-class LateHook(Hook):
+class LateHook(Hook, abc.ABC):
     """Looks at each step's scalars while the device is busy with the next.
 
     Reading a scalar waits for the step it comes from: read at once, host and device
@@ -53,9 +54,9 @@ class LateHook(Hook):
         if step.is_last:
             self.look(step)
 
+    @abc.abstractmethod
     def look(self, step: Step) -> None:
         """Judges one step."""
-        raise NotImplementedError
 
 
 class UpdateGuard(LateHook):
