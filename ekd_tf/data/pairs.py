@@ -151,9 +151,7 @@ def _read(data):
     # numpy.core is what NumPy 1 writes, numpy._core NumPy 2.
     for core in ("numpy.core", "numpy._core"):
         names[f"{core}.multiarray._reconstruct"] = lambda *_: _Array()
-        names[f"{core}.multiarray.scalar"] = lambda dtype, raw: _array(
-            (1,), dtype, raw
-        )[0]
+        names[f"{core}.multiarray.scalar"] = _scalar
         names[f"{core}.numeric._frombuffer"] = lambda raw, dtype, shape, order: _array(
             shape, dtype, raw, order
         )
@@ -178,6 +176,14 @@ class _Array(Unfinished):
         # An early NumPy left the version in front out.
         shape, dtype, columns_first, raw = state[-4:]
         self.values = _array(shape, dtype, raw, "F" if columns_first else "C")
+
+
+def _scalar(dtype, raw):
+    text = getattr(dtype, "code", None)
+    # What np.bytes_ is: an image as it stands in a list of bytes.
+    if isinstance(raw, bytes) and text == f"S{len(raw)}":
+        return raw
+    return _array((1,), dtype, raw)[0]
 
 
 def _array(shape, dtype, raw, order="C"):

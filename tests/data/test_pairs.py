@@ -24,14 +24,16 @@ def put(path, value, protocol=4):
 
 
 def test_images_and_issame_of_every_make(tmp_path):
-    files, same = [JPEG + bytes([k]) * 40 for k in range(8)], [True, False, False, True]
+    files = [JPEG + bytes([k]) * 40 for k in range(1, 9)]
+    same = [True, False, False, True]
     arrays = [np.frombuffer(file, np.uint8) for file in files]
     objects, flags = np.empty(8, object), np.array(same)
     objects[:] = files
     columns, copies = [a[:, None] for a in arrays], [bytearray(f) for f in files]
+    scalars = [np.bytes_(file) for file in files]
     path = tmp_path / "a.bin"
     for protocol in range(6):
-        for images in (files, arrays, columns, objects, copies):
+        for images in (files, arrays, columns, objects, copies, scalars):
             for issame in (same, flags, list(flags), flags.astype(">i4"), flags * 1.0):
                 put(path, (images, issame), protocol)
                 pairs = read_pairs(path)
