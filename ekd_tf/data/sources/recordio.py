@@ -204,7 +204,7 @@ class RecordIOFaces(Records):
 
     Labels are those of the image records, numbered 0..C-1 in their order; `identities`
     are the file's own. The first start reads every record to find labels, and without
-    an idx the records themselves: two minutes for six million. It keeps what it finds
+    an idx the records themselves. It keeps what it finds
     beside the file.
 
     Args:
