@@ -204,8 +204,7 @@ class RecordIOFaces(Records):
 
     Labels are those of the image records, numbered 0..C-1 in their order; `identities`
     are the file's own. The first start reads every record to find labels, and without
-    an idx the records themselves. It keeps what it finds
-    beside the file.
+    an idx the records themselves. It keeps what it finds beside the file.
 
     Args:
         root: A folder with one `.rec` file or a `train.rec`, or a `.rec` file.
