@@ -60,13 +60,11 @@ def test_writes_both_views_and_says_how_to_train(folder, tmp_path):
 def test_shards_of_drawn_views_are_written_apart_and_trained_from(folder, tmp_path):
     views = ["--views=2", "--augment=brightness:0.2", "--batch_size=4"]
     for shard in ("2/2", "1/2"):
-        done = embed_teacher(
-            folder, f"--output={tmp_path / 'c'}", f"--shard={shard}", *views
-        )
+        done = embed_teacher(folder, tmp_path / "c", f"--shard={shard}", *views)
         assert done.returncode == 0, done.stderr[-3000:]
     assert "4 images x 4 views x 8 dimensions, float16" in done.stdout
     assert "once all 2 shards are there" in done.stdout
-    done = embed_teacher(folder, f"--output={tmp_path / 'whole'}", *views)
+    embed_teacher(folder, tmp_path / "whole", *views)
     rows = TeacherCache(tmp_path / "c").rows[:]
     np.testing.assert_array_equal(rows, TeacherCache(tmp_path / "whole").rows)
     train = [
@@ -88,7 +86,7 @@ def test_shards_of_drawn_views_are_written_apart_and_trained_from(folder, tmp_pa
     done = run("train", *train, "--augment=brightness:0.2")
     assert done.returncode == 0, done.stderr[-3000:]
     for wrong in ("0/2", "3/2", "2", "a/b"):
-        done = embed_teacher(folder, f"--output={tmp_path}", f"--shard={wrong}")
+        done = embed_teacher(folder, tmp_path, f"--shard={wrong}")
         assert done.returncode == 1
         assert "`--shard` must be I/N" in done.stderr
 
