@@ -169,7 +169,7 @@ class TrainConfig:
     )
     scale: float | None = setting(
         None,
-        "Scale of the head's logits. Default: sqrt(2) log(identities - 1) within 16..64.",
+        "Scale of the logits. Default: sqrt(2) log(identities - 1) within 16 .. 64.",
         needs=SCALE,
     )
     margin_weight: float = setting(1.0, "Weight of the margin loss.", low=0, needs=HEAD)
