@@ -10,6 +10,7 @@ from ekd_tf.heads import CombinedMargin
 from ekd_tf.heads import CosFace
 from ekd_tf.heads import arcface_target
 from ekd_tf.heads import combined_target
+from ekd_tf.heads import default_scale
 
 
 def arcface_np(embeddings, centers, labels, scale, margin):
@@ -219,3 +220,9 @@ def test_combined_head_places_the_target():
     logits = head(np.float32([[3, 4, 0]]), np.int32([0]))
     moved = 0.6 * math.sqrt(3) / 2 - 0.8 / 2 - 0.1
     np.testing.assert_allclose(logits, [[2 * moved, 1.6, 0]], rtol=1e-5, atol=1e-6)
+
+
+def test_the_default_scale_follows_the_identities_within_bounds():
+    # sqrt(2) log(99,999) = 1.41421 * 11.51292.
+    np.testing.assert_allclose(default_scale(100_000), 16.28173, rtol=1e-6)
+    assert [default_scale(count) for count in (1, 2, 900, 10**20)] == [16, 16, 16, 64]

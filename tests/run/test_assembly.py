@@ -1,5 +1,6 @@
 """Tests for `ekd_tf.run.assembly`."""
 
+import numpy as np
 import pytest
 import tensorflow as tf
 from test_session import VALUES
@@ -94,3 +95,16 @@ def test_epochs_are_counted_in_general_images():
     assert build(steps=None, epochs=2.5, lr_milestones=()).steps == 10
     assert build(steps=None, epochs=0.01, lr_milestones=()).steps == 1
     assert build().steps == VALUES["steps"]
+
+
+def test_what_is_not_given_follows_the_run(teacher):
+    given = {"steps": 200, "lr_milestones": ()}
+    parts = build(teacher=teacher, distill="cosine", **given)
+    assert parts.model.loss_weights_by_name["cosine"].share == 1.0
+    rate = parts.model._update.value.optimizer._learning_rate
+    found = [float(rate(step)) for step in (4, 9, 105, 200)]
+    peak = VALUES["learning_rate"]
+    # A warm-up of 10 of 200 steps, then a cosine to 0.
+    np.testing.assert_allclose(found, [peak / 2, peak, peak / 2, 0], atol=1e-6)
+    alone = build(teacher=teacher, distill="cosine", head="none", **given)
+    assert alone.model.loss_weights_by_name == {"cosine": 1.0}
