@@ -14,8 +14,8 @@ from ekd_tf.heads.base import MarginHead
 from ekd_tf.keras_compat import register
 from ekd_tf.ops.numerics import safe_acos
 
-# Bounds of `default_scale`: at 800 and 8,767 identities 16 is above 32 and 64, and level
-# with the formula's 9 (flags/README.md).
+# Bounds of `default_scale`: at 800 and 8,767 identities 16 is above 32 and 64; the
+# formula's 9 is level with it (flags/README.md).
 SCALES = (16.0, 64.0)
 
 
