@@ -212,6 +212,7 @@ def convert(source, to, out, shards=16, drop=None, merge=None, stream=None):
     from dataset_writers import TFRecordWriter
     from dataset_writers import WebDatasetWriter
 
+    from ekd_tf.checks import check_range
     from ekd_tf.data.image_pixels import read_image
     from ekd_tf.data.source import number_identities
     from ekd_tf.run.progress import ProgressLine
@@ -238,6 +239,8 @@ def convert(source, to, out, shards=16, drop=None, merge=None, stream=None):
         "shards": None if to == "recordio" else shards,
     }
     check_free(out)
+    if to != "recordio":
+        check_range("--shards", shards, low=1, high=len(kept))
     open_partial(partial, plan)
     if to == "recordio":
         writer = RecordIOWriter(partial, labels)

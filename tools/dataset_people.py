@@ -20,7 +20,7 @@ _FEWEST = 4
 _BLOCK = 2048
 _CHUNK = 4096
 _MOST_PAIRS = 1_000_000
-_SAME = re.compile(r"identity \d+ is identity (\d+),")
+_SAME = re.compile(r"identity (\d+) is identity (\d+),")
 
 
 class People:
@@ -147,15 +147,22 @@ def merged_labels(labels: np.ndarray, findings) -> np.ndarray:
 
     `findings` are `(index, detail)` of `find_overlap`.
     """
-    merged = labels.copy()
-    for index, detail in findings:
+    into = {}
+    for _, detail in findings:
         same = _SAME.match(detail)
         if not same:
             raise ValueError(
                 f"The list to merge by has a line that is no overlap: {detail!r}. "
                 "Make one with --overlap"
             )
-        merged[index] = int(same[1])
+        into[int(same[1])] = int(same[2])
+    merged = labels.copy()
+    for index, detail in findings:
+        label = int(_SAME.match(detail)[1])
+        # Who is two others is one with both.
+        while label in into:
+            label = into[label]
+        merged[index] = label
     return merged
 
 

@@ -85,7 +85,15 @@ class TeacherCache:
         name = f"`--teacher=cache:{folder}`"
         folders = self._folders(name)
         notes = [_finished_note(part, self.folder, name) for part in folders]
-        for part, note in zip(folders, notes):
+        for number, (part, note) in enumerate(zip(folders, notes), 1):
+            place = [number, len(folders)] if part != self.folder else [1, 1]
+            held = note.get("shard", [1, 1])
+            if held != place:
+                raise ValueError(
+                    f"{name}: {part} holds shard {held[0]} of {held[1]}. Name it "
+                    f"shard-{held[0]}-of-{held[1]}, beside the others, and give the "
+                    "folder above"
+                )
             for words, was, now in differences(notes[0], note):
                 raise ValueError(
                     f"{name} has shards of another {words}: {was} in {folders[0]}, "
@@ -147,10 +155,11 @@ class TeacherCache:
             data = note["data"]
         if len(whole) == note["images"]:
             reason += ". A copy counts as the same with its times (cp -a, rsync -a)"
+        whole_note = {**note, "data": data, "shard": None}
         raise ValueError(
             f"`--teacher=cache:{self.folder}` must be of the images of --data. It is "
             f"of {note['images']:,} images of {note['source']}, and {reason}. Write "
-            f"one of these: {command({**note, 'data': data}, 'ANOTHER_DIR')}"
+            f"one of these: {command(whole_note, 'ANOTHER_DIR')}"
         )
 
     def class_centres(self, source: Source) -> np.ndarray:

@@ -89,7 +89,13 @@ def shards_in(folder: pathlib.Path) -> list[tuple[int, int]]:
     """Returns `(I, N)` of the shards in the folder of a cache, in order."""
     matches = [_SHARD.fullmatch(path.name) for path in folder.glob("shard-*")]
     found = [(int(match[1]), int(match[2])) for match in matches if match]
+    found = [(index, count) for index, count in found if 1 <= index <= count]
     return sorted(found, key=lambda shard: (shard[1], shard[0]))
+
+
+def is_cache_folder(folder: pathlib.Path) -> bool:
+    """Returns whether a folder holds a cache, whole or in shards."""
+    return (folder / FINISHED).is_file() or bool(shards_in(folder))
 
 
 def shard_folder(folder: pathlib.Path, shard: tuple[int, int]) -> pathlib.Path:

@@ -20,6 +20,7 @@ from ekd_tf.embedders.cache_layout import images_of
 from ekd_tf.embedders.cache_layout import row_file
 from ekd_tf.embedders.cache_layout import shard_folder
 from ekd_tf.files.atomic import write_text
+from ekd_tf.files.lock import locked
 from ekd_tf.files.outputs import make_folder
 from ekd_tf.files.rows import read_note
 
@@ -71,17 +72,22 @@ class CacheWriter:
         Raises:
             ValueError: A row cannot be stored.
         """
-        finished = self.folder / FINISHED
-        name = FINISHED if finished.is_file() else WRITING
-        file = row_file(self.folder, name, self._note)
+        if not (self.folder / FINISHED).is_file():
+            # Two that append to one file would spoil it.
+            way_out = "Wait for it to end, or end it"
+            with locked(self.folder, f"the cache {self.folder}", way_out):
+                self._complete(compute)
+                (self.folder / "lock").unlink()
+        return row_file(self.folder, FINISHED, self._note).fill(compute)
+
+    def _complete(self, compute):
+        file = row_file(self.folder, WRITING, self._note)
         start = self.images.start
-        rows = file.fill(lambda done: self._stored(start + done, compute(start + done)))
-        if name == WRITING:
-            note = read_note(self.folder / WRITING)
-            note["checksums"] = {ROWS: checksum(self.folder / ROWS)}
-            write_text(finished, json.dumps(note, indent=2) + "\n")
-            (self.folder / WRITING).unlink()
-        return rows
+        file.fill(lambda done: self._stored(start + done, compute(start + done)))
+        note = read_note(self.folder / WRITING)
+        note["checksums"] = {ROWS: checksum(self.folder / ROWS)}
+        write_text(self.folder / FINISHED, json.dumps(note, indent=2) + "\n")
+        (self.folder / WRITING).unlink()
 
     def _stored(self, first, batches):
         for rows in batches:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from ekd_tf.embedders.cache_layout import FINISHED
+from ekd_tf.embedders.cache_layout import is_cache_folder
 from ekd_tf.embedders.ensemble import EnsembleEmbedder
 from ekd_tf.embedders.frozen import FrozenEmbedder
 from ekd_tf.embedders.frozen import loading_error
@@ -41,13 +41,14 @@ def open_embedder(spec: str) -> FrozenEmbedder:
             state_dict of one of `TORCH_FAMILIES`. Several joined by `+` are one, see
             `EnsembleEmbedder`.
     """
-    if spec.startswith("cache:") or (pathlib.Path(spec) / FINISHED).is_file():
+    if spec.startswith("cache:") or is_cache_folder(pathlib.Path(spec)):
         raise ValueError(
             f"{spec} is a cache, which holds embeddings of one data set and embeds "
             "nothing else: give the model they are of"
         )
-    if "+" in spec and not split_model(spec)[0].exists():
-        return EnsembleEmbedder([open_embedder(part) for part in spec.split("+")])
+    parts = _joined(spec)
+    if len(parts) > 1:
+        return EnsembleEmbedder([open_embedder(part) for part in parts])
     family, path, pixels = _split(spec)
     if "provider" in pixels and path.suffix != ".onnx":
         raise ValueError(
@@ -122,6 +123,20 @@ def file_of_model(spec: str) -> pathlib.Path:
     _, path, _ = _split(spec)
     graph = path / SAVED_MODEL_FILE
     return graph if graph.is_file() else model_file(path)
+
+
+def _joined(spec):
+    """Returns the models that `+` joins; a plus sign in a path joins nothing."""
+    first, *rest = spec.split("+")
+    parts = [first]
+    for word in rest:
+        if _split(parts[-1])[1].exists():
+            parts.append(word)
+        else:
+            parts[-1] += f"+{word}"
+    if not all(parts):
+        raise ValueError(f"A model is missing beside a + in {spec!r}")
+    return parts
 
 
 def _split(spec):

@@ -199,7 +199,12 @@ def _lengths(config, schedule, steps_per_epoch):
     ]
     warmup_steps = config.warmup_steps
     if warmup_steps is None:
-        warmup_steps = min(steps // 20, MOST_WARMUP_STEPS, *boundaries[:1])
+        warmup_steps = max(0, min(steps // 20, MOST_WARMUP_STEPS, *boundaries[:1]))
+    if schedule == "step" and not boundaries:
+        raise ValueError(
+            "`--schedule=step` needs --lr_milestones, where the rate drops. For a rate "
+            "that stays give --schedule=constant"
+        )
     if warmup_steps >= steps:
         raise ValueError(
             f"`--warmup_steps` must be below the steps of the run, {steps}: the "

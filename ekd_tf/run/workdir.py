@@ -3,27 +3,23 @@
 from __future__ import annotations
 
 import contextlib
-import errno
-import fcntl
 import json
 import os
 import pathlib
-import socket
 import time
 from collections.abc import Collection
-from collections.abc import Iterator
 from typing import Any
 
 from absl import logging
 
 from ekd_tf.files.atomic import write_text
+from ekd_tf.files.lock import locked
 from ekd_tf.files.outputs import make_folder
 from ekd_tf.files.user_text import is_utf8
 from ekd_tf.run.provenance import package_commit
 
 _ABSENT = "not given"
 # File systems that know no locks; some network mounts are among them.
-_UNSUPPORTED = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 
 
 class Workdir:
@@ -146,37 +142,10 @@ class Workdir:
             )
         logging.warning("%s.", text)
 
-    @contextlib.contextmanager
-    def locked(self) -> Iterator[None]:
-        """Holds the workdir for this process, or says in a `ValueError` who does.
-
-        The operating system frees it however the process ends, SIGKILL included.
-        """
-        path = self.path / "lock"
-        # "a" keeps the holder's words; "w" would erase them before the lock is had.
-        with open(path, "a+", encoding="utf-8") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                file.seek(0)
-                holder = file.read().strip() or "another process"
-                raise ValueError(
-                    f"workdir {self.path} is in use by {holder}. Wait for that run to "
-                    "end, end it, or use another --workdir"
-                ) from None
-            except OSError as error:
-                if error.errno not in _UNSUPPORTED:
-                    raise
-                logging.warning(
-                    "%s cannot be locked (%s): make sure that no other run uses this "
-                    "workdir.",
-                    path,
-                    error.strerror,
-                )
-            file.truncate(0)
-            file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-            file.flush()
-            yield
+    def locked(self) -> contextlib.AbstractContextManager:
+        """Holds the workdir for this process, or says in a `ValueError` who does."""
+        way_out = "Wait for that run to end, end it, or use another --workdir"
+        return locked(self.path, f"workdir {self.path}", way_out)
 
 
 def _write_json(path, value):

@@ -31,7 +31,7 @@ def datasets(tmp_path, monkeypatch):
 def make(datasets, labels, kind=None, images=None):
     rows = {
         "image": [
-            {"bytes": data, "path": None}
+            data and {"bytes": data, "path": None}
             for data in images or map(encoded, range(len(labels)))
         ],
         "label": labels,
@@ -105,6 +105,17 @@ def test_says_what_is_wrong(datasets, tmp_path, monkeypatch):
     make(datasets, [1, None, 2]).save_to_disk(f"{path}2")
     with pytest.raises(ValueError, match="must be whole numbers or texts and none"):
         HuggingFaceFaces(f"{path}2")
+    with pytest.raises(ValueError, match="'other' holds no images. Name another"):
+        HuggingFaceFaces(path, image="other")
+    with pytest.raises(ValueError, match="it has no split 'test', it has"):
+        HuggingFaceFaces(path, split="test")
+    names = datasets.ClassLabel(names=["ann", "zoe"])
+    make(datasets, [0, -1], names).save_to_disk(f"{path}3")
+    with pytest.raises(ValueError, match="some rows have no label .*split=NAME"):
+        HuggingFaceFaces(f"{path}3")
+    make(datasets, [0, 1], images=[encoded(0), None]).save_to_disk(f"{path}4")
+    with pytest.raises(ValueError, match="set4: row 1: it holds no image"):
+        HuggingFaceFaces(f"{path}4").read([1])
     monkeypatch.setitem(__import__("sys").modules, "datasets", None)
     with pytest.raises(ValueError, match=r"pip install 'ekd-tf\[hf\]'"):
         HuggingFaceFaces(path)

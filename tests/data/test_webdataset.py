@@ -144,6 +144,66 @@ def test_a_member_that_was_cut_off_counts(root):
         WebDatasetFaces(root)
 
 
+def test_a_bad_label_costs_its_sample_alone(tmp_path):
+    members = [*samples(range(5)), ("00009.jpg", image(9))]
+    members[3] = ("00001.cls", b"x")
+    write(tmp_path / "a.tar", members)
+    unreadable = Unreadable(2)
+    faces = WebDatasetFaces(tmp_path, unreadable=unreadable)
+    assert faces.read(range(4)) == [image(n) for n in (0, 2, 3, 4)]
+    one, other = unreadable.lines
+    assert "its label b'x' is not a decimal number" in one
+    assert "00009 has an image and no .cls" in other and "--sort=name" in other
+
+
+def test_every_cut_is_said_and_keeps_what_is_whole(tmp_path):
+    path = write(tmp_path / "a.tar", samples(range(3)))
+    whole = path.read_bytes()
+    ends = [512 * (2 + -(-len(image(n)) // 512) + 1) for n in range(3)]
+    ends = np.cumsum(ends)
+    for length in (0, 3, *range(600, int(ends[2]), 611)):
+        path.write_bytes(whole[:length])
+        # Of the block of a label one byte is needed.
+        expected = int(np.sum(ends - 511 <= length))
+        if not expected:
+            with pytest.raises(ValueError, match="a.tar"):
+                WebDatasetFaces(path, unreadable=Unreadable(9))
+        elif length not in ends:
+            unreadable = Unreadable(9)
+            faces = WebDatasetFaces(path, unreadable=unreadable)
+            assert faces.read(range(expected)) == [image(n) for n in range(expected)]
+            assert len(unreadable.lines) == 1
+
+
+def test_links_and_impossible_sizes_are_damage(tmp_path):
+    path = tmp_path / "a.tar"
+    with tarfile.open(path, "w") as archive:
+        for name, data in samples([0]):
+            about = tarfile.TarInfo(name)
+            about.size = len(data)
+            archive.addfile(about, io.BytesIO(data))
+        link = tarfile.TarInfo("00001.jpg")
+        link.type, link.linkname = tarfile.LNKTYPE, "00000.jpg"
+        archive.addfile(link)
+    with pytest.raises(UnreadableError, match="a link to another .*--hard-derefer"):
+        WebDatasetFaces(path)
+    about = tarfile.TarInfo("0.jpg")
+    header = bytearray(about.tobuf(tarfile.USTAR_FORMAT)[:512])
+    header[124:136] = b"-0000001000\0"
+    header[148:156] = b" " * 8
+    header[148:156] = b"%06o\0 " % sum(header)
+    path.write_bytes(bytes(header) + bytes(1024))
+    with pytest.raises(UnreadableError, match="its size is b'-0000001000"):
+        WebDatasetFaces(path)
+    pax = tarfile.TarInfo("x")
+    pax.type, pax.size = b"x", 8
+    for record in (b"0 path=x", b"9 size=-5", b"no recor"):
+        data = pax.tobuf(tarfile.USTAR_FORMAT) + record.ljust(512, b"\0")
+        path.write_bytes(data + bytes(1024))
+        with pytest.raises(UnreadableError, match="its PAX records are damaged"):
+            WebDatasetFaces(path)
+
+
 def test_damage_is_named_by_shard_and_offset(tmp_path):
     path = write(tmp_path / "a.tar", samples(range(3)))
     whole = bytearray(path.read_bytes())
@@ -169,6 +229,7 @@ def test_says_what_to_do_with_what_it_cannot_read(tmp_path):
     packed = tmp_path / "packed"
     packed.mkdir()
     write(packed / "a-0000.tar.gz", samples([0]), mode="w:gz")
+    write(packed / "a-0001.tar", samples([1]))
     with pytest.raises(ValueError, match=f"is compressed.*: gunzip {packed}/\\*.gz$"):
         WebDatasetFaces(packed)
     with pytest.raises(ValueError, match="holds no .tar file"):

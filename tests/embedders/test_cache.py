@@ -277,6 +277,31 @@ def test_each_shard_goes_on_by_itself(tmp_path):
     np.testing.assert_array_equal(TeacherCache(tmp_path).rows[:], ROWS)
 
 
+def test_refuses_shards_in_the_place_of_others(tmp_path):
+    for index in (1, 2):
+        write(tmp_path, shard=(index, 2))
+    one, two = tmp_path / "shard-1-of-2", tmp_path / "shard-2-of-2"
+    with pytest.raises(ValueError, match="holds shard 2 of 2. Name it shard-2-of-2"):
+        TeacherCache(two)
+    (tmp_path / "shard-0-of-2").mkdir()
+    assert len(TeacherCache(tmp_path).rows) == 10
+    one.rename(tmp_path / "aside")
+    two.rename(one)
+    (tmp_path / "aside").rename(two)
+    with pytest.raises(ValueError, match="shard-1-of-2 holds shard 2 of 2"):
+        TeacherCache(tmp_path)
+
+
+def test_one_process_at_a_time_writes_a_folder(tmp_path):
+    def interfere(first):
+        with pytest.raises(ValueError, match="is in use by process .* Wait for it"):
+            CacheWriter(tmp_path, note()).write(compute)
+        return compute(first)
+
+    CacheWriter(tmp_path, note()).write(interfere)
+    np.testing.assert_array_equal(TeacherCache(tmp_path).rows, ROWS)
+
+
 def test_refuses_shards_that_do_not_belong_together(tmp_path):
     write(tmp_path, shard=(1, 2))
     write(tmp_path, shard=(2, 2), teacher_fingerprint="x", teacher="other.onnx")

@@ -76,3 +76,13 @@ def test_refuses_models_of_several_sizes_and_opens_what_is_joined(tmp_path):
         EnsembleEmbedder([small, large])
     with pytest.raises(ValueError, match="none.keras"):
         open_embedder(f"{tmp_path}/none.keras+other.keras")
+    (tmp_path / "p+q").mkdir()
+    (tmp_path / "p+q" / "m+n.keras").write_text("no model")
+    for spec in (
+        f"{tmp_path}/p+q/m+n.keras",
+        f"insightface_mbf:{tmp_path}/p+q/m+n.keras",
+    ):
+        with pytest.raises(ValueError, match="m\\+n.keras"):
+            open_embedder(f"{spec}+{spec}")
+    with pytest.raises(ValueError, match="A model is missing beside a \\+"):
+        open_embedder(f"{tmp_path}/p+q/m+n.keras+")

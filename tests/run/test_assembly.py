@@ -39,6 +39,8 @@ def build(strategy=None, **changes):
         ),
         ({"lr_milestones": ("3", "2")}, "`--lr_milestones` must increase, in steps"),
         ({"lr_milestones": ("1",), "warmup_steps": 2}, "warm-up of 2 steps"),
+        ({"lr_milestones": (), "schedule": "step"}, "needs --lr_milestones"),
+        ({"lr_milestones": ("-3",)}, "`--lr_milestones` must increase"),
         (
             {"steps": None, "epochs": 2.0, "lr_milestones": ("3",)},
             "in epochs, .* at step 8. Received: 3, at steps 12",

@@ -4,6 +4,7 @@ import io
 import zlib
 
 import convert_dataset
+import dataset_people as convert_dataset_people
 import numpy as np
 import pytest
 from PIL import Image
@@ -117,3 +118,10 @@ def test_says_what_it_needs(joined, tmp_path):
     with pytest.raises(ValueError, match="must be of the images of --data"):
         convert_dataset.look_at_people(few, teacher, tmp_path / "x", False)
     assert TeacherCache(tmp_path / "c2").rows.shape == rows.shape
+
+
+def test_three_identities_of_one_person_become_one():
+    lines = [(0, "identity 0 is identity 1, cosine 0.9")]
+    lines += [(1, "identity 1 is identity 2, cosine 0.8")]
+    merged = convert_dataset_people.merged_labels(np.array([0, 1, 2, 3]), lines)
+    assert merged.tolist() == [2, 2, 2, 3]

@@ -55,17 +55,24 @@ class HuggingFaceFaces(Source):
         if not len(rows):
             raise ValueError(f"`hf:{path}` has no rows in its split {split!r}")
         self._column = image
-        self._rows = rows.select_columns([image]).cast_column(
-            image, datasets.Image(decode=False)
-        )
+        try:
+            self._rows = rows.select_columns([image]).cast_column(
+                image, datasets.Image(decode=False)
+            )
+        # Of Arrow, and not all of one class.
+        except Exception as error:
+            raise ValueError(
+                f"`hf:{path}`: the column {image!r} holds no images. Name another: "
+                f"hf:{path},image=COLUMN"
+            ) from error
         self._print = rows._fingerprint
         values = rows.data.column(label).to_numpy()
         if rows._indices is not None:
             values = np.array(rows[label])
-        identities, labels = _number(path, label, values)
+        names = getattr(rows.features[label], "names", None)
+        identities, labels = _number(path, label, values, names)
         self.labels = labels.astype(np.int32)
         self.num_identities = len(identities)
-        names = getattr(rows.features[label], "names", None)
         self.identities = [str(names[k] if names else k) for k in identities]
 
     @functools.cached_property
@@ -76,11 +83,14 @@ class HuggingFaceFaces(Source):
         return digest.hexdigest()
 
     def read(self, indices: np.ndarray) -> list[bytes]:
-        images = self._rows[np.asarray(indices, int).tolist()][self._column]
-        return [
-            read_file(one["path"]) if one["bytes"] is None else one["bytes"]
-            for one in images
-        ]
+        numbers = np.asarray(indices, int).tolist()
+        images = self._rows[numbers][self._column]
+        return [self._bytes(n, image) for n, image in zip(numbers, images)]
+
+    def _bytes(self, number, image):
+        if image is None or (image["bytes"] is None and image["path"] is None):
+            raise ValueError(f"{self.describe(number)}: it holds no image")
+        return read_file(image["path"]) if image["bytes"] is None else image["bytes"]
 
     def describe(self, index: int) -> str:
         return f"{self.name}: row {index}"
@@ -96,7 +106,13 @@ def _load(datasets, path, split):
             os.path.join(path, "dataset_dict.json")
         ):
             found = datasets.load_from_disk(path)
-            return found[split] if isinstance(found, dict) else found
+            splits = found if isinstance(found, dict) else {str(found.split): found}
+            if split in splits:
+                return splits[split]
+            # A set that was saved by itself may have no split to its name.
+            if list(splits) == ["None"] and split == "train":
+                return found
+            raise ValueError(f"it has no split {split!r}, it has {', '.join(splits)}")
         return datasets.load_dataset(path, split=split)
     # The library and what it stands on raise dozens of kinds.
     except Exception as error:
@@ -104,7 +120,12 @@ def _load(datasets, path, split):
         raise ValueError(f"`hf:{path}` cannot be opened: {reason[:300]}") from error
 
 
-def _number(path, label, values) -> tuple[Any, np.ndarray]:
+def _number(path, label, values, names) -> tuple[Any, np.ndarray]:
+    if names and values.min() < 0:
+        raise ValueError(
+            f"`hf:{path}`: some rows have no label in the column {label!r} (-1), as "
+            "splits for tests have. Give another split: split=NAME"
+        )
     if values.dtype.kind in "iu" or all(isinstance(v, str) for v in values):
         return np.unique(values, return_inverse=True)
     raise ValueError(

@@ -20,7 +20,7 @@ _SCAN_BYTES = 1 << 20
 # Longest name or set of PAX records that is taken.
 _LONGEST = 1 << 20
 _REGULAR, _LONG_NAME, _LONG_LINK, _PAX, _PAX_FOR_ALL = b"0\x007", b"L", b"K", b"x", b"g"
-_SPARSE = b"S"
+_LINKS, _SPARSE = b"12", b"S"
 
 
 def tar_members(file: PositionedFile) -> Iterator[tuple[bytes, int, int, bytes]]:
@@ -61,6 +61,12 @@ def tar_members(file: PositionedFile) -> Iterator[tuple[bytes, int, int, bytes]]
                 name = records.get(b"path", name)
                 size = records.get(b"size", size)
         else:
+            if kind in _LINKS:
+                raise file.damage(
+                    at,
+                    "it is a link to another member: write the archive with "
+                    "--dereference --hard-dereference",
+                )
             if kind == _SPARSE or b"GNU.sparse.major" in for_all:
                 raise file.damage(at, "it is sparse: write the archive without -S")
             if size is not None:
@@ -78,6 +84,8 @@ def tar_members(file: PositionedFile) -> Iterator[tuple[bytes, int, int, bytes]]
                     )
             name = size = None
         at = first + length + -length % BLOCK
+    if at > file.size or not file.size:
+        raise file.damage(file.size, "the file is cut off: copy it again")
 
 
 def _behind_zeros(file, at):
@@ -103,10 +111,10 @@ def _check(file, at, header):
     field = header[124:136]
     if field[0] & 0x80:
         return int.from_bytes(field[1:], "big")
-    try:
-        return int(field.rstrip(b" \0") or b"0", 8)
-    except ValueError:
-        raise file.damage(at, f"its size is {field!r}") from None
+    text = field.strip(b" \0") or b"0"
+    if not text.isdigit():
+        raise file.damage(at, f"its size is {field!r}")
+    return int(text, 8)
 
 
 def _name(header):
@@ -121,13 +129,12 @@ def _pax_records(file, at, text):
     """Returns the records `length key=value` of a PAX header."""
     records = {}
     while text.rstrip(b"\0"):
-        try:
-            length = int(text[: text.index(b" ")])
-            key, value = text[:length].split(b" ", 1)[1].rstrip(b"\n").split(b"=", 1)
-            if key == b"size":
-                int(value)
-        except ValueError:
-            raise file.damage(at, "its PAX records are damaged") from None
+        word = text.partition(b" ")[0]
+        length = int(word) if word.isdigit() else 0
+        key, is_record, value = text[len(word) + 1 : length - 1].partition(b"=")
+        bad_size = key == b"size" and not value.isdigit()
+        if length < len(word) + 3 or not is_record or bad_size:
+            raise file.damage(at, "its PAX records are damaged")
         records[key] = value
         text = text[length:]
     return records

@@ -43,8 +43,9 @@ class WebDatasetFaces(Records):
             `DIR/NAME-{0000..0099}.tar`.
         label: The field of `.json` members, or "" for `.cls` members.
         cache_dir: Where to keep the index when the folder is read-only, or None.
-        unreadable: Counts members that are damaged or cut off, with which the index of
-            their shard ends; none is allowed by default.
+        unreadable: Counts samples whose label is missing or wrong, which are left out,
+            and damage of an archive, with which its shard ends; none is allowed by
+            default.
     """
 
     kind = b"webdataset"
@@ -84,7 +85,7 @@ class WebDatasetFaces(Records):
 def _shard_paths(spec):
     """Returns the paths of the shards a folder, a file or a pattern names."""
     found = _RANGE.search(spec)
-    if found:
+    if found and not os.path.exists(spec):
         first, last = found.groups()
         numbers = range(int(first), int(last) + 1)
         texts = [str(number).zfill(len(first)) for number in numbers]
@@ -94,8 +95,9 @@ def _shard_paths(spec):
             names = sorted(os.listdir(spec))
         except OSError as error:
             raise unreadable_file(spec, error) from error
-        paths = [os.path.join(spec, name) for name in names if name.endswith(".tar")]
-        paths = paths or [os.path.join(spec, n) for n in names if n.endswith(_PACKED)]
+        # What is packed comes first, to be refused.
+        paths = [os.path.join(spec, name) for name in names if name.endswith(_PACKED)]
+        paths += [os.path.join(spec, name) for name in names if name.endswith(".tar")]
     else:
         paths = [spec]
     if not paths:
@@ -128,7 +130,7 @@ class _Index:
     """Arrays that grow by one image at a time."""
 
     def __init__(self):
-        self.offsets, self.sizes = array.array("q"), array.array("i")
+        self.offsets, self.sizes = array.array("q"), array.array("q")
         self.shards, self.codes = array.array("i"), array.array("i")
         self.code_of: dict[Any, int] = {}
 
@@ -146,7 +148,7 @@ class _Index:
         number[order] = np.arange(len(known), dtype=np.int32)
         return [
             np.asarray(self.offsets, np.int64),
-            np.asarray(self.sizes, np.int32),
+            np.asarray(self.sizes, np.int64),
             np.asarray(self.shards, np.int32),
             number[np.asarray(self.codes)],
             np.array([known[code] for code in order]),
@@ -157,10 +159,7 @@ def _read_index(files, field, unreadable):
     index = _Index()
     for shard, file in enumerate(files):
         try:
-            _read_shard(file, shard, field, index)
-        except ValueError as error:
-            place, _, reason = str(error).partition(": ")
-            unreadable.count(place, reason)
+            _read_shard(file, shard, field, index, unreadable)
         except OSError as error:
             raise unreadable_file(file.path, error) from error
     if not index.offsets:
@@ -173,48 +172,69 @@ def _read_index(files, field, unreadable):
     return index.arrays()
 
 
-def _read_shard(file, shard, field, index):
-    """Adds the samples of a shard that are whole; raises `ValueError` at damage."""
+def _read_shard(file, shard, field, index, unreadable):
+    """Adds the samples of a shard that are whole, and counts those that are not.
+
+    At damage of the archive itself the shard ends.
+    """
     wanted = b"json" if field else b"cls"
     key, image, label = None, None, None
+
+    def count(error):
+        at, _, reason = str(error).removeprefix(f"{file.path}: ").partition(": ")
+        unreadable.count(f"{file.path}: {at}", reason)
 
     def finish():
         if image is None:
             return
         if label is None:
-            raise file.damage(
-                image[0],
+            reason = (
                 f"{key.decode(errors='replace')} has an image and no "
-                f".{wanted.decode()} member; labels of .json members: "
-                "--data=webdataset:...,label=FIELD",
+                f".{wanted.decode()} member behind or before it; labels of .json "
+                "members: --data=webdataset:...,label=FIELD; members of a sample must "
+                "be neighbours: tar --sort=name"
             )
+            return count(file.damage(image[0], reason))
+        if isinstance(label, ValueError):
+            return count(label)
         index.add(shard, *image, label)
 
-    for name, offset, size, data in tar_members(file):
-        start = name.rfind(b"/") + 1
-        dot = name.find(b".", start)
-        if dot < 0 or name.startswith(b".", start):
-            continue
-        stem, suffix = name[:dot], name[name.rfind(b".") + 1 :].lower()
-        if stem != key:
+    try:
+        for name, offset, size, data in tar_members(file):
+            start = name.rfind(b"/") + 1
+            dot = name.find(b".", start)
+            if dot < 0 or name.startswith(b".", start):
+                continue
+            stem, suffix = name[:dot], name[name.rfind(b".") + 1 :].lower()
+            if stem != key:
+                finish()
+                key, image, label = stem, None, None
+            if offset + size > file.size:
+                # The damage that ends the shard; the sample is not whole.
+                image = None
+            elif suffix in IMAGES and image is None:
+                image = offset, size
+            elif suffix == wanted:
+                if len(data) < size:
+                    data = file.read(offset, size)
+                try:
+                    label = _label(file, offset, data, field)
+                except ValueError as error:
+                    label = error
+    except ValueError as error:
+        # Of the sample before, all may be there.
+        if label is not None:
             finish()
-            key, image, label = stem, None, None
-        if offset + size > file.size:
-            continue
-        if suffix in IMAGES and image is None:
-            image = offset, size
-        elif suffix == wanted:
-            if len(data) < size:
-                data = file.read(offset, size)
-            label = _label(file, offset, data, field)
-    finish()
+        count(error)
+    else:
+        finish()
 
 
 def _label(file, offset, data, field):
     """Reads a label: a number, or the text of a JSON field."""
     try:
         value = json.loads(data)[field] if field else int(data)
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError, RecursionError):
         wanted = f"JSON with the field {field!r}" if field else "a decimal number"
         raise file.damage(offset, f"its label {data[:40]!r} is not {wanted}") from None
     if isinstance(value, str) and value:
