@@ -87,8 +87,13 @@ def test_collapsed_embeddings_end_the_run():
 
 
 def test_scalars_are_read_one_step_late_and_the_last_at_once():
-    hook, seen = LateHook(), []
-    hook.look = lambda step: seen.append(step.number)
+    seen = []
+
+    class Noting(LateHook):
+        def look(self, step):
+            seen.append(step.number)
+
+    hook = Noting()
     for number, expected in ((1, []), (2, [1]), (3, [1, 2, 3])):
         hook.after_step(Step(number, number == 3, {}, {}))
         assert seen == expected
