@@ -16,6 +16,7 @@ from absl import logging
 from ekd_tf.data import make_pipeline
 from ekd_tf.data import sample_images
 from ekd_tf.embedders import MODEL_FILE
+from ekd_tf.embedders import load_embedder
 from ekd_tf.export import export_student
 from ekd_tf.files.atomic import write_text
 from ekd_tf.models import BACKBONES
@@ -233,8 +234,10 @@ def _export(config, workdir, parts, command):
         parts.heldout or parts.train, config.input_size, unreadable=parts.unreadable
     )
     words = ["python", "-m", "ekd_tf.train", *command[1:]]
+    # The file that was saved, as `ekd_tf.export_model` would: a GhostFaceNetV2 exported
+    # as it was trained gave other embeddings than that file does.
     report = export_student(
-        parts.model.backbone,
+        load_embedder(workdir.path / MODEL_FILE),
         workdir.path / "export",
         images,
         name=re.sub(r"[^\w.-]", "_", parts.model.backbone.name),
