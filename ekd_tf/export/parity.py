@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 
+import keras
 import numpy as np
 
 from ekd_tf.evaluation import format_table
@@ -227,9 +228,16 @@ def failures(
 
 
 def embed(model: Callable, images: np.ndarray, batch_size: int = 64) -> np.ndarray:
-    """Returns the embeddings in float64, a batch at a time to bound the memory."""
+    """Returns the embeddings in float64, a batch at a time to bound the memory.
+
+    `model` is a Keras model or an embedder.
+    """
+    # A layer of the network may have training as its default, and hand it on.
+    arguments = {"training": False} if isinstance(model, keras.Model) else {}
     starts = range(0, len(images), batch_size)
-    batches = [np.asarray(model(images[i : i + batch_size])) for i in starts]
+    batches = [
+        np.asarray(model(images[i : i + batch_size], **arguments)) for i in starts
+    ]
     return np.concatenate(batches).astype(np.float64)
 
 

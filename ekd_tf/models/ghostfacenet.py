@@ -13,6 +13,7 @@ from ekd_tf.models.blocks import global_depthwise
 from ekd_tf.models.blocks import he_normal
 from ekd_tf.models.blocks import image_input
 from ekd_tf.models.blocks import projection
+from ekd_tf.models.layers import NearestResize
 
 # Side of the depthwise kernels, channels in between, channels out, whether channels are
 # weighted by squeeze and excitation, stride.
@@ -110,16 +111,13 @@ def GhostFaceNet(
         return y
 
     def attention(x, filters, name):
-        height, width = x.shape[1:3]
+        size = x.shape[1:3]
         x = keras.layers.AveragePooling2D(2, name=f"{name}.pool")(x)
         x = conv_bn(x, filters, 1, f"{name}.conv")
         x = conv_bn(x, None, (1, 5), f"{name}.rows")
         x = conv_bn(x, None, (5, 1), f"{name}.columns")
         x = keras.layers.Activation("sigmoid", name=f"{name}.sigmoid")(x)
-        resize = keras.layers.Resizing(
-            height, width, interpolation="nearest", name=f"{name}.resize"
-        )
-        return resize(x)
+        return NearestResize(size, name=f"{name}.resize")(x)
 
     def squeeze_excite(x, name):
         filters = x.shape[-1]

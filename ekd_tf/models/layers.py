@@ -123,3 +123,28 @@ class PReLU(keras.layers.Layer):
 
     def get_config(self) -> dict:
         return {**super().get_config(), "initial_slope": self.initial_slope}
+
+
+@register
+class NearestResize(keras.layers.Layer):
+    """Resizes `(batch, rows, columns, channels)` to `size`, each pixel the nearest one.
+
+    `keras.layers.Resizing` of Keras 3 has `training=True` for a default and hands it
+    on: in a model that is called without `training`, all behind it would train.
+
+    Args:
+        size: Two ints >= 1, rows and columns.
+    """
+
+    def __init__(self, size: tuple[int, int], **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.size = tuple(size)
+
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
+        return tf.image.resize(inputs, self.size, method="nearest")
+
+    def compute_output_shape(self, input_shape: tuple) -> tuple:
+        return (input_shape[0], *self.size, input_shape[-1])
+
+    def get_config(self) -> dict:
+        return {**super().get_config(), "size": self.size}

@@ -16,7 +16,6 @@ from absl import logging
 from ekd_tf.data import make_pipeline
 from ekd_tf.data import sample_images
 from ekd_tf.embedders import MODEL_FILE
-from ekd_tf.embedders import load_embedder
 from ekd_tf.export import export_student
 from ekd_tf.files.atomic import write_text
 from ekd_tf.models import BACKBONES
@@ -234,10 +233,8 @@ def _export(config, workdir, parts, command):
         parts.heldout or parts.train, config.input_size, unreadable=parts.unreadable
     )
     words = ["python", "-m", "ekd_tf.train", *command[1:]]
-    # The file that was saved, as `ekd_tf.export_model` would: a GhostFaceNetV2 exported
-    # as it was trained gave other embeddings than that file does.
     report = export_student(
-        load_embedder(workdir.path / MODEL_FILE),
+        parts.model.backbone,
         workdir.path / "export",
         images,
         name=re.sub(r"[^\w.-]", "_", parts.model.backbone.name),

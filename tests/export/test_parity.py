@@ -1,5 +1,6 @@
 """How close an artefact is to its model, and what is let through."""
 
+import keras
 import numpy as np
 import pytest
 
@@ -10,8 +11,18 @@ from ekd_tf.export.parity import Gate
 from ekd_tf.export.parity import ParityReport
 from ekd_tf.export.parity import Verification
 from ekd_tf.export.parity import compare
+from ekd_tf.export.parity import embed
 from ekd_tf.export.parity import failures
 from ekd_tf.export.parity import verification
+
+
+def test_embeds_as_served_and_not_as_trained(rng):
+    # In Keras 3 Resizing's own default is training; BatchNormalization inherits it.
+    layers = [keras.layers.Resizing(2, 2), keras.layers.BatchNormalization()]
+    model = keras.Sequential([keras.Input((4, 4, 3)), *layers, keras.layers.Flatten()])
+    images = rng.random((3, 4, 4, 3), np.float32)
+    expected = np.asarray(model(images, training=False))
+    np.testing.assert_array_equal(embed(model, images, batch_size=2), expected)
 
 
 def rows(*values):

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from ekd_tf.models.layers import NearestResize
 from ekd_tf.models.layers import PixelNormalization
 from ekd_tf.models.layers import PReLU
 from ekd_tf.models.layers import prelu
@@ -117,3 +118,15 @@ def test_rejects_inputs_that_are_no_images():
     for shape in ((None, 4, 3), (None, 4, 4, None)):
         with pytest.raises(ValueError, match="`PReLU` needs inputs .batch, height, w"):
             PReLU().build(shape)
+
+
+def test_nearest_resize_computed_by_hand():
+    # Pixel i of 3 lies at (i + 1/2) 2/3 of 2: pixels 0, 1, 1; of 1: always pixel 0.
+    layer = NearestResize((3, 2))
+    images = np.float32([1, 2]).reshape(1, 2, 1, 1)
+    outputs = np.asarray(layer(images))
+    np.testing.assert_array_equal(outputs[0, :, :, 0], [[1, 1], [2, 2], [2, 2]])
+    twin = NearestResize.from_config(layer.get_config())
+    assert twin.size == (3, 2) and outputs.shape == layer.compute_output_shape(
+        (1, 2, 1, 1)
+    )
