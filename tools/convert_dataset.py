@@ -58,9 +58,9 @@ class ConvertSettings:
         "Folder (or .bin file, for pairs) to make.",
         needs=Needs("--to", lambda settings: settings.to is not None),
     )
-    shards: int = setting(
-        16,
-        "Files of a TFRecord set or of a WebDataset.",
+    shard_size: int = setting(
+        10_000,
+        "Images in a file of a TFRecord set or of a WebDataset.",
         low=1,
         needs=Needs(
             "--to=tfrecord or webdataset",
@@ -199,7 +199,7 @@ def encoded(source, indices):
     return files
 
 
-def convert(source, to, out, shards=16, drop=None, merge=None, stream=None):
+def convert(source, to, out, shard_size=10_000, drop=None, merge=None, stream=None):
     """Writes the images of `source`, but those of the list `drop`, to the folder `out`.
 
     Returns how many there are, and how many of them an earlier try had written.
@@ -212,7 +212,6 @@ def convert(source, to, out, shards=16, drop=None, merge=None, stream=None):
     from dataset_writers import TFRecordWriter
     from dataset_writers import WebDatasetWriter
 
-    from ekd_tf.checks import check_range
     from ekd_tf.data.image_pixels import read_image
     from ekd_tf.data.source import number_identities
     from ekd_tf.run.progress import ProgressLine
@@ -236,17 +235,15 @@ def convert(source, to, out, shards=16, drop=None, merge=None, stream=None):
         "images": hashlib.sha256(kept.astype("<i8").tobytes()).hexdigest(),
         "labels": hashlib.sha256(labels.astype("<i4").tobytes()).hexdigest(),
         "to": to,
-        "shards": None if to == "recordio" else shards,
+        "shard_size": None if to == "recordio" else shard_size,
     }
     check_free(out)
-    if to != "recordio":
-        check_range("--shards", shards, low=1, high=len(kept))
     open_partial(partial, plan)
     if to == "recordio":
         writer = RecordIOWriter(partial, labels)
     else:
         kind = TFRecordWriter if to == "tfrecord" else WebDatasetWriter
-        writer = kind(partial, labels, shards)
+        writer = kind(partial, labels, shard_size)
     first = encoded(source, kept[:1])[0]
     try:
         size = read_image(first).shape[:2]
@@ -337,7 +334,7 @@ def main(settings):
             source,
             settings.to,
             settings.output,
-            settings.shards,
+            settings.shard_size,
             settings.drop,
             settings.merge,
         )

@@ -176,25 +176,26 @@ def record_offsets(file: PositionedFile, count: int) -> list[int]:
 
 
 class ShardedWriter:
-    """Writes images into files of equal numbers of them; a subclass makes a record.
+    """Writes `shard_size` images a file, the last one fewer; a subclass makes a record.
 
     A shard gets its name when it is whole; an interrupted try goes on with the first
     that is not. Arguments and `count` are those of `RecordIOWriter`, but labels may
-    fall; `shards` is how many files to spread the images over evenly.
+    fall.
     """
 
     suffix = ""
     # What a shard ends with.
     end = b""
 
-    def __init__(self, root, labels, shards: int = 16):
-        check_range("shards", shards, low=1, high=len(labels))
+    def __init__(self, root, labels, shard_size: int):
+        check_range("shard_size", shard_size, low=1)
         self._labels = labels
+        self._starts = [*range(0, len(labels), shard_size), len(labels)]
+        shards = len(self._starts) - 1
         self._paths = [
             pathlib.Path(root) / f"faces-{k:05d}-of-{shards:05d}{self.suffix}"
             for k in range(shards)
         ]
-        self._starts = [len(labels) * k // shards for k in range(shards + 1)]
         self._shard = 0
         while self._shard < shards and self._paths[self._shard].exists():
             self._shard += 1

@@ -20,7 +20,7 @@ IMAGES = [b"image %d" % k * (k + 1) for k in range(5)]
 
 @pytest.fixture
 def root(tmp_path):
-    writer = TFRecordWriter(tmp_path / "set", LABELS, shards=2)
+    writer = TFRecordWriter(tmp_path / "set", LABELS, shard_size=3)
     (tmp_path / "set").mkdir()
     for image in IMAGES:
         writer.add(image)
@@ -40,10 +40,10 @@ def test_reads_images_by_position(root):
     assert (len(faces), faces.num_identities, faces.encoded) == (5, 3, True)
     np.testing.assert_array_equal(faces.labels, LABELS)
     assert faces.labels.dtype == np.int32
-    # 5 * 1 // 2 = 2 images in the first shard.
+    # Three images are in the first shard.
     assert faces.read([4, 0, 4, 2]) == [IMAGES[k] for k in (4, 0, 4, 2)]
     assert faces.name == str(root)
-    assert faces.describe(2) == (
+    assert faces.describe(3) == (
         f"{root}/faces-00001-of-00002.tfrecord: record at offset 0"
     )
 
@@ -82,8 +82,8 @@ def test_a_malformed_index_is_refused(root):
         lambda index: index.update(count=0, shards=[]),
         lambda index: index["shards"][0].pop("offsets"),
         lambda index: index["shards"][0].update(labels="AAAA"),
-        lambda index: index["shards"][0].update(labels=pack([0, 9], "<i4")),
-        lambda index: index["shards"][0].update(offsets=pack([0, 1, 2], "<i8")),
+        lambda index: index["shards"][0].update(labels=pack([0, 9, 1], "<i4")),
+        lambda index: index["shards"][0].update(offsets=pack([0, 1], "<i8")),
     ):
         (root / "index.json").write_text(whole)
         rewrite(root, change)
@@ -92,7 +92,7 @@ def test_a_malformed_index_is_refused(root):
 
 
 def test_a_label_that_contradicts_the_index_is_damage(root):
-    rewrite(root, lambda i: i["shards"][0].update(labels=pack([0, 1], "<i4")))
+    rewrite(root, lambda i: i["shards"][0].update(labels=pack([0, 1, 1], "<i4")))
     faces = TFRecordFaces(root)
     assert faces.read([0]) == IMAGES[:1]
     with pytest.raises(ValueError, match="its label is 0, in the index 1"):
@@ -106,7 +106,7 @@ def test_fingerprint_follows_files_and_labels_and_not_the_place(root, tmp_path):
     shard = next((tmp_path / "moved").glob("*.tfrecord"))
     shard.write_bytes(shard.read_bytes())
     written = TFRecordFaces(tmp_path / "moved").fingerprint
-    change = {"labels": pack([1, 0], "<i4")}
+    change = {"labels": pack([1, 0, 1], "<i4")}
     rewrite(tmp_path / "moved", lambda i: i["shards"][0].update(change))
     assert len({TFRecordFaces(tmp_path / "moved").fingerprint, written, first}) == 3
 

@@ -50,7 +50,7 @@ def test_images_keep_their_bytes_from_format_to_format(tool, tmp_path, source):
     previous = source
     for k, to in enumerate(("recordio", "tfrecord", "webdataset", "recordio")):
         out = tmp_path / f"out{k}"
-        done = tool.convert(previous, to, out, shards=2, stream=stream)
+        done = tool.convert(previous, to, out, shard_size=4, stream=stream)
         assert done == (6, 0)
         previous = factory.make_source(f"{to}:{out}")
         assert everything(previous) == everything(source)
@@ -65,7 +65,7 @@ def test_images_keep_their_bytes_from_format_to_format(tool, tmp_path, source):
 
 def test_drawn_faces_become_png(tool, tmp_path):
     drawn = factory.make_source("synthetic:identities=2,images=2,size=32")
-    tool.convert(drawn, "tfrecord", tmp_path / "out", 1, stream=io.StringIO())
+    tool.convert(drawn, "tfrecord", tmp_path / "out", stream=io.StringIO())
     images = factory.make_source(f"tfrecord:{tmp_path}/out").read(range(4))
     pixels = [np.asarray(Image.open(io.BytesIO(data))) for data in images]
     np.testing.assert_array_equal(pixels, drawn.read(np.arange(4)))
@@ -89,11 +89,11 @@ def test_an_interrupted_conversion_is_gone_on_with(
     monkeypatch.setattr(source, "read", read)
     out = tmp_path / "out"
     with pytest.raises(KeyboardInterrupt):
-        tool.convert(source, to, out, 3, stream=io.StringIO())
+        tool.convert(source, to, out, 2, stream=io.StringIO())
     assert not out.exists()
     # The first image for its size, then two at a time; four were written.
     assert reads == [[0], [0, 1], [2, 3], [4, 5]]
-    assert tool.convert(source, to, out, 3, stream=io.StringIO()) == (6, 4)
+    assert tool.convert(source, to, out, 2, stream=io.StringIO()) == (6, 4)
     assert reads[4:] == [[0], [4, 5]]
     assert everything(factory.make_source(f"{to}:{out}")) == everything(source)
     assert sorted(os.listdir(tmp_path)) == ["faces", "out"]
@@ -106,7 +106,7 @@ def test_what_is_there_is_never_overwritten(tool, tmp_path, source):
     words = r"out\.partial holds the unfinished conversion of something else. Finish"
     with pytest.raises(ValueError, match=words):
         tool.convert(source, "recordio", out)
-    plan = {"source": "another", "images": "", "to": "recordio", "shards": None}
+    plan = {"source": "another", "images": "", "to": "recordio", "shard_size": None}
     (tmp_path / "out.partial" / tool.PLAN_FILE).write_text(json.dumps(plan))
     with pytest.raises(ValueError, match="unfinished conversion of something else"):
         tool.convert(source, "recordio", out)
@@ -184,7 +184,7 @@ def test_verify_lists_every_damaged_record(tool, tmp_path, idx):
 def test_verify_lists_every_damaged_record_of_a_cut_tfrecord_set(
     tool, tmp_path, source
 ):
-    tool.convert(source, "tfrecord", tmp_path / "set", 2, stream=io.StringIO())
+    tool.convert(source, "tfrecord", tmp_path / "set", 3, stream=io.StringIO())
     first, second = sorted((tmp_path / "set").glob("*.tfrecord"))
     content = bytearray(first.read_bytes())
     content[0] ^= 255

@@ -34,11 +34,11 @@ def recordio(root):
 
 
 def tfrecord(root):
-    return TFRecordWriter(root, LABELS, shards=3)
+    return TFRecordWriter(root, LABELS, shard_size=4)
 
 
 def webdataset(root):
-    return WebDatasetWriter(root, LABELS, shards=3)
+    return WebDatasetWriter(root, LABELS, shard_size=4)
 
 
 READERS = {
