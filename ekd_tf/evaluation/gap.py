@@ -119,7 +119,7 @@ def compare(
         rocs = [metrics.streamed_roc(b.scores, fprs) for b in blocks]
     points = list(zip(*(roc.points(fprs) for roc in rocs)))
     critical = [
-        _Critical(student.threshold, teacher.threshold, worst)
+        CriticalPairs(student.threshold, teacher.threshold, worst)
         if verification.is_measurable(teacher)
         else None
         for student, teacher, *_ in points
@@ -169,7 +169,7 @@ def _point(critical, student, teacher, baseline=None):
     )
 
 
-class _Critical:
+class CriticalPairs:
     """Counts critical pairs block by block and keeps the worst of each kind.
 
     `worst` holds `(-distance, (i, j), (teacher, student))`, sorted: rows decide ties.
