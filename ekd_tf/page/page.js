@@ -52,8 +52,9 @@ function table(label, header, rows, sortable = false) {
 const charts = [];
 // Drawn once it is in the document, whose width it takes.
 function chart(description, spec, data = {}) {
-  const place = h("div", {class: "chart", role: "img", "aria-label": description});
-  const figure = h("figure", {}, place, h("figcaption", {}, description));
+  const place = h("div");
+  const figure = h("figure", {}, h("div", {class: "chart", role: "img", "aria-label": description}, place),
+    h("figcaption", {}, description));
   figure.draw = async () => {
     const {view} = await vegaEmbed(place, {
       width: "container", height: 280, autosize: {type: "fit", contains: "padding"},

@@ -33,9 +33,9 @@ from ekd_tf.files.atomic import write_text
 from ekd_tf.files.outputs import check_file
 from ekd_tf.files.outputs import make_folder
 from ekd_tf.metrics import ALL_SWITCHES
-from ekd_tf.page import IMAGE_BYTES
 from ekd_tf.page import Attributes
 from ekd_tf.page import deployment
+from ekd_tf.page import image_bytes
 from ekd_tf.page import set_section
 from ekd_tf.page import write_page
 from ekd_tf.run import evaluators
@@ -214,8 +214,7 @@ def _page(settings, models, evaluations, results, attributes):
     except ValueError as error:
         logging.warning("The page has no calibrated threshold: %s", error)
         calibration = None
-    of_pairs = [e for e in evaluations if not isinstance(e, IJBEvaluation)]
-    image_bytes = IMAGE_BYTES // max(len(of_pairs), 1) * settings.report_images
+    most = image_bytes(len(evaluations)) if settings.report_images else 0
     sets = [
         set_section(
             evaluation,
@@ -223,7 +222,7 @@ def _page(settings, models, evaluations, results, attributes):
             result,
             attributes,
             calibration,
-            image_bytes,
+            most,
             settings.worst,
         )
         for evaluation, result in zip(evaluations, results)
