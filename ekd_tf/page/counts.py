@@ -62,7 +62,9 @@ class GridCounts:
         self._examples = np.full((2, cells, 2), -1, np.int64)
         self._cosines = np.zeros((2, cells))
 
-    def add(self, kind: int, rows: np.ndarray, columns: np.ndarray, scores: np.ndarray):
+    def add(
+        self, kind: int, rows: np.ndarray, columns: np.ndarray, scores: np.ndarray
+    ) -> None:
         """Takes in one of `Pairs`."""
         _, groups, cells = self._ends.shape
         cell = np.searchsorted(self.thresholds.astype(scores.dtype), scores)
@@ -140,7 +142,9 @@ class SliceCounts:
         identities = 0 if labels is None else int(labels.max()) + 1
         self.of_identities = np.zeros((levels, 2, identities), int)
 
-    def add(self, kind: int, rows: np.ndarray, columns: np.ndarray, scores: np.ndarray):
+    def add(
+        self, kind: int, rows: np.ndarray, columns: np.ndarray, scores: np.ndarray
+    ) -> None:
         """Takes in one of `Pairs`."""
         for level, threshold in enumerate(self._thresholds):
             above = scores > np.asarray(threshold, scores.dtype)

@@ -19,7 +19,7 @@ function h(tag, attributes = {}, ...children) {
 const known = value => value !== null && value !== undefined;
 const rate = value => known(value) ? value.toFixed(4) : MISSING;
 const small = value => !known(value) ? MISSING : value === 0 ? "0"
-  : value < 1e-3 ? value.toExponential(2) : Number(value.toPrecision(3)).toString();
+  : value < 1e-3 ? value.toExponential(2) : value.toPrecision(3);
 const count = value => value.toLocaleString("en");
 const range = (ends, write = rate) => ends ? ` [${write(ends[0])}, ${write(ends[1])}]` : "";
 const note = text => h("p", {class: "note"}, text);
@@ -133,7 +133,8 @@ function slider(set) {
   const roc = chart(`ROC of ${models.join(", ")}: TPR over FPR on a logarithmic axis; bars are ` +
     "95 % intervals of the TPR at a target FPR, the upright line is the threshold below.",
     rocSpec(curves, intervals, models));
-  const edges = s.thresholds.map((t, k) => [t, k]).filter(([t]) => Number.isInteger(t * 64));
+  const edges = s.thresholds.map((t, k) => [t, k]).filter(([t, k]) =>
+    Number.isInteger(t * 64) || k === 0 || k === s.thresholds.length - 1);
   const bars = KINDS.flatMap((kind, i) => edges.slice(1).map(([high, k], j) => {
     const above = i ? s.negatives : s.positives;
     return {kind, low: edges[j][0], high, fraction: (above[edges[j][1]] - above[k]) / total[i]};
@@ -236,8 +237,9 @@ function slices(set) {
     place.replaceChildren(h("div", {class: "slices"}, set.slices.map(slice =>
       table(slice.name, header(slice.name), [all, ...slice.rows].map(row)))),
       ...(people && people.rows.length ? [h("h3", {}, "Identities"),
-        note(`The ${people.rows.length} of ${count(people.of)} with the lowest TPR or the highest FPR; a negative pair counts at both of its identities.`),
-        table("Identities", header("identity"), people.rows.map(row), true)] : []));
+        note(`${people.rows.length} of ${count(people.of)}, among them at each threshold the ${people.each} with the lowest TPR and ` +
+          "the highest FPR; a negative pair counts at both of its identities."),
+        table("Identities", header("identity"), [...people.rows].sort((a, b) => (a.tpr[k] ?? 2) - (b.tpr[k] ?? 2)).map(row), true)] : []));
   }
   // The lowest FPR at which slices can be told apart.
   const enough = stops.filter(fpr => Number(fpr) * f.num_negative >= 1000).length;

@@ -35,8 +35,8 @@ from ekd_tf.page.faces import thumbnails
 _FPRS = 10.0 ** -(np.arange(240, -1, -1) / 40)
 # Pairs are shown near so many thresholds, of each kind so many, as pictures allow.
 _STOPS, _EACH = 80, 2
-# Identities are listed by the lowest TPRs and by the highest FPRs.
-_IDENTITIES = 50
+# Identities of the lowest TPRs and as many of the highest FPRs, at each target FPR.
+_IDENTITIES = 25
 
 
 def set_section(
@@ -133,8 +133,8 @@ def _slider(grid, report: VerificationReport):
     """Returns counts and intervals between the least and the highest score."""
     above = grid.above()
     total = np.array([[report.num_positive], [report.num_negative]])
-    some = np.flatnonzero((above < total).any(axis=0) & (above > 0).any(axis=0))
-    first, last = max(some[0] - 1, 0), min(some[-1] + 2, above.shape[1])
+    first = max(np.count_nonzero((above == total).all(axis=0)) - 1, 0)
+    last = above.shape[1] - np.count_nonzero(~above.any(axis=0)) + 1
     tpr, fpr = (
         [None if np.isnan(low) else _short([low, high]) for low, high in of_kind]
         for of_kind in grid.intervals()[:, first:last]
@@ -206,17 +206,15 @@ def _rows(names, counts):
 
 
 def _identities(source, counts):
-    """Returns the rows of the identities with the lowest TPR or the highest FPR."""
+    """Returns the rows of identities that stand out at one of the stops."""
     rows = _rows(source.identity_names(), counts)
-    if not rows[0]["tpr"]:
-        return {"of": len(rows), "rows": []}
-
-    def extreme(rate, sign):
-        known = [row for row in rows if row[rate][-1] is not None]
-        return sorted(known, key=lambda row: sign * row[rate][-1])[:_IDENTITIES]
-
-    chosen = {row["name"]: row for row in extreme("tpr", 1) + extreme("fpr", -1)}
-    return {"of": len(rows), "rows": list(chosen.values())}
+    chosen = {}
+    for rate, sign in (("tpr", 1), ("fpr", -1)):
+        for level in range(len(counts) - 1):
+            known = [row for row in rows if row[rate][level] is not None]
+            known.sort(key=lambda row: sign * row[rate][level])
+            chosen.update((row["name"], row) for row in known[:_IDENTITIES])
+    return {"of": len(rows), "each": _IDENTITIES, "rows": list(chosen.values())}
 
 
 def _calibrated(calibration, models, source, pairs_of):

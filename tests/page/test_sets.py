@@ -7,6 +7,7 @@ import re
 
 import numpy as np
 import pytest
+from pages import Fixed
 from pages import data_of
 from PIL import Image
 
@@ -140,6 +141,15 @@ def test_pictures_are_of_the_set_and_can_be_left_out(case, section, page, tmp_pa
     without = set_section(case.evaluation, case.models, case.result)
     path = write_page(tmp_path, "t", {}, {"sets": [without]})
     assert "data:image" not in path.read_text() and "data:image" in page.read_text()
+
+
+def test_a_collapsed_model_has_a_page_too(case):
+    student = Fixed(np.ones_like(case.models.student.rows))
+    models = Models(student, case.models.teacher)
+    section = set_section(case.evaluation, models, case.evaluation(models))
+    slider = section["slider"]
+    assert slider["positives"][0] == 400 and slider["positives"][-1] == 0
+    assert slider["tpr_intervals"] == [None] * len(slider["thresholds"])
 
 
 def test_no_name_ends_the_data(page):
