@@ -74,7 +74,7 @@ const quantitative = (field, title, scale = {}, more = {}) =>
   ({field, type: "quantitative", title, scale, ...more});
 function colored(names, field = "model", title = null) {
   const scale = {domain: names, range: names.map((_, k) => COLORS[k % COLORS.length])};
-  return {field, type: "nominal", title, scale, legend: {orient: "bottom", columns: 3}};
+  return {field, type: "nominal", title, scale, legend: {orient: "bottom", columns: innerWidth < 600 ? 2 : 3}};
 }
 
 function rocSpec(curves, intervals, models) {
