@@ -22,7 +22,10 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     packages=find_packages(include=["ekd_tf", "ekd_tf.*"]),
-    package_data={"ekd_tf": ["py.typed"]},
+    package_data={
+        "ekd_tf": ["py.typed"],
+        "ekd_tf.page": ["page.html", "page.css", "page.js"],
+    },
     python_requires=">=3.9",
     install_requires=[
         "tensorflow>=2.15.1",
@@ -34,6 +37,7 @@ setup(
         "pillow",
         "google-crc32c",
         "tqdm",
+        "vl-convert-python>=1.7",
     ],
     extras_require={
         "cuda": ["tensorflow[and-cuda]>=2.18"],
@@ -49,6 +53,8 @@ setup(
         "litert": ["ai-edge-litert"],
         "align": ["mtcnn>=1.0"],
         "test": ["pytest>=8", "pytest-xdist", "scikit-learn", "ruff", "mypy"],
+        # With Debian's chromium and chromium-driver.
+        "test-browser": ["selenium>=4.11"],
     },
     entry_points={
         "console_scripts": [
@@ -57,6 +63,7 @@ setup(
             "ekd-embed-teacher = ekd_tf.embed_teacher:run",
             "ekd-export = ekd_tf.export_model:run",
             "ekd-verify = ekd_tf.verify:run",
+            "ekd-report = ekd_tf.report:run",
         ]
     },
 )

@@ -10,6 +10,8 @@ from ekd_tf.run.quiet import use_onednn
 from ekd_tf.run.settings import Needs
 from ekd_tf.run.settings import setting
 
+_OUTPUT = Needs("--output", lambda settings: settings.output)
+
 
 @dataclasses.dataclass(frozen=True)
 class EvaluateSettings:
@@ -70,7 +72,18 @@ class EvaluateSettings:
         "alone and an interrupted one continues. Default: embeddings/ in --output.",
     )
     output: str | None = setting(
-        None, "Folder for report.md, and a JSON file and pictures per set."
+        None,
+        "Folder for report.html, one page for any browser, report.md, and a JSON file "
+        "and pictures per set.",
+    )
+    slices: str | None = setting(
+        None,
+        "CSV file of attributes by which report.html slices the images: a header, its "
+        "first column `identity` or `image` (ends of paths), then a line for each.",
+        needs=_OUTPUT,
+    )
+    report_images: bool = setting(
+        True, "Show pictures of the set's pairs in report.html.", needs=_OUTPUT
     )
     calibrate_fpr: float | None = setting(
         None,

@@ -43,7 +43,7 @@ def pytest_collection_modifyitems(config, items):
     config.hook.pytest_deselected(items=left)
     for item in items if not IS_KERAS_3 else ():
         marks = {mark.name for mark in item.iter_markers()}
-        if not marks & {"both_stacks", "keras2"}:
+        if not marks & {"both_stacks", "keras2", "browser"}:
             item.add_marker("slow")
 
 

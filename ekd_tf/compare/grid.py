@@ -111,9 +111,14 @@ class GridRun:
 
         "state" is finished, failed or not finished; "note" says why it failed and what
         else a reader must know, `note` first; "images_per_second" is the median over
-        the run and "seconds" the wall time of all its starts, or None.
+        the run, "ms_per_step" what a step takes at it, and "seconds" the wall time of
+        all its starts, or None.
         """
         speeds = self._logged("throughput/images_per_second")
+        speed = statistics.median(speeds) if speeds else None
+        batch = self.values.get("general_batch") or 0
+        balanced = self.values.get("balanced_identities") or 0
+        batch += balanced * self.values.get("images_per_identity", 0)
         cosines = self._logged("embedding/mean_cosine")
         state = "finished" if self.is_finished else "not finished"
         notes = [note] if note else []
@@ -131,7 +136,8 @@ class GridRun:
             "seed": self.seed,
             "state": state,
             "note": "; ".join(notes),
-            "images_per_second": statistics.median(speeds) if speeds else None,
+            "images_per_second": speed,
+            "ms_per_step": 1000 * batch / speed if speed and batch else None,
             "seconds": self._note()["seconds"] or None,
             "command": self.command,
         }

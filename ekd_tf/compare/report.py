@@ -20,6 +20,7 @@ from ekd_tf.evaluation.tables import format_table
 from ekd_tf.files.atomic import write_text
 from ekd_tf.files.user_text import printable
 from ekd_tf.metrics import format_fpr
+from ekd_tf.page import write_page
 
 # Shares below it, in %, are cut off, or one collapsed run would flatten all others.
 _LOWEST_SHARE = -50
@@ -34,6 +35,8 @@ def write_comparison(
     facts: dict,
 ) -> str:
     """Writes a comparison's `report.md`, which it returns, `report.json`, pictures.
+
+    And `report.html`, a page of the same figures.
 
     `comparisons` is one per set, `runs` the `GridRun.summary` of all runs, those
     without figures too, and `facts` what the figures depend on, name -> JSON-able
@@ -68,6 +71,7 @@ def write_comparison(
     }
     write_text(folder / "report.json", json.dumps(report, indent=2) + "\n")
     write_text(folder / "report.md", text)
+    write_page(folder, "Comparison of methods", facts, {"comparison": report})
     return text
 
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from ekd_tf import metrics
 from ekd_tf.evaluation import verification
+from ekd_tf.evaluation.allpairs import PairBlock
 from ekd_tf.evaluation.allpairs import PairBlocks
 from ekd_tf.evaluation.allpairs import check_labels
 from ekd_tf.evaluation.tables import format_table
@@ -119,7 +120,7 @@ def compare(
         rocs = [metrics.streamed_roc(b.scores, fprs) for b in blocks]
     points = list(zip(*(roc.points(fprs) for roc in rocs)))
     critical = [
-        _Critical(student.threshold, teacher.threshold, worst)
+        CriticalPairs(student.threshold, teacher.threshold, worst)
         if verification.is_measurable(teacher)
         else None
         for student, teacher, *_ in points
@@ -169,20 +170,21 @@ def _point(critical, student, teacher, baseline=None):
     )
 
 
-class _Critical:
+class CriticalPairs:
     """Counts critical pairs block by block and keeps the worst of each kind.
 
     `worst` holds `(-distance, (i, j), (teacher, student))`, sorted: rows decide ties.
     """
 
-    def __init__(self, student_threshold, teacher_threshold, keep):
+    def __init__(self, student_threshold: float, teacher_threshold: float, keep: int):
         # In float32 like the scores, or rounding would move pairs that tie.
-        self._thresholds = np.float32([teacher_threshold, student_threshold])
+        thresholds = [teacher_threshold, student_threshold]
+        self._thresholds = np.array(thresholds, np.float32)
         self._keep = keep
         self.worst = {"positive": [], "negative": []}
         self.counts = {"positive": 0, "negative": 0}
 
-    def update(self, student, block):
+    def update(self, student: np.ndarray, block: PairBlock) -> None:
         """Takes in the student's cosines `(r, c)` of a block of the teacher's."""
         of_teacher, of_student = self._thresholds
         critical = (block.cosine > of_teacher) != (student > of_student)

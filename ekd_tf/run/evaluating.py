@@ -24,6 +24,7 @@ from ekd_tf.evaluation import PairSetEvaluation
 from ekd_tf.evaluation import calibrate
 from ekd_tf.evaluation import check_calibration
 from ekd_tf.evaluation import is_of_one_model
+from ekd_tf.evaluation import read_calibration
 from ekd_tf.evaluation import write_calibration
 from ekd_tf.evaluation.calibration import CARD_FILE
 from ekd_tf.export.card import exported_files
@@ -32,6 +33,11 @@ from ekd_tf.files.atomic import write_text
 from ekd_tf.files.outputs import check_file
 from ekd_tf.files.outputs import make_folder
 from ekd_tf.metrics import ALL_SWITCHES
+from ekd_tf.page import Attributes
+from ekd_tf.page import deployment
+from ekd_tf.page import image_bytes
+from ekd_tf.page import set_section
+from ekd_tf.page import write_page
 from ekd_tf.run import evaluators
 from ekd_tf.run import factory
 from ekd_tf.run.data import sources_of_run
@@ -59,6 +65,10 @@ def evaluate_model(settings: Any, command: Sequence[str]) -> None:
         "progress": embedding_progress(settings.batch_size),
     }
     evaluations, source = _evaluations(settings)
+    attributes = Attributes(settings.slices) if settings.slices else None
+    if attributes is not None:
+        images = [getattr(evaluation, "source", None) for evaluation in evaluations]
+        attributes.check([each for each in images if each is not None])
     if settings.calibrate_fpr is not None:
         # What would fail after all evaluations.
         card = file_of_model(settings.model).with_name(CARD_FILE)
@@ -74,9 +84,10 @@ def evaluate_model(settings: Any, command: Sequence[str]) -> None:
         evaluators.make_source_embedder(settings.baseline, **arguments),
     )
     _say_ranges(settings, models, evaluations, source)
-    sections = []
+    sections, results = [], []
     for evaluation in evaluations:
         result = evaluation(models)
+        results.append(result)
         sections.append(result.section())
         _say(f"\n## {result.name}\n\n{result.report()}")
         if output is not None:
@@ -86,6 +97,10 @@ def evaluate_model(settings: Any, command: Sequence[str]) -> None:
         write_text(output / "report.md", "\n".join([*heading, *sections]))
     if settings.calibrate_fpr is not None:
         _calibrate(settings, models.student, source, arguments)
+    if output is not None:
+        facts = _facts(settings, source, command)
+        page = _page(settings, models, evaluations, results, attributes)
+        _say(f"\nWritten to {write_page(output, settings.model, facts, page)}")
 
 
 def _say(text):
@@ -169,6 +184,13 @@ def _say_ranges(settings, models, evaluations, source):
 
 
 def _heading(settings, source, command):
+    """Returns the first lines of the report."""
+    facts = _facts(settings, source, command)
+    facts["Command"] = f"`{facts['Command']}`"
+    return [f"# {settings.model}\n"] + [f"{k}: {v}\n" for k, v in facts.items()]
+
+
+def _facts(settings, source, command):
     """Returns what a report says of its models, images and making."""
     made = provenance(command)
     images = list(settings.eval_sets) or ([source.name] if source is not None else [])
@@ -177,13 +199,35 @@ def _heading(settings, source, command):
         "Teacher": settings.teacher,
         "Baseline": settings.baseline,
         "Data": "; ".join([*images, *settings.ijb]),
-        "Command": f"`{made['command']}`",
+        "Command": made["command"],
         "Date": made["date"],
         "ekd_tf": made["ekd_tf"],
     }
-    return [f"# {settings.model}\n"] + [
-        f"{name}: {value}\n" for name, value in facts.items() if value != "none"
+    return {name: value for name, value in facts.items() if value != "none"}
+
+
+def _page(settings, models, evaluations, results, attributes):
+    """Returns what the page shows."""
+    model_file = file_of_model(settings.model)
+    try:
+        calibration = read_calibration(model_file)
+    except ValueError as error:
+        logging.warning("The page has no calibrated threshold: %s", error)
+        calibration = None
+    most = image_bytes(len(evaluations)) if settings.report_images else 0
+    sets = [
+        set_section(
+            evaluation,
+            models,
+            result,
+            attributes,
+            calibration,
+            most,
+            settings.worst,
+        )
+        for evaluation, result in zip(evaluations, results)
     ]
+    return {"sets": sets, "deployment": deployment(model_file)}
 
 
 def _calibrate(settings, student, source, arguments):

@@ -22,6 +22,7 @@ def summary(method, state="finished", note=""):
         "state": state,
         "note": note,
         "images_per_second": 123.4,
+        "ms_per_step": 87.6,
         "seconds": 56.7,
         "command": f"train --x={method}",
     }

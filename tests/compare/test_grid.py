@@ -20,7 +20,8 @@ folder, ends = pathlib.Path(sys.argv[1]), sys.argv[2]
 def start():
     path = folder / "run.json"
     run = json.loads(path.read_text()) if path.exists() else {"starts": []}
-    run |= {"flags": {"steps": 4}, "seed": 0}
+    batch = {"general_batch": 4, "balanced_identities": 3, "images_per_identity": 2}
+    run |= {"flags": {"steps": 4, **batch}, "seed": 0}
     run["starts"].append({"changed": {}, "versions": {}, "commit": None})
     path.write_text(json.dumps(run))
 if ends != "mistake":
@@ -41,13 +42,15 @@ print("a line before", file=sys.stderr)
 sys.exit("ekd_tf.train: It collapsed, as " + ends)
 """
 
+BATCH = {"general_batch": 4, "balanced_identities": 3, "images_per_identity": 2}
+
 
 @pytest.fixture
 def make_run(tmp_path):
     def make(ends, steps=4):
         path = tmp_path / "ekd" / "seed0"
         arguments = (str(path), ends)
-        return GridRun("ekd", 0, path, {"steps": steps}, arguments)
+        return GridRun("ekd", 0, path, {"steps": steps, **BATCH}, arguments)
 
     return make
 
@@ -73,6 +76,8 @@ def test_a_finished_run_is_passed_over(make_run):
         "note": "collapsed: the mean cosine between images is 0.9950",
         # The median of 10, 20 and 90.
         "images_per_second": 20,
+        # 4 general rows and 3 x 2 balanced ones.
+        "ms_per_step": 500,
     }
     # One to be exported is not finished before it is.
     values = {**run.values, "export": True}

@@ -6,6 +6,7 @@ import time
 
 import pytest
 from commands import run
+from pages import data_of
 from pictures import write_people
 from toys import SIZE
 from toys import backbone
@@ -40,7 +41,12 @@ def report(folder):
         "--fprs=1e-1,1e-4",
         "--calibrate_fpr=0.1",
         f"--output={folder / 'out'}",
+        f"--slices={folder / 'attributes.csv'}",
     ]
+    lines = [
+        f"p{person},{'even' if person % 2 == 0 else 'odd'}" for person in range(10)
+    ]
+    (folder / "attributes.csv").write_text("\n".join(["identity,parity", *lines]))
     done = run("evaluate", *arguments)
     assert done.returncode == 0, done.stderr[-3000:]
     return folder, arguments, done
@@ -78,6 +84,35 @@ def test_writes_json_markdown_and_pictures(report):
     ):
         assert f"\n{line}" in text, text
     assert "Baseline" not in text
+
+
+def test_writes_a_page_of_the_figures(report):
+    folder, arguments, _ = report
+    page = data_of(folder / "out" / "report.html")
+    faces, toy, identification = page["sets"]
+    assert faces["name"] == "all_pairs" and "slider" not in identification
+    for found in (faces, toy):
+        of_json = json.loads((folder / "out" / f"{found['name']}.json").read_text())
+        student = of_json["student"]
+        expected = student.get("flip", student)
+        assert found["models"]["student"]["figures"] == expected
+    (parity,) = [each for each in faces["slices"] if each["name"] == "parity"]
+    assert [row["name"] for row in parity["rows"]] == ["even", "odd"]
+    # 15 images of 5 people: 105 pairs, of which 3 a person are positive.
+    assert parity["rows"][0]["pairs"] == [15, 90]
+    # Calibrated by the same command, of one image: its FPR here is the one asked for.
+    above, pairs = faces["calibration"]["above"], faces["calibration"]["pairs"]
+    assert pairs == [30, 405] and 30 < above[1] <= 40
+    assert "m.keras" in page["deployment"]["calibrations"]
+    assert faces["pictures"] and toy["pictures"]
+    out = folder / "without"
+    done = run(
+        "evaluate", *arguments[:3], "--noreport_images", f"--output={out}", "--worst=2"
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "data:image" not in (out / "report.html").read_text()
+    done = run("evaluate", *arguments[:3], f"--slices={folder / 'attributes.csv'}")
+    assert "has no effect without --output" in done.stderr
 
 
 def test_verifies_two_images_at_the_calibrated_threshold(report):

@@ -1,0 +1,135 @@
+"""What images are sliced by: quality, images of the identity, a user's attributes."""
+
+from __future__ import annotations
+
+import collections
+import csv
+import dataclasses
+import os
+from collections.abc import Sequence
+
+import numpy as np
+
+from ekd_tf.data import Source
+from ekd_tf.files.user_text import open_text
+
+# Of a column of words so many are slices of their own, the rest is one.
+_MOST_VALUES = 20
+_KEYS = ("identity", "image")
+
+
+@dataclasses.dataclass(frozen=True)
+class Column:
+    """A way to slice: `values[i]`, int `(n,)`, is of image i a place in `names`.
+
+    It is -1 where nothing is known of the image.
+    """
+
+    name: str
+    names: tuple[str, ...]
+    values: np.ndarray
+
+    @classmethod
+    def of_numbers(cls, name: str, numbers: np.ndarray) -> Column | None:
+        """Cuts finite numbers, NaN for unknown, into thirds, or few into each.
+
+        Returns None where all are alike.
+        """
+        numbers = np.asarray(numbers, np.float64)
+        known = np.isfinite(numbers)
+        distinct = np.unique(numbers[known])
+        if distinct.size < 2:
+            return None
+        if distinct.size <= 3:
+            edges, names = distinct[1:], [f"{value:g}" for value in distinct]
+        else:
+            edges = np.unique(np.quantile(numbers[known], [1 / 3, 2 / 3]))
+            edges = edges[edges > distinct[0]]
+            ends = [f"{edge:.3g}" for edge in edges]
+            names = [f"below {ends[0]}", *map("{} to {}".format, ends, ends[1:])]
+            names.append(f"{ends[-1]} and above")
+        values = np.searchsorted(edges, numbers, side="right")
+        return cls(name, tuple(names), np.where(known, values, -1))
+
+    @classmethod
+    def of_words(cls, name: str, words: Sequence[str | None]) -> Column | None:
+        """Makes a slice of each word; numbers of more than ten values are cut.
+
+        None and "" stand for unknown. Returns None where all are alike.
+        """
+        counts = collections.Counter(word for word in words if word)
+        if len(counts) > 10:
+            try:
+                return cls.of_numbers(
+                    name, np.array([float(w or "nan") for w in words])
+                )
+            except ValueError:
+                pass
+        if len(counts) < 2:
+            return None
+        common = [word for word, _ in counts.most_common(_MOST_VALUES)]
+        names = [*sorted(common), *(["all other values"] * (len(counts) > len(common)))]
+        place = {word: names.index(word) for word in common}
+        values = [place.get(word, len(common)) if word else -1 for word in words]
+        return cls(name, tuple(names), np.array(values))
+
+
+class Attributes:
+    """A user's CSV file of attributes: a header, then a line per identity or image.
+
+    Its first column is headed `identity`, with names of identities (of folders), or
+    `image`, with ends of paths (`ann/1.jpg`). Raises `ValueError` for another file.
+    """
+
+    def __init__(self, path: str | os.PathLike):
+        with open_text(path) as file:
+            rows = [row for row in csv.reader(file) if row]
+        self.path = os.fspath(path)
+        if not rows or rows[0][0] not in _KEYS or len(rows[0]) < 2:
+            raise ValueError(
+                f"{self.path} must begin with a line `identity,NAME,...` or "
+                f"`image,NAME,...`. Received: {','.join(sum(rows[:1], []))!r}"
+            )
+        self._key, *self._names = rows[0]
+        for row in rows[1:]:
+            if len(row) != len(rows[0]):
+                raise ValueError(
+                    f"{self.path}: a line must have {len(rows[0])} values. Received: "
+                    f"{','.join(row)}"
+                )
+        self._rows = {row[0]: row[1:] for row in rows[1:]}
+
+    def columns(self, source: Source) -> list[Column]:
+        """Returns the columns of a source's images; none where none is in the file."""
+        found = self._of_images(source)
+        if not any(found):
+            return []
+        columns = [
+            Column.of_words(name, [row[k] if row else None for row in found])
+            for k, name in enumerate(self._names)
+        ]
+        return [column for column in columns if column is not None]
+
+    def check(self, sources: Sequence[Source]) -> None:
+        """Raises `ValueError` where it names nothing of any of the sources."""
+        if not any(any(self._of_images(source)) for source in sources):
+            known = [
+                s.identity_names()[0] if self._key == "identity" else s.describe(0)
+                for s in sources
+            ]
+            raise ValueError(
+                f"`--slices={self.path}` names no {self._key} of the sets, whose first "
+                f"are {known}. Name them so, or give --eval_sets=NAME:folder:DIR"
+            )
+
+    def _of_images(self, source):
+        """Returns for each image its row of values or None."""
+        if self._key == "identity":
+            of_label = [self._rows.get(name) for name in source.identity_names()]
+            return [of_label[label] for label in source.labels]
+        return [self._of_path(source.describe(k)) for k in range(len(source))]
+
+    def _of_path(self, path):
+        parts = path.replace(os.sep, "/").split("/")
+        ends = ("/".join(parts[k:]) for k in range(len(parts)))
+        return next((self._rows[end] for end in ends if end in self._rows), None)

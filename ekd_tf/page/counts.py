@@ -1,0 +1,159 @@
+"""Counts of the pairs of a set for a page, in memory that does not grow with them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from collections.abc import Iterator
+from collections.abc import Sequence
+
+import numpy as np
+
+from ekd_tf.evaluation.allpairs import PairBlocks
+from ekd_tf.evaluation.verification import MIN_NEGATIVES
+from ekd_tf.page.columns import Column
+
+# A power of two: float32 cosines are compared with it without rounding.
+STEP = 1 / 1024
+# What is resampled is counted in so many groups at most: 8 MB a kind.
+_GROUPS = 500
+_NORMAL = 1.959964
+
+# (0 for positive and 1 for negative, rows, columns, scores), 1-D arrays.
+Pairs = Iterable[tuple[int, np.ndarray, np.ndarray, np.ndarray]]
+
+
+def labelled_pairs(blocks: PairBlocks) -> Iterator[tuple]:
+    """Yields all pairs of labelled images as `Pairs`, block by block."""
+    for block in blocks:
+        if block.positive is None:
+            rows = np.repeat(block.rows, len(block.columns))
+            columns = np.tile(block.columns, len(block.rows))
+            yield 1, rows, columns, block.cosine.reshape(-1)
+            continue
+        for kind, mask in enumerate((block.positive, block.negative)):
+            r, c = np.nonzero(mask)
+            yield kind, block.rows[r], block.columns[c], block.cosine[r, c]
+
+
+def given_pairs(cosines: np.ndarray, same: np.ndarray) -> Iterator[tuple]:
+    """Yields pairs of images 2i and 2i + 1 as `Pairs`."""
+    for kind, mask in enumerate((same, ~same)):
+        chosen = np.flatnonzero(mask)
+        yield kind, 2 * chosen, 2 * chosen + 1, cosines[chosen]
+
+
+class GridCounts:
+    """Counts pairs above each of many thresholds, with intervals and examples.
+
+    Args:
+        exact: Thresholds beside those of the grid from -1 to 1 in steps of `STEP`.
+        units: Int `(n,)`, of each image what is resampled: its identity, or its pair.
+        are_pairs: Whether units are pairs.
+    """
+
+    def __init__(self, exact: Sequence[float], units: np.ndarray, are_pairs: bool):
+        grid = np.arange(-1, 1 + STEP, STEP)
+        self.thresholds = np.unique(np.append(grid, np.asarray(exact, np.float64)))
+        self._groups = np.unique(units, return_inverse=True)[1].reshape(-1) % _GROUPS
+        # A negative pair of two identities weighs by both, any other by one unit.
+        self._weights = (0.5, 0.5 if are_pairs else 1.0)
+        cells = len(self.thresholds) + 1
+        self._ends = np.zeros((2, self._groups.max() + 1, cells), np.int64)
+        self._examples = np.full((2, cells, 2), -1, np.int64)
+        self._cosines = np.zeros((2, cells))
+
+    def add(
+        self, kind: int, rows: np.ndarray, columns: np.ndarray, scores: np.ndarray
+    ) -> None:
+        """Takes in one of `Pairs`."""
+        _, groups, cells = self._ends.shape
+        cell = np.searchsorted(self.thresholds.astype(scores.dtype), scores)
+        for side in (rows, columns):
+            found = np.bincount(self._groups[side] * cells + cell, None, groups * cells)
+            self._ends[kind] += found.reshape(groups, cells)
+        self._examples[kind, cell, 0] = rows
+        self._examples[kind, cell, 1] = columns
+        self._cosines[kind, cell] = scores
+
+    def above(self) -> np.ndarray:
+        """Returns the numbers of pairs above each threshold, int64 `(2, t)`."""
+        return self._above().sum(axis=1) // 2
+
+    def _above(self):
+        reverse = slice(None, None, -1)
+        return np.cumsum(self._ends[..., reverse], axis=2)[..., reverse][..., 1:]
+
+    def intervals(self) -> np.ndarray:
+        """Returns 95 % intervals of TPR and FPR at each threshold, `(2, t, 2)`.
+
+        Wilson's, of as many independent pairs as give the variance between units (the
+        delta method, the first order of resampling them). NaN where fewer than ten
+        pairs lie on one side.
+        """
+        ends, above = self._ends.sum(axis=2), self._above()
+        pairs, count = ends.sum(axis=1)[:, None] / 2, above.sum(axis=1) / 2
+        share = count / np.maximum(pairs, 1)
+        rest = above - share[:, None] * ends[:, :, None]
+        units = max(ends.shape[1], 2)
+        variance = np.square(rest).sum(axis=1) * np.square(self._weights)[:, None]
+        variance *= units / (units - 1) / np.maximum(pairs, 1) ** 2
+        with np.errstate(divide="ignore", invalid="ignore"):
+            size = np.minimum(share * (1 - share) / variance, pairs) / _NORMAL**2
+            centre = (share + 0.5 / size) / (1 + 1 / size)
+            half = np.sqrt(share * (1 - share) / size + 0.25 / size**2) / (1 + 1 / size)
+        found = np.stack([centre - half, centre + half], axis=2)
+        found[np.minimum(count, pairs - count) < MIN_NEGATIVES] = np.nan
+        return found
+
+    def examples(self, stops: np.ndarray, each: int) -> list[tuple]:
+        """Returns the `each` kept pairs of a kind nearest to every stop.
+
+        One pair of a kind is kept between two thresholds. `(kind, cosine, row,
+        column)`, each pair once, stop by stop.
+        """
+        found: dict[tuple, None] = {}
+        for stop in stops:
+            for kind, (pairs, cosines) in enumerate(zip(self._examples, self._cosines)):
+                held = np.flatnonzero(pairs[:, 0] >= 0)
+                near = held[np.argsort(np.abs(cosines[held] - stop), kind="stable")]
+                for k in near[:each]:
+                    found[(kind, float(cosines[k]), *pairs[k].tolist())] = None
+        return list(found)
+
+
+class SliceCounts:
+    """Counts pairs above a few thresholds by slices of the images.
+
+    A pair is of a slice where both images are; by `identity` every pair is counted at
+    each of its identities.
+    """
+
+    def __init__(
+        self,
+        thresholds: Sequence[float],
+        columns: Sequence[Column],
+        labels: np.ndarray | None,
+    ):
+        self._thresholds = [-np.inf, *thresholds]
+        self._columns, self._labels = columns, labels
+        # Of each column (threshold, kind, value); the first threshold has all pairs.
+        levels = len(self._thresholds)
+        self.of_columns = [np.zeros((levels, 2, len(c.names)), int) for c in columns]
+        identities = 0 if labels is None else int(labels.max()) + 1
+        self.of_identities = np.zeros((levels, 2, identities), int)
+
+    def add(
+        self, kind: int, rows: np.ndarray, columns: np.ndarray, scores: np.ndarray
+    ) -> None:
+        """Takes in one of `Pairs`."""
+        for level, threshold in enumerate(self._thresholds):
+            above = scores > np.asarray(threshold, scores.dtype)
+            left, right = rows[above], columns[above]
+            for counts, column in zip(self.of_columns, self._columns):
+                value = column.values[left]
+                value = value[(value == column.values[right]) & (value >= 0)]
+                counts[level, kind] += np.bincount(value, None, counts.shape[2])
+            if self._labels is not None:
+                counts = self.of_identities[level, kind]
+                for side in (left, right)[: 1 + kind]:
+                    counts += np.bincount(self._labels[side], None, counts.size)

@@ -1,0 +1,253 @@
+"""What a page shows of one evaluated set."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from ekd_tf import metrics
+from ekd_tf.evaluation import Calibration
+from ekd_tf.evaluation import LabelledEvaluation
+from ekd_tf.evaluation import Models
+from ekd_tf.evaluation import PairSetEvaluation
+from ekd_tf.evaluation import Result
+from ekd_tf.evaluation import VerificationReport
+from ekd_tf.evaluation.allpairs import PairBlocks
+from ekd_tf.evaluation.embed import WITH_MIRROR_IMAGE
+from ekd_tf.evaluation.embed import add_views
+from ekd_tf.evaluation.gap import CriticalPairs
+from ekd_tf.metrics import format_fpr
+from ekd_tf.page.columns import Attributes
+from ekd_tf.page.columns import Column
+from ekd_tf.page.counts import STEP
+from ekd_tf.page.counts import GridCounts
+from ekd_tf.page.counts import Pairs
+from ekd_tf.page.counts import SliceCounts
+from ekd_tf.page.counts import given_pairs
+from ekd_tf.page.counts import labelled_pairs
+from ekd_tf.page.faces import quality_columns
+from ekd_tf.page.faces import thumbnails
+
+# FPRs of the points of a curve, 40 a decade.
+_FPRS = 10.0 ** -(np.arange(240, -1, -1) / 40)
+# Pairs are shown near so many thresholds, of each kind so many, as pictures allow.
+_STOPS, _EACH = 80, 2
+# Identities of the lowest TPRs and as many of the highest FPRs, at each target FPR.
+_IDENTITIES = 25
+
+
+def set_section(
+    evaluation: Any,
+    models: Models,
+    result: Result,
+    attributes: Attributes | None = None,
+    calibration: Calibration | None = None,
+    image_bytes: int = 0,
+    worst: int = 10,
+) -> dict:
+    """Returns what the page shows of a set, as JSON can hold it.
+
+    Args:
+        evaluation, models, result: What was evaluated, by what, and what came of it.
+            Of other protocols than verification it has the text alone.
+        attributes: A user's columns to slice by.
+        calibration: Of the student's own file.
+        image_bytes: The most that pictures of pairs may take; 0: none.
+        worst: Critical pairs of each kind and direction.
+    """
+    section = {"name": result.name, "text": result.report()}
+    if not isinstance(evaluation, (LabelledEvaluation, PairSetEvaluation)):
+        return section
+    source, report = evaluation.source, result.student
+    pairs_of: Callable[[np.ndarray], Pairs] = _given(evaluation)
+    labels, units = None, np.arange(len(source)) // 2
+    columns = quality_columns(source) + (
+        attributes.columns(source) if attributes else []
+    )
+    if isinstance(evaluation, LabelledEvaluation):
+        pairs_of = _labelled(evaluation)
+        labels = units = source.labels
+        images = Column.of_numbers(
+            "images of the identity", np.bincount(labels)[labels]
+        )
+        columns += [images] if images else []
+    stops = {
+        format_fpr(fpr): float(threshold)
+        for fpr, threshold in report.thresholds.items()
+        if threshold is not None and np.isfinite(threshold)
+    }
+    embeddings = models.student(source)
+    grid = GridCounts(list(stops.values()), units, are_pairs=labels is None)
+    slices = SliceCounts(list(stops.values()), columns, labels)
+    for block in pairs_of(embeddings):
+        grid.add(*block)
+        slices.add(*block)
+    critical = None
+    if labels is not None and models.teacher is not None:
+        critical = _critical(models, source, embeddings, result, worst)
+    slider = _slider(grid, report)
+    return {
+        **section,
+        "view": models.student.view,
+        "models": {
+            name: {"figures": of_model.to_dict(), "curve": _curve(of_model.roc)}
+            for name, of_model in result.reports.items()
+        },
+        "slider": {**slider, "stops": stops, "step": STEP},
+        "critical": critical,
+        "slices": [
+            {"name": column.name, "rows": _rows(column.names, counts)}
+            for column, counts in zip(columns, slices.of_columns)
+        ],
+        "identities": labels is not None and _identities(source, slices.of_identities),
+        "calibration": calibration
+        and _calibrated(calibration, models, source, pairs_of),
+        **_pairs(grid, slider, stops, critical, source, image_bytes),
+    }
+
+
+def _labelled(evaluation):
+    return lambda rows: labelled_pairs(PairBlocks(rows, evaluation.source.labels))
+
+
+def _given(evaluation):
+    def pairs_of(embeddings):
+        distances = metrics.squared_distances(embeddings[::2], embeddings[1::2])
+        return given_pairs(1 - distances / 2, np.asarray(evaluation.pairs.issame, bool))
+
+    return pairs_of
+
+
+def _curve(roc):
+    """Returns `[fprs, tprs]`, the last point of a ROC within each of a grid of FPRs."""
+    fpr, tpr = roc.curve()
+    fprs = _FPRS[roc.num_negative * _FPRS >= 1 - 1e-9]
+    last = np.searchsorted(fpr, fprs * (1 + 1e-9), side="right") - 1
+    return [_short(fprs), _short(tpr[last])]
+
+
+def _slider(grid, report: VerificationReport):
+    """Returns counts and intervals between the least and the highest score."""
+    above = grid.above()
+    total = np.array([[report.num_positive], [report.num_negative]])
+    first = max(np.count_nonzero((above == total).all(axis=0)) - 1, 0)
+    last = above.shape[1] - np.count_nonzero(~above.any(axis=0)) + 1
+    tpr, fpr = (
+        [None if np.isnan(low) else _short([low, high]) for low, high in of_kind]
+        for of_kind in grid.intervals()[:, first:last]
+    )
+    return {
+        "thresholds": grid.thresholds[first:last].tolist(),
+        "positives": above[0, first:last].tolist(),
+        "negatives": above[1, first:last].tolist(),
+        "tpr_intervals": tpr,
+        "fpr_intervals": fpr,
+    }
+
+
+def _critical(models, source, embeddings, result, worst):
+    """Returns the critical pairs of either direction at the lowest measurable FPR."""
+    points = [point for point in result.gap.points if point.gap is not None]
+    point = min(points, key=lambda point: point.fpr, default=None)
+    if point is None:
+        return None
+    thresholds = point.student_threshold, point.teacher_threshold
+    found = {
+        right: CriticalPairs(*thresholds, worst) for right in ("teacher", "student")
+    }
+    of_teacher = PairBlocks(models.teacher(source), source.labels)
+    for student, teacher in zip(PairBlocks(embeddings, source.labels), of_teacher):
+        accepts = teacher.cosine > np.float32(thresholds[1])
+        positive, negative = teacher.positive, teacher.negative
+        if positive is None:
+            positive, negative = np.zeros_like(accepts), np.ones_like(accepts)
+        for right, pairs in found.items():
+            of_right = accepts if right == "teacher" else ~accepts
+            part = dataclasses.replace(
+                teacher, positive=positive & of_right, negative=negative & ~of_right
+            )
+            pairs.update(student.cosine, part)
+    return {
+        "fpr": format_fpr(point.fpr),
+        "thresholds": {"student": thresholds[0], "teacher": thresholds[1]},
+        "counts": {right: pairs.counts for right, pairs in found.items()},
+        "rows": [
+            {
+                "kind": kind,
+                "right": right,
+                "off": -off,
+                "pair": pair,
+                "cosines": cosines,
+            }
+            for right, pairs in found.items()
+            for kind, rows in pairs.worst.items()
+            for off, pair, cosines in rows
+        ],
+    }
+
+
+def _rows(names, counts):
+    """Returns of each slice the pairs of both kinds, and TPRs and FPRs at the stops."""
+    pairs = counts[0]
+    with np.errstate(invalid="ignore"):
+        rates = counts[1:] / pairs
+    return [
+        {
+            "name": name,
+            "pairs": pairs[:, k].tolist(),
+            "tpr": _short(rates[:, 0, k]),
+            "fpr": _short(rates[:, 1, k]),
+        }
+        for k, name in enumerate(names)
+    ]
+
+
+def _identities(source, counts):
+    """Returns the rows of identities that stand out at one of the stops."""
+    rows = _rows(source.identity_names(), counts)
+    chosen = {}
+    for rate, sign in (("tpr", 1), ("fpr", -1)):
+        for level in range(len(counts) - 1):
+            known = [row for row in rows if row[rate][level] is not None]
+            known.sort(key=lambda row: sign * row[rate][level])
+            chosen.update((row["name"], row) for row in known[:_IDENTITIES])
+    return {"of": len(rows), "each": _IDENTITIES, "rows": list(chosen.values())}
+
+
+def _calibrated(calibration, models, source, pairs_of):
+    """Returns a shipped threshold's figures here; None where it is of another view."""
+    views = models.student.views(source)
+    is_flip = calibration.view == WITH_MIRROR_IMAGE
+    if is_flip and views.shape[1] == 1:
+        return None
+    above, pairs = [0, 0], [0, 0]
+    for kind, _, _, scores in pairs_of(add_views(views if is_flip else views[:, :1])):
+        pairs[kind] += scores.size
+        above[kind] += int(np.count_nonzero(scores > calibration.threshold))
+    entry = {**dataclasses.asdict(calibration), "of": calibration.source}
+    return {"entry": entry, "pairs": pairs, "above": above}
+
+
+def _pairs(grid, slider, stops, critical, source, image_bytes):
+    """Returns the pairs near thresholds, pictures and names of all pairs shown."""
+    worst = [row["pair"] for row in critical["rows"]] if critical else []
+    near, pictures = [], {}
+    if image_bytes:
+        # In any order, so that pictures that do not fit are missing evenly.
+        ends = slider["thresholds"][0], slider["thresholds"][-1]
+        at = np.random.default_rng(0).permutation(np.linspace(*ends, _STOPS))
+        near = grid.examples(np.append(list(stops.values()), at), _EACH)
+        rows = np.array([*worst, *(pair[2:] for pair in near)], int).reshape(-1)
+        pictures = thumbnails(source, rows.tolist(), image_bytes)
+        near = [pair for pair in near if pair[2] in pictures and pair[3] in pictures]
+    rows = np.unique(np.array([*worst, *(pair[2:] for pair in near)], int)).tolist()
+    names = {row: source.describe(row) for row in rows}
+    return {"pairs": near, "pictures": pictures, "names": names}
+
+
+def _short(values):
+    """Returns numbers of five digits, None for what is not finite."""
+    return [float(f"{v:.5g}") if np.isfinite(v) else None for v in values]

@@ -1,0 +1,183 @@
+"""What a page shows of a set is what NumPy finds, pair by pair."""
+
+import base64
+import io
+import json
+import re
+
+import numpy as np
+import pytest
+from pages import Fixed
+from pages import data_of
+from PIL import Image
+
+from ekd_tf.data import PairSet
+from ekd_tf.evaluation import Calibration
+from ekd_tf.evaluation import Models
+from ekd_tf.evaluation import PairSetEvaluation
+from ekd_tf.evaluation.allpairs import PairBlocks
+from ekd_tf.page import set_section
+from ekd_tf.page import write_page
+from ekd_tf.page.columns import Column
+from ekd_tf.page.counts import GridCounts
+from ekd_tf.page.counts import SliceCounts
+from ekd_tf.page.counts import labelled_pairs
+
+
+def test_counts_at_every_threshold_are_exact(section, pairs):
+    slider = section["slider"]
+    for threshold, positives, negatives in zip(
+        slider["thresholds"], slider["positives"], slider["negatives"]
+    ):
+        above = pairs.cosine > np.float32(threshold)
+        assert (above & pairs.same).sum() == positives, threshold
+        assert (above & ~pairs.same).sum() == negatives, threshold
+    grid = [t for t in slider["thresholds"] if t not in slider["stops"].values()]
+    assert np.ptp(np.diff(grid)) == 0 and grid[1] - grid[0] == slider["step"]
+
+
+def test_figures_are_those_of_the_json(case, section, page):
+    (found,) = data_of(page)["sets"]
+    for name in ("student", "teacher"):
+        of_json = json.loads(json.dumps(case.result.document[name]))
+        assert found["models"][name]["figures"] == of_json
+    slider, student = found["slider"], case.result.document["student"]
+    # At 1e-4 too few negatives are allowed.
+    assert slider["stops"].keys() == {"1e-1", "1e-2"}
+    for fpr, threshold in slider["stops"].items():
+        assert threshold == student["thresholds"][fpr]
+        place = slider["thresholds"].index(threshold)
+        tpr = slider["positives"][place] / student["num_positive"]
+        assert tpr == student["tpr"][fpr]
+
+
+def test_intervals_are_those_of_resampled_identities(rng):
+    labels = np.repeat(np.arange(60), 6)
+    # Some people are hard: pairs of one are far from independent.
+    spread = rng.uniform(0.5, 2, 60)[labels, None]
+    rows = rng.normal(size=(60, 8))[labels] + spread * rng.normal(size=(360, 8))
+    grid = GridCounts([], labels, are_pairs=False)
+    rows = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    for block in labelled_pairs(PairBlocks(rows, labels, block_size=100)):
+        grid.add(*block)
+    place = np.searchsorted(grid.thresholds, 0.5)
+    above = np.triu(rows @ rows.T > 0.5, k=1)
+    same = labels[:, None] == labels
+    drawn = []
+    for _ in range(400):
+        times = np.bincount(rng.integers(0, 60, 60), minlength=60)[labels]
+        weights = np.where(same, times[:, None], times[:, None] * times)
+        weights = np.triu(weights, k=1)
+        kinds = [weights * same, weights * ~same]
+        drawn.append([(w * above).sum() / w.sum() for w in kinds])
+    expected = np.percentile(drawn, (2.5, 97.5), axis=0).T
+    found = grid.intervals()[:, place]
+    np.testing.assert_allclose(
+        np.ptp(found, axis=1), np.ptp(expected, axis=1), rtol=0.2
+    )
+    np.testing.assert_allclose(
+        found, expected, atol=0.3 * np.ptp(expected, axis=1).max()
+    )
+    # Below all scores every pair is above: there is no other side.
+    assert np.isnan(grid.intervals()[:, 0]).all()
+
+
+def test_slices_are_of_pairs_within_them(case, pairs):
+    values = np.arange(len(case.labels)) % 3 - 1
+    counts = SliceCounts([0.25], [Column("third", ("b", "c"), values)], case.labels)
+    for block in labelled_pairs(PairBlocks(case.models.student.rows, case.labels)):
+        counts.add(*block)
+    above = pairs.cosine > np.float32(0.25)
+    for level, chosen in enumerate((np.ones_like(above), above)):
+        for kind, of_kind in enumerate((pairs.same, ~pairs.same)):
+            for value in range(2):
+                inside = values[pairs.left] == value
+                inside &= values[pairs.right] == value
+                expected = (chosen & of_kind & inside).sum()
+                assert counts.of_columns[0][level, kind, value] == expected
+            for person in (0, 7):
+                ends = [case.labels[s] == person for s in (pairs.left, pairs.right)]
+                expected = (chosen & of_kind & (ends[0] | ends[1])).sum()
+                assert counts.of_identities[level, kind, person] == expected
+
+
+def test_critical_pairs_are_the_worst_of_either_direction(case, section, pairs):
+    critical = section["critical"]
+    thresholds = critical["thresholds"]
+    of_teacher = case.models.teacher.rows
+    of_teacher = (of_teacher @ of_teacher.T)[pairs.left, pairs.right]
+    above = [
+        of_teacher - np.float32(thresholds["teacher"]),
+        pairs.cosine - np.float32(thresholds["student"]),
+    ]
+    is_right = [(a > 0) == pairs.same for a in above]
+    for right, wins in (("teacher", 0), ("student", 1)):
+        for kind, of_kind in (("positive", pairs.same), ("negative", ~pairs.same)):
+            chosen = of_kind & is_right[wins] & ~is_right[1 - wins]
+            assert critical["counts"][right][kind] == chosen.sum()
+            off = np.sort(np.abs(above[0] - above[1])[chosen])[::-1][:10]
+            rows = [r for r in critical["rows"] if r["right"] == right]
+            rows = [r["off"] for r in rows if r["kind"] == kind]
+            np.testing.assert_allclose(rows, off, atol=1e-6)
+    # With a teacher this good only it is right of positive pairs, often.
+    assert critical["counts"]["teacher"]["positive"] > 20
+    (point,) = [p for p in case.result.gap.points if p.fpr == 1e-2]
+    shown = {tuple(row["pair"]) for row in critical["rows"]}
+    assert {*point.worst_positive, *point.worst_negative} <= shown
+
+
+def test_pictures_are_of_the_set_and_can_be_left_out(case, section, page, tmp_path):
+    assert {k for row in section["pairs"] for k in row[2:]} <= section[
+        "pictures"
+    ].keys()
+    for row, uri in list(section["pictures"].items())[:5]:
+        data = base64.b64decode(uri.partition("base64,")[2])
+        with Image.open(io.BytesIO(data)) as shown:
+            found = np.asarray(shown.resize((24, 24)), float)
+        with Image.open(io.BytesIO(case.source.files[row])) as stored:
+            assert np.abs(found - np.asarray(stored)).mean() < 12
+    less = set_section(case.evaluation, case.models, case.result, image_bytes=5000)
+    assert 0 < sum(map(len, less["pictures"].values())) <= 6000
+    without = set_section(case.evaluation, case.models, case.result)
+    path = write_page(tmp_path, "t", {}, {"sets": [without]})
+    assert "data:image" not in path.read_text() and "data:image" in page.read_text()
+
+
+def test_a_collapsed_model_has_a_page_too(case):
+    student = Fixed(np.ones_like(case.models.student.rows))
+    models = Models(student, case.models.teacher)
+    section = set_section(case.evaluation, models, case.evaluation(models))
+    slider = section["slider"]
+    assert slider["positives"][0] == 400 and slider["positives"][-1] == 0
+    assert slider["tpr_intervals"] == [None] * len(slider["thresholds"])
+
+
+def test_no_name_ends_the_data(page):
+    assert page.stat().st_size < 3_000_000
+    text = page.read_text()
+    assert text.count("<script") == text.count("</script>") == 3
+    assert "<img src=x" not in text and "&lt;img src=x" in text
+    assert "<!--" not in text and not re.search(r'(src|href)="?http', text)
+    assert data_of(page)["title"].startswith("</script><img")
+
+
+def test_given_pairs_and_a_shipped_threshold(case):
+    same = case.labels[::2] == case.labels[1::2]
+    assert 0 < same.sum() < same.size
+    evaluation = PairSetEvaluation(PairSet("toy", case.source, same), fprs=(0.5,))
+    models = Models(case.models.student)
+    calibration = Calibration(0.5, 0.2, None, 0.9, 100, "elsewhere")
+    result = evaluation(models)
+    section = set_section(evaluation, models, result, None, calibration, 10**5)
+    rows = case.models.student.rows.astype(np.float64)
+    cosine = (rows[::2] * rows[1::2]).sum(axis=1)
+    expected = [(cosine[kind] > 0.2).sum() for kind in (same, ~same)]
+    assert section["calibration"]["above"] == expected
+    assert section["calibration"]["pairs"] == [same.sum(), (~same).sum()]
+    assert section["critical"] is None and not section["identities"]
+    slider = section["slider"]
+    place = slider["thresholds"].index(slider["stops"]["5e-1"])
+    tpr = slider["positives"][place] / same.sum()
+    assert tpr == pytest.approx(result.student.tpr[0.5])
+    mirrored = Calibration(0.5, 0.2, None, 0.9, 9, "x", view="image and mirror image")
+    assert not set_section(evaluation, models, result, None, mirrored)["calibration"]
