@@ -144,12 +144,6 @@ def look_at_people(source, teacher, path, outliers):
     from ekd_tf.embedders import TeacherCache
     from ekd_tf.files.atomic import write_aside
 
-    if not teacher or not teacher.startswith("cache:"):
-        raise ValueError(
-            "--overlap and --outliers read the embeddings of a teacher: give "
-            "--teacher=cache:DIR, which python -m ekd_tf.embed_teacher "
-            f"--teacher=MODEL --data={source.name} --output=DIR writes"
-        )
     cache = TeacherCache(teacher.removeprefix("cache:"))
     find = find_outliers if outliers else find_overlap
     findings, least = find(source, cache)
@@ -309,6 +303,13 @@ def main(settings):
         raise ValueError("Give --verify, --overlap, --outliers, or --to and --output")
     if len(looks) > 1:
         raise ValueError(f"Give one of --{' and --'.join(looks)}: each writes a --list")
+    is_cache = (settings.teacher or "").startswith("cache:")
+    if (settings.overlap or settings.outliers) and not is_cache:
+        raise ValueError(
+            "--overlap and --outliers read the embeddings of a teacher: give "
+            "--teacher=cache:DIR, which python -m ekd_tf.embed_teacher "
+            f"--teacher=MODEL --data={settings.data} --output=DIR writes"
+        )
     if settings.to and not settings.output:
         raise ValueError(f"`--to={settings.to}` needs --output")
     if (settings.to == "pairs") != bool(settings.pairs):

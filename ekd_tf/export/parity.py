@@ -59,7 +59,7 @@ class ParityReport:
 class Verification:
     """Verification figures of one set of embeddings.
 
-    `tpr` and `threshold`, a cosine, are at FPR 1e-3, None where that is not measurable
+    `tpr` and `threshold`, a cosine, are at `fpr`, None where that is not measurable
     with so many negative pairs.
     """
 
@@ -67,6 +67,7 @@ class Verification:
     tpr: float | None
     threshold: float | None
     num_negative: int
+    fpr: float = GATED_FPR
 
 
 @dataclasses.dataclass(frozen=True)

@@ -103,8 +103,12 @@ def test_lists_images_of_strangers_and_draws_them(joined, tmp_path, capsys):
 
 def test_says_what_it_needs(joined, tmp_path):
     spec, _, teacher = joined
-    with pytest.raises(ValueError, match="--teacher=cache:DIR, which python -m ekd_tf"):
-        run(data=spec, overlap=True, teacher="t.onnx", list=str(tmp_path / "x"))
+    words = (
+        "--teacher=cache:DIR, which python -m .* --data=folder:.*/A\\+folder:.*/B --o"
+    )
+    for given in ("t.onnx", None):
+        with pytest.raises(ValueError, match=words):
+            run(data=spec, overlap=True, teacher=given, list=str(tmp_path / "x"))
     with pytest.raises(ValueError, match="Give one of --overlap and --outliers"):
         run(data=spec, overlap=True, outliers=True, teacher=teacher)
     few = write_faces(tmp_path / "few", {"p": 2, "q": 2})
