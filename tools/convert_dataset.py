@@ -115,10 +115,10 @@ def verify(source, path, min_images):
     from dataset_inspection import write_list
 
     from ekd_tf.files.atomic import write_aside
-    from ekd_tf.run.progress import ProgressLine
+    from ekd_tf.run.progress import begin_line
 
-    with contextlib.closing(ProgressLine(chunks(len(source)))) as line:
-        findings, turned = inspect_images(source, min_images, progress=line.update)
+    done = begin_line(source.name, len(source), "images")
+    findings, turned = inspect_images(source, min_images, progress=done)
     write_aside(pathlib.Path(path), lambda file: write_list(file, source, findings))
     counts = collections.Counter(finding.reason for finding in findings)
     dropped = len({finding.index for finding in findings})
@@ -168,10 +168,6 @@ def look_at_people(source, teacher, path, outliers):
         print(f"In {path}: take out lines of images to keep, then --drop={path}{merge}")
 
 
-def chunks(count):
-    return -(-count // CHUNK)
-
-
 def encoded(source, indices):
     """Reads images as files: drawn ones as PNG."""
     from PIL import Image
@@ -193,7 +189,7 @@ def encoded(source, indices):
     return files
 
 
-def convert(source, to, out, shards=16, drop=None, merge=None, stream=None):
+def convert(source, to, out, shards=16, drop=None, merge=None):
     """Writes the images of `source`, but those of the list `drop`, to the folder `out`.
 
     Returns how many there are, and how many of them an earlier try had written.
@@ -209,7 +205,7 @@ def convert(source, to, out, shards=16, drop=None, merge=None, stream=None):
     from ekd_tf.checks import check_range
     from ekd_tf.data.image_pixels import read_image
     from ekd_tf.data.source import number_identities
-    from ekd_tf.run.progress import ProgressLine
+    from ekd_tf.run.progress import begin_line
 
     kept = np.arange(len(source))
     if drop:
@@ -247,12 +243,12 @@ def convert(source, to, out, shards=16, drop=None, merge=None, stream=None):
     except ValueError as error:
         raise ValueError(f"{source.describe(int(kept[0]))}: {error}") from None
     done = writer.count
-    progress = ProgressLine(max(1, chunks(len(kept) - done)), stream=stream)
-    with contextlib.closing(writer), contextlib.closing(progress):
+    progress = begin_line(str(out), len(kept) - done, "images")
+    with contextlib.closing(writer):
         for start in range(done, len(kept), CHUNK):
             for image in encoded(source, kept[start : start + CHUNK]):
                 writer.add(image)
-            progress.update(min(CHUNK, len(kept) - start))
+            progress(min(CHUNK, len(kept) - start))
         writer.finish(size)
     (partial / PLAN_FILE).unlink()
     os.replace(partial, out)

@@ -104,7 +104,7 @@ def calibrate(
         raise ValueError("`flip` needs an embedder of mirror images. Received: without")
     views = embedder.views(source)
     rows = add_views(views if flip else views[:, :1])
-    blocks = PairBlocks(rows, source.labels)
+    blocks = PairBlocks(rows, source.labels, progress=embedder.progress)
     roc = metrics.streamed_roc(blocks.scores, [fpr])
     (point,) = roc.points([fpr])
     found = labelled_intervals(

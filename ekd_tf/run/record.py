@@ -26,6 +26,7 @@ from ekd_tf.run.logs import MetricsLog
 from ekd_tf.run.logs import draw_teacher
 from ekd_tf.run.progress import ProgressHook
 from ekd_tf.run.progress import ProgressLine
+from ekd_tf.run.progress import begin_line
 from ekd_tf.run.workdir import Workdir
 from ekd_tf.training.loop import Every
 from ekd_tf.training.loop import Hook
@@ -172,7 +173,9 @@ class Record:
     def _evaluation(self, progress):
         """Returns the function of a step that evaluates."""
         parts, reports = self.parts, self.workdir.reports
-        student = SourceEmbedder(parts.model.backbone, self.config.input_size)
+        student = SourceEmbedder(
+            parts.model.backbone, self.config.input_size, progress=begin_line
+        )
         # A teacher of which there is but a cache is asked of its own images alone.
         models = [
             Models(student, parts.teacher and parts.teacher.embedder_of(each.source))

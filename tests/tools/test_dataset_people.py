@@ -1,6 +1,5 @@
 """People listed twice and images of others, found by a teacher's cache."""
 
-import io
 import zlib
 
 import convert_dataset
@@ -73,14 +72,10 @@ def test_lists_people_of_both_sets_and_drops_or_merges_them(joined, tmp_path, ca
     details = {line[2].rpartition(",")[0] for line in lines}
     assert details == {"identity 24 is identity 3", "identity 7 is identity 25"}
     assert len(lines) == 4 + 6
-    convert_dataset.convert(
-        source, "recordio", tmp_path / "less", drop=found, stream=io.StringIO()
-    )
+    convert_dataset.convert(source, "recordio", tmp_path / "less", drop=found)
     less = factory.make_source(f"recordio:{tmp_path}/less")
     assert (len(less), less.num_identities) == (len(source) - 10, 25)
-    convert_dataset.convert(
-        source, "recordio", tmp_path / "one", merge=found, stream=io.StringIO()
-    )
+    convert_dataset.convert(source, "recordio", tmp_path / "one", merge=found)
     one = factory.make_source(f"recordio:{tmp_path}/one")
     assert (len(one), one.num_identities) == (len(source), 25)
     assert sorted(np.bincount(one.labels)) == [5] + [6] * 22 + [10, 14]
