@@ -13,6 +13,7 @@ from absl import logging
 from ekd_tf.evaluation import Models
 from ekd_tf.evaluation import SourceEmbedder
 from ekd_tf.run.assembly import Parts
+from ekd_tf.run.board import BoardHook
 from ekd_tf.run.checkpoints import CheckpointStore
 from ekd_tf.run.config import TrainConfig
 from ekd_tf.run.hooks import CollapseGuard
@@ -133,6 +134,7 @@ class Record:
         hooks = [
             # First, so that what the others do is in no trace.
             ProfileHook(self.workdir.path, profiled_steps(config.profile_steps)),
+            BoardHook(self.workdir.path, config, parts.figure_names()),
             ProgressHook(progress, parts.sampler.batch_size),
             UpdateGuard(
                 config.max_bad_steps,
