@@ -26,11 +26,16 @@ from ekd_tf.training.loop import Step
 
 # TensorBoard reads files in the order of their names: before the points.
 FILE = "about.tfevents"
-# Charts of what EKD logs, by a pattern of tags; runs with the same ones share them.
-_CHARTS = {
-    "Thresholds of teacher and student": "3 threshold/threshold/.+",
-    "Critical pairs of a batch": "5 distillation/critical/(positive|negative)$",
-}
+# Category, metrics in it and title of the chart: those with one title share a chart.
+_CHARTS = (
+    ("TPR of teacher and student", "(.+)/tpr_at_fpr_(.+)", "{0}, FPR {1}"),
+    (
+        "Thresholds of teacher and student",
+        "threshold/(?:student|teacher)/fpr_(.+)",
+        "FPR {0}",
+    ),
+    ("Critical pairs of teacher and student", "critical/(?:positive|negative)", "All"),
+)
 # What runs are compared over most: the HPARAMS page shows these first.
 _FIRST = ("distill", "head", "learning_rate", "model", "seed", "width")
 # How TensorBoard sorts and filters a setting, by its annotation; others are texts.
@@ -65,12 +70,14 @@ class BoardHook(Hook):
         if self._is_written:
             return
         self._is_written = True
-        name = str(self._config.workdir)
+        # The page joins runs of one name, and shows the beginning of it.
+        workdir = self._path.parent.absolute()
+        name = f"{workdir.name} in {workdir.parent}"
         summaries = [
             _experiment(self._config.best_metric.removeprefix("-"), self._figures),
             hparams.hparams_pb(_settings(self._config), trial_id=name),
         ]
-        layout = _layout([*step.scalars, *self._figures])
+        layout = _layout([*self._figures, *step.scalars])
         if layout.category:
             summaries.append(custom_scalar.pb(layout))
         now, event = time.time(), tf.compat.v1.Event
@@ -137,19 +144,21 @@ def _experiment(best, figures):
 
 
 def _layout(names):
-    """Returns charts of the curves that are looked at together, as far as there are."""
-    tags = [tensorboard_tag(name)[0] for name in names]
-    sets = dict.fromkeys(n.rpartition("/")[0] for n in names if "/tpr_at_fpr_" in n)
-    charts = {f"TPR on {name}": f"2 TPR/{re.escape(name)}/.+" for name in sets}
-    charts.update(_CHARTS)
-    category = layout_pb2.Category(
-        title="Teacher and student",
-        chart=[
-            layout_pb2.Chart(
-                title=title, multiline=layout_pb2.MultilineChartContent(tag=[pattern])
-            )
-            for title, pattern in charts.items()
-            if any(re.match(pattern, tag) for tag in tags)
-        ],
-    )
-    return layout_pb2.Layout(category=[category] if category.chart else [])
+    """Returns charts of the metrics that are looked at together, as far as there are.
+
+    Charts that several runs have are one, with the curves of all.
+    """
+    layout = layout_pb2.Layout()
+    for title, pattern, title_of_chart in _CHARTS:
+        charts: dict[str, list[str]] = {}
+        for name in names:
+            if match := re.fullmatch(pattern, name):
+                tags = charts.setdefault(title_of_chart.format(*match.groups()), [])
+                tags.append(re.escape(tensorboard_tag(name)[0]) + "$")
+        category = layout_pb2.Category(title=title)
+        for title_of, tags in charts.items():
+            lines = layout_pb2.MultilineChartContent(tag=sorted(tags))
+            category.chart.add(title=title_of, multiline=lines)
+        if charts:
+            layout.category.append(category)
+    return layout

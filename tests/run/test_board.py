@@ -40,10 +40,13 @@ def written(folder):
 
 
 def layout(value):
-    """Returns chart -> patterns of a layout, all in one category."""
+    """Returns (category, chart) -> patterns of a layout."""
     text = tf.make_ndarray(value.tensor).item()
-    (category,) = layout_pb2.Layout.FromString(text).category
-    return {chart.title: list(chart.multiline.tag) for chart in category.chart}
+    return {
+        (category.title.partition(" of ")[0], chart.title): list(chart.multiline.tag)
+        for category in layout_pb2.Layout.FromString(text).category
+        for chart in category.chart
+    }
 
 
 def experiment(values):
@@ -80,13 +83,13 @@ def test_curves_of_teacher_and_student_share_a_chart(make):
         for title, patterns in charts.items()
     }
     assert shown == {
-        "TPR on heldout": ["2 TPR/heldout/tpr_at_fpr_1e-1"],
-        "TPR on lfw": ["2 TPR/lfw/tpr_at_fpr_1e-1"],
-        "Thresholds of teacher and student": [
+        ("TPR", "heldout, FPR 1e-1"): ["2 TPR/heldout/tpr_at_fpr_1e-1"],
+        ("TPR", "lfw, FPR 1e-1"): ["2 TPR/lfw/tpr_at_fpr_1e-1"],
+        ("Thresholds", "FPR 1e-1"): [
             "3 threshold/threshold/student/fpr_1e-1",
             "3 threshold/threshold/teacher/fpr_1e-1",
         ],
-        "Critical pairs of a batch": [
+        ("Critical pairs", "All"): [
             "5 distillation/critical/negative",
             "5 distillation/critical/positive",
         ],
@@ -95,14 +98,16 @@ def test_curves_of_teacher_and_student_share_a_chart(make):
 
 def test_a_run_has_charts_of_its_own_curves_alone(make):
     charts = layout(make(["loss"])["custom_scalars__config__"])
-    assert charts.keys() == {"TPR on heldout", "TPR on lfw"}
+    assert charts.keys() == {
+        ("TPR", f"{name}, FPR 1e-1") for name in ("heldout", "lfw")
+    }
     assert "custom_scalars__config__" not in make(["loss"], [])
 
 
 def test_runs_compare_by_their_settings_and_figures(make, tmp_path):
     values = make(distill="ekd:100%", seed=3, eval_sets=("a:pairs:b",), epochs=2.5)
     start = session(values)
-    assert start.group_name == str(tmp_path)
+    assert start.group_name == f"{tmp_path.name} in {tmp_path.parent}"
     given = {name: value for name, value in start.hparams.items()}
     assert given["distill"].string_value == "ekd:100%"
     assert (given["seed"].number_value, given["epochs"].number_value) == (3, 2.5)
