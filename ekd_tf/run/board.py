@@ -20,6 +20,7 @@ from tensorboard.plugins.hparams import summary_v2 as hparams
 
 from ekd_tf.run.config import FREE
 from ekd_tf.run.config import TrainConfig
+from ekd_tf.run.logs import naming_tensorboard
 from ekd_tf.run.logs import tensorboard_tag
 from ekd_tf.training.loop import Hook
 from ekd_tf.training.loop import Step
@@ -87,22 +88,19 @@ class BoardHook(Hook):
             made = tf.compat.v1.Summary.FromString(summary.SerializeToString())
             events.append(event(wall_time=now, summary=made))
         aside = self._path.with_name("about.tmp")
-        with tf.io.TFRecordWriter(str(aside)) as writer:
-            for each in events:
-                writer.write(each.SerializeToString())
+        with naming_tensorboard(self._path.parent):
+            with tf.io.TFRecordWriter(str(aside)) as writer:
+                for each in events:
+                    writer.write(each.SerializeToString())
         os.replace(aside, self._path)
 
 
 def _settings(config):
-    """Returns the settings as the HPARAMS page takes them; those not given are ''."""
-    given = {n: v for n, v in config.to_record().items() if n not in FREE}
+    """Returns the settings that were given or have a default, for the HPARAMS page."""
     return {
-        name: ",".join(value)
-        if isinstance(value, list)
-        else ""
-        if value is None
-        else value
-        for name, value in given.items()
+        name: ",".join(value) if isinstance(value, list) else value
+        for name, value in config.to_record().items()
+        if name not in FREE and value is not None
     }
 
 
@@ -115,11 +113,12 @@ def _experiment(best, figures):
     infos = []
     for field in dataclasses.fields(TrainConfig):
         if field.name not in FREE:
+            kind = str(field.type).replace(" | None", "")
             infos.append(
                 api_pb2.HParamInfo(
                     name=field.name,
                     description=field.metadata["help"],
-                    type=_TYPES.get(field.type, api_pb2.DATA_TYPE_STRING),
+                    type=_TYPES.get(kind, api_pb2.DATA_TYPE_STRING),
                     differs=field.name in _FIRST,
                 )
             )

@@ -5,6 +5,7 @@ import re
 import pytest
 import tensorflow as tf
 from tensorboard.plugins.custom_scalar import layout_pb2
+from tensorboard.plugins.hparams import api_pb2
 from tensorboard.plugins.hparams import metadata
 
 from ekd_tf.run.board import FILE
@@ -113,10 +114,13 @@ def test_runs_compare_by_their_settings_and_figures(make, tmp_path):
     assert (given["seed"].number_value, given["epochs"].number_value) == (3, 2.5)
     assert given["flip"].bool_value is True
     # Not given, and of no effect on the arithmetic.
-    assert given["steps"].string_value == ""
-    assert not {"workdir", "log_every", "eval_sets"} & given.keys()
+    assert not {"steps", "workdir", "log_every", "eval_sets"} & given.keys()
     columns = experiment(values)
-    assert {info.name for info in columns.hparam_infos} == given.keys()
+    types = {info.name: info.type for info in columns.hparam_infos}
+    assert given.keys() < types.keys()
+    assert types["steps"] == types["learning_rate"] == api_pb2.DATA_TYPE_FLOAT64
+    assert types["flip"] == api_pb2.DATA_TYPE_BOOL
+    assert types["distill"] == api_pb2.DATA_TYPE_STRING
     assert all(info.description for info in columns.hparam_infos)
     first = {info.name for info in columns.hparam_infos if info.differs}
     assert "distill" in first and "momentum" not in first
