@@ -197,7 +197,7 @@ def _lengths(config, schedule, steps_per_epoch):
         steps, unit = max(1, math.ceil(config.epochs * steps_per_epoch)), "epochs"
     boundaries = [
         round(place * (1 if unit == "steps" else steps_per_epoch))
-        for place in factory.numbers("lr_milestones", config.lr_milestones)
+        for place in factory.numbers("--lr_milestones", config.lr_milestones)
     ]
     warmup_steps = config.warmup_steps
     if warmup_steps is None:

@@ -199,8 +199,8 @@ def make_losses(
         checks.check_choice("distill", name, tuple(LOSSES))
         if name in losses:
             raise ValueError(f"`--distill` names {name!r} twice. Received: {spec!r}")
-        of_loss = _weight(f"distill={name}", text)
         place = f"--distill={name}"
+        of_loss = _weight(place, text)
         make: Any = LOSSES[name]
         takes = set(inspect.signature(make).parameters)
         given = {key: value for key, value in of_run.items() if key in takes}

@@ -32,13 +32,13 @@ def build(strategy=None, **changes):
         ({"optimizer": "sgdd"}, "Did you mean 'sgd'"),
         (
             {"lr_milestones": ("soon",)},
-            "`lr_milestones` must be a number. Received: 'soon'",
+            "`--lr_milestones` must be a number. Received: 'soon'",
         ),
         (
             {"lr_milestones": ("3", "4")},
             "`--lr_milestones` must .*end .* step 4. Received: 3,4",
         ),
-        ({"lr_milestones": ("nan",)}, "`lr_milestones` must be a finite number"),
+        ({"lr_milestones": ("nan",)}, "`--lr_milestones` must be a finite number"),
         ({"steps": None, "epochs": -1.0}, r"`--epochs` must be in \(0, "),
         ({"lr_milestones": ("3", "2")}, "`--lr_milestones` must increase, in steps"),
         ({"lr_milestones": ("1",), "warmup_steps": 2}, "warm-up of 2 steps"),

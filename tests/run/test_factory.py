@@ -86,8 +86,8 @@ def test_says_what_is_wrong_with_a_source(spec, message):
         ("ekd:1,ekd:2", "names 'ekd' twice"),
         ("ekd:-1", r"must be in \(0, inf\)"),
         ("ekd:much", "must be a number. Received: 'much'"),
-        ("ekd:abc%", "`distill=ekd` must be a number. Received: 'abc'"),
-        ("ekd:0%", r"`distill=ekd \(%\)` must be in \(0, 1000.0\]"),
+        ("ekd:abc%", "`--distill=ekd` must be a number. Received: 'abc'"),
+        ("ekd:0%", r"`--distill=ekd \(%\)` must be in \(0, 1000.0\]"),
         ("ekd:1200%", r"must be in \(0, 1000.0\]. Received: .*=1200.0"),
     ],
 )
@@ -138,7 +138,10 @@ def test_words_behind_a_loss_are_its_arguments():
     [
         ("ekd:tempature=1", "`--distill=ekd:WORD` must be one of .*mean 'temperature'"),
         ("ekd:1:student_dim=4", "`--distill=ekd:WORD` must be one of"),
-        ("ekd:temperature", "`distill=ekd` must be a number. Received: 'temperature'"),
+        (
+            "ekd:temperature",
+            "`--distill=ekd` must be a number. Received: 'temperature'",
+        ),
         ("ekd:1:temperature", "`--distill=ekd:temperature` needs a value"),
         ("ekd:memory=1.5", "`--distill=ekd:memory` must be an integer"),
         ("ekd:threshold_gradient=no", "threshold_gradient` must be one of 'true'"),
@@ -149,7 +152,7 @@ def test_words_behind_a_loss_are_its_arguments():
         ),
         ("ekd:num_negatives=0", "`--distill=ekd:num_negatives` must be in"),
         ("ekd:temperature=inf", "`--distill=ekd:temperature` must be a finite number"),
-        ("ekd:nan", "`distill=ekd` must be a finite number"),
+        ("ekd:nan", "`--distill=ekd` must be a finite number"),
         ("cosine:1:scale=3", "`--distill=cosine` has no settings: leave out :scale=3"),
         (
             "ekd_reference:8:momentum=0.1",
