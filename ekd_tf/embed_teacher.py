@@ -77,7 +77,7 @@ def main(settings: EmbedSettings) -> None:
     from ekd_tf.run.embedding import write_cache
     from ekd_tf.run.evaluators import check_range_of_pixels
     from ekd_tf.run.evaluators import source_embedder
-    from ekd_tf.run.progress import embedding_progress
+    from ekd_tf.run.progress import begin_line
     from ekd_tf.training.strategy import grow_gpu_memory
 
     grow_gpu_memory()
@@ -122,7 +122,7 @@ def main(settings: EmbedSettings) -> None:
         augmentation,
         settings.batch_size,
         unreadable,
-        embedding_progress(settings.batch_size),
+        begin_line,
     )
     train = f"Train with --teacher=cache:{output}"
     if shard[1] > 1:

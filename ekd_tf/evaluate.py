@@ -121,7 +121,16 @@ def main(settings: EvaluateSettings) -> None:
 
 def run() -> None:
     """Entry point of the console script."""
-    command.run(main, "ekd_tf.evaluate", EvaluateSettings, required=["model"])
+    command.run(
+        main,
+        "ekd_tf.evaluate",
+        EvaluateSettings,
+        required=["model"],
+        resumes=lambda settings: (
+            bool(settings.cache or settings.output)
+            or "With --output or --cache the same command would continue it."
+        ),
+    )
 
 
 if __name__ == "__main__":

@@ -84,6 +84,7 @@ def main(settings: ExportSettings) -> None:
     from ekd_tf.run.data import sources_of_run
     from ekd_tf.run.data import unreadable_of
     from ekd_tf.run.factory import make_source
+    from ekd_tf.run.progress import begin_line
     from ekd_tf.run.provenance import provenance_of_run
 
     path = pathlib.Path(settings.model)
@@ -137,6 +138,7 @@ def main(settings: ExportSettings) -> None:
         int8_output=settings.int8_output,
         facts=facts,
         calibration=read_calibration(model_file(path)),
+        progress=begin_line,
     )
     lines = [report.to_table(), *report.notes, f"Written to {report.path}"]
     sys.stdout.write("\n".join(lines) + "\n")

@@ -261,7 +261,7 @@ def worked_off(names, settings, landmarks):
 
 def align_all(settings, landmarks):
     """Aligns what is not done yet; returns `(done before, written, left out)`."""
-    from ekd_tf.run.progress import ProgressLine
+    from ekd_tf.run.progress import begin_line
 
     names = photographs(settings.photos, landmarks)
     folder = make_folder("output", settings.output)
@@ -273,8 +273,7 @@ def align_all(settings, landmarks):
         if not todo:
             return len(names), 0, 0
         results = stack.enter_context(worked_off(todo, settings, landmarks))
-        line = ProgressLine(len(todo), unit="photographs")
-        stack.callback(line.close)
+        done = begin_line(str(settings.photos), len(todo), "photographs")
         for name, reason in results:
             if reason is None:
                 written += 1
@@ -282,7 +281,7 @@ def align_all(settings, landmarks):
                 left_out += 1
                 file.write(f"{one_line(name)}\t{one_line(reason)}\n")
                 file.flush()
-            line.update(1)
+            done(1)
     return len(names) - len(todo), written, left_out
 
 

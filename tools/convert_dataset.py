@@ -115,10 +115,10 @@ def verify(source, path, min_images):
     from dataset_inspection import write_list
 
     from ekd_tf.files.atomic import write_aside
-    from ekd_tf.run.progress import ProgressLine
+    from ekd_tf.run.progress import begin_line
 
-    with contextlib.closing(ProgressLine(chunks(len(source)))) as line:
-        findings, turned = inspect_images(source, min_images, progress=line.update)
+    done = begin_line(source.name, len(source), "images")
+    findings, turned = inspect_images(source, min_images, progress=done)
     write_aside(pathlib.Path(path), lambda file: write_list(file, source, findings))
     counts = collections.Counter(finding.reason for finding in findings)
     dropped = len({finding.index for finding in findings})
@@ -144,12 +144,6 @@ def look_at_people(source, teacher, path, outliers):
     from ekd_tf.embedders import TeacherCache
     from ekd_tf.files.atomic import write_aside
 
-    if not teacher or not teacher.startswith("cache:"):
-        raise ValueError(
-            "--overlap and --outliers read the embeddings of a teacher: give "
-            "--teacher=cache:DIR, which python -m ekd_tf.embed_teacher "
-            f"--teacher=MODEL --data={source.name} --output=DIR writes"
-        )
     cache = TeacherCache(teacher.removeprefix("cache:"))
     find = find_outliers if outliers else find_overlap
     findings, least = find(source, cache)
@@ -174,10 +168,6 @@ def look_at_people(source, teacher, path, outliers):
         print(f"In {path}: take out lines of images to keep, then --drop={path}{merge}")
 
 
-def chunks(count):
-    return -(-count // CHUNK)
-
-
 def encoded(source, indices):
     """Reads images as files: drawn ones as PNG."""
     from PIL import Image
@@ -199,7 +189,7 @@ def encoded(source, indices):
     return files
 
 
-def convert(source, to, out, shard_size=10_000, drop=None, merge=None, stream=None):
+def convert(source, to, out, shard_size=10_000, drop=None, merge=None):
     """Writes the images of `source`, but those of the list `drop`, to the folder `out`.
 
     Returns how many there are, and how many of them an earlier try had written.
@@ -214,7 +204,7 @@ def convert(source, to, out, shard_size=10_000, drop=None, merge=None, stream=No
 
     from ekd_tf.data.image_pixels import read_image
     from ekd_tf.data.source import number_identities
-    from ekd_tf.run.progress import ProgressLine
+    from ekd_tf.run.progress import begin_line
 
     kept = np.arange(len(source))
     if drop:
@@ -250,12 +240,12 @@ def convert(source, to, out, shard_size=10_000, drop=None, merge=None, stream=No
     except ValueError as error:
         raise ValueError(f"{source.describe(int(kept[0]))}: {error}") from None
     done = writer.count
-    progress = ProgressLine(max(1, chunks(len(kept) - done)), stream=stream)
-    with contextlib.closing(writer), contextlib.closing(progress):
+    progress = begin_line(str(out), len(kept) - done, "images")
+    with contextlib.closing(writer):
         for start in range(done, len(kept), CHUNK):
             for image in encoded(source, kept[start : start + CHUNK]):
                 writer.add(image)
-            progress.update(min(CHUNK, len(kept) - start))
+            progress(min(CHUNK, len(kept) - start))
         writer.finish(size)
     (partial / PLAN_FILE).unlink()
     os.replace(partial, out)
@@ -306,6 +296,13 @@ def main(settings):
         raise ValueError("Give --verify, --overlap, --outliers, or --to and --output")
     if len(looks) > 1:
         raise ValueError(f"Give one of --{' and --'.join(looks)}: each writes a --list")
+    is_cache = (settings.teacher or "").startswith("cache:")
+    if (settings.overlap or settings.outliers) and not is_cache:
+        raise ValueError(
+            "--overlap and --outliers read the embeddings of a teacher: give "
+            "--teacher=cache:DIR, which python -m ekd_tf.embed_teacher "
+            f"--teacher=MODEL --data={settings.data} --output=DIR writes"
+        )
     if settings.to and not settings.output:
         raise ValueError(f"`--to={settings.to}` needs --output")
     if (settings.to == "pairs") != bool(settings.pairs):

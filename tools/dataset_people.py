@@ -10,6 +10,7 @@ from dataset_inspection import Finding
 from ekd_tf.data import Source
 from ekd_tf.embedders import TeacherCache
 from ekd_tf.evaluation.embed import add_views
+from ekd_tf.run.progress import begin_line
 
 # Of the halves of one person, how many are less alike than two that are listed.
 MISSED = 0.05
@@ -34,10 +35,12 @@ class People:
 
     def chunks(self):
         """Yields the numbers of some images and their embeddings, float32."""
+        done = begin_line(self._source.name, len(self._source), "embeddings")
         for first in range(0, len(self._source), _CHUNK):
             numbers = np.arange(first, min(first + _CHUNK, len(self._source)))
             rows = self._cache.rows[self._positions[numbers]][:, : self._cache.plain]
             yield numbers, add_views(rows.astype(np.float32))
+            done(len(numbers))
 
     def sums(self, chosen=None) -> np.ndarray:
         """Sums the embeddings of each identity, float32, of all images or some."""

@@ -120,10 +120,20 @@ def differences(one: dict, other: dict) -> Iterator[tuple]:
     """Yields what it is, and both values, where two notes are of other caches."""
     for key, (words, name) in _IDENTITY.items():
         if one.get(key) != other.get(key):
-            was, now = one.get(name), other.get(name)
+            was, now = _words(one.get(name)), _words(other.get(name))
             # A name that stayed hides what changed below it.
             changed = "one whose files have changed since"
             yield words, was, changed if was == now else now
+
+
+def _words(value):
+    """Words the views of a note; whatever else it says is left as it is."""
+    if value is None:
+        return "none"
+    if isinstance(value, dict):
+        augment = value["augment"] and f" of --augment={value['augment']}"
+        return f"{value['count']}{augment} by --seed={value['seed']}"
+    return value
 
 
 def command(note: dict, folder: Any) -> str:

@@ -42,6 +42,7 @@ class EnsembleEmbedder(FrozenEmbedder):
             )
         self._models = list(models)
         self.name = "+".join(model.name for model in models)
+        self.runtime = " and ".join(dict.fromkeys(model.runtime for model in models))
         self.input_size = models[0].input_size
         self.traceable = all(model.traceable for model in models)
         self._averaged = self._are_of_one_space() if averaged is None else averaged

@@ -50,6 +50,9 @@ def open_embedder(spec: str) -> FrozenEmbedder:
     if len(parts) > 1:
         return EnsembleEmbedder([open_embedder(part) for part in parts])
     family, path, pixels = _split(spec)
+    # Of a pipe the readers of models would wait for a writer.
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise ValueError(f"{path} is no regular file")
     if "provider" in pixels and path.suffix != ".onnx":
         raise ValueError(
             f"`@{'`, `@'.join(PROVIDERS)}` choose what runs an .onnx file. Received: "
@@ -76,23 +79,31 @@ def split_model(spec: str) -> tuple[pathlib.Path, dict[str, Any]]:
     They are `low` and `high`, `color`, and `provider`.
     """
     pixels: dict[str, Any] = {}
+    given, path = spec, spec
     while True:
-        rest, _, word = spec.rpartition("@")
+        rest, _, word = path.rpartition("@")
         limits = _RANGE.fullmatch(word)
+        found: dict[str, Any] = {}
         if rest and limits:
             try:
-                pixels["low"], pixels["high"] = map(float, limits.groups())
+                found["low"], found["high"] = map(float, limits.groups())
             except ValueError:
                 raise ValueError(
-                    f"`model` must have numbers in `@LOW..HIGH`. Received: {spec!r}"
+                    f"`model` must have numbers in `@LOW..HIGH`. Received: {given!r}"
                 ) from None
         elif rest and word in COLORS:
-            pixels["color"] = word
+            found["color"] = word
         elif rest and word in PROVIDERS:
-            pixels["provider"] = word
+            found["provider"] = word
         else:
-            return pathlib.Path(spec), pixels
-        spec = rest
+            return pathlib.Path(path), pixels
+        if not pixels.keys().isdisjoint(found):
+            raise ValueError(
+                f"`model` must have one of a kind behind @. Received: {given!r}, which "
+                f"has @{word} and another like it"
+            )
+        pixels.update(found)
+        path = rest
 
 
 def in_other_ranges(spec: str) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from collections.abc import Iterator
 from collections.abc import Sequence
 
@@ -50,10 +51,15 @@ class PairBlocks:
         embeddings: Float array `(n, dim)`. Normalised here, into a float32 copy.
         labels: Integer array `(n,)`, identities.
         block_size: Images on either side of a block.
+        progress: As for `SourceEmbedder`, of each pass; the unit is pairs.
     """
 
     def __init__(
-        self, embeddings: np.ndarray, labels: np.ndarray, block_size: int = 1024
+        self,
+        embeddings: np.ndarray,
+        labels: np.ndarray,
+        block_size: int = 1024,
+        progress: Callable | None = None,
     ):
         labels = check_labels(labels, embeddings=embeddings)
         self._order = np.argsort(labels, kind="stable")
@@ -62,9 +68,12 @@ class PairBlocks:
         self._unit = unit[self._order]
         self._size = min(block_size, max(len(labels), 1))
         self._buffer = np.empty(self._size * self._size, np.float32)
+        self._progress = progress
 
     def __iter__(self) -> Iterator[PairBlock]:
-        count = len(self._labels)
+        count, done = len(self._labels), None
+        if self._progress:
+            done = self._progress("all pairs", count * (count - 1) // 2, "pairs")
         for top in range(0, count, self._size):
             rows = slice(top, min(top + self._size, count))
             for left in range(top, count, self._size):
@@ -78,6 +87,13 @@ class PairBlocks:
                     cosine,
                     *self._masks(rows, columns),
                 )
+                if done is not None:
+                    # Of a block on the diagonal half of the entries are pairs.
+                    height, width = shape
+                    pairs = (
+                        height * (height - 1) // 2 if top == left else height * width
+                    )
+                    done(pairs)
 
     def scores(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Yields `(positive_scores, negative_scores)` of each block."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 import os
 import pathlib
 
@@ -103,7 +104,7 @@ def calibrate(
         raise ValueError("`flip` needs an embedder of mirror images. Received: without")
     views = embedder.views(source)
     rows = add_views(views if flip else views[:, :1])
-    blocks = PairBlocks(rows, source.labels)
+    blocks = PairBlocks(rows, source.labels, progress=embedder.progress)
     roc = metrics.streamed_roc(blocks.scores, [fpr])
     (point,) = roc.points([fpr])
     found = labelled_intervals(
@@ -126,13 +127,21 @@ def check_calibration(source: Source, fpr: float) -> None:
     verification.check_two_kinds(source.labels)
     _, negatives = count_pairs(source.labels)
     if metrics.allowed_negatives(negatives, [fpr])[0] < verification.MIN_NEGATIVES:
-        least = verification.MIN_NEGATIVES / negatives
+        least = _least_fpr(negatives)
+        ask = f"ask for {metrics.format_fpr(least)} or more, or " if least < 1 else ""
         raise ValueError(
             f"`--calibrate_fpr={metrics.format_fpr(fpr)}` takes "
-            f"{verification.MIN_NEGATIVES / fpr:,.0f} pairs of different people, and "
-            f"there are {negatives:,}: ask for {least:.1g} or more, or give images of "
-            "more people"
+            f"{math.ceil(verification.MIN_NEGATIVES / fpr):,} pairs of different "
+            f"people, and there are {negatives:,}: {ask}give images of more people"
         )
+
+
+def _least_fpr(negatives):
+    """Returns the FPR that so many pairs allow, rounded up to two digits."""
+    least = verification.MIN_NEGATIVES / negatives
+    unit = 10.0 ** (math.floor(math.log10(least)) - 1)
+    # Read, not multiplied: the product may lie a bit below what is printed.
+    return float(f"{math.ceil(round(least / unit, 6)) * unit:.1e}")
 
 
 def is_of_one_model(

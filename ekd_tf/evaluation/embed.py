@@ -112,8 +112,9 @@ class SourceEmbedder:
             trained: nothing of it is kept.
         cache: Folder to keep what a fingerprinted model gave in, a `RowFile` per
             source; the next run goes on where an interrupted one ended. None: memory.
-        progress: Function of `(source name, images)` that returns a function of the
-            images done in a batch, called after each; None for silence.
+        progress: Function of a name, a number and its unit, such as `("lfw", 13_233,
+            "images")`, called where work begins. It returns a function of how many
+            are done, called after each batch or block. None for silence.
         unreadable: Counts the unreadable images, each of which is replaced by the next
             readable one of its identity. Default: none is allowed.
     """
@@ -136,7 +137,7 @@ class SourceEmbedder:
         self._embedder = Embedder(model, flip=flip, compiled=traceable)
         self.fingerprint = fingerprint
         self._folder = make_folder("cache", cache) if cache else None
-        self._progress = progress
+        self.progress = progress
         self._unreadable = unreadable or Unreadable()
         self._kept = {}
 
@@ -182,7 +183,7 @@ class SourceEmbedder:
 
     def _compute(self, source, first):
         left = len(source) - first
-        done = self._progress(source.name, left) if self._progress else None
+        done = self.progress(source.name, left, "images") if self.progress else None
         batches = self._batches(source, np.arange(first, len(source)))
         for views in self._embedder.views(batches):
             yield views

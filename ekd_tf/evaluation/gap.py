@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from collections.abc import Sequence
 
 import numpy as np
@@ -94,6 +95,7 @@ def compare(
     worst: int = 10,
     baseline_embeddings: np.ndarray | None = None,
     rocs: Sequence[metrics.ROC] | None = None,
+    progress: Callable | None = None,
 ) -> GapReport:
     """Compares teacher and student on all pairs of the same images.
 
@@ -106,6 +108,7 @@ def compare(
         baseline_embeddings: Those of a student trained without the teacher, or None.
         rocs: What `all_pairs_roc` gave for student, teacher and, if there is one,
             baseline at these FPRs, to save their passes. Default: computed here.
+        progress: As for `PairBlocks`.
     """
     models = {
         "student_embeddings": student_embeddings,
@@ -115,7 +118,12 @@ def compare(
         models["baseline_embeddings"] = baseline_embeddings
     labels = check_labels(labels, **models)
     verification.check_two_kinds(labels)
-    blocks = [PairBlocks(embeddings, labels) for embeddings in models.values()]
+    # The first goes ahead of the second: one line for both.
+    lines = [progress, *[None] * len(models)]
+    blocks = [
+        PairBlocks(embeddings, labels, progress=line)
+        for embeddings, line in zip(models.values(), lines)
+    ]
     if rocs is None:
         rocs = [metrics.streamed_roc(b.scores, fprs) for b in blocks]
     points = list(zip(*(roc.points(fprs) for roc in rocs)))

@@ -35,6 +35,9 @@ COLORS = (
 _DASHES: tuple[Any, ...] = ("-", "--", "-.", ":", (0, (6, 1, 1, 1, 1, 1)), (0, (1, 3)))
 _MARKERS = ("o", "s", "^", "D", "v", "x", "P", "*")
 _BINS = 100
+# How much larger letters and lines are in a picture of few curves: TensorBoard shows it
+# at half its size.
+_ZOOM, _FEW = 1.4, 3
 
 # In pixels: the side of a face, the place of a pair with its caption, the height of a
 # line of text above a group, and the margin.
@@ -60,7 +63,7 @@ def plot_roc(
     """
     arrays = {n: [np.asarray(a, np.float64) for a in c] for n, c in curves.items()}
     decades = _decades([fpr for fpr, _ in arrays.values()])
-    figure, axes = new_figure(title)
+    figure, axes = new_figure(title, _ZOOM if len(curves) <= _FEW else 1.0)
     lowest = 1.0
     for number, (name, (fpr, tpr)) in enumerate(arrays.items()):
         # Rising from 0 at the axis would draw a wall over it: only the last of the
@@ -101,7 +104,7 @@ def plot_similarities(
     everything = np.append(values, list(marks.values()))
     margin = max(0.02 * float(np.ptp(everything)), 0.02)
     edges = np.linspace(everything.min() - margin, everything.max() + margin, _BINS + 1)
-    figure, axes = new_figure(title)
+    figure, axes = new_figure(title, _ZOOM)
     labels, smallest, largest = [], 1.0, 0.0
     for kind, counts, color, hatch in (
         ("positive", roc.positives, COLORS[0], ""),
@@ -111,7 +114,7 @@ def plot_similarities(
         fractions = found / counts[-1]
         smallest = min(smallest, fractions[fractions > 0].min())
         largest = max(largest, fractions.max())
-        labels.append(f"{kind} pairs ({counts[-1]:,})")
+        labels.append(f"{kind} ({counts[-1]:,})")
         dashes = "--" if hatch else "-"
         axes.stairs(fractions, edges, color=color, ls=dashes, lw=1.6, label=labels[-1])
         area = axes.stairs(fractions, edges, fill=True, lw=0, alpha=0.25, hatch=hatch)
@@ -142,9 +145,12 @@ def line_style(number: int) -> dict:
     }
 
 
-def new_figure(title: str) -> tuple[Figure, Axes]:
-    """Returns a figure of the common size and its axes with a grid."""
-    figure = Figure(figsize=(7.2, 5.2), dpi=100, layout="constrained")
+def new_figure(title: str, zoom: float = 1.0) -> tuple[Figure, Axes]:
+    """Returns a figure of the common size in pixels and its axes with a grid.
+
+    Letters and lines in it are larger by `zoom`.
+    """
+    figure = Figure((7.2 / zoom, 5.2 / zoom), dpi=100 * zoom, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     axes.grid(True, which="major", color="0.8", linewidth=0.8)
@@ -157,7 +163,8 @@ def new_figure(title: str) -> tuple[Figure, Axes]:
 
 def legend_below(figure: Figure, names: Sequence[str]) -> None:
     """Puts the legend below the axes, where it can hide no curve."""
-    columns = max(1, min(len(names), 84 // (max(map(len, names)) + 10)))
+    letters = int(84 * figure.get_figwidth() / 7.2)
+    columns = max(1, min(len(names), letters // (max(map(len, names)) + 10)))
     figure.legend(loc="outside lower center", ncols=columns, handlelength=3.5)
 
 

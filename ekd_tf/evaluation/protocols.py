@@ -71,11 +71,11 @@ class LabelledEvaluation:
 
         With a teacher also the gap and the critical pairs on which the two differ most.
         """
-        labels = self.source.labels
+        labels, progress = self.source.labels, models.student.progress
         embeddings = {name: model(self.source) for name, model in models.items()}
         reports = {
             name: verification.verify_embeddings(
-                rows, labels, self.fprs, self.seed, self.replicates
+                rows, labels, self.fprs, self.seed, self.replicates, progress
             )
             for name, rows in embeddings.items()
         }
@@ -92,6 +92,7 @@ class LabelledEvaluation:
                 self.worst,
                 embeddings.get("baseline"),
                 rocs=[reports[name].roc for name in order],
+                progress=progress,
             )
             measured = [point for point in gap.points if point.gap is not None]
             for point in measured:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from collections.abc import Sequence
 
 import numpy as np
@@ -138,6 +139,7 @@ def verify_embeddings(
     fprs: Sequence[float] = DEFAULT_FPRS,
     seed: int = 0,
     replicates: int = 0,
+    progress: Callable | None = None,
 ) -> VerificationReport:
     """Measures verification of identities the model was not trained on.
 
@@ -153,13 +155,14 @@ def verify_embeddings(
         seed: Of the drawing.
         replicates: Resamples behind an interval: of folds for the accuracy, of
             identities for TPRs and thresholds. 0: no intervals.
+        progress: As for `PairBlocks`.
     """
     labels = check_labels(labels, embeddings=embeddings)
     embeddings = np.asarray(embeddings)
     each = check_drawable(labels)
     left, right, same = draw_pairs(labels, each, each, seed)
     distances = metrics.squared_distances(embeddings[left], embeddings[right])
-    blocks = PairBlocks(embeddings, labels)
+    blocks = PairBlocks(embeddings, labels, progress=progress)
     roc = metrics.streamed_roc(blocks.scores, fprs)
     intervals = {}
     if replicates:

@@ -9,6 +9,7 @@ import pathlib
 import re
 import shutil
 import tempfile
+from collections.abc import Callable
 from collections.abc import Iterator
 from collections.abc import Sequence
 
@@ -62,6 +63,7 @@ def export_student(
     int8_output: str = "float32",
     facts: dict | None = None,
     calibration: Calibration | None = None,
+    progress: Callable | None = None,
 ) -> ExportReport:
     """Exports a student as SavedModel and more and proves that they agree with it.
 
@@ -87,6 +89,7 @@ def export_student(
         labels: Integers `(n,)`, identities of `images`, to measure verification by.
         representative, int8_output: As for `convert_tflite`.
         facts, calibration: As for `make_card`.
+        progress: As for `SourceEmbedder`, of all images through all artefacts.
 
     Raises:
         FileExistsError: The version is there already.
@@ -111,14 +114,18 @@ def export_student(
     version = free_version(parent, version)
     final = parent / str(version)
     with staged(final) as target:
-        student = as_float32(model)
-        expected = parity.embed(student, images)
-        rebuild = _check_copy(model, expected, images, minimum_cosine)
+        student, done = as_float32(model), None
+        if progress:
+            # The model, its copy, the SavedModel and the formats.
+            done = progress("export", (3 + len(formats)) * len(images), "images")
+        expected = parity.embed(student, images, done=done)
+        received = parity.embed(model, images, done=done)
+        rebuild = _check_copy(model, expected, received, minimum_cosine)
         reference = parity.verification(expected, labels)
         artefacts, failed = [], []
 
         def measure(kind, embedder, path, size, **figures):
-            received = parity.embed(embedder, images)
+            received = parity.embed(embedder, images, done=done)
             if kind == "tflite_int8":
                 # It comes raw; what is compared is what a caller makes of it.
                 received = parity.unit(received)
@@ -216,7 +223,7 @@ def free_version(directory: pathlib.Path, version: int | None = None) -> int:
     return version
 
 
-def _check_copy(model, expected, images, minimum_cosine):
+def _check_copy(model, expected, received, minimum_cosine):
     """Returns the figures of the float32 copy; raises `ParityError` below its gate."""
     least = minimum_cosine
     if half_precision_layers(model):
@@ -224,7 +231,7 @@ def _check_copy(model, expected, images, minimum_cosine):
     elif least is None:
         least = parity.GATES["saved_model"].min_cosine
     name = "The float32 copy of the model"
-    report = parity.compare(parity.embed(model, images), parity.unit(expected), name)
+    report = parity.compare(received, parity.unit(expected), name)
     for sentence in parity.failures(name, report, parity.Gate(min_cosine=least)):
         raise ParityError(sentence, report)
     return report

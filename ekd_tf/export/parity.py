@@ -59,7 +59,7 @@ class ParityReport:
 class Verification:
     """Verification figures of one set of embeddings.
 
-    `tpr` and `threshold`, a cosine, are at FPR 1e-3, None where that is not measurable
+    `tpr` and `threshold`, a cosine, are at `fpr`, None where that is not measurable
     with so many negative pairs.
     """
 
@@ -67,6 +67,7 @@ class Verification:
     tpr: float | None
     threshold: float | None
     num_negative: int
+    fpr: float = GATED_FPR
 
 
 @dataclasses.dataclass(frozen=True)
@@ -227,17 +228,25 @@ def failures(
     ]
 
 
-def embed(model: Callable, images: np.ndarray, batch_size: int = 64) -> np.ndarray:
+def embed(
+    model: Callable,
+    images: np.ndarray,
+    batch_size: int = 64,
+    done: Callable[[int], None] | None = None,
+) -> np.ndarray:
     """Returns the embeddings in float64, a batch at a time to bound the memory.
 
-    `model` is a Keras model or an embedder.
+    `model` is a Keras model or an embedder; `done` is called with the number of images
+    of each batch.
     """
     # A layer of the network may have training as its default, and hand it on.
     arguments = {"training": False} if isinstance(model, keras.Model) else {}
-    starts = range(0, len(images), batch_size)
-    batches = [
-        np.asarray(model(images[i : i + batch_size], **arguments)) for i in starts
-    ]
+    batches = []
+    for start in range(0, len(images), batch_size):
+        batch = images[start : start + batch_size]
+        batches.append(np.asarray(model(batch, **arguments)))
+        if done is not None:
+            done(len(batch))
     return np.concatenate(batches).astype(np.float64)
 
 

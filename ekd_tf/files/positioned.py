@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import stat
 import weakref
 from collections.abc import Iterable
 
@@ -16,10 +17,25 @@ def unreadable(path: str | os.PathLike, error: OSError) -> ValueError:
     )
 
 
+def open_regular(path: str, flags: int = os.O_RDONLY | os.O_CLOEXEC) -> int:
+    """Returns a file's descriptor, as an `opener` of `open` does.
+
+    What is no regular file is an `OSError`: a pipe would wait for a writer for ever.
+    """
+    descriptor = os.open(path, flags | os.O_NONBLOCK)
+    mode = os.fstat(descriptor).st_mode
+    if not stat.S_ISREG(mode):
+        os.close(descriptor)
+        if stat.S_ISDIR(mode):
+            raise IsADirectoryError(0, "It is a directory, not a file", path)
+        raise OSError(0, "It is no regular file", path)
+    return descriptor
+
+
 def read_file(path: str) -> bytes:
     """Returns what a file holds; raises `OSError` where it cannot be read."""
     # Without a buffer: half the time.
-    with open(path, "rb", buffering=0) as file:
+    with open(path, "rb", buffering=0, opener=open_regular) as file:
         return file.read()
 
 
@@ -55,9 +71,7 @@ class PositionedFile:
     def __init__(self, path: str | os.PathLike):
         self.path = os.fspath(path)
         try:
-            if os.path.isdir(self.path):
-                raise IsADirectoryError(0, "It is a directory, not a file")
-            self._descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+            self._descriptor = open_regular(self.path)
             weakref.finalize(self, os.close, self._descriptor)
             status = os.fstat(self._descriptor)
         except OSError as error:

@@ -10,6 +10,7 @@ import keras
 import tensorflow as tf
 
 from ekd_tf.checks import check_choice
+from ekd_tf.checks import check_range
 from ekd_tf.data import Augmentation
 from ekd_tf.data import BatchSampler
 from ekd_tf.data import Source
@@ -192,10 +193,11 @@ def _lengths(config, schedule, steps_per_epoch):
         )
     steps, unit = config.steps, "steps"
     if steps is None:
+        check_range("--epochs", config.epochs, low=0, high=1e9, low_open=True)
         steps, unit = max(1, math.ceil(config.epochs * steps_per_epoch)), "epochs"
     boundaries = [
         round(place * (1 if unit == "steps" else steps_per_epoch))
-        for place in factory.numbers("lr_milestones", config.lr_milestones)
+        for place in factory.numbers("--lr_milestones", config.lr_milestones)
     ]
     warmup_steps = config.warmup_steps
     if warmup_steps is None:
@@ -285,6 +287,15 @@ def plan(
     if parts.model.head is not None:
         of_head = f"{config.head} x{config.margin_weight:g}, scale "
         of_head += f"{parts.model.head.scale:g}, on "
+    evaluates = []
+    if parts.evaluations:
+        every, when = config.evaluate_every, "at the end"
+        if every > parts.steps:
+            when += f" alone: --evaluate_every={every:,} is more than all steps"
+        elif every:
+            when = f"every {every:,} steps and {when}"
+        names = ", ".join(evaluation.name for evaluation in parts.evaluations)
+        evaluates = [f"evaluate  {names}; {when}"]
     return [
         f"train     {of(parts.train)}{resized}",
         f"held out  {of(parts.heldout) if parts.heldout is not None else of_heldout}",
@@ -297,5 +308,6 @@ def plan(
         f"{config.images_per_identity} balanced = {parts.sampler.batch_size} images "
         f"on {num_replicas} replica(s)",
         f"steps     {parts.steps:,}, from {start_step:,}",
+        *evaluates,
         f"workdir   {config.workdir}",
     ]

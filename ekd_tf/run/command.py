@@ -22,6 +22,7 @@ from ekd_tf.files.user_text import command_line
 from ekd_tf.run.interruption import RESUME_STATUS
 from ekd_tf.run.quiet import quiet_tensorflow
 from ekd_tf.run.settings import check_effects
+from ekd_tf.run.settings import check_finite
 
 # Flags are those of the module that calls, in `--help` too.
 flags.disclaim_key_flags()
@@ -114,7 +115,8 @@ def define_flags(kind: type, into: flags.FlagValues = flags.FLAGS) -> None:
 
 def read_flags(kind: type, parsed: flags.FlagValues = flags.FLAGS) -> Any:
     """Returns the settings that parsed flags describe."""
-    values = {name: parsed[name].value for name in _names(kind)}
+    # The ranges of absl's flags let NaN through.
+    values = {n: check_finite(f"--{n}", parsed[n].value) for n in _names(kind)}
     lists = {n: tuple(v) for n, v in values.items() if isinstance(v, list)}
     return kind(**{**values, **lists})
 
@@ -159,7 +161,8 @@ def run(
             defines its flags itself.
         required: Names of flags that must be given.
         resumes: Whether the same command continues where it was stopped, by status 75
-            in place of 130; or a function of the settings that says so.
+            in place of 130; or a function of the settings that says so, or in a
+            sentence what would make it continue.
         way_out: What the message says of images that cannot be read.
         takes_arguments: Whether `main` takes the list of the other arguments too.
     """
@@ -199,13 +202,14 @@ def run(
         app.run(start, argv=command_line(), flags_parser=parse_line)
     except KeyboardInterrupt:
         continues = resumes(*read_all()) if callable(resumes) else resumes
-        how = " The same command continues it." if continues else ""
-        sys.stderr.write(f"\n{name}: stopped by Ctrl-C.{how}\n")
+        how = {True: " The same command continues it.", False: ""}
+        said = how.get(continues, f" {continues}")
+        sys.stderr.write(f"\n{name}: stopped by Ctrl-C.{said}\n")
         sys.stdout.flush()
         sys.stderr.flush()
         # All contexts have been left. The interpreter's own end would wait for threads
         # of TensorFlow's input pipeline that wait for the interpreter.
-        os._exit(RESUME_STATUS if continues else STOPPED_STATUS)
+        os._exit(RESUME_STATUS if continues is True else STOPPED_STATUS)
 
 
 def explain(error: flags.Error, known: flags.FlagValues) -> str:

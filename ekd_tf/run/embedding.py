@@ -42,8 +42,7 @@ def write_cache(
         batch_size: Images per forward pass.
         unreadable: Counts the unreadable images, each of which is replaced by the next
             readable one of its identity. Default: none is allowed.
-        progress: Function of the source's name and the number of images left that
-            returns a function of the images done; None for silence.
+        progress: As for `SourceEmbedder`.
 
     Returns:
         The rows `(images, views, dim)` of the writer, mapped from its file.
@@ -67,7 +66,8 @@ def write_cache(
                 yield make_view(images, numbers, np.full(len(images), view))
 
     def compute(first):
-        done = progress(source.name, writer.images.stop - first) if progress else None
+        left = writer.images.stop - first
+        done = progress(source.name, left, "images") if progress else None
         rows = embedder.views(pixels(first))
         while of_batch := list(itertools.islice(rows, views)):
             yield np.concatenate(of_batch, axis=1)

@@ -42,7 +42,7 @@ from ekd_tf.run import evaluators
 from ekd_tf.run import factory
 from ekd_tf.run.data import sources_of_run
 from ekd_tf.run.data import unreadable_of
-from ekd_tf.run.progress import embedding_progress
+from ekd_tf.run.progress import begin_line
 from ekd_tf.run.provenance import provenance
 from ekd_tf.training.strategy import grow_gpu_memory
 
@@ -62,7 +62,7 @@ def evaluate_model(settings: Any, command: Sequence[str]) -> None:
         "flip": settings.flip,
         "batch_size": settings.batch_size,
         "cache": folder,
-        "progress": embedding_progress(settings.batch_size),
+        "progress": begin_line,
     }
     evaluations, source = _evaluations(settings)
     attributes = Attributes(settings.slices) if settings.slices else None

@@ -24,6 +24,7 @@ from ekd_tf.data import TFRecordFaces
 from ekd_tf.data import WebDatasetFaces
 from ekd_tf.data import read_tface
 from ekd_tf.data.unreadable import Unreadable
+from ekd_tf.files.positioned import open_regular
 from ekd_tf.heads import HEADS
 from ekd_tf.heads import MarginHead
 from ekd_tf.losses import LOSSES
@@ -83,6 +84,11 @@ def make_source(
         return JoinedSources([make_source(p, cache_dir, unreadable) for p in parts])
     kind, _, rest = spec.partition(":")
     checks.check_choice("data", kind, SOURCES)
+    if kind != "synthetic" and not rest.partition(",")[0]:
+        raise ValueError(
+            f"`--data={kind}:` names no images: give {kind}:"
+            f"{'NAME' if kind == 'hf' else 'PATH'}. Received: {spec!r}"
+        )
     if kind == "recordio":
         return RecordIOFaces(rest, cache_dir, unreadable)
     if kind == "tfrecord":
@@ -193,8 +199,8 @@ def make_losses(
         checks.check_choice("distill", name, tuple(LOSSES))
         if name in losses:
             raise ValueError(f"`--distill` names {name!r} twice. Received: {spec!r}")
-        of_loss = _weight(f"distill={name}", text)
         place = f"--distill={name}"
+        of_loss = _weight(place, text)
         make: Any = LOSSES[name]
         takes = set(inspect.signature(make).parameters)
         given = {key: value for key, value in of_run.items() if key in takes}
@@ -211,9 +217,12 @@ def make_losses(
         of_miner = settings_of(PairMiner) if "miner" in takes else {}
         arguments = read_words(place, words, {**settings, **of_miner})
         mined_by: Any = {k: arguments.pop(k) for k in of_miner if k in arguments}
-        if mined_by:
-            given["miner"] = PairMiner(**mined_by)
-        losses[name] = make(**given, **arguments), of_loss
+        with checks.flag_words(
+            **{k: f"{place[2:]}:{k}" for k in (*settings, *of_miner)}
+        ):
+            if mined_by:
+                given["miner"] = PairMiner(**mined_by)
+            losses[name] = make(**given, **arguments), of_loss
     return losses
 
 
@@ -224,7 +233,8 @@ def load_centres(path: str, num_identities: int, teacher_dim: int) -> np.ndarray
         ValueError: The `.npy` file is missing, is no such array, or of other sizes.
     """
     try:
-        centres = np.load(path, allow_pickle=False)
+        with open(path, "rb", opener=open_regular) as file:
+            centres = np.load(file, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
         raise ValueError(
             f"`--teacher_centres={path}` cannot be read: {error}"

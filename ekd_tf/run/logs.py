@@ -120,7 +120,7 @@ class MetricsLog:
         """Writes uint8 RGB images `(height, width, 3)`, by name, to TensorBoard."""
         for name, image in images.items():
             with self._points(step):
-                tf.summary.image(name, image[None])
+                tf.summary.image(f"7 pictures/{name}", image[None])
 
     def flush(self) -> None:
         """Waits until all lines are on disk; call it before saving a checkpoint."""

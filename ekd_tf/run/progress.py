@@ -1,9 +1,8 @@
-"""One line that says how far a run is, how fast, and what it loses."""
+"""One line that says how far a run or other long work is, and how fast."""
 
 from __future__ import annotations
 
 import collections
-import math
 import sys
 import time
 from collections.abc import Callable
@@ -25,7 +24,9 @@ class ProgressLine(tqdm):
 
     On a terminal tqdm draws the line in place; a file or a pipe gets the first line,
     one a minute and the last. Terms may be tensors: they are read only when a line is
-    drawn, so updates in between do not wait for the device.
+    drawn, so updates in between do not wait for the device. With a `name`, which it
+    ends with, it is of work that may be short: it begins after a second, in a file
+    after a minute.
     """
 
     # No thread beside TensorFlow's.
@@ -37,10 +38,12 @@ class ProgressLine(tqdm):
         unit: str = "images",
         stream: TextIO | None = None,
         initial_step: int = 0,
+        name: str = "",
     ):
         stream = stream or sys.stderr
         self._is_terminal = stream.isatty()
         self._is_drawn = False
+        self._name = name
         self._terms: dict[str, Any] = {}
         self._shown_rates: tuple[float, float] | None = None
         self._count = 0
@@ -54,11 +57,11 @@ class ProgressLine(tqdm):
             mininterval=0.1 if self._is_terminal else 60,
             miniters=1,
             # Above 0: nothing is drawn before the first update.
-            delay=1e-9,
+            delay=1 if name else 1e-9,
             dynamic_ncols=self._is_terminal,
             position=0,
             bar_format=("{bar:10} " if self._is_terminal else "")
-            + "{n}/{total}  {speed}ETA {remaining}{terms}",
+            + "{n}/{total}  {speed}ETA {remaining}{terms}{name}",
         )
 
     @property
@@ -77,14 +80,20 @@ class ProgressLine(tqdm):
         steps, units, seconds = np.subtract(self._marks[-1], self._marks[0])
         return float(steps / seconds), float(units / seconds)
 
-    def update(self, count: int = 1, terms: dict[str, Any] | None = None) -> None:
-        """Notes one more update, of so many units over all replicas, and its terms."""
+    def update(
+        self, count: int = 1, terms: dict[str, Any] | None = None, steps: int = 1
+    ) -> None:
+        """Notes one more update, of so many units over all replicas, and its terms.
+
+        It is one of the steps that are counted to the total, or several.
+        """
         self._count += count
-        self._marks.append((self.n + 1, self._count, time.monotonic()))
+        self._marks.append((self.n + steps, self._count, time.monotonic()))
         self._terms = terms or {}
         self._shown_rates = self._rates() or self._shown_rates
-        drawn = super().update()
-        if not drawn and (self.n == self.total or not self._is_drawn):
+        drawn = super().update(steps)
+        ends = self.n == self.total if self._is_drawn else not self._name
+        if ends and not drawn:
             self.refresh()
 
     def pause(self) -> None:
@@ -100,7 +109,8 @@ class ProgressLine(tqdm):
         return {
             **super().format_dict,
             "rate": rate,
-            "speed": f"{units:.0f} {self.unit}/s  " if rate else "",
+            "speed": f"{_rounded(units)} {self.unit}/s  " if rate else "",
+            "name": self._name and f"  {self._name}",
             "terms": "".join(f"  {k} {float(v):.4g}" for k, v in self._terms.items()),
         }
 
@@ -140,20 +150,23 @@ class ProgressHook(Hook):
         self._line.update(self._count, {name: scalars[name] for name in names})
 
 
-def embedding_progress(batch_size: int) -> Callable[[str, int], Callable[[int], None]]:
-    """Returns the `progress` of a `SourceEmbedder`: a line for each source."""
+def begin_line(
+    name: str, count: int, unit: str, stream: TextIO | None = None
+) -> Callable[[int], None]:
+    """Begins a line for work on so many units; returns what notes those just done.
 
-    def begin(name, images):
-        line = ProgressLine(max(math.ceil(images / batch_size), 1))
-        sys.stderr.write(f"{name}: {images:,} images\n")
-        left = [images]
+    It ends when all are. What is below this room takes this function as `progress`.
+    """
+    line = ProgressLine(max(count, 1), unit, stream, name=name)
 
-        def done(count):
-            line.update(count)
-            left[0] -= count
-            if not left[0]:
-                line.close()
+    def done(number):
+        line.update(number, steps=number)
+        if line.n >= count:
+            line.close()
 
-        return done
+    return done
 
-    return begin
+
+def _rounded(rate):
+    """Words a rate: whole, unless it is small."""
+    return f"{rate:,.0f}" if rate >= 10 else f"{rate:.2g}"

@@ -13,6 +13,7 @@ from absl import logging
 from ekd_tf.evaluation import Models
 from ekd_tf.evaluation import SourceEmbedder
 from ekd_tf.run.assembly import Parts
+from ekd_tf.run.board import BoardHook
 from ekd_tf.run.checkpoints import CheckpointStore
 from ekd_tf.run.config import TrainConfig
 from ekd_tf.run.hooks import CollapseGuard
@@ -26,6 +27,7 @@ from ekd_tf.run.logs import MetricsLog
 from ekd_tf.run.logs import draw_teacher
 from ekd_tf.run.progress import ProgressHook
 from ekd_tf.run.progress import ProgressLine
+from ekd_tf.run.progress import begin_line
 from ekd_tf.run.workdir import Workdir
 from ekd_tf.training.loop import Every
 from ekd_tf.training.loop import Hook
@@ -132,6 +134,7 @@ class Record:
         hooks = [
             # First, so that what the others do is in no trace.
             ProfileHook(self.workdir.path, profiled_steps(config.profile_steps)),
+            BoardHook(self.workdir.path, config, parts.figure_names()),
             ProgressHook(progress, parts.sampler.batch_size),
             UpdateGuard(
                 config.max_bad_steps,
@@ -172,7 +175,9 @@ class Record:
     def _evaluation(self, progress):
         """Returns the function of a step that evaluates."""
         parts, reports = self.parts, self.workdir.reports
-        student = SourceEmbedder(parts.model.backbone, self.config.input_size)
+        student = SourceEmbedder(
+            parts.model.backbone, self.config.input_size, progress=begin_line
+        )
         # A teacher of which there is but a cache is asked of its own images alone.
         models = [
             Models(student, parts.teacher and parts.teacher.embedder_of(each.source))

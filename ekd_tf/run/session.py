@@ -28,6 +28,7 @@ from ekd_tf.run.evaluators import check_range_of_pixels
 from ekd_tf.run.interruption import Interrupted
 from ekd_tf.run.interruption import Termination
 from ekd_tf.run.progress import ProgressLine
+from ekd_tf.run.progress import begin_line
 from ekd_tf.run.provenance import package_versions
 from ekd_tf.run.provenance import provenance_of_run
 from ekd_tf.run.record import BestMetric
@@ -239,6 +240,7 @@ def _export(config, workdir, parts, command):
         images,
         name=re.sub(r"[^\w.-]", "_", parts.model.backbone.name),
         facts=provenance_of_run(config.to_record(), words),
+        progress=begin_line,
     )
     text = json.dumps(report.to_dict(), indent=2) + "\n"
     write_text(workdir.reports / EXPORT_REPORT, text)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import math
 from collections.abc import Callable
 from collections.abc import Iterable
 from typing import Any
@@ -133,6 +134,8 @@ def read_words(place: str, words: Iterable[str], settings: dict) -> dict[str, ob
     arguments = {}
     for word in words:
         name, _, text = word.partition("=")
+        if not settings:
+            raise ValueError(f"`{place}` has no settings: leave out :{word}")
         checks.check_choice(f"{place}:WORD", name, tuple(settings))
         if not text:
             raise ValueError(f"`{place}:{name}` needs a value: {name}=VALUE")
@@ -157,8 +160,15 @@ def integer(name: str, text: str) -> int:
 
 
 def number(name: str, text: str) -> float:
-    """Reads a number, or raises a `ValueError` that names it."""
-    return _number(float, "a number", name, text)
+    """Reads a finite number, or raises a `ValueError` that names it."""
+    return check_finite(name, _number(float, "a number", name, text))
+
+
+def check_finite(name: str, value: Any) -> Any:
+    """Returns `value`, or raises `ValueError` if it is a float of no size."""
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"`{name}` must be a finite number. Received: {value}")
+    return value
 
 
 def _number(kind, wanted, name, text):

@@ -25,6 +25,7 @@ from ekd_tf.embedders import open_embedder
 from ekd_tf.evaluation.embed import add_views
 from ekd_tf.run.config import CACHE
 from ekd_tf.run.evaluators import source_embedder
+from ekd_tf.run.progress import begin_line
 
 
 class RunTeacher:
@@ -77,7 +78,7 @@ class OnlineTeacher(RunTeacher):
         self.in_step = model.traced()
         self._model = model
         # Frozen: what an evaluation asks for is embedded once and remembered.
-        self._embedder = source_embedder(model)
+        self._embedder = source_embedder(model, progress=begin_line)
 
     def image_size(self, student_size: int) -> int | None:
         return None if self.input_size == student_size else self.input_size

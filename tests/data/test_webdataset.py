@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import tarfile
 
 import numpy as np
@@ -50,6 +51,12 @@ def test_reads_shards_in_any_order(root):
     some = WebDatasetFaces(f"{root}/faces-{{0001..0002}}.tar")
     assert some.read([0]) == [image(4)] and len(some) == 3
     assert len(WebDatasetFaces(root / "faces-0000.tar")) == 4
+
+
+def test_a_pipe_is_no_shard(tmp_path):
+    os.mkfifo(tmp_path / "faces-0000.tar")
+    with pytest.raises(ValueError, match="faces-0000.tar: It is no regular file"):
+        WebDatasetFaces(tmp_path)
 
 
 def test_the_index_is_kept_until_a_shard_changes(root, monkeypatch):

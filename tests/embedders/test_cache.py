@@ -147,7 +147,10 @@ def test_a_folder_of_another_cache_is_not_touched(tmp_path):
         ),
         ({"dtype": "float16"}, r"another dtype \(float32, now float16\)"),
         ({"views": 1}, "another number of views"),
-        ({"drawn": {"count": 2}}, "another drawn views"),
+        (
+            {"drawn": {"count": 2, "seed": 3, "augment": "crop:4"}},
+            r"another drawn views \(none, now 2 of --augment=crop:4 by --seed=3\)",
+        ),
         ({"input_size": 24}, "another input size of the teacher"),
     ):
         for make in (write, interrupt):

@@ -63,6 +63,14 @@ def test_cosines_of_others_are_the_mean_of_theirs(images, traceable, dim):
     np.testing.assert_allclose(rows @ rows.T, mean, atol=1e-6)
 
 
+def test_says_what_runs_its_models():
+    models = [Linear(matrix(0), name) for name in "abc"]
+    assert EnsembleEmbedder(models).runtime == "TensorFlow"
+    models[1].runtime = models[2].runtime = "onnxruntime (CPU)"
+    assert EnsembleEmbedder(models).runtime == "TensorFlow and onnxruntime (CPU)"
+    assert EnsembleEmbedder(models[1:]).runtime == "onnxruntime (CPU)"
+
+
 def test_each_of_its_models_counts_for_the_fingerprint():
     models = [Linear(matrix(0), name) for name in "abc"]
     prints = {EnsembleEmbedder(models[k : k + 2]).fingerprint for k in (0, 1)}

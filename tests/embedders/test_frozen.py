@@ -1,5 +1,8 @@
+import os
+
 import pytest
 
+from ekd_tf.embedders import open_embedder
 from ekd_tf.embedders.frozen import check_outputs
 from ekd_tf.embedders.frozen import check_utf8
 from ekd_tf.embedders.frozen import content_hash
@@ -13,6 +16,19 @@ def test_an_error_of_pages_becomes_one_line():
     assert str(loading_error("m", EOFError())) == "m cannot be loaded: EOFError"
     with pytest.raises(ValueError, match="its name is not UTF-8. Rename it"):
         check_utf8("v\udce9lo.onnx")
+
+
+def test_words_of_one_kind_are_given_once():
+    for spec in ("A.onnx@cpu@cuda", "A.onnx@bgr@cpu@bgr", "A.onnx@0..1@-1..1"):
+        with pytest.raises(ValueError, match=f"one of a kind behind @.*'{spec}'"):
+            open_embedder(spec)
+
+
+@pytest.mark.parametrize("name", ["a.onnx", "a.tflite", "a.keras", "a.pt"])
+def test_a_pipe_is_no_model(tmp_path, name):
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(ValueError, match=f"{name} is no regular file"):
+        open_embedder(str(tmp_path / name))
 
 
 def test_hash_changes_with_bytes_names_and_settings(tmp_path):

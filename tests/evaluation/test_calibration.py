@@ -1,5 +1,7 @@
 import hashlib
 import json
+import re
+import types
 
 import numpy as np
 import pytest
@@ -8,6 +10,7 @@ from ekd_tf.data import SyntheticFaces
 from ekd_tf.evaluation import SourceEmbedder
 from ekd_tf.evaluation import all_pair_scores
 from ekd_tf.evaluation import calibrate
+from ekd_tf.evaluation import check_calibration
 from ekd_tf.evaluation import is_of_one_model
 from ekd_tf.evaluation import read_calibration
 from ekd_tf.evaluation import write_calibration
@@ -100,6 +103,24 @@ def test_rejects_what_gives_no_threshold(embedder, source):
     plain = SourceEmbedder(patches, 32, traceable=False, flip=False)
     with pytest.raises(ValueError, match="`flip` needs an embedder of mirror images"):
         calibrate(plain, source, 0.02, flip=True)
+
+
+@pytest.mark.parametrize("people", [5, 7, 11, 12, 29, 48, 83])
+def test_the_fpr_that_is_advised_is_taken(people):
+    labels = np.repeat(np.arange(people), 2)
+    source = types.SimpleNamespace(labels=labels)
+    with pytest.raises(ValueError, match="ask for (.*) or more") as error:
+        check_calibration(source, 1e-9)
+    advised = re.search("ask for (.*) or more", str(error.value))[1]
+    check_calibration(source, float(advised))
+    # And no more than a tenth above the least there is.
+    assert float(advised) <= 1.1 * 10 / (2 * people * (people - 1))
+
+
+def test_no_fpr_is_advised_where_none_would_do():
+    source = types.SimpleNamespace(labels=np.array([0, 0, 1]))
+    with pytest.raises(ValueError, match="there are 2: give images of more people"):
+        check_calibration(source, 0.5)
 
 
 def test_tells_another_precision_from_another_model(embedder, source):

@@ -190,12 +190,12 @@ def test_tells_how_far_it_is_when_it_goes_on(source, tmp_path):
     path.write_bytes(path.read_bytes()[: 4 * 2 * 12 * 4])
     told = []
 
-    def progress(name, images):
-        told.append((name, images))
+    def progress(*what):
+        told.append(what)
         return told.append
 
     embedder(Corner(), progress=progress, **arguments)(source)
-    assert told == [(source.name, 2), 2]
+    assert told == [(source.name, 2, "images"), 2]
 
 
 def test_an_unreadable_image_is_replaced_only_where_allowed(rng, tmp_path):

@@ -54,6 +54,24 @@ def result(source):
     return LabelledEvaluation("faces", source, replicates=20)(models)
 
 
+def test_tells_how_far_the_embedding_and_each_pass_over_the_pairs_is(source):
+    begun = []
+
+    def progress(name, count, unit):
+        begun.append([name, count, unit, 0])
+
+        def done(number, line=begun[-1]):
+            line[-1] += number
+
+        return done
+
+    models = Models(embedder(4, 0, progress=progress), embedder(8, 1))
+    LabelledEvaluation("faces", source, replicates=5)(models)
+    assert begun[0] == [source.name, 60, "images", 60]
+    # Of each model two for the curve and one for the intervals, one for both.
+    assert begun[1:] == [["all pairs", 1770, "pairs", 1770]] * 7
+
+
 def test_reports_what_verify_measures(source):
     result = LabelledEvaluation("faces", source)(Models(embedder(16, 0)))
     images = source.read(np.arange(60))

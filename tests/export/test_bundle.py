@@ -27,7 +27,17 @@ def exported(student, tmp_path_factory):
     images = np.random.default_rng(1).integers(
         0, 256, (9, *student.input_shape[1:]), dtype=np.uint8
     )
-    report = export_student(student, directory, images, name="small", version=4)
+    told = []
+
+    def progress(*what):
+        told.append(what)
+        return told.append
+
+    report = export_student(
+        student, directory, images, name="small", version=4, progress=progress
+    )
+    # The model, its copy, and the three artefacts.
+    assert told == [("export", 45, "images"), *[9] * 5]
     return directory, images, report
 
 

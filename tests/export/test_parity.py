@@ -1,5 +1,7 @@
 """How close an artefact is to its model, and what is let through."""
 
+import dataclasses
+
 import keras
 import numpy as np
 import pytest
@@ -108,5 +110,7 @@ def test_verification_is_that_of_the_evaluation(rng):
     assert report.thresholds[1e-3] < figures.threshold < 1
     assert figures.num_negative == 240 * 239 // 2 - 30 * 28
     assert 0.05 < figures.tpr < 1
+    # Whoever reads the figures off a card learns which FPR the threshold is for.
+    assert dataclasses.asdict(figures)["fpr"] == 1e-3
     assert verification(embeddings, None) is None
     assert verification(embeddings[:4], np.array([0, 0, 1, 1])) is None

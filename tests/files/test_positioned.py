@@ -41,6 +41,16 @@ def test_what_cannot_be_opened_is_refused_with_a_way_out(tmp_path):
         PositionedFile(tmp_path)
 
 
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    before = os.listdir("/proc/self/fd")
+    with pytest.raises(ValueError, match="cannot read .*pipe: It is no regular file"):
+        PositionedFile(tmp_path / "pipe")
+    with pytest.raises(OSError, match="no regular file"):
+        read_file(str(tmp_path / "pipe"))
+    assert os.listdir("/proc/self/fd") == before
+
+
 def test_whole_files_leave_no_descriptor_open(tmp_path, path):
     assert read_file(str(path)) == bytes(range(200))
     before = os.listdir("/proc/self/fd")

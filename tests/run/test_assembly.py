@@ -7,6 +7,7 @@ from test_session import VALUES
 
 from ekd_tf.models import build_backbone
 from ekd_tf.run.assembly import assemble
+from ekd_tf.run.assembly import plan
 from ekd_tf.run.config import TrainConfig
 from ekd_tf.training.classifier import FaceClassifier
 from ekd_tf.training.distiller import Distiller
@@ -31,12 +32,14 @@ def build(strategy=None, **changes):
         ({"optimizer": "sgdd"}, "Did you mean 'sgd'"),
         (
             {"lr_milestones": ("soon",)},
-            "`lr_milestones` must be a number. Received: 'soon'",
+            "`--lr_milestones` must be a number. Received: 'soon'",
         ),
         (
             {"lr_milestones": ("3", "4")},
             "`--lr_milestones` must .*end .* step 4. Received: 3,4",
         ),
+        ({"lr_milestones": ("nan",)}, "`--lr_milestones` must be a finite number"),
+        ({"steps": None, "epochs": -1.0}, r"`--epochs` must be in \(0, "),
         ({"lr_milestones": ("3", "2")}, "`--lr_milestones` must increase, in steps"),
         ({"lr_milestones": ("1",), "warmup_steps": 2}, "warm-up of 2 steps"),
         ({"lr_milestones": (), "schedule": "step"}, "needs --lr_milestones"),
@@ -97,6 +100,16 @@ def test_epochs_are_counted_in_general_images():
     assert build(steps=None, epochs=2.5, lr_milestones=()).steps == 10
     assert build(steps=None, epochs=0.01, lr_milestones=()).steps == 1
     assert build().steps == VALUES["steps"]
+
+
+def test_the_plan_says_when_it_evaluates():
+    for every, words in (
+        (0, "heldout; at the end"),
+        (3, "heldout; every 3 steps and at the end"),
+        (5, "heldout; at the end alone: --evaluate_every=5 is more than all steps"),
+    ):
+        settings = TrainConfig(**{**VALUES, "evaluate_every": every})
+        assert f"evaluate  {words}" in plan(settings, build(evaluate_every=every), 0, 1)
 
 
 def test_what_is_not_given_follows_the_run(teacher):

@@ -8,6 +8,7 @@ import sys
 import pytest
 from absl import app
 
+from ekd_tf import evaluate
 from ekd_tf.embed_teacher import EmbedSettings
 from ekd_tf.evaluate import EvaluateSettings
 from ekd_tf.export_model import ExportSettings
@@ -88,3 +89,15 @@ def test_ctrl_c_ends_in_a_line_and_says_how_to_go_on(stopped):
     assert stopped(False) == (130, "tool: stopped by Ctrl-C.")
     expected = (75, "tool: stopped by Ctrl-C. The same command continues it.")
     assert stopped(True) == stopped(lambda: True) == expected
+    how = (130, "tool: stopped by Ctrl-C. With --output it would.")
+    assert stopped(lambda: "With --output it would.") == how
+
+
+def test_an_interrupted_evaluation_says_how_it_continues(monkeypatch):
+    asked = {}
+    monkeypatch.setattr(command, "run", lambda *_, **given: asked.update(given))
+    evaluate.run()
+    resumes = asked["resumes"]
+    assert resumes(EvaluateSettings(output="x")) is True
+    assert resumes(EvaluateSettings(cache="x")) is True
+    assert "--output or --cache" in resumes(EvaluateSettings())

@@ -45,6 +45,18 @@ def test_a_setting_without_effect_is_refused_with_what_it_needs(changes, message
         settings.check_effects(config(**changes))
 
 
+def test_a_number_without_a_size_is_refused_whatever_the_flag():
+    for kind in (TrainConfig, EvaluateSettings):
+        for field in dataclasses.fields(kind):
+            if not str(field.type).startswith("float"):
+                continue
+            for value in ("nan", "inf", "-inf"):
+                words = f"--{field.name}`? ?(must be|=)"
+                with pytest.raises(ValueError, match=words) as error:
+                    parse([f"--{field.name}={value}"], kind(), "x")
+                assert "\n" not in str(error.value)
+
+
 def test_a_setting_with_effect_or_left_alone_is_taken():
     for changes in (
         {},

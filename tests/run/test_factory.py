@@ -1,4 +1,5 @@
 import math
+import os
 import types
 
 import numpy as np
@@ -66,6 +67,9 @@ def test_joins_sources(tmp_path):
         ("synthetic:identitys=3", "must be one of 'identities'.*Did you mean"),
         ("synthetic:identities=x", "must be an integer. Received: 'x'"),
         ("folder:/nowhere/at/all", "is not a directory"),
+        ("hf:", "`--data=hf:` names no images: give hf:NAME"),
+        ("hf:,split=test", "`--data=hf:` names no images: give hf:NAME"),
+        ("folder:", "`--data=folder:` names no images: give folder:PATH"),
     ],
 )
 def test_says_what_is_wrong_with_a_source(spec, message):
@@ -82,8 +86,8 @@ def test_says_what_is_wrong_with_a_source(spec, message):
         ("ekd:1,ekd:2", "names 'ekd' twice"),
         ("ekd:-1", r"must be in \(0, inf\)"),
         ("ekd:much", "must be a number. Received: 'much'"),
-        ("ekd:abc%", "`distill=ekd` must be a number. Received: 'abc'"),
-        ("ekd:0%", r"`distill=ekd \(%\)` must be in \(0, 1000.0\]"),
+        ("ekd:abc%", "`--distill=ekd` must be a number. Received: 'abc'"),
+        ("ekd:0%", r"`--distill=ekd \(%\)` must be in \(0, 1000.0\]"),
         ("ekd:1200%", r"must be in \(0, 1000.0\]. Received: .*=1200.0"),
     ],
 )
@@ -134,20 +138,39 @@ def test_words_behind_a_loss_are_its_arguments():
     [
         ("ekd:tempature=1", "`--distill=ekd:WORD` must be one of .*mean 'temperature'"),
         ("ekd:1:student_dim=4", "`--distill=ekd:WORD` must be one of"),
-        ("ekd:temperature", "`distill=ekd` must be a number. Received: 'temperature'"),
+        (
+            "ekd:temperature",
+            "`--distill=ekd` must be a number. Received: 'temperature'",
+        ),
         ("ekd:1:temperature", "`--distill=ekd:temperature` needs a value"),
         ("ekd:memory=1.5", "`--distill=ekd:memory` must be an integer"),
         ("ekd:threshold_gradient=no", "threshold_gradient` must be one of 'true'"),
-        ("ekd:temperature=-1:memory=0", r"`temperature` must be in \(0, inf\)"),
+        (
+            "ekd:temperature=-1:memory=0",
+            r"`--distill=ekd:temperature` must be in \(0, inf\). Received: --distill="
+            "ekd:temperature=-1.0",
+        ),
+        ("ekd:num_negatives=0", "`--distill=ekd:num_negatives` must be in"),
+        ("ekd:temperature=inf", "`--distill=ekd:temperature` must be a finite number"),
+        ("ekd:nan", "`--distill=ekd` must be a finite number"),
+        ("cosine:1:scale=3", "`--distill=cosine` has no settings: leave out :scale=3"),
         (
             "ekd_reference:8:momentum=0.1",
-            "`--distill=ekd_reference:WORD` must be",
+            "`--distill=ekd_reference` has no settings: leave out :momentum=0.1",
         ),
     ],
 )
 def test_says_what_is_wrong_with_words(spec, words):
     with pytest.raises(ValueError, match=words):
         factory.make_losses(spec, student_dim=3, teacher_dim=5)
+
+
+def test_a_loss_that_refuses_a_word_names_the_flag():
+    words = "`--distill=gkd:mass` must be .*Received: --distill=gkd:mass=0.0"
+    with pytest.raises(ValueError, match=words):
+        factory.make_losses(
+            "gkd:mass=0", lambda: np.eye(4, 5), student_dim=3, num_identities=4
+        )
 
 
 def test_kd_uses_the_centres_of_the_head():
@@ -181,6 +204,9 @@ def test_says_what_is_wrong_with_class_centres(tmp_path):
     np.savez(path[:-4] + ".npz", np.zeros((2, 3)))
     with pytest.raises(ValueError, match="Received: shape=several arrays"):
         factory.load_centres(path[:-4] + ".npz", 2, 3)
+    os.mkfifo(tmp_path / "pipe.npy")
+    with pytest.raises(ValueError, match="pipe.npy` cannot be read: .*no regular file"):
+        factory.load_centres(str(tmp_path / "pipe.npy"), 2, 3)
     (tmp_path / "text.npy").write_text("no array")
     with pytest.raises(ValueError, match="text.npy` cannot be read"):
         factory.load_centres(str(tmp_path / "text.npy"), 2, 3)

@@ -8,7 +8,7 @@ import pytest
 
 from ekd_tf.run.progress import ProgressHook
 from ekd_tf.run.progress import ProgressLine
-from ekd_tf.run.progress import embedding_progress
+from ekd_tf.run.progress import begin_line
 from ekd_tf.training.loop import Step
 
 
@@ -149,9 +149,46 @@ def test_hook_shows_the_margin_loss_at_100_columns(clock, columns):
     assert "  ETA 192:02:34  " in shown(stream)
 
 
-def test_a_source_that_is_embedded_has_a_line_of_its_own(capsys):
-    done = embedding_progress(4)("faces", 6)
-    done(4)
-    done(2)
-    said = capsys.readouterr().err
-    assert "faces: 6 images" in said and "1/2" in said and "2/2" in said
+def test_named_work_has_rate_and_time_left_on_a_terminal(clock):
+    stream = Terminal()
+    done = begin_line("faces", 4000, "images", stream)
+    clock.now += 0.5
+    done(1000)
+    # What is over in a second needs no line.
+    assert stream.getvalue() == ""
+    for _ in range(2):
+        clock.now += 2.0
+        done(1000)
+    assert shown(stream).endswith("  3000/4000  500 images/s  ETA 00:02  faces")
+    clock.now += 0.01
+    done(1000)
+    assert "########## 4000/4000" in shown(stream)
+    assert stream.getvalue().count("\n") == 1
+
+
+@pytest.mark.parametrize("seconds", [50, 200])
+def test_named_work_writes_a_line_a_minute_to_a_file(clock, seconds):
+    stream = io.StringIO()
+    done = begin_line("all pairs", seconds * 10**6, "pairs", stream)
+    times = []
+    for _ in range(seconds):
+        clock.now += 1.0
+        before = stream.getvalue().count("\n")
+        done(10**6)
+        times += [clock.now] * (stream.getvalue().count("\n") - before)
+    lines = stream.getvalue().splitlines()
+    if seconds < 60:
+        assert lines == []
+        return
+    assert times == [160.0, 220.0, 280.0, 300.0]
+    assert lines[0] == "60000000/200000000  1,000,000 pairs/s  ETA 02:20  all pairs"
+    assert lines[-1] == "200000000/200000000  1,000,000 pairs/s  ETA 00:00  all pairs"
+
+
+def test_a_slow_rate_has_its_decimals(clock):
+    stream = Terminal()
+    done = begin_line("photos", 9, "photographs", stream)
+    for _ in range(3):
+        clock.now += 4.0
+        done(1)
+    assert "  0.25 photographs/s  ETA 00:24  photos" in shown(stream)

@@ -4,8 +4,13 @@ import shutil
 
 import numpy as np
 import pytest
+import tensorflow as tf
 import toys
 from pictures import write_people
+from test_board import experiment
+from test_board import layout
+from test_board import session
+from test_board import written
 
 from ekd_tf.data.unreadable import UnreadableError
 from ekd_tf.embedders import CacheWriter
@@ -83,10 +88,27 @@ def test_leaves_what_repeats_the_run(distilled):
     assert set(run["starts"][0]) >= {"command", "versions", "commit", "time"}
     names = {path.name for path in distilled.iterdir()}
     (events,) = {name for name in names if name.startswith("events.out.tfevents.")}
-    others = "run.json identities.json metrics.jsonl model.keras lock"
+    others = "run.json identities.json metrics.jsonl model.keras lock about.tfevents"
     assert names == {events, *others.split(), "checkpoints", "reports", "teacher"}
     names = sorted(path.name for path in (distilled / "checkpoints").iterdir())
     assert names == [f"checkpoint-{n}.npz" for n in ("000000002", "000000004", "best")]
+
+
+def test_tensorboard_has_what_its_charts_and_columns_name(distilled):
+    tags = {
+        value.tag
+        for path in distilled.glob("events.out.tfevents.*")
+        for record in tf.data.TFRecordDataset(str(path)).as_numpy_iterator()
+        for value in tf.compat.v1.Event.FromString(record).summary.value
+    }
+    values = written(distilled)
+    charts = layout(values["custom_scalars__config__"])
+    assert {kind for kind, _ in charts} == {"TPR", "Thresholds", "Critical pairs"}
+    for patterns in charts.values():
+        assert all(any(re.match(p, tag) for tag in tags) for p in patterns)
+    assert {info.name.tag for info in experiment(values).metric_infos} <= tags
+    assert session(values).hparams["distill"].string_value == "ekd:5"
+    assert {tag for tag in tags if "heldout/roc" in tag} == {"7 pictures/heldout/roc"}
 
 
 def test_logs_every_term_the_thresholds_and_the_evaluation(distilled):

@@ -1,6 +1,5 @@
 """People listed twice and images of others, found by a teacher's cache."""
 
-import io
 import zlib
 
 import convert_dataset
@@ -73,14 +72,10 @@ def test_lists_people_of_both_sets_and_drops_or_merges_them(joined, tmp_path, ca
     details = {line[2].rpartition(",")[0] for line in lines}
     assert details == {"identity 24 is identity 3", "identity 7 is identity 25"}
     assert len(lines) == 4 + 6
-    convert_dataset.convert(
-        source, "recordio", tmp_path / "less", drop=found, stream=io.StringIO()
-    )
+    convert_dataset.convert(source, "recordio", tmp_path / "less", drop=found)
     less = factory.make_source(f"recordio:{tmp_path}/less")
     assert (len(less), less.num_identities) == (len(source) - 10, 25)
-    convert_dataset.convert(
-        source, "recordio", tmp_path / "one", merge=found, stream=io.StringIO()
-    )
+    convert_dataset.convert(source, "recordio", tmp_path / "one", merge=found)
     one = factory.make_source(f"recordio:{tmp_path}/one")
     assert (len(one), one.num_identities) == (len(source), 25)
     assert sorted(np.bincount(one.labels)) == [5] + [6] * 22 + [10, 14]
@@ -103,8 +98,12 @@ def test_lists_images_of_strangers_and_draws_them(joined, tmp_path, capsys):
 
 def test_says_what_it_needs(joined, tmp_path):
     spec, _, teacher = joined
-    with pytest.raises(ValueError, match="--teacher=cache:DIR, which python -m ekd_tf"):
-        run(data=spec, overlap=True, teacher="t.onnx", list=str(tmp_path / "x"))
+    words = (
+        "--teacher=cache:DIR, which python -m .* --data=folder:.*/A\\+folder:.*/B --o"
+    )
+    for given in ("t.onnx", None):
+        with pytest.raises(ValueError, match=words):
+            run(data=spec, overlap=True, teacher=given, list=str(tmp_path / "x"))
     with pytest.raises(ValueError, match="Give one of --overlap and --outliers"):
         run(data=spec, overlap=True, outliers=True, teacher=teacher)
     few = write_faces(tmp_path / "few", {"p": 2, "q": 2})
