@@ -11,6 +11,7 @@ from ekd_tf.losses.darkrank import DarkRankLoss
 from ekd_tf.losses.direct import CosineLoss
 from ekd_tf.losses.direct import FitNetLoss
 from ekd_tf.losses.ekd import EKDLoss
+from ekd_tf.losses.ekd_centres import EKDCentresLoss
 from ekd_tf.losses.gkd import GKDLoss
 from ekd_tf.losses.icd_face import ICDFaceLoss
 from ekd_tf.losses.kd import KDLoss
@@ -24,6 +25,7 @@ from ekd_tf.losses.triplet_distillation import TripletDistillationLoss
 LOSSES = {
     "ekd": EKDLoss,
     "ekd_reference": EKDLoss.reference,
+    "ekd_centres": EKDCentresLoss,
     "cosine": CosineLoss,
     "fitnet": FitNetLoss,
     "kd": KDLoss,
@@ -49,6 +51,7 @@ __all__ = [
     "CosineLoss",
     "DarkRankLoss",
     "DistillationLoss",
+    "EKDCentresLoss",
     "EKDLoss",
     "FitNetLoss",
     "GKDLoss",

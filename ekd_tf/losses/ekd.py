@@ -227,15 +227,18 @@ class EKDLoss(DistillationLoss):
         labels: tf.Tensor,
         image_ids: tf.Tensor | None,
         training: bool,
+        memory: Memory | None = None,
     ) -> TermsAndMonitor:
         """Returns the two weighted terms and what to watch beside them.
 
         Per FPR f: `threshold/MODEL/fpr_f`, `batch_tpr/MODEL/fpr_f` and
-        `critical/{positive,negative}/fpr_f`, the pairs on different sides.
+        `critical/{positive,negative}/fpr_f`, the pairs on different sides. A `memory`
+        given is the gallery behind the batch where the layer has none of its own.
         """
         if self.same_image_pairs:
             image_ids = None
-        memory = self._remembered(image_ids) if self.memory else None
+        if self.memory:
+            memory = self._remembered(image_ids)
         is_ema = self.thresholds == "ema"
         pairs = self.miner(student, teacher, labels, image_ids, memory, is_ema)
         if training:

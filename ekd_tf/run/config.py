@@ -187,9 +187,9 @@ class TrainConfig:
         "loss's gradient on the embeddings is that percentage of the margin loss's, up "
         "to 1000%. Default: 100%, or 1 without a margin loss. Has: ekd, ekd_reference "
         "(as published), cosine, fitnet, sp, cckd, pkt, rkd, darkrank, icd_face, "
-        "triplet_distillation, ada_distill; and with a cache or --teacher_centres: kd, "
-        "gkd, shrinkteanet, margin_distillation, proxyless_kd. Settings of a loss "
-        "follow it: ekd:100%:temperature=0.05.",
+        "triplet_distillation, ada_distill; and with a cache or --teacher_centres: "
+        "ekd_centres, kd, gkd, shrinkteanet, margin_distillation, proxyless_kd. "
+        "Settings of a loss follow it: ekd:100%:temperature=0.05.",
     )
     teacher_centres: str | None = setting(
         None,

@@ -83,7 +83,7 @@ def test_the_flagfiles_hold_no_flag_without_effect():
     names = sorted((ROOT / "flags").glob("*.flags"))
     assert names
     for name in names:
-        if not name.name.startswith("compare_"):
+        if "tools/compare_methods.py" not in name.read_text(encoding="utf-8"):
             arguments = list(arguments_of(name))
             read = parse(arguments, TrainConfig(data="folder:x"), "ekd_tf.train")
             settings.check_effects(read.completed())

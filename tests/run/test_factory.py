@@ -25,7 +25,7 @@ def folder(root, identities=3, images=2):
 def test_opens_every_format(tmp_path):
     labels, images = np.array([0, 0, 1]), [b"a", b"bb", b"c"]
     (tmp_path / "set").mkdir()
-    writer = TFRecordWriter(tmp_path / "set", labels, shards=1)
+    writer = TFRecordWriter(tmp_path / "set", labels, shard_size=3)
     for image in images:
         writer.add(image)
     writer.finish((8, 8))

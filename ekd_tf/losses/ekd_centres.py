@@ -1,0 +1,115 @@
+"""EKD on pairs of an image and a class centre of the teacher."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from ekd_tf.checks import check_range
+from ekd_tf.keras_compat import register
+from ekd_tf.losses.base import TermsAndMonitor
+from ekd_tf.losses.centres import CentreLoss
+from ekd_tf.losses.ekd import EKDLoss
+from ekd_tf.mining.miner import NO_ROW
+from ekd_tf.mining.miner import Memory
+from ekd_tf.mining.miner import PairMiner
+
+
+@register
+class EKDCentresLoss(CentreLoss):
+    """Compares ranks as `EKDLoss`, in the teacher's space, with its centres behind.
+
+    The batch is paired with itself and with the teacher's class centres, which both
+    models share. So every image has a positive pair, however few images its identity
+    has, all identities are negatives, and no row is of an older student. Terms
+    `ekd_centres/positive` and `ekd_centres/negative`.
+
+    Args:
+        centres, student_dim: As in `CentreLoss`.
+        temperature, positive_weight, negative_weight, momentum, miner: As in `EKDLoss`.
+        sampled: Int >= 0: centres in a step beside those of the batch's identities,
+            drawn anew each time; 0: all.
+
+    State:
+        That of `CentreLoss`, and the thresholds and histograms of `EKDLoss`.
+
+    Reference:
+        Ours: EKD (Huang et al., 2022, arXiv:2206.02325) with another gallery.
+    """
+
+    default_name = "ekd_centres"
+    uses_labels = True
+
+    def __init__(
+        self,
+        centres: np.ndarray | tuple[int, int],
+        student_dim: int | None = None,
+        temperature: float = 0.1,
+        positive_weight: float = 0.02,
+        negative_weight: float = 0.01,
+        momentum: float = 0.01,
+        sampled: int = 10_000,
+        miner: PairMiner | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(centres, student_dim=student_dim, **kwargs)
+        self.sampled = check_range("sampled", sampled, 0)
+        self.ekd = EKDLoss(
+            temperature=temperature,
+            positive_weight=positive_weight,
+            negative_weight=negative_weight,
+            momentum=momentum,
+            memory=0,
+            miner=miner,
+            name=self.name,
+        )
+
+    def compute(
+        self,
+        student: tf.Tensor,
+        teacher: tf.Tensor,
+        labels: tf.Tensor,
+        image_ids: tf.Tensor | None,
+        training: bool,
+    ) -> TermsAndMonitor:
+        """As `EKDLoss.compute`, of the projected student."""
+        student = self.project(student, teacher)
+        batch = student, teacher, labels, image_ids
+        return self.ekd.compute(*batch, training, self._gallery(labels))
+
+    def _gallery(self, labels):
+        """Returns the centres of a step as the `Memory` of both models."""
+        identities = tf.range(self.num_identities)
+        chosen = identities
+        if 0 < self.sampled < self.num_identities:
+            # The same on all replicas, and again after a resume.
+            seed = tf.stack([0, tf.cast(self.ekd.num_updates, tf.int32)])
+            drawn = tf.random.experimental.stateless_shuffle(identities, seed)
+            drawn = drawn[: self.sampled]
+            # Each centre once: of the batch where an identity comes first.
+            place = tf.range(tf.shape(labels)[0])
+            first = tf.argmax(labels[:, None] == labels[None, :], 1, place.dtype)
+            again = tf.reduce_any(drawn[:, None] == labels[None, :], axis=1)
+            identities = tf.concat(
+                [
+                    tf.where(first == place, labels, NO_ROW),
+                    tf.where(again, NO_ROW, drawn),
+                ],
+                axis=0,
+            )
+            chosen = tf.concat([labels, drawn], axis=0)
+        rows = tf.gather(tf.convert_to_tensor(self.centres), chosen)
+        return Memory(student=rows, teacher=rows, labels=identities)
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the arguments the layer was made with."""
+        names = "temperature", "positive_weight", "negative_weight", "momentum"
+        of_ekd = {name: getattr(self.ekd, name) for name in names}
+        return {**super().get_config(), **of_ekd, "miner": vars(self.ekd.miner)}
+
+    @classmethod
+    def from_config(cls, config: dict) -> EKDCentresLoss:
+        """Makes the layer anew from what `get_config` returned."""
+        return cls(**{**config, "miner": PairMiner(**config["miner"])})

@@ -1,0 +1,93 @@
+"""EKD against the teacher's class centres: which pairs there are, and their loss."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from losses.test_ekd import cosines_np
+from losses.test_ekd import ekd_np
+from losses.test_ekd import thresholds_np
+
+from ekd_tf.losses import EKDCentresLoss
+from ekd_tf.mining.miner import PairMiner
+
+DIM, IDENTITIES = 6, 40
+
+
+def make(rng, **kwargs):
+    centres = np.float32(rng.normal(size=(IDENTITIES, DIM)))
+    return EKDCentresLoss(centres, miner=PairMiner(fprs=[0.1]), **kwargs), centres
+
+
+def batch_of(rng, labels):
+    student, teacher = np.float32(rng.normal(size=(2, len(labels), DIM)))
+    return student, teacher, np.int32(labels)
+
+
+def monitor_of(loss, *batch):
+    _, monitor = loss(*batch, with_monitor=True)
+    return {name: float(value) for name, value in monitor.items()}
+
+
+def test_matches_loops_over_pairs_of_the_batch_and_all_centres(rng):
+    loss, centres = make(rng, momentum=1.0, sampled=0)
+    student, teacher, labels = batch_of(rng, [3, 3, 8, 9, 1, 1, 1, 20])
+    terms = loss(student, teacher, labels)
+    positive, negative = cosines_np(
+        np.concatenate([student, centres]),
+        np.concatenate([teacher, centres]),
+        np.concatenate([labels, np.arange(IDENTITIES)]),
+        batch=len(labels),
+    )
+    # One of each image with its centre, and those within the batch.
+    assert len(positive) == 8 + 1 + 3
+    thresholds = thresholds_np(negative, [0.1])
+    expected = ekd_np(positive, negative, thresholds, temperature=0.1)
+    # Thresholds are read from bins of 2^-11.
+    np.testing.assert_allclose(list(terms.values()), expected, rtol=2e-2)
+    assert list(terms) == ["ekd_centres/positive", "ekd_centres/negative"]
+
+
+def test_draws_centres_beside_those_of_the_batch(rng):
+    loss, _ = make(rng, sampled=20)
+    seen = set()
+    for _ in range(12):
+        found = monitor_of(loss, *batch_of(rng, [0, 0, 1]))
+        assert found["pairs/positive"] == 1 + 3
+        # Two within the batch, three with its other centre; drawn are 18 to 20 others.
+        others, rest = divmod(found["pairs/negative"] - 2 - 3, 3)
+        assert rest == 0 and 18 <= others <= 20
+        seen.add(others)
+    assert len(seen) > 1
+
+
+def test_draws_the_same_again_in_a_run_that_is_repeated(rng):
+    centres = make(rng, sampled=5)[1]
+    batch = batch_of(rng, [0, 0, 1])
+    losses = [EKDCentresLoss(centres, sampled=5) for _ in range(2)]
+    for _ in range(3):
+        one, other = (float(sum(loss(*batch).values())) for loss in losses)
+        assert one == other
+
+
+def test_an_image_alone_learns_through_the_projection(rng):
+    loss, _ = make(rng, student_dim=3)
+    student = tf.constant(rng.normal(size=(2, 3)), tf.float32)
+    _, teacher, labels = batch_of(rng, [5, 7])
+    kernel = loss.projection.kernel
+    with tf.GradientTape() as tape:
+        tape.watch(student)
+        total = sum(loss(student, teacher, labels).values())
+    gradients = tape.gradient(total, [student, tf.convert_to_tensor(kernel)])
+    assert float(total) > 0 and np.abs(gradients[0]).max() > 0
+    (of_kernel,) = [v for v in loss.trainable_variables]
+    assert of_kernel.shape == (3, DIM)
+
+
+def test_config_keeps_every_argument(rng):
+    changed = {"temperature": 0.2, "positive_weight": 3.0, "negative_weight": 4.0}
+    loss, _ = make(rng, student_dim=3, momentum=0.5, sampled=7, **changed)
+    twin = EKDCentresLoss.from_config(loss.get_config())
+    assert twin.get_config() == loss.get_config()
+    assert (twin.sampled, twin.ekd.temperature, twin.ekd.momentum) == (7, 0.2, 0.5)
+    with pytest.raises(ValueError, match="`sampled` must be"):
+        make(rng, sampled=-1)
