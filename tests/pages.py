@@ -30,6 +30,8 @@ class Fixed:
 
     view = "one image"
 
+    progress = None
+
     def __init__(self, rows):
         self.rows = rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
