@@ -121,8 +121,8 @@ def _check_shapes(file, model):
     is_row = isinstance(outputs, tuple) and len(outputs) == 2
     if not is_image or not is_row or inputs[1] is None:
         raise ValueError(
-            f"{file} must map images (batch, size, size, 3) to embeddings "
-            f"(batch, dim). Received: input {inputs}, output {outputs}"
+            f"{file} must map images (batch, size, size, 3) of a fixed size to "
+            f"embeddings (batch, dim). Received: input {inputs}, output {outputs}"
         )
 
 

@@ -50,7 +50,7 @@ class OnnxEmbedder(PixelEmbedder):
             import onnxruntime
         except ImportError as error:
             raise ValueError(
-                f"{path} needs onnx and onnxruntime: pip install 'ekd-tf[onnx]'"
+                f"{path} needs onnx and onnxruntime: pip install '.[onnx]'"
             ) from error
         check_utf8(path)
         offered = onnxruntime.get_available_providers()
@@ -62,7 +62,7 @@ class OnnxEmbedder(PixelEmbedder):
             raise ValueError(
                 f"{path}@{word}: onnxruntime does not offer {PROVIDERS[word]} here, it "
                 f"has {', '.join(words)}. CUDA and TensorRT come with pip install "
-                "'ekd-tf[onnx-gpu]'"
+                "'.[onnx-gpu]'"
             )
         provider = PROVIDERS[word]
         options = onnxruntime.SessionOptions()

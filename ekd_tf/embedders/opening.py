@@ -50,6 +50,12 @@ def open_embedder(spec: str) -> FrozenEmbedder:
     if len(parts) > 1:
         return EnsembleEmbedder([open_embedder(part) for part in parts])
     family, path, pixels = _split(spec)
+    file, at, word = str(path).rpartition("@")
+    if at and not path.exists() and pathlib.Path(file).exists():
+        raise ValueError(
+            f"`@{word}` behind {file} must be @LOW..HIGH, @{', @'.join(COLORS)} or, of "
+            f"an .onnx file, @{', @'.join(PROVIDERS)}. Received: {spec!r}"
+        )
     # Of a pipe the readers of models would wait for a writer.
     if path.exists() and not (path.is_file() or path.is_dir()):
         raise ValueError(f"{path} is no regular file")

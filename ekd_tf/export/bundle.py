@@ -164,8 +164,8 @@ def export_student(
         )
         if failed:
             way_out = (
-                "Nothing was kept. Train longer, leave that format out of --formats, "
-                "or take what there is with --minimum_cosine"
+                "Nothing was kept. Train longer; ekd_tf.export_model leaves formats "
+                "out by --formats, and takes what there is by --minimum_cosine"
             )
             text = "\n".join([*failed, report.to_table(), way_out])
             raise ParityError(text, report)

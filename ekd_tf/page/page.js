@@ -131,7 +131,7 @@ function slider(set) {
     });
   });
   const roc = chart(`ROC of ${models.join(", ")}: TPR over FPR on a logarithmic axis; bars are ` +
-    "95 % intervals of the TPR at a target FPR, the upright line is the threshold below.",
+    "95 % intervals of the TPR at a target FPR, the upright line is the threshold above.",
     rocSpec(curves, intervals, models));
   const edges = s.thresholds.map((t, k) => [t, k]).filter(([t, k]) =>
     Number.isInteger(t * 64) || k === 0 || k === s.thresholds.length - 1);

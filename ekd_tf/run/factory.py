@@ -82,7 +82,11 @@ def make_source(
     parts = _JOINT.split(spec)
     if len(parts) > 1:
         return JoinedSources([make_source(p, cache_dir, unreadable) for p in parts])
-    kind, _, rest = spec.partition(":")
+    kind, colon, rest = spec.partition(":")
+    if not colon:
+        raise ValueError(
+            f"`--data` must be KIND:PATH, such as folder:{spec}. Received: {spec!r}"
+        )
     checks.check_choice("data", kind, SOURCES)
     if kind != "synthetic" and not rest.partition(",")[0]:
         raise ValueError(

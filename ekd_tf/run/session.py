@@ -6,7 +6,6 @@ import contextlib
 import errno
 import json
 import os
-import re
 import tempfile
 
 import keras
@@ -238,7 +237,7 @@ def _export(config, workdir, parts, command):
         parts.model.backbone,
         workdir.path / "export",
         images,
-        name=re.sub(r"[^\w.-]", "_", parts.model.backbone.name),
+        name="student",
         facts=provenance_of_run(config.to_record(), words),
         progress=begin_line,
     )

@@ -117,5 +117,5 @@ def test_says_what_is_wrong(datasets, tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="set4: row 1: it holds no image"):
         HuggingFaceFaces(f"{path}4").read([1])
     monkeypatch.setitem(__import__("sys").modules, "datasets", None)
-    with pytest.raises(ValueError, match=r"pip install 'ekd-tf\[hf\]'"):
+    with pytest.raises(ValueError, match=r"pip install '.\[hf\]'"):
         HuggingFaceFaces(path)

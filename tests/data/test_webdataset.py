@@ -53,6 +53,17 @@ def test_reads_shards_in_any_order(root):
     assert len(WebDatasetFaces(root / "faces-0000.tar")) == 4
 
 
+def test_a_folder_without_a_shard_that_names_count_is_refused(tmp_path):
+    for number in (0, 2):
+        write(tmp_path / f"faces-{number:05d}-of-00003.tar", samples([number]))
+    missing = r"faces-00001-of-00003\.tar is missing, by the names of the others"
+    with pytest.raises(ValueError, match=missing):
+        WebDatasetFaces(tmp_path)
+    assert len(WebDatasetFaces(tmp_path / "faces-00000-of-00003.tar")) == 1
+    write(tmp_path / "faces-00001-of-00003.tar", samples([1]))
+    assert len(WebDatasetFaces(tmp_path)) == 3
+
+
 def test_a_pipe_is_no_shard(tmp_path):
     os.mkfifo(tmp_path / "faces-0000.tar")
     with pytest.raises(ValueError, match="faces-0000.tar: It is no regular file"):

@@ -24,6 +24,13 @@ def test_words_of_one_kind_are_given_once():
             open_embedder(spec)
 
 
+def test_an_unknown_word_behind_a_file_is_named(tmp_path):
+    (tmp_path / "a.onnx").write_bytes(b"")
+    words = "`@gpu` behind .*a.onnx must be @LOW..HIGH, .*or, of an .onnx file, @"
+    with pytest.raises(ValueError, match=words):
+        open_embedder(f"{tmp_path}/a.onnx@gpu")
+
+
 @pytest.mark.parametrize("name", ["a.onnx", "a.tflite", "a.keras", "a.pt"])
 def test_a_pipe_is_no_model(tmp_path, name):
     os.mkfifo(tmp_path / name)

@@ -44,8 +44,8 @@ def test_training_exports_at_the_end(workdir):
     kinds = [artefact["kind"] for artefact in report["artefacts"]]
     assert kinds == ["saved_model", "tflite_float32", "tflite_float16"]
     assert all(a["parity"]["min_cosine"] >= 0.9999 for a in report["artefacts"])
-    assert (path / "export" / "iresnet18" / "1" / "saved_model.pb").exists()
-    card = json.loads((path / "export" / "iresnet18" / "1" / "card.json").read_text())
+    assert (path / "export" / "student" / "1" / "saved_model.pb").exists()
+    card = json.loads((path / "export" / "student" / "1" / "card.json").read_text())
     assert card["training_data"] == DRAWN[0].partition("=")[2]
     assert (card["teacher"], card["method"]) == ("none", "arcface")
     assert card["command"].startswith(f"python -m ekd_tf.train --workdir={path} ")
@@ -70,15 +70,14 @@ def test_exports_a_run_once_more_under_the_next_version(workdir):
     done = run(
         "export_model",
         f"--model={path}",
-        "--name=iresnet18",
         "--num_images=8",
         "--formats=",
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    versions = sorted(child.name for child in (path / "export" / "iresnet18").iterdir())
+    versions = sorted(child.name for child in (path / "export" / "student").iterdir())
     assert versions == ["1", "2"]
     cards = [
-        json.loads((path / "export" / "iresnet18" / v / "card.json").read_text())
+        json.loads((path / "export" / "student" / v / "card.json").read_text())
         for v in versions
     ]
     for fact in ("training_data", "teacher", "method", "ekd_tf"):

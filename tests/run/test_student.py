@@ -115,7 +115,7 @@ def test_a_network_of_ones_own_trains_resumes_exports_and_starts_another(
 ):
     small = {"embedding_dim": 8, "scale": 16.0, "margin": "0.2"}
     path = run(tmp_path / "one", networks, export=True, checkpoint_every=1, **small)
-    assert (path / "export" / "tiny-net" / "1" / "saved_model.pb").is_file()
+    assert (path / "export" / "student" / "1" / "saved_model.pb").is_file()
     # Whoever evaluates has not imported the module of its layers.
     del sys.modules["networks_of_test"]
     del keras.saving.get_custom_objects()["networks_of_test>Halved"]

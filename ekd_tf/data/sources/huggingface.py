@@ -41,7 +41,7 @@ class HuggingFaceFaces(Source):
             import datasets
         except ImportError as error:
             raise ValueError(
-                f"`hf:{path}` needs datasets: pip install 'ekd-tf[hf]'"
+                f"`hf:{path}` needs datasets: pip install '.[hf]'"
             ) from error
         self.name = path
         rows = _load(datasets, path, split)

@@ -27,6 +27,7 @@ from ekd_tf.files.positioned import unreadable as unreadable_file
 
 IMAGES = (b"jpg", b"jpeg", b"png", b"webp", b"bmp")
 _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
+_NUMBERED = re.compile(r"(.*-)(\d+)(-of-)(\d+)\.tar")
 _PACKED = (".tar.gz", ".tgz")
 
 
@@ -98,6 +99,7 @@ def _shard_paths(spec):
         # What is packed comes first, to be refused.
         paths = [os.path.join(spec, name) for name in names if name.endswith(_PACKED)]
         paths += [os.path.join(spec, name) for name in names if name.endswith(".tar")]
+        _check_complete(paths)
     else:
         paths = [spec]
     if not paths:
@@ -113,6 +115,21 @@ def _shard_paths(spec):
             f"{''.join(pathlib.Path(paths[0]).suffixes[-1:])}"
         )
     return paths
+
+
+def _check_complete(paths):
+    """Refuses a folder without a shard that names like `a-00002-of-00005.tar` count."""
+    counted = {
+        found[1] + str(number).zfill(len(found[2])) + found[3] + found[4] + ".tar"
+        for found in filter(None, map(_NUMBERED.fullmatch, paths))
+        for number in range(int(found[4]))
+    }
+    missing = sorted(counted.difference(paths))
+    if missing:
+        raise ValueError(
+            f"{missing[0]} is missing, by the names of the others. Copy it, or name "
+            "the shards by a pattern"
+        )
 
 
 def _open_all(paths):
