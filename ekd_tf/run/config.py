@@ -28,7 +28,7 @@ from ekd_tf.run.settings import setting
 from ekd_tf.run.settings import table
 
 # Of the rows of a batch that distillation losses need and the margin loss does not see.
-BALANCED_IDENTITIES = 8
+BALANCED_IDENTITIES = 16
 CACHE = "cache:"
 MOST_WARMUP_STEPS = 1000
 
@@ -72,7 +72,7 @@ class TrainConfig:
         common=True,
     )
     images_per_identity: int = setting(
-        4,
+        2,
         "Balanced images of each of these identities.",
         low=1,
         common=True,

@@ -26,7 +26,7 @@ IDLE = [
         "lr_milestones=3,5` .*--schedule=step",
     ),
     ({"lr_gamma": 0.2}, "lr_gamma=0.2` .* --lr_milestones"),
-    ({"images_per_identity": 2}, "images_per_identity=2` .*--balanced_identities"),
+    ({"images_per_identity": 4}, "images_per_identity=4` .*--balanced_identities"),
     ({"model": "iresnet18", "activation": "relu"}, "=relu` .*that has --activation"),
     ({"model": "m.keras", "dropout": 0.4}, "dropout=0.4` .*that has --dropout"),
     ({"init_partial": True}, "--init_partial` .*--init"),
@@ -61,9 +61,9 @@ def test_a_setting_with_effect_or_left_alone_is_taken():
     for changes in (
         {},
         {"head": "none", "distill": "ada_distill:1", "scale": 32.0},
-        {"distill": "cosine:9,ekd:30%", "images_per_identity": 2},
+        {"distill": "cosine:9,ekd:30%", "images_per_identity": 4},
         {"lr_milestones": ("3",), "lr_gamma": 0.2},
-        {"balanced_identities": 4, "images_per_identity": 2},
+        {"balanced_identities": 4, "images_per_identity": 4},
         {"eval_sets": ("x:folder:y",), "evaluate_every": 5, "best_metric": "x/auc"},
         {"model": "iresnet50", "dropout": 0.4},
     ):
@@ -123,7 +123,7 @@ def test_the_readme_of_the_flags_has_the_table():
 
 def test_balanced_rows_come_with_distillation_alone_unless_asked_for():
     assert config().balanced_identities == 0
-    assert config(distill="ekd:1").balanced_identities == 8
+    assert config(distill="ekd:1").balanced_identities == 16
     assert config(balanced_identities=4).balanced_identities == 4
     assert config(balanced_identities=0, distill="ekd:1").balanced_identities == 0
 

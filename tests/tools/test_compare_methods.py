@@ -108,7 +108,7 @@ def test_runs_differ_in_nothing_but_the_method(tool, common, tmp_path):
     assert (alone["teacher"], cosine["teacher"]) == ("none", "teacher.keras")
     assert alone.keys() == TrainConfig().to_record().keys()
     # The same batches with and without distillation.
-    assert alone["balanced_identities"] == cosine["balanced_identities"] == 8
+    assert alone["balanced_identities"] == cosine["balanced_identities"] == 16
     with pytest.raises(ValueError, match="`--teacher` or `--train_teacher`, not both"):
         grid(tool, common, tmp_path, train_teacher="--steps=9")
 
