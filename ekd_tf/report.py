@@ -35,8 +35,9 @@ def main(settings: ReportSettings, folders: list[str]) -> None:
     workdir = Workdir(folders[0], create=False)
     content = run_content(workdir.path)
     run = workdir.read_run()
+    words = run["starts"][-1]["command"][1:]
     facts = {
-        "Command": shlex.join(["python", *run["starts"][-1]["command"]]),
+        "Command": shlex.join(["python", "-m", "ekd_tf.train", *words]),
         "Started": ", ".join(start["time"] for start in run["starts"]),
     }
     output = make_folder("output", settings.output or folders[0])

@@ -33,7 +33,7 @@ def test_the_command_writes_a_page_of_the_run(tmp_path):
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout == f"Written to {tmp_path / 'report.html'}\n"
     found = data_of(tmp_path / "report.html")
-    assert found["facts"]["Command"] == "python train.py --steps=900"
+    assert found["facts"]["Command"] == "python -m ekd_tf.train --steps=900"
     curves = {c["title"]: c for c in found["curves"]}
     (loss,) = curves["What is minimised"]["lines"]
     # Every third of a thousand, and the last.
