@@ -143,7 +143,7 @@ function slider(set) {
     "(two identities), as fractions of each kind per 1/64, on a square-root axis; the line is the threshold.",
     {layer: [
       {data: {values: bars}, mark: {type: "bar", opacity: .6, binSpacing: 0, tooltip: true}, encoding: {
-        x: quantitative("low", "cosine", {zero: false}, {axis: {tickCount: 6, format: ".1f"}}), x2: {field: "high"},
+        x: quantitative("low", "cosine", {zero: false}, {axis: {tickCount: 6, format: ".2~f"}}), x2: {field: "high"},
         y: quantitative("fraction", "fraction of pairs", {type: "sqrt"}, {stack: null, axis: {tickCount: 5}}), y2: {datum: 0},
         color: colored(KINDS, "kind")}},
       {data: {name: "at"}, mark: {type: "rule", color: "#1a1a1a", strokeWidth: 2},
@@ -178,7 +178,7 @@ function slider(set) {
     const exact = at && figures.intervals[`tpr_at_fpr_${at[0]}`];
     live.replaceChildren(table("Counts at the threshold", ["pairs of", "accepted", "rejected", "rate", "95 % interval"], [
       row("one identity (TPR)", 0, rate, s.tpr_intervals[k]), row("two identities (FPR)", 1, small, s.fpr_intervals[k])]),
-      note([...others, exact ? `TPR at FPR ${at[0]} with its threshold resampled too: ${rate(figures.tpr[at[0]])}${range(exact)}` : ""]
+      note([...others, exact ? `student, TPR at FPR ${at[0]} with its threshold resampled too: ${rate(figures.tpr[at[0]])}${range(exact)}` : ""]
         .filter(Boolean).join("; ")));
     roc.set("at", [{fpr: Math.max(rates[1], 1e-12), tpr: rates[0]}]);
     histogram.set("at", [{threshold: t}]);
