@@ -81,26 +81,21 @@ class EKDCentresLoss(CentreLoss):
 
     def _gallery(self, labels):
         """Returns the centres of a step as the `Memory` of both models."""
-        identities = tf.range(self.num_identities)
-        chosen = identities
-        if 0 < self.sampled < self.num_identities:
-            # The same on all replicas, and again after a resume.
-            seed = tf.stack([0, tf.cast(self.ekd.num_updates, tf.int32)])
-            drawn = tf.random.experimental.stateless_shuffle(identities, seed)
-            drawn = drawn[: self.sampled]
-            # Each centre once: of the batch where an identity comes first.
-            place = tf.range(tf.shape(labels)[0])
-            first = tf.argmax(labels[:, None] == labels[None, :], 1, place.dtype)
-            again = tf.reduce_any(drawn[:, None] == labels[None, :], axis=1)
-            identities = tf.concat(
-                [
-                    tf.where(first == place, labels, NO_ROW),
-                    tf.where(again, NO_ROW, drawn),
-                ],
-                axis=0,
-            )
-            chosen = tf.concat([labels, drawn], axis=0)
-        rows = tf.gather(tf.convert_to_tensor(self.centres), chosen)
+        centres = tf.convert_to_tensor(self.centres)
+        every = tf.range(self.num_identities)
+        if not 0 < self.sampled < self.num_identities:
+            return Memory(student=centres, teacher=centres, labels=every)
+        # The same on all replicas, and again after a resume.
+        seed = tf.stack([0, tf.cast(self.ekd.num_updates, tf.int32)])
+        drawn = tf.random.experimental.stateless_shuffle(every, seed)[: self.sampled]
+        # Each centre once: of the batch where an identity comes first.
+        place = tf.range(tf.shape(labels)[0])
+        first = tf.argmax(labels[:, None] == labels[None, :], 1, place.dtype)
+        again = tf.reduce_any(drawn[:, None] == labels[None, :], axis=1)
+        of_batch = tf.where(first == place, labels, NO_ROW)
+        of_others = tf.where(again, NO_ROW, drawn)
+        rows = tf.gather(centres, tf.concat([labels, drawn], axis=0))
+        identities = tf.concat([of_batch, of_others], axis=0)
         return Memory(student=rows, teacher=rows, labels=identities)
 
     def get_config(self) -> dict[str, Any]:
