@@ -42,23 +42,33 @@ def given_pairs(cosines: np.ndarray, same: np.ndarray) -> Iterator[tuple]:
         yield kind, 2 * chosen, 2 * chosen + 1, cosines[chosen]
 
 
+class Units:
+    """What is resampled, in groups: identities, or where there are none, given pairs.
+
+    `of_images` is int `(n,)`, the group of each image.
+    """
+
+    def __init__(self, labels: np.ndarray | None, images: int):
+        units = np.arange(images) // 2 if labels is None else labels
+        groups = np.unique(units, return_inverse=True)[1].reshape(-1)
+        self.of_images = groups % _GROUPS
+        self.count = int(self.of_images.max()) + 1
+        # A negative pair of two identities weighs by both, any other by one unit.
+        self.weights = np.array([0.5, 0.5 if labels is None else 1.0])
+
+
 class GridCounts:
     """Counts pairs above each of many thresholds, with intervals and examples.
 
-    Args:
-        exact: Thresholds beside those of the grid from -1 to 1 in steps of `STEP`.
-        units: Int `(n,)`, of each image what is resampled: its identity, or its pair.
-        are_pairs: Whether units are pairs.
+    `exact` are thresholds beside those of the grid from -1 to 1 in steps of `STEP`.
     """
 
-    def __init__(self, exact: Sequence[float], units: np.ndarray, are_pairs: bool):
+    def __init__(self, exact: Sequence[float], units: Units):
         grid = np.arange(-1, 1 + STEP, STEP)
         self.thresholds = np.unique(np.append(grid, np.asarray(exact, np.float64)))
-        self._groups = np.unique(units, return_inverse=True)[1].reshape(-1) % _GROUPS
-        # A negative pair of two identities weighs by both, any other by one unit.
-        self._weights = (0.5, 0.5 if are_pairs else 1.0)
+        self._units = units
         cells = len(self.thresholds) + 1
-        self._ends = np.zeros((2, self._groups.max() + 1, cells), np.int64)
+        self._ends = np.zeros((2, units.count, cells), np.int64)
         self._examples = np.full((2, cells, 2), -1, np.int64)
         self._cosines = np.zeros((2, cells))
 
@@ -69,7 +79,8 @@ class GridCounts:
         _, groups, cells = self._ends.shape
         cell = np.searchsorted(self.thresholds.astype(scores.dtype), scores)
         for side in (rows, columns):
-            found = np.bincount(self._groups[side] * cells + cell, None, groups * cells)
+            place = self._units.of_images[side] * cells + cell
+            found = np.bincount(place, None, groups * cells)
             self._ends[kind] += found.reshape(groups, cells)
         self._examples[kind, cell, 0] = rows
         self._examples[kind, cell, 1] = columns
@@ -84,26 +95,8 @@ class GridCounts:
         return np.cumsum(self._ends[..., reverse], axis=2)[..., reverse][..., 1:]
 
     def intervals(self) -> np.ndarray:
-        """Returns 95 % intervals of TPR and FPR at each threshold, `(2, t, 2)`.
-
-        Wilson's, of as many independent pairs as give the variance between units (the
-        delta method, the first order of resampling them). NaN where fewer than ten
-        pairs lie on one side.
-        """
-        ends, above = self._ends.sum(axis=2), self._above()
-        pairs, count = ends.sum(axis=1)[:, None] / 2, above.sum(axis=1) / 2
-        share = count / np.maximum(pairs, 1)
-        rest = above - share[:, None] * ends[:, :, None]
-        units = max(ends.shape[1], 2)
-        variance = np.square(rest).sum(axis=1) * np.square(self._weights)[:, None]
-        variance *= units / (units - 1) / np.maximum(pairs, 1) ** 2
-        with np.errstate(divide="ignore", invalid="ignore"):
-            size = np.minimum(share * (1 - share) / variance, pairs) / _NORMAL**2
-            centre = (share + 0.5 / size) / (1 + 1 / size)
-            half = np.sqrt(share * (1 - share) / size + 0.25 / size**2) / (1 + 1 / size)
-        found = np.stack([centre - half, centre + half], axis=2)
-        found[np.minimum(count, pairs - count) < MIN_NEGATIVES] = np.nan
-        return found
+        """Returns 95 % intervals of TPR and FPR at each threshold, `(2, t, 2)`."""
+        return _intervals(self._ends.sum(axis=2), self._above(), self._units.weights)
 
     def examples(self, stops: np.ndarray, each: int) -> list[tuple]:
         """Returns the `each` kept pairs of a kind nearest to every stop.
@@ -133,12 +126,16 @@ class SliceCounts:
         thresholds: Sequence[float],
         columns: Sequence[Column],
         labels: np.ndarray | None,
+        units: Units,
     ):
         self._thresholds = [-np.inf, *thresholds]
-        self._columns, self._labels = columns, labels
-        # Of each column (threshold, kind, value); the first threshold has all pairs.
+        self._columns, self._labels, self._units = columns, labels, units
+        # The first threshold has all pairs.
         levels = len(self._thresholds)
-        self.of_columns = [np.zeros((levels, 2, len(c.names)), int) for c in columns]
+        # Of each column the ends of pairs: (threshold, kind, value, group).
+        self._ends = [
+            np.zeros((levels, 2, len(c.names), units.count), int) for c in columns
+        ]
         identities = 0 if labels is None else int(labels.max()) + 1
         self.of_identities = np.zeros((levels, 2, identities), int)
 
@@ -149,11 +146,57 @@ class SliceCounts:
         for level, threshold in enumerate(self._thresholds):
             above = scores > np.asarray(threshold, scores.dtype)
             left, right = rows[above], columns[above]
-            for counts, column in zip(self.of_columns, self._columns):
+            for ends, column in zip(self._ends, self._columns):
+                _, _, values, groups = ends.shape
                 value = column.values[left]
-                value = value[(value == column.values[right]) & (value >= 0)]
-                counts[level, kind] += np.bincount(value, None, counts.shape[2])
+                inside = (value == column.values[right]) & (value >= 0)
+                for side in (left, right):
+                    place = value * groups + self._units.of_images[side]
+                    found = np.bincount(place[inside], None, values * groups)
+                    ends[level, kind] += found.reshape(values, groups)
             if self._labels is not None:
                 counts = self.of_identities[level, kind]
                 for side in (left, right)[: 1 + kind]:
                     counts += np.bincount(self._labels[side], None, counts.size)
+
+    def of_columns(self) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Returns of each column counts `(1 + t, 2, values)` and 95 % intervals.
+
+        The first counts are of all pairs. Intervals of TPR and FPR are `(values, 2, t,
+        2)`.
+        """
+        return [
+            (
+                ends.sum(axis=3) // 2,
+                np.stack(
+                    [
+                        _intervals(of[0], np.moveaxis(of[1:], 0, 2), self._units.weights)
+                        for of in np.moveaxis(ends, 2, 0)
+                    ]
+                ),
+            )
+            for ends in self._ends
+        ]
+
+
+def _intervals(ends, above, weights):
+    """Returns 95 % intervals of TPR and FPR at each of t thresholds, `(2, t, 2)`.
+
+    Wilson's, of as many independent pairs as give the variance between units (the delta
+    method, the first order of resampling them). NaN where fewer than ten pairs lie on
+    one side. `ends` `(2, groups)` counts the ends of pairs of either kind, `above`
+    `(2, groups, t)` those above.
+    """
+    pairs, count = ends.sum(axis=1)[:, None] / 2, above.sum(axis=1) / 2
+    share = count / np.maximum(pairs, 1)
+    rest = above - share[:, None] * ends[:, :, None]
+    units = np.maximum(np.count_nonzero(ends, axis=1), 2)[:, None]
+    variance = np.square(rest).sum(axis=1) * np.square(weights)[:, None]
+    variance *= units / (units - 1) / np.maximum(pairs, 1) ** 2
+    with np.errstate(divide="ignore", invalid="ignore"):
+        size = np.minimum(share * (1 - share) / variance, pairs) / _NORMAL**2
+        centre = (share + 0.5 / size) / (1 + 1 / size)
+        half = np.sqrt(share * (1 - share) / size + 0.25 / size**2) / (1 + 1 / size)
+    found = np.stack([centre - half, centre + half], axis=2)
+    found[np.minimum(count, pairs - count) < MIN_NEGATIVES] = np.nan
+    return found

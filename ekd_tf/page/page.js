@@ -226,12 +226,14 @@ function slices(set) {
     const whole = set.slider.negatives[at] / f.num_negative;
     const row = of => {
       const accepted = known(of.fpr[k]) ? of.fpr[k] * of.pairs[1] : 0, times = of.fpr[k] / whole;
-      return [of.name, [of.tpr[k] ?? -1, rate(of.tpr[k])], [of.fpr[k] ?? -1, small(of.fpr[k])],
+      const ends = [of.tpr_intervals?.[k], of.fpr_intervals?.[k]];
+      return [of.name, [of.tpr[k] ?? -1, rate(of.tpr[k]) + range(ends[0])], [of.fpr[k] ?? -1, small(of.fpr[k]) + range(ends[1], small)],
         accepted < 9.5 ? [-1, "few"] : [times, times.toFixed(1), times >= 2 ? "high" : ""],
         ...of.pairs.map(n => [n, count(n)])];
     };
     const all = {name: "all", pairs: [f.num_positive, f.num_negative],
-      tpr: {[k]: f.tpr[stops[k]]}, fpr: {[k]: whole}};
+      tpr: {[k]: f.tpr[stops[k]]}, fpr: {[k]: whole},
+      tpr_intervals: {[k]: set.slider.tpr_intervals[at]}, fpr_intervals: {[k]: set.slider.fpr_intervals[at]}};
     const header = name => [name, "TPR", "FPR", "FPR / FPR of all", "positive pairs", "negative pairs"];
     const people = set.identities;
     place.replaceChildren(h("div", {class: "slices"}, set.slices.map(slice =>
@@ -246,7 +248,8 @@ function slices(set) {
   select.value = Math.max(enough - 1, 0);
   show();
   return [h("h3", {}, "Slices"), h("p", {}, "At one threshold for all: ", select),
-    note("A pair is of a slice where both its images are. Fewer than ten accepted negatives are “few”."), place];
+    note("A pair is of a slice where both its images are. In brackets 95 % intervals at this threshold; none, and “few”, " +
+      "where fewer than ten pairs are accepted or rejected."), place];
 }
 
 function calibrated(set) {

@@ -26,6 +26,7 @@ from ekd_tf.page.counts import STEP
 from ekd_tf.page.counts import GridCounts
 from ekd_tf.page.counts import Pairs
 from ekd_tf.page.counts import SliceCounts
+from ekd_tf.page.counts import Units
 from ekd_tf.page.counts import given_pairs
 from ekd_tf.page.counts import labelled_pairs
 from ekd_tf.page.faces import quality_columns
@@ -63,13 +64,13 @@ def set_section(
         return section
     source, report = evaluation.source, result.student
     pairs_of: Callable[[np.ndarray], Pairs] = _given(evaluation)
-    labels, units = None, np.arange(len(source)) // 2
+    labels = None
     columns = quality_columns(source) + (
         attributes.columns(source) if attributes else []
     )
     if isinstance(evaluation, LabelledEvaluation):
         pairs_of = _labelled(evaluation)
-        labels = units = source.labels
+        labels = source.labels
         images = Column.of_numbers(
             "images of the identity", np.bincount(labels)[labels]
         )
@@ -80,8 +81,9 @@ def set_section(
         if threshold is not None and np.isfinite(threshold)
     }
     embeddings = models.student(source)
-    grid = GridCounts(list(stops.values()), units, are_pairs=labels is None)
-    slices = SliceCounts(list(stops.values()), columns, labels)
+    units = Units(labels, len(source))
+    grid = GridCounts(list(stops.values()), units)
+    slices = SliceCounts(list(stops.values()), columns, labels, units)
     for block in pairs_of(embeddings):
         grid.add(*block)
         slices.add(*block)
@@ -99,8 +101,8 @@ def set_section(
         "slider": {**slider, "stops": stops, "step": STEP},
         "critical": critical,
         "slices": [
-            {"name": column.name, "rows": _rows(column.names, counts)}
-            for column, counts in zip(columns, slices.of_columns)
+            {"name": column.name, "rows": _with_intervals(column.names, *found)}
+            for column, found in zip(columns, slices.of_columns())
         ],
         "identities": labels is not None and _identities(source, slices.of_identities),
         "calibration": calibration
@@ -135,10 +137,7 @@ def _slider(grid, report: VerificationReport):
     total = np.array([[report.num_positive], [report.num_negative]])
     first = max(np.count_nonzero((above == total).all(axis=0)) - 1, 0)
     last = above.shape[1] - np.count_nonzero(~above.any(axis=0)) + 1
-    tpr, fpr = (
-        [None if np.isnan(low) else _short([low, high]) for low, high in of_kind]
-        for of_kind in grid.intervals()[:, first:last]
-    )
+    tpr, fpr = map(_intervals, grid.intervals()[:, first:last])
     return {
         "thresholds": grid.thresholds[first:last].tolist(),
         "positives": above[0, first:last].tolist(),
@@ -205,6 +204,13 @@ def _rows(names, counts):
     ]
 
 
+def _with_intervals(names, counts, intervals):
+    rows = _rows(names, counts)
+    for row, (tpr, fpr) in zip(rows, intervals):
+        row.update(tpr_intervals=_intervals(tpr), fpr_intervals=_intervals(fpr))
+    return rows
+
+
 def _identities(source, counts):
     """Returns the rows of identities that stand out at one of the stops."""
     rows = _rows(source.identity_names(), counts)
@@ -246,6 +252,10 @@ def _pairs(grid, slider, stops, critical, source, image_bytes):
     rows = np.unique(np.array([*worst, *(pair[2:] for pair in near)], int)).tolist()
     names = {row: source.describe(row) for row in rows}
     return {"pairs": near, "pictures": pictures, "names": names}
+
+
+def _intervals(of_kind):
+    return [None if np.isnan(low) else _short([low, high]) for low, high in of_kind]
 
 
 def _short(values):

@@ -21,6 +21,7 @@ from ekd_tf.page import write_page
 from ekd_tf.page.columns import Column
 from ekd_tf.page.counts import GridCounts
 from ekd_tf.page.counts import SliceCounts
+from ekd_tf.page.counts import Units
 from ekd_tf.page.counts import labelled_pairs
 
 
@@ -56,7 +57,7 @@ def test_intervals_are_those_of_resampled_identities(rng):
     # Some people are hard: pairs of one are far from independent.
     spread = rng.uniform(0.5, 2, 60)[labels, None]
     rows = rng.normal(size=(60, 8))[labels] + spread * rng.normal(size=(360, 8))
-    grid = GridCounts([], labels, are_pairs=False)
+    grid = GridCounts([], Units(labels, 360))
     rows = rows / np.linalg.norm(rows, axis=1, keepdims=True)
     for block in labelled_pairs(PairBlocks(rows, labels, block_size=100)):
         grid.add(*block)
@@ -84,9 +85,12 @@ def test_intervals_are_those_of_resampled_identities(rng):
 
 def test_slices_are_of_pairs_within_them(case, pairs):
     values = np.arange(len(case.labels)) % 3 - 1
-    counts = SliceCounts([0.25], [Column("third", ("b", "c"), values)], case.labels)
+    units = Units(case.labels, len(case.labels))
+    column = Column("third", ("b", "c"), values)
+    counts = SliceCounts([0.25], [column], case.labels, units)
     for block in labelled_pairs(PairBlocks(case.models.student.rows, case.labels)):
         counts.add(*block)
+    ((of_column, intervals),) = counts.of_columns()
     above = pairs.cosine > np.float32(0.25)
     for level, chosen in enumerate((np.ones_like(above), above)):
         for kind, of_kind in enumerate((pairs.same, ~pairs.same)):
@@ -94,11 +98,20 @@ def test_slices_are_of_pairs_within_them(case, pairs):
                 inside = values[pairs.left] == value
                 inside &= values[pairs.right] == value
                 expected = (chosen & of_kind & inside).sum()
-                assert counts.of_columns[0][level, kind, value] == expected
+                assert of_column[level, kind, value] == expected
             for person in (0, 7):
                 ends = [case.labels[s] == person for s in (pairs.left, pairs.right)]
                 expected = (chosen & of_kind & (ends[0] | ends[1])).sum()
                 assert counts.of_identities[level, kind, person] == expected
+    # A slice alone, as a set of its own, has the same intervals.
+    for value, of_slice in enumerate(intervals):
+        rows, labels = case.models.student.rows[values == value], case.labels
+        grid = GridCounts([0.25], Units(labels[values == value], len(rows)))
+        for block in labelled_pairs(PairBlocks(rows, labels[values == value])):
+            grid.add(*block)
+        place = np.searchsorted(grid.thresholds, 0.25)
+        np.testing.assert_allclose(of_slice[:, 0], grid.intervals()[:, place])
+        assert np.isfinite(of_slice[1]).all()
 
 
 def test_critical_pairs_are_the_worst_of_either_direction(case, section, pairs):
