@@ -10,8 +10,9 @@ def _distills(config, names):
     return not losses.isdisjoint(names)
 
 
-_OF_CENTRES = ("kd", "gkd", "shrinkteanet", "margin_distillation", "proxyless_kd")
-_SCALED = (*_OF_CENTRES, "ada_distill")
+_CLASSIFY = ("kd", "gkd", "shrinkteanet", "margin_distillation", "proxyless_kd")
+_OF_CENTRES = (*_CLASSIFY, "ekd_centres")
+_SCALED = (*_CLASSIFY, "ada_distill")
 CENTRES = Needs(
     f"one of {', '.join(_OF_CENTRES)} in --distill",
     lambda c: _distills(c, _OF_CENTRES),

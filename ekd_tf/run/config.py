@@ -27,6 +27,8 @@ from ekd_tf.run.settings import marked
 from ekd_tf.run.settings import setting
 from ekd_tf.run.settings import table
 
+# What `--distill=best` stands for: the best of flags/leaderboard.flags.
+BEST = "ekd_centres:300%,cosine:100"
 # Of the rows of a batch that distillation losses need and the margin loss does not see.
 BALANCED_IDENTITIES = 16
 CACHE = "cache:"
@@ -189,7 +191,8 @@ class TrainConfig:
         "(as published), cosine, fitnet, sp, cckd, pkt, rkd, darkrank, icd_face, "
         "triplet_distillation, ada_distill; and with a cache or --teacher_centres: "
         "ekd_centres, kd, gkd, shrinkteanet, margin_distillation, proxyless_kd. "
-        "Settings of a loss follow it: ekd:100%:temperature=0.05.",
+        "Settings of a loss follow it: ekd:100%:temperature=0.05. Or best, which is "
+        f"{BEST}.",
     )
     teacher_centres: str | None = setting(
         None,
@@ -361,11 +364,14 @@ class TrainConfig:
                 "--data=synthetic:identities=400,images=20,size=48"
             )
         balanced, teacher = self.balanced_identities, self.teacher
+        distill = BEST if self.distill == "best" else self.distill
         if balanced is None:
-            balanced = BALANCED_IDENTITIES if self.distill else 0
+            balanced = BALANCED_IDENTITIES if distill else 0
         if is_cache(teacher) and not teacher.startswith(CACHE):
             teacher = CACHE + teacher
-        return dataclasses.replace(self, balanced_identities=balanced, teacher=teacher)
+        return dataclasses.replace(
+            self, balanced_identities=balanced, teacher=teacher, distill=distill
+        )
 
 
 FREE = marked(TrainConfig, "free")

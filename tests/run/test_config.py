@@ -1,14 +1,17 @@
 """Tests for `ekd_tf.run.config` and `ekd_tf.run.settings`."""
 
 import dataclasses
+import inspect
 import pathlib
 
 import pytest
 
 from ekd_tf.evaluate import EvaluateSettings
 from ekd_tf.files.user_text import open_text
+from ekd_tf.losses import LOSSES
 from ekd_tf.run import settings
 from ekd_tf.run.command import parse
+from ekd_tf.run.config import BEST
 from ekd_tf.run.config import COMMON
 from ekd_tf.run.config import FREE
 from ekd_tf.run.config import TrainConfig
@@ -68,6 +71,20 @@ def test_a_setting_with_effect_or_left_alone_is_taken():
         {"model": "iresnet50", "dropout": 0.4},
     ):
         settings.check_effects(config(**changes))
+
+
+def test_every_loss_that_takes_centres_or_a_scale_lets_them_be_set():
+    for name, loss in LOSSES.items():
+        takes = inspect.signature(loss).parameters
+        if "centres" in takes:
+            settings.check_effects(config(distill=name, teacher_centres="c.npy"))
+        if "scale" in takes:
+            settings.check_effects(config(distill=name, head="none", scale=32.0))
+
+
+def test_the_best_losses_are_recorded_as_what_they_are():
+    assert config(distill="best") == config(distill=BEST)
+    assert {name.partition(":")[0] for name in BEST.split(",")} <= LOSSES.keys()
 
 
 def arguments_of(path):
