@@ -15,8 +15,8 @@ from collections.abc import Collection
 from collections.abc import Sequence
 from typing import Any
 
+from ekd_tf.evaluation.verification import COLLAPSED_COSINE
 from ekd_tf.files.atomic import write_text
-from ekd_tf.run.hooks import COLLAPSED_COSINE
 from ekd_tf.run.interruption import RESUME_STATUS
 from ekd_tf.run.interruption import Interrupted
 from ekd_tf.run.interruption import child_process

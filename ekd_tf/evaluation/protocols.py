@@ -110,8 +110,7 @@ class LabelledEvaluation:
             f"negative pairs; accuracy on {student.num_pairs:,} drawn ones. Embeddings "
             f"of {view}.",
             *([gap.to_table()] if gap else []),
-            *student.not_measurable,
-            *student.without_interval,
+            *student.remarks,
         ]
         return Result(
             name=self.name,
@@ -199,6 +198,7 @@ class PairSetEvaluation:
             f"{first.num_positive:,} positive and {first.num_negative:,} negative "
             f"pairs in ten folds{_STRATIFIED * first.stratified}.",
             *first.not_measurable,
+            *reports["student"].collapsed,
         ]
         if first.intervals.keys() == {"accuracy"}:
             parts.append(_NO_INTERVALS)

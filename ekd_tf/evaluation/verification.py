@@ -20,6 +20,8 @@ from ekd_tf.metrics import format_fpr
 # A TPR whose threshold rests on fewer negatives than this is mostly chance: with
 # 10 the FPR really reached is uncertain by about a third.
 MIN_NEGATIVES = 10
+# Beyond it all images are one to a verifier.
+COLLAPSED_COSINE = 0.99
 FOLDS, DRAWN_PAIRS = 10, 6000
 DEFAULT_FPRS = (1e-1, 1e-2, 1e-3, 1e-4)
 
@@ -82,6 +84,22 @@ class VerificationReport:
             f"for resampling, or resamples leave the figure undefined.",
         )
 
+    @property
+    def collapsed(self) -> tuple[str, ...]:
+        """A sentence about embeddings that are all alike; none if they are not."""
+        (median,) = self.roc.points([0.5])
+        if median.threshold <= COLLAPSED_COSINE:
+            return ()
+        return (
+            "The embeddings have collapsed: half of all negative pairs have a cosine "
+            f"of {median.threshold:.4f} or more.",
+        )
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """Sentences on what limits the figures."""
+        return (*self.not_measurable, *self.without_interval, *self.collapsed)
+
     def scalars(self, prefix: str) -> dict[str, float]:
         """Returns the figures by the names they are logged under."""
         return {
@@ -99,6 +117,7 @@ class VerificationReport:
         report["intervals"] = {k: list(v) for k, v in self.intervals.items()}
         report["not_measurable"] = list(self.not_measurable)
         report["without_interval"] = list(self.without_interval)
+        report["collapsed"] = list(self.collapsed)
         return report
 
 

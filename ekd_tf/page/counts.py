@@ -165,18 +165,14 @@ class SliceCounts:
         The first counts are of all pairs. Intervals of TPR and FPR are `(values, 2, t,
         2)`.
         """
-        return [
-            (
-                ends.sum(axis=3) // 2,
-                np.stack(
-                    [
-                        _intervals(of[0], np.moveaxis(of[1:], 0, 2), self._units.weights)
-                        for of in np.moveaxis(ends, 2, 0)
-                    ]
-                ),
-            )
-            for ends in self._ends
-        ]
+        found = []
+        for ends in self._ends:
+            intervals = [
+                _intervals(of[0], np.moveaxis(of[1:], 0, 2), self._units.weights)
+                for of in np.moveaxis(ends, 2, 0)
+            ]
+            found.append((ends.sum(axis=3) // 2, np.stack(intervals)))
+        return found
 
 
 def _intervals(ends, above, weights):

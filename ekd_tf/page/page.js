@@ -114,6 +114,9 @@ function figures(models) {
     }));
 }
 
+// A run's report may be of a version that had fewer of them.
+const remarks = f => [f.not_measurable, f.without_interval, f.collapsed].flatMap(text => text ?? []).map(text => h("p", {}, text));
+
 function picture(set, row) {
   const source = set.pictures[row];
   return source ? h("img", {src: source, alt: set.names[row], title: set.names[row]}) : null;
@@ -265,6 +268,7 @@ function calibrated(set) {
 
 function section(set) {
   const parts = set.slider ? [figures(set.models), note(`Embeddings of ${set.view}; in brackets bootstrap 95 % intervals.`),
+    ...remarks(set.models.student.figures),
     ...slider(set), ...critical(set), ...slices(set), ...calibrated(set)] : [];
   return [h("h2", {id: `set-${set.name}`}, set.name), ...parts,
     h("details", set.slider ? {} : {open: ""}, h("summary", {}, "The text report"), h("pre", {tabindex: 0}, set.text))];
@@ -340,7 +344,7 @@ function curves(list) {
 main.replaceChildren(h("h1", {}, page.title),
   h("dl", {}, Object.entries(page.facts).flatMap(([name, fact]) => [h("dt", {}, name), h("dd", {}, typeof fact === "string" ? fact : JSON.stringify(fact))])));
 if (page.curves?.length) main.append(h("h2", {id: "training"}, "Training"), h("div", {class: "charts"}, curves(page.curves)));
-for (const [name, models] of Object.entries(page.reports ?? {})) main.append(h("h2", {id: `set-${name}`}, `${name}, last evaluation`), figures(models));
+for (const [name, models] of Object.entries(page.reports ?? {})) main.append(h("h2", {id: `set-${name}`}, `${name}, last evaluation`), figures(models), ...remarks(models.student.figures));
 for (const set of page.sets ?? []) main.append(...section(set));
 if (page.comparison) main.append(...comparison(page.comparison));
 if (page.deployment) main.append(...deployment(page.deployment));

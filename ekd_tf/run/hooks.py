@@ -16,6 +16,7 @@ import tensorflow as tf
 from absl import logging
 
 from ekd_tf.data import Source
+from ekd_tf.evaluation.verification import COLLAPSED_COSINE
 from ekd_tf.files.user_text import KEEP
 from ekd_tf.files.user_text import one_line
 from ekd_tf.run.interruption import Interrupted
@@ -27,8 +28,6 @@ from ekd_tf.training.update import MIN_LOSS_SCALE
 
 # How many images a message names; the file it points to has all.
 _NAMED = 10
-# Beyond it all images of a batch are one to a verifier.
-COLLAPSED_COSINE = 0.99
 # A loss whose gradient is a smaller part of the margin loss's is called faint.
 _FAINT_RATIO = 0.01
 
