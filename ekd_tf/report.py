@@ -7,8 +7,6 @@ import pathlib
 import shlex
 import sys
 
-from absl import app
-
 from ekd_tf.files.outputs import make_folder
 from ekd_tf.run import command
 from ekd_tf.run.settings import setting
@@ -26,7 +24,7 @@ class ReportSettings:
 def main(settings: ReportSettings, folders: list[str]) -> None:
     """Writes report.html of the workdir given."""
     if len(folders) != 1:
-        raise app.UsageError(f"Give one workdir. Received: {' '.join(folders)}")
+        raise ValueError(f"Give one workdir. Received: {' '.join(folders)}")
     # TensorFlow takes seconds to import: `--help` must not wait for it.
     from ekd_tf.page import run_content
     from ekd_tf.page import write_page

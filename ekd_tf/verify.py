@@ -9,8 +9,6 @@ from __future__ import annotations
 import dataclasses
 import sys
 
-from absl import app
-
 from ekd_tf.files.user_text import one_line
 from ekd_tf.run import command
 from ekd_tf.run.settings import Needs
@@ -49,9 +47,9 @@ class VerifySettings:
 def main(settings: VerifySettings, images: list[str]) -> None:
     """Embeds the images and prints cosines and decisions."""
     if settings.gallery is None and len(images) != 2:
-        raise app.UsageError(f"Give two images. Received: {' '.join(images) or 'none'}")
+        raise ValueError(f"Give two images. Received: {' '.join(images) or 'none'}")
     if not images:
-        raise app.UsageError("Give an image to look up in --gallery.")
+        raise ValueError("Give an image to look up in --gallery.")
     # TensorFlow takes seconds to import: `--help` must not wait for it.
     import tensorflow as tf
 

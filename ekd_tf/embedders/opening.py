@@ -56,6 +56,8 @@ def open_embedder(spec: str) -> FrozenEmbedder:
             f"`@{word}` behind {file} must be @LOW..HIGH, @{', @'.join(COLORS)} or, of "
             f"an .onnx file, @{', @'.join(PROVIDERS)}. Received: {spec!r}"
         )
+    if pixels and not path.exists():
+        raise ValueError(f"{path} does not exist")
     # Of a pipe the readers of models would wait for a writer.
     if path.exists() and not (path.is_file() or path.is_dir()):
         raise ValueError(f"{path} is no regular file")

@@ -184,9 +184,12 @@ def run(
             sys.exit(f"{name}: {explain(error, flags.FLAGS)}")
 
     def start(argv):
-        if argv[1:] and not takes_arguments:
-            raise app.UsageError(f"Unexpected arguments: {' '.join(argv[1:])}")
         try:
+            if argv[1:] and not takes_arguments:
+                raise ValueError(
+                    "Every argument must be --FLAG=VALUE; --helpfull lists the flags. "
+                    f"Received: {' '.join(argv[1:])}"
+                )
             settings = read_all()
             for own in settings[:1]:
                 check_effects(own)

@@ -155,8 +155,8 @@ def _heldout(settings, unreadable):
     other = "--eval_sets=NAME:folder:DIR with identities it was not trained on"
     if not pathlib.Path(settings.model).is_dir():
         raise ValueError(
-            f"{settings.model} is not a run, which would have held images out: give "
-            f"{other}, or --eval_sets=NAME:pairs:FILE"
+            f"There is no run in {settings.model}, whose held-out images these would "
+            f"be: give {other}, or --eval_sets=NAME:pairs:FILE"
         )
     _, source = sources_of_run(settings.model, unreadable, settings.force_data)
     if source is None:
