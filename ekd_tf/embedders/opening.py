@@ -56,8 +56,6 @@ def open_embedder(spec: str) -> FrozenEmbedder:
             f"`@{word}` behind {file} must be @LOW..HIGH, @{', @'.join(COLORS)} or, of "
             f"an .onnx file, @{', @'.join(PROVIDERS)}. Received: {spec!r}"
         )
-    if pixels and not path.exists():
-        raise ValueError(f"{path} does not exist")
     # Of a pipe the readers of models would wait for a writer.
     if path.exists() and not (path.is_file() or path.is_dir()):
         raise ValueError(f"{path} is no regular file")
@@ -66,6 +64,8 @@ def open_embedder(spec: str) -> FrozenEmbedder:
             f"`@{'`, `@'.join(PROVIDERS)}` choose what runs an .onnx file. Received: "
             f"{spec!r}"
         )
+    if pixels and not path.exists():
+        raise ValueError(f"{path} does not exist")
     if family and "low" not in pixels:
         return TorchEmbedder(family, path, **pixels)
     if path.name == SAVED_MODEL_FILE:
