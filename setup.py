@@ -34,7 +34,7 @@ setup(
         "absl-py",
         "tensorboard",
         "matplotlib",
-        "pillow",
+        "pillow>=10.1",
         "google-crc32c",
         "tqdm",
         "vl-convert-python>=1.7",

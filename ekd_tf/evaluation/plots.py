@@ -7,6 +7,7 @@ well as in colour.
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Mapping
 from collections.abc import Sequence
@@ -18,6 +19,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 from PIL import ImageDraw
+from PIL import ImageFont
 
 from ekd_tf.data import Source
 from ekd_tf.data import evaluation_batches
@@ -41,7 +43,7 @@ _ZOOM, _FEW = 1.4, 3
 
 # In pixels: the side of a face, the place of a pair with its caption, the height of a
 # line of text above a group, and the margin.
-_SIDE, _WIDTH, _HEIGHT, _HEADING, _MARGIN = 112, 2 * 112 + 26, 112 + 38, 32, 12
+_SIDE, _WIDTH, _HEIGHT, _HEADING, _MARGIN = 112, 2 * 112 + 26, 112 + 42, 32, 12
 
 
 def plot_roc(
@@ -189,7 +191,7 @@ def render(figure: Any, path: str | os.PathLike | None = None) -> np.ndarray:
     return image
 
 
-def contact_sheet(source: Source, point: GapPoint, columns: int = 5) -> np.ndarray:
+def contact_sheet(source: Source, point: GapPoint, columns: int = 2) -> np.ndarray:
     """Shows the worst critical pairs of one FPR, positives above negatives.
 
     Below each pair stand both models' cosines, marked + by a model that accepts it and
@@ -207,19 +209,21 @@ def contact_sheet(source: Source, point: GapPoint, columns: int = 5) -> np.ndarr
     groups = [group for group in groups if len(group[2])]
     columns = max(2, min(columns, max(len(group[2]) for group in groups)))
     lines = sum(-(-len(group[2]) // columns) for group in groups)
-    size = (columns * _WIDTH, lines * _HEIGHT + (len(groups) + 1) * _HEADING)
+    size = (columns * _WIDTH, lines * _HEIGHT + (len(groups) + 2) * _HEADING)
     sheet = Image.new("RGB", size, "white")
-    write = ImageDraw.Draw(sheet).text
+    # TensorBoard shrinks pictures to about 400 pixels of width.
+    font = ImageFont.load_default(13)
+    write = functools.partial(ImageDraw.Draw(sheet).text, fill="black", font=font)
     both = (point.teacher_threshold, point.student_threshold)
     thresholds = [threshold or 0.0 for threshold in both]
     worst = point.worst_cosines or ()
-    title = f"Where the models disagree most at FPR {format_fpr(point.fpr)}; "
-    title += "thresholds: teacher {:.3f}, student {:.3f}".format(*thresholds)
-    write((_MARGIN, _MARGIN), title, fill="black")
-    top = _HEADING
+    title = f"Where the models disagree most at FPR {format_fpr(point.fpr)}.\n"
+    title += "Thresholds: teacher {:.3f}, student {:.3f}".format(*thresholds)
+    write((_MARGIN, _MARGIN), title)
+    top = 2 * _HEADING
     for kind, count, numbers in groups:
         heading = f"{kind}: {len(numbers)} of {count:,} critical pairs"
-        write((_MARGIN, top + _MARGIN), heading, fill="black")
+        write((_MARGIN, top + _MARGIN), heading)
         top += _HEADING
         for place, number in enumerate(numbers):
             left = place % columns * _WIDTH + _MARGIN
@@ -229,6 +233,6 @@ def contact_sheet(source: Source, point: GapPoint, columns: int = 5) -> np.ndarr
             cosines = zip(("teacher", "student"), worst[number], thresholds)
             verdicts = [f"{m} {c:.3f} {'+' if c > t else '-'}" for m, c, t in cosines]
             caption = "#{} and #{}\n{}  {}".format(*pairs[number], *verdicts)
-            write((left, upper + _SIDE + 3), caption, fill="black")
+            write((left, upper + _SIDE + 3), caption)
         top += -(-len(numbers) // columns) * _HEIGHT
     return np.asarray(sheet)

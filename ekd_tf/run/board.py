@@ -17,6 +17,7 @@ from tensorboard.plugins.hparams import api_pb2
 from tensorboard.plugins.hparams import metadata
 from tensorboard.plugins.hparams import plugin_data_pb2
 from tensorboard.plugins.hparams import summary_v2 as hparams
+from tensorboard.plugins.hparams.summary import session_end_pb
 
 from ekd_tf.run.config import FREE
 from ekd_tf.run.config import TrainConfig
@@ -50,8 +51,8 @@ _TYPES = {
 class BoardHook(Hook):
     """Writes the file for TensorBoard's HPARAMS and CUSTOM SCALARS pages.
 
-    At the first step, which tells what will be logged, and anew at each start: settings
-    may have changed by force.
+    At the first step, which tells what will be logged, and anew at each start, since
+    settings may have changed by force; and at the last step, since the run is complete.
 
     Args:
         folder: The run's workdir.
@@ -68,7 +69,7 @@ class BoardHook(Hook):
         self._is_written = False
 
     def after_step(self, step: Step) -> None:
-        if self._is_written:
+        if self._is_written and not step.is_last:
             return
         self._is_written = True
         # The page joins runs of one name, and shows the beginning of it.
@@ -78,6 +79,8 @@ class BoardHook(Hook):
             _experiment(self._config.best_metric.removeprefix("-"), self._figures),
             hparams.hparams_pb(_settings(self._config), trial_id=name),
         ]
+        if step.is_last:
+            summaries.append(session_end_pb(api_pb2.STATUS_SUCCESS))
         layout = _layout([*self._figures, *step.scalars])
         if layout.category:
             summaries.append(custom_scalar.pb(layout))

@@ -97,6 +97,17 @@ def test_curves_of_teacher_and_student_share_a_chart(make):
     }
 
 
+def test_a_run_that_came_to_its_end_is_a_success(tmp_path):
+    hook = BoardHook(tmp_path, TrainConfig(workdir=str(tmp_path)), FIGURES)
+    for number, is_last in ((1, False), (2, False), (3, True)):
+        hook.after_step(Step(number, is_last, {"loss": 1.0}, {}))
+        values = written(tmp_path)
+        assert (metadata.SESSION_END_INFO_TAG in values) == is_last
+    content = values[metadata.SESSION_END_INFO_TAG].metadata.plugin_data.content
+    end = metadata.parse_session_end_info_plugin_data(content)
+    assert end.status == api_pb2.STATUS_SUCCESS
+
+
 def test_a_run_has_charts_of_its_own_curves_alone(make):
     charts = layout(make(["loss"])["custom_scalars__config__"])
     assert charts.keys() == {
