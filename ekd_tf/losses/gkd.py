@@ -84,7 +84,7 @@ class GKDLoss(KDLoss):
         self,
         centres: np.ndarray | tuple[int, int],
         head: MarginHead | None = None,
-        temperature: float = 4.0,
+        temperature: float | None = None,
         mass: float = 0.9,
         primary_weight: float = 1.0,
         binary_weight: float = 1.0,

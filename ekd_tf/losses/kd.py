@@ -46,7 +46,8 @@ class KDLoss(CentreLoss):
         head: Built `MarginHead` over the same identities, whose centres classify the
             student and receive a gradient; it is in neither the state nor the config of
             the loss. None: the teacher's centres do, behind the projection.
-        temperature: Float > 0 in units of the logits; the paper's is 4.
+        temperature: Float > 0 in units of the logits. Default: a sixteenth of the
+            scale, which is the usual 4 at a scale of 64.
         centres, scale, student_dim: As in `CentreLoss`, and so is the state; the last
             counts only without `head`.
     """
@@ -57,12 +58,14 @@ class KDLoss(CentreLoss):
         self,
         centres: np.ndarray | tuple[int, int],
         head: MarginHead | None = None,
-        temperature: float = 4.0,
+        temperature: float | None = None,
         scale: float = 64.0,
         student_dim: int | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(centres, scale, None if head else student_dim, **kwargs)
+        if temperature is None:
+            temperature = self.scale / 16
         self.temperature = check_positive("temperature", temperature)
         if head is not None and head.num_identities != self.num_identities:
             raise ValueError(
