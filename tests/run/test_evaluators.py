@@ -43,7 +43,7 @@ def test_a_model_that_takes_fewer_images_than_it_says_is_refused(tmp_path):
 def test_a_model_at_a_loss_is_refused_where_another_range_is_its_own(tmp_path):
     def embed(pixels):
         """Knows its images if pixels come as 0 .. 1."""
-        rows = tf.reshape(pixels, [-1, 32 * 32 * 3]) - 0.4
+        rows = tf.reshape(pixels, [-1, 32 * 32 * 3])[:, :96] - 0.4
         lost = tf.reduce_max(pixels) > 1
         return {"embedding": tf.where(lost, tf.sin(1e4 * rows), rows)}
 
