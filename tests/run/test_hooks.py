@@ -243,9 +243,7 @@ def heard_by_child(*numbers):
     return [int(number) for number in heard], signals
 
 
-def test_a_signal_is_passed_on_once_and_that_of_a_closed_terminal_as_sigterm(
-    foreground,
-):
+def test_signals_are_passed_on_once_and_a_closed_terminal_as_sigterm(foreground):
     interrupt, term, closed = signal.SIGINT, signal.SIGTERM, signal.SIGHUP
     before = signal.getsignal(term)
     assert heard_by_child(term) == ([term], [term])

@@ -13,7 +13,6 @@ from ekd_tf.data import SyntheticFaces
 from ekd_tf.run.checkpoints import CheckpointStore
 from ekd_tf.run.config import TrainConfig
 from ekd_tf.run.hooks import RunStopped
-from ekd_tf.run.interruption import Interrupted
 from ekd_tf.run.interruption import Termination
 from ekd_tf.run.progress import ProgressLine
 from ekd_tf.run.record import BestMetric
@@ -50,9 +49,7 @@ def result(accuracy):
 def run(tmp_path):
     """Returns `run(steps, accuracies, **flags)`: a run without training."""
 
-    def run(
-        steps, accuracies=(), scalars=None, signal_at=None, start=0, done=None, **flags
-    ):
+    def run(steps, accuracies=(), scalars=None, start=0, done=None, **flags):
         results = iter(accuracies)
 
         def evaluate(models):
@@ -76,11 +73,9 @@ def run(tmp_path):
         )
         config, workdir = TrainConfig(**{**VALUES, **flags}), Workdir(tmp_path)
         store = CheckpointStore(workdir.checkpoints, keep=config.max_checkpoints)
-        termination = Termination()
 
         def make_step(batch):
             model.steps.assign_add(1)
-            termination.asked = model.steps.numpy() == signal_at
             good = {"loss": 1.0, "gradient_norm": 1.0, "embedding/mean_cosine": 0.5}
             return {**good, "loss_scale": 1.0, **(scalars or {})}
 
@@ -89,7 +84,7 @@ def run(tmp_path):
         record = Record(config, parts, workdir, store, best, start, done)
         with contextlib.closing(record.open_log()):
             strategy = tf.distribute.get_strategy()
-            hooks = record.hooks(ProgressLine(steps), strategy, termination)
+            hooks = record.hooks(ProgressLine(steps), strategy, Termination())
             run_steps(make_step, batches * steps, start, steps, hooks)
         return store, record
 
@@ -144,12 +139,6 @@ def test_a_missing_evaluation_is_made_when_the_run_goes_on(run):
         made = iter([0.5] * missing)
         _, record = run(steps, made, start=start, done=done, evaluate_every=2)
         assert next(made, None) is None and record.failure is None
-
-
-def test_a_signal_ends_the_run_with_a_checkpoint(run, tmp_path):
-    with pytest.raises(Interrupted, match="saved at step 5"):
-        run(9, signal_at=5, checkpoint_every=4)
-    assert CheckpointStore(tmp_path / "checkpoints").steps() == [4, 5]
 
 
 def test_guards_watch_and_the_last_good_checkpoint_stays(run, tmp_path):

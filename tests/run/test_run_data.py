@@ -137,9 +137,7 @@ def test_damage_of_both_sources_is_counted_together_and_indices_are_kept(tmp_pat
         open_run_data(config, None)
 
 
-def test_images_in_another_place_are_compared_with_those_of_the_run(
-    run, faces, tmp_path, caplog
-):
+def test_moved_images_are_compared_with_those_of_the_run(run, faces, tmp_path, caplog):
     workdir, heldout = run
     moved = shutil.copytree(faces, faces.with_name("moved"))
     assert start(workdir, flags_of(moved))[1].identity_names() == heldout

@@ -198,9 +198,7 @@ def test_rows_are_those_of_the_view_the_student_sees(faces, make_teacher, kind):
     check_rows(batches(teacher, faces, flip=False), faces)
 
 
-def test_evaluates_what_the_cache_holds_and_nothing_else(
-    faces, large, make_teacher, tmp_path
-):
+def test_evaluates_what_the_cache_holds_alone(faces, large, make_teacher, tmp_path):
     _, heldout = data.split_identities(faces, 2, seed=1)
     teacher = make_teacher("cache")
     expected = evaluators.make_source_embedder(large)(heldout)
@@ -235,9 +233,7 @@ def test_identities_of_joined_sources_share_the_cache_of_all(faces, large, tmp_p
 
 
 @pytest.mark.parametrize("kind", ["untraceable", "cache"])
-def test_a_replaced_image_has_the_row_of_its_replacement(
-    large, make_teacher, tmp_path, kind
-):
+def test_a_replacement_has_the_row_of_its_own(large, make_teacher, tmp_path, kind):
     faces = write_faces(tmp_path / "faces")
     (tmp_path / "faces" / "p2" / "1.png").write_bytes(b"no image")
     faces = data.FolderFaces(tmp_path / "faces")
@@ -290,9 +286,7 @@ def drawn_cache(root, faces, large):
     return write_cache(folder, large, faces, drawn=DRAWN, augment=DRAWN_AUGMENT)
 
 
-def test_rows_of_drawn_views_are_those_the_teacher_gives(
-    faces, drawn_cache, make_teacher
-):
+def test_rows_of_drawn_views_are_the_teachers(faces, drawn_cache, make_teacher):
     cached = open_run_teacher(drawn_cache, faces, True, STUDENTS, SIZE)
     assert cached.views == DRAWN
     teacher = make_teacher("untraceable")
