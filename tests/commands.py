@@ -10,6 +10,16 @@ import tempfile
 
 SERVER = pathlib.Path(__file__).with_name("command_server.py")
 ENVIRONMENT = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "2"}
+# Flags that make a training small.
+TINY = [
+    "--general_batch=8",
+    "--balanced_identities=2",
+    "--model=iresnet18",
+    "--width=0.125",
+    "--embedding_dim=16",
+    "--input_size=32",
+    "--scale=16",
+]
 
 
 def run(program, *arguments):
@@ -34,6 +44,21 @@ def run(program, *arguments):
             pathlib.Path(output, name).read_text() for name in ("stdout", "stderr")
         ]
     return subprocess.CompletedProcess([program, *arguments], status, *texts)
+
+
+def succeed(program, *arguments):
+    """Runs a command that must end well; returns what `run` does."""
+    done = run(program, *arguments)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done
+
+
+def refuse(program, *arguments):
+    """Runs a command that must end with a message; returns what `run` does."""
+    done = run(program, *arguments)
+    assert done.returncode == 1, done.stderr[-3000:]
+    assert "Traceback" not in done.stderr
+    return done
 
 
 @functools.lru_cache(maxsize=1)

@@ -20,9 +20,9 @@ def encode(image, form="PNG", **options):
     return file.getvalue()
 
 
-def write_people(root, people, each, side, suffix=".png"):
+def write_people(root, people, each, side, suffix=".png", seed=0):
     """Writes `root/pK/N.png`, one person's images alike; returns the folder."""
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(seed)
     for person in range(people):
         of_person = rng.integers(0, 200, (side, side, 3))
         (root / f"p{person}").mkdir(parents=True)

@@ -3,11 +3,13 @@ import json
 import numpy as np
 import pytest
 import tensorflow as tf
+from PIL import Image
 
 from ekd_tf.compare import Comparison
 from ekd_tf.compare import RunFigures
 from ekd_tf.compare import Spread
 from ekd_tf.compare import kept_figures
+from ekd_tf.compare import write_comparison
 from ekd_tf.compare.comparison import tpr_within
 from ekd_tf.data import SyntheticFaces
 from ekd_tf.evaluation import LabelledEvaluation
@@ -161,3 +163,72 @@ def test_figures_are_computed_once_per_model_and_set(evaluations, tmp_path):
     assert list(both["two"].tpr) == [0.2]
     kept_figures(path, "b", opener, evaluations[:1])
     assert opener.times == 3 and len(json.loads(path.read_text())) == 3
+
+
+def with_tpr(tpr):
+    return RunFigures(0.5, {1e-2: tpr}, ((0.01, 1.0), (tpr, 1.0)))
+
+
+def summary(method, state="finished", note=""):
+    return {
+        "method": method,
+        "seed": 3,
+        "state": state,
+        "note": note,
+        "images_per_second": 123.4,
+        "ms_per_step": 87.6,
+        "seconds": 56.7,
+        "command": f"train --x={method}",
+    }
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("report") / "out"
+    methods = {"alone": {3: with_tpr(0.2)}, "ekd": {}, "cosine": {3: with_tpr(0.5)}}
+    # One that has collapsed.
+    methods["low"] = {3: with_tpr(0)}
+    comparison = Comparison("faces", methods, {3: with_tpr(0.8)})
+    runs = [
+        summary("alone"),
+        summary("ekd", "failed", "The embeddings have collapsed."),
+        summary("cosine", note="collapsed: the mean cosine is 0.9990"),
+    ]
+    facts = {"Machine": "two cores", "Seeds": [3]}
+    return write_comparison(folder, [comparison], runs, facts), folder
+
+
+def test_failed_runs_facts_and_commands_are_listed(written):
+    text, _ = written
+    assert "Not every run has figures" in text
+    assert "- ekd, seed 3: The embeddings have collapsed." in text
+    assert "- cosine, seed 3: collapsed: the mean cosine is 0.9990" in text
+    table = [line.split() for line in text.splitlines() if line.startswith("| ekd ")]
+    assert ["n/a", "|", "n/a", "|"] == table[0][-4:]
+    assert ["failed", "|", "123", "|", "57", "|"] == table[2][-6:]
+    assert "Machine: two cores" in text and "Seeds: `[3]`" in text
+    assert "train --x=alone\n\ntrain --x=ekd\n\ntrain --x=cosine" in text
+    assert "| cosine        | 50.0    |" in text
+
+
+def test_report_is_also_json_and_pictures(written):
+    text, folder = written
+    assert (folder / "report.md").read_text() == text
+    report = json.loads((folder / "report.json").read_text())
+    assert report["Machine"] == "two cores"
+    states = [run["state"] for run in report["runs"]]
+    assert states == ["finished", "failed", "finished"]
+    share = report["sets"]["faces"]["cosine"]["closed"]["1e-2"]
+    assert share["mean"] == pytest.approx((0.5 - 0.2) / (0.8 - 0.2))
+    for what in ("roc", "tpr", "closed"):
+        assert f"(faces_{what}.png)" in text
+        with Image.open(folder / f"faces_{what}.png") as picture:
+            pixels = np.asarray(picture.convert("RGB"))
+        assert 0.3 < (pixels == 255).all(axis=-1).mean() < 0.98
+
+
+def test_without_a_teacher_no_share_is_shown(tmp_path):
+    comparison = Comparison("faces", {"alone": {3: with_tpr(0.2)}})
+    text = write_comparison(tmp_path, [comparison], [summary("alone")], {})
+    assert "gap" not in text and "Not every run" not in text
+    assert not (tmp_path / "faces_closed.png").exists()

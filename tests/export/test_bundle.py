@@ -16,7 +16,6 @@ from ekd_tf.embedders import TFLiteEmbedder
 from ekd_tf.export.bundle import export_student
 from ekd_tf.export.bundle import free_version
 from ekd_tf.export.bundle import staged
-from ekd_tf.export.convert import convert_tflite
 from ekd_tf.export.parity import ParityError
 
 
@@ -103,50 +102,34 @@ def test_half_precision_students_export_as_their_float32_twin(
     np.testing.assert_allclose(received, expected, rtol=1e-4, atol=1e-6)
 
 
-@pytest.fixture
-def wrong(build_student):
-    """Another student: what a broken conversion might give."""
-    return build_student(seed=99)
-
-
-def break_float16(monkeypatch, wrong):
-    def convert(source, precision):
-        return convert_tflite(wrong if precision == "float16" else source, precision)
-
-    monkeypatch.setattr(bundle, "convert_tflite", convert)
-
-
-def break_saved_model(monkeypatch, wrong):
-    write = bundle.write_saved_model
-    monkeypatch.setattr(bundle, "write_saved_model", lambda s, path: write(wrong, path))
-
-
-def break_copy(monkeypatch, wrong):
-    monkeypatch.setattr(bundle, "as_float32", lambda model: wrong)
-
-
 @pytest.mark.parametrize(
-    "fault, named",
+    ("fault", "named"),
     [
-        (break_float16, "tflite_float16"),
-        (break_saved_model, "saved_model"),
-        (break_copy, "The float32 copy of the model"),
+        ("convert_tflite", "tflite_float16"),
+        ("write_saved_model", "saved_model"),
+        ("as_float32", "The float32 copy of the model"),
     ],
 )
 def test_an_artefact_below_the_gate_leaves_nothing_unless_it_is_lowered(
-    student, images, tmp_path, monkeypatch, wrong, fault, named
+    build_student, student, images, tmp_path, monkeypatch, fault, named
 ):
-    fault(monkeypatch, wrong)
-    formats = ["float16"] if fault == break_float16 else []
+    # Another student is what a broken conversion might give.
+    wrong, working = build_student(seed=99), getattr(bundle, fault)
+
+    def broken(source, *more):
+        return wrong if fault == "as_float32" else working(wrong, *more)
+
+    monkeypatch.setattr(bundle, fault, broken)
+    formats = ["float16"] if fault == "convert_tflite" else []
     arguments = {"name": "small", "formats": formats}
     with pytest.raises(ParityError, match=f"^{named} must reach a cosine of 0.999"):
         export_student(student, tmp_path, images, **arguments)
     assert os.listdir(tmp_path / "small") == []
-    if formats:
+    if fault == "write_saved_model":
         report = export_student(
             student, tmp_path, images, minimum_cosine=-1.0, **arguments
         )
-        assert report.artefacts[1].parity.min_cosine < 0.9
+        assert report.artefacts[0].parity.min_cosine < 0.9
 
 
 def test_an_interrupted_export_leaves_earlier_versions_alone(
@@ -168,15 +151,16 @@ def test_what_cannot_be_exported_is_refused_before_any_work(
     student, images, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(bundle, "as_float32", lambda model: pytest.fail("too late"))
-    with pytest.raises(ValueError, match=r"`images` must be uint8 \(n, 16, 16, 3\)"):
-        export_student(student, tmp_path, images / 255, name="small")
-    with pytest.raises(ValueError, match=r"`len\(images\)` must be in \[1"):
-        export_student(student, tmp_path, images[:0], name="small")
-    with pytest.raises(ValueError, match="`name` must be a directory's name of letter"):
-        export_student(student, tmp_path, images, name="../small")
     inputs = keras.layers.Input((16, 16, 3))
-    with pytest.raises(ValueError, match="`model` must be a functional"):
-        export_student(keras.Model(inputs, inputs), tmp_path, images, name="small")
+    other = keras.Model(inputs, inputs)
+    for model, pixels, name, words in (
+        (student, images / 255, "small", r"`images` must be uint8 \(n, 16, 16, 3\)"),
+        (student, images[:0], "small", r"`len\(images\)` must be in \[1"),
+        (student, images, "../small", "`name` must be a directory's name of letter"),
+        (other, images, "small", "`model` must be a functional"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            export_student(model, tmp_path, pixels, name=name)
     assert os.listdir(tmp_path) == []
     (tmp_path / "small" / "3").mkdir(parents=True)
     with pytest.raises(FileExistsError, match="version=3; .*small has 3. Leave"):

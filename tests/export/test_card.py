@@ -55,51 +55,34 @@ def test_a_card_says_how_images_must_be_made_and_what_is_known():
 CALIBRATION = Calibration(1e-4, 0.41234, (0.4, 0.425), 0.5, 12345, "folder:ours")
 
 
-@pytest.mark.parametrize(
-    ("int8", "verified", "calibration", "sentences"),
-    [
-        (
-            0.99,
-            Verification(0.9, 0.8, 0.3056, 32000),
-            None,
-            [
-                "| saved_model.pb  | 0.3056    | 1e-3 | 0.8000 | one image    | 32,000",
-                "| x-3-int8.tflite | 0.3056    | 1e-3 | 0.8000 | one image    | 32,000",
-                "the images of the parity gate",
-            ],
-        ),
-        # int8 has other scores than the Keras model, which was calibrated.
-        (
-            0.99,
-            Verification(0.9, 0.8, 0.3056, 32000),
-            CALIBRATION,
-            [
-                "| saved_model.pb  | 0.4123 [0.4000, 0.4250] | 1e-4 | 0.5000 | one ",
-                "| 12,345         | folder:ours |",
-                "| x-3-int8.tflite | not calibrated ",
-            ],
-        ),
-        (1.0, None, CALIBRATION, ["| x-3-int8.tflite | 0.4123 [0.4000, 0.4250] | "]),
+def test_the_threshold_of_every_file_and_where_it_was_found():
+    measured = Verification(0.9, 0.8, 0.3056, 32000)
+    own = "0.3056    | 1e-3 | 0.8000 | one image    | 32,000"
+    gate = ["the images of the parity gate"]
+    gate += [f"| saved_model.pb  | {own}", f"| x-3-int8.tflite | {own}"]
+    found = "0.4123 [0.4000, 0.4250] | "
+    # int8 may have other scores than the Keras model, which was calibrated.
+    other = [f"| saved_model.pb  | {found}1e-4 | 0.5000 | one "]
+    other += ["| 12,345         | folder:ours |", "| x-3-int8.tflite | not calibrated "]
+    for int8, verified, calibration, sentences in (
+        (0.99, measured, None, gate),
+        (0.99, measured, CALIBRATION, other),
+        (1.0, None, CALIBRATION, [f"| x-3-int8.tflite | {found}"]),
         (0.99, Verification(0.9, None, None, 50), None, ["Threshold: not calibr"]),
-    ],
-)
-def test_the_threshold_of_every_file_and_where_it_was_found(
-    int8, verified, calibration, sentences
-):
-    report = make_report(verified, notes=("A note.",), int8=int8)
-    card = make_card(report, 112, 128, 1000, HASHES, {}, calibration)
-    text = card_markdown(json.loads(json.dumps(card)))
-    for sentence in sentences:
-        assert sentence in text, text
-    assert text.startswith("# face, version 3\n")
-    assert "raw in tflite_int8: divide by the length." in text
-    assert report.to_table() in text and "A note." in text
-    for name, entry in card["calibration"].items():
-        assert entry["sha256"] == HASHES[name]
+    ):
+        report = make_report(verified, notes=("A note.",), int8=int8)
+        card = make_card(report, 112, 128, 1000, HASHES, {}, calibration)
+        text = card_markdown(json.loads(json.dumps(card)))
+        for sentence in sentences:
+            assert sentence in text, text
+        assert text.startswith("# face, version 3\n")
+        assert "raw in tflite_int8: divide by the length." in text
+        assert report.to_table() in text and "A note." in text
+        for name, entry in card["calibration"].items():
+            assert entry["sha256"] == HASHES[name]
 
 
-@pytest.mark.parametrize("of_export", [True, False])
-def test_finds_the_other_artefacts_of_a_model(tmp_path, of_export):
+def test_finds_the_other_artefacts_of_a_model(tmp_path):
     home = tmp_path / "export" / "face" / "3"
     (home / "variables").mkdir(parents=True)
     names = ["saved_model.pb", "variables/x", "x-3-int8.tflite", "x-3.onnx"]
@@ -108,9 +91,12 @@ def test_finds_the_other_artefacts_of_a_model(tmp_path, of_export):
     card = {"files": {name: "00" for name in [*names, "x-3-gone.tflite"]}}
     (home / "card.json").write_text(json.dumps(card))
     (tmp_path / "card.json").write_text("{}")
-    model = home / "x-3.onnx" if of_export else tmp_path / "model.keras"
-    expected = ["saved_model.pb", "x-3-int8.tflite", *["x-3.onnx"] * (not of_export)]
-    assert exported_files(model) == [home / name for name in expected]
+    of_keras = ["saved_model.pb", "x-3-int8.tflite", "x-3.onnx"]
+    for model, expected in (
+        (home / "x-3.onnx", of_keras[:2]),
+        (tmp_path / "model.keras", of_keras),
+    ):
+        assert exported_files(model) == [home / name for name in expected]
 
 
 def test_the_table_of_a_report_and_its_way_through_json():

@@ -118,13 +118,13 @@ def test_float16_and_dynamic_take_a_half_and_a_quarter_of_the_space(
 
 @pytest.mark.parametrize("output", ["float32", "int8"])
 def test_int8_takes_pixels_as_they_are_and_returns_the_raw_embedding(
-    student, images, output, tmp_path
+    student, tflite, images, output, tmp_path
 ):
-    before = student.get_weights()
-    path = tmp_path / "s.tflite"
-    # Dark images must not change the scale of pixels.
-    dark = noise() // 4 if output == "int8" else noise()
-    path.write_bytes(convert_tflite(student, "int8", dark, int8_output=output))
+    before, path = student.get_weights(), tflite["int8"]
+    if output == "int8":
+        path = tmp_path / "s.tflite"
+        # Dark images must not change the scale of pixels.
+        path.write_bytes(convert_tflite(student, "int8", noise() // 4, output))
     interpreter = make_interpreter(path)
     (image,) = interpreter.get_input_details()
     (embedding,) = interpreter.get_output_details()
@@ -154,15 +154,16 @@ def test_int8_takes_pixels_as_they_are_and_returns_the_raw_embedding(
 
 
 def test_wrong_arguments_are_refused(student):
-    with pytest.raises(ValueError, match="`precision` must be one of 'float32', 'floa"):
-        convert_tflite(student, "float8")
-    for none in (None, noise(0)):
-        with pytest.raises(ValueError, match="give `representative`, 100 or more"):
-            convert_tflite(student, "int8", none)
-    with pytest.raises(ValueError, match=r"uint8 \(n, 16, 16, 3\). Received: uint8"):
-        convert_tflite(student, "int8", noise()[:, :8])
-    with pytest.raises(ValueError, match="`int8_output` must be one of"):
-        convert_tflite(student, "int8", noise(), int8_output="uint8")
+    representative = "give `representative`, 100 or more"
+    for words, *arguments in (
+        ("`precision` must be one of 'float32', 'floa", "float8"),
+        (representative, "int8", None),
+        (representative, "int8", noise(0)),
+        (r"uint8 \(n, 16, 16, 3\). Received: uint8", "int8", noise()[:, :8]),
+        ("`int8_output` must be one of", "int8", noise(), "uint8"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            convert_tflite(student, *arguments)
 
 
 def test_onnxruntime_gives_the_same_embeddings(

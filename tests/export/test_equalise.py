@@ -9,17 +9,27 @@ from ekd_tf.export.precision import as_float32
 from ekd_tf.models import MobileFaceNet
 
 
-def make_backbone(activation, rng):
-    """A backbone whose channels differ a hundredfold in range."""
+@pytest.fixture(scope="module", params=["prelu", "relu"])
+def networks(request):
+    """A backbone whose channels differ a hundredfold in range, its copy, and images."""
+    rng = np.random.default_rng(20220605)
     model = MobileFaceNet(
-        width=0.125, input_size=32, embedding_dim=8, activation=activation
+        width=0.125, input_size=32, embedding_dim=8, activation=request.param
     )
     for layer in model.layers:
         if isinstance(layer, keras.layers.BatchNormalization) and layer.scale:
             shape = layer.gamma.shape
             layer.gamma.assign(10 ** rng.uniform(-1, 1, shape))
             layer.beta.assign(rng.uniform(0, 1, shape))
-    return model
+    # One that is always zero.
+    norm = model.get_layer("conv1.bn")
+    for weight in (norm.gamma, norm.beta):
+        weight.assign(np.where(np.arange(8) == 3, 0.0, weight.numpy()))
+    images = rng.integers(0, 256, (6, 32, 32, 3), dtype=np.uint8)
+    copy = as_float32(model)
+    # conv1, conv2_dw, conv_6_sep and three in each of the 15 bottlenecks.
+    assert equalise(copy, images, batch_size=4) == 48
+    return model, copy, images, request.param
 
 
 def ranges(model, name, images, activation):
@@ -32,14 +42,9 @@ def ranges(model, name, images, activation):
     return np.max([np.abs(f).max(axis=(0, 1, 2)) for f in found], axis=0)
 
 
-@pytest.mark.parametrize("activation", ["prelu", "relu"])
-def test_the_network_computes_the_same_with_like_ranges(activation, rng):
-    backbone = make_backbone(activation, rng)
-    images = rng.integers(0, 256, (6, 32, 32, 3), dtype=np.uint8)
+def test_the_network_computes_the_same_with_like_ranges(networks):
+    backbone, copy, images, activation = networks
     expected = np.asarray(backbone(images, training=False))
-    copy = as_float32(backbone)
-    # conv1, conv2_dw, conv_6_sep and three in each of the 15 bottlenecks.
-    assert equalise(copy, images, batch_size=4) == 48
     received = np.asarray(copy(images, training=False))
     np.testing.assert_allclose(
         received, expected, rtol=2e-3, atol=1e-4 * np.abs(expected).max()
@@ -63,11 +68,8 @@ def test_the_network_computes_the_same_with_like_ranges(activation, rng):
     np.testing.assert_allclose(ratio[alive], ratio[alive].mean(), rtol=1e-2)
 
 
-def test_a_residual_stream_is_scaled_as_one(rng):
-    backbone = make_backbone("relu", rng)
-    images = rng.integers(0, 256, (2, 32, 32, 3), dtype=np.uint8)
-    copy = as_float32(backbone)
-    equalise(copy, images)
+def test_a_residual_stream_is_scaled_as_one(networks):
+    backbone, copy, _, _ = networks
     names = ["conv_23.project.bn"]
     names += [f"conv_3.model.{block}.project.bn" for block in range(4)]
     factors = [
@@ -79,15 +81,10 @@ def test_a_residual_stream_is_scaled_as_one(rng):
         np.testing.assert_allclose(factor, factors[0], rtol=1e-5)
 
 
-def test_a_channel_that_is_always_zero_is_left_alone(rng):
-    model = MobileFaceNet(width=0.125, input_size=32, embedding_dim=8)
-    norm = model.get_layer("conv1.bn")
-    norm.gamma.assign(np.where(np.arange(8) == 3, 0.0, 1.0))
-    images = rng.integers(0, 256, (2, 32, 32, 3), dtype=np.uint8)
-    equalise(model, images)
-    for weight in model.get_weights():
-        assert np.isfinite(weight).all()
-    assert norm.gamma.numpy()[3] == 0
+def test_a_channel_that_is_always_zero_is_left_alone(networks):
+    _, copy, _, _ = networks
+    assert all(np.isfinite(weight).all() for weight in copy.get_weights())
+    assert copy.get_layer("conv1.bn").gamma.numpy()[3] == 0
 
 
 def test_a_network_without_such_pairs_is_left_as_it_is():

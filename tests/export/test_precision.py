@@ -44,30 +44,7 @@ def graph_dtypes(model):
     return {output.dtype.name for op in operations for output in op.outputs}
 
 
-def test_computes_in_float32_with_the_same_weights(build_student, mixed_policy, images):
-    twin = build_student(seed=3)
-    mixed_policy("mixed_bfloat16")
-    model = build_student(seed=3)
-    before = [value.copy() for value in model.get_weights()]
-    copy = as_float32(model)
-    assert half_precision_layers(copy) == []
-    assert not graph_dtypes(copy) & {"float16", "bfloat16"}
-    for ours, theirs in zip(copy.get_weights(), before):
-        np.testing.assert_array_equal(ours, theirs)
-    # Not only close: the float32 twin and the copy are the same computation.
-    np.testing.assert_array_equal(copy(images), twin(images))
-    # The original and the global policy stay; the graph of one has 16 bits.
-    assert "conv" in half_precision_layers(model)
-    assert "bfloat16" in graph_dtypes(model)
-    assert keras.mixed_precision.global_policy().name == "mixed_bfloat16"
-    copy.set_weights([np.zeros_like(value) for value in copy.get_weights()])
-    for ours, theirs in zip(model.get_weights(), before):
-        np.testing.assert_array_equal(ours, theirs)
-    assert copy.name == model.name
-    assert [layer.name for layer in copy.layers] == [la.name for la in model.layers]
-
-
-def test_reaches_parts_of_layers_and_nested_models(mixed_policy, rng):
+def test_a_copy_of_all_parts_is_float32_and_the_original_stays(mixed_policy, rng):
     mixed_policy("bfloat16")
     nested = keras.Sequential(
         [keras.layers.Input((4,)), keras.layers.Dense(5, name="deep")], name="nested"
@@ -76,13 +53,25 @@ def test_reaches_parts_of_layers_and_nested_models(mixed_policy, rng):
     # A policy of the layer's own beside those from the global one.
     own = keras.layers.Dense(3, dtype="mixed_float16", name="own")
     model = keras.Model(inputs, own(Block(3, name="block")(nested(inputs))))
-    assert {"deep", "inner", "own"} <= set(half_precision_layers(model))
+    before = [value.copy() for value in model.get_weights()]
     copy = as_float32(model)
     assert half_precision_layers(copy) == []
+    assert not graph_dtypes(copy) & {"float16", "bfloat16"}
+    for ours, theirs in zip(copy.get_weights(), before):
+        np.testing.assert_array_equal(ours, theirs)
     x = rng.normal(size=(2, 4)).astype(np.float32)
-    w = [np.asarray(value, np.float64) for value in model.get_weights()]
+    w = [np.asarray(value, np.float64) for value in before]
     expected = ((x @ w[0] + w[1]) @ w[2] + w[3]) @ w[4] + w[5]
     np.testing.assert_allclose(copy(x), expected, rtol=1e-5, atol=1e-6)
+    # The original and the global policy stay; the graph of one has 16 bits.
+    assert {"deep", "inner", "own"} <= set(half_precision_layers(model))
+    assert "bfloat16" in graph_dtypes(model)
+    assert keras.mixed_precision.global_policy().name == "bfloat16"
+    copy.set_weights([np.zeros_like(value) for value in copy.get_weights()])
+    for ours, theirs in zip(model.get_weights(), before):
+        np.testing.assert_array_equal(ours, theirs)
+    assert copy.name == model.name
+    assert [layer.name for layer in copy.layers] == [la.name for la in model.layers]
 
 
 def test_a_layer_that_stays_half_precision_is_named():

@@ -12,10 +12,14 @@ from ekd_tf.embedders import SavedModelEmbedder
 from ekd_tf.export.saved_model import check_student
 
 
+@pytest.fixture(scope="module")
+def loaded(saved):
+    return tf.saved_model.load(str(saved))
+
+
 def test_the_endpoint_has_stable_names_and_types_and_needs_no_keras(
-    student, saved, images, unit_embeddings
+    student, saved, loaded, images, unit_embeddings
 ):
-    loaded = tf.saved_model.load(str(saved))
     assert sorted(loaded.signatures) == ["embed_float", "embed_jpeg", "serving_default"]
     signature = loaded.signatures["serving_default"]
     (args, kwargs) = signature.structured_input_signature
@@ -34,8 +38,8 @@ def test_the_endpoint_has_stable_names_and_types_and_needs_no_keras(
     )
 
 
-def test_float_pixels_keep_their_fractions(student, saved, images, unit_embeddings):
-    embed = tf.saved_model.load(str(saved)).signatures["embed_float"]
+def test_float_pixels_keep_their_fractions(student, loaded, images, unit_embeddings):
+    embed = loaded.signatures["embed_float"]
     outputs = embed(images=tf.constant(images, tf.float32))
     raw = np.asarray(student(images, training=False))
     np.testing.assert_allclose(outputs["raw_embedding"], raw, rtol=1e-4, atol=1e-5)
@@ -50,7 +54,9 @@ def test_float_pixels_keep_their_fractions(student, saved, images, unit_embeddin
     assert np.abs(off).max() > 1e-2
 
 
-def test_encoded_images_are_decoded_and_resized_as_in_training(saved, tmp_path, rng):
+def test_encoded_images_are_decoded_and_resized_as_in_training(
+    saved, loaded, tmp_path, rng
+):
     (tmp_path / "p").mkdir()
     for name, size in (("a.png", 16), ("b.jpg", 16), ("c.jpg", 40), ("d.bmp", 23)):
         pixels = rng.integers(0, 256, (size, size, 3), dtype=np.uint8)
@@ -65,7 +71,7 @@ def test_encoded_images_are_decoded_and_resized_as_in_training(saved, tmp_path, 
     expected = SavedModelEmbedder(saved)(
         np.concatenate(list(evaluation_batches(source, everything, 16, 8)))
     )
-    embed = tf.saved_model.load(str(saved)).signatures["embed_jpeg"]
+    embed = loaded.signatures["embed_jpeg"]
     received = embed(image_bytes=tf.constant(source.read(everything)))["embedding"]
     np.testing.assert_allclose(received, expected, rtol=1e-5, atol=1e-6)
     assert embed(image_bytes=tf.constant([], tf.string))["embedding"].shape == (0, 24)

@@ -8,7 +8,7 @@ import re
 import keras
 import numpy as np
 import pytest
-from commands import run
+from commands import succeed
 from pictures import write_people
 from toys import backbone
 
@@ -29,25 +29,15 @@ def home(tmp_path_factory):
     root = tmp_path_factory.mktemp("home")
     backbone(dim=6, batch_norm=False).save(root / "m.keras")
     images = f"folder:{write_people(root / 'faces', people=6, each=4, side=24)}"
-    calls = [
-        (
-            "export_model",
-            "--formats=float32,int8",
-            f"--data={images}",
-            f"--calibration_images={images}",
-            "--minimum_cosine=-1",
-        ),
-        (
-            "evaluate",
-            "--calibrate_fpr=0.1",
-            f"--eval_sets=faces:{images}",
-            "--fprs=1e-1",
-        ),
-    ]
-    for program, *arguments in calls:
-        done = run(program, f"--model={root / 'm.keras'}", *arguments)
-        assert done.returncode == 0, done.stderr[-3000:]
+    model = f"--model={root / 'm.keras'}"
+    formats = ["--formats=float32,int8", f"--calibration_images={images}"]
+    succeed("export_model", model, *formats, f"--data={images}", "--minimum_cosine=-1")
+    succeed("evaluate", model, *calibration(images, 0.1))
     return root
+
+
+def calibration(images, fpr):
+    return [f"--calibrate_fpr={fpr}", f"--eval_sets=faces:{images}", "--fprs=1e-1"]
 
 
 def threshold(file):
@@ -57,14 +47,8 @@ def threshold(file):
 
 def decisions_of_verify(home, model, names):
     """Returns cosines and decisions of all ordered pairs of images, by `verify`."""
-    done = run(
-        "verify",
-        f"--model={model}",
-        f"--gallery={home / 'faces'}",
-        f"--nearest={len(names)}",
-        *names,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    nearest = [f"--gallery={home / 'faces'}", f"--nearest={len(names)}"]
+    done = succeed("verify", f"--model={model}", *nearest, *names)
     found, probe = {}, None
     for line in done.stdout.splitlines():
         said = re.fullmatch(r"  (\S+)  cosine (\S+): (one person|two people) .*", line)
@@ -108,14 +92,10 @@ def test_another_model_in_the_folder_leaves_the_exports_as_they_are(home):
     backbone(dim=6, seed=1, batch_norm=False).save(home / "other.keras")
     version = home / "export" / "student" / "1"
     before = (version / "card.json").read_bytes()
-    done = run(
-        "evaluate",
-        f"--model={home / 'other.keras'}",
-        f"--eval_sets=faces:folder:{home / 'faces'}",
-        "--fprs=1e-1",
-        "--calibrate_fpr=0.2",
+    images = f"folder:{home / 'faces'}"
+    done = succeed(
+        "evaluate", f"--model={home / 'other.keras'}", *calibration(images, 0.2)
     )
-    assert done.returncode == 0, done.stderr[-3000:]
     assert "it was not exported of" in done.stderr
     assert (version / "card.json").read_bytes() == before
     card = json.loads((home / "card.json").read_text())["calibration"]

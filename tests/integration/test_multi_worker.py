@@ -9,6 +9,7 @@ import time
 
 import numpy as np
 import pytest
+from commands import TINY
 from replicas import free_ports
 
 from ekd_tf.embedders import load_embedder
@@ -16,13 +17,6 @@ from ekd_tf.run.interruption import RESUME_STATUS
 
 ARGUMENTS = [
     "--data=synthetic:identities=8,images=4,size=32",
-    "--general_batch=8",
-    "--balanced_identities=2",
-    "--model=iresnet18",
-    "--width=0.125",
-    "--embedding_dim=16",
-    "--input_size=32",
-    "--scale=16",
     "--steps=3",
     "--learning_rate=0.02",
     "--log_every=1",
@@ -36,7 +30,7 @@ def start(workdir, extra, config=None):
         environment["TF_CONFIG"] = json.dumps(config)
     command = [sys.executable, "-m", "ekd_tf.train", f"--workdir={workdir}"]
     return subprocess.Popen(
-        [*command, *ARGUMENTS, *extra],
+        [*command, *TINY, *ARGUMENTS, *extra],
         env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

@@ -23,21 +23,16 @@ _SWITCHES = (
 @pytest.fixture(scope="module")
 def driver(tmp_path_factory):
     webdriver = pytest.importorskip("selenium.webdriver")
-    programs = {
-        name: next(filter(None, map(shutil.which, names)), None)
-        for name, names in (
-            ("browser", ("chromium", "chromium-browser")),
-            ("driver", ("chromedriver",)),
-        )
-    }
-    if not all(programs.values()):
+    browser = shutil.which("chromium") or shutil.which("chromium-browser")
+    program = shutil.which("chromedriver")
+    if not (browser and program):
         pytest.skip("there is no chromium with its chromedriver")
     options = webdriver.ChromeOptions()
-    options.binary_location = programs["browser"]
+    options.binary_location = browser
     for switch in (*_SWITCHES, f"user-data-dir={tmp_path_factory.mktemp('profile')}"):
         options.add_argument(f"--{switch}")
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    service = webdriver.ChromeService(programs["driver"])
+    service = webdriver.ChromeService(program)
     driver = webdriver.Chrome(options=options, service=service)
     yield driver
     driver.quit()
@@ -47,12 +42,8 @@ def open_page(driver, path, width=1280):
     """Opens a page, waits until it is drawn, and expects nothing said or fetched."""
     from selenium.webdriver.support.ui import WebDriverWait
 
-    size = {
-        "width": width,
-        "height": 900,
-        "deviceScaleFactor": 1,
-        "mobile": width < 600,
-    }
+    size = {"width": width, "height": 900, "deviceScaleFactor": 1}
+    size["mobile"] = width < 600
     driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
     driver.get(path.as_uri())
     drawn = "return document.body.hasAttribute('data-drawn')"

@@ -140,9 +140,8 @@ def test_critical_pairs_are_the_worst_of_either_direction(case, section, pairs):
 
 
 def test_pictures_are_of_the_set_and_can_be_left_out(case, section, page, tmp_path):
-    assert {k for row in section["pairs"] for k in row[2:]} <= section[
-        "pictures"
-    ].keys()
+    rows = {k for row in section["pairs"] for k in row[2:]}
+    assert rows <= section["pictures"].keys()
     for row, uri in list(section["pictures"].items())[:5]:
         data = base64.b64decode(uri.partition("base64,")[2])
         with Image.open(io.BytesIO(data)) as shown:

@@ -92,13 +92,6 @@ def test_keeps_the_newest_and_the_best(tmp_path, monkeypatch, links):
     assert len(os.listdir(tmp_path)) == 3
 
 
-def test_later_steps_of_a_run_given_up_are_removed(tmp_path):
-    store = saved(tmp_path, 10, 20, 30)
-    store.restore(zeros(), step=10)
-    store.save(15, numbers(15.0))
-    assert store.steps() == [10, 15]
-
-
 def test_lists_every_difference_and_assigns_nothing(tmp_path):
     def variables(**values):
         return {name: tf.Variable(value) for name, value in values.items()}

@@ -23,29 +23,31 @@ def config(**changes):
     return TrainConfig(**{"data": "folder:x", **changes}).completed()
 
 
-IDLE = [
-    (
-        {"lr_milestones": ("3", "5"), "schedule": "cosine"},
-        "lr_milestones=3,5` .*--schedule=step",
-    ),
-    ({"lr_gamma": 0.2}, "lr_gamma=0.2` .* --lr_milestones"),
-    ({"images_per_identity": 4}, "images_per_identity=4` .*--balanced_identities"),
-    ({"model": "iresnet18", "activation": "relu"}, "=relu` .*that has --activation"),
-    ({"model": "m.keras", "dropout": 0.4}, "dropout=0.4` .*that has --dropout"),
-    ({"init_partial": True}, "--init_partial` .*--init"),
-    ({"head": "none", "margin": "0.4"}, "margin=0.4` .* --head"),
-    ({"head": "none", "head_gradient": "straight_through"}, "head_gradient=straight"),
-    ({"head": "none", "distill": "ekd:1", "scale": 32.0}, "scale=32.0` .*ada_distill"),
-    ({"distill": "ekd:1", "teacher_centres": "c.npy"}, "teacher_centres=c.npy` .*kd"),
-    ({"evaluate_every": 5}, "evaluate_every=5` .*--heldout_data"),
-    ({"num_virtual_devices": 2}, "num_virtual_devices=2` .*--strategy=mirrored"),
-]
-
-
-@pytest.mark.parametrize(("changes", "message"), IDLE)
-def test_a_setting_without_effect_is_refused_with_what_it_needs(changes, message):
-    with pytest.raises(ValueError, match=message):
-        settings.check_effects(config(**changes))
+def test_a_setting_without_effect_is_refused_with_what_it_needs():
+    cosine = {"lr_milestones": ("3", "5"), "schedule": "cosine"}
+    no_head = {"head": "none"}
+    for changes, message in (
+        (cosine, "lr_milestones=3,5` .*--schedule=step"),
+        ({"lr_gamma": 0.2}, "lr_gamma=0.2` .* --lr_milestones"),
+        ({"images_per_identity": 4}, "images_per_identity=4` .*--balanced_identities"),
+        ({"init_partial": True}, "--init_partial` .*--init"),
+        (
+            {"model": "iresnet18", "activation": "relu"},
+            "=relu` .*that has --activation",
+        ),
+        ({**no_head, "margin": "0.4"}, "margin=0.4` .* --head"),
+        ({**no_head, "head_gradient": "straight_through"}, "head_gradient=straight"),
+        ({**no_head, "distill": "ekd:1", "scale": 32.0}, "scale=32.0` .*ada_distill"),
+        ({"distill": "ekd:1", "teacher_centres": "c.npy"}, "centres=c.npy` .*kd"),
+        ({"evaluate_every": 5}, "evaluate_every=5` .*--heldout_data"),
+        ({"num_virtual_devices": 2}, "num_virtual_devices=2` .*--strategy=mirrored"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            settings.check_effects(config(**changes))
+    idle = EvaluateSettings(model="m.keras", calibrate_flip=True)
+    with pytest.raises(ValueError, match="--calibrate_flip` .*without --calibrate_fpr"):
+        settings.check_effects(idle)
+    settings.check_effects(dataclasses.replace(idle, calibrate_fpr=1e-3))
 
 
 def test_a_number_without_a_size_is_refused_whatever_the_flag():
@@ -68,7 +70,6 @@ def test_a_setting_with_effect_or_left_alone_is_taken():
         {"lr_milestones": ("3",), "lr_gamma": 0.2},
         {"balanced_identities": 4, "images_per_identity": 4},
         {"eval_sets": ("x:folder:y",), "evaluate_every": 5, "best_metric": "x/auc"},
-        {"model": "iresnet50", "dropout": 0.4},
     ):
         settings.check_effects(config(**changes))
 
@@ -148,17 +149,3 @@ def test_balanced_rows_come_with_distillation_alone_unless_asked_for():
 def test_a_run_needs_images():
     with pytest.raises(ValueError, match="`--data` is missing.*--data=synthetic:"):
         config(data=None)
-
-
-def test_the_folder_of_a_cache_is_one(tmp_path):
-    assert config(teacher=str(tmp_path)).teacher == str(tmp_path)
-    (tmp_path / "cache.json").write_text("{}")
-    for spec in (str(tmp_path), f"cache:{tmp_path}"):
-        assert config(teacher=spec).teacher == f"cache:{tmp_path}"
-
-
-def test_a_view_to_calibrate_needs_a_calibration():
-    idle = EvaluateSettings(model="m.keras", calibrate_flip=True)
-    with pytest.raises(ValueError, match="--calibrate_flip` .*without --calibrate_fpr"):
-        settings.check_effects(idle)
-    settings.check_effects(dataclasses.replace(idle, calibrate_fpr=1e-3))

@@ -5,21 +5,11 @@ import types
 import numpy as np
 import pytest
 from dataset_writers import TFRecordWriter
-from PIL import Image
+from pictures import write_people
 
+from ekd_tf import heads
 from ekd_tf.data import FolderFaces
-from ekd_tf.heads import ArcFace
-from ekd_tf.heads import CosFace
 from ekd_tf.run import factory
-
-
-def folder(root, identities=3, images=2):
-    for person in range(identities):
-        (root / f"p{person}").mkdir(parents=True)
-        for k in range(images):
-            pixels = np.full((32, 32, 3), 20 * person + k, np.uint8)
-            Image.fromarray(pixels).save(root / f"p{person}" / f"{k}.png")
-    return root
 
 
 def test_opens_every_format(tmp_path):
@@ -48,7 +38,7 @@ def test_opens_every_format(tmp_path):
 
 def test_joins_sources(tmp_path):
     # A plus sign in a path joins nothing.
-    root = folder(tmp_path / "a+b", identities=2)
+    root = write_people(tmp_path / "a+b", people=2, each=2, side=16)
     source = factory.make_source(f"folder:{root}+folder:{root}")
     assert (len(source), source.num_identities) == (8, 4)
     assert isinstance(factory.make_source(f"folder:{root}"), FolderFaces)
@@ -58,42 +48,6 @@ def test_joins_sources(tmp_path):
     source = factory.make_source(drawn + ",seed=5,first=9")
     assert source.read(np.array([0])).shape == (1, 32, 32, 3)
     assert source.fingerprint != factory.make_source(drawn).fingerprint
-
-
-@pytest.mark.parametrize(
-    ("spec", "message"),
-    [
-        ("foldr:x", r"must be one of 'recordio', .*Did you mean 'folder'"),
-        ("synthetic:identitys=3", "must be one of 'identities'.*Did you mean"),
-        ("synthetic:identities=x", "must be an integer. Received: 'x'"),
-        ("folder:/nowhere/at/all", "is not a directory"),
-        ("hf:", "`--data=hf:` names no images: give hf:NAME"),
-        ("hf:,split=test", "`--data=hf:` names no images: give hf:NAME"),
-        ("folder:", "`--data=folder:` names no images: give folder:PATH"),
-    ],
-)
-def test_says_what_is_wrong_with_a_source(spec, message):
-    with pytest.raises(ValueError, match=message):
-        factory.make_source(spec)
-
-
-@pytest.mark.parametrize(
-    ("spec", "message"),
-    [
-        ("ekdd:1", "must be one of 'ekd', .*Did you mean 'ekd'"),
-        ("kd:4", "needs the teacher's class centres.*--teacher_centres=FILE.npy"),
-        ("proxyless_kd", "`--distill=proxyless_kd` needs the teacher's class centres"),
-        ("ekd:1,ekd:2", "names 'ekd' twice"),
-        ("ekd:-1", r"must be in \(0, inf\)"),
-        ("ekd:much", "must be a number. Received: 'much'"),
-        ("ekd:abc%", "`--distill=ekd` must be a number. Received: 'abc'"),
-        ("ekd:0%", r"`--distill=ekd \(%\)` must be in \(0, 1000.0\]"),
-        ("ekd:1200%", r"must be in \(0, 1000.0\]. Received: .*=1200.0"),
-    ],
-)
-def test_says_what_is_wrong_with_losses(spec, message):
-    with pytest.raises(ValueError, match=message):
-        factory.make_losses(spec, student_dim=3, teacher_dim=5)
 
 
 def test_builds_every_loss_between_different_sizes():
@@ -106,15 +60,8 @@ def test_builds_every_loss_between_different_sizes():
     spec = ",".join(f"{name}:{i + 2}" for i, name in enumerate(factory.LOSSES))
     losses = factory.make_losses(spec, scale=64.0, head=None, **arguments)
     assert list(losses) == list(factory.LOSSES)
-    batch = np.eye(4, 3, dtype=np.float32), np.eye(4, 5, dtype=np.float32)
-    for i, (name, (loss, weight)) in enumerate(losses.items()):
-        assert weight == i + 2
-        if name.startswith("ekd"):
-            # Its first call takes longer than all others' together.
-            continue
-        terms = loss(*batch, np.int32([0, 0, 1, 3]))
-        assert all(term.split("/")[0] == name for term in terms)
-        assert np.isfinite(sum(terms.values()))
+    weights = [weight for _, weight in losses.values()]
+    assert weights == [i + 2 for i in range(len(losses))]
     for name in ("cosine", "fitnet", "kd", "proxyless_kd", "ada_distill"):
         assert losses[name][0].projection is not None
 
@@ -133,44 +80,41 @@ def test_words_behind_a_loss_are_its_arguments():
     assert factory.make_losses("") == {}
 
 
-@pytest.mark.parametrize(
-    ("spec", "words"),
-    [
-        ("ekd:tempature=1", "`--distill=ekd:WORD` must be one of .*mean 'temperature'"),
-        ("ekd:1:student_dim=4", "`--distill=ekd:WORD` must be one of"),
+def test_says_what_is_wrong_with_losses():
+    sizes = {"student_dim": 3, "teacher_dim": 5}
+    with pytest.raises(
+        ValueError, match="needs the teacher's class centres.*=FILE.npy"
+    ):
+        factory.make_losses("kd:4", **sizes)
+    negative = r"`--distill=ekd:temperature` must be in \(0, inf\). "
+    negative += "Received: --distill=ekd:temperature=-1.0"
+    for spec, words in (
+        ("ekdd:1", "distill` must be one of 'ekd', .*Did you mean 'ekd'"),
+        ("ekd:1,ekd:2", "distill` names 'ekd' twice"),
+        ("ekd:-1", r"=ekd` must be in \(0, inf\)"),
+        ("ekd:nan", "=ekd` must be a finite number"),
+        ("ekd:abc%", "=ekd` must be a number. Received: 'abc'"),
+        ("ekd:0%", r"=ekd \(%\)` must be in \(0, 1000.0\]"),
+        ("ekd:1200%", r"=ekd \(%\)` must be in \(0, 1000.0\]. Received: .*=1200.0"),
+        ("ekd:tempature=1", "=ekd:WORD` must be one of .*mean 'temperature'"),
+        ("ekd:1:student_dim=4", "=ekd:WORD` must be one of"),
+        ("ekd:temperature", "=ekd` must be a number. Received: 'temperature'"),
+        ("ekd:1:temperature", "=ekd:temperature` needs a value"),
+        ("ekd:memory=1.5", "=ekd:memory` must be an integer"),
+        ("ekd:threshold_gradient=no", "=ekd:threshold_gradient` must be one of 'true'"),
+        ("ekd:temperature=-1:memory=0", negative),
+        ("ekd:temperature=inf", "=ekd:temperature` must be a finite number"),
+        ("ekd:num_negatives=0", "=ekd:num_negatives` must be in"),
+        ("cosine:1:scale=3", "=cosine` has no settings: leave out :scale=3"),
         (
-            "ekd:temperature",
-            "`--distill=ekd` must be a number. Received: 'temperature'",
+            "ekd_reference:8:momentum=1",
+            "=ekd_reference` has no settings: leave out :mo",
         ),
-        ("ekd:1:temperature", "`--distill=ekd:temperature` needs a value"),
-        ("ekd:memory=1.5", "`--distill=ekd:memory` must be an integer"),
-        ("ekd:threshold_gradient=no", "threshold_gradient` must be one of 'true'"),
-        (
-            "ekd:temperature=-1:memory=0",
-            r"`--distill=ekd:temperature` must be in \(0, inf\). Received: --distill="
-            "ekd:temperature=-1.0",
-        ),
-        ("ekd:num_negatives=0", "`--distill=ekd:num_negatives` must be in"),
-        ("ekd:temperature=inf", "`--distill=ekd:temperature` must be a finite number"),
-        ("ekd:nan", "`--distill=ekd` must be a finite number"),
-        ("cosine:1:scale=3", "`--distill=cosine` has no settings: leave out :scale=3"),
-        (
-            "ekd_reference:8:momentum=0.1",
-            "`--distill=ekd_reference` has no settings: leave out :momentum=0.1",
-        ),
-    ],
-)
-def test_says_what_is_wrong_with_words(spec, words):
-    with pytest.raises(ValueError, match=words):
-        factory.make_losses(spec, student_dim=3, teacher_dim=5)
-
-
-def test_a_loss_that_refuses_a_word_names_the_flag():
-    words = "`--distill=gkd:mass` must be .*Received: --distill=gkd:mass=0.0"
-    with pytest.raises(ValueError, match=words):
-        factory.make_losses(
-            "gkd:mass=0", lambda: np.eye(4, 5), student_dim=3, num_identities=4
-        )
+        # Refused by the loss itself.
+        ("gkd:mass=0", "=gkd:mass` must be .*Received: --distill=gkd:mass=0.0"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            factory.make_losses(spec, lambda: np.eye(4, 5), num_identities=4, **sizes)
 
 
 def test_kd_uses_the_centres_of_the_head():
@@ -192,31 +136,27 @@ def test_kd_uses_the_centres_of_the_head():
 
 
 def test_says_what_is_wrong_with_class_centres(tmp_path):
-    path = str(tmp_path / "centres.npy")
-    np.save(path, np.float32([[1, 2, 3], [4, 5, 6]]))
-    assert factory.load_centres(path, 2, 3)[1, 0] == 4
-    (tmp_path / "centres.npy").unlink()
-    with pytest.raises(ValueError, match="centres.npy` cannot be read: .*No such file"):
-        factory.load_centres(path, 2, 3)
-    np.save(path, np.zeros((2, 3)))
-    with pytest.raises(ValueError, match="each of the 4 training.*the 3 entr.*(2, 3)"):
-        factory.load_centres(path, 4, 3)
-    np.savez(path[:-4] + ".npz", np.zeros((2, 3)))
-    with pytest.raises(ValueError, match="Received: shape=several arrays"):
-        factory.load_centres(path[:-4] + ".npz", 2, 3)
+    np.save(tmp_path / "centres.npy", np.float32([[1, 2, 3], [4, 5, 6]]))
+    assert factory.load_centres(str(tmp_path / "centres.npy"), 2, 3)[1, 0] == 4
+    np.savez(tmp_path / "several.npz", np.zeros((2, 3)))
     os.mkfifo(tmp_path / "pipe.npy")
-    with pytest.raises(ValueError, match="pipe.npy` cannot be read: .*no regular file"):
-        factory.load_centres(str(tmp_path / "pipe.npy"), 2, 3)
     (tmp_path / "text.npy").write_text("no array")
-    with pytest.raises(ValueError, match="text.npy` cannot be read"):
-        factory.load_centres(str(tmp_path / "text.npy"), 2, 3)
+    for name, words in (
+        ("gone.npy", "gone.npy` cannot be read: .*No such file"),
+        ("centres.npy", "each of the 4 training.*the 3 entr.*(2, 3)"),
+        ("several.npz", "Received: shape=several arrays"),
+        ("pipe.npy", "pipe.npy` cannot be read: .*no regular file"),
+        ("text.npy", "text.npy` cannot be read"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            factory.load_centres(str(tmp_path / name), 4, 3)
 
 
 def test_builds_heads():
     head = factory.make_head("arcface", 5, 32.0, None)
-    assert isinstance(head, ArcFace)
+    assert isinstance(head, heads.ArcFace)
     assert (head.scale, head.margin, head.num_identities) == (32.0, 0.5, 5)
-    assert isinstance(factory.make_head("cosface", 5, 64.0, "0.3"), CosFace)
+    assert isinstance(factory.make_head("cosface", 5, 64.0, "0.3"), heads.CosFace)
     assert factory.make_head("none", 5, 64.0, None) is None
     for name in factory.HEADS:
         head = factory.make_head(
@@ -227,14 +167,14 @@ def test_builds_heads():
     combined = factory.make_head("combined", 5, 64.0, "1.2,0.1,0.3")
     received = (combined.margin1, combined.margin2, combined.margin3)
     assert received == (1.2, 0.1, 0.3)
-    with pytest.raises(ValueError, match="must be M1,M2,M3. Received: --margin=0.5"):
-        factory.make_head("combined", 5, 64.0, "0.5")
-    with pytest.raises(ValueError, match="arcface must be one number.*--margin=1,2"):
-        factory.make_head("arcface", 5, 64.0, "1,2")
-    with pytest.raises(ValueError, match="`margin` must be a number. Received: 'x'"):
-        factory.make_head("arcface", 5, 64.0, "x")
-    with pytest.raises(ValueError, match="`head` must be one of"):
-        factory.make_head("arc", 5, 64.0, None)
+    for name, margin, words in (
+        ("combined", "0.5", "must be M1,M2,M3. Received: --margin=0.5"),
+        ("arcface", "1,2", "arcface must be one number.*--margin=1,2"),
+        ("arcface", "x", "`margin` must be a number. Received: 'x'"),
+        ("arc", None, "`head` must be one of"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            factory.make_head(name, 5, 64.0, margin)
 
 
 def test_builds_schedules():
@@ -244,8 +184,6 @@ def test_builds_schedules():
     assert math.isclose(float(cosine(50)), 0.05, rel_tol=1e-5)
     constant = factory.make_schedule("constant", 0.1, 100, 4, [], 0.1)
     assert math.isclose(float(constant(0)), 0.025, rel_tol=1e-5)
-    with pytest.raises(ValueError, match="`schedule` must be one of"):
-        factory.make_schedule("poly", 0.1, 100, 0, [], 0.1)
 
 
 def test_augmentation_is_made_of_the_words_of_its_class():
@@ -253,41 +191,39 @@ def test_augmentation_is_made_of_the_words_of_its_class():
     on = factory.make_augmentation("crop:8,jpeg:0.5", 32)
     assert (on.crop, on.jpeg, on.occlusion) == (8, 0.5, 0)
     for spec, words in (
-        ("crop:9", r"`--augment:crop` must be in \[0, 8\]"),
-        ("jpeg:2", r"`--augment:jpeg` must be in \[0, 1\]"),
-        ("jpg:0.1", "`--augment:WORD` must be one of 'crop', .*Did you mean 'jpeg'"),
-        ("jpeg", "`--augment:jpeg` needs a value"),
-        ("jpeg:much", "`--augment:jpeg` must be a number"),
+        ("crop:9", r"crop` must be in \[0, 8\]"),
+        ("jpeg:2", r"jpeg` must be in \[0, 1\]"),
+        ("jpg:0.1", "WORD` must be one of 'crop', .*Did you mean 'jpeg'"),
+        ("jpeg", "jpeg` needs a value"),
+        ("jpeg:much", "jpeg` must be a number"),
     ):
-        with pytest.raises(ValueError, match=words):
+        with pytest.raises(ValueError, match="`--augment:" + words):
             factory.make_augmentation(spec, 32)
 
 
 def test_errors_name_the_flag():
     toy = types.SimpleNamespace(labels=np.repeat([0, 1, 2], 4))
-    schedule = factory.make_schedule
-    for make, words in (
-        (
-            lambda: factory.make_sampler(toy, 0, 99, 4, 0),
-            "`--balanced_identities` must be at most .* --balanced_identities=99",
-        ),
-        (
-            lambda: factory.make_sampler(toy, 0, 0, 4, 0),
-            "`--general_batch` or `--balanced_identities` must be above 0",
-        ),
-        (
-            lambda: factory.make_source("synthetic:size=33"),
-            "`--data=synthetic:size` must be a multiple of 16",
-        ),
-        (
-            lambda: factory.make_head("arcface", 5, 64.0, None, sample_rate=0.0),
-            "`--head_sample_rate` must be in",
-        ),
-        (lambda: schedule("step", 0.0, 9, 0, [], 0.1), "`--learning_rate` must be in"),
-        (
-            lambda: schedule("step", 0.1, 9, 0, [5, 5], 0.1),
-            "`--lr_milestones` must increase",
-        ),
+    sampler, schedule = factory.make_sampler, factory.make_schedule
+    most = "`--balanced_identities` must be at most .* --balanced_identities=99"
+    none = "`--general_batch` or `--balanced_identities` must be above 0"
+    for words, make, *arguments in (
+        (most, sampler, toy, 0, 99, 4, 0),
+        (none, sampler, toy, 0, 0, 4, 0),
+        ("`--learning_rate` must be in", schedule, "step", 0.0, 9, 0, [], 0.1),
+        ("`--lr_milestones` must incr", schedule, "step", 0.1, 9, 0, [5, 5], 0.1),
+        ("`schedule` must be one of", schedule, "poly", 0.1, 9, 0, [], 0.1),
     ):
         with pytest.raises(ValueError, match=words):
-            make()
+            make(*arguments)
+    with pytest.raises(ValueError, match="`--head_sample_rate` must be in"):
+        factory.make_head("arcface", 5, 64.0, None, sample_rate=0.0)
+    for spec, words in (
+        ("foldr:x", "must be one of 'recordio', .*Did you mean 'folder'"),
+        ("hf:,split=test", "`--data=hf:` names no images: give hf:NAME"),
+        ("folder:", "`--data=folder:` names no images: give folder:PATH"),
+        ("synthetic:identitys=3", "must be one of 'identities'.*Did you mean"),
+        ("synthetic:identities=x", "must be an integer. Received: 'x'"),
+        ("synthetic:size=33", "`--data=synthetic:size` must be a multiple of 16"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            factory.make_source(spec)

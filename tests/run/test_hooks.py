@@ -1,7 +1,8 @@
-"""Tests for `ekd_tf.run.hooks`."""
+"""Tests for `ekd_tf.run.hooks` and `ekd_tf.run.interruption`."""
 
 import os
 import signal
+import sys
 
 import numpy as np
 import pytest
@@ -9,21 +10,19 @@ import tensorflow as tf
 from traces import steps_in
 
 from ekd_tf.data import SyntheticFaces
-from ekd_tf.run.hooks import CollapseGuard
-from ekd_tf.run.hooks import FaintLossHook
-from ekd_tf.run.hooks import LateHook
-from ekd_tf.run.hooks import ProfileHook
+from ekd_tf.run import hooks
 from ekd_tf.run.hooks import RunStopped
 from ekd_tf.run.hooks import TerminationHook
-from ekd_tf.run.hooks import UpdateGuard
 from ekd_tf.run.hooks import profiled_steps
 from ekd_tf.run.interruption import Interrupted
 from ekd_tf.run.interruption import Termination
+from ekd_tf.run.interruption import child_process
 from ekd_tf.training.loop import Every
 from ekd_tf.training.loop import Step
 from ekd_tf.training.loop import run_steps
 
 SOURCE = SyntheticFaces(identities=3, images_per_identity=4, size=32)
+IDS = np.array([2, 7])
 
 
 def embed(batch):
@@ -33,13 +32,13 @@ def embed(batch):
     return rows
 
 
-def feed(folder, limit, bad, dynamic=False, scale=1.0, ids=(2, 7)):
+def feed(folder, limit, bad, dynamic=False, scale=1.0, ids=IDS, **more):
     """Gives a guard a step per entry, True for a skipped one."""
     models = [lambda x: np.ones((len(x["image"]), 2)), embed]
-    guard = UpdateGuard(limit, dynamic, SOURCE, models, folder)
+    guard = hooks.UpdateGuard(limit, dynamic, SOURCE, models, folder, **more)
     for number, is_bad in enumerate(bad, 1):
         scalars = {"gradient_norm": np.nan if is_bad else 1.0, "loss_scale": scale}
-        batch = {"image_id": np.array(ids), "image": np.array(ids)}
+        batch = {"image_id": ids, "image": ids}
         guard.after_step(Step(number, number == len(bad), scalars, batch))
 
 
@@ -55,7 +54,7 @@ def test_consecutive_bad_steps_end_the_run(tmp_path):
     expected = [f"{n}\t{SOURCE.describe(i)}" for n in (5, 6, 7) for i in (2, 7)]
     assert (tmp_path / "bad_steps.txt").read_text().splitlines() == expected
     with pytest.raises(RunStopped, match="No image is at fault alone; the batches"):
-        feed(tmp_path, 1, [1], ids=(2, 3))
+        feed(tmp_path, 1, [1], ids=np.array([2, 3]))
 
 
 def test_only_the_smallest_loss_scale_ends_the_run_at_once(tmp_path):
@@ -67,16 +66,14 @@ def test_only_the_smallest_loss_scale_ends_the_run_at_once(tmp_path):
 
 
 def test_rows_of_all_replicas_are_joined(tmp_path):
-    guard = UpdateGuard(1, False, SOURCE, [embed], tmp_path, lambda value: value)
     parts = (np.array([1, 7]), np.array([7, 2]))
-    scalars = {"gradient_norm": np.nan, "loss_scale": 1.0}
     with pytest.raises(RunStopped, match="2 of the last batch's 4 images"):
-        guard.after_step(Step(1, True, scalars, {"image_id": parts, "image": parts}))
+        feed(tmp_path, 1, [1], ids=parts, local_values=lambda value: value)
 
 
 def test_collapsed_embeddings_end_the_run():
     def collapse(steps, *cosines):
-        guard = CollapseGuard(steps)
+        guard = hooks.CollapseGuard(steps)
         for number, cosine in enumerate(cosines, 1):
             scalars = {"embedding/mean_cosine": cosine}
             guard.after_step(Step(number, number == len(cosines), scalars, {}))
@@ -89,7 +86,7 @@ def test_collapsed_embeddings_end_the_run():
 def test_scalars_are_read_one_step_late_and_the_last_at_once():
     seen = []
 
-    class Noting(LateHook):
+    class Noting(hooks.LateHook):
         def look(self, step):
             seen.append(step.number)
 
@@ -102,7 +99,7 @@ def test_scalars_are_read_one_step_late_and_the_last_at_once():
 def test_a_loss_without_gradient_is_warned_of_once(caplog):
     faint, paused = [0.001, np.nan, 0.002, 0.003], []
     ratios = {"ekd": [0.5, *faint, 0.001, 1.0], "sp": [*faint[:3], 1.0, *faint[:3]]}
-    hook = FaintLossHook(lambda: paused.append(len(caplog.records)), steps=3)
+    hook = hooks.FaintLossHook(lambda: paused.append(len(caplog.records)), steps=3)
     for number, values in enumerate(zip(*ratios.values()), 1):
         scalars = {"loss": 1.0, "weight/ekd": 2.0, "weight/sp": 2.0}
         scalars.update({f"gradient_ratio/{k}": v for k, v in zip(ratios, values)})
@@ -116,12 +113,12 @@ def test_a_loss_without_gradient_is_warned_of_once(caplog):
     )
 
 
-def profile(folder, text, steps, start=0, *hooks):
+def profile(folder, text, steps, start=0, *others):
     """Runs steps under the hook; returns those in every trace, from the traces."""
     step = tf.function(lambda batch: {"loss": tf.reduce_sum(batch)})
     batches = iter(tf.data.Dataset.from_tensors(tf.ones((2, 2))).repeat())
-    hook = ProfileHook(folder, profiled_steps(text))
-    run_steps(step, batches, start, steps, [hook, *hooks])
+    hook = hooks.ProfileHook(folder, profiled_steps(text))
+    run_steps(step, batches, start, steps, [hook, *others])
     return [steps_in(path) for path in sorted(folder.rglob("*.xplane.pb"))]
 
 
@@ -162,13 +159,20 @@ def step(number, is_last=False):
 
 
 @pytest.fixture
-def termination():
-    """What notes signals, as in the foreground: in the background Ctrl-C is ignored."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+def foreground():
+    """As in the foreground: where tests run in the background some are ignored."""
+    numbers = signal.SIGINT, signal.SIGHUP
+    before = [signal.signal(each, signal.default_int_handler) for each in numbers]
+    yield
+    for number, handler in zip(numbers, before):
+        signal.signal(number, handler)
+
+
+@pytest.fixture
+def termination(foreground):
     termination = Termination()
     with termination.noted():
         yield termination
-    signal.signal(signal.SIGINT, before)
 
 
 @pytest.mark.parametrize(
@@ -212,3 +216,58 @@ def test_workers_leave_one_step_after_the_question(termination, two_replicas):
     with pytest.raises(Interrupted, match="saved at step 2"):
         hook.after_step(step(2))
     assert saved == [2]
+
+
+# Counts what it is sent until its input ends.
+COUNT = """
+import signal, sys
+heard = []
+for number in (signal.SIGINT, signal.SIGTERM):
+    signal.signal(number, lambda number, _: heard.append(number))
+print("ready", flush=True)
+sys.stdin.read()
+print(*heard)
+"""
+
+
+def heard_by_child(*numbers):
+    """Returns what a child hears of signals sent to this process, and what it notes."""
+    pipes = {"stdin": -1, "stdout": -1, "text": True}
+    with child_process([sys.executable, "-c", COUNT], **pipes) as (child, signals):
+        # Else the terminal would send it a second one.
+        assert os.getpgid(child.pid) != os.getpgid(0)
+        assert child.stdout.readline() == "ready\n"
+        for number in numbers:
+            os.kill(os.getpid(), number)
+        heard = child.communicate()[0].split()
+    return [int(number) for number in heard], signals
+
+
+def test_signals_are_passed_on_once_and_a_closed_terminal_as_sigterm(foreground):
+    interrupt, term, closed = signal.SIGINT, signal.SIGTERM, signal.SIGHUP
+    before = signal.getsignal(term)
+    assert heard_by_child(term) == ([term], [term])
+    assert heard_by_child(interrupt, closed) == ([interrupt, term], [interrupt, closed])
+    assert signal.getsignal(term) == before
+
+
+def test_what_is_ignored_stays_so(foreground):
+    for number in (signal.SIGHUP, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
+    assert heard_by_child(signal.SIGHUP) == ([], [])
+    termination = Termination()
+    with termination.noted():
+        os.kill(os.getpid(), signal.SIGINT)
+    assert not termination.asked
+
+
+def test_an_error_of_the_parent_leaves_no_child_and_no_handler():
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(KeyError):
+        with child_process([sys.executable, "-c", COUNT], stdin=-1) as (child, _):
+            raise KeyError
+    assert child.returncode == -signal.SIGKILL
+    with pytest.raises(KeyError), Termination().noted():
+        assert signal.getsignal(signal.SIGTERM) != before
+        raise KeyError
+    assert signal.getsignal(signal.SIGTERM) == before

@@ -1,7 +1,6 @@
 """Tests for `ekd_tf.run.record`."""
 
 import contextlib
-import json
 import types
 
 import numpy as np
@@ -14,7 +13,6 @@ from ekd_tf.data import SyntheticFaces
 from ekd_tf.run.checkpoints import CheckpointStore
 from ekd_tf.run.config import TrainConfig
 from ekd_tf.run.hooks import RunStopped
-from ekd_tf.run.interruption import Interrupted
 from ekd_tf.run.interruption import Termination
 from ekd_tf.run.progress import ProgressLine
 from ekd_tf.run.record import BestMetric
@@ -37,37 +35,28 @@ class Model:
         return {"steps": self.steps}
 
 
-class Result:
-    name = "heldout"
-
-    def __init__(self, accuracy):
-        self.accuracy = accuracy
-        self.images = {}
-
-    def write(self, folder):
-        pass
-
-    def scalars(self, model="student"):
-        return {"heldout/accuracy": self.accuracy}
-
-    def report(self):
-        return ""
+def result(accuracy):
+    return types.SimpleNamespace(
+        name="heldout",
+        images={},
+        write=lambda folder: None,
+        scalars=lambda model="student": {"heldout/accuracy": accuracy},
+        report=lambda: "",
+    )
 
 
 @pytest.fixture
 def run(tmp_path):
     """Returns `run(steps, accuracies, **flags)`: a run without training."""
 
-    def run(
-        steps, accuracies=(), scalars=None, signal_at=None, start=0, done=None, **flags
-    ):
+    def run(steps, accuracies=(), scalars=None, start=0, done=None, **flags):
         results = iter(accuracies)
 
         def evaluate(models):
-            result = next(results)
-            if isinstance(result, BaseException):
-                raise result
-            return Result(result)
+            accuracy = next(results)
+            if isinstance(accuracy, BaseException):
+                raise accuracy
+            return result(accuracy)
 
         source = SyntheticFaces(identities=3, images_per_identity=2)
         evaluate.source, evaluate.name = source, "heldout"
@@ -84,11 +73,9 @@ def run(tmp_path):
         )
         config, workdir = TrainConfig(**{**VALUES, **flags}), Workdir(tmp_path)
         store = CheckpointStore(workdir.checkpoints, keep=config.max_checkpoints)
-        termination = Termination()
 
         def make_step(batch):
             model.steps.assign_add(1)
-            termination.asked = model.steps.numpy() == signal_at
             good = {"loss": 1.0, "gradient_norm": 1.0, "embedding/mean_cosine": 0.5}
             return {**good, "loss_scale": 1.0, **(scalars or {})}
 
@@ -97,7 +84,7 @@ def run(tmp_path):
         record = Record(config, parts, workdir, store, best, start, done)
         with contextlib.closing(record.open_log()):
             strategy = tf.distribute.get_strategy()
-            hooks = record.hooks(ProgressLine(steps), strategy, termination)
+            hooks = record.hooks(ProgressLine(steps), strategy, Termination())
             run_steps(make_step, batches * steps, start, steps, hooks)
         return store, record
 
@@ -112,14 +99,8 @@ def restored(store, step):
 
 
 def test_the_best_evaluation_has_a_checkpoint_of_its_own(run):
-    store, _ = run(
-        9,
-        [0.5, 0.7, 0.6, 0.7, 0.1],
-        evaluate_every=2,
-        checkpoint_every=3,
-        max_checkpoints=2,
-        log_every=4,
-    )
+    every = {"evaluate_every": 2, "checkpoint_every": 3, "log_every": 4}
+    store, _ = run(9, [0.5, 0.7, 0.6, 0.7, 0.1], max_checkpoints=2, **every)
     # 4 was the best and is kept by name; every evaluation began with a checkpoint.
     assert store.steps() == [8, 9]
     best = {"name": "heldout/accuracy", "value": 0.7, "step": 4}
@@ -160,12 +141,6 @@ def test_a_missing_evaluation_is_made_when_the_run_goes_on(run):
         assert next(made, None) is None and record.failure is None
 
 
-def test_a_signal_ends_the_run_with_a_checkpoint(run, tmp_path):
-    with pytest.raises(Interrupted, match="saved at step 5"):
-        run(9, signal_at=5, checkpoint_every=4)
-    assert CheckpointStore(tmp_path / "checkpoints").steps() == [4, 5]
-
-
 def test_guards_watch_and_the_last_good_checkpoint_stays(run, tmp_path):
     with pytest.raises(RunStopped, match="of the last 3 steps, up to step 3"):
         run(9, scalars={"gradient_norm": np.nan}, max_bad_steps=3, checkpoint_every=1)
@@ -192,12 +167,7 @@ def test_the_first_of_the_best_stays_and_nan_is_never_it():
         assert (metric.value, metric.step) == best
 
 
-def test_the_best_survives_a_checkpoint_unless_it_is_of_another_metric():
-    before, after = BestMetric("m"), BestMetric("m")
-    before.offer(0, {"m": 0.5})
-    after.restore(json.loads(json.dumps(before.to_dict())))
-    assert not after.offer(7, {"m": 0.4})
-    assert (after.value, after.step) == (0.5, 0)
+def test_a_best_of_another_metric_is_forgotten():
     for state in (None, {"name": "other", "value": 9.0, "step": 3}):
         fresh = BestMetric("m")
         fresh.restore(state)

@@ -1,29 +1,30 @@
 import json
 import re
-import shutil
+import types
 
 import numpy as np
 import pytest
 import tensorflow as tf
-import toys
 from pictures import write_people
-from test_board import experiment
-from test_board import layout
-from test_board import session
-from test_board import written
+from tensorboard.plugins.custom_scalar import layout_pb2
+from tensorboard.plugins.hparams import api_pb2
+from tensorboard.plugins.hparams import metadata
 
 from ekd_tf.data.unreadable import UnreadableError
 from ekd_tf.embedders import CacheWriter
+from ekd_tf.embedders import describe_cache
 from ekd_tf.embedders import load_embedder
-from ekd_tf.run import assembly
+from ekd_tf.evaluation import protocols
 from ekd_tf.run import factory
+from ekd_tf.run.board import FILE
 from ekd_tf.run.config import TrainConfig
 from ekd_tf.run.data import open_run_data
 from ekd_tf.run.data import sources_of_run
-from ekd_tf.run.logs import MetricsLog
+from ekd_tf.run.logs import tensorboard_tag
 from ekd_tf.run.session import run_training
 from ekd_tf.run.workdir import Workdir
 
+pytestmark = pytest.mark.usefixtures("small_student")
 SOURCE = "synthetic:identities=8,images=4,size=32"
 # What makes a run small.
 VALUES = {
@@ -43,18 +44,7 @@ VALUES = {
     "log_every": 1,
     "checkpoint_every": 2,
 }
-
-
-@pytest.fixture(scope="module", autouse=True)
-def small_student():
-    """A student that traces in a fraction of the time; real ones: tests/integration."""
-
-    def make(name, embedding_dim, input_size, **arguments):
-        return toys.backbone(dim=embedding_dim, size=input_size, seed=None)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(assembly, "make_student", make)
-        yield
+SHORT = {"steps": 1, "lr_milestones": ()}
 
 
 def train(workdir, **changes):
@@ -65,21 +55,31 @@ def train(workdir, **changes):
 
 @pytest.fixture(scope="module")
 def teacher(tmp_path_factory):
-    return train(tmp_path_factory.mktemp("teacher") / "run")
+    return train(tmp_path_factory.mktemp("teacher") / "run", heldout_data=None)
 
 
 @pytest.fixture(scope="module")
 def distilled(tmp_path_factory, teacher):
-    path = tmp_path_factory.mktemp("student") / "run"
-    return train(path, teacher=str(teacher), distill="ekd:5")
+    return train(
+        tmp_path_factory.mktemp("student") / "run",
+        teacher=str(teacher),
+        distill="ekd:5",
+        eval_sets=(f"other:{SOURCE},first=2000",),
+        evaluate_every=2,
+        best_metric="other/auc",
+    )
+
+
+@pytest.fixture(autouse=True)
+def no_pictures(monkeypatch):
+    """Pictures are drawn of the run that the module shares alone."""
+    picture = np.zeros((4, 4, 3), np.uint8)
+    for name in ("plot_roc", "plot_similarities"):
+        monkeypatch.setattr(protocols, name, lambda *args, **kwargs: picture)
 
 
 def lines(workdir):
     return [json.loads(x) for x in (workdir / "metrics.jsonl").read_text().splitlines()]
-
-
-def weights(workdir):
-    return load_embedder(workdir).get_weights()
 
 
 def test_leaves_what_repeats_the_run(distilled):
@@ -92,27 +92,85 @@ def test_leaves_what_repeats_the_run(distilled):
     assert names == {events, *others.split(), "checkpoints", "reports", "teacher"}
     names = sorted(path.name for path in (distilled / "checkpoints").iterdir())
     assert names == [f"checkpoint-{n}.npz" for n in ("000000002", "000000004", "best")]
+    train_source, heldout = sources_of_run(distilled)
+    assert (train_source.num_identities, heldout.num_identities) == (8, 6)
 
 
-def test_tensorboard_has_what_its_charts_and_columns_name(distilled):
-    tags = {
-        value.tag
-        for path in distilled.glob("events.out.tfevents.*")
-        for record in tf.data.TFRecordDataset(str(path)).as_numpy_iterator()
-        for value in tf.compat.v1.Event.FromString(record).summary.value
-    }
-    values = written(distilled)
-    charts = layout(values["custom_scalars__config__"])
-    assert {kind for kind, _ in charts} == {"TPR", "Thresholds", "Critical pairs"}
-    for patterns in charts.values():
-        assert all(any(re.match(p, tag) for tag in tags) for p in patterns)
-    assert {info.name.tag for info in experiment(values).metric_infos} <= tags
-    assert session(values).hparams["distill"].string_value == "ekd:5"
+def values_in(path):
+    """Returns the values TensorBoard finds in a file, each with its tag."""
+    records = tf.data.TFRecordDataset(str(path)).as_numpy_iterator()
+    events = [tf.compat.v1.Event.FromString(record) for record in records]
+    assert events[0].file_version == "brain.Event:2"
+    return [value for event in events for value in event.summary.value]
+
+
+def test_tensorboard_has_what_its_charts_name(distilled, teacher):
+    tags = {v.tag for v in values_in(next(distilled.glob("events.out.*")))}
     assert {tag for tag in tags if "heldout/roc" in tag} == {"7 pictures/heldout/roc"}
+    about = {value.tag: value for value in values_in(distilled / FILE)}
+    text = tf.make_ndarray(about["custom_scalars__config__"].tensor).item()
+    # As TensorBoard matches them.
+    shown = {
+        (category.title.partition(" of ")[0], chart.title): sorted(
+            tag
+            for tag in tags
+            if any(re.match(pattern, tag) for pattern in chart.multiline.tag)
+        )
+        for category in layout_pb2.Layout.FromString(text).category
+        for chart in category.chart
+    }
+    assert {kind for kind, _ in shown} == {"TPR", "Thresholds", "Critical pairs"}
+    assert all(shown.values())
+    # Curves of teacher and student share a chart.
+    kinds = [
+        f"3 threshold/threshold/{model}/fpr_1e-1" for model in ("student", "teacher")
+    ]
+    assert shown["Thresholds", "FPR 1e-1"] == kinds
+    kinds = [f"5 distillation/critical/{kind}" for kind in ("negative", "positive")]
+    assert shown["Critical pairs", "All"] == kinds
+    assert shown["TPR", "other, FPR 1e-1"] == ["2 TPR/other/tpr_at_fpr_1e-1"]
+    # A run has charts of its own curves alone.
+    about = {value.tag for value in values_in(teacher / FILE)}
+    assert "custom_scalars__config__" not in about
+
+
+def test_tensorboard_compares_runs_by_their_settings_and_figures(distilled):
+    about = {value.tag: value for value in values_in(distilled / FILE)}
+    content = about[metadata.SESSION_START_INFO_TAG].metadata.plugin_data.content
+    start = metadata.parse_session_start_info_plugin_data(content)
+    assert start.group_name == f"{distilled.name} in {distilled.parent}"
+    given = {name: value for name, value in start.hparams.items()}
+    assert given["distill"].string_value == "ekd:5"
+    assert given["learning_rate"].number_value == 0.02
+    assert given["flip"].bool_value is True
+    # Not given, and of no effect on the arithmetic.
+    assert not {"epochs", "workdir", "log_every", "eval_sets"} & given.keys()
+    # The run came to its end.
+    content = about[metadata.SESSION_END_INFO_TAG].metadata.plugin_data.content
+    end = metadata.parse_session_end_info_plugin_data(content)
+    assert end.status == api_pb2.STATUS_SUCCESS
+    content = about[metadata.EXPERIMENT_TAG].metadata.plugin_data.content
+    columns = metadata.parse_experiment_plugin_data(content)
+    types = {info.name: info.type for info in columns.hparam_infos}
+    assert given.keys() < types.keys()
+    assert types["steps"] == types["learning_rate"] == api_pb2.DATA_TYPE_FLOAT64
+    assert types["flip"] == api_pb2.DATA_TYPE_BOOL
+    assert types["distill"] == api_pb2.DATA_TYPE_STRING
+    assert all(info.description for info in columns.hparam_infos)
+    first = {info.name for info in columns.hparam_infos if info.differs}
+    assert "distill" in first and "momentum" not in first
+    # The best metric comes first, then TPRs; none that not every run has.
+    names = [info.display_name for info in columns.metric_infos]
+    is_tpr = ["/tpr_at_fpr_" in name for name in names]
+    assert names[0] == "other/auc" and sum(is_tpr) > 1
+    assert is_tpr[1:] == sorted(is_tpr[1:], reverse=True)
+    assert not [name for name in names if "gap" in name]
+    for info in columns.metric_infos:
+        assert info.name.tag == tensorboard_tag(info.display_name)[0]
 
 
 def test_logs_every_term_the_thresholds_and_the_evaluation(distilled):
-    *logged, last = lines(distilled)
+    logged = [line for line in lines(distilled) if "loss" in line]
     assert [line["step"] for line in logged] == [1, 2, 3, 4]
     assert set(logged[0]) >= {
         "loss/margin",
@@ -123,71 +181,27 @@ def test_logs_every_term_the_thresholds_and_the_evaluation(distilled):
         "critical/positive",
         "gradient_norm",
     }
-    of_heldout = {"accuracy", "tpr_at_fpr_1e-1", "gap_at_fpr_1e-1"}
-    assert set(last) >= {f"heldout/{name}" for name in of_heldout}
     rates = [line["learning_rate"] for line in logged]
     np.testing.assert_allclose(rates, [0.02, 0.02, 0.02, 0.002], rtol=1e-6)
+
+
+def test_evaluates_on_every_set_and_draws_the_teacher_once(distilled):
+    evaluated = [line for line in lines(distilled) if "loss" not in line]
+    assert [line["step"] for line in evaluated] == [2, 4]
+    figures = ("accuracy", "tpr_at_fpr_1e-1", "gap_at_fpr_1e-1")
+    expected = {
+        f"{name}/{figure}" for name in ("heldout", "other") for figure in figures
+    }
+    assert all(expected <= line.keys() for line in evaluated)
+    (drawn,) = (distilled / "teacher").iterdir()
+    assert b"other/auc" in drawn.read_bytes()
     report = json.loads((distilled / "reports" / "heldout.json").read_text())
     assert report["student"]["num_positive"] == 6 * 6
     assert report["gap"]["points"]["1e-1"]["gap"] == pytest.approx(
         report["teacher"]["tpr"]["1e-1"] - report["student"]["tpr"]["1e-1"]
     )
-    for picture in ("heldout_roc.png", "heldout_similarities.png"):
-        assert (distilled / "reports" / picture).stat().st_size > 5000
-
-
-def test_evaluates_on_more_sets_and_draws_the_teacher_once(tmp_path, teacher):
-    path = train(
-        tmp_path / "run",
-        teacher=str(teacher),
-        distill="cosine",
-        steps=2,
-        lr_milestones=("1",),
-        eval_sets=(f"other:{SOURCE},first=2000",),
-        evaluate_every=1,
-        best_metric="other/auc",
-    )
-    evaluated = [line for line in lines(path) if "heldout/auc" in line]
-    assert [line["step"] for line in evaluated] == [1, 2]
-    assert all("other/gap_at_fpr_1e-1" in line for line in evaluated)
-    for name in ("other.json", "other_roc.png"):
-        assert (path / "reports" / name).exists()
-    (drawn,) = (path / "teacher").iterdir()
-    assert b"other/auc" in drawn.read_bytes()
-
-
-def test_interrupted_run_ends_like_the_uninterrupted_one(
-    tmp_path, teacher, distilled, monkeypatch
-):
-    workdir = tmp_path / "run"
-    changes = {"teacher": str(teacher), "distill": "ekd:5"}
-    write = MetricsLog.write
-
-    def write_and_die(self, step, scalars):
-        write(self, step, scalars)
-        if step == 3:
-            raise KeyboardInterrupt
-
-    # Behind the log line of step 3, with a checkpoint at 2.
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(MetricsLog, "write", write_and_die)
-        train(workdir, **changes)
-    assert [line["step"] for line in lines(workdir)] == [1, 2, 3]
-    train(workdir, **changes)
-    steps = [line["step"] for line in lines(workdir) if "loss" in line]
-    assert steps == [1, 2, 3, 4]
-    for one, other in zip(weights(distilled), weights(workdir)):
-        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-7)
-    starts = json.loads((workdir / "run.json").read_text())["starts"]
-    assert len(starts) == 2
-
-
-def test_finished_run_is_left_alone(teacher):
-    train_source, heldout = sources_of_run(teacher)
-    assert (train_source.num_identities, heldout.num_identities) == (8, 6)
-    before = (teacher / "model.keras").stat().st_mtime_ns
-    train(teacher)
-    assert (teacher / "model.keras").stat().st_mtime_ns == before
+    for name in ("heldout_roc.png", "heldout_similarities.png", "other_roc.png"):
+        assert (distilled / "reports" / name).stat().st_size > 5000
 
 
 def test_two_runs_do_not_share_a_workdir(tmp_path):
@@ -209,37 +223,15 @@ def test_a_full_disk_ends_the_run_in_words(tmp_path, monkeypatch):
     )
 
 
-def test_a_run_and_its_commands_refuse_data_that_has_changed(tmp_path, faces):
-    arguments = {"data": f"folder:{faces}", "heldout_data": None, "steps": 2}
-    arguments["lr_milestones"] = ()
-    run = train(tmp_path / "run", holdout_identities=4, **arguments)
-    before = sources_of_run(run)[1].identity_names()
-    shutil.copytree(faces / "p0", faces / "a")
-    words = "the data has changed: 1 identities added, 0 gone; 3 images added, 0 gone"
-    for again in (
-        lambda: train(run, holdout_identities=4, **arguments),
-        lambda: sources_of_run(run),
-    ):
-        with pytest.raises(ValueError, match=words):
-            again()
-    assert sources_of_run(run, force=True)[1].identity_names() == before
-    train(run, holdout_identities=4, force_data=True, **arguments)
-
-
-@pytest.fixture
-def faces(tmp_path):
-    return write_people(tmp_path / "faces", people=8, each=3, side=32)
-
-
-def test_unreadable_images_are_allowed_for_every_reader(tmp_path, faces, teacher):
+def test_unreadable_images_are_allowed_for_every_reader(tmp_path, teacher):
+    faces = write_people(tmp_path / "faces", people=8, each=3, side=32)
     arguments = {
         "data": f"folder:{faces}",
         "heldout_data": None,
         "holdout_identities": 4,
         "teacher": str(teacher),
         "distill": "cosine",
-        "steps": 2,
-        "lr_milestones": (),
+        **SHORT,
     }
     config = TrainConfig(data=f"folder:{faces}", holdout_identities=4)
     held = open_run_data(config, None)[1].identity_names()
@@ -285,15 +277,15 @@ def test_a_last_evaluation_that_failed_is_made_by_the_same_command(
 
     with monkeypatch.context() as patch:
         patch.setattr("ekd_tf.evaluation.result.Result.write", full)
-        with pytest.raises(ValueError, match="step 4 failed.*model.keras is saved"):
-            train(tmp_path / "run")
-    assert [line["step"] for line in lines(tmp_path / "run")] == [1, 2, 3, 4]
-    run = train(tmp_path / "run")
-    assert [line["step"] for line in lines(run)] == [1, 2, 3, 4, 4]
+        with pytest.raises(ValueError, match="step 1 failed.*model.keras is saved"):
+            train(tmp_path / "run", **SHORT)
+    assert [line["step"] for line in lines(tmp_path / "run")] == [1]
+    run = train(tmp_path / "run", **SHORT)
+    assert [line["step"] for line in lines(run)] == [1, 1]
     assert "heldout/accuracy" in lines(run)[-1]
     assert (run / "reports" / "heldout.json").exists()
     before = (run / "model.keras").stat().st_mtime_ns
-    train(run)
+    train(run, **SHORT)
     assert (run / "model.keras").stat().st_mtime_ns == before
 
 
@@ -302,17 +294,8 @@ def cache(tmp_path):
     """Rows of no teacher at all for `SOURCE`."""
     source = factory.make_source(SOURCE)
     rows = np.random.default_rng(0).normal(size=(len(source), 2, 24))
-    note = {
-        "teacher": "gone.onnx",
-        "data": SOURCE,
-        "teacher_fingerprint": "of the teacher",
-        "input_size": 112,
-        "source": source.name,
-        "source_fingerprint": source.fingerprint,
-        "images": len(source),
-        "views": 2,
-        "dtype": "float16",
-    }
+    gone = types.SimpleNamespace(fingerprint="a", input_size=112, embedding_dim=24)
+    note = describe_cache(gone, source, "gone.onnx", SOURCE)
     writer = CacheWriter(tmp_path / "cache", note)
     writer.write(lambda first: [rows.astype(np.float32)])
     return tmp_path / "cache"
@@ -321,12 +304,13 @@ def cache(tmp_path):
 def test_a_cache_is_all_that_is_needed_of_a_teacher(cache, tmp_path):
     arguments = {
         "teacher": f"cache:{cache}",
-        "distill": "cosine,kd,shrinkteanet,margin_distillation,proxyless_kd",
+        "distill": "cosine,kd,proxyless_kd",
         "heldout_data": None,
         "holdout_identities": 3,
         "eval_sets": (f"other:{SOURCE},first=2000",),
+        **SHORT,
     }
-    run = train(tmp_path / "run", steps=2, lr_milestones=("1",), **arguments)
+    run = train(tmp_path / "run", **arguments)
     logged = lines(run)
     for name in arguments["distill"].split(","):
         assert any(key.startswith(f"loss/{name}") for key in logged[0]), name
@@ -340,7 +324,7 @@ def test_a_cache_is_all_that_is_needed_of_a_teacher(cache, tmp_path):
     note["teacher_fingerprint"] = "of another"
     (cache / "cache.json").write_text(json.dumps(note))
     with pytest.raises(ValueError, match="The teacher is not the one the run in"):
-        train(run, steps=2, lr_milestones=("1",), **arguments)
+        train(run, **arguments)
 
 
 def test_the_students_first_weights_depend_on_no_teacher(distilled, teacher):
@@ -370,4 +354,4 @@ def test_saves_the_averages_that_the_optimizer_keeps(tmp_path):
         # The optimizer's state begins with its step and the averages.
         average = checkpoint["optimizer/0001"]
     assert not np.array_equal(trained, average)
-    np.testing.assert_array_equal(weights(path)[0], average)
+    np.testing.assert_array_equal(load_embedder(path).get_weights()[0], average)
