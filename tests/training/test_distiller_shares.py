@@ -7,6 +7,8 @@ import tensorflow as tf
 from toys import CosineGap
 from toys import backbone
 from toys import batch
+from toys import step_of
+from toys import values
 
 from ekd_tf.heads import ArcFace
 from ekd_tf.keras_compat import tf_variable
@@ -15,7 +17,6 @@ from ekd_tf.losses import DistillationLoss
 from ekd_tf.run.checkpoints import CheckpointStore
 from ekd_tf.training.distiller import Distiller
 from ekd_tf.training.gradient_share import GradientShare
-from ekd_tf.training.loop import compile_step
 
 
 class Gate(DistillationLoss):
@@ -38,15 +39,6 @@ def make(losses, margin_weight=1.0, scaling="none", teacher_dim=8):
         loss_scaling=scaling,
     )
     return model
-
-
-def step_of(model):
-    step = compile_step(model, tf.distribute.get_strategy())
-    return lambda data: {name: float(value) for name, value in step(data).items()}
-
-
-def values(model):
-    return {name: np.array(v.numpy()) for name, v in model.state().items()}
 
 
 def unit(rows):
@@ -202,16 +194,11 @@ def test_loss_scale_and_precision_do_not_enter(rng, mixed_policy):
     np.testing.assert_allclose(scaled[0], exact, rtol=0.01)
 
 
-@pytest.mark.parametrize("without", ["head", "weight"])
-def test_refuses_a_share_of_no_margin_loss(without):
+def test_refuses_a_share_of_no_margin_loss_and_a_second_loss_called_margin():
     losses = {"gap": (CosineGap(), GradientShare(0.3)), "gate": (Gate(), 1.0)}
-    head = None if without == "head" else ArcFace(num_identities=3)
-    weight = 0.0 if without == "weight" else 1.0
-    with pytest.raises(ValueError, match="a `margin_weight` above 0.*Share for gap$"):
-        Distiller(backbone(), backbone(), losses, head, weight)
-
-
-def test_refuses_a_second_loss_called_margin():
+    for head, weight in ((None, 1.0), (ArcFace(num_identities=3), 0.0)):
+        with pytest.raises(ValueError, match="`margin_weight` above 0.*Share for gap$"):
+            Distiller(backbone(), backbone(), losses, head, weight)
     with pytest.raises(ValueError, match="'margin': that is the head's"):
         Distiller(backbone(), backbone(), {"margin": (CosineGap(), 1.0)})
 

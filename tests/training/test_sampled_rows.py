@@ -30,8 +30,8 @@ class Run:
             kw = {"decay_variables": [self.table], **kw}
             kw.setdefault("sampled_variables", [self.table])
             self.update = GradientUpdate(self.optimizer, [self.table, self.bias], **kw)
-        self._step = tf.function(self._on_replicas)
 
+    @tf.function
     def _on_replicas(self, rows, values):
         count = self.strategy.num_replicas_in_sync
 
@@ -43,7 +43,7 @@ class Run:
 
     def step(self, rows, values):
         """Makes a step; returns the gradient's norm."""
-        out = self._step(tf.constant(rows), tf.constant(values, tf.float32))
+        out = self._on_replicas(tf.constant(rows), tf.constant(values, tf.float32))
         return float(self.strategy.experimental_local_results(out["gradient_norm"])[0])
 
     def copies(self, variable):
@@ -95,19 +95,13 @@ def sgd_numpy(table, steps, momentum, nesterov, decay, clip_norm):
 
 
 @pytest.mark.parametrize("nesterov", [False, True])
-def test_many_steps_are_those_of_a_loop_over_rows(rng, strategy, nesterov):
+def test_many_steps_are_those_of_a_loop_over_rows(rng, two_replicas, nesterov):
     table = rng.normal(size=(7, 3))
     steps = [
         (rng.choice(7, 4, replace=False), rng.normal(size=(4, 3))) for _ in range(4)
     ]
-    run = Run(
-        strategy,
-        table,
-        StepSchedule(**SCHEDULE),
-        nesterov=nesterov,
-        weight_decay=0.05,
-        clip_norm=2.0,
-    )
+    arguments = {"nesterov": nesterov, "weight_decay": 0.05, "clip_norm": 2.0}
+    run = Run(two_replicas, table, StepSchedule(**SCHEDULE), **arguments)
     for rows, values in steps:
         norm = run.step(rows, values)
         np.testing.assert_allclose(norm, np.sqrt((values**2).sum() + 0.25), rtol=1e-5)

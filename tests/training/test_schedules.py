@@ -11,7 +11,6 @@ from ekd_tf.training.schedules import CosineSchedule
 from ekd_tf.training.schedules import StepSchedule
 
 SCHEDULES = {
-    "constant": StepSchedule(base=0.1, warmup_steps=4),
     "step": StepSchedule(base=0.1, boundaries=[6, 9], factor=0.5, warmup_steps=4),
     "cosine": CosineSchedule(base=0.1, total_steps=20, warmup_steps=4),
 }

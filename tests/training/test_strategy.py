@@ -34,13 +34,6 @@ def test_sums_of_a_large_graph_keep_their_order():
     assert total(tf.ones([20_000_000]), tf.zeros([300, 300])).numpy() == 1
 
 
-def test_rejects_an_unknown_strategy_with_the_choices():
-    with pytest.raises(
-        ValueError, match="must be one of 'none', 'mirrored', 'multi_worker'"
-    ):
-        make_strategy("miror")
-
-
 def test_each_replica_gets_its_contiguous_rows():
     strategy = make_strategy("mirrored")
     dataset = tf.data.Dataset.from_tensor_slices(
@@ -144,19 +137,6 @@ def test_a_single_process_is_the_chief_of_nobody(two_replicas):
 CLUSTER = '"cluster": {"worker": ["a:1", "b:1"]}'
 
 
-@pytest.mark.parametrize(
-    ("text", "reason"),
-    [
-        ("not json", "Expecting value"),
-        ("[1]", "indices must be integers"),
-        ('{"task": {"type": "worker", "index": 0}}', "'cluster'"),
-        ("{%s}" % CLUSTER, "'task'"),
-        ('{%s, "task": {"type": "chief", "index": 0}}' % CLUSTER, "'chief'"),
-        ('{%s, "task": {"type": "worker"}}' % CLUSTER, "'index'"),
-        ('{%s, "task": {"type": "worker", "index": 2}}' % CLUSTER, "needs an index"),
-        ('{%s, "task": {"type": "worker", "index": "0"}}' % CLUSTER, "a number"),
-    ],
-)
 def test_a_wrong_tf_config_is_named_with_its_reason(monkeypatch, text, reason):
     monkeypatch.setenv("TF_CONFIG", "\ufeff" + text)
     with pytest.raises(ValueError, match="TF_CONFIG must be JSON like") as error:
@@ -164,9 +144,20 @@ def test_a_wrong_tf_config_is_named_with_its_reason(monkeypatch, text, reason):
     assert reason in str(error.value) and text in str(error.value)
 
 
-def test_multi_worker_says_what_it_needs(monkeypatch):
+def test_says_what_a_strategy_needs(monkeypatch):
+    with pytest.raises(ValueError, match="one of 'none', 'mirrored', 'multi_worker'"):
+        make_strategy("miror")
     monkeypatch.delenv("TF_CONFIG", raising=False)
     with pytest.raises(ValueError, match="which one this is, in TF_CONFIG="):
+        make_strategy("multi_worker")
+
+    def refuse():
+        raise tf.errors.InvalidArgumentError(None, None, "Could not parse port")
+
+    task = '"task": {"type": "worker", "index": 0}'
+    monkeypatch.setenv("TF_CONFIG", '{"cluster": {"worker": ["here"]}, %s}' % task)
+    monkeypatch.setattr(tf.distribute, "MultiWorkerMirroredStrategy", refuse)
+    with pytest.raises(ValueError, match="HOST:PORT.*Could not parse port"):
         make_strategy("multi_worker")
 
 
@@ -187,17 +178,3 @@ def test_memory_grows_on_every_gpu_that_is_not_in_use(monkeypatch, caplog):
         grow_gpu_memory()
     assert grown == [(gpu, True) for gpu in gpus]
     assert "GPU:0 will not grow: initialized" in caplog.text
-
-
-def test_a_worker_without_a_port_is_named_as_such(monkeypatch):
-    cluster = (
-        '{"cluster": {"worker": ["here"]}, "task": {"type": "worker", "index": 0}}'
-    )
-    monkeypatch.setenv("TF_CONFIG", cluster)
-
-    def refuse():
-        raise tf.errors.InvalidArgumentError(None, None, "Could not parse port")
-
-    monkeypatch.setattr(tf.distribute, "MultiWorkerMirroredStrategy", refuse)
-    with pytest.raises(ValueError, match="HOST:PORT.*Could not parse port"):
-        make_strategy("multi_worker")
