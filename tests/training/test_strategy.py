@@ -13,11 +13,6 @@ from ekd_tf.training.strategy import make_strategy
 from ekd_tf.training.strategy import set_virtual_devices
 
 
-def test_mirrored_takes_every_logical_device():
-    devices = tf.config.list_logical_devices("CPU")
-    assert make_strategy("mirrored").num_replicas_in_sync == len(devices) == 4
-
-
 def test_sums_of_a_large_graph_keep_their_order():
     keep_order_of_sums()
 
@@ -34,8 +29,10 @@ def test_sums_of_a_large_graph_keep_their_order():
     assert total(tf.ones([20_000_000]), tf.zeros([300, 300])).numpy() == 1
 
 
-def test_each_replica_gets_its_contiguous_rows():
+def test_each_logical_device_is_a_replica_and_gets_its_contiguous_rows():
     strategy = make_strategy("mirrored")
+    devices = tf.config.list_logical_devices("CPU")
+    assert strategy.num_replicas_in_sync == len(devices) == 4
     dataset = tf.data.Dataset.from_tensor_slices(
         {"row": tf.reshape(tf.range(16), [2, 8])}
     )
@@ -137,6 +134,19 @@ def test_a_single_process_is_the_chief_of_nobody(two_replicas):
 CLUSTER = '"cluster": {"worker": ["a:1", "b:1"]}'
 
 
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("not json", "Expecting value"),
+        ("[1]", "indices must be integers"),
+        ('{"task": {"type": "worker", "index": 0}}', "'cluster'"),
+        ("{%s}" % CLUSTER, "'task'"),
+        ('{%s, "task": {"type": "chief", "index": 0}}' % CLUSTER, "'chief'"),
+        ('{%s, "task": {"type": "worker"}}' % CLUSTER, "'index'"),
+        ('{%s, "task": {"type": "worker", "index": 2}}' % CLUSTER, "needs an index"),
+        ('{%s, "task": {"type": "worker", "index": "0"}}' % CLUSTER, "a number"),
+    ],
+)
 def test_a_wrong_tf_config_is_named_with_its_reason(monkeypatch, text, reason):
     monkeypatch.setenv("TF_CONFIG", "\ufeff" + text)
     with pytest.raises(ValueError, match="TF_CONFIG must be JSON like") as error:
