@@ -192,6 +192,10 @@ def test_evaluation_is_over_all_classes(rng):
     assert np.isfinite(small.row_losses(embeddings, labels)).all()
 
 
+# One without statistics, and those with them.
+@pytest.mark.parametrize(
+    "head_class", [ArcFace, CurricularFace, AdaFace], indirect=True
+)
 def test_replicas_compute_what_one_device_does(head_class, rng, two_replicas):
     arguments = {"num_identities": 30, "sample_rate": 0.5}
     alone = built(head_class(**arguments), 4, rng)

@@ -8,6 +8,8 @@ import tensorflow as tf
 from ekd_tf.losses import EKDCentresLoss
 from ekd_tf.mining.miner import PairMiner
 
+# Calls of few rows, which take less than a trace.
+pytestmark = pytest.mark.usefixtures("op_by_op")
 DIM, IDENTITIES = 6, 40
 
 

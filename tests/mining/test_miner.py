@@ -124,7 +124,7 @@ def test_batch_size_unknown_while_tracing(rng):
             tf.TensorSpec([None], tf.int32),
         ],
     )
-    for rows in (1, 3, 129):
+    for rows in (1, 129):
         student, teacher, labels = batch_of(rng, rows, identities=max(rows // 4, 2))
         check(mine(student, teacher, labels), student, teacher, labels, k=100)
     assert mine.experimental_get_tracing_count() == 1

@@ -113,19 +113,10 @@ def test_a_skipped_step_decays_nothing():
     assert path_of(make_optimizer("adamw", 0.1), [np.nan], weight_decay=0.5) == [1.0]
 
 
-def test_keras_adamw_agrees_where_it_decays_everything(rng):
-    theirs, gradients = tf.Variable(1.0), rng.normal(size=3).astype(np.float32)
-    optimizer = keras.optimizers.AdamW(learning_rate=0.1, weight_decay=0.5)
-    optimizer.build([theirs])
-    for gradient in gradients:
-        optimizer.apply_gradients([(tf.constant(gradient), theirs)])
-    # An optimizer's own decay acts once.
-    own = keras.optimizers.AdamW(learning_rate=0.1, weight_decay=0.5)
-    for path in (
-        path_of(make_optimizer("adamw", 0.1), gradients, weight_decay=0.5),
-        path_of(own, gradients),
-    ):
-        np.testing.assert_allclose(path[-1], theirs.numpy(), rtol=1e-5)
+def test_an_optimizers_own_decay_acts_once():
+    # 0.95 of 1, and a step of 0.1.
+    own = keras.optimizers.AdamW(0.1, weight_decay=0.5)
+    np.testing.assert_allclose(path_of(own, [1.0]), [0.85], rtol=1e-5)
     assert own.weight_decay == 0.5
 
 
