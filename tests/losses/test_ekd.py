@@ -201,6 +201,26 @@ def test_pairs_of_one_source_image_count_only_for_the_reference(rng):
 
 
 @op_by_op
+def test_gradient_matches_central_differences(rng):
+    student, teacher, labels = batch_of(rng, 14, 4)
+    loss = loss_of(fprs=[0.3, 0.1, 0.02], temperature=0.2)
+    _, gradient = with_gradient(loss)(*tensors(student, teacher, labels))
+    thresholds = np.float64([loss.student_thresholds, loss.teacher_thresholds])
+    expected = np.zeros(student.shape)
+    for index in np.ndindex(student.shape):
+        values = []
+        for h in (1e-5, -1e-5):
+            moved = np.float64(student)
+            moved[index] += h
+            pairs = reference.ekd_cosines(moved, teacher, labels)
+            values.append(sum(reference.ekd(*pairs, thresholds, 0.2)))
+        expected[index] = (values[0] - values[1]) / 2e-5
+    np.testing.assert_allclose(
+        gradient, expected, rtol=1e-3, atol=1e-4 * np.abs(expected).max()
+    )
+
+
+@op_by_op
 def test_rows_in_no_mined_pair_get_no_gradient(rng):
     # Identities 0 and 1 have two rows each. Of the single rows 4 to 8 only 4 and 5,
     # which are close, are among the mined negatives.

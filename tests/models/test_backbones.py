@@ -12,6 +12,7 @@ from ekd_tf.models import MobileFaceNet
 from ekd_tf.models import build_backbone
 from ekd_tf.models import count_parameters
 from ekd_tf.models import list_backbones
+from ekd_tf.models.mbf import GroupSum
 
 TINY = {"embedding_dim": 16, "width": 0.125, "input_size": 32}
 BUILDERS = {
@@ -203,3 +204,11 @@ def test_other_depths_are_iresnet18_and_the_blocks_they_add():
         assert IRESNETS[18][0] + added == IRESNETS[depth][0]
     blocks = [layer for layer in IResNet(34, **TINY).layers if ".add" in layer.name]
     assert len(blocks) == IRESNETS[34][1]
+
+
+def test_a_sum_over_groups_adds_what_each_channel_gives_to_an_output(run_as):
+    # Two groups of two channels; channel c gives 10 c to the first output of its group
+    # and 10 c + 1 to the second.
+    given = np.array([0, 1, 10, 11, 20, 21, 30, 31], np.float32).reshape(1, 1, 1, 8)
+    summed = run_as(GroupSum(2))(given)
+    np.testing.assert_array_equal(np.ravel(summed), [10, 12, 50, 52])

@@ -37,6 +37,34 @@ def test_rows_come_in_replica_order(rng, two_replicas):
         assert int(count) == two_replicas.num_replicas_in_sync
 
 
+def test_shares_of_the_global_loss_sum_to_its_gradient(rng, two_replicas):
+    # The loss multiplies rows of different replicas, so each gradient needs them all:
+    # d sum(X X^T * W) = (W + W^T) X.
+    rows = rng.normal(size=(8, 3)).astype(np.float32)
+    weights = rng.normal(size=(8, 8)).astype(np.float32)
+
+    def share(rows):
+        with tf.GradientTape() as tape:
+            tape.watch(rows)
+            everyone = gather_rows(rows)
+            gram = tf.matmul(everyone, everyone, transpose_b=True)
+            loss = tf.reduce_sum(gram * weights) / num_replicas()
+        return loss, tape.gradient(loss, rows)
+
+    losses, grads = tf.function(lambda r: two_replicas.run(share, args=(r,)))(
+        scatter(two_replicas, rows)
+    )
+    gram = np.float64(rows) @ np.float64(rows).T
+    total = sum(float(x) for x in two_replicas.experimental_local_results(losses))
+    np.testing.assert_allclose(total, np.sum(gram * weights), rtol=1e-5)
+    np.testing.assert_allclose(
+        np.concatenate(two_replicas.experimental_local_results(grads)),
+        (weights + weights.T) @ rows,
+        rtol=1e-4,
+        atol=1e-5,
+    )
+
+
 def test_each_replica_receives_the_sum(two_replicas):
     values = np.float32([[1, 2], [3, 4], [5, 6], [7, 8]])
     sums = tf.function(lambda x: two_replicas.run(sum_over_replicas, args=(x,)))(

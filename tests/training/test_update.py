@@ -172,6 +172,25 @@ def test_restored_state_is_used():
     assert run.state == {"loss_scale": 8.0, "good_steps": 0, "skipped_steps": 7}
 
 
+def test_sparse_gradients_are_made_dense():
+    # Of a Keras variable, as all here may be.
+    layer = keras.layers.Embedding(4, 1, embeddings_initializer="ones")
+    layer.build((None,))
+    update = GradientUpdate(
+        make_optimizer("sgd", 0.1, momentum=0.0),
+        [layer.embeddings],
+        weight_decay=0.5,
+        decay_variables=[layer.embeddings],
+    )
+    with tf.GradientTape() as tape:
+        loss = tf.reduce_sum(layer(tf.constant([1, 1, 3])))
+    update.apply(tape.gradient(loss, [layer.embeddings]))
+    # Rows 1 and 3 have gradients 2 and 1, and every row decays by 0.05.
+    np.testing.assert_allclose(
+        np.array(layer.embeddings)[:, 0], [0.95, 0.75, 0.95, 0.85], rtol=1e-6
+    )
+
+
 @pytest.mark.parametrize(
     "own, arguments, words",
     [
