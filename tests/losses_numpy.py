@@ -211,16 +211,31 @@ def icd_face(student, teacher, labels, bins=41):
     return sum(a * math.log((a + 1e-6) / (b + 1e-6)) for a, b in zip(p, q))
 
 
+def arcface_target(cosine, margin):
+    """An angular margin, guarded past pi - m."""
+    angle = math.acos(min(max(cosine, -1.0), 1.0))
+    if angle < math.pi - margin:
+        return math.cos(angle + margin)
+    return cosine - margin * math.sin(margin)
+
+
+def margin_logits(rows, centres, labels, scale, target, negative=lambda c, t: c):
+    """Logits of `target(cosine, row)` at the label, `negative(cosine, target)` else."""
+    logits = np.zeros((len(rows), len(centres)))
+    for i, (row, label) in enumerate(zip(rows, labels)):
+        cosines = [cosine_of(row, c) for c in centres]
+        at_label = target(cosines[label], row)
+        logits[i] = [negative(cosine, at_label) for cosine in cosines]
+        logits[i, label] = at_label
+    return scale * logits
+
+
 def arcface(student, labels, centres, margins, scale=64.0):
-    """Mean cross entropy with an angular margin per row, guarded past pi - m."""
+    """Mean cross entropy with an angular margin per row."""
     total = 0.0
     for s, label, m in zip(student, labels, margins):
         cosines = [cosine_of(s, c) if np.any(c) else 0.0 for c in centres]
-        angle = math.acos(min(max(cosines[label], -1.0), 1.0))
-        if angle < math.pi - m:
-            cosines[label] = math.cos(angle + m)
-        else:
-            cosines[label] -= m * math.sin(m)
+        cosines[label] = arcface_target(cosines[label], m)
         total -= log_softmax(scale * np.array(cosines))[label]
     return total / len(student)
 
@@ -266,3 +281,55 @@ def ada_distill_centres(student, teacher, labels, centres):
 def ada_distill(student, teacher, labels, centres):
     moved = ada_distill_centres(student, teacher, labels, centres)
     return arcface(student, labels, moved, [0.45] * len(student))
+
+
+def mined_pairs(labels, image_ids=None, batch=None):
+    """Returns the positive and the negative pairs `(i, j)`.
+
+    Of the first `batch` rows, and of each of them with the rows behind.
+    """
+    images = range(len(labels)) if image_ids is None else image_ids
+    positive, negative = [], []
+    for i, j in itertools.combinations(range(len(labels)), 2):
+        if i >= (batch or len(labels)):
+            continue
+        if labels[i] != labels[j]:
+            negative.append((i, j))
+        elif images[i] != images[j]:
+            positive.append((i, j))
+    return positive, negative
+
+
+def ekd_cosines(student, teacher, labels, image_ids=None, batch=None):
+    """Returns (student cosine, teacher cosine) of all positives and all negatives."""
+    student, teacher = unit(student), unit(teacher)
+    return tuple(
+        [(student[i] @ student[j], teacher[i] @ teacher[j]) for i, j in pairs]
+        for pairs in mined_pairs(labels, image_ids, batch)
+    )
+
+
+def ekd_thresholds(negative, fprs):
+    """Returns the batch thresholds, student's and teacher's in rows."""
+    if not negative:
+        return np.zeros((2, len(fprs)))
+    ranks = [int(len(negative) * fpr + 1e-9) for fpr in fprs]
+    ordered = [sorted(column, reverse=True) for column in zip(*negative)]
+    return np.array([[column[rank] for rank in ranks] for column in ordered])
+
+
+def ekd(positive, negative, thresholds, temperature=0.01, num_negatives=2000):
+    """Returns the positive and the negative term at the default weights."""
+
+    def rank(cosine, of_model):
+        return sum(0.5 + 0.5 * np.tanh((cosine - of_model) / temperature / 2))
+
+    def mean_square(pairs):
+        squares = [
+            (rank(student, thresholds[0]) - rank(teacher, thresholds[1])) ** 2
+            for student, teacher in pairs
+        ]
+        return mean(squares) if squares else 0.0
+
+    hardest = sorted(negative, reverse=True)[:num_negatives]
+    return 0.02 * mean_square(positive), 0.01 * mean_square(hardest)

@@ -1,4 +1,4 @@
-"""A backbone, a loss and batches small enough to trace in a second."""
+"""A backbone, a loss and batches small enough to trace in a second, and their steps."""
 
 import keras
 import numpy as np
@@ -6,6 +6,8 @@ import tensorflow as tf
 
 from ekd_tf.losses import DistillationLoss
 from ekd_tf.models.batch_norm import BatchNormalization
+from ekd_tf.training.loop import compile_step
+from ekd_tf.training.strategy import distribute
 
 SIZE = 16
 
@@ -43,7 +45,10 @@ def backbone(dim=8, seed=0, batch_norm=True, size=None):
 
 
 def batch(rng, rows=8, identities=3):
-    """Returns a batch dict with general and balanced rows and one repeated image."""
+    """Returns a batch of general and balanced rows, one image repeated.
+
+    Its halves hold different numbers of general rows.
+    """
     image_ids = np.arange(rows, dtype=np.int32)
     image_ids[-1] = image_ids[0]
     labels = rng.integers(0, identities, rows).astype(np.int32)
@@ -51,6 +56,50 @@ def batch(rng, rows=8, identities=3):
     return {
         "image": tf.constant(rng.integers(0, 256, (rows, SIZE, SIZE, 3)), tf.uint8),
         "label": tf.constant(labels),
-        "in_margin": tf.constant(np.arange(rows) % 2 == 0, tf.float32),
+        "in_margin": tf.constant(np.arange(rows) % 3 == 0, tf.float32),
         "image_id": tf.constant(image_ids),
     }
+
+
+def with_gradient(loss, **kwargs):
+    """Returns `(student, ...) -> (sum of the terms, gradient of the student)`."""
+
+    def step(student, *others):
+        with tf.GradientTape() as tape:
+            tape.watch(student)
+            total = sum(loss(student, *others, **kwargs).values())
+        return total, tape.gradient(total, student)
+
+    return step
+
+
+def with_centres(head, centres):
+    """Builds a head of those class centres."""
+    head.build((None, centres.shape[1]))
+    head.centers.assign(centres)
+    return head
+
+
+def values(model):
+    """Returns the numbers of a model's state by name."""
+    return {name: np.array(v.numpy()) for name, v in model.state().items()}
+
+
+def step_of(model, strategy=None):
+    """Returns `batch -> floats`, the model's step on the devices of a strategy."""
+    strategy = strategy or tf.distribute.get_strategy()
+    step = compile_step(model, strategy)
+
+    def run(data):
+        parts = distribute(strategy, tf.data.Dataset.from_tensors(data))
+        return {name: float(v) for name, v in step(next(iter(parts))).items()}
+
+    return run
+
+
+def scatter(strategy, rows):
+    """Gives each replica its share of the rows, in order."""
+    shares = np.split(rows, strategy.num_replicas_in_sync)
+    return strategy.experimental_distribute_values_from_function(
+        lambda context: tf.constant(shares[context.replica_id_in_sync_group])
+    )

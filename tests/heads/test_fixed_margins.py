@@ -2,8 +2,11 @@
 
 import math
 
+import losses_numpy as reference
 import numpy as np
+import pytest
 import tensorflow as tf
+from toys import with_centres
 
 from ekd_tf.heads import ArcFace
 from ekd_tf.heads import CombinedMargin
@@ -13,27 +16,11 @@ from ekd_tf.heads import combined_target
 from ekd_tf.heads import default_scale
 
 
-def arcface_np(embeddings, centers, labels, scale, margin):
-    """The formula as loops over entries in float64, through the angle."""
-    logits = np.zeros((len(embeddings), centers.shape[1]))
-    for i, row in enumerate(embeddings.astype(np.float64)):
-        for j, center in enumerate(centers.T.astype(np.float64)):
-            cosine = row @ center / np.linalg.norm(row) / np.linalg.norm(center)
-            theta = math.acos(min(1.0, max(-1.0, cosine)))
-            if j == labels[i]:
-                if theta < math.pi - margin:
-                    cosine = math.cos(theta + margin)
-                else:
-                    cosine = cosine - margin * math.sin(margin)
-            logits[i, j] = scale * cosine
-    return logits
+def arcface_np(embeddings, centres, labels, scale, margin):
+    def target(cosine, row):
+        return reference.arcface_target(cosine, margin)
 
-
-def head_with(centers, **kwargs):
-    head = ArcFace(num_identities=centers.shape[1], **kwargs)
-    head.build((None, centers.shape[0]))
-    head.centers.assign(centers.T)
-    return head
+    return reference.margin_logits(embeddings, centres, labels, scale, target)
 
 
 def test_value_computed_by_hand():
@@ -42,21 +29,20 @@ def test_value_computed_by_hand():
     # and 2 cos 60 = 1 at label 1; the others are 2 cos 30 and 2 cos 60. Lengths 3
     # and 5 change nothing.
     embeddings = np.float32([[1.5, 3 * math.sqrt(3) / 2]] * 2)
-    head = head_with(
-        np.float32([[5.0, 0.0], [0.0, 0.1]]), scale=2.0, margin=math.pi / 6
-    )
+    head = ArcFace(2, scale=2.0, margin=math.pi / 6)
+    head = with_centres(head, np.float32([[5.0, 0.0], [0.0, 0.1]]))
     logits = head(embeddings, np.int32([0, 1]))
     expected = [[0.0, math.sqrt(3)], [1.0, 1.0]]
     np.testing.assert_allclose(logits, expected, atol=1e-6)
 
 
 def test_matches_numpy_reference(rng, run_as):
-    embeddings = rng.normal(size=(17, 8)).astype(np.float32)
-    centers = rng.normal(size=(8, 11)).astype(np.float32)
+    embeddings = np.float32(rng.normal(size=(17, 8)))
+    centres = np.float32(rng.normal(size=(11, 8)))
     labels = rng.integers(0, 11, 17).astype(np.int32)
-    head = head_with(centers, scale=64.0, margin=0.5)
+    head = with_centres(ArcFace(11, scale=64.0, margin=0.5), centres)
     logits = run_as(lambda e, y: head(e, y))(embeddings, labels)
-    expected = arcface_np(embeddings, centers, labels, 64.0, 0.5)
+    expected = arcface_np(embeddings, centres, labels, 64.0, 0.5)
     np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-4)
 
 
@@ -79,54 +65,63 @@ def test_target_is_guarded_beyond_pi_minus_margin(run_as):
 
 
 def test_gradient_matches_central_differences(rng):
-    embeddings = rng.normal(size=(3, 4))
     # One row beyond the guard: its embedding opposes its own centre.
-    centers = rng.normal(size=(4, 5))
-    centers[:, 2] = -embeddings[2] + 0.1 * rng.normal(size=4)
-    labels = np.int32([0, 1, 2])
-    weights = rng.normal(size=(3, 5))
-    head = head_with(centers.astype(np.float32), scale=2.0, margin=0.4)
+    embeddings, centres = rng.normal(size=(3, 4)), rng.normal(size=(5, 4))
+    centres[2] = -embeddings[2] + 0.1 * rng.normal(size=4)
+    # Stored centres are float32, so differences start from those.
+    points = [embeddings, np.float64(np.float32(centres))]
+    labels, weights = np.int32([0, 1, 2]), rng.normal(size=(3, 5))
+    head = with_centres(ArcFace(5, scale=2.0, margin=0.4), points[1])
     inputs = tf.constant(embeddings, tf.float32)
     with tf.GradientTape() as tape:
         tape.watch(inputs)
         loss = tf.reduce_sum(tf.cast(weights, tf.float32) * head(inputs, labels))
     gradients = tape.gradient(loss, [inputs, head.trainable_variables[0]])
-    gradients = gradients[0], tf.transpose(gradients[1])
-
-    def value(e, c):
-        return np.sum(weights * arcface_np(e, c, labels, 2.0, 0.4))
-
     for which, gradient in enumerate(gradients):
-        point = [embeddings, centers]
-        # Stored centres are float32, so differences start from those.
-        point[1] = centers.astype(np.float32).astype(np.float64)
-        expected = np.zeros_like(point[which])
+        expected = np.zeros_like(points[which])
         for index in np.ndindex(expected.shape):
             sides = []
             for step in (1e-6, -1e-6):
-                moved = [array.copy() for array in point]
+                moved = [array.copy() for array in points]
                 moved[which][index] += step
-                sides.append(value(*moved))
+                sides.append(np.sum(weights * arcface_np(*moved, labels, 2.0, 0.4)))
             expected[index] = (sides[0] - sides[1]) / 2e-6
         np.testing.assert_allclose(gradient, expected, rtol=1e-3, atol=1e-3)
 
 
-def test_gradient_is_finite_at_the_ends(run_as):
+THETA = math.acos(0.3)
+
+
+@pytest.mark.parametrize(
+    "target, expected",
+    [
+        # cos(margin) at 1, by the docstring; the slope of the guard, 1, at -1.
+        (
+            lambda c: arcface_target(c, 0.5),
+            [1, 1, math.sin(THETA + 0.5) / math.sin(THETA), *[math.cos(0.5)] * 2],
+        ),
+        (
+            lambda c: combined_target(c, 1.5, 0.2, 0.1),
+            [0, 0, 1.5 * math.sin(1.5 * THETA + 0.2) / math.sin(THETA), 0, 0],
+        ),
+    ],
+)
+def test_gradient_is_that_of_the_formula_and_finite_at_the_ends(
+    run_as, target, expected
+):
     def gradient(c):
         with tf.GradientTape() as tape:
             tape.watch(c)
-            target = arcface_target(c, 0.5)
-        return tape.gradient(target, c)
+            value = target(c)
+        return tape.gradient(value, c)
 
     # The neighbours of -1 and 1 outside, where rounding takes a normalised product.
-    found = run_as(gradient)(tf.constant([-1.0000001, -1.0, 1.0, 1.0000001]))
-    # cos(margin) at 1, by the docstring; the slope of the guard, 1, at -1.
-    expected = [1.0, 1.0, math.cos(0.5), math.cos(0.5)]
-    np.testing.assert_allclose(found, expected, rtol=1e-6)
+    found = run_as(gradient)(tf.constant([-1.0000001, -1.0, 0.3, 1.0, 1.0000001]))
+    np.testing.assert_allclose(found, expected, rtol=1e-4)
 
 
 def test_degenerate_embeddings_stay_finite(run_as):
-    head = head_with(np.eye(3, dtype=np.float32))
+    head = with_centres(ArcFace(3), np.eye(3))
 
     def logits_and_gradients(e):
         with tf.GradientTape() as tape:
@@ -143,15 +138,14 @@ def test_degenerate_embeddings_stay_finite(run_as):
 
 
 def test_computes_in_float32_under_mixed_precision(rng, mixed_policy):
-    embeddings = rng.normal(size=(4, 8)).astype(np.float32)
-    centers = rng.normal(size=(8, 5)).astype(np.float32)
+    embeddings, centres = np.float32(rng.normal(size=(4, 8))), rng.normal(size=(5, 8))
     labels = np.int32([0, 1, 2, 4])
-    expected = arcface_np(embeddings, centers, labels, 64.0, 0.5)
     mixed_policy("mixed_bfloat16")
-    head = head_with(centers)
+    head = with_centres(ArcFace(5), centres)
     assert tf.as_dtype(head.centers.dtype) == tf.float32
     logits = head(embeddings, labels)
     assert logits.dtype == tf.float32
+    expected = arcface_np(embeddings, centres, labels, 64.0, 0.5)
     np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-4)
     assert ArcFace(num_identities=3, dtype="mixed_float16").compute_dtype == "float32"
 
@@ -161,9 +155,7 @@ def test_computes_in_float32_under_mixed_precision(rng, mixed_policy):
 
 def test_cosface_by_hand(run_as):
     # (3, 4) has cosines 0.6 and 0.8 to the axes: 10 (0.6 - 0.1) = 5 and 10 * 0.8.
-    head = CosFace(num_identities=2, scale=10.0, margin=0.1)
-    head.build((None, 2))
-    head.centers.assign(np.eye(2, dtype=np.float32))
+    head = with_centres(CosFace(2, scale=10.0, margin=0.1), np.eye(2))
     logits = run_as(head)(tf.constant([[3.0, 4.0]]), tf.constant([0]))
     np.testing.assert_allclose(logits, [[5.0, 8.0]], rtol=1e-6)
 
@@ -189,34 +181,9 @@ def test_combined_target_past_pi_keeps_falling_without_a_step():
     assert np.all(steps < 0) and np.all(steps > -0.03)
 
 
-def test_special_cases_are_the_other_heads():
-    cosine = tf.constant(np.cos(np.linspace(0.1, 2.5, 20)), tf.float32)
-    np.testing.assert_allclose(
-        combined_target(cosine, 1.0, 0.5, 0.0), arcface_target(cosine, 0.5), atol=1e-6
-    )
-    np.testing.assert_allclose(
-        combined_target(cosine, 1.0, 0.0, 0.4), cosine - 0.4, atol=1e-6
-    )
-
-
-def test_combined_gradient_is_finite_and_that_of_the_formula(run_as):
-    def gradient(c):
-        with tf.GradientTape() as tape:
-            tape.watch(c)
-            target = combined_target(c, 1.5, 0.2, 0.1)
-        return tape.gradient(target, c)
-
-    cosines = tf.constant([-1.0000001, -1.0, 0.3, 1.0, 1.0000001])
-    theta = math.acos(0.3)
-    slope = 1.5 * math.sin(1.5 * theta + 0.2) / math.sin(theta)
-    found = run_as(gradient)(cosines)
-    np.testing.assert_allclose(found, [0, 0, slope, 0, 0], rtol=1e-4)
-
-
 def test_combined_head_places_the_target():
     head = CombinedMargin(3, scale=2.0, margin1=1.0, margin2=math.pi / 6, margin3=0.1)
-    head.build((None, 3))
-    head.centers.assign(np.eye(3, dtype=np.float32))
+    head = with_centres(head, np.eye(3))
     logits = head(np.float32([[3, 4, 0]]), np.int32([0]))
     moved = 0.6 * math.sqrt(3) / 2 - 0.8 / 2 - 0.1
     np.testing.assert_allclose(logits, [[2 * moved, 1.6, 0]], rtol=1e-5, atol=1e-6)

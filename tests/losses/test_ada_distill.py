@@ -5,8 +5,6 @@ import tensorflow as tf
 from ekd_tf.losses import AdaDistillLoss
 from ekd_tf.losses.ada_distill import kept_fractions
 from ekd_tf.losses.ada_distill import moved_centres
-from ekd_tf.ops.collective import gather_rows
-from ekd_tf.training.strategy import distribute
 
 
 def test_kept_fractions_computed_by_hand():
@@ -80,27 +78,3 @@ def test_an_embedding_that_is_not_finite_moves_no_centre(random_batch):
     terms = loss(student, teacher, labels)
     assert np.isnan(terms["ada_distill"])
     np.testing.assert_array_equal(loss.centres, before)
-
-
-def test_replicas_agree_with_one_device(rng, two_replicas, random_batch):
-    single = AdaDistillLoss(num_identities=4, teacher_dim=5)
-    with two_replicas.scope():
-        shared = AdaDistillLoss(num_identities=4, teacher_dim=5)
-
-    @tf.function
-    def step(batch):
-        def replica(batch):
-            rows = {name: gather_rows(part) for name, part in batch.items()}
-            return shared(**rows)["ada_distill"]
-
-        return two_replicas.run(replica, args=(batch,))
-
-    for _ in range(2):
-        batch = random_batch(8)
-        expected = single(*batch)["ada_distill"]
-        rows = dict(zip(("student", "teacher", "labels"), map(tf.constant, batch)))
-        dataset = tf.data.Dataset.from_tensors(rows)
-        values = step(next(iter(distribute(two_replicas, dataset))))
-        for value in two_replicas.experimental_local_results(values):
-            np.testing.assert_allclose(value, expected, rtol=1e-5)
-        np.testing.assert_allclose(np.array(shared.centres), single.centres, atol=1e-6)

@@ -1,7 +1,4 @@
-"""What every distillation loss promises, whatever its formula.
-
-EKD, which costs more to trace than all others, has these tests in its own file.
-"""
+"""What every distillation loss promises, whatever its formula."""
 
 import functools
 import inspect
@@ -12,9 +9,11 @@ import losses_numpy as reference
 import numpy as np
 import pytest
 import tensorflow as tf
+from toys import with_gradient
 
 from ekd_tf import losses
 from ekd_tf.keras_compat import tf_variable
+from ekd_tf.mining import DEFAULT_FPRS
 
 ROWS, STUDENT_DIM, TEACHER_DIM, IDENTITIES = 6, 5, 7, 4
 
@@ -36,20 +35,51 @@ def centres_of(identities=IDENTITIES, dim=STUDENT_DIM):
     return np.float32(np.random.default_rng(3).normal(size=(identities, dim)))
 
 
-def with_centres(loss_class, function):
-    return {
-        "make": lambda **kw: loss_class(**{"centres": centres_of(), **kw}),
-        "value": lambda *batch: function(*batch, centres_of()),
-    }
+def with_centres(loss_class, function, changed, **needs):
+    return Case(
+        lambda **kw: loss_class(**{"centres": centres_of(), **kw}),
+        lambda *batch: function(*batch, centres_of()),
+        {"scale": 16.0, "student_dim": 3, **changed},
+        **needs,
+    )
+
+
+SIZES = {"student_dim": 3, "teacher_dim": 4}
+
+
+# Thresholds that are the batch's own, and constants in the gradient.
+PLAIN_EKD = {"memory": 0, "thresholds": "ema", "threshold_gradient": False}
+
+
+def ekd(student, teacher, labels):
+    pairs = reference.ekd_cosines(student, teacher, labels)
+    thresholds = reference.ekd_thresholds(pairs[1], DEFAULT_FPRS)
+    return sum(reference.ekd(*pairs, thresholds, temperature=0.1))
 
 
 CASES = {
-    "cosine": Case(
-        losses.CosineLoss, reference.cosine, {"student_dim": 3, "teacher_dim": 4}
+    "ekd": Case(
+        lambda **kw: losses.EKDLoss(**{**PLAIN_EKD, **kw}),
+        ekd,
+        {
+            "temperature": 0.03,
+            "momentum": 0.2,
+            "positive_weight": 0.5,
+            "negative_weight": 0.0,
+            "thresholds": "ema",
+            "threshold_gradient": False,
+            "bias_correction": False,
+            "same_image_pairs": True,
+            "memory": 3,
+            "student_dim": 5,
+            "teacher_dim": 8,
+        },
+        labels=True,
+        zero_alone=True,
+        any_dims=True,
     ),
-    "fitnet": Case(
-        losses.FitNetLoss, reference.fitnet, {"student_dim": 3, "teacher_dim": 4}
-    ),
+    "cosine": Case(losses.CosineLoss, reference.cosine, SIZES),
+    "fitnet": Case(losses.FitNetLoss, reference.fitnet, SIZES),
     "sp": Case(losses.SPLoss, reference.sp, {"gram": "row_normalized"}, any_dims=True),
     "cckd": Case(
         losses.CCKDLoss, reference.cckd, {"gamma": 0.3, "orders": 3}, any_dims=True
@@ -76,20 +106,11 @@ CASES = {
         zero_alone=True,
         any_dims=True,
     ),
-    "kd": Case(
-        **with_centres(losses.KDLoss, reference.kd),
-        changed={"temperature": 2.0, "scale": 16.0, "student_dim": 3},
-    ),
-    "gkd": Case(
-        **with_centres(losses.GKDLoss, reference.gkd),
-        changed={
-            "temperature": 2.0,
-            "mass": 0.5,
-            "primary_weight": 2.0,
-            "binary_weight": 0.5,
-            "scale": 16.0,
-            "student_dim": 3,
-        },
+    "kd": with_centres(losses.KDLoss, reference.kd, {"temperature": 2.0}),
+    "gkd": with_centres(
+        losses.GKDLoss,
+        reference.gkd,
+        {"temperature": 2.0, "mass": 0.5, "primary_weight": 2.0, "binary_weight": 0.5},
     ),
     "pkt": Case(losses.PKTLoss, reference.pkt, {}, any_dims=True),
     "icd_face": Case(
@@ -101,30 +122,20 @@ CASES = {
         zero_alone=True,
         any_dims=True,
     ),
-    "shrinkteanet": Case(
-        **with_centres(losses.ShrinkTeaNetLoss, reference.shrinkteanet),
-        changed={
-            "angular_weight": 2.0,
-            "classifier_weight": 0.5,
-            "scale": 16.0,
-            "student_dim": 3,
-        },
+    "shrinkteanet": with_centres(
+        losses.ShrinkTeaNetLoss,
+        reference.shrinkteanet,
+        {"angular_weight": 2.0, "classifier_weight": 0.5},
         labels=True,
     ),
-    "margin_distillation": Case(
-        **with_centres(losses.MarginDistillationLoss, reference.margin_distillation),
-        changed={
-            "min_margin": 0.1,
-            "max_margin": 0.4,
-            "scale": 16.0,
-            "student_dim": 3,
-        },
+    "margin_distillation": with_centres(
+        losses.MarginDistillationLoss,
+        reference.margin_distillation,
+        {"min_margin": 0.1, "max_margin": 0.4},
         labels=True,
     ),
-    "proxyless_kd": Case(
-        **with_centres(losses.ProxylessKDLoss, reference.proxyless_kd),
-        changed={"margin": 0.3, "scale": 16.0, "student_dim": 3},
-        labels=True,
+    "proxyless_kd": with_centres(
+        losses.ProxylessKDLoss, reference.proxyless_kd, {"margin": 0.3}, labels=True
     ),
     "ada_distill": Case(
         lambda **kw: losses.AdaDistillLoss(
@@ -147,7 +158,9 @@ def where(condition):
     return named(*(name for name, case in CASES.items() if condition(case)))
 
 
-every_loss = named(*CASES)
+def every_loss(test):
+    """Runs a test on all losses; EKD's functions take less op by op than a trace."""
+    return pytest.mark.usefixtures("op_by_op")(named(*CASES)(test))
 
 
 def batch_of(rng, rows=ROWS, student_dim=STUDENT_DIM, teacher_dim=STUDENT_DIM):
@@ -160,18 +173,6 @@ def batch_of(rng, rows=ROWS, student_dim=STUDENT_DIM, teacher_dim=STUDENT_DIM):
 
     labels = np.int32(np.arange(rows) // 2 % IDENTITIES)
     return embed(student_dim), embed(teacher_dim), labels
-
-
-def with_gradient(loss, training=True):
-    """Returns `(student, teacher, labels) -> (sum of terms, gradient)`."""
-
-    def step(student, teacher, labels):
-        with tf.GradientTape() as tape:
-            tape.watch(student)
-            total = sum(loss(student, teacher, labels, training=training).values())
-        return total, tape.gradient(total, student)
-
-    return step
 
 
 def tensors(batch):
@@ -197,7 +198,7 @@ def degenerate_batches(rng):
     yield "long rows", 1e4 * student, 1e-4 * teacher, labels
 
 
-@every_loss
+@named(*CASES)
 def test_value_and_finite_gradient_in_every_mode(rng, run_as, name):
     case = CASES[name]
     loss = case.make()
@@ -320,7 +321,8 @@ def test_config_keeps_every_argument(name):
     assert restored.name == "mine"
     parameters = inspect.signature(loss_class).parameters
     # Given by `make` instead, or no part of a config.
-    others = {"kwargs", "name", "centres", "head", "num_identities", "teacher_dim"}
+    others = {"kwargs", "name", "centres", "head", "num_identities"}
+    others |= {"teacher_dim", "miner"}
     assert set(parameters) - others <= set(case.changed)
     for argument, value in case.changed.items():
         assert value != parameters[argument].default

@@ -1,74 +1,21 @@
-import itertools
-
-import keras
+import losses_numpy as reference
 import numpy as np
 import pytest
 import tensorflow as tf
+from losses_numpy import unit
+from toys import with_gradient
 
 from ekd_tf.losses import EKDLoss
 from ekd_tf.losses.ekd import attach_thresholds
 from ekd_tf.losses.ekd import near_in_rank
 from ekd_tf.losses.ekd import rank_differences
-from ekd_tf.losses.ekd import soft_rank
 from ekd_tf.mining import PairMiner
 from ekd_tf.mining.miner import NO_ROW
 
+MODELS = ("student", "teacher")
 op_by_op = pytest.mark.usefixtures("op_by_op")
 # XLA compiles the whole loss in half a minute; smaller cases run by default.
 slow_xla = pytest.param("xla", marks=pytest.mark.slow)
-
-
-# --- the paper's loss as loops over pairs in float64
-
-
-def unit_np(x):
-    x = np.float64(x)
-    return x / np.linalg.norm(x, axis=1, keepdims=True)
-
-
-def sigmoid_np(x):
-    return 0.5 * (1 + np.tanh(x / 2))
-
-
-def cosines_np(student, teacher, labels, image_ids=None, batch=None):
-    """Returns (student cosine, teacher cosine) of all positives and all negatives.
-
-    Of the first `batch` rows, and of each of them with the rows behind.
-    """
-    student, teacher = unit_np(student), unit_np(teacher)
-    images = np.arange(len(labels)) if image_ids is None else image_ids
-    positive, negative = [], []
-    for i, j in itertools.combinations(range(len(labels)), 2):
-        pair = (student[i] @ student[j], teacher[i] @ teacher[j])
-        if i >= (batch or len(labels)):
-            continue
-        if labels[i] != labels[j]:
-            negative.append(pair)
-        elif images[i] != images[j]:
-            positive.append(pair)
-    return positive, negative
-
-
-def thresholds_np(negative, fprs):
-    """Returns the batch thresholds, student's and teacher's in rows."""
-    ranks = [int(len(negative) * fpr + 1e-9) for fpr in fprs]
-    ordered = [sorted(column, reverse=True) for column in zip(*negative)]
-    return np.array([[column[rank] for rank in ranks] for column in ordered])
-
-
-def ekd_np(positive, negative, thresholds, temperature=0.01, num_negatives=2000):
-    """Returns the positive and the negative term at the default weights."""
-
-    def mean_square(pairs):
-        total = 0.0
-        for student, teacher in pairs:
-            rank_s = sum(sigmoid_np((student - t) / temperature) for t in thresholds[0])
-            rank_t = sum(sigmoid_np((teacher - t) / temperature) for t in thresholds[1])
-            total += (rank_s - rank_t) ** 2
-        return total / len(pairs) if pairs else 0.0
-
-    hardest = sorted(negative, reverse=True)[:num_negatives]
-    return 0.02 * mean_square(positive), 0.01 * mean_square(hardest)
 
 
 # --- helpers
@@ -100,19 +47,6 @@ def batch_of(rng, rows, identities, student_dim=5, teacher_dim=8):
         return np.float32(rows_of)
 
     return embed(student_dim), embed(teacher_dim), labels
-
-
-def with_gradient(loss, **kwargs):
-    """Returns `(student, teacher, labels, image_ids) -> (sum of terms, gradient)`."""
-
-    def step(student, teacher, labels, image_ids=None):
-        with tf.GradientTape() as tape:
-            tape.watch(student)
-            terms = loss(student, teacher, labels, image_ids, **kwargs)
-            total = sum(terms.values())
-        return total, tape.gradient(total, student)
-
-    return step
 
 
 def tensors(*arrays):
@@ -150,13 +84,6 @@ def test_rank_difference_computed_by_hand(run_as):
         )
     )(tf.constant([0.5]))
     np.testing.assert_allclose(differences, [0.25], rtol=1e-5)
-
-
-def test_soft_rank_approaches_the_number_of_thresholds_below(rng):
-    cosines = tf.constant(rng.uniform(-1, 1, 50), tf.float32)
-    thresholds = tf.constant([-0.4, 0.0, 0.5])
-    hard = np.sum(cosines[:, None] > thresholds[None, :], axis=1)
-    np.testing.assert_allclose(soft_rank(cosines, thresholds, 1e-6), hard, atol=1e-3)
 
 
 @op_by_op
@@ -202,24 +129,22 @@ def test_loss_computed_by_hand():
 
 
 @op_by_op
-@pytest.mark.parametrize("rows", [2, 3, 17, 90])
+@pytest.mark.parametrize("rows", [2, 3, 90])
 def test_matches_loops_over_pairs(rng, rows):
     student, teacher, labels = batch_of(rng, rows, identities=max(rows // 4, 2))
     image_ids = rng.integers(0, max(rows // 2, 2), rows).astype(np.int32)
     loss = loss_of(temperature=0.05, num_negatives=100)
     got = terms_of(loss, student, teacher, labels, image_ids)
-    positive, negative = cosines_np(student, teacher, labels, image_ids)
-    thresholds = (
-        thresholds_np(negative, loss.miner.fprs) if negative else np.zeros((2, 6))
-    )
-    expected = ekd_np(positive, negative, thresholds, 0.05, 100)
+    positive, negative = reference.ekd_cosines(student, teacher, labels, image_ids)
+    thresholds = reference.ekd_thresholds(negative, loss.miner.fprs)
+    expected = reference.ekd(positive, negative, thresholds, 0.05, 100)
     np.testing.assert_allclose(got, expected, rtol=1e-3, atol=1e-7)
 
 
 @pytest.mark.parametrize(
     "rows, run_as",
     [
-        *[(16, "graph"), (64, "xla"), (512, "eager"), (512, "graph")],
+        *[(16, "graph"), (64, "eager"), (512, "graph")],
         # XLA of TensorFlow 2.15 cannot prove shapes that agree above 362 rows.
         pytest.param(512, "xla", marks=[pytest.mark.slow, pytest.mark.keras3]),
     ],
@@ -248,7 +173,7 @@ def test_batch_size_unknown_while_tracing(rng):
     fixed, free = with_memory(16), with_memory(16)
     spec = [tf.TensorSpec([None, n]) for n in (5, 8)] + [tf.TensorSpec([None], "int32")]
     step = tf.function(with_gradient(free), input_signature=spec, autograph=False)
-    for rows in (9, 30, 12):
+    for rows in (9, 30):
         batch = tensors(*batch_of(rng, rows, 4))
         value, gradient = with_gradient(fixed)(*batch)
         other, of_other = step(*batch)
@@ -257,42 +182,6 @@ def test_batch_size_unknown_while_tracing(rng):
 
 
 # --- what does not matter
-
-
-@op_by_op
-def test_zero_when_the_teacher_is_a_rotated_scaled_student(rng):
-    student, _, labels = batch_of(rng, 40, 10)
-    rotation, _ = np.linalg.qr(rng.normal(size=(5, 5)))
-    teacher = np.float32(3 * student @ rotation)
-    np.testing.assert_allclose(
-        terms_of(loss_of(), student, teacher, labels), 0, atol=1e-6
-    )
-
-
-@op_by_op
-def test_invariant_to_the_scale_of_each_row(rng):
-    student, teacher, labels = batch_of(rng, 40, 10)
-    scale = np.float32(rng.uniform(0.1, 10, (40, 1)))
-    np.testing.assert_allclose(
-        terms_of(loss_of(), student * scale, teacher / scale, labels),
-        terms_of(loss_of(), student, teacher, labels),
-        rtol=1e-3,
-    )
-
-
-@op_by_op
-def test_invariant_to_batch_order(rng):
-    student, teacher, labels = batch_of(rng, 40, 10)
-    image_ids = rng.integers(0, 20, 40)
-    order = rng.permutation(40)
-    value, gradient = with_gradient(loss_of(temperature=0.05))(
-        *tensors(student, teacher, labels, image_ids)
-    )
-    shuffled, other = with_gradient(loss_of(temperature=0.05))(
-        *tensors(student[order], teacher[order], labels[order], image_ids[order])
-    )
-    np.testing.assert_allclose(value, shuffled, rtol=1e-5)
-    assert_same_gradient(other, np.array(gradient)[order])
 
 
 @op_by_op
@@ -323,8 +212,8 @@ def test_gradient_matches_central_differences(rng):
         for h in (1e-5, -1e-5):
             moved = np.float64(student)
             moved[index] += h
-            pairs = cosines_np(moved, teacher, labels)
-            values.append(sum(ekd_np(*pairs, thresholds, 0.2)))
+            pairs = reference.ekd_cosines(moved, teacher, labels)
+            values.append(sum(reference.ekd(*pairs, thresholds, 0.2)))
         expected[index] = (values[0] - values[1]) / 2e-5
     np.testing.assert_allclose(
         gradient, expected, rtol=1e-3, atol=1e-4 * np.abs(expected).max()
@@ -352,54 +241,41 @@ def test_rows_in_no_mined_pair_get_no_gradient(rng):
         np.testing.assert_array_equal(norms[6:], [0, 0, 0])
 
 
-@op_by_op
-def test_detached_thresholds_and_teachers_carry_no_gradient(rng):
-    # Cosines moved by the same amount as the thresholds would have no gradient at all.
-    student, teacher, labels = tensors(*batch_of(rng, 12, 3))
-    fresh = loss_of(temperature=0.2, momentum=1.0)
-    _, gradient = with_gradient(fresh)(student, teacher, labels)
-    _, frozen = with_gradient(fresh, training=False)(student, teacher, labels)
-    np.testing.assert_allclose(gradient, frozen, rtol=1e-5, atol=1e-8)
-    with tf.GradientTape() as tape:
-        tape.watch(teacher)
-        total = sum(fresh(student, teacher, labels).values())
-    assert tape.gradient(total, teacher) is None
-
-
 # --- the thresholds
 
 
+@op_by_op
 @pytest.mark.parametrize("bias_correction", [True, False])
 def test_thresholds_are_the_average_over_steps(rng, bias_correction):
     loss = loss_of(
         fprs=[0.1, 0.02], momentum=0.3, bias_correction=bias_correction, name="mine"
     )
-    step = tf.function(lambda *x: loss(*x))
     average = np.zeros((2, 2))
     for i in range(4):
         batch = batch_of(rng, 20, 6)
-        terms = step(*tensors(*batch))
-        pairs = cosines_np(*batch)
-        average = 0.7 * average + 0.3 * thresholds_np(pairs[1], loss.miner.fprs)
+        terms = loss(*batch)
+        pairs = reference.ekd_cosines(*batch)
+        newest = reference.ekd_thresholds(pairs[1], loss.miner.fprs)
+        average = 0.7 * average + 0.3 * newest
         expected = average / (1 - 0.7 ** (i + 1)) if bias_correction else average
         np.testing.assert_allclose(loss.student_thresholds, expected[0], atol=2e-6)
         np.testing.assert_allclose(loss.teacher_thresholds, expected[1], atol=2e-6)
         # They are updated before they are used.
         values = [float(terms["mine/positive"]), float(terms["mine/negative"])]
-        np.testing.assert_allclose(values, ekd_np(*pairs, expected), rtol=1e-2)
+        np.testing.assert_allclose(values, reference.ekd(*pairs, expected), rtol=1e-2)
 
 
+@op_by_op
 @pytest.mark.parametrize("momentum", [1e-9, 0.2])
 def test_histogram_thresholds_match_a_sort_of_all_steps(rng, momentum):
     fprs = [1e-1, 1e-2, 1e-3, 1e-4]
     loss = loss_of(fprs=fprs, momentum=momentum, thresholds="histogram")
-    step = tf.function(lambda *x: loss(*x))
     cosines, weights = np.zeros((2, 0)), np.zeros(0)
     for _ in range(6):
         student, teacher, labels = batch_of(rng, 64, 16, 32, 48)
-        step(*tensors(student, teacher, labels))
+        loss(student, teacher, labels)
         upper = np.triu(labels[:, None] != labels[None, :], 1)
-        batch = [(unit_np(x) @ unit_np(x).T)[upper] for x in (student, teacher)]
+        batch = [(unit(x) @ unit(x).T)[upper] for x in (student, teacher)]
         cosines = np.concatenate([cosines, batch], axis=1)
         weights = np.concatenate([weights * (1 - momentum), np.ones(len(batch[0]))])
     for row, side in enumerate(("student", "teacher")):
@@ -415,193 +291,79 @@ def test_histogram_thresholds_match_a_sort_of_all_steps(rng, momentum):
         np.testing.assert_allclose(got[3], expected[3], rtol=0, atol=2.0**-7)
 
 
-@op_by_op
-def test_histogram_resolves_rates_a_batch_cannot(rng):
-    # 32 rows have fewer than 500 negatives: the batch's own threshold at 1e-3 is its
-    # maximum, far above the rate asked for.
-    loss = loss_of(fprs=[1e-3], momentum=1e-9, thresholds="histogram")
-    own = loss_of(fprs=[1e-3])
-    cosines = []
-    for _ in range(30):
-        rows = np.float32(rng.normal(size=(32, 16)))
-        loss(rows, rows, np.arange(32))
-        own(rows, rows, np.arange(32))
-        cosines.append((unit_np(rows) @ unit_np(rows).T)[np.triu_indices(32, 1)])
-    above = np.concatenate(cosines) > np.array(loss.student_thresholds)
-    assert 0.8e-3 < above.mean() < 1.2e-3
-    above_own = np.concatenate(cosines) > np.array(own.student_thresholds)
-    assert above_own.mean() > 1.6e-3
+# --- degenerate batches: those with pairs of both kinds are in test_conformance
 
 
-# --- degenerate batches
-
-ZERO_TERMS = {
-    "no positive": ["ekd/positive"],
-    "no negative": ["ekd/negative"],
-    "one repeated image": ["ekd/positive"],
-}
-
-
-def degenerate_batches(rng):
-    """Yields a name and the student, teacher, labels and image_ids of a batch."""
-    student, teacher, _ = batch_of(rng, 4, 4)
-    ones, alternating = np.ones(4), np.array([1, -1, 1, -1])
-    equal_student, equal_teacher = np.ones((4, 5)), -np.ones((4, 8))
-    two_each, rows = [0, 0, 1, 1], [0, 1, 2, 3]
-    yield "no positive", student, teacher, rows, rows
-    yield "no negative", student, teacher, [1] * 4, rows
-    yield "one repeated image", student, teacher, [1, 1, 2, 3], [7] * 4
-    yield "collapsed student", equal_student, teacher, two_each, rows
-    yield "both collapsed", equal_student, equal_teacher, two_each, rows
-    opposite = np.outer(alternating, np.ones(5))
-    yield "opposite rows", opposite, np.outer(ones, np.ones(8)), two_each, rows
-    yield "zero rows", 0 * student, 0 * teacher, two_each, rows
-
-
-@pytest.fixture(scope="module", params=["ema eager", "ema xla", "default graph"])
-def shared(request):
-    """Returns a loss and its step for four rows, traced once for several tests."""
-    form, mode = request.param.split()
+@pytest.mark.parametrize(
+    "memory, run_as", [(0, "xla"), (6, "graph")], indirect=["run_as"]
+)
+def test_empty_terms_are_zero_and_unusable_batches_move_nothing(rng, run_as, memory):
     loss = loss_of(temperature=0.1, momentum=0.5)
-    if form == "default":
-        loss = with_memory(6, momentum=0.5)
+    if memory:
+        loss = with_memory(memory, momentum=0.5)
 
+    @run_as
     def step(*batch):
         with tf.GradientTape(persistent=True) as tape:
             tape.watch(batch[0])
             terms = loss(*batch)
         return terms, {name: tape.gradient(terms[name], batch[0]) for name in terms}
 
-    if mode != "eager":
-        step = tf.function(step, jit_compile=mode == "xla", autograph=False)
-    fresh = state_of(loss)
-
-    def run(*batch, afresh=False):
-        if afresh:
-            for variable, value in zip(loss.variables, fresh.values()):
-                variable.assign(value)
-        dtypes = np.float32, np.float32, np.int32, np.int32
-        return step(*tensors(*(dtype(x) for dtype, x in zip(dtypes, batch))))
-
-    return loss, run
-
-
-def test_degenerate_batches_stay_finite(rng, shared):
-    loss, run = shared
-    for kind, *batch in degenerate_batches(rng):
-        terms, gradients = run(*batch, afresh=True)
-        for name in terms:
-            assert np.isfinite(terms[name]) and np.isfinite(gradients[name]).all(), kind
-        for name in ZERO_TERMS.get(kind, []):
-            assert float(terms[name]) == 0.0, kind
-            np.testing.assert_array_equal(gradients[name], np.zeros((4, 5)))
-        for variable in loss.variables:
-            assert np.isfinite(np.array(variable)).all(), kind
-
-
-def test_unusable_batches_leave_the_thresholds_alone(rng, shared):
-    loss, run = shared
-
-    def four_rows():
+    def run(labels=(0, 0, 1, 2), images=range(4), bad_student=0.0, bad_teacher=0.0):
         student, teacher, _ = batch_of(rng, 4, 4)
-        return student, teacher, np.int32([0, 0, 1, 2]), np.arange(4)
+        student[2, 1] += bad_student
+        teacher[3] += bad_teacher
+        return step(*tensors(student, teacher, np.int32(labels), np.int32(images)))
 
-    run(*four_rows(), afresh=True)
+    fresh = state_of(loss)
+    for empty, labels, images in (
+        ("ekd/positive", [0, 1, 2, 3], range(4)),
+        ("ekd/negative", [1] * 4, range(4)),
+        # One image alone.
+        ("ekd/positive", [1, 1, 2, 3], [7] * 4),
+    ):
+        for variable, value in zip(loss.variables, fresh.values()):
+            variable.assign(value)
+        terms, gradients = run(labels, images)
+        for name in terms:
+            assert np.isfinite(terms[name]) and np.isfinite(gradients[name]).all()
+            assert (float(terms[name]) == 0.0) == (name == empty)
+        np.testing.assert_array_equal(gradients[empty], np.zeros((4, 5)))
+    updates = float(loss.num_updates)
+    run()
     before = state_of(loss)
-    for harm in ("no negatives", "nan student", "infinite teacher"):
-        student, teacher, labels, images = four_rows()
-        if harm == "no negatives":
-            if loss.memory:
-                continue
-            labels[:] = 3
-        elif harm == "nan student":
-            student[2, 1] = np.nan
-        else:
-            teacher[3] = np.inf
-        terms, _ = run(student, teacher, labels, images)
-        assert np.isnan(terms["ekd/negative"]) == (harm == "nan student")
+    # With a memory there are negatives whatever the labels.
+    harms = [{"bad_student": np.nan}, {"bad_teacher": np.inf}]
+    for harm in [*harms, *([] if memory else [{"labels": [3] * 4}])]:
+        terms, _ = run(**harm)
+        assert np.isnan(terms["ekd/negative"]) == ("bad_student" in harm)
         for name, value in state_of(loss).items():
-            np.testing.assert_array_equal(value, before[name], err_msg=harm)
-    run(*four_rows())
-    assert float(loss.num_updates) == 2
+            np.testing.assert_array_equal(value, before[name], err_msg=str(harm))
+    run()
+    assert float(loss.num_updates) == updates + 2
     assert not np.array_equal(loss.student_thresholds, before["student_thresholds"])
-
-
-@op_by_op
-def test_batch_of_one_has_no_loss(rng):
-    student, teacher, _ = batch_of(rng, 1, 1)
-    value, gradient = with_gradient(loss_of())(*tensors(student, teacher, [3]))
-    assert float(value) == 0.0 and not np.any(gradient)
-
-
-@op_by_op
-@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-def test_computes_in_float32_under_mixed_precision(rng, mixed_policy, dtype):
-    student, teacher, labels = tensors(*batch_of(rng, 30, 8))
-    half = [tf.cast(x, dtype) for x in (student, teacher)]
-    full = [tf.cast(x, "float32") for x in half]
-    want, _ = with_gradient(loss_of(temperature=0.1))(*full, labels)
-    mixed_policy(f"mixed_{dtype}")
-    loss = loss_of(temperature=0.1)
-    got, gradient = with_gradient(loss)(*half, labels)
-    assert got.dtype == tf.float32 and gradient.dtype == dtype
-    assert all(tf.as_dtype(v.dtype) == tf.float32 for v in loss.variables)
-    np.testing.assert_allclose(got, want, rtol=1e-6)
-    assert np.abs(tf.cast(gradient, tf.float32)).max() > 0
-
-
-@op_by_op
-def test_monitor_names_every_rate():
-    rows = np.eye(4, dtype=np.float32)
-    loss = loss_of(fprs=[1e-3, 0.015, 0.5])
-    _, monitor = loss(rows, rows, np.int32([0, 0, 1, 1]), with_monitor=True)
-    names = {name for name in monitor if name.startswith("threshold/teacher/")}
-    assert names == {f"threshold/teacher/fpr_{f}" for f in ("1e-3", "1.5e-2", "5e-1")}
 
 
 # --- saving and arguments
 
 
-def test_config_round_trip():
-    arguments = {
-        "temperature": 0.03,
-        "momentum": 0.2,
-        "positive_weight": 0.5,
-        "negative_weight": 0.0,
-        "thresholds": "histogram",
-        "bias_correction": False,
-        "same_image_pairs": True,
-        "memory": 3,
-        "student_dim": 5,
-        "teacher_dim": 8,
-        "name": "mine",
-    }
-    made = loss_of(fprs=[0.2, 0.003], num_negatives=7, **arguments)
-    config = keras.saving.serialize_keras_object(made)
-    loss = keras.saving.deserialize_keras_object(config)
-    assert type(loss) is EKDLoss
-    for name, value in arguments.items():
-        assert getattr(loss, name) == value
+def test_config_keeps_the_miner():
+    loss = EKDLoss.from_config(loss_of(fprs=[0.2, 0.003], num_negatives=7).get_config())
     assert (loss.miner.fprs, loss.miner.num_negatives) == ((0.2, 0.003), 7)
 
 
 @op_by_op
-@pytest.mark.parametrize("memory", [0, 20])
-def test_state_is_saved_with_the_run_and_not_moved_by_evaluation(rng, tmp_path, memory):
+def test_state_is_saved_with_the_run_and_not_moved_by_evaluation(rng, tmp_path):
     batches = [batch_of(rng, 16, 4) for _ in range(3)]
-    loss = with_memory(memory, momentum=0.2)
+    loss, resumed = (with_memory(20, momentum=0.2) for _ in range(2))
     for batch in batches[:2]:
         loss(*batch)
     before = state_of(loss)
-    names = {"student_thresholds", "teacher_thresholds", "num_updates"}
-    names |= {"student_histogram", "teacher_histogram"}
-    if memory:
-        names |= {"memory_student", "memory_teacher"}
-        names |= {"memory_labels", "memory_image_ids"}
-    assert before.keys() == names and not loss.trainable_variables
+    names = {f"{model}_{x}" for model in MODELS for x in ("thresholds", "histogram")}
+    names |= {f"memory_{x}" for x in (*MODELS, "labels", "image_ids")}
+    assert before.keys() == {*names, "num_updates"} and not loss.trainable_variables
     expected = terms_of(loss, *batches[2], training=False)
     path = tf.train.Checkpoint(loss=loss).save(str(tmp_path / "run"))
-    resumed = with_memory(memory, momentum=0.2)
     tf.train.Checkpoint(loss=resumed).restore(path).assert_consumed()
     assert terms_of(resumed, *batches[2], training=False) == expected
     for other in (loss, resumed):
@@ -625,12 +387,6 @@ def test_state_is_saved_with_the_run_and_not_moved_by_evaluation(rng, tmp_path, 
 def test_rejects_arguments_outside_their_range(arguments, words):
     with pytest.raises(ValueError, match=words):
         loss_of(**arguments)
-
-
-def test_needs_labels(rng):
-    student, teacher, _ = batch_of(rng, 4, 2)
-    with pytest.raises(ValueError, match="EKDLoss needs `labels`"):
-        loss_of()(student, teacher)
 
 
 # --- thresholds that pass their gradient on
@@ -658,52 +414,17 @@ def test_attached_thresholds_move_with_the_negatives_around_them(run_as):
     np.testing.assert_array_equal(gradients[3], np.zeros(52))
 
 
-def thresholds_after_training(rng, **kwargs):
-    """Trains a linear student on noisy images of a teacher's embeddings.
-
-    Returns the student's and the teacher's thresholds and the last loss.
-    """
-    labels = np.repeat(np.arange(16, dtype=np.int32), 4)
-    centres = rng.normal(size=(16, 32))[labels]
-    teacher, images = (
-        tf.constant(centres + noise * rng.normal(size=(64, 32)), tf.float32)
-        for noise in (0.5, 1.5)
-    )
-    weights = tf.Variable(rng.normal(size=(32, 32)), dtype=tf.float32)
-    loss = loss_of(temperature=0.1, momentum=0.05, **kwargs)
-
-    @tf.function(autograph=False)
-    def step():
-        with tf.GradientTape() as tape:
-            total = sum(loss(images @ weights, teacher, labels).values())
-        weights.assign_sub(100.0 * tape.gradient(total, weights))
-        return total
-
-    for _ in range(100):
-        last = step()
-    thresholds = loss.student_thresholds, loss.teacher_thresholds
-    return *(np.array(value) for value in thresholds), float(last)
-
-
-def test_detached_thresholds_run_away_and_attached_ones_do_not(rng):
-    state = rng.bit_generator.state
-    student, teacher, detached_loss = thresholds_after_training(rng)
-    assert student[1] > 0.85 and teacher[1] < 0.5
-    rng.bit_generator.state = state
-    student, _, attached_loss = thresholds_after_training(rng, threshold_gradient=True)
-    np.testing.assert_allclose(student[1], teacher[1], atol=0.15)
-    assert attached_loss < 0.1 * detached_loss
-
-
 @op_by_op
-def test_raising_every_cosine_of_a_large_batch_is_not_rewarded(rng):
-    # 100 identities, 300 rows: 2,000 mined negatives are far fewer than FPR 0.1 has.
+@pytest.mark.parametrize("num_negatives", [2000, 10_000])
+def test_raising_every_cosine_of_a_large_batch_is_not_rewarded(rng, num_negatives):
+    # 100 identities, 300 rows: FPR 0.1 has 4,460 negatives, mined or far fewer mined.
     _, teacher, labels = batch_of(rng, 300, 100)
     student = np.float32(teacher + 2 * rng.normal(size=teacher.shape))
     values, slopes = [], []
     for attached in (False, True):
         loss = loss_of(
             fprs=[0.1],
+            num_negatives=num_negatives,
             temperature=0.1,
             thresholds="histogram",
             threshold_gradient=attached,
@@ -714,8 +435,8 @@ def test_raising_every_cosine_of_a_large_batch_is_not_rewarded(rng):
             tape.watch(rise)
             # A direction all rows share takes every cosine up; the lowest most, which
             # is all that is left to reward.
-            unit = tf.math.l2_normalize(student, axis=1)
-            raised = tf.concat([unit, tf.fill([300, 1], rise + 0.3)], axis=1)
+            rows = tf.math.l2_normalize(student, axis=1)
+            raised = tf.concat([rows, tf.fill([300, 1], rise + 0.3)], axis=1)
             total = sum(loss(raised, teacher, labels).values())
         slopes.append(float(tape.gradient(total, rise)))
         values.append(float(total))
@@ -762,9 +483,9 @@ def test_memory_pairs_the_batch_with_earlier_ones(rng, run_as):
     for batch in batches:
         value, _ = step(*tensors(*batch))
     everything = (np.concatenate(x) for x in zip(*batches[::-1]))
-    positive, negative = cosines_np(*everything, batch=20)
-    thresholds = thresholds_np(negative, [0.1])
-    expected = ekd_np(positive, negative, thresholds.reshape(2, 1), 0.1)
+    positive, negative = reference.ekd_cosines(*everything, batch=20)
+    thresholds = reference.ekd_thresholds(negative, [0.1])
+    expected = reference.ekd(positive, negative, thresholds.reshape(2, 1), 0.1)
     np.testing.assert_allclose(value, sum(expected), rtol=2e-3)
 
 
@@ -791,8 +512,8 @@ def test_memory_keeps_the_newest_rows(rng):
     state = state_of(loss)
     np.testing.assert_array_equal(state["memory_image_ids"], [6, 7, 8, 3, 4])
     newest = [np.concatenate([batches[2][k], batches[1][k][:2]]) for k in range(3)]
-    np.testing.assert_allclose(state["memory_student"], unit_np(newest[0]), rtol=1e-5)
-    np.testing.assert_allclose(state["memory_teacher"], unit_np(newest[1]), rtol=1e-5)
+    np.testing.assert_allclose(state["memory_student"], unit(newest[0]), rtol=1e-5)
+    np.testing.assert_allclose(state["memory_teacher"], unit(newest[1]), rtol=1e-5)
     np.testing.assert_array_equal(state["memory_labels"], newest[2])
 
 

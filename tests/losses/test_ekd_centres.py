@@ -1,15 +1,15 @@
 """EKD against the teacher's class centres: which pairs there are, and their loss."""
 
+import losses_numpy as reference
 import numpy as np
 import pytest
 import tensorflow as tf
-from losses.test_ekd import cosines_np
-from losses.test_ekd import ekd_np
-from losses.test_ekd import thresholds_np
 
 from ekd_tf.losses import EKDCentresLoss
 from ekd_tf.mining.miner import PairMiner
 
+# Calls of few rows, which take less than a trace.
+pytestmark = pytest.mark.usefixtures("op_by_op")
 DIM, IDENTITIES = 6, 40
 
 
@@ -32,7 +32,7 @@ def test_matches_loops_over_pairs_of_the_batch_and_all_centres(rng):
     loss, centres = make(rng, momentum=1.0, sampled=0)
     student, teacher, labels = batch_of(rng, [3, 3, 8, 9, 1, 1, 1, 20])
     terms = loss(student, teacher, labels)
-    positive, negative = cosines_np(
+    positive, negative = reference.ekd_cosines(
         np.concatenate([student, centres]),
         np.concatenate([teacher, centres]),
         np.concatenate([labels, np.arange(IDENTITIES)]),
@@ -40,8 +40,8 @@ def test_matches_loops_over_pairs_of_the_batch_and_all_centres(rng):
     )
     # One of each image with its centre, and those within the batch.
     assert len(positive) == 8 + 1 + 3
-    thresholds = thresholds_np(negative, [0.1])
-    expected = ekd_np(positive, negative, thresholds, temperature=0.1)
+    thresholds = reference.ekd_thresholds(negative, [0.1])
+    expected = reference.ekd(positive, negative, thresholds, temperature=0.1)
     # Thresholds are read from bins of 2^-11.
     np.testing.assert_allclose(list(terms.values()), expected, rtol=2e-2)
     assert list(terms) == ["ekd_centres/positive", "ekd_centres/negative"]

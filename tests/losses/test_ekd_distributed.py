@@ -3,17 +3,13 @@
 import numpy as np
 import pytest
 import tensorflow as tf
+from toys import scatter
 
 from ekd_tf.losses import EKDLoss
 from ekd_tf.ops.collective import gather_rows
 from ekd_tf.ops.collective import num_replicas
 
 ROWS = 16
-
-
-@pytest.fixture
-def strategy(two_replicas):
-    return two_replicas
 
 
 def batch_of(rng):
@@ -51,31 +47,26 @@ def replica_step(loss, weights, student, teacher, labels, image_ids):
         ),
     ],
 )
-def test_replicas_compute_what_one_device_does(rng, strategy, arguments):
+def test_replicas_compute_what_one_device_does(rng, two_replicas, arguments):
     def make():
         return EKDLoss(temperature=0.1, momentum=0.3, **{"memory": 0, **arguments})
 
     weights = tf.constant(rng.normal(size=(6, 5)), tf.float32)
     alone = make()
-    with strategy.scope():
+    with two_replicas.scope():
         shared = make()
 
-    @tf.function
-    def step(*batch):
-        return strategy.run(lambda *x: replica_step(shared, weights, *x), args=batch)
+    def replica(*batch):
+        return replica_step(shared, weights, *batch)
 
-    def scatter(array):
-        shares = np.split(array, strategy.num_replicas_in_sync)
-        return strategy.experimental_distribute_values_from_function(
-            lambda context: tf.constant(shares[context.replica_id_in_sync_group])
-        )
+    step = tf.function(lambda *batch: two_replicas.run(replica, args=batch))
 
     for _ in range(3):
         batch = batch_of(rng)
         expected, gradient = replica_step(alone, weights, *map(tf.constant, batch))
-        shares, gradients = step(*map(scatter, batch))
-        total = sum(strategy.experimental_local_results(shares))
-        summed = sum(strategy.experimental_local_results(gradients))
+        shares, gradients = step(*(scatter(two_replicas, rows) for rows in batch))
+        total = sum(two_replicas.experimental_local_results(shares))
+        summed = sum(two_replicas.experimental_local_results(gradients))
         np.testing.assert_allclose(total, expected, rtol=1e-5)
         scale = np.abs(gradient).max()
         np.testing.assert_allclose(summed, gradient, rtol=1e-4, atol=1e-5 * scale)

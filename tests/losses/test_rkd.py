@@ -57,14 +57,6 @@ def test_terms_are_weighted_and_left_out_at_weight_zero(random_batch):
     assert list(RKDLoss(distance_weight=0)(student, teacher)) == ["rkd/angle"]
 
 
-def test_zero_when_the_teacher_is_a_moved_scaled_rotation(rng, random_batch):
-    student, _, _ = random_batch(8)
-    rotation, _ = np.linalg.qr(rng.normal(size=(5, 5)))
-    teacher = np.float32(3 * student @ rotation + 2)
-    for term in RKDLoss()(student, teacher).values():
-        np.testing.assert_allclose(term, 0, atol=1e-7)
-
-
 def gradient_of(function, student, teacher):
     student = tf.convert_to_tensor(student)
     with tf.GradientTape() as tape:
@@ -79,7 +71,7 @@ def test_blocks_give_what_all_at_once_do(monkeypatch, random_batch):
         expected = gradient_of(function, student, teacher)
         # Two rows at a time: the last block is half empty.
         monkeypatch.setattr(blocks, "MAX_ENTRIES", 2 * 49)
-        step = tf.function(functools.partial(gradient_of, function), jit_compile=True)
+        step = tf.function(functools.partial(gradient_of, function))
         value, gradient = step(tf.constant(student), tf.constant(teacher))
         np.testing.assert_allclose(value, expected[0], rtol=1e-5)
         np.testing.assert_allclose(gradient, expected[1], rtol=1e-4, atol=1e-7)

@@ -40,8 +40,13 @@ def forward_backward(layer, inputs, upstream, run=lambda f: f):
     return step(tf.constant(inputs), tf.constant(upstream))
 
 
+NEITHER = {"scale": False, "center": False}
+
+
 @pytest.mark.parametrize(
-    "kwargs", [{}, {"scale": False, "center": False}], ids=["affine", "neither"]
+    "run_as, kwargs",
+    [("eager", {}), ("graph", NEITHER), ("xla", {})],
+    indirect=["run_as"],
 )
 def test_equals_keras_in_value_and_gradient(rng, run_as, kwargs):
     inputs, upstream = rng.normal(2, 3, (2, *SHAPE)).astype(np.float32)

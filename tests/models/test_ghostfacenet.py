@@ -16,9 +16,8 @@ def test_has_the_published_number_of_parameters():
     assert round(model.count_params() / 1e4) == 409
 
 
-@pytest.mark.parametrize("version", [1, 2])
-def test_embeds_in_every_size_and_stride(version, rng):
-    for size, stride in ((32, 1), (56, 1), (64, 2)):
+def test_embeds_in_every_size_and_stride(rng):
+    for version, size, stride in ((1, 32, 1), (2, 56, 1), (2, 64, 2)):
         model = GhostFaceNet(version, 8, 0.25, stride, input_size=size)
         images = rng.integers(0, 256, (2, size, size, 3), np.uint8)
         embeddings = np.asarray(model(images, training=True))

@@ -1,6 +1,6 @@
 import numpy as np
-import pytest
 import tensorflow as tf
+from toys import scatter
 
 from ekd_tf.ops.collective import gather_rows
 from ekd_tf.ops.collective import num_replicas
@@ -8,28 +8,15 @@ from ekd_tf.ops.collective import own_rows
 from ekd_tf.ops.collective import sum_over_replicas
 
 
-@pytest.fixture
-def strategy(two_replicas):
-    return two_replicas
-
-
-def scatter(strategy, rows):
-    """Gives each replica its share of the rows, in order."""
-    shares = np.split(rows, strategy.num_replicas_in_sync)
-    return strategy.experimental_distribute_values_from_function(
-        lambda context: tf.constant(shares[context.replica_id_in_sync_group])
-    )
-
-
-def test_one_device_and_the_cross_replica_context_keep_a_tensor(rng, strategy):
+def test_one_device_and_the_cross_replica_context_keep_a_tensor(rng, two_replicas):
     rows = tf.constant(rng.normal(size=(3, 2)))
-    with strategy.scope():
+    with two_replicas.scope():
         assert num_replicas() == 1
     assert num_replicas() == 1
     assert gather_rows(rows) is rows and sum_over_replicas(rows) is rows
 
 
-def test_rows_come_in_replica_order(rng, strategy):
+def test_rows_come_in_replica_order(rng, two_replicas):
     rows = rng.normal(size=(8, 3)).astype(np.float32)
     labels = np.arange(8, dtype=np.int32)
 
@@ -39,18 +26,18 @@ def test_rows_come_in_replica_order(rng, strategy):
             assert gather_rows(rows).shape == (8, 3)
             return gather_rows(rows), gather_rows(labels), tf.constant(num_replicas())
 
-        return strategy.run(replica, args=(rows, labels))
+        return two_replicas.run(replica, args=(rows, labels))
 
-    results = step(scatter(strategy, rows), scatter(strategy, labels))
+    results = step(scatter(two_replicas, rows), scatter(two_replicas, labels))
     for gathered, order, count in zip(
-        *(strategy.experimental_local_results(result) for result in results)
+        *(two_replicas.experimental_local_results(result) for result in results)
     ):
         np.testing.assert_array_equal(gathered, rows)
         np.testing.assert_array_equal(order, labels)
-        assert int(count) == strategy.num_replicas_in_sync
+        assert int(count) == two_replicas.num_replicas_in_sync
 
 
-def test_shares_of_the_global_loss_sum_to_its_gradient(rng, strategy):
+def test_shares_of_the_global_loss_sum_to_its_gradient(rng, two_replicas):
     # The loss multiplies rows of different replicas, so each gradient needs them all:
     # d sum(X X^T * W) = (W + W^T) X.
     rows = rng.normal(size=(8, 3)).astype(np.float32)
@@ -64,36 +51,36 @@ def test_shares_of_the_global_loss_sum_to_its_gradient(rng, strategy):
             loss = tf.reduce_sum(gram * weights) / num_replicas()
         return loss, tape.gradient(loss, rows)
 
-    losses, grads = tf.function(lambda r: strategy.run(share, args=(r,)))(
-        scatter(strategy, rows)
+    losses, grads = tf.function(lambda r: two_replicas.run(share, args=(r,)))(
+        scatter(two_replicas, rows)
     )
     gram = np.float64(rows) @ np.float64(rows).T
-    total = sum(float(x) for x in strategy.experimental_local_results(losses))
+    total = sum(float(x) for x in two_replicas.experimental_local_results(losses))
     np.testing.assert_allclose(total, np.sum(gram * weights), rtol=1e-5)
     np.testing.assert_allclose(
-        np.concatenate(strategy.experimental_local_results(grads)),
+        np.concatenate(two_replicas.experimental_local_results(grads)),
         (weights + weights.T) @ rows,
         rtol=1e-4,
         atol=1e-5,
     )
 
 
-def test_each_replica_receives_the_sum(strategy):
+def test_each_replica_receives_the_sum(two_replicas):
     values = np.float32([[1, 2], [3, 4], [5, 6], [7, 8]])
-    sums = tf.function(lambda x: strategy.run(sum_over_replicas, args=(x,)))(
-        scatter(strategy, values)
+    sums = tf.function(lambda x: two_replicas.run(sum_over_replicas, args=(x,)))(
+        scatter(two_replicas, values)
     )
-    parts = np.split(values, strategy.num_replicas_in_sync)
-    for total in strategy.experimental_local_results(sums):
+    parts = np.split(values, two_replicas.num_replicas_in_sync)
+    for total in two_replicas.experimental_local_results(sums):
         np.testing.assert_array_equal(total, sum(parts))
 
 
-def test_own_rows_are_read_from_each_copy_and_nothing_else_is(rng, strategy):
+def test_own_rows_are_read_from_each_copy_and_nothing_else_is(rng, two_replicas):
     values = np.float32(rng.normal(size=(5, 3)))
-    with strategy.scope():
+    with two_replicas.scope():
         variable = tf.Variable(values)
     # Copies of different numbers, as no step would make them.
-    for number, copy in enumerate(strategy.experimental_local_results(variable)):
+    for number, copy in enumerate(two_replicas.experimental_local_results(variable)):
         copy.assign_add(tf.fill((5, 3), float(number)))
 
     @tf.function
@@ -103,10 +90,10 @@ def test_own_rows_are_read_from_each_copy_and_nothing_else_is(rng, strategy):
                 rows = own_rows(variable, tf.constant([3, 0]))
             return rows, tape.gradient(rows, variable).indices
 
-        return strategy.run(replica)
+        return two_replicas.run(replica)
 
-    rows, indices = map(strategy.experimental_local_results, step())
-    for number in range(strategy.num_replicas_in_sync):
+    rows, indices = map(two_replicas.experimental_local_results, step())
+    for number in range(two_replicas.num_replicas_in_sync):
         np.testing.assert_array_equal(rows[number], values[[3, 0]] + number)
         np.testing.assert_array_equal(indices[number], [3, 0])
     operations = step.get_concrete_function().graph.get_operations()
@@ -114,7 +101,7 @@ def test_own_rows_are_read_from_each_copy_and_nothing_else_is(rng, strategy):
     assert "ResourceGather" in kinds and "ReadVariableOp" not in kinds
 
 
-def test_own_rows_outside_a_replica_are_those_of_the_first(strategy):
-    with strategy.scope():
+def test_own_rows_outside_a_replica_are_those_of_the_first(two_replicas):
+    with two_replicas.scope():
         variable = tf.Variable([1.0, 2.0])
         np.testing.assert_array_equal(own_rows(variable, [1]), [2.0])

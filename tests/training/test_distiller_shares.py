@@ -1,12 +1,15 @@
 """Gradients of a distiller's losses on the embeddings, and weights that follow them."""
 
 import keras
+import losses_numpy as reference
 import numpy as np
 import pytest
 import tensorflow as tf
 from toys import CosineGap
 from toys import backbone
 from toys import batch
+from toys import step_of
+from toys import values
 
 from ekd_tf.heads import ArcFace
 from ekd_tf.keras_compat import tf_variable
@@ -15,7 +18,6 @@ from ekd_tf.losses import DistillationLoss
 from ekd_tf.run.checkpoints import CheckpointStore
 from ekd_tf.training.distiller import Distiller
 from ekd_tf.training.gradient_share import GradientShare
-from ekd_tf.training.loop import compile_step
 
 
 class Gate(DistillationLoss):
@@ -40,19 +42,6 @@ def make(losses, margin_weight=1.0, scaling="none", teacher_dim=8):
     return model
 
 
-def step_of(model):
-    step = compile_step(model, tf.distribute.get_strategy())
-    return lambda data: {name: float(value) for name, value in step(data).items()}
-
-
-def values(model):
-    return {name: np.array(v.numpy()) for name, v in model.state().items()}
-
-
-def unit(rows):
-    return rows / np.linalg.norm(rows, axis=-1, keepdims=True)
-
-
 def numerical_norm(loss, embeddings):
     """Norm of a NumPy function's gradient, by central differences."""
     slopes = []
@@ -70,23 +59,16 @@ def plain():
     model = make({"gap": (CosineGap(), 3.0), "gate": (Gate(), 0.1)}, margin_weight=2.0)
     data = batch(rng)
     data["label"] = tf.constant([1, 2, 0, 1, 2, 0, 1, 1])
-    embeddings = model.backbone(data["image"]).numpy().astype(np.float64)
-    teacher = unit(model.embed_teacher(data["image"]).numpy().astype(np.float64))
-    centres = unit(np.float64(np.array(model.head.centers)))
-    labels, in_margin = data["label"].numpy(), data["in_margin"].numpy()
-
-    def margin(rows):
-        cosines = unit(rows) @ centres.T
-        true = np.arange(len(rows)), labels
-        logits = 4.0 * cosines
-        logits[true] = 4.0 * np.cos(np.arccos(cosines[true]) + 0.2)
-        costs = np.log(np.exp(logits).sum(axis=1)) - logits[true]
-        return 2.0 * (costs * in_margin).sum() / in_margin.sum()
-
+    embeddings = np.float64(model.backbone(data["image"]))
+    teacher, centres = model.embed_teacher(data["image"]), np.array(model.head.centers)
+    general = np.flatnonzero(data["in_margin"])
+    labels, margins = data["label"].numpy()[general], [0.2] * len(general)
     losses = {
-        "margin": margin,
-        "gap": lambda rows: np.mean(1 - np.sum(unit(rows) * teacher, axis=1)),
-        "gate": lambda rows: np.mean(rows**2),
+        "margin": lambda x: (
+            2 * reference.arcface(x[general], labels, centres, margins, 4.0)
+        ),
+        "gap": lambda x: reference.cosine(x, teacher),
+        "gate": lambda x: np.mean(x**2),
     }
     norms = {name: numerical_norm(f, embeddings) for name, f in losses.items()}
     return data, step_of(model)(data), norms
@@ -202,16 +184,11 @@ def test_loss_scale_and_precision_do_not_enter(rng, mixed_policy):
     np.testing.assert_allclose(scaled[0], exact, rtol=0.01)
 
 
-@pytest.mark.parametrize("without", ["head", "weight"])
-def test_refuses_a_share_of_no_margin_loss(without):
+def test_refuses_a_share_of_no_margin_loss_and_a_second_loss_called_margin():
     losses = {"gap": (CosineGap(), GradientShare(0.3)), "gate": (Gate(), 1.0)}
-    head = None if without == "head" else ArcFace(num_identities=3)
-    weight = 0.0 if without == "weight" else 1.0
-    with pytest.raises(ValueError, match="a `margin_weight` above 0.*Share for gap$"):
-        Distiller(backbone(), backbone(), losses, head, weight)
-
-
-def test_refuses_a_second_loss_called_margin():
+    for head, weight in ((None, 1.0), (ArcFace(num_identities=3), 0.0)):
+        with pytest.raises(ValueError, match="`margin_weight` above 0.*Share for gap$"):
+            Distiller(backbone(), backbone(), losses, head, weight)
     with pytest.raises(ValueError, match="'margin': that is the head's"):
         Distiller(backbone(), backbone(), {"margin": (CosineGap(), 1.0)})
 

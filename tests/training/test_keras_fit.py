@@ -1,15 +1,12 @@
 """What Keras' own methods do with a student and its teacher."""
 
-import json
-import pathlib
-import subprocess
-import sys
-
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 from toys import backbone
+from toys import step_of
+from toys import values
 
 from ekd_tf.data import BatchSampler
 from ekd_tf.data import FolderFaces
@@ -27,22 +24,18 @@ FACES = SyntheticFaces(6, 4, size=32)
 OTHERS = SyntheticFaces(8, 3, size=32, first_identity=6)
 
 
-def make(seed=0):
+def make(seed=0, batch_norm=True, optimizer=keras.optimizers.AdamW, **arguments):
     """A loss without thresholds, which is traced in no time."""
-    student = backbone(seed=seed, size=32)
+    student = backbone(seed=seed, batch_norm=batch_norm, size=32)
     teacher = backbone(dim=12, seed=7, size=32)
     head = ArcFace(FACES.num_identities, scale=4.0, margin=0.2)
     model = Distiller(student, teacher, {"sp": (SPLoss(), 2.0)}, head)
-    model.compile(keras.optimizers.AdamW(1e-3))
+    model.compile(optimizer(1e-3, **arguments))
     return model
 
 
 def pipeline_of(source=FACES, **kwargs):
     return make_pipeline(source, BatchSampler(source.labels, 8, 2, 2), 32, **kwargs)
-
-
-def values(model):
-    return {name: np.array(v.numpy()) for name, v in model.state().items()}
 
 
 def figures_of(model):
@@ -51,38 +44,60 @@ def figures_of(model):
     return {name[1:]: value for name, value in report.items()}
 
 
-def test_fit_on_two_replicas_takes_the_steps_of_one_and_ends():
-    # A process of its own: it has to come to an end.
-    script = pathlib.Path(__file__).with_name("fit_replicas.py")
-    done = subprocess.run(
-        [sys.executable, script, "float32", "mixed_float16"],
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
-    alone, whole, half = map(json.loads, lines)
-    assert alone.keys() == whole.keys() == half.keys()
-    assert half["loss_scale"] == [2.0**15] * 3
-    for name, expected in alone.items():
-        np.testing.assert_allclose(whole[name], expected, rtol=1e-4, err_msg=name)
-        if name.startswith("loss/margin"):
-            np.testing.assert_allclose(half[name], expected, rtol=1e-2)
+def test_fit_on_two_replicas_takes_the_steps_of_one_and_ends(
+    two_replicas, mixed_policy
+):
+    def fresh():
+        keras.utils.set_random_seed(3)
+        return make(batch_norm=False, optimizer=keras.optimizers.SGD, momentum=0.9)
+
+    step, alone = step_of(fresh()), []
+    for rows in pipeline_of(steps=3).dataset:
+        alone.append(step(rows))
+    for policy in ("float32", "mixed_float16"):
+        mixed_policy(policy)
+        with two_replicas.scope():
+            model = fresh()
+        history = model.fit(
+            pipeline_of(), epochs=3, steps_per_epoch=1, verbose=0
+        ).history
+        assert history.keys() == alone[0].keys()
+        for name in history:
+            expected = [logs[name] for logs in alone]
+            if policy == "float32":
+                np.testing.assert_allclose(
+                    history[name], expected, rtol=1e-4, err_msg=name
+                )
+            elif name.startswith("loss/margin"):
+                np.testing.assert_allclose(history[name], expected, rtol=1e-2)
+    assert history["loss_scale"] == [2.0**15] * 3
 
 
-def test_an_epoch_of_a_pipeline_without_end_visits_every_image():
+def test_an_endless_epoch_visits_every_image_and_shows_five_scalars(tmp_path, capsys):
     model, seen = make(), []
     count = keras.callbacks.LambdaCallback(
         on_train_batch_end=lambda batch, logs: seen.append(batch)
     )
+    board = keras.callbacks.TensorBoard(str(tmp_path), update_freq=1)
     history = model.fit(
-        pipeline_of(), epochs=2, validation_data=OTHERS, callbacks=[count], verbose=0
+        pipeline_of(),
+        epochs=2,
+        validation_data=OTHERS,
+        callbacks=[count, board],
+        verbose=2,
     ).history
     assert len(seen) == 2 * 3
     assert len(history["loss/sp"]) == 2
     last = {n[4:]: v[-1] for n, v in history.items() if n.startswith("val_")}
     assert last == pytest.approx(figures_of(model))
+    line = capsys.readouterr().out.splitlines()[-1]
+    shown = {name for name in history if f" {name}: " in line}
+    losses = {"loss", "loss/margin", "loss/sp", "gradient_ratio/sp", "gradient_norm"}
+    assert {name for name in shown if not name.startswith("val_")} == losses
+    assert "val_accuracy" in shown
+    # TensorBoard has them all.
+    events = b"".join(p.read_bytes() for p in tmp_path.rglob("*tfevents*"))
+    assert b"embedding/mean_cosine" in events
 
 
 def test_evaluation_counts_each_image_once_whatever_it_is_given():
@@ -120,26 +135,6 @@ def test_weights_hold_what_is_trained_and_the_file_the_student(tmp_path):
     )
 
 
-def test_the_bar_shows_five_scalars_and_tensorboard_all(tmp_path, capsys):
-    model = make()
-    board = keras.callbacks.TensorBoard(str(tmp_path), update_freq=1)
-    logs = model.fit(
-        pipeline_of(steps=2), validation_data=OTHERS, callbacks=[board], verbose=2
-    ).history
-    line = capsys.readouterr().out.splitlines()[-1]
-    shown = [name for name in logs if f" {name}: " in line]
-    assert {n for n in shown if not n.startswith("val_")} == {
-        "loss",
-        "loss/margin",
-        "loss/sp",
-        "gradient_ratio/sp",
-        "gradient_norm",
-    }
-    assert "val_accuracy" in shown
-    events = b"".join(p.read_bytes() for p in tmp_path.rglob("*tfevents*"))
-    assert b"embedding/mean_cosine" in events
-
-
 def test_an_image_that_cannot_be_read_is_named(tmp_path):
     for index in range(12):
         folder = tmp_path / str(index % 3)
@@ -150,17 +145,14 @@ def test_an_image_that_cannot_be_read_is_named(tmp_path):
         make().fit(pipeline_of(FolderFaces(tmp_path)), verbose=0)
 
 
-def test_rejects_batches_that_do_not_divide(two_replicas):
+def test_rejects_batches_that_do_not_divide_and_metrics_of_keras(two_replicas):
     with two_replicas.scope():
         model = make()
     sampler = BatchSampler(FACES.labels, 7, 0)
     with pytest.raises(ValueError, match="divisible.*7 rows for 2 replicas"):
         model.fit(make_pipeline(FACES, sampler, 32))
-
-
-def test_rejects_losses_and_metrics_of_keras():
     with pytest.raises(ValueError, match="takes no `metrics`"):
-        make().compile(keras.optimizers.SGD(0.1), metrics=["accuracy"])
+        model.compile(keras.optimizers.SGD(0.1), metrics=["accuracy"])
 
 
 def test_prediction_on_replicas_is_that_of_the_model_that_is_saved(two_replicas, rng):

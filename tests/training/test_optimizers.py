@@ -4,8 +4,9 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from updates import Run
+from updates import strategy_of
 
-from ekd_tf.keras_compat import optimizer_variables
 from ekd_tf.training.optimizers import OPTIMIZERS
 from ekd_tf.training.optimizers import averaged
 from ekd_tf.training.optimizers import chosen_decay
@@ -62,63 +63,20 @@ STEPS = {
 }
 
 
-def strategy_of(replicas):
-    if replicas == 1:
-        return tf.distribute.get_strategy()
-    # Collectives of a second strategy in one process clash with the first one's.
-    return tf.distribute.MirroredStrategy(
-        [f"CPU:{i}" for i in range(replicas)],
-        cross_device_ops=tf.distribute.ReductionToOneDevice(),
-    )
-
-
-class Run:
-    """A decaying weight and a bias, updated by gradients that depend on them."""
-
-    def __init__(self, name, replicas=1, schedule=0.1, decay=0.01, gradients=None):
-        self.strategy = strategy_of(replicas)
-        with self.strategy.scope():
-            self.weight = tf.Variable([1.0, 2.0], name="weight")
-            self.bias = tf.Variable([1.0], name="bias")
-            self.optimizer = make_optimizer(name, schedule)
-            self.update = GradientUpdate(
-                self.optimizer,
-                [self.weight, self.bias],
-                weight_decay=decay,
-                decay_variables=[self.weight],
-            )
-
-        def replica_step():
-            weight, bias = self.weight.read_value(), self.bias.read_value()
-            of_both = gradients or [weight**2 - 2.0, tf.sin(bias)]
-            return self.update.apply([tf.constant(1 / replicas) * g for g in of_both])
-
-        self.step = tf.function(
-            lambda: self.strategy.run(replica_step), autograph=False
-        )
-
-    @property
-    def held(self):
-        return [self.weight, self.bias, *optimizer_variables(self.optimizer)]
-
-    def values(self):
-        return [np.array(variable.numpy()) for variable in self.held]
-
-
 def on_its_stack(name):
     """Marks an optimizer of TensorFlow Addons as one of the stack that has it."""
     marks = pytest.mark.keras2 if name.startswith("addons/") else ()
     return pytest.param(name, marks=marks)
 
 
-@pytest.mark.parametrize("replicas", [1, 2])
+@pytest.mark.parametrize("replicas", [0, 2])
 @pytest.mark.parametrize("name", [on_its_stack(name) for name in STEPS])
 def test_one_step_by_hand(name, replicas):
-    run = Run(name, replicas, decay=0.5, gradients=[[1.0, -1.0], [2.0]])
-    run.step()
+    run = Run(replicas, name, weight_decay=0.5)
+    run.step(*[np.array([1.0, -1.0, 2.0]) / run.replicas] * run.replicas)
     for variable, expected in zip((run.weight, run.bias), STEPS[name]):
-        for copy in run.strategy.experimental_local_results(variable):
-            np.testing.assert_allclose(copy.numpy().squeeze(), expected, rtol=1e-5)
+        for copy in run.copies(variable):
+            np.testing.assert_allclose(copy.squeeze(), expected, rtol=1e-5)
 
 
 def path_of(optimizer, gradients, **arguments):
@@ -155,49 +113,30 @@ def test_a_skipped_step_decays_nothing():
     assert path_of(make_optimizer("adamw", 0.1), [np.nan], weight_decay=0.5) == [1.0]
 
 
-def test_keras_adamw_agrees_where_it_decays_everything(rng):
-    theirs, gradients = tf.Variable(1.0), rng.normal(size=3).astype(np.float32)
-    optimizer = keras.optimizers.AdamW(learning_rate=0.1, weight_decay=0.5)
-    optimizer.build([theirs])
-    for gradient in gradients:
-        optimizer.apply_gradients([(tf.constant(gradient), theirs)])
-    # An optimizer's own decay acts once.
-    own = keras.optimizers.AdamW(learning_rate=0.1, weight_decay=0.5)
-    for path in (
-        path_of(make_optimizer("adamw", 0.1), gradients, weight_decay=0.5),
-        path_of(own, gradients),
-    ):
-        np.testing.assert_allclose(path[-1], theirs.numpy(), rtol=1e-5)
+def test_an_optimizers_own_decay_acts_once():
+    # 0.95 of 1, and a step of 0.1.
+    own = keras.optimizers.AdamW(0.1, weight_decay=0.5)
+    np.testing.assert_allclose(path_of(own, [1.0]), [0.85], rtol=1e-5)
     assert own.weight_decay == 0.5
 
 
-@pytest.mark.parametrize(
-    "optimizer, given, expected",
-    [
+def test_the_decay_is_the_callers_or_else_the_optimizers():
+    adamw, own = keras.optimizers.AdamW, {"weight_decay": 0.2}
+    for optimizer, given, expected in (
         (keras.optimizers.SGD(0.1), None, 5e-4),
         (keras.optimizers.RMSprop(0.1), 0.3, 0.3),
         # The one Keras gives AdamW where nobody does.
-        (keras.optimizers.AdamW(0.1), None, 0.004),
-        (keras.optimizers.AdamW(0.1), 0.3, 0.3),
-        (keras.optimizers.AdamW(0.1), 0.0, 0.0),
-        (keras.optimizers.AdamW(0.1, weight_decay=0.2), None, 0.2),
-        (keras.optimizers.Lion(0.1, weight_decay=0.2), 0.2, 0.2),
-    ],
-)
-def test_the_decay_is_the_callers_or_else_the_optimizers(optimizer, given, expected):
-    assert chosen_decay(optimizer, given) == expected
-
-
-@pytest.mark.parametrize(
-    "optimizer, words",
-    [
-        (keras.optimizers.AdamW(0.1, weight_decay=0.2), "given once.*0.2 and 0.3"),
-        (keras.optimizers.SGD(0.1, weight_decay=0.2), "unless it is AdamW or Lion"),
-    ],
-)
-def test_rejects_two_decays_and_one_of_another_kind(optimizer, words):
-    with pytest.raises(ValueError, match=words):
-        chosen_decay(optimizer, 0.3)
+        (adamw(0.1), None, 0.004),
+        (adamw(0.1), 0.3, 0.3),
+        (adamw(0.1), 0.0, 0.0),
+        (adamw(0.1, **own), None, 0.2),
+        (keras.optimizers.Lion(0.1, **own), 0.2, 0.2),
+    ):
+        assert chosen_decay(optimizer, given) == expected
+    with pytest.raises(ValueError, match="given once.*0.2 and 0.3"):
+        chosen_decay(adamw(0.1, **own), 0.3)
+    with pytest.raises(ValueError, match="unless it is AdamW or Lion"):
+        chosen_decay(keras.optimizers.SGD(0.1, **own), 0.3)
 
 
 class FakeLAMB:
@@ -222,27 +161,31 @@ def test_lamb_is_given_names_of_all_replicas_and_of_no_other():
 
 @needs_addons
 @pytest.mark.parametrize("name", NAMES)
-def test_replicas_take_the_steps_of_one_and_resume_where_they_were(name):
+def test_replicas_take_the_steps_of_one_and_resume_where_they_were(name, rng):
     # The rate falls on the way: every replica must see the same.
-    schedule, name = StepSchedule(base=0.1, boundaries=[2]), f"addons/{name}"
-    one, two = Run(name, schedule=schedule), Run(name, replicas=2, schedule=schedule)
-    start = one.values()
+    arguments = {"schedule": StepSchedule(base=0.1, boundaries=[2])}
+    one, two, resumed = (
+        Run(replicas, f"addons/{name}", **arguments) for replicas in (0, 2, 0)
+    )
+    start = one.snapshot()
     for _ in range(4):
-        one.step()
-        two.step()
-    assert not np.array_equal(one.values()[0], start[0])
-    for mine, other, variable in zip(two.values(), one.values(), one.held):
-        np.testing.assert_allclose(
-            mine, other, rtol=2e-5, atol=1e-6, err_msg=variable.name
-        )
+        parts = rng.normal(size=(2, 3))
+        one.step(parts.sum(axis=0))
+        two.step(*parts)
+    assert not np.array_equal(one.snapshot()[0], start[0])
+    held = zip(one.held, two.held)
+    for variable, shared in held:
+        for copy in two.copies(shared):
+            np.testing.assert_allclose(
+                copy, *one.copies(variable), rtol=2e-5, atol=1e-6, err_msg=variable.name
+            )
     # Everything the run must restore is there before the first step.
-    resumed = Run(name, schedule=schedule)
-    for variable, value in zip(resumed.held, one.values()):
+    for variable, value in zip(resumed.held, one.snapshot()):
         variable.assign(value)
-    one.step()
-    resumed.step()
-    for mine, other, variable in zip(resumed.values(), one.values(), one.held):
-        np.testing.assert_array_equal(mine, other, err_msg=variable.name)
+    for run in (one, resumed):
+        run.step([0.3, -0.4, 0.5])
+    for mine, other in zip(resumed.snapshot(), one.snapshot()):
+        np.testing.assert_array_equal(mine, other)
 
 
 @needs_addons
@@ -267,7 +210,7 @@ def test_momentum_reaches_the_optimizer_in_its_own_spelling():
 
 
 @needs_addons
-@pytest.mark.parametrize("replicas", [1, 2])
+@pytest.mark.parametrize("replicas", [0, 2])
 def test_moving_average_is_lent_and_taken_back_by_hand(replicas):
     # w = 1, 0.9, 0.8: the average with decay 0.99 is 0.99 + 0.01 * 0.9 = 0.999, then
     # 0.99 * 0.999 + 0.01 * 0.8 = 0.99701.
@@ -277,7 +220,7 @@ def test_moving_average_is_lent_and_taken_back_by_hand(replicas):
         optimizer = make_optimizer("addons/MovingAverage:SGD", 0.1, momentum=0.0)
         update = GradientUpdate(optimizer, [variable], weight_decay=0.0)
     for _ in range(2):
-        strategy.run(lambda: update.apply([tf.constant(1.0 / replicas)]))
+        strategy.run(lambda: update.apply([tf.constant(1.0 / max(replicas, 1))]))
     with averaged(optimizer, [variable]):
         for copy in strategy.experimental_local_results(variable):
             np.testing.assert_allclose(copy.numpy(), 0.99701, rtol=1e-6)

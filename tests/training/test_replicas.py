@@ -38,23 +38,9 @@ def check(expected, received, precision, loss="two"):
         assert difference <= ALLOWED[precision][name], (loss, name, difference)
 
 
-@pytest.fixture(scope="module")
-def alone():
-    """Runs of one device, made when first asked for."""
-    made = {}
-
-    def run(**arguments):
-        key = tuple(arguments.items())
-        if key not in made:
-            made[key] = replicas.run(tf.distribute.get_strategy(), **arguments)
-        return made[key]
-
-    return run
-
-
-def test_two_replicas_with_frozen_norms(alone, two_replicas):
+def test_two_replicas_with_frozen_norms(two_replicas):
     received = replicas.run(two_replicas, loss="two")
-    check(alone(loss="two"), received, "float32")
+    check(replicas.run(tf.distribute.get_strategy(), loss="two"), received, "float32")
     # The comparison is of something: terms, thresholds and pairs are there.
     for term in ("margin", "ekd/positive", "ekd/negative", "cosine/gap"):
         assert received[f"logged/loss/{term}"].min() > 0
@@ -65,16 +51,14 @@ def test_two_replicas_with_frozen_norms(alone, two_replicas):
     assert np.all(received["logged/threshold/student/fpr_1e-1"] != 0)
 
 
-def test_training_norms_see_the_rows_of_their_replica(alone, two_replicas):
-    received = replicas.run(two_replicas, loss="two", norm="training")
-    in_parts = alone(loss="two", norm="training", parts=2)
+def test_training_norms_see_the_rows_of_their_replica(two_replicas):
+    arguments = {"loss": "margin", "norm": "training"}
+    received = replicas.run(two_replicas, **arguments)
+    alone = tf.distribute.get_strategy()
+    in_parts = replicas.run(alone, parts=2, **arguments)
     check(in_parts, received, "float32")
-
-
-def test_training_norms_make_a_difference(alone):
-    # Else the test above would show nothing.
-    whole = alone(loss="two", norm="training", parts=1)
-    in_parts = alone(loss="two", norm="training", parts=2)
+    # Else the comparison would show nothing.
+    whole = replicas.run(alone, **arguments)
     assert replicas.differences(whole, in_parts)["logged"] > 1e-2
 
 

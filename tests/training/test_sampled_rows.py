@@ -30,8 +30,8 @@ class Run:
             kw = {"decay_variables": [self.table], **kw}
             kw.setdefault("sampled_variables", [self.table])
             self.update = GradientUpdate(self.optimizer, [self.table, self.bias], **kw)
-        self._step = tf.function(self._on_replicas)
 
+    @tf.function
     def _on_replicas(self, rows, values):
         count = self.strategy.num_replicas_in_sync
 
@@ -43,7 +43,7 @@ class Run:
 
     def step(self, rows, values):
         """Makes a step; returns the gradient's norm."""
-        out = self._step(tf.constant(rows), tf.constant(values, tf.float32))
+        out = self._on_replicas(tf.constant(rows), tf.constant(values, tf.float32))
         return float(self.strategy.experimental_local_results(out["gradient_norm"])[0])
 
     def copies(self, variable):
@@ -55,20 +55,13 @@ class Run:
         return self.copies(sgd_momentum(self.optimizer, self.table))
 
 
-@pytest.fixture(params=[1, 2])
-def strategy(request):
-    if request.param == 1:
-        return tf.distribute.get_strategy()
-    return request.getfixturevalue("two_replicas")
-
-
-def test_two_steps_with_momentum_and_decay_by_hand(strategy):
+def test_two_steps_with_momentum_and_decay_by_hand(two_replicas):
     # Rate 0.1, momentum 0.9, decay 0.5, rows of one number, all 1 at first.
     # Row 0 is in the first step: g = 2 + 0.5, m = -0.25, w = 0.75. In the second it is
     # not: both stay, and the decay waits. Row 2 is in both: g = 4 + 0.5, m = -0.45,
     # w = 0.55; then g = 4 + 0.275, m = -0.405 - 0.4275 = -0.8325, w = -0.2825. Row 1 is
     # in the second alone: g = 1.5, m = -0.15, w = 0.85. Row 3 is in none.
-    run = Run(strategy, np.ones((4, 1)), weight_decay=0.5)
+    run = Run(two_replicas, np.ones((4, 1)), weight_decay=0.5)
     run.step([0, 2], [[2.0], [4.0]])
     run.step([1, 2], [[1.0], [4.0]])
     for copy in run.copies(run.table):
@@ -95,19 +88,13 @@ def sgd_numpy(table, steps, momentum, nesterov, decay, clip_norm):
 
 
 @pytest.mark.parametrize("nesterov", [False, True])
-def test_many_steps_are_those_of_a_loop_over_rows(rng, strategy, nesterov):
+def test_many_steps_are_those_of_a_loop_over_rows(rng, two_replicas, nesterov):
     table = rng.normal(size=(7, 3))
     steps = [
         (rng.choice(7, 4, replace=False), rng.normal(size=(4, 3))) for _ in range(4)
     ]
-    run = Run(
-        strategy,
-        table,
-        StepSchedule(**SCHEDULE),
-        nesterov=nesterov,
-        weight_decay=0.05,
-        clip_norm=2.0,
-    )
+    arguments = {"nesterov": nesterov, "weight_decay": 0.05, "clip_norm": 2.0}
+    run = Run(two_replicas, table, StepSchedule(**SCHEDULE), **arguments)
     for rows, values in steps:
         norm = run.step(rows, values)
         np.testing.assert_allclose(norm, np.sqrt((values**2).sum() + 0.25), rtol=1e-5)
@@ -116,8 +103,8 @@ def test_many_steps_are_those_of_a_loop_over_rows(rng, strategy, nesterov):
         np.testing.assert_allclose(copy, expected, rtol=1e-5, atol=1e-6)
 
 
-def test_a_skipped_step_leaves_rows_and_momenta(strategy):
-    run = Run(strategy, np.ones((4, 1)), weight_decay=0.5)
+def test_a_skipped_step_leaves_rows_and_momenta(two_replicas):
+    run = Run(two_replicas, np.ones((4, 1)), weight_decay=0.5)
     run.step([0, 2], [[2.0], [4.0]])
     before = [*run.copies(run.table), *run.momenta]
     assert np.isnan(run.step([1, 2], [[1.0], [float("inf")]]))
