@@ -5,6 +5,7 @@ import io
 import numpy as np
 import pytest
 from PIL import Image
+from refusals import refused
 
 from ekd_tf.data import HuggingFaceFaces
 
@@ -98,24 +99,18 @@ def test_folders_of_images_are_read_too(datasets, tmp_path):
 def test_says_what_is_wrong(datasets, tmp_path, monkeypatch):
     path = str(tmp_path / "set")
     make(datasets, LABELS).save_to_disk(path)
-    with pytest.raises(ValueError, match="no column 'who', .*label=COLUMN"):
-        HuggingFaceFaces(path, label="who")
+    refused("no column 'who', .*label=COLUMN", HuggingFaceFaces, path, label="who")
     with pytest.raises(ValueError, match=f"`hf:{tmp_path}/none` cannot be opened: "):
         HuggingFaceFaces(f"{tmp_path}/none")
     make(datasets, [1, None, 2]).save_to_disk(f"{path}2")
-    with pytest.raises(ValueError, match="must be whole numbers or texts and none"):
-        HuggingFaceFaces(f"{path}2")
+    refused("must be whole numbers or texts and none", HuggingFaceFaces, f"{path}2")
     with pytest.raises(ValueError, match="'other' holds no images. Name another"):
         HuggingFaceFaces(path, image="other")
-    with pytest.raises(ValueError, match="it has no split 'test', it has"):
-        HuggingFaceFaces(path, split="test")
+    refused("it has no split 'test', it has", HuggingFaceFaces, path, split="test")
     names = datasets.ClassLabel(names=["ann", "zoe"])
     make(datasets, [0, -1], names).save_to_disk(f"{path}3")
-    with pytest.raises(ValueError, match="some rows have no label .*split=NAME"):
-        HuggingFaceFaces(f"{path}3")
+    refused("some rows have no label .*split=NAME", HuggingFaceFaces, f"{path}3")
     make(datasets, [0, 1], images=[encoded(0), None]).save_to_disk(f"{path}4")
-    with pytest.raises(ValueError, match="set4: row 1: it holds no image"):
-        HuggingFaceFaces(f"{path}4").read([1])
+    refused("set4: row 1: it holds no image", HuggingFaceFaces(f"{path}4").read, [1])
     monkeypatch.setitem(__import__("sys").modules, "datasets", None)
-    with pytest.raises(ValueError, match=r"pip install '.\[hf\]'"):
-        HuggingFaceFaces(path)
+    refused(r"pip install '.\[hf\]'", HuggingFaceFaces, path)

@@ -3,7 +3,7 @@
 import collections
 
 import numpy as np
-import pytest
+from refusals import refused
 
 from ekd_tf.data.sampling import BatchSampler
 from ekd_tf.data.sampling import augment_draws
@@ -176,5 +176,4 @@ def test_rejects_impossible_arguments():
         ({"labels": []}, r"`labels` must be a non-empty vector. .*shape=\(0,\)"),
         ({"labels": [[0, 1]]}, r"`labels` must be a non-empty vector. .*\(1, 2\)"),
     ):
-        with pytest.raises(ValueError, match=words):
-            BatchSampler(**{**valid, **arguments})
+        refused(words, BatchSampler, **{**valid, **arguments})

@@ -3,7 +3,7 @@
 import hashlib
 
 import numpy as np
-import pytest
+from refusals import refused
 
 from ekd_tf.data.synthetic import faces as synthetic
 from ekd_tf.data.synthetic.faces import SyntheticFaces
@@ -81,15 +81,13 @@ def test_rejects_impossible_arguments():
         ((0, [0, 0], [0, -3], 32), r"`samples` must be in \[0.*samples=-3"),
         ((-1, [0], [0], 32), r"`seed` must be in \[0.*seed=-1"),
     ):
-        with pytest.raises(ValueError, match=words):
-            render(*arguments)
+        refused(words, render, *arguments)
     for name, value, words in (
         ("size", 272, size),
         ("identities", 0, "`identities` must be in.*identities=0"),
         ("first_identity", -1, "`first_identity` must be in"),
     ):
-        with pytest.raises(ValueError, match=words):
-            SyntheticFaces(**{name: value})
+        refused(words, SyntheticFaces, **{name: value})
 
 
 def test_a_source_draws_a_picture_once(monkeypatch):
@@ -119,8 +117,7 @@ def test_source_gives_the_pictures_of_its_indices():
     assert source.describe(5) == "synthetic identity 101, image 1 (seed 6)"
     for index in (-1, 12):
         for call in (lambda i: source.read([0, i]), source.describe):
-            with pytest.raises(ValueError, match="`indices` must be in.*indices="):
-                call(index)
+            refused("`indices` must be in.*indices=", call, index)
 
 
 def test_fingerprint_depends_on_every_argument(monkeypatch):

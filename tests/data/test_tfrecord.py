@@ -8,6 +8,7 @@ import tensorflow as tf
 from dataset_writers import TFRecordWriter
 from dataset_writers import pack
 from dataset_writers import record_offsets
+from refusals import refused
 
 from ekd_tf.data.sources.tfrecord import TFRecordFaces
 from ekd_tf.data.sources.tfrecord import masked_crc32c
@@ -59,18 +60,15 @@ def test_tensorflow_reads_the_same(root):
 
 
 def test_missing_cut_and_foreign_sets_are_refused(root, tmp_path):
-    with pytest.raises(ValueError, match=r"index\.json is missing: .*--to=tfrecord"):
-        TFRecordFaces(tmp_path)
+    refused(r"index\.json is missing: .*--to=tfrecord", TFRecordFaces, tmp_path)
     first = root / "faces-00000-of-00002.tfrecord"
     with open(first, "ab") as file:
         file.write(b"x")
     size = first.stat().st_size
     words = rf"tfrecord has {size} bytes and .*index\.json says {size - 1}: it was cut"
-    with pytest.raises(ValueError, match=words):
-        TFRecordFaces(root)
+    refused(words, TFRecordFaces, root)
     first.unlink()
-    with pytest.raises(ValueError, match="cannot read .*faces-00000.*: No such file"):
-        TFRecordFaces(root)
+    refused("cannot read .*faces-00000.*: No such file", TFRecordFaces, root)
 
 
 def test_a_malformed_index_is_refused(root):
@@ -87,16 +85,14 @@ def test_a_malformed_index_is_refused(root):
     ):
         (root / "index.json").write_text(whole)
         rewrite(root, change)
-        with pytest.raises(ValueError, match=words):
-            TFRecordFaces(root)
+        refused(words, TFRecordFaces, root)
 
 
 def test_a_label_that_contradicts_the_index_is_damage(root):
     rewrite(root, lambda i: i["shards"][0].update(labels=pack([0, 1, 1], "<i4")))
     faces = TFRecordFaces(root)
     assert faces.read([0]) == IMAGES[:1]
-    with pytest.raises(ValueError, match="its label is 0, in the index 1"):
-        faces.read([1])
+    refused("its label is 0, in the index 1", faces.read, [1])
 
 
 def test_fingerprint_follows_files_and_labels_and_not_the_place(root, tmp_path):
@@ -162,17 +158,12 @@ def test_damage_is_named_with_file_and_offset(put, tmp_path):
         with pytest.raises(ValueError, match="offset 0: .*the checksum of its"):
             read_example(PositionedFile(changed), 0)
     words = f"record at offset {2 * size}: it has {size - 16} bytes and the file ends"
-    with pytest.raises(ValueError, match=words):
-        read_example(file, offsets[2])
-    with pytest.raises(ValueError, match="the checksum of its length is wrong"):
-        read_example(file, 3)
-    with pytest.raises(ValueError, match="the file ends before its length"):
-        read_example(file, 10_000)
-    with pytest.raises(ValueError, match="holds 3 records .* not 3. Delete it and"):
-        record_offsets(file, 3)
+    refused(words, read_example, file, offsets[2])
+    refused("the checksum of its length is wrong", read_example, file, 3)
+    refused("the file ends before its length", read_example, file, 10_000)
+    refused("holds 3 records .* not 3. Delete it and", record_offsets, file, 3)
     file, _ = put(*records)
-    with pytest.raises(ValueError, match="holds 3 records to .*, not 2"):
-        record_offsets(file, 2)
+    refused("holds 3 records to .*, not 2", record_offsets, file, 2)
 
 
 def test_reads_what_tensorflow_wrote_in_any_order(put, rng):
@@ -192,5 +183,4 @@ def test_other_messages_are_refused(put):
     two_images = example(image=[b"a", b"b"])
     for record in (b"\xff\xff\xff", example(label=3), two_images, example(image=3)):
         file, _ = put(record)
-        with pytest.raises(ValueError, match=words):
-            read_example(file, 0)
+        refused(words, read_example, file, 0)

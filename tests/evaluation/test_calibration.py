@@ -5,6 +5,7 @@ import types
 
 import numpy as np
 import pytest
+from refusals import refused
 
 from ekd_tf.data import SyntheticFaces
 from ekd_tf.evaluation import SourceEmbedder
@@ -91,15 +92,13 @@ def test_survives_the_card_and_leaves_the_rest_of_it(found, model):
     assert read_calibration(model) == found
     # A model trained on has lost its threshold.
     model.write_bytes(b"other weights")
-    with pytest.raises(ValueError, match="of another model.tflite, which has changed"):
-        read_calibration(model)
+    refused("of another model.tflite, which has changed", read_calibration, model)
 
 
 def test_rejects_what_gives_no_threshold(embedder, source):
     with pytest.raises(ValueError, match="fpr=1e-4` takes 100,000 pairs.*: ask for"):
         calibrate(embedder, source, 1e-4)
-    with pytest.raises(ValueError, match=r"`calibrate_fpr` must be in \(0, 1\)"):
-        calibrate(embedder, source, 0.0)
+    refused(r"`calibrate_fpr` must be in \(0, 1\)", calibrate, embedder, source, 0.0)
     plain = SourceEmbedder(patches, 32, traceable=False, flip=False)
     with pytest.raises(ValueError, match="`flip` needs an embedder of mirror images"):
         calibrate(plain, source, 0.02, flip=True)
@@ -119,8 +118,7 @@ def test_the_fpr_that_is_advised_is_taken(people):
 
 def test_no_fpr_is_advised_where_none_would_do():
     source = types.SimpleNamespace(labels=np.array([0, 0, 1]))
-    with pytest.raises(ValueError, match="there are 2: give images of more people"):
-        check_calibration(source, 0.5)
+    refused("there are 2: give images of more people", check_calibration, source, 0.5)
 
 
 def test_tells_another_precision_from_another_model(embedder, source):
@@ -149,5 +147,4 @@ def test_says_what_is_wrong_with_a_card(model):
         ),
     ):
         model.with_name("card.json").write_text(text)
-        with pytest.raises(ValueError, match=message):
-            read_calibration(model)
+        refused(message, read_calibration, model)

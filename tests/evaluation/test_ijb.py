@@ -4,6 +4,7 @@ import types
 
 import numpy as np
 import pytest
+from refusals import refused
 
 from ekd_tf.data import TemplateSet
 from ekd_tf.data.templates import TemplatePairs
@@ -118,5 +119,4 @@ def test_rejects_lists_that_do_not_fit(templates):
     )
     with pytest.raises(ValueError, match="1 listed templates have no image.*9999"):
         IJBEvaluation(dataclasses.replace(templates, pairs=pairs))
-    with pytest.raises(ValueError, match="spelled like N1D1F1"):
-        IJBEvaluation(templates, switches=["N3"])
+    refused("spelled like N1D1F1", IJBEvaluation, templates, switches=["N3"])

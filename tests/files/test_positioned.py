@@ -3,6 +3,7 @@
 import os
 
 import pytest
+from refusals import refused
 
 from ekd_tf.files.positioned import PositionedFile
 from ekd_tf.files.positioned import read_file
@@ -37,8 +38,7 @@ def test_names_damage_and_whether_the_file_has_changed(path):
 def test_what_cannot_be_opened_is_refused_with_a_way_out(tmp_path):
     with pytest.raises(ValueError, match="gone: No such file or directory. Check the"):
         PositionedFile(tmp_path / "gone")
-    with pytest.raises(ValueError, match="It is a directory, not a file"):
-        PositionedFile(tmp_path)
+    refused("It is a directory, not a file", PositionedFile, tmp_path)
 
 
 def test_a_pipe_is_refused_and_not_waited_for(tmp_path):
@@ -46,8 +46,7 @@ def test_a_pipe_is_refused_and_not_waited_for(tmp_path):
     before = os.listdir("/proc/self/fd")
     with pytest.raises(ValueError, match="cannot read .*pipe: It is no regular file"):
         PositionedFile(tmp_path / "pipe")
-    with pytest.raises(OSError, match="no regular file"):
-        read_file(str(tmp_path / "pipe"))
+    refused("no regular file", read_file, str(tmp_path / "pipe"), error=OSError)
     assert os.listdir("/proc/self/fd") == before
 
 
@@ -55,8 +54,6 @@ def test_whole_files_leave_no_descriptor_open(tmp_path, path):
     assert read_file(str(path)) == bytes(range(200))
     before = os.listdir("/proc/self/fd")
     read_file(str(path))
-    with pytest.raises(FileNotFoundError, match="gone"):
-        read_file(str(tmp_path / "gone"))
-    with pytest.raises(IsADirectoryError):
-        read_file(str(tmp_path))
+    refused("gone", read_file, str(tmp_path / "gone"), error=FileNotFoundError)
+    refused(None, read_file, str(tmp_path), error=IsADirectoryError)
     assert os.listdir("/proc/self/fd") == before

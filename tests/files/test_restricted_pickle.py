@@ -8,6 +8,7 @@ import sys
 
 import numpy as np
 import pytest
+from refusals import refused
 
 from ekd_tf.data import read_pairs
 from ekd_tf.files.restricted_pickle import RefusedPickle
@@ -170,8 +171,7 @@ def test_what_no_data_needs_is_refused():
         (b"ccollections\nOrderedDict\n)R}b", "sets the state of what has none"),
         (b"]Nb", "sets the state of what has none"),
     ):
-        with pytest.raises(RefusedPickle, match=reason):
-            read(b"\x80\x02" + code + b".")
+        refused(reason, read, b"\x80\x02" + code + b".", error=RefusedPickle)
 
 
 def test_deep_nesting_is_read_without_recursion():
@@ -212,5 +212,4 @@ def test_damage_is_refused():
         (b"X\x01\0\0\0\xff.", "codec can't decode"),
         (b"c\xff\nx\n.", "codec can't decode"),
     ):
-        with pytest.raises(RefusedPickle, match=reason):
-            read(data)
+        refused(reason, read, data, error=RefusedPickle)

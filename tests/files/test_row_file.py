@@ -1,7 +1,7 @@
 """Tests for `ekd_tf.files.rows`; what both of its users see is in theirs."""
 
 import numpy as np
-import pytest
+from refusals import refused
 
 from ekd_tf.files.rows import RowFile
 from ekd_tf.files.rows import read_note
@@ -46,5 +46,4 @@ def test_a_note_that_cannot_be_read_is_named(tmp_path):
     assert read_note(path) == {}
     for text in ("{", "[]"):
         path.write_text(text)
-        with pytest.raises(ValueError, match="note.json cannot be read.*; remove it"):
-            read_note(path)
+        refused("note.json cannot be read.*; remove it", read_note, path)

@@ -7,6 +7,7 @@ import pathlib
 import numpy as np
 import pytest
 from PIL import Image
+from refusals import refused
 
 from ekd_tf.data.alignment import ARCFACE_TEMPLATE
 from ekd_tf.data.alignment import align
@@ -183,15 +184,12 @@ def test_faces_are_found_in_pixels_of_the_photograph(tool, settings):
 
 def test_what_cannot_be_aligned_stops_at_once(tool, settings, photos, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(ValueError, match=r"pip install '\.\[align\]'"):
-        tool.main(settings)
+    refused(r"pip install '\.\[align\]'", tool.main, settings)
     landmarks = {str(settings.photos / name): points_of([20, 0]) for name in photos}
     words = "such as ann/1.png. Received none of its 3 photographs, but /.*ann/1.png"
-    with pytest.raises(ValueError, match=words):
-        tool.align_all(settings, landmarks)
+    refused(words, tool.align_all, settings, landmarks)
     (settings.photos / "ann" / "1.jpg").write_bytes(b"")
-    with pytest.raises(ValueError, match="ann/1.jpg and ann/1.png would both become"):
-        tool.align_all(settings, None)
+    refused("ann/1.jpg and ann/1.png would both become", tool.align_all, settings, None)
     assert not settings.output.exists()
 
 
@@ -208,8 +206,7 @@ def test_reads_landmarks(tool, tmp_path):
         ("a.jpg" + " 1" * 10 + "\na.jpg" + " 2" * 10, r":2 names a.jpg a second time"),
     ):
         path.write_text(text)
-        with pytest.raises(ValueError, match=words):
-            tool.read_landmarks(path)
+        refused(words, tool.read_landmarks, path)
 
 
 @pytest.mark.realdata

@@ -10,6 +10,7 @@ import keras
 import numpy as np
 import pytest
 from pictures import write_people
+from refusals import refused
 from toys import backbone
 
 from ekd_tf.data import SyntheticFaces
@@ -68,8 +69,7 @@ def test_alone_comes_first_and_methods_keep_their_order(tool, common):
     ],
 )
 def test_says_what_is_wrong_with_a_method(tool, common, spec, message):
-    with pytest.raises(ValueError, match=message):
-        tool.parse_methods(common, [spec], [])
+    refused(message, tool.parse_methods, common, [spec], [])
 
 
 def test_rejects_unknown_names_and_seeds(tool, common):
@@ -77,8 +77,7 @@ def test_rejects_unknown_names_and_seeds(tool, common):
         tool.parse_methods(common, ["b: --distill=sp"], ["c"])
     assert tool.parse_seeds(["2", "0", "2"]) == [2, 0]
     for texts in ([], ["-1"], ["x"]):
-        with pytest.raises(ValueError, match="`--seeds` must be integers"):
-            tool.parse_seeds(texts)
+        refused("`--seeds` must be integers", tool.parse_seeds, texts)
 
 
 def grid(
@@ -141,8 +140,7 @@ def test_the_teacher_is_trained_on_the_data_of_all(tool, common, tmp_path):
 def test_a_cache_needs_the_model_it_is_of(tool, common):
     assert tool.teacher_to_evaluate(common, None, None) == "teacher.keras"
     common = dataclasses.replace(common, teacher="cache:rows")
-    with pytest.raises(ValueError, match="--teacher_model=FILE.onnx"):
-        tool.teacher_to_evaluate(common, None, None)
+    refused("--teacher_model=FILE.onnx", tool.teacher_to_evaluate, common, None, None)
     assert tool.teacher_to_evaluate(common, None, "y1.onnx") == "y1.onnx"
 
 
@@ -209,13 +207,11 @@ def test_data_that_has_changed_is_refused_unless_forced(tool, common, tmp_path):
         lambda: tool.evaluate(common, tmp_path, runs, "none"),
         lambda: tool.check_data_of_runs(runs, common),
     ):
-        with pytest.raises(ValueError, match="changed: 1 identities added, 0 gone"):
-            check()
+        refused("changed: 1 identities added, 0 gone", check)
     # One was trained before, the other after the change.
     finish(runs[1], 1, data=note_of(runs[1]))
     for order in (runs, runs[::-1]):
-        with pytest.raises(ValueError, match="the data has changed"):
-            tool.evaluate(common, tmp_path, order, "none")
+        refused("the data has changed", tool.evaluate, common, tmp_path, order, "none")
     with pytest.raises(ValueError, match="changed between .*alone.* and .*cosine"):
         tool.check_same_data(*runs, force=False)
     forced = dataclasses.replace(common, force_data=True)

@@ -11,6 +11,7 @@ import pytest
 import records
 from commands import run
 from PIL import Image
+from refusals import refused
 
 from ekd_tf.data import read_pairs
 from ekd_tf.data.unreadable import Unreadable
@@ -100,8 +101,7 @@ def test_an_interrupted_conversion_is_gone_on_with(
 
     monkeypatch.setattr(source, "read", read)
     out = tmp_path / "out"
-    with pytest.raises(KeyboardInterrupt):
-        tool.convert(source, to, out, 2)
+    refused(None, tool.convert, source, to, out, 2, error=KeyboardInterrupt)
     assert not out.exists()
     # The first image for its size, then two at a time; four were written.
     assert reads == [[0], [0, 1], [2, 3], [4, 5]]
@@ -116,8 +116,7 @@ def test_what_is_there_is_never_overwritten(tool, tmp_path, source):
     (tmp_path / "out.partial").mkdir()
     (tmp_path / "out.partial" / "mine.txt").write_text("x")
     words = r"out\.partial holds the unfinished conversion of something else. Finish"
-    with pytest.raises(ValueError, match=words):
-        tool.convert(source, "recordio", out)
+    refused(words, tool.convert, source, "recordio", out)
     plan = {"source": "another", "images": "", "to": "recordio", "shard_size": None}
     (tmp_path / "out.partial" / tool.PLAN_FILE).write_text(json.dumps(plan))
     with pytest.raises(ValueError, match="unfinished conversion of something else"):
@@ -248,8 +247,7 @@ def test_the_command_converts_or_says_why_not(tool, tmp_path, source, capsys):
         ({"to": "pairs"}, "`--pairs` and `--to=pairs` go together"),
         ({"to": None, "verify": True, "data": drawn}, "holds no image files"),
     ):
-        with pytest.raises(ValueError, match=words):
-            tool.main(dataclasses.replace(settings, **changes))
+        refused(words, tool.main, dataclasses.replace(settings, **changes))
 
 
 def test_pairs_of_a_list(tool, tmp_path):
