@@ -8,10 +8,7 @@ from pictures import encode
 from PIL import Image
 from refusals import refused
 
-from ekd_tf.data import FolderFaces
-from ekd_tf.data import ListedImages
-from ekd_tf.data import evaluation_batches
-from ekd_tf.data import images_below
+from ekd_tf import data
 
 
 def put(path, content=b"x"):
@@ -28,7 +25,7 @@ def tree(tmp_path):
 
 
 def test_identities_and_images_are_sorted_by_name(tree, warnings_logged):
-    faces = FolderFaces(tree)
+    faces = data.FolderFaces(tree)
     assert faces.identity_names() == ["anna", "mia", "zoe"]
     np.testing.assert_array_equal(faces.labels, [0, 1, 1, 2, 2])
     assert faces.labels.dtype == np.int32
@@ -44,7 +41,7 @@ def test_identities_and_images_are_sorted_by_name(tree, warnings_logged):
 def test_scanning_opens_no_image(tree):
     (tree / "mia" / "x.webp").chmod(0)
     (tree / "mia" / "gone.jpg").symlink_to(tree / "nowhere.jpg")
-    faces = FolderFaces(tree)
+    faces = data.FolderFaces(tree)
     assert len(faces) == 6
     refused(r"mia/gone\.jpg", faces.read, [1], error=FileNotFoundError)
 
@@ -57,7 +54,7 @@ def test_names_of_any_alphabet_and_length(tmp_path):
     put(tmp_path / "faces" / "b" / "1.jpg")
     # Links to identities are followed.
     (tmp_path / "faces" / "ünï").symlink_to(tmp_path / "elsewhere")
-    faces = FolderFaces(tmp_path / "faces")
+    faces = data.FolderFaces(tmp_path / "faces")
     assert sorted(faces.read(range(1, 6))) == sorted(map(os.fsencode, names))
 
 
@@ -73,7 +70,7 @@ def test_one_report_names_everything_left_out(tree, warnings_logged):
         put(tree / name)
     (tree / "empty").mkdir()
     (tree / "itself").symlink_to("itself")
-    assert len(FolderFaces(tree)) == 5
+    assert len(data.FolderFaces(tree)) == 5
     lines = [
         *left_out.values(),
         "identity without images: empty",
@@ -86,9 +83,9 @@ def test_one_report_names_everything_left_out(tree, warnings_logged):
 
 
 def test_fingerprint_follows_images_and_labels_and_not_the_place(tree, tmp_path):
-    moved, prints = tmp_path.parent / "moved", [FolderFaces(tree).fingerprint]
+    moved, prints = tmp_path.parent / "moved", [data.FolderFaces(tree).fingerprint]
     tree.rename(moved)
-    assert FolderFaces(moved).fingerprint == prints[0]
+    assert data.FolderFaces(moved).fingerprint == prints[0]
     for change in (
         # Another image of the same name and size, a longer one, another name and label.
         lambda: (moved / "zoe" / "b.jpg").write_bytes(b"zoe/B.jpg"),
@@ -98,7 +95,7 @@ def test_fingerprint_follows_images_and_labels_and_not_the_place(tree, tmp_path)
         lambda: (moved / "mia" / "d.jpg").symlink_to("nowhere"),
     ):
         change()
-        prints.append(FolderFaces(moved).fingerprint)
+        prints.append(data.FolderFaces(moved).fingerprint)
     assert len(set(prints)) == 6
 
 
@@ -112,7 +109,7 @@ def test_a_directory_that_may_not_be_read_is_refused(tree, monkeypatch):
 
     monkeypatch.setattr(os, "scandir", refuse)
     words = f"cannot read {tree}/mia: Permission denied. Check the path, that you may"
-    refused(words, FolderFaces, tree)
+    refused(words, data.FolderFaces, tree)
 
 
 def test_other_layouts_are_refused_with_a_way_out(tmp_path):
@@ -128,7 +125,7 @@ def test_other_layouts_are_refused_with_a_way_out(tmp_path):
         root = tmp_path / str(number)
         for name in files:
             put(root / name)
-        refused(words, FolderFaces, root / "gone" if "gone" in words else root)
+        refused(words, data.FolderFaces, root / "gone" if "gone" in words else root)
 
 
 # --- Images without identities -------------------------------------------------
@@ -143,8 +140,8 @@ def folder(tmp_path):
 
 
 def test_reads_in_the_order_given(folder):
-    source = ListedImages("list", [folder / "3.png", folder / "b" / "2.png"])
-    (images,) = evaluation_batches(source, [0, 1], 32, 8)
+    source = data.ListedImages("list", [folder / "3.png", folder / "b" / "2.png"])
+    (images,) = data.evaluation_batches(source, [0, 1], 32, 8)
     np.testing.assert_array_equal(images[:, 0, 0, 0], [80, 0])
     assert source.describe(1) == str(folder / "b" / "2.png")
     assert (source.num_identities, source.labels.tolist()) == (1, [0, 0])
@@ -162,7 +159,7 @@ def test_hidden_names_are_passed_over_and_links_followed_once(folder, caplog):
         ("b/itself.jpg", "itself.jpg"),
     ):
         (folder / name).symlink_to(target)
-    source = images_below(folder)
+    source = data.images_below(folder)
     names = [os.path.relpath(path, folder) for path in source.names]
     assert names == [odd, "a/1.PNG", "b/2.png"] and len(source.fingerprint) == 64
     assert "itself.jpg is left out: it is no file" in caplog.text
@@ -172,6 +169,6 @@ def test_says_what_is_missing(folder):
     (folder / "empty").mkdir()
     listed = [folder / "3.png", folder / "none.jpg"]
     words = "1 of 2 images are missing.*none.jpg"
-    refused(words, ListedImages, "list", listed)
-    refused("is not a directory", images_below, folder / "nowhere")
-    refused("empty holds no images", images_below, folder / "empty")
+    refused(words, data.ListedImages, "list", listed)
+    refused("is not a directory", data.images_below, folder / "nowhere")
+    refused("empty holds no images", data.images_below, folder / "empty")

@@ -30,7 +30,7 @@ def test_order_and_company_do_not_change_a_bit(rng, monkeypatch):
     together = render(2, ids, ks, 32)
     order = rng.permutation(len(ids))
     np.testing.assert_array_equal(render(2, ids[order], ks[order], 32), together[order])
-    for i in order[:12]:
+    for i in order[:3]:
         alone = render(2, ids[i : i + 1], ks[i : i + 1], 32)
         np.testing.assert_array_equal(alone[0], together[i])
     monkeypatch.setattr(synthetic, "_CHUNK_PIXELS", 5 * 32 * 32)
@@ -82,12 +82,12 @@ def test_rejects_impossible_arguments():
         ((-1, [0], [0], 32), r"`seed` must be in \[0.*seed=-1"),
     ):
         refused(words, render, *arguments)
-    for name, value, words in (
-        ("size", 272, size),
-        ("identities", 0, "`identities` must be in.*identities=0"),
-        ("first_identity", -1, "`first_identity` must be in"),
+    for arguments, words in (
+        ({"size": 272}, size),
+        ({"identities": 0}, "`identities` must be in.*identities=0"),
+        ({"first_identity": -1}, "`first_identity` must be in"),
     ):
-        refused(words, SyntheticFaces, **{name: value})
+        refused(words, SyntheticFaces, **arguments)
 
 
 def test_a_source_draws_a_picture_once(monkeypatch):

@@ -273,8 +273,7 @@ def test_refuses_shards_that_do_not_belong_together(tmp_path):
     write(tmp_path, shard=(1, 2))
     write(tmp_path, shard=(2, 2), teacher_fingerprint="x", teacher="other.onnx")
     message = "shards of another teacher: t.keras in .*shard-1-of-2, other.onnx in .*2"
-    with pytest.raises(ValueError, match=message):
-        TeacherCache(tmp_path)
+    refused(message, TeacherCache, tmp_path)
     write(tmp_path, shard=(1, 3))
     refused("several divisions, such as of 2 and of 3", TeacherCache, tmp_path)
     refused("`--shard=1/11` must have an image", CacheWriter, tmp_path, note(), (1, 11))

@@ -79,13 +79,7 @@ def test_rates_match_loops_in_report_text_and_json(rng, tmp_path):
     written = json.loads((tmp_path / "faces.json").read_text())
     assert written["teacher"] == written["student"]
     assert written["student"]["tpir"].keys() == {"1e-2", "1e-1"}
-    words = [
-        "| teacher ",
-        "rank-1 of 150",
-        "TPIR@1e-2",
-        "gallery of 24",
-        "of one image.",
-    ]
+    words = "| teacher ", "rank-1 of 150", "TPIR@1e-2", "gallery of 24", "of one image."
     assert all(each in result.text for each in words)
     assert result.scalars()["faces/rank_1_of_10_distractors"] == report.rank_1[10]
 

@@ -35,25 +35,18 @@ def test_names_damage_and_whether_the_file_has_changed(path):
     assert str(file.damage(7, "bad")).startswith(changed)
 
 
-def test_what_cannot_be_opened_is_refused_with_a_way_out(tmp_path):
-    with pytest.raises(ValueError, match="gone: No such file or directory. Check the"):
-        PositionedFile(tmp_path / "gone")
-    refused("It is a directory, not a file", PositionedFile, tmp_path)
-
-
-def test_a_pipe_is_refused_and_not_waited_for(tmp_path):
+def test_what_cannot_be_opened_is_refused_and_leaves_no_descriptor_open(tmp_path, path):
     os.mkfifo(tmp_path / "pipe")
-    before = os.listdir("/proc/self/fd")
-    with pytest.raises(ValueError, match="cannot read .*pipe: It is no regular file"):
-        PositionedFile(tmp_path / "pipe")
-    refused("no regular file", read_file, str(tmp_path / "pipe"), error=OSError)
-    assert os.listdir("/proc/self/fd") == before
-
-
-def test_whole_files_leave_no_descriptor_open(tmp_path, path):
     assert read_file(str(path)) == bytes(range(200))
     before = os.listdir("/proc/self/fd")
+    for name, words, error in (
+        ("gone", "gone: No such file or directory. Check the", FileNotFoundError),
+        ("", "It is a directory, not a file", IsADirectoryError),
+        # It is not waited for.
+        ("pipe", "cannot read .*pipe: It is no regular file", OSError),
+    ):
+        refused(words, PositionedFile, tmp_path / name)
+        refused(None, read_file, str(tmp_path / name), error=error)
+    refused("no regular file", read_file, str(tmp_path / "pipe"), error=OSError)
     read_file(str(path))
-    refused("gone", read_file, str(tmp_path / "gone"), error=FileNotFoundError)
-    refused(None, read_file, str(tmp_path), error=IsADirectoryError)
     assert os.listdir("/proc/self/fd") == before
