@@ -54,3 +54,15 @@ def batch(rng, rows=8, identities=3):
         "in_margin": tf.constant(np.arange(rows) % 2 == 0, tf.float32),
         "image_id": tf.constant(image_ids),
     }
+
+
+def unit(rows):
+    """Returns rows of length 1."""
+    return rows / np.linalg.norm(rows, axis=-1, keepdims=True)
+
+
+def people(rng, identities, images, dim, noise=1.0):
+    """Returns embeddings around a centre per identity, in random order, and labels."""
+    labels = rng.permutation(np.repeat(np.arange(identities) * 3 + 5, images))
+    centres = rng.normal(size=(labels.max() + 1, dim))
+    return centres[labels] + noise * rng.normal(size=(labels.size, dim)), labels

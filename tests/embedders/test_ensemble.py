@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from refusals import refused
+from toys import unit
 
 from ekd_tf.embedders import EnsembleEmbedder
 from ekd_tf.embedders import FrozenEmbedder
@@ -33,8 +34,7 @@ def matrix(seed, dim=6):
 
 
 def units(model, images):
-    rows = np.asarray(model(images), np.float64)
-    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    return unit(np.asarray(model(images), np.float64))
 
 
 @pytest.fixture

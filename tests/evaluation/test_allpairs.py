@@ -4,6 +4,8 @@ import tracemalloc
 import numpy as np
 import pytest
 from refusals import refused
+from toys import people
+from toys import unit
 
 from ekd_tf.evaluation.allpairs import PairBlocks
 from ekd_tf.evaluation.allpairs import all_pair_scores
@@ -13,10 +15,6 @@ from ekd_tf.evaluation.allpairs import draw_pairs
 from ekd_tf.evaluation.allpairs import labelled_intervals
 from ekd_tf.metrics import ROC
 from ekd_tf.metrics import identity_intervals
-
-
-def unit(rows):
-    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
 
 def all_pair_scores_np(embeddings, labels):
@@ -149,9 +147,7 @@ def test_rejects_wrong_labels_and_more_pairs_than_there_are():
 
 @pytest.fixture
 def labelled(rng):
-    labels = rng.permutation(np.repeat(np.arange(40) * 7 + 2, 5))
-    centres = rng.normal(size=(300, 8))
-    return centres[labels] + rng.normal(size=(200, 8)), labels
+    return people(rng, 40, 5, 8)
 
 
 def all_scores_np(embeddings, labels):

@@ -4,6 +4,7 @@ import pytest
 import tensorflow as tf
 from pictures import write_people
 from refusals import refused
+from toys import unit
 
 from ekd_tf.data import FolderFaces
 from ekd_tf.data import SyntheticFaces
@@ -29,10 +30,6 @@ linear = linear_by(WEIGHTS / 255)
 
 def linear_np(images):
     return images.reshape(-1, 48) / 255.0 @ np.float64(WEIGHTS)
-
-
-def unit(rows):
-    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
 
 def test_flip_adds_raw_embeddings_before_normalising(rng):

@@ -4,6 +4,8 @@ import json
 
 import numpy as np
 from refusals import refused
+from toys import people
+from toys import unit
 
 from ekd_tf.evaluation import gap
 from ekd_tf.evaluation.allpairs import PairBlocks
@@ -12,16 +14,9 @@ from ekd_tf.evaluation.gap import compare
 from ekd_tf.metrics import ROC
 
 
-def two_models(rng, identities=12, images=5):
-    labels = rng.permutation(np.repeat(np.arange(identities), images))
-    size = labels.size
-    teacher = rng.normal(size=(identities, 24))[labels] + rng.normal(size=(size, 24))
-    student = teacher[:, :16] + 0.7 * rng.normal(size=(size, 16))
-    return student, teacher, labels
-
-
-def unit(rows):
-    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+def two_models(rng):
+    teacher, labels = people(rng, 12, 5, 24)
+    return teacher[:, :16] + 0.7 * rng.normal(size=(60, 16)), teacher, labels
 
 
 def critical_np(teacher, student, labels, teacher_threshold, student_threshold):

@@ -1,5 +1,4 @@
 import numpy as np
-import pytest
 from PIL import Image
 
 from ekd_tf.data import SyntheticFaces
@@ -48,17 +47,12 @@ POINT = GapPoint(
 )
 
 
-@pytest.fixture(scope="module")
-def source():
-    return SyntheticFaces(identities=3, images_per_identity=2, size=112)
-
-
-def test_shows_the_faces_of_every_pair(source):
+def test_shows_the_faces_of_every_pair():
+    source = SyntheticFaces(identities=3, images_per_identity=2, size=112)
     sheet = plots.contact_sheet(source, POINT)
     assert sheet.dtype == np.uint8 and sheet.ndim == 3
-    faces = source.read(np.arange(6))
     # Image 0 stands in two pairs, image 5 in none.
-    for face, places in zip(faces, (2, 1, 1, 1, 1, 0)):
+    for face, places in zip(source.read(np.arange(6)), (2, 1, 1, 1, 1, 0)):
         corners = np.argwhere((sheet[:-111, :-111] == face[0, 0]).all(axis=2))
         found = sum(
             np.array_equal(sheet[top : top + 112, left : left + 112], face)

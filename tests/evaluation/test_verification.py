@@ -5,6 +5,8 @@ import json
 import numpy as np
 import pytest
 from refusals import refused
+from toys import people
+from toys import unit
 
 from ekd_tf import metrics
 from ekd_tf.evaluation import allpairs
@@ -14,11 +16,8 @@ from ekd_tf.evaluation.verification import verify_embeddings
 from ekd_tf.evaluation.verification import verify_pairs
 
 
-def noisy_identities(rng, identities=40, images=6, noise=1.0, dim=32):
-    """Embeddings around one centre per identity, in random order."""
-    labels = rng.permutation(np.repeat(np.arange(identities) * 3 + 5, images))
-    centres = rng.normal(size=(labels.max() + 1, dim))
-    return centres[labels] + noise * rng.normal(size=(labels.size, dim)), labels
+def noisy_identities(rng, identities=40, images=6, noise=1.0):
+    return people(rng, identities, images, 32, noise)
 
 
 def test_report_agrees_with_the_metrics_it_is_made_of(rng):
@@ -134,8 +133,8 @@ def test_pairs_reproduce_insightface(golden_arrays):
 def test_figures_of_pairs_agree_with_loops_and_lie_in_their_intervals(rng):
     embeddings, same = given_pairs(rng, pairs=1000, noise=1.5)
     report = verify_pairs(embeddings, same, (0.1,), replicates=100)
-    unit = embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)
-    cosines = np.array([unit[2 * i] @ unit[2 * i + 1] for i in range(len(same))])
+    rows = unit(embeddings)
+    cosines = np.array([rows[2 * i] @ rows[2 * i + 1] for i in range(len(same))])
     # Of 500 negatives FPR 0.1 lets 50 through: the next is the threshold.
     threshold = np.sort(cosines[~same])[-51]
     assert report.thresholds[0.1] == pytest.approx(threshold, abs=1e-6)
