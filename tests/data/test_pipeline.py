@@ -5,6 +5,7 @@ import time
 import numpy as np
 import pytest
 import tensorflow as tf
+from pictures import Files
 from PIL import Image
 from refusals import refused
 
@@ -15,35 +16,19 @@ from ekd_tf.data.pipeline import make_pipeline
 from ekd_tf.data.sampling import BatchSampler
 from ekd_tf.data.sampling import augment_draws
 from ekd_tf.data.sampling import flip_mask
-from ekd_tf.data.source import Source
 from ekd_tf.data.sources.folder import FolderFaces
 from ekd_tf.data.unreadable import Unreadable
 
 SIZE = 16
 
 
-class Drawn(Source):
-    """Pixels of image i are f(i); no two images are equal."""
-
-    name = fingerprint = "drawn"
-    encoded = False
-
-    def __init__(self, counts):
-        self.labels = np.repeat(np.arange(len(counts), dtype=np.int32), counts)
-        self.num_identities = len(counts)
-        shape = len(self.labels), SIZE, SIZE, 3
-        self.pixels = np.random.default_rng(1).integers(0, 256, shape, dtype=np.uint8)
-
-    def read(self, indices):
-        return self.pixels[indices]
-
-    def describe(self, index):
-        return f"drawn image {index}"
-
-
 @pytest.fixture
 def drawn():
-    return Drawn([4, 5, 6, 3, 4, 7])
+    """Pixels, no two images equal, of six identities."""
+    labels = np.repeat(np.arange(6), [4, 5, 6, 3, 4, 7])
+    shape = labels.size, SIZE, SIZE, 3
+    images = np.random.default_rng(1).integers(0, 256, shape, dtype=np.uint8)
+    return Files(list(images), labels)
 
 
 @pytest.fixture
@@ -163,38 +148,40 @@ def test_batches_are_what_sampler_labels_and_draws_of_their_step_say(
     drawn, folder, kind
 ):
     source = drawn if kind == "pixels" else FolderFaces(folder[0])
-    pixels = drawn.pixels if kind == "pixels" else folder[1]
+    pixels = np.stack(drawn.files) if kind == "pixels" else folder[1]
     augmentation = None if kind == "pixels" else AUGMENTATION
     sampler = sampler_of(source, seed=4)
-    # 20 images, 6 general rows: the epoch border lies inside batch 3.
-    for start in (0, 3):
-        pipeline = make_pipeline(
-            source,
-            sampler,
-            SIZE,
-            seed=9,
-            start_step=start,
-            steps=6 - start,
-            augmentation=augmentation,
+
+    def make(start, steps):
+        arguments = {"seed": 9, "augmentation": augmentation}
+        return make_pipeline(
+            source, sampler, SIZE, start_step=start, steps=steps, **arguments
         )
-        batches = list(pipeline.dataset.as_numpy_iterator())
-        assert len(batches) == 6 - start
-        assert_equal(take(pipeline, 1)[0], batches[0])
-        for step, batch in enumerate(batches, start):
-            indices, in_margin = sampler.batch(step)
-            flips = flip_mask(9, step, len(indices))
-            images = mirrored(pixels[indices], flips)
-            if augmentation:
-                images = augmentation(images, augment_draws(9, step, 10, NUM_DRAWS))
-                assert (images != pixels[indices]).numpy().any()
-            expected = {
-                "image": images,
-                "label": source.labels[indices],
-                "in_margin": in_margin,
-                "image_id": indices,
-                "flipped": flips,
-            }
-            assert_equal(batch, expected)
+
+    # 20 images, 6 general rows: the epoch border lies inside batch 3.
+    pipeline = make(0, 5)
+    batches = list(pipeline.dataset.as_numpy_iterator())
+    assert len(batches) == 5
+    assert_equal(take(pipeline, 1)[0], batches[0])
+    for step, batch in enumerate(batches):
+        indices, in_margin = sampler.batch(step)
+        flips = flip_mask(9, step, len(indices))
+        images = mirrored(pixels[indices], flips)
+        if augmentation:
+            images = augmentation(images, augment_draws(9, step, 10, NUM_DRAWS))
+            assert (images != pixels[indices]).numpy().any()
+        expected = {
+            "image": images,
+            "label": source.labels[indices],
+            "in_margin": in_margin,
+            "image_id": indices,
+            "flipped": flips,
+        }
+        assert_equal(batch, expected)
+    resumed = list(make(3, 2).dataset.as_numpy_iterator())
+    assert len(resumed) == 2
+    for batch, expected in zip(resumed, batches[3:]):
+        assert_equal(batch, expected)
     assert pipeline.dataset.element_spec == {
         "image": tf.TensorSpec([10, SIZE, SIZE, 3], tf.uint8),
         "label": tf.TensorSpec([10], tf.int32),
@@ -252,7 +239,10 @@ def test_damage_that_no_header_shows_is_named_or_replaced(folder):
 def test_evaluation_batches_are_in_order_and_complete(folder, drawn):
     root, pixels = folder
     order = np.array([3, 19, 0, 7, 7, 12, 1, 2])
-    for source, expected in ((FolderFaces(root), pixels), (drawn, drawn.pixels)):
+    for source, expected in (
+        (FolderFaces(root), pixels),
+        (drawn, np.stack(drawn.files)),
+    ):
         for batch_size, sizes in ((3, [3, 3, 2]), (8, [8]), (50, [8])):
             batches = list(evaluation_batches(source, order, SIZE, batch_size))
             assert [len(batch) for batch in batches] == sizes
@@ -270,7 +260,7 @@ def test_rejects_impossible_arguments(drawn):
         ({"seed": -1}, r"`seed` must be in \[0, inf\)"),
         ({"start_step": -1}, r"`start_step` must be in \[0, inf\)"),
         ({"steps": -1}, r"`steps` must be in \[0, inf\)"),
-        ({"sampler": other}, "sampler of 28 images for drawn with 29"),
+        ({"sampler": other}, "sampler of 28 images for files with 29"),
     ):
         refused(words, make_pipeline, **{**valid, **arguments})
     for size, rows, words in ((0, 4, "`input_size` must"), (8, 0, "`batch_size` must")):

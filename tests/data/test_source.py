@@ -4,6 +4,7 @@ import hashlib
 
 import numpy as np
 import pytest
+from pictures import Files
 from refusals import refused
 
 from ekd_tf.data import JoinedSources
@@ -11,25 +12,16 @@ from ekd_tf.data import SyntheticFaces
 from ekd_tf.data import source
 
 
-class Numbers(source.Source):
+class Numbers(Files):
     """Image i is the text of i; labels are given."""
 
-    encoded = True
-
     def __init__(self, labels, name="numbers"):
+        super().__init__([b"%d" % index for index in range(len(labels))], labels)
         self.name = name
-        self.labels = np.asarray(labels, dtype=np.int32)
-        self.num_identities = int(self.labels.max()) + 1
 
     @property
     def fingerprint(self):
         return hashlib.sha256(self.labels.tobytes()).hexdigest()
-
-    def read(self, indices):
-        return [b"%d" % index for index in indices]
-
-    def describe(self, index):
-        return f"number {index}"
 
 
 @pytest.fixture
@@ -46,7 +38,7 @@ def test_selected_identities_are_relabelled_in_the_order_given(numbers):
     assert subset.encoded is True
     assert subset.name == "numbers (2 identities)"
     assert subset.read(np.array([4, 0, 4])) == [b"7", b"0", b"7"]
-    assert subset.describe(3) == "number 6"
+    assert subset.describe(3) == "6.jpg"
 
 
 def test_knows_where_its_images_come_from(numbers):
@@ -119,7 +111,7 @@ def test_images_follow_each_other_and_labels_are_offset():
     images = joined.read(np.array([9, 0, 3, 2, 6, 3, 7]))
     assert images == [b"2", b"0", b"0", b"2", b"3", b"0", b"0"]
     assert joined.read([]) == []
-    assert (joined.describe(2), joined.describe(3)) == ("number 2", "number 0")
+    assert (joined.describe(2), joined.describe(3)) == ("2.jpg", "0.jpg")
     assert joined.identity_names()[1:3] == ["0:1", "1:0"]
     parts = (a, b), (b, a), (a,), (a, a)
     assert len({JoinedSources(list(chosen)).fingerprint for chosen in parts}) == 4

@@ -15,10 +15,7 @@ from refusals import refused
 from ekd_tf.data.alignment import ARCFACE_TEMPLATE
 from ekd_tf.data.alignment import align
 
-
-@pytest.fixture(scope="module")
-def tool(load_tool):
-    return load_tool("align_faces")
+TOOL = "align_faces"
 
 
 @pytest.fixture

@@ -3,16 +3,13 @@
 import pytest
 import tensorflow as tf
 
+TOOL = "benchmarks/bench_head"
+
 # Benchmarks run at night: nobody trains with them.
 pytestmark = pytest.mark.slow
 
 # A number that no other size in the step is.
 IDENTITIES, DIM, BATCH = 977, 24, 8
-
-
-@pytest.fixture(scope="module")
-def tool(load_tool):
-    return load_tool("benchmarks/bench_head")
 
 
 def traced(tool, rate, optimizer="sgd"):

@@ -2,10 +2,8 @@
 
 import dataclasses
 import json
-import pathlib
 import shutil
 
-import commands
 import keras
 import numpy as np
 import pytest
@@ -21,13 +19,9 @@ from ekd_tf.run.config import TrainConfig
 from ekd_tf.run.data import open_run_data
 from ekd_tf.run.workdir import Workdir
 
-ROOT = pathlib.Path(__file__).parents[2]
+TOOL = "compare_methods"
+
 HELDOUT = "synthetic:identities=12,images=4,size=32,first=900"
-
-
-@pytest.fixture(scope="module")
-def tool(load_tool):
-    return load_tool("compare_methods")
 
 
 @pytest.fixture
@@ -213,7 +207,7 @@ def test_facts_tell_what_the_figures_depend_on(tool, common, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_grid_grows_by_a_seed_and_refuses_other_flags(tmp_path):
+def test_a_grid_grows_by_a_seed_and_refuses_other_flags(run_tool, tmp_path):
     arguments = [
         f"--workdir={tmp_path}",
         "--data=synthetic:identities=20,images=4,size=32",
@@ -225,7 +219,7 @@ def test_a_grid_grows_by_a_seed_and_refuses_other_flags(tmp_path):
     ]
 
     def call(*more):
-        return commands.run(ROOT / "tools" / "compare_methods.py", *arguments, *more)
+        return run_tool(*arguments, *more)
 
     done = call()
     assert done.returncode == 0, done.stderr[-2000:]

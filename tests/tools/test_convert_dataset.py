@@ -4,12 +4,10 @@ import dataclasses
 import io
 import json
 import os
-import pathlib
 
 import numpy as np
 import pytest
 import records
-from commands import run
 from pictures import flat
 from pictures import with_orientation
 from PIL import Image
@@ -19,12 +17,7 @@ from ekd_tf.data import read_pairs
 from ekd_tf.data.unreadable import Unreadable
 from ekd_tf.run import factory
 
-TOOL = pathlib.Path(__file__).parents[2] / "tools" / "convert_dataset.py"
-
-
-@pytest.fixture(scope="module")
-def tool(load_tool):
-    return load_tool("convert_dataset")
+TOOL = "convert_dataset"
 
 
 def face(value):
@@ -225,10 +218,10 @@ def test_verify_opens_damaged_sets_and_says_how_many_are_turned(tool, tmp_path, 
 
 # Its fast siblings call `main`.
 @pytest.mark.slow
-def test_the_command_takes_its_settings_from_flags(tmp_path):
-    done = run(TOOL, "--to=recordio")
+def test_the_command_takes_its_settings_from_flags(run_tool):
+    done = run_tool("--to=recordio")
     assert done.returncode != 0 and "--data" in done.stderr
-    done = run(TOOL, "--data=synthetic:identities=3,images=2,size=32", "--verify")
+    done = run_tool("--data=synthetic:identities=3,images=2,size=32", "--verify")
     assert done.returncode == 1 and "holds no image files" in done.stderr
 
 

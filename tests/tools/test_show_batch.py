@@ -3,7 +3,6 @@
 import dataclasses
 
 import numpy as np
-import pytest
 from pictures import write_people
 from PIL import Image
 from refusals import refused
@@ -14,12 +13,9 @@ from ekd_tf.data.unreadable import UnreadableError
 from ekd_tf.run.config import TrainConfig
 from ekd_tf.run.factory import make_source
 
+TOOL = "show_batch"
+
 DATA = "synthetic:identities=8,images=4,size=32"
-
-
-@pytest.fixture(scope="module")
-def tool(load_tool):
-    return load_tool("show_batch")
 
 
 def test_every_row_stands_in_its_place_with_its_frame(tool):

@@ -1,22 +1,15 @@
 """tools/swap_activation.py: a PReLU student becomes a ReLU one."""
 
-import pathlib
-
 import keras
 import numpy as np
 import pytest
-from commands import run
 from refusals import refused
 
 from ekd_tf.models import MobileFaceNet
 
-TOOL = pathlib.Path(__file__).parents[2] / "tools" / "swap_activation.py"
+TOOL = "swap_activation"
+
 SMALL = {"width": 0.125, "input_size": 32, "embedding_dim": 8}
-
-
-@pytest.fixture(scope="module")
-def tool(load_tool):
-    return load_tool("swap_activation")
 
 
 @pytest.fixture
@@ -68,17 +61,19 @@ def test_keras_own_prelu_is_swapped_too(tool, rng):
 
 # The tests above are its fast siblings.
 @pytest.mark.slow
-def test_the_student_written_has_no_prelu_and_has_been_trained(model, tmp_path):
+def test_the_student_written_has_no_prelu_and_has_been_trained(
+    run_tool, model, tmp_path
+):
     student, output = tmp_path / "prelu.keras", tmp_path / "relu.keras"
     model.save(student)
     arguments = [f"--model={student}", f"--output={output}"]
-    done = run(TOOL, *arguments)
+    done = run_tool(*arguments)
     assert done.returncode == 1
     assert "is not the workdir of a run" in done.stderr
     assert "Traceback" not in done.stderr
     arguments += ["--data=synthetic:identities=4,images=3,size=32", "--steps=2"]
     arguments += ["--balanced_identities=4", "--images_per_identity=2"]
-    done = run(TOOL, *arguments)
+    done = run_tool(*arguments)
     assert done.returncode == 0, done.stderr[-3000:]
     after = keras.models.load_model(output, compile=False)
     kinds = {type(layer).__name__ for layer in after.layers}
