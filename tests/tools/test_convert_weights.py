@@ -53,5 +53,5 @@ def test_writes_nothing_it_does_not_trust(tool, weights, tmp_path):
 def test_a_mistake_ends_in_one_line(run_tool):
     done = run_tool("--family=insightface_r50", "--weights=none.pt", "--output=w.keras")
     assert done.returncode == 1
-    assert "tools/convert_weights.py: none.pt does not exist" in done.stderr
+    assert "convert_weights: none.pt does not exist" in done.stderr
     assert "Traceback" not in done.stderr
