@@ -46,6 +46,13 @@ def pairs_of(rows):
     return itertools.product(range(len(rows)), repeat=2)
 
 
+def mean_square_over_pairs(entry, student, teacher):
+    """Of the differences of `entry(rows, i, j)`."""
+    return mean(
+        (entry(student, i, j) - entry(teacher, i, j)) ** 2 for i, j in pairs_of(student)
+    )
+
+
 def sp(student, teacher, labels=None, gram="cosine"):
     def entry(x, i, j):
         x = np.float64(x)
@@ -53,25 +60,17 @@ def sp(student, teacher, labels=None, gram="cosine"):
             return cosine_of(x[i], x[j])
         return x[i] @ x[j] / math.sqrt(sum((x[i] @ row) ** 2 for row in x))
 
-    return mean(
-        (entry(student, i, j) - entry(teacher, i, j)) ** 2 for i, j in pairs_of(student)
-    )
+    return mean_square_over_pairs(entry, student, teacher)
 
 
 def cckd(student, teacher, labels=None, gamma=0.4, orders=2):
-    def kernel(x, y):
-        return sum(
-            math.exp(-2 * gamma)
-            * (2 * gamma) ** p
-            / math.factorial(p)
-            * cosine_of(x, y) ** p
+    def kernel(x, i, j):
+        return math.exp(-2 * gamma) * sum(
+            (2 * gamma * cosine_of(x[i], x[j])) ** p / math.factorial(p)
             for p in range(orders + 1)
         )
 
-    return mean(
-        (kernel(student[i], student[j]) - kernel(teacher[i], teacher[j])) ** 2
-        for i, j in pairs_of(student)
-    )
+    return mean_square_over_pairs(kernel, student, teacher)
 
 
 def distance(x, y):
@@ -149,29 +148,29 @@ def triplet_distillation(
     )
 
 
+def _tempered(rows, centres, temperature, scale):
+    """Log probabilities of each row over the classes."""
+    for x in rows:
+        yield log_softmax([scale * cosine_of(x, c) / temperature for c in centres])
+
+
 def kd(student, teacher, labels, centres, temperature=4.0, scale=64.0, own=None):
     """Divergence; `own` are the student's class centres, the teacher's if None."""
-    total = 0.0
-    for s, t in zip(student, teacher):
-        z_s = [
-            scale * cosine_of(s, c) / temperature
-            for c in (centres if own is None else own)
-        ]
-        z_t = [scale * cosine_of(t, c) / temperature for c in centres]
-        log_p, log_q = log_softmax(z_t), log_softmax(z_s)
-        total += sum(math.exp(p) * (p - q) for p, q in zip(log_p, log_q))
+    of_s = _tempered(student, centres if own is None else own, temperature, scale)
+    of_t = _tempered(teacher, centres, temperature, scale)
+    total = sum(
+        math.exp(p) * (p - q)
+        for log_p, log_q in zip(of_t, of_s)
+        for p, q in zip(log_p, log_q)
+    )
     return temperature**2 * total / len(student)
 
 
 def gkd(student, teacher, labels, centres, temperature=4.0, mass=0.9, scale=64.0):
     total = 0.0
-    for s, t in zip(student, teacher):
-        p, q = (
-            np.exp(
-                log_softmax([scale * cosine_of(x, c) / temperature for c in centres])
-            )
-            for x in (t, s)
-        )
+    of_s, of_t = (_tempered(x, centres, temperature, scale) for x in (student, teacher))
+    for log_q, log_p in zip(of_s, of_t):
+        p, q = np.exp(log_p), np.exp(log_q)
         primary, held = [], 0.0
         for j in sorted(range(len(p)), key=lambda j: -p[j]):
             if held < mass:

@@ -8,6 +8,7 @@ import numpy as np
 from pictures import Files
 from pictures import encode
 from pictures import face
+from toys import unit
 
 from ekd_tf.evaluation import LabelledEvaluation
 from ekd_tf.evaluation import Models
@@ -33,7 +34,7 @@ class Fixed:
     progress = None
 
     def __init__(self, rows):
-        self.rows = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+        self.rows = unit(rows)
 
     def __call__(self, source):
         return self.rows

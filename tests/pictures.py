@@ -20,6 +20,12 @@ def encode(image, form="PNG", **options):
     return file.getvalue()
 
 
+def flat(value, height=8, width=8, form="PNG", **options):
+    """The file of an image whose every number is `value`."""
+    pixels = np.full((height, width, 3), value, np.uint8)
+    return encode(Image.fromarray(pixels), form, **options)
+
+
 def write_people(root, people, each, side, suffix=".png", seed=0):
     """Writes `root/pK/N.png`, one person's images alike; returns the folder."""
     rng = np.random.default_rng(seed)
@@ -90,38 +96,30 @@ def kinds(rng):
     repeated = np.repeat(gray[..., None], 3, axis=2)
     # The upper eight bits are those of `gray`.
     deep = Image.fromarray(gray * np.uint16(256) + np.uint16(99))
-    palette = image.convert("P")
-    cmyk = image.convert("CMYK")
-    alpha = image.copy()
+    inverted = Image.fromarray(65535 - np.asarray(deep))
+    palette, cmyk, alpha = image.convert("P"), image.convert("CMYK"), image.copy()
     alpha.putalpha(Image.fromarray(255 - gray))
-    inverted = io.BytesIO()
-    Image.fromarray(65535 - np.asarray(deep)).save(
-        inverted, "TIFF", tiffinfo={0x0106: 0}
-    )
-    files = {
-        "png": (encode(image), colour),
-        "gray png": (encode(image.convert("L")), repeated),
-        "gray png of 16 bits": (encode(deep), repeated),
-        "gray tiff of 16 bits": (encode(deep, "TIFF"), repeated),
-        "pressed tiff of 16 bits": (
-            encode(deep, "TIFF", compression="tiff_lzw"),
-            repeated,
-        ),
-        "tiff of 16 bits, white is zero": (inverted.getvalue(), repeated),
-        "tiff": (encode(image, "TIFF"), colour),
-        "alpha": (encode(alpha), colour),
-        "gray with alpha": (encode(alpha.convert("LA")), repeated),
-        "palette": (encode(palette), pixels(palette)),
-        "palette with alpha": (
-            encode(palette, transparency=bytes(range(256))),
-            pixels(palette),
-        ),
-        "palette bmp": (encode(palette, "BMP"), pixels(palette)),
-        "bmp": (encode(image, "BMP"), colour),
-        "gif": (encode(palette, "GIF"), pixels(palette)),
-        "webp": (encode(image, "WEBP", lossless=True), colour),
-        "cmyk tiff": (encode(cmyk, "TIFF"), pixels(cmyk)),
-    }
+    of_palette = pixels(palette)
+    files = {}
+    for name, shown, stored, form, options in (
+        ("png", colour, image, "PNG", {}),
+        ("gray png", repeated, image.convert("L"), "PNG", {}),
+        ("gray png of 16 bits", repeated, deep, "PNG", {}),
+        ("gray tiff of 16 bits", repeated, deep, "TIFF", {}),
+        ("pressed", repeated, deep, "TIFF", {"compression": "tiff_lzw"}),
+        ("white is zero", repeated, inverted, "TIFF", {"tiffinfo": {0x0106: 0}}),
+        ("tiff", colour, image, "TIFF", {}),
+        ("alpha", colour, alpha, "PNG", {}),
+        ("gray with alpha", repeated, alpha.convert("LA"), "PNG", {}),
+        ("palette", of_palette, palette, "PNG", {}),
+        ("clear", of_palette, palette, "PNG", {"transparency": bytes(range(256))}),
+        ("palette bmp", of_palette, palette, "BMP", {}),
+        ("bmp", colour, image, "BMP", {}),
+        ("gif", of_palette, palette, "GIF", {}),
+        ("webp", colour, image, "WEBP", {"lossless": True}),
+        ("cmyk tiff", pixels(cmyk), cmyk, "TIFF", {}),
+    ):
+        files[name] = encode(stored, form, **options), shown
     for orientation in STORED:
         for form in ("PNG", "TIFF", "WEBP"):
             options = {"lossless": True} if form == "WEBP" else {}

@@ -2,20 +2,16 @@
 
     python tests/replicas.py
 
-prints the table of CONTRIBUTING.md. Every row but the first is a process of its own
-(or two), because a process can gather over one number of replicas only.
+prints the table of CONTRIBUTING.md. Every place is a process of its own (or two),
+because a process can gather over one number of replicas only.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
+import multiprocessing
 import os
-import pathlib
 import socket
-import subprocess
-import sys
-import tempfile
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
@@ -188,27 +184,27 @@ def cases():
     return {**frozen, "training": {"loss": "two", "norm": "training"}}
 
 
-def save_runs(path, strategy, xla=False, parts=1):
-    """Writes the results of all cases to an .npz file."""
+def runs_in(place, hosts=(), index=0):
+    """Runs all cases in a place, in this process; returns their results."""
+    parts = int(place[-1]) if " in " in place else 1
+    if place == "2 processes":
+        cluster = {"worker": hosts}
+        task = {"type": "worker", "index": index}
+        os.environ["TF_CONFIG"] = json.dumps({"cluster": cluster, "task": task})
+        strategy = make_strategy("multi_worker")
+    elif place in ("2", "4"):
+        set_virtual_devices(int(place))
+        strategy = make_strategy("mirrored")
+    else:
+        strategy = make_strategy("none")
     results = {}
     for case, arguments in cases().items():
         if case == "training":
-            if xla:
+            if "XLA" in place:
                 continue
             arguments = {**arguments, "parts": parts}
-        for name, value in run(strategy, xla=xla, **arguments).items():
-            results[f"{case}:{name}"] = value
-    np.savez(path, **results)
-
-
-def load_runs(path):
-    """Reads what `save_runs` wrote: dict of cases to results."""
-    runs = {}
-    with np.load(path) as arrays:
-        for key in arrays.files:
-            case, _, name = key.partition(":")
-            runs.setdefault(case, {})[name] = arrays[key]
-    return runs
+        results[case] = run(strategy, xla="XLA" in place, **arguments)
+    return results
 
 
 def free_ports(count):
@@ -222,89 +218,34 @@ def free_ports(count):
     return ports
 
 
-def runs_of(place, folder):
-    """Runs all cases in a place, in processes of their own; returns the results."""
-    path = pathlib.Path(folder) / f"{place.replace(', ', '_').replace(' ', '_')}.npz"
-    commands = [[f"--output={path}", f"--place={place}"]]
-    if place == "2 processes":
-        hosts = ",".join(f"localhost:{port}" for port in free_ports(2))
-        commands = [
-            [f"--output={path if i == 0 else f'{path}.second.npz'}"]
-            + [f"--place={place}", f"--hosts={hosts}", f"--index={i}"]
-            for i in range(2)
-        ]
-    here = pathlib.Path(__file__).resolve()
-    environment = {k: v for k, v in os.environ.items() if k != "TF_CONFIG"}
-    paths = [str(here.parents[1]), environment.get("PYTHONPATH", "")]
-    environment["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
-    processes = [
-        subprocess.Popen(
-            [sys.executable, str(here), *command],
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for command in commands
-    ]
-    for process in processes:
-        output, _ = process.communicate(timeout=1800)
-        if process.returncode:
-            raise RuntimeError(f"{place}: {output[-3000:]}")
-    return load_runs(path)
-
-
-def print_table(folder):
-    """Prints the largest differences of all places, as Markdown."""
-    print(f"TensorFlow {tf.__version__}, Keras {keras.__version__}\n")
-    print(
-        "| replicas | precision | BatchNorm | loss | update | logged | threshold "
-        "| pairs |"
-    )
-    print("| --- | --- | --- | --- | ---: | ---: | ---: | ---: |")
-    alone = runs_of("1", folder)
-    for place in PLACES:
-        for case, result in runs_of(place, folder).items():
-            expected, norm = alone[case], "frozen"
-            precision, _, loss = case.partition("/")
-            if case == "training":
-                expected = runs_of(f"1 in {place[0]}", folder)[case]
-                precision, loss, norm = "float32", "two", "per replica"
-            worst = differences(expected, result)
-            pairs = f"{worst.pop('count'):.0f}"
-            numbers = " | ".join([*(f"{v:.0e}" for v in worst.values()), pairs])
-            print(
-                f"| {place} | {precision} | {norm} | {loss} | {numbers} |", flush=True
-            )
+def runs_of(place):
+    """Runs all cases in a place, in processes of their own; returns their results."""
+    count = 2 if place == "2 processes" else 1
+    hosts = [f"localhost:{port}" for port in free_ports(count)]
+    with multiprocessing.get_context("spawn").Pool(count) as processes:
+        tasks = [(place, hosts, index) for index in range(count)]
+        return processes.starmap(runs_in, tasks, chunksize=1)[0]
 
 
 def main():
-    """Runs one place, or all of them for the table."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--place")
-    parser.add_argument("--output")
-    parser.add_argument("--hosts", default="")
-    parser.add_argument("--index", type=int)
-    arguments = parser.parse_args()
-    if arguments.place is None:
-        with tempfile.TemporaryDirectory() as folder:
-            print_table(folder)
-        return
-    place = arguments.place
-    if place == "2 processes":
-        cluster = {"worker": arguments.hosts.split(",")}
-        task = {"type": "worker", "index": arguments.index}
-        os.environ["TF_CONFIG"] = json.dumps({"cluster": cluster, "task": task})
-        strategy = make_strategy("multi_worker")
-        save_runs(arguments.output, strategy)
-    elif place in ("2", "4"):
-        set_virtual_devices(int(place))
-        save_runs(arguments.output, make_strategy("mirrored"))
-    else:
-        parts = int(place[-1]) if " in " in place else 1
-        save_runs(
-            arguments.output, make_strategy("none"), xla="XLA" in place, parts=parts
-        )
+    """Prints the largest differences of all places, as Markdown."""
+    print(f"TensorFlow {tf.__version__}, Keras {keras.__version__}\n")
+    columns = "replicas precision BatchNorm loss update logged threshold pairs".split()
+    print(f"| {' | '.join(columns)} |")
+    print("| --- | --- | --- | --- | ---: | ---: | ---: | ---: |")
+    alone = runs_of("1")
+    for place in PLACES:
+        for case, result in runs_of(place).items():
+            expected, norm = alone[case], "frozen"
+            precision, _, loss = case.partition("/")
+            if case == "training":
+                expected = runs_of(f"1 in {place[0]}")[case]
+                precision, loss, norm = "float32", "two", "per replica"
+            worst = differences(expected, result)
+            pairs = f"{worst.pop('count'):.0f}"
+            cells = [place, precision, norm, loss]
+            cells += [*(f"{v:.0e}" for v in worst.values()), pairs]
+            print(f"| {' | '.join(cells)} |", flush=True)
 
 
 if __name__ == "__main__":

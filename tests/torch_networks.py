@@ -1,161 +1,192 @@
-"""The torch networks that `build_from_torch` takes, as their state_dicts describe them.
+"""The torch networks that `build_from_torch` takes, in NumPy and float64.
 
 A second account of them, which shares nothing with the Keras backbones: it walks over
-the keys of a state_dict and applies what each module does, by the operations it is
-given (`torch_states.NumpyOps`).
+the modules by their names in a state_dict and applies what each does. All have an
+eighth of the channels, take 32 pixels and give 6 numbers.
 """
 
-import itertools
+import numpy as np
 
-# Blocks of each stage, where the state_dict does not tell them apart.
-IR_STAGES = {
-    "tface_ir_18": (2, 2, 2, 2),
-    "tface_ir_34": (3, 4, 6, 3),
-    "tface_ir_50": (3, 4, 14, 3),
-    "tface_ir_101": (3, 13, 30, 3),
-    "tface_ir_152": (3, 8, 36, 3),
-    "tface_ir_200": (3, 24, 36, 3),
-}
+# Blocks of each stage.
+IR_STAGES = {"tface_ir_18": (2, 2, 2, 2), "tface_ir_152": (3, 8, 36, 3)}
 
 
-def embed(family, state, images, ops):
-    """Returns what the torch network gives for images, in inference mode.
+class Net:
+    """Modules by their names; with `rng` each draws its arrays as it is first met."""
 
-    Args:
-        family: One of `ekd_tf.models.TORCH_FAMILIES`.
-        state: Torch key -> array.
-        images: Uint8 `(n, size, size, 3)`, in the order of colours of the weights.
-        ops: An object of the methods of `torch_states.NumpyOps`.
+    def __init__(self, state, rng=None):
+        self.state, self.rng = state, rng
 
-    Returns:
-        `(n, dim)`, of the kind `ops` computes with.
-    """
-    net = _Net(state, ops)
-    x = ops.pixels((images.transpose(0, 3, 1, 2) / 255 - 0.5) / 0.5)
-    if family.startswith("insightface_r"):
-        return _iresnet(net, x)
-    if family.startswith("insightface_mbf"):
-        return _mbf(net, x)
-    if family in IR_STAGES:
-        return _ir(net, x, IR_STAGES[family])
-    return _mobilefacenet(net, x)
+    def array(self, key, draw):
+        if self.rng is not None:
+            self.state[key] = draw(self.rng).astype(np.float32)
+        return self.state.get(key)
 
+    def conv(self, x, name, outputs, size, stride=1, padded=True, groups=1):
+        shape = (outputs, x.shape[1] // groups, size, size)
+        fan = np.prod(shape[1:])
+        kernel = self.array(
+            f"{name}.weight", lambda rng: rng.normal(size=shape) / np.sqrt(fan)
+        )
+        around = (size // 2,) * 2 if padded else (0, 0)
+        x = np.pad(x, ((0, 0), (0, 0), around, around))
+        patches = np.lib.stride_tricks.sliding_window_view(x, (size, size), (2, 3))
+        patches = patches[:, :, ::stride, ::stride]
+        parts = zip(np.split(patches, groups, axis=1), np.split(kernel, groups))
+        return np.concatenate(
+            [np.einsum("nihwab,oiab->nohw", p, k, optimize=True) for p, k in parts],
+            axis=1,
+        )
 
-class _Net:
-    """Modules by their names in a state_dict."""
+    def norm(self, x, name, affine=True):
+        count = x.shape[1]
 
-    def __init__(self, state, ops):
-        self.state, self.ops = state, ops
+        def spread(key, draw):
+            values = self.array(f"{name}.{key}", draw)
+            return np.float64(values).reshape(1, -1, *[1] * (x.ndim - 2))
 
-    def has(self, name):
-        return f"{name}.weight" in self.state
-
-    def conv(self, x, name, stride=1, padded=True):
-        kernel = self.state[f"{name}.weight"]
-        padding = kernel.shape[-1] // 2 if padded else 0
-        groups = x.shape[1] // kernel.shape[1]
-        return self.ops.conv(x, kernel, stride, padding, groups)
-
-    def norm(self, x, name):
-        keys = ("running_mean", "running_var", "weight", "bias")
-        return self.ops.norm(x, *(self.state.get(f"{name}.{key}") for key in keys))
+        x = x - spread("running_mean", lambda rng: rng.normal(size=count))
+        variance = spread("running_var", lambda rng: rng.uniform(0.5, 1.5, count))
+        x = x / np.sqrt(variance + 1e-5)
+        if affine:
+            x = x * spread("weight", lambda rng: rng.uniform(0.5, 1.5, count))
+            x = x + spread("bias", lambda rng: rng.normal(size=count))
+        if self.rng is not None:
+            self.state[f"{name}.num_batches_tracked"] = np.array(7)
+        return x
 
     def prelu(self, x, name):
-        return self.ops.prelu(x, self.state[f"{name}.weight"])
+        count = x.shape[1]
+        slope = self.array(f"{name}.weight", lambda rng: rng.uniform(-0.5, 0.5, count))
+        return np.where(x > 0, x, slope.reshape(1, -1, 1, 1) * x)
 
-    def linear(self, x, name):
-        matrix, bias = (self.state.get(f"{name}.{key}") for key in ("weight", "bias"))
-        return self.ops.linear(self.ops.flatten(x), matrix, bias)
+    def linear(self, x, name, bias=True):
+        x = x.reshape(len(x), -1)
+        fan = x.shape[1]
+        x = (
+            x
+            @ self.array(
+                f"{name}.weight", lambda rng: rng.normal(size=(6, fan)) / np.sqrt(fan)
+            ).T
+        )
+        if bias:
+            x = x + self.array(f"{name}.bias", lambda rng: rng.normal(size=6))
+        return x
 
-    def chain(self, x, name, stride=1, padded=True, form=("0", "1", "2")):
-        """Convolution, normalisation and, where there is one, PReLU."""
+    def chain(self, x, name, outputs, size, form="012", act=True, **options):
+        """Convolution, normalisation and, unless `act` is off, PReLU."""
         conv, norm, prelu = (f"{name}.{part}" for part in form)
-        x = self.norm(self.conv(x, conv, stride, padded), norm)
-        return self.prelu(x, prelu) if self.has(prelu) else x
+        x = self.norm(self.conv(x, conv, outputs, size, **options), norm)
+        return self.prelu(x, prelu) if act else x
+
+    def depthwise(self, x, name, size, **options):
+        count = x.shape[1]
+        return self.chain(x, name, count, size, groups=count, **options)
 
 
-def _iresnet(net, x):
-    x = net.prelu(net.norm(net.conv(x, "conv1"), "bn1"), "prelu")
-    for stage, block in itertools.product(range(1, 5), range(100)):
-        name = f"layer{stage}.{block}"
-        if not net.has(f"{name}.conv1"):
-            continue
-        stride = 2 if block == 0 else 1
-        y = net.conv(net.norm(x, f"{name}.bn1"), f"{name}.conv1")
-        y = net.prelu(net.norm(y, f"{name}.bn2"), f"{name}.prelu")
-        y = net.norm(net.conv(y, f"{name}.conv2", stride), f"{name}.bn3")
-        if net.has(f"{name}.downsample.0"):
-            x = net.conv(x, f"{name}.downsample.0", stride)
-            x = net.norm(x, f"{name}.downsample.1")
-        x = x + y
+def iresnet(net, x, blocks):
+    """Of insightface."""
+    x = net.prelu(net.norm(net.conv(x, "conv1", 8, 3), "bn1"), "prelu")
+    for stage, count in enumerate(blocks):
+        outputs = 8 << stage
+        for block in range(count):
+            name, stride = f"layer{stage + 1}.{block}", 2 if block == 0 else 1
+            y = net.conv(net.norm(x, f"{name}.bn1"), f"{name}.conv1", outputs, 3)
+            y = net.prelu(net.norm(y, f"{name}.bn2"), f"{name}.prelu")
+            y = net.conv(y, f"{name}.conv2", outputs, 3, stride)
+            if block == 0:
+                x = net.conv(x, f"{name}.downsample.0", outputs, 1, stride)
+                x = net.norm(x, f"{name}.downsample.1")
+            x = x + net.norm(y, f"{name}.bn3")
     return net.norm(net.linear(net.norm(x, "bn2"), "fc"), "features")
 
 
-def _ir(net, x, stages):
-    x = net.chain(x, "input_layer")
-    starts = {sum(stages[:stage]) for stage in range(4)}
-    for block in range(sum(stages)):
-        name = f"body.{block}.res_layer"
-        stride = 2 if block in starts else 1
-        y = net.norm(x, f"{name}.0")
-        if net.has(f"{name}.7"):
-            y = net.chain(y, name, form=("1", "2", "3"))
-            y = net.chain(y, name, form=("4", "5", "6"))
-            y = net.norm(net.conv(y, f"{name}.7", stride), f"{name}.8")
-        else:
-            y = net.chain(y, name, form=("1", "2", "3"))
-            y = net.norm(net.conv(y, f"{name}.4", stride), f"{name}.5")
-        shortcut = f"body.{block}.shortcut_layer"
-        if net.has(f"{shortcut}.0"):
-            x = net.norm(net.conv(x, f"{shortcut}.0", stride), f"{shortcut}.1")
-        else:
-            x = net.ops.every(x, stride)
-        x = x + y
+def ir(net, x, blocks, bottleneck):
+    """Of TFace: IR_18 to IR_101, or of the form of IR_152."""
+    x = net.chain(x, "input_layer", 8, 3)
+    number = 0
+    for stage, count in enumerate(blocks):
+        outputs = (32 if bottleneck else 8) << stage
+        for block in range(count):
+            name, stride = f"body.{number}", 2 if block == 0 else 1
+            y = net.norm(x, f"{name}.res_layer.0")
+            last = {"act": False, "stride": stride}
+            if bottleneck:
+                y = net.chain(y, f"{name}.res_layer", outputs // 4, 1, "123")
+                y = net.chain(y, f"{name}.res_layer", outputs // 4, 3, "456")
+                y = net.chain(y, f"{name}.res_layer", outputs, 1, "78-", **last)
+            else:
+                y = net.chain(y, f"{name}.res_layer", outputs, 3, "123")
+                y = net.chain(y, f"{name}.res_layer", outputs, 3, "45-", **last)
+            if x.shape[1] != outputs:
+                x = net.chain(x, f"{name}.shortcut_layer", outputs, 1, "01-", **last)
+            else:
+                x = x[:, :, ::stride, ::stride]
+            x, number = x + y, number + 1
     x = net.linear(net.norm(x, "output_layer.0"), "output_layer.3")
-    return net.norm(x, "output_layer.4")
+    return net.norm(x, "output_layer.4", affine=False)
 
 
-def _mbf(net, x):
-    def bottleneck(x, name, stride=1):
-        x = net.chain(x, f"{name}.layers.0.layers")
-        x = net.chain(x, f"{name}.layers.1.layers", stride)
-        return net.chain(x, f"{name}.layers.2.layers")
+def _bottleneck(net, x, names, form, between, outputs, stride=1):
+    first, second, third = names
+    x = net.chain(x, first, between, 1, form)
+    x = net.depthwise(x, second, 3, form=form, stride=stride)
+    return net.chain(x, third, outputs, 1, form, act=False)
 
-    def residual(x, name):
-        for block in itertools.count():
-            if not net.has(f"{name}.layers.{block}.layers.0.layers.0"):
-                return x
-            x = x + bottleneck(x, f"{name}.layers.{block}")
 
-    x = net.chain(x, "layers.0.layers", stride=2)
-    if net.has("layers.1.layers.0"):
-        x = net.chain(x, "layers.1.layers")
+def mbf(net, x, scale, blocks):
+    """Of insightface."""
+    form = ("layers.0", "layers.1", "layers.2")
+
+    def bottleneck(x, name, *sizes, **options):
+        names = [f"{name}.{part}" for part in form]
+        return _bottleneck(net, x, names, form, *sizes, **options)
+
+    def residual(x, name, count, between):
+        for block in range(count):
+            x = x + bottleneck(x, f"{name}.layers.{block}", between, x.shape[1])
+        return x
+
+    x = net.chain(x, "layers.0", 8 * scale, 3, form, stride=2)
+    if blocks[0] == 1:
+        # Groups of as many channels as `scale` says, not depthwise.
+        x = net.chain(x, "layers.1", 8 * scale, 3, form, groups=8)
     else:
-        x = residual(x, "layers.1")
-    for place in (2, 4, 6):
-        x = residual(bottleneck(x, f"layers.{place}", 2), f"layers.{place + 1}")
-    x = net.chain(x, "conv_sep.layers")
-    x = net.chain(x, "features.layers.0.layers", padded=False)
-    return net.norm(net.linear(x, "features.layers.2"), "features.layers.3")
+        x = residual(x, "layers.1", blocks[0], 16)
+    for place, between, inner, outputs, count in (
+        (2, 16, 16, 8 * scale, blocks[1]),
+        (4, 32, 32, 16 * scale, blocks[2]),
+        (6, 64, 32, 16 * scale, blocks[3]),
+    ):
+        x = bottleneck(x, f"layers.{place}", between, outputs, stride=2)
+        x = residual(x, f"layers.{place + 1}", count, inner)
+    x = net.chain(x, "conv_sep", 64, 1, form)
+    x = net.depthwise(x, "features.layers.0", 2, form=form, act=False, padded=False)
+    x = net.linear(x, "features.layers.2", bias=False)
+    return net.norm(x, "features.layers.3")
 
 
-def _mobilefacenet(net, x):
+def mobilefacenet(net, x, blocks):
+    """Of TFace."""
     form = ("conv", "bn", "prelu")
 
-    def bottleneck(x, name, stride=1):
-        x = net.chain(x, f"{name}.conv", form=form)
-        x = net.chain(x, f"{name}.conv_dw", stride, form=form)
-        return net.chain(x, f"{name}.project", form=form)
+    def bottleneck(x, name, *sizes, **options):
+        names = [f"{name}.{part}" for part in ("conv", "conv_dw", "project")]
+        return _bottleneck(net, x, names, form, *sizes, **options)
 
-    x = net.chain(x, "conv1", 2, form=form)
-    x = net.chain(x, "conv2_dw", form=form)
-    for halving, stage in (("23", "3"), ("34", "4"), ("45", "5")):
-        x = bottleneck(x, f"conv_{halving}", 2)
-        for block in itertools.count():
-            name = f"conv_{stage}.model.{block}"
-            if not net.has(f"{name}.conv.conv"):
-                break
-            x = x + bottleneck(x, name)
-    x = net.chain(x, "conv_6_sep", form=form)
-    x = net.chain(x, "output_layer.conv_6_dw", padded=False, form=form)
-    return net.norm(net.linear(x, "output_layer.linear"), "output_layer.bn")
+    x = net.chain(x, "conv1", 8, 3, form, stride=2)
+    x = net.depthwise(x, "conv2_dw", 3, form=form)
+    for halving, stage, between, inner, outputs, count in (
+        ("23", "3", 16, 16, 8, blocks[1]),
+        ("34", "4", 32, 32, 16, blocks[2]),
+        ("45", "5", 64, 32, 16, blocks[3]),
+    ):
+        x = bottleneck(x, f"conv_{halving}", between, outputs, stride=2)
+        for block in range(count):
+            x = x + bottleneck(x, f"conv_{stage}.model.{block}", inner, outputs)
+    x = net.chain(x, "conv_6_sep", 64, 1, form)
+    x = net.depthwise(
+        x, "output_layer.conv_6_dw", 2, form=form, act=False, padded=False
+    )
+    x = net.linear(x, "output_layer.linear", bias=False)
+    return net.norm(x, "output_layer.bn", affine=False)

@@ -103,3 +103,15 @@ def scatter(strategy, rows):
     return strategy.experimental_distribute_values_from_function(
         lambda context: tf.constant(shares[context.replica_id_in_sync_group])
     )
+
+
+def unit(rows):
+    """Returns rows of length 1."""
+    return rows / np.linalg.norm(rows, axis=-1, keepdims=True)
+
+
+def people(rng, identities, images, dim, noise=1.0):
+    """Returns embeddings around a centre per identity, in random order, and labels."""
+    labels = rng.permutation(np.repeat(np.arange(identities) * 3 + 5, images))
+    centres = rng.normal(size=(labels.max() + 1, dim))
+    return centres[labels] + noise * rng.normal(size=(labels.size, dim)), labels

@@ -1,7 +1,7 @@
 """Five points to the ArcFace template, against Umeyama's SVD and loops over pixels."""
 
 import numpy as np
-import pytest
+from refusals import refused
 
 from ekd_tf.data.alignment import ARCFACE_TEMPLATE
 from ekd_tf.data.alignment import align
@@ -56,30 +56,26 @@ def test_is_umeyamas_solution(rng):
 
 
 def test_points_on_the_template_cut_out_the_image(rng):
-    image = rng.integers(0, 256, (112, 112, 3), dtype=np.uint8)
+    image = rng.integers(1, 256, (112, 112, 3), dtype=np.uint8)
     np.testing.assert_array_equal(align(image, ARCFACE_TEMPLATE), image)
-    shifted = align(image, ARCFACE_TEMPLATE + [30, -20])
     # Pixel (row, column) comes from (row - 20, column + 30); outside is black.
     expected = np.zeros_like(image)
     expected[20:, :-30] = image[:-20, 30:]
+    shifted = align(image, ARCFACE_TEMPLATE + [30, -20])
     np.testing.assert_array_equal(shifted, expected)
-
-
-@pytest.mark.parametrize(("size", "channels"), [(56, 1), (28, 3)])
-def test_matches_loops_over_pixels(rng, size, channels):
-    image = rng.integers(0, 256, (60, 90, channels), dtype=np.uint8)
-    # Reaches over all four borders.
-    points = face_points(0.4, 0.8, (10.0, -15.0)) + rng.normal(0, 2, (5, 2))
-    expected = warp_np(image, umeyama(points, ARCFACE_TEMPLATE * size / 112), size)
-    assert (expected == 0).any() and (expected > 0).any()
-    aligned = align(image, points, size)
-    assert aligned.dtype == np.uint8 and aligned.shape == (size, size, channels)
-    np.testing.assert_allclose(aligned, expected, atol=0.501)
-
-
-def test_points_far_outside_give_a_black_crop(rng):
-    image = rng.integers(1, 256, (20, 20, 3), dtype=np.uint8)
     assert not align(image, ARCFACE_TEMPLATE * 1e5 - 1e12).any()
+
+
+def test_matches_loops_over_pixels(rng):
+    for size, channels in ((56, 1), (28, 3)):
+        image = rng.integers(0, 256, (60, 90, channels), dtype=np.uint8)
+        # Reaches over all four borders.
+        points = face_points(0.4, 0.8, (10.0, -15.0)) + rng.normal(0, 2, (5, 2))
+        expected = warp_np(image, umeyama(points, ARCFACE_TEMPLATE * size / 112), size)
+        assert (expected == 0).any() and (expected > 0).any()
+        aligned = align(image, points, size)
+        assert aligned.dtype == np.uint8 and aligned.shape == (size, size, channels)
+        np.testing.assert_allclose(aligned, expected, atol=0.501)
 
 
 def test_value_computed_by_hand():
@@ -88,7 +84,7 @@ def test_value_computed_by_hand():
     np.testing.assert_allclose(matrix, [[0, -2, 5], [2, 0, 5]], atol=1e-12)
 
 
-def test_rejects_points_without_a_transform_and_other_images(rng):
+def test_rejects_points_without_a_transform_and_other_images():
     apart = "must be apart and in the order of `template`"
     for points, words in (
         (np.zeros((5, 3)), r"points.shape=\(5, 3\), template.shape=\(5, 2\)"),
@@ -97,8 +93,6 @@ def test_rejects_points_without_a_transform_and_other_images(rng):
         (ARCFACE_TEMPLATE * 1e8, apart),
         (np.full((5, 2), np.nan), "`points` must be finite"),
     ):
-        with pytest.raises(ValueError, match=words):
-            similarity_transform(points)
+        refused(words, similarity_transform, points)
     for image in (np.zeros((9, 9)), np.zeros((9, 9, 3)), np.zeros((0, 9, 3), "u1")):
-        with pytest.raises(ValueError, match="`image` must be uint8 .*Received: "):
-            align(image, ARCFACE_TEMPLATE)
+        refused("`image` must be uint8 .*Received: ", align, image, ARCFACE_TEMPLATE)

@@ -1,12 +1,12 @@
 """Bytes to pixels: formats, sizes, and files that do not decode."""
 
 import numpy as np
-import pytest
 import tensorflow as tf
 from pictures import Files
 from pictures import encode
 from pictures import face
 from pictures import pixels
+from refusals import refused
 
 from ekd_tf.data.decoding import ImageReader
 from ekd_tf.data.image_pixels import fit
@@ -38,27 +38,24 @@ def test_decodes_batches_in_order(rng):
         np.testing.assert_array_equal(images, [pixels(faces[i]) for i in expected])
 
 
-def test_replacement_is_the_next_readable_image_of_the_identity(rng, warnings_logged):
-    faces = [face(rng) for _ in range(8)]
-    files = [encode(f) for f in faces]
-    labels = [0, 1, 0, 1, 0, 1, 0, 1]
-    for bad in (2, 4, 7):
-        files[bad] = b"bad"
+def test_replaced_images_are_said_and_an_identity_without_any_is_an_error(
+    rng, warnings_logged
+):
+    good = encode(face(rng))
+    # What replaces which is tested in test_pipeline.py.
+    files, labels = [good, good, b"bad", good, b"bad", good, good, b"bad"], [0, 1] * 4
     reader = read(Files(files, labels), 16, unreadable=Unreadable(3))
     batches = decoded(reader, [[0, 2, 4], [7, 1, 2]], batch_size=3)
-    # 2 and 4 are followed by 6 in identity 0; 7 is the last of identity 1, the
-    # search goes on from its first image.
     np.testing.assert_array_equal([b[1] for b in batches], [[0, 6, 6], [1, 1, 6]])
-    for images, indices in batches:
-        np.testing.assert_array_equal(images, [pixels(faces[i]) for i in indices])
     # Two batches are repaired at a time, so which is said first is open.
     reason = "not an image in a format that is read"
     assert sorted(warnings_logged) == [
         f"unreadable image {i}.jpg: {reason}" for i in (2, 4, 7)
     ]
     files[0] = files[6] = b"bad"
-    with pytest.raises(tf.errors.OpError, match="nor any other image of its identity"):
-        decoded(read(Files(files, labels), 16, Unreadable(9)), [[1, 2]])
+    reader = read(Files(files, labels), 16, Unreadable(9))
+    words = "nor any other image of its identity"
+    refused(words, decoded, reader, [[1, 2]], error=tf.errors.OpError)
 
 
 def test_other_sizes_are_resized_and_stretching_is_said_once(rng, warnings_logged):
@@ -83,8 +80,7 @@ def test_pixels_are_not_decoded_but_fitted(rng, warnings_logged):
     np.testing.assert_array_equal(images, [square[1], square[2]])
     assert warnings_logged == []
     torn = read(Files([None, *square]), 12)
-    with pytest.raises(tf.errors.OpError):
-        decoded(torn, [[0, 1]])
+    refused(None, decoded, torn, [[0, 1]], error=tf.errors.OpError)
     failure = str(torn.failure([0, 1]))
     assert failure.startswith("cannot decode 0.jpg: No such file or directory")
 
@@ -103,8 +99,7 @@ def test_a_bad_image_stops_with_its_path_and_reason(rng):
         (None, "No such file or directory"),
     ):
         reader = read(Files([good, bad, good]), 64)
-        with pytest.raises(tf.errors.OpError):
-            decoded(reader, [[0, 2], [2, 1]])
+        refused(None, decoded, reader, [[0, 2], [2, 1]], error=tf.errors.OpError)
         message = str(reader.failure(np.array([2, 1])))
         assert message.startswith(f"cannot decode 1.jpg: {reason}")
 
@@ -117,13 +112,10 @@ def test_one_more_than_allowed_lists_all_and_each_once(rng):
             return super().read(indices)
 
     source = Records([b"bad", b"", b"", encode(face(rng))])
-    batches = [[0, 0], [1, 1], [2, 0]]
     unreadable = Unreadable(3)
-    assert len(decoded(read(source, 16, unreadable), batches)) == 3
+    assert len(decoded(read(source, 16, unreadable), [[0, 0], [1, 1], [2, 0]])) == 3
     assert "2.jpg: wrong magic at offset 96" in unreadable.lines
-    with pytest.raises(tf.errors.OpError) as error:
-        decoded(read(source, 16, Unreadable(2)), [[0, 1, 2]])
-    message = str(error.value)
-    assert "cannot decode 3 images, of which 2 may be unreadable" in message
-    assert "0.jpg: not an image in a format that is read" in message
-    assert "1.jpg: the file is empty" in message
+    reader, error = read(source, 16, Unreadable(2)), tf.errors.OpError
+    words = "(?s)cannot decode 3 images, of which 2 may be unreadable"
+    words += ".*0.jpg: not an image in a format that is read.*1.jpg: the file is empty"
+    refused(words, decoded, reader, [[0, 1, 2]], error=error)

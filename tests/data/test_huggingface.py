@@ -1,10 +1,12 @@
 """Data sets of the Hugging Face library as a source of faces."""
 
-import io
+import sys
 
 import numpy as np
 import pytest
-from PIL import Image
+from pictures import encode
+from pictures import face
+from refusals import refused
 
 from ekd_tf.data import HuggingFaceFaces
 
@@ -12,11 +14,8 @@ pytestmark = pytest.mark.keras3
 
 
 def encoded(number):
-    rng = np.random.default_rng(number)
-    file = io.BytesIO()
-    pixels = rng.integers(0, 256, (8, 8, 3), np.uint8)
-    Image.fromarray(pixels).save(file, "JPEG", quality=70 + number)
-    return file.getvalue()
+    image = face(np.random.default_rng(number), 8, 8)
+    return encode(image, "JPEG", quality=70 + number)
 
 
 @pytest.fixture
@@ -29,22 +28,18 @@ def datasets(tmp_path, monkeypatch):
 
 
 def make(datasets, labels, kind=None, images=None):
+    images = images or map(encoded, range(len(labels)))
     rows = {
-        "image": [
-            data and {"bytes": data, "path": None}
-            for data in images or map(encoded, range(len(labels)))
-        ],
+        "image": [data and {"bytes": data, "path": None} for data in images],
         "label": labels,
         "other": list(range(len(labels))),
     }
-    features = datasets.Features(
-        {
-            "image": datasets.Image(),
-            "label": kind or datasets.Value("int64"),
-            "other": datasets.Value("int64"),
-        }
-    )
-    return datasets.Dataset.from_dict(rows, features=features)
+    features = {
+        "image": datasets.Image(),
+        "label": kind or datasets.Value("int64"),
+        "other": datasets.Value("int64"),
+    }
+    return datasets.Dataset.from_dict(rows, features=datasets.Features(features))
 
 
 LABELS = [70, 3, 70, 9]
@@ -96,26 +91,24 @@ def test_folders_of_images_are_read_too(datasets, tmp_path):
 
 
 def test_says_what_is_wrong(datasets, tmp_path, monkeypatch):
-    path = str(tmp_path / "set")
-    make(datasets, LABELS).save_to_disk(path)
-    with pytest.raises(ValueError, match="no column 'who', .*label=COLUMN"):
-        HuggingFaceFaces(path, label="who")
-    with pytest.raises(ValueError, match=f"`hf:{tmp_path}/none` cannot be opened: "):
-        HuggingFaceFaces(f"{tmp_path}/none")
-    make(datasets, [1, None, 2]).save_to_disk(f"{path}2")
-    with pytest.raises(ValueError, match="must be whole numbers or texts and none"):
-        HuggingFaceFaces(f"{path}2")
-    with pytest.raises(ValueError, match="'other' holds no images. Name another"):
-        HuggingFaceFaces(path, image="other")
-    with pytest.raises(ValueError, match="it has no split 'test', it has"):
-        HuggingFaceFaces(path, split="test")
     names = datasets.ClassLabel(names=["ann", "zoe"])
-    make(datasets, [0, -1], names).save_to_disk(f"{path}3")
-    with pytest.raises(ValueError, match="some rows have no label .*split=NAME"):
-        HuggingFaceFaces(f"{path}3")
-    make(datasets, [0, 1], images=[encoded(0), None]).save_to_disk(f"{path}4")
-    with pytest.raises(ValueError, match="set4: row 1: it holds no image"):
-        HuggingFaceFaces(f"{path}4").read([1])
-    monkeypatch.setitem(__import__("sys").modules, "datasets", None)
-    with pytest.raises(ValueError, match=r"pip install '.\[hf\]'"):
-        HuggingFaceFaces(path)
+    for name, rows in (
+        ("set", make(datasets, LABELS)),
+        ("none", make(datasets, [1, None, 2])),
+        ("hidden", make(datasets, [0, -1], names)),
+        ("empty", make(datasets, [0, 1], images=[encoded(0), None])),
+    ):
+        rows.save_to_disk(tmp_path / name)
+    for name, arguments, words in (
+        ("set", {"label": "who"}, "no column 'who', .*label=COLUMN"),
+        ("gone", {}, f"`hf:{tmp_path}/gone` cannot be opened: "),
+        ("none", {}, "must be whole numbers or texts and none"),
+        ("set", {"image": "other"}, "'other' holds no images. Name another"),
+        ("set", {"split": "test"}, "it has no split 'test', it has"),
+        ("hidden", {}, "some rows have no label .*split=NAME"),
+    ):
+        refused(words, HuggingFaceFaces, str(tmp_path / name), **arguments)
+    faces = HuggingFaceFaces(str(tmp_path / "empty"))
+    refused("empty: row 1: it holds no image", faces.read, [1])
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    refused(r"pip install '.\[hf\]'", HuggingFaceFaces, str(tmp_path / "set"))

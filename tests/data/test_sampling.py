@@ -3,7 +3,7 @@
 import collections
 
 import numpy as np
-import pytest
+from refusals import refused
 
 from ekd_tf.data.sampling import BatchSampler
 from ekd_tf.data.sampling import augment_draws
@@ -28,14 +28,11 @@ def balanced_rows(sampler, index):
 
 
 def test_batch_twice_is_equal_whatever_was_asked_between():
-    def sampler():
-        return BatchSampler(labels_of(*[3] * 20), 7, 3, seed=3)
-
-    used = sampler()
-    first = {i: used.batch(i) for i in (0, 8, 100, 5000)}
-    for i in (5000, 0, 100, 8):
-        for again in (used, sampler()):
-            for a, b in zip(again.batch(i), first[i]):
+    used, first = BatchSampler(labels_of(*[3] * 20), 7, 3, seed=3), {}
+    for i in (0, 8, 100, 5000, 5000, 0, 100, 8):
+        fresh = BatchSampler(labels_of(*[3] * 20), 7, 3, seed=3).batch(i)
+        for rows in (used.batch(i), fresh):
+            for a, b in zip(rows, first.setdefault(i, rows)):
                 np.testing.assert_array_equal(a, b)
 
 
@@ -176,5 +173,4 @@ def test_rejects_impossible_arguments():
         ({"labels": []}, r"`labels` must be a non-empty vector. .*shape=\(0,\)"),
         ({"labels": [[0, 1]]}, r"`labels` must be a non-empty vector. .*\(1, 2\)"),
     ):
-        with pytest.raises(ValueError, match=words):
-            BatchSampler(**{**valid, **arguments})
+        refused(words, BatchSampler, **{**valid, **arguments})

@@ -3,7 +3,7 @@
 import hashlib
 
 import numpy as np
-import pytest
+from refusals import refused
 
 from ekd_tf.data.synthetic import faces as synthetic
 from ekd_tf.data.synthetic.faces import SyntheticFaces
@@ -30,7 +30,7 @@ def test_order_and_company_do_not_change_a_bit(rng, monkeypatch):
     together = render(2, ids, ks, 32)
     order = rng.permutation(len(ids))
     np.testing.assert_array_equal(render(2, ids[order], ks[order], 32), together[order])
-    for i in order[:12]:
+    for i in order[:3]:
         alone = render(2, ids[i : i + 1], ks[i : i + 1], 32)
         np.testing.assert_array_equal(alone[0], together[i])
     monkeypatch.setattr(synthetic, "_CHUNK_PIXELS", 5 * 32 * 32)
@@ -81,15 +81,13 @@ def test_rejects_impossible_arguments():
         ((0, [0, 0], [0, -3], 32), r"`samples` must be in \[0.*samples=-3"),
         ((-1, [0], [0], 32), r"`seed` must be in \[0.*seed=-1"),
     ):
-        with pytest.raises(ValueError, match=words):
-            render(*arguments)
-    for name, value, words in (
-        ("size", 272, size),
-        ("identities", 0, "`identities` must be in.*identities=0"),
-        ("first_identity", -1, "`first_identity` must be in"),
+        refused(words, render, *arguments)
+    for arguments, words in (
+        ({"size": 272}, size),
+        ({"identities": 0}, "`identities` must be in.*identities=0"),
+        ({"first_identity": -1}, "`first_identity` must be in"),
     ):
-        with pytest.raises(ValueError, match=words):
-            SyntheticFaces(**{name: value})
+        refused(words, SyntheticFaces, **arguments)
 
 
 def test_a_source_draws_a_picture_once(monkeypatch):
@@ -119,8 +117,7 @@ def test_source_gives_the_pictures_of_its_indices():
     assert source.describe(5) == "synthetic identity 101, image 1 (seed 6)"
     for index in (-1, 12):
         for call in (lambda i: source.read([0, i]), source.describe):
-            with pytest.raises(ValueError, match="`indices` must be in.*indices="):
-                call(index)
+            refused("`indices` must be in.*indices=", call, index)
 
 
 def test_fingerprint_depends_on_every_argument(monkeypatch):

@@ -8,6 +8,7 @@ import tensorflow as tf
 from dataset_writers import TFRecordWriter
 from dataset_writers import pack
 from dataset_writers import record_offsets
+from refusals import refused
 
 from ekd_tf.data.sources.tfrecord import TFRecordFaces
 from ekd_tf.data.sources.tfrecord import masked_crc32c
@@ -39,13 +40,11 @@ def test_reads_images_by_position(root):
     faces = TFRecordFaces(root)
     assert (len(faces), faces.num_identities, faces.encoded) == (5, 3, True)
     np.testing.assert_array_equal(faces.labels, LABELS)
-    assert faces.labels.dtype == np.int32
+    assert (faces.labels.dtype, faces.name) == (np.int32, str(root))
     # Three images are in the first shard.
     assert faces.read([4, 0, 4, 2]) == [IMAGES[k] for k in (4, 0, 4, 2)]
-    assert faces.name == str(root)
-    assert faces.describe(3) == (
-        f"{root}/faces-00001-of-00002.tfrecord: record at offset 0"
-    )
+    where = f"{root}/faces-00001-of-00002.tfrecord: record at offset 0"
+    assert faces.describe(3) == where
 
 
 def test_tensorflow_reads_the_same(root):
@@ -59,18 +58,14 @@ def test_tensorflow_reads_the_same(root):
 
 
 def test_missing_cut_and_foreign_sets_are_refused(root, tmp_path):
-    with pytest.raises(ValueError, match=r"index\.json is missing: .*--to=tfrecord"):
-        TFRecordFaces(tmp_path)
+    refused(r"index\.json is missing: .*--to=tfrecord", TFRecordFaces, tmp_path)
     first = root / "faces-00000-of-00002.tfrecord"
-    with open(first, "ab") as file:
-        file.write(b"x")
     size = first.stat().st_size
-    words = rf"tfrecord has {size} bytes and .*index\.json says {size - 1}: it was cut"
-    with pytest.raises(ValueError, match=words):
-        TFRecordFaces(root)
+    first.write_bytes(first.read_bytes() + b"x")
+    words = rf"tfrecord has {size + 1} bytes and .*index\.json says {size}: it was cut"
+    refused(words, TFRecordFaces, root)
     first.unlink()
-    with pytest.raises(ValueError, match="cannot read .*faces-00000.*: No such file"):
-        TFRecordFaces(root)
+    refused("cannot read .*faces-00000.*: No such file", TFRecordFaces, root)
 
 
 def test_a_malformed_index_is_refused(root):
@@ -87,16 +82,14 @@ def test_a_malformed_index_is_refused(root):
     ):
         (root / "index.json").write_text(whole)
         rewrite(root, change)
-        with pytest.raises(ValueError, match=words):
-            TFRecordFaces(root)
+        refused(words, TFRecordFaces, root)
 
 
 def test_a_label_that_contradicts_the_index_is_damage(root):
     rewrite(root, lambda i: i["shards"][0].update(labels=pack([0, 1, 1], "<i4")))
     faces = TFRecordFaces(root)
     assert faces.read([0]) == IMAGES[:1]
-    with pytest.raises(ValueError, match="its label is 0, in the index 1"):
-        faces.read([1])
+    refused("its label is 0, in the index 1", faces.read, [1])
 
 
 def test_fingerprint_follows_files_and_labels_and_not_the_place(root, tmp_path):
@@ -115,14 +108,15 @@ def test_fingerprint_follows_files_and_labels_and_not_the_place(root, tmp_path):
 
 
 def example(**features):
-    def feature(value):
+    message = tf.train.Example()
+    for name, value in features.items():
+        feature = message.features.feature[name]
         if isinstance(value, int):
-            return tf.train.Feature(int64_list=tf.train.Int64List(value=[value]))
-        values = value if isinstance(value, list) else [value]
-        return tf.train.Feature(bytes_list=tf.train.BytesList(value=values))
-
-    features = {name: feature(value) for name, value in features.items()}
-    message = tf.train.Example(features=tf.train.Features(feature=features))
+            feature.int64_list.value.append(value)
+        else:
+            feature.bytes_list.value.extend(
+                value if isinstance(value, list) else [value]
+            )
     return message.SerializeToString(deterministic=True)
 
 
@@ -136,10 +130,8 @@ def put(tmp_path):
             for record in records:
                 writer.write(record)
         path.write_bytes(path.read_bytes()[:keep])
-        offsets = [0]
-        for record in records:
-            offsets.append(offsets[-1] + 8 + 4 + len(record) + 4)
-        return PositionedFile(path), offsets[:-1]
+        ends = np.cumsum([8 + 4 + len(record) + 4 for record in records]).tolist()
+        return PositionedFile(path), [0, *ends[:-1]]
 
     return put
 
@@ -156,23 +148,21 @@ def test_damage_is_named_with_file_and_offset(put, tmp_path):
     file, offsets = put(*records, keep=2 * size + 100)
     assert read_example(file, size)[0] == b"abc" * 50
     content = (tmp_path / "a.tfrecord").read_bytes()
+    changed = tmp_path / "changed"
     for at in range(0, size, 7):
-        changed = tmp_path / "changed"
         changed.write_bytes(content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :])
-        with pytest.raises(ValueError, match="offset 0: .*the checksum of its"):
-            read_example(PositionedFile(changed), 0)
-    words = f"record at offset {2 * size}: it has {size - 16} bytes and the file ends"
-    with pytest.raises(ValueError, match=words):
-        read_example(file, offsets[2])
-    with pytest.raises(ValueError, match="the checksum of its length is wrong"):
-        read_example(file, 3)
-    with pytest.raises(ValueError, match="the file ends before its length"):
-        read_example(file, 10_000)
-    with pytest.raises(ValueError, match="holds 3 records .* not 3. Delete it and"):
-        record_offsets(file, 3)
-    file, _ = put(*records)
-    with pytest.raises(ValueError, match="holds 3 records to .*, not 2"):
-        record_offsets(file, 2)
+        words = "offset 0: .*the checksum of its"
+        refused(words, read_example, PositionedFile(changed), 0)
+    ends = f"record at offset {2 * size}: it has {size - 16} bytes and the file ends"
+    for at, words in (
+        (offsets[2], ends),
+        (3, "the checksum of its length is wrong"),
+        (10_000, "the file ends before its length"),
+    ):
+        refused(words, read_example, file, at)
+    words = "holds 3 records .* not 3. Delete it and"
+    refused(words, record_offsets, file, 3)
+    refused("holds 3 records to .*, not 2", record_offsets, put(*records)[0], 2)
 
 
 def test_reads_what_tensorflow_wrote_in_any_order(put, rng):
@@ -191,6 +181,4 @@ def test_other_messages_are_refused(put):
     words = r"a\.tfrecord: record at offset 0: it is no tf\.train\.Example with one"
     two_images = example(image=[b"a", b"b"])
     for record in (b"\xff\xff\xff", example(label=3), two_images, example(image=3)):
-        file, _ = put(record)
-        with pytest.raises(ValueError, match=words):
-            read_example(file, 0)
+        refused(words, read_example, put(record)[0], 0)

@@ -1,6 +1,8 @@
+import functools
 import json
 import os
 import pathlib
+import re
 import signal
 import subprocess
 import sys
@@ -8,10 +10,11 @@ import time
 
 import numpy as np
 import pytest
+from pictures import Files
+from refusals import refused
 
 from ekd_tf.data import JoinedSources
 from ekd_tf.data import SyntheticFaces
-from ekd_tf.data.source import Source
 from ekd_tf.data.source import Subset
 from ekd_tf.embedders import CacheWriter
 from ekd_tf.embedders import TeacherCache
@@ -21,20 +24,12 @@ from ekd_tf.embedders.cache import class_centres
 ROWS = np.random.default_rng(0).normal(size=(10, 2, 3)).astype(np.float32)
 
 
-class Labels(Source):
+class Labels(Files):
     """A source of nothing but labels."""
 
-    name, fingerprint = "labels", "of the labels"
-
     def __init__(self, labels=(1, 0, 2, 1, 1, 0, 0, 2, 1, 2)):
-        self.labels = np.array(labels, np.int32)
-        self.num_identities = int(self.labels.max()) + 1
-
-    def read(self, indices):
-        raise OSError("no images")
-
-    def describe(self, index):
-        return str(index)
+        super().__init__([None] * len(labels), labels)
+        self.name, self.fingerprint = "labels", "of the labels"
 
 
 class Teacher:
@@ -44,10 +39,8 @@ class Teacher:
 
 
 def note(**changes):
-    description = describe_cache(
-        Teacher(), Labels(), "t.keras", "folder:my faces", "float32"
-    )
-    return {**description, **changes}
+    arguments = Teacher(), Labels(), "t.keras", "folder:my faces", "float32"
+    return {**describe_cache(*arguments), **changes}
 
 
 def compute(first, until=10, rows=ROWS):
@@ -74,123 +67,104 @@ def test_what_is_written_is_read(tmp_path, dtype):
     np.testing.assert_array_equal(cache.rows, ROWS.astype(dtype))
     assert cache.rows.dtype == dtype
     assert (cache.fingerprint, cache.input_size) == ("of the teacher", 16)
-    assert cache.embedding_dim == 3
-    names = {path.name for path in cache.folder.iterdir()}
-    assert names == {"cache.json", "embeddings.bin"}
-    assert cache.plain == 2 and cache.drawn is None
+    assert (cache.embedding_dim, cache.plain, cache.drawn) == (3, 2, None)
+    times = {path: path.stat().st_mtime_ns for path in cache.folder.iterdir()}
+    assert {path.name for path in times} == {"cache.json", "embeddings.bin"}
+    # A whole cache is left as it is.
+    rows = CacheWriter(cache.folder, note(dtype=dtype)).write(pytest.fail)
+    np.testing.assert_array_equal(rows, cache.rows)
+    assert times == {path: path.stat().st_mtime_ns for path in cache.folder.iterdir()}
 
 
 def test_centres_are_means_of_unit_rows_of_both_views(tmp_path, monkeypatch):
-    labels = Labels().labels
-    expected = np.zeros((4, 3))
+    labels, expected = Labels().labels, np.zeros((4, 3))
     for label in range(3):
-        units = [
-            ROWS[i, view].astype(np.float64) / np.linalg.norm(ROWS[i, view])
-            for i in np.flatnonzero(labels == label)
-            for view in range(2)
-        ]
-        expected[label] = sum(units) / len(units)
-    found = class_centres(ROWS, labels, 4, views=2)
-    assert found.dtype == np.float32
-    np.testing.assert_allclose(found, expected, atol=1e-6)
-    # Three rows at a time.
-    monkeypatch.setattr("ekd_tf.embedders.cache._CHUNK", 3 * 2 * 3 * 8)
-    np.testing.assert_allclose(
-        class_centres(ROWS, labels, 4, views=2), expected, atol=1e-6
-    )
+        rows = np.float64(ROWS[labels == label]).reshape(-1, 3)
+        expected[label] = np.mean([row / np.linalg.norm(row) for row in rows], axis=0)
     # Drawn views count for nothing.
     more = np.concatenate([ROWS, 7 + ROWS[:, :1]], axis=1)
-    np.testing.assert_allclose(
-        class_centres(more, labels, 4, views=2), expected, atol=1e-6
-    )
+    # All at once and three rows at a time.
+    for chunk in (1 << 20, 3 * 2 * 3 * 8):
+        monkeypatch.setattr("ekd_tf.embedders.cache._CHUNK", chunk)
+        for rows in (ROWS, more):
+            found = class_centres(rows, labels, 4, views=2)
+            assert found.dtype == np.float32
+            np.testing.assert_allclose(found, expected, atol=1e-6)
     cache = TeacherCache(write(tmp_path, dtype="float16"))
     of_two = Subset(Labels(), [2, 0])
     np.testing.assert_allclose(cache.class_centres(of_two), expected[[2, 0]], atol=1e-3)
 
 
+@pytest.fixture
+def counted():
+    """Computes rows as `compute` does; `counted.firsts` are where it began."""
+
+    def counted(first, **arguments):
+        counted.firsts.append(first)
+        return compute(first, **arguments)
+
+    counted.firsts = []
+    return counted
+
+
 @pytest.mark.parametrize("kept", [23, 24])
-def test_goes_on_behind_the_last_whole_row(tmp_path, kept):
+def test_goes_on_behind_the_last_whole_row(tmp_path, counted, kept):
     interrupt(tmp_path)
     path = tmp_path / "embeddings.bin"
     path.write_bytes(path.read_bytes()[:kept])
-    firsts = []
-
-    def counted(first):
-        firsts.append(first)
-        return compute(first)
-
     CacheWriter(tmp_path, note()).write(counted)
     # 24 bytes are a row.
-    assert firsts == [kept // 24]
+    assert counted.firsts == [kept // 24]
     np.testing.assert_array_equal(TeacherCache(tmp_path).rows, ROWS)
 
 
-def test_a_whole_cache_is_left_as_it_is(tmp_path):
-    write(tmp_path)
-    times = {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
-    rows = CacheWriter(tmp_path, note()).write(
-        lambda first: pytest.fail("computed again")
-    )
-    np.testing.assert_array_equal(rows, ROWS)
-    assert times == {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
-
-
 def test_a_folder_of_another_cache_is_not_touched(tmp_path):
+    drawn = {"count": 2, "seed": 3, "augment": "crop:4"}
     for changes, words in (
         (
             {"teacher_fingerprint": "x"},
-            r"another teacher \(t.keras, now one whose files have changed since\)",
+            r"teacher \(t.keras, now one whose files have changed since\)",
         ),
         (
             {"source_fingerprint": "x", "source": "faces"},
-            r"another data \(labels, now faces\)",
+            r"data \(labels, now faces\)",
         ),
-        ({"dtype": "float16"}, r"another dtype \(float32, now float16\)"),
-        ({"views": 1}, "another number of views"),
+        ({"dtype": "float16"}, r"dtype \(float32, now float16\)"),
+        ({"views": 1}, "number of views"),
         (
-            {"drawn": {"count": 2, "seed": 3, "augment": "crop:4"}},
-            r"another drawn views \(none, now 2 of --augment=crop:4 by --seed=3\)",
+            {"drawn": drawn},
+            r"drawn views \(none, now 2 of --augment=crop:4 by --seed=3\)",
         ),
-        ({"input_size": 24}, "another input size of the teacher"),
+        ({"input_size": 24}, "input size of the teacher"),
     ):
         for make in (write, interrupt):
             folder = make(tmp_path / make.__name__)
             before = (folder / "embeddings.bin").read_bytes()
-            message = f"holds the cache of {words}.*another --output"
-            with pytest.raises(ValueError, match=message):
-                write(folder, **changes)
+            message = f"holds the cache of another {words}.*another --output"
+            refused(message, write, folder, **changes)
             assert (folder / "embeddings.bin").read_bytes() == before
 
 
-@pytest.mark.parametrize(
-    ("value", "dtype", "words"),
-    [
+def test_a_row_that_cannot_be_stored_ends_it(tmp_path):
+    for value, dtype, words in (
         (np.nan, "float32", "image 5 is not finite"),
         (1e5, "float16", r"image 5 does not fit float16 \(largest entry 100000\)"),
-    ],
-)
-def test_a_row_that_cannot_be_stored_ends_it(tmp_path, value, dtype, words):
-    rows = ROWS.copy()
-    rows[5, 1, 2] = value
-    with pytest.raises(ValueError, match=words):
-        write(tmp_path, rows, dtype=dtype)
-    write(tmp_path / "other", np.nan_to_num(rows))
+    ):
+        rows = ROWS.copy()
+        rows[5, 1, 2] = value
+        refused(words, write, tmp_path / dtype, rows, dtype=dtype)
+        write(tmp_path / f"other {dtype}", np.nan_to_num(rows))
 
 
 def test_says_how_to_write_or_finish_a_cache(tmp_path):
-    with pytest.raises(
-        ValueError,
-        match=r"holds no nowhere/cache.json. Write one: python -m ekd_tf.embed_t",
-    ):
-        TeacherCache(tmp_path / "nowhere")
+    words = r"holds no nowhere/cache.json. Write one: python -m ekd_tf.embed_t"
+    refused(words, TeacherCache, tmp_path / "nowhere")
     command = (
         "is unfinished, 6 of 10 images are done. Finish it: python -m "
         "ekd_tf.embed_teacher --teacher=t.keras '--data=folder:my faces' "
         f"--output={tmp_path} --dtype=float32"
     )
-    with pytest.raises(ValueError) as error:
-        TeacherCache(interrupt(tmp_path))
-    assert str(error.value).endswith(command)
+    refused(re.escape(command) + "$", TeacherCache, interrupt(tmp_path))
 
 
 def flip_a_bit(path):
@@ -205,29 +179,23 @@ def test_refuses_what_is_damaged(tmp_path):
         lambda path: path.write_bytes(path.read_bytes()[:-1]),
         flip_a_bit,
     ):
-        folder = tmp_path / harm.__name__
-        harm(write(folder) / "embeddings.bin")
-        message = "is damaged: .*embeddings.bin is missing or.*again"
-        with pytest.raises(ValueError, match=message):
-            TeacherCache(folder)
+        harm(write(tmp_path / harm.__name__) / "embeddings.bin")
+        words = "is damaged: .*embeddings.bin is missing or.*again"
+        refused(words, TeacherCache, tmp_path / harm.__name__)
 
 
 def test_refuses_other_images_by_both_names(tmp_path):
     cache = TeacherCache(write(tmp_path))
-    same = Labels()
+    same, others = Labels(), Labels()
     cache.check_source(same)
     cache.check_source(Subset(same, [2, 0]))
-    others = Labels()
     others.fingerprint, others.name = "other", "my faces"
-    with pytest.raises(
-        ValueError, match=r"It is of 10 images of labels, and --data has 10 of my faces"
-    ):
-        cache.check_source(others)
+    words = r"It is of 10 images of labels, and --data has 10 of my faces"
+    refused(words, cache.check_source, others)
     others.name = "labels"
-    with pytest.raises(ValueError, match="these have changed since: .*rsync -a"):
-        cache.check_source(others)
-    with pytest.raises(ValueError, match="--data has 9 of labels"):
-        cache.check_source(Labels(same.labels[:9]))
+    refused("these have changed since: .*rsync -a", cache.check_source, others)
+    fewer = Labels(same.labels[:9])
+    refused("--data has 9 of labels", cache.check_source, fewer)
     faces = SyntheticFaces(identities=2, images_per_identity=2, size=32)
     assert not cache.has(JoinedSources([faces, faces]))
 
@@ -236,14 +204,13 @@ def test_rejects_an_unknown_dtype_and_a_folder_that_cannot_be_made(tmp_path):
     with pytest.raises(ValueError, match="Did you mean 'float16'"):
         describe_cache(Teacher(), Labels(), "", "", "float61")
     (tmp_path / "file").write_text("")
-    with pytest.raises(ValueError, match="`output` must be a folder"):
-        CacheWriter(tmp_path / "file", note())
+    refused("`output` must be a folder", CacheWriter, tmp_path / "file", note())
 
 
 def test_shards_are_read_as_one(tmp_path):
     for index in (3, 1, 2):
         write(tmp_path, shard=(index, 3))
-    cache = TeacherCache(tmp_path)
+    cache, whole = TeacherCache(tmp_path), TeacherCache(write(tmp_path / "whole"))
     assert cache.rows.shape == (10, 2, 3) and len(cache.rows) == 10
     np.testing.assert_array_equal(cache.rows[:], ROWS)
     positions, views = np.array([9, 0, 4, 4, 3]), np.array([1, 0, 1, 0, 1])
@@ -251,32 +218,23 @@ def test_shards_are_read_as_one(tmp_path):
     np.testing.assert_array_equal(cache.rows[positions, views], ROWS[positions, views])
     assert cache.rows[np.array([], int)].shape == (0, 2, 3)
     assert cache.has(Labels())
-    whole = TeacherCache(write(tmp_path / "whole"))
-    np.testing.assert_array_equal(
-        cache.class_centres(Labels()), whole.class_centres(Labels())
-    )
+    centres = [each.class_centres(Labels()) for each in (cache, whole)]
+    np.testing.assert_array_equal(*centres)
 
 
-def test_each_shard_goes_on_by_itself(tmp_path):
+def test_each_shard_goes_on_by_itself(tmp_path, counted):
     write(tmp_path, shard=(1, 3))
-    firsts = []
-
-    def counted(first):
-        firsts.append(first)
-        return compute(first, until=6)
-
     # Images 3, 4 and 5.
     path = tmp_path / "shard-2-of-3" / "embeddings.bin"
     interrupt(tmp_path, rows=5, shard=(2, 3))
     path.write_bytes(path.read_bytes()[:30])
-    with pytest.raises(ValueError, match=r"lacks 1 of 3 shards.*--shard=3/3. Write it"):
-        TeacherCache(tmp_path)
+    words = r"lacks 1 of 3 shards.*--shard=3/3. Write it"
+    refused(words, TeacherCache, tmp_path)
     write(tmp_path, shard=(3, 3))
-    message = r"unfinished, 1 of 3 images.*--output=\S+ --dtype=float32 --shard=2/3$"
-    with pytest.raises(ValueError, match=message):
-        TeacherCache(tmp_path)
-    CacheWriter(tmp_path, note(), (2, 3)).write(counted)
-    assert firsts == [4]
+    words = r"unfinished, 1 of 3 images.*--output=\S+ --dtype=float32 --shard=2/3$"
+    refused(words, TeacherCache, tmp_path)
+    CacheWriter(tmp_path, note(), (2, 3)).write(functools.partial(counted, until=6))
+    assert counted.firsts == [4]
     np.testing.assert_array_equal(TeacherCache(tmp_path).rows[:], ROWS)
 
 
@@ -284,15 +242,13 @@ def test_refuses_shards_in_the_place_of_others(tmp_path):
     for index in (1, 2):
         write(tmp_path, shard=(index, 2))
     one, two = tmp_path / "shard-1-of-2", tmp_path / "shard-2-of-2"
-    with pytest.raises(ValueError, match="holds shard 2 of 2. Name it shard-2-of-2"):
-        TeacherCache(two)
+    refused("holds shard 2 of 2. Name it shard-2-of-2", TeacherCache, two)
     (tmp_path / "shard-0-of-2").mkdir()
     assert len(TeacherCache(tmp_path).rows) == 10
     one.rename(tmp_path / "aside")
     two.rename(one)
     (tmp_path / "aside").rename(two)
-    with pytest.raises(ValueError, match="shard-1-of-2 holds shard 2 of 2"):
-        TeacherCache(tmp_path)
+    refused("shard-1-of-2 holds shard 2 of 2", TeacherCache, tmp_path)
 
 
 def test_one_process_at_a_time_writes_a_folder(tmp_path):
@@ -309,23 +265,19 @@ def test_refuses_shards_that_do_not_belong_together(tmp_path):
     write(tmp_path, shard=(1, 2))
     write(tmp_path, shard=(2, 2), teacher_fingerprint="x", teacher="other.onnx")
     message = "shards of another teacher: t.keras in .*shard-1-of-2, other.onnx in .*2"
-    with pytest.raises(ValueError, match=message):
-        TeacherCache(tmp_path)
+    refused(message, TeacherCache, tmp_path)
     write(tmp_path, shard=(1, 3))
-    with pytest.raises(ValueError, match="several divisions, such as of 2 and of 3"):
-        TeacherCache(tmp_path)
-    with pytest.raises(ValueError, match="`--shard=1/11` must have an image"):
-        CacheWriter(tmp_path, note(), (1, 11))
+    refused("several divisions, such as of 2 and of 3", TeacherCache, tmp_path)
+    refused("`--shard=1/11` must have an image", CacheWriter, tmp_path, note(), (1, 11))
     for index in (1, 2):
         write(tmp_path / "two", shard=(index, 2))
     flip_a_bit(tmp_path / "two" / "shard-2-of-2" / "embeddings.bin")
-    with pytest.raises(ValueError, match="is damaged: .*2-of-2.*--shard=2/2"):
-        TeacherCache(tmp_path / "two")
+    refused("is damaged: .*2-of-2.*--shard=2/2", TeacherCache, tmp_path / "two")
 
 
 WRITER = """
 import sys, time
-sys.path.insert(0, {tests!r})
+sys.path[:0] = {tests!r}
 import test_cache
 
 def slow(first):
@@ -342,7 +294,8 @@ test_cache.CacheWriter({folder!r}, test_cache.note()).write(slow)
 @pytest.mark.slow
 def test_goes_on_after_a_kill(tmp_path):
     here = pathlib.Path(__file__).parent
-    code = WRITER.format(tests=str(here), folder=str(tmp_path))
+    tests = [str(here), str(here.parent)]
+    code = WRITER.format(tests=tests, folder=str(tmp_path))
     path = os.pathsep.join([str(here.parents[1]), os.environ.get("PYTHONPATH", "")])
     command = {
         "args": [sys.executable, "-c", code],
@@ -359,7 +312,6 @@ def test_goes_on_after_a_kill(tmp_path):
     done = rows.stat().st_size // 24
     assert done == 4
     assert json.loads((tmp_path / "writing.json").read_text())["images"] == 10
-    with pytest.raises(ValueError, match=f"unfinished, {done} of 10"):
-        TeacherCache(tmp_path)
+    refused(f"unfinished, {done} of 10", TeacherCache, tmp_path)
     assert subprocess.run(**command, timeout=300).returncode == 0
     np.testing.assert_array_equal(TeacherCache(tmp_path).rows, ROWS)

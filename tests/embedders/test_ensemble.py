@@ -1,6 +1,8 @@
 import numpy as np
 import pytest
 import tensorflow as tf
+from refusals import refused
+from toys import unit
 
 from ekd_tf.embedders import EnsembleEmbedder
 from ekd_tf.embedders import FrozenEmbedder
@@ -32,8 +34,7 @@ def matrix(seed, dim=6):
 
 
 def units(model, images):
-    rows = np.asarray(model(images), np.float64)
-    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    return unit(np.asarray(model(images), np.float64))
 
 
 @pytest.fixture
@@ -42,55 +43,46 @@ def images(rng):
 
 
 @pytest.mark.parametrize("traceable", [True, False])
-def test_teachers_of_one_space_are_averaged(images, traceable):
-    one = Linear(matrix(0), "a", traceable)
-    other = Linear(matrix(0) + 0.1 * matrix(1), "b")
+@pytest.mark.parametrize(("dim", "seed"), [(6, 0), (6, 7), (4, 7)])
+def test_cosines_are_the_mean_of_theirs(images, traceable, dim, seed):
+    of_other = matrix(0) + 0.1 * matrix(1) if seed == 0 else matrix(seed, dim)
+    one, other = Linear(matrix(0), "a", traceable), Linear(of_other, "b")
     both = EnsembleEmbedder([one, other])
-    assert both.embedding_dim == 6 and both.traceable == traceable
-    assert (both.traced() is None) == (not traceable)
-    expected = (units(one, images) + units(other, images)) / 2
-    np.testing.assert_allclose(both(images), expected, atol=1e-6)
-
-
-@pytest.mark.parametrize("traceable", [True, False])
-@pytest.mark.parametrize("dim", [6, 4])
-def test_cosines_of_others_are_the_mean_of_theirs(images, traceable, dim):
-    one, other = Linear(matrix(0), "a", traceable), Linear(matrix(7, dim), "b")
-    both = EnsembleEmbedder([one, other])
-    assert both.embedding_dim == 6 + dim
+    assert both.traceable == traceable == (both.traced() is not None)
+    each = units(one, images), units(other, images)
     rows = np.asarray(both(images), np.float64)
-    mean = sum(u @ u.T for u in (units(one, images), units(other, images))) / 2
-    np.testing.assert_allclose(rows @ rows.T, mean, atol=1e-6)
+    if seed == 0:
+        # Teachers of one space are averaged.
+        assert both.embedding_dim == 6
+        np.testing.assert_allclose(rows, sum(each) / 2, atol=1e-6)
+    else:
+        assert both.embedding_dim == 6 + dim
+        mean = sum(u @ u.T for u in each) / 2
+        np.testing.assert_allclose(rows @ rows.T, mean, atol=1e-6)
 
 
-def test_says_what_runs_its_models():
+def test_says_what_runs_its_models_and_knows_each_of_them():
     models = [Linear(matrix(0), name) for name in "abc"]
     assert EnsembleEmbedder(models).runtime == "TensorFlow"
     models[1].runtime = models[2].runtime = "onnxruntime (CPU)"
-    assert EnsembleEmbedder(models).runtime == "TensorFlow and onnxruntime (CPU)"
-    assert EnsembleEmbedder(models[1:]).runtime == "onnxruntime (CPU)"
-
-
-def test_each_of_its_models_counts_for_the_fingerprint():
-    models = [Linear(matrix(0), name) for name in "abc"]
-    prints = {EnsembleEmbedder(models[k : k + 2]).fingerprint for k in (0, 1)}
-    assert len(prints) == 2
+    first, last = EnsembleEmbedder(models[:2]), EnsembleEmbedder(models[1:])
+    assert first.fingerprint != last.fingerprint
+    assert first.runtime == "TensorFlow and onnxruntime (CPU)"
+    assert last.runtime == "onnxruntime (CPU)"
 
 
 def test_refuses_models_of_several_sizes_and_opens_what_is_joined(tmp_path):
     small, large = Linear(matrix(0), "a"), Linear(matrix(0), "b")
     large.input_size = 12
-    with pytest.raises(ValueError, match=r"images of one size: \{'a': 8, 'b': 12\}"):
-        EnsembleEmbedder([small, large])
-    with pytest.raises(ValueError, match="none.keras"):
-        open_embedder(f"{tmp_path}/none.keras+other.keras")
+    words = r"images of one size: \{'a': 8, 'b': 12\}"
+    refused(words, EnsembleEmbedder, [small, large])
     (tmp_path / "p+q").mkdir()
-    (tmp_path / "p+q" / "m+n.keras").write_text("no model")
-    for spec in (
-        f"{tmp_path}/p+q/m+n.keras",
-        f"insightface_mbf:{tmp_path}/p+q/m+n.keras",
+    path = tmp_path / "p+q" / "m+n.keras"
+    path.write_text("no model")
+    for spec, words in (
+        (f"{tmp_path}/none.keras+other.keras", "none.keras"),
+        (f"{path}+{path}", r"m\+n.keras"),
+        (f"insightface_mbf:{path}+insightface_mbf:{path}", r"m\+n.keras"),
+        (f"{path}+", r"A model is missing beside a \+"),
     ):
-        with pytest.raises(ValueError, match="m\\+n.keras"):
-            open_embedder(f"{spec}+{spec}")
-    with pytest.raises(ValueError, match="A model is missing beside a \\+"):
-        open_embedder(f"{tmp_path}/p+q/m+n.keras+")
+        refused(words, open_embedder, spec)

@@ -1,7 +1,8 @@
-import builtins
+import sys
 
 import numpy as np
 import pytest
+from refusals import refused
 
 from ekd_tf.embedders import OnnxEmbedder
 from ekd_tf.embedders import in_other_ranges
@@ -21,24 +22,19 @@ def write(tmp_path):
 
     def make(dtype="FLOAT", shape=("N", 3, 4, 4), outputs=1, weights=None, cast="Cast"):
         kinds, helper = onnx.TensorProto, onnx.helper
+        names = [f"out{k}" for k in range(outputs)]
+        to_float = {"to": kinds.FLOAT} if cast == "Cast" else {}
         nodes = [
-            helper.make_node(
-                cast, ["data"], ["x"], **({"to": 1} if cast == "Cast" else {})
-            ),
+            helper.make_node(cast, ["data"], ["x"], **to_float),
             helper.make_node("Flatten", ["x"], ["flat"]),
-            *(
-                helper.make_node("MatMul", ["flat", "matrix"], [f"out{k}"])
-                for k in range(outputs)
-            ),
+            *(helper.make_node("MatMul", ["flat", "matrix"], [n]) for n in names),
         ]
+        value = helper.make_tensor_value_info
         graph = helper.make_graph(
             nodes,
             "g",
-            [helper.make_tensor_value_info("data", getattr(kinds, dtype), shape)],
-            [
-                helper.make_tensor_value_info(f"out{k}", kinds.FLOAT, (shape[0], 5))
-                for k in range(outputs)
-            ],
+            [value("data", getattr(kinds, dtype), shape)],
+            [value(name, kinds.FLOAT, (shape[0], 5)) for name in names],
             [onnx.numpy_helper.from_array(MATRIX, "matrix")],
         )
         opset = [helper.make_opsetid("", 17)]
@@ -51,17 +47,20 @@ def write(tmp_path):
     return make
 
 
-@pytest.mark.parametrize(
-    ("dtype", "batch"), [("FLOAT", "N"), ("UINT8", 1), ("FLOAT16", 2)]
-)
-def test_embeds_channels_first(rng, write, dtype, batch):
-    model = OnnxEmbedder(write(dtype, (batch, 3, 4, 4)))
-    images = rng.integers(0, 256, (3, 4, 4, 3), np.uint8)
-    found = model(images)
-    expected = images.transpose(0, 3, 1, 2).reshape(3, 48) @ MATRIX
-    assert (model.input_size, model.embedding_dim) == (4, 5)
-    assert found.dtype == np.float32
-    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+def draw(rng, count=3):
+    """Returns images and what models of `write` give for their pixels."""
+    images = rng.integers(0, 256, (count, 4, 4, 3), np.uint8)
+    return images, images.transpose(0, 3, 1, 2).reshape(count, 48) @ MATRIX
+
+
+def test_embeds_channels_first(rng, write):
+    images, expected = draw(rng)
+    for dtype, batch in (("FLOAT", "N"), ("UINT8", 1), ("FLOAT16", 2)):
+        model = OnnxEmbedder(write(dtype, (batch, 3, 4, 4)))
+        found = model(images)
+        assert (model.input_size, model.embedding_dim) == (4, 5)
+        assert found.dtype == np.float32
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_embeds_channels_last_scales_and_takes_blue_first(rng, write):
@@ -76,15 +75,13 @@ def test_weights_in_a_file_of_their_own_count(rng, write, tmp_path, monkeypatch)
     # As from another folder than the model's.
     monkeypatch.chdir("/")
     model = OnnxEmbedder(path)
-    images = rng.integers(0, 256, (3, 4, 4, 3), np.uint8)
-    expected = images.transpose(0, 3, 1, 2).reshape(3, 48) @ MATRIX
+    images, expected = draw(rng)
     np.testing.assert_allclose(model(images), expected, rtol=1e-4, atol=1e-4)
     weights = tmp_path / "weights.bin"
     weights.write_bytes(bytes(4) + weights.read_bytes()[4:])
     assert OnnxEmbedder(path).fingerprint != model.fingerprint
     weights.unlink()
-    with pytest.raises(ValueError, match="m.onnx cannot be loaded: .*weights.bin"):
-        OnnxEmbedder(path)
+    refused("m.onnx cannot be loaded: .*weights.bin", OnnxEmbedder, path)
 
 
 def test_weights_within_inner_graphs_are_found():
@@ -108,32 +105,22 @@ def test_weights_within_inner_graphs_are_found():
 
 
 def test_says_what_is_wrong(write, tmp_path):
-    with pytest.raises(ValueError, match="one of that shape named 'embedding'"):
-        OnnxEmbedder(write(outputs=2))
-    with pytest.raises(ValueError, match="one input of float, float16 or uint8"):
-        OnnxEmbedder(write("INT64"))
-    with pytest.raises(ValueError, match="none.onnx cannot be loaded: "):
-        OnnxEmbedder(tmp_path / "none.onnx")
-    (tmp_path / "bad.onnx").write_bytes(b"no model")
-    with pytest.raises(ValueError, match="bad.onnx cannot be loaded: "):
-        OnnxEmbedder(tmp_path / "bad.onnx")
-    with pytest.raises(ValueError, match="color"):
-        OnnxEmbedder(tmp_path / "bad.onnx", color="grb")
-    with pytest.raises(ValueError, match="`high` must be in"):
-        OnnxEmbedder(tmp_path / "bad.onnx", 1, -1)
+    bad = tmp_path / "bad.onnx"
+    bad.write_bytes(b"no model")
+    for path, arguments, words in (
+        (lambda: write(outputs=2), (), "one of that shape named 'embedding'"),
+        (lambda: write("INT64"), (), "one input of float, float16 or uint8"),
+        (lambda: tmp_path / "none.onnx", (), "none.onnx cannot be loaded: "),
+        (lambda: bad, (), "bad.onnx cannot be loaded: "),
+        (lambda: bad, (0, 255, "grb"), "color"),
+        (lambda: bad, (1, -1), "`high` must be in"),
+    ):
+        refused(words, OnnxEmbedder, path(), *arguments)
 
 
 def test_says_what_to_install(monkeypatch):
-    real = builtins.__import__
-
-    def without(name, *arguments, **keywords):
-        if name == "onnxruntime":
-            raise ImportError(name)
-        return real(name, *arguments, **keywords)
-
-    monkeypatch.setattr(builtins, "__import__", without)
-    with pytest.raises(ValueError, match=r"pip install '.\[onnx\]'"):
-        OnnxEmbedder("m.onnx")
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    refused(r"pip install '.\[onnx\]'", OnnxEmbedder, "m.onnx")
 
 
 def messages(caplog):
@@ -202,5 +189,4 @@ def test_a_chosen_provider_keeps_the_model_outside_the_step(write, caplog):
     assert model.traced() is None
     (message,) = messages(caplog)
     assert message.endswith("by onnxruntime (CPUExecutionProvider), outside the step.")
-    with pytest.raises(ValueError, match="choose what runs an .onnx file"):
-        open_embedder("model.keras@cpu")
+    refused("choose what runs an .onnx file", open_embedder, "model.keras@cpu")

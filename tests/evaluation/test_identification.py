@@ -3,6 +3,8 @@ import json
 
 import numpy as np
 import pytest
+from toys import people
+from toys import unit
 
 from ekd_tf.evaluation import IdentificationEvaluation
 from ekd_tf.evaluation import Models
@@ -22,10 +24,9 @@ class Labelled:
         return len(self.labels)
 
 
-def draw(rng, identities=30, images=4, noise=1.0, dim=8):
-    labels = np.repeat(np.arange(identities), images)
-    centres = rng.normal(size=(identities, dim))[labels]
-    return Labelled(labels, centres + noise * rng.normal(size=centres.shape))
+def draw(rng, identities=30, images=4):
+    embeddings, labels = people(rng, identities, images, 8)
+    return Labelled(labels, embeddings)
 
 
 def model(source):
@@ -34,10 +35,6 @@ def model(source):
 
 # What a report says of a `SourceEmbedder`.
 model.view = "one image"
-
-
-def unit(rows):
-    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
 
 def test_divides_images_into_gallery_probes_and_unknown(rng):
@@ -79,13 +76,7 @@ def test_rates_match_loops_in_report_text_and_json(rng, tmp_path):
     written = json.loads((tmp_path / "faces.json").read_text())
     assert written["teacher"] == written["student"]
     assert written["student"]["tpir"].keys() == {"1e-2", "1e-1"}
-    words = [
-        "| teacher ",
-        "rank-1 of 150",
-        "TPIR@1e-2",
-        "gallery of 24",
-        "of one image.",
-    ]
+    words = "| teacher ", "rank-1 of 150", "TPIR@1e-2", "gallery of 24", "of one image."
     assert all(each in result.text for each in words)
     assert result.scalars()["faces/rank_1_of_10_distractors"] == report.rank_1[10]
 

@@ -1,13 +1,9 @@
 import numpy as np
-import pytest
 from PIL import Image
 
 from ekd_tf.data import SyntheticFaces
+from ekd_tf.evaluation import plots
 from ekd_tf.evaluation.gap import GapPoint
-from ekd_tf.evaluation.plots import contact_sheet
-from ekd_tf.evaluation.plots import new_figure
-from ekd_tf.evaluation.plots import plot_roc
-from ekd_tf.evaluation.plots import plot_similarities
 from ekd_tf.evaluation.tables import format_table
 from ekd_tf.metrics import ROC
 
@@ -26,7 +22,7 @@ def test_roc_is_drawn_and_written(rng, tmp_path):
         for name, shift in (("teacher", 4), ("student", 3), ("other", 0))
     }
     curves["collapsed"] = ([0.0, 1.0], [0.0, 1.0])
-    image = plot_roc(curves, tmp_path / "roc.png", "title")
+    image = plots.plot_roc(curves, tmp_path / "roc.png", "title")
     check_picture(image)
     with Image.open(tmp_path / "roc.png") as written:
         np.testing.assert_array_equal(np.asarray(written.convert("RGB")), image)
@@ -36,7 +32,7 @@ def test_similarities_are_drawn(rng):
     roc = ROC.of(rng.normal(0.5, 0.1, 500), rng.normal(0, 0.1, 4000))
     # Thresholds close together, equal, outside the scores and missing.
     thresholds = {1e-1: 0.3, 1e-2: 0.31, 1e-3: 0.31, 1e-4: 1.5, 1e-5: None}
-    check_picture(plot_similarities(roc, thresholds, "title"))
+    check_picture(plots.plot_similarities(roc, thresholds, "title"))
 
 
 POINT = GapPoint(
@@ -51,17 +47,12 @@ POINT = GapPoint(
 )
 
 
-@pytest.fixture(scope="module")
-def source():
-    return SyntheticFaces(identities=3, images_per_identity=2, size=112)
-
-
-def test_shows_the_faces_of_every_pair(source):
-    sheet = contact_sheet(source, POINT)
+def test_shows_the_faces_of_every_pair():
+    source = SyntheticFaces(identities=3, images_per_identity=2, size=112)
+    sheet = plots.contact_sheet(source, POINT)
     assert sheet.dtype == np.uint8 and sheet.ndim == 3
-    faces = source.read(np.arange(6))
     # Image 0 stands in two pairs, image 5 in none.
-    for face, places in zip(faces, (2, 1, 1, 1, 1, 0)):
+    for face, places in zip(source.read(np.arange(6)), (2, 1, 1, 1, 1, 0)):
         corners = np.argwhere((sheet[:-111, :-111] == face[0, 0]).all(axis=2))
         found = sum(
             np.array_equal(sheet[top : top + 112, left : left + 112], face)
@@ -71,7 +62,7 @@ def test_shows_the_faces_of_every_pair(source):
 
 
 def test_a_name_that_is_no_utf8_is_drawn_with_escapes():
-    figure, _ = new_figure("v\udce9lo")
+    figure, _ = plots.new_figure("v\udce9lo")
     assert figure._suptitle.get_text() == "v\\udce9lo"
 
 

@@ -5,9 +5,7 @@ import os
 
 import pytest
 
-from ekd_tf.files.atomic import naming
-from ekd_tf.files.atomic import write_aside
-from ekd_tf.files.atomic import write_text
+from ekd_tf.files import atomic
 
 
 def test_crash_between_write_and_rename_leaves_the_old_file(tmp_path, monkeypatch):
@@ -20,7 +18,7 @@ def test_crash_between_write_and_rename_leaves_the_old_file(tmp_path, monkeypatc
 
     monkeypatch.setattr(os, "replace", kill)
     with pytest.raises(KeyboardInterrupt):
-        write_aside(path, lambda file: file.write(b"new"))
+        atomic.write_aside(path, lambda file: file.write(b"new"))
     assert path.read_bytes() == b"old"
 
 
@@ -34,7 +32,7 @@ def test_bytes_are_on_disk_before_the_rename(tmp_path, monkeypatch):
     monkeypatch.setattr(
         os, "replace", lambda *names: (calls.append(("replace", 0)), replace(*names))
     )
-    write_aside(tmp_path / "file", lambda file: file.write(b"12345"))
+    atomic.write_aside(tmp_path / "file", lambda file: file.write(b"12345"))
     assert (tmp_path / "file").read_bytes() == b"12345"
     assert os.listdir(tmp_path) == ["file"]
     # The whole file, the rename, then the folder.
@@ -49,18 +47,18 @@ def test_a_full_disk_is_an_error_with_the_path_and_the_old_bytes_stay(tmp_path):
     path = tmp_path / "file"
     path.write_bytes(b"old")
     with pytest.raises(OSError, match="No space left on device") as error:
-        write_aside(path, write)
+        atomic.write_aside(path, write)
     assert (error.value.errno, error.value.filename) == (errno.ENOSPC, str(path))
     assert path.read_bytes() == b"old"
     assert os.listdir(tmp_path) == ["file"]
 
 
 def test_an_error_that_names_a_file_keeps_its_name(tmp_path):
-    with pytest.raises(FileNotFoundError) as error, naming(tmp_path / "other"):
+    with pytest.raises(FileNotFoundError) as error, atomic.naming(tmp_path / "other"):
         open(tmp_path / "missing")
     assert error.value.filename == str(tmp_path / "missing")
 
 
 def test_text_keeps_names_of_files_that_are_not_utf8(tmp_path):
-    write_text(tmp_path / "report.md", "Zürich \udce9\n")
+    atomic.write_text(tmp_path / "report.md", "Zürich \udce9\n")
     assert (tmp_path / "report.md").read_bytes() == "Zürich ".encode() + b"\xe9\n"

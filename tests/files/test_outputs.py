@@ -1,6 +1,6 @@
 """Outputs that cannot be written are found out before anything is computed."""
 
-import pytest
+from refusals import refused
 
 from ekd_tf.files.outputs import check_file
 from ekd_tf.files.outputs import make_folder
@@ -17,16 +17,12 @@ def test_makes_what_is_missing(tmp_path):
 
 
 def test_refuses_what_cannot_be_written(tmp_path):
-    (tmp_path / "file").write_text("x")
-    for make, kind, long in ((make_folder, "folder", 256), (check_file, "file", 252)):
-        for path in (tmp_path / "file" / "x", "/proc/x/y", tmp_path / ("n" * long)):
-            with pytest.raises(ValueError, match=WORDS.format(kind, path)):
-                make("out", path)
-
-
-def test_a_folder_is_no_file_and_a_file_no_folder(tmp_path):
-    with pytest.raises(ValueError, match=WORDS.format("file", "It is a folder")):
-        check_file("out", tmp_path)
-    (tmp_path / "file").write_text("x")
-    with pytest.raises(ValueError, match=WORDS.format("folder", "File exists")):
-        make_folder("out", tmp_path / "file")
+    file = tmp_path / "file"
+    file.write_text("x")
+    for make, kind, long, (other, reason) in (
+        (make_folder, "folder", 256, (file, "File exists")),
+        (check_file, "file", 252, (tmp_path, "It is a folder")),
+    ):
+        for path in (file / "x", "/proc/x/y", tmp_path / ("n" * long)):
+            refused(WORDS.format(kind, path), make, "out", path)
+        refused(WORDS.format(kind, reason), make, "out", other)

@@ -1,5 +1,6 @@
 """Tools are scripts: they are loaded by path, without leaving their flags behind."""
 
+import functools
 import importlib.util
 import pathlib
 import re
@@ -7,6 +8,7 @@ import sys
 
 import pytest
 from absl.flags import FLAGS
+from commands import run
 
 TOOLS = pathlib.Path(__file__).parents[2] / "tools"
 
@@ -26,3 +28,15 @@ def load_tool():
         return module
 
     return load
+
+
+@pytest.fixture(scope="module")
+def tool(request, load_tool):
+    """The tool that a module of tests names in `TOOL`."""
+    return load_tool(request.module.TOOL)
+
+
+@pytest.fixture
+def run_tool(tool):
+    """Runs that tool as a command."""
+    return functools.partial(run, pathlib.Path(tool.__file__))

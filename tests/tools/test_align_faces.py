@@ -6,15 +6,16 @@ import pathlib
 
 import numpy as np
 import pytest
+from pictures import face
+from pictures import pixels
+from pictures import with_orientation
 from PIL import Image
+from refusals import refused
 
 from ekd_tf.data.alignment import ARCFACE_TEMPLATE
 from ekd_tf.data.alignment import align
 
-
-@pytest.fixture(scope="module")
-def tool(load_tool):
-    return load_tool("align_faces")
+TOOL = "align_faces"
 
 
 @pytest.fixture
@@ -26,15 +27,15 @@ def settings(tool, tmp_path):
 @pytest.fixture
 def photos(settings, rng):
     """Three smooth photographs in folders, and a file that is none."""
-    pixels = {}
+    found = {}
     for name in ("ann/1.png", "ann/2.png", "bob/x y.png"):
-        coarse = rng.integers(0, 256, (6, 9, 3), dtype=np.uint8)
         path = settings.photos / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(coarse).resize((180, 120), Image.Resampling.BICUBIC).save(path)
-        pixels[name] = np.asarray(Image.open(path))
+        image = face(rng, 120, 180)
+        image.save(path)
+        found[name] = pixels(image)
     (settings.photos / "bob" / "notes.txt").write_text("no photograph")
-    return pixels
+    return found
 
 
 def points_of(shift):
@@ -42,9 +43,9 @@ def points_of(shift):
 
 
 def assert_face(path, image, points, size=112):
-    with Image.open(path) as face:
-        assert face.size == (size, size)
-        error = np.abs(np.asarray(face, int) - align(image, points, size))
+    with Image.open(path) as found:
+        assert found.size == (size, size)
+        error = np.abs(np.asarray(found, int) - align(image, points, size))
     # JPEG of smooth pixels, without subsampling.
     assert error.mean() < 3
 
@@ -114,19 +115,13 @@ def test_a_detector_decides_by_the_rule_and_a_turned_photograph_is_turned(
 ):
     name = "ann/1.png"
     upright = photos[name]
-    exif = Image.Exif()
-    # Orientation 6: stored a quarter turn to the left of upright.
-    exif[0x0112] = 6
-    stored = Image.fromarray(np.rot90(upright).copy())
-    stored.save(settings.photos / name, exif=exif)
+    (settings.photos / name).write_bytes(with_orientation(upright, 6))
     seen = []
 
     def find_faces(path, image):
         seen.append(image)
-        return [
-            tool.Face((0, 0, 10, 10), points_of([0, 0])),
-            tool.Face((0, 0, 20, 20), points_of([50, 10])),
-        ]
+        small = tool.Face((0, 0, 10, 10), points_of([0, 0]))
+        return [small, tool.Face((0, 0, 20, 20), points_of([50, 10]))]
 
     assert tool.align_photo(name, settings, find_faces) is None
     np.testing.assert_array_equal(seen[0], upright)
@@ -150,17 +145,19 @@ class FakeNetwork:
     """Finds one face at a fixed share of whatever it is shown."""
 
     confidence = 0.99
+    # In hundredths of the width.
+    points = {
+        "nose": (30, 20),
+        "left_eye": (20, 10),
+        "right_eye": (40, 10),
+        "mouth_left": (22, 30),
+        "mouth_right": (38, 30),
+    }
 
     def detect_faces(self, image, min_face_size):
         self.shown, self.min_face_size = image.shape, min_face_size
         unit = image.shape[1] / 100
-        points = {
-            "nose": (30 * unit, 20 * unit),
-            "left_eye": (20 * unit, 10 * unit),
-            "right_eye": (40 * unit, 10 * unit),
-            "mouth_left": (22 * unit, 30 * unit),
-            "mouth_right": (38 * unit, 30 * unit),
-        }
+        points = {name: (x * unit, y * unit) for name, (x, y) in self.points.items()}
         box = [10 * unit, 5 * unit, 40 * unit, 35 * unit]
         return [{"box": box, "confidence": self.confidence, "keypoints": points}]
 
@@ -183,15 +180,13 @@ def test_faces_are_found_in_pixels_of_the_photograph(tool, settings):
 
 def test_what_cannot_be_aligned_stops_at_once(tool, settings, photos, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(ValueError, match=r"pip install '\.\[align\]'"):
-        tool.main(settings)
+    refused(r"pip install '\.\[align\]'", tool.main, settings)
     landmarks = {str(settings.photos / name): points_of([20, 0]) for name in photos}
     words = "such as ann/1.png. Received none of its 3 photographs, but /.*ann/1.png"
-    with pytest.raises(ValueError, match=words):
-        tool.align_all(settings, landmarks)
+    refused(words, tool.align_all, settings, landmarks)
     (settings.photos / "ann" / "1.jpg").write_bytes(b"")
-    with pytest.raises(ValueError, match="ann/1.jpg and ann/1.png would both become"):
-        tool.align_all(settings, None)
+    words = "ann/1.jpg and ann/1.png would both become"
+    refused(words, tool.align_all, settings, None)
     assert not settings.output.exists()
 
 
@@ -208,8 +203,7 @@ def test_reads_landmarks(tool, tmp_path):
         ("a.jpg" + " 1" * 10 + "\na.jpg" + " 2" * 10, r":2 names a.jpg a second time"),
     ):
         path.write_text(text)
-        with pytest.raises(ValueError, match=words):
-            tool.read_landmarks(path)
+        refused(words, tool.read_landmarks, path)
 
 
 @pytest.mark.realdata

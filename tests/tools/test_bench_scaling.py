@@ -5,13 +5,10 @@ import math
 import pytest
 import toys
 
+TOOL = "benchmarks/bench_scaling"
+
 # Benchmarks run at night: nobody trains with them.
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module")
-def tool(load_tool):
-    return load_tool("benchmarks/bench_scaling")
 
 
 def test_counts_of_a_traced_step_are_those_of_the_formula(tool, two_replicas):

@@ -4,30 +4,24 @@ import dataclasses
 import io
 import json
 import os
-import pathlib
 
 import numpy as np
 import pytest
 import records
-from commands import run
+from pictures import flat
+from pictures import with_orientation
 from PIL import Image
+from refusals import refused
 
 from ekd_tf.data import read_pairs
 from ekd_tf.data.unreadable import Unreadable
 from ekd_tf.run import factory
 
-TOOL = pathlib.Path(__file__).parents[2] / "tools" / "convert_dataset.py"
+TOOL = "convert_dataset"
 
 
-@pytest.fixture(scope="module")
-def tool(load_tool):
-    return load_tool("convert_dataset")
-
-
-def face(value, size=8):
-    file = io.BytesIO()
-    Image.fromarray(np.full((size, size, 3), value, np.uint8)).save(file, "JPEG")
-    return file.getvalue()
+def face(value):
+    return flat(value, form="JPEG")
 
 
 @pytest.fixture
@@ -62,16 +56,15 @@ def test_images_keep_their_bytes_from_format_to_format(tool, tmp_path, source, l
     previous = source
     for k, to in enumerate(("recordio", "tfrecord", "webdataset", "recordio")):
         out = tmp_path / f"out{k}"
-        done = tool.convert(previous, to, out, shard_size=4)
-        assert done == (6, 0)
+        assert tool.convert(previous, to, out, shard_size=4) == (6, 0)
         assert lines[2 * k :] == [(str(out), 6, "images"), 6]
         previous = factory.make_source(f"{to}:{out}")
         assert everything(previous) == everything(source)
-    first, last = tmp_path / "out0", tmp_path / "out3"
-    assert {
-        f: (first / f).read_bytes() for f in os.listdir(first) if "npz" not in f
-    } == {f: (last / f).read_bytes() for f in os.listdir(last) if "npz" not in f}
-    assert (first / "property").read_text() == "3,8,8"
+    first, last = (
+        {p.name: p.read_bytes() for p in out.iterdir() if p.suffix != ".npz"}
+        for out in (tmp_path / "out0", tmp_path / "out3")
+    )
+    assert first == last and first["property"] == b"3,8,8"
     assert not list(tmp_path.glob("*.partial"))
 
 
@@ -83,10 +76,7 @@ def test_drawn_faces_become_png(tool, tmp_path):
     np.testing.assert_array_equal(pixels, drawn.read(np.arange(4)))
 
 
-@pytest.mark.parametrize("to", ["recordio", "tfrecord", "webdataset"])
-def test_an_interrupted_conversion_is_gone_on_with(
-    tool, tmp_path, source, to, monkeypatch
-):
+def test_an_interrupted_conversion_is_gone_on_with(tool, tmp_path, source, monkeypatch):
     monkeypatch.setattr(tool, "CHUNK", 2)
     monkeypatch.setattr("dataset_writers._SYNC_BYTES", 1)
     reads = []
@@ -99,35 +89,32 @@ def test_an_interrupted_conversion_is_gone_on_with(
         return real(indices)
 
     monkeypatch.setattr(source, "read", read)
-    out = tmp_path / "out"
-    with pytest.raises(KeyboardInterrupt):
-        tool.convert(source, to, out, 2)
-    assert not out.exists()
-    # The first image for its size, then two at a time; four were written.
-    assert reads == [[0], [0, 1], [2, 3], [4, 5]]
-    assert tool.convert(source, to, out, 2) == (6, 4)
-    assert reads[4:] == [[0], [4, 5]]
-    assert everything(factory.make_source(f"{to}:{out}")) == everything(source)
-    assert sorted(os.listdir(tmp_path)) == ["faces", "out"]
+    for to in ("recordio", "tfrecord", "webdataset"):
+        reads.clear()
+        out = tmp_path / to
+        refused(None, tool.convert, source, to, out, 2, error=KeyboardInterrupt)
+        assert not out.exists()
+        # The first image for its size, then two at a time; four were written.
+        assert reads == [[0], [0, 1], [2, 3], [4, 5]]
+        assert tool.convert(source, to, out, 2) == (6, 4)
+        assert reads[4:] == [[0], [4, 5]]
+        assert everything(factory.make_source(f"{to}:{out}")) == everything(source)
+    assert len(os.listdir(tmp_path)) == 4
 
 
 def test_what_is_there_is_never_overwritten(tool, tmp_path, source):
-    out = tmp_path / "out"
-    (tmp_path / "out.partial").mkdir()
-    (tmp_path / "out.partial" / "mine.txt").write_text("x")
+    out, partial = tmp_path / "out", tmp_path / "out.partial"
+    partial.mkdir()
+    (partial / "mine.txt").write_text("x")
     words = r"out\.partial holds the unfinished conversion of something else. Finish"
-    with pytest.raises(ValueError, match=words):
-        tool.convert(source, "recordio", out)
+    refused(words, tool.convert, source, "recordio", out)
     plan = {"source": "another", "images": "", "to": "recordio", "shard_size": None}
-    (tmp_path / "out.partial" / tool.PLAN_FILE).write_text(json.dumps(plan))
-    with pytest.raises(ValueError, match="unfinished conversion of something else"):
-        tool.convert(source, "recordio", out)
+    (partial / tool.PLAN_FILE).write_text(json.dumps(plan))
+    refused(words, tool.convert, source, "recordio", out)
     out.mkdir()
     (out / "a").write_text("x")
-    with pytest.raises(
-        ValueError, match="out exists. Choose another --output or delete"
-    ):
-        tool.convert(source, "recordio", out)
+    words = "out exists. Choose another --output or delete"
+    refused(words, tool.convert, source, "recordio", out)
 
 
 def test_listed_images_are_left_out_and_identities_numbered_anew(
@@ -215,31 +202,35 @@ def test_verify_lists_every_damaged_record_of_a_cut_tfrecord_set(
     assert left == source.read([1, 2, 3])
 
 
-def test_verify_opens_damaged_sets_and_says_how_many_are_turned(tmp_path):
-    exif = Image.Exif()
-    exif[0x0112] = 8
-    file = io.BytesIO()
-    Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(file, "JPEG", exif=exif)
-    entries = records.insightface([(0, face(1)), (0, file.getvalue()), (1, face(2))])
+def test_verify_opens_damaged_sets_and_says_how_many_are_turned(tool, tmp_path, capsys):
+    turned = with_orientation(np.zeros((8, 8, 3), np.uint8), 8, "JPEG")
+    entries = records.insightface([(0, face(1)), (0, turned), (1, face(2))])
     records.write(tmp_path, entries)
-    path = tmp_path / "train.rec"
+    path, found = tmp_path / "train.rec", tmp_path / "l.tsv"
     path.write_bytes(b"x" + path.read_bytes()[1:])
-    arguments = "--verify", f"--list={tmp_path / 'l.tsv'}", "--min_images=1"
-    done = run(TOOL, f"--data=recordio:{path}", *arguments)
-    assert done.returncode == 0, done.stderr
-    assert "1 undecodable" in done.stdout
-    assert "1 have an EXIF orientation and are read upright" in done.stdout
-    assert list(listed(tmp_path / "l.tsv")) == [0]
+    arguments = {"verify": True, "list": str(found), "min_images": 1}
+    tool.main(tool.ConvertSettings(data=f"recordio:{path}", **arguments))
+    text = capsys.readouterr().out
+    assert "1 undecodable" in text
+    assert "1 have an EXIF orientation and are read upright" in text
+    assert list(listed(found)) == [0]
+
+
+# Its fast siblings call `main`.
+@pytest.mark.slow
+def test_the_command_takes_its_settings_from_flags(run_tool):
+    done = run_tool("--to=recordio")
+    assert done.returncode != 0 and "--data" in done.stderr
+    done = run_tool("--data=synthetic:identities=3,images=2,size=32", "--verify")
+    assert done.returncode == 1 and "holds no image files" in done.stderr
 
 
 def test_the_command_converts_or_says_why_not(tool, tmp_path, source, capsys):
-    out = tmp_path / "out"
-    settings = tool.ConvertSettings(
-        data=f"folder:{tmp_path}/faces", to="recordio", output=str(out)
-    )
+    out = str(tmp_path / "out")
+    faces = f"folder:{tmp_path}/faces"
+    settings = tool.ConvertSettings(data=faces, to="recordio", output=out)
     tool.main(settings)
-    text = capsys.readouterr()
-    assert f"Wrote 6 images to recordio:{out}" in text.out
+    assert f"Wrote 6 images to recordio:{out}" in capsys.readouterr().out
     drawn = "synthetic:identities=3,images=2,size=32"
     for changes, words in (
         ({}, f"{out} exists. Choose another"),
@@ -248,24 +239,17 @@ def test_the_command_converts_or_says_why_not(tool, tmp_path, source, capsys):
         ({"to": "pairs"}, "`--pairs` and `--to=pairs` go together"),
         ({"to": None, "verify": True, "data": drawn}, "holds no image files"),
     ):
-        with pytest.raises(ValueError, match=words):
-            tool.main(dataclasses.replace(settings, **changes))
+        refused(words, tool.main, dataclasses.replace(settings, **changes))
 
 
 def test_pairs_of_a_list(tool, tmp_path):
+    (tmp_path / "Ann").mkdir()
     for k in (1, 2):
-        (tmp_path / "Ann").mkdir(exist_ok=True)
         (tmp_path / "Ann" / f"Ann_{k:04d}.png").write_bytes(face(k))
-    (tmp_path / "pairs.txt").write_text("Ann\t1\t2\n")
-    out = tmp_path / "ann.bin"
-    settings = tool.ConvertSettings(
-        data=f"folder:{tmp_path}",
-        to="pairs",
-        output=str(out),
-        pairs=str(tmp_path / "pairs.txt"),
-        suffix=".png",
-    )
-    tool.main(settings)
+    pairs, out = tmp_path / "pairs.txt", str(tmp_path / "ann.bin")
+    pairs.write_text("Ann\t1\t2\n")
+    settings = {"to": "pairs", "output": out, "pairs": str(pairs), "suffix": ".png"}
+    tool.main(tool.ConvertSettings(data=f"folder:{tmp_path}", **settings))
     assert read_pairs(out).images.read([1]) == [face(2)]
-    with pytest.raises(ValueError, match="takes --data=folder:DIR. Received: tface:x"):
-        tool.main(dataclasses.replace(settings, data="tface:x"))
+    words = "takes --data=folder:DIR. Received: tface:x"
+    refused(words, tool.main, tool.ConvertSettings(data="tface:x", **settings))

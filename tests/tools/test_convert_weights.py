@@ -1,17 +1,15 @@
 """tools/convert_weights.py: a torch state_dict becomes a `.keras` file."""
 
-import pathlib
-
 import numpy as np
 import pytest
 import torch_states
-from commands import run
+from refusals import refused
 
 from ekd_tf.embedders import KerasEmbedder
 from ekd_tf.models import build_from_torch
 from ekd_tf.models import ir
 
-TOOL = pathlib.Path(__file__).parents[2] / "tools" / "convert_weights.py"
+TOOL = "convert_weights"
 FAMILY = "tface_ir_18"
 
 
@@ -23,10 +21,9 @@ def weights(tmp_path_factory):
     return state, path
 
 
-@pytest.fixture
-def tool(load_tool, monkeypatch):
+@pytest.fixture(autouse=True)
+def short(monkeypatch):
     monkeypatch.setitem(ir.IR_BLOCKS, 18, (1, 1, 1, 1))
-    return load_tool("convert_weights")
 
 
 def test_writes_a_model_of_rgb_pixels(tool, weights, tmp_path, capsys):
@@ -43,20 +40,18 @@ def test_writes_a_model_of_rgb_pixels(tool, weights, tmp_path, capsys):
 
 
 def test_writes_nothing_it_does_not_trust(tool, weights, tmp_path):
-    out = tmp_path / "w.keras"
-    with pytest.raises(ValueError, match=r"`output` must be a .keras file"):
-        tool.convert(FAMILY, weights[1], tmp_path / "w.h5")
-    with pytest.raises(ValueError, match=r"w.npz: `family` must be"):
-        tool.convert("tface_ir_50", weights[1], out)
+    for family, output, words in (
+        (FAMILY, "w.h5", r"`output` must be a .keras file"),
+        ("tface_ir_50", "w.keras", r"w.npz: `family` must be"),
+    ):
+        refused(words, tool.convert, family, weights[1], tmp_path / output)
     assert not list(tmp_path.iterdir())
 
 
 # Its fast siblings are above.
 @pytest.mark.slow
-def test_a_mistake_ends_in_one_line(tmp_path):
-    done = run(
-        TOOL, "--family=insightface_r50", "--weights=none.pt", "--output=w.keras"
-    )
+def test_a_mistake_ends_in_one_line(run_tool):
+    done = run_tool("--family=insightface_r50", "--weights=none.pt", "--output=w.keras")
     assert done.returncode == 1
-    assert "tools/convert_weights.py: none.pt does not exist" in done.stderr
+    assert "convert_weights: none.pt does not exist" in done.stderr
     assert "Traceback" not in done.stderr

@@ -7,11 +7,11 @@ import dataset_people as convert_dataset_people
 import numpy as np
 import pytest
 from PIL import Image
+from refusals import refused
 
 from ekd_tf.data import FolderFaces
 from ekd_tf.data import JoinedSources
 from ekd_tf.embedders import CacheWriter
-from ekd_tf.embedders import TeacherCache
 from ekd_tf.embedders import describe_cache
 from ekd_tf.run import factory
 
@@ -36,13 +36,9 @@ def write_faces(root, people):
 def joined(tmp_path, request):
     """Sets A and B: two of B's identities are A's, or one image is another's."""
     of_a = {f"a{k:02d}": 6 for k in range(24)}
-    source = JoinedSources(
-        [
-            write_faces(tmp_path / "A", of_a),
-            write_faces(tmp_path / "B", {"b0": 4, "b1": 8, "b2": 5}),
-        ]
-    )
-    rng = np.random.default_rng(0)
+    a = write_faces(tmp_path / "A", of_a)
+    b = write_faces(tmp_path / "B", {"b0": 4, "b1": 8, "b2": 5})
+    source, rng = JoinedSources([a, b]), np.random.default_rng(0)
     centres = rng.normal(size=(27, DIM))
     twice = "people" in request.node.name
     if twice:
@@ -98,25 +94,24 @@ def test_lists_images_of_strangers_and_draws_them(joined, tmp_path, capsys):
 
 def test_says_what_it_needs(joined, tmp_path):
     spec, _, teacher = joined
+    overlap = {"data": spec, "overlap": True, "list": str(tmp_path / "x")}
     words = (
         "--teacher=cache:DIR, which python -m .* --data=folder:.*/A\\+folder:.*/B --o"
     )
     for given in ("t.onnx", None):
-        with pytest.raises(ValueError, match=words):
-            run(data=spec, overlap=True, teacher=given, list=str(tmp_path / "x"))
-    with pytest.raises(ValueError, match="Give one of --overlap and --outliers"):
-        run(data=spec, overlap=True, outliers=True, teacher=teacher)
+        refused(words, run, teacher=given, **overlap)
+    words = "Give one of --overlap and --outliers"
+    refused(words, run, outliers=True, teacher=teacher, **overlap)
     few = write_faces(tmp_path / "few", {"p": 2, "q": 2})
     note = describe_cache(Teacher(), few, "t.onnx", "folder:few", "float32")
     rows = np.ones((4, 2, DIM), np.float32)
     CacheWriter(tmp_path / "c2", note).write(lambda first: [rows[first:]])
-    with pytest.raises(ValueError, match="at least 20 identities must have 4 images"):
-        convert_dataset.look_at_people(
-            few, f"cache:{tmp_path / 'c2'}", tmp_path / "x", False
-        )
-    with pytest.raises(ValueError, match="must be of the images of --data"):
-        convert_dataset.look_at_people(few, teacher, tmp_path / "x", False)
-    assert TeacherCache(tmp_path / "c2").rows.shape == rows.shape
+    look = convert_dataset.look_at_people
+    for cache, words in (
+        (f"cache:{tmp_path / 'c2'}", "at least 20 identities must have 4 images"),
+        (teacher, "must be of the images of --data"),
+    ):
+        refused(words, look, few, cache, tmp_path / "x", False)
 
 
 def test_three_identities_of_one_person_become_one():

@@ -1,5 +1,6 @@
 """Whole data sets written, interrupted and gone on with."""
 
+import contextlib
 import os
 import resource
 
@@ -10,6 +11,7 @@ import records
 from dataset_writers import RecordIOWriter
 from dataset_writers import TFRecordWriter
 from dataset_writers import WebDatasetWriter
+from refusals import refused
 
 from ekd_tf.data.sources.recordio import RecordIOFaces
 from ekd_tf.data.sources.tfrecord import TFRecordFaces
@@ -29,33 +31,24 @@ def content(root):
     return {path.name: path.read_bytes() for path in root.iterdir()}
 
 
-def recordio(root):
-    return RecordIOWriter(root, LABELS)
-
-
-def tfrecord(root):
-    return TFRecordWriter(root, LABELS, shard_size=4)
-
-
-def webdataset(root):
-    return WebDatasetWriter(root, LABELS, shard_size=4)
-
-
 READERS = {
-    recordio: RecordIOFaces,
-    tfrecord: TFRecordFaces,
-    webdataset: WebDatasetFaces,
+    RecordIOWriter: RecordIOFaces,
+    TFRecordWriter: TFRecordFaces,
+    WebDatasetWriter: WebDatasetFaces,
 }
 
 
-@pytest.mark.parametrize("make", READERS)
-def test_what_is_written_is_read(tmp_path, make):
-    writer = make(tmp_path)
-    write(writer)
+def begin(kind, root):
+    root.mkdir(exist_ok=True)
+    sizes = {} if kind is RecordIOWriter else {"shard_size": 4}
+    return kind(root, LABELS, **sizes)
+
+
+def finish(kind, root, images=IMAGES):
+    """Begins or goes on with a set and writes what is missing."""
+    writer = begin(kind, root)
+    write(writer, images)
     writer.finish((112, 96))
-    faces = READERS[make](tmp_path)
-    assert faces.read(range(6)) == IMAGES
-    np.testing.assert_array_equal(faces.labels, LABELS)
 
 
 def test_recordio_is_laid_out_as_insightface_does(tmp_path):
@@ -63,36 +56,29 @@ def test_recordio_is_laid_out_as_insightface_does(tmp_path):
     expected = records.insightface(list(zip(LABELS.tolist(), images)))
     records.write(tmp_path / "expected", expected)
     (tmp_path / "expected" / "property").write_text("3,112,96")
-    (tmp_path / "got").mkdir()
-    writer = RecordIOWriter(tmp_path / "got", LABELS)
-    write(writer, images)
-    writer.finish((112, 96))
+    finish(RecordIOWriter, tmp_path / "got", images)
     assert content(tmp_path / "got") == content(tmp_path / "expected")
 
 
-@pytest.mark.parametrize("make", READERS)
-@pytest.mark.parametrize("added", [0, 1, 4, 6])
-def test_goes_on_where_it_was_interrupted(tmp_path, make, added, monkeypatch):
-    (tmp_path / "whole").mkdir()
-    whole = make(tmp_path / "whole")
-    write(whole)
-    whole.finish((8, 8))
+@pytest.mark.parametrize("kind", READERS)
+def test_goes_on_where_it_was_interrupted(tmp_path, kind, monkeypatch):
+    finish(kind, tmp_path / "whole")
     # Listed, and made to last, after every record.
     monkeypatch.setattr(dataset_writers, "_SYNC_BYTES", 1)
-    (tmp_path / "cut").mkdir()
-    first = make(tmp_path / "cut")
-    write(first, IMAGES[:added])
-    assert first.count == added
-    first.close()
-    second = make(tmp_path / "cut")
-    # A TFRecord shard of two is begun again.
-    assert second.count == (added if make is recordio else added // 2 * 2)
-    write(second)
-    second.finish((8, 8))
-    got = content(tmp_path / "cut")
-    for name in [name for name in got if name.endswith(".part")]:
-        del got[name]
-    assert got == content(tmp_path / "whole")
+    for added in (0, 1, 4, 6):
+        root = tmp_path / str(added)
+        first = begin(kind, root)
+        write(first, IMAGES[:added])
+        assert first.count == added
+        first.close()
+        second = begin(kind, root)
+        # A TFRecord shard of two is begun again.
+        kept = added if kind is RecordIOWriter else added // 2 * 2
+        assert second.count == kept
+        second.close()
+        finish(kind, root)
+        got = {k: v for k, v in content(root).items() if not k.endswith(".part")}
+        assert got == content(tmp_path / "whole")
 
 
 def test_what_was_not_made_to_last_is_cut_off(tmp_path, monkeypatch):
@@ -100,53 +86,44 @@ def test_what_was_not_made_to_last_is_cut_off(tmp_path, monkeypatch):
     torn = (b"torn record", b""), (MAGIC + b"\0\0", b"7\t"), (b"", b"7\t10000")
     for number, damage in enumerate(torn):
         root = tmp_path / str(number)
-        root.mkdir()
-        writer = recordio(root)
+        writer = begin(RecordIOWriter, root)
         write(writer, IMAGES[:4])
         writer.close()
         for name, data in zip(("train.rec", "train.idx"), damage):
             with open(root / name, "ab") as file:
                 file.write(data)
-        writer = recordio(root)
+        writer = begin(RecordIOWriter, root)
         assert writer.count == 4
-        write(writer)
-        writer.finish((8, 8))
+        writer.close()
+        finish(RecordIOWriter, root)
         assert RecordIOFaces(root).read(range(6)) == IMAGES
 
 
-@pytest.fixture
-def small_disk():
-    """Lets no file grow beyond 40,000 bytes while in use, as a full disk does."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, hard))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-
-
-@pytest.mark.parametrize("make", READERS)
-def test_a_full_disk_stops_and_leaves_what_can_be_gone_on_with(tmp_path, make, request):
-    writer = make(tmp_path)
-    request.getfixturevalue("small_disk")
-    with pytest.raises(OSError, match="[Ff]ile too large"):
-        write(writer)
-        writer.finish((8, 8))
+@pytest.mark.parametrize("kind", READERS)
+def test_a_full_disk_stops_and_leaves_what_can_be_gone_on_with(tmp_path, kind):
+    writer = begin(kind, tmp_path)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    # No file may grow beyond 40,000 bytes.
+    resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, limits[1]))
+    try:
+        with pytest.raises(OSError, match="[Ff]ile too large"):
+            write(writer)
+            writer.finish((8, 8))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert not (tmp_path / "index.json").exists()
     assert not (tmp_path / "property").exists()
-    resource.setrlimit(
-        resource.RLIMIT_FSIZE, (-1, resource.getrlimit(resource.RLIMIT_FSIZE)[1])
-    )
-    try:
+    with contextlib.suppress(OSError):
         writer.close()
-    except OSError:
-        pass
-    writer = make(tmp_path)
-    write(writer)
-    writer.finish((8, 8))
-    assert READERS[make](tmp_path).read(range(6)) == IMAGES
+    finish(kind, tmp_path)
+    faces = READERS[kind](tmp_path)
+    assert faces.read(range(6)) == IMAGES
+    np.testing.assert_array_equal(faces.labels, LABELS)
 
 
 def test_recordio_needs_grouped_labels(tmp_path):
     for labels in ([], [0, 2], [1, 1], [0, 1, 0], [-1, 0]):
-        with pytest.raises(ValueError, match="`labels` must hold 0, 1, 2, ... without"):
-            RecordIOWriter(tmp_path, np.array(labels, np.int64))
+        labels = np.array(labels, np.int64)
+        words = "`labels` must hold 0, 1, 2, ... without"
+        refused(words, RecordIOWriter, tmp_path, labels)
     assert not os.listdir(tmp_path)

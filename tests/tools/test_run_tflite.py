@@ -1,6 +1,5 @@
 """tools/run_tflite.py: a student without TensorFlow."""
 
-import importlib.util
 import json
 import os
 import pathlib
@@ -16,6 +15,7 @@ from pictures import encode
 from pictures import face
 from pictures import kinds
 from PIL import Image
+from refusals import refused
 
 from ekd_tf.data import image_pixels
 from ekd_tf.data.image_pixels import fit
@@ -53,11 +53,8 @@ def files(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def student_class(files):
-    spec = importlib.util.spec_from_file_location("run_tflite", TOOL)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.Student
+def student_class(files, load_tool):
+    return load_tool("run_tflite").Student
 
 
 def run(*arguments):
@@ -85,14 +82,20 @@ def test_embeds_without_tensorflow(files, precision, atol):
     assert float(cosine) == pytest.approx(received[0] @ received[1], abs=1e-4)
 
 
-def test_a_model_whose_name_is_no_utf8_and_a_single_image(files, tmp_path):
+def test_a_model_whose_name_is_no_utf8_runs(files, tmp_path):
     root, _ = files
     model = os.fsencode(tmp_path) + b"/v\xe9lo.tflite"
     shutil.copy(root / "float32.tflite", model)
     done = run(os.fsdecode(model), root / "a.png", root / "b.png")
     assert done.returncode == 0, done.stderr
-    done = run(root / "float32.tflite", root / "a.png")
-    assert done.returncode == 1 and "give two images to compare" in done.stderr
+
+
+def test_a_missing_or_single_file_is_named_in_one_line(files):
+    for name, words in (("none.png", "none."), ("a.png", "give two images to compare")):
+        done = run(files[0] / "float32.tflite", files[0] / name)
+        assert done.returncode == 1
+        assert "run_tflite.py: " in done.stderr and words in done.stderr
+        assert "Traceback" not in done.stderr
 
 
 def test_reads_every_kind_of_file_as_the_pipeline_does(
@@ -118,28 +121,24 @@ def test_reads_every_kind_of_file_as_the_pipeline_does(
         (encode(Image.new("F", (4, 4)), "TIFF"), "its pixels have 32 bits"),
     ):
         path.write_bytes(data)
-        with pytest.raises(ValueError, match=f"cannot read {path}: {reason}"):
-            tool.read_image(path)
+        refused(f"cannot read {path}: {reason}", tool.read_image, path)
     monkeypatch.setattr(tool, "MOST_PIXELS", 255)
     path.write_bytes(encode(face(rng)))
-    with pytest.raises(ValueError, match="it is 16x16: images of more than 255 pixels"):
-        tool.read_image(path)
+    refused("it is 16x16: images of more than 255 pixels", tool.read_image, path)
 
 
-@pytest.mark.parametrize("shape", [(40, 17), (9, 12), (250, 250)])
-def test_resizes_as_the_package_does(files, student_class, tmp_path, shape):
-    pixels = np.random.default_rng(2).integers(0, 256, (*shape, 3), np.uint8)
-    Image.fromarray(pixels).save(tmp_path / "face.png")
-    received = student_class(files[0] / "float32.tflite").read(tmp_path / "face.png")
-    off = np.abs(received.astype(int) - fit(pixels, 16).numpy())
-    # Float32 sums differ by 1e-4, which decides one value in thousands.
-    assert off.max() <= 1 and np.count_nonzero(off) <= 2
+def test_resizes_as_the_package_does(files, student_class, rng, tmp_path):
+    student, path = student_class(files[0] / "float32.tflite"), tmp_path / "face.png"
+    for height, width in ((40, 17), (9, 12), (250, 250)):
+        image = rng.integers(0, 256, (height, width, 3), np.uint8)
+        Image.fromarray(image).save(path)
+        off = np.abs(student.read(path).astype(int) - fit(image, 16).numpy())
+        # Float32 sums differ by 1e-4, which decides one value in thousands.
+        assert off.max() <= 1 and np.count_nonzero(off) <= 2
 
 
 def test_decides_by_the_threshold_of_the_card(files, student_class, tmp_path):
-    root, _ = files
-    model = tmp_path / "s.tflite"
-    model.write_bytes((root / "float32.tflite").read_bytes())
+    model = shutil.copy(files[0] / "float32.tflite", tmp_path / "s.tflite")
     for entry, threshold in (
         ({}, None),
         ({"s.tflite": {"threshold": 0.25, "view": "image and mirror image"}}, None),
@@ -148,16 +147,8 @@ def test_decides_by_the_threshold_of_the_card(files, student_class, tmp_path):
         card = {"calibration": {"other.tflite": {}, **entry}}
         (tmp_path / "card.json").write_text(json.dumps(card))
         assert student_class(model).threshold == threshold
-    done = run(model, root / "a.png", root / "a.png")
+    done = run(model, files[0] / "a.png", files[0] / "a.png")
     assert done.returncode == 0, done.stderr
     assert "one person" in done.stdout
     (tmp_path / "card.json").write_text("[]")
-    with pytest.raises(ValueError, match="card.json is no model card"):
-        student_class(model)
-
-
-def test_a_missing_file_is_named_in_one_line(files):
-    done = run(files[0] / "float32.tflite", files[0] / "none.png")
-    assert done.returncode == 1
-    assert "run_tflite.py: " in done.stderr and "none." in done.stderr
-    assert "Traceback" not in done.stderr
+    refused("card.json is no model card", student_class, model)

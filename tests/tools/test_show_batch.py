@@ -3,9 +3,9 @@
 import dataclasses
 
 import numpy as np
-import pytest
 from pictures import write_people
 from PIL import Image
+from refusals import refused
 
 from ekd_tf.data import BatchSampler
 from ekd_tf.data import make_pipeline
@@ -13,18 +13,15 @@ from ekd_tf.data.unreadable import UnreadableError
 from ekd_tf.run.config import TrainConfig
 from ekd_tf.run.factory import make_source
 
+TOOL = "show_batch"
+
 DATA = "synthetic:identities=8,images=4,size=32"
 
 
-@pytest.fixture(scope="module")
-def tool(load_tool):
-    return load_tool("show_batch")
-
-
 def test_every_row_stands_in_its_place_with_its_frame(tool):
+    shades = 10 + 40 * np.arange(5, dtype=np.uint8)
     batch = {
-        "image": np.full((5, 32, 32, 3), 10, np.uint8)
-        + np.uint8(40) * np.arange(5, dtype=np.uint8)[:, None, None, None],
+        "image": np.tile(shades[:, None, None, None], (1, 32, 32, 3)),
         "label": np.array([3, 7, 2, 4, 7], np.int32),
         "in_margin": np.array([1, 0, 0, 1, 1], np.float32),
         "image_id": np.arange(5, dtype=np.int32),
@@ -43,7 +40,7 @@ def test_every_row_stands_in_its_place_with_its_frame(tool):
     for place, row in enumerate((0, 3, 4, 2, 1)):
         x, y = place % 2 * cell, 20 + place // 2 * (cell + 13)
         for corner in (4, cell - 5):
-            assert sheet.getpixel((x + corner, y + corner)) == (10 + 40 * row,) * 3
+            assert sheet.getpixel((x + corner, y + corner)) == (shades[row],) * 3
         for corner in ((x, y), (x + cell - 1, y + 50)):
             assert sheet.getpixel(corner) == (blue if row in (1, 4) else white)
 
@@ -52,25 +49,15 @@ def test_a_bad_image_is_named(tool, tmp_path):
     faces = write_people(tmp_path / "faces", people=2, each=2, side=32)
     path = faces / "p1" / "1.png"
     path.write_bytes(b"no image")
-    config = TrainConfig(
-        data=f"folder:{faces}",
-        input_size=32,
-        general_batch=4,
-        balanced_identities=0,
-    )
-    with pytest.raises(UnreadableError, match=f"^cannot decode {path}: not an image"):
-        tool.show(config, 0, tmp_path / "batch.png", columns=4)
+    sizes = {"input_size": 32, "general_batch": 4, "balanced_identities": 0}
+    config = TrainConfig(data=f"folder:{faces}", **sizes)
+    words, output = f"^cannot decode {path}: not an image", tmp_path / "batch.png"
+    refused(words, tool.show, config, 0, output, columns=4, error=UnreadableError)
 
 
 def test_shows_the_batch_a_run_with_these_flags_sees(tool, tmp_path):
-    config = TrainConfig(
-        data=DATA,
-        general_batch=2,
-        balanced_identities=1,
-        images_per_identity=2,
-        input_size=32,
-        seed=5,
-    )
+    rows = {"general_batch": 2, "balanced_identities": 1, "images_per_identity": 2}
+    config = TrainConfig(data=DATA, input_size=32, seed=5, **rows)
 
     def shown(config):
         """Returns the first general image on the sheet."""
