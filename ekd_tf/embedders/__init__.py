@@ -1,8 +1,8 @@
 """Trained models of any format as functions of images, and caches of embeddings."""
 
 from ekd_tf.embedders.cache import TeacherCache
-from ekd_tf.embedders.cache_layout import describe_cache
 from ekd_tf.embedders.cache_writer import CacheWriter
+from ekd_tf.embedders.cache_writer import describe_cache
 from ekd_tf.embedders.ensemble import EnsembleEmbedder
 from ekd_tf.embedders.frozen import FrozenEmbedder
 from ekd_tf.embedders.frozen import content_hash
