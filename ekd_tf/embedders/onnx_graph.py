@@ -226,10 +226,6 @@ def _transpose(attributes, constants, weights):
     return lambda x: _from_onnx(tf.transpose(_to_onnx(x), order))
 
 
-def _same(attributes, constants, weights):
-    return lambda x: x
-
-
 _OPERATIONS = {
     "Conv": _conv,
     "BatchNormalization": _batch_norm,
@@ -245,6 +241,6 @@ _OPERATIONS = {
     "Reshape": _reshape,
     "Transpose": _transpose,
     "GlobalAveragePool": lambda *_: lambda x: tf.reduce_mean(x, [1, 2], keepdims=True),
-    "Identity": _same,
-    "Dropout": _same,
+    "Identity": lambda *_: tf.identity,
+    "Dropout": lambda *_: tf.identity,
 }

@@ -106,10 +106,11 @@ class ProgressLine(tqdm):
     def format_dict(self) -> dict[str, Any]:
         """What tqdm puts into the line: the run's own speed and terms."""
         rate, units = self._shown_rates or (0, 0)
+        speed = f"{units:,.0f}" if units >= 10 else f"{units:.2g}"
         return {
             **super().format_dict,
             "rate": rate,
-            "speed": f"{_rounded(units)} {self.unit}/s  " if rate else "",
+            "speed": f"{speed} {self.unit}/s  " if rate else "",
             "name": self._name and f"  {self._name}",
             "terms": "".join(f"  {k} {float(v):.4g}" for k, v in self._terms.items()),
         }
@@ -165,8 +166,3 @@ def begin_line(
             line.close()
 
     return done
-
-
-def _rounded(rate):
-    """Words a rate: whole, unless it is small."""
-    return f"{rate:,.0f}" if rate >= 10 else f"{rate:.2g}"
