@@ -65,8 +65,8 @@ def set_section(
     labels = None
 
     def pairs_of(embeddings) -> Pairs:
-        if labels is not None:
-            return labelled_pairs(PairBlocks(embeddings, labels))
+        if isinstance(evaluation, LabelledEvaluation):
+            return labelled_pairs(PairBlocks(embeddings, source.labels))
         distances = metrics.squared_distances(embeddings[::2], embeddings[1::2])
         return given_pairs(1 - distances / 2, np.asarray(evaluation.pairs.issame, bool))
 
