@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import dataclasses
 import sys
 import time
 from collections.abc import Callable
@@ -132,6 +133,7 @@ class ProgressLine(tqdm):
         self.disable = True
 
 
+@dataclasses.dataclass(eq=False)
 class ProgressHook(Hook):
     """Shows the loss and its terms at every update, of `count` rows, on a line.
 
@@ -139,16 +141,15 @@ class ProgressHook(Hook):
     still shows them.
     """
 
-    def __init__(self, line: ProgressLine, count: int):
-        self._line = line
-        self._count = count
+    line: ProgressLine
+    count: int
 
     def after_step(self, step: Step) -> None:
         scalars = step.scalars
         names = [name for name in ("loss", "loss/margin") if name in scalars]
         names += [name for name in scalars if name.startswith("gradient_ratio/")]
         names += [name for name in scalars if name.startswith("loss/")]
-        self._line.update(self._count, {name: scalars[name] for name in names})
+        self.line.update(self.count, {name: scalars[name] for name in names})
 
 
 def begin_line(
