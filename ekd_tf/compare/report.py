@@ -59,7 +59,10 @@ def write_comparison(
         parts.append("\n".join(notes))
     parts += [
         "## How",
-        *(f"{k}: {v if isinstance(v, str) else _code(v)}" for k, v in facts.items()),
+        *(
+            f"{name}: {fact if isinstance(fact, str) else f'`{json.dumps(fact)}`'}"
+            for name, fact in facts.items()
+        ),
     ]
     commands = "\n\n".join(run["command"] for run in runs)
     parts.append(f"Commands, in this order:\n\n```bash\n{commands}\n```")
@@ -115,10 +118,6 @@ def _run_table(runs):
         for run in runs
     ]
     return format_table(rows, ["method", "seed", "state", "images/s", "wall time, s"])
-
-
-def _code(value):
-    return f"`{json.dumps(value)}`"
 
 
 def plot_tpr_bars(

@@ -14,16 +14,16 @@ from numpy.typing import DTypeLike
 from ekd_tf.data import Augmentation
 from ekd_tf.data import DrawnViews
 from ekd_tf.data import Source
-from ekd_tf.embedders.cache_layout import FINISHED
-from ekd_tf.embedders.cache_layout import ROWS
-from ekd_tf.embedders.cache_layout import WRITING
-from ekd_tf.embedders.cache_layout import checksum
-from ekd_tf.embedders.cache_layout import command
-from ekd_tf.embedders.cache_layout import differences
-from ekd_tf.embedders.cache_layout import images_of
-from ekd_tf.embedders.cache_layout import row_file
-from ekd_tf.embedders.cache_layout import shard_folder
-from ekd_tf.embedders.cache_layout import shards_in
+from ekd_tf.embedders.cache_writer import FINISHED
+from ekd_tf.embedders.cache_writer import ROWS
+from ekd_tf.embedders.cache_writer import WRITING
+from ekd_tf.embedders.cache_writer import checksum
+from ekd_tf.embedders.cache_writer import command
+from ekd_tf.embedders.cache_writer import differences
+from ekd_tf.embedders.cache_writer import images_of
+from ekd_tf.embedders.cache_writer import row_file
+from ekd_tf.embedders.cache_writer import shard_folder
+from ekd_tf.embedders.cache_writer import shards_in
 from ekd_tf.files.rows import read_note
 from ekd_tf.metrics import normalize_rows
 

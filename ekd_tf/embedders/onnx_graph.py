@@ -171,8 +171,11 @@ def _for_images(array):
 
 
 def _gemm(attributes, constants, weights):
+    """Makes a Gemm, or a MatMul, which is one without attributes."""
     _need(constants, 1)
     _plain(attributes, transA=0)
+    if constants[1].ndim != 2:
+        raise UnknownGraph("a product of more than two dimensions")
     matrix = constants[1].T if attributes.get("transB", 0) else constants[1]
     matrix = _held(matrix * np.float32(attributes.get("alpha", 1.0)), weights)
     if len(constants) < 3:
@@ -183,22 +186,9 @@ def _gemm(attributes, constants, weights):
     return lambda x: tf.matmul(x, matrix) + offset
 
 
-def _matmul(attributes, constants, weights):
-    _need(constants, 1)
-    if constants[1].ndim != 2:
-        raise UnknownGraph("a product of more than two dimensions")
-    matrix = _held(constants[1], weights)
-    return lambda x: tf.matmul(x, matrix)
-
-
 def _flatten(attributes, constants, weights):
     _plain(attributes, axis=1)
-
-    def flatten(x):
-        x = _to_onnx(x)
-        return tf.reshape(x, [-1, int(np.prod(x.shape[1:]))])
-
-    return flatten
+    return _reshape({}, [None, (-1, -1)], weights)
 
 
 def _reshape(attributes, constants, weights):
@@ -226,10 +216,6 @@ def _transpose(attributes, constants, weights):
     return lambda x: _from_onnx(tf.transpose(_to_onnx(x), order))
 
 
-def _same(attributes, constants, weights):
-    return lambda x: x
-
-
 _OPERATIONS = {
     "Conv": _conv,
     "BatchNormalization": _batch_norm,
@@ -240,11 +226,11 @@ _OPERATIONS = {
     "Sub": _binary(tf.subtract),
     "Div": _binary(tf.divide),
     "Gemm": _gemm,
-    "MatMul": _matmul,
+    "MatMul": _gemm,
     "Flatten": _flatten,
     "Reshape": _reshape,
     "Transpose": _transpose,
     "GlobalAveragePool": lambda *_: lambda x: tf.reduce_mean(x, [1, 2], keepdims=True),
-    "Identity": _same,
-    "Dropout": _same,
+    "Identity": lambda *_: tf.identity,
+    "Dropout": lambda *_: tf.identity,
 }

@@ -100,6 +100,7 @@ def add_views(views: np.ndarray) -> np.ndarray:
     return normalize_rows(views.sum(axis=1))
 
 
+@dataclasses.dataclass(eq=False)
 class SourceEmbedder:
     """Embeds all images of sources.
 
@@ -119,27 +120,21 @@ class SourceEmbedder:
             readable one of its identity. Default: none is allowed.
     """
 
-    def __init__(
-        self,
-        model: Callable,
-        input_size: int,
-        flip: bool = True,
-        batch_size: int = 128,
-        traceable: bool = True,
-        fingerprint: str | None = None,
-        cache: str | os.PathLike | None = None,
-        progress: Callable | None = None,
-        unreadable: Unreadable | None = None,
-    ):
-        self.input_size = input_size
-        self.flip = flip
-        self._batch_size = batch_size
-        self._embedder = Embedder(model, flip=flip, compiled=traceable)
-        self.fingerprint = fingerprint
-        self._folder = make_folder("cache", cache) if cache else None
-        self.progress = progress
-        self._unreadable = unreadable or Unreadable()
-        self._kept = {}
+    model: Callable
+    input_size: int
+    flip: bool = True
+    batch_size: int = 128
+    traceable: bool = True
+    fingerprint: str | None = None
+    cache: str | os.PathLike | None = None
+    progress: Callable | None = None
+    unreadable: Unreadable | None = None
+
+    def __post_init__(self) -> None:
+        self._embedder = Embedder(self.model, self.flip, self.traceable)
+        self._folder = make_folder("cache", self.cache) if self.cache else None
+        self._unreadable = self.unreadable or Unreadable()
+        self._kept: dict[str, np.ndarray] = {}
 
     @property
     def view(self) -> str:
@@ -178,7 +173,7 @@ class SourceEmbedder:
 
     def _batches(self, source, indices):
         return evaluation_batches(
-            source, indices, self.input_size, self._batch_size, self._unreadable
+            source, indices, self.input_size, self.batch_size, self._unreadable
         )
 
     def _compute(self, source, first):

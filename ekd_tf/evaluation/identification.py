@@ -83,6 +83,7 @@ class IdentificationReport:
         return {**dataclasses.asdict(self), "tpir": tpir}
 
 
+@dataclasses.dataclass(eq=False)
 class IdentificationEvaluation:
     """Enrols one image of each of most identities and searches with the others.
 
@@ -97,21 +98,17 @@ class IdentificationEvaluation:
         ValueError: No identity with two images is left to enrol.
     """
 
-    def __init__(
-        self,
-        name: str,
-        source: Source,
-        distractors: Source | None = None,
-        seed: int = 0,
-    ):
-        self.name = name
-        self._source = source
-        self._distractors = distractors
-        rng = np.random.default_rng(seed)
+    name: str
+    source: Source
+    distractors: Source | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        rng = np.random.default_rng(self.seed)
         self._gallery, self._probes, self._unknown = split_searches(
-            source.labels, UNENROLLED, rng
+            self.source.labels, UNENROLLED, rng
         )
-        count = 0 if distractors is None else len(distractors)
+        count = 0 if self.distractors is None else len(self.distractors)
         self._order = rng.permutation(count)
         tens = 10 ** np.arange(1, 10)
         self._sizes = sorted({*tens[tens < count].tolist(), count} - {0})
@@ -119,9 +116,9 @@ class IdentificationEvaluation:
     def __call__(self, models: Models) -> Result:
         """Evaluates the models as they are now; an `IdentificationReport` of each."""
         reports = {name: self._report(model) for name, model in models.items()}
-        left_out = self._source.left_out
-        if self._distractors is not None:
-            left_out += self._distractors.left_out
+        left_out = self.source.left_out
+        if self.distractors is not None:
+            left_out += self.distractors.left_out
         return Result(
             name=self.name,
             reports=reports,
@@ -133,7 +130,7 @@ class IdentificationEvaluation:
         )
 
     def _report(self, model):
-        embeddings, labels = model(self._source), self._source.labels
+        embeddings, labels = model(self.source), self.source.labels
         probes = np.concatenate([self._probes, self._unknown])
         search = metrics.GallerySearch(
             embeddings[probes],
@@ -143,7 +140,7 @@ class IdentificationEvaluation:
         )
         rank, tpir = search_rates(search)
         rank_1, done = {}, 0
-        others = model(self._distractors) if self._sizes else None
+        others = model(self.distractors) if self._sizes else None
         for size in self._sizes:
             for start in range(done, size, _ROWS):
                 chosen = self._order[start : min(start + _ROWS, size)]

@@ -131,6 +131,7 @@ class LabelledEvaluation:
         )
 
 
+@dataclasses.dataclass(eq=False)
 class PairSetEvaluation:
     """Verifies given pairs, as LFW and its kin are, like insightface and TFace do.
 
@@ -142,21 +143,16 @@ class PairSetEvaluation:
         replicates: Resamples of the folds for intervals; 0: none.
     """
 
-    def __init__(
-        self,
-        pairs: PairSet,
-        name: str | None = None,
-        fprs: Sequence[float] = DEFAULT_FPRS,
-        seed: int = 0,
-        replicates: int = 0,
-    ):
-        self.name = pairs.name if name is None else name
-        self.pairs = pairs
-        self.source = pairs.images
-        self._same = np.asarray(pairs.issame, bool)
-        self._fprs = tuple(fprs)
-        self._seed = seed
-        self._replicates = replicates
+    pairs: PairSet
+    name: str = ""
+    fprs: Sequence[float] = DEFAULT_FPRS
+    seed: int = 0
+    replicates: int = 0
+
+    def __post_init__(self) -> None:
+        self.name = self.name or self.pairs.name
+        self.source = self.pairs.images
+        self._same = np.asarray(self.pairs.issame, bool)
 
     @property
     def fingerprint(self) -> str:
@@ -164,7 +160,7 @@ class PairSetEvaluation:
         # Figures kept before such sets were cut kind by kind must not come back.
         kind = "stratified pairs" if folds_of(self._same, 10)[1] else "pairs"
         bits = np.packbits(self._same).tobytes().hex()
-        return f"{kind} {self.source.fingerprint} {bits} {self._fprs}"
+        return f"{kind} {self.source.fingerprint} {bits} {tuple(self.fprs)}"
 
     def check(self) -> None:
         """Raises `ValueError` where there are too few pairs, or of one kind alone."""
@@ -173,7 +169,7 @@ class PairSetEvaluation:
     def figure_names(self, gap: bool) -> list[str]:
         """Returns the names of the figures it will give; none is of a gap."""
         negatives = int(np.count_nonzero(~self._same))
-        return verification.figure_names(self.name, self._fprs, negatives)
+        return verification.figure_names(self.name, self.fprs, negatives)
 
     def __call__(self, models: Models) -> Result:
         """Evaluates the models as they are now: a `VerificationReport` of each.
@@ -220,7 +216,7 @@ class PairSetEvaluation:
         kinds["plain"] = views[:, :1]
         return {
             kind: verification.verify_pairs(
-                add_views(rows), self._same, self._fprs, self._replicates, self._seed
+                add_views(rows), self._same, self.fprs, self.replicates, self.seed
             )
             for kind, rows in kinds.items()
         }

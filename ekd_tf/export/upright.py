@@ -19,7 +19,12 @@ def upright(pixels: tf.Tensor, data: tf.Tensor) -> tf.Tensor:
 
     They stay as they are where the file has no EXIF orientation, or a damaged one.
     """
-    orientation = _orientation(data)
+    start = tf.cond(
+        tf.io.is_jpeg(data), lambda: _exif_of_jpeg(data), lambda: _exif_of_png(data)
+    )
+    orientation = tf.cond(
+        start < 0, lambda: 1, lambda: _orientation_of_exif(data, start)
+    )
 
     def turn_if(orientations, turn):
         among = tf.reduce_any(tf.equal(orientation, orientations))
@@ -28,13 +33,6 @@ def upright(pixels: tf.Tensor, data: tf.Tensor) -> tf.Tensor:
     pixels = turn_if((5, 6, 7, 8), lambda x: tf.transpose(x, [1, 0, 2]))
     pixels = turn_if((3, 4, 7, 8), lambda x: tf.reverse(x, [0]))
     return turn_if((2, 3, 6, 7), lambda x: tf.reverse(x, [1]))
-
-
-def _orientation(data):
-    start = tf.cond(
-        tf.io.is_jpeg(data), lambda: _exif_of_jpeg(data), lambda: _exif_of_png(data)
-    )
-    return tf.cond(start < 0, lambda: 1, lambda: _orientation_of_exif(data, start))
 
 
 def _exif_of_jpeg(data):

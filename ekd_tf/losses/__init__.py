@@ -1,25 +1,27 @@
 """Distillation losses: student, teacher and labels to named scalars."""
 
-from ekd_tf.losses.ada_distill import AdaDistillLoss
-from ekd_tf.losses.base import DistillationLoss
-from ekd_tf.losses.base import ProjectedLoss
-from ekd_tf.losses.centres import CentreLoss
-from ekd_tf.losses.centres import MarginDistillationLoss
-from ekd_tf.losses.centres import ProxylessKDLoss
-from ekd_tf.losses.centres import ShrinkTeaNetLoss
-from ekd_tf.losses.darkrank import DarkRankLoss
-from ekd_tf.losses.direct import CosineLoss
-from ekd_tf.losses.direct import FitNetLoss
-from ekd_tf.losses.ekd import EKDLoss
-from ekd_tf.losses.ekd_centres import EKDCentresLoss
-from ekd_tf.losses.gkd import GKDLoss
-from ekd_tf.losses.icd_face import ICDFaceLoss
-from ekd_tf.losses.kd import KDLoss
-from ekd_tf.losses.pairwise import CCKDLoss
-from ekd_tf.losses.pairwise import PKTLoss
-from ekd_tf.losses.pairwise import SPLoss
-from ekd_tf.losses.rkd import RKDLoss
-from ekd_tf.losses.triplet_distillation import TripletDistillationLoss
+from ekd_tf.losses.ada_distill import AdaDistillLoss as AdaDistillLoss
+from ekd_tf.losses.base import DistillationLoss as DistillationLoss
+from ekd_tf.losses.base import ProjectedLoss as ProjectedLoss
+from ekd_tf.losses.centres import CentreLoss as CentreLoss
+from ekd_tf.losses.centres import MarginDistillationLoss as MarginDistillationLoss
+from ekd_tf.losses.centres import ProxylessKDLoss as ProxylessKDLoss
+from ekd_tf.losses.centres import ShrinkTeaNetLoss as ShrinkTeaNetLoss
+from ekd_tf.losses.darkrank import DarkRankLoss as DarkRankLoss
+from ekd_tf.losses.direct import CosineLoss as CosineLoss
+from ekd_tf.losses.direct import FitNetLoss as FitNetLoss
+from ekd_tf.losses.ekd import EKDLoss as EKDLoss
+from ekd_tf.losses.ekd_centres import EKDCentresLoss as EKDCentresLoss
+from ekd_tf.losses.gkd import GKDLoss as GKDLoss
+from ekd_tf.losses.icd_face import ICDFaceLoss as ICDFaceLoss
+from ekd_tf.losses.kd import KDLoss as KDLoss
+from ekd_tf.losses.pairwise import CCKDLoss as CCKDLoss
+from ekd_tf.losses.pairwise import PKTLoss as PKTLoss
+from ekd_tf.losses.pairwise import SPLoss as SPLoss
+from ekd_tf.losses.rkd import RKDLoss as RKDLoss
+from ekd_tf.losses.triplet_distillation import (
+    TripletDistillationLoss as TripletDistillationLoss,
+)
 
 # What `--distill` calls them.
 LOSSES = {
@@ -42,27 +44,3 @@ LOSSES = {
     "proxyless_kd": ProxylessKDLoss,
     "ada_distill": AdaDistillLoss,
 }
-
-__all__ = [
-    "LOSSES",
-    "AdaDistillLoss",
-    "CCKDLoss",
-    "CentreLoss",
-    "CosineLoss",
-    "DarkRankLoss",
-    "DistillationLoss",
-    "EKDCentresLoss",
-    "EKDLoss",
-    "FitNetLoss",
-    "GKDLoss",
-    "ICDFaceLoss",
-    "KDLoss",
-    "MarginDistillationLoss",
-    "PKTLoss",
-    "ProjectedLoss",
-    "ProxylessKDLoss",
-    "RKDLoss",
-    "SPLoss",
-    "ShrinkTeaNetLoss",
-    "TripletDistillationLoss",
-]

@@ -121,9 +121,7 @@ def folds_of(same: np.ndarray, folds: int) -> tuple[np.ndarray, bool]:
 
 
 def _contiguous(count, folds):
-    sizes = np.full(folds, count // folds)
-    sizes[: count % folds] += 1
-    return np.repeat(np.arange(folds), sizes)
+    return np.sort(np.arange(count) % folds)
 
 
 def _correct_counts(distances, same, fold, folds):

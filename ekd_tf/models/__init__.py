@@ -1,31 +1,56 @@
 """Backbones: uint8 images to embeddings."""
 
-from ekd_tf.models.ir import IR
-from ekd_tf.models.iresnet import IResNet
-from ekd_tf.models.layers import PixelNormalization
-from ekd_tf.models.layers import PReLU
-from ekd_tf.models.mbf import MBF
-from ekd_tf.models.mobilefacenet import MobileFaceNet
-from ekd_tf.models.presets import BACKBONES
-from ekd_tf.models.presets import build_backbone
-from ekd_tf.models.presets import count_parameters
-from ekd_tf.models.presets import list_backbones
-from ekd_tf.models.torch_families import TORCH_FAMILIES
-from ekd_tf.models.torch_families import build_from_torch
-from ekd_tf.models.torch_families import load_torch_weights
+from __future__ import annotations
 
-__all__ = [
-    "BACKBONES",
-    "IR",
-    "IResNet",
-    "MBF",
-    "MobileFaceNet",
-    "PReLU",
-    "PixelNormalization",
-    "TORCH_FAMILIES",
-    "build_backbone",
-    "build_from_torch",
-    "count_parameters",
-    "list_backbones",
-    "load_torch_weights",
-]
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import keras
+
+from ekd_tf.checks import check_choice
+from ekd_tf.models.ghostfacenet import GhostFaceNet
+from ekd_tf.models.ir import IR as IR
+from ekd_tf.models.iresnet import BLOCKS
+from ekd_tf.models.iresnet import IResNet as IResNet
+from ekd_tf.models.layers import PixelNormalization as PixelNormalization
+from ekd_tf.models.layers import PReLU as PReLU
+from ekd_tf.models.mbf import MBF as MBF
+from ekd_tf.models.mbf import MBF_SIZES
+from ekd_tf.models.mobilefacenet import MobileFaceNet as MobileFaceNet
+from ekd_tf.models.torch_families import TORCH_FAMILIES as TORCH_FAMILIES
+from ekd_tf.models.torch_families import build_from_torch as build_from_torch
+from ekd_tf.models.torch_families import load_torch_weights as load_torch_weights
+
+# What `--model` calls them.
+BACKBONES: dict[str, Callable[..., keras.Model]] = {
+    "mobilefacenet": MobileFaceNet,
+    **{
+        f"ghostfacenet_v{v}": functools.partial(GhostFaceNet, version=v) for v in (1, 2)
+    },
+    **{name: functools.partial(MBF, variant=name) for name in MBF_SIZES},
+    **{f"iresnet{depth}": functools.partial(IResNet, depth=depth) for depth in BLOCKS},
+}
+
+
+def list_backbones() -> list[str]:
+    """Returns the names `build_backbone` knows."""
+    return list(BACKBONES)
+
+
+def build_backbone(name: str, **kwargs: Any) -> keras.Model:
+    """Builds the backbone of `BACKBONES` called `name` from its arguments."""
+    check_choice("name", name, list_backbones())
+    return BACKBONES[name](**kwargs)
+
+
+def count_parameters(model: keras.Model) -> int:
+    """Returns the number of learned scalars, frozen or not, as torch counts them."""
+    statistics = ("moving_mean", "moving_variance")
+    learned = [
+        weight
+        for layer in model.layers
+        for weight in layer.weights
+        if weight.name.split("/")[-1].split(":")[0] not in statistics
+    ]
+    return sum(int(weight.shape.num_elements()) for weight in learned)

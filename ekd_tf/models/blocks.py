@@ -61,6 +61,7 @@ def conv(
     stride: int = 1,
     padded: bool = True,
     depth_multiplier: int = 1,
+    as_torch: bool = True,
 ) -> keras.KerasTensor:
     """Applies a convolution without bias, padded on all sides as torch pads.
 
@@ -68,8 +69,8 @@ def conv(
     with `depth_multiplier` outputs of each channel.
     """
     # Keras' "same" pads a strided convolution on the far side only.
-    padding = "same" if padded and stride == 1 else "valid"
-    if padded and stride > 1 and kernel_size > 1:
+    padding = "same" if padded and (stride == 1 or not as_torch) else "valid"
+    if padded and padding == "valid" and kernel_size > 1:
         x = keras.layers.ZeroPadding2D(padding=kernel_size // 2, name=f"{name}.pad")(x)
     arguments = {"strides": stride, "padding": padding, "use_bias": False, "name": name}
     if filters is None:

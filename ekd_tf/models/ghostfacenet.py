@@ -9,6 +9,7 @@ from ekd_tf.models.blocks import ACTIVATIONS
 from ekd_tf.models.blocks import activate
 from ekd_tf.models.blocks import batch_norm
 from ekd_tf.models.blocks import check_backbone
+from ekd_tf.models.blocks import conv
 from ekd_tf.models.blocks import global_depthwise
 from ekd_tf.models.blocks import he_normal
 from ekd_tf.models.blocks import image_input
@@ -84,18 +85,8 @@ def GhostFaceNet(
         )
 
     def conv_bn(x, filters, kernel_size, name, stride=1):
-        """`filters` None is a depthwise convolution."""
-        arguments = {"strides": stride, "padding": "same", "use_bias": False}
-        arguments["name"] = name
-        if filters is None:
-            layer = keras.layers.DepthwiseConv2D(
-                kernel_size, depthwise_initializer=he_normal(), **arguments
-            )
-        else:
-            layer = keras.layers.Conv2D(
-                filters, kernel_size, kernel_initializer=he_normal(), **arguments
-            )
-        return batch_norm(layer(x), name=f"{name}.bn")
+        x = conv(x, filters, kernel_size, name, stride, as_torch=False)
+        return batch_norm(x, name=f"{name}.bn")
 
     def ghost(x, filters, name, active=True, attended=False):
         def part(x, filters, kernel_size, name):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -63,13 +62,18 @@ def set_section(
     if not isinstance(evaluation, (LabelledEvaluation, PairSetEvaluation)):
         return section
     source, report = evaluation.source, result.student
-    pairs_of: Callable[[np.ndarray], Pairs] = _given(evaluation)
     labels = None
+
+    def pairs_of(embeddings) -> Pairs:
+        if isinstance(evaluation, LabelledEvaluation):
+            return labelled_pairs(PairBlocks(embeddings, source.labels))
+        distances = metrics.squared_distances(embeddings[::2], embeddings[1::2])
+        return given_pairs(1 - distances / 2, np.asarray(evaluation.pairs.issame, bool))
+
     columns = quality_columns(source) + (
         attributes.columns(source) if attributes else []
     )
     if isinstance(evaluation, LabelledEvaluation):
-        pairs_of = _labelled(evaluation)
         labels = source.labels
         images = Column.of_numbers(
             "images of the identity", np.bincount(labels)[labels]
@@ -109,18 +113,6 @@ def set_section(
         and _calibrated(calibration, models, source, pairs_of),
         **_pairs(grid, slider, stops, critical, source, image_bytes),
     }
-
-
-def _labelled(evaluation):
-    return lambda rows: labelled_pairs(PairBlocks(rows, evaluation.source.labels))
-
-
-def _given(evaluation):
-    def pairs_of(embeddings):
-        distances = metrics.squared_distances(embeddings[::2], embeddings[1::2])
-        return given_pairs(1 - distances / 2, np.asarray(evaluation.pairs.issame, bool))
-
-    return pairs_of
 
 
 def _curve(roc):

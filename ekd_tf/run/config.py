@@ -1,7 +1,7 @@
 """Every setting of a training run: the flags of `ekd_tf.train`.
 
 `free` settings may differ when a run is resumed, because the arithmetic does not depend
-on them; `common` ones are what compared runs have in common. `python -m
+on them; `common=False` marks those that are a method's own. `python -m
 ekd_tf.run.config` prints them as the table of flags/README.md.
 """
 
@@ -13,16 +13,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from ekd_tf.run.conditions import BALANCED
-from ekd_tf.run.conditions import CENTRES
-from ekd_tf.run.conditions import DROPS
-from ekd_tf.run.conditions import EVALUATES
-from ekd_tf.run.conditions import HEAD
-from ekd_tf.run.conditions import INIT
-from ekd_tf.run.conditions import REPLICAS
-from ekd_tf.run.conditions import SCALE
-from ekd_tf.run.conditions import STEPPED
-from ekd_tf.run.conditions import of_model
+from ekd_tf.run.settings import Needs
 from ekd_tf.run.settings import marked
 from ekd_tf.run.settings import setting
 from ekd_tf.run.settings import table
@@ -35,6 +26,47 @@ CACHE = "cache:"
 MOST_WARMUP_STEPS = 1000
 
 
+def _distills(config, names):
+    losses = {item.partition(":")[0] for item in config.distill.split(",")}
+    return not losses.isdisjoint(names)
+
+
+# What gives settings their effect.
+_CLASSIFY = ("kd", "gkd", "shrinkteanet", "margin_distillation", "proxyless_kd")
+_OF_CENTRES = (*_CLASSIFY, "ekd_centres")
+_SCALED = (*_CLASSIFY, "ada_distill")
+CENTRES = Needs(
+    f"one of {', '.join(_OF_CENTRES)} in --distill",
+    lambda c: _distills(c, _OF_CENTRES),
+)
+HEAD = Needs("a --head", lambda c: c.head != "none")
+SCALE = Needs(
+    f"a --head, or one of {', '.join(_SCALED)} in --distill",
+    lambda c: c.head != "none" or _distills(c, _SCALED),
+)
+INIT = Needs("--init", lambda c: c.init)
+BALANCED = Needs("--balanced_identities above 0", lambda c: c.balanced_identities != 0)
+STEPPED = Needs("--schedule=step", lambda c: c.schedule in (None, "step"))
+DROPS = Needs("--lr_milestones", lambda c: c.lr_milestones)
+EVALUATES = Needs(
+    "--heldout_data, --holdout_identities or --eval_sets",
+    lambda c: c.heldout_data or c.holdout_identities or c.eval_sets,
+)
+REPLICAS = Needs("--strategy=mirrored or multi_worker", lambda c: c.strategy != "none")
+
+
+def of_model(flag: str) -> Needs:
+    """Returns the condition of a flag that not every network has."""
+
+    def holds(config):
+        # Settings are read before TensorFlow, which takes seconds, is imported.
+        from ekd_tf.run.student import takes
+
+        return takes(config.model, flag)
+
+    return Needs(f"a --model that has --{flag}", holds)
+
+
 @dataclasses.dataclass(frozen=True)
 class TrainConfig:
     """The settings of a training run; the help of each says what it is."""
@@ -42,9 +74,7 @@ class TrainConfig:
     workdir: str | None = setting(
         None, "Folder of the run; made if missing.", free=True, common=True
     )
-    seed: int = setting(
-        0, "Seed of weights, batches and augmentation.", low=0, common=True
-    )
+    seed: int = setting(0, "Seed of weights, batches and augmentation.", low=0)
 
     data: str | None = setting(
         None,
@@ -52,42 +82,32 @@ class TrainConfig:
         "identity), webdataset:SHARDS, hf:NAME, tfrecord:DIR, tface:INDEX or "
         "synthetic:identities=N,images=N,size=PIXELS,seed=N,first=N; several joined "
         "by +.",
-        common=True,
     )
     heldout_data: str | None = setting(
-        None, "Images of other identities to evaluate on, like --data.", common=True
+        None, "Images of other identities to evaluate on, like --data."
     )
     holdout_identities: int = setting(
-        0, "Identities of --data to hold out for evaluation.", low=0, common=True
+        0, "Identities of --data to hold out for evaluation.", low=0
     )
     general_batch: int = setting(
-        64,
-        "Random rows of a global batch; the margin loss sees these.",
-        low=0,
-        common=True,
+        64, "Random rows of a global batch; the margin loss sees these.", low=0
     )
     balanced_identities: int | None = setting(
         None,
         "Identities of the balanced rows of a global batch, which distillation losses "
         f"need for pairs. Default: {BALANCED_IDENTITIES} with --distill, else 0.",
         low=0,
-        common=True,
     )
     images_per_identity: int = setting(
-        2,
-        "Balanced images of each of these identities.",
-        low=1,
-        common=True,
-        needs=BALANCED,
+        2, "Balanced images of each of these identities.", low=1, needs=BALANCED
     )
-    flip: bool = setting(True, "Mirror half of the training images.", common=True)
+    flip: bool = setting(True, "Mirror half of the training images.")
     augment: str = setting(
         "",
         "What else is done to training images, as crop:4,jpeg:0.3. crop: pixels each "
         "edge may move inwards; brightness, contrast, saturation: largest relative "
         "change; occlusion (a mask over the lower face), low_resolution, jpeg: "
         "probability.",
-        common=True,
     )
     skip_corrupt: int = setting(
         0,
@@ -105,51 +125,35 @@ class TrainConfig:
         "keras.applications; package.module:function of your own; or FILE.keras, "
         "FILE.keras@-1..1 if it takes pixels as floats from -1 to 1. Settings without "
         "a flag follow it: ghostfacenet_v2:stem_stride=2.",
-        common=True,
     )
     width: float = setting(
-        1.0,
-        "Channel multiplier of the network.",
-        low=0,
-        common=True,
-        needs=of_model("width"),
+        1.0, "Channel multiplier of the network.", low=0, needs=of_model("width")
     )
     embedding_dim: int = setting(
-        512,
-        "Size of the embedding.",
-        low=1,
-        common=True,
-        needs=of_model("embedding_dim"),
+        512, "Size of the embedding.", low=1, needs=of_model("embedding_dim")
     )
-    input_size: int = setting(112, "Side of the images in pixels.", low=32, common=True)
+    input_size: int = setting(112, "Side of the images in pixels.", low=32)
     activation: str = setting(
-        "prelu",
-        "Activation: prelu, relu or leaky_relu.",
-        common=True,
-        needs=of_model("activation"),
+        "prelu", "Activation: prelu, relu or leaky_relu.", needs=of_model("activation")
     )
     dropout: float = setting(
-        0.0,
-        "Dropout before the last layer, [0, 1).",
-        common=True,
-        needs=of_model("dropout"),
+        0.0, "Dropout before the last layer, [0, 1).", needs=of_model("dropout")
     )
     init: str | None = setting(
         None,
         "Weights to start from: a .keras file, the workdir of a finished run, or "
         "FAMILY:FILE of torch. All must fit.",
-        common=True,
     )
     init_partial: bool = setting(
         False,
         "Start at random what --init has no weights for; the log lists it.",
-        common=True,
         needs=INIT,
     )
 
     head: str = setting(
         "arcface",
         "Margin head: arcface, cosface, curricularface, adaface, combined or none.",
+        common=False,
     )
     margin: str | None = setting(
         None,
@@ -157,30 +161,37 @@ class TrainConfig:
         "1,0.3,0.2: a factor of the angle, radians added, a cosine subtracted. "
         "Default: the head's own.",
         needs=HEAD,
+        common=False,
     )
     head_gradient: str = setting(
         "true",
         "Through the margin: true, or straight_through as insightface has it.",
         needs=HEAD,
+        common=False,
     )
     head_sample_rate: float = setting(
         1.0,
         "Fraction of the identities in the softmax of a step, (0, 1]; those of the "
         "batch always are.",
         needs=HEAD,
+        common=False,
     )
     scale: float | None = setting(
         None,
         "Scale of the logits. Default: sqrt(2) log(identities - 1) within 16 .. 64.",
         needs=SCALE,
+        common=False,
     )
-    margin_weight: float = setting(1.0, "Weight of the margin loss.", low=0, needs=HEAD)
+    margin_weight: float = setting(
+        1.0, "Weight of the margin loss.", low=0, needs=HEAD, common=False
+    )
 
     teacher: str = setting(
         "none",
         "Teacher: a .keras, .onnx or .tflite file, a SavedModel's directory, the "
         "workdir of a run, cache:DIR of ekd_tf.embed_teacher, or none. FILE@-1..1 for "
         "a model of float input that takes pixels from -1 to 1.",
+        common=False,
     )
     distill: str = setting(
         "",
@@ -193,51 +204,43 @@ class TrainConfig:
         "ekd_centres, kd, gkd, shrinkteanet, margin_distillation, proxyless_kd. "
         "Settings of a loss follow it: ekd:100%:temperature=0.05. Or best, which is "
         f"{BEST}.",
+        common=False,
     )
     teacher_centres: str | None = setting(
         None,
         "A .npy file, (identities, size): row i is the teacher's mean embedding of the "
         "training images of label i. Default: those of --teacher=cache:DIR.",
         needs=CENTRES,
+        common=False,
     )
-    steps: int | None = setting(
-        None, "Updates of the run. This or --epochs.", low=1, common=True
-    )
+    steps: int | None = setting(None, "Updates of the run. This or --epochs.", low=1)
     epochs: float | None = setting(
-        None, "Passes over the general images. This or --steps.", common=True
+        None, "Passes over the general images. This or --steps."
     )
     optimizer: str = setting(
         "sgd",
         "Optimizer: sgd, adam, adamw, lion, or of TensorFlow Addons by name: "
         "addons/LAMB, addons/Lookahead:SGD.",
-        common=True,
     )
-    learning_rate: float = setting(0.1, "Learning rate at full height.", common=True)
-    momentum: float = setting(
-        0.9, "Momentum of SGD, beta_1 of the others.", common=True
-    )
+    learning_rate: float = setting(0.1, "Learning rate at full height.")
+    momentum: float = setting(0.9, "Momentum of SGD, beta_1 of the others.")
     schedule: str | None = setting(
         None,
         "Learning rate: step, cosine or constant. Default: step with --lr_milestones, "
         "else cosine.",
-        common=True,
     )
     lr_milestones: tuple[str, ...] = setting(
         (),
         "Where the step schedule drops the rate: in epochs with --epochs, else in "
         "steps.",
-        common=True,
         needs=STEPPED,
     )
-    lr_gamma: float = setting(
-        0.1, "What the rate is multiplied by there.", common=True, needs=DROPS
-    )
+    lr_gamma: float = setting(0.1, "What the rate is multiplied by there.", needs=DROPS)
     warmup_steps: int | None = setting(
         None,
         "Updates of linear warm-up. Default: a twentieth of the run, at most "
         f"{MOST_WARMUP_STEPS}.",
         low=0,
-        common=True,
     )
     weight_decay: float = setting(
         5e-4,
@@ -245,15 +248,12 @@ class TrainConfig:
         "adam) or, where the optimizer decouples it, w -= learning_rate * weight_decay "
         "* w.",
         low=0,
-        common=True,
     )
     clip_norm: float | None = setting(
-        None, "Largest global gradient norm, before decay.", common=True
+        None, "Largest global gradient norm, before decay."
     )
 
-    precision: str = setting(
-        "float32", "float32, mixed_float16 or mixed_bfloat16.", common=True
-    )
+    precision: str = setting("float32", "float32, mixed_float16 or mixed_bfloat16.")
     strategy: str = setting(
         "none",
         "none (one device), mirrored (all GPUs), multi_worker (several machines, which "

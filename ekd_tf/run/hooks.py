@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import abc
+import dataclasses
 import math
 import os
 import pathlib
 import re
 from collections.abc import Callable
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -43,8 +44,7 @@ class LateHook(Hook, abc.ABC):
     would take turns. The last step of a run is read at once.
     """
 
-    def __init__(self) -> None:
-        self._previous: Step | None = None
+    _previous: Step | None = None
 
     def after_step(self, step: Step) -> None:
         if self._previous is not None:
@@ -58,6 +58,7 @@ class LateHook(Hook, abc.ABC):
         """Judges one step."""
 
 
+@dataclasses.dataclass(eq=False)
 class UpdateGuard(LateHook):
     """Ends the run when update after update is skipped for NaN or infinity.
 
@@ -73,22 +74,14 @@ class UpdateGuard(LateHook):
         local_values: Function of a value of the batch: the tensors of this process.
     """
 
-    def __init__(
-        self,
-        max_bad_steps: int,
-        dynamic_scaling: bool,
-        source: Source,
-        models: Iterable[Callable],
-        reports: pathlib.Path,
-        local_values: Callable = lambda value: (value,),
-    ):
-        super().__init__()
-        self._max_bad_steps = max_bad_steps
-        self._dynamic_scaling = dynamic_scaling
-        self._source = source
-        self._models = list(models)
-        self._path = reports / "bad_steps.txt"
-        self._local_values = local_values
+    max_bad_steps: int
+    dynamic_scaling: bool
+    source: Source
+    models: Sequence[Callable]
+    reports: pathlib.Path
+    local_values: Callable = lambda value: (value,)
+
+    def __post_init__(self) -> None:
         # Of the bad steps since the last good one.
         self._image_ids: dict[int, np.ndarray] = {}
 
@@ -96,67 +89,67 @@ class UpdateGuard(LateHook):
         if not math.isnan(float(step.scalars["gradient_norm"])):
             self._image_ids.clear()
             return
-        ids = [np.asarray(part) for part in self._local_values(step.batch["image_id"])]
+        ids = [np.asarray(part) for part in self.local_values(step.batch["image_id"])]
         self._image_ids[step.number] = np.concatenate(ids)
         scale, count = float(step.scalars["loss_scale"]), len(self._image_ids)
-        if self._dynamic_scaling and scale <= MIN_LOSS_SCALE:
+        if self.dynamic_scaling and scale <= MIN_LOSS_SCALE:
             raise RunStopped(
                 f"The loss scale has collapsed: at step {step.number} loss or gradient "
                 f"are not finite even at scale {scale:g}. {self._images(step)} Lower "
                 "--learning_rate, or use --precision=mixed_bfloat16"
             )
-        if count >= self._max_bad_steps:
+        if count >= self.max_bad_steps:
             raise RunStopped(
                 f"Loss or gradient of the last {count} steps, up to step "
                 f"{step.number}, are not finite (--max_bad_steps="
-                f"{self._max_bad_steps}). {self._images(step)} Lower --learning_rate, "
+                f"{self.max_bad_steps}). {self._images(step)} Lower --learning_rate, "
                 "or add --warmup_steps or --clip_norm"
             )
 
     def _images(self, step):
         """Writes down the images of the bad steps; returns a sentence about them."""
         rows = [
-            f"{number}\t{one_line(self._source.describe(int(index)))}\n"
+            f"{number}\t{one_line(self.source.describe(int(index)))}\n"
             for number, ids in self._image_ids.items()
             for index in ids
         ]
-        self._path.write_text("".join(rows), encoding="utf-8", errors=KEEP)
+        path = self.reports / "bad_steps.txt"
+        path.write_text("".join(rows), encoding="utf-8", errors=KEEP)
         ids = self._image_ids[step.number]
         at_fault = ids[~self._finite_rows(step.batch)]
         if len(at_fault) == 0:
-            return f"No image is at fault alone; the batches are in {self._path}."
-        names = [self._source.describe(int(i)) for i in at_fault[:_NAMED]]
+            return f"No image is at fault alone; the batches are in {path}."
+        names = [self.source.describe(int(i)) for i in at_fault[:_NAMED]]
         if len(at_fault) > _NAMED:
             names.append(f"and {len(at_fault) - _NAMED} more")
         return (
             f"{len(at_fault)} of the last batch's {len(ids)} images have no finite "
-            f"embedding: {', '.join(names)}. All batches are in {self._path}."
+            f"embedding: {', '.join(names)}. All batches are in {path}."
         )
 
     def _finite_rows(self, batch):
         finite = []
-        columns = [self._local_values(values) for values in batch.values()]
+        columns = [self.local_values(values) for values in batch.values()]
         for parts in zip(*columns):
             part = dict(zip(batch, parts))
-            rows = [np.isfinite(np.asarray(embed(part))) for embed in self._models]
+            rows = [np.isfinite(np.asarray(embed(part))) for embed in self.models]
             finite.append(np.concatenate(rows, axis=1).all(axis=1))
         return np.concatenate(finite)
 
 
+@dataclasses.dataclass(eq=False)
 class CollapseGuard(LateHook):
     """Ends the run after so many steps with a mean cosine above 0.99 in a row."""
 
-    def __init__(self, steps: int):
-        super().__init__()
-        self._steps = steps
-        self._collapsed = 0
+    steps: int
+    _collapsed: int = 0
 
     def look(self, step: Step) -> None:
         cosine = float(step.scalars["embedding/mean_cosine"])
         self._collapsed = self._collapsed + 1 if cosine > COLLAPSED_COSINE else 0
-        if self._collapsed >= self._steps:
+        if self._collapsed >= self.steps:
             raise RunStopped(
-                f"The embeddings have collapsed: for {self._steps} steps, up to step "
+                f"The embeddings have collapsed: for {self.steps} steps, up to step "
                 f"{step.number}, the mean cosine between the images of a batch was "
                 f"above {COLLAPSED_COSINE} (now {cosine:.4f}). Lower --learning_rate "
                 "or the weights of --distill, or leave out ekd_reference and "
@@ -172,7 +165,6 @@ class FaintLossHook(LateHook):
     """
 
     def __init__(self, pause: Callable[[], None] = lambda: None, steps: int = 500):
-        super().__init__()
         self._pause = pause
         self._steps = steps
         # Name of the loss -> its faint ratios since the last that was not.
@@ -216,6 +208,7 @@ def profiled_steps(text: str | None) -> range:
     return range(first, last + 1)
 
 
+@dataclasses.dataclass(eq=False)
 class ProfileHook(Hook):
     """Writes a trace of some updates, the wait for their batches included.
 
@@ -223,19 +216,18 @@ class ProfileHook(Hook):
     device is waited for around each step, so that the work of others stays out.
     """
 
-    def __init__(self, folder: str | os.PathLike, steps: range):
-        self._folder = folder
-        self._steps = steps
-        self._running = False
-        self._mark: Any = None
+    folder: str | os.PathLike
+    steps: range
+    _running: bool = False
+    _mark: Any = None
 
     def before_step(self, number: int) -> None:
-        if number not in self._steps:
+        if number not in self.steps:
             return
         if not self._running:
             tf.test.experimental.sync_devices()
-            with naming_tensorboard(self._folder):
-                tf.profiler.experimental.start(os.fspath(self._folder))
+            with naming_tensorboard(self.folder):
+                tf.profiler.experimental.start(os.fspath(self.folder))
             self._running = True
         # By this mark the profile knows where a step begins and ends.
         self._mark = tf.profiler.experimental.Trace("train", step_num=number, _r=1)
@@ -246,7 +238,7 @@ class ProfileHook(Hook):
             # Waits for the device.
             float(step.scalars["loss"])
             self._end_mark()
-            if step.number == self._steps[-1]:
+            if step.number == self.steps[-1]:
                 self.close()
 
     def close(self) -> None:
@@ -254,7 +246,7 @@ class ProfileHook(Hook):
         self._end_mark()
         if self._running:
             self._running = False
-            with naming_tensorboard(self._folder):
+            with naming_tensorboard(self.folder):
                 tf.profiler.experimental.stop()
 
     def _end_mark(self):

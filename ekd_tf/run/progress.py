@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import dataclasses
 import sys
 import time
 from collections.abc import Callable
@@ -106,10 +107,11 @@ class ProgressLine(tqdm):
     def format_dict(self) -> dict[str, Any]:
         """What tqdm puts into the line: the run's own speed and terms."""
         rate, units = self._shown_rates or (0, 0)
+        speed = f"{units:,.0f}" if units >= 10 else f"{units:.2g}"
         return {
             **super().format_dict,
             "rate": rate,
-            "speed": f"{_rounded(units)} {self.unit}/s  " if rate else "",
+            "speed": f"{speed} {self.unit}/s  " if rate else "",
             "name": self._name and f"  {self._name}",
             "terms": "".join(f"  {k} {float(v):.4g}" for k, v in self._terms.items()),
         }
@@ -131,6 +133,7 @@ class ProgressLine(tqdm):
         self.disable = True
 
 
+@dataclasses.dataclass(eq=False)
 class ProgressHook(Hook):
     """Shows the loss and its terms at every update, of `count` rows, on a line.
 
@@ -138,16 +141,15 @@ class ProgressHook(Hook):
     still shows them.
     """
 
-    def __init__(self, line: ProgressLine, count: int):
-        self._line = line
-        self._count = count
+    line: ProgressLine
+    count: int
 
     def after_step(self, step: Step) -> None:
         scalars = step.scalars
         names = [name for name in ("loss", "loss/margin") if name in scalars]
         names += [name for name in scalars if name.startswith("gradient_ratio/")]
         names += [name for name in scalars if name.startswith("loss/")]
-        self._line.update(self._count, {name: scalars[name] for name in names})
+        self.line.update(self.count, {name: scalars[name] for name in names})
 
 
 def begin_line(
@@ -165,8 +167,3 @@ def begin_line(
             line.close()
 
     return done
-
-
-def _rounded(rate):
-    """Words a rate: whole, unless it is small."""
-    return f"{rate:,.0f}" if rate >= 10 else f"{rate:.2g}"

@@ -34,7 +34,7 @@ def setting(
     choices: tuple[str, ...] = (),
     needs: Needs | None = None,
     free: bool = False,
-    common: bool = False,
+    common: bool | None = None,
     repeated: bool = False,
 ) -> Any:
     """Returns a field of settings: `str`, `int`, `float`, `bool` or `tuple`.
@@ -47,10 +47,10 @@ def setting(
         choices: Strings that are taken; empty for any.
         needs: What gives it its effect; None: it always has one.
         free: Whether it may differ when a run is resumed.
-        common: Whether runs that are compared have it in common.
+        common: Whether runs that are compared have it in common. Default: unless free.
         repeated: Of a tuple: one flag for each item, instead of commas.
     """
-    about = {**locals()}
+    about = {**locals(), "common": not free if common is None else common}
     return dataclasses.field(default=about.pop("default"), metadata=about)
 
 

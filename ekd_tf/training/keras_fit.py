@@ -14,7 +14,6 @@ import tensorflow as tf
 
 from ekd_tf.data import Pipeline
 from ekd_tf.data import Source
-from ekd_tf.data import SyntheticFaces
 from ekd_tf.data import evaluation_batches
 from ekd_tf.evaluation import Embedder
 from ekd_tf.evaluation import verify_embeddings
@@ -237,7 +236,7 @@ class BackboneModel(keras.Model):
         if isinstance(x, tuple) and y is None:
             x, y = x
         batch_size = batch_size or _BATCH_SIZE
-        if isinstance(x, (Source, SyntheticFaces)):
+        if isinstance(x, Source):
             return source_batches(x, self.backbone.input_shape[1], batch_size)
         if y is not None:
             return tf.data.Dataset.from_tensor_slices((x, y)).batch(batch_size)

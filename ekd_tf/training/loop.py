@@ -44,12 +44,12 @@ class Hook:
         """Called once when the steps have ended, by an error or not."""
 
 
+@dataclasses.dataclass(eq=False)
 class Every(Hook):
     """Calls `action` after every so many steps (0: never), and after the last one."""
 
-    def __init__(self, steps: int, action: Callable[[Step], None]):
-        self.steps = steps
-        self.action = action
+    steps: int
+    action: Callable[[Step], None]
 
     def after_step(self, step: Step) -> None:
         if step.is_last or (self.steps and step.number % self.steps == 0):

@@ -159,16 +159,13 @@ class _Index:
 
     def arrays(self):
         """Returns offsets, sizes, shards, labels 0..C-1, and the labels of the set."""
-        known = list(self.code_of)
-        order = sorted(range(len(known)), key=lambda code: known[code])
-        number = np.empty(len(known), np.int32)
-        number[order] = np.arange(len(known), dtype=np.int32)
+        labels, number = np.unique(list(self.code_of), return_inverse=True)
         return [
             np.asarray(self.offsets, np.int64),
             np.asarray(self.sizes, np.int64),
             np.asarray(self.shards, np.int32),
-            number[np.asarray(self.codes)],
-            np.array([known[code] for code in order]),
+            number.astype(np.int32)[np.asarray(self.codes)],
+            labels,
         ]
 
 
