@@ -72,20 +72,18 @@ class BatchSampler:
                 "`labels` must be a non-empty vector. "
                 f"Received: labels.shape={labels.shape}"
             )
-        checks.check_range("general", general, low=0)
-        checks.check_range("identities", identities, low=0)
-        checks.check_range("images_per_identity", images_per_identity, low=1)
-        checks.check_range("seed", seed, low=0, high=2**63, high_open=True)
+        self.general = checks.check_range("general", general, low=0)
+        self.identities = checks.check_range("identities", identities, low=0)
+        self.images_per_identity = checks.check_range(
+            "images_per_identity", images_per_identity, low=1
+        )
+        self.seed = checks.check_range("seed", seed, low=0, high=2**63, high_open=True)
         if general == 0 and identities == 0:
             raise ValueError(
                 "`general` or `identities` must be above 0. Received: general=0, "
                 "identities=0"
             )
         balanced = identities * images_per_identity
-        self.general = general
-        self.identities = identities
-        self.images_per_identity = images_per_identity
-        self.seed = seed
         self.num_images = len(labels)
         self.batch_size = general + balanced
         self.steps_per_epoch = -(-self.num_images // (general or balanced))

@@ -161,12 +161,12 @@ class EKDLoss(DistillationLoss):
         **kwargs,
     ):
         super().__init__(name=name, **kwargs)
-        check_positive("temperature", temperature)
-        check_range("positive_weight", positive_weight, 0)
-        check_range("negative_weight", negative_weight, 0)
-        check_choice("thresholds", thresholds, THRESHOLDS)
-        check_range("momentum", momentum, 0, 1, low_open=True)
-        check_range("memory", memory, 0)
+        self.temperature = float(check_positive("temperature", temperature))
+        self.positive_weight = float(check_range("positive_weight", positive_weight, 0))
+        self.negative_weight = float(check_range("negative_weight", negative_weight, 0))
+        self.thresholds = check_choice("thresholds", thresholds, THRESHOLDS)
+        self.momentum = float(check_range("momentum", momentum, 0, 1, low_open=True))
+        self.memory = int(check_range("memory", memory, 0))
         if memory and None in (student_dim, teacher_dim):
             raise ValueError(
                 "`memory` needs `student_dim` and `teacher_dim`; memory=0 does "
@@ -174,14 +174,8 @@ class EKDLoss(DistillationLoss):
             )
         self.student_dim = student_dim
         self.teacher_dim = teacher_dim
-        self.temperature = float(temperature)
-        self.positive_weight = float(positive_weight)
-        self.negative_weight = float(negative_weight)
-        self.thresholds = thresholds
-        self.momentum = float(momentum)
         self.bias_correction = bool(bias_correction)
         self.threshold_gradient = bool(threshold_gradient)
-        self.memory = int(memory)
         self.same_image_pairs = bool(same_image_pairs)
         self.miner = miner or PairMiner()
 

@@ -27,10 +27,8 @@ class WarmupSchedule(keras.optimizers.schedules.LearningRateSchedule):
     """
 
     def __init__(self, base: float, warmup_steps: int = 0):
-        check_positive("base", base)
-        check_range("warmup_steps", warmup_steps, low=0)
-        self.base = float(base)
-        self.warmup_steps = int(warmup_steps)
+        self.base = float(check_positive("base", base))
+        self.warmup_steps = int(check_range("warmup_steps", warmup_steps, low=0))
 
     def decay(self, step: tf.Tensor) -> tf.Tensor:
         """Returns the rate without warm-up, a float32 scalar; `step` is int64."""
