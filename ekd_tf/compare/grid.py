@@ -57,9 +57,7 @@ class GridRun:
         if workdir is None:
             return False
         workdir.check_same_run(self.values, self.free)
-        is_exported = (workdir.reports / "export.json").is_file()
-        is_trained = (self.path / "model.keras").is_file()
-        return is_trained and (is_exported or not self.values.get("export"))
+        return workdir.is_finished(self.values.get("export", False))
 
     @property
     def failure(self) -> str | None:

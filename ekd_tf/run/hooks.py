@@ -157,6 +157,7 @@ class CollapseGuard(LateHook):
             )
 
 
+@dataclasses.dataclass(eq=False)
 class FaintLossHook(LateHook):
     """Warns, once of each distillation loss, that it hardly has a gradient.
 
@@ -164,9 +165,10 @@ class FaintLossHook(LateHook):
     not counted. `pause` is called before the warning is logged.
     """
 
-    def __init__(self, pause: Callable[[], None] = lambda: None, steps: int = 500):
-        self._pause = pause
-        self._steps = steps
+    pause: Callable[[], None] = lambda: None
+    steps: int = 500
+
+    def __post_init__(self) -> None:
         # Name of the loss -> its faint ratios since the last that was not.
         self._faint: dict[str, list[float]] = {}
 
@@ -176,20 +178,20 @@ class FaintLossHook(LateHook):
             if kind != "gradient_ratio" or math.isnan(float(value)):
                 continue
             ratios = self._faint.setdefault(name, [])
-            if len(ratios) < self._steps:
+            if len(ratios) < self.steps:
                 ratios.append(float(value))
                 if ratios[-1] >= _FAINT_RATIO:
                     ratios.clear()
-                if len(ratios) == self._steps:
+                if len(ratios) == self.steps:
                     self._warn(step, name, np.mean(ratios))
 
     def _warn(self, step, name, mean):
-        self._pause()
+        self.pause()
         logging.warning(
             "For %d steps, up to step %d, the gradient of %r on the embeddings was "
             "below 1 %% of the margin loss's: %.2g %% on average at weight %.4g. "
             "--distill=%s:30%% makes it 30 %% and keeps it there.",
-            *(self._steps, step.number, name, 100 * mean),
+            *(self.steps, step.number, name, 100 * mean),
             *(float(step.scalars[f"weight/{name}"]), name),
         )
 

@@ -14,7 +14,6 @@ from absl import logging
 
 from ekd_tf.data import make_pipeline
 from ekd_tf.data import sample_images
-from ekd_tf.embedders import MODEL_FILE
 from ekd_tf.export import export_student
 from ekd_tf.files.atomic import write_text
 from ekd_tf.models import BACKBONES
@@ -46,7 +45,6 @@ from ekd_tf.training.strategy import set_virtual_devices
 
 # A full or failing disk, a used-up quota, a file system turned read-only.
 _UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
-EXPORT_REPORT = "export.json"
 
 
 def run_training(config: TrainConfig, command: list[str]) -> None:
@@ -78,7 +76,7 @@ def run_training(config: TrainConfig, command: list[str]) -> None:
             best.check_reported(parts.figure_names())
 
         start_step, evaluated = _restore(store, parts.model, best)
-        finished = start_step == parts.steps and _is_finished(config, workdir)
+        finished = start_step == parts.steps and workdir.is_finished(config.export)
         if not chief:
             workdir = Workdir(stack.enter_context(tempfile.TemporaryDirectory()))
             store = CheckpointStore(workdir.checkpoints)
@@ -98,7 +96,7 @@ def run_training(config: TrainConfig, command: list[str]) -> None:
         stack.enter_context(contextlib.closing(record.open_log()))
         _train(config, parts, strategy, start_step, record, termination)
         with parts.model.averaged_weights():
-            _save_model(parts.model.backbone, workdir.path / MODEL_FILE)
+            _save_model(parts.model.backbone, workdir.model_file)
             if config.export and chief:
                 _export(config, workdir, parts, command)
         unreadable = parts.unreadable.lines
@@ -111,7 +109,7 @@ def run_training(config: TrainConfig, command: list[str]) -> None:
             )
         if record.failure:
             raise ValueError(
-                f"{record.failure}. {workdir.path / MODEL_FILE} is saved; mend the "
+                f"{record.failure}. {workdir.model_file} is saved; mend the "
                 "cause, and the same command evaluates once more"
             )
 
@@ -154,13 +152,6 @@ def _restore(store, model, best):
         store.save_best(step)
     # A checkpoint without the word was written when all was evaluated.
     return step, metadata.get("evaluated", step)
-
-
-def _is_finished(config, workdir):
-    """Whether the run's last step has left what it should, evaluations apart."""
-    report = workdir.reports / EXPORT_REPORT
-    is_exported = not config.export or report.exists()
-    return (workdir.path / MODEL_FILE).exists() and is_exported
 
 
 def _begin(config, parts):
@@ -242,5 +233,5 @@ def _export(config, workdir, parts, command):
         progress=begin_line,
     )
     text = json.dumps(report.to_dict(), indent=2) + "\n"
-    write_text(workdir.reports / EXPORT_REPORT, text)
+    write_text(workdir.export_report, text)
     logging.info("Exported:\n%s", report.to_table())

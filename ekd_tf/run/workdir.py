@@ -12,6 +12,7 @@ from typing import Any
 
 from absl import logging
 
+from ekd_tf.embedders import MODEL_FILE
 from ekd_tf.files.atomic import write_text
 from ekd_tf.files.lock import locked
 from ekd_tf.files.outputs import make_folder
@@ -34,6 +35,8 @@ class Workdir:
         self.reports = self.path / "reports"
         self.run_file = self.path / "run.json"
         self.identities_file = self.path / "identities.json"
+        self.model_file = self.path / MODEL_FILE
+        self.export_report = self.reports / "export.json"
         if create:
             if not is_utf8(str(path)):
                 raise ValueError(
@@ -46,6 +49,11 @@ class Workdir:
             raise ValueError(
                 f"{path} is not the workdir of a run: it holds no {self.run_file.name}."
             )
+
+    def is_finished(self, export: bool) -> bool:
+        """Returns whether the model is there, and its export where one is wanted."""
+        is_exported = not export or self.export_report.is_file()
+        return self.model_file.is_file() and is_exported
 
     def record_run(
         self,
