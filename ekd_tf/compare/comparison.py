@@ -23,6 +23,7 @@ from ekd_tf.evaluation.tables import format_table
 from ekd_tf.evaluation.verification import VerificationReport
 from ekd_tf.files.atomic import write_text
 from ekd_tf.metrics import format_fpr
+from ekd_tf.metrics.roc import tpr_within
 
 # FPRs at which curves of several runs are averaged: 20 a decade, decades exact.
 _GRID = tuple(10.0 ** -(k / 20) for k in range(120, -1, -1))
@@ -112,17 +113,6 @@ class RunFigures:
         tpr = {float(fpr): tpr for fpr, tpr in values["tpr"].items()}
         fprs, tprs = values["curve"]
         return cls(values["accuracy"], tpr, (tuple(fprs), tuple(tprs)))
-
-
-def tpr_within(curve: tuple[np.ndarray, np.ndarray], fprs: np.ndarray) -> np.ndarray:
-    """Reads a ROC curve, two rising arrays, at FPRs: the TPR of its last point within.
-
-    Float64 `(k,)`; 0 where the curve has no point within.
-    """
-    fpr, tpr = (np.asarray(axis, np.float64) for axis in curve)
-    # 1e-3 written as a power of ten may lie an ulp below a point at 1e-3.
-    last = np.searchsorted(fpr, np.asarray(fprs) * (1 + 1e-9), side="right") - 1
-    return np.where(last >= 0, tpr[np.maximum(last, 0)], 0.0)
 
 
 class Comparison:

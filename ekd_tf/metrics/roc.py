@@ -160,6 +160,14 @@ class ROC:
         return fpr[kept], tpr[kept]
 
 
+def tpr_within(curve: tuple[np.ndarray, np.ndarray], fprs: np.ndarray) -> np.ndarray:
+    """Reads a ROC curve, two rising arrays: the TPR of its last point within an FPR."""
+    fpr, tpr = (np.asarray(axis, np.float64) for axis in curve)
+    # 1e-3 written as a power of ten may lie an ulp below a point at 1e-3.
+    last = np.searchsorted(fpr, np.asarray(fprs) * (1 + 1e-9), side="right") - 1
+    return np.where(last >= 0, tpr[np.maximum(last, 0)], 0.0)
+
+
 def allowed_negatives(
     num_negatives: int, fprs: Sequence[float] | np.ndarray
 ) -> np.ndarray:

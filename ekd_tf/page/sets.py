@@ -19,6 +19,7 @@ from ekd_tf.evaluation.embed import WITH_MIRROR_IMAGE
 from ekd_tf.evaluation.embed import add_views
 from ekd_tf.evaluation.gap import CriticalPairs
 from ekd_tf.metrics import format_fpr
+from ekd_tf.metrics.roc import tpr_within
 from ekd_tf.page.columns import Attributes
 from ekd_tf.page.columns import Column
 from ekd_tf.page.counts import STEP
@@ -117,10 +118,8 @@ def set_section(
 
 def _curve(roc):
     """Returns `[fprs, tprs]`, the last point of a ROC within each of a grid of FPRs."""
-    fpr, tpr = roc.curve()
     fprs = _FPRS[roc.num_negative * _FPRS >= 1 - 1e-9]
-    last = np.searchsorted(fpr, fprs * (1 + 1e-9), side="right") - 1
-    return [_short(fprs), _short(tpr[last])]
+    return [_short(fprs), _short(tpr_within(roc.curve(), fprs))]
 
 
 def _slider(grid, report: VerificationReport):
