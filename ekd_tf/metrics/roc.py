@@ -161,7 +161,10 @@ class ROC:
 
 
 def tpr_within(curve: tuple[np.ndarray, np.ndarray], fprs: np.ndarray) -> np.ndarray:
-    """Reads a ROC curve, two rising arrays: the TPR of its last point within an FPR."""
+    """Reads a ROC curve, two rising arrays, at FPRs: the TPR of its last point within.
+
+    Float64 `(k,)`; 0 where the curve has no point within.
+    """
     fpr, tpr = (np.asarray(axis, np.float64) for axis in curve)
     # 1e-3 written as a power of ten may lie an ulp below a point at 1e-3.
     last = np.searchsorted(fpr, np.asarray(fprs) * (1 + 1e-9), side="right") - 1

@@ -190,3 +190,4 @@ def test_a_chosen_provider_keeps_the_model_outside_the_step(write, caplog):
     (message,) = messages(caplog)
     assert message.endswith("by onnxruntime (CPUExecutionProvider), outside the step.")
     refused("choose what runs an .onnx file", open_embedder, "model.keras@cpu")
+    refused("none.onnx does not exist", open_embedder, "none.onnx@cuda")

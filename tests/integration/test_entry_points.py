@@ -106,5 +106,6 @@ def test_a_mistake_ends_in_one_line_and_no_traceback(tmp_path):
     for more, words in (
         (["--teacher=nowhere.keras", "--distill=ekd"], "nowhere.keras does not exist"),
         (["--temprature=1"], "Unknown command line flag 'temprature'"),
+        (["stray"], "Every argument must be --FLAG=VALUE; --helpfull lists the flags"),
     ):
         assert words in refuse("train", *arguments, *more).stderr

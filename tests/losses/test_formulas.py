@@ -259,6 +259,8 @@ def test_match_numpy_with_other_arguments(random_batch):
         student, teacher, labels = random_batch(rows)
         centres = random_batch(6)[0]
         loss = losses.KDLoss(centres, temperature=2.0, scale=8.0)
+        # Without one it follows the scale, as 4 does 64.
+        assert losses.KDLoss(centres, scale=8.0).temperature == 0.5
         expected = reference.kd(student, teacher, labels, centres, 2.0, 8.0)
         np.testing.assert_allclose(loss(student, teacher)["kd"], expected, rtol=1e-4)
 
