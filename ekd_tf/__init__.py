@@ -22,11 +22,10 @@ _HOME = {
     "IResNet": "ekd_tf.models",
     "MobileFaceNet": "ekd_tf.models",
     "SyntheticFaces": "ekd_tf.data",
-    "compare": "ekd_tf.evaluation",
-    "embed": "ekd_tf.evaluation",
     "export_student": "ekd_tf.export",
     "load_embedder": "ekd_tf.embedders",
     "make_pipeline": "ekd_tf.data",
+    "measure_gap": "ekd_tf.evaluation",
     "verify_embeddings": "ekd_tf.evaluation",
 }
 

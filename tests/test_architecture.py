@@ -2,11 +2,14 @@
 
 import ast
 import functools
+import inspect
 import pathlib
 import subprocess
 import sys
 
 import pytest
+
+import ekd_tf
 
 ROOT = pathlib.Path(__file__).parents[1]
 PACKAGE = ROOT / "ekd_tf"
@@ -195,6 +198,13 @@ def run_python(code):
         text=True,
         timeout=120,
     )
+
+
+def test_names_of_the_package_are_no_modules():
+    names = set(ekd_tf.__all__)
+    # `from ekd_tf import verify` must not depend on what was imported before.
+    assert not names & {room_of(path) for path in MODULES}
+    assert not [name for name in names if inspect.ismodule(getattr(ekd_tf, name))]
 
 
 def test_importing_the_package_and_its_metrics_touches_nothing():

@@ -64,7 +64,7 @@ def open_embedder(spec: str) -> FrozenEmbedder:
             f"`@{'`, `@'.join(PROVIDERS)}` choose what runs an .onnx file. Received: "
             f"{spec!r}"
         )
-    if pixels and not path.exists():
+    if "provider" in pixels and not path.exists():
         raise ValueError(f"{path} does not exist")
     if family and "low" not in pixels:
         return TorchEmbedder(family, path, **pixels)

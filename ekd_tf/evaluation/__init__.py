@@ -11,7 +11,7 @@ from ekd_tf.evaluation.calibration import write_calibration as write_calibration
 from ekd_tf.evaluation.embed import Embedder as Embedder
 from ekd_tf.evaluation.embed import Models as Models
 from ekd_tf.evaluation.embed import SourceEmbedder as SourceEmbedder
-from ekd_tf.evaluation.gap import compare as compare
+from ekd_tf.evaluation.gap import measure_gap as measure_gap
 from ekd_tf.evaluation.identification import (
     IdentificationEvaluation as IdentificationEvaluation,
 )

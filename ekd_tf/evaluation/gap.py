@@ -51,7 +51,7 @@ class GapPoint:
 
 @dataclasses.dataclass(frozen=True)
 class GapReport:
-    """What `compare` measured: a point per FPR, in the order asked for."""
+    """What `measure_gap` measured: a point per FPR, in the order asked for."""
 
     points: tuple[GapPoint, ...]
     num_positive: int
@@ -87,7 +87,7 @@ class GapReport:
         return format_table(rows, header)
 
 
-def compare(
+def measure_gap(
     student_embeddings: np.ndarray,
     teacher_embeddings: np.ndarray,
     labels: np.ndarray,

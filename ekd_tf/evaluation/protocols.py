@@ -13,7 +13,7 @@ from ekd_tf.evaluation import verification
 from ekd_tf.evaluation.allpairs import count_pairs
 from ekd_tf.evaluation.embed import Models
 from ekd_tf.evaluation.embed import add_views
-from ekd_tf.evaluation.gap import compare
+from ekd_tf.evaluation.gap import measure_gap
 from ekd_tf.evaluation.plots import contact_sheet
 from ekd_tf.evaluation.plots import plot_roc
 from ekd_tf.evaluation.plots import plot_similarities
@@ -84,7 +84,7 @@ class LabelledEvaluation:
         gap = None
         if "teacher" in embeddings:
             order = [n for n in ("student", "teacher", "baseline") if n in embeddings]
-            gap = compare(
+            gap = measure_gap(
                 embeddings["student"],
                 embeddings["teacher"],
                 labels,

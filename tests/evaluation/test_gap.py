@@ -10,7 +10,7 @@ from toys import unit
 from ekd_tf.evaluation import gap
 from ekd_tf.evaluation.allpairs import PairBlocks
 from ekd_tf.evaluation.allpairs import all_pair_scores
-from ekd_tf.evaluation.gap import compare
+from ekd_tf.evaluation.gap import measure_gap
 from ekd_tf.metrics import ROC
 
 
@@ -42,7 +42,7 @@ def test_matches_loops_over_pairs(rng, monkeypatch):
     student, teacher, labels = two_models(rng)
     blocks = functools.partial(PairBlocks, block_size=7)
     monkeypatch.setattr(gap, "PairBlocks", blocks)
-    report = compare(student, teacher, labels, (0.2, 0.05, 0.01), worst=4)
+    report = measure_gap(student, teacher, labels, (0.2, 0.05, 0.01), worst=4)
     rows = unit(teacher), unit(student)
     assert (report.num_positive, report.num_negative) == (120, 60 * 59 / 2 - 120)
     for point in report.points:
@@ -56,7 +56,7 @@ def test_matches_loops_over_pairs(rng, monkeypatch):
         for (i, j), cosines in zip(worst, point.worst_cosines):
             np.testing.assert_allclose(cosines, [r[i] @ r[j] for r in rows], atol=1e-6)
     # A model has none to itself.
-    (same,) = compare(teacher, teacher, labels, (0.01,), worst=10).points
+    (same,) = measure_gap(teacher, teacher, labels, (0.01,), worst=10).points
     assert (same.gap, same.critical_positive, same.critical_negative) == (0, 0, 0)
     assert same.worst_positive == same.worst_negative == ()
 
@@ -65,7 +65,7 @@ def test_pairs_equally_far_apart_are_named_in_the_order_of_their_rows():
     # The teacher sees two identities at right angles, the student everything alike.
     labels = np.tile([1, 0], 5)
     teacher, student = np.eye(2)[labels], np.ones((10, 1))
-    (point,) = compare(student, teacher, labels, (0.5,), worst=5).points
+    (point,) = measure_gap(student, teacher, labels, (0.5,), worst=5).points
     assert (point.critical_positive, point.critical_negative) == (20, 0)
     assert point.worst_positive == ((0, 2), (0, 4), (0, 6), (0, 8), (1, 3))
 
@@ -74,7 +74,7 @@ def test_rates_are_those_of_each_model_alone_and_the_share_is_of_them(rng):
     student, teacher, labels = two_models(rng)
     baseline = teacher[:, :16] + 3 * rng.normal(size=(len(labels), 16))
     fprs = (0.1, 0.01)
-    report = compare(student, teacher, labels, fprs, baseline_embeddings=baseline)
+    report = measure_gap(student, teacher, labels, fprs, baseline_embeddings=baseline)
     alone = [
         ROC.of(*all_pair_scores(rows, labels)).points(fprs)
         for rows in (student, teacher, baseline)
@@ -91,13 +91,13 @@ def test_rates_are_those_of_each_model_alone_and_the_share_is_of_them(rng):
         assert point.closed == gained / (gained + point.gap) > 0
     assert "baseline TPR" in report.to_table()
     # None of a baseline above the teacher.
-    report = compare(student, student, labels, (0.1,), baseline_embeddings=teacher)
+    report = measure_gap(student, student, labels, (0.1,), baseline_embeddings=teacher)
     assert report.points[0].closed is None
     assert report.to_table().endswith("n/a    |")
 
 
 def test_fprs_without_enough_negatives_have_no_figures_in_table_and_json(rng):
-    report = compare(*two_models(rng), (0.1, 1e-4), worst=2)
+    report = measure_gap(*two_models(rng), (0.1, 1e-4), worst=2)
     unmeasured = report.points[1]
     assert unmeasured.fpr == 1e-4
     assert unmeasured.gap is unmeasured.teacher_tpr is unmeasured.worst_positive is None
@@ -123,4 +123,4 @@ def test_rejects_models_that_saw_different_numbers_of_images(rng):
         ("student", (student[:-1], teacher)),
         ("teacher", (student, teacher[:-1])),
     ):
-        refused(words.format(f"`{role}_embeddings`"), compare, *rows, labels)
+        refused(words.format(f"`{role}_embeddings`"), measure_gap, *rows, labels)

@@ -15,7 +15,7 @@ from ekd_tf.evaluation import Models
 from ekd_tf.evaluation import PairSetEvaluation
 from ekd_tf.evaluation import Result
 from ekd_tf.evaluation import SourceEmbedder
-from ekd_tf.evaluation import compare
+from ekd_tf.evaluation import measure_gap
 from ekd_tf.evaluation import verify_embeddings
 from ekd_tf.evaluation import verify_pairs
 
@@ -94,7 +94,9 @@ def test_reports_what_verify_measures(source):
 
 def test_reports_the_gap_that_compare_measures(source, result):
     rows = [embedder(*m)(source) for m in ((4, 0), (64, 1, 48), (3, 2))]
-    expected = compare(*rows[:2], source.labels, worst=10, baseline_embeddings=rows[2])
+    expected = measure_gap(
+        *rows[:2], source.labels, worst=10, baseline_embeddings=rows[2]
+    )
     assert result.gap == expected
     for point, name in zip(expected.points, ("1e-1", "1e-2")):
         scalars, of_teacher = result.scalars(), result.scalars("teacher")

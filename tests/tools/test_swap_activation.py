@@ -36,7 +36,10 @@ def test_after_the_glide_the_swap_changes_nothing(tool, model, rng):
     assert not any(layer.alpha is w for w in model.trainable_weights)
     swapped = tool.swap_prelu(model, "leaky_relu")
     after = np.asarray(model(images, training=False))
-    np.testing.assert_allclose(swapped(images, training=False), after, rtol=1e-4)
+    # Entries are of up to 130, one near 0.
+    np.testing.assert_allclose(
+        swapped(images, training=False), after, rtol=1e-4, atol=1e-3
+    )
     assert np.abs(after - before).max() > 1e-3
     assert [new.name for new in swapped.layers] == [old.name for old in model.layers]
     # What the backbone itself has with that activation, and no slope is left.
