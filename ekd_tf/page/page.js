@@ -295,10 +295,12 @@ function compared(name, methods) {
   const drawn = names.filter(method => methods[method].curve.length);
   const column = (what, method) => fprs.map(fpr => [value(methods[method][what][fpr]), percent(methods[method][what][fpr])]);
   const bars = fprs.map(fpr => {
-    const found = names.filter(method => methods[method].tpr[fpr]);
+    // The teacher's would squeeze all others together.
+    const found = names.filter(method => methods[method].tpr[fpr] && (method !== "teacher" || names.length === 1));
     const rows = found.map(method => ({method, ...methods[method].tpr[fpr]}));
     const y = {field: "method", type: "nominal", sort: names, title: null}, x = field => quantitative(field, "TPR", {zero: false}, {axis: {tickCount: 5}});
-    return chart(`TPR at FPR ${fpr}: bar from the lowest to the highest seed, tick the mean, circles the seeds.`,
+    const teacher = methods.teacher ? ` Teacher: ${percent(methods.teacher.tpr[fpr])} %.` : "";
+    return chart(`TPR at FPR ${fpr}: bar from the lowest to the highest seed, tick the mean, circles the seeds.${teacher}`,
       {height: 60 + 24 * found.length, layer: [
         {data: {values: rows}, mark: {type: "rule", strokeWidth: 3, color: COLORS[0], opacity: .5}, encoding: {y, x: x("low"), x2: {field: "high"}}},
         {data: {values: rows}, mark: {type: "tick", thickness: 3, color: COLORS[1]}, encoding: {y, x: x("mean")}},
@@ -341,15 +343,16 @@ function curves(list) {
   });
 }
 
-main.replaceChildren(h("h1", {}, page.title),
-  h("dl", {}, Object.entries(page.facts).flatMap(([name, fact]) => [h("dt", {}, name), h("dd", {}, typeof fact === "string" ? fact : JSON.stringify(fact))])));
+main.replaceChildren(h("h1", {}, page.title), h("details", {id: "facts"}, h("summary", {}, "How this was made"),
+  h("dl", {}, Object.entries(page.facts).flatMap(([name, fact]) => [h("dt", {}, name), h("dd", {}, typeof fact === "string" ? fact : JSON.stringify(fact))]))));
 if (page.curves?.length) main.append(h("h2", {id: "training"}, "Training"), h("div", {class: "charts"}, curves(page.curves)));
 for (const [name, models] of Object.entries(page.reports ?? {})) main.append(h("h2", {id: `set-${name}`}, `${name}, last evaluation`), figures(models), ...remarks(models.student.figures));
 for (const set of page.sets ?? []) main.append(...section(set));
 if (page.comparison) main.append(...comparison(page.comparison));
 if (page.deployment) main.append(...deployment(page.deployment));
 const titles = [...main.querySelectorAll("h2")];
-if (titles.length > 1) main.querySelector("dl").after(h("nav", {"aria-label": "Sections"},
+if (titles.length > 1) main.querySelector("#facts").after(h("nav", {"aria-label": "Sections"},
   titles.map(title => h("a", {href: `#${encodeURIComponent(title.id)}`}, title.textContent))));
+addEventListener("beforeprint", () => document.querySelectorAll("details").forEach(node => { node.open = true; }));
 Promise.all(charts.map(figure => figure.draw()))
   .then(() => document.body.setAttribute("data-drawn", ""));
