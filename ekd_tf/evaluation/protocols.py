@@ -110,7 +110,9 @@ class LabelledEvaluation:
             f"negative pairs; accuracy on {student.num_pairs:,} drawn ones. Embeddings "
             f"of {view}.",
             *([gap.to_table()] if gap else []),
-            *student.remarks,
+            *student.not_measurable,
+            *student.without_interval,
+            *_collapsed(reports),
         ]
         return Result(
             name=self.name,
@@ -129,6 +131,10 @@ class LabelledEvaluation:
             left_out=self.source.left_out,
             gap=gap,
         )
+
+
+def _collapsed(reports):
+    return [f"{name}: {text}" for name, r in reports.items() for text in r.collapsed]
 
 
 @dataclasses.dataclass(eq=False)
@@ -194,7 +200,7 @@ class PairSetEvaluation:
             f"{first.num_positive:,} positive and {first.num_negative:,} negative "
             f"pairs in ten folds{_STRATIFIED * first.stratified}.",
             *first.not_measurable,
-            *reports["student"].collapsed,
+            *_collapsed(reports),
         ]
         if first.intervals.keys() == {"accuracy"}:
             parts.append(_NO_INTERVALS)

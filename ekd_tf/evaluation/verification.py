@@ -95,11 +95,6 @@ class VerificationReport:
             f"of {median.threshold:.4f} or more.",
         )
 
-    @property
-    def remarks(self) -> tuple[str, ...]:
-        """Sentences on what limits the figures."""
-        return (*self.not_measurable, *self.without_interval, *self.collapsed)
-
     def scalars(self, prefix: str) -> dict[str, float]:
         """Returns the figures by the names they are logged under."""
         return {

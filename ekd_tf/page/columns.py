@@ -44,8 +44,11 @@ class Column:
             edges, names = distinct[1:], [f"{value:g}" for value in distinct]
         else:
             edges = np.unique(np.quantile(numbers[known], [1 / 3, 2 / 3]))
-            edges = edges[edges > distinct[0]]
-            ends = [f"{edge:.3g}" for edge in edges]
+            # Where two thirds are alike and least, the others are a slice.
+            edges = (
+                edges[edges > distinct[0]] if edges[-1] > distinct[0] else distinct[1:2]
+            )
+            ends = [f"{edge:g}" for edge in edges]
             names = [f"below {ends[0]}", *map("{} to {}".format, ends, ends[1:])]
             names.append(f"{ends[-1]} and above")
         values = np.searchsorted(edges, numbers, side="right")
@@ -97,7 +100,7 @@ class Attributes:
                     f"{self.path}: a line must have {len(rows[0])} values. Received: "
                     f"{','.join(row)}"
                 )
-        self._rows = {row[0]: row[1:] for row in rows[1:]}
+        self._rows = {row[0]: [word.strip() for word in row[1:]] for row in rows[1:]}
 
     def columns(self, source: Source) -> list[Column]:
         """Returns the columns of a source's images; none where none is in the file."""

@@ -15,7 +15,7 @@ _MOST_POINTS = 400
 # Title -> unit, pattern of the metrics; a group of the pattern names the line.
 _CHARTS = {
     "What is minimised": ("loss", r"(loss)"),
-    "Losses, before their weights": ("loss", r"loss/(.+)"),
+    "Losses, times their weights": ("loss", r"loss/(.+)"),
     "Thresholds of both models": ("cosine", r"threshold/(.+)"),
     "TPR of the batch": ("TPR", r"batch_tpr/(.+)"),
     "Critical pairs of the batch": ("pairs", r"critical/([^/]+)"),

@@ -115,7 +115,9 @@ function figures(models) {
 }
 
 // A run's report may be of a version that had fewer of them.
-const remarks = f => [f.not_measurable, f.without_interval, f.collapsed].flatMap(text => text ?? []).map(text => h("p", {}, text));
+const remarks = models => [models.student.figures.not_measurable, models.student.figures.without_interval,
+  ...MODELS.filter(name => name in models).map(name => (models[name].figures.collapsed ?? []).map(text => `${name}: ${text}`)),
+].flatMap(text => text ?? []).map(text => h("p", {}, text));
 
 function picture(set, row) {
   const source = set.pictures[row];
@@ -268,7 +270,7 @@ function calibrated(set) {
 
 function section(set) {
   const parts = set.slider ? [figures(set.models), note(`Embeddings of ${set.view}; in brackets bootstrap 95 % intervals.`),
-    ...remarks(set.models.student.figures),
+    ...remarks(set.models),
     ...slider(set), ...critical(set), ...slices(set), ...calibrated(set)] : [];
   return [h("h2", {id: `set-${set.name}`}, set.name), ...parts,
     h("details", set.slider ? {} : {open: ""}, h("summary", {}, "The text report"), h("pre", {tabindex: 0}, set.text))];
@@ -331,8 +333,9 @@ function curves(list) {
     const points = lines.flatMap(line => line.points.map(([step, value]) =>
       ({line: line.name, model: split(line.name)[1], of: split(line.name)[0], step, value})));
     const positive = unit === "loss" && lines.length > 1 && points.every(point => point.value > 0);
-    const scale = unit === "pairs" ? {type: "symlog"} : positive ? {type: "log"} : {zero: false};
-    const dash = {field: "of", type: "nominal", title: null, scale: {domain: dashes}, legend: dashes.length > 1 ? {orient: "bottom"} : null};
+    const scale = unit === "pairs" ? {type: "symlog"} : positive ? {type: "log"}
+      : {zero: points.every(point => point.value === points[0].value)};
+    const dash = {field: "of", type: "nominal", title: null, scale: {domain: dashes}, legend: dashes.length > 1 ? {orient: "bottom", symbolType: "stroke", symbolSize: 500} : null};
     const thinned = Math.max(...lines.map(line => line.every));
     const first = line => line.points[0][1], last = line => line.points.at(-1)[1];
     return [h("div", {}, h("h3", {}, title), chart(`${title}, ${unit} over steps` + (thinned > 1 ? `; every ${thinned}th point is drawn.` : "."),
@@ -346,7 +349,7 @@ function curves(list) {
 main.replaceChildren(h("h1", {}, page.title), h("details", {id: "facts"}, h("summary", {}, "How this was made"),
   h("dl", {}, Object.entries(page.facts).flatMap(([name, fact]) => [h("dt", {}, name), h("dd", {}, typeof fact === "string" ? fact : JSON.stringify(fact))]))));
 if (page.curves?.length) main.append(h("h2", {id: "training"}, "Training"), h("div", {class: "charts"}, curves(page.curves)));
-for (const [name, models] of Object.entries(page.reports ?? {})) main.append(h("h2", {id: `set-${name}`}, `${name}, last evaluation`), figures(models), ...remarks(models.student.figures));
+for (const [name, models] of Object.entries(page.reports ?? {})) main.append(h("h2", {id: `set-${name}`}, `${name}, last evaluation`), figures(models), ...remarks(models));
 for (const set of page.sets ?? []) main.append(...section(set));
 if (page.comparison) main.append(...comparison(page.comparison));
 if (page.deployment) main.append(...deployment(page.deployment));

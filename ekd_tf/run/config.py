@@ -27,7 +27,8 @@ MOST_WARMUP_STEPS = 1000
 
 
 def _distills(config, names):
-    losses = {item.partition(":")[0] for item in config.distill.split(",")}
+    distill = BEST if config.distill == "best" else config.distill
+    losses = {item.partition(":")[0] for item in distill.split(",")}
     return not losses.isdisjoint(names)
 
 

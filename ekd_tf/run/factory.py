@@ -29,6 +29,7 @@ from ekd_tf.heads import HEADS
 from ekd_tf.heads import MarginHead
 from ekd_tf.losses import LOSSES
 from ekd_tf.mining import PairMiner
+from ekd_tf.run.config import BEST
 from ekd_tf.run.settings import integer
 from ekd_tf.run.settings import number
 from ekd_tf.run.settings import read_words
@@ -200,7 +201,12 @@ def make_losses(
     for item in filter(None, spec.split(",")):
         name, *words = item.split(":")
         text = words.pop(0) if words and "=" not in words[0] else weight
-        checks.check_choice("distill", name, tuple(LOSSES))
+        checks.check_choice("distill", name, (*LOSSES, "best"))
+        if name == "best":
+            raise ValueError(
+                f"`--distill=best` stands alone: it is {BEST}, which others go beside. "
+                f"Received: {spec!r}"
+            )
         if name in losses:
             raise ValueError(f"`--distill` names {name!r} twice. Received: {spec!r}")
         place = f"--distill={name}"

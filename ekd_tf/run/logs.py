@@ -26,8 +26,8 @@ from ekd_tf.files.atomic import write_aside
 _TAGS: dict[str, dict[str, str | None]] = {
     "1 loss": {
         "loss": "What is minimised: the weighted sum of all losses.",
-        "loss/margin": "Mean cross entropy of the margin head, before its weight.",
-        "loss/.+": "Term of a distillation loss, before its weight.",
+        "loss/margin": "Mean cross entropy of the margin head, times its weight.",
+        "loss/.+": "Term of a distillation loss, times its weight.",
     },
     "2 TPR": {
         ".+/tpr_at_fpr_.+": "Fraction of positive pairs above the threshold whose FPR "

@@ -47,7 +47,7 @@ def test_perfect_and_collapsed_embeddings():
     assert (report.tpr, report.thresholds) == ({0.1: 1.0}, {0.1: 0.0})
     assert (report.auc, report.eer) == (1.0, 0.0)
     np.testing.assert_allclose(report.threshold, 0.995)
-    assert report.remarks == ()
+    assert report.collapsed == ()
     # A collapsed model looks bad.
     report = verify_embeddings(np.ones((40, 3)), labels, fprs=(0.1,))
     assert "collapsed: half of all negative pairs have a cosine of 1.0" in str(

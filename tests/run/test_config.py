@@ -85,6 +85,9 @@ def test_every_loss_that_takes_centres_or_a_scale_lets_them_be_set():
 
 def test_the_best_losses_are_recorded_as_what_they_are():
     assert config(distill="best") == config(distill=BEST)
+    # As given on the command line, which is checked first.
+    given = TrainConfig(data="folder:x", distill="best", teacher_centres="c.npy")
+    settings.check_effects(given)
     assert {name.partition(":")[0] for name in BEST.split(",")} <= LOSSES.keys()
 
 

@@ -91,6 +91,8 @@ def test_says_what_is_wrong_with_losses():
     for spec, words in (
         ("ekdd:1", "distill` must be one of 'ekd', .*Did you mean 'ekd'"),
         ("ekd:1,ekd:2", "distill` names 'ekd' twice"),
+        ("Best", "distill` must be one of .*Did you mean 'best'"),
+        ("best,rkd:1", "distill=best` stands alone: it is ekd_centres:300%,cosine:100"),
         ("ekd:-1", r"=ekd` must be in \(0, inf\)"),
         ("ekd:nan", "=ekd` must be a finite number"),
         ("ekd:abc%", "=ekd` must be a number. Received: 'abc'"),
