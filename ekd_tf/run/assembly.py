@@ -245,7 +245,7 @@ def _check_parts(config, teacher, head):
     if teacher is not None and not config.distill:
         raise ValueError(
             f"`--teacher={config.teacher}` is given but nothing to learn from it: add "
-            "--distill=ekd:100%,cosine:100"
+            "--distill=ekd:100%,cosine:100 or, with a cache, --distill=best"
         )
     if "%" in config.distill and not _has_margin_loss(config):
         raise ValueError(
