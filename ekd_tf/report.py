@@ -24,7 +24,7 @@ class ReportSettings:
 def main(settings: ReportSettings, folders: list[str]) -> None:
     """Writes report.html of the workdir given."""
     if len(folders) != 1:
-        raise ValueError(f"Give one workdir. Received: {' '.join(folders)}")
+        raise ValueError(f"Give one workdir. Received: {' '.join(folders) or 'none'}")
     # TensorFlow takes seconds to import: `--help` must not wait for it.
     from ekd_tf.page import run_content
     from ekd_tf.page import write_page

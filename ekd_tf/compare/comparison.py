@@ -196,7 +196,7 @@ class Comparison:
     def closed_table(self) -> str | None:
         """Returns the shares of the gap closed, in %; None where there is none."""
         rows = [
-            [method, *(_text(self.closed(method, fpr)) for fpr in self.fprs)]
+            [method, *(self._closed_text(method, fpr) for fpr in self.fprs)]
             for method in self.methods
             if method != self.baseline
         ]
@@ -224,6 +224,13 @@ class Comparison:
 
     def _runs(self, method):
         return self.teacher if method == "teacher" else self.methods.get(method, {})
+
+    def _closed_text(self, method, fpr):
+        """Returns a share in %, and of how many seeds where some have none."""
+        closed = self.closed(method, fpr)
+        if closed is None or len(closed.values) == len(self._runs(method)):
+            return _text(closed)
+        return f"{closed.text()}, of {len(closed.values)} of the seeds"
 
     def _by_fpr(self, figure, method):
         return {format_fpr(fpr): _dict(figure(method, fpr)) for fpr in self.fprs}

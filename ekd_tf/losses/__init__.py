@@ -7,6 +7,7 @@ from ekd_tf.losses.centres import CentreLoss as CentreLoss
 from ekd_tf.losses.centres import MarginDistillationLoss as MarginDistillationLoss
 from ekd_tf.losses.centres import ProxylessKDLoss as ProxylessKDLoss
 from ekd_tf.losses.centres import ShrinkTeaNetLoss as ShrinkTeaNetLoss
+from ekd_tf.losses.centres import check_centres as check_centres
 from ekd_tf.losses.darkrank import DarkRankLoss as DarkRankLoss
 from ekd_tf.losses.direct import CosineLoss as CosineLoss
 from ekd_tf.losses.direct import FitNetLoss as FitNetLoss

@@ -46,7 +46,8 @@ class CentreLoss(ProjectedLoss):
         if isinstance(centres, (tuple, list)) and np.shape(centres) == (2,):
             sizes, unit = tuple(centres), None
         else:
-            unit = l2_normalize(_checked(np.asarray(centres, np.float32)))
+            check_centres(centres)
+            unit = l2_normalize(np.asarray(centres, np.float32))
             sizes = tuple(unit.shape)
         super().__init__(student_dim, sizes[1], **kwargs)
         self.scale = check_positive("scale", scale)
@@ -71,8 +72,9 @@ class CentreLoss(ProjectedLoss):
         return {**super().get_config(), "centres": sizes}
 
 
-def _checked(centres):
-    """Returns the array if its rows can be class centres."""
+def check_centres(centres: np.ndarray) -> None:
+    """Raises `ValueError` unless the rows of an array can be class centres."""
+    centres = np.asarray(centres)
     if centres.ndim != 2 or len(centres) < 2:
         raise ValueError(
             "`centres` must be (num_identities, teacher_dim), of two identities or "
@@ -81,10 +83,9 @@ def _checked(centres):
     bad = np.flatnonzero(~np.isfinite(centres).all(axis=1))
     if bad.size:
         raise ValueError(
-            f"`centres` must be finite. Received: {bad.size} rows that are not, the "
-            f"first is {bad[0]}"
+            f"`centres` must be finite. Received: {bad.size} rows that are not, "
+            f"the first is {bad[0]}"
         )
-    return centres
 
 
 def margin_cross_entropy(

@@ -28,6 +28,7 @@ from ekd_tf.files.positioned import open_regular
 from ekd_tf.heads import HEADS
 from ekd_tf.heads import MarginHead
 from ekd_tf.losses import LOSSES
+from ekd_tf.losses import check_centres
 from ekd_tf.mining import PairMiner
 from ekd_tf.run.config import BEST
 from ekd_tf.run.settings import integer
@@ -250,12 +251,16 @@ def load_centres(path: str, num_identities: int, teacher_dim: int) -> np.ndarray
             f"`--teacher_centres={path}` cannot be read: {error}"
         ) from None
     shape = getattr(centres, "shape", "several arrays")
-    if shape != (num_identities, teacher_dim):
+    dtype = getattr(centres, "dtype", np.dtype("float32"))
+    if shape != (num_identities, teacher_dim) or dtype.kind not in "fiu":
         raise ValueError(
-            f"`--teacher_centres={path}` must hold a row for each of the "
+            f"`--teacher_centres={path}` must hold numbers: a row for each of the "
             f"{num_identities} training identities and a column for each of the "
-            f"{teacher_dim} entries of the teacher's embedding. Received: shape={shape}"
+            f"{teacher_dim} entries of the teacher's embedding. Received: "
+            f"shape={shape}, dtype={dtype}"
         )
+    with checks.flag_words(centres=f"teacher_centres={path}"):
+        check_centres(centres)
     return centres
 
 

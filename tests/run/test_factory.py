@@ -143,12 +143,16 @@ def test_says_what_is_wrong_with_class_centres(tmp_path):
     np.savez(tmp_path / "several.npz", np.zeros((2, 3)))
     os.mkfifo(tmp_path / "pipe.npy")
     (tmp_path / "text.npy").write_text("no array")
+    np.save(tmp_path / "words.npy", np.full((4, 3), "x"))
+    np.save(tmp_path / "nan.npy", np.diag([1.0, 1, np.nan, 1])[:, :3])
     for name, words in (
         ("gone.npy", "gone.npy` cannot be read: .*No such file"),
         ("centres.npy", "each of the 4 training.*the 3 entr.*(2, 3)"),
         ("several.npz", "Received: shape=several arrays"),
         ("pipe.npy", "pipe.npy` cannot be read: .*no regular file"),
         ("text.npy", "text.npy` cannot be read"),
+        ("words.npy", "words.npy` must hold numbers.*dtype=<U1"),
+        ("nan.npy", "--teacher_centres=.*nan.npy` must be finite.*the first is 2"),
     ):
         with pytest.raises(ValueError, match=words):
             factory.load_centres(str(tmp_path / name), 4, 3)
