@@ -121,8 +121,8 @@ def write_list(file, source: Source, findings: list[Finding]) -> None:
     """Writes findings in a source to a binary file, as a list `read_list` takes."""
     lines = [f"# source {source.fingerprint}", "# position\treason\tdetail\twhere"]
     for finding in findings:
-        told = (finding.reason, finding.detail, source.describe(finding.index))
-        lines.append("\t".join([str(finding.index), *map(one_line, told)]))
+        fields = (finding.reason, finding.detail, source.describe(finding.index))
+        lines.append("\t".join([str(finding.index), *map(one_line, fields)]))
     file.write(("\n".join(lines) + "\n").encode("utf-8", KEEP))
 
 

@@ -35,12 +35,12 @@ def pairs_from_list(list_path, folder, suffix: str = ".jpg") -> PairSet:
     list_path, folder = os.fsdecode(list_path), os.fsdecode(folder)
     with open_text(list_path) as file:
         lines = [line.rstrip("\n") for line in file]
-    told = None
+    counts = None
     paths, issame = [], []
     for number, line in enumerate(lines, 1):
         fields = line.split("\t") if "\t" in line else line.split()
         if number == 1 and len(fields) in (1, 2) and all(f.isdigit() for f in fields):
-            told = [int(f) for f in fields]
+            counts = [int(f) for f in fields]
             continue
         if not fields:
             continue
@@ -65,7 +65,7 @@ def pairs_from_list(list_path, folder, suffix: str = ".jpg") -> PairSet:
                 f"`iconv -f latin1 -t utf-8`. Received: {line[:80]!r}"
             )
         paths += of_line
-    _check_count(list_path, told, issame)
+    _check_count(list_path, counts, issame)
     return PairSet(
         pathlib.Path(list_path).stem,
         PairImages(list_path, _read_all(list_path, paths), paths),
@@ -73,10 +73,10 @@ def pairs_from_list(list_path, folder, suffix: str = ".jpg") -> PairSet:
     )
 
 
-def _check_count(path, told, issame):
+def _check_count(path, counts, issame):
     if not issame:
         raise ValueError(f"{path} lists no pair. Give a file like LFW's pairs.txt")
-    expected = 2 * int(np.prod(told)) if told else len(issame)
+    expected = 2 * int(np.prod(counts)) if counts else len(issame)
     if len(issame) != expected:
         raise ValueError(
             f"{path}: its first line announces {expected:,} pairs and {len(issame):,} "

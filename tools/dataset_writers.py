@@ -178,7 +178,7 @@ def record_offsets(file: PositionedFile, count: int) -> list[int]:
 class ShardedWriter:
     """Writes `shard_size` images a file, the last one fewer; a subclass makes a record.
 
-    A shard gets its name when it is whole; an interrupted try goes on with the first
+    A shard gets its name when it is whole; an interrupted try resumes at the first
     that is not. Arguments and `count` are those of `RecordIOWriter`, but labels may
     fall.
     """

@@ -81,7 +81,7 @@ class GridRun:
         into `train.log`, signals to it.
 
         Raises:
-            Interrupted: The trainer was interrupted: the same call goes on with it.
+            Interrupted: The trainer was interrupted: the same call continues it.
             ValueError: It was killed, or ended before its first step, so that no other
                 run would fare better; or another run's flags are recorded.
         """
@@ -128,7 +128,7 @@ class GridRun:
                 f"collapsed: the mean cosine between images is {cosines[-1]:.4f}"
             )
         changed = [start["changed"] for start in self.starts if start["changed"]]
-        notes += [f"went on with other flags, then and now: {c}" for c in changed]
+        notes += [f"continued with other flags, then and now: {c}" for c in changed]
         return {
             "method": self.method,
             "seed": self.seed,

@@ -123,7 +123,7 @@ def _where(chosen, function, images, values):
     return tf.map_fn(one, (images, chosen, values), fn_output_signature=spec)
 
 
-def random_flip(images: tf.Tensor, flips: tf.Tensor) -> tf.Tensor:
+def flip_images(images: tf.Tensor, flips: tf.Tensor) -> tf.Tensor:
     """Mirrors the chosen images left to right.
 
     The choice, bool `(batch,)`, is an argument, so that the batch can carry it: a

@@ -6,7 +6,7 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from ekd_tf.data.augment import random_flip
+from ekd_tf.data.augment import flip_images
 from ekd_tf.data.image_pixels import as_plain
 from ekd_tf.data.image_pixels import decodable
 from ekd_tf.data.image_pixels import decode_plain
@@ -183,7 +183,7 @@ class ImageReader:
 
 def _fit_batch(images, size, flips):
     images = fit(images, size)
-    return images if flips is None else random_flip(images, flips)
+    return images if flips is None else flip_images(images, flips)
 
 
 def _decode_batch(images, size, flips):

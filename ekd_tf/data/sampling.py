@@ -63,7 +63,7 @@ class BatchSampler:
         labels: np.ndarray,
         general: int,
         identities: int,
-        images_per_identity: int = 4,
+        images_per_identity: int = 2,
         seed: int = 0,
     ):
         labels = np.asarray(labels)

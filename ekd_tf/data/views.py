@@ -10,7 +10,7 @@ import tensorflow as tf
 from ekd_tf import checks
 from ekd_tf.data.augment import NUM_DRAWS
 from ekd_tf.data.augment import Augmentation
-from ekd_tf.data.augment import random_flip
+from ekd_tf.data.augment import flip_images
 from ekd_tf.data.sampling import chosen_views
 
 # Views an image may have: seeds of the draws are image * _MOST + view.
@@ -60,7 +60,7 @@ class DrawnViews:
         """
         uniform = self._uniform(images, views)
         flips, draws = uniform[:, 0] < (0.5 if self.flip else 0.0), uniform[:, 1:]
-        made = {name: random_flip(rows, flips) for name, rows in pixels.items()}
+        made = {name: flip_images(rows, flips) for name, rows in pixels.items()}
         for name, augmentation in augmentations.items():
             made[name] = augmentation(made[name], draws)
         return made, flips

@@ -141,7 +141,7 @@ def _words(value):
 
 
 def command(note: dict, folder: Any) -> str:
-    """Returns the command that writes a cache or goes on with it."""
+    """Returns the command that writes a cache or continues it."""
     words = ["python", "-m", "ekd_tf.embed_teacher"]
     words += [f"--teacher={note['teacher']}", f"--data={note['data']}"]
     words += [f"--output={folder}", f"--dtype={note['dtype']}"]
@@ -164,7 +164,7 @@ def checksum(path: pathlib.Path) -> dict[str, int]:
 
 
 class CacheWriter:
-    """Writes a cache folder, or goes on with one.
+    """Writes a cache folder, or continues one.
 
     Args:
         folder: Where; made if missing.

@@ -81,7 +81,7 @@ class OnnxEmbedder(PixelEmbedder):
         # Both raise a dozen kinds for one thing: the file is no good.
         except Exception as error:
             raise loading_error(path, error) from error
-        # onnxruntime goes on without a provider whose libraries it does not find.
+        # onnxruntime does without a provider whose libraries it does not find.
         runs = self._session.get_providers()[0]
         if runs != provider:
             logging.warning("%s: %s did not start, %s runs it.", path, provider, runs)

@@ -61,7 +61,7 @@ class PairBlocks:
         block_size: int = 1024,
         progress: Callable | None = None,
     ):
-        labels = check_labels(labels, embeddings=embeddings)
+        labels = check_labels_of_rows(labels, embeddings=embeddings)
         self._order = np.argsort(labels, kind="stable")
         self._labels = labels[self._order]
         unit = metrics.normalize_rows(embeddings).astype(np.float32, copy=False)
@@ -216,7 +216,7 @@ def count_pairs(labels: np.ndarray) -> tuple[int, int]:
     return positive, images * (images - 1) // 2 - positive
 
 
-def check_labels(labels: np.ndarray, **embeddings: np.ndarray) -> np.ndarray:
+def check_labels_of_rows(labels: np.ndarray, **embeddings: np.ndarray) -> np.ndarray:
     """Returns `labels` as an array; `ValueError` unless one integer per row of each."""
     labels = np.asarray(labels)
     if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
@@ -247,7 +247,7 @@ def draw_pairs(
         `(left, right, same)`: int64 row numbers `(positives + negatives,)` twice,
         and bool.
     """
-    labels = check_labels(labels)
+    labels = check_labels_of_rows(labels)
     available = count_pairs(labels)
     check_range("positives", positives, low=0, high=available[0])
     check_range("negatives", negatives, low=0, high=available[1])

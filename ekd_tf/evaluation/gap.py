@@ -12,7 +12,7 @@ from ekd_tf import metrics
 from ekd_tf.evaluation import verification
 from ekd_tf.evaluation.allpairs import PairBlock
 from ekd_tf.evaluation.allpairs import PairBlocks
-from ekd_tf.evaluation.allpairs import check_labels
+from ekd_tf.evaluation.allpairs import check_labels_of_rows
 from ekd_tf.evaluation.tables import format_table
 from ekd_tf.metrics import format_fpr
 
@@ -116,7 +116,7 @@ def measure_gap(
     }
     if baseline_embeddings is not None:
         models["baseline_embeddings"] = baseline_embeddings
-    labels = check_labels(labels, **models)
+    labels = check_labels_of_rows(labels, **models)
     verification.check_two_kinds(labels)
     # The first goes ahead of the second: one line for both.
     lines = [progress, *[None] * len(models)]

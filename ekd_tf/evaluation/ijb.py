@@ -20,9 +20,6 @@ from ekd_tf.evaluation.verification import not_measurable
 from ekd_tf.evaluation.verification import tpr_scalars
 from ekd_tf.metrics import format_fpr
 
-DEFAULT_FPRS = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
-# What insightface and what TFace report: not comparable with each other.
-DEFAULT_SWITCHES = ("N1D1F1", "N0D0F0")
 # Templates of so many switches are pooled in one reading of the embeddings: each takes
 # 50 MB for IJB-C.
 _AT_ONCE = 2
@@ -71,8 +68,8 @@ class IJBEvaluation:
     def __init__(
         self,
         templates: TemplateSet,
-        fprs: Sequence[float] = DEFAULT_FPRS,
-        switches: Sequence[str] = DEFAULT_SWITCHES,
+        fprs: Sequence[float],
+        switches: Sequence[str],
     ):
         self.name = templates.name
         self._set = templates

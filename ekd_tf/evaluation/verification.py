@@ -10,7 +10,7 @@ import numpy as np
 
 from ekd_tf import metrics
 from ekd_tf.evaluation.allpairs import PairBlocks
-from ekd_tf.evaluation.allpairs import check_labels
+from ekd_tf.evaluation.allpairs import check_labels_of_rows
 from ekd_tf.evaluation.allpairs import count_pairs
 from ekd_tf.evaluation.allpairs import draw_pairs
 from ekd_tf.evaluation.allpairs import labelled_intervals
@@ -171,7 +171,7 @@ def verify_embeddings(
             identities for TPRs and thresholds. 0: no intervals.
         progress: As for `PairBlocks`.
     """
-    labels = check_labels(labels, embeddings=embeddings)
+    labels = check_labels_of_rows(labels, embeddings=embeddings)
     embeddings = np.asarray(embeddings)
     each = check_drawable(labels)
     left, right, same = draw_pairs(labels, each, each, seed)

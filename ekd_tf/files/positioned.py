@@ -9,7 +9,7 @@ import weakref
 from collections.abc import Iterable
 
 
-def unreadable(path: str | os.PathLike, error: OSError) -> ValueError:
+def unreadable_file(path: str | os.PathLike, error: OSError) -> ValueError:
     """Returns the error of a file or folder the operating system does not give."""
     return ValueError(
         f"cannot read {path}: {error.strerror}. Check the path, that you may read it "
@@ -75,7 +75,7 @@ class PositionedFile:
             weakref.finalize(self, os.close, self._descriptor)
             status = os.fstat(self._descriptor)
         except OSError as error:
-            raise unreadable(self.path, error) from error
+            raise unreadable_file(self.path, error) from error
         self.size = status.st_size
         self.mtime_ns = status.st_mtime_ns
 

@@ -110,10 +110,9 @@ def combined_target(
             & m_1 \theta + m_2 < \pi \\
         -1 - (m_1 \theta + m_2 - \pi) - m_3 & \text{otherwise} \end{cases} $$
 
-    The second case keeps the target falling, without a step.
-
-    with m1 the multiplier, m2 the angular and m3 the additive margin. The gradient is
-    finite everywhere: zero within 1e-6 of the cosines -1 and 1.
+    with m1 the multiplier, m2 the angular and m3 the additive margin. The second case
+    keeps the target falling, without a step. The gradient is finite everywhere: zero
+    within 1e-6 of the cosines -1 and 1.
 
     Reference:
         Deng et al., 2019, arXiv:1801.07698, equation 4, which does not say what

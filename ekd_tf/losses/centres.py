@@ -46,8 +46,9 @@ class CentreLoss(ProjectedLoss):
         if isinstance(centres, (tuple, list)) and np.shape(centres) == (2,):
             sizes, unit = tuple(centres), None
         else:
-            check_centres(centres)
-            unit = l2_normalize(np.asarray(centres, np.float32))
+            rows = np.asarray(centres, np.float32)
+            check_centres(rows)
+            unit = l2_normalize(rows)
             sizes = tuple(unit.shape)
         super().__init__(student_dim, sizes[1], **kwargs)
         self.scale = check_positive("scale", scale)
@@ -74,7 +75,6 @@ class CentreLoss(ProjectedLoss):
 
 def check_centres(centres: np.ndarray) -> None:
     """Raises `ValueError` unless the rows of an array can be class centres."""
-    centres = np.asarray(centres)
     if centres.ndim != 2 or len(centres) < 2:
         raise ValueError(
             "`centres` must be (num_identities, teacher_dim), of two identities or "

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import tensorflow as tf
 
 from ekd_tf.checks import check_choice
@@ -15,11 +17,11 @@ from ekd_tf.mining.miner import NO_ROW
 from ekd_tf.mining.miner import Memory
 from ekd_tf.mining.miner import PairMiner
 from ekd_tf.mining.miner import Pairs
+from ekd_tf.mining.miner import compiled
 from ekd_tf.mining.miner import with_gradient
 from ekd_tf.mining.order_statistics import HISTOGRAM_BINS
 from ekd_tf.mining.order_statistics import quantiles_of_histogram
 from ekd_tf.mining.order_statistics import ranks_of_fprs
-from ekd_tf.ops.compiled import compiled
 from ekd_tf.ops.numerics import l2_normalize
 from ekd_tf.ops.numerics import masked_mean
 from ekd_tf.ops.numerics import num_rows
@@ -123,7 +125,7 @@ class EKDLoss(DistillationLoss):
         memory: Int >= 0: rows of earlier batches to pair the batch with as well, as
             both models embedded them then. They receive no gradient.
         same_image_pairs: Whether pairs of one source image count as positives.
-        miner: Which FPRs, and how many of the hardest negatives.
+        miner: Which FPRs, and how many of the hardest negatives; or its arguments.
 
     Returns:
         `{"ekd/positive": ..., "ekd/negative": ...}`, weighted float32 scalars. A
@@ -141,6 +143,7 @@ class EKDLoss(DistillationLoss):
         number of GPUs: a run on eight corresponds to a weight of 8 here.
     """
 
+    default_name = "ekd"
     uses_labels = True
 
     def __init__(
@@ -156,11 +159,10 @@ class EKDLoss(DistillationLoss):
         threshold_gradient: bool = True,
         memory: int = 2048,
         same_image_pairs: bool = False,
-        miner: PairMiner | None = None,
-        name: str = "ekd",
-        **kwargs,
-    ):
-        super().__init__(name=name, **kwargs)
+        miner: PairMiner | dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
         self.temperature = float(check_positive("temperature", temperature))
         self.positive_weight = float(check_range("positive_weight", positive_weight, 0))
         self.negative_weight = float(check_range("negative_weight", negative_weight, 0))
@@ -177,7 +179,7 @@ class EKDLoss(DistillationLoss):
         self.bias_correction = bool(bias_correction)
         self.threshold_gradient = bool(threshold_gradient)
         self.same_image_pairs = bool(same_image_pairs)
-        self.miner = miner or PairMiner()
+        self.miner = miner if isinstance(miner, PairMiner) else PairMiner(**miner or {})
 
         count = len(self.miner.fprs)
         self.student_thresholds = self.add_state("student_thresholds", (count,))
@@ -196,10 +198,7 @@ class EKDLoss(DistillationLoss):
 
     @classmethod
     def reference(
-        cls,
-        student_dim: int | None = None,
-        teacher_dim: int | None = None,
-        name: str = "ekd",
+        cls, student_dim: int | None = None, teacher_dim: int | None = None
     ) -> EKDLoss:
         """Returns the published form: the arithmetic of TFace to float32 rounding."""
         return cls(
@@ -211,7 +210,6 @@ class EKDLoss(DistillationLoss):
             threshold_gradient=False,
             memory=0,
             same_image_pairs=True,
-            name=name,
         )
 
     def compute(
@@ -384,8 +382,3 @@ class EKDLoss(DistillationLoss):
     def get_config(self) -> dict:
         """Returns the arguments the layer was made with."""
         return {**super().get_config(), "miner": vars(self.miner)}
-
-    @classmethod
-    def from_config(cls, config: dict) -> EKDLoss:
-        """Makes the layer anew from what `get_config` returned."""
-        return cls(**{**config, "miner": PairMiner(**config["miner"])})

@@ -51,7 +51,7 @@ class EKDCentresLoss(CentreLoss):
         negative_weight: float = 0.01,
         momentum: float = 0.01,
         sampled: int = 10_000,
-        miner: PairMiner | None = None,
+        miner: PairMiner | dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(centres, student_dim=student_dim, **kwargs)
@@ -103,8 +103,3 @@ class EKDCentresLoss(CentreLoss):
         names = "temperature", "positive_weight", "negative_weight", "momentum"
         of_ekd = {name: getattr(self.ekd, name) for name in names}
         return {**super().get_config(), **of_ekd, "miner": vars(self.ekd.miner)}
-
-    @classmethod
-    def from_config(cls, config: dict) -> EKDCentresLoss:
-        """Makes the layer anew from what `get_config` returned."""
-        return cls(**{**config, "miner": PairMiner(**config["miner"])})

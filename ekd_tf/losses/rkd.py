@@ -12,8 +12,8 @@ from ekd_tf.keras_compat import register
 from ekd_tf.losses.base import DistillationLoss
 from ekd_tf.losses.base import TermsAndMonitor
 from ekd_tf.ops.blocks import sum_over_rows
+from ekd_tf.ops.numerics import pairwise_squared_distances
 from ekd_tf.ops.numerics import safe_sqrt
-from ekd_tf.ops.numerics import squared_distances
 
 
 def huber(difference: tf.Tensor, delta: float = 1.0) -> tf.Tensor:
@@ -43,7 +43,7 @@ def rkd_distance(
     """
     relative = []
     for embeddings in (student, teacher):
-        distances = safe_sqrt(squared_distances(embeddings))
+        distances = safe_sqrt(pairwise_squared_distances(embeddings))
         apart = tf.cast(tf.math.count_nonzero(distances), tf.float32)
         total = tf.reduce_sum(distances)
         relative.append(tf.math.divide_no_nan(distances * apart, total))
@@ -80,8 +80,8 @@ def rkd_angle(student: tf.Tensor, teacher: tf.Tensor, delta: float = 1.0) -> tf.
         as the authors' code. There, and in TFace `distillation/rkd.py`, an angle is
         normalised edge by edge: coinciding rows give gradients of 4e11.
     """
-    student = squared_distances(student)
-    teacher = tf.stop_gradient(squared_distances(teacher))
+    student = pairwise_squared_distances(student)
+    teacher = tf.stop_gradient(pairwise_squared_distances(teacher))
 
     def of_vertices(vertices, student):
         difference = angle_cosines(student, vertices) - angle_cosines(teacher, vertices)

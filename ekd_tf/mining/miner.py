@@ -10,7 +10,9 @@ the positives and the negatives with the student's highest cosines.
 
 from __future__ import annotations
 
+import functools
 import typing
+from collections.abc import Callable
 from collections.abc import Sequence
 
 import tensorflow as tf
@@ -23,7 +25,6 @@ from ekd_tf.mining.order_statistics import bins_of
 from ekd_tf.mining.order_statistics import count_bins
 from ekd_tf.mining.order_statistics import order_statistics
 from ekd_tf.mining.order_statistics import ranks_of_fprs
-from ekd_tf.ops.compiled import compiled
 from ekd_tf.ops.numerics import as_float32
 from ekd_tf.ops.numerics import as_int32
 from ekd_tf.ops.numerics import l2_normalize
@@ -97,6 +98,25 @@ class MinedPairs(typing.NamedTuple):
     finite: tf.Tensor
     student: ModelPairs
     teacher: ModelPairs
+
+
+def compiled(method: Callable) -> Callable:
+    """Makes a method a `tf.function`, unless its caller is one already.
+
+    Called op by op, a method of hundreds of operations spends its time in Python.
+    Inside a trace a function of its own helps nothing, and TensorFlow would trace its
+    gradient several times: a third of what tracing a distillation step took. The method
+    takes tensors, or named tuples of them, and branches on none in Python.
+    """
+    function = tf.function(method, autograph=False)
+
+    @functools.wraps(method)
+    def call(self, *args, **kwargs):
+        if tf.inside_function():
+            return method(self, *args, **kwargs)
+        return function.__get__(self, type(self))(*args, **kwargs)
+
+    return call
 
 
 class PairMiner:

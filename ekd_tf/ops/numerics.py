@@ -71,7 +71,7 @@ def similarity_matrix(embeddings: tf.Tensor) -> tf.Tensor:
     return tf.matmul(embeddings, embeddings, transpose_b=True)
 
 
-def squared_distances(embeddings: tf.Tensor) -> tf.Tensor:
+def pairwise_squared_distances(embeddings: tf.Tensor) -> tf.Tensor:
     """Returns the squared Euclidean distances of float32 rows, `(batch, batch)`.
 
     Rows closer than 0.3 % of their distance from the batch's mean coincide within

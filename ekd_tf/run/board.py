@@ -76,7 +76,7 @@ class BoardHook(Hook):
         workdir = self._path.parent.absolute()
         name = f"{workdir.name} in {workdir.parent}"
         summaries = [
-            _experiment(self._config.best_metric.removeprefix("-"), self._figures),
+            _experiment(self._figures),
             hparams.hparams_pb(_settings(self._config), trial_id=name),
         ]
         if step.is_last:
@@ -107,7 +107,7 @@ def _settings(config):
     }
 
 
-def _experiment(best, figures):
+def _experiment(figures):
     """Returns the columns of the HPARAMS page: all settings, and figures to compare.
 
     The page takes them from one of its runs: they are the same whether or not there is
@@ -126,7 +126,7 @@ def _experiment(best, figures):
                 )
             )
     compared = [name for name in figures if "/gap_at_fpr_" not in name]
-    compared.sort(key=lambda name: (name != best, "/tpr_at_fpr_" not in name))
+    compared.sort(key=lambda name: "/tpr_at_fpr_" not in name)
     experiment = api_pb2.Experiment(
         hparam_infos=infos,
         metric_infos=[

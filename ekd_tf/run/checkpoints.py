@@ -6,7 +6,6 @@ import json
 import os
 import pathlib
 import re
-import shutil
 import zipfile
 import zlib
 from typing import Any
@@ -37,7 +36,7 @@ _UNREADABLE = (
 
 
 class CheckpointStore:
-    """Keeps the newest `keep` checkpoints of a run, and the best, in one folder.
+    """Keeps the newest `keep` checkpoints of a run in one folder.
 
     A checkpoint is one uncompressed `.npz` file, `checkpoint-000001200.npz`: one entry
     per variable and a JSON header with the step, the dtypes and the caller's metadata.
@@ -48,10 +47,9 @@ class CheckpointStore:
         self.directory = pathlib.Path(directory)
         self.keep = keep
 
-    def path(self, step: int | str) -> pathlib.Path:
-        """Returns the file of a step, or of "best", whether it exists or not."""
-        name = step if step == "best" else f"{step:09d}"
-        return self.directory / f"checkpoint-{name}.npz"
+    def path(self, step: int) -> pathlib.Path:
+        """Returns the file of a step, whether it exists or not."""
+        return self.directory / f"checkpoint-{step:09d}.npz"
 
     def steps(self) -> list[int]:
         """Returns the steps there are files of, oldest first."""
@@ -99,47 +97,32 @@ class CheckpointStore:
         for aside in self.directory.glob("checkpoint-*.npz.tmp"):
             aside.unlink(missing_ok=True)
 
-    def save_best(self, step: int) -> None:
-        """Makes the checkpoint of `step` the best; it is then never pruned."""
-        source, target = self.path(step), self.path("best")
-        aside = target.with_name(target.name + ".tmp")
-        aside.unlink(missing_ok=True)
-        try:
-            # Checkpoints are replaced and never rewritten, so a link is a copy.
-            os.link(source, aside)
-        except OSError:
-            shutil.copyfile(source, aside)
-        os.replace(aside, target)
-
-    def restore(self, variables: dict[str, Any], step: int | str | None = None) -> dict:
+    def restore(self, variables: dict[str, Any]) -> dict:
         """Assigns the values of a checkpoint to variables, all or none.
 
-        Of a step, "best", or by default the newest file that is not damaged. Returns
-        the metadata given to `save`, and the step under "step".
+        Of the newest file that is not damaged. Returns the metadata given to `save`,
+        and the step under "step".
 
         Raises:
-            FileNotFoundError: There is no such checkpoint.
+            FileNotFoundError: There is no checkpoint.
             ValueError: All files are damaged, or names, shapes or dtypes differ.
         """
-        header, arrays, path = self._read(step)
+        header, arrays, path = self._read()
         _check_same_variables(path, variables, arrays)
         for name, value in variables.items():
             value.assign(arrays[name])
         return {**header["metadata"], "step": header["step"]}
 
-    def _read(self, step):
-        candidates = [step] if step is not None else self.steps()[::-1]
-        paths = [self.path(candidate) for candidate in candidates]
-        if not any(path.is_file() for path in paths):
-            wanted = "checkpoint" if step is None else f"checkpoint {paths[0].name}"
-            raise FileNotFoundError(f"There is no {wanted} in {self.directory}.")
+    def _read(self):
+        paths = [self.path(step) for step in self.steps()[::-1]]
+        if not paths:
+            raise FileNotFoundError(f"There is no checkpoint in {self.directory}.")
         for path in paths:
             try:
                 return (*_read_file(path), path)
             except _UNREADABLE as error:
                 damage = f"{path} is damaged ({type(error).__name__}: {error})."
-            if step is None:
-                logging.warning("%s Trying the checkpoint before it.", damage)
+            logging.warning("%s Trying the checkpoint before it.", damage)
         raise ValueError(f"{damage} There is no other to restore in its place.")
 
 

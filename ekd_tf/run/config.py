@@ -295,16 +295,7 @@ class TrainConfig:
     checkpoint_every: int = setting(
         1000, "Steps between checkpoints; 0: at the end only.", low=0, free=True
     )
-    max_checkpoints: int = setting(
-        3, "Newest checkpoints to keep, the best not counted.", low=1, free=True
-    )
-    best_metric: str = setting(
-        "heldout/accuracy",
-        "Metric of the evaluations whose best checkpoint is kept, as metrics.jsonl "
-        "names it; larger is better, with - before it smaller: -heldout/eer.",
-        free=True,
-        needs=EVALUATES,
-    )
+    max_checkpoints: int = setting(3, "Newest checkpoints to keep.", low=1, free=True)
     max_bad_steps: int = setting(
         20,
         "Consecutive updates skipped for NaN or infinity that end the run.",

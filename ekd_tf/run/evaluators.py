@@ -1,4 +1,4 @@
-"""Turns the words of flags into what is evaluated: trained models and pair sets."""
+"""Turns flags into what is evaluated: trained models and pair sets."""
 
 from __future__ import annotations
 

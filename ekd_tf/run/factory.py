@@ -1,4 +1,4 @@
-"""Turns the words of flags into objects; the only module that names every class."""
+"""Turns flags into objects; the only module that names every class."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ _PASSED_ON: dict[int, int] = {
 
 
 class Interrupted(Exception):  # noqa: N818 - a run that is to go on has not failed
-    """The run ended early and the same command goes on with it."""
+    """The run ended early and the same command continues it."""
 
 
 class Termination:

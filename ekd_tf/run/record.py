@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -35,52 +34,11 @@ from ekd_tf.training.loop import Step
 from ekd_tf.training.strategy import has_other_workers
 
 
-class BestMetric:
-    """Remembers the best value of one metric and the step it was reached at first.
-
-    Larger is better; with "-" before the name, smaller.
-    """
-
-    def __init__(self, name: str):
-        self.name = name
-        self.value: float | None = None
-        self.step: int | None = None
-
-    def to_dict(self) -> dict[str, Any]:
-        """Returns the state as JSON can hold it."""
-        return dict(vars(self))
-
-    def restore(self, state: dict[str, Any] | None) -> None:
-        """Takes over a state, unless it is of another metric."""
-        if state is not None and state["name"] == self.name:
-            self.value, self.step = state["value"], state["step"]
-
-    def check_reported(self, names: list[str]) -> None:
-        """Raises `ValueError` unless the metric is among those the run reports."""
-        if self.name.removeprefix("-") not in names:
-            raise ValueError(
-                f"`--best_metric` must be one that the run's evaluations report: "
-                f"{', '.join(sorted(names))}. Received: {self.name!r}"
-            )
-
-    def offer(self, step: int, scalars: dict[str, float]) -> bool:
-        """Returns whether the figures at a step are better than all before them."""
-        value = float(scalars[self.name.removeprefix("-")])
-        sign = -1 if self.name.startswith("-") else 1
-        better = not math.isnan(value) and (
-            self.value is None or sign * value > sign * self.value
-        )
-        if better:
-            self.value, self.step = value, step
-        return better
-
-
 @dataclasses.dataclass
 class Record:
     """The lines, evaluations and checkpoints of a run.
 
     Attributes:
-        best: As restored.
         start_step: Updates made before.
         evaluated: The last step that was evaluated, or None.
         failure: What ended the last evaluation early, or None.
@@ -90,7 +48,6 @@ class Record:
     parts: Parts
     workdir: Workdir
     store: CheckpointStore
-    best: BestMetric
     start_step: int = 0
     evaluated: int | None = None
     failure: str | None = None
@@ -197,13 +154,12 @@ class Record:
                 logging.info("Step %d, %s:\n%s", number, result.name, result.report())
             self._log.write(number, scalars)
             draw_teacher(self.workdir.path, parts.steps, of_teacher)
-            return scalars
 
         def evaluate(step):
             progress.pause()
             self._save(step.number)
             try:
-                is_best = self.best.offer(step.number, report(step.number))
+                report(step.number)
             # Whatever is wrong with a report, the steps go on: they cost more.
             except Exception as error:
                 self.failure = f"The evaluation at step {step.number} failed: {error}"
@@ -215,8 +171,6 @@ class Record:
             self.evaluated = step.number
             self._saved_step = None
             self._save(step.number)
-            if is_best:
-                self.store.save_best(step.number)
 
         return evaluate
 
@@ -224,6 +178,6 @@ class Record:
         if number == self._saved_step:
             return
         self._log.flush()
-        metadata = {"best": self.best.to_dict(), "evaluated": self.evaluated}
+        metadata = {"evaluated": self.evaluated}
         self.store.save(number, self.parts.model.state(), metadata)
         self._saved_step = number

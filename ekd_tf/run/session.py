@@ -29,7 +29,6 @@ from ekd_tf.run.progress import ProgressLine
 from ekd_tf.run.progress import begin_line
 from ekd_tf.run.provenance import package_versions
 from ekd_tf.run.provenance import provenance_of_run
-from ekd_tf.run.record import BestMetric
 from ekd_tf.run.record import Record
 from ekd_tf.run.student import check_converts
 from ekd_tf.run.student import start_from
@@ -71,16 +70,12 @@ def run_training(config: TrainConfig, command: list[str]) -> None:
         parts = assemble(config, strategy, workdir)
         teacher = parts.teacher.fingerprint if parts.teacher else None
         workdir.check_same_teacher(teacher, force)
-        best = BestMetric(config.best_metric)
-        if parts.evaluations:
-            best.check_reported(parts.figure_names())
-
-        start_step, evaluated = _restore(store, parts.model, best)
+        start_step, evaluated = _restore(store, parts.model)
         finished = start_step == parts.steps and workdir.is_finished(config.export)
         if not chief:
             workdir = Workdir(stack.enter_context(tempfile.TemporaryDirectory()))
             store = CheckpointStore(workdir.checkpoints)
-        record = Record(config, parts, workdir, store, best, start_step, evaluated)
+        record = Record(config, parts, workdir, store, start_step, evaluated)
         if finished and not record.is_pending:
             logging.info("The run in %s is finished: nothing to do.", config.workdir)
             return
@@ -140,16 +135,12 @@ def _naming_last_checkpoint(store):
         ) from error
 
 
-def _restore(store, model, best):
+def _restore(store, model):
     """Returns the step to go on from, 0 without checkpoint, and the last evaluated."""
     if store.latest() is None:
         return 0, None
     metadata = store.restore(model.state())
     step = metadata["step"]
-    best.restore(metadata.get("best"))
-    if best.step == step:
-        # A kill between the two left the checkpoint of the best without its name.
-        store.save_best(step)
     # A checkpoint without the word was written when all was evaluated.
     return step, metadata.get("evaluated", step)
 

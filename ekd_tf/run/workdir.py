@@ -20,7 +20,6 @@ from ekd_tf.files.user_text import is_utf8
 from ekd_tf.run.provenance import package_commit
 
 _ABSENT = "not given"
-# File systems that know no locks; some network mounts are among them.
 
 
 class Workdir:

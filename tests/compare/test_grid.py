@@ -90,7 +90,7 @@ def test_a_finished_run_is_passed_over(make_run):
     record = json.loads((run.path / "run.json").read_text())
     record["starts"][0]["changed"] = {"learning_rate": [0.1, 0.2]}
     (run.path / "run.json").write_text(json.dumps(record))
-    assert "went on with other flags" in run.summary()["note"]
+    assert "continued with other flags" in run.summary()["note"]
     assert "[0.1, 0.2]" in run.summary()["note"]
     with pytest.raises(ValueError, match="`--steps` was 4, now 5"):
         train(make_run("finish", steps=5))

@@ -115,9 +115,10 @@ def test_searches_both_galleries_and_takes_the_mean(templates, model):
 
 def test_rejects_lists_that_do_not_fit(templates):
     without = dataclasses.replace(templates, pairs=None)
-    refused("no list of pairs", IJBEvaluation, without)
+    refused("no list of pairs", IJBEvaluation, without, FPRS, SWITCHES)
     first, second, same = (np.array(row) for row in ([1, 9999], [2, 3], [True, False]))
     pairs = TemplatePairs(first, second, same)
     words = "1 listed templates have no image.*9999"
-    refused(words, IJBEvaluation, dataclasses.replace(templates, pairs=pairs))
-    refused("spelled like N1D1F1", IJBEvaluation, templates, switches=["N3"])
+    unfit = dataclasses.replace(templates, pairs=pairs)
+    refused(words, IJBEvaluation, unfit, FPRS, SWITCHES)
+    refused("spelled like N1D1F1", IJBEvaluation, templates, FPRS, ["N3"])

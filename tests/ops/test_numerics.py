@@ -6,9 +6,9 @@ import tensorflow as tf
 from ekd_tf.ops.numerics import l2_normalize
 from ekd_tf.ops.numerics import masked_mean
 from ekd_tf.ops.numerics import num_rows
+from ekd_tf.ops.numerics import pairwise_squared_distances
 from ekd_tf.ops.numerics import safe_acos
 from ekd_tf.ops.numerics import safe_sqrt
-from ekd_tf.ops.numerics import squared_distances
 
 
 def gradient(function, x):
@@ -119,7 +119,7 @@ def test_mean_of_all_and_of_nothing_with_their_gradients(run_as):
 
 def test_squared_distances_computed_by_hand(run_as):
     rows = tf.constant([[0.0, 0.0], [3.0, 4.0], [3.0, 0.0]])
-    squares = run_as(squared_distances)(rows)
+    squares = run_as(pairwise_squared_distances)(rows)
     expected = [[0, 25, 9], [25, 0, 16], [9, 16, 0]]
     np.testing.assert_allclose(squares, expected, rtol=1e-5)
 
@@ -133,7 +133,7 @@ def test_rows_that_coincide_have_distance_zero_and_no_gradient(run_as, rng):
     def step(rows):
         with tf.GradientTape() as tape:
             tape.watch(rows)
-            squares = squared_distances(rows)
+            squares = pairwise_squared_distances(rows)
             near = squares[:3, :3]
         return squares, tape.gradient(near, rows)
 

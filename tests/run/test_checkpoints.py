@@ -74,22 +74,12 @@ def test_replicated_variables_restore_on_any_number_of_replicas(tmp_path, replic
             np.testing.assert_array_equal(copy.numpy(), value)
 
 
-@pytest.mark.parametrize("links", [True, False])
-def test_keeps_the_newest_and_the_best(tmp_path, monkeypatch, links):
-    def no_links(source, target):
-        raise PermissionError(1, "Operation not permitted")
-
-    if not links:
-        monkeypatch.setattr(os, "link", no_links)
+def test_keeps_the_newest(tmp_path):
     store = saved(tmp_path, 10, keep=2)
-    store.save_best(10)
     for step in (20, 30, 40):
         store.save(step, numbers(float(step)))
     assert store.steps() == [30, 40] and store.latest() == 40
-    variables = zeros()
-    assert store.restore(variables, step="best") == {"step": 10, "best": 0.1}
-    assert variables["count"].numpy() == 10
-    assert len(os.listdir(tmp_path)) == 3
+    assert len(os.listdir(tmp_path)) == 2
 
 
 def test_lists_every_difference_and_assigns_nothing(tmp_path):
@@ -180,7 +170,7 @@ def test_crash_before_pruning_loses_nothing(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         store.save(20, numbers(20.0))
     store = CheckpointStore(tmp_path, keep=1)
-    (tmp_path / "checkpoint-best.npz.tmp").write_bytes(b"")
+    (tmp_path / "checkpoint-000000030.npz.tmp").write_bytes(b"")
     assert store.steps() == [10, 20]
     assert store.restore(zeros())["step"] == 20
     store.prune(20)
@@ -192,5 +182,3 @@ def test_says_which_checkpoint_is_missing(tmp_path):
         assert store.latest() is None
         with pytest.raises(FileNotFoundError, match="no checkpoint in"):
             store.restore(zeros())
-    with pytest.raises(FileNotFoundError, match="no checkpoint checkpoint-best.npz"):
-        CheckpointStore(tmp_path).restore(zeros(), step="best")

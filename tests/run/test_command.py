@@ -25,7 +25,7 @@ def test_words_of_other_tools_and_old_names_are_answered_with_ours():
                 "learning-rate": "Here it is --learning_rate",
                 "batch_size": "--general_batch: .*--balanced_identities",
                 "evaluate": "--eval_sets: NAME:KIND:PATH",
-                "best_metrik": "'best_metrik'. Did you mean: best_metric. --helpfull",
+                "log_evry": "'log_evry'. Did you mean: log_every. --helpfull",
                 "combined_margins": "--margin: for --head=combined three",
             },
         ),

@@ -69,7 +69,7 @@ def test_a_setting_with_effect_or_left_alone_is_taken():
         {"distill": "cosine:9,ekd:30%", "images_per_identity": 4},
         {"lr_milestones": ("3",), "lr_gamma": 0.2},
         {"balanced_identities": 4, "images_per_identity": 4},
-        {"eval_sets": ("x:folder:y",), "evaluate_every": 5, "best_metric": "x/auc"},
+        {"eval_sets": ("x:folder:y",), "evaluate_every": 5},
     ):
         settings.check_effects(config(**changes))
 

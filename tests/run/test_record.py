@@ -15,7 +15,6 @@ from ekd_tf.run.config import TrainConfig
 from ekd_tf.run.hooks import RunStopped
 from ekd_tf.run.interruption import Termination
 from ekd_tf.run.progress import ProgressLine
-from ekd_tf.run.record import BestMetric
 from ekd_tf.run.record import Record
 from ekd_tf.run.workdir import Workdir
 from ekd_tf.training.loop import run_steps
@@ -80,8 +79,7 @@ def run(tmp_path):
             return {**good, "loss_scale": 1.0, **(scalars or {})}
 
         batches = [{"image_id": np.array([1, 2]), "image": np.zeros((2, 16, 16, 3))}]
-        best = BestMetric(config.best_metric)
-        record = Record(config, parts, workdir, store, best, start, done)
+        record = Record(config, parts, workdir, store, start, done)
         with contextlib.closing(record.open_log()):
             strategy = tf.distribute.get_strategy()
             hooks = record.hooks(ProgressLine(steps), strategy, Termination())
@@ -91,21 +89,11 @@ def run(tmp_path):
     return run
 
 
-def restored(store, step):
-    steps = tf.Variable(0)
-    metadata = store.restore({"steps": steps}, step)
-    assert steps.numpy() == metadata["step"]
-    return metadata
-
-
-def test_the_best_evaluation_has_a_checkpoint_of_its_own(run):
+def test_an_evaluation_stands_in_a_checkpoint(run):
     every = {"evaluate_every": 2, "checkpoint_every": 3, "log_every": 4}
     store, _ = run(9, [0.5, 0.7, 0.6, 0.7, 0.1], max_checkpoints=2, **every)
-    # 4 was the best and is kept by name; every evaluation began with a checkpoint.
     assert store.steps() == [8, 9]
-    best = {"name": "heldout/accuracy", "value": 0.7, "step": 4}
-    assert restored(store, "best") == {"step": 4, "best": best, "evaluated": 4}
-    assert restored(store, 9)["best"] == best
+    assert store.restore({"steps": tf.Variable(0)}) == {"step": 9, "evaluated": 9}
 
 
 def test_an_evaluation_that_fails_costs_no_step(run, caplog):
@@ -116,8 +104,10 @@ def test_an_evaluation_that_fails_costs_no_step(run, caplog):
         assert store.steps() == [2, 4, 6]
         assert record.failure is None
         # What a restart finds: the step is there, its evaluation is not.
-        assert restored(store, 4)["evaluated"] == 2
-        assert restored(store, 6)["evaluated"] == 6
+        steps = {"steps": tf.Variable(0)}
+        assert store.restore(steps) == {"step": 6, "evaluated": 6}
+        store.path(6).unlink()
+        assert store.restore(steps) == {"step": 4, "evaluated": 2}
     store, record = run(2, [ValueError("no picture")])
     assert record.failure == "The evaluation at step 2 failed: no picture"
     assert store.steps() == [2]
@@ -154,21 +144,3 @@ def test_collapse_is_watched_where_asked(run):
     run(4, scalars=cosine, collapse_steps=0)
     with pytest.raises(RunStopped, match="for 2 steps, up to step 2"):
         run(4, scalars=cosine, collapse_steps=2)
-
-
-def test_the_first_of_the_best_stays_and_nan_is_never_it():
-    for name, values, answers, best in (
-        ("m", [0.5, 0.5, 0.7, 0.6, 0.7], [1, 0, 1, 0, 0], (0.7, 2)),
-        ("-m", [0.5, 0.6, 0.4], [1, 0, 1], (0.4, 2)),
-        ("m", [float("nan"), 0.1, float("nan")], [0, 1, 0], (0.1, 1)),
-    ):
-        metric = BestMetric(name)
-        assert [metric.offer(i, {"m": v}) for i, v in enumerate(values)] == answers
-        assert (metric.value, metric.step) == best
-
-
-def test_a_best_of_another_metric_is_forgotten():
-    for state in (None, {"name": "other", "value": 9.0, "step": 3}):
-        fresh = BestMetric("m")
-        fresh.restore(state)
-        assert (fresh.value, fresh.step) == (None, None)

@@ -66,7 +66,6 @@ def distilled(tmp_path_factory, teacher):
         distill="ekd:5",
         eval_sets=(f"other:{SOURCE},first=2000",),
         evaluate_every=2,
-        best_metric="other/auc",
     )
 
 
@@ -91,7 +90,7 @@ def test_leaves_what_repeats_the_run(distilled):
     others = "run.json identities.json metrics.jsonl model.keras lock about.tfevents"
     assert names == {events, *others.split(), "checkpoints", "reports", "teacher"}
     names = sorted(path.name for path in (distilled / "checkpoints").iterdir())
-    assert names == [f"checkpoint-{n}.npz" for n in ("000000002", "000000004", "best")]
+    assert names == [f"checkpoint-{n}.npz" for n in ("000000002", "000000004")]
     train_source, heldout = sources_of_run(distilled)
     assert (train_source.num_identities, heldout.num_identities) == (8, 6)
 
@@ -159,11 +158,10 @@ def test_tensorboard_compares_runs_by_their_settings_and_figures(distilled):
     assert all(info.description for info in columns.hparam_infos)
     first = {info.name for info in columns.hparam_infos if info.differs}
     assert "distill" in first and "momentum" not in first
-    # The best metric comes first, then TPRs; none that not every run has.
+    # TPRs come first; none that not every run has.
     names = [info.display_name for info in columns.metric_infos]
     is_tpr = ["/tpr_at_fpr_" in name for name in names]
-    assert names[0] == "other/auc" and sum(is_tpr) > 1
-    assert is_tpr[1:] == sorted(is_tpr[1:], reverse=True)
+    assert sum(is_tpr) > 1 and is_tpr == sorted(is_tpr, reverse=True)
     assert not [name for name in names if "gap" in name]
     for info in columns.metric_infos:
         assert info.name.tag == tensorboard_tag(info.display_name)[0]
@@ -253,20 +251,14 @@ def test_unreadable_images_are_allowed_for_every_reader(tmp_path, teacher):
 
 def test_an_evaluation_that_cannot_work_is_found_before_the_first_step(tmp_path):
     few = "synthetic:identities=4,images=2,size=32,first=99"
-    gap = "`--best_metric` must be one .*heldout/tpr_at_fpr_1e-1.*Received"
-    for changes, words in (
-        (
-            {"heldout_data": few},
-            "`heldout` cannot be evaluated on.* 4 positive .*so that 8 can be drawn.*"
-            "--holdout_identities",
-        ),
-        ({"best_metric": "heldout/gap_at_fpr_1e-1"}, gap),
-        ({"best_metric": "lfw/accuracy"}, "`--best_metric` must be one"),
-    ):
-        with pytest.raises(ValueError, match=words):
-            train(tmp_path / "run", **changes)
-        # So that the mended command is taken.
-        assert not (tmp_path / "run" / "run.json").exists()
+    words = (
+        "`heldout` cannot be evaluated on.* 4 positive .*so that 8 can be drawn.*"
+        "--holdout_identities"
+    )
+    with pytest.raises(ValueError, match=words):
+        train(tmp_path / "run", heldout_data=few)
+    # So that the mended command is taken.
+    assert not (tmp_path / "run" / "run.json").exists()
 
 
 def test_a_last_evaluation_that_failed_is_made_by_the_same_command(

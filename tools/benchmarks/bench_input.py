@@ -72,7 +72,7 @@ def floor(images, rows):
 
 def pipeline_of(source):
     """Returns the training pipeline's dataset."""
-    sampler = BatchSampler(source.labels, GENERAL.value, IDENTITIES.value)
+    sampler = BatchSampler(source.labels, GENERAL.value, IDENTITIES.value, 4)
     return make_pipeline(source, sampler, SIZE.value).dataset
 
 
@@ -94,7 +94,7 @@ def print_memory(records):
     """Prints what a sampler over generated labels holds, one epoch begun."""
     labels = np.sort(np.arange(records, dtype=np.int32) % max(1, records // 68))
     before = resident_mb()
-    sampler = BatchSampler(labels, GENERAL.value, IDENTITIES.value)
+    sampler = BatchSampler(labels, GENERAL.value, IDENTITIES.value, 4)
     start = time.perf_counter()
     for step in range(50):
         sampler.batch(step)

@@ -135,7 +135,7 @@ def batches_of_files(with_rows):
     dataset = pipeline.dataset
     if with_rows:
         teacher = open_run_teacher(f"cache:{CACHE.value}", source, flip=True)
-        dataset = teacher.attach(pipeline)
+        dataset = teacher.attach(dataset)
     return source.num_identities, iter(dataset)
 
 

@@ -16,7 +16,7 @@ from absl import logging
 from ekd_tf.data.source import Source
 from ekd_tf.files.positioned import hash_files
 from ekd_tf.files.positioned import read_file
-from ekd_tf.files.positioned import unreadable
+from ekd_tf.files.positioned import unreadable_file
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 _ENCODING = sys.getfilesystemencoding(), sys.getfilesystemencodeerrors()
@@ -129,7 +129,7 @@ def names_below(root: str, suffixes: tuple[str, ...]) -> list[str]:
     """
 
     def refuse(error):
-        raise unreadable(error.filename, error) from error
+        raise unreadable_file(error.filename, error) from error
 
     paths, seen = [], set()
     for folder, folders, names in os.walk(root, onerror=refuse, followlinks=True):

@@ -10,7 +10,7 @@ from absl import logging
 from ekd_tf.data.sources.files import SUFFIXES
 from ekd_tf.data.sources.files import Files
 from ekd_tf.data.sources.files import PackedNames
-from ekd_tf.files.positioned import unreadable
+from ekd_tf.files.positioned import unreadable_file
 
 _LAYOUT = "<root>/<identity>/<image>.{" + ",".join(s[1:] for s in SUFFIXES) + "}"
 _NAMED_IN_LOG = 20
@@ -30,7 +30,7 @@ def _visible(directory):
         with os.scandir(directory) as entries:
             visible = [entry for entry in entries if not entry.name.startswith(".")]
     except OSError as error:
-        raise unreadable(directory, error) from error
+        raise unreadable_file(directory, error) from error
     return sorted(visible, key=lambda entry: entry.name)
 
 

@@ -25,7 +25,7 @@ from ekd_tf.data.sources.records import Records
 from ekd_tf.data.unreadable import Unreadable
 from ekd_tf.files.index_cache import IndexCache
 from ekd_tf.files.positioned import PositionedFile
-from ekd_tf.files.positioned import unreadable as unreadable_file
+from ekd_tf.files.positioned import unreadable_file
 
 MAGIC = 0xCED7230A
 WHOLE, FIRST, MIDDLE, LAST = range(4)

@@ -23,7 +23,7 @@ from ekd_tf.data.sources.tar import tar_members
 from ekd_tf.data.unreadable import Unreadable
 from ekd_tf.files.index_cache import IndexCache
 from ekd_tf.files.positioned import PositionedFile
-from ekd_tf.files.positioned import unreadable as unreadable_file
+from ekd_tf.files.positioned import unreadable_file
 
 IMAGES = (b"jpg", b"jpeg", b"png", b"webp", b"bmp")
 _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")

@@ -1,6 +1,6 @@
 import tensorflow as tf
 
-from ekd_tf.ops.compiled import compiled
+from ekd_tf.mining.miner import compiled
 
 
 class Scale:
@@ -40,8 +40,3 @@ def test_inside_a_trace_it_is_no_function_of_its_own():
     graph = step.get_concrete_function(tf.constant(2.0)).graph
     assert not [op for op in graph.get_operations() if "Call" in op.type]
     assert scale.visits == 1
-
-
-def test_keeps_name_and_documentation():
-    assert Scale.times.__name__ == "times"
-    assert "factor" in Scale.times.__doc__
