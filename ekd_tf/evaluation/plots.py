@@ -44,6 +44,8 @@ _ZOOM, _FEW = 1.4, 3
 # In pixels: the side of a face, the place of a pair with its caption, the height of a
 # line of text above a group, and the margin.
 _SIDE, _WIDTH, _HEIGHT, _HEADING, _MARGIN = 112, 2 * 112 + 26, 112 + 42, 32, 12
+# TensorBoard shrinks pictures to about 400 pixels of width: two pairs.
+_COLUMNS = 2
 
 
 def plot_roc(
@@ -191,7 +193,7 @@ def render(figure: Any, path: str | os.PathLike | None = None) -> np.ndarray:
     return image
 
 
-def contact_sheet(source: Source, point: GapPoint, columns: int = 2) -> np.ndarray:
+def contact_sheet(source: Source, point: GapPoint) -> np.ndarray:
     """Shows the worst critical pairs of one FPR, positives above negatives.
 
     Below each pair stand both models' cosines, marked + by a model that accepts it and
@@ -207,11 +209,9 @@ def contact_sheet(source: Source, point: GapPoint, columns: int = 2) -> np.ndarr
         ("two identities", point.critical_negative, range(len(positive), len(pairs))),
     ]
     groups = [group for group in groups if len(group[2])]
-    columns = max(2, min(columns, max(len(group[2]) for group in groups)))
-    lines = sum(-(-len(group[2]) // columns) for group in groups)
-    size = (columns * _WIDTH, lines * _HEIGHT + (len(groups) + 2) * _HEADING)
+    lines = sum(-(-len(group[2]) // _COLUMNS) for group in groups)
+    size = (_COLUMNS * _WIDTH, lines * _HEIGHT + (len(groups) + 2) * _HEADING)
     sheet = Image.new("RGB", size, "white")
-    # TensorBoard shrinks pictures to about 400 pixels of width.
     font = ImageFont.load_default(13)
     write = functools.partial(ImageDraw.Draw(sheet).text, fill="black", font=font)
     both = (point.teacher_threshold, point.student_threshold)
@@ -226,13 +226,13 @@ def contact_sheet(source: Source, point: GapPoint, columns: int = 2) -> np.ndarr
         write((_MARGIN, top + _MARGIN), heading)
         top += _HEADING
         for place, number in enumerate(numbers):
-            left = place % columns * _WIDTH + _MARGIN
-            upper = top + place // columns * _HEIGHT
+            left = place % _COLUMNS * _WIDTH + _MARGIN
+            upper = top + place // _COLUMNS * _HEIGHT
             for side, face in enumerate(faces[number]):
                 sheet.paste(Image.fromarray(face), (left + side * (_SIDE + 2), upper))
             cosines = zip(("teacher", "student"), worst[number], thresholds)
             verdicts = [f"{m} {c:.3f} {'+' if c > t else '-'}" for m, c, t in cosines]
             caption = "#{} and #{}\n{}  {}".format(*pairs[number], *verdicts)
             write((left, upper + _SIDE + 3), caption)
-        top += -(-len(numbers) // columns) * _HEIGHT
+        top += -(-len(numbers) // _COLUMNS) * _HEIGHT
     return np.asarray(sheet)

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any
 
 import keras
 
-from ekd_tf.checks import check_choice
 from ekd_tf.models.ghostfacenet import GhostFaceNet
 from ekd_tf.models.ir import IR as IR
 from ekd_tf.models.iresnet import BLOCKS
@@ -31,17 +29,6 @@ BACKBONES: dict[str, Callable[..., keras.Model]] = {
     **{name: functools.partial(MBF, variant=name) for name in MBF_SIZES},
     **{f"iresnet{depth}": functools.partial(IResNet, depth=depth) for depth in BLOCKS},
 }
-
-
-def list_backbones() -> list[str]:
-    """Returns the names `build_backbone` knows."""
-    return list(BACKBONES)
-
-
-def build_backbone(name: str, **kwargs: Any) -> keras.Model:
-    """Builds the backbone of `BACKBONES` called `name` from its arguments."""
-    check_choice("name", name, list_backbones())
-    return BACKBONES[name](**kwargs)
 
 
 def count_parameters(model: keras.Model) -> int:
