@@ -132,9 +132,11 @@ def test_the_loop_of_the_readme_trains(rng):
 
 # Fast siblings: the loop above, and tests/training/test_keras_fit.py.
 @pytest.mark.slow
-def test_the_keras_example_of_the_readme_runs(tmp_path, monkeypatch):
+def test_the_keras_example_runs(tmp_path, monkeypatch):
     (example,) = re.findall(
-        r"<!-- keras example -->\n```python\n(.*?)```", text_of("README.md"), re.S
+        r"<!-- keras example -->\n```python\n(.*?)```",
+        text_of("ekd_tf/training/README.md"),
+        re.S,
     )
     assert len(example.strip().splitlines()) <= 21
     # As it stands it takes minutes: of fewer people, one epoch.
