@@ -2,7 +2,6 @@
 
 from ekd_tf.losses.ada_distill import AdaDistillLoss as AdaDistillLoss
 from ekd_tf.losses.base import DistillationLoss as DistillationLoss
-from ekd_tf.losses.base import ProjectedLoss as ProjectedLoss
 from ekd_tf.losses.centres import CentreLoss as CentreLoss
 from ekd_tf.losses.centres import MarginDistillationLoss as MarginDistillationLoss
 from ekd_tf.losses.centres import ProxylessKDLoss as ProxylessKDLoss
@@ -19,6 +18,7 @@ from ekd_tf.losses.kd import KDLoss as KDLoss
 from ekd_tf.losses.pairwise import CCKDLoss as CCKDLoss
 from ekd_tf.losses.pairwise import PKTLoss as PKTLoss
 from ekd_tf.losses.pairwise import SPLoss as SPLoss
+from ekd_tf.losses.projected import ProjectedLoss as ProjectedLoss
 from ekd_tf.losses.rkd import RKDLoss as RKDLoss
 from ekd_tf.losses.triplet_distillation import (
     TripletDistillationLoss as TripletDistillationLoss,

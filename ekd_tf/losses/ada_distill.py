@@ -11,9 +11,9 @@ from ekd_tf.checks import check_positive
 from ekd_tf.checks import check_range
 from ekd_tf.heads import arcface_target
 from ekd_tf.keras_compat import register
-from ekd_tf.losses.base import ProjectedLoss
 from ekd_tf.losses.base import TermsAndMonitor
 from ekd_tf.losses.centres import margin_cross_entropy
+from ekd_tf.losses.projected import ProjectedLoss
 from ekd_tf.ops.numerics import l2_normalize
 
 

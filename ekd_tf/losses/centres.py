@@ -15,9 +15,9 @@ from ekd_tf.heads import arcface_target
 from ekd_tf.heads import margin_softmax_loss
 from ekd_tf.heads import replace_targets
 from ekd_tf.keras_compat import register
-from ekd_tf.losses.base import ProjectedLoss
 from ekd_tf.losses.base import TermsAndMonitor
 from ekd_tf.losses.direct import cosine_distance
+from ekd_tf.losses.projected import ProjectedLoss
 from ekd_tf.ops.numerics import l2_normalize
 
 

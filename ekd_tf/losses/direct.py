@@ -5,8 +5,8 @@ from __future__ import annotations
 import tensorflow as tf
 
 from ekd_tf.keras_compat import register
-from ekd_tf.losses.base import ProjectedLoss
 from ekd_tf.losses.base import TermsAndMonitor
+from ekd_tf.losses.projected import ProjectedLoss
 from ekd_tf.ops.numerics import l2_normalize
 
 
