@@ -145,14 +145,17 @@ def file_of_model(spec: str) -> pathlib.Path:
 
 
 def _joined(spec):
-    """Returns the models that `+` joins; a plus sign in a path joins nothing."""
-    first, *rest = spec.split("+")
-    parts = [first]
-    for word in rest:
-        if _split(parts[-1])[1].exists():
-            parts.append(word)
-        else:
-            parts[-1] += f"+{word}"
+    """Returns the models that `+` joins; a plus sign in a path joins nothing.
+
+    Each is the longest that exists: beside runs/ekd, runs/ekd+cosine is one model.
+    """
+    words, parts = spec.split("+"), []
+    while words:
+        lengths = range(len(words), 0, -1)
+        exists = (n for n in lengths if _split("+".join(words[:n]))[1].exists())
+        count = next(exists, len(words))
+        parts.append("+".join(words[:count]))
+        words = words[count:]
     if not all(parts):
         raise ValueError(f"A model is missing beside a + in {spec!r}")
     return parts

@@ -79,10 +79,15 @@ def test_refuses_models_of_several_sizes_and_opens_what_is_joined(tmp_path):
     (tmp_path / "p+q").mkdir()
     path = tmp_path / "p+q" / "m+n.keras"
     path.write_text("no model")
+    # As compare_methods names its folders.
+    for folder in ("ekd", "ekd+cosine"):
+        (tmp_path / folder).mkdir()
     for spec, words in (
         (f"{tmp_path}/none.keras+other.keras", "none.keras"),
         (f"{path}+{path}", r"m\+n.keras"),
         (f"insightface_mbf:{path}+insightface_mbf:{path}", r"m\+n.keras"),
         (f"{path}+", r"A model is missing beside a \+"),
+        (f"{tmp_path}/ekd+cosine", r"/ekd\+cosine holds no model.keras"),
+        (f"{tmp_path}/ekd+{path}", r"/ekd holds no model.keras"),
     ):
         refused(words, open_embedder, spec)
