@@ -366,7 +366,8 @@ class TrainConfig:
         )
 
 
-FREE = marked(TrainConfig, "free")
+# The last was a flag once and stands in run.json of older runs.
+FREE = {*marked(TrainConfig, "free"), "best_metric"}
 COMMON = marked(TrainConfig, "common")
 
 

@@ -134,6 +134,7 @@ def test_every_setting_says_what_it_is():
         assert field.metadata["help"].endswith("."), field.name
     assert {"steps", "augment", "lr_milestones", "workdir"} <= COMMON
     assert {"workdir", "log_every", "max_checkpoints", "strategy"} <= FREE
+    assert "best_metric" in FREE, "runs of earlier versions resume"
     assert not {"steps", "distill", "teacher", "learning_rate"} & FREE
 
 
