@@ -11,9 +11,11 @@ os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 
 import pathlib
 
+import eager
 import numpy as np
 import pytest
 import tensorflow as tf
+from absl import logging
 
 from ekd_tf.keras_compat import IS_KERAS_3
 
@@ -76,10 +78,16 @@ def run_as(request):
 
 @pytest.fixture
 def op_by_op():
-    """Runs each `tf.function` op by op: a call of few rows takes less than a trace."""
-    tf.config.run_functions_eagerly(True)
-    yield
-    tf.config.run_functions_eagerly(False)
+    """Runs the test's functions op by op."""
+    with eager.op_by_op():
+        yield
+
+
+@pytest.fixture(scope="module")
+def module_op_by_op():
+    """Runs the functions of a whole file op by op, its fixtures' too."""
+    with eager.op_by_op():
+        yield
 
 
 # One strategy per set of devices and process: the collectives of a second one would
@@ -87,6 +95,16 @@ def op_by_op():
 @pytest.fixture(scope="session")
 def two_replicas():
     return tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+
+
+@pytest.fixture
+def warnings_logged(monkeypatch):
+    """The messages absl logs as warnings while the test runs."""
+    messages = []
+    monkeypatch.setattr(
+        logging, "warning", lambda text, *args: messages.append(text % args)
+    )
+    return messages
 
 
 @pytest.fixture

@@ -7,11 +7,7 @@ import itertools
 import math
 
 import numpy as np
-
-
-def unit(x):
-    x = np.float64(x)
-    return x / np.linalg.norm(x, axis=-1, keepdims=True)
+from toys import unit
 
 
 def cosine_of(x, y):

@@ -80,9 +80,10 @@ STORED = {
 }
 
 
-def with_orientation(upright, orientation, form="PNG", **options):
+def with_orientation(upright, orientation, form="PNG", endian="<", **options):
     """The file of an image `(height, width, 3)` stored as EXIF orientation says."""
     exif = Image.Exif()
+    exif.endian = endian
     # As cameras do, another tag before and one behind.
     exif[0x010F], exif[0x0112], exif[0x0131] = "maker", orientation, "program"
     stored = Image.fromarray(np.ascontiguousarray(STORED[orientation](upright)))

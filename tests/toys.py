@@ -106,7 +106,8 @@ def scatter(strategy, rows):
 
 
 def unit(rows):
-    """Returns rows of length 1."""
+    """Returns rows of length 1, in float64."""
+    rows = np.float64(rows)
     return rows / np.linalg.norm(rows, axis=-1, keepdims=True)
 
 

@@ -19,6 +19,8 @@ from ekd_tf.evaluation import measure_gap
 from ekd_tf.evaluation import verify_embeddings
 from ekd_tf.evaluation import verify_pairs
 
+pytestmark = pytest.mark.usefixtures("module_op_by_op")
+
 
 class Projection:
     """Embeds by a fixed random projection of blurred pixels."""
@@ -37,14 +39,6 @@ class Projection:
 
 def embedder(dim, seed, size=32, **arguments):
     return SourceEmbedder(Projection(dim, seed, size), size, batch_size=16, **arguments)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def op_by_op():
-    """Runs each `tf.function` op by op: these models take less than a trace."""
-    tf.config.run_functions_eagerly(True)
-    yield
-    tf.config.run_functions_eagerly(False)
 
 
 # --- every pair of labelled images

@@ -1,7 +1,5 @@
 import numpy as np
-import pytest
 import tensorflow as tf
-from absl import logging
 
 from ekd_tf.data import SyntheticFaces
 from ekd_tf.evaluation import SourceEmbedder
@@ -9,13 +7,6 @@ from ekd_tf.evaluation.untrained import better_reading
 from ekd_tf.evaluation.untrained import warn_if_untrained
 
 FACES = SyntheticFaces(identities=12, images_per_identity=4, size=32)
-
-
-@pytest.fixture
-def warned(monkeypatch):
-    texts = []
-    monkeypatch.setattr(logging, "warning", lambda text, *a: texts.append(text % a))
-    return texts
 
 
 def knows_who(images):
@@ -32,22 +23,22 @@ def of(model, traceable=True):
     return SourceEmbedder(model, 32, traceable=traceable).some
 
 
-def test_a_teacher_that_knows_is_not_warned_of(warned):
+def test_a_teacher_that_knows_is_not_warned_of(warnings_logged):
     # A trace would hide the pixels from it.
     assert warn_if_untrained(of(knows_who, traceable=False), FACES, 32) == 1.0
     # Images without a positive pair say nothing.
     singles = SyntheticFaces(identities=5, images_per_identity=1, size=32)
     ones = of(lambda images: tf.ones([tf.shape(images)[0], 2]))
     assert warn_if_untrained(ones, singles, 32) is None
-    assert not warned
+    assert not warnings_logged
 
 
-def test_bare_pixels_are_no_teacher(warned):
+def test_bare_pixels_are_no_teacher(warnings_logged):
     def pixels(images):
         return tf.reshape(tf.cast(images, tf.float32), [tf.shape(images)[0], -1]) + 1.0
 
     value = warn_if_untrained(of(pixels), FACES, 32, role="baseline")
-    (text,) = warned
+    (text,) = warnings_logged
     assert 0.5 < value < 0.9
     assert text.startswith("The baseline looks untrained: its TPR at FPR 0.1 on 48 im")
     assert "chance is 0.1, and the bare pixels reach 0." in text
