@@ -5,6 +5,7 @@ import types
 import numpy as np
 import pytest
 import tensorflow as tf
+from eager import op_by_op
 from pictures import write_people
 from tensorboard.plugins.custom_scalar import layout_pb2
 from tensorboard.plugins.hparams import api_pb2
@@ -47,9 +48,10 @@ VALUES = {
 SHORT = {"steps": 1, "lr_milestones": ()}
 
 
-def train(workdir, **changes):
+def train(workdir, traced=False, **changes):
     values = {**VALUES, "workdir": str(workdir), **changes}
-    run_training(TrainConfig(**values), ["train"])
+    with op_by_op(not traced):
+        run_training(TrainConfig(**values), ["train"])
     return workdir
 
 
@@ -62,6 +64,7 @@ def teacher(tmp_path_factory):
 def distilled(tmp_path_factory, teacher):
     return train(
         tmp_path_factory.mktemp("student") / "run",
+        traced=True,
         teacher=str(teacher),
         distill="ekd:5",
         eval_sets=(f"other:{SOURCE},first=2000",),

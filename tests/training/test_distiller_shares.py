@@ -19,6 +19,9 @@ from ekd_tf.run.checkpoints import CheckpointStore
 from ekd_tf.training.distiller import Distiller
 from ekd_tf.training.gradient_share import GradientShare
 
+# A trace is of what `tests/training/test_replicas.py` and whole runs show too.
+pytestmark = pytest.mark.usefixtures("module_op_by_op")
+
 
 class Gate(DistillationLoss):
     """Has a gradient only where the first image's label is not 0."""

@@ -22,6 +22,7 @@ from ekd_tf.training.keras_fit import source_batches
 
 FACES = SyntheticFaces(6, 4, size=32)
 OTHERS = SyntheticFaces(8, 3, size=32, first_identity=6)
+op_by_op = pytest.mark.usefixtures("op_by_op")
 
 
 def make(seed=0, batch_norm=True, optimizer=keras.optimizers.AdamW, **arguments):
@@ -100,6 +101,7 @@ def test_an_endless_epoch_visits_every_image_and_shows_five_scalars(tmp_path, ca
     assert b"embedding/mean_cosine" in events
 
 
+@op_by_op
 def test_evaluation_counts_each_image_once_whatever_it_is_given():
     model = make()
     expected = figures_of(model)
@@ -117,6 +119,7 @@ def test_evaluation_counts_each_image_once_whatever_it_is_given():
         model.evaluate(images)
 
 
+@op_by_op
 def test_weights_hold_what_is_trained_and_the_file_the_student(tmp_path):
     model = make()
     model.fit(pipeline_of(steps=2), verbose=0)
@@ -135,6 +138,7 @@ def test_weights_hold_what_is_trained_and_the_file_the_student(tmp_path):
     )
 
 
+@op_by_op
 def test_an_image_that_cannot_be_read_is_named(tmp_path):
     for index in range(12):
         folder = tmp_path / str(index % 3)
