@@ -1,15 +1,20 @@
 import keras
 import numpy as np
+import pytest
 import tensorflow as tf
 from toys import backbone
 from toys import batch
 from toys import step_of
+from toys import unit
 from toys import values
 
 from ekd_tf.heads import ArcFace
 from ekd_tf.heads import CurricularFace
 from ekd_tf.heads import sample_classes
 from ekd_tf.training.classifier import FaceClassifier
+
+# One step each.
+pytestmark = pytest.mark.usefixtures("op_by_op")
 
 
 def make(weight_decay=5e-4, momentum=0.9, **kwargs):
@@ -29,8 +34,7 @@ def test_loss_is_the_mean_over_general_rows_and_mean_cosine_over_all_pairs(rng):
     logits = np.float64(model.head(embeddings, data["label"]))
     costs = np.log(np.exp(logits).sum(axis=1)) - logits[np.arange(8), data["label"]]
     expected = costs[data["in_margin"].numpy() == 1].mean()
-    rows = np.float64(embeddings)
-    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    rows = unit(embeddings)
     cosines = [rows[i] @ rows[j] for i in range(8) for j in range(i)]
     out = step_of(model)(data)
     for name in ("loss", "loss/margin"):
@@ -53,26 +57,6 @@ def test_without_general_rows_only_kernels_and_centres_decay(rng):
                 np.testing.assert_allclose(value, before[name] * 0.95, rtol=1e-5)
                 decayed.add(name.split("/")[-1].split(":")[0])
     assert decayed == {"kernel", "centers"}
-
-
-def test_reports_the_learning_rate_of_the_step(rng):
-    model = FaceClassifier(backbone(), ArcFace(num_identities=3, scale=4.0, margin=0.2))
-    schedule = keras.optimizers.schedules.PiecewiseConstantDecay([0], [0.5, 0.25])
-    model.compile(keras.optimizers.SGD(learning_rate=schedule))
-    step, data = step_of(model), batch(rng)
-    assert [step(data)["learning_rate"] for _ in range(3)] == [0.5, 0.25, 0.25]
-
-
-def test_state_has_every_variable_once():
-    model = make()
-    state = model.state()
-    kinds = [name.split("/")[0] for name in state]
-    # 3 kernels and biases, gamma, beta and two moving statistics; the centres.
-    assert kinds.count("student") == 7
-    assert kinds.count("head") == 1
-    assert kinds.count("update") == 3
-    assert len({id(variable) for variable in state.values()}) == len(state)
-    assert all(hasattr(variable, "assign") for variable in state.values())
 
 
 def test_unsampled_classes_do_not_move_and_the_draw_is_in_the_state(rng):

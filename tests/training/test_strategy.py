@@ -10,7 +10,6 @@ from ekd_tf.training.strategy import is_chief
 from ekd_tf.training.strategy import keep_order_of_sums
 from ekd_tf.training.strategy import lost_worker
 from ekd_tf.training.strategy import make_strategy
-from ekd_tf.training.strategy import set_virtual_devices
 
 
 def test_sums_of_a_large_graph_keep_their_order():
@@ -69,12 +68,6 @@ def test_each_process_prepares_the_rows_of_its_own_replicas():
     assert parts == [[[100, 101], [102, 103]], [[104, 105], [106, 107]]]
     # An embedder outside of the step would compute no other worker's rows.
     assert seen == [[0, 1, 2, 3], [4, 5, 6, 7]]
-
-
-def test_virtual_devices_cannot_be_made_after_tensorflow_started():
-    tf.constant(1.0)
-    with pytest.raises((RuntimeError, ValueError)):
-        set_virtual_devices(3)
 
 
 class TwoWorkers:
