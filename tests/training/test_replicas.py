@@ -75,12 +75,12 @@ def test_every_place_precision_and_loss(place, runs):
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory):
+def runs():
     made = {}
 
     def get(place):
         if place not in made:
-            made[place] = replicas.runs_of(place, tmp_path_factory.mktemp("runs"))
+            made[place] = replicas.runs_of(place)
         return made[place]
 
     return get
