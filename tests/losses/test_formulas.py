@@ -320,15 +320,6 @@ def test_students_classifier_in_kd_is_its_head_which_stays_the_trainers(
         losses.KDLoss(centres, head=ArcFace(num_identities=7))
 
 
-def test_projects_the_student_by_its_kernel():
-    loss = losses.FitNetLoss(student_dim=2, teacher_dim=3)
-    (kernel,) = loss.trainable_variables
-    kernel.assign([[1.0, 2.0, 0.0], [0.0, 0.0, 3.0]])
-    # (4, 5) becomes (4, 8, 15), off by (1, 2, 4): 21 / 3.
-    terms = loss(np.float32([[4, 5]]), np.float32([[3, 6, 11]]))
-    np.testing.assert_allclose(terms["fitnet"], 7.0, rtol=1e-6)
-
-
 def test_equal_sizes_own_no_projection_and_others_must_fit(random_batch):
     student, teacher, _ = map(tf.constant, random_batch(3))
     for sizes in ((), (5, 5), (None, 5)):

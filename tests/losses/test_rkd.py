@@ -4,13 +4,11 @@ import numpy as np
 import tensorflow as tf
 
 from ekd_tf.losses import RKDLoss
-from ekd_tf.losses.rkd import angle_cosines
 from ekd_tf.losses.rkd import huber
 from ekd_tf.losses.rkd import rkd_angle
 from ekd_tf.losses.rkd import rkd_distance
 from ekd_tf.losses.triplet_distillation import triplet_distillation
 from ekd_tf.ops import blocks
-from ekd_tf.ops.numerics import pairwise_squared_distances
 
 LINE = tf.constant([[0.0], [1.0], [3.0]])
 
@@ -26,17 +24,6 @@ def test_distance_value_computed_by_hand():
     # counts twice: 2 * 2 * (1/2 * 1/16) / 9 = 1/72.
     value = rkd_distance(LINE, tf.constant([[0.0], [1.0], [2.0]]))
     np.testing.assert_allclose(value, 1 / 72, rtol=1e-5)
-
-
-def test_angles_computed_by_hand():
-    # A right triangle 3, 4, 5: cosines 0 at its corner, 3/5 and 4/5 at the others.
-    rows = tf.constant([[0.0, 0.0], [3.0, 0.0], [0.0, 4.0]])
-    cosines = angle_cosines(pairwise_squared_distances(rows), tf.range(3)).numpy()
-    np.testing.assert_allclose(cosines[0, 1, 2], 0, atol=1e-6)
-    np.testing.assert_allclose(cosines[1, 0, 2], 0.6, rtol=1e-5)
-    np.testing.assert_allclose(cosines[2, 1, 0], 0.8, rtol=1e-5)
-    np.testing.assert_array_equal(cosines[1, 1], [0, 0, 0])
-    np.testing.assert_allclose(cosines[0, 2, 2], 1, rtol=1e-5)
 
 
 def test_angle_value_computed_by_hand():
