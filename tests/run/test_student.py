@@ -5,6 +5,7 @@ import sys
 import keras
 import numpy as np
 import pytest
+from eager import op_by_op
 
 from ekd_tf.embedders import load_embedder
 from ekd_tf.export.convert import ConversionError
@@ -106,7 +107,8 @@ def run(path, model, **changes):
         **{"general_batch": 8, "steps": 1, "margin": "0.2", "scale": 16.0, **changes},
         input_size=32,
     )
-    run_training(config, ["train"])
+    with op_by_op():
+        run_training(config, ["train"])
     return path
 
 
