@@ -5,7 +5,6 @@ import tensorflow as tf
 from pictures import Files
 from pictures import encode
 from pictures import face
-from pictures import pixels
 from refusals import refused
 
 from ekd_tf.data.decoding import ImageReader
@@ -24,18 +23,6 @@ def decoded(reader, batches, batch_size=None):
 def read(files, size=16, unreadable=None):
     source = files if isinstance(files, Files) else Files(files)
     return ImageReader(source, {"image": size}, unreadable)
-
-
-def test_decodes_batches_in_order(rng):
-    faces = [face(rng) for _ in range(12)]
-    # NumPy would strip trailing zeros.
-    reader = read(Files([encode(f) + b"\0" for f in faces]), 16)
-    order = rng.permutation(12).reshape(6, 2)
-    batches = decoded(reader, order, batch_size=2)
-    assert len(batches) == 6
-    for (images, indices), expected in zip(batches, order):
-        np.testing.assert_array_equal(indices, expected)
-        np.testing.assert_array_equal(images, [pixels(faces[i]) for i in expected])
 
 
 def test_replaced_images_are_said_and_an_identity_without_any_is_an_error(

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from pictures import Files
+from pictures import encode
 from PIL import Image
 from refusals import refused
 
@@ -39,7 +40,8 @@ def folder(tmp_path):
     for number, image in enumerate(pixels):
         path = tmp_path / f"id{number // 4}" / f"{number % 4}.png"
         path.parent.mkdir(exist_ok=True)
-        Image.fromarray(image).save(path)
+        # NumPy would strip trailing zeros.
+        path.write_bytes(encode(Image.fromarray(image)) + b"\0")
     return tmp_path, pixels
 
 
@@ -97,19 +99,6 @@ def test_text_truncated_and_missing_files_are_replaced_when_allowed(folder):
         assert seen == replaced.keys()
         names = sorted(line.split(": ")[0] for line in unreadable.lines)
         assert names == [f"{root}/id{k}.png" for k in ("0/1", "2/3", "4/0")]
-
-
-def test_replicas_get_equal_contiguous_shards(folder, two_replicas):
-    source = FolderFaces(folder[0])
-    pipeline = make_pipeline(source, sampler_of(source, general=4), SIZE, steps=3)
-    batches = pipeline.dataset.as_numpy_iterator()
-    distributed = two_replicas.experimental_distribute_dataset(pipeline.dataset)
-    for whole, parts in zip(batches, distributed):
-        for key in whole:
-            shards = two_replicas.experimental_local_results(parts[key])
-            np.testing.assert_array_equal(np.concatenate(shards), whole[key])
-            if key == "in_margin":
-                assert [float(tf.reduce_sum(shard)) for shard in shards] == [2, 2]
 
 
 # Files are read once, though one of them may be replaced.

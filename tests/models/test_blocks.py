@@ -1,7 +1,5 @@
 """Sizes, padding and initial weights of the pieces both backbones use."""
 
-import itertools
-
 import keras
 import numpy as np
 import pytest
@@ -16,34 +14,6 @@ def test_channels_are_rounded_to_multiples_of_eight():
     # 19.2 is nearer to 16 than to 24; 20 is halfway: up.
     widths = (1.0, 0.25, 0.3, 0.35, 0.3125, 0.01, 3.0)
     assert [scaled_channels(64, w) for w in widths] == [64, 16, 16, 24, 24, 8, 192]
-
-
-def conv_torch(image, kernel, stride, padding):
-    """Torch's convolution of one channel, as loops."""
-    padded = np.pad(image, padding)
-    size = len(kernel)
-    rows = range(0, len(padded) - size + 1, stride)
-    return np.array(
-        [
-            [np.sum(padded[i : i + size, j : j + size] * kernel) for j in rows]
-            for i in rows
-        ]
-    )
-
-
-def test_convolution_pads_as_torch_does(rng):
-    for filters, kernel_size, stride, size in itertools.product(
-        (1, None), (1, 3), (2,), (7, 8)
-    ):
-        inputs = keras.Input(shape=(size, size, 1))
-        outputs = conv(inputs, filters, kernel_size, "c", stride=stride)
-        model = keras.Model(inputs, outputs)
-        kernel = rng.normal(size=(kernel_size, kernel_size, 1, 1))
-        model.get_layer("c").weights[0].assign(kernel)
-        image = rng.normal(size=(size, size))
-        expected = conv_torch(image, kernel[:, :, 0, 0], stride, kernel_size // 2)
-        found = model(image[None, :, :, None].astype(np.float32))
-        np.testing.assert_allclose(found[0, :, :, 0], expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(
