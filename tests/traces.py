@@ -1,6 +1,13 @@
-"""Reads the traces of TensorFlow's profiler."""
+"""Reads what TensorFlow writes for TensorBoard: events, and traces of its profiler."""
 
+import tensorflow as tf
 from tensorflow.tsl.profiler.protobuf import xplane_pb2
+
+
+def events_in(path):
+    """Returns the events of a file."""
+    records = tf.data.TFRecordDataset(str(path)).as_numpy_iterator()
+    return [tf.compat.v1.Event.FromString(record) for record in records]
 
 
 def steps_in(path):

@@ -2,9 +2,9 @@ import pathlib
 import pickle
 import re
 
-import numpy as np
 import pytest
 import tensorflow as tf
+from pictures import flat
 from pictures import write_people
 
 from ekd_tf import embedders
@@ -77,10 +77,7 @@ def test_knows_the_file_behind_a_model(tmp_path):
 
 
 def write_pairs(path, issame):
-    images = [
-        tf.io.encode_png(np.full((4, 4, 3), k, np.uint8)).numpy()
-        for k in range(2 * len(issame))
-    ]
+    images = [flat(k) for k in range(2 * len(issame))]
     path.write_bytes(pickle.dumps((images, issame)))
     return path
 

@@ -7,6 +7,7 @@ import re
 import numpy as np
 import pytest
 import tensorflow as tf
+from traces import events_in
 
 from ekd_tf.run.logs import MetricsLog
 from ekd_tf.run.logs import draw_teacher
@@ -21,11 +22,7 @@ def lines(folder):
 
 def events(folder):
     """Returns the events of all TensorBoard files, in the order they are read in."""
-    return [
-        tf.compat.v1.Event.FromString(record)
-        for path in sorted(folder.glob("*tfevents*"))
-        for record in tf.data.TFRecordDataset(str(path)).as_numpy_iterator()
-    ]
+    return [e for path in sorted(folder.glob("*tfevents*")) for e in events_in(path)]
 
 
 def points(folder):

@@ -10,6 +10,7 @@ from pictures import write_people
 from tensorboard.plugins.custom_scalar import layout_pb2
 from tensorboard.plugins.hparams import api_pb2
 from tensorboard.plugins.hparams import metadata
+from traces import events_in
 
 from ekd_tf.data.unreadable import UnreadableError
 from ekd_tf.embedders import CacheWriter
@@ -100,8 +101,7 @@ def test_leaves_what_repeats_the_run(distilled):
 
 def values_in(path):
     """Returns the values TensorBoard finds in a file, each with its tag."""
-    records = tf.data.TFRecordDataset(str(path)).as_numpy_iterator()
-    events = [tf.compat.v1.Event.FromString(record) for record in records]
+    events = events_in(path)
     assert events[0].file_version == "brain.Event:2"
     return [value for event in events for value in event.summary.value]
 
