@@ -108,6 +108,15 @@ def warnings_logged(monkeypatch):
 
 
 @pytest.fixture
+def no_pictures(monkeypatch):
+    """Curves and histograms of evaluations are four pixels, which takes no time."""
+    picture = np.zeros((4, 4, 3), np.uint8)
+    for name in ("plot_roc", "plot_similarities"):
+        name = f"ekd_tf.evaluation.protocols.{name}"
+        monkeypatch.setattr(name, lambda *args, **kwargs: picture)
+
+
+@pytest.fixture
 def mixed_policy():
     """Sets a Keras dtype policy by name and restores float32 afterwards."""
     yield tf.keras.mixed_precision.set_global_policy

@@ -20,6 +20,7 @@ from ekd_tf.evaluation import verify_embeddings
 from ekd_tf.evaluation import verify_pairs
 
 pytestmark = pytest.mark.usefixtures("module_op_by_op")
+no_pictures = pytest.mark.usefixtures("no_pictures")
 
 
 class Projection:
@@ -56,6 +57,7 @@ def result(source):
     return LabelledEvaluation("faces", source, replicates=20)(models)
 
 
+@no_pictures
 def test_tells_how_far_the_embedding_and_each_pass_over_the_pairs_is(source):
     begun = []
 
@@ -74,6 +76,7 @@ def test_tells_how_far_the_embedding_and_each_pass_over_the_pairs_is(source):
     assert begun[1:] == [["all pairs", 1770, "pairs", 1770]] * 7
 
 
+@no_pictures
 def test_reports_what_verify_measures(source):
     result = LabelledEvaluation("faces", source)(Models(embedder(16, 0)))
     embeddings = Embedder(Projection(16, 0))([source.read(np.arange(60))])
@@ -203,6 +206,7 @@ def test_figures_kept_of_pairs_sorted_by_kind_do_not_come_back(pairs):
     assert kind(np.arange(40) < 20) == "stratified pairs "
 
 
+@no_pictures
 def test_says_how_pairs_were_cut_and_why_there_are_no_intervals(faces, pairs):
     order = np.argsort(~faces[1], kind="stable")
     rows = np.ravel([2 * order, 2 * order + 1], "F")

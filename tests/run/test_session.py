@@ -16,7 +16,6 @@ from ekd_tf.data.unreadable import UnreadableError
 from ekd_tf.embedders import CacheWriter
 from ekd_tf.embedders import describe_cache
 from ekd_tf.embedders import load_embedder
-from ekd_tf.evaluation import protocols
 from ekd_tf.run import factory
 from ekd_tf.run.board import FILE
 from ekd_tf.run.config import TrainConfig
@@ -26,7 +25,8 @@ from ekd_tf.run.logs import tensorboard_tag
 from ekd_tf.run.session import run_training
 from ekd_tf.run.workdir import Workdir
 
-pytestmark = pytest.mark.usefixtures("small_student")
+# Pictures are drawn of the runs that the module shares alone.
+pytestmark = pytest.mark.usefixtures("small_student", "no_pictures")
 SOURCE = "synthetic:identities=8,images=4,size=32"
 # What makes a run small.
 VALUES = {
@@ -71,14 +71,6 @@ def distilled(tmp_path_factory, teacher):
         eval_sets=(f"other:{SOURCE},first=2000",),
         evaluate_every=2,
     )
-
-
-@pytest.fixture(autouse=True)
-def no_pictures(monkeypatch):
-    """Pictures are drawn of the run that the module shares alone."""
-    picture = np.zeros((4, 4, 3), np.uint8)
-    for name in ("plot_roc", "plot_similarities"):
-        monkeypatch.setattr(protocols, name, lambda *args, **kwargs: picture)
 
 
 def lines(workdir):

@@ -20,6 +20,7 @@ from ekd_tf.run.data import open_run_data
 from ekd_tf.run.workdir import Workdir
 
 TOOL = "compare_methods"
+pytestmark = pytest.mark.usefixtures("no_pictures")
 
 HELDOUT = "synthetic:identities=12,images=4,size=32,first=900"
 
