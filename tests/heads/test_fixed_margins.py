@@ -64,6 +64,31 @@ def test_target_is_guarded_beyond_pi_minus_margin(run_as):
     assert np.all(np.diff(target) < 0)
 
 
+def test_gradient_matches_central_differences(rng):
+    # One row beyond the guard: its embedding opposes its own centre.
+    embeddings, centres = rng.normal(size=(3, 4)), rng.normal(size=(5, 4))
+    centres[2] = -embeddings[2] + 0.1 * rng.normal(size=4)
+    # Stored centres are float32, so differences start from those.
+    points = [embeddings, np.float64(np.float32(centres))]
+    labels, weights = np.int32([0, 1, 2]), rng.normal(size=(3, 5))
+    head = with_centres(ArcFace(5, scale=2.0, margin=0.4), points[1])
+    inputs = tf.constant(embeddings, tf.float32)
+    with tf.GradientTape() as tape:
+        tape.watch(inputs)
+        loss = tf.reduce_sum(tf.cast(weights, tf.float32) * head(inputs, labels))
+    gradients = tape.gradient(loss, [inputs, head.trainable_variables[0]])
+    for which, gradient in enumerate(gradients):
+        expected = np.zeros_like(points[which])
+        for index in np.ndindex(expected.shape):
+            sides = []
+            for step in (1e-6, -1e-6):
+                moved = [array.copy() for array in points]
+                moved[which][index] += step
+                sides.append(np.sum(weights * arcface_np(*moved, labels, 2.0, 0.4)))
+            expected[index] = (sides[0] - sides[1]) / 2e-6
+        np.testing.assert_allclose(gradient, expected, rtol=1e-3, atol=1e-3)
+
+
 THETA = math.acos(0.3)
 
 
