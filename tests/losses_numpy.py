@@ -7,7 +7,11 @@ import itertools
 import math
 
 import numpy as np
-from toys import unit
+import toys
+
+
+def unit(x):
+    return toys.unit(np.float64(x))
 
 
 def cosine_of(x, y):

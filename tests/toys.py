@@ -106,8 +106,7 @@ def scatter(strategy, rows):
 
 
 def unit(rows):
-    """Returns rows of length 1, in float64."""
-    rows = np.float64(rows)
+    """Returns rows of length 1."""
     return rows / np.linalg.norm(rows, axis=-1, keepdims=True)
 
 

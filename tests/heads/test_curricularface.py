@@ -2,7 +2,7 @@ import numpy as np
 import tensorflow as tf
 from losses_numpy import arcface_target
 from losses_numpy import margin_logits
-from toys import unit
+from losses_numpy import unit
 from toys import with_centres
 
 from ekd_tf.heads import CurricularFace

@@ -3,7 +3,7 @@ import losses_numpy as reference
 import numpy as np
 import pytest
 import tensorflow as tf
-from toys import unit
+from losses_numpy import unit
 from toys import with_gradient
 
 from ekd_tf.losses import EKDLoss

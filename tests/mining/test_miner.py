@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from losses_numpy import mined_pairs
-from toys import unit
+from losses_numpy import unit
 
 from ekd_tf.mining import DEFAULT_FPRS
 from ekd_tf.mining import Memory

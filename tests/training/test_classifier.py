@@ -34,7 +34,7 @@ def test_loss_is_the_mean_over_general_rows_and_mean_cosine_over_all_pairs(rng):
     logits = np.float64(model.head(embeddings, data["label"]))
     costs = np.log(np.exp(logits).sum(axis=1)) - logits[np.arange(8), data["label"]]
     expected = costs[data["in_margin"].numpy() == 1].mean()
-    rows = unit(embeddings)
+    rows = unit(np.float64(embeddings))
     cosines = [rows[i] @ rows[j] for i in range(8) for j in range(i)]
     out = step_of(model)(data)
     for name in ("loss", "loss/margin"):
