@@ -227,10 +227,10 @@ class Comparison:
 
     def _closed_text(self, method, fpr):
         """Returns a share in %, and of how many seeds where some have none."""
-        closed = self.closed(method, fpr)
-        if closed is None or len(closed.values) == len(self._runs(method)):
+        closed, seeds = self.closed(method, fpr), len(self._runs(method))
+        if closed is None or len(closed.values) == seeds:
             return _text(closed)
-        return f"{closed.text()}, of {len(closed.values)} of the seeds"
+        return f"{closed.text()}, {len(closed.values)} of {seeds} seeds"
 
     def _by_fpr(self, figure, method):
         return {format_fpr(fpr): _dict(figure(method, fpr)) for fpr in self.fprs}

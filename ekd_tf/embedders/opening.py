@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pathlib
 import re
 from typing import Any
@@ -41,14 +42,14 @@ def open_embedder(spec: str) -> FrozenEmbedder:
             state_dict of one of `TORCH_FAMILIES`. Several joined by `+` are one, see
             `EnsembleEmbedder`.
     """
+    parts = _joined(spec)
+    if len(parts) > 1:
+        return EnsembleEmbedder([open_embedder(part) for part in parts])
     if spec.startswith("cache:") or is_cache_folder(pathlib.Path(spec)):
         raise ValueError(
             f"{spec} is a cache, which holds embeddings of one data set and embeds "
             "nothing else: give the model they are of"
         )
-    parts = _joined(spec)
-    if len(parts) > 1:
-        return EnsembleEmbedder([open_embedder(part) for part in parts])
     family, path, pixels = _split(spec)
     file, at, word = str(path).rpartition("@")
     if at and not path.exists() and pathlib.Path(file).exists():
@@ -152,7 +153,8 @@ def _joined(spec):
     words, parts = spec.split("+"), []
     while words:
         lengths = range(len(words), 0, -1)
-        exists = (n for n in lengths if _split("+".join(words[:n]))[1].exists())
+        # Not `Path.exists`, to which a name that is too long is an error.
+        exists = (n for n in lengths if os.path.exists(_split("+".join(words[:n]))[1]))
         count = next(exists, len(words))
         parts.append("+".join(words[:count]))
         words = words[count:]

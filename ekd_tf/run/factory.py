@@ -259,6 +259,8 @@ def load_centres(path: str, num_identities: int, teacher_dim: int) -> np.ndarray
             f"{teacher_dim} entries of the teacher's embedding. Received: "
             f"shape={shape}, dtype={dtype}"
         )
+    with np.errstate(over="ignore"):
+        centres = centres.astype(np.float32)
     with checks.flag_words(centres=f"teacher_centres={path}"):
         check_centres(centres)
     return centres

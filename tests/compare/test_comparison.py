@@ -65,7 +65,7 @@ def test_seeds_without_a_partner_have_no_share(comparison):
     alone = comparison.methods["alone"]
     del alone[1]
     assert comparison.closed("cosine", 1e-2).values == pytest.approx((0.5,))
-    assert "| cosine        | 50.0, of 1 of the seeds |" in comparison.closed_table()
+    assert "| cosine        | 50.0, 1 of 2 seeds |" in comparison.closed_table()
     # The teacher is not above alone.
     alone[0] = run(0.7, 0.90, 0.10)
     assert comparison.closed("cosine", 1e-2) is None

@@ -71,7 +71,9 @@ def test_says_what_runs_its_models_and_knows_each_of_them():
     assert last.runtime == "onnxruntime (CPU)"
 
 
-def test_refuses_models_of_several_sizes_and_opens_what_is_joined(tmp_path):
+def test_refuses_models_of_several_sizes_and_opens_what_is_joined(
+    tmp_path, monkeypatch
+):
     small, large = Linear(matrix(0), "a"), Linear(matrix(0), "b")
     large.input_size = 12
     words = r"images of one size: \{'a': 8, 'b': 12\}"
@@ -80,13 +82,16 @@ def test_refuses_models_of_several_sizes_and_opens_what_is_joined(tmp_path):
     path = tmp_path / "p+q" / "m+n.keras"
     path.write_text("no model")
     # As compare_methods names its folders.
-    for folder in ("ekd", "ekd+cosine"):
+    many = [f"a_student_of_number_{n}" for n in range(10, 30)]
+    for folder in ("ekd", "ekd+cosine", *many):
         (tmp_path / folder).mkdir()
+    monkeypatch.chdir(tmp_path)
     for spec, words in (
         (f"{tmp_path}/none.keras+other.keras", "none.keras"),
         (f"{path}+{path}", r"m\+n.keras"),
         (f"insightface_mbf:{path}+insightface_mbf:{path}", r"m\+n.keras"),
         (f"{path}+", r"A model is missing beside a \+"),
+        ("+".join(many), "number_10 holds no model.keras"),
         (f"{tmp_path}/ekd+cosine", r"/ekd\+cosine holds no model.keras"),
         (f"{tmp_path}/ekd+{path}", r"/ekd holds no model.keras"),
     ):

@@ -480,6 +480,9 @@ def test_memory_keeps_the_newest_rows(rng):
     np.testing.assert_allclose(state["memory_student"], unit(newest[0]), rtol=1e-5)
     np.testing.assert_allclose(state["memory_teacher"], unit(newest[1]), rtol=1e-5)
     np.testing.assert_array_equal(state["memory_labels"], newest[2])
+    loss(*batches[0], np.arange(3, dtype=np.int32), training=False)
+    for name, value in state_of(loss).items():
+        np.testing.assert_array_equal(value, state[name])
 
 
 @op_by_op

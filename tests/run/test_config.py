@@ -6,6 +6,7 @@ import pathlib
 
 import pytest
 
+from ekd_tf.data import BatchSampler
 from ekd_tf.evaluate import EvaluateSettings
 from ekd_tf.files.user_text import open_text
 from ekd_tf.losses import LOSSES
@@ -15,6 +16,7 @@ from ekd_tf.run.config import BEST
 from ekd_tf.run.config import COMMON
 from ekd_tf.run.config import FREE
 from ekd_tf.run.config import TrainConfig
+from ekd_tf.run.workdir import Workdir
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -134,13 +136,23 @@ def test_every_setting_says_what_it_is():
         assert field.metadata["help"].endswith("."), field.name
     assert {"steps", "augment", "lr_milestones", "workdir"} <= COMMON
     assert {"workdir", "log_every", "max_checkpoints", "strategy"} <= FREE
-    assert "best_metric" in FREE, "runs of earlier versions resume"
     assert not {"steps", "distill", "teacher", "learning_rate"} & FREE
 
 
 def test_the_readme_of_the_flags_has_the_table():
     text = (ROOT / "flags" / "README.md").read_text(encoding="utf-8")
     assert settings.table(TrainConfig) in text, "python -m ekd_tf.run.config"
+
+
+def test_a_run_that_names_a_flag_there_was_resumes(tmp_path):
+    workdir, flags = Workdir(tmp_path), config().to_record()
+    workdir.record_run({**flags, "best_metric": "heldout/auc"}, {}, [], None, None)
+    assert workdir.check_same_run(flags, FREE) == {}
+
+
+def test_a_sampler_draws_what_the_command_does():
+    default = inspect.signature(BatchSampler).parameters["images_per_identity"].default
+    assert default == config().images_per_identity
 
 
 def test_balanced_rows_come_with_distillation_alone_unless_asked_for():

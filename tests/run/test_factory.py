@@ -144,6 +144,7 @@ def test_says_what_is_wrong_with_class_centres(tmp_path):
     (tmp_path / "text.npy").write_text("no array")
     np.save(tmp_path / "words.npy", np.full((4, 3), "x"))
     np.save(tmp_path / "nan.npy", np.diag([1.0, 1, np.nan, 1])[:, :3])
+    np.save(tmp_path / "huge.npy", np.diag([1.0, 1e39, 1, 1])[:, :3])
     for name, words in (
         ("gone.npy", "gone.npy` cannot be read: .*No such file"),
         ("centres.npy", "each of the 4 training.*the 3 entr.*(2, 3)"),
@@ -152,6 +153,7 @@ def test_says_what_is_wrong_with_class_centres(tmp_path):
         ("text.npy", "text.npy` cannot be read"),
         ("words.npy", "words.npy` must hold numbers.*dtype=<U1"),
         ("nan.npy", "--teacher_centres=.*nan.npy` must be finite.*the first is 2"),
+        ("huge.npy", "huge.npy` must be finite.*the first is 1"),
     ):
         with pytest.raises(ValueError, match=words):
             factory.load_centres(str(tmp_path / name), 4, 3)
