@@ -178,6 +178,11 @@ class EKDLoss(DistillationLoss):
         self.teacher_dim = teacher_dim
         self.bias_correction = bool(bias_correction)
         self.threshold_gradient = bool(threshold_gradient)
+        if not bias_correction and thresholds == "histogram":
+            raise ValueError(
+                '`bias_correction=False` has an effect on `thresholds="ema"` alone. '
+                f"Received: thresholds={thresholds!r}"
+            )
         self.same_image_pairs = bool(same_image_pairs)
         self.miner = miner if isinstance(miner, PairMiner) else PairMiner(**miner or {})
 

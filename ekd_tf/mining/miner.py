@@ -40,7 +40,7 @@ MAX_DENSE_ENTRIES = 1 << 17
 
 
 class Memory(typing.NamedTuple):
-    """Rows of earlier batches, behind the batch in the gallery.
+    """Rows behind the batch in the gallery: of earlier batches, or class centres.
 
     Student and teacher: float32 `(rows, dim)`, of unit length. Labels: int32 `(rows,)`,
     `NO_ROW` where there is no row. No row may be of an image of the batch.

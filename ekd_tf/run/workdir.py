@@ -17,6 +17,7 @@ from ekd_tf.files.atomic import write_text
 from ekd_tf.files.lock import locked
 from ekd_tf.files.outputs import make_folder
 from ekd_tf.files.user_text import is_utf8
+from ekd_tf.run.config import TrainConfig
 from ekd_tf.run.provenance import package_commit
 
 _ABSENT = "not given"
@@ -109,6 +110,7 @@ class Workdir:
     ) -> dict | None:
         """Refuses to continue a run with other flags than those named `free`.
 
+        A flag that an earlier version did not have had its default in that run.
         Returns the ones that changed and were forced, name -> `[value then, value
         now]`; None for a run that is new.
         """
@@ -117,9 +119,11 @@ class Workdir:
         old = self.read_run()["flags"]
         # Through JSON, so that a tuple equals the list it was recorded as.
         new = json.loads(json.dumps(flags))
+        defaults = TrainConfig().to_record()
         changed: dict[str, list[Any]] = {}
         for name in sorted((old.keys() | new.keys()) - set(free)):
-            was, now = old.get(name, _ABSENT), new.get(name, _ABSENT)
+            was = old.get(name, defaults.get(name, _ABSENT))
+            now = new.get(name, _ABSENT)
             if was != now:
                 changed[name] = [was, now]
         text = "; ".join(

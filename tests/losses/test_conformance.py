@@ -199,6 +199,11 @@ def degenerate_batches(rng):
     yield "long rows", 1e4 * student, 1e-4 * teacher, labels
 
 
+def test_every_loss_has_a_case():
+    # Of these two test_ekd.py and test_ekd_centres.py.
+    assert losses.LOSSES.keys() - CASES.keys() == {"ekd_reference", "ekd_centres"}
+
+
 @named(*CASES)
 def test_value_and_finite_gradient_in_every_mode(rng, run_as, name):
     case = CASES[name]

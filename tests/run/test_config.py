@@ -9,13 +9,16 @@ import pytest
 from ekd_tf.data import BatchSampler
 from ekd_tf.evaluate import EvaluateSettings
 from ekd_tf.files.user_text import open_text
+from ekd_tf.heads import HEADS
 from ekd_tf.losses import LOSSES
+from ekd_tf.models import BACKBONES
 from ekd_tf.run import settings
 from ekd_tf.run.command import parse
 from ekd_tf.run.config import BEST
 from ekd_tf.run.config import COMMON
 from ekd_tf.run.config import FREE
 from ekd_tf.run.config import TrainConfig
+from ekd_tf.run.factory import SOURCES
 from ekd_tf.run.workdir import Workdir
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -131,9 +134,14 @@ def test_arguments_and_record_give_the_settings_back():
     assert TrainConfig.of_record(old) == TrainConfig(seed=3)
 
 
-def test_every_setting_says_what_it_is():
-    for field in dataclasses.fields(TrainConfig):
-        assert field.metadata["help"].endswith("."), field.name
+def test_every_setting_says_what_it_is_and_takes():
+    helps = {f.name: f.metadata["help"] for f in dataclasses.fields(TrainConfig)}
+    assert all(text.endswith(".") for text in helps.values())
+    takes = {"distill": LOSSES, "head": HEADS, "data": SOURCES}
+    takes["model"] = [name.rstrip("0123456789") for name in BACKBONES]
+    for setting, names in takes.items():
+        missing = [name for name in names if name not in helps[setting]]
+        assert not missing, f"--{setting} does not say that it takes {missing}"
     assert {"steps", "augment", "lr_milestones", "workdir"} <= COMMON
     assert {"workdir", "log_every", "max_checkpoints", "strategy"} <= FREE
     assert not {"steps", "distill", "teacher", "learning_rate"} & FREE
@@ -144,10 +152,15 @@ def test_the_readme_of_the_flags_has_the_table():
     assert settings.table(TrainConfig) in text, "python -m ekd_tf.run.config"
 
 
-def test_a_run_that_names_a_flag_there_was_resumes(tmp_path):
+def test_a_run_of_an_earlier_version_resumes(tmp_path):
     workdir, flags = Workdir(tmp_path), config().to_record()
-    workdir.record_run({**flags, "best_metric": "heldout/auc"}, {}, [], None, None)
+    # One flag is gone since, another came.
+    recorded = {**flags, "best_metric": "heldout/auc"}
+    del recorded["head_sample_rate"]
+    workdir.record_run(recorded, {}, [], None, None)
     assert workdir.check_same_run(flags, FREE) == {}
+    with pytest.raises(ValueError, match="`--head_sample_rate` was 1.0, now 0.5"):
+        workdir.check_same_run({**flags, "head_sample_rate": 0.5}, FREE)
 
 
 def test_a_sampler_draws_what_the_command_does():
