@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from contextlib import nullcontext
 from typing import Any
@@ -162,28 +163,27 @@ class FaceClassifier(BackboneModel):
         ]
         before = [variable.read_value() for variable in state]
         variables = [tf_variable(variable) for variable in update.variables]
-        with tf.GradientTape(watch_accessed_variables=False) as network:
-            network.watch(variables)
+        with tf.GradientTape(watch_accessed_variables=False) as network_tape:
+            network_tape.watch(variables)
             embeddings = self.backbone(batch["image"], training=True)
             embeddings = tf.cast(embeddings, tf.float32)
         # Each loss by itself as far as the embeddings, where their gradients are
         # compared; then all at once through the network.
-        with tf.GradientTape(persistent=True, watch_accessed_variables=False) as losses:
-            losses.watch([embeddings, *variables])
+        with tf.GradientTape(persistent=True, watch_accessed_variables=False) as tape:
+            tape.watch([embeddings, *variables])
             parts, monitor = self.loss_parts(embeddings, batch)
             totals = {n: tf.add_n(list(terms.values())) for n, terms in parts.items()}
         gradients = {
-            name: losses.gradient(total, [embeddings, *variables])
+            name: tape.gradient(total, [embeddings, *variables])
             for name, total in totals.items()
         }
         values, norms = _global_values(parts, {n: g[0] for n, g in gradients.items()})
         weights, watched = self.loss_weights(norms)
-        scaled = {name: update.scale_loss(weight) for name, weight in weights.items()}
+        scaled = [update.scale_loss(weights[name]) for name in gradients]
         of_embeddings, *of_variables = [
-            _weighted_sum(dict(zip(gradients, of_source)), scaled)
-            for of_source in zip(*gradients.values())
+            _weighted_sum(of_losses, scaled) for of_losses in zip(*gradients.values())
         ]
-        of_network = network.gradient(embeddings, variables, of_embeddings)
+        of_network = network_tape.gradient(embeddings, variables, of_embeddings)
         terms = {
             term: weights[name] * values[term]
             for name, of_loss in parts.items()
@@ -265,15 +265,15 @@ def _square_norm(gradient: Any) -> tf.Tensor:
     return tf.reduce_sum(tf.cast(tf.convert_to_tensor(gradient), tf.float32) ** 2)
 
 
-def _weighted_sum(gradients: dict, weights: dict) -> Any:
+def _weighted_sum(gradients: Sequence, weights: Sequence) -> Any:
     """Adds the gradients of several losses on one source, each with its weight."""
     weighted = []
-    for name, gradient in gradients.items():
+    for gradient, weight in zip(gradients, weights):
         if isinstance(gradient, tf.IndexedSlices):
-            values = weights[name] * gradient.values
+            values = weight * gradient.values
             gradient = tf.IndexedSlices(values, gradient.indices, gradient.dense_shape)
         elif gradient is not None:
-            gradient = weights[name] * gradient
+            gradient = weight * gradient
         weighted.append(gradient)
     return _sum(weighted)
 
