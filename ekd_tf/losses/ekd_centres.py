@@ -87,7 +87,8 @@ class EKDCentresLoss(CentreLoss):
             return Memory(student=centres, teacher=centres, labels=every)
         # The same on all replicas, and again after a resume.
         seed = tf.stack([0, tf.cast(self.ekd.num_updates, tf.int32)])
-        drawn = tf.random.experimental.stateless_shuffle(every, seed)[: self.sampled]
+        order = tf.argsort(tf.random.stateless_uniform([self.num_identities], seed))
+        drawn = order[: self.sampled]
         # Each centre once: of the batch where an identity comes first.
         place = tf.range(tf.shape(labels)[0])
         first = tf.argmax(labels[:, None] == labels[None, :], 1, place.dtype)
