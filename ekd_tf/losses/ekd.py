@@ -25,10 +25,10 @@ from ekd_tf.mining.order_statistics import ranks_of_fprs
 from ekd_tf.ops.numerics import l2_normalize
 from ekd_tf.ops.numerics import masked_mean
 from ekd_tf.ops.numerics import num_rows
+from ekd_tf.ops.numerics import similarity_matrix
 
 THRESHOLDS = ("ema", "histogram")
-# Rows, of the batch and of its gallery, among whose pairs the negatives around a
-# threshold at a high FPR are looked for.
+# Rows among whose pairs the negatives around a threshold at a high FPR are looked for.
 SAMPLED_ROWS = 256
 
 
@@ -122,7 +122,7 @@ class EKDLoss(DistillationLoss):
             TFace, at 0: 63 % of their value after 100 steps.
         threshold_gradient: Whether thresholds pass their gradient on to the negatives
             that define them (`attach_thresholds`): those mined or, at a rank beyond,
-            those of a sample.
+            those of a sample of the batch.
         memory: Int >= 0: rows of earlier batches to pair the batch with as well, as
             both models embedded them then. They receive no gradient.
         same_image_pairs: Whether pairs of one source image count as positives.
@@ -235,9 +235,8 @@ class EKDLoss(DistillationLoss):
         """
         if self.same_image_pairs:
             image_ids = None
-        others = memory
         if self.memory:
-            memory, others = self._remembered(image_ids), None
+            memory = self._remembered(image_ids)
         is_ema = self.thresholds == "ema"
         pairs = self.miner(student, teacher, labels, image_ids, memory, is_ema)
         if training:
@@ -248,12 +247,10 @@ class EKDLoss(DistillationLoss):
         # Tensors, since a nested function cannot take variables of several replicas.
         thresholds = self.student_thresholds, self.teacher_thresholds
         tensors = map(tf.convert_to_tensor, thresholds)
-        return self._terms(student, labels, others, pairs, *tensors)
+        return self._terms(student, labels, pairs, *tensors)
 
     @compiled
-    def _terms(
-        self, student, labels, others, pairs, student_thresholds, teacher_thresholds
-    ):
+    def _terms(self, student, labels, pairs, student_thresholds, teacher_thresholds):
         student = l2_normalize(student)
         # The positives, and the negatives behind them, hardest first.
         listed = Pairs(*(tf.concat(x, 0) for x in zip(pairs.positive, pairs.negative)))
@@ -270,7 +267,7 @@ class EKDLoss(DistillationLoss):
             attached = tf.where(
                 ranks <= tf.reduce_max(positions),
                 attach_thresholds(student_thresholds, cosines, near),
-                self._attach_to_sample(student_thresholds, student, labels, others),
+                self._attach_to_sample(student_thresholds, student, labels),
             )
         losses = rank_differences(
             cosines, listed.teacher, attached, teacher_thresholds, self.temperature
@@ -321,23 +318,18 @@ class EKDLoss(DistillationLoss):
                 monitor[f"{column}/fpr_{format_fpr(fpr)}"] = value
         return monitor
 
-    def _attach_to_sample(self, thresholds, student, labels, others):
+    def _attach_to_sample(self, thresholds, student, labels):
         """Attaches thresholds to the negatives of a sample that are close to them.
 
         Above a threshold at a high FPR lie more negatives than are mined. The sample
-        is of the batch and, where a gallery was given, of rows all over that.
+        is of the batch alone: with a gallery's rows too nothing was gained
+        (tools/candidates.md).
         """
-        rows, known = student, labels
-        if others is not None:
-            rows = tf.concat([rows, others.student], axis=0)
-            known = tf.concat([known, others.labels], axis=0)
-        step = -(-num_rows(rows) // SAMPLED_ROWS)
-        rows, known = rows[::step], known[::step]
         student, labels = student[:SAMPLED_ROWS], labels[:SAMPLED_ROWS]
-        cosines = tf.reshape(tf.matmul(student, rows, transpose_b=True), [-1])
-        negative = (labels[:, None] != known[None, :]) & (known != NO_ROW)[None, :]
+        cosines = tf.reshape(similarity_matrix(student), [-1])
+        negative = tf.reshape(labels[:, None] != labels[None, :], [-1])
         near = tf.abs(cosines - thresholds[:, None]) <= self.temperature / 2
-        return attach_thresholds(thresholds, cosines, near & tf.reshape(negative, [-1]))
+        return attach_thresholds(thresholds, cosines, near & negative)
 
     def _update_thresholds(self, pairs, counts):
         """Moves the thresholds towards this batch's if the bool tensor `counts`."""

@@ -48,40 +48,6 @@ def test_matches_loops_over_pairs_of_the_batch_and_all_centres(rng):
     assert list(terms) == ["ekd_centres/positive", "ekd_centres/negative"]
 
 
-def test_a_threshold_beyond_the_mined_moves_with_negatives_of_the_whole_gallery(rng):
-    centres = np.float32(rng.normal(size=(IDENTITIES, DIM)))
-    miner = PairMiner(fprs=[0.5], num_negatives=3)
-    loss = EKDCentresLoss(
-        centres, momentum=1.0, positive_weight=1.0, negative_weight=0.0, miner=miner
-    )
-    student, teacher, labels = map(tf.constant, batch_of(rng, [3, 3, 8, 9, 1, 20]))
-    with tf.GradientTape() as tape:
-        tape.watch(student)
-        value = sum(loss(student, teacher, labels).values())
-    gradient = tape.gradient(value, student)
-    of_student, of_teacher = loss.ekd.student_thresholds, loss.ekd.teacher_thresholds
-    known = np.concatenate([labels, np.arange(IDENTITIES)])
-    same = np.array(labels)[:, None] == known[None, :]
-    positive = same & (np.arange(len(known)) > np.arange(len(labels))[:, None])
-
-    def cosines(rows):
-        rows, others = (tf.math.l2_normalize(x, axis=1) for x in (rows, centres))
-        return tf.matmul(rows, tf.concat([rows, others], axis=0), transpose_b=True)
-
-    with tf.GradientTape() as tape:
-        tape.watch(student)
-        found = cosines(student)
-        near = found[~same & (np.abs(found - of_student) <= 0.05)]
-        moving = of_student + tf.reduce_mean(near - tf.stop_gradient(near))
-        ranks = tf.sigmoid((found[positive] - moving) / 0.1)
-        expected = tf.sigmoid((cosines(teacher)[positive] - of_teacher) / 0.1)
-        expected = tf.reduce_mean((ranks - expected) ** 2)
-    assert len(near) > 20
-    np.testing.assert_allclose(value, expected, rtol=1e-5)
-    wanted = tape.gradient(expected, student)
-    np.testing.assert_allclose(gradient, wanted, rtol=1e-4, atol=1e-6)
-
-
 def test_draws_centres_beside_those_of_the_batch(rng):
     loss, _ = make(rng, sampled=20)
     seen = set()
