@@ -322,7 +322,7 @@ class EKDLoss(DistillationLoss):
         """Attaches thresholds to the negatives of a sample that are close to them.
 
         Above a threshold at a high FPR lie more negatives than are mined. The sample
-        is of the batch alone: with a gallery's rows too nothing was gained
+        is of the batch alone: with a gallery's rows too it was no better
         (tools/candidates.md).
         """
         student, labels = student[:SAMPLED_ROWS], labels[:SAMPLED_ROWS]
