@@ -17,7 +17,7 @@ def test_has_the_published_number_of_parameters():
 
 
 def test_embeds_in_every_size_and_stride(rng):
-    for version, size, stride in ((1, 32, 1), (2, 56, 1), (2, 64, 2)):
+    for version, size, stride in ((1, 32, 1), (2, 64, 2)):
         model = GhostFaceNet(version, 8, 0.25, stride, input_size=size)
         images = rng.integers(0, 256, (2, size, size, 3), np.uint8)
         embeddings = np.asarray(model(images, training=True))
