@@ -10,7 +10,6 @@ import numpy as np
 from ekd_tf.data import PairSet
 from ekd_tf.data import Source
 from ekd_tf.evaluation import verification
-from ekd_tf.evaluation.allpairs import count_pairs
 from ekd_tf.evaluation.embed import Models
 from ekd_tf.evaluation.embed import add_views
 from ekd_tf.evaluation.gap import measure_gap
@@ -60,11 +59,6 @@ class LabelledEvaluation:
     def check(self) -> None:
         """Raises `ValueError` where the images make too few pairs to evaluate on."""
         verification.check_drawable(self.source.labels)
-
-    def figure_names(self, gap: bool) -> list[str]:
-        """Returns the names of the figures it will give, with or without a gap."""
-        negatives = count_pairs(self.source.labels)[1]
-        return verification.figure_names(self.name, self.fprs, negatives, gap)
 
     def __call__(self, models: Models) -> Result:
         """Evaluates the models as they are now: a `VerificationReport` of each.
@@ -171,11 +165,6 @@ class PairSetEvaluation:
     def check(self) -> None:
         """Raises `ValueError` where there are too few pairs, or of one kind alone."""
         verification.check_pairs(self._same)
-
-    def figure_names(self, gap: bool) -> list[str]:
-        """Returns the names of the figures it will give; none is of a gap."""
-        negatives = int(np.count_nonzero(~self._same))
-        return verification.figure_names(self.name, self.fprs, negatives)
 
     def __call__(self, models: Models) -> Result:
         """Evaluates the models as they are now: a `VerificationReport` of each.

@@ -293,21 +293,6 @@ def not_measurable(fprs: Sequence[float], num_negative: int) -> tuple[str, ...]:
     )
 
 
-def figure_names(
-    prefix: str, fprs: Sequence[float], num_negative: int, gap: bool = False
-) -> list[str]:
-    """Returns the names that `VerificationReport.scalars` and the gap will have."""
-    allowed = metrics.allowed_negatives(num_negative, fprs).tolist()
-    measurable = [
-        format_fpr(fpr) for fpr, n in zip(fprs, allowed) if n >= MIN_NEGATIVES
-    ]
-    return [
-        *(f"{prefix}/{name}" for name in ("accuracy", "auc", "eer")),
-        *(f"{prefix}/tpr_at_fpr_{fpr}" for fpr in measurable),
-        *(f"{prefix}/gap_at_fpr_{fpr}" for fpr in measurable if gap),
-    ]
-
-
 def check_drawable(labels: np.ndarray) -> int:
     """Returns how many pairs of each kind `verify_embeddings` can draw.
 

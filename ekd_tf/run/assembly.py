@@ -61,14 +61,6 @@ class Parts:
     model: FaceClassifier
     teacher: RunTeacher | None
 
-    def figure_names(self) -> list[str]:
-        """Returns the names of all figures the run's evaluations will give."""
-        names = []
-        for evaluation in self.evaluations:
-            embedder = self.teacher and self.teacher.embedder_of(evaluation.source)
-            names += evaluation.figure_names(gap=embedder is not None)
-        return names
-
 
 def assemble(
     config: TrainConfig, strategy: tf.distribute.Strategy, workdir: Workdir | None

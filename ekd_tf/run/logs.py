@@ -19,61 +19,9 @@ from tensorboard.plugins.scalar.summary_v2 import scalar_pb
 
 from ekd_tf.files.atomic import naming
 from ekd_tf.files.atomic import write_aside
-
-# Group -> pattern -> description: TensorBoard sorts groups by name, hence the numbers,
-# by which what is looked at first stands in front. The first pattern that matches a
-# name decides.
-_TAGS: dict[str, dict[str, str | None]] = {
-    "1 loss": {
-        "loss": "What is minimised: the weighted sum of all losses.",
-        "loss/margin": "Mean cross entropy of the margin head, times its weight.",
-        "loss/.+": "Term of a distillation loss, times its weight.",
-    },
-    "2 TPR": {
-        ".+/tpr_at_fpr_.+": "Fraction of positive pairs above the threshold whose FPR "
-        "is the one named, on images no model was trained on. The run `teacher` is "
-        "level.",
-    },
-    "3 threshold": {
-        "threshold/.+": "Cosine above which the fraction of negative pairs is the FPR "
-        "named. A student's that rises towards 1 is collapsing.",
-    },
-    "4 evaluation": {
-        ".+/gap_at_fpr_.+": "The teacher's TPR less the student's at that FPR.",
-        ".+/accuracy(_.+)?": "Fraction of pairs decided right, mean of ten folds, each "
-        "at the best threshold of the other nine.",
-        ".+/auc": "Area under the ROC curve.",
-        ".+/eer": "Error rate where FPR and 1 - TPR are equal.",
-    },
-    "5 distillation": {
-        "gradient_ratio/.+": "Norm of the weighted loss's gradient on the embeddings, "
-        "divided by that of the margin loss. Below 0.01 the loss does nothing.",
-        "weight/.+": "What the loss is multiplied by.",
-        "critical/.+": "Pairs that student and teacher place on different sides.",
-        "batch_tpr/.+": "TPR of the batch's pairs at EKD's threshold for that FPR.",
-        "pairs/.+": "Pairs of the batch that a loss uses.",
-    },
-    "6 training": {
-        "embedding/mean_cosine": "Mean cosine of all pairs of a batch; near 1 "
-        "the embeddings have collapsed.",
-        "gradient_norm": "Global norm of the gradient, before clipping.",
-        "learning_rate": "Learning rate of the update.",
-        "loss_scale": "Factor of the loss against underflow in float16.",
-        "skipped_steps": "Updates so far that were left out for NaN or infinity.",
-        "throughput/.+": "Speed of the last steps, pauses not counted.",
-        ".*": None,
-    },
-}
-
-
-def tensorboard_tag(name: str) -> tuple[str, str | None]:
-    """Returns a metric's name in TensorBoard, its group in front, and a description."""
-    return next(
-        (f"{group}/{name}", description)
-        for group, metrics in _TAGS.items()
-        for pattern, description in metrics.items()
-        if re.fullmatch(pattern, name)
-    )
+from ekd_tf.run.board import charts
+from ekd_tf.run.board import session
+from ekd_tf.run.board import tensorboard_tag
 
 
 @contextlib.contextmanager
@@ -92,13 +40,21 @@ class MetricsLog:
     One JSON object per line, `{"step": 20, "loss/ekd/positive": 0.5}`, with null for
     what is not finite. A killed process loses none; a line it has cut in two is dropped
     when the log is opened again.
+
+    Args:
+        workdir: The folder of both files.
+        settings: Those TensorBoard's HPARAMS page compares runs by, name -> value.
     """
 
-    def __init__(self, workdir: str | os.PathLike):
+    def __init__(
+        self, workdir: str | os.PathLike, settings: dict[str, Any] | None = None
+    ):
         self.folder = pathlib.Path(workdir)
         self.path = self.folder / "metrics.jsonl"
+        self._settings = settings
         self._writer: Any = None
-        self._described: set[str] = set()
+        # Of the metrics since the writer was made.
+        self._names: set[str] = set()
         self._drop_partial_line()
         self._file = self._open()
 
@@ -113,6 +69,11 @@ class MetricsLog:
         # One record for all, since an operation for each takes most of a millisecond.
         # Serialised messages that follow each other are one with all their values.
         points = [self._point(*item).SerializeToString() for item in values.items()]
+        if not self._names and self._settings:
+            points.append(session(self.folder, self._settings))
+        if not values.keys() <= self._names:
+            self._names.update(values)
+            points.append(charts(self._names))
         with self._points(step):
             tf.summary.experimental.write_raw_pb(b"".join(points))
 
@@ -154,17 +115,14 @@ class MetricsLog:
         if self._writer is not None:
             writer, self._writer = self._writer, None
             # The first points may be truncated.
-            self._described.clear()
+            self._names.clear()
             with naming_tensorboard(self.folder):
                 writer.close()
 
     def _point(self, name, value):
         tag, description = tensorboard_tag(name)
-        if tag in self._described:
-            # TensorBoard keeps the one of the first point.
-            description = None
-        self._described.add(tag)
-        return scalar_pb(tag, value, description)
+        # TensorBoard keeps the one of the first point.
+        return scalar_pb(tag, value, None if name in self._names else description)
 
     def _open(self):
         # Without a buffer, which on a full disk would fail once more when closed.

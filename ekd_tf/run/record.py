@@ -12,8 +12,8 @@ from absl import logging
 from ekd_tf.evaluation import Models
 from ekd_tf.evaluation import SourceEmbedder
 from ekd_tf.run.assembly import Parts
-from ekd_tf.run.board import BoardHook
 from ekd_tf.run.checkpoints import CheckpointStore
+from ekd_tf.run.config import FREE
 from ekd_tf.run.config import TrainConfig
 from ekd_tf.run.hooks import CollapseGuard
 from ekd_tf.run.hooks import FaintLossHook
@@ -66,7 +66,12 @@ class Record:
 
     def open_log(self) -> MetricsLog:
         """Opens the run's metrics as they were at its first step, for the hooks."""
-        self._log = MetricsLog(self.workdir.path)
+        settings = {
+            name: ",".join(value) if isinstance(value, list) else value
+            for name, value in self.config.to_record().items()
+            if name not in FREE and value is not None
+        }
+        self._log = MetricsLog(self.workdir.path, settings)
         names = [f"{e.name}/" for e in self.parts.evaluations]
         self._log.truncate_after(self.start_step, names if self.is_pending else ())
         return self._log
@@ -91,7 +96,6 @@ class Record:
         hooks = [
             # First, so that what the others do is in no trace.
             ProfileHook(self.workdir.path, profiled_steps(config.profile_steps)),
-            BoardHook(self.workdir.path, config, parts.figure_names()),
             ProgressHook(progress, parts.sampler.batch_size),
             UpdateGuard(
                 config.max_bad_steps,

@@ -68,7 +68,6 @@ def run(tmp_path):
             steps=steps,
             model=model,
             teacher=None,
-            figure_names=lambda: ["heldout/accuracy"],
         )
         config, workdir = TrainConfig(**{**VALUES, **flags}), Workdir(tmp_path)
         store = CheckpointStore(workdir.checkpoints, keep=config.max_checkpoints)
