@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullFormatter
 
 from ekd_tf.compare.comparison import Comparison
 from ekd_tf.evaluation import plots
@@ -21,11 +20,6 @@ from ekd_tf.files.atomic import write_text
 from ekd_tf.files.user_text import printable
 from ekd_tf.metrics import format_fpr
 from ekd_tf.page import write_page
-
-# Shares below it, in %, are cut off, or one collapsed run would flatten all others.
-_LOWEST_SHARE = -50
-# Room between the whiskers of two methods at one FPR, as a factor of it.
-_DODGE = 1.07
 
 
 def write_comparison(
@@ -96,13 +90,10 @@ def _section(comparison, folder):
         ]
     seeds = max(len(runs) for runs in comparison.methods.values())
     over = f"mean of {seeds} seeds" if seeds > 1 else "one seed"
-    pictures: list[tuple[str, Callable, Any, str]] = [
+    pictures: tuple[tuple[str, Callable, Any, str], ...] = (
         ("roc", plots.plot_roc, comparison.curves(), name),
         ("tpr", plot_tpr_bars, comparison, f"{name}: TPR at FPR"),
-    ]
-    if closed is not None:
-        title = f"{name}: share of the gap closed"
-        pictures.append(("closed", plot_closed, comparison, title))
+    )
     for what, plot, values, title in pictures:
         if values:
             file, title = f"{name}_{what}.png", f"{title}, {over}"
@@ -161,59 +152,6 @@ def plot_tpr_bars(
     )
     if title:
         figure.suptitle(printable(title), fontsize=12)
-    return plots.render(figure, path)
-
-
-def plot_closed(
-    comparison: Comparison, path: str | os.PathLike | None = None, title: str = ""
-) -> np.ndarray:
-    """Draws the share of the gap that each method closes over FPR.
-
-    The line at 0 is the student alone, that at 100 % the teacher; a whisker goes from
-    the lowest to the highest seed. Nothing below -50 % is drawn, but the legend says
-    how low a method goes. Arguments and result as `plot_tpr_bars`.
-    """
-    spreads = {
-        method: {
-            fpr: spread
-            for fpr in comparison.fprs
-            if (spread := comparison.closed(method, fpr)) is not None
-        }
-        for method in comparison.methods
-        if method != comparison.baseline
-    }
-    spreads = {method: found for method, found in spreads.items() if found}
-    labels = {}
-    for method, found in spreads.items():
-        lowest = 100 * min(spread.mean for spread in found.values())
-        is_cut = lowest < _LOWEST_SHARE
-        labels[method] = method + f" (down to {lowest:.0f})" * is_cut
-    figure, axes = plots.new_figure(title)
-    axes.axhline(0, color="black", linewidth=1.2)
-    axes.axhline(100, color="black", linewidth=1.2, linestyle="--")
-    for number, (method, found) in enumerate(spreads.items()):
-        shift = _DODGE ** (number - (len(spreads) - 1) / 2)
-        x = np.array(list(found)) * shift
-        mean = np.array([100 * spread.mean for spread in found.values()])
-        low = np.array([100 * spread.low for spread in found.values()])
-        high = np.array([100 * spread.high for spread in found.values()])
-        axes.errorbar(
-            x,
-            mean,
-            # Lists: NumPy 1 warns of the way matplotlib reads arrays of one value.
-            yerr=[(mean - low).tolist(), (high - mean).tolist()],
-            capsize=3,
-            elinewidth=1.2,
-            label=labels[method],
-            **plots.line_style(number),
-        )
-    axes.set_xscale("log")
-    axes.set_xticks(comparison.fprs, [format_fpr(fpr) for fpr in comparison.fprs])
-    axes.xaxis.set_minor_formatter(NullFormatter())
-    axes.set_xlabel("FPR (false positive rate)")
-    axes.set_ylabel(f"share of the gap {comparison.baseline} to teacher closed, %")
-    axes.set_ylim(max(axes.get_ylim()[0], _LOWEST_SHARE), None)
-    plots.legend_below(figure, list(labels.values()))
     return plots.render(figure, path)
 
 
