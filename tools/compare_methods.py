@@ -89,7 +89,7 @@ def parse_methods(common, specs, only):
         ValueError: A specification is not `NAME: FLAGS`, a name is reserved or
             unknown, or a method sets what is common.
     """
-    found = {ALONE: ["--teacher=none", "--distill="]}
+    methods = {ALONE: ["--teacher=none", "--distill="]}
     for spec in specs:
         name, colon, arguments = spec.partition(":")
         is_name = re.fullmatch(r"[\w+-]+", name) and name not in (ALONE, "teacher")
@@ -98,8 +98,8 @@ def parse_methods(common, specs, only):
                 "`--method` must be 'NAME: FLAGS', NAME of letters, digits, +, - and _ "
                 f"and neither {ALONE} nor teacher. Received: {spec!r}"
             )
-        found[name] = shlex.split(arguments)
-        own = run_of(common, *found[name])
+        methods[name] = shlex.split(arguments)
+        own = run_of(common, *methods[name])
         wrong = [
             f"--{key}={getattr(own, key)}, for all {getattr(common, key)}"
             for key in sorted(COMMON)
@@ -110,12 +110,12 @@ def parse_methods(common, specs, only):
                 f"`--method={name}` must leave alone what all runs have in common. "
                 f"Received: {'; '.join(wrong)}"
             )
-    unknown = sorted(set(only) - set(found))
+    unknown = sorted(set(only) - set(methods))
     if unknown:
         raise ValueError(
-            f"`--methods` must be among {', '.join(found)}. Received: {unknown}"
+            f"`--methods` must be among {', '.join(methods)}. Received: {unknown}"
         )
-    return {name: found[name] for name in found if not only or name in only}
+    return {name: methods[name] for name in methods if not only or name in only}
 
 
 def parse_seeds(texts):
@@ -232,7 +232,7 @@ def evaluate(common, root, runs, teacher_spec):
             )
 
     def of_method(method, name):
-        return {s: found[name] for (m, s), found in figures.items() if m == method}
+        return {s: of_sets[name] for (m, s), of_sets in figures.items() if m == method}
 
     methods = dict.fromkeys(run.method for run in runs)
     comparisons = [
@@ -242,7 +242,7 @@ def evaluate(common, root, runs, teacher_spec):
             of_method("teacher", name),
             ALONE,
         )
-        for name in dict.fromkeys(name for found in figures.values() for name in found)
+        for name in dict.fromkeys(name for sets in figures.values() for name in sets)
     ]
     return comparisons, failures
 

@@ -109,8 +109,8 @@ def _few_images(source, good, min_images):
 def _odd_sizes(sizes, good):
     if not good.any():
         return
-    found, counts = np.unique(sizes[good], axis=0, return_counts=True)
-    usual = found[counts.argmax()]
+    kinds, counts = np.unique(sizes[good], axis=0, return_counts=True)
+    usual = kinds[counts.argmax()]
     for index in np.flatnonzero(good & np.any(sizes != usual, axis=1)):
         (height, width), (rows, columns) = sizes[index], usual
         detail = f"{width}x{height}, most are {columns}x{rows}"
@@ -145,7 +145,7 @@ def read_details(path, source: Source) -> list[tuple[int, str]]:
             f"{path} was made of another data set than {source.name}, or that has "
             "changed since. Make it again"
         )
-    found = []
+    details = []
     for number, line in enumerate(lines[1:], 2):
         if line.startswith("#"):
             continue
@@ -156,5 +156,5 @@ def read_details(path, source: Source) -> list[tuple[int, str]]:
                 f"{line[:60]!r}"
             )
         detail = rest.split("\t")[1] if "\t" in rest else ""
-        found.append((int(word), detail))
-    return found
+        details.append((int(word), detail))
+    return details

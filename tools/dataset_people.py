@@ -136,12 +136,12 @@ def find_outliers(source: Source, cache: TeacherCache, seed: int = 0):
         strange.append(np.sum(_unit(sums[others]) * rows, axis=1))
     least = float(np.quantile(np.concatenate(strange), 1 - FPR))
     tested = people.counts[source.labels] >= _FEWEST
-    found = np.flatnonzero(tested & (own < least))
+    suspects = np.flatnonzero(tested & (own < least))
     return [
         Finding(
             int(k), "outlier", f"cosine {own[k]:.3f} with identity {source.labels[k]}"
         )
-        for k in found[np.argsort(own[found])]
+        for k in suspects[np.argsort(own[suspects])]
     ], least
 
 

@@ -44,12 +44,12 @@ def frame(payload: bytes) -> bytes:
     It is cut where it holds the magic number at a multiple of four.
     """
     parts, start = [], 0
-    found = payload.find(_MAGIC_BYTES)
-    while found >= 0:
-        if found % 4 == 0:
-            parts.append(payload[start:found])
-            start = found + 4
-        found = payload.find(_MAGIC_BYTES, found + 1)
+    place = payload.find(_MAGIC_BYTES)
+    while place >= 0:
+        if place % 4 == 0:
+            parts.append(payload[start:place])
+            start = place + 4
+        place = payload.find(_MAGIC_BYTES, place + 1)
     parts.append(payload[start:])
     cflags = [FIRST, *[MIDDLE] * (len(parts) - 2), LAST] if start else [WHOLE]
     framed = []

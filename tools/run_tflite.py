@@ -146,11 +146,11 @@ def _threshold(path):
     if not card.is_file():
         return None
     try:
-        found = json.loads(card.read_text(encoding="utf-8-sig"))["calibration"] or {}
-        found = found.get(path.name)
-        if not isinstance(found, dict) or found["view"] != "one image":
+        entry = json.loads(card.read_text(encoding="utf-8-sig"))["calibration"] or {}
+        entry = entry.get(path.name)
+        if not isinstance(entry, dict) or entry["view"] != "one image":
             return None
-        return float(found["threshold"])
+        return float(entry["threshold"])
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{card} is no model card: {error!r}") from None
 

@@ -40,8 +40,8 @@ class Spread:
     @classmethod
     def of(cls, values: Iterable[float | None]) -> Spread | None:
         """Returns the spread of the values that are not None; None if there is none."""
-        found = tuple(float(value) for value in values if value is not None)
-        return cls(found) if found else None
+        known = tuple(float(value) for value in values if value is not None)
+        return cls(known) if known else None
 
     @property
     def mean(self) -> float:
@@ -173,14 +173,14 @@ class Comparison:
 
         TPRs of the seeds are averaged at each FPR that all of them resolve.
         """
-        found = {}
+        of_methods = {}
         for method in self._names():
             curves = [run.curve for run in self._runs(method).values()]
             if curves:
                 fprs = max((fpr for fpr, _ in curves), key=lambda fpr: fpr[0])
                 tprs = [tpr_within(curve, np.array(fprs)) for curve in curves]
-                found[method] = np.array(fprs), np.mean(tprs, axis=0)
-        return found
+                of_methods[method] = np.array(fprs), np.mean(tprs, axis=0)
+        return of_methods
 
     def to_table(self) -> str:
         """Returns accuracy and TPR at each FPR as a Markdown table, in %."""
@@ -256,7 +256,7 @@ def kept_figures(
     """
     path = pathlib.Path(path)
     kept = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    found, models = {}, None
+    of_sets, models = {}, None
     for evaluation in evaluations:
         key = f"{fingerprint} {evaluation.fingerprint}"
         if key not in kept:
@@ -266,5 +266,5 @@ def kept_figures(
             kept[key] = figures.to_dict()
             path.parent.mkdir(parents=True, exist_ok=True)
             write_text(path, json.dumps(kept) + "\n")
-        found[evaluation.name] = RunFigures.from_dict(kept[key])
-    return found
+        of_sets[evaluation.name] = RunFigures.from_dict(kept[key])
+    return of_sets

@@ -49,16 +49,16 @@ class JoinedRows:
             rows = np.arange(*rows.indices(len(self)))
         rows = np.asarray(rows)
         owners = np.searchsorted(self._ends, rows, side="right")
-        found = None
+        of_all = None
         for owner in np.unique(owners):
             part = self._parts[owner]
             mine = owners == owner
             inside = rows[mine] - (self._ends[owner] - len(part))
             values = part[(inside, *(other[mine] for other in rest))]
-            if found is None:
-                found = np.empty((len(rows), *values.shape[1:]), self.dtype)
-            found[mine] = values
-        return np.empty((0, *self.shape[1:]), self.dtype) if found is None else found
+            if of_all is None:
+                of_all = np.empty((len(rows), *values.shape[1:]), self.dtype)
+            of_all[mine] = values
+        return np.empty((0, *self.shape[1:]), self.dtype) if of_all is None else of_all
 
 
 class TeacherCache:

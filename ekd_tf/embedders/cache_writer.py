@@ -92,9 +92,9 @@ def describe_cache(
 def shards_in(folder: pathlib.Path) -> list[tuple[int, int]]:
     """Returns `(I, N)` of the shards in the folder of a cache, in order."""
     matches = [_SHARD.fullmatch(path.name) for path in folder.glob("shard-*")]
-    found = [(int(match[1]), int(match[2])) for match in matches if match]
-    found = [(index, count) for index, count in found if 1 <= index <= count]
-    return sorted(found, key=lambda shard: (shard[1], shard[0]))
+    shards = [(int(match[1]), int(match[2])) for match in matches if match]
+    shards = [(index, count) for index, count in shards if 1 <= index <= count]
+    return sorted(shards, key=lambda shard: (shard[1], shard[0]))
 
 
 def is_cache_folder(folder: pathlib.Path) -> bool:

@@ -82,11 +82,11 @@ class EnsembleEmbedder(FrozenEmbedder):
         ]
         cosine = min(np.sum(first * other, axis=1).mean() for other in others)
         averaged = bool(cosine > ONE_SPACE)
-        found = "one space, averaged" if averaged else "concatenated"
+        form = "one space, averaged" if averaged else "concatenated"
         logging.info(
             "%s: %s; the mean cosine of their embeddings of one image is %.2f.",
             self.name,
-            found,
+            form,
             cosine,
         )
         return averaged

@@ -92,26 +92,26 @@ def split_model(spec: str) -> tuple[pathlib.Path, dict[str, Any]]:
     while True:
         rest, _, word = path.rpartition("@")
         limits = _RANGE.fullmatch(word)
-        found: dict[str, Any] = {}
+        arguments: dict[str, Any] = {}
         if rest and limits:
             try:
-                found["low"], found["high"] = map(float, limits.groups())
+                arguments["low"], arguments["high"] = map(float, limits.groups())
             except ValueError:
                 raise ValueError(
                     f"`model` must have numbers in `@LOW..HIGH`. Received: {given!r}"
                 ) from None
         elif rest and word in COLORS:
-            found["color"] = word
+            arguments["color"] = word
         elif rest and word in PROVIDERS:
-            found["provider"] = word
+            arguments["provider"] = word
         else:
             return pathlib.Path(path), pixels
-        if not pixels.keys().isdisjoint(found):
+        if not pixels.keys().isdisjoint(arguments):
             raise ValueError(
                 f"`model` must have one of a kind behind @. Received: {given!r}, which "
                 f"has @{word} and another like it"
             )
-        pixels.update(found)
+        pixels.update(arguments)
         path = rest
 
 

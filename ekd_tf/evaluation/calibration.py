@@ -107,13 +107,13 @@ def calibrate(
     blocks = PairBlocks(rows, source.labels, progress=embedder.progress)
     roc = metrics.streamed_roc(blocks.scores, [fpr])
     (point,) = roc.points([fpr])
-    found = labelled_intervals(
+    intervals = labelled_intervals(
         blocks, source.labels, [point], _REPLICATES, seed, _MAX_PAIRS
     )
     return Calibration(
         fpr=fpr,
         threshold=between_scores(blocks, point.threshold),
-        interval=found[fpr][1] if fpr in found else None,
+        interval=intervals[fpr][1] if fpr in intervals else None,
         tpr=point.tpr,
         pairs=roc.num_negative,
         source=source.name,
@@ -223,9 +223,9 @@ def read_calibration(file: str | os.PathLike) -> Calibration | None:
 
 def calibrations_of(card: dict) -> dict[str, dict]:
     """Returns a card's calibrations by the name of the model's file."""
-    found = card.get("calibration") or {}
+    entries = card.get("calibration") or {}
     # The first cards had one for all files.
-    return {name: entry for name, entry in found.items() if isinstance(entry, dict)}
+    return {name: entry for name, entry in entries.items() if isinstance(entry, dict)}
 
 
 def read_card(path: str | os.PathLike) -> dict:

@@ -200,5 +200,5 @@ class Models:
     def items(self) -> list[tuple[str, SourceEmbedder]]:
         """Returns name and model of each there is, the teacher first."""
         names = ("teacher", "student", "baseline")
-        found = [(name, getattr(self, name)) for name in names]
-        return [(name, model) for name, model in found if model is not None]
+        models = [(name, getattr(self, name)) for name in names]
+        return [(name, model) for name, model in models if model is not None]

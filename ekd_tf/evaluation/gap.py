@@ -135,10 +135,10 @@ def measure_gap(
     ]
     if any(critical):
         for of_student, of_teacher in zip(blocks[0], blocks[1]):
-            for found in filter(None, critical):
-                found.update(of_student.cosine, of_teacher)
+            for pairs in filter(None, critical):
+                pairs.update(of_student.cosine, of_teacher)
     return GapReport(
-        points=tuple(_point(found, *each) for found, each in zip(critical, points)),
+        points=tuple(_point(pairs, *each) for pairs, each in zip(critical, points)),
         num_positive=rocs[0].num_positive,
         num_negative=rocs[0].num_negative,
     )

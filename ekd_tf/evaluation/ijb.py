@@ -181,9 +181,9 @@ class IJBEvaluation:
 
 def _means(rates):
     """Returns the mean of each rate over the dicts that are not empty."""
-    found = [each for each in rates if each]
-    names = found[0] if found else ()
-    return {name: float(np.mean([each[name] for each in found])) for name in names}
+    measured = [each for each in rates if each]
+    names = measured[0] if measured else ()
+    return {name: float(np.mean([each[name] for each in measured])) for name in names}
 
 
 def _text(reports):

@@ -114,8 +114,8 @@ def plot_similarities(
         ("positive", roc.positives, COLORS[0], ""),
         ("negative", roc.negatives, COLORS[1], "////"),
     ):
-        found = np.histogram(values, edges, weights=np.diff(counts))[0]
-        fractions = found / counts[-1]
+        pairs = np.histogram(values, edges, weights=np.diff(counts))[0]
+        fractions = pairs / counts[-1]
         smallest = min(smallest, fractions[fractions > 0].min())
         largest = max(largest, fractions.max())
         labels.append(f"{kind} ({counts[-1]:,})")

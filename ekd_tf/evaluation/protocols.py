@@ -172,15 +172,17 @@ class PairSetEvaluation:
         With the mirror image's embedding added where the models embed it; text and
         document have both kinds, "flip" and "plain".
         """
-        found = {
+        of_models = {
             name: self._verify(model.views(self.source))
             for name, model in models.items()
         }
         # With flip where there is one.
-        reports = {name: next(iter(kinds.values())) for name, kinds in found.items()}
+        reports = {
+            name: next(iter(kinds.values())) for name, kinds in of_models.items()
+        }
         lines = [
             (f"{model}, {'with' if kind == 'flip' else 'without'} flip", report)
-            for model, kinds in found.items()
+            for model, kinds in of_models.items()
             for kind, report in kinds.items()
         ]
         first = lines[0][1]
@@ -199,7 +201,7 @@ class PairSetEvaluation:
             figures={n: report.scalars(self.name) for n, report in reports.items()},
             document={
                 model: {kind: report.to_dict() for kind, report in kinds.items()}
-                for model, kinds in found.items()
+                for model, kinds in of_models.items()
             },
             text="\n\n".join(parts),
             images=_pictures(self.name, reports, "given pairs"),

@@ -48,9 +48,9 @@ def better_reading(
         # A range far from its own may give it zeros or infinity.
         except ValueError:
             continue
-        found = ROC.of(*scores).auc()
-        if found >= best:
-            best, reading = found, name
+        auc = ROC.of(*scores).auc()
+        if auc >= best:
+            best, reading = auc, name
     return None if reading is None else (reading, best)
 
 

@@ -181,8 +181,8 @@ def verify_embeddings(
     intervals = {}
     if replicates:
         measurable = [p for p in roc.points(fprs) if is_measurable(p)]
-        found = labelled_intervals(blocks, labels, measurable, replicates, seed)
-        for fpr, (tpr, threshold) in found.items():
+        resampled = labelled_intervals(blocks, labels, measurable, replicates, seed)
+        for fpr, (tpr, threshold) in resampled.items():
             intervals[f"tpr_at_fpr_{format_fpr(fpr)}"] = tpr
             intervals[f"threshold_at_fpr_{format_fpr(fpr)}"] = threshold
     return _report(distances, same, roc, fprs, intervals, replicates, seed)
@@ -272,8 +272,8 @@ def _pair_intervals(cosines, same, fprs, replicates, seed):
         return [roc.auc(), roc.eer(), *tprs]
 
     names = ["auc", "eer", *(f"tpr_at_fpr_{format_fpr(fpr)}" for fpr in fprs)]
-    found = metrics.fold_intervals(statistics, fold, replicates, seed)
-    return {name: tuple(ends) for name, ends in zip(names, found.tolist())}
+    intervals = metrics.fold_intervals(statistics, fold, replicates, seed)
+    return {name: tuple(ends) for name, ends in zip(names, intervals.tolist())}
 
 
 def is_measurable(point: metrics.OperatingPoint) -> bool:

@@ -194,9 +194,9 @@ def _thresholds(card):
         name = _file_of(artefact["kind"], artefact["path"])
         row = ["not calibrated", *[None] * 5]
         if name in entries:
-            found = Calibration.of_entry(entries[name])
-            row = [found.cosine(), format_fpr(found.fpr), f"{found.tpr:.4f}"]
-            row += [found.view, f"{found.pairs:,}", found.source]
+            entry = Calibration.of_entry(entries[name])
+            row = [entry.cosine(), format_fpr(entry.fpr), f"{entry.tpr:.4f}"]
+            row += [entry.view, f"{entry.pairs:,}", entry.source]
         rows.append([name, *row])
     header = ["file", "threshold", "FPR", "TPR", "embedding of"]
     header += ["negative pairs", "images"]

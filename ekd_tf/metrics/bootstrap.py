@@ -74,7 +74,7 @@ def identity_intervals(
     positive_scores, identity = (column[rising] for column in positive)
     identities = len(images)
 
-    found = np.full((replicates, 2, targets.size), np.nan)
+    figures = np.full((replicates, 2, targets.size), np.nan)
     for replicate in range(replicates):
         drawn = rng.integers(0, identities, identities)
         times = np.bincount(drawn, minlength=identities)
@@ -87,10 +87,10 @@ def identity_intervals(
         mass = np.append(0, np.cumsum(times[identity]))
         below = mass[np.searchsorted(positive_scores, thresholds, side="right")]
         if mass[-1]:
-            found[replicate, 0, known] = 1 - below / mass[-1]
-            found[replicate, 1, known] = thresholds
-    unknown = np.isnan(found)
+            figures[replicate, 0, known] = 1 - below / mass[-1]
+            figures[replicate, 1, known] = thresholds
+    unknown = np.isnan(figures)
     ends = np.full((2, 2, targets.size), np.nan)
     for k in np.flatnonzero(unknown.any(axis=1).mean(axis=0) <= 0.01):
-        ends[:, :, k] = np.nanpercentile(found[:, :, k], _ENDS, axis=0)
+        ends[:, :, k] = np.nanpercentile(figures[:, :, k], _ENDS, axis=0)
     return ends[:, 0].T, ends[:, 1].T

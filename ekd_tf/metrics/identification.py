@@ -112,8 +112,8 @@ def tpir_at_fpir(
     """
     points = ROC.of(mate_score, best_unknown).points(fpirs)
     first = np.asarray(mate_score)[np.asarray(rank) == 1].astype(np.float64)
-    found = [np.count_nonzero(first > point.threshold) for point in points]
-    return np.array(found) / len(mate_score)
+    accepted = [np.count_nonzero(first > point.threshold) for point in points]
+    return np.array(accepted) / len(mate_score)
 
 
 def _unit(rows):

@@ -25,12 +25,12 @@ def normalize_rows(rows: np.ndarray, first_row: int = 0) -> np.ndarray:
         (~np.isfinite(squared), "hold NaN or infinity"),
         (squared == 0, "have zero norm"),
     ):
-        found = np.flatnonzero(bad)
-        if found.size:
-            named = ", ".join(str(row + first_row) for row in found[:_NAMED_ROWS])
-            more = found.size - _NAMED_ROWS
+        bad_rows = np.flatnonzero(bad)
+        if bad_rows.size:
+            named = ", ".join(str(row + first_row) for row in bad_rows[:_NAMED_ROWS])
+            more = bad_rows.size - _NAMED_ROWS
             raise ValueError(
-                f"Every embedding must be finite and non-zero, but {found.size} of "
+                f"Every embedding must be finite and non-zero, but {bad_rows.size} of "
                 f"{bad.size} rows {complaint}. Received: rows {named}"
                 + (f" and {more} more" if more > 0 else "")
             )

@@ -200,8 +200,8 @@ class PairMiner:
             if len(starts) > 1:
                 height = min(BLOCK_ROWS, height)
             of_block = self._mine_block(*gallery, height)
-            for found, pairs in zip((positive, negative), of_block):
-                found.append(pairs._replace(rows=pairs.rows + start))
+            for of_kind, pairs in zip((positive, negative), of_block):
+                of_kind.append(pairs._replace(rows=pairs.rows + start))
             cosines.append(of_block[2:])
         models = [
             self._of_model(gallery, of_model, with_thresholds)

@@ -70,12 +70,14 @@ def order_statistics(
     above = tf.cumsum(histogram, exclusive=True)
     bins = tf.searchsorted(above, ranks, side="right") - 1
     wanted = tf.scatter_nd(bins[:, None], tf.ones_like(bins), [_NO_PAIR_BIN + 1]) > 0
-    found = [tf.boolean_mask(x, tf.gather(wanted, bins_of(x))) for x in cosines]
-    found = tf.sort(tf.concat([*found, [NO_PAIR]], axis=0), direction="DESCENDING")
+    candidates = [tf.boolean_mask(x, tf.gather(wanted, bins_of(x))) for x in cosines]
+    candidates = tf.sort(
+        tf.concat([*candidates, [NO_PAIR]], axis=0), direction="DESCENDING"
+    )
     # Of those above a bin only the ones in wanted bins are left.
     left = tf.where(wanted[:HISTOGRAM_BINS], histogram, 0)
     left_above = tf.gather(tf.cumsum(left, exclusive=True), bins)
-    return tf.gather(found, ranks - tf.gather(above, bins) + left_above)
+    return tf.gather(candidates, ranks - tf.gather(above, bins) + left_above)
 
 
 def quantiles_of_histogram(histogram: tf.Tensor, fprs: Sequence[float]) -> tf.Tensor:

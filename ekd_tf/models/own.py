@@ -85,14 +85,14 @@ def load_function(spec: str) -> Callable[..., keras.Model]:
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
     try:
-        found = vars(importlib.import_module(module))
+        names = vars(importlib.import_module(module))
     # Whatever a module of one's own does while it is imported.
     except Exception as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ValueError(f"{module} cannot be imported: {reason}") from error
-    callables = [n for n, v in found.items() if callable(v) and not n.startswith("_")]
+    callables = [n for n, v in names.items() if callable(v) and not n.startswith("_")]
     check_choice(f"{module}:", function, callables)
-    return found[function]
+    return names[function]
 
 
 def _tensors(model, name):

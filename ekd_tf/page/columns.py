@@ -104,11 +104,11 @@ class Attributes:
 
     def columns(self, source: Source) -> list[Column]:
         """Returns the columns of a source's images; none where none is in the file."""
-        found = self._of_images(source)
-        if not any(found):
+        of_images = self._of_images(source)
+        if not any(of_images):
             return []
         columns = [
-            Column.of_words(name, [row[k] if row else None for row in found])
+            Column.of_words(name, [row[k] if row else None for row in of_images])
             for k, name in enumerate(self._names)
         ]
         return [column for column in columns if column is not None]

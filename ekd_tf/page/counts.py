@@ -80,8 +80,8 @@ class GridCounts:
         cell = np.searchsorted(self.thresholds.astype(scores.dtype), scores)
         for side in (rows, columns):
             place = self._units.of_images[side] * cells + cell
-            found = np.bincount(place, None, groups * cells)
-            self._ends[kind] += found.reshape(groups, cells)
+            ends = np.bincount(place, None, groups * cells)
+            self._ends[kind] += ends.reshape(groups, cells)
         self._examples[kind, cell, 0] = rows
         self._examples[kind, cell, 1] = columns
         self._cosines[kind, cell] = scores
@@ -104,14 +104,14 @@ class GridCounts:
         One pair of a kind is kept between two thresholds. `(kind, cosine, row,
         column)`, each pair once, stop by stop.
         """
-        found: dict[tuple, None] = {}
+        examples: dict[tuple, None] = {}
         for stop in stops:
             for kind, (pairs, cosines) in enumerate(zip(self._examples, self._cosines)):
                 held = np.flatnonzero(pairs[:, 0] >= 0)
                 near = held[np.argsort(np.abs(cosines[held] - stop), kind="stable")]
                 for k in near[:each]:
-                    found[(kind, float(cosines[k]), *pairs[k].tolist())] = None
-        return list(found)
+                    examples[(kind, float(cosines[k]), *pairs[k].tolist())] = None
+        return list(examples)
 
 
 class SliceCounts:
@@ -152,8 +152,8 @@ class SliceCounts:
                 inside = (value == column.values[right]) & (value >= 0)
                 for side in (left, right):
                     place = value * groups + self._units.of_images[side]
-                    found = np.bincount(place[inside], None, values * groups)
-                    ends[level, kind] += found.reshape(values, groups)
+                    sums = np.bincount(place[inside], None, values * groups)
+                    ends[level, kind] += sums.reshape(values, groups)
             if self._labels is not None:
                 counts = self.of_identities[level, kind]
                 for side in (left, right)[: 1 + kind]:
@@ -165,14 +165,14 @@ class SliceCounts:
         The first counts are of all pairs. Intervals of TPR and FPR are `(values, 2, t,
         2)`.
         """
-        found = []
+        of_columns = []
         for ends in self._ends:
             intervals = [
                 _intervals(of[0], np.moveaxis(of[1:], 0, 2), self._units.weights)
                 for of in np.moveaxis(ends, 2, 0)
             ]
-            found.append((ends.sum(axis=3) // 2, np.stack(intervals)))
-        return found
+            of_columns.append((ends.sum(axis=3) // 2, np.stack(intervals)))
+        return of_columns
 
 
 def _intervals(ends, above, weights):
@@ -193,6 +193,6 @@ def _intervals(ends, above, weights):
         size = np.minimum(share * (1 - share) / variance, pairs) / _NORMAL**2
         centre = (share + 0.5 / size) / (1 + 1 / size)
         half = np.sqrt(share * (1 - share) / size + 0.25 / size**2) / (1 + 1 / size)
-    found = np.stack([centre - half, centre + half], axis=2)
-    found[np.minimum(count, pairs - count) < MIN_NEGATIVES] = np.nan
-    return found
+    intervals = np.stack([centre - half, centre + half], axis=2)
+    intervals[np.minimum(count, pairs - count) < MIN_NEGATIVES] = np.nan
+    return intervals

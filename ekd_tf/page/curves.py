@@ -55,18 +55,18 @@ def run_content(workdir: str | os.PathLike) -> dict:
 def _chart(title, unit, pattern, series):
     lines = []
     for name, (steps, values) in series.items():
-        found = re.fullmatch(pattern, name)
-        if found:
+        match = re.fullmatch(pattern, name)
+        if match:
             every = -(-len(steps) // _MOST_POINTS)
             keep = sorted({*range(0, len(steps), every), len(steps) - 1})
             points = [[steps[k], float(f"{values[k]:.6g}")] for k in keep]
-            lines.append({"name": found[1], "points": points, "every": every})
+            lines.append({"name": match[1], "points": points, "every": every})
     return lines and {"title": title, "unit": unit, "lines": lines}
 
 
 def _reports(folder):
     """Returns set -> model -> figures of the last evaluations by verification."""
-    found: dict[str, Any] = {}
+    reports: dict[str, Any] = {}
     for file in sorted(folder.glob("*.json")):
         document = json.loads(file.read_text(encoding="utf-8"))
         for name in ("teacher", "student", "baseline"):
@@ -74,5 +74,5 @@ def _reports(folder):
             # Given pairs have two reports, with the mirror image first.
             figures = of_model.get("flip") or of_model.get("plain") or of_model
             if isinstance(figures, dict) and "accuracy_mean" in figures:
-                found.setdefault(file.stem, {})[name] = {"figures": figures}
-    return found
+                reports.setdefault(file.stem, {})[name] = {"figures": figures}
+    return reports

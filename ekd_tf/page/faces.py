@@ -25,7 +25,7 @@ def thumbnails(source: Source, indices: Iterable[int], most: int) -> dict[int, s
     The first of `indices`, each once, whose URIs have `most` bytes in all.
     """
     wanted = list(dict.fromkeys(indices))
-    found: dict[int, str] = {}
+    uris: dict[int, str] = {}
     pictures = (
         picture
         for batch in evaluation_batches(source, np.array(wanted, int), _SIDE, _BATCH)
@@ -38,8 +38,8 @@ def thumbnails(source: Source, indices: Iterable[int], most: int) -> dict[int, s
         most -= len(text)
         if most < 0:
             break
-        found[index] = f"data:image/jpeg;base64,{text}"
-    return found
+        uris[index] = f"data:image/jpeg;base64,{text}"
+    return uris
 
 
 def quality_columns(source: Source) -> list[Column]:
@@ -62,7 +62,7 @@ def quality_columns(source: Source) -> list[Column]:
         "brightness": np.concatenate(brightness),
         "size of the stored image, pixels": _sides(source),
     }
-    columns = [Column.of_numbers(name, found) for name, found in measured.items()]
+    columns = [Column.of_numbers(name, numbers) for name, numbers in measured.items()]
     return [column for column in columns if column is not None]
 
 

@@ -106,8 +106,8 @@ def set_section(
         "slider": {**slider, "stops": stops, "step": STEP},
         "critical": critical,
         "slices": [
-            {"name": column.name, "rows": _with_intervals(column.names, *found)}
-            for column, found in zip(columns, slices.of_columns())
+            {"name": column.name, "rows": _with_intervals(column.names, *counts)}
+            for column, counts in zip(columns, slices.of_columns())
         ],
         "identities": labels is not None and _identities(source, slices.of_identities),
         "calibration": calibration
@@ -145,7 +145,7 @@ def _critical(models, source, embeddings, result, worst):
     if point is None:
         return None
     thresholds = point.student_threshold, point.teacher_threshold
-    found = {
+    by_right = {
         right: CriticalPairs(*thresholds, worst) for right in ("teacher", "student")
     }
     of_teacher = PairBlocks(models.teacher(source), source.labels)
@@ -154,7 +154,7 @@ def _critical(models, source, embeddings, result, worst):
         positive, negative = teacher.positive, teacher.negative
         if positive is None:
             positive, negative = np.zeros_like(accepts), np.ones_like(accepts)
-        for right, pairs in found.items():
+        for right, pairs in by_right.items():
             of_right = accepts if right == "teacher" else ~accepts
             part = dataclasses.replace(
                 teacher, positive=positive & of_right, negative=negative & ~of_right
@@ -163,7 +163,7 @@ def _critical(models, source, embeddings, result, worst):
     return {
         "fpr": format_fpr(point.fpr),
         "thresholds": {"student": thresholds[0], "teacher": thresholds[1]},
-        "counts": {right: pairs.counts for right, pairs in found.items()},
+        "counts": {right: pairs.counts for right, pairs in by_right.items()},
         "rows": [
             {
                 "kind": kind,
@@ -172,7 +172,7 @@ def _critical(models, source, embeddings, result, worst):
                 "pair": pair,
                 "cosines": cosines,
             }
-            for right, pairs in found.items()
+            for right, pairs in by_right.items()
             for kind, rows in pairs.worst.items()
             for off, pair, cosines in rows
         ],

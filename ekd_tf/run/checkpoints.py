@@ -145,10 +145,11 @@ def _check_same_variables(path, variables, arrays):
     differences += [f"unexpected {name}" for name in arrays if name not in variables]
     for name in variables.keys() & arrays.keys():
         expected = tuple(variables[name].shape), variables[name].dtype.name
-        found = arrays[name].shape, tf.as_dtype(arrays[name].dtype).name
-        if found != expected:
+        received = arrays[name].shape, tf.as_dtype(arrays[name].dtype).name
+        if received != expected:
             differences.append(
-                f"{name} is {found[1]} {found[0]}, expected {expected[1]} {expected[0]}"
+                f"{name} is {received[1]} {received[0]}, expected {expected[1]} "
+                f"{expected[0]}"
             )
     if differences:
         raise ValueError(

@@ -374,8 +374,8 @@ COMMON = marked(TrainConfig, "common")
 def is_cache(spec: str) -> bool:
     """Tells whether a model's specification is a cache of embeddings instead."""
     names = ("cache.json", "shard-*/cache.json")
-    found = any(any(pathlib.Path(spec).glob(name)) for name in names)
-    return spec.startswith(CACHE) or found
+    has_file = any(any(pathlib.Path(spec).glob(name)) for name in names)
+    return spec.startswith(CACHE) or has_file
 
 
 if __name__ == "__main__":

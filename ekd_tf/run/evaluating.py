@@ -235,10 +235,10 @@ def _calibrate(settings, student, source, arguments):
     fpr, seed, flip = settings.calibrate_fpr, settings.seed, settings.calibrate_flip
 
     def write(file, model):
-        found = calibrate(model, source, fpr, seed, flip)
-        card = write_calibration(file, found)
+        calibration = calibrate(model, source, fpr, seed, flip)
+        card = write_calibration(file, calibration)
         refresh_readme(card)
-        _say(f"\n{file}: {found.text()}\nWritten to {card}")
+        _say(f"\n{file}: {calibration.text()}\nWritten to {card}")
 
     arguments = {**arguments, "flip": flip}
     model_file = file_of_model(settings.model)

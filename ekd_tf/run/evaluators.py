@@ -49,21 +49,21 @@ def check_range_of_pixels(
             range. A wrong order of colours is not found: it moves the AUC by less than
             the choice of the images.
     """
-    found = warn_if_untrained(embedder.some, source, input_size, seed, unreadable, role)
-    if found is None:
+    auc = warn_if_untrained(embedder.some, source, input_size, seed, unreadable, role)
+    if auc is None:
         return f"AUC of the {role}: none, no two images of {source.name} are of one"
     others = (
         (other, source_embedder(open_embedder(other), unreadable=unreadable).some)
         for other in in_other_ranges(spec)
     )
-    better = better_reading(found, others, source, seed, unreadable)
+    better = better_reading(auc, others, source, seed, unreadable)
     if better:
         raise ValueError(
             f"`--{role}={spec}` is given pixels of a wrong range: its AUC on a sample "
-            f"of {source.name} is {found:.3f}, with --{role}={better[0]} it is "
+            f"of {source.name} is {auc:.3f}, with --{role}={better[0]} it is "
             f"{better[1]:.3f}. Give that one"
         )
-    return f"AUC of the {role} on a sample of {source.name}: {found:.3f}"
+    return f"AUC of the {role} on a sample of {source.name}: {auc:.3f}"
 
 
 def make_source_embedder(spec: str, **arguments) -> SourceEmbedder | None:
@@ -111,13 +111,13 @@ def make_evaluations(
         images = readable_images(source, unreadable)
         return LabelledEvaluation(name, images, fprs, seed, of_identities, worst)
 
-    found: dict[str, Any] = {}
+    by_name: dict[str, Any] = {}
     if heldout is not None:
-        found["heldout"] = labelled("heldout", heldout)
+        by_name["heldout"] = labelled("heldout", heldout)
     for spec in specs:
         name, _, rest = spec.partition(":")
         kind, colon, path = rest.partition(":")
-        taken = name in found or name in _KINDS
+        taken = name in by_name or name in _KINDS
         if not re.fullmatch(r"[\w.-]+", name) or not colon or taken:
             raise ValueError(
                 "`--eval_sets` must be NAME:KIND:PATH with a name of its own, such as "
@@ -126,14 +126,14 @@ def make_evaluations(
         checks.check_choice("eval_sets", kind, _KINDS)
         if kind == "pairs":
             pairs = readable_pairs(read_pairs(path), unreadable)
-            found[name] = PairSetEvaluation(pairs, name, fprs, seed, of_folds)
+            by_name[name] = PairSetEvaluation(pairs, name, fprs, seed, of_folds)
         elif kind == "allpairs":
             limited = tuple(fpr for fpr in fprs if fpr >= _LEAST_LINKED_FPR)
             images = LinkedImages(read_pairs(path))
-            found[name] = labelled(name, images, limited or (_LEAST_LINKED_FPR,))
+            by_name[name] = labelled(name, images, limited or (_LEAST_LINKED_FPR,))
         else:
-            found[name] = labelled(name, factory.make_source(rest, None, unreadable))
-    for name, evaluation in found.items():
+            by_name[name] = labelled(name, factory.make_source(rest, None, unreadable))
+    for name, evaluation in by_name.items():
         try:
             evaluation.check()
         except ValueError as error:
@@ -144,4 +144,4 @@ def make_evaluations(
             raise ValueError(
                 f"`{name}` cannot be evaluated on. {error}. {way_out}"
             ) from None
-    return list(found.values())
+    return list(by_name.values())

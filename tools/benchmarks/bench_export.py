@@ -66,8 +66,8 @@ def rows(path):
     images = np.random.default_rng(0).integers(0, 256, (8, size, size, 3), np.uint8)
     for _ in range(ROUNDS.value):
         for key, runner in runners.items():
-            found = latency(runner, images, REPEATS.value)
-            medians[key] = min(found, medians.get(key, found))
+            median = latency(runner, images, REPEATS.value)
+            medians[key] = min(median, medians.get(key, median))
     for file in files:
         tflite = file.suffix == ".tflite"
         peak = peak_memory(file) if tflite else None
@@ -99,15 +99,15 @@ def main(argv):
     ]
     try:
         if EXPORT.value:
-            found = list(rows(pathlib.Path(EXPORT.value)))
+            table = list(rows(pathlib.Path(EXPORT.value)))
         else:
-            found = []
+            table = []
             for activation in ACTIVATIONS.value:
                 with tempfile.TemporaryDirectory() as directory:
-                    found += rows(export(activation, directory))
+                    table += rows(export(activation, directory))
     except (OSError, ValueError) as error:
         raise SystemExit(f"bench_export.py: {error}") from None
-    sys.stdout.write(format_table(found, header) + "\n")
+    sys.stdout.write(format_table(table, header) + "\n")
 
 
 if __name__ == "__main__":

@@ -107,26 +107,26 @@ def wide_tensors(concrete, identities, batch, dim):
         `classes_by_dim`: tensors of that shape or its transpose, such as logits and
         gradients; `unknown`: matrices of which a size is not known while tracing.
     """
-    found = collections.Counter(
+    counts = collections.Counter(
         one_hot=0, batch_by_classes=0, classes_by_dim=0, unknown=0
     )
     for operation, shape in tensors(concrete):
         if shape is None or len(shape) != 2:
             continue
         if identities in shape and operation == "OneHot":
-            found["one_hot"] += 1
-        found["batch_by_classes"] += sorted(shape) == sorted([identities, batch])
-        found["classes_by_dim"] += sorted(shape) == sorted([identities, dim])
-        found["unknown"] += -1 in shape
-    return dict(found)
+            counts["one_hot"] += 1
+        counts["batch_by_classes"] += sorted(shape) == sorted([identities, batch])
+        counts["classes_by_dim"] += sorted(shape) == sorted([identities, dim])
+        counts["unknown"] += -1 in shape
+    return dict(counts)
 
 
-def violations(found, rate):
-    """Returns what a step holds but must not, as a list of the names found."""
+def violations(counts, rate):
+    """Returns what a step holds but must not, as a list of names."""
     forbidden = ["one_hot"]
     if rate < 1:
         forbidden += ["batch_by_classes", "classes_by_dim", "unknown"]
-    return [name for name in forbidden if found[name]]
+    return [name for name in forbidden if counts[name]]
 
 
 def measure(identities, rate):
@@ -139,7 +139,7 @@ def measure(identities, rate):
     bare = forget_peak()
     step, rows = make_step(identities, rate, dim, batch, OPTIMIZER.value)
     building = resident_mb("VmHWM") - bare
-    found = wide_tensors(step.get_concrete_function(rows), identities, batch, dim)
+    counts = wide_tensors(step.get_concrete_function(rows), identities, batch, dim)
     held = forget_peak()
     times, cpu_times = [], []
     start = time.perf_counter()
@@ -157,7 +157,7 @@ def measure(identities, rate):
         # The first step still warms up.
         "milliseconds": [round(ms, 2) for ms in times[1:]],
         "cpu_milliseconds": [round(ms, 2) for ms in cpu_times[1:]],
-        "found": found,
+        "counts": counts,
     }
     print(MARK + json.dumps(result), flush=True)
 
@@ -236,7 +236,7 @@ def format_row(result):
         *(f"{result[name]:,}" for name in ("held_mb", "building_mb", "step_mb")),
         f"{ms[len(ms) // 2]:,.0f} ({ms[0]:,.0f}..{ms[-1]:,.0f})",
         f"{cpu_ms[len(cpu_ms) // 2]:,.0f}",
-        *(str(result["found"][name]) for name in kinds),
+        *(str(result["counts"][name]) for name in kinds),
     ]
 
 
@@ -269,7 +269,9 @@ def main(_):
         for rate in map(float, RATES.value):
             result = run_case(identities, rate)
             results.append(result)
-            for name in violations(result["found"], rate) if "found" in result else []:
+            for name in (
+                violations(result["counts"], rate) if "counts" in result else []
+            ):
                 wrong.append(f"{identities} identities at rate {rate:g}: {name}")
     print(format_table(map(format_row, results), HEADER))
     if JSON.value:

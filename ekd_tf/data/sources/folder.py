@@ -69,10 +69,10 @@ class FolderFaces(Files):
             else:
                 left_out.append(f"identity without images: {identity.path}")
         if len(counts) < 2:
-            found = "a single identity with images" if counts else "no identity folders"
+            folders = "a single identity" if counts else "no identity folders"
             raise ValueError(
-                f"{root} holds {found}{' with images' if not counts else ''}; at least "
-                f"two are needed. Lay it out as {_LAYOUT}, or give the folder above"
+                f"{root} holds {folders} with images; at least two are needed. Lay it "
+                f"out as {_LAYOUT}, or give the folder above"
             )
         labels = np.repeat(np.arange(len(counts), dtype=np.int32), [*counts.values()])
         super().__init__(root, root, names, labels, counts)

@@ -105,13 +105,13 @@ def _load(datasets, path, split):
         if os.path.isfile(os.path.join(path, "dataset_info.json")) or os.path.isfile(
             os.path.join(path, "dataset_dict.json")
         ):
-            found = datasets.load_from_disk(path)
-            splits = found if isinstance(found, dict) else {str(found.split): found}
+            loaded = datasets.load_from_disk(path)
+            splits = loaded if isinstance(loaded, dict) else {str(loaded.split): loaded}
             if split in splits:
                 return splits[split]
             # A set that was saved by itself may have no split to its name.
             if list(splits) == ["None"] and split == "train":
-                return found
+                return loaded
             raise ValueError(f"it has no split {split!r}, it has {', '.join(splits)}")
         return datasets.load_dataset(path, split=split)
     # The library and what it stands on raise dozens of kinds.

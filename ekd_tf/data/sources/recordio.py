@@ -230,10 +230,10 @@ class RecordIOFaces(Records):
         arrays = cache.load(["offsets", "labels", "identities"])
         if arrays is None:
             try:
-                found = _read_index(file, idx, unreadable or Unreadable())
+                arrays = _read_index(file, idx, unreadable or Unreadable())
             except OSError as error:
                 raise unreadable_file(path, error) from error
-            offsets, labels, damaged = found
+            offsets, labels, damaged = arrays
             labels, identities = number_identities(labels)
             arrays = [offsets, labels, identities]
             # Otherwise the damage would go unsaid the next time.

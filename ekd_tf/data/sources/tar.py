@@ -94,8 +94,8 @@ def _behind_zeros(file, at):
         block = file.read(at, _SCAN_BYTES)
         rest = block.lstrip(b"\0")
         if rest:
-            found = len(block) - len(rest)
-            return at + found // BLOCK * BLOCK
+            zeros = len(block) - len(rest)
+            return at + zeros // BLOCK * BLOCK
         at += len(block)
     return at
 

@@ -85,12 +85,12 @@ class WebDatasetFaces(Records):
 
 def _shard_paths(spec):
     """Returns the paths of the shards a folder, a file or a pattern names."""
-    found = _RANGE.search(spec)
-    if found and not os.path.exists(spec):
-        first, last = found.groups()
+    match = _RANGE.search(spec)
+    if match and not os.path.exists(spec):
+        first, last = match.groups()
         numbers = range(int(first), int(last) + 1)
         texts = [str(number).zfill(len(first)) for number in numbers]
-        paths = [f"{spec[: found.start()]}{n}{spec[found.end() :]}" for n in texts]
+        paths = [f"{spec[: match.start()]}{n}{spec[match.end() :]}" for n in texts]
     elif os.path.isdir(spec):
         try:
             names = sorted(os.listdir(spec))
@@ -120,9 +120,9 @@ def _shard_paths(spec):
 def _check_complete(paths):
     """Refuses a folder without a shard that names like `a-00002-of-00005.tar` count."""
     counted = {
-        found[1] + str(number).zfill(len(found[2])) + found[3] + found[4] + ".tar"
-        for found in filter(None, map(_NUMBERED.fullmatch, paths))
-        for number in range(int(found[4]))
+        match[1] + str(number).zfill(len(match[2])) + match[3] + match[4] + ".tar"
+        for match in filter(None, map(_NUMBERED.fullmatch, paths))
+        for number in range(int(match[4]))
     }
     missing = sorted(counted.difference(paths))
     if missing:
