@@ -14,12 +14,12 @@ NUM_DRAWS = 16
 _CROP, _COLOR, _OCCLUSION = slice(0, 4), slice(4, 7), slice(7, 12)
 _LOW_RESOLUTION, _JPEG = slice(12, 14), slice(14, 16)
 
-# Where the upper edge of a mask may lie, as a share of the height: between the eyes
+# Where the upper edge of a mask may lie, as a fraction of the height: between the eyes
 # (0.46 on the ArcFace template) and the tip of the nose (0.64).
 OCCLUSION_TOP = (0.55, 0.65)
-# The columns a mask covers, as shares of the width.
+# The columns a mask covers, as fractions of the width.
 OCCLUSION_COLUMNS = (0.125, 0.875)
-# Side an image is shrunk to, as a share of its own.
+# Side an image is shrunk to, as a fraction of its own.
 LOW_RESOLUTION_SIDE = (0.25, 0.75)
 JPEG_QUALITY = (20, 80)
 _LUMA = (0.299, 0.587, 0.114)
@@ -34,7 +34,7 @@ class Augmentation:
     Attributes:
         crop: Pixels. Each edge moves inwards by a uniform 0..crop and the rest is
             resized to the full size.
-        brightness: Largest shift either way, as a share of the range of 255.
+        brightness: Largest shift either way, as a fraction of the range of 255.
         contrast: Largest relative change of the distance to the mean.
         saturation: Largest relative change of the distance to gray.
         occlusion: Probability that the lower face is covered.
@@ -92,20 +92,20 @@ class Augmentation:
                 1 + self.saturation * light[:, 2],
             )
         if self.low_resolution:
-            chosen, share = tf.unstack(draws[:, _LOW_RESOLUTION], axis=1)
-            sides = tf.cast(side * _between(LOW_RESOLUTION_SIDE, share), tf.int32)
+            chosen, place = tf.unstack(draws[:, _LOW_RESOLUTION], axis=1)
+            sides = tf.cast(side * _between(LOW_RESOLUTION_SIDE, place), tf.int32)
             images = _where(
                 chosen < self.low_resolution, lower_resolution, images, sides
             )
         if self.jpeg:
-            chosen, share = tf.unstack(draws[:, _JPEG], axis=1)
-            quality = tf.cast(tf.round(_between(JPEG_QUALITY, share)), tf.int32)
+            chosen, place = tf.unstack(draws[:, _JPEG], axis=1)
+            quality = tf.cast(tf.round(_between(JPEG_QUALITY, place)), tf.int32)
             images = _where(chosen < self.jpeg, compress_jpeg, images, quality)
         return images
 
 
-def _between(interval, share):
-    return interval[0] + (interval[1] - interval[0]) * share
+def _between(interval, place):
+    return interval[0] + (interval[1] - interval[0]) * place
 
 
 def _to_uint8(pixels):

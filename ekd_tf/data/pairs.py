@@ -216,7 +216,7 @@ class LinkedImages(Source):
     over others. A set names nobody, so two images it does not link are two identities
     here though they may show one: people of several pairs make some of the negative
     pairs positive. In LFW's view-1 test set about 350 of 1,198,326 are (a good model's
-    cosine is above 0.5): read TPRs at FPRs well above that share of 3e-4.
+    cosine is above 0.5): read TPRs at FPRs well above 3e-4.
     """
 
     def __init__(self, pairs: PairSet):

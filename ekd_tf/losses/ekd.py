@@ -336,18 +336,18 @@ class EKDLoss(DistillationLoss):
         seen = tf.cast(counts, tf.float32)
         updates = self.num_updates + seen
         self.num_updates.assign(updates)
-        share = self.momentum
+        part = self.momentum
         if self.bias_correction:
             # Equals the average divided by 1 - (1 - momentum)^n.
             decayed = tf.pow(1.0 - self.momentum, tf.maximum(updates, 1.0))
-            share = self.momentum / (1.0 - decayed)
-        share *= seen
+            part = self.momentum / (1.0 - decayed)
+        part *= seen
         for side, mined in (("student", pairs.student), ("teacher", pairs.teacher)):
             variable = getattr(self, f"{side}_thresholds")
             if self.thresholds == "ema":
                 # Without negatives the batch's thresholds are undefined.
                 batch = tf.where(seen > 0, mined.thresholds, 0.0)
-                variable.assign(variable + share * (batch - variable))
+                variable.assign(variable + part * (batch - variable))
                 continue
             histogram = getattr(self, f"{side}_histogram")
             batch = tf.cast(mined.histogram, tf.float32)

@@ -18,7 +18,7 @@ _LEAST = 1e-6
 
 
 def soft_histogram(cosines: tf.Tensor, counted: tf.Tensor, bins: int) -> tf.Tensor:
-    r"""Returns the distribution of cosines, shared by the two bins each lies between.
+    r"""Returns the distribution of cosines, split over the two bins each lies between.
 
     $$ h_r = \frac{1}{n} \sum_{c} \max\big(0, 1 - |c - t_r| / \Delta\big) $$
 
@@ -32,10 +32,10 @@ def soft_histogram(cosines: tf.Tensor, counted: tf.Tensor, bins: int) -> tf.Tens
     low = tf.minimum(tf.floor(place), bins - 2.0)
     upper = place - low
     weights = tf.cast(counted, tf.float32)
-    shares = tf.stack([weights * (1.0 - upper), weights * upper])
+    parts = tf.stack([weights * (1.0 - upper), weights * upper])
     places = tf.cast(tf.stack([low, low + 1.0]), tf.int32)
     sums = tf.math.unsorted_segment_sum(
-        tf.reshape(shares, [-1]), tf.reshape(places, [-1]), bins
+        tf.reshape(parts, [-1]), tf.reshape(places, [-1]), bins
     )
     return tf.math.divide_no_nan(sums, tf.reduce_sum(weights))
 

@@ -98,7 +98,7 @@ def folds_of(same: np.ndarray, folds: int) -> tuple[np.ndarray, bool]:
     """Cuts pairs into folds, contiguous in the order given wherever that is fair.
 
     The first `pairs % folds` folds are one pair longer. Where that leaves a fold less
-    than half of its share of a kind, as in a list that gives all positives first, the
+    than half of its part of a kind, as in a list that gives all positives first, the
     threshold chosen on the other folds would be that of another mixture. Then the
     pairs of each kind are cut by themselves, in the order given.
 

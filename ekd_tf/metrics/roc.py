@@ -138,8 +138,8 @@ class ROC:
         fnr = 1 - self.positives / self.num_positive
         last = int(np.argmax(fpr >= fnr))
         beyond, before = fpr[last] - fnr[last], fnr[last - 1] - fpr[last - 1]
-        share = beyond / (beyond + before)
-        return float(fpr[last] + (fpr[last - 1] - fpr[last]) * share)
+        part = beyond / (beyond + before)
+        return float(fpr[last] + (fpr[last - 1] - fpr[last]) * part)
 
     def curve(self) -> tuple[np.ndarray, np.ndarray]:
         """Returns `(fpr, tpr)`, float64, rising from 0 to 1; at most 2,002 points.

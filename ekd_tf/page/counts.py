@@ -184,15 +184,15 @@ def _intervals(ends, above, weights):
     `(2, groups, t)` those above.
     """
     pairs, count = ends.sum(axis=1)[:, None] / 2, above.sum(axis=1) / 2
-    share = count / np.maximum(pairs, 1)
-    rest = above - share[:, None] * ends[:, :, None]
+    rate = count / np.maximum(pairs, 1)
+    rest = above - rate[:, None] * ends[:, :, None]
     units = np.maximum(np.count_nonzero(ends, axis=1), 2)[:, None]
     variance = np.square(rest).sum(axis=1) * np.square(weights)[:, None]
     variance *= units / (units - 1) / np.maximum(pairs, 1) ** 2
     with np.errstate(divide="ignore", invalid="ignore"):
-        size = np.minimum(share * (1 - share) / variance, pairs) / _NORMAL**2
-        centre = (share + 0.5 / size) / (1 + 1 / size)
-        half = np.sqrt(share * (1 - share) / size + 0.25 / size**2) / (1 + 1 / size)
+        size = np.minimum(rate * (1 - rate) / variance, pairs) / _NORMAL**2
+        centre = (rate + 0.5 / size) / (1 + 1 / size)
+        half = np.sqrt(rate * (1 - rate) / size + 0.25 / size**2) / (1 + 1 / size)
     intervals = np.stack([centre - half, centre + half], axis=2)
     intervals[np.minimum(count, pairs - count) < MIN_NEGATIVES] = np.nan
     return intervals

@@ -69,12 +69,12 @@ class PlainEKD:
 
     def update(self, student_thresholds, sorted_teacher, ranks):
         self.num_updates.assign_add(1.0)
-        share = self.momentum / (1.0 - tf.pow(1.0 - self.momentum, self.num_updates))
+        part = self.momentum / (1.0 - tf.pow(1.0 - self.momentum, self.num_updates))
         for variable, batch in (
             (self.student_thresholds, student_thresholds),
             (self.teacher_thresholds, tf.gather(sorted_teacher, ranks)),
         ):
-            variable.assign_add(share * (tf.stop_gradient(batch) - variable))
+            variable.assign_add(part * (tf.stop_gradient(batch) - variable))
 
     def difference(self, student, teacher):
         def rank(cosines, thresholds):
