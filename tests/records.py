@@ -1,6 +1,19 @@
-"""Small RecordIO sets written from the format's definition, independent of ours."""
+"""Small data sets written from their formats' definitions, independent of ours."""
 
+import io
 import struct
+import tarfile
+
+import tensorflow as tf
+
+
+def put(path, content=b"x"):
+    """Writes a file, and the folders above it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+
+
+# --- RecordIO ------------------------------------------------------------------
 
 
 def record(label, image, key=0, labels=(), cflag=0):
@@ -41,3 +54,46 @@ def insightface(images, header=True):
         entries.append((count + 1 + k, record(0, b"", count + 1 + k, span)))
     span = (count + 1, count + 1 + len(classes))
     return [*entries, (0, record(0, b"", 0, span))]
+
+
+# --- TFRecord and TFace --------------------------------------------------------
+
+
+def example(image=None, label=None, **others):
+    """The bytes of a `tf.train.Example` with these features."""
+    message = tf.train.Example()
+    for name, value in {**others, "image": image, "label": label}.items():
+        feature = message.features.feature[name]
+        if isinstance(value, int):
+            feature.int64_list.value.append(value)
+        elif value is not None:
+            feature.bytes_list.value.extend(
+                value if isinstance(value, list) else [value]
+            )
+    return message.SerializeToString(deterministic=True)
+
+
+def write_examples(path, examples):
+    """Writes records with TensorFlow; returns their offsets."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    offsets, at = [], 0
+    with tf.io.TFRecordWriter(str(path)) as writer:
+        for data in examples:
+            writer.write(data)
+            offsets.append(at)
+            # A length and two checksums.
+            at += 8 + 4 + len(data) + 4
+    return offsets
+
+
+# --- WebDataset ----------------------------------------------------------------
+
+
+def write_tar(path, members, form=tarfile.USTAR_FORMAT, mode="w"):
+    """Writes an archive of `(name, bytes)`; returns its path."""
+    with tarfile.open(path, mode, format=form) as archive:
+        for name, data in members:
+            about = tarfile.TarInfo(name)
+            about.size = len(data)
+            archive.addfile(about, io.BytesIO(data))
+    return path

@@ -1,12 +1,12 @@
 """Shards of WebDataset as a source of faces, read in place."""
 
-import io
 import json
 import os
 import tarfile
 
 import numpy as np
 import pytest
+from records import write_tar as write
 from refusals import refused
 
 from ekd_tf.data import WebDatasetFaces
@@ -18,19 +18,6 @@ FORMATS = [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT]
 
 def image(number):
     return b"image %d " % number * (number % 7 * 100 + 1)
-
-
-def add(archive, name, data):
-    about = tarfile.TarInfo(name)
-    about.size = len(data)
-    archive.addfile(about, io.BytesIO(data))
-
-
-def write(path, members, form=tarfile.USTAR_FORMAT, mode="w"):
-    with tarfile.open(path, mode, format=form) as archive:
-        for name, data in members:
-            add(archive, name, data)
-    return path
 
 
 def samples(numbers, label=lambda n: n // 2, folder=""):
@@ -55,7 +42,6 @@ def root(tmp_path):
 def test_reads_shards_in_any_order(root):
     faces = WebDatasetFaces(root)
     np.testing.assert_array_equal(faces.labels, [0, 0, 1, 1, 2, 2, 3])
-    assert faces.labels.dtype == np.int32 and faces.num_identities == 4
     assert faces.read([6, 0, 6, 3]) == [image(n) for n in (6, 0, 6, 3)]
     assert faces.describe(5).startswith(f"{root}/faces-0002.tar: record at offset ")
     some = WebDatasetFaces(f"{root}/faces-{{0001..0002}}.tar")
