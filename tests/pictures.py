@@ -27,12 +27,15 @@ def flat(value, height=8, width=8, form="PNG", **options):
 
 
 def write_people(root, people, each, side, suffix=".png", seed=0):
-    """Writes `root/pK/N.png`, one person's images alike; returns the folder."""
+    """Writes `root/pK/N.png`, one person's images alike; returns the folder.
+
+    `each` is how many images they have, all alike or person by person.
+    """
     rng = np.random.default_rng(seed)
-    for person in range(people):
+    for person, count in enumerate(np.broadcast_to(each, people)):
         of_person = rng.integers(0, 200, (side, side, 3))
         (root / f"p{person}").mkdir(parents=True)
-        for k in range(each):
+        for k in range(count):
             image = of_person + rng.integers(0, 56, of_person.shape)
             path = root / f"p{person}" / f"{k}{suffix}"
             Image.fromarray(image.astype(np.uint8)).save(path)
