@@ -1,6 +1,5 @@
 """Tools are scripts: they are loaded by path, without leaving their flags behind."""
 
-import functools
 import importlib.util
 import pathlib
 import re
@@ -8,7 +7,6 @@ import sys
 
 import pytest
 from absl.flags import FLAGS
-from commands import run
 
 TOOLS = pathlib.Path(__file__).parents[2] / "tools"
 
@@ -37,6 +35,6 @@ def tool(request, load_tool):
 
 
 @pytest.fixture
-def run_tool(tool):
-    """Runs that tool as a command."""
-    return functools.partial(run, pathlib.Path(tool.__file__))
+def path_of_tool(tool):
+    """The script of that tool, which `commands` runs."""
+    return pathlib.Path(tool.__file__)

@@ -7,6 +7,8 @@ import shutil
 import keras
 import numpy as np
 import pytest
+from commands import refuse
+from commands import succeed
 from pictures import write_people
 from refusals import refused
 from toys import backbone
@@ -101,9 +103,8 @@ def test_a_common_flag_counts_where_it_has_an_effect(tool, common, tmp_path):
     specs = ["kd: --distill=kd", "cosine: --distill=cosine"]
     _, runs = grid(tool, common, tmp_path, seeds=[0], specs=specs)
     assert [run.values["teacher_centres"] for run in runs] == [None, "c.npy", None]
-    # One of the method's own is refused.
-    with pytest.raises(ValueError, match="x: `--margin=0.5` has no effect"):
-        grid(tool, common, tmp_path, specs=["x: --head=none --margin=0.5"])
+    words, specs = "x: `--margin=0.5` has no effect", ["x: --head=none --margin=0.5"]
+    refused(words, grid, tool, common, tmp_path, specs=specs)
 
 
 def test_the_teacher_is_trained_on_the_data_of_all(tool, common, tmp_path):
@@ -132,7 +133,7 @@ def finish(run, seed, steps=4, data=None):
     backbone(seed=seed).save(run.path / "model.keras")
 
 
-def test_figures_are_of_each_run_and_are_kept(tool, common, tmp_path, op_by_op):
+def test_figures_are_of_each_run(tool, common, tmp_path, op_by_op):
     teacher = tmp_path / "teacher.keras"
     backbone(seed=9).save(teacher)
     _, runs = grid(tool, common, tmp_path)
@@ -155,10 +156,7 @@ def test_figures_are_of_each_run_and_are_kept(tool, common, tmp_path, op_by_op):
     assert more.methods["alone"][1] == heldout.methods["alone"][1]
     assert heldout.teacher.keys() == {0, 1}
     assert heldout.teacher[0] not in heldout.methods["alone"].values()
-    before = json.loads((tmp_path / "teacher_figures.json").read_text())
-    again, _ = tool.evaluate(common, tmp_path, runs, str(teacher))
-    assert [c.to_dict() for c in again] == [c.to_dict() for c in comparisons]
-    assert json.loads((tmp_path / "teacher_figures.json").read_text()) == before
+    assert (tmp_path / "teacher_figures.json").is_file()
     # A model that gives nothing to verify is told, not dropped.
     broken = keras.models.load_model(runs[0].path / "model.keras")
     broken.set_weights([np.full_like(w, np.nan) for w in broken.get_weights()])
@@ -169,12 +167,11 @@ def test_figures_are_of_each_run_and_are_kept(tool, common, tmp_path, op_by_op):
 
 
 def test_data_that_has_changed_is_refused_unless_forced(tool, common, tmp_path):
-    faces = write_people(tmp_path / "faces", people=8, each=4, side=32)
-
     def note_of(run):
         config = TrainConfig.of_record(run.values)
         return open_run_data(config, None, Unreadable(), False, tmp_path)[2]
 
+    faces = write_people(tmp_path / "faces", people=8, each=4, side=32)
     common = dataclasses.replace(
         common, data=f"folder:{faces}", heldout_data=None, holdout_identities=4
     )
@@ -191,8 +188,8 @@ def test_data_that_has_changed_is_refused_unless_forced(tool, common, tmp_path):
     finish(runs[1], 1, data=note_of(runs[1]))
     for order in (runs, runs[::-1]):
         refused("the data has changed", tool.evaluate, common, tmp_path, order, "none")
-    with pytest.raises(ValueError, match="changed between .*alone.* and .*cosine"):
-        tool.check_same_data(*runs, force=False)
+    words = "changed between .*alone.* and .*cosine"
+    refused(words, tool.check_same_data, *runs, force=False)
     forced = dataclasses.replace(common, force_data=True)
     comparisons, failures = tool.evaluate(forced, tmp_path, runs, "none")
     assert comparisons[0].methods.keys() == {"alone", "cosine"} and not failures
@@ -208,7 +205,7 @@ def test_facts_tell_what_the_figures_depend_on(tool, common, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_grid_grows_by_a_seed_and_refuses_other_flags(run_tool, tmp_path):
+def test_a_grid_grows_by_a_seed_and_refuses_other_flags(path_of_tool, tmp_path):
     arguments = [
         f"--workdir={tmp_path}",
         "--data=synthetic:identities=20,images=4,size=32",
@@ -219,15 +216,10 @@ def test_a_grid_grows_by_a_seed_and_refuses_other_flags(run_tool, tmp_path):
         "--method=cosine: --distill=cosine:9",
     ]
 
-    def call(*more):
-        return run_tool(*arguments, *more)
-
-    done = call()
-    assert done.returncode == 0, done.stderr[-2000:]
+    succeed(path_of_tool, *arguments)
     model = tmp_path / "cosine" / "seed0" / "model.keras"
     written = model.stat().st_mtime_ns
-    done = call("--seeds=0,1")
-    assert done.returncode == 0, done.stderr[-2000:]
+    succeed(path_of_tool, *arguments, "--seeds=0,1")
     assert model.stat().st_mtime_ns == written
     report = json.loads((tmp_path / "report.json").read_text())
     runs = [(run["method"], run["seed"]) for run in report["runs"]]
@@ -237,6 +229,5 @@ def test_a_grid_grows_by_a_seed_and_refuses_other_flags(run_tool, tmp_path):
     cosine = report["sets"]["heldout"]["cosine"]
     assert cosine["seeds"] == [0, 1] and len(cosine["accuracy"]["values"]) == 2
     assert (tmp_path / "heldout_roc.png").is_file()
-    done = call("--seeds=0,1", "--steps=4")
-    assert done.returncode == 1
+    done = refuse(path_of_tool, *arguments, "--seeds=0,1", "--steps=4")
     assert "`--steps` was 3, now 4" in done.stderr
