@@ -123,10 +123,7 @@ def test_what_is_wrong_is_one_line(rng, monkeypatch):
         refused(reason, read_image, data)
     monkeypatch.setattr(image_pixels, "MOST_PIXELS", 1599)
     large = encode(face(rng, 40, 40), "WEBP")
-    words = "it is 40x40: images of more than 1,599"
-    refused(words, read_image, large)
-    batches = evaluation_batches(PairImages("set", [large]), [0], 8, 1)
-    refused(words, list, batches)
+    refused("it is 40x40: images of more than 1,599", read_image, large)
 
 
 # --- By TensorFlow -------------------------------------------------------------

@@ -203,17 +203,13 @@ def test_an_idx_that_was_cut_is_mentioned(root, caplog):
 def test_an_idx_that_lists_more_than_the_file_holds(tmp_path):
     offsets = records.write(tmp_path, records.insightface(FACES, header=False))
     path = tmp_path / "train.rec"
-    content = path.read_bytes()
-    path.write_bytes(content[: offsets[2]])
+    path.write_bytes(path.read_bytes()[: offsets[2]])
     words = (
         rf"train\.idx lists 2 of 4 records beyond the end of .*train\.rec, which has "
         rf"{offsets[2]} bytes: the file was cut or .* Copy both again"
     )
     refused(words, opened, tmp_path)
     check(opened(tmp_path, allowed=2)[0], offsets, [4] * 4)
-    # Cut inside the last record.
-    path.write_bytes(content[:-5])
-    refused("has 29 bytes and the file ends at byte", opened, tmp_path)
 
 
 def test_files_without_images_are_refused(tmp_path, with_idx):
@@ -223,8 +219,6 @@ def test_files_without_images_are_refused(tmp_path, with_idx):
         if with_idx and not entries:
             words = r"train\.idx is empty.* or delete it"
         refused(words, opened, tmp_path, with_idx)
-    (tmp_path / "train.rec").unlink()
-    refused(r"Found: none\. Give the path of the \.rec", RecordIOFaces, tmp_path)
     refused("cannot read .*gone: No such file", RecordIOFaces, tmp_path / "gone")
 
 

@@ -168,7 +168,8 @@ def test_deep_nesting_is_read_without_recursion():
         assert depth >= 59_999
 
 
-def test_lengths_beyond_the_file_take_no_memory():
+def test_damage_is_refused_and_lengths_beyond_the_file_take_no_memory():
+    damaged = "damaged or no pickle"
     for code in (
         b"\x8e" + struct.pack("<Q", 1 << 62),
         b"\x8d" + struct.pack("<Q", (1 << 64) - 1),
@@ -179,16 +180,13 @@ def test_lengths_beyond_the_file_take_no_memory():
         b"T" + struct.pack("<i", (1 << 31) - 1),
         *(b"U\xff", b"C\x05abcd", b"", b"M\0", b"Sabc"),
     ):
-        refuses("it is cut|damaged or no pickle", b"\x80\x02" + code)
-
-
-def test_damage_is_refused():
+        refuses(f"it is cut|{damaged}", b"\x80\x02" + code)
     for data, reason in (
         (b"\x80\x02K\x01", "it is cut"),
-        (b"\xff\xd8\xff\xe0", "damaged or no pickle: 255"),
-        (b".", "damaged or no pickle: pop from empty list"),
-        *((code, "damaged or no pickle") for code in (b"a.", b"e.", b"N(e.", b"(.")),
-        (b"h\x05.", "damaged or no pickle: .*5"),
+        (b"\xff\xd8\xff\xe0", f"{damaged}: 255"),
+        (b".", f"{damaged}: pop from empty list"),
+        *((code, damaged) for code in (b"a.", b"e.", b"N(e.", b"(.")),
+        (b"h\x05.", f"{damaged}: .*5"),
         (b"Ixyz\n.", "invalid literal"),
         (b"X\x01\0\0\0\xff.", "codec can't decode"),
         (b"c\xff\nx\n.", "codec can't decode"),

@@ -126,6 +126,8 @@ def test_a_detector_decides_by_the_rule_and_a_turned_photograph_is_turned(
     assert tool.align_photo(name, settings, find_faces) is None
     np.testing.assert_array_equal(seen[0], upright)
     assert_face(settings.output / "ann" / "1.jpg", upright, points_of([50, 10]))
+    corner, middle = (tool.Face((x, x, 9 - x, 9 - x), None) for x in (0, 2))
+    assert tool.choose_face([corner, middle], 12, 12, "central") is middle
 
 
 def test_damaged_photographs_and_points_are_listed_with_a_reason(

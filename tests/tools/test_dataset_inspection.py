@@ -10,6 +10,7 @@ from dataset_inspection import read_list
 from dataset_inspection import write_list
 from pictures import flat
 from pictures import with_orientation
+from records import put
 from refusals import refused
 
 from ekd_tf.data.sources.folder import FolderFaces
@@ -18,10 +19,9 @@ from ekd_tf.data.sources.folder import FolderFaces
 def tree(root, **identities):
     """Writes `a=[bytes or number, ...]` as a/0.jpg, ...: a number is a flat image."""
     for name, images in identities.items():
-        (root / name).mkdir(parents=True)
         for k, data in enumerate(images):
             data = data if isinstance(data, bytes) else flat(data, form="JPEG")
-            (root / name / f"{k}.jpg").write_bytes(data)
+            put(root / name / f"{k}.jpg", data)
     return FolderFaces(root)
 
 
