@@ -1,6 +1,7 @@
 """Sharded TFRecord sets as a source of faces."""
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -89,53 +90,41 @@ def test_a_label_that_contradicts_the_index_is_damage(root):
 # --- records -------------------------------------------------------------------
 
 
-@pytest.fixture
-def put(tmp_path):
-    """Writes records with TensorFlow, cut after `keep` bytes; gives their offsets."""
-
-    def put(*examples, keep=None):
-        path = tmp_path / "a.tfrecord"
-        offsets = write_examples(path, examples)
-        path.write_bytes(path.read_bytes()[:keep])
-        return PositionedFile(path), offsets
-
-    return put
-
-
 def test_checksum_of_a_known_vector():
     # CRC-32C of "123456789" is 0xe3069283 (RFC 3720, appendix of iSCSI's polynomial);
     # rotated right by 15 bits: 0x2507c60d; plus 0xa282ead8, modulo 2^32.
     assert masked_crc32c(b"123456789") == (0x2507C60D + 0xA282EAD8) & 0xFFFFFFFF
 
 
-def test_damage_is_named_with_file_and_offset(put, tmp_path):
-    records = [example(image=b"abc" * 50)] * 3
-    size = len(records[0]) + 16
-    file, offsets = put(*records, keep=2 * size + 100)
+def test_damage_is_named_with_file_and_offset(tmp_path):
+    path, changed = tmp_path / "a.tfrecord", tmp_path / "changed"
+    _, size, last = write_examples(path, [example(image=b"abc" * 50)] * 3)
+    words = "holds 3 records to .*, not 2"
+    refused(words, record_offsets, PositionedFile(path), 2)
+    os.truncate(path, last + 100)
+    file, content = PositionedFile(path), path.read_bytes()
     assert read_example(file, size)[0] == b"abc" * 50
-    content = (tmp_path / "a.tfrecord").read_bytes()
-    changed = tmp_path / "changed"
     for at in range(0, size, 7):
         changed.write_bytes(content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :])
         words = "offset 0: .*the checksum of its"
         refused(words, read_example, PositionedFile(changed), 0)
-    ends = f"record at offset {2 * size}: it has {size - 16} bytes and the file ends"
+    ends = f"record at offset {last}: it has {size - 16} bytes and the file ends"
     for at, words in (
-        (offsets[2], ends),
+        (last, ends),
         (3, "the checksum of its length is wrong"),
         (10_000, "the file ends before its length"),
     ):
         refused(words, read_example, file, at)
     words = "holds 3 records .* not 3. Delete it and"
     refused(words, record_offsets, file, 3)
-    refused("holds 3 records to .*, not 2", record_offsets, put(*records)[0], 2)
 
 
-def test_reads_what_tensorflow_wrote_in_any_order(put, rng):
+def test_reads_what_tensorflow_wrote_in_any_order(tmp_path, rng):
     images = [rng.bytes(n) for n in (0, 5, 8_180, 100_000)]
-    records = [example(image=image, label=k) for k, image in enumerate(images)]
-    others = [example(image=b"x"), example(a=b"first", image=b"y", label=-3)]
-    file, offsets = put(*records, *others)
+    examples = [example(image=image, label=k) for k, image in enumerate(images)]
+    examples += [example(image=b"x"), example(a=b"first", image=b"y", label=-3)]
+    offsets = write_examples(tmp_path / "a.tfrecord", examples)
+    file = PositionedFile(tmp_path / "a.tfrecord")
     for k in (3, 0, 2, 1):
         assert read_example(file, offsets[k]) == (images[k], k)
     assert read_example(file, offsets[4]) == (b"x", None)
@@ -143,8 +132,9 @@ def test_reads_what_tensorflow_wrote_in_any_order(put, rng):
     assert record_offsets(file, 6) == offsets
 
 
-def test_other_messages_are_refused(put):
+def test_other_messages_are_refused(tmp_path):
+    path, two_images = tmp_path / "a.tfrecord", example(image=[b"a", b"b"])
     words = r"a\.tfrecord: record at offset 0: it is no tf\.train\.Example with one"
-    two_images = example(image=[b"a", b"b"])
     for record in (b"\xff\xff\xff", example(label=3), two_images, example(image=3)):
-        refused(words, read_example, put(record)[0], 0)
+        write_examples(path, [record])
+        refused(words, read_example, PositionedFile(path), 0)

@@ -11,12 +11,10 @@ from ekd_tf.models import MobileFaceNet
 
 TOOL = "swap_activation"
 
-SMALL = {"width": 0.125, "input_size": 32, "embedding_dim": 8}
-
 
 @pytest.fixture
 def model(tool, rng):
-    made = MobileFaceNet(**SMALL)
+    made = MobileFaceNet(width=0.125, input_size=32, embedding_dim=8)
     for layer in tool.prelu_layers(made):
         layer.alpha.assign(rng.uniform(-1, 1, layer.alpha.shape))
     return made
@@ -44,11 +42,9 @@ def test_after_the_glide_the_swap_changes_nothing(tool, model, rng):
     )
     assert np.abs(after - before).max() > 1e-3
     assert [new.name for new in swapped.layers] == [old.name for old in model.layers]
-    # What the backbone itself has with that activation, and no slope is left.
-    built = MobileFaceNet(**SMALL, activation="leaky_relu")
-    assert [w.shape for w in swapped.weights] == [w.shape for w in built.weights]
+    # No slope is left.
     words = "`model` must have PReLU layers to swap. 'mo"
-    refused(words, tool.swap_prelu, built, "relu")
+    refused(words, tool.swap_prelu, swapped, "relu")
 
 
 def test_keras_own_prelu_is_swapped_too(tool, rng):
