@@ -59,17 +59,14 @@ def insightface(images, header=True):
 # --- TFRecord and TFace --------------------------------------------------------
 
 
-def example(image=None, label=None, **others):
-    """The bytes of a `tf.train.Example` with these features."""
+def example(**features):
+    """The bytes of a `tf.train.Example`; a list is that of one feature's values."""
     message = tf.train.Example()
-    for name, value in {**others, "image": image, "label": label}.items():
+    for name, value in features.items():
+        values = value if isinstance(value, list) else [value]
         feature = message.features.feature[name]
-        if isinstance(value, int):
-            feature.int64_list.value.append(value)
-        elif value is not None:
-            feature.bytes_list.value.extend(
-                value if isinstance(value, list) else [value]
-            )
+        kind = feature.int64_list if isinstance(values[0], int) else feature.bytes_list
+        kind.value.extend(values)
     return message.SerializeToString(deterministic=True)
 
 

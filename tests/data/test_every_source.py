@@ -45,7 +45,7 @@ def write_tface_files(root, labels, images):
 
 
 def write_tface_records(root, labels, images):
-    examples = map(records.example, images)
+    examples = [records.example(image=image) for image in images]
     offsets = records.write_examples(root / "set" / "set-00000.tfrecord", examples)
     lines = [f"set\t0\t{at}\t{label}\n" for at, label in zip(offsets, labels)]
     (root / "index.txt").write_text("".join(lines))

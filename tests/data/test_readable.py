@@ -65,12 +65,13 @@ def test_one_more_than_allowed_stops():
     refused(words, data.readable_indices, files(0, 1), [0, 1], Unreadable(9))
 
 
-def test_an_image_counts_once_whoever_reads_it():
+def test_an_image_counts_and_is_said_once_whoever_reads_it(warnings_logged):
     unreadable = Unreadable(2)
     assert unreadable.count("a.jpg", "is empty") == "a.jpg: is empty"
     assert unreadable.count("a.jpg", "cannot be read") == "a.jpg: is empty"
     unreadable.count("b.jpg", "is text")
     assert unreadable.lines == ["a.jpg: is empty", "b.jpg: is text"]
+    assert warnings_logged == [f"unreadable image {line}" for line in unreadable.lines]
 
 
 def test_a_pair_goes_with_either_image():

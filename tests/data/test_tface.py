@@ -20,7 +20,7 @@ def records(tmp_path):
         ("ms1m/ms1m-00000", [b"a", b"bb"]),
     ):
         path = tmp_path / f"{name}.tfrecord"
-        first = write_examples(path, map(example, images))
+        first = write_examples(path, [example(image=image) for image in images])
     text = f"ms1m\t0\t{first[1]}\t7\nasia\t0\t0\t9\nms1m\t12\t0\t7\nms1m\t0\t0\t5\n"
     (tmp_path / "index.txt").write_text(text)
     return tmp_path

@@ -124,7 +124,7 @@ def test_labels_may_be_a_field_of_json(tmp_path):
     assert faces.identity_names() == ["ann", "zoe"]
     # An index of other labels is not taken for it.
     assert WebDatasetFaces(tmp_path, label="id").num_identities == 3
-    refused(r"a.tar: .*00000|0 has an image and no .cls", WebDatasetFaces, tmp_path)
+    refused("a.tar: .*: 0 has an image and no .cls", WebDatasetFaces, tmp_path)
 
 
 def test_a_bad_label_costs_its_sample_alone(tmp_path):
