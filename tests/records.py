@@ -1,8 +1,6 @@
 """Small data sets written from their formats' definitions, independent of ours."""
 
-import io
 import struct
-import tarfile
 
 import tensorflow as tf
 
@@ -81,16 +79,3 @@ def write_examples(path, examples):
             # A length and two checksums.
             at += 8 + 4 + len(data) + 4
     return offsets
-
-
-# --- WebDataset ----------------------------------------------------------------
-
-
-def write_tar(path, members, form=tarfile.USTAR_FORMAT, mode="w"):
-    """Writes an archive of `(name, bytes)`; returns its path."""
-    with tarfile.open(path, mode, format=form) as archive:
-        for name, data in members:
-            about = tarfile.TarInfo(name)
-            about.size = len(data)
-            archive.addfile(about, io.BytesIO(data))
-    return path

@@ -5,7 +5,9 @@ import os
 import numpy as np
 import pytest
 import records
+from dataset_writers import RecordIOWriter
 from dataset_writers import TFRecordWriter
+from dataset_writers import WebDatasetWriter
 
 from ekd_tf.data import FolderFaces
 from ekd_tf.data import RecordIOFaces
@@ -23,17 +25,15 @@ def write_folder(root, labels, images):
     return root
 
 
-def write_recordio(root, labels, images):
-    records.write(root, records.insightface(list(zip(labels, images))))
-    return root
+def by_tool(writer_class, **sizes):
+    def write(root, labels, images):
+        writer = writer_class(root, np.array(labels, np.int32), **sizes)
+        for image in images:
+            writer.add(image)
+        writer.finish((112, 96))
+        return root
 
-
-def write_tfrecord(root, labels, images):
-    writer = TFRecordWriter(root, np.array(labels, np.int32), shard_size=3)
-    for image in images:
-        writer.add(image)
-    writer.finish((112, 96))
-    return root
+    return write
 
 
 def write_tface_files(root, labels, images):
@@ -52,26 +52,17 @@ def write_tface_records(root, labels, images):
     return root / "index.txt"
 
 
-def write_webdataset(root, labels, images):
-    for shard, rows in enumerate((range(3), range(3, len(images)))):
-        members = []
-        for k in rows:
-            members += [(f"{k}.jpg", images[k]), (f"{k}.cls", b"%d" % labels[k])]
-        records.write_tar(root / f"faces-{shard:04d}.tar", members)
-    return root
+FORMATS = {
+    "folder": (write_folder, FolderFaces),
+    "recordio": (by_tool(RecordIOWriter), RecordIOFaces),
+    "tfrecord": (by_tool(TFRecordWriter, shard_size=3), TFRecordFaces),
+    "webdataset": (by_tool(WebDatasetWriter, shard_size=3), WebDatasetFaces),
+    "tface files": (write_tface_files, read_tface),
+    "tface records": (write_tface_records, read_tface),
+}
 
 
-@pytest.fixture(
-    params=[
-        (write_folder, FolderFaces),
-        (write_recordio, RecordIOFaces),
-        (write_tfrecord, TFRecordFaces),
-        (write_tface_files, read_tface),
-        (write_tface_records, read_tface),
-        (write_webdataset, WebDatasetFaces),
-    ],
-    ids=lambda pair: pair[0].__name__.removeprefix("write_"),
-)
+@pytest.fixture(params=FORMATS.values(), ids=FORMATS)
 def opened(request, tmp_path):
     """Returns `(name, labels, images, time) -> source` of a set of files so old."""
     write, open_set = request.param

@@ -88,17 +88,6 @@ def test_split_shares_no_identity_and_loses_no_image(numbers):
     source.split_identities(numbers, 2)
 
 
-def test_labels_are_numbered_in_their_order():
-    for labels, numbers, identities in (
-        ([1, 0, 1], [1, 0, 1], [0, 1]),
-        ([7, 7, 3, 2**24], [1, 1, 0, 2], [3, 7, 2**24]),
-        ([], [], []),
-    ):
-        got, old = source.number_identities(np.array(labels, np.int64))
-        assert (got.tolist(), old.tolist()) == (numbers, identities)
-        assert (got.dtype, old.dtype) == (np.int32, np.int32)
-
-
 # --- Several as one ------------------------------------------------------------
 
 

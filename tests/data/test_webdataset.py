@@ -1,12 +1,12 @@
 """Shards of WebDataset as a source of faces, read in place."""
 
+import io
 import json
 import os
 import tarfile
 
 import numpy as np
 import pytest
-from records import write_tar as write
 from refusals import refused
 
 from ekd_tf.data import WebDatasetFaces
@@ -18,6 +18,15 @@ FORMATS = [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT]
 
 def image(number):
     return b"image %d " % number * (number % 7 * 100 + 1)
+
+
+def write(path, members, form=tarfile.USTAR_FORMAT, mode="w"):
+    with tarfile.open(path, mode, format=form) as archive:
+        for name, data in members:
+            about = tarfile.TarInfo(name)
+            about.size = len(data)
+            archive.addfile(about, io.BytesIO(data))
+    return path
 
 
 def samples(numbers, label=lambda n: n // 2, folder=""):

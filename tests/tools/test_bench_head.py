@@ -1,7 +1,6 @@
 """What a step over sampled classes must not hold, and that the search would find it."""
 
 import pytest
-import tensorflow as tf
 
 TOOL = "benchmarks/bench_head"
 
@@ -41,18 +40,3 @@ def test_a_step_over_all_classes_holds_logits_and_no_one_hot(tool):
     # A dense update of a sampled head.
     counts = found(tool, traced(tool, rate=0.1, optimizer="adam"))
     assert tool.violations(counts, 0.1) == ["classes_by_dim"]
-
-
-def test_a_one_hot_is_found_in_a_branch_as_well(tool):
-    @tf.function
-    def step(labels):
-        return tf.cond(
-            labels[0] > 0,
-            lambda: tf.one_hot(labels, IDENTITIES),
-            lambda: tf.zeros((BATCH, IDENTITIES)),
-        )
-
-    concrete = step.get_concrete_function(tf.TensorSpec((BATCH,), tf.int32))
-    counts = found(tool, concrete)
-    assert counts["one_hot"] == 1 and counts["batch_by_classes"] >= 2
-    assert "one_hot" in tool.violations(counts, 1.0)
