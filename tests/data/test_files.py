@@ -104,42 +104,32 @@ def test_other_layouts_are_refused_with_a_way_out(tmp_path):
 # --- Images without identities -------------------------------------------------
 
 
-@pytest.fixture
-def folder(tmp_path):
-    for name in ("b/2.png", "a/1.PNG", "3.png", "notes.txt"):
-        put(tmp_path / name, name.encode())
-    return tmp_path
-
-
-def test_reads_in_the_order_given(folder):
-    source = data.ListedImages("list", [folder / "3.png", folder / "b" / "2.png"])
-    assert source.read([0, 1]) == [b"3.png", b"b/2.png"]
-    assert source.describe(1) == str(folder / "b" / "2.png")
+def test_reads_in_the_order_given(tree):
+    paths = [tree / "zoe" / "b.jpg", tree / "anna" / "1.jpeg"]
+    source = data.ListedImages("list", paths)
+    assert source.read([0, 1]) == [b"zoe/b.jpg", b"anna/1.jpeg"]
+    assert source.describe(1) == str(paths[1])
     assert (source.num_identities, source.labels.tolist()) == (1, [0, 0])
-
-
-def test_hidden_names_are_passed_over_and_links_followed_once(folder, caplog):
-    # Names need not be UTF-8.
-    odd = os.fsdecode(b"Ren\xe9.png")
-    os.rename(folder / "3.png", folder / odd)
-    for name in ("a/._1.jpg", ".hidden/4.jpg", "a/Thumbs.db"):
-        put(folder / name)
-    for name, target in (
-        ("a/up", folder),
-        ("itself", "itself"),
-        ("b/itself.jpg", "itself.jpg"),
-    ):
-        (folder / name).symlink_to(target)
-    source = data.images_below(folder)
-    names = [os.path.relpath(path, folder) for path in source.names]
-    assert names == [odd, "a/1.PNG", "b/2.png"] and len(source.fingerprint) == 64
-    assert "itself.jpg is left out: it is no file" in caplog.text
-
-
-def test_says_what_is_missing(folder):
-    (folder / "empty").mkdir()
-    listed = [folder / "3.png", folder / "none.jpg"]
     words = "1 of 2 images are missing.*none.jpg"
-    refused(words, data.ListedImages, "list", listed)
-    refused("is not a directory", data.images_below, folder / "nowhere")
-    refused("empty holds no images", data.images_below, folder / "empty")
+    refused(words, data.ListedImages, "list", [paths[0], tree / "none.jpg"])
+
+
+def test_hidden_names_are_passed_over_and_links_followed_once(tree, caplog):
+    # Names need not be UTF-8.
+    odd = os.fsdecode(b"zoe/Ren\xe9.png")
+    os.rename(tree / "zoe" / "b.jpg", tree / odd)
+    for name in ("mia/._1.jpg", ".hidden/4.jpg", "zoe/Thumbs.db"):
+        put(tree / name)
+    for name, target in (
+        ("zoe/up", tree),
+        ("itself", "itself"),
+        ("mia/itself.jpg", "itself.jpg"),
+    ):
+        (tree / name).symlink_to(target)
+    source = data.images_below(tree)
+    names = [os.path.relpath(path, tree) for path in source.names]
+    assert names == ["anna/1.jpeg", "mia/w.Bmp", "mia/x.webp", odd, "zoe/a.PNG"]
+    assert "itself.jpg is left out: it is no file" in caplog.text
+    (tree / "empty").mkdir()
+    refused("empty holds no images", data.images_below, tree / "empty")
+    refused("is not a directory", data.images_below, tree / "nowhere")
