@@ -8,6 +8,7 @@ import tensorflow as tf
 from pictures import Files
 from pictures import encode
 from PIL import Image
+from records import put
 from refusals import refused
 
 from ekd_tf.data.augment import NUM_DRAWS
@@ -40,9 +41,8 @@ def folder(tmp_path):
     pixels = rng.integers(0, 256, (20, SIZE, SIZE, 3), dtype=np.uint8)
     for number, image in enumerate(pixels):
         path = tmp_path / f"id{number // 4}" / f"{number % 4}.png"
-        path.parent.mkdir(exist_ok=True)
         # NumPy would strip trailing zeros.
-        path.write_bytes(encode(Image.fromarray(image)) + b"\0")
+        put(path, encode(Image.fromarray(image)) + b"\0")
     return tmp_path, pixels
 
 
@@ -165,9 +165,9 @@ def test_batches_are_what_sampler_labels_and_draws_of_their_step_say(
     policy = options.experimental_distribute.auto_shard_policy
     assert policy == tf.data.experimental.AutoShardPolicy.OFF
     assert options.deterministic is True
-    (upright,) = take(make_pipeline(source, sampler, SIZE, flip=False), 1)
+    (upright,) = take(make_pipeline(drawn, sampler_of(drawn), SIZE, flip=False), 1)
     assert not upright["flipped"].any()
-    np.testing.assert_array_equal(upright["image"], pixels[upright["image_id"]])
+    np.testing.assert_array_equal(upright["image"], drawn.read(upright["image_id"]))
 
 
 def test_reads_ahead_a_bounded_number_of_batches(folder):
