@@ -57,10 +57,14 @@ def test_pixels_are_not_decoded_but_fitted(rng, warnings_logged):
 
 def test_a_bad_image_stops_with_its_path_and_reason(rng):
     good = encode(face(rng, 64, 64), "JPEG")
+    # Pillow has all pixels before it comes to a wrong checksum.
+    spoilt = bytearray(encode(face(rng, 40, 40)))
+    spoilt[spoilt.index(b"IEND") - 6] ^= 255
     for bad, reason in (
         (b"hello, no image", "not an image in a format that is read"),
         (good[:-40], "image file is truncated"),
         (encode(face(rng, 40, 40))[:-200], "image file is truncated"),
+        (bytes(spoilt), "it is damaged"),
         (b"", "the file is empty"),
         (None, "No such file or directory"),
     ):
