@@ -43,19 +43,18 @@ class Fixed:
         return self.rows[:, None]
 
 
-def make_case(people=40, each=5, images=True):
+def make_case():
     """Returns source, models and result of a teacher better than its student."""
     rng = np.random.default_rng(0)
-    labels = np.repeat(np.arange(people), each)
-    centres = rng.normal(size=(people, 16))[labels]
-    files = (
-        [encode(face(rng, 24, 24)) for _ in labels] if images else [b""] * labels.size
-    )
-    source = HostileFaces(files, labels)
-    noise = rng.normal(size=centres.shape)
-    student = Fixed((centres + 1.1 * noise).astype(np.float32))
-    teacher = Fixed((centres + 0.4 * rng.normal(size=noise.shape)).astype(np.float32))
-    models = Models(student, teacher)
+    labels = np.repeat(np.arange(40), 5)
+    centres = rng.normal(size=(40, 16))[labels]
+    source = HostileFaces([encode(face(rng, 24, 24)) for _ in labels], labels)
+
+    def model(noise):
+        rows = centres + noise * rng.normal(size=centres.shape)
+        return Fixed(rows.astype(np.float32))
+
+    models = Models(student=model(1.1), teacher=model(0.4))
     evaluation = LabelledEvaluation("faces", source, (1e-1, 1e-2, 1e-4), replicates=20)
     return types.SimpleNamespace(
         source=source,

@@ -3,6 +3,7 @@ import tracemalloc
 
 import numpy as np
 import pytest
+from pairwise import with_identities
 from refusals import refused
 from toys import people
 from toys import unit
@@ -13,7 +14,6 @@ from ekd_tf.evaluation.allpairs import all_pairs_roc
 from ekd_tf.evaluation.allpairs import count_pairs
 from ekd_tf.evaluation.allpairs import draw_pairs
 from ekd_tf.evaluation.allpairs import labelled_intervals
-from ekd_tf.metrics import ROC
 from ekd_tf.metrics import identity_intervals
 
 
@@ -44,28 +44,16 @@ def test_blocks_hold_every_pair_once(rng, block_size, identities):
     labels = rng.permutation(np.arange(30) % identities)
     found = {True: {}, False: {}}
     for block in PairBlocks(embeddings, labels, block_size):
-        everything = np.ones(block.cosine.shape, bool)
-        for kind, mask in ((True, block.positive), (False, block.negative)):
-            if block.positive is None:
-                mask = everything if not kind else ~everything
+        masks = {True: block.positive, False: block.negative}
+        if block.positive is None:
+            masks = {False: np.ones(block.cosine.shape, bool)}
+        for kind, mask in masks.items():
             for r, c in np.argwhere(mask):
                 pair = tuple(sorted((block.rows[r], block.columns[c])))
                 assert pair not in found[kind]
                 found[kind][pair] = block.cosine[r, c]
     for kind, expected in all_pair_scores_np(embeddings, labels).items():
         assert found[kind] == pytest.approx(expected, abs=1e-6)
-
-
-def test_the_roc_is_that_of_the_sorted_scores(rng):
-    labels = rng.integers(0, 60, 300)
-    embeddings = rng.normal(size=(60, 16))[labels] + rng.normal(size=(300, 16))
-    # Repeated images: scores that tie.
-    embeddings[100:150] = embeddings[50:100]
-    fprs = (0.1, 0.01, 1e-3, 1e-7)
-    roc = all_pairs_roc(embeddings, labels, fprs)
-    whole = ROC.of(*all_pair_scores(embeddings, labels))
-    assert roc.points(fprs) == whole.points(fprs)
-    assert roc.eer() == pytest.approx(whole.eer(), abs=1e-12)
 
 
 def test_memory_does_not_grow_with_the_pairs(rng):
@@ -81,12 +69,13 @@ def test_memory_does_not_grow_with_the_pairs(rng):
 
 
 def test_counts_by_hand():
-    for labels, expected in (
+    some = (
         ([0, 0, 0, 5, 5], (4, 6)),
         ([1, 2, 3], (0, 3)),
         ([9, 9], (1, 0)),
         ([3], (0, 0)),
-    ):
+    )
+    for labels, expected in some:
         assert count_pairs(labels) == expected
         scores = all_pair_scores(np.ones((len(labels), 2)), labels)
         assert tuple(kind.size for kind in scores) == expected
@@ -145,42 +134,12 @@ def test_rejects_wrong_labels_and_more_pairs_than_there_are():
 # --- intervals
 
 
-@pytest.fixture
-def labelled(rng):
-    return people(rng, 40, 5, 8)
-
-
-def all_scores_np(embeddings, labels):
-    """Every pair with its identities, as `identity_intervals` takes them."""
-    rows = unit(embeddings)
-    _, number = np.unique(labels, return_inverse=True)
-    i, j = np.triu_indices(labels.size, 1)
-    scores, same = np.sum(rows[i] * rows[j], axis=1), labels[i] == labels[j]
-    return (
-        np.bincount(number),
-        (scores[same], number[i][same]),
-        (scores[~same], number[i][~same], number[j][~same]),
-    )
-
-
-def test_intervals_are_those_of_all_pairs(labelled):
-    fprs = (0.05, 0.01)
-    roc = all_pairs_roc(*labelled, fprs)
-    blocks = PairBlocks(*labelled, block_size=16)
-    found = labelled_intervals(
-        blocks, labelled[1], roc.points(fprs), replicates=50, seed=3
-    )
-    tpr, threshold = identity_intervals(*all_scores_np(*labelled), fprs, 50, seed=3)
-    for k, fpr in enumerate(fprs):
-        np.testing.assert_allclose(found[fpr][0], tpr[k], atol=1e-6)
-        np.testing.assert_allclose(found[fpr][1], threshold[k], atol=1e-6)
-
-
-def test_fprs_that_let_through_too_many_are_left_out(labelled):
-    points = all_pairs_roc(*labelled, (0.1, 0.01)).points((0.1, 0.01))
-    blocks = PairBlocks(*labelled)
-    # 19,500 negatives: FPR 0.01 takes 3 * 195 of them, FPR 0.1 ten times as many.
-    few = labelled_intervals(blocks, labelled[1], points, max_pairs=600)
-    assert few.keys() == {0.01}
-    # There are 400 positives.
-    assert labelled_intervals(blocks, labelled[1], points, max_pairs=399) == {}
+def test_intervals_are_those_of_all_pairs(rng):
+    embeddings, labels = people(rng, 40, 5, 8)
+    fprs, settings = (0.05, 0.01), {"replicates": 50, "seed": 3}
+    points = all_pairs_roc(embeddings, labels, fprs).points(fprs)
+    blocks = PairBlocks(embeddings, labels, block_size=16)
+    found = labelled_intervals(blocks, labels, points, **settings)
+    scores = with_identities(unit(embeddings), labels)
+    expected = np.stack(identity_intervals(*scores, fprs, **settings), axis=1)
+    np.testing.assert_allclose([found[fpr] for fpr in fprs], expected, atol=1e-6)

@@ -1,5 +1,8 @@
 import numpy as np
 import pytest
+from pairwise import with_identities
+from toys import people
+from toys import unit
 
 from ekd_tf.metrics import fold_intervals
 from ekd_tf.metrics import identity_intervals
@@ -22,32 +25,20 @@ def test_whole_folds_are_drawn():
     assert high - low > 2
 
 
-def labelled(rng, identities=40, images=5):
-    """Images per identity, and all pairs of drawn embeddings with their identities."""
-    labels = np.repeat(np.arange(identities), images)
-    embeddings = rng.normal(size=(identities, 8))[labels]
-    embeddings += rng.normal(size=embeddings.shape)
-    embeddings /= np.linalg.norm(embeddings, axis=1, keepdims=True)
-    i, j = np.triu_indices(labels.size, 1)
-    scores = (embeddings[i] * embeddings[j]).sum(axis=1)
-    same = labels[i] == labels[j]
-    return (
-        np.full(identities, images),
-        (scores[same], labels[i][same]),
-        (scores[~same], labels[i][~same], labels[j][~same]),
-    )
+@pytest.fixture
+def scores(rng):
+    embeddings, labels = people(rng, 40, 5, 8)
+    return with_identities(unit(embeddings), labels)
 
 
 def resampled_np(scores, fprs, replicates, seed):
     """The same resamples by repeating every score as often as it weighs."""
     rng = np.random.default_rng(seed)
     images, (all_positive, identity), (all_negative, first, second) = scores
-    identities = len(images)
-    found = []
+    identities, found = len(images), []
     for _ in range(replicates):
-        times = np.zeros(identities, int)
-        for drawn in rng.integers(0, identities, identities):
-            times[drawn] += 1
+        drawn = rng.integers(0, identities, identities)
+        times = np.bincount(drawn, minlength=identities)
         negative = np.repeat(all_negative, times[first] * times[second])
         positive = np.repeat(all_positive, times[identity])
         row = []
@@ -58,24 +49,18 @@ def resampled_np(scores, fprs, replicates, seed):
     return np.percentile(found, (2.5, 97.5), axis=0).transpose(2, 1, 0)
 
 
-def test_matches_repeating_scores(rng):
-    scores = labelled(rng)
-    fprs = (0.1, 0.03)
-    tpr, threshold = identity_intervals(*scores, fprs, replicates=40, seed=7)
-    expected = resampled_np(scores, fprs, replicates=40, seed=7)
-    np.testing.assert_allclose(tpr, expected[0], atol=1e-12)
-    np.testing.assert_allclose(threshold, expected[1], atol=1e-12)
+def test_matches_repeating_scores(scores):
+    settings = {"fprs": (0.1, 0.03), "replicates": 40, "seed": 7}
+    expected = resampled_np(scores, **settings)
+    found = identity_intervals(*scores, **settings)
+    np.testing.assert_allclose(found, expected, atol=1e-12)
 
 
-def test_the_highest_negatives_are_enough(rng):
-    images, positive, negative = labelled(rng)
+def test_the_highest_negatives_are_enough(scores):
+    images, positive, negative = scores
     top = np.argsort(-negative[0])[: int(0.3 * negative[0].size)]
     cut = images, positive, [column[top] for column in negative]
-    for whole, part in zip(
-        identity_intervals(images, positive, negative, (0.1,)),
-        identity_intervals(*cut, (0.1,)),
-    ):
-        np.testing.assert_array_equal(whole, part)
+    whole, part = (identity_intervals(*s, (0.1,)) for s in (scores, cut))
+    np.testing.assert_array_equal(whole, part)
     # Where they are not, nothing is said.
-    for part in identity_intervals(*cut, (0.5,)):
-        assert np.isnan(part).all()
+    assert np.isnan(identity_intervals(*cut, (0.5,))).all()

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from refusals import refused
 
 from ekd_tf.metrics import GallerySearch
 from ekd_tf.metrics import identification
@@ -36,17 +37,12 @@ def test_matches_loops(rng, monkeypatch, scores_at_once):
     arguments = draw(rng)
     distractors = rng.normal(size=(50, 4))
     search = GallerySearch(*arguments)
-    for added in (np.empty((0, 4)), distractors[:20], distractors):
-        if len(added) == 20:
-            search.add_distractors(added)
-        elif len(added):
-            search.add_distractors(distractors[20:])
-        whole = (
-            *arguments[:2],
-            np.concatenate([arguments[2], added]),
-            np.append(arguments[3], np.full(len(added), 99)),
-        )
-        rank, mate, other = search_np(*whole)
+    probes, who, gallery, gallery_who = arguments
+    for first, last in ((0, 0), (0, 20), (20, 50)):
+        search.add_distractors(distractors[first:last])
+        everyone = np.concatenate([gallery, distractors[:last]])
+        everyone_is = np.append(gallery_who, np.full(last, 99))
+        rank, mate, other = search_np(probes, who, everyone, everyone_is)
         np.testing.assert_array_equal(search.rank, rank)
         np.testing.assert_array_equal(search.mated, rank > 0)
         np.testing.assert_allclose(search.mate_score, mate, atol=1e-6)
@@ -78,9 +74,7 @@ def test_rank_rates_and_tpir_by_hand():
 
 def test_rejects_probes_without_a_mate_and_lengths_that_differ():
     for rank in ([], [1, 0]):
-        with pytest.raises(ValueError, match="needs probes with a mate"):
-            rank_rates(np.array(rank))
-    with pytest.raises(ValueError, match="The gallery must have one identity per"):
-        GallerySearch(np.ones((2, 3)), [0, 1], np.ones((2, 3)), [0])
-    with pytest.raises(ValueError, match="The probe must have one identity per"):
-        GallerySearch(np.ones((0, 3)), [], np.ones((2, 3)), [0, 1])
+        refused("needs probes with a mate", rank_rates, np.array(rank))
+    two, words = np.ones((2, 3)), "The {} must have one identity per"
+    refused(words.format("gallery"), GallerySearch, two, [0, 1], two, [0])
+    refused(words.format("probe"), GallerySearch, two[:0], [], two, [0, 1])

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from refusals import refused
 
 from ekd_tf.metrics import ROC
 from ekd_tf.metrics import streamed_roc
@@ -74,27 +75,23 @@ def test_values_computed_by_hand():
 
 
 def test_rejects_scores_that_change_between_passes(rng):
-    passes = []
+    passes = iter([0.1, 0.2])
 
     def scan():
-        passes.append(1)
-        yield (
-            np.full(3, 0.1 * len(passes), np.float32),
-            np.full(5, 0.1 * len(passes), np.float32),
-        )
+        score = np.full(5, next(passes), np.float32)
+        yield score[:3], score
 
-    with pytest.raises(RuntimeError, match="second pass.*others than the first"):
-        streamed_roc(scan, (0.1,))
+    words = "second pass.*others than the first"
+    refused(words, streamed_roc, scan, (0.1,), error=RuntimeError)
 
 
 def test_rejects_scores_that_make_no_curve():
     for value in (np.nan, np.inf, -np.inf, -np.nan):
         for scores in (([0.1, value], [0.3, 0.4]), ([0.1, 0.2], [0.3, value])):
-            with pytest.raises(ValueError, match="must be finite. Received: 1 of 4 va"):
-                streamed_roc(in_blocks(*scores), (0.1,))
-    with pytest.raises(ValueError, match="both kinds.*Received: no positive scores"):
-        streamed_roc(in_blocks([], [0.1]), (0.1,))
+            words = "must be finite. Received: 1 of 4 va"
+            refused(words, streamed_roc, in_blocks(*scores), (0.1,))
+    words = "both kinds.*Received: no positive scores"
+    refused(words, streamed_roc, in_blocks([], [0.1]), (0.1,))
     # Its lower bits would be lost, and thresholds with them.
-    scores = np.zeros(3)
-    with pytest.raises(ValueError, match="must be float32.*dtype float64"):
-        streamed_roc(lambda: [(scores, scores)], (0.1,))
+    scan = [(np.zeros(3), np.zeros(3))]
+    refused("must be float32.*dtype float64", streamed_roc, lambda: scan, (0.1,))

@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 from pages import Fixed
 from pages import data_of
+from pairwise import all_pairs
 from PIL import Image
+from toys import unit
 
 from ekd_tf.data import PairSet
 from ekd_tf.evaluation import Calibration
@@ -27,9 +29,8 @@ from ekd_tf.page.counts import labelled_pairs
 
 def test_counts_at_every_threshold_are_exact(section, pairs):
     slider = section["slider"]
-    for threshold, positives, negatives in zip(
-        slider["thresholds"], slider["positives"], slider["negatives"]
-    ):
+    counts = zip(slider["thresholds"], slider["positives"], slider["negatives"])
+    for threshold, positives, negatives in counts:
         above = pairs.cosine > np.float32(threshold)
         assert (above & pairs.same).sum() == positives, threshold
         assert (above & ~pairs.same).sum() == negatives, threshold
@@ -37,12 +38,12 @@ def test_counts_at_every_threshold_are_exact(section, pairs):
     assert np.ptp(np.diff(grid)) == 0 and grid[1] - grid[0] == slider["step"]
 
 
-def test_figures_are_those_of_the_json(case, section, page):
+def test_figures_are_those_of_the_json(case, page):
     (found,) = data_of(page)["sets"]
+    document = json.loads(json.dumps(case.result.document))
     for name in ("student", "teacher"):
-        of_json = json.loads(json.dumps(case.result.document[name]))
-        assert found["models"][name]["figures"] == of_json
-    slider, student = found["slider"], case.result.document["student"]
+        assert found["models"][name]["figures"] == document[name]
+    slider, student = found["slider"], document["student"]
     # At 1e-4 too few negatives are allowed.
     assert slider["stops"].keys() == {"1e-1", "1e-2"}
     for fpr, threshold in slider["stops"].items():
@@ -57,8 +58,7 @@ def test_intervals_are_those_of_resampled_identities(rng):
     # Some people are hard: pairs of one are far from independent.
     spread = rng.uniform(0.5, 2, 60)[labels, None]
     rows = rng.normal(size=(60, 8))[labels] + spread * rng.normal(size=(360, 8))
-    grid = GridCounts([], Units(labels, 360))
-    rows = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    rows, grid = unit(rows), GridCounts([], Units(labels, 360))
     for block in labelled_pairs(PairBlocks(rows, labels, block_size=100)):
         grid.add(*block)
     place = np.searchsorted(grid.thresholds, 0.5)
@@ -73,12 +73,9 @@ def test_intervals_are_those_of_resampled_identities(rng):
         drawn.append([(w * above).sum() / w.sum() for w in kinds])
     expected = np.percentile(drawn, (2.5, 97.5), axis=0).T
     found = grid.intervals()[:, place]
-    np.testing.assert_allclose(
-        np.ptp(found, axis=1), np.ptp(expected, axis=1), rtol=0.2
-    )
-    np.testing.assert_allclose(
-        found, expected, atol=0.3 * np.ptp(expected, axis=1).max()
-    )
+    widths, expected_widths = np.ptp(found, axis=1), np.ptp(expected, axis=1)
+    np.testing.assert_allclose(widths, expected_widths, rtol=0.2)
+    np.testing.assert_allclose(found, expected, atol=0.3 * expected_widths.max())
     # Below all scores every pair is above: there is no other side.
     assert np.isnan(grid.intervals()[:, 0]).all()
 
@@ -116,13 +113,12 @@ def test_slices_are_of_pairs_within_them(case, pairs):
 
 def test_critical_pairs_are_the_worst_of_either_direction(case, section, pairs):
     critical = section["critical"]
+    cosines = {
+        "teacher": all_pairs(case.models.teacher.rows, case.labels).cosine,
+        "student": pairs.cosine,
+    }
     thresholds = critical["thresholds"]
-    of_teacher = case.models.teacher.rows
-    of_teacher = (of_teacher @ of_teacher.T)[pairs.left, pairs.right]
-    above = [
-        of_teacher - np.float32(thresholds["teacher"]),
-        pairs.cosine - np.float32(thresholds["student"]),
-    ]
+    above = [cosines[name] - np.float32(thresholds[name]) for name in cosines]
     is_right = [(a > 0) == pairs.same for a in above]
     for right, wins in (("teacher", 0), ("student", 1)):
         for kind, of_kind in (("positive", pairs.same), ("negative", ~pairs.same)):
@@ -130,8 +126,8 @@ def test_critical_pairs_are_the_worst_of_either_direction(case, section, pairs):
             assert critical["counts"][right][kind] == chosen.sum()
             off = np.sort(np.abs(above[0] - above[1])[chosen])[::-1][:10]
             rows = [r for r in critical["rows"] if r["right"] == right]
-            rows = [r["off"] for r in rows if r["kind"] == kind]
-            np.testing.assert_allclose(rows, off, atol=1e-6)
+            found = [r["off"] for r in rows if r["kind"] == kind]
+            np.testing.assert_allclose(found, off, atol=1e-6)
     # With a teacher this good only it is right of positive pairs, often.
     assert critical["counts"]["teacher"]["positive"] > 20
     (point,) = [p for p in case.result.gap.points if p.fpr == 1e-2]
