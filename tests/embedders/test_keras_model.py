@@ -66,17 +66,16 @@ def test_a_fixed_batch_is_filled_up(rng, tmp_path):
 
 
 def test_refuses_a_model_that_does_not_embed_images(tmp_path):
+    path = tmp_path / "m.keras"
     model = keras.Sequential([keras.layers.Flatten(), keras.layers.Dense(3)])
     with warnings.catch_warnings():
         # Keras says that it is not built.
         warnings.simplefilter("ignore")
-        model.save(tmp_path / "m.keras")
-    with pytest.raises(ValueError, match="m.keras cannot be loaded: .* keras.Input"):
-        load_embedder(tmp_path / "m.keras")
+        model.save(path)
+    refused("m.keras cannot be loaded: .* keras.Input", load_embedder, path)
     inputs = keras.Input((10,))
-    keras.Model(inputs, keras.layers.Dense(3)(inputs)).save(tmp_path / "m.keras")
-    with pytest.raises(ValueError, match=r"must map images .* input \(None, 10\)"):
-        load_embedder(tmp_path / "m.keras")
+    keras.Model(inputs, keras.layers.Dense(3)(inputs)).save(path)
+    refused(r"must map images .* input \(None, 10\)", load_embedder, path)
 
 
 def remove_layer(weights):

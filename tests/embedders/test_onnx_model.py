@@ -175,8 +175,8 @@ def test_the_fastest_provider_runs_it(write, caplog, monkeypatch):
     OnnxEmbedder(path, provider="cpu")
     open_embedder(f"{path}@-1..1@tensorrt")
     assert asked[1:] == [[cpu], [trt, cpu]]
-    with pytest.raises(ValueError, match="m.onnx@coreml: .*does not offer CoreML.*cud"):
-        open_embedder(f"{path}@coreml")
+    words = "m.onnx@coreml: .*does not offer CoreML.*cud"
+    refused(words, open_embedder, f"{path}@coreml")
     assert in_other_ranges(f"{path}@bgr@cpu") == [
         f"{path}@-1..1@bgr@cpu",
         f"{path}@0..1@bgr@cpu",

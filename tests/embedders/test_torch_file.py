@@ -200,6 +200,6 @@ def test_embeds_as_the_backbone_does_in_either_order_of_colours(weights, rng):
 
 def test_names_the_file_that_does_not_fit(weights):
     _, path = weights
-    with pytest.raises(ValueError, match=r"w@1.npz: `family` must be .*'tface_ir_18'"):
-        open_embedder(f"insightface_r50:{path}")
+    words = r"w@1.npz: `family` must be .*'tface_ir_18'"
+    refused(words, open_embedder, f"insightface_r50:{path}")
     refused("no.pt does not exist", open_embedder, "tface_ir_18:no.pt")

@@ -1,11 +1,11 @@
 """Attributes of a user's file reach the images they name."""
 
 import numpy as np
-import pytest
 from pictures import Files
 from pictures import encode
 from pictures import face
 from PIL import Image
+from refusals import refused
 
 from ekd_tf.page import Attributes
 from ekd_tf.page.columns import Column
@@ -48,12 +48,10 @@ def test_files_that_name_nothing_are_refused(tmp_path):
         ("", "must begin with a line"),
         ("identity,sex\np0,f,g\n", "a line must have 2 values. Received: p0,f,g"),
     ):
-        with pytest.raises(ValueError, match=message):
-            Attributes(write(tmp_path, text))
+        refused(message, Attributes, write(tmp_path, text))
     unknown = Attributes(write(tmp_path, "identity,sex\nann,f\nbob,m\n"))
     assert unknown.columns(SOURCE) == []
-    with pytest.raises(ValueError, match=r"names no identity of the sets.*\['p0'\]"):
-        unknown.check([SOURCE])
+    refused(r"names no identity of the sets.*\['p0'\]", unknown.check, [SOURCE])
 
 
 def test_numbers_are_cut_into_thirds_and_words_into_the_common():
