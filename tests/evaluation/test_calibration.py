@@ -83,9 +83,8 @@ def test_survives_the_card_and_leaves_the_rest_of_it(found, model):
     assert evaluation.read_calibration(model) == found
     # A model trained on has lost its threshold.
     model.write_bytes(b"other weights")
-    refused(
-        "of another model.tflite, which has changed", evaluation.read_calibration, model
-    )
+    words = "of another model.tflite, which has changed"
+    refused(words, evaluation.read_calibration, model)
 
 
 def test_rejects_what_gives_no_threshold(embedder, source):
@@ -101,10 +100,9 @@ def test_rejects_what_gives_no_threshold(embedder, source):
 def test_the_fpr_that_is_advised_is_taken():
     for people in (5, 7, 11, 12, 29, 48, 83):
         source = types.SimpleNamespace(labels=np.repeat(np.arange(people), 2))
-        text = refused(
-            "ask for (.*) or more", evaluation.check_calibration, source, 1e-9
-        )
-        advised = float(re.search("ask for (.*) or more", text)[1])
+        words = "ask for (.*) or more"
+        text = refused(words, evaluation.check_calibration, source, 1e-9)
+        advised = float(re.search(words, text)[1])
         evaluation.check_calibration(source, advised)
         # And no more than a tenth above the least there is.
         assert advised <= 1.1 * 10 / (2 * people * (people - 1))

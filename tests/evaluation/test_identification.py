@@ -3,6 +3,7 @@ import json
 
 import numpy as np
 import pytest
+from refusals import refused
 from toys import people
 from toys import unit
 
@@ -43,8 +44,7 @@ def test_divides_images_into_gallery_probes_and_unknown(rng):
     together = np.concatenate([gallery, probes, unknown])
     np.testing.assert_array_equal(np.sort(together), np.arange(42))
     # A quarter of twelve identities is left out, and those with one image.
-    assert gallery.size == 7
-    assert np.unique(labels[gallery]).size == 7
+    assert gallery.size == np.unique(labels[gallery]).size == 7
     assert set(labels[probes]) == set(labels[gallery])
     assert set(labels[unknown]) == set(labels) - set(labels[gallery])
     assert {77, 78} <= set(labels[unknown])
@@ -82,5 +82,5 @@ def test_rates_match_loops_in_report_text_and_json(rng, tmp_path):
 
 
 def test_rejects_sets_without_a_second_image(rng):
-    with pytest.raises(ValueError, match="identities with two images to enrol"):
-        IdentificationEvaluation("faces", draw(rng, images=1))
+    words, singles = "identities with two images to enrol", draw(rng, images=1)
+    refused(words, IdentificationEvaluation, "faces", singles)

@@ -61,8 +61,8 @@ def result(source):
 def test_tells_how_far_the_embedding_and_each_pass_over_the_pairs_is(source):
     begun = []
 
-    def progress(name, count, unit):
-        begun.append([name, count, unit, 0])
+    def progress(*what):
+        begun.append([*what, 0])
 
         def done(number, line=begun[-1]):
             line[-1] += number
@@ -90,17 +90,16 @@ def test_reports_what_verify_measures(source):
 
 
 def test_reports_the_gap_that_compare_measures(source, result):
-    rows = [embedder(*m)(source) for m in ((4, 0), (64, 1, 48), (3, 2))]
-    expected = measure_gap(
-        *rows[:2], source.labels, worst=10, baseline_embeddings=rows[2]
-    )
+    *both, baseline = (embedder(*m)(source) for m in ((4, 0), (64, 1, 48), (3, 2)))
+    arguments = {"worst": 10, "baseline_embeddings": baseline}
+    expected = measure_gap(*both, source.labels, **arguments)
     assert result.gap == expected
+    scalars, of_teacher = result.scalars(), result.scalars("teacher")
     for point, name in zip(expected.points, ("1e-1", "1e-2")):
-        scalars, of_teacher = result.scalars(), result.scalars("teacher")
         assert scalars[f"faces/gap_at_fpr_{name}"] == point.gap
         assert scalars[f"faces/closed_at_fpr_{name}"] == point.closed
         assert of_teacher[f"faces/tpr_at_fpr_{name}"] == point.teacher_tpr
-    assert not any("gap" in name for name in result.scalars("teacher"))
+    assert not any("gap" in name for name in of_teacher)
     assert set(result.curves) == {"teacher", "student", "baseline"}
 
 
@@ -188,12 +187,13 @@ def test_reports_pairs_with_and_without_flip(faces, pairs, tmp_path):
     flip, plain = (document["student"][k] for k in ("flip", "plain"))
     assert flip["threshold"] == result.student.threshold != plain["threshold"]
     assert result.scalars()["other/accuracy"] == flip["accuracy_mean"]
-    pictures = sorted(path.name for path in tmp_path.glob("*.png"))
-    assert pictures == ["other_roc.png", "other_similarities.png"]
-    assert "| teacher, with flip " in result.text
-    assert "20 negative pairs" in result.text
-    words = "FPR 1e-3 is not measurable: it takes 10000 negative pairs"
-    assert words in result.text
+    pictures = {path.name for path in tmp_path.glob("*.png")}
+    assert pictures == {"other_roc.png", "other_similarities.png"}
+    for words in (
+        *("| teacher, with flip ", "20 negative pairs"),
+        "FPR 1e-3 is not measurable: it takes 10000 negative pairs",
+    ):
+        assert words in result.text
 
 
 def test_figures_kept_of_pairs_sorted_by_kind_do_not_come_back(pairs):

@@ -16,12 +16,8 @@ from ekd_tf.evaluation.verification import verify_embeddings
 from ekd_tf.evaluation.verification import verify_pairs
 
 
-def noisy_identities(rng, identities=40, images=6, noise=1.0):
-    return people(rng, identities, images, 32, noise)
-
-
 def test_report_agrees_with_the_metrics_it_is_made_of(rng):
-    embeddings, labels = noisy_identities(rng)
+    embeddings, labels = people(rng, 40, 6, 32)
     report = verify_embeddings(embeddings, labels, fprs=(0.1, 0.01), seed=4)
     roc = metrics.ROC.of(*allpairs.all_pair_scores(embeddings, labels))
     points = roc.points((0.1, 0.01))
@@ -31,9 +27,8 @@ def test_report_agrees_with_the_metrics_it_is_made_of(rng):
     assert report.eer == pytest.approx(roc.eer(), abs=1e-12)
     assert (report.num_positive, report.num_negative) == (40 * 15, 240 * 239 / 2 - 600)
     left, right, same = allpairs.draw_pairs(labels, 600, 600, seed=4)
-    expected = metrics.kfold_accuracy(
-        metrics.squared_distances(embeddings[left], embeddings[right]), same
-    )
+    distances = metrics.squared_distances(embeddings[left], embeddings[right])
+    expected = metrics.kfold_accuracy(distances, same)
     assert (report.accuracy_mean, report.accuracy_std) == (expected.mean, expected.std)
     assert report.num_pairs == 1200
 
@@ -50,16 +45,15 @@ def test_perfect_and_collapsed_embeddings():
     assert report.collapsed == ()
     # A collapsed model looks bad.
     report = verify_embeddings(np.ones((40, 3)), labels, fprs=(0.1,))
-    assert "collapsed: half of all negative pairs have a cosine of 1.0" in str(
-        report.to_dict()["collapsed"]
-    )
+    (sentence,) = report.to_dict()["collapsed"]
+    assert "collapsed: half of all negative pairs have a cosine of 1.0" in sentence
     assert (report.accuracy_mean, report.tpr) == (0.5, {0.1: 0.0})
     assert (report.auc, report.eer) == (0.5, 0.5)
 
 
 def test_fprs_with_fewer_than_ten_negatives_are_not_measurable(rng):
     # 5 identities of 10: 50 * 49 / 2 - 5 * 45 = 1000 negative pairs.
-    embeddings, labels = noisy_identities(rng, identities=5, images=10)
+    embeddings, labels = people(rng, 5, 10, 32)
     report = verify_embeddings(embeddings, labels, fprs=(0.1, 0.01, 0.0099, 1e-4, 0))
     assert report.num_negative == 1000
     measured = [True, True, False, False, False]
@@ -73,18 +67,20 @@ def test_fprs_with_fewer_than_ten_negatives_are_not_measurable(rng):
 
 
 def test_an_fpr_whose_pairs_are_too_many_to_resample_is_named(rng, monkeypatch):
-    embeddings, labels = noisy_identities(rng, identities=10, images=10)
-    # 450 positives and, at FPR 0.1, three times 405 negatives of 4050.
-    few = functools.partial(allpairs.labelled_intervals, max_pairs=1000)
-    monkeypatch.setattr(verification, "labelled_intervals", few)
-    report = verify_embeddings(embeddings, labels, fprs=(0.1, 0.01), replicates=20)
-    (sentence,) = report.without_interval
-    assert sentence.startswith("No interval at FPR 1e-1: its pairs are too many")
-    assert report.to_dict()["without_interval"] == [sentence]
+    embeddings, labels = people(rng, 10, 10, 32)
+    # 450 positives and, at FPR 0.1, three times 405 of 4,500 - 450 negatives, ten times
+    # as many as at FPR 0.01.
+    for most, fprs in ((1000, "1e-1"), (449, "1e-1, 1e-2")):
+        few = functools.partial(allpairs.labelled_intervals, max_pairs=most)
+        monkeypatch.setattr(verification, "labelled_intervals", few)
+        report = verify_embeddings(embeddings, labels, (0.1, 0.01), replicates=20)
+        (sentence,) = report.without_interval
+        assert sentence.startswith(f"No interval at FPR {fprs}: its pairs are too many")
+        assert report.to_dict()["without_interval"] == [sentence]
 
 
 def test_intervals_cover_their_figures_and_survive_json(rng):
-    embeddings, labels = noisy_identities(rng, noise=1.5)
+    embeddings, labels = people(rng, 40, 6, 32, noise=1.5)
     report = verify_embeddings(embeddings, labels, (0.1, 0.01, 1e-6), replicates=100)
     figures = {"accuracy": report.accuracy_mean}
     for name, fpr in (("1e-1", 0.1), ("1e-2", 0.01)):
@@ -92,8 +88,7 @@ def test_intervals_cover_their_figures_and_survive_json(rng):
         figures[f"threshold_at_fpr_{name}"] = report.thresholds[fpr]
     assert report.intervals.keys() == figures.keys()
     for name, (low, high) in report.intervals.items():
-        assert low <= figures[name] <= high
-        assert low < high
+        assert low <= figures[name] <= high > low
     plain = report.to_dict()
     assert json.loads(json.dumps(plain)) == plain
     assert plain["tpr"].keys() == plain["thresholds"].keys() == {"1e-1", "1e-2", "1e-6"}
@@ -120,10 +115,9 @@ def test_rejects_labels_that_make_too_few_pairs():
 def given_pairs(rng, pairs=200, noise=1.0):
     """Embeddings `(2 * pairs, 16)` and whether each pair is of one identity."""
     same = np.arange(pairs) % 2 == 0
-    left = rng.normal(size=(pairs, 16))
-    right = np.where(same[:, None], left, rng.normal(size=(pairs, 16)))
-    embeddings = np.stack([left, right + noise * rng.normal(size=(pairs, 16))], axis=1)
-    return embeddings.reshape(-1, 16), same
+    left, other, noises = rng.normal(size=(3, pairs, 16))
+    right = np.where(same[:, None], left, other) + noise * noises
+    return np.stack([left, right], axis=1).reshape(-1, 16), same
 
 
 def test_pairs_reproduce_insightface(golden_arrays):
@@ -143,12 +137,8 @@ def test_figures_of_pairs_agree_with_loops_and_lie_in_their_intervals(rng):
     threshold = np.sort(cosines[~same])[-51]
     assert report.thresholds[0.1] == pytest.approx(threshold, abs=1e-6)
     assert report.tpr[0.1] == np.mean(cosines[same] > threshold + 1e-6)
-    figures = {
-        "accuracy": report.accuracy_mean,
-        "auc": report.auc,
-        "eer": report.eer,
-        "tpr_at_fpr_1e-1": report.tpr[0.1],
-    }
+    figures = {"accuracy": report.accuracy_mean, "tpr_at_fpr_1e-1": report.tpr[0.1]}
+    figures |= {"auc": report.auc, "eer": report.eer}
     assert report.intervals.keys() == figures.keys()
     for name, (low, high) in report.intervals.items():
         assert low <= figures[name] <= high

@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+from toys import unit
 
 from ekd_tf.export.convert import PRECISIONS
 from ekd_tf.export.convert import convert_tflite
@@ -81,14 +82,4 @@ def images(rng):
 def unit_embeddings():
     """Returns the model's embeddings at length 1, computed by NumPy in float64."""
 
-    def embed(model, images):
-        raw = np.asarray(model(images, training=False), np.float64)
-        return raw / np.linalg.norm(raw, axis=1, keepdims=True)
-
-    return embed
-
-
-@pytest.fixture
-def tree():
-    """Returns the sorted relative paths of everything below a directory."""
-    return lambda root: sorted(str(p.relative_to(root)) for p in root.rglob("*"))
+    return lambda model, images: unit(np.float64(model(images, training=False)))

@@ -18,8 +18,6 @@ from ekd_tf.export.parity import Verification
 from ekd_tf.export.parity import artefacts_table
 
 FIGURES = ParityReport(1.0, 1.0, 1e-6, 300)
-
-
 HASHES = {"saved_model.pb": "0a", "x-3-int8.tflite": "0b"}
 
 
@@ -105,12 +103,10 @@ def test_the_table_of_a_report_and_its_way_through_json():
 
     figures = ParityReport(0.99, 0.995, 1e-6, 4)
     verified = Verification(0.97, None, None, 50)
-    measured = {"median_ms": 1.25, "p95_ms": 2, "median_ms_2": 1.5, "partitions": 34}
-    int8 = ArtefactReport(
-        *("tflite_int8", "a/x.tflite", 40_000, figures, verified),
-        peak_bytes=3_210_000,
-        **measured,
-    )
+    measured = {"median_ms": 1.25, "p95_ms": 2, "median_ms_2": 1.5}
+    measured |= {"partitions": 34, "peak_bytes": 3_210_000}
+    kind, path = "tflite_int8", "a/x.tflite"
+    int8 = ArtefactReport(kind, path, 40_000, figures, verified, **measured)
     saved = ArtefactReport("saved_model", "a/s/1", 2_500_000, figures)
     verified = Verification(0.98, 0.75, 0.31, 5000)
     report = ExportReport("s", 1, "a/s/1", figures, verified, (saved, int8))

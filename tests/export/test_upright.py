@@ -1,12 +1,10 @@
 """The orientation that a SavedModel's own reader applies is the one Pillow reads."""
 
-import io
-
 import numpy as np
 import pytest
 import tensorflow as tf
+from pictures import flat
 from pictures import with_orientation
-from PIL import Image
 
 from ekd_tf.data.image_pixels import decode_image
 from ekd_tf.data.image_pixels import read_image
@@ -21,23 +19,21 @@ def read():
     )
 
 
-def turned(orientation, form, **options):
-    """Returns the file of an image of 6x9 pixels, no two rows or columns alike."""
-    pixels = np.random.default_rng(3).integers(0, 256, (6, 9, 3), np.uint8)
-    return with_orientation(pixels, orientation, form, **options)
+# No two rows or columns are alike.
+UPRIGHT = np.random.default_rng(3).integers(0, 256, (6, 9, 3), np.uint8)
 
 
 @pytest.mark.parametrize(("form", "endian"), [("JPEG", "<"), ("PNG", ">")])
 def test_turns_all_eight_orientations_as_pillow_does(read, form, endian):
     for orientation in range(1, 9):
-        data = turned(orientation, form, endian=endian)
+        data = with_orientation(UPRIGHT, orientation, form, endian=endian)
         pixels = read(data).numpy()
         assert pixels.shape == (6, 9, 3)
         np.testing.assert_array_equal(pixels, read_image(data), f"{orientation}")
 
 
 def test_finds_it_behind_other_segments_and_fill_bytes(read):
-    data = turned(6, "JPEG", comment=b"\xff" * 40)
+    data = with_orientation(UPRIGHT, 6, "JPEG", comment=b"\xff" * 40)
     start = data.index(b"\xff\xe1")
     app2 = b"\xff\xe2\x00\x06\xff\xe1ab"
     empty = b"\xff\xe1\0\x08Exif\0\0"
@@ -48,17 +44,14 @@ def test_finds_it_behind_other_segments_and_fill_bytes(read):
 
 def test_leaves_an_image_without_it_and_refuses_formats_that_it_does_not_read(read):
     for form in ("JPEG", "PNG", "BMP", "GIF"):
-        file = io.BytesIO()
-        Image.new("RGB", (4, 3), (255, 255, 255)).save(file, form)
-        np.testing.assert_array_equal(read(file.getvalue()), np.full((3, 4, 3), 255))
-    file = io.BytesIO()
-    Image.new("RGB", (9, 6)).save(file, "WEBP")
+        found = read(flat(255, 3, 4, form))
+        np.testing.assert_array_equal(found, np.full((3, 4, 3), 255))
     with pytest.raises(tf.errors.InvalidArgumentError):
-        read(file.getvalue())
+        read(flat(0, form="WEBP"))
 
 
 def test_damaged_exif_data_turn_nothing_and_end(read, rng):
-    data = turned(8, "JPEG")
+    data = with_orientation(UPRIGHT, 8, "JPEG")
     start, end = data.index(b"Exif"), data.index(b"\xff\xdb")
     whole = 0
     for _ in range(200):
