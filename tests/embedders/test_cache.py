@@ -55,10 +55,8 @@ def write(folder, rows=ROWS, shard=(1, 1), **changes):
 
 
 def interrupt(folder, rows=6, shard=(1, 1)):
-    writer, some = (
-        CacheWriter(folder, note(), shard),
-        functools.partial(compute, until=rows),
-    )
+    writer = CacheWriter(folder, note(), shard)
+    some = functools.partial(compute, until=rows)
     refused(r"must be \d+ embeddings", writer.write, some)
     return folder
 

@@ -33,23 +33,15 @@ def matrix(seed, dim=6):
     return np.random.default_rng(seed).normal(size=(SIZE * SIZE * 3, dim))
 
 
-def units(model, images):
-    return unit(np.asarray(model(images), np.float64))
-
-
-@pytest.fixture
-def images(rng):
-    return rng.integers(0, 256, (4, SIZE, SIZE, 3), np.uint8)
-
-
 @pytest.mark.parametrize("traceable", [True, False])
 @pytest.mark.parametrize(("dim", "seed"), [(6, 0), (6, 7), (4, 7)])
-def test_cosines_are_the_mean_of_theirs(images, traceable, dim, seed):
+def test_cosines_are_the_mean_of_theirs(rng, traceable, dim, seed):
+    images = rng.integers(0, 256, (4, SIZE, SIZE, 3), np.uint8)
     of_other = matrix(0) + 0.1 * matrix(1) if seed == 0 else matrix(seed, dim)
     one, other = Linear(matrix(0), "a", traceable), Linear(of_other, "b")
     both = EnsembleEmbedder([one, other])
     assert both.traceable == traceable == (both.traced() is not None)
-    each = units(one, images), units(other, images)
+    each = [unit(np.float64(model(images))) for model in (one, other)]
     rows = np.asarray(both(images), np.float64)
     if seed == 0:
         # Teachers of one space are averaged.

@@ -49,22 +49,6 @@ def test_says_what_is_wrong_with_the_path(tmp_path):
         refused(words, load_embedder, tmp_path / name)
 
 
-def test_a_fixed_batch_is_filled_up(rng, tmp_path):
-    inputs = keras.Input((4, 4, 3), batch_size=4)
-    rows = keras.layers.Flatten()(keras.layers.Rescaling(1 / 255)(inputs))
-    model = keras.Model(inputs, keras.layers.Dense(5)(rows))
-    model.save(tmp_path / "m.keras")
-    embedder = KerasEmbedder(tmp_path / "m.keras")
-    kernel, bias = model.get_weights()
-    traced = tf.function(embedder, [tf.TensorSpec((None, 4, 4, 3), tf.uint8)])
-    for count in (1, 4, 6):
-        images = rng.integers(0, 256, (count, 4, 4, 3)).astype("uint8")
-        expected = images.reshape(count, 48) / 255 @ kernel + bias
-        for call in (embedder, traced):
-            found = call(tf.constant(images))
-            tf.debugging.assert_near(found, expected.astype("float32"), atol=1e-5)
-
-
 def test_refuses_a_model_that_does_not_embed_images(tmp_path):
     path = tmp_path / "m.keras"
     model = keras.Sequential([keras.layers.Flatten(), keras.layers.Dense(3)])

@@ -67,18 +67,16 @@ class Calls:
         return self.call
 
 
-def refuses(words, path, pickled, *compression, **members):
-    """Checks that an archive of this content is refused; returns the text."""
-    path = archive(path, pickled, *compression, **members)
-    return refused(words, read_state_dict, path)
-
-
 def archive(path, pickled, compression=zipfile.ZIP_STORED, **members):
     with zipfile.ZipFile(path, "w", compression) as file:
-        file.writestr("m/data.pkl", pickled)
-        for name, content in members.items():
+        for name, content in {"data.pkl": pickled, **members}.items():
             file.writestr(f"m/{name}", content)
     return path
+
+
+def refuses(words, *content, **members):
+    """Checks that an archive of this content is refused; returns the text."""
+    return refused(words, read_state_dict, archive(*content, **members))
 
 
 def test_runs_no_code_and_names_what_is_asked_for(tmp_path):
