@@ -30,9 +30,8 @@ def test_scores_computed_by_hand():
     embeddings = np.array([[2.0, 0.0], [0.0, 1.0], [0.5, 0.75**0.5], [-3.0, 0.0]])
     positive, negative = all_pair_scores(embeddings, np.array([7, 4, 7, 4]))
     np.testing.assert_allclose(np.sort(positive), [0.0, 0.5], atol=1e-7)
-    np.testing.assert_allclose(
-        np.sort(negative), [-1.0, -0.5, 0.0, 0.75**0.5], atol=1e-7
-    )
+    expected = [-1.0, -0.5, 0.0, 0.75**0.5]
+    np.testing.assert_allclose(np.sort(negative), expected, atol=1e-7)
     assert positive.dtype == negative.dtype == np.float32
 
 
@@ -69,13 +68,12 @@ def test_memory_does_not_grow_with_the_pairs(rng):
 
 
 def test_counts_by_hand():
-    some = (
+    for labels, expected in (
         ([0, 0, 0, 5, 5], (4, 6)),
         ([1, 2, 3], (0, 3)),
         ([9, 9], (1, 0)),
         ([3], (0, 0)),
-    )
-    for labels, expected in some:
+    ):
         assert count_pairs(labels) == expected
         scores = all_pair_scores(np.ones((len(labels), 2)), labels)
         assert tuple(kind.size for kind in scores) == expected

@@ -1,4 +1,3 @@
-import dataclasses
 import json
 
 import numpy as np
@@ -12,22 +11,16 @@ from ekd_tf.evaluation import Models
 from ekd_tf.evaluation.identification import split_searches
 
 
-@dataclasses.dataclass
 class Labelled:
     """Stands for a source: its labels and the embeddings of its images."""
 
-    labels: np.ndarray
-    embeddings: np.ndarray
-    name: str = "toy"
-    left_out: tuple = ()
+    name, left_out = "toy", ()
+
+    def __init__(self, rng, identities=30, images=4):
+        self.embeddings, self.labels = people(rng, identities, images, 8)
 
     def __len__(self):
         return len(self.labels)
-
-
-def draw(rng, identities=30, images=4):
-    embeddings, labels = people(rng, identities, images, 8)
-    return Labelled(labels, embeddings)
 
 
 def model(source):
@@ -51,14 +44,13 @@ def test_divides_images_into_gallery_probes_and_unknown(rng):
 
 
 def test_rates_match_loops_in_report_text_and_json(rng, tmp_path):
-    source, distractors = draw(rng), draw(rng, identities=150, images=1)
+    source, distractors = Labelled(rng), Labelled(rng, identities=150, images=1)
     evaluation = IdentificationEvaluation("faces", source, distractors, seed=5)
     result = evaluation(Models(model, model))
     report = result.student
-    gallery, probes, unknown = split_searches(
-        source.labels, 0.2, again := np.random.default_rng(5)
-    )
-    order = again.permutation(150)
+    rng = np.random.default_rng(5)
+    gallery, probes, unknown = split_searches(source.labels, 0.2, rng)
+    order = rng.permutation(150)
     rows, others = unit(source.embeddings), unit(distractors.embeddings)
     for size in (0, 10, 100, 150):
         first = 0
@@ -82,5 +74,5 @@ def test_rates_match_loops_in_report_text_and_json(rng, tmp_path):
 
 
 def test_rejects_sets_without_a_second_image(rng):
-    words, singles = "identities with two images to enrol", draw(rng, images=1)
+    words, singles = "identities with two images to enrol", Labelled(rng, images=1)
     refused(words, IdentificationEvaluation, "faces", singles)

@@ -35,30 +35,25 @@ def test_similarities_are_drawn(rng):
     check_picture(plots.plot_similarities(roc, thresholds, "title"))
 
 
-POINT = GapPoint(
-    fpr=1e-2,
-    teacher_threshold=0.3,
-    student_threshold=0.4,
-    critical_positive=2,
-    critical_negative=1,
-    worst_positive=((0, 1), (2, 3)),
-    worst_negative=((0, 4),),
-    worst_cosines=((0.5, 0.2), (0.1, 0.6), (0.35, 0.1)),
-)
-
-
 def test_shows_the_faces_of_every_pair():
     source = SyntheticFaces(identities=3, images_per_identity=2, size=112)
-    sheet = plots.contact_sheet(source, POINT)
+    point = GapPoint(
+        fpr=1e-2,
+        teacher_threshold=0.3,
+        student_threshold=0.4,
+        critical_positive=2,
+        critical_negative=1,
+        worst_positive=((0, 1), (2, 3)),
+        worst_negative=((0, 4),),
+        worst_cosines=((0.5, 0.2), (0.1, 0.6), (0.35, 0.1)),
+    )
+    sheet = plots.contact_sheet(source, point)
     assert sheet.dtype == np.uint8 and sheet.ndim == 3
     # Image 0 stands in two pairs, image 5 in none.
     for face, places in zip(source.read(np.arange(6)), (2, 1, 1, 1, 1, 0)):
         corners = np.argwhere((sheet[:-111, :-111] == face[0, 0]).all(axis=2))
-        found = sum(
-            np.array_equal(sheet[top : top + 112, left : left + 112], face)
-            for top, left in corners
-        )
-        assert found == places
+        shown = [sheet[top : top + 112, left : left + 112] for top, left in corners]
+        assert sum(np.array_equal(each, face) for each in shown) == places
 
 
 def test_a_name_that_is_no_utf8_is_drawn_with_escapes():

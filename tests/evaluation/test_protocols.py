@@ -9,7 +9,6 @@ from PIL import Image
 from ekd_tf.data import PairSet
 from ekd_tf.data import SyntheticFaces
 from ekd_tf.data.pairs import PairImages
-from ekd_tf.evaluation import Embedder
 from ekd_tf.evaluation import LabelledEvaluation
 from ekd_tf.evaluation import Models
 from ekd_tf.evaluation import PairSetEvaluation
@@ -23,23 +22,17 @@ pytestmark = pytest.mark.usefixtures("module_op_by_op")
 no_pictures = pytest.mark.usefixtures("no_pictures")
 
 
-class Projection:
+def embedder(dim, seed, size=32, **arguments):
     """Embeds by a fixed random projection of blurred pixels."""
+    kernel = np.random.default_rng(seed).normal(size=(8 * 8 * 3, dim))
 
-    def __init__(self, dim, seed, size=32):
-        kernel = np.random.default_rng(seed).normal(size=(8 * 8 * 3, dim))
-        self.kernel = tf.constant(kernel, tf.float32)
-        self.size = size
-
-    def __call__(self, images):
-        assert images.shape[1] == self.size
+    def project(images):
+        assert images.shape[1] == size
         small = tf.image.resize(tf.cast(images, tf.float32), [8, 8], method="area")
         small -= tf.reduce_mean(small, axis=[1, 2, 3], keepdims=True)
-        return tf.reshape(small, [-1, 8 * 8 * 3]) @ self.kernel
+        return tf.reshape(small, [-1, 8 * 8 * 3]) @ kernel.astype(np.float32)
 
-
-def embedder(dim, seed, size=32, **arguments):
-    return SourceEmbedder(Projection(dim, seed, size), size, batch_size=16, **arguments)
+    return SourceEmbedder(project, size, batch_size=16, **arguments)
 
 
 # --- every pair of labelled images
@@ -79,7 +72,7 @@ def test_tells_how_far_the_embedding_and_each_pass_over_the_pairs_is(source):
 @no_pictures
 def test_reports_what_verify_measures(source):
     result = LabelledEvaluation("faces", source)(Models(embedder(16, 0)))
-    embeddings = Embedder(Projection(16, 0))([source.read(np.arange(60))])
+    embeddings = embedder(16, 0)(source)
     assert result.student == verify_embeddings(embeddings, source.labels)
     assert result.reports.keys() == {"student"} and result.gap is None
     scalars = result.scalars()
