@@ -58,17 +58,12 @@ def test_ties_count_against_the_mate():
 
 
 def test_rank_rates_and_tpir_by_hand():
-    np.testing.assert_array_equal(
-        rank_rates(np.array([1, 1, 2, 7]), (1, 2, 5, 10)), [0.5, 0.75, 0.75, 1.0]
-    )
+    rates = rank_rates(np.array([1, 1, 2, 7]), (1, 2, 5, 10))
+    np.testing.assert_array_equal(rates, [0.5, 0.75, 0.75, 1.0])
     # Ten unknown searches 0.0 .. 0.9: FPIR 0.2 lets through two, so 0.7 is the
     # threshold. Of the mates above it one is not first.
-    tpir = tpir_at_fpir(
-        np.array([0.95, 0.75, 0.75, 0.7, 0.1]),
-        np.array([1, 2, 1, 1, 1]),
-        np.arange(10) / 10,
-        [0.2],
-    )
+    mates, ranks = np.array([0.95, 0.75, 0.75, 0.7, 0.1]), np.array([1, 2, 1, 1, 1])
+    tpir = tpir_at_fpir(mates, ranks, np.arange(10) / 10, [0.2])
     np.testing.assert_allclose(tpir, [2 / 5])
 
 

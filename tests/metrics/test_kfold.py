@@ -25,10 +25,9 @@ def kfold_accuracy_np(distances, same, fold, thresholds):
 
 def test_reproduces_insightface(golden_arrays):
     reference = golden_arrays("verification_insightface.npz")
-    embeddings = reference["embeddings"]
-    result = kfold_accuracy(
-        squared_distances(embeddings[::2], embeddings[1::2]), reference["issame"]
-    )
+    rows = reference["embeddings"]
+    distances = squared_distances(rows[::2], rows[1::2])
+    result = kfold_accuracy(distances, reference["issame"])
     np.testing.assert_array_equal(result.accuracy, reference["accuracy_per_fold"])
     assert result.mean == reference["accuracy_mean"]
     assert result.std == reference["accuracy_std"]

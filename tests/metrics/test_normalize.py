@@ -4,22 +4,22 @@ from refusals import refused
 from ekd_tf.metrics.normalize import normalize_rows
 
 
-def test_value_computed_by_hand():
-    rows = normalize_rows(np.array([[3.0, 4.0], [0.0, -2.0]]))
-    np.testing.assert_allclose(rows, [[0.6, 0.8], [0.0, -1.0]], rtol=1e-15)
-
-
 def test_rows_of_any_size_get_unit_length(rng):
     # In float32 the squares of 1e-30 underflow to 0 and those of 1e30 overflow.
     for scale in (1e-30, 1e30):
         rows = (rng.normal(size=(5, 7)) * scale).astype(np.float32)
         lengths = np.linalg.norm(normalize_rows(rows), axis=1)
         np.testing.assert_allclose(lengths, 1, rtol=1e-6)
-    # Half precision becomes float32.
-    for given, returned in (("float16", "float32"), ("int64", "float64")):
-        rows = normalize_rows(np.array([[3, 4]], given))
+
+
+def test_values_by_hand_and_their_dtypes():
+    for given, returned in (
+        *(("float16", "float32"), ("float32", "float32")),
+        *(("int64", "float64"), ("float64", "float64")),
+    ):
+        rows = normalize_rows(np.array([[3, 4], [0, -2]], given))
         assert rows.dtype == returned
-        np.testing.assert_allclose(rows, [[0.6, 0.8]], rtol=1e-6)
+        np.testing.assert_allclose(rows, [[0.6, 0.8], [0, -1]], rtol=1e-6)
 
 
 def test_rejects_rows_without_direction_by_number():
@@ -30,9 +30,7 @@ def test_rejects_rows_without_direction_by_number():
     ):
         rows = np.ones((5, 3), np.float32)
         rows[[1, 4]] = value
-        refused(
-            f"2 of 5 rows {complaint}.*101, 104$", normalize_rows, rows, first_row=100
-        )
-    refused(
-        "rows 0, 1, 2, 3, 4, 5, 6, 7 and 92 more$", normalize_rows, np.zeros((100, 2))
-    )
+        words = f"2 of 5 rows {complaint}.*101, 104$"
+        refused(words, normalize_rows, rows, first_row=100)
+    words = "rows 0, 1, 2, 3, 4, 5, 6, 7 and 92 more$"
+    refused(words, normalize_rows, np.zeros((100, 2)))

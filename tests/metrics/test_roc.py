@@ -21,16 +21,12 @@ POSITIVE = np.array([0.8, 0.5, 0.9, 0.5])
 NEGATIVE = np.array([0.5, 0.8, 0.1, 0.3, 0.6])
 
 
-def random_scores(seed, decimals=None):
+def random_scores(seed):
     """Scores of random sizes, on a grid so coarse that most of them tie."""
     rng = np.random.default_rng(seed)
     positives, negatives = rng.integers(1, 60), rng.integers(1, 400)
-    if decimals is None:
-        decimals = int(rng.integers(0, 4))
-    return (
-        np.round(rng.normal(1, 1, positives), decimals),
-        np.round(rng.normal(0, 1, negatives), decimals),
-    )
+    kinds = rng.normal(1, 1, positives), rng.normal(0, 1, negatives)
+    return [np.round(kind, int(rng.integers(0, 4))) for kind in kinds]
 
 
 def sklearn_curve(positive, negative, **arguments):
@@ -161,9 +157,9 @@ def test_rejects_scores_that_make_no_curve_and_fprs_that_mean_nothing():
 # --- the nearest FPR, as insightface takes it
 
 
-@pytest.mark.parametrize(("seed", "digits"), [(0, 1), (1, 2), (2, 9), (3, 1)])
-def test_nearest_does_what_upstream_does(seed, digits):
-    positive, negative = random_scores(seed, digits)
+@pytest.mark.parametrize("seed", range(4))
+def test_nearest_does_what_upstream_does(seed):
+    positive, negative = random_scores(seed)
     fprs = (1e-4, 0.013, 0.1, 0.35, 0.9)
     fpr, tpr, _ = map(np.flipud, sklearn_curve(positive, negative))
     places = [min(zip(abs(fpr - t), range(len(fpr))))[1] for t in fprs]

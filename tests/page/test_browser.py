@@ -90,9 +90,8 @@ def test_the_slider_gives_the_figures_of_numpy(driver, page, section, pairs):
     found, lines = [], [None]
 
     def drawn_lines(_):
-        rules = [
-            c.find_elements("css selector", ".mark-rule.role-mark") for c in charts
-        ]
+        rule = ".mark-rule.role-mark"
+        rules = [chart.find_elements("css selector", rule) for chart in charts]
         drawn = [found[-1].get_attribute("outerHTML") for found in rules]
         return drawn != lines[-1] and drawn
 
