@@ -70,10 +70,8 @@ def test_rates_are_those_of_each_model_alone_and_the_share_is_of_them(rng):
     baseline = teacher[:, :16] + 3 * rng.normal(size=(len(labels), 16))
     fprs = (0.1, 0.01)
     report = measure_gap(student, teacher, labels, fprs, baseline_embeddings=baseline)
-    alone = [
-        ROC.of(*all_pair_scores(rows, labels)).points(fprs)
-        for rows in (student, teacher, baseline)
-    ]
+    scores = (all_pair_scores(rows, labels) for rows in (student, teacher, baseline))
+    alone = [ROC.of(*kinds).points(fprs) for kinds in scores]
     for point, of_student, of_teacher, of_baseline in zip(report.points, *alone):
         assert point.fpr == of_teacher.target_fpr
         assert point.teacher_tpr == of_teacher.tpr

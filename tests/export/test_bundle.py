@@ -1,5 +1,3 @@
-"""ekd_tf.export.bundle: one directory with all artefacts, or none."""
-
 import hashlib
 import json
 import os

@@ -1,5 +1,3 @@
-"""ekd_tf.export.card: what whoever deploys a student is told."""
-
 import dataclasses
 import json
 
@@ -17,17 +15,15 @@ from ekd_tf.export.parity import ParityReport
 from ekd_tf.export.parity import Verification
 from ekd_tf.export.parity import artefacts_table
 
-FIGURES = ParityReport(1.0, 1.0, 1e-6, 300)
 HASHES = {"saved_model.pb": "0a", "x-3-int8.tflite": "0b"}
 
 
 def make_report(verified=None, notes=(), int8=1.0):
-    same, close = FIGURES, dataclasses.replace(FIGURES, min_cosine=int8)
-    artefacts = (
-        ArtefactReport("saved_model", "a/3", 10, same, verified),
-        ArtefactReport("tflite_int8", "a/3/x-3-int8.tflite", 10, close, verified),
-    )
-    return ExportReport("face", 3, "a/3", same, verified, artefacts, notes)
+    figures = ParityReport(1.0, 1.0, 1e-6, 300)
+    saved = ArtefactReport("saved_model", "a/3", 10, figures, verified)
+    close, file = dataclasses.replace(figures, min_cosine=int8), "a/3/x-3-int8.tflite"
+    artefacts = saved, ArtefactReport("tflite_int8", file, 10, close, verified)
+    return ExportReport("face", 3, "a/3", figures, verified, artefacts, notes)
 
 
 def test_a_card_says_how_images_must_be_made_and_what_is_known():

@@ -1,5 +1,3 @@
-"""ekd_tf.export.precision: a float32 copy whatever the policy of the original."""
-
 import keras
 import numpy as np
 import tensorflow as tf

@@ -1,5 +1,3 @@
-"""ekd_tf.export.saved_model: what TF Serving and bare TensorFlow find."""
-
 import keras
 import numpy as np
 import pytest

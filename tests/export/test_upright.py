@@ -14,9 +14,7 @@ from ekd_tf.export.upright import upright
 @pytest.fixture(scope="module")
 def read():
     spec = tf.TensorSpec((), tf.string)
-    return tf.function(
-        lambda data: upright(decode_image(data), data), input_signature=[spec]
-    )
+    return tf.function(lambda data: upright(decode_image(data), data), [spec])
 
 
 # No two rows or columns are alike.

@@ -10,10 +10,8 @@ from ekd_tf.metrics import identity_intervals
 
 def test_interval_of_a_mean_has_the_width_of_its_standard_error(rng):
     # 95 % of a normal distribution lie within 1.96 standard deviations.
-    values = rng.normal(size=400)
-    ((low, high),) = fold_intervals(
-        lambda rows: [values[rows].mean()], np.arange(400), replicates=2000
-    )
+    values, each = rng.normal(size=400), np.arange(400)
+    ((low, high),) = fold_intervals(lambda rows: [values[rows].mean()], each, 2000)
     assert (high - low) / 2 == pytest.approx(1.96 * values.std() / 20, rel=0.1)
     assert (high + low) / 2 == pytest.approx(values.mean(), abs=0.02)
 

@@ -21,23 +21,13 @@ def search_np(probes, probe_identity, gallery, gallery_identity):
     return np.array(found).T
 
 
-def draw(rng, probes=40, gallery=30):
-    # Some identities of either side are missing on the other.
-    return (
-        rng.normal(size=(probes, 4)),
-        rng.integers(0, 15, probes),
-        rng.normal(size=(gallery, 4)),
-        rng.integers(5, 20, gallery),
-    )
-
-
 @pytest.mark.parametrize("scores_at_once", [1, 100])
 def test_matches_loops(rng, monkeypatch, scores_at_once):
     monkeypatch.setattr(identification, "_SCORES", scores_at_once)
-    arguments = draw(rng)
-    distractors = rng.normal(size=(50, 4))
-    search = GallerySearch(*arguments)
-    probes, who, gallery, gallery_who = arguments
+    probes, gallery, distractors = (rng.normal(size=(n, 4)) for n in (40, 30, 50))
+    # Some identities of either side are missing on the other.
+    who, gallery_who = rng.integers(0, 15, 40), rng.integers(5, 20, 30)
+    search = GallerySearch(probes, who, gallery, gallery_who)
     for first, last in ((0, 0), (0, 20), (20, 50)):
         search.add_distractors(distractors[first:last])
         everyone = np.concatenate([gallery, distractors[:last]])

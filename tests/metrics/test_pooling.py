@@ -39,11 +39,8 @@ def pool_np(views, images, switches):
 @pytest.fixture
 def drawn(rng):
     """Templates in no order, media numbers that repeat between templates."""
-    images = Images(
-        template=rng.integers(0, 12, 90) * 5 + 3,
-        media=rng.integers(0, 6, 90),
-        score=rng.uniform(0.2, 1, 90).astype(np.float32),
-    )
+    template, media = rng.integers(0, 12, 90) * 5 + 3, rng.integers(0, 6, 90)
+    images = Images(template, media, rng.uniform(0.2, 1, 90).astype(np.float32))
     views = rng.normal(size=(90, 2, 7)).astype(np.float32)
     return views * rng.uniform(0.5, 4, (90, 1, 1)).astype(np.float32), images
 

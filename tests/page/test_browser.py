@@ -14,6 +14,8 @@ from ekd_tf.page import run_content
 from ekd_tf.page import write_page
 
 pytestmark = pytest.mark.browser
+# As WebDriver sends them.
+HOME, PAGE_UP, LEFT, RIGHT, ENTER = "\ue011\ue00e\ue012\ue014\ue007"
 _SWITCHES = (
     *("headless", "no-sandbox", "disable-gpu", "disable-quic", "no-first-run"),
     *("disable-background-networking", "disable-component-update", "disable-sync"),
@@ -49,10 +51,9 @@ def open_page(driver, path, width=1280):
     drawn = "return document.body.hasAttribute('data-drawn')"
     WebDriverWait(driver, 60).until(lambda d: d.execute_script(drawn))
     assert driver.get_log("browser") == []
-    fetched = driver.execute_script(
-        "return performance.getEntriesByType('resource').map(entry => entry.name)"
-    )
-    assert not [name for name in fetched if not name.startswith("data:")]
+    names = "return performance.getEntriesByType('resource').map(entry => entry.name)"
+    fetched = driver.execute_script(names)
+    assert all(name.startswith("data:") for name in fetched)
     wide = "return document.documentElement.scrollWidth"
     assert driver.execute_script(wide) <= width
     assert len(driver.find_elements("css selector", "svg")) > 0
@@ -81,7 +82,6 @@ def check_figures(driver, section, pairs):
 
 
 def test_the_slider_gives_the_figures_of_numpy(driver, page, section, pairs):
-    from selenium.webdriver.common.keys import Keys
     from selenium.webdriver.support.ui import WebDriverWait
 
     open_page(driver, page)
@@ -95,14 +95,14 @@ def test_the_slider_gives_the_figures_of_numpy(driver, page, section, pairs):
         drawn = [found[-1].get_attribute("outerHTML") for found in rules]
         return drawn != lines[-1] and drawn
 
-    for keys in (Keys.HOME, Keys.PAGE_UP, 3 * Keys.ARROW_RIGHT, Keys.ARROW_LEFT):
+    for keys in (HOME, PAGE_UP, 3 * RIGHT, LEFT):
         slider.send_keys(keys)
         found.append(check_figures(driver, section, pairs))
         # The line of both charts moves; waits until it has.
         lines.append(WebDriverWait(driver, 10).until(drawn_lines))
     assert found[0] < found[1] < found[3] < found[2]
     # The nearest of the pairs that have pictures.
-    slider.send_keys(Keys.HOME, *[Keys.PAGE_UP] * 5)
+    slider.send_keys(HOME, *[PAGE_UP] * 5)
     threshold = check_figures(driver, section, pairs)
     cosines = [p[1] for p in section["pairs"] if p[0] == 1]
     nearest = sorted(cosines, key=lambda cosine: abs(cosine - threshold))[:4]
@@ -114,14 +114,12 @@ def test_the_slider_gives_the_figures_of_numpy(driver, page, section, pairs):
 
 
 def test_buttons_stop_at_the_thresholds_of_the_json(driver, page, section, case, pairs):
-    from selenium.webdriver.common.keys import Keys
-
     open_page(driver, page, width=390)
     student = case.result.document["student"]
     buttons = driver.find_elements("css selector", ".slider button")
     assert [b.text for b in buttons] == ["FPR 1e-1", "FPR 1e-2"]
     for button, fpr in zip(buttons, ("1e-1", "1e-2")):
-        button.send_keys(Keys.ENTER)
+        button.send_keys(ENTER)
         assert check_figures(driver, section, pairs) == student["thresholds"][fpr]
         assert button.get_attribute("aria-pressed") == "true"
         assert figure(driver, "rate0") == pytest.approx(student["tpr"][fpr], abs=5e-5)
@@ -131,14 +129,12 @@ def test_buttons_stop_at_the_thresholds_of_the_json(driver, page, section, case,
 
 
 def test_tables_are_sorted_by_keyboard(driver, page, section):
-    from selenium.webdriver.common.keys import Keys
-
     open_page(driver, page)
     table = driver.find_element("css selector", "[aria-label='Critical pairs'] table")
     head = table.find_elements("css selector", "th button")[1]
     off = [row["off"] for row in section["critical"]["rows"]]
     for order in ("descending", "ascending"):
-        head.send_keys(Keys.ENTER)
+        head.send_keys(ENTER)
         assert table.find_element("css selector", f"th[aria-sort={order}]")
         cells = table.find_elements("css selector", "tbody tr td:nth-child(2)")
         expected = [f"{v:.4f}" for v in sorted(off, reverse=order == "descending")]

@@ -113,12 +113,11 @@ def test_slices_are_of_pairs_within_them(case, pairs):
 
 def test_critical_pairs_are_the_worst_of_either_direction(case, section, pairs):
     critical = section["critical"]
-    cosines = {
-        "teacher": all_pairs(case.models.teacher.rows, case.labels).cosine,
-        "student": pairs.cosine,
-    }
-    thresholds = critical["thresholds"]
-    above = [cosines[name] - np.float32(thresholds[name]) for name in cosines]
+    of_teacher = all_pairs(case.models.teacher.rows, case.labels)
+    above = [
+        found.cosine - np.float32(critical["thresholds"][name])
+        for name, found in (("teacher", of_teacher), ("student", pairs))
+    ]
     is_right = [(a > 0) == pairs.same for a in above]
     for right, wins in (("teacher", 0), ("student", 1)):
         for kind, of_kind in (("positive", pairs.same), ("negative", ~pairs.same)):
