@@ -144,16 +144,6 @@ def test_modules_keep_to_the_style():
     assert not found, "\n".join(found)
 
 
-def test_faults_of_style_are_found(tmp_path, monkeypatch):
-    monkeypatch.setattr(sys.modules[__name__], "PACKAGE", tmp_path)
-    path = tmp_path / "loop.py"
-    path.write_text(
-        "from absl import flags\nfrom . import a\n"
-        "def f() -> int:\n    return FLAGS.x\n" + "\n" * 400
-    )
-    assert len(list(faults(path))) == 6
-
-
 def unannotated(tree):
     """Returns the public functions and methods without types for all they take."""
     found = []
@@ -173,7 +163,14 @@ def unannotated(tree):
     return found
 
 
-def test_missing_annotations_are_found():
+def test_faults_of_style_are_found(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys.modules[__name__], "PACKAGE", tmp_path)
+    path = tmp_path / "loop.py"
+    path.write_text(
+        "from absl import flags\nfrom . import a\n"
+        "def f() -> int:\n    return FLAGS.x\n" + "\n" * 400
+    )
+    assert len(list(faults(path))) == 6
     tree = ast.parse(
         "def f(x: int): pass\ndef g(x) -> int: pass\ndef h(x: int) -> int: pass\n"
         "class C:\n def __init__(self, a): pass\n def m(self) -> int: pass\n"
@@ -183,21 +180,10 @@ def test_missing_annotations_are_found():
 
 
 def test_nothing_is_called_utils():
+    names = {"utils", "util", "common", "helpers", "helper", "misc"}
     for path in SOURCES:
-        parts = set(path.relative_to(ROOT).with_suffix("").parts)
-        assert not parts & {"utils", "util", "common", "helpers", "helper", "misc"}, (
-            path
-        )
-
-
-def run_python(code):
-    return subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+        parts = path.relative_to(ROOT).with_suffix("").parts
+        assert not names & set(parts), path
 
 
 def test_names_of_the_package_are_no_modules():
@@ -207,23 +193,26 @@ def test_names_of_the_package_are_no_modules():
     assert not [name for name in names if inspect.ismodule(getattr(ekd_tf, name))]
 
 
+def check_runs(code):
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
 def test_importing_the_package_and_its_metrics_touches_nothing():
-    result = run_python(
+    check_runs(
         "import sys\n"
         "sys.argv = ['x', '--no_such_flag']\n"
         "import ekd_tf.metrics\n"
         "heavy = {'tensorflow', 'keras', 'absl', 'matplotlib', 'socket'}\n"
-        "found = heavy & set(sys.modules)\n"
-        "sys.exit(', '.join(found) if found else 0)\n"
+        "sys.exit(', '.join(heavy & set(sys.modules)) or 0)\n"
     )
-    assert result.returncode == 0, result.stderr
 
 
 # Fast sibling: test_importing_the_package_and_its_metrics_touches_nothing.
 @pytest.mark.slow
 def test_importing_the_losses_touches_no_device():
     # Virtual devices can be set only before TensorFlow has started any.
-    result = run_python(
+    check_runs(
         "import tensorflow as tf\n"
         "import ekd_tf.losses\n"
         "import ekd_tf.mining\n"
@@ -232,4 +221,3 @@ def test_importing_the_losses_touches_no_device():
         "tf.config.set_logical_device_configuration(cpu, two)\n"
         "raise SystemExit(len(tf.config.list_logical_devices('CPU')) - 2)\n"
     )
-    assert result.returncode == 0, result.stderr[-2000:]

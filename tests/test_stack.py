@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from updates import strategy_of
 
 from ekd_tf.keras_compat import IS_KERAS_3
 from ekd_tf.keras_compat import apply_reduced_gradients
@@ -26,14 +27,6 @@ OPTIMIZERS = {
     # Not the class itself: may override anything.
     "subclass": lambda: type("Mine", (keras.optimizers.SGD,), {})(learning_rate=0.1),
 }
-
-
-def strategy_of(replicas):
-    # Collectives of a second strategy in one process clash with the first one's.
-    return tf.distribute.MirroredStrategy(
-        [f"CPU:{i}" for i in range(replicas)],
-        cross_device_ops=tf.distribute.ReductionToOneDevice(),
-    )
 
 
 def train(make_optimizer, replicas, steps=3, constraint=None):

@@ -9,6 +9,7 @@ import threading
 import time
 
 import pytest
+from refusals import refused
 
 from ekd_tf.compare.grid import GridRun
 from ekd_tf.run.interruption import Interrupted
@@ -92,13 +93,11 @@ def test_a_finished_run_is_passed_over(make_run):
     (run.path / "run.json").write_text(json.dumps(record))
     assert "continued with other flags" in run.summary()["note"]
     assert "[0.1, 0.2]" in run.summary()["note"]
-    with pytest.raises(ValueError, match="`--steps` was 4, now 5"):
-        train(make_run("finish", steps=5))
+    refused("`--steps` was 4, now 5", train, make_run("finish", steps=5))
 
 
 def test_an_interrupted_run_goes_on(make_run):
-    with pytest.raises(Interrupted, match="ekd, seed 0"):
-        train(make_run("interrupted"))
+    refused("ekd, seed 0", train, make_run("interrupted"), error=Interrupted)
     assert make_run("interrupted").summary()["state"] == "not finished"
     seconds = make_run("interrupted").summary()["seconds"]
     train(make_run("finish"))
@@ -125,11 +124,9 @@ def test_a_failed_run_keeps_its_reason_and_is_not_tried_again(make_run, capsys):
 
 def test_a_mistake_or_a_kill_is_no_property_of_the_method(make_run):
     run = make_run("mistake")
-    with pytest.raises(ValueError, match="ekd, seed 0: status 1: It collapsed"):
-        train(run)
+    refused("ekd, seed 0: status 1: It collapsed", train, run)
     kill = "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
-    with pytest.raises(ValueError, match="status -9: no message"):
-        run.train(command=(sys.executable, "-c", kill))
+    refused("status -9: no message", run.train, command=(sys.executable, "-c", kill))
     assert run.failure is None and run.summary()["state"] == "not finished"
 
 
@@ -147,8 +144,7 @@ def test_sigterm_is_passed_on_and_interrupts(make_run):
     thread = threading.Thread(target=terminate)
     before = signal.getsignal(signal.SIGTERM)
     thread.start()
-    with pytest.raises(Interrupted):
-        train(run)
+    refused(None, train, run, error=Interrupted)
     thread.join()
     assert signal.getsignal(signal.SIGTERM) == before
     assert run.failure is None and len(run.starts) == 1

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from pictures import write_people
+from refusals import refused
 from test_session import VALUES
 from toys import backbone
 
@@ -62,8 +63,7 @@ def test_says_what_is_wrong_with_the_flags(teacher):
         ({"lr_milestones": (), "warmup_steps": 4}, warmup),
         ({"profile_steps": "5:6"}, "`--profile_steps` must begin within .* 4 steps"),
     ):
-        with pytest.raises(ValueError, match=message):
-            build(**changes)
+        refused(message, build, **changes)
 
 
 def test_a_teacher_makes_the_difference_between_the_models(teacher):
@@ -121,8 +121,7 @@ def test_data_that_has_changed_is_refused_unless_forced(tmp_path):
         lambda: build(workdir, **given),
         lambda: sources_of_run(workdir.path),
     ):
-        with pytest.raises(ValueError, match=words):
-            again()
+        refused(words, again)
     for heldout in (
         build(workdir, force_data=True, **given).heldout,
         sources_of_run(workdir.path, force=True)[1],

@@ -5,6 +5,7 @@ import inspect
 import pathlib
 
 import pytest
+from refusals import refused
 
 from ekd_tf.data import BatchSampler
 from ekd_tf.evaluate import EvaluateSettings
@@ -47,11 +48,9 @@ def test_a_setting_without_effect_is_refused_with_what_it_needs():
         ({"evaluate_every": 5}, "evaluate_every=5` .*--heldout_data"),
         ({"num_virtual_devices": 2}, "num_virtual_devices=2` .*--strategy=mirrored"),
     ):
-        with pytest.raises(ValueError, match=message):
-            settings.check_effects(config(**changes))
+        refused(message, settings.check_effects, config(**changes))
     idle = EvaluateSettings(model="m.keras", calibrate_flip=True)
-    with pytest.raises(ValueError, match="--calibrate_flip` .*without --calibrate_fpr"):
-        settings.check_effects(idle)
+    refused("--calibrate_flip` .*without --calibrate_fpr", settings.check_effects, idle)
     settings.check_effects(dataclasses.replace(idle, calibrate_fpr=1e-3))
 
 
@@ -176,5 +175,4 @@ def test_balanced_rows_come_with_distillation_alone_unless_asked_for():
 
 
 def test_a_run_needs_images():
-    with pytest.raises(ValueError, match="`--data` is missing.*--data=synthetic:"):
-        config(data=None)
+    refused("`--data` is missing.*--data=synthetic:", config, data=None)

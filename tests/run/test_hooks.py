@@ -7,6 +7,7 @@ import sys
 import numpy as np
 import pytest
 import tensorflow as tf
+from refusals import refused
 from traces import steps_in
 
 from ekd_tf.data import SyntheticFaces
@@ -150,8 +151,7 @@ def test_reads_the_first_and_the_last_step_to_profile():
     assert list(profiled_steps("2:5")) == [2, 3, 4, 5]
     assert not profiled_steps("") and not profiled_steps(None)
     for text in ("5", "5:3", "0:2", "a:b", "1:2:3", "-1:2", "1: 2"):
-        with pytest.raises(ValueError, match=f"must be FIRST:LAST.*{text!r}"):
-            profiled_steps(text)
+        refused(f"must be FIRST:LAST.*{text!r}", profiled_steps, text)
 
 
 def step(number, is_last=False):
@@ -197,8 +197,7 @@ def test_before_the_first_and_after_the_last_step_the_run_ends_at_once(terminati
     with pytest.raises(Interrupted, match="ends at its last checkpoint"):
         os.kill(os.getpid(), signal.SIGTERM)
     # As if AutoGraph, which was converting the step, had gone on after that.
-    with pytest.raises(Interrupted, match="saved at step 1"):
-        hook.after_step(step(1))
+    refused("saved at step 1", hook.after_step, step(1), error=Interrupted)
     termination.asked = False
     hook.after_step(step(2, is_last=True))
     with pytest.raises(Interrupted, match="ends at its last checkpoint"):
@@ -213,8 +212,7 @@ def test_workers_leave_one_step_after_the_question(termination, two_replicas):
     # Within the first step.
     os.kill(os.getpid(), signal.SIGTERM)
     hook.after_step(step(1))
-    with pytest.raises(Interrupted, match="saved at step 2"):
-        hook.after_step(step(2))
+    refused("saved at step 2", hook.after_step, step(2), error=Interrupted)
     assert saved == [2]
 
 

@@ -6,6 +6,7 @@ import types
 import pytest
 import records
 from PIL import Image
+from refusals import refused
 
 from ekd_tf.data.unreadable import Unreadable
 from ekd_tf.run.config import TrainConfig
@@ -103,8 +104,7 @@ def test_other_ways_to_hold_out_are_watched_too(tmp_path, faces, has_heldout):
     assert (heldout and heldout.num_identities) == people
     add(watched, "new")
     words = f"1 identities added, 0 gone; .*{watched.name} since"
-    with pytest.raises(ValueError, match=words):
-        open_run_data(flags, workdir)
+    refused(words, open_run_data, flags, workdir)
     train, heldout, _ = open_run_data(flags, workdir, force=True)
     assert train.num_identities == 10
     assert (heldout and heldout.num_identities) == people
@@ -112,8 +112,7 @@ def test_other_ways_to_hold_out_are_watched_too(tmp_path, faces, has_heldout):
 
 def test_two_kinds_of_held_out_data_are_refused(faces):
     flags = flags_of(faces, heldout_data=f"folder:{faces}")
-    with pytest.raises(ValueError, match="not both"):
-        open_run_data(flags, None)
+    refused("not both", open_run_data, flags, None)
     with pytest.raises(ValueError, match="`--holdout_identities` must leave at least"):
         open_run_data(flags_of(faces, holdout_identities=9), None)
 
@@ -133,8 +132,7 @@ def test_damage_of_both_sources_is_counted_together_and_indices_are_kept(tmp_pat
     unreadable = Unreadable(1)
     train, heldout, _ = open_run_data(config, None, unreadable, cache_dir=tmp_path)
     assert len(train) == len(heldout) == 4 and len(unreadable.lines) == 1
-    with pytest.raises(ValueError, match="cannot decode .*offset"):
-        open_run_data(config, None)
+    refused("cannot decode .*offset", open_run_data, config, None)
 
 
 def test_moved_images_are_compared_with_those_of_the_run(run, faces, tmp_path, caplog):

@@ -7,6 +7,7 @@ import tensorflow as tf
 from eager import op_by_op
 from pictures import write_people
 from PIL import Image
+from refusals import refused
 from toys import SIZE
 from toys import CosineGap
 from toys import backbone
@@ -231,8 +232,7 @@ def test_identities_of_joined_sources_share_the_cache_of_all(faces, large, tmp_p
         mine = rows[positions[train.labels == label]].astype(np.float64)
         units = mine / np.linalg.norm(mine, axis=2, keepdims=True)
         np.testing.assert_allclose(centre, units.mean(axis=(0, 1)), atol=1e-6)
-    with pytest.raises(ValueError, match="must be of the images of --data"):
-        open_run_teacher(spec, faces, True)
+    refused("must be of the images of --data", open_run_teacher, spec, faces, True)
 
 
 @pytest.mark.parametrize("kind", ["untraceable", "cache"])
@@ -336,5 +336,4 @@ def test_a_run_must_draw_what_its_cache_has(faces, drawn_cache):
         (data.Augmentation(), True),
         (DRAWN_AUGMENT, True),
     ):
-        with pytest.raises(ValueError, match=message):
-            open_run_teacher(drawn_cache, faces, flip, augmentation, SIZE)
+        refused(message, open_run_teacher, drawn_cache, faces, flip, augmentation, SIZE)

@@ -7,6 +7,7 @@ import pytest
 import tensorflow as tf
 from eager import op_by_op
 from pictures import write_people
+from refusals import refused
 from tensorboard.plugins.custom_scalar import layout_pb2
 from tensorboard.plugins.hparams import metadata
 from traces import events_in
@@ -110,12 +111,12 @@ def test_tensorboard_has_what_its_charts_name(distilled, teacher):
     assert {kind for kind, _ in shown} == {"TPR", "Thresholds", "Critical pairs"}
     assert all(shown.values())
     # Curves of teacher and student share a chart.
-    kinds = [
+    assert shown["Thresholds", "FPR 1e-1"] == [
         f"3 threshold/threshold/{model}/fpr_1e-1" for model in ("student", "teacher")
     ]
-    assert shown["Thresholds", "FPR 1e-1"] == kinds
-    kinds = [f"5 distillation/critical/{kind}" for kind in ("negative", "positive")]
-    assert shown["Critical pairs", "All"] == kinds
+    assert shown["Critical pairs", "All"] == [
+        f"5 distillation/critical/{kind}" for kind in ("negative", "positive")
+    ]
     assert shown["TPR", "other, FPR 1e-1"] == ["2 TPR/other/tpr_at_fpr_1e-1"]
     # A run has charts of its own curves alone.
     assert "custom_scalars__config__" not in values_in(teacher)
@@ -178,10 +179,8 @@ def test_a_full_disk_ends_the_run_in_words(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device", str(path))
 
     monkeypatch.setattr("ekd_tf.run.checkpoints.write_aside", full)
-    with pytest.raises(ValueError) as error:
-        train(tmp_path / "run", heldout_data=None)
     path = tmp_path / "run" / "checkpoints" / "checkpoint-000000002.npz"
-    assert str(error.value) == (
+    assert refused(None, train, tmp_path / "run", heldout_data=None) == (
         f"{path} cannot be written: No space left on device. The last checkpoint is "
         "that of step 0: mend the cause, and the same command goes on from there"
     )
@@ -189,23 +188,17 @@ def test_a_full_disk_ends_the_run_in_words(tmp_path, monkeypatch):
 
 def test_unreadable_images_are_allowed_for_every_reader(tmp_path, teacher):
     faces = write_people(tmp_path / "faces", people=8, each=3, side=32)
-    arguments = {
-        "data": f"folder:{faces}",
-        "heldout_data": None,
-        "holdout_identities": 4,
-        "teacher": str(teacher),
-        "distill": "cosine",
-        **SHORT,
-    }
-    config = TrainConfig(data=f"folder:{faces}", holdout_identities=4)
-    held = open_run_data(config, None)[1].identity_names()
+    data = {"data": f"folder:{faces}", "holdout_identities": 4}
+    arguments = {**data, "teacher": str(teacher), "distill": "cosine", **SHORT}
+    arguments["heldout_data"] = None
+    held = open_run_data(TrainConfig(**data), None)[1].identity_names()
     trained = sorted({path.name for path in faces.iterdir()} - set(held))
     bad = [faces / held[0] / "1.png", faces / trained[0] / "1.png"]
     for path in bad:
         path.write_bytes(b"no image")
     # Found before the first step, and nothing recorded.
-    with pytest.raises(UnreadableError, match=f"cannot decode {bad[0]}: not an"):
-        train(tmp_path / "run", **arguments)
+    words = f"cannot decode {bad[0]}: not an"
+    refused(words, train, tmp_path / "run", error=UnreadableError, **arguments)
     assert not (tmp_path / "run" / "run.json").exists()
     run = train(tmp_path / "run", skip_corrupt=2, **arguments)
     report = json.loads((run / "reports" / "heldout.json").read_text())
@@ -221,8 +214,7 @@ def test_an_evaluation_that_cannot_work_is_found_before_the_first_step(tmp_path)
         "`heldout` cannot be evaluated on.* 4 positive .*so that 8 can be drawn.*"
         "--holdout_identities"
     )
-    with pytest.raises(ValueError, match=words):
-        train(tmp_path / "run", heldout_data=few)
+    refused(words, train, tmp_path / "run", heldout_data=few)
     # So that the mended command is taken.
     assert not (tmp_path / "run" / "run.json").exists()
 
@@ -235,8 +227,7 @@ def test_a_last_evaluation_that_failed_is_made_by_the_same_command(
 
     with monkeypatch.context() as patch:
         patch.setattr("ekd_tf.evaluation.result.Result.write", full)
-        with pytest.raises(ValueError, match="step 1 failed.*model.keras is saved"):
-            train(tmp_path / "run", **SHORT)
+        refused("step 1 failed.*model.keras is saved", train, tmp_path / "run", **SHORT)
     assert [line["step"] for line in lines(tmp_path / "run")] == [1]
     run = train(tmp_path / "run", **SHORT)
     assert [line["step"] for line in lines(run)] == [1, 1]
@@ -247,19 +238,12 @@ def test_a_last_evaluation_that_failed_is_made_by_the_same_command(
     assert (run / "model.keras").stat().st_mtime_ns == before
 
 
-@pytest.fixture
-def cache(tmp_path):
-    """Rows of no teacher at all for `SOURCE`."""
-    source = factory.make_source(SOURCE)
+def test_a_cache_is_all_that_is_needed_of_a_teacher(tmp_path):
+    source, cache = factory.make_source(SOURCE), tmp_path / "cache"
     rows = np.random.default_rng(0).normal(size=(len(source), 2, 24))
     gone = types.SimpleNamespace(fingerprint="a", input_size=112, embedding_dim=24)
-    note = describe_cache(gone, source, "gone.onnx", SOURCE)
-    writer = CacheWriter(tmp_path / "cache", note)
+    writer = CacheWriter(cache, describe_cache(gone, source, "gone.onnx", SOURCE))
     writer.write(lambda first: [rows.astype(np.float32)])
-    return tmp_path / "cache"
-
-
-def test_a_cache_is_all_that_is_needed_of_a_teacher(cache, tmp_path):
     arguments = {
         "teacher": f"cache:{cache}",
         "distill": "cosine,kd,proxyless_kd",
@@ -281,33 +265,25 @@ def test_a_cache_is_all_that_is_needed_of_a_teacher(cache, tmp_path):
     note = json.loads((cache / "cache.json").read_text())
     note["teacher_fingerprint"] = "of another"
     (cache / "cache.json").write_text(json.dumps(note))
-    with pytest.raises(ValueError, match="The teacher is not the one the run in"):
-        train(run, **arguments)
+    refused("The teacher is not the one the run in", train, run, **arguments)
 
 
 def test_the_students_first_weights_depend_on_no_teacher(distilled, teacher):
-    first = [
+    one, other = (
         np.load(path / "checkpoints" / "checkpoint-000000002.npz")
         for path in (distilled, teacher)
-    ]
-    kernels = [n for n in first[0].files if re.fullmatch("student/.*kernel", n)]
+    )
+    kernels = [name for name in one.files if re.fullmatch("student/.*kernel", name)]
     assert len(kernels) == 2
     for name in kernels:
-        one, other = (weights[name] for weights in first)
-        assert np.abs(one - other).max() < 0.1 * np.abs(one).max()
+        assert np.abs(one[name] - other[name]).max() < 0.1 * np.abs(one[name]).max()
 
 
 @pytest.mark.keras2
 def test_saves_the_averages_that_the_optimizer_keeps(tmp_path):
-    path = train(
-        tmp_path / "run",
-        optimizer="addons/MovingAverage:SGD",
-        heldout_data=None,
-        steps=2,
-        lr_milestones=("1",),
-        checkpoint_every=0,
-    )
-    with np.load(path / "checkpoints" / "checkpoint-000000002.npz") as checkpoint:
+    average = {"optimizer": "addons/MovingAverage:SGD", "heldout_data": None}
+    path = train(tmp_path / "run", **average, **SHORT)
+    with np.load(path / "checkpoints" / "checkpoint-000000001.npz") as checkpoint:
         trained = checkpoint["student/0000/kernel"]
         # The optimizer's state begins with its step and the averages.
         average = checkpoint["optimizer/0001"]

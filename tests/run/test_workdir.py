@@ -9,6 +9,7 @@ import subprocess
 import sys
 
 import pytest
+from refusals import refused
 
 from ekd_tf.run.provenance import package_commit
 from ekd_tf.run.workdir import Workdir
@@ -92,8 +93,7 @@ def test_a_damaged_record_is_an_error_with_its_path(recorded):
             lambda: recorded.check_same_run(FLAGS),
             lambda: recorded.record_run(FLAGS, VERSIONS, COMMAND),
         ):
-            with pytest.raises(ValueError, match="run.json does not describe a run"):
-                call()
+            refused("run.json does not describe a run", call)
         assert recorded.run_file.read_text() == content
 
 
@@ -104,8 +104,7 @@ def test_a_path_that_is_no_workdir_is_refused(tmp_path, recorded):
         with pytest.raises(ValueError, match=f"{name} is not the workdir of a run"):
             Workdir(tmp_path / name, create=False)
     assert not (tmp_path / "missing").exists()
-    with pytest.raises(ValueError, match="must be a folder that .*file"):
-        Workdir(tmp_path / "file.keras")
+    refused("must be a folder that .*file", Workdir, tmp_path / "file.keras")
     # TensorBoard could not write there.
     with pytest.raises(ValueError, match="`workdir` must be a path in UTF-8"):
         Workdir(os.fsdecode(os.fsencode(tmp_path) + b"/v\xe9lo"))
