@@ -117,13 +117,9 @@ def test_data_that_has_changed_is_refused_unless_forced(tmp_path):
     workdir.record_run(flags, {}, [], data=parts.note)
     shutil.copytree(faces / "p0", faces / "a")
     words = "the data has changed: 1 identities added, 0 gone; 3 images added, 0 gone"
-    for again in (
-        lambda: build(workdir, **given),
-        lambda: sources_of_run(workdir.path),
-    ):
-        refused(words, again)
-    for heldout in (
-        build(workdir, force_data=True, **given).heldout,
-        sources_of_run(workdir.path, force=True)[1],
-    ):
-        assert heldout.identity_names() == parts.heldout.identity_names()
+    refused(words, build, workdir, **given)
+    refused(words, sources_of_run, workdir.path)
+    forced = build(workdir, force_data=True, **given).heldout
+    _, heldout = sources_of_run(workdir.path, force=True)
+    names = parts.heldout.identity_names()
+    assert forced.identity_names() == heldout.identity_names() == names

@@ -44,9 +44,7 @@ def feed(folder, limit, bad, dynamic=False, scale=1.0, ids=IDS, **more):
 
 
 def test_consecutive_bad_steps_end_the_run(tmp_path):
-    with pytest.raises(RunStopped) as stopped:
-        feed(tmp_path, 3, [0, 1, 1, 0, 1, 1, 1])
-    text = str(stopped.value)
+    text = refused(None, feed, tmp_path, 3, [0, 1, 1, 0, 1, 1, 1], error=RunStopped)
     assert text.startswith(
         "Loss or gradient of the last 3 steps, up to step 7, are not finite "
         "(--max_bad_steps=3). 1 of the last batch's 2 images have no finite "
@@ -67,9 +65,8 @@ def test_only_the_smallest_loss_scale_ends_the_run_at_once(tmp_path):
 
 
 def test_rows_of_all_replicas_are_joined(tmp_path):
-    parts = (np.array([1, 7]), np.array([7, 2]))
     with pytest.raises(RunStopped, match="2 of the last batch's 4 images"):
-        feed(tmp_path, 1, [1], ids=parts, local_values=lambda value: value)
+        feed(tmp_path, 1, [1], ids=([1, 7], [7, 2]), local_values=lambda value: value)
 
 
 def test_collapsed_embeddings_end_the_run():
@@ -93,7 +90,7 @@ def test_scalars_are_read_one_step_late_and_the_last_at_once():
 
     hook = Noting()
     for number, expected in ((1, []), (2, [1]), (3, [1, 2, 3])):
-        hook.after_step(Step(number, number == 3, {}, {}))
+        hook.after_step(step(number, is_last=number == 3))
         assert seen == expected
 
 
@@ -142,7 +139,7 @@ def test_a_run_that_dies_leaves_the_trace_so_far(tmp_path):
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(OSError, match="file") as error:
+    with pytest.raises(OSError) as error:
         profile(tmp_path / "file", "1:1", 2)
     assert error.value.filename == str(tmp_path / "file")
 

@@ -6,6 +6,7 @@ import types
 import numpy as np
 import pytest
 import tensorflow as tf
+from refusals import refused
 from test_session import VALUES
 from toys import backbone
 
@@ -110,12 +111,10 @@ def test_an_evaluation_that_fails_costs_no_step(run, caplog):
     store, record = run(2, [ValueError("no picture")])
     assert record.failure == "The evaluation at step 2 failed: no picture"
     assert store.steps() == [2]
-
-
-def test_an_evaluation_begins_with_its_step_saved(run, tmp_path):
+    # Ctrl-C within one.
     with pytest.raises(KeyboardInterrupt):
         run(3, [KeyboardInterrupt()], checkpoint_every=0)
-    assert CheckpointStore(tmp_path / "checkpoints").steps() == [3]
+    assert store.latest() == 3
 
 
 def test_a_missing_evaluation_is_made_when_the_run_goes_on(run):
@@ -131,15 +130,14 @@ def test_a_missing_evaluation_is_made_when_the_run_goes_on(run):
 
 
 def test_guards_watch_and_the_last_good_checkpoint_stays(run, tmp_path):
-    with pytest.raises(RunStopped, match="of the last 3 steps, up to step 3"):
-        run(9, scalars={"gradient_norm": np.nan}, max_bad_steps=3, checkpoint_every=1)
+    bad = {"scalars": {"gradient_norm": np.nan}, "max_bad_steps": 3}
+    words = "of the last 3 steps, up to step 3"
+    refused(words, run, 9, **bad, checkpoint_every=1, error=RunStopped)
     assert (tmp_path / "reports" / "bad_steps.txt").exists()
     # Step 3 was already saved, unchanged, when the guard looked at it.
     assert CheckpointStore(tmp_path / "checkpoints").steps() == [1, 2, 3]
-
-
-def test_collapse_is_watched_where_asked(run):
+    # Collapse is watched where asked.
     cosine = {"embedding/mean_cosine": 0.999}
     run(4, scalars=cosine, collapse_steps=0)
-    with pytest.raises(RunStopped, match="for 2 steps, up to step 2"):
-        run(4, scalars=cosine, collapse_steps=2)
+    words = "for 2 steps, up to step 2"
+    refused(words, run, 4, scalars=cosine, collapse_steps=2, error=RunStopped)

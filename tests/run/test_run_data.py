@@ -17,10 +17,12 @@ from ekd_tf.run.workdir import Workdir
 NAMES = [f"p{k}" for k in range(10)]
 
 
-def add(root, name, images=3):
-    (root / name).mkdir(parents=True)
-    for k in range(images):
-        Image.new("RGB", (8, 8)).save(root / name / f"{k}.png")
+def add(root, *names, images=3):
+    for name in names:
+        (root / name).mkdir(parents=True)
+        for k in range(images):
+            Image.new("RGB", (8, 8)).save(root / name / f"{k}.png")
+    return root
 
 
 def flags_of(root, **changes):
@@ -29,9 +31,7 @@ def flags_of(root, **changes):
 
 @pytest.fixture
 def faces(tmp_path):
-    for name in NAMES:
-        add(tmp_path / "faces", name)
-    return tmp_path / "faces"
+    return add(tmp_path / "faces", *NAMES)
 
 
 def start(workdir, flags, **arguments):
@@ -63,25 +63,25 @@ def test_unchanged_data_is_split_as_before_and_the_record_says_how(run, faces):
 def test_changed_data_is_refused_with_what_changed(run, faces):
     workdir, heldout = run
 
-    def refused(words):
-        with pytest.raises(ValueError, match=f"{words} in.*give --force_data"):
-            open_run_data(flags_of(faces), workdir)
+    def check(words):
+        words = f"changed: {words} in.*give --force_data"
+        refused(words, open_run_data, flags_of(faces), workdir)
 
     (faces / "p3" / "0.png").write_bytes(b"other bytes, of another size")
-    refused("0 images added, 0 gone, but others behind the same names")
+    unseen = "0 images added, 0 gone, but others behind the same names"
+    check(f"0 identities added, 0 gone; {unseen}")
     (faces / "p3" / "0.png").unlink()
-    refused("changed: 0 identities added, 0 gone; 0 images added, 1 gone")
+    check("0 identities added, 0 gone; 0 images added, 1 gone")
     add(faces, "a-new-one", images=2)
-    refused("changed: 1 identities added, 0 gone; 2 images added, 1 gone")
+    check("1 identities added, 0 gone; 2 images added, 1 gone")
     shutil.rmtree(faces / (set(NAMES) - {*heldout, "p3"}).pop())
-    refused("changed: 1 identities added, 1 gone; 2 images added, 4 gone")
+    check("1 identities added, 1 gone; 2 images added, 4 gone")
 
 
 def test_forced_data_keeps_who_was_held_out_and_leaves_new_ones_out(run, faces):
     workdir, heldout = run
     # Drawn anew, one of three more identities would be held out, or others be.
-    for name in ("a", "b", "z"):
-        add(faces, name)
+    add(faces, "a", "b", "z")
     shutil.rmtree(faces / heldout[1])
     start(workdir, flags_of(faces), force=True)
     # What is there now is what the run knows from here on.
@@ -90,20 +90,16 @@ def test_forced_data_keeps_who_was_held_out_and_leaves_new_ones_out(run, faces):
     assert set(train.identity_names()) == set(NAMES) - set(heldout)
 
 
-@pytest.mark.parametrize("has_heldout", [True, False])
-def test_other_ways_to_hold_out_are_watched_too(tmp_path, faces, has_heldout):
-    watched, heldout_data, people = faces, None, None
-    if has_heldout:
-        watched, people = tmp_path / "others", 3
-        heldout_data = f"folder:{watched}"
-        for name in NAMES[:3]:
-            add(watched, name)
+@pytest.mark.parametrize(("watched", "people"), [("faces", None), ("others", 3)])
+def test_other_ways_to_hold_out_are_watched_too(tmp_path, faces, watched, people):
+    others = add(tmp_path / "others", *NAMES[:3])
+    heldout_data = f"folder:{others}" if people else None
     flags = flags_of(faces, holdout_identities=0, heldout_data=heldout_data)
     workdir = Workdir(tmp_path / "run")
     _, heldout = start(workdir, flags)
     assert (heldout and heldout.num_identities) == people
-    add(watched, "new")
-    words = f"1 identities added, 0 gone; .*{watched.name} since"
+    add(tmp_path / watched, "new")
+    words = f"1 identities added, 0 gone; .*{watched} since"
     refused(words, open_run_data, flags, workdir)
     train, heldout, _ = open_run_data(flags, workdir, force=True)
     assert train.num_identities == 10
@@ -113,8 +109,8 @@ def test_other_ways_to_hold_out_are_watched_too(tmp_path, faces, has_heldout):
 def test_two_kinds_of_held_out_data_are_refused(faces):
     flags = flags_of(faces, heldout_data=f"folder:{faces}")
     refused("not both", open_run_data, flags, None)
-    with pytest.raises(ValueError, match="`--holdout_identities` must leave at least"):
-        open_run_data(flags_of(faces, holdout_identities=9), None)
+    words = "`--holdout_identities` must leave at least"
+    refused(words, open_run_data, flags_of(faces, holdout_identities=9), None)
 
 
 def test_damage_of_both_sources_is_counted_together_and_indices_are_kept(tmp_path):
@@ -126,9 +122,9 @@ def test_damage_of_both_sources_is_counted_together_and_indices_are_kept(tmp_pat
     open_run_data(config, None, cache_dir=tmp_path)
     (tmp_path / "set").chmod(0o755)
     assert len(list(tmp_path.glob("train-*.ekd_index.npz"))) == 1
-    content = bytearray((tmp_path / "set" / "train.rec").read_bytes())
-    content[offsets[1]] = 0
-    (tmp_path / "set" / "train.rec").write_bytes(content)
+    with open(tmp_path / "set" / "train.rec", "r+b") as file:
+        file.seek(offsets[1])
+        file.write(b"\0")
     unreadable = Unreadable(1)
     train, heldout, _ = open_run_data(config, None, unreadable, cache_dir=tmp_path)
     assert len(train) == len(heldout) == 4 and len(unreadable.lines) == 1
@@ -140,34 +136,29 @@ def test_moved_images_are_compared_with_those_of_the_run(run, faces, tmp_path, c
     moved = shutil.copytree(faces, faces.with_name("moved"))
     assert start(workdir, flags_of(moved))[1].identity_names() == heldout
     add(moved, "a")
-    with pytest.raises(ValueError, match="changed: 1 identities added, 0 gone"):
-        open_run_data(flags_of(moved), workdir)
+    words = "changed: 1 identities added, 0 gone"
+    refused(words, open_run_data, flags_of(moved), workdir)
     _, forced, _ = open_run_data(flags_of(moved), workdir, force=True)
     assert forced.identity_names() == heldout
     assert "are numbers" not in caplog.text
     # Another number to hold out is another split, and others are data of their own.
     assert open_run_data(flags_of(moved, holdout_identities=5), workdir)
-    for name in NAMES:
-        add(tmp_path / "more", f"x{name}")
-    assert open_run_data(flags_of(tmp_path / "more"), workdir)[1].num_identities == 4
+    others = add(tmp_path / "more", *(f"x{name}" for name in NAMES))
+    assert open_run_data(flags_of(others), workdir)[1].num_identities == 4
 
 
 def test_names_that_are_numbers_are_warned_of(tmp_path, caplog):
-    for name in "0123456789":
-        add(tmp_path / "faces", name)
-    workdir = Workdir(tmp_path / "run")
-    start(workdir, flags_of(tmp_path / "faces"))
-    add(tmp_path / "faces", "10")
-    open_run_data(flags_of(tmp_path / "faces"), workdir, force=True)
+    faces, workdir = add(tmp_path / "faces", *"0123456789"), Workdir(tmp_path / "run")
+    start(workdir, flags_of(faces))
+    add(faces, "10")
+    open_run_data(flags_of(faces), workdir, force=True)
     assert "are numbers: where these have moved, the people held out" in caplog.text
 
 
 def test_a_set_to_evaluate_on_that_has_changed_is_refused(run):
     def sets(**fingerprints):
-        return [
-            types.SimpleNamespace(name=name, fingerprint=fingerprint)
-            for name, fingerprint in fingerprints.items()
-        ]
+        pairs = fingerprints.items()
+        return [types.SimpleNamespace(name=n, fingerprint=f) for n, f in pairs]
 
     workdir, _ = run
     noted = note_eval_sets(workdir, sets(lfw="a"), force=False)
@@ -175,6 +166,6 @@ def test_a_set_to_evaluate_on_that_has_changed_is_refused(run):
     workdir.record_run({}, {}, [], data=data)
     assert note_eval_sets(workdir, sets(lfw="a"), force=False) == noted
     others = sets(lfw="b", heldout="c")
-    with pytest.raises(ValueError, match="the data has changed: `--eval_sets=lfw:"):
-        note_eval_sets(workdir, others, force=False)
+    words = "the data has changed: `--eval_sets=lfw:"
+    refused(words, note_eval_sets, workdir, others, force=False)
     assert note_eval_sets(workdir, others, force=True).keys() == {"lfw"}

@@ -46,9 +46,7 @@ def test_records_the_run_and_each_start(recorded):
 def test_lists_every_flag_that_changed(recorded):
     flags = {**FLAGS, "lr": 0.2, "distill": [], "log_every": 1, "new": True}
     del flags["data"]
-    with pytest.raises(ValueError) as error:
-        recorded.check_same_run(flags, free=("log_every",))
-    assert str(error.value) == (
+    assert refused(None, recorded.check_same_run, flags, free=("log_every",)) == (
         f"workdir {recorded.path} belongs to another run: "
         "`--data` was None, now not given; "
         "`--distill` was ['ekd:1'], now []; "
@@ -80,8 +78,7 @@ def test_another_teacher_behind_the_name_does_not_continue_the_run(tmp_path, rec
     workdir.record_run(FLAGS, VERSIONS, COMMAND, teacher="of the teacher")
     workdir.check_same_teacher("of the teacher")
     for other in ("of another", None):
-        with pytest.raises(ValueError, match="fingerprint was of the teach and is"):
-            workdir.check_same_teacher(other)
+        refused("print was of the teach and is", workdir.check_same_teacher, other)
     workdir.check_same_teacher("of another", force=True)
 
 
@@ -101,13 +98,13 @@ def test_a_path_that_is_no_workdir_is_refused(tmp_path, recorded):
     (tmp_path / "empty").mkdir()
     (tmp_path / "file.keras").touch()
     for name in ("missing", "empty", "file.keras"):
-        with pytest.raises(ValueError, match=f"{name} is not the workdir of a run"):
-            Workdir(tmp_path / name, create=False)
+        words = f"{name} is not the workdir of a run"
+        refused(words, Workdir, tmp_path / name, create=False)
     assert not (tmp_path / "missing").exists()
     refused("must be a folder that .*file", Workdir, tmp_path / "file.keras")
     # TensorBoard could not write there.
-    with pytest.raises(ValueError, match="`workdir` must be a path in UTF-8"):
-        Workdir(os.fsdecode(os.fsencode(tmp_path) + b"/v\xe9lo"))
+    latin = os.fsdecode(os.fsencode(tmp_path) + b"/v\xe9lo")
+    refused("`workdir` must be a path in UTF-8", Workdir, latin)
     # Reading writes nothing.
     recorded.reports.rmdir()
     assert Workdir(recorded.path, create=False).read_run()["flags"] == FLAGS
@@ -115,9 +112,9 @@ def test_a_path_that_is_no_workdir_is_refused(tmp_path, recorded):
 
 
 HOLDER = """
-import sys, time
-from ekd_tf.run.workdir import Workdir
-with Workdir(sys.argv[1]).locked():
+import pathlib, sys, time
+from ekd_tf.files.lock import locked
+with locked(pathlib.Path(sys.argv[1]), "", ""):
     print("held", flush=True)
     time.sleep(60)
 """
@@ -144,16 +141,14 @@ def test_one_process_at_a_time_until_sigkill_frees_the_lock(tmp_path):
 def test_a_file_system_without_locks_is_said_and_other_errors_are_errors(
     tmp_path, monkeypatch, caplog
 ):
-    def fail_with(number):
-        def flock(file, operation):
-            raise OSError(number, os.strerror(number))
+    numbers = [errno.EIO, errno.ENOLCK]
 
-        monkeypatch.setattr(fcntl, "flock", flock)
+    def flock(file, operation):
+        raise OSError(number := numbers.pop(), os.strerror(number))
 
-    fail_with(errno.ENOLCK)
+    monkeypatch.setattr(fcntl, "flock", flock)
     with Workdir(tmp_path).locked():
         pass
     assert "cannot be locked (No locks available): make sure" in caplog.text
-    fail_with(errno.EIO)
     with pytest.raises(OSError, match="Input/output"), Workdir(tmp_path).locked():
         pass
