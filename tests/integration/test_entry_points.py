@@ -45,27 +45,11 @@ def test_training_exports_at_the_end(workdir):
 @pytest.mark.both_stacks
 def test_evaluates_a_run_on_what_it_held_out(workdir, tmp_path):
     path, _ = workdir
-    models = [f"--model={path}", f"--teacher={path}"]
-    done = succeed("evaluate", *models, f"--output={tmp_path}")
+    done = succeed("evaluate", f"--model={path}", f"--output={tmp_path}")
     report = json.loads((tmp_path / "heldout.json").read_text())
-    # A model has no gap to itself.
-    assert report["gap"]["points"]["1e-1"]["gap"] in (None, 0.0)
-    assert report["student"] == report["teacher"]
+    # 3 people of 4 images.
+    assert report["student"]["num_positive"] == 3 * 6
     assert "| student |" in done.stdout
-
-
-def test_exports_a_run_once_more_under_the_next_version(workdir):
-    path, _ = workdir
-    succeed("export_model", f"--model={path}", "--num_images=8", "--formats=")
-    versions = sorted(child.name for child in (path / "export" / "student").iterdir())
-    assert versions == ["1", "2"]
-    cards = [
-        json.loads((path / "export" / "student" / v / "card.json").read_text())
-        for v in versions
-    ]
-    for fact in ("training_data", "teacher", "method", "ekd_tf"):
-        assert cards[0][fact] == cards[1][fact] != "not given"
-    assert cards[1]["command"].startswith("python -m ekd_tf.export_model --model=")
 
 
 def test_help_does_not_import_tensorflow():
