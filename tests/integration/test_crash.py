@@ -10,9 +10,9 @@ import sys
 import keras
 import numpy as np
 import pytest
-import tensorflow as tf
+import test_session
 import toys
-from test_session import VALUES
+from traces import events_in
 
 from ekd_tf.run.interruption import RESUME_STATUS
 
@@ -20,7 +20,7 @@ FOLDER = pathlib.Path(__file__).parent
 # How often the slow test is run, with other moments each time.
 RUNS = int(os.environ.get("EKD_CRASH_RUNS", "1"))
 SETTINGS = {
-    **VALUES,
+    **test_session.VALUES,
     "data": "synthetic:identities=6,images=4,size=32",
     "heldout_data": "synthetic:identities=4,images=4,size=32,first=100",
     "general_batch": 4,
@@ -81,19 +81,17 @@ def arrays(path):
 
 def lines(workdir):
     """The logged lines, less what depends on the machine's mood."""
-    text = (workdir / "metrics.jsonl").read_text()
-    lines = [json.loads(line) for line in text.splitlines()]
-    for line in lines:
+    logged = test_session.lines(workdir)
+    for line in logged:
         line.pop("throughput/images_per_second", None)
-    return lines
+    return logged
 
 
 def points(workdir):
     """Tag -> steps of its TensorBoard points, in the order TensorBoard reads them."""
     found = {}
     for path in sorted(workdir.glob("*tfevents*")):
-        for record in tf.data.TFRecordDataset(str(path)).as_numpy_iterator():
-            event = tf.compat.v1.Event.FromString(record)
+        for event in events_in(path):
             for value in event.summary.value:
                 found.setdefault(value.tag, []).append(event.step)
     found.pop("6 training/throughput/images_per_second", None)

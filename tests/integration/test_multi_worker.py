@@ -1,7 +1,6 @@
 """Two processes on one machine train one student."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -9,8 +8,10 @@ import time
 
 import numpy as np
 import pytest
+from commands import ENVIRONMENT
 from commands import TINY
 from replicas import free_ports
+from test_session import lines
 
 from ekd_tf.embedders import load_embedder
 from ekd_tf.run.interruption import RESUME_STATUS
@@ -23,39 +24,28 @@ ARGUMENTS = [
 ]
 
 
-def start(workdir, extra, config=None):
-    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "2"}
-    environment.pop("TF_CONFIG", None)
-    if config is not None:
-        environment["TF_CONFIG"] = json.dumps(config)
+def start(workdir, *flags, **environment):
     command = [sys.executable, "-m", "ekd_tf.train", f"--workdir={workdir}"]
+    without = {name: v for name, v in ENVIRONMENT.items() if name != "TF_CONFIG"}
     return subprocess.Popen(
-        [*command, *TINY, *ARGUMENTS, *extra],
-        env=environment,
+        [*command, *TINY, *ARGUMENTS, *flags],
+        env={**without, **environment},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
     )
 
 
+def start_workers(workdir, *flags):
+    cluster = {"worker": [f"localhost:{port}" for port in free_ports(2)]}
+    tasks = [{"type": "worker", "index": index} for index in range(2)]
+    configs = [json.dumps({"cluster": cluster, "task": task}) for task in tasks]
+    flags = "--strategy=multi_worker", *flags
+    return [start(workdir, *flags, TF_CONFIG=config) for config in configs]
+
+
 def losses(workdir):
-    text = (workdir / "metrics.jsonl").read_text()
-    return [json.loads(line)["loss"] for line in text.splitlines()]
-
-
-def start_workers(workdir, *extra):
-    ports = free_ports(2)
-    return [
-        start(
-            workdir,
-            ["--strategy=multi_worker", *extra],
-            {
-                "cluster": {"worker": [f"localhost:{port}" for port in ports]},
-                "task": {"type": "worker", "index": index},
-            },
-        )
-        for index in range(2)
-    ]
+    return [line["loss"] for line in lines(workdir)]
 
 
 @pytest.mark.slow
@@ -90,20 +80,14 @@ def test_the_end_of_one_worker_ends_the_other_with_the_status_to_resume(
 @pytest.mark.slow
 def test_two_workers_train_like_two_replicas_of_one(tmp_path):
     workers = start_workers(tmp_path / "workers")
-    single = start(
-        tmp_path / "single", ["--strategy=mirrored", "--num_virtual_devices=2"]
-    )
+    flags = "--strategy=mirrored", "--num_virtual_devices=2"
+    single = start(tmp_path / "single", *flags)
     for process in (*workers, single):
         output, _ = process.communicate(timeout=300)
         assert process.returncode == 0, output[-3000:]
-    np.testing.assert_allclose(
-        losses(tmp_path / "workers"), losses(tmp_path / "single"), rtol=1e-4
-    )
-    pairs = zip(
-        load_embedder(tmp_path / "workers").get_weights(),
-        load_embedder(tmp_path / "single").get_weights(),
-    )
-    for one, other in pairs:
-        np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-5)
+    runs = tmp_path / "workers", tmp_path / "single"
     # One process writes: each step is logged once.
-    assert len(losses(tmp_path / "workers")) == 3
+    assert len(losses(runs[0])) == 3
+    np.testing.assert_allclose(*map(losses, runs), rtol=1e-4)
+    for one, other in zip(*(load_embedder(run).get_weights() for run in runs)):
+        np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-5)
