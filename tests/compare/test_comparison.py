@@ -131,39 +131,36 @@ def test_figures_of_a_run_survive_json(rng):
     assert RunFigures.from_dict(json.loads(json.dumps(found.to_dict()))) == found
 
 
-@pytest.fixture(scope="module")
-def evaluations():
+def test_figures_are_computed_once_per_model_and_set(tmp_path, no_pictures):
+    path, opened = tmp_path / "reports" / "kept.json", []
     source = SyntheticFaces(identities=5, images_per_identity=4, size=32)
-    return [LabelledEvaluation(name, source, (0.1,)) for name in ("one", "two")]
+    # The second is of the same images, with another fingerprint.
+    one, two = (
+        LabelledEvaluation(name, source, (fpr,))
+        for name, fpr in (("one", 0.1), ("two", 0.2))
+    )
+    mean = tf.linspace(-1.0, 1.0, 32)[:, None] * [[1.0, 0.5, 0.2]]
 
+    def embed(images):
+        return tf.einsum("nhwc,hc->nc", tf.cast(images, tf.float32), mean)
 
-class Opener:
-    def __init__(self):
-        self.times = 0
+    def kept(model, *evaluations):
+        def open_model():
+            opened.append(model)
+            return SourceEmbedder(embed, 32)
 
-    def __call__(self):
-        self.times += 1
-        mean = tf.linspace(-1.0, 1.0, 32)[:, None] * [[1.0, 0.5, 0.2]]
-        return SourceEmbedder(
-            lambda images: tf.einsum("nhwc,hc->nc", tf.cast(images, tf.float32), mean),
-            32,
-        )
+        return kept_figures(path, model, open_model, evaluations)
 
-
-def test_figures_are_computed_once_per_model_and_set(evaluations, tmp_path):
-    path, opener = tmp_path / "reports" / "kept.json", Opener()
-    first = kept_figures(path, "a", opener, evaluations[:1])
-    assert opener.times == 1 and first.keys() == {"one"}
-    again = kept_figures(path, "a", opener, evaluations[:1])
-    assert opener.times == 1 and again == first
+    first = kept("a", one)
+    assert opened == ["a"] and first.keys() == {"one"}
+    again = kept("a", one)
+    assert opened == ["a"] and again == first
     assert again["one"].accuracy > 0 and again["one"].curve[1][-1] == 1
-    # One more set of another fingerprint, and another model.
-    other = LabelledEvaluation("two", evaluations[1].source, (0.2,))
-    both = kept_figures(path, "a", opener, [evaluations[0], other])
-    assert opener.times == 2 and both["one"] == first["one"]
+    both = kept("a", one, two)
+    assert opened == ["a", "a"] and both["one"] == first["one"]
     assert list(both["two"].tpr) == [0.2]
-    kept_figures(path, "b", opener, evaluations[:1])
-    assert opener.times == 3 and len(json.loads(path.read_text())) == 3
+    kept("b", one)
+    assert opened == ["a", "a", "b"] and len(json.loads(path.read_text())) == 3
 
 
 def with_tpr(tpr):

@@ -59,12 +59,8 @@ def test_builds_networks_of_every_kind(networks, tmp_path):
     again = make_student(str(tmp_path / "own.keras"), **FLAGS)
     images = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), np.uint8)
     np.testing.assert_allclose(again(images), own(images), rtol=1e-6)
-    for spec, name in (
-        ("ghostfacenet_v1:stem_stride=1", "ghostfacenet_v1"),
-        ("keras:MobileNet:alpha=0.25:stem_stride=1", "mobilenet"),
-    ):
-        student = make_student(spec, **FLAGS)
-        assert student.output_shape == (None, 8) and student.name == name
+    student = make_student("keras:MobileNet:alpha=0.25:stem_stride=1", **FLAGS)
+    assert student.output_shape == (None, 8) and student.name == "mobilenet"
 
 
 def test_flags_a_network_does_not_have_are_refused(networks, tmp_path):
@@ -76,8 +72,8 @@ def test_flags_a_network_does_not_have_are_refused(networks, tmp_path):
         ("keras:MobileNet", "activation", "relu"),
     ):
         assert not takes(model, flag)
-        with pytest.raises(ValueError, match=f"`--{flag}={value}` has no effect"):
-            check_effects(TrainConfig(model=model, **{flag: value}))
+        config = TrainConfig(model=model, **{flag: value})
+        refused(f"`--{flag}={value}` has no effect", check_effects, config)
     check_effects(TrainConfig(model="ghostfacenet_v2", activation="relu", dropout=0.1))
 
 
@@ -95,9 +91,7 @@ def test_says_what_is_wrong_in_one_line(networks, tmp_path):
         ("torn.keras", "torn.keras cannot be loaded"),
         ("own.keras@bgr", "only @LOW..HIGH may follow a .keras file"),
     ):
-        with pytest.raises(ValueError, match=words) as error:
-            make_student(spec, **FLAGS)
-        assert "\n" not in str(error.value), spec
+        assert "\n" not in refused(words, make_student, spec, **FLAGS), spec
 
 
 def run(path, model, **changes):
@@ -140,8 +134,8 @@ def test_weights_that_do_not_fit_are_listed(networks, caplog):
     caplog.set_level("INFO", logger="absl")
     make_student(networks, **FLAGS).save("a.keras")
     other = make_student(networks, **{**FLAGS, "embedding_dim": 9})
-    with pytest.raises(ValueError, match="for 2 of 4 weights: .*linear.*_partial"):
-        start_from(other, "a.keras", partial=False)
+    words = "for 2 of 4 weights: .*linear.*_partial"
+    refused(words, start_from, other, "a.keras", partial=False)
     start_from(other, "a.keras", partial=True)
     assert "2 of 4 weights start at random" in caplog.text and "linear" in caplog.text
     make_student(f"{networks}:filters=5", **FLAGS).save("b.keras")
@@ -155,6 +149,6 @@ def test_what_tflite_cannot_do_is_said_before_the_training(
         raise ConversionError("no builtin of MatrixDeterminant")
 
     monkeypatch.setattr("ekd_tf.run.student.convert_tflite", convert)
-    with pytest.raises(ValueError, match="`--export` is not possible: .*eterminant"):
-        run(tmp_path / "run", networks, export=True)
+    words = "`--export` is not possible: .*eterminant"
+    refused(words, run, tmp_path / "run", networks, export=True)
     assert not list((tmp_path / "run").rglob("*.npz"))
