@@ -2,11 +2,8 @@
 
 import dataclasses
 import json
-import os
 import signal
 import sys
-import threading
-import time
 
 import pytest
 from refusals import refused
@@ -16,7 +13,7 @@ from ekd_tf.run.interruption import Interrupted
 
 # What the trainer does to its workdir, and how it ends.
 TRAINER = """
-import json, pathlib, sys, time
+import json, os, pathlib, signal, sys, time
 folder, ends = pathlib.Path(sys.argv[1]), sys.argv[2]
 def start():
     path = folder / "run.json"
@@ -27,8 +24,12 @@ def start():
     path.write_text(json.dumps(run))
 if ends != "mistake":
     start()
-if ends == "sleep":
-    print("asleep", file=sys.stderr, flush=True)
+if ends == "stopped":
+    print("said", file=sys.stderr, flush=True)
+    # The log can be followed.
+    while "said" not in (folder / "train.log").read_text():
+        time.sleep(0.01)
+    os.kill(os.getppid(), signal.SIGTERM)
     time.sleep(60)
 if ends == "finish":
     (folder / "model.keras").write_text("weights")
@@ -131,20 +132,7 @@ def test_a_mistake_or_a_kill_is_no_property_of_the_method(make_run):
 
 
 def test_sigterm_is_passed_on_and_interrupts(make_run):
-    run = make_run("sleep")
-
-    def terminate():
-        log = run.path / "train.log"
-        for _ in range(500):
-            if log.is_file() and "asleep" in log.read_text():
-                os.kill(os.getpid(), signal.SIGTERM)
-                return
-            time.sleep(0.02)
-
-    thread = threading.Thread(target=terminate)
-    before = signal.getsignal(signal.SIGTERM)
-    thread.start()
+    run, before = make_run("stopped"), signal.getsignal(signal.SIGTERM)
     refused(None, train, run, error=Interrupted)
-    thread.join()
     assert signal.getsignal(signal.SIGTERM) == before
     assert run.failure is None and len(run.starts) == 1
