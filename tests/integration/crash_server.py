@@ -2,9 +2,8 @@
 
 Started by test_crash.py. TensorFlow is imported once and every run is a fork, so a
 start costs little more than the tracing of one small step. Workdir, checkpoints, logs,
-loop and pipeline are those of `ekd_tf.train`; backbone and loss are small ones unless
-the values say `"toy_student": false` and `"toy_loss": false`, and pictures are not
-drawn.
+loss, loop and pipeline are those of `ekd_tf.train`; the backbone is a small one unless
+the values say `"toy_student": false`, and pictures are not drawn.
 
 Reads one JSON object per line, `{"values": {...}, "kill": ...}`, and answers each with
 `{"status": exit status or minus the signal, "calls": n}`. "kill" is null;
@@ -30,29 +29,12 @@ import tensorflow as tf
 import toys
 
 from ekd_tf.evaluation import protocols
-from ekd_tf.losses.base import DistillationLoss
 from ekd_tf.run import assembly
-from ekd_tf.run import factory
 from ekd_tf.run.config import TrainConfig
 from ekd_tf.run.interruption import RESUME_STATUS
 from ekd_tf.run.interruption import Interrupted
 from ekd_tf.run.progress import ProgressHook
 from ekd_tf.run.session import run_training
-
-
-class MovingMeanLoss(DistillationLoss):
-    """Draws embeddings to the teacher's, less their running mean, which is state."""
-
-    def __init__(self, **arguments):
-        super().__init__()
-        self.mean = self.add_weight(
-            name="mean", shape=(8,), initializer="zeros", trainable=False
-        )
-
-    def compute(self, student, teacher, labels, image_ids, training):
-        mean = 0.9 * tf.convert_to_tensor(self.mean) + 0.1 * tf.reduce_mean(student, 0)
-        self.mean.assign(tf.stop_gradient(mean))
-        return {"ekd/pull": tf.reduce_mean((student - mean - teacher) ** 2)}, {}
 
 
 class Moments:
@@ -93,8 +75,6 @@ def train(values, kill, pipe):
     """The child: never returns."""
     if values.get("toy_student", True):
         assembly.make_student = lambda name, **arguments: toys.backbone(dim=8, size=32)
-    if values.get("toy_loss", True):
-        factory.LOSSES = {"ekd": MovingMeanLoss}
     protocols.plot_roc = lambda *a, **k: np.zeros((4, 4, 3), np.uint8)
     protocols.plot_similarities = protocols.contact_sheet = protocols.plot_roc
     number = kill.get("signal", signal.SIGKILL)
