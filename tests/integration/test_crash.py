@@ -89,14 +89,18 @@ def lines(workdir):
 
 
 def points(workdir):
-    """Tag -> steps of its TensorBoard points, in the order TensorBoard reads them."""
-    found = {}
+    """Tag -> steps of its TensorBoard points, in the order TensorBoard reads them.
+
+    Settings and charts, whose tags are in no group, are written at every start.
+    """
+    steps = {}
     for path in sorted(workdir.glob("*tfevents*")):
         for event in events_in(path):
             for value in event.summary.value:
-                found.setdefault(value.tag, []).append(event.step)
-    found.pop("6 training/throughput/images_per_second", None)
-    return found
+                if value.tag[0].isdigit():
+                    steps.setdefault(value.tag, []).append(event.step)
+    steps.pop("6 training/throughput/images_per_second", None)
+    return steps
 
 
 def assert_same_run(one, other):
