@@ -61,16 +61,25 @@ def batch(rng, rows=8, identities=3):
     }
 
 
-def with_gradient(loss, **kwargs):
-    """Returns `(student, ...) -> (sum of the terms, gradient of the student)`."""
+def value_and_gradient(function):
+    """Returns `(x, *others) -> (function(x, *others), gradient of its sum by x)`.
 
-    def step(student, *others):
+    `x` may be a tuple.
+    """
+
+    def step(x, *others):
+        x = tf.nest.map_structure(tf.convert_to_tensor, x)
         with tf.GradientTape() as tape:
-            tape.watch(student)
-            total = sum(loss(student, *others, **kwargs).values())
-        return total, tape.gradient(total, student)
+            tape.watch(x)
+            value = function(x, *others)
+        return value, tape.gradient(value, x)
 
     return step
+
+
+def with_gradient(loss, **kwargs):
+    """Returns `(student, ...) -> (sum of the terms, gradient of the student)`."""
+    return value_and_gradient(lambda *batch: sum(loss(*batch, **kwargs).values()))
 
 
 def with_centres(head, centres):

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import tensorflow as tf
+from toys import value_and_gradient
 
 from ekd_tf.ops import blocks
 from ekd_tf.ops.blocks import sum_over_rows
@@ -20,15 +21,10 @@ def row_values(rows, matrix):
 def test_sums_rows_and_their_gradients(run_as, monkeypatch, block_size, known):
     # 1 (0 + 1 + 4) + 2 (9 + 16 + 25) + 3 (36 + 49 + 64); the derivative is 2 (row) x.
     monkeypatch.setattr(blocks, "MAX_ENTRIES", block_size * 9)
-
-    def step(matrix):
-        with tf.GradientTape() as tape:
-            tape.watch(matrix)
-            value = 10.0 * sum_over_rows(row_values, matrix)
-        return value, tf.convert_to_tensor(tape.gradient(value, matrix))
-
+    step = value_and_gradient(lambda x: 10.0 * sum_over_rows(row_values, x))
     if not known:
         step = tf.function(step, input_signature=[tf.TensorSpec([None, None])])
     value, gradient = run_as(step)(tf.constant(MATRIX))
     np.testing.assert_allclose(value, 10 * 552, rtol=1e-6)
+    gradient = tf.convert_to_tensor(gradient)
     np.testing.assert_allclose(gradient, 20 * np.array([[1], [2], [3]]) * MATRIX)

@@ -1,6 +1,7 @@
 import numpy as np
 import tensorflow as tf
 from toys import scatter
+from toys import value_and_gradient
 
 from ekd_tf.ops.collective import gather_rows
 from ekd_tf.ops.collective import num_replicas
@@ -16,25 +17,25 @@ def test_one_device_and_the_cross_replica_context_keep_a_tensor(rng, two_replica
     assert gather_rows(rows) is rows and sum_over_replicas(rows) is rows
 
 
-def test_rows_come_in_replica_order(rng, two_replicas):
+def test_rows_come_in_replica_order_and_sums_are_of_all(rng, two_replicas):
     rows = rng.normal(size=(8, 3)).astype(np.float32)
     labels = np.arange(8, dtype=np.int32)
 
     @tf.function
     def step(rows, labels):
         def replica(rows, labels):
-            assert gather_rows(rows).shape == (8, 3)
-            return gather_rows(rows), gather_rows(labels), tf.constant(num_replicas())
+            assert gather_rows(rows).shape == (8, 3) and num_replicas() == 2
+            return gather_rows(rows), gather_rows(labels), sum_over_replicas(rows)
 
         return two_replicas.run(replica, args=(rows, labels))
 
     results = step(scatter(two_replicas, rows), scatter(two_replicas, labels))
-    for gathered, order, count in zip(
-        *(two_replicas.experimental_local_results(result) for result in results)
+    for gathered, order, total in zip(
+        *map(two_replicas.experimental_local_results, results)
     ):
         np.testing.assert_array_equal(gathered, rows)
         np.testing.assert_array_equal(order, labels)
-        assert int(count) == two_replicas.num_replicas_in_sync
+        np.testing.assert_array_equal(total, rows[:4] + rows[4:])
 
 
 def test_shares_of_the_global_loss_sum_to_its_gradient(rng, two_replicas):
@@ -43,17 +44,14 @@ def test_shares_of_the_global_loss_sum_to_its_gradient(rng, two_replicas):
     rows = rng.normal(size=(8, 3)).astype(np.float32)
     weights = rng.normal(size=(8, 8)).astype(np.float32)
 
+    @value_and_gradient
     def share(rows):
-        with tf.GradientTape() as tape:
-            tape.watch(rows)
-            everyone = gather_rows(rows)
-            gram = tf.matmul(everyone, everyone, transpose_b=True)
-            loss = tf.reduce_sum(gram * weights) / num_replicas()
-        return loss, tape.gradient(loss, rows)
+        everyone = gather_rows(rows)
+        gram = tf.matmul(everyone, everyone, transpose_b=True)
+        return tf.reduce_sum(gram * weights) / num_replicas()
 
-    losses, grads = tf.function(lambda r: two_replicas.run(share, args=(r,)))(
-        scatter(two_replicas, rows)
-    )
+    step = tf.function(lambda rows: two_replicas.run(share, args=(rows,)))
+    losses, grads = step(scatter(two_replicas, rows))
     gram = np.float64(rows) @ np.float64(rows).T
     total = sum(float(x) for x in two_replicas.experimental_local_results(losses))
     np.testing.assert_allclose(total, np.sum(gram * weights), rtol=1e-5)
@@ -63,16 +61,6 @@ def test_shares_of_the_global_loss_sum_to_its_gradient(rng, two_replicas):
         rtol=1e-4,
         atol=1e-5,
     )
-
-
-def test_each_replica_receives_the_sum(two_replicas):
-    values = np.float32([[1, 2], [3, 4], [5, 6], [7, 8]])
-    sums = tf.function(lambda x: two_replicas.run(sum_over_replicas, args=(x,)))(
-        scatter(two_replicas, values)
-    )
-    parts = np.split(values, two_replicas.num_replicas_in_sync)
-    for total in two_replicas.experimental_local_results(sums):
-        np.testing.assert_array_equal(total, sum(parts))
 
 
 def test_own_rows_are_read_from_each_copy_and_nothing_else_is(rng, two_replicas):

@@ -2,6 +2,7 @@ import math
 
 import numpy as np
 import tensorflow as tf
+from toys import value_and_gradient
 
 from ekd_tf.ops.numerics import l2_normalize
 from ekd_tf.ops.numerics import masked_mean
@@ -9,18 +10,6 @@ from ekd_tf.ops.numerics import num_rows
 from ekd_tf.ops.numerics import pairwise_squared_distances
 from ekd_tf.ops.numerics import safe_acos
 from ekd_tf.ops.numerics import safe_sqrt
-
-
-def gradient(function, x):
-    """Returns d sum(function(x)) / dx."""
-    x = tf.convert_to_tensor(x)
-    with tf.GradientTape() as tape:
-        tape.watch(x)
-        value = tf.reduce_sum(function(x))
-    return tape.gradient(value, x)
-
-
-# --- num_rows
 
 
 def test_rows_are_an_int_where_tracing_knows_them():
@@ -36,34 +25,22 @@ def test_rows_are_an_int_where_tracing_knows_them():
     assert known == [False]
 
 
-# --- safe_sqrt
-
-
 def test_root_and_slope_computed_by_hand(run_as):
-    x = tf.constant([4.0, 0.25, 0.0, -1.0])
-    np.testing.assert_allclose(run_as(safe_sqrt)(x), [2, 0.5, 0, 0], rtol=1e-6)
-    slope = run_as(lambda x: gradient(safe_sqrt, x))(x)
+    step = run_as(value_and_gradient(safe_sqrt))
+    root, slope = step(tf.constant([4.0, 0.25, 0.0, -1.0]))
+    np.testing.assert_allclose(root, [2, 0.5, 0, 0], rtol=1e-6)
     np.testing.assert_allclose(slope, [0.25, 1, 0, 0], rtol=1e-6)
 
 
-# --- l2_normalize
-
-
-def test_unit_row_and_gradient_computed_by_hand(run_as):
-    unit = run_as(l2_normalize)(tf.constant([[3.0, 4.0], [-5.0, 0.0]]))
-    np.testing.assert_allclose(unit, [[0.6, 0.8], [-1.0, 0.0]], rtol=1e-6)
+def test_unit_rows_and_gradients_computed_by_hand(run_as):
     # d(x / |x|) = (I - u u^T) / |x|: for x = (3, 4) and a sum of both entries
-    # (1 - 0.6 * 1.4, 1 - 0.8 * 1.4) / 5 = (0.032, -0.024).
-    grad = run_as(lambda x: gradient(l2_normalize, x))(tf.constant([[3.0, 4.0]]))
-    np.testing.assert_allclose(grad, [[0.032, -0.024]], rtol=1e-5)
-
-
-def test_zero_row_stays_zero_with_a_finite_gradient(run_as):
-    zero = tf.zeros([1, 3])
-    np.testing.assert_array_equal(run_as(l2_normalize)(zero), np.zeros((1, 3)))
-    # Below epsilon the length counts as sqrt(1e-12).
-    grad = run_as(lambda x: gradient(l2_normalize, x))(zero)
-    np.testing.assert_allclose(grad, np.full((1, 3), 1e6), rtol=1e-5)
+    # (1 - 0.6 * 1.4, 1 - 0.8 * 1.4) / 5 = (0.032, -0.024). A zero row stays zero, and
+    # below epsilon the length counts as sqrt(1e-12).
+    step = run_as(value_and_gradient(l2_normalize))
+    unit, gradient = step(tf.constant([[3.0, 4.0], [-5.0, 0.0], [0.0, 0.0]]))
+    np.testing.assert_allclose(unit, [[0.6, 0.8], [-1, 0], [0, 0]], rtol=1e-6)
+    expected = [[0.032, -0.024], [0, 0.2], [1e6, 1e6]]
+    np.testing.assert_allclose(gradient, expected, rtol=1e-5, atol=1e-7)
 
 
 def test_half_precision_is_normalised_in_float32(rng):
@@ -74,28 +51,17 @@ def test_half_precision_is_normalised_in_float32(rng):
     np.testing.assert_allclose(np.linalg.norm(unit, axis=1), np.ones(4), rtol=1e-6)
 
 
-# --- safe_acos
-
-
-def test_angle_computed_by_hand(run_as):
-    angle = run_as(safe_acos)(tf.constant([0.5, 0.0, -0.5]))
-    np.testing.assert_allclose(
-        angle, [math.pi / 3, math.pi / 2, 2 * math.pi / 3], rtol=1e-6
-    )
-    # acos(1 - 1e-6) = sqrt(2e-6) = 1.41e-3.
-    angle = run_as(safe_acos)(tf.constant([1.0, 1.5, -1.0, -1.5]))
-    ends = [0.0, 0.0, math.pi, math.pi]
-    np.testing.assert_allclose(np.abs(angle - ends), np.full(4, 1.414e-3), rtol=0.05)
-
-
-def test_angle_gradient(run_as):
+def test_angles_and_slopes_computed_by_hand(run_as):
     # d acos(x) = -1 / sqrt(1 - x^2); none where the cosine is clipped.
-    cosines = tf.constant([0.6, -0.8, 1.0, -1.0, 1.0001])
-    grad = run_as(lambda x: gradient(safe_acos, x))(cosines)
-    np.testing.assert_allclose(grad, [-1 / 0.8, -1 / 0.6, 0, 0, 0], rtol=1e-5)
-
-
-# --- masked_mean
+    step = run_as(value_and_gradient(safe_acos))
+    angle, slope = step(tf.constant([0.5, 0.6, -0.8, 1.0, 1.5, -1.0, -1.5]))
+    expected = [math.pi / 3, math.acos(0.6), math.acos(-0.8)]
+    np.testing.assert_allclose(angle[:3], expected, rtol=1e-6)
+    expected = [-2 / math.sqrt(3), -1 / 0.8, -1 / 0.6, 0, 0, 0, 0]
+    np.testing.assert_allclose(slope, expected, rtol=1e-5)
+    # acos(1 - 1e-6) = sqrt(2e-6) = 1.41e-3.
+    from_ends = np.abs(angle[3:] - [0.0, 0.0, math.pi, math.pi])
+    np.testing.assert_allclose(from_ends, np.full(4, 1.414e-3), rtol=0.05)
 
 
 def test_mean_of_each_row_of_a_mask(run_as):
@@ -106,15 +72,14 @@ def test_mean_of_each_row_of_a_mask(run_as):
 
 
 def test_mean_of_all_and_of_nothing_with_their_gradients(run_as):
-    values = tf.constant([1.0, 2.0, 6.0])
+    step = run_as(value_and_gradient(masked_mean))
     for kept, mean, slopes in (
         ([True, False, True], 3.5, [0.5, 0, 0.5]),
         ([False, False, False], 0, [0, 0, 0]),
     ):
-        kept = tf.constant(kept)
-        assert float(run_as(masked_mean)(values, kept)) == mean
-        grad = run_as(lambda x, m=kept: gradient(lambda y: masked_mean(y, m), x))
-        np.testing.assert_allclose(grad(values), slopes)
+        found, gradient = step(tf.constant([1.0, 2.0, 6.0]), tf.constant(kept))
+        assert float(found) == mean
+        np.testing.assert_allclose(gradient, slopes)
 
 
 def test_squared_distances_computed_by_hand(run_as):
@@ -129,18 +94,13 @@ def test_rows_that_coincide_have_distance_zero_and_no_gradient(run_as, rng):
     rows[1], rows[2] = rows[0], rows[0] * (1 + 1e-4)
     # Far from the origin, where products of the rows as they are would cancel.
     rows = tf.constant(rows + 50.0, tf.float32)
-
-    def step(rows):
-        with tf.GradientTape() as tape:
-            tape.watch(rows)
-            squares = pairwise_squared_distances(rows)
-            near = squares[:3, :3]
-        return squares, tape.gradient(near, rows)
-
-    squares, gradient = run_as(step)(rows)
-    np.testing.assert_array_equal(squares[:3, :3], np.zeros((3, 3)))
+    near, gradient = run_as(
+        value_and_gradient(lambda x: pairwise_squared_distances(x)[:3, :3])
+    )(rows)
+    np.testing.assert_array_equal(near, np.zeros((3, 3)))
     np.testing.assert_array_equal(gradient, np.zeros((6, 32)))
     exact = np.float64(rows)
     exact = ((exact[:, None] - exact[None, :]) ** 2).sum(axis=2)
+    squares = run_as(pairwise_squared_distances)(rows)
     np.testing.assert_allclose(squares[3:, 3:], exact[3:, 3:], rtol=1e-4)
     np.testing.assert_allclose(squares[0, 3:], exact[0, 3:], rtol=1e-4)

@@ -1,0 +1,274 @@
+"""The formula of each head: values by hand, NumPy loops, numerical gradients."""
+
+import math
+
+import losses_numpy as reference
+import numpy as np
+import pytest
+import tensorflow as tf
+from losses_numpy import unit
+from toys import value_and_gradient
+from toys import with_centres
+
+from ekd_tf.heads import AdaFace
+from ekd_tf.heads import ArcFace
+from ekd_tf.heads import CombinedMargin
+from ekd_tf.heads import CosFace
+from ekd_tf.heads import CurricularFace
+from ekd_tf.heads import arcface_target
+from ekd_tf.heads import combined_target
+from ekd_tf.heads import default_scale
+from ekd_tf.heads.adaface import adaface_target
+from ekd_tf.heads.curricularface import curricular_negatives
+
+LABELS = np.int32([0, 1, 1, 5, 10, 9, 3])
+IN_MARGIN = np.float32([1, 1, 1, 0, 1, 1, 0])
+
+
+def arcface_np(embeddings, centres, labels, scale, margin):
+    def target(cosine, row):
+        return reference.arcface_target(cosine, margin)
+
+    return reference.margin_logits(embeddings, centres, labels, scale, target)
+
+
+# --- by hand
+
+
+def test_arcface_target_is_guarded_beyond_pi_minus_margin(run_as):
+    # 0.1 rad before the guard, and 0.1 and 0.5 rad (cosine -1) beyond it.
+    margin = 0.5
+    theta = math.pi - margin + np.array([-0.1, 0.1, 0.5])
+    target = run_as(lambda c: arcface_target(c, margin))(
+        tf.constant(np.cos(theta), tf.float32)
+    )
+    expected = [
+        -math.cos(0.1),
+        math.cos(theta[1]) - 0.5 * math.sin(0.5),
+        -1.0 - 0.5 * math.sin(0.5),
+    ]
+    np.testing.assert_allclose(target, expected, rtol=1e-6)
+    theta = np.linspace(0.01, math.pi, 400)
+    target = arcface_target(tf.constant(np.cos(theta), tf.float32), 0.5)
+    assert np.all(np.diff(target) < 0)
+
+
+def test_combined_target_past_pi_keeps_falling_without_a_step():
+    # Twice pi/6 plus pi/6 is a right angle. At m1 2, m2 0.3 the angle reaches pi at
+    # 1.42; 0.2 beyond it the target is 0.2 below -1.
+    target = combined_target(tf.constant([math.sqrt(3) / 2]), 2.0, math.pi / 6, 0.25)
+    np.testing.assert_allclose(target, [-0.25], atol=1e-6)
+    theta = (math.pi - 0.3 + 0.2) / 2
+    target = combined_target(tf.constant([math.cos(theta)]), 2.0, 0.3, 0.1)
+    np.testing.assert_allclose(target, [-1.3], rtol=1e-5)
+    theta = np.linspace(0.01, math.pi - 0.01, 400)
+    target = combined_target(tf.constant(np.cos(theta), tf.float32), 2.0, 0.3, 0.0)
+    steps = np.diff(target)
+    assert np.all(steps < 0) and np.all(steps > -0.03)
+
+
+def test_adaface_target_computed_by_hand():
+    # cos 60 degrees; quality 1/2 of margin 0.4: cos(pi/3 - 0.2) - 0.6.
+    target = adaface_target(tf.constant([0.5]), tf.constant([0.5]), 0.4)
+    np.testing.assert_allclose(target, [math.cos(math.pi / 3 - 0.2) - 0.6], rtol=1e-5)
+
+
+def test_curricular_negatives_computed_by_hand(run_as):
+    # Only 0.5 and 0.9 beat the target 0.4: 0.5 (0.3 + 0.5) and 0.9 (0.3 + 0.9). There
+    # d/dc of c (t + c) is t + 2 c, and 1 on others: the choice and the stage are fixed.
+    step = run_as(value_and_gradient(curricular_negatives))
+    cosines = tf.constant([[0.4, 0.5, 0.9, -0.2]])
+    found, slopes = step(cosines, tf.constant([0.4]), tf.constant(0.3))
+    np.testing.assert_allclose(found, [[0.4, 0.4, 1.08, -0.2]], rtol=1e-6)
+    np.testing.assert_allclose(slopes, [[1.0, 1.3, 2.1, 1.0]], rtol=1e-6)
+
+
+def test_stage_is_the_running_mean_of_the_target_cosine():
+    # Cosines to the true centres 0.6 and 0.8; the third row does not count.
+    head = with_centres(CurricularFace(3, momentum=0.1), np.eye(3))
+    rows = np.float32([[3, 4, 0], [3, 4, 0], [1, 1, 1]])
+    for expected in (0.07, 0.9 * 0.07 + 0.07):
+        head(rows, np.int32([0, 1, 2]), np.float32([1, 1, 0]))
+        np.testing.assert_allclose(head.stage, expected, rtol=1e-5)
+
+
+def test_logits_computed_by_hand(run_as):
+    # (3, 4) has cosines 0.6 and 0.8 to the axes, whatever the centres' lengths; with a
+    # margin of 30 degrees the target is 0.6 cos 30 - 0.8 sin 30.
+    moved = 0.6 * math.sqrt(3) / 2 - 0.8 / 2
+    for head, expected in (
+        (ArcFace(2, scale=2.0, margin=math.pi / 6), [2 * moved, 1.6]),
+        (CosFace(2, scale=10.0, margin=0.1), [5.0, 8.0]),
+        (
+            CombinedMargin(2, 2.0, margin1=1.0, margin2=math.pi / 6, margin3=0.1),
+            [2 * (moved - 0.1), 1.6],
+        ),
+    ):
+        head = with_centres(head, np.float32([[5.0, 0.0], [0.0, 0.1]]))
+        logits = run_as(head)(tf.constant([[3.0, 4.0]]), tf.constant([0]))
+        np.testing.assert_allclose(logits, [expected], rtol=1e-5)
+
+
+def test_the_default_scale_follows_the_identities_within_bounds():
+    # sqrt(2) log(99,999) = 1.41421 * 11.51292.
+    np.testing.assert_allclose(default_scale(100_000), 16.28173, rtol=1e-6)
+    assert [default_scale(count) for count in (1, 2, 900, 10**20)] == [16, 16, 16, 64]
+
+
+# --- loops
+
+
+@pytest.fixture
+def logits_of(rng, run_as):
+    """Returns `head -> (rows, centres, logits)`; row 0 opposes its centre."""
+    rows = np.float32(rng.normal(size=(7, 8)) * rng.uniform(1, 60, (7, 1)))
+    centres = np.float32(rng.normal(size=(11, 8)))
+    rows[0] = -centres[0]
+
+    def make(head):
+        step = run_as(with_centres(head, centres))
+        return rows, centres, step(*map(tf.constant, (rows, LABELS, IN_MARGIN)))
+
+    return make
+
+
+def test_arcface_matches_numpy_reference(logits_of):
+    rows, centres, logits = logits_of(ArcFace(11))
+    expected = arcface_np(rows, centres, LABELS, 64.0, 0.5)
+    np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_curricularface_matches_numpy_reference_with_the_new_stage(logits_of):
+    rows, centres, logits = logits_of(CurricularFace(11, momentum=0.5))
+    cosines = np.sum(unit(rows) * unit(centres)[LABELS], axis=1)
+    stage = 0.5 * np.mean(cosines[IN_MARGIN > 0])
+
+    def target(cosine, row):
+        return reference.arcface_target(cosine, 0.5)
+
+    def negative(cosine, target):
+        return cosine * (stage + cosine) if cosine > target else cosine
+
+    expected = reference.margin_logits(rows, centres, LABELS, 64.0, target, negative)
+    np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-3)
+
+
+def test_adaface_matches_numpy_reference_with_the_new_averages(logits_of):
+    head = AdaFace(11, momentum=0.5)
+    rows, centres, logits = logits_of(head)
+    lengths = np.minimum(np.linalg.norm(np.float64(rows), axis=1), 100)
+    lengths = lengths[IN_MARGIN > 0]
+    mean = 0.5 * 20 + 0.5 * lengths.mean()
+    deviation = 0.5 * 100 + 0.5 * lengths.std(ddof=1)
+    np.testing.assert_allclose(head.length_mean, mean, rtol=1e-5)
+    np.testing.assert_allclose(head.length_deviation, deviation, rtol=1e-5)
+
+    def target(cosine, row):
+        length = min(max(np.linalg.norm(row), 1e-3), 100.0)
+        z = min(max((length - mean) / (deviation + 1e-3) * 0.333, -1.0), 1.0)
+        angle = math.acos(min(max(cosine, -1.0), 1.0)) - 0.4 * z
+        return math.cos(min(max(angle, 1e-3), math.pi - 1e-3)) - 0.4 - 0.4 * z
+
+    expected = reference.margin_logits(rows, centres, LABELS, 64.0, target)
+    np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-3)
+
+
+# --- gradients
+
+
+def test_gradient_matches_central_differences(rng):
+    # One row beyond the guard: its embedding opposes its own centre.
+    embeddings, centres = rng.normal(size=(3, 4)), rng.normal(size=(5, 4))
+    centres[2] = -embeddings[2] + 0.1 * rng.normal(size=4)
+    # Stored centres are float32, so differences start from those.
+    points = [embeddings, np.float64(np.float32(centres))]
+    labels, weights = np.int32([0, 1, 2]), rng.normal(size=(3, 5))
+    head = with_centres(ArcFace(5, scale=2.0, margin=0.4), points[1])
+    inputs = tf.constant(embeddings, tf.float32)
+    with tf.GradientTape() as tape:
+        tape.watch(inputs)
+        loss = tf.reduce_sum(tf.cast(weights, tf.float32) * head(inputs, labels))
+    gradients = tape.gradient(loss, [inputs, head.trainable_variables[0]])
+    for which, gradient in enumerate(gradients):
+        expected = np.zeros_like(points[which])
+        for index in np.ndindex(expected.shape):
+            sides = []
+            for step in (1e-6, -1e-6):
+                moved = [array.copy() for array in points]
+                moved[which][index] += step
+                sides.append(np.sum(weights * arcface_np(*moved, labels, 2.0, 0.4)))
+            expected[index] = (sides[0] - sides[1]) / 2e-6
+        np.testing.assert_allclose(gradient, expected, rtol=1e-3, atol=1e-3)
+
+
+THETA = math.acos(0.3)
+
+
+def of_adaface(quality):
+    return lambda c: adaface_target(c, tf.fill(tf.shape(c), quality), 0.4)
+
+
+@pytest.mark.parametrize(
+    "target, slope, at_ends",
+    [
+        # cos(margin) at 1, by the docstring; the slope of the guard, 1, at -1.
+        (lambda c: arcface_target(c, 0.5), math.sin(THETA + 0.5), (1, math.cos(0.5))),
+        (
+            lambda c: combined_target(c, 1.5, 0.2, 0.1),
+            1.5 * math.sin(1.5 * THETA + 0.2),
+            (0, 0),
+        ),
+        (of_adaface(-1.0), math.sin(THETA + 0.4), (0, 0)),
+        (of_adaface(1.0), math.sin(THETA - 0.4), (0, 0)),
+    ],
+)
+def test_gradient_is_that_of_the_formula_and_finite_at_the_ends(
+    run_as, target, slope, at_ends
+):
+    # The neighbours of -1 and 1 outside, where rounding takes a normalised product.
+    cosines = tf.constant([-1.0000001, -1.0, 0.3, 1.0, 1.0000001])
+    value, found = run_as(value_and_gradient(target))(cosines)
+    low, high = at_ends
+    expected = [low, low, slope / math.sin(THETA), high, high]
+    np.testing.assert_allclose(found, expected, rtol=1e-4)
+    assert np.isfinite(value).all()
+
+
+def test_quality_carries_no_gradient(rng):
+    # Then the gradient is orthogonal to the embedding: lengthening it changes nothing
+    # but the quality.
+    head = with_centres(AdaFace(5), np.float32(rng.normal(size=(5, 8))))
+    rows = tf.constant(30 * rng.normal(size=(4, 8)), tf.float32)
+    _, gradient = value_and_gradient(head.row_losses)(rows, np.int32([0, 1, 2, 3]))
+    assert np.abs(gradient).max() > 1e-3
+    along = tf.reduce_sum(gradient * rows, axis=1)
+    np.testing.assert_allclose(along, np.zeros(4), atol=1e-4)
+
+
+def test_degenerate_embeddings_stay_finite(run_as):
+    head = with_centres(ArcFace(3), np.eye(3))
+
+    def logits_and_gradients(e):
+        with tf.GradientTape() as tape:
+            tape.watch(e)
+            logits = head(e, tf.constant([0, 1]))
+        return logits, tape.gradient(logits, [e, head.trainable_variables[0]])
+
+    step = run_as(logits_and_gradients)
+    # Zero, equal to the centre, opposite to it, tiny.
+    for rows in (np.zeros((2, 3)), np.eye(2, 3), -np.eye(2, 3), np.full((2, 3), 1e-20)):
+        for tensor in tf.nest.flatten(step(tf.constant(rows, tf.float32))):
+            assert np.all(np.isfinite(tensor.numpy()))
+
+
+def test_computes_in_float32_under_mixed_precision(rng, mixed_policy):
+    embeddings, centres = np.float32(rng.normal(size=(4, 8))), rng.normal(size=(5, 8))
+    labels = np.int32([0, 1, 2, 4])
+    mixed_policy("mixed_bfloat16")
+    head = with_centres(ArcFace(5), centres)
+    assert tf.as_dtype(head.centers.dtype) == tf.float32
+    logits = head(embeddings, labels)
+    assert logits.dtype == tf.float32
+    expected = arcface_np(embeddings, centres, labels, 64.0, 0.5)
+    np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-4)
+    assert ArcFace(num_identities=3, dtype="mixed_float16").compute_dtype == "float32"
