@@ -97,21 +97,13 @@ def test_selection_from_nothing_is_no_pair(run_as):
 
 def test_quantiles_computed_by_hand(run_as):
     # 4 counts in bin 10 and 12 in bin 20: an eighth lies above the middle of bin 10,
-    # five eighths above the middle of bin 20.
+    # five eighths above the middle of bin 20. Of nothing they are -1.
     counts = np.zeros(HISTOGRAM_BINS, np.float32)
+    quantiles = run_as(lambda c: quantiles_of_histogram(c, [0.625, 0.125]))
+    np.testing.assert_array_equal(quantiles(tf.constant(counts)), [-1, -1])
     counts[10], counts[20] = 4, 12
-    got = run_as(lambda c: quantiles_of_histogram(c, [0.625, 0.125]))(
-        tf.constant(counts)
-    )
     expected = [TOP - 20.5 * BIN_WIDTH, TOP - 10.5 * BIN_WIDTH]
-    np.testing.assert_allclose(got, expected, rtol=1e-6)
-
-
-def test_quantiles_of_nothing_are_minus_one(run_as):
-    got = run_as(lambda c: quantiles_of_histogram(c, [0.1, 1e-6]))(
-        tf.zeros([HISTOGRAM_BINS])
-    )
-    np.testing.assert_array_equal(got, [-1, -1])
+    np.testing.assert_allclose(quantiles(tf.constant(counts)), expected, rtol=1e-6)
 
 
 def test_quantiles_stay_cosines_at_both_ends():
