@@ -1,7 +1,7 @@
 """GhostFaceNets have the published sizes and the forms students need."""
 
 import numpy as np
-import pytest
+from refusals import refused
 
 from ekd_tf.models import count_parameters
 from ekd_tf.models.ghostfacenet import GhostFaceNet
@@ -28,7 +28,6 @@ def test_embeds_in_every_size_and_stride(rng):
 
 
 def test_refuses_sizes_its_strides_do_not_fit():
-    with pytest.raises(ValueError, match="`input_size` must be 64 or more with stem"):
-        GhostFaceNet(stem_stride=2, input_size=56)
-    with pytest.raises(ValueError, match="`version` must be"):
-        GhostFaceNet(version=3)
+    words = "`input_size` must be 64 or more with stem"
+    refused(words, GhostFaceNet, stem_stride=2, input_size=56)
+    refused("`version` must be", GhostFaceNet, version=3)

@@ -3,6 +3,8 @@
 import numpy as np
 import pytest
 import tensorflow as tf
+from refusals import refused
+from toys import value_and_gradient
 
 from ekd_tf.models.layers import NearestResize
 from ekd_tf.models.layers import PixelNormalization
@@ -36,39 +38,28 @@ def test_pixels_are_rounded_once(mixed_policy):
     np.testing.assert_array_equal(outputs, expected)
 
 
-def test_prelu_computed_by_hand(function, run_as):
-    inputs = tf.constant([[[[2.0, 2.0], [-2.0, -2.0]]]])
-    outputs = run_as(function)(inputs, tf.constant([[[0.25, 3.0]]]))
-    np.testing.assert_allclose(outputs, [[[[2.0, 2.0], [-0.5, -6.0]]]])
-
-
-def test_prelu_gradients_computed_by_hand(function, run_as):
-    # For the slope only negative inputs count, times what comes from above:
-    # 2 * -3 + 5 * -1. An input of 0 is on the slope's side, as in torch.
-    def gradient(inputs, slope):
-        with tf.GradientTape() as tape:
-            tape.watch([inputs, slope])
-            outputs = function(inputs, slope)
-            loss = tf.reduce_sum(outputs * [[[[2.0], [5.0], [7.0], [9.0]]]])
-        return tape.gradient(loss, [inputs, slope])
-
-    inputs = tf.constant([[[[-3.0], [-1.0], [4.0], [0.0]]]])
-    to_inputs, to_slope = run_as(gradient)(inputs, tf.constant([[[0.5]]]))
-    np.testing.assert_allclose(to_inputs, [[[[1.0], [2.5], [7.0], [4.5]]]])
-    np.testing.assert_allclose(to_slope, [[[-11.0]]])
+def test_prelu_and_its_gradients_computed_by_hand(function, run_as):
+    # Slopes 1/2 and 3. For a slope only negative inputs count, times what comes from
+    # above: 2 * -3 + 5 * -1. An input of 0 is on the slope's side, as in torch.
+    pixels = np.float32([-3, -1, 4, 0]).reshape(1, 1, 4, 1)
+    inputs, slopes = np.repeat(pixels, 2, axis=3), np.float32([[[0.5, 3.0]]])
+    above = np.float32([2, 5, 7, 9]).reshape(4, 1)
+    step = run_as(value_and_gradient(lambda x: above * function(*x)))
+    outputs, (to_inputs, to_slopes) = step((inputs, slopes))
+    expected = np.transpose([[-1.5, -0.5, 4, 0], [-9, -3, 4, 0]])
+    np.testing.assert_allclose(outputs[0, 0], above * expected)
+    np.testing.assert_allclose(
+        to_inputs[0, 0], above * [[0.5, 3], [0.5, 3], [1, 1], [0.5, 3]]
+    )
+    np.testing.assert_allclose(to_slopes, [[[-11.0, -11.0]]])
 
 
 @pytest.mark.parametrize("dtype", [tf.float16, tf.bfloat16])
 def test_prelu_slope_gradient_is_summed_in_float32(function, dtype, run_as):
     # 90,000 ones: bfloat16 sums stop at 256, float16 overflows at 65,504.
-    def gradient(inputs, slope):
-        with tf.GradientTape() as tape:
-            tape.watch(slope)
-            loss = function(inputs, slope)
-        return tape.gradient(loss, slope)
-
     inputs = -tf.ones((1, 300, 300, 1), dtype)
-    found = run_as(gradient)(inputs, tf.constant([[[0.25]]]))
+    step = run_as(value_and_gradient(lambda slope: function(inputs, slope)))
+    _, found = step(tf.constant([[[0.25]]]))
     np.testing.assert_array_equal(found, [[[-90000.0]]])
 
 
@@ -106,18 +97,14 @@ def test_prelu_survives_a_saved_model_with_its_gradient(rng, tmp_path):
 
     tf.saved_model.save(Module(), str(tmp_path))
     loaded = tf.saved_model.load(str(tmp_path))
-    with tf.GradientTape() as tape:
-        tape.watch(inputs)
-        outputs = loaded(inputs)
+    outputs, gradient = value_and_gradient(loaded)(inputs)
     np.testing.assert_allclose(outputs, layer(inputs), rtol=1e-6)
-    slopes = np.where(inputs.numpy() > 0, 1.0, 0.5)
-    np.testing.assert_allclose(tape.gradient(outputs, inputs), slopes)
+    np.testing.assert_allclose(gradient, np.where(inputs > 0, 1.0, 0.5))
 
 
 def test_rejects_inputs_that_are_no_images():
     for shape in ((None, 4, 3), (None, 4, 4, None)):
-        with pytest.raises(ValueError, match="`PReLU` needs inputs .batch, height, w"):
-            PReLU().build(shape)
+        refused("`PReLU` needs inputs .batch, height, w", PReLU().build, shape)
 
 
 def test_nearest_resize_computed_by_hand():
