@@ -4,8 +4,10 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from ekd_tf.heads import ArcFace
 from ekd_tf.losses import DistillationLoss
 from ekd_tf.models.batch_norm import BatchNormalization
+from ekd_tf.training.distiller import Distiller
 from ekd_tf.training.loop import compile_step
 from ekd_tf.training.strategy import distribute
 
@@ -42,6 +44,17 @@ def backbone(dim=8, seed=0, batch_norm=True, size=None):
     x = keras.layers.Flatten()(x)
     x = keras.layers.Dense(dim, dtype="float32")(x)
     return keras.Model(images, x)
+
+
+def distiller(losses, teacher=None, margin_weight=1.0, batch_norm=False, **arguments):
+    """Returns a distiller into `backbone()`, compiled with what else is given."""
+    student = backbone(batch_norm=batch_norm)
+    teacher = teacher or backbone(dim=12, seed=7)
+    keras.utils.set_random_seed(3)
+    head = ArcFace(num_identities=3, scale=4.0, margin=0.2)
+    model = Distiller(student, teacher, losses, head, margin_weight)
+    model.compile(keras.optimizers.SGD(learning_rate=0.05, momentum=0.9), **arguments)
+    return model
 
 
 def batch(rng, rows=8, identities=3):

@@ -63,15 +63,16 @@ def test_draws_centres_beside_those_of_the_batch(rng):
 
 @pytest.mark.parametrize("xla", [False, True])
 def test_draws_the_same_again_in_a_run_that_is_repeated(rng, xla):
-    centres = make(rng, sampled=5)[1]
-    batch = [tf.constant(x) for x in batch_of(rng, [0, 0, 1])]
-    losses = [EKDCentresLoss(centres, sampled=5) for _ in range(2)]
+    loss, _ = make(rng, sampled=5)
+    start = [np.array(variable) for variable in loss.variables]
+    batch, runs = [tf.constant(x) for x in batch_of(rng, [0, 0, 1])], []
     with eager.op_by_op(not xla):
-        if xla:
-            losses = [tf.function(loss, jit_compile=True) for loss in losses]
-        for _ in range(3):
-            one, other = (float(sum(loss(*batch).values())) for loss in losses)
-            assert one == other > 0
+        step = tf.function(loss, jit_compile=True) if xla else loss
+        for _ in range(2):
+            for variable, value in zip(loss.variables, start):
+                variable.assign(value)
+            runs.append([float(sum(step(*batch).values())) for _ in range(3)])
+    assert runs[0] == runs[1] and min(runs[0]) > 0
 
 
 def test_an_image_alone_learns_through_the_projection(rng):
@@ -84,8 +85,7 @@ def test_an_image_alone_learns_through_the_projection(rng):
         total = sum(loss(student, teacher, labels).values())
     gradients = tape.gradient(total, [student, tf.convert_to_tensor(kernel)])
     assert float(total) > 0 and np.abs(gradients[0]).max() > 0
-    (of_kernel,) = [v for v in loss.trainable_variables]
-    assert of_kernel.shape == (3, DIM)
+    assert [tuple(v.shape) for v in loss.trainable_variables] == [(3, DIM)]
 
 
 def test_config_keeps_every_argument(rng):
@@ -94,5 +94,3 @@ def test_config_keeps_every_argument(rng):
     twin = EKDCentresLoss.from_config(loss.get_config())
     assert twin.get_config() == loss.get_config()
     assert (twin.sampled, twin.ekd.temperature, twin.ekd.momentum) == (7, 0.2, 0.5)
-    with pytest.raises(ValueError, match="`sampled` must be"):
-        make(rng, sampled=-1)

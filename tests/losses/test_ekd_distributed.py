@@ -1,9 +1,9 @@
 """`EKDLoss` on several replicas against one device on the concatenated batch."""
 
 import numpy as np
-import pytest
 import tensorflow as tf
 from toys import scatter
+from toys import value_and_gradient
 
 from ekd_tf.losses import EKDLoss
 from ekd_tf.ops.collective import gather_rows
@@ -25,31 +25,19 @@ def batch_of(rng):
 
 def replica_step(loss, weights, student, teacher, labels, image_ids):
     """What a trainer does on a replica: a linear student, its share of the loss."""
-    with tf.GradientTape() as tape:
-        tape.watch(weights)
-        embeddings = gather_rows(tf.matmul(student, weights))
-        terms = loss(
-            embeddings,
-            gather_rows(teacher),
-            gather_rows(labels),
-            gather_rows(image_ids),
-        )
-        share = sum(terms.values()) / num_replicas()
-    return share, tape.gradient(share, weights)
+
+    def share(weights):
+        student_rows = tf.matmul(student, weights)
+        rows = map(gather_rows, (student_rows, teacher, labels, image_ids))
+        return sum(loss(*rows).values()) / num_replicas()
+
+    return value_and_gradient(share)(weights)
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        pytest.param({"thresholds": "ema"}, id="ema"),
-        pytest.param(
-            {"memory": 50, "student_dim": 5, "teacher_dim": 9}, id="histogram, memory"
-        ),
-    ],
-)
-def test_replicas_compute_what_one_device_does(rng, two_replicas, arguments):
+def test_replicas_compute_what_one_device_does(rng, two_replicas):
+    # Thresholds of a histogram, and no memory: tests/training/test_replicas.py.
     def make():
-        return EKDLoss(temperature=0.1, momentum=0.3, **{"memory": 0, **arguments})
+        return EKDLoss(5, 9, thresholds="ema", memory=50, momentum=0.3)
 
     weights = tf.constant(rng.normal(size=(6, 5)), tf.float32)
     alone = make()

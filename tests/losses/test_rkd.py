@@ -1,7 +1,6 @@
-import functools
-
 import numpy as np
 import tensorflow as tf
+from toys import value_and_gradient
 
 from ekd_tf.losses import RKDLoss
 from ekd_tf.losses.rkd import huber
@@ -10,28 +9,10 @@ from ekd_tf.losses.rkd import rkd_distance
 from ekd_tf.losses.triplet_distillation import triplet_distillation
 from ekd_tf.ops import blocks
 
-LINE = tf.constant([[0.0], [1.0], [3.0]])
-
 
 def test_huber_computed_by_hand():
     # 1/2 * 4 up to 2; beyond, 2 (3 - 1).
     np.testing.assert_allclose(huber(tf.constant([0.0, -2.0, 3.0]), 2.0), [0, 2, 4])
-
-
-def test_distance_value_computed_by_hand():
-    # On a line: distances 1, 2, 3 (mean 2) and 1, 1, 2 (mean 4/3), so the relative
-    # distances are 1/2, 1, 3/2 and 3/4, 3/4, 3/2. Two pairs are off by 1/4, each
-    # counts twice: 2 * 2 * (1/2 * 1/16) / 9 = 1/72.
-    value = rkd_distance(LINE, tf.constant([[0.0], [1.0], [2.0]]))
-    np.testing.assert_allclose(value, 1 / 72, rtol=1e-5)
-
-
-def test_angle_value_computed_by_hand():
-    # The line's angles are 1, -1, 1 (outer, inner, outer), the triangle's 0.6, 0, 0.8
-    # in that order. Each counts twice: (0.4^2 + 1 + 0.2^2) / 27.
-    triangle = tf.constant([[3.0, 0.0], [0.0, 0.0], [0.0, 4.0]])
-    expected = (0.16 + 1 + 0.04) / 27
-    np.testing.assert_allclose(rkd_angle(LINE, triangle), expected, rtol=1e-5)
 
 
 def test_terms_are_weighted_and_left_out_at_weight_zero(random_batch):
@@ -44,21 +25,13 @@ def test_terms_are_weighted_and_left_out_at_weight_zero(random_batch):
     assert list(RKDLoss(distance_weight=0)(student, teacher)) == ["rkd/angle"]
 
 
-def gradient_of(function, student, teacher):
-    student = tf.convert_to_tensor(student)
-    with tf.GradientTape() as tape:
-        tape.watch(student)
-        value = function(student, tf.convert_to_tensor(teacher))
-    return value, tape.gradient(value, student)
-
-
 def test_blocks_give_what_all_at_once_do(monkeypatch, random_batch):
     student, teacher, labels = random_batch(7)
     for function in (rkd_angle, lambda s, t: triplet_distillation(s, t, labels)):
-        expected = gradient_of(function, student, teacher)
+        expected = value_and_gradient(function)(student, teacher)
         # Two rows at a time: the last block is half empty.
         monkeypatch.setattr(blocks, "MAX_ENTRIES", 2 * 49)
-        step = tf.function(functools.partial(gradient_of, function))
+        step = tf.function(value_and_gradient(function))
         value, gradient = step(tf.constant(student), tf.constant(teacher))
         np.testing.assert_allclose(value, expected[0], rtol=1e-5)
         np.testing.assert_allclose(gradient, expected[1], rtol=1e-4, atol=1e-7)
@@ -68,11 +41,11 @@ def test_blocks_give_what_all_at_once_do(monkeypatch, random_batch):
 def test_coinciding_rows_have_a_gradient_of_ordinary_size(random_batch):
     # The reference implementation's is 4e11 here.
     student, teacher, _ = random_batch(12, 32, 32)
-    ordinary = np.abs(gradient_of(rkd_angle, student, teacher)[1]).max()
+    step = value_and_gradient(rkd_angle)
+    ordinary = np.abs(step(student, teacher)[1]).max()
     for nudge in (0.0, 1e-7, 1e-5, 1e-3):
         student[1] = student[0] * (1 + nudge)
-        _, gradient = gradient_of(rkd_angle, student, teacher)
-        assert np.abs(gradient).max() < 200 * ordinary
+        assert np.abs(step(student, teacher)[1]).max() < 200 * ordinary
 
 
 def largest_tensor(function, *shapes):
@@ -94,7 +67,5 @@ def largest_tensor(function, *shapes):
 
 def test_no_tensor_of_all_angles_is_made():
     # 512^3 would be 134 million.
-    found = largest_tensor(
-        lambda s, t: gradient_of(rkd_angle, s, t), (512, 512), (512, 512)
-    )
+    found = largest_tensor(value_and_gradient(rkd_angle), (512, 512), (512, 512))
     assert 512**2 <= found <= blocks.MAX_ENTRIES
