@@ -23,7 +23,7 @@ def strategy_of(replicas):
 class Run:
     """A weight (decaying) and a bias, updated with given gradients.
 
-    `replicas=0` is no strategy at all.
+    `replicas=0` is no strategy at all; `optimizer` a name, or a function of a schedule.
     """
 
     def __init__(
@@ -33,19 +33,25 @@ class Run:
         schedule=0.1,
         momentum=0.9,
         gradient_dtype=tf.float32,
+        weight=(1.0, 2.0),
+        sampled=False,
         **arguments,
     ):
         self.strategy = strategy_of(replicas)
         self.replicas = max(replicas, 1)
         self.gradient_dtype = gradient_dtype
         with self.strategy.scope():
-            self.weight = tf.Variable([1.0, 2.0], name="weight")
+            self.weight = tf.Variable(np.float32(weight), name="weight")
             self.bias = tf.Variable([1.0], name="bias")
-            self.optimizer = make_optimizer(optimizer, schedule, momentum=momentum)
+            if isinstance(optimizer, str):
+                self.optimizer = make_optimizer(optimizer, schedule, momentum=momentum)
+            else:
+                self.optimizer = optimizer(schedule)
             self.update = GradientUpdate(
                 self.optimizer,
                 [self.weight, self.bias],
                 decay_variables=[self.weight],
+                sampled_variables=[self.weight] if sampled else (),
                 **arguments,
             )
         self._step = tf.function(self._strategy_step)

@@ -127,7 +127,7 @@ def logits_of(rng, run_as):
 
     def make(head):
         step = run_as(with_centres(head, centres))
-        return rows, centres, step(*map(tf.constant, (rows, LABELS, IN_MARGIN)))
+        return rows, centres, step(rows, LABELS, IN_MARGIN)
 
     return make
 

@@ -20,26 +20,18 @@ def test_kept_fractions_computed_by_hand():
 
 def test_every_usable_image_of_an_identity_moves_its_centre():
     # Identity 1 keeps 1/2 of (2, 0) for (0, 1) and 1/4 of it for (-1, 0):
-    # (1, 1/2) and (-1/4, 0), on average (3/8, 1/4). Identity 0 is not in the batch.
-    centres = tf.constant([[5.0, 5.0], [2.0, 0.0], [0.0, 0.0]])
-    moved = moved_centres(
-        centres,
-        tf.constant([1, 2, 1]),
-        tf.constant([[0.0, 1.0], [1.0, 0.0], [-1.0, 0.0]]),
-        tf.constant([0.5, 0.0, 0.25]),
-        tf.constant([True, True, True]),
-    )
-    np.testing.assert_allclose(moved, [[5, 5], [0.375, 0.25], [1, 0]], rtol=1e-6)
-    centres = tf.constant([[2.0, 0.0], [0.0, 2.0]])
+    # (1, 1/2) and (-1/4, 0), on average (3/8, 1/4). Identity 0 is not in the batch, and
+    # of 3 and 4 one image and none are usable.
     nan = float("nan")
     moved = moved_centres(
-        centres,
-        tf.constant([0, 0, 1]),
-        tf.constant([[0.0, 1.0], [nan, nan], [nan, nan]]),
-        tf.constant([0.5, nan, nan]),
-        tf.constant([True, False, False]),
+        tf.constant([[5.0, 5.0], [2.0, 0.0], [0.0, 0.0], [2.0, 0.0], [0.0, 2.0]]),
+        tf.constant([1, 2, 1, 3, 3, 4]),
+        tf.constant([[0.0, 1], [1, 0], [-1, 0], [0, 1], [nan, nan], [nan, nan]]),
+        tf.constant([0.5, 0.0, 0.25, 0.5, nan, nan]),
+        tf.constant([True, True, True, True, False, False]),
     )
-    np.testing.assert_allclose(moved, [[1, 0.5], [0, 2]], rtol=1e-6)
+    expected = [[5, 5], [0.375, 0.25], [1, 0], [1, 0.5], [0, 2]]
+    np.testing.assert_allclose(moved, expected, rtol=1e-6)
 
 
 def test_matches_numpy_reference_over_steps(rng, random_batch):
@@ -56,7 +48,7 @@ def test_matches_numpy_reference_over_steps(rng, random_batch):
 
 
 def test_moving_centres_carry_no_gradient(random_batch):
-    student, teacher, labels = map(tf.constant, random_batch(6))
+    student, teacher, labels = random_batch(6)
     loss = AdaDistillLoss(num_identities=4, teacher_dim=5, scale=4.0)
     loss(student, teacher, labels)
     gradients = [

@@ -175,10 +175,6 @@ def batch_of(rng, rows=ROWS, student_dim=STUDENT_DIM, teacher_dim=STUDENT_DIM):
     return embed(student_dim), embed(teacher_dim), labels
 
 
-def tensors(batch):
-    return tuple(tf.constant(array) for array in batch)
-
-
 def degenerate_batches(rng):
     """Yields names and batches of the ordinary shape."""
     student, teacher, labels = batch_of(rng)
@@ -210,13 +206,13 @@ def test_value_and_finite_gradient_in_every_mode(rng, run_as, name):
     step = run_as(with_gradient(loss))
     fresh = [np.array(variable) for variable in loss.variables]
     batch = batch_of(rng)
-    value, gradient = step(*tensors(batch))
+    value, gradient = step(*batch)
     assert np.abs(gradient).max() > 0
     np.testing.assert_allclose(value, case.value(*batch), rtol=1e-4, atol=1e-6)
     for kind, *batch in degenerate_batches(rng):
         for variable, start in zip(loss.variables, fresh):
             variable.assign(start)
-        value, gradient = step(*tensors(batch))
+        value, gradient = step(*batch)
         assert np.isfinite(value) and np.isfinite(gradient).all(), kind
         # A zero row is divided by 1e-6, and the cosine multiplied by 64.
         bound = 1e8 if kind == "zero rows" else 1e6
@@ -227,7 +223,7 @@ def test_value_and_finite_gradient_in_every_mode(rng, run_as, name):
 
 @every_loss
 def test_a_single_row_is_finite_or_has_no_loss(rng, name):
-    value, gradient = with_gradient(CASES[name].make())(*tensors(batch_of(rng, rows=1)))
+    value, gradient = with_gradient(CASES[name].make())(*batch_of(rng, rows=1))
     assert np.isfinite(value) and np.isfinite(gradient).all()
     if CASES[name].zero_alone:
         assert float(value) == 0.0 and not np.any(gradient)
@@ -240,14 +236,14 @@ def test_gradient_matches_central_differences(rng, name):
     student, teacher, labels = batch_of(rng)
     loss(student, teacher, labels)
     step = with_gradient(loss, training=False)
-    _, gradient = step(*tensors((student, teacher, labels)))
+    _, gradient = step(student, teacher, labels)
     scale = np.linalg.norm(gradient)
     for _ in range(4):
         direction = np.float32(rng.normal(size=student.shape))
         direction /= np.linalg.norm(direction)
         h = 2e-3
         values = [
-            float(step(*tensors((student + s * h * direction, teacher, labels)))[0])
+            float(step(student + s * h * direction, teacher, labels)[0])
             for s in (1, -1)
         ]
         slope = (values[0] - values[1]) / (2 * h)
@@ -266,7 +262,7 @@ def test_batch_size_unknown_while_tracing(rng, name):
             tf.TensorSpec([None], tf.int32),
         ],
     )
-    batch = tensors(batch_of(rng))
+    batch = batch_of(rng)
     value, gradient = step(*batch)
     expected, expected_gradient = with_gradient(CASES[name].make())(*batch)
     np.testing.assert_allclose(value, expected, rtol=1e-5)

@@ -49,10 +49,6 @@ def batch_of(rng, rows, identities, student_dim=5, teacher_dim=8):
     return embed(student_dim), embed(teacher_dim), labels
 
 
-def tensors(*arrays):
-    return tuple(None if x is None else tf.constant(x) for x in arrays)
-
-
 def terms_of(loss, *batch, **kwargs):
     return tuple(float(value) for value in loss(*batch, **kwargs).values())
 
@@ -160,7 +156,7 @@ def test_reference_preset_reproduces_tface(golden_arrays, run_as, rows):
             for name in ("student", "teacher", "labels", "loss", "grad")
         }
         value, gradient = step(
-            *tensors(given["student"], given["teacher"], np.int32(given["labels"]))
+            given["student"], given["teacher"], np.int32(given["labels"])
         )
         np.testing.assert_allclose(value, given["loss"], rtol=1e-5)
         assert_same_gradient(gradient, given["grad"])
@@ -174,7 +170,7 @@ def test_batch_size_unknown_while_tracing(rng):
     spec = [tf.TensorSpec([None, n]) for n in (5, 8)] + [tf.TensorSpec([None], "int32")]
     step = tf.function(with_gradient(free), input_signature=spec, autograph=False)
     for rows in (9, 30):
-        batch = tensors(*batch_of(rng, rows, 4))
+        batch = batch_of(rng, rows, 4)
         with eager.op_by_op():
             value, gradient = with_gradient(fixed)(*batch)
         other, of_other = step(*batch)
@@ -216,7 +212,7 @@ def test_rows_in_no_mined_pair_get_no_gradient(rng):
             temperature=0.5,
             threshold_gradient=attached,
         )
-        _, gradient = with_gradient(loss)(*tensors(student, teacher, labels))
+        _, gradient = with_gradient(loss)(student, teacher, labels)
         norms = np.linalg.norm(gradient, axis=1)
         assert (norms[:6] > 0).all()
         np.testing.assert_array_equal(norms[6:], [0, 0, 0])
@@ -294,7 +290,7 @@ def test_empty_terms_are_zero_and_unusable_batches_move_nothing(rng, run_as, mem
         student, teacher, _ = batch_of(rng, 4, 4)
         student[2, 1] += bad_student
         teacher[3] += bad_teacher
-        return step(*tensors(student, teacher, np.int32(labels), np.int32(images)))
+        return step(student, teacher, np.int32(labels), np.int32(images))
 
     fresh = state_of(loss)
     for empty, labels, images in (
@@ -403,7 +399,7 @@ def test_attached_thresholds_move_with_negatives_alone(rng, num_negatives):
                 temperature=0.3,
                 threshold_gradient=attached,
             )
-        )(*tensors(student, teacher, labels))[1].numpy()
+        )(student, teacher, labels)[1].numpy()
         for attached in (False, True)
     ]
     moved = np.abs(gradients[1] - gradients[0]).max(axis=1)
@@ -422,7 +418,7 @@ def test_memory_pairs_the_batch_with_earlier_ones(rng, run_as):
     step = run_as(with_gradient(loss))
     batches = [batch_of(rng, 20, 6) for _ in range(3)]
     for batch in batches:
-        value, _ = step(*tensors(*batch))
+        value, _ = step(*batch)
     everything = (np.concatenate(x) for x in zip(*batches[::-1]))
     positive, negative = reference.ekd_cosines(*everything, batch=20)
     thresholds = reference.ekd_thresholds(negative, [0.1])
@@ -438,7 +434,7 @@ def test_memory_receives_no_gradient_and_gives_one(rng):
     # Four identities of a batch have no positive among themselves.
     labels = np.arange(4, dtype=np.int32)
     assert terms_of(EKDLoss(memory=0), *second[:2], labels)[0] == 0
-    value, gradient = with_gradient(loss)(*tensors(*second[:2], labels))
+    value, gradient = with_gradient(loss)(*second[:2], labels)
     assert value > 0 and gradient.shape == (4, 5)
     assert np.abs(gradient).max() > 0
     assert not np.abs(np.sum(gradient * second[0], axis=1)).max() > 1e-4

@@ -51,7 +51,7 @@ def test_replicas_compute_what_one_device_does(rng, two_replicas):
 
     for _ in range(3):
         batch = batch_of(rng)
-        expected, gradient = replica_step(alone, weights, *map(tf.constant, batch))
+        expected, gradient = replica_step(alone, weights, *batch)
         shares, gradients = step(*(scatter(two_replicas, rows) for rows in batch))
         total = sum(two_replicas.experimental_local_results(shares))
         summed = sum(two_replicas.experimental_local_results(gradients))

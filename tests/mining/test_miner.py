@@ -68,15 +68,14 @@ def check(
 # --- what is mined
 
 
-def test_mined_pairs_computed_by_hand(run_as):
+@op_by_op
+def test_mined_pairs_computed_by_hand():
     # Student cosines 01: 0.6, 02: 0, 03: -1, 12: 0.8, 13: -0.6, 23: 0. Rows 0 and 1 are
     # one identity; of the five negatives 0.8 is the hardest, and the two zeros tie.
     student = np.float32([[2, 0], [3, 4], [0, 1], [-7, 0]])
     teacher = np.float32([[1, 0], [1, 0], [0, 3], [0, 2]])
     miner = PairMiner(fprs=[0.2, 0.5, 0.8], num_negatives=2)
-    mined = run_as(lambda s, t, y: miner(s, t, y))(
-        tf.constant(student), tf.constant(teacher), tf.constant([4, 4, 6, 9])
-    )
+    mined = miner(student, teacher, np.int32([4, 4, 6, 9]))
     np.testing.assert_array_equal(mined.positive.rows, [[0, 1]])
     np.testing.assert_allclose(mined.positive.student, [0.6], atol=EXACT)
     assert mined.num_negatives == 5
@@ -90,12 +89,12 @@ def test_mined_pairs_computed_by_hand(run_as):
 
 def test_matches_loops_over_pairs_in_every_mode(rng, run_as, monkeypatch):
     monkeypatch.setattr(layout, "BLOCK_ROWS", 64)
-    student, teacher, labels = batch_of(rng, 140, identities=30)
-    images = rng.integers(0, 60, 140).astype(np.int32)
+    student, teacher, labels = batch_of(rng, 80, identities=20)
+    images = rng.integers(0, 40, 80).astype(np.int32)
     fprs = (0.3, 1e-2, 1e-3)
     miner = PairMiner(fprs, num_negatives=50)
     batch = (student, teacher, labels, images)
-    mined = run_as(lambda *x: miner(*x))(*(tf.constant(x) for x in batch))
+    mined = run_as(lambda *x: miner(*x))(*batch)
     check(mined, student, teacher, labels, images, fprs, k=50)
 
 
@@ -165,7 +164,7 @@ def test_gradient_of_cosines_computed_by_hand(run_as, monkeypatch, limit):
 def test_degenerate_batches(rng, run_as):
     # All of one shape, so that each mode compiles once.
     student, teacher, _ = batch_of(rng, 4, 1)
-    alternating, pairs = np.array([1, -1, 1, -1]), [0, 0, 1, 1]
+    alternating, pairs = np.array([1, -1, 1, -1]), np.int32([0, 0, 1, 1])
     opposite = np.outer(alternating, np.ones(6)), np.outer(-alternating, np.ones(9))
     miner = PairMiner(num_negatives=4)
     mine = run_as(lambda s, t, y: miner(s, t, y))
@@ -176,33 +175,47 @@ def test_degenerate_batches(rng, run_as):
         (*opposite, pairs),
     ):
         batch = [np.float32(batch[0]), np.float32(batch[1]), np.int32(batch[2])]
-        check(mine(*map(tf.constant, batch)), *batch, k=4)
-    zero = tf.zeros([4, 6]), tf.zeros([4, 9]), tf.constant(pairs)
-    mined = mine(*zero)
+        check(mine(*batch), *batch, k=4)
+    mined = mine(0 * student, 0 * teacher, pairs)
     assert mined.num_negatives == 4
     for model in (mined.student, mined.teacher):
         np.testing.assert_array_equal(model.thresholds, np.zeros(6))
     np.testing.assert_array_equal(mined.negative.student, np.zeros(4))
-
-
-def test_rows_that_are_not_finite_count_as_zero(rng, run_as):
-    student, teacher, labels = batch_of(rng, 12, 4)
-    clean_student, clean_teacher = student.copy(), teacher.copy()
-    student[3], teacher[5, 0] = np.nan, np.inf
-    clean_student[3], clean_teacher[5] = 0, 0
-    miner = PairMiner(num_negatives=10)
-    mine = run_as(lambda s, t, y: miner(s, t, y))
-    mined = mine(tf.constant(student), tf.constant(teacher), tf.constant(labels))
-    clean = mine(
-        tf.constant(clean_student), tf.constant(clean_teacher), tf.constant(labels)
-    )
+    # Rows that are not finite count as zero.
+    student[3], teacher[1] = 0, 0
+    clean = mine(student, teacher, pairs)
+    student[3], teacher[1, 0] = np.nan, np.inf
+    mined = mine(student, teacher, pairs)
     assert not mined.finite and clean.finite
     mined = mined._replace(finite=clean.finite)
     for a, b in zip(tf.nest.flatten(mined), tf.nest.flatten(clean)):
         np.testing.assert_array_equal(a, b)
 
 
-# --- arguments
+# --- how it is called
+
+
+class Scale:
+    """Counts how often Python visits its method."""
+
+    visits = 0
+
+    @layout.compiled
+    def power(self, x, exponent=1):
+        self.visits += 1
+        return 2.0 * x**exponent
+
+
+def test_a_compiled_method_is_traced_once_for_each_object_and_not_inside_a_trace():
+    for exponent, traced in ((1, Scale()), (2, Scale())):
+        for x in (1.0, 5.0):
+            value = traced.power(tf.constant(x), exponent=exponent)
+            assert float(value) == 2 * x**exponent
+        assert traced.visits == 1
+    step = tf.function(value_and_gradient(lambda x: Scale().power(x, exponent=3)))
+    assert [float(x) for x in step(tf.constant(2.0))] == [16.0, 24.0]
+    graph = step.get_concrete_function(tf.constant(2.0)).graph
+    assert not [op for op in graph.get_operations() if "Call" in op.type]
 
 
 def test_rejects_arguments_outside_their_range_and_wrong_shapes(rng):

@@ -34,6 +34,11 @@ def images(rng):
     return rng.integers(0, 256, (8, 32, 32, 3)).astype(np.uint8)
 
 
+def norms_of(model):
+    kind = keras.layers.BatchNormalization
+    return [layer for layer in model.layers if isinstance(layer, kind)]
+
+
 def test_names_shapes_saving_and_dropout(build, images, tmp_path):
     model = build(**TINY, dropout=0.9, name="teacher")
     assert model.input_shape == (None, 32, 32, 3) and model.name == "teacher"
@@ -55,9 +60,8 @@ def test_half_precision_stays_close_and_gives_float32(build, images, mixed_polic
     # Which random network it is decides in the third digit.
     keras.utils.set_random_seed(0)
     reference = build(**TINY)
-    for layer in reference.layers:
-        if isinstance(layer, keras.layers.BatchNormalization):
-            layer.momentum = 0.0
+    for layer in norms_of(reference):
+        layer.momentum = 0.0
     # Their statistics are then those of this batch.
     reference(images, training=True)
     expected = reference(images)
@@ -76,21 +80,16 @@ def test_half_precision_stays_close_and_gives_float32(build, images, mixed_polic
 def test_training_moves_every_normalisation_once_and_every_weight(build, images, rng):
     model = build(**TINY)
     assert model.name in BUILDERS
-    first = next(
-        layer
-        for layer in model.layers
-        if isinstance(layer, keras.layers.BatchNormalization)
-    )
+    first, *_ = norms = norms_of(model)
     mean = tf.reduce_mean(keras.Model(model.input, first.input)(images), [0, 1, 2])
     upstream = tf.cast(rng.normal(size=(8, 16)), tf.float32)
     with tf.GradientTape() as tape:
         loss = tf.reduce_sum(model(images, training=True) * upstream)
     # Momentum 0.9 from 0: once gives a tenth of the batch's mean, twice 0.19 of it.
     np.testing.assert_allclose(first.moving_mean, 0.1 * mean, rtol=1e-3, atol=1e-6)
-    for layer in model.layers:
-        if isinstance(layer, keras.layers.BatchNormalization):
-            assert (layer.epsilon, layer.momentum) == (1e-5, 0.9)
-            assert np.any(tf.convert_to_tensor(layer.moving_mean).numpy() != 0)
+    for layer in norms:
+        assert (layer.epsilon, layer.momentum) == (1e-5, 0.9)
+        assert np.any(tf.convert_to_tensor(layer.moving_mean).numpy() != 0)
     variables = model.trainable_variables
     for variable, gradient in zip(variables, tape.gradient(loss, variables)):
         assert np.any(gradient.numpy() != 0), variable.path

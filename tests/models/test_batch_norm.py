@@ -124,12 +124,3 @@ def test_each_replica_keeps_statistics_of_its_own_rows(two_replicas):
         np.testing.assert_allclose(one.numpy(), [other] * 3, rtol=1e-6)
     saved = tf_variable(layer.moving_mean).numpy()
     np.testing.assert_allclose(saved, [2.0 if IS_KERAS_3 else 3.0] * 3, rtol=1e-6)
-
-
-def test_survives_saving(tmp_path, rng):
-    inputs = keras.Input(SHAPE[1:])
-    model = keras.Model(inputs, BatchNormalization(momentum=0.7, epsilon=1e-4)(inputs))
-    model.save(tmp_path / "model.keras")
-    loaded = keras.models.load_model(tmp_path / "model.keras").layers[-1]
-    assert type(loaded) is BatchNormalization
-    assert (loaded.momentum, loaded.epsilon) == (0.7, 1e-4)

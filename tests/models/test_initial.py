@@ -13,7 +13,7 @@ def student(**arguments):
     return MobileFaceNet(8, 0.125, input_size=32, **arguments)
 
 
-def test_equal_networks_embed_alike_afterwards(rng):
+def test_equal_networks_embed_alike_afterwards(rng, short_networks):
     source, target = student(), student()
     for variable in map(tf_variable, source.variables):
         variable.assign(rng.uniform(0.5, 1.5, variable.shape))
@@ -34,20 +34,17 @@ def test_names_that_keras_makes_up_do_not_matter():
         np.testing.assert_array_equal(old, new)
 
 
-def test_lists_what_has_no_counterpart(rng):
+def test_lists_what_has_no_counterpart(short_networks):
     source, target = student(), student(activation="relu", last_bn_affine=True)
-    before = tf_variable(target.get_layer("output_layer.bn").gamma).numpy() + 1.0
-    tf_variable(target.get_layer("output_layer.bn").gamma).assign(before)
+    gamma = tf_variable(target.get_layer("output_layer.bn").gamma)
+    gamma.assign(gamma + 1.0)
     wider = MobileFaceNet(9, 0.125, input_size=32, activation="relu")
     assert copy_weights(source, target) == [
         "output_layer.bn/gamma (8,)",
         "output_layer.bn/beta (8,)",
     ]
-    gamma = tf_variable(target.get_layer("output_layer.bn").gamma)
-    np.testing.assert_array_equal(gamma, before)
-    kernel = source.get_layer("conv1.conv").get_weights()[0]
-    np.testing.assert_array_equal(
-        target.get_layer("conv1.conv").get_weights()[0], kernel
-    )
+    np.testing.assert_array_equal(gamma, np.full(8, 2.0))
+    kernels = [m.get_layer("conv1.conv").get_weights()[0] for m in (source, target)]
+    np.testing.assert_array_equal(*kernels)
     left = copy_weights(source, wider)
     assert "output_layer.linear/kernel (64, 9)" in left and len(left) == 3

@@ -112,26 +112,12 @@ def test_rejects_what_does_not_fit_and_says_whose_weights_they_are(short):
     flat = {**state, "input_layer.0.weight": np.ones((8, 27))}
     headless = {k: v for k, v in state.items() if k != "output_layer.3.weight"}
     for family, given, words in (
-        (
-            "tface_ir_18",
-            headless,
-            "'tface_ir_18' must hold `output_layer.3.weight` with 2 dimensions. "
-            "Received: no such key",
-        ),
-        (
-            "tface_ir_18",
-            flat,
-            "`input_layer.0.weight` with 4 dimensions. Received: shape=(8, 27)",
-        ),
-        (
-            "tface_ir_50",
-            state,
-            "`family` must be that of the weights, whose keys are those of "
-            "'tface_ir_18'. Received: 'tface_ir_50'",
-        ),
+        ("tface_ir_18", headless, "`output_layer.3.weight` with 2 dim.*no such key"),
+        ("tface_ir_18", flat, r"'tface_ir_18' must hold .*4 dim.*shape=\(8, 27\)"),
+        ("tface_ir_50", state, "keys are those of 'tface_ir_18'. .*: 'tface_ir_50'"),
         ("insightface_50", {}, "Did you mean 'insightface_r50'"),
     ):
-        refused(re.escape(words), build_from_torch, family, given)
+        refused(words, build_from_torch, family, given)
     words = "`color` must be one of 'rgb', 'bgr'"
     refused(words, build_from_torch, "insightface_r50", {}, "grb")
 

@@ -5,9 +5,11 @@ import losses_numpy as reference
 import numpy as np
 import pytest
 import tensorflow as tf
+from refusals import refused
 from toys import CosineGap
 from toys import backbone
 from toys import batch
+from toys import distiller
 from toys import step_of
 from toys import values
 
@@ -31,18 +33,9 @@ class Gate(DistillationLoss):
         return {"gate": is_open * tf.reduce_mean(student**2)}, {}
 
 
-def make(losses, margin_weight=1.0, scaling="none", teacher_dim=8):
-    student = backbone(batch_norm=False)
+def make(losses, teacher_dim=8, **arguments):
     teacher = backbone(dim=teacher_dim, seed=7)
-    keras.utils.set_random_seed(3)
-    head = ArcFace(num_identities=3, scale=4.0, margin=0.2)
-    model = Distiller(student, teacher, losses, head, margin_weight)
-    model.compile(
-        keras.optimizers.SGD(learning_rate=0.05, momentum=0.9),
-        weight_decay=0.0,
-        loss_scaling=scaling,
-    )
-    return model
+    return distiller(losses, teacher, weight_decay=0.0, **arguments)
 
 
 def numerical_norm(loss, embeddings):
@@ -137,15 +130,11 @@ def test_resumes_to_the_bit(rng, tmp_path):
     def fresh():
         return make({"gap": (CosineGap(), GradientShare(0.3))})
 
-    whole = fresh()
-    step = step_of(whole)
-    store = CheckpointStore(tmp_path)
-    outs = []
-    for number, data in enumerate(batches, 1):
-        outs.append(step(data))
-        if number == 2:
-            store.save(2, whole.state(), {})
-    resumed = fresh()
+    whole, resumed = fresh(), fresh()
+    step, store = step_of(whole), CheckpointStore(tmp_path)
+    outs = [step(data) for data in batches[:2]]
+    store.save(2, whole.state(), {})
+    outs += [step(data) for data in batches[2:]]
     store.restore(resumed.state())
     step = step_of(resumed)
     assert [step(data) for data in batches[2:]] == outs[2:]
@@ -165,7 +154,7 @@ def test_loss_scale_and_precision_do_not_enter(rng, mixed_policy):
 
     def fresh(scaling="none"):
         losses = {"gap": (CosineGap(), GradientShare(0.3)), "gate": (Gate(), 0.1)}
-        return make(losses, scaling=scaling)
+        return make(losses, loss_scaling=scaling)
 
     def figures(out):
         assert np.isfinite(out["gradient_norm"])
@@ -190,10 +179,10 @@ def test_loss_scale_and_precision_do_not_enter(rng, mixed_policy):
 def test_refuses_a_share_of_no_margin_loss_and_a_second_loss_called_margin():
     losses = {"gap": (CosineGap(), GradientShare(0.3)), "gate": (Gate(), 1.0)}
     for head, weight in ((None, 1.0), (ArcFace(num_identities=3), 0.0)):
-        with pytest.raises(ValueError, match="`margin_weight` above 0.*Share for gap$"):
-            Distiller(backbone(), backbone(), losses, head, weight)
-    with pytest.raises(ValueError, match="'margin': that is the head's"):
-        Distiller(backbone(), backbone(), {"margin": (CosineGap(), 1.0)})
+        words = "`margin_weight` above 0.*Share for gap$"
+        refused(words, Distiller, backbone(), backbone(), losses, head, weight)
+    losses = {"margin": (CosineGap(), 1.0)}
+    refused("'margin': that is the head's", Distiller, backbone(), backbone(), losses)
 
 
 def test_without_a_margin_loss_there_is_no_ratio_to_report(rng):

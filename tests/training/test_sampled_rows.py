@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+import updates
 
 from ekd_tf.keras_compat import sgd_momentum
 from ekd_tf.keras_compat import tf_variable
@@ -14,64 +15,42 @@ from ekd_tf.training.update import GradientUpdate
 SCHEDULE = {"base": 0.1, "boundaries": [2], "factor": 0.1}
 
 
-class Run:
+class Run(updates.Run):
     """A table of which gradients name rows, and a bias that is whole."""
 
-    def __init__(
-        self, strategy, table, rate=0.1, momentum=0.9, nesterov=False, name="sgd", **kw
-    ):
-        self.strategy = strategy
-        with strategy.scope():
-            self.table = tf.Variable(np.float32(table))
-            self.bias = tf.Variable([1.0])
-            self.optimizer = make_optimizer(name, rate, momentum=momentum)
-            if nesterov:
-                self.optimizer = keras.optimizers.SGD(rate, momentum, nesterov=True)
-            kw = {"decay_variables": [self.table], **kw}
-            kw.setdefault("sampled_variables", [self.table])
-            self.update = GradientUpdate(self.optimizer, [self.table, self.bias], **kw)
+    def __init__(self, table, replicas=2, **arguments):
+        super().__init__(replicas, weight=table, sampled=True, **arguments)
 
-    @tf.function
-    def _on_replicas(self, rows, values):
-        count = self.strategy.num_replicas_in_sync
-
+    def _strategy_step(self, rows, values):
         def replica():
-            gradient = tf.IndexedSlices(values / count, rows, self.table.shape)
-            return self.update.apply([gradient, tf.constant([0.5]) / count])
+            gradient = tf.IndexedSlices(values / self.replicas, rows, self.weight.shape)
+            return self.update.apply([gradient, tf.constant([0.5]) / self.replicas])
 
         return self.strategy.run(replica)
 
     def step(self, rows, values):
         """Makes a step; returns the gradient's norm."""
-        out = self._on_replicas(tf.constant(rows), tf.constant(values, tf.float32))
+        out = self._step(tf.constant(rows), tf.constant(values, tf.float32))
         return float(self.strategy.experimental_local_results(out["gradient_norm"])[0])
 
-    def copies(self, variable):
-        local = self.strategy.experimental_local_results(tf_variable(variable))
-        return [copy.numpy() for copy in local]
 
-    @property
-    def momenta(self):
-        return self.copies(sgd_momentum(self.optimizer, self.table))
-
-
-def test_two_steps_with_momentum_and_decay_by_hand(two_replicas):
+def test_two_steps_with_momentum_and_decay_by_hand():
     # Rate 0.1, momentum 0.9, decay 0.5, rows of one number, all 1 at first.
     # Row 0 is in the first step: g = 2 + 0.5, m = -0.25, w = 0.75. In the second it is
     # not: both stay, and the decay waits. Row 2 is in both: g = 4 + 0.5, m = -0.45,
     # w = 0.55; then g = 4 + 0.275, m = -0.405 - 0.4275 = -0.8325, w = -0.2825. Row 1 is
     # in the second alone: g = 1.5, m = -0.15, w = 0.85. Row 3 is in none.
-    run = Run(two_replicas, np.ones((4, 1)), weight_decay=0.5)
+    run = Run(np.ones((4, 1)), weight_decay=0.5)
     run.step([0, 2], [[2.0], [4.0]])
     run.step([1, 2], [[1.0], [4.0]])
-    for copy in run.copies(run.table):
+    for copy in run.copies(run.weight):
         np.testing.assert_allclose(copy[:, 0], [0.75, 0.85, -0.2825, 1], rtol=1e-6)
-    for copy in run.momenta:
+    for copy in run.copies(sgd_momentum(run.optimizer, run.weight)):
         np.testing.assert_allclose(copy[:, 0], [-0.25, -0.15, -0.8325, 0], rtol=1e-6)
     # The bias is updated as ever: m = -0.05, then -0.095.
     for copy in run.copies(run.bias):
         np.testing.assert_allclose(copy, [1 - 0.05 - 0.095], rtol=1e-6)
-    assert int(tf_variable(run.optimizer.iterations).numpy()) == 2
+    assert run.iterations == 2
 
 
 def sgd_numpy(table, steps, momentum, nesterov, decay, clip_norm):
@@ -88,37 +67,43 @@ def sgd_numpy(table, steps, momentum, nesterov, decay, clip_norm):
 
 
 @pytest.mark.parametrize("nesterov", [False, True])
-def test_many_steps_are_those_of_a_loop_over_rows(rng, two_replicas, nesterov):
+def test_many_steps_are_those_of_a_loop_over_rows(rng, nesterov):
     table = rng.normal(size=(7, 3))
     steps = [
         (rng.choice(7, 4, replace=False), rng.normal(size=(4, 3))) for _ in range(4)
     ]
-    arguments = {"nesterov": nesterov, "weight_decay": 0.05, "clip_norm": 2.0}
-    run = Run(two_replicas, table, StepSchedule(**SCHEDULE), **arguments)
+    run = Run(
+        table,
+        optimizer=lambda rate: keras.optimizers.SGD(rate, 0.9, nesterov=nesterov),
+        schedule=StepSchedule(**SCHEDULE),
+        weight_decay=0.05,
+        clip_norm=2.0,
+    )
     for rows, values in steps:
         norm = run.step(rows, values)
         np.testing.assert_allclose(norm, np.sqrt((values**2).sum() + 0.25), rtol=1e-5)
     expected = sgd_numpy(table, steps, 0.9, nesterov, 0.05, 2.0)
-    for copy in run.copies(run.table):
+    for copy in run.copies(run.weight):
         np.testing.assert_allclose(copy, expected, rtol=1e-5, atol=1e-6)
 
 
-def test_a_skipped_step_leaves_rows_and_momenta(two_replicas):
-    run = Run(two_replicas, np.ones((4, 1)), weight_decay=0.5)
+def test_a_skipped_step_leaves_rows_and_momenta():
+    run = Run(np.ones((4, 1)), weight_decay=0.5)
     run.step([0, 2], [[2.0], [4.0]])
-    before = [*run.copies(run.table), *run.momenta]
+    before = run.snapshot()
     assert np.isnan(run.step([1, 2], [[1.0], [float("inf")]]))
-    np.testing.assert_array_equal([*run.copies(run.table), *run.momenta], before)
-    assert int(run.update.state["skipped_steps"].numpy()) == 1
+    for held, kept in zip(run.snapshot(), before):
+        np.testing.assert_array_equal(held, kept)
+    assert run.state["skipped_steps"] == 1
 
 
 def test_other_optimizers_update_every_row():
     # Adam's moments of a row it has seen move it on, sampled or not.
-    run = Run(tf.distribute.get_strategy(), np.ones((3, 1)), name="adam")
+    run = Run(np.ones((3, 1)), replicas=0, optimizer="adam")
     run.step([0, 2], [[2.0], [4.0]])
-    before = run.table.numpy()
+    before = run.weight.numpy()
     run.step([2], [[4.0]])
-    assert run.table.numpy()[0, 0] < before[0, 0] - 0.01
+    assert run.weight.numpy()[0, 0] < before[0, 0] - 0.01
 
 
 def test_steps_of_rows_alone_are_counted():

@@ -1,11 +1,10 @@
-"""Tests for `ekd_tf.training.schedules`."""
-
 import math
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from refusals import refused
 
 from ekd_tf.training.schedules import CosineSchedule
 from ekd_tf.training.schedules import StepSchedule
@@ -62,23 +61,17 @@ def test_a_config_keeps_every_argument_and_a_graph_the_values(name):
     np.testing.assert_allclose(traced(), values(schedule, range(11)), rtol=1e-6)
 
 
-@pytest.mark.parametrize(
-    "make, words",
-    [
-        (lambda: StepSchedule(base=0.0), "`base` must be in .*base=0.0"),
-        (lambda: StepSchedule(base=1, warmup_steps=-1), "`warmup_steps` must be"),
-        (lambda: StepSchedule(base=1, boundaries=[1], factor=1.0), "`factor` must be"),
-        (lambda: StepSchedule(base=1, boundaries=[5, 5]), "`boundaries` must increase"),
+def test_rejects_wrong_arguments():
+    for arguments, words in (
+        ({"base": 0.0}, "`base` must be in .*base=0.0"),
+        ({"warmup_steps": -1}, "`warmup_steps` must be"),
+        ({"boundaries": [1], "factor": 1.0}, "`factor` must be"),
+        ({"boundaries": [5, 5]}, "`boundaries` must increase"),
         (
-            lambda: StepSchedule(base=1, boundaries=[3], warmup_steps=4),
+            {"boundaries": [3], "warmup_steps": 4},
             r"boundaries=\[3\], warmup_steps=4",
         ),
-        (
-            lambda: CosineSchedule(base=1, total_steps=4, warmup_steps=4),
-            r"`total_steps` must be in \(4, inf\)",
-        ),
-    ],
-)
-def test_rejects_wrong_arguments(make, words):
-    with pytest.raises(ValueError, match=words):
-        make()
+    ):
+        refused(words, StepSchedule, **{"base": 1, **arguments})
+    words = r"`total_steps` must be in \(4, inf\)"
+    refused(words, CosineSchedule, base=1, total_steps=4, warmup_steps=4)
