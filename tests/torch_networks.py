@@ -11,6 +11,10 @@ import numpy as np
 IR_STAGES = {"tface_ir_18": (2, 2, 2, 2), "tface_ir_152": (3, 8, 36, 3)}
 
 
+def scaled(rng, shape):
+    return rng.normal(size=shape) / np.sqrt(np.prod(shape[1:]))
+
+
 class Net:
     """Modules by their names; with `rng` each draws its arrays as it is first met."""
 
@@ -24,10 +28,7 @@ class Net:
 
     def conv(self, x, name, outputs, size, stride=1, padded=True, groups=1):
         shape = (outputs, x.shape[1] // groups, size, size)
-        fan = np.prod(shape[1:])
-        kernel = self.array(
-            f"{name}.weight", lambda rng: rng.normal(size=shape) / np.sqrt(fan)
-        )
+        kernel = self.array(f"{name}.weight", lambda rng: scaled(rng, shape))
         around = (size // 2,) * 2 if padded else (0, 0)
         x = np.pad(x, ((0, 0), (0, 0), around, around))
         patches = np.lib.stride_tricks.sliding_window_view(x, (size, size), (2, 3))
@@ -62,13 +63,8 @@ class Net:
 
     def linear(self, x, name, bias=True):
         x = x.reshape(len(x), -1)
-        fan = x.shape[1]
-        x = (
-            x
-            @ self.array(
-                f"{name}.weight", lambda rng: rng.normal(size=(6, fan)) / np.sqrt(fan)
-            ).T
-        )
+        shape = (6, x.shape[1])
+        x = x @ self.array(f"{name}.weight", lambda rng: scaled(rng, shape)).T
         if bias:
             x = x + self.array(f"{name}.bias", lambda rng: rng.normal(size=6))
         return x

@@ -88,6 +88,11 @@ class Run:
         local = self.strategy.experimental_local_results(tf_variable(variable))
         return [copy.numpy() for copy in local]
 
+    def check(self, variable, expected, **tolerance):
+        """Checks the numbers of a variable on every replica."""
+        for copy in self.copies(variable):
+            np.testing.assert_allclose(copy, expected, **{"rtol": 1e-6, **tolerance})
+
     @property
     def held(self):
         return [self.weight, self.bias, *optimizer_variables(self.optimizer)]

@@ -6,7 +6,6 @@ import pytest
 import tensorflow as tf
 from refusals import refused
 from updates import Run
-from updates import strategy_of
 
 from ekd_tf.training.optimizers import OPTIMIZERS
 from ekd_tf.training.optimizers import averaged
@@ -65,8 +64,7 @@ def test_one_step_by_hand(name, replicas):
     run = Run(replicas, name, weight_decay=0.5)
     run.step(*[np.array([1.0, -1.0, 2.0]) / run.replicas] * run.replicas)
     for variable, expected in zip((run.weight, run.bias), STEPS[name]):
-        for copy in run.copies(variable):
-            np.testing.assert_allclose(copy.squeeze(), expected, rtol=1e-5)
+        run.check(variable, np.reshape(expected, variable.shape), rtol=1e-5)
 
 
 def path_of(optimizer, gradients, **arguments):
@@ -162,12 +160,9 @@ def test_replicas_take_the_steps_of_one_and_resume_where_they_were(name, rng):
         one.step(parts.sum(axis=0))
         two.step(*parts)
     assert not np.array_equal(one.snapshot()[0], start[0])
-    held = zip(one.held, two.held)
-    for variable, shared in held:
-        for copy in two.copies(shared):
-            np.testing.assert_allclose(
-                copy, *one.copies(variable), rtol=2e-5, atol=1e-6, err_msg=variable.name
-            )
+    for variable, shared in zip(one.held, two.held):
+        (value,) = one.copies(variable)
+        two.check(shared, value, rtol=2e-5, atol=1e-6, err_msg=variable.name)
     # Everything the run must restore is there before the first step.
     for variable, value in zip(resumed.held, one.snapshot()):
         variable.assign(value)
@@ -202,33 +197,25 @@ def test_momentum_reaches_the_optimizer_in_its_own_spelling():
 @pytest.mark.parametrize("replicas", [0, 2])
 def test_moving_average_is_lent_and_taken_back_by_hand(replicas):
     # w = 1, 0.9, 0.8: the average with decay 0.99 is 0.99 + 0.01 * 0.9 = 0.999, then
-    # 0.99 * 0.999 + 0.01 * 0.8 = 0.99701.
-    strategy = strategy_of(replicas)
-    with strategy.scope():
-        variable = tf.Variable(1.0)
-        optimizer = make_optimizer("addons/MovingAverage:SGD", 0.1, momentum=0.0)
-        update = GradientUpdate(optimizer, [variable], weight_decay=0.0)
+    # 0.99 * 0.999 + 0.01 * 0.8 = 0.99701. Of 2 it is 1 more.
+    run = Run(replicas, "addons/MovingAverage:SGD", momentum=0.0, weight_decay=0.0)
     for _ in range(2):
-        strategy.run(lambda: update.apply([tf.constant(1.0 / max(replicas, 1))]))
-    with averaged(optimizer, [variable]):
-        for copy in strategy.experimental_local_results(variable):
-            np.testing.assert_allclose(copy.numpy(), 0.99701, rtol=1e-6)
-    for copy in strategy.experimental_local_results(variable):
-        np.testing.assert_allclose(copy.numpy(), 0.8, rtol=1e-6)
+        run.step(*np.ones((run.replicas, 3)) / run.replicas)
+    with averaged(run.optimizer, [run.weight]):
+        run.check(run.weight, [0.99701, 1.99701])
+    run.check(run.weight, [0.8, 1.8])
 
 
 @needs_addons
 def test_swa_has_no_average_before_its_first_snapshot():
-    variable = tf.Variable(1.0)
-    optimizer = make_optimizer("addons/SWA:SGD", 0.1, momentum=0.0)
-    update = GradientUpdate(optimizer, [variable], weight_decay=0.0)
-    with averaged(optimizer, [variable]):
-        assert variable.numpy() == 1.0
+    run = Run(optimizer="addons/SWA:SGD", momentum=0.0, weight_decay=0.0)
+    with averaged(run.optimizer, [run.weight]):
+        run.check(run.weight, [1.0, 2.0])
     # Snapshots in steps 1 and 11: the weights 0.9 and -0.1, whose mean is 0.4.
     for _ in range(11):
-        update.apply([tf.constant(1.0)])
-    with averaged(optimizer, [variable]):
-        np.testing.assert_allclose(variable.numpy(), 0.4, rtol=1e-5)
+        run.step([1.0, 1.0, 1.0])
+    with averaged(run.optimizer, [run.weight]):
+        run.check(run.weight, [0.4, 1.4], rtol=1e-5)
 
 
 @needs_addons

@@ -43,13 +43,11 @@ def test_two_steps_with_momentum_and_decay_by_hand():
     run = Run(np.ones((4, 1)), weight_decay=0.5)
     run.step([0, 2], [[2.0], [4.0]])
     run.step([1, 2], [[1.0], [4.0]])
-    for copy in run.copies(run.weight):
-        np.testing.assert_allclose(copy[:, 0], [0.75, 0.85, -0.2825, 1], rtol=1e-6)
-    for copy in run.copies(sgd_momentum(run.optimizer, run.weight)):
-        np.testing.assert_allclose(copy[:, 0], [-0.25, -0.15, -0.8325, 0], rtol=1e-6)
+    run.check(run.weight, [[0.75], [0.85], [-0.2825], [1]])
+    momentum = sgd_momentum(run.optimizer, run.weight)
+    run.check(momentum, [[-0.25], [-0.15], [-0.8325], [0]])
     # The bias is updated as ever: m = -0.05, then -0.095.
-    for copy in run.copies(run.bias):
-        np.testing.assert_allclose(copy, [1 - 0.05 - 0.095], rtol=1e-6)
+    run.check(run.bias, [1 - 0.05 - 0.095])
     assert run.iterations == 2
 
 
@@ -83,8 +81,7 @@ def test_many_steps_are_those_of_a_loop_over_rows(rng, nesterov):
         norm = run.step(rows, values)
         np.testing.assert_allclose(norm, np.sqrt((values**2).sum() + 0.25), rtol=1e-5)
     expected = sgd_numpy(table, steps, 0.9, nesterov, 0.05, 2.0)
-    for copy in run.copies(run.weight):
-        np.testing.assert_allclose(copy, expected, rtol=1e-5, atol=1e-6)
+    run.check(run.weight, expected, rtol=1e-5, atol=1e-6)
 
 
 def test_a_skipped_step_leaves_rows_and_momenta():

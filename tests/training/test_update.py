@@ -23,10 +23,8 @@ def test_two_steps_of_momentum_with_coupled_decay_by_hand(replicas):
     part = np.array([1.0, -1.0, 2.0]) / run.replicas
     for _ in range(2):
         run.step(*[part] * run.replicas)
-    for copy in run.copies(run.weight):
-        np.testing.assert_allclose(copy, [0.5725, 2.0], rtol=1e-6)
-    for copy in run.copies(run.bias):
-        np.testing.assert_allclose(copy, [0.42], rtol=1e-6)
+    run.check(run.weight, [0.5725, 2.0])
+    run.check(run.bias, [0.42])
     assert run.iterations == 2
 
 
@@ -41,14 +39,12 @@ def test_clips_by_the_global_norm_before_decay_by_hand(replicas, loss_scaling):
     parts = [[4.0, 12.0, 3.0]] if replicas == 0 else [[3.0, 13.0, 3.0], [1, -1, 0]]
     scalars = run.step(*parts)
     np.testing.assert_allclose(scalars["gradient_norm"], 13.0, rtol=1e-6)
-    np.testing.assert_allclose(run.copies(run.weight)[-1], [0.7, 1.2], rtol=1e-6)
-    np.testing.assert_allclose(run.copies(run.bias)[-1], [0.85], rtol=1e-6)
+    run.check(run.weight, [0.7, 1.2])
+    run.check(run.bias, [0.85])
     # Below the limit only the decay of [0.7, 1.2] is added.
     assert run.step(*[[0.0, 0.0, 0.0]] * len(parts))["gradient_norm"] == 0.0
     run.step([3.0, 4.0, 0.0], *[[0.0, 0.0, 0.0]] * (len(parts) - 1))
-    np.testing.assert_allclose(
-        run.copies(run.weight)[-1], [0.7 * 0.81 - 0.3, 1.2 * 0.81 - 0.4], rtol=1e-5
-    )
+    run.check(run.weight, [0.7 * 0.81 - 0.3, 1.2 * 0.81 - 0.4], rtol=1e-5)
 
 
 @pytest.mark.parametrize("replicas, optimizer", [(1, "sgd"), (4, "adam")])
@@ -70,8 +66,7 @@ def test_replicas_take_the_step_of_one_on_the_sum(rng, optimizer, replicas):
             np.testing.assert_allclose(scalars[name], value, rtol=1e-5)
     for variable in ("weight", "bias"):
         value = getattr(one, variable).numpy()
-        for copy in several.copies(getattr(several, variable)):
-            np.testing.assert_allclose(copy, value, rtol=1e-5)
+        several.check(getattr(several, variable), value, rtol=1e-5)
     assert one.iterations == several.iterations == 4
 
 
