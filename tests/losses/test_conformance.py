@@ -153,10 +153,6 @@ def named(*names):
     return pytest.mark.parametrize("name", names)
 
 
-def where(condition):
-    return named(*(name for name, case in CASES.items() if condition(case)))
-
-
 def every_loss(test):
     """Runs a test on all losses; EKD's functions take less op by op than a trace."""
     return pytest.mark.usefixtures("op_by_op")(named(*CASES)(test))
@@ -345,7 +341,7 @@ def test_takes_other_sizes_as_they_are_or_says_how_to_project(rng, name):
     refused("student_dim=7, teacher_dim=5 to own a projection", loss, *batch)
 
 
-@where(lambda case: not case.any_dims)
+@named(*(name for name, case in CASES.items() if not case.any_dims))
 def test_owns_a_trained_projection_between_sizes(rng, name):
     case = CASES[name]
     sizes = {"student_dim": TEACHER_DIM}
