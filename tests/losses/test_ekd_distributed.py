@@ -1,6 +1,7 @@
 """`EKDLoss` on several replicas against one device on the concatenated batch."""
 
 import numpy as np
+import pytest
 import tensorflow as tf
 from toys import scatter
 from toys import value_and_gradient
@@ -34,10 +35,10 @@ def replica_step(loss, weights, student, teacher, labels, image_ids):
     return value_and_gradient(share)(weights)
 
 
-def test_replicas_compute_what_one_device_does(rng, two_replicas):
-    # Thresholds of a histogram, and no memory: tests/training/test_replicas.py.
+@pytest.mark.parametrize("thresholds", ["ema", "histogram"])
+def test_replicas_compute_what_one_device_does(rng, two_replicas, thresholds):
     def make():
-        return EKDLoss(5, 9, thresholds="ema", memory=50, momentum=0.3)
+        return EKDLoss(5, 9, thresholds=thresholds, memory=50, momentum=0.3)
 
     weights = tf.constant(rng.normal(size=(6, 5)), tf.float32)
     alone = make()
