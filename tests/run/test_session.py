@@ -16,10 +16,12 @@ from ekd_tf.data.unreadable import UnreadableError
 from ekd_tf.embedders import CacheWriter
 from ekd_tf.embedders import describe_cache
 from ekd_tf.embedders import load_embedder
+from ekd_tf.evaluate import EvaluateSettings
 from ekd_tf.run import factory
 from ekd_tf.run.config import TrainConfig
 from ekd_tf.run.data import open_run_data
 from ekd_tf.run.data import sources_of_run
+from ekd_tf.run.evaluating import evaluate_model
 from ekd_tf.run.session import run_training
 from ekd_tf.run.workdir import Workdir
 
@@ -68,6 +70,14 @@ def distilled(tmp_path_factory, teacher):
         eval_sets=(f"other:{SOURCE},first=2000",),
         evaluate_every=2,
     )
+
+
+def test_a_run_is_evaluated_on_what_it_held_out(teacher, tmp_path):
+    def evaluate(model):
+        evaluate_model(EvaluateSettings(model=str(model)), [])
+
+    refused("held out no identities: give --eval_sets", evaluate, teacher)
+    refused("There is no run in .*/none.keras", evaluate, tmp_path / "none.keras")
 
 
 def lines(workdir):
