@@ -94,15 +94,15 @@ def charts(names: Iterable[str]) -> bytes:
     """
     layout = layout_pb2.Layout()
     for title, pattern, title_of_chart in _CHARTS:
-        charts: dict[str, list[str]] = {}
+        by_title: dict[str, list[str]] = {}
         for name in sorted(names):
             if match := re.fullmatch(pattern, name):
-                tags = charts.setdefault(title_of_chart.format(*match.groups()), [])
+                tags = by_title.setdefault(title_of_chart.format(*match.groups()), [])
                 tags.append(re.escape(tensorboard_tag(name)[0]) + "$")
         category = layout_pb2.Category(title=title)
-        for title_of, tags in charts.items():
+        for title_of, tags in by_title.items():
             lines = layout_pb2.MultilineChartContent(tag=tags)
             category.chart.add(title=title_of, multiline=lines)
-        if charts:
+        if by_title:
             layout.category.append(category)
     return custom_scalar.pb(layout).SerializeToString() if layout.category else b""

@@ -18,7 +18,6 @@ from ekd_tf.run.workdir import Workdir
 @pytest.fixture(scope="module")
 def home(tmp_path_factory):
     """A run whose model was exported and calibrated, on faces of another size."""
-    pytest.importorskip("ai_edge_litert", reason="needs the extra litert")
     root = tmp_path_factory.mktemp("home")
     backbone(dim=6, batch_norm=False).save(root / "model.keras")
     images = f"folder:{write_people(root / 'faces', people=6, each=4, side=24)}"
@@ -61,7 +60,7 @@ def decisions_of_verify(home, model, names):
 def test_verify_and_the_tool_without_tensorflow_decide_every_pair_alike(
     home, precision
 ):
-    # Needs LiteRT, without which `home` skips.
+    pytest.importorskip("ai_edge_litert", reason="needs the extra litert")
     from run_tflite import Student
 
     file = home / "export" / "student" / "1" / f"student-1-{precision}.tflite"
