@@ -1,5 +1,6 @@
 """Runs the commands of the package as a user does."""
 
+import atexit
 import functools
 import json
 import os
@@ -9,13 +10,18 @@ import sys
 import tempfile
 
 SERVER = pathlib.Path(__file__).with_name("command_server.py")
-ENVIRONMENT = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "2"}
+ENVIRONMENT = {
+    **os.environ,
+    "TF_CPP_MIN_LOG_LEVEL": "2",
+    "PYTHONPATH": os.pathsep.join(
+        [str(SERVER.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+    ),
+}
 # Flags that make a training small.
 TINY = [
     "--general_batch=8",
     "--balanced_identities=2",
-    "--model=iresnet18",
-    "--width=0.125",
+    "--model=toys:student",
     "--embedding_dim=16",
     "--input_size=32",
     "--scale=16",
@@ -63,11 +69,13 @@ def refuse(program, *arguments):
 
 @functools.lru_cache(maxsize=1)
 def _server():
-    # It ends when this process does, which closes its input.
-    return subprocess.Popen(
+    server = subprocess.Popen(
         [sys.executable, str(SERVER)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
         env=ENVIRONMENT,
     )
+    # Closes its input, at which it ends.
+    atexit.register(server.communicate)
+    return server

@@ -35,10 +35,12 @@ gc.set_threshold(100_000, 20, 100)
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config, items):
-    """Leaves out the tests of the other stack.
+    """Leaves out the tests of the other stack, and begins with those of commands.
 
     On the one with Addons leaves to `-m slow` what the current one shows alike.
     """
+    # They wait for processes: at the end one core would idle.
+    items.sort(key=lambda item: "integration" not in item.path.parts)
     other = "keras2" if IS_KERAS_3 else "keras3"
     left = [item for item in items if item.get_closest_marker(other)]
     items[:] = [item for item in items if item not in left]

@@ -46,6 +46,11 @@ def backbone(dim=8, seed=0, batch_norm=True, size=None):
     return keras.Model(images, x)
 
 
+def student(embedding_dim, input_size):
+    """The backbone as `--model=toys:student`."""
+    return backbone(dim=embedding_dim, size=input_size, seed=None)
+
+
 def distiller(losses, teacher=None, margin_weight=1.0, batch_norm=False, **arguments):
     """Returns a distiller into `backbone()`, compiled with what else is given."""
     student = backbone(batch_norm=batch_norm)

@@ -4,9 +4,8 @@ import json
 import os
 import pathlib
 import signal
-import subprocess
-import sys
 
+import commands
 import numpy as np
 import pytest
 import test_session
@@ -16,7 +15,7 @@ from traces import events_in
 from ekd_tf.embedders import load_embedder
 from ekd_tf.run.interruption import RESUME_STATUS
 
-FOLDER = pathlib.Path(__file__).parent
+PROGRAM = pathlib.Path(__file__).with_name("crash_run.py")
 # How often the slow test is run, with other moments each time.
 RUNS = int(os.environ.get("EKD_CRASH_RUNS", "1"))
 SETTINGS = {
@@ -37,27 +36,11 @@ SETTINGS = {
 }
 
 
-@pytest.fixture(scope="module")
-def server():
-    """Returns `server(workdir, kill=None, **changes) -> answer` of a fork's run."""
-    tests = os.pathsep.join([str(FOLDER.parent), *sys.path])
-    process = subprocess.Popen(
-        [sys.executable, str(FOLDER / "crash_server.py")],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "PYTHONPATH": tests},
-    )
-
-    def run(workdir, kill=None, **changes):
-        values = {**SETTINGS, "workdir": str(workdir), **changes}
-        process.stdin.write(json.dumps({"values": values, "kill": kill}) + "\n")
-        process.stdin.flush()
-        return json.loads(process.stdout.readline())
-
-    with process:
-        yield run
-        process.stdin.close()
+def train(workdir, kill=None, **changes):
+    """Runs until it is killed or ends; returns the status and the calls it printed."""
+    values = {**SETTINGS, "workdir": str(workdir), **changes}
+    done = commands.run(PROGRAM, json.dumps({"values": values, "kill": kill}))
+    return done.returncode, done.stdout
 
 
 @pytest.fixture(scope="module")
@@ -68,11 +51,11 @@ def teacher(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(server, teacher, tmp_path_factory):
+def uninterrupted(teacher, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("uninterrupted") / "run"
-    answer = server(workdir, teacher=teacher)
-    assert answer["status"] == 0
-    return workdir, answer
+    status, calls = train(workdir, teacher=teacher)
+    assert status == 0
+    return workdir, int(calls)
 
 
 def arrays(path):
@@ -119,46 +102,42 @@ def assert_same_run(one, other):
         np.testing.assert_array_equal(left, right)
 
 
-def crash(server, teacher, workdir, kills):
+def crash(teacher, workdir, kills):
     """Starts a run once per kill, then to its end; returns the statuses."""
-    statuses = [server(workdir, k, teacher=teacher)["status"] for k in kills]
-    assert server(workdir, teacher=teacher)["status"] == 0
+    statuses = [train(workdir, kill, teacher=teacher)[0] for kill in kills]
+    assert train(workdir, teacher=teacher)[0] == 0
     return statuses
 
 
-def test_killed_run_ends_like_the_uninterrupted_one(
-    server, teacher, uninterrupted, tmp_path
-):
-    workdir, answer = uninterrupted
-    run, calls = tmp_path / "run", answer["calls"]
+def test_killed_run_ends_like_the_uninterrupted_one(teacher, uninterrupted, tmp_path):
+    (workdir, calls), run = uninterrupted, tmp_path / "run"
     # Each within what the start before it has left to do.
     kills = [{"call": calls // 3}, {"call": calls // 4, "signal": signal.SIGTERM}]
-    statuses = [server(run, kill, teacher=teacher)["status"] for kill in kills]
+    statuses = [train(run, kill, teacher=teacher)[0] for kill in kills]
     # SIGTERM saves the step in hand.
     saved = max((run / "checkpoints").glob("checkpoint-0*.npz"))
     assert lines(run)[-1]["step"] == int(saved.stem.split("-")[1])
-    statuses += crash(server, teacher, run, [{"call": calls // 6}])
-    assert statuses == [-signal.SIGKILL, RESUME_STATUS, -signal.SIGKILL]
+    assert statuses == [-signal.SIGKILL, RESUME_STATUS]
+    crash(teacher, run, [])
     last = arrays(run / "checkpoints" / "checkpoint-000000040.npz")
     assert any("memory" in name for name in last)
     assert_same_run(workdir, run)
 
 
-def random_kill(rng, answer):
+def random_kill(rng, calls):
     """A moment within the next five steps or so, by steps made or by file call."""
     if rng.random() < 0.5:
         return {"steps": rng.uniform(0, 5)}
-    share = 5 / SETTINGS["steps"]
-    return {"call": int(rng.integers(1, share * answer["calls"]))}
+    return {"call": int(rng.integers(1, 5 / SETTINGS["steps"] * calls))}
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(RUNS))
-def test_twenty_kills_change_nothing(server, teacher, uninterrupted, tmp_path, seed):
-    workdir, answer = uninterrupted
+def test_twenty_kills_change_nothing(teacher, uninterrupted, tmp_path, seed):
+    workdir, calls = uninterrupted
     rng = np.random.default_rng(seed)
-    kills = [random_kill(rng, answer) for _ in range(20)]
-    statuses = crash(server, teacher, tmp_path / "run", kills)
+    kills = [random_kill(rng, calls) for _ in range(20)]
+    statuses = crash(teacher, tmp_path / "run", kills)
     # The last moments may lie beyond the end of the run.
     assert set(statuses) <= {-signal.SIGKILL, 0}
     assert statuses.count(-signal.SIGKILL) >= 5
@@ -168,7 +147,7 @@ def test_twenty_kills_change_nothing(server, teacher, uninterrupted, tmp_path, s
 # The backward pass of EKD once added gradients in order of arrival, in graphs of real
 # size alone. Fast sibling: test_killed_run_ends_like_the_uninterrupted_one.
 @pytest.mark.slow
-def test_a_student_of_real_size_ends_alike_when_killed(server, teacher, tmp_path):
+def test_a_student_of_real_size_ends_alike_when_killed(teacher, tmp_path):
     changes = {
         "toy_student": False,
         "model": "mobilefacenet",
@@ -184,8 +163,8 @@ def test_a_student_of_real_size_ends_alike_when_killed(server, teacher, tmp_path
         "checkpoint_every": 3,
         "evaluate_every": 0,
     }
-    killed = server(tmp_path / "killed", {"steps": 4}, **changes)
-    assert killed["status"] == -signal.SIGKILL
+    killed, _ = train(tmp_path / "killed", {"steps": 4}, **changes)
+    assert killed == -signal.SIGKILL
     for name in ("killed", "one"):
-        assert server(tmp_path / name, **changes)["status"] == 0
+        assert train(tmp_path / name, **changes)[0] == 0
     assert_same_run(tmp_path / "one", tmp_path / "killed")

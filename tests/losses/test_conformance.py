@@ -195,6 +195,8 @@ def test_every_loss_has_a_case():
     assert losses.LOSSES.keys() - CASES.keys() == {"ekd_reference", "ekd_centres"}
 
 
+# A graph runs what these two trace or run.
+@pytest.mark.parametrize("run_as", ["eager", "xla"], indirect=True)
 @named(*CASES)
 def test_value_and_finite_gradient_in_every_mode(rng, run_as, name):
     case = CASES[name]

@@ -49,10 +49,19 @@ def test_says_what_does_not_fit():
         ({"network": "MobileNetV9"}, "`network` must be"),
         ({"network": "MobileNet", "alpah": 1}, "cannot be built.*alpah"),
         ({"network": "Xception", "input_size": 56}, "cannot be built: Input size"),
-        ({"network": "NASNetMobile", "stem_stride": 1}, "does not fit.*Leave it at 2"),
     ):
         arguments = {"embedding_dim": 8, "input_size": 112, **arguments}
         refused(words, Application, **arguments)
+
+
+def test_a_first_stride_that_another_layer_shares_stays(monkeypatch):
+    def forked(input_tensor, input_shape, include_top, weights):
+        halves = [keras.layers.Conv2D(4, 2, strides=2)(input_tensor) for _ in "ab"]
+        return keras.Model(input_tensor, keras.layers.add(halves))
+
+    monkeypatch.setattr(keras.applications, "MobileNet", forked)
+    words = "`stem_stride=1` does not fit.*Leave it at 2"
+    refused(words, Application, "MobileNet", 8, 32, stem_stride=1)
 
 
 # That of Keras 2.15 does not look at the pixels it is given.

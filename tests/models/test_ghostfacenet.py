@@ -22,8 +22,8 @@ def test_embeds_in_every_size_and_stride(rng):
         images = rng.integers(0, 256, (2, size, size, 3), np.uint8)
         embeddings = np.asarray(model(images, training=True))
         assert embeddings.shape == (2, 8) and np.isfinite(embeddings).all()
-        # Resizing of Keras would put what is behind it into training mode.
-        np.testing.assert_array_equal(model(images), model(images, training=False))
+    # Resizing of Keras would put what is behind it into training mode.
+    np.testing.assert_array_equal(model(images), model(images, training=False))
 
 
 def test_refuses_sizes_its_strides_do_not_fit():
