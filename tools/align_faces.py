@@ -27,6 +27,7 @@ import os
 import pathlib
 import signal
 import typing
+from concurrent import futures
 
 import numpy as np
 from PIL import Image
@@ -255,14 +256,32 @@ def worked_off(names, settings, landmarks):
     # Spawned: TensorFlow does not survive a fork.
     context = multiprocessing.get_context("spawn")
     arguments = settings, landmarks
-    with context.Pool(settings.processes, _start_worker, arguments) as pool:
-        yield pool.imap_unordered(_work, names)
+    pool = futures.ProcessPoolExecutor(
+        settings.processes, context, _start_worker, arguments
+    )
+    try:
+        done = futures.as_completed([pool.submit(_work, name) for name in names])
+        yield (future.result() for future in done)
+    except futures.process.BrokenProcessPool:
+        raise ValueError(
+            "a process was killed, most likely for want of memory: give fewer "
+            f"--processes. Received: {settings.processes}"
+        ) from None
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def align_all(settings, landmarks):
     """Aligns what is not done yet; returns `(done before, written, left out)`."""
     from ekd_tf.run.progress import begin_line
 
+    photos = pathlib.Path(settings.photos).resolve()
+    output = pathlib.Path(settings.output).resolve()
+    if photos in (output, *output.parents):
+        raise ValueError(
+            "`--output` must lie outside of --photos, or faces would be taken for "
+            f"photographs. Received: {settings.output}"
+        )
     names = photographs(settings.photos, landmarks)
     folder = make_folder("output", settings.output)
     todo = [name for name in names if not output_path(name, folder).exists()]

@@ -157,6 +157,12 @@ def make_runs(common, root, methods, seeds, train_teacher=None):
     if train_teacher is not None:
         if common.teacher != "none":
             raise ValueError("Give `--teacher` or `--train_teacher`, not both.")
+        if common.holdout_identities and set(seeds) != {common.seed}:
+            raise ValueError(
+                "Each seed holds out other identities, on which the teacher of "
+                "`--train_teacher` was trained: give --heldout_data, or "
+                f"--seeds={common.seed}"
+            )
         own = [*shlex.split(train_teacher), "--teacher=none", "--distill="]
         teacher = make_run(common, "teacher", common.seed, root / "teacher", *own)
         common = dataclasses.replace(common, teacher=str(teacher.path))

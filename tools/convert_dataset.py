@@ -228,27 +228,27 @@ def convert(source, to, out, shard_size=10_000, drop=None, merge=None):
         "shard_size": None if to == "recordio" else shard_size,
     }
     check_free(out)
-    open_partial(partial, plan)
-    if to == "recordio":
-        writer = RecordIOWriter(partial, labels)
-    else:
-        kind = TFRecordWriter if to == "tfrecord" else WebDatasetWriter
-        writer = kind(partial, labels, shard_size)
-    first = encoded(source, kept[:1])[0]
-    try:
-        size = read_image(first).shape[:2]
-    except ValueError as error:
-        raise ValueError(f"{source.describe(int(kept[0]))}: {error}") from None
-    done = writer.count
-    progress = begin_line(str(out), len(kept) - done, "images")
-    with contextlib.closing(writer):
-        for start in range(done, len(kept), CHUNK):
-            for image in encoded(source, kept[start : start + CHUNK]):
-                writer.add(image)
-            progress(min(CHUNK, len(kept) - start))
-        writer.finish(size)
-    (partial / PLAN_FILE).unlink()
-    os.replace(partial, out)
+    with open_partial(partial, plan):
+        if to == "recordio":
+            writer = RecordIOWriter(partial, labels)
+        else:
+            kind = TFRecordWriter if to == "tfrecord" else WebDatasetWriter
+            writer = kind(partial, labels, shard_size)
+        first = encoded(source, kept[:1])[0]
+        try:
+            size = read_image(first).shape[:2]
+        except ValueError as error:
+            raise ValueError(f"{source.describe(int(kept[0]))}: {error}") from None
+        done = writer.count
+        progress = begin_line(str(out), len(kept) - done, "images")
+        with contextlib.closing(writer):
+            for start in range(done, len(kept), CHUNK):
+                for image in encoded(source, kept[start : start + CHUNK]):
+                    writer.add(image)
+                progress(min(CHUNK, len(kept) - start))
+            writer.finish(size)
+        (partial / PLAN_FILE).unlink()
+        os.replace(partial, out)
     return len(kept), done
 
 
@@ -258,9 +258,14 @@ def check_free(out):
         raise ValueError(f"{out} exists. Choose another --output or delete it")
 
 
+@contextlib.contextmanager
 def open_partial(partial, plan):
-    """Makes the folder to write to, or makes sure that it holds a try of this plan."""
+    """Makes the folder to write to, or makes sure that it holds a try of this plan.
+
+    It is this process's alone until the context ends.
+    """
     from ekd_tf.files.atomic import write_text
+    from ekd_tf.files.lock import hold
 
     path = partial / PLAN_FILE
     if not partial.exists() or not any(partial.iterdir()):
@@ -271,6 +276,9 @@ def open_partial(partial, plan):
             f"{partial} holds the unfinished conversion of something else. Finish "
             "that one, choose another --output, or delete it"
         )
+    with open(path, "rb") as file:
+        hold(file, str(partial), "Wait for it to end, or choose another --output")
+        yield
 
 
 def make_pairs(settings):

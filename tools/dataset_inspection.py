@@ -92,9 +92,10 @@ def _duplicates(source, digests, good):
         groups[bytes(digests[index])].append(index)
     for group in groups.values():
         for index in group:
-            others = [k for k in group if source.labels[k] != source.labels[index]]
-            if others:
-                detail = f"the same bytes as {source.describe(others[0])}"
+            label = source.labels[index]
+            other = next((k for k in group if source.labels[k] != label), None)
+            if other is not None:
+                detail = f"the same bytes as {source.describe(other)}"
                 yield Finding(index, "duplicate", detail)
 
 

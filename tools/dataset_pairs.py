@@ -8,6 +8,7 @@ import pickle
 
 import numpy as np
 
+from ekd_tf.data.pairs import SIGNATURES
 from ekd_tf.data.pairs import PairImages
 from ekd_tf.data.pairs import PairSet
 from ekd_tf.files.atomic import write_aside
@@ -88,9 +89,13 @@ def _read_all(path, paths):
     images, missing = [], []
     for image_path in paths:
         try:
-            images.append(pathlib.Path(image_path).read_bytes())
+            image = pathlib.Path(image_path).read_bytes()
         except OSError as error:
             missing.append(f"{image_path}: {error.strerror}")
+            continue
+        if not image.startswith(SIGNATURES):
+            missing.append(f"{image_path}: neither JPEG nor PNG, BMP, GIF or WebP")
+        images.append(image)
     if missing:
         listed = "\n  ".join(dict.fromkeys(missing[:_NAMED]))
         raise ValueError(

@@ -76,14 +76,17 @@ def find_overlap(source: Source, cache: TeacherCache):
         block = centres[first : first + _BLOCK]
         for other in range(first, len(centres), 4 * _BLOCK):
             cosines = block @ centres[other : other + 4 * _BLOCK].T
-            for i, j in np.argwhere(cosines >= least).tolist():
-                if first + i < other + j:
-                    pairs.append((float(cosines[i, j]), first + i, other + j))
-            if len(pairs) > _MOST_PAIRS:
+            alike = cosines >= least
+            if other == first:
+                # Each pair once, and none with itself.
+                alike = np.triu(alike, 1)
+            if len(pairs) + np.count_nonzero(alike) > _MOST_PAIRS:
                 raise ValueError(
                     f"{source.name}: more than {_MOST_PAIRS:,} pairs of identities are "
                     f"as alike as {least:.3f}. This teacher does not tell them apart"
                 )
+            for i, j in np.argwhere(alike).tolist():
+                pairs.append((float(cosines[i, j]), first + i, other + j))
     findings, listed = [], set()
     images = np.split(
         np.argsort(source.labels, kind="stable"), np.cumsum(people.counts)[:-1]
@@ -174,12 +177,15 @@ def draw_sheet(source: Source, findings, path, rows: int = 20, side: int = 112):
     from PIL import Image
 
     from ekd_tf.data import evaluation_batches
+    from ekd_tf.data.unreadable import Unreadable
 
     sheet = Image.new("RGB", (6 * side + 8, rows * side), "white")
     for row, finding in enumerate(findings[:rows]):
         same = np.flatnonzero(source.labels == source.labels[finding.index])
         chosen = np.concatenate([[finding.index], same[same != finding.index][:5]])
-        (images,) = evaluation_batches(source, chosen, side, len(chosen))
+        # In the place of a damaged image stands another of its identity.
+        damaged = Unreadable(len(chosen))
+        (images,) = evaluation_batches(source, chosen, side, len(chosen), damaged)
         for column, image in enumerate(images):
             left = column * side + (8 if column else 0)
             sheet.paste(Image.fromarray(image), (left, row * side))

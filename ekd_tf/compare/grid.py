@@ -91,16 +91,18 @@ class GridRun:
         before, start = self.starts, time.monotonic()
         status, message = _call([*command, *self.arguments], self.path / _LOG)
         failed = status not in (0, RESUME_STATUS)
-        if failed and (status < 0 or self.starts == before):
-            raise ValueError(
-                f"{self.method}, seed {self.seed}: status {status}: {message}"
-            )
+        # Nothing that is the run's own fault.
+        ended = failed and (status < 0 or self.starts == before)
         note = {
             "seconds": self._note()["seconds"] + time.monotonic() - start,
-            "failure": message if failed else None,
+            "failure": message if failed and not ended else None,
             "arguments": list(self.arguments),
         }
         write_text(self.path / _NOTE, json.dumps(note, indent=2) + "\n")
+        if ended:
+            raise ValueError(
+                f"{self.method}, seed {self.seed}: status {status}: {message}"
+            )
         if status == RESUME_STATUS:
             raise Interrupted(f"{self.method}, seed {self.seed}, was interrupted.")
 

@@ -95,7 +95,8 @@ def _section(comparison, folder):
         ("tpr", plot_tpr_bars, comparison, f"{name}: TPR at FPR"),
     )
     for what, plot, values, title in pictures:
-        if values:
+        # Of few pairs no FPR can be measured.
+        if values and (what != "tpr" or comparison.fprs):
             file, title = f"{name}_{what}.png", f"{title}, {over}"
             plot(values, folder / file, title)
             parts.append(f"![{title}]({file})")

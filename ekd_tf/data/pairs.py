@@ -16,7 +16,8 @@ from ekd_tf.files.restricted_pickle import RefusedPickle
 from ekd_tf.files.restricted_pickle import Unfinished
 from ekd_tf.files.restricted_pickle import read_pickle
 
-_SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"BM", b"GIF8", b"RIFF")
+# What the files of the formats that are decoded begin with.
+SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"BM", b"GIF8", b"RIFF")
 _CODES = "b1 u1 i1 u2 i2 f2 u4 i4 f4 u8 i8 f8".split()
 _MAX_BYTES = 1 << 32
 
@@ -105,7 +106,7 @@ def _image(k, value):
     if isinstance(value, np.ndarray) and value.dtype == np.uint8:
         if value.ndim == 1 or value.shape[1:] == (1,):
             value = value.tobytes()
-    if isinstance(value, bytes) and value.startswith(_SIGNATURES):
+    if isinstance(value, bytes) and value.startswith(SIGNATURES):
         return value
     raise RefusedPickle(
         f"image {k % 2 + 1} of pair {k // 2 + 1} is neither JPEG nor PNG, BMP, GIF "

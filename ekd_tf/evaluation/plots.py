@@ -27,6 +27,7 @@ from ekd_tf.evaluation.gap import GapPoint
 from ekd_tf.files.user_text import printable
 from ekd_tf.metrics import ROC
 from ekd_tf.metrics import format_fpr
+from ekd_tf.metrics.roc import tpr_within
 
 # Okabe and Ito's palette, safe for colour-blind readers, with grey for its yellow, then
 # Tol's wine and olive: no two of ten curves share a colour.
@@ -73,9 +74,8 @@ def plot_roc(
         # Rising from 0 at the axis would draw a wall over it: only the last of the
         # points at or before the axis is kept.
         x = np.unique(np.concatenate([fpr[fpr > decades[0]], decades]))
-        last = np.searchsorted(fpr, x, side="right") - 1
-        y = np.where(last >= 0, tpr[np.maximum(last, 0)], 0.0)
-        lowest = min(lowest, y[0])
+        y = tpr_within((fpr, tpr), x)
+        lowest = min(lowest, float(y[0]))
         axes.plot(
             x,
             y,

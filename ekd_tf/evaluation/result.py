@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import os
 import pathlib
@@ -13,6 +14,8 @@ import numpy as np
 from PIL import Image
 
 from ekd_tf.evaluation.gap import GapReport
+from ekd_tf.files.atomic import write_aside
+from ekd_tf.files.atomic import write_text
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,9 +72,10 @@ class Result:
         folder.mkdir(parents=True, exist_ok=True)
         left_out = {"left_out": list(self.left_out)} if self.left_out else {}
         text = json.dumps({**self.document, **left_out}, indent=2) + "\n"
-        (folder / f"{self.name}.json").write_text(text, encoding="utf-8")
+        write_text(folder / f"{self.name}.json", text)
         for name, image in self.images.items():
-            Image.fromarray(image).save(folder / _picture_file(name))
+            save = functools.partial(Image.fromarray(image).save, format="PNG")
+            write_aside(folder / _picture_file(name), save)
 
     def section(self) -> str:
         """Returns a section of Markdown: `report`, and the pictures `write` leaves."""

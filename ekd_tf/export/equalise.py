@@ -113,11 +113,13 @@ def _groups(student):
             close(inputs)
             if layer.scale and layer.center:
                 group_of[id(layer.output)] = _Group([layer], [], [layer.output])
-        elif isinstance(layer, (*_HOMOGENEOUS, keras.layers.ZeroPadding2D)) and group:
+        elif group and (
+            _is_homogeneous(layer) or isinstance(layer, keras.layers.ZeroPadding2D)
+        ):
             if isinstance(layer, keras.layers.ReLU):
                 # Fused into what is before it: only what it returns is ever stored.
                 group.outputs = [t for t in group.outputs if t is not inputs[0]]
-            if isinstance(layer, _HOMOGENEOUS):
+            if _is_homogeneous(layer):
                 group.outputs.append(layer.output)
             group_of[id(layer.output)] = group
         elif isinstance(layer, keras.layers.Add) and None not in known:
@@ -139,6 +141,14 @@ def _groups(student):
     close(student.outputs)
     unique = {id(group): group for group in group_of.values()}.values()
     return [group for group in unique if group.closed and group.convs]
+
+
+def _is_homogeneous(layer):
+    # ReLU6, and what is cut off anywhere else, is not.
+    is_cut = isinstance(layer, keras.layers.ReLU) and (
+        layer.max_value is not None or layer.threshold
+    )
+    return isinstance(layer, _HOMOGENEOUS) and not is_cut
 
 
 def _is_conv(layer):

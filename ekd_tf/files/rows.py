@@ -13,6 +13,7 @@ from numpy.typing import DTypeLike
 
 from ekd_tf.files.atomic import naming
 from ekd_tf.files.atomic import write_text
+from ekd_tf.files.lock import hold
 
 
 class RowFile:
@@ -66,8 +67,11 @@ class RowFile:
         return np.memmap(self.path, self.dtype, mode="r", shape=shape)
 
     def _append(self, compute):
-        done = self.done
         with naming(self.path), open(self.path, "ab") as file:
+            # Rows of two that append would stand in each other's places.
+            hold(file, str(self.path), "Wait for it to end, and give the command again")
+            self._shape = read_note(self.note).get("shape")
+            done = self.done
             # What was being written when the run was interrupted.
             file.truncate(done * self._row_bytes if done else 0)
             for rows in compute(done):

@@ -6,6 +6,8 @@ import json
 import os
 import pathlib
 
+from absl import logging
+
 from ekd_tf.evaluation.calibration import CARD_FILE
 from ekd_tf.evaluation.calibration import calibrations_of
 from ekd_tf.evaluation.calibration import read_card
@@ -24,7 +26,11 @@ def deployment(model_file: str | os.PathLike) -> dict:
     calibrations, exports = {}, []
     cards = [folder / CARD_FILE, *sorted(folder.glob(f"export/*/*/{CARD_FILE}"))]
     for path in filter(pathlib.Path.is_file, cards):
-        card = read_card(path)
+        try:
+            card = read_card(path)
+        except ValueError as error:
+            logging.warning("The page is without one card: %s", error)
+            continue
         where = path.parent.relative_to(folder)
         for name, entry in calibrations_of(card).items():
             calibrations[(where / name).as_posix()] = entry

@@ -9,6 +9,7 @@ from typing import Any
 
 from absl import logging
 
+from ekd_tf.checks import check_range
 from ekd_tf.data import LinkedImages
 from ekd_tf.data import read_template_set
 from ekd_tf.data import readable_images
@@ -112,6 +113,8 @@ def _evaluations(settings):
     """Returns what to run, and the one labelled source among it or None."""
     unreadable = unreadable_of(settings.model, settings.skip_corrupt)
     fprs = factory.numbers("fprs", settings.fprs)
+    for fpr in fprs:
+        check_range("--fprs", fpr, low=0, high=1, low_open=True, high_open=True)
     heldout = None
     if not settings.eval_sets and not settings.ijb:
         heldout = _heldout(settings, unreadable)
@@ -147,6 +150,13 @@ def _evaluations(settings):
     for folder in settings.ijb:
         templates = readable_templates(read_template_set(folder), unreadable)
         evaluations.append(IJBEvaluation(templates, fprs, switches))
+    names = [evaluation.name for evaluation in evaluations]
+    for name in names:
+        if names.count(name) > 1:
+            raise ValueError(
+                f"Two sets are called {name}, whose reports would be one file: give "
+                "one of them another name, or evaluate it by itself"
+            )
     return evaluations, sources[0] if len(sources) == 1 else None
 
 

@@ -229,3 +229,10 @@ def test_without_a_teacher_no_share_is_shown(tmp_path):
     comparison = Comparison("faces", {"alone": {3: with_tpr(0.2)}})
     text = write_comparison(tmp_path, [comparison], [summary("alone")], {})
     assert "gap" not in text and "Not every run" not in text
+
+
+def test_a_set_of_too_few_pairs_for_any_fpr_has_no_picture_of_tprs(tmp_path):
+    few = RunFigures(0.7, {1e-2: None}, ((0.1, 1.0), (0.5, 1.0)))
+    comparison = Comparison("few", {"alone": {3: few}})
+    text = write_comparison(tmp_path, [comparison], [summary("alone")], {})
+    assert "few_roc.png" in text and "few_tpr.png" not in text

@@ -129,6 +129,8 @@ def test_a_mistake_or_a_kill_is_no_property_of_the_method(make_run):
     kill = "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
     refused("status -9: no message", run.train, command=(sys.executable, "-c", kill))
     assert run.failure is None and run.summary()["state"] == "not finished"
+    # A continued run took this time too.
+    assert run.summary()["seconds"] > 0
 
 
 def test_sigterm_is_passed_on_and_interrupts(make_run):

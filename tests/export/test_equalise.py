@@ -86,3 +86,12 @@ def test_a_network_without_such_pairs_is_left_as_it_is():
     x = keras.layers.Conv2D(4, 3)(keras.layers.Activation("tanh")(x))
     model = keras.Model(images, keras.layers.Flatten()(x))
     assert equalise(model, np.zeros((1, 16, 16, 3), np.uint8)) == 0
+
+
+def test_channels_behind_a_relu_that_cuts_are_left_as_they_are(rng):
+    image = keras.Input((8, 8, 3))
+    x = keras.layers.Conv2D(4, 3, use_bias=False)(image)
+    x = keras.layers.BatchNormalization(gamma_initializer="random_uniform")(x)
+    x = keras.layers.DepthwiseConv2D(3)(keras.layers.ReLU(6.0)(x))
+    images = rng.uniform(0, 255, (4, 8, 8, 3)).astype(np.float32)
+    assert equalise(keras.Model(image, x), images) == 0

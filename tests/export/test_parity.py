@@ -135,5 +135,7 @@ def test_memory_is_that_of_the_model_alone_and_needs_litert(tflite, monkeypatch)
     pytest.importorskip("ai_edge_litert", reason="needs the extra litert")
     # The runtime takes a few MB, TensorFlow would take hundreds.
     assert 1e5 < measure.peak_memory(tflite["float32"]) < 5e7
-    monkeypatch.setattr(measure.importlib.util, "find_spec", lambda name: None)
+    # Where it cannot be measured.
     assert measure.peak_memory("missing.tflite") is None
+    monkeypatch.setattr(measure.importlib.util, "find_spec", lambda name: None)
+    assert measure.peak_memory(tflite["float32"]) is None

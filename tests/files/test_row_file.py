@@ -31,3 +31,13 @@ def test_a_note_that_cannot_be_read_is_named(tmp_path):
     for text in ("{", "[]"):
         path.write_text(text)
         refused("note.json cannot be read.*; remove it", read_note, path)
+
+
+def test_one_process_writes_at_a_time(tmp_path):
+    def compute(first):
+        yield ROWS[:4]
+        # A lock is of the open file: this is what another process meets.
+        refused("rows is in use by another", make(tmp_path).fill, compute)
+        yield ROWS[4:]
+
+    np.testing.assert_array_equal(make(tmp_path).fill(compute), ROWS)

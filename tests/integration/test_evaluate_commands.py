@@ -138,13 +138,16 @@ def test_lists_the_nearest_of_a_gallery_and_names_what_it_cannot_read(report, tm
     assert all(line.endswith(given) for line in lines[1:])
 
 
-def test_a_calibration_that_cannot_be_is_refused_before_any_figure(folder):
+def test_what_cannot_be_is_refused_before_any_figure(folder):
     arguments = [f"--model={folder / 'model' / 'm.keras'}", "--calibrate_fpr=0.1"]
     faces = [f"--eval_sets=faces:folder:{folder}/faces", "--noflip", "--calibrate_flip"]
     pairs = [f"--eval_sets=toy:pairs:{folder}/toy.bin"]
+    named = [f"--eval_sets=identification:folder:{folder}/faces", "--identify"]
     for more, words in (
         (pairs, "needs one set of labelled images"),
         (faces, "needs mirror images: leave out --noflip"),
+        ([*pairs, "--fprs=1e-1,1"], "`--fprs` must be in (0, 1)"),
+        (named, "Two sets are called identification"),
     ):
         said = refuse("evaluate", *arguments, *more)
         assert words in said.stderr and said.stdout == ""

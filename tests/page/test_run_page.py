@@ -6,6 +6,8 @@ from commands import refuse
 from commands import succeed
 from pages import data_of
 
+from ekd_tf.page import deployment
+
 
 def test_the_command_writes_a_page_of_the_run(tmp_path):
     def write(name, content):
@@ -47,3 +49,10 @@ def test_what_is_no_run_is_refused_in_one_line(tmp_path):
     for arguments, words in (([tmp_path], "is not the workdir of a run"), ([], "one")):
         done = refuse("report", *arguments)
         assert words in done.stderr + done.stdout
+
+
+def test_a_card_that_cannot_be_read_is_left_out(tmp_path, warnings_logged):
+    (tmp_path / "card.json").write_text("{")
+    shown = deployment(tmp_path / "model.keras")
+    assert shown == {"calibrations": {}, "exports": []}
+    assert "card.json" in warnings_logged[0]

@@ -230,3 +230,27 @@ def test_finds_real_faces_pasted_into_scenes(tool, settings, realdata):
         inner = np.s_[24:104, 16:96]
         a, b = original[inner].ravel(), aligned[inner].ravel()
         assert np.corrcoef(a, b)[0, 1] > 0.8
+
+
+def test_faces_do_not_go_where_photographs_are(tool, settings, photos):
+    for output in (settings.photos, settings.photos / "ann" / "faces"):
+        inside = dataclasses.replace(settings, output=output)
+        refused("`--output` must lie outside of --photos", tool.align_all, inside, {})
+
+
+@pytest.mark.slow
+def test_a_worker_that_is_killed_ends_the_command(
+    tool, settings, photos, monkeypatch, tmp_path
+):
+    # Killed while it starts, as for want of memory.
+    (tmp_path / "align_faces.py").write_text(
+        "import os, signal\n"
+        "class Settings: pass\n"
+        "def _start_worker(*arguments): os.kill(os.getpid(), signal.SIGKILL)\n"
+        "def _work(name): pass\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    several = dataclasses.replace(settings, processes=2)
+    words = "a process was killed.*fewer --processes"
+    points = {"ann/1.png": points_of([30, 5])}
+    refused(words, tool.align_all, several, points)

@@ -96,6 +96,11 @@ def test_runs_differ_in_nothing_but_the_method(tool, common, tmp_path):
     assert alone["balanced_identities"] == cosine["balanced_identities"] == 16
     words = "`--teacher` or `--train_teacher`, not both"
     refused(words, grid, tool, common, tmp_path, train_teacher="--steps=9")
+    changes = {"teacher": "none", "heldout_data": None, "holdout_identities": 3}
+    own = dataclasses.replace(common, **changes)
+    words = "holds out other identities, on which the teacher .* or --seeds=0"
+    refused(words, grid, tool, own, tmp_path, train_teacher="--steps=9")
+    assert grid(tool, own, tmp_path, seeds=[0], train_teacher="--steps=9")[0]
 
 
 def test_a_common_flag_counts_where_it_has_an_effect(tool, common, tmp_path):

@@ -101,6 +101,10 @@ def test_what_is_there_is_never_overwritten(tool, tmp_path, source):
     plan = {"source": "another", "images": "", "to": "recordio", "shard_size": None}
     (partial / tool.PLAN_FILE).write_text(json.dumps(plan))
     refused(words, tool.convert, source, "recordio", out)
+    other = tmp_path / "other.partial"
+    with tool.open_partial(other, plan):
+        again = tool.open_partial(other, plan)
+        refused(r"other\.partial is in use by another", again.__enter__)
     out.mkdir()
     (out / "a").write_text("x")
     words = "out exists. Choose another --output or delete"
@@ -226,5 +230,10 @@ def test_pairs_of_a_list(tool, tmp_path):
     settings = {"to": "pairs", "output": out, "pairs": str(pairs), "suffix": ".png"}
     tool.main(tool.ConvertSettings(data=f"folder:{tmp_path}", **settings))
     assert read_pairs(out).images.read([1]) == [flat(2)]
+    (tmp_path / "Ann" / "Ann_0002.png").write_bytes(b"")
+    words = "Ann_0002.png: neither JPEG nor PNG"
+    again = {**settings, "output": str(tmp_path / "again.bin")}
+    again = tool.ConvertSettings(data=f"folder:{tmp_path}", **again)
+    refused(words, tool.main, again)
     words = "takes --data=folder:DIR. Received: tface:x"
     refused(words, tool.main, tool.ConvertSettings(data="tface:x", **settings))

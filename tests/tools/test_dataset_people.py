@@ -107,6 +107,16 @@ def test_says_what_it_needs(joined, tmp_path):
         refused(words, look, few, cache, tmp_path / "x", False)
 
 
+def test_a_teacher_that_tells_no_people_apart_is_refused(joined, tmp_path, monkeypatch):
+    spec, source, _ = joined
+    monkeypatch.setattr("dataset_people._MOST_PAIRS", 350)
+    teacher = write_cache(tmp_path / "c3", source, spec, np.ones((len(source), DIM)))
+    # 27 identities make 351 pairs.
+    words = "more than 350 pairs.*This teacher does not tell them apart"
+    look = {"data": spec, "overlap": True, "list": str(tmp_path / "x")}
+    refused(words, run, teacher=teacher, **look)
+
+
 def test_three_identities_of_one_person_become_one():
     lines = [(0, "identity 0 is identity 1, cosine 0.9")]
     lines += [(1, "identity 1 is identity 2, cosine 0.8")]
