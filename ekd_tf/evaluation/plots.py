@@ -129,7 +129,7 @@ def plot_similarities(
         axes.axvline(threshold, color="black", lw=1, ls=dashes, label=labels[-1])
     axes.set_yscale("log")
     axes.set_ylim(min(smallest / 2, largest / 1000), largest * 2)
-    axes.set_xlim(edges[0], edges[-1])
+    axes.set_xlim(float(edges[0]), float(edges[-1]))
     axes.set_xlabel("cosine similarity")
     axes.set_ylabel("fraction of pairs per bin")
     legend_below(figure, labels)

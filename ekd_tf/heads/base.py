@@ -87,7 +87,7 @@ def num_sampled(num_identities: int, sample_rate: float, batch_size: int) -> int
 
 def sample_classes(
     labels: tf.Tensor, num_identities: int, count: int, seed: tf.Tensor
-) -> tuple[tf.Tensor, tf.Tensor]:
+) -> tf.Tensor:
     """Draws classes without repetition, those of the batch always among them.
 
     Makes one random number per class and no tensor of batch x classes.
@@ -100,8 +100,7 @@ def sample_classes(
             device; under XLA they are others.
 
     Returns:
-        `(classes, positions)`: int32 `(count,)`, rising, and int32 `(batch,)`, where
-        in them each label stands.
+        The classes, int32 `(count,)`, rising.
 
     Reference:
         An et al., 2022, arXiv:2203.15565, Partial FC; insightface `arcface_torch`.
@@ -113,8 +112,7 @@ def sample_classes(
         draws, labels[:, None], tf.fill(tf.shape(labels), 2.0)
     )
     _, classes = tf.math.top_k(draws, count, sorted=False)
-    classes = tf.sort(classes)
-    return classes, tf.searchsorted(classes, labels)
+    return tf.sort(classes)
 
 
 class MarginHead(keras.layers.Layer):
@@ -215,7 +213,7 @@ class MarginHead(keras.layers.Layer):
                 )
             count = num_sampled(self.num_identities, self.sample_rate, rows)
             draw = tf.convert_to_tensor(self.num_draws)
-            classes, _ = sample_classes(
+            classes = sample_classes(
                 everyone, self.num_identities, count, tf.stack([self.seed, draw])
             )
             self.num_draws.assign(draw + 1)

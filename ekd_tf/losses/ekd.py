@@ -10,10 +10,9 @@ from ekd_tf.checks import check_choice
 from ekd_tf.checks import check_positive
 from ekd_tf.checks import check_range
 from ekd_tf.keras_compat import register
-from ekd_tf.losses.base import DistillationLoss
 from ekd_tf.losses.base import TermsAndMonitor
+from ekd_tf.losses.memory import MemoryLoss
 from ekd_tf.metrics import format_fpr
-from ekd_tf.mining.miner import NO_ROW
 from ekd_tf.mining.miner import Memory
 from ekd_tf.mining.miner import PairMiner
 from ekd_tf.mining.miner import Pairs
@@ -91,7 +90,7 @@ def near_in_rank(ranks: tf.Tensor, positions: tf.Tensor) -> tf.Tensor:
 
 
 @register
-class EKDLoss(DistillationLoss):
+class EKDLoss(MemoryLoss):
     r"""Pulls the student's rank of the pairs that decide TPR to the teacher's.
 
     $$ L = w_+ \operatorname*{mean}_{\text{positives}} (R_s - R_t)^2
@@ -103,13 +102,14 @@ class EKDLoss(DistillationLoss):
 
     As published (`reference`) thresholds are constants in the gradient: the positive
     term can be met by raising every cosine, and a student that starts from scratch
-    chases its thresholds towards 1. The default differs in four things: the gradient
-    of the student's thresholds reaches the negatives that define them, so raising every
-    cosine changes nothing; thresholds are quantiles of a decayed histogram of all
-    negatives, so FPRs exist that one small batch cannot resolve; the temperature is ten
-    times as wide, since most critical pairs of a student from scratch lie beyond the
-    0.05 where the slope of 0.01 ends; and a memory pairs the batch with the 2,048
-    images before it too, for more positive pairs and harder negatives.
+    chases its thresholds towards 1. The default differs above all in four things: the
+    gradient of the student's thresholds reaches the negatives that define them, so
+    raising every cosine changes nothing; thresholds are quantiles of a decayed
+    histogram of all negatives, so FPRs exist that one small batch cannot resolve; the
+    temperature is ten times as wide, since most critical pairs of a student from
+    scratch lie beyond the 0.05 where the slope of 0.01 ends; and a memory pairs the
+    batch with the 2,048 images before it too, for more positive pairs and harder
+    negatives.
 
     Args:
         student_dim, teacher_dim: Sizes of the embeddings, which `memory` needs.
@@ -133,10 +133,9 @@ class EKDLoss(DistillationLoss):
         batch without positive (negative) pairs has 0 there and a zero gradient.
 
     State:
-        Of each model `MODEL_thresholds` `(num_fprs,)`, `MODEL_histogram` `(4097,)` and
-        `memory_MODEL` `(memory, dim)`; `num_updates`, all float32; `memory_labels` and
-        `memory_image_ids`, int64 `(memory,)`. A batch without negatives or with a row
-        that is not finite changes none.
+        That of `MemoryLoss`; of each model `MODEL_thresholds` `(num_fprs,)` and
+        `MODEL_histogram` `(4097,)`, and `num_updates`, float32. A batch with a row that
+        is not finite changes none, one without negatives the memory alone.
 
     Reference:
         Huang et al., 2022, arXiv:2206.02325, equations 5 to 9. Compared with TFace
@@ -163,20 +162,12 @@ class EKDLoss(DistillationLoss):
         miner: PairMiner | dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__(**kwargs)
+        super().__init__(memory, student_dim, teacher_dim, **kwargs)
         self.temperature = float(check_positive("temperature", temperature))
         self.positive_weight = float(check_range("positive_weight", positive_weight, 0))
         self.negative_weight = float(check_range("negative_weight", negative_weight, 0))
         self.thresholds = check_choice("thresholds", thresholds, THRESHOLDS)
         self.momentum = float(check_range("momentum", momentum, 0, 1, low_open=True))
-        self.memory = int(check_range("memory", memory, 0))
-        if memory and None in (student_dim, teacher_dim):
-            raise ValueError(
-                "`memory` needs `student_dim` and `teacher_dim`; memory=0 does "
-                f"without. Received: {memory=}, {student_dim=}, {teacher_dim=}"
-            )
-        self.student_dim = student_dim
-        self.teacher_dim = teacher_dim
         self.bias_correction = bool(bias_correction)
         self.threshold_gradient = bool(threshold_gradient)
         if not bias_correction and thresholds == "histogram":
@@ -195,16 +186,14 @@ class EKDLoss(DistillationLoss):
             bins = (HISTOGRAM_BINS,)
             self.student_histogram = self.add_state("student_histogram", bins)
             self.teacher_histogram = self.add_state("teacher_histogram", bins)
-        if self.memory:
-            rows, empty = (self.memory,), (NO_ROW, "int64")
-            self.memory_student = self.add_state("memory_student", (*rows, student_dim))
-            self.memory_teacher = self.add_state("memory_teacher", (*rows, teacher_dim))
-            self.memory_labels = self.add_state("memory_labels", rows, *empty)
-            self.memory_image_ids = self.add_state("memory_image_ids", rows, *empty)
+        self._add_memory()
 
     @classmethod
     def reference(
-        cls, student_dim: int | None = None, teacher_dim: int | None = None
+        cls,
+        student_dim: int | None = None,
+        teacher_dim: int | None = None,
+        name: str = "ekd_reference",
     ) -> EKDLoss:
         """Returns the published form: the arithmetic of TFace to float32 rounding."""
         return cls(
@@ -216,6 +205,7 @@ class EKDLoss(DistillationLoss):
             threshold_gradient=False,
             memory=0,
             same_image_pairs=True,
+            name=name,
         )
 
     def compute(
@@ -236,14 +226,17 @@ class EKDLoss(DistillationLoss):
         if self.same_image_pairs:
             image_ids = None
         if self.memory:
-            memory = self._remembered(image_ids)
+            memory = self._remembered(student, teacher, image_ids)
         is_ema = self.thresholds == "ema"
         pairs = self.miner(student, teacher, labels, image_ids, memory, is_ema)
         if training:
             counts = pairs.finite & (pairs.num_negatives > 0)
             self._update_thresholds(pairs, counts)
             if self.memory:
-                self._remember(pairs, labels, image_ids)
+                rows = num_rows(labels)
+                of_student = pairs.student.gallery[:rows]
+                of_teacher = pairs.teacher.gallery[:rows]
+                self._remember(of_student, of_teacher, labels, image_ids, pairs.finite)
         # Tensors, since a nested function cannot take variables of several replicas.
         thresholds = self.student_thresholds, self.teacher_thresholds
         tensors = map(tf.convert_to_tensor, thresholds)
@@ -273,8 +266,7 @@ class EKDLoss(DistillationLoss):
             cosines, listed.teacher, attached, teacher_thresholds, self.temperature
         )
         # Mining leaves out rows that are not finite; the loss must show them.
-        finite = tf.math.is_finite(tf.reduce_sum(student))
-        losses = tf.where(finite, losses, float("nan"))
+        losses = tf.where(pairs.finite, losses, float("nan"))
         of_positive = self.positive_weight * masked_mean(losses, positive)
         of_negative = self.negative_weight * masked_mean(losses, ~positive)
         terms = {
@@ -355,37 +347,6 @@ class EKDLoss(DistillationLoss):
             histogram.assign(decayed)
             quantiles = quantiles_of_histogram(decayed, self.miner.fprs)
             variable.assign(tf.where(updates > 0, quantiles, variable))
-
-    def _remembered(self, image_ids):
-        """Returns the `Memory`, without the images that the batch shows again."""
-        labels = tf.convert_to_tensor(self.memory_labels)
-        old_ids = tf.convert_to_tensor(self.memory_image_ids)
-        if image_ids is not None:
-            new_ids = tf.cast(image_ids, old_ids.dtype)
-            again = tf.reduce_any(old_ids[:, None] == new_ids[None, :], axis=1)
-            labels = tf.where(again, tf.cast(NO_ROW, labels.dtype), labels)
-        return Memory(
-            student=tf.convert_to_tensor(self.memory_student),
-            teacher=tf.convert_to_tensor(self.memory_teacher),
-            labels=tf.cast(labels, tf.int32),
-        )
-
-    def _remember(self, pairs, labels, image_ids):
-        """Takes a batch in and drops the oldest rows, unless a row is not finite."""
-        rows = num_rows(labels)
-        if image_ids is None:
-            image_ids = tf.fill(tf.shape(labels), NO_ROW)
-        for variable, newest in (
-            (self.memory_student, pairs.student.gallery[:rows]),
-            (self.memory_teacher, pairs.teacher.gallery[:rows]),
-            (self.memory_labels, labels),
-            (self.memory_image_ids, image_ids),
-        ):
-            old = tf.convert_to_tensor(variable)
-            both = tf.concat([tf.cast(newest, old.dtype), old], axis=0)
-            first = tf.where(pairs.finite, 0, rows)
-            kept = both[first : first + self.memory]
-            variable.assign(tf.ensure_shape(kept, variable.shape))
 
     def get_config(self) -> dict:
         """Returns the arguments the layer was made with."""

@@ -8,12 +8,11 @@ import tensorflow as tf
 
 from ekd_tf.checks import check_range
 from ekd_tf.keras_compat import register
-from ekd_tf.losses.base import DistillationLoss
 from ekd_tf.losses.base import TermsAndMonitor
+from ekd_tf.losses.memory import MemoryLoss
+from ekd_tf.mining.miner import NO_ROW
 from ekd_tf.ops.numerics import l2_normalize
 
-# Label of a row of the bank that holds no image.
-_NO_ROW = -1
 _LEAST = 1e-6
 
 
@@ -41,22 +40,18 @@ def soft_histogram(cosines: tf.Tensor, counted: tf.Tensor, bins: int) -> tf.Tens
 
 
 @register
-class ICDFaceLoss(DistillationLoss):
+class ICDFaceLoss(MemoryLoss):
     r"""Compares the distributions of two models' cosines of positive pairs.
 
     The term `icd_face` is $\mathrm{KL}(h^t \| h^s)$ of `soft_histogram` of the pairs of
-    each image with the images of its identity in the batch and in a bank of earlier
+    each image with other images of its identity, in the batch and in a bank of earlier
     ones. The paper has it beside a consistency of features: give `cosine` too. To
     watch: `icd_face/pairs`, their number.
 
     Args:
-        student_dim, teacher_dim: Ints > 0, sizes of the embeddings, for the bank.
-        memory: Int >= 0, rows of the bank.
-        bins: Int >= 2. Both are ours; the paper's text was not at hand.
-
-    State:
-        bank_student, bank_teacher: float32 `(memory, dim)` of unit length; bank_labels:
-        int32 `(memory,)`. The newest rows are first.
+        student_dim, teacher_dim, memory: As in `MemoryLoss`.
+        bins: Int >= 2. It and the size of the bank are ours; the paper's text was not
+            at hand.
 
     Reference:
         Yu et al., ICCV 2023.
@@ -73,49 +68,40 @@ class ICDFaceLoss(DistillationLoss):
         bins: int = 41,
         **kwargs: Any,
     ) -> None:
-        super().__init__(**kwargs)
-        self.memory = int(check_range("memory", memory, 0))
+        super().__init__(memory, student_dim, teacher_dim, **kwargs)
         self.bins = int(check_range("bins", bins, 2))
-        self.student_dim, self.teacher_dim = student_dim, teacher_dim
-        if not memory:
-            return
-        if None in (student_dim, teacher_dim):
-            raise ValueError(
-                "`memory` needs `student_dim` and `teacher_dim`; memory=0 does "
-                f"without. Received: {memory=}, {student_dim=}, {teacher_dim=}"
-            )
-        rows = (self.memory,)
-        self.bank_student = self.add_state("bank_student", (*rows, student_dim))
-        self.bank_teacher = self.add_state("bank_teacher", (*rows, teacher_dim))
-        self.bank_labels = self.add_state("bank_labels", rows, _NO_ROW, "int32")
+        self._add_memory()
 
     def compute(
         self,
         student: tf.Tensor,
         teacher: tf.Tensor,
         labels: tf.Tensor,
+        image_ids: tf.Tensor | None,
         training: bool,
     ) -> TermsAndMonitor:
-        galleries = [l2_normalize(student), l2_normalize(teacher)]
-        units, known = tuple(galleries), labels
+        """Returns the term and the number of pairs."""
+        units = l2_normalize(student), l2_normalize(teacher)
+        images = tf.range(tf.shape(labels)[0]) if image_ids is None else image_ids
+        of_student, of_teacher = units
+        known, others = labels, images
         if self.memory:
-            banks = self.bank_student, self.bank_teacher, self.bank_labels
-            *galleries, known = (
-                tf.concat([newest, tf.convert_to_tensor(bank)], axis=0)
-                for newest, bank in zip((*units, labels), banks)
-            )
-        rows, columns = tf.range(tf.shape(labels)[0]), tf.range(tf.shape(known)[0])
+            bank = self._remembered(student, teacher, image_ids)
+            of_student = tf.concat([of_student, bank.student], axis=0)
+            of_teacher = tf.concat([of_teacher, bank.teacher], axis=0)
+            known = tf.concat([labels, bank.labels], axis=0)
+            none = tf.fill(tf.shape(bank.labels), NO_ROW)
+            others = tf.concat([images, none], axis=0)
         positive = labels[:, None] == known[None, :]
-        positive &= rows[:, None] != columns[None, :]
+        positive &= images[:, None] != others[None, :]
         of_student, of_teacher = (
             soft_histogram(tf.matmul(*both, transpose_b=True), positive, self.bins)
-            for both in zip(units, galleries)
+            for both in zip(units, (of_student, of_teacher))
         )
         apart = tf.math.log(of_teacher + _LEAST) - tf.math.log(of_student + _LEAST)
         value = tf.reduce_sum(of_teacher * apart)
         if training and self.memory:
-            for bank, gallery in zip(banks, (*galleries, known)):
-                newest = tf.stop_gradient(gallery[: self.memory])
-                bank.assign(tf.ensure_shape(newest, bank.shape))
+            finite = tf.math.is_finite(sum(tf.reduce_sum(rows) for rows in units))
+            self._remember(*units, labels, image_ids, finite)
         pairs = tf.math.count_nonzero(positive, dtype=tf.float32)
         return {self.name: value}, {f"{self.name}/pairs": pairs}

@@ -116,6 +116,8 @@ class RKDLoss(DistillationLoss):
         self.distance_weight = check_range("distance_weight", distance_weight, 0)
         self.angle_weight = check_range("angle_weight", angle_weight, 0)
         self.delta = check_positive("delta", delta)
+        if not (distance_weight or angle_weight):
+            raise ValueError("`distance_weight` and `angle_weight` must not both be 0.")
 
     def compute(self, student: tf.Tensor, teacher: tf.Tensor) -> TermsAndMonitor:
         terms = {}

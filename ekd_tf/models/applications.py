@@ -17,7 +17,14 @@ from ekd_tf.models.layers import PixelNormalization
 
 POOLINGS = ("depthwise", "flatten")
 # Arguments of a network that are not a user's to set.
-_SET_HERE = ("classes", "include_preprocessing", "include_top")
+# Set here, or of the classifier that goes.
+_SET_HERE = (
+    "classes",
+    "dropout",
+    "dropout_rate",
+    "include_preprocessing",
+    "include_top",
+)
 # They divide pixels themselves, and cannot be told not to.
 _TAKE_PIXELS = "EfficientNetB"
 

@@ -42,8 +42,8 @@ _TAGS: dict[str, dict[str, str | None]] = {
         "divided by that of the margin loss. Below 0.01 the loss does nothing.",
         "weight/.+": "What the loss is multiplied by.",
         "critical/.+": "Pairs that student and teacher place on different sides.",
-        "batch_tpr/.+": "TPR of the batch's pairs at EKD's threshold for that FPR.",
-        "pairs/.+": "Pairs of the batch that a loss uses.",
+        "batch_tpr/.+": "TPR of the pairs EKD mines at its threshold for that FPR.",
+        "pairs/.+": "Pairs that a loss compares, with its memory or centres too.",
     },
     "6 training": {
         "embedding/mean_cosine": "Mean cosine of all pairs of a batch; near 1 "

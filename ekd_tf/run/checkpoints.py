@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import pathlib
@@ -76,7 +77,8 @@ class CheckpointStore:
             "dtypes": {name: str(array.dtype) for name, array in arrays.items()},
             "metadata": metadata or {},
         }
-        entries = {_HEADER: np.frombuffer(json.dumps(header).encode(), np.uint8)}
+        text = np.frombuffer(json.dumps(header).encode(), np.uint8)
+        entries: dict[str, Any] = {_HEADER: text}
         for name, array in arrays.items():
             # NumPy has no name for bfloat16 in a file: its bits travel as uint16.
             is_bfloat16 = array.dtype == _BFLOAT16
@@ -121,6 +123,13 @@ class CheckpointStore:
             try:
                 return (*_read_file(path), path)
             except _UNREADABLE as error:
+                # Places that damage has made of no sense are EINVAL. Of any other the
+                # file may be whole, and the one before it is not to take its place.
+                if getattr(error, "errno", errno.EINVAL) not in (None, errno.EINVAL):
+                    raise ValueError(
+                        f"{path} cannot be read: {error.strerror}. Mend the cause; or "
+                        "remove the file, and the run goes on from the one before it"
+                    ) from error
                 damage = f"{path} is damaged ({type(error).__name__}: {error})."
             logging.warning("%s Trying the checkpoint before it.", damage)
         raise ValueError(f"{damage} There is no other to restore in its place.")

@@ -373,8 +373,10 @@ COMMON = marked(TrainConfig, "common")
 
 def is_cache(spec: str) -> bool:
     """Tells whether a model's specification is a cache of embeddings instead."""
-    names = ("cache.json", "shard-*/cache.json")
-    has_file = any(any(pathlib.Path(spec).glob(name)) for name in names)
+    # The second is of one that is unfinished, which its reader says.
+    names = ("cache.json", "writing.json")
+    places = [f"{where}{name}" for where in ("", "shard-*/") for name in names]
+    has_file = any(any(pathlib.Path(spec).glob(place)) for place in places)
     return spec.startswith(CACHE) or has_file
 
 

@@ -51,12 +51,8 @@ def open_run_data(
         if (spec := getattr(config, name))
     }
     train, heldout = sources["data"], sources.get("heldout_data")
-    recorded = _recorded(config, workdir)
-    # A source with none of the run's identities is forced, and the run's from now on.
-    if recorded is not None and not any(
-        recorded["identities"][name].keys().isdisjoint(source.identity_names())
-        for name, source in sources.items()
-    ):
+    recorded = _recorded(config, workdir, sources)
+    if recorded is not None:
         _check_same(recorded, sources, workdir, force)
         train, heldout = _split_as_recorded(recorded, sources)
     elif config.holdout_identities:
@@ -116,7 +112,7 @@ def unreadable_of(model: str | os.PathLike, allowed: int | None) -> Unreadable:
     return Unreadable(allowed)
 
 
-def _recorded(config, workdir):
+def _recorded(config, workdir, sources):
     """Returns the note of an earlier start with the same images, or None."""
     if workdir is None or not workdir.run_file.exists():
         return None
@@ -134,6 +130,13 @@ def _recorded(config, workdir):
             "identities held out are drawn from what is there now.",
             workdir.run_file,
         )
+        return None
+    for name, source in sources.items():
+        known = note["identities"][name].keys()
+        # Another flag was forced, and what it names is the run's from now on.
+        is_other = flags.get(name) != getattr(config, name)
+        if is_other and known.isdisjoint(source.identity_names()):
+            return None
     return note
 
 

@@ -25,6 +25,7 @@ from ekd_tf.run.interruption import Termination
 from ekd_tf.run.logs import naming_tensorboard
 from ekd_tf.training.loop import Hook
 from ekd_tf.training.loop import Step
+from ekd_tf.training.strategy import sum_over_replicas_of
 from ekd_tf.training.update import MIN_LOSS_SCALE
 
 # How many images a message names; the file it points to has all.
@@ -272,7 +273,7 @@ class TerminationHook(Hook):
     ):
         self._termination = termination
         self._save = save
-        self._ask_all = None if strategy is None else _any_worker(strategy)
+        self._ask_all = None if strategy is None else sum_over_replicas_of(strategy)
         if strategy is not None:
             # One that left alone within the first step would hang the others.
             termination.between_steps = True
@@ -290,20 +291,6 @@ class TerminationHook(Hook):
         if self._ask_all is None:
             return self._termination.asked
         # The answer to the last step's question: no step waits for the network.
-        answer, self._answer = self._answer, self._ask_all(self._termination.asked)
+        asked = float(self._termination.asked)
+        answer, self._answer = self._answer, self._ask_all(asked)
         return answer is not None and bool(answer)
-
-
-def _any_worker(strategy):
-    """Returns a function of a bool: above 0 where any worker called it with True."""
-
-    @tf.function(autograph=False)
-    def count(asked):
-        def total():
-            context = tf.distribute.get_replica_context()
-            # An argument has no device, and workers refuse to reduce what has none.
-            return context.all_reduce(tf.distribute.ReduceOp.SUM, tf.identity(asked))
-
-        return strategy.experimental_local_results(strategy.run(total))[0]
-
-    return lambda asked: count(tf.constant(float(asked)))

@@ -28,8 +28,12 @@ _PASSED_ON: dict[int, int] = {
 }
 
 
-class Interrupted(Exception):  # noqa: N818 - a run that is to go on has not failed
-    """The run ended early and the same command continues it."""
+class Interrupted(BaseException):
+    """The run ended early and the same command continues it.
+
+    As KeyboardInterrupt is, it is no `Exception`: what mends or words failures on the
+    way lets it through.
+    """
 
 
 class Termination:

@@ -37,10 +37,12 @@ from ekd_tf.training.loop import compile_step
 from ekd_tf.training.loop import run_steps
 from ekd_tf.training.strategy import distribute
 from ekd_tf.training.strategy import grow_gpu_memory
+from ekd_tf.training.strategy import has_other_workers
 from ekd_tf.training.strategy import is_chief
 from ekd_tf.training.strategy import lost_worker
 from ekd_tf.training.strategy import make_strategy
 from ekd_tf.training.strategy import set_virtual_devices
+from ekd_tf.training.strategy import sum_over_replicas_of
 
 # A full or failing disk, a used-up quota, a file system turned read-only.
 _UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
@@ -71,6 +73,7 @@ def run_training(config: TrainConfig, command: list[str]) -> None:
         teacher = parts.teacher.fingerprint if parts.teacher else None
         workdir.check_same_teacher(teacher, force)
         start_step, evaluated = _restore(store, parts.model)
+        _check_start(strategy, start_step, parts.steps)
         finished = start_step == parts.steps and workdir.is_finished(config.export)
         if not chief:
             workdir = Workdir(stack.enter_context(tempfile.TemporaryDirectory()))
@@ -80,7 +83,7 @@ def run_training(config: TrainConfig, command: list[str]) -> None:
             logging.info("The run in %s is finished: nothing to do.", config.workdir)
             return
         # Before the workdir remembers a teacher that is refused.
-        if store.latest() is None:
+        if not start_step:
             _begin(config, parts)
         store.prune(start_step)
         versions = package_versions()
@@ -143,6 +146,23 @@ def _restore(store, model):
     step = metadata["step"]
     # A checkpoint without the word was written when all was evaluated.
     return step, metadata.get("evaluated", step)
+
+
+def _check_start(strategy, start_step, steps):
+    """Refuses to go on from another step than other workers, or from beyond the end."""
+    if has_other_workers(strategy):
+        total = sum_over_replicas_of(strategy)(float(start_step))
+        if total != start_step * strategy.num_replicas_in_sync:
+            raise ValueError(
+                f"this worker would go on from step {start_step} and others from "
+                "another one: all must read the same `--workdir`. Mount it on every "
+                "machine, and start them all again"
+            )
+    if start_step > steps:
+        raise ValueError(
+            f"the run has made {start_step} steps, more than --steps={steps}: give as "
+            "many or more, or another --workdir"
+        )
 
 
 def _begin(config, parts):

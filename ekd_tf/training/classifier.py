@@ -88,7 +88,8 @@ class FaceClassifier(BackboneModel):
         if isinstance(optimizer, str):
             optimizer = keras.optimizers.get(optimizer)
         if loss_scaling == "auto":
-            layers = getattr(self.backbone, "layers", [self.backbone])
+            # Not `layers`, which stops at networks within a network.
+            layers = self.backbone._flatten_layers()
             half = any(layer.compute_dtype == "float16" for layer in layers)
             loss_scaling = "dynamic" if half else "none"
         keep_order_of_sums()
@@ -172,6 +173,8 @@ class FaceClassifier(BackboneModel):
         with tf.GradientTape(persistent=True, watch_accessed_variables=False) as tape:
             tape.watch([embeddings, *variables])
             parts, monitor = self.loss_parts(embeddings, batch)
+            if not parts:
+                raise ValueError("Without a `head` there is no loss to train with.")
             totals = {n: tf.add_n(list(terms.values())) for n, terms in parts.items()}
         gradients = {
             name: tape.gradient(total, [embeddings, *variables])

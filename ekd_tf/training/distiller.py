@@ -65,6 +65,12 @@ class Distiller(FaceClassifier):
             name: loss if isinstance(loss, tuple) else (loss, 1.0)
             for name, loss in losses.items()
         }
+        names = [loss.name for loss, _ in losses.values()]
+        if len(set(names)) < len(names):
+            raise ValueError(
+                "`losses` must each have a name of their own, by which terms are "
+                f"logged: give `name=` to all but one. Received: {', '.join(names)}"
+            )
         self.losses_by_name = {name: loss for name, (loss, _) in losses.items()}
         self.loss_weights_by_name = {
             name: weight if isinstance(weight, GradientShare) else float(weight)
@@ -126,7 +132,11 @@ class Distiller(FaceClassifier):
             parts[name] = {
                 f"loss/{term}": value / num_replicas() for term, value in terms.items()
             }
-            monitor.update(watched)
+            # Two forms of EKD watch the same of different pairs.
+            monitor.update(
+                (f"{name}/{key}" if key in monitor else key, value)
+                for key, value in watched.items()
+            )
         return parts, monitor
 
     def loss_weights(self, norms: dict) -> tuple[dict, dict]:

@@ -143,13 +143,35 @@ def is_chief(strategy: tf.distribute.Strategy) -> bool:
     resolver = strategy.cluster_resolver
     if resolver is None or not resolver.task_type:
         return True
-    return resolver.task_type == "chief" or resolver.task_id == 0
+    if "chief" in resolver.cluster_spec().jobs:
+        return resolver.task_type == "chief"
+    return resolver.task_id == 0
 
 
 def has_other_workers(strategy: tf.distribute.Strategy) -> bool:
     """Returns whether other processes take part in the run."""
     resolver = strategy.cluster_resolver
     return resolver is not None and len(resolver.cluster_spec().as_dict()) > 0
+
+
+def sum_over_replicas_of(
+    strategy: tf.distribute.Strategy,
+) -> Callable[[float], tf.Tensor]:
+    """Returns a function that all processes call, each with a number of its own.
+
+    It gives all of them the sum over replicas, float32.
+    """
+
+    @tf.function(autograph=False)
+    def total(number):
+        def of_replica():
+            context = tf.distribute.get_replica_context()
+            # An argument has no device, and workers refuse to reduce what has none.
+            return context.all_reduce(tf.distribute.ReduceOp.SUM, tf.identity(number))
+
+        return strategy.experimental_local_results(strategy.run(of_replica))[0]
+
+    return lambda number: total(tf.constant(number, tf.float32))
 
 
 def lost_worker(

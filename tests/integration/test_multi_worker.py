@@ -79,15 +79,23 @@ def test_the_end_of_one_worker_ends_the_other_with_the_status_to_resume(
 
 @pytest.mark.slow
 def test_two_workers_train_like_two_replicas_of_one(tmp_path):
-    workers = start_workers(tmp_path / "workers")
-    flags = "--strategy=mirrored", "--num_virtual_devices=2"
-    single = start(tmp_path / "single", *flags)
-    for process in (*workers, single):
-        output, _ = process.communicate(timeout=300)
-        assert process.returncode == 0, output[-3000:]
+    def finish(*processes):
+        for process in processes:
+            output, _ = process.communicate(timeout=300)
+            assert process.returncode == 0, output[-3000:]
+
+    finish(start(tmp_path / "first"))
+    mirrored = "--strategy=mirrored", "--num_virtual_devices=2"
+    # Resumed, they go on from the checkpoint and not from the first weights.
+    for flags in ([], ["--steps=5", "--force_flags"]):
+        flags = [f"--init={tmp_path / 'first'}", *flags]
+        finish(
+            *start_workers(tmp_path / "workers", *flags),
+            start(tmp_path / "single", *mirrored, *flags),
+        )
     runs = tmp_path / "workers", tmp_path / "single"
     # One process writes: each step is logged once.
-    assert len(losses(runs[0])) == 3
+    assert len(losses(runs[0])) == 5
     np.testing.assert_allclose(*map(losses, runs), rtol=1e-4)
     for one, other in zip(*(load_embedder(run).get_weights() for run in runs)):
         np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-5)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from losses_numpy import unit
+from refusals import refused
 from toys import with_gradient
 
 from ekd_tf.losses import EKDLoss
@@ -306,12 +307,19 @@ def test_empty_terms_are_zero_and_unusable_batches_move_nothing(rng, run_as, mem
     harms = [{"bad_student": np.nan}, {"bad_teacher": np.inf}]
     for harm in [*harms, *([] if memory else [{"labels": [3] * 4}])]:
         terms, _ = run(**harm)
-        assert np.isnan(terms["ekd/negative"]) == ("bad_student" in harm)
+        assert np.isnan(terms["ekd/negative"]) == ("labels" not in harm)
         for name, value in state_of(loss).items():
             np.testing.assert_array_equal(value, before[name], err_msg=str(harm))
     run()
     assert float(loss.num_updates) == updates + 2
     assert not np.array_equal(loss.student_thresholds, before["student_thresholds"])
+
+
+def test_sizes_of_the_memory_are_those_of_the_rows(random_batch):
+    student, teacher, labels = random_batch(4, 5, 8)
+    for sizes in ((8, 5), (5, 9)):
+        words = f"sizes of the embeddings, 5 and 8. Received: student_dim={sizes[0]}"
+        refused(words, EKDLoss(*sizes), student, teacher, labels)
 
 
 def test_config_keeps_the_miner():

@@ -152,14 +152,24 @@ def test_icd_face_by_hand():
     expected = 0.5 * math.log(0.5 / 1) + 0.5 * math.log(0.5 / 1e-6)
     np.testing.assert_allclose(terms["icd_face"], expected, rtol=1e-4)
     assert monitor["icd_face/pairs"] == 2
-    np.testing.assert_array_equal(np.array(loss.bank_labels), [7, 7, -1])
+    np.testing.assert_array_equal(np.array(loss.memory_labels)[:2], [7, 7])
     # One more image of it beside two in the bank: cosines 1 and 0, 1/2 and 1.
     new = np.float32([[1, 0], [0, 1]]), np.float32([[0.5, H], [-1, 0]])
     terms, monitor = loss(*new, np.int32([7, 3]), with_monitor=True)
     assert monitor["icd_face/pairs"] == 2
     expected = 0.25 * math.log(0.25 / 0.5) + 0.75 * math.log(0.75 / 0.5)
     np.testing.assert_allclose(terms["icd_face"], expected, rtol=1e-4)
-    np.testing.assert_array_equal(np.array(loss.bank_labels), [7, 3, 7])
+    np.testing.assert_array_equal(np.array(loss.memory_labels), [7, 3, 7])
+
+
+def test_icd_face_pairs_no_image_with_itself(rng):
+    loss = losses.ICDFaceLoss(3, 3, memory=4)
+    rows, labels = np.float32(rng.normal(size=(3, 3))), np.int32([7, 7, 7])
+    # Of three rows two show image 5: two pairs, seen from both ends. Then as many, and
+    # image 4 of the memory with each; image 5 is in the batch again.
+    for images, pairs in (([5, 5, 4], 4), ([6, 6, 5], 4 + 3)):
+        monitor = loss(rows, rows, labels, np.int32(images), with_monitor=True)[1]
+        assert monitor["icd_face/pairs"] == pairs
 
 
 def test_margin_distillation_by_hand():

@@ -1,5 +1,6 @@
 import numpy as np
 import tensorflow as tf
+from refusals import refused
 from toys import value_and_gradient
 
 from ekd_tf.losses import RKDLoss
@@ -23,6 +24,7 @@ def test_terms_are_weighted_and_left_out_at_weight_zero(random_batch):
     np.testing.assert_allclose(list(terms.values()), expected, rtol=1e-6)
     assert list(RKDLoss(angle_weight=0)(student, teacher)) == ["rkd/distance"]
     assert list(RKDLoss(distance_weight=0)(student, teacher)) == ["rkd/angle"]
+    refused("must not both be 0", RKDLoss, distance_weight=0, angle_weight=0)
 
 
 def test_blocks_give_what_all_at_once_do(monkeypatch, random_batch):

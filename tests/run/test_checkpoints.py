@@ -1,5 +1,6 @@
 """Tests for `ekd_tf.run.checkpoints`."""
 
+import errno
 import io
 import json
 import os
@@ -10,6 +11,7 @@ import tensorflow as tf
 from refusals import refused
 from updates import strategy_of
 
+from ekd_tf.run import checkpoints
 from ekd_tf.run.checkpoints import CheckpointStore
 
 
@@ -143,6 +145,18 @@ def test_a_damaged_newest_file_falls_back_to_the_one_before(tmp_path, caplog):
         store.path(10).write_bytes(b"")
         refused("000000010.npz is damaged.*no other", store.restore, variables)
         assert variables["count"].numpy() == 10
+
+
+def test_a_newest_file_that_cannot_be_read_ends_the_run(tmp_path, monkeypatch):
+    store = saved(tmp_path, 10, 20)
+
+    def failing(path, mode):
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(checkpoints, "open", failing, raising=False)
+    words = "000000020.npz cannot be read: Input/output error"
+    refused(words, store.restore, numbers(0.0))
+    assert store.steps() == [10, 20]
 
 
 def test_a_damaged_newest_file_does_not_push_out_good_ones(tmp_path):

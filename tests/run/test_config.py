@@ -28,6 +28,16 @@ def config(**changes):
     return TrainConfig(**{"data": "folder:x", **changes}).completed()
 
 
+def test_a_folder_of_embeddings_is_a_cache_whether_finished_or_not(tmp_path):
+    for place in ("a/cache.json", "b/writing.json", "c/shard-1-of-2/writing.json"):
+        file = tmp_path / place
+        file.parent.mkdir(parents=True)
+        file.touch()
+        folder = tmp_path / place[0]
+        assert config(teacher=str(folder)).teacher == f"cache:{folder}"
+    assert config(teacher=str(tmp_path)).teacher == str(tmp_path)
+
+
 def test_a_setting_without_effect_is_refused_with_what_it_needs():
     cosine = {"lr_milestones": ("3", "5"), "schedule": "cosine"}
     no_head = {"head": "none"}

@@ -14,6 +14,7 @@ from ekd_tf.data import SyntheticFaces
 from ekd_tf.run.checkpoints import CheckpointStore
 from ekd_tf.run.config import TrainConfig
 from ekd_tf.run.hooks import RunStopped
+from ekd_tf.run.interruption import Interrupted
 from ekd_tf.run.interruption import Termination
 from ekd_tf.run.progress import ProgressLine
 from ekd_tf.run.record import Record
@@ -112,8 +113,8 @@ def test_an_evaluation_that_fails_costs_no_step(run, caplog):
     assert record.failure == "The evaluation at step 2 failed: no picture"
     assert store.steps() == [2]
     # Ctrl-C within one.
-    with pytest.raises(KeyboardInterrupt):
-        run(3, [KeyboardInterrupt()], checkpoint_every=0)
+    with pytest.raises(Interrupted):
+        run(3, [Interrupted()], checkpoint_every=0)
     assert store.latest() == 3
 
 

@@ -1,5 +1,6 @@
 """Tests for `ekd_tf.run.data`."""
 
+import os
 import shutil
 import types
 
@@ -76,6 +77,9 @@ def test_changed_data_is_refused_with_what_changed(run, faces):
     check("1 identities added, 0 gone; 2 images added, 1 gone")
     shutil.rmtree(faces / (set(NAMES) - {*heldout, "p3"}).pop())
     check("1 identities added, 1 gone; 2 images added, 4 gone")
+    for name in os.listdir(faces):
+        (faces / name).rename(faces / f"{name}-renamed")
+    check("10 identities added, 10 gone; 28 images added, 30 gone")
 
 
 def test_forced_data_keeps_who_was_held_out_and_leaves_new_ones_out(run, faces):

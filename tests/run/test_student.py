@@ -84,6 +84,8 @@ def test_says_what_is_wrong_in_one_line(networks, tmp_path):
         ("mobilfacenet", "`model` must be .*keras:NAME.*Received: .*mobilfacenet"),
         ("mobilefacenet:widht=2", "--model=mobilefacenet:.*widht"),
         ("mobilefacenet:width=2", "--model=mobilefacenet:.*width"),
+        ("keras:MobileNet:dropout=0.2", "--model=keras:MobileNet:WORD.*dropout"),
+        ("keras:MobileNetV3Small:dropout_rate=0.2", "WORD.*dropout_rate"),
         ("keras:MobilNet", "`model=keras:` must be"),
         ("keras", "must be"),
         ("networks_of_test:big", "`networks_of_test:` must be .*tiny"),

@@ -17,6 +17,7 @@ from ekd_tf.losses import AdaDistillLoss
 from ekd_tf.losses import CosineLoss
 from ekd_tf.losses import EKDLoss
 from ekd_tf.losses import SPLoss
+from ekd_tf.training.classifier import FaceClassifier
 from ekd_tf.training.distiller import Distiller
 from ekd_tf.training.loop import compile_step
 
@@ -29,6 +30,7 @@ def test_weighted_terms_sum_to_the_loss_of_one_run_of_each_model(rng):
         return tf.identity(tf.cast(rows, tf.float32), name="of_teacher")
 
     losses = {"gap": (CosineGap(), 3.0), "ekd": (EKDLoss(memory=0), 2.0)}
+    losses["published"] = EKDLoss.reference()
     model, data = distiller(losses, embed_teacher), batch(rng)
     student = model.backbone(data["image"]).numpy()
     teacher = model.embed_teacher(data["image"]).numpy()
@@ -44,6 +46,9 @@ def test_weighted_terms_sum_to_the_loss_of_one_run_of_each_model(rng):
     parts = [v for name, v in out.items() if name.startswith("loss/")]
     np.testing.assert_allclose(out["loss"], sum(parts), rtol=1e-5)
     assert out["pairs/rows"] == 8
+    # Both watch their thresholds; those as published begin at 0.
+    watched = [out[f"{of}threshold/teacher/fpr_1e-1"] for of in ("", "published/")]
+    np.testing.assert_allclose(watched[1], 0.01 * watched[0], atol=1e-3)
     operations = step.get_concrete_function(data).graph.get_operations()
     assert [op.type for op in operations].count("Conv2D") == 1
     assert sum("of_teacher" in op.name for op in operations) == 1
@@ -143,10 +148,26 @@ def test_losses_and_thresholds_are_float32_and_near_those_of_float32(rng, mixed_
                 )
 
 
-def test_takes_an_optimizer_by_name_and_a_loss_of_weight_one_but_not_none():
+def test_a_network_within_a_network_computes_in_float16(mixed_policy):
+    for policy, scale in (("mixed_float16", 2.0**15), ("mixed_bfloat16", 1.0)):
+        mixed_policy(policy)
+        inner = backbone()
+        mixed_policy("float32")
+        outer = keras.Sequential([keras.Input((16, 16, 3), dtype="uint8"), inner])
+        model = Distiller(outer, None, {"sp": SPLoss()})
+        model.compile("sgd")
+        assert float(model.state()["update/loss_scale"]) == scale
+
+
+def test_takes_an_optimizer_by_name_and_a_loss_of_weight_one_but_not_none(rng):
     model = Distiller(backbone(), backbone(dim=8, seed=7), {"sp": SPLoss()})
     assert model.loss_weights_by_name == {"sp": 1.0}
     model.compile("sgd")
     assert isinstance(model.optimizer, keras.optimizers.SGD)
+    two = {"a": SPLoss(), "b": (SPLoss(), 2.0)}
+    refused("name of their own.*sp, sp", Distiller, backbone(), backbone(), two)
+    alone = FaceClassifier(backbone())
+    alone.compile("sgd")
+    refused("Without a `head`", alone.train_step, batch(rng))
     words = "at least one distillation loss"
     refused(words, Distiller, backbone(), backbone(), {})
