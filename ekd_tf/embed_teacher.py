@@ -99,6 +99,7 @@ def main(settings: EmbedSettings) -> None:
         settings.flip,
         drawn,
         augmentation,
+        settings.skip_corrupt,
     )
     writer = CacheWriter(output, note, shard)
     line = check_range_of_pixels(

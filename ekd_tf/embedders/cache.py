@@ -15,12 +15,12 @@ from ekd_tf.data import Augmentation
 from ekd_tf.data import DrawnViews
 from ekd_tf.data import Source
 from ekd_tf.embedders.cache_writer import FINISHED
-from ekd_tf.embedders.cache_writer import ROWS
 from ekd_tf.embedders.cache_writer import WRITING
-from ekd_tf.embedders.cache_writer import checksum
+from ekd_tf.embedders.cache_writer import check_bytes
 from ekd_tf.embedders.cache_writer import command
 from ekd_tf.embedders.cache_writer import differences
 from ekd_tf.embedders.cache_writer import images_of
+from ekd_tf.embedders.cache_writer import map_rows
 from ekd_tf.embedders.cache_writer import row_file
 from ekd_tf.embedders.cache_writer import shard_folder
 from ekd_tf.embedders.cache_writer import shards_in
@@ -100,11 +100,11 @@ class TeacherCache:
                     f"{now} in {part}. Remove one and write it again"
                 )
         for part, note in zip(folders, notes):
-            _check_bytes(part, note, self.folder, name)
+            check_bytes(part, note, self.folder, name)
         self.note = notes[0]
         self.fingerprint = self.note["teacher_fingerprint"]
         self.input_size = self.note["input_size"]
-        parts = [_map_rows(part, note) for part, note in zip(folders, notes)]
+        parts = [map_rows(part, note) for part, note in zip(folders, notes)]
         self.rows = parts[0] if len(parts) == 1 else JoinedRows(parts)
         self.embedding_dim = self.rows.shape[-1]
         self.plain = self.note["views"]
@@ -209,11 +209,6 @@ def class_centres(
     return means.astype(np.float32)
 
 
-def _map_rows(folder, note):
-    shape = (len(images_of(note)), *note["shape"])
-    return np.memmap(folder / ROWS, note["dtype"], mode="r", shape=shape)
-
-
 def _finished_note(part, folder, name):
     """Returns the note of a whole folder; raises `ValueError` for another."""
     note = read_note(part / FINISHED)
@@ -231,13 +226,3 @@ def _finished_note(part, folder, name):
         f"{name} is unfinished, {done:,} of {images:,} images are done. Finish it: "
         f"{command(note, folder)}"
     )
-
-
-def _check_bytes(part, note, folder, name):
-    for file, expected in note["checksums"].items():
-        path = part / file
-        if not path.is_file() or checksum(path) != expected:
-            raise ValueError(
-                f"{name} is damaged: {path} is missing or has other bytes than were "
-                f"written. Remove {part} and write it again: {command(note, folder)}"
-            )

@@ -59,6 +59,7 @@ def describe_cache(
     flip: bool = True,
     drawn: DrawnViews | None = None,
     augmentation: Augmentation | None = None,
+    skip_corrupt: int = 0,
 ) -> dict[str, Any]:
     """Returns what `cache.json` says of a cache before it is written.
 
@@ -67,6 +68,7 @@ def describe_cache(
         teacher, data: Both as flags name them: for the command that messages give.
         dtype: One of `DTYPES`.
         flip, drawn, augmentation: As for `write_cache`.
+        skip_corrupt: How many images may be unreadable, for that command too.
     """
     checks.check_choice("dtype", dtype, DTYPES)
     note: dict[str, Any] = {
@@ -86,6 +88,8 @@ def describe_cache(
             "seed": drawn.seed,
             "augment": str(augmentation or ""),
         }
+    if skip_corrupt:
+        note["skip_corrupt"] = skip_corrupt
     return note
 
 
@@ -149,6 +153,8 @@ def command(note: dict, folder: Any) -> str:
     if drawn := note.get("drawn"):
         words += [f"--views={drawn['count']}", f"--augment={drawn['augment']}"]
         words += [f"--seed={drawn['seed']}"] if drawn["seed"] else []
+    if allowed := note.get("skip_corrupt"):
+        words += [f"--skip_corrupt={allowed}"]
     if shard := note.get("shard"):
         words += [f"--shard={shard[0]}/{shard[1]}"]
     return shlex.join(words)
@@ -161,6 +167,23 @@ def checksum(path: pathlib.Path) -> dict[str, int]:
         while chunk := file.read(_CHUNK):
             crc = zlib.crc32(chunk, crc)
         return {"bytes": file.tell(), "crc32": crc}
+
+
+def check_bytes(part: pathlib.Path, note: dict, folder: Any, name: str) -> None:
+    """Raises `ValueError` unless a finished folder holds the bytes of its note."""
+    for file, expected in note.get("checksums", {ROWS: None}).items():
+        path = part / file
+        if not path.is_file() or checksum(path) != expected:
+            raise ValueError(
+                f"{name} is damaged: {path} is missing or has other bytes than were "
+                f"written. Remove {part} and write it again: {command(note, folder)}"
+            )
+
+
+def map_rows(part: pathlib.Path, note: dict) -> np.ndarray:
+    """Returns the rows of a finished folder, mapped from it and read-only."""
+    shape = (len(images_of(note)), *note["shape"])
+    return np.memmap(part / ROWS, note["dtype"], mode="r", shape=shape)
 
 
 class CacheWriter:
@@ -208,15 +231,22 @@ class CacheWriter:
             All rows of this folder, mapped from it.
 
         Raises:
-            ValueError: A row cannot be stored.
+            ValueError: A row cannot be stored, or the cache was whole and is damaged.
         """
-        if not (self.folder / FINISHED).is_file():
+        finished = self.folder / FINISHED
+        if finished.is_file():
+            of_shard = "shard" in self._note
+            whole = self.folder.parent if of_shard else self.folder
+            check_bytes(self.folder, read_note(finished), whole, "The cache")
+        else:
             # Two that append to one file would spoil it.
             way_out = "Wait for it to end, or end it"
             with locked(self.folder, f"the cache {self.folder}", way_out):
-                self._complete(compute)
-                (self.folder / "lock").unlink()
-        return row_file(self.folder, FINISHED, self._note).fill(compute)
+                # Another process may have ended it before the lock was had.
+                if not finished.is_file():
+                    self._complete(compute)
+                (self.folder / "lock").unlink(missing_ok=True)
+        return map_rows(self.folder, read_note(finished))
 
     def _complete(self, compute):
         file = row_file(self.folder, WRITING, self._note)

@@ -18,6 +18,7 @@ from ekd_tf.data import SyntheticFaces
 from ekd_tf.data.source import Subset
 from ekd_tf.embedders import CacheWriter
 from ekd_tf.embedders import TeacherCache
+from ekd_tf.embedders import cache_writer
 from ekd_tf.embedders import describe_cache
 from ekd_tf.embedders.cache import class_centres
 
@@ -154,6 +155,14 @@ def test_says_how_to_write_or_finish_a_cache(tmp_path):
         f"--output={tmp_path} --dtype=float32"
     )
     refused(re.escape(command) + "$", TeacherCache, interrupt(tmp_path))
+    about = describe_cache(Teacher(), Labels(), "t", "d", skip_corrupt=3)
+    few = functools.partial(compute, until=4)
+    refused("must be 10", CacheWriter(tmp_path / "skips", about).write, few)
+    words = "--dtype=float16 --skip_corrupt=3$"
+    refused(words, TeacherCache, tmp_path / "skips")
+    # Another number is no other cache.
+    CacheWriter(tmp_path / "skips", {**about, "skip_corrupt": 4}).write(compute)
+    assert len(TeacherCache(tmp_path / "skips").rows) == 10
 
 
 def flip_a_bit(path):
@@ -163,14 +172,37 @@ def flip_a_bit(path):
 
 
 def test_refuses_what_is_damaged(tmp_path):
-    for harm in (
-        pathlib.Path.unlink,
-        lambda path: path.write_bytes(path.read_bytes()[:-1]),
-        flip_a_bit,
+    for name, harm in (
+        ("gone", pathlib.Path.unlink),
+        ("cut", lambda path: path.write_bytes(path.read_bytes()[:-1])),
+        ("flipped", flip_a_bit),
     ):
-        harm(write(tmp_path / harm.__name__) / "embeddings.bin")
-        words = "is damaged: .*embeddings.bin is missing or.*again"
-        refused(words, TeacherCache, tmp_path / harm.__name__)
+        folder = write(tmp_path / name, shard=(1, 2)) / "shard-1-of-2"
+        write(folder.parent, shard=(2, 2))
+        harm(folder / "embeddings.bin")
+        held = {path: path.read_bytes() for path in folder.iterdir()}
+        words = (
+            f"is damaged: .*embeddings.bin is missing or.* Remove {folder} and write "
+            f"it again: .*--output={folder.parent} --dtype=float32 --shard=1/2$"
+        )
+        refused(words, TeacherCache, folder.parent)
+        # The command that wrote it says the same, and makes it no worse.
+        refused(words, write, folder.parent, shard=(1, 2))
+        assert held == {path: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_a_cache_that_another_process_ended_meanwhile_is_taken(tmp_path, monkeypatch):
+    late = CacheWriter(tmp_path, note())
+    lock = cache_writer.locked
+
+    def ended_first(*arguments):
+        monkeypatch.setattr(cache_writer, "locked", lock)
+        write(tmp_path)
+        return lock(*arguments)
+
+    monkeypatch.setattr(cache_writer, "locked", ended_first)
+    np.testing.assert_array_equal(late.write(pytest.fail), ROWS)
+    assert not (tmp_path / "writing.json").exists()
 
 
 def test_refuses_other_images_by_both_names(tmp_path):
