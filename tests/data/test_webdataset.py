@@ -133,6 +133,11 @@ def test_labels_may_be_a_field_of_json(tmp_path):
     # An index of other labels is not taken for it.
     assert WebDatasetFaces(tmp_path, label="id").num_identities == 3
     refused("a.tar: .*: 0 has an image and no .cls", WebDatasetFaces, tmp_path)
+    # The field "cls" is not the member of that name.
+    of_both = [*samples([0]), ("00000.json", b'{"cls": 8}')]
+    write(tmp_path / "a.tar", of_both)
+    for label, identity in (("", "0"), ("cls", "8"), ("", "0")):
+        assert WebDatasetFaces(tmp_path, label).identity_names() == [identity]
 
 
 def test_a_bad_label_costs_its_sample_alone(tmp_path):

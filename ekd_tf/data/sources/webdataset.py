@@ -61,7 +61,8 @@ class WebDatasetFaces(Records):
         files = _open_all(_shard_paths(os.fspath(shards)))
         cache = IndexCache(files, cache_dir)
         names = ["offsets", "sizes", "shards", "labels", "identities"]
-        key = f"of_{label or 'cls'}_"
+        # A field may be called cls, too.
+        key = f"field_{label}_" if label else "cls_"
         arrays = cache.load([key + name for name in names])
         if arrays is None:
             unreadable = unreadable or Unreadable()
