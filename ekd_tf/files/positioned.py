@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
+import resource
 import stat
 import weakref
 from collections.abc import Iterable
@@ -11,10 +13,10 @@ from collections.abc import Iterable
 
 def unreadable_file(path: str | os.PathLike, error: OSError) -> ValueError:
     """Returns the error of a file or folder the operating system does not give."""
-    return ValueError(
-        f"cannot read {path}: {error.strerror}. Check the path, that you may read it "
-        "(ls -l), and the disk"
-    )
+    way_out = "Check the path, that you may read it (ls -l), and the disk"
+    if error.errno == errno.EMFILE:
+        way_out = "Allow a process more of them (ulimit -n), or make fewer shards"
+    return ValueError(f"cannot read {path}: {error.strerror}. {way_out}")
 
 
 def open_regular(path: str, flags: int = os.O_RDONLY | os.O_CLOEXEC) -> int:
@@ -109,3 +111,15 @@ class PositionedFile:
                 break
             data += more
         return data
+
+
+def open_all(paths: Iterable[str | os.PathLike]) -> list[PositionedFile]:
+    """Opens the files of a set, be they more than a process may open by default."""
+    paths = list(paths)
+    # Beside what is open: systems allow more than a process has without asking.
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY:
+        wanted = soft + len(paths)
+        most = wanted if hard == resource.RLIM_INFINITY else min(hard, wanted)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+    return [PositionedFile(path) for path in paths]

@@ -1,10 +1,12 @@
 """Reading by position."""
 
 import os
+import resource
 
 from refusals import refused
 
 from ekd_tf.files.positioned import PositionedFile
+from ekd_tf.files.positioned import open_all
 from ekd_tf.files.positioned import read_file
 
 
@@ -25,3 +27,19 @@ def test_what_cannot_be_opened_is_refused_and_leaves_no_descriptor_open(tmp_path
     refused("no regular file", read_file, str(tmp_path / "pipe"), error=OSError)
     read_file(str(path))
     assert os.listdir("/proc/self/fd") == before
+
+
+def test_too_many_open_files_are_said_as_such(tmp_path, monkeypatch):
+    (tmp_path / "a").write_bytes(b"a")
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = max(map(int, os.listdir("/proc/self/fd"))) + 5
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, limits[1]))
+    try:
+        assert len(open_all([tmp_path / "a"] * 10)) == 10
+        # As where the hard limit is reached.
+        monkeypatch.setattr(resource, "setrlimit", lambda *_: None)
+        words = "cannot read .*a: Too many open files. Allow .*ulimit -n"
+        refused(words, open_all, [tmp_path / "a"] * 40)
+    finally:
+        monkeypatch.undo()
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)

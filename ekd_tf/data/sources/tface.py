@@ -15,6 +15,7 @@ from ekd_tf.data.sources.files import PackedNames
 from ekd_tf.data.sources.tfrecord import ShardedExamples
 from ekd_tf.data.unreadable import Unreadable
 from ekd_tf.files.positioned import PositionedFile
+from ekd_tf.files.positioned import open_all
 from ekd_tf.files.user_text import open_bytes
 
 
@@ -46,7 +47,8 @@ def read_tface(
         shard, offset = place
         name = os.path.join(name, f"{name}-{shard:05d}.tfrecord")
         if name not in files:
-            files[name] = len(files), PositionedFile(os.path.join(root, name))
+            (opened,) = open_all([os.path.join(root, name)])
+            files[name] = len(files), opened
         position, file = files[name]
         shards.append(position)
         offsets.append(offset)

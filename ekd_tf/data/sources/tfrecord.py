@@ -23,6 +23,7 @@ from google.protobuf.message import DecodeError
 from ekd_tf.data.sources.records import Records
 from ekd_tf.data.unreadable import Unreadable
 from ekd_tf.files.positioned import PositionedFile
+from ekd_tf.files.positioned import open_all
 
 INDEX_FILE = "index.json"
 FORMAT = "ekd_tf tfrecord 1"
@@ -113,7 +114,7 @@ class TFRecordFaces(ShardedExamples):
                 f"{path} is not the index of a TFRecord set ({error!r}). Copy or "
                 "convert it again"
             ) from None
-        files = [PositionedFile(root / name) for name, _ in shards]
+        files = open_all(root / name for name, _ in shards)
         for number, (file, (_, size)) in enumerate(zip(files, shards)):
             if file.size == size:
                 continue

@@ -12,7 +12,6 @@ import json
 import os
 import pathlib
 import re
-import resource
 from typing import Any
 
 import numpy as np
@@ -22,7 +21,7 @@ from ekd_tf.data.sources.records import Records
 from ekd_tf.data.sources.tar import tar_members
 from ekd_tf.data.unreadable import Unreadable
 from ekd_tf.files.index_cache import IndexCache
-from ekd_tf.files.positioned import PositionedFile
+from ekd_tf.files.positioned import open_all
 from ekd_tf.files.positioned import unreadable_file
 
 IMAGES = (b"jpg", b"jpeg", b"png", b"webp", b"bmp")
@@ -58,7 +57,7 @@ class WebDatasetFaces(Records):
         cache_dir: str | os.PathLike | None = None,
         unreadable: Unreadable | None = None,
     ):
-        files = _open_all(_shard_paths(os.fspath(shards)))
+        files = open_all(_shard_paths(os.fspath(shards)))
         cache = IndexCache(files, cache_dir)
         names = ["offsets", "sizes", "shards", "labels", "identities"]
         # A field may be called cls, too.
@@ -131,17 +130,6 @@ def _check_complete(paths):
             f"{missing[0]} is missing, by the names of the others. Copy it, or name "
             "the shards by a pattern"
         )
-
-
-def _open_all(paths):
-    # Sets have more shards than many systems allow a process to open.
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft < len(paths) + 512:
-        most = hard if hard != resource.RLIM_INFINITY else len(paths) + 512
-        resource.setrlimit(
-            resource.RLIMIT_NOFILE, (max(soft, min(most, len(paths) + 512)), hard)
-        )
-    return [PositionedFile(path) for path in paths]
 
 
 class _Index:
