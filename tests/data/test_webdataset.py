@@ -150,6 +150,13 @@ def test_a_bad_label_costs_its_sample_alone(tmp_path):
     one, other = unreadable.lines
     assert "its label b'x' is not a decimal number" in one
     assert "00009 has an image and no .cls" in other and "--sort=name" in other
+    # One more than is allowed is said once.
+    with pytest.raises(UnreadableError) as caught:
+        WebDatasetFaces(tmp_path)
+    assert caught.value.lines == (one,)
+    # Opened again by one process it is met again, by another too.
+    WebDatasetFaces(tmp_path, unreadable=unreadable)
+    damaged("is not a decimal number", tmp_path)
 
 
 def test_every_cut_is_said_and_keeps_what_is_whole(tmp_path):

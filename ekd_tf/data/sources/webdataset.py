@@ -20,6 +20,7 @@ from ekd_tf.data.source import MAX_LABEL
 from ekd_tf.data.sources.records import Records
 from ekd_tf.data.sources.tar import tar_members
 from ekd_tf.data.unreadable import Unreadable
+from ekd_tf.data.unreadable import UnreadableError
 from ekd_tf.files.index_cache import IndexCache
 from ekd_tf.files.positioned import open_all
 from ekd_tf.files.positioned import unreadable_file
@@ -64,11 +65,10 @@ class WebDatasetFaces(Records):
         key = f"field_{label}_" if label else "cls_"
         arrays = cache.load([key + name for name in names])
         if arrays is None:
-            unreadable = unreadable or Unreadable()
-            before = len(unreadable.lines)
-            arrays = _read_index(files, label, unreadable)
+            index = _read_index(files, label, unreadable or Unreadable())
+            arrays = index.arrays()
             # Otherwise the damage would go unsaid the next time.
-            if len(unreadable.lines) == before:
+            if not index.damaged:
                 cache.save(**{key + n: values for n, values in zip(names, arrays)})
         offsets, self._sizes, shard, labels, identities = arrays
         super().__init__(str(shards), files, offsets, labels, identities, shard)
@@ -139,6 +139,7 @@ class _Index:
         self.offsets, self.sizes = array.array("q"), array.array("q")
         self.shards, self.codes = array.array("i"), array.array("i")
         self.code_of: dict[Any, int] = {}
+        self.damaged = 0
 
     def add(self, shard, offset, size, label):
         self.offsets.append(offset)
@@ -172,7 +173,7 @@ def _read_index(files, field, unreadable):
         )
     if len({type(label) for label in index.code_of}) > 1:
         raise ValueError(f"{files[0].path}: labels are numbers here and texts there")
-    return index.arrays()
+    return index
 
 
 def _read_shard(file, shard, field, index, unreadable):
@@ -184,6 +185,7 @@ def _read_shard(file, shard, field, index, unreadable):
     key, image, label = None, None, None
 
     def count(error):
+        index.damaged += 1
         at, _, reason = str(error).removeprefix(f"{file.path}: ").partition(": ")
         unreadable.count(f"{file.path}: {at}", reason)
 
@@ -224,6 +226,9 @@ def _read_shard(file, shard, field, index, unreadable):
                     label = _label(file, offset, data, field)
                 except ValueError as error:
                     label = error
+    except UnreadableError:
+        # Counted already.
+        raise
     except ValueError as error:
         # Of the sample before, all may be there.
         if label is not None:
