@@ -10,8 +10,10 @@ import pytest
 from refusals import refused
 
 from ekd_tf.data import WebDatasetFaces
+from ekd_tf.data.sources.tar import tar_members
 from ekd_tf.data.unreadable import Unreadable
 from ekd_tf.data.unreadable import UnreadableError
+from ekd_tf.files.positioned import PositionedFile
 
 FORMATS = [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT]
 
@@ -185,6 +187,11 @@ def test_links_and_impossible_sizes_are_damage(tmp_path):
         link.type, link.linkname = tarfile.LNKTYPE, "00000.jpg"
         archive.addfile(link)
     damaged("a link to another .*--hard-derefer", path)
+    with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as archive:
+        hole = tarfile.TarInfo("GNUSparseFile.0/00000.jpg")
+        hole.pax_headers = {"GNU.sparse.major": "1", "GNU.sparse.name": "00000.jpg"}
+        archive.addfile(hole)
+    damaged("it is sparse: write the archive without -S", path)
     header = bytearray(tarfile.TarInfo("0.jpg").tobuf(tarfile.USTAR_FORMAT)[:512])
     header[124:136] = b"-0000001000\0"
     header[148:156] = b" " * 8
@@ -211,6 +218,11 @@ def test_damage_is_named_by_shard_and_offset(tmp_path):
     faces = WebDatasetFaces(path)
     path.write_bytes(whole[:1000])
     refused("the file has changed since its index was", faces.read, [2])
+    # While its headers are read.
+    path.write_bytes(bytes(2048))
+    file = PositionedFile(path)
+    path.write_bytes(bytes(1024))
+    refused("offset 1024: the file has changed", list, tar_members(file))
 
 
 def test_says_what_to_do_with_what_it_cannot_read(tmp_path):

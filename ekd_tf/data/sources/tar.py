@@ -20,7 +20,7 @@ _SCAN_BYTES = 1 << 20
 # Longest name or set of PAX records that is taken.
 _LONGEST = 1 << 20
 _REGULAR, _LONG_NAME, _LONG_LINK, _PAX, _PAX_FOR_ALL = b"0\x007", b"L", b"K", b"x", b"g"
-_LINKS, _SPARSE = b"12", b"S"
+_LINKS, _SPARSE, _PAX_SPARSE = b"12", b"S", b"GNU.sparse."
 
 
 def tar_members(file: PositionedFile) -> Iterator[tuple[bytes, int, int, bytes]]:
@@ -34,7 +34,7 @@ def tar_members(file: PositionedFile) -> Iterator[tuple[bytes, int, int, bytes]]
             from `offset` on are not there. Members before it have been yielded.
     """
     at, block, start = 0, b"", 0
-    name, size, for_all = None, None, {}
+    name, size, sparse = None, None, False
     while at < file.size:
         if at < start or at + BLOCK > start + len(block):
             block, start = file.read(at, _READ), at
@@ -56,8 +56,7 @@ def tar_members(file: PositionedFile) -> Iterator[tuple[bytes, int, int, bytes]]
                 name = text.rstrip(b"\0")
             elif kind != _LONG_LINK:
                 records = _pax_records(file, at, text)
-                if kind == _PAX_FOR_ALL:
-                    for_all.update(records)
+                sparse = sparse or any(key.startswith(_PAX_SPARSE) for key in records)
                 name = records.get(b"path", name)
                 size = records.get(b"size", size)
         else:
@@ -67,7 +66,7 @@ def tar_members(file: PositionedFile) -> Iterator[tuple[bytes, int, int, bytes]]
                     "it is a link to another member: write the archive with "
                     "--dereference --hard-dereference",
                 )
-            if kind == _SPARSE or b"GNU.sparse.major" in for_all:
+            if kind == _SPARSE or sparse:
                 raise file.damage(at, "it is sparse: write the archive without -S")
             if size is not None:
                 length = int(size)
@@ -92,6 +91,8 @@ def _behind_zeros(file, at):
     """Returns where the zeros that begin at `at` end: between members or at the end."""
     while at < file.size:
         block = file.read(at, _SCAN_BYTES)
+        if not block:
+            raise file.damage(at, "the file ends before its size")
         rest = block.lstrip(b"\0")
         if rest:
             zeros = len(block) - len(rest)
