@@ -48,9 +48,13 @@ def graph_function(model: Any) -> tuple[Callable, list[tf.Variable]]:
             continue
         if node.op_type not in _OPERATIONS or node.domain not in ("", "ai.onnx"):
             raise UnknownGraph(f"an operation {node.op_type!r}")
-        constants = [arrays.get(name) if name else None for name in node.input]
+        names = list(node.input)
+        # An input that is left out has no name.
+        while names and not names[-1]:
+            names.pop()
+        constants = [arrays.get(name) for name in names]
         step = _OPERATIONS[node.op_type](attributes, constants, weights)
-        moving = [n for n, c in zip(node.input, constants) if c is None and n]
+        moving = [n for n, c in zip(names, constants) if c is None and n]
         if not moving:
             raise UnknownGraph(f"a {node.op_type} of constants")
         steps.append((step, moving, node.output[0]))
@@ -104,7 +108,10 @@ def _conv(attributes, constants, weights):
         "strides": list(attributes.get("strides", (1, 1))),
         "dilations": list(attributes.get("dilations", (1, 1))),
     }
-    bias = _held(constants[2], weights) if len(constants) > 2 else None
+    bias = None
+    if len(constants) > 2:
+        _need(constants, 2)
+        bias = _held(constants[2], weights)
     depthwise = groups > 1 and inputs == 1
     if depthwise:
         # Outputs of one channel are neighbours: (height, width, channels, each).
@@ -154,9 +161,9 @@ def _binary(function):
     def make(attributes, constants, weights):
         held = [c if c is None else _held(_for_images(c), weights) for c in constants]
         if held[0] is not None:
-            return lambda x: function(held[0], x)
+            return lambda x: function(_beside(x, held[0]), x)
         if held[1] is not None:
-            return lambda x: function(x, held[1])
+            return lambda x: function(x, _beside(x, held[1]))
         return function
 
     return make
@@ -168,6 +175,12 @@ def _for_images(array):
         array = array.reshape((1,) * (4 - array.ndim) + array.shape)
         return array.transpose(_FROM_ONNX)
     return array
+
+
+def _beside(x, held):
+    """Returns a constant as it lies beside x, images or rows."""
+    # Of one or two dimensions it is of the width, or of height and width, of images.
+    return held[..., None] if x.shape.rank == 4 and held.shape.rank in (1, 2) else held
 
 
 def _gemm(attributes, constants, weights):

@@ -77,6 +77,8 @@ def test_convolutions_of_every_form(rng):
     g.add("Conv", g.weight(16, 1, 3, 3), group=8, strides=[2, 2], pads=[1, 1, 1, 1])
     g.add("Conv", g.weight(6, 8, 1, 1), g.weight(6), group=2)
     g.add("Conv", g.weight(4, 6, 2, 2), dilations=[2, 1], strides=[1, 1])
+    # A bias that is left out by an empty name.
+    g.nodes[-1].input.append("")
     check(g, rng)
 
 
@@ -88,6 +90,9 @@ def test_what_stands_between_convolutions(rng):
     before = g.last
     g.add("PRelu", g.weight(3, 1, 1)).add("PRelu", np.float32([0.1]))
     g.add("Add", others=[before]).add("Relu").add("Add", g.weight(1, 3, 1, 1))
+    # ONNX broadcasts them over height and width, the last of its dimensions.
+    g.add("Add", g.weight(SIZE, SIZE)).add("Mul", g.weight(SIZE))
+    g.add("Sub", g.weight(SIZE, 1), first=False)
     g.add("Dropout").add("Identity")
     check(g, rng)
 
@@ -123,3 +128,7 @@ def test_says_what_it_does_not_know(rng):
     ):
         graph = Graph(rng).add(kind, *arrays, **attributes)
         refused(words, graph_function, graph.model(), error=UnknownGraph)
+    graph = Graph(rng).add("Conv", w)
+    graph.nodes[-1].input.append("images")
+    words = "weights that are computed"
+    refused(words, graph_function, graph.model(), error=UnknownGraph)
