@@ -24,6 +24,8 @@ from ekd_tf.data.source import Source
 from ekd_tf.data.templates import TemplateSet
 from ekd_tf.data.unreadable import Unreadable
 
+_CHUNK = 256
+
 
 def readable_indices(
     source: Source, indices: np.ndarray, unreadable: Unreadable | None = None
@@ -40,11 +42,14 @@ def readable_indices(
     reader = ImageReader(source, {}, unreadable)
     keep, left_out = np.ones(len(indices), bool), []
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-        reasons = pool.map(reader.why_unreadable, indices.tolist())
-        for row, (index, reason) in enumerate(zip(indices.tolist(), reasons)):
-            if reason is not None:
-                keep[row] = False
-                left_out.append(unreadable.count(source.describe(index), reason))
+        # Given all at once the pool would read on behind the error that ends it.
+        for first in range(0, len(indices), _CHUNK):
+            chunk = indices[first : first + _CHUNK].tolist()
+            reasons = pool.map(reader.why_unreadable, chunk)
+            for row, (index, reason) in enumerate(zip(chunk, reasons), first):
+                if reason is not None:
+                    keep[row] = False
+                    left_out.append(unreadable.count(source.describe(index), reason))
     if not keep.any():
         raise ValueError(f"{source.name}: none of its images can be read")
     return indices[keep], left_out

@@ -65,6 +65,22 @@ def test_one_more_than_allowed_stops():
     refused(words, data.readable_indices, files(0, 1), [0, 1], Unreadable(9))
 
 
+def test_little_is_read_behind_the_image_that_ends_it():
+    class Counted(Files):
+        reads = 0
+
+        def read(self, indices):
+            self.reads += len(indices)
+            return super().read(indices)
+
+    source = Counted([b"text"] * 3000, np.zeros(3000, int))
+    refused("cannot decode 0.jpg", data.readable_images, source, error=UnreadableError)
+    assert source.reads <= 256
+    with pytest.raises(UnreadableError) as error:
+        data.readable_images(source, Unreadable(299))
+    assert [line.split(".")[0] for line in error.value.lines] == [*map(str, range(300))]
+
+
 def test_an_image_counts_and_is_said_once_whoever_reads_it(warnings_logged):
     unreadable = Unreadable(2)
     assert unreadable.count("a.jpg", "is empty") == "a.jpg: is empty"
