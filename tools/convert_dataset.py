@@ -276,7 +276,8 @@ def open_partial(partial, plan):
             f"{partial} holds the unfinished conversion of something else. Finish "
             "that one, choose another --output, or delete it"
         )
-    with open(path, "rb") as file:
+    # NFS locks nothing that is open for reading alone.
+    with open(path, "rb+") as file:
         hold(file, str(partial), "Wait for it to end, or choose another --output")
         yield
 

@@ -40,7 +40,10 @@ def locked(folder: pathlib.Path, name: str, way_out: str) -> Iterator[None]:
 
 
 def hold(file: IO, name: str, way_out: str, holder: str = "") -> None:
-    """Holds an open file until it is closed, or says in a `ValueError` who does."""
+    """Holds an open file until it is closed, or says in a `ValueError` who does.
+
+    It is open for writing, without which NFS does not lock.
+    """
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -1,6 +1,8 @@
 """tools/convert_dataset.py: any source to TFRecord and RecordIO, and lists."""
 
 import dataclasses
+import errno
+import fcntl
 import io
 import json
 import os
@@ -92,7 +94,7 @@ def test_an_interrupted_conversion_is_gone_on_with(tool, tmp_path, source, monke
     assert len(os.listdir(tmp_path)) == 4
 
 
-def test_what_is_there_is_never_overwritten(tool, tmp_path, source):
+def test_what_is_there_is_never_overwritten(tool, tmp_path, source, monkeypatch):
     out, partial = tmp_path / "out", tmp_path / "out.partial"
     partial.mkdir()
     (partial / "mine.txt").write_text("x")
@@ -102,6 +104,14 @@ def test_what_is_there_is_never_overwritten(tool, tmp_path, source):
     (partial / tool.PLAN_FILE).write_text(json.dumps(plan))
     refused(words, tool.convert, source, "recordio", out)
     other = tmp_path / "other.partial"
+    flock = fcntl.flock
+
+    def of_nfs(file, how):
+        if not file.writable():
+            raise OSError(errno.EBADF, "Bad file descriptor")
+        flock(file, how)
+
+    monkeypatch.setattr(fcntl, "flock", of_nfs)
     with tool.open_partial(other, plan):
         again = tool.open_partial(other, plan)
         refused(r"other\.partial is in use by another", again.__enter__)
