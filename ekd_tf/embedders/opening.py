@@ -60,17 +60,15 @@ def open_embedder(spec: str) -> FrozenEmbedder:
     # Of a pipe the readers of models would wait for a writer.
     if path.exists() and not (path.is_file() or path.is_dir()):
         raise ValueError(f"{path} is no regular file")
+    if pixels and not path.exists():
+        raise ValueError(f"{path} does not exist")
     if "provider" in pixels and path.suffix != ".onnx":
         raise ValueError(
             f"`@{'`, `@'.join(PROVIDERS)}` choose what runs an .onnx file. Received: "
             f"{spec!r}"
         )
-    if "provider" in pixels and not path.exists():
-        raise ValueError(f"{path} does not exist")
     if family and "low" not in pixels:
         return TorchEmbedder(family, path, **pixels)
-    if path.name == SAVED_MODEL_FILE:
-        path = path.parent
     embedder = _embedder_class(path)
     if embedder is not None and not family:
         return _checked(embedder(path, **pixels))
@@ -85,7 +83,8 @@ def open_embedder(spec: str) -> FrozenEmbedder:
 def split_model(spec: str) -> tuple[pathlib.Path, dict[str, Any]]:
     """Returns a model's path and the arguments behind it.
 
-    They are `low` and `high`, `color`, and `provider`.
+    The path is a SavedModel's directory where its graph is named. The arguments are
+    `low` and `high`, `color`, and `provider`.
     """
     pixels: dict[str, Any] = {}
     given, path = spec, spec
@@ -105,7 +104,8 @@ def split_model(spec: str) -> tuple[pathlib.Path, dict[str, Any]]:
         elif rest and word in PROVIDERS:
             arguments["provider"] = word
         else:
-            return pathlib.Path(path), pixels
+            file = pathlib.Path(path)
+            return file.parent if file.name == SAVED_MODEL_FILE else file, pixels
         if not pixels.keys().isdisjoint(arguments):
             raise ValueError(
                 f"`model` must have one of a kind behind @. Received: {given!r}, which "

@@ -141,11 +141,13 @@ def test_the_fastest_provider_runs_it(write, caplog, monkeypatch):
     assert in_other_ranges(f"{path}@bgr@cpu") == expected
 
 
-def test_a_chosen_provider_keeps_the_model_outside_the_step(write, caplog):
+def test_a_chosen_provider_keeps_the_model_outside_the_step(write, caplog, tmp_path):
     caplog.set_level("INFO", logger="absl")
     model = open_embedder(f"{write(cast='Identity')}@cpu")
     assert model.traced() is None
     (message,) = messages(caplog)
     assert message.endswith("by onnxruntime (CPUExecutionProvider), outside the step.")
-    refused("choose what runs an .onnx file", open_embedder, "model.keras@cpu")
-    refused("none.onnx does not exist", open_embedder, "none.onnx@cuda")
+    refused("choose what runs an .onnx file", open_embedder, f"{tmp_path}@cpu")
+    for spec in ("none.onnx@cuda", "none.onnx@-1..1", "none.onnx@bgr"):
+        refused("none.onnx does not exist", open_embedder, spec)
+    refused("^nowhere does not exist$", open_embedder, "nowhere@-1..1")

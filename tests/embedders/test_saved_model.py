@@ -1,3 +1,5 @@
+import pathlib
+
 import numpy as np
 import tensorflow as tf
 from matrix_models import draw
@@ -6,7 +8,10 @@ from matrix_models import write_saved_model
 from refusals import refused
 
 from ekd_tf.embedders import SavedModelEmbedder
+from ekd_tf.embedders import file_of_model
+from ekd_tf.embedders import in_other_ranges
 from ekd_tf.embedders import open_embedder
+from ekd_tf.embedders import takes_any_range
 
 
 def test_embeds_as_the_model_that_was_saved_and_gives_no_gradient(rng, tmp_path):
@@ -20,8 +25,12 @@ def test_embeds_as_the_model_that_was_saved_and_gives_no_gradient(rng, tmp_path)
         loss = tf.reduce_sum(model(pixels))
     assert tape.gradient(loss, pixels) is None
     # Its graph names it too.
-    model = open_embedder(str(tmp_path / "saved_model.pb"))
+    graph = f"{tmp_path}/saved_model.pb"
+    model = open_embedder(graph)
     assert isinstance(model, SavedModelEmbedder) and model.name == str(tmp_path)
+    assert takes_any_range(graph) and takes_any_range(str(tmp_path))
+    assert in_other_ranges(graph) == in_other_ranges(str(tmp_path))
+    assert file_of_model(graph) == pathlib.Path(graph)
 
 
 def test_a_damaged_one_is_named_in_one_line(tmp_path):

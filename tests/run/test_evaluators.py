@@ -13,7 +13,7 @@ from ekd_tf.data import SyntheticFaces
 from ekd_tf.run import evaluators
 
 
-def test_range_and_colours_stand_behind_the_path():
+def test_range_and_colours_stand_behind_the_path(tmp_path):
     for spec, path, pixels in (
         ("a@b/m.onnx", "a@b/m.onnx", {}),
         ("m.onnx@-1..1", "m.onnx", {"low": -1, "high": 1}),
@@ -22,7 +22,7 @@ def test_range_and_colours_stand_behind_the_path():
     ):
         assert embedders.split_model(spec) == (pathlib.Path(path), pixels)
     words = "A Keras model takes pixels of 0 .. 255"
-    refused(words, embedders.open_embedder, "none.keras@-1..1")
+    refused(words, embedders.open_embedder, f"{tmp_path}@-1..1")
 
 
 def test_a_model_that_takes_fewer_images_than_it_says_is_refused(tmp_path):
