@@ -124,7 +124,8 @@ def orientation(image: Image.Image) -> int:
         image.info.pop(note, None)
     # Recent versions of Pillow turn a TIFF themselves and take the tag away.
     try:
-        with warnings.catch_warnings():
+        # What is done with warnings is of the whole process.
+        with _limit, warnings.catch_warnings():
             warnings.simplefilter("ignore")
             value = image.getexif().get(_ORIENTATION, 1)
     # Damaged EXIF data raise nearly anything; the image is read all the same.

@@ -1,6 +1,9 @@
 """Every kind of image file as RGB, the same to Pillow's readers and to the pipeline."""
 
+import concurrent.futures
 import io
+import time
+import warnings
 
 import numpy as np
 import tensorflow as tf
@@ -110,6 +113,27 @@ def test_jpegs_are_turned_upright_whatever_else_their_exif_data_say(rng):
     for exif in (b"", b"II*\0\xff\xff\xff\xff", b"what is this"):
         data = encode(image, "JPEG", exif=b"Exif\0\0" + exif)
         np.testing.assert_array_equal(read_image(data), plain)
+
+
+def test_one_thread_at_a_time_asks_for_exif_data():
+    # Two would leave the process without its warnings.
+    inside, most = [], []
+
+    class Slow:
+        info = {}
+
+        def getexif(self):
+            inside.append(self)
+            time.sleep(0.01)
+            most.append(len(inside))
+            inside.remove(self)
+            return {0x0112: 6}
+
+    before = warnings.filters[:]
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        found = pool.map(orientation, [Slow() for _ in range(8)])
+        assert [*found] == [6] * 8
+    assert most == [1] * 8 and warnings.filters == before
 
 
 def test_what_is_wrong_is_one_line(rng, monkeypatch):
