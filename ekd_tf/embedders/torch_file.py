@@ -36,6 +36,14 @@ _DTYPES = {
     "BoolStorage": "?",
 }
 _MAX_DIMENSIONS = 32
+# What is left of a damaged archive is nonsense in several ways.
+_DAMAGE = (
+    LookupError,
+    EOFError,
+    NotImplementedError,
+    RuntimeError,
+    zipfile.BadZipFile,
+)
 
 
 class TorchEmbedder(KerasEmbedder):
@@ -118,15 +126,16 @@ def _read_torch(path):
     Tensors of bfloat16, which NumPy lacks, become float32.
     """
     try:
-        with zipfile.ZipFile(path) as archive:
-            return _Archive(archive, os.path.getsize(path)).read()
+        archive = zipfile.ZipFile(path)
     except zipfile.BadZipFile as error:
         raise ValueError(
             f"it is no file of torch.save since torch 1.6 ({error}). Save an older one "
             "again with a newer torch, or its arrays as .npz"
         ) from None
-    # What is left of a damaged archive is nonsense in several ways.
-    except (LookupError, EOFError, NotImplementedError, RuntimeError) as error:
+    try:
+        with archive:
+            return _Archive(archive, os.path.getsize(path)).read()
+    except _DAMAGE as error:
         raise ValueError(f"it is damaged: {error!r}") from None
 
 

@@ -142,6 +142,17 @@ def test_refuses_what_is_damaged(tmp_path):
         refuses(words, tmp_path / "m.pt", pickled, **{"data/0": raw})
 
 
+def test_a_flipped_bit_is_damage(tmp_path):
+    raw = np.arange(4, dtype="<f4").tobytes()
+    path = archive(tmp_path / "m.pt", tensor((4,), (1,)), **{"data/0": raw})
+    whole = path.read_bytes()
+    assert whole.count(raw) == 1
+    at = whole.index(raw)
+    path.write_bytes(whole[:at] + b"\x01" + whole[at + 1 :])
+    words = "cannot be loaded: it is damaged: .*Bad CRC-32 for file 'm/data/0'"
+    refused(words, read_state_dict, path)
+
+
 def test_refuses_archives_of_others(tmp_path):
     path = tmp_path / "w.pt"
     refused("w.pt does not exist", read_state_dict, path)
