@@ -6,6 +6,7 @@ import csv
 import dataclasses
 import os
 import pathlib
+import warnings
 from typing import Any
 
 import numpy as np
@@ -160,6 +161,8 @@ def _read_subjects(paths):
                         f"{path}: template {template} is of subject {subject} and of "
                         f"{subjects[template]}"
                     )
+    if not subjects:
+        raise ValueError(f"{paths[0]} names no template. Copy it again")
     columns = list(subjects), list(subjects.values())
     return TemplateSubjects(*np.array(columns, np.int64))
 
@@ -181,10 +184,14 @@ def _table(path, columns, dtype):
 def _load(path, dtype, **arguments):
     """Reads a file of numbers without a Python object for each."""
     try:
-        with open_text(path) as file:
+        with open_text(path) as file, warnings.catch_warnings():
+            # Of a file without a line NumPy warns.
+            warnings.simplefilter("ignore")
             numbers = np.loadtxt(file, dtype, comments=None, ndmin=2, **arguments)
     except (OSError, ValueError, OverflowError) as error:
         raise ValueError(f"{path} cannot be read: {error}") from error
+    if not numbers.size:
+        raise ValueError(f"{path} is empty. Copy it again")
     if not np.isfinite(numbers).all():
         raise ValueError(f"{path} cannot be read: a number is not finite")
     return numbers
