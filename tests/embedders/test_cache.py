@@ -215,6 +215,11 @@ def test_refuses_other_images_by_both_names(tmp_path):
     refused(words, cache.check_source, others)
     others.name = "labels"
     refused("these have changed since: .*rsync -a", cache.check_source, others)
+    people = [SyntheticFaces(5, 2, 32, seed=seed) for seed in (1, 2)]
+    one = describe_cache(Teacher(), people[0], "t", "d", "float32")
+    CacheWriter(tmp_path / "drawn", one).write(compute)
+    words = r"of synthetic:\S+,seed=1, and --data has 10 of syn\S+,seed=2\. A copy"
+    refused(words, TeacherCache(tmp_path / "drawn").check_source, people[1])
     fewer = Labels(same.labels[:9])
     refused("--data has 9 of labels", cache.check_source, fewer)
     faces = SyntheticFaces(identities=2, images_per_identity=2, size=32)

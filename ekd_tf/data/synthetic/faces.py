@@ -76,7 +76,6 @@ class SyntheticFaces(Source):
     """
 
     encoded = False
-    name = "synthetic"
 
     def __init__(
         self,
@@ -95,6 +94,12 @@ class SyntheticFaces(Source):
         self.size = size
         self.seed = seed
         self.first_identity = first_identity
+        # As `--data` says it.
+        self.name = (
+            f"synthetic:identities={identities},images={images_per_identity},size={size}"
+            + f",seed={seed}" * (seed > 0)
+            + f",first={first_identity}" * (first_identity > 0)
+        )
         self.labels = np.repeat(
             np.arange(identities, dtype=np.int32), images_per_identity
         )
