@@ -42,6 +42,8 @@ class PackedNames(Sequence):
         self._ends.append(len(self._block))
 
     def __getitem__(self, index: Any) -> str:
+        # From the end, too.
+        index = range(len(self._ends))[index]
         start = self._ends[index - 1] if index > 0 else 0
         # os.fsdecode does the same in twice the time.
         return self._block[start : self._ends[index]].decode(*_ENCODING)
@@ -116,10 +118,10 @@ def images_below(folder: str | os.PathLike) -> ListedImages:
     if not os.path.isdir(root):
         raise ValueError(f"{root} is not a directory")
     paths = names_below(root, SUFFIXES)
-    for path in paths:
-        if not os.path.isfile(path):
-            logging.warning("%s is left out: it is no file", path)
-    return ListedImages(root, filter(os.path.isfile, paths))
+    files = [path for path in paths if os.path.isfile(path)]
+    for path in sorted({*paths}.difference(files)):
+        logging.warning("%s is left out: it is no file", path)
+    return ListedImages(root, files)
 
 
 def names_below(root: str, suffixes: tuple[str, ...]) -> list[str]:
