@@ -34,8 +34,7 @@ class Records(Source):
         self.name = name
         self.labels = labels
         self.identities = identities
-        self._names = [str(identity) for identity in identities]
-        self.num_identities = len(self._names)
+        self.num_identities = len(identities)
         self._files, self._offsets, self._shards = files, offsets, shards
 
     @property
@@ -63,7 +62,7 @@ class Records(Source):
         return [self.read_one(index) for index in np.asarray(indices, int).tolist()]
 
     def identity_names(self) -> list[str]:
-        return self._names
+        return [str(identity) for identity in self.identities]
 
     def describe(self, index: int) -> str:
         file, offset = self.place(index)
