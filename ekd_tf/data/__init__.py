@@ -14,7 +14,6 @@ from ekd_tf.data.readable import readable_templates as readable_templates
 from ekd_tf.data.readable import sample_faces as sample_faces
 from ekd_tf.data.readable import sample_images as sample_images
 from ekd_tf.data.sampling import BatchSampler as BatchSampler
-from ekd_tf.data.source import Images as Images
 from ekd_tf.data.source import Source as Source
 from ekd_tf.data.source import Subset as Subset
 from ekd_tf.data.source import split_identities as split_identities

@@ -10,13 +10,12 @@ from __future__ import annotations
 
 import concurrent.futures
 import dataclasses
-import io
 import os
 
 import numpy as np
-from PIL import Image
 
 from ekd_tf.data.decoding import ImageReader
+from ekd_tf.data.image_pixels import open_image
 from ekd_tf.data.pairs import PairSet
 from ekd_tf.data.pipeline import evaluation_batches
 from ekd_tf.data.source import Images
@@ -160,7 +159,8 @@ def first_image_size(source: Source) -> tuple[int, int] | None:
         first = source.read(np.zeros(1, np.int64))[0]
         if not source.encoded:
             return first.shape[1], first.shape[0]
-        with Image.open(io.BytesIO(first)) as image:
+        with open_image(first) as image:
             return image.size
-    except (OSError, ValueError, Image.DecompressionBombError):
+    # Damaged files raise nearly anything out of Pillow's parsers.
+    except Exception:
         return None
