@@ -131,7 +131,10 @@ def make_run(common, method, seed, path, *arguments):
     Of the common ones it leaves out what has no effect on it; one of those given that
     has none is refused.
     """
+    from ekd_tf.checks import check_choice
     from ekd_tf.compare.grid import GridRun
+    from ekd_tf.heads import HEADS
+    from ekd_tf.run.factory import read_losses
 
     # What all are compared on is evaluated once, at the end.
     common = dataclasses.replace(common, eval_sets=())
@@ -146,6 +149,9 @@ def make_run(common, method, seed, path, *arguments):
         own = dataclasses.replace(own, **idle)
         config = own.completed()
         check_effects(config)
+        # Else the runs before it would be trained first.
+        read_losses(config.distill)
+        check_choice("head", config.head, (*HEADS, "none"))
     except ValueError as error:
         raise ValueError(f"{method}: {error}") from None
     return GridRun(method, seed, path, config.to_record(), as_arguments(own), FREE)

@@ -177,6 +177,9 @@ def in_traced_batches(
 def loading_error(path: str | os.PathLike, error: Exception) -> ValueError:
     """Returns the error of a model file that is no good, in one line."""
     reason = " ".join(str(error).split()) or type(error).__name__
+    # Keras has the cause between two listings of all that the model is made of.
+    reason = reason.rpartition("Exception encountered: ")[2]
+    reason = reason.partition(" Full object config:")[0]
     if len(reason) > _REASON:
         reason = f"{reason[:_REASON]}..."
     return ValueError(f"{path} cannot be loaded: {reason}")

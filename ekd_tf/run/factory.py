@@ -41,6 +41,8 @@ from ekd_tf.training.schedules import CosineSchedule
 from ekd_tf.training.schedules import StepSchedule
 from ekd_tf.training.schedules import WarmupSchedule
 
+# What the run decides of a loss.
+_OF_RUN = ("student_dim", "teacher_dim", "num_identities", "head", "scale")
 SCHEDULES = ("constant", "step", "cosine")
 SOURCES = (
     "recordio",
@@ -177,28 +179,20 @@ def make_head(
         return HEADS[name](num_identities=num_identities, scale=scale, **arguments)
 
 
-def make_losses(
-    spec: str,
-    centres: Callable[[], np.ndarray | None] = lambda: None,
-    weight: str = "1",
-    **of_run,
-) -> dict:
-    """Builds the distillation losses of `ekd:1` or `ekd:30%:memory=0,cosine:10`.
+def read_losses(spec: str, weight: str = "1") -> dict[str, tuple]:
+    """Reads `ekd:1` or `ekd:30%:memory=0,cosine:10`, and makes no loss of it.
 
     Args:
         spec: Comma-separated `NAME[:WEIGHT][:WORD=VALUE]...`; `30%` asks for a share of
             the margin loss's gradient, and a word is an argument of the loss or of its
             miner. Empty: none.
-        centres: Gives the teacher's class centres, see `load_centres`, or None; called
-            where a loss needs them, since they may be averages of millions of rows.
         weight: The weight or share of a loss that names none.
-        **of_run: What the run decides: each loss receives those of `student_dim`,
-            `teacher_dim`, `num_identities`, `head` and `scale` that it takes.
 
     Returns:
-        Dict of names to `(loss, weight)`, the weight a float or a `GradientShare`.
+        Dict of names to `(weight, arguments, arguments of the miner)`, the weight a
+        float, or a string such as "30%".
     """
-    losses: dict[str, tuple] = {}
+    asked: dict[str, tuple] = {}
     for item in filter(None, spec.split(",")):
         name, *words = item.split(":")
         text = words.pop(0) if words and "=" not in words[0] else weight
@@ -208,33 +202,65 @@ def make_losses(
                 f"`--distill=best` stands alone: it is {BEST}, which others go beside. "
                 f"Received: {spec!r}"
             )
-        if name in losses:
+        if name in asked:
             raise ValueError(f"`--distill` names {name!r} twice. Received: {spec!r}")
         place = f"--distill={name}"
         of_loss = _weight(place, text)
         make: Any = LOSSES[name]
-        takes = set(inspect.signature(make).parameters)
-        given = {key: value for key, value in of_run.items() if key in takes}
-        if "centres" in takes:
+        settings = settings_of(make, {*_OF_RUN, "centres", "miner", "name"})
+        of_miner = settings_of(PairMiner) if _takes(name, "miner") else {}
+        arguments = read_words(place, words, {**settings, **of_miner})
+        mined_by = {k: arguments.pop(k) for k in of_miner if k in arguments}
+        asked[name] = of_loss, arguments, mined_by
+    return asked
+
+
+def make_losses(
+    spec: str,
+    centres: Callable[[], np.ndarray | None] = lambda: None,
+    weight: str = "1",
+    **of_run,
+) -> dict:
+    """Builds distillation losses.
+
+    Args:
+        spec, weight: As for `read_losses`.
+        centres: Gives the teacher's class centres, see `load_centres`, or None; called
+            where a loss needs them, since they may be averages of millions of rows.
+        **of_run: What the run decides: each loss receives those of `student_dim`,
+            `teacher_dim`, `num_identities`, `head` and `scale` that it takes.
+
+    Returns:
+        Dict of names to `(loss, weight)`, the weight a float or a `GradientShare`.
+    """
+    losses: dict[str, tuple] = {}
+    for name, (of_loss, arguments, mined_by) in read_losses(spec, weight).items():
+        place = f"distill={name}"
+        given = {key: value for key, value in of_run.items() if _takes(name, key)}
+        if _takes(name, "centres"):
             given["centres"] = centres()
             if given["centres"] is None:
                 raise ValueError(
-                    f"`{place}` needs the teacher's class centres, its mean embedding "
-                    "of each training identity: give them as "
+                    f"`--{place}` needs the teacher's class centres, its mean "
+                    "embedding of each training identity: give them as "
                     "--teacher_centres=FILE.npy, float32 (identities, size), or train "
                     "with --teacher=cache:DIR, which has them"
                 )
-        settings = settings_of(make, {*of_run, "centres", "miner", "name"})
-        of_miner = settings_of(PairMiner) if "miner" in takes else {}
-        arguments = read_words(place, words, {**settings, **of_miner})
-        mined_by: Any = {k: arguments.pop(k) for k in of_miner if k in arguments}
-        with checks.flag_words(
-            **{k: f"{place[2:]}:{k}" for k in (*settings, *of_miner)}
-        ):
+        words = {k: f"{place}:{k}" for k in (*arguments, *mined_by)}
+        make: Any = LOSSES[name]
+        with checks.flag_words(**words):
             if mined_by:
                 given["miner"] = PairMiner(**mined_by)
-            losses[name] = make(**given, **arguments), of_loss
+            loss = make(**given, **arguments)
+        if isinstance(of_loss, str):
+            of_loss = GradientShare(float(of_loss.rstrip("%")) / 100)
+        losses[name] = loss, of_loss
     return losses
+
+
+def _takes(name, argument):
+    """Returns whether a loss has an argument of that name."""
+    return argument in inspect.signature(LOSSES[name]).parameters
 
 
 def load_centres(path: str, num_identities: int, teacher_dim: int) -> np.ndarray:
@@ -295,10 +321,10 @@ def numbers(name: str, texts: Iterable[str]) -> list[float]:
 
 
 def _weight(name, text):
-    """Reads `8`, or `30%` as the `GradientShare` it asks for."""
+    """Reads `8` as a float, and leaves `30%` as it is."""
     weight = number(name, text.rstrip("%"))
     if not text.endswith("%"):
         checks.check_range(name, weight, low=0, low_open=True)
         return weight
     checks.check_range(f"{name} (%)", weight, 0, 100 * LARGEST_SHARE, low_open=True)
-    return GradientShare(weight / 100)
+    return text

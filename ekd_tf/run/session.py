@@ -31,6 +31,8 @@ from ekd_tf.run.provenance import package_versions
 from ekd_tf.run.provenance import provenance_of_run
 from ekd_tf.run.record import Record
 from ekd_tf.run.student import check_converts
+from ekd_tf.run.student import check_loads
+from ekd_tf.run.student import is_built_in
 from ekd_tf.run.student import start_from
 from ekd_tf.run.workdir import Workdir
 from ekd_tf.training.loop import compile_step
@@ -170,6 +172,8 @@ def _begin(config, parts):
     student = parts.model.backbone
     if config.init:
         start_from(student, config.init, config.init_partial)
+    if not is_built_in(config.model):
+        check_loads(student, config.model)
     if config.model.partition(":")[0] not in BACKBONES:
         check_converts(student, needed=config.export)
     if parts.teacher is None:

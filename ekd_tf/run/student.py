@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import functools
 import inspect
+import pathlib
+import tempfile
+import traceback
 from collections.abc import Callable
 from typing import Any
 
@@ -57,14 +60,16 @@ def make_student(spec: str, **flags: Any) -> keras.Model:
     else:
         build, words = _builder(spec)
         place = f"--model={spec.partition('=')[0].rpartition(':')[0] or spec}"
+        _check_flags(spec, build, flags)
         settings = settings_of(build, (*flags, "name", "version", "variant", "depth"))
         if spec.startswith("keras:"):
             settings.update(settings_of_network(spec.split(":")[1]))
         arguments = read_words(place, words, settings)
         given = {name: value for name, value in flags.items() if takes(spec, name)}
-        student = build(**given, **arguments)
-        if not is_built_in(spec):
-            student = as_backbone(student, f"--model={spec}")
+        if is_built_in(spec):
+            student = build(**given, **arguments)
+        else:
+            student = as_backbone(_built(spec, build, given | arguments), place)
     size = student.input_shape[1]
     if size != flags["input_size"]:
         raise ValueError(
@@ -104,6 +109,50 @@ def _builder(spec: str) -> tuple[Callable[..., keras.Model], list[str]]:
         return load_function(spec), words[1:]
     checks.check_choice("model", name, (*BACKBONES, *FORMS))
     raise ValueError(f"`--model={spec}` lacks what comes behind the colon: {FORMS}")
+
+
+def _check_flags(spec, build, flags):
+    """Refuses a function whose arguments neither flags nor defaults give."""
+    for name, parameter in inspect.signature(build).parameters.items():
+        several = parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+        if parameter.default is parameter.empty and name not in flags and not several:
+            raise ValueError(
+                f"`--model={spec}` takes {name!r}, which is no flag and has no "
+                f"default: give it one in the function, and :{name}=VALUE sets it"
+            )
+
+
+def _built(spec, build, arguments):
+    """Calls a function of the user's own, and says where it fails."""
+    try:
+        return build(**arguments)
+    # Whatever it does.
+    except Exception as error:
+        file = getattr(getattr(build, "__code__", None), "co_filename", None)
+        frames = traceback.extract_tb(error.__traceback__)
+        own = [f"{f.filename}:{f.lineno}: " for f in frames if f.filename == file]
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ValueError(
+            f"`--model={spec}` cannot be built: {''.join(own[-1:])}{reason}"
+        ) from error
+
+
+def check_loads(student: keras.Model, spec: str) -> None:
+    """Refuses before the training a network that no one could read from its file."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = pathlib.Path(folder) / "model.keras"
+        try:
+            student.save(path)
+            load_embedder(path)
+        # What Keras raises in saving is of no one kind.
+        except Exception as error:
+            reason = " ".join(str(error).split()).rpartition("cannot be loaded: ")[2]
+            raise ValueError(
+                f"`--model={spec}` could not be loaded from its file after the "
+                f"training: {reason} Register layers of your own by "
+                "@keras.saving.register_keras_serializable(), and write one in the "
+                "place of a Lambda"
+            ) from error
 
 
 def start_from(student: keras.Model, spec: str, partial: bool) -> None:

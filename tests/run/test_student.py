@@ -39,6 +39,21 @@ def tiny(embedding_dim, input_size=32, filters=4):
     x = keras.layers.GlobalAveragePooling2D()(x)
     x = keras.layers.Dense(embedding_dim, name="linear")(Halved()(x))
     return keras.Model(image, x, name="tiny-net")
+
+class Lost(keras.layers.Layer):
+    def call(self, inputs):
+        return inputs * 0.5
+
+def lost(embedding_dim, input_size):
+    image = keras.Input((input_size, input_size, 3))
+    x = keras.layers.Dense(embedding_dim)(keras.layers.Flatten()(Lost()(image)))
+    return keras.Model(image, x)
+
+def broken(input_size):
+    raise RuntimeError("no such width")
+
+def deep(depth):
+    pass
 """
 
 
@@ -89,6 +104,8 @@ def test_says_what_is_wrong_in_one_line(networks, tmp_path):
         ("keras:MobilNet", "`model=keras:` must be"),
         ("keras", "must be"),
         ("networks_of_test:big", "`networks_of_test:` must be .*tiny"),
+        ("networks_of_test:broken", r"built: .*of_test.py:\d+: no such width"),
+        ("networks_of_test:deep", "takes 'depth', which is no flag.*:depth=VALUE"),
         ("own.keras", "takes images of 40 px: give --input_size=40"),
         ("torn.keras", "torn.keras cannot be loaded"),
         ("own.keras@bgr", "only @LOW..HIGH may follow a .keras file"),
@@ -142,6 +159,12 @@ def test_weights_that_do_not_fit_are_listed(networks, caplog):
     assert "2 of 4 weights start at random" in caplog.text and "linear" in caplog.text
     make_student(f"{networks}:filters=5", **FLAGS).save("b.keras")
     refused("has nothing for", start_from, other, "b.keras", partial=True)
+
+
+def test_a_network_that_no_file_gives_back_is_refused_before(networks, tmp_path):
+    words = "could not be loaded .* training: Could not locate class 'Lost'.*register"
+    refused(words, run, tmp_path / "run", "networks_of_test:lost")
+    assert not list((tmp_path / "run").rglob("*.npz"))
 
 
 def test_what_tflite_cannot_do_is_said_before_the_training(

@@ -110,6 +110,12 @@ def test_a_common_flag_counts_where_it_has_an_effect(tool, common, tmp_path):
     assert [run.values["teacher_centres"] for run in runs] == [None, "c.npy", None]
     words, specs = "x: `--margin=0.5` has no effect", ["x: --head=none --margin=0.5"]
     refused(words, grid, tool, common, tmp_path, specs=specs)
+    for flags, words in (
+        ("--distill=cosin:1", "x: `distill` must be one of .*mean 'cosine'"),
+        ("--distill=sp:1:gramm=raw", "x: `--distill=sp:WORD` must be.*gramm"),
+        ("--head=arcfaces", "x: `head` must be one of"),
+    ):
+        refused(words, grid, tool, common, tmp_path, specs=[f"x: {flags}"])
 
 
 def test_the_teacher_is_trained_on_the_data_of_all(tool, common, tmp_path):
