@@ -10,6 +10,7 @@ and imports nothing else of this one.
 """
 
 import argparse
+import hashlib
 import itertools
 import json
 import pathlib
@@ -101,7 +102,8 @@ class Student:
             image, which is what `embed` embeds.
 
     Raises:
-        ValueError: The file cannot be read, or what is beside it is no card.
+        ValueError: The file cannot be read, what is beside it is no card, or one of
+            another file of this name.
     """
 
     def __init__(self, path, num_threads=1):
@@ -111,7 +113,7 @@ class Student:
         self._interpreter.allocate_tensors()
         self._input = self._interpreter.get_input_details()[0]
         self._output = self._interpreter.get_output_details()[0]
-        self.threshold = _threshold(pathlib.Path(path))
+        self.threshold = _threshold(pathlib.Path(path), content)
         self.height, self.width = (int(n) for n in self._input["shape"][1:3])
 
     def read(self, path):
@@ -141,18 +143,27 @@ class Student:
         return raw / max(float(np.linalg.norm(raw)), 1e-12)
 
 
-def _threshold(path):
+def _threshold(path, content):
     card = path.with_name("card.json")
     if not card.is_file():
         return None
     try:
         entry = json.loads(card.read_text(encoding="utf-8-sig"))["calibration"] or {}
         entry = entry.get(path.name)
-        if not isinstance(entry, dict) or entry["view"] != "one image":
+        # The first cards had one for all files.
+        if not isinstance(entry, dict):
             return None
-        return float(entry["threshold"])
+        is_of_another = entry.get("sha256") != hashlib.sha256(content).hexdigest()
+        of_one_image = entry["view"] == "one image"
+        threshold = float(entry["threshold"])
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{card} is no model card: {error!r}") from None
+    if is_of_another:
+        raise ValueError(
+            f"The calibration in {card} is of another {path.name}, which has changed "
+            "since; write it anew with ekd_tf.evaluate --calibrate_fpr"
+        )
+    return threshold if of_one_image else None
 
 
 def main():

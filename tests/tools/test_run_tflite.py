@@ -19,6 +19,7 @@ from refusals import refused
 
 from ekd_tf.data import image_pixels
 from ekd_tf.data.image_pixels import fit
+from ekd_tf.evaluation.calibration import file_hash
 from ekd_tf.export import convert_tflite
 
 TOOL = pathlib.Path(__file__).parents[2] / "tools" / "run_tflite.py"
@@ -134,10 +135,11 @@ def test_resizes_as_the_package_does(files, student_class, rng, tmp_path):
 
 def test_decides_by_the_threshold_of_the_card(files, student_class, tmp_path):
     model = shutil.copy(files[0] / "float32.tflite", tmp_path / "s.tflite")
+    figures = {"threshold": 0.25, "sha256": file_hash(model)}
     for entry, threshold in (
         ({}, None),
-        ({"s.tflite": {"threshold": 0.25, "view": "image and mirror image"}}, None),
-        ({"s.tflite": {"threshold": 0.25, "view": "one image"}}, 0.25),
+        ({"s.tflite": {**figures, "view": "image and mirror image"}}, None),
+        ({"s.tflite": {**figures, "view": "one image"}}, 0.25),
     ):
         card = {"calibration": {"other.tflite": {}, **entry}}
         (tmp_path / "card.json").write_text(json.dumps(card))
@@ -145,5 +147,8 @@ def test_decides_by_the_threshold_of_the_card(files, student_class, tmp_path):
     done = run(model, files[0] / "a.png", files[0] / "a.png")
     assert done.returncode == 0, done.stderr
     assert "one person" in done.stdout
+    shutil.copy(files[0] / "int8.tflite", model)
+    words = "card.json is of another s.tflite, which has changed since; write it anew"
+    refused(words, student_class, model)
     (tmp_path / "card.json").write_text("[]")
     refused("card.json is no model card", student_class, model)
