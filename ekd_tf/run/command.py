@@ -20,6 +20,7 @@ from absl import logging
 
 from ekd_tf.files.user_text import command_line
 from ekd_tf.run.interruption import RESUME_STATUS
+from ekd_tf.run.interruption import sigterm_as_ctrl_c
 from ekd_tf.run.quiet import quiet_tensorflow
 from ekd_tf.run.settings import check_effects
 from ekd_tf.run.settings import check_finite
@@ -27,8 +28,8 @@ from ekd_tf.run.settings import check_finite
 # Flags are those of the module that calls, in `--help` too.
 flags.disclaim_key_flags()
 
-# What shells give a process that Ctrl-C has ended.
-STOPPED_STATUS = 128 + signal.SIGINT
+# What shells give a process that a signal has ended.
+_STOPPED = {"Ctrl-C": 128 + signal.SIGINT, "SIGTERM": 128 + signal.SIGTERM}
 WAY_OUT = "remove or replace what is damaged, or allow N with --skip_corrupt=N"
 
 # Words of other tools, and of earlier versions of this one -> the flags here that may
@@ -152,7 +153,8 @@ def run(
 ) -> None:
     """Runs a command from its flags to its end, before TensorFlow is imported.
 
-    A `ValueError` or `OSError` ends it with its message, Ctrl-C with one line.
+    A `ValueError` or `OSError` ends it with its message, Ctrl-C and SIGTERM with one
+    line.
 
     Args:
         main: Called with the settings, one of each of `kinds`.
@@ -161,7 +163,7 @@ def run(
             defines its flags itself.
         required: Names of flags that must be given.
         resumes: Whether the same command continues where it was stopped, by status 75
-            in place of 130; or a function of the settings that says so, or in a
+            in place of 130 or 143; or a function of the settings that says so, or in a
             sentence what would make it continue.
         way_out: What the message says of images that cannot be read.
         takes_arguments: Whether `main` takes the list of the other arguments too.
@@ -202,17 +204,19 @@ def run(
             sys.exit(f"{name}: {unreadable.explain(error, way_out)}")
 
     try:
-        app.run(start, argv=command_line(), flags_parser=parse_line)
-    except KeyboardInterrupt:
+        with sigterm_as_ctrl_c():
+            app.run(start, argv=command_line(), flags_parser=parse_line)
+    except KeyboardInterrupt as stop:
         continues = resumes(*read_all()) if callable(resumes) else resumes
         how = {True: " The same command continues it.", False: ""}
         said = how.get(continues, f" {continues}")
-        sys.stderr.write(f"\n{name}: stopped by Ctrl-C.{said}\n")
+        by = str(stop) or "Ctrl-C"
+        sys.stderr.write(f"\n{name}: stopped by {by}.{said}\n")
         sys.stdout.flush()
         sys.stderr.flush()
         # All contexts have been left. The interpreter's own end would wait for threads
         # of TensorFlow's input pipeline that wait for the interpreter.
-        os._exit(RESUME_STATUS if continues is True else STOPPED_STATUS)
+        os._exit(RESUME_STATUS if continues is True else _STOPPED[by])
 
 
 def explain(error: flags.Error, known: flags.FlagValues) -> str:

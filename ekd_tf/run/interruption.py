@@ -69,6 +69,20 @@ class Termination:
 
 
 @contextlib.contextmanager
+def sigterm_as_ctrl_c() -> Iterator[None]:
+    """Raises `KeyboardInterrupt("SIGTERM")`, so that files half-written are removed.
+
+    Python would end at once, without its `finally` blocks.
+    """
+
+    def stop(*_):
+        raise KeyboardInterrupt(_NAMES[signal.SIGTERM])
+
+    with _handled([signal.SIGTERM], stop):
+        yield
+
+
+@contextlib.contextmanager
 def child_process(
     command: list[str], **arguments: Any
 ) -> Iterator[tuple[subprocess.Popen, list[int]]]:

@@ -56,11 +56,11 @@ def test_the_answers_are_flags_of_the_commands():
 
 @pytest.fixture
 def stopped(monkeypatch, capsys):
-    """Returns `resumes -> (status, last line)` of a command stopped by Ctrl-C."""
+    """Returns `resumes, signal -> (status, last line)` of a command stopped by it."""
 
-    def stop(resumes):
+    def stop(resumes, number=signal.SIGINT):
         def run(main, argv, flags_parser):
-            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), number)
 
         monkeypatch.setattr(app, "run", run)
         monkeypatch.setattr(os, "_exit", sys.exit)
@@ -81,6 +81,14 @@ def test_ctrl_c_ends_in_a_line_and_says_how_to_go_on(stopped):
     assert stopped(True) == stopped(lambda: True) == expected
     how = (130, "tool: stopped by Ctrl-C. With --output it would.")
     assert stopped(lambda: "With --output it would.") == how
+
+
+def test_sigterm_ends_a_command_as_ctrl_c_does(stopped):
+    before = signal.getsignal(signal.SIGTERM)
+    assert stopped(False, signal.SIGTERM) == (143, "tool: stopped by SIGTERM.")
+    expected = (75, "tool: stopped by SIGTERM. The same command continues it.")
+    assert stopped(True, signal.SIGTERM) == expected
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_an_interrupted_evaluation_says_how_it_continues(monkeypatch):
