@@ -56,6 +56,12 @@ def pairs_from_list(list_path, folder, suffix: str = ".jpg") -> PairSet:
                 f"{list_path}: line {number} must be name, n, m or name, n, other "
                 f"name, m, separated by tabs. Received: {line[:80]!r}"
             ) from None
+        if (first == second) != issame[-1] or chosen[0] == chosen[1]:
+            raise ValueError(
+                f"{list_path}: line {number} must be two images of one person, as "
+                "name, n, m, or of two, as name, n, other name, m. Received: "
+                f"{line[:80]!r}"
+            )
         of_line = [
             os.path.join(folder, name, f"{name}_{k:04d}{suffix}") for name, k in chosen
         ]

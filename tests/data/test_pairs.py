@@ -181,6 +181,8 @@ def test_a_malformed_list_is_refused(tmp_path, people):
         ("Ann\t1\n", r"line 1 must be name, n, m or .* Received: 'Ann\\t1'"),
         ("1\nAnn\t1\tx\n", "line 2 must be name"),
         ("Ann\t1\tBo_Li\t1\t2\n", "line 1 must be name"),
+        ("Ann\t1\t2\nAnn\t1\tAnn\t2\n", "line 2 must be two images of one person"),
+        ("Ann\t1\t1\n", "line 1 must be two images .* Received: 'Ann\\\\t1\\\\t1'"),
         ("Ann\t1\t7\nAnn\t1\tCy\t1\n", f"{missing}.*{people}/Cy/Cy_0001.jpg"),
     ):
         path.write_text(text)
