@@ -19,6 +19,7 @@ from __future__ import annotations
 import collections
 import contextlib
 import dataclasses
+import errno
 import hashlib
 import io
 import json
@@ -107,6 +108,8 @@ class ConvertSettings:
 
 PLAN_FILE = "conversion.json"
 CHUNK = 256
+# Of writing alone: reading ends by EIO too.
+_UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
 def verify(source, path, min_images):
@@ -279,7 +282,16 @@ def open_partial(partial, plan):
     # NFS locks nothing that is open for reading alone.
     with open(path, "rb+") as file:
         hold(file, str(partial), "Wait for it to end, or choose another --output")
-        yield
+        try:
+            yield
+        except OSError as error:
+            if error.errno not in _UNWRITABLE:
+                raise
+            # Open files that are written to are not named.
+            raise ValueError(
+                f"{error.filename or partial} cannot be written: {error.strerror}. "
+                "Mend the cause, and the same command goes on"
+            ) from error
 
 
 def make_pairs(settings):

@@ -94,6 +94,18 @@ def test_an_interrupted_conversion_is_gone_on_with(tool, tmp_path, source, monke
     assert len(os.listdir(tmp_path)) == 4
 
 
+def test_a_full_disk_is_named(tool, tmp_path, source, monkeypatch):
+    def add(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    out = tmp_path / "out"
+    with monkeypatch.context() as full:
+        full.setattr("dataset_writers.RecordIOWriter.add", add)
+        words = r"out\.partial cannot be written: No space .* the same command goes on"
+        refused(words, tool.convert, source, "recordio", out)
+    assert tool.convert(source, "recordio", out) == (6, 0)
+
+
 def test_what_is_there_is_never_overwritten(tool, tmp_path, source, monkeypatch):
     out, partial = tmp_path / "out", tmp_path / "out.partial"
     partial.mkdir()
