@@ -20,6 +20,8 @@ from ekd_tf.files.atomic import write_aside
 _HEADER = "__checkpoint__"
 _FORMAT = 1
 _BFLOAT16 = tf.bfloat16.as_numpy_dtype
+# Differences an error lists.
+_NAMED = 5
 _NAME = re.compile(r"checkpoint-(\d{9,})\.npz")
 
 # What zipfile, NumPy and json raise on bytes that are not a whole checkpoint.
@@ -161,7 +163,10 @@ def _check_same_variables(path, variables, arrays):
                 f"{expected[0]}"
             )
     if differences:
+        more = len(differences) - _NAMED
+        listed = sorted(differences)[:_NAMED] + [f"{more:,} more"] * (more > 0)
         raise ValueError(
-            f"The checkpoint {path} was written by another model: "
-            + "; ".join(sorted(differences))
+            f"The checkpoint {path} was written by another model: {'; '.join(listed)}. "
+            "Flags that change the variables cannot change within a run: give another "
+            "--workdir"
         )

@@ -80,7 +80,7 @@ def test_keeps_the_newest(tmp_path):
     assert len(os.listdir(tmp_path)) == 2
 
 
-def test_lists_every_difference_and_assigns_nothing(tmp_path):
+def test_lists_five_differences_and_assigns_nothing(tmp_path):
     def variables(**values):
         return {name: tf.Variable(value) for name, value in values.items()}
 
@@ -94,8 +94,12 @@ def test_lists_every_difference_and_assigns_nothing(tmp_path):
         "unexpected gone",
         "shape is float32 (2,), expected float32 (1,)",
         "dtype is int32 (), expected float32 ()",
+        "cannot change within a run: give another --workdir",
     ):
         assert words in text
+    assert "more" not in text
+    others |= variables(**{f"z{k}": 0.0 for k in range(20)})
+    refused("; missing z1; missing z10; 19 more. Flags", store.restore, others)
     assert "same" not in text and others["same"].numpy() == 0.0
 
 
