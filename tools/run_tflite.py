@@ -13,6 +13,7 @@ import argparse
 import hashlib
 import itertools
 import json
+import os
 import pathlib
 import sys
 
@@ -109,8 +110,13 @@ class Student:
     def __init__(self, path, num_threads=1):
         # By its bytes, since LiteRT opens no name that is not UTF-8.
         content = pathlib.Path(path).read_bytes()
-        self._interpreter = Interpreter(model_content=content, num_threads=num_threads)
-        self._interpreter.allocate_tensors()
+        try:
+            self._interpreter = Interpreter(
+                model_content=content, num_threads=num_threads
+            )
+            self._interpreter.allocate_tensors()
+        except (RuntimeError, ValueError) as error:
+            raise ValueError(f"{path} cannot be run by LiteRT: {error}") from error
         self._input = self._interpreter.get_input_details()[0]
         self._output = self._interpreter.get_output_details()[0]
         self.threshold = _threshold(pathlib.Path(path), content)
@@ -173,16 +179,23 @@ def main():
     parser.add_argument("--output", help="A .npy file for the embeddings.")
     parser.add_argument("--num_threads", type=int, default=1)
     arguments = parser.parse_args()
+    output = arguments.output
+    # Before the images are embedded.
+    if output and not os.access(os.path.dirname(output) or ".", os.W_OK):
+        sys.exit(f"run_tflite.py: --output={output}: its folder cannot be written to")
     try:
         student = Student(arguments.model, arguments.num_threads)
         faces = [student.read(path) for path in arguments.images]
     except (OSError, ValueError) as error:
         sys.exit(f"run_tflite.py: {error}")
-    if len(faces) == 1 and not arguments.output:
+    if len(faces) == 1 and not output:
         sys.exit("run_tflite.py: give two images to compare, or --output=FILE.npy")
     embeddings = np.stack([student.embed(face) for face in faces])
-    if arguments.output:
-        np.save(arguments.output, embeddings)
+    if output:
+        try:
+            np.save(output, embeddings)
+        except OSError as error:
+            sys.exit(f"run_tflite.py: --output={output} cannot be written: {error}")
     named = list(zip(arguments.images, embeddings))
     for (a, left), (b, right) in itertools.combinations(named, 2):
         cosine, decision = float(left @ right), ""
