@@ -104,8 +104,11 @@ def _read_all(path, paths):
         images.append(image)
     if missing:
         listed = "\n  ".join(dict.fromkeys(missing[:_NAMED]))
+        way_out = "Add them, or take their lines out of the list"
+        if len(missing) == len(paths):
+            way_out = "Give the folder that holds a folder per person"
         raise ValueError(
-            f"{path}: {len(missing):,} of {len(paths):,} images cannot be read. Give "
-            f"the folder that holds a folder per person:\n  {listed}"
+            f"{path}: {len(missing):,} of {len(paths):,} images cannot be read. "
+            f"{way_out}:\n  {listed}"
         )
     return images

@@ -173,7 +173,7 @@ def test_makes_a_set_of_a_list_and_a_folder(tmp_path, people):
 
 def test_a_malformed_list_is_refused(tmp_path, people):
     path = tmp_path / "pairs.txt"
-    missing = f"2 of 4 images cannot be read.*{people}/Ann/Ann_0007.jpg: No such file"
+    missing = f"2 of 4 images cannot be read. Add.*{people}/Ann/Ann_0007.jpg: No such"
     for text, reason in (
         ("", "lists no pair"),
         ("2\n", "lists no pair"),
@@ -183,6 +183,7 @@ def test_a_malformed_list_is_refused(tmp_path, people):
         ("Ann\t1\tBo_Li\t1\t2\n", "line 1 must be name"),
         ("Ann\t1\t2\nAnn\t1\tAnn\t2\n", "line 2 must be two images of one person"),
         ("Ann\t1\t1\n", "line 1 must be two images .* Received: 'Ann\\\\t1\\\\t1'"),
+        ("Cy\t1\t2\n", "2 of 2 images cannot be read. Give the folder that holds"),
         ("Ann\t1\t7\nAnn\t1\tCy\t1\n", f"{missing}.*{people}/Cy/Cy_0001.jpg"),
     ):
         path.write_text(text)
