@@ -116,7 +116,9 @@ def _load(datasets, path, split):
         return datasets.load_dataset(path, split=split)
     # The library and what it stands on raise dozens of kinds.
     except Exception as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
+        # "An error occurred while generating the dataset", and the cause says which.
+        said = [str(each) for each in (error, error.__cause__) if each is not None]
+        reason = " ".join(": ".join(said).split()) or type(error).__name__
         raise ValueError(f"`hf:{path}` cannot be opened: {reason[:300]}") from error
 
 
