@@ -73,6 +73,7 @@ def main(settings: EmbedSettings) -> None:
     from ekd_tf.embedders import CacheWriter
     from ekd_tf.embedders import describe_cache
     from ekd_tf.embedders import open_embedder
+    from ekd_tf.files.outputs import check_outside
     from ekd_tf.run import factory
     from ekd_tf.run.embedding import write_cache
     from ekd_tf.run.evaluators import check_range_of_pixels
@@ -84,6 +85,8 @@ def main(settings: EmbedSettings) -> None:
     output, teacher = settings.output, settings.teacher
     shard = _shard(settings.shard)
     unreadable = Unreadable(settings.skip_corrupt)
+    for folder in factory.folders_of(settings.data):
+        check_outside("output", output, "data", folder)
     source = factory.make_source(settings.data, output, unreadable)
     model = open_embedder(teacher)
     augmentation = factory.make_augmentation(settings.augment, model.input_size)

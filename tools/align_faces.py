@@ -32,6 +32,7 @@ from concurrent import futures
 import numpy as np
 from PIL import Image
 
+from ekd_tf.files.outputs import check_outside
 from ekd_tf.files.outputs import make_folder
 from ekd_tf.files.user_text import KEEP
 from ekd_tf.files.user_text import one_line
@@ -275,13 +276,7 @@ def align_all(settings, landmarks):
     """Aligns what is not done yet; returns `(done before, written, left out)`."""
     from ekd_tf.run.progress import begin_line
 
-    photos = pathlib.Path(settings.photos).resolve()
-    output = pathlib.Path(settings.output).resolve()
-    if photos in (output, *output.parents):
-        raise ValueError(
-            "`--output` must lie outside of --photos, or faces would be taken for "
-            f"photographs. Received: {settings.output}"
-        )
+    check_outside("output", settings.output, "photos", settings.photos)
     names = photographs(settings.photos, landmarks)
     folder = make_folder("output", settings.output)
     todo = [name for name in names if not output_path(name, folder).exists()]

@@ -39,6 +39,21 @@ def check_file(name: str, path: str | os.PathLike) -> pathlib.Path:
     return path
 
 
+def check_outside(
+    name: str, path: str | os.PathLike, of: str, folder: str | os.PathLike
+) -> None:
+    """Refuses an output in the folder of the images that the user calls `of`.
+
+    What is written would be taken for some of them.
+    """
+    inner, outer = pathlib.Path(path).resolve(), pathlib.Path(folder).resolve()
+    if outer in (inner, *inner.parents):
+        raise ValueError(
+            f"`--{name}` must lie outside of --{of}, or what is written would be taken "
+            f"for its images. Received: {path}"
+        )
+
+
 def _make(folder):
     folder.mkdir(parents=True, exist_ok=True)
     # A read-only mount or a full disk shows only when something is written.

@@ -125,6 +125,12 @@ def make_source(
         return SyntheticFaces(**arguments)
 
 
+def folders_of(spec: str) -> list[str]:
+    """Returns the DIR of each `folder:DIR` of a specification of `make_source`."""
+    parts = (part.partition(":") for part in _JOINT.split(spec))
+    return [rest for kind, _, rest in parts if kind == "folder"]
+
+
 def make_sampler(
     source: Source, general: int, identities: int, images_per_identity: int, seed: int
 ) -> BatchSampler:

@@ -54,6 +54,14 @@ def test_writes_both_views_and_says_how_to_train(folder, tmp_path):
     assert last.startswith(words)
 
 
+def test_rows_do_not_go_where_images_are(folder):
+    faces = folder / "faces"
+    for output in (faces, faces / "cache"):
+        said = refuse(*flags(folder, output, data=f"no+folder:{faces}")).stderr
+        assert "`--output` must lie outside of --data" in said
+    assert len(list(faces.iterdir())) == 3
+
+
 def test_shards_of_drawn_views_are_written_apart_and_trained_from(folder, tmp_path):
     views = ["--views=2", "--augment=brightness:0.2", "--batch_size=4"]
     for shard in ("2/2", "1/2"):
