@@ -86,7 +86,7 @@ class Attributes:
 
     def __init__(self, path: str | os.PathLike):
         with open_text(path) as file:
-            rows = [row for row in csv.reader(file) if row]
+            rows = [[word.strip() for word in row] for row in csv.reader(file) if row]
         self.path = os.fspath(path)
         if not rows or rows[0][0] not in _KEYS or len(rows[0]) < 2:
             raise ValueError(
@@ -94,13 +94,19 @@ class Attributes:
                 f"`image,NAME,...`. Received: {','.join(sum(rows[:1], []))!r}"
             )
         self._key, *self._names = rows[0]
+        self._rows: dict[str, list[str]] = {}
         for row in rows[1:]:
             if len(row) != len(rows[0]):
                 raise ValueError(
                     f"{self.path}: a line must have {len(rows[0])} values. Received: "
                     f"{','.join(row)}"
                 )
-        self._rows = {row[0]: [word.strip() for word in row[1:]] for row in rows[1:]}
+            if row[0] in self._rows:
+                raise ValueError(
+                    f"{self.path} must have one line for each {self._key}. Received a "
+                    f"second: {','.join(row)}"
+                )
+            self._rows[row[0]] = row[1:]
 
     def columns(self, source: Source) -> list[Column]:
         """Returns the columns of a source's images; none where none is in the file."""

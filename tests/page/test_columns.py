@@ -32,7 +32,7 @@ def write(tmp_path, text):
 
 
 def test_attributes_of_identities_and_of_images(tmp_path):
-    path = write(tmp_path, "identity,sex,same\np0,f,x\np1,m,x\np9,m,x\n")
+    path = write(tmp_path, "identity,sex, same\np0 ,f,x\n p1, m,x\np9,m,x\n")
     (sex,) = Attributes(path).columns(SOURCE)
     assert (sex.name, sex.names) == ("sex", ("f", "m"))
     assert sex.values.tolist() == [0, 0, 1, 1, -1, -1]
@@ -47,6 +47,7 @@ def test_files_that_name_nothing_are_refused(tmp_path):
         ("name,sex\np0,f\n", "must begin with a line `identity,NAME"),
         ("", "must begin with a line"),
         ("identity,sex\np0,f,g\n", "a line must have 2 values. Received: p0,f,g"),
+        ("identity,sex\np0,f\np0 , m\n", "for each identity. Received a second: p0,m"),
     ):
         refused(message, Attributes, write(tmp_path, text))
     unknown = Attributes(write(tmp_path, "identity,sex\nann,f\nbob,m\n"))
