@@ -161,6 +161,11 @@ def align_photo(name, settings, find_faces):
             return "no face"
         height, width = image.shape[:2]
         face = choose_face(faces, width, height, settings.choose)
+        inside = (face.points >= 0) & (face.points <= (width, height))
+        outside = len(POINTS) - np.count_nonzero(inside.all(axis=1))
+        # One or two may be of a face that the edge cuts.
+        if outside >= 3:
+            return f"{outside} of its points lie outside of its {width}x{height} pixels"
         aligned = Image.fromarray(align(image, face.points, settings.size))
     # Pillow's parsers raise nearly anything on damaged files; the reason is listed.
     except Exception as error:

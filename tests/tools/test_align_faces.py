@@ -63,6 +63,23 @@ def test_aligns_by_landmarks_and_lists_what_has_none(tool, settings, photos):
     )
 
 
+def test_a_face_outside_of_its_photograph_is_left_out(tool, settings, photos):
+    # Above it lie the eyes, then the nose as well.
+    height, width = photos["ann/1.png"].shape[:2]
+    points = {
+        "ann/1.png": points_of([30, -50]),
+        "ann/2.png": points_of([30, -70]),
+        "bob/x y.png": points_of([width, 5]),
+    }
+    assert tool.align_all(settings, points) == (0, 1, 2)
+    face_of = settings.output / "ann" / "1.jpg"
+    assert_face(face_of, photos["ann/1.png"], points["ann/1.png"])
+    words = f"of its points lie outside of its {width}x{height} pixels"
+    assert tool.left_out_path(settings.output).read_text() == (
+        f"ann/2.png\t3 {words}\nbob/x y.png\t5 {words}\n"
+    )
+
+
 @pytest.mark.slow
 def test_two_processes_write_what_one_writes(tool, settings, photos, monkeypatch):
     # Processes are spawned and import the tool by its name.
