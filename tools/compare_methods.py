@@ -98,7 +98,10 @@ def parse_methods(common, specs, only):
                 "`--method` must be 'NAME: FLAGS', NAME of letters, digits, +, - and _ "
                 f"and neither {ALONE} nor teacher. Received: {spec!r}"
             )
-        methods[name] = shlex.split(arguments)
+        try:
+            methods[name] = shlex.split(arguments)
+        except ValueError as error:
+            raise ValueError(f"`--method={name}`: {error} in{arguments}") from None
         own = run_of(common, *methods[name])
         wrong = [
             f"--{key}={getattr(own, key)}, for all {getattr(common, key)}"

@@ -59,6 +59,7 @@ def test_says_what_is_wrong_with_methods_and_seeds(tool, common):
         ("a/b: --distill=sp", "must be 'NAME: FLAGS'"),
         ("x: --distil=sp", "Unknown command line flag 'distil'"),
         ("x: --lr=5", "flag 'lr'. Here it is --learning_rate"),
+        ('x: --distill="sp', '`--method=x`: No closing quotation in --distill="sp'),
         ("x: --distill=sp more", "Not a flag of ekd_tf.train: more"),
         ("x: --steps=5", "`--method=x` must leave alone.*--steps=5, for all 4"),
         ("x: --augment=crop:2 --width=2", "crop:2.*--width=2.0, for all 1.0"),
