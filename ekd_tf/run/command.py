@@ -210,7 +210,7 @@ def run(
         continues = resumes(*read_all()) if callable(resumes) else resumes
         how = {True: " The same command continues it.", False: ""}
         said = how.get(continues, f" {continues}")
-        by = str(stop) or "Ctrl-C"
+        by = "SIGTERM" if str(stop) == "SIGTERM" else "Ctrl-C"
         sys.stderr.write(f"\n{name}: stopped by {by}.{said}\n")
         sys.stdout.flush()
         sys.stderr.flush()
