@@ -149,7 +149,7 @@ def check_loads(student: keras.Model, spec: str) -> None:
             reason = " ".join(str(error).split()).rpartition("cannot be loaded: ")[2]
             raise ValueError(
                 f"`--model={spec}` could not be loaded from its file after the "
-                f"training: {reason} Register layers of your own by "
+                f"training: {reason.rstrip('.')}. Register layers of your own by "
                 "@keras.saving.register_keras_serializable(), and write one in the "
                 "place of a Lambda"
             ) from error
