@@ -18,6 +18,7 @@ from ekd_tf.embedders import describe_cache
 from ekd_tf.embedders import load_embedder
 from ekd_tf.evaluate import EvaluateSettings
 from ekd_tf.run import factory
+from ekd_tf.run import session
 from ekd_tf.run.config import TrainConfig
 from ekd_tf.run.data import open_run_data
 from ekd_tf.run.data import sources_of_run
@@ -182,6 +183,25 @@ def test_evaluates_on_every_set_and_draws_the_teacher_once(distilled):
 def test_two_runs_do_not_share_a_workdir(tmp_path):
     with Workdir(tmp_path).locked(), pytest.raises(ValueError, match="is in use by"):
         train(tmp_path)
+
+
+def test_fewer_steps_than_were_made_are_refused_and_not_recorded(teacher):
+    before = (teacher / "run.json").read_text()
+    fewer = {**SHORT, "heldout_data": None, "force_flags": True}
+    refused("has made 4 steps, more than --steps=1", train, teacher, **fewer)
+    assert (teacher / "run.json").read_text() == before
+
+
+def test_workers_that_would_go_on_from_different_steps_are_refused(
+    teacher, monkeypatch
+):
+    monkeypatch.setattr(session, "has_other_workers", lambda strategy: True)
+    # As if another one, too, took part, from step 2.
+    monkeypatch.setattr(
+        session, "sum_over_replicas_of", lambda strategy: lambda own: own + 2.0
+    )
+    words = "go on from step 4 and others from another.*read the same `--workdir`"
+    refused(words, train, teacher, heldout_data=None)
 
 
 def test_a_full_disk_ends_the_run_in_words(tmp_path, monkeypatch):
