@@ -23,7 +23,6 @@ import pathlib
 import platform
 import re
 import shlex
-import signal
 import sys
 
 from ekd_tf.files.outputs import make_folder
@@ -346,7 +345,6 @@ def compare(settings, common):
 
 def main(settings, common):
     """Compares what the flags describe."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(RESUME_STATUS))
     from ekd_tf.run.interruption import Interrupted
 
     try:

@@ -19,7 +19,6 @@ from __future__ import annotations
 import collections
 import contextlib
 import dataclasses
-import errno
 import hashlib
 import io
 import json
@@ -108,8 +107,6 @@ class ConvertSettings:
 
 PLAN_FILE = "conversion.json"
 CHUNK = 256
-# Of writing alone: reading ends by EIO too.
-_UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
 def verify(source, path, min_images):
@@ -269,6 +266,7 @@ def open_partial(partial, plan):
     """
     from ekd_tf.files.atomic import write_text
     from ekd_tf.files.lock import hold
+    from ekd_tf.files.outputs import naming_unwritable
 
     path = partial / PLAN_FILE
     if not partial.exists() or not any(partial.iterdir()):
@@ -282,16 +280,9 @@ def open_partial(partial, plan):
     # NFS locks nothing that is open for reading alone.
     with open(path, "rb+") as file:
         hold(file, str(partial), "Wait for it to end, or choose another --output")
-        try:
+        way_out = "Mend the cause, and the same command goes on"
+        with naming_unwritable(partial, lambda: way_out):
             yield
-        except OSError as error:
-            if error.errno not in _UNWRITABLE:
-                raise
-            # Open files that are written to are not named.
-            raise ValueError(
-                f"{error.filename or partial} cannot be written: {error.strerror}. "
-                "Mend the cause, and the same command goes on"
-            ) from error
 
 
 def make_pairs(settings):

@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import pathlib
 import tempfile
+from collections.abc import Callable
+from collections.abc import Collection
+from collections.abc import Iterator
+
+# A full disk, a used-up quota, a file system turned read-only.
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
 def make_folder(name: str, folder: str | os.PathLike) -> pathlib.Path:
@@ -52,6 +59,29 @@ def check_outside(
             f"`--{name}` must lie outside of --{of}, or what is written would be taken "
             f"for its images. Received: {path}"
         )
+
+
+@contextlib.contextmanager
+def naming_unwritable(
+    name: str | os.PathLike,
+    way_out: Callable[[], str],
+    errnos: Collection[int] = FULL,
+) -> Iterator[None]:
+    """Raises `ValueError` where a file cannot be written; other errors pass.
+
+    Args:
+        name: What to call it where the error does not: an open file is not named.
+        way_out: Returns what the message says behind that.
+        errnos: Of which errors.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in errnos:
+            raise
+        raise ValueError(
+            f"{error.filename or name} cannot be written: {error.strerror}. {way_out()}"
+        ) from error
 
 
 def _make(folder):

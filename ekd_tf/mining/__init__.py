@@ -2,7 +2,5 @@
 
 from ekd_tf.mining.miner import DEFAULT_FPRS as DEFAULT_FPRS
 from ekd_tf.mining.miner import Memory as Memory
-from ekd_tf.mining.miner import MinedPairs as MinedPairs
-from ekd_tf.mining.miner import ModelPairs as ModelPairs
 from ekd_tf.mining.miner import PairMiner as PairMiner
 from ekd_tf.mining.miner import Pairs as Pairs

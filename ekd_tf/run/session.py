@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import json
 import os
 import tempfile
@@ -16,6 +17,8 @@ from ekd_tf.data import make_pipeline
 from ekd_tf.data import sample_images
 from ekd_tf.export import export_student
 from ekd_tf.files.atomic import write_text
+from ekd_tf.files.outputs import FULL
+from ekd_tf.files.outputs import naming_unwritable
 from ekd_tf.models import BACKBONES
 from ekd_tf.run.assembly import assemble
 from ekd_tf.run.assembly import plan
@@ -46,9 +49,6 @@ from ekd_tf.training.strategy import make_strategy
 from ekd_tf.training.strategy import set_virtual_devices
 from ekd_tf.training.strategy import sum_over_replicas_of
 
-# A full or failing disk, a used-up quota, a file system turned read-only.
-_UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
-
 
 def run_training(config: TrainConfig, command: list[str]) -> None:
     """Trains, evaluates and exports; or resumes and does so.
@@ -65,7 +65,9 @@ def run_training(config: TrainConfig, command: list[str]) -> None:
         store = CheckpointStore(workdir.checkpoints, config.max_checkpoints)
         termination = Termination()
         stack.enter_context(termination.noted())
-        stack.enter_context(_naming_last_checkpoint(store))
+        # A failing disk, too.
+        way_out, errnos = functools.partial(_last_checkpoint, store), (*FULL, errno.EIO)
+        stack.enter_context(naming_unwritable("A file", way_out, errnos))
         if chief:
             stack.enter_context(workdir.locked())
         flags, force = config.to_record(), config.force_flags
@@ -125,19 +127,11 @@ def _set_up_devices(config):
     return strategy
 
 
-@contextlib.contextmanager
-def _naming_last_checkpoint(store):
-    """Ends the run in words when a file cannot be written."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in _UNWRITABLE:
-            raise
-        raise ValueError(
-            f"{error.filename or 'A file'} cannot be written: {error.strerror}. The "
-            f"last checkpoint is that of step {store.latest() or 0}: mend the cause, "
-            "and the same command goes on from there"
-        ) from error
+def _last_checkpoint(store):
+    return (
+        f"The last checkpoint is that of step {store.latest() or 0}: mend the cause, "
+        "and the same command goes on from there"
+    )
 
 
 def _restore(store, model):
