@@ -24,9 +24,7 @@ _WRITABLE = stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH
 class IndexCache:
     """Keeps arrays until the size or the time of change of one of their files differs.
 
-    Args:
-        files: The files the arrays are computed from; they are kept beside the first.
-        folder: Where to keep them when that folder is read-only, or None.
+    They are kept beside the first of these or, where that is read-only, in `folder`.
     """
 
     def __init__(

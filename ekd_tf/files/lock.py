@@ -19,14 +19,10 @@ _UNSUPPORTED = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 
 @contextlib.contextmanager
 def locked(folder: pathlib.Path, name: str, way_out: str) -> Iterator[None]:
-    """Holds a folder for this process, or says in a `ValueError` who does.
+    """Holds a folder, which messages call `name`, by its file `lock`.
 
-    The operating system frees it however the process ends, SIGKILL included.
-
-    Args:
-        folder: It holds the file `lock`.
-        name: What messages call it.
-        way_out: What to do while another process holds it.
+    A `ValueError` says who else holds it, and the `way_out`. The operating system frees
+    it however the process ends, SIGKILL included.
     """
     path = folder / "lock"
     # "a" keeps the holder's words; "w" would erase them before the lock is had.
@@ -40,7 +36,7 @@ def locked(folder: pathlib.Path, name: str, way_out: str) -> Iterator[None]:
 
 
 def hold(file: IO, name: str, way_out: str, holder: str = "") -> None:
-    """Holds an open file until it is closed, or says in a `ValueError` who does.
+    """Holds an open file until it is closed, as `locked` does.
 
     It is open for writing, without which NFS does not lock.
     """

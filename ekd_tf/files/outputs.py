@@ -16,23 +16,13 @@ FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
 def make_folder(name: str, folder: str | os.PathLike) -> pathlib.Path:
-    """Makes a folder where it is missing, and returns its path.
-
-    Raises:
-        ValueError: Nothing can be written to what the user calls `name`.
-    """
+    """Makes a folder, which the user calls `name`, where it is missing."""
     with _refusing(name, "folder", folder):
         return _make(pathlib.Path(folder))
 
 
 def check_file(name: str, path: str | os.PathLike) -> pathlib.Path:
-    """Makes the folder a file will be written to, and returns the file's path.
-
-    A file there may be replaced.
-
-    Raises:
-        ValueError: What the user calls `name` is a folder, or cannot be written.
-    """
+    """Makes the folder of a file, which the user calls `name` and may be replaced."""
     path = pathlib.Path(path)
     with _refusing(name, "file", path):
         _make(path.parent)
@@ -49,10 +39,7 @@ def check_file(name: str, path: str | os.PathLike) -> pathlib.Path:
 def check_outside(
     name: str, path: str | os.PathLike, of: str, folder: str | os.PathLike
 ) -> None:
-    """Refuses an output in the folder of the images that the user calls `of`.
-
-    What is written would be taken for some of them.
-    """
+    """Refuses an output in the folder of the images that the user calls `of`."""
     inner, outer = pathlib.Path(path).resolve(), pathlib.Path(folder).resolve()
     if outer in (inner, *inner.parents):
         raise ValueError(
@@ -67,12 +54,9 @@ def naming_unwritable(
     way_out: Callable[[], str],
     errnos: Collection[int] = FULL,
 ) -> Iterator[None]:
-    """Raises `ValueError` where a file cannot be written; other errors pass.
+    """Raises `ValueError` with the way out for errors of these numbers; others pass.
 
-    Args:
-        name: What to call it where the error does not: an open file is not named.
-        way_out: Returns what the message says behind that.
-        errnos: Of which errors.
+    `name` is what to call the file where the error, of an open one, does not.
     """
     try:
         yield

@@ -41,22 +41,18 @@ def read_file(path: str) -> bytes:
         return file.read()
 
 
-def file_state(path: str | os.PathLike) -> bytes:
-    """Returns size and time of change (ns) of a file, as fingerprints hash them."""
-    try:
-        status = os.stat(path)
-    except OSError:
-        return b"missing"
-    return b"%d %d" % (status.st_size, status.st_mtime_ns)
-
-
 def hash_files(
     names: Iterable[str], paths: Iterable[str], start: bytes = b""
 ) -> hashlib._Hash:
-    """Returns a SHA-256 of files by name, size and time of change; see `file_state`."""
+    """Returns a SHA-256 of files by name, size and time of change (ns)."""
     digest = hashlib.sha256(start)
     for name, path in zip(names, paths):
-        digest.update(os.fsencode(name) + b"\0" + file_state(path) + b"\n")
+        try:
+            status = os.stat(path)
+            state = b"%d %d" % (status.st_size, status.st_mtime_ns)
+        except OSError:
+            state = b"missing"
+        digest.update(os.fsencode(name) + b"\0" + state + b"\n")
     return digest
 
 
@@ -83,7 +79,7 @@ class PositionedFile:
 
     @property
     def state(self) -> bytes:
-        """What `file_state` was when the object was made."""
+        """Size and time of change when the object was made, for fingerprints."""
         return b"%d %d" % (self.size, self.mtime_ns)
 
     def place(self, offset: int) -> str:
@@ -105,8 +101,8 @@ class PositionedFile:
         data = os.pread(self._descriptor, length, offset)
         # One call is cut short by signals and by a limit of 2 GB as well as by the end.
         while 0 < len(data) < length:
-            rest = length - len(data), offset + len(data)
-            more = os.pread(self._descriptor, *rest)
+            left = length - len(data)
+            more = os.pread(self._descriptor, left, offset + len(data))
             if not more:
                 break
             data += more

@@ -48,19 +48,15 @@ def read_pickle(
 ) -> object:
     """Returns the object a pickle of protocol 0 to 5 describes.
 
-    Strings of Python 2 and bytearrays become `bytes`.
+    Strings of Python 2 and bytearrays become `bytes`. `RefusedPickle` says what else
+    it asks for, or that it is damaged.
 
     Args:
         data: The bytes of the pickle.
         names: "module.name" -> what stands for it: a function that is called in its
             place, or anything else, which can be named and not called.
         content: What messages call the content, such as "tensor".
-        load: Function that returns the object of a persistent id, or None: a pickle
-            with any is refused.
-
-    Raises:
-        RefusedPickle: The pickle asks for another name, holds another instruction, or
-            is damaged; the message says which.
+        load: Function of a persistent id, or None: a pickle with any is refused.
     """
     try:
         return _Reader(data, names, content, load).load()

@@ -52,9 +52,7 @@ class RowFile:
     def fill(self, compute: Callable[[int], Iterable[np.ndarray]]) -> np.ndarray:
         """Returns the rows, `(count, ...)`, mapped from the file and read-only.
 
-        Args:
-            compute: Function of the first row that is missing, which yields arrays
-                `(k, ...)` from there on, in order.
+        `compute(first)` yields arrays `(k, ...)` from the first missing row on.
         """
         if self.done < self.count:
             self._append(compute)
@@ -77,7 +75,9 @@ class RowFile:
             for rows in compute(done):
                 shape = list(rows.shape[1:])
                 if not done:
-                    self._write_note(shape)
+                    self._shape = shape
+                    note = json.dumps({**self._description, "shape": shape}, indent=2)
+                    write_text(self.note, note + "\n")
                 if shape != self._shape:
                     raise ValueError(
                         f"Every embedding must be {tuple(self._shape)} like the first. "
@@ -88,11 +88,6 @@ class RowFile:
                 file.flush()
                 done += len(rows)
             os.fsync(file.fileno())
-
-    def _write_note(self, shape):
-        self._shape = shape
-        text = json.dumps({**self._description, "shape": shape}, indent=2) + "\n"
-        write_text(self.note, text)
 
 
 def read_note(path: pathlib.Path) -> dict:

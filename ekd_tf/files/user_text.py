@@ -30,10 +30,7 @@ def open_bytes(path: str | bytes | os.PathLike) -> io.BufferedReader:
 
 
 def open_text(path: str | bytes | os.PathLike) -> io.TextIOWrapper:
-    """Opens a user's UTF-8 text file for reading; see `open_bytes`.
-
-    Other bytes become surrogates, as in the names Python gives to files.
-    """
+    """Opens a user's UTF-8 text file; other bytes become surrogates, as in names."""
     return io.TextIOWrapper(open_bytes(path), "utf-8", KEEP)
 
 
