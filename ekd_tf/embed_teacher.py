@@ -67,7 +67,6 @@ class EmbedSettings:
 def main(settings: EmbedSettings) -> None:
     """Opens the teacher and the images and writes what is missing of the cache."""
     use_onednn()
-    # TensorFlow takes seconds to import: `--help` must not wait for it.
     from ekd_tf.data import DrawnViews
     from ekd_tf.data.unreadable import Unreadable
     from ekd_tf.embedders import CacheWriter

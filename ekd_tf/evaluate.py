@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
 
 from ekd_tf.run import command
 from ekd_tf.run.quiet import use_onednn
@@ -113,10 +112,9 @@ class EvaluateSettings:
 def main(settings: EvaluateSettings) -> None:
     """Evaluates, and calibrates if asked."""
     use_onednn()
-    # TensorFlow takes seconds to import: `--help` must not wait for it.
     from ekd_tf.run.evaluating import evaluate_model
 
-    evaluate_model(settings, ["python", "-m", "ekd_tf.evaluate", *sys.argv[1:]])
+    evaluate_model(settings)
 
 
 def run() -> None:

@@ -73,7 +73,6 @@ class ExportSettings:
 
 def main(settings: ExportSettings) -> None:
     """Exports the model, and prints what was written."""
-    # TensorFlow takes seconds to import: `--help` must not wait for it.
     from ekd_tf.data import sample_faces
     from ekd_tf.data import sample_images
     from ekd_tf.embedders import load_embedder
@@ -121,8 +120,7 @@ def main(settings: ExportSettings) -> None:
     faces, labels = sample_faces(
         images, size, settings.num_images, unreadable=unreadable
     )
-    words = ["python", "-m", "ekd_tf.export_model", *sys.argv[1:]]
-    facts = provenance_of_run(run, words)
+    facts = provenance_of_run(run, "-m", "ekd_tf.export_model")
     facts["licence"] = settings.licence
     facts["training_data"] = settings.training_data or facts["training_data"]
     report = export_student(

@@ -25,7 +25,6 @@ def main(settings: ReportSettings, folders: list[str]) -> None:
     """Writes report.html of the workdir given."""
     if len(folders) != 1:
         raise ValueError(f"Give one workdir. Received: {' '.join(folders) or 'none'}")
-    # TensorFlow takes seconds to import: `--help` must not wait for it.
     from ekd_tf.page import run_content
     from ekd_tf.page import write_page
     from ekd_tf.run.workdir import Workdir

@@ -50,7 +50,6 @@ def main(settings: VerifySettings, images: list[str]) -> None:
         raise ValueError(f"Give two images. Received: {' '.join(images) or 'none'}")
     if not images:
         raise ValueError("Give an image to look up in --gallery.")
-    # TensorFlow takes seconds to import: `--help` must not wait for it.
     import tensorflow as tf
 
     from ekd_tf.data import ListedImages

@@ -33,6 +33,7 @@ from ekd_tf.run.config import FREE
 from ekd_tf.run.config import TrainConfig
 from ekd_tf.run.config import is_cache
 from ekd_tf.run.interruption import RESUME_STATUS
+from ekd_tf.run.interruption import Interrupted
 from ekd_tf.run.settings import as_arguments
 from ekd_tf.run.settings import check_effects
 from ekd_tf.run.settings import idle_settings
@@ -80,14 +81,7 @@ def run_of(common, *arguments):
 
 
 def parse_methods(common, specs, only):
-    """Returns name -> arguments of the methods, "alone" first.
-
-    Of two specifications with one name the later one counts.
-
-    Raises:
-        ValueError: A specification is not `NAME: FLAGS`, a name is reserved or
-            unknown, or a method sets what is common.
-    """
+    """Returns name -> arguments of the methods, "alone" first."""
     methods = {ALONE: ["--teacher=none", "--distill="]}
     for spec in specs:
         name, colon, arguments = spec.partition(":")
@@ -186,10 +180,7 @@ def make_runs(common, root, methods, seeds, train_teacher=None):
 
 
 def teacher_to_evaluate(common, teacher, named):
-    """Returns the teacher as a model that embeds images, "none" for no teacher.
-
-    It is the one `named` by the user, the grid's own run `teacher`, or `--teacher`.
-    """
+    """Returns the model that embeds as the teacher, "none" for no teacher."""
     if named is not None:
         return named
     spec = str(teacher.path) if teacher else common.teacher
@@ -267,7 +258,7 @@ def check_data_of_runs(runs, common):
     from ekd_tf.run.data import sources_of_run
 
     for run in runs:
-        if (run.path / "run.json").is_file():
+        if run.starts:
             sources_of_run(run.path, Unreadable(common.skip_corrupt), common.force_data)
 
 
@@ -301,7 +292,7 @@ def facts_of(common, runs, methods, seeds, teacher_spec):
 
     trained = [start for run in runs for start in run.starts]
     versions = {json.dumps(start["versions"], sort_keys=True) for start in trained}
-    made = provenance(["python", *sys.argv])
+    made = provenance(sys.argv[0])
     return {
         "Command": made["command"],
         "Date": made["date"],
@@ -345,8 +336,6 @@ def compare(settings, common):
 
 def main(settings, common):
     """Compares what the flags describe."""
-    from ekd_tf.run.interruption import Interrupted
-
     try:
         compare(settings, common)
     except Interrupted as reason:

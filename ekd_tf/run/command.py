@@ -157,7 +157,8 @@ def run(
     line.
 
     Args:
-        main: Called with the settings, one of each of `kinds`.
+        main: Called with the settings, one of each of `kinds`. It imports TensorFlow,
+            which takes seconds, itself: `--help` must not wait for it.
         name: Of the command, before its messages.
         *kinds: Dataclasses of settings, the first its own; none for a script that
             defines its flags itself.
@@ -197,7 +198,6 @@ def run(
                 check_effects(own)
             main(*settings, *([argv[1:]] if takes_arguments else []))
         except (OSError, ValueError) as error:
-            # It imports TensorFlow, for which `--help` must not wait.
             from ekd_tf.data import unreadable
 
             logging.debug("", exc_info=True)

@@ -32,24 +32,18 @@ def write_cache(
 ) -> np.ndarray:
     """Embeds the images of a writer that it does not have yet.
 
-    Args:
-        writer: Of a cache that `describe_cache` says the same of.
-        model: The teacher.
-        source: All images.
-        flip: Whether view 1 is the mirror image.
-        drawn: Further views, or None.
-        augmentation: What their draws are made into, on images of the teacher's size.
-        batch_size: Images per forward pass.
-        unreadable: Counts the unreadable images, each of which is replaced by the next
-            readable one of its identity. Default: none is allowed.
-        progress: As for `SourceEmbedder`.
-
-    Returns:
-        The rows `(images, views, dim)` of the writer, mapped from its file.
+    Views are those that `describe_cache` was told of; `unreadable` and `progress` are
+    as for `SourceEmbedder`. Returns the rows `(images, views, dim)` of the writer,
+    mapped from its file.
     """
     embedder = Embedder(model, flip=False, compiled=model.traceable)
-    make_view = _view_maker(drawn, augmentation)
     views = 1 + flip + (drawn.count if drawn else 0)
+    augmentations = {"image": augmentation} if augmentation else {}
+
+    @tf.function(autograph=False)
+    def make_view(images, numbers, views):
+        made, _ = drawn.make({"image": images}, augmentations, numbers, views)
+        return made["image"]
 
     def pixels(first) -> Iterator[tf.Tensor]:
         """Yields every view of a batch, then of the next one."""
@@ -75,14 +69,3 @@ def write_cache(
                 done(len(of_batch[0]))
 
     return writer.write(compute)
-
-
-def _view_maker(drawn, augmentation):
-    augmentations = {"image": augmentation} if augmentation else {}
-
-    @tf.function(autograph=False)
-    def make_view(images, numbers, views):
-        made, _ = drawn.make({"image": images}, augmentations, numbers, views)
-        return made["image"]
-
-    return make_view

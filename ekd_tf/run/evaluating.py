@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pathlib
 import sys
-from collections.abc import Sequence
 from typing import Any
 
 from absl import logging
@@ -45,17 +44,15 @@ from ekd_tf.run.data import sources_of_run
 from ekd_tf.run.data import unreadable_of
 from ekd_tf.run.progress import begin_line
 from ekd_tf.run.provenance import provenance
+from ekd_tf.run.settings import number
 from ekd_tf.training.strategy import grow_gpu_memory
 
 # Resamples behind an interval: of identities, each over all pairs, and of folds.
 _REPLICATES = (200, 1000)
 
 
-def evaluate_model(settings: Any, command: Sequence[str]) -> None:
-    """Prints and writes figures by `EvaluateSettings`, and calibrates if asked.
-
-    `command` is what to repeat it with, for the report.
-    """
+def evaluate_model(settings: Any) -> None:
+    """Prints and writes figures by `EvaluateSettings`, and calibrates if asked."""
     grow_gpu_memory()
     output = make_folder("output", settings.output) if settings.output else None
     folder = settings.cache or (output and output / "embeddings")
@@ -85,21 +82,22 @@ def evaluate_model(settings: Any, command: Sequence[str]) -> None:
         evaluators.make_source_embedder(settings.baseline, **arguments),
     )
     _say_ranges(settings, models, evaluations, source)
-    sections, results = [], []
+    facts = _facts(settings, source)
+    results = []
     for evaluation in evaluations:
         result = evaluation(models)
         results.append(result)
-        sections.append(result.section())
         _say(f"\n## {result.name}\n\n{result.report()}")
         if output is not None:
             result.write(output)
     if output is not None:
-        heading = _heading(settings, source, command)
-        write_text(output / "report.md", "\n".join([*heading, *sections]))
+        shown = {**facts, "Command": f"`{facts['Command']}`"}
+        lines = [f"# {settings.model}\n", *(f"{k}: {v}\n" for k, v in shown.items())]
+        lines += [result.section() for result in results]
+        write_text(output / "report.md", "\n".join(lines))
     if settings.calibrate_fpr is not None:
         _calibrate(settings, models.student, source, arguments)
     if output is not None:
-        facts = _facts(settings, source, command)
         page = _page(settings, models, evaluations, results, attributes)
         _say(f"\nWritten to {write_page(output, settings.model, facts, page)}")
 
@@ -112,7 +110,7 @@ def _say(text):
 def _evaluations(settings):
     """Returns what to run, and the one labelled source among it or None."""
     unreadable = unreadable_of(settings.model, settings.skip_corrupt)
-    fprs = factory.numbers("fprs", settings.fprs)
+    fprs = [number("fprs", text) for text in settings.fprs]
     for fpr in fprs:
         check_range("--fprs", fpr, low=0, high=1, low_open=True, high_open=True)
     heldout = None
@@ -193,16 +191,9 @@ def _say_ranges(settings, models, evaluations, source):
             )
 
 
-def _heading(settings, source, command):
-    """Returns the first lines of the report."""
-    facts = _facts(settings, source, command)
-    facts["Command"] = f"`{facts['Command']}`"
-    return [f"# {settings.model}\n"] + [f"{k}: {v}\n" for k, v in facts.items()]
-
-
-def _facts(settings, source, command):
+def _facts(settings, source):
     """Returns what a report says of its models, images and making."""
-    made = provenance(command)
+    made = provenance("-m", "ekd_tf.evaluate")
     images = list(settings.eval_sets) or ([source.name] if source is not None else [])
     images += [settings.distractors] if settings.distractors else []
     facts = {

@@ -7,9 +7,9 @@ import pathlib
 import platform
 import shlex
 import subprocess
+import sys
 import time
 from collections.abc import Mapping
-from collections.abc import Sequence
 from importlib import metadata
 from typing import Any
 
@@ -18,22 +18,20 @@ from ekd_tf.version import __version__
 _PACKAGES = ("ekd-tf", "tensorflow", "keras", "numpy", "absl-py", "tensorboard")
 
 
-def provenance(command: Sequence[str]) -> dict[str, str]:
+def provenance(*program: str) -> dict[str, str]:
     """Returns "command", "date" and "ekd_tf", version and commit, of a report or card.
 
-    `command` are its words from "python" on.
+    `program` is what stands between "python" and the arguments of this process.
     """
     commit = package_commit()
     return {
-        "command": shlex.join(command),
+        "command": shlex.join(["python", *program, *sys.argv[1:]]),
         "date": time.strftime("%Y-%m-%d %H:%M %z"),
         "ekd_tf": f"{__version__}, commit {commit}" if commit else __version__,
     }
 
 
-def provenance_of_run(
-    flags: Mapping[str, Any] | None, command: Sequence[str]
-) -> dict[str, Any]:
+def provenance_of_run(flags: Mapping[str, Any] | None, *program: str) -> dict[str, Any]:
     """Returns `provenance` with "training_data", "teacher" and "method" of a run.
 
     They are None without `flags`, those of `ekd_tf.train`.
@@ -43,7 +41,7 @@ def provenance_of_run(
         "training_data": flags.get("data"),
         "teacher": flags.get("teacher"),
         "method": flags.get("distill") or flags.get("head"),
-        **provenance(command),
+        **provenance(*program),
     }
 
 

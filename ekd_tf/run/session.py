@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import functools
 import json
 import os
+import sys
 import tempfile
 
 import keras
@@ -50,12 +50,11 @@ from ekd_tf.training.strategy import set_virtual_devices
 from ekd_tf.training.strategy import sum_over_replicas_of
 
 
-def run_training(config: TrainConfig, command: list[str]) -> None:
+def run_training(config: TrainConfig) -> None:
     """Trains, evaluates and exports; or resumes and does so.
 
     Raises:
-        ValueError: A setting is wrong, a guard ended the run (`RunStopped`), or the
-            disk is full. The last checkpoint stays.
+        ValueError: A setting is wrong, a guard ended the run, or the disk is full.
         Interrupted: The run ended early and the same command continues it.
     """
     strategy = _set_up_devices(config)
@@ -65,8 +64,18 @@ def run_training(config: TrainConfig, command: list[str]) -> None:
         store = CheckpointStore(workdir.checkpoints, config.max_checkpoints)
         termination = Termination()
         stack.enter_context(termination.noted())
+
+        # Of the run, which a worker does not write.
+        latest = store.latest
+
+        def way_out():
+            return (
+                f"The last checkpoint is that of step {latest() or 0}: mend the cause, "
+                "and the same command goes on from there"
+            )
+
         # A failing disk, too.
-        way_out, errnos = functools.partial(_last_checkpoint, store), (*FULL, errno.EIO)
+        errnos = *FULL, errno.EIO
         stack.enter_context(naming_unwritable("A file", way_out, errnos))
         if chief:
             stack.enter_context(workdir.locked())
@@ -91,16 +100,20 @@ def run_training(config: TrainConfig, command: list[str]) -> None:
             _begin(config, parts)
         store.prune(start_step)
         versions = package_versions()
-        workdir.record_run(flags, versions, command, changed, teacher, parts.note)
+        workdir.record_run(flags, versions, sys.argv, changed, teacher, parts.note)
         lines = plan(config, parts, start_step, strategy.num_replicas_in_sync)
         logging.info("Plan:\n  %s", "\n  ".join(lines))
 
         stack.enter_context(contextlib.closing(record.open_log()))
         _train(config, parts, strategy, start_step, record, termination)
         with parts.model.averaged_weights():
-            _save_model(parts.model.backbone, workdir.model_file)
+            # Keras chooses the format by the last suffix.
+            aside = workdir.model_file.with_suffix(".tmp.keras")
+            parts.model.backbone.save(aside)
+            os.replace(aside, workdir.model_file)
+            logging.info("Wrote %s", workdir.model_file)
             if config.export and chief:
-                _export(config, workdir, parts, command)
+                _export(config, workdir, parts)
         unreadable = parts.unreadable.lines
         if unreadable:
             logging.warning(
@@ -125,13 +138,6 @@ def _set_up_devices(config):
     strategy = make_strategy(config.strategy)
     keras.utils.set_random_seed(config.seed)
     return strategy
-
-
-def _last_checkpoint(store):
-    return (
-        f"The last checkpoint is that of step {store.latest() or 0}: mend the cause, "
-        "and the same command goes on from there"
-    )
 
 
 def _restore(store, model):
@@ -220,25 +226,16 @@ def _train(config, parts, strategy, start_step, record, termination):
         progress.close()
 
 
-def _save_model(backbone, path):
-    # Keras chooses the format by the last suffix.
-    aside = path.with_suffix(".tmp.keras")
-    backbone.save(aside)
-    os.replace(aside, path)
-    logging.info("Wrote %s", path)
-
-
-def _export(config, workdir, parts, command):
+def _export(config, workdir, parts):
     images = sample_images(
         parts.heldout or parts.train, config.input_size, unreadable=parts.unreadable
     )
-    words = ["python", "-m", "ekd_tf.train", *command[1:]]
     report = export_student(
         parts.model.backbone,
         workdir.path / "export",
         images,
         name="student",
-        facts=provenance_of_run(config.to_record(), words),
+        facts=provenance_of_run(config.to_record(), "-m", "ekd_tf.train"),
         progress=begin_line,
     )
     text = json.dumps(report.to_dict(), indent=2) + "\n"

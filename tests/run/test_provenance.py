@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+import sys
 import time
 
 import pytest
@@ -32,7 +33,8 @@ def test_commit_of_a_clean_and_of_an_edited_repository(repository, monkeypatch):
     root, file, head = repository
     assert len(head) == 40
     assert package_commit() == head
-    found = provenance(["python", "-m", "ekd_tf.train", "--data=folder:my faces"])
+    monkeypatch.setattr(sys, "argv", ["train.py", "--data=folder:my faces"])
+    found = provenance("-m", "ekd_tf.train")
     assert found["command"] == "python -m ekd_tf.train '--data=folder:my faces'"
     assert found["date"].startswith(time.strftime("%Y-"))
     assert found["ekd_tf"] == f"{__version__}, commit {head}"
@@ -43,14 +45,14 @@ def test_commit_of_a_clean_and_of_an_edited_repository(repository, monkeypatch):
     installed.parent.mkdir(parents=True)
     monkeypatch.setattr(provenance_module, "__file__", str(installed))
     assert package_commit() is None
-    assert provenance(["python"])["ekd_tf"] == __version__
+    assert provenance()["ekd_tf"] == __version__
 
 
 def test_a_run_says_its_data_teacher_and_method():
     flags = {"data": "folder:a", "teacher": "t.onnx", "head": "arcface"}
     for distill, method in (("ekd:4,cosine:1",) * 2, ("", "arcface")):
-        found = provenance_of_run({**flags, "distill": distill}, ["python", "x"])
+        found = provenance_of_run({**flags, "distill": distill}, "x")
         assert found["training_data"] == "folder:a" and found["teacher"] == "t.onnx"
-        assert found["method"] == method and found["command"] == "python x"
-    nothing = provenance_of_run(None, ["python", "x"])
+        assert found["method"] == method and found["command"].startswith("python x")
+    nothing = provenance_of_run(None)
     assert (nothing["teacher"], nothing["method"]) == (None, None)

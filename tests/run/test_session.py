@@ -52,7 +52,7 @@ SHORT = {"steps": 1, "lr_milestones": ()}
 def train(workdir, traced=False, **changes):
     values = {**VALUES, "workdir": str(workdir), **changes}
     with op_by_op(not traced):
-        run_training(TrainConfig(**values), ["train"])
+        run_training(TrainConfig(**values))
     return workdir
 
 
@@ -75,7 +75,7 @@ def distilled(tmp_path_factory, teacher):
 
 def test_a_run_is_evaluated_on_what_it_held_out(teacher, tmp_path):
     def evaluate(model):
-        evaluate_model(EvaluateSettings(model=str(model)), [])
+        evaluate_model(EvaluateSettings(model=str(model)))
 
     refused("held out no identities: give --eval_sets", evaluate, teacher)
     refused("There is no run in .*/none.keras", evaluate, tmp_path / "none.keras")

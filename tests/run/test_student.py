@@ -89,7 +89,8 @@ def test_flags_a_network_does_not_have_are_refused(networks, tmp_path):
     ):
         assert not takes(model, flag)
         config = TrainConfig(model=model, **{flag: value})
-        refused(f"`--{flag}={value}` has no effect", check_effects, config)
+        words = f"`--{flag}={value}` has no effect without a --model that has --{flag}"
+        refused(words, check_effects, config)
     check_effects(TrainConfig(model="ghostfacenet_v2", activation="relu", dropout=0.1))
 
 
@@ -123,7 +124,7 @@ def run(path, model, **changes):
         input_size=32,
     )
     with op_by_op():
-        run_training(config, ["train"])
+        run_training(config)
     return path
 
 
