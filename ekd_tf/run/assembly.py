@@ -25,8 +25,10 @@ from ekd_tf.run.data import note_eval_sets
 from ekd_tf.run.data import open_run_data
 from ekd_tf.run.evaluators import make_evaluations
 from ekd_tf.run.hooks import profiled_steps
+from ekd_tf.run.settings import number
 from ekd_tf.run.student import make_student
-from ekd_tf.run.teacher import RunTeacher
+from ekd_tf.run.teacher import CachedTeacher
+from ekd_tf.run.teacher import OnlineTeacher
 from ekd_tf.run.teacher import open_run_teacher
 from ekd_tf.run.workdir import Workdir
 from ekd_tf.training.classifier import FaceClassifier
@@ -42,12 +44,8 @@ PRECISIONS = ("float32", "mixed_float16", "mixed_bfloat16")
 class Parts:
     """What a run is made of.
 
-    Attributes:
-        heldout: Readable images of other identities to evaluate on, or None.
-        note: What the run's record keeps of the images.
-        unreadable: Counts the images that cannot be read, of the whole run.
-        steps: Updates in the whole run.
-        model: Compiled, a `Distiller` where there is a teacher.
+    `heldout` are readable images of other identities, `note` is what the run's record
+    keeps of the images, and `steps` counts the updates of the whole run.
     """
 
     train: Source
@@ -59,7 +57,7 @@ class Parts:
     sampler: BatchSampler
     steps: int
     model: FaceClassifier
-    teacher: RunTeacher | None
+    teacher: OnlineTeacher | CachedTeacher | None
 
 
 def assemble(
@@ -87,9 +85,7 @@ def assemble(
         balanced * config.images_per_identity,
         strategy.num_replicas_in_sync,
     )
-    schedule = config.schedule or ("step" if config.lr_milestones else "cosine")
-    lengths = _lengths(config, schedule, sampler.steps_per_epoch)
-    steps, warmup_steps, boundaries = lengths
+    steps, rate = _steps_and_rate(config, sampler.steps_per_epoch)
     evaluations = make_evaluations(
         config.eval_sets, heldout, config.seed, unreadable=unreadable
     )
@@ -104,14 +100,6 @@ def assemble(
         # with a cache of it and with none.
         keras.utils.set_random_seed(config.seed)
         model = _make_model(config, teacher, train.num_identities)
-        rate = factory.make_schedule(
-            schedule,
-            config.learning_rate,
-            steps,
-            warmup_steps,
-            boundaries,
-            config.lr_gamma,
-        )
         model.compile(
             make_optimizer(config.optimizer, rate, config.momentum),
             weight_decay=config.weight_decay,
@@ -176,21 +164,21 @@ def _make_model(config, teacher, num_identities):
     return Distiller(backbone, teacher.in_step, losses, head, config.margin_weight)
 
 
-def _lengths(config, schedule, steps_per_epoch):
-    """Returns the steps of the run, of its warm-up, and those where the rate drops."""
+def _steps_and_rate(config, steps_per_epoch):
+    """Returns the steps of the run and its learning rates."""
+    schedule = config.schedule or ("step" if config.lr_milestones else "cosine")
     if (config.steps is None) == (config.epochs is None):
         raise ValueError(
             "Give one of `--steps` and `--epochs`. Received: "
             f"steps={config.steps}, epochs={config.epochs}"
         )
-    steps, unit = config.steps, "steps"
+    steps, unit, per_unit = config.steps, "steps", 1
     if steps is None:
         check_range("--epochs", config.epochs, low=0, high=1e9, low_open=True)
-        steps, unit = max(1, math.ceil(config.epochs * steps_per_epoch)), "epochs"
-    boundaries = [
-        round(place * (1 if unit == "steps" else steps_per_epoch))
-        for place in factory.numbers("--lr_milestones", config.lr_milestones)
-    ]
+        steps = max(1, math.ceil(config.epochs * steps_per_epoch))
+        unit, per_unit = "epochs", steps_per_epoch
+    places = [number("--lr_milestones", text) for text in config.lr_milestones]
+    boundaries = [round(place * per_unit) for place in places]
     warmup_steps = config.warmup_steps
     if warmup_steps is None:
         warmup_steps = max(0, min(steps // 20, MOST_WARMUP_STEPS, *boundaries[:1]))
@@ -205,9 +193,8 @@ def _lengths(config, schedule, steps_per_epoch):
             f"learning rate would never be full. Received: {warmup_steps}"
         )
     edges = [warmup_steps - 1, *boundaries, steps]
-    if schedule == "step" and any(
-        late <= early for early, late in zip(edges, edges[1:])
-    ):
+    increase = all(early < late for early, late in zip(edges, edges[1:]))
+    if schedule == "step" and not increase:
         raise ValueError(
             f"`--lr_milestones` must increase, in {unit}, and lie between the warm-up "
             f"of {warmup_steps} steps and the end of the run at step {steps}. "
@@ -220,7 +207,10 @@ def _lengths(config, schedule, steps_per_epoch):
             f"`--profile_steps` must begin within the run, of {steps} steps. "
             f"Received: {config.profile_steps}"
         )
-    return steps, warmup_steps, boundaries
+    rate, gamma = config.learning_rate, config.lr_gamma
+    return steps, factory.make_schedule(
+        schedule, rate, steps, warmup_steps, boundaries, gamma
+    )
 
 
 def _has_margin_loss(config):

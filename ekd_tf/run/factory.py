@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Callable
-from collections.abc import Iterable
 from collections.abc import Sequence
 from typing import Any
 
@@ -44,15 +43,7 @@ from ekd_tf.training.schedules import WarmupSchedule
 # What the run decides of a loss.
 _OF_RUN = ("student_dim", "teacher_dim", "num_identities", "head", "scale")
 SCHEDULES = ("constant", "step", "cosine")
-SOURCES = (
-    "recordio",
-    "tfrecord",
-    "tface",
-    "webdataset",
-    "hf",
-    "folder",
-    "synthetic",
-)
+SOURCES = tuple("recordio tfrecord tface webdataset hf folder synthetic".split())
 # A plus sign inside a path joins nothing.
 _JOINT = re.compile(rf"\+(?=(?:{'|'.join(SOURCES)}):)")
 # Flag words of a synthetic source and the arguments they set.
@@ -68,17 +59,12 @@ SYNTHETIC_WORDS = {
 def make_source(
     spec: str, cache_dir: Any = None, unreadable: Unreadable | None = None
 ) -> Source:
-    """Opens the images a specification names.
+    """Opens the images that `--data` names; see ekd_tf/data/README.md.
+
+    Several joined by `+` are one source that keeps all their identities apart.
 
     Args:
-        spec: `recordio:DIR` with a `train.rec` of insightface, `tfrecord:DIR` written
-            by `tools/convert_dataset.py`, `tface:INDEX` of TFace, with `,root=DIR`
-            where its files are not beside it, `webdataset:SHARDS` with `,label=FIELD`
-            where labels are in JSON, `hf:NAME` with `,split=`, `,image=` and `,label=`
-            where these are others, `folder:DIR` with one directory per identity, or
-            `synthetic:identities=200,images=20,size=64,seed=0,first=0` for drawn faces;
-            a word left out keeps its default. Several joined by `+` are one source that
-            keeps all their identities apart.
+        spec: `KIND:PATH` of `SOURCES`, or `synthetic:identities=200,images=20,size=64`.
         cache_dir: Folder for indices of sources in read-only folders, or None.
         unreadable: Counts the damaged records met when a source is opened. Default:
             none is allowed.
@@ -115,12 +101,13 @@ def make_source(
         return HuggingFaceFaces(name, **columns)
     if kind == "folder":
         return FolderFaces(rest)
-    arguments = {}
+    arguments, words = {}, {}
     for item in filter(None, rest.split(",")):
         word, _, value = item.partition("=")
         checks.check_choice("data=synthetic", word, tuple(SYNTHETIC_WORDS))
-        arguments[SYNTHETIC_WORDS[word]] = integer(f"data=synthetic:{word}", value)
-    words = {a: f"data=synthetic:{word}" for word, a in SYNTHETIC_WORDS.items()}
+        argument = SYNTHETIC_WORDS[word]
+        words[argument] = f"data=synthetic:{word}"
+        arguments[argument] = integer(words[argument], value)
     with checks.flag_words(**words):
         return SyntheticFaces(**arguments)
 
@@ -170,7 +157,7 @@ def make_head(
     of_combined = ("margin1", "margin2", "margin3")
     names = of_combined if name == "combined" else ("margin",)
     if margin is not None:
-        margins = numbers("margin", margin.split(","))
+        margins = [number("margin", text) for text in margin.split(",")]
         if len(margins) != len(names):
             raise ValueError(
                 f"`--margin` of --head={name} must be "
@@ -188,15 +175,8 @@ def make_head(
 def read_losses(spec: str, weight: str = "1") -> dict[str, tuple]:
     """Reads `ekd:1` or `ekd:30%:memory=0,cosine:10`, and makes no loss of it.
 
-    Args:
-        spec: Comma-separated `NAME[:WEIGHT][:WORD=VALUE]...`; `30%` asks for a share of
-            the margin loss's gradient, and a word is an argument of the loss or of its
-            miner. Empty: none.
-        weight: The weight or share of a loss that names none.
-
-    Returns:
-        Dict of names to `(weight, arguments, arguments of the miner)`, the weight a
-        float, or a string such as "30%".
+    Returns names -> `(weight, arguments, arguments of the miner)`. The weight, by
+    default `weight`, is a float, or "30%" for a share of the margin loss's gradient.
     """
     asked: dict[str, tuple] = {}
     for item in filter(None, spec.split(",")):
@@ -233,11 +213,11 @@ def make_losses(
         spec, weight: As for `read_losses`.
         centres: Gives the teacher's class centres, see `load_centres`, or None; called
             where a loss needs them, since they may be averages of millions of rows.
-        **of_run: What the run decides: each loss receives those of `student_dim`,
-            `teacher_dim`, `num_identities`, `head` and `scale` that it takes.
+        **of_run: `student_dim`, `teacher_dim`, `num_identities`, `head` and `scale`, of
+            which a loss receives what it takes.
 
     Returns:
-        Dict of names to `(loss, weight)`, the weight a float or a `GradientShare`.
+        Names -> `(loss, weight)`, the weight a float or a `GradientShare`.
     """
     losses: dict[str, tuple] = {}
     for name, (of_loss, arguments, mined_by) in read_losses(spec, weight).items():
@@ -270,11 +250,7 @@ def _takes(name, argument):
 
 
 def load_centres(path: str, num_identities: int, teacher_dim: int) -> np.ndarray:
-    """Reads the teacher's class centres, float `(num_identities, teacher_dim)`.
-
-    Raises:
-        ValueError: The `.npy` file is missing, is no such array, or of other sizes.
-    """
+    """Reads the teacher's class centres, float32 `(num_identities, teacher_dim)`."""
     try:
         with open(path, "rb", opener=open_regular) as file:
             centres = np.load(file, allow_pickle=False)
@@ -308,22 +284,12 @@ def make_schedule(
 ) -> WarmupSchedule:
     """Builds one of `SCHEDULES`; "step" drops the rate at the boundaries."""
     checks.check_choice("schedule", name, SCHEDULES)
-    with checks.flag_words(
-        base="learning_rate",
-        boundaries="lr_milestones",
-        factor="lr_gamma",
-        total_steps="steps",
-    ):
+    with checks.flag_words(base="learning_rate", factor="lr_gamma"):
         if name == "cosine":
             return CosineSchedule(learning_rate, steps, warmup_steps)
         if name == "constant":
             boundaries = ()
         return StepSchedule(learning_rate, boundaries, lr_gamma, warmup_steps)
-
-
-def numbers(name: str, texts: Iterable[str]) -> list[float]:
-    """Reads a list flag of numbers."""
-    return [number(name, text) for text in texts]
 
 
 def _weight(name, text):

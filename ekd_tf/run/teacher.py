@@ -10,99 +10,71 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from typing import Any
 
 import numpy as np
 import tensorflow as tf
 from absl import logging
 
 from ekd_tf.data import Augmentation
-from ekd_tf.data import DrawnViews
 from ekd_tf.data import Source
-from ekd_tf.embedders import FrozenEmbedder
 from ekd_tf.embedders import TeacherCache
 from ekd_tf.embedders import open_embedder
+from ekd_tf.evaluation import SourceEmbedder
 from ekd_tf.evaluation.embed import add_views
 from ekd_tf.run.config import CACHE
 from ekd_tf.run.evaluators import source_embedder
 from ekd_tf.run.progress import begin_line
 
 
-class RunTeacher:
-    """Where a run gets its teacher's embeddings from.
+class OnlineTeacher:
+    """A model that runs with the student, within the step where it can be traced.
+
+    Others leave TensorFlow and run in the input pipeline, one global batch at a time,
+    ahead of the steps.
 
     Attributes:
         in_step: Function of images to embeddings that the step's graph calls, or None:
             batches bring the rows.
         views: The only views of the images it has rows of, or None for any.
+        centres: Float32 `(identities, dim)`, class centres of the training labels, or
+            None where nobody has its rows of all images.
     """
 
-    in_step: FrozenEmbedder | None = None
-    views: DrawnViews | None = None
-
-    def __init__(self, model: Any):
-        self.fingerprint: str = model.fingerprint
-        self.input_size: int = model.input_size
-        self.embedding_dim: int = model.embedding_dim
-
-    @property
-    def centres(self) -> np.ndarray | None:
-        """Float32 `(identities, dim)`, its class centres of the training labels.
-
-        None where nobody has its rows of all images.
-        """
-        return None
-
-    def image_size(self, student_size: int) -> int | None:
-        """Returns the size at which the pipeline gives images for it, or None."""
-        return None
-
-    def attach(self, dataset: tf.data.Dataset) -> tf.data.Dataset:
-        """Adds the rows to batches, or to parts of them, unless `in_step`."""
-        return dataset
-
-    def embedder_of(self, source: Source | None) -> Any:
-        """Returns what embeds a source, a `SourceEmbedder` or like it, or None."""
-
-
-class OnlineTeacher(RunTeacher):
-    """A model that runs with the student, within the step where it can be traced.
-
-    Others leave TensorFlow and run in the input pipeline, one global batch at a time,
-    ahead of the steps.
-    """
+    views = centres = None
 
     def __init__(self, spec: str):
-        model = open_embedder(spec)
-        super().__init__(model)
+        self._model = model = open_embedder(spec)
+        self.fingerprint, self.input_size = model.fingerprint, model.input_size
+        self.embedding_dim = model.embedding_dim
         self.in_step = model.traced()
-        self._model = model
         # Frozen: what an evaluation asks for is embedded once and remembered.
         self._embedder = source_embedder(model, progress=begin_line)
 
     def image_size(self, student_size: int) -> int | None:
+        """Returns the size at which the pipeline gives images for it, or None."""
         return None if self.input_size == student_size else self.input_size
 
     def attach(self, dataset: tf.data.Dataset) -> tf.data.Dataset:
+        """Adds the rows to batches, or to parts of them, unless `in_step`."""
         if self.in_step is not None:
             return dataset
 
-        def embed(batch):
-            batch = dict(batch)
-            images = batch.pop("teacher_image", batch["image"])
-            return _with_rows(batch, self._model, [images], self.embedding_dim)
+        def take(batch):
+            return [batch.pop("teacher_image", batch["image"])]
 
-        return _mapped(dataset, embed)
+        return _with_rows(dataset, take, self._model, self.embedding_dim)
 
-    def embedder_of(self, source: Source | None) -> Any:
+    def embedder_of(self, source: Source | None) -> SourceEmbedder:
+        """Returns what embeds a source, a `SourceEmbedder` or like it, or None."""
         return self._embedder
 
 
-class CachedTeacher(RunTeacher):
+class CachedTeacher:
     """A teacher that need not exist: its embeddings of `--data` were written before.
 
     The training images are those of the cache, or some identities of them. Where it
-    holds drawn views, the run takes these views and no others.
+    holds drawn views, the run takes these views and no others. What `OnlineTeacher` has
+    it has too.
 
     Args:
         folder: Of the cache.
@@ -110,6 +82,8 @@ class CachedTeacher(RunTeacher):
         flip: Whether the run mirrors images.
         augmentation: What it does to them besides, at the side `input_size`.
     """
+
+    in_step = None
 
     def __init__(
         self,
@@ -119,8 +93,9 @@ class CachedTeacher(RunTeacher):
         augmentation: Augmentation,
         input_size: int,
     ):
-        cache = TeacherCache(folder)
-        super().__init__(cache)
+        self._cache = cache = TeacherCache(folder)
+        self.fingerprint, self.input_size = cache.fingerprint, cache.input_size
+        self.embedding_dim = cache.embedding_dim
         cache.check_source(train)
         self.views = cache.drawn
         if flip and cache.plain < 2:
@@ -138,29 +113,41 @@ class CachedTeacher(RunTeacher):
                 folder,
                 augmentation.resized(input_size, cache.input_size),
             )
-        self._positions = train.origin()[1]
-        self._cache, self._train = cache, train
+        self._train = train
 
     @functools.cached_property
     def centres(self) -> np.ndarray:
         return self._cache.class_centres(self._train)
 
+    def image_size(self, student_size: int) -> None:
+        return None
+
     def attach(self, dataset: tf.data.Dataset) -> tf.data.Dataset:
-        plain, drawn = self._cache.plain, self.views is not None
+        positions, rows = self._train.origin()[1], self._cache.rows
+        first, column = 0, "flipped"
+        if self.views is not None:
+            first, column = self._cache.plain, "view"
 
-        def rows(image_ids, chosen):
-            views = chosen.astype(np.int64) + (plain if drawn else 0)
-            return self._cache.rows[self._positions[image_ids], views]
+        def take(batch):
+            return [batch["image_id"], batch[column]]
 
-        def attach(batch):
-            inputs = [batch["image_id"], batch["view" if drawn else "flipped"]]
-            return _with_rows(batch, rows, inputs, self.embedding_dim)
+        def rows_of(image_ids, views):
+            return rows[positions[image_ids], views.astype(np.int64) + first]
 
-        return _mapped(dataset, attach)
+        return _with_rows(dataset, take, rows_of, self.embedding_dim)
 
-    def embedder_of(self, source: Source | None) -> Any:
-        known = source is not None and self._cache.has(source)
-        return CachedEmbedder(self._cache) if known else None
+    def embedder_of(self, source: Source | None) -> CachedTeacher | None:
+        return self if source is not None and self._cache.has(source) else None
+
+    def __call__(self, source: Source) -> np.ndarray:
+        """Returns float32 `(n, dim)`, rows of unit length in the source's order."""
+        return self.some(source, np.arange(len(source)))
+
+    def some(self, source: Source, indices: np.ndarray) -> np.ndarray:
+        """Returns float32 `(k, dim)`, unit rows of the images at `indices`."""
+        _, positions, _ = source.origin()
+        rows = self._cache.rows[positions[indices]][:, : self._cache.plain]
+        return add_views(rows.astype(np.float32))
 
 
 def _check_drawn(folder, cache, flip, augmentation, input_size):
@@ -178,30 +165,13 @@ def _check_drawn(folder, cache, flip, augmentation, input_size):
         )
 
 
-class CachedEmbedder:
-    """Gives the rows of a cache where a `SourceEmbedder` would compute them."""
-
-    def __init__(self, cache: TeacherCache):
-        self._cache = cache
-
-    def __call__(self, source: Source) -> np.ndarray:
-        """Returns float32 `(n, dim)`, rows of unit length in the source's order."""
-        return self.some(source, np.arange(len(source)))
-
-    def some(self, source: Source, indices: np.ndarray) -> np.ndarray:
-        """Returns float32 `(k, dim)`, unit rows of the images at `indices`."""
-        _, positions, _ = source.origin()
-        rows = self._cache.rows[positions[indices]][:, : self._cache.plain]
-        return add_views(rows.astype(np.float32))
-
-
 def open_run_teacher(
     spec: str,
     train: Source,
     flip: bool,
     augmentation: Augmentation | None = None,
     input_size: int = 112,
-) -> RunTeacher | None:
+) -> OnlineTeacher | CachedTeacher | None:
     """Opens the teacher of a run: `cache:DIR`, "none", or as `open_embedder` does.
 
     The others are of the run: its images, and what is done to them.
@@ -215,17 +185,17 @@ def open_run_teacher(
     return OnlineTeacher(spec)
 
 
-def _with_rows(batch, function, inputs, dim):
-    """Adds `teacher`, what a NumPy function gives for some tensors of the batch."""
+def _with_rows(dataset, take, rows_of, dim):
+    """Adds `teacher` to batches: what a NumPy function gives for what is taken."""
 
     def float_rows(*arrays):
-        return np.asarray(function(*arrays), np.float32)
+        return np.asarray(rows_of(*arrays), np.float32)
 
-    rows = tf.numpy_function(float_rows, inputs, tf.float32)
-    rows = tf.ensure_shape(rows, [batch["image"].shape[0], dim])
-    return {**batch, "teacher": rows}
+    def attach(batch):
+        batch = dict(batch)
+        rows = tf.numpy_function(float_rows, take(batch), tf.float32)
+        rows = tf.ensure_shape(rows, [batch["image"].shape[0], dim])
+        return {**batch, "teacher": rows}
 
-
-def _mapped(dataset, function):
     # One at a time: not every interpreter may be called from two threads at once.
-    return dataset.map(function).prefetch(2)
+    return dataset.map(attach).prefetch(2)

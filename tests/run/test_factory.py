@@ -181,7 +181,6 @@ def test_errors_name_the_flag():
         (most, sampler, toy, 0, 99, 4, 0),
         (none, sampler, toy, 0, 0, 4, 0),
         ("`--learning_rate` must be in", schedule, "step", 0.0, 9, 0, [], 0.1),
-        ("`--lr_milestones` must incr", schedule, "step", 0.1, 9, 0, [5, 5], 0.1),
         ("`schedule` must be one of", schedule, "poly", 0.1, 9, 0, [], 0.1),
     ):
         refused(words, make, *arguments)
