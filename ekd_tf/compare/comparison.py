@@ -189,7 +189,7 @@ class Comparison:
             figures = [self.accuracy(method)]
             figures += [self.tpr(method, fpr) for fpr in self.fprs]
             seeds = len(self._runs(method))
-            rows.append([method, seeds, *map(_text, figures)])
+            rows.append([method, seeds, *(each and each.text() for each in figures)])
         fprs = [f"TPR@{format_fpr(fpr)}" for fpr in self.fprs]
         return format_table(rows, ["method", "seeds", "accuracy", *fprs])
 
@@ -229,19 +229,15 @@ class Comparison:
         """Returns a share in %, and of how many seeds where some have none."""
         closed, seeds = self.closed(method, fpr), len(self._runs(method))
         if closed is None or len(closed.values) == seeds:
-            return _text(closed)
+            return closed and closed.text()
         return f"{closed.text()}, {len(closed.values)} of {seeds} seeds"
 
     def _by_fpr(self, figure, method):
         return {format_fpr(fpr): _dict(figure(method, fpr)) for fpr in self.fprs}
 
 
-def _text(spread):
-    return None if spread is None else spread.text()
-
-
 def _dict(spread):
-    return None if spread is None else spread.to_dict()
+    return spread and spread.to_dict()
 
 
 def kept_figures(

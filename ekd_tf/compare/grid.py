@@ -83,7 +83,7 @@ class GridRun:
         Raises:
             Interrupted: The trainer was interrupted: the same call continues it.
             ValueError: It was killed, or ended before its first step, so that no other
-                run would fare better; or another run's flags are recorded.
+                run would fare better.
         """
         if self.is_finished or (self.failure and not retry):
             return
@@ -107,12 +107,10 @@ class GridRun:
             raise Interrupted(f"{self.method}, seed {self.seed}, was interrupted.")
 
     def summary(self, note: str = "") -> dict[str, Any]:
-        """Returns what became of the run, as JSON can hold it.
+        """Returns what became of the run, as JSON can hold it; `note` stands first.
 
-        "state" is finished, failed or not finished; "note" says why it failed and what
-        else a reader must know, `note` first; "images_per_second" is the median over
-        the run, "ms_per_step" what a step takes at it, and "seconds" the wall time of
-        all its starts, or None.
+        "images_per_second" is the median over the run, "ms_per_step" what a step takes
+        at it, and "seconds" the wall time of all its starts, or None.
         """
         speeds = self._logged("throughput/images_per_second")
         speed = statistics.median(speeds) if speeds else None

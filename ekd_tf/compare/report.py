@@ -5,11 +5,9 @@ from __future__ import annotations
 import json
 import os
 import pathlib
-from collections.abc import Callable
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
@@ -28,13 +26,10 @@ def write_comparison(
     runs: Sequence[dict[str, Any]],
     facts: dict,
 ) -> str:
-    """Writes a comparison's `report.md`, which it returns, `report.json`, pictures.
+    """Writes a comparison's report as Markdown, which it returns, JSON, page, pictures.
 
-    And `report.html`, a page of the same figures.
-
-    `comparisons` is one per set, `runs` the `GridRun.summary` of all runs, those
-    without figures too, and `facts` what the figures depend on, name -> JSON-able
-    value.
+    `comparisons` is one per set, `runs` the `GridRun.summary` of all runs, and `facts`
+    what the figures depend on, name -> JSON-able value.
     """
     folder = pathlib.Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -51,13 +46,10 @@ def write_comparison(
     ]
     if notes:
         parts.append("\n".join(notes))
-    parts += [
-        "## How",
-        *(
-            f"{name}: {fact if isinstance(fact, str) else f'`{json.dumps(fact)}`'}"
-            for name, fact in facts.items()
-        ),
-    ]
+    parts.append("## How")
+    for name, fact in facts.items():
+        shown = fact if isinstance(fact, str) else f"`{json.dumps(fact)}`"
+        parts.append(f"{name}: {shown}")
     commands = "\n\n".join(run["command"] for run in runs)
     parts.append(f"Commands, in this order:\n\n```bash\n{commands}\n```")
     text = "\n\n".join(parts) + "\n"
@@ -90,16 +82,15 @@ def _section(comparison, folder):
         ]
     seeds = max(len(runs) for runs in comparison.methods.values())
     over = f"mean of {seeds} seeds" if seeds > 1 else "one seed"
-    pictures: tuple[tuple[str, Callable, Any, str], ...] = (
-        ("roc", plots.plot_roc, comparison.curves(), name),
-        ("tpr", plot_tpr_bars, comparison, f"{name}: TPR at FPR"),
-    )
-    for what, plot, values, title in pictures:
-        # Of few pairs no FPR can be measured.
-        if values and (what != "tpr" or comparison.fprs):
-            file, title = f"{name}_{what}.png", f"{title}, {over}"
-            plot(values, folder / file, title)
-            parts.append(f"![{title}]({file})")
+    if curves := comparison.curves():
+        title, file = f"{name}, {over}", f"{name}_roc.png"
+        plots.plot_roc(curves, folder / file, title)
+        parts.append(f"![{title}]({file})")
+    # Of few pairs no FPR can be measured.
+    if comparison.fprs:
+        title, file = f"{name}: TPR at FPR, {over}", f"{name}_tpr.png"
+        _plot_tpr_bars(comparison, folder / file, title)
+        parts.append(f"![{title}]({file})")
     return parts
 
 
@@ -112,13 +103,8 @@ def _run_table(runs):
     return format_table(rows, ["method", "seed", "state", "images/s", "wall time, s"])
 
 
-def plot_tpr_bars(
-    comparison: Comparison, path: str | os.PathLike | None = None, title: str = ""
-) -> np.ndarray:
-    """Draws TPR at each FPR: a panel per FPR, a bar per method, a dot per seed.
-
-    Returns uint8 `(height, width, 3)`, RGB, and writes a PNG to `path` unless None.
-    """
+def _plot_tpr_bars(comparison, path, title):
+    """Draws TPR at each FPR: a panel per FPR, a bar per method, a dot per seed."""
     fprs, methods = comparison.fprs, list(comparison.methods)
     height = 1.6 + 0.34 * len(methods)
     figure = Figure(
@@ -151,9 +137,8 @@ def plot_tpr_bars(
         + (", dashed line teacher" * bool(comparison.teacher)),
         fontsize=10,
     )
-    if title:
-        figure.suptitle(printable(title), fontsize=12)
-    return plots.render(figure, path)
+    figure.suptitle(printable(title), fontsize=12)
+    plots.render(figure, path)
 
 
 def _bar(axes, row, spread, color):
