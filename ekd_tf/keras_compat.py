@@ -124,6 +124,7 @@ def apply_reduced_gradients(optimizer: Any, gradients: list, variables: list) ->
         tf_variable(optimizer.iterations).assign_add(1)
         return
     pairs = zip(gradients, variables)
+    constrained = any(getattr(v, "constraint", None) is not None for v in variables)
     if _is_legacy(optimizer):
         optimizer.apply_gradients(pairs, experimental_aggregate_gradients=False)
     elif not IS_KERAS_3:
@@ -132,7 +133,7 @@ def apply_reduced_gradients(optimizer: Any, gradients: list, variables: list) ->
     elif replica.num_replicas_in_sync == 1:
         with _without_decay(optimizer):
             optimizer.apply(gradients, variables)
-    elif _update_step_is_all(optimizer, variables):
+    elif type(optimizer) in _WHOLE_IN_UPDATE_STEP and not constrained:
         learning_rate = tf.convert_to_tensor(optimizer.learning_rate)
         targets = [tf_variable(variable) for variable in variables]
 
@@ -161,8 +162,3 @@ def _without_decay(optimizer):
         yield
     finally:
         optimizer.weight_decay = own
-
-
-def _update_step_is_all(optimizer, variables):
-    constrained = any(getattr(v, "constraint", None) is not None for v in variables)
-    return type(optimizer) in _WHOLE_IN_UPDATE_STEP and not constrained
