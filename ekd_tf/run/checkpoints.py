@@ -90,10 +90,7 @@ class CheckpointStore:
         self.prune(int(step))
 
     def prune(self, step: int) -> None:
-        """Removes what is not kept beside `step`, the newest whole checkpoint.
-
-        A save does so itself; a run that was killed before that, when it resumes.
-        """
+        """Removes what is not kept beside `step`, the newest whole checkpoint."""
         steps = self.steps()
         kept = [each for each in steps if each <= step][-self.keep :]
         for each in set(steps) - set(kept):
@@ -102,14 +99,9 @@ class CheckpointStore:
             aside.unlink(missing_ok=True)
 
     def restore(self, variables: dict[str, Any]) -> dict:
-        """Assigns the values of a checkpoint to variables, all or none.
+        """Assigns the values of the newest undamaged file to variables, all or none.
 
-        Of the newest file that is not damaged. Returns the metadata given to `save`,
-        and the step under "step".
-
-        Raises:
-            FileNotFoundError: There is no checkpoint.
-            ValueError: All files are damaged, or names, shapes or dtypes differ.
+        Returns the metadata given to `save`, and the step under "step".
         """
         header, arrays, path = self._read()
         _check_same_variables(path, variables, arrays)

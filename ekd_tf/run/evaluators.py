@@ -40,14 +40,12 @@ def check_range_of_pixels(
 ) -> str:
     """Returns a line that says a model's AUC on a sample of some labelled images.
 
-    `spec` is the model as the flag `role` names it, `cache:DIR` and the like too, and
-    `embedder` what has `some` of `SourceEmbedder`. It is compared with bare pixels,
-    resized to `input_size`.
+    A `ValueError` says that it is at a loss as it is given pixels, and is not in
+    another range. A wrong order of colours is not found: it moves the AUC by less than
+    the choice of the images.
 
-    Raises:
-        ValueError: The model is at a loss as it is given pixels, and is not in another
-            range. A wrong order of colours is not found: it moves the AUC by less than
-            the choice of the images.
+    `spec` is the model as the flag `role` names it, and `embedder` has `some` of
+    `SourceEmbedder`. It is compared with bare pixels, resized to `input_size`.
     """
     auc = warn_if_untrained(embedder.some, source, input_size, seed, unreadable, role)
     if auc is None:
@@ -100,7 +98,6 @@ def make_evaluations(
             verification set counts, at FPRs of 1e-3 and above (see `LinkedImages`).
         heldout: What the run holds out, evaluated first, as "heldout"; or None.
         seed: Of drawn pairs and of resampling.
-        fprs: The target FPRs.
         replicates: Resamples behind an interval: of identities and of folds. 0: none.
         worst: See `LabelledEvaluation`.
         unreadable: Counts the unreadable images, which are left out.

@@ -34,10 +34,6 @@ _NAMED = 10
 _FAINT_RATIO = 0.01
 
 
-class RunStopped(ValueError):
-    """A guard ended the run. The message says why and what to do."""
-
-
 class LateHook(Hook, abc.ABC):
     """Looks at each step's scalars while the device is busy with the next.
 
@@ -64,15 +60,11 @@ class UpdateGuard(LateHook):
     """Ends the run when update after update is skipped for NaN or infinity.
 
     A skipped update changes nothing, so the weights are those of the last good one. One
-    that is skipped at the smallest loss scale ends the run at once.
+    that is skipped at the smallest loss scale, where it is dynamic, ends the run at
+    once. Images of the bad batches are named in `reports`/bad_steps.txt.
 
-    Args:
-        max_bad_steps: Consecutive skipped updates that end the run.
-        dynamic_scaling: Whether the run's loss scale adapts.
-        source: The training images, to name those of the bad batches.
-        models: Functions of a batch to embeddings, to find the images at fault.
-        reports: Folder for `bad_steps.txt`: the images of all the bad batches.
-        local_values: Function of a value of the batch: the tensors of this process.
+    `models` are functions of a batch to embeddings, to find the images at fault, and
+    `local_values` one of a value of the batch to the tensors of this process.
     """
 
     max_bad_steps: int
@@ -94,13 +86,13 @@ class UpdateGuard(LateHook):
         self._image_ids[step.number] = np.concatenate(ids)
         scale, count = float(step.scalars["loss_scale"]), len(self._image_ids)
         if self.dynamic_scaling and scale <= MIN_LOSS_SCALE:
-            raise RunStopped(
+            raise ValueError(
                 f"The loss scale has collapsed: at step {step.number} loss or gradient "
                 f"are not finite even at scale {scale:g}. {self._images(step)} Lower "
                 "--learning_rate, or use --precision=mixed_bfloat16"
             )
         if count >= self.max_bad_steps:
-            raise RunStopped(
+            raise ValueError(
                 f"Loss or gradient of the last {count} steps, up to step "
                 f"{step.number}, are not finite (--max_bad_steps="
                 f"{self.max_bad_steps}). {self._images(step)} Lower --learning_rate, "
@@ -149,7 +141,7 @@ class CollapseGuard(LateHook):
         cosine = float(step.scalars["embedding/mean_cosine"])
         self._collapsed = self._collapsed + 1 if cosine > COLLAPSED_COSINE else 0
         if self._collapsed >= self.steps:
-            raise RunStopped(
+            raise ValueError(
                 f"The embeddings have collapsed: for {self.steps} steps, up to step "
                 f"{step.number}, the mean cosine between the images of a batch was "
                 f"above {COLLAPSED_COSINE} (now {cosine:.4f}). Lower --learning_rate "
@@ -163,7 +155,7 @@ class FaintLossHook(LateHook):
     """Warns, once of each distillation loss, that it hardly has a gradient.
 
     That is a `gradient_ratio/NAME` below 1 % for so many steps in a row, skipped ones
-    not counted. `pause` is called before the warning is logged.
+    not counted.
     """
 
     pause: Callable[[], None] = lambda: None
@@ -179,22 +171,20 @@ class FaintLossHook(LateHook):
             if kind != "gradient_ratio" or math.isnan(float(value)):
                 continue
             ratios = self._faint.setdefault(name, [])
-            if len(ratios) < self.steps:
-                ratios.append(float(value))
-                if ratios[-1] >= _FAINT_RATIO:
-                    ratios.clear()
-                if len(ratios) == self.steps:
-                    self._warn(step, name, np.mean(ratios))
-
-    def _warn(self, step, name, mean):
-        self.pause()
-        logging.warning(
-            "For %d steps, up to step %d, the gradient of %r on the embeddings was "
-            "below 1 %% of the margin loss's: %.2g %% on average at weight %.4g. "
-            "--distill=%s:30%% makes it 30 %% and keeps it there.",
-            *(self.steps, step.number, name, 100 * mean),
-            *(float(step.scalars[f"weight/{name}"]), name),
-        )
+            if len(ratios) == self.steps:
+                continue
+            ratios.append(float(value))
+            if ratios[-1] >= _FAINT_RATIO:
+                ratios.clear()
+            if len(ratios) == self.steps:
+                self.pause()
+                logging.warning(
+                    "For %d steps, up to step %d, the gradient of %r on the embeddings "
+                    "was below 1 %% of the margin loss's: %.2g %% on average at weight "
+                    "%.4g. --distill=%s:30%% makes it 30 %% and keeps it there.",
+                    *(self.steps, step.number, name, 100 * np.mean(ratios)),
+                    *(float(step.scalars[f"weight/{name}"]), name),
+                )
 
 
 def profiled_steps(text: str | None) -> range:

@@ -37,26 +37,18 @@ class Interrupted(BaseException):
 
 
 class Termination:
-    """What is known of a signal to end a run.
-
-    Attributes:
-        asked: Whether one has arrived.
-        name: What it is called, or that another worker got it.
-        between_steps: Whether a step follows, after which the run is saved; set by
-            `TerminationHook`.
-    """
+    """What is known of a signal to end a run."""
 
     def __init__(self) -> None:
         self.asked = False
         # Where the signal has not arrived here.
         self.name = "Another worker was stopped"
+        # Whether a step follows, after which `TerminationHook` saves the run.
         self.between_steps = False
 
-    @contextlib.contextmanager
-    def noted(self) -> Iterator[None]:
+    def noted(self) -> contextlib.AbstractContextManager:
         """Notes Ctrl-C and SIGTERM; a second one, or one no step follows, raises."""
-        with _handled(_NAMES, self._on_signal):
-            yield
+        return _handled(_NAMES, self._on_signal)
 
     def _on_signal(self, number, frame):
         at_once = self.asked or not self.between_steps
@@ -68,8 +60,7 @@ class Termination:
         logging.info("%s: the run ends after this step; once more: now.", self.name)
 
 
-@contextlib.contextmanager
-def sigterm_as_ctrl_c() -> Iterator[None]:
+def sigterm_as_ctrl_c() -> contextlib.AbstractContextManager:
     """Raises `KeyboardInterrupt("SIGTERM")`, so that files half-written are removed.
 
     Python would end at once, without its `finally` blocks.
@@ -78,8 +69,7 @@ def sigterm_as_ctrl_c() -> Iterator[None]:
     def stop(*_):
         raise KeyboardInterrupt(_NAMES[signal.SIGTERM])
 
-    with _handled([signal.SIGTERM], stop):
-        yield
+    return _handled([signal.SIGTERM], stop)
 
 
 @contextlib.contextmanager

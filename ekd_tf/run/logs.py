@@ -9,7 +9,6 @@ import math
 import os
 import pathlib
 import re
-from collections.abc import Iterable
 from collections.abc import Iterator
 from typing import Any
 
@@ -39,11 +38,7 @@ class MetricsLog:
 
     One JSON object per line, `{"step": 20, "loss/ekd/positive": 0.5}`, with null for
     what is not finite. A killed process loses none; a line it has cut in two is dropped
-    when the log is opened again.
-
-    Args:
-        workdir: The folder of both files.
-        settings: Those TensorBoard's HPARAMS page compares runs by, name -> value.
+    when the log is opened again. `settings` are for TensorBoard's HPARAMS page.
     """
 
     def __init__(
@@ -55,7 +50,10 @@ class MetricsLog:
         self._writer: Any = None
         # Of the metrics since the writer was made.
         self._names: set[str] = set()
-        self._drop_partial_line()
+        content = self.path.read_bytes() if self.path.exists() else b""
+        whole = content[: content.rfind(b"\n") + 1]
+        if len(whole) < len(content):
+            write_aside(self.path, lambda file: file.write(whole))
         self._file = self._open()
 
     def write(self, step: int, scalars: dict[str, Any]) -> None:
@@ -88,14 +86,13 @@ class MetricsLog:
         with naming(self.path):
             os.fsync(self._file.fileno())
 
-    def truncate_after(self, step: int, without: Iterable[str] = ()) -> None:
+    def truncate_after(self, step: int, without: tuple[str, ...] = ()) -> None:
         """Drops everything logged after `step`, to resume from there.
 
         What begins as one of `without`, such as "heldout/", will be logged again and is
         dropped at `step` itself too.
         """
         self.close()
-        without = tuple(without)
         lines = enumerate(self.path.read_bytes().splitlines(True), 1)
         kept = [line for n, line in lines if self._is_kept(line, n, step, without)]
         write_aside(self.path, lambda file: file.writelines(kept))
@@ -139,12 +136,6 @@ class MetricsLog:
             with self._writer.as_default(step=int(step)):
                 yield
 
-    def _drop_partial_line(self):
-        content = self.path.read_bytes() if self.path.exists() else b""
-        whole = content[: content.rfind(b"\n") + 1]
-        if len(whole) < len(content):
-            write_aside(self.path, lambda file: file.write(whole))
-
     def _is_kept(self, line, number, step, without):
         try:
             values = json.loads(line)
@@ -183,23 +174,14 @@ def _is_before(at, names, step, without):
 
 def _truncate_events(path, step, without):
     """Rewrites a TensorBoard file without points after `step` and without damage."""
-    kept, complete = [], True
-    try:
+    # TensorBoard takes any name with "tfevents" in it for a file of its own.
+    aside = path.with_name("rewritten.tmp")
+    damage = contextlib.suppress(tf.errors.DataLossError)
+    with tf.io.TFRecordWriter(str(aside)) as writer, damage:
         for record in tf.data.TFRecordDataset(str(path)).as_numpy_iterator():
             event = tf.compat.v1.Event.FromString(record)
             # Names as metrics have them, without the group.
             names = [re.sub(r"^\d [^/]+/", "", v.tag) for v in event.summary.value]
             if _is_before(event.step, names, step, without):
-                kept.append(record)
-            else:
-                complete = False
-    except tf.errors.DataLossError:
-        complete = False
-    if complete:
-        return
-    # TensorBoard takes any name with "tfevents" in it for a file of its own.
-    aside = path.with_name("rewritten.tmp")
-    with tf.io.TFRecordWriter(str(aside)) as writer:
-        for record in kept:
-            writer.write(record)
+                writer.write(record)
     os.replace(aside, path)

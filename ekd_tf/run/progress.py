@@ -25,9 +25,8 @@ class ProgressLine(tqdm):
 
     On a terminal tqdm draws the line in place; a file or a pipe gets the first line,
     one a minute and the last. Terms may be tensors: they are read only when a line is
-    drawn, so updates in between do not wait for the device. With a `name`, which it
-    ends with, it is of work that may be short: it begins after a second, in a file
-    after a minute.
+    drawn. With a `name` it is of work that may be short: it begins after a second, in a
+    file after a minute.
     """
 
     # No thread beside TensorFlow's.
@@ -84,10 +83,7 @@ class ProgressLine(tqdm):
     def update(
         self, count: int = 1, terms: dict[str, Any] | None = None, steps: int = 1
     ) -> None:
-        """Notes one more update, of so many units over all replicas, and its terms.
-
-        It is one of the steps that are counted to the total, or several.
-        """
+        """Notes an update, of so many units over all replicas, in so many steps."""
         self._count += count
         self._marks.append((self.n + steps, self._count, time.monotonic()))
         self._terms = terms or {}

@@ -72,7 +72,7 @@ class Record:
             if name not in FREE and value is not None
         }
         self._log = MetricsLog(self.workdir.path, settings)
-        names = [f"{e.name}/" for e in self.parts.evaluations]
+        names = tuple(f"{e.name}/" for e in self.parts.evaluations)
         self._log.truncate_after(self.start_step, names if self.is_pending else ())
         return self._log
 

@@ -35,19 +35,11 @@ FORMS = ("FILE.keras", "keras:NAME", "package.module:function")
 
 
 def make_student(spec: str, **flags: Any) -> keras.Model:
-    """Builds the network a specification names.
+    """Builds the network that `--model` names.
 
-    Args:
-        spec: A name of `BACKBONES`, `keras:NAME` of `keras.applications`, or
-            `package.module:function`, each with `:word=value` behind it for arguments
-            that have no flag; or `FILE.keras`, with `@-1..1` for one of float input
-            that takes pixels from -1 to 1.
-        **flags: `input_size`, and other arguments of the builders; those it does not
-            take are left out.
-
-    Raises:
-        ValueError: There is no such network, a word is wrong, or what is built does not
-            map uint8 images of `input_size` to embeddings.
+    `flags` are `input_size` and other arguments of the builders; those that a network
+    does not take are left out. What is built maps uint8 images of `input_size` to
+    embeddings.
     """
     if _is_file(spec):
         path, pixels = split_model(spec)
@@ -156,15 +148,9 @@ def check_loads(student: keras.Model, spec: str) -> None:
 
 
 def start_from(student: keras.Model, spec: str, partial: bool) -> None:
-    """Gives a student the weights of another network.
+    """Gives a student the weights of what `--init` names.
 
-    Args:
-        student: Changed in place.
-        spec: A `.keras` file, the workdir of a finished run, or `FAMILY:FILE` of torch.
-        partial: Whether weights without a counterpart may stay random; they are logged.
-
-    Raises:
-        ValueError: The file cannot be read, or not all weights fit.
+    With `partial` those without a counterpart may stay random, and are logged.
     """
     source = open_embedder(spec)
     if not isinstance(source, KerasEmbedder):
@@ -189,11 +175,9 @@ def start_from(student: keras.Model, spec: str, partial: bool) -> None:
 
 
 def check_converts(student: keras.Model, needed: bool) -> None:
-    """Says before the training what of a student TFLite has no operation for.
+    """Warns before the training of what TFLite has no operation for.
 
-    Args:
-        student: The network, with any weights.
-        needed: Whether an export is asked for: an error then, else a warning.
+    Where an export is `needed` that is a `ValueError`.
     """
     try:
         convert_tflite(student)

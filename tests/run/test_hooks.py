@@ -12,7 +12,6 @@ from traces import steps_in
 
 from ekd_tf.data import SyntheticFaces
 from ekd_tf.run import hooks
-from ekd_tf.run.hooks import RunStopped
 from ekd_tf.run.hooks import TerminationHook
 from ekd_tf.run.hooks import profiled_steps
 from ekd_tf.run.interruption import Interrupted
@@ -44,7 +43,7 @@ def feed(folder, limit, bad, dynamic=False, scale=1.0, ids=IDS, **more):
 
 
 def test_consecutive_bad_steps_end_the_run(tmp_path):
-    text = refused(None, feed, tmp_path, 3, [0, 1, 1, 0, 1, 1, 1], error=RunStopped)
+    text = refused(None, feed, tmp_path, 3, [0, 1, 1, 0, 1, 1, 1])
     assert text.startswith(
         "Loss or gradient of the last 3 steps, up to step 7, are not finite "
         "(--max_bad_steps=3). 1 of the last batch's 2 images have no finite "
@@ -52,12 +51,12 @@ def test_consecutive_bad_steps_end_the_run(tmp_path):
     )
     expected = [f"{n}\t{SOURCE.describe(i)}" for n in (5, 6, 7) for i in (2, 7)]
     assert (tmp_path / "bad_steps.txt").read_text().splitlines() == expected
-    with pytest.raises(RunStopped, match="No image is at fault alone; the batches"):
+    with pytest.raises(ValueError, match="No image is at fault alone; the batches"):
         feed(tmp_path, 1, [1], ids=np.array([2, 3]))
 
 
 def test_only_the_smallest_loss_scale_ends_the_run_at_once(tmp_path):
-    with pytest.raises(RunStopped, match="scale has collapsed: at step 2 loss or"):
+    with pytest.raises(ValueError, match="scale has collapsed: at step 2 loss or"):
         feed(tmp_path, 20, [0, 1, 0], dynamic=True)
     # A search for the scale, and none at all.
     feed(tmp_path, 20, [1, 1, 1, 0], dynamic=True, scale=4096.0)
@@ -65,7 +64,7 @@ def test_only_the_smallest_loss_scale_ends_the_run_at_once(tmp_path):
 
 
 def test_rows_of_all_replicas_are_joined(tmp_path):
-    with pytest.raises(RunStopped, match="2 of the last batch's 4 images"):
+    with pytest.raises(ValueError, match="2 of the last batch's 4 images"):
         feed(tmp_path, 1, [1], ids=([1, 7], [7, 2]), local_values=lambda value: value)
 
 
@@ -76,7 +75,7 @@ def test_collapsed_embeddings_end_the_run():
             scalars = {"embedding/mean_cosine": cosine}
             guard.after_step(Step(number, number == len(cosines), scalars, {}))
 
-    with pytest.raises(RunStopped, match="for 2 steps, up to step 4, .*0.9950"):
+    with pytest.raises(ValueError, match="for 2 steps, up to step 4, .*0.9950"):
         collapse(2, 0.995, 0.5, 0.992, 0.995)
     collapse(3, 0.999, 0.999, 0.99, 0.999, 0.999)
 

@@ -165,7 +165,7 @@ def test_resuming_drops_what_is_logged_again_at_the_same_step(tmp_path):
     for step in (1, 2):
         log.write(step, {"loss": 1.0})
         log.write(step, {"heldout/auc": 0.5})
-    log.truncate_after(2, ["heldout/"])
+    log.truncate_after(2, ("heldout/",))
     log.write(2, {"heldout/auc": 0.7})
     log.close()
     aucs = [line["heldout/auc"] for line in lines(tmp_path) if "heldout/auc" in line]
