@@ -74,10 +74,10 @@ def main(settings: EmbedSettings) -> None:
     from ekd_tf.embedders import open_embedder
     from ekd_tf.files.outputs import check_outside
     from ekd_tf.run import factory
-    from ekd_tf.run.embedding import write_cache
     from ekd_tf.run.evaluators import check_range_of_pixels
     from ekd_tf.run.evaluators import source_embedder
     from ekd_tf.run.progress import begin_line
+    from ekd_tf.run.teacher import write_cache
     from ekd_tf.training.strategy import grow_gpu_memory
 
     grow_gpu_memory()

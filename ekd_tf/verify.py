@@ -50,12 +50,7 @@ def main(settings: VerifySettings, images: list[str]) -> None:
         raise ValueError(f"Give two images. Received: {' '.join(images) or 'none'}")
     if not images:
         raise ValueError("Give an image to look up in --gallery.")
-    import tensorflow as tf
-
-    from ekd_tf.data import ListedImages
-    from ekd_tf.data import Source
-    from ekd_tf.data import images_below
-    from ekd_tf.data import readable_images
+    from ekd_tf import data
     from ekd_tf.data.unreadable import Unreadable
     from ekd_tf.embedders import file_of_model
     from ekd_tf.embedders import open_embedder
@@ -72,22 +67,18 @@ def main(settings: VerifySettings, images: list[str]) -> None:
         open_embedder(settings.model), flip=flip, cache=settings.cache
     )
     decide = _decision(settings.threshold, calibration, flip)
+    rows = embedder(data.ListedImages("the images given", images))
+    if settings.gallery is None:
+        sys.stdout.write(decide(float(rows[0] @ rows[1])) + "\n")
+        return
+    gallery: data.Source = data.images_below(settings.gallery)
     try:
-        rows = embedder(ListedImages("the images given", images))
-        if settings.gallery is None:
-            sys.stdout.write(decide(float(rows[0] @ rows[1])) + "\n")
-            return
-        gallery: Source = images_below(settings.gallery)
-        try:
-            of_gallery = embedder(gallery)
-        except (ValueError, tf.errors.OpError):
-            # One bad image must not keep a photo collection from being searched.
-            gallery = readable_images(gallery, Unreadable(len(gallery)))
-            of_gallery = embedder(gallery)
-        cosines = rows @ of_gallery.T
-    except tf.errors.OpError as error:
-        raise ValueError(_last_words(error)) from error
-    for image, of_image in zip(images, cosines):
+        of_gallery = embedder(gallery)
+    except ValueError:
+        # One bad image must not keep a photo collection from being searched.
+        gallery = data.readable_images(gallery, Unreadable(len(gallery)))
+        of_gallery = embedder(gallery)
+    for image, of_image in zip(images, rows @ of_gallery.T):
         sys.stdout.write(f"{one_line(image)}\n")
         for place in (-of_image).argsort(kind="stable")[: settings.nearest]:
             said = decide(float(of_image[place]))
@@ -119,13 +110,6 @@ def _decision(threshold, calibration, flip):
         return f"cosine {cosine:.4f}: {verdict} (threshold {threshold:.4f}, {why})"
 
     return decide
-
-
-def _last_words(error):
-    """Returns the reader's words, in the last line of what tf.data makes of them."""
-    said = [line for line in str(error).splitlines() if "cannot decode" in line]
-    text = said[-1].strip() if said else str(error)
-    return text.partition("ValueError: ")[2] or text
 
 
 def run() -> None:

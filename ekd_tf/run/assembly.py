@@ -9,11 +9,9 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from ekd_tf import data
 from ekd_tf.checks import check_choice
 from ekd_tf.checks import check_range
-from ekd_tf.data import Augmentation
-from ekd_tf.data import BatchSampler
-from ekd_tf.data import Source
 from ekd_tf.data.readable import first_image_size
 from ekd_tf.data.unreadable import Unreadable
 from ekd_tf.heads import check_labels
@@ -48,13 +46,13 @@ class Parts:
     keeps of the images, and `steps` counts the updates of the whole run.
     """
 
-    train: Source
-    heldout: Source | None
+    train: data.Source
+    heldout: data.Source | None
     note: dict[str, Any]
     unreadable: Unreadable
-    augmentation: Augmentation
+    augmentation: data.Augmentation
     evaluations: list[Any]
-    sampler: BatchSampler
+    sampler: data.BatchSampler
     steps: int
     model: FaceClassifier
     teacher: OnlineTeacher | CachedTeacher | None

@@ -1,16 +1,12 @@
-"""What TensorBoard shows of a run: groups of metrics, charts, and settings."""
+"""What TensorBoard shows of a run: groups of metrics, and charts."""
 
 from __future__ import annotations
 
-import os
-import pathlib
 import re
 from collections.abc import Iterable
-from typing import Any
 
 from tensorboard.plugins.custom_scalar import layout_pb2
 from tensorboard.plugins.custom_scalar import summary as custom_scalar
-from tensorboard.plugins.hparams.summary_v2 import hparams_pb
 
 # Group -> pattern -> description: TensorBoard sorts groups by name, hence the numbers,
 # by which what is looked at first stands in front. The first pattern that matches a
@@ -76,14 +72,6 @@ def tensorboard_tag(name: str) -> tuple[str, str | None]:
         for pattern, description in metrics.items()
         if re.fullmatch(pattern, name)
     )
-
-
-def session(workdir: str | os.PathLike, settings: dict[str, Any]) -> bytes:
-    """Returns the settings of a run as a summary for the HPARAMS page."""
-    workdir = pathlib.Path(workdir).absolute()
-    # The page joins runs of one name, and shows the beginning of it.
-    summary = hparams_pb(settings, trial_id=f"{workdir.name} in {workdir.parent}")
-    return summary.SerializeToString()
 
 
 def charts(names: Iterable[str]) -> bytes:

@@ -17,9 +17,7 @@ import numpy as np
 from absl import logging
 
 from ekd_tf import checks
-from ekd_tf.data import Source
-from ekd_tf.data import Subset
-from ekd_tf.data import split_identities
+from ekd_tf import data
 from ekd_tf.data.unreadable import Unreadable
 from ekd_tf.run import factory
 from ekd_tf.run.config import TrainConfig
@@ -32,7 +30,7 @@ def open_run_data(
     unreadable: Unreadable | None = None,
     force: bool = False,
     cache_dir: str | os.PathLike | None = None,
-) -> tuple[Source, Source | None, dict[str, Any]]:
+) -> tuple[data.Source, data.Source | None, dict[str, Any]]:
     """Opens the images of a run that is new or, with a workdir, may have been started.
 
     Returns those to train on, those held out, and what the run's record keeps of both.
@@ -57,7 +55,7 @@ def open_run_data(
         train, heldout = _split_as_recorded(recorded, sources)
     elif config.holdout_identities:
         with checks.flag_words(holdout="holdout_identities"):
-            train, heldout = split_identities(
+            train, heldout = data.split_identities(
                 train, config.holdout_identities, config.seed
             )
     return train, heldout, _note(sources, train, heldout)
@@ -87,7 +85,7 @@ def note_eval_sets(
 
 def sources_of_run(
     path: str | os.PathLike, unreadable: Unreadable | None = None, force: bool = False
-) -> tuple[Source, Source | None]:
+) -> tuple[data.Source, data.Source | None]:
     """Opens the images a run was trained on and those it held out, or None.
 
     `force` takes images that have changed since.
@@ -125,11 +123,6 @@ def _recorded(config, workdir, sources):
         return None
     note = workdir.read_data()
     if note is None:
-        logging.warning(
-            "%s records no data: whether it has changed is not known, and the "
-            "identities held out are drawn from what is there now.",
-            workdir.run_file,
-        )
         return None
     for name, source in sources.items():
         known = note["identities"][name].keys()
@@ -213,4 +206,4 @@ def _select(source, names):
         )
     if len(labels) == source.num_identities:
         return source
-    return Subset(source, labels)
+    return data.Subset(source, labels)

@@ -8,14 +8,10 @@ from typing import Any
 
 from absl import logging
 
+from ekd_tf import data
+from ekd_tf import embedders
+from ekd_tf import page
 from ekd_tf.checks import check_range
-from ekd_tf.data import LinkedImages
-from ekd_tf.data import read_template_set
-from ekd_tf.data import readable_images
-from ekd_tf.data import readable_templates
-from ekd_tf.embedders import file_of_model
-from ekd_tf.embedders import open_embedder
-from ekd_tf.embedders import takes_any_range
 from ekd_tf.evaluation import IdentificationEvaluation
 from ekd_tf.evaluation import IJBEvaluation
 from ekd_tf.evaluation import LabelledEvaluation
@@ -33,11 +29,6 @@ from ekd_tf.files.atomic import write_text
 from ekd_tf.files.outputs import check_file
 from ekd_tf.files.outputs import make_folder
 from ekd_tf.metrics import ALL_SWITCHES
-from ekd_tf.page import Attributes
-from ekd_tf.page import deployment
-from ekd_tf.page import image_bytes
-from ekd_tf.page import set_section
-from ekd_tf.page import write_page
 from ekd_tf.run import evaluators
 from ekd_tf.run import factory
 from ekd_tf.run.data import sources_of_run
@@ -63,13 +54,13 @@ def evaluate_model(settings: Any) -> None:
         "progress": begin_line,
     }
     evaluations, source = _evaluations(settings)
-    attributes = Attributes(settings.slices) if settings.slices else None
+    attributes = page.Attributes(settings.slices) if settings.slices else None
     if attributes is not None:
         images = [getattr(evaluation, "source", None) for evaluation in evaluations]
         attributes.check([each for each in images if each is not None])
     if settings.calibrate_fpr is not None:
         # What would fail after all evaluations.
-        card = file_of_model(settings.model).with_name(CARD_FILE)
+        card = embedders.file_of_model(settings.model).with_name(CARD_FILE)
         check_file("calibrate_fpr", card)
         if settings.calibrate_flip and not settings.flip:
             raise ValueError(
@@ -77,7 +68,9 @@ def evaluate_model(settings: Any) -> None:
             )
         check_calibration(source, settings.calibrate_fpr)
     models = Models(
-        evaluators.source_embedder(open_embedder(settings.model), **arguments),
+        evaluators.source_embedder(
+            embedders.open_embedder(settings.model), **arguments
+        ),
         evaluators.make_source_embedder(settings.teacher, **arguments),
         evaluators.make_source_embedder(settings.baseline, **arguments),
     )
@@ -98,8 +91,9 @@ def evaluate_model(settings: Any) -> None:
     if settings.calibrate_fpr is not None:
         _calibrate(settings, models.student, source, arguments)
     if output is not None:
-        page = _page(settings, models, evaluations, results, attributes)
-        _say(f"\nWritten to {write_page(output, settings.model, facts, page)}")
+        content = _page(settings, models, evaluations, results, attributes)
+        path = page.write_page(output, settings.model, facts, content)
+        _say(f"\nWritten to {path}")
 
 
 def _say(text):
@@ -136,7 +130,7 @@ def _evaluations(settings):
         others = None
         if settings.distractors:
             others = factory.make_source(settings.distractors, None, unreadable)
-            others = readable_images(others, unreadable)
+            others = data.readable_images(others, unreadable)
         evaluations.append(
             IdentificationEvaluation(
                 "identification", sources[0], others, seed=settings.seed
@@ -146,7 +140,7 @@ def _evaluations(settings):
     if switches == ["all"]:
         switches = [each.name for each in ALL_SWITCHES]
     for folder in settings.ijb:
-        templates = readable_templates(read_template_set(folder), unreadable)
+        templates = data.readable_templates(data.read_template_set(folder), unreadable)
         evaluations.append(IJBEvaluation(templates, fprs, switches))
     names = [evaluation.name for evaluation in evaluations]
     for name in names:
@@ -178,10 +172,10 @@ def _say_ranges(settings, models, evaluations, source):
     """Prints the AUCs on a sample, where a model's range of pixels may be wrong."""
     for evaluation in evaluations:
         if source is None and isinstance(evaluation, PairSetEvaluation):
-            source = LinkedImages(evaluation.pairs)
+            source = data.LinkedImages(evaluation.pairs)
     for role, embedder in (("teacher", models.teacher), ("model", models.student)):
         spec = getattr(settings, role)
-        asked = role == "teacher" or takes_any_range(spec)
+        asked = role == "teacher" or embedders.takes_any_range(spec)
         if source is not None and embedder is not None and asked:
             size, seed = embedder.input_size, settings.seed
             _say(
@@ -209,15 +203,15 @@ def _facts(settings, source):
 
 def _page(settings, models, evaluations, results, attributes):
     """Returns what the page shows."""
-    model_file = file_of_model(settings.model)
+    model_file = embedders.file_of_model(settings.model)
     try:
         calibration = read_calibration(model_file)
     except ValueError as error:
         logging.warning("The page has no calibrated threshold: %s", error)
         calibration = None
-    most = image_bytes(len(evaluations)) if settings.report_images else 0
+    most = page.image_bytes(len(evaluations)) if settings.report_images else 0
     sets = [
-        set_section(
+        page.set_section(
             evaluation,
             models,
             result,
@@ -228,7 +222,7 @@ def _page(settings, models, evaluations, results, attributes):
         )
         for evaluation, result in zip(evaluations, results)
     ]
-    return {"sets": sets, "deployment": deployment(model_file)}
+    return {"sets": sets, "deployment": page.deployment(model_file)}
 
 
 def _calibrate(settings, student, source, arguments):
@@ -242,7 +236,7 @@ def _calibrate(settings, student, source, arguments):
         _say(f"\n{file}: {calibration.text()}\nWritten to {card}")
 
     arguments = {**arguments, "flip": flip}
-    model_file = file_of_model(settings.model)
+    model_file = embedders.file_of_model(settings.model)
     write(model_file, student)
     # What quantisation moves differs from file to file: each has its own threshold.
     for file in exported_files(model_file):

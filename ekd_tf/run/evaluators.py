@@ -7,11 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ekd_tf import checks
-from ekd_tf.data import LinkedImages
-from ekd_tf.data import Source
-from ekd_tf.data import read_pairs
-from ekd_tf.data import readable_images
-from ekd_tf.data import readable_pairs
+from ekd_tf import data
 from ekd_tf.data.unreadable import Unreadable
 from ekd_tf.embedders import FrozenEmbedder
 from ekd_tf.embedders import in_other_ranges
@@ -32,7 +28,7 @@ _KINDS = ("pairs", "allpairs", *factory.SOURCES)
 def check_range_of_pixels(
     spec: str,
     embedder: Any,
-    source: Source,
+    source: data.Source,
     input_size: int,
     seed: int = 0,
     unreadable: Unreadable | None = None,
@@ -84,7 +80,7 @@ def source_embedder(model: FrozenEmbedder, **arguments) -> SourceEmbedder:
 
 def make_evaluations(
     specs: Sequence[str],
-    heldout: Source | None,
+    heldout: data.Source | None,
     seed: int,
     fprs: Sequence[float] = DEFAULT_FPRS,
     replicates: Sequence[int] = (0, 0),
@@ -105,7 +101,7 @@ def make_evaluations(
     of_identities, of_folds = replicates
 
     def labelled(name, source, fprs=fprs):
-        images = readable_images(source, unreadable)
+        images = data.readable_images(source, unreadable)
         return LabelledEvaluation(name, images, fprs, seed, of_identities, worst)
 
     by_name: dict[str, Any] = {}
@@ -122,11 +118,11 @@ def make_evaluations(
             )
         checks.check_choice("eval_sets", kind, _KINDS)
         if kind == "pairs":
-            pairs = readable_pairs(read_pairs(path), unreadable)
+            pairs = data.readable_pairs(data.read_pairs(path), unreadable)
             by_name[name] = PairSetEvaluation(pairs, name, fprs, seed, of_folds)
         elif kind == "allpairs":
             limited = tuple(fpr for fpr in fprs if fpr >= _LEAST_LINKED_FPR)
-            images = LinkedImages(read_pairs(path))
+            images = data.LinkedImages(data.read_pairs(path))
             by_name[name] = labelled(name, images, limited or (_LEAST_LINKED_FPR,))
         else:
             by_name[name] = labelled(name, factory.make_source(rest, None, unreadable))

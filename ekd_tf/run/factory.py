@@ -11,17 +11,7 @@ from typing import Any
 import numpy as np
 
 from ekd_tf import checks
-from ekd_tf.data import Augmentation
-from ekd_tf.data import BatchSampler
-from ekd_tf.data import FolderFaces
-from ekd_tf.data import HuggingFaceFaces
-from ekd_tf.data import JoinedSources
-from ekd_tf.data import RecordIOFaces
-from ekd_tf.data import Source
-from ekd_tf.data import SyntheticFaces
-from ekd_tf.data import TFRecordFaces
-from ekd_tf.data import WebDatasetFaces
-from ekd_tf.data import read_tface
+from ekd_tf import data
 from ekd_tf.data.unreadable import Unreadable
 from ekd_tf.files.positioned import open_regular
 from ekd_tf.heads import HEADS
@@ -42,7 +32,6 @@ from ekd_tf.training.schedules import WarmupSchedule
 
 # What the run decides of a loss.
 _OF_RUN = ("student_dim", "teacher_dim", "num_identities", "head", "scale")
-SCHEDULES = ("constant", "step", "cosine")
 SOURCES = tuple("recordio tfrecord tface webdataset hf folder synthetic".split())
 # A plus sign inside a path joins nothing.
 _JOINT = re.compile(rf"\+(?=(?:{'|'.join(SOURCES)}):)")
@@ -58,7 +47,7 @@ SYNTHETIC_WORDS = {
 
 def make_source(
     spec: str, cache_dir: Any = None, unreadable: Unreadable | None = None
-) -> Source:
+) -> data.Source:
     """Opens the images that `--data` names; see ekd_tf/data/README.md.
 
     Several joined by `+` are one source that keeps all their identities apart.
@@ -71,7 +60,9 @@ def make_source(
     """
     parts = _JOINT.split(spec)
     if len(parts) > 1:
-        return JoinedSources([make_source(p, cache_dir, unreadable) for p in parts])
+        return data.JoinedSources(
+            [make_source(p, cache_dir, unreadable) for p in parts]
+        )
     kind, colon, rest = spec.partition(":")
     if not colon:
         raise ValueError(
@@ -84,23 +75,23 @@ def make_source(
             f"{'NAME' if kind == 'hf' else 'PATH'}. Received: {spec!r}"
         )
     if kind == "recordio":
-        return RecordIOFaces(rest, cache_dir, unreadable)
+        return data.RecordIOFaces(rest, cache_dir, unreadable)
     if kind == "tfrecord":
-        return TFRecordFaces(rest, unreadable)
+        return data.TFRecordFaces(rest, unreadable)
     if kind == "tface":
         index, _, root = rest.partition(",root=")
-        return read_tface(index, root or None, unreadable)
+        return data.read_tface(index, root or None, unreadable)
     if kind == "webdataset":
         shards, _, label = rest.partition(",label=")
-        return WebDatasetFaces(shards, label, cache_dir, unreadable)
+        return data.WebDatasetFaces(shards, label, cache_dir, unreadable)
     if kind == "hf":
         name, *given = rest.split(",")
         columns: dict[str, Any] = read_words(
-            "--data=hf", given, settings_of(HuggingFaceFaces)
+            "--data=hf", given, settings_of(data.HuggingFaceFaces)
         )
-        return HuggingFaceFaces(name, **columns)
+        return data.HuggingFaceFaces(name, **columns)
     if kind == "folder":
-        return FolderFaces(rest)
+        return data.FolderFaces(rest)
     arguments, words = {}, {}
     for item in filter(None, rest.split(",")):
         word, _, value = item.partition("=")
@@ -109,7 +100,7 @@ def make_source(
         words[argument] = f"data=synthetic:{word}"
         arguments[argument] = integer(words[argument], value)
     with checks.flag_words(**words):
-        return SyntheticFaces(**arguments)
+        return data.SyntheticFaces(**arguments)
 
 
 def folders_of(spec: str) -> list[str]:
@@ -119,11 +110,15 @@ def folders_of(spec: str) -> list[str]:
 
 
 def make_sampler(
-    source: Source, general: int, identities: int, images_per_identity: int, seed: int
-) -> BatchSampler:
+    source: data.Source,
+    general: int,
+    identities: int,
+    images_per_identity: int,
+    seed: int,
+) -> data.BatchSampler:
     """Returns the sampler of the training batches; see `BatchSampler`."""
     with checks.flag_words(general="general_batch", identities="balanced_identities"):
-        return BatchSampler(
+        return data.BatchSampler(
             source.labels,
             general=general,
             identities=identities,
@@ -132,13 +127,13 @@ def make_sampler(
         )
 
 
-def make_augmentation(spec: str, input_size: int) -> Augmentation:
+def make_augmentation(spec: str, input_size: int) -> data.Augmentation:
     """Builds what `crop:4,jpeg:0.3` does to images of a side; see `Augmentation`."""
     words = [item.replace(":", "=", 1) for item in spec.split(",") if item]
     arguments: dict[str, Any] = read_words(
-        "--augment", words, settings_of(Augmentation)
+        "--augment", words, settings_of(data.Augmentation)
     )
-    augmentation = Augmentation(**arguments)
+    augmentation = data.Augmentation(**arguments)
     checks.check_range("--augment:crop", augmentation.crop, low=0, high=input_size // 4)
     return augmentation
 
@@ -282,8 +277,8 @@ def make_schedule(
     boundaries: Sequence[int],
     lr_gamma: float,
 ) -> WarmupSchedule:
-    """Builds one of `SCHEDULES`; "step" drops the rate at the boundaries."""
-    checks.check_choice("schedule", name, SCHEDULES)
+    """Builds a learning rate by name; "step" drops the rate at the boundaries."""
+    checks.check_choice("schedule", name, ("constant", "step", "cosine"))
     with checks.flag_words(base="learning_rate", factor="lr_gamma"):
         if name == "cosine":
             return CosineSchedule(learning_rate, steps, warmup_steps)

@@ -14,12 +14,12 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
+from tensorboard.plugins.hparams.summary_v2 import hparams_pb
 from tensorboard.plugins.scalar.summary_v2 import scalar_pb
 
 from ekd_tf.files.atomic import naming
 from ekd_tf.files.atomic import write_aside
 from ekd_tf.run.board import charts
-from ekd_tf.run.board import session
 from ekd_tf.run.board import tensorboard_tag
 
 
@@ -68,7 +68,10 @@ class MetricsLog:
         # Serialised messages that follow each other are one with all their values.
         points = [self._point(*item).SerializeToString() for item in values.items()]
         if not self._names and self._settings:
-            points.append(session(self.folder, self._settings))
+            # The page joins runs of one name, and shows the beginning of it.
+            folder = self.folder.absolute()
+            trial = hparams_pb(self._settings, f"{folder.name} in {folder.parent}")
+            points.append(trial.SerializeToString())
         if not values.keys() <= self._names:
             self._names.update(values)
             points.append(charts(self._names))

@@ -11,16 +11,11 @@ from absl import logging
 
 from ekd_tf.evaluation import Models
 from ekd_tf.evaluation import SourceEmbedder
+from ekd_tf.run import hooks
 from ekd_tf.run.assembly import Parts
 from ekd_tf.run.checkpoints import CheckpointStore
 from ekd_tf.run.config import FREE
 from ekd_tf.run.config import TrainConfig
-from ekd_tf.run.hooks import CollapseGuard
-from ekd_tf.run.hooks import FaintLossHook
-from ekd_tf.run.hooks import ProfileHook
-from ekd_tf.run.hooks import TerminationHook
-from ekd_tf.run.hooks import UpdateGuard
-from ekd_tf.run.hooks import profiled_steps
 from ekd_tf.run.interruption import Termination
 from ekd_tf.run.logs import MetricsLog
 from ekd_tf.run.logs import draw_teacher
@@ -93,11 +88,13 @@ class Record:
         ]
         if parts.teacher is not None:
             models.append(model.teacher_rows)  # type: ignore[attr-defined]
-        hooks = [
+        made = [
             # First, so that what the others do is in no trace.
-            ProfileHook(self.workdir.path, profiled_steps(config.profile_steps)),
+            hooks.ProfileHook(
+                self.workdir.path, hooks.profiled_steps(config.profile_steps)
+            ),
             ProgressHook(progress, parts.sampler.batch_size),
-            UpdateGuard(
+            hooks.UpdateGuard(
                 config.max_bad_steps,
                 config.precision == "mixed_float16",
                 parts.train,
@@ -107,9 +104,9 @@ class Record:
             ),
         ]
         if config.distill:
-            hooks.append(FaintLossHook(progress.pause))
+            made.append(hooks.FaintLossHook(progress.pause))
         if config.collapse_steps:
-            hooks.append(CollapseGuard(config.collapse_steps))
+            made.append(hooks.CollapseGuard(config.collapse_steps))
 
         def write(step):
             speed = progress.per_second
@@ -120,18 +117,18 @@ class Record:
             progress.pause()
             self._save(step.number)
 
-        hooks += [
+        made += [
             Every(config.log_every, write),
             Every(config.checkpoint_every, save),
         ]
         if parts.evaluations:
             evaluate = self._evaluation(progress)
-            hooks.append(Every(config.evaluate_every, evaluate))
+            made.append(Every(config.evaluate_every, evaluate))
             if self.is_pending:
                 evaluate(Step(self.start_step, False, {}, {}))
         workers = strategy if has_other_workers(strategy) else None
-        hooks.append(TerminationHook(termination, save, workers))
-        return hooks
+        made.append(hooks.TerminationHook(termination, save, workers))
+        return made
 
     def _evaluation(self, progress):
         """Returns the function of a step that evaluates."""

@@ -20,6 +20,7 @@ from ekd_tf.files.atomic import write_text
 from ekd_tf.files.outputs import FULL
 from ekd_tf.files.outputs import naming_unwritable
 from ekd_tf.models import BACKBONES
+from ekd_tf.run import student
 from ekd_tf.run.assembly import assemble
 from ekd_tf.run.assembly import plan
 from ekd_tf.run.checkpoints import CheckpointStore
@@ -33,10 +34,6 @@ from ekd_tf.run.progress import begin_line
 from ekd_tf.run.provenance import package_versions
 from ekd_tf.run.provenance import provenance_of_run
 from ekd_tf.run.record import Record
-from ekd_tf.run.student import check_converts
-from ekd_tf.run.student import check_loads
-from ekd_tf.run.student import is_built_in
-from ekd_tf.run.student import start_from
 from ekd_tf.run.workdir import Workdir
 from ekd_tf.training.loop import compile_step
 from ekd_tf.training.loop import run_steps
@@ -114,14 +111,6 @@ def run_training(config: TrainConfig) -> None:
             logging.info("Wrote %s", workdir.model_file)
             if config.export and chief:
                 _export(config, workdir, parts)
-        unreadable = parts.unreadable.lines
-        if unreadable:
-            logging.warning(
-                "%d unreadable images were replaced in training and left out elsewhere:"
-                "\n  %s",
-                len(unreadable),
-                "\n  ".join(unreadable),
-            )
         if record.failure:
             raise ValueError(
                 f"{record.failure}. {workdir.model_file} is saved; mend the "
@@ -169,13 +158,13 @@ def _check_start(strategy, start_step, steps):
 
 def _begin(config, parts):
     """Does what a run does once: checks its models, and starts from other weights."""
-    student = parts.model.backbone
+    backbone = parts.model.backbone
     if config.init:
-        start_from(student, config.init, config.init_partial)
-    if not is_built_in(config.model):
-        check_loads(student, config.model)
+        student.start_from(backbone, config.init, config.init_partial)
+    if not student.is_built_in(config.model):
+        student.check_loads(backbone, config.model)
     if config.model.partition(":")[0] not in BACKBONES:
-        check_converts(student, needed=config.export)
+        student.check_converts(backbone, needed=config.export)
     if parts.teacher is None:
         return
     line = check_range_of_pixels(

@@ -21,13 +21,9 @@ from ekd_tf.embedders.opening import split_model
 from ekd_tf.export.convert import ConversionError
 from ekd_tf.export.convert import convert_tflite
 from ekd_tf.models import BACKBONES
-from ekd_tf.models.applications import Application
-from ekd_tf.models.applications import list_applications
-from ekd_tf.models.applications import settings_of_network
+from ekd_tf.models import applications
+from ekd_tf.models import own
 from ekd_tf.models.initial import copy_weights
-from ekd_tf.models.own import as_backbone
-from ekd_tf.models.own import is_function
-from ekd_tf.models.own import load_function
 from ekd_tf.run.settings import read_words
 from ekd_tf.run.settings import settings_of
 
@@ -48,20 +44,20 @@ def make_student(spec: str, **flags: Any) -> keras.Model:
                 f"`--model={spec}`: only @LOW..HIGH may follow a .keras file, which "
                 "takes red first"
             )
-        student = as_backbone(load_embedder(path), str(path), **pixels)
+        student = own.as_backbone(load_embedder(path), str(path), **pixels)
     else:
         build, words = _builder(spec)
         place = f"--model={spec.partition('=')[0].rpartition(':')[0] or spec}"
         _check_flags(spec, build, flags)
         settings = settings_of(build, (*flags, "name", "version", "variant", "depth"))
         if spec.startswith("keras:"):
-            settings.update(settings_of_network(spec.split(":")[1]))
+            settings.update(applications.settings_of_network(spec.split(":")[1]))
         arguments = read_words(place, words, settings)
         given = {name: value for name, value in flags.items() if takes(spec, name)}
         if is_built_in(spec):
             student = build(**given, **arguments)
         else:
-            student = as_backbone(_built(spec, build, given | arguments), place)
+            student = own.as_backbone(_built(spec, build, given | arguments), place)
     size = student.input_shape[1]
     if size != flags["input_size"]:
         raise ValueError(
@@ -91,16 +87,14 @@ def _is_file(spec):
 def _builder(spec: str) -> tuple[Callable[..., keras.Model], list[str]]:
     """Returns what builds a network, and the words behind its name."""
     name, *words = spec.split(":")
-    if name in BACKBONES:
-        return BACKBONES[name], words
     if name == "keras" and words:
         network = words.pop(0)
-        checks.check_choice("model=keras:", network, list_applications())
-        return functools.partial(Application, network), words
-    if is_function(spec):
-        return load_function(spec), words[1:]
+        checks.check_choice("model=keras:", network, applications.list_applications())
+        return functools.partial(applications.Application, network), words
+    if name not in BACKBONES and own.is_function(spec):
+        return own.load_function(spec), words[1:]
     checks.check_choice("model", name, (*BACKBONES, *FORMS))
-    raise ValueError(f"`--model={spec}` lacks what comes behind the colon: {FORMS}")
+    return BACKBONES[name], words
 
 
 def _check_flags(spec, build, flags):

@@ -72,14 +72,6 @@ def test_replicated_variables_restore_on_any_number_of_replicas(tmp_path, replic
             np.testing.assert_array_equal(copy.numpy(), value)
 
 
-def test_keeps_the_newest(tmp_path):
-    store = saved(tmp_path, 10, keep=2)
-    for step in (20, 30, 40):
-        store.save(step, numbers(float(step)))
-    assert store.steps() == [30, 40] and store.latest() == 40
-    assert len(os.listdir(tmp_path)) == 2
-
-
 def test_lists_five_differences_and_assigns_nothing(tmp_path):
     def variables(**values):
         return {name: tf.Variable(value) for name, value in values.items()}

@@ -7,10 +7,7 @@ import time
 
 import pytest
 
-from ekd_tf.run import provenance as provenance_module
-from ekd_tf.run.provenance import package_commit
-from ekd_tf.run.provenance import provenance
-from ekd_tf.run.provenance import provenance_of_run
+from ekd_tf.run import provenance
 from ekd_tf.version import __version__
 
 
@@ -24,7 +21,7 @@ def repository(tmp_path, monkeypatch):
     git = ["git", "-c", "user.name=n", "-c", "user.email=e@x", "-C", str(tmp_path)]
     for command in (["init", "-q"], ["add", "."], ["commit", "-q", "-m", "first"]):
         subprocess.run(git + command, check=True, env={**os.environ, "HOME": "/"})
-    monkeypatch.setattr(provenance_module, "__file__", str(file))
+    monkeypatch.setattr(provenance, "__file__", str(file))
     head = subprocess.check_output([*git, "rev-parse", "HEAD"], text=True)
     return tmp_path, file, head.strip()
 
@@ -32,27 +29,27 @@ def repository(tmp_path, monkeypatch):
 def test_commit_of_a_clean_and_of_an_edited_repository(repository, monkeypatch):
     root, file, head = repository
     assert len(head) == 40
-    assert package_commit() == head
+    assert provenance.package_commit() == head
     monkeypatch.setattr(sys, "argv", ["train.py", "--data=folder:my faces"])
-    found = provenance("-m", "ekd_tf.train")
+    found = provenance.provenance("-m", "ekd_tf.train")
     assert found["command"] == "python -m ekd_tf.train '--data=folder:my faces'"
     assert found["date"].startswith(time.strftime("%Y-"))
     assert found["ekd_tf"] == f"{__version__}, commit {head}"
     file.write_text("second\n")
-    assert package_commit() == head + "-dirty"
+    assert provenance.package_commit() == head + "-dirty"
     # Installed within a repository of somebody else.
     installed = root / "venv" / "ekd_tf" / "run" / "provenance.py"
     installed.parent.mkdir(parents=True)
-    monkeypatch.setattr(provenance_module, "__file__", str(installed))
-    assert package_commit() is None
-    assert provenance()["ekd_tf"] == __version__
+    monkeypatch.setattr(provenance, "__file__", str(installed))
+    assert provenance.package_commit() is None
+    assert provenance.provenance()["ekd_tf"] == __version__
 
 
 def test_a_run_says_its_data_teacher_and_method():
     flags = {"data": "folder:a", "teacher": "t.onnx", "head": "arcface"}
     for distill, method in (("ekd:4,cosine:1",) * 2, ("", "arcface")):
-        found = provenance_of_run({**flags, "distill": distill}, "x")
+        found = provenance.provenance_of_run({**flags, "distill": distill}, "x")
         assert found["training_data"] == "folder:a" and found["teacher"] == "t.onnx"
         assert found["method"] == method and found["command"].startswith("python x")
-    nothing = provenance_of_run(None)
+    nothing = provenance.provenance_of_run(None)
     assert (nothing["teacher"], nothing["method"]) == (None, None)

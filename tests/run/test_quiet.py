@@ -6,9 +6,7 @@ import sys
 
 import pytest
 
-from ekd_tf.run.quiet import has_gpu
-from ekd_tf.run.quiet import use_onednn
-from ekd_tf.run.quiet import without_information
+from ekd_tf.run import quiet
 
 
 def make_device(root, vendor, kind):
@@ -20,28 +18,28 @@ def make_device(root, vendor, kind):
 
 def test_a_gpu_counts_with_and_without_its_driver(tmp_path, monkeypatch):
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    assert not has_gpu(tmp_path)
+    assert not quiet.has_gpu(tmp_path)
     # Another maker's, and a sound device of the right one.
     make_device(tmp_path, "0x8086", "0x030000")
     (tmp_path / "sys/bus/pci/devices/broken").mkdir()
-    assert not has_gpu(tmp_path)
+    assert not quiet.has_gpu(tmp_path)
     make_device(tmp_path, "0x10de", "0x040300")
-    assert not has_gpu(tmp_path)
+    assert not quiet.has_gpu(tmp_path)
     (tmp_path / "sys/bus/pci/devices/0x10de/class").write_text("0x030200\n")
-    assert has_gpu(tmp_path)
+    assert quiet.has_gpu(tmp_path)
     # Of the driver, or of Windows where it lends its GPU to Linux.
     for name in ("nvidia0", "dxg"):
         (tmp_path / name / "dev").mkdir(parents=True)
         (tmp_path / name / "dev" / name).touch()
-        assert has_gpu(tmp_path / name)
+        assert quiet.has_gpu(tmp_path / name)
     # Hidden from CUDA it does not count.
     for value in ("", "-1"):
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", value)
-        assert not has_gpu(tmp_path)
+        assert not quiet.has_gpu(tmp_path)
 
 
 def test_warnings_and_errors_of_the_import_are_said(capfd):
-    with without_information():
+    with quiet.without_information():
         for line in (
             "I0000 00:00:1.2 port.cc] oneDNN custom operations are on",
             "WARNING: All log messages before absl::InitializeLog() is called",
@@ -74,8 +72,8 @@ def test_the_environment_has_the_last_word(monkeypatch):
     name = "TF_ENABLE_ONEDNN_OPTS"
     for value in ("0", "1"):
         monkeypatch.setenv(name, value)
-        use_onednn()
+        quiet.use_onednn()
         assert os.environ[name] == value
     monkeypatch.delenv(name)
-    use_onednn()
+    quiet.use_onednn()
     assert os.environ[name] == "1"

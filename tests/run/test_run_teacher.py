@@ -18,7 +18,6 @@ from ekd_tf import embedders
 from ekd_tf.data.unreadable import Unreadable
 from ekd_tf.run import evaluators
 from ekd_tf.run import teacher as run_teacher
-from ekd_tf.run.embedding import write_cache as write_cache_of
 from ekd_tf.run.teacher import OnlineTeacher
 from ekd_tf.run.teacher import open_run_teacher
 from ekd_tf.training.distiller import Distiller
@@ -92,7 +91,7 @@ def write_cache(folder, model, source, flip=True, drawn=None, augment=None, **op
         teacher, source, model, source.name, "float32", flip, drawn, augment
     )
     writer = embedders.CacheWriter(folder, note)
-    write_cache_of(writer, teacher, source, flip, drawn, augment, **options)
+    run_teacher.write_cache(writer, teacher, source, flip, drawn, augment, **options)
     return f"cache:{folder}"
 
 

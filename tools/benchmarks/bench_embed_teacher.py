@@ -28,7 +28,7 @@ from ekd_tf.embedders import TeacherCache
 from ekd_tf.embedders import describe_cache
 from ekd_tf.embedders import open_embedder
 from ekd_tf.run import factory
-from ekd_tf.run.embedding import write_cache
+from ekd_tf.run.teacher import write_cache
 
 TEACHER = flags.DEFINE_string("teacher", None, "An .onnx file, channels first.")
 DATA = flags.DEFINE_string("data", None, "A source as --data of ekd_tf.train.")
