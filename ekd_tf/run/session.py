@@ -111,6 +111,14 @@ def run_training(config: TrainConfig) -> None:
             logging.info("Wrote %s", workdir.model_file)
             if config.export and chief:
                 _export(config, workdir, parts)
+        unreadable = parts.unreadable.lines
+        if unreadable:
+            logging.warning(
+                "%d unreadable images were replaced in training and left out elsewhere:"
+                "\n  %s",
+                len(unreadable),
+                "\n  ".join(unreadable),
+            )
         if record.failure:
             raise ValueError(
                 f"{record.failure}. {workdir.model_file} is saved; mend the "
