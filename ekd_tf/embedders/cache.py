@@ -22,7 +22,6 @@ from ekd_tf.embedders.cache_writer import differences
 from ekd_tf.embedders.cache_writer import images_of
 from ekd_tf.embedders.cache_writer import map_rows
 from ekd_tf.embedders.cache_writer import row_file
-from ekd_tf.embedders.cache_writer import shard_folder
 from ekd_tf.embedders.cache_writer import shards_in
 from ekd_tf.files.rows import read_note
 from ekd_tf.metrics import normalize_rows
@@ -35,8 +34,9 @@ class JoinedRows:
 
     def __init__(self, parts: Sequence[np.ndarray]):
         self._parts = parts
-        self._ends = np.cumsum([len(part) for part in parts])
-        self.shape = (int(self._ends[-1]), *parts[0].shape[1:])
+        ends = np.cumsum([len(part) for part in parts])
+        self._starts = [0, *ends[:-1]]
+        self.shape = (int(ends[-1]), *parts[0].shape[1:])
         self.dtype: DTypeLike = parts[0].dtype
 
     def __len__(self) -> int:
@@ -47,25 +47,20 @@ class JoinedRows:
         rows, *rest = key if isinstance(key, tuple) else (key,)
         if isinstance(rows, slice):
             rows = np.arange(*rows.indices(len(self)))
-        rows = np.asarray(rows)
-        owners = np.searchsorted(self._ends, rows, side="right")
-        of_all = None
+        found = np.empty((len(rows), *self.shape[1 + len(rest) :]), self.dtype)
+        owners = np.searchsorted(self._starts, rows, side="right") - 1
         for owner in np.unique(owners):
-            part = self._parts[owner]
             mine = owners == owner
-            inside = rows[mine] - (self._ends[owner] - len(part))
-            values = part[(inside, *(other[mine] for other in rest))]
-            if of_all is None:
-                of_all = np.empty((len(rows), *values.shape[1:]), self.dtype)
-            of_all[mine] = values
-        return np.empty((0, *self.shape[1:]), self.dtype) if of_all is None else of_all
+            inside = rows[mine] - self._starts[owner]
+            found[mine] = self._parts[owner][(inside, *(each[mine] for each in rest))]
+        return found
 
 
 class TeacherCache:
     """A finished cache, its bytes checked once and mapped into memory.
 
-    Args:
-        folder: Written by `python -m ekd_tf.embed_teacher`.
+    One that is missing, unfinished or damaged, or has shards that do not belong
+    together, is a `ValueError` with the command that mends it.
 
     Attributes:
         note: Dict, `cache.json`.
@@ -74,10 +69,6 @@ class TeacherCache:
         plain: How many of the views are not drawn: image and perhaps mirror image.
         drawn: The `DrawnViews`, or None.
         augmentation: What was drawn there, on images of `input_size`.
-
-    Raises:
-        ValueError: There is no cache, it is unfinished, damaged, or its shards do not
-            belong together; the message has the command that mends it.
     """
 
     def __init__(self, folder: str | os.PathLike):
@@ -120,23 +111,23 @@ class TeacherCache:
         shards = shards_in(self.folder)
         if not shards or (self.folder / FINISHED).is_file():
             return [self.folder]
-        count = shards[0][1]
-        if any(other != count for _, other in shards):
+        counts = sorted({count for count, _ in shards})
+        if len(counts) > 1:
             raise ValueError(
-                f"{name} has shards of several divisions, such as of {count} and of "
-                f"{shards[-1][1]}. Remove those of one"
+                f"{name} has shards of several divisions, such as of {counts[0]} and "
+                f"of {counts[-1]}. Remove those of one"
             )
-        missing = sorted(set(range(1, count + 1)) - {index for index, _ in shards})
+        (count,), folders = counts, list(shards.values())
+        missing = [k for k in range(1, count + 1) if (count, k) not in shards]
         if missing:
-            note = read_note(shard_folder(self.folder, shards[0]) / FINISHED)
-            note = note or read_note(shard_folder(self.folder, shards[0]) / WRITING)
+            note = read_note(folders[0] / FINISHED) or read_note(folders[0] / WRITING)
             example = {**note, "shard": [missing[0], count]}
             way_out = f": {command(example, self.folder)}" if note else ""
             raise ValueError(
                 f"{name} lacks {len(missing)} of {count} shards, the first of them "
                 f"--shard={missing[0]}/{count}. Write it{way_out}"
             )
-        return [shard_folder(self.folder, shard) for shard in shards]
+        return folders
 
     def has(self, source: Source) -> bool:
         """Returns whether every image of a source has its rows here."""
@@ -163,50 +154,28 @@ class TeacherCache:
         )
 
     def class_centres(self, source: Source) -> np.ndarray:
-        """Returns the class centres of the identities of a source; see below."""
+        """Averages the unit embeddings of each identity of a source.
+
+        Over its images and their views that are not drawn. Returns float32
+        `(identities, dim)`, not normalised: their length tells how alike the images
+        are. 0 for an identity without images.
+        """
         whole, _, identities = source.origin()
-        return class_centres(self.rows, whole.labels, whole.num_identities, self.plain)[
-            identities
-        ]
-
-
-def class_centres(
-    rows: np.ndarray | JoinedRows,
-    labels: np.ndarray,
-    num_identities: int,
-    views: int,
-) -> np.ndarray:
-    """Averages the embeddings of each identity, over its images and their views.
-
-    Args:
-        rows: `(images, views or more, dim)`, raw; normalised to unit length here.
-        labels: Integers `(images,)` in [0, num_identities).
-        num_identities: Int.
-        views: How many views count, from the first on.
-
-    Returns:
-        Float32 `(num_identities, dim)`, not normalised: their length tells how alike
-        the images are. 0 for an identity without images.
-
-    Raises:
-        ValueError: An embedding is all zero.
-    """
-    count, all_views, dim = rows.shape
-    sums = np.zeros((num_identities, dim), np.float64)
-    step = max(1, _CHUNK // (all_views * dim * 8))
-    for first in range(0, count, step):
-        chunk = rows[first : first + step].astype(np.float32)
-        units = np.zeros((len(chunk), dim))
-        for view in range(views):
-            units += normalize_rows(chunk[:, view], first_row=first)
-        order = np.argsort(labels[first : first + step], kind="stable")
-        present, starts = np.unique(
-            labels[first : first + step][order], return_index=True
-        )
-        sums[present] += np.add.reduceat(units[order], starts, axis=0)
-    images = np.bincount(labels, minlength=num_identities)
-    means = sums / np.maximum(views * images, 1)[:, None]
-    return means.astype(np.float32)
+        count, views, dim = self.rows.shape
+        sums = np.zeros((whole.num_identities, dim), np.float64)
+        step = max(1, _CHUNK // (views * dim * 8))
+        for first in range(0, count, step):
+            chunk = self.rows[first : first + step].astype(np.float32)
+            units = np.zeros((len(chunk), dim))
+            for view in range(self.plain):
+                units += normalize_rows(chunk[:, view], first_row=first)
+            labels = whole.labels[first : first + step]
+            order = np.argsort(labels, kind="stable")
+            present, starts = np.unique(labels[order], return_index=True)
+            sums[present] += np.add.reduceat(units[order], starts, axis=0)
+        images = np.bincount(whole.labels, minlength=whole.num_identities)
+        means = sums / np.maximum(self.plain * images, 1)[:, None]
+        return means.astype(np.float32)[identities]
 
 
 def _finished_note(part, folder, name):

@@ -35,7 +35,6 @@ from ekd_tf.files.rows import read_note
 
 ROWS = "embeddings.bin"
 WRITING, FINISHED = "writing.json", "cache.json"
-DTYPES = ("float16", "float32")
 # What tells one cache from another, in words, and what messages name it by.
 _IDENTITY = {
     "teacher_fingerprint": ("teacher", "teacher"),
@@ -46,7 +45,6 @@ _IDENTITY = {
     "drawn": ("drawn views", "drawn"),
     "dtype": ("dtype", "dtype"),
 }
-_SHARD = re.compile(r"shard-(\d+)-of-(\d+)")
 _CHUNK = 1 << 24
 
 
@@ -63,14 +61,10 @@ def describe_cache(
 ) -> dict[str, Any]:
     """Returns what `cache.json` says of a cache before it is written.
 
-    Args:
-        model, source: The teacher, and all its images.
-        teacher, data: Both as flags name them: for the command that messages give.
-        dtype: One of `DTYPES`.
-        flip, drawn, augmentation: As for `write_cache`.
-        skip_corrupt: How many images may be unreadable, for that command too.
+    `teacher`, `data` and `skip_corrupt` are flags of the command that messages give;
+    the others are as for `write_cache`.
     """
-    checks.check_choice("dtype", dtype, DTYPES)
+    checks.check_choice("dtype", dtype, ("float16", "float32"))
     note: dict[str, Any] = {
         "teacher": teacher,
         "data": data,
@@ -93,22 +87,19 @@ def describe_cache(
     return note
 
 
-def shards_in(folder: pathlib.Path) -> list[tuple[int, int]]:
-    """Returns `(I, N)` of the shards in the folder of a cache, in order."""
-    matches = [_SHARD.fullmatch(path.name) for path in folder.glob("shard-*")]
-    shards = [(int(match[1]), int(match[2])) for match in matches if match]
-    shards = [(index, count) for index, count in shards if 1 <= index <= count]
-    return sorted(shards, key=lambda shard: (shard[1], shard[0]))
+def shards_in(folder: pathlib.Path) -> dict[tuple[int, int], pathlib.Path]:
+    """Returns `(N, I)` -> folder of the shards in the folder of a cache, in order."""
+    shards = {}
+    for path in folder.glob("shard-*"):
+        match = re.fullmatch(r"shard-(\d+)-of-(\d+)", path.name)
+        if match and 1 <= int(match[1]) <= int(match[2]):
+            shards[int(match[2]), int(match[1])] = path
+    return dict(sorted(shards.items()))
 
 
 def is_cache_folder(folder: pathlib.Path) -> bool:
     """Returns whether a folder holds a cache, whole or in shards."""
     return (folder / FINISHED).is_file() or bool(shards_in(folder))
-
-
-def shard_folder(folder: pathlib.Path, shard: tuple[int, int]) -> pathlib.Path:
-    """Returns where shard `(I, N)` of a cache lies."""
-    return folder / f"shard-{shard[0]}-of-{shard[1]}"
 
 
 def images_of(note: dict) -> range:
@@ -171,13 +162,12 @@ def checksum(path: pathlib.Path) -> dict[str, int]:
 
 def check_bytes(part: pathlib.Path, note: dict, folder: Any, name: str) -> None:
     """Raises `ValueError` unless a finished folder holds the bytes of its note."""
-    for file, expected in note.get("checksums", {ROWS: None}).items():
-        path = part / file
-        if not path.is_file() or checksum(path) != expected:
-            raise ValueError(
-                f"{name} is damaged: {path} is missing or has other bytes than were "
-                f"written. Remove {part} and write it again: {command(note, folder)}"
-            )
+    path, expected = part / ROWS, note.get("checksums", {}).get(ROWS)
+    if not path.is_file() or checksum(path) != expected:
+        raise ValueError(
+            f"{name} is damaged: {path} is missing or has other bytes than were "
+            f"written. Remove {part} and write it again: {command(note, folder)}"
+        )
 
 
 def map_rows(part: pathlib.Path, note: dict) -> np.ndarray:
@@ -193,9 +183,6 @@ class CacheWriter:
         folder: Where; made if missing.
         note: From `describe_cache`.
         shard: `(I, N)`: write the I-th of N parts of the images, counted from 1.
-
-    Raises:
-        ValueError: The folder cannot be made, or holds another cache.
     """
 
     def __init__(
@@ -205,17 +192,17 @@ class CacheWriter:
         shard: tuple[int, int] = (1, 1),
     ):
         index, count = shard
-        self.folder = make_folder("output", folder)
+        self._whole = self.folder = make_folder("output", folder)
         self._note = dict(note)
         if count > 1:
-            checks.check_range("shard", index, low=1, high=count)
             if note["images"] < count:
                 raise ValueError(
                     f"`--shard={index}/{count}` must have an image: there are "
                     f"{note['images']}"
                 )
             self._note["shard"] = [index, count]
-            self.folder = make_folder("output", shard_folder(self.folder, shard))
+            folder = self._whole / f"shard-{index}-of-{count}"
+            self.folder = make_folder("output", folder)
         for name in (FINISHED, WRITING):
             _check_same(self.folder / name, self._note)
         self.images = images_of(self._note)
@@ -229,15 +216,10 @@ class CacheWriter:
 
         Returns:
             All rows of this folder, mapped from it.
-
-        Raises:
-            ValueError: A row cannot be stored, or the cache was whole and is damaged.
         """
         finished = self.folder / FINISHED
         if finished.is_file():
-            of_shard = "shard" in self._note
-            whole = self.folder.parent if of_shard else self.folder
-            check_bytes(self.folder, read_note(finished), whole, "The cache")
+            check_bytes(self.folder, read_note(finished), self._whole, "The cache")
         else:
             # Two that append to one file would spoil it.
             way_out = "Wait for it to end, or end it"
@@ -263,13 +245,10 @@ class CacheWriter:
                 stored = rows.astype(self._note["dtype"])
             bad = np.flatnonzero(~np.isfinite(stored).all(axis=(1, 2)))
             if bad.size:
-                given = rows[bad[0]]
-                reason = "is not finite"
-                if np.isfinite(given).all():
-                    reason = (
-                        f"does not fit float16 (largest entry {np.abs(given).max():g}):"
-                        " use --dtype=float32 and another --output"
-                    )
+                reason, largest = "is not finite", np.abs(rows[bad[0]]).max()
+                if np.isfinite(largest):
+                    reason = f"does not fit float16 (largest entry {largest:g}): "
+                    reason += "use --dtype=float32 and another --output"
                 number = first + int(bad[0])
                 raise ValueError(f"The teacher's embedding of image {number} {reason}")
             yield stored
