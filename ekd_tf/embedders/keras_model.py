@@ -17,13 +17,12 @@ from ekd_tf.embedders.frozen import FrozenEmbedder
 from ekd_tf.embedders.frozen import content_hash
 from ekd_tf.embedders.frozen import in_traced_batches
 from ekd_tf.embedders.frozen import loading_error
+from ekd_tf.models.own import check_shapes
 from ekd_tf.models.own import is_function
 from ekd_tf.models.own import load_function
 
-# The file a finished run leaves in its workdir.
-MODEL_FILE = "model.keras"
-# What a run leaves of its settings.
-RUN_FILE = "run.json"
+# What a finished run leaves in its workdir: the network and its settings.
+MODEL_FILE, RUN_FILE = "model.keras", "run.json"
 _OF_TRAINING = ("optimizer", "metrics")
 
 
@@ -44,8 +43,6 @@ class KerasEmbedder(FrozenEmbedder):
 
     def __call__(self, images: tf.Tensor) -> tf.Tensor:
         batch = self.model.input_shape[0]
-        if batch is None:
-            return self.model(images, training=False)
         return in_traced_batches(self._run, tf.convert_to_tensor(images), batch)
 
     def _run(self, images):
@@ -61,11 +58,9 @@ def load_embedder(path: str | os.PathLike) -> keras.Model:
     path = pathlib.Path(path)
     file = model_file(path)
     if not file.is_file():
-        where = (
-            f"{path} holds no {MODEL_FILE}, as a finished run does"
-            if path.is_dir()
-            else f"{path} does not exist"
-        )
+        where = f"{path} does not exist"
+        if path.is_dir():
+            where = f"{path} holds no {MODEL_FILE}, as a finished run does"
         raise ValueError(
             f"{where}. Give a `.keras` file, the workdir of a finished run, or of an "
             "export the folder of its version or one of its files"
@@ -82,48 +77,25 @@ def load_embedder(path: str | os.PathLike) -> keras.Model:
             "was cut. Copy it again"
         )
     try:
-        _import_layers(path / RUN_FILE)
+        # The module that a run's network is from may have layers.
+        if (path / RUN_FILE).is_file():
+            run = json.loads((path / RUN_FILE).read_text(encoding="utf-8-sig"))
+            if is_function(run["flags"]["model"]):
+                load_function(run["flags"]["model"])
         model = keras.models.load_model(file, compile=False)
     # Keras raises a dozen kinds, from zipfile's to its own.
     except Exception as error:
         raise loading_error(file, error) from error
-    _check_shapes(file, model)
+    check_shapes(model, str(file))
     _check_no_unused_weights(file, model)
     model.trainable = False
     return model
-
-
-def _import_layers(run):
-    """Imports the module that a run's network is from, which may have layers."""
-    if run.is_file():
-        spec = json.loads(run.read_text(encoding="utf-8-sig"))["flags"]["model"]
-        if is_function(spec):
-            load_function(spec)
 
 
 def model_file(path: str | os.PathLike) -> pathlib.Path:
     """Returns the `.keras` file of a run's workdir, or the file itself."""
     path = pathlib.Path(path)
     return path / MODEL_FILE if path.is_dir() else path
-
-
-def _check_shapes(file, model):
-    """Raises `ValueError` unless the model maps square images to rows."""
-    try:
-        inputs, outputs = model.input_shape, model.output_shape
-    # Sequential ones without an Input, and subclasses.
-    except (AttributeError, ValueError) as error:
-        raise ValueError(
-            f"{file} cannot be loaded: it does not say what it takes. Give the model a "
-            "keras.Input((size, size, 3)) and save it again"
-        ) from error
-    is_image = isinstance(inputs, tuple) and inputs[1:] == (inputs[1], inputs[1], 3)
-    is_row = isinstance(outputs, tuple) and len(outputs) == 2
-    if not is_image or not is_row or inputs[1] is None:
-        raise ValueError(
-            f"{file} must map images (batch, size, size, 3) of a fixed size to "
-            f"embeddings (batch, dim). Received: input {inputs}, output {outputs}"
-        )
 
 
 def _check_no_unused_weights(file, model):

@@ -19,37 +19,18 @@ from ekd_tf.models.layers import PixelNormalization
 def as_backbone(
     model: keras.Model, name: str, low: float = 0.0, high: float = 255.0
 ) -> keras.Model:
-    """Returns a network of images to vectors as one of uint8 pixels to embeddings.
+    """Returns a network of images to vectors as `MobileFaceNet` describes one.
 
     Args:
-        model: A functional or `Sequential` model, all of whose layers will train, of
-            square RGB images of a fixed size, float or uint8.
+        model: Of float or uint8 images. All its layers will train.
         name: What it is called in errors.
         low, high: What a float input takes for pixels of 0 and of 255.
-
-    Returns:
-        A functional model as `MobileFaceNet` describes it.
     """
     if not isinstance(model, keras.Model):
         raise ValueError(
             f"{name} must be a keras.Model. Received: {type(model).__name__}"
         )
-    inputs, outputs = _tensors(model, name)
-    if len(inputs) != 1 or len(outputs) != 1:
-        raise ValueError(
-            f"{name} must have one input and one output. Received: {len(inputs)} and "
-            f"{len(outputs)}"
-        )
-    shape, result = tuple(inputs[0].shape), tuple(outputs[0].shape)
-    if len(shape) != 4 or shape[1] is None or shape[1] != shape[2] or shape[3] != 3:
-        raise ValueError(
-            f"{name} must take square RGB images of a fixed size, (None, size, size, "
-            f"3). Received: input {shape}"
-        )
-    if len(result) != 2 or result[1] is None:
-        raise ValueError(
-            f"{name} must return vectors (None, dim). Received: output {result}"
-        )
+    check_shapes(model, name)
     model.trainable = True
     _check_policy(model, name)
     for variable in model.variables:
@@ -59,13 +40,42 @@ def as_backbone(
                 f"{name} has weights that are not finite: {variable.name}. Train it "
                 "again from an earlier state"
             )
-    image = keras.Input(shape[1:], dtype="uint8", name="image")
+    image = keras.Input(model.input_shape[1:], dtype="uint8", name="image")
     x = image
-    if tf.as_dtype(inputs[0].dtype) != tf.uint8:
+    if tf.as_dtype(model.inputs[0].dtype) != tf.uint8:
         scale = 255.0 / (high - low)
         x = PixelNormalization(-low * scale, scale, name="pixel_normalization")(image)
     output = keras.layers.Activation("linear", dtype="float32", name="embedding")
     return keras.Model(image, output(model(x)), name=model.name)
+
+
+def check_shapes(model: keras.Model, name: str) -> None:
+    """Raises `ValueError` unless a model maps square RGB images to vectors."""
+    try:
+        inputs, outputs = model.inputs, model.outputs
+    # Sequential ones without an Input, and subclasses.
+    except (AttributeError, ValueError):
+        inputs = outputs = None
+    if not inputs or not outputs:
+        raise ValueError(
+            f"{name} does not say what it takes. Begin it with a "
+            "keras.Input((size, size, 3))"
+        )
+    if len(inputs) != 1 or len(outputs) != 1:
+        raise ValueError(
+            f"{name} must have one input and one output. Received: {len(inputs)} and "
+            f"{len(outputs)}"
+        )
+    shape, result = tuple(inputs[0].shape), tuple(outputs[0].shape)
+    if len(shape) != 4 or shape[1] is None or shape[1:] != (shape[1], shape[1], 3):
+        raise ValueError(
+            f"{name} must take square RGB images of a fixed size, (None, size, size, "
+            f"3). Received: input {shape}"
+        )
+    if len(result) != 2 or result[1] is None:
+        raise ValueError(
+            f"{name} must return vectors (None, dim). Received: output {result}"
+        )
 
 
 def is_function(spec: str) -> bool:
@@ -93,19 +103,6 @@ def load_function(spec: str) -> Callable[..., keras.Model]:
     callables = [n for n, v in names.items() if callable(v) and not n.startswith("_")]
     check_choice(f"{module}:", function, callables)
     return names[function]
-
-
-def _tensors(model, name):
-    try:
-        inputs, outputs = model.inputs, model.outputs
-    except (AttributeError, ValueError):
-        inputs = outputs = None
-    if not inputs or not outputs:
-        raise ValueError(
-            f"{name} does not say what it takes. Begin it with a "
-            "keras.Input((size, size, 3))"
-        )
-    return inputs, outputs
 
 
 def _check_policy(model, name):
