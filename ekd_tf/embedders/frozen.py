@@ -18,14 +18,9 @@ from ekd_tf import checks
 from ekd_tf.files.user_text import is_utf8
 from ekd_tf.models.torch_families import COLORS
 
-# Messages are one line; what others raise may be pages.
-_REASON = 300
-
 
 class FrozenEmbedder(abc.ABC):
     """A trained model that maps images to embeddings and is never trained further.
-
-    A model of a fixed batch is given batches of that size, the last one filled up.
 
     Attributes:
         name: The path it was read from.
@@ -37,18 +32,18 @@ class FrozenEmbedder(abc.ABC):
         fingerprint: A hash of the file's bytes and of what is done to pixels.
     """
 
-    runtime: str = "TensorFlow"
     name: str
     input_size: int
     embedding_dim: int
     traceable: bool = False
+    runtime: str = "TensorFlow"
     fingerprint: str
 
     @abc.abstractmethod
     def __call__(self, images: np.ndarray | tf.Tensor) -> np.ndarray | tf.Tensor:
         """Embeds uint8 RGB images `(n, input_size, input_size, 3)`.
 
-        The embeddings, float32 `(n, embedding_dim)`, may be normalised or not.
+        Returns float32 `(n, embedding_dim)`, normalised or not.
         """
 
     def traced(self) -> FrozenEmbedder | None:
@@ -89,8 +84,11 @@ class PixelEmbedder(FrozenEmbedder):
     def _open(self, path, **options):
         """Loads the model, calls `_take_shapes` and sets `fingerprint`."""
 
-    def _take_shapes(self, shape, outputs):
-        """Reads sizes off the shapes of the input and of the outputs by name."""
+    def _take_shapes(self, inputs, outputs):
+        """Reads sizes off the shapes of the one input and of the outputs, by name."""
+        if len(inputs) != 1:
+            raise ValueError(f"{self.name} must have one input. Received: {[*inputs]}")
+        ((self._input, shape),) = inputs.items()
         self.input_size, self._channels_first = square_side(self.name, shape)
         self._batch = shape[0] if isinstance(shape[0], int) else None
         self._output = check_outputs(self.name, outputs)
@@ -163,7 +161,7 @@ def check_outputs(name: str, outputs: Mapping[str, Sequence]) -> str:
 def in_traced_batches(
     function: Callable, images: tf.Tensor, size: int | None
 ) -> tf.Tensor:
-    """Calls a function of exactly `size` images by TensorFlow operations; None: any."""
+    """Calls a function of exactly `size` images, or any for None, in TensorFlow."""
     if size is None or images.shape[0] == size:
         return function(images)
     count = tf.shape(images)[0]
@@ -180,19 +178,17 @@ def loading_error(path: str | os.PathLike, error: Exception) -> ValueError:
     # Keras has the cause between two listings of all that the model is made of.
     reason = reason.rpartition("Exception encountered: ")[2]
     reason = reason.partition(" Full object config:")[0]
-    if len(reason) > _REASON:
-        reason = f"{reason[:_REASON]}..."
-    return ValueError(f"{path} cannot be loaded: {reason}")
+    # What others raise may be pages.
+    more = "..." if len(reason) > 300 else ""
+    return ValueError(f"{path} cannot be loaded: {reason[:300]}{more}")
 
 
 def content_hash(path: str | os.PathLike, *settings: float | str) -> str:
     """Hashes the bytes of a file, or of all files below a folder, and settings."""
     path = pathlib.Path(path)
     digest = hashlib.sha256(repr(settings).encode())
-    files = (
-        sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
-    )
-    for file in files:
+    below = filter(pathlib.Path.is_file, path.rglob("*"))
+    for file in sorted(below) if path.is_dir() else [path]:
         digest.update(os.fsencode(f"{file.relative_to(path)}\0"))
         with open(file, "rb") as stream:
             for chunk in iter(lambda: stream.read(1 << 20), b""):

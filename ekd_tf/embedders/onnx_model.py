@@ -22,8 +22,6 @@ _DTYPES = {
     "tensor(float16)": np.float16,
     "tensor(uint8)": np.uint8,
 }
-
-
 # What runs a model, the fastest first: our word -> onnxruntime's. TensorRT builds its
 # engine for minutes.
 PROVIDERS = {
@@ -57,8 +55,8 @@ class OnnxEmbedder(PixelEmbedder):
         words = tuple(word for word, name in PROVIDERS.items() if name in offered)
         self._is_chosen = provider is not None
         word = provider or words[0]
+        check_choice("provider", word, PROVIDERS)
         if word not in words:
-            check_choice("provider", word, tuple(PROVIDERS))
             raise ValueError(
                 f"{path}@{word}: onnxruntime does not offer {PROVIDERS[word]} here, it "
                 f"has {', '.join(words)}. CUDA and TensorRT come with pip install "
@@ -86,15 +84,16 @@ class OnnxEmbedder(PixelEmbedder):
         if runs != provider:
             logging.warning("%s: %s did not start, %s runs it.", path, provider, runs)
         self.runtime = f"onnxruntime ({runs})"
-        inputs = self._session.get_inputs()
-        if len(inputs) != 1 or inputs[0].type not in _DTYPES:
+        inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
+        self._take_shapes(
+            {tensor.name: tuple(tensor.shape) for tensor in inputs},
+            {tensor.name: tuple(tensor.shape) for tensor in outputs},
+        )
+        if inputs[0].type not in _DTYPES:
             raise ValueError(
-                f"{path} must have one input of float, float16 or uint8. Received: "
-                f"{[(i.name, i.type) for i in inputs]}"
+                f"{path} must take float, float16 or uint8. Received: {inputs[0].type}"
             )
-        self._input, self._dtype = inputs[0].name, _DTYPES[inputs[0].type]
-        outputs = {o.name: tuple(o.shape) for o in self._session.get_outputs()}
-        self._take_shapes(inputs[0].shape, outputs)
+        self._dtype = _DTYPES[inputs[0].type]
         beside = (self._path.parent / n for n in sorted(_external_files(model)))
         self.fingerprint = self._hash(path, *map(content_hash, beside))
 
@@ -125,19 +124,13 @@ class OnnxEmbedder(PixelEmbedder):
         except Exception as error:
             reason = " ".join(str(error).split())
             has = "it has " if isinstance(error, UnknownGraph) else ""
-            logging.info(
-                "%s: by %s, outside the step: %s%.200s.",
-                *(self.name, self.runtime, has, reason),
-            )
+            text = "%s: by %s, outside the step: %s%.200s."
+            logging.info(text, self.name, self.runtime, has, reason)
             return None
         if not difference <= TOLERANCE:
-            logging.warning(
-                "%s: by %s, outside the step: TensorFlow's operations differ from it "
-                "by %.1g of the largest number.",
-                self.name,
-                self.runtime,
-                difference,
-            )
+            text = "%s: by %s, outside the step: TensorFlow's operations differ from "
+            text += "it by %.1g of the largest number."
+            logging.warning(text, self.name, self.runtime, difference)
             return None
         logging.info("%s: as TensorFlow operations, within the step.", self.name)
         return graph

@@ -31,8 +31,8 @@ class SavedModelEmbedder(PixelEmbedder):
         if not graph.is_file():
             raise ValueError(f"{path} is no SavedModel: it holds no {SAVED_MODEL_FILE}")
         check_utf8(path)
-        # The signature does not keep the variables alive; the object does.
         try:
+            # The signature does not keep the variables alive; the object does.
             self._loaded = tf.saved_model.load(os.fspath(path))
         # TensorFlow and protobuf raise a dozen kinds: the files are no good.
         except Exception as error:
@@ -43,13 +43,13 @@ class SavedModelEmbedder(PixelEmbedder):
                 f"{path} must have an endpoint {SIGNATURE!r}. "
                 f"It has: {sorted(self._loaded.signatures)}"
             )
-        inputs = self._signature.structured_input_signature[1]
-        if len(inputs) != 1:
-            raise ValueError(f"{path} must have one input. Received: {sorted(inputs)}")
-        ((self._input, spec),) = inputs.items()
-        outputs = self._signature.structured_outputs.items()
-        self._take_shapes(spec.shape, {name: tuple(o.shape) for name, o in outputs})
-        self._dtype = spec.dtype
+        _, inputs = self._signature.structured_input_signature
+        outputs = self._signature.structured_outputs
+        self._take_shapes(
+            {name: tuple(spec.shape) for name, spec in inputs.items()},
+            {name: tuple(spec.shape) for name, spec in outputs.items()},
+        )
+        self._dtype = inputs[self._input].dtype
         parts = [self._path / name for name in _PARTS]
         self.fingerprint = self._hash(
             graph, *(content_hash(part) for part in parts if part.is_dir())

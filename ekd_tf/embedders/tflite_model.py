@@ -28,17 +28,13 @@ class TFLiteEmbedder(PixelEmbedder):
             self._interpreter.allocate_tensors()
         except (OSError, RuntimeError, ValueError) as error:
             raise loading_error(path, error) from error
-        inputs = self._interpreter.get_input_details()
-        if len(inputs) != 1:
-            names = [i["name"] for i in inputs]
-            raise ValueError(f"{path} must have one input. Received: {names}")
-        self._input = inputs[0]
+        inputs = {i["name"]: i for i in self._interpreter.get_input_details()}
         outputs = {o["name"]: o for o in self._interpreter.get_output_details()}
         self._take_shapes(
-            self._input["shape"].tolist(),
+            {name: tuple(i["shape"].tolist()) for name, i in inputs.items()},
             {name: tuple(o["shape"].tolist()) for name, o in outputs.items()},
         )
-        self._result = outputs[self._output]
+        self._tensor, self._result = inputs[self._input], outputs[self._output]
         self.fingerprint = self._hash(path)
 
     @property
@@ -53,11 +49,11 @@ class TFLiteEmbedder(PixelEmbedder):
         return sum(operator["op_name"] == "DELEGATE" for operator in operators)
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
-        dtype = self._input["dtype"]
+        dtype = self._tensor["dtype"]
         if dtype in (np.uint8, np.float32):
             pixels = self._pixels(images, dtype)
         else:
-            scale, zero_point = self._input["quantization"]
+            scale, zero_point = self._tensor["quantization"]
             steps = np.rint(self._pixels(images, np.float32) / scale + zero_point)
             limits = np.iinfo(dtype)
             pixels = steps.clip(limits.min, limits.max).astype(dtype)
@@ -68,7 +64,7 @@ class TFLiteEmbedder(PixelEmbedder):
         return rows.astype(np.float32, copy=False)
 
     def _run(self, pixels):
-        self._interpreter.set_tensor(self._input["index"], pixels)
+        self._interpreter.set_tensor(self._tensor["index"], pixels)
         self._interpreter.invoke()
         return self._interpreter.get_tensor(self._result["index"])
 

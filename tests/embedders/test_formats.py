@@ -34,18 +34,20 @@ def test_a_fixed_batch_is_filled_up(rng, tmp_path, write):
 
 
 @pytest.mark.parametrize(
-    ("write", "shape"),
+    ("write", "dtype", "shape"),
     [
-        (write_saved_model, (None, 3, 4, 4)),
-        (write_tflite, (1, 4, 4, 3)),
-        (write_onnx, ("N", 4, 4, 3)),
-        (write_onnx, (2, 3, 4, 4)),
+        (write_saved_model, "float32", (None, 3, 4, 4)),
+        (write_tflite, "float32", (1, 4, 4, 3)),
+        (write_onnx, "float16", ("N", 4, 4, 3)),
+        (write_onnx, "float32", (2, 3, 4, 4)),
     ],
 )
-def test_floats_are_scaled_and_in_the_order_asked_for(rng, tmp_path, write, shape):
-    path, images = write(tmp_path, "float32", shape), draw(rng)
+def test_floats_are_scaled_and_in_the_order_asked_for(
+    rng, tmp_path, write, dtype, shape
+):
+    path, images = write(tmp_path, dtype, shape), draw(rng)
     model = open_embedder(f"{path}@-1..1@bgr")
-    pixels = np.float32(images[..., ::-1] / 127.5 - 1)
+    pixels = (images[..., ::-1] / 127.5 - 1).astype(dtype).astype(np.float32)
     pixels = pixels.transpose(0, 3, 1, 2) if shape[1] == 3 else pixels
     np.testing.assert_allclose(model(images), embed(pixels), rtol=1e-4, atol=1e-5)
     assert model.fingerprint != open_embedder(str(path)).fingerprint

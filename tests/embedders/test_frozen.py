@@ -33,20 +33,16 @@ def test_a_pipe_is_no_model(tmp_path, name):
 
 
 def test_hash_changes_with_bytes_names_and_settings(tmp_path):
-    folders = {}
-    for folder, name, content in (
-        ("a", "x", b"1"),
-        ("b", "x", b"1"),
-        ("c", "x", b"2"),
-        ("d", "y", b"1"),
-    ):
-        folders[folder] = tmp_path / folder
-        folders[folder].mkdir()
-        (folders[folder] / name).write_bytes(content)
-    prints = {key: content_hash(path) for key, path in folders.items()}
-    assert prints["a"] == prints.pop("b")
-    settings = content_hash(folders["a"], 0.0), content_hash(folders["a"] / "x")
-    assert len({*prints.values(), *settings}) == 5
+    hashes = []
+    for folder, name in (("a", "x"), ("b", "x"), ("c", "y")):
+        (tmp_path / folder).mkdir()
+        path = tmp_path / folder / name
+        path.write_bytes(b"1")
+        hashes.append(content_hash(path.parent))
+    assert hashes[0] == hashes[1]
+    hashes += [content_hash(path.parent, 0.0), content_hash(path)]
+    path.write_bytes(b"2")
+    assert len({*hashes, content_hash(path.parent)}) == 5
 
 
 def test_takes_the_output_named_embedding_or_the_only_one():
