@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -40,7 +41,7 @@ class EnsembleEmbedder(FrozenEmbedder):
             raise ValueError(
                 f"Teachers that are joined by + must take images of one size: {sizes}"
             )
-        self._models = list(models)
+        self._models = models
         self.name = "+".join(model.name for model in models)
         self.runtime = " and ".join(dict.fromkeys(model.runtime for model in models))
         self.input_size = models[0].input_size
@@ -65,11 +66,8 @@ class EnsembleEmbedder(FrozenEmbedder):
 
     def traced(self) -> FrozenEmbedder | None:
         """Returns it as TensorFlow operations where each of the models can be."""
-        parts = [model.traced() for model in self._models]
-        traced = [part for part in parts if part is not None]
-        if len(traced) < len(parts):
-            return None
-        return EnsembleEmbedder(traced, self._averaged)
+        parts: list[Any] = [model.traced() for model in self._models]
+        return None if None in parts else EnsembleEmbedder(parts, self._averaged)
 
     def _are_of_one_space(self):
         if len({model.embedding_dim for model in self._models}) > 1:
@@ -77,16 +75,10 @@ class EnsembleEmbedder(FrozenEmbedder):
             return False
         drawn, order = SyntheticFaces(_FACES, 1, size=96), np.arange(_FACES)
         (faces,) = evaluation_batches(drawn, order, self.input_size, _FACES)
-        first, *others = [
-            normalize_rows(np.asarray(model(faces))) for model in self._models
-        ]
-        cosine = min(np.sum(first * other, axis=1).mean() for other in others)
+        units = [normalize_rows(np.asarray(model(faces))) for model in self._models]
+        cosine = min(np.sum(units[0] * other, axis=1).mean() for other in units[1:])
         averaged = bool(cosine > ONE_SPACE)
         form = "one space, averaged" if averaged else "concatenated"
-        logging.info(
-            "%s: %s; the mean cosine of their embeddings of one image is %.2f.",
-            self.name,
-            form,
-            cosine,
-        )
+        text = "%s: %s; the mean cosine of their embeddings of one image is %.2f."
+        logging.info(text, self.name, form, cosine)
         return averaged

@@ -13,22 +13,16 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-_TO_ONNX, _FROM_ONNX = (0, 3, 1, 2), (0, 2, 3, 1)
-
 
 class UnknownGraph(ValueError):
     """The graph has something that is not repeated here. The message says what."""
 
 
 def graph_function(model: Any) -> tuple[Callable, list[tf.Variable]]:
-    """Returns an ONNX model of images as a function of TensorFlow operations.
+    """Returns an `onnx.ModelProto`, weights loaded, as TensorFlow operations.
 
-    Args:
-        model: `onnx.ModelProto` of one input and one output, its weights loaded.
-
-    Returns:
-        A function of float32 images `(n, height, width, 3)` to the output, and the
-        variables that hold the weights.
+    They are a function of float32 images `(n, height, width, 3)`; the variables hold
+    the weights.
     """
     from onnx import helper
     from onnx import numpy_helper
@@ -69,11 +63,11 @@ def graph_function(model: Any) -> tuple[Callable, list[tf.Variable]]:
 
 
 def _to_onnx(x):
-    return tf.transpose(x, _TO_ONNX) if x.shape.rank == 4 else x
+    return tf.transpose(x, (0, 3, 1, 2)) if x.shape.rank == 4 else x
 
 
 def _from_onnx(x):
-    return tf.transpose(x, _FROM_ONNX) if x.shape.rank == 4 else x
+    return tf.transpose(x, (0, 2, 3, 1)) if x.shape.rank == 4 else x
 
 
 def _held(array, weights):
@@ -105,8 +99,9 @@ def _conv(attributes, constants, weights):
     groups = attributes.get("group", 1)
     top, left, bottom, right = attributes.get("pads", (0, 0, 0, 0))
     arguments = {
-        "strides": list(attributes.get("strides", (1, 1))),
+        "strides": [1, *attributes.get("strides", (1, 1)), 1],
         "dilations": list(attributes.get("dilations", (1, 1))),
+        "padding": "VALID",
     }
     bias = None
     if len(constants) > 2:
@@ -117,7 +112,6 @@ def _conv(attributes, constants, weights):
         # Outputs of one channel are neighbours: (height, width, channels, each).
         kernel = kernel.reshape(groups, outputs // groups, *kernel.shape[2:])
         held = _held(kernel.transpose(2, 3, 0, 1), weights)
-        arguments["strides"] = [1, *arguments["strides"], 1]
     else:
         held = _held(kernel.transpose(2, 3, 1, 0), weights)
 
@@ -125,14 +119,10 @@ def _conv(attributes, constants, weights):
         if top or left or bottom or right:
             x = tf.pad(x, [[0, 0], [top, bottom], [left, right], [0, 0]])
         if depthwise:
-            x = tf.nn.depthwise_conv2d(x, held, padding="VALID", **arguments)
-        elif groups == 1:
-            x = tf.nn.conv2d(x, held, padding="VALID", **arguments)
+            x = tf.nn.depthwise_conv2d(x, held, **arguments)
         else:
             parts = zip(tf.split(x, groups, -1), tf.split(held, groups, -1))
-            x = tf.concat(
-                [tf.nn.conv2d(p, k, padding="VALID", **arguments) for p, k in parts], -1
-            )
+            x = tf.concat([tf.nn.conv2d(p, k, **arguments) for p, k in parts], -1)
         return x if bias is None else tf.nn.bias_add(x, bias)
 
     return convolve
@@ -171,10 +161,9 @@ def _binary(function):
 
 def _for_images(array):
     """Returns an array that is added to images, or to rows, channels last."""
-    if array.ndim in (3, 4):
-        array = array.reshape((1,) * (4 - array.ndim) + array.shape)
-        return array.transpose(_FROM_ONNX)
-    return array
+    if array.ndim not in (3, 4):
+        return array
+    return array.reshape((-1, *array.shape[-3:])).transpose(0, 2, 3, 1)
 
 
 def _beside(x, held):
@@ -194,8 +183,7 @@ def _gemm(attributes, constants, weights):
     if len(constants) < 3:
         return lambda x: tf.matmul(x, matrix)
     _need(constants, 2)
-    offset = constants[2] * np.float32(attributes.get("beta", 1.0))
-    offset = _held(offset, weights)
+    offset = _held(constants[2] * np.float32(attributes.get("beta", 1.0)), weights)
     return lambda x: tf.matmul(x, matrix) + offset
 
 

@@ -122,11 +122,8 @@ def in_other_ranges(spec: str) -> list[str]:
         return []
     own = pixels.get("low", 0), pixels.get("high", 255)
     behind = [f"@{pixels[key]}" for key in ("color", "provider") if key in pixels]
-    return [
-        f"{path}@{low}..{high}{''.join(behind)}"
-        for low, high in _RANGES
-        if (low, high) != own
-    ]
+    others = [limits for limits in _RANGES if limits != own]
+    return [f"{path}@{low}..{high}{''.join(behind)}" for low, high in others]
 
 
 def takes_any_range(spec: str) -> bool:
@@ -136,10 +133,7 @@ def takes_any_range(spec: str) -> bool:
 
 
 def file_of_model(spec: str) -> pathlib.Path:
-    """Returns the file that the card of a model, as `open_embedder` takes it, names.
-
-    The file itself; `saved_model.pb` of a SavedModel, `model.keras` of a run.
-    """
+    """Returns a model's file; `saved_model.pb` of a SavedModel, that of a run."""
     _, path, _ = _split(spec)
     graph = path / SAVED_MODEL_FILE
     return graph if graph.is_file() else model_file(path)

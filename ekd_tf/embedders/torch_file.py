@@ -35,15 +35,6 @@ _DTYPES = {
     "ByteStorage": "u1",
     "BoolStorage": "?",
 }
-_MAX_DIMENSIONS = 32
-# What is left of a damaged archive is nonsense in several ways.
-_DAMAGE = (
-    LookupError,
-    EOFError,
-    NotImplementedError,
-    RuntimeError,
-    zipfile.BadZipFile,
-)
 
 
 class TorchEmbedder(KerasEmbedder):
@@ -80,7 +71,11 @@ def read_state_dict(path: str | os.PathLike) -> dict[str, np.ndarray]:
     if not path.is_file():
         raise ValueError(f"{path} does not exist")
     try:
-        content = _read_npz(path) if path.suffix == ".npz" else _read_torch(path)
+        if path.suffix == ".npz":
+            with np.load(path, allow_pickle=False) as file:
+                content = dict(file)
+        else:
+            content = _read_torch(path)
     # torch, pickle and zipfile raise a dozen kinds: the file is no good.
     except Exception as error:
         raise loading_error(path, error) from error
@@ -103,11 +98,6 @@ def read_state_dict(path: str | os.PathLike) -> dict[str, np.ndarray]:
         key: value.astype(np.float32) if value.dtype == np.float16 else value
         for key, value in content.items()
     }
-
-
-def _read_npz(path):
-    with np.load(path, allow_pickle=False) as file:
-        return {key: file[key] for key in file.files}
 
 
 def _describe(content):
@@ -135,7 +125,10 @@ def _read_torch(path):
     try:
         with archive:
             return _Archive(archive, os.path.getsize(path)).read()
-    except _DAMAGE as error:
+    except RefusedPickle:
+        raise
+    # What is left of a damaged archive is nonsense in many ways.
+    except Exception as error:
         raise ValueError(f"it is damaged: {error!r}") from None
 
 
@@ -157,7 +150,7 @@ class _Archive:
         self._archive = archive
         names = [n for n in archive.namelist() if n.endswith("/data.pkl")]
         if len(names) != 1:
-            raise ValueError("the zip archive holds no data.pkl: it is not torch's")
+            raise RefusedPickle("the zip archive holds no data.pkl: it is not torch's")
         self._root = names[0][: -len("data.pkl")]
         # Members of a forged archive may overlap.
         self._unread = size
@@ -168,7 +161,7 @@ class _Archive:
     def read(self):
         if self._root + "byteorder" in self._archive.namelist():
             if self._member("byteorder") != b"little":
-                raise ValueError("it is from a machine of big-endian byte order")
+                raise RefusedPickle("it is from a machine of big-endian byte order")
         names = {f"torch.{word}": _DType(code) for word, code in _DTYPES.items()}
         names["collections.OrderedDict"] = lambda: _Dict()
         names["torch._utils._rebuild_tensor_v2"] = self._tensor
@@ -197,8 +190,7 @@ class _Archive:
         raw = self._member(f"data/{key}")
         if dtype == "bfloat16":
             # The upper half of a float32.
-            values = np.frombuffer(raw, "<u2").astype("<u4") << 16
-            values = values.view("<f4")
+            values = (np.frombuffer(raw, "<u2").astype("<u4") << 16).view("<f4")
         else:
             values = np.frombuffer(raw, np.dtype(str(dtype)).newbyteorder("<"))
         if len(values) != count:
@@ -212,8 +204,6 @@ class _Archive:
         """Returns the array that a tensor is of its storage."""
         if not isinstance(storage, np.ndarray) or len(shape) != len(strides):
             raise RefusedPickle("it is damaged: a tensor without numbers")
-        if len(shape) > _MAX_DIMENSIONS:
-            raise RefusedPickle(f"it holds a tensor of {len(shape)} dimensions")
         if not all(isinstance(n, int) for n in (offset, *shape, *strides)):
             raise RefusedPickle("it is damaged: a tensor without sizes")
         count = math.prod(shape)
