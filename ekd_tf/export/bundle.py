@@ -34,9 +34,6 @@ from ekd_tf.export.convert import convert_tflite
 from ekd_tf.export.convert import tflite_ops
 from ekd_tf.export.measure import latency
 from ekd_tf.export.measure import peak_memory
-from ekd_tf.export.parity import ArtefactReport
-from ekd_tf.export.parity import ExportReport
-from ekd_tf.export.parity import ParityError
 from ekd_tf.export.precision import as_float32
 from ekd_tf.export.precision import half_precision_layers
 from ekd_tf.export.saved_model import check_images
@@ -47,7 +44,6 @@ from ekd_tf.export.saved_model import write_saved_model
 # bfloat16 keeps 8 bits, so this tells a wrong copy from rounding and no more.
 HALF_PRECISION_COSINE = 0.99
 FORMATS = (*PRECISIONS, "onnx")
-DEFAULT_FORMATS = ("float32", "float16")
 
 
 def export_student(
@@ -57,26 +53,20 @@ def export_student(
     name: str,
     version: int | None = None,
     minimum_cosine: float | None = None,
-    formats: Sequence[str] = DEFAULT_FORMATS,
+    formats: Sequence[str] = ("float32", "float16"),
     labels: np.ndarray | None = None,
     representative: np.ndarray | None = None,
     int8_output: str = "float32",
     facts: dict | None = None,
     calibration: Calibration | None = None,
     progress: Callable | None = None,
-) -> ExportReport:
+) -> parity.ExportReport:
     """Exports a student as SavedModel and more and proves that they agree with it.
 
-    One directory holds all that belongs to a version. TF Serving watches
-    `<directory>/<name>` and ignores the files it does not know:
-
-        <directory>/<name>/<version>/saved_model.pb, variables/, ...
-        <directory>/<name>/<version>/<name>-<version>-float32.tflite
-        <directory>/<name>/<version>/card.json, README.md
-
-    Every artefact is written under a temporary name, reopened from disk and compared
-    with the float32 copy of `model`, which was compared with `model` first, by
-    `parity.GATES`. When one fails, nothing is kept.
+    `<directory>/<name>/<version>` holds all that belongs to a version: TF Serving
+    ignores the files it does not know. Every artefact is written under a temporary
+    name, reopened from disk and compared with the float32 copy of `model`, which was
+    compared with `model` first, by `parity.GATES`. When one fails, nothing is kept.
 
     Args:
         model: Keras model as described at `check_student`, of any precision.
@@ -93,9 +83,7 @@ def export_student(
 
     Raises:
         FileExistsError: The version is there already.
-        OSError: The directory cannot be made or written to.
         ParityError: An artefact is below its gate; has the table and the report.
-        ValueError: An argument is wrong, or a converter cannot take the model.
     """
     if not re.fullmatch(r"[\w-][\w.-]*", name, re.ASCII):
         raise ValueError(
@@ -136,7 +124,7 @@ def export_student(
                 gate = parity.Gate(min_cosine=minimum_cosine)
             failed.extend(parity.failures(kind, close, gate, verified, reference))
             artefacts.append(
-                ArtefactReport(kind, str(path), size, close, verified, **figures)
+                parity.ArtefactReport(kind, str(path), size, close, verified, **figures)
             )
 
         write_saved_model(student, target)
@@ -153,14 +141,9 @@ def export_student(
             file.write_bytes(content)
             embedder, figures = _time(file, images)
             measure(kind, embedder, final / file.name, len(content), **figures)
-        report = ExportReport(
-            name=name,
-            version=version,
-            path=str(final),
-            rebuild=rebuild,
-            keras=reference,
-            artefacts=tuple(artefacts),
-            notes=tuple(_notes(artefacts)),
+        notes = tuple(_notes(artefacts))
+        report = parity.ExportReport(
+            name, version, str(final), rebuild, reference, tuple(artefacts), notes
         )
         if failed:
             way_out = (
@@ -168,16 +151,9 @@ def export_student(
                 "out by --formats, and takes what there is by --minimum_cosine"
             )
             text = "\n".join([*failed, report.to_table(), way_out])
-            raise ParityError(text, report)
-        card = make_card(
-            report,
-            student.input_shape[1],
-            student.output_shape[1],
-            student.count_params(),
-            file_hashes(target),
-            facts or {},
-            calibration,
-        )
+            raise parity.ParityError(text, report)
+        hashes = file_hashes(target)
+        card = make_card(report, student, hashes, facts or {}, calibration)
         text = json.dumps(card, indent=2) + "\n"
         (target / CARD_FILE).write_text(text, encoding="utf-8")
         refresh_readme(target / CARD_FILE)
@@ -233,20 +209,19 @@ def _check_copy(model, expected, received, minimum_cosine):
     name = "The float32 copy of the model"
     report = parity.compare(received, parity.unit(expected), name)
     for sentence in parity.failures(name, report, parity.Gate(min_cosine=least)):
-        raise ParityError(sentence, report)
+        raise parity.ParityError(sentence, report)
     return report
 
 
 def _time(file, images):
     """Opens a TFLite or ONNX file; returns the embedder and what running it takes."""
-    make, figures = OnnxEmbedder, {}
-    if file.suffix == ".tflite":
-        make = TFLiteEmbedder
-        figures = {"ops": tflite_ops(file), "peak_bytes": peak_memory(file)}
+    is_tflite = file.suffix == ".tflite"
+    make = TFLiteEmbedder if is_tflite else OnnxEmbedder
     one, two = (make(file, num_threads=threads) for threads in (1, 2))
-    figures["median_ms"], figures["p95_ms"] = latency(one, images)
-    figures["median_ms_2"], figures["p95_ms_2"] = latency(two, images)
-    if file.suffix == ".tflite":
+    figures = dict(zip(("median_ms", "p95_ms"), latency(one, images)))
+    figures |= zip(("median_ms_2", "p95_ms_2"), latency(two, images))
+    if is_tflite:
+        figures["ops"], figures["peak_bytes"] = tflite_ops(file), peak_memory(file)
         figures["partitions"] = one.partitions
     return one, figures
 

@@ -7,6 +7,8 @@ import os
 import pathlib
 from importlib import metadata
 
+import keras
+
 from ekd_tf.data.alignment import ARCFACE_TEMPLATE
 from ekd_tf.data.alignment import TEMPLATE_SIZE
 from ekd_tf.embedders.saved_model import SAVED_MODEL_FILE
@@ -22,7 +24,6 @@ from ekd_tf.export.parity import ExportReport
 from ekd_tf.export.parity import artefacts_table
 from ekd_tf.files.user_text import KEEP
 
-README_FILE = "README.md"
 NOT_GIVEN = "not given"
 # What the model and its figures do not show.
 FACTS = ("training_data", "licence", "teacher", "method", "command", "date", "ekd_tf")
@@ -44,9 +45,7 @@ def file_hashes(directory: str | os.PathLike) -> dict[str, str]:
 
 def make_card(
     report: ExportReport,
-    input_size: int,
-    embedding_dim: int,
-    parameters: int,
+    student: keras.Model,
     hashes: dict[str, str],
     facts: dict,
     calibration: Calibration | None = None,
@@ -54,25 +53,25 @@ def make_card(
     """Gathers what whoever deploys the student must know, ready for JSON.
 
     Args:
-        report: What was exported and measured.
-        input_size, embedding_dim, parameters: Of the student.
+        report: What was exported of `student` and measured.
         hashes: As `file_hashes` returns.
         facts: Some of `FACTS`. Others are "not given".
         calibration: Of the Keras model; it holds for the artefacts that give the same
             scores. None: every artefact has its threshold on the images of the gate.
     """
-    calibrations = {
-        _file_of(artefact.kind, artefact.path): _calibration(
-            report, artefact, calibration
-        )
-        for artefact in report.artefacts
-    }
-    scale = input_size / TEMPLATE_SIZE
+    calibrations = {}
+    for artefact in report.artefacts:
+        found = _calibration(report, artefact, calibration)
+        if found is not None:
+            file = _file_of(artefact.kind, artefact.path)
+            calibrations[file] = {**dataclasses.asdict(found), "sha256": hashes[file]}
+    size = student.input_shape[1]
+    scale = size / TEMPLATE_SIZE
     return {
         "name": report.name,
         "version": report.version,
         "input": {
-            "size": input_size,
+            "size": size,
             "colour_order": "RGB",
             "range": [0, 255],
             "dtype": "uint8",
@@ -81,16 +80,12 @@ def make_card(
             "template": ((ARCFACE_TEMPLATE + 0.5) * scale - 0.5).round(4).tolist(),
         },
         "embedding": {
-            "dim": embedding_dim,
+            "dim": student.output_shape[1],
             "normalised": {a.kind: a.kind != "tflite_int8" for a in report.artefacts},
             "similarity": "cosine",
         },
-        "parameters": parameters,
-        "calibration": {
-            name: {**dataclasses.asdict(of_file), "sha256": hashes[name]}
-            for name, of_file in calibrations.items()
-            if of_file is not None
-        },
+        "parameters": student.count_params(),
+        "calibration": calibrations,
         **{name: facts.get(name) or NOT_GIVEN for name in FACTS},
         "metrics": report.to_dict(),
         "files": hashes,
@@ -103,22 +98,17 @@ def card_markdown(card: dict) -> str:
     size, embedding, metrics = card["input"]["size"], card["embedding"], card["metrics"]
     raw = [kind for kind, unit in embedding["normalised"].items() if not unit]
     but = f", but raw in {', '.join(raw)}: divide by the length" if raw else ""
-    facts = {
-        name if name == "ekd_tf" else name.replace("_", " "): card.get(name, NOT_GIVEN)
-        for name in FACTS
-    }
+    facts = [f"- parameters: {card['parameters']:,}"]
+    for name in FACTS:
+        words = name if name == "ekd_tf" else name.replace("_", " ")
+        facts.append(f"- {words}: {card.get(name, NOT_GIVEN)}")
     paragraphs = [
         f"# {card['name']}, version {card['version']}",
         f"Input: {size}x{size} RGB, uint8, 0..255, aligned to the ArcFace template "
         "(points in `card.json`).",
         f"Output: {embedding['dim']} numbers, compared by cosine; of length 1{but}.",
         *_thresholds(card),
-        "\n".join(
-            [
-                f"- parameters: {card['parameters']:,}",
-                *(f"- {name}: {fact}" for name, fact in facts.items()),
-            ]
-        ),
+        "\n".join(facts),
         "## Measured",
         f"Cosines are with the Keras model on {metrics['rebuild']['images']} images. "
         "Latency is of one image, warm, median.",
@@ -136,7 +126,7 @@ def refresh_readme(card_file: str | os.PathLike) -> None:
     if "metrics" in card:
         text = card_markdown(card)
         # Paths need not be UTF-8.
-        card_file.with_name(README_FILE).write_text(text, encoding="utf-8", errors=KEEP)
+        card_file.with_name("README.md").write_text(text, encoding="utf-8", errors=KEEP)
 
 
 def exported_files(model_file: str | os.PathLike) -> list[pathlib.Path]:

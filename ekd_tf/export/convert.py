@@ -24,8 +24,6 @@ from ekd_tf.export.saved_model import endpoints
 from ekd_tf.export.saved_model import save
 
 PRECISIONS = ("float32", "float16", "dynamic", "int8")
-INT8_OUTPUTS = ("float32", "int8")
-ONNX_OPSET = 17
 
 
 class ConversionError(ValueError):
@@ -48,18 +46,16 @@ def convert_tflite(
     Args:
         student: As described at `check_student`, of any precision.
         precision: "float32"; "float16", weights in half the space; "dynamic", weights
-            in int8; these three compute with float32 activations. "int8": weights and
-            activations in int8.
+            in int8; these three compute with float32 activations. "int8": all in int8.
         representative: Uint8 images `(n, height, width, 3)`, 100 to 500 of training:
             "int8" takes the ranges of its activations from them.
-        int8_output: "float32" or "int8", what "int8" returns. The tensor's
-            quantisation holds scale and zero point of the latter.
+        int8_output: "float32" or "int8", what "int8" returns.
 
     Returns:
         The content of the `.tflite` file.
     """
     check_choice("precision", precision, PRECISIONS)
-    check_choice("int8_output", int8_output, INT8_OUTPUTS)
+    check_choice("int8_output", int8_output, ("float32", "int8"))
     check_student(student)
     # Equalising changes the copy.
     if precision == "int8" or half_precision_layers(student):
@@ -108,9 +104,7 @@ def convert_onnx(student: keras.Model) -> bytes:
     function, spec = endpoints(student)[SIGNATURE]
     embed = tf.function(function, autograph=False, input_signature=[spec])
     try:
-        model, _ = tf2onnx.convert.from_function(
-            embed, input_signature=[spec], opset=ONNX_OPSET
-        )
+        model, _ = tf2onnx.convert.from_function(embed, [spec], opset=17)
     # The converter raises what its libraries do; each means the same here.
     except Exception as error:
         raise ConversionError(f"The ONNX converter failed: {error}") from error

@@ -12,6 +12,8 @@ from ekd_tf.models import PReLU
 # Activations with f(s x) = s f(x) for s > 0.
 _HOMOGENEOUS = (PReLU, keras.layers.PReLU, keras.layers.ReLU, keras.layers.LeakyReLU)
 _LIMIT = 100.0
+# Images per forward pass.
+_BATCH = 16
 
 
 @dataclasses.dataclass
@@ -28,8 +30,10 @@ class _Group:
     closed: bool = True
 
 
-def equalise(student: keras.Model, images: np.ndarray, batch_size: int = 16) -> int:
+def equalise(student: keras.Model, images: np.ndarray) -> int:
     r"""Scales channels so that one int8 scale suits all channels of an activation.
+
+    Returns the number of batch normalisations that were scaled.
 
     A channel whose range is a hundredth of the widest is left two steps. Between a
     batch normalisation and the convolutions behind it lie only sums and activations
@@ -48,10 +52,6 @@ def equalise(student: keras.Model, images: np.ndarray, batch_size: int = 16) -> 
         student: A float32 functional model, changed in place. Each of its layers is
             used once.
         images: Uint8 `(n, height, width, 3)`, to take the ranges from.
-        batch_size: Images per forward pass.
-
-    Returns:
-        The number of batch normalisations that were scaled.
 
     Reference:
         Nagel et al., 2019, arXiv:1906.04721, section 4.1. Departs from it in taking
@@ -62,7 +62,7 @@ def equalise(student: keras.Model, images: np.ndarray, batch_size: int = 16) -> 
     if not groups:
         return 0
     outputs = [output for group in groups for output in group.outputs]
-    ranges = iter(_ranges(student, outputs, images, batch_size))
+    ranges = iter(_ranges(student, outputs, images))
     for group in groups:
         of_group = np.max([next(ranges) for _ in group.outputs], axis=0)
         factor = _factor(of_group, group.convs)
@@ -157,12 +157,12 @@ def _is_conv(layer):
     return isinstance(layer, keras.layers.Conv2D) and layer.groups == 1
 
 
-def _ranges(student, outputs, images, batch_size):
+def _ranges(student, outputs, images):
     """Returns the largest absolute value of each channel of each tensor, float64."""
     probe = keras.Model(student.inputs[0], outputs)
     ranges = [np.zeros(output.shape[-1]) for output in outputs]
-    for start in range(0, len(images), batch_size):
-        batch = probe(images[start : start + batch_size], training=False)
+    for start in range(0, len(images), _BATCH):
+        batch = probe(images[start : start + _BATCH], training=False)
         for row, output in zip(ranges, _list(batch)):
             np.maximum(row, np.abs(output).max(axis=(0, 1, 2)), out=row)
     return ranges

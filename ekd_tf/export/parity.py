@@ -190,12 +190,8 @@ def verification(
     threshold = report.thresholds[GATED_FPR]
     if threshold is not None:
         threshold = between_scores(PairBlocks(embeddings, labels), threshold)
-    return Verification(
-        accuracy=report.accuracy_mean,
-        tpr=report.tpr[GATED_FPR],
-        threshold=threshold,
-        num_negative=report.num_negative,
-    )
+    tpr, negatives = report.tpr[GATED_FPR], report.num_negative
+    return Verification(report.accuracy_mean, tpr, threshold, negatives)
 
 
 def failures(
@@ -213,8 +209,7 @@ def failures(
         ("a cosine of {:g} on every image", gate.min_cosine, parity.min_cosine),
         ("a mean cosine of {:g}", gate.mean_cosine, parity.mean_cosine),
     ]
-    tpr = None if verified is None else verified.tpr
-    of_keras = None if reference is None else reference.tpr
+    tpr, of_keras = (each.tpr if each else None for each in (verified, reference))
     if gate.tpr_loss is not None and tpr is not None and of_keras is not None:
         what = f"TPR@1e-3 {{:.4f}}, {gate.tpr_loss:g} below the Keras model's"
         # A difference of exactly the allowance must not fail by rounding.

@@ -113,8 +113,10 @@ def endpoints(student: keras.Model) -> dict:
 
 def check_student(model: keras.Model) -> keras.Model:
     """Returns `model` if it maps square uint8 images of a fixed size to embeddings."""
-    inputs = [(tf.as_dtype(i.dtype).name, *i.shape) for i in _list(model, "inputs")]
-    outputs = [tuple(output.shape) for output in _list(model, "outputs")]
+    # A subclass may have neither, or None.
+    inputs, outputs = (getattr(model, name, None) for name in ("inputs", "outputs"))
+    inputs = [(tf.as_dtype(i.dtype).name, *i.shape) for i in inputs or ()]
+    outputs = [tuple(output.shape) for output in outputs or ()]
     size = inputs[0][2] if inputs and len(inputs[0]) == 5 else None
     is_image = size is not None and inputs == [("uint8", None, size, size, 3)]
     if not is_image or len(outputs) != 1 or len(outputs[0]) != 2:
@@ -124,10 +126,6 @@ def check_student(model: keras.Model) -> keras.Model:
             f"Received: inputs={inputs}, outputs={outputs}"
         )
     return model
-
-
-def _list(model, name):
-    return getattr(model, name, None) or []
 
 
 def check_images(images: np.ndarray, image_shape: tuple[int, int, int]) -> np.ndarray:

@@ -8,6 +8,7 @@ from toys import unit
 from ekd_tf.export.convert import PRECISIONS
 from ekd_tf.export.convert import convert_tflite
 from ekd_tf.export.saved_model import write_saved_model
+from ekd_tf.models import PReLU
 
 SIZE = 16
 DIM = 24
@@ -25,7 +26,7 @@ def make_student(size=SIZE, dim=DIM, width=8, seed=0):
     x = layers.ZeroPadding2D(1)(x)
     x = layers.Conv2D(width, 3, strides=2, use_bias=False, name="conv")(x)
     x = layers.BatchNormalization(name="conv_bn")(x)
-    x = layers.PReLU(shared_axes=[1, 2], name="prelu")(x)
+    x = PReLU(name="prelu")(x)
     x = layers.DepthwiseConv2D(size // 2, use_bias=False, name="depthwise")(x)
     x = layers.BatchNormalization(name="depthwise_bn")(x)
     x = layers.Flatten()(x)

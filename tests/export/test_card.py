@@ -1,6 +1,7 @@
 import dataclasses
 import json
 
+import keras
 import pytest
 
 from ekd_tf.data.alignment import ARCFACE_TEMPLATE
@@ -26,12 +27,18 @@ def make_report(verified=None, notes=(), int8=1.0):
     return ExportReport("face", 3, "a/3", figures, verified, artefacts, notes)
 
 
+def student(size):
+    inputs = keras.Input((size, size, 3))
+    pooled = keras.layers.GlobalAveragePooling2D()(inputs)
+    return keras.Model(inputs, keras.layers.Dense(128)(pooled))
+
+
 def test_a_card_says_how_images_must_be_made_and_what_is_known():
     # The template is in centres of pixels of 112: x of the left eye, 38.2946, lies
     # 38.7946 pixels from the edge, and so half of it in an image of half the size.
     for size, expected in ((112, 38.2946), (56, 38.7946 / 2 - 0.5)):
         facts = {"licence": "research only", "teacher": None}
-        card = make_card(make_report(), size, 128, 1000, HASHES, facts)
+        card = make_card(make_report(), student(size), HASHES, facts)
         assert card["input"]["size"] == size
         template = card["input"]["template"]
         assert template[0][0] == pytest.approx(expected, abs=1e-4)
@@ -65,7 +72,7 @@ def test_the_threshold_of_every_file_and_where_it_was_found():
         (0.99, Verification(0.9, None, None, 50), None, ["Threshold: not calibr"]),
     ):
         report = make_report(verified, notes=("A note.",), int8=int8)
-        card = make_card(report, 112, 128, 1000, HASHES, {}, calibration)
+        card = make_card(report, student(112), HASHES, {}, calibration)
         text = card_markdown(json.loads(json.dumps(card)))
         for sentence in sentences:
             assert sentence in text, text

@@ -14,7 +14,6 @@ from ekd_tf.export.convert import ConversionError
 from ekd_tf.export.convert import convert_onnx
 from ekd_tf.export.convert import convert_tflite
 from ekd_tf.export.convert import tflite_ops
-from ekd_tf.models.mobilefacenet import MobileFaceNet
 
 # What is left of the student of conftest.py when all that can be folded is: the two
 # convolutions and the dense layer have taken in their BatchNorms, the pixel scaling
@@ -75,20 +74,6 @@ def test_everything_that_can_be_folded_is(tflite):
     # The widening of weights.
     assert ops.pop("DEQUANTIZE") >= 4
     assert ops == FOLDED
-
-
-@pytest.mark.slow
-def test_a_backbone_converts_without_leftovers(rng, tmp_path):
-    model = MobileFaceNet(width=0.25, input_size=32, embedding_dim=64)
-    path = tmp_path / "m.tflite"
-    path.write_bytes(convert_tflite(model))
-    ops = tflite_ops(path)
-    # One normalisation of pixels, and of all the BatchNorms none is left; every ADD
-    # joins a residual branch: 4 + 6 + 2 blocks.
-    assert ops["ADD"] == 12 and ops["MUL"] == ops["SUB"] == 1 and ops["PRELU"] == 33
-    assert set(ops) <= {*FOLDED, "SUB"}
-    images = rng.integers(0, 256, (4, 32, 32, 3), dtype=np.uint8)
-    assert cosines(TFLiteEmbedder(path)(images), model(images)).min() >= 0.9999
 
 
 def test_float16_and_dynamic_take_a_half_and_a_quarter_of_the_space(
