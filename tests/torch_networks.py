@@ -5,10 +5,22 @@ the modules by their names in a state_dict and applies what each does. All have 
 eighth of the channels, take 32 pixels and give 6 numbers.
 """
 
+import functools
+
 import numpy as np
 
-# Blocks of each stage.
-IR_STAGES = {"tface_ir_18": (2, 2, 2, 2), "tface_ir_152": (3, 8, 36, 3)}
+
+class State(dict):
+    """A random state_dict of one of the networks below."""
+
+    def __init__(self, rng, network, **sizes):
+        super().__init__()
+        self._walk = functools.partial(network, **sizes)
+        self._walk(Net(self, rng), np.zeros((1, 3, 32, 32)))
+
+    def embed(self, images):
+        """Embeds uint8 images in the order of colours of the weights, in float64."""
+        return self._walk(Net(self), (images.transpose(0, 3, 1, 2) / 255 - 0.5) / 0.5)
 
 
 def scaled(rng, shape):
@@ -39,7 +51,7 @@ class Net:
             axis=1,
         )
 
-    def norm(self, x, name, affine=True):
+    def norm(self, x, name, affine=True, least=0.5):
         count = x.shape[1]
 
         def spread(key, draw):
@@ -50,7 +62,7 @@ class Net:
         variance = spread("running_var", lambda rng: rng.uniform(0.5, 1.5, count))
         x = x / np.sqrt(variance + 1e-5)
         if affine:
-            x = x * spread("weight", lambda rng: rng.uniform(0.5, 1.5, count))
+            x = x * spread("weight", lambda rng: rng.uniform(least, 2 - least, count))
             x = x + spread("bias", lambda rng: rng.normal(size=count))
         if self.rng is not None:
             self.state[f"{name}.num_batches_tracked"] = np.array(7)
@@ -79,6 +91,12 @@ class Net:
         count = x.shape[1]
         return self.chain(x, name, count, size, groups=count, **options)
 
+    def bottleneck(self, x, name, between, outputs, stride=1, *, parts, form):
+        first, second, third = (f"{name}.{part}" for part in parts)
+        x = self.chain(x, first, between, 1, form)
+        x = self.depthwise(x, second, 3, form=form, stride=stride)
+        return self.chain(x, third, outputs, 1, form, act=False)
+
 
 def iresnet(net, x, blocks):
     """Of insightface."""
@@ -94,10 +112,11 @@ def iresnet(net, x, blocks):
                 x = net.conv(x, f"{name}.downsample.0", outputs, 1, stride)
                 x = net.norm(x, f"{name}.downsample.1")
             x = x + net.norm(y, f"{name}.bn3")
-    return net.norm(net.linear(net.norm(x, "bn2"), "fc"), "features")
+    # Upstream does not train the last scale.
+    return net.norm(net.linear(net.norm(x, "bn2"), "fc"), "features", least=1)
 
 
-def ir(net, x, blocks, bottleneck):
+def ir(net, x, blocks, bottleneck=False):
     """Of TFace: IR_18 to IR_101, or of the form of IR_152."""
     x = net.chain(x, "input_layer", 8, 3)
     number = 0
@@ -123,20 +142,10 @@ def ir(net, x, blocks, bottleneck):
     return net.norm(x, "output_layer.4", affine=False)
 
 
-def _bottleneck(net, x, names, form, between, outputs, stride=1):
-    first, second, third = names
-    x = net.chain(x, first, between, 1, form)
-    x = net.depthwise(x, second, 3, form=form, stride=stride)
-    return net.chain(x, third, outputs, 1, form, act=False)
-
-
-def mbf(net, x, scale, blocks):
+def mbf(net, x, blocks, scale=2):
     """Of insightface."""
     form = ("layers.0", "layers.1", "layers.2")
-
-    def bottleneck(x, name, *sizes, **options):
-        names = [f"{name}.{part}" for part in form]
-        return _bottleneck(net, x, names, form, *sizes, **options)
+    bottleneck = functools.partial(net.bottleneck, parts=form, form=form)
 
     def residual(x, name, count, between):
         for block in range(count):
@@ -164,12 +173,8 @@ def mbf(net, x, scale, blocks):
 
 def mobilefacenet(net, x, blocks):
     """Of TFace."""
-    form = ("conv", "bn", "prelu")
-
-    def bottleneck(x, name, *sizes, **options):
-        names = [f"{name}.{part}" for part in ("conv", "conv_dw", "project")]
-        return _bottleneck(net, x, names, form, *sizes, **options)
-
+    form, parts = ("conv", "bn", "prelu"), ("conv", "conv_dw", "project")
+    bottleneck = functools.partial(net.bottleneck, parts=parts, form=form)
     x = net.chain(x, "conv1", 8, 3, form, stride=2)
     x = net.depthwise(x, "conv2_dw", 3, form=form)
     for halving, stage, between, inner, outputs, count in (

@@ -7,7 +7,7 @@ import zipfile
 
 import numpy as np
 import pytest
-import torch_states
+import torch_networks
 from refusals import refused
 
 from ekd_tf.embedders import TorchEmbedder
@@ -184,7 +184,9 @@ def weights(tmp_path_factory):
     """An IR_18 of one block a stage: its arrays and a file of them."""
     patch = pytest.MonkeyPatch()
     patch.setitem(ir.IR_BLOCKS, 18, (1, 1, 1, 1))
-    state = torch_states.ir_state(np.random.default_rng(0), (1, 1, 1, 1))
+    state = torch_networks.State(
+        np.random.default_rng(0), torch_networks.ir, blocks=(1, 1, 1, 1)
+    )
     path = tmp_path_factory.mktemp("weights") / "w@1.npz"
     np.savez(path, **state)
     yield state, path

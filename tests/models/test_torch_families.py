@@ -6,9 +6,8 @@ import re
 import numpy as np
 import pytest
 import torch_networks
-import torch_states
 from refusals import refused
-from torch_states import iresnet_state
+from torch_networks import State
 
 from ekd_tf.models import ir
 from ekd_tf.models import iresnet
@@ -17,29 +16,20 @@ from ekd_tf.models.torch_families import build_from_torch
 from ekd_tf.models.torch_families import load_torch_weights
 from ekd_tf.models.torch_families import recognise
 
-MAKERS = {
-    "insightface_r18": torch_states.iresnet_state,
-    "insightface_mbf": torch_states.mbf_state,
-    "insightface_mbf_large": functools.partial(torch_states.mbf_state, scale=4),
-    "tface_ir_18": torch_states.ir_state,
-    "tface_ir_152": functools.partial(torch_states.ir_state, bottleneck=True),
-    "tface_mobilefacenet": torch_states.mobilefacenet_state,
+NETWORKS = {
+    "insightface_r18": torch_networks.iresnet,
+    "insightface_mbf": torch_networks.mbf,
+    "insightface_mbf_large": functools.partial(torch_networks.mbf, scale=4),
+    "tface_ir_18": torch_networks.ir,
+    "tface_ir_152": functools.partial(torch_networks.ir, bottleneck=True),
+    "tface_mobilefacenet": torch_networks.mobilefacenet,
 }
 
 
 @pytest.fixture
-def short(monkeypatch, rng, short_networks):
-    """Returns `family -> (state, images -> embeddings)`, of a block or two a stage."""
-    for name in ("tface_ir_18", "tface_ir_152"):
-        monkeypatch.setitem(torch_networks.IR_STAGES, name, short_networks(name))
-
-    def make(family):
-        state = MAKERS[family](rng, blocks=short_networks(family))
-        return state, functools.partial(
-            torch_states.reference_embeddings, family, state
-        )
-
-    return make
+def short(rng, short_networks):
+    """Returns `family -> State`, of a block or two a stage."""
+    return lambda family: State(rng, NETWORKS[family], blocks=short_networks(family))
 
 
 @pytest.fixture
@@ -53,34 +43,25 @@ def check(model, expected, images):
     np.testing.assert_allclose(embeddings, expected, rtol=0, atol=tolerance)
 
 
-@pytest.mark.parametrize("family", MAKERS)
+@pytest.mark.parametrize("family", NETWORKS)
 def test_gives_the_embeddings_of_the_definition(family, short, images):
-    state, reference = short(family)
+    state = short(family)
     last = max(state)
     assert recognise(key for key in state if key != last) == family
     model = build_from_torch(family, state)
-    check(model, reference(images), images)
+    check(model, state.embed(images), images)
     assert model.input_shape == (None, 32, 32, 3)
     assert not model.trainable_variables
 
 
 def test_a_last_normalisation_that_learned_is_kept(short, images):
-    state, reference = short("tface_ir_18")
-    plain = reference(images)
+    state = short("tface_ir_18")
+    plain = state.embed(images)
     scale, offset = np.linspace(1, 2, 6), np.linspace(-1, 1, 6)
     state["output_layer.4.weight"] = scale.astype(np.float32)
     state["output_layer.4.bias"] = offset.astype(np.float32)
     expected = plain * scale + offset
     check(build_from_torch("tface_ir_18", state), expected, images)
-
-
-def test_bgr_weights_make_a_model_of_rgb_images(short, images):
-    state, reference = short("tface_ir_18")
-    expected = reference(images[..., ::-1])
-    assert np.abs(expected - reference(images)).max() > 0.1
-    kernel = state["input_layer.0.weight"].copy()
-    check(build_from_torch("tface_ir_18", state, "bgr"), expected, images)
-    np.testing.assert_array_equal(state["input_layer.0.weight"], kernel)
 
 
 def test_keys_tell_the_depth():
@@ -102,13 +83,13 @@ def test_keys_tell_the_depth():
 
 
 def test_sizes_are_those_of_the_arrays(short):
-    state, _ = short("tface_ir_18")
+    state = short("tface_ir_18")
     state["output_layer.3.weight"] = np.ones((6, 64 * 3 * 3), np.float32)
     assert build_from_torch("tface_ir_18", state).input_shape == (None, 48, 48, 3)
 
 
 def test_rejects_what_does_not_fit_and_says_whose_weights_they_are(short):
-    state, _ = short("tface_ir_18")
+    state = short("tface_ir_18")
     flat = {**state, "input_layer.0.weight": np.ones((8, 27))}
     headless = {k: v for k, v in state.items() if k != "output_layer.3.weight"}
     for family, given, words in (
@@ -145,7 +126,8 @@ def test_mobilefacenet_gives_upstream_embeddings(upstream):
 
 
 def test_rejects_arrays_that_do_not_fit_and_changes_nothing(rng):
-    model, state = iresnet.IResNet(**TINY), iresnet_state(rng)
+    model = iresnet.IResNet(**TINY)
+    state = State(rng, torch_networks.iresnet, blocks=(2, 2, 2, 2))
     before = model.get_weights()
     for key, value, words in (
         ("layer1.0.bn1.bias", None, "Missing: layer1.0.bn1.bias. Unexpected: none."),

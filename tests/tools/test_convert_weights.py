@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-import torch_states
+import torch_networks
 from commands import refuse
 from refusals import refused
 
@@ -16,7 +16,9 @@ FAMILY = "tface_ir_18"
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory):
-    state = torch_states.ir_state(np.random.default_rng(0), (1, 1, 1, 1))
+    state = torch_networks.State(
+        np.random.default_rng(0), torch_networks.ir, blocks=(1, 1, 1, 1)
+    )
     path = tmp_path_factory.mktemp("weights") / "w.npz"
     np.savez(path, **state)
     return state, path
