@@ -40,9 +40,9 @@ def as_backbone(
                 f"{name} has weights that are not finite: {variable.name}. Train it "
                 "again from an earlier state"
             )
-    image = keras.Input(model.input_shape[1:], dtype="uint8", name="image")
-    x = image
-    if tf.as_dtype(model.inputs[0].dtype) != tf.uint8:
+    (pixels,) = model.inputs
+    x = image = keras.Input(pixels.shape[1:], dtype="uint8", name="image")
+    if tf.as_dtype(pixels.dtype) != tf.uint8:
         scale = 255.0 / (high - low)
         x = PixelNormalization(-low * scale, scale, name="pixel_normalization")(image)
     output = keras.layers.Activation("linear", dtype="float32", name="embedding")
