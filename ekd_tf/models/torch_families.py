@@ -23,20 +23,17 @@ import re
 from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Mapping
+from typing import Any
 from typing import NamedTuple
 
 import keras
 import numpy as np
 
 from ekd_tf.checks import check_choice
-from ekd_tf.models.ir import BOTTLENECK_DEPTHS
-from ekd_tf.models.ir import IR
-from ekd_tf.models.ir import IR_BLOCKS
-from ekd_tf.models.iresnet import BLOCKS
-from ekd_tf.models.iresnet import IResNet
+from ekd_tf.models import ir
+from ekd_tf.models import iresnet
+from ekd_tf.models import mbf
 from ekd_tf.models.layers import PReLU
-from ekd_tf.models.mbf import MBF
-from ekd_tf.models.mbf import MBF_SIZES
 from ekd_tf.models.mobilefacenet import MobileFaceNet
 
 COLORS = ("rgb", "bgr")
@@ -58,21 +55,21 @@ class _Family(NamedTuple):
 
 
 _FAMILIES = {}
-for _depth in BLOCKS:
+for _depth in iresnet.BLOCKS:
     _FAMILIES[f"insightface_r{_depth}"] = _Family(
-        functools.partial(IResNet, depth=_depth), "conv1", 64, "fc", "bn2"
+        functools.partial(iresnet.IResNet, depth=_depth), "conv1", 64, "fc", "bn2"
     )
-for _variant, (_, _scale) in MBF_SIZES.items():
+for _variant, (_, _scale) in mbf.MBF_SIZES.items():
     _FAMILIES[f"insightface_{_variant}"] = _Family(
-        functools.partial(MBF, variant=_variant),
+        functools.partial(mbf.MBF, variant=_variant),
         "layers.0.layers.0",
         64 * _scale,
         "features.layers.2",
         "features.layers.0.layers.0",
     )
-for _depth in IR_BLOCKS:
+for _depth in ir.IR_BLOCKS:
     _FAMILIES[f"tface_ir_{_depth}"] = _Family(
-        functools.partial(IR, depth=_depth),
+        functools.partial(ir.IR, depth=_depth),
         "input_layer.0",
         64,
         "output_layer.3",
@@ -101,19 +98,22 @@ def recognise(keys: Iterable[str]) -> str | None:
         matches = [re.match(pattern, key) for key in keys]
         return 1 + max((int(match[1]) for match in matches if match), default=-1)
 
+    found: Any = "conv_6_sep.conv.weight" in keys
+    forms: dict[str, Any] = {"tface_mobilefacenet": True}
     if "conv1.weight" in keys:
-        stages = tuple(count(rf"layer{stage}\.(\d+)\.") for stage in range(1, 5))
-        return {blocks: f"insightface_r{d}" for d, blocks in BLOCKS.items()}.get(stages)
-    if "input_layer.0.weight" in keys:
-        form = (count(r"body\.(\d+)\."), "body.0.res_layer.7.weight" in keys)
-        return {
-            (sum(blocks), depth in BOTTLENECK_DEPTHS): f"tface_ir_{depth}"
-            for depth, blocks in IR_BLOCKS.items()
-        }.get(form)
-    if "conv_sep.layers.0.weight" in keys:
-        blocks = count(r"layers\.3\.layers\.(\d+)\.")
-        return {b[1]: f"insightface_{v}" for v, (b, _) in MBF_SIZES.items()}.get(blocks)
-    return "tface_mobilefacenet" if "conv_6_sep.conv.weight" in keys else None
+        found = tuple(count(rf"layer{stage}\.(\d+)\.") for stage in range(1, 5))
+        forms = {f"insightface_r{d}": counts for d, counts in iresnet.BLOCKS.items()}
+    elif "input_layer.0.weight" in keys:
+        found = (count(r"body\.(\d+)\."), "body.0.res_layer.7.weight" in keys)
+        forms = {
+            f"tface_ir_{depth}": (sum(counts), depth in ir.BOTTLENECK_DEPTHS)
+            for depth, counts in ir.IR_BLOCKS.items()
+        }
+    elif "conv_sep.layers.0.weight" in keys:
+        found = count(r"layers\.3\.layers\.(\d+)\.")
+        sizes = mbf.MBF_SIZES.items()
+        forms = {f"insightface_{name}": counts[1] for name, (counts, _) in sizes}
+    return next((family for family, form in forms.items() if form == found), None)
 
 
 def build_from_torch(
@@ -122,13 +122,8 @@ def build_from_torch(
     """Builds the backbone a torch state_dict belongs to, with its weights, frozen.
 
     All sizes are those of the arrays. Both upstreams feed `(pixel / 255 - 0.5) / 0.5`,
-    and so does the model by itself.
-
-    Args:
-        family: One of `TORCH_FAMILIES`.
-        arrays: Torch key -> array, as for `load_torch_weights`.
-        color: "rgb" or "bgr", the order the weights were trained on. The model built
-            takes RGB either way: its first kernel is turned.
+    and so does the model by itself. It takes RGB whichever `color`, "rgb" or "bgr", the
+    weights were trained on: its first kernel is turned.
     """
     check_choice("family", family, TORCH_FAMILIES)
     check_choice("color", color, COLORS)
@@ -180,15 +175,8 @@ def _sizes(family, upstream, arrays):
 def load_torch_weights(model: keras.Model, arrays: Mapping[str, np.ndarray]) -> None:
     """Copies a torch state_dict into a backbone that has a torch counterpart.
 
-    Args:
-        model: Built by `MobileFaceNet` or `IR` (TFace), `IResNet` or `MBF` (insightface
-            `arcface_torch`) with the sizes of the upstream model.
-        arrays: Torch key -> array; `num_batches_tracked` are not used.
-
-    Raises:
-        ValueError: If a key is missing or unexpected, a shape differs or a value is
-            not finite; or if the scale of an IResNet's last batch normalisation is not
-            1, as the reference keeps it. The model is then unchanged.
+    `num_batches_tracked` are not used. What does not fit exactly, or is not finite, is
+    a `ValueError`, and the model is then unchanged.
     """
     unused = {
         key: np.asarray(array)
