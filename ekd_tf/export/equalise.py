@@ -6,6 +6,7 @@ import dataclasses
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 from ekd_tf.models import PReLU
 
@@ -106,7 +107,7 @@ def _groups(student):
 
     # Keras keeps them in an order in which each comes after those it reads.
     for layer in student.layers:
-        inputs = _list(layer.input)
+        inputs = tf.nest.flatten(layer.input)
         known = [group_of.get(id(tensor)) for tensor in inputs]
         group = known[0] if len(set(map(id, known))) == 1 else None
         if isinstance(layer, keras.layers.BatchNormalization):
@@ -163,10 +164,6 @@ def _ranges(student, outputs, images):
     ranges = [np.zeros(output.shape[-1]) for output in outputs]
     for start in range(0, len(images), _BATCH):
         batch = probe(images[start : start + _BATCH], training=False)
-        for row, output in zip(ranges, _list(batch)):
+        for row, output in zip(ranges, tf.nest.flatten(batch)):
             np.maximum(row, np.abs(output).max(axis=(0, 1, 2)), out=row)
     return ranges
-
-
-def _list(value):
-    return list(value) if isinstance(value, (list, tuple)) else [value]

@@ -74,17 +74,9 @@ class Verification:
 class ArtefactReport:
     """One artefact of an export: where, how large, how close, how fast.
 
-    Attributes:
-        kind: A key of `GATES`.
-        path: Of the file, or of the SavedModel's directory.
-        size_bytes: Of all its files.
-        parity: Figures against the float32 Keras model.
-        verification: Of its own embeddings; None without labels.
-        median_ms, p95_ms, median_ms_2, p95_ms_2: Median and 95th percentile of the
-            latency of one image on one thread and on two, warm.
-        peak_bytes: See `peak_memory`.
-        ops, partitions: Of a TFLite file, op name -> count, and pieces of the graph
-            that XNNPACK runs.
+    `kind` is a key of `GATES`, `parity` is against the float32 Keras model. Times are
+    of one image, warm, on one thread and, `_2`, on two. `peak_bytes` is explained at
+    `peak_memory`, `partitions` at `TFLiteEmbedder`; `ops` are counted by name.
     """
 
     kind: str
