@@ -9,22 +9,12 @@ import numpy as np
 
 from ekd_tf.checks import check_choice
 from ekd_tf.checks import check_range
+from ekd_tf.models import blocks
 from ekd_tf.models.batch_norm import BatchNormalization
-from ekd_tf.models.blocks import global_depthwise
-from ekd_tf.models.blocks import image_input
-from ekd_tf.models.blocks import projection
 from ekd_tf.models.layers import PixelNormalization
 
-POOLINGS = ("depthwise", "flatten")
-# Arguments of a network that are not a user's to set.
-# Set here, or of the classifier that goes.
-_SET_HERE = (
-    "classes",
-    "dropout",
-    "dropout_rate",
-    "include_preprocessing",
-    "include_top",
-)
+# Arguments of a network that are set here, or are of the classifier that goes.
+_SET_HERE = "classes dropout dropout_rate include_preprocessing include_top".split()
 # They divide pixels themselves, and cannot be told not to.
 _TAKE_PIXELS = "EfficientNetB"
 
@@ -75,7 +65,7 @@ def Application(
     Other arguments, result and errors are those of `MobileFaceNet`.
     """
     check_choice("network", network, list_applications())
-    check_choice("pooling", pooling, POOLINGS)
+    check_choice("pooling", pooling, ("depthwise", "flatten"))
     check_choice("stem_stride", stem_stride, (1, 2))
     check_range("embedding_dim", embedding_dim, low=1)
     check_range("dropout", dropout, low=0, high=1, high_open=True)
@@ -84,7 +74,7 @@ def Application(
     of_network["input_shape"] = (input_size, input_size, 3)
     if "include_preprocessing" in inspect.signature(make).parameters:
         of_network["include_preprocessing"] = False
-    image, pixels = image_input(input_size)
+    image, pixels = blocks.image_input(input_size)
     if network.startswith(_TAKE_PIXELS):
         pixels = PixelNormalization(0.0, 1.0, name="pixels")(image)
     try:
@@ -95,9 +85,9 @@ def Application(
     features = _adapted(features, stem_stride)
     x = features.output
     if pooling == "depthwise":
-        x = global_depthwise(x)
-    embedding = projection(x, embedding_dim, dropout)
-    return keras.Model(features.inputs[0], embedding, name=name or network.lower())
+        x = blocks.global_depthwise(x)
+    x = blocks.embedding_output(x, embedding_dim, dropout)
+    return keras.Model(features.inputs[0], x, name=name or network.lower())
 
 
 def _adapted(model, stem_stride):
@@ -114,15 +104,13 @@ def _adapted(model, stem_stride):
             kind, config["momentum"] = BatchNormalization, 0.9
         return kind.from_config(config)
 
+    reason = "none of its layers has a stride of 2"
     try:
         copied = keras.models.clone_model(model, clone_function=copy)
+        if not is_first:
+            return copied
     except ValueError as error:
-        raise ValueError(
-            f"`stem_stride=1` does not fit {model.name}: {error}. Leave it at 2"
-        ) from error
-    if is_first:
-        raise ValueError(
-            f"`stem_stride=1` does not fit {model.name}: none of its layers has a "
-            "stride of 2. Leave it at 2"
-        )
-    return copied
+        reason = str(error)
+    raise ValueError(
+        f"`stem_stride=1` does not fit {model.name}: {reason}. Leave it at 2"
+    )

@@ -12,7 +12,6 @@ from ekd_tf.models.layers import PixelNormalization
 from ekd_tf.models.layers import PReLU
 
 ACTIVATIONS = ("prelu", "relu", "leaky_relu")
-
 INITIAL_SLOPE = 0.25
 
 
@@ -103,16 +102,15 @@ def embedding_output(
     x: keras.KerasTensor,
     embedding_dim: int,
     dropout: float,
-    linear: str,
-    norm: str,
-    use_bias: bool,
+    names: tuple[str, str] = ("projection", "projection.bn"),
+    use_bias: bool = False,
     **norm_arguments: bool,
 ) -> keras.KerasTensor:
     """Flattens, projects and normalises features to the output `embedding`.
 
     All of it in float32 under every policy: similarities near a threshold differ by
-    less than half precision resolves. `linear` and `norm` name the projection, whose is
-    `use_bias`, and the batch normalisation, whose are `norm_arguments`.
+    less than half precision resolves. `names` are of the projection, whose is
+    `use_bias`, and of the batch normalisation, whose are `norm_arguments`.
     """
     x = keras.layers.Flatten(dtype="float32", name="flatten")(x)
     if dropout > 0:
@@ -122,9 +120,9 @@ def embedding_output(
         use_bias=use_bias,
         kernel_initializer=keras.initializers.GlorotNormal(),
         dtype="float32",
-        name=linear,
+        name=names[0],
     )(x)
-    x = batch_norm(x, norm, dtype="float32", **norm_arguments)
+    x = batch_norm(x, names[1], dtype="float32", **norm_arguments)
     return keras.layers.Activation("linear", dtype="float32", name="embedding")(x)
 
 
@@ -132,12 +130,3 @@ def global_depthwise(x: keras.KerasTensor) -> keras.KerasTensor:
     """Weights all places of each channel's features by one kernel, and normalises."""
     x = conv(x, None, x.shape[1], "global_depthwise", padded=False)
     return batch_norm(x, name="global_depthwise.bn")
-
-
-def projection(
-    x: keras.KerasTensor, embedding_dim: int, dropout: float
-) -> keras.KerasTensor:
-    """Returns `embedding_output` without bias, of layers called "projection"."""
-    return embedding_output(
-        x, embedding_dim, dropout, "projection", "projection.bn", use_bias=False
-    )

@@ -5,15 +5,7 @@ from __future__ import annotations
 import keras
 
 from ekd_tf.checks import check_choice
-from ekd_tf.models.blocks import ACTIVATIONS
-from ekd_tf.models.blocks import activate
-from ekd_tf.models.blocks import batch_norm
-from ekd_tf.models.blocks import check_backbone
-from ekd_tf.models.blocks import conv
-from ekd_tf.models.blocks import global_depthwise
-from ekd_tf.models.blocks import he_normal
-from ekd_tf.models.blocks import image_input
-from ekd_tf.models.blocks import projection
+from ekd_tf.models import blocks
 from ekd_tf.models.layers import NearestResize
 
 # Side of the depthwise kernels, channels in between, channels out, whether channels are
@@ -76,8 +68,8 @@ def GhostFaceNet(
     """
     check_choice("version", version, tuple(LAST_CHANNELS))
     check_choice("stem_stride", stem_stride, (1, 2))
-    check_choice("activation", activation, ACTIVATIONS)
-    check_backbone(embedding_dim, width, input_size, dropout)
+    check_choice("activation", activation, blocks.ACTIVATIONS)
+    blocks.check_backbone(embedding_dim, width, input_size, dropout)
     if input_size < 32 * stem_stride:
         raise ValueError(
             "`input_size` must be 64 or more with stem_stride=2, since four more "
@@ -85,13 +77,15 @@ def GhostFaceNet(
         )
 
     def conv_bn(x, filters, kernel_size, name, stride=1):
-        x = conv(x, filters, kernel_size, name, stride, as_torch=False)
-        return batch_norm(x, name=f"{name}.bn")
+        x = blocks.conv(x, filters, kernel_size, name, stride, as_torch=False)
+        return blocks.batch_norm(x, name=f"{name}.bn")
 
     def ghost(x, filters, name, active=True, attended=False):
         def part(x, filters, kernel_size, name):
             x = conv_bn(x, filters, kernel_size, name)
-            return activate(x, activation, f"{name}.{activation}") if active else x
+            if active:
+                x = blocks.activate(x, activation, f"{name}.{activation}")
+            return x
 
         primary = part(x, -(-filters // 2), 1, f"{name}.primary")
         cheap = part(primary, None, 3, f"{name}.cheap")
@@ -110,16 +104,17 @@ def GhostFaceNet(
         x = keras.layers.Activation("sigmoid", name=f"{name}.sigmoid")(x)
         return NearestResize(size, name=f"{name}.resize")(x)
 
+    def pointwise(x, filters, name):
+        return keras.layers.Conv2D(
+            filters, 1, kernel_initializer=blocks.he_normal(), name=name
+        )(x)
+
     def squeeze_excite(x, name):
         filters = x.shape[-1]
         y = keras.layers.GlobalAveragePooling2D(keepdims=True, name=f"{name}.mean")(x)
-        y = keras.layers.Conv2D(
-            _channels(filters / 4), 1, kernel_initializer=he_normal(), name=f"{name}.in"
-        )(y)
-        y = activate(y, activation, f"{name}.{activation}")
-        y = keras.layers.Conv2D(
-            filters, 1, kernel_initializer=he_normal(), name=f"{name}.out"
-        )(y)
+        y = pointwise(y, _channels(filters / 4), f"{name}.in")
+        y = blocks.activate(y, activation, f"{name}.{activation}")
+        y = pointwise(y, filters, f"{name}.out")
         # As relu6(6 slope x + 3) / 6, of operations that TFLite has in int8.
         slope = 6.0 * HARD_SIGMOID_SLOPES[version]
         y = keras.layers.Rescaling(slope, 3.0, name=f"{name}.slope")(y)
@@ -127,9 +122,9 @@ def GhostFaceNet(
         y = keras.layers.Rescaling(1.0 / 6.0, name=f"{name}.sigmoid")(y)
         return keras.layers.Multiply(name=f"{name}.excite")([x, y])
 
-    image, x = image_input(input_size)
+    image, x = blocks.image_input(input_size)
     x = conv_bn(x, _channels(16 * width), 3, "stem", stride=stem_stride)
-    x = activate(x, activation, f"stem.{activation}")
+    x = blocks.activate(x, activation, f"stem.{activation}")
     last = _channels(LAST_CHANNELS[version] * width)
     for number, (kernel, between, filters, excites, stride) in enumerate(STAGES):
         name_of = f"stage{number + 1}".__add__
@@ -148,13 +143,12 @@ def GhostFaceNet(
         x = ghost(x, filters, name_of(".ghost2"), active=False)
         x = keras.layers.Add(name=name_of(".add"))([shortcut, x])
     x = conv_bn(x, last, 1, "last")
-    x = activate(x, activation, f"last.{activation}")
-    embedding = projection(global_depthwise(x), embedding_dim, dropout)
-    name = name or f"ghostfacenet_v{version}"
-    return keras.Model(inputs=image, outputs=embedding, name=name)
+    x = blocks.activate(x, activation, f"last.{activation}")
+    x = blocks.embedding_output(blocks.global_depthwise(x), embedding_dim, dropout)
+    return keras.Model(image, x, name=name or f"ghostfacenet_v{version}")
 
 
-def _channels(number: float) -> int:
+def _channels(number):
     """Returns the nearest multiple of 4, and no more than a tenth below `number`."""
     rounded = max(4, int(number + 2) // 4 * 4)
     return rounded + 4 if rounded < 0.9 * number else rounded

@@ -11,14 +11,8 @@ def copy_weights(source: keras.Model, target: keras.Model) -> list[str]:
     """Copies the weights of one network to those of another that they fit.
 
     All in their order, where both networks have the same shapes in the same order;
-    else those of the same layer's name, variable's name and shape.
-
-    Args:
-        source: Where they are from; not changed.
-        target: Whose variables, trained or not, are assigned.
-
-    Returns:
-        What of `target` keeps its values, as `layer/variable (shape)`.
+    else those of the same layer's name, variable's name and shape. Returns what of
+    `target` keeps its values, as `layer/variable (shape)`.
     """
     values, variables = _named(source), _named(target)
     in_order = [v.shape for _, v in values] == [v.shape for _, v in variables]

@@ -13,11 +13,7 @@ from ekd_tf.keras_compat import register
 
 @register
 class PixelNormalization(keras.layers.Layer):
-    r"""Maps pixels to `(pixel - mean) / scale`.
-
-    Args:
-        mean: Float, in pixel units. The default maps 0..255 to -1..1.
-        scale: Float > 0, in pixel units.
+    """Maps pixels to `(pixel - mean) / scale`; the defaults map 0..255 to -1..1.
 
     The result has the layer's compute dtype; the arithmetic is float32 under every
     policy.
@@ -83,15 +79,8 @@ class PReLU(keras.layers.Layer):
     """Applies `prelu` with one learned slope per channel.
 
     Equal to `keras.layers.PReLU(shared_axes=[1, 2])` in value and, but for inputs of
-    exactly 0, in gradient. Its slopes are float32 under every policy, and TFLite has
-    one operation for it.
-
-    Args:
-        initial_slope: Float, every channel's slope before training. 0.25 is
-            torch's default; Keras starts at 0.
-
-    State:
-        alpha: float32 `(1, 1, channels)`, trainable.
+    exactly 0, in gradient. Its slopes, `alpha`, are float32 `(1, 1, channels)` under
+    every policy and start at torch's 0.25. TFLite has one operation for it.
     """
 
     def __init__(self, initial_slope: float = 0.25, **kwargs: Any) -> None:
@@ -99,11 +88,6 @@ class PReLU(keras.layers.Layer):
         self.initial_slope = float(initial_slope)
 
     def build(self, input_shape: tuple) -> None:
-        if len(input_shape) != 4 or input_shape[-1] is None:
-            raise ValueError(
-                "`PReLU` needs inputs (batch, height, width, channels) with known "
-                f"channels. Received: input_shape={tuple(input_shape)}"
-            )
         keep_float32 = "autocast" if IS_KERAS_3 else "experimental_autocast"
         self.alpha = self.add_weight(
             name="alpha",
@@ -131,9 +115,6 @@ class NearestResize(keras.layers.Layer):
 
     `keras.layers.Resizing` of Keras 3 has `training=True` for a default and hands it
     on: in a model that is called without `training`, all behind it would train.
-
-    Args:
-        size: Two ints >= 1, rows and columns.
     """
 
     def __init__(self, size: tuple[int, int], **kwargs: Any) -> None:

@@ -9,13 +9,7 @@ import tensorflow as tf
 
 from ekd_tf.checks import check_choice
 from ekd_tf.keras_compat import register
-from ekd_tf.models.blocks import activate
-from ekd_tf.models.blocks import batch_norm
-from ekd_tf.models.blocks import check_backbone
-from ekd_tf.models.blocks import conv
-from ekd_tf.models.blocks import embedding_output
-from ekd_tf.models.blocks import image_input
-from ekd_tf.models.blocks import scaled_channels
+from ekd_tf.models import blocks
 
 # Blocks of the four stages, and how often more channels the blocks' outputs have than
 # MobileFaceNet's.
@@ -65,39 +59,32 @@ def MBF(
     the paper, mixes pairs of channels: upstream doubled the channels there and not the
     groups. Layers carry the names of the reference's torch modules.
 
-    Args:
-        variant: "mbf" or "mbf_large".
-        name: The model's name; the variant by default.
-
-    Other arguments and the result are those of `MobileFaceNet`.
+    `variant` is a key of `MBF_SIZES`; other arguments and the result are those of
+    `MobileFaceNet`.
 
     Reference:
         insightface `recognition/arcface_torch/backbones/mobilefacenet.py`. Departs
         from it in the initial weights.
     """
     check_choice("variant", variant, tuple(MBF_SIZES))
-    check_backbone(embedding_dim, width, input_size, dropout)
-    blocks, scale = MBF_SIZES[variant]
+    blocks.check_backbone(embedding_dim, width, input_size, dropout)
+    counts, scale = MBF_SIZES[variant]
 
     def outside(channels):
-        return scaled_channels(channels * scale, width)
+        return blocks.scaled_channels(channels * scale, width)
 
     def linear_block(x, filters, kernel_size, name, **arguments):
-        x = conv(x, filters, kernel_size, f"{name}.layers.0", **arguments)
-        return batch_norm(x, name=f"{name}.layers.1")
+        x = blocks.conv(x, filters, kernel_size, f"{name}.layers.0", **arguments)
+        if "depth_multiplier" in arguments:
+            x = GroupSum(scale, name=f"{name}.layers.0.sum")(x)
+        return blocks.batch_norm(x, name=f"{name}.layers.1")
 
-    def conv_block(x, filters, kernel_size, name, stride=1):
-        x = linear_block(x, filters, kernel_size, name, stride=stride)
-        return activate(x, "prelu", name=f"{name}.layers.2")
-
-    def grouped_block(x, name):
-        x = conv(x, None, 3, f"{name}.layers.0", depth_multiplier=scale)
-        x = GroupSum(scale, name=f"{name}.layers.0.sum")(x)
-        x = batch_norm(x, name=f"{name}.layers.1")
-        return activate(x, "prelu", name=f"{name}.layers.2")
+    def conv_block(x, filters, kernel_size, name, **arguments):
+        x = linear_block(x, filters, kernel_size, name, **arguments)
+        return blocks.activate(x, "prelu", name=f"{name}.layers.2")
 
     def bottleneck(x, between, filters, name, stride=1):
-        x = conv_block(x, scaled_channels(between, width), 1, f"{name}.layers.0")
+        x = conv_block(x, blocks.scaled_channels(between, width), 1, f"{name}.layers.0")
         x = conv_block(x, None, 3, f"{name}.layers.1", stride=stride)
         return linear_block(x, filters, 1, f"{name}.layers.2")
 
@@ -108,20 +95,20 @@ def MBF(
             x = keras.layers.Add(name=f"{prefix}.add")([x, branch])
         return x
 
-    image, x = image_input(input_size)
+    image, x = blocks.image_input(input_size)
     x = conv_block(x, outside(64), 3, "layers.0", stride=2)
-    if blocks[0] == 1:
-        x = grouped_block(x, "layers.1")
+    if counts[0] == 1:
+        x = conv_block(x, None, 3, "layers.1", depth_multiplier=scale)
     else:
-        x = residual(x, blocks[0], 128, "layers.1")
+        x = residual(x, counts[0], 128, "layers.1")
     x = bottleneck(x, 128, outside(64), "layers.2", stride=2)
-    x = residual(x, blocks[1], 128, "layers.3")
+    x = residual(x, counts[1], 128, "layers.3")
     x = bottleneck(x, 256, outside(128), "layers.4", stride=2)
-    x = residual(x, blocks[2], 256, "layers.5")
+    x = residual(x, counts[2], 256, "layers.5")
     x = bottleneck(x, 512, outside(128), "layers.6", stride=2)
-    x = residual(x, blocks[3], 256, "layers.7")
-    x = conv_block(x, scaled_channels(512, width), 1, "conv_sep")
+    x = residual(x, counts[3], 256, "layers.7")
+    x = conv_block(x, blocks.scaled_channels(512, width), 1, "conv_sep")
     x = linear_block(x, None, x.shape[1], "features.layers.0", padded=False)
     names = "features.layers.2", "features.layers.3"
-    embedding = embedding_output(x, embedding_dim, dropout, *names, use_bias=False)
-    return keras.Model(inputs=image, outputs=embedding, name=name or variant)
+    x = blocks.embedding_output(x, embedding_dim, dropout, names)
+    return keras.Model(image, x, name=name or variant)

@@ -5,14 +5,7 @@ from __future__ import annotations
 import keras
 
 from ekd_tf.checks import check_choice
-from ekd_tf.models.blocks import ACTIVATIONS
-from ekd_tf.models.blocks import activate
-from ekd_tf.models.blocks import batch_norm
-from ekd_tf.models.blocks import check_backbone
-from ekd_tf.models.blocks import conv
-from ekd_tf.models.blocks import embedding_output
-from ekd_tf.models.blocks import image_input
-from ekd_tf.models.blocks import scaled_channels
+from ekd_tf.models import blocks
 
 # (torch name, channels in between, channels out, residual blocks; 0 means one block
 # of stride 2 without a shortcut)
@@ -65,40 +58,37 @@ def MobileFaceNet(
         weights: normal with variance 2 / fan_out, where a depthwise kernel counts
         the outputs of its own channel only.
     """
-    check_backbone(embedding_dim, width, input_size, dropout)
-    check_choice("activation", activation, ACTIVATIONS)
+    blocks.check_backbone(embedding_dim, width, input_size, dropout)
+    check_choice("activation", activation, blocks.ACTIVATIONS)
 
-    def conv_bn(x, filters, kernel_size, name, stride=1):
-        x = conv(x, filters, kernel_size, name=f"{name}.conv", stride=stride)
-        return batch_norm(x, name=f"{name}.bn")
+    def conv_bn(x, filters, kernel_size, name, **arguments):
+        x = blocks.conv(x, filters, kernel_size, f"{name}.conv", **arguments)
+        return blocks.batch_norm(x, name=f"{name}.bn")
 
-    def conv_bn_act(x, filters, kernel_size, name, stride=1):
-        x = conv_bn(x, filters, kernel_size, name, stride=stride)
-        return activate(x, activation, name=f"{name}.prelu")
+    def conv_bn_act(x, filters, kernel_size, name, **arguments):
+        x = conv_bn(x, filters, kernel_size, name, **arguments)
+        return blocks.activate(x, activation, name=f"{name}.prelu")
 
     def bottleneck(x, between, filters, name, stride=1):
         x = conv_bn_act(x, between, 1, f"{name}.conv")
         x = conv_bn_act(x, None, 3, f"{name}.conv_dw", stride=stride)
         return conv_bn(x, filters, 1, f"{name}.project")
 
-    image, x = image_input(input_size)
-    x = conv_bn_act(x, scaled_channels(64, width), 3, "conv1", stride=2)
+    image, x = blocks.image_input(input_size)
+    x = conv_bn_act(x, blocks.scaled_channels(64, width), 3, "conv1", stride=2)
     x = conv_bn_act(x, None, 3, "conv2_dw")
     for stage, between, filters, num_residual in STAGES:
-        between = scaled_channels(between, width)
-        filters = scaled_channels(filters, width)
+        between = blocks.scaled_channels(between, width)
+        filters = blocks.scaled_channels(filters, width)
         if num_residual == 0:
             x = bottleneck(x, between, filters, stage, stride=2)
         for block in range(num_residual):
             prefix = f"{stage}.model.{block}"
             branch = bottleneck(x, between, filters, prefix)
             x = keras.layers.Add(name=f"{prefix}.add")([x, branch])
-    x = conv_bn_act(x, scaled_channels(512, width), 1, "conv_6_sep")
-    x = conv(x, None, x.shape[1], "output_layer.conv_6_dw.conv", padded=False)
-    x = batch_norm(x, name="output_layer.conv_6_dw.bn")
-    linear, norm = "output_layer.linear", "output_layer.bn"
+    x = conv_bn_act(x, blocks.scaled_channels(512, width), 1, "conv_6_sep")
+    x = conv_bn(x, None, x.shape[1], "output_layer.conv_6_dw", padded=False)
+    names = "output_layer.linear", "output_layer.bn"
     affine = {"center": last_bn_affine, "scale": last_bn_affine}
-    embedding = embedding_output(
-        x, embedding_dim, dropout, linear, norm, False, **affine
-    )
-    return keras.Model(inputs=image, outputs=embedding, name=name)
+    x = blocks.embedding_output(x, embedding_dim, dropout, names, **affine)
+    return keras.Model(image, x, name=name)
