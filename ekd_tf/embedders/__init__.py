@@ -14,7 +14,6 @@ from ekd_tf.embedders.onnx_model import OnnxEmbedder as OnnxEmbedder
 from ekd_tf.embedders.opening import file_of_model as file_of_model
 from ekd_tf.embedders.opening import in_other_ranges as in_other_ranges
 from ekd_tf.embedders.opening import open_embedder as open_embedder
-from ekd_tf.embedders.opening import split_model as split_model
 from ekd_tf.embedders.opening import takes_any_range as takes_any_range
 from ekd_tf.embedders.saved_model import SavedModelEmbedder as SavedModelEmbedder
 from ekd_tf.embedders.tflite_model import TFLiteEmbedder as TFLiteEmbedder

@@ -11,14 +11,11 @@ from ekd_tf.models.ghostfacenet import GhostFaceNet
 from ekd_tf.models.ir import IR as IR
 from ekd_tf.models.iresnet import BLOCKS
 from ekd_tf.models.iresnet import IResNet as IResNet
-from ekd_tf.models.layers import PixelNormalization as PixelNormalization
 from ekd_tf.models.layers import PReLU as PReLU
 from ekd_tf.models.mbf import MBF as MBF
 from ekd_tf.models.mbf import MBF_SIZES
 from ekd_tf.models.mobilefacenet import MobileFaceNet as MobileFaceNet
-from ekd_tf.models.torch_families import TORCH_FAMILIES as TORCH_FAMILIES
 from ekd_tf.models.torch_families import build_from_torch as build_from_torch
-from ekd_tf.models.torch_families import load_torch_weights as load_torch_weights
 
 # What `--model` calls them.
 BACKBONES: dict[str, Callable[..., keras.Model]] = {
