@@ -18,10 +18,6 @@ def cosine_of(x, y):
     return float(unit(x) @ unit(y))
 
 
-def huber(x, delta=1.0):
-    return x * x / 2 if abs(x) <= delta else delta * (abs(x) - delta / 2)
-
-
 def log_softmax(logits):
     logits = np.float64(logits)
     peak = logits.max()
@@ -37,20 +33,8 @@ def cosine(student, teacher, labels=None):
     return mean(1 - cosine_of(s, t) for s, t in zip(student, teacher))
 
 
-def fitnet(student, teacher, labels=None):
-    pairs = zip(np.ravel(student), np.ravel(teacher))
-    return mean((float(s) - float(t)) ** 2 for s, t in pairs)
-
-
 def pairs_of(rows):
     return itertools.product(range(len(rows)), repeat=2)
-
-
-def mean_square_over_pairs(entry, student, teacher):
-    """Of the differences of `entry(rows, i, j)`."""
-    return mean(
-        (entry(student, i, j) - entry(teacher, i, j)) ** 2 for i, j in pairs_of(student)
-    )
 
 
 def sp(student, teacher, labels=None, gram="cosine"):
@@ -60,47 +44,13 @@ def sp(student, teacher, labels=None, gram="cosine"):
             return cosine_of(x[i], x[j])
         return x[i] @ x[j] / math.sqrt(sum((x[i] @ row) ** 2 for row in x))
 
-    return mean_square_over_pairs(entry, student, teacher)
-
-
-def cckd(student, teacher, labels=None, gamma=0.4, orders=2):
-    def kernel(x, i, j):
-        return math.exp(-2 * gamma) * sum(
-            (2 * gamma * cosine_of(x[i], x[j])) ** p / math.factorial(p)
-            for p in range(orders + 1)
-        )
-
-    return mean_square_over_pairs(kernel, student, teacher)
+    return mean(
+        (entry(student, i, j) - entry(teacher, i, j)) ** 2 for i, j in pairs_of(student)
+    )
 
 
 def distance(x, y):
     return float(np.linalg.norm(np.float64(x) - np.float64(y)))
-
-
-def rkd_distance(student, teacher, delta=1.0):
-    def relative(x):
-        all_of = [distance(x[i], x[j]) for i, j in pairs_of(x)]
-        apart = [d for d in all_of if d > 0]
-        return [d / mean(apart) if apart else 0.0 for d in all_of]
-
-    return mean(
-        huber(s - t, delta) for s, t in zip(relative(student), relative(teacher))
-    )
-
-
-def rkd_angle(student, teacher, delta=1.0):
-    def cosines(x):
-        x = np.float64(x)
-        for i, j, k in itertools.product(range(len(x)), repeat=3):
-            one, other = x[i] - x[j], x[k] - x[j]
-            lengths = np.linalg.norm(one) * np.linalg.norm(other)
-            yield one @ other / lengths if lengths > 0 else 0.0
-
-    return mean(huber(s - t, delta) for s, t in zip(cosines(student), cosines(teacher)))
-
-
-def rkd(student, teacher, labels=None):
-    return 25 * rkd_distance(student, teacher) + 50 * rkd_angle(student, teacher)
 
 
 def darkrank(student, teacher, labels=None, alpha=3.0, beta=3.0, length=3):

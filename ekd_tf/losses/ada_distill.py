@@ -13,25 +13,8 @@ from ekd_tf.heads import arcface_target
 from ekd_tf.keras_compat import register
 from ekd_tf.losses.base import TermsAndMonitor
 from ekd_tf.losses.centres import margin_cross_entropy
-from ekd_tf.losses.projected import ProjectedLoss
+from ekd_tf.losses.direct import ProjectedLoss
 from ekd_tf.ops.numerics import l2_normalize
-
-
-def kept_fractions(
-    student: tf.Tensor, teacher: tf.Tensor, centres: tf.Tensor
-) -> tf.Tensor:
-    r"""Returns how much of its class centre each image keeps.
-
-    $$ a = \mathrm{clip}\big(\hat s \cdot \hat t \;
-        \mathrm{clip}(\hat c \cdot \hat t, 10^{-6}, 1), 10^{-6}, 1\big) $$
-
-    float32 `(batch,)`, of three float32 `(batch, dim)`: both models' embeddings, of
-    unit length, and the centres as they are.
-    """
-    agreement = tf.reduce_sum(student * teacher, axis=1)
-    closeness = tf.reduce_sum(l2_normalize(centres) * teacher, axis=1)
-    kept = agreement * tf.clip_by_value(closeness, 1e-6, 1.0)
-    return tf.clip_by_value(kept, 1e-6, 1.0)
 
 
 def moved_centres(
@@ -66,13 +49,18 @@ def moved_centres(
 
 @register
 class AdaDistillLoss(ProjectedLoss):
-    """ArcFace against class centres that the teacher's embeddings move.
+    r"""ArcFace against class centres that the teacher's embeddings move.
+
+    `moved_centres` with, of each image,
+
+    $$ a = \mathrm{clip}\big(\hat s \cdot \hat t \;
+        \mathrm{clip}(\hat c \cdot \hat t, 10^{-6}, 1), 10^{-6}, 1\big) $$
 
     Early, when student and teacher disagree, a centre is little more than the
     teacher's last embedding of the identity; as they agree it becomes an average over
     many. Centres are updated before they are used. To watch: `ada_distill/keep`, the
-    batch's mean of `kept_fractions`. The margin is in [0, pi/2) radians, `student_dim`
-    as in `ProjectedLoss`.
+    batch's mean of a. The margin is in [0, pi/2) radians, `student_dim` as in
+    `ProjectedLoss`.
 
     State:
         centres: float32 `(num_identities, teacher_dim)`, not trainable, zero until an
@@ -114,9 +102,11 @@ class AdaDistillLoss(ProjectedLoss):
         projected = l2_normalize(self.project(student, teacher))
         teacher = l2_normalize(teacher)
         centres = tf.convert_to_tensor(self.centres)
-        kept = tf.stop_gradient(
-            kept_fractions(projected, teacher, tf.gather(centres, labels))
-        )
+        own = l2_normalize(tf.gather(centres, labels))
+        closeness = tf.reduce_sum(own * teacher, axis=1)
+        kept = tf.reduce_sum(tf.stop_gradient(projected) * teacher, axis=1)
+        kept *= tf.clip_by_value(closeness, 1e-6, 1.0)
+        kept = tf.clip_by_value(kept, 1e-6, 1.0)
         if training:
             rows = tf.reduce_sum(projected, axis=1) + tf.reduce_sum(teacher, axis=1)
             centres = moved_centres(

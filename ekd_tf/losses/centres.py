@@ -16,8 +16,8 @@ from ekd_tf.heads import margin_softmax_loss
 from ekd_tf.heads import replace_targets
 from ekd_tf.keras_compat import register
 from ekd_tf.losses.base import TermsAndMonitor
+from ekd_tf.losses.direct import ProjectedLoss
 from ekd_tf.losses.direct import cosine_distance
-from ekd_tf.losses.projected import ProjectedLoss
 from ekd_tf.ops.numerics import l2_normalize
 
 
@@ -59,11 +59,6 @@ class CentreLoss(ProjectedLoss):
 
     def cosines(self, embeddings: tf.Tensor) -> tf.Tensor:
         """Returns the cosines to all centres, float32 `(batch, num_identities)`."""
-        if embeddings.shape[1] != self.teacher_dim:
-            raise ValueError(
-                f"{type(self).__name__} has centres of size {self.teacher_dim}. "
-                f"Received embeddings of size {embeddings.shape[1]}"
-            )
         centres = tf.convert_to_tensor(self.centres)
         return tf.matmul(l2_normalize(embeddings), centres, transpose_b=True)
 
@@ -106,8 +101,8 @@ def margin_cross_entropy(
 class ProxylessKDLoss(CentreLoss):
     """Trains the student by ArcFace against the teacher's frozen class centres.
 
-    The teacher's embeddings of the batch are not used: all it gives is the centres. The
-    margin is in [0, pi/2) radians; other arguments and the state as in `CentreLoss`.
+    All the teacher gives is the centres. The margin is in [0, pi/2) radians; other
+    arguments and the state as in `CentreLoss`.
 
     Reference:
         Shi et al., 2020, arXiv:2011.00265, which inherits the teacher's classifier;
@@ -138,29 +133,18 @@ class ProxylessKDLoss(CentreLoss):
         return {self.name: value}, {}
 
 
-def margins_of_teacher(
-    teacher_cosines: tf.Tensor, min_margin: float = 0.35, max_margin: float = 0.55
-) -> tf.Tensor:
-    r"""Returns a margin per image that grows with the teacher's cosine.
+@register
+class MarginDistillationLoss(CentreLoss):
+    r"""Classifies by the teacher's centres, with a wider margin where it is sure.
+
+    ArcFace against the teacher's frozen class centres; each image has a margin of
 
     $$ m_i = m_{min} + (m_{max} - m_{min}) \frac{\max(0, c_i)}{\max_j c_j} $$
 
-    in radians, with c the cosines of the teacher's embeddings to their class centres,
-    float32 `(batch,)`; `min_margin` everywhere where no cosine is positive.
-    """
-    cosines = tf.maximum(teacher_cosines, 0.0)
-    sureness = tf.math.divide_no_nan(cosines, tf.reduce_max(cosines))
-    return min_margin + (max_margin - min_margin) * sureness
-
-
-@register
-class MarginDistillationLoss(CentreLoss):
-    """Classifies by the teacher's centres, with a wider margin where it is sure.
-
-    ArcFace against the teacher's frozen class centres; the margin of each image is
-    `margins_of_teacher`, and the batch's mean is to watch as
-    `margin_distillation/margin`. Both margins are in [0, pi/2) radians; other arguments
-    and the state as in `CentreLoss`.
+    with c the cosines of the teacher's embeddings to their class centres, `min_margin`
+    where none is positive. To watch: `margin_distillation/margin`, the batch's mean.
+    Both margins are in [0, pi/2) radians; other arguments and the state as in
+    `CentreLoss`.
 
     Reference:
         Svitov and Alyamkin, 2020, arXiv:2003.02586. Where the authors' code takes
@@ -189,7 +173,9 @@ class MarginDistillationLoss(CentreLoss):
     ) -> TermsAndMonitor:
         centres = tf.gather(tf.convert_to_tensor(self.centres), labels)
         of_teacher = tf.reduce_sum(l2_normalize(teacher) * centres, axis=1)
-        margins = margins_of_teacher(of_teacher, self.min_margin, self.max_margin)
+        of_teacher = tf.maximum(of_teacher, 0.0)
+        sureness = tf.math.divide_no_nan(of_teacher, tf.reduce_max(of_teacher))
+        margins = self.min_margin + (self.max_margin - self.min_margin) * sureness
         cosines = self.cosines(self.project(student, teacher))
         value = margin_cross_entropy(
             cosines, labels, self.scale, lambda own: arcface_target(own, margins)

@@ -74,7 +74,6 @@ class EKDCentresLoss(CentreLoss):
         image_ids: tf.Tensor | None,
         training: bool,
     ) -> TermsAndMonitor:
-        """As `EKDLoss.compute`, of the projected student."""
         student = self.project(student, teacher)
         batch = student, teacher, labels, image_ids
         return self.ekd.compute(*batch, training, self._gallery(labels))

@@ -16,14 +16,12 @@ from ekd_tf.losses.base import TermsAndMonitor
 from ekd_tf.ops.numerics import l2_normalize
 from ekd_tf.ops.numerics import similarity_matrix
 
-GRAMS = ("cosine", "row_normalized")
 _LEAST_KERNEL = 1e-6
 
 
-def similarity_preserving(
-    student: tf.Tensor, teacher: tf.Tensor, gram: str = "cosine"
-) -> tf.Tensor:
-    r"""Averages the squared difference of two models' similarity matrices.
+@register
+class SPLoss(DistillationLoss):
+    r"""Averages the squared difference of two similarity matrices, the term `sp`.
 
     $$ L = \frac{1}{B^2} \lVert G_s - G_t \rVert_F^2 $$
 
@@ -35,52 +33,31 @@ def similarity_preserving(
         TFace `distillation/similarity_perserving.py` is "cosine".
     """
 
-    def matrix(embeddings):
-        if gram == "cosine":
-            return similarity_matrix(l2_normalize(embeddings))
-        return l2_normalize(similarity_matrix(embeddings))
-
-    return tf.reduce_mean(tf.math.squared_difference(matrix(student), matrix(teacher)))
-
-
-@register
-class SPLoss(DistillationLoss):
-    """Compares similarity matrices: the term `sp` is `similarity_preserving`."""
-
     default_name = "sp"
 
     def __init__(self, gram: str = "cosine", **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.gram = check_choice("gram", gram, GRAMS)
+        self.gram = check_choice("gram", gram, ("cosine", "row_normalized"))
 
     def compute(self, student: tf.Tensor, teacher: tf.Tensor) -> TermsAndMonitor:
-        return {self.name: similarity_preserving(student, teacher, self.gram)}, {}
+        def matrix(embeddings):
+            if self.gram == "cosine":
+                return similarity_matrix(l2_normalize(embeddings))
+            return l2_normalize(similarity_matrix(embeddings))
 
-
-def correlation_matrix(
-    embeddings: tf.Tensor, gamma: float = 0.4, orders: int = 2
-) -> tf.Tensor:
-    r"""Returns the Gaussian kernel of all pairs as a polynomial of their cosines.
-
-    $$ K = \sum_{p=0}^{P} e^{-2\gamma} \frac{(2\gamma)^p}{p!} S^p $$
-
-    with S the cosines and powers entry by entry: the Taylor series of
-    $e^{-\gamma \lVert \hat f_i - \hat f_j \rVert^2}$ up to the order P >= 1. Float32
-    `(batch, batch)`.
-    """
-    cosines = similarity_matrix(l2_normalize(embeddings))
-    kernel = tf.zeros_like(cosines)
-    for p in reversed(range(orders + 1)):
-        factor = math.exp(-2 * gamma) * (2 * gamma) ** p / math.factorial(p)
-        kernel = kernel * cosines + factor
-    return kernel
+        square = tf.math.squared_difference(matrix(student), matrix(teacher))
+        return {self.name: tf.reduce_mean(square)}, {}
 
 
 @register
 class CCKDLoss(DistillationLoss):
-    r"""Averages the squared difference of two `correlation_matrix`, the term `cckd`.
+    r"""Averages the squared difference of two kernel matrices, the term `cckd`.
 
-    $$ L = \frac{1}{B^2} \sum_{ij} (K^s_{ij} - K^t_{ij})^2 $$
+    $$ L = \frac{1}{B^2} \sum_{ij} (K^s_{ij} - K^t_{ij})^2, \quad
+        K = \sum_{p=0}^{P} e^{-2\gamma} \frac{(2\gamma)^p}{p!} S^p $$
+
+    with S the cosines and powers entry by entry: the Taylor series of the Gaussian
+    kernel $e^{-\gamma \lVert \hat f_i - \hat f_j \rVert^2}$ up to the order P >= 1.
 
     Reference:
         Peng et al., 2019, arXiv:1904.01802: gamma 0.4, order 2.
@@ -97,15 +74,21 @@ class CCKDLoss(DistillationLoss):
         self.orders = int(check_range("orders", orders, 1))
 
     def compute(self, student: tf.Tensor, teacher: tf.Tensor) -> TermsAndMonitor:
-        kernels = [
-            correlation_matrix(embeddings, self.gamma, self.orders)
-            for embeddings in (student, teacher)
-        ]
-        return {self.name: tf.reduce_mean(tf.math.squared_difference(*kernels))}, {}
+        def kernel(embeddings):
+            cosines = similarity_matrix(l2_normalize(embeddings))
+            series = tf.zeros_like(cosines)
+            for p in reversed(range(self.orders + 1)):
+                factor = math.exp(-2 * self.gamma) * (2 * self.gamma) ** p
+                series = series * cosines + factor / math.factorial(p)
+            return series
+
+        square = tf.math.squared_difference(kernel(student), kernel(teacher))
+        return {self.name: tf.reduce_mean(square)}, {}
 
 
-def probability_divergence(student: tf.Tensor, teacher: tf.Tensor) -> tf.Tensor:
-    r"""Averages the divergence of two models' probabilities of neighbours.
+@register
+class PKTLoss(DistillationLoss):
+    r"""Averages the divergence of two probabilities of neighbours, the term `pkt`.
 
     $$ p_{j|i} = \frac{k_{ij}}{\sum_l k_{il}}, \quad k_{ij} = \frac{\cos_{ij} + 1}{2},
         \quad L = \frac{1}{B} \sum_i \mathrm{KL}(p^t_{\cdot|i} \| p^s_{\cdot|i}) $$
@@ -115,21 +98,16 @@ def probability_divergence(student: tf.Tensor, teacher: tf.Tensor) -> tf.Tensor:
         all B^2 entries: 1/B of this.
     """
 
-    def probabilities(embeddings):
-        # A kernel of 0 would have no logarithm.
-        kernel = (similarity_matrix(l2_normalize(embeddings)) + 1.0) / 2 + _LEAST_KERNEL
-        return kernel / tf.reduce_sum(kernel, axis=1, keepdims=True)
-
-    of_student, of_teacher = probabilities(student), probabilities(teacher)
-    apart = tf.math.log(of_teacher) - tf.math.log(of_student)
-    return tf.reduce_mean(tf.reduce_sum(of_teacher * apart, axis=1))
-
-
-@register
-class PKTLoss(DistillationLoss):
-    """Compares who is near whom: the term `pkt` is `probability_divergence`."""
-
     default_name = "pkt"
 
     def compute(self, student: tf.Tensor, teacher: tf.Tensor) -> TermsAndMonitor:
-        return {self.name: probability_divergence(student, teacher)}, {}
+        def probabilities(embeddings):
+            cosines = similarity_matrix(l2_normalize(embeddings))
+            # A kernel of 0 would have no logarithm.
+            kernel = (cosines + 1.0) / 2 + _LEAST_KERNEL
+            return kernel / tf.reduce_sum(kernel, axis=1, keepdims=True)
+
+        of_student, of_teacher = probabilities(student), probabilities(teacher)
+        apart = tf.math.log(of_teacher) - tf.math.log(of_student)
+        divergences = tf.reduce_sum(of_teacher * apart, axis=1)
+        return {self.name: tf.reduce_mean(divergences)}, {}

@@ -16,38 +16,18 @@ from ekd_tf.ops.numerics import pairwise_squared_distances
 from ekd_tf.ops.numerics import safe_sqrt
 
 
-def huber(difference: tf.Tensor, delta: float = 1.0) -> tf.Tensor:
+def huber(difference: tf.Tensor, delta: float) -> tf.Tensor:
     """Returns x^2 / 2 up to `delta` and, beyond it, its tangent."""
     size = tf.abs(difference)
     inner = tf.minimum(size, delta)
     return inner * (size - 0.5 * inner)
 
 
-def rkd_distance(
-    student: tf.Tensor, teacher: tf.Tensor, delta: float = 1.0
-) -> tf.Tensor:
-    r"""Compares two models' relative distances between all images of a batch.
-
-    Each model's distances are divided by the mean of its own that are not 0:
-
-    $$ L = \frac{1}{B^2} \sum_{i,j} h_\delta\Big(
-        \frac{\lVert s_i - s_j \rVert}{\mu_s} -
-        \frac{\lVert t_i - t_j \rVert}{\mu_t} \Big) $$
-
-    with $h_\delta$ the Huber function, quadratic up to `delta`, of raw embeddings. A
-    batch whose rows are all equal has distances 0, with a zero gradient.
-
-    Reference:
-        Park et al., 2019, arXiv:1904.05068, distance-wise loss. Averages over all
-        $B^2$ ordered pairs, the diagonal included, as the authors' code does.
-    """
-    relative = []
-    for embeddings in (student, teacher):
-        distances = safe_sqrt(pairwise_squared_distances(embeddings))
-        apart = tf.cast(tf.math.count_nonzero(distances), tf.float32)
-        total = tf.reduce_sum(distances)
-        relative.append(tf.math.divide_no_nan(distances * apart, total))
-    return tf.reduce_mean(huber(relative[0] - relative[1], delta))
+def relative_distances(embeddings: tf.Tensor) -> tf.Tensor:
+    """Returns all distances, divided by the mean of those that are not 0."""
+    distances = safe_sqrt(pairwise_squared_distances(embeddings))
+    apart = tf.cast(tf.math.count_nonzero(distances), tf.float32)
+    return tf.math.divide_no_nan(distances * apart, tf.reduce_sum(distances))
 
 
 def angle_cosines(squares: tf.Tensor, vertices: tf.Tensor) -> tf.Tensor:
@@ -57,7 +37,8 @@ def angle_cosines(squares: tf.Tensor, vertices: tf.Tensor) -> tf.Tensor:
     $$ \cos\angle_{ijk} = \frac{d_{ij}^2 + d_{jk}^2 - d_{ik}^2}{2 d_{ij} d_{jk}} $$
 
     with j the row numbers `vertices`, int32 `(block,)`: float32 `(block, batch, batch)`
-    of squared distances `(batch, batch)`, entry `[j, i, k]`.
+    of squared distances `(batch, batch)`, entry `[j, i, k]`. With a side of length 0
+    it is 0, with a zero gradient.
     """
     sides = tf.gather(squares, vertices)
     apart = sides > 0
@@ -66,41 +47,26 @@ def angle_cosines(squares: tf.Tensor, vertices: tf.Tensor) -> tf.Tensor:
     return 0.5 * doubled * inverse[:, :, None] * inverse[:, None, :]
 
 
-def rkd_angle(student: tf.Tensor, teacher: tf.Tensor, delta: float = 1.0) -> tf.Tensor:
-    r"""Compares the angles that all triples of images form in two models' spaces.
-
-    $$ L = \frac{1}{B^3} \sum_{i,j,k} h_\delta(\cos\angle s_i s_j s_k -
-        \cos\angle t_i t_j t_k) $$
-
-    Visits the triples in blocks of vertices, so memory grows with batch^2. Angles with
-    a side of length 0 count as cosine 0 for that model, with a zero gradient.
-
-    Reference:
-        Park et al., 2019, arXiv:1904.05068, angle-wise loss, over all $B^3$ triples
-        as the authors' code. There, and in TFace `distillation/rkd.py`, an angle is
-        normalised edge by edge: coinciding rows give gradients of 4e11.
-    """
-    student = pairwise_squared_distances(student)
-    teacher = tf.stop_gradient(pairwise_squared_distances(teacher))
-
-    def of_vertices(vertices, student):
-        difference = angle_cosines(student, vertices) - angle_cosines(teacher, vertices)
-        return tf.reduce_sum(huber(difference, delta), axis=[1, 2])
-
-    batch = tf.cast(tf.shape(student)[0], tf.float32)
-    return sum_over_rows(of_vertices, student) / batch**3
-
-
 @register
 class RKDLoss(DistillationLoss):
-    """Compares distances and angles: weighted `rkd_distance` and `rkd_angle`.
+    r"""Compares distances between images, and the angles that all triples form.
 
-    The terms are `rkd/distance` and `rkd/angle`; a weight of 0 leaves one out.
+    $$ L = \frac{w_d}{B^2} \sum_{i,j} h_\delta\Big(
+        \frac{\lVert s_i - s_j \rVert}{\mu_s} -
+        \frac{\lVert t_i - t_j \rVert}{\mu_t} \Big) +
+        \frac{w_a}{B^3} \sum_{i,j,k} h_\delta(\cos\angle s_i s_j s_k -
+        \cos\angle t_i t_j t_k) $$
+
+    with $h_\delta$ the Huber function, quadratic up to `delta`, of raw embeddings, and
+    $\mu$ the mean of a model's distances that are not 0. Visits the triples in blocks
+    of vertices, so memory grows with batch^2. The terms are `rkd/distance` and
+    `rkd/angle`; a weight of 0 leaves one out.
 
     Reference:
-        Park et al., 2019, arXiv:1904.05068, with its weights 25 and 50. TFace
-        `recognition/tasks/ekd/distillation/rkd.py` gives the same values; its
-        gradient is not finite on a batch with a repeated image.
+        Park et al., 2019, arXiv:1904.05068, with its weights 25 and 50, over all pairs
+        and triples, a row with itself included, as the authors' code. There, and in
+        TFace `recognition/tasks/ekd/distillation/rkd.py`, an angle is normalised edge
+        by edge: coinciding rows give gradients of 4e11.
     """
 
     default_name = "rkd"
@@ -122,9 +88,19 @@ class RKDLoss(DistillationLoss):
     def compute(self, student: tf.Tensor, teacher: tf.Tensor) -> TermsAndMonitor:
         terms = {}
         if self.distance_weight:
-            distance = rkd_distance(student, teacher, self.delta)
+            difference = relative_distances(student) - relative_distances(teacher)
+            distance = tf.reduce_mean(huber(difference, self.delta))
             terms[f"{self.name}/distance"] = self.distance_weight * distance
         if self.angle_weight:
-            angle = rkd_angle(student, teacher, self.delta)
-            terms[f"{self.name}/angle"] = self.angle_weight * angle
+            of_student = pairwise_squared_distances(student)
+            of_teacher = pairwise_squared_distances(teacher)
+
+            def of_vertices(vertices, squares):
+                cosines = angle_cosines(squares, vertices)
+                difference = cosines - angle_cosines(of_teacher, vertices)
+                return tf.reduce_sum(huber(difference, self.delta), axis=[1, 2])
+
+            batch = tf.cast(tf.shape(student)[0], tf.float32)
+            total = sum_over_rows(of_vertices, of_student)
+            terms[f"{self.name}/angle"] = self.angle_weight * (total / batch**3)
         return terms, {}

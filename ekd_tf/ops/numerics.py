@@ -28,21 +28,18 @@ def num_rows(tensor: tf.Tensor) -> int | tf.Tensor:
     return tf.shape(tensor)[0] if known is None else known
 
 
-def l2_normalize(embeddings: tf.Tensor, epsilon: float = 1e-12) -> tf.Tensor:
+def l2_normalize(embeddings: tf.Tensor) -> tf.Tensor:
     """Scales each row of `(batch, dim)` to unit length, in float32.
 
-    Squared lengths below `epsilon` count as `epsilon`, so that a zero row stays zero
-    with a finite gradient.
+    A squared length counts as 1e-12 at least, so that a zero row stays zero with a
+    finite gradient.
     """
-    return tf.math.l2_normalize(as_float32(embeddings), axis=-1, epsilon=epsilon)
+    return tf.math.l2_normalize(as_float32(embeddings), axis=-1, epsilon=1e-12)
 
 
-def safe_acos(cosine: tf.Tensor, epsilon: float = 1e-6) -> tf.Tensor:
-    """Returns the angle in (0, pi) radians with a finite gradient everywhere.
-
-    Cosines are clipped to [-1 + epsilon, 1 - epsilon]; beyond it the gradient is zero.
-    """
-    return tf.acos(tf.clip_by_value(cosine, -1.0 + epsilon, 1.0 - epsilon))
+def safe_acos(cosine: tf.Tensor) -> tf.Tensor:
+    """Returns the angle in (0, pi) radians, with gradient zero within 1e-6 of 1, -1."""
+    return tf.acos(tf.clip_by_value(cosine, -1.0 + 1e-6, 1.0 - 1e-6))
 
 
 def safe_sqrt(x: tf.Tensor) -> tf.Tensor:

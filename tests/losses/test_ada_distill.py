@@ -4,18 +4,23 @@ import tensorflow as tf
 from toys import with_gradient
 
 from ekd_tf.losses import AdaDistillLoss
-from ekd_tf.losses.ada_distill import kept_fractions
 from ekd_tf.losses.ada_distill import moved_centres
 
 
-def test_kept_fractions_computed_by_hand():
+def test_kept_part_computed_by_hand():
     # Agreement 0.6 times closeness 0.8 (the centre's length does not matter); a
     # closeness below 0 counts as 1e-6; so does a disagreement.
-    student = tf.constant([[0.6, 0.8], [0.6, 0.8], [-1.0, 0.0]])
-    teacher = tf.constant([[1.0, 0.0], [1.0, 0.0], [1.0, 0.0]])
-    centres = tf.constant([[8.0, 6.0], [-1.0, 0.0], [1.0, 0.0]])
-    kept = kept_fractions(student, teacher, centres)
-    np.testing.assert_allclose(kept, [0.48, 1e-6, 1e-6], rtol=1e-5)
+    teacher = np.float32([[3.0, 0.0]])
+    for student, centre, expected in (
+        ([0.6, 0.8], [8.0, 6.0], 0.48),
+        ([0.6, 0.8], [-1.0, 0.0], 1e-6),
+        ([-1.0, 0.0], [1.0, 0.0], 1e-6),
+    ):
+        loss = AdaDistillLoss(num_identities=2, teacher_dim=2)
+        loss.centres.assign([centre, [0.0, 1.0]])
+        batch = np.float32([student]), teacher, np.int32([0])
+        _, monitor = loss(*batch, with_monitor=True)
+        np.testing.assert_allclose(monitor["ada_distill/keep"], expected, rtol=1e-5)
 
 
 def test_every_usable_image_of_an_identity_moves_its_centre():

@@ -14,7 +14,7 @@ from toys import with_gradient
 
 from ekd_tf import losses
 from ekd_tf.keras_compat import tf_variable
-from ekd_tf.mining import DEFAULT_FPRS
+from ekd_tf.mining.miner import DEFAULT_FPRS
 
 ROWS, STUDENT_DIM, TEACHER_DIM, IDENTITIES = 6, 5, 7, 4
 
@@ -23,7 +23,8 @@ class Case(typing.NamedTuple):
     """A loss under test: of embeddings of equal size, beside its NumPy form."""
 
     make: typing.Callable
-    value: typing.Callable
+    # None where test_formulas.py has it by hand and from upstream.
+    value: typing.Optional[typing.Callable]
     # Arguments that differ from their defaults.
     changed: dict
     # Whether it needs labels, is 0 for a single row, takes embeddings of two sizes.
@@ -78,14 +79,12 @@ CASES = {
         any_dims=True,
     ),
     "cosine": Case(losses.CosineLoss, reference.cosine, SIZES),
-    "fitnet": Case(losses.FitNetLoss, reference.fitnet, SIZES),
+    "fitnet": Case(losses.FitNetLoss, None, SIZES),
     "sp": Case(losses.SPLoss, reference.sp, {"gram": "row_normalized"}, any_dims=True),
-    "cckd": Case(
-        losses.CCKDLoss, reference.cckd, {"gamma": 0.3, "orders": 3}, any_dims=True
-    ),
+    "cckd": Case(losses.CCKDLoss, None, {"gamma": 0.3, "orders": 3}, any_dims=True),
     "rkd": Case(
         losses.RKDLoss,
-        reference.rkd,
+        None,
         {"distance_weight": 2.0, "angle_weight": 3.0, "delta": 0.5},
         zero_alone=True,
         any_dims=True,
@@ -206,7 +205,8 @@ def test_value_and_finite_gradient_in_every_mode(rng, run_as, name):
     batch = batch_of(rng)
     value, gradient = step(*batch)
     assert np.abs(gradient).max() > 0
-    np.testing.assert_allclose(value, case.value(*batch), rtol=1e-4, atol=1e-6)
+    expected = case.value(*batch) if case.value else sum(case.make()(*batch).values())
+    np.testing.assert_allclose(value, expected, rtol=1e-4, atol=1e-6)
     for kind, *batch in degenerate_batches(rng):
         for variable, start in zip(loss.variables, fresh):
             variable.assign(start)
@@ -265,22 +265,6 @@ def test_batch_size_unknown_while_tracing(rng, name):
     expected, expected_gradient = with_gradient(CASES[name].make())(*batch)
     np.testing.assert_allclose(value, expected, rtol=1e-5)
     np.testing.assert_allclose(gradient, expected_gradient, rtol=1e-3, atol=1e-5)
-
-
-# The base class casts, and its tests try the other half precision too.
-@every_loss
-def test_computes_in_float32_under_mixed_precision(rng, mixed_policy, name):
-    student, teacher, labels = batch_of(rng)
-    half = [tf.cast(x, "bfloat16") for x in (student, teacher)]
-    want, _ = with_gradient(CASES[name].make())(
-        *(tf.cast(x, tf.float32) for x in half), labels
-    )
-    mixed_policy("mixed_bfloat16")
-    loss = CASES[name].make()
-    got, gradient = with_gradient(loss)(*half, labels)
-    assert got.dtype == tf.float32 and gradient.dtype == tf.bfloat16
-    np.testing.assert_allclose(got, want, rtol=1e-6)
-    assert all(tf.as_dtype(v.dtype) == tf.float32 for v in loss.variables)
 
 
 @every_loss
@@ -344,7 +328,8 @@ def test_takes_other_sizes_as_they_are_or_says_how_to_project(rng, name):
 
 
 @named(*(name for name, case in CASES.items() if not case.any_dims))
-def test_owns_a_trained_projection_between_sizes(rng, name):
+def test_owns_a_trained_projection_between_sizes(rng, mixed_policy, name):
+    mixed_policy("mixed_bfloat16")
     case = CASES[name]
     sizes = {"student_dim": TEACHER_DIM}
     if name in ("cosine", "fitnet"):
@@ -352,6 +337,7 @@ def test_owns_a_trained_projection_between_sizes(rng, name):
     loss = case.make(**sizes)
     student, teacher, labels = batch_of(rng, student_dim=TEACHER_DIM)
     (kernel,) = loss.trainable_variables
+    assert all(tf.as_dtype(v.dtype) == tf.float32 for v in loss.variables)
     assert tuple(kernel.shape) == (TEACHER_DIM, STUDENT_DIM)
     with tf.GradientTape() as tape:
         total = sum(loss(student, teacher, labels).values())

@@ -6,23 +6,9 @@ from toys import value_and_gradient
 
 from ekd_tf.ops.numerics import l2_normalize
 from ekd_tf.ops.numerics import masked_mean
-from ekd_tf.ops.numerics import num_rows
 from ekd_tf.ops.numerics import pairwise_squared_distances
 from ekd_tf.ops.numerics import safe_acos
 from ekd_tf.ops.numerics import safe_sqrt
-
-
-def test_rows_are_an_int_where_tracing_knows_them():
-    assert num_rows(tf.zeros((3, 2))) == 3
-    known = []
-
-    @tf.function(input_signature=[tf.TensorSpec([None, 2])])
-    def count(rows):
-        known.append(isinstance(num_rows(rows), int))
-        return num_rows(rows)
-
-    assert count(tf.zeros((3, 2))) == 3 and count(tf.zeros((5, 2))) == 5
-    assert known == [False]
 
 
 def test_root_and_slope_computed_by_hand(run_as):
