@@ -10,13 +10,13 @@ from ekd_tf.checks import check_choice
 from ekd_tf.checks import check_positive
 from ekd_tf.checks import check_range
 from ekd_tf.keras_compat import register
+from ekd_tf.losses.base import MemoryLoss
 from ekd_tf.losses.base import TermsAndMonitor
-from ekd_tf.losses.memory import MemoryLoss
 from ekd_tf.metrics import format_fpr
 from ekd_tf.mining.miner import Memory
 from ekd_tf.mining.miner import PairMiner
-from ekd_tf.mining.miner import Pairs
 from ekd_tf.mining.miner import compiled
+from ekd_tf.mining.miner import join
 from ekd_tf.mining.miner import with_gradient
 from ekd_tf.mining.order_statistics import HISTOGRAM_BINS
 from ekd_tf.mining.order_statistics import quantiles_of_histogram
@@ -26,21 +26,8 @@ from ekd_tf.ops.numerics import masked_mean
 from ekd_tf.ops.numerics import num_rows
 from ekd_tf.ops.numerics import similarity_matrix
 
-THRESHOLDS = ("ema", "histogram")
 # Rows among whose pairs the negatives around a threshold at a high FPR are looked for.
 SAMPLED_ROWS = 256
-
-
-def soft_rank(
-    cosines: tf.Tensor, thresholds: tf.Tensor, temperature: float
-) -> tf.Tensor:
-    """Counts the thresholds `(k,)` below cosines `(n,)`, each as a sigmoid step.
-
-    The slope is noticeable within about five temperatures, in units of cosine, of a
-    threshold. Returns float32 `(n,)` in [0, k].
-    """
-    margins = tf.expand_dims(cosines, 1) - thresholds
-    return tf.reduce_sum(tf.sigmoid(margins / temperature), axis=1)
 
 
 def rank_differences(
@@ -56,10 +43,16 @@ def rank_differences(
 
     Each model's cosines `(num_pairs,)` are ranked against its own thresholds
     `(num_fprs,)`, so only which thresholds a pair passes is compared, not the cosines.
-    A pair k thresholds off costs k^2. Returns float32 `(num_pairs,)`.
+    A pair k thresholds off costs k^2. The slope is noticeable within about five
+    temperatures of a threshold. Returns float32 `(num_pairs,)`.
     """
-    student_rank = soft_rank(student, student_thresholds, temperature)
-    teacher_rank = soft_rank(teacher, teacher_thresholds, temperature)
+
+    def soft_rank(cosines, thresholds):
+        margins = tf.expand_dims(cosines, 1) - thresholds
+        return tf.reduce_sum(tf.sigmoid(margins / temperature), axis=1)
+
+    student_rank = soft_rank(student, student_thresholds)
+    teacher_rank = soft_rank(teacher, teacher_thresholds)
     return tf.math.squared_difference(student_rank, tf.stop_gradient(teacher_rank))
 
 
@@ -166,7 +159,7 @@ class EKDLoss(MemoryLoss):
         self.temperature = float(check_positive("temperature", temperature))
         self.positive_weight = float(check_range("positive_weight", positive_weight, 0))
         self.negative_weight = float(check_range("negative_weight", negative_weight, 0))
-        self.thresholds = check_choice("thresholds", thresholds, THRESHOLDS)
+        self.thresholds = check_choice("thresholds", thresholds, ("ema", "histogram"))
         self.momentum = float(check_range("momentum", momentum, 0, 1, low_open=True))
         self.bias_correction = bool(bias_correction)
         self.threshold_gradient = bool(threshold_gradient)
@@ -189,23 +182,16 @@ class EKDLoss(MemoryLoss):
         self._add_memory()
 
     @classmethod
-    def reference(
-        cls,
-        student_dim: int | None = None,
-        teacher_dim: int | None = None,
-        name: str = "ekd_reference",
-    ) -> EKDLoss:
+    def reference(cls) -> EKDLoss:
         """Returns the published form: the arithmetic of TFace to float32 rounding."""
         return cls(
-            student_dim,
-            teacher_dim,
             temperature=0.01,
             thresholds="ema",
             bias_correction=False,
             threshold_gradient=False,
             memory=0,
             same_image_pairs=True,
-            name=name,
+            name="ekd_reference",
         )
 
     def compute(
@@ -228,7 +214,9 @@ class EKDLoss(MemoryLoss):
         if self.memory:
             memory = self._remembered(student, teacher, image_ids)
         is_ema = self.thresholds == "ema"
-        pairs = self.miner(student, teacher, labels, image_ids, memory, is_ema)
+        # Stopped before the miner, whose gradient would be built otherwise.
+        frozen = tf.stop_gradient(student)
+        pairs = self.miner(frozen, teacher, labels, image_ids, memory, is_ema)
         if training:
             counts = pairs.finite & (pairs.num_negatives > 0)
             self._update_thresholds(pairs, counts)
@@ -246,10 +234,10 @@ class EKDLoss(MemoryLoss):
     def _terms(self, student, labels, pairs, student_thresholds, teacher_thresholds):
         student = l2_normalize(student)
         # The positives, and the negatives behind them, hardest first.
-        listed = Pairs(*(tf.concat(x, 0) for x in zip(pairs.positive, pairs.negative)))
+        listed = join([pairs.positive, pairs.negative])
         numbers = tf.range(tf.size(listed.student))
         # XLA of TensorFlow 2.15 cannot see otherwise that all are of one length.
-        listed = Pairs(*(tf.gather(x, numbers) for x in listed))
+        listed = listed._make(tf.gather(x, numbers) for x in listed)
         positions = numbers - tf.shape(pairs.positive.rows)[0]
         positive = positions < 0
         cosines = with_gradient(student, pairs.student.gallery, listed)
@@ -267,11 +255,11 @@ class EKDLoss(MemoryLoss):
         )
         # Mining leaves out rows that are not finite; the loss must show them.
         losses = tf.where(pairs.finite, losses, float("nan"))
-        of_positive = self.positive_weight * masked_mean(losses, positive)
-        of_negative = self.negative_weight * masked_mean(losses, ~positive)
+        of_positive = masked_mean(losses, positive)
+        of_negative = masked_mean(losses, ~positive)
         terms = {
-            f"{self.name}/positive": of_positive,
-            f"{self.name}/negative": of_negative,
+            f"{self.name}/positive": self.positive_weight * of_positive,
+            f"{self.name}/negative": self.negative_weight * of_negative,
         }
         thresholds = student_thresholds, teacher_thresholds
         monitor = self._monitor(listed, positive, pairs.num_negatives, *thresholds)

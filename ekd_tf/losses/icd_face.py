@@ -8,8 +8,8 @@ import tensorflow as tf
 
 from ekd_tf.checks import check_range
 from ekd_tf.keras_compat import register
+from ekd_tf.losses.base import MemoryLoss
 from ekd_tf.losses.base import TermsAndMonitor
-from ekd_tf.losses.memory import MemoryLoss
 from ekd_tf.mining.miner import NO_ROW
 from ekd_tf.ops.numerics import l2_normalize
 
@@ -80,7 +80,6 @@ class ICDFaceLoss(MemoryLoss):
         image_ids: tf.Tensor | None,
         training: bool,
     ) -> TermsAndMonitor:
-        """Returns the term and the number of pairs."""
         units = l2_normalize(student), l2_normalize(teacher)
         images = tf.range(tf.shape(labels)[0]) if image_ids is None else image_ids
         of_student, of_teacher = units

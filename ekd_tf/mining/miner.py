@@ -18,15 +18,11 @@ from collections.abc import Sequence
 import tensorflow as tf
 
 from ekd_tf.checks import check_range
-from ekd_tf.checks import check_rank
-from ekd_tf.checks import check_same_batch
 from ekd_tf.mining.order_statistics import NO_PAIR
 from ekd_tf.mining.order_statistics import bins_of
 from ekd_tf.mining.order_statistics import count_bins
 from ekd_tf.mining.order_statistics import order_statistics
 from ekd_tf.mining.order_statistics import ranks_of_fprs
-from ekd_tf.ops.numerics import as_float32
-from ekd_tf.ops.numerics import as_int32
 from ekd_tf.ops.numerics import l2_normalize
 from ekd_tf.ops.numerics import num_rows
 
@@ -101,12 +97,10 @@ class MinedPairs(typing.NamedTuple):
 
 
 def compiled(method: Callable) -> Callable:
-    """Makes a method a `tf.function`, unless its caller is one already.
+    """Makes a method of hundreds of operations a `tf.function`.
 
-    Called op by op, a method of hundreds of operations spends its time in Python.
-    Inside a trace a function of its own helps nothing, and TensorFlow would trace its
-    gradient several times: a third of what tracing a distillation step took. The method
-    takes tensors, or named tuples of them, and branches on none in Python.
+    Not inside a trace, where it helps nothing and TensorFlow would trace its gradient
+    several times: a third of what tracing a distillation step took.
     """
     function = tf.function(method, autograph=False)
 
@@ -122,9 +116,9 @@ def compiled(method: Callable) -> Callable:
 class PairMiner:
     """Mines a batch for its positives, hardest negatives and both models' thresholds.
 
-    Works eagerly, in a `tf.function` and, of a batch size known when tracing, under XLA
-    (that of TensorFlow 2.15 up to `MAX_DENSE_ENTRIES` of pairs). Where the size is
-    unknown the cosines of all pairs exist at once.
+    Under XLA the batch size must be known when tracing (and that of TensorFlow 2.15
+    takes up to `MAX_DENSE_ENTRIES` pairs). Where it is unknown the cosines of all pairs
+    exist at once.
 
     Args:
         fprs: Floats in (0, 1), the false positive rates of the thresholds.
@@ -145,6 +139,7 @@ class PairMiner:
         self.fprs = tuple(float(fpr) for fpr in fprs)
         self.num_negatives = int(num_negatives)
 
+    @compiled
     def __call__(
         self,
         student: tf.Tensor,
@@ -154,34 +149,17 @@ class PairMiner:
         memory: Memory | None = None,
         with_thresholds: bool = True,
     ) -> MinedPairs:
-        """Mines a batch; no gradient flows through it.
+        """Mines a batch, given without gradient.
 
         Args:
-            student: Float tensor `(batch, student_dim)`, normalised here.
-            teacher: Float tensor `(batch, teacher_dim)`, same images, same order.
-            labels: Integer tensor `(batch,)`.
-            image_ids: Integer tensor `(batch,)` naming the source image of each row,
-                or None. Positive pairs of one source image are left out.
+            student: Float32 `(batch, student_dim)`, normalised here.
+            teacher: Float32 `(batch, teacher_dim)`, same images, same order.
+            labels: Int32 `(batch,)`.
+            image_ids: Int32 `(batch,)` naming the source image of each row, or None.
+                Positive pairs of one source image are left out.
             memory: Its rows are numbered on from the batch's.
             with_thresholds: Whether to read the batch's own thresholds.
         """
-        # Stopped before the function, whose gradient would be built otherwise.
-        batch = {
-            "student": tf.stop_gradient(as_float32(student)),
-            "teacher": tf.stop_gradient(as_float32(teacher)),
-            "labels": as_int32(labels),
-        }
-        if image_ids is not None:
-            batch["image_ids"] = as_int32(image_ids)
-        for name, tensor in batch.items():
-            check_rank(name, tensor, 2 if name in ("student", "teacher") else 1)
-        check_same_batch(**batch)
-        return self._mine(memory=memory, with_thresholds=with_thresholds, **batch)
-
-    @compiled
-    def _mine(
-        self, student, teacher, labels, with_thresholds, image_ids=None, memory=None
-    ):
         queries = num_rows(labels)
         student, student_finite = _unit_rows(student)
         teacher, teacher_finite = _unit_rows(teacher)
@@ -192,46 +170,49 @@ class PairMiner:
             teacher = tf.concat([teacher, memory.teacher], axis=0)
             labels = tf.concat([labels, memory.labels], axis=0)
             images = tf.concat([images, tf.fill(tf.shape(memory.labels), NO_ROW)], 0)
-        starts = range(0, queries, BLOCK_ROWS) if isinstance(queries, int) else [0]
-        positive, negative, cosines = [], [], []
-        for start in starts:
-            gallery = student[start:], teacher[start:], labels[start:], images[start:]
-            height = queries - start
-            if len(starts) > 1:
-                height = min(BLOCK_ROWS, height)
-            of_block = self._mine_block(*gallery, height)
-            for of_kind, pairs in zip((positive, negative), of_block):
-                of_kind.append(pairs._replace(rows=pairs.rows + start))
-            cosines.append(of_block[2:])
-        models = [
-            self._of_model(gallery, of_model, with_thresholds)
-            for gallery, of_model in zip((student, teacher), zip(*cosines))
-        ]
+        heights = {0: queries}
+        if isinstance(queries, int):
+            starts = range(0, queries, BLOCK_ROWS)
+            heights = {start: min(BLOCK_ROWS, queries - start) for start in starts}
+        rows = student, teacher, labels, images
+        blocks = [self._mine_block(*rows, *block) for block in heights.items()]
+        positive, negative, of_student, of_teacher = zip(*blocks)
+        models = []
+        for gallery, cosines in ((student, of_student), (teacher, of_teacher)):
+            histogram = tf.add_n([count_bins(bins_of(block)) for block in cosines])
+            thresholds = None
+            if with_thresholds:
+                ranks = ranks_of_fprs(tf.reduce_sum(histogram), self.fprs)
+                thresholds = order_statistics(cosines, histogram, ranks)
+            models.append(ModelPairs(gallery, histogram, thresholds))
         num_negatives = tf.reduce_sum(models[0].histogram)
         return MinedPairs(
-            positive=_concat(positive),
-            negative=self._hardest(_concat(negative), num_negatives),
+            positive=join(positive),
+            negative=self._hardest(join(negative), num_negatives),
             num_negatives=num_negatives,
             finite=student_finite & teacher_finite,
             student=models[0],
             teacher=models[1],
         )
 
-    def _mine_block(self, student, teacher, labels, images, height):
-        """Pairs the first `height` rows with all rows behind each of them.
+    def _mine_block(self, student, teacher, labels, images, start, height):
+        """Pairs `height` rows with all rows behind each of them.
 
         Returns all positive and the hardest negative `Pairs`, and the student's and the
         teacher's cosines, float32 `(n,)`, `NO_PAIR` where there is no negative pair.
         """
+        student, teacher = student[start:], teacher[start:]
+        labels, images = labels[start:], images[start:]
         of_student = tf.matmul(student[:height], student, transpose_b=True)
         of_teacher = tf.matmul(teacher[:height], teacher, transpose_b=True)
-        place = tf.range(num_rows(labels))
+        width = num_rows(labels)
+        place = tf.range(width)
         exists = (place[None, :] > place[:height, None]) & (labels != NO_ROW)[None, :]
         same = labels[:height, None] == labels[None, :]
         other_image = images[:height, None] != images[None, :]
         rows = tf.where(exists & same & other_image)
         positive = Pairs(
-            rows=tf.cast(rows, tf.int32),
+            rows=tf.cast(rows, tf.int32) + start,
             student=tf.gather_nd(of_student, rows),
             teacher=tf.gather_nd(of_teacher, rows),
         )
@@ -240,9 +221,8 @@ class PairMiner:
         of_teacher = tf.reshape(tf.where(negative, of_teacher, NO_PAIR), [-1])
         count = tf.minimum(self.num_negatives, tf.size(of_student))
         hardest, places = tf.math.top_k(of_student, count)
-        width = num_rows(labels)
         hardest = Pairs(
-            rows=tf.stack([places // width, places % width], axis=1),
+            rows=tf.stack([places // width, places % width], axis=1) + start,
             student=hardest,
             teacher=tf.gather(of_teacher, places),
         )
@@ -256,14 +236,6 @@ class PairMiner:
         places = tf.boolean_mask(places, tf.range(count) < num_negatives)
         return Pairs(*(tf.gather(values, places) for values in pairs))
 
-    def _of_model(self, gallery, cosines, with_thresholds):
-        histogram = tf.add_n([count_bins(bins_of(block)) for block in cosines])
-        thresholds = None
-        if with_thresholds:
-            ranks = ranks_of_fprs(tf.reduce_sum(histogram), self.fprs)
-            thresholds = order_statistics(cosines, histogram, ranks)
-        return ModelPairs(gallery, histogram, thresholds)
-
 
 def _unit_rows(embeddings):
     rows = l2_normalize(embeddings)
@@ -272,7 +244,8 @@ def _unit_rows(embeddings):
     return tf.where(finite[:, None], rows, 0.0), tf.reduce_all(finite)
 
 
-def _concat(parts):
+def join(parts: Sequence[Pairs]) -> Pairs:
+    """Returns several `Pairs` as one."""
     return Pairs(*(tf.concat(columns, axis=0) for columns in zip(*parts)))
 
 

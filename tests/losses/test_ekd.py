@@ -5,6 +5,8 @@ import pytest
 import tensorflow as tf
 from losses_numpy import unit
 from refusals import refused
+from toys import scatter
+from toys import value_and_gradient
 from toys import with_gradient
 
 from ekd_tf.losses import EKDLoss
@@ -13,6 +15,8 @@ from ekd_tf.losses.ekd import near_in_rank
 from ekd_tf.losses.ekd import rank_differences
 from ekd_tf.mining import PairMiner
 from ekd_tf.mining.miner import NO_ROW
+from ekd_tf.ops.collective import gather_rows
+from ekd_tf.ops.collective import num_replicas
 
 op_by_op = pytest.mark.usefixtures("op_by_op")
 # XLA compiles the whole loss in half a minute; smaller cases run by default.
@@ -428,20 +432,6 @@ def test_memory_pairs_the_batch_with_earlier_ones(rng, run_as):
 
 
 @op_by_op
-def test_memory_receives_no_gradient_and_gives_one(rng):
-    loss = with_memory(30)
-    first, second = batch_of(rng, 30, 5), batch_of(rng, 4, 5)
-    loss(*first)
-    # Four identities of a batch have no positive among themselves.
-    labels = np.arange(4, dtype=np.int32)
-    assert terms_of(EKDLoss(memory=0), *second[:2], labels)[0] == 0
-    value, gradient = with_gradient(loss)(*second[:2], labels)
-    assert value > 0 and gradient.shape == (4, 5)
-    assert np.abs(gradient).max() > 0
-    assert not np.abs(np.sum(gradient * second[0], axis=1)).max() > 1e-4
-
-
-@op_by_op
 def test_memory_keeps_the_newest_rows(rng):
     loss = with_memory(5)
     batches = [batch_of(rng, 3, 2) for _ in range(3)]
@@ -475,3 +465,41 @@ def test_memory_leaves_out_images_of_the_batch(rng):
     loss(student[1:2], teacher[1:2], labels[1:2], images[1:2] + 10)
     _, monitor = loss(student, teacher, labels, images, with_monitor=True)
     assert (monitor["pairs/positive"], monitor["pairs/negative"]) == (4, 6)
+
+
+# --- several replicas
+
+
+@pytest.mark.parametrize("thresholds", ["ema", "histogram"])
+def test_replicas_compute_what_one_device_does(rng, two_replicas, thresholds):
+    arguments = {"thresholds": thresholds, "momentum": 0.3}
+    weights = tf.constant(rng.normal(size=(6, 5)), tf.float32)
+    alone = with_memory(50, **arguments)
+    with two_replicas.scope():
+        shared = with_memory(50, **arguments)
+
+    def replica_step(loss, *batch):
+        """What a trainer does on a replica: a linear student, its share of the loss."""
+
+        def share(weights):
+            inputs, *others = batch
+            rows = map(gather_rows, (tf.matmul(inputs, weights), *others))
+            return sum(loss(*rows).values()) / num_replicas()
+
+        return value_and_gradient(share)(weights)
+
+    def replica(*batch):
+        return replica_step(shared, *batch)
+
+    step = tf.function(lambda *batch: two_replicas.run(replica, args=batch))
+    for _ in range(3):
+        batch = *batch_of(rng, 16, 5, student_dim=6), np.int32(np.arange(16) // 2 * 2)
+        expected, gradient = replica_step(alone, *batch)
+        shares, gradients = step(*(scatter(two_replicas, rows) for rows in batch))
+        total = sum(two_replicas.experimental_local_results(shares))
+        summed = sum(two_replicas.experimental_local_results(gradients))
+        np.testing.assert_allclose(total, expected, rtol=1e-5)
+        scale = np.abs(gradient).max()
+        np.testing.assert_allclose(summed, gradient, rtol=1e-4, atol=1e-5 * scale)
+        for one, many in zip(alone.variables, shared.variables):
+            np.testing.assert_allclose(np.array(many), np.array(one), atol=1e-6)
