@@ -17,35 +17,17 @@ from ekd_tf.ops.collective import mean_over_replicas
 from ekd_tf.ops.numerics import safe_acos
 
 
-def adaface_target(cosine: tf.Tensor, quality: tf.Tensor, margin: float) -> tf.Tensor:
-    r"""Adds a margin that turns from angular to additive as quality rises.
-
-    $$ t = \cos\big(\mathrm{clip}(\theta - m z, \epsilon, \pi - \epsilon)\big) -
-        (m + m z) $$
-
-    with z the `quality` in [-1, 1], float32 `(batch,)` like `cosine`: at -1 this is
-    ArcFace's target, at 0 CosFace's. m is radians and cosine at once. The gradient is
-    finite everywhere.
-
-    Reference:
-        Kim et al., 2022, arXiv:2204.00964; epsilon 1e-3 as in the authors'
-        `head.py`.
-    """
-    angle = safe_acos(cosine) - margin * quality
-    angle = tf.clip_by_value(angle, 1e-3, math.pi - 1e-3)
-    return tf.cos(angle) - margin * (1.0 + quality)
-
-
 @register
 class AdaFace(MarginHead):
     r"""Gives logits whose margin depends on the length of the raw embedding.
 
-    The target is `adaface_target(cosine, z, margin)` with the quality
+    $$ t = \cos\big(\mathrm{clip}(\theta - m z, \epsilon, \pi - \epsilon)\big) -
+        (m + m z), \quad
+        z = \mathrm{clip}\Big(h \frac{\lVert f \rVert - \mu}{\sigma}, -1, 1\Big) $$
 
-    $$ z = \mathrm{clip}\Big(h \frac{\lVert f \rVert - \mu}{\sigma}, -1, 1\Big) $$
-
-    from running mean and deviation of the lengths; z has no gradient. All else as in
-    `MarginHead`.
+    The quality z, from running mean and deviation of the lengths, has no gradient. At
+    -1 this is ArcFace's target, at 0 CosFace's. m is radians and cosine at once. All
+    else as in `MarginHead`.
 
     Args:
         margin: Float in [0, pi/2): m.
@@ -58,8 +40,8 @@ class AdaFace(MarginHead):
         fewer than two such rows, or with one that is not finite, leaves them alone.
 
     Reference:
-        Kim et al., 2022, arXiv:2204.00964; m 0.4, h 0.333, momentum 0.01 and the
-        starting values as in the authors' code, which keeps them per GPU.
+        Kim et al., 2022, arXiv:2204.00964; m 0.4, h 0.333, momentum 0.01, epsilon 1e-3
+        and the starting values as in the authors' code, which keeps them per GPU.
     """
 
     def __init__(
@@ -85,7 +67,9 @@ class AdaFace(MarginHead):
         offset = _lengths(embeddings) - tf.convert_to_tensor(self.length_mean)
         deviation = tf.convert_to_tensor(self.length_deviation) + 1e-3
         quality = tf.clip_by_value(self.concentration * offset / deviation, -1.0, 1.0)
-        return adaface_target(cosine, quality, self.margin)
+        angle = safe_acos(cosine) - self.margin * quality
+        angle = tf.clip_by_value(angle, 1e-3, math.pi - 1e-3)
+        return tf.cos(angle) - self.margin * (1.0 + quality)
 
     def update_averages(
         self, cosine: tf.Tensor, embeddings: tf.Tensor, in_margin: tf.Tensor

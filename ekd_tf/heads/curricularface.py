@@ -17,26 +17,15 @@ from ekd_tf.keras_compat import register
 from ekd_tf.ops.collective import mean_over_replicas
 
 
-def curricular_negatives(
-    cosine: tf.Tensor, target: tf.Tensor, stage: tf.Tensor
-) -> tf.Tensor:
-    r"""Re-weights the cosines that beat their row's target.
+@register
+class CurricularFace(MarginHead):
+    r"""Gives ArcFace logits whose hard negatives are weighted by the stage t reached.
 
     $$ N(c_j) = \begin{cases} c_j & c_j \le t(\theta_y) \\
         c_j (t + c_j) & \text{otherwise} \end{cases} $$
 
-    with `target` the cosines with the margin, `(batch,)`, and `stage` the scalar t.
-    `target` receives no gradient: which negatives are hard is a choice, not a value.
-    """
-    return tf.where(cosine > target[:, None], cosine * (stage + cosine), cosine)
-
-
-@register
-class CurricularFace(MarginHead):
-    """Gives ArcFace logits whose hard negatives are weighted by the stage reached.
-
-    The target is that of `ArcFace`, the others are `curricular_negatives`. All else as
-    in `MarginHead`.
+    Which negatives are hard is a choice, without gradient to the target $t(\theta_y)$,
+    which is that of `ArcFace`. All else as in `MarginHead`.
 
     Args:
         margin: Float in [0, pi/2), radians.
@@ -86,5 +75,6 @@ class CurricularFace(MarginHead):
         entries = target_entries(labels)
         target = target_cosine(tf.gather_nd(cosine, entries))
         stage = tf.convert_to_tensor(self.stage)
-        negatives = curricular_negatives(cosine, tf.stop_gradient(target), stage)
+        hard = cosine > tf.stop_gradient(target)[:, None]
+        negatives = tf.where(hard, cosine * (stage + cosine), cosine)
         return tf.tensor_scatter_nd_update(negatives, entries, target)

@@ -57,11 +57,7 @@ def arcface_target(cosine: tf.Tensor, margin: float | tf.Tensor) -> tf.Tensor:
 
 @register
 class ArcFace(MarginHead):
-    """Gives logits with an additive angular margin at the true identity.
-
-    The target is `arcface_target(cosine, margin)`, the margin in [0, pi/2) radians; all
-    else as in `MarginHead`.
-    """
+    """Adds `arcface_target`, a margin in [0, pi/2) radians, to `MarginHead`."""
 
     def __init__(
         self,
@@ -79,9 +75,7 @@ class ArcFace(MarginHead):
 
 @register
 class CosFace(MarginHead):
-    """Gives logits with an additive cosine margin at the true identity.
-
-    The target is `cosine - margin`, the margin in [0, 1); all else as in `MarginHead`.
+    """Adds to `MarginHead` a margin in [0, 1), subtracted from the true cosine.
 
     Reference:
         Wang et al., 2018, arXiv:1801.09414, equation 4.
@@ -101,34 +95,16 @@ class CosFace(MarginHead):
         return cosine - self.margin
 
 
-def combined_target(
-    cosine: tf.Tensor, multiplier: float, angular: float, additive: float
-) -> tf.Tensor:
-    r"""Multiplies the angle to the true identity's centre, adds to it and subtracts.
+@register
+class CombinedMargin(MarginHead):
+    r"""Gives logits with a multiplied, an added and a subtracted margin.
 
     $$ t(\theta) = \begin{cases} \cos(m_1 \theta + m_2) - m_3
             & m_1 \theta + m_2 < \pi \\
         -1 - (m_1 \theta + m_2 - \pi) - m_3 & \text{otherwise} \end{cases} $$
 
-    with m1 the multiplier, m2 the angular and m3 the additive margin. The second case
-    keeps the target falling, without a step. The gradient is finite everywhere: zero
-    within 1e-6 of the cosines -1 and 1.
-
-    Reference:
-        Deng et al., 2019, arXiv:1801.07698, equation 4, which does not say what
-        happens past pi; the insightface code in MXNet lets the target rise there.
-    """
-    angle = multiplier * safe_acos(cosine) + angular
-    beyond = -1.0 - (angle - math.pi)
-    return tf.where(angle < math.pi, tf.cos(angle), beyond) - additive
-
-
-@register
-class CombinedMargin(MarginHead):
-    """Gives logits with a multiplied, an added and a subtracted margin.
-
-    The target is `combined_target(cosine, margin1, margin2, margin3)`; all else as in
-    `MarginHead`.
+    The second case keeps the target falling, without a step. The gradient is finite
+    everywhere: zero within 1e-6 of the cosines -1 and 1. All else as in `MarginHead`.
 
     Args:
         margin1: Float > 0, multiplies the angle (SphereFace).
@@ -136,7 +112,8 @@ class CombinedMargin(MarginHead):
         margin3: Float in [0, 1), a cosine, subtracted (CosFace).
 
     Reference:
-        Deng et al., 2019, arXiv:1801.07698, equation 4; 1, 0.3, 0.2 is its CM1.
+        Deng et al., 2019, arXiv:1801.07698, equation 4; 1, 0.3, 0.2 is its CM1. It
+        does not say what happens past pi; insightface in MXNet lets the target rise.
     """
 
     def __init__(
@@ -154,4 +131,6 @@ class CombinedMargin(MarginHead):
         self.margin3 = check_range("margin3", margin3, low=0, high=1, high_open=True)
 
     def target_cosine(self, cosine: tf.Tensor, embeddings: tf.Tensor) -> tf.Tensor:
-        return combined_target(cosine, self.margin1, self.margin2, self.margin3)
+        angle = self.margin1 * safe_acos(cosine) + self.margin2
+        beyond = -1.0 - (angle - math.pi)
+        return tf.where(angle < math.pi, tf.cos(angle), beyond) - self.margin3

@@ -14,7 +14,6 @@ from ekd_tf.checks import check_choice
 from ekd_tf.checks import check_range
 from ekd_tf.data.readable import first_image_size
 from ekd_tf.data.unreadable import Unreadable
-from ekd_tf.heads import check_labels
 from ekd_tf.heads import default_scale
 from ekd_tf.run import factory
 from ekd_tf.run.config import MOST_WARMUP_STEPS
@@ -73,7 +72,6 @@ def assemble(
         force=config.force_data,
         cache_dir=config.workdir if is_chief(strategy) else None,
     )
-    check_labels(train.labels, train.num_identities)
     balanced = config.balanced_identities or 0
     sampler = factory.make_sampler(
         train, config.general_batch, balanced, config.images_per_identity, config.seed

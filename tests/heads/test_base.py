@@ -17,7 +17,6 @@ from ekd_tf.heads import ArcFace
 from ekd_tf.heads import CombinedMargin
 from ekd_tf.heads import CosFace
 from ekd_tf.heads import CurricularFace
-from ekd_tf.heads import check_labels
 from ekd_tf.heads import margin_softmax_loss
 from ekd_tf.heads import num_sampled
 from ekd_tf.heads import replace_targets
@@ -75,19 +74,6 @@ def test_centers_are_trainable_and_start_near_zero():
     values = tf.convert_to_tensor(head.centers).numpy()
     assert abs(values.std() - 0.01) < 3e-4
     assert abs(values.mean()) < 5e-4
-
-
-def test_centers_are_saved_and_loaded(head_class, tmp_path, rng):
-    embeddings = rng.normal(size=(3, 4)).astype(np.float32)
-    labels = np.int32([0, 1, 4])
-    head, other = (head_class(num_identities=5) for _ in range(2))
-    head(embeddings, labels)
-    expected = head(embeddings, labels, training=False)
-    other(embeddings, labels)
-    path = tf.train.Checkpoint(head=head).write(str(tmp_path / "head"))
-    tf.train.Checkpoint(head=other).read(path).assert_consumed()
-    restored = other(embeddings, labels, training=False)
-    np.testing.assert_array_equal(restored, expected)
 
 
 def built(head, dim, rng):
@@ -294,7 +280,7 @@ def test_rejects_wrong_shapes_and_samples_of_an_unknown_batch_size():
     refused(words, step.get_concrete_function, *specs)
 
 
-# --- the softmax and the check of labels before it
+# --- the softmax
 
 
 def test_losses_computed_by_hand_to_the_ends_of_the_scale(run_as):
@@ -303,21 +289,6 @@ def test_losses_computed_by_hand_to_the_ends_of_the_scale(run_as):
     losses = run_as(margin_softmax_loss)(tf.constant(logits), tf.constant([0, 1, 0, 1]))
     expected = [math.log(4 / 3), math.log(4), 0, 128]
     np.testing.assert_allclose(losses, expected, rtol=1e-6, atol=1e-6)
-
-
-def test_names_the_worst_label_outside():
-    for dtype in (np.int32, np.int64, np.uint8):
-        for inside in ([0, 4, 2], [[0], [4]], []):
-            check_labels(dtype(inside), 5)
-    for labels, words in (
-        ([0, 5, 9, 1], "label 9 at position 2; 2 of 4 labels are outside."),
-        ([4, -1], "label -1 at position 1; 1 of 2 labels are outside."),
-        ([7, -100], "label -100 at position 1; 2 of 2 labels are outside."),
-    ):
-        text = refused("label", check_labels, labels, 5)
-        assert text == f"`labels` must be in [0, 5). Received: {words}"
-    refused("`labels` must be integers.*float32", check_labels, np.float32([0, 1]), 5)
-    refused(r"`num_identities` must be in \[1, inf\)", check_labels, np.int32([0]), 0)
 
 
 # --- which classes are sampled
@@ -338,13 +309,9 @@ def test_number_of_classes_computed_by_hand():
 
 
 def test_every_label_is_in_the_sample(run_as):
-    classes = run_as(lambda: sample(6))()
-    assert set(np.array(LABELS)) <= set(np.array(classes))
-    assert len(np.unique(classes)) == 6 and np.all(np.diff(classes) > 0)
-    assert np.min(classes) >= 0 and np.max(classes) < 20
-
-
-def test_a_sample_of_the_labels_alone_and_one_of_all_classes():
+    classes = run_as(lambda: sample(6))().numpy()
+    assert {2, 7, 19} <= set(classes) <= set(range(20))
+    assert len(classes) == 6 and np.all(np.diff(classes) > 0)
     np.testing.assert_array_equal(sample(3), [2, 7, 19])
     np.testing.assert_array_equal(sample(20), np.arange(20))
 

@@ -16,10 +16,7 @@ from ekd_tf.heads import CombinedMargin
 from ekd_tf.heads import CosFace
 from ekd_tf.heads import CurricularFace
 from ekd_tf.heads import arcface_target
-from ekd_tf.heads import combined_target
 from ekd_tf.heads import default_scale
-from ekd_tf.heads.adaface import adaface_target
-from ekd_tf.heads.curricularface import curricular_negatives
 
 LABELS = np.int32([0, 1, 1, 5, 10, 9, 3])
 IN_MARGIN = np.float32([1, 1, 1, 0, 1, 1, 0])
@@ -53,34 +50,36 @@ def test_arcface_target_is_guarded_beyond_pi_minus_margin(run_as):
     assert np.all(np.diff(target) < 0)
 
 
+def combined(*margins):
+    head = CombinedMargin(2, 1.0, *margins)
+    return lambda cosine: head.target_cosine(tf.constant(cosine, tf.float32), None)
+
+
 def test_combined_target_past_pi_keeps_falling_without_a_step():
     # Twice pi/6 plus pi/6 is a right angle. At m1 2, m2 0.3 the angle reaches pi at
     # 1.42; 0.2 beyond it the target is 0.2 below -1.
-    target = combined_target(tf.constant([math.sqrt(3) / 2]), 2.0, math.pi / 6, 0.25)
+    target = combined(2.0, math.pi / 6, 0.25)([math.sqrt(3) / 2])
     np.testing.assert_allclose(target, [-0.25], atol=1e-6)
-    theta = (math.pi - 0.3 + 0.2) / 2
-    target = combined_target(tf.constant([math.cos(theta)]), 2.0, 0.3, 0.1)
+    target = combined(2.0, 0.3, 0.1)([math.cos((math.pi - 0.3 + 0.2) / 2)])
     np.testing.assert_allclose(target, [-1.3], rtol=1e-5)
     theta = np.linspace(0.01, math.pi - 0.01, 400)
-    target = combined_target(tf.constant(np.cos(theta), tf.float32), 2.0, 0.3, 0.0)
-    steps = np.diff(target)
+    steps = np.diff(combined(2.0, 0.3, 0.0)(np.cos(theta)))
     assert np.all(steps < 0) and np.all(steps > -0.03)
 
 
-def test_adaface_target_computed_by_hand():
-    # cos 60 degrees; quality 1/2 of margin 0.4: cos(pi/3 - 0.2) - 0.6.
-    target = adaface_target(tf.constant([0.5]), tf.constant([0.5]), 0.4)
-    np.testing.assert_allclose(target, [math.cos(math.pi / 3 - 0.2) - 0.6], rtol=1e-5)
-
-
-def test_curricular_negatives_computed_by_hand(run_as):
+def test_hard_negatives_computed_by_hand(run_as):
     # Only 0.5 and 0.9 beat the target 0.4: 0.5 (0.3 + 0.5) and 0.9 (0.3 + 0.9). There
     # d/dc of c (t + c) is t + 2 c, and 1 on others: the choice and the stage are fixed.
-    step = run_as(value_and_gradient(curricular_negatives))
-    cosines = tf.constant([[0.4, 0.5, 0.9, -0.2]])
-    found, slopes = step(cosines, tf.constant([0.4]), tf.constant(0.3))
-    np.testing.assert_allclose(found, [[0.4, 0.4, 1.08, -0.2]], rtol=1e-6)
-    np.testing.assert_allclose(slopes, [[1.0, 1.3, 2.1, 1.0]], rtol=1e-6)
+    head = with_centres(CurricularFace(5), np.eye(5))
+    head.stage.assign(0.3)
+
+    def logits(cosine):
+        return head.place_targets(cosine, tf.constant([0]), lambda own: 0.5 * own)
+
+    cosines = tf.constant([[0.8, 0.4, 0.5, 0.9, -0.2]])
+    found, slopes = run_as(value_and_gradient(logits))(cosines)
+    np.testing.assert_allclose(found, [[0.4, 0.4, 0.4, 1.08, -0.2]], rtol=1e-6)
+    np.testing.assert_allclose(slopes, [[0.5, 1.0, 1.3, 2.1, 1.0]], rtol=1e-6)
 
 
 def test_stage_is_the_running_mean_of_the_target_cosine():
@@ -176,36 +175,14 @@ def test_adaface_matches_numpy_reference_with_the_new_averages(logits_of):
 # --- gradients
 
 
-def test_gradient_matches_central_differences(rng):
-    # One row beyond the guard: its embedding opposes its own centre.
-    embeddings, centres = rng.normal(size=(3, 4)), rng.normal(size=(5, 4))
-    centres[2] = -embeddings[2] + 0.1 * rng.normal(size=4)
-    # Stored centres are float32, so differences start from those.
-    points = [embeddings, np.float64(np.float32(centres))]
-    labels, weights = np.int32([0, 1, 2]), rng.normal(size=(3, 5))
-    head = with_centres(ArcFace(5, scale=2.0, margin=0.4), points[1])
-    inputs = tf.constant(embeddings, tf.float32)
-    with tf.GradientTape() as tape:
-        tape.watch(inputs)
-        loss = tf.reduce_sum(tf.cast(weights, tf.float32) * head(inputs, labels))
-    gradients = tape.gradient(loss, [inputs, head.trainable_variables[0]])
-    for which, gradient in enumerate(gradients):
-        expected = np.zeros_like(points[which])
-        for index in np.ndindex(expected.shape):
-            sides = []
-            for step in (1e-6, -1e-6):
-                moved = [array.copy() for array in points]
-                moved[which][index] += step
-                sides.append(np.sum(weights * arcface_np(*moved, labels, 2.0, 0.4)))
-            expected[index] = (sides[0] - sides[1]) / 2e-6
-        np.testing.assert_allclose(gradient, expected, rtol=1e-3, atol=1e-3)
-
-
 THETA = math.acos(0.3)
 
 
 def of_adaface(quality):
-    return lambda c: adaface_target(c, tf.fill(tf.shape(c), quality), 0.4)
+    # Of embeddings far longer, or far shorter, than is usual.
+    head = with_centres(AdaFace(2, concentration=1e9), np.eye(2))
+    rows = tf.fill([5, 2], 1e3 if quality > 0 else 0.0)
+    return lambda cosine: head.target_cosine(cosine, rows)
 
 
 @pytest.mark.parametrize(
@@ -214,7 +191,7 @@ def of_adaface(quality):
         # cos(margin) at 1, by the docstring; the slope of the guard, 1, at -1.
         (lambda c: arcface_target(c, 0.5), math.sin(THETA + 0.5), (1, math.cos(0.5))),
         (
-            lambda c: combined_target(c, 1.5, 0.2, 0.1),
+            lambda c: CombinedMargin(2, 1.0, 1.5, 0.2, 0.1).target_cosine(c, None),
             1.5 * math.sin(1.5 * THETA + 0.2),
             (0, 0),
         ),
