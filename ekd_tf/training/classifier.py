@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from contextlib import nullcontext
-from typing import Any
 
 import keras
 import tensorflow as tf
@@ -69,15 +67,13 @@ class FaceClassifier(BackboneModel):
 
         Args:
             optimizer: Keras optimizer without clipping or loss scale; only AdamW and
-                Lion may have a weight decay. SGD leaves classes a sampled head has
-                not drawn as they are; the others update all centres.
+                Lion may have a weight decay.
             weight_decay: Float >= 0, of kernels and of the head's centres; never of
                 BatchNorm, PReLU slopes or biases: see `GradientUpdate`.
             clip_norm: Float > 0 or None: largest global gradient norm.
             loss_scaling: "dynamic", "none" or "auto": dynamic where a layer of the
                 backbone computes in float16.
-            **kwargs: Passed on to `keras.Model.compile`; no loss and no metrics, which
-                the model has of its own.
+            **kwargs: Passed on to `keras.Model.compile`.
         """
         for name in ("loss", "metrics", "weighted_metrics"):
             if kwargs.get(name) is not None:
@@ -140,10 +136,7 @@ class FaceClassifier(BackboneModel):
         return state
 
     def averaged_weights(self) -> AbstractContextManager:
-        """Returns a context in which evaluations and exports see averaged weights.
-
-        They differ from those trained only under an optimizer that averages.
-        """
+        """Returns a context in which the variables are what the optimizer averages."""
         if self._update is None:
             return nullcontext()
         return averaged(self._update.value.optimizer, self._update.value.variables)
@@ -205,11 +198,10 @@ class FaceClassifier(BackboneModel):
         }
 
     def loss_parts(self, embeddings: tf.Tensor, batch: dict) -> tuple[dict, dict]:
-        """Returns the loss terms of this replica's rows, and what to watch.
+        """Returns the terms of each loss, and what to watch, of this replica's rows.
 
-        Two dicts: names of losses to dicts of their terms, `loss/...`, float32 scalars
-        without the loss's weight that sum over replicas to those of the global batch;
-        and names to float32 scalars to watch, already global.
+        Terms, `loss/...`, are float32 scalars without the loss's weight that sum over
+        replicas to those of the global batch; what to watch is already global.
         """
         if self.head is None:
             return {}, {}
@@ -222,53 +214,42 @@ class FaceClassifier(BackboneModel):
     def loss_weights(self, norms: dict) -> tuple[dict, dict]:
         """Returns the weight of each loss in this step, and what to watch of them.
 
-        `norms` are those of the losses' gradients on the global batch's embeddings,
-        without weight and loss scale.
+        `norms` are of their gradients on the global batch's embeddings, unweighted.
         """
         return {"margin": tf.constant(self.margin_weight)}, {}
 
 
 def _decays(variable):
-    """Whether weight decay applies: kernels and class centres.
-
-    BatchNorm's vectors, biases and PReLU slopes `(1, 1, channels)` have at most one
-    dimension larger than one.
-    """
+    """Whether weight decay applies: to kernels and class centres."""
+    # BatchNorm's vectors, biases, PReLU slopes are `(channels,)` or `(1, 1, channels)`.
     return sum(size > 1 for size in variable.shape) > 1
 
 
 def _mean_cosine(embeddings):
-    """Returns the mean cosine over all pairs of rows of the global batch.
-
-    From the sum of the unit rows, whose squared length is the sum of all cosines,
-    those of the rows with themselves included. 0 for a batch of one row.
-    """
+    """Returns the mean cosine over all pairs of rows of the global batch, 0 of one."""
     rows = tf.cast(tf.shape(embeddings)[0] * num_replicas(), tf.float32)
     total = sum_over_replicas(tf.reduce_sum(l2_normalize(embeddings), axis=0))
+    # The squared length of the sum is the sum of all cosines, a row's with itself too.
     cosines = tf.reduce_sum(total**2) - rows
     return tf.math.divide_no_nan(cosines, rows * (rows - 1.0))
 
 
-def _global_values(parts: dict, gradients: dict) -> tuple[dict, dict]:
+def _global_values(parts, gradients):
     """Sums over replicas, in one message: terms by name, gradients' norms by loss."""
     terms = {
         term: value for of_loss in parts.values() for term, value in of_loss.items()
     }
-    squares = [_square_norm(gradient) for gradient in gradients.values()]
+    squares = [
+        tf.constant(0.0) if x is None else tf.reduce_sum(tf.convert_to_tensor(x) ** 2)
+        for x in gradients.values()
+    ]
     sums = sum_over_replicas(tf.stack([*terms.values(), *squares]))
     sums = tf.unstack(sums, len(terms) + len(squares))
     norms = [tf.sqrt(square) for square in sums[len(terms) :]]
     return dict(zip(terms, sums)), dict(zip(gradients, norms))
 
 
-def _square_norm(gradient: Any) -> tf.Tensor:
-    """Returns the squared length of a gradient as one vector, 0 for None."""
-    if gradient is None:
-        return tf.constant(0.0)
-    return tf.reduce_sum(tf.cast(tf.convert_to_tensor(gradient), tf.float32) ** 2)
-
-
-def _weighted_sum(gradients: Sequence, weights: Sequence) -> Any:
+def _weighted_sum(gradients, weights):
     """Adds the gradients of several losses on one source, each with its weight."""
     weighted = []
     for gradient, weight in zip(gradients, weights):
@@ -281,7 +262,7 @@ def _weighted_sum(gradients: Sequence, weights: Sequence) -> Any:
     return _sum(weighted)
 
 
-def _sum(gradients: Any) -> Any:
+def _sum(gradients):
     """Adds gradients, of which None counts as nothing; None if all are."""
     gradients = [gradient for gradient in gradients if gradient is not None]
     if len(gradients) > 1:

@@ -19,8 +19,8 @@ class Distiller(FaceClassifier):
     """Trains a student by margin softmax and any number of distillation losses.
 
     Each step runs the frozen teacher and the student once on this replica's images,
-    gathers both sets of embeddings over replicas, and gives the global batch to every
-    distillation loss. A weight means the same on any number of replicas.
+    and gives both sets of embeddings of the global batch to every distillation loss. A
+    weight means the same on any number of replicas.
 
     `train_step` returns, beside what `FaceClassifier` does, for each loss its
     `weight/NAME` and, where there is a margin loss, `gradient_ratio/NAME`: the norm of
@@ -100,23 +100,22 @@ class Distiller(FaceClassifier):
             if isinstance(weight, GradientShare)
         }
 
-    def embed_teacher(self, images: tf.Tensor) -> tf.Tensor:
-        """Returns the teacher's embeddings, float32, without gradient."""
-        teacher = self._teacher.value
-        is_model = isinstance(teacher, tf.keras.Model)
-        embeddings = teacher(images, training=False) if is_model else teacher(images)
-        return tf.stop_gradient(tf.cast(embeddings, tf.float32))
-
     def teacher_rows(self, batch: dict) -> tf.Tensor:
         """Returns the teacher's embeddings of a batch, float32, without gradient."""
+        teacher = self._teacher.value
+        images = batch.get("teacher_image", batch.get("image"))
         if "teacher" in batch:
-            return tf.stop_gradient(tf.cast(batch["teacher"], tf.float32))
-        if self._teacher.value is None:
+            rows = batch["teacher"]
+        elif isinstance(teacher, keras.Model):
+            rows = teacher(images, training=False)
+        elif teacher is not None:
+            rows = teacher(images)
+        else:
             raise ValueError(
                 "Without a `teacher` every batch must hold its rows as 'teacher'. "
                 f"Received: {sorted(batch)}"
             )
-        return self.embed_teacher(batch.get("teacher_image", batch["image"]))
+        return tf.stop_gradient(tf.cast(rows, tf.float32))
 
     def loss_parts(self, embeddings: tf.Tensor, batch: dict) -> tuple[dict, dict]:
         """Adds the distillation terms; see `FaceClassifier.loss_parts`."""

@@ -47,8 +47,6 @@ class GradientShare(keras.layers.Layer):
 
     Args:
         share: Float in (0, 10].
-        momentum: Float in (0, 1]: what the newest step counts in the averages.
-        max_growth: Float > 1: largest factor between the weights of two steps.
 
     State, float32 scalars that are saved with the run:
         margin_norm, norm: The two averages.
@@ -56,19 +54,14 @@ class GradientShare(keras.layers.Layer):
         num_steps: Steps that counted.
     """
 
-    def __init__(
-        self,
-        share: float,
-        momentum: float = 0.01,
-        max_growth: float = 1.1,
-        name: str = "gradient_share",
-        **kwargs,
-    ):
-        kwargs.pop("dtype", None)
-        super().__init__(name=name, dtype="float32", **kwargs)
+    # What the newest step counts in the averages.
+    momentum = 0.01
+    # Largest factor between the weights of two steps.
+    max_growth = 1.1
+
+    def __init__(self, share: float, name: str = "gradient_share", **kwargs):
+        super().__init__(**{**kwargs, "name": name, "dtype": "float32"})
         self.share = float(check_range("share", share, 0, LARGEST_SHARE, low_open=True))
-        self.momentum = float(check_range("momentum", momentum, 0, 1, low_open=True))
-        self.max_growth = float(check_range("max_growth", max_growth, 1, low_open=True))
         self.margin_norm = add_state(self, "margin_norm")
         self.norm = add_state(self, "norm")
         self.weight = add_state(self, "weight")
@@ -96,6 +89,4 @@ class GradientShare(keras.layers.Layer):
         return tf.stop_gradient(tf.convert_to_tensor(self.weight))
 
     def get_config(self) -> dict:
-        """Returns the arguments the layer was made with."""
-        names = ("share", "momentum", "max_growth")
-        return {**super().get_config(), **{n: getattr(self, n) for n in names}}
+        return {**super().get_config(), "share": self.share}

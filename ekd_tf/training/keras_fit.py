@@ -60,8 +60,8 @@ class Untracked:
 class BackboneModel(keras.Model):
     """A `keras.Model` around a backbone: what is fitted is more than what is saved.
 
-    `predict` returns embeddings. `save_weights` holds all that is trained: backbone,
-    head, losses with their state, optimizer and loss scale, and no teacher.
+    `save_weights` holds all that is trained: backbone, head, losses with their state,
+    optimizer and loss scale, and no teacher.
     """
 
     def __init__(self, backbone: keras.Model, name: str | None = None):
@@ -113,7 +113,6 @@ class BackboneModel(keras.Model):
             steps_per_epoch: Int. None: for a `Pipeline` without end one visit of
                 every image; else the whole dataset.
             validation_data: What `evaluate` takes as `x`, after every epoch.
-            callbacks: See every scalar of `train_step`; the progress bar shows five.
         """
         pipeline = x if isinstance(x, Pipeline) else None
         if pipeline is not None:
@@ -156,14 +155,12 @@ class BackboneModel(keras.Model):
         batch_size: int | None = None,
         steps: int | None = None,
         callbacks: Any = None,
-        return_dict: bool = True,
         **kwargs,
-    ) -> dict[str, float] | list[float]:
-        """Verifies all pairs of labelled images by the backbone as it is now.
+    ) -> dict[str, float]:
+        """Verifies all pairs of labelled images, best of identities not trained on.
 
-        The labels need not be those of the training: give images of identities that
-        it was not trained on. An image counts once, its embedding being the sum of
-        its own and its mirror image's, as in `ekd_tf.evaluate`.
+        An image counts once, its embedding being the sum of its own and its mirror
+        image's, as in `ekd_tf.evaluate`.
 
         Args:
             x: `Source`; `Pipeline` or dataset of batches with `image`, `label` and
@@ -175,7 +172,7 @@ class BackboneModel(keras.Model):
             **kwargs: What `keras.Model.fit` adds; ignored.
 
         Returns:
-            Dict, or list, of `accuracy` (ten folds over drawn pairs), `auc`, `eer` and
+            Dict of `accuracy` (ten folds over drawn pairs), `auc`, `eer` and
             `tpr_at_fpr_1e-1` to `1e-4` of all pairs, as far as ten negative pairs
             stand behind the FPR.
         """
@@ -205,14 +202,10 @@ class BackboneModel(keras.Model):
         scalars = verify_embeddings(embeddings, of_all).scalars("")
         figures = {name.lstrip("/"): value for name, value in scalars.items()}
         callbacks.on_test_end(figures)
-        return figures if return_dict else list(figures.values())
+        return figures
 
     def save(self, filepath: Any, overwrite: bool = True, **kwargs) -> None:
-        """Writes the backbone, as `keras.Model.save` does: what is deployed.
-
-        `keras.models.load_model` and every command of this package open the file.
-        Head, losses and optimizer are in `save_weights`.
-        """
+        """Writes the backbone alone, as `keras.Model.save` does: what is deployed."""
         with self.averaged_weights():
             self.backbone.save(filepath, overwrite=overwrite, **kwargs)
 
@@ -249,11 +242,10 @@ class BackboneModel(keras.Model):
 
 
 def source_batches(source: Source, input_size: int, batch_size: int) -> tf.data.Dataset:
-    """Returns every image of a source once, in order, with labels and numbers.
+    """Returns batches of every image of a source once, in order, resized where needed.
 
-    Batches are dicts of `image` uint8 `(batch, input_size, input_size, 3)`, `label` and
-    `image_id` int32 `(batch,)`; images of other sizes are resized, and the last batch
-    may hold fewer.
+    Dicts of `image` uint8 `(batch, input_size, input_size, 3)`, `label` and `image_id`,
+    its number, int32 `(batch,)`.
     """
     labels = np.asarray(source.labels, np.int32)
     numbers = np.arange(len(source), dtype=np.int32)

@@ -13,12 +13,8 @@ import tensorflow as tf
 class Step:
     """An update that was just made, as hooks see it.
 
-    Attributes:
-        number: Updates made so far, this one included.
-        is_last: Whether the run ends with it.
-        scalars: What `train_step` returned. Reading one waits for the device.
-        batch: What it was made of: tensors, or per-replica values under a strategy of
-            several.
+    `number` counts from 1. `scalars` are what `train_step` returned: reading one waits
+    for the device. `batch` is of tensors, or of per-replica values.
     """
 
     number: int
@@ -38,7 +34,7 @@ class Hook:
 
     def after_step(self, step: Step) -> None:
         """Called after every update, in the order of the hooks."""
-        raise TypeError(f"{type(self).__name__} must define `after_step`.")
+        raise NotImplementedError
 
     def close(self) -> None:
         """Called once when the steps have ended, by an error or not."""

@@ -56,16 +56,15 @@ def make_optimizer(name: str, schedule: Any, momentum: float = 0.9) -> Any:
     """Builds an optimizer without decay and clipping, which `GradientUpdate` does.
 
     Keras keeps the learning rate inside the momentum (`m = mu m - lr g`), torch
-    outside (`w -= lr m`): equal for a constant rate; after a drop the old rate
-    fades out over about `1 / (1 - mu)` steps here.
+    outside (`w -= lr m`): after a drop the old rate fades out over about `1 / (1 - mu)`
+    steps here.
 
     Args:
         name: One of `OPTIMIZERS`, "addons/NAME" for one of TensorFlow Addons, or
             "addons/WRAPPER:NAME" for one of its wrappers around an optimizer of Addons
             or of `keras.optimizers.legacy`.
         schedule: Learning rate: a float or a `LearningRateSchedule`.
-        momentum: Float in [0, 1): momentum of SGD, `beta_1` of the others. Lion
-            wants it above 0.
+        momentum: Float in [0, 1): momentum of SGD, `beta_1` of the others.
     """
     check_range("momentum", momentum, low=0, high=1, high_open=True)
     if name.startswith(PREFIX):

@@ -14,16 +14,12 @@ from ekd_tf.keras_compat import register
 
 
 class WarmupSchedule(keras.optimizers.schedules.LearningRateSchedule):
-    r"""Multiplies a decay by a linear ramp over the first steps.
+    r"""Multiplies the `decay` of a subclass by a linear ramp over the first W steps.
 
     $$ \eta(s) = \min\big(1, \frac{s + 1}{W}\big) \cdot \text{decay}(s) $$
 
-    The first update takes `base / W`, not 0; update number `W` (step `W - 1`) is
-    the first at full height. Subclasses give `decay`.
-
-    Args:
-        base: Learning rate at full height, > 0.
-        warmup_steps: Integer `W` >= 0, updates. 0: no ramp.
+    The first update takes `base / W`, not 0. W is `warmup_steps` >= 0, `base` > 0 the
+    rate at full height.
     """
 
     def __init__(self, base: float, warmup_steps: int = 0):
@@ -32,7 +28,7 @@ class WarmupSchedule(keras.optimizers.schedules.LearningRateSchedule):
 
     def decay(self, step: tf.Tensor) -> tf.Tensor:
         """Returns the rate without warm-up, a float32 scalar; `step` is int64."""
-        raise TypeError(f"{type(self).__name__} must define `decay`.")
+        raise NotImplementedError
 
     def __call__(self, step) -> tf.Tensor:
         """Returns the rate of the update after `step` updates, a float32 scalar."""
@@ -52,12 +48,8 @@ class WarmupSchedule(keras.optimizers.schedules.LearningRateSchedule):
 class StepSchedule(WarmupSchedule):
     """Multiplies the learning rate by `factor` at each boundary; without any, constant.
 
-    Args:
-        base: Learning rate before the first boundary, > 0.
-        boundaries: Increasing steps, none inside the warm-up: the update at `step ==
-            boundary` is the first one with the smaller rate.
-        factor: Float in (0, 1).
-        warmup_steps: Integer >= 0, updates.
+    Boundaries increase, none is inside the warm-up: the update at `step == boundary` is
+    the first one with the smaller rate. The factor is in (0, 1).
     """
 
     def __init__(
@@ -92,10 +84,8 @@ class CosineSchedule(WarmupSchedule):
     $$ \text{decay}(s) = \frac{b}{2} (1 + \cos \pi p), \quad
        p = \frac{s - W}{T - W} \text{ clipped to } [0, 1] $$
 
-    Args:
-        base: Learning rate `b` at the end of the warm-up, > 0.
-        total_steps: Integer `T` > `warmup_steps`: updates of the run, warm-up included.
-        warmup_steps: Integer `W` >= 0, updates.
+    with b the `base`, W the `warmup_steps` and T the `total_steps` of the run, warm-up
+    included.
 
     Reference:
         Loshchilov & Hutter, 2017, arXiv:1608.03983, equation 5, without restarts.

