@@ -1,14 +1,9 @@
-"""Optimizers by name, those of TensorFlow Addons too, and what weight decay means.
+"""Optimizers by name, those of TensorFlow Addons too, and how each decays weights.
 
-| optimizer | a weight w with coefficient d at learning rate r |
-| --- | --- |
-| SGD, Adam and all others | d w is added to the gradient, as torch does |
-| AdamW, Lion, SGDW, RectifiedAdam, AdaBelief, NovoGrad | w -= r d w, then the update |
-| LAMB | d w is added to the update before the trust ratio, as its paper does |
-
-Keras keeps the second kind for every optimizer, Addons' SGDW forgets the r, and
-Addons' NovoGrad decays inside the momentum: none of that is used. A wrapper
-(Lookahead) decays as what it wraps.
+README.md beside this file says what a coefficient means. Keras decays its own way for
+every optimizer, Addons' SGDW forgets the learning rate, and Addons' NovoGrad decays
+inside the momentum: none of that is used. Lookahead and its like decay as what they
+wrap.
 """
 
 from __future__ import annotations
@@ -161,7 +156,7 @@ def averaged(optimizer: Any, variables: Iterable) -> Iterator[None]:
 
 
 def decay_kind(optimizer: Any) -> str:
-    """Returns "coupled", "decoupled" or "lamb"; see the table above."""
+    """Returns "coupled", "decoupled" or "lamb"."""
     # By name, so that TensorFlow Addons need not be there.
     names = {base.__name__ for base in type(_unwrapped(optimizer)).__mro__}
     if "LAMB" in names:

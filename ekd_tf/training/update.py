@@ -45,8 +45,7 @@ class GradientUpdate:
     2. divided by the loss scale and tested: if any entry is NaN or infinite, the
        whole step is skipped on all replicas;
     3. scaled by $\min(1, \text{clip\_norm} / \lVert g \rVert)$;
-    4. joined by the decay of `decay_variables` (`ekd_tf.training.optimizers`), on which
-       momentum acts too where it is coupled;
+    4. joined by the decay, on which momentum acts too where it is coupled;
     5. applied by the optimizer.
 
     A skipped step leaves variables, slots and `optimizer.iterations` as they were, so

@@ -67,6 +67,14 @@ def test_combined_target_past_pi_keeps_falling_without_a_step():
     assert np.all(steps < 0) and np.all(steps > -0.03)
 
 
+def test_adaface_target_computed_by_hand():
+    # cos 60 degrees; a length of 100, 80 above the mean, is made a quality of 1/2, with
+    # the margin 0.4: cos(pi/3 - 0.2) - 0.6.
+    head = with_centres(AdaFace(2, concentration=0.5 * 100.001 / 80), np.eye(2))
+    target = head.target_cosine(tf.constant([0.5]), tf.constant([[60.0, 80.0]]))
+    np.testing.assert_allclose(target, [math.cos(math.pi / 3 - 0.2) - 0.6], rtol=1e-5)
+
+
 def test_hard_negatives_computed_by_hand(run_as):
     # Only 0.5 and 0.9 beat the target 0.4: 0.5 (0.3 + 0.5) and 0.9 (0.3 + 0.9). There
     # d/dc of c (t + c) is t + 2 c, and 1 on others: the choice and the stage are fixed.

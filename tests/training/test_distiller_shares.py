@@ -48,13 +48,11 @@ def numerical_norm(loss, embeddings):
     return np.linalg.norm(slopes)
 
 
-@pytest.fixture(scope="module")
-def plain():
-    """A model of two weights and its batch: its first step, and gradient norms."""
-    rng = np.random.default_rng(4)
-    model = make({"gap": (CosineGap(), 3.0), "gate": (Gate(), 0.1)}, margin_weight=2.0)
+def test_ratios_and_shares_are_of_the_gradients_on_the_embeddings(rng):
     data = batch(rng)
     data["label"] = tf.constant([1, 2, 0, 1, 2, 0, 1, 1])
+    weights = {"gap": (CosineGap(), 3.0), "gate": (Gate(), 0.1)}
+    model = make(weights, margin_weight=2.0)
     embeddings = np.float64(model.backbone(data["image"]))
     teacher, centres = model.teacher_rows(data), np.array(model.head.centers)
     general = np.flatnonzero(data["in_margin"])
@@ -67,26 +65,15 @@ def plain():
         "gate": lambda x: np.mean(x**2),
     }
     norms = {name: numerical_norm(f, embeddings) for name, f in losses.items()}
-    return data, step_of(model)(data), norms
-
-
-def test_ratio_is_that_of_weighted_gradients_on_the_embeddings(plain):
-    _, out, norms = plain
-    np.testing.assert_allclose(
-        [out["gradient_ratio/gap"], out["gradient_ratio/gate"]],
-        [3 * norms["gap"] / norms["margin"], 0.1 * norms["gate"] / norms["margin"]],
-        rtol=2e-4,
-    )
+    of_gap, of_gate = (norms[name] / norms["margin"] for name in ("gap", "gate"))
+    out = step_of(model)(data)
+    ratios = [out["gradient_ratio/gap"], out["gradient_ratio/gate"]]
+    np.testing.assert_allclose(ratios, [3 * of_gap, 0.1 * of_gate], rtol=2e-4)
     np.testing.assert_allclose([out["weight/gap"], out["weight/gate"]], [3.0, 0.1])
-
-
-def test_share_is_met_in_the_first_step_and_a_number_beside_it_stays(plain):
-    data, _, norms = plain
-    losses = {"gap": (CosineGap(), GradientShare(0.3)), "gate": (Gate(), 0.1)}
-    out = step_of(make(losses, margin_weight=2.0))(data)
-    np.testing.assert_allclose(
-        out["weight/gap"], 0.3 * norms["margin"] / norms["gap"], rtol=2e-4
-    )
+    # A share is met in the first step, and a number beside it stays.
+    shared = {"gap": (CosineGap(), GradientShare(0.3)), "gate": (Gate(), 0.1)}
+    out = step_of(make(shared, margin_weight=2.0))(data)
+    np.testing.assert_allclose(out["weight/gap"], 0.3 / of_gap, rtol=2e-4)
     np.testing.assert_allclose(out["gradient_ratio/gap"], 0.3, rtol=1e-5)
     np.testing.assert_allclose(out["weight/gate"], 0.1)
 
