@@ -9,7 +9,6 @@ import tensorflow as tf
 from ekd_tf.checks import check_angle
 from ekd_tf.checks import check_positive
 from ekd_tf.checks import check_range
-from ekd_tf.heads import arcface_target
 from ekd_tf.keras_compat import register
 from ekd_tf.losses.base import TermsAndMonitor
 from ekd_tf.losses.centres import margin_cross_entropy
@@ -113,10 +112,6 @@ class AdaDistillLoss(ProjectedLoss):
                 centres, labels, teacher, kept, tf.math.is_finite(rows)
             )
             self.centres.assign(centres)
-        value = margin_cross_entropy(
-            tf.matmul(projected, l2_normalize(centres), transpose_b=True),
-            labels,
-            self.scale,
-            lambda cosine: arcface_target(cosine, self.margin),
-        )
+        cosines = tf.matmul(projected, l2_normalize(centres), transpose_b=True)
+        value = margin_cross_entropy(cosines, labels, self.scale, self.margin)
         return {self.name: value}, {f"{self.name}/keep": tf.reduce_mean(kept)}

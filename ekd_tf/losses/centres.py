@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -87,12 +86,16 @@ def margin_cross_entropy(
     cosines: tf.Tensor,
     labels: tf.Tensor,
     scale: float,
-    target_cosine: Callable[[tf.Tensor], tf.Tensor],
+    margin: float | tf.Tensor | None = None,
 ) -> tf.Tensor:
     """Averages the cross entropy of scaled cosines `(batch, num_identities)`.
 
-    Those at the labels are replaced by `target_cosine` of them, float32 `(batch,)`.
+    Those at the labels may have a margin, see `arcface_target`.
     """
+
+    def target_cosine(own):
+        return own if margin is None else arcface_target(own, margin)
+
     logits = scale * replace_targets(cosines, labels, target_cosine)
     return tf.reduce_mean(margin_softmax_loss(logits, labels))
 
@@ -127,9 +130,7 @@ class ProxylessKDLoss(CentreLoss):
         self, student: tf.Tensor, teacher: tf.Tensor, labels: tf.Tensor
     ) -> TermsAndMonitor:
         cosines = self.cosines(self.project(student, teacher))
-        value = margin_cross_entropy(
-            cosines, labels, self.scale, lambda own: arcface_target(own, self.margin)
-        )
+        value = margin_cross_entropy(cosines, labels, self.scale, self.margin)
         return {self.name: value}, {}
 
 
@@ -177,9 +178,7 @@ class MarginDistillationLoss(CentreLoss):
         sureness = tf.math.divide_no_nan(of_teacher, tf.reduce_max(of_teacher))
         margins = self.min_margin + (self.max_margin - self.min_margin) * sureness
         cosines = self.cosines(self.project(student, teacher))
-        value = margin_cross_entropy(
-            cosines, labels, self.scale, lambda own: arcface_target(own, margins)
-        )
+        value = margin_cross_entropy(cosines, labels, self.scale, margins)
         return {self.name: value}, {f"{self.name}/margin": tf.reduce_mean(margins)}
 
 
@@ -220,9 +219,8 @@ class ShrinkTeaNetLoss(CentreLoss):
     ) -> TermsAndMonitor:
         projected = self.project(student, teacher)
         angular = cosine_distance(projected, teacher)
-        classified = margin_cross_entropy(
-            self.cosines(projected), labels, self.scale, lambda own: own
-        )
+        cosines = self.cosines(projected)
+        classified = margin_cross_entropy(cosines, labels, self.scale)
         return {
             f"{self.name}/angular": self.angular_weight * angular,
             f"{self.name}/classifier": self.classifier_weight * classified,

@@ -135,12 +135,7 @@ def check_divisible(general: int, balanced: int, replicas: int) -> None:
 
 def is_chief(strategy: tf.distribute.Strategy) -> bool:
     """Returns whether this process writes what the run leaves behind."""
-    resolver = strategy.cluster_resolver
-    if resolver is None or not resolver.task_type:
-        return True
-    if "chief" in resolver.cluster_spec().jobs:
-        return resolver.task_type == "chief"
-    return resolver.task_id == 0
+    return strategy.extended.should_checkpoint
 
 
 def has_other_workers(strategy: tf.distribute.Strategy) -> bool:

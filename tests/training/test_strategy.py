@@ -1,5 +1,3 @@
-import types
-
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -123,21 +121,6 @@ def test_rejects_a_batch_that_replicas_cannot_share():
 def test_a_single_process_is_the_chief_of_nobody(two_replicas):
     for strategy in (make_strategy("none"), two_replicas):
         assert is_chief(strategy) and not has_other_workers(strategy)
-
-
-def test_worker_0_is_the_chief_where_no_other_is():
-    def strategy(jobs, kind, index):
-        resolver = tf.distribute.cluster_resolver.SimpleClusterResolver(
-            tf.train.ClusterSpec(jobs), task_type=kind, task_id=index
-        )
-        return types.SimpleNamespace(cluster_resolver=resolver)
-
-    workers = {"worker": ["a:1", "b:1"]}
-    assert is_chief(strategy(workers, "worker", 0))
-    assert not is_chief(strategy(workers, "worker", 1))
-    workers["chief"] = ["c:1"]
-    assert is_chief(strategy(workers, "chief", 0))
-    assert not is_chief(strategy(workers, "worker", 0))
 
 
 CLUSTER = '"cluster": {"worker": ["a:1", "b:1"]}'
