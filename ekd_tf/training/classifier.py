@@ -136,7 +136,7 @@ class FaceClassifier(BackboneModel):
         return state
 
     def averaged_weights(self) -> AbstractContextManager:
-        """Returns a context in which the variables are what the optimizer averages."""
+        """Returns a context in which weights are the optimizer's averages, if any."""
         if self._update is None:
             return nullcontext()
         return averaged(self._update.value.optimizer, self._update.value.variables)
