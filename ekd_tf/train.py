@@ -33,11 +33,10 @@ def main(config: TrainConfig) -> None:
     config = config.completed()
     check_effects(config)
     use_onednn()
-    # TensorFlow takes seconds to import: `--help` must not wait for it.
     from ekd_tf.run.session import run_training
 
     try:
-        run_training(config, sys.argv)
+        run_training(config)
     except Interrupted as reason:
         logging.warning("%s The same command continues it.", reason)
         sys.exit(RESUME_STATUS)
