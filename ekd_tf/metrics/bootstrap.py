@@ -7,8 +7,6 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ekd_tf.metrics.roc import check_fprs
-
 # Percentiles of a 95 % interval.
 _ENDS = (2.5, 97.5)
 
@@ -19,18 +17,13 @@ def fold_intervals(
     replicates: int = 1000,
     seed: int = 0,
 ) -> np.ndarray:
-    """Resamples folds with replacement and gives 95 % intervals.
+    """Resamples folds with replacement and gives 95 % intervals, `(figures, 2)`.
 
     Args:
         statistics: Function of row numbers, int `(k,)` with repeats, to figures.
         fold: Int array `(n,)`, values 0..folds-1: the fold of each row.
-        replicates: How many resamples.
-        seed: Of the drawing.
-
-    Returns:
-        Float64 `(figures, 2)`, the 2.5th and 97.5th percentile of each.
+        replicates, seed: How many resamples, and the seed of the drawing.
     """
-    fold = np.asarray(fold)
     rows = [np.flatnonzero(fold == k) for k in range(fold.max() + 1)]
     rng = np.random.default_rng(seed)
     figures = [
@@ -66,7 +59,7 @@ def identity_intervals(
         `(tpr, threshold)`, float64 `(len(fprs), 2)` each. NaN where in more than 1 %
         of the resamples the threshold lay below the negatives given.
     """
-    targets = check_fprs(fprs)
+    targets = np.asarray(fprs, np.float64)
     rng = np.random.default_rng(seed)
     falling = np.argsort(-negative[0], kind="stable")
     highest, first, second = (column[falling] for column in negative)

@@ -30,12 +30,11 @@ class OperatingPoint:
     """A model at one target FPR.
 
     Attributes:
-        target_fpr: The FPR asked for.
-        fpr: The FPR reached, at most `target_fpr`; less when negatives tie.
+        target_fpr, fpr: The FPR asked for, and the one reached: at most that, and less
+            when negatives tie.
         tpr: Fraction of positives above `threshold`.
         threshold: Score; pairs strictly above it are accepted.
-        negatives_allowed: How many negatives the target lets through. With none, `tpr`
-            is that at FPR 0: a lower bound.
+        negatives_allowed: How many negatives the target lets through.
     """
 
     target_fpr: float
@@ -47,12 +46,9 @@ class OperatingPoint:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ROC:
-    """Thresholds and how many scores of either kind lie above each.
+    """Numbers of scores of either kind above each threshold, int64, from 0 to all.
 
-    Attributes:
-        thresholds: Float64 `(k + 1,)`, the distinct scores, falling, then -inf.
-        positives: Int64 `(k + 1,)`, positive scores above each, from 0 to all.
-        negatives: The same of negative scores.
+    Thresholds are float64 `(k + 1,)`, the distinct scores, falling, then -inf.
     """
 
     thresholds: np.ndarray
@@ -62,10 +58,11 @@ class ROC:
     @classmethod
     def of(cls, positive_scores: np.ndarray, negative_scores: np.ndarray) -> ROC:
         """Counts scores, finite float arrays `(n,)`, at least one of each kind."""
-        scores = _check_scores(
-            positive_scores=positive_scores, negative_scores=negative_scores
-        )
+        scores = np.asarray(positive_scores), np.asarray(negative_scores)
+        check_kinds(*(kind.size for kind in scores))
         values = np.unique(np.concatenate(scores))[::-1]
+        if not np.isfinite(values).all():
+            raise ValueError("Scores must be finite. Received: NaN or infinite ones")
         above = [
             np.append(s.size - np.searchsorted(np.sort(s), values, "right"), s.size)
             for s in scores
@@ -83,13 +80,14 @@ class ROC:
     def points(self, fprs: Sequence[float]) -> tuple[OperatingPoint, ...]:
         """Finds the TPR at given FPRs by the strict rule: never above the target.
 
-        The threshold is the smallest at which the fraction of negatives above it does
-        not exceed the target: the negative of descending rank
-        `floor(num_negatives * fpr)` (0-based), as in the EKD paper's miner. All pairs
-        that tie with it are rejected: where all scores are equal the TPR is 0 at
-        every FPR below 1. At FPR 1 the threshold is -inf.
+        The threshold is the negative of descending rank `floor(num_negatives * fpr)`
+        (0-based), as in the EKD paper's miner. All pairs that tie with it are rejected:
+        where all scores are equal the TPR is 0 at every FPR below 1. At FPR 1 the
+        threshold is -inf.
         """
-        targets = check_fprs(fprs)
+        targets = np.asarray(fprs, np.float64)
+        for target in targets.tolist():
+            check_range("fprs", target, low=0, high=1)
         allowed = allowed_negatives(self.num_negative, targets)
         last = [np.searchsorted(self.negatives, n, "right") - 1 for n in allowed]
         return tuple(
@@ -114,12 +112,11 @@ class ROC:
             which leaves out points on a straight line between their neighbours: so do
             we, or another point could be the nearest.
         """
-        targets = check_fprs(fprs)
         bends = (np.diff(self.negatives, 2) != 0) | (np.diff(self.positives, 2) != 0)
         kept = np.concatenate([[True], bends, [True]])
         fpr = self.negatives[kept][::-1] / self.num_negative
         tpr = self.positives[kept][::-1] / self.num_positive
-        nearest = [int(np.argmin(np.abs(fpr - target))) for target in targets]
+        nearest = [int(np.argmin(np.abs(fpr - target))) for target in fprs]
         return tpr[nearest], fpr[nearest]
 
     def auc(self) -> float:
@@ -130,10 +127,7 @@ class ROC:
         return float(pairs) / (2 * self.num_positive * self.num_negative)
 
     def eer(self) -> float:
-        """Measures the error rate where FPR and FNR (1 - TPR) are equal.
-
-        The curve is taken as straight between its points.
-        """
+        """Measures the rate where FPR and FNR (1 - TPR) are equal, between points."""
         fpr = self.negatives / self.num_negative
         fnr = 1 - self.positives / self.num_positive
         last = int(np.argmax(fpr >= fnr))
@@ -144,8 +138,8 @@ class ROC:
     def curve(self) -> tuple[np.ndarray, np.ndarray]:
         """Returns `(fpr, tpr)`, float64, rising from 0 to 1; at most 2,002 points.
 
-        Of more points than that, those are kept that are the last within each FPR of a
-        grid of 100 a decade, and the first of each of 1,000 even TPRs.
+        Of more points are kept the last within each FPR of a grid of 100 a decade, and
+        the first of each of 1,000 even TPRs.
         """
         fpr = self.negatives / self.num_negative
         tpr = self.positives / self.num_positive
@@ -161,10 +155,7 @@ class ROC:
 
 
 def tpr_within(curve: tuple[np.ndarray, np.ndarray], fprs: np.ndarray) -> np.ndarray:
-    """Reads a ROC curve, two rising arrays, at FPRs: the TPR of its last point within.
-
-    Float64 `(k,)`; 0 where the curve has no point within.
-    """
+    """Returns a ROC curve's TPRs at its last points within some FPRs, 0 for none."""
     fpr, tpr = (np.asarray(axis, np.float64) for axis in curve)
     # 1e-3 written as a power of ten may lie an ulp below a point at 1e-3.
     last = np.searchsorted(fpr, np.asarray(fprs) * (1 + 1e-9), side="right") - 1
@@ -174,26 +165,13 @@ def tpr_within(curve: tuple[np.ndarray, np.ndarray], fprs: np.ndarray) -> np.nda
 def allowed_negatives(
     num_negatives: int, fprs: Sequence[float] | np.ndarray
 ) -> np.ndarray:
-    """Counts the negatives each FPR lets through, int64.
-
-    A plain `floor(num_negatives * fpr)` would lose one to rounding: `100 * 0.29` is
-    28.999... .
-    """
+    """Counts the negatives each FPR lets through, int64."""
     targets = np.asarray(fprs, np.float64)
+    # 100 * 0.29 is 28.999... .
     count = np.floor(num_negatives * targets)
     count += (count + 1) / num_negatives <= targets
     count -= count / num_negatives > targets
     return count.astype(np.int64)
-
-
-def check_fprs(fprs: Sequence[float]) -> np.ndarray:
-    """Returns target FPRs as a float64 array; `ValueError` unless all in [0, 1]."""
-    targets = np.asarray(fprs, np.float64)
-    if targets.ndim != 1 or not targets.size:
-        raise ValueError(f"`fprs` must be a list of FPRs. Received: fprs={fprs}")
-    for target in targets.tolist():
-        check_range("fprs", target, low=0, high=1)
-    return targets
 
 
 def check_kinds(num_positive: int, num_negative: int) -> None:
@@ -203,18 +181,3 @@ def check_kinds(num_positive: int, num_negative: int) -> None:
             "A ROC needs pairs of both kinds, same identity and different. Received: "
             f"no {'negative' if num_positive else 'positive'} scores"
         )
-
-
-def _check_scores(**scores):
-    """Returns both kinds of scores in one float dtype, at least float32."""
-    arrays = {name: np.asarray(values) for name, values in scores.items()}
-    for name, values in arrays.items():
-        bad = np.count_nonzero(~np.isfinite(values))
-        if bad:
-            raise ValueError(
-                f"`{name}` must be finite. Received: {bad} of {values.size} values "
-                "are NaN or infinite"
-            )
-    check_kinds(*(values.size for values in arrays.values()))
-    dtype = np.result_type(np.float32, *arrays.values())
-    return [values.astype(dtype, copy=False) for values in arrays.values()]

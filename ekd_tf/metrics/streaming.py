@@ -16,7 +16,6 @@ import numpy as np
 
 from ekd_tf.metrics.roc import ROC
 from ekd_tf.metrics.roc import allowed_negatives
-from ekd_tf.metrics.roc import check_fprs
 from ekd_tf.metrics.roc import check_kinds
 
 _LOW_BITS = 14
@@ -38,19 +37,14 @@ Scan = Callable[[], Iterable[tuple[np.ndarray, np.ndarray]]]
 def streamed_roc(scan: Scan, fprs: Sequence[float]) -> ROC:
     """Measures a ROC in two passes over the scores, in memory of 10 MB.
 
-    Args:
-        scan: Function that returns an iterable of `(positive_scores,
-            negative_scores)` blocks: finite float32 `(k,)`, either may be empty. It
-            is called twice and must give the same scores, to the bit. A block may be
-            a buffer that the next one overwrites.
-        fprs: FPRs in [0, 1] at which `ROC.points` will be asked for.
+    Its points at `fprs` in [0, 1] and its EER are those of all scores. Elsewhere the
+    scores of one bin, which differ by a five-hundredth at most, count as equal to its
+    middle: the AUC is off by about 1e-6 for cosines of many images.
 
-    Returns:
-        `ROC` whose points at `fprs` and EER are those of all scores. Elsewhere the
-        scores of one bin, which differ by a five-hundredth at most, count as equal to
-        its middle: the AUC is off by about 1e-6 for cosines of many images.
+    `scan` is called twice and must give the same `(positive_scores, negative_scores)`
+    blocks, to the bit: finite float32 `(k,)`, either may be empty. A block may be a
+    buffer that the next one overwrites.
     """
-    targets = check_fprs(fprs)
     counts = _count(scan, lambda bits: bits >> _LOW_BITS, _BINS)
     coarse = counts[:, _FALLING]
     not_finite = int(counts.sum()) - int(coarse.sum())
@@ -62,7 +56,7 @@ def streamed_roc(scan: Scan, fprs: Sequence[float]) -> ROC:
     reached = np.cumsum(coarse, axis=1)
     positives, negatives = reached[:, -1].tolist()
     check_kinds(positives, negatives)
-    allowed = allowed_negatives(negatives, targets)
+    allowed = allowed_negatives(negatives, fprs)
     wanted = np.searchsorted(reached[1], allowed[allowed < negatives], side="right")
     # FPR rises and FNR falls from bin to bin: they cross in the first of these.
     crosses = reached[1] / negatives >= 1 - reached[0] / positives

@@ -139,15 +139,14 @@ def test_rejects_scores_that_make_no_curve_and_fprs_that_mean_nothing():
     for positive, negative, message in (
         ([], [0.1], "both kinds.*Received: no positive scores"),
         ([0.1], [], "both kinds.*Received: no negative scores"),
-        ([0.1, np.nan], [0.1], "`positive_scores` must be finite.*1 of 2"),
-        ([0.1], [0.1, np.inf, np.inf], "`negative_scores` must be finite.*2 of 3"),
+        ([0.1, np.nan], [0.1], "must be finite"),
+        ([0.1], [0.1, -np.inf], "must be finite"),
     ):
         refused(message, ROC.of, positive, negative)
 
     roc = ROC.of(POSITIVE, NEGATIVE)
     for fpr in (-0.1, 1.5, np.nan):
         refused(r"`fprs` must be in \[0, 1\]", roc.points, [0.1, fpr])
-    refused("`fprs` must be a list of FPRs", roc.points, [])
 
 
 # --- the nearest FPR, as insightface takes it

@@ -24,34 +24,25 @@ def in_blocks(positive, negative, size=97):
     return scan
 
 
-def draw(rng, kind):
-    """Positive and negative scores of one kind, float32."""
-    count = rng.integers(1, 400, 2)
-    positive, negative = rng.normal(0.4, 0.2, count[0]), rng.normal(0, 0.1, count[1])
-    if kind == "ties":
-        positive, negative = np.round(positive, 1), np.round(negative, 1)
-    elif kind == "all equal":
-        positive, negative = np.full(count[0], 0.3), np.full(count[1], 0.3)
-    elif kind == "zeros of both signs":
-        positive, negative = (rng.choice([-0.0, 0.0, 1e-30, -1e-30], n) for n in count)
-    elif kind.startswith("one bin"):
-        # Closer together than the first pass tells apart.
-        sign = -1 if kind.endswith("below zero") else 1
-        steps = (rng.integers(0, 9, n) for n in count)
-        positive, negative = (sign * (0.5 + n * 2.0**-24) for n in steps)
-    return positive.astype(np.float32), negative.astype(np.float32)
+# Functions of a generator, a number and a mean to so many scores.
+KINDS = {
+    "continuous": lambda rng, n, mean: rng.normal(mean, 0.2, n),
+    "ties": lambda rng, n, mean: np.round(rng.normal(mean, 0.2, n), 1),
+    "all equal": lambda rng, n, mean: np.full(n, 0.3),
+    "zeros of both signs": lambda rng, n, mean: rng.choice([-0.0, 0, 1e-30, -1e-30], n),
+    # Closer together than the first pass tells apart.
+    "one bin": lambda rng, n, mean: 0.5 + rng.integers(0, 9, n) * 2.0**-24,
+    "one bin below zero": lambda rng, n, mean: -0.5 - rng.integers(0, 9, n) * 2.0**-24,
+}
 
 
-@pytest.mark.parametrize(
-    "kind",
-    [
-        *("continuous", "ties", "all equal", "zeros of both signs"),
-        *("one bin", "one bin below zero"),
-    ],
-)
+@pytest.mark.parametrize("kind", KINDS)
 def test_equals_sorting_all_scores(rng, kind):
     for _ in range(6):
-        positive, negative = draw(rng, kind)
+        positive, negative = (
+            KINDS[kind](rng, rng.integers(1, 400), mean).astype(np.float32)
+            for mean in (0.4, 0.0)
+        )
         roc = streamed_roc(in_blocks(positive, negative), FPRS)
         whole = ROC.of(positive, negative)
         assert roc.points(FPRS) == whole.points(FPRS)
