@@ -10,7 +10,6 @@ from collections.abc import Sequence
 import numpy as np
 
 from ekd_tf import metrics
-from ekd_tf.checks import check_range
 
 # Negatives kept for an interval per one that the whole set lets through: in a resample
 # a few identities that weigh twice may double the count at the top.
@@ -19,13 +18,11 @@ _TAIL = 3
 
 @dataclasses.dataclass
 class PairBlock:
-    """Cosines of some images with some others.
+    """Cosines `(r, c)` of images `rows` with images `columns`, int64 numbers of them.
 
-    Attributes:
-        rows, columns: Int64 `(r,)` and `(c,)`, numbers of the images.
-        cosine: Float32 `(r, c)`, valid until the next block is asked for.
-        positive, negative: Bool `(r, c)`, the pairs of one identity and of two, each
-            once. None, both, where every entry is a negative pair.
+    Cosines are float32 and valid until the next block is asked for. `positive` and
+    `negative` mark the pairs of one identity and of two, each once; both are None where
+    every entry is a negative pair.
     """
 
     rows: np.ndarray
@@ -35,7 +32,7 @@ class PairBlock:
     negative: np.ndarray | None
 
     def scores(self) -> tuple[np.ndarray, np.ndarray]:
-        """Returns the cosines of positive and of negative pairs, float32, 1-D."""
+        """Returns the cosines of positive and of negative pairs, 1-D."""
         if self.positive is None:
             return self.cosine[:0, 0], self.cosine.reshape(-1)
         return self.cosine[self.positive], self.cosine[self.negative]
@@ -78,22 +75,14 @@ class PairBlocks:
             rows = slice(top, min(top + self._size, count))
             for left in range(top, count, self._size):
                 columns = slice(left, min(left + self._size, count))
-                shape = (rows.stop - top, columns.stop - left)
-                cosine = self._buffer[: shape[0] * shape[1]].reshape(shape)
+                height, width = rows.stop - top, columns.stop - left
+                cosine = self._buffer[: height * width].reshape(height, width)
                 np.matmul(self._unit[rows], self._unit[columns].T, out=cosine)
-                yield PairBlock(
-                    self._order[rows],
-                    self._order[columns],
-                    cosine,
-                    *self._masks(rows, columns),
-                )
+                images = self._order[rows], self._order[columns]
+                yield PairBlock(*images, cosine, *self._masks(rows, columns))
                 if done is not None:
                     # Of a block on the diagonal half of the entries are pairs.
-                    height, width = shape
-                    pairs = (
-                        height * (height - 1) // 2 if top == left else height * width
-                    )
-                    done(pairs)
+                    done(height * (height - 1) // 2 if top == left else cosine.size)
 
     def scores(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Yields `(positive_scores, negative_scores)` of each block."""
@@ -125,15 +114,11 @@ def all_pair_scores(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Returns the cosines of all positive and all negative pairs, float32, 1-D.
 
-    For small sets: 200 MB for 10,000 images. Arguments as `PairBlocks`.
+    For small sets: 200 MB for 10,000 images.
     """
     # Copied: a block without a mask is a view of the buffer.
-    parts = [
-        (positive.copy(), negative.copy())
-        for positive, negative in PairBlocks(embeddings, labels).scores()
-    ]
-    positive, negative = map(np.concatenate, zip(*parts))
-    return positive, negative
+    blocks = PairBlocks(embeddings, labels).scores()
+    return _joined([tuple(map(np.copy, kinds)) for kinds in blocks])
 
 
 def labelled_intervals(
@@ -143,7 +128,7 @@ def labelled_intervals(
     replicates: int = 200,
     seed: int = 0,
     max_pairs: int = 1_000_000,
-) -> dict[float, tuple[tuple[float, float], tuple[float, float]]]:
+) -> dict[str, tuple[float, float]]:
     """Gives bootstrap 95 % intervals of TPR and threshold, over identities.
 
     One more pass over all pairs keeps the positives and the highest negatives.
@@ -152,11 +137,11 @@ def labelled_intervals(
         blocks, labels: The pairs, and the identities they were made with.
         points: Operating points of the whole set.
         replicates, seed: As for `identity_intervals`.
-        max_pairs: The most pairs of a kind to keep; 16 bytes each.
+        max_pairs: The most pairs of a kind to keep, 16 bytes each. An FPR that would
+            take more has no intervals.
 
     Returns:
-        FPR -> `(interval of the TPR, interval of the threshold)`. An FPR is left out
-        where it or the positives would take more than `max_pairs`.
+        `tpr_at_fpr_1e-3` and `threshold_at_fpr_1e-3`, so spelled, -> interval.
     """
     _, number, images = np.unique(labels, return_inverse=True, return_counts=True)
     chosen = [p for p in points if p.negatives_allowed * _TAIL <= max_pairs]
@@ -165,18 +150,20 @@ def labelled_intervals(
     keep = _TAIL * max(point.negatives_allowed for point in chosen)
     positive, negative = _highest_pairs(blocks, number.reshape(-1), keep)
     fprs = [point.target_fpr for point in chosen]
+    names = map(metrics.format_fpr, fprs)
     tpr, threshold = metrics.identity_intervals(
         images, positive, negative, fprs, replicates, seed
     )
-    return {
-        fpr: (tuple(of_tpr), tuple(of_threshold))
-        for fpr, of_tpr, of_threshold in zip(fprs, tpr.tolist(), threshold.tolist())
-        if not np.isnan([*of_tpr, *of_threshold]).any()
-    }
+    intervals = {}
+    for name, of_tpr, of_threshold in zip(names, tpr.tolist(), threshold.tolist()):
+        if not np.isnan([*of_tpr, *of_threshold]).any():
+            intervals[f"tpr_at_fpr_{name}"] = tuple(of_tpr)
+            intervals[f"threshold_at_fpr_{name}"] = tuple(of_threshold)
+    return intervals
 
 
 def _highest_pairs(blocks, number, keep):
-    """Keeps all positives and the `keep` highest negatives with their identities."""
+    """Returns all positives, and the `keep` highest negatives, with identities."""
     positives, negatives = [], []
     floor, held = -np.inf, 0
     for block in blocks:
@@ -234,23 +221,18 @@ def check_labels_of_rows(labels: np.ndarray, **embeddings: np.ndarray) -> np.nda
 
 
 def draw_pairs(
-    labels: np.ndarray, positives: int, negatives: int, seed: int
+    labels: np.ndarray, each: int, seed: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Draws pairs of images, each unordered pair at most once.
+    """Draws `each` pairs of images of either kind, each unordered pair at most once.
 
     Positives are spread over identities: none gives its second pair before every
     identity that can has given its first, and so on. Negatives are uniform over all
-    pairs of different identities. The two kinds alternate in proportion, so that
-    contiguous folds are balanced.
+    pairs of different identities. The two kinds alternate, so that contiguous folds
+    are balanced.
 
     Returns:
-        `(left, right, same)`: int64 row numbers `(positives + negatives,)` twice,
-        and bool.
+        `(left, right, same)`: int64 row numbers `(2 * each,)` twice, and bool.
     """
-    labels = check_labels_of_rows(labels)
-    available = count_pairs(labels)
-    check_range("positives", positives, low=0, high=available[0])
-    check_range("negatives", negatives, low=0, high=available[1])
     rng = np.random.default_rng(seed)
 
     # Sorted by identity, identity k fills places starts[k] .. starts[k + 1] - 1:
@@ -261,18 +243,12 @@ def draw_pairs(
     _, sizes = np.unique(labels, return_counts=True)
     ends = np.repeat(np.cumsum(sizes), sizes)
     places = np.arange(labels.size)
-    chosen = rng.permutation(_spread(sizes, positives, rng))
+    chosen = rng.permutation(_spread(sizes, each, rng))
     positive = _decode(chosen, ends - 1 - places, places + 1)
-    chosen = rng.choice(available[1], negatives, replace=False)
+    chosen = rng.choice(count_pairs(labels)[1], each, replace=False)
     negative = _decode(chosen, labels.size - ends, ends)
-
-    same = np.arange(positives + negatives) < positives
-    when = np.concatenate(
-        [(np.arange(count) + 0.5) / max(count, 1) for count in (positives, negatives)]
-    )
-    mixed = np.argsort(when, kind="stable")
-    left, right = order[np.concatenate([positive, negative], axis=1)][:, mixed]
-    return left, right, same[mixed]
+    left, right = order[np.stack([positive, negative], axis=2)].reshape(2, -1)
+    return left, right, np.tile([True, False], each)
 
 
 def _spread(sizes, wanted, rng):
@@ -290,8 +266,7 @@ def _spread(sizes, wanted, rng):
     quota[richer[: wanted - quota.sum()]] += 1
     first = np.cumsum(counts) - counts
     return np.concatenate(
-        [np.empty(0, np.int64)]
-        + [
+        [
             first[k] + rng.choice(counts[k], quota[k], replace=False)
             for k in np.flatnonzero(quota)
         ]

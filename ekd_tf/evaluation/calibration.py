@@ -14,7 +14,6 @@ import numpy as np
 from ekd_tf import metrics
 from ekd_tf.checks import check_range
 from ekd_tf.data import Source
-from ekd_tf.evaluation import verification
 from ekd_tf.evaluation.allpairs import PairBlocks
 from ekd_tf.evaluation.allpairs import count_pairs
 from ekd_tf.evaluation.allpairs import labelled_intervals
@@ -22,6 +21,8 @@ from ekd_tf.evaluation.embed import ONE_IMAGE
 from ekd_tf.evaluation.embed import WITH_MIRROR_IMAGE
 from ekd_tf.evaluation.embed import SourceEmbedder
 from ekd_tf.evaluation.embed import add_views
+from ekd_tf.evaluation.verification import MIN_NEGATIVES
+from ekd_tf.evaluation.verification import check_drawable
 from ekd_tf.files.atomic import write_text
 from ekd_tf.metrics import format_fpr
 
@@ -44,8 +45,8 @@ class Calibration:
         tpr: Fraction of the positives above it.
         pairs: Number of negative pairs it was found on.
         source: Name of the images.
-        view: `ONE_IMAGE` or `WITH_MIRROR_IMAGE`: a cosine compared with the threshold
-            must be of embeddings made in the same way.
+        view: `ONE_IMAGE` or `WITH_MIRROR_IMAGE`: what embeddings must be made of for
+            their cosine to be compared with the threshold.
     """
 
     fpr: float
@@ -95,7 +96,7 @@ def calibrate(
     Args:
         embedder: The model.
         source: Images of identities it was not trained on.
-        fpr: Target FPR in (0, 1), such that ten negatives lie above the threshold.
+        fpr: See `check_calibration`.
         seed: Of the resampling.
         flip: Whether to add the embedding of the mirror image, for users who do.
     """
@@ -113,7 +114,7 @@ def calibrate(
     return Calibration(
         fpr=fpr,
         threshold=between_scores(blocks, point.threshold),
-        interval=intervals[fpr][1] if fpr in intervals else None,
+        interval=intervals.get(f"threshold_at_fpr_{format_fpr(fpr)}"),
         tpr=point.tpr,
         pairs=roc.num_negative,
         source=source.name,
@@ -122,23 +123,23 @@ def calibrate(
 
 
 def check_calibration(source: Source, fpr: float) -> None:
-    """Raises `ValueError` where `calibrate` could find no threshold."""
+    """Raises `ValueError` unless ten negatives lie above the threshold for an FPR."""
     check_range("calibrate_fpr", fpr, low=0, high=1, low_open=True, high_open=True)
-    verification.check_two_kinds(source.labels)
+    check_drawable(source.labels)
     _, negatives = count_pairs(source.labels)
-    if metrics.allowed_negatives(negatives, [fpr])[0] < verification.MIN_NEGATIVES:
+    if metrics.allowed_negatives(negatives, [fpr])[0] < MIN_NEGATIVES:
         least = _least_fpr(negatives)
-        ask = f"ask for {metrics.format_fpr(least)} or more, or " if least < 1 else ""
+        ask = f"ask for {format_fpr(least)} or more, or " * (least < 1)
         raise ValueError(
-            f"`--calibrate_fpr={metrics.format_fpr(fpr)}` takes "
-            f"{math.ceil(verification.MIN_NEGATIVES / fpr):,} pairs of different "
-            f"people, and there are {negatives:,}: {ask}give images of more people"
+            f"`--calibrate_fpr={format_fpr(fpr)}` takes "
+            f"{math.ceil(MIN_NEGATIVES / fpr):,} pairs of different people, and there "
+            f"are {negatives:,}: {ask}give images of more people"
         )
 
 
 def _least_fpr(negatives):
     """Returns the FPR that so many pairs allow, rounded up to two digits."""
-    least = verification.MIN_NEGATIVES / negatives
+    least = MIN_NEGATIVES / negatives
     unit = 10.0 ** (math.floor(math.log10(least)) - 1)
     # Read, not multiplied: the product may lie a bit below what is printed.
     return float(f"{math.ceil(round(least / unit, 6)) * unit:.1e}")
@@ -159,8 +160,8 @@ def is_of_one_model(
 def between_scores(blocks: PairBlocks, threshold: float) -> float:
     """Moves a threshold, the score of a pair, half way to the next higher score.
 
-    The same pairs are above it. That one pair would else be decided by how a program
-    rounds: the same model gives cosines that differ by 1e-7.
+    That pair would else be decided by how a program rounds: the same model gives
+    cosines that differ by 1e-7.
     """
     higher = [
         scores[scores > threshold].min(initial=1.0)

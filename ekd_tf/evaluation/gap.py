@@ -12,6 +12,7 @@ from ekd_tf import metrics
 from ekd_tf.evaluation import verification
 from ekd_tf.evaluation.allpairs import PairBlock
 from ekd_tf.evaluation.allpairs import PairBlocks
+from ekd_tf.evaluation.allpairs import all_pairs_roc
 from ekd_tf.evaluation.allpairs import check_labels_of_rows
 from ekd_tf.evaluation.tables import format_table
 from ekd_tf.metrics import format_fpr
@@ -26,8 +27,8 @@ class GapPoint:
 
     Attributes:
         gap: `teacher_tpr - student_tpr`: above 0 where the student is worse.
-        baseline_tpr: Of the student trained alone; None without one.
-        closed: What `closed_share` makes of the three.
+        baseline_tpr, closed: Of the student trained alone, and the share of the gap
+            closed; None without one.
         critical_positive, critical_negative: Numbers of critical pairs.
         worst_positive, worst_negative: Rows `(i, j)` of the critical pairs on which the
             models differ most, in cosine above their own thresholds; the worst first.
@@ -106,8 +107,8 @@ def measure_gap(
         fprs: Target FPRs in [0, 1], by the strict rule.
         worst: How many critical pairs of each kind to name.
         baseline_embeddings: Those of a student trained without the teacher, or None.
-        rocs: What `all_pairs_roc` gave for student, teacher and, if there is one,
-            baseline at these FPRs, to save their passes. Default: computed here.
+        rocs: Those of student, teacher and, if there is one, baseline at these FPRs,
+            to save their passes. Default: computed here.
         progress: As for `PairBlocks`.
     """
     models = {
@@ -117,15 +118,8 @@ def measure_gap(
     if baseline_embeddings is not None:
         models["baseline_embeddings"] = baseline_embeddings
     labels = check_labels_of_rows(labels, **models)
-    verification.check_two_kinds(labels)
-    # The first goes ahead of the second: one line for both.
-    lines = [progress, *[None] * len(models)]
-    blocks = [
-        PairBlocks(embeddings, labels, progress=line)
-        for embeddings, line in zip(models.values(), lines)
-    ]
     if rocs is None:
-        rocs = [metrics.streamed_roc(b.scores, fprs) for b in blocks]
+        rocs = [all_pairs_roc(rows, labels, fprs) for rows in models.values()]
     points = list(zip(*(roc.points(fprs) for roc in rocs)))
     critical = [
         CriticalPairs(student.threshold, teacher.threshold, worst)
@@ -134,9 +128,12 @@ def measure_gap(
         for student, teacher, *_ in points
     ]
     if any(critical):
-        for of_student, of_teacher in zip(blocks[0], blocks[1]):
+        # The first goes ahead of the second: one line for both.
+        of_student = PairBlocks(student_embeddings, labels, progress=progress)
+        of_teacher = PairBlocks(teacher_embeddings, labels)
+        for student_block, teacher_block in zip(of_student, of_teacher):
             for pairs in filter(None, critical):
-                pairs.update(of_student.cosine, of_teacher)
+                pairs.update(student_block.cosine, teacher_block)
     return GapReport(
         points=tuple(_point(pairs, *each) for pairs, each in zip(critical, points)),
         num_positive=rocs[0].num_positive,

@@ -35,8 +35,8 @@ class VerificationReport:
     Attributes:
         accuracy_mean, accuracy_std: Mean k-fold accuracy in [0, 1], and population
             standard deviation over the folds.
-        accuracy_best: Accuracy at the one threshold best for these very pairs; above
-            what a threshold chosen elsewhere reaches.
+        accuracy_best: Accuracy at the one threshold best for these very pairs, an upper
+            bound of what a threshold chosen elsewhere reaches.
         threshold: Cosine: mean of the thresholds the folds chose.
         tpr, thresholds: FPR -> TPR in [0, 1] and cosine, or None where the FPR is not
             measurable.
@@ -110,9 +110,8 @@ class VerificationReport:
         for name in ("tpr", "thresholds"):
             report[name] = {format_fpr(k): v for k, v in report[name].items()}
         report["intervals"] = {k: list(v) for k, v in self.intervals.items()}
-        report["not_measurable"] = list(self.not_measurable)
-        report["without_interval"] = list(self.without_interval)
-        report["collapsed"] = list(self.collapsed)
+        for name in ("not_measurable", "without_interval", "collapsed"):
+            report[name] = list(getattr(self, name))
         return report
 
 
@@ -174,17 +173,14 @@ def verify_embeddings(
     labels = check_labels_of_rows(labels, embeddings=embeddings)
     embeddings = np.asarray(embeddings)
     each = check_drawable(labels)
-    left, right, same = draw_pairs(labels, each, each, seed)
+    left, right, same = draw_pairs(labels, each, seed)
     distances = metrics.squared_distances(embeddings[left], embeddings[right])
     blocks = PairBlocks(embeddings, labels, progress=progress)
     roc = metrics.streamed_roc(blocks.scores, fprs)
     intervals = {}
     if replicates:
         measurable = [p for p in roc.points(fprs) if is_measurable(p)]
-        resampled = labelled_intervals(blocks, labels, measurable, replicates, seed)
-        for fpr, (tpr, threshold) in resampled.items():
-            intervals[f"tpr_at_fpr_{format_fpr(fpr)}"] = tpr
-            intervals[f"threshold_at_fpr_{format_fpr(fpr)}"] = threshold
+        intervals = labelled_intervals(blocks, labels, measurable, replicates, seed)
     return _report(distances, same, roc, fprs, intervals, replicates, seed)
 
 
@@ -197,9 +193,7 @@ def verify_pairs(
 ) -> VerificationReport:
     """Measures verification of given pairs, as LFW and its kin are.
 
-    Accuracy is that of insightface and TFace: contiguous folds, squared L2 distance of
-    normalised embeddings, thresholds 0, 0.01 .. 3.99. A list whose contiguous folds
-    would not hold both kinds is cut kind by kind; see `metrics.folds_of`. TPR at FPR
+    Accuracy is that of insightface and TFace; see `metrics.kfold_accuracy`. TPR at FPR
     (strict rule), AUC and EER come from the same pairs, all folds together.
 
     Args:
@@ -229,22 +223,19 @@ def verify_pairs(
 
 
 def _report(distances, same, roc, fprs, intervals, replicates, seed):
-    accuracy = metrics.kfold_accuracy(distances, same, FOLDS)
+    accuracy, chosen, stratified = metrics.kfold_accuracy(distances, same, FOLDS)
     if replicates:
         (interval,) = metrics.fold_intervals(
-            lambda rows: [accuracy.accuracy[rows].mean()],
-            np.arange(FOLDS),
-            replicates,
-            seed,
+            lambda rows: [accuracy[rows].mean()], np.arange(FOLDS), replicates, seed
         )
         intervals = {"accuracy": tuple(interval.tolist()), **intervals}
     points = roc.points(fprs)
     measured = {p.target_fpr: p if is_measurable(p) else None for p in points}
     return VerificationReport(
-        accuracy_mean=accuracy.mean,
-        accuracy_std=accuracy.std,
+        accuracy_mean=float(accuracy.mean()),
+        accuracy_std=float(accuracy.std()),
         accuracy_best=metrics.best_accuracy(distances, same),
-        threshold=float(1 - accuracy.thresholds.mean() / 2),
+        threshold=float(1 - chosen.mean() / 2),
         tpr={fpr: p and p.tpr for fpr, p in measured.items()},
         thresholds={fpr: p and p.threshold for fpr, p in measured.items()},
         auc=roc.auc(),
@@ -252,7 +243,7 @@ def _report(distances, same, roc, fprs, intervals, replicates, seed):
         num_positive=roc.num_positive,
         num_negative=roc.num_negative,
         num_pairs=same.size,
-        stratified=accuracy.stratified,
+        stratified=stratified,
         intervals=intervals,
         roc=roc,
     )
@@ -268,8 +259,7 @@ def _pair_intervals(cosines, same, fprs, replicates, seed):
     def statistics(rows):
         scores, kind = cosines[rows], same[rows]
         roc = metrics.ROC.of(scores[kind], scores[~kind])
-        tprs = [point.tpr for point in roc.points(fprs)] if fprs else []
-        return [roc.auc(), roc.eer(), *tprs]
+        return [roc.auc(), roc.eer(), *(point.tpr for point in roc.points(fprs))]
 
     names = ["auc", "eer", *(f"tpr_at_fpr_{format_fpr(fpr)}" for fpr in fprs)]
     intervals = metrics.fold_intervals(statistics, fold, replicates, seed)
@@ -277,7 +267,7 @@ def _pair_intervals(cosines, same, fprs, replicates, seed):
 
 
 def is_measurable(point: metrics.OperatingPoint) -> bool:
-    """Returns whether at least 10 negatives stand behind an operating point."""
+    """Returns whether enough negatives stand behind an operating point."""
     return point.negatives_allowed >= MIN_NEGATIVES
 
 
@@ -296,9 +286,8 @@ def not_measurable(fprs: Sequence[float], num_negative: int) -> tuple[str, ...]:
 def check_drawable(labels: np.ndarray) -> int:
     """Returns how many pairs of each kind `verify_embeddings` can draw.
 
-    Raises `ValueError` where there are not both kinds, or fewer in all than folds.
+    Raises `ValueError` where they are fewer than folds.
     """
-    check_two_kinds(labels)
     available = count_pairs(labels)
     each = min(DRAWN_PAIRS // 2, *available)
     if 2 * each < FOLDS:
@@ -313,21 +302,9 @@ def check_drawable(labels: np.ndarray) -> int:
 
 def check_pairs(same: np.ndarray) -> None:
     """Raises `ValueError` unless given pairs are enough for `verify_pairs`."""
-    same = np.asarray(same, bool)
     positive = int(same.sum())
     if min(positive, same.size - positive) == 0 or same.size < FOLDS:
         raise ValueError(
             f"Verification needs {FOLDS} pairs or more, of one identity and of two. "
             f"Received: {positive} positive and {same.size - positive} negative pairs"
         )
-
-
-def check_two_kinds(labels: np.ndarray) -> None:
-    """Raises `ValueError` unless there are positive and negative pairs."""
-    positive, negative = count_pairs(labels)
-    if positive and negative:
-        return
-    raise ValueError(
-        "Verification needs two identities or more, one of them with two images. "
-        f"Received: {len(labels)} images of {len(np.unique(labels))} identities"
-    )

@@ -2,37 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import numpy as np
 
-from ekd_tf.checks import check_range
 from ekd_tf.metrics.normalize import normalize_rows
 
 # Written as upstream writes it: `i * 0.01` is not the double nearest to i / 100
 # for every i, and a distance may fall between the two.
 _THRESHOLDS = np.arange(0, 4, 0.01)
-
-
-@dataclasses.dataclass(frozen=True)
-class KFoldResult:
-    """Accuracy `(folds,)` and the squared distance `(folds,)` each was judged at.
-
-    `stratified` says whether each kind of pairs was cut by itself; see `folds_of`.
-    """
-
-    accuracy: np.ndarray
-    thresholds: np.ndarray
-    stratified: bool
-
-    @property
-    def mean(self) -> float:
-        return float(self.accuracy.mean())
-
-    @property
-    def std(self) -> float:
-        """Population standard deviation over folds."""
-        return float(self.accuracy.std())
 
 
 def squared_distances(left: np.ndarray, right: np.ndarray) -> np.ndarray:
@@ -44,7 +20,7 @@ def squared_distances(left: np.ndarray, right: np.ndarray) -> np.ndarray:
 
 def kfold_accuracy(
     distances: np.ndarray, same: np.ndarray, folds: int = 10
-) -> KFoldResult:
+) -> tuple[np.ndarray, np.ndarray, bool]:
     """Measures accuracy on each fold at the threshold best for the others.
 
     For each fold of `folds_of`, the first of the thresholds 0, 0.01 .. 3.99 of best
@@ -53,38 +29,31 @@ def kfold_accuracy(
 
     Args:
         distances: Float array `(pairs,)`, `squared_distances` of the embeddings.
-        same: Bool array `(pairs,)`, whether the pair shows one identity.
+        same: Bool array `(pairs,)`, whether the pair shows one identity; of both kinds.
         folds: From 2 to the number of pairs.
+
+    Returns:
+        Accuracy `(folds,)`, the squared distance `(folds,)` each was judged at, and
+        whether each kind was cut by itself.
 
     Reference:
         insightface `arcface_torch/eval/verification.py` `calculate_roc`, whose
         folds are those of scikit-learn's `KFold` without shuffling, whatever kinds of
         pairs they hold.
     """
-    distances, same = np.asarray(distances), np.asarray(same, bool)
-    check_range("folds", folds, low=2, high=distances.size)
-    if same.all() or not same.any():
-        kind = "same" if same.all() else "different"
-        raise ValueError(
-            "Accuracy needs pairs of the same identity and of different ones. "
-            f"Received: {same.size} pairs, all {kind}"
-        )
     fold, stratified = folds_of(same, folds)
-    correct = _correct_counts(distances, same, fold, folds)
-    best = np.argmax(correct.sum(axis=0) - correct, axis=1)
-    return KFoldResult(
-        accuracy=correct[np.arange(folds), best] / np.bincount(fold),
-        thresholds=_THRESHOLDS[best],
-        stratified=stratified,
+    # Right answers, `(folds, thresholds)`.
+    correct = np.stack(
+        [np.bincount(fold, (distances < value) == same) for value in _THRESHOLDS],
+        axis=1,
     )
+    best = np.argmax(correct.sum(axis=0) - correct, axis=1)
+    accuracy = correct[np.arange(folds), best] / np.bincount(fold)
+    return accuracy, _THRESHOLDS[best], stratified
 
 
 def best_accuracy(distances: np.ndarray, same: np.ndarray) -> float:
-    """Finds the accuracy at the one threshold that is best for these very pairs.
-
-    An upper bound of what a threshold chosen elsewhere reaches.
-    """
-    distances, same = np.asarray(distances), np.asarray(same, bool)
+    """Finds the accuracy at the one threshold that is best for these very pairs."""
     order = np.argsort(distances, kind="stable")
     ascending = distances[order]
     gains = np.cumsum(np.where(same[order], 1, -1))
@@ -103,10 +72,9 @@ def folds_of(same: np.ndarray, folds: int) -> tuple[np.ndarray, bool]:
     pairs of each kind are cut by themselves, in the order given.
 
     Returns:
-        `(fold, stratified)`: int64 `(pairs,)`, values 0..folds-1, each of which is
-        there, and whether each kind was cut by itself.
+        `(fold, stratified)`: int64 `(pairs,)`, each of 0..folds-1 in it, and whether
+        each kind was cut by itself.
     """
-    same = np.asarray(same, bool)
     fold = _contiguous(same.size, folds)
     sizes = np.bincount(fold)
     positives = np.bincount(fold, weights=same)
@@ -122,19 +90,3 @@ def folds_of(same: np.ndarray, folds: int) -> tuple[np.ndarray, bool]:
 
 def _contiguous(count, folds):
     return np.sort(np.arange(count) % folds)
-
-
-def _correct_counts(distances, same, fold, folds):
-    """Counts right answers, int64 `(folds, thresholds)`, in one pass over pairs."""
-    bins = _THRESHOLDS.size + 1
-    # The first threshold that accepts the pair; the number of them if none does.
-    first = np.searchsorted(_THRESHOLDS, distances, side="right")
-
-    def accepted(chosen):
-        cells = fold[chosen] * bins + first[chosen]
-        counts = np.bincount(cells, minlength=folds * bins)
-        return counts.reshape(folds, bins).cumsum(axis=1)
-
-    same_accepted, different_accepted = accepted(same), accepted(~same)
-    different_rejected = different_accepted[:, -1:] - different_accepted
-    return (same_accepted + different_rejected)[:, :-1]

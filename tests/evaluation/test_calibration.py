@@ -107,8 +107,8 @@ def test_the_fpr_that_is_advised_is_taken():
         # And no more than a tenth above the least there is.
         assert advised <= 1.1 * 10 / (2 * people * (people - 1))
     # None is advised where none would do.
-    source = types.SimpleNamespace(labels=np.array([0, 0, 1]))
-    words = "there are 2: give images of more people"
+    source = types.SimpleNamespace(labels=np.array([0, 0, 0, 0, 1, 1]))
+    words = "there are 8: give images of more people"
     refused(words, evaluation.check_calibration, source, 0.5)
 
 

@@ -7,6 +7,7 @@ from refusals import refused
 from toys import people
 from toys import unit
 
+from ekd_tf.evaluation import allpairs
 from ekd_tf.evaluation import gap
 from ekd_tf.evaluation.allpairs import PairBlocks
 from ekd_tf.evaluation.allpairs import all_pair_scores
@@ -36,7 +37,8 @@ def critical_np(models, labels, thresholds):
 def test_matches_loops_over_pairs(rng, monkeypatch):
     student, teacher, labels = two_models(rng)
     blocks = functools.partial(PairBlocks, block_size=7)
-    monkeypatch.setattr(gap, "PairBlocks", blocks)
+    for module in (allpairs, gap):
+        monkeypatch.setattr(module, "PairBlocks", blocks)
     report = measure_gap(student, teacher, labels, (0.2, 0.05, 0.01), worst=4)
     rows = unit(teacher), unit(student)
     assert (report.num_positive, report.num_negative) == (120, 60 * 59 / 2 - 120)
@@ -94,10 +96,7 @@ def test_fprs_without_enough_negatives_have_no_figures_in_table_and_json(rng):
     unmeasured = report.points[1]
     assert unmeasured.fpr == 1e-4
     assert unmeasured.gap is unmeasured.teacher_tpr is unmeasured.worst_positive is None
-    assert report.not_measurable == (
-        "TPR at FPR 1e-4 is not measurable: it takes 100000 negative pairs, and "
-        "there are 1650",
-    )
+    assert "1e-4 is not measurable" in report.not_measurable[0]
     plain = report.to_dict()
     assert plain["points"].keys() == {"1e-1", "1e-4"}
     assert plain["points"]["1e-1"]["gap"] == report.points[0].gap
