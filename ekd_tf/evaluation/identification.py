@@ -15,9 +15,8 @@ from ekd_tf.metrics import format_fpr
 
 RANKS = (1, 5, 10)
 FPIRS = (0.01, 0.1)
-# The part of the identities that is not enrolled: the searches of unknown people.
-# Identities with one image are never enrolled.
-UNENROLLED = 0.2
+# The part of the identities that is left out of the gallery: unknown people.
+_UNENROLLED = 0.2
 _ROWS = 4096
 
 
@@ -29,8 +28,13 @@ def search_rates(
     Probes without a mate are the unknown people; where there are none, no TPIR is.
     """
     mated = search.mated
+    if not mated.any():
+        raise ValueError(
+            "A rank needs probes with a mate in the gallery. Received: "
+            f"{mated.size} probes, all without"
+        )
     rank = search.rank[mated]
-    rates = dict(zip(RANKS, metrics.rank_rates(rank, RANKS).tolist()))
+    rates = {k: float(np.mean(rank <= k)) for k in RANKS}
     if mated.all():
         return rates, {}
     unknown = search.best_other[~mated]
@@ -53,9 +57,8 @@ class IdentificationReport:
     """Figures of one model.
 
     Attributes:
-        rank: k -> fraction of probes with the mate among the first k, no distractors.
+        rank, tpir: As of `search_rates`, without distractors in the gallery.
         rank_1: Number of distractors -> fraction of probes with the mate first.
-        tpir: FPIR -> TPIR, without distractors in the gallery.
         num_probes, num_gallery: Numbers of mated probes and of enrolled identities.
         num_unknown: Number of searches by people who are not enrolled.
     """
@@ -87,15 +90,14 @@ class IdentificationReport:
 class IdentificationEvaluation:
     """Enrols one image of each of most identities and searches with the others.
 
+    Raises `ValueError` where no identity with two images is left to enrol.
+
     Args:
         name: Prefix of what is logged and written.
         source: Images of identities no model was trained on.
         distractors: Images of other people, which join the gallery; or None.
         seed: Chooses identities, gallery images and the order of distractors, so that
             a smaller number of them is part of a larger.
-
-    Raises:
-        ValueError: No identity with two images is left to enrol.
     """
 
     name: str
@@ -105,9 +107,8 @@ class IdentificationEvaluation:
 
     def __post_init__(self) -> None:
         rng = np.random.default_rng(self.seed)
-        self._gallery, self._probes, self._unknown = split_searches(
-            self.source.labels, UNENROLLED, rng
-        )
+        searches = split_searches(self.source.labels, rng)
+        self._gallery, self._probes, self._unknown = searches
         count = 0 if self.distractors is None else len(self.distractors)
         self._order = rng.permutation(count)
         tens = 10 ** np.arange(1, 10)
@@ -139,17 +140,16 @@ class IdentificationEvaluation:
             labels[self._gallery],
         )
         rank, tpir = search_rates(search)
-        rank_1, done = {}, 0
+        rank_1 = {}
         others = model(self.distractors) if self._sizes else None
-        for size in self._sizes:
+        for done, size in zip([0, *self._sizes], self._sizes):
             for start in range(done, size, _ROWS):
                 chosen = self._order[start : min(start + _ROWS, size)]
                 search.add_distractors(others[chosen])
-            done = size
-            (rank_1[size],) = metrics.rank_rates(search.rank[search.mated], (1,))
+            rank_1[size] = float(np.mean(search.rank[search.mated] == 1))
         return IdentificationReport(
             rank=rank,
-            rank_1={size: float(rate) for size, rate in rank_1.items()},
+            rank_1=rank_1,
             tpir=tpir,
             num_probes=self._probes.size,
             num_gallery=self._gallery.size,
@@ -175,28 +175,22 @@ def _text(reports, view):
 
 
 def split_searches(
-    labels: np.ndarray, unenrolled: float, rng: np.random.Generator
+    labels: np.ndarray, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Divides images into a gallery, probes with a mate in it, and unknown people's.
 
-    Args:
-        labels: Int array `(n,)`, identities.
-        unenrolled: Part of the identities to leave out, in [0, 1).
-        rng: Source of randomness.
-
-    Returns:
-        `(gallery, probes, unknown)`, int64 row numbers; the gallery holds one image of
-        each enrolled identity.
+    Returns row numbers. The gallery holds one image of each enrolled identity; those of
+    one image are never enrolled.
     """
     identities, number, counts = np.unique(
         labels, return_inverse=True, return_counts=True
     )
     able = rng.permutation(np.flatnonzero(counts > 1))
-    enrolled = able[round(identities.size * unenrolled) :]
+    enrolled = able[round(identities.size * _UNENROLLED) :]
     if not enrolled.size:
         raise ValueError(
             "Identification needs identities with two images to enrol. Received: "
-            f"{able.size} of {identities.size}, {unenrolled:g} of all left out"
+            f"{able.size} of {identities.size}, {_UNENROLLED:g} of all left out"
         )
     is_enrolled = np.isin(number.reshape(-1), enrolled)
     # The first image of each identity in a random order of all images.

@@ -3,7 +3,6 @@
 from ekd_tf.metrics.bootstrap import fold_intervals as fold_intervals
 from ekd_tf.metrics.bootstrap import identity_intervals as identity_intervals
 from ekd_tf.metrics.identification import GallerySearch as GallerySearch
-from ekd_tf.metrics.identification import rank_rates as rank_rates
 from ekd_tf.metrics.identification import tpir_at_fpir as tpir_at_fpir
 from ekd_tf.metrics.kfold import best_accuracy as best_accuracy
 from ekd_tf.metrics.kfold import folds_of as folds_of

@@ -23,7 +23,7 @@ class GallerySearch:
 
     Args:
         probes, gallery: Float `(rows, dim)`, at least one row each. Normalised here.
-        probe_identity, gallery_identity: Integers `(rows,)`.
+        probe_identity, gallery_identity: Integer arrays `(rows,)`.
 
     Attributes:
         mated: Bool `(probes,)`, whether the probe's identity is in the gallery.
@@ -41,15 +41,13 @@ class GallerySearch:
     ):
         self._probes = _unit(probes)
         gallery = _unit(gallery)
-        probe_identity = _check_identities("probe", probe_identity, self._probes)
-        gallery_identity = _check_identities("gallery", gallery_identity, gallery)
         count = len(self._probes)
         self.mated = np.isin(probe_identity, gallery_identity)
         self.mate_score = np.full(count, -np.inf, np.float32)
         self.best_other = np.full(count, -np.inf, np.float32)
         self._above = np.zeros(count, np.int64)
         for part, scores in self._scores(gallery):
-            same = probe_identity[part, None] == gallery_identity[None]
+            same = probe_identity[part, None] == gallery_identity
             self.mate_score[part] = np.where(same, scores, -np.inf).max(axis=1)
             self._add(part, np.where(same, -np.inf, scores))
 
@@ -59,10 +57,9 @@ class GallerySearch:
         return np.where(self.mated, self._above + 1, 0)
 
     def add_distractors(self, embeddings: np.ndarray) -> None:
-        """Adds gallery rows `(k, dim)` of identities that no probe shows."""
-        if len(embeddings):
-            for part, scores in self._scores(_unit(embeddings)):
-                self._add(part, scores)
+        """Adds gallery rows `(k, dim)` of identities that no probe shows; k >= 1."""
+        for part, scores in self._scores(_unit(embeddings)):
+            self._add(part, scores)
 
     def _scores(self, gallery):
         step = max(1, _SCORES // len(gallery))
@@ -75,17 +72,6 @@ class GallerySearch:
         mate = self.mate_score[part, None]
         self._above[part] += np.count_nonzero(others >= mate, axis=1)
         self.best_other[part] = np.maximum(self.best_other[part], others.max(axis=1))
-
-
-def rank_rates(rank: np.ndarray, ranks: Sequence[int] = (1, 5, 10)) -> np.ndarray:
-    """Returns the fractions of mated probes whose rank is at most each of `ranks`."""
-    rank = np.asarray(rank)
-    if not rank.size or rank.min() < 1:
-        raise ValueError(
-            "A rank needs probes with a mate in the gallery. Received: "
-            f"{rank.size} probes, {np.count_nonzero(rank < 1)} of them without"
-        )
-    return np.array([np.mean(rank <= k) for k in ranks])
 
 
 def tpir_at_fpir(
@@ -101,9 +87,8 @@ def tpir_at_fpir(
     mate is first and above the threshold.
 
     Args:
-        mate_score: Float array `(mated,)`, of searches whose identity is enrolled.
-        rank: Int array `(mated,)`, from 1.
-        best_unknown: Float array `(unknown,)`, the highest score of each other search.
+        mate_score, rank: Of searches whose identity is enrolled, `(mated,)`.
+        best_unknown: The highest score of each other search, `(unknown,)`.
         fpirs: Target FPIRs in [0, 1].
 
     Reference:
@@ -111,20 +96,10 @@ def tpir_at_fpir(
         every false gallery entry of a mated search instead, so its TPIRs differ.
     """
     points = ROC.of(mate_score, best_unknown).points(fpirs)
-    first = np.asarray(mate_score)[np.asarray(rank) == 1].astype(np.float64)
+    first = mate_score[rank == 1].astype(np.float64)
     accepted = [np.count_nonzero(first > point.threshold) for point in points]
     return np.array(accepted) / len(mate_score)
 
 
 def _unit(rows):
     return normalize_rows(rows).astype(np.float32, copy=False)
-
-
-def _check_identities(name, identities, rows):
-    identities = np.asarray(identities)
-    if identities.shape != (len(rows),) or not len(rows):
-        raise ValueError(
-            f"The {name} must have one identity per embedding and not be empty. "
-            f"Received: {len(rows)} embeddings, identities of shape {identities.shape}"
-        )
-    return identities

@@ -8,7 +8,9 @@ from toys import unit
 
 from ekd_tf.evaluation import IdentificationEvaluation
 from ekd_tf.evaluation import Models
+from ekd_tf.evaluation.identification import search_rates
 from ekd_tf.evaluation.identification import split_searches
+from ekd_tf.metrics import GallerySearch
 
 
 class Labelled:
@@ -33,11 +35,11 @@ model.view = "one image"
 
 def test_divides_images_into_gallery_probes_and_unknown(rng):
     labels = np.append(np.repeat(np.arange(10), 4), [77, 78])
-    gallery, probes, unknown = split_searches(labels, 0.25, rng)
+    gallery, probes, unknown = split_searches(labels, rng)
     together = np.concatenate([gallery, probes, unknown])
     np.testing.assert_array_equal(np.sort(together), np.arange(42))
-    # A quarter of twelve identities is left out, and those with one image.
-    assert gallery.size == np.unique(labels[gallery]).size == 7
+    # A fifth of twelve identities is left out, and those with one image.
+    assert gallery.size == np.unique(labels[gallery]).size == 8
     assert set(labels[probes]) == set(labels[gallery])
     assert set(labels[unknown]) == set(labels) - set(labels[gallery])
     assert {77, 78} <= set(labels[unknown])
@@ -49,7 +51,7 @@ def test_rates_match_loops_in_report_text_and_json(rng, tmp_path):
     result = evaluation(Models(model, model))
     report = result.student
     rng = np.random.default_rng(5)
-    gallery, probes, unknown = split_searches(source.labels, 0.2, rng)
+    gallery, probes, unknown = split_searches(source.labels, rng)
     order = rng.permutation(150)
     rows, others = unit(source.embeddings), unit(distractors.embeddings)
     for size in (0, 10, 100, 150):
@@ -73,6 +75,20 @@ def test_rates_match_loops_in_report_text_and_json(rng, tmp_path):
     assert result.scalars()["faces/rank_1_of_10_distractors"] == report.rank_1[10]
 
 
-def test_rejects_sets_without_a_second_image(rng):
+def test_rank_rates_by_hand():
+    # A gallery at 0, 30 .. 330 degrees, and probes at its first four, moved a bit
+    # towards 45: next to the one at 60 is that at 30, then that at 90, its mate.
+    angles = np.radians(np.arange(0, 360, 30))
+    gallery = np.stack([np.cos(angles), np.sin(angles)], axis=1)
+    probes = gallery[[0, 1, 2, 3]] + 0.01
+    search = GallerySearch(probes, np.array([0, 1, 3, 9]), gallery, np.arange(12))
+    assert search.rank.tolist() == [1, 1, 3, 12]
+    assert search_rates(search) == ({1: 0.5, 5: 0.75, 10: 0.75}, {})
+
+
+def test_rejects_sets_without_a_second_image_and_probes_without_a_mate(rng):
+    one = np.ones((1, 2)), np.array([0])
+    search = GallerySearch(*one, one[0], np.array([1]))
+    refused("needs probes with a mate", search_rates, search)
     words, singles = "identities with two images to enrol", Labelled(rng, images=1)
     refused(words, IdentificationEvaluation, "faces", singles)
