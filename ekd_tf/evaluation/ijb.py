@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from ekd_tf import metrics
+from ekd_tf.checks import check_choice
 from ekd_tf.data import TemplateSet
 from ekd_tf.evaluation.embed import Models
 from ekd_tf.evaluation.identification import search_rates
@@ -20,9 +21,6 @@ from ekd_tf.evaluation.verification import not_measurable
 from ekd_tf.evaluation.verification import tpr_scalars
 from ekd_tf.metrics import format_fpr
 
-# Templates of so many switches are pooled in one reading of the embeddings: each takes
-# 50 MB for IJB-C.
-_AT_ONCE = 2
 _PAIRS_AT_ONCE = 1 << 16
 
 
@@ -66,15 +64,15 @@ class IJBEvaluation:
     """
 
     def __init__(
-        self,
-        templates: TemplateSet,
-        fprs: Sequence[float],
-        switches: Sequence[str],
+        self, templates: TemplateSet, fprs: Sequence[float], switches: Sequence[str]
     ):
         self.name = templates.name
         self._set = templates
         self._fprs = tuple(fprs)
-        self._switches = [metrics.Switches.parse(name) for name in switches]
+        self._switches = [
+            check_choice("ijb_switches", name.upper(), metrics.ALL_SWITCHES)
+            for name in switches
+        ]
         if templates.pairs is None:
             raise ValueError(f"{templates.name} has no list of pairs of templates")
         self._numbers = np.unique(templates.template)
@@ -93,16 +91,14 @@ class IJBEvaluation:
         for model, embedder in models.items():
             views = embedder.views(given.images)
             reports[model] = {}
-            for start in range(0, len(self._switches), _AT_ONCE):
-                switches = self._switches[start : start + _AT_ONCE]
-                pooled = metrics.pool_templates(
+            for switches in self._switches:
+                rows = metrics.pool_templates(
                     views, given.template, given.media, given.score, switches
                 )
-                for name, rows in pooled.items():
-                    roc = self._roc(rows)
-                    reports[model][name] = self._report(roc, rows)
-                    if name == self._switches[0].name:
-                        curves[f"{model} {name}"] = roc.curve()
+                roc = self._roc(rows)
+                reports[model][switches] = self._report(roc, rows)
+                if switches == self._switches[0]:
+                    curves[f"{model} {switches}"] = roc.curve()
         return Result(
             name=self.name,
             reports=reports,

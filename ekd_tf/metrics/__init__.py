@@ -10,7 +10,6 @@ from ekd_tf.metrics.kfold import kfold_accuracy as kfold_accuracy
 from ekd_tf.metrics.kfold import squared_distances as squared_distances
 from ekd_tf.metrics.normalize import normalize_rows as normalize_rows
 from ekd_tf.metrics.pooling import ALL_SWITCHES as ALL_SWITCHES
-from ekd_tf.metrics.pooling import Switches as Switches
 from ekd_tf.metrics.pooling import pool_templates as pool_templates
 from ekd_tf.metrics.roc import ROC as ROC
 from ekd_tf.metrics.roc import OperatingPoint as OperatingPoint

@@ -138,7 +138,7 @@ def _evaluations(settings):
         )
     switches = list(settings.ijb_switches)
     if switches == ["all"]:
-        switches = [each.name for each in ALL_SWITCHES]
+        switches = list(ALL_SWITCHES)
     for folder in settings.ijb:
         templates = data.readable_templates(data.read_template_set(folder), unreadable)
         evaluations.append(IJBEvaluation(templates, fprs, switches))

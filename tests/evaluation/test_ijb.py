@@ -60,7 +60,9 @@ FPRS = (1e-4, 1e-3, 1e-2, 1e-1)
 def test_reproduces_insightface_and_gives_the_strict_rule(
     templates, model, arrays, tmp_path
 ):
-    result = IJBEvaluation(templates, FPRS, SWITCHES)(Models(model))
+    # Small letters will do.
+    names = [name.lower() for name in SWITCHES]
+    result = IJBEvaluation(templates, FPRS, names)(Models(model))
     for switches, report in result.reports["student"].items():
         expected = arrays[f"{switches.lower()}_tpr_nearest"]
         np.testing.assert_allclose(list(report.nearest.values()), expected, atol=1e-5)
@@ -115,4 +117,5 @@ def test_rejects_lists_that_do_not_fit(templates):
     unfit = dataclasses.replace(templates, pairs=TemplatePairs(first, second, same))
     words = "1 listed templates have no image.*9999"
     refused(words, IJBEvaluation, unfit, FPRS, SWITCHES)
-    refused("spelled like N1D1F1", IJBEvaluation, templates, FPRS, ["N3"])
+    words = "`ijb_switches` must be one of 'N0D0F0'"
+    refused(words, IJBEvaluation, templates, FPRS, ["N3"])
