@@ -55,18 +55,14 @@ class Embedder:
     def __call__(self, batches: Iterable[np.ndarray]) -> np.ndarray:
         """Returns float32 `(n, dim)`, rows of unit length, of all images of `batches`.
 
-        Raises `ValueError` with the numbers of the images of which the embedding is not
-        finite or all zero.
+        Raises `ValueError` with the numbers of embeddings that are not finite or zero.
         """
-        views = list(self.views(batches))
-        if not views:
-            raise ValueError("`batches` must hold at least one image. Received: none")
-        return add_views(np.concatenate(views))
+        return add_views(np.concatenate(list(self.views(batches))))
 
     def views(self, batches: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
-        """Yields raw embeddings per batch, float32 `(batch, views, dim)`.
+        """Yields raw embeddings of image and, if `flip`, mirror image, batch by batch.
 
-        The views are image and mirror image; without `flip` the image alone.
+        Float32 `(batch, views, dim)`.
         """
         # Small batches are filled up with black images: only one shape is traced.
         full = 0
@@ -77,8 +73,6 @@ class Embedder:
                     f"Received: shape {batch.shape}, dtype {batch.dtype}"
                 )
             size = len(batch)
-            if not size:
-                continue
             full = max(full, size)
             if size < full:
                 batch = np.pad(batch, [(0, full - size), (0, 0), (0, 0), (0, 0)])
@@ -105,10 +99,9 @@ class SourceEmbedder:
     """Embeds all images of sources.
 
     Args:
-        model, flip: As for `Embedder`.
+        model, flip, traceable: As for `Embedder`, the last its `compiled`.
         input_size: Side of its images in pixels.
         batch_size: Images per forward pass.
-        traceable: Whether `model` is made of TensorFlow operations.
         fingerprint: Changes when the model does. None for a model that is still
             trained: nothing of it is kept.
         cache: Folder to keep what a fingerprinted model gave in, a `RowFile` per
@@ -133,7 +126,6 @@ class SourceEmbedder:
     def __post_init__(self) -> None:
         self._embedder = Embedder(self.model, self.flip, self.traceable)
         self._folder = make_folder("cache", self.cache) if self.cache else None
-        self._unreadable = self.unreadable or Unreadable()
         self._kept: dict[str, np.ndarray] = {}
 
     @property
@@ -173,7 +165,7 @@ class SourceEmbedder:
 
     def _batches(self, source, indices):
         return evaluation_batches(
-            source, indices, self.input_size, self.batch_size, self._unreadable
+            source, indices, self.input_size, self.batch_size, self.unreadable
         )
 
     def _compute(self, source, first):
@@ -188,10 +180,7 @@ class SourceEmbedder:
 
 @dataclasses.dataclass(frozen=True)
 class Models:
-    """What is evaluated: the student, and what it is compared with.
-
-    A teacher adds the gap, a baseline trained without it the share that is closed.
-    """
+    """The student, a teacher or None, and a baseline trained without it or None."""
 
     student: SourceEmbedder
     teacher: SourceEmbedder | None = None
@@ -200,5 +189,4 @@ class Models:
     def items(self) -> list[tuple[str, SourceEmbedder]]:
         """Returns name and model of each there is, the teacher first."""
         names = ("teacher", "student", "baseline")
-        models = [(name, getattr(self, name)) for name in names]
-        return [(name, model) for name, model in models if model is not None]
+        return [(name, getattr(self, name)) for name in names if getattr(self, name)]

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
-_NAMED_ROWS = 8
-
 
 def normalize_rows(rows: np.ndarray, first_row: int = 0) -> np.ndarray:
     """Divides rows `(n, dim)` by their L2 norms, which are taken in float64.
 
     The dtype stays, but half precision becomes float32. Raises `ValueError` with the
-    numbers, counted from `first_row`, of rows that are not finite or all zero: a cosine
-    with them would be an invented number.
+    numbers, counted from `first_row`, of rows that are not finite or all zero.
     """
     rows = np.asarray(rows)
     if rows.ndim != 2:
@@ -27,12 +24,11 @@ def normalize_rows(rows: np.ndarray, first_row: int = 0) -> np.ndarray:
     ):
         bad_rows = np.flatnonzero(bad)
         if bad_rows.size:
-            named = ", ".join(str(row + first_row) for row in bad_rows[:_NAMED_ROWS])
-            more = bad_rows.size - _NAMED_ROWS
+            named = ", ".join(map(str, bad_rows[:8] + first_row))
+            named += ", ..." * (bad_rows.size > 8)
             raise ValueError(
                 f"Every embedding must be finite and non-zero, but {bad_rows.size} of "
                 f"{bad.size} rows {complaint}. Received: rows {named}"
-                + (f" and {more} more" if more > 0 else "")
             )
     out = np.empty(rows.shape, np.result_type(rows.dtype, np.float32))
     # Computed in float64 a buffer at a time, never as a float64 array.

@@ -79,24 +79,11 @@ def test_half_precision_embeddings_are_added_in_float32(rng):
     np.testing.assert_allclose(embeddings, np.full((2, 4), 0.5), rtol=1e-6)
 
 
-def test_names_rows_without_a_direction_counted_over_batches(rng):
-    images = draw_images(rng, 10)
-    images[:, 0, 0, 0] = 1
-    images[[5, 6], 0, 0, 0] = 0
-
-    def model(x):
-        return tf.where(x[:, 0, :1, 0] == 0, np.float32("nan"), tf.ones([4, 3]))
-
-    words, embed = "2 of 10 rows hold NaN.*rows 5, 6$", Embedder(model, flip=False)
-    refused(words, embed, np.split(images, [4, 8]))
-
-
 def test_rejects_other_than_uint8_images(rng):
     embed, words = Embedder(linear), "`batches` must hold uint8 images"
     refused(words, embed, [np.zeros((2, 4, 4, 3), np.float32)])
     for shape in ((4, 4, 3), (2, 4, 4, 1)):
         refused(words, embed, [np.zeros(shape, np.uint8)])
-    refused("`batches` must hold at least one image", embed, [])
     flat = Embedder(lambda x: tf.cast(x, tf.float32))
     refused("`embeddings` must have 2 dimensions", flat, [draw_images(rng, 2)])
 
