@@ -10,7 +10,6 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Mapping
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -57,24 +56,18 @@ def plot_roc(
     """Draws TPR over FPR, FPR on a logarithmic axis, with a marker at each decade.
 
     The axis starts at the lowest decade that any curve resolves, within 1e-6 and 1e-2.
-
-    Args:
-        curves: Name -> `(fpr, tpr)`, arrays that rise, at least one.
-        path: Where to write a PNG too.
-        title: Above the axes.
-
-    Returns:
-        Uint8 `(height, width, 3)`, RGB, as all pictures here.
+    `curves` are name -> `(fpr, tpr)`, arrays that rise, at least one. Returns uint8
+    `(height, width, 3)`, RGB, as all functions here, and writes a PNG to `path`.
     """
-    arrays = {n: [np.asarray(a, np.float64) for a in c] for n, c in curves.items()}
-    decades = _decades([fpr for fpr, _ in arrays.values()])
+    decades = _decades([np.asarray(fpr) for fpr, _ in curves.values()])
     figure, axes = new_figure(title, _ZOOM if len(curves) <= _FEW else 1.0)
     lowest = 1.0
-    for number, (name, (fpr, tpr)) in enumerate(arrays.items()):
+    for number, (name, curve) in enumerate(curves.items()):
+        fpr = np.asarray(curve[0])
         # Rising from 0 at the axis would draw a wall over it: only the last of the
         # points at or before the axis is kept.
         x = np.unique(np.concatenate([fpr[fpr > decades[0]], decades]))
-        y = tpr_within((fpr, tpr), x)
+        y = tpr_within(curve, x)
         lowest = min(lowest, float(y[0]))
         axes.plot(
             x,
@@ -83,7 +76,12 @@ def plot_roc(
             drawstyle="steps-post",
             markevery=np.searchsorted(x, decades).tolist(),
             label=name,
-            **line_style(number),
+            color=COLORS[number % len(COLORS)],
+            linestyle=_DASHES[number % len(_DASHES)],
+            # Of two curves of one colour, dashes and markers both differ.
+            marker=_MARKERS[(number + 3 * (number // len(COLORS))) % len(_MARKERS)],
+            markersize=6,
+            linewidth=1.8,
         )
     axes.set_xscale("log")
     axes.set_xlim(decades[0], 1.0)
@@ -91,7 +89,7 @@ def plot_roc(
     axes.set_ylim(bottom, 1.0 + 0.02 * (1 - bottom))
     axes.set_xlabel("FPR (false positive rate)")
     axes.set_ylabel("TPR (true positive rate)")
-    legend_below(figure, list(curves))
+    _legend_below(figure)
     return render(figure, path)
 
 
@@ -109,51 +107,34 @@ def plot_similarities(
     margin = max(0.02 * float(np.ptp(everything)), 0.02)
     edges = np.linspace(everything.min() - margin, everything.max() + margin, _BINS + 1)
     figure, axes = new_figure(title, _ZOOM)
-    labels, smallest, largest = [], 1.0, 0.0
-    for kind, counts, color, hatch in (
-        ("positive", roc.positives, COLORS[0], ""),
-        ("negative", roc.negatives, COLORS[1], "////"),
+    smallest, largest = 1.0, 0.0
+    for kind, counts, color, dashes, hatch in (
+        ("positive", roc.positives, COLORS[0], "-", ""),
+        ("negative", roc.negatives, COLORS[1], "--", "////"),
     ):
         pairs = np.histogram(values, edges, weights=np.diff(counts))[0]
         fractions = pairs / counts[-1]
         smallest = min(smallest, fractions[fractions > 0].min())
         largest = max(largest, fractions.max())
-        labels.append(f"{kind} ({counts[-1]:,})")
-        dashes = "--" if hatch else "-"
-        axes.stairs(fractions, edges, color=color, ls=dashes, lw=1.6, label=labels[-1])
+        label = f"{kind} ({counts[-1]:,})"
+        axes.stairs(fractions, edges, color=color, ls=dashes, lw=1.6, label=label)
         area = axes.stairs(fractions, edges, fill=True, lw=0, alpha=0.25, hatch=hatch)
         area.set(facecolor=color, edgecolor=color)
     for number, (fpr, threshold) in enumerate(marks.items()):
-        labels.append(f"FPR {format_fpr(fpr)}: {threshold:.3f}")
+        label = f"FPR {format_fpr(fpr)}: {threshold:.3f}"
         dashes = _DASHES[number % len(_DASHES)]
-        axes.axvline(threshold, color="black", lw=1, ls=dashes, label=labels[-1])
+        axes.axvline(threshold, color="black", lw=1, ls=dashes, label=label)
     axes.set_yscale("log")
     axes.set_ylim(min(smallest / 2, largest / 1000), largest * 2)
     axes.set_xlim(float(edges[0]), float(edges[-1]))
     axes.set_xlabel("cosine similarity")
     axes.set_ylabel("fraction of pairs per bin")
-    legend_below(figure, labels)
+    _legend_below(figure)
     return render(figure)
 
 
-def line_style(number: int) -> dict:
-    """Returns colour, dashes and marker of curve `number`, for `axes.plot`."""
-    # Of two curves of one colour, dashes and markers both differ.
-    again = number // len(COLORS)
-    return {
-        "color": COLORS[number % len(COLORS)],
-        "linestyle": _DASHES[number % len(_DASHES)],
-        "marker": _MARKERS[(number + 3 * again) % len(_MARKERS)],
-        "markersize": 6,
-        "linewidth": 1.8,
-    }
-
-
 def new_figure(title: str, zoom: float = 1.0) -> tuple[Figure, Axes]:
-    """Returns a figure of the common size in pixels and its axes with a grid.
-
-    Letters and lines in it are larger by `zoom`.
-    """
+    """Returns a figure of the common size, letters larger by `zoom`, and its axes."""
     figure = Figure((7.2 / zoom, 5.2 / zoom), dpi=100 * zoom, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
@@ -165,8 +146,9 @@ def new_figure(title: str, zoom: float = 1.0) -> tuple[Figure, Axes]:
     return figure, axes
 
 
-def legend_below(figure: Figure, names: Sequence[str]) -> None:
+def _legend_below(figure):
     """Puts the legend below the axes, where it can hide no curve."""
+    _, names = figure.axes[0].get_legend_handles_labels()
     letters = int(84 * figure.get_figwidth() / 7.2)
     columns = max(1, min(len(names), letters // (max(map(len, names)) + 10)))
     figure.legend(loc="outside lower center", ncols=columns, handlelength=3.5)
@@ -174,9 +156,8 @@ def legend_below(figure: Figure, names: Sequence[str]) -> None:
 
 def _decades(fprs):
     """Returns the decades from the lowest that any curve resolves up to 1."""
-    resolved = np.concatenate(fprs)
-    resolved = resolved[resolved > 0]
-    smallest = resolved.min() if resolved.size else 1.0
+    fprs = np.concatenate(fprs)
+    smallest = fprs[fprs > 0].min(initial=1.0)
     # Rounded, or the logarithm of 1e-3 could come out a whole decade too high.
     exponent = np.ceil(np.round(np.log10(smallest), 9))
     # Read, not raised: a power may lie a bit beside the decade, and a point at it.
@@ -194,16 +175,15 @@ def render(figure: Any, path: str | os.PathLike | None = None) -> np.ndarray:
 
 
 def contact_sheet(source: Source, point: GapPoint) -> np.ndarray:
-    """Shows the worst critical pairs of one FPR, positives above negatives.
+    """Shows the worst critical pairs of one FPR, at least one, positives first.
 
     Below each pair stand both models' cosines, marked + by a model that accepts it and
-    - by one that rejects it. The point must have a worst pair.
+    - by one that rejects it.
     """
     positive, negative = point.worst_positive or (), point.worst_negative or ()
     pairs = [*positive, *negative]
-    rows, where = np.unique(np.array(pairs).reshape(-1), return_inverse=True)
-    faces = np.concatenate(list(evaluation_batches(source, rows, _SIDE, 64)))
-    faces = faces[where.reshape(-1, 2)]
+    batches = evaluation_batches(source, np.array(pairs).reshape(-1), _SIDE, 64)
+    faces = np.concatenate(list(batches))
     groups = [
         ("one identity", point.critical_positive, range(len(positive))),
         ("two identities", point.critical_negative, range(len(positive), len(pairs))),
@@ -214,8 +194,7 @@ def contact_sheet(source: Source, point: GapPoint) -> np.ndarray:
     sheet = Image.new("RGB", size, "white")
     font = ImageFont.load_default(13)
     write = functools.partial(ImageDraw.Draw(sheet).text, fill="black", font=font)
-    both = (point.teacher_threshold, point.student_threshold)
-    thresholds = [threshold or 0.0 for threshold in both]
+    thresholds: Any = point.teacher_threshold, point.student_threshold
     worst = point.worst_cosines or ()
     title = f"Where the models disagree most at FPR {format_fpr(point.fpr)}.\n"
     title += "Thresholds: teacher {:.3f}, student {:.3f}".format(*thresholds)
@@ -228,7 +207,7 @@ def contact_sheet(source: Source, point: GapPoint) -> np.ndarray:
         for place, number in enumerate(numbers):
             left = place % _COLUMNS * _WIDTH + _MARGIN
             upper = top + place // _COLUMNS * _HEIGHT
-            for side, face in enumerate(faces[number]):
+            for side, face in enumerate(faces[2 * number :][:2]):
                 sheet.paste(Image.fromarray(face), (left + side * (_SIDE + 2), upper))
             cosines = zip(("teacher", "student"), worst[number], thresholds)
             verdicts = [f"{m} {c:.3f} {'+' if c > t else '-'}" for m, c, t in cosines]

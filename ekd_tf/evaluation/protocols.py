@@ -37,11 +37,9 @@ class LabelledEvaluation:
     Args:
         name: Prefix of what is logged and written.
         source: The images; all of them are used.
-        fprs: Target FPRs, by the strict rule.
-        seed: Of the drawing of the pairs for the accuracy.
-        replicates: Resamples of the identities for intervals; 0: none.
-        worst: Critical pairs of each kind to name and, with a teacher, to draw, at the
-            lowest FPR that is measurable.
+        fprs, seed, replicates: As for `verify_embeddings`.
+        worst: Critical pairs of each kind to name and, at the lowest FPR that is
+            measurable, to draw.
     """
 
     name: str
@@ -63,7 +61,7 @@ class LabelledEvaluation:
     def __call__(self, models: Models) -> Result:
         """Evaluates the models as they are now: a `VerificationReport` of each.
 
-        With a teacher also the gap and the critical pairs on which the two differ most.
+        With a teacher also the gap and the critical pairs.
         """
         labels, progress = self.source.labels, models.student.progress
         embeddings = {name: model(self.source) for name, model in models.items()}
@@ -113,8 +111,7 @@ class LabelledEvaluation:
             reports=reports,
             figures=figures,
             document={
-                # Both keys are there whether or not there is a teacher.
-                "student": None,
+                # The key is there whether or not there is a teacher.
                 "teacher": None,
                 **{name: report.to_dict() for name, report in reports.items()},
                 "view": view,
@@ -138,9 +135,7 @@ class PairSetEvaluation:
     Args:
         pairs: The set.
         name: Prefix of what is logged and written. Default: the set's name.
-        fprs: Target FPRs, by the strict rule.
-        seed: Of the resampling.
-        replicates: Resamples of the folds for intervals; 0: none.
+        fprs, seed, replicates: As for `verify_pairs`.
     """
 
     pairs: PairSet
@@ -177,9 +172,7 @@ class PairSetEvaluation:
             for name, model in models.items()
         }
         # With flip where there is one.
-        reports = {
-            name: next(iter(kinds.values())) for name, kinds in of_models.items()
-        }
+        reports = {n: next(iter(kinds.values())) for n, kinds in of_models.items()}
         lines = [
             (f"{model}, {'with' if kind == 'flip' else 'without'} flip", report)
             for model, kinds in of_models.items()

@@ -78,8 +78,7 @@ def warn_if_untrained(
     embeddings, is the second mark to beat, as they are or less their mean.
 
     Args:
-        embed: Function of `(source, indices)` to float32 `(n, dim)`, as
-            `SourceEmbedder.some`.
+        embed: As `SourceEmbedder.some`.
         source: Labelled images; four of up to 32 identities are used.
         input_size: Side in pixels of the bare images.
         seed: Chooses the images.
