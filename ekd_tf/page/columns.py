@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import csv
 import dataclasses
 import os
@@ -44,10 +45,9 @@ class Column:
             edges, names = distinct[1:], [f"{value:g}" for value in distinct]
         else:
             edges = np.unique(np.quantile(numbers[known], [1 / 3, 2 / 3]))
+            edges = edges[edges > distinct[0]]
             # Where two thirds are alike and least, the others are a slice.
-            edges = (
-                edges[edges > distinct[0]] if edges[-1] > distinct[0] else distinct[1:2]
-            )
+            edges = edges if edges.size else distinct[1:2]
             ends = [f"{edge:g}" for edge in edges]
             names = [f"below {ends[0]}", *map("{} to {}".format, ends, ends[1:])]
             names.append(f"{ends[-1]} and above")
@@ -62,12 +62,9 @@ class Column:
         """
         counts = collections.Counter(word for word in words if word)
         if len(counts) > 10:
-            try:
-                return cls.of_numbers(
-                    name, np.array([float(w or "nan") for w in words])
-                )
-            except ValueError:
-                pass
+            with contextlib.suppress(ValueError):
+                numbers = [float(word or "nan") for word in words]
+                return cls.of_numbers(name, np.array(numbers))
         if len(counts) < 2:
             return None
         common = [word for word, _ in counts.most_common(_MOST_VALUES)]
@@ -113,11 +110,11 @@ class Attributes:
         of_images = self._of_images(source)
         if not any(of_images):
             return []
-        columns = [
+        columns = (
             Column.of_words(name, [row[k] if row else None for row in of_images])
             for k, name in enumerate(self._names)
-        ]
-        return [column for column in columns if column is not None]
+        )
+        return list(filter(None, columns))
 
     def check(self, sources: Sequence[Source]) -> None:
         """Raises `ValueError` where it names nothing of any of the sources."""

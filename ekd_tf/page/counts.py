@@ -49,6 +49,7 @@ class Units:
     """
 
     def __init__(self, labels: np.ndarray | None, images: int):
+        self.labels = labels
         units = np.arange(images) // 2 if labels is None else labels
         groups = np.unique(units, return_inverse=True)[1].reshape(-1)
         self.of_images = groups % _GROUPS
@@ -99,10 +100,9 @@ class GridCounts:
         return _intervals(self._ends.sum(axis=2), self._above(), self._units.weights)
 
     def examples(self, stops: np.ndarray, each: int) -> list[tuple]:
-        """Returns the `each` kept pairs of a kind nearest to every stop.
+        """Returns the `each` kept pairs of a kind nearest to every stop, each once.
 
-        One pair of a kind is kept between two thresholds. `(kind, cosine, row,
-        column)`, each pair once, stop by stop.
+        `(kind, cosine, row, column)`. Of a kind one is kept between two thresholds.
         """
         examples: dict[tuple, None] = {}
         for stop in stops:
@@ -122,21 +122,17 @@ class SliceCounts:
     """
 
     def __init__(
-        self,
-        thresholds: Sequence[float],
-        columns: Sequence[Column],
-        labels: np.ndarray | None,
-        units: Units,
+        self, thresholds: Sequence[float], columns: Sequence[Column], units: Units
     ):
-        self._thresholds = [-np.inf, *thresholds]
-        self._columns, self._labels, self._units = columns, labels, units
         # The first threshold has all pairs.
+        self._thresholds = [-np.inf, *thresholds]
+        self._columns, self._units = columns, units
         levels = len(self._thresholds)
         # Of each column the ends of pairs: (threshold, kind, value, group).
         self._ends = [
             np.zeros((levels, 2, len(c.names), units.count), int) for c in columns
         ]
-        identities = 0 if labels is None else int(labels.max()) + 1
+        identities = 0 if units.labels is None else int(units.labels.max()) + 1
         self.of_identities = np.zeros((levels, 2, identities), int)
 
     def add(
@@ -154,10 +150,10 @@ class SliceCounts:
                     place = value * groups + self._units.of_images[side]
                     sums = np.bincount(place[inside], None, values * groups)
                     ends[level, kind] += sums.reshape(values, groups)
-            if self._labels is not None:
+            if self._units.labels is not None:
                 counts = self.of_identities[level, kind]
                 for side in (left, right)[: 1 + kind]:
-                    counts += np.bincount(self._labels[side], None, counts.size)
+                    counts += np.bincount(self._units.labels[side], None, counts.size)
 
     def of_columns(self) -> list[tuple[np.ndarray, np.ndarray]]:
         """Returns of each column counts `(1 + t, 2, values)` and 95 % intervals.

@@ -12,16 +12,16 @@ from ekd_tf.page.deployment import deployment
 
 # Of a longer series every n-th point and the last are drawn.
 _MOST_POINTS = 400
-# Title -> unit, pattern of the metrics; a group of the pattern names the line.
-_CHARTS = {
-    "What is minimised": ("loss", r"(loss)"),
-    "Losses, times their weights": ("loss", r"loss/(.+)"),
-    "Thresholds of both models": ("cosine", r"threshold/(.+)"),
-    "TPR of the batch": ("TPR", r"batch_tpr/(.+)"),
-    "Critical pairs of the batch": ("pairs", r"critical/([^/]+)"),
-    "Learning rate": ("learning rate", r"(learning_rate)"),
-    "TPR on evaluation sets": ("TPR", r"(.+/tpr_at_fpr_.+)"),
-}
+# Title, unit, pattern of the metrics; a group of the pattern names the line.
+_CHARTS = (
+    ("What is minimised", "loss", r"(loss)"),
+    ("Losses, times their weights", "loss", r"loss/(.+)"),
+    ("Thresholds of both models", "cosine", r"threshold/(.+)"),
+    ("TPR of the batch", "TPR", r"batch_tpr/(.+)"),
+    ("Critical pairs of the batch", "pairs", r"critical/([^/]+)"),
+    ("Learning rate", "learning rate", r"(learning_rate)"),
+    ("TPR on evaluation sets", "TPR", r"(.+/tpr_at_fpr_.+)"),
+)
 
 
 def run_content(workdir: str | os.PathLike) -> dict:
@@ -43,10 +43,9 @@ def run_content(workdir: str | os.PathLike) -> dict:
                 steps, values = series.setdefault(name, ([], []))
                 steps.append(step)
                 values.append(value)
+    curves = [_chart(*chart, series) for chart in _CHARTS]
     return {
-        "curves": list(
-            filter(None, (_chart(t, *c, series) for t, c in _CHARTS.items()))
-        ),
+        "curves": [chart for chart in curves if chart["lines"]],
         "reports": _reports(workdir / "reports"),
         "deployment": deployment(workdir / "model.keras"),
     }
@@ -61,7 +60,7 @@ def _chart(title, unit, pattern, series):
             keep = sorted({*range(0, len(steps), every), len(steps) - 1})
             points = [[steps[k], float(f"{values[k]:.6g}")] for k in keep]
             lines.append({"name": match[1], "points": points, "every": every})
-    return lines and {"title": title, "unit": unit, "lines": lines}
+    return {"title": title, "unit": unit, "lines": lines}
 
 
 def _reports(folder):

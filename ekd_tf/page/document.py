@@ -60,8 +60,7 @@ def image_bytes(sets: int) -> int:
 
 
 def _part(name):
-    file = resources.files("ekd_tf.page").joinpath(name)
-    return file.read_text(encoding="utf-8")
+    return resources.files("ekd_tf.page").joinpath(name).read_text(encoding="utf-8")
 
 
 @functools.lru_cache(maxsize=None)

@@ -12,7 +12,6 @@ from PIL import Image
 from ekd_tf.data import Source
 from ekd_tf.data import evaluation_batches
 from ekd_tf.data.image_pixels import open_image
-from ekd_tf.data.image_pixels import plain_size
 from ekd_tf.page.columns import Column
 
 _SIDE, _QUALITY = 64, 72
@@ -62,20 +61,15 @@ def quality_columns(source: Source) -> list[Column]:
         "brightness": np.concatenate(brightness),
         "size of the stored image, pixels": _sides(source),
     }
-    columns = [Column.of_numbers(name, numbers) for name, numbers in measured.items()]
-    return [column for column in columns if column is not None]
+    return list(filter(None, (Column.of_numbers(*each) for each in measured.items())))
 
 
 def _sides(source):
     if not source.encoded:
         return np.zeros(len(source))
     sides = []
-    for start in range(0, len(source), _BATCH):
-        stop = min(start + _BATCH, len(source))
-        for data in source.read(np.arange(start, stop)):
-            size = plain_size(data)
-            if size is None:
-                with open_image(data) as image:
-                    size = image.size
-            sides.append(min(size))
+    for numbers in np.array_split(np.arange(len(source)), -(-len(source) // _BATCH)):
+        for data in source.read(numbers):
+            with open_image(data) as image:
+                sides.append(min(image.size))
     return np.array(sides)

@@ -258,7 +258,6 @@ function slices(set) {
 }
 
 function calibrated(set) {
-  if (set.calibration === undefined || !set.slider) return [];
   const c = set.calibration;
   if (!c) return [];
   const [tpr, fpr] = c.above.map((n, i) => n / c.pairs[i]);

@@ -13,9 +13,7 @@ from ekd_tf.evaluation import LabelledEvaluation
 from ekd_tf.evaluation import Models
 from ekd_tf.evaluation import PairSetEvaluation
 from ekd_tf.evaluation import Result
-from ekd_tf.evaluation import VerificationReport
 from ekd_tf.evaluation.allpairs import PairBlocks
-from ekd_tf.evaluation.embed import WITH_MIRROR_IMAGE
 from ekd_tf.evaluation.embed import add_views
 from ekd_tf.evaluation.gap import CriticalPairs
 from ekd_tf.metrics import format_fpr
@@ -63,7 +61,13 @@ def set_section(
     if not isinstance(evaluation, (LabelledEvaluation, PairSetEvaluation)):
         return section
     source, report = evaluation.source, result.student
+    columns = quality_columns(source)
+    columns += attributes.columns(source) if attributes else []
     labels = None
+    if isinstance(evaluation, LabelledEvaluation):
+        labels = source.labels
+        images = np.bincount(labels)[labels]
+        columns += filter(None, [Column.of_numbers("images of the identity", images)])
 
     def pairs_of(embeddings) -> Pairs:
         if isinstance(evaluation, LabelledEvaluation):
@@ -71,31 +75,22 @@ def set_section(
         distances = metrics.squared_distances(embeddings[::2], embeddings[1::2])
         return given_pairs(1 - distances / 2, np.asarray(evaluation.pairs.issame, bool))
 
-    columns = quality_columns(source) + (
-        attributes.columns(source) if attributes else []
-    )
-    if isinstance(evaluation, LabelledEvaluation):
-        labels = source.labels
-        images = Column.of_numbers(
-            "images of the identity", np.bincount(labels)[labels]
-        )
-        columns += [images] if images else []
     stops = {
-        format_fpr(fpr): float(threshold)
+        format_fpr(fpr): threshold
         for fpr, threshold in report.thresholds.items()
-        if threshold is not None and np.isfinite(threshold)
+        if threshold is not None
     }
     embeddings = models.student(source)
     units = Units(labels, len(source))
     grid = GridCounts(list(stops.values()), units)
-    slices = SliceCounts(list(stops.values()), columns, labels, units)
+    slices = SliceCounts(list(stops.values()), columns, units)
     for block in pairs_of(embeddings):
         grid.add(*block)
         slices.add(*block)
     critical = None
     if labels is not None and models.teacher is not None:
         critical = _critical(models, source, embeddings, result, worst)
-    slider = _slider(grid, report)
+    slider = _slider(grid, report, stops)
     return {
         **section,
         "view": models.student.view,
@@ -103,16 +98,16 @@ def set_section(
             name: {"figures": of_model.to_dict(), "curve": _curve(of_model.roc)}
             for name, of_model in result.reports.items()
         },
-        "slider": {**slider, "stops": stops, "step": STEP},
+        "slider": slider,
         "critical": critical,
         "slices": [
-            {"name": column.name, "rows": _with_intervals(column.names, *counts)}
+            {"name": column.name, "rows": _rows(column.names, *counts)}
             for column, counts in zip(columns, slices.of_columns())
         ],
         "identities": labels is not None and _identities(source, slices.of_identities),
         "calibration": calibration
         and _calibrated(calibration, models, source, pairs_of),
-        **_pairs(grid, slider, stops, critical, source, image_bytes),
+        **_pairs(grid, slider, critical, source, image_bytes),
     }
 
 
@@ -122,7 +117,7 @@ def _curve(roc):
     return [_short(fprs), _short(tpr_within(roc.curve(), fprs))]
 
 
-def _slider(grid, report: VerificationReport):
+def _slider(grid, report, stops):
     """Returns counts and intervals between the least and the highest score."""
     above = grid.above()
     total = np.array([[report.num_positive], [report.num_negative]])
@@ -135,6 +130,8 @@ def _slider(grid, report: VerificationReport):
         "negatives": above[1, first:last].tolist(),
         "tpr_intervals": tpr,
         "fpr_intervals": fpr,
+        "stops": stops,
+        "step": STEP,
     }
 
 
@@ -165,13 +162,7 @@ def _critical(models, source, embeddings, result, worst):
         "thresholds": {"student": thresholds[0], "teacher": thresholds[1]},
         "counts": {right: pairs.counts for right, pairs in by_right.items()},
         "rows": [
-            {
-                "kind": kind,
-                "right": right,
-                "off": -off,
-                "pair": pair,
-                "cosines": cosines,
-            }
+            dict(kind=kind, right=right, off=-off, pair=pair, cosines=cosines)
             for right, pairs in by_right.items()
             for kind, rows in pairs.worst.items()
             for off, pair, cosines in rows
@@ -179,12 +170,12 @@ def _critical(models, source, embeddings, result, worst):
     }
 
 
-def _rows(names, counts):
+def _rows(names, counts, intervals=()):
     """Returns of each slice the pairs of both kinds, and TPRs and FPRs at the stops."""
     pairs = counts[0]
     with np.errstate(invalid="ignore"):
         rates = counts[1:] / pairs
-    return [
+    rows = [
         {
             "name": name,
             "pairs": pairs[:, k].tolist(),
@@ -193,10 +184,6 @@ def _rows(names, counts):
         }
         for k, name in enumerate(names)
     ]
-
-
-def _with_intervals(names, counts, intervals):
-    rows = _rows(names, counts)
     for row, (tpr, fpr) in zip(rows, intervals):
         row.update(tpr_intervals=_intervals(tpr), fpr_intervals=_intervals(fpr))
     return rows
@@ -217,18 +204,17 @@ def _identities(source, counts):
 def _calibrated(calibration, models, source, pairs_of):
     """Returns a shipped threshold's figures here; None where it is of another view."""
     views = models.student.views(source)
-    is_flip = calibration.view == WITH_MIRROR_IMAGE
-    if is_flip and views.shape[1] == 1:
+    if calibration.flip and views.shape[1] == 1:
         return None
+    views = views if calibration.flip else views[:, :1]
     above, pairs = [0, 0], [0, 0]
-    for kind, _, _, scores in pairs_of(add_views(views if is_flip else views[:, :1])):
+    for kind, _, _, scores in pairs_of(add_views(views)):
         pairs[kind] += scores.size
         above[kind] += int(np.count_nonzero(scores > calibration.threshold))
-    entry = {**dataclasses.asdict(calibration), "of": calibration.source}
-    return {"entry": entry, "pairs": pairs, "above": above}
+    return {"entry": dataclasses.asdict(calibration), "pairs": pairs, "above": above}
 
 
-def _pairs(grid, slider, stops, critical, source, image_bytes):
+def _pairs(grid, slider, critical, source, image_bytes):
     """Returns the pairs near thresholds, pictures and names of all pairs shown."""
     worst = [row["pair"] for row in critical["rows"]] if critical else []
     near, pictures = [], {}
@@ -236,7 +222,7 @@ def _pairs(grid, slider, stops, critical, source, image_bytes):
         # In any order, so that pictures that do not fit are missing evenly.
         ends = slider["thresholds"][0], slider["thresholds"][-1]
         at = np.random.default_rng(0).permutation(np.linspace(*ends, _STOPS))
-        near = grid.examples(np.append(list(stops.values()), at), _EACH)
+        near = grid.examples(np.append(list(slider["stops"].values()), at), _EACH)
         rows = np.array([*worst, *(pair[2:] for pair in near)], int).reshape(-1)
         pictures = thumbnails(source, rows.tolist(), image_bytes)
         near = [pair for pair in near if pair[2] in pictures and pair[3] in pictures]

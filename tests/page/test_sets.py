@@ -84,7 +84,7 @@ def test_slices_are_of_pairs_within_them(case, pairs):
     values = np.arange(len(case.labels)) % 3 - 1
     units = Units(case.labels, len(case.labels))
     column = Column("third", ("b", "c"), values)
-    counts = SliceCounts([0.25], [column], case.labels, units)
+    counts = SliceCounts([0.25], [column], units)
     for block in labelled_pairs(PairBlocks(case.models.student.rows, case.labels)):
         counts.add(*block)
     ((of_column, intervals),) = counts.of_columns()
