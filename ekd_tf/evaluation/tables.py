@@ -17,7 +17,7 @@ def format_table(rows: Iterable[Sequence], header: Sequence[str]) -> str:
     columns = []
     for title, *cells in zip(header, *rows):
         known = [cell for cell in cells if cell is not None]
-        right = bool(known) and all(map(_is_number, known))
+        right = bool(known) and all(hasattr(cell, "__float__") for cell in known)
         texts = [_text(cell) for cell in (title, *cells)]
         # Three characters at least: the rule of a right-aligned column is `--:`.
         width = max(3, *map(len, texts))
@@ -25,10 +25,6 @@ def format_table(rows: Iterable[Sequence], header: Sequence[str]) -> str:
         texts.insert(1, "-" * (width - 1) + (":" if right else "-"))
         columns.append(texts)
     return "\n".join(f"| {' | '.join(line)} |" for line in zip(*columns))
-
-
-def _is_number(cell):
-    return hasattr(cell, "__float__") and not isinstance(cell, bool)
 
 
 def _text(cell):
