@@ -138,31 +138,25 @@ def evaluate(pairs, *arguments, flip=True, **options):
 
 
 @pytest.fixture(scope="module")
-def faces():
-    """Images of 40 pairs, every second one of one identity."""
+def pairs():
+    """Forty pairs, every second one of one identity."""
     source = SyntheticFaces(identities=40, images_per_identity=2, size=32)
     same = np.arange(40) % 2 == 0
     left = 2 * np.arange(40)
     right = np.where(same, left + 1, (left + 2) % 80)
-    return source.read(np.stack([left, right], axis=1).reshape(-1)), same
-
-
-@pytest.fixture(scope="module")
-def pairs(faces):
-    images, same = faces
+    images = source.read(np.stack([left, right], axis=1).reshape(-1))
     files = [encode(Image.fromarray(image)) for image in images]
     return PairSet("toy", PairImages("toy.bin", files), same)
 
 
-def test_reports_pairs_with_and_without_flip(faces, pairs, tmp_path):
-    images, same = faces
+def test_reports_pairs_with_and_without_flip(pairs, tmp_path):
     result = evaluate(pairs, "other", (0.5, 1e-3), replicates=20)
-    views = [embedder(16, 0).model(x).numpy() for x in (images, images[:, :, ::-1])]
+    views = embedder(16, 0).views(pairs.images)
     result.write(tmp_path)
     document = json.loads((tmp_path / "other.json").read_text())
     assert document["teacher"] == document["student"]
-    for kind, rows in (("flip", sum(views)), ("plain", views[0])):
-        expected = verify_pairs(rows, same, (0.5,), replicates=0)
+    for kind, rows in (("flip", views.sum(axis=1)), ("plain", views[:, 0])):
+        expected = verify_pairs(rows, pairs.issame, (0.5,), replicates=0)
         found = document["student"][kind]
         assert found["accuracy_mean"] == pytest.approx(expected.accuracy_mean)
         assert found["tpr"]["5e-1"] == pytest.approx(expected.tpr[0.5])
@@ -191,11 +185,11 @@ def test_figures_kept_of_pairs_sorted_by_kind_do_not_come_back(pairs):
 
 
 @no_pictures
-def test_says_how_pairs_were_cut_and_why_there_are_no_intervals(faces, pairs):
-    order = np.argsort(~faces[1], kind="stable")
+def test_says_how_pairs_were_cut_and_why_there_are_no_intervals(pairs):
+    order = np.argsort(~pairs.issame, kind="stable")
     rows = np.ravel([2 * order, 2 * order + 1], "F")
     images = PairImages("toy.bin", pairs.images.read(rows))
-    by_kind = PairSet("toy", images, faces[1][order])
+    by_kind = PairSet("toy", images, pairs.issame[order])
     few = PairSet("few", pairs.images, np.arange(40) < 9)
     for found, cut, intervals in (
         (pairs, False, True),
