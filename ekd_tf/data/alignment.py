@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 
-from ekd_tf import checks
-
 # Left eye, right eye, nose tip, left and right corner of the mouth, as seen in the
 # image; (x, y) in pixels of a 112x112 crop, the centre of the first pixel at (0, 0).
 ARCFACE_TEMPLATE = np.array(
@@ -41,16 +39,10 @@ def similarity_transform(
         to `skimage.transform.SimilarityTransform` of insightface's `face_align.py`.
     """
     points = np.asarray(points, np.float64)
-    template = np.asarray(template, np.float64)
-    if points.ndim != 2 or points.shape[1] != 2 or points.shape != template.shape:
-        raise ValueError(
-            "`points` and `template` must both be `(n, 2)`, (x, y) per row. Received: "
-            f"points.shape={points.shape}, template.shape={template.shape}"
-        )
     if not np.isfinite(points).all():
         raise ValueError(f"`points` must be finite. Received: {points.tolist()}")
     # A rotation with scale is a product of complex numbers: q = a p + b.
-    p, q = points @ [1, 1j], template @ [1, 1j]
+    p, q = points @ [1, 1j], np.asarray(template, np.float64) @ [1, 1j]
     spread = p - p.mean()
     apart = (points != points[:1]).any()
     a = np.vdot(spread, q - q.mean()) / np.vdot(spread, spread).real if apart else 0
@@ -82,13 +74,6 @@ def align(
         borderValue=0)`. Within 1 of OpenCV 5.0; OpenCV 4 rounds coordinates to 1/32
         pixel.
     """
-    image = np.asarray(image)
-    if image.dtype != np.uint8 or image.ndim != 3 or not image.size:
-        raise ValueError(
-            "`image` must be uint8 `(height, width, channels)`, none of them 0. "
-            f"Received: {image.dtype} {image.shape}"
-        )
-    checks.check_positive("size", size)
     matrix = similarity_transform(points, ARCFACE_TEMPLATE * (size / TEMPLATE_SIZE))
     # The inverse sends each pixel of the crop to where it is sampled.
     rows, columns = np.mgrid[:size, :size]

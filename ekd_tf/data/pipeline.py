@@ -9,7 +9,6 @@ from collections.abc import Iterator
 import numpy as np
 import tensorflow as tf
 
-from ekd_tf import checks
 from ekd_tf.data.augment import NUM_DRAWS
 from ekd_tf.data.augment import Augmentation
 from ekd_tf.data.decoding import CONCURRENT_BATCHES
@@ -99,12 +98,6 @@ def make_pipeline(
     sizes = {"image": input_size}
     if teacher_size is not None:
         sizes["teacher_image"] = teacher_size
-    for name, size in zip(("input_size", "teacher_size"), sizes.values()):
-        checks.check_positive(name, size)
-    checks.check_range("seed", seed, low=0)
-    checks.check_range("start_step", start_step, low=0)
-    if steps is not None:
-        checks.check_range("steps", steps, low=0)
     if sampler.num_images != len(source):
         raise ValueError(
             "`sampler` must be made from `source.labels`. Received: a sampler of "
@@ -191,8 +184,6 @@ def evaluation_batches(
     Yields:
         uint8 arrays `(batch, input_size, input_size, 3)`, RGB.
     """
-    checks.check_positive("input_size", input_size)
-    checks.check_range("batch_size", batch_size, low=1)
     indices = np.asarray(indices, dtype=np.int64)
     reader = ImageReader(source, {"image": input_size}, unreadable)
     dataset = tf.data.Dataset.from_tensor_slices({"image_id": indices})

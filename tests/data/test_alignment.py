@@ -84,15 +84,11 @@ def test_value_computed_by_hand():
     np.testing.assert_allclose(matrix, [[0, -2, 5], [2, 0, 5]], atol=1e-12)
 
 
-def test_rejects_points_without_a_transform_and_other_images():
+def test_rejects_points_without_a_transform():
     apart = "must be apart and in the order of `template`"
     for points, words in (
-        (np.zeros((5, 3)), r"points.shape=\(5, 3\), template.shape=\(5, 2\)"),
-        (np.zeros((4, 2)), r"points.shape=\(4, 2\)"),
         (np.full((5, 2), 0.1), apart),
         (ARCFACE_TEMPLATE * 1e8, apart),
         (np.full((5, 2), np.nan), "`points` must be finite"),
     ):
         refused(words, similarity_transform, points)
-    for image in (np.zeros((9, 9)), np.zeros((9, 9, 3)), np.zeros((0, 9, 3), "u1")):
-        refused("`image` must be uint8 .*Received: ", align, image, ARCFACE_TEMPLATE)

@@ -69,14 +69,9 @@ def test_hash_gives_the_published_sequence():
 def test_rejects_impossible_arguments():
     size = r"`size` must be a multiple of 16 in \[32, 256\].*size="
     for arguments, words in (
-        ((0, [0], [0], 40), size),
-        ((0, [0, -3], [0, 0], 32), r"`identities` must be in \[0.*identities=-3"),
-        ((0, [0, 0], [0, -3], 32), r"`samples` must be in \[0.*samples=-3"),
-        ((-1, [0], [0], 32), r"`seed` must be in \[0.*seed=-1"),
-    ):
-        refused(words, render, *arguments)
-    for arguments, words in (
+        ({"size": 40}, size),
         ({"size": 272}, size),
+        ({"seed": -1}, r"`seed` must be in \[0.*seed=-1"),
         ({"identities": 0}, "`identities` must be in.*identities=0"),
         ({"first_identity": -1}, "`first_identity` must be in"),
     ):
@@ -108,9 +103,6 @@ def test_source_gives_the_pictures_of_its_indices():
     expected = render(6, [102, 100, 101, 101], [3, 0, 1, 1], size=32)
     np.testing.assert_array_equal(source.read(np.array([11, 0, 5, 5])), expected)
     assert source.describe(5) == "synthetic identity 101, image 1 (seed 6)"
-    for index in (-1, 12):
-        for call in (lambda i: source.read([0, i]), source.describe):
-            refused("`indices` must be in.*indices=", call, index)
 
 
 def test_fingerprint_depends_on_every_argument(monkeypatch):

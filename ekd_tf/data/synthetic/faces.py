@@ -25,15 +25,6 @@ _CHUNK_PIXELS = 1 << 17
 _MAX_SIZE = 256
 
 
-def _check(size, seed):
-    if size % 16 != 0 or not 32 <= size <= _MAX_SIZE:
-        raise ValueError(
-            f"`size` must be a multiple of 16 in [32, {_MAX_SIZE}] pixels. "
-            f"Received: size={size}"
-        )
-    check_range("seed", seed, low=0, high=2**63, high_open=True)
-
-
 def render(
     seed: int, identities: np.ndarray, samples: np.ndarray, size: int = 112
 ) -> np.ndarray:
@@ -48,11 +39,7 @@ def render(
         samples: Integers `(n,)`, >= 0: which photograph of the person.
         size: Side of a picture: a multiple of 16 in [32, 256].
     """
-    _check(size, seed)
     identities, samples = np.asarray(identities), np.asarray(samples)
-    if len(identities):
-        check_range("identities", int(identities.min()), low=0)
-        check_range("samples", int(samples.min()), low=0)
     images = np.empty((len(identities), size, size, 3), np.uint8)
     step = max(1, _CHUNK_PIXELS // (size * size))
     for start in range(0, len(identities), step):
@@ -87,7 +74,12 @@ class SyntheticFaces(Source):
     ):
         check_range("identities", identities, low=1)
         check_range("images_per_identity", images_per_identity, low=1)
-        _check(size, seed)
+        if size % 16 != 0 or not 32 <= size <= _MAX_SIZE:
+            raise ValueError(
+                f"`size` must be a multiple of 16 in [32, {_MAX_SIZE}] pixels. "
+                f"Received: size={size}"
+            )
+        check_range("seed", seed, low=0, high=2**63, high_open=True)
         check_range("first_identity", first_identity, low=0)
         self.num_identities = identities
         self.images_per_identity = images_per_identity
@@ -116,8 +108,6 @@ class SyntheticFaces(Source):
     def _locate(self, indices):
         """Returns the identity and the number of the photograph of each index."""
         indices = np.asarray(indices, np.int64)
-        for index in (indices.min(initial=0), indices.max(initial=0)):
-            check_range("indices", int(index), low=0, high=len(self) - 1)
         person, photograph = np.divmod(indices, self.images_per_identity)
         return self.first_identity + person, photograph
 
