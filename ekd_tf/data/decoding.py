@@ -6,17 +6,15 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from ekd_tf.data.augment import flip_images
 from ekd_tf.data.image_pixels import as_plain
 from ekd_tf.data.image_pixels import decodable
 from ekd_tf.data.image_pixels import decode_plain
 from ekd_tf.data.image_pixels import fit
-from ekd_tf.data.image_pixels import plain_size
 from ekd_tf.data.source import Source
 from ekd_tf.data.unreadable import Unreadable
 
 # Batches in each stage of a pipeline at once: two hide the latency of a disk and keep
-# all threads busy where one batch ends; more would hold memory and wait for Python.
+# all threads busy where one batch ends; more would hold memory.
 CONCURRENT_BATCHES = 2
 # Images of one batch that may be decoded at once, on as many threads as there are.
 _PARALLEL_IMAGES = 64
@@ -29,7 +27,7 @@ class ImageReader:
         source: Where images come from.
         sizes: Name -> side in pixels of each form an image is wanted in.
         unreadable: Counts the unreadable images, each of which is replaced by the next
-            readable one of its identity. Default: none is allowed.
+            readable one of its identity: `Unreadable(N)` allows N. Default: none is.
     """
 
     def __init__(
@@ -46,12 +44,9 @@ class ImageReader:
     def read(self, indices: np.ndarray) -> np.ndarray:
         """Reads a batch; called from within tf.data.
 
-        Returns:
-            Bytes `decode_plain` takes, empty where an image cannot be read, or the
-            pixels of a source of pixels.
-
-        Raises:
-            UnreadableError: An image cannot be read and none may be unreadable.
+        Returned are bytes `decode_plain` takes, empty where an image cannot be read, or
+        the pixels of a source of pixels. Where none may be unreadable one that is
+        raises `UnreadableError`.
         """
         if not self.source.encoded:
             images = np.asarray(self.source.read(indices))
@@ -62,15 +57,11 @@ class ImageReader:
         except (OSError, ValueError):
             images = [self._read_one(index)[0] for index in indices]
         for row, index in enumerate(indices):
-            size = plain_size(images[row])
-            if size is None:
-                try:
-                    images[row] = as_plain(images[row])
-                    size = plain_size(images[row])
-                except ValueError:
-                    images[row] = b""
-            if size:
+            try:
+                images[row], size = as_plain(images[row])
                 self._log_stretched(index, size)
+            except ValueError:
+                images[row] = b""
         if not self.unreadable.allowed and not all(images):
             self.replace_unreadable(indices)
         # Without dtype=object NumPy would strip trailing zero bytes.
@@ -134,16 +125,10 @@ class ImageReader:
     def decode_batches(
         self, dataset: tf.data.Dataset, batch_size: int | None = None
     ) -> tf.data.Dataset:
-        """Adds the decoded images to a dataset of batches.
+        """Adds the decoded images, uint8 `(batch, size, size, 3)` by names of `sizes`.
 
-        Args:
-            dataset: Dicts of `image_id` int64 `(batch,)`, which becomes that of the
-                images used, and perhaps `flipped` bool `(batch,)`: which to mirror.
-            batch_size: The static batch size, or None where it varies.
-
-        Returns:
-            Dataset of the dicts with uint8 `(batch, size, size, 3)` under each name of
-            `sizes`.
+        `dataset` holds dicts of `image_id` int64 `(batch,)`, which becomes that of the
+        images used, and perhaps `flipped` bool `(batch,)`: which to mirror.
         """
         encoded = self.source.encoded
 
@@ -151,10 +136,9 @@ class ImageReader:
             kind = tf.string if encoded else tf.uint8
             images = tf.numpy_function(self.read, [batch["image_id"]], kind)
             images.set_shape([batch_size] if encoded else [batch_size, None, None, 3])
-            make = _decode_batch if encoded else _fit_batch
             flips = batch.get("flipped")
-            pixels = {name: make(images, n, flips) for name, n in self.sizes.items()}
-            return {**batch, **pixels}
+            sizes = self.sizes.items()
+            return {**batch, **{k: _decode_batch(images, n, flips) for k, n in sizes}}
 
         def replaced(batch):
             indices = tf.numpy_function(
@@ -181,16 +165,12 @@ class ImageReader:
         )
 
 
-def _fit_batch(images, size, flips):
-    images = fit(images, size)
-    return images if flips is None else flip_images(images, flips)
-
-
 def _decode_batch(images, size, flips):
     """Decodes the images of a batch side by side; `flips` may be None."""
 
     def decode(row):
-        image = fit(decode_plain(row[0]), size)
+        image = row[0] if images.dtype == tf.uint8 else decode_plain(row[0])
+        image = fit(image, size)
         if flips is None:
             return image
         # Mirrored one by one, still in cache: half the cost of mirroring a batch.
