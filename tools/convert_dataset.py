@@ -4,9 +4,9 @@
     python tools/convert_dataset.py --data=folder:faces --drop=bad.tsv \\
         --to=recordio --output=faces_rec
 
-`--data` takes whatever `ekd_tf.train --data` takes. Encoded images keep their bytes;
-drawn faces become PNG. The set is written to OUTPUT.partial, which becomes OUTPUT when
-it is whole: the same command continues where an interrupted one stopped.
+Encoded images keep their bytes; drawn faces become PNG. The set is written to
+OUTPUT.partial, which becomes OUTPUT when it is whole: the same command continues where
+an interrupted one stopped.
 
 A verification set is made of a list of pairs and a folder of aligned images:
 
@@ -114,12 +114,11 @@ def verify(source, path, min_images):
     from dataset_inspection import inspect_images
     from dataset_inspection import write_list
 
-    from ekd_tf.files.atomic import write_aside
     from ekd_tf.run.progress import begin_line
 
     done = begin_line(source.name, len(source), "images")
-    findings, turned = inspect_images(source, min_images, progress=done)
-    write_aside(pathlib.Path(path), lambda file: write_list(file, source, findings))
+    findings, turned = inspect_images(source, min_images, done)
+    write_list(path, source, findings)
     counts = collections.Counter(finding.reason for finding in findings)
     dropped = len({finding.index for finding in findings})
     print(
@@ -142,12 +141,10 @@ def look_at_people(source, teacher, path, outliers):
     from dataset_people import find_overlap
 
     from ekd_tf.embedders import TeacherCache
-    from ekd_tf.files.atomic import write_aside
 
-    cache = TeacherCache(teacher.removeprefix("cache:"))
     find = find_outliers if outliers else find_overlap
-    findings, least = find(source, cache)
-    write_aside(pathlib.Path(path), lambda file: write_list(file, source, findings))
+    findings, least = find(source, TeacherCache(teacher.removeprefix("cache:")))
+    write_list(path, source, findings)
     if outliers:
         print(
             f"{len(findings):,} of {len(source):,} images have a cosine below "
@@ -195,7 +192,6 @@ def convert(source, to, out, shard_size=10_000, drop=None, merge=None):
     Returns how many there are, and how many of them an earlier try had written.
     """
     import numpy as np
-    from dataset_inspection import read_details
     from dataset_inspection import read_list
     from dataset_people import merged_labels
     from dataset_writers import RecordIOWriter
@@ -208,12 +204,12 @@ def convert(source, to, out, shard_size=10_000, drop=None, merge=None):
 
     kept = np.arange(len(source))
     if drop:
-        kept = np.delete(kept, read_list(drop, source))
+        kept = np.delete(kept, [index for index, _ in read_list(drop, source)])
         if not len(kept):
             raise ValueError(f"{drop} leaves no image of {source.name}")
     of_source = source.labels
     if merge:
-        of_source = merged_labels(of_source, read_details(merge, source))
+        of_source = merged_labels(of_source, read_list(merge, source))
     labels, _ = number_identities(of_source[kept])
     if to == "recordio":
         order = np.argsort(labels, kind="stable")
@@ -227,7 +223,6 @@ def convert(source, to, out, shard_size=10_000, drop=None, merge=None):
         "to": to,
         "shard_size": None if to == "recordio" else shard_size,
     }
-    check_free(out)
     with open_partial(partial, plan):
         if to == "recordio":
             writer = RecordIOWriter(partial, labels)
@@ -252,18 +247,9 @@ def convert(source, to, out, shard_size=10_000, drop=None, merge=None):
     return len(kept), done
 
 
-def check_free(out):
-    """Raises `ValueError` where something would be overwritten."""
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ValueError(f"{out} exists. Choose another --output or delete it")
-
-
 @contextlib.contextmanager
 def open_partial(partial, plan):
-    """Makes the folder to write to, or makes sure that it holds a try of this plan.
-
-    It is this process's alone until the context ends.
-    """
+    """Holds the folder to write to, which is new or has a try of this plan."""
     from ekd_tf.files.atomic import write_text
     from ekd_tf.files.lock import hold
     from ekd_tf.files.outputs import naming_unwritable
@@ -324,7 +310,8 @@ def main(settings):
         return
     if settings.to:
         out = pathlib.Path(settings.output)
-        check_free(out)
+        if out.exists() and (not out.is_dir() or any(out.iterdir())):
+            raise ValueError(f"{out} exists. Choose another --output or delete it")
         make_folder("output", out.parent)
     if looks:
         check_file("list", settings.list)

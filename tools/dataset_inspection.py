@@ -13,7 +13,7 @@ from ekd_tf.data.image_pixels import decodable
 from ekd_tf.data.image_pixels import open_image
 from ekd_tf.data.image_pixels import orientation
 from ekd_tf.data.source import Source
-from ekd_tf.files.user_text import KEEP
+from ekd_tf.files.atomic import write_text
 from ekd_tf.files.user_text import one_line
 from ekd_tf.files.user_text import open_text
 
@@ -31,15 +31,14 @@ class Finding(typing.NamedTuple):
 
 
 def inspect_images(
-    source: Source, min_images: int = 2, progress=None
+    source: Source, min_images: int, progress
 ) -> tuple[list[Finding], int]:
     """Reads and decodes every image of a source of files once.
 
     Found, in order, are images that do not decode, all copies of images whose bytes
     occur in more than one identity, all images of identities with fewer than
     `min_images` that decode, and images of another size than most. Returned is also how
-    many images EXIF data turn, which is fine. `progress` is called after each chunk
-    with its number of images.
+    many images EXIF data turn, which is fine. `progress` is told how many are done.
     """
     if not source.encoded:
         raise ValueError(f"{source.name} holds no image files that could be damaged")
@@ -58,8 +57,7 @@ def inspect_images(
                 turned += is_turned
                 if reason:
                     findings.append(Finding(index, "undecodable", reason))
-            if progress:
-                progress(len(chunk))
+            progress(len(chunk))
     good = np.ones(count, bool)
     good[[finding.index for finding in findings]] = False
     findings += _duplicates(source, digests, good)
@@ -118,26 +116,16 @@ def _odd_sizes(sizes, good):
         yield Finding(int(index), "odd size", detail)
 
 
-def write_list(file, source: Source, findings: list[Finding]) -> None:
-    """Writes findings in a source to a binary file, as a list `read_list` takes."""
+def write_list(path, source: Source, findings: list[Finding]) -> None:
+    """Writes findings in a source, for `read_list`."""
     lines = [f"# source {source.fingerprint}", "# position\treason\tdetail\twhere"]
     for finding in findings:
         fields = (finding.reason, finding.detail, source.describe(finding.index))
         lines.append("\t".join([str(finding.index), *map(one_line, fields)]))
-    file.write(("\n".join(lines) + "\n").encode("utf-8", KEEP))
+    write_text(path, "\n".join(lines) + "\n")
 
 
-def read_list(path, source: Source) -> np.ndarray:
-    """Reads the positions of a list `write_list` wrote, perhaps with lines taken out.
-
-    Returns int64, ascending, without repeats.
-    """
-    return np.array(
-        sorted({index for index, _ in read_details(path, source)}), np.int64
-    )
-
-
-def read_details(path, source: Source) -> list[tuple[int, str]]:
+def read_list(path, source: Source) -> list[tuple[int, str]]:
     """Reads position and detail of each line of a list that `write_list` wrote."""
     with open_text(path) as file:
         lines = file.read().rstrip("\n").split("\n")
@@ -146,7 +134,7 @@ def read_details(path, source: Source) -> list[tuple[int, str]]:
             f"{path} was made of another data set than {source.name}, or that has "
             "changed since. Make it again"
         )
-    details = []
+    found = []
     for number, line in enumerate(lines[1:], 2):
         if line.startswith("#"):
             continue
@@ -157,5 +145,5 @@ def read_details(path, source: Source) -> list[tuple[int, str]]:
                 f"{line[:60]!r}"
             )
         detail = rest.split("\t")[1] if "\t" in rest else ""
-        details.append((int(word), detail))
-    return details
+        found.append((int(word), detail))
+    return found

@@ -51,16 +51,14 @@ def pairs_from_list(list_path, folder, suffix: str = ".jpg") -> PairSet:
         try:
             first, n, second, m = fields
             chosen = (first, int(n)), (second, int(m))
+            is_right = (first == second) == issame[-1] and chosen[0] != chosen[1]
         except ValueError:
-            raise ValueError(
-                f"{list_path}: line {number} must be name, n, m or name, n, other "
-                f"name, m, separated by tabs. Received: {line[:80]!r}"
-            ) from None
-        if (first == second) != issame[-1] or chosen[0] == chosen[1]:
+            is_right = False
+        if not is_right:
             raise ValueError(
                 f"{list_path}: line {number} must be two images of one person, as "
-                "name, n, m, or of two, as name, n, other name, m. Received: "
-                f"{line[:80]!r}"
+                "name, n, m, or of two, as name, n, other name, m, separated by tabs. "
+                f"Received: {line[:80]!r}"
             )
         of_line = [
             os.path.join(folder, name, f"{name}_{k:04d}{suffix}") for name, k in chosen
@@ -72,23 +70,19 @@ def pairs_from_list(list_path, folder, suffix: str = ".jpg") -> PairSet:
                 f"`iconv -f latin1 -t utf-8`. Received: {line[:80]!r}"
             )
         paths += of_line
-    _check_count(list_path, counts, issame)
+    if not issame:
+        raise ValueError(f"{list_path} lists no pair. Give a file like LFW's pairs.txt")
+    expected = 2 * int(np.prod(counts)) if counts else len(issame)
+    if len(issame) != expected:
+        raise ValueError(
+            f"{list_path}: its first line announces {expected:,} pairs and "
+            f"{len(issame):,} follow. Get the whole file"
+        )
     return PairSet(
         pathlib.Path(list_path).stem,
         PairImages(list_path, _read_all(list_path, paths), paths),
         np.array(issame),
     )
-
-
-def _check_count(path, counts, issame):
-    if not issame:
-        raise ValueError(f"{path} lists no pair. Give a file like LFW's pairs.txt")
-    expected = 2 * int(np.prod(counts)) if counts else len(issame)
-    if len(issame) != expected:
-        raise ValueError(
-            f"{path}: its first line announces {expected:,} pairs and {len(issame):,} "
-            "follow. Get the whole file"
-        )
 
 
 def _read_all(path, paths):

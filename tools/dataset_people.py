@@ -57,16 +57,11 @@ def find_overlap(source: Source, cache: TeacherCache):
     """Finds identities that may be one person.
 
     Two are listed where their centres are as alike as the centres of two halves of
-    one identity's images are in all but `MISSED` of the identities. All pairs are
-    looked at, in blocks.
+    one identity's images are in all but `MISSED` of the identities.
 
     Returns:
         A `Finding` for each image of the smaller identity of each pair, the most alike
         pairs first, and the least cosine of a pair.
-
-    Raises:
-        ValueError: Too few identities have images enough for halves, or more than a
-            million pairs are found.
     """
     people = People(source, cache)
     least = _least_cosine_of_halves(source, people)
@@ -118,18 +113,17 @@ def _least_cosine_of_halves(source, people):
     return float(np.quantile(np.sum(halves[0] * halves[1], axis=1)[enough], MISSED))
 
 
-def find_outliers(source: Source, cache: TeacherCache, seed: int = 0):
+def find_outliers(source: Source, cache: TeacherCache):
     """Finds images that are no more like their identity than a stranger's.
 
-    An image is listed where its cosine with the centre of its identity's other images
-    is below what images of other people reach at `FPR`.
-
     Returns:
-        A `Finding` for each, the least alike first, and the least cosine of others.
+        A `Finding` for each image whose cosine with the centre of its identity's other
+        images is below what images of other people reach at `FPR`, the least alike
+        first, and that cosine.
     """
     people = People(source, cache)
     sums = people.sums()
-    generator = np.random.default_rng(seed)
+    generator = np.random.default_rng(0)
     own, strange = np.empty(len(source), np.float32), []
     for numbers, rows in people.chunks():
         labels = source.labels[numbers]
@@ -149,10 +143,7 @@ def find_outliers(source: Source, cache: TeacherCache, seed: int = 0):
 
 
 def merged_labels(labels: np.ndarray, findings) -> np.ndarray:
-    """Returns the labels after each listed image went to the identity it is said of.
-
-    `findings` are `(index, detail)` of `find_overlap`.
-    """
+    """Returns the labels where `(index, detail)` of `find_overlap` are made one."""
     into = {}
     for _, detail in findings:
         same = _SAME.match(detail)
@@ -172,15 +163,16 @@ def merged_labels(labels: np.ndarray, findings) -> np.ndarray:
     return merged
 
 
-def draw_sheet(source: Source, findings, path, rows: int = 20, side: int = 112):
-    """Draws the first outliers, each beside five images of its identity."""
+def draw_sheet(source: Source, findings, path, side: int = 112):
+    """Draws the first twenty outliers, each beside five images of its identity."""
     from PIL import Image
 
     from ekd_tf.data import evaluation_batches
     from ekd_tf.data.unreadable import Unreadable
 
-    sheet = Image.new("RGB", (6 * side + 8, rows * side), "white")
-    for row, finding in enumerate(findings[:rows]):
+    findings = findings[:20]
+    sheet = Image.new("RGB", (6 * side + 8, len(findings) * side), "white")
+    for row, finding in enumerate(findings):
         same = np.flatnonzero(source.labels == source.labels[finding.index])
         chosen = np.concatenate([[finding.index], same[same != finding.index][:5]])
         # In the place of a damaged image stands another of its identity.
@@ -189,8 +181,7 @@ def draw_sheet(source: Source, findings, path, rows: int = 20, side: int = 112):
         for column, image in enumerate(images):
             left = column * side + (8 if column else 0)
             sheet.paste(Image.fromarray(image), (left, row * side))
-    used = min(rows, max(1, len(findings)))
-    sheet.crop((0, 0, 6 * side + 8, used * side)).save(path)
+    sheet.save(path)
 
 
 def _unit(rows):

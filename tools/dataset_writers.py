@@ -13,7 +13,6 @@ import zlib
 import numpy as np
 import tensorflow as tf
 
-from ekd_tf.checks import check_range
 from ekd_tf.data.sources.recordio import FIRST
 from ekd_tf.data.sources.recordio import HEADER
 from ekd_tf.data.sources.recordio import LAST
@@ -30,7 +29,7 @@ from ekd_tf.data.sources.tfrecord import HEAD
 from ekd_tf.data.sources.tfrecord import INDEX_FILE
 from ekd_tf.data.sources.tfrecord import masked_crc32c
 from ekd_tf.data.sources.tfrecord import record_length
-from ekd_tf.files.atomic import write_aside
+from ekd_tf.files.atomic import write_text
 from ekd_tf.files.positioned import PositionedFile
 
 # Bytes after which what is written is made to last.
@@ -81,12 +80,6 @@ class RecordIOWriter:
     """
 
     def __init__(self, root, labels):
-        steps = np.diff(labels, prepend=-1)
-        if not len(labels) or steps[0] != 1 or not np.isin(steps, (0, 1)).all():
-            raise ValueError(
-                "`labels` must hold 0, 1, 2, ... without gaps, each once or more in a "
-                "row"
-            )
         self._root = pathlib.Path(root)
         self._labels = labels
         rec, idx = self._root / "train.rec", self._root / "train.idx"
@@ -129,7 +122,7 @@ class RecordIOWriter:
         self._write(0, _range_record(0, (count + 1, count + 1 + len(starts))))
         self._sync()
         text = f"{len(starts)},{image_size[0]},{image_size[1]}"
-        write_aside(self._root / "property", lambda file: file.write(text.encode()))
+        write_text(self._root / "property", text)
         self.close()
 
     def close(self) -> None:
@@ -176,11 +169,11 @@ def record_offsets(file: PositionedFile, count: int) -> list[int]:
 
 
 class ShardedWriter:
-    """Writes `shard_size` images a file, the last one fewer; a subclass makes a record.
+    """Writes `shard_size` images a file, the last one fewer.
 
     A shard gets its name when it is whole; an interrupted try resumes at the first
     that is not. Arguments and `count` are those of `RecordIOWriter`, but labels may
-    fall.
+    fall. A subclass defines `record`, which makes the bytes of the image `count`.
     """
 
     suffix = ""
@@ -188,7 +181,6 @@ class ShardedWriter:
     end = b""
 
     def __init__(self, root, labels, shard_size: int):
-        check_range("shard_size", shard_size, low=1)
         self._labels = labels
         self._starts = [*range(0, len(labels), shard_size), len(labels)]
         shards = len(self._starts) - 1
@@ -217,10 +209,6 @@ class ShardedWriter:
             os.replace(part, path)
             self._shard += 1
 
-    def record(self, image: bytes, label: int) -> bytes:
-        """Returns the bytes of the image `count`."""
-        raise TypeError(f"{type(self).__name__} must define `record`.")
-
     def finish(self, image_size) -> None:
         """Writes what belongs to all shards."""
 
@@ -232,10 +220,7 @@ class ShardedWriter:
 
 
 class TFRecordWriter(ShardedWriter):
-    """Writes TFRecord shards of Examples and `index.json`.
-
-    Examples have a bytes feature `image` and an int64 feature `label`.
-    """
+    """Writes TFRecord shards of Examples and `index.json`."""
 
     suffix = ".tfrecord"
 
@@ -272,9 +257,7 @@ class TFRecordWriter(ShardedWriter):
             "image_size": list(image_size),
             "shards": shards,
         }
-        text = json.dumps(index, indent=1)
-        path = self._paths[0].with_name(INDEX_FILE)
-        write_aside(path, lambda file: file.write(text.encode()))
+        write_text(self._paths[0].with_name(INDEX_FILE), json.dumps(index, indent=1))
 
 
 class WebDatasetWriter(ShardedWriter):

@@ -10,7 +10,6 @@ import os
 import numpy as np
 import pytest
 import records
-from commands import refuse
 from pictures import flat
 from pictures import with_orientation
 from PIL import Image
@@ -106,7 +105,7 @@ def test_a_full_disk_is_named(tool, tmp_path, source, monkeypatch):
     assert tool.convert(source, "recordio", out) == (6, 0)
 
 
-def test_what_is_there_is_never_overwritten(tool, tmp_path, source, monkeypatch):
+def test_the_try_of_another_is_left_alone(tool, tmp_path, source, monkeypatch):
     out, partial = tmp_path / "out", tmp_path / "out.partial"
     partial.mkdir()
     (partial / "mine.txt").write_text("x")
@@ -127,10 +126,6 @@ def test_what_is_there_is_never_overwritten(tool, tmp_path, source, monkeypatch)
     with tool.open_partial(other, plan):
         again = tool.open_partial(other, plan)
         refused(r"other\.partial is in use by another", again.__enter__)
-    out.mkdir()
-    (out / "a").write_text("x")
-    words = "out exists. Choose another --output or delete"
-    refused(words, tool.convert, source, "recordio", out)
 
 
 def test_listed_images_are_left_out_and_identities_numbered_anew(
@@ -217,14 +212,6 @@ def test_verify_lists_every_damaged_record_of_a_cut_tfrecord_set(
     assert found[0] == "the checksum of its length is wrong"
     assert "the file ends after" in found[4] and "the file ends before" in found[5]
     assert left == source.read([1, 2, 3])
-
-
-# Its fast siblings call `main`.
-@pytest.mark.slow
-def test_the_command_takes_its_settings_from_flags(path_of_tool):
-    assert "--data" in refuse(path_of_tool, "--to=recordio").stderr
-    drawn = "--data=synthetic:identities=3,images=2,size=32"
-    assert "holds no image files" in refuse(path_of_tool, drawn, "--verify").stderr
 
 
 def test_the_command_converts_or_says_why_not(tool, tmp_path, source, capsys):

@@ -1,7 +1,6 @@
 """Whole data sets written, interrupted and gone on with."""
 
 import contextlib
-import os
 import resource
 
 import dataset_writers
@@ -11,7 +10,6 @@ import records
 from dataset_writers import RecordIOWriter
 from dataset_writers import TFRecordWriter
 from dataset_writers import WebDatasetWriter
-from refusals import refused
 
 from ekd_tf.data.sources.recordio import RecordIOFaces
 from ekd_tf.data.sources.tfrecord import TFRecordFaces
@@ -119,11 +117,3 @@ def test_a_full_disk_stops_and_leaves_what_can_be_gone_on_with(tmp_path, kind):
     faces = READERS[kind](tmp_path)
     assert faces.read(range(6)) == IMAGES
     np.testing.assert_array_equal(faces.labels, LABELS)
-
-
-def test_recordio_needs_grouped_labels(tmp_path):
-    for labels in ([], [0, 2], [1, 1], [0, 1, 0], [-1, 0]):
-        labels = np.array(labels, np.int64)
-        words = "`labels` must hold 0, 1, 2, ... without"
-        refused(words, RecordIOWriter, tmp_path, labels)
-    assert not os.listdir(tmp_path)
