@@ -9,10 +9,8 @@ name under OUT. The five points come from the `mtcnn` package, whose weights are
 it, or from a file of lines "path x1 y1 ... x5 y5": left eye, right eye, nose, left and
 right corner of the mouth as seen in the image, in pixels, paths relative to PHOTOS.
 
-Of several faces the largest is taken, or with `--choose=central` the one nearest to the
-middle. Photographs without a face are listed in OUT.left_out.tsv with the reason. The
-same command continues where an interrupted one stopped and tries those photographs
-again.
+Photographs without a face are listed in OUT.left_out.tsv with the reason. The same
+command continues where an interrupted one stopped and tries those again.
 """
 
 from __future__ import annotations
@@ -76,10 +74,7 @@ POINTS = ("left_eye", "right_eye", "nose", "mouth_left", "mouth_right")
 
 
 class Face(typing.NamedTuple):
-    """A face in pixels of a photograph.
-
-    `box` is x, y, width and height, `points` `(5, 2)` as in the ArcFace template.
-    """
+    """A face in pixels: x, y, width and height, and points `(5, 2)` in their order."""
 
     box: tuple
     points: np.ndarray
@@ -96,6 +91,14 @@ def choose_face(faces, width, height, rule):
         return np.hypot(x + w / 2 - width / 2, y + h / 2 - height / 2)
 
     return max(faces, key=area) if rule == "largest" else min(faces, key=off_centre)
+
+
+@functools.lru_cache(maxsize=1)
+def detector():
+    """Returns the network that finds faces, made once in a process."""
+    from mtcnn import MTCNN
+
+    return MTCNN()
 
 
 def detect(network, image, settings):
@@ -117,10 +120,7 @@ def detect(network, image, settings):
 
 
 def read_landmarks(path):
-    """Reads lines "path x1 y1 ... x5 y5" as path -> float `(5, 2)`.
-
-    Blank lines and those that begin with # are skipped.
-    """
+    """Reads lines "path x1 y1 ... x5 y5" as path -> float `(5, 2)`."""
     landmarks = {}
     with open_text(path) as file:
         for number, line in enumerate(file, 1):
@@ -142,21 +142,25 @@ def read_landmarks(path):
     return landmarks
 
 
-def align_photo(name, settings, find_faces):
+def align_photo(name, settings, points):
     """Writes the aligned face of the photograph `name` below `settings.photos`.
 
-    `find_faces` is a function of `(name, image)` that returns a list of `Face`. Returns
-    why there is no aligned face, or None; raises `OSError` where nothing more can be
-    written, as on a full disk.
+    The detector finds it where `points` are None; they are empty where the file of
+    landmarks has none. Returns why there is no aligned face, or None; raises `OSError`
+    where nothing more can be written, as on a full disk.
     """
     from ekd_tf.data.alignment import align
     from ekd_tf.data.image_pixels import read_image
     from ekd_tf.files.atomic import write_aside
     from ekd_tf.files.positioned import read_file
 
+    if points is not None and not len(points):
+        return "no points in --landmarks"
     try:
         image = read_image(read_file(os.path.join(settings.photos, name)))
-        faces = find_faces(name, image)
+        faces = [Face((0, 0, 0, 0), points)]
+        if points is None:
+            faces = detect(detector(), image, settings)
         if not faces:
             return "no face"
         height, width = image.shape[:2]
@@ -216,58 +220,28 @@ def photographs(root, landmarks):
     return names
 
 
-class Worker:
-    """Aligns photographs, in a process of its own; see `align_photo`."""
-
-    def __init__(self, settings, landmarks):
-        self.settings, self.landmarks = settings, landmarks
-
-    @functools.cached_property
-    def _network(self):
-        from mtcnn import MTCNN
-
-        return MTCNN()
-
-    def _find_faces(self, name, image):
-        if self.landmarks is None:
-            return detect(self._network, image, self.settings)
-        return [Face((0, 0, 0, 0), self.landmarks[name])]
-
-    def __call__(self, name):
-        if self.landmarks is not None and name not in self.landmarks:
-            return name, "no points in --landmarks"
-        return name, align_photo(name, self.settings, self._find_faces)
-
-
-_worker = None
-
-
-def _start_worker(settings, landmarks):
-    global _worker
-    # The parent is stopped by Ctrl-C, and stops the others.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    _worker = Worker(settings, landmarks)
-
-
-def _work(name):
-    return _worker(name)
-
-
 @contextlib.contextmanager
 def worked_off(names, settings, landmarks):
     """Yields an iterator of `(name, reason)` over all photographs."""
+    tasks = [
+        (name, settings, None if landmarks is None else landmarks.get(name, ()))
+        for name in names
+    ]
     if settings.processes == 1:
-        yield map(Worker(settings, landmarks), names)
+        yield ((task[0], align_photo(*task)) for task in tasks)
         return
-    # Spawned: TensorFlow does not survive a fork.
-    context = multiprocessing.get_context("spawn")
-    arguments = settings, landmarks
+    # Spawned: TensorFlow does not survive a fork. The parent is stopped by Ctrl-C, and
+    # stops the others.
     pool = futures.ProcessPoolExecutor(
-        settings.processes, context, _start_worker, arguments
+        settings.processes,
+        multiprocessing.get_context("spawn"),
+        initializer=signal.signal,
+        initargs=(signal.SIGINT, signal.SIG_IGN),
     )
     try:
-        done = futures.as_completed([pool.submit(_work, name) for name in names])
-        yield (future.result() for future in done)
+        submitted = {pool.submit(align_photo, *task): task[0] for task in tasks}
+        done = futures.as_completed(submitted)
+        yield ((submitted[future], future.result()) for future in done)
     except futures.process.BrokenProcessPool:
         raise ValueError(
             "a process was killed, most likely for want of memory: give fewer "

@@ -128,19 +128,21 @@ def test_names_of_any_bytes_and_length(tool, settings, photos, tmp_path):
 
 
 def test_a_detector_decides_by_the_rule_and_a_turned_photograph_is_turned(
-    tool, settings, photos
+    tool, settings, photos, monkeypatch
 ):
     name = "ann/1.png"
     upright = photos[name]
     (settings.photos / name).write_bytes(with_orientation(upright, 6))
     seen = []
 
-    def find_faces(path, image):
+    def detect(network, image, settings):
         seen.append(image)
         small = tool.Face((0, 0, 10, 10), points_of([0, 0]))
         return [small, tool.Face((0, 0, 20, 20), points_of([50, 10]))]
 
-    assert tool.align_photo(name, settings, find_faces) is None
+    monkeypatch.setattr(tool, "detector", lambda: None)
+    monkeypatch.setattr(tool, "detect", detect)
+    assert tool.align_photo(name, settings, None) is None
     np.testing.assert_array_equal(seen[0], upright)
     assert_face(settings.output / "ann" / "1.jpg", upright, points_of([50, 10]))
     corner, middle = (tool.Face((x, x, 9 - x, 9 - x), None) for x in (0, 2))
@@ -259,12 +261,11 @@ def test_faces_do_not_go_where_photographs_are(tool, settings, photos):
 def test_a_worker_that_is_killed_ends_the_command(
     tool, settings, photos, monkeypatch, tmp_path
 ):
-    # Killed while it starts, as for want of memory.
+    # Killed while it works, as for want of memory.
     (tmp_path / "align_faces.py").write_text(
         "import os, signal\n"
         "class Settings: pass\n"
-        "def _start_worker(*arguments): os.kill(os.getpid(), signal.SIGKILL)\n"
-        "def _work(name): pass\n"
+        "def align_photo(*task): os.kill(os.getpid(), signal.SIGKILL)\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
     several = dataclasses.replace(settings, processes=2)
