@@ -7,8 +7,7 @@ Takes the flags of `ekd_tf.train`, so a run's flagfile shows that run's batches:
 
 Rows of the margin loss come first, the balanced ones after them, by identity. An
 identity with several rows in the batch has a coloured frame: those are the positive
-pairs. Under each image stand its label and its number in the source, and "flip" where
-it is mirrored.
+pairs. Under each image stand its label, its number in the source and perhaps "flip".
 """
 
 from __future__ import annotations
@@ -86,8 +85,8 @@ def describe(batch, step, name):
     )
 
 
-def show(config, step, path, columns):
-    """Writes the sheet of batch `step` and returns its title."""
+def main(settings, config):
+    """Draws the batch the flags describe."""
     import tensorflow as tf
 
     from ekd_tf.data import make_pipeline
@@ -95,7 +94,8 @@ def show(config, step, path, columns):
     from ekd_tf.run import factory
     from ekd_tf.run.data import open_run_data
 
-    check_file("output", path)
+    config, step = config.completed(), settings.step
+    check_file("output", settings.output)
     unreadable = Unreadable(config.skip_corrupt)
     source = open_run_data(config, None, unreadable)[0]
     sampler = factory.make_sampler(
@@ -121,15 +121,8 @@ def show(config, step, path, columns):
     except tf.errors.OpError as error:
         raise pipeline.failure(step) or error from error
     title = describe(batch, step, source.name)
-    draw_sheet(batch, title, columns).save(path, format="PNG")
-    return title
-
-
-def main(settings, config):
-    """Draws the batch the flags describe."""
-    output = settings.output
-    title = show(config.completed(), settings.step, output, settings.columns)
-    print(f"{output}: {title}")
+    draw_sheet(batch, title, settings.columns).save(settings.output, format="PNG")
+    print(f"{settings.output}: {title}")
 
 
 if __name__ == "__main__":

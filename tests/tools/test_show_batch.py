@@ -51,8 +51,9 @@ def test_a_bad_image_is_named(tool, tmp_path):
     path.write_bytes(b"no image")
     sizes = {"input_size": 32, "general_batch": 4, "balanced_identities": 0}
     config = TrainConfig(data=f"folder:{faces}", **sizes)
-    words, output = f"^cannot decode {path}: not an image", tmp_path / "batch.png"
-    refused(words, tool.show, config, 0, output, columns=4, error=UnreadableError)
+    settings = tool.ShowSettings(output=str(tmp_path / "batch.png"))
+    words = f"^cannot decode {path}: not an image"
+    refused(words, tool.main, settings, config, error=UnreadableError)
 
 
 def test_shows_the_batch_a_run_with_these_flags_sees(tool, tmp_path):
@@ -61,7 +62,7 @@ def test_shows_the_batch_a_run_with_these_flags_sees(tool, tmp_path):
 
     def shown(config):
         """Returns the first general image on the sheet."""
-        tool.show(config, 3, tmp_path / "batch.png", columns=4)
+        tool.main(tool.ShowSettings(3, tmp_path / "batch.png", columns=4), config)
         with Image.open(tmp_path / "batch.png") as sheet:
             return np.asarray(sheet)[24 : 24 + 96 : 3, 4 : 4 + 96 : 3]
 
