@@ -37,11 +37,7 @@ TURNS = {
 
 
 def read_image(path):
-    """Returns an image file as RGB, upright, as the student saw images in training.
-
-    Of 16 bits the upper 8 are kept, and alpha is dropped. Raises `ValueError` with the
-    path and the reason where it cannot be read.
-    """
+    """Returns an image file as RGB, upright, as the student saw images in training."""
     try:
         with Image.open(path) as image:
             if image.width * image.height > MOST_PIXELS:
@@ -83,28 +79,18 @@ def to_rgb(image):
         return Image.fromarray(gray.astype(np.uint8)).convert("RGB")
     if image.mode in ("I", "F"):
         raise ValueError("its pixels have 32 bits. Save it with 8 or 16 bits")
-    if image.mode in ("P", "PA", "RGBa"):
-        image = image.convert("RGBA")
-    elif image.mode == "La":
-        image = image.convert("LA")
-    return image.convert("RGB")
+    # Pillow's way from some modes to RGB is over another.
+    between = {"P": "RGBA", "PA": "RGBA", "RGBa": "RGBA", "La": "LA"}
+    return image.convert(between.get(image.mode, image.mode)).convert("RGB")
 
 
 class Student:
     """A TFLite student: uint8 RGB images to embeddings of length 1.
 
-    Args:
-        path: A `.tflite` file as `ekd_tf.export_model` writes it.
-        num_threads: Int, CPU threads.
-
     Attributes:
         threshold: Cosine above which two images show one person, as card.json beside
             the file has it; None where it has none for an image without its mirror
             image, which is what `embed` embeds.
-
-    Raises:
-        ValueError: The file cannot be read, what is beside it is no card, or one of
-            another file of this name.
     """
 
     def __init__(self, path, num_threads=1):
@@ -123,10 +109,7 @@ class Student:
         self.height, self.width = (int(n) for n in self._input["shape"][1:3])
 
     def read(self, path):
-        """Returns an image file as the student takes it: RGB, resized if need be.
-
-        The file must show a face aligned to the ArcFace template.
-        """
+        """Returns an aligned face as the student takes it: RGB, resized if need be."""
         image = read_image(path)
         if image.size != (self.width, self.height):
             # In floats and rounded once, halves up, as the student's training does it.

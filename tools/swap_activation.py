@@ -72,8 +72,7 @@ def prelu_layers(model):
 def swap_prelu(model, activation):
     """Returns a copy of a functional model with every PReLU swapped.
 
-    All other layers keep their names, settings and weights; the learned slopes are
-    dropped, so that embeddings stay only where `slope_glide` has moved them before.
+    The learned slopes are dropped: `slope_glide` is to move them before.
     """
     import keras
 
@@ -99,9 +98,8 @@ def swap_prelu(model, activation):
 def slope_glide(model, activation):
     """Freezes the slopes of a model; returns a function that moves them.
 
-    A network whose activations change at once has to be trained anew; one whose slopes
-    move a little at each step follows. The function takes the fraction of the way, at 1
-    of which `swap_prelu` changes nothing.
+    It takes the fraction of the way, at 1 of which `swap_prelu` changes nothing. A
+    network whose activations change at once would have to be trained anew.
     """
     target, starts = slope_of(activation), []
     for layer in prelu_layers(model):

@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 import torch_networks
-from commands import refuse
 from refusals import refused
 
 from ekd_tf.embedders import KerasEmbedder
@@ -49,11 +48,3 @@ def test_writes_nothing_it_does_not_trust(tool, weights, tmp_path):
     ):
         refused(words, tool.convert, family, weights[1], tmp_path / output)
     assert not list(tmp_path.iterdir())
-
-
-# Its fast siblings are above.
-@pytest.mark.slow
-def test_a_mistake_ends_in_one_line(path_of_tool):
-    arguments = "--family=insightface_r50", "--weights=none.pt", "--output=w.keras"
-    done = refuse(path_of_tool, *arguments)
-    assert "convert_weights: none.pt does not exist" in done.stderr
