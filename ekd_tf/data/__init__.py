@@ -1,6 +1,7 @@
 """Face images from bytes to batches; knows no model."""
 
 from ekd_tf.data.augment import Augmentation as Augmentation
+from ekd_tf.data.augment import DrawnViews as DrawnViews
 from ekd_tf.data.pairs import LinkedImages as LinkedImages
 from ekd_tf.data.pairs import PairSet as PairSet
 from ekd_tf.data.pairs import read_pairs as read_pairs
@@ -14,14 +15,14 @@ from ekd_tf.data.readable import readable_templates as readable_templates
 from ekd_tf.data.readable import sample_faces as sample_faces
 from ekd_tf.data.readable import sample_images as sample_images
 from ekd_tf.data.sampling import BatchSampler as BatchSampler
+from ekd_tf.data.source import JoinedSources as JoinedSources
 from ekd_tf.data.source import Source as Source
 from ekd_tf.data.source import Subset as Subset
 from ekd_tf.data.source import split_identities as split_identities
+from ekd_tf.data.sources.files import FolderFaces as FolderFaces
 from ekd_tf.data.sources.files import ListedImages as ListedImages
 from ekd_tf.data.sources.files import images_below as images_below
-from ekd_tf.data.sources.folder import FolderFaces as FolderFaces
 from ekd_tf.data.sources.huggingface import HuggingFaceFaces as HuggingFaceFaces
-from ekd_tf.data.sources.joined import JoinedSources as JoinedSources
 from ekd_tf.data.sources.recordio import RecordIOFaces as RecordIOFaces
 from ekd_tf.data.sources.tface import read_tface as read_tface
 from ekd_tf.data.sources.tfrecord import TFRecordFaces as TFRecordFaces
@@ -29,4 +30,3 @@ from ekd_tf.data.sources.webdataset import WebDatasetFaces as WebDatasetFaces
 from ekd_tf.data.synthetic.faces import SyntheticFaces as SyntheticFaces
 from ekd_tf.data.templates import TemplateSet as TemplateSet
 from ekd_tf.data.templates import read_template_set as read_template_set
-from ekd_tf.data.views import DrawnViews as DrawnViews

@@ -1,9 +1,13 @@
-"""Augmentations whose random part is drawn outside and passed in."""
+"""Augmentations whose random part is drawn outside and passed in.
+
+Images are uint8 `(batch, height, width, 3)`, RGB, of known height and width.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 
+import numpy as np
 import tensorflow as tf
 
 from ekd_tf import checks
@@ -22,6 +26,8 @@ OCCLUSION_COLUMNS = (0.125, 0.875)
 # Side an image is shrunk to, as a fraction of its own.
 LOW_RESOLUTION_SIDE = (0.25, 0.75)
 JPEG_QUALITY = (20, 80)
+# Views an image may have: seeds of the draws are image * _MOST_VIEWS + view.
+_MOST_VIEWS = 1 << 16
 _LUMA = (0.299, 0.587, 0.114)
 
 
@@ -29,9 +35,7 @@ _LUMA = (0.299, 0.587, 0.114)
 class Augmentation:
     """What is done to training images besides the flip; by default nothing.
 
-    All but `crop` are in [0, 1].
-
-    Attributes:
+    Attributes (all but `crop` in [0, 1]):
         crop: Pixels. Each edge moves inwards by a uniform 0..crop and the rest is
             resized to the full size.
         brightness: Largest shift either way, as a fraction of the range of 255.
@@ -70,9 +74,7 @@ class Augmentation:
     def __call__(self, images: tf.Tensor, draws: tf.Tensor) -> tf.Tensor:
         """Augments a batch, in the order of a camera: scene, light, sensor, file.
 
-        Args:
-            images: uint8 `(batch, height, width, 3)`, RGB, of known height and width.
-            draws: float32 `(batch, NUM_DRAWS)` in [0, 1), see `sampling.augment_draws`.
+        `draws` are float32 `(batch, NUM_DRAWS)` in [0, 1), of `augment_draws`.
         """
         side = min(images.shape[1:3])
         if self.crop:
@@ -135,10 +137,8 @@ def flip_images(images: tf.Tensor, flips: tf.Tensor) -> tf.Tensor:
 def crop(images: tf.Tensor, margins: tf.Tensor) -> tf.Tensor:
     """Cuts the edges off and resizes what is left to the full size, bilinearly.
 
-    Args:
-        images: uint8 `(batch, height, width, 3)`; so are those returned.
-        margins: float32 `(batch, 4)`, pixels or parts of them to cut off at top, left,
-            bottom and right: the outermost pixels of the result are at the new edges.
+    `margins` are float32 `(batch, 4)`, pixels or parts of them to cut off at top, left,
+    bottom and right: the outermost pixels of the result are at the new edges.
     """
     margins = tf.convert_to_tensor(margins, tf.float32)
     height, width = images.shape[1:3]
@@ -156,17 +156,12 @@ def adjust_color(
 
     $$ x' = g + s (x - g), \quad x'' = \mu + c (x' - \mu) + 255 b $$
 
-    with g the luma of the pixel (ITU-R BT.601) and $\mu$ the mean of the image in
-    each channel. Rounded and cut to 0..255 once, at the end.
-
-    Args:
-        images: uint8 `(batch, height, width, 3)`; so are those returned.
-        brightness, contrast, saturation: float32 `(batch,)`, b, c and s.
+    with b, c and s float32 `(batch,)`, g the luma of the pixel (ITU-R BT.601) and
+    $\mu$ the mean of the image in each channel. Rounded and cut to 0..255 once, at the
+    end.
     """
-    b, c, s = (
-        tf.reshape(tf.cast(values, tf.float32), [-1, 1, 1, 1])
-        for values in (brightness, contrast, saturation)
-    )
+    numbers = tf.cast([brightness, contrast, saturation], tf.float32)
+    b, c, s = tf.unstack(numbers[:, :, None, None, None])
     pixels = tf.cast(images, tf.float32)
     gray = tf.reduce_sum(pixels * _LUMA, axis=-1, keepdims=True)
     pixels = gray + s * (pixels - gray)
@@ -179,15 +174,12 @@ def occlude_lower_face(
 ) -> tf.Tensor:
     """Covers a block of the lower face with one colour, as a mask does.
 
-    Args:
-        images: uint8 `(batch, height, width, 3)`; so are those returned.
-        top: float32 `(batch,)`, the upper edge as a part of the height. The block
-            reaches down to 1, over `OCCLUSION_COLUMNS`: 0.75 (1 - top) of the image.
-        color: float32 `(batch, 3)`, RGB in 0..255.
+    `top` is float32 `(batch,)`, the upper edge as a part of the height. The block
+    reaches down to 1, over `OCCLUSION_COLUMNS`: 0.75 (1 - top) of the image. `color` is
+    float32 `(batch, 3)`, RGB in 0..255.
     """
     top = tf.convert_to_tensor(top, tf.float32)
     height, width = images.shape[1:3]
-    # Positions of the centres of pixels.
     y = (tf.range(height, dtype=tf.float32) + 0.5) / height
     x = (tf.range(width, dtype=tf.float32) + 0.5) / width
     columns = (x >= OCCLUSION_COLUMNS[0]) & (x < OCCLUSION_COLUMNS[1])
@@ -206,3 +198,49 @@ def compress_jpeg(image: tf.Tensor, quality: tf.Tensor) -> tf.Tensor:
     data = tf.raw_ops.EncodeJpegVariableQuality(images=image, quality=quality)
     decoded = tf.io.decode_jpeg(data, channels=3, dct_method="INTEGER_ACCURATE")
     return tf.ensure_shape(decoded, image.shape)
+
+
+@dataclasses.dataclass(frozen=True)
+class DrawnViews:
+    """`count` views of every image; what is done in view v of image i is f(seed, i, v).
+
+    A teacher that embedded them and a student that is trained on them see the same
+    pixels, as a patient teacher's student should (Beyer et al., 2022,
+    arXiv:2106.05237). With another `count` the first views stay what they are. With
+    `flip` half of the views are mirrored.
+    """
+
+    count: int
+    seed: int = 0
+    flip: bool = True
+
+    def __post_init__(self) -> None:
+        checks.check_range("views", self.count, low=1, high=_MOST_VIEWS)
+
+    def make(
+        self,
+        pixels: dict[str, tf.Tensor],
+        augmentations: dict[str, Augmentation],
+        images: tf.Tensor,
+        views: tf.Tensor,
+    ) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
+        """Returns a view of each image of a batch, and bool `(batch,)`: which mirrored.
+
+        Args:
+            pixels: Names to uint8 `(batch, size, size, 3)`, the batch in some sizes.
+            augmentations: By the same names, what draws are made into; none for {}.
+            images: int64 `(batch,)`, positions of the images in their whole source.
+            views: int64 `(batch,)`, 0..count-1.
+        """
+
+        def of_one(seed):
+            return tf.random.stateless_uniform([1 + NUM_DRAWS], seed, alg="philox")
+
+        numbers = images * _MOST_VIEWS + views
+        seeds = tf.stack([tf.fill(tf.shape(numbers), np.int64(self.seed)), numbers], 1)
+        uniform = tf.map_fn(of_one, seeds, fn_output_signature=tf.float32)
+        flips, draws = uniform[:, 0] < (0.5 if self.flip else 0.0), uniform[:, 1:]
+        made = {name: flip_images(rows, flips) for name, rows in pixels.items()}
+        for name, augmentation in augmentations.items():
+            made[name] = augmentation(made[name], draws)
+        return made, flips

@@ -11,24 +11,24 @@ import tensorflow as tf
 
 from ekd_tf.data.augment import NUM_DRAWS
 from ekd_tf.data.augment import Augmentation
+from ekd_tf.data.augment import DrawnViews
 from ekd_tf.data.decoding import CONCURRENT_BATCHES
 from ekd_tf.data.decoding import ImageReader
 from ekd_tf.data.sampling import BatchSampler
 from ekd_tf.data.sampling import augment_draws
+from ekd_tf.data.sampling import chosen_views
 from ekd_tf.data.sampling import flip_mask
 from ekd_tf.data.source import Source
 from ekd_tf.data.unreadable import Unreadable
-from ekd_tf.data.views import DrawnViews
 
 
 @dataclasses.dataclass(frozen=True)
 class Pipeline:
-    """A dataset of global batches and what was met while it ran.
+    """A dataset of global batches, the first of which is that of `start_step`.
 
     Attributes:
         failure: Function of a step: after `tf.errors.OpError` ended the dataset where
             that batch was due, the error about its images, or None.
-        start_step: The step of the dataset's first batch.
         steps_per_epoch: Batches of a visit of every image; None where the dataset
             ends by itself.
     """
@@ -72,28 +72,24 @@ def make_pipeline(
 
     Args:
         source: Where images come from.
-        sampler: A `BatchSampler` over `source.labels`.
+        sampler: Made from `source.labels`.
         input_size: Side of the images in pixels. Others are resized with antialias.
-        seed: Integer >= 0, of the flips and the augmentation.
+        seed: Of the flips and the augmentation, >= 0.
         start_step: The first step, >= 0.
         steps: Number of batches, or None for no end.
         flip: Whether to mirror half of the images.
-        unreadable: Counts the unreadable images, each of which is replaced by the next
-            readable one of its identity: `Unreadable(N)` allows N. Default: none is.
-        augmentation: What else is done to images; None for nothing.
-        teacher_size: Side in pixels at which every image is given a second time, for
-            a teacher of another input size: with the same flip and the same draws of
-            the augmentation, whose crop is scaled.
+        unreadable: As for `ImageReader`.
+        augmentation: What else is done to images.
+        teacher_size: Side in pixels at which every image is given a second time, with
+            the same flip and the same draws of the augmentation, whose crop is scaled.
         views: What decides flips and draws in place of `flip` and `seed`: a step takes
             one view of each image. Images are counted as in `source.origin()`.
 
     Returns:
-        A `Pipeline`. Its elements are dicts of `image` uint8
-        `(batch, input_size, input_size, 3)` RGB, `label` int32 `(batch,)`,
-        `in_margin` float32 `(batch,)` (1 general, 0 balanced), `image_id` int32
-        `(batch,)` (position in `source`), `flipped` bool `(batch,)`, with
-        `teacher_size` `teacher_image` uint8 like `image` and, with `views`, `view`
-        int64 `(batch,)`.
+        A `Pipeline` of dicts of `image` uint8 `(batch, input_size, input_size, 3)` RGB
+        and, `(batch,)`, `label` int32, `in_margin` float32 (1 general, 0 balanced),
+        `image_id` int32 (position in `source`), `flipped` bool; with `teacher_size`
+        `teacher_image` like `image`, with `views` `view` int64 `(batch,)`.
     """
     sizes = {"image": input_size}
     if teacher_size is not None:
@@ -126,7 +122,8 @@ def make_pipeline(
         indices, in_margin = sampler.batch(step)
         labels = source.labels[indices].astype(np.int32)
         if views is not None:
-            return indices, in_margin, labels, views.choose(seed, step, rows)
+            of_rows = chosen_views(seed, step, rows, views.count)
+            return indices, in_margin, labels, of_rows
         flips = flip_mask(seed, step, rows) if flip else np.zeros(rows, bool)
         draws = augment_draws(seed, step, rows, columns)
         return indices, in_margin, labels, flips, draws
@@ -172,17 +169,11 @@ def evaluation_batches(
     batch_size: int,
     unreadable: Unreadable | None = None,
 ) -> Iterator[np.ndarray]:
-    """Yields the images at `indices` in order, decoded as in training.
+    """Yields the images at `indices`, `(n,)`, in order, decoded as in training.
 
-    Args:
-        source: Where images come from.
-        indices: Integer array `(n,)`, positions in `source`.
-        input_size: Side of the images in pixels; others are resized.
-        batch_size: Images per batch, >= 1. The last batch may hold fewer.
-        unreadable: As for `make_pipeline`; one more raises `UnreadableError`.
-
-    Yields:
-        uint8 arrays `(batch, input_size, input_size, 3)`, RGB.
+    They come as uint8 `(batch, input_size, input_size, 3)`, RGB; the last batch may
+    hold fewer than `batch_size`. `unreadable` is as for `ImageReader`; one image more
+    raises `UnreadableError`.
     """
     indices = np.asarray(indices, dtype=np.int64)
     reader = ImageReader(source, {"image": input_size}, unreadable)

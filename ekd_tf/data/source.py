@@ -1,4 +1,4 @@
-"""The interface of every image source, and sources made of another's identities."""
+"""The interface of every image source, and sources made of others."""
 
 from __future__ import annotations
 
@@ -20,7 +20,6 @@ class Source(abc.ABC):
     Attributes:
         name: What messages call the source, such as its path.
         labels: int32 `(n,)`, values 0..num_identities-1.
-        num_identities: Number of identities.
         encoded: True when `read` returns encoded bytes, False when it returns pixels.
         left_out: `"path: reason"` of each image that is not among them because it
             cannot be read.
@@ -48,12 +47,9 @@ class Source(abc.ABC):
     def read(self, indices: np.ndarray) -> Any:
         """Reads the images at `indices`, `(k,)`; several threads may at once.
 
-        Returns:
-            A list of k `bytes`, each one encoded image, when `encoded`; otherwise a
-            uint8 array `(k, height, width, 3)`, RGB.
-
-        Raises:
-            OSError or ValueError: One of the images cannot be read.
+        Returned is a list of k `bytes` when `encoded`, otherwise a uint8 array
+        `(k, height, width, 3)`, RGB. An `OSError` or a `ValueError` says that one of
+        the images cannot be read.
         """
 
     @abc.abstractmethod
@@ -137,13 +133,69 @@ class Subset(Images):
         return source, positions, identities[self._identities]
 
 
+class JoinedSources(Source):
+    """The images of several sources one after the other.
+
+    Labels of each source are offset by the identities of those before it, so nobody of
+    one source is anybody of another. All hold files, or all pixels of one size.
+    """
+
+    def __init__(self, sources: list[Source]):
+        kinds = [
+            "files" if s.encoded else str(np.shape(s.read(np.zeros(1, int)))[1:])
+            for s in sources
+        ]
+        if len(set(kinds)) > 1:
+            listed = ", ".join(f"{s.name} ({k})" for s, k in zip(sources, kinds))
+            raise ValueError(
+                "Drawn faces are joined with drawn faces of their size, files with "
+                f"files. Received: {listed}"
+            )
+        self.name = "+".join(source.name for source in sources)
+        self.encoded = sources[0].encoded
+        self._sources = sources
+        self._starts = np.cumsum([0, *(len(source) for source in sources)])
+        firsts = np.cumsum([0, *(source.num_identities for source in sources)])
+        self.num_identities = int(firsts[-1])
+        self.labels = np.concatenate(
+            [source.labels + np.int32(first) for source, first in zip(sources, firsts)]
+        )
+
+    @property
+    def fingerprint(self) -> str:
+        together = " ".join(source.fingerprint for source in self._sources)
+        return hashlib.sha256(together.encode()).hexdigest()
+
+    def _locate(self, indices):
+        """Returns the source's number and the position in it of each index."""
+        numbers = np.searchsorted(self._starts, indices, side="right") - 1
+        return numbers, indices - self._starts[numbers]
+
+    def read(self, indices: np.ndarray) -> Any:
+        numbers, positions = self._locate(np.asarray(indices, np.int64))
+        images: list = [None] * len(numbers)
+        for number in np.unique(numbers):
+            rows = np.flatnonzero(numbers == number)
+            for row, image in zip(rows, self._sources[number].read(positions[rows])):
+                images[row] = image
+        return images if self.encoded else np.array(images)
+
+    def identity_names(self) -> list[str]:
+        return [
+            f"{number}:{name}"
+            for number, source in enumerate(self._sources)
+            for name in source.identity_names()
+        ]
+
+    def describe(self, index: int) -> str:
+        number, position = self._locate(index)
+        return self._sources[number].describe(int(position))
+
+
 def split_identities(
     source: Source, holdout: int, seed: int = 0
 ) -> tuple[Source, Source]:
-    """Splits a source into two, training and held out, without a common identity.
-
-    `holdout` identities are chosen by `seed`; two must be left on either side.
-    """
+    """Splits a source into training and `holdout` identities, chosen by `seed`."""
     if holdout < 2 or source.num_identities - holdout < 2:
         raise ValueError(
             "`holdout` must leave at least 2 identities on either side, so it must be "
@@ -159,9 +211,7 @@ def split_identities(
 def number_identities(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Numbers the labels that occur, in [0, 2^24), 0..C-1 in ascending order.
 
-    Returns:
-        `(labels, identities)`: int32 `(n,)` with values 0..C-1 and int32 `(C,)`, the
-        old label of each new one.
+    Returns the new labels, int32 `(n,)`, and the old one of each, int32 `(C,)`.
     """
     # np.unique would sort millions of labels.
     occurs = np.bincount(labels) > 0

@@ -7,7 +7,6 @@ import dataclasses
 import os
 import pathlib
 import warnings
-from typing import Any
 
 import numpy as np
 
@@ -42,8 +41,6 @@ class TemplateSet:
     """IJB-B, IJB-C or a set laid out as they are.
 
     Attributes:
-        name: Such as "ijbc".
-        images: The aligned images, in the order of the list.
         template, media: Int64 `(images,)`, the numbers an image belongs to.
         score: Float32 `(images,)`, of the face detector.
         pairs: None where there is no list, as `probes`.
@@ -69,12 +66,8 @@ class AlignedImages(Files):
     def __init__(self, root: str | os.PathLike, names: list[str], points: np.ndarray):
         super().__init__(os.fspath(root), os.fspath(root), names)
         self._points = points
+        self.hashed_last = np.asarray(points, np.float32).tobytes()
         self.check_exist()
-
-    def hash_files(self) -> Any:
-        digest = super().hash_files()
-        digest.update(np.ascontiguousarray(self._points, np.float32))
-        return digest
 
     def read(self, indices: np.ndarray) -> np.ndarray:
         return np.stack([self._read_one(int(index)) for index in indices])
@@ -103,8 +96,8 @@ def read_template_set(root: str | os.PathLike) -> TemplateSet:
             f"{meta} must hold one *_face_tid_mid.txt. "
             f"Found: {[path.name for path in lists]}"
         )
-    name = lists[0].name[: -len("_face_tid_mid.txt")]
-    names, numbers = _table(meta / f"{name}_face_tid_mid.txt", 2, np.int64)
+    name = lists[0].name.removesuffix("_face_tid_mid.txt")
+    names, numbers = _table(lists[0], 2, np.int64)
     named, marks = _table(meta / f"{name}_name_5pts_score.txt", 11, np.float32)
     points = marks[:, :10].reshape(-1, 5, 2)
     if names != named:
@@ -132,13 +125,13 @@ def read_template_set(root: str | os.PathLike) -> TemplateSet:
 
 def _read_template_pairs(path):
     """Reads lines `template template 0|1`, 16 million of them in IJB-C."""
-    numbers = _load(path, np.int32)
-    if numbers.shape[1] != 3 or not np.isin(numbers[:, 2], (0, 1)).all():
+    columns = _load(path, np.int32).T
+    if len(columns) != 3 or not np.isin(columns[2], (0, 1)).all():
         raise ValueError(
             f"{path} must hold lines of two templates and 0 or 1. Received: "
-            f"{numbers.shape[1]} columns, the last of {np.unique(numbers[:, -1])[:5]}"
+            f"{len(columns)} columns, the last of {np.unique(columns[-1])[:5]}"
         )
-    return TemplatePairs(numbers[:, 0], numbers[:, 1], numbers[:, 2] == 1)
+    return TemplatePairs(columns[0], columns[1], columns[2] == 1)
 
 
 def _read_subjects(paths):
@@ -185,7 +178,7 @@ def _load(path, dtype, **arguments):
     """Reads a file of numbers without a Python object for each."""
     try:
         with open_text(path) as file, warnings.catch_warnings():
-            # Of a file without a line NumPy warns.
+            # NumPy warns of a file without a line.
             warnings.simplefilter("ignore")
             numbers = np.loadtxt(file, dtype, comments=None, ndmin=2, **arguments)
     except (OSError, ValueError, OverflowError) as error:

@@ -11,6 +11,7 @@ from PIL import Image
 from records import put
 from refusals import refused
 
+from ekd_tf.data import FolderFaces
 from ekd_tf.data.augment import NUM_DRAWS
 from ekd_tf.data.augment import Augmentation
 from ekd_tf.data.image_pixels import fit
@@ -19,7 +20,6 @@ from ekd_tf.data.pipeline import make_pipeline
 from ekd_tf.data.sampling import BatchSampler
 from ekd_tf.data.sampling import augment_draws
 from ekd_tf.data.sampling import flip_mask
-from ekd_tf.data.sources.folder import FolderFaces
 from ekd_tf.data.unreadable import Unreadable
 
 SIZE = 16

@@ -1,4 +1,4 @@
-"""Image files named one by one, and their names in little memory."""
+"""Image files named one by one, or in one directory per identity."""
 
 from __future__ import annotations
 
@@ -21,13 +21,12 @@ from ekd_tf.files.positioned import unreadable_file
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 _ENCODING = sys.getfilesystemencoding(), sys.getfilesystemencodeerrors()
 _NAMED = 5
+_LAYOUT = "<root>/<identity>/<image>.{" + ",".join(s[1:] for s in SUFFIXES) + "}"
+_NAMED_IN_LOG = 20
 
 
 class PackedNames(Sequence):
-    """A list of file names that only grows, kept as one block of bytes.
-
-    Python strings would take five times the memory.
-    """
+    """A list of file names that only grows, in a fifth of the memory of strings."""
 
     def __init__(self) -> None:
         self._block = bytearray()
@@ -42,8 +41,6 @@ class PackedNames(Sequence):
         self._ends.append(len(self._block))
 
     def __getitem__(self, index: Any) -> str:
-        # From the end, too.
-        index = range(len(self._ends))[index]
         start = self._ends[index - 1] if index > 0 else 0
         # os.fsdecode does the same in twice the time.
         return self._block[start : self._ends[index]].decode(*_ENCODING)
@@ -55,8 +52,8 @@ class Files(Source):
     Labels are 0 by default; `identities` tell each identity, by label, from others.
     """
 
-    # What else the fingerprint is a hash of.
-    hashed = b""
+    # What else the fingerprint is a hash of, before the files and after them.
+    hashed = hashed_last = b""
 
     def __init__(
         self,
@@ -75,12 +72,10 @@ class Files(Source):
     @functools.cached_property
     def fingerprint(self) -> str:
         """A hash of every file's name, size and time of change."""
-        return self.hash_files().hexdigest()
-
-    def hash_files(self) -> Any:
-        """Returns the hash object of the fingerprint, to which more can be added."""
         paths = map(self.describe, range(len(self)))
-        return hash_files(self.names, paths, self.hashed)
+        digest = hash_files(self.names, paths, self.hashed)
+        digest.update(self.hashed_last)
+        return digest.hexdigest()
 
     def check_exist(self) -> None:
         """Refuses a list that names what is no file."""
@@ -147,3 +142,69 @@ def names_below(root: str, suffixes: tuple[str, ...]) -> list[str]:
             if name.lower().endswith(suffixes) and name[0] != "."
         ]
     return sorted(paths)
+
+
+def _is_dir(entry):
+    try:
+        return entry.is_dir()
+    except OSError:
+        # A link to itself.
+        return False
+
+
+def _visible(directory):
+    """Returns the entries of a directory by name, without hidden ones."""
+    try:
+        with os.scandir(directory) as entries:
+            visible = [entry for entry in entries if not entry.name.startswith(".")]
+    except OSError as error:
+        raise unreadable_file(directory, error) from error
+    return sorted(visible, key=lambda entry: entry.name)
+
+
+class FolderFaces(Files):
+    """Reads `<root>/<identity>/<image>.{jpg,jpeg,png,bmp,webp}`.
+
+    Identities sorted by name are labels 0..C-1; one without images has no label.
+    Suffixes are matched in any case, hidden files are skipped, links are followed.
+    Scanning lists directories and opens no image: a damaged one is found when read.
+    What is left out, identities without images and entries that are none, is logged.
+    """
+
+    def __init__(self, root: str | os.PathLike):
+        root = os.fspath(root)
+        if not os.path.isdir(root):
+            raise ValueError(
+                f"{root} is not a directory. Give the path of a folder laid out as "
+                f"{_LAYOUT}"
+            )
+        names, counts, left_out = PackedNames(), {}, []
+        for identity in _visible(root):
+            if not _is_dir(identity):
+                left_out.append(f"not an identity: {identity.path}")
+                continue
+            before = len(names)
+            for entry in _visible(identity.path):
+                if entry.name.lower().endswith(SUFFIXES) and not _is_dir(entry):
+                    names.append(f"{identity.name}/{entry.name}")
+                else:
+                    left_out.append(f"not an image: {entry.path}")
+            if len(names) > before:
+                counts[identity.name] = len(names) - before
+            else:
+                left_out.append(f"identity without images: {identity.path}")
+        if len(counts) < 2:
+            folders = "a single identity" if counts else "no identity folders"
+            raise ValueError(
+                f"{root} holds {folders} with images; at least two are needed. Lay it "
+                f"out as {_LAYOUT}, or give the folder above"
+            )
+        labels = np.repeat(np.arange(len(counts), dtype=np.int32), [*counts.values()])
+        super().__init__(root, root, names, labels, counts)
+        if left_out:
+            more = len(left_out) - _NAMED_IN_LOG
+            named = left_out[:_NAMED_IN_LOG] + [f"and {more} more"] * (more > 0)
+            logging.warning(
+                "%s: %d entries are left out:\n  %s",
+                *(root, len(left_out), "\n  ".join(named)),
+            )
