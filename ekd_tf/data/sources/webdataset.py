@@ -20,14 +20,13 @@ from ekd_tf.data.source import MAX_LABEL
 from ekd_tf.data.sources.records import Records
 from ekd_tf.data.sources.tar import tar_members
 from ekd_tf.data.unreadable import Unreadable
-from ekd_tf.data.unreadable import UnreadableError
 from ekd_tf.files.index_cache import IndexCache
 from ekd_tf.files.positioned import open_all
 from ekd_tf.files.positioned import unreadable_file
 
 IMAGES = (b"jpg", b"jpeg", b"png", b"webp", b"bmp")
 _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
-_NUMBERED = re.compile(r"(.*-)(\d+)(-of-)(\d+)\.tar")
+_NUMBERED = re.compile(r"(.*-)(\d+)(-of-(\d+)\.tar)")
 _PACKED = (".tar.gz", ".tgz")
 
 
@@ -43,10 +42,9 @@ class WebDatasetFaces(Records):
         shards: A folder with `.tar` files, one such file, or a pattern of them,
             `DIR/NAME-{0000..0099}.tar`.
         label: The field of `.json` members, or "" for `.cls` members.
-        cache_dir: Where to keep the index when the folder is read-only, or None.
+        cache_dir: Where to keep the index when the folder is read-only.
         unreadable: Counts samples whose label is missing or wrong, which are left out,
-            and damage of an archive, with which its shard ends; none is allowed by
-            default.
+            and damage of an archive, with which its shard ends.
     """
 
     kind = b"webdataset"
@@ -63,13 +61,13 @@ class WebDatasetFaces(Records):
         names = ["offsets", "sizes", "shards", "labels", "identities"]
         # A field may be called cls, too.
         key = f"field_{label}_" if label else "cls_"
-        arrays = cache.load([key + name for name in names])
+        names = [key + name for name in names]
+        arrays = cache.load(names)
         if arrays is None:
-            index = _read_index(files, label, unreadable or Unreadable())
-            arrays = index.arrays()
+            arrays, damaged = _read_index(files, label, unreadable or Unreadable())
             # Otherwise the damage would go unsaid the next time.
-            if not index.damaged:
-                cache.save(**{key + n: values for n, values in zip(names, arrays)})
+            if not damaged:
+                cache.save(**dict(zip(names, arrays)))
         offsets, self._sizes, shard, labels, identities = arrays
         super().__init__(str(shards), files, offsets, labels, identities, shard)
 
@@ -112,7 +110,7 @@ def _shard_paths(spec):
         raise ValueError(
             f"{paths[0]} is compressed, and can only be read from its start. Make .tar "
             f"files of the shards, which encodes no image again: gunzip {folder}/*"
-            f"{''.join(pathlib.Path(paths[0]).suffixes[-1:])}"
+            f"{pathlib.Path(paths[0]).suffix}"
         )
     return paths
 
@@ -120,7 +118,7 @@ def _shard_paths(spec):
 def _check_complete(paths):
     """Refuses a folder without a shard that names like `a-00002-of-00005.tar` count."""
     counted = {
-        match[1] + str(number).zfill(len(match[2])) + match[3] + match[4] + ".tar"
+        match[1] + str(number).zfill(len(match[2])) + match[3]
         for match in filter(None, map(_NUMBERED.fullmatch, paths))
         for number in range(int(match[4]))
     }
@@ -132,64 +130,49 @@ def _check_complete(paths):
         )
 
 
-class _Index:
-    """Arrays that grow by one image at a time."""
-
-    def __init__(self):
-        self.offsets, self.sizes = array.array("q"), array.array("q")
-        self.shards, self.codes = array.array("i"), array.array("i")
-        self.code_of: dict[Any, int] = {}
-        self.damaged = 0
-
-    def add(self, shard, offset, size, label):
-        self.offsets.append(offset)
-        self.sizes.append(size)
-        self.shards.append(shard)
-        self.codes.append(self.code_of.setdefault(label, len(self.code_of)))
-
-    def arrays(self):
-        """Returns offsets, sizes, shards, labels 0..C-1, and the labels of the set."""
-        labels, number = np.unique(list(self.code_of), return_inverse=True)
-        return [
-            np.asarray(self.offsets, np.int64),
-            np.asarray(self.sizes, np.int64),
-            np.asarray(self.shards, np.int32),
-            number.astype(np.int32)[np.asarray(self.codes)],
-            labels,
-        ]
-
-
 def _read_index(files, field, unreadable):
-    index = _Index()
+    """Returns the arrays of an index, in their order, and how much is damaged."""
+    offsets, sizes = array.array("q"), array.array("q")
+    shards, codes = array.array("i"), array.array("i")
+    code_of: dict[Any, int] = {}
+    damaged = 0
     for shard, file in enumerate(files):
         try:
-            _read_shard(file, shard, field, index, unreadable)
+            for sample in _samples(file, field):
+                if isinstance(sample, ValueError):
+                    damaged += 1
+                    reason = str(sample).removeprefix(f"{file.path}: ")
+                    place, _, reason = reason.partition(": ")
+                    unreadable.count(f"{file.path}: {place}", reason)
+                    continue
+                offset, size, label = sample
+                offsets.append(offset)
+                sizes.append(size)
+                shards.append(shard)
+                codes.append(code_of.setdefault(label, len(code_of)))
         except OSError as error:
             raise unreadable_file(file.path, error) from error
-    if not index.offsets:
+    if not offsets:
         raise ValueError(
             f"{files[0].path}: its samples hold no image, KEY.jpg, .jpeg, .png, "
             ".webp or .bmp beside KEY.cls"
         )
-    if len({type(label) for label in index.code_of}) > 1:
+    if len({type(label) for label in code_of}) > 1:
         raise ValueError(f"{files[0].path}: labels are numbers here and texts there")
-    return index
+    labels, numbers = np.unique(list(code_of), return_inverse=True)
+    numbers = numbers.astype(np.int32)[np.asarray(codes)]
+    return [*map(np.asarray, (offsets, sizes, shards)), numbers, labels], damaged
 
 
-def _read_shard(file, shard, field, index, unreadable):
-    """Adds the samples of a shard that are whole, and counts those that are not.
+def _samples(file, field):
+    """Yields offset, size and label of each whole sample of a shard, or what is wrong.
 
     At damage of the archive itself the shard ends.
     """
     wanted = b"json" if field else b"cls"
     key, image, label = None, None, None
 
-    def count(error):
-        index.damaged += 1
-        at, _, reason = str(error).removeprefix(f"{file.path}: ").partition(": ")
-        unreadable.count(f"{file.path}: {at}", reason)
-
-    def finish():
+    def finished():
         if image is None:
             return
         if label is None:
@@ -199,10 +182,11 @@ def _read_shard(file, shard, field, index, unreadable):
                 "members: --data=webdataset:...,label=FIELD; members of a sample must "
                 "be neighbours: tar --sort=name"
             )
-            return count(file.damage(image[0], reason))
-        if isinstance(label, ValueError):
-            return count(label)
-        index.add(shard, *image, label)
+            yield file.damage(image[0], reason)
+        elif isinstance(label, ValueError):
+            yield label
+        else:
+            yield *image, label
 
     try:
         for name, offset, size, data in tar_members(file):
@@ -212,7 +196,7 @@ def _read_shard(file, shard, field, index, unreadable):
                 continue
             stem, suffix = name[:dot], name[name.rfind(b".") + 1 :].lower()
             if stem != key:
-                finish()
+                yield from finished()
                 key, image, label = stem, None, None
             if offset + size > file.size:
                 # The damage that ends the shard; the sample is not whole.
@@ -226,16 +210,13 @@ def _read_shard(file, shard, field, index, unreadable):
                     label = _label(file, offset, data, field)
                 except ValueError as error:
                     label = error
-    except UnreadableError:
-        # Counted already.
-        raise
     except ValueError as error:
         # Of the sample before, all may be there.
         if label is not None:
-            finish()
-        count(error)
+            yield from finished()
+        yield error
     else:
-        finish()
+        yield from finished()
 
 
 def _label(file, offset, data, field):
