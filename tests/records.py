@@ -14,12 +14,16 @@ def put(path, content=b"x"):
 # --- RecordIO ------------------------------------------------------------------
 
 
-def record(label, image, key=0, labels=(), cflag=0):
-    """One record in one part: `label` in the header, `labels` behind it."""
-    data = struct.pack("<IfQQ", len(labels), label, key, 0)
-    data += struct.pack(f"<{len(labels)}f", *labels) + image
+def part(cflag, data):
+    """One part as the format's definition says."""
     word = cflag << 29 | len(data)
     return struct.pack("<II", 0xCED7230A, word) + data + b"\0" * (-len(data) % 4)
+
+
+def record(label, image, key=0, labels=()):
+    """One record in one part: `label` in the header, `labels` behind it."""
+    data = struct.pack("<IfQQ", len(labels), label, key, 0)
+    return part(0, data + struct.pack(f"<{len(labels)}f", *labels) + image)
 
 
 def write(root, entries, idx=True, name="train"):

@@ -3,13 +3,13 @@
 import io
 import os
 import re
-import struct
 
 import numpy as np
 import pytest
 import records
 from dataset_writers import frame
 from PIL import Image
+from records import part
 from refusals import refused
 
 from ekd_tf.data import RecordIOFaces
@@ -22,12 +22,6 @@ FACES = [(4, b"jpeg of four"), (4, b"another"), (6, b"six"), (9, b"nine.")]
 
 
 # --- Frames --------------------------------------------------------------------
-
-
-def part(cflag, data):
-    """One part as the format's definition says."""
-    word = struct.pack("<I", cflag << 29 | len(data))
-    return MAGIC + word + data + b"\0" * (-len(data) % 4)
 
 
 @pytest.fixture

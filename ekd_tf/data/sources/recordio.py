@@ -47,7 +47,7 @@ def read_record(file: PositionedFile, offset: int) -> tuple[bytes, int]:
         if len(head) < PART.size:
             raise file.damage(offset, f"the file ends at byte {at + len(head)}")
         magic, word = PART.unpack(head)
-        cflag, length = word >> LENGTH_BITS, word & ((1 << LENGTH_BITS) - 1)
+        cflag, length = divmod(word, 1 << LENGTH_BITS)
         if magic != MAGIC:
             reason = f"{magic:#010x} at byte {at} is not the magic number {MAGIC:#010x}"
             raise file.damage(offset, reason)
@@ -67,42 +67,39 @@ def read_record(file: PositionedFile, offset: int) -> tuple[bytes, int]:
 
 
 def _try_record(file, offset):
-    """Returns `(payload, end)`, or `(reason, None)` of a damaged record."""
+    """Returns `(payload, end)`, or `(error, None)` of a damaged record."""
     try:
         return read_record(file, offset)
     except ValueError as error:
-        return str(error), None
+        return error, None
 
 
 def _walk(file):
-    """Yields `(offset, payload or reason)` of each record of a file without index."""
+    """Yields `(offset, payload or error)` of each record of a file without index."""
     offset = 0
     while offset < file.size:
         payload, end = _try_record(file, offset)
         yield offset, payload
-        offset = _resynchronise(file, offset + 4) if end is None else end
+        offset = end or _resynchronise(file, offset + 4)
 
 
 def _resynchronise(file, offset):
     """Returns the next aligned magic number that may begin a whole record."""
-    while offset < file.size:
-        block = file.read(offset, _SCAN_BYTES)
-        words = np.frombuffer(block[: len(block) // 4 * 4], "<u4").astype(np.int64)
-        magics = np.flatnonzero(words[:-1] == MAGIC)
-        after = words[magics + 1]
-        ends = offset + magics * 4 + PART.size + (after & ((1 << LENGTH_BITS) - 1))
-        good = magics[(after >> LENGTH_BITS <= FIRST) & (ends <= file.size)]
-        if len(good):
-            return offset + 4 * int(good[0])
-        # The last word may be a magic number whose length is in the next block.
-        if len(block) < _SCAN_BYTES:
-            break
-        offset += len(block) - 4
+    for start in range(offset, file.size, _SCAN_BYTES):
+        block = file.read(start, _SCAN_BYTES)
+        for found in re.finditer(re.escape(_MAGIC_BYTES), block):
+            at = start + found.start()
+            head = file.read(at, PART.size)
+            if at % 4 or len(head) < PART.size:
+                continue
+            cflag, length = divmod(PART.unpack(head)[1], 1 << LENGTH_BITS)
+            if cflag <= FIRST and at + PART.size + length <= file.size:
+                return at
     return file.size
 
 
 def _listed(file, idx, allowed):
-    """Yields `(offset, payload or reason)` of each record an idx lists."""
+    """Yields `(offset, payload or error)` of each record an idx lists."""
     offsets = _read_idx(idx)
     outside = int(np.count_nonzero(offsets > file.size - PART.size))
     if outside > allowed:
@@ -142,11 +139,7 @@ def _read_idx(idx):
 
 
 def _unpack(payload):
-    """Splits a payload into label and encoded image.
-
-    The label is None in insightface's header record and identity records, which hold
-    no image.
-    """
+    """Splits a payload into label and encoded image; of records without one, None."""
     flag, label, _, _ = HEADER.unpack_from(payload.ljust(HEADER.size))
     start = HEADER.size + 4 * flag
     if len(payload) < max(start, HEADER.size):
@@ -170,15 +163,14 @@ def _read_index(file, idx, unreadable):
     """Reads every record once; returns offsets and labels of images, and the damage.
 
     A damaged record keeps its place, with the label of the image before it (or after
-    it, for the first), so that whoever reads it meets the damage and counts it. Without
-    an idx all to the next record counts as one.
+    it, for the first), so that whoever reads it meets the damage and counts it.
     """
     offsets, labels, damaged = array.array("q"), array.array("i"), 0
     listed = _walk(file) if idx is None else _listed(file, idx, unreadable.allowed)
     for offset, payload in listed:
         try:
-            if isinstance(payload, str):
-                raise ValueError(payload)
+            if isinstance(payload, ValueError):
+                raise payload
             label, _ = _unpack(payload)
         except ValueError as error:
             damaged += 1
@@ -208,9 +200,8 @@ class RecordIOFaces(Records):
 
     Args:
         root: A folder with one `.rec` file or a `train.rec`, or a `.rec` file.
-        cache_dir: Where to keep the index when the folder is read-only, or None.
-        unreadable: Counts the damaged records; none is allowed by default. They stay
-            in the source: reading one raises.
+        cache_dir: Where to keep the index when the folder is read-only.
+        unreadable: Counts the damaged records, which stay: reading one raises.
     """
 
     kind = b"recordio"
