@@ -31,12 +31,12 @@ def read_tface(
     with a bytes feature `image`. Labels are numbered 0..C-1 in their order.
 
     Paths and names are relative to `root`, by default the folder of the index. Records
-    beyond the end of their file are counted in `unreadable`, which allows none by
-    default. They stay in the source: reading one raises.
+    beyond the end of their file are counted in `unreadable` and stay in the source:
+    reading one raises.
     """
     path, unreadable = os.fspath(index), unreadable or Unreadable()
     root = os.path.dirname(path) if root is None else os.fspath(root)
-    names, labels = PackedNames(), array.array("q")
+    names, labels = PackedNames(), array.array("i")
     shards, offsets = array.array("i"), array.array("q")
     files: dict[str, tuple[int, PositionedFile]] = {}
     for number, name, place, label in _lines(path):
@@ -61,7 +61,9 @@ def read_tface(
             if offset < 0:
                 raise ValueError(reason)
             unreadable.count(file.place(offset), reason)
-    numbered, identities = _numbered(path, np.asarray(labels, np.int64))
+    if not labels:
+        raise ValueError(f"{path} lists no image. Give TFace's index file")
+    numbered, identities = number_identities(np.asarray(labels, np.int32))
     if names:
         source = Files(path, root, names, numbered, identities)
         source.hashed = numbered.tobytes()
@@ -88,23 +90,15 @@ def _lines(path):
                 is_right = count in (1, 3) and len(numbers) == count
             except ValueError:
                 is_right = False
-            if not is_right or max(map(abs, (label, *place))) >= 1 << 62:
+            if not is_right or max(map(abs, (0, *place))) >= 1 << 62:
                 raise ValueError(
                     f"{path}: line {number} must be path, label or name, shard, "
                     "offset, label, separated by tabs, all lines alike. Received: "
                     f"{line[:80]!r}"
                 )
+            if not 0 <= label < MAX_LABEL:
+                raise ValueError(
+                    f"{path}: line {number} has the label {label}. Labels must be in "
+                    "[0, 2^24): number the identities from 0"
+                )
             yield number, os.fsdecode(name), place, label
-
-
-def _numbered(path, labels):
-    """Returns `(labels, numbers)`: labels 0..C-1, and what they were."""
-    if not len(labels):
-        raise ValueError(f"{path} lists no image. Give TFace's index file")
-    wrong = np.flatnonzero((labels < 0) | (labels >= MAX_LABEL))
-    if len(wrong):
-        raise ValueError(
-            f"{path}: line {wrong[0] + 1} has the label {labels[wrong[0]]}. Labels "
-            "must be in [0, 2^24): number the identities from 0"
-        )
-    return number_identities(labels)
