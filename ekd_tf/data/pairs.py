@@ -65,8 +65,7 @@ def read_pairs(path: str | os.PathLike) -> PairSet:
     """Reads a verification set of insightface (`lfw.bin`, `cfp_fp.bin`, ...).
 
     A pickle of `(images, issame)`, by Python 2 or 3 and NumPy 1 or 2; an image is
-    bytes, a bytearray or a uint8 array (n,) or (n, 1). Nothing in the file is run; see
-    `restricted_pickle`. The file's name without suffix becomes that of the set.
+    bytes, a bytearray or a uint8 array (n,) or (n, 1). Nothing in the file is run.
     """
     file = PositionedFile(path)
     try:

@@ -29,13 +29,10 @@ _CHUNK = 256
 def readable_indices(
     source: Source, indices: np.ndarray, unreadable: Unreadable | None = None
 ) -> tuple[np.ndarray, list[str]]:
-    """Returns those of `indices` that can be decoded, `"path: reason"` of the others.
-
-    Images of a source that gives pixels are asked for only if some may be unreadable:
-    that takes as long as using them.
-    """
+    """Returns what of `indices` can be decoded, and `"path: reason"` of the others."""
     indices = np.asarray(indices, np.int64)
     unreadable = unreadable or Unreadable()
+    # To ask for pixels takes as long as to use them.
     if not len(indices) or not (source.encoded or unreadable.allowed):
         return indices, []
     reader = ImageReader(source, {}, unreadable)
@@ -86,12 +83,12 @@ def readable_templates(
         return templates
     lost = np.setdiff1d(templates.template, templates.template[indices])
 
-    def select(rows, *columns):
+    def select(rows, *names):
         if rows is None:
             return None
-        keep = ~np.any([np.isin(getattr(rows, c), lost) for c in columns], axis=0)
-        fields = dataclasses.fields(rows)
-        return type(rows)(*(getattr(rows, field.name)[keep] for field in fields))
+        columns = vars(rows)
+        keep = ~np.any([np.isin(columns[name], lost) for name in names], axis=0)
+        return type(rows)(*(column[keep] for column in columns.values()))
 
     galleries = templates.galleries.items()
     return dataclasses.replace(

@@ -38,22 +38,14 @@ def chosen_views(seed: int, step: int, rows: int, count: int) -> np.ndarray:
 class BatchSampler:
     """Chooses which images form batch i, as a function of the arguments and i alone.
 
-    A batch holds `general` rows, which visit every image once per epoch in an order
-    of that epoch's own (batches run across epoch borders, nothing is dropped), and
-    `identities * images_per_identity` balanced rows: distinct identities, each with
-    images chosen without replacement and repeated only when it has fewer. Both kinds
-    are spread evenly: cut into W equal contiguous shards, W dividing both counts,
-    every shard holds the same number of each.
-
-    Args:
-        labels: Integer array `(n,)`, the identity of each image.
-        general, identities: Not both 0.
-        images_per_identity: At least 1.
-        seed: In [0, 2**63).
+    Images are positions in `labels`, integers `(n,)`. A batch holds `general` rows,
+    which visit every image once per epoch in an order of that epoch's own (batches run
+    across epoch borders, nothing is dropped), and `identities * images_per_identity`
+    balanced rows: distinct identities, each with images chosen without replacement and
+    repeated only when it has fewer. Both kinds are spread evenly: of W equal contiguous
+    shards, W dividing both counts, every one holds the same number of each.
 
     Attributes:
-        batch_size: Rows per batch.
-        num_images: n.
         steps_per_epoch: Batches until every image was a general row once; without
             general rows, until as many balanced rows as images were drawn.
     """
@@ -66,12 +58,6 @@ class BatchSampler:
         images_per_identity: int = 2,
         seed: int = 0,
     ):
-        labels = np.asarray(labels)
-        if labels.ndim != 1 or not len(labels):
-            raise ValueError(
-                "`labels` must be a non-empty vector. "
-                f"Received: labels.shape={labels.shape}"
-            )
         self.general = checks.check_range("general", general, low=0)
         self.identities = checks.check_range("identities", identities, low=0)
         self.images_per_identity = checks.check_range(
@@ -148,11 +134,10 @@ class BatchSampler:
         return self._by_identity[self._first[chosen][:, None] + picks].reshape(-1)
 
     def batch(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        """Returns batch `index`, an integer >= 0.
+        """Returns batch `index`, an integer >= 0: positions and what they are.
 
-        Returns:
-            `(indices, in_margin)`: int64 `(batch_size,)`, positions in `labels`, and
-            float32 `(batch_size,)`, 1 for general rows and 0 for balanced ones.
+        int64 `(batch_size,)` in `labels`, and float32 `(batch_size,)`, 1 for general
+        rows and 0 for balanced ones.
         """
         index = int(index)
         indices = np.empty(self.batch_size, dtype=np.int64)

@@ -47,10 +47,9 @@ class Unreadable:
             return list(self._lines.values())
 
     def count(self, place: str, reason: str) -> str:
-        """Notes an image and returns its line of `lines`.
+        """Notes an image, once however often it is read, and returns its line.
 
-        The same place counts and is logged once, whoever reads it. Raises
-        `UnreadableError` where it is one more than is allowed.
+        One more than is allowed raises `UnreadableError`.
         """
         with self._lock:
             is_new = place not in self._lines

@@ -23,11 +23,7 @@ class HuggingFaceFaces(Source):
         path: What `datasets.load_dataset` or `load_from_disk` takes: a folder of
             Parquet files or images, a saved data set, or a name on the hub.
         split: Which split of it.
-        image: The column of images.
-        label: The column of labels.
-
-    Raises:
-        ValueError: It cannot be opened, or the columns are not there.
+        image, label: The names of the columns.
     """
 
     def __init__(
@@ -85,12 +81,13 @@ class HuggingFaceFaces(Source):
     def read(self, indices: np.ndarray) -> list[bytes]:
         numbers = np.asarray(indices, int).tolist()
         images = self._rows[numbers][self._column]
-        return [self._bytes(n, image) for n, image in zip(numbers, images)]
+        return [self._bytes(n, image or {}) for n, image in zip(numbers, images)]
 
     def _bytes(self, number, image):
-        if image is None or (image["bytes"] is None and image["path"] is None):
+        data, path = image.get("bytes"), image.get("path")
+        if data is None and path is None:
             raise ValueError(f"{self.describe(number)}: it holds no image")
-        return read_file(image["path"]) if image["bytes"] is None else image["bytes"]
+        return read_file(path) if data is None else data
 
     def describe(self, index: int) -> str:
         return f"{self.name}: row {index}"
@@ -102,9 +99,8 @@ class HuggingFaceFaces(Source):
 def _load(datasets, path, split):
     """Returns the rows of a split, or raises `ValueError`, whatever was raised."""
     try:
-        if os.path.isfile(os.path.join(path, "dataset_info.json")) or os.path.isfile(
-            os.path.join(path, "dataset_dict.json")
-        ):
+        notes = ("dataset_info.json", "dataset_dict.json")
+        if any(os.path.isfile(os.path.join(path, note)) for note in notes):
             loaded = datasets.load_from_disk(path)
             splits = loaded if isinstance(loaded, dict) else {str(loaded.split): loaded}
             if split in splits:

@@ -90,8 +90,8 @@ class TFRecordFaces(ShardedExamples):
 
     `index.json` tells count, identities and image size, and of each shard its file,
     count, size in bytes, and the offsets and labels of its records, see `unpack`.
-    Records beyond the end of a shard that was cut are counted in `unreadable`, which
-    allows none by default. They stay in the source: reading one raises.
+    Records beyond the end of a shard that was cut are counted in `unreadable` and stay
+    in the source: reading one raises.
     """
 
     labelled = True

@@ -135,9 +135,8 @@ class Canvas:
     def _lens(self, spot, shape, bend, turn=0):
         """Returns box, opacity and axes of the area between two parabolas.
 
-        `shape` is half the distance of the corners they meet at, and height of the
-        upper and depth of the lower one over the line between them, which `bend` lifts
-        at the corners.
+        `shape` is half the distance of the corners they meet at, and how far each is
+        from the line between them, which `bend` lifts at the corners.
         """
         length, above, below = shape
         grow = np.maximum(1, self.soft / (above + below))

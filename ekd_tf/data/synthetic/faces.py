@@ -30,16 +30,10 @@ def render(
 ) -> np.ndarray:
     """Paints faces, uint8 `(n, size, size, 3)`, RGB.
 
-    Picture i depends on `seed`, `identities[i]`, `samples[i]` and `size` alone, to the
-    bit. The same face is drawn at every size; only the grain differs.
-
-    Args:
-        seed: In [0, 2^63): which world of people.
-        identities: Integers `(n,)`, >= 0: which person.
-        samples: Integers `(n,)`, >= 0: which photograph of the person.
-        size: Side of a picture: a multiple of 16 in [32, 256].
+    Picture i is photograph `samples[i]` of person `identities[i]`, integers >= 0, in
+    the world of people `seed`. It depends on these and `size` alone, to the bit. The
+    same face is drawn at every size; only the grain differs.
     """
-    identities, samples = np.asarray(identities), np.asarray(samples)
     images = np.empty((len(identities), size, size, 3), np.uint8)
     step = max(1, _CHUNK_PIXELS // (size * size))
     for start in range(0, len(identities), step):
@@ -53,13 +47,8 @@ class SyntheticFaces(Source):
     """A source of synthetic faces, images of one identity next to each other.
 
     A picture is drawn when it is first read, and kept: 20,000 of 48x48 take 138 MB.
-
-    Args:
-        identities: Number of people.
-        images_per_identity: Images of each.
-        size, seed: As for `render`.
-        first_identity: The first person, >= 0: ranges of people that do not overlap
-            give disjoint sets, for training and for testing.
+    `size` is a multiple of 16 in [32, 256], `first_identity` the first person: ranges
+    of people that do not overlap give disjoint sets, for training and for testing.
     """
 
     encoded = False

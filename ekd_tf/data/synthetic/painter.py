@@ -127,11 +127,7 @@ class FacePainter(Canvas):
         return self._lit(np.stack([getattr(self.p, f"{name}_{c}") for c in "rgb"]))
 
     def _place(self, x, y, out=0):
-        """Projects a point of the head that stands `out` from the ellipsoid.
-
-        Returns:
-            `(u, v, stretch)`: where it is seen, and its horizontal foreshortening.
-        """
+        """Projects a point of the head that stands `out` from the ellipsoid: a spot."""
         p = self.p
         aside = x / p.head_width
         # The floor keeps what a full turn would hide from dividing by zero.
