@@ -20,13 +20,13 @@ def encode(image, form="PNG", **options):
     return file.getvalue()
 
 
-def flat(value, height=8, width=8, form="PNG", **options):
+def flat(value, height=8, width=8, form="PNG"):
     """The file of an image whose every number is `value`."""
     pixels = np.full((height, width, 3), value, np.uint8)
-    return encode(Image.fromarray(pixels), form, **options)
+    return encode(Image.fromarray(pixels), form)
 
 
-def write_people(root, people, each, side, suffix=".png", seed=0):
+def write_people(root, people, each, side, seed=0):
     """Writes `root/pK/N.png`, one person's images alike; returns the folder.
 
     `each` is how many images they have, all alike or person by person.
@@ -37,7 +37,7 @@ def write_people(root, people, each, side, suffix=".png", seed=0):
         (root / f"p{person}").mkdir(parents=True)
         for k in range(count):
             image = of_person + rng.integers(0, 56, of_person.shape)
-            path = root / f"p{person}" / f"{k}{suffix}"
+            path = root / f"p{person}" / f"{k}.png"
             Image.fromarray(image.astype(np.uint8)).save(path)
     return root
 

@@ -43,7 +43,6 @@ def test_pictures_are_those_figures_rest_on():
     assert pictures.shape == (24, 48, 48, 3) and pictures.dtype == np.uint8
     digest = hashlib.sha256(pictures.tobytes()).hexdigest()
     assert (synthetic.GENERATOR_VERSION, digest[:16]) == (1, "84250cbd67331a39")
-    assert render(0, [], [], size=32).shape == (0, 32, 32, 3)
 
 
 def test_the_same_face_at_every_size():
@@ -100,7 +99,8 @@ def test_source_gives_the_pictures_of_its_indices():
     assert source.labels.tolist() == [0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2]
     assert source.identity_names() == ["100", "101", "102"]
     # 11 = 2 * 4 + 3 and 5 = 1 * 4 + 1.
-    expected = render(6, [102, 100, 101, 101], [3, 0, 1, 1], size=32)
+    people, photographs = np.array([102, 100, 101, 101]), np.array([3, 0, 1, 1])
+    expected = render(6, people, photographs, size=32)
     np.testing.assert_array_equal(source.read(np.array([11, 0, 5, 5])), expected)
     assert source.describe(5) == "synthetic identity 101, image 1 (seed 6)"
 

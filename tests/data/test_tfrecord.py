@@ -52,15 +52,13 @@ def test_tensorflow_reads_the_same(root):
     assert found == list(zip(IMAGES, LABELS))
 
 
-def test_missing_cut_and_foreign_sets_are_refused(root, tmp_path):
+def test_cut_and_foreign_sets_are_refused(root, tmp_path):
     refused(r"index\.json is missing: .*--to=tfrecord", TFRecordFaces, tmp_path)
     first = root / "faces-00000-of-00002.tfrecord"
     size = first.stat().st_size
     first.write_bytes(first.read_bytes() + b"x")
     words = rf"tfrecord has {size + 1} bytes and .*index\.json says {size}: it was cut"
     refused(words, TFRecordFaces, root)
-    first.unlink()
-    refused("cannot read .*faces-00000.*: No such file", TFRecordFaces, root)
 
 
 def test_a_malformed_index_is_refused(root):
