@@ -20,6 +20,7 @@ class Source(abc.ABC):
     Attributes:
         name: What messages call the source, such as its path.
         labels: int32 `(n,)`, values 0..num_identities-1.
+        identities: What the set itself calls each identity, by label, or None.
         encoded: True when `read` returns encoded bytes, False when it returns pixels.
         left_out: `"path: reason"` of each image that is not among them because it
             cannot be read.
@@ -28,6 +29,7 @@ class Source(abc.ABC):
     name: str
     labels: np.ndarray
     num_identities: int
+    identities: Any = None
     encoded: bool = True
     left_out: tuple[str, ...] = ()
 
@@ -58,7 +60,10 @@ class Source(abc.ABC):
 
     def identity_names(self) -> list[str]:
         """Returns what tells each identity, by label, when others come or go."""
-        return [str(label) for label in range(self.num_identities)]
+        known = range(self.num_identities)
+        if self.identities is not None:
+            known = self.identities
+        return [str(identity) for identity in known]
 
     def origin(self) -> tuple[Source, np.ndarray, np.ndarray]:
         """Returns the source whose identities these are, `positions`, `identities`.
@@ -76,6 +81,8 @@ class Images(Source):
     ):
         self._source = source
         self._indices = np.asarray(indices, np.int64)
+        # Before and behind the source's, what the fingerprint is a hash of.
+        self._kind, self._chosen = b"images", self._indices
         self.name = source.name
         self.labels = source.labels[self._indices]
         self.num_identities = source.num_identities
@@ -84,8 +91,8 @@ class Images(Source):
 
     @property
     def fingerprint(self) -> str:
-        chosen = self._indices.astype("<i8").tobytes()
-        text = b"images" + self._source.fingerprint.encode()
+        chosen = self._chosen.astype("<i8").tobytes()
+        text = self._kind + self._source.fingerprint.encode()
         return hashlib.sha256(text + chosen).hexdigest()
 
     def read(self, indices: np.ndarray) -> Any:
@@ -114,23 +121,18 @@ class Subset(Images):
         relabel[identities] = np.arange(len(identities), dtype=np.int32)
         labels = relabel[source.labels]
         super().__init__(source, np.flatnonzero(labels >= 0))
-        self._identities = identities
+        self._kind, self._chosen = b"", identities
         self.name = f"{source.name} ({len(identities)} identities)"
         self.labels = labels[self._indices]
         self.num_identities = len(identities)
 
-    @property
-    def fingerprint(self) -> str:
-        chosen = self._identities.astype("<i8").tobytes()
-        return hashlib.sha256(self._source.fingerprint.encode() + chosen).hexdigest()
-
     def identity_names(self) -> list[str]:
         names = self._source.identity_names()
-        return [names[identity] for identity in self._identities]
+        return [names[identity] for identity in self._chosen]
 
     def origin(self) -> tuple[Source, np.ndarray, np.ndarray]:
         source, positions, identities = super().origin()
-        return source, positions, identities[self._identities]
+        return source, positions, identities[self._chosen]
 
 
 class JoinedSources(Source):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import array
 import functools
 import os
-import sys
 from collections.abc import Iterable
 from collections.abc import Sequence
 from typing import Any
@@ -19,7 +18,6 @@ from ekd_tf.files.positioned import read_file
 from ekd_tf.files.positioned import unreadable_file
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
-_ENCODING = sys.getfilesystemencoding(), sys.getfilesystemencodeerrors()
 _NAMED = 5
 _LAYOUT = "<root>/<identity>/<image>.{" + ",".join(s[1:] for s in SUFFIXES) + "}"
 _NAMED_IN_LOG = 20
@@ -42,14 +40,13 @@ class PackedNames(Sequence):
 
     def __getitem__(self, index: Any) -> str:
         start = self._ends[index - 1] if index > 0 else 0
-        # os.fsdecode does the same in twice the time.
-        return self._block[start : self._ends[index]].decode(*_ENCODING)
+        return os.fsdecode(bytes(self._block[start : self._ends[index]]))
 
 
 class Files(Source):
     """A source of one image per file: `names` below the folder `root`.
 
-    Labels are 0 by default; `identities` tell each identity, by label, from others.
+    Labels are 0 by default.
     """
 
     # What else the fingerprint is a hash of, before the files and after them.
@@ -66,7 +63,7 @@ class Files(Source):
         self.name = name
         self.root, self.names = root, names
         self.labels = np.zeros(len(names), np.int32) if labels is None else labels
-        self.identities = [str(identity) for identity in identities]
+        self.identities = list(identities)
         self.num_identities = len(self.identities)
 
     @functools.cached_property
@@ -89,9 +86,6 @@ class Files(Source):
 
     def read(self, indices: np.ndarray) -> Any:
         return [read_file(self.describe(index)) for index in indices]
-
-    def identity_names(self) -> list[str]:
-        return list(self.identities)
 
     def describe(self, index: int) -> str:
         return os.path.join(self.root, self.names[index])

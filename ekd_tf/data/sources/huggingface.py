@@ -92,9 +92,6 @@ class HuggingFaceFaces(Source):
     def describe(self, index: int) -> str:
         return f"{self.name}: row {index}"
 
-    def identity_names(self) -> list[str]:
-        return self.identities
-
 
 def _load(datasets, path, split):
     """Returns the rows of a split, or raises `ValueError`, whatever was raised."""

@@ -16,7 +16,7 @@ class Records(Source):
     """A source of one image per record; a subclass reads one.
 
     Image i begins at `offsets[i]`, int64, of the file `files[shards[i]]`, without
-    shards of the only one. `identities` tell that of each label from others.
+    shards of the only one.
     """
 
     # The format, as the fingerprint says it.
@@ -60,9 +60,6 @@ class Records(Source):
 
     def read(self, indices: np.ndarray) -> list[bytes]:
         return [self.read_one(index) for index in np.asarray(indices, int).tolist()]
-
-    def identity_names(self) -> list[str]:
-        return [str(identity) for identity in self.identities]
 
     def describe(self, index: int) -> str:
         file, offset = self.place(index)

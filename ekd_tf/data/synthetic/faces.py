@@ -71,6 +71,7 @@ class SyntheticFaces(Source):
         check_range("seed", seed, low=0, high=2**63, high_open=True)
         check_range("first_identity", first_identity, low=0)
         self.num_identities = identities
+        self.identities = range(first_identity, first_identity + identities)
         self.images_per_identity = images_per_identity
         self.size = size
         self.seed = seed
@@ -109,10 +110,6 @@ class SyntheticFaces(Source):
             self._kept.update((indices[row], face) for row, face in zip(rows, drawn))
         shape = (len(indices), self.size, self.size, 3)
         return np.array([self._kept[i] for i in indices], np.uint8).reshape(shape)
-
-    def identity_names(self) -> list[str]:
-        first = self.first_identity
-        return [str(first + label) for label in range(self.num_identities)]
 
     def describe(self, index: int) -> str:
         identity, photograph = self._locate(index)
