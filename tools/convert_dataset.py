@@ -282,9 +282,9 @@ def make_pairs(settings):
         raise ValueError(
             f"`--to=pairs` takes --data=folder:DIR. Received: {settings.data}"
         )
-    pairs = pairs_from_list(settings.pairs, folder, settings.suffix)
-    write_pairs(settings.output, pairs)
-    print(f"Wrote {len(pairs.issame):,} pairs to {settings.output}")
+    images, issame = pairs_from_list(settings.pairs, folder, settings.suffix)
+    write_pairs(settings.output, images, issame)
+    print(f"Wrote {len(issame):,} pairs to {settings.output}")
 
 
 def main(settings):

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import os
 import pathlib
 import pickle
 
-import numpy as np
-
 from ekd_tf.data.pairs import SIGNATURES
-from ekd_tf.data.pairs import PairImages
-from ekd_tf.data.pairs import PairSet
 from ekd_tf.files.atomic import write_aside
 from ekd_tf.files.user_text import is_utf8
 from ekd_tf.files.user_text import open_text
@@ -18,16 +15,17 @@ from ekd_tf.files.user_text import open_text
 _NAMED = 5
 
 
-def write_pairs(path, pairs: PairSet) -> None:
+def write_pairs(path, images: list[bytes], issame: list[bool]) -> None:
     """Writes a verification set as insightface's and this package's readers take it."""
-    images = pairs.images.read(range(len(pairs.images)))
+    content = images, issame
     # Protocol 4: the first with bytes as bytes, and read by every Python 3.
-    content = images, [bool(same) for same in pairs.issame]
     write_aside(pathlib.Path(path), lambda file: pickle.dump(content, file, protocol=4))
 
 
-def pairs_from_list(list_path, folder, suffix: str = ".jpg") -> PairSet:
-    """Makes a verification set of a list like LFW's `pairs.txt` and aligned images.
+def pairs_from_list(
+    list_path, folder, suffix: str = ".jpg"
+) -> tuple[list[bytes], list[bool]]:
+    """Returns the images, pair by pair, and `issame` of a list like LFW's `pairs.txt`.
 
     Lines `name<tab>n<tab>m` are a pair of one person, `name<tab>n<tab>other<tab>m` of
     two; image n of a person is `<folder>/<name>/<name>_000n<suffix>`. A first line of
@@ -72,17 +70,13 @@ def pairs_from_list(list_path, folder, suffix: str = ".jpg") -> PairSet:
         paths += of_line
     if not issame:
         raise ValueError(f"{list_path} lists no pair. Give a file like LFW's pairs.txt")
-    expected = 2 * int(np.prod(counts)) if counts else len(issame)
+    expected = 2 * math.prod(counts) if counts else len(issame)
     if len(issame) != expected:
         raise ValueError(
             f"{list_path}: its first line announces {expected:,} pairs and "
             f"{len(issame):,} follow. Get the whole file"
         )
-    return PairSet(
-        pathlib.Path(list_path).stem,
-        PairImages(list_path, _read_all(list_path, paths), paths),
-        np.array(issame),
-    )
+    return _read_all(list_path, paths), issame
 
 
 def _read_all(path, paths):

@@ -23,18 +23,14 @@ _MAX_BYTES = 1 << 32
 
 
 class PairImages(Source):
-    """Encoded images in memory, of which 2i and 2i + 1 are pair i; all labels are 0.
-
-    Messages call them by `places`, or else by their numbers.
-    """
+    """Encoded images in memory, of which 2i and 2i + 1 are pair i; all labels are 0."""
 
     num_identities = 1
 
-    def __init__(self, name: str, images: list[bytes], places: list[str] | None = None):
+    def __init__(self, name: str, images: list[bytes]):
         self.name = name
         self.labels = np.zeros(len(images), np.int32)
         self._images = images
-        self._places = places
 
     @property
     def fingerprint(self) -> str:
@@ -47,8 +43,6 @@ class PairImages(Source):
         return [self._images[index] for index in indices]
 
     def describe(self, index: int) -> str:
-        if self._places:
-            return self._places[index]
         return f"{self.name}: image {index % 2 + 1} of pair {index // 2 + 1}"
 
 
