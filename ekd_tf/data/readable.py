@@ -119,24 +119,23 @@ def sample_faces(
     source: Source,
     input_size: int,
     count: int,
-    images_per_identity: int = 8,
     unreadable: Unreadable | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Returns `count` images of few identities, to measure verification on, and labels.
 
-    The identities are spread over the source, with `images_per_identity` of each, or
-    more where they are too few.
+    The identities are spread over the source, with eight images of each, or more where
+    they are too few.
     """
     order = np.argsort(source.labels, kind="stable")
     _, starts, sizes = np.unique(
         source.labels[order], return_index=True, return_counts=True
     )
-    count, most = min(count, len(order)), images_per_identity
+    count, most = min(count, len(order)), 8
     while np.minimum(sizes, most).sum() < count:
         most *= 2
     taken = np.minimum(sizes, most)
     for wanted in range(max(1, count // most), len(starts) + 1):
-        chosen = np.linspace(0, len(starts) - 1, min(wanted, len(starts))).astype(int)
+        chosen = np.linspace(0, len(starts) - 1, wanted).astype(int)
         if taken[chosen].sum() >= count:
             break
     indices = np.concatenate([order[starts[i] :][: taken[i]] for i in chosen])[:count]

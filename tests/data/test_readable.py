@@ -140,20 +140,19 @@ def test_the_first_image_tells_its_size_unless_it_is_damaged():
 def test_faces_are_several_of_each_of_few_identities():
     shuffled = drawn(3, 2)
     shuffled.labels = shuffled.labels[[5, 0, 3, 1, 4, 2]]
-    for source, count, per_identity, expected in (
-        # Two identities, the first and the last, three images of each.
-        (drawn(5, 4), 6, 3, [0, 0, 0, 4, 4, 4]),
+    for source, count, expected in (
         # Few images or identities are made up for by more of the other.
-        (drawn(6, 2), 8, 4, [0, 0, 1, 1, 3, 3, 5, 5]),
-        (drawn(2, 9), 10, 2, [0] * 8 + [1] * 2),
-        (drawn(3, 2), 50, 8, [0, 0, 1, 1, 2, 2]),
-        (shuffled, 6, 2, [0, 0, 1, 1, 2, 2]),
+        (drawn(6, 2), 8, [0, 0, 1, 1, 3, 3, 5, 5]),
+        (drawn(2, 18), 20, [0] * 16 + [1] * 4),
+        (drawn(3, 2), 50, [0, 0, 1, 1, 2, 2]),
+        (shuffled, 6, [0, 0, 1, 1, 2, 2]),
+        # Two identities, the first and the last, eight images of each.
+        (drawn(5, 9), 16, [0] * 8 + [4] * 8),
     ):
-        faces, labels = data.sample_faces(source, 32, count, per_identity)
+        faces, labels = data.sample_faces(source, 32, count)
         np.testing.assert_array_equal(labels, expected)
-        if count == 6 and source is not shuffled:
-            images = source.read(np.array([0, 1, 2, 16, 17, 18]))
-            np.testing.assert_array_equal(faces, images)
+    images = source.read(np.array([*range(8), *range(36, 44)]))
+    np.testing.assert_array_equal(faces, images)
 
 
 def test_samples_leave_unreadable_images_out():
