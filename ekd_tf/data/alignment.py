@@ -24,14 +24,9 @@ def similarity_transform(
 ) -> np.ndarray:
     r"""Returns the rotation, scale and shift that bring `points` nearest to `template`.
 
-    Minimises $\sum_k \lVert s R p_k + t - q_k \rVert^2$ over the scale s, the
-    rotation R (no mirroring) and the shift t.
-
-    Args:
-        points, template: Arrays `(n, 2)` of (x, y), n >= 2.
-
-    Returns:
-        float64 `(2, 3)`, $[sR | t]$: maps a column $(x, y, 1)$ to the template.
+    Minimises $\sum_k \lVert s R p_k + t - q_k \rVert^2$ over the scale s, the rotation
+    R (no mirroring) and the shift t of points $p_k$ and $q_k$, `(n, 2)`, n >= 2.
+    Returned is $[sR | t]$, float64 `(2, 3)`.
 
     Reference:
         Umeyama, 1991, "Least-squares estimation of transformation parameters between
@@ -65,9 +60,9 @@ def align(
     is sampled and not averaged when it shrinks.
 
     Args:
-        image: uint8 `(height, width, channels)`.
-        points: Array `(5, 2)`, (x, y) in pixels of `image`, in the template's order.
-        size: Side of the crop, uint8 too; the template is scaled by `size / 112`.
+        image: uint8 `(height, width, channels)`, as is the crop.
+        points: `(5, 2)`, (x, y) in pixels of `image`, in the template's order.
+        size: Side of the crop; the template is scaled by `size / 112`.
 
     Reference:
         insightface `face_align.norm_crop`: `cv2.warpAffine(image, matrix, (size, size),
