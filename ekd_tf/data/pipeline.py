@@ -161,7 +161,6 @@ def make_pipeline(
     )
 
 
-@tf.autograph.experimental.do_not_convert
 def evaluation_batches(
     source: Source,
     indices: np.ndarray,
@@ -180,11 +179,6 @@ def evaluation_batches(
     dataset = tf.data.Dataset.from_tensor_slices({"image_id": indices})
     dataset = reader.decode_batches(dataset.batch(batch_size))
     dataset = dataset.prefetch(2).with_options(_options())
-    return _batches(dataset, reader, indices, batch_size)
-
-
-def _batches(dataset, reader, indices, batch_size):
-    """Yields the images; names those that end the dataset."""
     done = 0
     try:
         for batch in dataset.as_numpy_iterator():

@@ -7,6 +7,7 @@ import pytest
 import tensorflow as tf
 from pictures import Files
 from pictures import encode
+from pictures import face
 from PIL import Image
 from records import put
 from refusals import refused
@@ -225,3 +226,69 @@ def test_evaluation_batches_are_in_order_and_complete(folder, drawn):
 def test_a_sampler_of_other_labels_is_refused(drawn):
     other = BatchSampler(drawn.labels[:-1], 4, 2)
     refused("sampler of 28 images for files with 29", make_pipeline, drawn, other, SIZE)
+
+
+# --- Images as an evaluation sees them -----------------------------------------
+
+
+def evaluated(files, order, labels=None, allowed=0):
+    """Lists batches of two of images in memory."""
+    source, unreadable = Files(files, labels), Unreadable(allowed)
+    return list(evaluation_batches(source, order, 16, 2, unreadable))
+
+
+def test_an_identity_without_an_image_to_replace_one_is_an_error(rng):
+    files, labels = [b"bad", encode(face(rng)), b"bad"], [0, 1, 0]
+    words = "nor any other image of its identity"
+    refused(words, evaluated, files, [1, 2], labels=labels, allowed=9)
+
+
+def test_other_sizes_are_resized_and_stretching_is_said_once(rng, warnings_logged):
+    sizes = [(16, 16), (20, 20), (32, 32), (16, 20), (20, 16)]
+    files = [encode(face(rng, *size)) for size in sizes]
+    batches = evaluated(files, [0, 0, 0, 1, 2, 3, 4, 4, 1, 2])
+    assert all(images.shape == (2, 16, 16, 3) for images in batches)
+    (of_aspect,) = warnings_logged
+    assert "not square" in of_aspect
+    assert "stretched to 16x16" in of_aspect
+
+
+def test_pixels_are_not_decoded_but_fitted(rng, warnings_logged):
+    stack = rng.integers(0, 256, (4, 12, 16, 3), dtype=np.uint8)
+    batches = evaluated(list(stack), [3, 1, 0, 2])
+    np.testing.assert_array_equal(batches[0], fit(stack[[3, 1]], 16))
+    assert len(warnings_logged) == 1
+    words = "^cannot decode 0.jpg: No such file or directory"
+    refused(words, evaluated, [None, *stack], [0, 1])
+
+
+def test_a_bad_image_stops_with_its_path_and_reason(rng):
+    good = encode(face(rng, 64, 64), "JPEG")
+    # Pillow has all pixels before it comes to a wrong checksum.
+    spoilt = bytearray(encode(face(rng, 40, 40)))
+    spoilt[spoilt.index(b"IEND") - 6] ^= 255
+    for bad, reason in (
+        (b"hello, no image", "not an image in a format that is read"),
+        (good[:-40], "image file is truncated"),
+        (encode(face(rng, 40, 40))[:-200], "image file is truncated"),
+        (bytes(spoilt), "it is damaged"),
+        (b"", "the file is empty"),
+        (None, "No such file or directory"),
+    ):
+        words = f"^cannot decode 1.jpg: {reason}"
+        refused(words, evaluated, [good, bad, good], [0, 2, 2, 1])
+
+
+def test_one_more_than_allowed_lists_all_with_their_reasons(rng):
+    class Records(Files):
+        def read(self, indices):
+            if 2 in indices:
+                raise ValueError("2.jpg: wrong magic at offset 96")
+            return super().read(indices)
+
+    source = Records([b"bad", b"", b"", encode(face(rng))])
+    words = "cannot decode 3 images, of which 2 may be unreadable:\n"
+    words += "  0.jpg: not an image in a format that is read\n"
+    words += "  1.jpg: the file is empty\n  2.jpg: wrong magic at offset 96"
+    # Of several batches any may be first.
+    refused(words, list, evaluation_batches(source, [0, 1, 2], 16, 3, Unreadable(2)))
