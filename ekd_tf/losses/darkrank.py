@@ -20,7 +20,7 @@ _NO_NEIGHBOUR = -1e9
 
 @register
 class DarkRankLoss(DistillationLoss):
-    r"""Returns how unlikely the teacher's order of neighbours is to the student.
+    r"""Makes the teacher's order of each image's neighbours likely to the student.
 
     $$ L = -\frac{1}{B} \sum_i \sum_{k=1}^{n} \log
         \frac{e^{\sigma^s_{i,\pi(k)}}}{\sum_{l=k}^{n} e^{\sigma^s_{i,\pi(l)}}},

@@ -10,6 +10,7 @@ from refusals import refused
 from ekd_tf import embedders
 from ekd_tf.data import FolderFaces
 from ekd_tf.data import SyntheticFaces
+from ekd_tf.embedders.opening import split_model
 from ekd_tf.run import evaluators
 
 
@@ -20,7 +21,7 @@ def test_range_and_colours_stand_behind_the_path(tmp_path):
         ("m.onnx@bgr@0..0.5", "m.onnx", {"low": 0, "high": 0.5, "color": "bgr"}),
         ("m.onnx@-.5..1@bgr", "m.onnx", {"low": -0.5, "high": 1, "color": "bgr"}),
     ):
-        assert embedders.split_model(spec) == (pathlib.Path(path), pixels)
+        assert split_model(spec) == (pathlib.Path(path), pixels)
     words = "A Keras model takes pixels of 0 .. 255"
     refused(words, embedders.open_embedder, f"{tmp_path}@-1..1")
 
