@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from ekd_tf import checks
+
 # Left eye, right eye, nose tip, left and right corner of the mouth, as seen in the
 # image; (x, y) in pixels of a 112x112 crop, the centre of the first pixel at (0, 0).
 ARCFACE_TEMPLATE = np.array(
@@ -69,6 +71,15 @@ def align(
         borderValue=0)`. Within 1 of OpenCV 5.0; OpenCV 4 rounds coordinates to 1/32
         pixel.
     """
+    image, points = np.asarray(image), np.asarray(points)
+    if image.dtype != np.uint8 or image.ndim != 3 or not image.size:
+        raise ValueError(
+            "`image` must be uint8 `(height, width, channels)`, none of them 0. "
+            f"Received: {image.dtype} {image.shape}"
+        )
+    if points.shape != ARCFACE_TEMPLATE.shape:
+        raise ValueError(f"`points` must be `(5, 2)`. Received: {points.shape}")
+    checks.check_positive("size", size)
     matrix = similarity_transform(points, ARCFACE_TEMPLATE * (size / TEMPLATE_SIZE))
     # The inverse sends each pixel of the crop to where it is sampled.
     rows, columns = np.mgrid[:size, :size]

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import numpy as np
 import tensorflow as tf
 
+from ekd_tf import checks
 from ekd_tf.data.augment import NUM_DRAWS
 from ekd_tf.data.augment import Augmentation
 from ekd_tf.data.augment import DrawnViews
@@ -94,6 +95,12 @@ def make_pipeline(
     sizes = {"image": input_size}
     if teacher_size is not None:
         sizes["teacher_image"] = teacher_size
+    for name, size in zip(("input_size", "teacher_size"), sizes.values()):
+        checks.check_positive(name, size)
+    checks.check_range("seed", seed, low=0)
+    checks.check_range("start_step", start_step, low=0)
+    if steps is not None:
+        checks.check_range("steps", steps, low=0)
     if sampler.num_images != len(source):
         raise ValueError(
             "`sampler` must be made from `source.labels`. Received: a sampler of "

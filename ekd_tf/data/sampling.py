@@ -58,6 +58,12 @@ class BatchSampler:
         images_per_identity: int = 2,
         seed: int = 0,
     ):
+        labels = np.asarray(labels)
+        if labels.ndim != 1 or not len(labels):
+            raise ValueError(
+                "`labels` must be a non-empty vector. "
+                f"Received: labels.shape={labels.shape}"
+            )
         self.general = checks.check_range("general", general, low=0)
         self.identities = checks.check_range("identities", identities, low=0)
         self.images_per_identity = checks.check_range(

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from ekd_tf import checks
+
 # Labels lie below: RecordIO stores them as float32, which rounds larger ones.
 MAX_LABEL = 1 << 24
 
@@ -116,7 +118,14 @@ class Subset(Images):
     """
 
     def __init__(self, source: Source, identities: ArrayLike):
-        identities = np.array(identities, np.int64)
+        identities = np.array(identities, np.int64).reshape(-1)
+        checks.check_range("len(identities)", len(identities), low=1)
+        if len(np.unique(identities)) != len(identities):
+            raise ValueError("`identities` must be distinct. Received a repeated one.")
+        for value in (identities.min(), identities.max()):
+            checks.check_range(
+                "identities", value, low=0, high=source.num_identities, high_open=True
+            )
         relabel = np.full(source.num_identities, -1, dtype=np.int32)
         relabel[identities] = np.arange(len(identities), dtype=np.int32)
         labels = relabel[source.labels]

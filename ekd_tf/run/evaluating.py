@@ -105,6 +105,8 @@ def _evaluations(settings):
     """Returns what to run, and the one labelled source among it or None."""
     unreadable = unreadable_of(settings.model, settings.skip_corrupt)
     fprs = [number("fprs", text) for text in settings.fprs]
+    if not fprs:
+        raise ValueError("Give `--fprs` one FPR or more, such as --fprs=1e-2,1e-3")
     for fpr in fprs:
         check_range("--fprs", fpr, low=0, high=1, low_open=True, high_open=True)
     heldout = None

@@ -155,8 +155,9 @@ class BackboneModel(keras.Model):
         batch_size: int | None = None,
         steps: int | None = None,
         callbacks: Any = None,
+        return_dict: bool = True,
         **kwargs,
-    ) -> dict[str, float]:
+    ) -> dict[str, float] | list[float]:
         """Verifies all pairs of labelled images, best of identities not trained on.
 
         An image counts once, its embedding being the sum of its own and its mirror
@@ -172,7 +173,7 @@ class BackboneModel(keras.Model):
             **kwargs: What `keras.Model.fit` adds; ignored.
 
         Returns:
-            Dict of `accuracy` (ten folds over drawn pairs), `auc`, `eer` and
+            Dict, or list, of `accuracy` (ten folds over drawn pairs), `auc`, `eer` and
             `tpr_at_fpr_1e-1` to `1e-4` of all pairs, as far as ten negative pairs
             stand behind the FPR.
         """
@@ -202,7 +203,7 @@ class BackboneModel(keras.Model):
         scalars = verify_embeddings(embeddings, of_all).scalars("")
         figures = {name.lstrip("/"): value for name, value in scalars.items()}
         callbacks.on_test_end(figures)
-        return figures
+        return figures if return_dict else list(figures.values())
 
     def save(self, filepath: Any, overwrite: bool = True, **kwargs) -> None:
         """Writes the backbone alone, as `keras.Model.save` does: what is deployed."""

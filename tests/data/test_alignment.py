@@ -84,7 +84,7 @@ def test_value_computed_by_hand():
     np.testing.assert_allclose(matrix, [[0, -2, 5], [2, 0, 5]], atol=1e-12)
 
 
-def test_rejects_points_without_a_transform():
+def test_rejects_points_without_a_transform_and_other_images():
     apart = "must be apart and in the order of `template`"
     for points, words in (
         (np.full((5, 2), 0.1), apart),
@@ -92,3 +92,8 @@ def test_rejects_points_without_a_transform():
         (np.full((5, 2), np.nan), "`points` must be finite"),
     ):
         refused(words, similarity_transform, points)
+    for image in (np.zeros((9, 9)), np.zeros((9, 9, 3)), np.zeros((0, 9, 3), "u1")):
+        refused("`image` must be uint8 .*Received: ", align, image, ARCFACE_TEMPLATE)
+    image = np.zeros((9, 9, 3), np.uint8)
+    refused(r"`points` must be `\(5, 2\)`", align, image, ARCFACE_TEMPLATE[:4])
+    refused(r"`size` must be in \(0, inf\)", align, image, ARCFACE_TEMPLATE, 0)

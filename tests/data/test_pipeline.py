@@ -223,9 +223,18 @@ def test_evaluation_batches_are_in_order_and_complete(folder, drawn):
     assert list(evaluation_batches(drawn, [], SIZE, 4)) == []
 
 
-def test_a_sampler_of_other_labels_is_refused(drawn):
+def test_rejects_impossible_arguments(drawn):
+    valid = {"source": drawn, "sampler": sampler_of(drawn), "input_size": SIZE}
     other = BatchSampler(drawn.labels[:-1], 4, 2)
-    refused("sampler of 28 images for files with 29", make_pipeline, drawn, other, SIZE)
+    for arguments, words in (
+        ({"input_size": 0}, r"`input_size` must be in \(0, inf\)"),
+        ({"teacher_size": 0}, "`teacher_size` must be"),
+        ({"seed": -1}, r"`seed` must be in \[0, inf\)"),
+        ({"start_step": -1}, r"`start_step` must be in \[0, inf\)"),
+        ({"steps": -1}, r"`steps` must be in \[0, inf\)"),
+        ({"sampler": other}, "sampler of 28 images for files with 29"),
+    ):
+        refused(words, make_pipeline, **{**valid, **arguments})
 
 
 # --- Images as an evaluation sees them -----------------------------------------

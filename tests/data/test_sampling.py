@@ -170,5 +170,7 @@ def test_rejects_impossible_arguments():
         ({"seed": -1}, r"`seed` must be in \[0, \d+\). Received: seed=-1"),
         ({"general": 0, "identities": 0}, "`general` or `identities` must be above 0"),
         ({"identities": 4}, "at most the number of identities with images, 3. Rec"),
+        ({"labels": []}, r"`labels` must be a non-empty vector. .*shape=\(0,\)"),
+        ({"labels": [[0, 1]]}, r"`labels` must be a non-empty vector. .*\(1, 2\)"),
     ):
         refused(words, BatchSampler, **{**valid, **arguments})

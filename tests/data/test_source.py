@@ -63,6 +63,16 @@ def test_fingerprint_changes_with_the_choice_and_with_the_source(numbers):
     assert source.Subset(numbers, [0, 1]).fingerprint in prints
 
 
+def test_rejects_impossible_identities(numbers):
+    for identities, words in (
+        ([], r"`len\(identities\)` must be in \[1, inf\)"),
+        ([1, 1], "`identities` must be distinct"),
+        ([4], r"`identities` must be in \[0, 4\). Received: identities=4"),
+        ([-1, 0], r"`identities` must be in \[0, 4\). Received: identities=-1"),
+    ):
+        refused(words, source.Subset, numbers, identities)
+
+
 def test_split_shares_no_identity_and_loses_no_image(numbers):
     # Image i has identity i % 10.
     train, heldout = source.split_identities(Numbers(np.arange(30) % 10), 3, seed=1)

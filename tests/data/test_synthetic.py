@@ -103,6 +103,9 @@ def test_source_gives_the_pictures_of_its_indices():
     expected = render(6, people, photographs, size=32)
     np.testing.assert_array_equal(source.read(np.array([11, 0, 5, 5])), expected)
     assert source.describe(5) == "synthetic identity 101, image 1 (seed 6)"
+    for index in (-1, 12):
+        for call in (lambda i: source.read([0, i]), source.describe):
+            refused("`indices` must be in.*indices=", call, index)
 
 
 def test_fingerprint_depends_on_every_argument(monkeypatch):

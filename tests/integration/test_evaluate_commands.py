@@ -147,6 +147,7 @@ def test_what_cannot_be_is_refused_before_any_figure(folder):
         (pairs, "needs one set of labelled images"),
         (faces, "needs mirror images: leave out --noflip"),
         ([*pairs, "--fprs=1e-1,1"], "`--fprs` must be in (0, 1)"),
+        ([*pairs, "--fprs="], "Give `--fprs` one FPR or more"),
         (named, "Two sets are called identification"),
     ):
         said = refuse("evaluate", *arguments, *more)

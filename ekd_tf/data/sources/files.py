@@ -39,6 +39,8 @@ class PackedNames(Sequence):
         self._ends.append(len(self._block))
 
     def __getitem__(self, index: Any) -> str:
+        # From the end, too.
+        index = range(len(self._ends))[index]
         start = self._ends[index - 1] if index > 0 else 0
         return os.fsdecode(bytes(self._block[start : self._ends[index]]))
 

@@ -98,6 +98,8 @@ class SyntheticFaces(Source):
     def _locate(self, indices):
         """Returns the identity and the number of the photograph of each index."""
         indices = np.asarray(indices, np.int64)
+        for index in (indices.min(initial=0), indices.max(initial=0)):
+            check_range("indices", int(index), low=0, high=len(self) - 1)
         person, photograph = np.divmod(indices, self.images_per_identity)
         return self.first_identity + person, photograph
 
