@@ -210,7 +210,7 @@ class MarginHead(keras.layers.Layer):
 
         `embeddings` are as they came, float32 `(batch, dim)`, without gradient.
         """
-        raise NotImplementedError
+        raise TypeError(f"{type(self).__name__} must define `target_cosine`.")
 
     def update_averages(
         self, cosine: tf.Tensor, embeddings: tf.Tensor, in_margin: tf.Tensor

@@ -52,7 +52,7 @@ class DistillationLoss(keras.layers.Layer):
         dim)`, the teacher without gradient, and what it needs of `labels` and
         `image_ids`, int32 `(batch,)` or None, and `training`, a bool.
         """
-        raise NotImplementedError
+        raise TypeError(f"{type(self).__name__} must define `compute`.")
 
     def call(
         self,

@@ -34,7 +34,7 @@ class Hook:
 
     def after_step(self, step: Step) -> None:
         """Called after every update, in the order of the hooks."""
-        raise NotImplementedError
+        raise TypeError(f"{type(self).__name__} must define `after_step`.")
 
     def close(self) -> None:
         """Called once when the steps have ended, by an error or not."""

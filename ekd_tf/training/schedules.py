@@ -28,7 +28,7 @@ class WarmupSchedule(keras.optimizers.schedules.LearningRateSchedule):
 
     def decay(self, step: tf.Tensor) -> tf.Tensor:
         """Returns the rate without warm-up, a float32 scalar; `step` is int64."""
-        raise NotImplementedError
+        raise TypeError(f"{type(self).__name__} must define `decay`.")
 
     def __call__(self, step) -> tf.Tensor:
         """Returns the rate of the update after `step` updates, a float32 scalar."""

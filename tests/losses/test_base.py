@@ -93,6 +93,11 @@ def test_computes_in_float32_under_every_policy(mixed_policy, policy, dtype):
     assert gradient.dtype == rows.dtype
 
 
+def test_a_loss_must_define_compute():
+    words = "DistillationLoss must define `compute`"
+    refused(words, DistillationLoss(), ROWS, ROWS, error=TypeError)
+
+
 def test_rejects_wrong_shapes_and_inputs_of_different_batches():
     labels, batch = np.zeros(2, np.int32), "must come from the same batch"
     for arguments, words in (
