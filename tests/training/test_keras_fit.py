@@ -116,6 +116,8 @@ def test_evaluation_counts_each_image_once_whatever_it_is_given():
         pipeline_of(OTHERS, flip=False),
     ):
         assert model.evaluate(given) == pytest.approx(expected, abs=1e-6)
+    listed = model.evaluate(given, return_dict=False)
+    assert listed == pytest.approx([*expected.values()], abs=1e-6)
     refused("`x` must be a Source", model.evaluate, images)
 
 
