@@ -33,6 +33,7 @@ class GapPoint:
         worst_positive, worst_negative: Rows `(i, j)` of the critical pairs on which the
             models differ most, in cosine above their own thresholds; the worst first.
         worst_cosines: For each worst pair, positives first, `(teacher, student)`.
+        pairs: Behind these; in no file.
     """
 
     fpr: float
@@ -48,6 +49,7 @@ class GapPoint:
     worst_positive: tuple[tuple[int, int], ...] | None = None
     worst_negative: tuple[tuple[int, int], ...] | None = None
     worst_cosines: tuple[tuple[float, float], ...] | None = None
+    pairs: CriticalPairs | None = dataclasses.field(default=None, compare=False)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,14 +66,19 @@ class GapReport:
         missing = [point.fpr for point in self.points if point.gap is None]
         return verification.not_measurable(missing, self.num_negative)
 
+    @property
+    def lowest(self) -> GapPoint | None:
+        """The point of the lowest FPR that is measurable."""
+        measured = [point for point in self.points if point.gap is not None]
+        return min(measured, key=lambda point: point.fpr, default=None)
+
     def to_dict(self) -> dict:
         """Returns the report as JSON can hold it, FPRs spelled as `1e-3`."""
-        report = dataclasses.asdict(self)
-        report["points"] = {
-            format_fpr(point.pop("fpr")): point for point in report["points"]
-        }
-        report["not_measurable"] = list(self.not_measurable)
-        return report
+        points = {format_fpr(point.fpr): dict(vars(point)) for point in self.points}
+        for point in points.values():
+            del point["fpr"], point["pairs"]
+        not_measurable = list(self.not_measurable)
+        return {**vars(self), "points": points, "not_measurable": not_measurable}
 
     def to_table(self) -> str:
         """Returns the report as a Markdown table, one line per FPR."""
@@ -157,7 +164,7 @@ def _point(critical, student, teacher, baseline=None):
     if critical is None:
         return GapPoint(fpr=teacher.target_fpr)
     baseline_tpr = None if baseline is None else baseline.tpr
-    positive, negative = critical.worst["positive"], critical.worst["negative"]
+    positive, negative = critical.worst_of("positive"), critical.worst_of("negative")
     return GapPoint(
         fpr=teacher.target_fpr,
         teacher_tpr=teacher.tpr,
@@ -167,18 +174,20 @@ def _point(critical, student, teacher, baseline=None):
         closed=closed_share(student.tpr, baseline_tpr, teacher.tpr),
         teacher_threshold=teacher.threshold,
         student_threshold=student.threshold,
-        critical_positive=critical.counts["positive"],
-        critical_negative=critical.counts["negative"],
+        critical_positive=sum(of["positive"] for of in critical.counts.values()),
+        critical_negative=sum(of["negative"] for of in critical.counts.values()),
         worst_positive=tuple(pair for _, pair, _ in positive),
         worst_negative=tuple(pair for _, pair, _ in negative),
         worst_cosines=tuple(cosines for _, _, cosines in positive + negative),
+        pairs=critical,
     )
 
 
 class CriticalPairs:
-    """Counts critical pairs block by block and keeps the worst of each kind.
+    """Counts critical pairs block by block and keeps the worst.
 
-    `worst` holds `(-distance, (i, j), (teacher, student))`, sorted: rows decide ties.
+    Both are by the model that is right and by kind: `counts["teacher"]["positive"]`.
+    `worst` has `(-distance, (i, j), (teacher, student))`, sorted: rows decide ties.
     """
 
     def __init__(self, student_threshold: float, teacher_threshold: float, keep: int):
@@ -186,35 +195,43 @@ class CriticalPairs:
         thresholds = [teacher_threshold, student_threshold]
         self._thresholds = np.array(thresholds, np.float32)
         self._keep = keep
-        self.worst = {"positive": [], "negative": []}
-        self.counts = {"positive": 0, "negative": 0}
+        kinds, models = ("positive", "negative"), ("teacher", "student")
+        self.counts = {model: dict.fromkeys(kinds, 0) for model in models}
+        self.worst = {model: {kind: [] for kind in kinds} for model in models}
+
+    def worst_of(self, kind: str) -> list:
+        """Returns the worst pairs of a kind, whichever model is right."""
+        both = self.worst["teacher"][kind] + self.worst["student"][kind]
+        return sorted(both)[: self._keep]
 
     def update(self, student: np.ndarray, block: PairBlock) -> None:
         """Takes in the student's cosines `(r, c)` of a block of the teacher's."""
         of_teacher, of_student = self._thresholds
         critical = (block.cosine > of_teacher) != (student > of_student)
-        if block.positive is None:
-            kinds = {"negative": critical}
-        else:
-            kinds = {
-                "positive": critical & block.positive,
-                "negative": critical & block.negative,
-            }
-        for kind, mask in kinds.items():
-            rows, columns = np.nonzero(mask)
-            self.counts[kind] += rows.size
-            if not self._keep or not rows.size:
-                continue
-            cosines = np.stack([block.cosine[rows, columns], student[rows, columns]])
-            above = cosines - self._thresholds[:, None]
-            distance = np.abs(above[0] - above[1])
-            # All that tie with the last one kept.
-            least = -np.partition(-distance, min(self._keep, rows.size) - 1)
-            chosen = distance >= least[min(self._keep, rows.size) - 1]
-            pairs = np.stack([block.rows[rows], block.columns[columns]])[:, chosen]
-            entries = zip(
-                (-distance[chosen]).tolist(),
-                map(tuple, np.sort(pairs, axis=0).T.tolist()),
-                map(tuple, cosines[:, chosen].T.tolist()),
-            )
-            self.worst[kind] = sorted([*self.worst[kind], *entries])[: self._keep]
+        same = np.zeros_like(critical) if block.positive is None else block.positive
+        if block.negative is not None:
+            critical &= same | block.negative
+        rows, columns = np.nonzero(critical)
+        same = same[rows, columns]
+        pairs = np.sort([block.rows[rows], block.columns[columns]], axis=0)
+        cosines = np.stack([block.cosine[rows, columns], student[rows, columns]])
+        above = cosines - self._thresholds[:, None]
+        distance = np.abs(above[0] - above[1])
+        teacher_is_right = (above[0] > 0) == same
+        for right, kinds in self.worst.items():
+            is_right = teacher_is_right == (right == "teacher")
+            for kind in kinds:
+                chosen = np.flatnonzero(is_right & (same == (kind == "positive")))
+                self.counts[right][kind] += chosen.size
+                if not chosen.size:
+                    continue
+                # All that tie with the last one kept.
+                last = min(self._keep, chosen.size) - 1
+                least = -np.partition(-distance[chosen], last)[last]
+                chosen = chosen[distance[chosen] >= least]
+                entries = zip(
+                    (-distance[chosen]).tolist(),
+                    map(tuple, pairs[:, chosen].T.tolist()),
+                    map(tuple, cosines[:, chosen].T.tolist()),
+                )
+                kinds[kind] = sorted([*kinds[kind], *entries])[: self._keep]

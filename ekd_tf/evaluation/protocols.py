@@ -86,15 +86,14 @@ class LabelledEvaluation:
                 rocs=[reports[name].roc for name in order],
                 progress=progress,
             )
-            measured = [point for point in gap.points if point.gap is not None]
-            for point in measured:
+            for point in gap.points:
                 for name, value in (("gap", point.gap), ("closed", point.closed)):
                     if value is not None:
                         figure = f"{self.name}/{name}_at_fpr_{format_fpr(point.fpr)}"
                         figures["student"][figure] = value
-            lowest = min(measured, key=lambda point: point.fpr, default=None)
-            if lowest is not None and lowest.worst_cosines:
-                pictures[f"{self.name}/critical"] = contact_sheet(self.source, lowest)
+            if gap.lowest is not None and gap.lowest.worst_cosines:
+                sheet = contact_sheet(self.source, gap.lowest)
+                pictures[f"{self.name}/critical"] = sheet
         view, student = models.student.view, reports["student"]
         parts = [
             verification.figures_table(list(reports.items())),

@@ -15,7 +15,6 @@ from ekd_tf.evaluation import PairSetEvaluation
 from ekd_tf.evaluation import Result
 from ekd_tf.evaluation.allpairs import PairBlocks
 from ekd_tf.evaluation.embed import add_views
-from ekd_tf.evaluation.gap import CriticalPairs
 from ekd_tf.metrics import format_fpr
 from ekd_tf.metrics.roc import tpr_within
 from ekd_tf.page.columns import Attributes
@@ -45,7 +44,6 @@ def set_section(
     attributes: Attributes | None = None,
     calibration: Calibration | None = None,
     image_bytes: int = 0,
-    worst: int = 10,
 ) -> dict:
     """Returns what the page shows of a set, as JSON can hold it.
 
@@ -55,7 +53,6 @@ def set_section(
         attributes: A user's columns to slice by.
         calibration: Of the student's own file.
         image_bytes: The most that pictures of pairs may take; 0: none.
-        worst: Critical pairs of each kind and direction.
     """
     section = {"name": result.name, "text": result.report()}
     if not isinstance(evaluation, (LabelledEvaluation, PairSetEvaluation)):
@@ -80,16 +77,14 @@ def set_section(
         for fpr, threshold in report.thresholds.items()
         if threshold is not None
     }
-    embeddings = models.student(source)
     units = Units(labels, len(source))
     grid = GridCounts(list(stops.values()), units)
     slices = SliceCounts(list(stops.values()), columns, units)
-    for block in pairs_of(embeddings):
+    for block in pairs_of(models.student(source)):
         grid.add(*block)
         slices.add(*block)
-    critical = None
-    if labels is not None and models.teacher is not None:
-        critical = _critical(models, source, embeddings, result, worst)
+    lowest = result.gap and result.gap.lowest
+    critical = _critical(lowest) if lowest else None
     slider = _slider(grid, report, stops)
     return {
         **section,
@@ -135,36 +130,17 @@ def _slider(grid, report, stops):
     }
 
 
-def _critical(models, source, embeddings, result, worst):
-    """Returns the critical pairs of either direction at the lowest measurable FPR."""
-    points = [point for point in result.gap.points if point.gap is not None]
-    point = min(points, key=lambda point: point.fpr, default=None)
-    if point is None:
-        return None
-    thresholds = point.student_threshold, point.teacher_threshold
-    by_right = {
-        right: CriticalPairs(*thresholds, worst) for right in ("teacher", "student")
-    }
-    of_teacher = PairBlocks(models.teacher(source), source.labels)
-    for student, teacher in zip(PairBlocks(embeddings, source.labels), of_teacher):
-        accepts = teacher.cosine > np.float32(thresholds[1])
-        positive, negative = teacher.positive, teacher.negative
-        if positive is None:
-            positive, negative = np.zeros_like(accepts), np.ones_like(accepts)
-        for right, pairs in by_right.items():
-            of_right = accepts if right == "teacher" else ~accepts
-            part = dataclasses.replace(
-                teacher, positive=positive & of_right, negative=negative & ~of_right
-            )
-            pairs.update(student.cosine, part)
+def _critical(point):
+    """Returns the critical pairs of either direction at an FPR."""
+    thresholds = {m: getattr(point, f"{m}_threshold") for m in ("student", "teacher")}
     return {
         "fpr": format_fpr(point.fpr),
-        "thresholds": {"student": thresholds[0], "teacher": thresholds[1]},
-        "counts": {right: pairs.counts for right, pairs in by_right.items()},
+        "thresholds": thresholds,
+        "counts": point.pairs.counts,
         "rows": [
             dict(kind=kind, right=right, off=-off, pair=pair, cosines=cosines)
-            for right, pairs in by_right.items()
-            for kind, rows in pairs.worst.items()
+            for right, kinds in point.pairs.worst.items()
+            for kind, rows in kinds.items()
             for off, pair, cosines in rows
         ],
     }

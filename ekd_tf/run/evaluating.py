@@ -220,7 +220,6 @@ def _page(settings, models, evaluations, results, attributes):
             attributes,
             calibration,
             most,
-            settings.worst,
         )
         for evaluation, result in zip(evaluations, results)
     ]
