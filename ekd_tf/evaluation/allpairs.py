@@ -254,13 +254,9 @@ def draw_pairs(
 def _spread(sizes, wanted, rng):
     """Picks numbers of positive pairs, as equally many per identity as there are."""
     counts = sizes * (sizes - 1) // 2
-    level, high = 0, wanted
-    while level < high:
-        middle = (level + high + 1) // 2
-        if np.minimum(counts, middle).sum() <= wanted:
-            level = middle
-        else:
-            high = middle - 1
+    # above[k] identities have more than k: so many give their (k + 1)-th pair.
+    above = counts.size - np.cumsum(np.bincount(np.minimum(counts, wanted)))[:wanted]
+    level = int(np.searchsorted(np.cumsum(above), wanted, side="right"))
     quota = np.minimum(counts, level)
     richer = rng.permutation(np.flatnonzero(counts > level))
     quota[richer[: wanted - quota.sum()]] += 1
