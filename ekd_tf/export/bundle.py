@@ -228,15 +228,10 @@ def _time(file, images):
 
 def _notes(artefacts):
     """Says what of the figures calls for something to be done."""
-    by_kind = {artefact.kind: artefact for artefact in artefacts}
-    int8, float32 = by_kind.get("tflite_int8"), by_kind.get("tflite_float32")
-    if int8 and "PRELU" in int8.ops:
-        beside = ""
-        if float32:
-            ratio = int8.median_ms / float32.median_ms
-            beside = f"; it took {ratio:.1f} times as long as float32 on one thread"
-        yield (
-            f"int8 with PReLU runs in {int8.partitions} pieces, as XNNPACK has no int8 "
-            f"PReLU{beside}. Train with --activation=relu, or swap and fine-tune: "
-            "python tools/swap_activation.py"
-        )
+    for artefact in artefacts:
+        if artefact.kind == "tflite_int8" and "PRELU" in artefact.ops:
+            yield (
+                f"int8 with PReLU runs in {artefact.partitions} pieces, as XNNPACK has "
+                "no int8 PReLU. Train with --activation=relu, or swap and fine-tune: "
+                "python tools/swap_activation.py"
+            )
