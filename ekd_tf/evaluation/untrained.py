@@ -26,59 +26,25 @@ IMAGES_PER_IDENTITY = 4
 LOW_AUC, GOOD_AUC = 0.8, 0.9
 
 
-def better_reading(
-    value: float | None,
-    others: Iterable[tuple[str, Callable]],
-    source: Source,
-    seed: int = 0,
-    unreadable: Unreadable | None = None,
-) -> tuple[str, float] | None:
-    """Returns the name and AUC of the best other way of reading a model's input.
-
-    None where `value`, from `warn_if_untrained`, is at least `LOW_AUC`, or where none
-    of `others`, names and functions `embed`, reaches `GOOD_AUC`.
-    """
-    if value is None or value >= LOW_AUC:
-        return None
-    indices, labels = _sample(source, seed, unreadable)
-    best, reading = GOOD_AUC, None
-    for name, embed in others:
-        try:
-            scores = all_pair_scores(embed(source, indices), labels)
-        # A range far from its own may give it zeros or infinity.
-        except ValueError:
-            continue
-        auc = ROC.of(*scores).auc()
-        if auc >= best:
-            best, reading = auc, name
-    return None if reading is None else (reading, best)
-
-
-def _sample(source, seed, unreadable):
-    """Returns indices and labels of up to 32 identities' images, up to 4 of each."""
-    identities = min(IDENTITIES, len(np.unique(source.labels)))
-    sampler = BatchSampler(source.labels, 0, identities, IMAGES_PER_IDENTITY, seed)
-    chosen = np.unique(sampler.batch(0)[0])
-    indices, _ = readable_indices(source, chosen, unreadable)
-    return indices, source.labels[indices]
-
-
-def warn_if_untrained(
+def check_reading(
     embed: Callable,
+    others: Iterable[tuple[str, Callable]],
     source: Source,
     input_size: int,
     seed: int = 0,
     unreadable: Unreadable | None = None,
     role: str = "teacher",
-) -> float | None:
-    """Warns where a teacher verifies no better than chance or than the pixels do.
+) -> tuple[float | None, tuple[str, float] | None]:
+    """Warns where a model verifies no better than chance or than the pixels do.
 
     An untrained network is not at chance: it passes on some of the pixels. So the
-    cosine of the bare images, each with its mirror image added as to the teacher's
+    cosine of the bare images, each with its mirror image added as to the model's
     embeddings, is the second mark to beat, as they are or less their mean.
 
     Args:
         embed: As `SourceEmbedder.some`.
+        others: Names of other ways of reading the model's input and their `embed`,
+            tried where its AUC is below `LOW_AUC`.
         source: Labelled images; four of up to 32 identities are used.
         input_size: Side in pixels of the bare images.
         seed: Chooses the images.
@@ -86,9 +52,14 @@ def warn_if_untrained(
         role: Name of the flag that named it, for the message.
 
     Returns:
-        The teacher's AUC, or None where the images make no positive pair.
+        The model's AUC, None where the images make no positive pair, and name and AUC
+        of the best other way, None where no one reaches `GOOD_AUC`.
     """
-    indices, labels = _sample(source, seed, unreadable)
+    identities = min(IDENTITIES, len(np.unique(source.labels)))
+    sampler = BatchSampler(source.labels, 0, identities, IMAGES_PER_IDENTITY, seed)
+    chosen = np.unique(sampler.batch(0)[0])
+    indices, _ = readable_indices(source, chosen, unreadable)
+    labels = source.labels[indices]
     batches = list(evaluation_batches(source, indices, input_size, len(indices)))
     pixels = np.concatenate(batches).astype(np.float32)
     # A row of zeros has no direction: black images, or all alike, get one.
@@ -98,7 +69,7 @@ def warn_if_untrained(
     for embeddings in (embed(source, indices), pixels, centred):
         scores = all_pair_scores(embeddings, labels)
         if not all(kind.size for kind in scores):
-            return None
+            return None, None
         rocs.append(ROC.of(*scores))
     tpr, *of_pixels = (roc.points([FPR])[0].tpr for roc in rocs)
     chance = FPR + 3 * math.sqrt(FPR * (1 - FPR) / rocs[0].num_positive)
@@ -110,4 +81,14 @@ def warn_if_untrained(
             "cropped as its own were?",
             *(role, FPR, len(indices), tpr, FPR, max(of_pixels), role),
         )
-    return rocs[0].auc()
+    auc, best, reading = rocs[0].auc(), GOOD_AUC, None
+    for name, embed_so in others if auc < LOW_AUC else ():
+        try:
+            scores = all_pair_scores(embed_so(source, indices), labels)
+        # A range far from its own may give it zeros or infinity.
+        except ValueError:
+            continue
+        of_other = ROC.of(*scores).auc()
+        if of_other >= best:
+            best, reading = of_other, (name, of_other)
+    return auc, reading

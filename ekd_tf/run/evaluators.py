@@ -15,8 +15,7 @@ from ekd_tf.embedders import open_embedder
 from ekd_tf.evaluation import LabelledEvaluation
 from ekd_tf.evaluation import PairSetEvaluation
 from ekd_tf.evaluation import SourceEmbedder
-from ekd_tf.evaluation.untrained import better_reading
-from ekd_tf.evaluation.untrained import warn_if_untrained
+from ekd_tf.evaluation.untrained import check_reading
 from ekd_tf.evaluation.verification import DEFAULT_FPRS
 from ekd_tf.run import factory
 
@@ -43,14 +42,15 @@ def check_range_of_pixels(
     `spec` is the model as the flag `role` names it, and `embedder` has `some` of
     `SourceEmbedder`. It is compared with bare pixels, resized to `input_size`.
     """
-    auc = warn_if_untrained(embedder.some, source, input_size, seed, unreadable, role)
-    if auc is None:
-        return f"AUC of the {role}: none, no two images of {source.name} are of one"
     others = (
         (other, source_embedder(open_embedder(other), unreadable=unreadable).some)
         for other in in_other_ranges(spec)
     )
-    better = better_reading(auc, others, source, seed, unreadable)
+    auc, better = check_reading(
+        embedder.some, others, source, input_size, seed, unreadable, role
+    )
+    if auc is None:
+        return f"AUC of the {role}: none, no two images of {source.name} are of one"
     if better:
         raise ValueError(
             f"`--{role}={spec}` is given pixels of a wrong range: its AUC on a sample "
