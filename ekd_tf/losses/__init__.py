@@ -1,13 +1,12 @@
 """Distillation losses: student, teacher and labels to named scalars."""
 
-from ekd_tf.losses.ada_distill import AdaDistillLoss as AdaDistillLoss
 from ekd_tf.losses.base import DistillationLoss as DistillationLoss
+from ekd_tf.losses.centres import AdaDistillLoss as AdaDistillLoss
 from ekd_tf.losses.centres import CentreLoss as CentreLoss
 from ekd_tf.losses.centres import MarginDistillationLoss as MarginDistillationLoss
 from ekd_tf.losses.centres import ProxylessKDLoss as ProxylessKDLoss
 from ekd_tf.losses.centres import ShrinkTeaNetLoss as ShrinkTeaNetLoss
 from ekd_tf.losses.centres import check_centres as check_centres
-from ekd_tf.losses.darkrank import DarkRankLoss as DarkRankLoss
 from ekd_tf.losses.direct import CosineLoss as CosineLoss
 from ekd_tf.losses.direct import FitNetLoss as FitNetLoss
 from ekd_tf.losses.direct import ProjectedLoss as ProjectedLoss
@@ -17,12 +16,11 @@ from ekd_tf.losses.icd_face import ICDFaceLoss as ICDFaceLoss
 from ekd_tf.losses.kd import GKDLoss as GKDLoss
 from ekd_tf.losses.kd import KDLoss as KDLoss
 from ekd_tf.losses.pairwise import CCKDLoss as CCKDLoss
+from ekd_tf.losses.pairwise import DarkRankLoss as DarkRankLoss
 from ekd_tf.losses.pairwise import PKTLoss as PKTLoss
 from ekd_tf.losses.pairwise import SPLoss as SPLoss
-from ekd_tf.losses.rkd import RKDLoss as RKDLoss
-from ekd_tf.losses.triplet_distillation import (
-    TripletDistillationLoss as TripletDistillationLoss,
-)
+from ekd_tf.losses.triples import RKDLoss as RKDLoss
+from ekd_tf.losses.triples import TripletDistillationLoss as TripletDistillationLoss
 
 # What `--distill` calls them.
 LOSSES = {

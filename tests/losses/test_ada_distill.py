@@ -4,7 +4,7 @@ import tensorflow as tf
 from toys import with_gradient
 
 from ekd_tf.losses import AdaDistillLoss
-from ekd_tf.losses.ada_distill import moved_centres
+from ekd_tf.losses.centres import moved_centres
 
 
 def test_kept_part_computed_by_hand():

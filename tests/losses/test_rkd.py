@@ -5,7 +5,7 @@ from toys import value_and_gradient
 
 from ekd_tf.losses import RKDLoss
 from ekd_tf.losses import TripletDistillationLoss
-from ekd_tf.losses.rkd import huber
+from ekd_tf.losses.triples import huber
 from ekd_tf.ops import blocks
 
 
