@@ -6,7 +6,7 @@ import tensorflow as tf
 
 from ekd_tf.heads import ArcFace
 from ekd_tf.losses import DistillationLoss
-from ekd_tf.models.batch_norm import BatchNormalization
+from ekd_tf.models.layers import BatchNormalization
 from ekd_tf.training.distiller import Distiller
 from ekd_tf.training.loop import compile_step
 from ekd_tf.training.strategy import distribute

@@ -10,7 +10,7 @@ import numpy as np
 from ekd_tf.checks import check_choice
 from ekd_tf.checks import check_range
 from ekd_tf.models import blocks
-from ekd_tf.models.batch_norm import BatchNormalization
+from ekd_tf.models.layers import BatchNormalization
 from ekd_tf.models.layers import PixelNormalization
 
 # Arguments of a network that are set here, or are of the classifier that goes.

@@ -7,7 +7,7 @@ import keras
 from ekd_tf.checks import check_choice
 from ekd_tf.checks import check_positive
 from ekd_tf.checks import check_range
-from ekd_tf.models.batch_norm import BatchNormalization
+from ekd_tf.models.layers import BatchNormalization
 from ekd_tf.models.layers import PixelNormalization
 from ekd_tf.models.layers import PReLU
 

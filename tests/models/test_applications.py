@@ -7,7 +7,7 @@ from refusals import refused
 
 from ekd_tf.models.applications import Application
 from ekd_tf.models.applications import list_applications
-from ekd_tf.models.batch_norm import BatchNormalization
+from ekd_tf.models.layers import BatchNormalization
 
 
 def test_lists_networks_alone():

@@ -5,7 +5,7 @@ import tensorflow as tf
 
 from ekd_tf.keras_compat import IS_KERAS_3
 from ekd_tf.keras_compat import tf_variable
-from ekd_tf.models.batch_norm import BatchNormalization
+from ekd_tf.models.layers import BatchNormalization
 
 SHAPE = (4, 3, 5, 6)
 
