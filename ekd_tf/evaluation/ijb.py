@@ -86,34 +86,27 @@ class IJBEvaluation:
 
         The ROC is of the first switches.
         """
-        reports, curves = {}, {}
+        reports, figures, document, curves = {}, {}, {}, {}
         given = self._set
         for model, embedder in models.items():
             views = embedder.views(given.images)
-            reports[model] = {}
+            reports[model], figures[model], document[model] = {}, {}, {}
             for switches in self._switches:
                 rows = metrics.pool_templates(
                     views, given.template, given.media, given.score, switches
                 )
                 roc = self._roc(rows)
-                reports[model][switches] = self._report(roc, rows)
+                report = self._report(roc, rows)
+                reports[model][switches] = report
+                figures[model].update(report.scalars(f"{self.name}/{switches}"))
+                document[model][switches] = report.to_dict()
                 if switches == self._switches[0]:
                     curves[f"{model} {switches}"] = roc.curve()
         return Result(
             name=self.name,
             reports=reports,
-            figures={
-                model: {
-                    figure: value
-                    for name, report in kinds.items()
-                    for figure, value in report.scalars(f"{self.name}/{name}").items()
-                }
-                for model, kinds in reports.items()
-            },
-            document={
-                model: {name: report.to_dict() for name, report in kinds.items()}
-                for model, kinds in reports.items()
-            },
+            figures=figures,
+            document=document,
             text=_text(reports),
             images={f"{self.name}/roc": plot_roc(curves, title=f"{self.name} 1:1")},
             left_out=given.images.left_out,
