@@ -83,7 +83,7 @@ def report(root):
         embedder = SourceEmbedder(model, model.input_shape[1])
         result = LabelledEvaluation("heldout", heldout)(Models(embedder))
         figures = result.student
-        curves[title] = result.curves["student"]
+        curves[title] = result.student.roc.curve()
         export = json.loads((root / run / "reports" / "export.json").read_text())
         artefact = next(a for a in export["artefacts"] if a["kind"] == "tflite_float32")
         rows.append(

@@ -89,13 +89,11 @@ class RunFigures:
     curve: tuple[tuple[float, ...], tuple[float, ...]]
 
     @classmethod
-    def of(
-        cls, report: VerificationReport, curve: tuple[np.ndarray, np.ndarray]
-    ) -> RunFigures:
-        """Takes the figures of a report and samples the ROC curve that goes with it."""
+    def of(cls, report: VerificationReport) -> RunFigures:
+        """Takes the figures of a report and samples its ROC curve."""
         resolved = 1 / report.num_negative
         grid = np.array([fpr for fpr in _GRID if fpr >= resolved * (1 - 1e-9)])
-        tpr = tpr_within(curve, grid)
+        tpr = tpr_within(report.roc.curve(), grid)
         sampled = tuple(grid.tolist()), tuple(tpr.tolist())
         return cls(report.accuracy_mean, dict(report.tpr), sampled)
 
@@ -257,9 +255,7 @@ def kept_figures(
         key = f"{fingerprint} {evaluation.fingerprint}"
         if key not in kept:
             models = models or Models(open_model())
-            result = evaluation(models)
-            figures = RunFigures.of(result.student, result.curves["student"])
-            kept[key] = figures.to_dict()
+            kept[key] = RunFigures.of(evaluation(models).student).to_dict()
             path.parent.mkdir(parents=True, exist_ok=True)
             write_text(path, json.dumps(kept) + "\n")
         of_sets[evaluation.name] = RunFigures.from_dict(kept[key])

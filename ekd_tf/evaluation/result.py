@@ -47,11 +47,6 @@ class Result:
         """The report of the model that is judged."""
         return self.reports["student"]
 
-    @property
-    def curves(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-        """Name of each model -> `(fpr, tpr)` of its `VerificationReport`."""
-        return {name: report.roc.curve() for name, report in self.reports.items()}
-
     def scalars(self, model: str = "student") -> dict[str, float]:
         """Returns a model's figures by the names they are logged under."""
         return self.figures[model]

@@ -113,8 +113,7 @@ def test_figures_of_a_run_survive_json(rng):
     labels = np.repeat(np.arange(20), 4)
     rows = rng.normal(size=(20, 8))[labels] + rng.normal(size=(80, 8))
     report = verify_embeddings(rows, labels, (1e-1, 1e-2, 1e-6))
-    curve = ([0.0, 0.01, 0.1, 1.0], [0.0, report.tpr[1e-2], report.tpr[1e-1], 1.0])
-    found = RunFigures.of(report, curve)
+    found = RunFigures.of(report)
     assert found.accuracy == report.accuracy_mean
     assert found.tpr == {**report.tpr, 1e-6: None}
     # 3,040 negatives resolve 3.3e-4.

@@ -93,7 +93,7 @@ def test_reports_the_gap_that_compare_measures(source, result):
         assert scalars[f"faces/closed_at_fpr_{name}"] == point.closed
         assert of_teacher[f"faces/tpr_at_fpr_{name}"] == point.teacher_tpr
     assert not any("gap" in name for name in of_teacher)
-    assert set(result.curves) == {"teacher", "student", "baseline"}
+    assert set(result.reports) == {"teacher", "student", "baseline"}
 
 
 def test_writes_report_and_pictures(result, tmp_path):
