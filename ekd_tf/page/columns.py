@@ -12,11 +12,15 @@ from collections.abc import Sequence
 import numpy as np
 
 from ekd_tf.data import Source
+from ekd_tf.data import evaluation_batches
+from ekd_tf.data.image_pixels import open_image
 from ekd_tf.files.user_text import open_text
 
 # Of a column of words so many are slices of their own, the rest is one.
 _MOST_VALUES = 20
 _KEYS = ("identity", "image")
+# Side in pixels that quality is measured at, and images in memory at a time.
+_SIDE, _BATCH = 112, 128
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,6 +76,40 @@ class Column:
         place = {word: names.index(word) for word in common}
         values = [place.get(word, len(common)) if word else -1 for word in words]
         return cls(name, tuple(names), np.array(values))
+
+
+def quality_columns(source: Source) -> list[Column]:
+    """Slices images by sharpness, brightness and the smaller side they are stored at.
+
+    Sharpness is the standard deviation of the Laplacian, brightness the mean, of gray
+    levels 0..255 at 112 x 112 pixels.
+    """
+    sharpness, brightness = [], []
+    batches = evaluation_batches(source, np.arange(len(source)), _SIDE, _BATCH)
+    for batch in batches:
+        gray = batch.astype(np.float32) @ np.float32([0.299, 0.587, 0.114])
+        inner = gray[:, 1:-1, 1:-1]
+        around = gray[:, :-2, 1:-1] + gray[:, 2:, 1:-1]
+        around += gray[:, 1:-1, :-2] + gray[:, 1:-1, 2:]
+        sharpness.append((around - 4 * inner).std(axis=(1, 2)))
+        brightness.append(gray.mean(axis=(1, 2)))
+    measured = {
+        "sharpness": np.concatenate(sharpness),
+        "brightness": np.concatenate(brightness),
+        "size of the stored image, pixels": _sides(source),
+    }
+    return list(filter(None, (Column.of_numbers(*each) for each in measured.items())))
+
+
+def _sides(source):
+    if not source.encoded:
+        return np.zeros(len(source))
+    sides = []
+    for numbers in np.array_split(np.arange(len(source)), -(-len(source) // _BATCH)):
+        for data in source.read(numbers):
+            with open_image(data) as image:
+                sides.append(min(image.size))
+    return np.array(sides)
 
 
 class Attributes:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import base64
 import dataclasses
+import io
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from ekd_tf import metrics
+from ekd_tf.data import evaluation_batches
 from ekd_tf.evaluation import Calibration
 from ekd_tf.evaluation import LabelledEvaluation
 from ekd_tf.evaluation import Models
@@ -19,6 +23,7 @@ from ekd_tf.metrics import format_fpr
 from ekd_tf.metrics.roc import tpr_within
 from ekd_tf.page.columns import Attributes
 from ekd_tf.page.columns import Column
+from ekd_tf.page.columns import quality_columns
 from ekd_tf.page.counts import STEP
 from ekd_tf.page.counts import GridCounts
 from ekd_tf.page.counts import Pairs
@@ -26,8 +31,6 @@ from ekd_tf.page.counts import SliceCounts
 from ekd_tf.page.counts import Units
 from ekd_tf.page.counts import given_pairs
 from ekd_tf.page.counts import labelled_pairs
-from ekd_tf.page.faces import quality_columns
-from ekd_tf.page.faces import thumbnails
 
 # FPRs of the points of a curve, 40 a decade.
 _FPRS = 10.0 ** -(np.arange(240, -1, -1) / 40)
@@ -35,6 +38,8 @@ _FPRS = 10.0 ** -(np.arange(240, -1, -1) / 40)
 _STOPS, _EACH = 80, 2
 # Identities of the lowest TPRs and as many of the highest FPRs, at each target FPR.
 _IDENTITIES = 25
+# Side in pixels and quality of the pictures of pairs.
+_SIDE, _QUALITY = 64, 72
 
 
 def set_section(
@@ -200,11 +205,34 @@ def _pairs(grid, slider, critical, source, image_bytes):
         at = np.random.default_rng(0).permutation(np.linspace(*ends, _STOPS))
         near = grid.examples(np.append(list(slider["stops"].values()), at), _EACH)
         rows = np.array([*worst, *(pair[2:] for pair in near)], int).reshape(-1)
-        pictures = thumbnails(source, rows.tolist(), image_bytes)
+        pictures = _thumbnails(source, rows.tolist(), image_bytes)
         near = [pair for pair in near if pair[2] in pictures and pair[3] in pictures]
     rows = np.unique(np.array([*worst, *(pair[2:] for pair in near)], int)).tolist()
     names = {row: source.describe(row) for row in rows}
     return {"pairs": near, "pictures": pictures, "names": names}
+
+
+def _thumbnails(source, indices, most):
+    """Returns JPEGs of 64 x 64 pixels as data URIs, by number of the image.
+
+    The first of `indices`, each once, whose URIs have `most` bytes in all.
+    """
+    wanted = list(dict.fromkeys(indices))
+    uris = {}
+    pictures = (
+        picture
+        for batch in evaluation_batches(source, np.array(wanted, int), _SIDE, 128)
+        for picture in batch
+    )
+    for index, picture in zip(wanted, pictures):
+        file = io.BytesIO()
+        Image.fromarray(picture).save(file, "JPEG", quality=_QUALITY, optimize=True)
+        text = base64.b64encode(file.getvalue()).decode("ascii")
+        most -= len(text)
+        if most < 0:
+            break
+        uris[index] = f"data:image/jpeg;base64,{text}"
+    return uris
 
 
 def _intervals(of_kind):

@@ -9,7 +9,7 @@ from refusals import refused
 
 from ekd_tf.page import Attributes
 from ekd_tf.page.columns import Column
-from ekd_tf.page.faces import quality_columns
+from ekd_tf.page.columns import quality_columns
 
 
 class Folder(Files):
