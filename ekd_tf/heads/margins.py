@@ -187,10 +187,8 @@ class CurricularFace(MarginHead):
         self, cosine: tf.Tensor, embeddings: tf.Tensor, in_margin: tf.Tensor
     ) -> None:
         mean, count = mean_over_replicas(cosine, in_margin)
-        old = tf.convert_to_tensor(self.stage)
         usable = (count > 0) & tf.math.is_finite(mean)
-        moved = old + self.momentum * (mean - old)
-        self.stage.assign(tf.where(usable, moved, old))
+        _move(self.stage, mean, self.momentum, usable)
 
     def place_targets(
         self, cosine: tf.Tensor, labels: tf.Tensor, target_cosine: TargetCosine
@@ -266,13 +264,14 @@ class AdaFace(MarginHead):
         # Of a sample, as torch computes it.
         deviation = tf.sqrt(tf.math.divide_no_nan(variance * count, count - 1.0))
         usable = (count > 1) & tf.math.is_finite(deviation)
-        for variable, batch in (
-            (self.length_mean, mean),
-            (self.length_deviation, deviation),
-        ):
-            old = tf.convert_to_tensor(variable)
-            moved = old + self.momentum * (batch - old)
-            variable.assign(tf.where(usable, moved, old))
+        _move(self.length_mean, mean, self.momentum, usable)
+        _move(self.length_deviation, deviation, self.momentum, usable)
+
+
+def _move(average, batch, momentum, usable):
+    """Moves a running average towards that of a batch, if it is `usable`."""
+    old = tf.convert_to_tensor(average)
+    average.assign(tf.where(usable, old + momentum * (batch - old), old))
 
 
 def _lengths(embeddings):
