@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import subprocess
 import sys
@@ -54,8 +53,6 @@ def peak_memory(path: str | os.PathLike) -> int | None:
     (TensorFlow alone takes fifty times what is to be measured) or the system has no
     `/proc`.
     """
-    if importlib.util.find_spec("ai_edge_litert") is None:
-        return None
     done = subprocess.run(
         [sys.executable, "-c", _PEAK, os.fspath(path)],
         capture_output=True,

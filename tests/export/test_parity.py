@@ -138,5 +138,3 @@ def test_memory_is_that_of_the_model_alone_and_needs_litert(tflite, monkeypatch)
     # Where it cannot be measured.
     monkeypatch.setattr(measure, "_PEAK", "raise SystemExit(1)")
     assert measure.peak_memory(tflite["float32"]) is None
-    monkeypatch.setattr(measure.importlib.util, "find_spec", lambda name: None)
-    assert measure.peak_memory(tflite["float32"]) is None
