@@ -63,8 +63,8 @@ class GapReport:
     @property
     def not_measurable(self) -> tuple[str, ...]:
         """A sentence that names the FPRs with too few negatives; none if there are."""
-        missing = [point.fpr for point in self.points if point.gap is None]
-        return verification.not_measurable(missing, self.num_negative)
+        gaps = {point.fpr: point.gap for point in self.points}
+        return verification.not_measurable(gaps, self.num_negative)
 
     @property
     def lowest(self) -> GapPoint | None:

@@ -191,6 +191,5 @@ def _text(reports):
         header = [f"rank-{k}" for k in report.rank]
         header += [f"TPIR@{format_fpr(fpir)}" for fpir in report.tpir]
         parts.append(format_table(searches, ["model", "switches", *header]))
-    missing = [fpr for fpr, tpr in report.strict.items() if tpr is None]
-    parts += not_measurable(missing, report.num_negative)
+    parts += not_measurable(report.strict, report.num_negative)
     return "\n\n".join(parts)

@@ -25,8 +25,6 @@ COLLAPSED_COSINE = 0.99
 FOLDS, DRAWN_PAIRS = 10, 6000
 DEFAULT_FPRS = (1e-1, 1e-2, 1e-3, 1e-4)
 
-Interval = tuple[float, float]
-
 
 @dataclasses.dataclass(frozen=True)
 class VerificationReport:
@@ -60,14 +58,13 @@ class VerificationReport:
     num_negative: int
     num_pairs: int
     stratified: bool
-    intervals: dict[str, Interval]
+    intervals: dict[str, tuple[float, float]]
     roc: metrics.ROC = dataclasses.field(compare=False, repr=False)
 
     @property
     def not_measurable(self) -> tuple[str, ...]:
         """A sentence that names the FPRs with too few negatives; none if there are."""
-        missing = [fpr for fpr, tpr in self.tpr.items() if tpr is None]
-        return not_measurable(missing, self.num_negative)
+        return not_measurable(self.tpr, self.num_negative)
 
     @property
     def without_interval(self) -> tuple[str, ...]:
@@ -271,8 +268,11 @@ def is_measurable(point: metrics.OperatingPoint) -> bool:
     return point.negatives_allowed >= MIN_NEGATIVES
 
 
-def not_measurable(fprs: Sequence[float], num_negative: int) -> tuple[str, ...]:
-    """Says in one sentence why there are no figures at some FPRs; nothing for none."""
+def not_measurable(
+    tpr: dict[float, float | None], num_negative: int
+) -> tuple[str, ...]:
+    """Says in one sentence why some FPRs have no TPR; nothing where all have one."""
+    fprs = [fpr for fpr, value in tpr.items() if value is None]
     if not fprs:
         return ()
     needed = [str(int(np.ceil(MIN_NEGATIVES / fpr))) for fpr in fprs if fpr]
