@@ -33,7 +33,13 @@ def write_comparison(
         parts.append("Not every run has figures: see the runs below.")
     for comparison in comparisons:
         parts += _section(comparison, folder)
-    parts += ["## Runs", _run_table(runs)]
+    rows = [
+        [run["method"], run["seed"], run["state"]]
+        + [n and round(n) for n in (run["images_per_second"], run["seconds"])]
+        for run in runs
+    ]
+    header = ["method", "seed", "state", "images/s", "wall time, s"]
+    parts += ["## Runs", format_table(rows, header)]
     notes = [
         f"- {run['method']}, seed {run['seed']}: {run['note']}"
         for run in runs
@@ -82,12 +88,3 @@ def _section(comparison, folder):
         plot_roc(curves, folder / file, title)
         parts.append(f"![{title}]({file})")
     return parts
-
-
-def _run_table(runs):
-    rows = [
-        [run["method"], run["seed"], run["state"]]
-        + [n and round(n) for n in (run["images_per_second"], run["seconds"])]
-        for run in runs
-    ]
-    return format_table(rows, ["method", "seed", "state", "images/s", "wall time, s"])
