@@ -34,10 +34,10 @@ from ekd_tf.export.convert import convert_tflite
 from ekd_tf.export.convert import tflite_ops
 from ekd_tf.export.measure import latency
 from ekd_tf.export.measure import peak_memory
-from ekd_tf.export.precision import as_float32
-from ekd_tf.export.precision import half_precision_layers
+from ekd_tf.export.saved_model import as_float32
 from ekd_tf.export.saved_model import check_images
 from ekd_tf.export.saved_model import check_student
+from ekd_tf.export.saved_model import half_precision_layers
 from ekd_tf.export.saved_model import write_saved_model
 
 # What half precision may cost between the model as trained and its float32 copy:

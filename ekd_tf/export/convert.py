@@ -14,13 +14,13 @@ import tensorflow as tf
 from ekd_tf.checks import check_choice
 from ekd_tf.embedders.tflite_model import make_interpreter
 from ekd_tf.export.equalise import equalise
-from ekd_tf.export.precision import as_float32
-from ekd_tf.export.precision import half_precision_layers
 from ekd_tf.export.saved_model import FLOAT_SIGNATURE
 from ekd_tf.export.saved_model import SIGNATURE
+from ekd_tf.export.saved_model import as_float32
 from ekd_tf.export.saved_model import check_images
 from ekd_tf.export.saved_model import check_student
 from ekd_tf.export.saved_model import endpoints
+from ekd_tf.export.saved_model import half_precision_layers
 from ekd_tf.export.saved_model import save
 
 PRECISIONS = ("float32", "float16", "dynamic", "int8")

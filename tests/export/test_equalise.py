@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from ekd_tf.export.equalise import equalise
-from ekd_tf.export.precision import as_float32
+from ekd_tf.export.saved_model import as_float32
 from ekd_tf.models import MobileFaceNet
 
 

@@ -3,8 +3,8 @@ import numpy as np
 import tensorflow as tf
 from refusals import refused
 
-from ekd_tf.export.precision import as_float32
-from ekd_tf.export.precision import half_precision_layers
+from ekd_tf.export.saved_model import as_float32
+from ekd_tf.export.saved_model import half_precision_layers
 
 
 @keras.saving.register_keras_serializable(package="tests_export")
