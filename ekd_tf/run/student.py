@@ -23,7 +23,7 @@ from ekd_tf.export.convert import convert_tflite
 from ekd_tf.models import BACKBONES
 from ekd_tf.models import applications
 from ekd_tf.models import own
-from ekd_tf.models.initial import copy_weights
+from ekd_tf.models.own import copy_weights
 from ekd_tf.run.settings import read_words
 from ekd_tf.run.settings import settings_of
 

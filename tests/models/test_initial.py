@@ -5,8 +5,8 @@ import numpy as np
 
 from ekd_tf.keras_compat import tf_variable
 from ekd_tf.models import MobileFaceNet
-from ekd_tf.models.initial import copy_weights
 from ekd_tf.models.own import as_backbone
+from ekd_tf.models.own import copy_weights
 
 
 def student(**arguments):
