@@ -12,11 +12,11 @@ from ekd_tf.losses.direct import FitNetLoss as FitNetLoss
 from ekd_tf.losses.direct import ProjectedLoss as ProjectedLoss
 from ekd_tf.losses.ekd import EKDLoss as EKDLoss
 from ekd_tf.losses.ekd_centres import EKDCentresLoss as EKDCentresLoss
-from ekd_tf.losses.icd_face import ICDFaceLoss as ICDFaceLoss
 from ekd_tf.losses.kd import GKDLoss as GKDLoss
 from ekd_tf.losses.kd import KDLoss as KDLoss
 from ekd_tf.losses.pairwise import CCKDLoss as CCKDLoss
 from ekd_tf.losses.pairwise import DarkRankLoss as DarkRankLoss
+from ekd_tf.losses.pairwise import ICDFaceLoss as ICDFaceLoss
 from ekd_tf.losses.pairwise import PKTLoss as PKTLoss
 from ekd_tf.losses.pairwise import SPLoss as SPLoss
 from ekd_tf.losses.triples import RKDLoss as RKDLoss
