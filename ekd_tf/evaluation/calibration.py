@@ -93,12 +93,9 @@ def calibrate(
 ) -> Calibration:
     """Finds the threshold for an FPR on all pairs of labelled images.
 
-    Args:
-        embedder: The model.
-        source: Images of identities it was not trained on.
-        fpr: See `check_calibration`.
-        seed: Of the resampling.
-        flip: Whether to add the embedding of the mirror image, for users who do.
+    They are of identities the model was not trained on, and enough for
+    `check_calibration`; `seed` is of the resampling. With `flip` the embedding of the
+    mirror image is added, for users who do so.
     """
     check_calibration(source, fpr)
     if flip and not embedder.flip:

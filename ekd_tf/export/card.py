@@ -53,8 +53,7 @@ def make_card(
     """Gathers what whoever deploys the student must know, ready for JSON.
 
     Args:
-        report: What was exported of `student` and measured.
-        hashes: As `file_hashes` returns.
+        report, hashes: Of what was exported of `student`; see `file_hashes`.
         facts: Some of `FACTS`. Others are "not given".
         calibration: Of the Keras model; it holds for the artefacts that give the same
             scores. None: every artefact has its threshold on the images of the gate.

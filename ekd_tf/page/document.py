@@ -26,12 +26,9 @@ def write_page(
 ) -> pathlib.Path:
     """Writes `report.html` and returns its path.
 
-    Args:
-        folder: Where.
-        title: Its heading, any text.
-        facts: Name -> text, below the heading.
-        content: Any of "sets" (see `set_section`), "curves" and "reports" (see
-            `run_content`), "comparison" (`report.json`) and "deployment".
+    `facts`, name -> text, stand below the heading. `content` has any of "sets" (see
+    `set_section`), "curves" and "reports" (see `run_content`), "comparison"
+    (`report.json`) and "deployment".
     """
     data = json.dumps({"title": title, "facts": facts, **content}, allow_nan=False)
     parts = {
