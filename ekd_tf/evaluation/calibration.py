@@ -59,7 +59,7 @@ class Calibration:
 
     @classmethod
     def of_entry(cls, entry: dict) -> Calibration:
-        """Reads an entry of `calibrations_of`."""
+        """Reads a file's entry under "calibration" in a card."""
         interval = entry["interval"] and tuple(entry["interval"])
         values = {name: value for name, value in entry.items() if name != "sha256"}
         return cls(**{**values, "interval": interval})
@@ -188,7 +188,7 @@ def write_calibration(
     path = file.with_name(CARD_FILE)
     card = read_card(path) if path.exists() else {}
     entry = {**dataclasses.asdict(calibration), "sha256": file_hash(file)}
-    card["calibration"] = {**calibrations_of(card), file.name: entry}
+    card["calibration"] = {**card.get("calibration", {}), file.name: entry}
     write_text(path, json.dumps(card, indent=2) + "\n")
     return path
 
@@ -202,7 +202,7 @@ def read_calibration(file: str | os.PathLike) -> Calibration | None:
     path = file.with_name(CARD_FILE)
     if not path.exists() or not file.is_file():
         return None
-    entry = calibrations_of(read_card(path)).get(file.name)
+    entry = read_card(path).get("calibration", {}).get(file.name)
     if entry is None:
         return None
     anew = "write it anew with ekd_tf.evaluate --calibrate_fpr"
@@ -217,13 +217,6 @@ def read_calibration(file: str | os.PathLike) -> Calibration | None:
         raise ValueError(
             f"The calibration in {path} cannot be read ({error}); {anew}"
         ) from None
-
-
-def calibrations_of(card: dict) -> dict[str, dict]:
-    """Returns a card's calibrations by the name of the model's file."""
-    entries = card.get("calibration") or {}
-    # The first cards had one for all files.
-    return {name: entry for name, entry in entries.items() if isinstance(entry, dict)}
 
 
 def read_card(path: str | os.PathLike) -> dict:

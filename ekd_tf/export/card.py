@@ -16,7 +16,6 @@ from ekd_tf.evaluation import format_fpr
 from ekd_tf.evaluation import format_table
 from ekd_tf.evaluation.calibration import CARD_FILE
 from ekd_tf.evaluation.calibration import Calibration
-from ekd_tf.evaluation.calibration import calibrations_of
 from ekd_tf.evaluation.calibration import file_hash
 from ekd_tf.evaluation.calibration import read_card
 from ekd_tf.export.parity import GATED_FPR
@@ -173,7 +172,7 @@ def _calibration(report, artefact, of_keras):
 
 def _thresholds(card):
     """Words which cosine accepts a pair, for every artefact."""
-    entries = calibrations_of(card)
+    entries = card["calibration"]
     how = "`python -m ekd_tf.evaluate --calibrate_fpr=1e-4 --model=... "
     how += "--eval_sets=NAME:folder:DIR`"
     if not entries:

@@ -11,7 +11,6 @@ from typing import Any
 from absl import logging
 
 from ekd_tf.evaluation.calibration import CARD_FILE
-from ekd_tf.evaluation.calibration import calibrations_of
 from ekd_tf.evaluation.calibration import read_card
 
 # Of a longer series every n-th point and the last are drawn.
@@ -46,7 +45,7 @@ def deployment(model_file: str | os.PathLike) -> dict:
             logging.warning("The page is without one card: %s", error)
             continue
         where = path.parent.relative_to(folder)
-        for name, entry in calibrations_of(card).items():
+        for name, entry in card.get("calibration", {}).items():
             calibrations[(where / name).as_posix()] = entry
         exports += [card["metrics"]] if "metrics" in card else []
     if not exports:

@@ -67,9 +67,7 @@ def test_threshold_accepts_the_pairs_that_of_all_pairs_accepts(embedder, source,
 def test_survives_the_card_and_leaves_the_rest_of_it(found, model):
     card = model.with_name("card.json")
     other = {"fpr": 0.5, "threshold": 0.1}
-    # The first cards had one calibration for all files, of another view.
-    old = {"fpr": 0.1, "threshold": 0.7, "interval": None, "flip": True}
-    card.write_text(json.dumps({"name": "s", "calibration": {"a.onnx": other, **old}}))
+    card.write_text(json.dumps({"name": "s", "calibration": {"a.onnx": other}}))
     assert evaluation.read_calibration(model) is None
     assert evaluation.write_calibration(model, found) == card
     written = json.loads(card.read_text())
