@@ -136,22 +136,7 @@ class IJBEvaluation:
         return metrics.ROC.of(scores[same], scores[~same])
 
     def _report(self, roc, templates):
-        tpr, fpr = roc.nearest(self._fprs)
-        rank, tpir = self._search(templates)
-        return TemplateReport(
-            strict={
-                point.target_fpr: point.tpr if is_measurable(point) else None
-                for point in roc.points(self._fprs)
-            },
-            nearest=dict(zip(self._fprs, tpr.tolist())),
-            nearest_fpr=dict(zip(self._fprs, fpr.tolist())),
-            num_negative=roc.num_negative,
-            rank=rank,
-            tpir=tpir,
-        )
-
-    def _search(self, templates):
-        """Returns rank and TPIR, the mean over galleries: each is searched by all."""
+        """Rank and TPIR are the means over galleries: each is searched by all."""
         ranks, tpirs = [], []
         probes = self._set.probes
         for gallery in self._galleries.values():
@@ -165,7 +150,18 @@ class IJBEvaluation:
             rank, tpir = search_rates(search)
             ranks.append(rank)
             tpirs.append(tpir)
-        return _means(ranks), _means(tpirs)
+        tpr, fpr = roc.nearest(self._fprs)
+        return TemplateReport(
+            strict={
+                point.target_fpr: point.tpr if is_measurable(point) else None
+                for point in roc.points(self._fprs)
+            },
+            nearest=dict(zip(self._fprs, tpr.tolist())),
+            nearest_fpr=dict(zip(self._fprs, fpr.tolist())),
+            num_negative=roc.num_negative,
+            rank=_means(ranks),
+            tpir=_means(tpirs),
+        )
 
 
 def _means(rates):

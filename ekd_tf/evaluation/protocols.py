@@ -166,10 +166,17 @@ class PairSetEvaluation:
         With the mirror image's embedding added where the models embed it; text and
         document have both kinds, "flip" and "plain".
         """
-        of_models = {
-            name: self._verify(model.views(self.source))
-            for name, model in models.items()
-        }
+        of_models = {}
+        for name, model in models.items():
+            views = model.views(self.source)
+            kinds = {"flip": views} if views.shape[1] > 1 else {}
+            kinds["plain"] = views[:, :1]
+            of_models[name] = {
+                kind: verification.verify_pairs(
+                    add_views(rows), self._same, self.fprs, self.replicates, self.seed
+                )
+                for kind, rows in kinds.items()
+            }
         # With flip where there is one.
         reports = {n: next(iter(kinds.values())) for n, kinds in of_models.items()}
         lines = [
@@ -199,16 +206,6 @@ class PairSetEvaluation:
             images=_pictures(self.name, reports, "given pairs"),
             left_out=self.source.left_out,
         )
-
-    def _verify(self, views):
-        kinds = {"flip": views} if views.shape[1] > 1 else {}
-        kinds["plain"] = views[:, :1]
-        return {
-            kind: verification.verify_pairs(
-                add_views(rows), self._same, self.fprs, self.replicates, self.seed
-            )
-            for kind, rows in kinds.items()
-        }
 
 
 def _pictures(name, reports, pairs):
