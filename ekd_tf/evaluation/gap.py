@@ -223,7 +223,7 @@ class CriticalPairs:
             for kind in kinds:
                 chosen = np.flatnonzero(is_right & (same == (kind == "positive")))
                 self.counts[right][kind] += chosen.size
-                if not chosen.size:
+                if not self._keep or not chosen.size:
                     continue
                 # All that tie with the last one kept.
                 last = min(self._keep, chosen.size) - 1
