@@ -217,20 +217,11 @@ class DrawnViews:
     def __post_init__(self) -> None:
         checks.check_range("views", self.count, low=1, high=_MOST_VIEWS)
 
-    def make(
-        self,
-        pixels: dict[str, tf.Tensor],
-        augmentations: dict[str, Augmentation],
-        images: tf.Tensor,
-        views: tf.Tensor,
-    ) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
-        """Returns a view of each image of a batch, and bool `(batch,)`: which mirrored.
+    def draw(self, images: tf.Tensor, views: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Returns what views of images are made by: flips, bool `(batch,)`, and draws.
 
-        Args:
-            pixels: Names to uint8 `(batch, size, size, 3)`, the batch in some sizes.
-            augmentations: By the same names, what draws are made into; none for {}.
-            images: int64 `(batch,)`, positions of the images in their whole source.
-            views: int64 `(batch,)`, 0..count-1.
+        `images` are int64 `(batch,)`, positions in their whole source, `views` int64
+        `(batch,)`, 0..count-1. The draws are those an `Augmentation` takes.
         """
 
         def of_one(seed):
@@ -239,8 +230,4 @@ class DrawnViews:
         numbers = images * _MOST_VIEWS + views
         seeds = tf.stack([tf.fill(tf.shape(numbers), np.int64(self.seed)), numbers], 1)
         uniform = tf.map_fn(of_one, seeds, fn_output_signature=tf.float32)
-        flips, draws = uniform[:, 0] < (0.5 if self.flip else 0.0), uniform[:, 1:]
-        made = {name: flip_images(rows, flips) for name, rows in pixels.items()}
-        for name, augmentation in augmentations.items():
-            made[name] = augmentation(made[name], draws)
-        return made, flips
+        return uniform[:, 0] < (0.5 if self.flip else 0.0), uniform[:, 1:]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import tensorflow as tf
 from absl import logging
@@ -123,16 +125,21 @@ class ImageReader:
 
     @tf.autograph.experimental.do_not_convert
     def decode_batches(
-        self, dataset: tf.data.Dataset, batch_size: int | None = None
+        self,
+        dataset: tf.data.Dataset,
+        batch_size: int | None = None,
+        draw: Callable | None = None,
     ) -> tf.data.Dataset:
         """Adds the decoded images, uint8 `(batch, size, size, 3)` by names of `sizes`.
 
         `dataset` holds dicts of `image_id` int64 `(batch,)`, which becomes that of the
-        images used, and perhaps `flipped` bool `(batch,)`: which to mirror.
+        images used, and perhaps `flipped` bool `(batch,)`: which to mirror. `draw` adds
+        to a batch what depends on the images used.
         """
         encoded = self.source.encoded
 
         def decoded(batch):
+            batch = draw(batch) if draw else batch
             kind = tf.string if encoded else tf.uint8
             images = tf.numpy_function(self.read, [batch["image_id"]], kind)
             images.set_shape([batch_size] if encoded else [batch_size, None, None, 3])

@@ -142,23 +142,22 @@ def make_pipeline(
             for name, value in zip(types, values)
         }
 
+    def drawn(batch):
+        # Of the images that are there: an unreadable one has been replaced.
+        images = tf.gather(origin, batch["image_id"])
+        flips, draws = views.draw(images, batch["view"])
+        return {**batch, "flipped": flips, "draws": draws}
+
     def finished(batch):
-        if views is None:
-            draws = batch.pop("draws")
-            for name, augment in augmentations.items():
-                batch[name] = augment(batch[name], draws)
-        else:
-            # Of the images that are there: an unreadable one has been replaced.
-            images = tf.gather(origin, batch["image_id"])
-            pixels = {name: batch[name] for name in sizes}
-            made, flips = views.make(pixels, augmentations, images, batch["view"])
-            batch = {**batch, **made, "flipped": flips}
+        draws = batch.pop("draws")
+        for name, augment in augmentations.items():
+            batch[name] = augment(batch[name], draws)
         batch["image_id"] = tf.cast(batch["image_id"], tf.int32)
         return batch
 
     stop = np.iinfo(np.int64).max if steps is None else start_step + steps
     dataset = tf.data.Dataset.range(start_step, stop).map(chosen)
-    dataset = reader.decode_batches(dataset, rows)
+    dataset = reader.decode_batches(dataset, rows, drawn if views else None)
     dataset = dataset.map(finished, num_parallel_calls=CONCURRENT_BATCHES)
     return Pipeline(
         dataset.prefetch(2).with_options(_options()),

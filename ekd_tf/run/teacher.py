@@ -22,6 +22,7 @@ from ekd_tf.data import Augmentation
 from ekd_tf.data import DrawnViews
 from ekd_tf.data import Source
 from ekd_tf.data import evaluation_batches
+from ekd_tf.data.augment import flip_images
 from ekd_tf.data.unreadable import Unreadable
 from ekd_tf.embedders import CacheWriter
 from ekd_tf.embedders import FrozenEmbedder
@@ -229,12 +230,12 @@ def write_cache(
     """
     embedder = Embedder(model, flip=False, compiled=model.traceable)
     views = 1 + flip + (drawn.count if drawn else 0)
-    augmentations = {"image": augmentation} if augmentation else {}
 
     @tf.function(autograph=False)
     def make_view(images, numbers, views):
-        made, _ = drawn.make({"image": images}, augmentations, numbers, views)
-        return made["image"]
+        flips, draws = drawn.draw(numbers, views)
+        images = flip_images(images, flips)
+        return augmentation(images, draws) if augmentation else images
 
     def pixels(first) -> Iterator[tf.Tensor]:
         """Yields every view of a batch, then of the next one."""
