@@ -118,8 +118,9 @@ def main(settings, config):
     )
     try:
         batch = next(pipeline.dataset.as_numpy_iterator())
-    except tf.errors.OpError as error:
-        raise pipeline.failure(step) or error from error
+    except tf.errors.OpError:
+        pipeline.check_images(step)
+        raise
     title = describe(batch, step, source.name)
     draw_sheet(batch, title, settings.columns).save(settings.output, format="PNG")
     print(f"{settings.output}: {title}")

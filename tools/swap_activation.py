@@ -168,8 +168,9 @@ def main(settings):
     try:
         step = compile_step(model, make_strategy("none"))
         run_steps(step, pipeline.dataset, 0, steps, hooks)
-    except tf.errors.OpError as error:
-        raise pipeline.failure(line.n) or error from None
+    except tf.errors.OpError:
+        pipeline.check_images(line.n)
+        raise
     finally:
         line.close()
     swap_prelu(student, settings.activation).save(settings.output)

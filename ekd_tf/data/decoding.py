@@ -86,14 +86,6 @@ class ImageReader:
         data, reason = self._read_one(index)
         return decodable(data) if self.source.encoded and not reason else reason
 
-    def failure(self, indices: np.ndarray) -> ValueError | None:
-        """Returns what is wrong with a batch that ended the dataset, or None."""
-        try:
-            self.replace_unreadable(indices)
-        except ValueError as error:
-            return error
-        return None
-
     def replace_unreadable(self, indices: np.ndarray) -> np.ndarray:
         """Returns the indices of a batch, unreadable images replaced by others."""
         return np.array([self._first_readable(int(i)) for i in indices], np.int64)

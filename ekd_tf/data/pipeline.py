@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -28,14 +29,14 @@ class Pipeline:
     """A dataset of global batches, the first of which is that of `start_step`.
 
     Attributes:
-        failure: Function of a step: after `tf.errors.OpError` ended the dataset where
-            that batch was due, the error about its images, or None.
+        check_images: Function of a step: after `tf.errors.OpError` ended the dataset
+            where that batch was due, raises the error about its images, if any.
         steps_per_epoch: Batches of a visit of every image; None where the dataset
             ends by itself.
     """
 
     dataset: tf.data.Dataset
-    failure: Callable[[int], ValueError | None]
+    check_images: Callable[[int], Any]
     start_step: int
     steps_per_epoch: int | None
 
@@ -161,7 +162,7 @@ def make_pipeline(
     dataset = dataset.map(finished, num_parallel_calls=CONCURRENT_BATCHES)
     return Pipeline(
         dataset.prefetch(2).with_options(_options()),
-        lambda step: reader.failure(sampler.batch(step)[0]),
+        lambda step: reader.replace_unreadable(sampler.batch(step)[0]),
         start_step=start_step,
         steps_per_epoch=sampler.steps_per_epoch if steps is None else None,
     )
@@ -190,8 +191,6 @@ def evaluation_batches(
         for batch in dataset.as_numpy_iterator():
             yield batch["image"]
             done += batch_size
-    except tf.errors.OpError as error:
-        failure = reader.failure(indices[done : done + batch_size])
-        if failure is None:
-            raise
-        raise failure from error
+    except tf.errors.OpError:
+        reader.replace_unreadable(indices[done : done + batch_size])
+        raise

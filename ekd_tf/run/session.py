@@ -215,10 +215,8 @@ def _train(config, parts, strategy, start_step, record, termination):
         lost = lost_worker(strategy, error)
         if lost:
             raise Interrupted(f"{lost} has ended; start them all again.") from error
-        failure = pipeline.failure(progress.n)
-        if failure is None:
-            raise
-        raise failure from error
+        pipeline.check_images(progress.n)
+        raise
     finally:
         progress.close()
 

@@ -139,13 +139,11 @@ class BackboneModel(keras.Model):
                 verbose=verbose,
                 **kwargs,
             )
-        except tf.errors.OpError as error:
-            failure = pipeline and pipeline.failure(
-                pipeline.start_step + (count.total if steps_per_epoch else count.epoch)
-            )
-            if not failure:
-                raise
-            raise ValueError(failure) from error
+        except tf.errors.OpError:
+            if pipeline:
+                done = count.total if steps_per_epoch else count.epoch
+                pipeline.check_images(pipeline.start_step + done)
+            raise
 
     def evaluate(
         self,

@@ -199,12 +199,12 @@ def test_damage_that_no_header_shows_is_named_or_replaced(folder):
             step += 1
     assert 14 in sampler.batch(step)[0]
     words = f"cannot decode {path}: "
-    assert str(pipeline.failure(step)).startswith(words)
+    refused(words, pipeline.check_images, step)
     refused(words, list, evaluation_batches(source, np.arange(20), SIZE, 5))
     unreadable = Unreadable(1)
     pipeline = make_pipeline(source, sampler, SIZE, steps=10, unreadable=unreadable)
     assert len(list(pipeline.dataset)) == 10
-    assert pipeline.failure(0) is None
+    pipeline.check_images(0)
     assert [line.split(": ")[0] for line in unreadable.lines] == [str(path)]
 
 
