@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import hashlib
 import os
 import resource
 import stat
@@ -39,21 +38,6 @@ def read_file(path: str) -> bytes:
     # Without a buffer: half the time.
     with open(path, "rb", buffering=0, opener=open_regular) as file:
         return file.read()
-
-
-def hash_files(
-    names: Iterable[str], paths: Iterable[str], start: bytes = b""
-) -> hashlib._Hash:
-    """Returns a SHA-256 of files by name, size and time of change (ns)."""
-    digest = hashlib.sha256(start)
-    for name, path in zip(names, paths):
-        try:
-            status = os.stat(path)
-            state = b"%d %d" % (status.st_size, status.st_mtime_ns)
-        except OSError:
-            state = b"missing"
-        digest.update(os.fsencode(name) + b"\0" + state + b"\n")
-    return digest
 
 
 class PositionedFile:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import array
 import functools
+import hashlib
 import os
 from collections.abc import Iterable
 from collections.abc import Sequence
@@ -13,7 +13,6 @@ import numpy as np
 from absl import logging
 
 from ekd_tf.data.source import Source
-from ekd_tf.files.positioned import hash_files
 from ekd_tf.files.positioned import read_file
 from ekd_tf.files.positioned import unreadable_file
 
@@ -23,32 +22,11 @@ _LAYOUT = "<root>/<identity>/<image>.{" + ",".join(s[1:] for s in SUFFIXES) + "}
 _NAMED_IN_LOG = 20
 
 
-class PackedNames(Sequence):
-    """A list of file names that only grows, in a fifth of the memory of strings."""
-
-    def __init__(self) -> None:
-        self._block = bytearray()
-        self._ends = array.array("q")
-
-    def __len__(self) -> int:
-        return len(self._ends)
-
-    def append(self, name: str | bytes) -> None:
-        """Adds a name at the end."""
-        self._block += os.fsencode(name)
-        self._ends.append(len(self._block))
-
-    def __getitem__(self, index: Any) -> str:
-        # From the end, too.
-        index = range(len(self._ends))[index]
-        start = self._ends[index - 1] if index > 0 else 0
-        return os.fsdecode(bytes(self._block[start : self._ends[index]]))
-
-
 class Files(Source):
     """A source of one image per file: `names` below the folder `root`.
 
-    Labels are 0 by default.
+    Names are texts or, in a fifth of the memory, an array of bytes. Labels are 0 by
+    default.
     """
 
     # What else the fingerprint is a hash of, before the files and after them.
@@ -58,21 +36,27 @@ class Files(Source):
         self,
         name: str,
         root: str,
-        names: Sequence[str],
+        names: Sequence[str] | np.ndarray,
         labels: np.ndarray | None = None,
         identities: Iterable = (0,),
     ):
-        self.name = name
-        self.root, self.names = root, names
+        self.name, self.root = name, root
+        self.names: Any = names
         self.labels = np.zeros(len(names), np.int32) if labels is None else labels
         self.identities = list(identities)
         self.num_identities = len(self.identities)
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """A hash of every file's name, size and time of change."""
-        paths = map(self.describe, range(len(self)))
-        digest = hash_files(self.names, paths, self.hashed)
+        """A hash of every file's name, size and time of change (ns)."""
+        digest = hashlib.sha256(self.hashed)
+        for index, name in enumerate(self.names):
+            try:
+                status = os.stat(self.describe(index))
+                state = b"%d %d" % (status.st_size, status.st_mtime_ns)
+            except OSError:
+                state = b"missing"
+            digest.update(os.fsencode(name) + b"\0" + state + b"\n")
         digest.update(self.hashed_last)
         return digest.hexdigest()
 
@@ -90,7 +74,7 @@ class Files(Source):
         return [read_file(self.describe(index)) for index in indices]
 
     def describe(self, index: int) -> str:
-        return os.path.join(self.root, self.names[index])
+        return os.path.join(self.root, os.fsdecode(self.names[index]))
 
 
 class ListedImages(Files):
@@ -174,7 +158,7 @@ class FolderFaces(Files):
                 f"{root} is not a directory. Give the path of a folder laid out as "
                 f"{_LAYOUT}"
             )
-        names, counts, left_out = PackedNames(), {}, []
+        names, counts, left_out = [], {}, []
         for identity in _visible(root):
             if not _is_dir(identity):
                 left_out.append(f"not an identity: {identity.path}")
@@ -182,7 +166,7 @@ class FolderFaces(Files):
             before = len(names)
             for entry in _visible(identity.path):
                 if entry.name.lower().endswith(SUFFIXES) and not _is_dir(entry):
-                    names.append(f"{identity.name}/{entry.name}")
+                    names.append(os.fsencode(f"{identity.name}/{entry.name}"))
                 else:
                     left_out.append(f"not an image: {entry.path}")
             if len(names) > before:
@@ -196,7 +180,7 @@ class FolderFaces(Files):
                 f"out as {_LAYOUT}, or give the folder above"
             )
         labels = np.repeat(np.arange(len(counts), dtype=np.int32), [*counts.values()])
-        super().__init__(root, root, names, labels, counts)
+        super().__init__(root, root, np.array(names), labels, counts)
         if left_out:
             more = len(left_out) - _NAMED_IN_LOG
             named = left_out[:_NAMED_IN_LOG] + [f"and {more} more"] * (more > 0)

@@ -11,7 +11,6 @@ from ekd_tf.data.source import MAX_LABEL
 from ekd_tf.data.source import Source
 from ekd_tf.data.source import number_identities
 from ekd_tf.data.sources.files import Files
-from ekd_tf.data.sources.files import PackedNames
 from ekd_tf.data.sources.tfrecord import ShardedExamples
 from ekd_tf.data.unreadable import Unreadable
 from ekd_tf.files.positioned import PositionedFile
@@ -36,7 +35,7 @@ def read_tface(
     """
     path, unreadable = os.fspath(index), unreadable or Unreadable()
     root = os.path.dirname(path) if root is None else os.fspath(root)
-    names, labels = PackedNames(), array.array("i")
+    names, labels = [], array.array("i")
     shards, offsets = array.array("i"), array.array("q")
     files: dict[str, tuple[int, PositionedFile]] = {}
     for number, name, place, label in _lines(path):
@@ -45,6 +44,7 @@ def read_tface(
             names.append(name)
             continue
         shard, offset = place
+        name = os.fsdecode(name)
         name = os.path.join(name, f"{name}-{shard:05d}.tfrecord")
         if name not in files:
             (opened,) = open_all([os.path.join(root, name)])
@@ -65,7 +65,7 @@ def read_tface(
         raise ValueError(f"{path} lists no image. Give TFace's index file")
     numbered, identities = number_identities(np.asarray(labels, np.int32))
     if names:
-        source = Files(path, root, names, numbered, identities)
+        source = Files(path, root, np.array(names), numbered, identities)
         source.hashed = numbered.tobytes()
         return source
     return ShardedExamples(
@@ -101,4 +101,4 @@ def _lines(path):
                     f"{path}: line {number} has the label {label}. Labels must be in "
                     "[0, 2^24): number the identities from 0"
                 )
-            yield number, os.fsdecode(name), place, label
+            yield number, name, place, label
