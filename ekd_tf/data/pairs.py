@@ -6,10 +6,10 @@ import dataclasses
 import hashlib
 import os
 import pathlib
-from typing import Any
 
 import numpy as np
 
+from ekd_tf.data.source import Images
 from ekd_tf.data.source import Source
 from ekd_tf.files.positioned import PositionedFile
 from ekd_tf.files.restricted_pickle import RefusedPickle
@@ -203,7 +203,7 @@ def _array(shape, dtype, raw, order="C"):
     return np.frombuffer(raw, code).reshape(shape, order=order)
 
 
-class LinkedImages(Source):
+class LinkedImages(Images):
     """Every distinct image of a verification set, labelled by what its pairs say.
 
     Images of one identity are those that pairs of one identity link, directly or
@@ -222,21 +222,13 @@ class LinkedImages(Source):
         for pair in np.flatnonzero(pairs.issame):
             left, right = labels[of_row[2 * pair]], labels[of_row[2 * pair + 1]]
             labels[labels == right] = left
-        self._pairs = pairs
-        self._rows = np.unique(of_row, return_index=True)[1]
+        rows = np.unique(of_row, return_index=True)[1]
+        super().__init__(pairs.images, rows)
         identities, labels = np.unique(labels, return_inverse=True)
         self.labels = labels.reshape(-1).astype(np.int32)
+        self._kind, self._chosen = b"", self.labels
         self.num_identities = len(identities)
         self.name = f"{pairs.images.name}, all pairs"
 
-    @property
-    def fingerprint(self) -> str:
-        digest = hashlib.sha256(self._pairs.images.fingerprint.encode())
-        digest.update(self.labels.astype("<i4").tobytes())
-        return digest.hexdigest()
-
-    def read(self, indices: np.ndarray) -> Any:
-        return self._pairs.images.read(self._rows[np.asarray(indices)])
-
-    def describe(self, index: int) -> str:
-        return self._pairs.images.describe(int(self._rows[index]))
+    # Its identities are its own.
+    origin = Source.origin

@@ -62,9 +62,9 @@ class Source(abc.ABC):
 
     def identity_names(self) -> list[str]:
         """Returns what tells each identity, by label, when others come or go."""
-        known = range(self.num_identities)
-        if self.identities is not None:
-            known = self.identities
+        known = self.identities
+        if known is None:
+            known = range(self.num_identities)
         return [str(identity) for identity in known]
 
     def origin(self) -> tuple[Source, np.ndarray, np.ndarray]:
@@ -88,12 +88,14 @@ class Images(Source):
         self.name = source.name
         self.labels = source.labels[self._indices]
         self.num_identities = source.num_identities
+        self.identities = source.identities
         self.encoded = source.encoded
         self.left_out = tuple(left_out)
 
     @property
     def fingerprint(self) -> str:
-        chosen = self._chosen.astype("<i8").tobytes()
+        little_endian = self._chosen.dtype.newbyteorder("<")
+        chosen = self._chosen.astype(little_endian).tobytes()
         text = self._kind + self._source.fingerprint.encode()
         return hashlib.sha256(text + chosen).hexdigest()
 
@@ -102,9 +104,6 @@ class Images(Source):
 
     def describe(self, index: int) -> str:
         return self._source.describe(int(self._indices[index]))
-
-    def identity_names(self) -> list[str]:
-        return self._source.identity_names()
 
     def origin(self) -> tuple[Source, np.ndarray, np.ndarray]:
         source, positions, identities = self._source.origin()
@@ -134,10 +133,8 @@ class Subset(Images):
         self.name = f"{source.name} ({len(identities)} identities)"
         self.labels = labels[self._indices]
         self.num_identities = len(identities)
-
-    def identity_names(self) -> list[str]:
-        names = self._source.identity_names()
-        return [names[identity] for identity in self._chosen]
+        names = source.identity_names()
+        self.identities = [names[identity] for identity in identities]
 
     def origin(self) -> tuple[Source, np.ndarray, np.ndarray]:
         source, positions, identities = super().origin()
@@ -168,6 +165,11 @@ class JoinedSources(Source):
         self._starts = np.cumsum([0, *(len(source) for source in sources)])
         firsts = np.cumsum([0, *(source.num_identities for source in sources)])
         self.num_identities = int(firsts[-1])
+        self.identities = [
+            f"{number}:{name}"
+            for number, source in enumerate(sources)
+            for name in source.identity_names()
+        ]
         self.labels = np.concatenate(
             [source.labels + np.int32(first) for source, first in zip(sources, firsts)]
         )
@@ -190,13 +192,6 @@ class JoinedSources(Source):
             for row, image in zip(rows, self._sources[number].read(positions[rows])):
                 images[row] = image
         return images if self.encoded else np.array(images)
-
-    def identity_names(self) -> list[str]:
-        return [
-            f"{number}:{name}"
-            for number, source in enumerate(self._sources)
-            for name in source.identity_names()
-        ]
 
     def describe(self, index: int) -> str:
         number, position = self._locate(index)
