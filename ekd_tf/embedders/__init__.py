@@ -1,8 +1,8 @@
 """Trained models of any format as functions of images, and caches of embeddings."""
 
 from ekd_tf.embedders.cache import TeacherCache as TeacherCache
-from ekd_tf.embedders.cache_writer import CacheWriter as CacheWriter
-from ekd_tf.embedders.cache_writer import describe_cache as describe_cache
+from ekd_tf.embedders.cache import CacheWriter as CacheWriter
+from ekd_tf.embedders.cache import describe_cache as describe_cache
 from ekd_tf.embedders.ensemble import EnsembleEmbedder as EnsembleEmbedder
 from ekd_tf.embedders.frozen import FrozenEmbedder as FrozenEmbedder
 from ekd_tf.embedders.frozen import content_hash as content_hash

@@ -1,59 +1,263 @@
-"""The embeddings of a teacher that were written before, read in place of it."""
+"""The embeddings of a teacher on disk, to be read in place of it.
+
+- `embeddings.bin`: `(images, views, dim)`, float16 or float32, raw as the teacher gives
+  them; view 0 is the image, view 1 its mirror image, the others are `DrawnViews`.
+- `cache.json`: what the rows are, and a checksum. Until then it is `writing.json`.
+
+Or one such folder for each shard, `shard-I-of-N`.
+"""
 
 from __future__ import annotations
 
+import json
 import os
 import pathlib
+import re
 import shlex
-from collections.abc import Sequence
+import zlib
+from collections.abc import Callable
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
-from numpy.typing import DTypeLike
 
+from ekd_tf import checks
 from ekd_tf.data import Augmentation
 from ekd_tf.data import DrawnViews
 from ekd_tf.data import Source
-from ekd_tf.embedders.cache_writer import FINISHED
-from ekd_tf.embedders.cache_writer import WRITING
-from ekd_tf.embedders.cache_writer import check_bytes
-from ekd_tf.embedders.cache_writer import command
-from ekd_tf.embedders.cache_writer import differences
-from ekd_tf.embedders.cache_writer import images_of
-from ekd_tf.embedders.cache_writer import map_rows
-from ekd_tf.embedders.cache_writer import row_file
-from ekd_tf.embedders.cache_writer import shards_in
+from ekd_tf.embedders.frozen import FrozenEmbedder
+from ekd_tf.files.atomic import write_text
+from ekd_tf.files.lock import locked
+from ekd_tf.files.outputs import make_folder
+from ekd_tf.files.rows import JoinedRows
+from ekd_tf.files.rows import RowFile
 from ekd_tf.files.rows import read_note
 from ekd_tf.metrics import normalize_rows
 
+_ROWS = "embeddings.bin"
+_WRITING, _FINISHED = "writing.json", "cache.json"
+# What tells one cache from another, in words, and what messages name it by.
+_IDENTITY = {
+    "teacher_fingerprint": ("teacher", "teacher"),
+    "input_size": ("input size of the teacher", "input_size"),
+    "source_fingerprint": ("data", "source"),
+    "images": ("number of images", "images"),
+    "views": ("number of views", "views"),
+    "drawn": ("drawn views", "drawn"),
+    "dtype": ("dtype", "dtype"),
+}
 _CHUNK = 1 << 24
 
 
-class JoinedRows:
-    """Arrays of equal rows, one behind the other, read as one without copying."""
+def describe_cache(
+    model: FrozenEmbedder,
+    source: Source,
+    teacher: str,
+    data: str,
+    dtype: str = "float16",
+    flip: bool = True,
+    drawn: DrawnViews | None = None,
+    augmentation: Augmentation | None = None,
+    skip_corrupt: int = 0,
+) -> dict[str, Any]:
+    """Returns what `cache.json` says of a cache before it is written.
 
-    def __init__(self, parts: Sequence[np.ndarray]):
-        self._parts = parts
-        ends = np.cumsum([len(part) for part in parts])
-        self._starts = [0, *ends[:-1]]
-        self.shape = (int(ends[-1]), *parts[0].shape[1:])
-        self.dtype: DTypeLike = parts[0].dtype
+    `teacher`, `data` and `skip_corrupt` are flags of the command that messages give;
+    the others are as for `write_cache`.
+    """
+    checks.check_choice("dtype", dtype, ("float16", "float32"))
+    note: dict[str, Any] = {
+        "teacher": teacher,
+        "data": data,
+        "teacher_fingerprint": model.fingerprint,
+        "input_size": model.input_size,
+        "source": source.name,
+        "source_fingerprint": source.fingerprint,
+        "images": len(source),
+        "views": 1 + flip,
+        "dtype": dtype,
+    }
+    if drawn:
+        note["drawn"] = {
+            "count": drawn.count,
+            "seed": drawn.seed,
+            "augment": str(augmentation or ""),
+        }
+    if skip_corrupt:
+        note["skip_corrupt"] = skip_corrupt
+    return note
 
-    def __len__(self) -> int:
-        return self.shape[0]
 
-    def __getitem__(self, key: Any) -> np.ndarray:
-        """Returns rows by a slice, by positions, or by `(positions, views)`."""
-        rows, *rest = key if isinstance(key, tuple) else (key,)
-        if isinstance(rows, slice):
-            rows = np.arange(*rows.indices(len(self)))
-        found = np.empty((len(rows), *self.shape[1 + len(rest) :]), self.dtype)
-        owners = np.searchsorted(self._starts, rows, side="right") - 1
-        for owner in np.unique(owners):
-            mine = owners == owner
-            inside = rows[mine] - self._starts[owner]
-            found[mine] = self._parts[owner][(inside, *(each[mine] for each in rest))]
-        return found
+def _shards_in(folder):
+    """Returns `(N, I)` -> folder of the shards in the folder of a cache, in order."""
+    shards = {}
+    for path in folder.glob("shard-*"):
+        match = re.fullmatch(r"shard-(\d+)-of-(\d+)", path.name)
+        if match and 1 <= int(match[1]) <= int(match[2]):
+            shards[int(match[2]), int(match[1])] = path
+    return dict(sorted(shards.items()))
+
+
+def is_cache_folder(folder: pathlib.Path) -> bool:
+    """Returns whether a folder holds a cache, whole or in shards."""
+    return (folder / _FINISHED).is_file() or bool(_shards_in(folder))
+
+
+def _images_of(note):
+    """Returns the range of images that a folder's rows are of."""
+    index, count = note.get("shard", (1, 1))
+    first, last = ((k * note["images"]) // count for k in (index - 1, index))
+    return range(first, last)
+
+
+def _row_file(folder, note_name, note):
+    """Returns the rows of a folder, whole or not, beside the note of that name."""
+    images = len(_images_of(note))
+    return RowFile(folder / _ROWS, folder / note_name, note, images, note["dtype"])
+
+
+def _differences(one, other):
+    """Yields what it is, and both values, where two notes are of other caches."""
+    for key, (words, name) in _IDENTITY.items():
+        if one.get(key) != other.get(key):
+            was, now = _words(one.get(name)), _words(other.get(name))
+            # A name that stayed hides what changed below it.
+            changed = "one whose files have changed since"
+            yield words, was, changed if was == now else now
+
+
+def _words(value):
+    """Words the views of a note; whatever else it says is left as it is."""
+    if isinstance(value, dict):
+        augment = value["augment"] and f" of --augment={value['augment']}"
+        return f"{value['count']}{augment} by --seed={value['seed']}"
+    return "none" if value is None else value
+
+
+def _command(note, folder):
+    """Returns the command that writes a cache or continues it."""
+    words = ["python", "-m", "ekd_tf.embed_teacher"]
+    words += [f"--teacher={note['teacher']}", f"--data={note['data']}"]
+    words += [f"--output={folder}", f"--dtype={note['dtype']}"]
+    words += [] if note["views"] > 1 else ["--noflip"]
+    if drawn := note.get("drawn"):
+        words += [f"--views={drawn['count']}", f"--augment={drawn['augment']}"]
+        words += [f"--seed={drawn['seed']}"] if drawn["seed"] else []
+    if allowed := note.get("skip_corrupt"):
+        words += [f"--skip_corrupt={allowed}"]
+    if shard := note.get("shard"):
+        words += [f"--shard={shard[0]}/{shard[1]}"]
+    return shlex.join(words)
+
+
+def _checksum(path):
+    """Returns the size and the CRC-32 of a file."""
+    crc = 0
+    with open(path, "rb") as file:
+        while chunk := file.read(_CHUNK):
+            crc = zlib.crc32(chunk, crc)
+        return {"bytes": file.tell(), "crc32": crc}
+
+
+def _check_bytes(part, note, folder, name):
+    """Raises `ValueError` unless a finished folder holds the bytes of its note."""
+    path, expected = part / _ROWS, note.get("checksums", {}).get(_ROWS)
+    if not path.is_file() or _checksum(path) != expected:
+        raise ValueError(
+            f"{name} is damaged: {path} is missing or has other bytes than were "
+            f"written. Remove {part} and write it again: {_command(note, folder)}"
+        )
+
+
+def _map_rows(part, note):
+    """Returns the rows of a finished folder, mapped from it and read-only."""
+    shape = (len(_images_of(note)), *note["shape"])
+    return np.memmap(part / _ROWS, note["dtype"], mode="r", shape=shape)
+
+
+class CacheWriter:
+    """Writes a cache folder, or continues one.
+
+    Args:
+        folder: Where; made if missing.
+        note: From `describe_cache`.
+        shard: `(I, N)`: write the I-th of N parts of the images, counted from 1.
+    """
+
+    def __init__(
+        self,
+        folder: str | os.PathLike,
+        note: dict[str, Any],
+        shard: tuple[int, int] = (1, 1),
+    ):
+        index, count = shard
+        self._whole = self.folder = make_folder("output", folder)
+        self._note = dict(note)
+        if count > 1:
+            if note["images"] < count:
+                raise ValueError(
+                    f"`--shard={index}/{count}` must have an image: there are "
+                    f"{note['images']}"
+                )
+            self._note["shard"] = [index, count]
+            folder = self._whole / f"shard-{index}-of-{count}"
+            self.folder = make_folder("output", folder)
+        for name in (_FINISHED, _WRITING):
+            there = read_note(self.folder / name)
+            differing = [
+                f"{words} ({was}, now {now})"
+                for words, was, now in _differences(there or self._note, self._note)
+            ]
+            if differing:
+                raise ValueError(
+                    f"{self.folder} holds the cache of another {'; '.join(differing)}. "
+                    "Use another --output, or remove that folder"
+                )
+        self.images = _images_of(self._note)
+
+    def write(self, compute: Callable[[int], Iterable[np.ndarray]]) -> np.ndarray:
+        """Computes the rows that are missing and declares the cache whole.
+
+        `compute` is a function of the first image wanted, counted in the whole source,
+        that yields `(k, views, dim)` from there to the end of `images`. Returned are
+        all rows of this folder, mapped from it.
+        """
+        finished = self.folder / _FINISHED
+        if finished.is_file():
+            _check_bytes(self.folder, read_note(finished), self._whole, "The cache")
+        else:
+            # Two that append to one file would spoil it.
+            way_out = "Wait for it to end, or end it"
+            with locked(self.folder, f"the cache {self.folder}", way_out):
+                # Another process may have ended it before the lock was had.
+                if not finished.is_file():
+                    self._complete(compute)
+                (self.folder / "lock").unlink(missing_ok=True)
+        return _map_rows(self.folder, read_note(finished))
+
+    def _complete(self, compute):
+        file = _row_file(self.folder, _WRITING, self._note)
+        start = self.images.start
+        file.fill(lambda done: self._stored(start + done, compute(start + done)))
+        note = read_note(self.folder / _WRITING)
+        note["checksums"] = {_ROWS: _checksum(self.folder / _ROWS)}
+        write_text(self.folder / _FINISHED, json.dumps(note, indent=2) + "\n")
+        (self.folder / _WRITING).unlink()
+
+    def _stored(self, first, batches):
+        for rows in batches:
+            with np.errstate(over="ignore"):
+                stored = rows.astype(self._note["dtype"])
+            bad = np.flatnonzero(~np.isfinite(stored).all(axis=(1, 2)))
+            if bad.size:
+                reason, largest = "is not finite", np.abs(rows[bad[0]]).max()
+                if np.isfinite(largest):
+                    reason = f"does not fit float16 (largest entry {largest:g}): "
+                    reason += "use --dtype=float32 and another --output"
+                number = first + int(bad[0])
+                raise ValueError(f"The teacher's embedding of image {number} {reason}")
+            yield stored
+            first += len(rows)
 
 
 class TeacherCache:
@@ -85,31 +289,30 @@ class TeacherCache:
                     f"shard-{held[0]}-of-{held[1]}, beside the others, and give the "
                     "folder above"
                 )
-            for words, was, now in differences(notes[0], note):
+            for words, was, now in _differences(notes[0], note):
                 raise ValueError(
                     f"{name} has shards of another {words}: {was} in {folders[0]}, "
                     f"{now} in {part}. Remove one and write it again"
                 )
         for part, note in zip(folders, notes):
-            check_bytes(part, note, self.folder, name)
+            _check_bytes(part, note, self.folder, name)
         self.note = notes[0]
         self.fingerprint = self.note["teacher_fingerprint"]
         self.input_size = self.note["input_size"]
-        parts = [map_rows(part, note) for part, note in zip(folders, notes)]
+        parts = [_map_rows(part, note) for part, note in zip(folders, notes)]
         self.rows = parts[0] if len(parts) == 1 else JoinedRows(parts)
         self.embedding_dim = self.rows.shape[-1]
         self.plain = self.note["views"]
         self.drawn, self.augmentation = None, Augmentation()
-        drawn = self.note.get("drawn")
-        if drawn:
+        if drawn := self.note.get("drawn"):
             self.drawn = DrawnViews(drawn["count"], drawn["seed"], self.plain > 1)
             words = [word.split(":") for word in drawn["augment"].split(",") if word]
             self.augmentation = Augmentation(**{k: float(v) for k, v in words})
 
     def _folders(self, name):
         """Returns the folder, or those of its shards in order."""
-        shards = shards_in(self.folder)
-        if not shards or (self.folder / FINISHED).is_file():
+        shards = _shards_in(self.folder)
+        if not shards or (self.folder / _FINISHED).is_file():
             return [self.folder]
         counts = sorted({count for count, _ in shards})
         if len(counts) > 1:
@@ -120,9 +323,9 @@ class TeacherCache:
         (count,), folders = counts, list(shards.values())
         missing = [k for k in range(1, count + 1) if (count, k) not in shards]
         if missing:
-            note = read_note(folders[0] / FINISHED) or read_note(folders[0] / WRITING)
+            note = read_note(folders[0] / _FINISHED) or read_note(folders[0] / _WRITING)
             example = {**note, "shard": [missing[0], count]}
-            way_out = f": {command(example, self.folder)}" if note else ""
+            way_out = f": {_command(example, self.folder)}" if note else ""
             raise ValueError(
                 f"{name} lacks {len(missing)} of {count} shards, the first of them "
                 f"--shard={missing[0]}/{count}. Write it{way_out}"
@@ -150,7 +353,7 @@ class TeacherCache:
         raise ValueError(
             f"`--teacher=cache:{self.folder}` must be of the images of --data. It is "
             f"of {note['images']:,} images of {note['source']}, and {reason}. Write "
-            f"one of these: {command(whole_note, 'ANOTHER_DIR')}"
+            f"one of these: {_command(whole_note, 'ANOTHER_DIR')}"
         )
 
     def class_centres(self, source: Source) -> np.ndarray:
@@ -180,18 +383,17 @@ class TeacherCache:
 
 def _finished_note(part, folder, name):
     """Returns the note of a whole folder; raises `ValueError` for another."""
-    note = read_note(part / FINISHED)
-    if note:
+    if note := read_note(part / _FINISHED):
         return note
-    note = read_note(part / WRITING)
+    note = read_note(part / _WRITING)
     if not note:
+        missing = part.relative_to(folder.parent) / _FINISHED
         raise ValueError(
-            f"{name} holds no {part.relative_to(folder.parent) / FINISHED}. Write one: "
-            "python -m ekd_tf.embed_teacher --teacher=MODEL --data=DATA "
-            f"--output={shlex.quote(str(folder))}"
+            f"{name} holds no {missing}. Write one: python -m ekd_tf.embed_teacher "
+            f"--teacher=MODEL --data=DATA --output={shlex.quote(str(folder))}"
         )
-    done, images = row_file(part, WRITING, note).done, len(images_of(note))
+    done, images = _row_file(part, _WRITING, note).done, len(_images_of(note))
     raise ValueError(
         f"{name} is unfinished, {done:,} of {images:,} images are done. Finish it: "
-        f"{command(note, folder)}"
+        f"{_command(note, folder)}"
     )

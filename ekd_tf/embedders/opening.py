@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from ekd_tf.embedders.cache_writer import is_cache_folder
+from ekd_tf.embedders.cache import is_cache_folder
 from ekd_tf.embedders.ensemble import EnsembleEmbedder
 from ekd_tf.embedders.frozen import FrozenEmbedder
 from ekd_tf.embedders.frozen import loading_error

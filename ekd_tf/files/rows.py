@@ -7,6 +7,8 @@ import os
 import pathlib
 from collections.abc import Callable
 from collections.abc import Iterable
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -88,6 +90,33 @@ class RowFile:
                 file.flush()
                 done += len(rows)
             os.fsync(file.fileno())
+
+
+class JoinedRows:
+    """Arrays of equal rows, one behind the other, read as one without copying."""
+
+    def __init__(self, parts: Sequence[np.ndarray]):
+        self._parts = parts
+        ends = np.cumsum([len(part) for part in parts])
+        self._starts = [0, *ends[:-1]]
+        self.shape = (int(ends[-1]), *parts[0].shape[1:])
+        self.dtype: DTypeLike = parts[0].dtype
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, key: Any) -> np.ndarray:
+        """Returns rows by a slice, by positions, or by `(positions, views)`."""
+        rows, *rest = key if isinstance(key, tuple) else (key,)
+        if isinstance(rows, slice):
+            rows = np.arange(*rows.indices(len(self)))
+        found = np.empty((len(rows), *self.shape[1 + len(rest) :]), self.dtype)
+        owners = np.searchsorted(self._starts, rows, side="right") - 1
+        for owner in np.unique(owners):
+            mine = owners == owner
+            inside = rows[mine] - self._starts[owner]
+            found[mine] = self._parts[owner][(inside, *(each[mine] for each in rest))]
+        return found
 
 
 def read_note(path: pathlib.Path) -> dict:

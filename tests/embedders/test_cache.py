@@ -15,7 +15,7 @@ from ekd_tf.data import SyntheticFaces
 from ekd_tf.data.source import Subset
 from ekd_tf.embedders import CacheWriter
 from ekd_tf.embedders import TeacherCache
-from ekd_tf.embedders import cache_writer
+from ekd_tf.embedders import cache as cache_module
 from ekd_tf.embedders import describe_cache
 
 ROWS = np.random.default_rng(0).normal(size=(10, 2, 3)).astype(np.float32)
@@ -191,14 +191,14 @@ def test_refuses_what_is_damaged(tmp_path):
 
 def test_a_cache_that_another_process_ended_meanwhile_is_taken(tmp_path, monkeypatch):
     late = CacheWriter(tmp_path, note())
-    lock = cache_writer.locked
+    lock = cache_module.locked
 
     def ended_first(*arguments):
-        monkeypatch.setattr(cache_writer, "locked", lock)
+        monkeypatch.setattr(cache_module, "locked", lock)
         write(tmp_path)
         return lock(*arguments)
 
-    monkeypatch.setattr(cache_writer, "locked", ended_first)
+    monkeypatch.setattr(cache_module, "locked", ended_first)
     np.testing.assert_array_equal(late.write(pytest.fail), ROWS)
     assert not (tmp_path / "writing.json").exists()
 
