@@ -36,11 +36,7 @@ class RefusedPickle(ValueError):
 
 
 class Unfinished:
-    """What a call may return whose state follows in the pickle."""
-
-    def finish(self, state: object) -> None:
-        """Takes the state."""
-        raise TypeError(f"{type(self).__name__} must define `finish`.")
+    """What a call may return whose state follows, which its `finish` then takes."""
 
 
 def read_pickle(
