@@ -1,31 +1,18 @@
 """Times `EKDLoss`, forward and backward, beside the plain way to write it.
 
-Three cases, each a function of student and teacher embeddings:
-
-- ours: `ekd_tf.losses.EKDLoss` in its published form.
-- plain: the same maths written straight down. All cosines of both models, both models'
-  negatives sorted in full, and the gradient carried back through the student's matrix.
-- floor: the two matrix products without which no formulation knows its pairs. Ours
-  needs a little more than half of each, so it can be below.
-
-Per batch size and mode the cases take turns in one process, since a busy machine still
-tells ratios. Peak memory is that of a first step in a process of its own.
+The cases are ours, the plain way, and a floor: the two matrix products without which no
+formulation knows its pairs. Ours needs a little more than half of each, so it can be
+below. Peak memory is that of a first step in a process of its own.
 
     python tools/benchmarks/bench_ekd.py --json=bench_ekd.json
 
-With `--default_form` "ours" is the default form, with its memory of earlier batches,
-and every turn has another batch, since a memory of one batch alone would be all its
-copies. The other two cases stay what they are: the ratio is what the default costs
-beside plain EKD.
-
-TensorFlow's kernels are those the commands of `ekd_tf` ask for (`ekd_tf.run.quiet`).
+With `--default_form` every turn has another batch, since a memory of one batch alone
+would be all its copies.
 """
 
-import json
+import functools
+import itertools
 import os
-import pathlib
-import subprocess
-import sys
 import time
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -35,15 +22,11 @@ from ekd_tf.run.quiet import use_onednn
 use_onednn()
 
 import keras  # noqa: E402
+import measuring  # noqa: E402
 import numpy as np  # noqa: E402
 import tensorflow as tf  # noqa: E402
 from absl import app  # noqa: E402
 from absl import flags  # noqa: E402
-from plain_ekd import PUBLISHED  # noqa: E402
-from plain_ekd import PlainEKD  # noqa: E402
-from resident import forget_peak  # noqa: E402
-from resident import machine  # noqa: E402
-from resident import resident_mb  # noqa: E402
 
 from ekd_tf.evaluation import format_table  # noqa: E402
 from ekd_tf.losses import EKDLoss  # noqa: E402
@@ -60,7 +43,7 @@ DEFAULT_FORM = flags.DEFINE_bool(
     "default_form", False, "Measure EKD's default form in place of the published one."
 )
 MEMORY_OF = flags.DEFINE_string(
-    "memory_of", None, "Internal: case:mode:batch whose peak memory to print, in MB."
+    "memory_of", None, "Internal: case:mode:batch whose peak memory to tell, in MB."
 )
 
 NUM_IDENTITIES = 85_742
@@ -91,6 +74,50 @@ def make_batch(batch, dim, seed=0):
     )
 
 
+class PlainEKD:
+    """The published loss written straight down, all through the full matrix.
+
+    It picks pairs by `boolean_mask`, which XLA does not take.
+    """
+
+    def __init__(self):
+        self.settings = EKDLoss.reference()
+        count = len(self.settings.miner.fprs)
+        self.thresholds = [tf.Variable(tf.zeros([count])) for _ in range(2)]
+
+    def __call__(self, student, teacher, labels):
+        settings = self.settings
+        units = [tf.math.l2_normalize(rows, axis=1) for rows in (student, teacher)]
+        cosines = [tf.matmul(rows, rows, transpose_b=True) for rows in units]
+        rows = tf.range(tf.shape(labels)[0])
+        upper = rows[:, None] < rows[None, :]
+        same = labels[:, None] == labels[None, :]
+        positive = [tf.boolean_mask(each, upper & same) for each in cosines]
+        negative = [tf.boolean_mask(each, upper & ~same) for each in cosines]
+        order = tf.argsort(negative[0], direction="DESCENDING")
+        descending = tf.gather(negative[0], order), tf.sort(negative[1])[::-1]
+        fprs = settings.miner.fprs
+        ranks = tf.stack([tf.size(order) // round(1 / fpr) for fpr in fprs])
+        for variable, values in zip(self.thresholds, descending):
+            new = tf.stop_gradient(tf.gather(values, ranks))
+            variable.assign_add(settings.momentum * (new - variable))
+        hardest = order[: settings.miner.num_negatives]
+        of_positive = self.difference(positive)
+        of_negative = self.difference([tf.gather(each, hardest) for each in negative])
+        return (
+            settings.positive_weight * of_positive
+            + settings.negative_weight * of_negative
+        )
+
+    def difference(self, cosines):
+        ranks = []
+        for values, thresholds in zip(cosines, self.thresholds):
+            margins = values[..., None] - tf.convert_to_tensor(thresholds)
+            ranks.append(tf.sigmoid(margins / self.settings.temperature))
+        student, teacher = (tf.reduce_sum(rank, axis=-1) for rank in ranks)
+        return tf.reduce_mean(tf.square(student - tf.stop_gradient(teacher)))
+
+
 def make_case(case, mode):
     """Returns a function of a batch that runs one forward and backward pass."""
     if case == "floor":
@@ -102,17 +129,14 @@ def make_case(case, mode):
             )
 
     else:
+        loss = PlainEKD()
         if case == "ours":
-            form = PUBLISHED
+            layer = EKDLoss.reference()
             if DEFAULT_FORM.value:
-                form = {"student_dim": DIM.value, "teacher_dim": DIM.value}
-            layer = EKDLoss(**form)
+                layer = EKDLoss(student_dim=DIM.value, teacher_dim=DIM.value)
 
             def loss(*batch):
                 return sum(layer(*batch).values())
-
-        else:
-            loss = PlainEKD()
 
         def step(student, teacher, labels):
             with tf.GradientTape() as tape:
@@ -123,12 +147,13 @@ def make_case(case, mode):
     return step if mode == "eager" else tf.function(step)
 
 
-def timed(step, batch):
-    start = time.perf_counter()
-    results = step(*batch)
-    # A value that is read is there.
-    _ = results[0][..., None].numpy().ravel()[0], results[1][0, 0].numpy()
-    return 1e3 * (time.perf_counter() - start)
+def time_step(step, batches):
+    def run(batch):
+        results = step(*batch)
+        # A value that is read is there.
+        _ = results[0][..., None].numpy().ravel()[0], results[1][0, 0].numpy()
+
+    return measuring.clocked(run, next(batches))
 
 
 def check_agreement(steps, batch, where):
@@ -143,41 +168,27 @@ def check_agreement(steps, batch, where):
 
 
 def time_cases(batch_size, mode):
-    """Returns one row per case: milliseconds of every repeat, cases taking turns."""
+    """Returns, by case, milliseconds of every turn, and seconds of the first call."""
     count = -(-DIFFERENT_ROWS // batch_size) if DEFAULT_FORM.value else 1
     batches = [make_batch(batch_size, DIM.value, seed) for seed in range(count)]
-    batch = batches[0]
-    cases = ["ours", "plain", "floor"]
-    steps, first = {}, {}
-    for case in cases:
+    steps, first, cases = {}, {}, {}
+    for case in ("ours", "plain", "floor"):
         start = time.perf_counter()
-        steps[case] = make_case(case, mode)
-        steps[case](*batch)
+        step = steps[case] = make_case(case, mode)
+        step(*batches[0])
         first[case] = time.perf_counter() - start
+        cases[case] = functools.partial(time_step, step, itertools.cycle(batches))
     if not DEFAULT_FORM.value:
-        check_agreement(steps, batch, f"{mode}, batch {batch_size}")
+        check_agreement(steps, batches[0], f"{mode}, batch {batch_size}")
     start = time.perf_counter()
-    times = {case: [timed(steps[case], batch)] for case in cases}
-    round_seconds = time.perf_counter() - start
-    repeats = int(np.clip(SECONDS.value / round_seconds, 5, MAX_REPEATS))
-    for turn in range(repeats):
-        for case in cases:
-            times[case].append(timed(steps[case], batches[turn % count]))
-    return [
-        {
-            "batch": batch_size,
-            "mode": mode,
-            "case": case,
-            # The first turn still warms up.
-            "milliseconds": [round(ms, 3) for ms in times[case][1:]],
-            "first_call_seconds": round(first[case], 2),
-        }
-        for case in cases
-    ]
+    measuring.take_turns(cases, 0)
+    repeats = SECONDS.value / (time.perf_counter() - start)
+    times = measuring.take_turns(cases, int(np.clip(repeats, 5, MAX_REPEATS)))
+    return {case: both[:, 0] for case, both in times.items()}, first
 
 
-def print_peak_memory(case, mode, batch_size):
-    """Prints how many MB a first step takes above what TensorFlow takes anyway.
+def tell_peak_memory(case, mode, batch_size):
+    """Tells how many MB a first step takes above what TensorFlow takes anyway.
 
     TensorFlow keeps what it has freed, so only a first step shows its need.
     """
@@ -187,67 +198,48 @@ def print_peak_memory(case, mode, batch_size):
     batch = make_batch(batch_size, DIM.value)
     if mode == "graph":
         step.get_concrete_function(*batch)
-    before = forget_peak()
+    before = measuring.forget_peak()
     step(*batch)
-    print(f"peak_mb={resident_mb('VmHWM') - before:.0f}")
+    measuring.tell(round(measuring.resident_mb("VmHWM") - before))
 
 
-def peak_memory(case, mode, batch_size):
-    """Returns the MB a step needs at its peak, measured in a new process."""
-    result = subprocess.run(
-        [
-            sys.executable,
-            __file__,
-            f"--memory_of={case}:{mode}:{batch_size}",
-            f"--dim={DIM.value}",
-            *(["--default_form"] if DEFAULT_FORM.value else []),
-        ],
-        capture_output=True,
-        text=True,
-    )
-    for line in result.stdout.splitlines():
-        if line.startswith("peak_mb="):
-            return int(line.partition("=")[2])
-    raise RuntimeError(f"Measuring memory failed:\n{result.stderr[-2000:]}")
-
-
-def format_row(rows):
-    """Returns the table row of one batch size and mode."""
-    by_case = {row["case"]: row for row in rows}
-
-    def spread(case):
-        ms = by_case[case]["milliseconds"]
-        return f"{np.median(ms):.1f} ({min(ms):.1f}..{max(ms):.1f})"
-
-    def ratio(above, below):
+def measure(batch_size, mode):
+    """Returns the table row of a batch size and mode, and a result for each case."""
+    times, first = time_cases(batch_size, mode)
+    peaks = {}
+    for case in ("ours", "plain") if MEMORY.value else ():
+        peaks[case] = measuring.apart(f"--memory_of={case}:{mode}:{batch_size}")
+    row = [
+        batch_size,
+        mode,
+        *map(measuring.spread, times.values()),
         # Of the turns, so that a moment of load counts on both sides.
-        turns = zip(by_case[above]["milliseconds"], by_case[below]["milliseconds"])
-        return np.median([x / y for x, y in turns])
-
-    def memory(case):
-        return str(by_case.get(case, {}).get("peak_mb", "-"))
-
-    return [
-        rows[0]["batch"],
-        rows[0]["mode"],
-        spread("ours"),
-        spread("plain"),
-        spread("floor"),
-        f"{ratio('plain', 'ours'):.1f}x",
-        f"{ratio('ours', 'floor'):.1f}x",
-        memory("ours"),
-        memory("plain"),
-        f"{by_case['ours']['first_call_seconds']:.1f}",
+        f"{np.median(times['plain'] / times['ours']):.1f}x",
+        f"{np.median(times['ours'] / times['floor']):.1f}x",
+        *(str(peaks.get(case, "-")) for case in ("ours", "plain")),
+        f"{first['ours']:.1f}",
     ]
+    results = [
+        {
+            "batch": batch_size,
+            "mode": mode,
+            "case": case,
+            "milliseconds": np.round(times[case], 3).tolist(),
+            "first_call_seconds": round(first[case], 2),
+            **({"peak_mb": peaks[case]} if case in peaks else {}),
+        }
+        for case in times
+    ]
+    return row, results
 
 
 def main(_):
     if MEMORY_OF.value:
         case, mode, batch_size = MEMORY_OF.value.split(":")
-        print_peak_memory(case, mode, int(batch_size))
+        tell_peak_memory(case, mode, int(batch_size))
         return
     about = {
-        **machine(),
+        **measuring.machine(),
         "tensorflow": tf.__version__,
         "onednn": os.environ["TF_ENABLE_ONEDNN_OPTS"],
         "keras": keras.__version__,
@@ -257,16 +249,11 @@ def main(_):
     results, table = [], []
     for batch_size in map(int, BATCHES.value):
         for mode in MODES.value:
-            rows = time_cases(batch_size, mode)
-            for row in rows:
-                if MEMORY.value and row["case"] != "floor":
-                    row["peak_mb"] = peak_memory(row["case"], mode, batch_size)
-            table.append(format_row(rows))
-            results += rows
+            row, of_cases = measure(batch_size, mode)
+            table.append(row)
+            results += of_cases
     print(format_table(table, HEADER))
-    if JSON.value:
-        report = json.dumps({"machine": about, "results": results}, indent=1)
-        pathlib.Path(JSON.value).write_text(report + "\n", encoding="utf-8")
+    measuring.write_json(JSON.value, about, results)
 
 
 if __name__ == "__main__":

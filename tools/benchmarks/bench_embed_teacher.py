@@ -1,10 +1,8 @@
 """Times writing a teacher cache beside the bare model on pixels in memory.
 
 Both embed the same images and their mirror images in the same batches. The floor is
-`onnxruntime` alone on arrays its input takes as they are; ours reads, decodes, mirrors,
-converts, embeds and writes; a third case is ours with a model that does nothing, what
-all the rest costs. They take turns, since a busy machine still tells ratios;
-the first turn warms up and is not counted.
+`onnxruntime` alone on arrays its input takes as they are; a third case is the cache of
+a model that does nothing, what all the rest costs.
 
     python tools/benchmarks/bench_embed_teacher.py --teacher=mobilefacenet_y1.onnx \
         --data=recordio:celeba900 --images=1024
@@ -13,16 +11,16 @@ the first turn warms up and is not counted.
 import os
 import pathlib
 import tempfile
-import time
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
+import measuring
 import numpy as np
 from absl import app
 from absl import flags
 
-from ekd_tf.data import Source
 from ekd_tf.data import evaluation_batches
+from ekd_tf.data.source import Images
 from ekd_tf.embedders import CacheWriter
 from ekd_tf.embedders import TeacherCache
 from ekd_tf.embedders import describe_cache
@@ -35,19 +33,6 @@ DATA = flags.DEFINE_string("data", None, "A source as --data of ekd_tf.train.")
 IMAGES = flags.DEFINE_integer("images", 1024, "The first so many; 0: all.", 0)
 BATCH_SIZE = flags.DEFINE_integer("batch_size", 128, "Images per forward pass.", 1)
 TURNS = flags.DEFINE_integer("turns", 5, "Turns of each case.", 1)
-
-
-class First(Source):
-    """The first images of a source."""
-
-    def __init__(self, source, count):
-        self.name, self.fingerprint = source.name, f"first {count}"
-        self.labels = source.labels[:count]
-        self.num_identities = int(self.labels.max()) + 1
-        self.encoded = source.encoded
-        self.read, self.describe = source.read, source.describe
-
-    fingerprint = read = describe = None
 
 
 class Nothing:
@@ -85,7 +70,7 @@ def main(_):
 
     with tempfile.TemporaryDirectory() as folder:
         source = factory.make_source(DATA.value, folder)
-        source = First(source, IMAGES.value or len(source))
+        source = Images(source, np.arange(len(source))[: IMAGES.value or None])
         model = open_embedder(TEACHER.value)
         indices = np.arange(len(source))
         batches = []
@@ -99,41 +84,22 @@ def main(_):
             pathlib.Path(TEACHER.value).read_bytes(),
             providers=["CPUExecutionProvider"],
         )
-
         nothing = open_embedder(TEACHER.value)
         nothing._session = Nothing(nothing.embedding_dim)
+        expected = [np.stack(views, axis=1) for views in bare(session, batches)]
+        written = write(model, source)
+        np.testing.assert_allclose(written, np.concatenate(expected), atol=1e-3)
         cases = {
-            "onnxruntime alone": lambda: bare(session, batches),
-            "embed_teacher": lambda: write(model, source),
-            "all but the model": lambda: write(nothing, source),
+            "onnxruntime alone": lambda: measuring.clocked(bare, session, batches),
+            "embed_teacher": lambda: measuring.clocked(write, model, source),
+            "all but the model": lambda: measuring.clocked(write, nothing, source),
         }
-        seen = {name: [] for name in cases}
-        results = {}
-        for turn in range(TURNS.value + 1):
-            for name, case in cases.items():
-                cpu, wall = time.process_time(), time.perf_counter()
-                results[name] = case()
-                cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
-                if turn:
-                    seen[name].append((1e3 * cpu, 1e3 * wall))
-    expected = np.concatenate(
-        [np.stack(views, axis=1) for views in results["onnxruntime alone"]]
-    )
-    np.testing.assert_allclose(results["embed_teacher"], expected, atol=1e-3)
+        times = measuring.take_turns(cases, TURNS.value)
     print(
         f"load {os.getloadavg()[0]:.1f}, {os.cpu_count()} cores, {len(source)} images, "
         "two views"
     )
-    print("| case | CPU ms / image | wall ms / image | floor / case, CPU | wall |")
-    print("|---|---|---|---|---|")
-    base = np.array(seen["onnxruntime alone"])
-    for name, times in seen.items():
-        times = np.array(times)
-        middle = np.median(times, axis=0) / len(source)
-        cpu, wall = np.median(base / times, axis=0)
-        print(
-            f"| {name} | {middle[0]:.2f} | {middle[1]:.2f} | {cpu:.2f} | {wall:.2f} |"
-        )
+    print(measuring.beside_first(times, len(source)))
 
 
 if __name__ == "__main__":

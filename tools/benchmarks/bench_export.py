@@ -5,14 +5,14 @@
 
 Without `--export` a MobileFaceNet of random weights is exported first, once per
 activation: speed and size do not depend on the weights. One image, warm, on one and
-on two threads; the runs of the artefacts alternate, so that what else the machine
-does falls on all of them.
+on two threads.
 """
 
 import pathlib
 import sys
 import tempfile
 
+import measuring
 import numpy as np
 from absl import app
 from absl import flags
@@ -57,25 +57,27 @@ def rows(path):
     files = sorted(path.glob("*.tflite")) + sorted(path.glob("*.onnx"))
     if not files:
         raise ValueError(f"{path} holds no .tflite and no .onnx file")
-    runners, medians = {}, {}
+    runners = {}
     for file in files:
         make = OnnxEmbedder if file.suffix == ".onnx" else TFLiteEmbedder
         for threads in (1, 2):
             runners[file, threads] = make(file, num_threads=threads)
     size = runners[files[0], 1].input_size
     images = np.random.default_rng(0).integers(0, 256, (8, size, size, 3), np.uint8)
-    for _ in range(ROUNDS.value):
-        for key, runner in runners.items():
-            median = latency(runner, images, REPEATS.value)
-            medians[key] = min(median, medians.get(key, median))
+    cases = {
+        key: lambda runner=runner: latency(runner, images, REPEATS.value)
+        for key, runner in runners.items()
+    }
+    times = measuring.take_turns(cases, ROUNDS.value, warm_up=0)
     for file in files:
         tflite = file.suffix == ".tflite"
         peak = peak_memory(file) if tflite else None
+        # Of the round with the least median.
+        least = [min(times[file, threads].tolist()) for threads in (1, 2)]
         yield [
             file.name,
             f"{file.stat().st_size / 1e6:.2f}",
-            *(f"{value:.2f}" for value in medians[file, 1]),
-            *(f"{value:.2f}" for value in medians[file, 2]),
+            *(f"{value:.2f}" for value in [*least[0], *least[1]]),
             None if peak is None else f"{peak / 1e6:.1f}",
             runners[file, 1].partitions if tflite else None,
         ]

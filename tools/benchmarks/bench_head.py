@@ -1,34 +1,29 @@
 """Measures a margin head over very many identities: memory and time of a step.
 
-A step is that of `ekd_tf.train`: `FaceClassifier.train_step` with an ArcFace head, SGD
-of momentum 0.9 and weight decay, on one device. The student is a single small layer, so
-that what is seen is the head's. Every case is a process of its own, since TensorFlow
-keeps what it has freed; one that grows beyond `--limit_gb` is ended and the table says
-so.
+A step is that of `ekd_tf.train` with an ArcFace head, on one device. The student is a
+single small layer, so that what is seen is the head's. Every case is a process of its
+own; one that grows beyond `--limit_gb` is ended and the table says so.
 
 Of each case the traced step is searched for what must not be there: a one-hot of as
 many columns as there are identities, and, where classes are sampled, any tensor with
-as many rows or columns: logits, gradients, momentum. The exit status is 1 if one is
-found.
+as many rows or columns. The exit status is 1 if one is found.
 
     python tools/benchmarks/bench_head.py --json=bench_head.json
 """
 
 import collections
-import json
 import os
 import pathlib
-import subprocess
+import statistics
 import sys
+import threading
 import time
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
+import measuring
 from absl import app
 from absl import flags
-from resident import forget_peak
-from resident import machine
-from resident import resident_mb
 
 from ekd_tf.evaluation import format_table
 
@@ -47,8 +42,6 @@ LIMIT_GB = flags.DEFINE_float(
 )
 JSON = flags.DEFINE_string("json", None, "File to write all measurements to.")
 CASE = flags.DEFINE_string("case", None, "Internal: identities:rate to measure here.")
-
-MARK = "result="
 
 
 def make_step(identities, rate, dim, batch, optimizer="sgd"):
@@ -94,18 +87,12 @@ def tensors(concrete):
 
 
 def wide_tensors(concrete, identities, batch, dim):
-    """Counts the tensors of the size of all classes in a traced step.
+    """Counts the tensors of the size of all classes in a traced step, by kind.
 
-    Args:
-        concrete: The traced step.
-        identities: Int: all classes, a number no other size in the step has.
-        batch: Int, rows of a batch.
-        dim: Int, embedding size.
-
-    Returns:
-        Dict: `one_hot`: operations OneHot over all classes; `batch_by_classes` and
-        `classes_by_dim`: tensors of that shape or its transpose, such as logits and
-        gradients; `unknown`: matrices of which a size is not known while tracing.
+    `identities` is a number no other size in the step has. `one_hot` are operations
+    OneHot over all classes; `batch_by_classes` and `classes_by_dim` tensors of that
+    shape or its transpose, such as logits and gradients; `unknown` matrices of which a
+    size is not known while tracing.
     """
     counts = collections.Counter(
         one_hot=0, batch_by_classes=0, classes_by_dim=0, unknown=0
@@ -126,40 +113,67 @@ def violations(counts, rate):
     forbidden = ["one_hot"]
     if rate < 1:
         forbidden += ["batch_by_classes", "classes_by_dim", "unknown"]
-    return [name for name in forbidden if counts[name]]
+    return [name for name in forbidden if counts.get(name)]
 
 
-def measure(identities, rate):
-    """Prints what a case takes, as JSON: megabytes and milliseconds."""
+def measure(identities, rate, limit_gb):
+    """Returns what a case takes: megabytes and milliseconds."""
     dim, batch = DIM.value, BATCH.value
     # Loads kernels, so that they do not count.
     warm, rows = make_step(max(batch, 1000), rate, dim, batch, OPTIMIZER.value)
     warm(rows)
     del warm
-    bare = forget_peak()
+    end_above(limit_gb)
+    bare = measuring.forget_peak()
     step, rows = make_step(identities, rate, dim, batch, OPTIMIZER.value)
-    building = resident_mb("VmHWM") - bare
+    building = measuring.resident_mb("VmHWM") - bare
     counts = wide_tensors(step.get_concrete_function(rows), identities, batch, dim)
-    held = forget_peak()
-    times, cpu_times = [], []
-    start = time.perf_counter()
+    held = measuring.forget_peak()
+    times, start = [], time.perf_counter()
     while len(times) < 4 or (
         len(times) <= 50 and time.perf_counter() - start < SECONDS.value
     ):
-        before, cpu_before = time.perf_counter(), time.process_time()
-        float(step(rows)["loss"])
-        times.append(1e3 * (time.perf_counter() - before))
-        cpu_times.append(1e3 * (time.process_time() - cpu_before))
-    result = {
+        times.append(measuring.clocked(lambda: float(step(rows)["loss"])))
+    # The first step still warms up.
+    wall, cpu = zip(*times[1:])
+    return {
         "building_mb": round(building),
         "held_mb": round(held - bare),
-        "step_mb": round(resident_mb("VmHWM") - held),
-        # The first step still warms up.
-        "milliseconds": [round(ms, 2) for ms in times[1:]],
-        "cpu_milliseconds": [round(ms, 2) for ms in cpu_times[1:]],
+        "step_mb": round(measuring.resident_mb("VmHWM") - held),
+        "milliseconds": [round(ms, 2) for ms in wall],
+        "cpu_milliseconds": [round(ms, 2) for ms in cpu],
         "counts": counts,
     }
-    print(MARK + json.dumps(result), flush=True)
+
+
+def end_above(limit_gb):
+    """Ends this process, as a case given up, where it grows beyond the limit."""
+
+    def watch():
+        while measuring.resident_mb() / 1024 < limit_gb:
+            time.sleep(0.02)
+        measuring.tell({"gave_up": f"more than {limit_gb:.1f} GiB"})
+        os._exit(0)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def tell_case(identities, rate):
+    """Measures a case in this process, within the limit, and tells what it took."""
+    import tensorflow as tf
+
+    # A machine without swap ends processes of its own choice when it is full.
+    limit = min(LIMIT_GB.value, available_gb() - 1.0)
+    state = 2 * 4 * identities * DIM.value / 2**30
+    if state > limit:
+        measuring.tell(
+            {"gave_up": f"centres and momentum are {state:.1f} of {limit:.1f} GiB"}
+        )
+        return
+    try:
+        measuring.tell(measure(identities, rate, limit))
+    except (tf.errors.ResourceExhaustedError, MemoryError):
+        measuring.tell({"gave_up": "more memory than the machine gave"})
 
 
 def available_gb():
@@ -168,76 +182,6 @@ def available_gb():
         if line.startswith("MemAvailable:"):
             return int(line.split()[1]) / 2**20
     raise RuntimeError("/proc/meminfo has no MemAvailable.")
-
-
-def run_case(identities, rate):
-    """Measures a case in a new process, ended where it grows beyond the limit.
-
-    Returns:
-        Dict of the case with what `measure` has found, or with `gave_up`: a sentence.
-    """
-    case = {"identities": identities, "rate": rate}
-    # A machine without swap ends processes of its own choice when it is full.
-    limit = min(LIMIT_GB.value, available_gb() - 1.0)
-    state = 2 * 4 * identities * DIM.value / 2**30
-    if state > limit:
-        return {
-            **case,
-            "gave_up": f"centres and momentum are {state:.1f} of {limit:.1f} GiB",
-        }
-    child = subprocess.Popen(
-        [
-            sys.executable,
-            __file__,
-            f"--case={identities}:{rate}",
-            f"--dim={DIM.value}",
-            f"--batch={BATCH.value}",
-            f"--optimizer={OPTIMIZER.value}",
-            f"--seconds={SECONDS.value}",
-        ],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    while child.poll() is None:
-        try:
-            size = resident_mb(process=child.pid) / 1024
-        except (RuntimeError, FileNotFoundError):
-            # It has just ended.
-            break
-        if size > limit:
-            child.kill()
-            child.communicate()
-            return {**case, "gave_up": f"more than {limit:.1f} GiB"}
-        time.sleep(0.02)
-    output, errors = child.communicate()
-    for line in output.splitlines():
-        if line.startswith(MARK):
-            return {**case, **json.loads(line[len(MARK) :])}
-    if "ResourceExhausted" in errors or "MemoryError" in errors:
-        return {**case, "gave_up": "more memory than the machine gave"}
-    raise RuntimeError(f"Measuring {case} failed:\n{errors[-2000:]}")
-
-
-def format_row(result):
-    """Returns a case as a row of the table."""
-    from ekd_tf.heads import num_sampled
-
-    identities, rate = result["identities"], result["rate"]
-    state = 2 * 4 * identities * DIM.value / 2**20
-    classes = num_sampled(identities, rate, BATCH.value)
-    cells = [f"{identities:,}", f"{rate:g}", f"{classes:,}", f"{state:,.0f}"]
-    if "gave_up" in result:
-        return [*cells, f"does not fit: {result['gave_up']}", *["-"] * 7]
-    ms, cpu_ms = sorted(result["milliseconds"]), sorted(result["cpu_milliseconds"])
-    kinds = ("one_hot", "batch_by_classes", "classes_by_dim")
-    return [
-        *cells,
-        *(f"{result[name]:,}" for name in ("held_mb", "building_mb", "step_mb")),
-        f"{ms[len(ms) // 2]:,.0f} ({ms[0]:,.0f}..{ms[-1]:,.0f})",
-        f"{cpu_ms[len(cpu_ms) // 2]:,.0f}",
-        *(str(result["counts"][name]) for name in kinds),
-    ]
 
 
 HEADER = [
@@ -256,27 +200,43 @@ HEADER = [
 ]
 
 
+def format_row(result):
+    """Returns a case as a row of the table."""
+    from ekd_tf.heads import num_sampled
+
+    identities, rate = result["identities"], result["rate"]
+    state = 2 * 4 * identities * DIM.value / 2**20
+    classes = num_sampled(identities, rate, BATCH.value)
+    cells = [f"{identities:,}", f"{rate:g}", f"{classes:,}", f"{state:,.0f}"]
+    if "gave_up" in result:
+        return [*cells, f"does not fit: {result['gave_up']}", *["-"] * 7]
+    kinds = ("one_hot", "batch_by_classes", "classes_by_dim")
+    return [
+        *cells,
+        *(f"{result[name]:,}" for name in ("held_mb", "building_mb", "step_mb")),
+        measuring.spread(result["milliseconds"], 0),
+        f"{statistics.median(result['cpu_milliseconds']):,.0f}",
+        *(str(result["counts"][name]) for name in kinds),
+    ]
+
+
 def main(_):
     if CASE.value:
         identities, rate = CASE.value.split(":")
-        measure(int(identities), float(rate))
+        tell_case(int(identities), float(rate))
         return
     names = ("dim", "batch", "optimizer")
-    about = {**machine(), **{name: flags.FLAGS[name].value for name in names}}
+    about = {**measuring.machine(), **{name: flags.FLAGS[name].value for name in names}}
     print(about, "\n")
     results, wrong = [], []
     for identities in map(int, IDENTITIES.value):
         for rate in map(float, RATES.value):
-            result = run_case(identities, rate)
-            results.append(result)
-            for name in (
-                violations(result["counts"], rate) if "counts" in result else []
-            ):
+            measured = measuring.apart(f"--case={identities}:{rate}")
+            results.append({"identities": identities, "rate": rate, **measured})
+            for name in violations(measured.get("counts", {}), rate):
                 wrong.append(f"{identities} identities at rate {rate:g}: {name}")
     print(format_table(map(format_row, results), HEADER))
-    if JSON.value:
-        report = json.dumps({"machine": about, "results": results}, indent=1)
-        pathlib.Path(JSON.value).write_text(report + "\n", encoding="utf-8")
+    measuring.write_json(JSON.value, about, results)
     if wrong:
         sys.exit("A step has tensors it must not have:\n  " + "\n  ".join(wrong))
 

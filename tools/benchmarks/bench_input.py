@@ -1,9 +1,7 @@
 """Times reading, decoding, flipping and batching from every source.
 
 The floor is `tf.io.decode_jpeg` alone, mapped in parallel over bytes that are already
-in memory, its images thrown away. Cases take turns, since a busy machine still tells
-ratios; CPU time per image is what a machine with other work can compare. Starting an
-iterator is not timed.
+in memory, its images thrown away. Starting an iterator is not timed.
 
     python tools/benchmarks/bench_input.py --data=folder:faces --data=recordio:faces_rec
     python tools/benchmarks/bench_input.py --records=5800000
@@ -11,20 +9,21 @@ iterator is not timed.
 The second measures what the index arrays of a source of that many records take.
 """
 
+import functools
 import os
 import time
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
+import measuring
 import numpy as np
 import tensorflow as tf
 from absl import app
 from absl import flags
-from resident import resident_mb
 
 from ekd_tf.data import BatchSampler
 from ekd_tf.data import make_pipeline
-from ekd_tf.data.source import Source
+from ekd_tf.data.pairs import PairImages
 from ekd_tf.run import factory
 
 DATA = flags.DEFINE_multi_string("data", [], "A source as --data of ekd_tf.train.")
@@ -39,24 +38,12 @@ RECORDS = flags.DEFINE_integer("records", 0, "Measure memory for this many recor
 WARM_UP = 4
 
 
-class InMemory(Source):
-    """The encoded images of a source, read once."""
-
-    def __init__(self, source):
-        self.name = "memory"
-        self.labels = source.labels
-        self.num_identities = source.num_identities
-        self.images = source.read(np.arange(len(source)))
-
-    @property
-    def fingerprint(self):
-        return self.name
-
-    def read(self, indices):
-        return [self.images[i] for i in indices]
-
-    def describe(self, index):
-        return f"image {index} in memory"
+def in_memory(source):
+    """Returns the encoded images of a source, read once, as a source."""
+    images = source.read(np.arange(len(source)))
+    memory = PairImages("memory", images)
+    memory.labels, memory.num_identities = source.labels, source.num_identities
+    return memory, images
 
 
 def floor(images, rows):
@@ -76,24 +63,23 @@ def pipeline_of(source):
     return make_pipeline(source, sampler, SIZE.value).dataset
 
 
-def timed(dataset, rows):
-    """Returns `(CPU, wall)` microseconds per image."""
+def timed(dataset):
+    """Returns milliseconds of a turn's batches, by the clock and of CPU."""
     iterator = iter(dataset)
+
+    def advance(batches):
+        for _ in range(batches):
+            next(iterator)
+
     # As many batches are made ahead when the clock starts as when it stops.
-    for _ in range(WARM_UP):
-        next(iterator)
-    cpu, wall = time.process_time(), time.perf_counter()
-    for _ in range(BATCHES.value):
-        next(iterator)
-    cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
-    count = rows * BATCHES.value
-    return 1e6 * cpu / count, 1e6 * wall / count
+    advance(WARM_UP)
+    return measuring.clocked(advance, BATCHES.value)
 
 
 def print_memory(records):
     """Prints what a sampler over generated labels holds, one epoch begun."""
     labels = np.sort(np.arange(records, dtype=np.int32) % max(1, records // 68))
-    before = resident_mb()
+    before = measuring.resident_mb()
     sampler = BatchSampler(labels, GENERAL.value, IDENTITIES.value, 4)
     start = time.perf_counter()
     for step in range(50):
@@ -101,7 +87,7 @@ def print_memory(records):
     seconds = time.perf_counter() - start
     print(
         f"{records:,} records: labels {labels.nbytes / 1e6:.0f} MB, sampler "
-        f"{resident_mb() - before:.0f} MB, 50 batches {seconds:.2f} s"
+        f"{measuring.resident_mb() - before:.0f} MB, 50 batches {seconds:.2f} s"
     )
 
 
@@ -111,32 +97,19 @@ def main(_):
     if not DATA.value:
         return
     sources = {spec: factory.make_source(spec) for spec in DATA.value}
-    memory = InMemory(next(iter(sources.values())))
+    memory, images = in_memory(next(iter(sources.values())))
     rows = GENERAL.value + 4 * IDENTITIES.value
-    cases = {
-        "decode_jpeg alone": floor(memory.images, rows),
+    datasets = {
+        "decode_jpeg alone": floor(images, rows),
         "memory": pipeline_of(memory),
         **{spec: pipeline_of(source) for spec, source in sources.items()},
     }
-    times = {name: [] for name in cases}
-    for turn in range(TURNS.value + 1):
-        for name, dataset in cases.items():
-            seen = timed(dataset, rows)
-            # The first turn fills the file cache.
-            if turn:
-                times[name].append(seen)
+    cases = {name: functools.partial(timed, each) for name, each in datasets.items()}
+    # The first turn fills the file cache.
+    times = measuring.take_turns(cases, TURNS.value)
     load = os.getloadavg()[0]
     print(f"load {load:.1f}, {os.cpu_count()} cores, {rows} images a batch")
-    print("| case | CPU us / image | wall us / image | floor / case, CPU | wall |")
-    print("|---|---|---|---|---|")
-    base = np.array(times["decode_jpeg alone"])
-    for name, seen in times.items():
-        seen = np.array(seen)
-        cpu, wall = np.median(base / seen, axis=0)
-        middle = np.median(seen, axis=0)
-        print(
-            f"| {name} | {middle[0]:.0f} | {middle[1]:.0f} | {cpu:.2f} | {wall:.2f} |"
-        )
+    print(measuring.beside_first(times, rows * BATCHES.value))
 
 
 if __name__ == "__main__":

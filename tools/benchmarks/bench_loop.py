@@ -2,24 +2,21 @@
 
 The step is a distillation step of so small a student on so few rows that what the
 host does shows beside it. Each case makes `--steps` steps through `run_steps`, with the
-hooks a run has; cases take turns, since a busy machine still tells differences. CPU
-time is that of the process. The progress line is drawn as on a terminal, into a stream
-that keeps nothing.
+hooks a run has. The progress line is drawn as on a terminal.
 
-    python tools/benchmarks/bench_loop.py
     python tools/benchmarks/bench_loop.py --log_every=1
 """
 
+import functools
 import io
 import itertools
 import os
-import statistics
 import tempfile
-import time
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import keras
+import measuring
 import numpy as np
 import tensorflow as tf
 from absl import app
@@ -76,70 +73,55 @@ def make_step(rows):
     return compile_step(model, tf.distribute.get_strategy()), batch
 
 
-def hooks_of(case, log, steps):
-    """Returns a fresh list of the hooks of a case."""
-    progress = ProgressLine(steps, stream=Terminal())
-    line = ProgressHook(progress, ROWS.value)
+def hooks_of_cases(log, steps):
+    """Returns case -> a fresh list of the hooks it has."""
+    line = ProgressHook(ProgressLine(steps, stream=Terminal()), ROWS.value)
     guards = [
         UpdateGuard(50, False, None, [], log.path.parent, lambda value: (value,)),
         CollapseGuard(100),
     ]
     metrics = Every(LOG_EVERY.value, lambda step: log.write(step.number, step.scalars))
-    all_of_run = [line, *guards, metrics]
-    return dict(zip(CASES, ([], [line], guards, [metrics], all_of_run)))[case]
-
-
-CASES = (
-    "step alone",
-    "progress line",
-    "guards",
-    "metrics.jsonl and TensorBoard",
-    "all of a run",
-)
+    return {
+        "step alone": [],
+        "progress line": [line],
+        "guards": guards,
+        "metrics.jsonl and TensorBoard": [metrics],
+        "all of a run": [line, *guards, metrics],
+    }
 
 
 def measure(step, batch, steps, turns, log):
-    """Returns case -> list of (wall, CPU) milliseconds a step."""
-    times = {case: [] for case in CASES}
-    for turn in range(turns + 1):
-        first = turn % len(CASES)
-        for case in CASES[first:] + CASES[:first]:
-            hooks = hooks_of(case, log, steps)
-            wall, cpu = time.perf_counter(), time.process_time()
-            run_steps(step, itertools.repeat(batch), 0, steps, hooks)
-            spent = time.perf_counter() - wall, time.process_time() - cpu
-            if turn:
-                times[case].append([1e3 * t / steps for t in spent])
-    return times
+    """Returns case -> (wall, CPU) milliseconds a step of each turn."""
+
+    def run(case):
+        hooks = hooks_of_cases(log, steps)[case]
+        return measuring.clocked(
+            run_steps, step, itertools.repeat(batch), 0, steps, hooks
+        )
+
+    cases = {case: functools.partial(run, case) for case in hooks_of_cases(log, steps)}
+    return {case: ms / steps for case, ms in measuring.take_turns(cases, turns).items()}
 
 
-def calls_alone(turns):
-    """Returns milliseconds of calling a step that does nothing, one per turn."""
+def calls_alone(turns, steps=500):
+    """Returns milliseconds of calling a step that does nothing, of each turn."""
     batch = {name: tf.zeros([4, 4]) for name in ("image", "label", "image_id")}
     step = tf.function(lambda batch: {"loss": batch["image"][0, 0]}, autograph=False)
-    times = []
-    for _ in range(turns + 1):
-        start = time.perf_counter()
-        run_steps(step, itertools.repeat(batch), 0, 500, [])
-        times.append(1e3 * (time.perf_counter() - start) / 500)
-    return times[1:]
+
+    def run():
+        return measuring.clocked(run_steps, step, itertools.repeat(batch), 0, steps, [])
+
+    return measuring.take_turns({"calls": run}, turns)["calls"][:, 0] / steps
 
 
 def table(times):
     """Returns the Markdown table; what a case adds is the median over turns."""
-    lines = []
-    for case, rows in times.items():
-        added = [[], []]
-        for mine, alone in zip(rows, times["step alone"]):
-            for i in (0, 1):
-                added[i].append(mine[i] - alone[i])
-        wall, cpu = (
-            f"{statistics.median(a):.2f} ({min(a):.2f}..{max(a):.2f})" for a in added
-        )
-        cpu_alone = statistics.median(row[1] for row in rows)
-        if case == "step alone":
-            wall = cpu = ""
-        lines.append([case, f"{cpu_alone:.2f}", wall, cpu])
+    lines, alone = [], times["step alone"]
+    for case, both in times.items():
+        added = "", ""
+        if case != "step alone":
+            added = (measuring.spread(of_turns, 2) for of_turns in (both - alone).T)
+        lines.append([case, f"{np.median(both[:, 1]):.2f}", *added])
     added = ("adds, wall ms a step", "adds, CPU ms a step")
     return format_table(lines, ["case", "CPU ms a step", *added])
 
@@ -155,11 +137,8 @@ def main(argv):
         log.close()
     print(f"{len(scalars)} scalars a step, written every {LOG_EVERY.value} steps\n")
     print(table(times))
-    calls = calls_alone(TURNS.value)
-    print(
-        f"\nA step that does nothing, called from the loop: "
-        f"{statistics.median(calls):.3f} ({min(calls):.3f}..{max(calls):.3f}) ms"
-    )
+    calls = measuring.spread(calls_alone(TURNS.value), 3)
+    print(f"\nA step that does nothing, called from the loop: {calls} ms")
 
 
 if __name__ == "__main__":

@@ -1,19 +1,17 @@
 """Times every distillation loss with its gradient on a batch of embeddings.
 
-Losses take turns, since a busy machine still tells ratios; what counts is the CPU time
-of the process. Embeddings are drawn: those of the teacher around a centre per identity,
-the student's around the teacher's.
+Embeddings are drawn: those of the teacher around a centre per identity, the student's
+around the teacher's.
 
     python tools/benchmarks/bench_losses.py --threads=1
 """
 
 import os
-import statistics
 import sys
-import time
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
+import measuring
 import numpy as np
 import tensorflow as tf
 from absl import app
@@ -71,7 +69,7 @@ def main(argv):
     centres = rng.normal(size=(IDENTITIES.value, DIM.value)).astype(np.float32)
     head = ArcFace(num_identities=IDENTITIES.value)
     head.build((None, DIM.value))
-    steps, times = {}, {spec: [] for spec in LOSS.value}
+    cases = {}
     for spec in LOSS.value:
         ((loss, _),) = make_losses(
             spec,
@@ -82,17 +80,10 @@ def main(argv):
             head=head,
             scale=16.0,
         ).values()
-        steps[spec] = step(loss)
-    for turn, batch in zip(range(WARM_UP + TURNS.value), batches(centres)):
-        for spec, run in steps.items():
-            start = time.process_time()
-            run(*batch)
-            if turn >= WARM_UP:
-                times[spec].append(1e3 * (time.process_time() - start))
-    rows = [
-        [spec, f"{statistics.median(ms):.1f} ({min(ms):.1f}..{max(ms):.1f})"]
-        for spec, ms in times.items()
-    ]
+        run, own = step(loss), batches(centres)
+        cases[spec] = lambda run=run, own=own: measuring.clocked(run, *next(own))
+    times = measuring.take_turns(cases, TURNS.value, WARM_UP)
+    rows = [[spec, measuring.spread(both[:, 1])] for spec, both in times.items()]
     print(format_table(rows, ["loss", "CPU ms"]))
 
 

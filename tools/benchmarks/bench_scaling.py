@@ -1,10 +1,9 @@
 """Counts what a distillation step sends between replicas, and times it on one machine.
 
-The step is that of `ekd_tf.train`: MobileFaceNet, ArcFace and EKD, the teacher's rows
-in the batch. Every tensor that a replica hands to another while the step is traced is
-noted where it is handed over (`tf.distribute.ReplicaContext`), and each must be one of
-`KINDS`: a matrix of rows x rows, an image or anything unheard of ends the benchmark.
-The counts must also be those of the formula, from which the table for GPUs is computed.
+Every tensor that a replica hands to another while the step is traced is noted where it
+is handed over (`tf.distribute.ReplicaContext`), and each must be one of `KINDS`: a
+matrix of rows x rows, an image or anything unheard of ends the benchmark. The counts
+must also be those of the formula, from which the table for GPUs is computed.
 
 One process can gather over one number of replicas only, so each number has its own.
 
@@ -13,16 +12,12 @@ One process can gather over one number of replicas only, so each number has its 
 
 import collections
 import dataclasses
-import json
 import math
 import os
-import pathlib
-import subprocess
-import sys
-import time
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
+import measuring
 from absl import app
 from absl import flags
 
@@ -37,7 +32,6 @@ STEPS = flags.DEFINE_integer("steps", 8, "Steps timed, after two that are not.",
 JSON = flags.DEFINE_string("json", None, "File to write all measurements to.")
 MEASURE = flags.DEFINE_integer("measure", None, "Internal: replicas to measure here.")
 
-MARK = "result="
 KINDS = (
     "embeddings",
     "labels and image ids",
@@ -217,7 +211,7 @@ def bytes_by_kind(calls, rows, replicas, dim):
 
 
 def measure(replicas):
-    """Prints as JSON what a step on so many replicas here sends and takes."""
+    """Tells what a step on so many replicas here sends and takes."""
     import tensorflow as tf
 
     from ekd_tf.heads import num_sampled
@@ -246,29 +240,19 @@ def measure(replicas):
         volume = bytes_by_kind(calls, sizes.batch, replicas, dim)
         if volume != computed(sizes):
             raise ValueError(f"Counted {volume}, computed {computed(sizes)}")
-    times = {"milliseconds": [], "cpu_milliseconds": []}
-    for _ in range(STEPS.value + 2):
-        start, cpu_start = time.perf_counter(), time.process_time()
-        float(step(next(batches))["loss"])
-        times["milliseconds"].append(1e3 * (time.perf_counter() - start))
-        times["cpu_milliseconds"].append(1e3 * (time.process_time() - cpu_start))
-    times = {
-        name: [round(ms, 1) for ms in all_of[2:]] for name, all_of in times.items()
-    }
-    result = {"sizes": dataclasses.asdict(sizes), "bytes": volume, **times}
-    print(MARK + json.dumps(result), flush=True)
-
-
-def of_replicas(replicas):
-    """Returns what `measure` prints in a process of its own."""
-    names = ("batch", "identities", "rate", "steps")
-    arguments = [f"--{name}={flags.FLAGS[name].value}" for name in names]
-    command = [sys.executable, __file__, f"--measure={replicas}", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True)
-    for line in done.stdout.splitlines():
-        if line.startswith(MARK):
-            return json.loads(line[len(MARK) :])
-    raise RuntimeError(f"{command} failed:\n{done.stderr[-3000:]}")
+    times = [
+        measuring.clocked(lambda: float(step(next(batches))["loss"]))
+        for _ in range(STEPS.value + 2)
+    ]
+    wall, cpu = ([round(ms, 1) for ms in each[2:]] for each in zip(*times))
+    measuring.tell(
+        {
+            "sizes": dataclasses.asdict(sizes),
+            "bytes": volume,
+            "milliseconds": wall,
+            "cpu_milliseconds": cpu,
+        }
+    )
 
 
 def volume_table(columns):
@@ -297,16 +281,16 @@ def main(_):
     if MEASURE.value:
         measure(MEASURE.value)
         return
-    results = [of_replicas(int(replicas)) for replicas in REPLICAS.value]
+    results = [measuring.apart(f"--measure={replicas}") for replicas in REPLICAS.value]
     print(
         f"MobileFaceNet, global batch {BATCH.value}, {IDENTITIES.value:,} identities "
         f"at rate {RATE.value:g}; load {os.getloadavg()[0]:.1f}. Counted:\n"
     )
     rows = [[kind, *(f"{r['bytes'][kind]:,}" for r in results)] for kind in KINDS]
     for name in ("milliseconds", "cpu_milliseconds"):
-        times = [sorted(r[name]) for r in results]
-        cells = [f"{t[len(t) // 2]:,.0f} ({t[0]:,.0f}..{t[-1]:,.0f})" for t in times]
-        rows.append([f"{name} a step", *cells])
+        rows.append(
+            [f"{name} a step", *(measuring.spread(r[name], 0) for r in results)]
+        )
     header = [f"{r['sizes']['replicas']} replicas" for r in results]
     print(format_table(rows, ["a replica's part, bytes", *header]))
     print(
@@ -317,8 +301,7 @@ def main(_):
     columns = [Sizes(n, classes=85_742, **paper) for n in (8, 64)]
     columns += [Sizes(n, classes=8_575, sampled=True, **paper) for n in (8, 64)]
     print(volume_table(columns))
-    if JSON.value:
-        pathlib.Path(JSON.value).write_text(json.dumps(results, indent=1) + "\n")
+    measuring.write_json(JSON.value, measuring.machine(), results)
 
 
 if __name__ == "__main__":

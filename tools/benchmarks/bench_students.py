@@ -13,6 +13,7 @@ import tempfile
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import keras
+import measuring
 import numpy as np
 from absl import app
 from absl import flags
@@ -87,25 +88,23 @@ def main(_):
             runners[number, precision] = TFLiteEmbedder(path, num_threads=1)
         rows.append([text, count_parameters(student), multiply_adds(student), *sizes])
         print(text, flush=True)
-    times = {key: [] for key in runners}
-    for _ in range(TURNS.value):
-        for key, runner in runners.items():
-            times[key].append(latency(runner, images, repeats=30)[0])
+    cases = {
+        key: lambda runner=runner: latency(runner, images, repeats=30)[0]
+        for key, runner in runners.items()
+    }
+    times = measuring.take_turns(cases, TURNS.value, warm_up=0)
     table = []
     for number, (text, parameters, products, *sizes) in enumerate(rows):
-        of_student = [np.array(times[number, p]) for p in ("float32", "int8")]
-        ratio = np.median(of_student[0] / of_student[1])
+        float32, int8 = times[number, "float32"], times[number, "int8"]
         table.append(
             [
                 text.replace(",width=", ", width "),
                 f"{parameters / 1e6:.2f} M",
                 f"{products / 1e6:.0f} M",
                 *(f"{megabytes:.2f} MB" for megabytes in sizes),
-                *(
-                    f"{np.median(t):.2f} ({t.min():.2f}..{t.max():.2f})"
-                    for t in of_student
-                ),
-                f"{ratio:.2f}",
+                measuring.spread(float32, 2),
+                measuring.spread(int8, 2),
+                f"{np.median(float32 / int8):.2f}",
             ]
         )
     heads = ["student", "parameters", "multiply-adds", "float32", "int8"]

@@ -1,27 +1,24 @@
 """Times the training step of a MobileFaceNet: beside torch, and with a teacher.
 
 Every case is a process of its own, since what it measures is set at start: oneDNN,
-precision, torch. All wait but one, which makes a step; they take turns, since a busy
-machine still tells ratios. Batches are in memory, but in the cases "of files", whose
-steps begin with the next batch of `ekd_tf.train`'s input pipeline.
+precision, torch. All wait but one, which makes a step. Batches are in memory, but in
+the cases "of files", whose steps begin with the next batch of the input pipeline.
 
     python tools/benchmarks/bench_train_step.py --torch_python=torch_env/bin/python
     python tools/benchmarks/bench_train_step.py --cases=alone,cached,online --turns=5
     python tools/benchmarks/bench_train_step.py --data=recordio:faces_rec --dim=128 \
         --cache=faces_teacher --cases="alone of files,cached of files"
-
-torch_env is any environment with torch 2.13 (`pip install torch`).
 """
 
 import itertools
 import json
 import os
 import pathlib
-import statistics
 import subprocess
 import sys
-import time
 
+import measuring
+import numpy as np
 from absl import app
 from absl import flags
 
@@ -65,22 +62,13 @@ class Case:
     def __init__(self, name):
         environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
         if name in TORCH:
-            precision, channels_last = TORCH[name]
-            setting = {
-                "precision": precision,
-                "channels_last": channels_last,
-                "threads": THREADS.value,
-                "batch": BATCH.value,
-                "size": SIZE.value,
-                "width": WIDTH.value,
-                "dim": DIM.value,
-                "identities": IDENTITIES.value,
-            }
+            setting = dict(zip(("precision", "channels_last"), TORCH[name]))
+            for flag in ("threads", "batch", "size", "width", "dim", "identities"):
+                setting[flag] = flags.FLAGS[flag].value
             command = [TORCH_PYTHON.value, str(TORCH_STEP), json.dumps(setting)]
         else:
             environment["TF_ENABLE_ONEDNN_OPTS"] = OURS[name].get("onednn", "1")
             command = [sys.executable, *sys.argv, f"--worker={name}"]
-        self.times = []
         self._process = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,
@@ -94,7 +82,7 @@ class Case:
     def step(self):
         self._process.stdin.write("\n")
         self._process.stdin.flush()
-        self.times.append([float(t) for t in self._process.stdout.readline().split()])
+        return [float(t) for t in self._process.stdout.readline().split()]
 
     def close(self):
         self._process.stdin.close()
@@ -103,7 +91,6 @@ class Case:
 
 def batches_in_memory(with_rows):
     """Returns the number of identities and endless batches, always the same one."""
-    import numpy as np
     import tensorflow as tf
 
     rng = np.random.default_rng(0)
@@ -116,7 +103,7 @@ def batches_in_memory(with_rows):
         "image_id": np.arange(rows, dtype=np.int32),
     }
     if with_rows:
-        batch["teacher"] = rng.normal(size=(rows, 512)).astype(np.float32)
+        batch["teacher"] = rng.normal(size=(rows, DIM.value)).astype(np.float32)
     batch = {key: tf.constant(value) for key, value in batch.items()}
     return IDENTITIES.value, itertools.repeat(batch)
 
@@ -140,9 +127,8 @@ def batches_of_files(with_rows):
 
 
 def work(name):
-    """Makes a step for each line read, and answers with wall and CPU seconds."""
+    """Makes a step for each line read, and answers with wall and CPU milliseconds."""
     import keras
-    import numpy as np
     import tensorflow as tf
 
     from ekd_tf.heads import ArcFace
@@ -178,29 +164,20 @@ def work(name):
         float(step(next(batches))["loss"])
     print(sum(int(np.prod(v.shape)) for v in student.trainable_variables), flush=True)
     for _ in sys.stdin:
-        wall, cpu = time.perf_counter(), time.process_time()
-        float(step(next(batches))["loss"])
-        print(time.perf_counter() - wall, time.process_time() - cpu, flush=True)
+        print(
+            *measuring.clocked(lambda: float(step(next(batches))["loss"])), flush=True
+        )
 
 
-def table(cases):
-    """Returns the Markdown table: ratios are medians over turns, (least..largest)."""
+def table(times):
+    """Returns the Markdown table; ratios are of turns, to the first case."""
     from ekd_tf.evaluation import format_table
 
-    first = next(iter(cases.values()))
-    lines = []
-    for name, case in cases.items():
-        wall, cpu = zip(*case.times)
-        ratios = [
-            sorted(mine[i] / other[i] for mine, other in zip(case.times, first.times))
-            for i in (0, 1)
-        ]
-        wall_text, cpu_text = (
-            f"{statistics.median(r):.2f} ({r[0]:.2f}..{r[-1]:.2f})" for r in ratios
-        )
-        speed = f"{BATCH.value / statistics.median(wall):.1f}"
-        cpu = f"{1e3 * statistics.median(cpu) / BATCH.value:.2f}"
-        lines.append([name, speed, cpu, wall_text, cpu_text])
+    first, lines = next(iter(times.values())), []
+    for name, turns in times.items():
+        wall, cpu = np.median(turns, axis=0) / BATCH.value
+        ratios = (measuring.spread(ratio, 2) for ratio in (turns / first).T)
+        lines.append([name, f"{1e3 / wall:.1f}", f"{cpu:.2f}", *ratios])
     header = ["case", "images/s", "CPU ms an image", "time / first's, wall", "CPU"]
     return format_table(lines, header)
 
@@ -219,16 +196,13 @@ def main(argv):
         if DATA.value is None or CACHE.value is None:
             raise app.UsageError("The cases of files need --data and --cache.")
     cases = {name: Case(name) for name in CASES.value}
-    for turn in range(TURNS.value):
-        # Each goes first in turn.
-        order = list(cases.values())
-        for case in order[turn % len(order) :] + order[: turn % len(order)]:
-            case.step()
+    steps = {name: case.step for name, case in cases.items()}
+    times = measuring.take_turns(steps, TURNS.value, warm_up=0)
     for case in cases.values():
         case.close()
     counts = {name: case.parameters for name, case in cases.items()}
     print(f"parameters of the student: {counts}", file=sys.stderr)
-    print(table(cases))
+    print(table(times))
 
 
 if __name__ == "__main__":

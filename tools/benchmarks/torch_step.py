@@ -6,7 +6,7 @@ torch user would: the network of `ekd_tf.models.MobileFaceNet` from `torch.nn` m
 
     python tools/benchmarks/torch_step.py '{"precision": "float32", "batch": 64, ...}'
 
-makes a step for every line it reads and answers with `wall cpu` in seconds.
+makes a step for every line it reads and answers with `wall cpu` in milliseconds.
 """
 
 import json
@@ -118,7 +118,8 @@ def main():
     for _ in sys.stdin:
         wall, cpu = time.perf_counter(), time.process_time()
         step()
-        print(time.perf_counter() - wall, time.process_time() - cpu, flush=True)
+        wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+        print(1e3 * wall, 1e3 * cpu, flush=True)
 
 
 if __name__ == "__main__":
