@@ -220,15 +220,14 @@ def photographs(root, landmarks):
     return names
 
 
-@contextlib.contextmanager
 def worked_off(names, settings, landmarks):
-    """Yields an iterator of `(name, reason)` over all photographs."""
+    """Yields `(name, reason)` of each photograph, in any order."""
     tasks = [
         (name, settings, None if landmarks is None else landmarks.get(name, ()))
         for name in names
     ]
     if settings.processes == 1:
-        yield ((task[0], align_photo(*task)) for task in tasks)
+        yield from ((task[0], align_photo(*task)) for task in tasks)
         return
     # Spawned: TensorFlow does not survive a fork. The parent is stopped by Ctrl-C, and
     # stops the others.
@@ -240,8 +239,8 @@ def worked_off(names, settings, landmarks):
     )
     try:
         submitted = {pool.submit(align_photo, *task): task[0] for task in tasks}
-        done = futures.as_completed(submitted)
-        yield ((submitted[future], future.result()) for future in done)
+        for future in futures.as_completed(submitted):
+            yield submitted[future], future.result()
     except futures.process.BrokenProcessPool:
         raise ValueError(
             "a process was killed, most likely for want of memory: give fewer "
@@ -260,21 +259,19 @@ def align_all(settings, landmarks):
     folder = make_folder("output", settings.output)
     todo = [name for name in names if not output_path(name, folder).exists()]
     written = left_out = 0
-    with contextlib.ExitStack() as stack:
-        path = left_out_path(folder)
-        file = stack.enter_context(open(path, "w", encoding="utf-8", errors=KEEP))
+    with open(left_out_path(folder), "w", encoding="utf-8", errors=KEEP) as file:
         if not todo:
             return len(names), 0, 0
-        results = stack.enter_context(worked_off(todo, settings, landmarks))
         done = begin_line(str(settings.photos), len(todo), "photographs")
-        for name, reason in results:
-            if reason is None:
-                written += 1
-            else:
-                left_out += 1
-                file.write(f"{one_line(name)}\t{one_line(reason)}\n")
-                file.flush()
-            done(1)
+        with contextlib.closing(worked_off(todo, settings, landmarks)) as results:
+            for name, reason in results:
+                if reason is None:
+                    written += 1
+                else:
+                    left_out += 1
+                    file.write(f"{one_line(name)}\t{one_line(reason)}\n")
+                    file.flush()
+                done(1)
     return len(names) - len(todo), written, left_out
 
 
