@@ -10,6 +10,7 @@ from dataset_inspection import Finding
 from ekd_tf.data import Source
 from ekd_tf.embedders import TeacherCache
 from ekd_tf.evaluation.embed import add_views
+from ekd_tf.export.parity import unit
 from ekd_tf.run.progress import begin_line
 
 # Of the halves of one person, how many are less alike than two that are listed.
@@ -65,7 +66,7 @@ def find_overlap(source: Source, cache: TeacherCache):
     """
     people = People(source, cache)
     least = _least_cosine_of_halves(source, people)
-    centres = _unit(people.sums())
+    centres = unit(people.sums())
     pairs = []
     for first in range(0, len(centres), _BLOCK):
         block = centres[first : first + _BLOCK]
@@ -109,7 +110,7 @@ def _least_cosine_of_halves(source, people):
             f"{source.name}: at least 20 identities must have {_FEWEST} images, to "
             f"know how alike images of one person are. Received: {enough.sum()}"
         )
-    halves = _unit(people.sums(even)), _unit(people.sums(~even))
+    halves = unit(people.sums(even)), unit(people.sums(~even))
     return float(np.quantile(np.sum(halves[0] * halves[1], axis=1)[enough], MISSED))
 
 
@@ -127,10 +128,10 @@ def find_outliers(source: Source, cache: TeacherCache):
     own, strange = np.empty(len(source), np.float32), []
     for numbers, rows in people.chunks():
         labels = source.labels[numbers]
-        own[numbers] = np.sum(_unit(sums[labels] - rows) * rows, axis=1)
+        own[numbers] = np.sum(unit(sums[labels] - rows) * rows, axis=1)
         others = generator.integers(1, source.num_identities, len(labels))
         others = (labels + others) % source.num_identities
-        strange.append(np.sum(_unit(sums[others]) * rows, axis=1))
+        strange.append(np.sum(unit(sums[others]) * rows, axis=1))
     least = float(np.quantile(np.concatenate(strange), 1 - FPR))
     tested = people.counts[source.labels] >= _FEWEST
     suspects = np.flatnonzero(tested & (own < least))
@@ -182,8 +183,3 @@ def draw_sheet(source: Source, findings, path, side: int = 112):
             left = column * side + (8 if column else 0)
             sheet.paste(Image.fromarray(image), (left, row * side))
     sheet.save(path)
-
-
-def _unit(rows):
-    lengths = np.linalg.norm(rows, axis=1, keepdims=True)
-    return rows / np.maximum(lengths, 1e-12)
