@@ -27,7 +27,7 @@ from ekd_tf.models.torch_families import TORCH_FAMILIES
 
 # Of the models people have; see README.md.
 _RANGES = ((0, 255), (-1, 1), (0, 1))
-_RANGE = re.compile(r"(-?[\d.]+?)\.\.(-?[\d.]+)")
+_RANGE = re.compile(r"(-?\d*\.?\d+)\.\.(-?\d*\.?\d+)")
 
 
 def open_embedder(spec: str) -> FrozenEmbedder:
@@ -87,49 +87,41 @@ def split_model(spec: str) -> tuple[pathlib.Path, dict[str, Any]]:
     `low` and `high`, `color`, and `provider`.
     """
     pixels: dict[str, Any] = {}
-    given, path = spec, spec
-    while True:
-        rest, _, word = path.rpartition("@")
-        limits = _RANGE.fullmatch(word)
-        arguments: dict[str, Any] = {}
-        if rest and limits:
-            try:
-                arguments["low"], arguments["high"] = map(float, limits.groups())
-            except ValueError:
-                raise ValueError(
-                    f"`model` must have numbers in `@LOW..HIGH`. Received: {given!r}"
-                ) from None
-        elif rest and word in COLORS:
-            arguments["color"] = word
-        elif rest and word in PROVIDERS:
-            arguments["provider"] = word
-        else:
-            file = pathlib.Path(path)
-            return file.parent if file.name == SAVED_MODEL_FILE else file, pixels
+    path, words = spec, spec.split("@")[1:]
+    while words and (arguments := _argument(words[-1])):
+        word = words.pop()
         if not pixels.keys().isdisjoint(arguments):
             raise ValueError(
-                f"`model` must have one of a kind behind @. Received: {given!r}, which "
+                f"`model` must have one of a kind behind @. Received: {spec!r}, which "
                 f"has @{word} and another like it"
             )
         pixels.update(arguments)
-        path = rest
+        path = path.removesuffix(f"@{word}")
+    file = pathlib.Path(path)
+    return file.parent if file.name == SAVED_MODEL_FILE else file, pixels
+
+
+def _argument(word):
+    """Returns what a word behind @ says, empty where it is none."""
+    if limits := _RANGE.fullmatch(word):
+        return {"low": float(limits[1]), "high": float(limits[2])}
+    if word in COLORS:
+        return {"color": word}
+    return {"provider": word} if word in PROVIDERS else {}
 
 
 def in_other_ranges(spec: str) -> list[str]:
-    """Returns a model as it would be named with each other usual range of pixels."""
+    """Returns a model as it would be named with each other usual range of pixels.
+
+    Empty where its range is not what `@LOW..HIGH` says.
+    """
     path, pixels = split_model(spec)
-    if not takes_any_range(spec):
+    if not path.exists() or _embedder_class(path) is None:
         return []
     own = pixels.get("low", 0), pixels.get("high", 255)
     behind = [f"@{pixels[key]}" for key in ("color", "provider") if key in pixels]
     others = [limits for limits in _RANGES if limits != own]
     return [f"{path}@{low}..{high}{''.join(behind)}" for low, high in others]
-
-
-def takes_any_range(spec: str) -> bool:
-    """Returns whether a model's range of pixels is what `@LOW..HIGH` says."""
-    path, _ = split_model(spec)
-    return path.exists() and _embedder_class(path) is not None
 
 
 def file_of_model(spec: str) -> pathlib.Path:

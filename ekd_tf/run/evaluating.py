@@ -177,7 +177,7 @@ def _say_ranges(settings, models, evaluations, source):
             source = data.LinkedImages(evaluation.pairs)
     for role, embedder in (("teacher", models.teacher), ("model", models.student)):
         spec = getattr(settings, role)
-        asked = role == "teacher" or embedders.takes_any_range(spec)
+        asked = role == "teacher" or embedders.in_other_ranges(spec)
         if source is not None and embedder is not None and asked:
             size, seed = embedder.input_size, settings.seed
             _say(
