@@ -1,4 +1,4 @@
-"""The torch networks that `build_from_torch` takes, in NumPy and float64.
+"""Torch networks that `build_from_torch` takes, in NumPy and float64.
 
 A second account of them, which shares nothing with the Keras backbones: it walks over
 the modules by their names in a state_dict and applies what each does. All have an
@@ -169,25 +169,3 @@ def mbf(net, x, blocks, scale=2):
     x = net.depthwise(x, "features.layers.0", 2, form=form, act=False, padded=False)
     x = net.linear(x, "features.layers.2", bias=False)
     return net.norm(x, "features.layers.3")
-
-
-def mobilefacenet(net, x, blocks):
-    """Of TFace."""
-    form, parts = ("conv", "bn", "prelu"), ("conv", "conv_dw", "project")
-    bottleneck = functools.partial(net.bottleneck, parts=parts, form=form)
-    x = net.chain(x, "conv1", 8, 3, form, stride=2)
-    x = net.depthwise(x, "conv2_dw", 3, form=form)
-    for halving, stage, between, inner, outputs, count in (
-        ("23", "3", 16, 16, 8, blocks[1]),
-        ("34", "4", 32, 32, 16, blocks[2]),
-        ("45", "5", 64, 32, 16, blocks[3]),
-    ):
-        x = bottleneck(x, f"conv_{halving}", between, outputs, stride=2)
-        for block in range(count):
-            x = x + bottleneck(x, f"conv_{stage}.model.{block}", inner, outputs)
-    x = net.chain(x, "conv_6_sep", 64, 1, form)
-    x = net.depthwise(
-        x, "output_layer.conv_6_dw", 2, form=form, act=False, padded=False
-    )
-    x = net.linear(x, "output_layer.linear", bias=False)
-    return net.norm(x, "output_layer.bn", affine=False)

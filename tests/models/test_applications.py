@@ -54,18 +54,14 @@ def test_says_what_does_not_fit():
         refused(words, Application, **arguments)
 
 
-def test_a_first_stride_that_another_layer_shares_stays(monkeypatch):
+@pytest.mark.parametrize(
+    ("strides", "reason"), [(2, ""), (4, "none of its layers has a stride of 2")]
+)
+def test_first_strides_that_are_shared_or_not_two_stay(monkeypatch, strides, reason):
     def forked(input_tensor, input_shape, include_top, weights):
-        halves = [keras.layers.Conv2D(4, 2, strides=2)(input_tensor) for _ in "ab"]
+        halves = [keras.layers.Conv2D(4, 2, strides)(input_tensor) for _ in "ab"]
         return keras.Model(input_tensor, keras.layers.add(halves))
 
     monkeypatch.setattr(keras.applications, "MobileNet", forked)
-    words = "`stem_stride=1` does not fit.*Leave it at 2"
+    words = f"`stem_stride=1` does not fit.*{reason}.*Leave it at 2"
     refused(words, Application, "MobileNet", 8, 32, stem_stride=1)
-
-
-# That of Keras 2.15 does not look at the pixels it is given.
-@pytest.mark.keras3
-def test_a_network_without_a_stride_of_two_keeps_its_strides():
-    words = "none of its layers has a stride of 2"
-    refused(words, Application, "ConvNeXtTiny", 8, stem_stride=1)
