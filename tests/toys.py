@@ -137,6 +137,18 @@ def unit(rows):
     return rows / np.linalg.norm(rows, axis=-1, keepdims=True)
 
 
+def two_models(rng, rows, identities=4, student_dim=5, teacher_dim=5):
+    """Returns rows of two models that agree to some extent, and labels."""
+    labels = rng.integers(0, identities, rows).astype(np.int32)
+    shared = rng.normal(size=(identities, 4))[labels] + rng.normal(size=(rows, 4)) / 2
+
+    def embed(dim):
+        rows_of = shared @ rng.normal(size=(4, dim)) + rng.normal(size=(rows, dim)) / 4
+        return np.float32(rows_of)
+
+    return embed(student_dim), embed(teacher_dim), labels
+
+
 def people(rng, identities, images, dim, noise=1.0):
     """Returns embeddings around a centre per identity, in random order, and labels."""
     labels = rng.permutation(np.repeat(np.arange(identities) * 3 + 5, images))

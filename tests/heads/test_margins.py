@@ -1,12 +1,10 @@
-"""The formula of each head: values by hand, NumPy loops, numerical gradients."""
+"""The formula of each head: values and gradients by hand."""
 
 import math
 
-import losses_numpy as reference
 import numpy as np
 import pytest
 import tensorflow as tf
-from losses_numpy import unit
 from toys import value_and_gradient
 from toys import with_centres
 
@@ -17,17 +15,6 @@ from ekd_tf.heads import CosFace
 from ekd_tf.heads import CurricularFace
 from ekd_tf.heads import arcface_target
 from ekd_tf.heads import default_scale
-
-LABELS = np.int32([0, 1, 1, 5, 10, 9, 3])
-IN_MARGIN = np.float32([1, 1, 1, 0, 1, 1, 0])
-
-
-def arcface_np(embeddings, centres, labels, scale, margin):
-    def target(cosine, row):
-        return reference.arcface_target(cosine, margin)
-
-    return reference.margin_logits(embeddings, centres, labels, scale, target)
-
 
 # --- by hand
 
@@ -65,14 +52,6 @@ def test_combined_target_past_pi_keeps_falling_without_a_step():
     theta = np.linspace(0.01, math.pi - 0.01, 400)
     steps = np.diff(combined(2.0, 0.3, 0.0)(np.cos(theta)))
     assert np.all(steps < 0) and np.all(steps > -0.03)
-
-
-def test_adaface_target_computed_by_hand():
-    # cos 60 degrees; a length of 100, 80 above the mean, is made a quality of 1/2, with
-    # the margin 0.4: cos(pi/3 - 0.2) - 0.6.
-    head = with_centres(AdaFace(2, concentration=0.5 * 100.001 / 80), np.eye(2))
-    target = head.target_cosine(tf.constant([0.5]), tf.constant([[60.0, 80.0]]))
-    np.testing.assert_allclose(target, [math.cos(math.pi / 3 - 0.2) - 0.6], rtol=1e-5)
 
 
 def test_hard_negatives_computed_by_hand(run_as):
@@ -116,68 +95,38 @@ def test_logits_computed_by_hand(run_as):
         np.testing.assert_allclose(logits, [expected], rtol=1e-5)
 
 
-def test_the_default_scale_follows_the_identities_within_bounds():
+def test_defaults_and_the_scale_that_follows_the_identities_within_bounds():
     # sqrt(2) log(99,999) = 1.41421 * 11.51292.
     np.testing.assert_allclose(default_scale(100_000), 16.28173, rtol=1e-6)
+    assert (ArcFace(2).scale, ArcFace(2).margin) == (64.0, 0.5)
     assert [default_scale(count) for count in (1, 2, 900, 10**20)] == [16, 16, 16, 64]
 
 
-# --- loops
+# --- averages over batches
 
 
-@pytest.fixture
-def logits_of(rng, run_as):
-    """Returns `head -> (rows, centres, logits)`; row 0 opposes its centre."""
-    rows = np.float32(rng.normal(size=(7, 8)) * rng.uniform(1, 60, (7, 1)))
-    centres = np.float32(rng.normal(size=(11, 8)))
-    rows[0] = -centres[0]
-
-    def make(head):
-        step = run_as(with_centres(head, centres))
-        return rows, centres, step(rows, LABELS, IN_MARGIN)
-
-    return make
+def test_curricularface_uses_the_new_stage(run_as):
+    # The stage moves from 0 half way to 0.6. Of the other cosines 0.8 beats the target.
+    head = with_centres(CurricularFace(3, scale=2.0, momentum=0.5), np.eye(3))
+    logits = run_as(head)(tf.constant([[3.0, 4.0, 0.0]]), tf.constant([0]))
+    target = math.cos(math.acos(0.6) + 0.5)
+    expected = [[2 * target, 2 * 0.8 * (0.3 + 0.8), 0]]
+    np.testing.assert_allclose(logits, expected, rtol=1e-5, atol=1e-6)
 
 
-def test_arcface_matches_numpy_reference(logits_of):
-    rows, centres, logits = logits_of(ArcFace(11))
-    expected = arcface_np(rows, centres, LABELS, 64.0, 0.5)
-    np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-4)
-
-
-def test_curricularface_matches_numpy_reference_with_the_new_stage(logits_of):
-    rows, centres, logits = logits_of(CurricularFace(11, momentum=0.5))
-    cosines = np.sum(unit(rows) * unit(centres)[LABELS], axis=1)
-    stage = 0.5 * np.mean(cosines[IN_MARGIN > 0])
-
-    def target(cosine, row):
-        return reference.arcface_target(cosine, 0.5)
-
-    def negative(cosine, target):
-        return cosine * (stage + cosine) if cosine > target else cosine
-
-    expected = reference.margin_logits(rows, centres, LABELS, 64.0, target, negative)
-    np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-3)
-
-
-def test_adaface_matches_numpy_reference_with_the_new_averages(logits_of):
-    head = AdaFace(11, momentum=0.5)
-    rows, centres, logits = logits_of(head)
-    lengths = np.minimum(np.linalg.norm(np.float64(rows), axis=1), 100)
-    lengths = lengths[IN_MARGIN > 0]
-    mean = 0.5 * 20 + 0.5 * lengths.mean()
-    deviation = 0.5 * 100 + 0.5 * lengths.std(ddof=1)
+def test_adaface_uses_the_new_averages(run_as):
+    # Of lengths 5 and 500, which counts as 100; the third row does not count.
+    head = with_centres(AdaFace(2, scale=2.0, momentum=0.5), np.eye(2))
+    rows = tf.constant([[3.0, 4.0], [300.0, 400.0], [9.0, 0.0]])
+    logits = run_as(head)(rows, tf.constant([0, 1, 0]), tf.constant([1.0, 1.0, 0.0]))
+    mean = 0.5 * 20 + 0.5 * 52.5
+    deviation = 0.5 * 100 + 0.5 * 95 / math.sqrt(2)
     np.testing.assert_allclose(head.length_mean, mean, rtol=1e-5)
     np.testing.assert_allclose(head.length_deviation, deviation, rtol=1e-5)
-
-    def target(cosine, row):
-        length = min(max(np.linalg.norm(row), 1e-3), 100.0)
-        z = min(max((length - mean) / (deviation + 1e-3) * 0.333, -1.0), 1.0)
-        angle = math.acos(min(max(cosine, -1.0), 1.0)) - 0.4 * z
-        return math.cos(min(max(angle, 1e-3), math.pi - 1e-3)) - 0.4 - 0.4 * z
-
-    expected = reference.margin_logits(rows, centres, LABELS, 64.0, target)
-    np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-3)
+    for row, (length, cosine) in enumerate(((5, 0.6), (100, 0.8))):
+        quality = 0.333 * (length - mean) / (deviation + 1e-3)
+        target = math.cos(math.acos(cosine) - 0.4 * quality) - 0.4 - 0.4 * quality
+        np.testing.assert_allclose(logits[row, row], 2 * target, rtol=1e-5)
 
 
 # --- gradients
@@ -249,11 +198,11 @@ def test_degenerate_embeddings_stay_finite(run_as):
 def test_computes_in_float32_under_mixed_precision(rng, mixed_policy):
     embeddings, centres = np.float32(rng.normal(size=(4, 8))), rng.normal(size=(5, 8))
     labels = np.int32([0, 1, 2, 4])
+    expected = with_centres(ArcFace(5), centres)(embeddings, labels)
     mixed_policy("mixed_bfloat16")
     head = with_centres(ArcFace(5), centres)
     assert tf.as_dtype(head.centers.dtype) == tf.float32
     logits = head(embeddings, labels)
     assert logits.dtype == tf.float32
-    expected = arcface_np(embeddings, centres, labels, 64.0, 0.5)
-    np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(logits, expected, rtol=1e-6)
     assert ArcFace(num_identities=3, dtype="mixed_float16").compute_dtype == "float32"

@@ -83,10 +83,9 @@ def test_teacher_receives_no_gradient():
     assert to_teacher is None
 
 
-@pytest.mark.parametrize("policy", ["float32", "mixed_float16", "mixed_bfloat16"])
-@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
-def test_computes_in_float32_under_every_policy(mixed_policy, policy, dtype):
-    mixed_policy(policy)
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_computes_in_float32_under_every_policy(mixed_policy, dtype):
+    mixed_policy(f"mixed_{dtype}")
     loss, rows = Gap(), tf.cast(ROWS, dtype)
     value, gradient = with_gradient(loss)(rows, rows)
     assert value.dtype == loss.given[0].dtype == loss.given[1].dtype == tf.float32

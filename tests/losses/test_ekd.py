@@ -1,3 +1,5 @@
+import functools
+
 import eager
 import losses_numpy as reference
 import numpy as np
@@ -6,6 +8,7 @@ import tensorflow as tf
 from losses_numpy import unit
 from refusals import refused
 from toys import scatter
+from toys import two_models
 from toys import value_and_gradient
 from toys import with_gradient
 
@@ -39,16 +42,7 @@ def with_memory(rows, **kwargs):
     return EKDLoss(memory=rows, student_dim=5, teacher_dim=8, **kwargs)
 
 
-def batch_of(rng, rows, identities, student_dim=5, teacher_dim=8):
-    """A batch whose models agree to some extent, as trained ones do."""
-    labels = rng.integers(0, identities, rows).astype(np.int32)
-    shared = rng.normal(size=(identities, 4))[labels] + rng.normal(size=(rows, 4)) / 2
-
-    def embed(dim):
-        rows_of = shared @ rng.normal(size=(4, dim)) + rng.normal(size=(rows, dim)) / 4
-        return np.float32(rows_of)
-
-    return embed(student_dim), embed(teacher_dim), labels
+batch_of = functools.partial(two_models, teacher_dim=8)
 
 
 def terms_of(loss, *batch, **kwargs):
@@ -181,39 +175,11 @@ def test_batch_size_unknown_while_tracing(rng):
 
 @op_by_op
 def test_pairs_of_one_source_image_count_only_for_the_reference(rng):
-    student, teacher, _ = batch_of(rng, 12, 3)
-    labels = np.repeat(np.int32([0, 1, 2]), 4)
-    image_ids = np.int32([0, 0, 1, 2, 3, 3, 4, 5, 6, 6, 6, 6])
-    with_repeats = terms_of(loss_of(), student, teacher, labels)
-    assert terms_of(loss_of(), student, teacher, labels, image_ids) != with_repeats
-    reference = EKDLoss.reference()
-    assert terms_of(reference, student, teacher, labels, image_ids) == terms_of(
-        EKDLoss.reference(), student, teacher, labels
-    )
-
-
-# --- the gradient
-
-
-@op_by_op
-def test_rows_in_no_mined_pair_get_no_gradient(rng):
-    # Identities 0 and 1 have two rows each. Of the single rows 4 to 8 only 4 and 5,
-    # which are close, are among the mined negatives.
-    student, teacher, _ = batch_of(rng, 9, 9, student_dim=16)
-    student = np.float32(np.linalg.qr(rng.normal(size=(16, 9)))[0].T)
-    student[5] = student[4] + 0.3 * student[5]
-    labels = np.int32([0, 0, 1, 1, 2, 3, 4, 5, 6])
-    for attached in (False, True):
-        loss = loss_of(
-            fprs=[1e-3],
-            num_negatives=1,
-            temperature=0.5,
-            threshold_gradient=attached,
-        )
-        _, gradient = with_gradient(loss)(student, teacher, labels)
-        norms = np.linalg.norm(gradient, axis=1)
-        assert (norms[:6] > 0).all()
-        np.testing.assert_array_equal(norms[6:], [0, 0, 0])
+    batch = batch_of(rng, 12, 3)
+    image_ids = np.arange(12, dtype=np.int32) // 2
+    for make, alike in ((loss_of, False), (EKDLoss.reference, True)):
+        one, other = terms_of(make(), *batch), terms_of(make(), *batch, image_ids)
+        assert (one == other) == alike
 
 
 # --- the thresholds
@@ -247,7 +213,7 @@ def test_histogram_thresholds_match_a_sort_of_all_steps(rng, momentum):
     loss = loss_of(fprs=fprs, momentum=momentum, thresholds="histogram")
     cosines, weights = np.zeros((2, 0)), np.zeros(0)
     for _ in range(6):
-        student, teacher, labels = batch_of(rng, 64, 16, 32, 48)
+        student, teacher, labels = batch_of(rng, 64, 16, student_dim=32, teacher_dim=48)
         loss(student, teacher, labels)
         upper = np.triu(labels[:, None] != labels[None, :], 1)
         batch = [(unit(x) @ unit(x).T)[upper] for x in (student, teacher)]
@@ -277,12 +243,7 @@ def test_empty_terms_are_zero_and_unusable_batches_move_nothing(rng, run_as, mem
     if memory:
         loss = with_memory(memory, momentum=0.5)
 
-    @run_as
-    def step(*batch):
-        with tf.GradientTape(persistent=True) as tape:
-            tape.watch(batch[0])
-            terms = loss(*batch)
-        return terms, {name: tape.gradient(terms[name], batch[0]) for name in terms}
+    step = run_as(value_and_gradient(loss))
 
     def run(labels=(0, 0, 1, 2), images=range(4), bad_student=0.0, bad_teacher=0.0):
         student, teacher, _ = batch_of(rng, 4, 4)
@@ -299,11 +260,9 @@ def test_empty_terms_are_zero_and_unusable_batches_move_nothing(rng, run_as, mem
     ):
         for variable, value in zip(loss.variables, fresh.values()):
             variable.assign(value)
-        terms, gradients = run(labels, images)
-        for name in terms:
-            assert np.isfinite(terms[name]) and np.isfinite(gradients[name]).all()
-            assert (float(terms[name]) == 0.0) == (name == empty)
-        np.testing.assert_array_equal(gradients[empty], np.zeros((4, 5)))
+        terms, gradient = run(labels, images)
+        assert np.isfinite(list(terms.values())).all() and np.isfinite(gradient).all()
+        assert [name for name in terms if float(terms[name]) == 0.0] == [empty]
     updates = float(loss.num_updates)
     run()
     before = state_of(loss)
@@ -319,11 +278,11 @@ def test_empty_terms_are_zero_and_unusable_batches_move_nothing(rng, run_as, mem
     assert not np.array_equal(loss.student_thresholds, before["student_thresholds"])
 
 
-def test_sizes_of_the_memory_are_those_of_the_rows(random_batch):
-    student, teacher, labels = random_batch(4, 5, 8)
+def test_sizes_of_the_memory_are_those_of_the_rows(rng):
+    batch = batch_of(rng, 4)
     for sizes in ((8, 5), (5, 9)):
         words = f"sizes of the embeddings, 5 and 8. Received: student_dim={sizes[0]}"
-        refused(words, EKDLoss(*sizes), student, teacher, labels)
+        refused(words, EKDLoss(*sizes), *batch)
 
 
 def test_config_keeps_the_miner():
@@ -387,11 +346,9 @@ def test_raising_every_cosine_of_a_large_batch_is_not_rewarded(rng, num_negative
 
 
 @op_by_op
-@pytest.mark.parametrize("num_negatives", [10, 2256, 4000])
-def test_attached_thresholds_move_with_negatives_alone(rng, num_negatives):
+def test_attached_thresholds_move_with_negatives_alone(rng):
     # The first two rows are one identity. Their cosine lies at the threshold, their
-    # negatives far below it. Rank 2256 of 4512 is far beyond what is mined, the first
-    # beyond, or within.
+    # negatives far below it. Rank 2256 of 4512 is far beyond what is mined.
     shared = np.sqrt(0.5) * np.eye(400)[[1] * 2 + [0] * 94]
     student = np.float32(shared + np.sqrt(0.5 / 400) * rng.normal(size=(96, 400)))
     teacher = np.float32(rng.normal(size=(96, 8)))
@@ -400,7 +357,7 @@ def test_attached_thresholds_move_with_negatives_alone(rng, num_negatives):
         with_gradient(
             loss_of(
                 fprs=[0.5],
-                num_negatives=num_negatives,
+                num_negatives=10,
                 temperature=0.3,
                 threshold_gradient=attached,
             )
@@ -470,13 +427,11 @@ def test_memory_leaves_out_images_of_the_batch(rng):
 # --- several replicas
 
 
-@pytest.mark.parametrize("thresholds", ["ema", "histogram"])
-def test_replicas_compute_what_one_device_does(rng, two_replicas, thresholds):
-    arguments = {"thresholds": thresholds, "momentum": 0.3}
+def test_replicas_compute_what_one_device_does(rng, two_replicas):
     weights = tf.constant(rng.normal(size=(6, 5)), tf.float32)
-    alone = with_memory(50, **arguments)
+    alone = with_memory(50, momentum=0.3)
     with two_replicas.scope():
-        shared = with_memory(50, **arguments)
+        shared = with_memory(50, momentum=0.3)
 
     def replica_step(loss, *batch):
         """What a trainer does on a replica: a linear student, its share of the loss."""

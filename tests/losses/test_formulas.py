@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from refusals import refused
+from toys import two_models
 from toys import with_centres
 from toys import with_gradient
 
@@ -44,9 +45,16 @@ BY_HAND = [
     # Off the diagonal cosines 0 and 1: with gamma 1/2 and order 2 the kernels are
     # e^-1 and e^-1 (1 + 1 + 1/2). Two of four entries are off by e^-1 3/2.
     ("cckd", {"gamma": 0.5}, EYE, ONES, 2 * (1.5 / math.e) ** 2 / 4),
-    # Kernels [[1, 1/2], [1/2, 1]] and [[1, 1], [1, 1]]: probabilities 2/3 and 1/3 of
-    # the student, 1/2 of the teacher.
-    ("pkt", {}, EYE, ONES, (math.log(0.5 * 3 / 2) + math.log(0.5 * 3)) / 2),
+    # Kernels of 1 and, for orthogonal rows, 1/2. Rows of the student have 1/2 for
+    # themselves and 1/4 for others; the first two of the teacher, which are alike, 2/5
+    # for both and 1/5 for the third, and the third the same as the student's.
+    (
+        "pkt",
+        {},
+        np.eye(3),
+        [[1, 0], [1, 0], [0, 1]],
+        2 / 3 * (0.6 * math.log(0.8) + 0.4 * math.log(1.6)),
+    ),
     # On a line: distances 1, 2, 3 (mean 2) and 1, 1, 2 (mean 4/3), so the relative
     # distances are 1/2, 1, 3/2 and 3/4, 3/4, 3/2. Two pairs are off by 1/4, each
     # counts twice: 2 * 2 * (1/2 * 1/16) / 9 = 1/72.
@@ -64,6 +72,15 @@ BY_HAND = [
         [[1, 0], [0.8, 0.6], [0, 1]],
         sum(math.log1p(math.exp(gap)) for gap in (-1, -1 - 2 * H, 2 * H)) / 3,
     ),
+    # The same and the first row once more, of which each row looks at the nearest two:
+    # a repeated image is the nearest. 0: 3, 1. 1: 0, 3 in any order. 2: 1, 0. 3: 0, 1.
+    (
+        "darkrank",
+        {"alpha": 1, "beta": 2, "length": 2},
+        [[1, 0], [0.5, H], [0, -1], [1, 0]],
+        [[1, 0], [0.8, 0.6], [0, 1], [1, 0]],
+        sum(math.log1p(math.exp(gap)) for gap in (-1, 0, 2 * H, -1)) / 4,
+    ),
     # Squared distances are 2 - 2 cos. Rows 0 and 1 are one identity, so two triplets,
     # with anchors 0 and 1. Student cosines 01: 0.6, 02: 0.8, 12: 0.96; teacher 01: 1,
     # 02 and 12: 0. The teacher's gap is 2 in both, the largest: margin 0.5.
@@ -78,8 +95,16 @@ BY_HAND = [
     # Collapsed student: the loss is the mean margin. Teacher gaps for anchor 0:
     # negatives at cosines 0 and -1, squared distances 2 and 4; largest 4.
     ("triplet_distillation", {}, np.ones((4, 2)), QUARTERS, (0.35 + 0.5) / 2),
-    # Separated by more than any margin.
-    ("triplet_distillation", {}, [[1, 0], [1, 0], [-1, 0], [-1, 0]], QUARTERS, 0),
+    # To the teacher the last row is farthest from the first, which has the margin 0.5
+    # there; a negative nearer than the positive, or as near, has 0.2. To the student
+    # the positives and the third row are alike, the last is at 0.4: beyond 0.2.
+    (
+        "triplet_distillation",
+        {},
+        [[1, 0], [1, 0], [1, 0], [0.8, 0.6]],
+        [[1, 0], [0, 1], [1, 0], [-1, 0]],
+        (0.2 + 0.1 + 0.2 + 0) / 4,
+    ),
     # Cosine of student and teacher 0; the student lies on centre 0, its label's.
     (
         "shrinkteanet",
@@ -122,6 +147,8 @@ def test_kd_by_hand():
     np.testing.assert_allclose(
         kd_divergence(student, teacher, 2.0), expected, rtol=1e-5
     )
+    # Without one it follows the scale, as 4 does 64.
+    assert losses.KDLoss(CENTRES, scale=8.0).temperature == 0.5
 
 
 def test_gkd_by_hand():
@@ -137,23 +164,40 @@ def test_gkd_by_hand():
     np.testing.assert_allclose(binary, 0.0, atol=1e-6)
     expected = kd_divergence(student, teacher, temperature=2.0)
     np.testing.assert_allclose(primary, expected, rtol=1e-5)
+    # A row of one primary identity and one of two, which have 0.7 and 0.8 of the
+    # teacher's mass and 0.5 of the student's.
+    teacher = np.log(np.float32([[0.7, 0.2, 0.1], [0.5, 0.3, 0.2]]))
+    student = np.log(np.float32([[0.5, 0.3, 0.2], [0.2, 0.3, 0.5]]))
+    primary, binary = grouped_divergences(student, teacher, temperature=1.0, mass=0.6)
+    expected = 5 / 8 * math.log(25 / 16) + 3 / 8 * math.log(5 / 8)
+    np.testing.assert_allclose(primary, expected / 2, rtol=1e-5)
+    expected = 0.7 * math.log(1.4) + 0.3 * math.log(0.6)
+    expected += 0.8 * math.log(1.6) + 0.2 * math.log(0.4)
+    np.testing.assert_allclose(binary, expected / 2, rtol=1e-5)
+    assert losses.GKDLoss(AXES).mass == 0.9
+    form = {"temperature": 1.0, "mass": 0.5, "scale": 2.0}
+    loss = losses.GKDLoss(AXES, primary_weight=2.0, binary_weight=3.0, **form)
+    logits = loss.logits(tf.constant(student), tf.constant(teacher))
+    primary, binary = grouped_divergences(*logits, temperature=1.0, mass=0.5)
+    terms = list(loss(student, teacher).values())
+    np.testing.assert_allclose(terms, [2 * primary, 3 * binary], rtol=1e-5)
 
 
 def test_icd_face_by_hand():
     # Bins at -1, 0, 1. The pair of one identity, seen from both ends: cosine 0 for the
-    # student, 1/2 for the teacher, half of it in each of two bins.
-    student, teacher = np.float32(EYE), np.float32([[1, 0], [0.5, H]])
+    # student, 0.6 for the teacher, of which 0.4 are in the second bin.
+    student, teacher = np.float32(EYE), np.float32([[1, 0], [0.6, 0.8]])
     loss = losses.ICDFaceLoss(2, 2, memory=3, bins=3)
     terms, monitor = loss(student, teacher, np.int32([7, 7]), with_monitor=True)
-    expected = 0.5 * math.log(0.5 / 1) + 0.5 * math.log(0.5 / 1e-6)
+    expected = 0.4 * math.log(0.4 / 1) + 0.6 * math.log(0.6 / 1e-6)
     np.testing.assert_allclose(terms["icd_face"], expected, rtol=1e-4)
     assert monitor["icd_face/pairs"] == 2
     np.testing.assert_array_equal(np.array(loss.memory_labels)[:2], [7, 7])
-    # One more image of it beside two in the bank: cosines 1 and 0, 1/2 and 1.
-    new = np.float32([[1, 0], [0, 1]]), np.float32([[0.5, H], [-1, 0]])
+    # One more image of it beside two in the bank: cosines -1 and 0, 0.6 and 1.
+    new = np.float32([[-1, 0], [0, 1]]), np.float32([[0.6, 0.8], [-1, 0]])
     terms, monitor = loss(*new, np.int32([7, 3]), with_monitor=True)
     assert monitor["icd_face/pairs"] == 2
-    expected = 0.25 * math.log(0.25 / 0.5) + 0.75 * math.log(0.75 / 0.5)
+    expected = 0.2 * math.log(0.2 / 0.5) + 0.8 * math.log(0.8 / 1e-6)
     np.testing.assert_allclose(terms["icd_face"], expected, rtol=1e-4)
     np.testing.assert_array_equal(np.array(loss.memory_labels), [7, 3, 7])
 
@@ -208,40 +252,6 @@ def test_values_and_gradients_of_tface(golden_arrays):
         np.testing.assert_allclose(gradient, expected, rtol=1e-4, atol=atol)
 
 
-# --- other values than the conformance tests have
-
-
-def test_match_numpy_with_other_arguments(random_batch):
-    for rows in (1, 2, 17):
-        student, teacher, labels = random_batch(rows, 5, 8)
-
-        def check(loss, function, *batch, **arguments):
-            (value,) = loss(**arguments)(*batch).values()
-            expected = function(*batch, **arguments)
-            np.testing.assert_allclose(value, expected, rtol=1e-4, atol=1e-6)
-
-        check(losses.SPLoss, reference.sp, student, teacher, gram="row_normalized")
-        if rows > 2:
-            margins = {"min_margin": 0.1, "max_margin": 0.6}
-            images = np.int32(np.arange(rows) // 3)
-            batch = student, teacher, np.int32(np.arange(rows) // 5), images
-            triplets = losses.TripletDistillationLoss, reference.triplet_distillation
-            check(*triplets, *batch, **margins)
-        # A repeated image is a neighbour; leaving the nearest out would drop it.
-        student[-1], teacher[-1] = student[0], teacher[0]
-        for length in (2, 4):
-            darkrank = losses.DarkRankLoss, reference.darkrank
-            check(*darkrank, student, teacher, length=length)
-        student, teacher, _ = random_batch(rows)
-        centres = random_batch(6)[0]
-        kd = {"centres": centres, "temperature": 2.0, "scale": 8.0}
-        expected = reference.kd(student, teacher, labels, **kd)
-        value = losses.KDLoss(**kd)(student, teacher)["kd"]
-        np.testing.assert_allclose(value, expected, rtol=1e-4)
-    # Without one it follows the scale, as 4 does 64.
-    assert losses.KDLoss(centres, scale=8.0).temperature == 0.5
-
-
 # --- centres
 
 
@@ -273,11 +283,11 @@ def test_rejects_centres_that_are_no_finite_matrix_of_identities():
 
 
 def test_students_classifier_in_kd_is_its_head_which_stays_the_trainers(
-    rng, random_batch
+    rng,
 ):
-    centres, own = random_batch(6)[0], np.float32(rng.normal(size=(6, 3)))
+    centres, own = two_models(rng, 6)[0], np.float32(rng.normal(size=(6, 3)))
     head = with_centres(ArcFace(num_identities=6), own)
-    student, teacher, labels = random_batch(4, student_dim=3)
+    student, teacher, labels = two_models(rng, 4, student_dim=3)
     loss = losses.KDLoss(centres, head=head, student_dim=3)
     assert [tuple(v.shape) for v in loss.variables] == [(6, 5)]
     expected = reference.kd(student, teacher, labels, centres, own=own)
@@ -290,8 +300,8 @@ def test_students_classifier_in_kd_is_its_head_which_stays_the_trainers(
     refused(words, losses.KDLoss, centres, head=ArcFace(num_identities=7))
 
 
-def test_equal_sizes_own_no_projection_and_others_must_fit(random_batch):
-    student, teacher, _ = map(tf.constant, random_batch(3))
+def test_equal_sizes_own_no_projection_and_others_must_fit(rng):
+    student, teacher, _ = map(tf.constant, two_models(rng, 3))
     for sizes in ((), (5, 5), (None, 5)):
         loss = losses.ProjectedLoss(*sizes)
         assert loss.project(student, teacher) is student

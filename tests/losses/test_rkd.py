@@ -1,6 +1,7 @@
 import numpy as np
 import tensorflow as tf
 from refusals import refused
+from toys import two_models
 from toys import value_and_gradient
 
 from ekd_tf.losses import RKDLoss
@@ -18,8 +19,8 @@ def test_huber_computed_by_hand():
     np.testing.assert_allclose(huber(tf.constant([0.0, -2.0, 3.0]), 2.0), [0, 2, 4])
 
 
-def test_terms_are_weighted_and_left_out_at_weight_zero(random_batch):
-    student, teacher, _ = random_batch(6)
+def test_terms_are_weighted_and_left_out_at_weight_zero(rng):
+    student, teacher, _ = two_models(rng, 6)
     terms = RKDLoss(distance_weight=2.0, angle_weight=3.0)(student, teacher)
     assert list(terms) == ["rkd/distance", "rkd/angle"]
     of_distance = RKDLoss(distance_weight=1.0, angle_weight=0)(student, teacher)
@@ -29,8 +30,8 @@ def test_terms_are_weighted_and_left_out_at_weight_zero(random_batch):
     refused("must not both be 0", RKDLoss, distance_weight=0, angle_weight=0)
 
 
-def test_blocks_give_what_all_at_once_do(monkeypatch, random_batch):
-    student, teacher, labels = random_batch(7)
+def test_blocks_give_what_all_at_once_do(rng, monkeypatch):
+    student, teacher, labels = two_models(rng, 7)
     triplets = TripletDistillationLoss()
     for function in (rkd_angle, lambda s, t: sum(triplets(s, t, labels).values())):
         expected = value_and_gradient(function)(student, teacher)
@@ -43,9 +44,9 @@ def test_blocks_give_what_all_at_once_do(monkeypatch, random_batch):
         monkeypatch.undo()
 
 
-def test_coinciding_rows_have_a_gradient_of_ordinary_size(random_batch):
+def test_coinciding_rows_have_a_gradient_of_ordinary_size(rng):
     # The reference implementation's is 4e11 here.
-    student, teacher, _ = random_batch(12, 32, 32)
+    student, teacher, _ = two_models(rng, 12, 4, 32, 32)
     step = value_and_gradient(rkd_angle)
     ordinary = np.abs(step(student, teacher)[1]).max()
     for nudge in (0.0, 1e-7, 1e-5, 1e-3):
@@ -53,24 +54,16 @@ def test_coinciding_rows_have_a_gradient_of_ordinary_size(random_batch):
         assert np.abs(step(student, teacher)[1]).max() < 200 * ordinary
 
 
-def largest_tensor(function, *shapes):
-    """Returns the number of entries of the largest tensor anywhere in a graph."""
-    specs = [tf.TensorSpec(shape, tf.float32) for shape in shapes]
-    graph = tf.function(function).get_concrete_function(*specs).graph
-    found, waiting = 0, [graph]
+def test_no_tensor_of_all_angles_is_made():
+    # 512^3 would be 134 million.
+    specs = [tf.TensorSpec((512, 512))] * 2
+    step = tf.function(value_and_gradient(rkd_angle)).get_concrete_function(*specs)
+    largest, waiting = 0, [step.graph]
     while waiting:
         graph = waiting.pop()
         for operation in graph.get_operations():
-            for tensor in operation.outputs:
-                found = max(found, tensor.shape.num_elements() or 0)
-            for key in ("body", "cond", "f"):
-                if key in operation.node_def.attr:
-                    name = operation.get_attr(key).name
-                    waiting.append(graph._functions[name].graph)
-    return found
-
-
-def test_no_tensor_of_all_angles_is_made():
-    # 512^3 would be 134 million.
-    found = largest_tensor(value_and_gradient(rkd_angle), (512, 512), (512, 512))
-    assert 512**2 <= found <= blocks.MAX_ENTRIES
+            sizes = [output.shape.num_elements() or 0 for output in operation.outputs]
+            largest = max([largest, *sizes])
+            for key in {"body", "cond", "f"} & set(operation.node_def.attr):
+                waiting.append(graph._functions[operation.get_attr(key).name].graph)
+    assert 512**2 <= largest <= blocks.MAX_ENTRIES

@@ -1,9 +1,12 @@
+import functools
+
 import numpy as np
 import pytest
 import tensorflow as tf
 from losses_numpy import mined_pairs
 from losses_numpy import unit
 from refusals import refused
+from toys import two_models
 from toys import value_and_gradient
 
 from ekd_tf.mining import miner as layout
@@ -20,12 +23,7 @@ op_by_op = pytest.mark.usefixtures("op_by_op")
 EXACT = 5e-7
 
 
-def batch_of(rng, rows, identities, student_dim=6, teacher_dim=9):
-    return (
-        np.float32(rng.normal(size=(rows, student_dim))),
-        np.float32(rng.normal(size=(rows, teacher_dim))),
-        rng.integers(0, identities, rows).astype(np.int32),
-    )
+batch_of = functools.partial(two_models, student_dim=6, teacher_dim=9)
 
 
 def rows_of(pairs):
@@ -113,22 +111,6 @@ def test_blocks_cover_every_pair(rng, monkeypatch, rows, memory):
         Memory(*behind, labels[rows:]),
     )
     check(mined, student, teacher, labels, k=200, batch=rows)
-
-
-def test_batch_size_unknown_while_tracing(rng):
-    miner = PairMiner(num_negatives=100)
-    mine = tf.function(
-        lambda s, t, y: miner(s, t, y),
-        input_signature=[
-            tf.TensorSpec([None, 6], tf.float32),
-            tf.TensorSpec([None, 9], tf.float32),
-            tf.TensorSpec([None], tf.int32),
-        ],
-    )
-    for rows in (1, 129):
-        student, teacher, labels = batch_of(rng, rows, identities=max(rows // 4, 2))
-        check(mine(student, teacher, labels), student, teacher, labels, k=100)
-    assert mine.experimental_get_tracing_count() == 1
 
 
 @pytest.mark.parametrize("limit", [0, 100])
