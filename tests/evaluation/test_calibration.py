@@ -28,11 +28,6 @@ def embedder():
     return evaluation.SourceEmbedder(patches, 32, traceable=False)
 
 
-@pytest.fixture(scope="module")
-def found(embedder, source):
-    return evaluation.calibrate(embedder, source, 0.02)
-
-
 @pytest.fixture
 def model(tmp_path):
     """A model's file, of which only the bytes matter."""
@@ -64,7 +59,8 @@ def test_threshold_accepts_the_pairs_that_of_all_pairs_accepts(embedder, source,
     assert text.endswith(f"1,650 negative pairs, each embedding of {view}")
 
 
-def test_survives_the_card_and_leaves_the_rest_of_it(found, model):
+def test_survives_the_card_and_leaves_the_rest_of_it(embedder, source, model):
+    found = evaluation.calibrate(embedder, source, 0.02)
     card = model.with_name("card.json")
     other = {"fpr": 0.5, "threshold": 0.1}
     card.write_text(json.dumps({"name": "s", "calibration": {"a.onnx": other}}))

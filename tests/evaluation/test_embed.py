@@ -2,6 +2,9 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from matrix_models import MATRIX
+from matrix_models import draw
+from matrix_models import embed
 from pictures import write_people
 from refusals import refused
 from toys import unit
@@ -13,25 +16,14 @@ from ekd_tf.evaluation import Embedder
 from ekd_tf.evaluation import SourceEmbedder
 
 
-def draw_images(rng, count, size=4):
-    return rng.integers(0, 256, (count, size, size, 3), np.uint8)
-
-
-WEIGHTS = np.cos(np.arange(48 * 5, dtype=np.float32)).reshape(48, 5)
-
-
 def linear(images):
     """A model whose embedding depends on where a pixel is: no BN, no noise."""
-    return tf.reshape(tf.cast(images, tf.float32), [-1, 48]) @ (WEIGHTS / 255)
-
-
-def linear_np(images):
-    return images.reshape(-1, 48) / 255.0 @ np.float64(WEIGHTS)
+    return tf.reshape(tf.cast(images, tf.float32), [-1, 48]) @ MATRIX
 
 
 def test_flip_adds_raw_embeddings_before_normalising(rng):
-    images = draw_images(rng, 6)
-    raw, mirrored = linear_np(images), linear_np(images[:, :, ::-1])
+    images = draw(rng, 6)
+    raw, mirrored = embed(images), embed(images[:, :, ::-1])
     embeddings = Embedder(linear)([images])
     np.testing.assert_allclose(embeddings, unit(raw + mirrored), atol=1e-5)
     # Adding unit vectors is another thing: the test would notice.
@@ -48,7 +40,7 @@ def test_batches_of_any_cut_give_the_same_by_one_trace(rng):
         traced.append(tuple(images.shape))
         return linear(images)
 
-    images = draw_images(rng, 11)
+    images = draw(rng, 11)
     expected = Embedder(linear)([images])
     embedder = Embedder(model)
     for sizes in ([4, 4, 3], [4, 0, 4, 3]):
@@ -63,7 +55,7 @@ def test_keras_model_runs_in_inference_mode(rng):
     inputs = keras.Input((4, 4, 3), dtype="uint8")
     x = keras.layers.Flatten()(keras.layers.Rescaling(1 / 255)(inputs))
     x = keras.layers.BatchNormalization(center=False)(keras.layers.Dropout(0.5)(x))
-    images = draw_images(rng, 5)
+    images = draw(rng, 5)
     embeddings = Embedder(keras.Model(inputs, x), flip=False)([images])
     # BN at its first state divides by sqrt(1 + eps) only, which normalising undoes.
     expected = unit(images.reshape(5, -1).astype(float))
@@ -75,17 +67,17 @@ def test_half_precision_embeddings_are_added_in_float32(rng):
         # 40000 + 40000 is above the largest float16.
         return tf.fill([tf.shape(images)[0], 4], tf.constant(40000.0, tf.float16))
 
-    embeddings = Embedder(model)([draw_images(rng, 2)])
+    embeddings = Embedder(model)([draw(rng, 2)])
     np.testing.assert_allclose(embeddings, np.full((2, 4), 0.5), rtol=1e-6)
 
 
 def test_rejects_other_than_uint8_images(rng):
-    embed, words = Embedder(linear), "`batches` must hold uint8 images"
-    refused(words, embed, [np.zeros((2, 4, 4, 3), np.float32)])
+    model, words = Embedder(linear), "`batches` must hold uint8 images"
+    refused(words, model, [np.zeros((2, 4, 4, 3), np.float32)])
     for shape in ((4, 4, 3), (2, 4, 4, 1)):
-        refused(words, embed, [np.zeros(shape, np.uint8)])
+        refused(words, model, [np.zeros(shape, np.uint8)])
     flat = Embedder(lambda x: tf.cast(x, tf.float32))
-    refused("`embeddings` must have 2 dimensions", flat, [draw_images(rng, 2)])
+    refused("`embeddings` must have 2 dimensions", flat, [draw(rng, 2)])
 
 
 # --- sources
@@ -120,18 +112,18 @@ def test_keeps_image_and_mirror_image_apart(source):
         corners = seen[:, :2, :2].reshape(6, 12)
         np.testing.assert_array_equal(views[:, view], corners + 1)
     assert embedder(Corner(), flip=False).views(source).shape == (6, 1, 12)
-    embed, some = embedder(Corner()), np.array([4, 1])
-    np.testing.assert_allclose(embed.some(source, some), embed(source)[some])
+    one, some = embedder(Corner()), np.array([4, 1])
+    np.testing.assert_allclose(one.some(source, some), one(source)[some])
 
 
 def test_a_frozen_model_is_asked_once_per_source_and_one_in_training_each_time(source):
     other = SyntheticFaces(identities=3, images_per_identity=2, size=32, seed=1)
     for fingerprint, times in (("m", [1, 1, 2]), (None, [1, 2, 3])):
         model = Corner()
-        embed = embedder(model, fingerprint=fingerprint)
+        of_source = embedder(model, fingerprint=fingerprint)
         seen = []
         for each in (source, source, other):
-            embed(each)
+            of_source(each)
             seen.append(model.seen)
         assert seen == [n * seen[0] for n in times] and seen[0] > 0
 

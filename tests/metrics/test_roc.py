@@ -21,19 +21,6 @@ POSITIVE = np.array([0.8, 0.5, 0.9, 0.5])
 NEGATIVE = np.array([0.5, 0.8, 0.1, 0.3, 0.6])
 
 
-def random_scores(seed):
-    """Scores of random sizes, on a grid so coarse that most of them tie."""
-    rng = np.random.default_rng(seed)
-    positives, negatives = rng.integers(1, 60), rng.integers(1, 400)
-    kinds = rng.normal(1, 1, positives), rng.normal(0, 1, negatives)
-    return [np.round(kind, int(rng.integers(0, 4))) for kind in kinds]
-
-
-def sklearn_curve(positive, negative, **arguments):
-    labels = np.repeat([1, 0], [positive.size, negative.size])
-    return sk.roc_curve(labels, np.concatenate([positive, negative]), **arguments)
-
-
 def test_curve_computed_by_hand():
     roc = ROC.of(POSITIVE, NEGATIVE)
     assert roc.thresholds.tolist() == [0.9, 0.8, 0.6, 0.5, 0.3, 0.1, -np.inf]
@@ -48,13 +35,19 @@ def test_curve_computed_by_hand():
 
 @pytest.mark.parametrize("seed", range(10))
 def test_curve_area_error_rate_and_best_points_are_those_of_scikit_learn(seed):
-    positive, negative = random_scores(seed)
+    rng = np.random.default_rng(seed)
+    sizes = rng.integers(1, 60), rng.integers(1, 400)
+    # On a grid so coarse that most of them tie.
+    positive, negative = (
+        np.round(rng.normal(mean, 1, size), int(rng.integers(0, 4)))
+        for mean, size in zip((1, 0), sizes)
+    )
     roc = ROC.of(positive, negative)
-    fpr, tpr, _ = sklearn_curve(positive, negative, drop_intermediate=False)
-    np.testing.assert_allclose(roc.curve(), (fpr, tpr), rtol=1e-15)
     labels = np.repeat([1, 0], [positive.size, negative.size])
-    area = sk.roc_auc_score(labels, np.concatenate([positive, negative]))
-    assert roc.auc() == pytest.approx(area, rel=1e-12)
+    scores = np.concatenate([positive, negative])
+    fpr, tpr, _ = sk.roc_curve(labels, scores, drop_intermediate=False)
+    np.testing.assert_allclose(roc.curve(), (fpr, tpr), rtol=1e-15)
+    assert roc.auc() == pytest.approx(sk.roc_auc_score(labels, scores), rel=1e-12)
     # FPR + TPR rises along the curve from 0 to 2 and is 1 where FPR = FNR.
     eer = np.interp(1.0, fpr + tpr, fpr)
     assert roc.eer() == pytest.approx(eer, abs=1e-12)
@@ -149,17 +142,7 @@ def test_rejects_scores_that_make_no_curve_and_fprs_that_mean_nothing():
         refused(r"`fprs` must be in \[0, 1\]", roc.points, [0.1, fpr])
 
 
-# --- the nearest FPR, as insightface takes it
-
-
-@pytest.mark.parametrize("seed", range(4))
-def test_nearest_does_what_upstream_does(seed):
-    positive, negative = random_scores(seed)
-    fprs = (1e-4, 0.013, 0.1, 0.35, 0.9)
-    fpr, tpr, _ = map(np.flipud, sklearn_curve(positive, negative))
-    places = [min(zip(abs(fpr - t), range(len(fpr))))[1] for t in fprs]
-    found = ROC.of(positive, negative).nearest(fprs)
-    np.testing.assert_allclose(found, (tpr[places], fpr[places]), atol=1e-12)
+# --- the nearest FPR, as insightface takes it: tests/evaluation/test_ijb.py too
 
 
 def test_nearest_may_lie_above_the_target_where_the_strict_rule_does_not():
