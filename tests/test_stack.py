@@ -19,25 +19,15 @@ SGDS = [keras.optimizers.SGD]
 if not IS_KERAS_3:
     SGDS.append(keras.optimizers.legacy.SGD)
 
-OPTIMIZERS = {
-    "sgd": lambda: keras.optimizers.SGD(learning_rate=0.1, momentum=0.9),
-    # Does part of its arithmetic outside `update_step` on Keras 3.
-    "nadam": lambda: keras.optimizers.Nadam(learning_rate=0.1),
-    # Not the class itself: may override anything.
-    "subclass": lambda: type("Mine", (keras.optimizers.SGD,), {})(learning_rate=0.1),
-}
 
-
-def train(make_optimizer, replicas, constraint=None):
-    """Applies the reduced gradients 1, 2, 3 to a variable of ones."""
-    strategy = strategy_of(replicas)
+# That replicas take the step of one: tests/training/test_update.py.
+def test_constraints_are_kept():
+    strategy = strategy_of(2)
     with strategy.scope():
-        layer = keras.layers.Dense(
-            units=2, use_bias=False, kernel_constraint=constraint
-        )
+        unit = keras.constraints.UnitNorm(axis=1)
+        layer = keras.layers.Dense(2, use_bias=False, kernel_constraint=unit)
         layer.build((None, 1))
-        layer.kernel.assign([[1.0, 1.0]])
-        optimizer = make_optimizer()
+        optimizer = keras.optimizers.SGD(learning_rate=0.1)
         optimizer.build([layer.kernel])
 
     @tf.function
@@ -49,28 +39,9 @@ def train(make_optimizer, replicas, constraint=None):
             )
         )
 
-    for i in range(3):
-        step(tf.constant([[i + 1.0, -0.5]]))
-    copies = strategy.experimental_local_results(tf_variable(layer.kernel))
-    return [copy.numpy() for copy in copies], int(optimizer.iterations.numpy())
-
-
-# Those made for it: tests/training/test_optimizers.py.
-# Keras 2.15's own Nadam diverges on several replicas.
-@pytest.mark.parametrize("name", [n for n in OPTIMIZERS if n != "nadam" or IS_KERAS_3])
-def test_replicas_take_the_step_of_one(name):
-    (one,), one_count = train(OPTIMIZERS[name], replicas=1)
-    copies, count = train(OPTIMIZERS[name], replicas=3)
-    assert count == one_count == 3
-    for copy in copies:
-        np.testing.assert_allclose(copy, one, rtol=2e-6)
-
-
-def test_constraints_are_kept():
-    unit = keras.constraints.UnitNorm(axis=1)
-    copies, _ = train(OPTIMIZERS["sgd"], replicas=2, constraint=unit)
-    for copy in copies:
-        np.testing.assert_allclose(np.linalg.norm(copy), 1.0, rtol=1e-5)
+    step(tf.constant([[1.0, -0.5]]))
+    for copy in strategy.experimental_local_results(tf_variable(layer.kernel)):
+        np.testing.assert_allclose(np.linalg.norm(copy.numpy()), 1.0, rtol=1e-5)
 
 
 @pytest.mark.parametrize("kind", SGDS)
@@ -106,6 +77,6 @@ def test_state_is_whole_before_the_first_step(kind):
 def test_refuses_to_run_outside_a_replica():
     with strategy_of(2).scope():
         variable = tf.Variable(1.0)
-        optimizer = OPTIMIZERS["sgd"]()
+        optimizer = keras.optimizers.SGD()
         with pytest.raises(RuntimeError, match="in a replica context"):
             apply_reduced_gradients(optimizer, [tf.constant(1.0)], [variable])
