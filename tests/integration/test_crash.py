@@ -102,13 +102,6 @@ def assert_same_run(one, other):
         np.testing.assert_array_equal(left, right)
 
 
-def crash(teacher, workdir, kills):
-    """Starts a run once per kill, then to its end; returns the statuses."""
-    statuses = [train(workdir, kill, teacher=teacher)[0] for kill in kills]
-    assert train(workdir, teacher=teacher)[0] == 0
-    return statuses
-
-
 def test_killed_run_ends_like_the_uninterrupted_one(teacher, uninterrupted, tmp_path):
     (workdir, calls), run = uninterrupted, tmp_path / "run"
     # Each within what the start before it has left to do.
@@ -134,14 +127,15 @@ def random_kill(rng, calls):
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(RUNS))
 def test_twenty_kills_change_nothing(teacher, uninterrupted, tmp_path, seed):
-    workdir, calls = uninterrupted
+    (workdir, calls), run = uninterrupted, tmp_path / "run"
     rng = np.random.default_rng(seed)
     kills = [random_kill(rng, calls) for _ in range(20)]
-    statuses = crash(teacher, tmp_path / "run", kills)
+    statuses = [train(run, kill, teacher=teacher)[0] for kill in kills]
     # The last moments may lie beyond the end of the run.
     assert set(statuses) <= {-signal.SIGKILL, 0}
     assert statuses.count(-signal.SIGKILL) >= 5
-    assert_same_run(workdir, tmp_path / "run")
+    assert train(run, teacher=teacher)[0] == 0
+    assert_same_run(workdir, run)
 
 
 # The backward pass of EKD once added gradients in order of arrival, in graphs of real
