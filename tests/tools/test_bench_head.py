@@ -2,7 +2,7 @@
 
 import pytest
 
-TOOL = "benchmarks/bench_head"
+TOOL = "bench_head"
 
 # Benchmarks run at night: nobody trains with them.
 pytestmark = pytest.mark.slow
@@ -12,17 +12,14 @@ IDENTITIES, DIM, BATCH = 977, 24, 8
 
 
 def traced(tool, rate, optimizer="sgd"):
+    """Returns a step, and how many tensors of a kind it has as wide as all classes."""
     step, rows = tool.make_step(IDENTITIES, rate, DIM, BATCH, optimizer)
-    return step.get_concrete_function(rows)
-
-
-def found(tool, concrete):
-    return tool.wide_tensors(concrete, IDENTITIES, BATCH, DIM)
+    concrete = step.get_concrete_function(rows)
+    return concrete, tool.wide_tensors(concrete, IDENTITIES, BATCH, DIM)
 
 
 def test_a_sampled_step_holds_nothing_as_large_as_all_classes(tool):
-    concrete = traced(tool, rate=0.1)
-    counts = found(tool, concrete)
+    concrete, counts = traced(tool, rate=0.1)
     kinds = "one_hot", "batch_by_classes", "classes_by_dim", "unknown"
     assert counts == dict.fromkeys(kinds, 0)
     assert not tool.violations(counts, 0.1)
@@ -32,11 +29,11 @@ def test_a_sampled_step_holds_nothing_as_large_as_all_classes(tool):
 
 
 def test_a_step_over_all_classes_holds_logits_and_no_one_hot(tool):
-    counts = found(tool, traced(tool, rate=1.0))
+    _, counts = traced(tool, rate=1.0)
     assert counts["one_hot"] == 0
     assert counts["batch_by_classes"] > 1 and counts["classes_by_dim"] > 5
     assert not tool.violations(counts, 1.0)
     assert tool.violations(counts, 0.1) == ["batch_by_classes", "classes_by_dim"]
     # A dense update of a sampled head.
-    counts = found(tool, traced(tool, rate=0.1, optimizer="adam"))
+    _, counts = traced(tool, rate=0.1, optimizer="adam")
     assert tool.violations(counts, 0.1) == ["classes_by_dim"]

@@ -5,7 +5,7 @@ import math
 import pytest
 import toys
 
-TOOL = "benchmarks/bench_scaling"
+TOOL = "bench_scaling"
 
 # Benchmarks run at night: nobody trains with them.
 pytestmark = pytest.mark.slow

@@ -2,8 +2,10 @@
 
 import dataclasses
 import json
+import pathlib
 import shutil
 
+import compare_methods as tool
 import keras
 import numpy as np
 import pytest
@@ -21,7 +23,6 @@ from ekd_tf.run.config import TrainConfig
 from ekd_tf.run.data import open_run_data
 from ekd_tf.run.workdir import Workdir
 
-TOOL = "compare_methods"
 pytestmark = pytest.mark.usefixtures("no_pictures")
 
 HELDOUT = "synthetic:identities=12,images=4,size=32,first=900"
@@ -40,7 +41,7 @@ def common(tmp_path):
     )
 
 
-def test_alone_comes_first_and_methods_keep_their_order(tool, common):
+def test_alone_comes_first_and_methods_keep_their_order(common):
     flags = "--distill=ekd:8,cosine:100 --head=cosface"
     specs = ["b: --distill=cosine:2", f"a+b: {flags}"]
     found = tool.parse_methods(common, specs, [])
@@ -51,7 +52,7 @@ def test_alone_comes_first_and_methods_keep_their_order(tool, common):
     assert again["b"] == ["--distill=sp"] and list(again) == list(found)
 
 
-def test_says_what_is_wrong_with_methods_and_seeds(tool, common):
+def test_says_what_is_wrong_with_methods_and_seeds(common):
     for spec, words in (
         ("alone: --distill=sp", "neither alone nor teacher.*'alone: --distill=sp'"),
         ("teacher: --distill=sp", "neither alone nor teacher"),
@@ -72,14 +73,14 @@ def test_says_what_is_wrong_with_methods_and_seeds(tool, common):
         refused("`--seeds` must be integers", tool.parse_seeds, texts)
 
 
-def grid(tool, common, root, seeds=(0, 1), specs=(), **options):
+def grid(common, root, seeds=(0, 1), specs=(), **options):
     specs = specs or ["cosine: --distill=cosine:9"]
     methods = tool.parse_methods(common, specs, [])
     return tool.make_runs(common, root, methods, seeds, **options)
 
 
-def test_runs_differ_in_nothing_but_the_method(tool, common, tmp_path):
-    teacher, runs = grid(tool, common, tmp_path)
+def test_runs_differ_in_nothing_but_the_method(common, tmp_path):
+    teacher, runs = grid(common, tmp_path)
     # All methods of a seed come before the next.
     order = [(name, seed) for seed in (0, 1) for name in ("alone", "cosine")]
     assert teacher is None and [(run.method, run.seed) for run in runs] == order
@@ -93,46 +94,44 @@ def test_runs_differ_in_nothing_but_the_method(tool, common, tmp_path):
     assert differing == {"workdir", "teacher", "distill"}
     assert (alone["teacher"], cosine["teacher"]) == ("none", "teacher.keras")
     assert alone.keys() == TrainConfig().to_record().keys()
+    assert tool.teacher_to_evaluate(common, teacher, None) == "teacher.keras"
     # The same batches with and without distillation.
     assert alone["balanced_identities"] == cosine["balanced_identities"] == 16
     words = "`--teacher` or `--train_teacher`, not both"
-    refused(words, grid, tool, common, tmp_path, train_teacher="--steps=9")
+    refused(words, grid, common, tmp_path, train_teacher="--steps=9")
     changes = {"teacher": "none", "heldout_data": None, "holdout_identities": 3}
     own = dataclasses.replace(common, **changes)
     words = "holds out other identities, on which the teacher .* or --seeds=0"
-    refused(words, grid, tool, own, tmp_path, train_teacher="--steps=9")
-    assert grid(tool, own, tmp_path, seeds=[0], train_teacher="--steps=9")[0]
+    refused(words, grid, own, tmp_path, train_teacher="--steps=9")
+    assert grid(own, tmp_path, seeds=[0], train_teacher="--steps=9")[0]
 
 
-def test_a_common_flag_counts_where_it_has_an_effect(tool, common, tmp_path):
+def test_a_common_flag_counts_where_it_has_an_effect(common, tmp_path):
     common = dataclasses.replace(common, teacher_centres="c.npy")
     specs = ["kd: --distill=kd", "cosine: --distill=cosine"]
-    _, runs = grid(tool, common, tmp_path, seeds=[0], specs=specs)
+    _, runs = grid(common, tmp_path, seeds=[0], specs=specs)
     assert [run.values["teacher_centres"] for run in runs] == [None, "c.npy", None]
     words, specs = "x: `--margin=0.5` has no effect", ["x: --head=none --margin=0.5"]
-    refused(words, grid, tool, common, tmp_path, specs=specs)
+    refused(words, grid, common, tmp_path, specs=specs)
     for flags, words in (
         ("--distill=cosin:1", "x: `distill` must be one of .*mean 'cosine'"),
         ("--distill=sp:1:gramm=raw", "x: `--distill=sp:WORD` must be.*gramm"),
         ("--head=arcfaces", "x: `head` must be one of"),
     ):
-        refused(words, grid, tool, common, tmp_path, specs=[f"x: {flags}"])
+        refused(words, grid, common, tmp_path, specs=[f"x: {flags}"])
 
 
-def test_the_teacher_is_trained_on_the_data_of_all(tool, common, tmp_path):
+def test_the_teacher_is_trained_on_the_data_of_all(common, tmp_path):
     common = dataclasses.replace(common, teacher="none")
     flags = "--model=iresnet18 --steps=9"
-    teacher, runs = grid(tool, common, tmp_path, train_teacher=flags)
+    teacher, runs = grid(common, tmp_path, train_teacher=flags)
     assert teacher.values["model"] == "iresnet18" and teacher.values["steps"] == 9
     assert teacher.values["data"] == common.data
     assert (teacher.values["teacher"], teacher.values["distill"]) == ("none", "")
     path = str(tmp_path / "teacher")
     assert [run.values["teacher"] for run in runs] == ["none", path] * 2
     assert tool.teacher_to_evaluate(common, teacher, None) == path
-
-
-def test_a_cache_needs_the_model_it_is_of(tool, common):
-    assert tool.teacher_to_evaluate(common, None, None) == "teacher.keras"
+    # A cache needs the model it is of.
     common = dataclasses.replace(common, teacher="cache:rows")
     refused("--teacher_model=FILE.onnx", tool.teacher_to_evaluate, common, None, None)
     assert tool.teacher_to_evaluate(common, None, "y1.onnx") == "y1.onnx"
@@ -145,10 +144,10 @@ def finish(run, seed, steps=4, data=None):
     backbone(seed=seed).save(run.path / "model.keras")
 
 
-def test_figures_are_of_each_run(tool, common, tmp_path, op_by_op):
+def test_figures_are_of_each_run_and_facts_of_all(common, tmp_path, op_by_op):
     teacher = tmp_path / "teacher.keras"
     backbone(seed=9).save(teacher)
-    _, runs = grid(tool, common, tmp_path)
+    _, runs = grid(common, tmp_path)
     # The second seed of the method has not been trained.
     for number, run in enumerate(runs[:3]):
         finish(run, number)
@@ -176,9 +175,12 @@ def test_figures_are_of_each_run(tool, common, tmp_path, op_by_op):
     _, failures = tool.evaluate(common, tmp_path, runs, "none")
     assert failures.keys() == {("alone", 0)}
     assert "cannot be evaluated" in failures["alone", 0]
+    facts = json.loads(json.dumps(tool.facts_of(common, runs, {"a": []}, [0], "t")))
+    assert facts["Trained with"] == [{"python": "3"}]
+    assert "cores" in facts["Machine"] and "--steps=4" in facts["Common flags"]
 
 
-def test_data_that_has_changed_is_refused_unless_forced(tool, common, tmp_path):
+def test_data_that_has_changed_is_refused_unless_forced(common, tmp_path):
     def note_of(run):
         config = TrainConfig.of_record(run.values)
         return open_run_data(config, None, Unreadable(), False, tmp_path)[2]
@@ -187,7 +189,7 @@ def test_data_that_has_changed_is_refused_unless_forced(tool, common, tmp_path):
     common = dataclasses.replace(
         common, data=f"folder:{faces}", heldout_data=None, holdout_identities=4
     )
-    _, runs = grid(tool, common, tmp_path, seeds=[0])
+    _, runs = grid(common, tmp_path, seeds=[0])
     finish(runs[0], 0, data=note_of(runs[0]))
     shutil.copytree(faces / "p0", faces / "q")
     # The only run there is was trained on other images than are there now.
@@ -207,17 +209,9 @@ def test_data_that_has_changed_is_refused_unless_forced(tool, common, tmp_path):
     assert comparisons[0].methods.keys() == {"alone", "cosine"} and not failures
 
 
-def test_facts_tell_what_the_figures_depend_on(tool, common, tmp_path):
-    _, runs = grid(tool, common, tmp_path)
-    finish(runs[0], 0)
-    methods = {"alone": ["--teacher=none"]}
-    facts = json.loads(json.dumps(tool.facts_of(common, runs, methods, [0], "t")))
-    assert facts["Trained with"] == [{"python": "3"}]
-    assert "cores" in facts["Machine"] and "--steps=4" in facts["Common flags"]
-
-
 @pytest.mark.slow
-def test_a_grid_grows_by_a_seed_and_refuses_other_flags(path_of_tool, tmp_path):
+def test_a_grid_grows_by_a_seed_and_refuses_other_flags(tmp_path):
+    program = pathlib.Path(tool.__file__)
     arguments = [
         f"--workdir={tmp_path}",
         "--data=synthetic:identities=20,images=4,size=32",
@@ -228,10 +222,10 @@ def test_a_grid_grows_by_a_seed_and_refuses_other_flags(path_of_tool, tmp_path):
         "--method=cosine: --distill=cosine:9",
     ]
 
-    succeed(path_of_tool, *arguments)
+    succeed(program, *arguments)
     model = tmp_path / "cosine" / "seed0" / "model.keras"
     written = model.stat().st_mtime_ns
-    succeed(path_of_tool, *arguments, "--seeds=0,1")
+    succeed(program, *arguments, "--seeds=0,1")
     assert model.stat().st_mtime_ns == written
     report = json.loads((tmp_path / "report.json").read_text())
     runs = [(run["method"], run["seed"]) for run in report["runs"]]
@@ -241,5 +235,5 @@ def test_a_grid_grows_by_a_seed_and_refuses_other_flags(path_of_tool, tmp_path):
     cosine = report["sets"]["heldout"]["cosine"]
     assert cosine["seeds"] == [0, 1] and len(cosine["accuracy"]["values"]) == 2
     assert (tmp_path / "heldout_roc.png").is_file()
-    done = refuse(path_of_tool, *arguments, "--seeds=0,1", "--steps=4")
+    done = refuse(program, *arguments, "--seeds=0,1", "--steps=4")
     assert "`--steps` was 3, now 4" in done.stderr

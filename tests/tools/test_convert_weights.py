@@ -1,5 +1,6 @@
 """tools/convert_weights.py: a torch state_dict becomes a `.keras` file."""
 
+import convert_weights as tool
 import numpy as np
 import pytest
 import torch_networks
@@ -9,7 +10,6 @@ from ekd_tf.embedders import KerasEmbedder
 from ekd_tf.models import build_from_torch
 from ekd_tf.models import ir
 
-TOOL = "convert_weights"
 FAMILY = "tface_ir_18"
 
 
@@ -28,7 +28,7 @@ def short(monkeypatch):
     monkeypatch.setitem(ir.IR_BLOCKS, 18, (1, 1, 1, 1))
 
 
-def test_writes_a_model_of_rgb_pixels(tool, weights, tmp_path, capsys):
+def test_writes_a_model_of_rgb_pixels(weights, tmp_path, capsys):
     state, path = weights
     out = tmp_path / "w.keras"
     tool.convert(FAMILY, path, out, "bgr")
@@ -41,7 +41,7 @@ def test_writes_a_model_of_rgb_pixels(tool, weights, tmp_path, capsys):
     assert "uint8 RGB (32, 32, 3) -> (6,)" in told
 
 
-def test_writes_nothing_it_does_not_trust(tool, weights, tmp_path):
+def test_writes_nothing_it_does_not_trust(weights, tmp_path):
     for family, output, words in (
         (FAMILY, "w.h5", r"`output` must be a .keras file"),
         ("tface_ir_50", "w.keras", r"w.npz: `family` must be"),

@@ -20,8 +20,8 @@ LABELS = np.array([0, 0, 1, 2, 2, 2])
 IMAGES = [b"a", MAGIC * 3, b"abcd" + MAGIC + b"efg", b"", b"x" * 50_000, b"last"]
 
 
-def write(writer, images=IMAGES, start=None):
-    for image in images[writer.count if start is None else start :]:
+def write(writer, images=IMAGES):
+    for image in images[writer.count :]:
         writer.add(image)
 
 

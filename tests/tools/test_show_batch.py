@@ -3,6 +3,7 @@
 import dataclasses
 
 import numpy as np
+import show_batch as tool
 from pictures import write_people
 from PIL import Image
 from refusals import refused
@@ -13,12 +14,10 @@ from ekd_tf.data.unreadable import UnreadableError
 from ekd_tf.run.config import TrainConfig
 from ekd_tf.run.factory import make_source
 
-TOOL = "show_batch"
-
 DATA = "synthetic:identities=8,images=4,size=32"
 
 
-def test_every_row_stands_in_its_place_with_its_frame(tool):
+def test_every_row_stands_in_its_place_with_its_frame():
     shades = 10 + 40 * np.arange(5, dtype=np.uint8)
     batch = {
         "image": np.tile(shades[:, None, None, None], (1, 32, 32, 3)),
@@ -45,7 +44,7 @@ def test_every_row_stands_in_its_place_with_its_frame(tool):
             assert sheet.getpixel(corner) == (blue if row in (1, 4) else white)
 
 
-def test_a_bad_image_is_named(tool, tmp_path):
+def test_a_bad_image_is_named(tmp_path):
     faces = write_people(tmp_path / "faces", people=2, each=2, side=32)
     path = faces / "p1" / "1.png"
     path.write_bytes(b"no image")
@@ -56,7 +55,7 @@ def test_a_bad_image_is_named(tool, tmp_path):
     refused(words, tool.main, settings, config, error=UnreadableError)
 
 
-def test_shows_the_batch_a_run_with_these_flags_sees(tool, tmp_path):
+def test_shows_the_batch_a_run_with_these_flags_sees(tmp_path):
     rows = {"general_batch": 2, "balanced_identities": 1, "images_per_identity": 2}
     config = TrainConfig(data=DATA, input_size=32, seed=5, **rows)
 

@@ -1,26 +1,27 @@
 """tools/swap_activation.py: a PReLU student becomes a ReLU one."""
 
+import pathlib
+
 import keras
 import numpy as np
 import pytest
+import swap_activation as tool
 from commands import refuse
 from commands import succeed
 from refusals import refused
 
 from ekd_tf.models import MobileFaceNet
 
-TOOL = "swap_activation"
-
 
 @pytest.fixture
-def model(tool, rng):
+def model(rng):
     made = MobileFaceNet(width=0.125, input_size=32, embedding_dim=8)
     for layer in tool.prelu_layers(made):
         layer.alpha.assign(rng.uniform(-1, 1, layer.alpha.shape))
     return made
 
 
-def test_after_the_glide_the_swap_changes_nothing(tool, model, rng):
+def test_after_the_glide_the_swap_changes_nothing(model, rng):
     images = rng.integers(0, 256, (2, 32, 32, 3), dtype=np.uint8)
     before = np.asarray(model(images, training=False))
     layer = tool.prelu_layers(model)[0]
@@ -47,7 +48,7 @@ def test_after_the_glide_the_swap_changes_nothing(tool, model, rng):
     refused(words, tool.swap_prelu, swapped, "relu")
 
 
-def test_keras_own_prelu_is_swapped_too(tool, rng):
+def test_keras_own_prelu_is_swapped_too(rng):
     images = keras.Input((8, 8, 3))
     layer = keras.layers.PReLU(shared_axes=[1, 2], alpha_initializer="ones")
     model = keras.Model(images, keras.layers.Flatten()(layer(images)))
@@ -62,17 +63,16 @@ def test_keras_own_prelu_is_swapped_too(tool, rng):
 
 # The tests above are its fast siblings.
 @pytest.mark.slow
-def test_the_student_written_has_no_prelu_and_has_been_trained(
-    path_of_tool, model, tmp_path
-):
+def test_the_student_written_has_no_prelu_and_has_been_trained(model, tmp_path):
+    program = pathlib.Path(tool.__file__)
     student, output = tmp_path / "prelu.keras", tmp_path / "relu.keras"
     model.save(student)
     arguments = [f"--model={student}", f"--output={output}"]
-    done = refuse(path_of_tool, *arguments)
+    done = refuse(program, *arguments)
     assert "is not the workdir of a run" in done.stderr
     arguments += ["--data=synthetic:identities=4,images=3,size=32", "--steps=2"]
     arguments += ["--balanced_identities=4", "--images_per_identity=2"]
-    succeed(path_of_tool, *arguments)
+    succeed(program, *arguments)
     after = keras.models.load_model(output, compile=False)
     kinds = {type(layer).__name__ for layer in after.layers}
     assert "ReLU" in kinds and "PReLU" not in kinds
