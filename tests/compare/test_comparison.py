@@ -172,9 +172,8 @@ def summary(method, state="finished", note=""):
     }
 
 
-@pytest.fixture(scope="module")
-def written(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("report") / "out"
+def test_the_report_lists_failures_facts_and_commands_and_has_pictures(tmp_path):
+    folder = tmp_path / "out"
     methods = {"alone": {3: with_tpr(0.2)}, "ekd": {}, "cosine": {3: with_tpr(0.5)}}
     # One that has collapsed.
     methods["low"] = {3: with_tpr(0)}
@@ -185,11 +184,7 @@ def written(tmp_path_factory):
         summary("cosine", note="collapsed: the mean cosine is 0.9990"),
     ]
     facts = {"Machine": "two cores", "Seeds": [3]}
-    return write_comparison(folder, [comparison], runs, facts), folder
-
-
-def test_failed_runs_facts_and_commands_are_listed(written):
-    text, _ = written
+    text = write_comparison(folder, [comparison], runs, facts)
     assert "Not every run has figures" in text
     assert "- ekd, seed 3: The embeddings have collapsed." in text
     assert "- cosine, seed 3: collapsed: the mean cosine is 0.9990" in text
@@ -199,10 +194,6 @@ def test_failed_runs_facts_and_commands_are_listed(written):
     assert "Machine: two cores" in text and "Seeds: `[3]`" in text
     assert "train --x=alone\n\ntrain --x=ekd\n\ntrain --x=cosine" in text
     assert "| cosine        | 50.0    |" in text
-
-
-def test_report_is_also_json_and_pictures(written):
-    text, folder = written
     assert (folder / "report.md").read_text() == text
     report = json.loads((folder / "report.json").read_text())
     assert report["Machine"] == "two cores"

@@ -5,7 +5,6 @@ import json
 import signal
 import sys
 
-import pytest
 from refusals import refused
 
 from ekd_tf.compare.grid import GridRun
@@ -18,8 +17,7 @@ folder, ends = pathlib.Path(sys.argv[1]), sys.argv[2]
 def start():
     path = folder / "run.json"
     run = json.loads(path.read_text()) if path.exists() else {"starts": []}
-    batch = {"general_batch": 4, "balanced_identities": 3, "images_per_identity": 2}
-    run |= {"flags": {"steps": 4, **batch}, "seed": 0}
+    run |= {"flags": json.loads(sys.argv[3]), "seed": 0}
     run["starts"].append({"changed": {}, "versions": {}, "commit": None})
     path.write_text(json.dumps(run))
 if ends != "mistake":
@@ -44,25 +42,21 @@ print("a line before", file=sys.stderr)
 sys.exit("ekd_tf.train: It collapsed, as " + ends)
 """
 
-BATCH = {"general_batch": 4, "balanced_identities": 3, "images_per_identity": 2}
 
-
-@pytest.fixture
-def make_run(tmp_path):
-    def make(ends, steps=4):
-        path = tmp_path / "ekd" / "seed0"
-        arguments = (str(path), ends)
-        return GridRun("ekd", 0, path, {"steps": steps, **BATCH}, arguments)
-
-    return make
+def make_run(root, ends, steps=4):
+    path = root / "ekd" / "seed0"
+    values = {"steps": steps, "general_batch": 4}
+    values |= {"balanced_identities": 3, "images_per_identity": 2}
+    arguments = (str(path), ends, json.dumps(values))
+    return GridRun("ekd", 0, path, values, arguments)
 
 
 def train(run, **kwargs):
     run.train(command=(sys.executable, "-c", TRAINER), **kwargs)
 
 
-def test_a_finished_run_is_passed_over(make_run):
-    run = make_run("finish")
+def test_a_finished_run_is_passed_over(tmp_path):
+    run = make_run(tmp_path, "finish")
     assert not run.is_finished
     train(run)
     assert run.is_finished and len(run.starts) == 1
@@ -94,20 +88,21 @@ def test_a_finished_run_is_passed_over(make_run):
     (run.path / "run.json").write_text(json.dumps(record))
     assert "continued with other flags" in run.summary()["note"]
     assert "[0.1, 0.2]" in run.summary()["note"]
-    refused("`--steps` was 4, now 5", train, make_run("finish", steps=5))
+    refused("`--steps` was 4, now 5", train, make_run(tmp_path, "finish", steps=5))
 
 
-def test_an_interrupted_run_goes_on(make_run):
-    refused("ekd, seed 0", train, make_run("interrupted"), error=Interrupted)
-    assert make_run("interrupted").summary()["state"] == "not finished"
-    seconds = make_run("interrupted").summary()["seconds"]
-    train(make_run("finish"))
-    assert make_run("finish").is_finished and len(make_run("finish").starts) == 2
-    assert make_run("finish").summary()["seconds"] > seconds
+def test_an_interrupted_run_goes_on(tmp_path):
+    first, run = (make_run(tmp_path, ends) for ends in ("interrupted", "finish"))
+    refused("ekd, seed 0", train, first, error=Interrupted)
+    assert first.summary()["state"] == "not finished"
+    seconds = first.summary()["seconds"]
+    train(run)
+    assert run.is_finished and len(run.starts) == 2
+    assert run.summary()["seconds"] > seconds
 
 
-def test_a_failed_run_keeps_its_reason_and_is_not_tried_again(make_run, capsys):
-    run = make_run("often")
+def test_a_failed_run_keeps_its_reason_and_is_not_tried_again(tmp_path, capsys):
+    run = make_run(tmp_path, "often")
     train(run)
     assert run.failure == "It collapsed, as often"
     assert "a line before" in capsys.readouterr().err
@@ -118,13 +113,14 @@ def test_a_failed_run_keeps_its_reason_and_is_not_tried_again(make_run, capsys):
     train(run, retry=True)
     assert len(run.starts) == 2
     # Other flags are another run.
-    assert make_run("finish").failure is None
-    train(make_run("finish"))
-    assert make_run("finish").summary("A remark.")["note"].startswith("A remark.; coll")
+    run = make_run(tmp_path, "finish")
+    assert run.failure is None
+    train(run)
+    assert run.summary("A remark.")["note"].startswith("A remark.; coll")
 
 
-def test_a_mistake_or_a_kill_is_no_property_of_the_method(make_run):
-    run = make_run("mistake")
+def test_a_mistake_or_a_kill_is_no_property_of_the_method(tmp_path):
+    run = make_run(tmp_path, "mistake")
     refused("ekd, seed 0: status 1: It collapsed", train, run)
     kill = "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
     refused("status -9: no message", run.train, command=(sys.executable, "-c", kill))
@@ -133,8 +129,8 @@ def test_a_mistake_or_a_kill_is_no_property_of_the_method(make_run):
     assert run.summary()["seconds"] > 0
 
 
-def test_sigterm_is_passed_on_and_interrupts(make_run):
-    run, before = make_run("stopped"), signal.getsignal(signal.SIGTERM)
+def test_sigterm_is_passed_on_and_interrupts(tmp_path):
+    run, before = make_run(tmp_path, "stopped"), signal.getsignal(signal.SIGTERM)
     refused(None, train, run, error=Interrupted)
     assert signal.getsignal(signal.SIGTERM) == before
     assert run.failure is None and len(run.starts) == 1
