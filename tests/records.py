@@ -1,5 +1,6 @@
 """Small data sets written from their formats' definitions, independent of ours."""
 
+import itertools
 import struct
 
 import tensorflow as tf
@@ -26,18 +27,18 @@ def record(label, image, key=0, labels=()):
     return part(0, data + struct.pack(f"<{len(labels)}f", *labels) + image)
 
 
-def write(root, entries, idx=True, name="train"):
+def write(root, entries, name="train"):
     """Writes `(key, record)` entries in this order; returns their offsets."""
     root.mkdir(parents=True, exist_ok=True)
-    offsets, lines, at = [], [], 0
-    for key, data in entries:
-        offsets.append(at)
-        lines.append(f"{key}\t{at}\n")
-        at += len(data)
+    offsets = _starts(len(data) for _, data in entries)
+    lines = [f"{key}\t{at}\n" for (key, _), at in zip(entries, offsets)]
     (root / f"{name}.rec").write_bytes(b"".join(data for _, data in entries))
-    if idx:
-        (root / f"{name}.idx").write_text("".join(lines))
+    (root / f"{name}.idx").write_text("".join(lines))
     return offsets
+
+
+def _starts(sizes):
+    return [0, *itertools.accumulate(sizes)][:-1]
 
 
 def insightface(images, header=True):
@@ -75,11 +76,8 @@ def example(**features):
 def write_examples(path, examples):
     """Writes records with TensorFlow; returns their offsets."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    offsets, at = [], 0
     with tf.io.TFRecordWriter(str(path)) as writer:
         for data in examples:
             writer.write(data)
-            offsets.append(at)
-            # A length and two checksums.
-            at += 8 + 4 + len(data) + 4
-    return offsets
+    # Around each stand a length and two checksums.
+    return _starts(8 + 4 + len(data) + 4 for data in examples)

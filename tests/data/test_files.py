@@ -91,7 +91,6 @@ def test_other_layouts_are_refused_with_a_way_out(tmp_path):
             (["a.jpg/x"], r"gone is not a directory.*<root>/<identity>"),
             (["a.jpg", "empty/.x"], "holds no identity folders with .* Lay it out"),
             (["a/notes.txt", "b/c/1.jpg"], "holds no identity folders with images"),
-            ([".x"], "holds no identity folders with images"),
             (["anna/1.jpg", "bea/.x"], "a single identity with .*the folder above"),
         )
     ):

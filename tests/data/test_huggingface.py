@@ -4,18 +4,13 @@ import sys
 
 import numpy as np
 import pytest
-from pictures import encode
-from pictures import face
+from pictures import flat
+from records import put
 from refusals import refused
 
 from ekd_tf.data import HuggingFaceFaces
 
 pytestmark = pytest.mark.keras3
-
-
-def encoded(number):
-    image = face(np.random.default_rng(number), 8, 8)
-    return encode(image, "JPEG", quality=70 + number)
 
 
 @pytest.fixture
@@ -28,7 +23,7 @@ def datasets(tmp_path, monkeypatch):
 
 
 def make(datasets, labels, kind=None, images=None):
-    images = images or map(encoded, range(len(labels)))
+    images = images or map(flat, range(len(labels)))
     rows = {
         "image": [data and {"bytes": data, "path": None} for data in images],
         "label": labels,
@@ -60,7 +55,7 @@ def test_takes_encoded_bytes_as_they_are(datasets, tmp_path, form):
     assert faces.labels.dtype == np.int32 and faces.num_identities == 3
     assert faces.identity_names() == ["3", "9", "70"]
     order = np.array([3, 0, 3])
-    assert faces.read(order) == [encoded(int(k)) for k in order]
+    assert faces.read(order) == [flat(int(k)) for k in order]
     assert faces.describe(2) == f"{path}: row 2"
     assert HuggingFaceFaces(str(path)).fingerprint == faces.fingerprint
     other = HuggingFaceFaces(str(path), label="other")
@@ -82,12 +77,10 @@ def test_class_names_and_texts_tell_identities(datasets, tmp_path):
 
 def test_folders_of_images_are_read_too(datasets, tmp_path):
     for number, person in enumerate(["ann", "zoe", "zoe"]):
-        path = tmp_path / "faces" / person / f"{number}.jpg"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(encoded(number))
+        put(tmp_path / "faces" / person / f"{number}.png", flat(number))
     faces = HuggingFaceFaces(str(tmp_path / "faces"))
     assert faces.identity_names() == ["ann", "zoe"]
-    assert sorted(faces.read([0, 1, 2])) == sorted(map(encoded, range(3)))
+    assert sorted(faces.read([0, 1, 2])) == sorted(map(flat, range(3)))
 
 
 def test_says_what_is_wrong(datasets, tmp_path, monkeypatch):
@@ -96,7 +89,7 @@ def test_says_what_is_wrong(datasets, tmp_path, monkeypatch):
         ("set", make(datasets, LABELS)),
         ("none", make(datasets, [1, None, 2])),
         ("hidden", make(datasets, [0, -1], names)),
-        ("empty", make(datasets, [0, 1], images=[encoded(0), None])),
+        ("empty", make(datasets, [0, 1], images=[flat(0), None])),
     ):
         rows.save_to_disk(tmp_path / name)
     for name, arguments, words in (

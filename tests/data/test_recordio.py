@@ -1,6 +1,5 @@
 """insightface's RecordIO sets: frames, the index of a file, and a source of faces."""
 
-import io
 import os
 import re
 
@@ -8,11 +7,11 @@ import numpy as np
 import pytest
 import records
 from dataset_writers import frame
-from PIL import Image
 from records import part
 from refusals import refused
 
 from ekd_tf.data import RecordIOFaces
+from ekd_tf.data.image_pixels import read_image
 from ekd_tf.data.sources.recordio import read_record
 from ekd_tf.data.unreadable import Unreadable
 from ekd_tf.files.positioned import PositionedFile
@@ -24,19 +23,13 @@ FACES = [(4, b"jpeg of four"), (4, b"another"), (6, b"six"), (9, b"nine.")]
 # --- Frames --------------------------------------------------------------------
 
 
-@pytest.fixture
-def put(tmp_path):
+def written(root, data):
     """Writes bytes to a file and opens it."""
-    path = tmp_path / "a.rec"
-
-    def put(data):
-        path.write_bytes(data)
-        return PositionedFile(path)
-
-    return put
+    records.put(root / "a.rec", data)
+    return PositionedFile(root / "a.rec")
 
 
-def test_exact_bytes(put):
+def test_exact_bytes(tmp_path):
     for payload, parts in (
         (b"", [(0, b"")]),
         (b"abcde", [(0, b"abcde")]),
@@ -49,12 +42,13 @@ def test_exact_bytes(put):
     ):
         framed = b"".join(part(*p) for p in parts)
         assert frame(payload) == framed
-        assert read_record(put(framed), 0) == (payload, len(framed))
+        assert read_record(written(tmp_path, framed), 0) == (payload, len(framed))
     # Padding at the end of the file may be missing.
-    assert read_record(put(part(0, b"abcde")[:-3]), 0)[0] == b"abcde"
+    file = written(tmp_path, part(0, b"abcde")[:-3])
+    assert read_record(file, 0)[0] == b"abcde"
 
 
-def test_any_payload_comes_back(rng, put):
+def test_any_payload_comes_back(rng, tmp_path):
     # Payloads of pieces of the magic number, so that it occurs at every alignment,
     # cut off and repeated.
     pieces = [MAGIC, MAGIC[:1], MAGIC[1:], MAGIC[:2], b"\0", b"abc", b"abcd"]
@@ -63,30 +57,26 @@ def test_any_payload_comes_back(rng, put):
         for length in rng.integers(0, 12, 200)
     ]
     payloads.append(rng.bytes(100_001) + MAGIC * 5000)
-    file, at = put(b"".join(map(frame, payloads))), 0
+    file, at = written(tmp_path, b"".join(map(frame, payloads))), 0
     for payload in payloads:
         end = at + len(frame(payload))
         assert read_record(file, at) == (payload, end)
         at = end
 
 
-def test_damage_is_named_with_file_and_offset(put):
+def test_damage_is_named_with_file_and_offset(tmp_path):
     for data, reason in (
         (b"\0" * 8, "0x00000000 at byte 0 is not the magic number 0xced7230a"),
         (part(4, b"abcd"), "cflag 4 at byte 0, at its begin"),
         (part(2, b""), "cflag 2 at byte 0"),
-        (part(3, b""), "cflag 3 at byte 0"),
         (part(1, b"") + part(0, b""), "cflag 0 at byte 8, within it"),
-        (part(1, b"") + part(1, b""), "cflag 1 at byte 8, within it"),
         (part(1, b"abcd") + b"1234" * 3, "0x34333231 at byte 12 is not the magic"),
         (part(1, b"abcd"), "the file ends at byte 12"),
         (part(0, b"abcdefgh")[:-1], "it has 8 bytes and the file ends at byte 15"),
-        (part(0, b"x" * 40_000)[:-9], "it has 40000 bytes and the file ends at"),
         (MAGIC + b"\0\0", "the file ends at byte 6"),
-        (b"", "the file ends at byte 0"),
     ):
         words = rf"a\.rec: record at offset 0: .*{reason}"
-        refused(words, read_record, put(data), 0)
+        refused(words, read_record, written(tmp_path, data), 0)
 
 
 # --- The index of a file -------------------------------------------------------
@@ -216,7 +206,6 @@ def test_a_malformed_idx_is_refused_by_line(tmp_path):
     records.write(tmp_path, records.insightface(FACES))
     for text, line in (
         ("1\t0\n2\n", "line 2 is not key<tab>offset but b'2'"),
-        ("1 0\n", "line 1"),
         ("1\t0\n\n3\t9\n", "line 2"),
         ("1\t0\n2\t-4\n", "line 2"),
         (f"1\t{2**64}", "line 1"),
@@ -284,8 +273,7 @@ def test_real_faces(realdata, tmp_path):
     faces = RecordIOFaces(realdata / "celeba900", cache_dir=tmp_path)
     assert (len(faces), faces.num_identities) == (21571, 900)
     for data in faces.read([0, 9999, 21570]):
-        with Image.open(io.BytesIO(data)) as image:
-            assert image.size == (112, 112)
+        assert read_image(data).shape == (112, 112, 3)
 
 
 def test_what_the_system_does_not_give_is_refused_with_a_way_out(root, monkeypatch):
