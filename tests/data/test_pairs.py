@@ -148,7 +148,6 @@ def test_what_is_no_set_is_refused_with_path_and_mend(tmp_path):
         ((two, np.array([np.nan])), "issame of pair 1 is neither"),
         ((np.array(two), [True]), "an array of type 'S"),
         (([JPEG, b"%PDF-1.4"], [True]), "image 2 of pair 1 is neither JPEG nor PNG"),
-        (([JPEG, "text"], [True]), "image 2 of pair 1 is neither JPEG nor PNG"),
         (([JPEG, one((4, 2), np.uint8)], [True]), "image 2 of pair 1 is neither"),
         (([JPEG, one(4)], [True]), "image 2 of pair 1 is neither"),
         ((os.getcwd, [True]), r"asks for \w+\.getcwd, which no verification set"),
@@ -172,12 +171,10 @@ def test_a_malformed_list_is_refused(tmp_path, people):
     path = tmp_path / "pairs.txt"
     missing = f"2 of 4 images cannot be read. Add.*{people}/Ann/Ann_0007.jpg: No such"
     for text, reason in (
-        ("", "lists no pair"),
         ("2\n", "lists no pair"),
         ("2\t1\nAnn\t1\t2\n", "first line announces 4 pairs and 1 follow"),
         ("Ann\t1\n", r"line 1 must be two images .* Received: 'Ann\\t1'"),
         ("1\nAnn\t1\tx\n", "line 2 must be two images"),
-        ("Ann\t1\tBo_Li\t1\t2\n", "line 1 must be two images"),
         ("Ann\t1\t2\nAnn\t1\tAnn\t2\n", "line 2 must be two images"),
         ("Ann\t1\t1\n", "line 1 must be two images .* Received: 'Ann\\\\t1\\\\t1'"),
         ("Cy\t1\t2\n", "2 of 2 images cannot be read. Give the folder that holds"),
@@ -255,12 +252,10 @@ def test_repeating_a_text_cannot_unfold_it(tmp_path):
 
 
 def test_allowed_names_do_no_more_than_they_must(tmp_path):
+    in_hex = b"c_codecs\nencode\nX\x01\0\0\0xX\x03\0\0\0hex\x86R"
     for code, reason in (
         (b"cnumpy\nndarray\nM\xff\xff\x85R", "damaged or no pickle"),
         (b"c__builtin__\nbytearray\nJ\xff\xff\xff\x7f\x85R", "else than bytes"),
-        (
-            b"c_codecs\nencode\nX\x01\0\0\0xX\x03\0\0\0hex\x86R",
-            "text as 'hex', not lat",
-        ),
+        (in_hex, "text as 'hex', not lat"),
     ):
         refuses(reason, tmp_path / "a.bin", b"\x80\x02" + code + b".")

@@ -45,10 +45,6 @@ def test_a_setting_without_effect_is_refused_with_what_it_needs():
         ({"lr_gamma": 0.2}, "lr_gamma=0.2` .* --lr_milestones"),
         ({"images_per_identity": 4}, "images_per_identity=4` .*--balanced_identities"),
         ({"init_partial": True}, "--init_partial` .*--init"),
-        (
-            {"model": "iresnet18", "activation": "relu"},
-            "=relu` .*that has --activation",
-        ),
         ({**no_head, "margin": "0.4"}, "margin=0.4` .* --head"),
         ({**no_head, "head_gradient": "straight_through"}, "head_gradient=straight"),
         ({**no_head, "distill": "ekd:1", "scale": 32.0}, "scale=32.0` .*ada_distill"),
