@@ -99,7 +99,7 @@ def test_probabilities_choose_whole_images(rng):
 def test_a_row_depends_on_its_own_draws(rng):
     images, draws = smooth(rng, 6), draws_of(rng, 6)
     every = augment.Augmentation(3, 0.2, 0.3, 0.4, 0.5, 0.5, 0.5)
-    whole = tf.function(every)(tf.constant(images), tf.constant(draws))
+    whole = every(tf.constant(images), tf.constant(draws))
     assert whole.dtype == tf.uint8 and whole.shape == images.shape
     np.testing.assert_array_equal(every(images[4:], draws[4:]), whole[4:])
 

@@ -63,23 +63,19 @@ FORMATS = {
 }
 
 
-@pytest.fixture(params=FORMATS.values(), ids=FORMATS)
-def opened(request, tmp_path):
-    """Returns `(name, labels, images, time) -> source` of a set of files so old."""
-    write, open_set = request.param
-
-    def opened(name, labels=LABELS, images=IMAGES, seconds=5):
-        (tmp_path / name).mkdir()
-        path = write(tmp_path / name, labels, images)
-        for file in (tmp_path / name).rglob("*.*"):
-            os.utime(file, (seconds, seconds))
-        return open_set(path)
-
-    return opened
+def opened(kind, root, labels=LABELS, images=IMAGES, seconds=5):
+    """Opens a set of files so old."""
+    write, open_set = FORMATS[kind]
+    root.mkdir()
+    path = write(root, labels, images)
+    for file in root.rglob("*.*"):
+        os.utime(file, (seconds, seconds))
+    return open_set(path)
 
 
-def test_reads_images_by_position(opened, tmp_path, warnings_logged):
-    faces = opened("set")
+@pytest.mark.parametrize("kind", FORMATS)
+def test_reads_images_by_position(kind, tmp_path, warnings_logged):
+    faces = opened(kind, tmp_path / "set")
     assert (len(faces), faces.num_identities, faces.encoded) == (4, 3, True)
     assert faces.labels.dtype == np.int32
     np.testing.assert_array_equal(faces.labels, LABELS)
@@ -88,13 +84,14 @@ def test_reads_images_by_position(opened, tmp_path, warnings_logged):
     assert faces.describe(3).startswith(f"{tmp_path}/set/")
 
 
-def test_fingerprint_follows_images_and_labels_and_not_the_place(opened):
-    first = opened("set").fingerprint
-    assert opened("of the same files").fingerprint == first
+@pytest.mark.parametrize("kind", FORMATS)
+def test_fingerprint_follows_images_and_labels_and_not_the_place(kind, tmp_path):
+    first = opened(kind, tmp_path / "set").fingerprint
+    assert opened(kind, tmp_path / "same").fingerprint == first
     others = (
-        opened("longer", images=[*IMAGES[:3], b"four" * 5000]),
-        opened("relabelled", labels=[0, 1, 1, 2]),
-        opened("replaced", seconds=6),
+        opened(kind, tmp_path / "longer", images=[*IMAGES[:3], b"four" * 5000]),
+        opened(kind, tmp_path / "relabelled", labels=[0, 1, 1, 2]),
+        opened(kind, tmp_path / "replaced", seconds=6),
     )
     assert len({first, *(faces.fingerprint for faces in others)}) == 4
 

@@ -221,16 +221,10 @@ def test_pickles_of_python_2(tmp_path):
             assert pairs.issame.tolist() == issame == [False]
 
 
-def array_pickle(shape, raw, code=b"u1"):
-    """An array by hand; `shape` as instructions."""
-    return (
-        b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\0\x85"
-        b"U\x01b\x87R(K\x01" + shape + b"cnumpy\ndtype\nU\x02" + code + b"\x85R\x89"
-        b"U" + bytes([len(raw)]) + raw + b"tb"
-    )
-
-
 def test_arrays_that_do_not_fit_their_bytes_are_refused(tmp_path):
+    # An array by hand, of three bytes; its shape as instructions.
+    array = b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\0\x85U\x01b\x87R"
+    array += b"(K\x01%scnumpy\ndtype\nU\x02%s\x85R\x89U\x03abctb."
     for shape, code in (
         (b"\x8a\x08\xff\xff\xff\xff\xff\xff\xff\x7f\x85", b"u1"),
         (b"J\xff\xff\xff\xffJ\xfd\xff\xff\xff\x86", b"u1"),
@@ -238,8 +232,8 @@ def test_arrays_that_do_not_fit_their_bytes_are_refused(tmp_path):
         (b"K\x03\x85", b"i8"),
         (b"(K\x03" + b"K\x01" * 60 + b"t", b"u1"),
     ):
-        pickled = array_pickle(shape, b"abc", code) + b"."
-        refuses(r"array of (shape|\d+ dimensions)", tmp_path / "a.bin", pickled)
+        words = r"array of (shape|\d+ dimensions)"
+        refuses(words, tmp_path / "a.bin", array % (shape, code))
 
 
 def test_repeating_a_text_cannot_unfold_it(tmp_path):
