@@ -18,31 +18,21 @@ from ekd_tf.run.config import TrainConfig
 
 
 def test_words_of_other_tools_and_old_names_are_answered_with_ours():
-    for settings, words in (
-        (
-            TrainConfig(),
-            {
-                "lr": "'lr'. Here it is --learning_rate",
-                "learning-rate": "Here it is --learning_rate",
-                "batch_size": "--general_batch: .*--balanced_identities",
-                "evaluate": "--eval_sets: NAME:KIND:PATH",
-                "log_evry": "'log_evry'. Did you mean: log_every. --helpfull",
-                "combined_margins": "--margin: for --head=combined three",
-            },
-        ),
-        (
-            ExportSettings(),
-            {
-                "images": "Here it is --data",
-                "directory": "Here it is --output",
-                # This command has nothing like it.
-                "lr": "Unknown command line flag 'lr'. --helpfull lists",
-            },
-        ),
+    train, export = TrainConfig(), ExportSettings()
+    for settings, word, answer in (
+        (train, "lr", "'lr'. Here it is --learning_rate"),
+        (train, "learning-rate", "Here it is --learning_rate"),
+        (train, "batch_size", "--general_batch: .*--balanced_identities"),
+        (train, "evaluate", "--eval_sets: NAME:KIND:PATH"),
+        (train, "log_evry", "'log_evry'. Did you mean: log_every. --helpfull"),
+        (train, "combined_margins", "--margin: for --head=combined three"),
+        (export, "images", "Here it is --data"),
+        (export, "directory", "Here it is --output"),
+        # This command has nothing like it.
+        (export, "lr", "Unknown command line flag 'lr'. --helpfull lists"),
     ):
-        for word, answer in words.items():
-            text = refused(answer, command.parse, [f"--{word}=1"], settings, "x")
-            assert "\n" not in text
+        text = refused(answer, command.parse, [f"--{word}=1"], settings, "x")
+        assert "\n" not in text
 
 
 def test_the_answers_are_flags_of_the_commands():

@@ -53,6 +53,9 @@ def test_consecutive_bad_steps_end_the_run(tmp_path):
     assert (tmp_path / "bad_steps.txt").read_text().splitlines() == expected
     with pytest.raises(ValueError, match="No image is at fault alone; the batches"):
         feed(tmp_path, 1, [1], ids=np.array([2, 3]))
+    # Rows of all replicas are joined.
+    with pytest.raises(ValueError, match="2 of the last batch's 4 images"):
+        feed(tmp_path, 1, [1], ids=([1, 7], [7, 2]), local_values=lambda value: value)
 
 
 def test_only_the_smallest_loss_scale_ends_the_run_at_once(tmp_path):
@@ -61,11 +64,6 @@ def test_only_the_smallest_loss_scale_ends_the_run_at_once(tmp_path):
     # A search for the scale, and none at all.
     feed(tmp_path, 20, [1, 1, 1, 0], dynamic=True, scale=4096.0)
     feed(tmp_path, 20, [0, 1, 0])
-
-
-def test_rows_of_all_replicas_are_joined(tmp_path):
-    with pytest.raises(ValueError, match="2 of the last batch's 4 images"):
-        feed(tmp_path, 1, [1], ids=([1, 7], [7, 2]), local_values=lambda value: value)
 
 
 def test_collapsed_embeddings_end_the_run():

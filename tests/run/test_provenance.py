@@ -5,29 +5,21 @@ import subprocess
 import sys
 import time
 
-import pytest
+from records import put
 
 from ekd_tf.run import provenance
 from ekd_tf.version import __version__
 
 
-@pytest.fixture
-def repository(tmp_path, monkeypatch):
-    """A git repository with a package file, which the module believes to be in."""
-    package = tmp_path / "ekd_tf" / "run"
-    package.mkdir(parents=True)
-    file = package / "provenance.py"
-    file.write_text("first\n")
+def test_commit_of_a_clean_and_of_an_edited_repository(tmp_path, monkeypatch):
+    # A git repository, in which the module believes to be.
+    file = tmp_path / "ekd_tf" / "run" / "provenance.py"
+    put(file, b"first\n")
     git = ["git", "-c", "user.name=n", "-c", "user.email=e@x", "-C", str(tmp_path)]
     for command in (["init", "-q"], ["add", "."], ["commit", "-q", "-m", "first"]):
         subprocess.run(git + command, check=True, env={**os.environ, "HOME": "/"})
     monkeypatch.setattr(provenance, "__file__", str(file))
-    head = subprocess.check_output([*git, "rev-parse", "HEAD"], text=True)
-    return tmp_path, file, head.strip()
-
-
-def test_commit_of_a_clean_and_of_an_edited_repository(repository, monkeypatch):
-    root, file, head = repository
+    head = subprocess.check_output([*git, "rev-parse", "HEAD"], text=True).strip()
     assert len(head) == 40
     assert provenance.package_commit() == head
     monkeypatch.setattr(sys, "argv", ["train.py", "--data=folder:my faces"])
@@ -38,8 +30,7 @@ def test_commit_of_a_clean_and_of_an_edited_repository(repository, monkeypatch):
     file.write_text("second\n")
     assert provenance.package_commit() == head + "-dirty"
     # Installed within a repository of somebody else.
-    installed = root / "venv" / "ekd_tf" / "run" / "provenance.py"
-    installed.parent.mkdir(parents=True)
+    installed = tmp_path / "venv" / "ekd_tf" / "run" / "provenance.py"
     monkeypatch.setattr(provenance, "__file__", str(installed))
     assert provenance.package_commit() is None
     assert provenance.provenance()["ekd_tf"] == __version__

@@ -21,85 +21,67 @@ from ekd_tf.run.workdir import Workdir
 from ekd_tf.training.loop import run_steps
 
 
-class Model:
-    """A run's model as its hooks see it: one number that counts the steps."""
+def run(folder, steps, accuracies=(), scalars=None, start=0, done=None, **flags):
+    """Makes the record of a run without training; returns its checkpoints, too."""
+    results = iter(accuracies)
 
-    def __init__(self):
-        self.backbone = backbone()
-        self.steps = tf.Variable(0)
-
-    def averaged_weights(self):
-        return contextlib.nullcontext()
-
-    def state(self):
-        return {"steps": self.steps}
-
-
-def result(accuracy):
-    return types.SimpleNamespace(
-        name="heldout",
-        images={},
-        write=lambda folder: None,
-        scalars=lambda model="student": {"heldout/accuracy": accuracy},
-        report=lambda: "",
-    )
-
-
-@pytest.fixture
-def run(tmp_path):
-    """Returns `run(steps, accuracies, **flags)`: a run without training."""
-
-    def run(steps, accuracies=(), scalars=None, start=0, done=None, **flags):
-        results = iter(accuracies)
-
-        def evaluate(models):
-            accuracy = next(results)
-            if isinstance(accuracy, BaseException):
-                raise accuracy
-            return result(accuracy)
-
-        source = SyntheticFaces(identities=3, images_per_identity=2)
-        evaluate.source, evaluate.name = source, "heldout"
-        model = Model()
-        model.steps.assign(start)
-        parts = types.SimpleNamespace(
-            train=source,
-            evaluations=[evaluate] if accuracies else [],
-            sampler=types.SimpleNamespace(batch_size=2),
-            steps=steps,
-            model=model,
-            teacher=None,
+    def evaluate(models):
+        accuracy = next(results)
+        if isinstance(accuracy, BaseException):
+            raise accuracy
+        return types.SimpleNamespace(
+            name="heldout",
+            images={},
+            write=lambda folder: None,
+            scalars=lambda model="student": {"heldout/accuracy": accuracy},
+            report=lambda: "",
         )
-        config, workdir = TrainConfig(**{**VALUES, **flags}), Workdir(tmp_path)
-        store = CheckpointStore(workdir.checkpoints, keep=config.max_checkpoints)
 
-        def make_step(batch):
-            model.steps.assign_add(1)
-            good = {"loss": 1.0, "gradient_norm": 1.0, "embedding/mean_cosine": 0.5}
-            return {**good, "loss_scale": 1.0, **(scalars or {})}
+    source = SyntheticFaces(identities=3, images_per_identity=2)
+    evaluate.source, evaluate.name = source, "heldout"
+    # A model as hooks see it: one number that counts the steps.
+    made = tf.Variable(start)
+    model = types.SimpleNamespace(
+        backbone=backbone(),
+        averaged_weights=contextlib.nullcontext,
+        state=lambda: {"steps": made},
+    )
+    parts = types.SimpleNamespace(
+        train=source,
+        evaluations=[evaluate] if accuracies else [],
+        sampler=types.SimpleNamespace(batch_size=2),
+        steps=steps,
+        model=model,
+        teacher=None,
+    )
+    config, workdir = TrainConfig(**{**VALUES, **flags}), Workdir(folder)
+    store = CheckpointStore(workdir.checkpoints, keep=config.max_checkpoints)
 
-        batches = [{"image_id": np.array([1, 2]), "image": np.zeros((2, 16, 16, 3))}]
-        record = Record(config, parts, workdir, store, start, done)
-        with contextlib.closing(record.open_log()):
-            strategy = tf.distribute.get_strategy()
-            hooks = record.hooks(ProgressLine(steps), strategy, Termination())
-            run_steps(make_step, batches * steps, start, steps, hooks)
-        return store, record
+    def make_step(batch):
+        made.assign_add(1)
+        good = {"loss": 1.0, "gradient_norm": 1.0, "embedding/mean_cosine": 0.5}
+        return {**good, "loss_scale": 1.0, **(scalars or {})}
 
-    return run
+    batches = [{"image_id": np.array([1, 2]), "image": np.zeros((2, 16, 16, 3))}]
+    record = Record(config, parts, workdir, store, start, done)
+    with contextlib.closing(record.open_log()):
+        strategy = tf.distribute.get_strategy()
+        hooks = record.hooks(ProgressLine(steps), strategy, Termination())
+        run_steps(make_step, batches * steps, start, steps, hooks)
+    return store, record
 
 
-def test_an_evaluation_stands_in_a_checkpoint(run):
+def test_an_evaluation_stands_in_a_checkpoint(tmp_path):
     every = {"evaluate_every": 2, "checkpoint_every": 3, "log_every": 4}
-    store, _ = run(9, [0.5, 0.7, 0.6, 0.7, 0.1], max_checkpoints=2, **every)
+    store, _ = run(tmp_path, 9, [0.5, 0.7, 0.6, 0.7, 0.1], max_checkpoints=2, **every)
     assert store.steps() == [8, 9]
     assert store.restore({"steps": tf.Variable(0)}) == {"step": 9, "evaluated": 9}
 
 
-def test_an_evaluation_that_fails_costs_no_step(run, caplog):
+def test_an_evaluation_that_fails_costs_no_step(tmp_path, caplog):
     for error in (ValueError, OSError, ZeroDivisionError):
         flags = {"evaluate_every": 2, "checkpoint_every": 0}
-        store, record = run(6, [0.5, error("no picture"), 0.4], **flags)
+        store, record = run(tmp_path, 6, [0.5, error("no picture"), 0.4], **flags)
         assert caplog.messages[-1] == "The evaluation at step 4 failed: no picture"
         assert store.steps() == [2, 4, 6]
         assert record.failure is None
@@ -108,16 +90,16 @@ def test_an_evaluation_that_fails_costs_no_step(run, caplog):
         assert store.restore(steps) == {"step": 6, "evaluated": 6}
         store.path(6).unlink()
         assert store.restore(steps) == {"step": 4, "evaluated": 2}
-    store, record = run(2, [ValueError("no picture")])
+    store, record = run(tmp_path, 2, [ValueError("no picture")])
     assert record.failure == "The evaluation at step 2 failed: no picture"
     assert store.steps() == [2]
     # Ctrl-C within one.
     with pytest.raises(Interrupted):
-        run(3, [Interrupted()], checkpoint_every=0)
+        run(tmp_path, 3, [Interrupted()], checkpoint_every=0)
     assert store.latest() == 3
 
 
-def test_a_missing_evaluation_is_made_when_the_run_goes_on(run):
+def test_a_missing_evaluation_is_made_when_the_run_goes_on(tmp_path):
     for start, done, steps, missing in (
         (4, 2, 4, 1),
         (4, 4, 4, 0),
@@ -125,19 +107,19 @@ def test_a_missing_evaluation_is_made_when_the_run_goes_on(run):
         (1, None, 3, 2),
     ):
         made = iter([0.5] * missing)
-        _, record = run(steps, made, start=start, done=done, evaluate_every=2)
+        _, record = run(tmp_path, steps, made, start=start, done=done, evaluate_every=2)
         assert next(made, None) is None and record.failure is None
 
 
-def test_guards_watch_and_the_last_good_checkpoint_stays(run, tmp_path):
+def test_guards_watch_and_the_last_good_checkpoint_stays(tmp_path):
     bad = {"scalars": {"gradient_norm": np.nan}, "max_bad_steps": 3}
     words = "of the last 3 steps, up to step 3"
-    refused(words, run, 9, **bad, checkpoint_every=1)
+    refused(words, run, tmp_path, 9, **bad, checkpoint_every=1)
     assert (tmp_path / "reports" / "bad_steps.txt").exists()
     # Step 3 was already saved, unchanged, when the guard looked at it.
     assert CheckpointStore(tmp_path / "checkpoints").steps() == [1, 2, 3]
     # Collapse is watched where asked.
     cosine = {"embedding/mean_cosine": 0.999}
-    run(4, scalars=cosine, collapse_steps=0)
+    run(tmp_path, 4, scalars=cosine, collapse_steps=0)
     words = "for 2 steps, up to step 2"
-    refused(words, run, 4, scalars=cosine, collapse_steps=2)
+    refused(words, run, tmp_path, 4, scalars=cosine, collapse_steps=2)

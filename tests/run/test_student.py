@@ -5,14 +5,14 @@ import sys
 import keras
 import numpy as np
 import pytest
-from eager import op_by_op
 from refusals import refused
+from test_session import SHORT
+from test_session import train
 
 from ekd_tf.embedders import load_embedder
 from ekd_tf.export.convert import ConversionError
 from ekd_tf.keras_compat import IS_KERAS_3
 from ekd_tf.run.config import TrainConfig
-from ekd_tf.run.session import run_training
 from ekd_tf.run.settings import check_effects
 from ekd_tf.run.student import make_student
 from ekd_tf.run.student import start_from
@@ -116,16 +116,7 @@ def test_says_what_is_wrong_in_one_line(networks, tmp_path):
 
 
 def run(path, model, **changes):
-    config = TrainConfig(
-        workdir=str(path),
-        data="synthetic:identities=4,images=4,size=32",
-        model=model,
-        **{"general_batch": 8, "steps": 1, "margin": "0.2", "scale": 16.0, **changes},
-        input_size=32,
-    )
-    with op_by_op():
-        run_training(config)
-    return path
+    return train(path, model=model, heldout_data=None, **SHORT, **changes)
 
 
 def test_a_network_of_ones_own_trains_resumes_exports_and_starts_another(
