@@ -1,10 +1,18 @@
 """A set with hostile names, its page, and all its pairs."""
 
+import types
+
+import numpy as np
 import pytest
 from pages import HOSTILE
-from pages import make_case
+from pages import Fixed
+from pages import HostileFaces
 from pairwise import all_pairs
+from pictures import encode
+from pictures import face
 
+from ekd_tf.evaluation import LabelledEvaluation
+from ekd_tf.evaluation import Models
 from ekd_tf.page import image_bytes
 from ekd_tf.page import set_section
 from ekd_tf.page import write_page
@@ -12,7 +20,25 @@ from ekd_tf.page import write_page
 
 @pytest.fixture(scope="module")
 def case(module_no_pictures):
-    return make_case()
+    """Source, models and result of a teacher better than its student."""
+    rng = np.random.default_rng(0)
+    labels = np.repeat(np.arange(40), 5)
+    centres = rng.normal(size=(40, 16))[labels]
+    source = HostileFaces([encode(face(rng, 24, 24)) for _ in labels], labels)
+
+    def model(noise):
+        rows = centres + noise * rng.normal(size=centres.shape)
+        return Fixed(rows.astype(np.float32))
+
+    models = Models(student=model(1.1), teacher=model(0.4))
+    evaluate = LabelledEvaluation("faces", source, (1e-1, 1e-2, 1e-4), replicates=20)
+    return types.SimpleNamespace(
+        source=source,
+        models=models,
+        evaluation=evaluate,
+        result=evaluate(models),
+        labels=labels,
+    )
 
 
 @pytest.fixture(scope="module")
