@@ -131,6 +131,11 @@ def verify(source, path, min_images):
         print(f"{turned:,} have an EXIF orientation and are read upright")
     if dropped:
         print(f"Take out the lines of images to keep, then convert with --drop={path}")
+    if source.left_out:
+        print(
+            f"{len(source.left_out):,} records cannot be read, whose person is not "
+            f"known, and are left out of every use; comments in {path} name them"
+        )
 
 
 def look_at_people(source, teacher, path, outliers):

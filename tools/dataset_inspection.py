@@ -119,6 +119,7 @@ def _odd_sizes(sizes, good):
 def write_list(path, source: Source, findings: list[Finding]) -> None:
     """Writes findings in a source, for `read_list`."""
     lines = [f"# source {source.fingerprint}", "# position\treason\tdetail\twhere"]
+    lines += [f"# left out\t{one_line(line)}" for line in source.left_out]
     for finding in findings:
         fields = (finding.reason, finding.detail, source.describe(finding.index))
         lines.append("\t".join([str(finding.index), *map(one_line, fields)]))

@@ -90,7 +90,7 @@ class Images(Source):
         self.num_identities = source.num_identities
         self.identities = source.identities
         self.encoded = source.encoded
-        self.left_out = tuple(left_out)
+        self.left_out = (*source.left_out, *left_out)
 
     @property
     def fingerprint(self) -> str:
@@ -162,6 +162,7 @@ class JoinedSources(Source):
         self.name = "+".join(source.name for source in sources)
         self.encoded = sources[0].encoded
         self._sources = sources
+        self.left_out = tuple(line for each in sources for line in each.left_out)
         self._starts = np.cumsum([0, *(len(source) for source in sources)])
         firsts = np.cumsum([0, *(source.num_identities for source in sources)])
         self.num_identities = int(firsts[-1])

@@ -40,6 +40,14 @@ def read_file(path: str) -> bytes:
         return file.read()
 
 
+class DamagedRecord(ValueError):
+    """The record at `offset` of a file cannot be read."""
+
+    def __init__(self, message: str, offset: int):
+        super().__init__(message)
+        self.offset = offset
+
+
 class PositionedFile:
     """A file of which any range of bytes is read without moving a position.
 
@@ -70,7 +78,7 @@ class PositionedFile:
         """Returns how messages call the record at `offset`."""
         return f"{self.path}: record at offset {offset}"
 
-    def damage(self, offset: int, reason: str) -> ValueError:
+    def damage(self, offset: int, reason: str) -> DamagedRecord:
         """Returns the error of a bad record, or of a file that was written to since."""
         status = os.fstat(self._descriptor)
         if (status.st_size, status.st_mtime_ns) != (self.size, self.mtime_ns):
@@ -78,7 +86,7 @@ class PositionedFile:
                 f"the file has changed since its index was read: {reason}. Let nothing "
                 "write to it and start again"
             )
-        return ValueError(f"{self.place(offset)}: {reason}")
+        return DamagedRecord(f"{self.place(offset)}: {reason}", offset)
 
     def read(self, offset: int, length: int) -> bytes:
         """Returns `length` bytes from `offset`, fewer where the file ends."""

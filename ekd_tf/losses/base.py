@@ -63,14 +63,14 @@ class DistillationLoss(keras.layers.Layer):
         training: bool = True,
         with_monitor: bool = False,
     ) -> dict[str, tf.Tensor] | TermsAndMonitor:
-        """Returns the loss terms of a batch.
+        """Returns the loss terms of a batch, NaN where a row of it is not finite.
 
         Args:
             student: Float tensor `(batch, student_dim)`, raw embeddings.
             teacher: Float tensor `(batch, teacher_dim)`, same images, same order.
-            labels: Integer tensor `(batch,)`.
-            image_ids: Integer tensor `(batch,)` naming the source image of each row,
-                or None when all differ.
+            labels: Integer tensor `(batch,)`, below 2^31.
+            image_ids: Integer tensor `(batch,)`, below 2^31, naming the source image of
+                each row, or None when all differ.
             training: Whether the loss may update its state.
             with_monitor: Whether to return a second dict: scalars worth watching.
         """
@@ -91,6 +91,11 @@ class DistillationLoss(keras.layers.Layer):
         takes = inspect.signature(self.compute).parameters
         given = {name: value for name, value in given.items() if name in takes}
         terms, monitor = self.compute(**given)
+        rows = tf.concat([batch["student"], batch["teacher"]], axis=1)
+        finite = tf.reduce_all(tf.math.is_finite(rows))
+        # A loss may have left the row out: an update without it would go unseen.
+        shown = tf.where(finite, 1.0, float("nan"))
+        terms = {name: value * shown for name, value in terms.items()}
         return (terms, monitor) if with_monitor else terms
 
     def get_config(self) -> dict[str, Any]:

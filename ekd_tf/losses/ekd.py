@@ -253,8 +253,6 @@ class EKDLoss(MemoryLoss):
         losses = rank_differences(
             cosines, listed.teacher, attached, teacher_thresholds, self.temperature
         )
-        # Mining leaves out rows that are not finite; the loss must show them.
-        losses = tf.where(pairs.finite, losses, float("nan"))
         of_positive = masked_mean(losses, positive)
         of_negative = masked_mean(losses, ~positive)
         terms = {

@@ -18,8 +18,19 @@ def as_float32(values: tf.Tensor | tf.Variable | np.ndarray) -> tf.Tensor:
 
 
 def as_int32(values: tf.Tensor | tf.Variable | np.ndarray) -> tf.Tensor:
-    """Returns a tensor, variable or array of whole numbers as an int32 tensor."""
-    return tf.cast(tf.convert_to_tensor(values), tf.int32)
+    """Returns whole numbers of any integer type, tensor or array, as an int32 tensor.
+
+    Where a number does not fit, `tf.errors.InvalidArgumentError` is raised.
+    """
+    values = tf.convert_to_tensor(values)
+    numbers = tf.cast(values, tf.int32)
+    if values.dtype in (tf.int64, tf.uint32, tf.uint64):
+        check = tf.debugging.assert_equal(
+            tf.cast(numbers, values.dtype), values, "labels and ids must be below 2^31"
+        )
+        with tf.control_dependencies([check] if check is not None else []):
+            numbers = tf.identity(numbers)
+    return numbers
 
 
 def num_rows(tensor: tf.Tensor) -> int | tf.Tensor:

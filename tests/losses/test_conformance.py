@@ -184,6 +184,15 @@ def test_a_single_row_is_finite_or_has_no_loss(rng, name):
 
 
 @every_loss
+@pytest.mark.parametrize("side", [0, 1], ids=["student", "teacher"])
+def test_a_row_that_is_not_finite_shows_in_the_loss(rng, name, side):
+    batch = [np.array(part) for part in batch_of(rng)]
+    batch[side][2, 1] = np.nan
+    value, _ = with_gradient(CASES[name].make())(*batch)
+    assert np.isnan(value)
+
+
+@every_loss
 def test_gradient_matches_central_differences(rng, name):
     # Along directions, in float32: h balances truncation and rounding.
     loss = CASES[name].make()

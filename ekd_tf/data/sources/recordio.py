@@ -35,6 +35,7 @@ PART = struct.Struct("<II")
 HEADER = struct.Struct("<IfQQ")
 
 _MAGIC_BYTES = struct.pack("<I", MAGIC)
+_MAGIC_FINDER = re.compile(re.escape(_MAGIC_BYTES))
 _SCAN_BYTES = 1 << 22
 
 
@@ -59,6 +60,11 @@ def read_record(file: PositionedFile, offset: int) -> tuple[bytes, int]:
         if len(data) < length:
             end = at + len(data)
             reason = f"it has {length} bytes and the file ends at byte {end}"
+            raise file.damage(offset, reason)
+        if any(k.start() % 4 == 0 for k in _MAGIC_FINDER.finditer(data)):
+            reason = (
+                f"its {length} bytes hold a record that begins: the length is wrong"
+            )
             raise file.damage(offset, reason)
         at += length + -length % 4
         parts.append(data)
@@ -87,7 +93,7 @@ def _resynchronise(file, offset):
     """Returns the next aligned magic number that may begin a whole record."""
     for start in range(offset, file.size, _SCAN_BYTES):
         block = file.read(start, _SCAN_BYTES)
-        for found in re.finditer(re.escape(_MAGIC_BYTES), block):
+        for found in _MAGIC_FINDER.finditer(block):
             at = start + found.start()
             head = file.read(at, PART.size)
             if at % 4 or len(head) < PART.size:
@@ -162,10 +168,9 @@ def _unpack(payload):
 def _read_index(file, idx, unreadable):
     """Reads every record once; returns offsets and labels of images, and the damage.
 
-    A damaged record keeps its place, with the label of the image before it (or after
-    it, for the first), so that whoever reads it meets the damage and counts it.
+    A damaged record is left out, since nothing says whose image it was.
     """
-    offsets, labels, damaged = array.array("q"), array.array("i"), 0
+    offsets, labels, damage = array.array("q"), array.array("i"), []
     listed = _walk(file) if idx is None else _listed(file, idx, unreadable.allowed)
     for offset, payload in listed:
         try:
@@ -173,22 +178,18 @@ def _read_index(file, idx, unreadable):
                 raise payload
             label, _ = _unpack(payload)
         except ValueError as error:
-            damaged += 1
-            # By its place alone, as whoever reads the record counts it once more.
             place = file.place(offset)
-            unreadable.count(place, str(error).removeprefix(f"{place}: "))
-            label = labels[-1] if labels else -1
+            reason = str(error).removeprefix(f"{place}: ")
+            damage.append(unreadable.count(place, reason))
+            continue
         if label is not None:
             offsets.append(offset)
             labels.append(label)
-    of_image = np.asarray(labels, np.int32)
-    if of_image.max(initial=-1) < 0:
+    if not labels:
         raise ValueError(
             f"{file.path} holds no image that can be read. Copy or convert it again"
         )
-    first = np.argmax(of_image >= 0)
-    of_image[:first] = of_image[first]
-    return np.asarray(offsets, np.int64), of_image, damaged
+    return np.asarray(offsets, np.int64), np.asarray(labels, np.int32), damage
 
 
 class RecordIOFaces(Records):
@@ -201,7 +202,7 @@ class RecordIOFaces(Records):
     Args:
         root: A folder with one `.rec` file or a `train.rec`, or a `.rec` file.
         cache_dir: Where to keep the index when the folder is read-only.
-        unreadable: Counts the damaged records, which stay: reading one raises.
+        unreadable: Counts the damaged records, which are left out.
     """
 
     kind = b"recordio"
@@ -218,19 +219,20 @@ class RecordIOFaces(Records):
         if idx is None:
             logging.warning("%s has no .idx: searching it for records", path)
         cache = IndexCache([file, *([idx] if idx else [])], cache_dir)
-        arrays = cache.load(["offsets", "labels", "identities"])
+        arrays, damage = cache.load(["offsets", "labels", "identities"]), []
         if arrays is None:
             try:
-                arrays = _read_index(file, idx, unreadable or Unreadable())
+                read = _read_index(file, idx, unreadable or Unreadable())
             except OSError as error:
                 raise unreadable_file(path, error) from error
-            offsets, labels, damaged = arrays
+            offsets, labels, damage = read
             labels, identities = number_identities(labels)
             arrays = [offsets, labels, identities]
             # Otherwise the damage would go unsaid the next time.
-            if not damaged:
+            if not damage:
                 cache.save(offsets=offsets, labels=labels, identities=identities)
         super().__init__(str(path), [file], *arrays)
+        self.left_out = tuple(damage)
 
     def read_one(self, index: int) -> bytes:
         payload, _ = read_record(*self.place(index))

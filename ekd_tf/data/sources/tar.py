@@ -8,8 +8,10 @@ object of every member: it takes five times as long and keeps them all.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 
+from ekd_tf.files.positioned import DamagedRecord
 from ekd_tf.files.positioned import PositionedFile
 
 BLOCK = 512
@@ -23,17 +25,41 @@ _REGULAR, _LONG_NAME, _LONG_LINK, _PAX, _PAX_FOR_ALL = b"0\x007", b"L", b"K", b"
 _LINKS, _SPARSE, _PAX_SPARSE = b"12", b"S", b"GNU.sparse."
 
 
-def tar_members(file: PositionedFile) -> Iterator[tuple[bytes, int, int, bytes]]:
+def tar_members(
+    file: PositionedFile,
+) -> Iterator[tuple[bytes, int, int, bytes] | DamagedRecord]:
     """Yields `(name, offset, size, data)` of each regular file in a tar.
 
     `offset` is where its data begin. `data` are the whole data where they lie within
-    the first bytes read, as those of small files do, else fewer or none.
-
-    Raises:
-        ValueError: A header is damaged, or the file ends within a member: `size` bytes
-            from `offset` on are not there. Members before it have been yielded.
+    the first bytes read, as those of small files do, else fewer or none. Where a header
+    is damaged, or the file ends within a member (`size` bytes from `offset` on are not
+    there), the error is yielded, and then what follows the next whole header.
     """
-    at, block, start = 0, b"", 0
+    at: int | None = 0
+    while at is not None:
+        try:
+            yield from _members(file, at)
+            return
+        except DamagedRecord as error:
+            yield error
+            at = _next_header(file, error.offset + BLOCK)
+
+
+def _next_header(file, at):
+    """Returns where the next whole ustar header begins, or None."""
+    while len(blocks := file.read(at, _SCAN_BYTES)) >= BLOCK:
+        for start in range(0, len(blocks) - BLOCK + 1, BLOCK):
+            header = blocks[start : start + BLOCK]
+            with contextlib.suppress(DamagedRecord):
+                if header[257:262] == b"ustar":
+                    _check(file, at + start, header)
+                    return at + start
+        at += len(blocks) // BLOCK * BLOCK
+    return None
+
+
+def _members(file, at):
+    block, start = b"", 0
     name, size, sparse = None, None, False
     while at < file.size:
         if at < start or at + BLOCK > start + len(block):

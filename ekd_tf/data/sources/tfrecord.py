@@ -90,8 +90,8 @@ class TFRecordFaces(ShardedExamples):
 
     `index.json` tells count, identities and image size, and of each shard its file,
     count, size in bytes, and the offsets and labels of its records, see `unpack`.
-    Records beyond the end of a shard that was cut are counted in `unreadable` and stay
-    in the source: reading one raises.
+    Records that a shard which was cut does not hold whole are counted in `unreadable`
+    and stay in the source: reading one raises.
     """
 
     labelled = True
@@ -122,8 +122,9 @@ class TFRecordFaces(ShardedExamples):
                 f"{file.path} has {file.size:,} bytes and {path} says {size:,}: it was "
                 "cut or replaced. Copy the folder again"
             )
-            lost = offsets[(of_image == number) & (offsets >= file.size)]
-            # What is cut off of the last record in the file cannot be told from here.
+            begins = offsets[of_image == number]
+            lost = begins[np.append(begins[1:], size) > file.size]
+            # A file that is longer holds all records, if they are these.
             for offset in lost if len(lost) else [file.size]:
                 (unreadable or Unreadable()).count(file.place(int(offset)), reason)
         numbers = range(index["identities"])

@@ -21,6 +21,7 @@ from ekd_tf.data.sources.records import Records
 from ekd_tf.data.sources.tar import tar_members
 from ekd_tf.data.unreadable import Unreadable
 from ekd_tf.files.index_cache import IndexCache
+from ekd_tf.files.positioned import DamagedRecord
 from ekd_tf.files.positioned import open_all
 from ekd_tf.files.positioned import unreadable_file
 
@@ -43,8 +44,8 @@ class WebDatasetFaces(Records):
             `DIR/NAME-{0000..0099}.tar`.
         label: The field of `.json` members, or "" for `.cls` members.
         cache_dir: Where to keep the index when the folder is read-only.
-        unreadable: Counts samples whose label is missing or wrong, which are left out,
-            and damage of an archive, with which its shard ends.
+        unreadable: Counts samples whose label is missing or wrong and damaged headers,
+            behind which the next whole one is looked for. Both are left out.
     """
 
     kind = b"webdataset"
@@ -62,14 +63,15 @@ class WebDatasetFaces(Records):
         # A field may be called cls, too.
         key = f"field_{label}_" if label else "cls_"
         names = [key + name for name in names]
-        arrays = cache.load(names)
+        arrays, damage = cache.load(names), []
         if arrays is None:
-            arrays, damaged = _read_index(files, label, unreadable or Unreadable())
+            arrays, damage = _read_index(files, label, unreadable or Unreadable())
             # Otherwise the damage would go unsaid the next time.
-            if not damaged:
+            if not damage:
                 cache.save(**dict(zip(names, arrays)))
         offsets, self._sizes, shard, labels, identities = arrays
         super().__init__(str(shards), files, offsets, labels, identities, shard)
+        self.left_out = tuple(damage)
 
     def read_one(self, index: int) -> bytes:
         file, offset = self.place(index)
@@ -131,19 +133,19 @@ def _check_complete(paths):
 
 
 def _read_index(files, field, unreadable):
-    """Returns the arrays of an index, in their order, and how much is damaged."""
+    """Returns the arrays of an index, in their order, and lines about the damage."""
     offsets, sizes = array.array("q"), array.array("q")
     shards, codes = array.array("i"), array.array("i")
     code_of: dict[Any, int] = {}
-    damaged = 0
+    damage = []
     for shard, file in enumerate(files):
         try:
             for sample in _samples(file, field):
                 if isinstance(sample, ValueError):
-                    damaged += 1
                     reason = str(sample).removeprefix(f"{file.path}: ")
                     place, _, reason = reason.partition(": ")
-                    unreadable.count(f"{file.path}: {place}", reason)
+                    line = unreadable.count(f"{file.path}: {place}", reason)
+                    damage.append(line)
                     continue
                 offset, size, label = sample
                 offsets.append(offset)
@@ -161,14 +163,11 @@ def _read_index(files, field, unreadable):
         raise ValueError(f"{files[0].path}: labels are numbers here and texts there")
     labels, numbers = np.unique(list(code_of), return_inverse=True)
     numbers = numbers.astype(np.int32)[np.asarray(codes)]
-    return [*map(np.asarray, (offsets, sizes, shards)), numbers, labels], damaged
+    return [*map(np.asarray, (offsets, sizes, shards)), numbers, labels], damage
 
 
 def _samples(file, field):
-    """Yields offset, size and label of each whole sample of a shard, or what is wrong.
-
-    At damage of the archive itself the shard ends.
-    """
+    """Yields offset, size and label of each whole sample of a shard, or what is wrong."""
     wanted = b"json" if field else b"cls"
     key, image, label = None, None, None
 
@@ -188,35 +187,36 @@ def _samples(file, field):
         else:
             yield *image, label
 
-    try:
-        for name, offset, size, data in tar_members(file):
-            start = name.rfind(b"/") + 1
-            dot = name.find(b".", start)
-            if dot < 0 or name.startswith(b".", start):
-                continue
-            stem, suffix = name[:dot], name[name.rfind(b".") + 1 :].lower()
-            if stem != key:
+    for member in tar_members(file):
+        if isinstance(member, DamagedRecord):
+            # Of the sample before, all may be there.
+            if label is not None:
                 yield from finished()
-                key, image, label = stem, None, None
-            if offset + size > file.size:
-                # The damage that ends the shard; the sample is not whole.
-                image = None
-            elif suffix in IMAGES and image is None:
-                image = offset, size
-            elif suffix == wanted:
-                if len(data) < size:
-                    data = file.read(offset, size)
-                try:
-                    label = _label(file, offset, data, field)
-                except ValueError as error:
-                    label = error
-    except ValueError as error:
-        # Of the sample before, all may be there.
-        if label is not None:
+            key, image, label = None, None, None
+            yield member
+            continue
+        name, offset, size, data = member
+        start = name.rfind(b"/") + 1
+        dot = name.find(b".", start)
+        if dot < 0 or name.startswith(b".", start):
+            continue
+        stem, suffix = name[:dot], name[name.rfind(b".") + 1 :].lower()
+        if stem != key:
             yield from finished()
-        yield error
-    else:
-        yield from finished()
+            key, image, label = stem, None, None
+        if offset + size > file.size:
+            # The damage that ends the shard; the sample is not whole.
+            image = None
+        elif suffix in IMAGES and image is None:
+            image = offset, size
+        elif suffix == wanted:
+            if len(data) < size:
+                data = file.read(offset, size)
+            try:
+                label = _label(file, offset, data, field)
+            except ValueError as error:
+                label = error
+    yield from finished()
 
 
 def _label(file, offset, data, field):
