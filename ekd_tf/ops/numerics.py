@@ -24,12 +24,9 @@ def as_int32(values: tf.Tensor | tf.Variable | np.ndarray) -> tf.Tensor:
     """
     values = tf.convert_to_tensor(values)
     numbers = tf.cast(values, tf.int32)
-    if values.dtype in (tf.int64, tf.uint32, tf.uint64):
-        check = tf.debugging.assert_equal(
-            tf.cast(numbers, values.dtype), values, "labels and ids must be below 2^31"
-        )
-        with tf.control_dependencies([check] if check is not None else []):
-            numbers = tf.identity(numbers)
+    if values.dtype.size > 4:
+        again = tf.cast(numbers, values.dtype)
+        tf.debugging.assert_equal(again, values, "labels and ids must be below 2^31")
     return numbers
 
 

@@ -114,8 +114,8 @@ def run_training(config: TrainConfig) -> None:
         unreadable = parts.unreadable.lines
         if unreadable:
             logging.warning(
-                "%d images could not be read. Another of the identity took the place of "
-                "each in training where it is known, else they are left out:\n  %s",
+                "%d images could not be read. In training another of the identity took "
+                "the place of each; where that is not known it is left out:\n  %s",
                 len(unreadable),
                 "\n  ".join(unreadable),
             )

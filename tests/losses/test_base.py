@@ -76,6 +76,14 @@ def test_takes_tensors_arrays_and_variables_of_any_width(traced):
                 assert loss.given[3].numpy().tolist() == [5, 6]
 
 
+def test_labels_that_int32_cannot_hold_are_refused():
+    for labels, image_ids in (([1, 1 + 2**32], [5, 6]), ([1, 2], [7, 7 - 2**33])):
+        whole = np.array(labels), np.array(image_ids)
+        for call in (Gap(), tf.function(Gap())):
+            with pytest.raises(tf.errors.InvalidArgumentError, match="below 2.31"):
+                call(ROWS, ROWS, *whole)
+
+
 def test_teacher_receives_no_gradient():
     step = value_and_gradient(lambda models: Gap()(*models)["gap/product"])
     _, (to_student, to_teacher) = step((ROWS, ROWS))

@@ -167,7 +167,7 @@ def _read_index(files, field, unreadable):
 
 
 def _samples(file, field):
-    """Yields offset, size and label of each whole sample of a shard, or what is wrong."""
+    """Yields offset, size, label of each whole sample of a shard, or what is wrong."""
     wanted = b"json" if field else b"cls"
     key, image, label = None, None, None
 
