@@ -14,16 +14,19 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 
 from ekd_tf.evaluation import LabelledEvaluation
 from ekd_tf.evaluation import Models
 from ekd_tf.evaluation import PairSetEvaluation
 from ekd_tf.evaluation import SourceEmbedder
-from ekd_tf.evaluation import plot_roc
+from ekd_tf.evaluation import plots
 from ekd_tf.evaluation.gap import closed_share
 from ekd_tf.evaluation.tables import format_table
 from ekd_tf.evaluation.verification import VerificationReport
 from ekd_tf.files.atomic import write_text
+from ekd_tf.files.user_text import printable
 from ekd_tf.metrics import format_fpr
 from ekd_tf.metrics.roc import tpr_within
 from ekd_tf.page import write_page
@@ -335,6 +338,35 @@ def _section(comparison, folder):
     over = f"mean of {seeds} seeds" if seeds > 1 else "one seed"
     if curves := comparison.curves():
         title, file = f"{name}, {over}", f"{name}_roc.png"
-        plot_roc(curves, folder / file, title)
+        plots.plot_roc(curves, folder / file, title)
+        parts.append(f"![{title}]({file})")
+    # Of few pairs no FPR can be measured.
+    if comparison.fprs:
+        title, file = f"{name}: TPR in %, {over}", f"{name}_tpr.png"
+        _plot_tpr(comparison, folder / file, title)
         parts.append(f"![{title}]({file})")
     return parts
+
+
+def _plot_tpr(comparison, path, title):
+    """Draws a panel for each FPR, with a bar and a line from lowest to highest seed."""
+    fprs, methods = comparison.fprs, list(comparison.methods)
+    size = 1.6 + 2.3 * len(fprs), 1.4 + 0.3 * len(methods)
+    figure = Figure(figsize=size, dpi=100, layout="constrained")
+    FigureCanvasAgg(figure)
+    panels: Any = figure.subplots(1, len(fprs), sharey=True, squeeze=False)[0]
+    colors = [plots.COLORS[5 if m == comparison.baseline else 1] for m in methods]
+    for axes, fpr in zip(panels, fprs):
+        spreads = [comparison.tpr(method, fpr) or Spread((0.0,)) for method in methods]
+        means = np.array([100 * spread.mean for spread in spreads])
+        ends = 100 * np.array([(spread.low, spread.high) for spread in spreads]).T
+        ranges = np.abs(ends - means)
+        bars = axes.barh(methods, means, xerr=ranges, color=colors, alpha=0.5)
+        axes.bar_label(bars, fmt="%.1f", padding=4, fontsize=9)
+        if teacher := comparison.tpr("teacher", fpr):
+            axes.axvline(100 * teacher.mean, color=plots.COLORS[0], linestyle="--")
+        axes.set_title(f"FPR {format_fpr(fpr)}", fontsize=10)
+        axes.margins(x=0.25)
+    panels[0].invert_yaxis()
+    figure.suptitle(printable(title), fontsize=12)
+    plots.render(figure, path)

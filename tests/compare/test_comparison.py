@@ -201,10 +201,11 @@ def test_the_report_lists_failures_facts_and_commands_and_has_pictures(tmp_path)
     assert states == ["finished", "failed", "finished"]
     share = report["sets"]["faces"]["cosine"]["closed"]["1e-2"]
     assert share["mean"] == pytest.approx((0.5 - 0.2) / (0.8 - 0.2))
-    assert "(faces_roc.png)" in text
-    with Image.open(folder / "faces_roc.png") as picture:
-        pixels = np.asarray(picture.convert("RGB"))
-    assert 0.3 < (pixels == 255).all(axis=-1).mean() < 0.98
+    for what in ("roc", "tpr"):
+        assert f"(faces_{what}.png)" in text
+        with Image.open(folder / f"faces_{what}.png") as picture:
+            pixels = np.asarray(picture.convert("RGB"))
+        assert 0.3 < (pixels == 255).all(axis=-1).mean() < 0.98
 
 
 def test_shares_and_fprs_that_nothing_has_are_left_out(tmp_path):
@@ -213,4 +214,4 @@ def test_shares_and_fprs_that_nothing_has_are_left_out(tmp_path):
     few = Comparison("few", {"alone": {3: few}})
     text = write_comparison(tmp_path, [alone, few], [summary("alone")], {})
     assert "gap" not in text and "Not every run" not in text and "1e-3" not in text
-    assert "few_roc.png" in text
+    assert "few_roc.png" in text and "few_tpr.png" not in text
