@@ -368,5 +368,6 @@ def _plot_tpr(comparison, path, title):
         axes.set_title(f"FPR {format_fpr(fpr)}", fontsize=10)
         axes.margins(x=0.25)
     panels[0].invert_yaxis()
-    figure.suptitle(printable(title), fontsize=12)
+    dashed = "; dashed: teacher" if comparison.teacher else ""
+    figure.suptitle(printable(title) + dashed, fontsize=12)
     plots.render(figure, path)

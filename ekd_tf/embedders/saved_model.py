@@ -46,8 +46,8 @@ class SavedModelEmbedder(PixelEmbedder):
         _, inputs = self._signature.structured_input_signature
         outputs = self._signature.structured_outputs
         self._take_shapes(
-            {name: tuple(spec.shape) for name, spec in inputs.items()},
-            {name: tuple(spec.shape) for name, spec in outputs.items()},
+            {name: _sizes(spec.shape) for name, spec in inputs.items()},
+            {name: _sizes(spec.shape) for name, spec in outputs.items()},
         )
         self._dtype = inputs[self._input].dtype
         parts = [self._path / name for name in _PARTS]
@@ -70,3 +70,8 @@ class SavedModelEmbedder(PixelEmbedder):
     def _run(self, images):
         embeddings = self._signature(**{self._input: images})[self._output]
         return tf.cast(embeddings, tf.float32)
+
+
+def _sizes(shape):
+    # Of an unknown rank a shape is no sequence.
+    return () if shape.rank is None else tuple(shape)

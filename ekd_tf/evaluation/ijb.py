@@ -9,6 +9,7 @@ import numpy as np
 
 from ekd_tf import metrics
 from ekd_tf.checks import check_choice
+from ekd_tf.checks import check_range
 from ekd_tf.data import TemplateSet
 from ekd_tf.evaluation.embed import Models
 from ekd_tf.evaluation.identification import search_rates
@@ -73,6 +74,7 @@ class IJBEvaluation:
             check_choice("ijb_switches", name.upper(), metrics.ALL_SWITCHES)
             for name in switches
         ]
+        check_range("len(ijb_switches)", len(self._switches), low=1)
         if templates.pairs is None:
             raise ValueError(f"{templates.name} has no list of pairs of templates")
         self._numbers = np.unique(templates.template)

@@ -109,3 +109,4 @@ def test_rejects_lists_that_do_not_fit(templates):
     refused(words, IJBEvaluation, unfit, FPRS, SWITCHES)
     words = "`ijb_switches` must be one of 'N0D0F0'"
     refused(words, IJBEvaluation, templates, FPRS, ["N3"])
+    refused("`len.ijb_switches.` must be", IJBEvaluation, templates, FPRS, [])
