@@ -129,7 +129,7 @@ def test_damage_of_both_sources_is_counted_together_and_indices_are_kept(tmp_pat
         file.write(b"\0")
     unreadable = Unreadable(1)
     train, heldout, _ = open_run_data(config, None, unreadable, cache_dir=tmp_path)
-    assert len(train) == len(heldout) == 4 and len(unreadable.lines) == 1
+    assert len(train) == len(heldout) == 3 and len(unreadable.lines) == 1
     refused("cannot decode .*offset", open_run_data, config, None)
 
 
