@@ -247,8 +247,9 @@ def convert(source, to, out, shard_size=10_000, drop=None, merge=None):
                     writer.add(image)
                 progress(min(CHUNK, len(kept) - start))
             writer.finish(size)
-        (partial / PLAN_FILE).unlink()
+        # In this order: a folder without its plan could not be gone on with.
         os.replace(partial, out)
+        (out / PLAN_FILE).unlink()
     return len(kept), done
 
 
@@ -260,7 +261,9 @@ def open_partial(partial, plan):
     from ekd_tf.files.outputs import naming_unwritable
 
     path = partial / PLAN_FILE
-    if not partial.exists() or not any(partial.iterdir()):
+    begun = list(partial.iterdir()) if partial.exists() else []
+    # A plan that was not written whole counts as none.
+    if not begun or begun == [path.with_name(path.name + ".tmp")]:
         partial.mkdir(parents=True, exist_ok=True)
         write_text(path, json.dumps(plan))
     elif not path.exists() or json.loads(path.read_text()) != plan:

@@ -83,6 +83,27 @@ def test_an_interrupted_conversion_is_gone_on_with(tmp_path, source, monkeypatch
     assert everything(factory.make_source(f"tfrecord:{out}")) == everything(source)
 
 
+def test_a_conversion_stopped_at_its_begin_or_end_is_gone_on_with(
+    tmp_path, source, monkeypatch
+):
+    out, replace = tmp_path / "out", os.replace
+    (tmp_path / "out.partial").mkdir()
+    # A plan that was not written whole.
+    (tmp_path / "out.partial" / f"{tool.PLAN_FILE}.tmp").write_text("{")
+
+    def stop(path, target):
+        if target == out:
+            raise KeyboardInterrupt
+        replace(path, target)
+
+    with monkeypatch.context() as stopped:
+        stopped.setattr(os, "replace", stop)
+        refused(None, tool.convert, source, "recordio", out, error=KeyboardInterrupt)
+    tool.convert(source, "recordio", out)
+    assert sorted(os.listdir(out)) == ["property", "train.idx", "train.rec"]
+    assert everything(factory.make_source(f"recordio:{out}")) == everything(source)
+
+
 def test_a_full_disk_is_named(tmp_path, source, monkeypatch):
     def add(*_):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
