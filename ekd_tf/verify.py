@@ -93,7 +93,7 @@ def _decision(threshold, calibration, flip):
     if threshold is None and calibration is None:
         return lambda cosine: (
             f"cosine {cosine:.4f}: no decision, as no threshold is known: calibrate by "
-            "ekd_tf.evaluate --calibrate_fpr=1e-4 --eval_sets=... or give --threshold"
+            "ekd_tf.evaluate --calibrate_fpr=1e-3 or give --threshold"
         )
     if threshold is None:
         if calibration.flip != flip:

@@ -60,7 +60,7 @@ def open_embedder(spec: str) -> FrozenEmbedder:
     # Of a pipe the readers of models would wait for a writer.
     if path.exists() and not (path.is_file() or path.is_dir()):
         raise ValueError(f"{path} is no regular file")
-    if pixels and not path.exists():
+    if (pixels or path.suffix in (".onnx", ".tflite")) and not path.exists():
         raise ValueError(f"{path} does not exist")
     if "provider" in pixels and path.suffix != ".onnx":
         raise ValueError(

@@ -173,7 +173,7 @@ def _calibration(report, artefact, of_keras):
 def _thresholds(card):
     """Words which cosine accepts a pair, for every artefact."""
     entries = card["calibration"]
-    how = "`python -m ekd_tf.evaluate --calibrate_fpr=1e-4 --model=... "
+    how = "`python -m ekd_tf.evaluate --calibrate_fpr=1e-3 --model=... "
     how += "--eval_sets=NAME:folder:DIR`"
     if not entries:
         return [f"Threshold: not calibrated. Find one for your FPR: {how}."]

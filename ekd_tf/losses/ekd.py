@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import tensorflow as tf
@@ -230,7 +231,8 @@ class EKDLoss(MemoryLoss):
         tensors = map(tf.convert_to_tensor, thresholds)
         return self._terms(student, labels, pairs, *tensors)
 
-    @compiled
+    # Each batch has another number of pairs.
+    @functools.partial(compiled, reduce_retracing=True)
     def _terms(self, student, labels, pairs, student_thresholds, teacher_thresholds):
         student = l2_normalize(student)
         # The positives, and the negatives behind them, hardest first.

@@ -96,13 +96,13 @@ class MinedPairs(typing.NamedTuple):
     teacher: ModelPairs
 
 
-def compiled(method: Callable) -> Callable:
-    """Makes a method of hundreds of operations a `tf.function`.
+def compiled(method: Callable, **options: typing.Any) -> Callable:
+    """Makes a method of hundreds of operations a `tf.function` with these options.
 
     Not inside a trace, where it helps nothing and TensorFlow would trace its gradient
     several times: a third of what tracing a distillation step took.
     """
-    function = tf.function(method, autograph=False)
+    function = tf.function(method, autograph=False, **options)
 
     @functools.wraps(method)
     def call(self, *args, **kwargs):

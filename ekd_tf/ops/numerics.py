@@ -18,10 +18,7 @@ def as_float32(values: tf.Tensor | tf.Variable | np.ndarray) -> tf.Tensor:
 
 
 def as_int32(values: tf.Tensor | tf.Variable | np.ndarray) -> tf.Tensor:
-    """Returns whole numbers of any integer type, tensor or array, as an int32 tensor.
-
-    Where a number does not fit, `tf.errors.InvalidArgumentError` is raised.
-    """
+    """Returns whole numbers of any type as int32; one that does not fit is an error."""
     values = tf.convert_to_tensor(values)
     numbers = tf.cast(values, tf.int32)
     if values.dtype.size > 4:

@@ -26,6 +26,22 @@ op_by_op = pytest.mark.usefixtures("op_by_op")
 slow_xla = pytest.param("xla", marks=pytest.mark.slow)
 
 
+def test_steps_of_other_numbers_of_pairs_are_traced_once(rng, monkeypatch):
+    traces = []
+
+    def count(*arguments):
+        traces.append(arguments)
+        return rank_differences(*arguments)
+
+    monkeypatch.setattr("ekd_tf.losses.ekd.rank_differences", count)
+    loss = EKDLoss(memory=0)
+    for identities in (1, 2, 3, 4, 5, 6):
+        labels = np.arange(12) % identities
+        loss(rng.normal(size=(12, 4)), rng.normal(size=(12, 6)), labels)
+    # The second trace takes any number.
+    assert len(traces) == 2
+
+
 def loss_of(fprs=None, num_negatives=2000, **kwargs):
     """Returns the paper's form, without start-up bias, or another."""
     form = {
