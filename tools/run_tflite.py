@@ -139,8 +139,7 @@ def _threshold(path, content):
     try:
         entry = json.loads(card.read_text(encoding="utf-8-sig"))["calibration"] or {}
         entry = entry.get(path.name)
-        # The first cards had one for all files.
-        if not isinstance(entry, dict):
+        if entry is None:
             return None
         is_of_another = entry.get("sha256") != hashlib.sha256(content).hexdigest()
         of_one_image = entry["view"] == "one image"
