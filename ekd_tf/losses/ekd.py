@@ -127,9 +127,10 @@ class EKDLoss(MemoryLoss):
         batch without positive (negative) pairs has 0 there and a zero gradient.
 
     State:
-        That of `MemoryLoss`; of each model `MODEL_thresholds` `(num_fprs,)` and
-        `MODEL_histogram` `(4097,)`, and `num_updates`, float32. A batch with a row that
-        is not finite changes none, one without negatives the memory alone.
+        That of `MemoryLoss`; of each model `MODEL_thresholds` `(num_fprs,)` and, unless
+        they are "ema", `MODEL_histogram` `(4097,)`; `num_updates`. All float32. A batch
+        with a row that is not finite changes none, one without negatives the memory
+        alone.
 
     Reference:
         Huang et al., 2022, arXiv:2206.02325, equations 5 to 9. Compared with TFace
@@ -202,24 +203,25 @@ class EKDLoss(MemoryLoss):
         labels: tf.Tensor,
         image_ids: tf.Tensor | None,
         training: bool,
-        memory: Memory | None = None,
+        gallery: Memory | None = None,
     ) -> TermsAndMonitor:
         """Returns the two weighted terms and what to watch beside them.
 
         Per FPR f: `threshold/MODEL/fpr_f`, `batch_tpr/MODEL/fpr_f` and
-        `critical/{positive,negative}/fpr_f`, the pairs on different sides. A `memory`
-        given is the gallery behind the batch where the layer has none of its own.
+        `critical/{positive,negative}/fpr_f`, the pairs on different sides. A
+        `gallery` takes the place of the memory in a layer that has none.
         """
         if self.same_image_pairs:
             image_ids = None
         if self.memory:
-            memory = self._remembered(student, teacher, image_ids)
+            gallery = self._remembered(student, teacher, image_ids)
         is_ema = self.thresholds == "ema"
         # Stopped before the miner, whose gradient would be built otherwise.
         frozen = tf.stop_gradient(student)
-        pairs = self.miner(frozen, teacher, labels, image_ids, memory, is_ema)
+        pairs = self.miner(frozen, teacher, labels, image_ids, gallery, is_ema)
+        # Before they are used: a batch counts in its own thresholds.
         if training:
-            counts = pairs.finite & (pairs.num_negatives > 0)
+            counts = pairs.finite & (pairs.total_negatives > 0)
             self._update_thresholds(pairs, counts)
             if self.memory:
                 rows = num_rows(labels)
@@ -245,7 +247,7 @@ class EKDLoss(MemoryLoss):
         cosines = with_gradient(student, pairs.student.gallery, listed)
         attached = student_thresholds
         if self.threshold_gradient:
-            ranks = ranks_of_fprs(pairs.num_negatives, self.miner.fprs)
+            ranks = ranks_of_fprs(pairs.total_negatives, self.miner.fprs)
             near = near_in_rank(ranks, positions)
             attached = tf.where(
                 ranks <= tf.reduce_max(positions),
@@ -262,11 +264,11 @@ class EKDLoss(MemoryLoss):
             f"{self.name}/negative": self.negative_weight * of_negative,
         }
         thresholds = student_thresholds, teacher_thresholds
-        monitor = self._monitor(listed, positive, pairs.num_negatives, *thresholds)
+        monitor = self._monitor(listed, positive, pairs.total_negatives, *thresholds)
         # Without the stop the backward pass visits all this too.
         return terms, {name: tf.stop_gradient(x) for name, x in monitor.items()}
 
-    def _monitor(self, listed, positive, num_negatives, of_student, of_teacher):
+    def _monitor(self, listed, positive, total_negatives, of_student, of_teacher):
         """Returns what to watch: thresholds, TPR and the pairs on different sides."""
 
         def count(mask, of):
@@ -283,7 +285,7 @@ class EKDLoss(MemoryLoss):
             "critical/positive": count(any_critical, positive),
             "critical/negative": count(any_critical, ~positive),
             "pairs/positive": num_positive,
-            "pairs/negative": tf.cast(num_negatives, tf.float32),
+            "pairs/negative": tf.cast(total_negatives, tf.float32),
         }
         columns = {
             "threshold/student": of_student,

@@ -8,13 +8,14 @@ import numpy as np
 import tensorflow as tf
 
 from ekd_tf.checks import check_range
+from ekd_tf.heads.base import sample_classes
 from ekd_tf.keras_compat import register
 from ekd_tf.losses.base import TermsAndMonitor
 from ekd_tf.losses.centres import CentreLoss
 from ekd_tf.losses.ekd import EKDLoss
-from ekd_tf.mining.miner import NO_ROW
 from ekd_tf.mining.miner import Memory
 from ekd_tf.mining.miner import PairMiner
+from ekd_tf.ops.numerics import num_rows
 
 
 @register
@@ -29,8 +30,8 @@ class EKDCentresLoss(CentreLoss):
     Args:
         centres, student_dim: As in `CentreLoss`.
         temperature, positive_weight, negative_weight, momentum, miner: As in `EKDLoss`.
-        sampled: Int >= 0: centres in a step beside those of the batch's identities,
-            drawn anew each time; 0: all.
+        sampled: Int >= 0: a step has the centres of the batch's identities and, drawn
+            anew, so many others or a few more; 0: all.
 
     State:
         That of `CentreLoss`, and the thresholds and histograms of `EKDLoss`.
@@ -81,22 +82,16 @@ class EKDCentresLoss(CentreLoss):
     def _gallery(self, labels):
         """Returns the centres of a step as the `Memory` of both models."""
         centres = tf.convert_to_tensor(self.centres)
-        every = tf.range(self.num_identities)
         if not 0 < self.sampled < self.num_identities:
+            every = tf.range(self.num_identities)
             return Memory(student=centres, teacher=centres, labels=every)
         # The same on all replicas, and again after a resume.
         seed = tf.stack([0, tf.cast(self.ekd.num_updates, tf.int32)])
-        order = tf.argsort(tf.random.stateless_uniform([self.num_identities], seed))
-        drawn = order[: self.sampled]
-        # Each centre once: of the batch where an identity comes first.
-        place = tf.range(tf.shape(labels)[0])
-        first = tf.argmax(labels[:, None] == labels[None, :], 1, place.dtype)
-        again = tf.reduce_any(drawn[:, None] == labels[None, :], axis=1)
-        of_batch = tf.where(first == place, labels, NO_ROW)
-        of_others = tf.where(again, NO_ROW, drawn)
-        rows = tf.gather(centres, tf.concat([labels, drawn], axis=0))
-        identities = tf.concat([of_batch, of_others], axis=0)
-        return Memory(student=rows, teacher=rows, labels=identities)
+        count, most = self.sampled + num_rows(labels), self.num_identities
+        count = min(count, most) if isinstance(count, int) else tf.minimum(count, most)
+        drawn = sample_classes(labels, most, count, seed)
+        rows = tf.gather(centres, drawn)
+        return Memory(student=rows, teacher=rows, labels=drawn)
 
     def get_config(self) -> dict[str, Any]:
         """Returns the arguments the layer was made with."""

@@ -4,8 +4,8 @@ A verifier accepts a pair whose cosine exceeds a threshold, and the threshold is
 the false positives one allows. So for each model the thresholds are the order
 statistics of its negative cosines at given FPRs, a pair's rank is the number of
 thresholds its cosine exceeds, and a pair is critical where the ranks of the two models
-differ: those pairs alone make the models' TPR and FPR differ. They are sought among
-the positives and the negatives with the student's highest cosines.
+differ: those pairs alone make the models' TPR and FPR differ. Mined are all positives
+and the negatives with the student's highest cosines; the loss ranks them.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class ModelPairs(typing.NamedTuple):
         histogram: Int32 `(4097,)`, all negatives counted in bins of width 2^-11,
             highest cosine first.
         thresholds: Float32 `(num_fprs,)`, cosine of the batch's negative at rank
-            floor(num_negatives * fpr), undefined without negative pairs; or None.
+            floor(total_negatives * fpr), undefined without negative pairs; or None.
     """
 
     gallery: tf.Tensor
@@ -83,14 +83,14 @@ class MinedPairs(typing.NamedTuple):
     Attributes:
         positive: Every positive pair.
         negative: The negatives most similar for the student, hardest first.
-        num_negatives: Int32 scalar, all negative pairs.
+        total_negatives: Int32 scalar, all negative pairs, mined or not.
         finite: Bool scalar, whether all embeddings are.
         student, teacher: The two models.
     """
 
     positive: Pairs
     negative: Pairs
-    num_negatives: tf.Tensor
+    total_negatives: tf.Tensor
     finite: tf.Tensor
     student: ModelPairs
     teacher: ModelPairs
@@ -185,11 +185,11 @@ class PairMiner:
                 ranks = ranks_of_fprs(tf.reduce_sum(histogram), self.fprs)
                 thresholds = order_statistics(cosines, histogram, ranks)
             models.append(ModelPairs(gallery, histogram, thresholds))
-        num_negatives = tf.reduce_sum(models[0].histogram)
+        total_negatives = tf.reduce_sum(models[0].histogram)
         return MinedPairs(
             positive=join(positive),
-            negative=self._hardest(join(negative), num_negatives),
-            num_negatives=num_negatives,
+            negative=self._hardest(join(negative), total_negatives),
+            total_negatives=total_negatives,
             finite=student_finite & teacher_finite,
             student=models[0],
             teacher=models[1],
@@ -228,12 +228,12 @@ class PairMiner:
         )
         return positive, hardest, of_student, of_teacher
 
-    def _hardest(self, pairs, num_negatives):
+    def _hardest(self, pairs, total_negatives):
         """Returns the hardest of all blocks' hardest, without entries of no pair."""
         count = tf.minimum(self.num_negatives, tf.size(pairs.student))
         places = tf.math.top_k(pairs.student, count).indices
         # They come last. (XLA finds none where the cosines themselves are compared.)
-        places = tf.boolean_mask(places, tf.range(count) < num_negatives)
+        places = tf.boolean_mask(places, tf.range(count) < total_negatives)
         return Pairs(*(tf.gather(values, places) for values in pairs))
 
 

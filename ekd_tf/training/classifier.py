@@ -61,9 +61,10 @@ class FaceClassifier(BackboneModel):
         loss_scaling: str = "auto",
         **kwargs,
     ) -> None:
-        """Sets how the variables are updated, and `keep_order_of_sums`.
+        """Sets how the variables are updated.
 
-        Call it in the scope of the distribution strategy.
+        Call it in the scope of the distribution strategy. For the whole process it sets
+        `keep_order_of_sums`.
 
         Args:
             optimizer: Keras optimizer without clipping or loss scale; only AdamW and
@@ -186,13 +187,15 @@ class FaceClassifier(BackboneModel):
             for term in of_loss
         }
         loss = tf.add_n(list(terms.values()))
-        total = [_sum(pair) for pair in zip(of_network, of_variables)]
+        step = update.apply(
+            [_sum(pair) for pair in zip(of_network, of_variables)], loss, state, before
+        )
         return {
             "loss": loss,
             **terms,
             **monitor,
             **watched,
-            **update.apply(total, loss, state, before),
+            **step,
             "learning_rate": learning_rate,
             "embedding/mean_cosine": _mean_cosine(embeddings),
         }

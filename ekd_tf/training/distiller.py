@@ -142,7 +142,7 @@ class Distiller(FaceClassifier):
         """Adds the distillation losses; see `FaceClassifier.loss_weights`."""
         weights, monitor = super().loss_weights(norms)
         margin_norm = None
-        if self.head is not None:
+        if self.head is not None and self.margin_weight:
             margin_norm = weights["margin"] * norms["margin"]
         for name, weight in self.loss_weights_by_name.items():
             if isinstance(weight, GradientShare):

@@ -46,7 +46,7 @@ def check(
     negative = [pair for pair in negative if labels[pair[1]] != NO_ROW]
     negative = [[of_model[pair] for of_model in cosines] for pair in negative]
     negative.sort(reverse=True)
-    assert int(mined.num_negatives) == len(negative)
+    assert int(mined.total_negatives) == len(negative)
     assert len(rows_of(mined.negative)) == min(k, len(negative))
     # Which of equally hard ones is not said.
     hardest = [pair[0] for pair in negative[:k]]
@@ -76,7 +76,7 @@ def test_mined_pairs_computed_by_hand():
     mined = miner(student, teacher, np.int32([4, 4, 6, 9]))
     np.testing.assert_array_equal(mined.positive.rows, [[0, 1]])
     np.testing.assert_allclose(mined.positive.student, [0.6], atol=EXACT)
-    assert mined.num_negatives == 5
+    assert mined.total_negatives == 5
     assert tuple(mined.negative.rows[0].numpy()) == (1, 2)
     assert tuple(mined.negative.rows[1].numpy()) in {(0, 2), (2, 3)}
     # Ranks floor(5 f) = 1, 2, 4 of 0.8, 0, 0, -0.6, -1 and of 1, 0, 0, 0, 0.
@@ -149,7 +149,7 @@ def test_degenerate_batches(rng, run_as):
         batch = [np.float32(batch[0]), np.float32(batch[1]), np.int32(batch[2])]
         check(mine(*batch), *batch, k=4)
     mined = mine(0 * student, 0 * teacher, pairs)
-    assert mined.num_negatives == 4
+    assert mined.total_negatives == 4
     for model in (mined.student, mined.teacher):
         np.testing.assert_array_equal(model.thresholds, np.zeros(6))
     np.testing.assert_array_equal(mined.negative.student, np.zeros(4))

@@ -172,8 +172,10 @@ def test_refuses_a_share_of_no_margin_loss_and_a_second_loss_called_margin():
     refused("'margin': that is the head's", Distiller, backbone(), backbone(), losses)
 
 
-def test_without_a_margin_loss_there_is_no_ratio_to_report(rng):
-    model = Distiller(backbone(), backbone(seed=7), {"gap": (CosineGap(), 2.0)})
+@pytest.mark.parametrize("head", [None, ArcFace(num_identities=3)])
+def test_without_a_margin_loss_there_is_no_ratio_to_report(rng, head):
+    losses = {"gap": (CosineGap(), 2.0)}
+    model = Distiller(backbone(), backbone(seed=7), losses, head, margin_weight=0.0)
     model.compile(keras.optimizers.SGD(learning_rate=0.05))
     out = step_of(model)(batch(rng))
     assert out["weight/gap"] == 2.0
