@@ -128,8 +128,8 @@ class EKDLoss(MemoryLoss):
 
     State:
         That of `MemoryLoss`; of each model `MODEL_thresholds` `(num_fprs,)` and, unless
-        they are "ema", `MODEL_histogram` `(4097,)`; `num_updates`; float32. A batch with
-        a row that is not finite changes none, one without negatives the memory alone.
+        they are "ema", `MODEL_histogram` `(4097,)`; `num_updates`; float32. A batch
+        with a row not finite changes none, one without negatives the memory alone.
 
     Reference:
         Huang et al., 2022, arXiv:2206.02325, equations 5 to 9. Compared with TFace
