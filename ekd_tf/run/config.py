@@ -20,22 +20,27 @@ from ekd_tf.run.settings import table
 
 # What `--distill=best` stands for: the best of flags/leaderboard.flags.
 BEST = "ekd_centres:300%,cosine:100"
-# Of the rows of a batch that distillation losses need and the margin loss does not see.
+# Of the rows that losses of pairs need and the margin loss does not see.
 BALANCED_IDENTITIES = 16
 CACHE = "cache:"
 MOST_WARMUP_STEPS = 1000
 
 
-def _distills(config, names):
+def _losses(config):
     distill = BEST if config.distill == "best" else config.distill
-    losses = {item.partition(":")[0] for item in distill.split(",")}
-    return not losses.isdisjoint(names)
+    return {item.partition(":")[0] for item in distill.split(",") if item}
+
+
+def _distills(config, names):
+    return not _losses(config).isdisjoint(names)
 
 
 # What gives settings their effect.
 _CLASSIFY = ("kd", "gkd", "shrinkteanet", "margin_distillation", "proxyless_kd")
 _OF_CENTRES = (*_CLASSIFY, "ekd_centres")
 _SCALED = (*_CLASSIFY, "ada_distill")
+# They find what they compare an image with without another image of its identity.
+_BY_IMAGE = ("cosine", "fitnet", "ada_distill", *_OF_CENTRES)
 CENTRES = Needs(
     f"one of {', '.join(_OF_CENTRES)} in --distill",
     lambda c: _distills(c, _OF_CENTRES),
@@ -95,8 +100,9 @@ class TrainConfig:
     )
     balanced_identities: int | None = setting(
         None,
-        "Identities of the balanced rows of a global batch, which distillation losses "
-        f"need for pairs. Default: {BALANCED_IDENTITIES} with --distill, else 0.",
+        "Identities of the balanced rows of a global batch, which are for losses of "
+        f"pairs. Default: {BALANCED_IDENTITIES} where --distill has one, 0 without "
+        "--distill and with losses of single images, as cosine and best are.",
         low=0,
     )
     images_per_identity: int = setting(
@@ -345,7 +351,6 @@ class TrainConfig:
     def completed(self) -> TrainConfig:
         """Returns the settings with what others decide filled in.
 
-        Balanced rows are for distillation: without it there are none unless asked for.
         A teacher's folder that `ekd_tf.embed_teacher` wrote is a cache without being
         called one.
         """
@@ -358,7 +363,8 @@ class TrainConfig:
         balanced, teacher = self.balanced_identities, self.teacher
         distill = BEST if self.distill == "best" else self.distill
         if balanced is None:
-            balanced = BALANCED_IDENTITIES if distill else 0
+            of_pairs = _losses(self).difference(_BY_IMAGE)
+            balanced = BALANCED_IDENTITIES if of_pairs else 0
         if is_cache(teacher) and not teacher.startswith(CACHE):
             teacher = CACHE + teacher
         return dataclasses.replace(

@@ -158,9 +158,10 @@ def test_a_run_of_an_earlier_version_resumes(tmp_path):
     refused(words, workdir.check_same_run, flags, FREE)
 
 
-def test_balanced_rows_come_with_distillation_alone_unless_asked_for():
+def test_balanced_rows_come_with_losses_of_pairs_alone_unless_asked_for():
     assert config().balanced_identities == 0
-    assert config(distill="ekd:1").balanced_identities == 16
+    assert config(distill="ekd:1,cosine:1").balanced_identities == 16
+    assert config(distill="best").balanced_identities == 0
     assert config(balanced_identities=4).balanced_identities == 4
     assert config(balanced_identities=0, distill="ekd:1").balanced_identities == 0
     default = inspect.signature(BatchSampler).parameters["images_per_identity"].default
