@@ -69,6 +69,13 @@ def check_positive(name: str, value: float) -> float:
     return check_range(name, value, low=0, low_open=True)
 
 
+def check_whole(name: str, value: float, low: int) -> int:
+    """Returns `value` as an int, or raises `ValueError` unless whole and >= low."""
+    if check_range(name, value, low) == int(value):
+        return int(value)
+    raise ValueError(f"`{name}` must be a whole number. Received: {name}={value}")
+
+
 def check_angle(name: str, value: float) -> float:
     """Returns a margin in radians, or raises `ValueError` if it is no acute angle."""
     if 0 <= value < math.pi / 2:

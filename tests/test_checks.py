@@ -60,3 +60,9 @@ def test_batch_size_unknown_while_tracing_agrees_with_any():
 
     trace(2)
     refused("b=None, of_2=2, of_3=3", trace, 2, 3)
+
+
+def test_whole_numbers():
+    assert checks.check_whole("n", 3.0, 2) == 3
+    refused("`n` must be a whole number.*n=2.7", checks.check_whole, "n", 2.7, 0)
+    refused(r"`n` must be in \[2, inf\)", checks.check_whole, "n", 1, 2)

@@ -15,6 +15,7 @@ from ekd_tf.checks import check_positive
 from ekd_tf.checks import check_range
 from ekd_tf.checks import check_rank
 from ekd_tf.checks import check_same_batch
+from ekd_tf.checks import check_whole
 from ekd_tf.keras_compat import add_state
 from ekd_tf.keras_compat import tf_variable
 from ekd_tf.ops.collective import gather_rows
@@ -112,7 +113,7 @@ class MarginHead(keras.layers.Layer):
         **kwargs: Any,
     ) -> None:
         super().__init__(**{**kwargs, "dtype": "float32"})
-        self.num_identities = int(check_range("num_identities", num_identities, low=2))
+        self.num_identities = check_whole("num_identities", num_identities, 2)
         self.scale = check_positive("scale", scale)
         self.gradient = check_choice("gradient", gradient, ("true", "straight_through"))
         self.sample_rate = check_range("sample_rate", sample_rate, 0, 1, low_open=True)
@@ -148,7 +149,7 @@ class MarginHead(keras.layers.Layer):
                 averages over batches. None: all do.
             training: Whether such averages move.
         """
-        embeddings, labels = _checked(embeddings, labels)
+        embeddings, labels, in_margin = _checked(embeddings, labels, in_margin)
         centers = tf.convert_to_tensor(self.centers)
         return self._logits(embeddings, labels, centers, in_margin, training)
 
@@ -165,7 +166,7 @@ class MarginHead(keras.layers.Layer):
         every replica; the gradient then reaches their centres alone, as a
         `tf.IndexedSlices` that names each of them once.
         """
-        embeddings, labels = _checked(embeddings, labels)
+        embeddings, labels, in_margin = _checked(embeddings, labels, in_margin)
         if training and self.sample_rate < 1:
             everyone = gather_rows(labels)
             rows = everyone.shape[0]
@@ -192,10 +193,8 @@ class MarginHead(keras.layers.Layer):
         )
         frozen = tf.stop_gradient(embeddings)
         if training:
-            if in_margin is None:
-                in_margin = tf.ones(tf.shape(labels), tf.float32)
             own = tf.stop_gradient(tf.gather_nd(cosine, target_entries(labels)))
-            self.update_averages(own, frozen, as_float32(in_margin))
+            self.update_averages(own, frozen, in_margin)
 
         def target(own):
             moved = self.target_cosine(own, frozen)
@@ -234,9 +233,13 @@ class MarginHead(keras.layers.Layer):
         return {**super().get_config(), **{n: kept[n] for n in names if n in kept}}
 
 
-def _checked(embeddings, labels):
+def _checked(embeddings, labels, in_margin):
     embeddings, labels = as_float32(embeddings), as_int32(labels)
+    if in_margin is None:
+        in_margin = tf.ones(tf.shape(labels))
+    in_margin = as_float32(in_margin)
     check_rank("embeddings", embeddings, 2)
     check_rank("labels", labels, 1)
-    check_same_batch(embeddings=embeddings, labels=labels)
-    return embeddings, labels
+    check_rank("in_margin", in_margin, 1)
+    check_same_batch(embeddings=embeddings, labels=labels, in_margin=in_margin)
+    return embeddings, labels, in_margin

@@ -9,9 +9,9 @@ import keras
 import tensorflow as tf
 
 from ekd_tf import keras_compat
-from ekd_tf.checks import check_range
 from ekd_tf.checks import check_rank
 from ekd_tf.checks import check_same_batch
+from ekd_tf.checks import check_whole
 from ekd_tf.mining.miner import NO_ROW
 from ekd_tf.mining.miner import Memory
 from ekd_tf.ops.numerics import as_float32
@@ -87,6 +87,8 @@ class DistillationLoss(keras.layers.Layer):
         for name, tensor in batch.items():
             check_rank(name, tensor, 2 if name in ("student", "teacher") else 1)
         check_same_batch(**batch)
+        if batch["student"].shape[0] == 0:
+            raise ValueError("A batch must have rows. Received: none")
         given = {"labels": None, "image_ids": None, **batch, "training": training}
         takes = inspect.signature(self.compute).parameters
         given = {name: value for name, value in given.items() if name in takes}
@@ -125,7 +127,7 @@ class MemoryLoss(DistillationLoss):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        self.memory = int(check_range("memory", memory, 0))
+        self.memory = check_whole("memory", memory, 0)
         if memory and None in (student_dim, teacher_dim):
             raise ValueError(
                 "`memory` needs `student_dim` and `teacher_dim`; memory=0 does "

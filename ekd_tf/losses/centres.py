@@ -10,6 +10,7 @@ import tensorflow as tf
 from ekd_tf.checks import check_angle
 from ekd_tf.checks import check_positive
 from ekd_tf.checks import check_range
+from ekd_tf.checks import check_whole
 from ekd_tf.heads import arcface_target
 from ekd_tf.heads import margin_softmax_loss
 from ekd_tf.heads import replace_targets
@@ -297,7 +298,7 @@ class AdaDistillLoss(ProjectedLoss):
         **kwargs: Any,
     ) -> None:
         super().__init__(student_dim, teacher_dim, **kwargs)
-        self.num_identities = int(check_range("num_identities", num_identities, 2))
+        self.num_identities = check_whole("num_identities", num_identities, 2)
         self.margin = check_angle("margin", margin)
         self.scale = check_positive("scale", scale)
         self.centres = self.add_state("centres", (self.num_identities, teacher_dim))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from typing import Any
 
 import tensorflow as tf
@@ -320,8 +321,8 @@ class EKDLoss(MemoryLoss):
         part = self.momentum
         if self.bias_correction:
             # Equals the average divided by 1 - (1 - momentum)^n.
-            decayed = tf.pow(1.0 - self.momentum, tf.maximum(updates, 1.0))
-            part = self.momentum / (1.0 - decayed)
+            decay = math.log1p(-self.momentum) if self.momentum < 1 else -math.inf
+            part = -self.momentum / tf.math.expm1(tf.maximum(updates, 1.0) * decay)
         part *= seen
         for side, mined in (("student", pairs.student), ("teacher", pairs.teacher)):
             variable = getattr(self, f"{side}_thresholds")

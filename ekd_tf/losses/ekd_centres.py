@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from ekd_tf.checks import check_range
+from ekd_tf.checks import check_whole
 from ekd_tf.heads.base import sample_classes
 from ekd_tf.keras_compat import register
 from ekd_tf.losses.base import TermsAndMonitor
@@ -56,7 +56,7 @@ class EKDCentresLoss(CentreLoss):
         **kwargs: Any,
     ) -> None:
         super().__init__(centres, student_dim=student_dim, **kwargs)
-        self.sampled = check_range("sampled", sampled, 0)
+        self.sampled = check_whole("sampled", sampled, 0)
         self.ekd = EKDLoss(
             temperature=temperature,
             positive_weight=positive_weight,

@@ -10,6 +10,7 @@ import tensorflow as tf
 from ekd_tf.checks import check_choice
 from ekd_tf.checks import check_positive
 from ekd_tf.checks import check_range
+from ekd_tf.checks import check_whole
 from ekd_tf.keras_compat import register
 from ekd_tf.losses.base import DistillationLoss
 from ekd_tf.losses.base import MemoryLoss
@@ -76,7 +77,7 @@ class CCKDLoss(DistillationLoss):
     def __init__(self, gamma: float = 0.4, orders: int = 2, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.gamma = check_positive("gamma", gamma)
-        self.orders = int(check_range("orders", orders, 1))
+        self.orders = check_whole("orders", orders, 1)
 
     def compute(self, student: tf.Tensor, teacher: tf.Tensor) -> TermsAndMonitor:
         def kernel(embeddings):
@@ -149,7 +150,7 @@ class DarkRankLoss(DistillationLoss):
         super().__init__(**kwargs)
         self.alpha = check_positive("alpha", alpha)
         self.beta = check_range("beta", beta, 2)
-        self.length = int(check_range("length", length, 2))
+        self.length = check_whole("length", length, 2)
 
     def compute(self, student: tf.Tensor, teacher: tf.Tensor) -> TermsAndMonitor:
         rows = tf.shape(student)[0]
@@ -222,7 +223,7 @@ class ICDFaceLoss(MemoryLoss):
         **kwargs: Any,
     ) -> None:
         super().__init__(memory, student_dim, teacher_dim, **kwargs)
-        self.bins = int(check_range("bins", bins, 2))
+        self.bins = check_whole("bins", bins, 2)
         self._add_memory()
 
     def compute(

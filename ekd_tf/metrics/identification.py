@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from ekd_tf.checks import check_same_batch
 from ekd_tf.metrics.normalize import normalize_rows
 from ekd_tf.metrics.roc import ROC
 
@@ -41,6 +42,8 @@ class GallerySearch:
     ):
         self._probes = _unit(probes)
         gallery = _unit(gallery)
+        check_same_batch(probes=self._probes, probe_identity=probe_identity)
+        check_same_batch(gallery=gallery, gallery_identity=gallery_identity)
         count = len(self._probes)
         self.mated = np.isin(probe_identity, gallery_identity)
         self.mate_score = np.full(count, -np.inf, np.float32)

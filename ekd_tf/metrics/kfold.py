@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from ekd_tf.checks import check_range
 from ekd_tf.metrics.normalize import normalize_rows
 
 # Written as upstream writes it: `i * 0.01` is not the double nearest to i / 100
@@ -41,6 +42,8 @@ def kfold_accuracy(
         folds are those of scikit-learn's `KFold` without shuffling, whatever kinds of
         pairs they hold.
     """
+    same = np.asarray(same, bool)
+    check_range("folds", folds, 2, same.size)
     fold, stratified = folds_of(same, folds)
     # Right answers, `(folds, thresholds)`.
     correct = np.stack(
@@ -54,6 +57,7 @@ def kfold_accuracy(
 
 def best_accuracy(distances: np.ndarray, same: np.ndarray) -> float:
     """Finds the accuracy at the one threshold that is best for these very pairs."""
+    same = np.asarray(same, bool)
     order = np.argsort(distances, kind="stable")
     ascending = distances[order]
     gains = np.cumsum(np.where(same[order], 1, -1))

@@ -6,6 +6,7 @@ import itertools
 
 import numpy as np
 
+from ekd_tf.checks import check_choice
 from ekd_tf.metrics.normalize import normalize_rows
 
 # N1 keeps an embedding's norm, N0 normalises it first. D1 multiplies it by the
@@ -48,6 +49,7 @@ def pool_templates(
         float64 with all embeddings in memory. Sums here are float64 within a chunk and
         float32 between them.
     """
+    check_choice("switches", switches, ALL_SWITCHES)
     order = np.lexsort([media, template])
     template, media = template[order], media[order]
     new_template = np.append(True, template[1:] != template[:-1])

@@ -112,8 +112,10 @@ class ROC:
             which leaves out points on a straight line between their neighbours: so do
             we, or another point could be the nearest.
         """
-        bends = (np.diff(self.negatives, 2) != 0) | (np.diff(self.positives, 2) != 0)
-        kept = np.concatenate([[True], bends, [True]])
+        # The point (0, 0) is put before the others later, so the first of them stays.
+        turns = [np.diff(x[1:], 2) != 0 for x in (self.negatives, self.positives)]
+        kept = np.ones(self.negatives.size, bool)
+        kept[2:-1] = turns[0] | turns[1]
         fpr = self.negatives[kept][::-1] / self.num_negative
         tpr = self.positives[kept][::-1] / self.num_positive
         nearest = [int(np.argmin(np.abs(fpr - target))) for target in fprs]

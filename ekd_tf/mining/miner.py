@@ -18,6 +18,7 @@ from collections.abc import Sequence
 import tensorflow as tf
 
 from ekd_tf.checks import check_range
+from ekd_tf.checks import check_whole
 from ekd_tf.mining.order_statistics import NO_PAIR
 from ekd_tf.mining.order_statistics import bins_of
 from ekd_tf.mining.order_statistics import count_bins
@@ -135,9 +136,8 @@ class PairMiner:
             raise ValueError("`fprs` must name at least one rate. Received: none")
         for fpr in fprs:
             check_range("fprs", fpr, 0, 1, low_open=True, high_open=True)
-        check_range("num_negatives", num_negatives, 1)
         self.fprs = tuple(float(fpr) for fpr in fprs)
-        self.num_negatives = int(num_negatives)
+        self.num_negatives = check_whole("num_negatives", num_negatives, 1)
 
     @compiled
     def __call__(

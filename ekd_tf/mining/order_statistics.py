@@ -25,16 +25,18 @@ def ranks_of_fprs(num_negatives: tf.Tensor, fprs: Sequence[float]) -> tf.Tensor:
     """Returns floor(num_negatives * fpr) for each FPR, int32, in exact integers.
 
     An FPR that is one over a whole number divides by it, as the reference
-    implementation does; a product of floats would fall one short now and then.
+    implementation does; of others a product of floats that falls one short is mended.
     """
+    total = tf.cast(num_negatives, tf.float64)
     ranks = []
     for fpr in fprs:
         divisor = round(1.0 / fpr)
         if abs(1.0 / fpr - divisor) < 1e-9 * divisor:
             ranks.append(num_negatives // divisor)
         else:
-            product = tf.cast(num_negatives, tf.float64) * fpr
-            ranks.append(tf.cast(tf.floor(product), num_negatives.dtype))
+            rank = tf.floor(total * fpr)
+            rank += tf.cast((rank + 1.0) / total <= fpr, tf.float64)
+            ranks.append(tf.cast(rank, num_negatives.dtype))
     return tf.cast(tf.stack(ranks), tf.int32)
 
 

@@ -8,6 +8,7 @@ from contextlib import nullcontext
 import keras
 import tensorflow as tf
 
+from ekd_tf.checks import check_range
 from ekd_tf.heads import MarginHead
 from ekd_tf.keras_compat import current_learning_rate
 from ekd_tf.keras_compat import keras_compile
@@ -15,6 +16,7 @@ from ekd_tf.keras_compat import optimizer_variables
 from ekd_tf.keras_compat import tf_variable
 from ekd_tf.ops.collective import num_replicas
 from ekd_tf.ops.collective import sum_over_replicas
+from ekd_tf.ops.numerics import as_float32
 from ekd_tf.ops.numerics import l2_normalize
 from ekd_tf.training.keras_fit import BackboneModel
 from ekd_tf.training.keras_fit import Untracked
@@ -49,7 +51,7 @@ class FaceClassifier(BackboneModel):
     ):
         super().__init__(backbone, name=name)
         self.head = head
-        self.margin_weight = float(margin_weight)
+        self.margin_weight = float(check_range("margin_weight", margin_weight, low=0))
         if head is not None and not head.built:
             head.build((None, backbone.output_shape[-1]))
 
@@ -208,7 +210,7 @@ class FaceClassifier(BackboneModel):
         """
         if self.head is None:
             return {}, {}
-        in_margin = batch["in_margin"]
+        in_margin = as_float32(batch["in_margin"])
         rows = self.head.row_losses(embeddings, batch["label"], in_margin)
         total = sum_over_replicas(tf.reduce_sum(in_margin))
         mean = tf.math.divide_no_nan(tf.reduce_sum(rows * in_margin), total)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import keras
 import tensorflow as tf
 
+from ekd_tf.checks import check_range
 from ekd_tf.heads import MarginHead
 from ekd_tf.ops.collective import gather_rows
 from ekd_tf.ops.collective import num_replicas
@@ -25,7 +26,7 @@ class Distiller(FaceClassifier):
     `train_step` returns, beside what `FaceClassifier` does, for each loss its
     `weight/NAME` and, where there is a margin loss, `gradient_ratio/NAME`: the norm of
     the loss's weighted gradient on the embeddings of the global batch over that of the
-    margin loss's.
+    margin loss's, 0 where no row of a batch is in that.
 
     Batches are those of `FaceClassifier`; they may hold `teacher` float32
     `(batch, teacher_dim)`, embeddings computed before, or `teacher_image` uint8, what
@@ -73,7 +74,9 @@ class Distiller(FaceClassifier):
             )
         self.losses_by_name = {name: loss for name, (loss, _) in losses.items()}
         self.loss_weights_by_name = {
-            name: weight if isinstance(weight, GradientShare) else float(weight)
+            name: weight
+            if isinstance(weight, GradientShare)
+            else float(check_range(f"weight of {name}", weight, low=0))
             for name, (_, weight) in losses.items()
         }
         if self._gradient_shares and (head is None or not self.margin_weight):
@@ -149,6 +152,7 @@ class Distiller(FaceClassifier):
                 weight = weight(margin_norm, norms[name])
             weights[name] = monitor[f"weight/{name}"] = tf.convert_to_tensor(weight)
             if margin_norm is not None:
-                ratio = weights[name] * norms[name] / margin_norm
+                norm = weights[name] * norms[name]
+                ratio = tf.math.divide_no_nan(norm, margin_norm)
                 monitor[f"gradient_ratio/{name}"] = ratio
         return weights, monitor

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Callable
 from collections.abc import Iterable
@@ -84,7 +85,10 @@ def run_steps(
     to `start_step`, and hooks are called in their order.
     """
     batches, hooks = iter(batches), list(hooks)
-    try:
+    # Closes every hook, also where another one's `close` fails.
+    with contextlib.ExitStack() as closing:
+        for hook in reversed(hooks):
+            closing.callback(hook.close)
         for number in range(start_step + 1, steps + 1):
             for hook in hooks:
                 hook.before_step(number)
@@ -92,6 +96,3 @@ def run_steps(
             step = Step(number, number == steps, make_step(batch), batch)
             for hook in hooks:
                 hook.after_step(step)
-    finally:
-        for hook in hooks:
-            hook.close()

@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from ekd_tf.checks import check_positive
 from ekd_tf.checks import check_range
+from ekd_tf.checks import check_whole
 from ekd_tf.keras_compat import register
 
 
@@ -24,7 +25,7 @@ class WarmupSchedule(keras.optimizers.schedules.LearningRateSchedule):
 
     def __init__(self, base: float, warmup_steps: int = 0):
         self.base = float(check_positive("base", base))
-        self.warmup_steps = int(check_range("warmup_steps", warmup_steps, low=0))
+        self.warmup_steps = check_whole("warmup_steps", warmup_steps, 0)
 
     def decay(self, step: tf.Tensor) -> tf.Tensor:
         """Returns the rate without warm-up, a float32 scalar; `step` is int64."""

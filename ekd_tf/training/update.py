@@ -42,8 +42,8 @@ class GradientUpdate:
     In this order, in float32: gradients are
 
     1. summed over replicas, each of which differentiates its part of the loss;
-    2. divided by the loss scale and tested: if any entry is NaN or infinite, the
-       whole step is skipped on all replicas;
+    2. divided by the loss scale and tested: if an entry or the norm is not finite,
+       the whole step is skipped on all replicas;
     3. scaled by $\min(1, \text{clip\_norm} / \lVert g \rVert)$;
     4. joined by the decay, on which momentum acts too where it is coupled;
     5. applied by the optimizer.
@@ -92,6 +92,8 @@ class GradientUpdate:
         if clip_norm is not None:
             check_positive("clip_norm", clip_norm)
         check_choice("loss_scaling", loss_scaling, ("none", "dynamic"))
+        check_range("initial_scale", initial_scale, low=MIN_LOSS_SCALE)
+        check_range("growth_steps", growth_steps, low=1)
         _check_plain(optimizer)
         self.optimizer = optimizer
         self.variables = list(variables)
@@ -171,6 +173,8 @@ class GradientUpdate:
             [tf.reduce_all(tf.math.is_finite(x)) for x in (loss, *gradients)]
         )
         norm = tf.linalg.global_norm(gradients)
+        # Of finite entries it may still overflow.
+        finite &= tf.math.is_finite(norm)
         if self.clip_norm is not None:
             factor = self.clip_norm / tf.maximum(norm, self.clip_norm)
             gradients = [gradient * factor for gradient in gradients]

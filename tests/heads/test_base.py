@@ -259,6 +259,9 @@ def test_rejects_wrong_shapes_and_samples_of_an_unknown_batch_size():
         "`embeddings` must have 2 dimensions", head, rows[:, None], np.int32([0, 1])
     )
     refused("`labels` must have 1 dimensions", head, rows, np.eye(2, 3))
+    for in_margin in (np.ones((2, 1)), np.ones(3)):
+        words = "`in_margin` must have 1 dim|same batch.*in_margin=3"
+        refused(words, head.row_losses, rows, np.int32([0, 1]), in_margin)
     words = "same batch.*embeddings=2, labels=3"
     refused(words, head, rows, np.int32([0, 1, 2]))
     step = tf.function(ArcFace(num_identities=40, sample_rate=0.3).row_losses)

@@ -113,6 +113,7 @@ def test_rejects_wrong_shapes_and_inputs_of_different_batches():
         ((ROWS, ROWS, labels[:, None]), "`labels` must have 1 dimensions"),
         ((ROWS, ROWS, labels, labels[:, None]), "`image_ids` must have 1 dimensions"),
         ((ROWS, ROWS[:1]), batch),
+        ((ROWS[:0], ROWS[:0]), "A batch must have rows"),
         ((ROWS, ROWS, np.zeros(3, np.int32)), batch),
         ((ROWS, ROWS, labels, np.zeros(3, np.int32)), batch),
     ):

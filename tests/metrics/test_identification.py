@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from refusals import refused
 
 from ekd_tf.metrics import GallerySearch
 from ekd_tf.metrics import identification
@@ -52,3 +53,9 @@ def test_tpir_by_hand():
     mates, ranks = np.array([0.95, 0.75, 0.75, 0.7, 0.1]), np.array([1, 2, 1, 1, 1])
     tpir = tpir_at_fpir(mates, ranks, np.arange(10) / 10, [0.2])
     np.testing.assert_allclose(tpir, [2 / 5])
+
+
+def test_identities_of_another_length_than_the_rows_are_refused():
+    rows, words = np.eye(3), "must come from the same batch"
+    refused(words, GallerySearch, rows, np.arange(3), rows, np.arange(1))
+    refused(words, GallerySearch, rows, np.arange(2), rows, np.arange(3))

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from refusals import refused
 from sklearn.model_selection import KFold
 
 from ekd_tf.metrics.kfold import best_accuracy
@@ -66,3 +67,12 @@ def test_best_accuracy_tries_every_threshold(rng):
         thresholds = [*distances, *(distances + 1e-6)]
         expected = max(np.mean((distances < t) == same) for t in thresholds)
         assert best_accuracy(distances, same) == pytest.approx(expected)
+
+
+def test_kinds_as_numbers_count_as_bools_and_folds_must_hold_a_pair(rng):
+    distances, same = np.arange(10.0) / 3, np.arange(10) < 5
+    assert best_accuracy(distances, same.astype(int)) == 1
+    for_ints, for_bools = (kfold_accuracy(distances, x, 2)[0] for x in (same * 1, same))
+    np.testing.assert_array_equal(for_ints, for_bools)
+    for folds in (1, 11):
+        refused(r"`folds` must be in \[2, 10\]", kfold_accuracy, distances, same, folds)

@@ -154,6 +154,18 @@ def test_nearest_may_lie_above_the_target_where_the_strict_rule_does_not():
     assert (strict.tpr, strict.fpr) == (0.5, 0.0)
 
 
+def test_nearest_takes_the_points_of_scikit_learn(rng):
+    for decimals in (1, 2, 9):
+        scores = np.round(rng.random(40), decimals)
+        positive, negative = scores[:15], scores[15:]
+        known_fpr, known_tpr, _ = sk.roc_curve(np.arange(40) < 15, scores)
+        targets = rng.random(20)
+        nearest = [np.argmin(abs(known_fpr[::-1] - t)) for t in targets]
+        tpr, fpr = ROC.of(positive, negative).nearest(targets)
+        np.testing.assert_allclose(fpr, known_fpr[::-1][nearest])
+        np.testing.assert_allclose(tpr, known_tpr[::-1][nearest])
+
+
 def test_spelling_of_fprs():
     for fpr, spelling in (
         (1e-3, "1e-3"),

@@ -49,6 +49,9 @@ def test_ranks_computed_by_hand(run_as):
         tf.constant(12345)
     )
     assert ranks.numpy().tolist() == [6172, 1234, 12, 0, 864]
+    # 100 * 0.29 is 28.999... in floats.
+    assert ranks_of_fprs(tf.constant(100), [0.29, 0.57]).numpy().tolist() == [29, 57]
+    assert ranks_of_fprs(tf.constant(0), [0.29]).numpy().tolist() == [0]
     assert ranks.dtype == tf.int32
 
 

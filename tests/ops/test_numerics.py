@@ -2,8 +2,10 @@ import math
 
 import numpy as np
 import tensorflow as tf
+from refusals import refused
 from toys import value_and_gradient
 
+from ekd_tf.ops.numerics import as_int32
 from ekd_tf.ops.numerics import l2_normalize
 from ekd_tf.ops.numerics import masked_mean
 from ekd_tf.ops.numerics import pairwise_squared_distances
@@ -35,6 +37,14 @@ def test_half_precision_is_normalised_in_float32(rng):
     unit = l2_normalize(rows)
     assert unit.dtype == tf.float32
     np.testing.assert_allclose(np.linalg.norm(unit, axis=1), np.ones(4), rtol=1e-6)
+
+
+def test_whole_numbers_of_any_type_become_int32_or_are_refused():
+    for values in (np.int64([-5, 2**31 - 1]), np.float32([-5, 7]), np.uint32([5, 7])):
+        assert as_int32(values).numpy().tolist() == values.tolist()
+    error = tf.errors.InvalidArgumentError
+    for value in (np.uint32(3e9), np.float32(3e9), np.float32(1.7), np.int64(-3e9)):
+        refused("whole numbers from -2.31", as_int32, value, error=error)
 
 
 def test_angles_and_slopes_computed_by_hand(run_as):

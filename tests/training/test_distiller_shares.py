@@ -168,6 +168,11 @@ def test_refuses_a_share_of_no_margin_loss_and_a_second_loss_called_margin():
     for head, weight in ((None, 1.0), (ArcFace(num_identities=3), 0.0)):
         words = "`margin_weight` above 0.*Share for gap$"
         refused(words, Distiller, backbone(), backbone(), losses, head, weight)
+    for losses, weight, words in (
+        ({"gap": (CosineGap(), -5.0)}, 1.0, r"`weight of gap` must be in \[0, inf"),
+        ({"gap": CosineGap()}, -1.0, r"`margin_weight` must be in \[0, inf"),
+    ):
+        refused(words, Distiller, backbone(), backbone(), losses, None, weight)
     losses = {"margin": (CosineGap(), 1.0)}
     refused("'margin': that is the head's", Distiller, backbone(), backbone(), losses)
 

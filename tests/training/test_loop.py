@@ -65,3 +65,14 @@ def test_a_hook_ends_the_run_by_raising_and_all_are_closed():
         run(2, 6, Watcher(calls, stop_at=3), Watcher(others))
     assert calls[0] == ("before", 3) and calls[-1] == others[-1] == "close"
     assert len(calls) == 3 and len(others) == 2
+
+
+def test_a_hook_that_cannot_be_closed_leaves_none_open():
+    class Full(Watcher):
+        def close(self):
+            raise OSError("disk full")
+
+    others = []
+    with pytest.raises(OSError, match="disk full"):
+        run(2, 3, Full([]), Watcher(others))
+    assert others[-1] == "close"

@@ -187,6 +187,8 @@ def test_rejects_wrong_arguments_and_optimizers_that_decay_or_clip():
         ({}, {"weight_decay": -1.0}, "`weight_decay` must be in"),
         ({}, {"clip_norm": 0.0}, "`clip_norm` must be in"),
         ({}, {"loss_scaling": "static"}, "`loss_scaling` must be one of 'none', 'dyn"),
+        ({}, {"initial_scale": float("nan")}, r"`initial_scale` must be in \[1.0, inf"),
+        ({}, {"growth_steps": 0}, r"`growth_steps` must be in \[1, inf"),
         # What the optimizer would do by itself.
         ({"weight_decay": 0.1}, {}, "`weight_decay`"),
         ({"clipnorm": 0.1}, {}, "`clipnorm`"),
@@ -204,3 +206,11 @@ def test_rejects_missing_gradients_by_name_and_calls_outside_a_replica():
     with run.strategy.scope():
         apply = run.update.apply
         refused("replica context", apply, [tf.zeros(2)] * 2, error=RuntimeError)
+
+
+def test_skips_a_step_whose_finite_gradients_have_an_infinite_norm():
+    variable = tf.Variable([1.0, 2.0])
+    update = GradientUpdate(make_optimizer("sgd", 0.1), [variable], clip_norm=1.0)
+    out = update.apply([tf.constant([3e19, 4e19])])
+    assert np.isnan(out["gradient_norm"]) and out["skipped_steps"] == 1
+    np.testing.assert_array_equal(variable, [1.0, 2.0])
