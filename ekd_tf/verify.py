@@ -57,15 +57,13 @@ def main(settings: VerifySettings, images: list[str]) -> None:
     from ekd_tf.evaluation import read_calibration
     from ekd_tf.run.evaluators import source_embedder
 
-    calibration = None
+    model, calibration = open_embedder(settings.model), None
     if settings.threshold is None:
         calibration = read_calibration(file_of_model(settings.model))
     flip = settings.flip
     if flip is None:
         flip = calibration is not None and calibration.flip
-    embedder = source_embedder(
-        open_embedder(settings.model), flip=flip, cache=settings.cache
-    )
+    embedder = source_embedder(model, flip=flip, cache=settings.cache)
     decide = _decision(settings.threshold, calibration, flip)
     rows = embedder(data.ListedImages("the images given", images))
     if settings.gallery is None:

@@ -248,7 +248,9 @@ class CacheWriter:
         for rows in batches:
             with np.errstate(over="ignore"):
                 stored = rows.astype(self._note["dtype"])
-            bad = np.flatnonzero(~np.isfinite(stored).all(axis=(1, 2)))
+            lost = (stored == 0).all(axis=2) & (rows != 0).any(axis=2)
+            bad = lost | ~np.isfinite(stored).all(axis=2)
+            bad = np.flatnonzero(bad.any(axis=1))
             if bad.size:
                 reason, largest = "is not finite", np.abs(rows[bad[0]]).max()
                 if np.isfinite(largest):

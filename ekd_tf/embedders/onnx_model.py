@@ -16,6 +16,7 @@ from ekd_tf.embedders.frozen import content_hash
 from ekd_tf.embedders.frozen import loading_error
 from ekd_tf.embedders.onnx_graph import UnknownGraph
 from ekd_tf.embedders.onnx_graph import graph_function
+from ekd_tf.files.model_parts import external_files
 
 _DTYPES = {
     "tensor(float)": np.float32,
@@ -94,7 +95,7 @@ class OnnxEmbedder(PixelEmbedder):
                 f"{path} must take float, float16 or uint8. Received: {inputs[0].type}"
             )
         self._dtype = _DTYPES[inputs[0].type]
-        beside = (self._path.parent / n for n in sorted(_external_files(model)))
+        beside = (self._path.parent / n for n in sorted(external_files(model)))
         self.fingerprint = self._hash(path, *map(content_hash, beside))
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
@@ -156,15 +157,3 @@ class _GraphEmbedder(FrozenEmbedder):
     def __call__(self, images: np.ndarray | tf.Tensor) -> tf.Tensor:
         pixels = tf.cast(tf.convert_to_tensor(images), tf.float32)
         return self._function(pixels[..., :: self._order] * self._step + self._low)
-
-
-def _external_files(message):
-    """Returns the files that hold tensors of the graph, inner graphs or functions."""
-    if message.DESCRIPTOR.name == "TensorProto":
-        return {e.value for e in message.external_data if e.key == "location"}
-    files = set()
-    for field, value in message.ListFields():
-        if field.message_type is not None:
-            for part in [value] if hasattr(value, "ListFields") else value:
-                files |= _external_files(part)
-    return files

@@ -18,10 +18,10 @@ from ekd_tf.embedders.keras_model import KerasEmbedder
 from ekd_tf.embedders.keras_model import model_file
 from ekd_tf.embedders.onnx_model import PROVIDERS
 from ekd_tf.embedders.onnx_model import OnnxEmbedder
-from ekd_tf.embedders.saved_model import SAVED_MODEL_FILE
 from ekd_tf.embedders.saved_model import SavedModelEmbedder
 from ekd_tf.embedders.tflite_model import TFLiteEmbedder
 from ekd_tf.embedders.torch_file import TorchEmbedder
+from ekd_tf.files.model_parts import SAVED_MODEL_FILE
 from ekd_tf.models.torch_families import COLORS
 from ekd_tf.models.torch_families import TORCH_FAMILIES
 
@@ -60,9 +60,9 @@ def open_embedder(spec: str) -> FrozenEmbedder:
     # Of a pipe the readers of models would wait for a writer.
     if path.exists() and not (path.is_file() or path.is_dir()):
         raise ValueError(f"{path} is no regular file")
-    if (pixels or path.suffix in (".onnx", ".tflite")) and not path.exists():
+    if (pixels or path.suffix.lower() in (".onnx", ".tflite")) and not path.exists():
         raise ValueError(f"{path} does not exist")
-    if "provider" in pixels and path.suffix != ".onnx":
+    if "provider" in pixels and path.suffix.lower() != ".onnx":
         raise ValueError(
             f"`@{'`, `@'.join(PROVIDERS)}` choose what runs an .onnx file. Received: "
             f"{spec!r}"
@@ -161,7 +161,7 @@ def _embedder_class(path):
     """Returns the class for formats whose range of pixels is open; None for others."""
     if (path / SAVED_MODEL_FILE).is_file():
         return SavedModelEmbedder
-    return {".onnx": OnnxEmbedder, ".tflite": TFLiteEmbedder}.get(path.suffix)
+    return {".onnx": OnnxEmbedder, ".tflite": TFLiteEmbedder}.get(path.suffix.lower())
 
 
 def _checked(model):

@@ -11,11 +11,10 @@ from ekd_tf.embedders.frozen import check_utf8
 from ekd_tf.embedders.frozen import content_hash
 from ekd_tf.embedders.frozen import in_traced_batches
 from ekd_tf.embedders.frozen import loading_error
+from ekd_tf.files.model_parts import SAVED_MODEL_FILE
+from ekd_tf.files.model_parts import parts_beside
 
 SIGNATURE = "serving_default"
-# What a SavedModel is made of; a card or a report may lie beside it.
-SAVED_MODEL_FILE = "saved_model.pb"
-_PARTS = ("variables", "assets", "assets.extra")
 
 
 class SavedModelEmbedder(PixelEmbedder):
@@ -50,10 +49,8 @@ class SavedModelEmbedder(PixelEmbedder):
             {name: _sizes(spec.shape) for name, spec in outputs.items()},
         )
         self._dtype = inputs[self._input].dtype
-        parts = [self._path / name for name in _PARTS]
-        self.fingerprint = self._hash(
-            graph, *(content_hash(part) for part in parts if part.is_dir())
-        )
+        # A card or a report may lie beside these.
+        self.fingerprint = self._hash(graph, *map(content_hash, parts_beside(graph)))
 
     def __call__(self, images: tf.Tensor) -> tf.Tensor:
         images = tf.convert_to_tensor(images)

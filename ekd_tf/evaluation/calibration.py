@@ -24,6 +24,7 @@ from ekd_tf.evaluation.embed import add_views
 from ekd_tf.evaluation.verification import MIN_NEGATIVES
 from ekd_tf.evaluation.verification import check_drawable
 from ekd_tf.files.atomic import write_text
+from ekd_tf.files.model_parts import parts_beside
 from ekd_tf.metrics import format_fpr
 
 CARD_FILE = "card.json"
@@ -62,7 +63,8 @@ class Calibration:
         """Reads a file's entry under "calibration" in a card."""
         interval = entry["interval"] and tuple(entry["interval"])
         values = {name: value for name, value in entry.items() if name != "sha256"}
-        return cls(**{**values, "interval": interval})
+        numbers = {name: float(values[name]) for name in ("fpr", "threshold", "tpr")}
+        return cls(**{**values, **numbers, "interval": interval})
 
     @property
     def flip(self) -> bool:
@@ -177,6 +179,17 @@ def file_hash(file: str | os.PathLike) -> str:
     return digest.hexdigest()
 
 
+def model_hash(file: str | os.PathLike) -> str:
+    """Returns the SHA-256 of a model's bytes, of several files that of their hashes."""
+    hashes = [file_hash(file)]
+    for part in parts_beside(file):
+        below = filter(pathlib.Path.is_file, sorted(part.rglob("*")))
+        hashes += map(file_hash, below if part.is_dir() else [part])
+    if len(hashes) == 1:
+        return hashes[0]
+    return hashlib.sha256(" ".join(hashes).encode()).hexdigest()
+
+
 def write_calibration(
     file: str | os.PathLike, calibration: Calibration
 ) -> pathlib.Path:
@@ -187,8 +200,10 @@ def write_calibration(
     file = pathlib.Path(file)
     path = file.with_name(CARD_FILE)
     card = read_card(path) if path.exists() else {}
-    entry = {**dataclasses.asdict(calibration), "sha256": file_hash(file)}
-    card["calibration"] = {**card.get("calibration", {}), file.name: entry}
+    entry = {**dataclasses.asdict(calibration), "sha256": model_hash(file)}
+    others = card.get("calibration")
+    others = others if isinstance(others, dict) else {}
+    card["calibration"] = {**others, file.name: entry}
     write_text(path, json.dumps(card, indent=2) + "\n")
     return path
 
@@ -202,21 +217,20 @@ def read_calibration(file: str | os.PathLike) -> Calibration | None:
     path = file.with_name(CARD_FILE)
     if not path.exists() or not file.is_file():
         return None
-    entry = read_card(path).get("calibration", {}).get(file.name)
-    if entry is None:
-        return None
-    anew = "write it anew with ekd_tf.evaluate --calibrate_fpr"
-    if entry.get("sha256") != file_hash(file):
+    card, anew = read_card(path), "write it anew with ekd_tf.evaluate --calibrate_fpr"
+    try:
+        entry = card.get("calibration", {}).get(file.name)
+        calibration = entry and Calibration.of_entry(entry)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"The calibration in {path} cannot be read ({error}); {anew}"
+        ) from None
+    if calibration and entry.get("sha256") != model_hash(file):
         raise ValueError(
             f"The calibration in {path} is of another {file.name}, which has changed "
             f"since; {anew}"
         )
-    try:
-        return Calibration.of_entry(entry)
-    except (TypeError, KeyError) as error:
-        raise ValueError(
-            f"The calibration in {path} cannot be read ({error}); {anew}"
-        ) from None
+    return calibration
 
 
 def read_card(path: str | os.PathLike) -> dict:

@@ -158,6 +158,9 @@ class SourceEmbedder:
             "input_size": self.input_size,
             "flip": self.flip,
         }
+        if self.unreadable is not None and self.unreadable.allowed:
+            # Some of its rows may be of other images.
+            description["skip_corrupt"] = self.unreadable.allowed
         key = hashlib.sha256(json.dumps(description, sort_keys=True).encode())
         path = self._folder / f"{key.hexdigest()[:32]}.f32"
         file = RowFile(path, path.with_suffix(".json"), description, len(source))

@@ -15,7 +15,8 @@ from ekd_tf.metrics import format_fpr
 
 RANKS = (1, 5, 10)
 FPIRS = (0.01, 0.1)
-# The part of the identities that is left out of the gallery: unknown people.
+# The part of the identities left out of the gallery, unknown people: those of one
+# image, and as many others as are wanting.
 _UNENROLLED = 0.2
 _ROWS = 4096
 
@@ -179,14 +180,14 @@ def split_searches(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Divides images into a gallery, probes with a mate in it, and unknown people's.
 
-    Returns row numbers. The gallery holds one image of each enrolled identity; those of
-    one image are never enrolled.
+    Returns row numbers. The gallery holds one image of each enrolled identity.
     """
     identities, number, counts = np.unique(
         labels, return_inverse=True, return_counts=True
     )
     able = rng.permutation(np.flatnonzero(counts > 1))
-    enrolled = able[round(identities.size * _UNENROLLED) :]
+    single = identities.size - able.size
+    enrolled = able[max(0, round(identities.size * _UNENROLLED) - single) :]
     if not enrolled.size:
         raise ValueError(
             "Identification needs identities with two images to enrol. Received: "

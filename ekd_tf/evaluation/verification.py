@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from ekd_tf import metrics
+from ekd_tf.checks import check_range
 from ekd_tf.evaluation.allpairs import PairBlocks
 from ekd_tf.evaluation.allpairs import check_labels_of_rows
 from ekd_tf.evaluation.allpairs import count_pairs
@@ -161,7 +162,7 @@ def verify_embeddings(
     Args:
         embeddings: Float array `(n, dim)`. Normalised here.
         labels: Integer array `(n,)`, identities.
-        fprs: Target FPRs in [0, 1].
+        fprs: Target FPRs in [0, 1).
         seed: Of the drawing.
         replicates: Resamples behind an interval: of folds for the accuracy, of
             identities for TPRs and thresholds. 0: no intervals.
@@ -197,7 +198,7 @@ def verify_pairs(
         embeddings: Float array `(2 * pairs, dim)`; rows 2i and 2i + 1 are pair i.
             Normalised here.
         same: Bool array `(pairs,)`, whether the pair shows one identity.
-        fprs: Target FPRs in [0, 1].
+        fprs: Target FPRs in [0, 1).
         replicates: Resamples of the folds for the intervals; 0: none. Those of TPRs,
             AUC and EER take pairs of both kinds in every fold.
         seed: Of the drawing.
@@ -220,6 +221,8 @@ def verify_pairs(
 
 
 def _report(distances, same, roc, fprs, intervals, replicates, seed):
+    for fpr in fprs:
+        check_range("fprs", fpr, 0, 1, high_open=True)
     accuracy, chosen, stratified = metrics.kfold_accuracy(distances, same, FOLDS)
     if replicates:
         (interval,) = metrics.fold_intervals(

@@ -24,7 +24,6 @@ from ekd_tf.embedders import TFLiteEmbedder
 from ekd_tf.evaluation import Calibration
 from ekd_tf.evaluation.calibration import CARD_FILE
 from ekd_tf.export import parity
-from ekd_tf.export.card import file_hashes
 from ekd_tf.export.card import make_card
 from ekd_tf.export.card import refresh_readme
 from ekd_tf.export.convert import PRECISIONS
@@ -152,8 +151,7 @@ def export_student(
             )
             text = "\n".join([*failed, report.to_table(), way_out])
             raise parity.ParityError(text, report)
-        hashes = file_hashes(target)
-        card = make_card(report, student, hashes, facts or {}, calibration)
+        card = make_card(report, student, target, facts or {}, calibration)
         text = json.dumps(card, indent=2) + "\n"
         (target / CARD_FILE).write_text(text, encoding="utf-8")
         refresh_readme(target / CARD_FILE)

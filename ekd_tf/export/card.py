@@ -11,16 +11,17 @@ import keras
 
 from ekd_tf.data.alignment import ARCFACE_TEMPLATE
 from ekd_tf.data.alignment import TEMPLATE_SIZE
-from ekd_tf.embedders.saved_model import SAVED_MODEL_FILE
 from ekd_tf.evaluation import format_fpr
 from ekd_tf.evaluation import format_table
 from ekd_tf.evaluation.calibration import CARD_FILE
 from ekd_tf.evaluation.calibration import Calibration
 from ekd_tf.evaluation.calibration import file_hash
+from ekd_tf.evaluation.calibration import model_hash
 from ekd_tf.evaluation.calibration import read_card
 from ekd_tf.export.parity import GATED_FPR
 from ekd_tf.export.parity import ExportReport
 from ekd_tf.export.parity import artefacts_table
+from ekd_tf.files.model_parts import SAVED_MODEL_FILE
 from ekd_tf.files.user_text import KEEP
 
 NOT_GIVEN = "not given"
@@ -45,14 +46,14 @@ def file_hashes(directory: str | os.PathLike) -> dict[str, str]:
 def make_card(
     report: ExportReport,
     student: keras.Model,
-    hashes: dict[str, str],
+    directory: pathlib.Path,
     facts: dict,
     calibration: Calibration | None = None,
 ) -> dict:
     """Gathers what whoever deploys the student must know, ready for JSON.
 
     Args:
-        report, hashes: Of what was exported of `student`; see `file_hashes`.
+        report, directory: Of what was exported of `student`, and where it lies.
         facts: Some of `FACTS`. Others are "not given".
         calibration: Of the Keras model; it holds for the artefacts that give the same
             scores. None: every artefact has its threshold on the images of the gate.
@@ -62,7 +63,8 @@ def make_card(
         found = _calibration(report, artefact, calibration)
         if found is not None:
             file = _file_of(artefact.kind, artefact.path)
-            calibrations[file] = {**dataclasses.asdict(found), "sha256": hashes[file]}
+            sha256 = model_hash(directory / file)
+            calibrations[file] = {**dataclasses.asdict(found), "sha256": sha256}
     size = student.input_shape[1]
     scale = size / TEMPLATE_SIZE
     return {
@@ -86,7 +88,7 @@ def make_card(
         "calibration": calibrations,
         **{name: facts.get(name) or NOT_GIVEN for name in FACTS},
         "metrics": report.to_dict(),
-        "files": hashes,
+        "files": file_hashes(directory),
         "versions": {name: _version(name) for name in _PACKAGES},
     }
 

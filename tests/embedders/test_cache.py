@@ -142,6 +142,11 @@ def test_a_row_that_cannot_be_stored_ends_it(tmp_path):
         rows[5, 1, 2] = value
         refused(words, write, tmp_path / dtype, rows, dtype=dtype)
         write(tmp_path / f"other {dtype}", np.nan_to_num(rows))
+    # So small a row would be zero.
+    rows = ROWS.copy()
+    rows[5, 1] = 1e-9
+    words = r"image 5 does not fit float16 \(largest entry"
+    refused(words, write, tmp_path / "small", rows, dtype="float16")
 
 
 def test_says_how_to_write_or_finish_a_cache(tmp_path):

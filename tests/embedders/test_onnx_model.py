@@ -13,7 +13,7 @@ from ekd_tf.embedders import in_other_ranges
 from ekd_tf.embedders import onnx_graph
 from ekd_tf.embedders import open_embedder
 from ekd_tf.embedders.onnx_model import PROVIDERS
-from ekd_tf.embedders.onnx_model import _external_files
+from ekd_tf.files.model_parts import external_files
 
 
 @pytest.fixture
@@ -53,7 +53,7 @@ def test_weights_within_inner_graphs_are_found():
     branch.initializer.append(tensor("below/c"))
     model.functions.add().node.add().attribute.add().tensors.append(tensor("d"))
     model.graph.sparse_initializer.add().values.CopyFrom(tensor("e"))
-    assert _external_files(model) == {"a", "b", "below/c", "d", "e"}
+    assert external_files(model) == {"a", "b", "below/c", "d", "e"}
 
 
 def test_says_what_is_wrong(tmp_path):

@@ -81,6 +81,20 @@ def test_survives_the_card_and_leaves_the_rest_of_it(embedder, source, model):
     refused(words, evaluation.read_calibration, model)
 
 
+def test_a_threshold_is_lost_with_weights_in_other_files(embedder, source, tmp_path):
+    # One network has the same saved_model.pb whatever its weights.
+    graph, weights = tmp_path / "saved_model.pb", tmp_path / "variables" / "data"
+    weights.parent.mkdir()
+    graph.write_bytes(b"graph")
+    weights.write_bytes(b"weights")
+    found = evaluation.calibrate(embedder, source, 0.02)
+    evaluation.write_calibration(graph, found)
+    assert evaluation.read_calibration(graph) == found
+    weights.write_bytes(b"others!")
+    words = "of another saved_model.pb, which has changed"
+    refused(words, evaluation.read_calibration, graph)
+
+
 def test_rejects_what_gives_no_threshold(embedder, source):
     plain = evaluation.SourceEmbedder(patches, 32, traceable=False, flip=False)
     for model, fpr, options, words in (
@@ -123,11 +137,17 @@ def test_tells_another_precision_from_another_model(embedder, source):
 
 def test_says_what_is_wrong_with_a_card(model):
     entry = {"fpr": 1, "sha256": hashlib.sha256(b"weights").hexdigest()}
-    partial = json.dumps({"calibration": {"model.tflite": entry}})
+    nothing = {**entry, "threshold": None, "tpr": 0.5, "interval": None}
+    partial, nothing = (
+        json.dumps({"calibration": {"model.tflite": e}}) for e in (entry, nothing)
+    )
     for text, words in (
         ("{", "cannot be read as a model card"),
         ("[]", "must hold a JSON object"),
         (partial, "calibration in .* cannot be read"),
+        (nothing, "calibration in .* cannot be read"),
+        ('{"calibration": null}', "calibration in .* cannot be read"),
+        ('{"calibration": {"model.tflite": 5}}', "calibration in .* cannot be read"),
     ):
         model.with_name("card.json").write_text(text)
         refused(words, evaluation.read_calibration, model)

@@ -1,4 +1,5 @@
 import dataclasses
+import hashlib
 import json
 
 import keras
@@ -6,6 +7,7 @@ import pytest
 
 from ekd_tf.data.alignment import ARCFACE_TEMPLATE
 from ekd_tf.evaluation import Calibration
+from ekd_tf.evaluation import read_calibration
 from ekd_tf.export.card import FACTS
 from ekd_tf.export.card import card_markdown
 from ekd_tf.export.card import exported_files
@@ -16,7 +18,14 @@ from ekd_tf.export.parity import ParityReport
 from ekd_tf.export.parity import Verification
 from ekd_tf.export.parity import artefacts_table
 
-HASHES = {"saved_model.pb": "0a", "x-3-int8.tflite": "0b"}
+FILES = ("saved_model.pb", "x-3-int8.tflite")
+
+
+@pytest.fixture
+def exported(tmp_path):
+    for name in FILES:
+        (tmp_path / name).write_text(name)
+    return tmp_path
 
 
 def make_report(verified=None, notes=(), int8=1.0):
@@ -33,12 +42,12 @@ def student(size):
     return keras.Model(inputs, keras.layers.Dense(128)(pooled))
 
 
-def test_a_card_says_how_images_must_be_made_and_what_is_known():
+def test_a_card_says_how_images_must_be_made_and_what_is_known(exported):
     # The template is in centres of pixels of 112: x of the left eye, 38.2946, lies
     # 38.7946 pixels from the edge, and so half of it in an image of half the size.
     for size, expected in ((112, 38.2946), (56, 38.7946 / 2 - 0.5)):
         facts = {"licence": "research only", "teacher": None}
-        card = make_card(make_report(), student(size), HASHES, facts)
+        card = make_card(make_report(), student(size), exported, facts)
         assert card["input"]["size"] == size
         template = card["input"]["template"]
         assert template[0][0] == pytest.approx(expected, abs=1e-4)
@@ -46,7 +55,8 @@ def test_a_card_says_how_images_must_be_made_and_what_is_known():
     assert card["embedding"]["dim"] == 128
     kinds = {"saved_model": True, "tflite_int8": False}
     assert card["embedding"]["normalised"] == kinds
-    assert json.loads(json.dumps(card))["files"] == HASHES
+    hashes = {name: hashlib.sha256(name.encode()).hexdigest() for name in FILES}
+    assert json.loads(json.dumps(card))["files"] == hashes
     assert card["licence"] == "research only"
     others = [name for name in FACTS if name != "licence"]
     assert [card[name] for name in others] == ["not given"] * len(others)
@@ -56,7 +66,7 @@ def test_a_card_says_how_images_must_be_made_and_what_is_known():
 CALIBRATION = Calibration(1e-4, 0.41234, (0.4, 0.425), 0.5, 12345, "folder:ours")
 
 
-def test_the_threshold_of_every_file_and_where_it_was_found():
+def test_the_threshold_of_every_file_and_where_it_was_found(exported):
     measured = Verification(0.9, 0.8, 0.3056, 32000)
     own = "0.3056    | 1e-3 | 0.8000 | one image    | 32,000"
     gate = ["the images of the parity gate"]
@@ -72,15 +82,17 @@ def test_the_threshold_of_every_file_and_where_it_was_found():
         (0.99, Verification(0.9, None, None, 50), None, ["Threshold: not calibr"]),
     ):
         report = make_report(verified, notes=("A note.",), int8=int8)
-        card = make_card(report, student(112), HASHES, {}, calibration)
+        card = make_card(report, student(112), exported, {}, calibration)
         text = card_markdown(json.loads(json.dumps(card)))
         for sentence in sentences:
             assert sentence in text, text
         assert text.startswith("# face, version 3\n")
         assert "raw in tflite_int8: divide by the length." in text
         assert report.to_table() in text and "A note." in text
-        for name, entry in card["calibration"].items():
-            assert entry["sha256"] == HASHES[name]
+        (exported / "card.json").write_text(json.dumps(card))
+        for name in card["calibration"]:
+            assert read_calibration(exported / name)
+        (exported / "card.json").unlink()
 
 
 def test_finds_the_other_artefacts_of_a_model(tmp_path):
