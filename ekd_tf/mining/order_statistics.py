@@ -22,22 +22,15 @@ _NO_PAIR_BIN = int((TOP - NO_PAIR) / BIN_WIDTH)
 
 
 def ranks_of_fprs(num_negatives: tf.Tensor, fprs: Sequence[float]) -> tf.Tensor:
-    """Returns floor(num_negatives * fpr) for each FPR, int32, in exact integers.
+    """Returns floor(num_negatives * fpr) for each FPR, int32, exactly.
 
-    An FPR that is one over a whole number divides by it, as the reference
-    implementation does; of others a product of floats that falls one short is mended.
+    As the reference implementation divides by 10^k; a product of floats that falls one
+    short is mended.
     """
-    total = tf.cast(num_negatives, tf.float64)
-    ranks = []
-    for fpr in fprs:
-        divisor = round(1.0 / fpr)
-        if abs(1.0 / fpr - divisor) < 1e-9 * divisor:
-            ranks.append(num_negatives // divisor)
-        else:
-            rank = tf.floor(total * fpr)
-            rank += tf.cast((rank + 1.0) / total <= fpr, tf.float64)
-            ranks.append(tf.cast(rank, num_negatives.dtype))
-    return tf.cast(tf.stack(ranks), tf.int32)
+    rates, total = tf.constant(fprs, tf.float64), tf.cast(num_negatives, tf.float64)
+    ranks = tf.floor(total * rates)
+    ranks += tf.cast((ranks + 1.0) / total <= rates, tf.float64)
+    return tf.cast(ranks, tf.int32)
 
 
 def bins_of(cosines: tf.Tensor) -> tf.Tensor:
