@@ -73,6 +73,7 @@ def report(root):
     from ekd_tf.evaluation import LabelledEvaluation
     from ekd_tf.evaluation import Models
     from ekd_tf.evaluation import SourceEmbedder
+    from ekd_tf.evaluation import measurable_curve
     from ekd_tf.evaluation import plot_roc
     from ekd_tf.run.data import sources_of_run
 
@@ -83,7 +84,7 @@ def report(root):
         embedder = SourceEmbedder(model, model.input_shape[1])
         result = LabelledEvaluation("heldout", heldout)(Models(embedder))
         figures = result.student
-        curves[title] = result.student.roc.curve()
+        curves[title] = measurable_curve(figures.roc)
         export = json.loads((root / run / "reports" / "export.json").read_text())
         artefact = next(a for a in export["artefacts"] if a["kind"] == "tflite_float32")
         rows.append(

@@ -22,6 +22,7 @@ from ekd_tf.evaluation.protocols import PairSetEvaluation as PairSetEvaluation
 from ekd_tf.evaluation.result import Result as Result
 from ekd_tf.evaluation.tables import format_table as format_table
 from ekd_tf.evaluation.verification import VerificationReport as VerificationReport
+from ekd_tf.evaluation.verification import measurable_curve as measurable_curve
 from ekd_tf.evaluation.verification import verify_embeddings as verify_embeddings
 from ekd_tf.evaluation.verification import verify_pairs as verify_pairs
 from ekd_tf.metrics import format_fpr as format_fpr

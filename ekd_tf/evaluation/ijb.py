@@ -18,6 +18,7 @@ from ekd_tf.evaluation.plots import plot_roc
 from ekd_tf.evaluation.result import Result
 from ekd_tf.evaluation.tables import format_table
 from ekd_tf.evaluation.verification import is_measurable
+from ekd_tf.evaluation.verification import measurable_curve
 from ekd_tf.evaluation.verification import not_measurable
 from ekd_tf.evaluation.verification import tpr_scalars
 from ekd_tf.metrics import format_fpr
@@ -103,7 +104,7 @@ class IJBEvaluation:
                 figures[model].update(report.scalars(f"{self.name}/{switches}"))
                 document[model][switches] = report.to_dict()
                 if switches == self._switches[0]:
-                    curves[f"{model} {switches}"] = roc.curve()
+                    curves[f"{model} {switches}"] = measurable_curve(roc)
         return Result(
             name=self.name,
             reports=reports,

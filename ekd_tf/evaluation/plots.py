@@ -55,9 +55,10 @@ def plot_roc(
 ) -> np.ndarray:
     """Draws TPR over FPR, FPR on a logarithmic axis, with a marker at each decade.
 
-    The axis starts at the lowest decade that any curve resolves, within 1e-6 and 1e-2.
-    `curves` are name -> `(fpr, tpr)`, arrays that rise, at least one. Returns uint8
-    `(height, width, 3)`, RGB, as all functions here, and writes a PNG to `path`.
+    `curves` are name -> `(fpr, tpr)`, arrays that rise, such as `measurable_curve`
+    returns; at least one. Each is drawn from its first point on, the axis from the
+    lowest decade that any has, within 1e-6 and 1e-2. Returns uint8 `(height, width,
+    3)`, RGB, as all functions here, and writes a PNG to `path`.
     """
     decades = _decades([np.asarray(fpr) for fpr, _ in curves.values()])
     figure, axes = new_figure(title, _ZOOM if len(curves) <= _FEW else 1.0)
@@ -66,7 +67,8 @@ def plot_roc(
         fpr = np.asarray(curve[0])
         # Rising from 0 at the axis would draw a wall over it: only the last of the
         # points at or before the axis is kept.
-        x = np.unique(np.concatenate([fpr[fpr > decades[0]], decades]))
+        marked = decades[decades >= fpr[0] * (1 - 1e-9)]
+        x = np.unique(np.concatenate([fpr[fpr > decades[0]], marked]))
         y = tpr_within(curve, x)
         lowest = min(lowest, float(y[0]))
         axes.plot(
@@ -74,7 +76,7 @@ def plot_roc(
             y,
             # Between two points the TPR within an FPR is that of the lower one.
             drawstyle="steps-post",
-            markevery=np.searchsorted(x, decades).tolist(),
+            markevery=np.searchsorted(x, marked).tolist(),
             label=name,
             color=COLORS[number % len(COLORS)],
             linestyle=_DASHES[number % len(_DASHES)],
@@ -155,7 +157,7 @@ def _legend_below(figure):
 
 
 def _decades(fprs):
-    """Returns the decades from the lowest that any curve resolves up to 1."""
+    """Returns the decades from the lowest that any curve has up to 1."""
     fprs = np.concatenate(fprs)
     smallest = fprs[fprs > 0].min(initial=1.0)
     # Rounded, or the logarithm of 1e-3 could come out a whole decade too high.

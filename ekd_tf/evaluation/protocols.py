@@ -210,7 +210,7 @@ class PairSetEvaluation:
 
 def _pictures(name, reports, pairs):
     """Draws the ROC of all models and the student's similarities."""
-    curves = {model: report.roc.curve() for model, report in reports.items()}
+    curves = {m: verification.measurable_curve(r.roc) for m, r in reports.items()}
     student = reports["student"]
     return {
         f"{name}/roc": plot_roc(curves, title=f"{name}, {pairs}"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from collections.abc import Mapping
 from collections.abc import Sequence
 
 import numpy as np
@@ -17,6 +18,7 @@ from ekd_tf.evaluation.allpairs import draw_pairs
 from ekd_tf.evaluation.allpairs import labelled_intervals
 from ekd_tf.evaluation.tables import format_table
 from ekd_tf.metrics import format_fpr
+from ekd_tf.metrics.roc import tpr_within
 
 # A TPR whose threshold rests on fewer negatives than this is mostly chance: with
 # 10 the FPR really reached is uncertain by about a third.
@@ -271,8 +273,24 @@ def is_measurable(point: metrics.OperatingPoint) -> bool:
     return point.negatives_allowed >= MIN_NEGATIVES
 
 
+def measurable_curve(
+    roc: metrics.ROC, fprs: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns a ROC's `(fpr, tpr)` at those of some FPRs that are measurable.
+
+    They rise to 1, which is always kept. Default: the lowest that is measurable, and
+    all of `roc.curve()` above it.
+    """
+    curve, lowest = roc.curve(), min(MIN_NEGATIVES / roc.num_negative, 1.0)
+    if fprs is None:
+        fprs = np.unique(np.append(lowest, curve[0]))
+    # A decade written as a power of ten may lie an ulp below it.
+    fprs = fprs[fprs >= lowest * (1 - 1e-9)]
+    return fprs, tpr_within(curve, fprs)
+
+
 def not_measurable(
-    tpr: dict[float, float | None], num_negative: int
+    tpr: Mapping[float, float | None], num_negative: int | None = None
 ) -> tuple[str, ...]:
     """Says in one sentence why some FPRs have no TPR; nothing where all have one."""
     fprs = [fpr for fpr, value in tpr.items() if value is None]
@@ -280,9 +298,10 @@ def not_measurable(
         return ()
     needed = [str(int(np.ceil(MIN_NEGATIVES / fpr))) for fpr in fprs if fpr]
     needed += ["more than any number of"] * (0 in fprs)
+    there = "" if num_negative is None else f", and there are {num_negative}"
     return (
         f"TPR at FPR {', '.join(map(format_fpr, fprs))} is not measurable: it takes "
-        f"{', '.join(needed)} negative pairs, and there are {num_negative}",
+        f"{', '.join(needed)} negative pairs{there}",
     )
 
 

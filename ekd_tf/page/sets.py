@@ -17,10 +17,10 @@ from ekd_tf.evaluation import LabelledEvaluation
 from ekd_tf.evaluation import Models
 from ekd_tf.evaluation import PairSetEvaluation
 from ekd_tf.evaluation import Result
+from ekd_tf.evaluation import measurable_curve
 from ekd_tf.evaluation.allpairs import PairBlocks
 from ekd_tf.evaluation.embed import add_views
 from ekd_tf.metrics import format_fpr
-from ekd_tf.metrics.roc import tpr_within
 from ekd_tf.page.columns import Attributes
 from ekd_tf.page.columns import Column
 from ekd_tf.page.columns import quality_columns
@@ -113,8 +113,7 @@ def set_section(
 
 def _curve(roc):
     """Returns `[fprs, tprs]`, the last point of a ROC within each of a grid of FPRs."""
-    fprs = _FPRS[roc.num_negative * _FPRS >= 1 - 1e-9]
-    return [_short(fprs), _short(tpr_within(roc.curve(), fprs))]
+    return [_short(axis) for axis in measurable_curve(roc, _FPRS)]
 
 
 def _slider(grid, report, stops):

@@ -2,6 +2,7 @@ import numpy as np
 from PIL import Image
 
 from ekd_tf.data import SyntheticFaces
+from ekd_tf.evaluation import measurable_curve
 from ekd_tf.evaluation import plots
 from ekd_tf.evaluation.gap import GapPoint
 from ekd_tf.evaluation.tables import format_table
@@ -26,6 +27,22 @@ def test_roc_is_drawn_and_written(rng, tmp_path):
     check_picture(image)
     with Image.open(tmp_path / "roc.png") as written:
         np.testing.assert_array_equal(np.asarray(written.convert("RGB")), image)
+
+
+def test_curves_are_drawn_where_ten_negatives_lie(rng, monkeypatch):
+    monkeypatch.setattr(plots, "render", lambda figure, path: figure)
+    rocs = [ROC.of(rng.normal(1, 1, 300), rng.normal(size=n)) for n in (9999, 500, 5)]
+    curves = {roc.num_negative: measurable_curve(roc) for roc in rocs}
+    lines = plots.plot_roc(curves).axes[0].lines
+    assert lines[0].axes.get_xlim() == (1e-2, 1)
+    marked = [line.get_xdata()[line.get_markevery()].tolist() for line in lines]
+    # Of 9,999 pairs nine lie within 1e-3, of 500 five within 1e-2.
+    assert marked == [[1e-2, 1e-1, 1], [1e-1, 1], [1]]
+    assert [line.get_xdata()[0] for line in lines] == [1e-2, 0.02, 1]
+    for line, roc in zip(lines, rocs):
+        points = roc.points(line.get_xdata())
+        assert line.get_ydata().tolist() == [point.tpr for point in points]
+    np.testing.assert_array_equal(measurable_curve(rocs[1], np.array([0.01, 1]))[0], 1)
 
 
 def test_similarities_are_drawn(rng):

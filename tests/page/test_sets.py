@@ -43,6 +43,9 @@ def test_figures_are_those_of_the_json(case, page):
     document = json.loads(json.dumps(case.result.document))
     for name in ("student", "teacher"):
         assert found["models"][name]["figures"] == document[name]
+        fprs, tprs = found["models"][name]["curve"]
+        # Ten of 19,500 negative pairs.
+        assert 10 / 19_500 <= fprs[0] < 10.6 / 19_500 and fprs[-1] == tprs[-1] == 1
     slider, student = found["slider"], document["student"]
     # At 1e-4 too few negatives are allowed.
     assert slider["stops"].keys() == {"1e-1", "1e-2"}
@@ -146,6 +149,9 @@ def test_pictures_are_of_the_set_and_can_be_left_out(case, section, page, tmp_pa
     less = set_section(case.evaluation, case.models, case.result, image_bytes=5000)
     assert 0 < sum(map(len, less["pictures"].values())) <= 6000
     without = set_section(case.evaluation, case.models, case.result)
+    # Of the names those of critical pairs alone stay.
+    worst = {k for row in without["critical"]["rows"] for k in row["pair"]}
+    assert without["pairs"] == [] and without["names"].keys() == worst
     path = write_page(tmp_path, "t", {}, {"sets": [without]})
     assert "data:image" not in path.read_text() and "data:image" in page.read_text()
 
