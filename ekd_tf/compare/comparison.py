@@ -21,10 +21,12 @@ from ekd_tf.evaluation import LabelledEvaluation
 from ekd_tf.evaluation import Models
 from ekd_tf.evaluation import PairSetEvaluation
 from ekd_tf.evaluation import SourceEmbedder
+from ekd_tf.evaluation import VerificationReport
+from ekd_tf.evaluation import measurable_curve
 from ekd_tf.evaluation import plots
+from ekd_tf.evaluation import verification
 from ekd_tf.evaluation.gap import closed_share
 from ekd_tf.evaluation.tables import format_table
-from ekd_tf.evaluation.verification import VerificationReport
 from ekd_tf.files.atomic import write_text
 from ekd_tf.files.user_text import printable
 from ekd_tf.metrics import format_fpr
@@ -32,7 +34,7 @@ from ekd_tf.metrics.roc import tpr_within
 from ekd_tf.page import write_page
 
 # FPRs at which curves of several runs are averaged: 20 a decade, decades exact.
-_GRID = tuple(10.0 ** -(k / 20) for k in range(120, -1, -1))
+_GRID = np.array([10.0 ** -(k / 20) for k in range(120, -1, -1)])
 # Fewer say nothing about a standard deviation.
 _LEAST_FOR_SD = 3
 
@@ -87,7 +89,7 @@ class RunFigures:
     """What one model reached on one set.
 
     `tpr` is FPR -> TPR, None where the FPR is not measurable; `curve` `(fpr, tpr)` on a
-    grid of 20 FPRs a decade, from the lowest that one negative pair resolves to 1.
+    grid of 20 FPRs a decade, from the lowest that is measurable to 1.
     """
 
     accuracy: float
@@ -97,10 +99,8 @@ class RunFigures:
     @classmethod
     def of(cls, report: VerificationReport) -> RunFigures:
         """Takes the figures of a report and samples its ROC curve."""
-        resolved = 1 / report.num_negative
-        grid = np.array([fpr for fpr in _GRID if fpr >= resolved * (1 - 1e-9)])
-        tpr = tpr_within(report.roc.curve(), grid)
-        sampled = tuple(grid.tolist()), tuple(tpr.tolist())
+        fpr, tpr = measurable_curve(report.roc, _GRID)
+        sampled = tuple(fpr.tolist()), tuple(tpr.tolist())
         return cls(report.accuracy_mean, dict(report.tpr), sampled)
 
     def to_dict(self) -> dict:
@@ -128,6 +128,8 @@ class Comparison:
             may lack seeds, or have none.
         teacher: Seed -> `RunFigures` of the teacher on the images of that seed.
         baseline: The method without a teacher.
+
+    `not_measurable` is a sentence that names the FPRs no run could measure, or none.
     """
 
     def __init__(
@@ -143,12 +145,13 @@ class Comparison:
         self.baseline = baseline
         every = (self.teacher, *self.methods.values())
         runs = [run for of_seeds in every for run in of_seeds.values()]
+        first = runs[0].tpr if runs else {}
         # In the order of the first, the FPRs that any run could measure.
         self.fprs = [
-            fpr
-            for fpr in (runs[0].tpr if runs else ())
-            if any(run.tpr.get(fpr) is not None for run in runs)
+            fpr for fpr in first if any(run.tpr.get(fpr) is not None for run in runs)
         ]
+        missing = {fpr: None for fpr in first if fpr not in self.fprs}
+        self.not_measurable = verification.not_measurable(missing)
 
     def accuracy(self, method: str) -> Spread | None:
         return Spread.of(run.accuracy for run in self._runs(method).values())
@@ -175,7 +178,7 @@ class Comparison:
     def curves(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         """Returns the mean ROC curve of the teacher and of each method.
 
-        TPRs of the seeds are averaged at each FPR that all of them resolve.
+        TPRs of the seeds are averaged at each FPR that all of them can measure.
         """
         of_methods = {}
         for method in self._names():
@@ -252,13 +255,14 @@ def kept_figures(
 ) -> dict[str, RunFigures]:
     """Evaluates a model on sets, or reads what an earlier call found; by set's name.
 
-    The JSON file `path` keeps figures by the fingerprints of model and set.
+    The JSON file `path` keeps figures by the fingerprints of model and set, and by
+    what counts as measurable.
     """
     path = pathlib.Path(path)
     kept = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    of_sets, models = {}, None
+    of_sets, models, least = {}, None, verification.MIN_NEGATIVES
     for evaluation in evaluations:
-        key = f"{fingerprint} {evaluation.fingerprint}"
+        key = f"{fingerprint} {evaluation.fingerprint} from {least}"
         if key not in kept:
             models = models or Models(open_model())
             kept[key] = RunFigures.of(evaluation(models).student).to_dict()
@@ -310,6 +314,7 @@ def write_comparison(
     report = {
         **facts,
         "runs": list(runs),
+        "not_measurable": {c.name: c.not_measurable for c in comparisons},
         "sets": {c.name: c.to_dict() for c in comparisons},
     }
     write_text(folder / "report.json", json.dumps(report, indent=2) + "\n")
@@ -320,10 +325,15 @@ def write_comparison(
 
 def _section(comparison, folder):
     name = comparison.name
+    seeds = max(len(runs) for runs in comparison.methods.values())
+    over, spread = "one seed", ""
+    if seeds > 1:
+        over, spread = f"mean of {seeds} seeds", ", in brackets the lowest and highest"
     parts = [
         f"## {name}",
-        "In %: mean over seeds, in brackets the lowest and highest seed.",
+        f"In %, {over}{spread}.",
         comparison.to_table(),
+        *comparison.not_measurable,
     ]
     closed = comparison.closed_table()
     if closed is not None:
@@ -334,8 +344,6 @@ def _section(comparison, folder):
             "100 the teacher.",
             closed,
         ]
-    seeds = max(len(runs) for runs in comparison.methods.values())
-    over = f"mean of {seeds} seeds" if seeds > 1 else "one seed"
     if curves := comparison.curves():
         title, file = f"{name}, {over}", f"{name}_roc.png"
         plots.plot_roc(curves, folder / file, title)
@@ -343,13 +351,16 @@ def _section(comparison, folder):
     # Of few pairs no FPR can be measured.
     if comparison.fprs:
         title, file = f"{name}: TPR in %, {over}", f"{name}_tpr.png"
-        _plot_tpr(comparison, folder / file, title)
+        _plot_tpr(comparison, folder / file, title, seeds)
         parts.append(f"![{title}]({file})")
     return parts
 
 
-def _plot_tpr(comparison, path, title):
-    """Draws a panel for each FPR, with a bar and a line from lowest to highest seed."""
+def _plot_tpr(comparison, path, title, seeds):
+    """Draws a panel for each FPR, with a bar and a line from lowest to highest seed.
+
+    The teacher is named alone: its bar would squeeze all others together.
+    """
     fprs, methods = comparison.fprs, list(comparison.methods)
     size = 1.6 + 2.3 * len(fprs), 1.4 + 0.3 * len(methods)
     figure = Figure(figsize=size, dpi=100, layout="constrained")
@@ -357,17 +368,20 @@ def _plot_tpr(comparison, path, title):
     panels: Any = figure.subplots(1, len(fprs), sharey=True, squeeze=False)[0]
     colors = [plots.COLORS[5 if m == comparison.baseline else 1] for m in methods]
     for axes, fpr in zip(panels, fprs):
-        spreads = [comparison.tpr(method, fpr) or Spread((0.0,)) for method in methods]
+        spreads = [
+            comparison.tpr(method, fpr) or Spread((np.nan,)) for method in methods
+        ]
         means = np.array([100 * spread.mean for spread in spreads])
         ends = 100 * np.array([(spread.low, spread.high) for spread in spreads]).T
         ranges = np.abs(ends - means)
         bars = axes.barh(methods, means, xerr=ranges, color=colors, alpha=0.5)
         axes.bar_label(bars, fmt="%.1f", padding=4, fontsize=9)
-        if teacher := comparison.tpr("teacher", fpr):
-            axes.axvline(100 * teacher.mean, color=plots.COLORS[0], linestyle="--")
-        axes.set_title(f"FPR {format_fpr(fpr)}", fontsize=10)
-        axes.margins(x=0.25)
+        teacher = comparison.tpr("teacher", fpr)
+        of_teacher = f", teacher {100 * teacher.mean:.1f}" if teacher else ""
+        axes.set_title(f"FPR {format_fpr(fpr)}{of_teacher}", fontsize=10)
+        axes.margins(x=0.3)
     panels[0].invert_yaxis()
-    dashed = "; dashed: teacher" if comparison.teacher else ""
-    figure.suptitle(printable(title) + dashed, fontsize=12)
+    figure.suptitle(printable(title), fontsize=12)
+    if seeds > 1:
+        figure.supxlabel("lines from the lowest to the highest seed", fontsize=9)
     plots.render(figure, path)

@@ -14,6 +14,7 @@ from ekd_tf.compare.comparison import tpr_within
 from ekd_tf.data import SyntheticFaces
 from ekd_tf.evaluation import LabelledEvaluation
 from ekd_tf.evaluation import SourceEmbedder
+from ekd_tf.evaluation import plots
 from ekd_tf.evaluation import verify_embeddings
 
 
@@ -92,7 +93,7 @@ def test_tables_written_out(comparison):
     ]
 
 
-def test_curves_are_means_where_all_seeds_resolve():
+def test_curves_are_means_where_all_seeds_are_measurable():
     runs = {
         0: RunFigures(0.7, {}, ((1e-3, 1e-2, 1.0), (0.1, 0.2, 1.0))),
         1: RunFigures(0.7, {}, ((1e-2, 1.0), (0.6, 1.0))),
@@ -116,8 +117,8 @@ def test_figures_of_a_run_survive_json(rng):
     found = RunFigures.of(report)
     assert found.accuracy == report.accuracy_mean
     assert found.tpr == {**report.tpr, 1e-6: None}
-    # 3,040 negatives resolve 3.3e-4.
-    assert 1 / 3040 <= found.curve[0][0] < 1.13 / 3040
+    # Of 3,040 negatives ten lie within 3.3e-3.
+    assert 10 / 3040 <= found.curve[0][0] < 11.3 / 3040
     at = [found.curve[0].index(fpr) for fpr in (1e-2, 1e-1)]
     assert [found.curve[1][k] for k in at] == [report.tpr[1e-2], report.tpr[1e-1]]
     assert RunFigures.from_dict(json.loads(json.dumps(found.to_dict()))) == found
@@ -172,8 +173,13 @@ def summary(method, state="finished", note=""):
     }
 
 
-def test_the_report_lists_failures_facts_and_commands_and_has_pictures(tmp_path):
-    folder = tmp_path / "out"
+def test_the_report_lists_failures_facts_and_commands_and_has_pictures(
+    tmp_path, monkeypatch
+):
+    folder, render, drawn = tmp_path / "out", plots.render, []
+    monkeypatch.setattr(
+        plots, "render", lambda *given: (drawn.append(given[0]), render(*given))[1]
+    )
     methods = {"alone": {3: with_tpr(0.2)}, "ekd": {}, "cosine": {3: with_tpr(0.5)}}
     # One that has collapsed.
     methods["low"] = {3: with_tpr(0)}
@@ -185,7 +191,7 @@ def test_the_report_lists_failures_facts_and_commands_and_has_pictures(tmp_path)
     ]
     facts = {"Machine": "two cores", "Seeds": [3]}
     text = write_comparison(folder, [comparison], runs, facts)
-    assert "Not every run has figures" in text
+    assert "Not every run has figures" in text and "In %, one seed." in text
     assert "- ekd, seed 3: The embeddings have collapsed." in text
     assert "- cosine, seed 3: collapsed: the mean cosine is 0.9990" in text
     table = [line.split() for line in text.splitlines() if line.startswith("| ekd ")]
@@ -201,6 +207,10 @@ def test_the_report_lists_failures_facts_and_commands_and_has_pictures(tmp_path)
     assert states == ["finished", "failed", "finished"]
     share = report["sets"]["faces"]["cosine"]["closed"]["1e-2"]
     assert share["mean"] == pytest.approx((0.5 - 0.2) / (0.8 - 0.2))
+    # What has no figure has no bar; the teacher has none, but a name.
+    (panel,) = drawn[1].axes
+    assert panel.get_title() == "FPR 1e-2, teacher 80.0"
+    assert [label.get_text() for label in panel.texts] == ["20.0", "", "50.0", "0.0"]
     for what in ("roc", "tpr"):
         assert f"(faces_{what}.png)" in text
         with Image.open(folder / f"faces_{what}.png") as picture:
@@ -213,5 +223,9 @@ def test_shares_and_fprs_that_nothing_has_are_left_out(tmp_path):
     few = RunFigures(0.7, {1e-2: None, 1e-3: None}, ((0.1, 1.0), (0.5, 1.0)))
     few = Comparison("few", {"alone": {3: few}})
     text = write_comparison(tmp_path, [alone, few], [summary("alone")], {})
-    assert "gap" not in text and "Not every run" not in text and "1e-3" not in text
+    assert "gap" not in text and "Not every run" not in text
+    sentence = "TPR at FPR 1e-2, 1e-3 is not measurable: it takes 1000, 10000 negative"
+    assert text.count("is not measurable") == text.count(sentence) == 1
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert report["not_measurable"] == {"faces": [], "few": [sentence + " pairs"]}
     assert "few_roc.png" in text and "few_tpr.png" not in text
