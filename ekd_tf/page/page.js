@@ -77,20 +77,22 @@ function colored(names, field = "model", title = null) {
   return {field, type: "nominal", title, scale, legend: {orient: "bottom", columns: innerWidth < 600 ? 2 : 3}};
 }
 
-function rocSpec(curves, intervals, models) {
+function rocSpec(curves, intervals, models, axis = {}) {
   const points = models.flatMap(model => curves[model][0].map(
     (fpr, k) => ({model, fpr, tpr: curves[model][1][k]})));
   const fprs = points.map(point => point.fpr), tprs = points.map(point => point.tpr);
-  const lowest = Math.min(0.1, 10 ** Math.floor(Math.log10(Math.min(...fprs)) + 1e-9));
+  const lowest = Math.min(0.1, ...fprs);
   const bottom = Math.floor(10 * Math.min(...tprs)) / 10;
   const x = quantitative("fpr", "FPR", {type: "log", domain: [lowest, 1], clamp: true}, {axis: {
     values: [1e-6, 1e-5, 1e-4, 1e-3, 1e-2, .1, 1].filter(fpr => fpr >= lowest),
     labelExpr: "datum.value == 1 ? '1' : format(datum.value, '.0e')"}});
-  const y = quantitative("tpr", "TPR", {domain: [bottom, 1], clamp: true});
+  const y = quantitative("tpr", "TPR", {domain: [bottom, 1], clamp: true}, {axis});
   const color = colored(models);
+  Object.assign(color.legend, {symbolType: "stroke", symbolSize: 500});
   const strokeDash = {...color, scale: {domain: models, range: [[1, 0], [6, 3], [2, 2], [8, 2, 2, 2]]}};
   const line = {color: "#1a1a1a", strokeWidth: 2};
-  return {layer: [
+  // Of many models the legend takes several lines.
+  return {height: 250 + 12 * models.length, layer: [
     {data: {values: points}, mark: {type: "line", interpolate: "step-after", tooltip: true},
      encoding: {x, y, color, strokeDash}},
     {data: {values: intervals}, mark: {type: "rule", strokeWidth: 3, opacity: .6},
@@ -124,6 +126,13 @@ function picture(set, row) {
   return source ? h("img", {src: source, alt: set.names[row], title: set.names[row]}) : null;
 }
 
+// Where both begin: the lowest FPR at which slices can be told apart, or the highest; -1 for none.
+function firstStop(set) {
+  const fprs = Object.keys(set.slider.stops).map(Number);
+  const enough = fprs.filter(fpr => fpr * set.models.student.figures.num_negative >= 1000);
+  return fprs.indexOf(enough.length ? Math.min(...enough) : Math.max(...fprs));
+}
+
 function slider(set) {
   const s = set.slider, models = MODELS.filter(name => name in set.models);
   const figures = set.models.student.figures, total = [figures.num_positive, figures.num_negative];
@@ -155,7 +164,7 @@ function slider(set) {
        encoding: {x: quantitative("threshold", "cosine")}},
     ]});
   const stops = Object.entries(s.stops);
-  const start = stops.length ? stops.at(-1)[1] : figures.threshold;
+  const start = stops.length ? stops[firstStop(set)][1] : figures.threshold;
   const input = h("input", {type: "range", min: 0, max: s.thresholds.length - 1, step: 1,
     "aria-label": `Threshold of the student on ${set.name}`, oninput: () => show()});
   const place = t => s.thresholds.reduce((best, value, k) =>
@@ -213,9 +222,9 @@ function critical(set) {
     [row.off, rate(row.off)], KINDS[row.kind === "positive" ? 0 : 1], row.right,
     ...row.cosines.map(value => [value, rate(value)])]);
   const counts = Object.entries(c.counts).map(([right, of]) =>
-    `${right} right: ${count(of.positive)} of one identity, ${count(of.negative)} of two`);
+    `Only the ${right} is right: ${count(of.positive)} of one identity, ${count(of.negative)} of two.`);
   return [h("h3", {}, `Critical pairs at FPR ${c.fpr}`),
-    h("p", {}, `${counts.join("; ")}. Thresholds: teacher ${rate(c.thresholds.teacher)}, student ${rate(c.thresholds.student)}. ` +
+    h("p", {}, `${counts.join(" ")} Thresholds: teacher ${rate(c.thresholds.teacher)}, student ${rate(c.thresholds.student)}. ` +
       "Of each kind those on which the models differ most, in cosine above their own thresholds."),
     table("Critical pairs", ["pair", "how far off", "pair of", "right", "cosine of the teacher", "of the student"], rows, true)];
 }
@@ -248,9 +257,7 @@ function slices(set) {
           "the highest FPR; a negative pair counts at both of its identities."),
         table("Identities", header("identity"), [...people.rows].sort((a, b) => (a.tpr[k] ?? 2) - (b.tpr[k] ?? 2)).map(row), true)] : []));
   }
-  // The lowest FPR at which slices can be told apart.
-  const enough = stops.filter(fpr => Number(fpr) * f.num_negative >= 1000).length;
-  select.value = Math.max(enough - 1, 0);
+  select.value = firstStop(set);
   show();
   return [h("h3", {}, "Slices"), h("p", {}, "At one threshold for all: ", select),
     note("A pair is of a slice where both its images are. In brackets 95 % intervals at this threshold; none, and “few”, " +
@@ -290,36 +297,42 @@ function deployment(d) {
 
 const percent = s => s ? (100 * s.mean).toFixed(1) + (s.low === s.high ? "" : ` (${(100 * s.low).toFixed(1)}..${(100 * s.high).toFixed(1)})`) : MISSING;
 const value = s => s ? s.mean : -1;
+// Of fractions on axes and in tooltips.
+const PERCENT = ".2~%";
 
-function compared(name, methods) {
+function compared(name, methods, remarks) {
   const names = Object.keys(methods), fprs = Object.keys(methods[names[0]].tpr);
   const drawn = names.filter(method => methods[method].curve.length);
+  const isOne = names.every(method => methods[method].seeds.length < 2);
   const column = (what, method) => fprs.map(fpr => [value(methods[method][what][fpr]), percent(methods[method][what][fpr])]);
   const bars = fprs.map(fpr => {
     // The teacher's would squeeze all others together.
     const found = names.filter(method => methods[method].tpr[fpr] && (method !== "teacher" || names.length === 1));
-    const rows = found.map(method => ({method, ...methods[method].tpr[fpr]}));
-    const y = {field: "method", type: "nominal", sort: names, title: null}, x = field => quantitative(field, "TPR", {zero: false}, {axis: {tickCount: 5}});
+    const values = found.flatMap(method => methods[method].tpr[fpr].values.map(tpr => ({method, tpr})));
+    const y = {field: "method", type: "nominal", sort: names, title: null};
+    const x = aggregate => quantitative("tpr", "TPR", {zero: false, padding: 8}, {aggregate, axis: {tickCount: 5, format: PERCENT}});
+    const spread = isOne ? [] : [
+      {mark: {type: "rule", strokeWidth: 3, color: COLORS[0], opacity: .5}, encoding: {y, x: x("min"), x2: {field: "tpr", aggregate: "max"}}},
+      {mark: {type: "tick", thickness: 3, color: COLORS[1]}, encoding: {y, x: x("mean")}}];
     const teacher = methods.teacher ? ` Teacher: ${percent(methods.teacher.tpr[fpr])} %.` : "";
-    return chart(`TPR at FPR ${fpr}: bar from the lowest to the highest seed, tick the mean, circles the seeds.${teacher}`,
-      {height: 60 + 24 * found.length, layer: [
-        {data: {values: rows}, mark: {type: "rule", strokeWidth: 3, color: COLORS[0], opacity: .5}, encoding: {y, x: x("low"), x2: {field: "high"}}},
-        {data: {values: rows}, mark: {type: "tick", thickness: 3, color: COLORS[1]}, encoding: {y, x: x("mean")}},
-        {data: {values: rows.flatMap(r => r.values.map(tpr => ({method: r.method, tpr})))}, mark: {type: "point", color: "#1a1a1a", tooltip: true}, encoding: {y, x: x("tpr")}}]});
+    return chart(`TPR at FPR ${fpr}${isOne ? "" : ": bar from the lowest to the highest seed, tick the mean, circles the seeds"}.${teacher}`,
+      {height: 60 + 24 * found.length, data: {values}, layer: [...spread,
+        {mark: {type: "point", color: "#1a1a1a", tooltip: true}, encoding: {y, x: x()}}]});
   });
   const others = names.filter(method => method !== "teacher" && fprs.some(fpr => methods[method].closed[fpr]));
-  return [h("h2", {id: `set-${name}`}, name), note("In %: the mean of the seeds, in brackets the lowest and the highest."),
+  return [h("h2", {id: `set-${name}`}, name), note(isOne ? "In %, of one seed." : "In %: the mean of the seeds, in brackets the lowest and the highest."),
+    ...remarks.map(text => h("p", {}, text)),
     table(`TPR on ${name}`, ["method", "seeds", "accuracy", ...fprs.map(fpr => `TPR at FPR ${fpr}`)], names.map(method =>
       [method, methods[method].seeds.length, [value(methods[method].accuracy), percent(methods[method].accuracy)], ...column("tpr", method)]), true),
     others.length ? h("h3", {}, "Share of the gap closed") : null,
     others.length ? table("Share of the gap closed", ["method", ...fprs.map(fpr => `at FPR ${fpr}`)], others.map(method => [method, ...column("closed", method)]), true) : null,
-    h("div", {class: "charts"}, drawn.length ? chart(`Mean ROC of ${drawn.join(", ")}.`,
-      rocSpec(Object.fromEntries(drawn.map(method => [method, methods[method].curve])), [], drawn)) : null, bars)].filter(Boolean);
+    h("div", {class: "charts"}, drawn.length ? chart(`${isOne ? "" : "Mean "}ROC of ${drawn.join(", ")}.`,
+      rocSpec(Object.fromEntries(drawn.map(method => [method, methods[method].curve])), [], drawn, {format: PERCENT})) : null, bars)].filter(Boolean);
 }
 
 function comparison(report) {
   const number = (n, digits = 0) => [n ?? -1, known(n) ? n.toFixed(digits) : MISSING];
-  return [...Object.entries(report.sets).flatMap(([name, methods]) => compared(name, methods)),
+  return [...Object.entries(report.sets).flatMap(([name, methods]) => compared(name, methods, report.not_measurable[name])),
     h("h2", {id: "runs"}, "Cost"), table("Runs", ["method", "seed", "state", "ms a step", "images/s", "wall time, s", "note"],
       report.runs.map(run => [run.method, run.seed, run.state, number(run.ms_per_step, 1), number(run.images_per_second), number(run.seconds), run.note]), true)];
 }

@@ -118,6 +118,10 @@ def test_buttons_stop_at_the_thresholds_of_the_json(driver, page, section, case,
     student = case.result.document["student"]
     buttons = driver.find_elements("css selector", ".slider button")
     assert [b.text for b in buttons] == ["FPR 1e-1", "FPR 1e-2"]
+    # Slider and slices begin where 1,000 of 19,500 negative pairs and more lie above.
+    pressed = driver.find_element("css selector", "button[aria-pressed=true]")
+    chosen = driver.find_element("css selector", "select option:checked")
+    assert pressed.text == "FPR 1e-1" and chosen.text.startswith("FPR 1e-1 (")
     for button, fpr in zip(buttons, ("1e-1", "1e-2")):
         button.send_keys(ENTER)
         assert check_figures(driver, section, pairs) == student["thresholds"][fpr]
@@ -175,9 +179,21 @@ def test_pages_of_a_run_and_of_a_comparison_are_drawn(driver, tmp_path, width):
     comparison = Comparison("faces", methods, {0: run(0.8), 1: run(0.8)})
     summary = {"method": "ekd", "seed": 0, "state": "finished", "note": HOSTILE}
     summary |= {"images_per_second": 20, "ms_per_step": 512.3, "seconds": None}
-    write_comparison(tmp_path, [comparison], [{**summary, "command": "x"}], {})
+    few = RunFigures(0.5, {1e-2: 0.2, 1e-3: None}, ((0.01, 1.0), (0.2, 1.0)))
+    sets = [comparison, Comparison("one", {"alone": {0: few}})]
+    write_comparison(tmp_path, sets, [{**summary, "command": "x"}], {})
     open_page(driver, tmp_path / "report.html", width)
     text = driver.find_element("tag name", "main").text
     # The mean of two seeds and both; half of the way from 0.2 to 0.8; the cost.
     assert "30.0 (20.0..40.0)" in text and "50.0" in text and "512.3" in text
+    assert "30%" in text and "In %, of one seed." in text
+    captions = driver.find_elements("css selector", "figcaption")
+    assert [c.text for c in captions] == [
+        "Mean ROC of teacher, alone, ekd.",
+        "TPR at FPR 1e-2: bar from the lowest to the highest seed, tick the mean, "
+        "circles the seeds. Teacher: 80.0 %.",
+        "ROC of alone.",
+        "TPR at FPR 1e-2.",
+    ]
+    assert "FPR 1e-3 is not measurable: it takes 10000 negative pairs" in text
     assert driver.execute_script("return window.hacked") is None
