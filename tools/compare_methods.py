@@ -290,6 +290,11 @@ def facts_of(common, runs, methods, seeds, teacher_spec):
     from ekd_tf.run.provenance import package_versions
     from ekd_tf.run.provenance import provenance
 
+    # Folder and seed are those of no run of the grid; the last is never the teacher's.
+    batch = runs[-1].values["balanced_identities"]
+    common = dataclasses.replace(
+        common, workdir=None, seed=0, balanced_identities=batch
+    )
     trained = [start for run in runs for start in run.starts]
     versions = {json.dumps(start["versions"], sort_keys=True) for start in trained}
     made = provenance(sys.argv[0])

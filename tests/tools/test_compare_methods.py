@@ -177,7 +177,10 @@ def test_figures_are_of_each_run_and_facts_of_all(common, tmp_path, op_by_op):
     assert "cannot be evaluated" in failures["alone", 0]
     facts = json.loads(json.dumps(tool.facts_of(common, runs, {"a": []}, [0], "t")))
     assert facts["Trained with"] == [{"python": "3"}]
-    assert "cores" in facts["Machine"] and "--steps=4" in facts["Common flags"]
+    shared = facts["Common flags"]
+    assert "cores" in facts["Machine"] and "--steps=4" in shared
+    # What is filled in, and not the folder, which is that of no run.
+    assert "--balanced_identities=16" in shared and "--workdir" not in shared
 
 
 def test_data_that_has_changed_is_refused_unless_forced(common, tmp_path):
