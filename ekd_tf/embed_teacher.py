@@ -11,7 +11,6 @@ import re
 import sys
 
 from ekd_tf.run import command
-from ekd_tf.run.quiet import use_onednn
 from ekd_tf.run.settings import Needs
 from ekd_tf.run.settings import setting
 
@@ -66,7 +65,6 @@ class EmbedSettings:
 
 def main(settings: EmbedSettings) -> None:
     """Opens the teacher and the images and writes what is missing of the cache."""
-    use_onednn()
     from ekd_tf.data import DrawnViews
     from ekd_tf.data.unreadable import Unreadable
     from ekd_tf.embedders import CacheWriter

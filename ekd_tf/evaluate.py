@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 
 from ekd_tf.run import command
-from ekd_tf.run.quiet import use_onednn
 from ekd_tf.run.settings import Needs
 from ekd_tf.run.settings import setting
 
@@ -111,7 +110,6 @@ class EvaluateSettings:
 
 def main(settings: EvaluateSettings) -> None:
     """Evaluates, and calibrates if asked."""
-    use_onednn()
     from ekd_tf.run.evaluating import evaluate_model
 
     evaluate_model(settings)

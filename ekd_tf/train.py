@@ -19,7 +19,6 @@ from ekd_tf.run import command
 from ekd_tf.run.config import TrainConfig
 from ekd_tf.run.interruption import RESUME_STATUS
 from ekd_tf.run.interruption import Interrupted
-from ekd_tf.run.quiet import use_onednn
 from ekd_tf.run.settings import check_effects
 
 
@@ -32,7 +31,6 @@ def main(config: TrainConfig) -> None:
     """
     config = config.completed()
     check_effects(config)
-    use_onednn()
     from ekd_tf.run.session import run_training
 
     try:

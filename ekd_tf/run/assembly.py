@@ -137,7 +137,7 @@ def _make_model(config, teacher, num_identities):
         sample_rate=config.head_sample_rate,
         seed=config.seed,
     )
-    _check_parts(config, teacher, head)
+    _check_parts(config, teacher)
     if teacher is None:
         return FaceClassifier(backbone, head, config.margin_weight)
     teacher_dim = teacher.embedding_dim
@@ -213,7 +213,7 @@ def _has_margin_loss(config):
     return config.head != "none" and config.margin_weight and config.general_batch
 
 
-def _check_parts(config, teacher, head):
+def _check_parts(config, teacher):
     """Raises `ValueError` where the parts do not make a run."""
     if teacher is None and config.distill:
         raise ValueError(
@@ -225,16 +225,21 @@ def _check_parts(config, teacher, head):
             f"`--teacher={config.teacher}` is given but nothing to learn from it: add "
             "--distill=ekd:100%,cosine:100 or, with a cache, --distill=best"
         )
+    received = (
+        f"--head={config.head}, --margin_weight={config.margin_weight:g}, "
+        f"--general_batch={config.general_batch}"
+    )
     if "%" in config.distill and not _has_margin_loss(config):
         raise ValueError(
             f"`--distill={config.distill}` asks for a share of the margin loss's "
             "gradient: give a --head, and --margin_weight and --general_batch above 0, "
-            "or a plain weight as in --distill=cosine:100. Received: "
-            f"--head={config.head}, --margin_weight={config.margin_weight:g}, "
-            f"--general_batch={config.general_batch}"
+            f"or a plain weight as in --distill=cosine:100. Received: {received}"
         )
-    if teacher is None and head is None:
-        raise ValueError("Without a teacher `--head` cannot be none.")
+    if teacher is None and not _has_margin_loss(config):
+        raise ValueError(
+            "Without a teacher there must be a margin loss: give a --head, and "
+            f"--margin_weight and --general_batch above 0. Received: {received}"
+        )
 
 
 def plan(

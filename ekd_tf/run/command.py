@@ -22,6 +22,7 @@ from ekd_tf.files.user_text import command_line
 from ekd_tf.run.interruption import RESUME_STATUS
 from ekd_tf.run.interruption import sigterm_as_ctrl_c
 from ekd_tf.run.quiet import quiet_tensorflow
+from ekd_tf.run.quiet import use_onednn
 from ekd_tf.run.settings import check_effects
 from ekd_tf.run.settings import check_finite
 
@@ -170,6 +171,8 @@ def run(
         takes_arguments: Whether `main` takes the list of the other arguments too.
     """
     quiet_tensorflow()
+    # Settings that depend on the network import TensorFlow to be checked.
+    use_onednn()
     # Imports and traces make millions of objects that stay: looking for garbage among
     # them at the default thresholds takes a seventh of the time to the first step.
     gc.set_threshold(100_000, 20, 100)

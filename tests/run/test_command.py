@@ -50,8 +50,12 @@ def stopped(monkeypatch, capsys):
 
     def stop(resumes, number=signal.SIGINT):
         def run(main, argv, flags_parser):
+            # Some settings import TensorFlow to be checked.
+            assert os.environ["TF_ENABLE_ONEDNN_OPTS"] == "1"
             os.kill(os.getpid(), number)
 
+        monkeypatch.setenv("TF_ENABLE_ONEDNN_OPTS", "of the test")
+        monkeypatch.delenv("TF_ENABLE_ONEDNN_OPTS")
         monkeypatch.setattr(app, "run", run)
         monkeypatch.setattr(os, "_exit", sys.exit)
         handler = signal.signal(signal.SIGINT, signal.default_int_handler)
