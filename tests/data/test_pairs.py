@@ -97,8 +97,7 @@ def test_lists_of_other_encodings(tmp_path, people):
     path.write_text("José\t1\t2\n", encoding="utf-8-sig")
     assert pairs_from_list(path, people) == ([JPEG, JPEG], [True])
     path.write_bytes("Ann\t1\t2\nJosé\t1\t2\n".encode("latin1"))
-    words = r"pairs\.txt: line 2 is not UTF-8 text and names no image .*iconv"
-    refused(words, pairs_from_list, path, people)
+    refused("line 2 is not UTF-8.*iconv", pairs_from_list, path, people)
     # Unless the files are named so.
     for old in (*folder.iterdir(), folder):
         name = os.fsdecode(old.name.encode("latin1"))
@@ -232,8 +231,7 @@ def test_arrays_that_do_not_fit_their_bytes_are_refused(tmp_path):
         (b"K\x03\x85", b"i8"),
         (b"(K\x03" + b"K\x01" * 60 + b"t", b"u1"),
     ):
-        words = r"array of (shape|\d+ dimensions)"
-        refuses(words, tmp_path / "a.bin", array % (shape, code))
+        refuses(r"array of (shape|\d+ dim)", tmp_path / "a.bin", array % (shape, code))
 
 
 def test_repeating_a_text_cannot_unfold_it(tmp_path):

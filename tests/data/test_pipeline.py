@@ -248,8 +248,7 @@ def evaluated(files, order, labels=None, allowed=0):
 
 def test_an_identity_without_an_image_to_replace_one_is_an_error(rng):
     files, labels = [b"bad", encode(face(rng)), b"bad"], [0, 1, 0]
-    words = "nor any other image of its identity"
-    refused(words, evaluated, files, [1, 2], labels=labels, allowed=9)
+    refused("nor any other image", evaluated, files, [1, 2], labels=labels, allowed=9)
 
 
 def test_other_sizes_are_resized_and_stretching_is_said_once(rng, warnings_logged):
@@ -267,8 +266,7 @@ def test_pixels_are_not_decoded_but_fitted(rng, warnings_logged):
     batches = evaluated(list(stack), [3, 1, 0, 2])
     np.testing.assert_array_equal(batches[0], fit(stack[[3, 1]], 16))
     assert len(warnings_logged) == 1
-    words = "^cannot decode 0.jpg: No such file or directory"
-    refused(words, evaluated, [None, *stack], [0, 1])
+    refused("decode 0.jpg: No such file", evaluated, [None, *stack], [0, 1])
 
 
 def test_a_bad_image_stops_with_its_path_and_reason(rng):

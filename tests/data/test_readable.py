@@ -50,8 +50,7 @@ def test_a_whole_source_is_given_back_itself():
 
 
 def test_one_more_than_allowed_stops():
-    words = "cannot decode 1.jpg: not an image"
-    refused(words, data.readable_images, files(1), error=UnreadableError)
+    refused("1.jpg: not an", data.readable_images, files(1), error=UnreadableError)
     with pytest.raises(UnreadableError) as error:
         data.readable_images(files(1, 3), Unreadable(1))
     assert explain(error.value, "mend them") == (
@@ -61,8 +60,7 @@ def test_one_more_than_allowed_stops():
     assert explain(ValueError("x"), "mend it") == "x"
     error = UnreadableError([f"{k}.jpg: is empty" for k in range(50)], 49)
     assert str(error).endswith("  19.jpg: is empty\n  and 30 more")
-    words = "files: none of its images can be read"
-    refused(words, data.readable_indices, files(0, 1), [0, 1], Unreadable(9))
+    refused("files: none", data.readable_indices, files(0, 1), [0, 1], Unreadable(9))
 
 
 def test_little_is_read_behind_the_image_that_ends_it():

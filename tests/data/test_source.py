@@ -116,7 +116,5 @@ def test_drawn_faces_are_joined(numbers):
     assert images.dtype == np.uint8
     np.testing.assert_array_equal(images[0], second.read([1])[0])
     np.testing.assert_array_equal(images[1], first.read([1])[0])
-    words = r"files with files. Received: numbers \(files\), synthetic:\S+ \(\(32, 32"
-    refused(words, JoinedSources, [numbers, first])
-    words = r"=32 \(\(32, 32, 3\)\), synthetic:\S+,size=48 \(\(48, 48, 3\)\)"
-    refused(words, JoinedSources, [first, drawn(size=48)])
+    refused(r"numbers \(files\), synthetic:\S+ \(\(32", JoinedSources, [numbers, first])
+    refused(r"size=48 \(\(48, 48, 3\)\)", JoinedSources, [first, drawn(size=48)])

@@ -130,5 +130,4 @@ def test_says_what_it_does_not_know(rng):
         refused(words, graph_function, graph.model(), error=UnknownGraph)
     graph = Graph(rng).add("Conv", w)
     graph.nodes[-1].input.append("images")
-    words = "weights that are computed"
-    refused(words, graph_function, graph.model(), error=UnknownGraph)
+    refused("that are computed", graph_function, graph.model(), error=UnknownGraph)

@@ -57,10 +57,8 @@ def test_weights_within_inner_graphs_are_found():
 
 
 def test_says_what_is_wrong(tmp_path):
-    words = "one of that shape named 'embedding'"
-    refused(words, OnnxEmbedder, write_onnx(tmp_path, outputs=2))
-    words = "must take float, float16 or uint8"
-    refused(words, OnnxEmbedder, write_onnx(tmp_path, "int64"))
+    refused("named 'embedding'", OnnxEmbedder, write_onnx(tmp_path, outputs=2))
+    refused("take float, float16 or uint8", OnnxEmbedder, write_onnx(tmp_path, "int64"))
     refused("none.onnx cannot be loaded: ", OnnxEmbedder, tmp_path / "none.onnx")
     bad = tmp_path / "bad.onnx"
     bad.write_bytes(b"no model")
@@ -129,8 +127,7 @@ def test_the_fastest_provider_runs_it(write, caplog, monkeypatch):
     OnnxEmbedder(path, provider="cpu")
     open_embedder(f"{path}@-1..1@tensorrt")
     assert asked[1:] == [[cpu], [trt, cpu]]
-    words = "m.onnx@coreml: .*does not offer CoreML.*cud"
-    refused(words, open_embedder, f"{path}@coreml")
+    refused("@coreml: .*does not offer CoreML.*cud", open_embedder, f"{path}@coreml")
     expected = [f"{path}@{limits}@bgr@cpu" for limits in ("-1..1", "0..1")]
     assert in_other_ranges(f"{path}@bgr@cpu") == expected
 

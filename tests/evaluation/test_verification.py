@@ -104,10 +104,8 @@ def test_rejects_labels_that_make_too_few_pairs():
         ([0, 0, 1, 1], "needs 10 pairs.*2 positive and 4 negative"),
     ):
         refused(words, verify_embeddings, np.ones((len(labels), 2)), labels)
-    words = r"two rows per pair.*shape=\(3, 2\), 2 pairs"
-    refused(words, verify_pairs, np.ones((3, 2)), [True, False])
-    words = "2 positive and 0 negative"
-    refused(words, verify_pairs, np.ones((4, 2)), [True, True])
+    refused("two rows per pair.* 2 pairs", verify_pairs, np.ones((3, 2)), [True, False])
+    refused("2 positive and 0 negative", verify_pairs, np.ones((4, 2)), [True, True])
 
 
 # --- given pairs

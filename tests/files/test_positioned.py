@@ -38,8 +38,7 @@ def test_too_many_open_files_are_said_as_such(tmp_path, monkeypatch):
         assert len(open_all([tmp_path / "a"] * 10)) == 10
         # As where the hard limit is reached, whatever numbers below it are free.
         monkeypatch.setattr(resource, "setrlimit", lambda *_: None)
-        words = "cannot read .*a: Too many open files. Allow .*ulimit -n"
-        refused(words, open_all, [tmp_path / "a"] * (most + 20))
+        refused("Too many open files.*ulimit", open_all, [tmp_path / "a"] * (most + 20))
     finally:
         monkeypatch.undo()
         resource.setrlimit(resource.RLIMIT_NOFILE, limits)

@@ -255,16 +255,12 @@ def test_rejects_arguments_outside_their_range(kind, argument, value, rule):
 def test_rejects_wrong_shapes_and_samples_of_an_unknown_batch_size():
     head, rows = ArcFace(num_identities=3), np.eye(2, 4, dtype=np.float32)
     head.build((None, 4))
-    refused(
-        "`embeddings` must have 2 dimensions", head, rows[:, None], np.int32([0, 1])
-    )
+    refused("embeddings` must have 2 dimensions", head, rows[:, None], np.int32([0, 1]))
     refused("`labels` must have 1 dimensions", head, rows, np.eye(2, 3))
-    words = "same batch.*embeddings=2, labels=3"
-    refused(words, head, rows, np.int32([0, 1, 2]))
+    refused("same batch.*embeddings=2, labels=3", head, rows, np.int32([0, 1, 2]))
     step = tf.function(ArcFace(num_identities=40, sample_rate=0.3).row_losses)
     specs = tf.TensorSpec((None, 4), tf.float32), tf.TensorSpec((None,), tf.int32)
-    words = "needs a batch size known while tracing"
-    refused(words, step.get_concrete_function, *specs)
+    refused("size known while tracing", step.get_concrete_function, *specs)
 
 
 # --- the softmax

@@ -101,8 +101,7 @@ def test_computes_in_float32_under_every_policy(mixed_policy, dtype):
 
 
 def test_a_loss_must_define_compute():
-    words = "DistillationLoss must define `compute`"
-    refused(words, DistillationLoss(), ROWS, ROWS, error=TypeError)
+    refused("must define `compute`", DistillationLoss(), ROWS, ROWS, error=TypeError)
 
 
 def test_rejects_wrong_shapes_and_inputs_of_different_batches():

@@ -297,8 +297,7 @@ def test_empty_terms_are_zero_and_unusable_batches_move_nothing(rng, run_as, mem
 def test_sizes_of_the_memory_are_those_of_the_rows(rng):
     batch = batch_of(rng, 4)
     for sizes in ((8, 5), (5, 9)):
-        words = f"sizes of the embeddings, 5 and 8. Received: student_dim={sizes[0]}"
-        refused(words, EKDLoss(*sizes), *batch)
+        refused(f"5 and 8. Received: student_dim={sizes[0]}", EKDLoss(*sizes), *batch)
 
 
 def test_config_keeps_the_miner():

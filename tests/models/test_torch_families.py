@@ -106,8 +106,7 @@ def test_rejects_what_does_not_fit_and_says_whose_weights_they_are(short):
         ("insightface_50", {}, "Did you mean 'insightface_r50'"),
     ):
         refused(words, build_from_torch, family, given)
-    words = "`color` must be one of 'rgb', 'bgr'"
-    refused(words, build_from_torch, "insightface_r50", {}, "grb")
+    refused("'rgb', 'bgr'", build_from_torch, "insightface_r50", {}, "grb")
 
 
 # --- weights into a model

@@ -169,5 +169,4 @@ def test_takes_an_optimizer_by_name_and_a_loss_of_weight_one_but_not_none(rng):
     alone = FaceClassifier(backbone())
     alone.compile("sgd")
     refused("Without a `head`", alone.train_step, batch(rng))
-    words = "at least one distillation loss"
-    refused(words, Distiller, backbone(), backbone(), {})
+    refused("at least one distillation loss", Distiller, backbone(), backbone(), {})

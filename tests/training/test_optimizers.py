@@ -132,8 +132,7 @@ def test_lamb_is_given_names_of_all_replicas_and_of_no_other():
     for name in ("a/w:0", "a/b2:0", "a/b2/replica_1:0", "aa/b:0"):
         assert not tf.strings.regex_full_match(name, pattern)
     variables = [tf.Variable(1.0, name="same"), tf.Variable(1.0, name="same")]
-    words = "LAMB tells variables apart by name.*: same"
-    refused(words, set_lamb_decay, FakeLAMB(), 0.5, variables, [True, False])
+    refused("by name.*: same", set_lamb_decay, lamb, 0.5, variables, [True, False])
 
 
 @needs_addons
@@ -223,9 +222,7 @@ def test_rejects_what_addons_cannot_make():
 
 @pytest.mark.keras3
 def test_the_current_stack_says_what_to_install():
-    words = "`--optimizer=addons/LAMB` needs TensorFlow Addons"
-    words += r".*pip install '\.\[addons\]'"
-    refused(words, make_optimizer, "addons/LAMB", 0.1)
+    refused(r"pip install '\.\[addons\]'", make_optimizer, "addons/LAMB", 0.1)
 
 
 def test_rejects_wrong_arguments():

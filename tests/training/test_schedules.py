@@ -73,5 +73,4 @@ def test_rejects_wrong_arguments():
         ),
     ):
         refused(words, StepSchedule, **{"base": 1, **arguments})
-    words = r"`total_steps` must be in \(4, inf\)"
-    refused(words, CosineSchedule, base=1, total_steps=4, warmup_steps=4)
+    refused("`total_steps` must", CosineSchedule, base=1, total_steps=4, warmup_steps=4)

@@ -128,8 +128,7 @@ def test_a_wrong_tf_config_is_named_with_its_reason(monkeypatch, text, reason):
 def test_says_what_a_strategy_needs(monkeypatch):
     refused("one of 'none', 'mirrored', 'multi_worker'", make_strategy, "miror")
     monkeypatch.delenv("TF_CONFIG", raising=False)
-    words = "which one this is, in TF_CONFIG="
-    refused(words, make_strategy, "multi_worker")
+    refused("which one this is, in TF_CONFIG=", make_strategy, "multi_worker")
 
     def refuse():
         raise tf.errors.InvalidArgumentError(None, None, "Could not parse port")
