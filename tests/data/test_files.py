@@ -99,9 +99,6 @@ def test_other_layouts_are_refused_with_a_way_out(tmp_path):
         refused(words, data.FolderFaces, root / "gone" if "gone" in words else root)
 
 
-# --- Images without identities -------------------------------------------------
-
-
 def test_reads_in_the_order_given(tree):
     paths = [tree / "zoe" / "b.jpg", tree / "anna" / "1.jpeg"]
     source = data.ListedImages("list", paths)

@@ -149,9 +149,6 @@ def test_what_is_wrong_is_one_line(rng, monkeypatch):
     refused("it is 40x40: images of more than 1,599", read_image, large)
 
 
-# --- By TensorFlow -------------------------------------------------------------
-
-
 def test_what_tensorflow_does_not_read_right_is_an_error(rng):
     data = encode(face(rng, 64, 64), "JPEG")
     # TensorFlow alone would return the palette's positions as gray values.

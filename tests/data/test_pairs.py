@@ -183,9 +183,6 @@ def test_a_malformed_list_is_refused(tmp_path, people):
         refused(rf"(?s)pairs\.txt.*{reason}", pairs_from_list, path, people)
 
 
-# --- pickles -------------------------------------------------------------------
-
-
 # In the form Python 2 gives (protocols 0 and 2), put together by hand, of
 # (["\xff\xd8\xff'\n", np.array([[66], [77]], np.uint8)], [np.bool_(False)]).
 PYTHON2_TEXT = (

@@ -237,9 +237,6 @@ def test_rejects_impossible_arguments(drawn):
         refused(words, make_pipeline, **{**valid, **arguments})
 
 
-# --- Images as an evaluation sees them -----------------------------------------
-
-
 def evaluated(files, order, labels=None, allowed=0):
     """Lists batches of two of images in memory."""
     source, unreadable = Files(files, labels), Unreadable(allowed)

@@ -115,9 +115,6 @@ def test_a_template_without_another_image_leaves_all_lists():
     assert len(found.images) == len(found.media) == 6
 
 
-# --- A few images --------------------------------------------------------------
-
-
 def drawn(identities, images):
     return data.SyntheticFaces(identities, images, 32)
 

@@ -88,9 +88,6 @@ def test_split_shares_no_identity_and_loses_no_image(numbers):
     source.split_identities(numbers, 2)
 
 
-# --- Several as one ------------------------------------------------------------
-
-
 def test_images_follow_each_other_and_labels_are_offset():
     a, b = Numbers([0, 0, 1], "a"), Numbers([0, 1, 1, 2], "b")
     joined = JoinedSources([a, b, a])

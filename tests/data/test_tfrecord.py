@@ -84,9 +84,6 @@ def test_a_label_that_contradicts_the_index_is_damage(root):
     refused("its label is 0, in the index 1", faces.read, [1])
 
 
-# --- records -------------------------------------------------------------------
-
-
 def test_checksum_of_a_known_vector():
     # CRC-32C of "123456789" is 0xe3069283 (RFC 3720, appendix of iSCSI's polynomial);
     # rotated right by 15 bits: 0x2507c60d; plus 0xa282ead8, modulo 2^32.

@@ -118,9 +118,6 @@ def test_rejects_wrong_labels():
         refused("integers in 1 dimension", all_pair_scores, np.ones((2, 2)), labels)
 
 
-# --- intervals
-
-
 def test_intervals_are_those_of_all_pairs(rng):
     embeddings, labels = people(rng, 40, 5, 8)
     fprs, settings = (0.05, 0.01), {"replicates": 50, "seed": 3}

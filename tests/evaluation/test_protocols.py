@@ -35,9 +35,6 @@ def embedder(dim, seed, size=32, **arguments):
     return SourceEmbedder(project, size, batch_size=16, **arguments)
 
 
-# --- every pair of labelled images
-
-
 @pytest.fixture(scope="module")
 def source():
     return SyntheticFaces(identities=12, images_per_identity=5, size=32)
@@ -127,9 +124,6 @@ def test_a_report_lists_what_is_left_out_and_shows_pictures_by_their_files(tmp_p
     Result("x", {}, {}, {"figure": 1}, "", {}, left_out).write(tmp_path)
     report = json.loads((tmp_path / "x.json").read_text())
     assert report == {"figure": 1, "left_out": ["a.png: damaged"]}
-
-
-# --- given pairs
 
 
 def evaluate(pairs, *arguments, flip=True, **options):

@@ -108,9 +108,6 @@ def test_rejects_labels_that_make_too_few_pairs():
     refused("2 positive and 0 negative", verify_pairs, np.ones((4, 2)), [True, True])
 
 
-# --- given pairs
-
-
 def given_pairs(rng, pairs=200, noise=1.0):
     """Embeddings `(2 * pairs, 16)` and whether each pair is of one identity."""
     same = np.arange(pairs) % 2 == 0

@@ -102,9 +102,6 @@ def test_statistics_stay_where_they_have_nothing_to_learn_from(
     assert [float(getattr(head, name)) for name in statistics] == before
 
 
-# --- the gradient through the margin
-
-
 def test_straight_through_gradient_is_the_scale(head_class, rng):
     # On one row the target logit's derivative by the embedding is scale times that of
     # the cosine, as if there were no margin; its value keeps the margin.
@@ -122,9 +119,6 @@ def test_straight_through_gradient_is_the_scale(head_class, rng):
     np.testing.assert_allclose(value, results["true"][0], rtol=1e-5)
     np.testing.assert_allclose(gradient, results["no margin"][1], rtol=1e-4, atol=1e-5)
     assert abs(float(value - results["no margin"][0])) > 0.5
-
-
-# --- rows' losses, and sampled classes
 
 
 @pytest.mark.parametrize(
@@ -199,9 +193,6 @@ def test_replicas_compute_what_one_device_does(head_class, rng, two_replicas):
             np.testing.assert_allclose(np.array(many), np.array(one), rtol=1e-5)
 
 
-# --- arguments
-
-
 ARGUMENTS = {
     ArcFace: {"margin": 0.3},
     CosFace: {"margin": 0.3},
@@ -263,18 +254,12 @@ def test_rejects_wrong_shapes_and_samples_of_an_unknown_batch_size():
     refused("size known while tracing", step.get_concrete_function, *specs)
 
 
-# --- the softmax
-
-
 def test_losses_computed_by_hand_to_the_ends_of_the_scale(run_as):
     # Odds 3 : 1 for class 0: losses log(4/3) and log 4.
     logits = [[math.log(3.0), 0.0]] * 2 + [[64.0, -64.0]] * 2
     losses = run_as(margin_softmax_loss)(tf.constant(logits), tf.constant([0, 1, 0, 1]))
     expected = [math.log(4 / 3), math.log(4), 0, 128]
     np.testing.assert_allclose(losses, expected, rtol=1e-6, atol=1e-6)
-
-
-# --- which classes are sampled
 
 
 LABELS = tf.constant([7, 2, 7, 19])

@@ -16,8 +16,6 @@ from ekd_tf.heads import CurricularFace
 from ekd_tf.heads import arcface_target
 from ekd_tf.heads import default_scale
 
-# --- by hand
-
 
 def test_arcface_target_is_guarded_beyond_pi_minus_margin(run_as):
     # 0.1 rad before the guard, and 0.1 and 0.5 rad (cosine -1) beyond it.
@@ -102,9 +100,6 @@ def test_defaults_and_the_scale_that_follows_the_identities_within_bounds():
     assert [default_scale(count) for count in (1, 2, 900, 10**20)] == [16, 16, 16, 64]
 
 
-# --- averages over batches
-
-
 def test_curricularface_uses_the_new_stage(run_as):
     # The stage moves from 0 half way to 0.6. Of the other cosines 0.8 beats the target.
     head = with_centres(CurricularFace(3, scale=2.0, momentum=0.5), np.eye(3))
@@ -127,9 +122,6 @@ def test_adaface_uses_the_new_averages(run_as):
         quality = 0.333 * (length - mean) / (deviation + 1e-3)
         target = math.cos(math.acos(cosine) - 0.4 * quality) - 0.4 - 0.4 * quality
         np.testing.assert_allclose(logits[row, row], 2 * target, rtol=1e-5)
-
-
-# --- gradients
 
 
 THETA = math.acos(0.3)

@@ -30,8 +30,6 @@ LINE = [[0], [1], [3]]
 QUARTERS = [[1, 0], [1, 0], [0, 1], [-1, 0]]
 
 
-# --- by hand
-
 BY_HAND = [
     # Cosines 1, 0 and -3/5: (0 + 1 + 8/5) / 3.
     ("cosine", {}, [[2, 0], [0, 1], [3, 4]], [[5, 0], [7, 0], [-1, 0]], 2.6 / 3),
@@ -229,9 +227,6 @@ def test_margin_distillation_by_hand():
     np.testing.assert_allclose(value, expected, rtol=1e-4)
 
 
-# --- upstream
-
-
 def test_values_and_gradients_of_tface(golden_arrays):
     arrays = golden_arrays("losses_official.npz")
     for function, key in (
@@ -250,9 +245,6 @@ def test_values_and_gradients_of_tface(golden_arrays):
         np.testing.assert_allclose(value, arrays[f"{key}_loss"], rtol=1e-4, err_msg=key)
         atol = 1e-4 * np.abs(expected).max()
         np.testing.assert_allclose(gradient, expected, rtol=1e-4, atol=atol)
-
-
-# --- centres
 
 
 def test_centres_are_of_unit_length_and_frozen():
@@ -279,9 +271,6 @@ def test_rejects_centres_that_are_no_finite_matrix_of_identities():
     refused("2 rows that are not, the first is 2", losses.CentreLoss, centres)
 
 
-# --- KD beside a head
-
-
 def test_students_classifier_in_kd_is_its_head_which_stays_the_trainers(
     rng,
 ):
@@ -306,9 +295,6 @@ def test_equal_sizes_own_no_projection_and_others_must_fit(rng):
         assert loss.project(student, teacher) is student
         assert not loss.variables
     refused("student_dim=2, teacher_dim=3", losses.CosineLoss(2, 3), student, teacher)
-
-
-# --- arguments
 
 
 @pytest.mark.parametrize(

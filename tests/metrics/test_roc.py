@@ -142,9 +142,7 @@ def test_rejects_scores_that_make_no_curve_and_fprs_that_mean_nothing():
         refused(r"`fprs` must be in \[0, 1\]", roc.points, [0.1, fpr])
 
 
-# --- the nearest FPR, as insightface takes it: tests/evaluation/test_ijb.py too
-
-
+# As insightface takes it: tests/evaluation/test_ijb.py too.
 def test_nearest_may_lie_above_the_target_where_the_strict_rule_does_not():
     # FPRs to be had: 0, 1/4, ...; 0.2 is nearer to 1/4.
     roc = ROC.of(np.array([0.9, 0.5]), np.array([0.8, 0.4, 0.3, 0.2]))

@@ -40,9 +40,6 @@ def test_cosines_are_counted_in_their_bins(run_as):
     assert {b: counts[b] for b in np.flatnonzero(counts)} == {0: 2, 100: 2, 4096: 2}
 
 
-# --- which rank an FPR asks for
-
-
 def test_ranks_computed_by_hand(run_as):
     # floor(12345 f); 0.07 is not one over a whole number.
     ranks = run_as(lambda n: ranks_of_fprs(n, [0.5, 1e-1, 1e-3, 1e-6, 0.07]))(
@@ -62,9 +59,6 @@ def test_ranks_of_whole_multiples_do_not_fall_one_short():
             assert got == [negatives // 10**j for j in range(1, 7)]
     # The product of floats is 0.9999999999999999.
     assert ranks_of_fprs(tf.constant(49), [1 / 49]).numpy().tolist() == [1]
-
-
-# --- order statistics
 
 
 @pytest.mark.parametrize("kind", COSINES)
@@ -90,9 +84,6 @@ def test_selection_in_every_mode(rng, run_as):
 def test_selection_from_nothing_is_no_pair(run_as):
     got = run_as(lambda x: select([x], tf.constant([0, 0])))(tf.fill([5], NO_PAIR))
     np.testing.assert_array_equal(got, [NO_PAIR, NO_PAIR])
-
-
-# --- thresholds of a decayed histogram
 
 
 def test_quantiles_computed_by_hand(run_as):

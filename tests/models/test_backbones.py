@@ -127,9 +127,6 @@ def test_counts_what_is_learned_and_nothing_else():
     assert count_parameters(model) == 150
 
 
-# --- MobileFaceNet
-
-
 def test_default_mobilefacenet_is_the_papers():
     model = MobileFaceNet()
     assert count_parameters(model) == 1_199_488
@@ -154,8 +151,7 @@ def test_width_scales_every_channel_and_the_last_kernel_covers_what_is_left():
     assert model.output_shape == (None, 24)
 
 
-# --- IResNet: parameters of insightface's models, by torch, and blocks
-
+# Parameters of insightface's models, by torch, and blocks.
 IRESNETS = {
     18: (24_025_600, 8),
     34: (34_139_328, 16),

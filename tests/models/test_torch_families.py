@@ -109,8 +109,6 @@ def test_rejects_what_does_not_fit_and_says_whose_weights_they_are(short):
     refused("'rgb', 'bgr'", build_from_torch, "insightface_r50", {}, "grb")
 
 
-# --- weights into a model
-
 TINY = {"depth": 18, "embedding_dim": 6, "width": 0.125, "input_size": 32}
 
 
