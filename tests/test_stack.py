@@ -1,5 +1,3 @@
-"""Tests for `ekd_tf.keras_compat`."""
-
 import keras
 import numpy as np
 import pytest

@@ -1,5 +1,3 @@
-"""Image files: one directory per identity, and lists without identities."""
-
 import os
 
 import numpy as np

@@ -1,5 +1,3 @@
-"""Data sets of the Hugging Face library as a source of faces."""
-
 import sys
 
 import numpy as np

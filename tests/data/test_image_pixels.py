@@ -1,5 +1,3 @@
-"""Every kind of image file as RGB, the same to Pillow's readers and to the pipeline."""
-
 import concurrent.futures
 import time
 import warnings

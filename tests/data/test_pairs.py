@@ -1,5 +1,3 @@
-"""Verification sets: read, written, made from a list."""
-
 import dataclasses
 import os
 import pickle

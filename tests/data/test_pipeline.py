@@ -1,5 +1,3 @@
-"""Source and sampler to batches: contents, resuming, bad files, strategies."""
-
 import time
 
 import numpy as np

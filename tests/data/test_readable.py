@@ -1,5 +1,3 @@
-"""Images that can be read, and how many may be unreadable."""
-
 import numpy as np
 import pytest
 from pictures import Files

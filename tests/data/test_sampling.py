@@ -1,5 +1,3 @@
-"""Batch i is a function of (seed, i): epochs, balanced rows, riffle, resuming."""
-
 import collections
 
 import numpy as np

@@ -1,5 +1,3 @@
-"""Subsets and splits of a source by identity, and several sources as one."""
-
 import hashlib
 
 import numpy as np

@@ -1,5 +1,3 @@
-"""Synthetic faces: pure functions of integers, at every size, a data source."""
-
 import hashlib
 
 import numpy as np

@@ -1,5 +1,3 @@
-"""TFace's index files: images in TFRecord files or in a folder."""
-
 import numpy as np
 import pytest
 from records import example

@@ -1,5 +1,3 @@
-"""Sharded TFRecord sets as a source of faces."""
-
 import json
 import os
 

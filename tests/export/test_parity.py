@@ -1,5 +1,3 @@
-"""How close an artefact is to its model, what is let through, and what it takes."""
-
 import dataclasses
 
 import keras

@@ -1,5 +1,3 @@
-"""Reading by position."""
-
 import os
 import resource
 

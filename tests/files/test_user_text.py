@@ -1,5 +1,3 @@
-"""Text files of every editor, and flagfiles as absl reads them."""
-
 import pathlib
 import subprocess
 import sys

@@ -1,5 +1,3 @@
-"""Placing the margin, and the state and errors every head shares."""
-
 import functools
 import math
 

@@ -1,5 +1,3 @@
-"""The formula of each head: values and gradients by hand."""
-
 import math
 
 import numpy as np

@@ -1,5 +1,3 @@
-"""Two processes on one machine train one student."""
-
 import json
 import signal
 import subprocess

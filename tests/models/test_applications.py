@@ -1,5 +1,3 @@
-"""Networks of keras.applications as face embedders."""
-
 import keras
 import numpy as np
 import pytest

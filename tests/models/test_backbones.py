@@ -1,5 +1,3 @@
-"""What every backbone does: sizes, precision, saving, training, refusals."""
-
 import re
 
 import keras

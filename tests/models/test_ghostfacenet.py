@@ -1,5 +1,3 @@
-"""GhostFaceNets have the published sizes and the forms students need."""
-
 import numpy as np
 from refusals import refused
 

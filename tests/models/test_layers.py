@@ -1,5 +1,3 @@
-"""PixelNormalization and PReLU by hand."""
-
 import numpy as np
 import pytest
 import tensorflow as tf

@@ -1,5 +1,3 @@
-"""Networks that users bring become backbones of uint8 pixels."""
-
 import sys
 
 import keras

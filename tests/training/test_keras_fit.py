@@ -1,5 +1,3 @@
-"""What Keras' own methods do with a student and its teacher."""
-
 import eager
 import keras
 import numpy as np
