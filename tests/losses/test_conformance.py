@@ -97,17 +97,7 @@ CASES = {
 IN_NUMPY = {"kd", "shrinkteanet", "margin_distillation", "proxyless_kd"}
 ZERO_FOR_ONE_ROW = {"ekd", "rkd", "darkrank", "triplet_distillation", "icd_face"}
 OF_ANY_DIMS = {*ZERO_FOR_ONE_ROW, "sp", "cckd", "pkt"}
-WITHOUT_LABELS = {
-    "cosine",
-    "fitnet",
-    "sp",
-    "cckd",
-    "rkd",
-    "darkrank",
-    "kd",
-    "gkd",
-    "pkt",
-}
+WITHOUT_LABELS = set("cosine fitnet sp cckd rkd darkrank kd gkd pkt".split())
 
 
 def named(*names):

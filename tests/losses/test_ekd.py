@@ -70,22 +70,6 @@ def state_of(loss):
     return {v.name.split(":")[0]: np.array(v) for v in loss.variables}
 
 
-def test_rank_difference_computed_by_hand(run_as):
-    # With temperature 0.1 / ln 3 a cosine 0.1 above a threshold has rank 3/4 there.
-    # Student 0.5 against (0.5, 0.4): 1/2 + 3/4. Teacher 0.2 against (0.2, 0.3):
-    # 1/2 + 1/4. (5/4 - 3/4)^2 = 1/4.
-    differences = run_as(
-        lambda s: rank_differences(
-            s,
-            tf.constant([0.2]),
-            tf.constant([0.5, 0.4]),
-            tf.constant([0.2, 0.3]),
-            0.1 / np.log(3),
-        )
-    )(tf.constant([0.5]))
-    np.testing.assert_allclose(differences, [0.25], rtol=1e-5)
-
-
 @op_by_op
 def test_loss_computed_by_hand():
     # Rows 0 and 1 are one identity. Student cosines 01: 0.6, 02: 0.8, 12: 0; teacher
