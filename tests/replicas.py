@@ -209,9 +209,7 @@ def runs_in(place, hosts=(), index=0):
 
 def free_ports(count):
     """Returns ports of this machine nobody listens on."""
-    sockets = [socket.socket() for _ in range(count)]
-    for each in sockets:
-        each.bind(("localhost", 0))
+    sockets = [socket.create_server(("localhost", 0)) for _ in range(count)]
     ports = [each.getsockname()[1] for each in sockets]
     for each in sockets:
         each.close()

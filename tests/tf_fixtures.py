@@ -70,6 +70,13 @@ def warnings_logged(monkeypatch):
     return messages
 
 
+@pytest.fixture
+def notes(caplog):
+    """Returns the function that lists the messages absl has logged."""
+    caplog.set_level("INFO", logger="absl")
+    return lambda: [record.getMessage() for record in caplog.records]
+
+
 def _draw_nothing(patch):
     """Leaves curves and histograms of evaluations black, which takes no time."""
     for name in ("plot_roc", "plot_similarities"):

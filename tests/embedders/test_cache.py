@@ -4,6 +4,7 @@ import re
 import subprocess
 import sys
 import time
+import types
 
 import numpy as np
 import pytest
@@ -29,14 +30,12 @@ class Labels(Files):
         self.name, self.fingerprint = "labels", "of the labels"
 
 
-class Teacher:
-    """What of a teacher goes into the description of a cache."""
-
-    fingerprint, input_size = "of the teacher", 16
+# What of a teacher goes into the description of a cache.
+TEACHER = types.SimpleNamespace(fingerprint="of the teacher", input_size=16)
 
 
 def note(**changes):
-    arguments = Teacher(), Labels(), "t.keras", "folder:my faces", "float32"
+    arguments = TEACHER, Labels(), "t.keras", "folder:my faces", "float32"
     return {**describe_cache(*arguments), **changes}
 
 
@@ -152,7 +151,7 @@ def test_says_how_to_write_or_finish_a_cache(tmp_path):
         f"--output={tmp_path} --dtype=float32"
     )
     refused(re.escape(command) + "$", TeacherCache, interrupt(tmp_path))
-    about = describe_cache(Teacher(), Labels(), "t", "d", skip_corrupt=3)
+    about = describe_cache(TEACHER, Labels(), "t", "d", skip_corrupt=3)
     few = functools.partial(compute, until=4)
     refused("must be 10", CacheWriter(tmp_path / "skips", about).write, few)
     refused("--dtype=float16 --skip_corrupt=3$", TeacherCache, tmp_path / "skips")
@@ -211,7 +210,7 @@ def test_refuses_other_images_by_both_names(tmp_path):
     others.name = "labels"
     refused("these have changed since: .*rsync -a", cache.check_source, others)
     people = [SyntheticFaces(5, 2, 32, seed=seed) for seed in (1, 2)]
-    one = describe_cache(Teacher(), people[0], "t", "d", "float32")
+    one = describe_cache(TEACHER, people[0], "t", "d", "float32")
     CacheWriter(tmp_path / "drawn", one).write(compute)
     words = r"of synthetic:\S+,seed=1, and --data has 10 of syn\S+,seed=2\. A copy"
     refused(words, TeacherCache(tmp_path / "drawn").check_source, people[1])
@@ -222,7 +221,7 @@ def test_refuses_other_images_by_both_names(tmp_path):
 
 
 def test_rejects_an_unknown_dtype_and_a_folder_that_cannot_be_made(tmp_path):
-    arguments = Teacher(), Labels(), "", "", "float61"
+    arguments = TEACHER, Labels(), "", "", "float61"
     refused("Did you mean 'float16'", describe_cache, *arguments)
     (tmp_path / "file").write_text("")
     refused("`output` must be a folder", CacheWriter, tmp_path / "file", note())

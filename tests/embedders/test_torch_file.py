@@ -1,6 +1,5 @@
 """State_dicts from the files torch writes, read without torch."""
 
-import logging
 import pickle
 import zipfile
 
@@ -14,12 +13,6 @@ from ekd_tf.embedders import open_embedder
 from ekd_tf.embedders.torch_file import read_state_dict
 from ekd_tf.models import build_from_torch
 from ekd_tf.models import ir
-
-
-@pytest.fixture
-def notes(caplog):
-    caplog.set_level(logging.INFO, logger="absl")
-    return lambda: [record.getMessage() for record in caplog.records]
 
 
 def test_reads_what_torch_wrote(golden, notes):

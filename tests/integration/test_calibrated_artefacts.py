@@ -87,13 +87,6 @@ def test_verify_and_the_tool_without_tensorflow_decide_every_pair_alike(
                 assert one_person == (cosines[i, j] > student.threshold), (a, b)
 
 
-def test_the_card_of_an_export_has_the_facts_of_the_run(home):
-    card = card_of(home / "export" / "student" / "1")
-    assert card["training_data"] == f"folder:{home / 'faces'}"
-    assert (card["teacher"], card["method"]) == ("none", "arcface")
-    assert card["command"].startswith("python -m ekd_tf.export_model --model=")
-
-
 def test_another_model_in_the_folder_leaves_the_exports_as_they_are(home):
     backbone(dim=6, seed=1, batch_norm=False).save(home / "other.keras")
     version = home / "export" / "student" / "1"

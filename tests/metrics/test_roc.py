@@ -82,12 +82,6 @@ def test_tied_negatives_are_rejected_together():
     (point,) = ROC.of([0.9, 0.7, 0.5], negative).points([1 / 3])
     assert (point.threshold, point.fpr, point.tpr) == (0.7, 0.0, 1 / 3)
     assert point.negatives_allowed == 2
-    # A collapsed model accepts nothing below FPR 1.
-    roc = ROC.of(np.full(50, 0.25), np.full(70, 0.25))
-    points = roc.points([1e-6, 0.999, 1])
-    assert [point.tpr for point in points] == [0, 0, 1]
-    assert [point.threshold for point in points] == [0.25, 0.25, -np.inf]
-    assert (roc.auc(), roc.eer()) == (0.5, 0.5)
 
 
 def test_count_of_allowed_negatives_survives_rounding():
