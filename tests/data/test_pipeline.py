@@ -128,9 +128,7 @@ def test_the_teacher_sees_the_same_images_and_augmentation_at_its_size(folder, a
 
 
 @pytest.mark.parametrize("kind", ["pixels", "files"])
-def test_batches_are_what_sampler_labels_and_draws_of_their_step_say(
-    drawn, folder, kind
-):
+def test_batches_are_what_sampler_and_draws_of_their_step_say(drawn, folder, kind):
     source = drawn if kind == "pixels" else FolderFaces(folder[0])
     pixels = np.stack(drawn.files) if kind == "pixels" else folder[1]
     augmentation = None

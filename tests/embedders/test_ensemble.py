@@ -63,9 +63,7 @@ def test_says_what_runs_its_models_and_knows_each_of_them():
     assert last.runtime == "onnxruntime (CPU)"
 
 
-def test_refuses_models_of_several_sizes_and_opens_what_is_joined(
-    tmp_path, monkeypatch
-):
+def test_refuses_several_sizes_and_opens_what_is_joined(tmp_path, monkeypatch):
     small, large = Linear(matrix(0), "a"), Linear(matrix(0), "b")
     large.input_size = 12
     refused(r"size: \{'a': 8, 'b': 12\}", EnsembleEmbedder, [small, large])

@@ -85,9 +85,7 @@ def built(head, dim, rng):
         (AdaFace, ["length_mean", "length_deviation"], [0, 1]),
     ],
 )
-def test_statistics_stay_where_they_have_nothing_to_learn_from(
-    kind, statistics, in_margin
-):
+def test_statistics_stay_with_nothing_to_learn_from(kind, statistics, in_margin):
     head = with_centres(kind(3), np.eye(3))
     rows, labels = np.float32([[30, 40, 0], [0, 9, 12]]), np.int32([0, 1])
     fresh = [float(getattr(head, name)) for name in statistics]

@@ -142,9 +142,7 @@ def of_adaface(quality):
         (of_adaface(1.0), math.sin(THETA - 0.4), (0, 0)),
     ],
 )
-def test_gradient_is_that_of_the_formula_and_finite_at_the_ends(
-    run_as, target, slope, at_ends
-):
+def test_gradient_is_the_formulas_and_finite_at_ends(run_as, target, slope, at_ends):
     # The neighbours of -1 and 1 outside, where rounding takes a normalised product.
     cosines = tf.constant([-1.0000001, -1.0, 0.3, 1.0, 1.0000001])
     value, found = run_as(value_and_gradient(target))(cosines)

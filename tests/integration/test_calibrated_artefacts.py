@@ -57,9 +57,7 @@ def decisions_of_verify(home, model, names):
 
 
 @pytest.mark.parametrize("precision", ["float32", "int8"])
-def test_verify_and_the_tool_without_tensorflow_decide_every_pair_alike(
-    home, precision
-):
+def test_verify_and_the_tool_decide_every_pair_alike(home, precision):
     pytest.importorskip("ai_edge_litert", reason="needs the extra litert")
     from run_tflite import Student
 

@@ -27,11 +27,6 @@ def build(request, short_networks):
     return BUILDERS[request.param]
 
 
-@pytest.fixture
-def images(rng):
-    return rng.integers(0, 256, (8, 32, 32, 3)).astype(np.uint8)
-
-
 def norms_of(model):
     kind = keras.layers.BatchNormalization
     return [layer for layer in model.layers if isinstance(layer, kind)]

@@ -43,9 +43,7 @@ def test_a_network_of_uint8_pixels_keeps_its_own_normalisation(images):
     assert len(backbone.trainable_variables) == 4
 
 
-def test_a_sequential_network_is_one_too_and_half_precision_ends_in_float32(
-    images, mixed_policy
-):
+def test_sequential_networks_are_taken_and_all_end_in_float32(images, mixed_policy):
     layers = [keras.Input((16, 16, 3)), keras.layers.Flatten(), keras.layers.Dense(2)]
     assert as_backbone(keras.Sequential(layers), "m")(images).shape == (3, 2)
     mixed_policy("mixed_bfloat16")

@@ -30,11 +30,6 @@ def short(rng, short_networks):
     return lambda family: State(rng, NETWORKS[family], blocks=short_networks(family))
 
 
-@pytest.fixture
-def images(rng):
-    return rng.integers(0, 256, (2, 32, 32, 3)).astype(np.uint8)
-
-
 def check(model, expected, images):
     embeddings = model(images, training=False)
     tolerance = 1e-5 * np.abs(expected).max()

@@ -48,9 +48,7 @@ def figures_of(model):
 @pytest.mark.parametrize(
     "policy", ["float32", pytest.param("mixed_float16", marks=pytest.mark.slow)]
 )
-def test_fit_on_two_replicas_takes_the_steps_of_one_and_ends(
-    two_replicas, mixed_policy, policy
-):
+def test_fit_on_two_replicas_takes_the_steps_of_one(two_replicas, mixed_policy, policy):
     def fresh():
         keras.utils.set_random_seed(3)
         return make(batch_norm=False, optimizer=keras.optimizers.SGD, momentum=0.9)
