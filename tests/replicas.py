@@ -64,12 +64,9 @@ class InParts(keras.layers.Layer):
 def make(loss, norm="frozen", parts=1):
     """Returns a compiled model, the same wherever it is made.
 
-    Args:
-        loss: "margin", "ekd", "detached": EKD with thresholds that have no gradient,
-            or "two": margin, EKD and cosine, this at 30 % of the margin loss's
-            gradient, at once.
-        norm: "frozen" or "training" batch normalisation.
-        parts: Into how many parts a training normalisation sees the batch divided.
+    The loss is "margin", "ekd", "detached": EKD with thresholds that have no gradient,
+    or "two": margin, EKD and cosine, this at 30 % of the margin loss's gradient, at
+    once. A "training" normalisation sees the batch in `parts`.
     """
     student = backbone(dim=8)
     for layer in student.layers:

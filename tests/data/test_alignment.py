@@ -44,9 +44,8 @@ def test_is_umeyamas_solution(rng):
         # Mirrored points have a best rotation too; it must not mirror them back.
         points = points * [-1, 1] if k % 2 else points
         matrix = similarity_transform(points)
-        np.testing.assert_allclose(
-            matrix, umeyama(points, ARCFACE_TEMPLATE), rtol=1e-9, atol=1e-9
-        )
+        expected = umeyama(points, ARCFACE_TEMPLATE)
+        np.testing.assert_allclose(matrix, expected, rtol=1e-9, atol=1e-9)
         assert np.linalg.det(matrix[:, :2]) > 0
 
 

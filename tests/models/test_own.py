@@ -27,10 +27,8 @@ def test_takes_pixels_in_the_range_of_the_network(images):
     model = network()
     for low, high in ((0.0, 255.0), (-1.0, 1.0), (0.0, 1.0)):
         backbone = as_backbone(model, "m.keras", low, high)
-        pixels = images.astype(np.float32) / 255 * (high - low) + low
-        np.testing.assert_allclose(
-            backbone(images), model(pixels), rtol=1e-4, atol=1e-5
-        )
+        expected = model(images.astype(np.float32) / 255 * (high - low) + low)
+        np.testing.assert_allclose(backbone(images), expected, rtol=1e-4, atol=1e-5)
     assert backbone.input_shape == (None, 16, 16, 3) and backbone.name == "mine"
     assert len(backbone.trainable_variables) == 4
 

@@ -100,13 +100,8 @@ def test_a_share_makes_the_step_of_the_weight_it_reports(rng):
     assert not 0.9 < weight < 1.1
     for variable, old, of_margin, of_cosine in zip(variables, before, *slopes):
         expected = -0.05 * (2.0 * of_margin + weight * of_cosine)
-        np.testing.assert_allclose(
-            variable.numpy() - old,
-            expected,
-            rtol=1e-3,
-            atol=2e-7,
-            err_msg=variable.name,
-        )
+        moved, name = variable.numpy() - old, variable.name
+        np.testing.assert_allclose(moved, expected, rtol=1e-3, atol=2e-7, err_msg=name)
 
 
 def test_resumes_to_the_bit(rng, tmp_path):

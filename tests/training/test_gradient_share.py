@@ -24,11 +24,8 @@ def test_by_hand():
     layer.momentum = 0.5
     got = weights_of(layer, [2, 5], [4, 10])
     np.testing.assert_allclose(got, [0.25, 0.25], rtol=1e-5)
-    np.testing.assert_allclose(
-        [state(layer)[name] for name in ("margin_norm", "norm", "weight", "num_steps")],
-        [4, 8, 0.25, 2],
-        rtol=1e-5,
-    )
+    expected = {"margin_norm": 4, "norm": 8, "weight": 0.25, "num_steps": 2}
+    assert state(layer) == pytest.approx(expected, rel=1e-5)
 
 
 def test_grows_slowly_and_falls_at_once():

@@ -131,9 +131,8 @@ def test_weights_hold_what_is_trained_and_the_file_the_student(tmp_path):
     student = keras.models.load_model(tmp_path / "student.keras")
     images = OTHERS.read(np.arange(4))
     np.testing.assert_allclose(student(images), model.backbone(images), rtol=1e-6)
-    np.testing.assert_allclose(
-        model.predict({"image": images}, verbose=0), student(images), rtol=1e-5
-    )
+    predicted = model.predict({"image": images}, verbose=0)
+    np.testing.assert_allclose(predicted, student(images), rtol=1e-5)
 
 
 @op_by_op
