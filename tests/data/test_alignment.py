@@ -32,10 +32,8 @@ def warp_np(image, matrix, size):
 
 def face_points(angle=0.3, scale=2.0, shift=(40.0, 25.0)):
     """The template turned, scaled and shifted: where a face's points may lie."""
-    turn = scale * np.array(
-        [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]
-    )
-    return ARCFACE_TEMPLATE @ turn.T + shift
+    cos, sin = scale * np.cos(angle), scale * np.sin(angle)
+    return ARCFACE_TEMPLATE @ [[cos, sin], [-sin, cos]] + shift
 
 
 def test_is_umeyamas_solution(rng):

@@ -160,9 +160,8 @@ def weights(tmp_path_factory):
     """An IR_18 of one block a stage: its arrays and a file of them."""
     patch = pytest.MonkeyPatch()
     patch.setitem(ir.IR_BLOCKS, 18, (1, 1, 1, 1))
-    state = torch_networks.State(
-        np.random.default_rng(0), torch_networks.ir, blocks=(1, 1, 1, 1)
-    )
+    rng = np.random.default_rng(0)
+    state = torch_networks.State(rng, torch_networks.ir, blocks=(1, 1, 1, 1))
     path = tmp_path_factory.mktemp("weights") / "w@1.npz"
     np.savez(path, **state)
     yield state, path

@@ -206,9 +206,8 @@ def test_a_published_teacher_reaches_its_accuracy(realdata):
     from ekd_tf.run import evaluators
 
     pairs = read_pairs(realdata / "lfw" / "lfw_view1_test.bin")
-    model = evaluators.make_source_embedder(
-        str(realdata / "teacher" / "mobilefacenet_y1.onnx"), flip=False
-    )
+    teacher = str(realdata / "teacher" / "mobilefacenet_y1.onnx")
+    model = evaluators.make_source_embedder(teacher, flip=False)
     report = PairSetEvaluation(pairs)(Models(model)).student
     assert (report.num_pairs, report.accuracy_best) == (1000, 0.99)
     # Its pairs are 500 positives and then 500 negatives.

@@ -32,9 +32,8 @@ def head_class(request):
 
 def test_replaces_the_labelled_entries_and_their_gradients_only(run_as):
     # d/dc of 10 c is 10 at the labelled entries; the others pass through.
-    step = value_and_gradient(
-        lambda cosine: replace_targets(cosine, tf.constant([2, 0]), lambda t: 10.0 * t)
-    )
+    labels = tf.constant([2, 0])
+    step = value_and_gradient(lambda c: replace_targets(c, labels, lambda t: 10.0 * t))
     cosine = tf.constant([[0.1, 0.2, 0.3], [0.4, 0.5, 0.6]])
     result, gradient = run_as(step)(cosine)
     np.testing.assert_allclose(result, [[0.1, 0.2, 3.0], [4.0, 0.5, 0.6]], rtol=1e-6)
@@ -141,9 +140,8 @@ def test_sampled_losses_are_those_of_a_head_over_the_sample(head_class, rng, run
 def test_no_tensor_of_the_batch_by_all_classes_is_made():
     head = ArcFace(num_identities=5000, sample_rate=0.01)
     head.build((None, 4))
-    traced = tf.function(head.row_losses).get_concrete_function(
-        tf.TensorSpec((6, 4), tf.float32), tf.TensorSpec((6,), tf.int32)
-    )
+    specs = tf.TensorSpec((6, 4), tf.float32), tf.TensorSpec((6,), tf.int32)
+    traced = tf.function(head.row_losses).get_concrete_function(*specs)
     shapes = [t.shape for op in traced.graph.get_operations() for t in op.outputs]
     assert tf.TensorShape([6, 50]) in shapes
     assert not [s for s in shapes if s.rank == 2 and 5000 in s and 4 not in s]

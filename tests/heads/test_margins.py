@@ -19,9 +19,8 @@ def test_arcface_target_is_guarded_beyond_pi_minus_margin(run_as):
     # 0.1 rad before the guard, and 0.1 and 0.5 rad (cosine -1) beyond it.
     margin = 0.5
     theta = math.pi - margin + np.array([-0.1, 0.1, 0.5])
-    target = run_as(lambda c: arcface_target(c, margin))(
-        tf.constant(np.cos(theta), tf.float32)
-    )
+    cosines = tf.constant(np.cos(theta), tf.float32)
+    target = run_as(lambda c: arcface_target(c, margin))(cosines)
     expected = [
         -math.cos(0.1),
         math.cos(theta[1]) - 0.5 * math.sin(0.5),

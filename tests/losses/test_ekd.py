@@ -79,9 +79,8 @@ def test_loss_computed_by_hand():
     #   negatives: student 1/2 and 1 / (1 + 3^8), teacher 1/2 and 1/2: 0 and about 1/4
     student = np.float32([[1, 0], [0.6, 0.8], [0.8, -0.6]])
     teacher = np.float32([[1, 0], [2, 0], [0, 3]])
-    loss = loss_of(
-        fprs=[0.1], temperature=0.1 / np.log(3), positive_weight=2, negative_weight=3
-    )
+    weights = {"positive_weight": 2, "negative_weight": 3}
+    loss = loss_of(fprs=[0.1], temperature=0.1 / np.log(3), **weights)
     labels = np.int32([7, 7, 9])
     terms = loss(student, teacher, labels)
     assert list(terms) == ["ekd/positive", "ekd/negative"]
@@ -143,9 +142,8 @@ def test_reference_preset_reproduces_tface(golden_arrays, run_as, rows):
             name: arrays[f"b{rows}_step{i}_{name}"]
             for name in ("student", "teacher", "labels", "loss", "grad")
         }
-        value, gradient = step(
-            given["student"], given["teacher"], np.int32(given["labels"])
-        )
+        batch = given["student"], given["teacher"], np.int32(given["labels"])
+        value, gradient = step(*batch)
         np.testing.assert_allclose(value, given["loss"], rtol=1e-5)
         atol = 1e-5 * np.abs(given["grad"]).max()
         np.testing.assert_allclose(gradient, given["grad"], rtol=1e-4, atol=atol)

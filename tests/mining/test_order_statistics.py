@@ -42,9 +42,8 @@ def test_cosines_are_counted_in_their_bins(run_as):
 
 def test_ranks_computed_by_hand(run_as):
     # floor(12345 f); 0.07 is not one over a whole number.
-    ranks = run_as(lambda n: ranks_of_fprs(n, [0.5, 1e-1, 1e-3, 1e-6, 0.07]))(
-        tf.constant(12345)
-    )
+    fprs = [0.5, 1e-1, 1e-3, 1e-6, 0.07]
+    ranks = run_as(lambda n: ranks_of_fprs(n, fprs))(tf.constant(12345))
     assert ranks.numpy().tolist() == [6172, 1234, 12, 0, 864]
     assert ranks.dtype == tf.int32
 

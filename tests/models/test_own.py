@@ -76,9 +76,7 @@ def test_refuses_what_is_no_backbone_in_one_line(mixed_policy):
 
 
 def test_functions_of_ones_own_are_found_in_the_current_folder(tmp_path, monkeypatch):
-    (tmp_path / "my_networks.py").write_text(
-        "def small(width=1.0):\n    return width\n"
-    )
+    (tmp_path / "my_networks.py").write_text("def small(width=1.0): return width")
     (tmp_path / "my_broken.py").write_text("raise RuntimeError('no\\nway')\n")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))

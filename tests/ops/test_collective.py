@@ -30,9 +30,8 @@ def test_rows_come_in_replica_order_and_sums_are_of_all(rng, two_replicas):
         return two_replicas.run(replica, args=(rows, labels))
 
     results = step(scatter(two_replicas, rows), scatter(two_replicas, labels))
-    for gathered, order, total in zip(
-        *map(two_replicas.experimental_local_results, results)
-    ):
+    results = map(two_replicas.experimental_local_results, results)
+    for gathered, order, total in zip(*results):
         np.testing.assert_array_equal(gathered, rows)
         np.testing.assert_array_equal(order, labels)
         np.testing.assert_array_equal(total, rows[:4] + rows[4:])

@@ -18,9 +18,8 @@ pytestmark = pytest.mark.usefixtures("op_by_op")
 
 
 def make(weight_decay=5e-4, momentum=0.9, **kwargs):
-    model = FaceClassifier(
-        backbone(**kwargs), ArcFace(num_identities=3, scale=4.0, margin=0.2)
-    )
+    head = ArcFace(num_identities=3, scale=4.0, margin=0.2)
+    model = FaceClassifier(backbone(**kwargs), head)
     model.compile(
         keras.optimizers.SGD(learning_rate=0.1, momentum=momentum),
         weight_decay=weight_decay,

@@ -54,11 +54,9 @@ def test_ratios_and_shares_are_of_the_gradients_on_the_embeddings(rng):
     embeddings = np.float64(model.backbone(data["image"]))
     teacher, centres = model.teacher_rows(data), np.array(model.head.centers)
     general = np.flatnonzero(data["in_margin"])
-    labels, margins = data["label"].numpy()[general], [0.2] * len(general)
+    of_margin = data["label"].numpy()[general], centres, 0.2, 4.0
     losses = {
-        "margin": lambda x: (
-            2 * reference.arcface(x[general], labels, centres, margins, 4.0)
-        ),
+        "margin": lambda x: 2 * reference.arcface(x[general], *of_margin),
         "gap": lambda x: reference.cosine(x, teacher),
         "gate": lambda x: np.mean(x**2),
     }

@@ -69,9 +69,8 @@ def test_one_step_by_hand(name, replicas):
 def path_of(optimizer, gradients, **arguments):
     """Returns the values of a variable that starts at 1 and decays if anything does."""
     variable = tf.Variable(1.0)
-    update = GradientUpdate(
-        optimizer, [variable], decay_variables=[variable], **arguments
-    )
+    arguments["decay_variables"] = [variable]
+    update = GradientUpdate(optimizer, [variable], **arguments)
     values = []
     for gradient in gradients:
         update.apply([tf.constant(gradient)])
@@ -139,10 +138,8 @@ def test_lamb_is_given_names_of_all_replicas_and_of_no_other():
 @pytest.mark.parametrize("name", NAMES)
 def test_replicas_take_the_steps_of_one_and_resume_where_they_were(name, rng):
     # The rate falls on the way: every replica must see the same.
-    arguments = {"schedule": StepSchedule(base=0.1, boundaries=[2])}
-    one, two, resumed = (
-        Run(replicas, f"addons/{name}", **arguments) for replicas in (0, 2, 0)
-    )
+    arguments = f"addons/{name}", StepSchedule(base=0.1, boundaries=[2])
+    one, two, resumed = (Run(replicas, *arguments) for replicas in (0, 2, 0))
     start = one.snapshot()
     for _ in range(4):
         parts = rng.normal(size=(2, 3))
