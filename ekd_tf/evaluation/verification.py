@@ -78,7 +78,7 @@ class VerificationReport:
             return ()
         return (
             f"No interval at FPR {', '.join(missing)}: its pairs are too many to keep "
-            f"for resampling, or resamples leave the figure undefined.",
+            "for resampling, or resamples leave the figure undefined.",
         )
 
     @property
