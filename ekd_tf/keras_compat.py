@@ -117,8 +117,6 @@ def apply_reduced_gradients(optimizer: Any, gradients: list, variables: list) ->
     accumulate or average. Without variables the step is counted all the same.
     """
     replica = tf.distribute.get_replica_context()
-    if replica is None:
-        raise RuntimeError("`apply_reduced_gradients` must run in a replica context.")
     if not variables:
         # Keras would not count the step.
         tf_variable(optimizer.iterations).assign_add(1)

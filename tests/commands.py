@@ -29,14 +29,10 @@ TINY = [
 
 
 def run(program, *arguments):
-    """Runs `python -m ekd_tf.<program>` and returns what `subprocess.run` does.
+    """Runs `python -m ekd_tf.<program>`, or a script, and returns the finished process.
 
     In a fork of a process that has imported TensorFlow, which takes longer than most
-    commands do.
-
-    Args:
-        program: Name of a module of `ekd_tf`, or the `pathlib.Path` of a script.
-        *arguments: Its arguments.
+    commands do. A script is a `pathlib.Path`.
     """
     program = str(program) if isinstance(program, pathlib.Path) else f"ekd_tf.{program}"
     arguments = [str(argument) for argument in arguments]

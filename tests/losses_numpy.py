@@ -1,84 +1,56 @@
-"""The distillation losses as NumPy loops in float64, written from the formulas.
+"""The distillation losses in NumPy and float64, written from the formulas.
 
 Each takes student, teacher and labels, and what else the formula needs.
 """
 
 import itertools
-import math
 
 import numpy as np
 import toys
+from scipy.special import log_softmax
 
 
 def unit(x):
     return toys.unit(np.float64(x))
 
 
-def cosine_of(x, y):
-    return float(unit(x) @ unit(y))
-
-
-def log_softmax(logits):
-    logits = np.float64(logits)
-    peak = logits.max()
-    return logits - peak - math.log(sum(math.exp(z - peak) for z in logits))
-
-
-def mean(values):
-    values = list(values)
-    return sum(values) / len(values)
-
-
 def cosine(student, teacher, labels=None):
-    return mean(1 - cosine_of(s, t) for s, t in zip(student, teacher))
-
-
-def _tempered(rows, centres, temperature, scale):
-    """Log probabilities of each row over the classes."""
-    for x in rows:
-        yield log_softmax([scale * cosine_of(x, c) / temperature for c in centres])
+    return np.mean(1 - np.sum(unit(student) * unit(teacher), axis=1))
 
 
 def kd(student, teacher, labels, centres, temperature=4.0, scale=64.0, own=None):
     """Divergence; `own` are the student's class centres, the teacher's if None."""
-    of_s = _tempered(student, centres if own is None else own, temperature, scale)
-    of_t = _tempered(teacher, centres, temperature, scale)
-    total = sum(
-        math.exp(p) * (p - q)
-        for log_p, log_q in zip(of_t, of_s)
-        for p, q in zip(log_p, log_q)
+    own = centres if own is None else own
+    of_t, of_s = (
+        log_softmax(unit(rows) @ unit(classes).T * scale / temperature, axis=1)
+        for rows, classes in ((teacher, centres), (student, own))
     )
-    return temperature**2 * total / len(student)
+    return temperature**2 * np.mean(np.sum(np.exp(of_t) * (of_t - of_s), axis=1))
 
 
 def arcface(student, labels, centres, margins, scale=64.0):
-    """Mean cross entropy with an angular margin per row."""
-    total = 0.0
-    for s, label, m in zip(student, labels, margins):
-        cosines = [cosine_of(s, c) for c in centres]
-        angle = math.acos(cosines[label])
-        # Past pi - m as the package has it: tests/heads/test_margins.py.
-        guarded = cosines[label] - m * math.sin(m)
-        cosines[label] = math.cos(angle + m) if angle < math.pi - m else guarded
-        total -= log_softmax(scale * np.array(cosines))[label]
-    return total / len(student)
+    """Mean cross entropy with an angular margin, or one per row."""
+    cosines, rows = unit(student) @ unit(centres).T, np.arange(len(labels))
+    own = cosines[rows, labels]
+    angles = np.arccos(own)
+    # Past pi - m as the package has it: tests/heads/test_margins.py.
+    guarded = own - margins * np.sin(margins)
+    moved = np.where(angles < np.pi - margins, np.cos(angles + margins), guarded)
+    cosines[rows, labels] = moved
+    return -np.mean(log_softmax(scale * cosines, axis=1)[rows, labels])
 
 
 def shrinkteanet(student, teacher, labels, centres):
-    zeros = [0.0] * len(student)
-    return cosine(student, teacher) + arcface(student, labels, centres, zeros)
+    return cosine(student, teacher) + arcface(student, labels, centres, 0.0)
 
 
 def margin_distillation(student, teacher, labels, centres):
-    cosines = [
-        max(0.0, cosine_of(t, centres[label])) for t, label in zip(teacher, labels)
-    ]
-    margins = [0.35 + 0.2 * c / max(cosines) for c in cosines]
-    return arcface(student, labels, centres, margins)
+    cosines = np.maximum(0, np.sum(unit(teacher) * unit(centres[labels]), axis=1))
+    return arcface(student, labels, centres, 0.35 + 0.2 * cosines / cosines.max())
 
 
 def proxyless_kd(student, teacher, labels, centres):
-    return arcface(student, labels, centres, [0.5] * len(student))
+    return arcface(student, labels, centres, 0.5)
 
 
 def mined_pairs(labels, image_ids=None, batch=None):
@@ -119,15 +91,11 @@ def ekd_thresholds(negative, fprs):
 def ekd(positive, negative, thresholds, temperature=0.01, num_negatives=2000):
     """Returns the positive and the negative term at the default weights."""
 
-    def rank(cosine, of_model):
-        return sum(0.5 + 0.5 * np.tanh((cosine - of_model) / temperature / 2))
-
     def mean_square(pairs):
-        squares = [
-            (rank(student, thresholds[0]) - rank(teacher, thresholds[1])) ** 2
-            for student, teacher in pairs
-        ]
-        return mean(squares) if squares else 0.0
+        cosines = np.reshape(pairs, (-1, 2, 1))
+        passed = 0.5 + 0.5 * np.tanh((cosines - thresholds) / temperature / 2)
+        of_student, of_teacher = passed.sum(axis=2).T
+        return np.mean((of_student - of_teacher) ** 2) if pairs else 0.0
 
     hardest = sorted(negative, reverse=True)[:num_negatives]
     return 0.02 * mean_square(positive), 0.01 * mean_square(hardest)

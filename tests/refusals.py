@@ -4,13 +4,7 @@ import pytest
 
 
 def refused(words, call, *arguments, error=ValueError, **named):
-    """Checks that a call stops with an error of these words; returns its text.
-
-    Args:
-        words: A regular expression to be found in the text.
-        call: What to call with the arguments that follow.
-        error: The kind of error.
-    """
+    """Checks that a call ends in an error of these words, a regex; returns its text."""
     with pytest.raises(error, match=words) as caught:
         call(*arguments, **named)
     return str(caught.value)

@@ -64,12 +64,9 @@ class InParts(keras.layers.Layer):
 def make(loss, norm="frozen", parts=1):
     """Returns a compiled model, the same wherever it is made.
 
-    Args:
-        loss: "margin", "ekd", "detached": EKD with thresholds that have no gradient,
-            or "two": margin, EKD and cosine, this at 30 % of the margin loss's
-            gradient, at once.
-        norm: "frozen" or "training" batch normalisation.
-        parts: Into how many parts a training normalisation sees the batch divided.
+    The loss is "margin", "ekd", "detached": EKD with thresholds that have no gradient,
+    or "two": margin, EKD and cosine, this at 30 % of the margin loss's gradient, at
+    once. A "training" normalisation sees the batch in `parts`.
     """
     student = backbone(dim=8)
     for layer in student.layers:
@@ -209,9 +206,7 @@ def runs_in(place, hosts=(), index=0):
 
 def free_ports(count):
     """Returns ports of this machine nobody listens on."""
-    sockets = [socket.socket() for _ in range(count)]
-    for each in sockets:
-        each.bind(("localhost", 0))
+    sockets = [socket.create_server(("localhost", 0)) for _ in range(count)]
     ports = [each.getsockname()[1] for each in sockets]
     for each in sockets:
         each.close()

@@ -1,5 +1,3 @@
-"""Tests for `ekd_tf.keras_compat`."""
-
 import keras
 import numpy as np
 import pytest
@@ -72,11 +70,3 @@ def test_state_is_whole_before_the_first_step(kind):
     optimizer.apply_gradients([(tf.constant([1.0, 1.0]), variable)])
     assert [tuple(v.shape) for v in optimizer_variables(optimizer)] == shapes
     assert (2,) in shapes
-
-
-def test_refuses_to_run_outside_a_replica():
-    with strategy_of(2).scope():
-        variable = tf.Variable(1.0)
-        optimizer = keras.optimizers.SGD()
-        with pytest.raises(RuntimeError, match="in a replica context"):
-            apply_reduced_gradients(optimizer, [tf.constant(1.0)], [variable])

@@ -3,6 +3,7 @@
 import gc
 import os
 import pathlib
+import resource
 
 import eager
 import numpy as np
@@ -68,6 +69,23 @@ def warnings_logged(monkeypatch):
         logging, "warning", lambda text, *args: messages.append(text % args)
     )
     return messages
+
+
+@pytest.fixture
+def few_descriptors():
+    """Lets the test open eight files more than are open, unless it asks for more."""
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = max(map(int, os.listdir("/proc/self/fd"))) + 8
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, limits[1]))
+    yield most
+    resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+
+@pytest.fixture
+def notes(caplog):
+    """Returns the function that lists the messages absl has logged."""
+    caplog.set_level("INFO", logger="absl")
+    return lambda: [record.getMessage() for record in caplog.records]
 
 
 def _draw_nothing(patch):

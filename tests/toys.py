@@ -6,6 +6,7 @@ import tensorflow as tf
 
 from ekd_tf.heads import ArcFace
 from ekd_tf.losses import DistillationLoss
+from ekd_tf.models import PReLU
 from ekd_tf.models.layers import BatchNormalization
 from ekd_tf.training.distiller import Distiller
 from ekd_tf.training.loop import compile_step
@@ -154,3 +155,37 @@ def people(rng, identities, images, dim, noise=1.0):
     labels = rng.permutation(np.repeat(np.arange(identities) * 3 + 5, images))
     centres = rng.normal(size=(labels.max() + 1, dim))
     return centres[labels] + noise * rng.normal(size=(labels.size, dim)), labels
+
+
+def make_student(size=SIZE, dim=24, width=8, seed=0):
+    """Builds a network of random weights with one of each op the backbones have.
+
+    The moving statistics are random too: with those of a new BatchNorm, 0 and 1,
+    training mode and inference, folded and forgotten look alike.
+    """
+    layers = keras.layers
+    pixels = layers.Input((size, size, 3), dtype="uint8", name="image")
+    x = layers.Rescaling(1 / 127.5, offset=-1.0, name="pixels")(pixels)
+    x = layers.ZeroPadding2D(1)(x)
+    x = layers.Conv2D(width, 3, strides=2, use_bias=False, name="conv")(x)
+    x = layers.BatchNormalization(name="conv_bn")(x)
+    x = PReLU(name="prelu")(x)
+    x = layers.DepthwiseConv2D(size // 2, use_bias=False, name="depthwise")(x)
+    x = layers.BatchNormalization(name="depthwise_bn")(x)
+    x = layers.Flatten()(x)
+    x = layers.Dropout(0.5)(x)
+    x = layers.Dense(dim, use_bias=False, name="dense")(x)
+    x = layers.BatchNormalization(scale=False, dtype="float32", name="embedding")(x)
+    model = keras.Model(pixels, x, name="student")
+    rng = np.random.default_rng(seed)
+    for weight in model.weights:
+        # Variances are positive, and so are slopes; all else has both signs.
+        low = 0.2 if any(n in weight.name for n in ("variance", "alpha")) else -0.5
+        if "seed" not in weight.name:
+            weight.assign(rng.uniform(low, 0.9, weight.shape))
+    return model
+
+
+def unit_embeddings(model, images):
+    """Returns the model's embeddings at length 1, computed by NumPy in float64."""
+    return unit(np.float64(model(images, training=False)))

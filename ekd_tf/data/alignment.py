@@ -56,15 +56,12 @@ def similarity_transform(
 def align(
     image: np.ndarray, points: np.ndarray, size: int = TEMPLATE_SIZE
 ) -> np.ndarray:
-    """Cuts out a face so that its five points lie on the ArcFace template.
+    """Cuts out a square of side `size` with a face's five points on the template.
 
-    Interpolates bilinearly; what lies outside the image is 0. As upstream, a large face
-    is sampled and not averaged when it shrinks.
-
-    Args:
-        image: uint8 `(height, width, channels)`, as is the crop.
-        points: `(5, 2)`, (x, y) in pixels of `image`, in the template's order.
-        size: Side of the crop; the template is scaled by `size / 112`.
+    `image` and crop are uint8 `(height, width, channels)`, `points` `(5, 2)`, (x, y) in
+    pixels of the image, in the template's order. Interpolates bilinearly; what lies
+    outside the image is 0. As upstream, a large face is sampled and not averaged when
+    it shrinks.
 
     Reference:
         insightface `face_align.norm_crop`: `cv2.warpAffine(image, matrix, (size, size),

@@ -176,12 +176,10 @@ def _map_rows(part, note):
 
 
 class CacheWriter:
-    """Writes a cache folder, or continues one.
+    """Writes a cache folder, made if missing, or continues one.
 
-    Args:
-        folder: Where; made if missing.
-        note: From `describe_cache`.
-        shard: `(I, N)`: write the I-th of N parts of the images, counted from 1.
+    `note` is from `describe_cache`. A `shard` `(I, N)` is the I-th of N parts of the
+    images, counted from 1.
     """
 
     def __init__(

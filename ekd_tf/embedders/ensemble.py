@@ -27,12 +27,8 @@ class EnsembleEmbedder(FrozenEmbedder):
 
     Models of one space, such as two students of one teacher, are averaged. The unit
     embeddings of others are concatenated and divided by the root of their number, so
-    that a cosine is the mean of the models' cosines. Which of both is measured on
-    drawn faces, and logged.
-
-    Args:
-        models: Two or more, of one input size.
-        averaged: Whether their space is one; None: measured.
+    that a cosine is the mean of the models' cosines. Which of both, `averaged`, is by
+    default measured on drawn faces, and logged. All must be of one input size.
     """
 
     def __init__(self, models: Sequence[FrozenEmbedder], averaged: bool | None = None):

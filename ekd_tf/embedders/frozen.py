@@ -190,7 +190,5 @@ def content_hash(path: str | os.PathLike, *settings: float | str) -> str:
     below = filter(pathlib.Path.is_file, path.rglob("*"))
     for file in sorted(below) if path.is_dir() else [path]:
         digest.update(os.fsencode(f"{file.relative_to(path)}\0"))
-        with open(file, "rb") as stream:
-            for chunk in iter(lambda: stream.read(1 << 20), b""):
-                digest.update(chunk)
+        digest.update(file.read_bytes())
     return digest.hexdigest()

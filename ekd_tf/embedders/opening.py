@@ -33,14 +33,12 @@ _RANGE = re.compile(r"(-?\d*\.?\d+)\.\.(-?\d*\.?\d+)")
 def open_embedder(spec: str) -> FrozenEmbedder:
     """Opens a trained model of any format, for inference alone.
 
-    Args:
-        spec: A `.keras`, `.onnx` or `.tflite` file, a SavedModel's directory, or the
-            workdir of a run. `@LOW..HIGH` behind a file: the numbers that a model of
-            float input takes for pixels 0 and 255, default `@0..255`; `@bgr`: it takes
-            blue first; and behind an ONNX file `@cpu` or another of `PROVIDERS`: what
-            onnxruntime runs it by. Or `FAMILY:FILE` and perhaps `@bgr`, a torch
-            state_dict of one of `TORCH_FAMILIES`. Several joined by `+` are one, see
-            `EnsembleEmbedder`.
+    It is a `.keras`, `.onnx` or `.tflite` file, a SavedModel's directory, or the
+    workdir of a run. `@LOW..HIGH` behind a file: the numbers that a model of float
+    input takes for pixels 0 and 255, default `@0..255`; `@bgr`: it takes blue first;
+    and behind an ONNX file `@cpu` or another of `PROVIDERS`: what onnxruntime runs it
+    by. Or `FAMILY:FILE` and perhaps `@bgr`, a torch state_dict of one of
+    `TORCH_FAMILIES`. Several joined by `+` are one, see `EnsembleEmbedder`.
     """
     parts = _joined(spec)
     if len(parts) > 1:

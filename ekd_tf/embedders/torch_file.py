@@ -56,16 +56,10 @@ class TorchEmbedder(KerasEmbedder):
 def read_state_dict(path: str | os.PathLike) -> dict[str, np.ndarray]:
     """Reads the arrays of a torch state_dict; runs nothing that a file asks for.
 
-    Torch need not be installed. A state_dict below "state_dict" or
+    `path` is a file of `torch.save` since torch 1.6, of any suffix, or a `.npz` file of
+    the arrays; torch need not be installed. A state_dict below "state_dict" or
     "state_dict_backbone" is taken out, and the prefix "module." of DataParallel left
-    out; both are logged.
-
-    Args:
-        path: A file of `torch.save` since torch 1.6, of any suffix, or a `.npz` file of
-            the arrays.
-
-    Returns:
-        Torch key -> array, half precision as float32.
+    out; both are logged. Returns torch key -> array, half precision as float32.
     """
     path = pathlib.Path(path)
     if not path.is_file():

@@ -131,17 +131,11 @@ def labelled_intervals(
 ) -> dict[str, tuple[float, float]]:
     """Gives bootstrap 95 % intervals of TPR and threshold, over identities.
 
-    One more pass over all pairs keeps the positives and the highest negatives.
-
-    Args:
-        blocks, labels: The pairs, and the identities they were made with.
-        points: Operating points of the whole set.
-        replicates, seed: As for `identity_intervals`.
-        max_pairs: The most pairs of a kind to keep, 16 bytes each. An FPR that would
-            take more has no intervals.
-
-    Returns:
-        `tpr_at_fpr_1e-3` and `threshold_at_fpr_1e-3`, so spelled, -> interval.
+    One more pass over all pairs, made with `labels`, keeps the positives and the
+    highest negatives: at most `max_pairs` of a kind, 16 bytes each. Those of `points`,
+    of the whole set, that would take more have no intervals. `replicates` and `seed`
+    are as for `identity_intervals`. Returns `tpr_at_fpr_1e-3` and
+    `threshold_at_fpr_1e-3`, so spelled, -> interval.
     """
     _, number, images = np.unique(labels, return_inverse=True, return_counts=True)
     chosen = [p for p in points if p.negatives_allowed * _TAIL <= max_pairs]

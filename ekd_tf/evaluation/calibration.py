@@ -172,11 +172,7 @@ def between_scores(blocks: PairBlocks, threshold: float) -> float:
 
 def file_hash(file: str | os.PathLike) -> str:
     """Returns the SHA-256 of a file's bytes."""
-    digest = hashlib.sha256()
-    with open(file, "rb") as opened:
-        for block in iter(lambda: opened.read(1 << 20), b""):
-            digest.update(block)
-    return digest.hexdigest()
+    return hashlib.sha256(pathlib.Path(file).read_bytes()).hexdigest()
 
 
 def model_hash(file: str | os.PathLike) -> str:

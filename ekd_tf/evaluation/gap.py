@@ -110,13 +110,11 @@ def measure_gap(
     Args:
         student_embeddings, teacher_embeddings: Float arrays `(n, dim)` of the same
             images in the same order; dims may differ. Normalised here.
-        labels: Integer array `(n,)`, identities.
-        fprs: Target FPRs in [0, 1], by the strict rule.
+        labels, fprs, progress: As for `verify_embeddings`.
         worst: How many critical pairs of each kind to name.
         baseline_embeddings: Those of a student trained without the teacher, or None.
         rocs: Those of student, teacher and, if there is one, baseline at these FPRs,
             to save their passes. Default: computed here.
-        progress: As for `PairBlocks`.
     """
     models = {
         "student_embeddings": student_embeddings,

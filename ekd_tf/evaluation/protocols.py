@@ -131,10 +131,8 @@ def _collapsed(reports):
 class PairSetEvaluation:
     """Verifies given pairs, as LFW and its kin are, like insightface and TFace do.
 
-    Args:
-        pairs: The set.
-        name: Prefix of what is logged and written. Default: the set's name.
-        fprs, seed, replicates: As for `verify_pairs`.
+    The name is by default the set's; `fprs`, `seed` and `replicates` are as for
+    `verify_pairs`.
     """
 
     pairs: PairSet

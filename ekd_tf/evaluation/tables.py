@@ -9,10 +9,8 @@ from collections.abc import Sequence
 def format_table(rows: Iterable[Sequence], header: Sequence[str]) -> str:
     """Lays out a Markdown table, columns padded so that it reads as text too.
 
-    Args:
-        rows: Rows of cells. Floats are written with four decimals, None as `n/a`,
-            anything else as `str` has it; `|` is escaped.
-        header: Column titles. A column of numbers alone is right-aligned.
+    Floats are written with four decimals, None as `n/a`, anything else as `str` has it;
+    `|` is escaped. A column of numbers alone is right-aligned.
     """
     columns = []
     for title, *cells in zip(header, *rows):

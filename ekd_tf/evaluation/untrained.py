@@ -45,15 +45,13 @@ def check_reading(
         embed: As `SourceEmbedder.some`.
         others: Names of other ways of reading the model's input and their `embed`,
             tried where its AUC is below `LOW_AUC`.
-        source: Labelled images; four of up to 32 identities are used.
+        source: Labelled images; four of up to 32 identities, chosen by `seed`, are
+            used, and unreadable ones among them left out.
         input_size: Side in pixels of the bare images.
-        seed: Chooses the images.
-        unreadable: Counts the unreadable ones among them, which are left out.
         role: Name of the flag that named it, for the message.
 
-    Returns:
-        The model's AUC, None where the images make no positive pair, and name and AUC
-        of the best other way, None where no one reaches `GOOD_AUC`.
+    Returns the model's AUC, None where the images make no positive pair, and name and
+    AUC of the best other way, None where no one reaches `GOOD_AUC`.
     """
     identities = min(IDENTITIES, len(np.unique(source.labels)))
     sampler = BatchSampler(source.labels, 0, identities, IMAGES_PER_IDENTITY, seed)

@@ -81,7 +81,7 @@ class VerificationReport:
             return ()
         return (
             f"No interval at FPR {', '.join(missing)}: its pairs are too many to keep "
-            f"for resampling, or resamples leave the figure undefined.",
+            "for resampling, or resamples leave the figure undefined.",
         )
 
     @property
@@ -193,17 +193,12 @@ def verify_pairs(
 ) -> VerificationReport:
     """Measures verification of given pairs, as LFW and its kin are.
 
-    Accuracy is that of insightface and TFace; see `metrics.kfold_accuracy`. TPR at FPR
-    (strict rule), AUC and EER come from the same pairs, all folds together.
-
-    Args:
-        embeddings: Float array `(2 * pairs, dim)`; rows 2i and 2i + 1 are pair i.
-            Normalised here.
-        same: Bool array `(pairs,)`, whether the pair shows one identity.
-        fprs: Target FPRs in [0, 1).
-        replicates: Resamples of the folds for the intervals; 0: none. Those of TPRs,
-            AUC and EER take pairs of both kinds in every fold.
-        seed: Of the drawing.
+    Rows 2i and 2i + 1 of `embeddings`, float `(2 * pairs, dim)`, are pair i; `same`,
+    bool `(pairs,)`, says whether it shows one identity. Accuracy is that of insightface
+    and TFace; see `metrics.kfold_accuracy`. TPR, AUC and EER come from the same pairs,
+    all folds together. Intervals are of `replicates` resamples of the folds; those of
+    TPRs, AUC and EER take pairs of both kinds in every fold. All else is as for
+    `verify_embeddings`.
     """
     embeddings, same = np.asarray(embeddings), np.asarray(same, bool)
     if embeddings.ndim != 2 or len(embeddings) != 2 * same.size:

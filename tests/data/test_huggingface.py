@@ -1,5 +1,3 @@
-"""Data sets of the Hugging Face library as a source of faces."""
-
 import sys
 
 import numpy as np
@@ -105,8 +103,7 @@ def test_says_what_is_wrong(datasets, tmp_path, monkeypatch):
     (tmp_path / "half").mkdir()
     make(datasets, LABELS).to_parquet(str(tmp_path / "half" / "a.parquet"))
     (tmp_path / "half" / "b.parquet").write_bytes(b"x")
-    words = "half` cannot be opened: .* generating the dataset: .* size is 1"
-    refused(words, HuggingFaceFaces, str(tmp_path / "half"))
+    refused("half` .*generating .*size is 1", HuggingFaceFaces, str(tmp_path / "half"))
     faces = HuggingFaceFaces(str(tmp_path / "empty"))
     refused("empty: row 1: it holds no image", faces.read, [1])
     monkeypatch.setitem(sys.modules, "datasets", None)

@@ -1,5 +1,3 @@
-"""Every kind of image file as RGB, the same to Pillow's readers and to the pipeline."""
-
 import concurrent.futures
 import time
 import warnings
@@ -147,9 +145,6 @@ def test_what_is_wrong_is_one_line(rng, monkeypatch):
     monkeypatch.setattr(image_pixels, "MOST_PIXELS", 1599)
     large = encode(face(rng, 40, 40), "WEBP")
     refused("it is 40x40: images of more than 1,599", read_image, large)
-
-
-# --- By TensorFlow -------------------------------------------------------------
 
 
 def test_what_tensorflow_does_not_read_right_is_an_error(rng):

@@ -1,5 +1,3 @@
-"""Verification sets: read, written, made from a list."""
-
 import dataclasses
 import os
 import pickle
@@ -97,8 +95,7 @@ def test_lists_of_other_encodings(tmp_path, people):
     path.write_text("José\t1\t2\n", encoding="utf-8-sig")
     assert pairs_from_list(path, people) == ([JPEG, JPEG], [True])
     path.write_bytes("Ann\t1\t2\nJosé\t1\t2\n".encode("latin1"))
-    words = r"pairs\.txt: line 2 is not UTF-8 text and names no image .*iconv"
-    refused(words, pairs_from_list, path, people)
+    refused("line 2 is not UTF-8.*iconv", pairs_from_list, path, people)
     # Unless the files are named so.
     for old in (*folder.iterdir(), folder):
         name = os.fsdecode(old.name.encode("latin1"))
@@ -184,9 +181,6 @@ def test_a_malformed_list_is_refused(tmp_path, people):
         refused(rf"(?s)pairs\.txt.*{reason}", pairs_from_list, path, people)
 
 
-# --- pickles -------------------------------------------------------------------
-
-
 # In the form Python 2 gives (protocols 0 and 2), put together by hand, of
 # (["\xff\xd8\xff'\n", np.array([[66], [77]], np.uint8)], [np.bool_(False)]).
 PYTHON2_TEXT = (
@@ -232,8 +226,7 @@ def test_arrays_that_do_not_fit_their_bytes_are_refused(tmp_path):
         (b"K\x03\x85", b"i8"),
         (b"(K\x03" + b"K\x01" * 60 + b"t", b"u1"),
     ):
-        words = r"array of (shape|\d+ dimensions)"
-        refuses(words, tmp_path / "a.bin", array % (shape, code))
+        refuses(r"array of (shape|\d+ dim)", tmp_path / "a.bin", array % (shape, code))
 
 
 def test_repeating_a_text_cannot_unfold_it(tmp_path):

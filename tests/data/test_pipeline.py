@@ -1,5 +1,3 @@
-"""Source and sampler to batches: contents, resuming, bad files, strategies."""
-
 import time
 
 import numpy as np
@@ -130,9 +128,7 @@ def test_the_teacher_sees_the_same_images_and_augmentation_at_its_size(folder, a
 
 
 @pytest.mark.parametrize("kind", ["pixels", "files"])
-def test_batches_are_what_sampler_labels_and_draws_of_their_step_say(
-    drawn, folder, kind
-):
+def test_batches_are_what_sampler_and_draws_of_their_step_say(drawn, folder, kind):
     source = drawn if kind == "pixels" else FolderFaces(folder[0])
     pixels = np.stack(drawn.files) if kind == "pixels" else folder[1]
     augmentation = None
@@ -237,9 +233,6 @@ def test_rejects_impossible_arguments(drawn):
         refused(words, make_pipeline, **{**valid, **arguments})
 
 
-# --- Images as an evaluation sees them -----------------------------------------
-
-
 def evaluated(files, order, labels=None, allowed=0):
     """Lists batches of two of images in memory."""
     source, unreadable = Files(files, labels), Unreadable(allowed)
@@ -248,8 +241,7 @@ def evaluated(files, order, labels=None, allowed=0):
 
 def test_an_identity_without_an_image_to_replace_one_is_an_error(rng):
     files, labels = [b"bad", encode(face(rng)), b"bad"], [0, 1, 0]
-    words = "nor any other image of its identity"
-    refused(words, evaluated, files, [1, 2], labels=labels, allowed=9)
+    refused("nor any other image", evaluated, files, [1, 2], labels=labels, allowed=9)
 
 
 def test_other_sizes_are_resized_and_stretching_is_said_once(rng, warnings_logged):
@@ -267,8 +259,7 @@ def test_pixels_are_not_decoded_but_fitted(rng, warnings_logged):
     batches = evaluated(list(stack), [3, 1, 0, 2])
     np.testing.assert_array_equal(batches[0], fit(stack[[3, 1]], 16))
     assert len(warnings_logged) == 1
-    words = "^cannot decode 0.jpg: No such file or directory"
-    refused(words, evaluated, [None, *stack], [0, 1])
+    refused("decode 0.jpg: No such file", evaluated, [None, *stack], [0, 1])
 
 
 def test_a_bad_image_stops_with_its_path_and_reason(rng):

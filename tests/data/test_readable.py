@@ -1,5 +1,3 @@
-"""Images that can be read, and how many may be unreadable."""
-
 import numpy as np
 import pytest
 from pictures import Files
@@ -44,14 +42,12 @@ def test_a_whole_source_is_given_back_itself():
     # Pixels are asked for only where some may be unreadable.
     for source in (files(), files(7, encoded=False)):
         assert data.readable_images(source) is source
-    assert data.readable_images(source, Unreadable(1)).left_out == (
-        "7.jpg: No such file or directory",
-    )
+    found = data.readable_images(source, Unreadable(1))
+    assert found.left_out == ("7.jpg: No such file or directory",)
 
 
 def test_one_more_than_allowed_stops():
-    words = "cannot decode 1.jpg: not an image"
-    refused(words, data.readable_images, files(1), error=UnreadableError)
+    refused("1.jpg: not an", data.readable_images, files(1), error=UnreadableError)
     with pytest.raises(UnreadableError) as error:
         data.readable_images(files(1, 3), Unreadable(1))
     assert explain(error.value, "mend them") == (
@@ -61,8 +57,7 @@ def test_one_more_than_allowed_stops():
     assert explain(ValueError("x"), "mend it") == "x"
     error = UnreadableError([f"{k}.jpg: is empty" for k in range(50)], 49)
     assert str(error).endswith("  19.jpg: is empty\n  and 30 more")
-    words = "files: none of its images can be read"
-    refused(words, data.readable_indices, files(0, 1), [0, 1], Unreadable(9))
+    refused("files: none", data.readable_indices, files(0, 1), [0, 1], Unreadable(9))
 
 
 def test_little_is_read_behind_the_image_that_ends_it():
@@ -94,9 +89,8 @@ def test_a_pair_goes_with_either_image():
     pairs = data.PairSet("p", files(3, 4), np.array([True, False, True, False]))
     found = data.readable_pairs(pairs, Unreadable(2))
     np.testing.assert_array_equal(found.issame, [True, False])
-    assert [found.images.describe(k) for k in range(4)] == [
-        f"{k}.jpg" for k in (0, 1, 6, 7)
-    ]
+    described = [found.images.describe(k) for k in range(4)]
+    assert described == ["0.jpg", "1.jpg", "6.jpg", "7.jpg"]
     assert len(found.images.left_out) == 2
 
 
@@ -115,9 +109,6 @@ def test_a_template_without_another_image_leaves_all_lists():
     np.testing.assert_array_equal(found.galleries["g"].template, [1])
     np.testing.assert_array_equal(found.probes.subject, [7])
     assert len(found.images) == len(found.media) == 6
-
-
-# --- A few images --------------------------------------------------------------
 
 
 def drawn(identities, images):

@@ -1,5 +1,3 @@
-"""Synthetic faces: pure functions of integers, at every size, a data source."""
-
 import hashlib
 
 import numpy as np
@@ -13,9 +11,8 @@ from ekd_tf.data.synthetic.parameters import splitmix64
 
 def people(identities, images):
     """Identity and sample number of each image, people one after the other."""
-    return np.repeat(np.arange(identities), images), np.tile(
-        np.arange(images), identities
-    )
+    numbers = np.tile(np.arange(images), identities)
+    return np.repeat(np.arange(identities), images), numbers
 
 
 def shrunk(images, size):

@@ -1,5 +1,3 @@
-"""TFace's index files: images in TFRecord files or in a folder."""
-
 import numpy as np
 import pytest
 from records import example
@@ -67,7 +65,6 @@ def test_a_malformed_index_is_refused(records):
 def test_records_beyond_the_end_are_damage_where_allowed(records):
     index = records / "index.txt"
     index.write_text("".join(f"ms1m\t0\t{at}\t1\n" for at in (0, 9999, 9998)))
-    words = "line 3 lists a record at offset 9998"
-    refused(words, read_tface, index, unreadable=Unreadable(1))
+    refused("record at offset 9998", read_tface, index, unreadable=Unreadable(1))
     faces = read_tface(index, unreadable=Unreadable(2))
     refused("offset 9999: the file ends before its len", faces.read, [1])

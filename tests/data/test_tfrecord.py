@@ -1,5 +1,3 @@
-"""Sharded TFRecord sets as a source of faces."""
-
 import json
 import os
 
@@ -57,8 +55,7 @@ def test_cut_and_foreign_sets_are_refused(root, tmp_path):
     first = root / "faces-00000-of-00002.tfrecord"
     size = first.stat().st_size
     first.write_bytes(first.read_bytes() + b"x")
-    words = rf"tfrecord has {size + 1} bytes and .*index\.json says {size}: it was cut"
-    refused(words, TFRecordFaces, root)
+    refused(f"{size + 1} bytes and .* says {size}: it was cut", TFRecordFaces, root)
 
 
 def test_a_malformed_index_is_refused(root):
@@ -85,9 +82,6 @@ def test_a_label_that_contradicts_the_index_is_damage(root):
     refused("its label is 0, in the index 1", faces.read, [1])
 
 
-# --- records -------------------------------------------------------------------
-
-
 def test_checksum_of_a_known_vector():
     # CRC-32C of "123456789" is 0xe3069283 (RFC 3720, appendix of iSCSI's polynomial);
     # rotated right by 15 bits: 0x2507c60d; plus 0xa282ead8, modulo 2^32.
@@ -97,15 +91,13 @@ def test_checksum_of_a_known_vector():
 def test_damage_is_named_with_file_and_offset(tmp_path):
     path, changed = tmp_path / "a.tfrecord", tmp_path / "changed"
     _, size, last = write_examples(path, [example(image=b"abc" * 50)] * 3)
-    words = "holds 3 records to .*, not 2"
-    refused(words, record_offsets, PositionedFile(path), 2)
+    refused("holds 3 .*, not 2", record_offsets, PositionedFile(path), 2)
     os.truncate(path, last + 100)
     file, content = PositionedFile(path), path.read_bytes()
     assert read_example(file, size)[0] == b"abc" * 50
     for at in range(0, size, 7):
         changed.write_bytes(content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :])
-        words = "offset 0: .*the checksum of its"
-        refused(words, read_example, PositionedFile(changed), 0)
+        refused("offset 0: .*checksum", read_example, PositionedFile(changed), 0)
     ends = f"record at offset {last}: it has {size - 16} bytes and the file ends"
     for at, words in (
         (last, ends),
@@ -113,8 +105,7 @@ def test_damage_is_named_with_file_and_offset(tmp_path):
         (10_000, "the file ends before its length"),
     ):
         refused(words, read_example, file, at)
-    words = "holds 3 records .* not 3. Delete it and"
-    refused(words, record_offsets, file, 3)
+    refused("3 records .* not 3. Delete it and", record_offsets, file, 3)
 
 
 def test_reads_what_tensorflow_wrote_in_any_order(tmp_path, rng):

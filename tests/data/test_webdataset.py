@@ -1,5 +1,3 @@
-"""Shards of WebDataset as a source of faces, read in place."""
-
 import io
 import json
 import os

@@ -63,13 +63,10 @@ def test_says_what_runs_its_models_and_knows_each_of_them():
     assert last.runtime == "onnxruntime (CPU)"
 
 
-def test_refuses_models_of_several_sizes_and_opens_what_is_joined(
-    tmp_path, monkeypatch
-):
+def test_refuses_several_sizes_and_opens_what_is_joined(tmp_path, monkeypatch):
     small, large = Linear(matrix(0), "a"), Linear(matrix(0), "b")
     large.input_size = 12
-    words = r"images of one size: \{'a': 8, 'b': 12\}"
-    refused(words, EnsembleEmbedder, [small, large])
+    refused(r"size: \{'a': 8, 'b': 12\}", EnsembleEmbedder, [small, large])
     (tmp_path / "p+q").mkdir()
     path = tmp_path / "p+q" / "m+n.keras"
     path.write_text("no model")

@@ -42,9 +42,7 @@ def test_a_fixed_batch_is_filled_up(rng, tmp_path, write):
         (write_onnx, "float32", (2, 3, 4, 4)),
     ],
 )
-def test_floats_are_scaled_and_in_the_order_asked_for(
-    rng, tmp_path, write, dtype, shape
-):
+def test_floats_are_scaled_and_ordered_as_asked(rng, tmp_path, write, dtype, shape):
     path, images = write(tmp_path, dtype, shape), draw(rng)
     model = open_embedder(f"{path}@-1..1@bgr")
     pixels = (images[..., ::-1] / 127.5 - 1).astype(dtype).astype(np.float32)

@@ -22,8 +22,7 @@ def test_words_behind_a_file_are_given_once_and_known(tmp_path):
     for spec in ("A.onnx@cpu@cuda", "A.onnx@bgr@cpu@bgr", "A.onnx@0..1@-1..1"):
         refused(f"one of a kind behind @.*'{spec}'", open_embedder, spec)
     (tmp_path / "a.onnx").write_bytes(b"")
-    words = "`@gpu` behind .*a.onnx must be @LOW..HIGH, .*or, of an .onnx file, @"
-    refused(words, open_embedder, f"{tmp_path}/a.onnx@gpu")
+    refused("`@gpu` behind .*a.onnx must be", open_embedder, f"{tmp_path}/a.onnx@gpu")
 
 
 @pytest.mark.parametrize("name", ["a.onnx", "a.tflite", "a.keras", "a.pt"])

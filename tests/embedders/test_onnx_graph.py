@@ -47,9 +47,8 @@ class Graph:
         make = self._helper.make_tensor_value_info
         inputs = [make("images", 1, ["n", 3, SIZE, SIZE])]
         outputs = [make(self.last, 1, None)]
-        graph = self._helper.make_graph(
-            self.nodes, "graph", inputs, outputs, self.initializers
-        )
+        parts = self.nodes, "graph", inputs, outputs, self.initializers
+        graph = self._helper.make_graph(*parts)
         opsets = [self._helper.make_opsetid("", 13)]
         return self._helper.make_model(graph, opset_imports=opsets, ir_version=8)
 
@@ -59,9 +58,8 @@ def check(graph, rng):
 
     model = graph.model()
     images = rng.normal(size=(5, 3, SIZE, SIZE)).astype(np.float32)
-    session = onnxruntime.InferenceSession(
-        model.SerializeToString(), providers=["CPUExecutionProvider"]
-    )
+    content, providers = model.SerializeToString(), ["CPUExecutionProvider"]
+    session = onnxruntime.InferenceSession(content, providers=providers)
     (expected,) = session.run(None, {"images": images})
     function, weights = graph_function(model)
     spec = tf.TensorSpec((None, SIZE, SIZE, 3))
@@ -130,5 +128,4 @@ def test_says_what_it_does_not_know(rng):
         refused(words, graph_function, graph.model(), error=UnknownGraph)
     graph = Graph(rng).add("Conv", w)
     graph.nodes[-1].input.append("images")
-    words = "weights that are computed"
-    refused(words, graph_function, graph.model(), error=UnknownGraph)
+    refused("that are computed", graph_function, graph.model(), error=UnknownGraph)

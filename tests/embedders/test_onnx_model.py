@@ -57,10 +57,8 @@ def test_weights_within_inner_graphs_are_found():
 
 
 def test_says_what_is_wrong(tmp_path):
-    words = "one of that shape named 'embedding'"
-    refused(words, OnnxEmbedder, write_onnx(tmp_path, outputs=2))
-    words = "must take float, float16 or uint8"
-    refused(words, OnnxEmbedder, write_onnx(tmp_path, "int64"))
+    refused("named 'embedding'", OnnxEmbedder, write_onnx(tmp_path, outputs=2))
+    refused("take float, float16 or uint8", OnnxEmbedder, write_onnx(tmp_path, "int64"))
     refused("none.onnx cannot be loaded: ", OnnxEmbedder, tmp_path / "none.onnx")
     bad = tmp_path / "bad.onnx"
     bad.write_bytes(b"no model")
@@ -74,12 +72,7 @@ def test_says_what_to_install(monkeypatch):
     refused(r"pip install '.\[onnx\]'", OnnxEmbedder, "m.onnx")
 
 
-def messages(caplog):
-    return [record.getMessage() for record in caplog.records]
-
-
-def test_a_known_graph_runs_as_tensorflow_operations(rng, write, caplog):
-    caplog.set_level("INFO", logger="absl")
+def test_a_known_graph_runs_as_tensorflow_operations(rng, write, notes):
     model = OnnxEmbedder(write(cast="Identity"), -1, 1, "bgr")
     graph = model.traced()
     images = draw(rng)
@@ -87,13 +80,10 @@ def test_a_known_graph_runs_as_tensorflow_operations(rng, write, caplog):
     for name in ("name", "input_size", "embedding_dim", "fingerprint"):
         assert getattr(graph, name) == getattr(model, name)
     assert graph.traceable and graph.traced() is graph and not model.traceable
-    assert messages(caplog) == [
-        f"{model.name}: as TensorFlow operations, within the step."
-    ]
+    assert notes() == [f"{model.name}: as TensorFlow operations, within the step."]
 
 
-def test_another_graph_stays_with_onnxruntime(write, tmp_path, caplog, monkeypatch):
-    caplog.set_level("INFO", logger="absl")
+def test_another_graph_stays_with_onnxruntime(write, tmp_path, notes, monkeypatch):
     assert OnnxEmbedder(write()).traced() is None
     assert OnnxEmbedder(write_onnx(tmp_path)).traced() is None
     # What if an operation were repeated wrongly?
@@ -104,12 +94,12 @@ def test_another_graph_stays_with_onnxruntime(write, tmp_path, caplog, monkeypat
     monkeypatch.setattr(onnx_graph, "_OPERATIONS", {**onnx_graph._OPERATIONS, **refuse})
     assert OnnxEmbedder(write(cast="Identity")).traced() is None
     reasons = "an operation 'Cast'", "not float32", "differ from it by", "ncompatible s"
-    assert len(messages(caplog)) == len(reasons)
-    for reason, message in zip(reasons, messages(caplog)):
+    assert len(notes()) == len(reasons)
+    for reason, message in zip(reasons, notes()):
         assert reason in message and "by onnxruntime (CPUExecutionProvider)" in message
 
 
-def test_the_fastest_provider_runs_it(write, caplog, monkeypatch):
+def test_the_fastest_provider_runs_it(write, notes, monkeypatch):
     import onnxruntime
 
     path, asked = write(), []
@@ -125,21 +115,19 @@ def test_the_fastest_provider_runs_it(write, caplog, monkeypatch):
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: offered)
     model = OnnxEmbedder(path)
     assert asked == [[cuda, cpu]] and model.runtime == f"onnxruntime ({cpu})"
-    assert messages(caplog) == [f"{path}: {cuda} did not start, {cpu} runs it."]
+    assert notes() == [f"{path}: {cuda} did not start, {cpu} runs it."]
     OnnxEmbedder(path, provider="cpu")
     open_embedder(f"{path}@-1..1@tensorrt")
     assert asked[1:] == [[cpu], [trt, cpu]]
-    words = "m.onnx@coreml: .*does not offer CoreML.*cud"
-    refused(words, open_embedder, f"{path}@coreml")
+    refused("@coreml: .*does not offer CoreML.*cud", open_embedder, f"{path}@coreml")
     expected = [f"{path}@{limits}@bgr@cpu" for limits in ("-1..1", "0..1")]
     assert in_other_ranges(f"{path}@bgr@cpu") == expected
 
 
-def test_a_chosen_provider_keeps_the_model_outside_the_step(write, caplog, tmp_path):
-    caplog.set_level("INFO", logger="absl")
+def test_a_chosen_provider_keeps_the_model_outside_the_step(write, notes, tmp_path):
     model = open_embedder(f"{write(cast='Identity')}@cpu")
     assert model.traced() is None
-    (message,) = messages(caplog)
+    (message,) = notes()
     assert message.endswith("by onnxruntime (CPUExecutionProvider), outside the step.")
     refused("choose what runs an .onnx file", open_embedder, f"{tmp_path}@cpu")
     for spec in ("none.onnx@cuda", "none.onnx@-1..1", "none.onnx@bgr"):

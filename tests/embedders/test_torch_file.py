@@ -1,6 +1,5 @@
 """State_dicts from the files torch writes, read without torch."""
 
-import logging
 import pickle
 import zipfile
 
@@ -14,12 +13,6 @@ from ekd_tf.embedders import open_embedder
 from ekd_tf.embedders.torch_file import read_state_dict
 from ekd_tf.models import build_from_torch
 from ekd_tf.models import ir
-
-
-@pytest.fixture
-def notes(caplog):
-    caplog.set_level(logging.INFO, logger="absl")
-    return lambda: [record.getMessage() for record in caplog.records]
 
 
 def test_reads_what_torch_wrote(golden, notes):
@@ -75,8 +68,7 @@ def test_runs_no_code_and_names_what_is_asked_for(tmp_path):
     words = r"it asks for __builtin__\.eval, which no tensor needs"
     assert "\n" not in refuses(words, tmp_path / "m.pt", attack)
     np.savez(tmp_path / "w.npz", a=np.array([{}], object))
-    words = "cannot be loaded: Object array"
-    refused(words, read_state_dict, tmp_path / "w.npz")
+    refused("cannot be loaded: Object", read_state_dict, tmp_path / "w.npz")
 
 
 TORCH = b"ctorch._utils\n_rebuild_tensor_v2\n"
@@ -135,16 +127,14 @@ def test_a_flipped_bit_is_damage(tmp_path):
     assert whole.count(raw) == 1
     at = whole.index(raw)
     path.write_bytes(whole[:at] + b"\x01" + whole[at + 1 :])
-    words = "cannot be loaded: it is damaged: .*Bad CRC-32 for file 'm/data/0'"
-    refused(words, read_state_dict, path)
+    refused("it is damaged: .*Bad CRC-32 for file 'm/data/0'", read_state_dict, path)
 
 
 def test_refuses_archives_of_others(tmp_path):
     path = tmp_path / "w.pt"
     refused("w.pt does not exist", read_state_dict, path)
     path.write_bytes(b"\x80\x02 an old file")
-    words = "w.pt cannot be loaded: it is no file of torch.save since torch 1.6"
-    refused(words, read_state_dict, path)
+    refused("w.pt .* no file of torch.save since", read_state_dict, path)
     with zipfile.ZipFile(path, "w") as file:
         file.writestr("other", b"")
     refused("holds no data.pkl", read_state_dict, path)
@@ -170,9 +160,8 @@ def weights(tmp_path_factory):
     """An IR_18 of one block a stage: its arrays and a file of them."""
     patch = pytest.MonkeyPatch()
     patch.setitem(ir.IR_BLOCKS, 18, (1, 1, 1, 1))
-    state = torch_networks.State(
-        np.random.default_rng(0), torch_networks.ir, blocks=(1, 1, 1, 1)
-    )
+    rng = np.random.default_rng(0)
+    state = torch_networks.State(rng, torch_networks.ir, blocks=(1, 1, 1, 1))
     path = tmp_path_factory.mktemp("weights") / "w@1.npz"
     np.savez(path, **state)
     yield state, path
@@ -197,6 +186,5 @@ def test_embeds_as_the_backbone_does_in_either_order_of_colours(weights, rng):
 
 def test_names_the_file_that_does_not_fit(weights):
     _, path = weights
-    words = r"w@1.npz: `family` must be .*'tface_ir_18'"
-    refused(words, open_embedder, f"insightface_r50:{path}")
+    refused("w@1.npz: .*'tface_ir_18'", open_embedder, f"insightface_r50:{path}")
     refused("no.pt does not exist", open_embedder, "tface_ir_18:no.pt")

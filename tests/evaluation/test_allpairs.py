@@ -113,14 +113,9 @@ def test_positives_are_spread_over_identities():
 
 
 def test_rejects_wrong_labels():
-    words = "`embeddings` must have one row.*3 rows, 2"
-    refused(words, all_pair_scores, np.ones((3, 2)), [0, 1])
+    refused("one row per label.*3 rows, 2", all_pair_scores, np.ones((3, 2)), [0, 1])
     for labels in ([[0, 1]], [0.0, 1.0], ["a", "b"]):
-        words = "`labels` must be integers in 1 dimension"
-        refused(words, all_pair_scores, np.ones((2, 2)), labels)
-
-
-# --- intervals
+        refused("integers in 1 dimension", all_pair_scores, np.ones((2, 2)), labels)
 
 
 def test_intervals_are_those_of_all_pairs(rng):

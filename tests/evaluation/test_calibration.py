@@ -77,8 +77,7 @@ def test_survives_the_card_and_leaves_the_rest_of_it(embedder, source, model):
     assert evaluation.read_calibration(model) == found
     # A model trained on has lost its threshold.
     model.write_bytes(b"other weights")
-    words = "of another model.tflite, which has changed"
-    refused(words, evaluation.read_calibration, model)
+    refused("of another model.tflite, which has", evaluation.read_calibration, model)
 
 
 def test_a_threshold_is_lost_with_weights_in_other_files(embedder, source, tmp_path):
@@ -116,8 +115,7 @@ def test_the_fpr_that_is_advised_is_taken():
         assert advised <= 1.1 * 10 / (2 * people * (people - 1))
     # None is advised where none would do.
     source = types.SimpleNamespace(labels=np.array([0, 0, 0, 0, 1, 1]))
-    words = "there are 8: give images of more people"
-    refused(words, evaluation.check_calibration, source, 0.5)
+    refused("there are 8: give images", evaluation.check_calibration, source, 0.5)
 
 
 def test_tells_another_precision_from_another_model(embedder, source):

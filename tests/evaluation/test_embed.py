@@ -80,9 +80,6 @@ def test_rejects_other_than_uint8_images(rng):
     refused("`embeddings` must have 2 dimensions", flat, [draw(rng, 2)])
 
 
-# --- sources
-
-
 class Corner:
     """Embeds by the pixels of the upper left corner; counts the images it saw."""
 

@@ -54,9 +54,8 @@ def test_rates_are_those_of_a_search_in_report_text_and_json(rng, tmp_path):
     rng = np.random.default_rng(5)
     gallery, probes, unknown = split_searches(source.labels, rng)
     order = rng.permutation(150)
-    of_probes, of_gallery = (
-        (source.embeddings[which], source.labels[which]) for which in (probes, gallery)
-    )
+    of_probes = source.embeddings[probes], source.labels[probes]
+    of_gallery = source.embeddings[gallery], source.labels[gallery]
     for size in (0, 10, 100, 150):
         search = GallerySearch(*of_probes, *of_gallery)
         if size:

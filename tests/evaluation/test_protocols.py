@@ -35,9 +35,6 @@ def embedder(dim, seed, size=32, **arguments):
     return SourceEmbedder(project, size, batch_size=16, **arguments)
 
 
-# --- every pair of labelled images
-
-
 @pytest.fixture(scope="module")
 def source():
     return SyntheticFaces(identities=12, images_per_identity=5, size=32)
@@ -129,9 +126,6 @@ def test_a_report_lists_what_is_left_out_and_shows_pictures_by_their_files(tmp_p
     assert report == {"figure": 1, "left_out": ["a.png: damaged"]}
 
 
-# --- given pairs
-
-
 def evaluate(pairs, *arguments, flip=True, **options):
     model = embedder(16, 0, flip=flip)
     return PairSetEvaluation(pairs, *arguments, **options)(Models(model, model))
@@ -212,9 +206,8 @@ def test_a_published_teacher_reaches_its_accuracy(realdata):
     from ekd_tf.run import evaluators
 
     pairs = read_pairs(realdata / "lfw" / "lfw_view1_test.bin")
-    model = evaluators.make_source_embedder(
-        str(realdata / "teacher" / "mobilefacenet_y1.onnx"), flip=False
-    )
+    teacher = str(realdata / "teacher" / "mobilefacenet_y1.onnx")
+    model = evaluators.make_source_embedder(teacher, flip=False)
     report = PairSetEvaluation(pairs)(Models(model)).student
     assert (report.num_pairs, report.accuracy_best) == (1000, 0.99)
     # Its pairs are 500 positives and then 500 negatives.

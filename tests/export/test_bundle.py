@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from refusals import refused
+from toys import make_student
+from toys import unit_embeddings
 
 import ekd_tf.export.bundle as bundle
 from ekd_tf.embedders import SavedModelEmbedder
@@ -48,9 +50,7 @@ def test_a_version_is_one_directory_with_all_its_artefacts(exported):
     assert kinds == ["saved_model", "tflite_float32", "tflite_float16"]
 
 
-def test_the_report_holds_what_was_written_and_measured(
-    student, exported, unit_embeddings
-):
+def test_the_report_holds_what_was_written_and_measured(student, exported):
     _, images, report = exported
     saved, float32, float16 = report.artefacts
     expected = unit_embeddings(student, images)
@@ -76,11 +76,11 @@ def test_the_report_holds_what_was_written_and_measured(
 
 
 def test_half_precision_students_export_as_their_float32_twin(
-    build_student, images, mixed_policy, tmp_path, unit_embeddings
+    images, mixed_policy, tmp_path
 ):
-    expected = unit_embeddings(build_student(seed=2), images)
+    expected = unit_embeddings(make_student(seed=2), images)
     mixed_policy("mixed_bfloat16")
-    student = build_student(seed=2)
+    student = make_student(seed=2)
     report = export_student(student, tmp_path, images, name="small", formats=())
     # The copy is compared with the model as trained, which did round.
     assert 0.99 <= report.rebuild.min_cosine < 1 - 1e-8
@@ -97,10 +97,10 @@ def test_half_precision_students_export_as_their_float32_twin(
     ],
 )
 def test_an_artefact_below_the_gate_leaves_nothing_unless_it_is_lowered(
-    build_student, student, images, tmp_path, monkeypatch, fault, named
+    student, images, tmp_path, monkeypatch, fault, named
 ):
     # Another student is what a broken conversion might give.
-    wrong, working = build_student(seed=99), getattr(bundle, fault)
+    wrong, working = make_student(seed=99), getattr(bundle, fault)
 
     def broken(source, *more):
         return wrong if fault == "as_float32" else working(wrong, *more)
@@ -189,6 +189,5 @@ def test_the_version_is_a_new_one_or_one_above_the_highest(tmp_path):
         (tmp_path / child).mkdir()
     assert free_version(tmp_path) == 11
     assert free_version(tmp_path, version=3) == 3
-    words = "`version` must not .*=9; .* 2, 9, 10"
-    refused(words, free_version, tmp_path, version=9, error=FileExistsError)
+    refused("=9; .* 2, 9, 10", free_version, tmp_path, version=9, error=FileExistsError)
     refused(r"`version` must be in \[1, .*version=0", free_version, tmp_path, version=0)

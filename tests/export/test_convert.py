@@ -5,7 +5,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from refusals import refused
+from toys import make_student
 from toys import unit
+from toys import unit_embeddings
 
 from ekd_tf.embedders import OnnxEmbedder
 from ekd_tf.embedders import TFLiteEmbedder
@@ -40,8 +42,7 @@ def cosines(a, b):
 def test_an_op_without_builtin_is_named():
     pixels = keras.layers.Input((8, 8, 3), dtype="uint8")
     model = keras.Model(pixels, Determinant()(keras.layers.Rescaling(1.0)(pixels)))
-    words = "ops that TFLite has builtins.*: MatrixDeterminant"
-    refused(words, convert_tflite, model, error=ConversionError)
+    refused("builtins.*MatrixDeterminant", convert_tflite, model, error=ConversionError)
 
 
 def noise(count=64):
@@ -49,7 +50,7 @@ def noise(count=64):
 
 
 def test_floats_equal_the_keras_model_under_the_names_of_the_saved_model(
-    student, tflite, images, unit_embeddings
+    student, tflite, images
 ):
     embedder = TFLiteEmbedder(tflite["float32"])
     expected = unit_embeddings(student, images)
@@ -76,11 +77,9 @@ def test_everything_that_can_be_folded_is(tflite):
     assert ops == FOLDED
 
 
-def test_float16_and_dynamic_take_a_half_and_a_quarter_of_the_space(
-    build_student, images, tmp_path
-):
+def test_float16_and_dynamic_take_a_half_and_a_quarter_of_the_space(images, tmp_path):
     # Wide enough that the weights outweigh the description of the graph.
-    model = build_student(width=128, dim=512)
+    model = make_student(width=128, dim=512)
     size = len(convert_tflite(model))
     assert 0.49 < len(convert_tflite(model, "float16")) / size < 0.56
     path = tmp_path / "s.tflite"
@@ -137,9 +136,7 @@ def test_wrong_arguments_are_refused(student):
         refused(words, convert_tflite, student, *arguments)
 
 
-def test_onnxruntime_gives_the_same_embeddings(
-    tmp_path, student, images, unit_embeddings
-):
+def test_onnxruntime_gives_the_same_embeddings(tmp_path, student, images):
     pytest.importorskip("tf2onnx", reason="needs the extra onnx")
     onnx = pytest.importorskip("onnx", reason="needs the extra onnx")
     path = tmp_path / "s.onnx"
@@ -161,8 +158,7 @@ def test_says_why_there_is_no_onnx(student, monkeypatch):
         raise RuntimeError("no such op: Einsum")
 
     monkeypatch.setattr(tf2onnx.convert, "from_function", fail)
-    words = "ONNX converter failed: no such op: Ein"
-    refused(words, convert_onnx, student, error=ConversionError)
+    refused("failed: no such op: Ein", convert_onnx, student, error=ConversionError)
     # None makes the import fail, as where it is not installed.
     monkeypatch.setitem(sys.modules, "tf2onnx", None)
     refused("needs tf2onnx and onnxruntime, and Tensor", convert_onnx, student)

@@ -1,5 +1,3 @@
-"""How close an artefact is to its model, what is let through, and what it takes."""
-
 import dataclasses
 
 import keras
@@ -45,8 +43,7 @@ def test_figures_computed_by_hand():
     report = compare(rows([3, 4]), rows([1.2, 1.6]))
     assert report.min_cosine == pytest.approx(1)
     assert report.max_abs_diff == pytest.approx(0.8)
-    words = r"x must .*shape \(1, 2\). Received: \(1, 3"
-    refused(words, compare, rows([1, 0]), rows([1, 0, 0]), "x")
+    refused(r"x must .*\(1, 2\).*\(1, 3", compare, rows([1, 0]), rows([1, 0, 0]), "x")
 
 
 def test_no_embedding_at_all_fails():

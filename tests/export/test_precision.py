@@ -44,9 +44,8 @@ def graph_dtypes(model):
 
 def test_a_copy_of_all_parts_is_float32_and_the_original_stays(mixed_policy, rng):
     mixed_policy("bfloat16")
-    nested = keras.Sequential(
-        [keras.layers.Input((4,)), keras.layers.Dense(5, name="deep")], name="nested"
-    )
+    deep = keras.layers.Dense(5, name="deep")
+    nested = keras.Sequential([keras.layers.Input((4,)), deep], name="nested")
     inputs = keras.layers.Input((4,))
     # A policy of the layer's own beside those from the global one.
     own = keras.layers.Dense(3, dtype="mixed_float16", name="own")

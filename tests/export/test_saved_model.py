@@ -5,6 +5,7 @@ import tensorflow as tf
 from pictures import with_orientation
 from PIL import Image
 from refusals import refused
+from toys import unit_embeddings
 
 from ekd_tf.data import FolderFaces
 from ekd_tf.data import evaluation_batches
@@ -18,7 +19,7 @@ def loaded(saved):
 
 
 def test_the_endpoint_has_stable_names_and_types_and_needs_no_keras(
-    student, saved, loaded, images, unit_embeddings
+    student, saved, loaded, images
 ):
     assert sorted(loaded.signatures) == ["embed_float", "embed_jpeg", "serving_default"]
     signature = loaded.signatures["serving_default"]
@@ -37,7 +38,7 @@ def test_the_endpoint_has_stable_names_and_types_and_needs_no_keras(
     np.testing.assert_allclose(received, expected, rtol=1e-4, atol=1e-6)
 
 
-def test_float_pixels_keep_their_fractions(student, loaded, images, unit_embeddings):
+def test_float_pixels_keep_their_fractions(student, loaded, images):
     embed = loaded.signatures["embed_float"]
     outputs = embed(images=tf.constant(images, tf.float32))
     raw, expected = student(images, training=False), unit_embeddings(student, images)
@@ -51,9 +52,7 @@ def test_float_pixels_keep_their_fractions(student, loaded, images, unit_embeddi
     assert np.abs(off).max() > 1e-2
 
 
-def test_encoded_images_are_decoded_and_resized_as_in_training(
-    saved, loaded, tmp_path, rng
-):
+def test_encoded_images_are_decoded_as_in_training(saved, loaded, tmp_path, rng):
     for name, size in (("a.png", 16), ("b.jpg", 16), ("c.jpg", 40), ("d.bmp", 23)):
         pixels = rng.integers(0, 256, (size, size, 3), dtype=np.uint8)
         (tmp_path / name).mkdir()

@@ -1,5 +1,3 @@
-"""Tests for `ekd_tf.files.atomic`."""
-
 import errno
 import os
 

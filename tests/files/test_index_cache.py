@@ -1,5 +1,3 @@
-"""Kept arrays: found again, and thrown away with the file they describe."""
-
 import os
 import shutil
 

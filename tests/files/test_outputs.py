@@ -1,5 +1,3 @@
-"""Outputs that cannot be written are found out before anything is computed."""
-
 from refusals import refused
 
 from ekd_tf.files.outputs import check_file

@@ -1,5 +1,3 @@
-"""Text files of every editor, and flagfiles as absl reads them."""
-
 import pathlib
 import subprocess
 import sys
@@ -28,8 +26,7 @@ def test_marks_are_skipped_and_other_bytes_kept(tmp_path, raw):
 def test_files_that_cannot_be_read_are_named(tmp_path):
     refused("cannot read .*none.txt: No such file", open_text, tmp_path / "none.txt")
     (tmp_path / "wide.txt").write_bytes("a".encode("utf-16"))
-    words = "wide.txt is UTF-16 text: save it as UTF-8"
-    refused(words, open_text, tmp_path / "wide.txt")
+    refused("wide.txt is UTF-16 text: save it as", open_text, tmp_path / "wide.txt")
 
 
 def test_one_line_escapes_what_would_break_it():

@@ -1,5 +1,3 @@
-"""Placing the margin, and the state and errors every head shares."""
-
 import functools
 import math
 
@@ -34,9 +32,8 @@ def head_class(request):
 
 def test_replaces_the_labelled_entries_and_their_gradients_only(run_as):
     # d/dc of 10 c is 10 at the labelled entries; the others pass through.
-    step = value_and_gradient(
-        lambda cosine: replace_targets(cosine, tf.constant([2, 0]), lambda t: 10.0 * t)
-    )
+    labels = tf.constant([2, 0])
+    step = value_and_gradient(lambda c: replace_targets(c, labels, lambda t: 10.0 * t))
     cosine = tf.constant([[0.1, 0.2, 0.3], [0.4, 0.5, 0.6]])
     result, gradient = run_as(step)(cosine)
     np.testing.assert_allclose(result, [[0.1, 0.2, 3.0], [4.0, 0.5, 0.6]], rtol=1e-6)
@@ -87,9 +84,7 @@ def built(head, dim, rng):
         (AdaFace, ["length_mean", "length_deviation"], [0, 1]),
     ],
 )
-def test_statistics_stay_where_they_have_nothing_to_learn_from(
-    kind, statistics, in_margin
-):
+def test_statistics_stay_with_nothing_to_learn_from(kind, statistics, in_margin):
     head = with_centres(kind(3), np.eye(3))
     rows, labels = np.float32([[30, 40, 0], [0, 9, 12]]), np.int32([0, 1])
     fresh = [float(getattr(head, name)) for name in statistics]
@@ -100,9 +95,6 @@ def test_statistics_stay_where_they_have_nothing_to_learn_from(
     head(rows * np.float32(np.nan), labels)
     head(rows, labels, training=False)
     assert [float(getattr(head, name)) for name in statistics] == before
-
-
-# --- the gradient through the margin
 
 
 def test_straight_through_gradient_is_the_scale(head_class, rng):
@@ -122,9 +114,6 @@ def test_straight_through_gradient_is_the_scale(head_class, rng):
     np.testing.assert_allclose(value, results["true"][0], rtol=1e-5)
     np.testing.assert_allclose(gradient, results["no margin"][1], rtol=1e-4, atol=1e-5)
     assert abs(float(value - results["no margin"][0])) > 0.5
-
-
-# --- rows' losses, and sampled classes
 
 
 @pytest.mark.parametrize(
@@ -151,9 +140,8 @@ def test_sampled_losses_are_those_of_a_head_over_the_sample(head_class, rng, run
 def test_no_tensor_of_the_batch_by_all_classes_is_made():
     head = ArcFace(num_identities=5000, sample_rate=0.01)
     head.build((None, 4))
-    traced = tf.function(head.row_losses).get_concrete_function(
-        tf.TensorSpec((6, 4), tf.float32), tf.TensorSpec((6,), tf.int32)
-    )
+    specs = tf.TensorSpec((6, 4), tf.float32), tf.TensorSpec((6,), tf.int32)
+    traced = tf.function(head.row_losses).get_concrete_function(*specs)
     shapes = [t.shape for op in traced.graph.get_operations() for t in op.outputs]
     assert tf.TensorShape([6, 50]) in shapes
     assert not [s for s in shapes if s.rank == 2 and 5000 in s and 4 not in s]
@@ -197,9 +185,6 @@ def test_replicas_compute_what_one_device_does(head_class, rng, two_replicas):
             np.testing.assert_allclose(losses, expected, rtol=1e-4, atol=1e-5)
         for one, many in zip(alone.variables, shared.variables):
             np.testing.assert_allclose(np.array(many), np.array(one), rtol=1e-5)
-
-
-# --- arguments
 
 
 ARGUMENTS = {
@@ -255,22 +240,15 @@ def test_rejects_arguments_outside_their_range(kind, argument, value, rule):
 def test_rejects_wrong_shapes_and_samples_of_an_unknown_batch_size():
     head, rows = ArcFace(num_identities=3), np.eye(2, 4, dtype=np.float32)
     head.build((None, 4))
-    refused(
-        "`embeddings` must have 2 dimensions", head, rows[:, None], np.int32([0, 1])
-    )
+    refused("embeddings` must have 2 dimensions", head, rows[:, None], np.int32([0, 1]))
     refused("`labels` must have 1 dimensions", head, rows, np.eye(2, 3))
     for in_margin in (np.ones((2, 1)), np.ones(3)):
         words = "`in_margin` must have 1 dim|same batch.*in_margin=3"
         refused(words, head.row_losses, rows, np.int32([0, 1]), in_margin)
-    words = "same batch.*embeddings=2, labels=3"
-    refused(words, head, rows, np.int32([0, 1, 2]))
+    refused("same batch.*embeddings=2, labels=3", head, rows, np.int32([0, 1, 2]))
     step = tf.function(ArcFace(num_identities=40, sample_rate=0.3).row_losses)
     specs = tf.TensorSpec((None, 4), tf.float32), tf.TensorSpec((None,), tf.int32)
-    words = "needs a batch size known while tracing"
-    refused(words, step.get_concrete_function, *specs)
-
-
-# --- the softmax
+    refused("size known while tracing", step.get_concrete_function, *specs)
 
 
 def test_losses_computed_by_hand_to_the_ends_of_the_scale(run_as):
@@ -279,9 +257,6 @@ def test_losses_computed_by_hand_to_the_ends_of_the_scale(run_as):
     losses = run_as(margin_softmax_loss)(tf.constant(logits), tf.constant([0, 1, 0, 1]))
     expected = [math.log(4 / 3), math.log(4), 0, 128]
     np.testing.assert_allclose(losses, expected, rtol=1e-6, atol=1e-6)
-
-
-# --- which classes are sampled
 
 
 LABELS = tf.constant([7, 2, 7, 19])

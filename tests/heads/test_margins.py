@@ -1,5 +1,3 @@
-"""The formula of each head: values and gradients by hand."""
-
 import math
 
 import numpy as np
@@ -16,16 +14,13 @@ from ekd_tf.heads import CurricularFace
 from ekd_tf.heads import arcface_target
 from ekd_tf.heads import default_scale
 
-# --- by hand
-
 
 def test_arcface_target_is_guarded_beyond_pi_minus_margin(run_as):
     # 0.1 rad before the guard, and 0.1 and 0.5 rad (cosine -1) beyond it.
     margin = 0.5
     theta = math.pi - margin + np.array([-0.1, 0.1, 0.5])
-    target = run_as(lambda c: arcface_target(c, margin))(
-        tf.constant(np.cos(theta), tf.float32)
-    )
+    cosines = tf.constant(np.cos(theta), tf.float32)
+    target = run_as(lambda c: arcface_target(c, margin))(cosines)
     expected = [
         -math.cos(0.1),
         math.cos(theta[1]) - 0.5 * math.sin(0.5),
@@ -69,15 +64,6 @@ def test_hard_negatives_computed_by_hand(run_as):
     np.testing.assert_allclose(slopes, [[0.5, 1.0, 1.3, 2.1, 1.0]], rtol=1e-6)
 
 
-def test_stage_is_the_running_mean_of_the_target_cosine():
-    # Cosines to the true centres 0.6 and 0.8; the third row does not count.
-    head = with_centres(CurricularFace(3, momentum=0.1), np.eye(3))
-    rows = np.float32([[3, 4, 0], [3, 4, 0], [1, 1, 1]])
-    for expected in (0.07, 0.9 * 0.07 + 0.07):
-        head(rows, np.int32([0, 1, 2]), np.float32([1, 1, 0]))
-        np.testing.assert_allclose(head.stage, expected, rtol=1e-5)
-
-
 def test_logits_computed_by_hand(run_as):
     # (3, 4) has cosines 0.6 and 0.8 to the axes, whatever the centres' lengths; with a
     # margin of 30 degrees the target is 0.6 cos 30 - 0.8 sin 30.
@@ -102,16 +88,18 @@ def test_defaults_and_the_scale_that_follows_the_identities_within_bounds():
     assert [default_scale(count) for count in (1, 2, 900, 10**20)] == [16, 16, 16, 64]
 
 
-# --- averages over batches
-
-
-def test_curricularface_uses_the_new_stage(run_as):
-    # The stage moves from 0 half way to 0.6. Of the other cosines 0.8 beats the target.
-    head = with_centres(CurricularFace(3, scale=2.0, momentum=0.5), np.eye(3))
-    logits = run_as(head)(tf.constant([[3.0, 4.0, 0.0]]), tf.constant([0]))
-    target = math.cos(math.acos(0.6) + 0.5)
-    expected = [[2 * target, 2 * 0.8 * (0.3 + 0.8), 0]]
-    np.testing.assert_allclose(logits, expected, rtol=1e-5, atol=1e-6)
+def test_curricularface_uses_the_new_stage_a_running_mean_of_target_cosines(run_as):
+    # Cosines to the true centres 0.6 and 0.8; the third row does not count. Of the
+    # other cosines of the first 0.8 beats the target.
+    head = with_centres(CurricularFace(3, scale=2.0, momentum=0.1), np.eye(3))
+    rows = np.float32([[3, 4, 0], [3, 4, 0], [1, 1, 1]])
+    batch = [tf.constant(x) for x in (rows, [0, 1, 2], [1.0, 1.0, 0.0])]
+    target, step = math.cos(math.acos(0.6) + 0.5), run_as(head)
+    for stage in (0.07, 0.9 * 0.07 + 0.07):
+        logits = step(*batch)
+        np.testing.assert_allclose(head.stage, stage, rtol=1e-5)
+        expected = [2 * target, 2 * 0.8 * (stage + 0.8), 0]
+        np.testing.assert_allclose(logits[0], expected, rtol=1e-5, atol=1e-6)
 
 
 def test_adaface_uses_the_new_averages(run_as):
@@ -127,9 +115,6 @@ def test_adaface_uses_the_new_averages(run_as):
         quality = 0.333 * (length - mean) / (deviation + 1e-3)
         target = math.cos(math.acos(cosine) - 0.4 * quality) - 0.4 - 0.4 * quality
         np.testing.assert_allclose(logits[row, row], 2 * target, rtol=1e-5)
-
-
-# --- gradients
 
 
 THETA = math.acos(0.3)
@@ -156,9 +141,7 @@ def of_adaface(quality):
         (of_adaface(1.0), math.sin(THETA - 0.4), (0, 0)),
     ],
 )
-def test_gradient_is_that_of_the_formula_and_finite_at_the_ends(
-    run_as, target, slope, at_ends
-):
+def test_gradient_is_the_formulas_and_finite_at_ends(run_as, target, slope, at_ends):
     # The neighbours of -1 and 1 outside, where rounding takes a normalised product.
     cosines = tf.constant([-1.0000001, -1.0, 0.3, 1.0, 1.0000001])
     value, found = run_as(value_and_gradient(target))(cosines)

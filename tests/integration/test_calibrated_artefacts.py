@@ -57,9 +57,7 @@ def decisions_of_verify(home, model, names):
 
 
 @pytest.mark.parametrize("precision", ["float32", "int8"])
-def test_verify_and_the_tool_without_tensorflow_decide_every_pair_alike(
-    home, precision
-):
+def test_verify_and_the_tool_decide_every_pair_alike(home, precision):
     pytest.importorskip("ai_edge_litert", reason="needs the extra litert")
     from run_tflite import Student
 
@@ -85,13 +83,6 @@ def test_verify_and_the_tool_without_tensorflow_decide_every_pair_alike(
                 cosine, one_person = model[a, b]
                 assert cosine == pytest.approx(cosines[i, j], abs=1.5e-4)
                 assert one_person == (cosines[i, j] > student.threshold), (a, b)
-
-
-def test_the_card_of_an_export_has_the_facts_of_the_run(home):
-    card = card_of(home / "export" / "student" / "1")
-    assert card["training_data"] == f"folder:{home / 'faces'}"
-    assert (card["teacher"], card["method"]) == ("none", "arcface")
-    assert card["command"].startswith("python -m ekd_tf.export_model --model=")
 
 
 def test_another_model_in_the_folder_leaves_the_exports_as_they_are(home):

@@ -1,5 +1,3 @@
-"""The command that writes a teacher's embeddings, as a user runs it."""
-
 import numpy as np
 import pytest
 import tensorflow as tf

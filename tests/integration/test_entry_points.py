@@ -1,5 +1,3 @@
-"""The commands of the README, as a user runs them."""
-
 import json
 import os
 import subprocess

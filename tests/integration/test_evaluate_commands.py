@@ -1,5 +1,3 @@
-"""Evaluation and verification by their commands, as a user runs them."""
-
 import json
 import pickle
 import time

@@ -1,5 +1,3 @@
-"""Two processes on one machine train one student."""
-
 import json
 import signal
 import subprocess
@@ -50,9 +48,7 @@ def losses(workdir):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
-def test_the_end_of_one_worker_ends_the_other_with_the_status_to_resume(
-    tmp_path, number
-):
+def test_the_end_of_one_worker_ends_the_other_to_resume(tmp_path, number):
     workers = start_workers(tmp_path / "run", "--steps=1000000")
     try:
         log = tmp_path / "run" / "metrics.jsonl"

@@ -85,9 +85,8 @@ def test_the_readme_can_be_read_at_one_sitting_and_leads_to_every_room():
 
 
 def test_the_loop_of_the_readme_trains(rng):
-    (loop,) = re.findall(
-        r"```python\n(import tensorflow.*?)```", text_of("README.md"), re.S
-    )
+    text = text_of("README.md")
+    (loop,) = re.findall(r"```python\n(import tensorflow.*?)```", text, re.S)
     student, teacher = toys.backbone(dim=128), toys.backbone(dim=512)
     before = [np.array(weights) for weights in student.trainable_variables]
     images = tf.constant(rng.integers(0, 256, (8, toys.SIZE, toys.SIZE, 3)), tf.uint8)

@@ -1,7 +1,7 @@
 """What every distillation loss promises, whatever its formula."""
 
+import collections
 import inspect
-import typing
 
 import keras
 import losses_numpy as reference
@@ -18,12 +18,8 @@ from ekd_tf.keras_compat import tf_variable
 ROWS, STUDENT_DIM, TEACHER_DIM, IDENTITIES = 6, 5, 7, 4
 
 
-class Case(typing.NamedTuple):
-    """How to make a loss of embeddings of equal size."""
-
-    make: typing.Callable
-    # Arguments that differ from their defaults.
-    changed: dict
+# How to make a loss of embeddings of equal size, and arguments unlike their defaults.
+Case = collections.namedtuple("Case", "make changed")
 
 
 def centres_of(identities=IDENTITIES, dim=STUDENT_DIM):
@@ -97,17 +93,7 @@ CASES = {
 IN_NUMPY = {"kd", "shrinkteanet", "margin_distillation", "proxyless_kd"}
 ZERO_FOR_ONE_ROW = {"ekd", "rkd", "darkrank", "triplet_distillation", "icd_face"}
 OF_ANY_DIMS = {*ZERO_FOR_ONE_ROW, "sp", "cckd", "pkt"}
-WITHOUT_LABELS = {
-    "cosine",
-    "fitnet",
-    "sp",
-    "cckd",
-    "rkd",
-    "darkrank",
-    "kd",
-    "gkd",
-    "pkt",
-}
+WITHOUT_LABELS = set("cosine fitnet sp cckd rkd darkrank kd gkd pkt".split())
 
 
 def named(*names):

@@ -70,25 +70,6 @@ def state_of(loss):
     return {v.name.split(":")[0]: np.array(v) for v in loss.variables}
 
 
-# --- the value
-
-
-def test_rank_difference_computed_by_hand(run_as):
-    # With temperature 0.1 / ln 3 a cosine 0.1 above a threshold has rank 3/4 there.
-    # Student 0.5 against (0.5, 0.4): 1/2 + 3/4. Teacher 0.2 against (0.2, 0.3):
-    # 1/2 + 1/4. (5/4 - 3/4)^2 = 1/4.
-    differences = run_as(
-        lambda s: rank_differences(
-            s,
-            tf.constant([0.2]),
-            tf.constant([0.5, 0.4]),
-            tf.constant([0.2, 0.3]),
-            0.1 / np.log(3),
-        )
-    )(tf.constant([0.5]))
-    np.testing.assert_allclose(differences, [0.25], rtol=1e-5)
-
-
 @op_by_op
 def test_loss_computed_by_hand():
     # Rows 0 and 1 are one identity. Student cosines 01: 0.6, 02: 0.8, 12: 0; teacher
@@ -98,9 +79,8 @@ def test_loss_computed_by_hand():
     #   negatives: student 1/2 and 1 / (1 + 3^8), teacher 1/2 and 1/2: 0 and about 1/4
     student = np.float32([[1, 0], [0.6, 0.8], [0.8, -0.6]])
     teacher = np.float32([[1, 0], [2, 0], [0, 3]])
-    loss = loss_of(
-        fprs=[0.1], temperature=0.1 / np.log(3), positive_weight=2, negative_weight=3
-    )
+    weights = {"positive_weight": 2, "negative_weight": 3}
+    loss = loss_of(fprs=[0.1], temperature=0.1 / np.log(3), **weights)
     labels = np.int32([7, 7, 9])
     terms = loss(student, teacher, labels)
     assert list(terms) == ["ekd/positive", "ekd/negative"]
@@ -162,9 +142,8 @@ def test_reference_preset_reproduces_tface(golden_arrays, run_as, rows):
             name: arrays[f"b{rows}_step{i}_{name}"]
             for name in ("student", "teacher", "labels", "loss", "grad")
         }
-        value, gradient = step(
-            given["student"], given["teacher"], np.int32(given["labels"])
-        )
+        batch = given["student"], given["teacher"], np.int32(given["labels"])
+        value, gradient = step(*batch)
         np.testing.assert_allclose(value, given["loss"], rtol=1e-5)
         atol = 1e-5 * np.abs(given["grad"]).max()
         np.testing.assert_allclose(gradient, given["grad"], rtol=1e-4, atol=atol)
@@ -186,9 +165,6 @@ def test_batch_size_unknown_while_tracing(rng):
         np.testing.assert_allclose(of_other, gradient, rtol=1e-4, atol=1e-7)
 
 
-# --- what does not matter
-
-
 @op_by_op
 def test_pairs_of_one_source_image_count_only_for_the_reference(rng):
     batch = batch_of(rng, 12, 3)
@@ -196,9 +172,6 @@ def test_pairs_of_one_source_image_count_only_for_the_reference(rng):
     for make, alike in ((loss_of, False), (EKDLoss.reference, True)):
         one, other = terms_of(make(), *batch), terms_of(make(), *batch, image_ids)
         assert (one == other) == alike
-
-
-# --- the thresholds
 
 
 @op_by_op
@@ -248,9 +221,7 @@ def test_histogram_thresholds_match_a_sort_of_all_steps(rng, momentum):
         np.testing.assert_allclose(got[3], expected[3], rtol=0, atol=2.0**-7)
 
 
-# --- degenerate batches: those with pairs of both kinds are in test_conformance
-
-
+# Degenerate batches that have pairs of both kinds are in test_conformance.
 @pytest.mark.parametrize(
     "memory, run_as", [(0, "xla"), (6, "graph")], indirect=["run_as"]
 )
@@ -297,16 +268,12 @@ def test_empty_terms_are_zero_and_unusable_batches_move_nothing(rng, run_as, mem
 def test_sizes_of_the_memory_are_those_of_the_rows(rng):
     batch = batch_of(rng, 4)
     for sizes in ((8, 5), (5, 9)):
-        words = f"sizes of the embeddings, 5 and 8. Received: student_dim={sizes[0]}"
-        refused(words, EKDLoss(*sizes), *batch)
+        refused(f"5 and 8. Received: student_dim={sizes[0]}", EKDLoss(*sizes), *batch)
 
 
 def test_config_keeps_the_miner():
     loss = EKDLoss.from_config(loss_of(fprs=[0.2, 0.003], num_negatives=7).get_config())
     assert (loss.miner.fprs, loss.miner.num_negatives) == ((0.2, 0.003), 7)
-
-
-# --- thresholds that pass their gradient on
 
 
 def test_attached_thresholds_move_with_the_negatives_around_them(run_as):
@@ -385,9 +352,6 @@ def test_attached_thresholds_move_with_negatives_alone(rng):
     np.testing.assert_allclose(moved[:2], 0, atol=1e-9)
 
 
-# --- a memory of earlier batches
-
-
 @pytest.mark.parametrize("run_as", ["graph", slow_xla], indirect=True)
 def test_memory_pairs_the_batch_with_earlier_ones(rng, run_as):
     # Against loops: pairs of the newest batch, and of it with the two before.
@@ -438,9 +402,6 @@ def test_memory_leaves_out_images_of_the_batch(rng):
     loss(student[1:2], teacher[1:2], labels[1:2], images[1:2] + 10)
     _, monitor = loss(student, teacher, labels, images, with_monitor=True)
     assert (monitor["pairs/positive"], monitor["pairs/negative"]) == (4, 6)
-
-
-# --- several replicas
 
 
 def test_replicas_compute_what_one_device_does(rng, two_replicas):

@@ -1,5 +1,3 @@
-"""EKD against the teacher's class centres: which pairs there are, and their loss."""
-
 import eager
 import losses_numpy as reference
 import numpy as np

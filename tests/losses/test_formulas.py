@@ -1,6 +1,6 @@
 """The formula of each loss: values by hand, upstream, wrong arguments.
 
-RKD and AdaDistill have files of their own. Values against NumPy loops are in
+RKD and AdaDistill have files of their own. Values against NumPy are in
 `test_conformance.py`.
 """
 
@@ -23,14 +23,10 @@ from ekd_tf.losses.kd import kd_divergence
 
 AXES = np.eye(3, dtype=np.float32)
 CENTRES = np.float32([[3, 4], [0, -2], [0, 0]])
-
-
 EYE, ONES, H = np.eye(2), np.ones((2, 2)), math.sqrt(3) / 2
 LINE = [[0], [1], [3]]
 QUARTERS = [[1, 0], [1, 0], [0, 1], [-1, 0]]
 
-
-# --- by hand
 
 BY_HAND = [
     # Cosines 1, 0 and -3/5: (0 + 1 + 8/5) / 3.
@@ -144,28 +140,15 @@ def test_kd_by_hand():
     student = tf.constant([[0.0, 0.0]])
     teacher = tf.constant([[2 * np.log(3.0), 0.0]], tf.float32)
     expected = 4 * (0.75 * np.log(1.5) + 0.25 * np.log(0.5))
-    np.testing.assert_allclose(
-        kd_divergence(student, teacher, 2.0), expected, rtol=1e-5
-    )
+    found = kd_divergence(student, teacher, 2.0)
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
     # Without one it follows the scale, as 4 does 64.
     assert losses.KDLoss(CENTRES, scale=8.0).temperature == 0.5
 
 
 def test_gkd_by_hand():
-    # The teacher: 1/2, 1/4, 1/4; the student: 1/4, 1/4, 1/2. Half of the mass is the
-    # first identity alone, whose share of itself is certain for both.
-    teacher, student = (np.log(np.float32([x])) for x in ([2, 1, 1], [1, 1, 2]))
-    primary, binary = grouped_divergences(student, teacher, temperature=1.0, mass=0.5)
-    np.testing.assert_allclose(primary, 0.0, atol=1e-6)
-    expected = 0.5 * math.log(0.5 / 0.25) + 0.5 * math.log(0.5 / 0.75)
-    np.testing.assert_allclose(binary, expected, rtol=1e-5)
-    # All of it: what is left is Hinton's.
-    primary, binary = grouped_divergences(student, teacher, temperature=2.0, mass=1.0)
-    np.testing.assert_allclose(binary, 0.0, atol=1e-6)
-    expected = kd_divergence(student, teacher, temperature=2.0)
-    np.testing.assert_allclose(primary, expected, rtol=1e-5)
-    # A row of one primary identity and one of two, which have 0.7 and 0.8 of the
-    # teacher's mass and 0.5 of the student's.
+    # A row of one primary identity, whose share of itself is certain, and one of two,
+    # which have 0.7 and 0.8 of the teacher's mass and 0.5 of the student's.
     teacher = np.log(np.float32([[0.7, 0.2, 0.1], [0.5, 0.3, 0.2]]))
     student = np.log(np.float32([[0.5, 0.3, 0.2], [0.2, 0.3, 0.5]]))
     primary, binary = grouped_divergences(student, teacher, temperature=1.0, mass=0.6)
@@ -174,6 +157,11 @@ def test_gkd_by_hand():
     expected = 0.7 * math.log(1.4) + 0.3 * math.log(0.6)
     expected += 0.8 * math.log(1.6) + 0.2 * math.log(0.4)
     np.testing.assert_allclose(binary, expected / 2, rtol=1e-5)
+    # All of the mass: what is left is Hinton's.
+    primary, binary = grouped_divergences(student, teacher, temperature=2.0, mass=1.0)
+    np.testing.assert_allclose(binary, 0.0, atol=1e-6)
+    expected = kd_divergence(student, teacher, temperature=2.0)
+    np.testing.assert_allclose(primary, expected, rtol=1e-5)
     assert losses.GKDLoss(AXES).mass == 0.9
     form = {"temperature": 1.0, "mass": 0.5, "scale": 2.0}
     loss = losses.GKDLoss(AXES, primary_weight=2.0, binary_weight=3.0, **form)
@@ -229,9 +217,6 @@ def test_margin_distillation_by_hand():
     np.testing.assert_allclose(value, expected, rtol=1e-4)
 
 
-# --- upstream
-
-
 def test_values_and_gradients_of_tface(golden_arrays):
     arrays = golden_arrays("losses_official.npz")
     for function, key in (
@@ -250,9 +235,6 @@ def test_values_and_gradients_of_tface(golden_arrays):
         np.testing.assert_allclose(value, arrays[f"{key}_loss"], rtol=1e-4, err_msg=key)
         atol = 1e-4 * np.abs(expected).max()
         np.testing.assert_allclose(gradient, expected, rtol=1e-4, atol=atol)
-
-
-# --- centres
 
 
 def test_centres_are_of_unit_length_and_frozen():
@@ -279,12 +261,7 @@ def test_rejects_centres_that_are_no_finite_matrix_of_identities():
     refused("2 rows that are not, the first is 2", losses.CentreLoss, centres)
 
 
-# --- KD beside a head
-
-
-def test_students_classifier_in_kd_is_its_head_which_stays_the_trainers(
-    rng,
-):
+def test_students_classifier_in_kd_is_its_head_which_stays_the_trainers(rng):
     centres, own = two_models(rng, 6)[0], np.float32(rng.normal(size=(6, 3)))
     head = with_centres(ArcFace(num_identities=6), own)
     student, teacher, labels = two_models(rng, 4, student_dim=3)
@@ -296,8 +273,7 @@ def test_students_classifier_in_kd_is_its_head_which_stays_the_trainers(
         value = loss(student, teacher)["kd"]
     np.testing.assert_allclose(value, expected, rtol=1e-4)
     assert np.abs(tf.convert_to_tensor(tape.gradient(value, variable))).max() > 0
-    words = "the same identities. Received: 7 and 6"
-    refused(words, losses.KDLoss, centres, head=ArcFace(num_identities=7))
+    refused("Received: 7 and 6", losses.KDLoss, centres, head=ArcFace(num_identities=7))
 
 
 def test_equal_sizes_own_no_projection_and_others_must_fit(rng):
@@ -306,11 +282,7 @@ def test_equal_sizes_own_no_projection_and_others_must_fit(rng):
         loss = losses.ProjectedLoss(*sizes)
         assert loss.project(student, teacher) is student
         assert not loss.variables
-    words = "Received: student_dim=2, teacher_dim=3"
-    refused(words, losses.CosineLoss(2, 3), student, teacher)
-
-
-# --- arguments
+    refused("student_dim=2, teacher_dim=3", losses.CosineLoss(2, 3), student, teacher)
 
 
 @pytest.mark.parametrize(

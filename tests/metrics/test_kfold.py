@@ -42,9 +42,7 @@ def test_folds_with_both_kinds_are_those_of_scikit_learn():
         (np.arange(4) < 2, 4, [1, 1, 0, 0], [0, 0, 1, 1]),
     ],
 )
-def test_kinds_are_cut_by_themselves_where_a_fold_lacks_one(
-    same, folds, positives, negatives
-):
+def test_kinds_are_cut_apart_where_a_fold_lacks_one(same, folds, positives, negatives):
     fold, stratified = folds_of(same, folds)
     assert stratified
     assert np.bincount(fold[same], minlength=folds).tolist() == positives

@@ -30,7 +30,5 @@ def test_rejects_rows_without_direction_by_number():
     ):
         rows = np.ones((5, 3), np.float32)
         rows[[1, 4]] = value
-        words = f"2 of 5 rows {complaint}.*101, 104$"
-        refused(words, normalize_rows, rows, first_row=100)
-    words = r"100 of 100 rows .* 0, 1, 2, 3, 4, 5, 6, 7, \.\.\.$"
-    refused(words, normalize_rows, np.zeros((100, 2)))
+        refused(f"2 of 5 .*{complaint}.*101, 104$", normalize_rows, rows, first_row=100)
+    refused(r"100 of 100 rows .* 6, 7, \.\.\.$", normalize_rows, np.zeros((100, 2)))

@@ -82,12 +82,6 @@ def test_tied_negatives_are_rejected_together():
     (point,) = ROC.of([0.9, 0.7, 0.5], negative).points([1 / 3])
     assert (point.threshold, point.fpr, point.tpr) == (0.7, 0.0, 1 / 3)
     assert point.negatives_allowed == 2
-    # A collapsed model accepts nothing below FPR 1.
-    roc = ROC.of(np.full(50, 0.25), np.full(70, 0.25))
-    points = roc.points([1e-6, 0.999, 1])
-    assert [point.tpr for point in points] == [0, 0, 1]
-    assert [point.threshold for point in points] == [0.25, 0.25, -np.inf]
-    assert (roc.auc(), roc.eer()) == (0.5, 0.5)
 
 
 def test_count_of_allowed_negatives_survives_rounding():
@@ -142,9 +136,7 @@ def test_rejects_scores_that_make_no_curve_and_fprs_that_mean_nothing():
         refused(r"`fprs` must be in \[0, 1\]", roc.points, [0.1, fpr])
 
 
-# --- the nearest FPR, as insightface takes it: tests/evaluation/test_ijb.py too
-
-
+# As insightface takes it: tests/evaluation/test_ijb.py too.
 def test_nearest_may_lie_above_the_target_where_the_strict_rule_does_not():
     # FPRs to be had: 0, 1/4, ...; 0.2 is nearer to 1/4.
     roc = ROC.of(np.array([0.9, 0.5]), np.array([0.8, 0.4, 0.3, 0.2]))

@@ -54,17 +54,6 @@ def test_equals_sorting_all_scores(rng, kind):
         assert roc.auc() == pytest.approx(whole.auc(), abs=error + 1e-12)
 
 
-def test_values_computed_by_hand():
-    # Of ten negatives 0.0 .. 0.9 two lie above 0.7, as do positives 0.75 and 0.95.
-    positive, negative = [0.05, 0.35, 0.75, 0.95], np.arange(10) / 10
-    roc = streamed_roc(in_blocks(positive, negative, size=3), (0.2,))
-    (point,) = roc.points((0.2,))
-    assert (point.fpr, point.tpr, point.negatives_allowed) == (0.2, 0.5, 2)
-    assert point.threshold == float(np.float32(0.7))
-    # Negatives below the positives: 1, 4, 8 and 10 of 10.
-    assert roc.auc() == pytest.approx(23 / 40)
-
-
 def test_rejects_scores_that_change_between_passes(rng):
     passes = iter([0.1, 0.2])
 
@@ -72,17 +61,14 @@ def test_rejects_scores_that_change_between_passes(rng):
         score = np.full(5, next(passes), np.float32)
         yield score[:3], score
 
-    words = "second pass.*others than the first"
-    refused(words, streamed_roc, scan, (0.1,), error=RuntimeError)
+    refused("others than the first", streamed_roc, scan, (0.1,), error=RuntimeError)
 
 
 def test_rejects_scores_that_make_no_curve():
     for value in (np.nan, np.inf, -np.inf, -np.nan):
         for scores in (([0.1, value], [0.3, 0.4]), ([0.1, 0.2], [0.3, value])):
-            words = "must be finite. Received: 1 of 4 va"
-            refused(words, streamed_roc, in_blocks(*scores), (0.1,))
-    words = "both kinds.*Received: no positive scores"
-    refused(words, streamed_roc, in_blocks([], [0.1]), (0.1,))
+            refused("finite.*1 of 4 values", streamed_roc, in_blocks(*scores), (0.1,))
+    refused("no positive scores", streamed_roc, in_blocks([], [0.1]), (0.1,))
     # Its lower bits would be lost, and thresholds with them.
     scan = [(np.zeros(3), np.zeros(3))]
     refused("must be float32.*dtype float64", streamed_roc, lambda: scan, (0.1,))

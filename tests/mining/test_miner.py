@@ -63,9 +63,6 @@ def check(
             np.testing.assert_allclose(model.thresholds, expected, rtol=0, atol=EXACT)
 
 
-# --- what is mined
-
-
 @op_by_op
 def test_mined_pairs_computed_by_hand():
     # Student cosines 01: 0.6, 02: 0, 03: -1, 12: 0.8, 13: -0.6, 23: 0. Rows 0 and 1 are
@@ -130,9 +127,6 @@ def test_gradient_of_cosines_computed_by_hand(run_as, monkeypatch, limit):
     assert of_gallery is None
 
 
-# --- degenerate batches
-
-
 def test_degenerate_batches(rng, run_as):
     # All of one shape, so that each mode compiles once.
     student, teacher, _ = batch_of(rng, 4, 1)
@@ -162,9 +156,6 @@ def test_degenerate_batches(rng, run_as):
     mined = mined._replace(finite=clean.finite)
     for a, b in zip(tf.nest.flatten(mined), tf.nest.flatten(clean)):
         np.testing.assert_array_equal(a, b)
-
-
-# --- how it is called
 
 
 class Scale:

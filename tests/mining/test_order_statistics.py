@@ -40,14 +40,10 @@ def test_cosines_are_counted_in_their_bins(run_as):
     assert {b: counts[b] for b in np.flatnonzero(counts)} == {0: 2, 100: 2, 4096: 2}
 
 
-# --- which rank an FPR asks for
-
-
 def test_ranks_computed_by_hand(run_as):
     # floor(12345 f); 0.07 is not one over a whole number.
-    ranks = run_as(lambda n: ranks_of_fprs(n, [0.5, 1e-1, 1e-3, 1e-6, 0.07]))(
-        tf.constant(12345)
-    )
+    fprs = [0.5, 1e-1, 1e-3, 1e-6, 0.07]
+    ranks = run_as(lambda n: ranks_of_fprs(n, fprs))(tf.constant(12345))
     assert ranks.numpy().tolist() == [6172, 1234, 12, 0, 864]
     # 100 * 0.29 is 28.999... in floats.
     assert ranks_of_fprs(tf.constant(100), [0.29, 0.57]).numpy().tolist() == [29, 57]
@@ -67,35 +63,19 @@ def test_ranks_of_whole_multiples_do_not_fall_one_short():
     assert ranks_of_fprs(tf.constant(49), [1 / 49]).numpy().tolist() == [1]
 
 
-# --- order statistics
-
-
 @pytest.mark.parametrize("kind", COSINES)
 def test_selection_matches_a_sort(rng, kind):
     cosines = np.float32(COSINES[kind](rng, 3000))
-    ranks = np.int32([0, 1, 2, 17, 300, 301, 1500, 2999])
-    got = select([tf.constant(x) for x in np.split(cosines, [100, 1024])], ranks)
-    np.testing.assert_array_equal(got, np.sort(cosines)[::-1][ranks])
-
-
-def test_selection_in_every_mode(rng, run_as):
-    cosines = np.float32(COSINES["like faces"](rng, 3000))
-    kept = np.sort(cosines[::2])[::-1]
-    cosines[1::2] = NO_PAIR
     # Ranks may be equal and in any order.
-    ranks = np.int32([300, 3, 0, 3, 1499])
-    got = run_as(lambda x, r: select([x[:1000], x[1000:]], r))(
-        tf.constant(cosines), tf.constant(ranks)
-    )
-    np.testing.assert_array_equal(got, kept[ranks])
+    ranks = np.int32([1500, 0, 1, 2, 2, 17, 2999, 300, 301])
+    blocks = *np.split(cosines, [100, 1024]), np.full(40, NO_PAIR, np.float32)
+    got = select([tf.constant(x) for x in blocks], ranks)
+    np.testing.assert_array_equal(got, np.sort(cosines)[::-1][ranks])
 
 
 def test_selection_from_nothing_is_no_pair(run_as):
     got = run_as(lambda x: select([x], tf.constant([0, 0])))(tf.fill([5], NO_PAIR))
     np.testing.assert_array_equal(got, [NO_PAIR, NO_PAIR])
-
-
-# --- thresholds of a decayed histogram
 
 
 def test_quantiles_computed_by_hand(run_as):

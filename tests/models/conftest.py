@@ -1,5 +1,6 @@
-"""Networks of a block or two a stage."""
+"""Networks of a block or two a stage, and images for them."""
 
+import numpy as np
 import pytest
 
 from ekd_tf.models import ir
@@ -10,6 +11,11 @@ from ekd_tf.models import mobilefacenet
 # What `short_networks` leaves of each stage; one block where nothing is said.
 BLOCKS = {"insightface_mbf": (1, 2, 1, 1), "insightface_mbf_large": (2, 1, 1, 1)}
 ONE_EACH = (1, 1, 1, 1)
+
+
+@pytest.fixture
+def images(rng):
+    return rng.integers(0, 256, (8, 32, 32, 3)).astype(np.uint8)
 
 
 @pytest.fixture

@@ -1,5 +1,3 @@
-"""What every backbone does: sizes, precision, saving, training, refusals."""
-
 import re
 
 import keras
@@ -27,11 +25,6 @@ BUILDERS = {
 @pytest.fixture(params=BUILDERS)
 def build(request, short_networks):
     return BUILDERS[request.param]
-
-
-@pytest.fixture
-def images(rng):
-    return rng.integers(0, 256, (8, 32, 32, 3)).astype(np.uint8)
 
 
 def norms_of(model):
@@ -127,9 +120,6 @@ def test_counts_what_is_learned_and_nothing_else():
     assert count_parameters(model) == 150
 
 
-# --- MobileFaceNet
-
-
 def test_default_mobilefacenet_is_the_papers():
     model = MobileFaceNet()
     assert count_parameters(model) == 1_199_488
@@ -154,8 +144,7 @@ def test_width_scales_every_channel_and_the_last_kernel_covers_what_is_left():
     assert model.output_shape == (None, 24)
 
 
-# --- IResNet: parameters of insightface's models, by torch, and blocks
-
+# Parameters of insightface's models, by torch, and blocks.
 IRESNETS = {
     18: (24_025_600, 8),
     34: (34_139_328, 16),

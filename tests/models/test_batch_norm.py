@@ -64,14 +64,10 @@ def test_moves_its_statistics_by_hand(rng):
     mean, variance = layer.get_weights()[2:]
     layer(inputs, training=True)
     flat = inputs.reshape(-1, SHAPE[-1]).astype(np.float64)
-    np.testing.assert_allclose(
-        layer.moving_mean.numpy(), 0.9 * mean + 0.1 * flat.mean(0), rtol=1e-5
-    )
-    np.testing.assert_allclose(
-        layer.moving_variance.numpy(),
-        0.9 * variance + 0.1 * flat.var(0, ddof=1),
-        rtol=1e-5,
-    )
+    expected = 0.9 * mean + 0.1 * flat.mean(0)
+    np.testing.assert_allclose(layer.moving_mean.numpy(), expected, rtol=1e-5)
+    expected = 0.9 * variance + 0.1 * flat.var(0, ddof=1)
+    np.testing.assert_allclose(layer.moving_variance.numpy(), expected, rtol=1e-5)
 
 
 def test_inference_and_frozen_layers_use_and_keep_the_moving_statistics(rng):
@@ -97,9 +93,8 @@ def test_statistics_stay_float32_under_half_precision(rng, mixed_policy):
     assert outputs.dtype == layer.compute_dtype
     assert {np.dtype(w.dtype) for w in layer.get_weights()} == {np.dtype("float32")}
     np.testing.assert_allclose(tf.cast(outputs, tf.float32), expected, atol=0.1)
-    np.testing.assert_allclose(
-        layer.moving_mean.numpy(), exact.moving_mean.numpy(), atol=2e-3
-    )
+    expected = exact.moving_mean.numpy()
+    np.testing.assert_allclose(layer.moving_mean.numpy(), expected, atol=2e-3)
 
 
 def test_each_replica_keeps_statistics_of_its_own_rows(two_replicas):

@@ -1,5 +1,3 @@
-"""Sizes, padding and initial weights of the pieces both backbones use."""
-
 import keras
 import numpy as np
 import pytest

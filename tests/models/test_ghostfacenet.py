@@ -1,5 +1,3 @@
-"""GhostFaceNets have the published sizes and the forms students need."""
-
 import numpy as np
 from refusals import refused
 
@@ -31,6 +29,5 @@ def test_embeds_in_every_size_and_stride(rng, monkeypatch):
 
 
 def test_refuses_sizes_its_strides_do_not_fit():
-    words = "`input_size` must be 64 or more with stem"
-    refused(words, GhostFaceNet, stem_stride=2, input_size=56)
+    refused("must be 64 or more with", GhostFaceNet, stem_stride=2, input_size=56)
     refused("`version` must be", GhostFaceNet, version=3)

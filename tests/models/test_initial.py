@@ -1,5 +1,3 @@
-"""Weights of one network as the start of another."""
-
 import keras
 import numpy as np
 

@@ -1,5 +1,3 @@
-"""PixelNormalization and PReLU by hand."""
-
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -20,9 +18,8 @@ def function(request):
 def test_pixels_computed_by_hand():
     # 0 and 255 are the ends; 51 is a fifth of the way from -1 to 1.
     pixels = np.uint8([[0, 51, 255]])
-    np.testing.assert_allclose(
-        PixelNormalization()(pixels), [[-1.0, -0.6, 1.0]], atol=1e-7
-    )
+    found = PixelNormalization()(pixels)
+    np.testing.assert_allclose(found, [[-1.0, -0.6, 1.0]], atol=1e-7)
     other = PixelNormalization(mean=51.0, scale=2.0)
     np.testing.assert_allclose(other(pixels), [[-25.5, 0.0, 102.0]], rtol=1e-6)
 
@@ -47,9 +44,8 @@ def test_prelu_and_its_gradients_computed_by_hand(function, run_as):
     outputs, (to_inputs, to_slopes) = step((inputs, slopes))
     expected = np.transpose([[-1.5, -0.5, 4, 0], [-9, -3, 4, 0]])
     np.testing.assert_allclose(outputs[0, 0], above * expected)
-    np.testing.assert_allclose(
-        to_inputs[0, 0], above * [[0.5, 3], [0.5, 3], [1, 1], [0.5, 3]]
-    )
+    expected = above * [[0.5, 3], [0.5, 3], [1, 1], [0.5, 3]]
+    np.testing.assert_allclose(to_inputs[0, 0], expected)
     np.testing.assert_allclose(to_slopes, [[[-11.0, -11.0]]])
 
 
@@ -75,9 +71,8 @@ def test_prelu_layer_keeps_its_slope_in_float32(rng, mixed_policy):
     assert gradient.dtype == tf.float32
     negative = np.minimum(tf.cast(inputs, tf.float32), 0.0)
     # Not rounded to half precision on its way.
-    np.testing.assert_allclose(
-        tf.reshape(gradient, [-1]), negative.sum(axis=(0, 1, 2)), rtol=1e-6
-    )
+    expected = negative.sum(axis=(0, 1, 2))
+    np.testing.assert_allclose(np.ravel(gradient), expected, rtol=1e-6)
 
 
 def test_nearest_resize_computed_by_hand():

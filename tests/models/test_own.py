@@ -1,5 +1,3 @@
-"""Networks that users bring become backbones of uint8 pixels."""
-
 import sys
 
 import keras
@@ -29,10 +27,8 @@ def test_takes_pixels_in_the_range_of_the_network(images):
     model = network()
     for low, high in ((0.0, 255.0), (-1.0, 1.0), (0.0, 1.0)):
         backbone = as_backbone(model, "m.keras", low, high)
-        pixels = images.astype(np.float32) / 255 * (high - low) + low
-        np.testing.assert_allclose(
-            backbone(images), model(pixels), rtol=1e-4, atol=1e-5
-        )
+        expected = model(images.astype(np.float32) / 255 * (high - low) + low)
+        np.testing.assert_allclose(backbone(images), expected, rtol=1e-4, atol=1e-5)
     assert backbone.input_shape == (None, 16, 16, 3) and backbone.name == "mine"
     assert len(backbone.trainable_variables) == 4
 
@@ -45,9 +41,7 @@ def test_a_network_of_uint8_pixels_keeps_its_own_normalisation(images):
     assert len(backbone.trainable_variables) == 4
 
 
-def test_a_sequential_network_is_one_too_and_half_precision_ends_in_float32(
-    images, mixed_policy
-):
+def test_sequential_networks_are_taken_and_all_end_in_float32(images, mixed_policy):
     layers = [keras.Input((16, 16, 3)), keras.layers.Flatten(), keras.layers.Dense(2)]
     assert as_backbone(keras.Sequential(layers), "m")(images).shape == (3, 2)
     mixed_policy("mixed_bfloat16")
@@ -82,9 +76,7 @@ def test_refuses_what_is_no_backbone_in_one_line(mixed_policy):
 
 
 def test_functions_of_ones_own_are_found_in_the_current_folder(tmp_path, monkeypatch):
-    (tmp_path / "my_networks.py").write_text(
-        "def small(width=1.0):\n    return width\n"
-    )
+    (tmp_path / "my_networks.py").write_text("def small(width=1.0): return width")
     (tmp_path / "my_broken.py").write_text("raise RuntimeError('no\\nway')\n")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))

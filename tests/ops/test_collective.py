@@ -30,9 +30,8 @@ def test_rows_come_in_replica_order_and_sums_are_of_all(rng, two_replicas):
         return two_replicas.run(replica, args=(rows, labels))
 
     results = step(scatter(two_replicas, rows), scatter(two_replicas, labels))
-    for gathered, order, total in zip(
-        *map(two_replicas.experimental_local_results, results)
-    ):
+    results = map(two_replicas.experimental_local_results, results)
+    for gathered, order, total in zip(*results):
         np.testing.assert_array_equal(gathered, rows)
         np.testing.assert_array_equal(order, labels)
         np.testing.assert_array_equal(total, rows[:4] + rows[4:])
@@ -55,12 +54,9 @@ def test_shares_of_the_global_loss_sum_to_its_gradient(rng, two_replicas):
     gram = np.float64(rows) @ np.float64(rows).T
     total = sum(float(x) for x in two_replicas.experimental_local_results(losses))
     np.testing.assert_allclose(total, np.sum(gram * weights), rtol=1e-5)
-    np.testing.assert_allclose(
-        np.concatenate(two_replicas.experimental_local_results(grads)),
-        (weights + weights.T) @ rows,
-        rtol=1e-4,
-        atol=1e-5,
-    )
+    found = np.concatenate(two_replicas.experimental_local_results(grads))
+    expected = (weights + weights.T) @ rows
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_own_rows_are_read_from_each_copy_and_nothing_else_is(rng, two_replicas):

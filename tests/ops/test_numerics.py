@@ -90,9 +90,8 @@ def test_rows_that_coincide_have_distance_zero_and_no_gradient(run_as, rng):
     rows[1], rows[2] = rows[0], rows[0] * (1 + 1e-4)
     # Far from the origin, where products of the rows as they are would cancel.
     rows = tf.constant(rows + 50.0, tf.float32)
-    near, gradient = run_as(
-        value_and_gradient(lambda x: pairwise_squared_distances(x)[:3, :3])
-    )(rows)
+    step = value_and_gradient(lambda x: pairwise_squared_distances(x)[:3, :3])
+    near, gradient = run_as(step)(rows)
     np.testing.assert_array_equal(near, np.zeros((3, 3)))
     np.testing.assert_array_equal(gradient, np.zeros((6, 32)))
     exact = np.float64(rows)

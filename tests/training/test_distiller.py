@@ -40,9 +40,8 @@ def test_weighted_terms_sum_to_the_loss_of_one_run_of_each_model(rng):
     of_gap = 3 * reference.cosine(student, teacher)
     np.testing.assert_allclose(out["loss/cosine/gap"], of_gap, rtol=1e-4)
     for name in ("ekd/positive", "ekd/negative"):
-        np.testing.assert_allclose(
-            out[f"loss/{name}"], 2 * float(plain[name]), rtol=1e-4
-        )
+        expected = 2 * float(plain[name])
+        np.testing.assert_allclose(out[f"loss/{name}"], expected, rtol=1e-4)
     parts = [v for name, v in out.items() if name.startswith("loss/")]
     np.testing.assert_allclose(out["loss"], sum(parts), rtol=1e-5)
     assert out["pairs/rows"] == 8
@@ -124,10 +123,9 @@ def test_two_replicas_train_projections_and_centres_as_one(rng, two_replicas):
         with eager.op_by_op():
             step(data)
         of_two(data)
-    for name, value in values(single).items():
-        np.testing.assert_allclose(
-            values(shared)[name], value, rtol=1e-3, atol=1e-5, err_msg=name
-        )
+    for name, one in values(single).items():
+        two = values(shared)[name]
+        np.testing.assert_allclose(two, one, rtol=1e-3, atol=1e-5, err_msg=name)
 
 
 @op_by_op
@@ -143,9 +141,8 @@ def test_losses_and_thresholds_are_float32_and_near_those_of_float32(rng, mixed_
             assert variable.dtype in (tf.float32, tf.int64), name
         for name, value in seen["float32"].items():
             if name.startswith(("loss", "threshold/")) and name != "loss_scale":
-                np.testing.assert_allclose(
-                    seen[policy][name], value, rtol=0.05, atol=0.01
-                )
+                found = seen[policy][name]
+                np.testing.assert_allclose(found, value, rtol=0.05, atol=0.01)
 
 
 def test_a_network_within_a_network_computes_in_float16(mixed_policy):
@@ -169,5 +166,4 @@ def test_takes_an_optimizer_by_name_and_a_loss_of_weight_one_but_not_none(rng):
     alone = FaceClassifier(backbone())
     alone.compile("sgd")
     refused("Without a `head`", alone.train_step, batch(rng))
-    words = "at least one distillation loss"
-    refused(words, Distiller, backbone(), backbone(), {})
+    refused("at least one distillation loss", Distiller, backbone(), backbone(), {})

@@ -6,14 +6,6 @@ from refusals import refused
 from ekd_tf.training.gradient_share import GradientShare
 
 
-def make(share, **constants):
-    """Returns a layer, and its constants set to show what they do."""
-    layer = GradientShare(share)
-    for name, value in constants.items():
-        setattr(layer, name, value)
-    return layer
-
-
 def weights_of(layer, margin_norms, norms):
     return [
         float(layer(tf.constant(margin, tf.float32), tf.constant(norm, tf.float32)))
@@ -28,24 +20,24 @@ def state(layer):
 def test_by_hand():
     # Averages with the newest step counting half: 2 and 4; then (2 + 2 * 5) / 3 = 4 and
     # (4 + 2 * 10) / 3 = 8; 0.5 * 4 / 8.
-    layer = make(0.5, momentum=0.5)
+    layer = GradientShare(0.5)
+    layer.momentum = 0.5
     got = weights_of(layer, [2, 5], [4, 10])
     np.testing.assert_allclose(got, [0.25, 0.25], rtol=1e-5)
-    np.testing.assert_allclose(
-        [state(layer)[name] for name in ("margin_norm", "norm", "weight", "num_steps")],
-        [4, 8, 0.25, 2],
-        rtol=1e-5,
-    )
+    expected = {"margin_norm": 4, "norm": 8, "weight": 0.25, "num_steps": 2}
+    assert state(layer) == pytest.approx(expected, rel=1e-5)
 
 
 def test_grows_slowly_and_falls_at_once():
-    layer = make(1.0, momentum=1.0)
+    layer = GradientShare(1.0)
+    layer.momentum = 1.0
     got = weights_of(layer, [1] * 5, [1, 1e-6, 1e-6, 100, 1])
     np.testing.assert_allclose(got, [1, 1.1, 1.21, 0.01, 0.011], rtol=1e-5)
 
 
 def test_one_step_receives_at_most_its_share_over_the_momentum():
-    layer = make(0.3, momentum=0.1)
+    layer = GradientShare(0.3)
+    layer.momentum = 0.1
     norms = [1e-9] * 40 + [1e9]
     assert weights_of(layer, [2] * 41, norms)[-1] * 1e9 <= 0.3 * 2 / 0.1 * 1.0001
 

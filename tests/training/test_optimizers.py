@@ -69,9 +69,8 @@ def test_one_step_by_hand(name, replicas):
 def path_of(optimizer, gradients, **arguments):
     """Returns the values of a variable that starts at 1 and decays if anything does."""
     variable = tf.Variable(1.0)
-    update = GradientUpdate(
-        optimizer, [variable], decay_variables=[variable], **arguments
-    )
+    arguments["decay_variables"] = [variable]
+    update = GradientUpdate(optimizer, [variable], **arguments)
     values = []
     for gradient in gradients:
         update.apply([tf.constant(gradient)])
@@ -132,18 +131,15 @@ def test_lamb_is_given_names_of_all_replicas_and_of_no_other():
     for name in ("a/w:0", "a/b2:0", "a/b2/replica_1:0", "aa/b:0"):
         assert not tf.strings.regex_full_match(name, pattern)
     variables = [tf.Variable(1.0, name="same"), tf.Variable(1.0, name="same")]
-    words = "LAMB tells variables apart by name.*: same"
-    refused(words, set_lamb_decay, FakeLAMB(), 0.5, variables, [True, False])
+    refused("by name.*: same", set_lamb_decay, lamb, 0.5, variables, [True, False])
 
 
 @needs_addons
 @pytest.mark.parametrize("name", NAMES)
 def test_replicas_take_the_steps_of_one_and_resume_where_they_were(name, rng):
     # The rate falls on the way: every replica must see the same.
-    arguments = {"schedule": StepSchedule(base=0.1, boundaries=[2])}
-    one, two, resumed = (
-        Run(replicas, f"addons/{name}", **arguments) for replicas in (0, 2, 0)
-    )
+    arguments = f"addons/{name}", StepSchedule(base=0.1, boundaries=[2])
+    one, two, resumed = (Run(replicas, *arguments) for replicas in (0, 2, 0))
     start = one.snapshot()
     for _ in range(4):
         parts = rng.normal(size=(2, 3))
@@ -223,9 +219,7 @@ def test_rejects_what_addons_cannot_make():
 
 @pytest.mark.keras3
 def test_the_current_stack_says_what_to_install():
-    words = "`--optimizer=addons/LAMB` needs TensorFlow Addons"
-    words += r".*pip install '\.\[addons\]'"
-    refused(words, make_optimizer, "addons/LAMB", 0.1)
+    refused(r"pip install '\.\[addons\]'", make_optimizer, "addons/LAMB", 0.1)
 
 
 def test_rejects_wrong_arguments():

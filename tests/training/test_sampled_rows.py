@@ -83,9 +83,8 @@ def test_other_optimizers_update_every_row():
 
 def test_steps_of_rows_alone_are_counted():
     table = tf.Variable(tf.ones((3, 1)))
-    optimizer = make_optimizer(
-        "sgd", StepSchedule(base=0.1, boundaries=[2]), momentum=0.0
-    )
+    schedule = StepSchedule(base=0.1, boundaries=[2])
+    optimizer = make_optimizer("sgd", schedule, momentum=0.0)
     update = GradientUpdate(
         optimizer, [table], weight_decay=0.0, sampled_variables=[table]
     )

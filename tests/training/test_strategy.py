@@ -35,9 +35,8 @@ def test_each_logical_device_is_a_replica_and_gets_its_contiguous_rows():
     strategy = make_strategy("mirrored")
     devices = tf.config.list_logical_devices("CPU")
     assert strategy.num_replicas_in_sync == len(devices) == 4
-    dataset = tf.data.Dataset.from_tensor_slices(
-        {"row": tf.reshape(tf.range(16), [2, 8])}
-    )
+    rows = tf.reshape(tf.range(16), [2, 8])
+    dataset = tf.data.Dataset.from_tensor_slices({"row": rows})
     batches = iter(distribute(strategy, dataset))
     for first in (0, 8):
         parts = strategy.experimental_local_results(next(batches)["row"])
@@ -76,9 +75,8 @@ def test_each_process_prepares_the_rows_of_its_own_replicas():
 def test_names_the_worker_that_is_gone():
     # Seen by worker 0 of two.
     cluster = tf.train.ClusterSpec({"worker": ["a:1", "b:2"]})
-    resolver = types.SimpleNamespace(
-        task_type="worker", task_id=0, cluster_spec=lambda: cluster
-    )
+    resolver = types.SimpleNamespace(task_type="worker", task_id=0)
+    resolver.cluster_spec = lambda: cluster
     strategy = types.SimpleNamespace(cluster_resolver=resolver)
     own, other = (f"/job:worker/replica:0/task:{number}" for number in (0, 1))
     aborted, errors = "Collective ops is aborted by: ", tf.errors
@@ -128,8 +126,7 @@ def test_a_wrong_tf_config_is_named_with_its_reason(monkeypatch, text, reason):
 def test_says_what_a_strategy_needs(monkeypatch):
     refused("one of 'none', 'mirrored', 'multi_worker'", make_strategy, "miror")
     monkeypatch.delenv("TF_CONFIG", raising=False)
-    words = "which one this is, in TF_CONFIG="
-    refused(words, make_strategy, "multi_worker")
+    refused("which one this is, in TF_CONFIG=", make_strategy, "multi_worker")
 
     def refuse():
         raise tf.errors.InvalidArgumentError(None, None, "Could not parse port")
@@ -141,9 +138,7 @@ def test_says_what_a_strategy_needs(monkeypatch):
 
 
 def test_memory_grows_on_every_gpu_that_is_not_in_use(monkeypatch, caplog):
-    gpus = [
-        tf.config.PhysicalDevice(f"/physical_device:GPU:{k}", "GPU") for k in (0, 1)
-    ]
+    gpus = [tf.config.PhysicalDevice(f"/device:GPU:{k}", "GPU") for k in (0, 1)]
     grown = []
 
     def grow(device, enable):
