@@ -118,7 +118,8 @@ class Record:
             self._save(step.number)
 
         made += [
-            Every(config.log_every, write),
+            # Without the first a short run would be a point in its charts.
+            Every(config.log_every, write, first=True),
             Every(config.checkpoint_every, save),
         ]
         if parts.evaluations:
