@@ -125,7 +125,7 @@ def check_calibration(source: Source, fpr: float) -> None:
     check_drawable(source.labels)
     _, negatives = count_pairs(source.labels)
     if metrics.allowed_negatives(negatives, [fpr])[0] < MIN_NEGATIVES:
-        least = _least_fpr(negatives)
+        least = least_fpr(negatives)
         ask = f"ask for {format_fpr(least)} or more, or " * (least < 1)
         raise ValueError(
             f"`--calibrate_fpr={format_fpr(fpr)}` takes "
@@ -134,8 +134,11 @@ def check_calibration(source: Source, fpr: float) -> None:
         )
 
 
-def _least_fpr(negatives):
-    """Returns the FPR that so many pairs allow, rounded up to two digits."""
+def least_fpr(negatives: int) -> float:
+    """Returns the least FPR that so many negative pairs can be calibrated for.
+
+    It is rounded up to two digits, and 1 or more where they are too few for any.
+    """
     least = MIN_NEGATIVES / negatives
     unit = 10.0 ** (math.floor(math.log10(least)) - 1)
     # Read, not multiplied: the product may lie a bit below what is printed.
