@@ -24,6 +24,7 @@ from ekd_tf.evaluation.embed import add_views
 from ekd_tf.evaluation.verification import MIN_NEGATIVES
 from ekd_tf.evaluation.verification import check_drawable
 from ekd_tf.files.atomic import write_text
+from ekd_tf.files.positioned import reason_of
 from ekd_tf.metrics import format_fpr
 
 CARD_FILE = "card.json"
@@ -228,7 +229,8 @@ def read_card(path: str | os.PathLike) -> dict:
     try:
         card = json.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError) as error:
-        raise ValueError(f"{path} cannot be read as a model card: {error}") from error
+        reason = reason_of(error)
+        raise ValueError(f"{path} cannot be read as a model card: {reason}") from error
     if not isinstance(card, dict):
         raise ValueError(f"{path} is no model card: it must hold a JSON object")
     return card

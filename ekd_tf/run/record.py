@@ -9,6 +9,7 @@ from typing import Any
 import tensorflow as tf
 from absl import logging
 
+from ekd_tf.data.unreadable import explain
 from ekd_tf.evaluation import Models
 from ekd_tf.evaluation import SourceEmbedder
 from ekd_tf.run import hooks
@@ -164,7 +165,8 @@ class Record:
                 report(step.number)
             # Whatever is wrong with a report, the steps go on: they cost more.
             except Exception as error:
-                self.failure = f"The evaluation at step {step.number} failed: {error}"
+                reason = explain(error, way_out="")
+                self.failure = f"The evaluation at step {step.number} failed: {reason}"
                 # The words of these say enough without a traceback.
                 plain = isinstance(error, (OSError, ValueError))
                 logging.error("%s", self.failure, exc_info=not plain)

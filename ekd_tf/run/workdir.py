@@ -16,6 +16,7 @@ from ekd_tf.embedders import MODEL_FILE
 from ekd_tf.files.atomic import write_text
 from ekd_tf.files.lock import locked
 from ekd_tf.files.outputs import make_folder
+from ekd_tf.files.positioned import reason_of
 from ekd_tf.files.user_text import is_utf8
 from ekd_tf.run.config import TrainConfig
 from ekd_tf.run.provenance import package_commit
@@ -167,7 +168,7 @@ def _read_json(path, what):
     try:
         return json.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError) as error:
-        raise _unreadable(path, what, error) from error
+        raise _unreadable(path, what, reason_of(error)) from error
 
 
 def _unreadable(path, what, reason):
