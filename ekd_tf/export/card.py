@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import pathlib
+from collections.abc import Iterable
 from importlib import metadata
 
 import keras
@@ -87,7 +89,7 @@ def make_card(
         **{name: facts.get(name) or NOT_GIVEN for name in FACTS},
         "metrics": report.to_dict(),
         "files": hashes,
-        "versions": {name: _version(name) for name in _PACKAGES},
+        "versions": installed_versions(_PACKAGES),
     }
 
 
@@ -196,8 +198,10 @@ def _thresholds(card):
     ]
 
 
-def _version(name):
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return "not installed"
+def installed_versions(packages: Iterable[str]) -> dict[str, str]:
+    """Returns the versions of packages, "not installed" of one that is not."""
+    versions = dict.fromkeys(packages, "not installed")
+    for name in versions:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            versions[name] = metadata.version(name)
+    return versions

@@ -10,9 +10,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
-from importlib import metadata
 from typing import Any
 
+from ekd_tf.export.card import installed_versions
 from ekd_tf.version import __version__
 
 _PACKAGES = ("ekd-tf", "tensorflow", "keras", "numpy", "absl-py", "tensorboard")
@@ -47,13 +47,7 @@ def provenance_of_run(flags: Mapping[str, Any] | None, *program: str) -> dict[st
 
 def package_versions() -> dict[str, str]:
     """Returns the versions a run's numbers depend on."""
-    versions = {"python": platform.python_version()}
-    for name in _PACKAGES:
-        try:
-            versions[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            versions[name] = "not installed"
-    return versions
+    return {"python": platform.python_version(), **installed_versions(_PACKAGES)}
 
 
 def package_commit() -> str | None:

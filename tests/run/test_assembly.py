@@ -124,7 +124,7 @@ def test_data_that_has_changed_is_refused_unless_forced(tmp_path):
     workdir = Workdir(tmp_path / "run")
     parts = build(workdir, **given)
     flags = TrainConfig(**{**VALUES, **given}).to_record()
-    workdir.record_run(flags, {}, [], data=parts.note)
+    workdir.record_run(flags, data=parts.note)
     shutil.copytree(faces / "p0", faces / "a")
     words = "the data has changed: 1 identities added, 0 gone; 3 images added, 0 gone"
     refused(words, build, workdir, **given)
