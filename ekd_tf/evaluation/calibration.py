@@ -25,6 +25,7 @@ from ekd_tf.evaluation.verification import MIN_NEGATIVES
 from ekd_tf.evaluation.verification import check_drawable
 from ekd_tf.files.atomic import write_text
 from ekd_tf.files.positioned import reason_of
+from ekd_tf.files.user_text import without_folders
 from ekd_tf.metrics import format_fpr
 
 CARD_FILE = "card.json"
@@ -115,7 +116,8 @@ def calibrate(
         interval=intervals.get(f"threshold_at_fpr_{format_fpr(fpr)}"),
         tpr=point.tpr,
         pairs=roc.num_negative,
-        source=source.name,
+        # For a card, which is handed on.
+        source=without_folders(source.name),
         view=WITH_MIRROR_IMAGE if flip else ONE_IMAGE,
     )
 

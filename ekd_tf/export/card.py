@@ -24,6 +24,7 @@ from ekd_tf.export.parity import GATED_FPR
 from ekd_tf.export.parity import ExportReport
 from ekd_tf.export.parity import artefacts_table
 from ekd_tf.files.user_text import KEEP
+from ekd_tf.files.user_text import without_folders
 
 NOT_GIVEN = "not given"
 # What the model and its figures do not show.
@@ -53,6 +54,8 @@ def make_card(
 ) -> dict:
     """Gathers what whoever deploys the student must know, ready for JSON.
 
+    Paths in it are relative to the card, or names.
+
     Args:
         report, hashes: Of what was exported of `student`; see `file_hashes`.
         facts: Some of `FACTS`. Others are "not given".
@@ -65,6 +68,9 @@ def make_card(
         if found is not None:
             file = _file_of(artefact.kind, artefact.path)
             calibrations[file] = {**dataclasses.asdict(found), "sha256": hashes[file]}
+    metrics = report.to_dict()
+    for paths in (metrics, *metrics["artefacts"]):
+        paths["path"] = os.path.relpath(paths["path"], report.path)
     size = student.input_shape[1]
     scale = size / TEMPLATE_SIZE
     return {
@@ -86,8 +92,8 @@ def make_card(
         },
         "parameters": student.count_params(),
         "calibration": calibrations,
-        **{name: facts.get(name) or NOT_GIVEN for name in FACTS},
-        "metrics": report.to_dict(),
+        **{name: without_folders(str(facts.get(name) or NOT_GIVEN)) for name in FACTS},
+        "metrics": metrics,
         "files": hashes,
         "versions": installed_versions(_PACKAGES),
     }

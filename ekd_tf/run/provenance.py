@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pathlib
 import platform
@@ -13,6 +14,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from ekd_tf.export.card import installed_versions
+from ekd_tf.files.rows import read_note
+from ekd_tf.run.config import CACHE
 from ekd_tf.version import __version__
 
 _PACKAGES = ("ekd-tf", "tensorflow", "keras", "numpy", "absl-py", "tensorboard")
@@ -39,10 +42,24 @@ def provenance_of_run(flags: Mapping[str, Any] | None, *program: str) -> dict[st
     flags = flags or {}
     return {
         "training_data": flags.get("data"),
-        "teacher": flags.get("teacher"),
+        "teacher": _named(flags.get("teacher")),
         "method": flags.get("distill") or flags.get("head"),
         **provenance(*program),
     }
+
+
+def _named(teacher):
+    """Names a cache by its folder and the model that it has the embeddings of."""
+    if not teacher or not teacher.startswith(CACHE):
+        return teacher
+    folder = pathlib.Path(teacher.removeprefix(CACHE)).resolve()
+    notes = [folder / "cache.json", *sorted(folder.glob("shard-*/cache.json"))]
+    note: dict[str, Any] = {}
+    # Another run may have no use for it any more.
+    with contextlib.suppress(ValueError, OSError):
+        note = next(filter(None, map(read_note, notes)), {})
+    of = f" of {note['teacher']}" if "teacher" in note else ""
+    return f"{CACHE}{folder.name}{of}"
 
 
 def package_versions() -> dict[str, str]:

@@ -89,7 +89,7 @@ def test_verify_and_the_tool_without_tensorflow_decide_every_pair_alike(
 
 def test_the_card_of_an_export_has_the_facts_of_the_run(home):
     card = card_of(home / "export" / "student" / "1")
-    assert card["training_data"] == f"folder:{home / 'faces'}"
+    assert card["training_data"] == "folder:faces"
     assert (card["teacher"], card["method"]) == ("none", "arcface")
     assert card["command"].startswith("python -m ekd_tf.export_model --model=")
 
