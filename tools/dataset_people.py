@@ -11,6 +11,7 @@ from ekd_tf.data import Source
 from ekd_tf.embedders import TeacherCache
 from ekd_tf.evaluation.embed import add_views
 from ekd_tf.export.parity import unit
+from ekd_tf.metrics import naming_images
 from ekd_tf.run.progress import begin_line
 
 # Of the halves of one person, how many are less alike than two that are listed.
@@ -40,7 +41,9 @@ class People:
         for first in range(0, len(self._source), _CHUNK):
             numbers = np.arange(first, min(first + _CHUNK, len(self._source)))
             rows = self._cache.rows[self._positions[numbers]][:, : self._cache.plain]
-            yield numbers, add_views(rows.astype(np.float32))
+            with naming_images(self._cache.name, self._source.describe, numbers):
+                units = add_views(rows.astype(np.float32))
+            yield numbers, units
             done(len(numbers))
 
     def sums(self, chosen=None) -> np.ndarray:

@@ -20,7 +20,6 @@ from ekd_tf.evaluation.allpairs import labelled_intervals
 from ekd_tf.evaluation.embed import ONE_IMAGE
 from ekd_tf.evaluation.embed import WITH_MIRROR_IMAGE
 from ekd_tf.evaluation.embed import SourceEmbedder
-from ekd_tf.evaluation.embed import add_views
 from ekd_tf.evaluation.verification import MIN_NEGATIVES
 from ekd_tf.evaluation.verification import check_drawable
 from ekd_tf.files.atomic import write_text
@@ -103,7 +102,7 @@ def calibrate(
     if flip and not embedder.flip:
         raise ValueError("`flip` needs an embedder of mirror images. Received: without")
     views = embedder.views(source)
-    rows = add_views(views if flip else views[:, :1])
+    rows = embedder.unit(views if flip else views[:, :1], source)
     blocks = PairBlocks(rows, source.labels, progress=embedder.progress)
     roc = metrics.streamed_roc(blocks.scores, [fpr])
     (point,) = roc.points([fpr])
@@ -156,7 +155,8 @@ def is_of_one_model(
     if rows.shape != others.shape:
         return False
     # Quantised, 0.99 at the least; of two trainings of one network, about 0.
-    cosines = np.sum(add_views(rows) * add_views(others), axis=1)
+    units = model.unit(rows, source), other.unit(others, source)
+    cosines = np.sum(units[0] * units[1], axis=1)
     return bool(np.mean(cosines) > 0.9)
 
 

@@ -84,11 +84,11 @@ class Record:
         that fails costs no step.
         """
         config, parts, model = self.config, self.parts, self.parts.model
-        models: list[Callable] = [
-            lambda batch: model.backbone(batch["image"], training=False)
-        ]
+        models: dict[str, Callable] = {
+            "student": lambda batch: model.backbone(batch["image"], training=False)
+        }
         if parts.teacher is not None:
-            models.append(model.teacher_rows)  # type: ignore[attr-defined]
+            models["teacher"] = model.teacher_rows  # type: ignore[attr-defined]
         made = [
             # First, so that what the others do is in no trace.
             hooks.ProfileHook(
