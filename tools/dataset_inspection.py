@@ -100,9 +100,10 @@ def _duplicates(source, digests, good):
 
 def _few_images(source, good, min_images):
     counts = np.bincount(source.labels[good], minlength=source.num_identities)
+    names = source.identity_names()
     for index in np.flatnonzero(counts[source.labels] < min_images):
         label = source.labels[index]
-        detail = f"identity {label} has {counts[label]} of {min_images} images"
+        detail = f"identity {names[label]} has {counts[label]} of {min_images} images"
         yield Finding(int(index), "few images", detail)
 
 

@@ -86,7 +86,7 @@ def find_overlap(source: Source, cache: TeacherCache):
                 )
             for i, j in np.argwhere(alike).tolist():
                 pairs.append((float(cosines[i, j]), first + i, other + j))
-    findings, listed = [], set()
+    findings, listed, names = [], set(), source.identity_names()
     images = np.split(
         np.argsort(source.labels, kind="stable"), np.cumsum(people.counts)[:-1]
     )
@@ -97,6 +97,7 @@ def find_overlap(source: Source, cache: TeacherCache):
             continue
         listed.add(other)
         detail = f"identity {other} is identity {one}, cosine {cosine:.3f}"
+        detail += f", {names[other]} is {names[one]}" * (source.identities is not None)
         findings += [Finding(int(k), "overlap", detail) for k in images[other]]
     return findings, least
 
@@ -138,9 +139,12 @@ def find_outliers(source: Source, cache: TeacherCache):
     least = float(np.quantile(np.concatenate(strange), 1 - FPR))
     tested = people.counts[source.labels] >= _FEWEST
     suspects = np.flatnonzero(tested & (own < least))
+    names = source.identity_names()
     return [
         Finding(
-            int(k), "outlier", f"cosine {own[k]:.3f} with identity {source.labels[k]}"
+            int(k),
+            "outlier",
+            f"cosine {own[k]:.3f} with identity {names[source.labels[k]]}",
         )
         for k in suspects[np.argsort(own[suspects])]
     ], least
