@@ -67,9 +67,9 @@ class Record:
             for name, value in self.config.to_record().items()
             if name not in FREE and value is not None
         }
-        self._log = MetricsLog(self.workdir.path, settings)
         names = tuple(f"{e.name}/" for e in self.parts.evaluations)
-        self._log.truncate_after(self.start_step, names if self.is_pending else ())
+        again = names if self.is_pending else ()
+        self._log = MetricsLog(self.workdir.path, self.start_step, again, settings)
         return self._log
 
     def hooks(
