@@ -49,7 +49,8 @@ class Record:
     failure: str | None = None
 
     def __post_init__(self) -> None:
-        self._saved_step = self.start_step or None
+        # Step and evaluation of the last checkpoint.
+        self._saved = self.start_step, self.evaluated
         self._log: Any = None
 
     @property
@@ -173,15 +174,14 @@ class Record:
                 return
             self.failure = None
             self.evaluated = step.number
-            self._saved_step = None
             self._save(step.number)
 
         return evaluate
 
     def _save(self, number):
-        if number == self._saved_step:
+        if self._saved == (number, self.evaluated):
             return
         self._log.flush()
         metadata = {"evaluated": self.evaluated}
         self.store.save(number, self.parts.model.state(), metadata)
-        self._saved_step = number
+        self._saved = number, self.evaluated
