@@ -52,7 +52,14 @@ setup(
         "hf": ["datasets"],
         "litert": ["ai-edge-litert"],
         "align": ["mtcnn>=1.0"],
-        "test": ["pytest>=8", "pytest-xdist>=3.7", "scikit-learn", "scipy", "ruff", "mypy"],
+        "test": [
+            "pytest>=8",
+            "pytest-xdist>=3.7",
+            "scikit-learn",
+            "scipy",
+            "ruff",
+            "mypy",
+        ],
         # With Debian's chromium and chromium-driver.
         "test-browser": ["selenium>=4.11"],
     },

@@ -6,6 +6,8 @@ import re
 from pictures import Files
 from toys import unit
 
+from ekd_tf.evaluation.embed import add_views
+
 HOSTILE = "</script><img src=x onerror='window.hacked = 1'><!-- "
 
 
@@ -33,6 +35,9 @@ class Fixed:
 
     def views(self, source):
         return self.rows[:, None]
+
+    def unit(self, views, source):
+        return add_views(views)
 
 
 def data_of(path):

@@ -153,6 +153,7 @@ def align_photo(name, settings, points):
     from ekd_tf.data.image_pixels import read_image
     from ekd_tf.files.atomic import write_aside
     from ekd_tf.files.positioned import read_file
+    from ekd_tf.files.positioned import reason_of
 
     if points is not None and not len(points):
         return "no points in --landmarks"
@@ -173,7 +174,7 @@ def align_photo(name, settings, points):
         aligned = Image.fromarray(align(image, face.points, settings.size))
     # Pillow's parsers raise nearly anything on damaged files; the reason is listed.
     except Exception as error:
-        return f"{type(error).__name__}: {error}"
+        return f"{type(error).__name__}: {reason_of(error)}"
     path = output_path(name, settings.output)
     options = {"format": "JPEG", "quality": settings.quality, "subsampling": 0}
     try:

@@ -215,7 +215,7 @@ def convert(source, to, out, shard_size=10_000, drop=None, merge=None):
     of_source = source.labels
     if merge:
         of_source = merged_labels(of_source, read_list(merge, source))
-    labels, _ = number_identities(of_source[kept])
+    labels, people = number_identities(of_source[kept])
     if to == "recordio":
         order = np.argsort(labels, kind="stable")
         kept, labels = kept[order], labels[order]
@@ -230,7 +230,8 @@ def convert(source, to, out, shard_size=10_000, drop=None, merge=None):
     }
     with open_partial(partial, plan):
         if to == "recordio":
-            writer = RecordIOWriter(partial, labels)
+            names = source.identity_names()
+            writer = RecordIOWriter(partial, labels, [names[k] for k in people])
         else:
             kind = TFRecordWriter if to == "tfrecord" else WebDatasetWriter
             writer = kind(partial, labels, shard_size)

@@ -14,6 +14,7 @@ from ekd_tf.data.image_pixels import open_image
 from ekd_tf.data.image_pixels import orientation
 from ekd_tf.data.source import Source
 from ekd_tf.files.atomic import write_text
+from ekd_tf.files.positioned import reason_of
 from ekd_tf.files.user_text import one_line
 from ekd_tf.files.user_text import open_text
 
@@ -74,7 +75,7 @@ def _look(source, index):
         (data,) = source.read([index])
     except (OSError, ValueError) as error:
         # The list has the place in a column of its own.
-        return (*nothing, str(error).removeprefix(f"{source.describe(index)}: "))
+        return (*nothing, reason_of(error).removeprefix(f"{source.describe(index)}: "))
     reason = decodable(data)
     if reason:
         return (*nothing, reason)
@@ -99,9 +100,10 @@ def _duplicates(source, digests, good):
 
 def _few_images(source, good, min_images):
     counts = np.bincount(source.labels[good], minlength=source.num_identities)
+    names = source.identity_names()
     for index in np.flatnonzero(counts[source.labels] < min_images):
         label = source.labels[index]
-        detail = f"identity {label} has {counts[label]} of {min_images} images"
+        detail = f"identity {names[label]} has {counts[label]} of {min_images} images"
         yield Finding(int(index), "few images", detail)
 
 

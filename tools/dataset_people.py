@@ -11,6 +11,7 @@ from ekd_tf.data import Source
 from ekd_tf.embedders import TeacherCache
 from ekd_tf.evaluation.embed import add_views
 from ekd_tf.export.parity import unit
+from ekd_tf.metrics import naming_images
 from ekd_tf.run.progress import begin_line
 
 # Of the halves of one person, how many are less alike than two that are listed.
@@ -40,7 +41,9 @@ class People:
         for first in range(0, len(self._source), _CHUNK):
             numbers = np.arange(first, min(first + _CHUNK, len(self._source)))
             rows = self._cache.rows[self._positions[numbers]][:, : self._cache.plain]
-            yield numbers, add_views(rows.astype(np.float32))
+            with naming_images(self._cache.name, self._source.describe, numbers):
+                units = add_views(rows.astype(np.float32))
+            yield numbers, units
             done(len(numbers))
 
     def sums(self, chosen=None) -> np.ndarray:
@@ -83,7 +86,7 @@ def find_overlap(source: Source, cache: TeacherCache):
                 )
             for i, j in np.argwhere(alike).tolist():
                 pairs.append((float(cosines[i, j]), first + i, other + j))
-    findings, listed = [], set()
+    findings, listed, names = [], set(), source.identity_names()
     images = np.split(
         np.argsort(source.labels, kind="stable"), np.cumsum(people.counts)[:-1]
     )
@@ -94,6 +97,7 @@ def find_overlap(source: Source, cache: TeacherCache):
             continue
         listed.add(other)
         detail = f"identity {other} is identity {one}, cosine {cosine:.3f}"
+        detail += f", {names[other]} is {names[one]}" * (source.identities is not None)
         findings += [Finding(int(k), "overlap", detail) for k in images[other]]
     return findings, least
 
@@ -135,9 +139,12 @@ def find_outliers(source: Source, cache: TeacherCache):
     least = float(np.quantile(np.concatenate(strange), 1 - FPR))
     tested = people.counts[source.labels] >= _FEWEST
     suspects = np.flatnonzero(tested & (own < least))
+    names = source.identity_names()
     return [
         Finding(
-            int(k), "outlier", f"cosine {own[k]:.3f} with identity {source.labels[k]}"
+            int(k),
+            "outlier",
+            f"cosine {own[k]:.3f} with identity {names[source.labels[k]]}",
         )
         for k in suspects[np.argsort(own[suspects])]
     ], least

@@ -19,6 +19,7 @@ from ekd_tf.data.sources.recordio import LAST
 from ekd_tf.data.sources.recordio import LENGTH_BITS
 from ekd_tf.data.sources.recordio import MAGIC
 from ekd_tf.data.sources.recordio import MIDDLE
+from ekd_tf.data.sources.recordio import NAMES_SUFFIX
 from ekd_tf.data.sources.recordio import PART
 from ekd_tf.data.sources.recordio import WHOLE
 from ekd_tf.data.sources.recordio import read_record
@@ -67,21 +68,23 @@ class RecordIOWriter:
     """Writes `train.rec`, `train.idx` and `property` as insightface lays them out.
 
     Images are keys 1..N grouped by identity; then follow one record per identity with
-    its range of keys, and key 0 with the range of those. An interrupted try is
-    continued: its last records that are not listed yet are cut off.
+    its range of keys, and key 0 with the range of those. `train.names.json`, which
+    other readers pass over, has the names of the identities that have any. An
+    interrupted try is continued: its last records that are not listed yet are cut off.
 
     Args:
         root: The folder, which exists and holds nothing or an earlier try.
         labels: int array `(n,)` of all images in the order they will be added, values
             0..C-1, never falling.
+        names: What each identity is called, by label; empty for numbers.
 
     Attributes:
         count: Images written so far, those of an earlier try included.
     """
 
-    def __init__(self, root, labels):
+    def __init__(self, root, labels, names=()):
         self._root = pathlib.Path(root)
-        self._labels = labels
+        self._labels, self._names = labels, names
         rec, idx = self._root / "train.rec", self._root / "train.idx"
         self.count, end = _resume(rec, idx, len(labels))
         self._rec = open(rec, "ab")
@@ -123,6 +126,9 @@ class RecordIOWriter:
         self._sync()
         text = f"{len(starts)},{image_size[0]},{image_size[1]}"
         write_text(self._root / "property", text)
+        if self._names and self._names != [*map(str, range(len(starts)))]:
+            text = json.dumps(self._names, indent=0)
+            write_text(self._root / f"train{NAMES_SUFFIX}", text)
         self.close()
 
     def close(self) -> None:

@@ -168,7 +168,9 @@ def main():
     try:
         student = Student(arguments.model, arguments.num_threads)
         faces = [student.read(path) for path in arguments.images]
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        sys.exit(f"run_tflite.py: {error.filename}: {error.strerror}")
+    except ValueError as error:
         sys.exit(f"run_tflite.py: {error}")
     if len(faces) == 1 and not output:
         sys.exit("run_tflite.py: give two images to compare, or --output=FILE.npy")
@@ -177,7 +179,9 @@ def main():
         try:
             np.save(output, embeddings)
         except OSError as error:
-            sys.exit(f"run_tflite.py: --output={output} cannot be written: {error}")
+            sys.exit(
+                f"run_tflite.py: --output={output} cannot be written: {error.strerror}"
+            )
     named = list(zip(arguments.images, embeddings))
     for (a, left), (b, right) in itertools.combinations(named, 2):
         cosine, decision = float(left @ right), ""

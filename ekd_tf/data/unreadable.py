@@ -7,6 +7,8 @@ from collections.abc import Iterable
 
 from absl import logging
 
+from ekd_tf.files.positioned import reason_of
+
 _NAMED = 20
 
 
@@ -66,4 +68,5 @@ def explain(error: Exception, way_out: str) -> str:
     """Returns the words of an error, with the way out where images are unreadable."""
     if isinstance(error, UnreadableError):
         return error.explained(way_out)
-    return str(error)
+    path = getattr(error, "filename", None)
+    return reason_of(error) if path is None else f"{path}: {reason_of(error)}"

@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from ekd_tf import checks
+from ekd_tf import metrics
 from ekd_tf.data import Augmentation
 from ekd_tf.data import DrawnViews
 from ekd_tf.data import Source
@@ -32,7 +33,6 @@ from ekd_tf.files.outputs import make_folder
 from ekd_tf.files.rows import JoinedRows
 from ekd_tf.files.rows import RowFile
 from ekd_tf.files.rows import read_note
-from ekd_tf.metrics import normalize_rows
 
 _ROWS = "embeddings.bin"
 _WRITING, _FINISHED = "writing.json", "cache.json"
@@ -235,27 +235,26 @@ class CacheWriter:
 
     def _complete(self, compute):
         file = _row_file(self.folder, _WRITING, self._note)
-        start = self.images.start
-        file.fill(lambda done: self._stored(start + done, compute(start + done)))
+        file.fill(lambda done: self._stored(compute, self.images.start + done))
         note = read_note(self.folder / _WRITING)
         note["checksums"] = {_ROWS: _checksum(self.folder / _ROWS)}
         write_text(self.folder / _FINISHED, json.dumps(note, indent=2) + "\n")
         (self.folder / _WRITING).unlink()
 
-    def _stored(self, first, batches):
-        for rows in batches:
+    def _stored(self, compute, first):
+        for rows in compute(first):
             with np.errstate(over="ignore"):
                 stored = rows.astype(self._note["dtype"])
             lost = (stored == 0).all(axis=2) & (rows != 0).any(axis=2)
             bad = lost | ~np.isfinite(stored).all(axis=2)
             bad = np.flatnonzero(bad.any(axis=1))
             if bad.size:
-                reason, largest = "is not finite", np.abs(rows[bad[0]]).max()
+                complaint, largest = "are not finite", np.abs(rows[bad[0]]).max()
                 if np.isfinite(largest):
-                    reason = f"does not fit float16 (largest entry {largest:g}): "
-                    reason += "use --dtype=float32 and another --output"
-                number = first + int(bad[0])
-                raise ValueError(f"The teacher's embedding of image {number} {reason}")
+                    complaint = f"do not fit float16 (largest entry {largest:g}; use "
+                    complaint += "--dtype=float32 and another --output)"
+                text = f"Embeddings {complaint}, the first of image {first + bad[0]}"
+                raise metrics.UnusableRows(text, first + bad, complaint)
             yield stored
             first += len(rows)
 
@@ -267,7 +266,7 @@ class TeacherCache:
     together, is a `ValueError` with the command that mends it.
 
     Attributes:
-        note: Dict, `cache.json`.
+        note, name: Dict, `cache.json`; and the teacher and the cache, for messages.
         fingerprint, input_size, embedding_dim: As of the teacher, a `FrozenEmbedder`.
         rows: `(images, views + drawn views, dim)`, read-only, or `JoinedRows`.
         plain: How many of the views are not drawn: image and perhaps mirror image.
@@ -297,6 +296,7 @@ class TeacherCache:
         for part, note in zip(folders, notes):
             _check_bytes(part, note, self.folder, name)
         self.note = notes[0]
+        self.name = f"{self.note['teacher']} in cache:{folder}"
         self.fingerprint = self.note["teacher_fingerprint"]
         self.input_size = self.note["input_size"]
         parts = [_map_rows(part, note) for part, note in zip(folders, notes)]
@@ -370,8 +370,9 @@ class TeacherCache:
         for first in range(0, count, step):
             chunk = self.rows[first : first + step].astype(np.float32)
             units = np.zeros((len(chunk), dim))
-            for view in range(self.plain):
-                units += normalize_rows(chunk[:, view], first_row=first)
+            with metrics.naming_images(self.name, whole.describe):
+                for view in range(self.plain):
+                    units += metrics.normalize_rows(chunk[:, view], first_row=first)
             labels = whole.labels[first : first + step]
             order = np.argsort(labels, kind="stable")
             present, starts = np.unique(labels[order], return_index=True)

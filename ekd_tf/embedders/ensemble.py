@@ -13,6 +13,7 @@ from absl import logging
 from ekd_tf.data import SyntheticFaces
 from ekd_tf.data import evaluation_batches
 from ekd_tf.embedders.frozen import FrozenEmbedder
+from ekd_tf.metrics import naming_images
 from ekd_tf.metrics import normalize_rows
 from ekd_tf.ops.numerics import l2_normalize
 
@@ -55,7 +56,10 @@ class EnsembleEmbedder(FrozenEmbedder):
             if self._averaged:
                 return tf.add_n(units) / count
             return tf.concat(units, axis=1) / count**0.5
-        units = [normalize_rows(np.asarray(model(images))) for model in self._models]
+        units = []
+        for model in self._models:
+            with naming_images(model.name, lambda _: "of the batch"):
+                units.append(normalize_rows(np.asarray(model(images))))
         if self._averaged:
             return np.mean(units, axis=0)
         return np.concatenate(units, axis=1) / np.float32(count**0.5)

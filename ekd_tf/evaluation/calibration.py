@@ -20,11 +20,12 @@ from ekd_tf.evaluation.allpairs import labelled_intervals
 from ekd_tf.evaluation.embed import ONE_IMAGE
 from ekd_tf.evaluation.embed import WITH_MIRROR_IMAGE
 from ekd_tf.evaluation.embed import SourceEmbedder
-from ekd_tf.evaluation.embed import add_views
 from ekd_tf.evaluation.verification import MIN_NEGATIVES
 from ekd_tf.evaluation.verification import check_drawable
 from ekd_tf.files.atomic import write_text
 from ekd_tf.files.model_parts import parts_beside
+from ekd_tf.files.positioned import reason_of
+from ekd_tf.files.user_text import without_folders
 from ekd_tf.metrics import format_fpr
 
 CARD_FILE = "card.json"
@@ -103,7 +104,7 @@ def calibrate(
     if flip and not embedder.flip:
         raise ValueError("`flip` needs an embedder of mirror images. Received: without")
     views = embedder.views(source)
-    rows = add_views(views if flip else views[:, :1])
+    rows = embedder.unit(views if flip else views[:, :1], source)
     blocks = PairBlocks(rows, source.labels, progress=embedder.progress)
     roc = metrics.streamed_roc(blocks.scores, [fpr])
     (point,) = roc.points([fpr])
@@ -116,7 +117,8 @@ def calibrate(
         interval=intervals.get(f"threshold_at_fpr_{format_fpr(fpr)}"),
         tpr=point.tpr,
         pairs=roc.num_negative,
-        source=source.name,
+        # For a card, which is handed on.
+        source=without_folders(source.name),
         view=WITH_MIRROR_IMAGE if flip else ONE_IMAGE,
     )
 
@@ -127,7 +129,7 @@ def check_calibration(source: Source, fpr: float) -> None:
     check_drawable(source.labels)
     _, negatives = count_pairs(source.labels)
     if metrics.allowed_negatives(negatives, [fpr])[0] < MIN_NEGATIVES:
-        least = _least_fpr(negatives)
+        least = least_fpr(negatives)
         ask = f"ask for {format_fpr(least)} or more, or " * (least < 1)
         raise ValueError(
             f"`--calibrate_fpr={format_fpr(fpr)}` takes "
@@ -136,8 +138,11 @@ def check_calibration(source: Source, fpr: float) -> None:
         )
 
 
-def _least_fpr(negatives):
-    """Returns the FPR that so many pairs allow, rounded up to two digits."""
+def least_fpr(negatives: int) -> float:
+    """Returns the least FPR that so many negative pairs can be calibrated for.
+
+    It is rounded up to two digits, and 1 or more where they are too few for any.
+    """
     least = MIN_NEGATIVES / negatives
     unit = 10.0 ** (math.floor(math.log10(least)) - 1)
     # Read, not multiplied: the product may lie a bit below what is printed.
@@ -152,7 +157,8 @@ def is_of_one_model(
     if rows.shape != others.shape:
         return False
     # Quantised, 0.99 at the least; of two trainings of one network, about 0.
-    cosines = np.sum(add_views(rows) * add_views(others), axis=1)
+    units = model.unit(rows, source), other.unit(others, source)
+    cosines = np.sum(units[0] * units[1], axis=1)
     return bool(np.mean(cosines) > 0.9)
 
 
@@ -235,7 +241,8 @@ def read_card(path: str | os.PathLike) -> dict:
     try:
         card = json.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError) as error:
-        raise ValueError(f"{path} cannot be read as a model card: {error}") from error
+        reason = reason_of(error)
+        raise ValueError(f"{path} cannot be read as a model card: {reason}") from error
     if not isinstance(card, dict):
         raise ValueError(f"{path} is no model card: it must hold a JSON object")
     return card

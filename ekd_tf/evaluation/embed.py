@@ -20,6 +20,7 @@ from ekd_tf.data import evaluation_batches
 from ekd_tf.data.unreadable import Unreadable
 from ekd_tf.files.outputs import make_folder
 from ekd_tf.files.rows import RowFile
+from ekd_tf.metrics import naming_images
 from ekd_tf.metrics import normalize_rows
 
 # What an embedding is made of. Nothing that is exported adds the mirror image.
@@ -129,17 +130,34 @@ class SourceEmbedder:
         self._kept: dict[str, np.ndarray] = {}
 
     @property
+    def name(self) -> str:
+        """What messages call the model."""
+        return getattr(self.model, "name", "the model")
+
+    @property
     def view(self) -> str:
         """What the embeddings of a call are made of, in words."""
         return WITH_MIRROR_IMAGE if self.flip else ONE_IMAGE
 
     def __call__(self, source: Source) -> np.ndarray:
         """Returns float32 `(n, dim)`, rows of unit length in the source's order."""
-        return add_views(self.views(source))
+        return self.unit(self.views(source), source)
 
     def some(self, source: Source, indices: np.ndarray) -> np.ndarray:
         """Returns float32 `(k, dim)`, unit rows of the images at `indices`."""
-        return self._embedder(self._batches(source, indices))
+        views = self._embedder.views(self._batches(source, indices))
+        return self.unit(np.concatenate(list(views)), source, indices)
+
+    def unit(
+        self, views: np.ndarray, source: Source, indices: np.ndarray | None = None
+    ) -> np.ndarray:
+        """Returns the unit sums of raw embeddings of images, as `add_views`.
+
+        Of all images of the source, or those at `indices`. A `ValueError` names the
+        first whose embedding is not finite or zero.
+        """
+        with naming_images(self.name, source.describe, indices):
+            return add_views(views)
 
     def views(self, source: Source) -> np.ndarray:
         """Returns raw embeddings, float32 `(n, views, dim)`, as `Embedder.views`."""

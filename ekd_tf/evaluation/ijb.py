@@ -95,9 +95,10 @@ class IJBEvaluation:
             views = embedder.views(given.images)
             reports[model], figures[model], document[model] = {}, {}, {}
             for switches in self._switches:
-                rows = metrics.pool_templates(
-                    views, given.template, given.media, given.score, switches
-                )
+                with metrics.naming_images(embedder.name, given.images.describe):
+                    rows = metrics.pool_templates(
+                        views, given.template, given.media, given.score, switches
+                    )
                 roc = self._roc(rows)
                 report = self._report(roc, rows)
                 reports[model][switches] = report

@@ -11,7 +11,6 @@ from ekd_tf.data import PairSet
 from ekd_tf.data import Source
 from ekd_tf.evaluation import verification
 from ekd_tf.evaluation.embed import Models
-from ekd_tf.evaluation.embed import add_views
 from ekd_tf.evaluation.gap import measure_gap
 from ekd_tf.evaluation.plots import contact_sheet
 from ekd_tf.evaluation.plots import plot_roc
@@ -171,7 +170,11 @@ class PairSetEvaluation:
             kinds["plain"] = views[:, :1]
             of_models[name] = {
                 kind: verification.verify_pairs(
-                    add_views(rows), self._same, self.fprs, self.replicates, self.seed
+                    model.unit(rows, self.source),
+                    self._same,
+                    self.fprs,
+                    self.replicates,
+                    self.seed,
                 )
                 for kind, rows in kinds.items()
             }

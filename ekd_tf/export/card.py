@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import pathlib
+from collections.abc import Iterable
 from importlib import metadata
 
 import keras
@@ -23,6 +25,7 @@ from ekd_tf.export.parity import ExportReport
 from ekd_tf.export.parity import artefacts_table
 from ekd_tf.files.model_parts import SAVED_MODEL_FILE
 from ekd_tf.files.user_text import KEEP
+from ekd_tf.files.user_text import without_folders
 
 NOT_GIVEN = "not given"
 # What the model and its figures do not show.
@@ -52,6 +55,8 @@ def make_card(
 ) -> dict:
     """Gathers what whoever deploys the student must know, ready for JSON.
 
+    Paths in it are relative to the card, or names.
+
     Args:
         report, directory: Of what was exported of `student`, and where it lies.
         facts: Some of `FACTS`. Others are "not given".
@@ -65,6 +70,9 @@ def make_card(
             file = _file_of(artefact.kind, artefact.path)
             sha256 = model_hash(directory / file)
             calibrations[file] = {**dataclasses.asdict(found), "sha256": sha256}
+    metrics = report.to_dict()
+    for paths in (metrics, *metrics["artefacts"]):
+        paths["path"] = os.path.relpath(paths["path"], report.path)
     size = student.input_shape[1]
     scale = size / TEMPLATE_SIZE
     return {
@@ -86,10 +94,10 @@ def make_card(
         },
         "parameters": student.count_params(),
         "calibration": calibrations,
-        **{name: facts.get(name) or NOT_GIVEN for name in FACTS},
-        "metrics": report.to_dict(),
+        **{name: without_folders(str(facts.get(name) or NOT_GIVEN)) for name in FACTS},
+        "metrics": metrics,
         "files": file_hashes(directory),
-        "versions": {name: _version(name) for name in _PACKAGES},
+        "versions": installed_versions(_PACKAGES),
     }
 
 
@@ -198,8 +206,10 @@ def _thresholds(card):
     ]
 
 
-def _version(name):
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return "not installed"
+def installed_versions(packages: Iterable[str]) -> dict[str, str]:
+    """Returns the versions of packages, "not installed" of one that is not."""
+    versions = dict.fromkeys(packages, "not installed")
+    for name in versions:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            versions[name] = metadata.version(name)
+    return versions

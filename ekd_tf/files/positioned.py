@@ -18,6 +18,14 @@ def unreadable_file(path: str | os.PathLike, error: OSError) -> ValueError:
     return ValueError(f"cannot read {path}: {error.strerror}. {way_out}")
 
 
+def reason_of(error: Exception) -> str:
+    """Returns the words of an error, of the operating system's without the number.
+
+    The path is then left to the message.
+    """
+    return getattr(error, "strerror", None) or str(error)
+
+
 def open_regular(path: str, flags: int = os.O_RDONLY | os.O_CLOEXEC) -> int:
     """Returns a file's descriptor, as an `opener` of `open` does.
 

@@ -5,11 +5,15 @@ from __future__ import annotations
 import codecs
 import io
 import os
+import pathlib
+import re
 import sys
 
 # How bytes that are no UTF-8 are kept, such as those of file names.
 KEEP = "surrogateescape"
 _UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+# Behind nothing, or behind what stands before a path in flags and commands.
+_FROM_ROOT = re.compile(r"""(?<![^\s:=,+'"(])/(?!/)[^\s:,+'"]+""")
 _BREAKS = str.maketrans({"\n": "\\n", "\r": "\\r", "\t": "\\t"})
 
 
@@ -47,6 +51,20 @@ def printable(text: str) -> str:
 def one_line(text: str) -> str:
     """Returns a path or a reason with escapes for what would break a line or column."""
     return text.translate(_BREAKS)
+
+
+def without_folders(text: str) -> str:
+    """Returns a text with the last part of each path from the root alone.
+
+    For what is handed on: where a file lay is of no use there, and nobody's business. A
+    file's folder stays, since many files have one name.
+    """
+
+    def shortened(match):
+        path = pathlib.PurePosixPath(match[0])
+        return "/".join(path.parts[1:][-2 if path.suffix else -1 :])
+
+    return _FROM_ROOT.sub(shortened, text)
 
 
 def command_line() -> list[str]:

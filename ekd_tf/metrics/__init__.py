@@ -8,6 +8,8 @@ from ekd_tf.metrics.kfold import best_accuracy as best_accuracy
 from ekd_tf.metrics.kfold import folds_of as folds_of
 from ekd_tf.metrics.kfold import kfold_accuracy as kfold_accuracy
 from ekd_tf.metrics.kfold import squared_distances as squared_distances
+from ekd_tf.metrics.normalize import UnusableRows as UnusableRows
+from ekd_tf.metrics.normalize import naming_images as naming_images
 from ekd_tf.metrics.normalize import normalize_rows as normalize_rows
 from ekd_tf.metrics.pooling import ALL_SWITCHES as ALL_SWITCHES
 from ekd_tf.metrics.pooling import pool_templates as pool_templates

@@ -7,6 +7,7 @@ import itertools
 import numpy as np
 
 from ekd_tf.checks import check_choice
+from ekd_tf.metrics.normalize import UnusableRows
 from ekd_tf.metrics.normalize import normalize_rows
 
 # N1 keeps an embedding's norm, N0 normalises it first. D1 multiplies it by the
@@ -68,7 +69,11 @@ def pool_templates(
         rows = _weigh(views[numbers], score[numbers], switches, numbers)
         sums = np.add.reduceat(rows * weight[part, None], begins, axis=0)
         pooled[first : first + len(sums)] += sums.astype(np.float32)
-    return normalize_rows(pooled)
+    try:
+        return normalize_rows(pooled)
+    except UnusableRows as error:
+        # These are no images.
+        raise ValueError(f"Templates, counted from 0: {error}") from error
 
 
 def _weigh(views, score, switches, numbers):
@@ -83,9 +88,11 @@ def _weigh(views, score, switches, numbers):
     norm = np.linalg.norm(raw, axis=1)
     bad = np.flatnonzero(~np.isfinite(norm) | (norm == 0))
     if bad.size:
-        raise ValueError(
+        raise UnusableRows(
             f"Every embedding must be finite and non-zero. Received: {bad.size} that "
-            f"are not, the first of image {numbers[bad[0]]}"
+            f"are not, the first of image {numbers[bad[0]]}",
+            numbers[bad],
+            "are zero or not finite",
         )
     if not keep_norm:
         raw /= norm[:, None]

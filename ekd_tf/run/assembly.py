@@ -14,6 +14,9 @@ from ekd_tf.checks import check_choice
 from ekd_tf.checks import check_range
 from ekd_tf.data.readable import first_image_size
 from ekd_tf.data.unreadable import Unreadable
+from ekd_tf.evaluation import format_fpr
+from ekd_tf.evaluation.allpairs import count_pairs
+from ekd_tf.evaluation.calibration import least_fpr
 from ekd_tf.heads import default_scale
 from ekd_tf.run import factory
 from ekd_tf.run.config import MOST_WARMUP_STEPS
@@ -257,6 +260,16 @@ def plan(
     if size not in (None, (side, side)):
         resized = f", {size[0]}x{size[1]} resized to {side} px"
     of_heldout = "none: give --heldout_data or --holdout_identities to evaluate"
+    measures = []
+    if parts.heldout is not None:
+        of_heldout = of(parts.heldout)
+        _, negatives = count_pairs(parts.heldout.labels)
+        least = least_fpr(negatives)
+        fprs = f"FPR {format_fpr(least)} and above" if least < 1 else "no FPR"
+        measures.append(
+            f"measures  {fprs}: those held out make {negatives:,} pairs of different "
+            "people; more people allow lower ones"
+        )
     of_teacher, distill = "none", ""
     if teacher is not None:
         of_teacher = (
@@ -281,7 +294,8 @@ def plan(
         evaluates = [f"evaluate  {names}; {when}"]
     return [
         f"train     {of(parts.train)}{resized}",
-        f"held out  {of(parts.heldout) if parts.heldout is not None else of_heldout}",
+        f"held out  {of_heldout}",
+        *measures,
         f"student   {config.model}, {side} px, "
         f"{parts.model.backbone.count_params():,} parameters, {config.precision}"
         + (f", from {config.init}" if config.init else ""),

@@ -275,7 +275,12 @@ class TrainConfig:
         needs=REPLICAS,
     )
 
-    log_every: int = setting(20, "Steps between lines of metrics.", low=1, free=True)
+    log_every: int = setting(
+        20,
+        "Steps between lines of metrics; the first and the last step have one, too.",
+        low=1,
+        free=True,
+    )
     profile_steps: str | None = setting(
         None,
         "FIRST:LAST, steps counted from 1: writes a trace of what the machine does in "

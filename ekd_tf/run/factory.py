@@ -14,6 +14,7 @@ from ekd_tf import checks
 from ekd_tf import data
 from ekd_tf.data.unreadable import Unreadable
 from ekd_tf.files.positioned import open_regular
+from ekd_tf.files.positioned import reason_of
 from ekd_tf.heads import HEADS
 from ekd_tf.heads import MarginHead
 from ekd_tf.losses import LOSSES
@@ -251,7 +252,7 @@ def load_centres(path: str, num_identities: int, teacher_dim: int) -> np.ndarray
             centres = np.load(file, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
         raise ValueError(
-            f"`--teacher_centres={path}` cannot be read: {error}"
+            f"`--teacher_centres={path}` cannot be read: {reason_of(error)}"
         ) from None
     shape = getattr(centres, "shape", "several arrays")
     dtype = getattr(centres, "dtype", np.dtype("float32"))

@@ -9,7 +9,7 @@ import os
 import pathlib
 import re
 from collections.abc import Callable
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -63,14 +63,15 @@ class UpdateGuard(LateHook):
     that is skipped at the smallest loss scale, where it is dynamic, ends the run at
     once. Images of the bad batches are named in `reports`/bad_steps.txt.
 
-    `models` are functions of a batch to embeddings, to find the images at fault, and
-    `local_values` one of a value of the batch to the tensors of this process.
+    `models` are functions of a batch to embeddings by what messages call the model, to
+    find the images at fault, and `local_values` one of a value of the batch to the
+    tensors of this process.
     """
 
     max_bad_steps: int
     dynamic_scaling: bool
     source: Source
-    models: Sequence[Callable]
+    models: Mapping[str, Callable]
     reports: pathlib.Path
     local_values: Callable = lambda value: (value,)
 
@@ -109,25 +110,28 @@ class UpdateGuard(LateHook):
         path = self.reports / "bad_steps.txt"
         path.write_text("".join(rows), encoding="utf-8", errors=KEEP)
         ids = self._image_ids[step.number]
-        at_fault = ids[~self._finite_rows(step.batch)]
+        finite = self._finite_rows(step.batch)
+        at_fault = ids[~np.all([*finite.values()], axis=0)]
         if len(at_fault) == 0:
             return f"No image is at fault alone; the batches are in {path}."
         names = [self.source.describe(int(i)) for i in at_fault[:_NAMED]]
         if len(at_fault) > _NAMED:
             names.append(f"and {len(at_fault) - _NAMED} more")
+        givers = [name for name, rows in finite.items() if not rows.all()]
         return (
             f"{len(at_fault)} of the last batch's {len(ids)} images have no finite "
-            f"embedding: {', '.join(names)}. All batches are in {path}."
+            f"embedding by the {' and the '.join(givers)}: {', '.join(names)}. All "
+            f"batches are in {path}."
         )
 
     def _finite_rows(self, batch):
-        finite = []
+        """Returns which rows of a batch are finite, by model."""
         columns = [self.local_values(values) for values in batch.values()]
-        for parts in zip(*columns):
-            part = dict(zip(batch, parts))
-            rows = [np.isfinite(np.asarray(embed(part))) for embed in self.models]
-            finite.append(np.concatenate(rows, axis=1).all(axis=1))
-        return np.concatenate(finite)
+        parts = [dict(zip(batch, values)) for values in zip(*columns)]
+        return {
+            name: np.isfinite(np.concatenate([embed(part) for part in parts])).all(1)
+            for name, embed in self.models.items()
+        }
 
 
 @dataclasses.dataclass(eq=False)

@@ -38,23 +38,42 @@ class MetricsLog:
 
     One JSON object per line, `{"step": 20, "loss/ekd/positive": 0.5}`, with null for
     what is not finite. A killed process loses none; a line it has cut in two is dropped
-    when the log is opened again. `settings` are for TensorBoard's HPARAMS page.
+    when the log is opened again.
+
+    Args:
+        workdir: Folder of the run.
+        step: What was logged after it is dropped, to resume from there.
+        again: Names begin as one of these, such as "heldout/", of what will be logged
+            again and is dropped at `step` itself too.
+        settings: For TensorBoard's HPARAMS page.
     """
 
     def __init__(
-        self, workdir: str | os.PathLike, settings: dict[str, Any] | None = None
+        self,
+        workdir: str | os.PathLike,
+        step: int = 0,
+        again: tuple[str, ...] = (),
+        settings: dict[str, Any] | None = None,
     ):
         self.folder = pathlib.Path(workdir)
         self.path = self.folder / "metrics.jsonl"
         self._settings = settings
-        self._writer: Any = None
-        # Of the metrics since the writer was made.
+        # Of the metrics since the log was opened.
         self._names: set[str] = set()
-        content = self.path.read_bytes() if self.path.exists() else b""
-        whole = content[: content.rfind(b"\n") + 1]
-        if len(whole) < len(content):
-            write_aside(self.path, lambda file: file.write(whole))
-        self._file = self._open()
+        if self.path.exists():
+            lines = enumerate(self.path.read_bytes().splitlines(True), 1)
+            kept = [line for n, line in lines if self._is_kept(line, n, step, again)]
+            write_aside(self.path, lambda file: file.writelines(kept))
+        # TensorBoard reads files in the order of their names, which begin with the
+        # time: numbered, they stand before what is to come, whatever the clock says.
+        paths = sorted(self.folder.glob("events.out.tfevents.*"))
+        for number, path in enumerate(paths):
+            _truncate_events(path, step, again)
+            path.rename(path.with_name(f"events.out.tfevents.{number:010d}.resumed"))
+        # Without a buffer, which on a full disk would fail once more when closed.
+        self._file = open(self.path, "ab", buffering=0)
+        with naming_tensorboard(self.folder):
+            self._writer = tf.summary.create_file_writer(str(self.folder))
 
     def write(self, step: int, scalars: dict[str, Any]) -> None:
         """Appends one line and one TensorBoard point per scalar, name -> number."""
@@ -89,60 +108,31 @@ class MetricsLog:
         with naming(self.path):
             os.fsync(self._file.fileno())
 
-    def truncate_after(self, step: int, without: tuple[str, ...] = ()) -> None:
-        """Drops everything logged after `step`, to resume from there.
-
-        What begins as one of `without`, such as "heldout/", will be logged again and is
-        dropped at `step` itself too.
-        """
-        self.close()
-        lines = enumerate(self.path.read_bytes().splitlines(True), 1)
-        kept = [line for n, line in lines if self._is_kept(line, n, step, without)]
-        write_aside(self.path, lambda file: file.writelines(kept))
-        # TensorBoard reads files in the order of their names, which begin with the
-        # time: numbered, they stand before what is to come, whatever the clock says.
-        paths = sorted(self.folder.glob("events.out.tfevents.*"))
-        for number, path in enumerate(paths):
-            _truncate_events(path, step, without)
-            path.rename(path.with_name(f"events.out.tfevents.{number:010d}.resumed"))
-        self._file = self._open()
-
     def close(self) -> None:
-        """Flushes and closes both files; `truncate_after` opens them again."""
-        if not self._file.closed:
-            with self._file:
-                self.flush()
-        if self._writer is not None:
-            writer, self._writer = self._writer, None
-            # The first points may be truncated.
-            self._names.clear()
-            with naming_tensorboard(self.folder):
-                writer.close()
+        """Flushes and closes both files."""
+        with self._file:
+            self.flush()
+        with naming_tensorboard(self.folder):
+            self._writer.close()
 
     def _point(self, name, value):
         tag, description = tensorboard_tag(name)
         # TensorBoard keeps the one of the first point.
         return scalar_pb(tag, value, None if name in self._names else description)
 
-    def _open(self):
-        # Without a buffer, which on a full disk would fail once more when closed.
-        return open(self.path, "ab", buffering=0)
-
     @contextlib.contextmanager
     def _points(self, step):
-        with naming_tensorboard(self.folder):
-            # Made at the first point: a file started earlier would be cut by
-            # `truncate_after` while it is open.
-            if self._writer is None:
-                self._writer = tf.summary.create_file_writer(str(self.folder))
-            # Leaving the context flushes the events.
-            with self._writer.as_default(step=int(step)):
-                yield
+        # Leaving the inner context flushes the events.
+        with naming_tensorboard(self.folder), self._writer.as_default(step=int(step)):
+            yield
 
-    def _is_kept(self, line, number, step, without):
+    def _is_kept(self, line, number, step, again):
+        # A kill has cut it in two.
+        if not line.endswith(b"\n"):
+            return False
         try:
             values = json.loads(line)
-            return _is_before(values["step"], values, step, without)
+            return _is_before(values["step"], values, step, again)
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(
                 f"Line {number} of {self.path} is not a JSON object with a step: "
@@ -170,12 +160,12 @@ def draw_teacher(
     writer.close()
 
 
-def _is_before(at, names, step, without):
+def _is_before(at, names, step, again):
     """Whether what was logged at a step stays when a run resumes from `step`."""
-    return at < step or at == step and not any(n.startswith(without) for n in names)
+    return at < step or at == step and not any(n.startswith(again) for n in names)
 
 
-def _truncate_events(path, step, without):
+def _truncate_events(path, step, again):
     """Rewrites a TensorBoard file without points after `step` and without damage."""
     # TensorBoard takes any name with "tfevents" in it for a file of its own.
     aside = path.with_name("rewritten.tmp")
@@ -185,6 +175,6 @@ def _truncate_events(path, step, without):
             event = tf.compat.v1.Event.FromString(record)
             # Names as metrics have them, without the group.
             names = [re.sub(r"^\d [^/]+/", "", v.tag) for v in event.summary.value]
-            if _is_before(event.step, names, step, without):
+            if _is_before(event.step, names, step, again):
                 writer.write(record)
     os.replace(aside, path)

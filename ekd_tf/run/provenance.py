@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pathlib
 import platform
@@ -10,9 +11,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
-from importlib import metadata
 from typing import Any
 
+from ekd_tf.export.card import installed_versions
+from ekd_tf.files.rows import read_note
+from ekd_tf.run.config import CACHE
 from ekd_tf.version import __version__
 
 _PACKAGES = ("ekd-tf", "tensorflow", "keras", "numpy", "absl-py", "tensorboard")
@@ -39,21 +42,29 @@ def provenance_of_run(flags: Mapping[str, Any] | None, *program: str) -> dict[st
     flags = flags or {}
     return {
         "training_data": flags.get("data"),
-        "teacher": flags.get("teacher"),
+        "teacher": _named(flags.get("teacher")),
         "method": flags.get("distill") or flags.get("head"),
         **provenance(*program),
     }
 
 
+def _named(teacher):
+    """Names a cache by its folder and the model that it has the embeddings of."""
+    if not teacher or not teacher.startswith(CACHE):
+        return teacher
+    folder = pathlib.Path(teacher.removeprefix(CACHE)).resolve()
+    notes = [folder / "cache.json", *sorted(folder.glob("shard-*/cache.json"))]
+    note: dict[str, Any] = {}
+    # Another run may have no use for it any more.
+    with contextlib.suppress(ValueError, OSError):
+        note = next(filter(None, map(read_note, notes)), {})
+    of = f" of {note['teacher']}" if "teacher" in note else ""
+    return f"{CACHE}{folder.name}{of}"
+
+
 def package_versions() -> dict[str, str]:
     """Returns the versions a run's numbers depend on."""
-    versions = {"python": platform.python_version()}
-    for name in _PACKAGES:
-        try:
-            versions[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            versions[name] = "not installed"
-    return versions
+    return {"python": platform.python_version(), **installed_versions(_PACKAGES)}
 
 
 def package_commit() -> str | None:

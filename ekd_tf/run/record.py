@@ -9,6 +9,7 @@ from typing import Any
 import tensorflow as tf
 from absl import logging
 
+from ekd_tf.data.unreadable import explain
 from ekd_tf.evaluation import Models
 from ekd_tf.evaluation import SourceEmbedder
 from ekd_tf.run import hooks
@@ -48,7 +49,8 @@ class Record:
     failure: str | None = None
 
     def __post_init__(self) -> None:
-        self._saved_step = self.start_step or None
+        # Step and evaluation of the last checkpoint.
+        self._saved = self.start_step, self.evaluated
         self._log: Any = None
 
     @property
@@ -66,9 +68,9 @@ class Record:
             for name, value in self.config.to_record().items()
             if name not in FREE and value is not None
         }
-        self._log = MetricsLog(self.workdir.path, settings)
         names = tuple(f"{e.name}/" for e in self.parts.evaluations)
-        self._log.truncate_after(self.start_step, names if self.is_pending else ())
+        again = names if self.is_pending else ()
+        self._log = MetricsLog(self.workdir.path, self.start_step, again, settings)
         return self._log
 
     def hooks(
@@ -83,11 +85,11 @@ class Record:
         that fails costs no step.
         """
         config, parts, model = self.config, self.parts, self.parts.model
-        models: list[Callable] = [
-            lambda batch: model.backbone(batch["image"], training=False)
-        ]
+        models: dict[str, Callable] = {
+            "student": lambda batch: model.backbone(batch["image"], training=False)
+        }
         if parts.teacher is not None:
-            models.append(model.teacher_rows)  # type: ignore[attr-defined]
+            models["teacher"] = model.teacher_rows  # type: ignore[attr-defined]
         made = [
             # First, so that what the others do is in no trace.
             hooks.ProfileHook(
@@ -118,7 +120,8 @@ class Record:
             self._save(step.number)
 
         made += [
-            Every(config.log_every, write),
+            # Without the first a short run would be a point in its charts.
+            Every(config.log_every, write, first=True),
             Every(config.checkpoint_every, save),
         ]
         if parts.evaluations:
@@ -163,22 +166,22 @@ class Record:
                 report(step.number)
             # Whatever is wrong with a report, the steps go on: they cost more.
             except Exception as error:
-                self.failure = f"The evaluation at step {step.number} failed: {error}"
+                reason = explain(error, way_out="")
+                self.failure = f"The evaluation at step {step.number} failed: {reason}"
                 # The words of these say enough without a traceback.
                 plain = isinstance(error, (OSError, ValueError))
                 logging.error("%s", self.failure, exc_info=not plain)
                 return
             self.failure = None
             self.evaluated = step.number
-            self._saved_step = None
             self._save(step.number)
 
         return evaluate
 
     def _save(self, number):
-        if number == self._saved_step:
+        if self._saved == (number, self.evaluated):
             return
         self._log.flush()
         metadata = {"evaluated": self.evaluated}
         self.store.save(number, self.parts.model.state(), metadata)
-        self._saved_step = number
+        self._saved = number, self.evaluated

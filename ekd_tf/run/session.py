@@ -6,7 +6,6 @@ import contextlib
 import errno
 import json
 import os
-import sys
 import tempfile
 
 import keras
@@ -31,7 +30,6 @@ from ekd_tf.run.interruption import Interrupted
 from ekd_tf.run.interruption import Termination
 from ekd_tf.run.progress import ProgressLine
 from ekd_tf.run.progress import begin_line
-from ekd_tf.run.provenance import package_versions
 from ekd_tf.run.provenance import provenance_of_run
 from ekd_tf.run.record import Record
 from ekd_tf.run.workdir import Workdir
@@ -96,8 +94,7 @@ def run_training(config: TrainConfig) -> None:
         if not start_step:
             _begin(config, parts)
         store.prune(start_step)
-        versions = package_versions()
-        workdir.record_run(flags, versions, sys.argv, changed, teacher, parts.note)
+        workdir.record_run(flags, changed, teacher, parts.note)
         lines = plan(config, parts, start_step, strategy.num_replicas_in_sync)
         logging.info("Plan:\n  %s", "\n  ".join(lines))
 

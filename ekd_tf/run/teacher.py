@@ -31,6 +31,7 @@ from ekd_tf.embedders import open_embedder
 from ekd_tf.evaluation import Embedder
 from ekd_tf.evaluation import SourceEmbedder
 from ekd_tf.evaluation.embed import add_views
+from ekd_tf.metrics import naming_images
 from ekd_tf.run.config import CACHE
 from ekd_tf.run.evaluators import source_embedder
 from ekd_tf.run.progress import begin_line
@@ -79,7 +80,7 @@ class OnlineTeacher:
         return self._embedder
 
 
-class CachedTeacher:
+class CachedTeacher(TeacherCache):
     """A teacher that need not exist: its embeddings of `--data` were written before.
 
     The training images are those of the cache, or some identities of them. Where it
@@ -103,51 +104,46 @@ class CachedTeacher:
         augmentation: Augmentation,
         input_size: int,
     ):
-        self._cache = cache = TeacherCache(folder)
-        self.fingerprint, self.input_size = cache.fingerprint, cache.input_size
-        self.embedding_dim = cache.embedding_dim
-        cache.check_source(train)
-        self.views = cache.drawn
-        if flip and cache.plain < 2:
+        super().__init__(folder)
+        self.check_source(train)
+        self._train, self.views = train, self.drawn
+        if flip and self.plain < 2:
             raise ValueError(
                 f"`--teacher=cache:{folder}` has no rows of mirror images: train with "
                 "--noflip, or write a cache with --flip to another folder"
             )
         if self.views is not None:
-            _check_drawn(folder, cache, flip, augmentation, input_size)
+            _check_drawn(self, flip, augmentation, input_size)
         elif augmentation:
             logging.warning(
                 "The rows of cache:%s are of the images and their mirror images: they "
                 "do not follow --augment. ekd_tf.embed_teacher --views=8 --augment=%s "
                 "writes a cache whose rows do.",
                 folder,
-                augmentation.resized(input_size, cache.input_size),
+                augmentation.resized(input_size, self.input_size),
             )
-        self._train = train
 
     @functools.cached_property
     def centres(self) -> np.ndarray:
-        return self._cache.class_centres(self._train)
+        return self.class_centres(self._train)
 
     def image_size(self, student_size: int) -> None:
         return None
 
     def attach(self, dataset: tf.data.Dataset) -> tf.data.Dataset:
-        positions, rows = self._train.origin()[1], self._cache.rows
-        first, column = 0, "flipped"
-        if self.views is not None:
-            first, column = self._cache.plain, "view"
+        _, positions, _ = self._train.origin()
+        first, column = (0, "flipped") if self.views is None else (self.plain, "view")
 
         def take(batch):
             return [batch["image_id"], batch[column]]
 
         def rows_of(image_ids, views):
-            return rows[positions[image_ids], views.astype(np.int64) + first]
+            return self.rows[positions[image_ids], views.astype(np.int64) + first]
 
         return _with_rows(dataset, take, rows_of, self.embedding_dim)
 
     def embedder_of(self, source: Source | None) -> CachedTeacher | None:
-        return self if source is not None and self._cache.has(source) else None
+        return self if source is not None and self.has(source) else None
 
     def __call__(self, source: Source) -> np.ndarray:
         """Returns float32 `(n, dim)`, rows of unit length in the source's order."""
@@ -156,11 +152,12 @@ class CachedTeacher:
     def some(self, source: Source, indices: np.ndarray) -> np.ndarray:
         """Returns float32 `(k, dim)`, unit rows of the images at `indices`."""
         _, positions, _ = source.origin()
-        rows = self._cache.rows[positions[indices]][:, : self._cache.plain]
-        return add_views(rows.astype(np.float32))
+        rows = self.rows[positions[indices]][:, : self.plain]
+        with naming_images(self.name, source.describe, indices):
+            return add_views(rows.astype(np.float32))
 
 
-def _check_drawn(folder, cache, flip, augmentation, input_size):
+def _check_drawn(cache, flip, augmentation, input_size):
     """Raises `ValueError` unless a run and the views of a cache draw the same."""
     wanted = cache.augmentation.resized(cache.input_size, input_size)
     same = np.allclose(
@@ -168,8 +165,8 @@ def _check_drawn(folder, cache, flip, augmentation, input_size):
     )
     if not same or flip != cache.drawn.flip:
         raise ValueError(
-            f"`--teacher=cache:{folder}` has views drawn by other settings than those "
-            f"of the run: give --augment={wanted} and "
+            f"`--teacher=cache:{cache.folder}` has views drawn by other settings than "
+            f"those of the run: give --augment={wanted} and "
             f"{'--flip' if cache.drawn.flip else '--noflip'}. Received: "
             f"--augment={augmentation}, {'--flip' if flip else '--noflip'}"
         )
@@ -260,4 +257,5 @@ def write_cache(
             if done is not None:
                 done(len(of_batch[0]))
 
-    return writer.write(compute)
+    with naming_images(model.name, source.describe):
+        return writer.write(compute)

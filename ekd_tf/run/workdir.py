@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import pathlib
+import sys
 import time
 from collections.abc import Collection
 from typing import Any
@@ -16,9 +17,11 @@ from ekd_tf.embedders import MODEL_FILE
 from ekd_tf.files.atomic import write_text
 from ekd_tf.files.lock import locked
 from ekd_tf.files.outputs import make_folder
+from ekd_tf.files.positioned import reason_of
 from ekd_tf.files.user_text import is_utf8
 from ekd_tf.run.config import TrainConfig
 from ekd_tf.run.provenance import package_commit
+from ekd_tf.run.provenance import package_versions
 
 _ABSENT = "not given"
 
@@ -58,24 +61,21 @@ class Workdir:
     def record_run(
         self,
         flags: dict,
-        versions: dict,
-        command: list[str],
         changed: dict | None = None,
         teacher: str | None = None,
         data: dict | None = None,
     ) -> None:
-        """Writes what the run is started with to `run.json`.
+        """Writes what the run is started with, by this process, to `run.json`.
 
         A resumed run replaces the flags and adds itself, with what `check_same_run`
-        returned, to the list of starts. `command` is `sys.argv`, `teacher` a
-        fingerprint and `data` the note of `open_run_data`, whose "identities" go to a
-        file of their own.
+        returned, to the list of starts. `teacher` is a fingerprint and `data` the note
+        of `open_run_data`, whose "identities" go to a file of their own.
         """
         starts = self.read_run()["starts"] if self.run_file.exists() else []
         start = {
             "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-            "command": list(command),
-            "versions": dict(versions),
+            "command": sys.argv,
+            "versions": package_versions(),
             "commit": package_commit(),
             "changed": changed or {},
         }
@@ -167,7 +167,7 @@ def _read_json(path, what):
     try:
         return json.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError) as error:
-        raise _unreadable(path, what, error) from error
+        raise _unreadable(path, what, reason_of(error)) from error
 
 
 def _unreadable(path, what, reason):

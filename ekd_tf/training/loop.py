@@ -43,13 +43,18 @@ class Hook:
 
 @dataclasses.dataclass(eq=False)
 class Every(Hook):
-    """Calls `action` after every so many steps (0: never), and after the last one."""
+    """Calls `action` after every so many steps (0: never), and after the last one.
+
+    With `first` it is called after step 1, too.
+    """
 
     steps: int
     action: Callable[[Step], None]
+    first: bool = False
 
     def after_step(self, step: Step) -> None:
-        if step.is_last or (self.steps and step.number % self.steps == 0):
+        is_due = self.steps and step.number % self.steps == 0
+        if is_due or step.is_last or (self.first and step.number == 1):
             self.action(step)
 
 

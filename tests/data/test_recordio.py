@@ -1,5 +1,6 @@
 """insightface's RecordIO sets: frames, the index of a file, and a source of faces."""
 
+import json
 import os
 import re
 
@@ -250,6 +251,34 @@ def test_without_idx_it_is_the_same_set(root, warnings_logged):
     assert without.read(range(4)) == [image for _, image in FACES]
     assert without.fingerprint == faces.fingerprint
     assert warnings_logged == [f"{faces.name} has no .idx: searching it for records"]
+
+
+def test_names_beside_the_file_are_those_of_its_identities(tmp_path):
+    images = [(label, bytes([label])) for label in (0, 0, 1, 2)]
+    offsets = records.write(tmp_path, records.insightface(images, header=False))
+    path, plain = tmp_path / "train.names.json", RecordIOFaces(tmp_path)
+    people = ["ann", "bo\n", "\udce9"]
+    path.write_text(json.dumps(people))
+    faces = RecordIOFaces(tmp_path)
+    assert faces.identity_names() == people
+    assert Subset(faces, [2, 1]).identity_names() == people[:0:-1]
+    assert faces.read(range(4)) == plain.read(range(4))
+    assert faces.fingerprint == plain.fingerprint
+    for text, words in (
+        ("", "cannot be read: Expecting value.*delete it: people are numbers"),
+        ("[" * 100_000, "cannot be read: "),
+        ('{"ann": 0}', "must be a JSON list of distinct names"),
+        ('["ann", "ann", "bo"]', "must be a JSON list of distinct names"),
+        ('["ann", 1, "bo"]', "must be a JSON list of distinct names"),
+        ('["ann", "bo"]', "has 2 names, and .*train.rec images of 3 identities"),
+        ('["ann", "bo", "cy", "di"]', "has 4 names, and .*images of 3 identities"),
+    ):
+        path.write_text(text)
+        refused(f"train.names.json {words}", RecordIOFaces, tmp_path)
+    # The only image of one is damaged.
+    path.write_text(json.dumps(people))
+    spoil(tmp_path, offsets[2], b"spoiled!")
+    assert opened(tmp_path, allowed=1)[0].identity_names() == ["ann", "\udce9"]
 
 
 def test_takes_the_path_of_a_file_and_other_names(tmp_path):

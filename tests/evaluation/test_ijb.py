@@ -22,14 +22,14 @@ def arrays(golden_arrays):
 @pytest.fixture(scope="module")
 def model(arrays):
     views = np.stack([arrays["features_original"], arrays["features_flipped"]], axis=1)
-    return types.SimpleNamespace(views=lambda source: views)
+    return types.SimpleNamespace(name="m", views=lambda source: views)
 
 
 @pytest.fixture(scope="module")
 def templates(arrays):
     return TemplateSet(
         name="toy",
-        images=types.SimpleNamespace(left_out=()),
+        images=types.SimpleNamespace(left_out=(), describe=str),
         template=arrays["template_id"],
         media=arrays["media_id"],
         score=arrays["detector_score"],

@@ -63,6 +63,26 @@ def test_a_card_says_how_images_must_be_made_and_what_is_known(exported):
     assert "- licence: research only\n- teacher: not given" in card_markdown(card)
 
 
+def test_a_card_has_no_path_of_the_machine_it_was_made_on(exported):
+    report = make_report()
+    artefacts = [
+        dataclasses.replace(artefact, path=f"/me/runs/{artefact.path}")
+        for artefact in report.artefacts
+    ]
+    report = dataclasses.replace(report, path="/me/runs/a/3", artefacts=artefacts)
+    facts = {
+        "teacher": "cache:r100 of /me/models/r100.onnx",
+        "training_data": "folder:/me/faces",
+        "command": "python -m ekd_tf.train --data=folder:/me/faces --workdir=/me/r/a",
+    }
+    card = make_card(report, student(112), exported, facts)
+    assert "/me/" not in json.dumps(card) + card_markdown(card)
+    assert card["teacher"] == "cache:r100 of models/r100.onnx"
+    assert card["command"].endswith("--data=folder:faces --workdir=a")
+    paths = [artefact["path"] for artefact in card["metrics"]["artefacts"]]
+    assert paths == [".", "x-3-int8.tflite"]
+
+
 CALIBRATION = Calibration(1e-4, 0.41234, (0.4, 0.425), 0.5, 12345, "folder:ours")
 
 

@@ -10,6 +10,7 @@ from ekd_tf.files.user_text import is_utf8
 from ekd_tf.files.user_text import one_line
 from ekd_tf.files.user_text import open_bytes
 from ekd_tf.files.user_text import open_text
+from ekd_tf.files.user_text import without_folders
 
 
 @pytest.mark.parametrize("raw", [b"\xef\xbb\xbfa\r\nb\xe9\n", b"a\nb\xe9\n"])
@@ -31,6 +32,21 @@ def test_files_that_cannot_be_read_are_named(tmp_path):
 
 def test_one_line_escapes_what_would_break_it():
     assert one_line("a\nb\tc\r.jpg") == "a\\nb\\tc\\r.jpg"
+
+
+def test_paths_from_the_root_become_names():
+    for text, expected in (
+        ("/data/ms1m", "ms1m"),
+        ("/data/emore/train.rec (12 identities)", "emore/train.rec (12 identities)"),
+        ("folder:/data/faces/", "folder:faces"),
+        ("iresnet100:/w/r100.pth@bgr+/b.onnx", "iresnet100:w/r100.pth@bgr+b.onnx"),
+        (
+            "x --data='folder:/my faces' /a/b --n=/",
+            "x --data='folder:my faces' b --n=/",
+        ),
+        ("runs/ekd, see https://a.org/b or CC-BY/NC", None),
+    ):
+        assert without_folders(text) == (expected or text)
 
 
 def test_flagfiles_stand_where_they_are_named(tmp_path, monkeypatch):

@@ -21,7 +21,7 @@ def home(tmp_path_factory):
     root = tmp_path_factory.mktemp("home")
     backbone(dim=6, batch_norm=False).save(root / "model.keras")
     images = f"folder:{write_people(root / 'faces', people=6, each=4, side=24)}"
-    Workdir(root).record_run(TrainConfig(data=images).to_record(), {}, ["train"])
+    Workdir(root).record_run(TrainConfig(data=images).to_record())
     formats = ["--formats=float32,int8", "--minimum_cosine=-1"]
     succeed("export_model", f"--model={root}", *formats)
     calibrate(root, root, 0.1)

@@ -1,6 +1,7 @@
 import numpy as np
 from refusals import refused
 
+from ekd_tf.metrics.normalize import naming_images
 from ekd_tf.metrics.normalize import normalize_rows
 
 
@@ -32,3 +33,13 @@ def test_rejects_rows_without_direction_by_number():
         rows[[1, 4]] = value
         refused(f"2 of 5 .*{complaint}.*101, 104$", normalize_rows, rows, first_row=100)
     refused(r"100 of 100 rows .* 6, 7, \.\.\.$", normalize_rows, np.zeros((100, 2)))
+
+
+def test_names_the_images_and_the_model_instead():
+    def normalize(indices):
+        with naming_images("m.onnx", "{}.jpg".format, indices):
+            normalize_rows(np.array([[1.0], [0.0], [0.0]]))
+
+    words = "^Embeddings by m.onnx have zero norm: 2 of them, the first of image "
+    refused(f"{words}1, 1.jpg$", normalize, None)
+    refused(f"{words}9, 9.jpg$", normalize, np.array([7, 9, 8]))

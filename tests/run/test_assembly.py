@@ -7,6 +7,7 @@ import pytest
 import tensorflow as tf
 from pictures import write_people
 from refusals import refused
+from test_session import SOURCE
 from test_session import VALUES
 from toys import backbone
 
@@ -90,6 +91,21 @@ def test_the_plan_says_when_it_evaluates():
         assert f"evaluate  {words}" in plan(settings, parts, 0, 1)
 
 
+def test_the_plan_says_which_fprs_the_images_held_out_allow():
+    def planned(**changes):
+        return plan(TrainConfig(**VALUES), build(**changes), 0, 1)
+
+    # 24 images make 276 pairs, 6 x 6 of them of one identity; ten of the others lie
+    # above the threshold.
+    assert planned()[2] == (
+        "measures  FPR 4.2e-2 and above: those held out make 240 pairs of different "
+        "people; more people allow lower ones"
+    )
+    few = SOURCE.replace("=8", "=2") + ",first=1000"
+    assert planned(heldout_data=few)[2].startswith("measures  FPR 6.3e-1 and above: ")
+    assert not any("measures" in line for line in planned(heldout_data=None))
+
+
 def test_what_is_not_given_follows_the_run(teacher):
     given = {"teacher": teacher, "distill": "cosine", "steps": 200, "lr_milestones": ()}
     parts = build(**given)
@@ -109,7 +125,7 @@ def test_data_that_has_changed_is_refused_unless_forced(tmp_path):
     workdir = Workdir(tmp_path / "run")
     parts = build(workdir, **given)
     flags = TrainConfig(**{**VALUES, **given}).to_record()
-    workdir.record_run(flags, {}, [], data=parts.note)
+    workdir.record_run(flags, data=parts.note)
     shutil.copytree(faces / "p0", faces / "a")
     words = "the data has changed: 1 identities added, 0 gone; 3 images added, 0 gone"
     refused(words, build, workdir, **given)

@@ -69,6 +69,16 @@ def stopped(monkeypatch, capsys):
     return stop
 
 
+def test_errors_of_the_system_are_words_and_a_path(monkeypatch, tmp_path):
+    def fail():
+        open(tmp_path / "gone")
+
+    monkeypatch.setattr(app, "run", lambda main, **_: main(["tool"]))
+    with pytest.raises(SystemExit) as end:
+        command.run(fail, "tool")
+    assert end.value.code == f"tool: {tmp_path}/gone: No such file or directory"
+
+
 def test_ctrl_c_ends_in_a_line_and_says_how_to_go_on(stopped):
     assert stopped(False) == (130, "tool: stopped by Ctrl-C.")
     expected = (75, "tool: stopped by Ctrl-C. The same command continues it.")

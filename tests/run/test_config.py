@@ -151,7 +151,7 @@ def test_a_run_of_an_earlier_version_resumes(tmp_path):
     # One flag is gone since, another came.
     recorded = {**flags, "best_metric": "heldout/auc"}
     del recorded["head_sample_rate"]
-    workdir.record_run(recorded, {}, [], None, None)
+    workdir.record_run(recorded)
     assert workdir.check_same_run(flags, FREE) == {}
     words, flags = "`--head_sample_rate` was 1.0, now 0.5", {**flags}
     flags["head_sample_rate"] = 0.5

@@ -34,7 +34,7 @@ def embed(batch):
 
 def feed(folder, limit, bad, dynamic=False, scale=1.0, ids=IDS, **more):
     """Gives a guard a step per entry, True for a skipped one."""
-    models = [lambda x: np.ones((len(x["image"]), 2)), embed]
+    models = {"student": lambda x: np.ones((len(x["image"]), 2)), "teacher": embed}
     guard = hooks.UpdateGuard(limit, dynamic, SOURCE, models, folder, **more)
     for number, is_bad in enumerate(bad, 1):
         scalars = {"gradient_norm": np.nan if is_bad else 1.0, "loss_scale": scale}
@@ -47,7 +47,7 @@ def test_consecutive_bad_steps_end_the_run(tmp_path):
     assert text.startswith(
         "Loss or gradient of the last 3 steps, up to step 7, are not finite "
         "(--max_bad_steps=3). 1 of the last batch's 2 images have no finite "
-        f"embedding: {SOURCE.describe(7)}. All batches are in "
+        f"embedding by the teacher: {SOURCE.describe(7)}. All batches are in "
     )
     expected = [f"{n}\t{SOURCE.describe(i)}" for n in (5, 6, 7) for i in (2, 7)]
     assert (tmp_path / "bad_steps.txt").read_text().splitlines() == expected

@@ -37,12 +37,11 @@ def points(folder):
     return found
 
 
-def logged(folder, steps):
-    log = MetricsLog(folder)
+def logged(folder, steps, after=0, **arguments):
+    log = MetricsLog(folder, after, **arguments)
     for step in steps:
         log.write(step, {"loss": step / 10, "lr": 0.5})
     log.close()
-    return log
 
 
 def test_writes_one_line_and_one_point_per_scalar(tmp_path):
@@ -72,7 +71,8 @@ def test_truncation_drops_what_is_later_and_what_is_logged_again(tmp_path):
         log.write(step, {"heldout/auc": 0.5})
     log.images(30, {"roc": image})
     log.images(20, {"kept": image, "histogram": image})
-    log.truncate_after(20, ("heldout/",))
+    log.close()
+    log = MetricsLog(tmp_path, 20, ("heldout/",))
     log.write(20, {"heldout/auc": 0.75})
     log.close()
     assert [line["step"] for line in lines(tmp_path)] == [10, 10, 20, 20]
@@ -95,18 +95,18 @@ def test_a_line_cut_by_a_kill_is_dropped(tmp_path):
         logged(folder, [1, 2])
         with open(folder / "metrics.jsonl", "ab") as file:
             file.write(tail)
-        logged(folder, [3])
+        logged(folder, [3], after=3)
         assert [line["step"] for line in lines(folder)] == [1, 2, 3]
 
 
 def test_a_damaged_whole_line_is_an_error_that_changes_nothing(tmp_path):
-    log = logged(tmp_path, [1, 2])
+    logged(tmp_path, [1, 2])
     path = tmp_path / "metrics.jsonl"
     whole = path.read_text()
     for line in ("garbage", "[1]", '{"loss": 1.0}', ""):
         path.write_text(f"{whole}{line}\n")
         before = path.read_bytes()
-        refused("Line 3 of .*metrics.jsonl is not a JSON", log.truncate_after, 2)
+        refused("Line 3 of .*metrics.jsonl is not a JSON", MetricsLog, tmp_path, 2)
         assert path.read_bytes() == before
 
 
@@ -114,24 +114,22 @@ def test_crash_while_truncating_keeps_the_lines(tmp_path, monkeypatch):
     def die(source, target):
         raise KeyboardInterrupt
 
-    log = logged(tmp_path, [1, 2, 3])
+    logged(tmp_path, [1, 2, 3])
     with monkeypatch.context() as patch:
         patch.setattr(os, "replace", die)
-        refused(None, log.truncate_after, 1, error=KeyboardInterrupt)
+        refused(None, MetricsLog, tmp_path, 1, error=KeyboardInterrupt)
     assert [line["step"] for line in lines(tmp_path)] == [1, 2, 3]
-    log.truncate_after(1)
-    log.close()
+    logged(tmp_path, [], after=1)
     assert [line["step"] for line in lines(tmp_path)] == [1]
 
 
 def test_files_are_read_in_the_order_of_the_run_whatever_the_clock_says(tmp_path):
     # Each resumed on a host whose clock is earlier than the last one's.
     for seconds, step in ((1700000300, 1), (1700000200, 2), (1700000100, 3)):
-        log = logged(tmp_path, [step])
+        logged(tmp_path, [step], after=step - 1)
         (new,) = tmp_path.glob("*.v2")
         new.rename(tmp_path / f"events.out.tfevents.{seconds}.host{step}.1.0.v2")
-        log.truncate_after(step)
-        log.close()
+    logged(tmp_path, [], after=3)
     assert [step for step, _ in points(tmp_path)["loss"]] == [1, 2, 3]
 
 
@@ -140,11 +138,9 @@ def test_the_first_point_of_a_metric_describes_it_also_when_resumed(tmp_path):
         of_loss = [v.metadata for _, v in events(tmp_path) if v.tag == "1 loss/loss"]
         return [metadata.summary_description[:17] for metadata in of_loss]
 
-    log = logged(tmp_path, [1, 2])
+    logged(tmp_path, [1, 2])
     assert descriptions() == ["What is minimised", ""]
-    log.truncate_after(0)
-    log.write(1, {"loss": 1.0})
-    log.close()
+    logged(tmp_path, [1])
     assert descriptions() == ["What is minimised"]
 
 
@@ -159,11 +155,8 @@ def test_a_full_disk_is_an_error_with_the_path(tmp_path, monkeypatch):
         refused(f"{full}.*{tmp_path.name}", log.write, 1, {"loss": 1.0}, error=OSError)
     log.close()
     # A device that is always full.
-    (tmp_path / "metrics.jsonl").unlink()
-    (tmp_path / "metrics.jsonl").symlink_to("/dev/full")
-    log._file = log._open()
-    refused(f"{full}.*metrics.jsonl", log.write, 1, {"loss": 1.0}, error=OSError)
-    log._file.close()
+    with open("/dev/full", "ab", buffering=0) as log._file:
+        refused(f"{full}.*metrics.jsonl", log.write, 1, {"loss": 1.0}, error=OSError)
 
 
 def test_the_teacher_is_drawn_once(tmp_path):

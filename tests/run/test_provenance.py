@@ -1,6 +1,7 @@
 """Tests for `ekd_tf.run.provenance`."""
 
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -36,11 +37,22 @@ def test_commit_of_a_clean_and_of_an_edited_repository(tmp_path, monkeypatch):
     assert provenance.provenance()["ekd_tf"] == __version__
 
 
-def test_a_run_says_its_data_teacher_and_method():
+def test_a_run_says_its_data_teacher_and_method(tmp_path):
     flags = {"data": "folder:a", "teacher": "t.onnx", "head": "arcface"}
     for distill, method in (("ekd:4,cosine:1",) * 2, ("", "arcface")):
         found = provenance.provenance_of_run({**flags, "distill": distill}, "x")
         assert found["training_data"] == "folder:a" and found["teacher"] == "t.onnx"
         assert found["method"] == method and found["command"].startswith("python x")
+    cache = tmp_path / "of r100"
+    for made, known in (
+        (None, ""),
+        (cache / "shard-1-of-2" / "cache.json", " of a/r100.onnx"),
+        (cache / "cache.json", " of a/r100.onnx"),
+    ):
+        if made:
+            put(made, b'{"teacher": "a/r100.onnx"}')
+        found = provenance.provenance_of_run({"teacher": f"cache:{cache}"})
+        assert found["teacher"] == f"cache:of r100{known}"
+        shutil.rmtree(cache, ignore_errors=True)
     nothing = provenance.provenance_of_run(None)
     assert (nothing["teacher"], nothing["method"]) == (None, None)

@@ -35,7 +35,7 @@ def faces(tmp_path):
 
 def start(workdir, flags, **arguments):
     train, heldout, note = open_run_data(flags, workdir, **arguments)
-    workdir.record_run(flags.to_record(), {}, [], data=note)
+    workdir.record_run(flags.to_record(), data=note)
     return train, heldout
 
 
@@ -165,7 +165,7 @@ def test_a_set_to_evaluate_on_that_has_changed_is_refused(run):
     workdir, _ = run
     noted = note_eval_sets(workdir, sets(lfw="a"), force=False)
     data = {**workdir.read_data(), "eval_sets": noted}
-    workdir.record_run({}, {}, [], data=data)
+    workdir.record_run({}, data=data)
     assert note_eval_sets(workdir, sets(lfw="a"), force=False) == noted
     others = sets(lfw="b", heldout="c")
     words = "the data has changed: `--eval_sets=lfw:"

@@ -1,5 +1,9 @@
 """Tests for `ekd_tf.run.teacher`: online and cached teachers give the same rows."""
 
+import json
+import re
+import zlib
+
 import keras
 import numpy as np
 import pytest
@@ -215,6 +219,34 @@ def test_evaluates_what_the_cache_holds_alone(faces, large, make_teacher, tmp_pa
     assert OnlineTeacher(large).embedder_of(others) is not None
 
 
+class Blank(Untraceable):
+    """A model that has no embedding of anybody."""
+
+    def __call__(self, images):
+        return super().__call__(images) * np.nan
+
+
+def test_a_row_that_is_none_is_named_by_its_image_and_teacher(faces, large, tmp_path):
+    blank = Blank(LARGE)
+    note = embedders.describe_cache(blank, faces, "blank", faces.name)
+    writer = embedders.CacheWriter(tmp_path / "blank", note)
+    words = "by untraceable are not finite: 24 of them, the first of image 0, "
+    words += re.escape(faces.describe(0))
+    refused(words, run_teacher.write_cache, writer, blank, faces)
+    spec = write_cache(tmp_path / "cache", large, faces)
+    path = tmp_path / "cache" / "embeddings.bin"
+    np.memmap(path, np.float32, "r+", shape=(len(faces), 2, DIM))[5] = 0
+    note = json.loads((tmp_path / "cache" / "cache.json").read_text())
+    note["checksums"]["embeddings.bin"]["crc32"] = zlib.crc32(path.read_bytes())
+    (tmp_path / "cache" / "cache.json").write_text(json.dumps(note))
+    teacher = open_run_teacher(spec, faces, True)
+    words = f"by {large} in {spec} have zero norm: 1 of them, the first of image 5, "
+    words += re.escape(faces.describe(5))
+    refused(words, teacher, faces)
+    refused(words, teacher.some, faces, np.array([3, 5]))
+    refused(words, lambda: teacher.centres)
+
+
 def test_identities_of_joined_sources_share_the_cache_of_all(faces, large, tmp_path):
     both = data.JoinedSources([faces, write_faces(tmp_path / "others", 3, seed=9)])
     spec = write_cache(tmp_path / "cache", large, both)
@@ -225,7 +257,7 @@ def test_identities_of_joined_sources_share_the_cache_of_all(faces, large, tmp_p
     names = [train.describe(int(i)) for batch in found for i in batch["image_id"]]
     assert {"others" in name for name in names} == {True, False}
     # Each training label has the centre of its own images.
-    rows = unit(teacher.embedder_of(train)._cache.rows.astype(np.float64))
+    rows = unit(teacher.embedder_of(train).rows.astype(np.float64))
     _, positions, _ = train.origin()
     assert len(teacher.centres) == train.num_identities == 6
     for label, centre in enumerate(teacher.centres):
@@ -243,7 +275,7 @@ def test_a_replacement_has_the_row_of_its_own(large, make_teacher, tmp_path, kin
         spec = write_cache(tmp_path / "cache", large, faces, unreadable=Unreadable(1))
         teacher = open_run_teacher(spec, faces, True)
         # The row in its own place is that of the next image too.
-        rows = teacher.embedder_of(faces)._cache.rows
+        rows = teacher.embedder_of(faces).rows
         np.testing.assert_allclose(rows[9], rows[10], atol=1e-6)
     else:
         teacher = make_teacher(kind)
@@ -300,7 +332,7 @@ def test_drawn_views_belong_to_images_and_not_to_places(faces, large, drawn_cach
     train_faces, heldout = data.split_identities(faces, 2, seed=1)
     teacher = open_run_teacher(drawn_cache, train_faces, True, STUDENTS, SIZE)
     _, positions, _ = train_faces.origin()
-    rows = teacher.embedder_of(train_faces)._cache.rows
+    rows = teacher.embedder_of(train_faces).rows
     assert rows.shape == (24, 2 + 3, DIM)
     seen = {}
     for batch in batches(teacher, train_faces, steps=12, augmentation=STUDENTS):
@@ -321,7 +353,7 @@ def test_more_views_leave_the_first_as_they_are(faces, large, drawn_cache, tmp_p
     more = data.DrawnViews(4, seed=7)
     spec = write_cache(tmp_path, large, faces, drawn=more, augment=DRAWN_AUGMENT)
     rows = [
-        open_run_teacher(s, faces, True, STUDENTS, SIZE).embedder_of(faces)._cache.rows
+        open_run_teacher(s, faces, True, STUDENTS, SIZE).embedder_of(faces).rows
         for s in (drawn_cache, spec)
     ]
     np.testing.assert_allclose(rows[0], rows[1][:, :5], atol=1e-5)

@@ -257,7 +257,8 @@ def test_a_last_evaluation_that_failed_is_made_by_the_same_command(
 
     with monkeypatch.context() as patch:
         patch.setattr("ekd_tf.evaluation.result.Result.write", full)
-        refused("step 1 failed.*model.keras is saved", train, tmp_path / "run", **SHORT)
+        words = "step 1 failed: No space left on device.*model.keras is saved"
+        refused(words, train, tmp_path / "run", **SHORT)
     assert [line["step"] for line in lines(tmp_path / "run")] == [1]
     run = train(tmp_path / "run", **SHORT)
     assert [line["step"] for line in lines(run)] == [1, 1]

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 from refusals import refused
 
@@ -15,29 +16,29 @@ from ekd_tf.run.provenance import package_commit
 from ekd_tf.run.workdir import Workdir
 
 FLAGS = {"lr": 0.1, "seed": 3, "distill": ["ekd:1"], "log_every": 20, "data": None}
-VERSIONS = {"tensorflow": "2.21.0", "keras": "3.15.0"}
-COMMAND = ["ekd-train", "--lr=0.1"]
 
 
 @pytest.fixture
 def recorded(tmp_path):
     workdir = Workdir(tmp_path / "run")
-    workdir.record_run(FLAGS, VERSIONS, COMMAND)
+    workdir.record_run(FLAGS)
     return workdir
 
 
-def test_records_the_run_and_each_start(recorded):
+def test_records_the_run_and_each_start(recorded, monkeypatch):
     run = json.loads((recorded.path / "run.json").read_text())
     assert run["flags"] == FLAGS and run["seed"] == 3
     (start,) = run["starts"]
-    assert (start["versions"], start["command"]) == (VERSIONS, COMMAND)
+    assert start["versions"]["numpy"] == np.__version__
+    assert start["command"] == sys.argv
     assert start["commit"] == package_commit() and start["time"][:2] == "20"
     assert recorded.read_run() == run
-    recorded.record_run({**FLAGS, "log_every": 5}, {"keras": "4"}, ["again"])
+    first = list(sys.argv)
+    monkeypatch.setattr(sys, "argv", ["again"])
+    recorded.record_run({**FLAGS, "log_every": 5})
     run = recorded.read_run()
     assert run["flags"]["log_every"] == 5
-    assert [start["command"] for start in run["starts"]] == [COMMAND, ["again"]]
-    assert [start["versions"] for start in run["starts"]] == [VERSIONS, {"keras": "4"}]
+    assert [start["command"] for start in run["starts"]] == [first, ["again"]]
     # With a byte-order mark, as some editors leave it.
     recorded.run_file.write_bytes(b"\xef\xbb\xbf" + recorded.run_file.read_bytes())
     assert recorded.read_run() == run
@@ -64,7 +65,7 @@ def test_forced_flags_continue_the_run_and_are_recorded(recorded, caplog):
     assert caplog.messages == [
         "The run continues with other flags: `--lr` was 0.1, now 0.2"
     ]
-    recorded.record_run(flags, VERSIONS, COMMAND, changed)
+    recorded.record_run(flags, changed)
     starts = recorded.read_run()["starts"]
     assert [start["changed"] for start in starts] == [{}, changed]
     # The new values are the run's from now on.
@@ -75,7 +76,7 @@ def test_another_teacher_behind_the_name_does_not_continue_the_run(tmp_path, rec
     recorded.check_same_teacher("of any")
     workdir = Workdir(tmp_path / "distilled")
     workdir.check_same_teacher("new")
-    workdir.record_run(FLAGS, VERSIONS, COMMAND, teacher="of the teacher")
+    workdir.record_run(FLAGS, teacher="of the teacher")
     workdir.check_same_teacher("of the teacher")
     for other in ("of another", None):
         refused("print was of the teach and is", workdir.check_same_teacher, other)
@@ -88,7 +89,7 @@ def test_a_damaged_record_is_an_error_with_its_path(recorded):
         for call in (
             recorded.read_run,
             lambda: recorded.check_same_run(FLAGS),
-            lambda: recorded.record_run(FLAGS, VERSIONS, COMMAND),
+            lambda: recorded.record_run(FLAGS),
         ):
             refused("run.json does not describe a run", call)
         assert recorded.run_file.read_text() == content

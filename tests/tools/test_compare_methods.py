@@ -21,6 +21,7 @@ from ekd_tf.evaluation import SourceEmbedder
 from ekd_tf.evaluation import verify_embeddings
 from ekd_tf.run.config import TrainConfig
 from ekd_tf.run.data import open_run_data
+from ekd_tf.run.provenance import package_versions
 from ekd_tf.run.workdir import Workdir
 
 pytestmark = pytest.mark.usefixtures("no_pictures")
@@ -140,7 +141,7 @@ def test_the_teacher_is_trained_on_the_data_of_all(common, tmp_path):
 def finish(run, seed, steps=4, data=None):
     """Leaves what the trainer leaves of a finished run, around an untrained model."""
     values = {**run.values, "steps": steps}
-    Workdir(run.path).record_run(values, {"python": "3"}, ["train"], data=data)
+    Workdir(run.path).record_run(values, data=data)
     backbone(seed=seed).save(run.path / "model.keras")
 
 
@@ -176,7 +177,7 @@ def test_figures_are_of_each_run_and_facts_of_all(common, tmp_path, op_by_op):
     assert failures.keys() == {("alone", 0)}
     assert "cannot be evaluated" in failures["alone", 0]
     facts = json.loads(json.dumps(tool.facts_of(common, runs, {"a": []}, [0], "t")))
-    assert facts["Trained with"] == [{"python": "3"}]
+    assert facts["Trained with"] == [package_versions()]
     shared = facts["Common flags"]
     assert "cores" in facts["Machine"] and "--steps=4" in shared
     # What is filled in, and not the folder, which is that of no run.

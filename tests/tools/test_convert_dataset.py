@@ -51,8 +51,20 @@ def test_images_keep_their_bytes_from_format_to_format(tmp_path, source, monkeyp
         {p.name: p.read_bytes() for p in out.iterdir() if p.suffix != ".npz"}
         for out in (tmp_path / "out0", tmp_path / "out3")
     )
+    # TFRecord and WebDataset hold numbers.
+    assert json.loads(first.pop("train.names.json")) == ["ann", "bo", "cy"]
     assert first == last and first["property"] == b"3,8,8"
     assert not list(tmp_path.glob("*.partial"))
+
+
+def test_recordio_keeps_the_names_of_the_people_that_are_left(tmp_path, source):
+    (tmp_path / "drop").write_text(f"# source {source.fingerprint}\n0\n1\n3\n")
+    tool.convert(source, "recordio", tmp_path / "some", drop=tmp_path / "drop")
+    some = factory.make_source(f"recordio:{tmp_path}/some")
+    assert some.identity_names() == ["bo", "cy"]
+    tool.convert(some, "recordio", tmp_path / "again")
+    again = factory.make_source(f"recordio:{tmp_path}/again")
+    assert again.identity_names() == ["bo", "cy"]
 
 
 def test_drawn_faces_become_png(tmp_path):
@@ -100,7 +112,8 @@ def test_a_conversion_stopped_at_its_begin_or_end_is_gone_on_with(
         stopped.setattr(os, "replace", stop)
         refused(None, tool.convert, source, "recordio", out, error=KeyboardInterrupt)
     tool.convert(source, "recordio", out)
-    assert sorted(os.listdir(out)) == ["property", "train.idx", "train.rec"]
+    names = ["property", "train.idx", "train.names.json", "train.rec"]
+    assert sorted(os.listdir(out)) == names
     assert everything(factory.make_source(f"recordio:{out}")) == everything(source)
 
 

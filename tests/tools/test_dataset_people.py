@@ -1,5 +1,7 @@
 """People listed twice and images of others, found by a teacher's cache."""
 
+import re
+
 import convert_dataset
 import numpy as np
 import pytest
@@ -61,8 +63,12 @@ def test_lists_people_of_both_sets_and_drops_or_merges_them(joined, tmp_path, ca
     assert "2 of 27 identities may be another one" in capsys.readouterr().out
     lines = [line.split("\t") for line in found.read_text().splitlines()[2:]]
     # The smaller one of each pair: 4 images of 24, and 6 of 7 for the 8 of 25.
-    details = {line[2].rpartition(",")[0] for line in lines}
-    assert details == {"identity 24 is identity 3", "identity 7 is identity 25"}
+    details = {re.sub(r"cosine 0\.\d+", "cosine", line[2]) for line in lines}
+    # Those of A are called 0:p0, 0:p1, 0:p10, ... .
+    assert details == {
+        "identity 24 is identity 3, cosine, 1:p0 is 0:p11",
+        "identity 7 is identity 25, cosine, 0:p15 is 1:p1",
+    }
     assert len(lines) == 4 + 6
     convert_dataset.convert(source, "recordio", tmp_path / "less", drop=found)
     less = factory.make_source(f"recordio:{tmp_path}/less")
@@ -79,7 +85,7 @@ def test_lists_images_of_strangers_and_draws_them(joined, tmp_path, capsys):
     run(data=spec, outliers=True, teacher=teacher, list=str(found))
     assert "1 of 161 images have a cosine below" in capsys.readouterr().out
     (line,) = found.read_text().splitlines()[2:]
-    assert line.startswith("2\toutlier\tcosine ") and "with identity 0\t" in line
+    assert line.startswith("2\toutlier\tcosine ") and "with identity 0:p0\t" in line
     with Image.open(tmp_path / "outliers.png") as sheet:
         assert sheet.size == (6 * 112 + 8, 112)
     arguments = source, "recordio", tmp_path / "x"

@@ -13,17 +13,20 @@ def run(start, steps, *hooks):
 
 
 def test_every_acts_every_so_many_steps_and_after_the_last():
-    for count, start, expected in (
-        (2, 0, [2, 4, 6, 7]),
-        (1, 5, [6, 7]),
-        (0, 0, [7]),
-        (3, 4, [6, 7]),
-        (2, 7, []),
+    for count, start, first, expected in (
+        (2, 0, False, [2, 4, 6, 7]),
+        (1, 5, False, [6, 7]),
+        (0, 0, False, [7]),
+        (3, 4, False, [6, 7]),
+        (2, 7, False, []),
+        (20, 0, True, [1, 7]),
+        (1, 0, True, [1, 2, 3, 4, 5, 6, 7]),
+        # A run that goes on has had its first step.
+        (20, 2, True, [7]),
     ):
-        numbers = []
-        every = Every(count, lambda step, numbers=numbers: numbers.append(step.number))
-        run(start, 7, every)
-        assert numbers == expected
+        acted: list[Step] = []
+        run(start, 7, Every(count, acted.append, first))
+        assert [step.number for step in acted] == expected
 
 
 class Watcher(Hook):

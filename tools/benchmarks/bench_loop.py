@@ -77,7 +77,7 @@ def hooks_of_cases(log, steps):
     """Returns case -> a fresh list of the hooks it has."""
     line = ProgressHook(ProgressLine(steps, stream=Terminal()), ROWS.value)
     guards = [
-        UpdateGuard(50, False, None, [], log.path.parent, lambda value: (value,)),
+        UpdateGuard(50, False, None, {}, log.path.parent, lambda value: (value,)),
         CollapseGuard(100),
     ]
     metrics = Every(LOG_EVERY.value, lambda step: log.write(step.number, step.scalars))

@@ -11,6 +11,7 @@ that of dmlc-core `src/recordio.cc`.
 from __future__ import annotations
 
 import array
+import json
 import os
 import pathlib
 import re
@@ -25,6 +26,8 @@ from ekd_tf.data.sources.records import Records
 from ekd_tf.data.unreadable import Unreadable
 from ekd_tf.files.index_cache import IndexCache
 from ekd_tf.files.positioned import PositionedFile
+from ekd_tf.files.positioned import read_file
+from ekd_tf.files.positioned import reason_of
 from ekd_tf.files.positioned import unreadable_file
 
 MAGIC = 0xCED7230A
@@ -33,6 +36,8 @@ LENGTH_BITS = 29
 PART = struct.Struct("<II")
 # flag, label, id, id2, little-endian without gaps; flag > 0 labels follow.
 HEADER = struct.Struct("<IfQQ")
+# Of the file of names, a JSON list, that other readers of such sets pass over.
+NAMES_SUFFIX = ".names.json"
 
 _MAGIC_BYTES = struct.pack("<I", MAGIC)
 _MAGIC_FINDER = re.compile(re.escape(_MAGIC_BYTES))
@@ -192,12 +197,37 @@ def _read_index(file, idx, unreadable):
     return np.asarray(offsets, np.int64), np.asarray(labels, np.int32), damage
 
 
+def _read_names(path, numbers, is_whole):
+    """Returns the names of a set's identities, or their numbers where it has none."""
+    file = path.with_suffix(NAMES_SUFFIX)
+    if not file.exists():
+        return numbers
+    way_out = "Copy it again, or delete it: people are numbers then"
+    try:
+        names = json.loads(read_file(str(file)))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ValueError(
+            f"{file} cannot be read: {reason_of(error)}. {way_out}"
+        ) from error
+    is_list = isinstance(names, list) and all(isinstance(n, str) for n in names)
+    if not is_list or len(set(names)) < len(names):
+        raise ValueError(f"{file} must be a JSON list of distinct names. {way_out}")
+    # Of a damaged set an identity may be missing.
+    if len(names) <= numbers[-1] or (is_whole and len(names) > len(numbers)):
+        raise ValueError(
+            f"{file} has {len(names):,} names, and {path} images of {len(numbers):,} "
+            f"identities, the last of them number {numbers[-1]}. {way_out}"
+        )
+    return [names[number] for number in numbers]
+
+
 class RecordIOFaces(Records):
     """Reads `train.rec` with or without `train.idx`.
 
     Labels are those of the image records, numbered 0..C-1 in their order; `identities`
-    are the file's own. The first start reads every record to find labels, and without
-    an idx the records themselves. It keeps what it finds beside the file.
+    are the file's own, or their names where `train.names.json` lists them. The first
+    start reads every record to find labels, and without an idx the records themselves.
+    It keeps what it finds beside the file.
 
     Args:
         root: A folder with one `.rec` file or a `train.rec`, or a `.rec` file.
@@ -231,7 +261,9 @@ class RecordIOFaces(Records):
             # Otherwise the damage would go unsaid the next time.
             if not damage:
                 cache.save(offsets=offsets, labels=labels, identities=identities)
-        super().__init__(str(path), [file], *arrays)
+        offsets, labels, self._numbers = arrays
+        names = _read_names(path, self._numbers, not damage)
+        super().__init__(str(path), [file], offsets, labels, names)
         self.left_out = tuple(damage)
 
     def read_one(self, index: int) -> bytes:
@@ -240,7 +272,7 @@ class RecordIOFaces(Records):
             label, image = _unpack(payload)
         except ValueError as error:
             raise ValueError(f"{self.describe(index)}: {error}") from None
-        expected = self.identities[self.labels[index]]
+        expected = self._numbers[self.labels[index]]
         if label != expected:
             raise ValueError(
                 f"{self.describe(index)}: its label is {label} and was {expected} when "
