@@ -20,7 +20,7 @@ from ekd_tf.run.settings import table
 
 # What `--distill=best` stands for: the best of flags/leaderboard.flags.
 BEST = "ekd_centres:300%,cosine:100"
-# Of the rows that losses of pairs need and the margin loss does not see.
+# How many people the balanced images of a batch show, which losses of pairs need.
 BALANCED_IDENTITIES = 16
 CACHE = "cache:"
 MOST_WARMUP_STEPS = 1000
@@ -196,8 +196,9 @@ class TrainConfig:
     teacher: str = setting(
         "none",
         "Teacher: a .keras, .onnx or .tflite file, a SavedModel's directory, the "
-        "workdir of a run, cache:DIR of ekd_tf.embed_teacher, or none. FILE@-1..1 for "
-        "a model of float input that takes pixels from -1 to 1.",
+        "workdir of a run, FAMILY:FILE of torch weights, several of these joined by +, "
+        "cache:DIR of ekd_tf.embed_teacher, or none. FILE@-1..1 for a model of float "
+        "input that takes pixels from -1 to 1.",
         common=False,
     )
     distill: str = setting(

@@ -1,4 +1,4 @@
-"""Turns flags into objects; the only module that names every class."""
+"""Turns the words of flags into sources, samplers, losses, heads and schedules."""
 
 from __future__ import annotations
 
@@ -187,13 +187,13 @@ def read_losses(spec: str, weight: str = "1") -> dict[str, tuple]:
         if name in asked:
             raise ValueError(f"`--distill` names {name!r} twice. Received: {spec!r}")
         place = f"--distill={name}"
-        of_loss = _weight(place, text)
+        own_weight = _weight(place, text)
         make: Any = LOSSES[name]
         settings = settings_of(make, {*_OF_RUN, "centres", "miner", "name"})
         of_miner = settings_of(PairMiner) if _takes(name, "miner") else {}
         arguments = read_words(place, words, {**settings, **of_miner})
         mined_by = {k: arguments.pop(k) for k in of_miner if k in arguments}
-        asked[name] = of_loss, arguments, mined_by
+        asked[name] = own_weight, arguments, mined_by
     return asked
 
 
@@ -216,7 +216,7 @@ def make_losses(
         Names -> `(loss, weight)`, the weight a float or a `GradientShare`.
     """
     losses: dict[str, tuple] = {}
-    for name, (of_loss, arguments, mined_by) in read_losses(spec, weight).items():
+    for name, (own_weight, arguments, mined_by) in read_losses(spec, weight).items():
         place = f"distill={name}"
         given = {key: value for key, value in of_run.items() if _takes(name, key)}
         if _takes(name, "centres"):
@@ -234,9 +234,9 @@ def make_losses(
             if mined_by:
                 given["miner"] = PairMiner(**mined_by)
             loss = make(**given, **arguments)
-        if isinstance(of_loss, str):
-            of_loss = GradientShare(float(of_loss.rstrip("%")) / 100)
-        losses[name] = loss, of_loss
+        if isinstance(own_weight, str):
+            own_weight = GradientShare(float(own_weight.rstrip("%")) / 100)
+        losses[name] = loss, own_weight
     return losses
 
 
