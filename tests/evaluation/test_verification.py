@@ -106,6 +106,9 @@ def test_rejects_labels_that_make_too_few_pairs():
         refused(words, verify_embeddings, np.ones((len(labels), 2)), labels)
     refused("two rows per pair.* 2 pairs", verify_pairs, np.ones((3, 2)), [True, False])
     refused("2 positive and 0 negative", verify_pairs, np.ones((4, 2)), [True, True])
+    # All pairs are accepted at FPR 1: there is no threshold to report.
+    faces, same = given_pairs(np.random.default_rng(0))
+    refused(r"`fprs` must be in \[0, 1\)", verify_pairs, faces, same, fprs=(1.0,))
 
 
 def given_pairs(rng, pairs=200, noise=1.0):

@@ -435,3 +435,14 @@ def test_replicas_compute_what_one_device_does(rng, two_replicas):
         np.testing.assert_allclose(summed, gradient, rtol=1e-4, atol=1e-5 * scale)
         for one, many in zip(alone.variables, shared.variables):
             np.testing.assert_allclose(np.array(many), np.array(one), atol=1e-6)
+
+
+def test_averages_of_a_tiny_momentum_start_at_the_first_batch(rng):
+    student, teacher, labels = batch_of(rng, 12)
+    found = []
+    for momentum in (1.0, 1e-8):
+        loss = loss_of([0.1], momentum=momentum)
+        for _ in range(2):
+            loss(student, teacher, labels)
+        found.append(float(loss.student_thresholds[0]))
+    assert found[1] == pytest.approx(found[0], abs=1e-6)

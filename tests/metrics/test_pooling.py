@@ -49,6 +49,7 @@ def test_rejects_mirror_images_that_were_not_embedded_and_what_has_no_direction(
     views = np.array([[[1.0, 0.0]], [[-1.0, 0.0]]])
     images = Images(np.zeros(2, int), np.arange(2), np.ones(2))
     refused("zero norm", pool_templates, views, *images, "N0D0F0")
+    refused("must be one of 'N0D0F0'", pool_templates, views, *images, "N7D9F2")
 
 
 def test_memory_does_not_grow_with_the_images():
