@@ -143,7 +143,7 @@ def least_fpr(negatives: int) -> float:
 
     It is rounded up to two digits, and 1 or more where they are too few for any.
     """
-    least = MIN_NEGATIVES / negatives
+    least = MIN_NEGATIVES / max(negatives, 1)
     unit = 10.0 ** (math.floor(math.log10(least)) - 1)
     # Read, not multiplied: the product may lie a bit below what is printed.
     return float(f"{math.ceil(round(least / unit, 6)) * unit:.1e}")

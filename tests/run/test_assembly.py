@@ -11,6 +11,7 @@ from test_session import SOURCE
 from test_session import VALUES
 from toys import backbone
 
+from ekd_tf.evaluation.calibration import least_fpr
 from ekd_tf.run.assembly import assemble
 from ekd_tf.run.assembly import plan
 from ekd_tf.run.config import TrainConfig
@@ -104,6 +105,8 @@ def test_the_plan_says_which_fprs_the_images_held_out_allow():
     few = SOURCE.replace("=8", "=2") + ",first=1000"
     assert planned(heldout_data=few)[2].startswith("measures  FPR 6.3e-1 and above: ")
     assert not any("measures" in line for line in planned(heldout_data=None))
+    # Sources other than folders may be of one person.
+    assert least_fpr(0) > 1
 
 
 def test_what_is_not_given_follows_the_run(teacher):
