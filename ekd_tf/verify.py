@@ -71,15 +71,15 @@ def main(settings: VerifySettings, images: list[str]) -> None:
         return
     gallery: data.Source = data.images_below(settings.gallery)
     try:
-        of_gallery = embedder(gallery)
+        gallery_rows = embedder(gallery)
     except ValueError:
         # One bad image must not keep a photo collection from being searched.
         gallery = data.readable_images(gallery, Unreadable(len(gallery)))
-        of_gallery = embedder(gallery)
-    for image, of_image in zip(images, rows @ of_gallery.T):
+        gallery_rows = embedder(gallery)
+    for image, cosines in zip(images, rows @ gallery_rows.T):
         sys.stdout.write(f"{one_line(image)}\n")
-        for place in (-of_image).argsort(kind="stable")[: settings.nearest]:
-            said = decide(float(of_image[place]))
+        for place in (-cosines).argsort(kind="stable")[: settings.nearest]:
+            said = decide(float(cosines[place]))
             sys.stdout.write(f"  {one_line(gallery.describe(place))}  {said}\n")
 
 

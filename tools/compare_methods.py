@@ -31,7 +31,6 @@ from ekd_tf.run.config import BALANCED_IDENTITIES
 from ekd_tf.run.config import COMMON
 from ekd_tf.run.config import FREE
 from ekd_tf.run.config import TrainConfig
-from ekd_tf.run.config import is_cache
 from ekd_tf.run.interruption import RESUME_STATUS
 from ekd_tf.run.interruption import Interrupted
 from ekd_tf.run.settings import as_arguments
@@ -181,6 +180,8 @@ def make_runs(common, root, methods, seeds, train_teacher=None):
 
 def teacher_to_evaluate(common, teacher, named):
     """Returns the model that embeds as the teacher, "none" for no teacher."""
+    from ekd_tf.embedders.cache import is_cache
+
     if named is not None:
         return named
     spec = str(teacher.path) if teacher else common.teacher
@@ -228,23 +229,23 @@ def evaluate(common, root, runs, teacher_spec):
             failures[run.method, run.seed] = f"cannot be evaluated: {error}"
     teacher = evaluators.make_source_embedder(teacher_spec)
     if teacher is not None:
-        for seed, of_seed in sets.items():
+        for seed, seed_sets in sets.items():
             figures["teacher", seed] = kept_figures(
                 root / "teacher_figures.json",
                 teacher.fingerprint,
                 lambda: teacher,
-                of_seed,
+                seed_sets,
             )
 
-    def of_method(method, name):
-        return {s: of_sets[name] for (m, s), of_sets in figures.items() if m == method}
+    def figures_of(method, name):
+        return {s: by_set[name] for (m, s), by_set in figures.items() if m == method}
 
     methods = dict.fromkeys(run.method for run in runs)
     comparisons = [
         Comparison(
             name,
-            {method: of_method(method, name) for method in methods},
-            of_method("teacher", name),
+            {method: figures_of(method, name) for method in methods},
+            figures_of("teacher", name),
             ALONE,
         )
         for name in dict.fromkeys(name for sets in figures.values() for name in sets)

@@ -212,10 +212,10 @@ def convert(source, to, out, shard_size=10_000, drop=None, merge=None):
         kept = np.delete(kept, [index for index, _ in read_list(drop, source)])
         if not len(kept):
             raise ValueError(f"{drop} leaves no image of {source.name}")
-    of_source = source.labels
+    source_labels = source.labels
     if merge:
-        of_source = merged_labels(of_source, read_list(merge, source))
-    labels, people = number_identities(of_source[kept])
+        source_labels = merged_labels(source_labels, read_list(merge, source))
+    labels, people = number_identities(source_labels[kept])
     if to == "recordio":
         order = np.argsort(labels, kind="stable")
         kept, labels = kept[order], labels[order]

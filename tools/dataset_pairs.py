@@ -58,16 +58,16 @@ def pairs_from_list(
                 "name, n, m, or of two, as name, n, other name, m, separated by tabs. "
                 f"Received: {line[:80]!r}"
             )
-        of_line = [
+        line_paths = [
             os.path.join(folder, name, f"{name}_{k:04d}{suffix}") for name, k in chosen
         ]
-        if not is_utf8(line) and not all(map(os.path.exists, of_line)):
+        if not is_utf8(line) and not all(map(os.path.exists, line_paths)):
             raise ValueError(
                 f"{list_path}: line {number} is not UTF-8 text and names no image of "
                 f"{folder}: save the file as UTF-8, from Latin-1 by "
                 f"`iconv -f latin1 -t utf-8`. Received: {line[:80]!r}"
             )
-        paths += of_line
+        paths += line_paths
     if not issame:
         raise ValueError(f"{list_path} lists no pair. Give a file like LFW's pairs.txt")
     expected = 2 * math.prod(counts) if counts else len(issame)

@@ -112,8 +112,8 @@ def main():
     rows, pictures = [], []
     for seed in SEEDS.value:
         train(root / f"seed{seed}", seed)
-        of_seed, picture = report(root / f"seed{seed}")
-        rows += [[seed, *row] for row in of_seed]
+        seed_rows, picture = report(root / f"seed{seed}")
+        rows += [[seed, *row] for row in seed_rows]
         pictures.append(picture)
     print("\n" + format_table(rows, COLUMNS))
     print(

@@ -142,7 +142,7 @@ def _threshold(path, content):
         if entry is None:
             return None
         is_of_another = entry.get("sha256") != hashlib.sha256(content).hexdigest()
-        of_one_image = entry["view"] == "one image"
+        is_of_one_image = entry["view"] == "one image"
         threshold = float(entry["threshold"])
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{card} is no model card: {error!r}") from None
@@ -151,7 +151,7 @@ def _threshold(path, content):
             f"The calibration in {card} is of another {path.name}, which has changed "
             "since; write it anew with ekd_tf.evaluate --calibrate_fpr"
         )
-    return threshold if of_one_image else None
+    return threshold if is_of_one_image else None
 
 
 def main():

@@ -144,7 +144,7 @@ class Comparison:
         self.teacher = dict(teacher or {})
         self.baseline = baseline
         every = (self.teacher, *self.methods.values())
-        runs = [run for of_seeds in every for run in of_seeds.values()]
+        runs = [run for by_seed in every for run in by_seed.values()]
         first = runs[0].tpr if runs else {}
         # In the order of the first, the FPRs that any run could measure.
         self.fprs = [
@@ -180,14 +180,14 @@ class Comparison:
 
         TPRs of the seeds are averaged at each FPR that all of them can measure.
         """
-        of_methods = {}
+        by_method = {}
         for method in self._names():
             curves = [run.curve for run in self._runs(method).values()]
             if curves:
                 fprs = max((fpr for fpr, _ in curves), key=lambda fpr: fpr[0])
                 tprs = [tpr_within(curve, np.array(fprs)) for curve in curves]
-                of_methods[method] = np.array(fprs), np.mean(tprs, axis=0)
-        return of_methods
+                by_method[method] = np.array(fprs), np.mean(tprs, axis=0)
+        return by_method
 
     def to_table(self) -> str:
         """Returns accuracy and TPR at each FPR as a Markdown table, in %."""
@@ -260,7 +260,7 @@ def kept_figures(
     """
     path = pathlib.Path(path)
     kept = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    of_sets, models, least = {}, None, verification.MIN_NEGATIVES
+    by_set, models, least = {}, None, verification.MIN_NEGATIVES
     for evaluation in evaluations:
         key = f"{fingerprint} {evaluation.fingerprint} from {least}"
         if key not in kept:
@@ -268,8 +268,8 @@ def kept_figures(
             kept[key] = RunFigures.of(evaluation(models).student).to_dict()
             path.parent.mkdir(parents=True, exist_ok=True)
             write_text(path, json.dumps(kept) + "\n")
-        of_sets[evaluation.name] = RunFigures.from_dict(kept[key])
-    return of_sets
+        by_set[evaluation.name] = RunFigures.from_dict(kept[key])
+    return by_set
 
 
 def write_comparison(
@@ -377,8 +377,8 @@ def _plot_tpr(comparison, path, title, seeds):
         bars = axes.barh(methods, means, xerr=ranges, color=colors, alpha=0.5)
         axes.bar_label(bars, fmt="%.1f", padding=4, fontsize=9)
         teacher = comparison.tpr("teacher", fpr)
-        of_teacher = f", teacher {100 * teacher.mean:.1f}" if teacher else ""
-        axes.set_title(f"FPR {format_fpr(fpr)}{of_teacher}", fontsize=10)
+        teacher_tpr = f", teacher {100 * teacher.mean:.1f}" if teacher else ""
+        axes.set_title(f"FPR {format_fpr(fpr)}{teacher_tpr}", fontsize=10)
         axes.margins(x=0.3)
     panels[0].invert_yaxis()
     figure.suptitle(printable(title), fontsize=12)

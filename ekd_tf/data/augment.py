@@ -220,10 +220,10 @@ class DrawnViews:
         `(batch,)`, 0..count-1. The draws are those an `Augmentation` takes.
         """
 
-        def of_one(seed):
+        def uniforms(seed):
             return tf.random.stateless_uniform([1 + NUM_DRAWS], seed, alg="philox")
 
         numbers = images * _MOST_VIEWS + views
         seeds = tf.stack([tf.fill(tf.shape(numbers), np.int64(self.seed)), numbers], 1)
-        uniform = tf.map_fn(of_one, seeds, fn_output_signature=tf.float32)
+        uniform = tf.map_fn(uniforms, seeds, fn_output_signature=tf.float32)
         return uniform[:, 0] < (0.5 if self.flip else 0.0), uniform[:, 1:]

@@ -217,13 +217,13 @@ class LinkedImages(Images):
         images = pairs.images.read(np.arange(len(pairs.images)))
         numbers: dict = {}
         # Equal bytes are one image, whichever pairs it stands in.
-        of_row = [numbers.setdefault(image, len(numbers)) for image in images]
+        rows = np.array([numbers.setdefault(image, len(numbers)) for image in images])
         labels = np.arange(len(numbers))
         for pair in np.flatnonzero(pairs.issame):
-            left, right = labels[of_row[2 * pair]], labels[of_row[2 * pair + 1]]
+            left, right = labels[rows[2 * pair : 2 * pair + 2]]
             labels[labels == right] = left
-        rows = np.unique(of_row, return_index=True)[1]
-        super().__init__(pairs.images, rows)
+        first = np.unique(rows, return_index=True)[1]
+        super().__init__(pairs.images, first)
         identities, labels = np.unique(labels, return_inverse=True)
         self.labels = labels.reshape(-1).astype(np.int32)
         self._kind, self._chosen = b"", self.labels

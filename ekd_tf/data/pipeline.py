@@ -130,8 +130,8 @@ def make_pipeline(
         indices, in_margin = sampler.batch(step)
         labels = source.labels[indices].astype(np.int32)
         if views is not None:
-            of_rows = chosen_views(seed, step, rows, views.count)
-            return indices, in_margin, labels, of_rows
+            numbers = chosen_views(seed, step, rows, views.count)
+            return indices, in_margin, labels, numbers
         flips = flip_mask(seed, step, rows) if flip else np.zeros(rows, bool)
         draws = augment_draws(seed, step, rows, columns)
         return indices, in_margin, labels, flips, draws

@@ -76,6 +76,7 @@ def describe_cache(
         "images": len(source),
         "views": 1 + flip,
         "dtype": dtype,
+        "skip_corrupt": skip_corrupt,
     }
     if drawn:
         note["drawn"] = {
@@ -83,8 +84,6 @@ def describe_cache(
             "seed": drawn.seed,
             "augment": str(augmentation or ""),
         }
-    if skip_corrupt:
-        note["skip_corrupt"] = skip_corrupt
     return note
 
 
@@ -98,9 +97,11 @@ def _shards_in(folder):
     return dict(sorted(shards.items()))
 
 
-def is_cache_folder(folder: pathlib.Path) -> bool:
-    """Returns whether a folder holds a cache, whole or in shards."""
-    return (folder / _FINISHED).is_file() or bool(_shards_in(folder))
+def is_cache(spec: str) -> bool:
+    """Returns whether `cache:DIR` or a folder is given, written to its end or not."""
+    folder = pathlib.Path(spec)
+    there = any((folder / name).is_file() for name in (_FINISHED, _WRITING))
+    return spec.startswith("cache:") or there or bool(_shards_in(folder))
 
 
 def _images_of(note):
@@ -357,11 +358,10 @@ class TeacherCache:
         )
 
     def class_centres(self, source: Source) -> np.ndarray:
-        """Averages the unit embeddings of each identity of a source.
+        """Averages an identity's unit embeddings, of all its views that are not drawn.
 
-        Over its images and their views that are not drawn. Returns float32
-        `(identities, dim)`, not normalised: their length tells how alike the images
-        are. 0 for an identity without images.
+        Returns float32 `(identities, dim)`, not normalised: their length tells how
+        alike the images are. 0 for an identity without images.
         """
         whole, _, identities = source.origin()
         count, views, dim = self.rows.shape

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from ekd_tf.embedders.cache import is_cache_folder
+from ekd_tf.embedders.cache import is_cache
 from ekd_tf.embedders.ensemble import EnsembleEmbedder
 from ekd_tf.embedders.frozen import FrozenEmbedder
 from ekd_tf.embedders.frozen import loading_error
@@ -43,7 +43,7 @@ def open_embedder(spec: str) -> FrozenEmbedder:
     parts = _joined(spec)
     if len(parts) > 1:
         return EnsembleEmbedder([open_embedder(part) for part in parts])
-    if spec.startswith("cache:") or is_cache_folder(pathlib.Path(spec)):
+    if is_cache(spec):
         raise ValueError(
             f"{spec} is a cache, which holds embeddings of one data set and embeds "
             "nothing else: give the model they are of"

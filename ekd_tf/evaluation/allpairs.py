@@ -149,10 +149,12 @@ def labelled_intervals(
         images, positive, negative, fprs, replicates, seed
     )
     intervals = {}
-    for name, of_tpr, of_threshold in zip(names, tpr.tolist(), threshold.tolist()):
-        if not np.isnan([*of_tpr, *of_threshold]).any():
-            intervals[f"tpr_at_fpr_{name}"] = tuple(of_tpr)
-            intervals[f"threshold_at_fpr_{name}"] = tuple(of_threshold)
+    for name, tpr_bounds, threshold_bounds in zip(
+        names, tpr.tolist(), threshold.tolist()
+    ):
+        if not np.isnan([*tpr_bounds, *threshold_bounds]).any():
+            intervals[f"tpr_at_fpr_{name}"] = tuple(tpr_bounds)
+            intervals[f"threshold_at_fpr_{name}"] = tuple(threshold_bounds)
     return intervals
 
 

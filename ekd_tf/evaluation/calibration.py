@@ -60,7 +60,7 @@ class Calibration:
     view: str = ONE_IMAGE
 
     @classmethod
-    def of_entry(cls, entry: dict) -> Calibration:
+    def from_entry(cls, entry: dict) -> Calibration:
         """Reads a file's entry under "calibration" in a card."""
         interval = entry["interval"] and tuple(entry["interval"])
         values = {name: value for name, value in entry.items() if name != "sha256"}
@@ -222,7 +222,7 @@ def read_calibration(file: str | os.PathLike) -> Calibration | None:
     card, anew = read_card(path), "write it anew with ekd_tf.evaluate --calibrate_fpr"
     try:
         entry = card.get("calibration", {}).get(file.name)
-        calibration = entry and Calibration.of_entry(entry)
+        calibration = entry and Calibration.from_entry(entry)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(
             f"The calibration in {path} cannot be read ({error}); {anew}"

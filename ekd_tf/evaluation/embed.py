@@ -56,9 +56,13 @@ class Embedder:
     def __call__(self, batches: Iterable[np.ndarray]) -> np.ndarray:
         """Returns float32 `(n, dim)`, rows of unit length, of all images of `batches`.
 
-        Raises `ValueError` with the numbers of embeddings that are not finite or zero.
+        Raises `ValueError` without images, and with the numbers of embeddings that are
+        not finite or zero.
         """
-        return add_views(np.concatenate(list(self.views(batches))))
+        views = list(self.views(batches))
+        if not views:
+            raise ValueError("`batches` must hold images. Received: no batch")
+        return add_views(np.concatenate(views))
 
     def views(self, batches: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
         """Yields raw embeddings of image and, if `flip`, mirror image, batch by batch.

@@ -134,9 +134,9 @@ def measure_gap(
     ]
     if any(critical):
         # The first goes ahead of the second: one line for both.
-        of_student = PairBlocks(student_embeddings, labels, progress=progress)
-        of_teacher = PairBlocks(teacher_embeddings, labels)
-        for student_block, teacher_block in zip(of_student, of_teacher):
+        student_blocks = PairBlocks(student_embeddings, labels, progress=progress)
+        teacher_blocks = PairBlocks(teacher_embeddings, labels)
+        for student_block, teacher_block in zip(student_blocks, teacher_blocks):
             for pairs in filter(None, critical):
                 pairs.update(student_block.cosine, teacher_block)
     return GapReport(
@@ -204,8 +204,8 @@ class CriticalPairs:
 
     def update(self, student: np.ndarray, block: PairBlock) -> None:
         """Takes in the student's cosines `(r, c)` of a block of the teacher's."""
-        of_teacher, of_student = self._thresholds
-        critical = (block.cosine > of_teacher) != (student > of_student)
+        teacher_threshold, student_threshold = self._thresholds
+        critical = (block.cosine > teacher_threshold) != (student > student_threshold)
         same = np.zeros_like(critical) if block.positive is None else block.positive
         if block.negative is not None:
             critical &= same | block.negative

@@ -163,12 +163,12 @@ class PairSetEvaluation:
         With the mirror image's embedding added where the models embed it; text and
         document have both kinds, "flip" and "plain".
         """
-        of_models = {}
+        by_model = {}
         for name, model in models.items():
             views = model.views(self.source)
             kinds = {"flip": views} if views.shape[1] > 1 else {}
             kinds["plain"] = views[:, :1]
-            of_models[name] = {
+            by_model[name] = {
                 kind: verification.verify_pairs(
                     model.unit(rows, self.source),
                     self._same,
@@ -179,10 +179,10 @@ class PairSetEvaluation:
                 for kind, rows in kinds.items()
             }
         # With flip where there is one.
-        reports = {n: next(iter(kinds.values())) for n, kinds in of_models.items()}
+        reports = {n: next(iter(kinds.values())) for n, kinds in by_model.items()}
         lines = [
             (f"{model}, {'with' if kind == 'flip' else 'without'} flip", report)
-            for model, kinds in of_models.items()
+            for model, kinds in by_model.items()
             for kind, report in kinds.items()
         ]
         first = lines[0][1]
@@ -201,7 +201,7 @@ class PairSetEvaluation:
             figures={n: report.scalars(self.name) for n, report in reports.items()},
             document={
                 model: {kind: report.to_dict() for kind, report in kinds.items()}
-                for model, kinds in of_models.items()
+                for model, kinds in by_model.items()
             },
             text="\n\n".join(parts),
             images=_pictures(self.name, reports, "given pairs"),

@@ -69,15 +69,15 @@ def check_reading(
         if not all(kind.size for kind in scores):
             return None, None
         rocs.append(ROC.of(*scores))
-    tpr, *of_pixels = (roc.points([FPR])[0].tpr for roc in rocs)
+    tpr, *pixel_tprs = (roc.points([FPR])[0].tpr for roc in rocs)
     chance = FPR + 3 * math.sqrt(FPR * (1 - FPR) / rocs[0].num_positive)
-    if tpr <= max(chance, *of_pixels):
+    if tpr <= max(chance, *pixel_tprs):
         logging.warning(
             "The %s looks untrained: its TPR at FPR %g on %d images is "
             "%.3f; chance is %g, and the bare pixels reach %.3f. Is --%s the file "
             "you meant, is its range of pixels right (FILE@-1..1), and are the images "
             "cropped as its own were?",
-            *(role, FPR, len(indices), tpr, FPR, max(of_pixels), role),
+            *(role, FPR, len(indices), tpr, FPR, max(pixel_tprs), role),
         )
     auc, best, reading = rocs[0].auc(), GOOD_AUC, None
     for name, embed_so in others if auc < LOW_AUC else ():
@@ -86,7 +86,7 @@ def check_reading(
         # A range far from its own may give it zeros or infinity.
         except ValueError:
             continue
-        of_other = ROC.of(*scores).auc()
-        if of_other >= best:
-            best, reading = of_other, (name, of_other)
+        other_auc = ROC.of(*scores).auc()
+        if other_auc >= best:
+            best, reading = other_auc, (name, other_auc)
     return auc, reading

@@ -162,11 +162,11 @@ def _file_of(kind, path):
     return SAVED_MODEL_FILE if kind == "saved_model" else pathlib.Path(path).name
 
 
-def _calibration(report, artefact, of_keras):
+def _calibration(report, artefact, keras_calibration):
     """Returns an artefact's calibration at the time of the export, or None."""
-    if of_keras is not None:
+    if keras_calibration is not None:
         closest = min(report.rebuild.min_cosine, artefact.parity.min_cosine)
-        return of_keras if closest >= _SAME_SCORES else None
+        return keras_calibration if closest >= _SAME_SCORES else None
     verified = artefact.verification
     if verified is None or verified.threshold is None:
         return None
@@ -192,7 +192,7 @@ def _thresholds(card):
         name = _file_of(artefact["kind"], artefact["path"])
         row = ["not calibrated", *[None] * 5]
         if name in entries:
-            entry = Calibration.of_entry(entries[name])
+            entry = Calibration.from_entry(entries[name])
             row = [entry.cosine(), format_fpr(entry.fpr), f"{entry.tpr:.4f}"]
             row += [entry.view, f"{entry.pairs:,}", entry.source]
         rows.append([name, *row])

@@ -65,8 +65,8 @@ def equalise(student: keras.Model, images: np.ndarray) -> int:
     outputs = [output for group in groups for output in group.outputs]
     ranges = iter(_ranges(student, outputs, images))
     for group in groups:
-        of_group = np.max([next(ranges) for _ in group.outputs], axis=0)
-        factor = _factor(of_group, group.convs)
+        group_ranges = np.max([next(ranges) for _ in group.outputs], axis=0)
+        factor = _factor(group_ranges, group.convs)
         for norm in group.norms:
             norm.gamma.assign(norm.gamma * factor)
             norm.beta.assign(norm.beta * factor)

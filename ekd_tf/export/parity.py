@@ -201,11 +201,11 @@ def failures(
         ("a cosine of {:g} on every image", gate.min_cosine, parity.min_cosine),
         ("a mean cosine of {:g}", gate.mean_cosine, parity.mean_cosine),
     ]
-    tpr, of_keras = (each.tpr if each else None for each in (verified, reference))
-    if gate.tpr_loss is not None and tpr is not None and of_keras is not None:
+    tpr, keras_tpr = (each.tpr if each else None for each in (verified, reference))
+    if gate.tpr_loss is not None and tpr is not None and keras_tpr is not None:
         what = f"TPR@1e-3 {{:.4f}}, {gate.tpr_loss:g} below the Keras model's"
         # A difference of exactly the allowance must not fail by rounding.
-        parts.append((what, of_keras - gate.tpr_loss - 1e-9, tpr))
+        parts.append((what, keras_tpr - gate.tpr_loss - 1e-9, tpr))
     return [
         f"{name} must reach {what.format(least)}. Received: {value:.6f} over "
         f"{parity.images} images"

@@ -227,8 +227,8 @@ class MarginHead(keras.layers.Layer):
 
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor's arguments, from the attributes of their names."""
-        of_base = inspect.signature(MarginHead).parameters
-        names = {**of_base, **inspect.signature(type(self)).parameters}
+        base_arguments = inspect.signature(MarginHead).parameters
+        names = {**base_arguments, **inspect.signature(type(self)).parameters}
         kept = vars(self)
         return {**super().get_config(), **{n: kept[n] for n in names if n in kept}}
 

@@ -174,9 +174,11 @@ class MarginDistillationLoss(CentreLoss):
         self, student: tf.Tensor, teacher: tf.Tensor, labels: tf.Tensor
     ) -> TermsAndMonitor:
         centres = tf.gather(tf.convert_to_tensor(self.centres), labels)
-        of_teacher = tf.reduce_sum(l2_normalize(teacher) * centres, axis=1)
-        of_teacher = tf.maximum(of_teacher, 0.0)
-        sureness = tf.math.divide_no_nan(of_teacher, tf.reduce_max(of_teacher))
+        teacher_cosines = tf.reduce_sum(l2_normalize(teacher) * centres, axis=1)
+        teacher_cosines = tf.maximum(teacher_cosines, 0.0)
+        sureness = tf.math.divide_no_nan(
+            teacher_cosines, tf.reduce_max(teacher_cosines)
+        )
         margins = self.min_margin + (self.max_margin - self.min_margin) * sureness
         cosines = self.cosines(self.project(student, teacher))
         value = margin_cross_entropy(cosines, labels, self.scale, margins)

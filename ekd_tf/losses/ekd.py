@@ -21,8 +21,8 @@ from ekd_tf.mining.miner import compiled
 from ekd_tf.mining.miner import join
 from ekd_tf.mining.miner import with_gradient
 from ekd_tf.mining.order_statistics import HISTOGRAM_BINS
+from ekd_tf.mining.order_statistics import positions_of_fprs
 from ekd_tf.mining.order_statistics import quantiles_of_histogram
-from ekd_tf.mining.order_statistics import ranks_of_fprs
 from ekd_tf.ops.numerics import l2_normalize
 from ekd_tf.ops.numerics import masked_mean
 from ekd_tf.ops.numerics import num_rows
@@ -71,17 +71,17 @@ def attach_thresholds(
     return thresholds + (means - tf.stop_gradient(means))
 
 
-def near_in_rank(ranks: tf.Tensor, positions: tf.Tensor) -> tf.Tensor:
-    """Returns which negatives define the thresholds of some ranks.
+def near_thresholds(wanted: tf.Tensor, positions: tf.Tensor) -> tf.Tensor:
+    """Returns which negatives define thresholds, bool `(num_fprs, n)`.
 
-    Those of rank 3/4 r to 5/4 r, at least two to either side: bool `(num_fprs, n)`.
-    Both arguments count all negatives from 0, the most similar: `ranks`, int32
-    `(num_fprs,)`, and `positions`, int32 `(n,)`, below 0 for a pair that is no negative
-    one. A rank beyond all positions has none.
+    Both arguments are places in the descending order of all negatives, from 0: `wanted`
+    p of the thresholds, int32 `(num_fprs,)`, and `positions`, int32 `(n,)`, below 0 for
+    a pair that is no negative one. Those from 3/4 p to 5/4 p define a threshold, at
+    least two to either side; one beyond all positions has none.
     """
-    distances = tf.cast(tf.abs(positions - ranks[:, None]), tf.float32)
-    near = distances <= tf.maximum(0.25 * tf.cast(ranks, tf.float32), 2.0)[:, None]
-    return near & (positions >= 0) & (ranks <= tf.reduce_max(positions))[:, None]
+    distances = tf.cast(tf.abs(positions - wanted[:, None]), tf.float32)
+    near = distances <= tf.maximum(0.25 * tf.cast(wanted, tf.float32), 2.0)[:, None]
+    return near & (positions >= 0) & (wanted <= tf.reduce_max(positions))[:, None]
 
 
 @register
@@ -116,7 +116,7 @@ class EKDLoss(MemoryLoss):
         bias_correction: Whether "ema" thresholds start at the first batch's or, as in
             TFace, at 0: 63 % of their value after 100 steps.
         threshold_gradient: Whether thresholds pass their gradient on to the negatives
-            that define them (`attach_thresholds`): those mined or, at a rank beyond,
+            that define them (`attach_thresholds`): those mined or, beyond them,
             those of a sample of the batch.
         memory: Int >= 0: rows of earlier batches to pair the batch with as well, as
             both models embedded them then. They receive no gradient.
@@ -225,9 +225,9 @@ class EKDLoss(MemoryLoss):
             self._update_thresholds(pairs, counts)
             if self.memory:
                 rows = num_rows(labels)
-                of_student = pairs.student.gallery[:rows]
-                of_teacher = pairs.teacher.gallery[:rows]
-                self._remember(of_student, of_teacher, labels, image_ids, pairs.finite)
+                students = pairs.student.gallery[:rows]
+                teachers = pairs.teacher.gallery[:rows]
+                self._remember(students, teachers, labels, image_ids, pairs.finite)
         # Tensors, since a nested function cannot take variables of several replicas.
         thresholds = self.student_thresholds, self.teacher_thresholds
         tensors = map(tf.convert_to_tensor, thresholds)
@@ -247,36 +247,37 @@ class EKDLoss(MemoryLoss):
         cosines = with_gradient(student, pairs.student.gallery, listed)
         attached = student_thresholds
         if self.threshold_gradient:
-            ranks = ranks_of_fprs(pairs.total_negatives, self.miner.fprs)
-            near = near_in_rank(ranks, positions)
+            wanted = positions_of_fprs(pairs.total_negatives, self.miner.fprs)
+            near = near_thresholds(wanted, positions)
             attached = tf.where(
-                ranks <= tf.reduce_max(positions),
+                wanted <= tf.reduce_max(positions),
                 attach_thresholds(student_thresholds, cosines, near),
                 self._attach_to_sample(student_thresholds, student, labels),
             )
         losses = rank_differences(
             cosines, listed.teacher, attached, teacher_thresholds, self.temperature
         )
-        of_positive = masked_mean(losses, positive)
-        of_negative = masked_mean(losses, ~positive)
+        positive_mean = masked_mean(losses, positive)
+        negative_mean = masked_mean(losses, ~positive)
         terms = {
-            f"{self.name}/positive": self.positive_weight * of_positive,
-            f"{self.name}/negative": self.negative_weight * of_negative,
+            f"{self.name}/positive": self.positive_weight * positive_mean,
+            f"{self.name}/negative": self.negative_weight * negative_mean,
         }
         thresholds = student_thresholds, teacher_thresholds
-        monitor = self._monitor(listed, positive, pairs.total_negatives, *thresholds)
+        monitor = self._monitor(listed, positive, pairs.total_negatives, thresholds)
         # Without the stop the backward pass visits all this too.
         return terms, {name: tf.stop_gradient(x) for name, x in monitor.items()}
 
-    def _monitor(self, listed, positive, total_negatives, of_student, of_teacher):
+    def _monitor(self, listed, positive, total_negatives, thresholds):
         """Returns what to watch: thresholds, TPR and the pairs on different sides."""
 
         def count(mask, of):
             mask = tf.transpose(mask) & of
             return tf.math.count_nonzero(mask, axis=-1, dtype=tf.float32)
 
-        by_student = tf.expand_dims(listed.student, 1) > of_student
-        by_teacher = tf.expand_dims(listed.teacher, 1) > of_teacher
+        student_thresholds, teacher_thresholds = thresholds
+        by_student = tf.expand_dims(listed.student, 1) > student_thresholds
+        by_teacher = tf.expand_dims(listed.teacher, 1) > teacher_thresholds
         critical = by_student != by_teacher
         any_critical = tf.reduce_any(critical, axis=1)
         num_positive = tf.math.count_nonzero(positive, dtype=tf.float32)
@@ -288,8 +289,8 @@ class EKDLoss(MemoryLoss):
             "pairs/negative": tf.cast(total_negatives, tf.float32),
         }
         columns = {
-            "threshold/student": of_student,
-            "threshold/teacher": of_teacher,
+            "threshold/student": student_thresholds,
+            "threshold/teacher": teacher_thresholds,
             "batch_tpr/student": rate(count(by_student, positive), num_positive),
             "batch_tpr/teacher": rate(count(by_teacher, positive), num_positive),
             "critical/positive": count(critical, positive),

@@ -96,5 +96,5 @@ class EKDCentresLoss(CentreLoss):
     def get_config(self) -> dict[str, Any]:
         """Returns the arguments the layer was made with."""
         names = "temperature", "positive_weight", "negative_weight", "momentum"
-        of_ekd = {name: getattr(self.ekd, name) for name in names}
-        return {**super().get_config(), **of_ekd, "miner": vars(self.ekd.miner)}
+        ekd_arguments = {name: getattr(self.ekd, name) for name in names}
+        return {**super().get_config(), **ekd_arguments, "miner": vars(self.ekd.miner)}

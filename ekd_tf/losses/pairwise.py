@@ -112,9 +112,9 @@ class PKTLoss(DistillationLoss):
             kernel = (cosines + 1.0) / 2 + _LEAST
             return kernel / tf.reduce_sum(kernel, axis=1, keepdims=True)
 
-        of_student, of_teacher = probabilities(student), probabilities(teacher)
-        apart = tf.math.log(of_teacher) - tf.math.log(of_student)
-        divergences = tf.reduce_sum(of_teacher * apart, axis=1)
+        p_student, p_teacher = probabilities(student), probabilities(teacher)
+        apart = tf.math.log(p_teacher) - tf.math.log(p_student)
+        divergences = tf.reduce_sum(p_teacher * apart, axis=1)
         return {self.name: tf.reduce_mean(divergences)}, {}
 
 
@@ -236,23 +236,25 @@ class ICDFaceLoss(MemoryLoss):
     ) -> TermsAndMonitor:
         units = l2_normalize(student), l2_normalize(teacher)
         images = tf.range(tf.shape(labels)[0]) if image_ids is None else image_ids
-        of_student, of_teacher = units
+        galleries = units
         known, others = labels, images
         if self.memory:
             bank = self._remembered(student, teacher, image_ids)
-            of_student = tf.concat([of_student, bank.student], axis=0)
-            of_teacher = tf.concat([of_teacher, bank.teacher], axis=0)
+            galleries = (
+                tf.concat([units[0], bank.student], axis=0),
+                tf.concat([units[1], bank.teacher], axis=0),
+            )
             known = tf.concat([labels, bank.labels], axis=0)
             none = tf.fill(tf.shape(bank.labels), NO_ROW)
             others = tf.concat([images, none], axis=0)
         positive = labels[:, None] == known[None, :]
         positive &= images[:, None] != others[None, :]
-        of_student, of_teacher = (
+        p_student, p_teacher = (
             soft_histogram(tf.matmul(*both, transpose_b=True), positive, self.bins)
-            for both in zip(units, (of_student, of_teacher))
+            for both in zip(units, galleries)
         )
-        apart = tf.math.log(of_teacher + _LEAST) - tf.math.log(of_student + _LEAST)
-        value = tf.reduce_sum(of_teacher * apart)
+        apart = tf.math.log(p_teacher + _LEAST) - tf.math.log(p_student + _LEAST)
+        value = tf.reduce_sum(p_teacher * apart)
         if training and self.memory:
             finite = tf.math.is_finite(sum(tf.reduce_sum(rows) for rows in units))
             self._remember(*units, labels, image_ids, finite)

@@ -94,16 +94,16 @@ class RKDLoss(DistillationLoss):
             distance = tf.reduce_mean(huber(difference, self.delta))
             terms[f"{self.name}/distance"] = self.distance_weight * distance
         if self.angle_weight:
-            of_student = pairwise_squared_distances(student)
-            of_teacher = pairwise_squared_distances(teacher)
+            student_squares = pairwise_squared_distances(student)
+            teacher_squares = pairwise_squared_distances(teacher)
 
-            def of_vertices(vertices, squares):
+            def angle_losses(vertices, squares):
                 cosines = angle_cosines(squares, vertices)
-                difference = cosines - angle_cosines(of_teacher, vertices)
+                difference = cosines - angle_cosines(teacher_squares, vertices)
                 return tf.reduce_sum(huber(difference, self.delta), axis=[1, 2])
 
             batch = tf.cast(tf.shape(student)[0], tf.float32)
-            total = sum_over_rows(of_vertices, of_student)
+            total = sum_over_rows(angle_losses, student_squares)
             terms[f"{self.name}/angle"] = self.angle_weight * (total / batch**3)
         return terms, {}
 
@@ -161,12 +161,12 @@ class TripletDistillationLoss(DistillationLoss):
         largest = tf.maximum(tf.reduce_max(farthest - nearest), 0.0)
         slope = tf.math.divide_no_nan(self.max_margin - self.min_margin, largest)
 
-        def of_anchors(anchors, student):
+        def anchor_losses(anchors, student):
             first, second = (tf.gather(mask, anchors) for mask in (positive, negative))
-            of_student, of_teacher = (tf.gather(x, anchors) for x in (student, teacher))
-            gap = of_teacher[:, None, :] - of_teacher[:, :, None]
+            student, wanted = (tf.gather(x, anchors) for x in (student, teacher))
+            gap = wanted[:, None, :] - wanted[:, :, None]
             margin = self.min_margin + slope * tf.maximum(gap, 0.0)
-            violation = of_student[:, :, None] - of_student[:, None, :] + margin
+            violation = student[:, :, None] - student[:, None, :] + margin
             valid = first[:, :, None] & second[:, None, :]
             violation = tf.where(valid, tf.maximum(violation, 0.0), 0.0)
             return tf.reduce_sum(violation, axis=[1, 2])
@@ -176,5 +176,5 @@ class TripletDistillationLoss(DistillationLoss):
             for mask in (positive, negative)
         ]
         count = tf.reduce_sum(counts[0] * counts[1])
-        total = sum_over_rows(of_anchors, student)
+        total = sum_over_rows(anchor_losses, student)
         return {self.name: tf.math.divide_no_nan(total, count)}, {}

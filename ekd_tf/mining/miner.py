@@ -23,7 +23,7 @@ from ekd_tf.mining.order_statistics import NO_PAIR
 from ekd_tf.mining.order_statistics import bins_of
 from ekd_tf.mining.order_statistics import count_bins
 from ekd_tf.mining.order_statistics import order_statistics
-from ekd_tf.mining.order_statistics import ranks_of_fprs
+from ekd_tf.mining.order_statistics import positions_of_fprs
 from ekd_tf.ops.numerics import l2_normalize
 from ekd_tf.ops.numerics import num_rows
 
@@ -69,7 +69,7 @@ class ModelPairs(typing.NamedTuple):
             that overflowed spoils no count.
         histogram: Int32 `(4097,)`, all negatives counted in bins of width 2^-11,
             highest cosine first.
-        thresholds: Float32 `(num_fprs,)`, cosine of the batch's negative at rank
+        thresholds: Float32 `(num_fprs,)`, cosine of the batch's negative at place
             floor(total_negatives * fpr), undefined without negative pairs; or None.
     """
 
@@ -176,14 +176,14 @@ class PairMiner:
             heights = {start: min(BLOCK_ROWS, queries - start) for start in starts}
         rows = student, teacher, labels, images
         blocks = [self._mine_block(*rows, *block) for block in heights.items()]
-        positive, negative, of_student, of_teacher = zip(*blocks)
+        positive, negative, *model_cosines = zip(*blocks)
         models = []
-        for gallery, cosines in ((student, of_student), (teacher, of_teacher)):
+        for gallery, cosines in zip((student, teacher), model_cosines):
             histogram = tf.add_n([count_bins(bins_of(block)) for block in cosines])
             thresholds = None
             if with_thresholds:
-                ranks = ranks_of_fprs(tf.reduce_sum(histogram), self.fprs)
-                thresholds = order_statistics(cosines, histogram, ranks)
+                positions = positions_of_fprs(tf.reduce_sum(histogram), self.fprs)
+                thresholds = order_statistics(cosines, histogram, positions)
             models.append(ModelPairs(gallery, histogram, thresholds))
         total_negatives = tf.reduce_sum(models[0].histogram)
         return MinedPairs(
@@ -203,8 +203,8 @@ class PairMiner:
         """
         student, teacher = student[start:], teacher[start:]
         labels, images = labels[start:], images[start:]
-        of_student = tf.matmul(student[:height], student, transpose_b=True)
-        of_teacher = tf.matmul(teacher[:height], teacher, transpose_b=True)
+        student_cosines = tf.matmul(student[:height], student, transpose_b=True)
+        teacher_cosines = tf.matmul(teacher[:height], teacher, transpose_b=True)
         width = num_rows(labels)
         place = tf.range(width)
         exists = (place[None, :] > place[:height, None]) & (labels != NO_ROW)[None, :]
@@ -213,20 +213,20 @@ class PairMiner:
         rows = tf.where(exists & same & other_image)
         positive = Pairs(
             rows=tf.cast(rows, tf.int32) + start,
-            student=tf.gather_nd(of_student, rows),
-            teacher=tf.gather_nd(of_teacher, rows),
+            student=tf.gather_nd(student_cosines, rows),
+            teacher=tf.gather_nd(teacher_cosines, rows),
         )
         negative = exists & ~same
-        of_student = tf.reshape(tf.where(negative, of_student, NO_PAIR), [-1])
-        of_teacher = tf.reshape(tf.where(negative, of_teacher, NO_PAIR), [-1])
-        count = tf.minimum(self.num_negatives, tf.size(of_student))
-        hardest, places = tf.math.top_k(of_student, count)
+        student_cosines = tf.reshape(tf.where(negative, student_cosines, NO_PAIR), [-1])
+        teacher_cosines = tf.reshape(tf.where(negative, teacher_cosines, NO_PAIR), [-1])
+        count = tf.minimum(self.num_negatives, tf.size(student_cosines))
+        hardest, places = tf.math.top_k(student_cosines, count)
         hardest = Pairs(
             rows=tf.stack([places // width, places % width], axis=1) + start,
             student=hardest,
-            teacher=tf.gather(of_teacher, places),
+            teacher=tf.gather(teacher_cosines, places),
         )
-        return positive, hardest, of_student, of_teacher
+        return positive, hardest, student_cosines, teacher_cosines
 
     def _hardest(self, pairs, total_negatives):
         """Returns the hardest of all blocks' hardest, without entries of no pair."""

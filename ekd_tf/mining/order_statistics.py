@@ -1,7 +1,7 @@
 """Order statistics of many cosines by counting, not by sorting.
 
-Cosines are counted in narrow bins. The counts tell in which bins the wanted ranks lie,
-and only what lies in these few bins is sorted.
+Cosines are counted in narrow bins. The counts tell in which bins the wanted places of
+the order lie, and only what lies in these few bins is sorted.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ NO_PAIR = -1.5
 _NO_PAIR_BIN = int((TOP - NO_PAIR) / BIN_WIDTH)
 
 
-def ranks_of_fprs(num_negatives: tf.Tensor, fprs: Sequence[float]) -> tf.Tensor:
+def positions_of_fprs(num_negatives: tf.Tensor, fprs: Sequence[float]) -> tf.Tensor:
     """Returns floor(num_negatives * fpr) for each FPR, int32, exactly.
 
     As the reference implementation divides by 10^k; a product of floats that falls one
     short is mended.
     """
     rates, total = tf.constant(fprs, tf.float64), tf.cast(num_negatives, tf.float64)
-    ranks = tf.floor(total * rates)
-    ranks += tf.cast((ranks + 1.0) / total <= rates, tf.float64)
-    return tf.cast(ranks, tf.int32)
+    positions = tf.floor(total * rates)
+    positions += tf.cast((positions + 1.0) / total <= rates, tf.float64)
+    return tf.cast(positions, tf.int32)
 
 
 def bins_of(cosines: tf.Tensor) -> tf.Tensor:
@@ -50,20 +50,20 @@ def count_bins(bins: tf.Tensor) -> tf.Tensor:
 
 
 def order_statistics(
-    cosines: Sequence[tf.Tensor], histogram: tf.Tensor, ranks: tf.Tensor
+    cosines: Sequence[tf.Tensor], histogram: tf.Tensor, positions: tf.Tensor
 ) -> tf.Tensor:
-    """Returns the elements that a descending sort of all cosines has at some ranks.
+    """Returns the elements that a descending sort of all cosines has at some positions.
 
     Args:
         cosines: Float32 tensors `(n,)`, among them `NO_PAIR`: together they are sorted.
         histogram: The sum of their `count_bins`.
-        ranks: Int32 `(k,)`, from 0, each below the number of pairs; without pairs any.
+        positions: Int32 `(k,)`, from 0, each below the number of pairs, if any.
 
     Returns:
         Float32 `(k,)`; `NO_PAIR` without pairs.
     """
     above = tf.cumsum(histogram, exclusive=True)
-    bins = tf.searchsorted(above, ranks, side="right") - 1
+    bins = tf.searchsorted(above, positions, side="right") - 1
     wanted = tf.scatter_nd(bins[:, None], tf.ones_like(bins), [_NO_PAIR_BIN + 1]) > 0
     candidates = [tf.boolean_mask(x, tf.gather(wanted, bins_of(x))) for x in cosines]
     candidates = tf.sort(
@@ -72,7 +72,7 @@ def order_statistics(
     # Of those above a bin only the ones in wanted bins are left.
     left = tf.where(wanted[:HISTOGRAM_BINS], histogram, 0)
     left_above = tf.gather(tf.cumsum(left, exclusive=True), bins)
-    return tf.gather(candidates, ranks - tf.gather(above, bins) + left_above)
+    return tf.gather(candidates, positions - tf.gather(above, bins) + left_above)
 
 
 def quantiles_of_histogram(histogram: tf.Tensor, fprs: Sequence[float]) -> tf.Tensor:

@@ -47,7 +47,7 @@ def Application(
     stem_stride: int = 2,
     dropout: float = 0.0,
     name: str | None = None,
-    **of_network,
+    **network_arguments,
 ) -> keras.Model:
     """Builds a network of `keras.applications` from uint8 RGB images to embeddings.
 
@@ -60,7 +60,7 @@ def Application(
             all features are projected, `size^2` times as many weights.
         stem_stride: 2, or 1 to leave out the first stride. These networks are made for
             224 pixels; at 112 and stride 2 the last features are 4x4.
-        **of_network: Arguments of the network, such as `alpha`.
+        **network_arguments: Arguments of the network, such as `alpha`.
 
     Other arguments, result and errors are those of `MobileFaceNet`.
     """
@@ -70,15 +70,15 @@ def Application(
     check_range("embedding_dim", embedding_dim, low=1)
     check_range("dropout", dropout, low=0, high=1, high_open=True)
     make = getattr(keras.applications, network)
-    of_network.update(include_top=False, weights=None)
-    of_network["input_shape"] = (input_size, input_size, 3)
+    network_arguments.update(include_top=False, weights=None)
+    network_arguments["input_shape"] = (input_size, input_size, 3)
     if "include_preprocessing" in inspect.signature(make).parameters:
-        of_network["include_preprocessing"] = False
+        network_arguments["include_preprocessing"] = False
     image, pixels = blocks.image_input(input_size)
     if network.startswith(_TAKE_PIXELS):
         pixels = PixelNormalization(0.0, 1.0, name="pixels")(image)
     try:
-        features = make(input_tensor=pixels, **of_network)
+        features = make(input_tensor=pixels, **network_arguments)
     except (TypeError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise ValueError(f"`network={network}` cannot be built: {reason}") from error

@@ -67,10 +67,12 @@ def _prelu_gradients(upstream, inputs, slope, below):
     """Returns both gradients; `below` is the smaller of `inputs` and 0."""
     positive = tf.raw_ops.ReluGrad(gradients=upstream, features=inputs)
     negative = upstream - positive
-    of_slope = tf.reduce_sum(tf.cast(upstream * below, tf.float32), axis=[0, 1, 2])
+    slope_gradient = tf.reduce_sum(
+        tf.cast(upstream * below, tf.float32), axis=[0, 1, 2]
+    )
     return (
         positive + tf.cast(slope, inputs.dtype) * negative,
-        tf.reshape(of_slope, tf.shape(slope)),
+        tf.reshape(slope_gradient, tf.shape(slope)),
     )
 
 

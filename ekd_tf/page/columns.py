@@ -35,7 +35,7 @@ class Column:
     values: np.ndarray
 
     @classmethod
-    def of_numbers(cls, name: str, numbers: np.ndarray) -> Column | None:
+    def from_numbers(cls, name: str, numbers: np.ndarray) -> Column | None:
         """Cuts finite numbers, NaN for unknown, into thirds, or few into each.
 
         Returns None where all are alike.
@@ -48,7 +48,10 @@ class Column:
         if distinct.size <= 3:
             edges, names = distinct[1:], [f"{value:g}" for value in distinct]
         else:
-            edges = np.unique(np.quantile(numbers[known], [1 / 3, 2 / 3]))
+            # Rounded to a hundredth of the range or finer: the names show the edges.
+            digits = 2 - int(np.floor(np.log10(distinct[-1] - distinct[0])))
+            edges = np.quantile(numbers[known], [1 / 3, 2 / 3])
+            edges = np.unique(np.round(edges, digits))
             edges = edges[edges > distinct[0]]
             # Where two thirds are alike and least, the others are a slice.
             edges = edges if edges.size else distinct[1:2]
@@ -59,7 +62,7 @@ class Column:
         return cls(name, tuple(names), np.where(known, values, -1))
 
     @classmethod
-    def of_words(cls, name: str, words: Sequence[str | None]) -> Column | None:
+    def from_words(cls, name: str, words: Sequence[str | None]) -> Column | None:
         """Makes a slice of each word; numbers of more than ten values are cut.
 
         None and "" stand for unknown. Returns None where all are alike.
@@ -68,7 +71,7 @@ class Column:
         if len(counts) > 10:
             with contextlib.suppress(ValueError):
                 numbers = [float(word or "nan") for word in words]
-                return cls.of_numbers(name, np.array(numbers))
+                return cls.from_numbers(name, np.array(numbers))
         if len(counts) < 2:
             return None
         common = [word for word, _ in counts.most_common(_MOST_VALUES)]
@@ -98,7 +101,7 @@ def quality_columns(source: Source) -> list[Column]:
         "brightness": np.concatenate(brightness),
         "size of the stored image, pixels": _sides(source),
     }
-    return list(filter(None, (Column.of_numbers(*each) for each in measured.items())))
+    return list(filter(None, (Column.from_numbers(*each) for each in measured.items())))
 
 
 def _sides(source):
@@ -145,18 +148,18 @@ class Attributes:
 
     def columns(self, source: Source) -> list[Column]:
         """Returns the columns of a source's images; none where none is in the file."""
-        of_images = self._of_images(source)
-        if not any(of_images):
+        rows = self._rows_by_image(source)
+        if not any(rows):
             return []
         columns = (
-            Column.of_words(name, [row[k] if row else None for row in of_images])
+            Column.from_words(name, [row[k] if row else None for row in rows])
             for k, name in enumerate(self._names)
         )
         return list(filter(None, columns))
 
     def check(self, sources: Sequence[Source]) -> None:
         """Raises `ValueError` where it names nothing of any of the sources."""
-        if not any(any(self._of_images(source)) for source in sources):
+        if not any(any(self._rows_by_image(source)) for source in sources):
             known = [
                 s.identity_names()[0] if self._key == "identity" else s.describe(0)
                 for s in sources
@@ -166,14 +169,14 @@ class Attributes:
                 f"are {known}. Name them so, or give --eval_sets=NAME:folder:DIR"
             )
 
-    def _of_images(self, source):
+    def _rows_by_image(self, source):
         """Returns for each image its row of values or None."""
         if self._key == "identity":
-            of_label = [self._rows.get(name) for name in source.identity_names()]
-            return [of_label[label] for label in source.labels]
-        return [self._of_path(source.describe(k)) for k in range(len(source))]
+            rows_by_label = [self._rows.get(name) for name in source.identity_names()]
+            return [rows_by_label[label] for label in source.labels]
+        return [self._row_of_path(source.describe(k)) for k in range(len(source))]
 
-    def _of_path(self, path):
+    def _row_of_path(self, path):
         parts = path.replace(os.sep, "/").split("/")
         ends = ("/".join(parts[k:]) for k in range(len(parts)))
         return next((self._rows[end] for end in ends if end in self._rows), None)

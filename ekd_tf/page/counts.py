@@ -45,15 +45,15 @@ def given_pairs(cosines: np.ndarray, same: np.ndarray) -> Iterator[tuple]:
 class Units:
     """What is resampled, in groups: identities, or where there are none, given pairs.
 
-    `of_images` is int `(n,)`, the group of each image.
+    `group_of_image` is int `(n,)`, the group of each image.
     """
 
     def __init__(self, labels: np.ndarray | None, images: int):
         self.labels = labels
         units = np.arange(images) // 2 if labels is None else labels
         groups = np.unique(units, return_inverse=True)[1].reshape(-1)
-        self.of_images = groups % _GROUPS
-        self.count = int(self.of_images.max()) + 1
+        self.group_of_image = groups % _GROUPS
+        self.count = int(self.group_of_image.max()) + 1
         # A negative pair of two identities weighs by both, any other by one unit.
         self.weights = np.array([0.5, 0.5 if labels is None else 1.0])
 
@@ -80,7 +80,7 @@ class GridCounts:
         _, groups, cells = self._ends.shape
         cell = np.searchsorted(self.thresholds.astype(scores.dtype), scores)
         for side in (rows, columns):
-            place = self._units.of_images[side] * cells + cell
+            place = self._units.group_of_image[side] * cells + cell
             ends = np.bincount(place, None, groups * cells)
             self._ends[kind] += ends.reshape(groups, cells)
         self._examples[kind, cell, 0] = rows
@@ -133,7 +133,7 @@ class SliceCounts:
             np.zeros((levels, 2, len(c.names), units.count), int) for c in columns
         ]
         identities = 0 if units.labels is None else int(units.labels.max()) + 1
-        self.of_identities = np.zeros((levels, 2, identities), int)
+        self.identity_counts = np.zeros((levels, 2, identities), int)
 
     def add(
         self, kind: int, rows: np.ndarray, columns: np.ndarray, scores: np.ndarray
@@ -147,28 +147,28 @@ class SliceCounts:
                 value = column.values[left]
                 inside = (value == column.values[right]) & (value >= 0)
                 for side in (left, right):
-                    place = value * groups + self._units.of_images[side]
+                    place = value * groups + self._units.group_of_image[side]
                     sums = np.bincount(place[inside], None, values * groups)
                     ends[level, kind] += sums.reshape(values, groups)
             if self._units.labels is not None:
-                counts = self.of_identities[level, kind]
+                counts = self.identity_counts[level, kind]
                 for side in (left, right)[: 1 + kind]:
                     counts += np.bincount(self._units.labels[side], None, counts.size)
 
-    def of_columns(self) -> list[tuple[np.ndarray, np.ndarray]]:
+    def column_counts(self) -> list[tuple[np.ndarray, np.ndarray]]:
         """Returns of each column counts `(1 + t, 2, values)` and 95 % intervals.
 
         The first counts are of all pairs. Intervals of TPR and FPR are `(values, 2, t,
         2)`.
         """
-        of_columns = []
+        columns = []
         for ends in self._ends:
             intervals = [
-                _intervals(of[0], np.moveaxis(of[1:], 0, 2), self._units.weights)
-                for of in np.moveaxis(ends, 2, 0)
+                _intervals(value[0], np.moveaxis(value[1:], 0, 2), self._units.weights)
+                for value in np.moveaxis(ends, 2, 0)
             ]
-            of_columns.append((ends.sum(axis=3) // 2, np.stack(intervals)))
-        return of_columns
+            columns.append((ends.sum(axis=3) // 2, np.stack(intervals)))
+        return columns
 
 
 def _intervals(ends, above, weights):

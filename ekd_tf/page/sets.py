@@ -69,7 +69,7 @@ def set_section(
     if isinstance(evaluation, LabelledEvaluation):
         labels = source.labels
         images = np.bincount(labels)[labels]
-        columns += filter(None, [Column.of_numbers("images of the identity", images)])
+        columns += filter(None, [Column.from_numbers("images of the identity", images)])
 
     def pairs_of(embeddings) -> Pairs:
         if isinstance(evaluation, LabelledEvaluation):
@@ -95,16 +95,17 @@ def set_section(
         **section,
         "view": models.student.view,
         "models": {
-            name: {"figures": of_model.to_dict(), "curve": _curve(of_model.roc)}
-            for name, of_model in result.reports.items()
+            name: {"figures": report.to_dict(), "curve": _curve(report.roc)}
+            for name, report in result.reports.items()
         },
         "slider": slider,
         "critical": critical,
         "slices": [
             {"name": column.name, "rows": _rows(column.names, *counts)}
-            for column, counts in zip(columns, slices.of_columns())
+            for column, counts in zip(columns, slices.column_counts())
         ],
-        "identities": labels is not None and _identities(source, slices.of_identities),
+        "identities": labels is not None
+        and _identities(source, slices.identity_counts),
         "calibration": calibration
         and _calibrated(calibration, models, source, pairs_of),
         **_pairs(grid, slider, critical, source, image_bytes),
@@ -234,8 +235,8 @@ def _thumbnails(source, indices, most):
     return uris
 
 
-def _intervals(of_kind):
-    return [None if np.isnan(low) else _short([low, high]) for low, high in of_kind]
+def _intervals(bounds):
+    return [None if np.isnan(low) else _short([low, high]) for low, high in bounds]
 
 
 def _short(values):

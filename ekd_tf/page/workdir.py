@@ -112,9 +112,9 @@ def _reports(folder):
     for file in sorted(folder.glob("*.json")):
         document = json.loads(file.read_text(encoding="utf-8"))
         for name in ("teacher", "student", "baseline"):
-            of_model = document.get(name) or {}
+            entry = document.get(name) or {}
             # Given pairs have two reports, with the mirror image first.
-            figures = of_model.get("flip") or of_model.get("plain") or of_model
+            figures = entry.get("flip") or entry.get("plain") or entry
             if isinstance(figures, dict) and "accuracy_mean" in figures:
                 reports.setdefault(file.stem, {})[name] = {"figures": figures}
     return reports

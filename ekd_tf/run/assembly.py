@@ -259,10 +259,10 @@ def plan(
     resized = ""
     if size not in (None, (side, side)):
         resized = f", {size[0]}x{size[1]} resized to {side} px"
-    of_heldout = "none: give --heldout_data or --holdout_identities to evaluate"
+    heldout = "none: give --heldout_data or --holdout_identities to evaluate"
     measures = []
     if parts.heldout is not None:
-        of_heldout = of(parts.heldout)
+        heldout = of(parts.heldout)
         _, negatives = count_pairs(parts.heldout.labels)
         least = least_fpr(negatives)
         fprs = f"FPR {format_fpr(least)} and above" if least < 1 else "no FPR"
@@ -270,19 +270,19 @@ def plan(
             f"measures  {fprs}: those held out make {negatives:,} pairs of different "
             "people; more people allow lower ones"
         )
-    of_teacher, distill = "none", ""
+    teacher_line, distill = "none", ""
     if teacher is not None:
-        of_teacher = (
+        teacher_line = (
             f"{config.teacher}, {teacher.input_size} px, "
             f"{teacher.embedding_dim} dimensions"
         )
         distill = f"; {config.distill} on all rows"
     elif config.balanced_identities:
         distill = "; none on the balanced rows, which only cost time without --distill"
-    of_head = "no margin loss on "
+    head = "no margin loss on "
     if parts.model.head is not None:
-        of_head = f"{config.head} x{config.margin_weight:g}, scale "
-        of_head += f"{parts.model.head.scale:g}, on "
+        head = f"{config.head} x{config.margin_weight:g}, scale "
+        head += f"{parts.model.head.scale:g}, on "
     evaluates = []
     if parts.evaluations:
         every, when = config.evaluate_every, "at the end"
@@ -294,13 +294,13 @@ def plan(
         evaluates = [f"evaluate  {names}; {when}"]
     return [
         f"train     {of(parts.train)}{resized}",
-        f"held out  {of_heldout}",
+        f"held out  {heldout}",
         *measures,
         f"student   {config.model}, {side} px, "
         f"{parts.model.backbone.count_params():,} parameters, {config.precision}"
         + (f", from {config.init}" if config.init else ""),
-        f"teacher   {of_teacher}",
-        f"losses    {of_head}{config.general_batch} general rows{distill}",
+        f"teacher   {teacher_line}",
+        f"losses    {head}{config.general_batch} general rows{distill}",
         f"batch     {config.general_batch} general + {config.balanced_identities} x "
         f"{config.images_per_identity} balanced = {parts.sampler.batch_size} images "
         f"on {num_replicas} replica(s)",

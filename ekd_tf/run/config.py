@@ -8,7 +8,6 @@ ekd_tf.run.config` prints them as the table of flags/README.md.
 from __future__ import annotations
 
 import dataclasses
-import pathlib
 import sys
 from collections.abc import Mapping
 from typing import Any
@@ -61,7 +60,7 @@ EVALUATES = Needs(
 REPLICAS = Needs("--strategy=mirrored or multi_worker", lambda c: c.strategy != "none")
 
 
-def of_model(flag: str) -> Needs:
+def model_takes(flag: str) -> Needs:
     """Returns the condition of a flag that not every network has."""
 
     def holds(config):
@@ -134,17 +133,19 @@ class TrainConfig:
         "a flag follow it: ghostfacenet_v2:stem_stride=2.",
     )
     width: float = setting(
-        1.0, "Channel multiplier of the network.", low=0, needs=of_model("width")
+        1.0, "Channel multiplier of the network.", low=0, needs=model_takes("width")
     )
     embedding_dim: int = setting(
-        512, "Size of the embedding.", low=1, needs=of_model("embedding_dim")
+        512, "Size of the embedding.", low=1, needs=model_takes("embedding_dim")
     )
     input_size: int = setting(112, "Side of the images in pixels.", low=32)
     activation: str = setting(
-        "prelu", "Activation: prelu, relu or leaky_relu.", needs=of_model("activation")
+        "prelu",
+        "Activation: prelu, relu or leaky_relu.",
+        needs=model_takes("activation"),
     )
     dropout: float = setting(
-        0.0, "Dropout before the last layer, [0, 1).", needs=of_model("dropout")
+        0.0, "Dropout before the last layer, [0, 1).", needs=model_takes("dropout")
     )
     init: str | None = setting(
         None,
@@ -340,7 +341,7 @@ class TrainConfig:
     export: bool = setting(False, "Export SavedModel and TFLite at the end.", free=True)
 
     @classmethod
-    def of_record(cls, flags: Mapping[str, Any]) -> TrainConfig:
+    def from_record(cls, flags: Mapping[str, Any]) -> TrainConfig:
         """Returns the settings that a run's record holds; see `to_record`."""
         names = [field.name for field in dataclasses.fields(cls) if field.name in flags]
         values = {name: flags[name] for name in names}
@@ -369,10 +370,13 @@ class TrainConfig:
         balanced, teacher = self.balanced_identities, self.teacher
         distill = BEST if self.distill == "best" else self.distill
         if balanced is None:
-            of_pairs = _losses(self).difference(_BY_IMAGE)
-            balanced = BALANCED_IDENTITIES if of_pairs else 0
-        if is_cache(teacher) and not teacher.startswith(CACHE):
-            teacher = CACHE + teacher
+            pair_losses = _losses(self).difference(_BY_IMAGE)
+            balanced = BALANCED_IDENTITIES if pair_losses else 0
+        if teacher != "none" and not teacher.startswith(CACHE):
+            # Imports TensorFlow.
+            from ekd_tf.embedders.cache import is_cache
+
+            teacher = CACHE + teacher if is_cache(teacher) else teacher
         return dataclasses.replace(
             self, balanced_identities=balanced, teacher=teacher, distill=distill
         )
@@ -381,15 +385,6 @@ class TrainConfig:
 # The last was a flag once and stands in run.json of older runs.
 FREE = {*marked(TrainConfig, "free"), "best_metric"}
 COMMON = marked(TrainConfig, "common")
-
-
-def is_cache(spec: str) -> bool:
-    """Tells whether a model's specification is a cache of embeddings instead."""
-    # The second is of one that is unfinished, which its reader says.
-    names = ("cache.json", "writing.json")
-    places = [f"{where}{name}" for where in ("", "shard-*/") for name in names]
-    has_file = any(any(pathlib.Path(spec).glob(place)) for place in places)
-    return spec.startswith(CACHE) or has_file
 
 
 if __name__ == "__main__":

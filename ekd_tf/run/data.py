@@ -91,7 +91,7 @@ def sources_of_run(
     `force` takes images that have changed since.
     """
     workdir = Workdir(path, create=False)
-    config = TrainConfig.of_record(workdir.read_run()["flags"])
+    config = TrainConfig.from_record(workdir.read_run()["flags"])
     unreadable = unreadable or Unreadable(config.skip_corrupt)
     return open_run_data(config, workdir, unreadable, force, cache_dir=path)[:2]
 

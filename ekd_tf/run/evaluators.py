@@ -98,11 +98,11 @@ def make_evaluations(
         worst: See `LabelledEvaluation`.
         unreadable: Counts the unreadable images, which are left out.
     """
-    of_identities, of_folds = replicates
+    identity_replicates, fold_replicates = replicates
 
     def labelled(name, source, fprs=fprs):
         images = data.readable_images(source, unreadable)
-        return LabelledEvaluation(name, images, fprs, seed, of_identities, worst)
+        return LabelledEvaluation(name, images, fprs, seed, identity_replicates, worst)
 
     by_name: dict[str, Any] = {}
     if heldout is not None:
@@ -119,7 +119,7 @@ def make_evaluations(
         checks.check_choice("eval_sets", kind, _KINDS)
         if kind == "pairs":
             pairs = data.readable_pairs(data.read_pairs(path), unreadable)
-            by_name[name] = PairSetEvaluation(pairs, name, fprs, seed, of_folds)
+            by_name[name] = PairSetEvaluation(pairs, name, fprs, seed, fold_replicates)
         elif kind == "allpairs":
             limited = tuple(fpr for fpr in fprs if fpr >= _LEAST_LINKED_FPR)
             images = data.LinkedImages(data.read_pairs(path))

@@ -150,8 +150,8 @@ def make_head(
     checks.check_choice("head", name, (*HEADS, "none"))
     if name == "none":
         return None
-    of_combined = ("margin1", "margin2", "margin3")
-    names = of_combined if name == "combined" else ("margin",)
+    combined = ("margin1", "margin2", "margin3")
+    names = combined if name == "combined" else ("margin",)
     if margin is not None:
         margins = [number("margin", text) for text in margin.split(",")]
         if len(margins) != len(names):
@@ -161,7 +161,7 @@ def make_head(
                 f"--margin={margin}"
             )
         arguments.update(zip(names, margins))
-    flag_of = dict.fromkeys(of_combined, "margin")
+    flag_of = dict.fromkeys(combined, "margin")
     with checks.flag_words(
         gradient="head_gradient", sample_rate="head_sample_rate", **flag_of
     ):
@@ -190,9 +190,9 @@ def read_losses(spec: str, weight: str = "1") -> dict[str, tuple]:
         own_weight = _weight(place, text)
         make: Any = LOSSES[name]
         settings = settings_of(make, {*_OF_RUN, "centres", "miner", "name"})
-        of_miner = settings_of(PairMiner) if _takes(name, "miner") else {}
-        arguments = read_words(place, words, {**settings, **of_miner})
-        mined_by = {k: arguments.pop(k) for k in of_miner if k in arguments}
+        miner_settings = settings_of(PairMiner) if _takes(name, "miner") else {}
+        arguments = read_words(place, words, {**settings, **miner_settings})
+        mined_by = {k: arguments.pop(k) for k in miner_settings if k in arguments}
         asked[name] = own_weight, arguments, mined_by
     return asked
 
@@ -201,7 +201,7 @@ def make_losses(
     spec: str,
     centres: Callable[[], np.ndarray | None] = lambda: None,
     weight: str = "1",
-    **of_run,
+    **run_arguments,
 ) -> dict:
     """Builds distillation losses.
 
@@ -209,8 +209,8 @@ def make_losses(
         spec, weight: As for `read_losses`.
         centres: Gives the teacher's class centres, see `load_centres`, or None; called
             where a loss needs them, since they may be averages of millions of rows.
-        **of_run: `student_dim`, `teacher_dim`, `num_identities`, `head` and `scale`, of
-            which a loss receives what it takes.
+        **run_arguments: `student_dim`, `teacher_dim`, `num_identities`, `head` and
+            `scale`, of which a loss receives what it takes.
 
     Returns:
         Names -> `(loss, weight)`, the weight a float or a `GradientShare`.
@@ -218,7 +218,9 @@ def make_losses(
     losses: dict[str, tuple] = {}
     for name, (own_weight, arguments, mined_by) in read_losses(spec, weight).items():
         place = f"distill={name}"
-        given = {key: value for key, value in of_run.items() if _takes(name, key)}
+        given = {
+            key: value for key, value in run_arguments.items() if _takes(name, key)
+        }
         if _takes(name, "centres"):
             given["centres"] = centres()
             if given["centres"] is None:

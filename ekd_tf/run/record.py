@@ -148,16 +148,16 @@ class Record:
         def report(number):
             with parts.model.averaged_weights():
                 results = [each(both) for each, both in zip(parts.evaluations, models)]
-            scalars, of_teacher = {}, {}
+            scalars, teacher_scalars = {}, {}
             for result, both in zip(results, models):
                 result.write(reports)
                 scalars.update(result.scalars())
                 if both.teacher is not None:
-                    of_teacher.update(result.scalars("teacher"))
+                    teacher_scalars.update(result.scalars("teacher"))
                 self._log.images(number, result.images)
                 logging.info("Step %d, %s:\n%s", number, result.name, result.report())
             self._log.write(number, scalars)
-            draw_teacher(self.workdir.path, parts.steps, of_teacher)
+            draw_teacher(self.workdir.path, parts.steps, teacher_scalars)
 
         def evaluate(step):
             progress.pause()

@@ -50,8 +50,17 @@ def setting(
         common: Whether runs that are compared have it in common. Default: unless free.
         repeated: Of a tuple: one flag for each item, instead of commas.
     """
-    about = {**locals(), "common": not free if common is None else common}
-    return dataclasses.field(default=about.pop("default"), metadata=about)
+    about = {
+        "help": help,
+        "low": low,
+        "high": high,
+        "choices": choices,
+        "needs": needs,
+        "free": free,
+        "common": not free if common is None else common,
+        "repeated": repeated,
+    }
+    return dataclasses.field(default=default, metadata=about)
 
 
 def marked(kind: type, mark: str) -> frozenset[str]:

@@ -252,10 +252,10 @@ def write_cache(
         left = writer.images.stop - first
         done = progress(source.name, left, "images") if progress else None
         rows = embedder.views(pixels(first))
-        while of_batch := list(itertools.islice(rows, views)):
-            yield np.concatenate(of_batch, axis=1)
+        while batch_rows := list(itertools.islice(rows, views)):
+            yield np.concatenate(batch_rows, axis=1)
             if done is not None:
-                done(len(of_batch[0]))
+                done(len(batch_rows[0]))
 
     with naming_images(model.name, source.describe):
         return writer.write(compute)

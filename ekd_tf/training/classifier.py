@@ -179,19 +179,21 @@ class FaceClassifier(BackboneModel):
         values, norms = _global_values(parts, {n: g[0] for n, g in gradients.items()})
         weights, watched = self.loss_weights(norms)
         scaled = [update.scale_loss(weights[name]) for name in gradients]
-        of_embeddings, *of_variables = [
-            _weighted_sum(of_losses, scaled) for of_losses in zip(*gradients.values())
+        embedding_gradient, *variable_gradients = [
+            _weighted_sum(loss_gradients, scaled)
+            for loss_gradients in zip(*gradients.values())
         ]
-        of_network = network_tape.gradient(embeddings, variables, of_embeddings)
+        network_gradients = network_tape.gradient(
+            embeddings, variables, embedding_gradient
+        )
         terms = {
             term: weights[name] * values[term]
-            for name, of_loss in parts.items()
-            for term in of_loss
+            for name, loss_terms in parts.items()
+            for term in loss_terms
         }
         loss = tf.add_n(list(terms.values()))
-        step = update.apply(
-            [_sum(pair) for pair in zip(of_network, of_variables)], loss, state, before
-        )
+        summed = [_sum(pair) for pair in zip(network_gradients, variable_gradients)]
+        step = update.apply(summed, loss, state, before)
         return {
             "loss": loss,
             **terms,
@@ -242,7 +244,9 @@ def _mean_cosine(embeddings):
 def _global_values(parts, gradients):
     """Sums over replicas, in one message: terms by name, gradients' norms by loss."""
     terms = {
-        term: value for of_loss in parts.values() for term, value in of_loss.items()
+        term: value
+        for loss_terms in parts.values()
+        for term, value in loss_terms.items()
     }
     squares = [
         tf.constant(0.0) if x is None else tf.reduce_sum(tf.convert_to_tensor(x) ** 2)

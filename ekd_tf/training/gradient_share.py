@@ -38,11 +38,13 @@ class GradientShare(keras.layers.Layer):
             losses.watch(embeddings)
             margin = margin_loss(embeddings, labels)
             distilled = sum(ekd(embeddings, teacher(images), labels).values())
-        of_margin = losses.gradient(margin, embeddings)
-        of_ekd = losses.gradient(distilled, embeddings)
-        weight = share(tf.norm(of_margin), tf.norm(of_ekd))
+        margin_gradient = losses.gradient(margin, embeddings)
+        ekd_gradient = losses.gradient(distilled, embeddings)
+        weight = share(tf.norm(margin_gradient), tf.norm(ekd_gradient))
         gradients = network.gradient(
-            embeddings, student.trainable_variables, of_margin + weight * of_ekd
+            embeddings,
+            student.trainable_variables,
+            margin_gradient + weight * ekd_gradient,
         )
 
     Args:

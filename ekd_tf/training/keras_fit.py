@@ -194,11 +194,11 @@ class BackboneModel(keras.Model):
 
         with self.averaged_weights():
             embeddings = self._embedder.value(images())
-        of_all = np.concatenate(labels)
+        all_labels = np.concatenate(labels)
         if image_ids:
             _, first = np.unique(np.concatenate(image_ids), return_index=True)
-            embeddings, of_all = embeddings[first], of_all[first]
-        scalars = verify_embeddings(embeddings, of_all).scalars("")
+            embeddings, all_labels = embeddings[first], all_labels[first]
+        scalars = verify_embeddings(embeddings, all_labels).scalars("")
         figures = {name.lstrip("/"): value for name, value in scalars.items()}
         callbacks.on_test_end(figures)
         return figures if return_dict else list(figures.values())

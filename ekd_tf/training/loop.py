@@ -97,7 +97,11 @@ def run_steps(
         for number in range(start_step + 1, steps + 1):
             for hook in hooks:
                 hook.before_step(number)
-            batch = next(batches)
+            batch = next(batches, None)
+            if batch is None:
+                raise ValueError(
+                    f"`batches` must last to step {steps}. They ended before {number}"
+                )
             step = Step(number, number == steps, make_step(batch), batch)
             for hook in hooks:
                 hook.after_step(step)

@@ -125,11 +125,15 @@ def _wraps(kind):
 def _make(kind, schedule, momentum):
     """Calls the class with those of our settings that it has, in its own spelling."""
     settings = dict.fromkeys(("momentum", "beta_1", "beta1"), momentum)
-    # Decay is `GradientUpdate`'s; SGDW and AdamW of Addons cannot be made without.
+    # Decay is `GradientUpdate`'s; SGDW and the two AdamW cannot be made without.
     settings["weight_decay"] = 0.0
     known = inspect.signature(kind).parameters
     given = {name: value for name, value in settings.items() if name in known}
-    return kind(learning_rate=schedule, **given)
+    optimizer = kind(learning_rate=schedule, **given)
+    if isinstance(optimizer, keras.optimizers.Optimizer):
+        # Left to `compile`.
+        optimizer.weight_decay = None
+    return optimizer
 
 
 @contextlib.contextmanager
@@ -170,7 +174,10 @@ def chosen_decay(optimizer: Any, weight_decay: float | None) -> float:
     if isinstance(own, tf.Variable):
         own = float(own.numpy())
     if not own:
-        return DEFAULT_DECAY if weight_decay is None else weight_decay
+        # Those of Addons that cannot be made without have a 0 that nobody chose.
+        chosen = own == 0 and isinstance(optimizer, keras.optimizers.Optimizer)
+        default = 0.0 if chosen else DEFAULT_DECAY
+        return default if weight_decay is None else weight_decay
     if not isinstance(optimizer, (keras.optimizers.AdamW, keras.optimizers.Lion)):
         raise ValueError(
             "`optimizer` must leave `weight_decay` to `compile`, unless it is AdamW or "

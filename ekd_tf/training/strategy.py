@@ -154,11 +154,11 @@ def sum_over_replicas_of(
 
     @tf.function(autograph=False)
     def total(number):
-        def of_replica():
+        def sum_of_all():
             # An argument has no device, and workers refuse to reduce what has none.
             return sum_over_replicas(tf.identity(number))
 
-        return strategy.experimental_local_results(strategy.run(of_replica))[0]
+        return strategy.experimental_local_results(strategy.run(sum_of_all))[0]
 
     return lambda number: total(tf.constant(number, tf.float32))
 
@@ -194,7 +194,7 @@ def distribute(
     if replicas == 1:
         return prepare(dataset)
 
-    def of_worker(context):
+    def local_dataset(context):
         local = replicas // context.num_input_pipelines
 
         def own(rows):
@@ -211,4 +211,4 @@ def distribute(
         # One element per local replica, in order, for each global batch.
         return prepare(mine).flat_map(parts).prefetch(2 * local)
 
-    return strategy.distribute_datasets_from_function(of_worker)
+    return strategy.distribute_datasets_from_function(local_dataset)

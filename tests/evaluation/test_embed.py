@@ -73,6 +73,7 @@ def test_half_precision_embeddings_are_added_in_float32(rng):
 
 def test_rejects_other_than_uint8_images(rng):
     model, words = Embedder(linear), "`batches` must hold uint8 images"
+    refused("`batches` must hold images", model, [])
     refused(words, model, [np.zeros((2, 4, 4, 3), np.float32)])
     for shape in ((4, 4, 3), (2, 4, 4, 1)):
         refused(words, model, [np.zeros(shape, np.uint8)])

@@ -87,7 +87,7 @@ def main(values, kill):
     moments.watch(zipfile.ZipFile, "open")
     moments.watch(tf.summary.experimental, "write_raw_pb")
     try:
-        run_training(TrainConfig.of_record(values))
+        run_training(TrainConfig.from_record(values))
     except Interrupted:
         sys.exit(RESUME_STATUS)
     finally:

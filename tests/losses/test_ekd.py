@@ -14,7 +14,7 @@ from toys import with_gradient
 
 from ekd_tf.losses import EKDLoss
 from ekd_tf.losses.ekd import attach_thresholds
-from ekd_tf.losses.ekd import near_in_rank
+from ekd_tf.losses.ekd import near_thresholds
 from ekd_tf.losses.ekd import rank_differences
 from ekd_tf.mining import PairMiner
 from ekd_tf.mining.miner import NO_ROW
@@ -280,12 +280,12 @@ def test_attached_thresholds_move_with_the_negatives_around_them(run_as):
     # Two positives, then 50 negatives. Rank 4: two to either side, a fifth each. Rank
     # 0: three from the top. Rank 40: a quarter of it to either side. Rank 50: none.
     thresholds = tf.constant([0.3, 0.8, 0.1, 0.0])
-    ranks = tf.constant([4, 0, 40, 50])
+    positions = tf.constant([4, 0, 40, 50])
 
     def step(cosines):
         with tf.GradientTape(persistent=True) as tape:
             tape.watch(cosines)
-            near = near_in_rank(ranks, tf.range(52) - 2)
+            near = near_thresholds(positions, tf.range(52) - 2)
             columns = tf.unstack(attach_thresholds(thresholds, cosines, near))
         return columns, [tape.gradient(column, cosines) for column in columns]
 

@@ -9,8 +9,8 @@ from ekd_tf.mining.order_statistics import TOP
 from ekd_tf.mining.order_statistics import bins_of
 from ekd_tf.mining.order_statistics import count_bins
 from ekd_tf.mining.order_statistics import order_statistics
+from ekd_tf.mining.order_statistics import positions_of_fprs
 from ekd_tf.mining.order_statistics import quantiles_of_histogram
-from ekd_tf.mining.order_statistics import ranks_of_fprs
 
 # Where cosines lie decides which bins are shared, empty or crowded.
 COSINES = {
@@ -26,9 +26,9 @@ COSINES = {
 }
 
 
-def select(blocks, ranks):
+def select(blocks, positions):
     histogram = sum(count_bins(bins_of(block)) for block in blocks)
-    return order_statistics(blocks, histogram, tf.convert_to_tensor(ranks))
+    return order_statistics(blocks, histogram, tf.convert_to_tensor(positions))
 
 
 def test_cosines_are_counted_in_their_bins(run_as):
@@ -43,12 +43,15 @@ def test_cosines_are_counted_in_their_bins(run_as):
 def test_ranks_computed_by_hand(run_as):
     # floor(12345 f); 0.07 is not one over a whole number.
     fprs = [0.5, 1e-1, 1e-3, 1e-6, 0.07]
-    ranks = run_as(lambda n: ranks_of_fprs(n, fprs))(tf.constant(12345))
-    assert ranks.numpy().tolist() == [6172, 1234, 12, 0, 864]
+    positions = run_as(lambda n: positions_of_fprs(n, fprs))(tf.constant(12345))
+    assert positions.numpy().tolist() == [6172, 1234, 12, 0, 864]
     # 100 * 0.29 is 28.999... in floats.
-    assert ranks_of_fprs(tf.constant(100), [0.29, 0.57]).numpy().tolist() == [29, 57]
-    assert ranks_of_fprs(tf.constant(0), [0.29]).numpy().tolist() == [0]
-    assert ranks.dtype == tf.int32
+    assert positions_of_fprs(tf.constant(100), [0.29, 0.57]).numpy().tolist() == [
+        29,
+        57,
+    ]
+    assert positions_of_fprs(tf.constant(0), [0.29]).numpy().tolist() == [0]
+    assert positions.dtype == tf.int32
 
 
 def test_ranks_of_whole_multiples_do_not_fall_one_short():
@@ -57,20 +60,20 @@ def test_ranks_of_whole_multiples_do_not_fall_one_short():
     for k in range(1, 7):
         for multiple in (1, 3, 7, 29):
             negatives = multiple * 10**k
-            got = ranks_of_fprs(tf.constant(negatives), fprs).numpy().tolist()
+            got = positions_of_fprs(tf.constant(negatives), fprs).numpy().tolist()
             assert got == [negatives // 10**j for j in range(1, 7)]
     # The product of floats is 0.9999999999999999.
-    assert ranks_of_fprs(tf.constant(49), [1 / 49]).numpy().tolist() == [1]
+    assert positions_of_fprs(tf.constant(49), [1 / 49]).numpy().tolist() == [1]
 
 
 @pytest.mark.parametrize("kind", COSINES)
 def test_selection_matches_a_sort(rng, kind):
     cosines = np.float32(COSINES[kind](rng, 3000))
     # Ranks may be equal and in any order.
-    ranks = np.int32([1500, 0, 1, 2, 2, 17, 2999, 300, 301])
+    positions = np.int32([1500, 0, 1, 2, 2, 17, 2999, 300, 301])
     blocks = *np.split(cosines, [100, 1024]), np.full(40, NO_PAIR, np.float32)
-    got = select([tf.constant(x) for x in blocks], ranks)
-    np.testing.assert_array_equal(got, np.sort(cosines)[::-1][ranks])
+    got = select([tf.constant(x) for x in blocks], positions)
+    np.testing.assert_array_equal(got, np.sort(cosines)[::-1][positions])
 
 
 def test_selection_from_nothing_is_no_pair(run_as):

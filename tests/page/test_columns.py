@@ -56,21 +56,21 @@ def test_files_that_name_nothing_are_refused(tmp_path):
 
 
 def test_numbers_are_cut_into_thirds_and_words_into_the_common():
-    column = Column.of_numbers("age", np.array([*range(9), np.nan]))
+    column = Column.from_numbers("age", np.array([*range(9), np.nan]))
     assert column.values.tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2, -1]
     assert len(column.names) == 3
-    assert Column.of_numbers("n", np.array([5, 7, 5])).names == ("5", "7")
-    assert Column.of_numbers("n", np.ones(4)) is None
+    assert Column.from_numbers("n", np.array([5, 7, 5])).names == ("5", "7")
+    assert Column.from_numbers("n", np.ones(4)) is None
     # Where two thirds are alike and least, and where edges are close or large.
-    column = Column.of_numbers("n", np.array([3] * 90 + [4, 5, 6]))
+    column = Column.from_numbers("n", np.array([3] * 90 + [4, 5, 6]))
     assert column.names == ("below 4", "4 and above")
     assert np.bincount(column.values).tolist() == [90, 3]
-    years = Column.of_numbers("year", np.arange(1950, 1980))
-    assert years.names == ("below 1959.67", "1959.67 to 1969.33", "1969.33 and above")
-    many = Column.of_words("age", [str(n) for n in range(30)])
+    years = Column.from_numbers("year", np.arange(1950, 1980))
+    assert years.names == ("below 1959.7", "1959.7 to 1969.3", "1969.3 and above")
+    many = Column.from_words("age", [str(n) for n in range(30)])
     assert len(many.names) == 3 and many.values[[0, 29]].tolist() == [0, 2]
     words = [f"w{n}" for n in range(25)] + ["w0", None]
-    column = Column.of_words("word", words)
+    column = Column.from_words("word", words)
     assert len(column.names) == 21 and column.names[-1] == "all other values"
     assert column.values[-1] == -1 and column.values[0] == column.values[-2]
 

@@ -90,7 +90,7 @@ def test_slices_are_of_pairs_within_them(case, pairs):
     counts = SliceCounts([0.25], [column], units)
     for block in labelled_pairs(PairBlocks(case.models.student.rows, case.labels)):
         counts.add(*block)
-    ((of_column, intervals),) = counts.of_columns()
+    ((of_column, intervals),) = counts.column_counts()
     above = pairs.cosine > np.float32(0.25)
     for level, chosen in enumerate((np.ones_like(above), above)):
         for kind, of_kind in enumerate((pairs.same, ~pairs.same)):
@@ -102,7 +102,7 @@ def test_slices_are_of_pairs_within_them(case, pairs):
             for person in (0, 7):
                 ends = [case.labels[s] == person for s in (pairs.left, pairs.right)]
                 expected = (chosen & of_kind & (ends[0] | ends[1])).sum()
-                assert counts.of_identities[level, kind, person] == expected
+                assert counts.identity_counts[level, kind, person] == expected
     # A slice alone, as a set of its own, has the same intervals.
     for value, of_slice in enumerate(intervals):
         rows, labels = case.models.student.rows[values == value], case.labels

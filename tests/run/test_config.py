@@ -122,10 +122,10 @@ def test_arguments_and_record_give_the_settings_back():
     arguments = settings.as_arguments(changed)
     assert len(arguments) == 8
     assert parse(arguments, TrainConfig(), "ekd_tf.train") == changed
-    assert TrainConfig.of_record(changed.to_record()) == changed
+    assert TrainConfig.from_record(changed.to_record()) == changed
     # Of a version that had other settings, what both have.
     old = {"seed": 3, "drop_at": ["2"]}
-    assert TrainConfig.of_record(old) == TrainConfig(seed=3)
+    assert TrainConfig.from_record(old) == TrainConfig(seed=3)
 
 
 def test_every_setting_says_what_it_is_and_takes():

@@ -186,7 +186,7 @@ def test_figures_are_of_each_run_and_facts_of_all(common, tmp_path, op_by_op):
 
 def test_data_that_has_changed_is_refused_unless_forced(common, tmp_path):
     def note_of(run):
-        config = TrainConfig.of_record(run.values)
+        config = TrainConfig.from_record(run.values)
         return open_run_data(config, None, Unreadable(), False, tmp_path)[2]
 
     faces = write_people(tmp_path / "faces", people=8, each=4, side=32)

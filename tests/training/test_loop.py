@@ -79,3 +79,8 @@ def test_a_hook_that_cannot_be_closed_leaves_none_open():
     with pytest.raises(OSError, match="disk full"):
         run(2, 3, Full([]), Watcher(others))
     assert others[-1] == "close"
+
+
+def test_says_where_the_batches_ended():
+    with pytest.raises(ValueError, match="last to step 200. They ended before 101"):
+        run(98, 200)

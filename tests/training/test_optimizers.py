@@ -107,6 +107,8 @@ def test_the_decay_is_the_callers_or_else_the_optimizers():
         (adamw(0.1), 0.3, 0.3),
         (adamw(0.1), 0.0, 0.0),
         (adamw(0.1, **own), None, 0.2),
+        (adamw(0.1, weight_decay=0.0), None, 0.0),
+        (make_optimizer("adamw", 0.1), None, 5e-4),
         (keras.optimizers.Lion(0.1, **own), 0.2, 0.2),
     ):
         assert chosen_decay(optimizer, given) == expected

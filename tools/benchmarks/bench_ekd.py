@@ -102,11 +102,11 @@ class PlainEKD:
             new = tf.stop_gradient(tf.gather(values, ranks))
             variable.assign_add(settings.momentum * (new - variable))
         hardest = order[: settings.miner.num_negatives]
-        of_positive = self.difference(positive)
-        of_negative = self.difference([tf.gather(each, hardest) for each in negative])
+        positive_loss = self.difference(positive)
+        negative_loss = self.difference([tf.gather(each, hardest) for each in negative])
         return (
-            settings.positive_weight * of_positive
-            + settings.negative_weight * of_negative
+            settings.positive_weight * positive_loss
+            + settings.negative_weight * negative_loss
         )
 
     def difference(self, cosines):
@@ -249,9 +249,9 @@ def main(_):
     results, table = [], []
     for batch_size in map(int, BATCHES.value):
         for mode in MODES.value:
-            row, of_cases = measure(batch_size, mode)
+            row, cases = measure(batch_size, mode)
             table.append(row)
-            results += of_cases
+            results += cases
     print(format_table(table, HEADER))
     measuring.write_json(JSON.value, about, results)
 

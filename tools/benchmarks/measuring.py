@@ -50,8 +50,8 @@ def beside_first(times, images):
     first, rows = next(iter(times.values())), []
     for name, turns in times.items():
         wall, cpu = np.median(turns, axis=0) / images
-        of_wall, of_cpu = np.median(first / turns, axis=0)
-        numbers = f"{cpu:.3f}", f"{wall:.3f}", f"{of_cpu:.2f}", f"{of_wall:.2f}"
+        wall_ratio, cpu_ratio = np.median(first / turns, axis=0)
+        numbers = f"{cpu:.3f}", f"{wall:.3f}", f"{cpu_ratio:.2f}", f"{wall_ratio:.2f}"
         rows.append([name, *numbers])
     header = "case", "CPU ms / image", "wall ms / image", "floor / case, CPU", "wall"
     return format_table(rows, header)

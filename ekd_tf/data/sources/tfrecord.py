@@ -107,7 +107,7 @@ class TFRecordFaces(ShardedExamples):
         index_file = PositionedFile(path)
         try:
             index = json.loads(index_file.read(0, index_file.size))
-            shards, of_image, offsets, labels = _unpack_index(index)
+            shards, shard_of_image, offsets, labels = _unpack_index(index)
         # What a foreign or damaged file makes of these.
         except (KeyError, TypeError, ValueError, zlib.error) as error:
             raise ValueError(
@@ -122,13 +122,13 @@ class TFRecordFaces(ShardedExamples):
                 f"{file.path} has {file.size:,} bytes and {path} says {size:,}: it was "
                 "cut or replaced. Copy the folder again"
             )
-            begins = offsets[of_image == number]
+            begins = offsets[shard_of_image == number]
             lost = begins[np.append(begins[1:], size) > file.size]
             # A file that is longer holds all records, if they are these.
             for offset in lost if len(lost) else [file.size]:
                 (unreadable or Unreadable()).count(file.place(int(offset)), reason)
         numbers = range(index["identities"])
-        super().__init__(str(root), files, offsets, labels, numbers, of_image)
+        super().__init__(str(root), files, offsets, labels, numbers, shard_of_image)
 
 
 def _unpack_index(index):
@@ -143,11 +143,11 @@ def _unpack_index(index):
     if held != [counts, counts] or not sum(counts) == index["count"] > 0:
         raise ValueError(f"its shards do not hold {index['count']} images")
     number = np.arange(len(shards), dtype=np.min_scalar_type(len(shards)))
-    of_label = np.concatenate(labels)
-    if of_label.min() < 0 or of_label.max() >= identities:
+    all_labels = np.concatenate(labels)
+    if all_labels.min() < 0 or all_labels.max() >= identities:
         raise ValueError(f"labels are not below {identities}")
     names = [(shard["file"], shard["bytes"]) for shard in shards]
-    return names, np.repeat(number, counts), np.concatenate(offsets), of_label
+    return names, np.repeat(number, counts), np.concatenate(offsets), all_labels
 
 
 def unpack(text: str, dtype: str) -> np.ndarray:
