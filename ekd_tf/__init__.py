@@ -3,8 +3,10 @@
 How a batch becomes an update, in the order to read: `run.session` is a training from
 top to bottom; `data.pipeline` makes batches of a source's images; `run.teacher` brings
 the teacher and its rows; `training.classifier` makes the step, to which
-`training.distiller` adds the distillation losses; `losses.ekd` compares the ranks of
-the pairs that `mining.miner` finds; `training.update` updates the variables.
+`training.distiller` adds the distillation losses, over replicas by `ops.collective` and
+weighted by `training.gradient_share`; `losses.ekd` compares the ranks of the pairs that
+`mining.miner` finds, `losses.ekd_centres` with class centres among them;
+`training.update` updates the variables.
 
 Public names are imported when first used, so that `import ekd_tf` costs nothing and
 touches no device.

@@ -113,7 +113,8 @@ def make_pipeline(
         augmentations = {
             name: augmentation.resized(input_size, size) for name, size in sizes.items()
         }
-    rows, columns = sampler.batch_size, NUM_DRAWS if augmentation else 0
+    rows = sampler.batch_size
+    columns = NUM_DRAWS if augmentation else 0
     types = {
         "image_id": tf.TensorSpec([rows], tf.int64),
         "in_margin": tf.TensorSpec([rows], tf.float32),
@@ -128,13 +129,15 @@ def make_pipeline(
 
     def choose(step):
         indices, in_margin = sampler.batch(step)
-        labels = source.labels[indices].astype(np.int32)
+        batch = {"image_id": indices, "in_margin": in_margin}
+        batch["label"] = source.labels[indices].astype(np.int32)
         if views is not None:
-            numbers = chosen_views(seed, step, rows, views.count)
-            return indices, in_margin, labels, numbers
-        flips = flip_mask(seed, step, rows) if flip else np.zeros(rows, bool)
-        draws = augment_draws(seed, step, rows, columns)
-        return indices, in_margin, labels, flips, draws
+            batch["view"] = chosen_views(seed, step, rows, views.count)
+        else:
+            flips = flip_mask(seed, step, rows) if flip else np.zeros(rows, bool)
+            batch["flipped"] = flips
+            batch["draws"] = augment_draws(seed, step, rows, columns)
+        return [batch[name] for name in types]
 
     def chosen(step):
         values = tf.numpy_function(choose, [step], [t.dtype for t in types.values()])
@@ -143,13 +146,14 @@ def make_pipeline(
             for name, value in zip(types, values)
         }
 
-    def drawn(batch):
+    def with_draws(batch):
         # Of the images that are there: an unreadable one has been replaced.
         images = tf.gather(origin, batch["image_id"])
         flips, draws = views.draw(images, batch["view"])
         return {**batch, "flipped": flips, "draws": draws}
 
-    def finished(batch):
+    def augmented(batch):
+        # The reader has mirrored what is flipped.
         draws = batch.pop("draws")
         for name, augment in augmentations.items():
             batch[name] = augment(batch[name], draws)
@@ -158,8 +162,8 @@ def make_pipeline(
 
     stop = np.iinfo(np.int64).max if steps is None else start_step + steps
     dataset = tf.data.Dataset.range(start_step, stop).map(chosen)
-    dataset = reader.decode_batches(dataset, rows, drawn if views else None)
-    dataset = dataset.map(finished, num_parallel_calls=CONCURRENT_BATCHES)
+    dataset = reader.decode_batches(dataset, rows, with_draws if views else None)
+    dataset = dataset.map(augmented, num_parallel_calls=CONCURRENT_BATCHES)
     return Pipeline(
         dataset.prefetch(2).with_options(_options()),
         lambda step: reader.replace_unreadable(sampler.batch(step)[0]),

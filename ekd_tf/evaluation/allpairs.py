@@ -149,12 +149,10 @@ def labelled_intervals(
         images, positive, negative, fprs, replicates, seed
     )
     intervals = {}
-    for name, tpr_bounds, threshold_bounds in zip(
-        names, tpr.tolist(), threshold.tolist()
-    ):
-        if not np.isnan([*tpr_bounds, *threshold_bounds]).any():
-            intervals[f"tpr_at_fpr_{name}"] = tuple(tpr_bounds)
-            intervals[f"threshold_at_fpr_{name}"] = tuple(threshold_bounds)
+    for name, *both in zip(names, tpr.tolist(), threshold.tolist()):
+        if not np.isnan(both).any():
+            intervals[f"tpr_at_fpr_{name}"] = tuple(both[0])
+            intervals[f"threshold_at_fpr_{name}"] = tuple(both[1])
     return intervals
 
 

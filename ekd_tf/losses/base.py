@@ -13,7 +13,7 @@ from ekd_tf.checks import check_rank
 from ekd_tf.checks import check_same_batch
 from ekd_tf.checks import check_whole
 from ekd_tf.mining.miner import NO_ROW
-from ekd_tf.mining.miner import Memory
+from ekd_tf.mining.miner import ExtraRows
 from ekd_tf.ops.numerics import as_float32
 from ekd_tf.ops.numerics import as_int32
 
@@ -146,7 +146,7 @@ class MemoryLoss(DistillationLoss):
             self.memory_image_ids = add("memory_image_ids", rows, *empty)
 
     def _remembered(self, student, teacher, image_ids):
-        """Returns the `Memory`, without the images that the batch shows again."""
+        """Returns the rows, without those of images that the batch shows again."""
         received = student.shape[1], teacher.shape[1]
         if received != (self.student_dim, self.teacher_dim):
             raise ValueError(
@@ -160,7 +160,7 @@ class MemoryLoss(DistillationLoss):
             new_ids = tf.cast(image_ids, old_ids.dtype)
             again = tf.reduce_any(old_ids[:, None] == new_ids[None, :], axis=1)
             labels = tf.where(again, tf.cast(NO_ROW, labels.dtype), labels)
-        return Memory(
+        return ExtraRows(
             student=tf.convert_to_tensor(self.memory_student),
             teacher=tf.convert_to_tensor(self.memory_teacher),
             labels=tf.cast(labels, tf.int32),

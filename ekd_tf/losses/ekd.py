@@ -15,10 +15,10 @@ from ekd_tf.keras_compat import register
 from ekd_tf.losses.base import MemoryLoss
 from ekd_tf.losses.base import TermsAndMonitor
 from ekd_tf.metrics import format_fpr
-from ekd_tf.mining.miner import Memory
+from ekd_tf.mining.miner import ExtraRows
 from ekd_tf.mining.miner import PairMiner
-from ekd_tf.mining.miner import compiled
 from ekd_tf.mining.miner import join
+from ekd_tf.mining.miner import traced_when_eager
 from ekd_tf.mining.miner import with_gradient
 from ekd_tf.mining.order_statistics import HISTOGRAM_BINS
 from ekd_tf.mining.order_statistics import positions_of_fprs
@@ -50,8 +50,8 @@ def rank_differences(
     """
 
     def soft_rank(cosines, thresholds):
-        margins = tf.expand_dims(cosines, 1) - thresholds
-        return tf.reduce_sum(tf.sigmoid(margins / temperature), axis=1)
+        distances = tf.expand_dims(cosines, 1) - thresholds
+        return tf.reduce_sum(tf.sigmoid(distances / temperature), axis=1)
 
     student_rank = soft_rank(student, student_thresholds)
     teacher_rank = soft_rank(teacher, teacher_thresholds)
@@ -63,8 +63,9 @@ def attach_thresholds(
 ) -> tf.Tensor:
     """Lets the gradient of thresholds reach the negatives around them.
 
-    The values stay. The derivative of threshold k is that of the mean of the cosines
-    `negatives`, float32 `(n,)`, that `near`, bool `(num_fprs, n)`, keeps: a quantile
+    The values stay (a straight-through estimator). The derivative of threshold k is
+    that of the mean of the cosines `negatives`, float32 `(n,)`, that `near`, bool
+    `(num_fprs, n)`, keeps, as if the batch alone had defined the threshold: a quantile
     moves with the values around it. Without any it is 0.
     """
     means = masked_mean(negatives, near, axis=1)
@@ -77,11 +78,11 @@ def near_thresholds(wanted: tf.Tensor, positions: tf.Tensor) -> tf.Tensor:
     Both arguments are places in the descending order of all negatives, from 0: `wanted`
     p of the thresholds, int32 `(num_fprs,)`, and `positions`, int32 `(n,)`, below 0 for
     a pair that is no negative one. Those from 3/4 p to 5/4 p define a threshold, at
-    least two to either side; one beyond all positions has none.
+    least two to either side.
     """
     distances = tf.cast(tf.abs(positions - wanted[:, None]), tf.float32)
     near = distances <= tf.maximum(0.25 * tf.cast(wanted, tf.float32), 2.0)[:, None]
-    return near & (positions >= 0) & (wanted <= tf.reduce_max(positions))[:, None]
+    return near & (positions >= 0)
 
 
 @register
@@ -112,7 +113,8 @@ class EKDLoss(MemoryLoss):
         positive_weight, negative_weight: Floats >= 0 of the two terms.
         thresholds: "histogram" reads them from the decayed histogram; "ema" averages
             each batch's order statistics.
-        momentum: Float in (0, 1]: the newest batch's part in the thresholds.
+        momentum: Float in (0, 1]: the newest batch's part in "ema" thresholds, and
+            what the histogram loses in each step.
         bias_correction: Whether "ema" thresholds start at the first batch's or, as in
             TFace, at 0: 63 % of their value after 100 steps.
         threshold_gradient: Whether thresholds pass their gradient on to the negatives
@@ -130,7 +132,8 @@ class EKDLoss(MemoryLoss):
     State:
         That of `MemoryLoss`; of each model `MODEL_thresholds` `(num_fprs,)` and, unless
         they are "ema", `MODEL_histogram` `(4097,)`; `num_updates`; float32. A batch
-        with a row not finite changes none, one without negatives the memory alone.
+        with a row that is not finite changes no state, one without negatives changes
+        the memory alone.
 
     Reference:
         Huang et al., 2022, arXiv:2206.02325, equations 5 to 9. Compared with TFace
@@ -203,22 +206,22 @@ class EKDLoss(MemoryLoss):
         labels: tf.Tensor,
         image_ids: tf.Tensor | None,
         training: bool,
-        gallery: Memory | None = None,
+        extra: ExtraRows | None = None,
     ) -> TermsAndMonitor:
         """Returns the two weighted terms and what to watch beside them.
 
         Per FPR f: `threshold/MODEL/fpr_f`, `batch_tpr/MODEL/fpr_f` and
-        `critical/{positive,negative}/fpr_f`, the pairs on different sides. A
-        `gallery` takes the place of the memory in a layer that has none.
+        `critical/{positive,negative}/fpr_f`, the pairs on different sides. `extra` rows
+        are for a layer without a memory of its own.
         """
         if self.same_image_pairs:
             image_ids = None
         if self.memory:
-            gallery = self._remembered(student, teacher, image_ids)
+            extra = self._remembered(student, teacher, image_ids)
         is_ema = self.thresholds == "ema"
         # Stopped before the miner, whose gradient would be built otherwise.
         frozen = tf.stop_gradient(student)
-        pairs = self.miner(frozen, teacher, labels, image_ids, gallery, is_ema)
+        pairs = self.miner(frozen, teacher, labels, image_ids, extra, is_ema)
         # Before they are used: a batch counts in its own thresholds.
         if training:
             counts = pairs.finite & (pairs.total_negatives > 0)
@@ -234,7 +237,7 @@ class EKDLoss(MemoryLoss):
         return self._terms(student, labels, pairs, *tensors)
 
     # Each batch has another number of pairs.
-    @functools.partial(compiled, reduce_retracing=True)
+    @functools.partial(traced_when_eager, reduce_retracing=True)
     def _terms(self, student, labels, pairs, student_thresholds, teacher_thresholds):
         student = l2_normalize(student)
         # The positives, and the negatives behind them, hardest first.
@@ -319,17 +322,12 @@ class EKDLoss(MemoryLoss):
         seen = tf.cast(counts, tf.float32)
         updates = self.num_updates + seen
         self.num_updates.assign(updates)
-        part = self.momentum
-        if self.bias_correction:
-            # Equals the average divided by 1 - (1 - momentum)^n.
-            decay = math.log1p(-self.momentum) if self.momentum < 1 else -math.inf
-            part = -self.momentum / tf.math.expm1(tf.maximum(updates, 1.0) * decay)
-        part *= seen
         for side, mined in (("student", pairs.student), ("teacher", pairs.teacher)):
             variable = getattr(self, f"{side}_thresholds")
             if self.thresholds == "ema":
                 # Without negatives the batch's thresholds are undefined.
-                batch = tf.where(seen > 0, mined.thresholds, 0.0)
+                batch = tf.where(counts, mined.thresholds, variable)
+                part = self._part_of_newest(tf.maximum(updates, 1.0))
                 variable.assign(variable + part * (batch - variable))
                 continue
             histogram = getattr(self, f"{side}_histogram")
@@ -338,6 +336,14 @@ class EKDLoss(MemoryLoss):
             histogram.assign(decayed)
             quantiles = quantiles_of_histogram(decayed, self.miner.fprs)
             variable.assign(tf.where(updates > 0, quantiles, variable))
+
+    def _part_of_newest(self, updates):
+        """Returns the newest batch's part in an average over so many."""
+        if not self.bias_correction:
+            return self.momentum
+        # Equals the average divided by 1 - (1 - momentum)^n.
+        decay = math.log1p(-self.momentum) if self.momentum < 1 else -math.inf
+        return -self.momentum / tf.math.expm1(updates * decay)
 
     def get_config(self) -> dict:
         """Returns the arguments the layer was made with."""

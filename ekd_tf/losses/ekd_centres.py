@@ -13,14 +13,14 @@ from ekd_tf.keras_compat import register
 from ekd_tf.losses.base import TermsAndMonitor
 from ekd_tf.losses.centres import CentreLoss
 from ekd_tf.losses.ekd import EKDLoss
-from ekd_tf.mining.miner import Memory
+from ekd_tf.mining.miner import ExtraRows
 from ekd_tf.mining.miner import PairMiner
 from ekd_tf.ops.numerics import num_rows
 
 
 @register
 class EKDCentresLoss(CentreLoss):
-    """Compares ranks as `EKDLoss`, in the teacher's space, with its centres behind.
+    """Compares ranks as `EKDLoss` does, in the teacher's space and with its centres.
 
     The batch is paired with itself and with the teacher's class centres, which both
     models share. So every image has a positive pair, however few images its identity
@@ -76,22 +76,22 @@ class EKDCentresLoss(CentreLoss):
         training: bool,
     ) -> TermsAndMonitor:
         student = self.project(student, teacher)
-        batch = student, teacher, labels, image_ids
-        return self.ekd.compute(*batch, training, self._gallery(labels))
+        extra = self._centre_rows(labels)
+        return self.ekd.compute(student, teacher, labels, image_ids, training, extra)
 
-    def _gallery(self, labels):
-        """Returns the centres of a step as the `Memory` of both models."""
+    def _centre_rows(self, labels):
+        """Returns the centres of a step as rows of both models."""
         centres = tf.convert_to_tensor(self.centres)
         if not 0 < self.sampled < self.num_identities:
             every = tf.range(self.num_identities)
-            return Memory(student=centres, teacher=centres, labels=every)
+            return ExtraRows(student=centres, teacher=centres, labels=every)
         # The same on all replicas, and again after a resume.
         seed = tf.stack([0, tf.cast(self.ekd.num_updates, tf.int32)])
         count, most = self.sampled + num_rows(labels), self.num_identities
         count = min(count, most) if isinstance(count, int) else tf.minimum(count, most)
         drawn = sample_classes(labels, most, count, seed)
         rows = tf.gather(centres, drawn)
-        return Memory(student=rows, teacher=rows, labels=drawn)
+        return ExtraRows(student=rows, teacher=rows, labels=drawn)
 
     def get_config(self) -> dict[str, Any]:
         """Returns the arguments the layer was made with."""

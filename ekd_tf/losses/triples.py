@@ -13,9 +13,25 @@ from ekd_tf.losses.base import DistillationLoss
 from ekd_tf.losses.base import TermsAndMonitor
 from ekd_tf.ops.blocks import sum_over_rows
 from ekd_tf.ops.numerics import l2_normalize
-from ekd_tf.ops.numerics import pairwise_squared_distances
 from ekd_tf.ops.numerics import safe_sqrt
 from ekd_tf.ops.numerics import similarity_matrix
+
+# Squared distances below this part of the rows' squared lengths are rounding.
+_COINCIDING = 1e-5
+
+
+def pairwise_squared_distances(embeddings: tf.Tensor) -> tf.Tensor:
+    """Returns the squared Euclidean distances of float32 rows, `(batch, batch)`.
+
+    Rows closer than 0.45 % of their distance from the batch's mean coincide within
+    rounding: they have 0, and no gradient.
+    """
+    embeddings = embeddings - tf.reduce_mean(embeddings, axis=0)
+    products = similarity_matrix(embeddings)
+    lengths = tf.linalg.diag_part(products)
+    lengths = lengths[:, None] + lengths[None, :]
+    squares = lengths - 2.0 * products
+    return tf.where(squares > _COINCIDING * lengths, squares, 0.0)
 
 
 def huber(difference: tf.Tensor, delta: float) -> tf.Tensor:

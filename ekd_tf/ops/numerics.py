@@ -5,9 +5,6 @@ from __future__ import annotations
 import numpy as np
 import tensorflow as tf
 
-# Squared distances below this part of the rows' squared lengths are rounding.
-COINCIDING = 1e-5
-
 
 def as_float32(values: tf.Tensor | tf.Variable | np.ndarray) -> tf.Tensor:
     """Returns a tensor, variable or array of any float type as a float32 tensor.
@@ -72,17 +69,3 @@ def masked_mean(
 def similarity_matrix(embeddings: tf.Tensor) -> tf.Tensor:
     """Returns all cosines of unit rows, `(batch, batch)` float32."""
     return tf.matmul(embeddings, embeddings, transpose_b=True)
-
-
-def pairwise_squared_distances(embeddings: tf.Tensor) -> tf.Tensor:
-    """Returns the squared Euclidean distances of float32 rows, `(batch, batch)`.
-
-    Rows closer than 0.45 % of their distance from the batch's mean coincide within
-    rounding: they have 0, and no gradient.
-    """
-    embeddings = embeddings - tf.reduce_mean(embeddings, axis=0)
-    products = similarity_matrix(embeddings)
-    lengths = tf.linalg.diag_part(products)
-    lengths = lengths[:, None] + lengths[None, :]
-    squares = lengths - 2.0 * products
-    return tf.where(squares > COINCIDING * lengths, squares, 0.0)

@@ -15,13 +15,13 @@ from ekd_tf.evaluation.calibration import read_card
 
 # Of a longer series every n-th point and the last are drawn.
 _MOST_POINTS = 400
-# Title, unit, pattern of the metrics; a group of the pattern names the line.
+# Title, unit, pattern of the metrics, whose groups name the line.
 _CHARTS = (
     ("What is minimised", "loss", r"(loss)"),
     ("Losses, times their weights", "loss", r"loss/(.+)"),
-    ("Thresholds of both models", "cosine", r"threshold/(.+)"),
-    ("TPR of the batch", "TPR", r"batch_tpr/(.+)"),
-    ("Critical pairs of the batch", "pairs", r"critical/([^/]+)"),
+    ("Thresholds of both models", "cosine", r"(.*)threshold/(.+)"),
+    ("TPR of the batch", "TPR", r"(.*)batch_tpr/(.+)"),
+    ("Critical pairs of the batch", "pairs", r"(.*)critical/([^/]+)"),
     ("Learning rate", "learning rate", r"(learning_rate)"),
     ("TPR on evaluation sets", "TPR", r"(.+/tpr_at_fpr_.+)"),
 )
@@ -102,7 +102,9 @@ def _chart(title, unit, pattern, series):
             every = -(-len(steps) // _MOST_POINTS)
             keep = sorted({*range(0, len(steps), every), len(steps) - 1})
             points = [[steps[k], float(f"{values[k]:.6g}")] for k in keep]
-            lines.append({"name": match[1], "points": points, "every": every})
+            lines.append(
+                {"name": "".join(match.groups()), "points": points, "every": every}
+            )
     return {"title": title, "unit": unit, "lines": lines}
 
 

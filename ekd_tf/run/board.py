@@ -23,8 +23,8 @@ _TAGS: dict[str, dict[str, str | None]] = {
         "level.",
     },
     "3 threshold": {
-        "threshold/.+": "Cosine above which the fraction of negative pairs is the FPR "
-        "named. A student's that rises towards 1 is collapsing.",
+        "(.+/)?threshold/.+": "Cosine above which the fraction of negative pairs is "
+        "the FPR named. A student's that rises towards 1 is collapsing.",
     },
     "4 evaluation": {
         ".+/gap_at_fpr_.+": "The teacher's TPR less the student's at that FPR.",
@@ -37,9 +37,10 @@ _TAGS: dict[str, dict[str, str | None]] = {
         "gradient_ratio/.+": "Norm of the weighted loss's gradient on the embeddings, "
         "divided by that of the margin loss. Below 0.01 the loss does nothing.",
         "weight/.+": "What the loss is multiplied by.",
-        "critical/.+": "Pairs that student and teacher place on different sides.",
-        "batch_tpr/.+": "TPR of the pairs EKD mines at its threshold for that FPR.",
-        "pairs/.+": "Pairs that a loss compares, with its memory or centres too.",
+        "(.+/)?critical/.+": "Pairs that student and teacher place on different sides.",
+        "(.+/)?batch_tpr/.+": "TPR of the pairs EKD mines, at its threshold for that "
+        "FPR.",
+        "(.+/)?pairs/.+": "Pairs that a loss compares, with its memory or centres too.",
     },
     "6 training": {
         "embedding/mean_cosine": "Mean cosine of all pairs of a batch; near 1 "
@@ -57,10 +58,14 @@ _CHARTS = (
     ("TPR of teacher and student", "(.+)/tpr_at_fpr_(.+)", "{0}, FPR {1}"),
     (
         "Thresholds of teacher and student",
-        "threshold/(?:student|teacher)/fpr_(.+)",
+        "(?:.+/)?threshold/(?:student|teacher)/fpr_(.+)",
         "FPR {0}",
     ),
-    ("Critical pairs of teacher and student", "critical/(?:positive|negative)", "All"),
+    (
+        "Critical pairs of teacher and student",
+        "(?:.+/)?critical/(?:positive|negative)",
+        "All",
+    ),
 )
 
 

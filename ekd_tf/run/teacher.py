@@ -40,8 +40,8 @@ from ekd_tf.run.progress import begin_line
 class OnlineTeacher:
     """A model that runs with the student, within the step where it can be traced.
 
-    Others leave TensorFlow and run in the input pipeline, one global batch at a time,
-    ahead of the steps.
+    Others leave TensorFlow and run in the input pipeline, ahead of the steps, on the
+    rows of a batch that this worker has.
 
     Attributes:
         in_step: Function of images to embeddings that the step's graph calls, or None:
@@ -66,7 +66,7 @@ class OnlineTeacher:
         return None if self.input_size == student_size else self.input_size
 
     def attach(self, dataset: tf.data.Dataset) -> tf.data.Dataset:
-        """Adds the rows to batches, or to parts of them, unless `in_step`."""
+        """Adds the rows to batches, unless `in_step`."""
         if self.in_step is not None:
             return dataset
 

@@ -1,4 +1,4 @@
-"""A backbone with a margin head: how teachers and baselines are trained."""
+"""A backbone with a margin head, and the training step of all models."""
 
 from __future__ import annotations
 
@@ -153,12 +153,12 @@ class FaceClassifier(BackboneModel):
         """
         update = self._update.value
         learning_rate = current_learning_rate(update.optimizer)
-        state = [
+        moved = [
             tf_variable(variable)
             for layer in self.trained_layers.values()
             for variable in layer.non_trainable_variables
         ]
-        before = [variable.read_value() for variable in state]
+        before = [variable.read_value() for variable in moved]
         variables = [tf_variable(variable) for variable in update.variables]
         with tf.GradientTape(watch_accessed_variables=False) as network_tape:
             network_tape.watch(variables)
@@ -193,7 +193,7 @@ class FaceClassifier(BackboneModel):
         }
         loss = tf.add_n(list(terms.values()))
         summed = [_sum(pair) for pair in zip(network_gradients, variable_gradients)]
-        step = update.apply(summed, loss, state, before)
+        step = update.apply(summed, loss, moved, before)
         return {
             "loss": loss,
             **terms,
@@ -205,10 +205,10 @@ class FaceClassifier(BackboneModel):
         }
 
     def loss_parts(self, embeddings: tf.Tensor, batch: dict) -> tuple[dict, dict]:
-        """Returns the terms of each loss, and what to watch, of this replica's rows.
+        """Returns this replica's part of the terms of each loss, and what to watch.
 
-        Terms, `loss/...`, are float32 scalars without the loss's weight that sum over
-        replicas to those of the global batch; what to watch is already global.
+        Terms, `loss/...`, are float32 scalars, before the weights of `loss_weights`,
+        that sum over replicas to those of the global batch; what to watch is global.
         """
         if self.head is None:
             return {}, {}

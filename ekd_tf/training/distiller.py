@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 from collections.abc import Callable
 
 import keras
@@ -19,14 +20,15 @@ from ekd_tf.training.keras_fit import Untracked
 class Distiller(FaceClassifier):
     """Trains a student by margin softmax and any number of distillation losses.
 
-    Each step runs the frozen teacher and the student once on this replica's images,
-    and gives both sets of embeddings of the global batch to every distillation loss. A
-    weight means the same on any number of replicas.
+    Each step runs the student once on this replica's images, and the frozen teacher
+    where batches do not bring its rows, and gives both models' embeddings of the global
+    batch to every distillation loss. A weight means the same on any number of replicas.
 
     `train_step` returns, beside what `FaceClassifier` does, for each loss its
     `weight/NAME` and, where there is a margin loss, `gradient_ratio/NAME`: the norm of
     the loss's weighted gradient on the embeddings of the global batch over that of the
-    margin loss's, 0 where no row of a batch is in that.
+    margin loss's, 0 where no row of a batch is in that. What two losses watch by one
+    name has the loss's before it.
 
     Batches are those of `FaceClassifier`; they may hold `teacher` float32
     `(batch, teacher_dim)`, embeddings computed before, or `teacher_image` uint8, what
@@ -127,18 +129,19 @@ class Distiller(FaceClassifier):
         teacher = gather_rows(self.teacher_rows(batch))
         labels = gather_rows(batch["label"])
         image_ids = gather_rows(batch["image_id"])
+        watched = {}
         for name, loss in self.losses_by_name.items():
-            terms, watched = loss(
+            terms, watched[name] = loss(
                 student, teacher, labels, image_ids, training=True, with_monitor=True
             )
             parts[name] = {
                 f"loss/{term}": value / num_replicas() for term, value in terms.items()
             }
-            # Two forms of EKD watch the same of different pairs.
-            monitor.update(
-                (f"{name}/{key}" if key in monitor else key, value)
-                for key, value in watched.items()
-            )
+        keys = collections.Counter(key for each in watched.values() for key in each)
+        for name, scalars in watched.items():
+            for key, value in scalars.items():
+                # Two forms of EKD watch the same of different pairs.
+                monitor[f"{name}/{key}" if keys[key] > 1 else key] = value
         return parts, monitor
 
     def loss_weights(self, norms: dict) -> tuple[dict, dict]:

@@ -1,4 +1,4 @@
-"""One optimizer step: sum over replicas, un-scale, check, decay, clip, apply."""
+"""One optimizer step: sum over replicas, un-scale, check, clip, decay, apply."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ class GradientUpdate:
     In this order, in float32: gradients are
 
     1. summed over replicas, each of which differentiates its part of the loss;
-    2. divided by the loss scale and tested: if an entry or the norm is not finite,
-       the whole step is skipped on all replicas;
+    2. divided by the loss scale and tested: if their norm is not finite, the whole
+       step is skipped on all replicas;
     3. scaled by $\min(1, \text{clip\_norm} / \lVert g \rVert)$;
     4. joined by the decay, on which momentum acts too where it is coupled;
     5. applied by the optimizer.
@@ -127,14 +127,14 @@ class GradientUpdate:
         }
 
     def scale_loss(self, loss: tf.Tensor) -> tf.Tensor:
-        """Returns the loss to differentiate, float32: `loss * loss_scale`."""
+        """Returns a loss to differentiate, or its weight, times the loss scale."""
         return tf.cast(loss, tf.float32) * self.state["loss_scale"]
 
     def apply(
         self,
         gradients: Sequence,
         loss: tf.Tensor | float = 0.0,
-        state: Sequence[tf.Variable] = (),
+        moved: Sequence[tf.Variable] = (),
         before: Sequence[tf.Tensor] = (),
     ) -> dict[str, tf.Tensor]:
         """Makes the step, or skips it.
@@ -144,7 +144,7 @@ class GradientUpdate:
                 `variables`, of any float dtype, dense or sparse.
             loss: Float scalar, the global batch's loss. The step is skipped, too, where
                 it is not finite.
-            state: Variables that moved in the forward pass: BatchNorm's averages, the
+            moved: Variables that moved in the forward pass: BatchNorm's averages, the
                 losses' thresholds.
             before: Their values before that, given back to them by a skipped step.
 
@@ -169,12 +169,9 @@ class GradientUpdate:
         scale = tf.convert_to_tensor(self.state["loss_scale"])
         if self.loss_scaling == "dynamic":
             gradients = [gradient / scale for gradient in gradients]
-        finite = tf.reduce_all(
-            [tf.reduce_all(tf.math.is_finite(x)) for x in (loss, *gradients)]
-        )
+        # Not finite where an entry is not, and where its square overflows.
         norm = tf.linalg.global_norm(gradients)
-        # Of finite entries it may still overflow.
-        finite &= tf.math.is_finite(norm)
+        finite = tf.math.is_finite(norm) & tf.math.is_finite(loss)
         if self.clip_norm is not None:
             factor = self.clip_norm / tf.maximum(norm, self.clip_norm)
             gradients = [gradient * factor for gradient in gradients]
@@ -182,7 +179,7 @@ class GradientUpdate:
             gradients = self._decayed(gradients, rows)
 
         def merge(strategy, *values):
-            return self._apply_if(strategy, state, *values)
+            return self._apply_if(strategy, moved, *values)
 
         skipped = replica.merge_call(
             merge, args=(finite, gradients, rows, list(before))
@@ -208,7 +205,7 @@ class GradientUpdate:
                 decayed[position] += self.weight_decay * tf.cast(weights, tf.float32)
         return decayed
 
-    def _apply_if(self, strategy, state, finite, gradients, rows, before):
+    def _apply_if(self, strategy, moved, finite, gradients, rows, before):
         """Runs in the cross-replica context: returns the count of skipped steps."""
         # All replicas have the same answer.
         finite = strategy.experimental_local_results(finite)[0]
@@ -231,7 +228,7 @@ class GradientUpdate:
             return True
 
         def assign(values):
-            for variable, value in zip(state, values):
+            for variable, value in zip(moved, values):
                 variable.assign(value)
 
         def restore():

@@ -45,7 +45,9 @@ def test_draws_centres_beside_those_of_the_batch(rng):
     loss, _ = make(rng, sampled=20)
     galleries = []
     for _ in range(3):
-        galleries.append(loss._gallery(tf.constant([0, 0, 1])).labels.numpy().tolist())
+        galleries.append(
+            loss._centre_rows(tf.constant([0, 0, 1])).labels.numpy().tolist()
+        )
         _, found = loss(*batch_of(rng, [0, 0, 1]), with_monitor=True)
         assert found["pairs/positive"] == 1 + 3
         # Two within the batch, and each image with all of 23 centres but its own.

@@ -12,7 +12,7 @@ from toys import value_and_gradient
 from ekd_tf.mining import miner as layout
 from ekd_tf.mining.miner import DEFAULT_FPRS
 from ekd_tf.mining.miner import NO_ROW
-from ekd_tf.mining.miner import Memory
+from ekd_tf.mining.miner import ExtraRows
 from ekd_tf.mining.miner import PairMiner
 from ekd_tf.mining.miner import Pairs
 from ekd_tf.mining.miner import with_gradient
@@ -105,7 +105,7 @@ def test_blocks_cover_every_pair(rng, monkeypatch, rows, memory):
         teacher[:rows],
         labels[:rows],
         None,
-        Memory(*behind, labels[rows:]),
+        ExtraRows(*behind, labels[rows:]),
     )
     check(mined, student, teacher, labels, k=200, batch=rows)
 
@@ -163,7 +163,7 @@ class Scale:
 
     visits = 0
 
-    @layout.compiled
+    @layout.traced_when_eager
     def power(self, x, exponent=1):
         self.visits += 1
         return 2.0 * x**exponent

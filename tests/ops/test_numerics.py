@@ -5,10 +5,10 @@ import tensorflow as tf
 from refusals import refused
 from toys import value_and_gradient
 
+from ekd_tf.losses.triples import pairwise_squared_distances
 from ekd_tf.ops.numerics import as_int32
 from ekd_tf.ops.numerics import l2_normalize
 from ekd_tf.ops.numerics import masked_mean
-from ekd_tf.ops.numerics import pairwise_squared_distances
 from ekd_tf.ops.numerics import safe_acos
 from ekd_tf.ops.numerics import safe_sqrt
 

@@ -177,6 +177,7 @@ def test_losses_tpr_and_thresholds_come_first():
         "1 loss/loss/margin",
         "2 TPR/heldout/tpr_at_fpr_1e-3",
         "3 threshold/threshold/student/fpr_1e-1",
+        "3 threshold/ekd_centres/threshold/student/fpr_1e-1",
         "4 evaluation/heldout/accuracy",
         "5 distillation/critical/positive",
         "6 training/loss_scale",

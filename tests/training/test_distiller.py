@@ -46,7 +46,7 @@ def test_weighted_terms_sum_to_the_loss_of_one_run_of_each_model(rng):
     np.testing.assert_allclose(out["loss"], sum(parts), rtol=1e-5)
     assert out["pairs/rows"] == 8
     # Both watch their thresholds; those as published begin at 0.
-    watched = [out[f"{of}threshold/teacher/fpr_1e-1"] for of in ("", "published/")]
+    watched = [out[f"{n}/threshold/teacher/fpr_1e-1"] for n in ("ekd", "published")]
     np.testing.assert_allclose(watched[1], 0.01 * watched[0], atol=1e-3)
     operations = step.get_concrete_function(data).graph.get_operations()
     assert [op.type for op in operations].count("Conv2D") == 1
