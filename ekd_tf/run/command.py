@@ -95,6 +95,7 @@ def define_flags(kind: type, into: flags.FlagValues = flags.FLAGS) -> None:
     for field in dataclasses.fields(kind):
         about = field.metadata
         arguments: list[Any] = [field.name, field.default, about["help"]]
+        # As text: Python 3.9 does not know what `int | None` is.
         annotation = str(field.type).replace(" | None", "")
         define: Callable = flags.DEFINE_string
         if about["choices"]:
