@@ -13,21 +13,6 @@ NAN = float("nan")
 INF = float("inf")
 
 
-@pytest.mark.parametrize("replicas", [0, 2])
-def test_two_steps_of_momentum_with_coupled_decay_by_hand(replicas):
-    # Decay 0.5, momentum 0.9, rate 0.1. The weight's gradients are
-    # [1, -1] + 0.5 * [1, 2] = [1.5, 0], so m = [-0.15, 0] and w = [0.85, 2]; then
-    # [1, -1] + 0.5 * [0.85, 2] = [1.425, 0], so m = [-0.135 - 0.1425, 0] = [-0.2775, 0]
-    # and w = [0.5725, 2]. The bias does not decay: m = -0.2, then -0.38: 0.8, 0.42.
-    run = Run(replicas, weight_decay=0.5)
-    part = np.array([1.0, -1.0, 2.0]) / run.replicas
-    for _ in range(2):
-        run.step(*[part] * run.replicas)
-    run.check(run.weight, [0.5725, 2.0])
-    run.check(run.bias, [0.42])
-    assert run.iterations == 2
-
-
 @pytest.mark.parametrize("replicas, loss_scaling", [(0, "none"), (2, "dynamic")])
 def test_clips_by_the_global_norm_before_decay_by_hand(replicas, loss_scaling):
     # Gradients [4, 12] and [3], norm sqrt(16 + 144 + 9) = 13; clipped to 6.5 they are
