@@ -4,6 +4,7 @@
 """
 
 import collections
+import functools
 
 import numpy as np
 import pytest
@@ -82,14 +83,7 @@ def test_every_place_precision_and_loss(place, runs):
 
 @pytest.fixture(scope="module")
 def runs():
-    made = {}
-
-    def get(place):
-        if place not in made:
-            made[place] = replicas.runs_of(place)
-        return made[place]
-
-    return get
+    return functools.lru_cache(replicas.runs_of)
 
 
 def test_only_embeddings_labels_and_ids_cross_replicas(rng, two_replicas, monkeypatch):
