@@ -36,23 +36,11 @@ def with_centres(loss_class, **changed):
 SIZES = {"student_dim": 3, "teacher_dim": 4}
 # Thresholds that are the batch's own, and constants in the gradient.
 PLAIN_EKD = {"memory": 0, "thresholds": "ema", "threshold_gradient": False}
+CHANGED_EKD = {**PLAIN_EKD, "temperature": 0.03, "momentum": 0.2, "memory": 3}
+CHANGED_EKD |= {"positive_weight": 0.5, "negative_weight": 0.0, "student_dim": 5}
+CHANGED_EKD |= {"bias_correction": False, "same_image_pairs": True, "teacher_dim": 8}
 CASES = {
-    "ekd": Case(
-        lambda **kw: losses.EKDLoss(**{**PLAIN_EKD, **kw}),
-        {
-            "temperature": 0.03,
-            "momentum": 0.2,
-            "positive_weight": 0.5,
-            "negative_weight": 0.0,
-            "thresholds": "ema",
-            "threshold_gradient": False,
-            "bias_correction": False,
-            "same_image_pairs": True,
-            "memory": 3,
-            "student_dim": 5,
-            "teacher_dim": 8,
-        },
-    ),
+    "ekd": Case(lambda **kw: losses.EKDLoss(**{**PLAIN_EKD, **kw}), CHANGED_EKD),
     "cosine": Case(losses.CosineLoss, SIZES),
     "fitnet": Case(losses.FitNetLoss, SIZES),
     "sp": Case(losses.SPLoss, {"gram": "row_normalized"}),
@@ -191,11 +179,8 @@ def test_gradient_matches_central_differences(rng, name):
         direction = np.float32(rng.normal(size=student.shape))
         direction /= np.linalg.norm(direction)
         h = 2e-3
-        values = [
-            float(step(student + s * h * direction, teacher, labels)[0])
-            for s in (1, -1)
-        ]
-        slope = (values[0] - values[1]) / (2 * h)
+        up, down = (step(student + s * direction, teacher, labels)[0] for s in (h, -h))
+        slope = float(up - down) / (2 * h)
         expected = np.sum(gradient * direction)
         assert abs(slope - expected) < 1e-2 * scale, (slope, expected)
 
