@@ -49,9 +49,6 @@ def test_ranks_computed_by_hand(run_as):
     assert ranks_of_fprs(tf.constant(100), [0.29, 0.57]).numpy().tolist() == [29, 57]
     assert ranks_of_fprs(tf.constant(0), [0.29]).numpy().tolist() == [0]
     assert ranks.dtype == tf.int32
-
-
-def test_ranks_of_whole_multiples_do_not_fall_one_short():
     # In floats 1000 * 1e-3 may round to less than 1.
     fprs = [10.0**-k for k in range(1, 7)]
     for k in range(1, 7):
