@@ -21,17 +21,11 @@ def datasets(tmp_path, monkeypatch):
 
 
 def make(datasets, labels, kind=None, images=None):
-    images = images or map(flat, range(len(labels)))
-    rows = {
-        "image": [data and {"bytes": data, "path": None} for data in images],
-        "label": labels,
-        "other": list(range(len(labels))),
-    }
-    features = {
-        "image": datasets.Image(),
-        "label": kind or datasets.Value("int64"),
-        "other": datasets.Value("int64"),
-    }
+    numbers, whole = list(range(len(labels))), datasets.Value("int64")
+    images = images or map(flat, numbers)
+    images = [data and {"bytes": data, "path": None} for data in images]
+    rows = {"image": images, "label": labels, "other": numbers}
+    features = {"image": datasets.Image(), "label": kind or whole, "other": whole}
     return datasets.Dataset.from_dict(rows, features=datasets.Features(features))
 
 

@@ -103,18 +103,6 @@ def test_lists_of_other_encodings(tmp_path, people):
     assert pairs_from_list(path, people)[1] == [True, True]
 
 
-@pytest.mark.realdata
-def test_real_sets(realdata):
-    for name, count in (("test", 1000), ("train", 2200)):
-        path = realdata / "lfw" / f"lfw_view1_{name}.bin"
-        pairs = read_pairs(path)
-        assert (len(pairs.issame), pairs.issame.sum()) == (count, count // 2)
-        with open(path, "rb") as file:
-            images, issame = pickle.load(file, encoding="bytes")
-        assert pairs.images.read(range(2 * count)) == images
-        np.testing.assert_array_equal(pairs.issame, issame)
-
-
 def test_linked_images_are_of_one_identity():
     a, b, c, d, e = (bytes([0xFF, 0xD8, 0xFF, k]) for k in range(5))
     # a-b and b-c link a, b and c; d is another's, and e is with a copy of itself.

@@ -107,15 +107,9 @@ def test_the_teacher_sees_the_same_images_and_augmentation_at_its_size(folder, a
     if allowed:
         (root / "id3" / "2.png").write_bytes(b"no image")
     source, unreadable = FolderFaces(root), Unreadable(allowed)
-    pipeline = make_pipeline(
-        source,
-        sampler_of(source),
-        8,
-        seed=3,
-        teacher_size=SIZE,
-        unreadable=unreadable,
-        augmentation=Augmentation(crop=2, brightness=0.5),
-    )
+    arguments = {"teacher_size": SIZE, "unreadable": unreadable}
+    arguments["augmentation"] = Augmentation(crop=2, brightness=0.5)
+    pipeline = make_pipeline(source, sampler_of(source), 8, seed=3, **arguments)
     for step, batch in enumerate(take(pipeline, 2)):
         draws = augment_draws(3, step, 10, NUM_DRAWS)
         # Twice the side: twice the pixels are cut.
@@ -148,13 +142,8 @@ def test_batches_are_what_sampler_and_draws_of_their_step_say(drawn, folder, kin
         if augmentation:
             images = augmentation(images, augment_draws(9, step, 10, NUM_DRAWS))
             assert (images != pixels[indices]).numpy().any()
-        expected = {
-            "image": images,
-            "label": source.labels[indices],
-            "in_margin": in_margin,
-            "image_id": indices,
-            "flipped": flips,
-        }
+        expected = {"image": images, "image_id": indices, "flipped": flips}
+        expected |= {"label": source.labels[indices], "in_margin": in_margin}
         assert_equal(batch, expected)
     resumed = make_pipeline(*arguments, start_step=3, augmentation=augmentation)
     for batch, expected in zip(take(resumed, 2), batches[3:]):

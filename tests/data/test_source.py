@@ -16,10 +16,7 @@ class Numbers(Files):
     def __init__(self, labels, name="numbers"):
         super().__init__([b"%d" % index for index in range(len(labels))], labels)
         self.name = name
-
-    @property
-    def fingerprint(self):
-        return hashlib.sha256(self.labels.tobytes()).hexdigest()
+        self.fingerprint = hashlib.sha256(self.labels.tobytes()).hexdigest()
 
 
 @pytest.fixture

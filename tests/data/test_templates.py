@@ -19,8 +19,7 @@ def root(rng, tmp_path):
     (tmp_path / "loose_crop").mkdir()
     names = [f"{k + 1}.png" for k in range(6)]
     for file in names:
-        image = face(rng, 100, 110)
-        image.save(tmp_path / "loose_crop" / file)
+        face(rng, 100, 110).save(tmp_path / "loose_crop" / file)
     points = [" ".join(f"{v:.2f}" for v in (POINTS + k).ravel()) for k in range(6)]
     head = "TEMPLATE_ID,SUBJECT_ID,FILE"
     for what, lines in {
@@ -41,7 +40,7 @@ def root(rng, tmp_path):
     return tmp_path
 
 
-def test_reads_the_lists(root):
+def test_reads_the_lists_of_which_searches_and_pairs_may_be_missing(root):
     found = read_template_set(root)
     assert found.name == "toy"
     np.testing.assert_array_equal(found.template, [10, 10, 20, 20, 30, 30])
@@ -53,6 +52,10 @@ def test_reads_the_lists(root):
     assert found.galleries.keys() == {"G1", "G2"}
     np.testing.assert_array_equal(found.galleries["G1"].template, [10])
     np.testing.assert_array_equal(found.probes.subject, [5, 6])
+    for path in (*root.glob("meta/*1N*"), *root.glob("meta/*pair_label.txt")):
+        path.unlink()
+    found = read_template_set(root)
+    assert (found.pairs, found.galleries, found.probes) == (None, {}, None)
 
 
 def test_aligns_each_image_by_its_points(root):
@@ -64,13 +67,6 @@ def test_aligns_each_image_by_its_points(root):
         np.testing.assert_array_equal(found[row], expected)
     assert images.describe(3).endswith("4.png")
     assert not images.encoded
-
-
-def test_lists_of_searches_and_pairs_may_be_missing(root):
-    for path in (*root.glob("meta/*1N*"), *root.glob("meta/*pair_label.txt")):
-        path.unlink()
-    found = read_template_set(root)
-    assert (found.pairs, found.galleries, found.probes) == (None, {}, None)
 
 
 def test_fingerprint_follows_points_and_images_and_not_the_place(root):

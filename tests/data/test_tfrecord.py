@@ -12,7 +12,6 @@ from records import write_examples
 from refusals import refused
 
 from ekd_tf.data.sources.tfrecord import TFRecordFaces
-from ekd_tf.data.sources.tfrecord import masked_crc32c
 from ekd_tf.data.sources.tfrecord import read_example
 from ekd_tf.files.positioned import PositionedFile
 
@@ -80,12 +79,6 @@ def test_a_label_that_contradicts_the_index_is_damage(root):
     faces = TFRecordFaces(root)
     assert faces.read([0]) == IMAGES[:1]
     refused("its label is 0, in the index 1", faces.read, [1])
-
-
-def test_checksum_of_a_known_vector():
-    # CRC-32C of "123456789" is 0xe3069283 (RFC 3720, appendix of iSCSI's polynomial);
-    # rotated right by 15 bits: 0x2507c60d; plus 0xa282ead8, modulo 2^32.
-    assert masked_crc32c(b"123456789") == (0x2507C60D + 0xA282EAD8) & 0xFFFFFFFF
 
 
 def test_damage_is_named_with_file_and_offset(tmp_path):

@@ -273,15 +273,6 @@ def test_refuses_shards_in_the_place_of_others(tmp_path):
     refused("shard-1-of-2 holds shard 2 of 2", TeacherCache, tmp_path)
 
 
-def test_one_process_at_a_time_writes_a_folder(tmp_path):
-    def interfere(first):
-        refused("in use by process", CacheWriter(tmp_path, note()).write, compute)
-        return compute(first)
-
-    CacheWriter(tmp_path, note()).write(interfere)
-    np.testing.assert_array_equal(TeacherCache(tmp_path).rows, ROWS)
-
-
 def test_refuses_shards_that_do_not_belong_together(tmp_path):
     write(tmp_path, shard=(1, 2))
     write(tmp_path, shard=(2, 2), teacher_fingerprint="x", teacher="other.onnx")

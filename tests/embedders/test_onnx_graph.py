@@ -12,19 +12,18 @@ SIZE = 9
 
 
 @pytest.fixture(autouse=True)
-def onnx():
-    pytest.importorskip("onnxruntime", reason="needs the extra onnx")
-    return pytest.importorskip("onnx", reason="needs the extra onnx")
+def of_the_extra():
+    for name in ("onnx", "onnxruntime"):
+        pytest.importorskip(name, reason="needs the extra onnx")
 
 
 class Graph:
     """Collects nodes one behind the other, from `images (n, 3, 9, 9)`."""
 
     def __init__(self, rng):
-        from onnx import helper
-        from onnx import numpy_helper
+        import onnx
 
-        self.rng, self._helper, self._numpy = rng, helper, numpy_helper
+        self.rng, self._helper, self._numpy = rng, onnx.helper, onnx.numpy_helper
         self.nodes, self.initializers, self.last = [], [], "images"
 
     def weight(self, *shape, low=None):

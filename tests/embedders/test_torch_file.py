@@ -4,7 +4,6 @@ import pickle
 import zipfile
 
 import numpy as np
-import pytest
 import torch_networks
 from refusals import refused
 
@@ -155,21 +154,14 @@ def test_refuses_what_is_no_state_dict(tmp_path):
         assert words in text
 
 
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory):
-    """An IR_18 of one block a stage: its arrays and a file of them."""
-    patch = pytest.MonkeyPatch()
-    patch.setitem(ir.IR_BLOCKS, 18, (1, 1, 1, 1))
-    rng = np.random.default_rng(0)
+def test_embeds_as_the_backbone_does_in_either_order_of_colours(
+    tmp_path, rng, monkeypatch
+):
+    # An IR_18 of one block a stage.
+    monkeypatch.setitem(ir.IR_BLOCKS, 18, (1, 1, 1, 1))
     state = torch_networks.State(rng, torch_networks.ir, blocks=(1, 1, 1, 1))
-    path = tmp_path_factory.mktemp("weights") / "w@1.npz"
+    path = tmp_path / "w@1.npz"
     np.savez(path, **state)
-    yield state, path
-    patch.undo()
-
-
-def test_embeds_as_the_backbone_does_in_either_order_of_colours(weights, rng):
-    state, path = weights
     images = rng.integers(0, 256, (2, 32, 32, 3)).astype(np.uint8)
     expected = build_from_torch("tface_ir_18", state)(images)
     teacher = open_embedder(f"tface_ir_18:{path}")
@@ -182,9 +174,5 @@ def test_embeds_as_the_backbone_does_in_either_order_of_colours(weights, rng):
     np.testing.assert_allclose(bgr(images[..., ::-1]), expected, atol=1e-4)
     assert np.abs(np.subtract(bgr(images), expected)).max() > 0.1
     assert bgr.fingerprint != teacher.fingerprint
-
-
-def test_names_the_file_that_does_not_fit(weights):
-    _, path = weights
     refused("w@1.npz: .*'tface_ir_18'", open_embedder, f"insightface_r50:{path}")
     refused("no.pt does not exist", open_embedder, "tface_ir_18:no.pt")

@@ -126,9 +126,6 @@ def test_intervals_are_those_of_all_pairs(rng):
     found = labelled_intervals(blocks, labels, points, **settings)
     scores = with_identities(unit(embeddings), labels)
     expected = np.concatenate(identity_intervals(*scores, fprs, **settings))
-    names = [
-        f"{what}_at_fpr_{fpr}"
-        for what in ("tpr", "threshold")
-        for fpr in ("5e-2", "1e-2")
-    ]
+    names = [f"tpr_at_fpr_{fpr}" for fpr in ("5e-2", "1e-2")]
+    names += [name.replace("tpr", "threshold") for name in names]
     np.testing.assert_allclose([found[name] for name in names], expected, atol=1e-6)

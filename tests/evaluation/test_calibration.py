@@ -5,6 +5,7 @@ import types
 
 import numpy as np
 import pytest
+from records import put
 from refusals import refused
 
 from ekd_tf import evaluation
@@ -78,15 +79,10 @@ def test_survives_the_card_and_leaves_the_rest_of_it(embedder, source, model):
     # A model trained on has lost its threshold.
     model.write_bytes(b"other weights")
     refused("of another model.tflite, which has", evaluation.read_calibration, model)
-
-
-def test_a_threshold_is_lost_with_weights_in_other_files(embedder, source, tmp_path):
     # One network has the same saved_model.pb whatever its weights.
-    graph, weights = tmp_path / "saved_model.pb", tmp_path / "variables" / "data"
-    weights.parent.mkdir()
-    graph.write_bytes(b"graph")
-    weights.write_bytes(b"weights")
-    found = evaluation.calibrate(embedder, source, 0.02)
+    graph, weights = model.parent / "saved_model.pb", model.parent / "variables" / "x"
+    put(graph, b"graph")
+    put(weights, b"weights")
     evaluation.write_calibration(graph, found)
     assert evaluation.read_calibration(graph) == found
     weights.write_bytes(b"others!")
@@ -119,33 +115,23 @@ def test_the_fpr_that_is_advised_is_taken():
 
 
 def test_tells_another_precision_from_another_model(embedder, source):
-    def rounded(images):
-        return np.round(patches(images) / 8) * 8
-
-    def shuffled(images):
-        return patches(images)[:, ::-1] * np.arange(-24, 24)
-
-    def longer(images):
-        return np.tile(patches(images), 2)
-
-    for function, one in ((rounded, True), (shuffled, False), (longer, False)):
+    for function, one in (
+        (lambda images: np.round(patches(images) / 8) * 8, True),
+        (lambda images: patches(images)[:, ::-1] * np.arange(-24, 24), False),
+        (lambda images: np.tile(patches(images), 2), False),
+    ):
         other = evaluation.SourceEmbedder(function, 32, traceable=False, flip=False)
         assert evaluation.is_of_one_model(embedder, other, source) == one
 
 
 def test_says_what_is_wrong_with_a_card(model):
-    entry = {"fpr": 1, "sha256": hashlib.sha256(b"weights").hexdigest()}
-    nothing = {**entry, "threshold": None, "tpr": 0.5, "interval": None}
-    partial, nothing = (
-        json.dumps({"calibration": {"model.tflite": e}}) for e in (entry, nothing)
-    )
-    for text, words in (
-        ("{", "cannot be read as a model card"),
-        ("[]", "must hold a JSON object"),
-        (partial, "calibration in .* cannot be read"),
-        (nothing, "calibration in .* cannot be read"),
-        ('{"calibration": null}', "calibration in .* cannot be read"),
-        ('{"calibration": {"model.tflite": 5}}', "calibration in .* cannot be read"),
-    ):
+    part = {"fpr": 1, "sha256": hashlib.sha256(b"weights").hexdigest()}
+    nothing = {**part, "threshold": None, "tpr": 0.5, "interval": None}
+    unread = "calibration in .* cannot be read"
+    cards = [("{", "cannot be read as a model card"), ("[]", "must hold a JSON object")]
+    cards += [('{"calibration": null}', unread)]
+    for entry in (part, nothing, 5):
+        cards += [(json.dumps({"calibration": {"model.tflite": entry}}), unread)]
+    for text, words in cards:
         model.with_name("card.json").write_text(text)
         refused(words, evaluation.read_calibration, model)

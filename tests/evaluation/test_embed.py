@@ -165,18 +165,13 @@ def test_an_unreadable_image_is_replaced_only_where_allowed(tmp_path):
         np.testing.assert_array_equal(rows[-2], rows[-1])
 
 
-class Blank(Corner):
-    """Embeds no image."""
-
-    name = "blank.onnx"
-
-    def __call__(self, images):
-        return super().__call__(images) * np.nan
-
-
 def test_names_the_image_and_the_model_of_an_embedding_that_is_none(source):
+    def blank(images):
+        return np.full((len(images), 12), np.nan, np.float32)
+
+    blank.name = "blank.onnx"
     words = "Embeddings by blank.onnx hold NaN or infinity: {} of them, the first of "
     words += "image {}, synthetic identity {}, image 0"
-    of_source = embedder(Blank())
+    of_source = embedder(blank)
     refused(words.format(6, 0, 0), of_source, source)
     refused(words.format(2, 4, 2), of_source.some, source, np.array([4, 1]))

@@ -27,17 +27,14 @@ def model(arrays):
 
 @pytest.fixture(scope="module")
 def templates(arrays):
+    first, second = (arrays[f"pair_template_{k}"].astype(np.int32) for k in (1, 2))
     return TemplateSet(
         name="toy",
         images=types.SimpleNamespace(left_out=(), describe=str),
         template=arrays["template_id"],
         media=arrays["media_id"],
         score=arrays["detector_score"],
-        pairs=TemplatePairs(
-            arrays["pair_template_1"].astype(np.int32),
-            arrays["pair_template_2"].astype(np.int32),
-            arrays["pair_label"] == 1,
-        ),
+        pairs=TemplatePairs(first, second, arrays["pair_label"] == 1),
         galleries={},
         probes=None,
     )

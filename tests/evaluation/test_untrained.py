@@ -47,10 +47,8 @@ def test_bare_pixels_are_no_teacher(warnings_logged):
 
 
 def test_a_better_way_to_read_is_looked_for_where_the_auc_is_low(warnings_logged):
-    def zeros(images):
-        return np.zeros((len(images), 2), np.float32)
-
-    others = [("zero", of(zeros, traceable=False))]
+    zeros = of(lambda images: np.zeros((len(images), 2), np.float32), traceable=False)
+    others = [("zero", zeros)]
     assert check_reading(of(pixels), others, FACES, 32)[1] is None
     others.append(("right", of(knows_who, traceable=False)))
     assert check_reading(of(pixels), others, FACES, 32)[1] == ("right", 1.0)

@@ -76,25 +76,22 @@ def built(head, dim, rng):
     return with_centres(head, rng.normal(size=(head.num_identities, dim)))
 
 
-@pytest.mark.parametrize(
-    "kind, statistics, in_margin",
-    [
+def test_statistics_stay_with_nothing_to_learn_from():
+    rows, labels = np.float32([[30, 40, 0], [0, 9, 12]]), np.int32([0, 1])
+    for kind, statistics, in_margin in (
         (CurricularFace, ["stage"], [0, 0]),
         # One row has no deviation.
         (AdaFace, ["length_mean", "length_deviation"], [0, 1]),
-    ],
-)
-def test_statistics_stay_with_nothing_to_learn_from(kind, statistics, in_margin):
-    head = with_centres(kind(3), np.eye(3))
-    rows, labels = np.float32([[30, 40, 0], [0, 9, 12]]), np.int32([0, 1])
-    fresh = [float(getattr(head, name)) for name in statistics]
-    head(rows, labels)
-    before = [float(getattr(head, name)) for name in statistics]
-    assert all(a != b for a, b in zip(fresh, before))
-    head(rows, labels, np.float32(in_margin))
-    head(rows * np.float32(np.nan), labels)
-    head(rows, labels, training=False)
-    assert [float(getattr(head, name)) for name in statistics] == before
+    ):
+        head = with_centres(kind(3), np.eye(3))
+        fresh = [float(getattr(head, name)) for name in statistics]
+        head(rows, labels)
+        before = [float(getattr(head, name)) for name in statistics]
+        assert all(a != b for a, b in zip(fresh, before))
+        head(rows, labels, np.float32(in_margin))
+        head(rows * np.float32(np.nan), labels)
+        head(rows, labels, training=False)
+        assert [float(getattr(head, name)) for name in statistics] == before
 
 
 def test_straight_through_gradient_is_the_scale(head_class, rng):
@@ -174,11 +171,8 @@ def test_replicas_compute_what_one_device_does(head_class, rng, two_replicas):
 
     step = tf.function(lambda *batch: two_replicas.run(replica, args=batch))
     for _ in range(2):
-        batch = (
-            np.float32(rng.normal(size=(6, 4))),
-            np.int32(rng.integers(0, 30, 6)),
-            np.float32([1, 1, 0, 1, 0, 1]),
-        )
+        rows, labels = rng.normal(size=(6, 4)), rng.integers(0, 30, 6)
+        batch = np.float32(rows), np.int32(labels), np.float32([1, 1, 0, 1, 0, 1])
         expected = alone.row_losses(*batch)
         parts = step(*(scatter(two_replicas, rows) for rows in batch))
         for losses in two_replicas.experimental_local_results(parts):
@@ -197,15 +191,9 @@ ARGUMENTS = {
 
 
 def test_config_keeps_every_argument(head_class):
-    arguments = {
-        "num_identities": 7,
-        "scale": 30.0,
-        "gradient": "straight_through",
-        "sample_rate": 0.25,
-        "seed": 3,
-        "name": "mine",
-        **ARGUMENTS[head_class],
-    }
+    arguments = {"num_identities": 7, "scale": 30.0, "gradient": "straight_through"}
+    arguments |= {"sample_rate": 0.25, "seed": 3, "name": "mine"}
+    arguments |= ARGUMENTS[head_class]
     config = head_class(**arguments).get_config()
     restored = head_class.from_config(config)
     assert {name: getattr(restored, name) for name in arguments} == arguments
@@ -216,9 +204,8 @@ def test_config_keeps_every_argument(head_class):
 ACUTE = r"must be in \[0, pi/2\) radians"
 
 
-@pytest.mark.parametrize(
-    ("kind", "argument", "value", "rule"),
-    [
+def test_rejects_arguments_outside_their_range():
+    for kind, argument, value, rule in (
         (ArcFace, "num_identities", 1, r"`num_identities` must be in \[2, inf\)"),
         (ArcFace, "scale", 0.0, r"`scale` must be in \(0, inf\)\. Received: "),
         (ArcFace, "gradient", "no_grad", "one of 'true', 'straight_through'"),
@@ -231,10 +218,8 @@ ACUTE = r"must be in \[0, pi/2\) radians"
         (CombinedMargin, "margin1", 0.0, r"`margin1` must be in \(0, inf\)"),
         (CombinedMargin, "margin2", 28.6, ACUTE),
         (CombinedMargin, "margin3", 1.0, r"`margin3` must be in \[0, 1\)"),
-    ],
-)
-def test_rejects_arguments_outside_their_range(kind, argument, value, rule):
-    refused(rule, kind, **{"num_identities": 3, argument: value})
+    ):
+        refused(rule, kind, **{"num_identities": 3, argument: value})
 
 
 def test_rejects_wrong_shapes_and_samples_of_an_unknown_batch_size():

@@ -285,9 +285,8 @@ def test_equal_sizes_own_no_projection_and_others_must_fit(rng):
     refused("student_dim=2, teacher_dim=3", losses.CosineLoss(2, 3), student, teacher)
 
 
-@pytest.mark.parametrize(
-    ("name", "argument", "value", "rule"),
-    [
+def test_rejects_arguments_outside_their_range():
+    for name, argument, value, rule in (
         ("CosineLoss", "teacher_dim", 0, r"_dim` must be in \(0, inf\)"),
         ("CosineLoss", "student_dim", 4, "`student_dim` needs `teacher_dim` beside it"),
         ("CCKDLoss", "gamma", 0.0, r"`gamma` must be in \(0, inf\)"),
@@ -314,14 +313,12 @@ def test_equal_sizes_own_no_projection_and_others_must_fit(rng):
         ("EKDLoss", "memory", -1, r"`memory` must be in \[0, inf\)"),
         ("EKDLoss", "memory", 9, "`memory` needs `student_dim` and `teacher_dim`"),
         ("EKDCentresLoss", "sampled", -1, r"`sampled` must be in \[0, inf\)"),
-    ],
-)
-def test_rejects_arguments_outside_their_range(name, argument, value, rule):
-    kind, needed = getattr(losses, name), {}
-    if issubclass(kind, losses.CentreLoss):
-        needed = {"centres": CENTRES}
-    elif name == "AdaDistillLoss":
-        needed = {"num_identities": 3, "teacher_dim": 2}
-    elif name == "EKDLoss":
-        needed = {"memory": 0}
-    refused(rule, kind, **{**needed, argument: value})
+    ):
+        kind, needed = getattr(losses, name), {}
+        if issubclass(kind, losses.CentreLoss):
+            needed = {"centres": CENTRES}
+        elif name == "AdaDistillLoss":
+            needed = {"num_identities": 3, "teacher_dim": 2}
+        elif name == "EKDLoss":
+            needed = {"memory": 0}
+        refused(rule, kind, **{**needed, argument: value})

@@ -19,14 +19,7 @@ def test_huber_computed_by_hand():
     np.testing.assert_allclose(huber(tf.constant([0.0, -2.0, 3.0]), 2.0), [0, 2, 4])
 
 
-def test_terms_are_weighted_and_left_out_at_weight_zero(rng):
-    student, teacher, _ = two_models(rng, 6)
-    terms = RKDLoss(distance_weight=2.0, angle_weight=3.0)(student, teacher)
-    assert list(terms) == ["rkd/distance", "rkd/angle"]
-    of_distance = RKDLoss(distance_weight=1.0, angle_weight=0)(student, teacher)
-    assert list(of_distance) == ["rkd/distance"]
-    expected = 2 * of_distance["rkd/distance"], 3 * rkd_angle(student, teacher)
-    np.testing.assert_allclose(list(terms.values()), expected, rtol=1e-6)
+def test_one_term_at_least_must_count():
     refused("must not both be 0", RKDLoss, distance_weight=0, angle_weight=0)
 
 

@@ -31,24 +31,21 @@ def test_folds_with_both_kinds_are_those_of_scikit_learn():
             np.testing.assert_array_equal(np.flatnonzero(fold == k), test)
 
 
-# All positives first; a fold of positives with a single negative; fewer positives than
-# folds; no kind with as many pairs as folds.
-@pytest.mark.parametrize(
-    ("same", "folds", "positives", "negatives"),
-    [
+def test_kinds_are_cut_apart_where_a_fold_lacks_one():
+    # All positives first; a fold of positives with a single negative; fewer positives
+    # than folds; no kind with as many pairs as folds.
+    for same, folds, positives, negatives in (
         (np.arange(23) < 11, 5, [3, 2, 2, 2, 2], [2, 2, 2, 3, 3]),
         (np.arange(12) % 11 < 5, 2, [3, 3], [3, 3]),
         (np.arange(20) < 2, 4, [1, 1, 0, 0], [4, 4, 5, 5]),
         (np.arange(4) < 2, 4, [1, 1, 0, 0], [0, 0, 1, 1]),
-    ],
-)
-def test_kinds_are_cut_apart_where_a_fold_lacks_one(same, folds, positives, negatives):
-    fold, stratified = folds_of(same, folds)
-    assert stratified
-    assert np.bincount(fold[same], minlength=folds).tolist() == positives
-    assert np.bincount(fold[~same], minlength=folds).tolist() == negatives
-    # Each kind keeps the order given.
-    assert (np.diff(fold[same]) >= 0).all() and (np.diff(fold[~same]) >= 0).all()
+    ):
+        fold, stratified = folds_of(same, folds)
+        assert stratified
+        assert np.bincount(fold[same], minlength=folds).tolist() == positives
+        assert np.bincount(fold[~same], minlength=folds).tolist() == negatives
+        # Each kind keeps the order given.
+        assert (np.diff(fold[same]) >= 0).all() and (np.diff(fold[~same]) >= 0).all()
 
 
 def test_distances_computed_by_hand():

@@ -24,14 +24,10 @@ def test_values_by_hand_and_their_dtypes():
 
 
 def test_rejects_rows_without_direction_by_number():
-    for value, complaint in (
-        (np.nan, "hold NaN"),
-        (np.inf, "hold NaN"),
-        (0, "have ze"),
-    ):
+    for value, words in ((np.nan, "hold NaN"), (np.inf, "hold NaN"), (0, "have ze")):
         rows = np.ones((5, 3), np.float32)
         rows[[1, 4]] = value
-        refused(f"2 of 5 .*{complaint}.*101, 104$", normalize_rows, rows, first_row=100)
+        refused(f"2 of 5 .*{words}.*101, 104$", normalize_rows, rows, first_row=100)
     refused(r"100 of 100 rows .* 6, 7, \.\.\.$", normalize_rows, np.zeros((100, 2)))
 
 

@@ -4,7 +4,6 @@ from refusals import refused
 from sklearn import metrics as sk
 
 from ekd_tf.metrics import ROC
-from ekd_tf.metrics import OperatingPoint
 from ekd_tf.metrics import allowed_negatives
 from ekd_tf.metrics import format_fpr
 
@@ -62,17 +61,14 @@ def test_curve_area_error_rate_and_best_points_are_those_of_scikit_learn(seed):
 
 
 def test_operating_points_computed_by_hand():
-    for target, tpr, threshold, fpr in (
-        (0.0, 1 / 4, 0.8, 0.0),
-        (0.19, 1 / 4, 0.8, 0.0),
-        (0.2, 2 / 4, 0.6, 0.2),
-        (0.4, 2 / 4, 0.5, 0.4),
-        (0.6, 4 / 4, 0.3, 0.6),
-        (0.99, 4 / 4, 0.1, 0.8),
-        (1.0, 4 / 4, -np.inf, 1.0),
-    ):
-        (point,) = ROC.of(POSITIVE, NEGATIVE).points([target])
-        assert point == OperatingPoint(target, fpr, tpr, threshold, round(fpr * 5))
+    targets = [0.0, 0.19, 0.2, 0.4, 0.6, 0.99, 1.0]
+    points = ROC.of(POSITIVE, NEGATIVE).points(targets)
+    thresholds = [0.8, 0.8, 0.6, 0.5, 0.3, 0.1, -np.inf]
+    assert [point.target_fpr for point in points] == targets
+    assert [point.threshold for point in points] == thresholds
+    assert [point.fpr for point in points] == [0.0, 0.0, 0.2, 0.4, 0.6, 0.8, 1.0]
+    assert [4 * point.tpr for point in points] == [1, 1, 2, 2, 4, 4, 4]
+    assert [point.negatives_allowed for point in points] == [0, 0, 1, 2, 3, 4, 5]
 
 
 def test_tied_negatives_are_rejected_together():
@@ -159,13 +155,6 @@ def test_nearest_takes_the_points_of_scikit_learn(rng):
 
 
 def test_spelling_of_fprs():
-    for fpr, spelling in (
-        (1e-3, "1e-3"),
-        (1e-10, "1e-10"),
-        (2.5e-4, "2.5e-4"),
-        (1 / 3, "3.333333e-1"),
-        (np.float32(0.001), "1e-3"),
-        (0.0, "0"),
-        (1.0, "1"),
-    ):
-        assert format_fpr(fpr) == spelling
+    fprs = 1e-3, 1e-10, 2.5e-4, 1 / 3, np.float32(0.001), 0.0, 1.0
+    spellings = ["1e-3", "1e-10", "2.5e-4", "3.333333e-1", "1e-3", "0", "1"]
+    assert [format_fpr(fpr) for fpr in fprs] == spellings

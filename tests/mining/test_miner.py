@@ -100,13 +100,9 @@ def test_blocks_cover_every_pair(rng, monkeypatch, rows, memory):
     student, teacher, labels = batch_of(rng, rows + memory, max(rows // 4, 2))
     labels[rows:][rng.random(memory) < 0.2] = NO_ROW
     behind = [np.float32(unit(x))[rows:] for x in (student, teacher)]
-    mined = PairMiner(num_negatives=200)(
-        student[:rows],
-        teacher[:rows],
-        labels[:rows],
-        None,
-        ExtraRows(*behind, labels[rows:]),
-    )
+    batch = [part[:rows] for part in (student, teacher, labels)]
+    extra = ExtraRows(*behind, labels[rows:])
+    mined = PairMiner(num_negatives=200)(*batch, None, extra)
     check(mined, student, teacher, labels, k=200, batch=rows)
 
 

@@ -40,21 +40,16 @@ def test_cosines_are_counted_in_their_bins(run_as):
     assert {b: counts[b] for b in np.flatnonzero(counts)} == {0: 2, 100: 2, 4096: 2}
 
 
-def test_ranks_computed_by_hand(run_as):
+def test_places_computed_by_hand(run_as):
     # floor(12345 f); 0.07 is not one over a whole number.
     fprs = [0.5, 1e-1, 1e-3, 1e-6, 0.07]
     positions = run_as(lambda n: positions_of_fprs(n, fprs))(tf.constant(12345))
     assert positions.numpy().tolist() == [6172, 1234, 12, 0, 864]
     # 100 * 0.29 is 28.999... in floats.
-    assert positions_of_fprs(tf.constant(100), [0.29, 0.57]).numpy().tolist() == [
-        29,
-        57,
-    ]
+    got = positions_of_fprs(tf.constant(100), [0.29, 0.57])
+    assert got.numpy().tolist() == [29, 57]
     assert positions_of_fprs(tf.constant(0), [0.29]).numpy().tolist() == [0]
     assert positions.dtype == tf.int32
-
-
-def test_ranks_of_whole_multiples_do_not_fall_one_short():
     # In floats 1000 * 1e-3 may round to less than 1.
     fprs = [10.0**-k for k in range(1, 7)]
     for k in range(1, 7):

@@ -21,14 +21,13 @@ def test_a_network_becomes_an_embedder_of_uint8_pixels(rng, stride, pooling):
     embeddings = np.asarray(model(images, training=True))
     assert embeddings.shape == (4, 8) and np.isfinite(embeddings).all()
     assert (model.input.dtype, model.name) == ("uint8", "student")
-    # 64 pixels and five strides, or four, of 256 channels.
-    side = 2 if stride == 2 else 4
+    # 64 pixels and five strides of 2, or four, and 256 channels.
     if pooling == "depthwise":
         shape = model.get_layer("global_depthwise").output.shape
         assert tuple(shape) == (None, 1, 1, 256)
     else:
         kernel = model.get_layer("projection").kernel
-        assert tuple(kernel.shape) == (side * side * 256, 8)
+        assert tuple(kernel.shape) == (4 * 4 * 256, 8)
     norms = [x for x in model.layers if isinstance(x, keras.layers.BatchNormalization)]
     assert all(isinstance(x, BatchNormalization) for x in norms)
     assert {x.momentum for x in norms} == {0.9}

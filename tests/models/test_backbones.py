@@ -130,17 +130,13 @@ def test_default_mobilefacenet_is_the_papers():
 def test_width_scales_every_channel_and_the_last_kernel_covers_what_is_left():
     # Four halvings of 56 pixels, rounded up: 28, 14, 7, 4.
     model = MobileFaceNet(embedding_dim=24, width=0.5, input_size=56)
-    last = "output_layer.conv_6_dw.conv"
-    shapes = {
-        name: tuple(model.get_layer(name).weights[0].shape)
-        for name in ("conv1.conv", "conv_45.conv.conv", "conv_6_sep.conv", last)
-    }
-    assert shapes == {
-        "conv1.conv": (3, 3, 3, 32),
-        "conv_45.conv.conv": (1, 1, 64, 256),
-        "conv_6_sep.conv": (1, 1, 64, 256),
-        last: (4, 4, 256, 1),
-    }
+    for name, shape in (
+        ("conv1.conv", (3, 3, 3, 32)),
+        ("conv_45.conv.conv", (1, 1, 64, 256)),
+        ("conv_6_sep.conv", (1, 1, 64, 256)),
+        ("output_layer.conv_6_dw.conv", (4, 4, 256, 1)),
+    ):
+        assert tuple(model.get_layer(name).weights[0].shape) == shape
     assert model.output_shape == (None, 24)
 
 

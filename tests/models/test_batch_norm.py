@@ -2,6 +2,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from toys import scatter
 
 from ekd_tf.keras_compat import IS_KERAS_3
 from ekd_tf.keras_compat import tf_variable
@@ -101,17 +102,13 @@ def test_each_replica_keeps_statistics_of_its_own_rows(two_replicas):
     with two_replicas.scope():
         layer = BatchNormalization(momentum=0.5)
         layer.build((None, 2, 2, 3))
-
-    def values(context):
-        return tf.fill([2, 2, 2, 3], 4.0 * (context.replica_id_in_sync_group + 1))
-
-    inputs = two_replicas.experimental_distribute_values_from_function(values)
+    rows = np.repeat(np.float32([4, 8]), 2 * 2 * 2 * 3).reshape(4, 2, 2, 3)
 
     @tf.function
     def step(inputs):
         two_replicas.run(lambda x: layer(x, training=True), args=(inputs,))
 
-    step(inputs)
+    step(scatter(two_replicas, rows))
     # Means 4 and 8, each half way from 0. What is saved is their mean on Keras 2 and
     # the first replica's on Keras 3.
     moving = two_replicas.experimental_local_results(tf_variable(layer.moving_mean))

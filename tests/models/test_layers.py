@@ -9,10 +9,7 @@ from ekd_tf.models.layers import PReLU
 from ekd_tf.models.layers import prelu
 from ekd_tf.models.layers import prelu_in_training
 
-
-@pytest.fixture(params=[prelu, prelu_in_training], ids=["plain", "in_training"])
-def function(request):
-    return request.param
+in_both_forms = pytest.mark.parametrize("function", [prelu, prelu_in_training])
 
 
 def test_pixels_computed_by_hand():
@@ -34,6 +31,7 @@ def test_pixels_are_rounded_once(mixed_policy):
     np.testing.assert_array_equal(outputs, expected)
 
 
+@in_both_forms
 def test_prelu_and_its_gradients_computed_by_hand(function, run_as):
     # Slopes 1/2 and 3. For a slope only negative inputs count, times what comes from
     # above: 2 * -3 + 5 * -1. An input of 0 is on the slope's side, as in torch.
@@ -49,6 +47,7 @@ def test_prelu_and_its_gradients_computed_by_hand(function, run_as):
     np.testing.assert_allclose(to_slopes, [[[-11.0, -11.0]]])
 
 
+@in_both_forms
 @pytest.mark.parametrize("dtype", [tf.float16, tf.bfloat16])
 def test_prelu_slope_gradient_is_summed_in_float32(function, dtype, run_as):
     # 90,000 ones: bfloat16 sums stop at 256, float16 overflows at 65,504.

@@ -2,7 +2,6 @@ import sys
 
 import keras
 import numpy as np
-import pytest
 from refusals import refused
 
 from ekd_tf.keras_compat import tf_variable
@@ -10,17 +9,12 @@ from ekd_tf.models.own import as_backbone
 from ekd_tf.models.own import load_function
 
 
-def network(size=16, dtype="float32", outputs=5, **policy):
+def network(size=32, dtype="float32", outputs=5, **policy):
     image = keras.Input((size, size, 3), dtype=dtype)
     x = keras.layers.Rescaling(0.5)(image) if dtype == "uint8" else image
     x = keras.layers.Conv2D(4, 3, **policy)(x)
     x = keras.layers.GlobalAveragePooling2D()(x)
     return keras.Model(image, keras.layers.Dense(outputs, **policy)(x), name="mine")
-
-
-@pytest.fixture
-def images(rng):
-    return rng.integers(0, 256, (3, 16, 16, 3), np.uint8)
 
 
 def test_takes_pixels_in_the_range_of_the_network(images):
@@ -29,7 +23,7 @@ def test_takes_pixels_in_the_range_of_the_network(images):
         backbone = as_backbone(model, "m.keras", low, high)
         expected = model(images.astype(np.float32) / 255 * (high - low) + low)
         np.testing.assert_allclose(backbone(images), expected, rtol=1e-4, atol=1e-5)
-    assert backbone.input_shape == (None, 16, 16, 3) and backbone.name == "mine"
+    assert backbone.input_shape == (None, 32, 32, 3) and backbone.name == "mine"
     assert len(backbone.trainable_variables) == 4
 
 
@@ -42,8 +36,8 @@ def test_a_network_of_uint8_pixels_keeps_its_own_normalisation(images):
 
 
 def test_sequential_networks_are_taken_and_all_end_in_float32(images, mixed_policy):
-    layers = [keras.Input((16, 16, 3)), keras.layers.Flatten(), keras.layers.Dense(2)]
-    assert as_backbone(keras.Sequential(layers), "m")(images).shape == (3, 2)
+    layers = [keras.Input((32, 32, 3)), keras.layers.Flatten(), keras.layers.Dense(2)]
+    assert as_backbone(keras.Sequential(layers), "m")(images).shape == (8, 2)
     mixed_policy("mixed_bfloat16")
     assert as_backbone(network(), "m")(images).dtype == "float32"
 

@@ -32,13 +32,9 @@ def case(module_no_pictures):
 
     models = Models(student=model(1.1), teacher=model(0.4))
     evaluate = LabelledEvaluation("faces", source, (1e-1, 1e-2, 1e-4), replicates=20)
-    return types.SimpleNamespace(
-        source=source,
-        models=models,
-        evaluation=evaluate,
-        result=evaluate(models),
-        labels=labels,
-    )
+    case = types.SimpleNamespace(source=source, models=models, labels=labels)
+    case.evaluation, case.result = evaluate, evaluate(models)
+    return case
 
 
 @pytest.fixture(scope="module")

@@ -20,10 +20,8 @@ pytestmark = pytest.mark.usefixtures("op_by_op")
 def make(weight_decay=5e-4, momentum=0.9, **kwargs):
     head = ArcFace(num_identities=3, scale=4.0, margin=0.2)
     model = FaceClassifier(backbone(**kwargs), head)
-    model.compile(
-        keras.optimizers.SGD(learning_rate=0.1, momentum=momentum),
-        weight_decay=weight_decay,
-    )
+    sgd = keras.optimizers.SGD(learning_rate=0.1, momentum=momentum)
+    model.compile(sgd, weight_decay=weight_decay)
     return model
 
 

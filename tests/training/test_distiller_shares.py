@@ -119,12 +119,8 @@ def test_resumes_to_the_bit(rng, tmp_path):
     state = values(resumed)
     for name, value in values(whole).items():
         np.testing.assert_array_equal(state[name], value, err_msg=name)
-    assert {name for name in state if name.startswith("share/gap/")} == {
-        "share/gap/0000/margin_norm",
-        "share/gap/0001/norm",
-        "share/gap/0002/weight",
-        "share/gap/0003/num_steps",
-    }
+    kept = {name.removeprefix("share/gap/") for name in state if "share/gap/" in name}
+    assert kept == {"0000/margin_norm", "0001/norm", "0002/weight", "0003/num_steps"}
 
 
 def test_loss_scale_and_precision_do_not_enter(rng, mixed_policy):

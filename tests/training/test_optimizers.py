@@ -1,5 +1,7 @@
 """Optimizers by name: one step of every kind by hand, decay, and Addons' own."""
 
+import types
+
 import keras
 import numpy as np
 import pytest
@@ -86,12 +88,9 @@ def test_decoupled_decay_follows_the_schedule(name):
     np.testing.assert_allclose(path, [0.95, 0.95 * 0.995], rtol=1e-6)
 
 
-def test_a_skipped_step_decays_nothing():
+def test_a_skipped_step_decays_nothing_and_the_optimizers_own_decay_acts_once():
     assert path_of(make_optimizer("adamw", 0.1), [np.nan], weight_decay=0.5) == [1.0]
-
-
-def test_an_optimizers_own_decay_acts_once():
-    # 0.95 of 1, and a step of 0.1.
+    # The optimizer's own: 0.95 of 1, and a step of 0.1.
     own = keras.optimizers.AdamW(0.1, weight_decay=0.5)
     np.testing.assert_allclose(path_of(own, [1.0]), [0.85], rtol=1e-5)
     assert own.weight_decay == 0.5
@@ -117,12 +116,8 @@ def test_the_decay_is_the_callers_or_else_the_optimizers():
     refused("unless it is AdamW or Lion", chosen_decay, sgd, 0.3)
 
 
-class FakeLAMB:
-    weight_decay = 0.0
-
-
 def test_lamb_is_given_names_of_all_replicas_and_of_no_other():
-    lamb = FakeLAMB()
+    lamb = types.SimpleNamespace(weight_decay=0.0)
     variables = [tf.Variable(1.0, name=name) for name in ("a/w", "a/b", "a/b2")]
     set_lamb_decay(lamb, 0.5, variables, [True, False, True])
     assert lamb.weight_decay == 0.5

@@ -1,5 +1,7 @@
 """Rows of a variable updated by themselves, and the others left as they are."""
 
+import functools
+
 import keras
 import numpy as np
 import tensorflow as tf
@@ -51,12 +53,8 @@ def test_two_steps_with_momentum_and_decay_by_hand():
 def test_a_clipped_step_of_nesterov_by_hand():
     # The gradients 1.2 and 0.5 have the norm 1.3 and are halved: m = -0.06 and -0.025,
     # of which the step adds 0.9 once more.
-    run = Run(
-        np.ones((3, 1)),
-        optimizer=lambda rate: keras.optimizers.SGD(rate, 0.9, nesterov=True),
-        weight_decay=0.0,
-        clip_norm=0.65,
-    )
+    sgd = functools.partial(keras.optimizers.SGD, momentum=0.9, nesterov=True)
+    run = Run(np.ones((3, 1)), optimizer=sgd, weight_decay=0.0, clip_norm=0.65)
     np.testing.assert_allclose(run.step([1], [[1.2]]), 1.3, rtol=1e-6)
     run.check(run.weight, [[1], [1 - 1.9 * 0.06], [1]])
     run.check(run.bias, [1 - 1.9 * 0.025])

@@ -2,17 +2,11 @@ import math
 
 import keras
 import numpy as np
-import pytest
 import tensorflow as tf
 from refusals import refused
 
 from ekd_tf.training.schedules import CosineSchedule
 from ekd_tf.training.schedules import StepSchedule
-
-SCHEDULES = {
-    "step": StepSchedule(base=0.1, boundaries=[6, 9], factor=0.5, warmup_steps=4),
-    "cosine": CosineSchedule(base=0.1, total_steps=20, warmup_steps=4),
-}
 
 
 def values(schedule, steps):
@@ -46,15 +40,17 @@ def test_cosine_by_hand():
     np.testing.assert_allclose(values(schedule, range(7)), expected, atol=1e-7)
 
 
-@pytest.mark.parametrize("name", SCHEDULES)
-def test_a_config_keeps_every_argument_and_a_graph_the_values(name):
-    schedule = SCHEDULES[name]
-    config = keras.optimizers.schedules.serialize(schedule)
-    restored = keras.optimizers.schedules.deserialize(config)
-    assert type(restored) is type(schedule) and vars(restored) == vars(schedule)
+def test_a_config_keeps_every_argument_and_a_graph_the_values():
     steps = tf.range(11, dtype=tf.int64)
-    traced = tf.function(lambda: tf.map_fn(restored, steps, tf.float32))
-    np.testing.assert_allclose(traced(), values(schedule, range(11)), rtol=1e-6)
+    for schedule in (
+        StepSchedule(base=0.1, boundaries=[6, 9], factor=0.5, warmup_steps=4),
+        CosineSchedule(base=0.1, total_steps=20, warmup_steps=4),
+    ):
+        config = keras.optimizers.schedules.serialize(schedule)
+        restored = keras.optimizers.schedules.deserialize(config)
+        assert type(restored) is type(schedule) and vars(restored) == vars(schedule)
+        traced = tf.function(lambda s=restored: tf.map_fn(s, steps, tf.float32))
+        np.testing.assert_allclose(traced(), values(schedule, range(11)), rtol=1e-6)
 
 
 def test_rejects_wrong_arguments():

