@@ -37,14 +37,14 @@ def check_file(name: str, path: str | os.PathLike) -> pathlib.Path:
 
 
 def check_outside(
-    name: str, path: str | os.PathLike, of: str, folder: str | os.PathLike
+    name: str, path: str | os.PathLike, source: str, folder: str | os.PathLike
 ) -> None:
-    """Refuses an output in the folder of the images that the user calls `of`."""
+    """Refuses an output in the folder of the images that --`source` names."""
     inner, outer = pathlib.Path(path).resolve(), pathlib.Path(folder).resolve()
     if outer in (inner, *inner.parents):
         raise ValueError(
-            f"`--{name}` must lie outside of --{of}, or what is written would be taken "
-            f"for its images. Received: {path}"
+            f"`--{name}` must lie outside of --{source}, or what is written would be "
+            f"taken for its images. Received: {path}"
         )
 
 

@@ -274,8 +274,8 @@ class EKDLoss(MemoryLoss):
     def _monitor(self, listed, positive, total_negatives, thresholds):
         """Returns what to watch: thresholds, TPR and the pairs on different sides."""
 
-        def count(mask, of):
-            mask = tf.transpose(mask) & of
+        def count(passed, kind):
+            mask = tf.transpose(passed) & kind
             return tf.math.count_nonzero(mask, axis=-1, dtype=tf.float32)
 
         student_thresholds, teacher_thresholds = thresholds

@@ -251,7 +251,7 @@ def plan(
     """Returns the lines that say what the run is going to do."""
     teacher, side = parts.teacher, config.input_size
 
-    def of(source):
+    def described(source):
         people = f"{source.num_identities:,} identities"
         return f"{len(source):,} images of {people} from {source.name}"
 
@@ -262,7 +262,7 @@ def plan(
     heldout = "none: give --heldout_data or --holdout_identities to evaluate"
     measures = []
     if parts.heldout is not None:
-        heldout = of(parts.heldout)
+        heldout = described(parts.heldout)
         _, negatives = count_pairs(parts.heldout.labels)
         least = least_fpr(negatives)
         fprs = f"FPR {format_fpr(least)} and above" if least < 1 else "no FPR"
@@ -293,7 +293,7 @@ def plan(
         names = ", ".join(evaluation.name for evaluation in parts.evaluations)
         evaluates = [f"evaluate  {names}; {when}"]
     return [
-        f"train     {of(parts.train)}{resized}",
+        f"train     {described(parts.train)}{resized}",
         f"held out  {heldout}",
         *measures,
         f"student   {config.model}, {side} px, "

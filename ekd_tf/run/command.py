@@ -124,19 +124,19 @@ def read_flags(kind: type, parsed: flags.FlagValues = flags.FLAGS) -> Any:
     return kind(**{**values, **lists})
 
 
-def parse(arguments: Sequence[str], base: Any, of: str) -> Any:
-    """Returns the settings `base` with what some flags of the command `of` replace."""
+def parse(arguments: Sequence[str], base: Any, command: str) -> Any:
+    """Returns the settings `base` with what some flags of a command replace."""
     kind, parsed = type(base), flags.FlagValues()
     define_flags(kind, parsed)
     for name in _names(kind):
         value = getattr(base, name)
         parsed[name].value = list(value) if isinstance(value, tuple) else value
     try:
-        rest = parsed([of, *arguments])[1:]
+        rest = parsed([command, *arguments])[1:]
     except flags.Error as error:
         raise ValueError(explain(error, parsed)) from None
     if rest:
-        raise ValueError(f"Not a flag of {of}: {' '.join(rest)}")
+        raise ValueError(f"Not a flag of {command}: {' '.join(rest)}")
     return read_flags(kind, parsed)
 
 

@@ -58,8 +58,8 @@ def _named(teacher):
     # Another run may have no use for it any more.
     with contextlib.suppress(ValueError, OSError):
         note = next(filter(None, map(read_note, notes)), {})
-    of = f" of {note['teacher']}" if "teacher" in note else ""
-    return f"{CACHE}{folder.name}{of}"
+    model = f" of {note['teacher']}" if "teacher" in note else ""
+    return f"{CACHE}{folder.name}{model}"
 
 
 def package_versions() -> dict[str, str]:
