@@ -9,16 +9,14 @@ import pytest
 from commands import ENVIRONMENT
 from commands import TINY
 from replicas import free_ports
-from test_session import lines
+from test_logs import lines
 
 from ekd_tf.embedders import load_embedder
 from ekd_tf.run.interruption import RESUME_STATUS
 
 ARGUMENTS = [
     "--data=synthetic:identities=8,images=4,size=32",
-    "--steps=3",
-    "--learning_rate=0.02",
-    "--log_every=1",
+    *"--steps=3 --learning_rate=0.02 --log_every=1".split(),
 ]
 
 
