@@ -124,15 +124,10 @@ def make_teacher(root, faces, caches, monkeypatch):
 
 
 def pipeline_of(teacher, source, steps=3, **arguments):
-    return data.make_pipeline(
-        source,
-        data.BatchSampler(source.labels, 4, 2, 2, seed=1),
-        SIZE,
-        seed=5,
-        steps=steps,
-        teacher_size=teacher.image_size(SIZE),
-        **{"views": teacher.views, **arguments},
-    )
+    sampler = data.BatchSampler(source.labels, 4, 2, 2, seed=1)
+    size = teacher.image_size(SIZE)
+    arguments = {"seed": 5, "steps": steps, "views": teacher.views, **arguments}
+    return data.make_pipeline(source, sampler, SIZE, teacher_size=size, **arguments)
 
 
 def batches(teacher, source, **arguments):
