@@ -24,6 +24,7 @@ FOLDED = {
     **dict.fromkeys(("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED"), 1),
     "L2_NORMALIZATION": 1,
 }
+NOISE = np.random.default_rng(5).integers(0, 256, (64, 16, 16, 3), np.uint8)
 
 
 def cosines(a, b):
@@ -35,10 +36,6 @@ def test_an_op_without_builtin_is_named():
     planes = keras.layers.Permute((3, 1, 2))(keras.layers.Rescaling(1.0)(pixels))
     model = keras.Model(pixels, keras.layers.Lambda(tf.linalg.det)(planes))
     refused("builtins.*MatrixDeterminant", convert_tflite, model, error=ConversionError)
-
-
-def noise(count=64):
-    return np.random.default_rng(5).integers(0, 256, (count, 16, 16, 3), np.uint8)
 
 
 def test_floats_equal_the_keras_model_under_the_names_of_the_saved_model(
@@ -89,7 +86,7 @@ def test_int8_takes_pixels_as_they_are_and_returns_the_raw_embedding(
     if output == "int8":
         path = tmp_path / "s.tflite"
         # Dark images must not change the scale of pixels.
-        path.write_bytes(convert_tflite(student, "int8", noise() // 4, output))
+        path.write_bytes(convert_tflite(student, "int8", NOISE // 4, output))
     interpreter = make_interpreter(path)
     (image,) = interpreter.get_input_details()
     (embedding,) = interpreter.get_output_details()
@@ -121,9 +118,9 @@ def test_wrong_arguments_are_refused(student):
     for words, *arguments in (
         ("`precision` must be one of 'float32', 'floa", "float8"),
         (representative, "int8", None),
-        (representative, "int8", noise(0)),
-        (r"uint8 \(n, 16, 16, 3\). Received: uint8", "int8", noise()[:, :8]),
-        ("`int8_output` must be one of", "int8", noise(), "uint8"),
+        (representative, "int8", NOISE[:0]),
+        (r"uint8 \(n, 16, 16, 3\). Received: uint8", "int8", NOISE[:, :8]),
+        ("`int8_output` must be one of", "int8", NOISE, "uint8"),
     ):
         refused(words, convert_tflite, student, *arguments)
 
