@@ -50,13 +50,11 @@ def defined_flags(program):
     return {prefix + flag for no, flag in flags for prefix in ("", no.strip("[]"))}
 
 
-def test_a_command_takes_the_flags_it_is_shown_with():
-    for program, flags in shown_flags().items():
+def test_a_command_takes_the_flags_it_is_shown_with_and_every_flag_named_is_one():
+    shown = shown_flags()
+    for program, flags in shown.items():
         assert not flags - defined_flags(program), program
-
-
-def test_every_flag_named_is_one():
-    known = set.union(*map(defined_flags, shown_flags()), FOREIGN, {"help"})
+    known = set.union(*map(defined_flags, shown), FOREIGN, {"help"})
     for document in DOCUMENTS:
         named = set(re.findall(r"(?<![\w-])--(\w+)", text_of(document)))
         assert not named - known, document
