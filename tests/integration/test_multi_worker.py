@@ -40,10 +40,6 @@ def start_workers(workdir, *flags):
     return [start(workdir, *flags, TF_CONFIG=config) for config in configs]
 
 
-def losses(workdir):
-    return [line["loss"] for line in lines(workdir)]
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_the_end_of_one_worker_ends_the_other_to_resume(tmp_path, number):
@@ -88,8 +84,9 @@ def test_two_workers_train_like_two_replicas_of_one(tmp_path):
             start(tmp_path / "single", *mirrored, *flags),
         )
     runs = tmp_path / "workers", tmp_path / "single"
+    losses = [[line["loss"] for line in lines(run)] for run in runs]
     # One process writes: each step is logged once.
-    assert len(losses(runs[0])) == 5
-    np.testing.assert_allclose(*map(losses, runs), rtol=1e-4)
+    assert len(losses[0]) == 5
+    np.testing.assert_allclose(*losses, rtol=1e-4)
     for one, other in zip(*(load_embedder(run).get_weights() for run in runs)):
         np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-5)

@@ -74,9 +74,7 @@ def test_every_relative_link_leads_somewhere():
             path = (ROOT / document).parent / file if file else ROOT / document
             assert path.exists(), f"{document}: {link}"
             assert not anchor or anchor in anchors(path), f"{document}: {link}"
-
-
-def test_the_readme_can_be_read_at_one_sitting_and_leads_to_every_room():
+    # The README can be read at one sitting and leads to every room.
     assert len(text_of("README.md").splitlines()) <= MOST_LINES
     links = re.findall(r"\]\(([^)#\s]+)", text_of("README.md"))
     assert set(ROOMS) <= set(links)
