@@ -19,12 +19,8 @@ ENVIRONMENT = {
 }
 # Flags that make a training small.
 TINY = [
-    "--general_batch=8",
-    "--balanced_identities=2",
-    "--model=toys:student",
-    "--embedding_dim=16",
-    "--input_size=32",
-    "--scale=16",
+    *"--general_batch=8 --balanced_identities=2 --model=toys:student".split(),
+    *"--embedding_dim=16 --input_size=32 --scale=16".split(),
 ]
 
 

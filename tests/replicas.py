@@ -19,9 +19,7 @@ os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
 import keras
 import numpy as np
 import tensorflow as tf
-from toys import CosineGap
-from toys import backbone
-from toys import batch
+import toys
 
 from ekd_tf.heads import ArcFace
 from ekd_tf.losses import EKDLoss
@@ -68,13 +66,13 @@ def make(loss, norm="frozen", parts=1):
     or "two": margin, EKD and cosine, this at 30 % of the margin loss's gradient, at
     once. A "training" normalisation sees the batch in `parts`.
     """
-    student = backbone(dim=8)
+    student = toys.backbone(dim=8)
     for layer in student.layers:
         if "normalization" in layer.name:
             layer.moving_mean.assign(np.linspace(-0.2, 0.2, 6, dtype=np.float32))
             layer.moving_variance.assign(np.linspace(0.1, 0.3, 6, dtype=np.float32))
             layer.trainable = norm == "training"
-    teacher = backbone(dim=8, seed=7)
+    teacher = toys.backbone(dim=8, seed=7)
     keras.utils.set_random_seed(3)
     head = ArcFace(num_identities=3, scale=4.0, margin=0.2)
     if parts > 1:
@@ -85,7 +83,7 @@ def make(loss, norm="frozen", parts=1):
         ekd = EKDLoss(memory=0, momentum=0.3, threshold_gradient=loss != "detached")
         losses = {"ekd": (ekd, 50.0)}
         if loss == "two":
-            losses["cosine"] = (CosineGap(), GradientShare(0.3))
+            losses["cosine"] = (toys.CosineGap(), GradientShare(0.3))
         model = Distiller(student, teacher, losses, head if loss == "two" else None)
     scaling = keras.mixed_precision.global_policy().name == "mixed_float16"
     model.compile(
@@ -112,7 +110,7 @@ def run(strategy, loss, precision="float32", norm="frozen", parts=1, xla=False):
     finally:
         tf.keras.mixed_precision.set_global_policy("float32")
     rng = np.random.default_rng(5)
-    batches = [batch(rng, rows=ROWS) for _ in range(STEPS)]
+    batches = [toys.batch(rng, rows=ROWS) for _ in range(STEPS)]
     stacked = {name: tf.stack([b[name] for b in batches]) for name in batches[0]}
     dataset = tf.data.Dataset.from_tensor_slices(stacked)
     step = compile_step(model, strategy)

@@ -5,11 +5,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from ekd_tf.compare import Comparison
-from ekd_tf.compare import RunFigures
-from ekd_tf.compare import Spread
-from ekd_tf.compare import kept_figures
-from ekd_tf.compare import write_comparison
+from ekd_tf import compare
 from ekd_tf.compare.comparison import tpr_within
 from ekd_tf.data import SyntheticFaces
 from ekd_tf.evaluation import LabelledEvaluation
@@ -21,12 +17,12 @@ from ekd_tf.evaluation import verify_embeddings
 def run(accuracy, high, low):
     """Figures with these TPRs at FPR 1e-2 and 1e-3 and a curve through them."""
     curve = (1e-3, 1e-2, 1.0), (low or 0.0, high, 1.0)
-    return RunFigures(accuracy, {1e-2: high, 1e-3: low}, curve)
+    return compare.RunFigures(accuracy, {1e-2: high, 1e-3: low}, curve)
 
 
 @pytest.fixture
 def comparison():
-    return Comparison(
+    return compare.Comparison(
         "faces",
         {
             "alone": {0: run(0.7, 0.30, 0.10), 1: run(0.8, 0.40, 0.20)},
@@ -38,18 +34,18 @@ def comparison():
 
 
 def test_spread_by_hand():
-    spread = Spread.of([0.1, None, 0.4, 0.1])
+    spread = compare.Spread.of([0.1, None, 0.4, 0.1])
     assert spread.values == (0.1, 0.4, 0.1)
     assert spread.mean == pytest.approx(0.2)
     assert (spread.low, spread.high) == (0.1, 0.4)
     # Squared distances 0.01 + 0.04 + 0.01 by n - 1 = 2.
     assert spread.sd == pytest.approx(0.03**0.5)
     assert spread.text() == "20.0 (10.0..40.0; sd 17.3)"
-    assert Spread.of([None]) is None
+    assert compare.Spread.of([None]) is None
     # Two have no deviation and one no range.
-    assert Spread((0.1, 0.3)).sd is None
-    assert Spread((0.1, 0.3)).text() == "20.0 (10.0..30.0)"
-    assert Spread((0.1,)).text() == "10.0"
+    assert compare.Spread((0.1, 0.3)).sd is None
+    assert compare.Spread((0.1, 0.3)).text() == "20.0 (10.0..30.0)"
+    assert compare.Spread((0.1,)).text() == "10.0"
 
 
 def test_share_of_the_gap_is_of_the_runs_of_one_seed(comparison):
@@ -60,9 +56,7 @@ def test_share_of_the_gap_is_of_the_runs_of_one_seed(comparison):
     assert comparison.closed("cosine", 1e-3).values == pytest.approx((0.5, -0.2))
     assert comparison.closed("alone", 1e-2).values == (0, 0)
     assert comparison.closed("gone", 1e-2) is None
-
-
-def test_seeds_without_a_partner_have_no_share(comparison):
+    # Seeds without a partner have none.
     alone = comparison.methods["alone"]
     del alone[1]
     assert comparison.closed("cosine", 1e-2).values == pytest.approx((0.5,))
@@ -95,10 +89,10 @@ def test_tables_written_out(comparison):
 
 def test_curves_are_means_where_all_seeds_are_measurable():
     runs = {
-        0: RunFigures(0.7, {}, ((1e-3, 1e-2, 1.0), (0.1, 0.2, 1.0))),
-        1: RunFigures(0.7, {}, ((1e-2, 1.0), (0.6, 1.0))),
+        0: compare.RunFigures(0.7, {}, ((1e-3, 1e-2, 1.0), (0.1, 0.2, 1.0))),
+        1: compare.RunFigures(0.7, {}, ((1e-2, 1.0), (0.6, 1.0))),
     }
-    fpr, tpr = Comparison("faces", {"alone": runs}).curves()["alone"]
+    fpr, tpr = compare.Comparison("faces", {"alone": runs}).curves()["alone"]
     np.testing.assert_array_equal(fpr, [1e-2, 1.0])
     np.testing.assert_allclose(tpr, [0.4, 1.0])
 
@@ -114,14 +108,15 @@ def test_figures_of_a_run_survive_json(rng):
     labels = np.repeat(np.arange(20), 4)
     rows = rng.normal(size=(20, 8))[labels] + rng.normal(size=(80, 8))
     report = verify_embeddings(rows, labels, (1e-1, 1e-2, 1e-6))
-    found = RunFigures.of(report)
+    found = compare.RunFigures.of(report)
     assert found.accuracy == report.accuracy_mean
     assert found.tpr == {**report.tpr, 1e-6: None}
     # Of 3,040 negatives ten lie within 3.3e-3.
     assert 10 / 3040 <= found.curve[0][0] < 11.3 / 3040
     at = [found.curve[0].index(fpr) for fpr in (1e-2, 1e-1)]
     assert [found.curve[1][k] for k in at] == [report.tpr[1e-2], report.tpr[1e-1]]
-    assert RunFigures.from_dict(json.loads(json.dumps(found.to_dict()))) == found
+    again = json.loads(json.dumps(found.to_dict()))
+    assert compare.RunFigures.from_dict(again) == found
 
 
 def test_figures_are_computed_once_per_model_and_set(tmp_path, no_pictures):
@@ -142,7 +137,7 @@ def test_figures_are_computed_once_per_model_and_set(tmp_path, no_pictures):
             opened.append(model)
             return SourceEmbedder(embed, 32)
 
-        return kept_figures(path, model, open_model, evaluations)
+        return compare.kept_figures(path, model, open_model, evaluations)
 
     first = kept("a", one)
     assert opened == ["a"] and first.keys() == {"one"}
@@ -157,7 +152,7 @@ def test_figures_are_computed_once_per_model_and_set(tmp_path, no_pictures):
 
 
 def with_tpr(tpr):
-    return RunFigures(0.5, {1e-2: tpr}, ((0.01, 1.0), (tpr, 1.0)))
+    return compare.RunFigures(0.5, {1e-2: tpr}, ((0.01, 1.0), (tpr, 1.0)))
 
 
 def summary(method, state="finished", note=""):
@@ -183,14 +178,14 @@ def test_the_report_lists_failures_facts_and_commands_and_has_pictures(
     methods = {"alone": {3: with_tpr(0.2)}, "ekd": {}, "cosine": {3: with_tpr(0.5)}}
     # One that has collapsed.
     methods["low"] = {3: with_tpr(0)}
-    comparison = Comparison("faces", methods, {3: with_tpr(0.8)})
+    comparison = compare.Comparison("faces", methods, {3: with_tpr(0.8)})
     runs = [
         summary("alone"),
         summary("ekd", "failed", "The embeddings have collapsed."),
         summary("cosine", note="collapsed: the mean cosine is 0.9990"),
     ]
     facts = {"Machine": "two cores", "Seeds": [3]}
-    text = write_comparison(folder, [comparison], runs, facts)
+    text = compare.write_comparison(folder, [comparison], runs, facts)
     assert "Not every run has figures" in text and "In %, one seed." in text
     assert "- ekd, seed 3: The embeddings have collapsed." in text
     assert "- cosine, seed 3: collapsed: the mean cosine is 0.9990" in text
@@ -219,10 +214,10 @@ def test_the_report_lists_failures_facts_and_commands_and_has_pictures(
 
 
 def test_shares_and_fprs_that_nothing_has_are_left_out(tmp_path):
-    alone = Comparison("faces", {"alone": {3: with_tpr(0.2)}})
-    few = RunFigures(0.7, {1e-2: None, 1e-3: None}, ((0.1, 1.0), (0.5, 1.0)))
-    few = Comparison("few", {"alone": {3: few}})
-    text = write_comparison(tmp_path, [alone, few], [summary("alone")], {})
+    alone = compare.Comparison("faces", {"alone": {3: with_tpr(0.2)}})
+    few = compare.RunFigures(0.7, {1e-2: None, 1e-3: None}, ((0.1, 1.0), (0.5, 1.0)))
+    few = compare.Comparison("few", {"alone": {3: few}})
+    text = compare.write_comparison(tmp_path, [alone, few], [summary("alone")], {})
     assert "gap" not in text and "Not every run" not in text
     sentence = "TPR at FPR 1e-2, 1e-3 is not measurable: it takes 1000, 10000 negative"
     assert text.count("is not measurable") == text.count(sentence) == 1

@@ -92,12 +92,18 @@ def test_a_finished_run_is_passed_over(tmp_path):
 
 
 def test_an_interrupted_run_goes_on(tmp_path):
-    first, run = (make_run(tmp_path, ends) for ends in ("interrupted", "finish"))
-    refused("ekd, seed 0", train, first, error=Interrupted)
-    assert first.summary()["state"] == "not finished"
-    seconds = first.summary()["seconds"]
+    before = signal.getsignal(signal.SIGTERM)
+    # By a signal, which is passed on, or by itself.
+    for starts, ends in enumerate(("stopped", "interrupted"), 1):
+        run = make_run(tmp_path, ends)
+        refused("ekd, seed 0", train, run, error=Interrupted)
+        assert signal.getsignal(signal.SIGTERM) == before
+        assert run.failure is None and len(run.starts) == starts
+        assert run.summary()["state"] == "not finished"
+    seconds = run.summary()["seconds"]
+    run = make_run(tmp_path, "finish")
     train(run)
-    assert run.is_finished and len(run.starts) == 2
+    assert run.is_finished and len(run.starts) == 3
     assert run.summary()["seconds"] > seconds
 
 
@@ -127,10 +133,3 @@ def test_a_mistake_or_a_kill_is_no_property_of_the_method(tmp_path):
     assert run.failure is None and run.summary()["state"] == "not finished"
     # A continued run took this time too.
     assert run.summary()["seconds"] > 0
-
-
-def test_sigterm_is_passed_on_and_interrupts(tmp_path):
-    run, before = make_run(tmp_path, "stopped"), signal.getsignal(signal.SIGTERM)
-    refused(None, train, run, error=Interrupted)
-    assert signal.getsignal(signal.SIGTERM) == before
-    assert run.failure is None and len(run.starts) == 1

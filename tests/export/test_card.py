@@ -2,21 +2,17 @@ import dataclasses
 import hashlib
 import json
 
-import keras
 import pytest
+from toys import backbone
 
 from ekd_tf.data.alignment import ARCFACE_TEMPLATE
 from ekd_tf.evaluation import Calibration
 from ekd_tf.evaluation import read_calibration
+from ekd_tf.export import parity
 from ekd_tf.export.card import FACTS
 from ekd_tf.export.card import card_markdown
 from ekd_tf.export.card import exported_files
 from ekd_tf.export.card import make_card
-from ekd_tf.export.parity import ArtefactReport
-from ekd_tf.export.parity import ExportReport
-from ekd_tf.export.parity import ParityReport
-from ekd_tf.export.parity import Verification
-from ekd_tf.export.parity import artefacts_table
 
 FILES = ("saved_model.pb", "x-3-int8.tflite")
 
@@ -29,17 +25,11 @@ def exported(tmp_path):
 
 
 def make_report(verified=None, notes=(), int8=1.0):
-    figures = ParityReport(1.0, 1.0, 1e-6, 300)
-    saved = ArtefactReport("saved_model", "a/3", 10, figures, verified)
+    figures = parity.ParityReport(1.0, 1.0, 1e-6, 300)
+    saved = parity.ArtefactReport("saved_model", "a/3", 10, figures, verified)
     close, file = dataclasses.replace(figures, min_cosine=int8), "a/3/x-3-int8.tflite"
-    artefacts = saved, ArtefactReport("tflite_int8", file, 10, close, verified)
-    return ExportReport("face", 3, "a/3", figures, verified, artefacts, notes)
-
-
-def student(size):
-    inputs = keras.Input((size, size, 3))
-    pooled = keras.layers.GlobalAveragePooling2D()(inputs)
-    return keras.Model(inputs, keras.layers.Dense(128)(pooled))
+    artefacts = saved, parity.ArtefactReport("tflite_int8", file, 10, close, verified)
+    return parity.ExportReport("face", 3, "a/3", figures, verified, artefacts, notes)
 
 
 def test_a_card_says_how_images_must_be_made_and_what_is_known(exported):
@@ -47,7 +37,7 @@ def test_a_card_says_how_images_must_be_made_and_what_is_known(exported):
     # 38.7946 pixels from the edge, and so half of it in an image of half the size.
     for size, expected in ((112, 38.2946), (56, 38.7946 / 2 - 0.5)):
         facts = {"licence": "research only", "teacher": None}
-        card = make_card(make_report(), student(size), exported, facts)
+        card = make_card(make_report(), backbone(128, size=size), exported, facts)
         assert card["input"]["size"] == size
         template = card["input"]["template"]
         assert template[0][0] == pytest.approx(expected, abs=1e-4)
@@ -75,7 +65,7 @@ def test_a_card_has_no_path_of_the_machine_it_was_made_on(exported):
         "training_data": "folder:/me/faces",
         "command": "python -m ekd_tf.train --data=folder:/me/faces --workdir=/me/r/a",
     }
-    card = make_card(report, student(112), exported, facts)
+    card = make_card(report, backbone(128, size=112), exported, facts)
     assert "/me/" not in json.dumps(card) + card_markdown(card)
     assert card["teacher"] == "cache:r100 of models/r100.onnx"
     assert card["command"].endswith("--data=folder:faces --workdir=a")
@@ -87,7 +77,8 @@ CALIBRATION = Calibration(1e-4, 0.41234, (0.4, 0.425), 0.5, 12345, "folder:ours"
 
 
 def test_the_threshold_of_every_file_and_where_it_was_found(exported):
-    measured = Verification(0.9, 0.8, 0.3056, 32000)
+    measured = parity.Verification(0.9, 0.8, 0.3056, 32000)
+    unmeasured = parity.Verification(0.9, None, None, 50)
     own = "0.3056    | 1e-3 | 0.8000 | one image    | 32,000"
     gate = ["the images of the parity gate"]
     gate += [f"| saved_model.pb  | {own}", f"| x-3-int8.tflite | {own}"]
@@ -99,10 +90,10 @@ def test_the_threshold_of_every_file_and_where_it_was_found(exported):
         (0.99, measured, None, gate),
         (0.99, measured, CALIBRATION, other),
         (1.0, None, CALIBRATION, [f"| x-3-int8.tflite | {found}"]),
-        (0.99, Verification(0.9, None, None, 50), None, ["Threshold: not calibr"]),
+        (0.99, unmeasured, None, ["Threshold: not calibr"]),
     ):
         report = make_report(verified, notes=("A note.",), int8=int8)
-        card = make_card(report, student(112), exported, {}, calibration)
+        card = make_card(report, backbone(128, size=112), exported, {}, calibration)
         text = card_markdown(json.loads(json.dumps(card)))
         for sentence in sentences:
             assert sentence in text, text
@@ -136,15 +127,15 @@ def test_the_table_of_a_report_and_its_way_through_json():
     def cells(line):
         return [cell.strip() for cell in line.split("|")[1:-1]]
 
-    figures = ParityReport(0.99, 0.995, 1e-6, 4)
-    verified = Verification(0.97, None, None, 50)
+    figures = parity.ParityReport(0.99, 0.995, 1e-6, 4)
+    verified = parity.Verification(0.97, None, None, 50)
     measured = {"median_ms": 1.25, "p95_ms": 2, "median_ms_2": 1.5}
     measured |= {"partitions": 34, "peak_bytes": 3_210_000}
     kind, path = "tflite_int8", "a/x.tflite"
-    int8 = ArtefactReport(kind, path, 40_000, figures, verified, **measured)
-    saved = ArtefactReport("saved_model", "a/s/1", 2_500_000, figures)
-    verified = Verification(0.98, 0.75, 0.31, 5000)
-    report = ExportReport("s", 1, "a/s/1", figures, verified, (saved, int8))
+    int8 = parity.ArtefactReport(kind, path, 40_000, figures, verified, **measured)
+    saved = parity.ArtefactReport("saved_model", "a/s/1", 2_500_000, figures)
+    verified = parity.Verification(0.98, 0.75, 0.31, 5000)
+    report = parity.ExportReport("s", 1, "a/s/1", figures, verified, (saved, int8))
     _, _, keras, *artefacts = map(cells, report.to_table().splitlines())
     assert keras == ["Keras", *["n/a"] * 3, "0.9800", "0.7500", *["n/a"] * 5]
     assert artefacts == [
@@ -153,4 +144,4 @@ def test_the_table_of_a_report_and_its_way_through_json():
         + ["1.2500", "2", "1.5000", "3.2", "34"],
     ]
     plain = json.loads(json.dumps(report.to_dict()))
-    assert artefacts_table(plain) == report.to_table()
+    assert parity.artefacts_table(plain) == report.to_table()

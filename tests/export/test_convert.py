@@ -1,13 +1,12 @@
 import sys
+from unittest import mock
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+import toys
 from refusals import refused
-from toys import make_student
-from toys import unit
-from toys import unit_embeddings
 
 from ekd_tf.embedders import OnnxEmbedder
 from ekd_tf.embedders import TFLiteEmbedder
@@ -25,35 +24,25 @@ FOLDED = {
     **dict.fromkeys(("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED"), 1),
     "L2_NORMALIZATION": 1,
 }
-
-
-@keras.saving.register_keras_serializable(package="tests_export")
-class Determinant(keras.layers.Layer):
-    """An op that TFLite has no builtin for."""
-
-    def call(self, inputs):
-        return tf.linalg.det(tf.transpose(inputs, (0, 3, 1, 2)))
+NOISE = np.random.default_rng(5).integers(0, 256, (64, 16, 16, 3), np.uint8)
 
 
 def cosines(a, b):
-    return np.sum(unit(np.float64(a)) * unit(np.float64(b)), axis=1)
+    return np.sum(toys.unit(np.float64(a)) * toys.unit(np.float64(b)), axis=1)
 
 
 def test_an_op_without_builtin_is_named():
     pixels = keras.layers.Input((8, 8, 3), dtype="uint8")
-    model = keras.Model(pixels, Determinant()(keras.layers.Rescaling(1.0)(pixels)))
+    planes = keras.layers.Permute((3, 1, 2))(keras.layers.Rescaling(1.0)(pixels))
+    model = keras.Model(pixels, keras.layers.Lambda(tf.linalg.det)(planes))
     refused("builtins.*MatrixDeterminant", convert_tflite, model, error=ConversionError)
-
-
-def noise(count=64):
-    return np.random.default_rng(5).integers(0, 256, (count, 16, 16, 3), np.uint8)
 
 
 def test_floats_equal_the_keras_model_under_the_names_of_the_saved_model(
     student, tflite, images
 ):
     embedder = TFLiteEmbedder(tflite["float32"])
-    expected = unit_embeddings(student, images)
+    expected = toys.unit_embeddings(student, images)
     np.testing.assert_allclose(embedder(images), expected, rtol=1e-4, atol=1e-6)
     assert embedder.partitions == 1
     interpreter = make_interpreter(tflite["float32"])
@@ -79,7 +68,7 @@ def test_everything_that_can_be_folded_is(tflite):
 
 def test_float16_and_dynamic_take_a_half_and_a_quarter_of_the_space(images, tmp_path):
     # Wide enough that the weights outweigh the description of the graph.
-    model = make_student(width=128, dim=512)
+    model = toys.make_student(width=128, dim=512)
     size = len(convert_tflite(model))
     assert 0.49 < len(convert_tflite(model, "float16")) / size < 0.56
     path = tmp_path / "s.tflite"
@@ -97,7 +86,7 @@ def test_int8_takes_pixels_as_they_are_and_returns_the_raw_embedding(
     if output == "int8":
         path = tmp_path / "s.tflite"
         # Dark images must not change the scale of pixels.
-        path.write_bytes(convert_tflite(student, "int8", noise() // 4, output))
+        path.write_bytes(convert_tflite(student, "int8", NOISE // 4, output))
     interpreter = make_interpreter(path)
     (image,) = interpreter.get_input_details()
     (embedding,) = interpreter.get_output_details()
@@ -129,9 +118,9 @@ def test_wrong_arguments_are_refused(student):
     for words, *arguments in (
         ("`precision` must be one of 'float32', 'floa", "float8"),
         (representative, "int8", None),
-        (representative, "int8", noise(0)),
-        (r"uint8 \(n, 16, 16, 3\). Received: uint8", "int8", noise()[:, :8]),
-        ("`int8_output` must be one of", "int8", noise(), "uint8"),
+        (representative, "int8", NOISE[:0]),
+        (r"uint8 \(n, 16, 16, 3\). Received: uint8", "int8", NOISE[:, :8]),
+        ("`int8_output` must be one of", "int8", NOISE, "uint8"),
     ):
         refused(words, convert_tflite, student, *arguments)
 
@@ -145,7 +134,7 @@ def test_onnxruntime_gives_the_same_embeddings(tmp_path, student, images):
     assert [node.name for node in graph.input] == ["images"]
     assert [node.name for node in graph.output] == ["embedding"]
     embedder = OnnxEmbedder(path, num_threads=1)
-    expected = unit_embeddings(student, images)
+    expected = toys.unit_embeddings(student, images)
     for part in (slice(1), slice(9)):
         received = embedder(images[part])
         np.testing.assert_allclose(received, expected[part], rtol=1e-4, atol=1e-6)
@@ -154,9 +143,7 @@ def test_onnxruntime_gives_the_same_embeddings(tmp_path, student, images):
 def test_says_why_there_is_no_onnx(student, monkeypatch):
     tf2onnx = pytest.importorskip("tf2onnx", reason="needs the extra onnx")
 
-    def fail(*args, **kwargs):
-        raise RuntimeError("no such op: Einsum")
-
+    fail = mock.Mock(side_effect=RuntimeError("no such op: Einsum"))
     monkeypatch.setattr(tf2onnx.convert, "from_function", fail)
     refused("failed: no such op: Ein", convert_onnx, student, error=ConversionError)
     # None makes the import fail, as where it is not installed.

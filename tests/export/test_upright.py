@@ -11,10 +11,9 @@ from ekd_tf.data.image_pixels import read_image
 from ekd_tf.export.upright import upright
 
 
-@pytest.fixture(scope="module")
-def read():
-    spec = tf.TensorSpec((), tf.string)
-    return tf.function(lambda data: upright(decode_image(data), data), [spec])
+@tf.function(input_signature=[tf.TensorSpec((), tf.string)])
+def read(data):
+    return upright(decode_image(data), data)
 
 
 # No two rows or columns are alike.
@@ -22,7 +21,7 @@ UPRIGHT = np.random.default_rng(3).integers(0, 256, (6, 9, 3), np.uint8)
 
 
 @pytest.mark.parametrize(("form", "endian"), [("JPEG", "<"), ("PNG", ">")])
-def test_turns_all_eight_orientations_as_pillow_does(read, form, endian):
+def test_turns_all_eight_orientations_as_pillow_does(form, endian):
     for orientation in range(1, 9):
         data = with_orientation(UPRIGHT, orientation, form, endian=endian)
         pixels = read(data).numpy()
@@ -30,7 +29,7 @@ def test_turns_all_eight_orientations_as_pillow_does(read, form, endian):
         np.testing.assert_array_equal(pixels, read_image(data), f"{orientation}")
 
 
-def test_finds_it_behind_other_segments_and_fill_bytes(read):
+def test_finds_it_behind_other_segments_and_fill_bytes():
     data = with_orientation(UPRIGHT, 6, "JPEG", comment=b"\xff" * 40)
     start = data.index(b"\xff\xe1")
     app2 = b"\xff\xe2\x00\x06\xff\xe1ab"
@@ -40,7 +39,7 @@ def test_finds_it_behind_other_segments_and_fill_bytes(read):
     assert read(data).shape == (6, 9, 3)
 
 
-def test_leaves_an_image_without_it_and_refuses_formats_that_it_does_not_read(read):
+def test_leaves_an_image_without_it_and_refuses_formats_that_it_does_not_read():
     for form in ("JPEG", "PNG", "BMP", "GIF"):
         found = read(flat(255, 3, 4, form))
         np.testing.assert_array_equal(found, np.full((3, 4, 3), 255))
@@ -48,7 +47,7 @@ def test_leaves_an_image_without_it_and_refuses_formats_that_it_does_not_read(re
         read(flat(0, form="WEBP"))
 
 
-def test_damaged_exif_data_turn_nothing_and_end(read, rng):
+def test_damaged_exif_data_turn_nothing_and_end(rng):
     data = with_orientation(UPRIGHT, 8, "JPEG")
     start, end = data.index(b"Exif"), data.index(b"\xff\xdb")
     whole = 0

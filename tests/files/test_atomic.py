@@ -6,20 +6,7 @@ import pytest
 from ekd_tf.files import atomic
 
 
-def test_crash_between_write_and_rename_leaves_the_old_file(tmp_path, monkeypatch):
-    path = tmp_path / "file"
-    path.write_bytes(b"old")
-
-    def kill(*_):
-        # No handler of `Exception` sees it.
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(os, "replace", kill)
-    with pytest.raises(KeyboardInterrupt):
-        atomic.write_aside(path, lambda file: file.write(b"new"))
-    assert path.read_bytes() == b"old"
-
-
+# A crash in between: tests/run/test_logs.py.
 def test_bytes_are_on_disk_before_the_rename(tmp_path, monkeypatch):
     calls, fsync, replace = [], os.fsync, os.replace
     monkeypatch.setattr(
@@ -49,9 +36,7 @@ def test_a_full_disk_is_an_error_with_the_path_and_the_old_bytes_stay(tmp_path):
     assert (error.value.errno, error.value.filename) == (errno.ENOSPC, str(path))
     assert path.read_bytes() == b"old"
     assert os.listdir(tmp_path) == ["file"]
-
-
-def test_an_error_that_names_a_file_keeps_its_name(tmp_path):
+    # An error that names a file keeps its name.
     with pytest.raises(FileNotFoundError) as error, atomic.naming(tmp_path / "other"):
         open(tmp_path / "missing")
     assert error.value.filename == str(tmp_path / "missing")

@@ -3,7 +3,6 @@ import shutil
 
 import numpy as np
 import pytest
-from absl import logging
 
 from ekd_tf.files.index_cache import IndexCache
 from ekd_tf.files.positioned import PositionedFile
@@ -20,14 +19,6 @@ def cache(files, folder=None):
     return IndexCache([PositionedFile(path) for path in files], folder)
 
 
-@pytest.fixture
-def read_only(tmp_path):
-    """The folder of the files, which even root is not to write to."""
-    tmp_path.chmod(0o555)
-    yield tmp_path
-    tmp_path.chmod(0o755)
-
-
 def test_is_given_back_until_a_file_has_changed(files):
     assert cache(files).load(["x"]) is None
     for path in files:
@@ -42,10 +33,12 @@ def test_is_given_back_until_a_file_has_changed(files):
     assert (files[0].parent / "a.rec.ekd_index.npz").is_file()
 
 
-def test_a_read_only_folder_is_left_for_the_other(files, read_only, tmp_path_factory):
+def test_a_read_only_folder_is_left_for_the_other(files, tmp_path_factory, notes):
     run, other = tmp_path_factory.mktemp("run"), tmp_path_factory.mktemp("other")
+    # Even root is not to write there.
+    files[0].parent.chmod(0o555)
     cache(files, run).save(x=np.arange(5))
-    assert sorted(os.listdir(read_only)) == ["a.idx", "a.rec"]
+    assert sorted(os.listdir(files[0].parent)) == ["a.idx", "a.rec"]
     (kept,) = os.listdir(run)
     assert kept.startswith("a-") and kept.endswith(".ekd_index.npz")
     assert len(cache(files, run).load(["x"])[0]) == 5
@@ -53,13 +46,10 @@ def test_a_read_only_folder_is_left_for_the_other(files, read_only, tmp_path_fac
     # Two sets whose files have the same name do not share it.
     moved = [shutil.copy2(path, other) for path in files]
     assert cache(moved, run).load(["x"]) is None
-
-
-def test_nowhere_to_write_is_said(files, read_only, monkeypatch):
-    said = []
-    monkeypatch.setattr(logging, "info", lambda text, *a: said.append(text % a))
+    # Nowhere to write is said.
     cache(files).save(x=np.arange(5))
-    assert "a.rec.ekd_index.npz: The folder is read-only" in said[0]
+    files[0].parent.chmod(0o755)
+    assert "a.rec.ekd_index.npz: The folder is read-only" in notes()[-1]
 
 
 def test_a_torn_file_is_made_again(files, tmp_path, caplog):

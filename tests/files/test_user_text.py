@@ -30,11 +30,8 @@ def test_files_that_cannot_be_read_are_named(tmp_path):
     refused("wide.txt is UTF-16 text: save it as", open_text, tmp_path / "wide.txt")
 
 
-def test_one_line_escapes_what_would_break_it():
+def test_a_line_stays_one_and_paths_from_the_root_become_names():
     assert one_line("a\nb\tc\r.jpg") == "a\\nb\\tc\\r.jpg"
-
-
-def test_paths_from_the_root_become_names():
     for text, expected in (
         ("/data/ms1m", "ms1m"),
         ("/data/emore/train.rec (12 identities)", "emore/train.rec (12 identities)"),

@@ -8,6 +8,7 @@ import signal
 import commands
 import numpy as np
 import pytest
+import test_logs
 import test_session
 import toys
 from traces import events_in
@@ -65,7 +66,7 @@ def arrays(path):
 
 def lines(workdir):
     """The logged lines, less what depends on the machine's mood."""
-    logged = test_session.lines(workdir)
+    logged = test_logs.lines(workdir)
     for line in logged:
         line.pop("throughput/images_per_second", None)
     return logged

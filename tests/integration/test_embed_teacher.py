@@ -69,16 +69,9 @@ def test_shards_of_drawn_views_are_written_apart_and_trained_from(folder, tmp_pa
     succeed(*flags(folder, tmp_path / "whole", *views))
     rows = TeacherCache(tmp_path / "c").rows[:]
     np.testing.assert_array_equal(rows, TeacherCache(tmp_path / "whole").rows)
-    train = [
-        "train",
-        f"--workdir={tmp_path / 'run'}",
-        f"--data=folder:{folder / 'faces'}",
-        f"--teacher={tmp_path / 'c'}",
-        "--distill=cosine",
-        *TINY,
-        "--images_per_identity=2",
-        "--steps=2",
-    ]
+    train = ["train", f"--workdir={tmp_path / 'run'}", f"--teacher={tmp_path / 'c'}"]
+    train += [f"--data=folder:{folder / 'faces'}", *TINY]
+    train += "--distill=cosine --images_per_identity=2 --steps=2".split()
     assert "give --augment=brightness:0.2 and --flip" in refuse(*train).stderr
     succeed(*train, "--augment=brightness:0.2")
     for wrong in ("3/2", "a/b"):

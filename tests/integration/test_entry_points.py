@@ -3,48 +3,32 @@ import os
 import subprocess
 import sys
 
+import commands
 import pytest
-from commands import TINY
-from commands import refuse
-from commands import succeed
 
 DRAWN = ["--data=synthetic:identities=9,images=4,size=32", "--holdout_identities=3"]
 
 
-@pytest.fixture(scope="module")
-def workdir(tmp_path_factory):
-    path = tmp_path_factory.mktemp("cli") / "run"
-    done = succeed("train", f"--workdir={path}", *TINY, *DRAWN, "--steps=2", "--export")
-    return path, done.stderr
-
-
 @pytest.mark.both_stacks
-def test_training_says_what_it_will_do_and_how_far_it_is(workdir):
-    _, log = workdir
-    assert "6 identities" in log and "3 identities" in log
-    assert "2/2" in log and "loss/margin" in log
-    assert "| student |" in log
-
-
-@pytest.mark.both_stacks
-def test_training_exports_at_the_end(workdir):
-    path, _ = workdir
+def test_a_run_says_what_it_does_exports_and_is_evaluated(tmp_path):
+    path, output = tmp_path / "run", tmp_path / "out"
+    done = commands.succeed(
+        "train", f"--workdir={path}", *commands.TINY, *DRAWN, "--steps=2", "--export"
+    )
+    for words in ("6 identities", "3 identities", "2/2", "loss/margin", "| student |"):
+        assert words in done.stderr
     report = json.loads((path / "reports" / "export.json").read_text())
     kinds = [artefact["kind"] for artefact in report["artefacts"]]
     assert kinds == ["saved_model", "tflite_float32", "tflite_float16"]
     assert all(a["parity"]["min_cosine"] >= 0.9999 for a in report["artefacts"])
-    assert (path / "export" / "student" / "1" / "saved_model.pb").exists()
-    card = json.loads((path / "export" / "student" / "1" / "card.json").read_text())
+    version = path / "export" / "student" / "1"
+    assert (version / "saved_model.pb").exists()
+    card = json.loads((version / "card.json").read_text())
     assert card["training_data"] == DRAWN[0].partition("=")[2]
     assert (card["teacher"], card["method"]) == ("none", "arcface")
     assert card["command"].startswith("python -m ekd_tf.train --workdir=run ")
-
-
-@pytest.mark.both_stacks
-def test_evaluates_a_run_on_what_it_held_out(workdir, tmp_path):
-    path, _ = workdir
-    done = succeed("evaluate", f"--model={path}", f"--output={tmp_path}")
-    report = json.loads((tmp_path / "heldout.json").read_text())
+    done = commands.succeed("evaluate", f"--model={path}", f"--output={output}")
+    report = json.loads((output / "heldout.json").read_text())
     # 3 people of 4 images.
     assert report["student"]["num_positive"] == 3 * 6
     assert "| student |" in done.stdout
@@ -84,10 +68,10 @@ def test_help_does_not_import_tensorflow():
 
 
 def test_a_mistake_ends_in_one_line_and_no_traceback(tmp_path):
-    arguments = [f"--workdir={tmp_path / 'run'}", *TINY, *DRAWN, "--steps=2"]
+    arguments = [f"--workdir={tmp_path / 'run'}", *commands.TINY, *DRAWN, "--steps=2"]
     for more, words in (
         (["--teacher=nowhere.keras", "--distill=ekd"], "nowhere.keras does not exist"),
         (["--temprature=1"], "Unknown command line flag 'temprature'"),
         (["stray"], "Every argument must be --FLAG=VALUE; --helpfull lists the flags"),
     ):
-        assert words in refuse("train", *arguments, *more).stderr
+        assert words in commands.refuse("train", *arguments, *more).stderr

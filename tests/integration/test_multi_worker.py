@@ -9,16 +9,14 @@ import pytest
 from commands import ENVIRONMENT
 from commands import TINY
 from replicas import free_ports
-from test_session import lines
+from test_logs import lines
 
 from ekd_tf.embedders import load_embedder
 from ekd_tf.run.interruption import RESUME_STATUS
 
 ARGUMENTS = [
     "--data=synthetic:identities=8,images=4,size=32",
-    "--steps=3",
-    "--learning_rate=0.02",
-    "--log_every=1",
+    *"--steps=3 --learning_rate=0.02 --log_every=1".split(),
 ]
 
 
@@ -40,10 +38,6 @@ def start_workers(workdir, *flags):
     configs = [json.dumps({"cluster": cluster, "task": task}) for task in tasks]
     flags = "--strategy=multi_worker", *flags
     return [start(workdir, *flags, TF_CONFIG=config) for config in configs]
-
-
-def losses(workdir):
-    return [line["loss"] for line in lines(workdir)]
 
 
 @pytest.mark.slow
@@ -90,8 +84,9 @@ def test_two_workers_train_like_two_replicas_of_one(tmp_path):
             start(tmp_path / "single", *mirrored, *flags),
         )
     runs = tmp_path / "workers", tmp_path / "single"
+    losses = [[line["loss"] for line in lines(run)] for run in runs]
     # One process writes: each step is logged once.
-    assert len(losses(runs[0])) == 5
-    np.testing.assert_allclose(*map(losses, runs), rtol=1e-4)
+    assert len(losses[0]) == 5
+    np.testing.assert_allclose(*losses, rtol=1e-4)
     for one, other in zip(*(load_embedder(run).get_weights() for run in runs)):
         np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-5)

@@ -50,13 +50,11 @@ def defined_flags(program):
     return {prefix + flag for no, flag in flags for prefix in ("", no.strip("[]"))}
 
 
-def test_a_command_takes_the_flags_it_is_shown_with():
-    for program, flags in shown_flags().items():
+def test_a_command_takes_the_flags_it_is_shown_with_and_every_flag_named_is_one():
+    shown = shown_flags()
+    for program, flags in shown.items():
         assert not flags - defined_flags(program), program
-
-
-def test_every_flag_named_is_one():
-    known = set.union(*map(defined_flags, shown_flags()), FOREIGN, {"help"})
+    known = set.union(*map(defined_flags, shown), FOREIGN, {"help"})
     for document in DOCUMENTS:
         named = set(re.findall(r"(?<![\w-])--(\w+)", text_of(document)))
         assert not named - known, document
@@ -76,9 +74,7 @@ def test_every_relative_link_leads_somewhere():
             path = (ROOT / document).parent / file if file else ROOT / document
             assert path.exists(), f"{document}: {link}"
             assert not anchor or anchor in anchors(path), f"{document}: {link}"
-
-
-def test_the_readme_can_be_read_at_one_sitting_and_leads_to_every_room():
+    # The README can be read at one sitting and leads to every room.
     assert len(text_of("README.md").splitlines()) <= MOST_LINES
     links = re.findall(r"\]\(([^)#\s]+)", text_of("README.md"))
     assert set(ROOMS) <= set(links)

@@ -1,9 +1,8 @@
-"""Tests for `ekd_tf.run.checkpoints`."""
-
 import errno
 import io
 import json
 import os
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -133,9 +132,7 @@ def test_a_damaged_newest_file_falls_back_to_the_one_before(tmp_path, caplog):
 def test_a_newest_file_that_cannot_be_read_ends_the_run(tmp_path, monkeypatch):
     store = saved(tmp_path, 10, 20)
 
-    def failing(path, mode):
-        raise OSError(errno.EIO, "Input/output error")
-
+    failing = mock.Mock(side_effect=OSError(errno.EIO, "Input/output error"))
     monkeypatch.setattr(checkpoints, "open", failing, raising=False)
     words = "000000020.npz cannot be read: Input/output error"
     refused(words, store.restore, numbers(0.0))
@@ -153,11 +150,8 @@ def test_a_damaged_newest_file_does_not_push_out_good_ones(tmp_path):
 
 
 def test_crash_before_pruning_loses_nothing(tmp_path, monkeypatch):
-    def die(step):
-        raise KeyboardInterrupt
-
     store = saved(tmp_path, 10, keep=1)
-    monkeypatch.setattr(store, "prune", die)
+    monkeypatch.setattr(store, "prune", mock.Mock(side_effect=KeyboardInterrupt))
     refused(None, store.save, 20, numbers(20.0), error=KeyboardInterrupt)
     store = CheckpointStore(tmp_path, keep=1)
     (tmp_path / "checkpoint-000000030.npz.tmp").write_bytes(b"")

@@ -1,5 +1,3 @@
-"""Tests for `ekd_tf.run.command`."""
-
 import dataclasses
 import os
 import signal
@@ -48,7 +46,7 @@ def test_the_answers_are_flags_of_the_commands():
 def stopped(monkeypatch, capsys):
     """Returns `resumes, signal -> (status, last line)` of a command stopped by it."""
 
-    def stop(resumes, number=signal.SIGINT):
+    def stop(resumes, number):
         def run(main, argv, flags_parser):
             # Some settings import TensorFlow to be checked.
             assert os.environ["TF_ENABLE_ONEDNN_OPTS"] == "1"
@@ -70,28 +68,24 @@ def stopped(monkeypatch, capsys):
 
 
 def test_errors_of_the_system_are_words_and_a_path(monkeypatch, tmp_path):
-    def fail():
-        open(tmp_path / "gone")
-
     monkeypatch.setattr(app, "run", lambda main, **_: main(["tool"]))
     with pytest.raises(SystemExit) as end:
-        command.run(fail, "tool")
+        command.run(lambda: open(tmp_path / "gone"), "tool")
     assert end.value.code == f"tool: {tmp_path}/gone: No such file or directory"
 
 
-def test_ctrl_c_ends_in_a_line_and_says_how_to_go_on(stopped):
-    assert stopped(False) == (130, "tool: stopped by Ctrl-C.")
-    expected = (75, "tool: stopped by Ctrl-C. The same command continues it.")
-    assert stopped(True) == stopped(lambda: True) == expected
-    how = (130, "tool: stopped by Ctrl-C. With --output it would.")
-    assert stopped(lambda: "With --output it would.") == how
-
-
-def test_sigterm_ends_a_command_as_ctrl_c_does(stopped):
-    before = signal.getsignal(signal.SIGTERM)
-    assert stopped(False, signal.SIGTERM) == (143, "tool: stopped by SIGTERM.")
-    expected = (75, "tool: stopped by SIGTERM. The same command continues it.")
-    assert stopped(True, signal.SIGTERM) == expected
+def test_ctrl_c_and_sigterm_end_in_a_line_that_says_how_to_go_on(stopped):
+    before, on = signal.getsignal(signal.SIGTERM), "With --output it would."
+    for number, status, name in (
+        (signal.SIGINT, 130, "Ctrl-C"),
+        (signal.SIGTERM, 143, "SIGTERM"),
+    ):
+        said = f"tool: stopped by {name}."
+        assert stopped(False, number) == (status, said)
+        assert stopped(lambda: on, number) == (status, f"{said} {on}")
+        for resumes in (True, lambda: True):
+            expected = 75, f"{said} The same command continues it."
+            assert stopped(resumes, number) == expected
     assert signal.getsignal(signal.SIGTERM) is before
 
 

@@ -38,6 +38,7 @@ def test_a_folder_of_embeddings_is_a_cache_whether_finished_or_not(tmp_path):
 
 
 def test_a_setting_without_effect_is_refused_with_what_it_needs():
+    refused("`--data` is missing.*--data=synthetic:", config, data=None)
     cosine = {"lr_milestones": ("3", "5"), "schedule": "cosine"}
     no_head = {"head": "none"}
     for changes, message in (
@@ -139,11 +140,8 @@ def test_every_setting_says_what_it_is_and_takes():
     assert {"steps", "augment", "lr_milestones", "workdir"} <= COMMON
     assert {"workdir", "log_every", "max_checkpoints", "strategy"} <= FREE
     assert not {"steps", "distill", "teacher", "learning_rate"} & FREE
-
-
-def test_the_readme_of_the_flags_has_the_table():
-    text = (ROOT / "flags" / "README.md").read_text(encoding="utf-8")
-    assert settings.table(TrainConfig) in text, "python -m ekd_tf.run.config"
+    readme = (ROOT / "flags" / "README.md").read_text(encoding="utf-8")
+    assert settings.table(TrainConfig) in readme, "python -m ekd_tf.run.config"
 
 
 def test_a_run_of_an_earlier_version_resumes(tmp_path):
@@ -166,7 +164,3 @@ def test_balanced_rows_come_with_losses_of_pairs_alone_unless_asked_for():
     assert config(balanced_identities=0, distill="ekd:1").balanced_identities == 0
     default = inspect.signature(BatchSampler).parameters["images_per_identity"].default
     assert default == config().images_per_identity
-
-
-def test_a_run_needs_images():
-    refused("`--data` is missing.*--data=synthetic:", config, data=None)

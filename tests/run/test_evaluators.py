@@ -14,7 +14,7 @@ from ekd_tf.embedders.opening import split_model
 from ekd_tf.run import evaluators
 
 
-def test_range_and_colours_stand_behind_the_path(tmp_path):
+def test_range_and_colours_stand_behind_the_path_of_a_file(tmp_path):
     for spec, path, pixels in (
         ("a@b/m.onnx", "a@b/m.onnx", {}),
         ("m.onnx@-1..1", "m.onnx", {"low": -1, "high": 1}),
@@ -22,8 +22,19 @@ def test_range_and_colours_stand_behind_the_path(tmp_path):
         ("m.onnx@-.5..1@bgr", "m.onnx", {"low": -0.5, "high": 1, "color": "bgr"}),
     ):
         assert split_model(spec) == (pathlib.Path(path), pixels)
+        assert embedders.file_of_model(spec) == pathlib.Path(path)
     words = "A Keras model takes pixels of 0 .. 255"
     refused(words, embedders.open_embedder, f"{tmp_path}@-1..1")
+    (tmp_path / "saved").mkdir()
+    (tmp_path / "saved" / "saved_model.pb").touch()
+    for spec, file in (
+        (tmp_path, tmp_path / "model.keras"),
+        (f"{tmp_path / 'saved'}@-1..1", tmp_path / "saved" / "saved_model.pb"),
+        ("a/b.tflite", pathlib.Path("a/b.tflite")),
+        ("insightface_r50:a/b.pt@bgr", pathlib.Path("a/b.pt")),
+        ("insightface_r50:a@b.pt", pathlib.Path("a@b.pt")),
+    ):
+        assert embedders.file_of_model(str(spec)) == file
 
 
 def test_a_model_that_takes_fewer_images_than_it_says_is_refused(tmp_path):
@@ -59,20 +70,6 @@ def test_a_model_at_a_loss_is_refused_where_another_range_is_its_own(tmp_path):
 
     assert check(f"{tmp_path}/m@0..1").endswith("faces: 1.000")
     refused(r"--teacher=.*/m@0..1 it is 1.000. Give that", check, f"{tmp_path}/m")
-
-
-def test_knows_the_file_behind_a_model(tmp_path):
-    (tmp_path / "saved").mkdir()
-    (tmp_path / "saved" / "saved_model.pb").touch()
-    for spec, file in (
-        (tmp_path, tmp_path / "model.keras"),
-        (f"{tmp_path / 'saved'}@-1..1", tmp_path / "saved" / "saved_model.pb"),
-        ("a/b.tflite", pathlib.Path("a/b.tflite")),
-        ("a/b.onnx@0..1", pathlib.Path("a/b.onnx")),
-        ("insightface_r50:a/b.pt@bgr", pathlib.Path("a/b.pt")),
-        ("insightface_r50:a@b.pt", pathlib.Path("a@b.pt")),
-    ):
-        assert embedders.file_of_model(str(spec)) == file
 
 
 def write_pairs(path, issame):

@@ -11,16 +11,11 @@ from ekd_tf.run import factory
 
 
 def test_opens_the_lists_of_tface(tmp_path):
-    images = [b"a", b"bb", b"c"]
-    for k, image in enumerate(images):
-        (tmp_path / f"{k}.jpg").write_bytes(image)
+    (tmp_path / "a.jpg").write_bytes(b"image")
     (tmp_path / "lists").mkdir()
     for spec in ("index", f"lists/index,root={tmp_path}"):
-        index = tmp_path / spec.partition(",")[0]
-        index.write_text("0.jpg\t0\n1.jpg\t0\n2.jpg\t1\n")
-        source = factory.make_source(f"tface:{tmp_path}/{spec}")
-        assert source.read(range(3)) == images
-        assert source.labels.tolist() == [0, 0, 1]
+        (tmp_path / spec.partition(",")[0]).write_text("a.jpg\t0\n")
+        assert factory.make_source(f"tface:{tmp_path}/{spec}").read([0]) == [b"image"]
 
 
 def test_joins_sources(tmp_path):
@@ -165,8 +160,6 @@ def test_augmentation_is_made_of_the_words_of_its_class():
     for spec, words in (
         ("crop:9", r"crop` must be in \[0, 8\]"),
         ("jpg:0.1", "WORD` must be one of 'crop', .*Did you mean 'jpeg'"),
-        ("jpeg", "jpeg` needs a value"),
-        ("jpeg:much", "jpeg` must be a number"),
     ):
         refused("`--augment:" + words, factory.make_augmentation, spec, 32)
 

@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -73,8 +74,7 @@ def test_collapsed_embeddings_end_the_run():
             scalars = {"embedding/mean_cosine": cosine}
             guard.after_step(Step(number, number == len(cosines), scalars, {}))
 
-    with pytest.raises(ValueError, match="for 2 steps, up to step 4, .*0.9950"):
-        collapse(2, 0.995, 0.5, 0.992, 0.995)
+    refused("for 2 steps, up to step 4, .*0.9950", collapse, 2, 1, 0.5, 0.992, 0.995)
     collapse(3, 0.999, 0.999, 0.99, 0.999, 0.999)
 
 
@@ -121,15 +121,10 @@ def test_traces_those_of_its_steps_that_are_made(tmp_path):
     for start, traces in ((0, [[3, 4]]), (3, [[4]]), (4, [])):
         assert profile(tmp_path / str(start), "3:4", 6, start) == traces
     assert profile(tmp_path / "all", "1:9", 6) == [list(range(1, 7))]
-
-
-def test_a_run_that_dies_leaves_the_trace_so_far(tmp_path):
-    def stop(step):
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        profile(tmp_path, "2:8", 9, 0, Every(3, stop))
-    assert [steps_in(path) for path in tmp_path.rglob("*.xplane.pb")] == [[2, 3]]
+    # A run that dies leaves the trace so far.
+    folder, stop = tmp_path / "dies", Every(3, mock.Mock(side_effect=KeyboardInterrupt))
+    refused(None, profile, folder, "2:8", 9, 0, stop, error=KeyboardInterrupt)
+    assert [steps_in(path) for path in folder.rglob("*.xplane.pb")] == [[2, 3]]
     # Nothing is left running, which would forbid another.
     assert profile(tmp_path / "next", "1:1", 1) == [[1]]
 

@@ -1,17 +1,14 @@
-"""Tests for `ekd_tf.run.logs`."""
-
 import json
 import os
 import re
+from unittest import mock
 
 import numpy as np
 import tensorflow as tf
 from refusals import refused
 from traces import events_in
 
-from ekd_tf.run.logs import MetricsLog
-from ekd_tf.run.logs import draw_teacher
-from ekd_tf.run.logs import tensorboard_tag
+from ekd_tf.run import logs
 
 
 def lines(folder):
@@ -38,14 +35,14 @@ def points(folder):
 
 
 def logged(folder, steps, after=0, **arguments):
-    log = MetricsLog(folder, after, **arguments)
+    log = logs.MetricsLog(folder, after, **arguments)
     for step in steps:
         log.write(step, {"loss": step / 10, "lr": 0.5})
     log.close()
 
 
 def test_writes_one_line_and_one_point_per_scalar(tmp_path):
-    log = MetricsLog(tmp_path)
+    log = logs.MetricsLog(tmp_path)
     log.write(20, {"loss/ekd/positive": 0.25, "lr": np.float32(0.5)})
     log.write(40, {"loss/ekd/positive": tf.constant(2.0)})
     # JSON has no word for what is not finite.
@@ -65,14 +62,14 @@ def test_writes_one_line_and_one_point_per_scalar(tmp_path):
 def test_truncation_drops_what_is_later_and_what_is_logged_again(tmp_path):
     image = np.zeros((4, 6, 3), np.uint8)
     image[1, 2] = [255, 0, 7]
-    log = MetricsLog(tmp_path)
+    log = logs.MetricsLog(tmp_path)
     for step in (10, 20, 30):
         log.write(step, {"loss": step / 10})
         log.write(step, {"heldout/auc": 0.5})
     log.images(30, {"roc": image})
     log.images(20, {"kept": image, "histogram": image})
     log.close()
-    log = MetricsLog(tmp_path, 20, ("heldout/",))
+    log = logs.MetricsLog(tmp_path, 20, ("heldout/",))
     log.write(20, {"heldout/auc": 0.75})
     log.close()
     assert [line["step"] for line in lines(tmp_path)] == [10, 10, 20, 20]
@@ -106,18 +103,15 @@ def test_a_damaged_whole_line_is_an_error_that_changes_nothing(tmp_path):
     for line in ("garbage", "[1]", '{"loss": 1.0}', ""):
         path.write_text(f"{whole}{line}\n")
         before = path.read_bytes()
-        refused("Line 3 of .*metrics.jsonl is not a JSON", MetricsLog, tmp_path, 2)
+        refused("Line 3 of .*metrics.jsonl is not a JSON", logs.MetricsLog, tmp_path, 2)
         assert path.read_bytes() == before
 
 
 def test_crash_while_truncating_keeps_the_lines(tmp_path, monkeypatch):
-    def die(source, target):
-        raise KeyboardInterrupt
-
     logged(tmp_path, [1, 2, 3])
     with monkeypatch.context() as patch:
-        patch.setattr(os, "replace", die)
-        refused(None, MetricsLog, tmp_path, 1, error=KeyboardInterrupt)
+        patch.setattr(os, "replace", mock.Mock(side_effect=KeyboardInterrupt))
+        refused(None, logs.MetricsLog, tmp_path, 1, error=KeyboardInterrupt)
     assert [line["step"] for line in lines(tmp_path)] == [1, 2, 3]
     logged(tmp_path, [], after=1)
     assert [line["step"] for line in lines(tmp_path)] == [1]
@@ -145,11 +139,9 @@ def test_the_first_point_of_a_metric_describes_it_also_when_resumed(tmp_path):
 
 
 def test_a_full_disk_is_an_error_with_the_path(tmp_path, monkeypatch):
-    def write(points):
-        raise tf.errors.ResourceExhaustedError(None, None, f"x; {full}")
-
     full = "No space left on device"
-    log = MetricsLog(tmp_path)
+    error = tf.errors.ResourceExhaustedError(None, None, f"x; {full}")
+    log, write = logs.MetricsLog(tmp_path), mock.Mock(side_effect=error)
     with monkeypatch.context() as patch:
         patch.setattr(tf.summary.experimental, "write_raw_pb", write)
         refused(f"{full}.*{tmp_path.name}", log.write, 1, {"loss": 1.0}, error=OSError)
@@ -160,10 +152,10 @@ def test_a_full_disk_is_an_error_with_the_path(tmp_path, monkeypatch):
 
 
 def test_the_teacher_is_drawn_once(tmp_path):
-    draw_teacher(tmp_path, 90, {})
+    logs.draw_teacher(tmp_path, 90, {})
     assert not (tmp_path / "teacher").exists()
-    draw_teacher(tmp_path, 90, {"lfw/auc": 0.75, "lfw/eer": 0.25})
-    draw_teacher(tmp_path, 90, {"lfw/auc": 0.1})
+    logs.draw_teacher(tmp_path, 90, {"lfw/auc": 0.75, "lfw/eer": 0.25})
+    logs.draw_teacher(tmp_path, 90, {"lfw/auc": 0.1})
     assert points(tmp_path / "teacher") == {
         "lfw/auc": [(0, 0.75), (90, 0.75)],
         "lfw/eer": [(0, 0.25), (90, 0.25)],
@@ -174,7 +166,6 @@ def test_losses_tpr_and_thresholds_come_first():
     tags = [
         "1 loss/loss",
         "1 loss/loss/ekd/positive",
-        "1 loss/loss/margin",
         "2 TPR/heldout/tpr_at_fpr_1e-3",
         "3 threshold/threshold/student/fpr_1e-1",
         "3 threshold/ekd_centres/threshold/student/fpr_1e-1",
@@ -184,6 +175,6 @@ def test_losses_tpr_and_thresholds_come_first():
         "6 training/something/new",
     ]
     for tag in tags:
-        assert tensorboard_tag(tag.partition("/")[2])[0] == tag
-    assert "cross entropy" in tensorboard_tag("loss/margin")[1]
-    assert tensorboard_tag("something/new")[1] is None
+        assert logs.tensorboard_tag(tag.partition("/")[2])[0] == tag
+    assert "cross entropy" in logs.tensorboard_tag("loss/margin")[1]
+    assert logs.tensorboard_tag("something/new")[1] is None

@@ -1,5 +1,3 @@
-"""Tests for `ekd_tf.run.progress`."""
-
 import io
 import os
 import time

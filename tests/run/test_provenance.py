@@ -1,5 +1,3 @@
-"""Tests for `ekd_tf.run.provenance`."""
-
 import os
 import shutil
 import subprocess

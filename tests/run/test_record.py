@@ -1,13 +1,11 @@
-"""Tests for `ekd_tf.run.record`."""
-
 import contextlib
-import json
 import types
 
 import numpy as np
 import pytest
 import tensorflow as tf
 from refusals import refused
+from test_logs import lines
 from test_session import VALUES
 from toys import backbone
 
@@ -76,9 +74,8 @@ def test_an_evaluation_stands_in_a_checkpoint(tmp_path):
     every = {"evaluate_every": 2, "checkpoint_every": 3, "log_every": 4}
     store, _ = run(tmp_path, 9, [0.5, 0.7, 0.6, 0.7, 0.1], max_checkpoints=2, **every)
     assert store.steps() == [8, 9]
-    text = (tmp_path / "metrics.jsonl").read_text()
-    logged = [json.loads(line) for line in text.splitlines()]
-    assert [line["step"] for line in logged if "loss" in line] == [1, 4, 8, 9]
+    steps = [line["step"] for line in lines(tmp_path) if "loss" in line]
+    assert steps == [1, 4, 8, 9]
     assert store.restore({"steps": tf.Variable(0)}) == {"step": 9, "evaluated": 9}
 
 

@@ -1,5 +1,3 @@
-"""Tests for `ekd_tf.run.data`."""
-
 import os
 import shutil
 import types

@@ -1,6 +1,7 @@
 import json
 import re
 import types
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -10,12 +11,11 @@ from pictures import write_people
 from refusals import refused
 from tensorboard.plugins.custom_scalar import layout_pb2
 from tensorboard.plugins.hparams import metadata
+from test_logs import lines
 from traces import events_in
 
+from ekd_tf import embedders
 from ekd_tf.data.unreadable import UnreadableError
-from ekd_tf.embedders import CacheWriter
-from ekd_tf.embedders import describe_cache
-from ekd_tf.embedders import load_embedder
 from ekd_tf.evaluate import EvaluateSettings
 from ekd_tf.run import factory
 from ekd_tf.run import session
@@ -74,15 +74,11 @@ def distilled(tmp_path_factory, teacher):
 
 
 def test_a_run_is_evaluated_on_what_it_held_out(teacher, tmp_path):
-    def evaluate(model):
-        evaluate_model(EvaluateSettings(model=str(model)))
-
-    refused("held out no identities: give --eval_sets", evaluate, teacher)
-    refused("There is no run in .*/none.keras", evaluate, tmp_path / "none.keras")
-
-
-def lines(workdir):
-    return [json.loads(x) for x in (workdir / "metrics.jsonl").read_text().splitlines()]
+    for model, words in (
+        (teacher, "held out no identities: give --eval_sets"),
+        (tmp_path / "none.keras", "There is no run in .*/none.keras"),
+    ):
+        refused(words, evaluate_model, EvaluateSettings(model=str(model)))
 
 
 def test_leaves_what_repeats_the_run(distilled):
@@ -105,7 +101,7 @@ def values_in(workdir):
     return {v.tag: v for event in events for v in event.summary.value}
 
 
-def test_tensorboard_has_what_its_charts_name(distilled, teacher):
+def test_tensorboard_has_what_its_charts_name_and_compares_runs(distilled, teacher):
     tags = values_in(distilled)
     assert {tag for tag in tags if "heldout/roc" in tag} == {"7 pictures/heldout/roc"}
     text = tf.make_ndarray(tags["custom_scalars__config__"].tensor).item()
@@ -131,11 +127,8 @@ def test_tensorboard_has_what_its_charts_name(distilled, teacher):
     assert shown["TPR", "other, FPR 1e-1"] == ["2 TPR/other/tpr_at_fpr_1e-1"]
     # A run has charts of its own curves alone.
     assert "custom_scalars__config__" not in values_in(teacher)
-
-
-def test_tensorboard_compares_runs_by_their_settings(distilled):
-    value = values_in(distilled)[metadata.SESSION_START_INFO_TAG]
-    content = value.metadata.plugin_data.content
+    # It compares them by their settings.
+    content = tags[metadata.SESSION_START_INFO_TAG].metadata.plugin_data.content
     start = metadata.parse_session_start_info_plugin_data(content)
     assert start.group_name == f"{distilled.name} in {distilled.parent}"
     assert start.hparams["distill"].string_value == "ekd:5"
@@ -145,23 +138,14 @@ def test_tensorboard_compares_runs_by_their_settings(distilled):
     assert not {"epochs", "workdir", "log_every", "eval_sets"} & {*start.hparams}
 
 
-def test_logs_every_term_the_thresholds_and_the_evaluation(distilled):
+def test_logs_every_term_and_evaluates_on_every_set(distilled):
     logged = [line for line in lines(distilled) if "loss" in line]
     assert [line["step"] for line in logged] == [1, 2, 3, 4]
-    assert set(logged[0]) >= {
-        "loss/margin",
-        "loss/ekd/positive",
-        "loss/ekd/negative",
-        "threshold/teacher/fpr_1e-1",
-        "batch_tpr/student/fpr_1e-2",
-        "critical/positive",
-        "gradient_norm",
-    }
+    terms = "loss/margin loss/ekd/positive loss/ekd/negative critical/positive"
+    terms += " threshold/teacher/fpr_1e-1 batch_tpr/student/fpr_1e-2 gradient_norm"
+    assert set(logged[0]) >= set(terms.split())
     rates = [line["learning_rate"] for line in logged]
     np.testing.assert_allclose(rates, [0.02, 0.02, 0.02, 0.002], rtol=1e-6)
-
-
-def test_evaluates_on_every_set_and_draws_the_teacher_once(distilled):
     evaluated = [line for line in lines(distilled) if "loss" not in line]
     assert [line["step"] for line in evaluated] == [2, 4]
     figures = ("accuracy", "tpr_at_fpr_1e-1", "gap_at_fpr_1e-1")
@@ -205,11 +189,9 @@ def test_workers_that_would_go_on_from_different_steps_are_refused(
 
 
 def test_a_full_disk_ends_the_run_in_words(tmp_path, monkeypatch):
-    def full(path, write):
-        raise OSError(28, "No space left on device", str(path))
-
-    monkeypatch.setattr("ekd_tf.run.checkpoints.write_aside", full)
     path = tmp_path / "run" / "checkpoints" / "checkpoint-000000002.npz"
+    full = mock.Mock(side_effect=OSError(28, "No space left on device", str(path)))
+    monkeypatch.setattr("ekd_tf.run.checkpoints.write_aside", full)
     assert refused(None, train, tmp_path / "run", heldout_data=None) == (
         f"{path} cannot be written: No space left on device. The last checkpoint is "
         "that of step 0: mend the cause, and the same command goes on from there"
@@ -252,9 +234,7 @@ def test_an_evaluation_that_cannot_work_is_found_before_the_first_step(tmp_path)
 def test_a_last_evaluation_that_failed_is_made_by_the_same_command(
     tmp_path, monkeypatch
 ):
-    def full(self, folder):
-        raise OSError(28, "No space left on device")
-
+    full = mock.Mock(side_effect=OSError(28, "No space left on device"))
     with monkeypatch.context() as patch:
         patch.setattr("ekd_tf.evaluation.result.Result.write", full)
         words = "step 1 failed: No space left on device.*model.keras is saved"
@@ -273,8 +253,8 @@ def test_a_cache_is_all_that_is_needed_of_a_teacher(tmp_path):
     source, cache = factory.make_source(SOURCE), tmp_path / "cache"
     rows = np.random.default_rng(0).normal(size=(len(source), 2, 24))
     gone = types.SimpleNamespace(fingerprint="a", input_size=112, embedding_dim=24)
-    writer = CacheWriter(cache, describe_cache(gone, source, "gone.onnx", SOURCE))
-    writer.write(lambda first: [rows.astype(np.float32)])
+    note = embedders.describe_cache(gone, source, "gone.onnx", SOURCE)
+    embedders.CacheWriter(cache, note).write(lambda first: [rows.astype(np.float32)])
     arguments = {
         "teacher": f"cache:{cache}",
         "distill": "cosine,kd,proxyless_kd",
@@ -319,4 +299,5 @@ def test_saves_the_averages_that_the_optimizer_keeps(tmp_path):
         # The optimizer's state begins with its step and the averages.
         average = checkpoint["optimizer/0001"]
     assert not np.array_equal(trained, average)
-    np.testing.assert_array_equal(load_embedder(path).get_weights()[0], average)
+    found = embedders.load_embedder(path).get_weights()[0]
+    np.testing.assert_array_equal(found, average)

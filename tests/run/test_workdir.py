@@ -1,11 +1,8 @@
-"""Tests for `ekd_tf.run.workdir`."""
-
 import errno
 import fcntl
 import json
 import os
 import socket
-import subprocess
 import sys
 
 import numpy as np
@@ -112,30 +109,18 @@ def test_a_path_that_is_no_workdir_is_refused(tmp_path, recorded):
     assert not recorded.reports.exists()
 
 
-HOLDER = """
-import pathlib, sys, time
-from ekd_tf.files.lock import locked
-with locked(pathlib.Path(sys.argv[1]), "", ""):
-    print("held", flush=True)
-    time.sleep(60)
-"""
-
-
-def test_one_process_at_a_time_until_sigkill_frees_the_lock(tmp_path):
-    workdir = Workdir(tmp_path)
-    command = [sys.executable, "-c", HOLDER, str(tmp_path)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as holder:
-        assert holder.stdout.readline() == "held\n"
-        words = f"is in use by process {holder.pid} on {socket.gethostname()}. Wait for"
-        for _ in range(2):
-            with pytest.raises(ValueError, match=words), workdir.locked():
-                pass
-        holder.kill()
+# Killed while it holds one: tests/integration/test_crash.py.
+def test_one_process_at_a_time_holds_it_whatever_the_file_says(tmp_path):
+    workdir, lock = Workdir(tmp_path), tmp_path / "lock"
+    # As one that was killed leaves it.
+    lock.write_text(f"process 1 on {socket.gethostname()} and more")
+    me = f"process {os.getpid()} on {socket.gethostname()}"
     for _ in range(2):
-        # Leaving frees it, by an error too, and what the file says binds nobody.
+        # Leaving frees it, by an error too.
         with pytest.raises(KeyError), workdir.locked():
-            text = (tmp_path / "lock").read_text()
-            assert text == f"process {os.getpid()} on {socket.gethostname()}\n"
+            # A lock is of the open file: this is what another process meets.
+            refused(f"is in use by {me}. Wait for", workdir.locked().__enter__)
+            assert lock.read_text() == f"{me}\n"
             raise KeyError
 
 

@@ -5,6 +5,7 @@ import errno
 import fcntl
 import json
 import os
+from unittest import mock
 
 import convert_dataset as tool
 import numpy as np
@@ -118,10 +119,8 @@ def test_a_conversion_stopped_at_its_begin_or_end_is_gone_on_with(
 
 
 def test_a_full_disk_is_named(tmp_path, source, monkeypatch):
-    def add(*_):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    out = tmp_path / "out"
+    error = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    out, add = tmp_path / "out", mock.Mock(side_effect=error)
     with monkeypatch.context() as full:
         full.setattr("dataset_writers.RecordIOWriter.add", add)
         words = r"out\.partial cannot be written: No space .* the same command goes on"
@@ -258,12 +257,10 @@ def test_pairs_of_a_list(tmp_path):
     pairs, out = tmp_path / "pairs.txt", str(tmp_path / "ann.bin")
     pairs.write_text("Ann\t1\t2\n")
     settings = {"to": "pairs", "output": out, "pairs": str(pairs), "suffix": ".png"}
-    tool.main(tool.ConvertSettings(data=f"folder:{tmp_path}", **settings))
+    settings = tool.ConvertSettings(data=f"folder:{tmp_path}", **settings)
+    tool.main(settings)
     assert read_pairs(out).images.read([1]) == [flat(2)]
     (tmp_path / "Ann" / "Ann_0002.png").write_bytes(b"")
-    words = "Ann_0002.png: neither JPEG nor PNG"
-    again = {**settings, "output": str(tmp_path / "again.bin")}
-    again = tool.ConvertSettings(data=f"folder:{tmp_path}", **again)
-    refused(words, tool.main, again)
+    refused("Ann_0002.png: neither JPEG nor PNG", tool.main, settings)
     words = "takes --data=folder:DIR. Received: tface:x"
-    refused(words, tool.main, tool.ConvertSettings(data="tface:x", **settings))
+    refused(words, tool.main, dataclasses.replace(settings, data="tface:x"))

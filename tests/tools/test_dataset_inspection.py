@@ -3,7 +3,6 @@
 import os
 
 import numpy as np
-import pytest
 from dataset_inspection import Finding
 from dataset_inspection import inspect_images
 from dataset_inspection import read_list
@@ -65,12 +64,8 @@ def test_turned_images_are_counted_and_fine_and_odd_sizes_listed(tmp_path):
     assert found(source) == [(4, "odd size", "8x8, most are 9x8")]
 
 
-@pytest.fixture
-def source(tmp_path):
-    return tree(tmp_path / "faces", a=[1, b"bad"], b=[2, 3])
-
-
-def test_a_list_is_read_back_without_the_lines_taken_out(tmp_path, source):
+def test_a_list_is_read_back_without_the_lines_taken_out(tmp_path):
+    tree(tmp_path / "faces", a=[1, b"bad"], b=[2, 3])
     odd = os.fsencode(tmp_path) + b"/faces/b/Ren\xe9\n\xc2\x85 2.jpg"
     os.rename(tmp_path / "faces" / "b" / "1.jpg", odd)
     source, path = FolderFaces(tmp_path / "faces"), tmp_path / "list.tsv"
@@ -89,8 +84,8 @@ def test_a_list_is_read_back_without_the_lines_taken_out(tmp_path, source):
         assert [index for index, _ in read_list(path, source)] == expected
 
 
-def test_lists_of_another_source_and_malformed_ones_are_refused(tmp_path, source):
-    path = tmp_path / "list.tsv"
+def test_lists_of_another_source_and_malformed_ones_are_refused(tmp_path):
+    source, path = tree(tmp_path / "faces", a=[1, 2], b=[3, 4]), tmp_path / "list.tsv"
     another, no_position = "was made of another data set than", "line 3 begins with no"
     head = f"# source {source.fingerprint}\n1\n"
     for text, words in (

@@ -1,6 +1,7 @@
 """People listed twice and images of others, found by a teacher's cache."""
 
 import re
+import types
 
 import convert_dataset
 import numpy as np
@@ -17,10 +18,7 @@ from ekd_tf.embedders import describe_cache
 from ekd_tf.run import factory
 
 DIM = 24
-
-
-class Teacher:
-    fingerprint, input_size = "of the teacher", 16
+TEACHER = types.SimpleNamespace(fingerprint="of the teacher", input_size=16)
 
 
 def write_faces(root, people, each):
@@ -28,7 +26,7 @@ def write_faces(root, people, each):
 
 
 def write_cache(path, source, spec, rows):
-    note = describe_cache(Teacher(), source, "t.onnx", spec, "float32")
+    note = describe_cache(TEACHER, source, "t.onnx", spec, "float32")
     views = np.stack([rows, rows], axis=1).astype(np.float32)
     CacheWriter(path, note).write(lambda first: [views[first:]])
     return f"cache:{path}"
@@ -93,8 +91,8 @@ def test_lists_images_of_strangers_and_draws_them(joined, tmp_path, capsys):
     refused(words, convert_dataset.convert, *arguments, merge=found)
 
 
-def test_says_what_it_needs(joined, tmp_path):
-    spec, _, teacher = joined
+def test_says_what_it_needs(joined, tmp_path, monkeypatch):
+    spec, source, teacher = joined
     overlap = {"data": spec, "overlap": True, "list": str(tmp_path / "x")}
     words = (
         "--teacher=cache:DIR, which python -m .* --data=folder:.*/A\\+folder:.*/B --o"
@@ -111,16 +109,11 @@ def test_says_what_it_needs(joined, tmp_path):
         (teacher, "must be of the images of --data"),
     ):
         refused(words, look, few, cache, tmp_path / "x", False)
-
-
-def test_a_teacher_that_tells_no_people_apart_is_refused(joined, tmp_path, monkeypatch):
-    spec, source, _ = joined
     monkeypatch.setattr("dataset_people._MOST_PAIRS", 350)
     teacher = write_cache(tmp_path / "c3", source, spec, np.ones((len(source), DIM)))
     # 27 identities make 351 pairs.
     words = "more than 350 pairs.*This teacher does not tell them apart"
-    look = {"data": spec, "overlap": True, "list": str(tmp_path / "x")}
-    refused(words, run, teacher=teacher, **look)
+    refused(words, run, teacher=teacher, **overlap)
 
 
 def test_three_identities_of_one_person_become_one():

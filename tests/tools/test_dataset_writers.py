@@ -7,9 +7,6 @@ import dataset_writers
 import numpy as np
 import pytest
 import records
-from dataset_writers import RecordIOWriter
-from dataset_writers import TFRecordWriter
-from dataset_writers import WebDatasetWriter
 
 from ekd_tf.data.sources.recordio import RecordIOFaces
 from ekd_tf.data.sources.tfrecord import TFRecordFaces
@@ -30,15 +27,15 @@ def content(root):
 
 
 READERS = {
-    RecordIOWriter: RecordIOFaces,
-    TFRecordWriter: TFRecordFaces,
-    WebDatasetWriter: WebDatasetFaces,
+    dataset_writers.RecordIOWriter: RecordIOFaces,
+    dataset_writers.TFRecordWriter: TFRecordFaces,
+    dataset_writers.WebDatasetWriter: WebDatasetFaces,
 }
 
 
 def begin(kind, root):
     root.mkdir(exist_ok=True)
-    sizes = {} if kind is RecordIOWriter else {"shard_size": 4}
+    sizes = {} if kind is dataset_writers.RecordIOWriter else {"shard_size": 4}
     return kind(root, LABELS, **sizes)
 
 
@@ -54,7 +51,7 @@ def test_recordio_is_laid_out_as_insightface_does(tmp_path):
     expected = records.insightface(list(zip(LABELS.tolist(), images)))
     records.write(tmp_path / "expected", expected)
     (tmp_path / "expected" / "property").write_text("3,112,96")
-    finish(RecordIOWriter, tmp_path / "got", images)
+    finish(dataset_writers.RecordIOWriter, tmp_path / "got", images)
     assert content(tmp_path / "got") == content(tmp_path / "expected")
 
 
@@ -71,7 +68,7 @@ def test_goes_on_where_it_was_interrupted(tmp_path, kind, monkeypatch):
         first.close()
         second = begin(kind, root)
         # A TFRecord shard of two is begun again.
-        kept = added if kind is RecordIOWriter else added // 2 * 2
+        kept = added if kind is dataset_writers.RecordIOWriter else added // 2 * 2
         assert second.count == kept
         second.close()
         finish(kind, root)
@@ -84,16 +81,16 @@ def test_what_was_not_made_to_last_is_cut_off(tmp_path, monkeypatch):
     torn = (b"torn record", b""), (MAGIC + b"\0\0", b"7\t"), (b"", b"7\t10000")
     for number, damage in enumerate(torn):
         root = tmp_path / str(number)
-        writer = begin(RecordIOWriter, root)
+        writer = begin(dataset_writers.RecordIOWriter, root)
         write(writer, IMAGES[:4])
         writer.close()
         for name, data in zip(("train.rec", "train.idx"), damage):
             with open(root / name, "ab") as file:
                 file.write(data)
-        writer = begin(RecordIOWriter, root)
+        writer = begin(dataset_writers.RecordIOWriter, root)
         assert writer.count == 4
         writer.close()
-        finish(RecordIOWriter, root)
+        finish(dataset_writers.RecordIOWriter, root)
         assert RecordIOFaces(root).read(range(6)) == IMAGES
 
 

@@ -9,7 +9,6 @@ import subprocess
 import sys
 import types
 
-import keras
 import numpy as np
 import pytest
 from pictures import encode
@@ -17,6 +16,8 @@ from pictures import face
 from pictures import kinds
 from PIL import Image
 from refusals import refused
+from toys import backbone
+from toys import unit_embeddings
 
 from ekd_tf.data import image_pixels
 from ekd_tf.data.image_pixels import fit
@@ -36,22 +37,17 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
-    """A float and an int8 student, two images, and the Keras model."""
+    """A float and an int8 student, two images, and their embeddings."""
     pytest.importorskip("ai_edge_litert", reason="needs the extra litert")
     root = tmp_path_factory.mktemp("faces")
-    keras.utils.set_random_seed(1)
-    image = keras.Input((16, 16, 3), dtype="uint8")
-    x = keras.layers.Rescaling(1 / 127.5, offset=-1.0)(image)
-    x = keras.layers.Flatten()(keras.layers.Conv2D(4, 5, strides=3)(x))
-    model = keras.Model(image, keras.layers.Dense(8)(x))
+    model = backbone(seed=1, batch_norm=False)
     pixels = np.random.default_rng(0).integers(0, 256, (2, 16, 16, 3), np.uint8)
     for name, image in zip("ab", pixels):
         Image.fromarray(image).save(root / f"{name}.png")
     for precision, output in (("float32", "float32"), ("int8", "int8")):
         content = convert_tflite(model, precision, pixels, output)
         (root / f"{precision}.tflite").write_bytes(content)
-    raw = np.asarray(model(pixels, training=False))
-    return root, raw / np.linalg.norm(raw, axis=1, keepdims=True)
+    return root, unit_embeddings(model, pixels)
 
 
 def load():
