@@ -52,7 +52,7 @@ class Column:
             digits = 2 - int(np.floor(np.log10(distinct[-1] - distinct[0])))
             edges = np.quantile(numbers[known], [1 / 3, 2 / 3])
             edges = np.unique(np.round(edges, digits))
-            edges = edges[edges > distinct[0]]
+            edges = edges[(edges > distinct[0]) & (edges <= distinct[-1])]
             # Where two thirds are alike and least, the others are a slice.
             edges = edges if edges.size else distinct[1:2]
             ends = [f"{edge:g}" for edge in edges]

@@ -65,6 +65,9 @@ def test_numbers_are_cut_into_thirds_and_words_into_the_common():
     column = Column.from_numbers("n", np.array([3] * 90 + [4, 5, 6]))
     assert column.names == ("below 4", "4 and above")
     assert np.bincount(column.values).tolist() == [90, 3]
+    # An edge that rounding lifts above all of them is none.
+    column = Column.from_numbers("n", np.array([0, *np.linspace(9.96, 9.97, 9)]))
+    assert np.bincount(column.values).tolist() == [1, 9]
     years = Column.from_numbers("year", np.arange(1950, 1980))
     assert years.names == ("below 1959.7", "1959.7 to 1969.3", "1969.3 and above")
     many = Column.from_words("age", [str(n) for n in range(30)])
