@@ -66,7 +66,7 @@ def test_numbers_are_cut_into_thirds_and_words_into_the_common():
     assert column.names == ("below 4", "4 and above")
     assert np.bincount(column.values).tolist() == [90, 3]
     # An edge that rounding lifts above all of them is none.
-    column = Column.from_numbers("n", np.array([0, *np.linspace(9.96, 9.97, 9)]))
+    column = Column.from_numbers("n", np.array([0, *np.linspace(10.96, 10.97, 9)]))
     assert np.bincount(column.values).tolist() == [1, 9]
     years = Column.from_numbers("year", np.arange(1950, 1980))
     assert years.names == ("below 1959.7", "1959.7 to 1969.3", "1969.3 and above")
