@@ -32,16 +32,16 @@ DEFAULT_FPRS = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
 NO_ROW = -(2**30)
 # Queries whose cosines are computed at a time, with the rows behind them alone.
 BLOCK_ROWS = 256
-# Gradients of pairs go through a matrix of all pairs up to so many entries: 16 ms in
-# place of 21 for the default loss of 160 rows, on one core.
-MAX_DENSE_ENTRIES = 1 << 21
+# Gradients of pairs go through a matrix of all pairs up to so many entries, 160 rows by
+# 9,000 centres: 16 ms in place of 21 for the default loss of 160 rows, on one core.
+MAX_DENSE_ENTRIES = 1_500_000
 
 
 class ExtraRows(typing.NamedTuple):
     """Rows behind the batch in the gallery: of earlier batches, or class centres.
 
     Student and teacher: float32 `(rows, dim)`, of unit length. Labels: int32 `(rows,)`,
-    `NO_ROW` where there is none. An earlier batch's may be of no image of this batch.
+    `NO_ROW` where there is none. An earlier batch's must be of no image of this one.
     """
 
     student: tf.Tensor

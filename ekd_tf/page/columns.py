@@ -48,14 +48,14 @@ class Column:
         if distinct.size <= 3:
             edges, names = distinct[1:], [f"{value:g}" for value in distinct]
         else:
-            # Rounded to a hundredth of the range or finer: the names show the edges.
-            digits = 2 - int(np.floor(np.log10(distinct[-1] - distinct[0])))
             edges = np.quantile(numbers[known], [1 / 3, 2 / 3])
-            edges = np.unique(np.round(edges, digits))
-            edges = edges[(edges > distinct[0]) & (edges <= distinct[-1])]
+            # Two without a number between them are one.
+            places = np.searchsorted(distinct, edges)
+            edges = edges[np.unique(places, return_index=True)[1]]
+            edges = edges[edges > distinct[0]]
             # Where two thirds are alike and least, the others are a slice.
             edges = edges if edges.size else distinct[1:2]
-            ends = [f"{edge:g}" for edge in edges]
+            ends = [f"{e:.4g}" if abs(e) < 1000 else f"{e:.0f}" for e in edges]
             names = [f"below {ends[0]}", *map("{} to {}".format, ends, ends[1:])]
             names.append(f"{ends[-1]} and above")
         values = np.searchsorted(edges, numbers, side="right")

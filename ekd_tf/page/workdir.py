@@ -19,9 +19,9 @@ _MOST_POINTS = 400
 _CHARTS = (
     ("What is minimised", "loss", r"(loss)"),
     ("Losses, times their weights", "loss", r"loss/(.+)"),
-    ("Thresholds of both models", "cosine", r"(.*)threshold/(.+)"),
-    ("TPR of the batch", "TPR", r"(.*)batch_tpr/(.+)"),
-    ("Critical pairs of the batch", "pairs", r"(.*)critical/([^/]+)"),
+    ("Thresholds of both models", "cosine", r"((?:.+/)?)threshold/(.+)"),
+    ("TPR of the batch", "TPR", r"((?:.+/)?)batch_tpr/(.+)"),
+    ("Critical pairs of the batch", "pairs", r"((?:.+/)?)critical/([^/]+)"),
     ("Learning rate", "learning rate", r"(learning_rate)"),
     ("TPR on evaluation sets", "TPR", r"(.+/tpr_at_fpr_.+)"),
 )

@@ -70,7 +70,7 @@ class FaceClassifier(BackboneModel):
 
         Args:
             optimizer: Keras optimizer without clipping or loss scale; only AdamW and
-                Lion may have a weight decay.
+                Lion may have a weight decay above 0.
             weight_decay: Float >= 0, of kernels and of the head's centres; never of
                 BatchNorm, PReLU slopes or biases: see `GradientUpdate`.
             clip_norm: Float > 0 or None: largest global gradient norm.

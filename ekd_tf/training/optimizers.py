@@ -174,9 +174,12 @@ def chosen_decay(optimizer: Any, weight_decay: float | None) -> float:
     if isinstance(own, tf.Variable):
         own = float(own.numpy())
     if not own:
-        # Those of Addons that cannot be made without have a 0 that nobody chose.
-        chosen = own == 0 and isinstance(optimizer, keras.optimizers.Optimizer)
-        default = 0.0 if chosen else DEFAULT_DECAY
+        # Those of Addons that cannot be made without have a 0 that nobody chose, and
+        # those of Keras 2 that do not take a decay.
+        parameter = inspect.signature(type(optimizer)).parameters.get("weight_decay")
+        takes = parameter is not None and parameter.default != 0
+        chosen = takes and isinstance(optimizer, keras.optimizers.Optimizer)
+        default = 0.0 if own == 0 and chosen else DEFAULT_DECAY
         return default if weight_decay is None else weight_decay
     if not isinstance(optimizer, (keras.optimizers.AdamW, keras.optimizers.Lion)):
         raise ValueError(

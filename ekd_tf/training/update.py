@@ -171,7 +171,7 @@ class GradientUpdate:
             gradients = [gradient / scale for gradient in gradients]
         # Not finite where an entry is not, and where its square overflows.
         norm = tf.linalg.global_norm(gradients)
-        finite = tf.math.is_finite(norm) & tf.math.is_finite(loss)
+        finite = tf.math.is_finite(norm) & tf.reduce_all(tf.math.is_finite(loss))
         if self.clip_norm is not None:
             factor = self.clip_norm / tf.maximum(norm, self.clip_norm)
             gradients = [gradient * factor for gradient in gradients]

@@ -65,11 +65,13 @@ def test_numbers_are_cut_into_thirds_and_words_into_the_common():
     column = Column.from_numbers("n", np.array([3] * 90 + [4, 5, 6]))
     assert column.names == ("below 4", "4 and above")
     assert np.bincount(column.values).tolist() == [90, 3]
-    # An edge that rounding lifts above all of them is none.
-    column = Column.from_numbers("n", np.array([0, *np.linspace(10.96, 10.97, 9)]))
-    assert np.bincount(column.values).tolist() == [1, 9]
+    # Between the thirds, 2.33 and 5, is no number.
+    column = Column.from_numbers("n", np.array([0, 1, 5, 5, 9]))
+    assert np.bincount(column.values).tolist() == [2, 3]
+    column = Column.from_numbers("side", np.array([100, 300, 500, 700] + [2048] * 20))
+    assert column.names == ("below 2048", "2048 and above")
     years = Column.from_numbers("year", np.arange(1950, 1980))
-    assert years.names == ("below 1959.7", "1959.7 to 1969.3", "1969.3 and above")
+    assert years.names == ("below 1960", "1960 to 1969", "1969 and above")
     many = Column.from_words("age", [str(n) for n in range(30)])
     assert len(many.names) == 3 and many.values[[0, 29]].tolist() == [0, 2]
     words = [f"w{n}" for n in range(25)] + ["w0", None]

@@ -96,6 +96,14 @@ def test_a_skipped_step_decays_nothing_and_the_optimizers_own_decay_acts_once():
     assert own.weight_decay == 0.5
 
 
+class WithoutDecay(keras.optimizers.SGD):
+    """Takes no decay; the base class of Keras 2 has one of 0."""
+
+    def __init__(self):
+        super().__init__(0.1)
+        self.weight_decay = 0
+
+
 def test_the_decay_is_the_callers_or_else_the_optimizers():
     adamw, own = keras.optimizers.AdamW, {"weight_decay": 0.2}
     for optimizer, given, expected in (
@@ -108,6 +116,7 @@ def test_the_decay_is_the_callers_or_else_the_optimizers():
         (adamw(0.1, **own), None, 0.2),
         (adamw(0.1, weight_decay=0.0), None, 0.0),
         (make_optimizer("adamw", 0.1), None, 5e-4),
+        (WithoutDecay(), None, 5e-4),
         (keras.optimizers.Lion(0.1, **own), 0.2, 0.2),
     ):
         assert chosen_decay(optimizer, given) == expected
