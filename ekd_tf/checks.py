@@ -54,6 +54,8 @@ def check_range(
 
     Ends of None bound nothing; an open end is itself excluded.
     """
+    if isinstance(value, str):
+        raise ValueError(f"`{name}` must be a number. Received: {name}={value!r}")
     # Written so that NaN, for which every comparison is false, is refused.
     above = low is None or (value > low if low_open else value >= low)
     below = high is None or (value < high if high_open else value <= high)

@@ -33,6 +33,8 @@ class VerifySettings:
         None,
         "Cosine above which two images count as one person. Default: the calibrated "
         "one of the model's card.json.",
+        low=-1,
+        high=1,
     )
     flip: bool | None = setting(
         None,

@@ -66,3 +66,4 @@ def test_whole_numbers():
     assert checks.check_whole("n", 3.0, 2) == 3
     refused("`n` must be a whole number.*n=2.7", checks.check_whole, "n", 2.7, 0)
     refused(r"`n` must be in \[2, inf\)", checks.check_whole, "n", 1, 2)
+    refused("`n` must be a number. Received: n='100%'", checks.check_range, "n", "100%")

@@ -129,6 +129,7 @@ def make_run(common, method, seed, path, *arguments):
     from ekd_tf.checks import check_choice
     from ekd_tf.compare.grid import GridRun
     from ekd_tf.heads import HEADS
+    from ekd_tf.run.assembly import check_parts
     from ekd_tf.run.factory import read_losses
 
     # What all are compared on is evaluated once, at the end.
@@ -147,6 +148,7 @@ def make_run(common, method, seed, path, *arguments):
         # Else the runs before it would be trained first.
         read_losses(config.distill)
         check_choice("head", config.head, (*HEADS, "none"))
+        check_parts(config)
     except ValueError as error:
         raise ValueError(f"{method}: {error}") from None
     return GridRun(method, seed, path, config.to_record(), as_arguments(own), FREE)

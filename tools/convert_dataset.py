@@ -233,6 +233,8 @@ def convert(source, to, out, shard_size=10_000, drop=None, merge=None):
             names = source.identity_names()
             writer = RecordIOWriter(partial, labels, [names[k] for k in people])
         else:
+            if source.identities is not None:
+                print("Names of people are left out: --to=recordio alone keeps them")
             kind = TFRecordWriter if to == "tfrecord" else WebDatasetWriter
             writer = kind(partial, labels, shard_size)
         first = encoded(source, kept[:1])[0]

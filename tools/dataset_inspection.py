@@ -131,15 +131,20 @@ def write_list(path, source: Source, findings: list[Finding]) -> None:
 def read_list(path, source: Source) -> list[tuple[int, str]]:
     """Reads position and detail of each line of a list that `write_list` wrote."""
     with open_text(path) as file:
-        lines = file.read().rstrip("\n").split("\n")
-    if lines[:1] != [f"# source {source.fingerprint}"]:
+        lines = file.read().removeprefix("\ufeff").rstrip("\n").split("\n")
+    if not lines[0].startswith("# source "):
+        raise ValueError(
+            f"{path} lacks its first line, `# source ...`: put it back as it was made, "
+            "or make the list again"
+        )
+    if lines[0] != f"# source {source.fingerprint}":
         raise ValueError(
             f"{path} was made of another data set than {source.name}, or that has "
             "changed since. Make it again"
         )
     found = []
     for number, line in enumerate(lines[1:], 2):
-        if line.startswith("#"):
+        if line.startswith("#") or not line.strip():
             continue
         word, _, rest = line.partition("\t")
         if not word.isdigit() or int(word) >= len(source):

@@ -7,6 +7,7 @@ import functools
 import numpy as np
 
 from ekd_tf import checks
+from ekd_tf.data.source import MAX_LABEL
 
 # One stream of random numbers per purpose: with equal key, streams whose counters
 # differ in the top word never overlap.
@@ -59,15 +60,17 @@ class BatchSampler:
         seed: int = 0,
     ):
         labels = np.asarray(labels)
-        if labels.ndim != 1 or not len(labels):
+        if labels.ndim != 1 or not len(labels) or labels.dtype.kind not in "iu":
             raise ValueError(
-                "`labels` must be a non-empty vector. "
-                f"Received: labels.shape={labels.shape}"
+                "`labels` must be a non-empty vector of integers. "
+                f"Received: labels.shape={labels.shape}, dtype={labels.dtype}"
             )
-        self.general = checks.check_range("general", general, low=0)
-        self.identities = checks.check_range("identities", identities, low=0)
-        self.images_per_identity = checks.check_range(
-            "images_per_identity", images_per_identity, low=1
+        for label in (labels.min(), labels.max()):
+            checks.check_range("labels", label, low=0, high=MAX_LABEL, high_open=True)
+        self.general = general = checks.check_whole("general", general, 0)
+        self.identities = identities = checks.check_whole("identities", identities, 0)
+        self.images_per_identity = images_per_identity = checks.check_whole(
+            "images_per_identity", images_per_identity, 1
         )
         self.seed = checks.check_range("seed", seed, low=0, high=2**63, high_open=True)
         if general == 0 and identities == 0:

@@ -173,9 +173,10 @@ def verify_embeddings(
     labels = check_labels_of_rows(labels, embeddings=embeddings)
     embeddings = np.asarray(embeddings)
     each = check_drawable(labels)
+    # Before pairs are drawn: rows that cannot be used are named by their numbers.
+    blocks = PairBlocks(embeddings, labels, progress=progress)
     left, right, same = draw_pairs(labels, each, seed)
     distances = metrics.squared_distances(embeddings[left], embeddings[right])
-    blocks = PairBlocks(embeddings, labels, progress=progress)
     roc = metrics.streamed_roc(blocks.scores, fprs)
     intervals = {}
     if replicates:

@@ -133,6 +133,9 @@ class MemoryLoss(DistillationLoss):
                 "`memory` needs `student_dim` and `teacher_dim`; memory=0 does "
                 f"without. Received: {memory=}, {student_dim=}, {teacher_dim=}"
             )
+        for name, size in (("student_dim", student_dim), ("teacher_dim", teacher_dim)):
+            if size is not None:
+                check_whole(name, size, 1)
         self.student_dim, self.teacher_dim = student_dim, teacher_dim
 
     def _add_memory(self):

@@ -140,7 +140,7 @@ def _make_model(config, teacher, num_identities):
         sample_rate=config.head_sample_rate,
         seed=config.seed,
     )
-    _check_parts(config, teacher)
+    check_parts(config)
     if teacher is None:
         return FaceClassifier(backbone, head, config.margin_weight)
     teacher_dim = teacher.embedding_dim
@@ -216,14 +216,15 @@ def _has_margin_loss(config):
     return config.head != "none" and config.margin_weight and config.general_batch
 
 
-def _check_parts(config, teacher):
+def check_parts(config: TrainConfig) -> None:
     """Raises `ValueError` where the parts do not make a run."""
-    if teacher is None and config.distill:
+    has_teacher = config.teacher != "none"
+    if config.distill and not has_teacher:
         raise ValueError(
             f"`--distill={config.distill}` needs a teacher: give --teacher=FILE.keras, "
             "the workdir of a finished run or cache:DIR"
         )
-    if teacher is not None and not config.distill:
+    if has_teacher and not config.distill:
         raise ValueError(
             f"`--teacher={config.teacher}` is given but nothing to learn from it: add "
             "--distill=ekd:100%,cosine:100 or, with a cache, --distill=best"
@@ -238,7 +239,7 @@ def _check_parts(config, teacher):
             "gradient: give a --head, and --margin_weight and --general_batch above 0, "
             f"or a plain weight as in --distill=cosine:100. Received: {received}"
         )
-    if teacher is None and not _has_margin_loss(config):
+    if not has_teacher and not _has_margin_loss(config):
         raise ValueError(
             "Without a teacher there must be a margin loss: give a --head, and "
             f"--margin_weight and --general_batch above 0. Received: {received}"

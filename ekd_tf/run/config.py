@@ -79,7 +79,9 @@ class TrainConfig:
     workdir: str | None = setting(
         None, "Folder of the run; made if missing.", free=True, common=True
     )
-    seed: int = setting(0, "Seed of weights, batches and augmentation.", low=0)
+    seed: int = setting(
+        0, "Seed of weights, batches and augmentation.", low=0, high=2**32 - 1
+    )
 
     data: str | None = setting(
         None,

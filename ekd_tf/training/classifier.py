@@ -162,8 +162,7 @@ class FaceClassifier(BackboneModel):
         variables = [tf_variable(variable) for variable in update.variables]
         with tf.GradientTape(watch_accessed_variables=False) as network_tape:
             network_tape.watch(variables)
-            embeddings = self.backbone(batch["image"], training=True)
-            embeddings = tf.cast(embeddings, tf.float32)
+            embeddings = tf.cast(self.call(batch, training=True), tf.float32)
         # Each loss by itself as far as the embeddings, where their gradients are
         # compared; then all at once through the network.
         with tf.GradientTape(persistent=True, watch_accessed_variables=False) as tape:

@@ -88,6 +88,12 @@ class Distiller(FaceClassifier):
                 "or weights that are numbers. Received: a GradientShare for "
                 f"{', '.join(self._gradient_shares)}"
             )
+        shares = self._gradient_shares.values()
+        if len({id(share) for share in shares}) < len(shares):
+            raise ValueError(
+                "`losses` must each have a GradientShare of their own, which follows "
+                "the gradient of one. Received: one for several"
+            )
         self._teacher = Untracked(teacher)
 
     @property

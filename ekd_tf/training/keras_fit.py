@@ -84,6 +84,14 @@ class BackboneModel(keras.Model):
     def call(self, inputs: tf.Tensor | dict, training: bool = False) -> tf.Tensor:
         """Returns the raw embeddings, float32 `(batch, dim)`, of images or a batch."""
         images = inputs["image"] if isinstance(inputs, dict) else inputs
+        # Those of a class of one's own are not known.
+        wanted = getattr(self.backbone, "inputs", None) or [images]
+        kinds = [tf.as_dtype(x.dtype) for x in (wanted[0], images)]
+        # Keras would cast them: of floats up to 1 black pictures become.
+        if kinds[0].is_integer and not kinds[1].is_integer:
+            raise ValueError(
+                f"Images must be {kinds[0].name}, 0 to 255. Received: {kinds[1].name}"
+            )
         return self.backbone(images, training=training)
 
     def predict(self, *args: Any, **kwargs: Any) -> np.ndarray:

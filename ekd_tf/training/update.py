@@ -273,6 +273,12 @@ class GradientUpdate:
 
 
 def _check_plain(optimizer):
+    kinds = [base.__name__ for base in type(optimizer).__mro__]
+    if any(kind.startswith("LossScaleOptimizer") for kind in kinds):
+        raise ValueError(
+            "`optimizer` must leave the loss scale to GradientUpdate: give the one "
+            'inside, and `loss_scaling="dynamic"`. Received: a LossScaleOptimizer'
+        )
     for name in _OWN_SETTINGS:
         value = getattr(optimizer, name, None)
         if isinstance(value, tf.Variable):

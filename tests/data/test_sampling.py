@@ -166,7 +166,10 @@ def test_rejects_impossible_arguments():
         ({"seed": -1}, r"`seed` must be in \[0, \d+\). Received: seed=-1"),
         ({"general": 0, "identities": 0}, "`general` or `identities` must be above 0"),
         ({"identities": 4}, "at most the number of identities with images, 3. Rec"),
-        ({"labels": []}, r"`labels` must be a non-empty vector. .*shape=\(0,\)"),
-        ({"labels": [[0, 1]]}, r"`labels` must be a non-empty vector. .*\(1, 2\)"),
+        ({"labels": []}, r"`labels` must be a non-empty vector .*shape=\(0,\)"),
+        ({"labels": [[0, 1]]}, r"`labels` must be a non-empty vector .*\(1, 2\)"),
+        ({"labels": ["ann", "bob"]}, "vector of integers.*dtype=<U3"),
+        ({"labels": [0, -1]}, r"`labels` must be in \[0, 16777216\)"),
+        ({"general": 8.5}, "`general` must be a whole number"),
     ):
         refused(words, BatchSampler, **{**valid, **arguments})

@@ -150,6 +150,11 @@ def test_a_bad_label_costs_its_sample_alone(tmp_path):
     one, other = unreadable.lines
     assert "its label b'x' is not a decimal number" in one
     assert "00009 has an image and no .cls" in other and "--sort=name" in other
+    # A key ends at the first dot: these would be one sample.
+    dots = [(f"J.{n}.{kind}", b"1") for n in (1, 2) for kind in ("jpg", "cls")]
+    (tmp_path / "dots").mkdir()
+    write(tmp_path / "dots" / "a.tar", dots)
+    damaged("J has two .cls members: names must have no dot", tmp_path / "dots")
     # One more than is allowed is said once.
     with pytest.raises(UnreadableError) as caught:
         WebDatasetFaces(tmp_path)

@@ -104,6 +104,9 @@ def test_rejects_labels_that_make_too_few_pairs():
         ([0, 0, 1, 1], "needs 10 pairs.*2 positive and 4 negative"),
     ):
         refused(words, verify_embeddings, np.ones((len(labels), 2)), labels)
+    rows = np.ones((40, 2))
+    rows[7] = np.nan
+    refused("1 of 40 rows .* 7$", verify_embeddings, rows, np.arange(40) // 4)
     refused("two rows per pair.* 2 pairs", verify_pairs, np.ones((3, 2)), [True, False])
     refused("2 positive and 0 negative", verify_pairs, np.ones((4, 2)), [True, True])
     # All pairs are accepted at FPR 1: there is no threshold to report.

@@ -112,6 +112,7 @@ def test_a_common_flag_counts_where_it_has_an_effect(common, tmp_path):
         ("--distill=cosin:1", "x: `distill` must be one of .*mean 'cosine'"),
         ("--distill=sp:1:gramm=raw", "x: `--distill=sp:WORD` must be.*gramm"),
         ("--head=arcfaces", "x: `head` must be one of"),
+        ("--distill=", "x: .*given but nothing to learn from it"),
     ):
         refused(words, grid, common, tmp_path, specs=[f"x: {flags}"])
 

@@ -86,11 +86,14 @@ def test_a_list_is_read_back_without_the_lines_taken_out(tmp_path):
 
 def test_lists_of_another_source_and_malformed_ones_are_refused(tmp_path):
     source, path = tree(tmp_path / "faces", a=[1, 2], b=[3, 4]), tmp_path / "list.tsv"
-    another, no_position = "was made of another data set than", "line 3 begins with no"
     head = f"# source {source.fingerprint}\n1\n"
     for text, words in (
-        *((text, another) for text in ("", "# source abc\n0\n", "0\n")),
-        *((f"{head}{line}\n2\n", no_position) for line in ("x", "-1", "4", "")),
+        ("# source abc\n0\n", "was made of another data set than"),
+        *((text, "lacks its first line") for text in ("", "0\n")),
+        *((f"{head}{line}\n2\n", "line 3 begins with no") for line in ("x", "-1", "4")),
     ):
         path.write_text(text)
         refused(words, read_list, path, source)
+    # As editors on Windows save it.
+    path.write_text(f"\ufeff{head}\n2\n")
+    assert [index for index, _ in read_list(path, source)] == [1, 2]

@@ -12,6 +12,7 @@ from toys import distiller
 from toys import step_of
 from toys import values
 
+from ekd_tf.heads import ArcFace
 from ekd_tf.keras_compat import tf_variable
 from ekd_tf.losses import AdaDistillLoss
 from ekd_tf.losses import CosineLoss
@@ -19,6 +20,7 @@ from ekd_tf.losses import EKDLoss
 from ekd_tf.losses import SPLoss
 from ekd_tf.training.classifier import FaceClassifier
 from ekd_tf.training.distiller import Distiller
+from ekd_tf.training.gradient_share import GradientShare
 from ekd_tf.training.loop import compile_step
 
 op_by_op = pytest.mark.usefixtures("op_by_op")
@@ -160,6 +162,10 @@ def test_takes_an_optimizer_by_name_and_a_loss_of_weight_one_but_not_none(rng):
     assert isinstance(model.optimizer, keras.optimizers.SGD)
     two = {"a": SPLoss(), "b": (SPLoss(), 2.0)}
     refused("name of their own.*sp, sp", Distiller, backbone(), backbone(), two)
+    share = GradientShare(0.3)
+    losses = {"a": (SPLoss(), share), "b": (CosineGap(), share)}
+    head = ArcFace(num_identities=3)
+    refused("of their own, which", Distiller, backbone(), backbone(), losses, head)
     alone = FaceClassifier(backbone())
     alone.compile("sgd")
     refused("Without a `head`", alone.train_step, batch(rng))

@@ -108,6 +108,10 @@ def test_evaluation_counts_each_image_once_whatever_it_is_given():
     listed = model.evaluate(given, return_dict=False)
     assert listed == pytest.approx([*expected.values()], abs=1e-6)
     refused("`x` must be a Source", model.evaluate, images)
+    for embed in (model, lambda x: model.train_step({"image": x})):
+        refused(
+            "must be uint8, 0 to 255. Rec.* float32", embed, tf.zeros((2, 16, 16, 3))
+        )
 
 
 @op_by_op

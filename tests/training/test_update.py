@@ -172,6 +172,8 @@ def test_rejects_wrong_arguments_and_optimizers_that_decay_or_clip():
     ):
         optimizer = keras.optimizers.SGD(0.1, **own)
         refused(words, GradientUpdate, optimizer, [tf.Variable(1.0)], **arguments)
+    scaled = keras.mixed_precision.LossScaleOptimizer(keras.optimizers.SGD(0.1))
+    refused("leave the loss scale", GradientUpdate, scaled, [tf.Variable(1.0)])
 
 
 def test_rejects_missing_gradients_by_name_and_calls_outside_a_replica():

@@ -212,10 +212,18 @@ def _samples(file, field):
         elif suffix == wanted:
             if len(data) < size:
                 data = file.read(offset, size)
+            second = label is not None
             try:
                 label = _label(file, offset, data, field)
             except ValueError as error:
                 label = error
+            if second:
+                # As all readers of the format take it: a key ends at the first dot.
+                reason = (
+                    f"{key.decode(errors='replace')} has two .{suffix.decode()} "
+                    "members: names must have no dot but that before the ending"
+                )
+                label = file.damage(offset, reason)
     yield from finished()
 
 
