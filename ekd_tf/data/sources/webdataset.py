@@ -210,20 +210,20 @@ def _samples(file, field):
         elif suffix in IMAGES and image is None:
             image = offset, size
         elif suffix == wanted:
-            if len(data) < size:
-                data = file.read(offset, size)
-            second = label is not None
-            try:
-                label = _label(file, offset, data, field)
-            except ValueError as error:
-                label = error
-            if second:
+            if label is not None:
                 # As all readers of the format take it: a key ends at the first dot.
                 reason = (
                     f"{key.decode(errors='replace')} has two .{suffix.decode()} "
                     "members: names must have no dot but that before the ending"
                 )
                 label = file.damage(offset, reason)
+                continue
+            if len(data) < size:
+                data = file.read(offset, size)
+            try:
+                label = _label(file, offset, data, field)
+            except ValueError as error:
+                label = error
     yield from finished()
 
 
