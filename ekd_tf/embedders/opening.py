@@ -143,7 +143,9 @@ def _joined(spec):
         parts.append("+".join(words[:count]))
         words = words[count:]
     if not all(parts):
-        raise ValueError(f"A model is missing beside a + in {spec!r}")
+        raise ValueError(
+            f"A model must be named, or several joined by +. Received: {spec!r}"
+        )
     return parts
 
 

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from ekd_tf import metrics
+from ekd_tf.checks import check_whole
 from ekd_tf.evaluation import verification
 from ekd_tf.evaluation.allpairs import PairBlock
 from ekd_tf.evaluation.allpairs import PairBlocks
@@ -116,6 +117,7 @@ def measure_gap(
         rocs: Those of student, teacher and, if there is one, baseline at these FPRs,
             to save their passes. Default: computed here.
     """
+    check_whole("worst", worst, 0)
     models = {
         "student_embeddings": student_embeddings,
         "teacher_embeddings": teacher_embeddings,

@@ -11,6 +11,7 @@ import numpy as np
 
 from ekd_tf import metrics
 from ekd_tf.checks import check_range
+from ekd_tf.checks import check_whole
 from ekd_tf.evaluation.allpairs import PairBlocks
 from ekd_tf.evaluation.allpairs import check_labels_of_rows
 from ekd_tf.evaluation.allpairs import count_pairs
@@ -179,7 +180,7 @@ def verify_embeddings(
     distances = metrics.squared_distances(embeddings[left], embeddings[right])
     roc = metrics.streamed_roc(blocks.scores, fprs)
     intervals = {}
-    if replicates:
+    if check_whole("replicates", replicates, 0):
         measurable = [p for p in roc.points(fprs) if is_measurable(p)]
         intervals = labelled_intervals(blocks, labels, measurable, replicates, seed)
     return _report(distances, same, roc, fprs, intervals, replicates, seed)
@@ -212,7 +213,7 @@ def verify_pairs(
     cosines = 1 - distances / 2
     roc = metrics.ROC.of(cosines[same], cosines[~same])
     intervals = {}
-    if replicates:
+    if check_whole("replicates", replicates, 0):
         measurable = [p.target_fpr for p in roc.points(fprs) if is_measurable(p)]
         intervals = _pair_intervals(cosines, same, measurable, replicates, seed)
     return _report(distances, same, roc, fprs, intervals, replicates, seed)

@@ -21,7 +21,6 @@ from ekd_tf.losses import LOSSES
 from ekd_tf.losses import check_centres
 from ekd_tf.mining import PairMiner
 from ekd_tf.run.config import BEST
-from ekd_tf.run.settings import integer
 from ekd_tf.run.settings import number
 from ekd_tf.run.settings import read_words
 from ekd_tf.run.settings import settings_of
@@ -93,14 +92,11 @@ def make_source(
         return data.HuggingFaceFaces(name, **columns)
     if kind == "folder":
         return data.FolderFaces(rest)
-    arguments, words = {}, {}
-    for item in filter(None, rest.split(",")):
-        word, _, value = item.partition("=")
-        checks.check_choice("data=synthetic", word, tuple(SYNTHETIC_WORDS))
-        argument = SYNTHETIC_WORDS[word]
-        words[argument] = f"data=synthetic:{word}"
-        arguments[argument] = integer(words[argument], value)
-    with checks.flag_words(**words):
+    words = filter(None, rest.split(","))
+    asked = read_words("--data=synthetic", words, dict.fromkeys(SYNTHETIC_WORDS, 0))
+    arguments: dict[str, Any] = {SYNTHETIC_WORDS[w]: asked[w] for w in asked}
+    flags = {SYNTHETIC_WORDS[w]: f"data=synthetic:{w}" for w in asked}
+    with checks.flag_words(**flags):
         return data.SyntheticFaces(**arguments)
 
 

@@ -148,6 +148,8 @@ def read_words(place: str, words: Iterable[str], settings: dict) -> dict[str, ob
         checks.check_choice(f"{place}:WORD", name, tuple(settings))
         if not text:
             raise ValueError(f"`{place}:{name}` needs a value: {name}=VALUE")
+        if name in arguments:
+            raise ValueError(f"`{place}:{name}` must be given once. Received: {word}")
         arguments[name] = _read(f"{place}:{name}", text, settings[name])
     return arguments
 

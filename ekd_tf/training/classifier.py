@@ -110,6 +110,11 @@ class FaceClassifier(BackboneModel):
         )
 
     @property
+    def batch_keys(self) -> set[str]:
+        """What each batch must hold."""
+        return {"image"} if self.head is None else {"image", "label", "in_margin"}
+
+    @property
     def trained_layers(self) -> dict[str, keras.layers.Layer]:
         """The layers the run trains and checkpoints, by their names in checkpoints."""
         layers = {"student": self.backbone}
@@ -151,6 +156,12 @@ class FaceClassifier(BackboneModel):
         `skipped_steps`, `learning_rate`, `embedding/mean_cosine` over all pairs of
         rows, and what the losses offer to watch.
         """
+        received = sorted(batch) if isinstance(batch, dict) else type(batch).__name__
+        if not self.batch_keys.issubset(received):
+            raise ValueError(
+                "A batch must be a dict, as those of a Pipeline are, with "
+                f"{', '.join(sorted(self.batch_keys))}. Received: {received}"
+            )
         update = self._update.value
         learning_rate = current_learning_rate(update.optimizer)
         moved = [

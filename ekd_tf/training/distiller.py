@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from ekd_tf.checks import check_range
 from ekd_tf.heads import MarginHead
+from ekd_tf.losses.base import DistillationLoss
 from ekd_tf.ops.collective import gather_rows
 from ekd_tf.ops.collective import num_replicas
 from ekd_tf.training.classifier import FaceClassifier
@@ -55,10 +56,15 @@ class Distiller(FaceClassifier):
         name: str | None = None,
     ):
         super().__init__(student, head=head, margin_weight=margin_weight, name=name)
-        if not losses:
+        if not (isinstance(losses, dict) and losses):
             raise ValueError(
-                "`losses` must name at least one distillation loss. To train without "
-                "a teacher use FaceClassifier."
+                "`losses` must be a dict that names at least one distillation loss; to "
+                f"train without a teacher use FaceClassifier. Received: {losses!r}"
+            )
+        if not (teacher is None or callable(teacher)):
+            raise ValueError(
+                "`teacher` must be callable, as what `open_embedder` opens is. "
+                f"Received: {teacher!r}"
             )
         if "margin" in losses:
             raise ValueError(
@@ -68,6 +74,11 @@ class Distiller(FaceClassifier):
             name: loss if isinstance(loss, tuple) else (loss, 1.0)
             for name, loss in losses.items()
         }
+        for loss, _ in losses.values():
+            if not isinstance(loss, DistillationLoss):
+                raise ValueError(
+                    f"`losses` must be of DistillationLoss objects. Received: {loss!r}"
+                )
         names = [loss.name for loss, _ in losses.values()]
         if len(set(names)) < len(names):
             raise ValueError(
@@ -95,6 +106,11 @@ class Distiller(FaceClassifier):
                 "the gradient of one. Received: one for several"
             )
         self._teacher = Untracked(teacher)
+
+    @property
+    def batch_keys(self) -> set[str]:
+        """What each batch must hold; of a teacher's rows see `teacher_rows`."""
+        return super().batch_keys | {"label", "image_id"}
 
     @property
     def trained_layers(self) -> dict[str, keras.layers.Layer]:

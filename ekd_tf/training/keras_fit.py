@@ -107,6 +107,7 @@ class BackboneModel(keras.Model):
     def fit(
         self,
         x: Pipeline | tf.data.Dataset,
+        y: None = None,
         *,
         steps_per_epoch: int | None = None,
         validation_data: Any = None,
@@ -122,6 +123,13 @@ class BackboneModel(keras.Model):
                 every image; else the whole dataset.
             validation_data: What `evaluate` takes as `x`, after every epoch.
         """
+        if y is not None or isinstance(x, Source):
+            raise ValueError(
+                "`fit` takes a Pipeline, as `make_pipeline` makes of a Source, or a "
+                f"dataset of its batches. Received: {type(x).__name__}"
+                + " and labels"
+                * (y is not None)
+            )
         pipeline = x if isinstance(x, Pipeline) else None
         if pipeline is not None:
             x = pipeline.dataset

@@ -79,7 +79,7 @@ def test_refuses_several_sizes_and_opens_what_is_joined(tmp_path, monkeypatch):
         (f"{tmp_path}/none.keras+other.keras", "none.keras"),
         (f"{path}+{path}", r"m\+n.keras"),
         (f"insightface_mbf:{path}+insightface_mbf:{path}", r"m\+n.keras"),
-        (f"{path}+", r"A model is missing beside a \+"),
+        (f"{path}+", r"A model must be named.*keras\+'"),
         ("+".join(many), "number_10 holds no model.keras"),
         (f"{tmp_path}/ekd+cosine", r"/ekd\+cosine holds no model.keras"),
         (f"{tmp_path}/ekd+{path}", r"/ekd holds no model.keras"),

@@ -111,5 +111,6 @@ def test_fprs_without_enough_negatives_have_no_figures_in_table_and_json(rng):
 def test_rejects_models_that_saw_different_numbers_of_images(rng):
     student, teacher, labels = two_models(rng)
     words = "`{}_embeddings`.*59 rows, 60 labels"
+    refused("`worst` must be in", measure_gap, student, teacher, labels, worst=-1)
     refused(words.format("student"), measure_gap, student[:-1], teacher, labels)
     refused(words.format("teacher"), measure_gap, student, teacher[:-1], labels)

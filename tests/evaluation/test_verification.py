@@ -111,6 +111,7 @@ def test_rejects_labels_that_make_too_few_pairs():
     refused("2 positive and 0 negative", verify_pairs, np.ones((4, 2)), [True, True])
     # All pairs are accepted at FPR 1: there is no threshold to report.
     faces, same = given_pairs(np.random.default_rng(0))
+    refused("`replicates` must be in", verify_pairs, faces, same, replicates=-1)
     refused(r"`fprs` must be in \[0, 1\)", verify_pairs, faces, same, fprs=(1.0,))
 
 

@@ -184,6 +184,7 @@ def test_errors_name_the_flag():
         ("folder:", "`--data=folder:` names no images: give folder:PATH"),
         ("synthetic:identitys=3", "must be one of 'identities'.*Did you mean"),
         ("synthetic:identities=x", "must be an integer. Received: 'x'"),
+        ("synthetic:size=48,size=64", "synthetic:size` must be given once"),
         ("synthetic:size=33", "`--data=synthetic:size` must be a multiple of 16"),
     ):
         refused(words, factory.make_source, spec)

@@ -169,4 +169,20 @@ def test_takes_an_optimizer_by_name_and_a_loss_of_weight_one_but_not_none(rng):
     alone = FaceClassifier(backbone())
     alone.compile("sgd")
     refused("Without a `head`", alone.train_step, batch(rng))
-    refused("at least one distillation loss", Distiller, backbone(), backbone(), {})
+    sp = {"sp": SPLoss()}
+    for words, teacher, losses in (
+        ("at least one distillation loss", backbone(), {}),
+        ("must be a dict", backbone(), [SPLoss()]),
+        (
+            "DistillationLoss objects",
+            backbone(),
+            {"mse": keras.losses.MeanAbsoluteError()},
+        ),
+        ("`teacher` must be callable.* 'teacher.onnx'", "teacher.onnx", sp),
+    ):
+        refused(words, Distiller, backbone(), teacher, losses)
+    data = batch(rng)
+    del data["image_id"]
+    words = "with image, image_id, label. Received: "
+    refused(f"{words}.*'in_margin', 'label'", model.train_step, data)
+    refused(f"{words}tuple", model.train_step, (data["image"], data["label"]))

@@ -108,7 +108,8 @@ def test_evaluation_counts_each_image_once_whatever_it_is_given():
     listed = model.evaluate(given, return_dict=False)
     assert listed == pytest.approx([*expected.values()], abs=1e-6)
     refused("`x` must be a Source", model.evaluate, images)
-    for embed in (model, lambda x: model.train_step({"image": x})):
+    others = dict.fromkeys(("label", "in_margin", "image_id"))
+    for embed in (model, lambda x: model.train_step({"image": x, **others})):
         refused(
             "must be uint8, 0 to 255. Rec.* float32", embed, tf.zeros((2, 16, 16, 3))
         )
@@ -147,6 +148,8 @@ def test_rejects_batches_that_do_not_divide_and_metrics_of_keras(two_replicas):
         model = make()
     sampler = BatchSampler(FACES.labels, 7, 0)
     refused("7 rows for 2 replicas", model.fit, make_pipeline(FACES, sampler, 32))
+    refused("Received: SyntheticFaces$", model.fit, FACES)
+    refused("ndarray and labels$", model.fit, FACES.read([0]), FACES.labels[:1])
     refused("takes no `metrics`", model.compile, "sgd", metrics=["accuracy"])
 
 
