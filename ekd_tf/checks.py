@@ -73,7 +73,7 @@ def check_positive(name: str, value: float) -> float:
 
 def check_whole(name: str, value: float, low: int) -> int:
     """Returns `value` as an int, or raises `ValueError` unless whole and >= low."""
-    if check_range(name, value, low) == int(value):
+    if check_range(name, value, low, math.inf, high_open=True) == int(value):
         return int(value)
     raise ValueError(f"`{name}` must be a whole number. Received: {name}={value}")
 
@@ -94,7 +94,7 @@ def check_rank(name: str, tensor: Any, rank: int) -> None:
         )
 
 
-def check_same_batch(**tensors) -> None:
+def check_same_batch(**tensors: Any) -> None:
     """Raises `ValueError` unless all tensors agree in their first dimension.
 
     Dimensions unknown at trace time agree with any other.

@@ -40,7 +40,7 @@ def add_state(
     )
 
 
-def keras_compile(compile_model: Callable, **kwargs) -> None:
+def keras_compile(compile_model: Callable, **kwargs: Any) -> None:
     """Calls `keras.Model.compile` without the loss scaling and XLA of Keras 3."""
     if IS_KERAS_3:
         kwargs.setdefault("auto_scale_loss", False)

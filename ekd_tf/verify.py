@@ -81,8 +81,8 @@ def main(settings: VerifySettings, images: list[str]) -> None:
     for image, cosines in zip(images, rows @ gallery_rows.T):
         sys.stdout.write(f"{one_line(image)}\n")
         for place in (-cosines).argsort(kind="stable")[: settings.nearest]:
-            said = decide(float(cosines[place]))
-            sys.stdout.write(f"  {one_line(gallery.describe(place))}  {said}\n")
+            answer = decide(float(cosines[place]))
+            sys.stdout.write(f"  {one_line(gallery.describe(place))}  {answer}\n")
 
 
 def _decision(threshold, calibration, flip):

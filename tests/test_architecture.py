@@ -142,7 +142,8 @@ def unannotated(tree):
             decorators = {getattr(d, "id", "") for d in node.decorator_list}
             if owner is not tree and "staticmethod" not in decorators:
                 arguments = arguments[1:]
-            arguments += node.args.kwonlyargs
+            rest = node.args.vararg, node.args.kwarg
+            arguments += [*node.args.kwonlyargs, *filter(None, rest)]
             is_typed = node.name == "__init__" or node.returns
             if not is_typed or not all(each.annotation for each in arguments):
                 found.append(f"{getattr(owner, 'name', '')}.{node.name}".lstrip("."))

@@ -4,7 +4,7 @@
     python tools/convert_dataset.py --data=folder:faces --drop=bad.tsv \\
         --to=recordio --output=faces_rec
 
-Encoded images keep their bytes; drawn faces become PNG. The set is written to
+Encoded images keep their bytes; synthetic faces become PNG. The set is written to
 OUTPUT.partial, which becomes OUTPUT when it is whole: the same command continues where
 an interrupted one stopped.
 
@@ -250,7 +250,7 @@ def convert(source, to, out, shard_size=10_000, drop=None, merge=None):
                     writer.add(image)
                 progress(min(CHUNK, len(kept) - start))
             writer.finish(size)
-        # In this order: a folder without its plan could not be gone on with.
+        # In this order: a folder without its plan could not be continued.
         os.replace(partial, out)
         (out / PLAN_FILE).unlink()
     return len(kept), done

@@ -142,7 +142,7 @@ def read_list(path, source: Source) -> list[tuple[int, str]]:
             f"{path} was made of another data set than {source.name}, or that has "
             "changed since. Make it again"
         )
-    found = []
+    listed = []
     for number, line in enumerate(lines[1:], 2):
         if line.startswith("#") or not line.strip():
             continue
@@ -153,5 +153,5 @@ def read_list(path, source: Source) -> list[tuple[int, str]]:
                 f"{line[:60]!r}"
             )
         detail = rest.split("\t")[1] if "\t" in rest else ""
-        found.append((int(word), detail))
-    return found
+        listed.append((int(word), detail))
+    return listed

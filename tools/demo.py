@@ -1,4 +1,4 @@
-"""Runs the whole path on drawn faces: teacher, student alone, student with EKD.
+"""Runs the whole path on synthetic faces: teacher, student alone, student with EKD.
 
     python tools/demo.py --workdir=runs/demo
 

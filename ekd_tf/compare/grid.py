@@ -177,7 +177,7 @@ def _call(command, log):
 def _message(tail):
     """Returns what the trainer said last: its own error, or else the last line."""
     text = tail.decode(errors="replace").strip()
-    _, said, message = text.rpartition("ekd_tf.train: ")
-    if said and len(message) < _LONGEST_MESSAGE:
+    _, prefix, message = text.rpartition("ekd_tf.train: ")
+    if prefix and len(message) < _LONGEST_MESSAGE:
         return message
     return text.splitlines()[-1] if text else "no message"

@@ -76,7 +76,7 @@ class ImageReader:
         except OSError as error:
             return b"", error.strerror or str(error)
         except ValueError as error:
-            # The place is named by whoever asks for the reason.
+            # Where the reason is asked for names the place.
             place = self.source.describe(index)
             return b"", str(error).removeprefix(place).lstrip(": ")
         return data, None if len(data) else "the file is empty"

@@ -156,7 +156,7 @@ class JoinedSources(Source):
         if len(set(kinds)) > 1:
             listed = ", ".join(f"{s.name} ({k})" for s, k in zip(sources, kinds))
             raise ValueError(
-                "Drawn faces are joined with drawn faces of their size, files with "
+                "Synthetic faces are joined with others of their size, files with "
                 f"files. Received: {listed}"
             )
         self.name = "+".join(source.name for source in sources)

@@ -29,7 +29,7 @@ class EnsembleEmbedder(FrozenEmbedder):
     Models of one space, such as two students of one teacher, are averaged. The unit
     embeddings of others are concatenated and divided by the root of their number, so
     that a cosine is the mean of the models' cosines. Which of both, `averaged`, is by
-    default measured on drawn faces, and logged. All must be of one input size.
+    default measured on synthetic faces, and logged. All must be of one input size.
     """
 
     def __init__(self, models: Sequence[FrozenEmbedder], averaged: bool | None = None):
@@ -73,8 +73,8 @@ class EnsembleEmbedder(FrozenEmbedder):
         if len({model.embedding_dim for model in self._models}) > 1:
             logging.info("%s: embeddings of other lengths, concatenated.", self.name)
             return False
-        drawn, order = SyntheticFaces(_FACES, 1, size=96), np.arange(_FACES)
-        (faces,) = evaluation_batches(drawn, order, self.input_size, _FACES)
+        source, order = SyntheticFaces(_FACES, 1, size=96), np.arange(_FACES)
+        (faces,) = evaluation_batches(source, order, self.input_size, _FACES)
         units = [normalize_rows(np.asarray(model(faces))) for model in self._models]
         cosine = min(np.sum(units[0] * other, axis=1).mean() for other in units[1:])
         averaged = bool(cosine > ONE_SPACE)

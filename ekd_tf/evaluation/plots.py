@@ -29,7 +29,7 @@ from ekd_tf.metrics import format_fpr
 from ekd_tf.metrics.roc import tpr_within
 
 # Okabe and Ito's palette, safe for colour-blind readers, with grey for its yellow, then
-# Tol's wine and olive: no two of ten curves share a colour.
+# Tol's wine and olive: ten curves have ten colours.
 COLORS = (
     *("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9"),
     *("#000000", "#E69F00", "#999999", "#882255", "#999933"),

@@ -33,9 +33,9 @@ from ekd_tf.export.convert import convert_tflite
 from ekd_tf.export.convert import tflite_ops
 from ekd_tf.export.measure import latency
 from ekd_tf.export.measure import peak_memory
-from ekd_tf.export.saved_model import as_float32
 from ekd_tf.export.saved_model import check_images
 from ekd_tf.export.saved_model import check_student
+from ekd_tf.export.saved_model import float32_copy
 from ekd_tf.export.saved_model import half_precision_layers
 from ekd_tf.export.saved_model import write_saved_model
 
@@ -101,7 +101,7 @@ def export_student(
     version = free_version(parent, version)
     final = parent / str(version)
     with staged(final) as target:
-        student, done = as_float32(model), None
+        student, done = float32_copy(model), None
         if progress:
             # The model, its copy, the SavedModel and the formats.
             done = progress("export", (3 + len(formats)) * len(images), "images")

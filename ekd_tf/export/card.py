@@ -53,7 +53,7 @@ def make_card(
     facts: dict,
     calibration: Calibration | None = None,
 ) -> dict:
-    """Gathers what whoever deploys the student must know, ready for JSON.
+    """Gathers what one who deploys the student must know, ready for JSON.
 
     Paths in it are relative to the card, or names.
 
@@ -65,11 +65,11 @@ def make_card(
     """
     calibrations = {}
     for artefact in report.artefacts:
-        found = _calibration(report, artefact, calibration)
-        if found is not None:
+        entry = _calibration(report, artefact, calibration)
+        if entry is not None:
             file = _file_of(artefact.kind, artefact.path)
             sha256 = model_hash(directory / file)
-            calibrations[file] = {**dataclasses.asdict(found), "sha256": sha256}
+            calibrations[file] = {**dataclasses.asdict(entry), "sha256": sha256}
     metrics = report.to_dict()
     for paths in (metrics, *metrics["artefacts"]):
         paths["path"] = os.path.relpath(paths["path"], report.path)

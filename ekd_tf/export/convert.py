@@ -16,10 +16,10 @@ from ekd_tf.embedders.tflite_model import make_interpreter
 from ekd_tf.export.equalise import equalise
 from ekd_tf.export.saved_model import FLOAT_SIGNATURE
 from ekd_tf.export.saved_model import SIGNATURE
-from ekd_tf.export.saved_model import as_float32
 from ekd_tf.export.saved_model import check_images
 from ekd_tf.export.saved_model import check_student
 from ekd_tf.export.saved_model import endpoints
+from ekd_tf.export.saved_model import float32_copy
 from ekd_tf.export.saved_model import half_precision_layers
 from ekd_tf.export.saved_model import save
 
@@ -59,7 +59,7 @@ def convert_tflite(
     check_student(student)
     # Equalising changes the copy.
     if precision == "int8" or half_precision_layers(student):
-        student = as_float32(student)
+        student = float32_copy(student)
     if precision == "int8":
         images = check_representative(representative)
         images = check_images(images, student.input_shape[1:])
@@ -89,7 +89,7 @@ def convert_tflite(
 
 
 def convert_onnx(student: keras.Model) -> bytes:
-    """Converts a student, as `as_float32` returns it, to ONNX, operator set 17.
+    """Converts a student, as `float32_copy` returns it, to ONNX, operator set 17.
 
     The `.onnx` file maps `images`, uint8 `(n, height, width, 3)` RGB for any n, to
     `embedding`, float32 `(n, dim)` of Euclidean length 1.

@@ -21,7 +21,7 @@ _HALF = ("float16", "bfloat16", "mixed_float16", "mixed_bfloat16")
 
 
 def write_saved_model(student: keras.Model, path: str | os.PathLike) -> None:
-    """Writes a student, as `as_float32` returns it, as a SavedModel of three endpoints.
+    """Writes a student, from `float32_copy`, as a SavedModel of three endpoints.
 
     Each returns `{"embedding": float32 (n, dim)}` of Euclidean length 1 for any n:
 
@@ -60,7 +60,7 @@ def save(module: tf.Module, path: str | os.PathLike, signatures: dict) -> None:
 
 
 def endpoints(student: keras.Model) -> dict:
-    """Returns what the endpoints of a student, as `as_float32` returns it, compute.
+    """Returns what the endpoints of a student, as `float32_copy` returns it, compute.
 
     Name -> a function of one tensor to a dict of named ones, and the tensor's
     `tf.TensorSpec`.
@@ -141,7 +141,7 @@ def check_images(images: np.ndarray, image_shape: tuple[int, int, int]) -> np.nd
     return images
 
 
-def as_float32(model: keras.Model) -> keras.Model:
+def float32_copy(model: keras.Model) -> keras.Model:
     """Returns a copy of `model` that computes in float32, with the same weights.
 
     TFLite cannot take a mixed-precision graph, and a served student should not

@@ -2,7 +2,8 @@
 
 `pickle.load` runs whatever a file asks for, and files of faces and of weights come from
 anywhere. The reader below is Python's own, of which the instructions of numbers, text,
-bytes, lists, tuples and dicts and the names it is given are left. It does not recurse
+bytes, lists, tuples and dicts and the names it is given are left: one of one's own
+over `pickletools.genops` would repeat what these do. It does not recurse
 and makes no object larger than the file.
 """
 

@@ -110,13 +110,13 @@ class JoinedRows:
         rows, *rest = key if isinstance(key, tuple) else (key,)
         if isinstance(rows, slice):
             rows = np.arange(*rows.indices(len(self)))
-        found = np.empty((len(rows), *self.shape[1 + len(rest) :]), self.dtype)
+        result = np.empty((len(rows), *self.shape[1 + len(rest) :]), self.dtype)
         owners = np.searchsorted(self._starts, rows, side="right") - 1
         for owner in np.unique(owners):
             mine = owners == owner
             inside = rows[mine] - self._starts[owner]
-            found[mine] = self._parts[owner][(inside, *(each[mine] for each in rest))]
-        return found
+            result[mine] = self._parts[owner][(inside, *(each[mine] for each in rest))]
+        return result
 
 
 def read_note(path: pathlib.Path) -> dict:

@@ -275,4 +275,7 @@ def _move(average, batch, momentum, usable):
 
 
 def _lengths(embeddings):
-    return tf.clip_by_value(tf.norm(embeddings, axis=1), 1e-3, 100.0)
+    lengths = tf.norm(embeddings, axis=1)
+    # Clipped, infinity would count as 100.
+    clipped = tf.clip_by_value(lengths, 1e-3, 100.0)
+    return tf.where(tf.math.is_finite(lengths), clipped, float("nan"))

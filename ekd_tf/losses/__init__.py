@@ -1,5 +1,7 @@
 """Distillation losses: student, teacher and labels to named scalars."""
 
+from collections.abc import Callable
+
 from ekd_tf.losses.base import DistillationLoss as DistillationLoss
 from ekd_tf.losses.centres import AdaDistillLoss as AdaDistillLoss
 from ekd_tf.losses.centres import CentreLoss as CentreLoss
@@ -23,7 +25,7 @@ from ekd_tf.losses.triples import RKDLoss as RKDLoss
 from ekd_tf.losses.triples import TripletDistillationLoss as TripletDistillationLoss
 
 # What `--distill` calls them.
-LOSSES = {
+LOSSES: dict[str, Callable[..., DistillationLoss]] = {
     "ekd": EKDLoss,
     "ekd_reference": EKDLoss.reference,
     "ekd_centres": EKDCentresLoss,

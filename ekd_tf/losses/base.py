@@ -1,4 +1,4 @@
-"""What all distillation losses do, and what those share that remember images."""
+"""What all distillation losses do, and what those do that remember images."""
 
 from __future__ import annotations
 
@@ -35,6 +35,8 @@ class DistillationLoss(keras.layers.Layer):
 
     # The layer's name, which terms carry, unless another is given.
     default_name: str | None = None
+    # Whether it needs several images of an identity in a batch.
+    compares_pairs = True
     # Whether a call without labels is refused.
     uses_labels = False
 

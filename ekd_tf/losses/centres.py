@@ -293,6 +293,7 @@ class AdaDistillLoss(ProjectedLoss):
     def __init__(
         self,
         num_identities: int,
+        *,
         teacher_dim: int,
         student_dim: int | None = None,
         margin: float = 0.45,

@@ -30,6 +30,8 @@ class ProjectedLoss(DistillationLoss):
         uniform at first; only where the sizes differ.
     """
 
+    compares_pairs = False
+
     def __init__(
         self,
         student_dim: int | None = None,

@@ -1,4 +1,4 @@
-"""Evaluation-oriented knowledge distillation: the rank loss on critical pairs."""
+"""Evaluation-oriented knowledge distillation: the rank loss on pairs of images."""
 
 from __future__ import annotations
 
@@ -304,7 +304,7 @@ class EKDLoss(MemoryLoss):
                 monitor[f"{column}/fpr_{format_fpr(fpr)}"] = value
         return monitor
 
-    def _attach_to_sample(self, thresholds, student, labels):
+    def _attach_to_sample(self, student_thresholds, student, labels):
         """Attaches thresholds to the negatives of a sample that are close to them.
 
         Above a threshold at a high FPR lie more negatives than are mined. The sample
@@ -314,8 +314,8 @@ class EKDLoss(MemoryLoss):
         student, labels = student[:SAMPLED_ROWS], labels[:SAMPLED_ROWS]
         cosines = tf.reshape(similarity_matrix(student), [-1])
         negative = tf.reshape(labels[:, None] != labels[None, :], [-1])
-        near = tf.abs(cosines - thresholds[:, None]) <= self.temperature / 2
-        return attach_thresholds(thresholds, cosines, near & negative)
+        near = tf.abs(cosines - student_thresholds[:, None]) <= self.temperature / 2
+        return attach_thresholds(student_thresholds, cosines, near & negative)
 
     def _update_thresholds(self, pairs, counts):
         """Moves the thresholds towards this batch's if the bool tensor `counts`."""

@@ -15,7 +15,6 @@ from ekd_tf.keras_compat import register
 from ekd_tf.losses.base import DistillationLoss
 from ekd_tf.losses.base import MemoryLoss
 from ekd_tf.losses.base import TermsAndMonitor
-from ekd_tf.mining.miner import NO_ROW
 from ekd_tf.ops.numerics import l2_normalize
 from ekd_tf.ops.numerics import similarity_matrix
 
@@ -236,17 +235,10 @@ class ICDFaceLoss(MemoryLoss):
     ) -> TermsAndMonitor:
         units = l2_normalize(student), l2_normalize(teacher)
         images = tf.range(tf.shape(labels)[0]) if image_ids is None else image_ids
-        galleries = units
-        known, others = labels, images
+        rows = [*units, labels, images]
         if self.memory:
-            bank = self._remembered(student, teacher, image_ids)
-            galleries = (
-                tf.concat([units[0], bank.student], axis=0),
-                tf.concat([units[1], bank.teacher], axis=0),
-            )
-            known = tf.concat([labels, bank.labels], axis=0)
-            none = tf.fill(tf.shape(bank.labels), NO_ROW)
-            others = tf.concat([images, none], axis=0)
+            rows = self._remembered(student, teacher, image_ids).behind(*rows)
+        *galleries, known, others = rows
         positive = labels[:, None] == known[None, :]
         positive &= images[:, None] != others[None, :]
         p_student, p_teacher = (

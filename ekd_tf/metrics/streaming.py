@@ -40,7 +40,7 @@ def streamed_roc(scan: Scan, fprs: Sequence[float]) -> ROC:
     Its points at `fprs` in [0, 1] and its EER are those of all scores. Elsewhere the
     scores of one bin, which differ by a five-hundredth at most, count as equal to its
     middle: the AUC is off by about 1e-6 for cosines of many images, by up to 1e-3 where
-    all lie within 0.1.
+    all lie within 0.1, and by more of a few dozen pairs.
 
     `scan` is called twice and must give the same `(positive_scores, negative_scores)`
     blocks, to the bit: finite float32 `(k,)`, either may be empty. A block may be a

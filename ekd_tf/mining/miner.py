@@ -48,6 +48,11 @@ class ExtraRows(typing.NamedTuple):
     teacher: tf.Tensor
     labels: tf.Tensor
 
+    def behind(self, *batch: tf.Tensor) -> list[tf.Tensor]:
+        """Returns student, teacher, labels and image ids of a batch and of these."""
+        rows = *self, tf.fill(tf.shape(self.labels), NO_ROW)
+        return [tf.concat(columns, axis=0) for columns in zip(batch, rows)]
+
 
 class Pairs(typing.NamedTuple):
     """Pairs of a query, a row of the batch, with a row of the gallery.
@@ -167,10 +172,8 @@ class PairMiner:
         # Each row is one image unless ids say otherwise.
         images = tf.range(queries) if image_ids is None else image_ids
         if extra is not None:
-            student = tf.concat([student, extra.student], axis=0)
-            teacher = tf.concat([teacher, extra.teacher], axis=0)
-            labels = tf.concat([labels, extra.labels], axis=0)
-            images = tf.concat([images, tf.fill(tf.shape(extra.labels), NO_ROW)], 0)
+            rows = extra.behind(student, teacher, labels, images)
+            student, teacher, labels, images = rows
         heights = [queries]
         if isinstance(queries, int):
             starts = range(0, queries, BLOCK_ROWS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from typing import Any
 
 import keras
 import numpy as np
@@ -47,7 +48,7 @@ def Application(
     stem_stride: int = 2,
     dropout: float = 0.0,
     name: str | None = None,
-    **network_arguments,
+    **network_arguments: Any,
 ) -> keras.Model:
     """Builds a network of `keras.applications` from uint8 RGB images to embeddings.
 

@@ -1,6 +1,8 @@
-"""Pieces the backbones share: padding as torch has it, initial weights, sizes."""
+"""Pieces of several backbones: padding as torch has it, initial weights, sizes."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import keras
 
@@ -82,7 +84,7 @@ def conv(
     )(x)
 
 
-def batch_norm(x: keras.KerasTensor, name: str, **kwargs) -> keras.KerasTensor:
+def batch_norm(x: keras.KerasTensor, name: str, **kwargs: Any) -> keras.KerasTensor:
     """Applies batch normalisation with torch's epsilon and momentum."""
     return BatchNormalization(epsilon=1e-5, momentum=0.9, name=name, **kwargs)(x)
 

@@ -98,22 +98,22 @@ def recognise(keys: Iterable[str]) -> str | None:
         matches = [re.match(pattern, key) for key in keys]
         return 1 + max((int(match[1]) for match in matches if match), default=-1)
 
-    found: Any = "conv_6_sep.conv.weight" in keys
+    form: Any = "conv_6_sep.conv.weight" in keys
     forms: dict[str, Any] = {"tface_mobilefacenet": True}
     if "conv1.weight" in keys:
-        found = tuple(count(rf"layer{stage}\.(\d+)\.") for stage in range(1, 5))
+        form = tuple(count(rf"layer{stage}\.(\d+)\.") for stage in range(1, 5))
         forms = {f"insightface_r{d}": counts for d, counts in iresnet.BLOCKS.items()}
     elif "input_layer.0.weight" in keys:
-        found = (count(r"body\.(\d+)\."), "body.0.res_layer.7.weight" in keys)
+        form = (count(r"body\.(\d+)\."), "body.0.res_layer.7.weight" in keys)
         forms = {
             f"tface_ir_{depth}": (sum(counts), depth in ir.BOTTLENECK_DEPTHS)
             for depth, counts in ir.IR_BLOCKS.items()
         }
     elif "conv_sep.layers.0.weight" in keys:
-        found = count(r"layers\.3\.layers\.(\d+)\.")
+        form = count(r"layers\.3\.layers\.(\d+)\.")
         sizes = mbf.MBF_SIZES.items()
         forms = {f"insightface_{name}": counts[1] for name, (counts, _) in sizes}
-    return next((family for family, form in forms.items() if form == found), None)
+    return next((family for family, known in forms.items() if known == form), None)
 
 
 def build_from_torch(

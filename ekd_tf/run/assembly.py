@@ -297,7 +297,7 @@ def plan(
         f"train     {described(parts.train)}{resized}",
         f"held out  {heldout}",
         *measures,
-        f"student   {config.model}, {side} px, "
+        f"network   {config.model}, {side} px, "
         f"{parts.model.backbone.count_params():,} parameters, {config.precision}"
         + (f", from {config.init}" if config.init else ""),
         f"teacher   {teacher_line}",

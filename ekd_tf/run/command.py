@@ -56,7 +56,7 @@ _MEANT = {
     "image_size img_size resolution": "input_size",
     "loss losses method kd distill_weight temperature ekd_weight ekd_temperature "
     "ekd_memory ekd_thresholds ekd_threshold_gradient ekd_fprs ekd_num_negatives "
-    "ekd_momentum ekd_preset sp_gram darkrank_length": "distill",
+    "ekd_momentum ekd_preset sp_gram darkrank_length kd_temperature": "distill",
     "combined_margins": "margin",
     "augment_crop augment_brightness augment_contrast augment_saturation "
     "augment_occlusion augment_low_resolution augment_jpeg": "augment",
@@ -213,9 +213,9 @@ def run(
     except KeyboardInterrupt as stop:
         continues = resumes(*read_all()) if callable(resumes) else resumes
         how = {True: " The same command continues it.", False: ""}
-        said = how.get(continues, f" {continues}")
+        advice = how.get(continues, f" {continues}")
         by = "SIGTERM" if str(stop) == "SIGTERM" else "Ctrl-C"
-        sys.stderr.write(f"\n{name}: stopped by {by}.{said}\n")
+        sys.stderr.write(f"\n{name}: stopped by {by}.{advice}\n")
         sys.stdout.flush()
         sys.stderr.flush()
         # All contexts have been left. The interpreter's own end would wait for threads

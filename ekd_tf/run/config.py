@@ -16,6 +16,7 @@ from ekd_tf.run.settings import Needs
 from ekd_tf.run.settings import marked
 from ekd_tf.run.settings import setting
 from ekd_tf.run.settings import table
+from ekd_tf.run.settings import takes
 
 # What `--distill=best` stands for: the best of flags/leaderboard.flags.
 BEST = "ekd_centres:300%,cosine:100"
@@ -25,29 +26,29 @@ CACHE = "cache:"
 MOST_WARMUP_STEPS = 1000
 
 
-def _losses(config):
+def _any_loss(config, holds):
+    """Returns whether something holds of one of the losses in --distill."""
+    # Settings are read before TensorFlow, which takes seconds, is imported.
+    from ekd_tf.losses import LOSSES
+
     distill = BEST if config.distill == "best" else config.distill
-    return {item.partition(":")[0] for item in distill.split(",") if item}
-
-
-def _distills(config, names):
-    return not _losses(config).isdisjoint(names)
+    names = {item.partition(":")[0] for item in distill.split(",")}
+    return any(holds(LOSSES[name]) for name in names & LOSSES.keys())
 
 
 # What gives settings their effect.
-_CLASSIFY = ("kd", "gkd", "shrinkteanet", "margin_distillation", "proxyless_kd")
-_OF_CENTRES = (*_CLASSIFY, "ekd_centres")
-_SCALED = (*_CLASSIFY, "ada_distill")
-# They find what they compare an image with without another image of its identity.
-_BY_IMAGE = ("cosine", "fitnet", "ada_distill", *_OF_CENTRES)
 CENTRES = Needs(
-    f"one of {', '.join(_OF_CENTRES)} in --distill",
-    lambda c: _distills(c, _OF_CENTRES),
+    "a loss with the teacher's class centres in --distill, such as best",
+    lambda c: _any_loss(c, lambda loss: takes(loss, "centres")),
 )
 HEAD = Needs("a --head", lambda c: c.head != "none")
+MARGIN = Needs(
+    "a --head and a --general_batch",
+    lambda c: c.head != "none" and c.general_batch,
+)
 SCALE = Needs(
-    f"a --head, or one of {', '.join(_SCALED)} in --distill",
-    lambda c: c.head != "none" or _distills(c, _SCALED),
+    "a --head, or a loss that has a scale in --distill, such as kd",
+    lambda c: c.head != "none" or _any_loss(c, lambda loss: takes(loss, "scale")),
 )
 INIT = Needs("--init", lambda c: c.init)
 BALANCED = Needs("--balanced_identities above 0", lambda c: c.balanced_identities != 0)
@@ -193,7 +194,7 @@ class TrainConfig:
         common=False,
     )
     margin_weight: float = setting(
-        1.0, "Weight of the margin loss.", low=0, needs=HEAD, common=False
+        1.0, "Weight of the margin loss.", low=0, needs=MARGIN, common=False
     )
 
     teacher: str = setting(
@@ -366,14 +367,15 @@ class TrainConfig:
         if not self.data:
             raise ValueError(
                 "`--data` is missing: give your images, as in --data=folder:DIR; to "
-                "try it on drawn faces, "
+                "try it on synthetic faces, "
                 "--data=synthetic:identities=400,images=20,size=48"
             )
         balanced, teacher = self.balanced_identities, self.teacher
         distill = BEST if self.distill == "best" else self.distill
         if balanced is None:
-            pair_losses = _losses(self).difference(_BY_IMAGE)
-            balanced = BALANCED_IDENTITIES if pair_losses else 0
+            # What is no class, as EKD's published form, makes one that does.
+            pairs = _any_loss(self, lambda loss: getattr(loss, "compares_pairs", True))
+            balanced = BALANCED_IDENTITIES if pairs else 0
         if teacher != "none" and not teacher.startswith(CACHE):
             # Imports TensorFlow.
             from ekd_tf.embedders.cache import is_cache

@@ -60,14 +60,14 @@ def check_range_of_pixels(
     return f"AUC of the {role} on a sample of {source.name}: {auc:.3f}"
 
 
-def make_source_embedder(spec: str, **arguments) -> SourceEmbedder | None:
+def make_source_embedder(spec: str, **arguments: Any) -> SourceEmbedder | None:
     """Opens a model, as `open_embedder` does, to embed sources; None for "none"."""
     if spec == "none":
         return None
     return source_embedder(open_embedder(spec), **arguments)
 
 
-def source_embedder(model: FrozenEmbedder, **arguments) -> SourceEmbedder:
+def source_embedder(model: FrozenEmbedder, **arguments: Any) -> SourceEmbedder:
     """Returns what embeds whole sources by an opened model."""
     return SourceEmbedder(
         model,

@@ -1,8 +1,7 @@
-"""Turns the words of flags into sources, samplers, losses, heads and schedules."""
+"""Makes sources, samplers, losses, heads and schedules of what flags say."""
 
 from __future__ import annotations
 
-import inspect
 import re
 from collections.abc import Callable
 from collections.abc import Sequence
@@ -24,6 +23,7 @@ from ekd_tf.run.config import BEST
 from ekd_tf.run.settings import number
 from ekd_tf.run.settings import read_words
 from ekd_tf.run.settings import settings_of
+from ekd_tf.run.settings import takes
 from ekd_tf.training.gradient_share import LARGEST_SHARE
 from ekd_tf.training.gradient_share import GradientShare
 from ekd_tf.training.schedules import CosineSchedule
@@ -136,7 +136,7 @@ def make_augmentation(spec: str, input_size: int) -> data.Augmentation:
 
 
 def make_head(
-    name: str, num_identities: int, scale: float, margin: str | None, **arguments
+    name: str, num_identities: int, scale: float, margin: str | None, **arguments: Any
 ) -> MarginHead | None:
     """Builds a margin head of `HEADS`, or None for "none".
 
@@ -167,10 +167,10 @@ def make_head(
 def read_losses(spec: str, weight: str = "1") -> dict[str, tuple]:
     """Reads `ekd:1` or `ekd:30%:memory=0,cosine:10`, and makes no loss of it.
 
-    Returns names -> `(weight, arguments, arguments of the miner)`. The weight, by
-    default `weight`, is a float, or "30%" for a share of the margin loss's gradient.
+    Returns names -> `(weight, arguments)`. The weight, by default `weight`, is a float,
+    or "30%" for a share of the margin loss's gradient.
     """
-    asked: dict[str, tuple] = {}
+    losses: dict[str, tuple[float | str, dict[str, Any]]] = {}
     for item in filter(None, spec.split(",")):
         name, *words = item.split(":")
         text = words.pop(0) if words and "=" not in words[0] else weight
@@ -180,24 +180,28 @@ def read_losses(spec: str, weight: str = "1") -> dict[str, tuple]:
                 f"`--distill=best` stands alone: it is {BEST}, which others go beside. "
                 f"Received: {spec!r}"
             )
-        if name in asked:
+        if name in losses:
             raise ValueError(f"`--distill` names {name!r} twice. Received: {spec!r}")
         place = f"--distill={name}"
         own_weight = _weight(place, text)
-        make: Any = LOSSES[name]
+        make = LOSSES[name]
         settings = settings_of(make, {*_OF_RUN, "centres", "miner", "name"})
-        miner_settings = settings_of(PairMiner) if _takes(name, "miner") else {}
-        arguments = read_words(place, words, {**settings, **miner_settings})
-        mined_by = {k: arguments.pop(k) for k in miner_settings if k in arguments}
-        asked[name] = own_weight, arguments, mined_by
-    return asked
+        of_miner = settings_of(PairMiner) if takes(make, "miner") else {}
+        read = read_words(place, words, {**settings, **of_miner})
+        arguments: dict[str, Any] = {k: v for k, v in read.items() if k in settings}
+        mined_by: dict[str, Any] = {k: v for k, v in read.items() if k in of_miner}
+        if mined_by:
+            with checks.flag_words(**{k: f"distill={name}:{k}" for k in mined_by}):
+                arguments["miner"] = PairMiner(**mined_by)
+        losses[name] = own_weight, arguments
+    return losses
 
 
 def make_losses(
     spec: str,
     centres: Callable[[], np.ndarray | None] = lambda: None,
     weight: str = "1",
-    **run_arguments,
+    **run_arguments: Any,
 ) -> dict:
     """Builds distillation losses.
 
@@ -212,12 +216,10 @@ def make_losses(
         Names -> `(loss, weight)`, the weight a float or a `GradientShare`.
     """
     losses: dict[str, tuple] = {}
-    for name, (own_weight, arguments, mined_by) in read_losses(spec, weight).items():
-        place = f"distill={name}"
-        given = {
-            key: value for key, value in run_arguments.items() if _takes(name, key)
-        }
-        if _takes(name, "centres"):
+    for name, (own_weight, arguments) in read_losses(spec, weight).items():
+        place, make = f"distill={name}", LOSSES[name]
+        given = {k: value for k, value in run_arguments.items() if takes(make, k)}
+        if takes(make, "centres"):
             given["centres"] = centres()
             if given["centres"] is None:
                 raise ValueError(
@@ -226,21 +228,12 @@ def make_losses(
                     "--teacher_centres=FILE.npy, float32 (identities, size), or train "
                     "with --teacher=cache:DIR, which has them"
                 )
-        words = {k: f"{place}:{k}" for k in (*arguments, *mined_by)}
-        make: Any = LOSSES[name]
-        with checks.flag_words(**words):
-            if mined_by:
-                given["miner"] = PairMiner(**mined_by)
+        with checks.flag_words(**{k: f"{place}:{k}" for k in arguments}):
             loss = make(**given, **arguments)
         if isinstance(own_weight, str):
             own_weight = GradientShare(float(own_weight.rstrip("%")) / 100)
         losses[name] = loss, own_weight
     return losses
-
-
-def _takes(name, argument):
-    """Returns whether a loss has an argument of that name."""
-    return argument in inspect.signature(LOSSES[name]).parameters
 
 
 def load_centres(path: str, num_identities: int, teacher_dim: int) -> np.ndarray:

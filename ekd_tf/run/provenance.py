@@ -78,9 +78,9 @@ def package_commit() -> str | None:
     command = "git describe --always --dirty --abbrev=40 --exclude=*".split()
     environment = {**os.environ, "GIT_OPTIONAL_LOCKS": "0"}
     try:
-        said = subprocess.check_output(
+        answer = subprocess.check_output(
             command, cwd=root, env=environment, stderr=subprocess.DEVNULL, timeout=30
         )
     except (OSError, subprocess.SubprocessError):
         return None
-    return said.decode().strip() or None
+    return answer.decode().strip() or None

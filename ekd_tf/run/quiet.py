@@ -90,16 +90,16 @@ class _QuietImport(importlib.abc.MetaPathFinder):
 def without_information() -> Iterator[None]:
     """Keeps C++ lines of information off stderr; all others come at the end."""
     sys.stderr.flush()
-    with tempfile.TemporaryFile() as said:
+    with tempfile.TemporaryFile() as lines:
         stderr = os.dup(2)
-        os.dup2(said.fileno(), 2)
+        os.dup2(lines.fileno(), 2)
         try:
             yield
         finally:
             sys.stderr.flush()
             os.dup2(stderr, 2)
             os.close(stderr)
-            said.seek(0)
-            for line in said:
+            lines.seek(0)
+            for line in lines:
                 if not _INFORMATION.match(line):
                     os.write(2, line)

@@ -123,6 +123,11 @@ def table(kind: type) -> str:
     return "\n".join(rows) + "\n"
 
 
+def takes(make: Callable, argument: str) -> bool:
+    """Returns whether a class or a function has an argument of that name."""
+    return argument in inspect.signature(make).parameters
+
+
 def settings_of(make: Callable, without: Iterable[str] = ()) -> dict[str, object]:
     """Returns the arguments of a class that have a default, but for some, by name."""
     parameters = inspect.signature(make).parameters.values()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager
 from contextlib import nullcontext
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -61,7 +62,7 @@ class FaceClassifier(BackboneModel):
         weight_decay: float | None = None,
         clip_norm: float | None = None,
         loss_scaling: str = "auto",
-        **kwargs,
+        **kwargs: Any,
     ) -> None:
         """Sets how the variables are updated.
 
@@ -84,6 +85,11 @@ class FaceClassifier(BackboneModel):
                     f"`compile` takes no `{name}`: the losses are the model's, and "
                     f"`evaluate` verifies pairs. Received: {name}={kwargs[name]!r}"
                 )
+        if self.backbone.losses:
+            raise ValueError(
+                "The losses of layers, such as a `kernel_regularizer`, are not trained "
+                "with: leave them out of the backbone, and give `weight_decay`"
+            )
         if isinstance(optimizer, str):
             optimizer = keras.optimizers.get(optimizer)
         if loss_scaling == "auto":
@@ -134,9 +140,7 @@ class FaceClassifier(BackboneModel):
         update = self._update.value
         for name, layer in self.trained_layers.items():
             for index, variable in enumerate(layer.variables):
-                # Names that Keras numbers by creation order would differ next time.
-                last = variable.name.split("/")[-1].split(":")[0]
-                state[f"{name}/{index:04d}/{last}"] = tf_variable(variable)
+                state[f"{name}/{index:04d}/{_name(variable)}"] = tf_variable(variable)
         for index, variable in enumerate(optimizer_variables(update.optimizer)):
             state[f"optimizer/{index:04d}"] = tf_variable(variable)
         for name, variable in update.state.items():
@@ -236,10 +240,16 @@ class FaceClassifier(BackboneModel):
         return {"margin": tf.constant(self.margin_weight)}, {}
 
 
+def _name(variable):
+    """Returns a variable's name without those of layers, which Keras may number."""
+    return variable.name.split("/")[-1].split(":")[0]
+
+
 def _decays(variable):
     """Whether weight decay applies: to kernels and class centres."""
-    # BatchNorm's vectors, biases, PReLU slopes are `(channels,)` or `(1, 1, channels)`.
-    return sum(size > 1 for size in variable.shape) > 1
+    # Others are `(channels,)` or `(1, 1, channels)`, as a rule.
+    is_vector = sum(size > 1 for size in variable.shape) < 2
+    return not is_vector and _name(variable) not in ("alpha", "beta", "bias", "gamma")
 
 
 def _mean_cosine(embeddings):
@@ -270,15 +280,8 @@ def _global_values(parts, gradients):
 
 def _weighted_sum(gradients, weights):
     """Adds the gradients of several losses on one source, each with its weight."""
-    weighted = []
-    for gradient, weight in zip(gradients, weights):
-        if isinstance(gradient, tf.IndexedSlices):
-            values = weight * gradient.values
-            gradient = tf.IndexedSlices(values, gradient.indices, gradient.dense_shape)
-        elif gradient is not None:
-            gradient = weight * gradient
-        weighted.append(gradient)
-    return _sum(weighted)
+    pairs = zip(gradients, weights)
+    return _sum([g if g is None else tf.math.scalar_mul(w, g) for g, w in pairs])
 
 
 def _sum(gradients):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import keras
 import tensorflow as tf
 
@@ -61,7 +63,7 @@ class GradientShare(keras.layers.Layer):
     # Largest factor between the weights of two steps.
     max_growth = 1.1
 
-    def __init__(self, share: float, name: str = "gradient_share", **kwargs):
+    def __init__(self, share: float, name: str = "gradient_share", **kwargs: Any):
         super().__init__(**{**kwargs, "name": name, "dtype": "float32"})
         self.share = float(check_range("share", share, 0, LARGEST_SHARE, low_open=True))
         self.margin_norm = add_state(self, "margin_norm")

@@ -113,7 +113,7 @@ class BackboneModel(keras.Model):
         validation_data: Any = None,
         callbacks: list | None = None,
         verbose: Any = "auto",
-        **kwargs,
+        **kwargs: Any,
     ) -> keras.callbacks.History:
         """Trains as `keras.Model.fit` does, under any strategy of one process.
 
@@ -170,7 +170,7 @@ class BackboneModel(keras.Model):
         steps: int | None = None,
         callbacks: Any = None,
         return_dict: bool = True,
-        **kwargs,
+        **kwargs: Any,
     ) -> dict[str, float] | list[float]:
         """Verifies all pairs of labelled images, best of identities not trained on.
 
@@ -219,7 +219,7 @@ class BackboneModel(keras.Model):
         callbacks.on_test_end(figures)
         return figures if return_dict else list(figures.values())
 
-    def save(self, filepath: Any, overwrite: bool = True, **kwargs) -> None:
+    def save(self, filepath: Any, overwrite: bool = True, **kwargs: Any) -> None:
         """Writes the backbone alone, as `keras.Model.save` does: what is deployed."""
         with self.averaged_weights():
             self.backbone.save(filepath, overwrite=overwrite, **kwargs)
@@ -230,9 +230,10 @@ class BackboneModel(keras.Model):
             store[name] = variable.numpy()
 
     def load_own_variables(self, store: Any) -> None:
-        """Reads what `save_own_variables` wrote, if the model is compiled."""
+        """Reads what `save_own_variables` wrote, if both models are compiled."""
         for name, variable in self._update_state().items():
-            variable.assign(store[name])
+            if name in store.keys():
+                variable.assign(store[name])
 
     def _update_state(self):
         return self._update.value.state if self._update else {}

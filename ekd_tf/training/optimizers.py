@@ -44,10 +44,11 @@ _OTHERS = {
     "MultiOptimizer",
 }
 DEFAULT_DECAY = 5e-4
+DEFAULT_MOMENTUM = 0.9
 _DECOUPLED = {"AdamW", "Lion", "SGDW", "RectifiedAdam", "AdaBelief", "NovoGrad"}
 
 
-def make_optimizer(name: str, schedule: Any, momentum: float = 0.9) -> Any:
+def make_optimizer(name: str, schedule: Any, momentum: float = DEFAULT_MOMENTUM) -> Any:
     """Builds an optimizer without decay and clipping, which `GradientUpdate` does.
 
     Keras keeps the learning rate inside the momentum (`m = mu m - lr g`), torch
@@ -129,6 +130,11 @@ def _make(kind, schedule, momentum):
     settings["weight_decay"] = 0.0
     known = inspect.signature(kind).parameters
     given = {name: value for name, value in settings.items() if name in known}
+    if given.keys() <= {"weight_decay"} and momentum != DEFAULT_MOMENTUM:
+        raise ValueError(
+            f"`momentum` has no effect on {kind.__name__}, which has none. Leave it "
+            f"out. Received: {momentum}"
+        )
     optimizer = kind(learning_rate=schedule, **given)
     if isinstance(optimizer, keras.optimizers.Optimizer):
         # Left to `compile`.

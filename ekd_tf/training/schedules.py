@@ -31,7 +31,7 @@ class WarmupSchedule(keras.optimizers.schedules.LearningRateSchedule):
         """Returns the rate without warm-up, a float32 scalar; `step` is int64."""
         raise TypeError(f"{type(self).__name__} must define `decay`.")
 
-    def __call__(self, step) -> tf.Tensor:
+    def __call__(self, step: tf.Tensor | int) -> tf.Tensor:
         """Returns the rate of the update after `step` updates, a float32 scalar."""
         step = tf.cast(step, tf.int64)
         rate = self.decay(step)

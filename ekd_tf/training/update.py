@@ -24,6 +24,8 @@ from ekd_tf.training.optimizers import set_lamb_decay
 
 # Below one a scale would only shrink gradients that overflow unscaled as well.
 MIN_LOSS_SCALE = 1.0
+# Infinity, once reached, would never halve.
+_MAX_LOSS_SCALE = 2.0**64
 
 # What an optimizer would do a second time, or where it would skip what is done here.
 _OWN_SETTINGS = (
@@ -241,7 +243,8 @@ class GradientUpdate:
             scale = self.state["loss_scale"].read_value()
             grows = good >= self.growth_steps
             shrunk = tf.maximum(scale * 0.5, MIN_LOSS_SCALE)
-            grown = tf.where(grows, scale * 2.0, scale)
+            doubled = tf.minimum(scale * 2.0, _MAX_LOSS_SCALE)
+            grown = tf.where(grows, doubled, scale)
             self.state["loss_scale"].assign(tf.where(finite, grown, shrunk))
             good = tf.where(grows, tf.zeros_like(good), good)
         self.state["good_steps"].assign(good)

@@ -75,7 +75,7 @@ def test_half_precision_students_export_as_their_float32_twin(
     [
         ("convert_tflite", "tflite_float16"),
         ("write_saved_model", "saved_model"),
-        ("as_float32", "The float32 copy of the model"),
+        ("float32_copy", "The float32 copy of the model"),
     ],
 )
 def test_an_artefact_below_the_gate_leaves_nothing_unless_it_is_lowered(
@@ -85,7 +85,7 @@ def test_an_artefact_below_the_gate_leaves_nothing_unless_it_is_lowered(
     wrong, working = make_student(seed=99), getattr(bundle, fault)
 
     def broken(source, *more):
-        return wrong if fault == "as_float32" else working(wrong, *more)
+        return wrong if fault == "float32_copy" else working(wrong, *more)
 
     monkeypatch.setattr(bundle, fault, broken)
     formats = ["float16"] if fault == "convert_tflite" else []
@@ -102,7 +102,7 @@ def test_an_artefact_below_the_gate_leaves_nothing_unless_it_is_lowered(
 def test_what_cannot_be_exported_is_refused_before_any_work(
     student, images, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(bundle, "as_float32", lambda model: pytest.fail("too late"))
+    monkeypatch.setattr(bundle, "float32_copy", lambda model: pytest.fail("too late"))
     inputs = keras.layers.Input((16, 16, 3))
     for model, pixels, name, words in (
         (student, images / 255, "small", r"`images` must be uint8 \(n, 16, 16, 3\)"),

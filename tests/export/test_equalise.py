@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from ekd_tf.export.equalise import equalise
-from ekd_tf.export.saved_model import as_float32
+from ekd_tf.export.saved_model import float32_copy
 from ekd_tf.models import MobileFaceNet
 
 
@@ -23,7 +23,7 @@ def networks(request):
     for weight in (norm.gamma, norm.beta):
         weight.assign(np.where(np.arange(8) == 3, 0.0, weight.numpy()))
     images = rng.integers(0, 256, (6, 32, 32, 3), dtype=np.uint8)
-    copy = as_float32(model)
+    copy = float32_copy(model)
     # conv1, conv2_dw, conv_6_sep and three in each of the 15 bottlenecks.
     assert equalise(copy, images) == 48
     return model, copy, images, request.param

@@ -3,7 +3,7 @@ import numpy as np
 import tensorflow as tf
 from refusals import refused
 
-from ekd_tf.export.saved_model import as_float32
+from ekd_tf.export.saved_model import float32_copy
 from ekd_tf.export.saved_model import half_precision_layers
 
 
@@ -51,7 +51,7 @@ def test_a_copy_of_all_parts_is_float32_and_the_original_stays(mixed_policy, rng
     own = keras.layers.Dense(3, dtype="mixed_float16", name="own")
     model = keras.Model(inputs, own(Block(3, name="block")(nested(inputs))))
     before = [value.copy() for value in model.get_weights()]
-    copy = as_float32(model)
+    copy = float32_copy(model)
     assert half_precision_layers(copy) == []
     assert not graph_dtypes(copy) & {"float16", "bfloat16"}
     for ours, theirs in zip(copy.get_weights(), before):
@@ -74,4 +74,4 @@ def test_a_copy_of_all_parts_is_float32_and_the_original_stays(mixed_policy, rng
 def test_a_layer_that_stays_half_precision_is_named():
     inputs = keras.layers.Input((4,))
     model = keras.Model(inputs, Stubborn(2, name="stubborn")(inputs))
-    refused("`model` must take.*rebuild: stubborn$", as_float32, model)
+    refused("`model` must take.*rebuild: stubborn$", float32_copy, model)

@@ -111,6 +111,9 @@ def test_adaface_uses_the_new_averages(run_as):
     deviation = 0.5 * 100 + 0.5 * 95 / math.sqrt(2)
     np.testing.assert_allclose(head.length_mean, mean, rtol=1e-5)
     np.testing.assert_allclose(head.length_deviation, deviation, rtol=1e-5)
+    run_as(head)(rows / tf.constant([[1.0], [1.0], [0.0]]), tf.constant([0, 1, 0]))
+    # That batch had a row of infinity.
+    np.testing.assert_allclose(head.length_mean, mean, rtol=1e-5)
     for row, (length, cosine) in enumerate(((5, 0.6), (100, 0.8))):
         quality = 0.333 * (length - mean) / (deviation + 1e-3)
         target = math.cos(math.acos(cosine) - 0.4 * quality) - 0.4 - 0.4 * quality

@@ -48,8 +48,9 @@ def test_a_setting_without_effect_is_refused_with_what_it_needs():
         ({"init_partial": True}, "--init_partial` .*--init"),
         ({**no_head, "margin": "0.4"}, "margin=0.4` .* --head"),
         ({**no_head, "head_gradient": "straight_through"}, "head_gradient=straight"),
-        ({**no_head, "distill": "ekd:1", "scale": 32.0}, "scale=32.0` .*ada_distill"),
-        ({"distill": "ekd:1", "teacher_centres": "c.npy"}, "centres=c.npy` .*kd"),
+        ({**no_head, "distill": "ekd:1", "scale": 32.0}, "scale=32.0` .*such as kd"),
+        ({"distill": "ekd:1", "teacher_centres": "c.npy"}, "centres=c.npy` .*best"),
+        ({"general_batch": 0, "margin_weight": 2.0}, "weight=2.0` .*--general_batch"),
         ({"evaluate_every": 5}, "evaluate_every=5` .*--heldout_data"),
         ({"num_virtual_devices": 2}, "num_virtual_devices=2` .*--strategy=mirrored"),
     ):

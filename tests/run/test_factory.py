@@ -26,7 +26,7 @@ def test_joins_sources(tmp_path):
     assert isinstance(factory.make_source(f"folder:{root}"), FolderFaces)
     drawn = "synthetic:identities=2,images=1,size=32"
     assert factory.make_source(f"{drawn}+{drawn},seed=3").num_identities == 4
-    # Words of drawn faces.
+    # Words of synthetic faces.
     source = factory.make_source(drawn + ",seed=5,first=9")
     assert source.read(np.array([0])).shape == (1, 32, 32, 3)
     assert source.fingerprint != factory.make_source(drawn).fingerprint

@@ -1,4 +1,4 @@
-"""Whole data sets written, interrupted and gone on with."""
+"""Whole data sets written, interrupted and continued."""
 
 import contextlib
 import resource

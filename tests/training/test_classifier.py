@@ -2,6 +2,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from refusals import refused
 from toys import backbone
 from toys import batch
 from toys import step_of
@@ -17,11 +18,10 @@ from ekd_tf.training.classifier import FaceClassifier
 pytestmark = pytest.mark.usefixtures("op_by_op")
 
 
-def make(weight_decay=5e-4, momentum=0.9, **kwargs):
+def make(**kwargs):
     head = ArcFace(num_identities=3, scale=4.0, margin=0.2)
     model = FaceClassifier(backbone(**kwargs), head)
-    sgd = keras.optimizers.SGD(learning_rate=0.1, momentum=momentum)
-    model.compile(sgd, weight_decay=weight_decay)
+    model.compile(keras.optimizers.SGD(learning_rate=0.1, momentum=0.9))
     return model
 
 
@@ -41,8 +41,14 @@ def test_loss_is_the_mean_over_general_rows_and_mean_cosine_over_all_pairs(rng):
 
 
 def test_without_general_rows_only_kernels_and_centres_decay(rng):
+    x = keras.Input((16, 16, 3), dtype="uint8")
+    y = keras.layers.Conv2D(2, 3)(keras.layers.Rescaling(1 / 255.0)(x))
+    # Slopes of their own for each place are of a kernel's shape.
+    y = keras.layers.Flatten()(keras.layers.PReLU(alpha_initializer="ones")(y))
+    slopes = keras.Model(x, keras.layers.Dense(8)(y))
+    model, data = FaceClassifier(slopes, ArcFace(3)), batch(rng)
     # Without momentum and with in_margin = 0 the gradient is the decay alone.
-    model, data = make(weight_decay=0.5, momentum=0.0), batch(rng)
+    model.compile(keras.optimizers.SGD(0.1), weight_decay=0.5)
     data["in_margin"] = tf.zeros(8)
     before = values(model)
     assert step_of(model)(data)["loss"] == 0.0
@@ -53,6 +59,13 @@ def test_without_general_rows_only_kernels_and_centres_decay(rng):
                 np.testing.assert_allclose(value, before[name] * 0.95, rtol=1e-5)
                 decayed.add(name.split("/")[-1].split(":")[0])
     assert decayed == {"kernel", "centers"}
+
+
+def test_losses_of_layers_are_refused():
+    x = keras.Input((16, 16, 3))
+    y = keras.layers.Dense(8, kernel_regularizer="l2")(keras.layers.Flatten()(x))
+    model = FaceClassifier(keras.Model(x, y), ArcFace(3))
+    refused("`kernel_regularizer`.*`weight_decay`", model.compile, "sgd")
 
 
 def test_unsampled_classes_do_not_move_and_the_draw_is_in_the_state(rng):

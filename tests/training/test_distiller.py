@@ -82,7 +82,10 @@ def several_losses():
     keras.utils.set_random_seed(5)
     return {
         "cosine": (CosineLoss(student_dim=8, teacher_dim=12), 4.0),
-        "ada_distill": (AdaDistillLoss(3, 12, student_dim=8, scale=4.0), 0.5),
+        "ada_distill": (
+            AdaDistillLoss(3, teacher_dim=12, student_dim=8, scale=4.0),
+            0.5,
+        ),
         "sp": (SPLoss(), 2.0),
     }
 

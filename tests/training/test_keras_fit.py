@@ -1,3 +1,5 @@
+import warnings
+
 import eager
 import keras
 import numpy as np
@@ -125,6 +127,14 @@ def test_weights_hold_what_is_trained_and_the_file_the_student(tmp_path):
     other.load_weights(str(tmp_path / "run.weights.h5"))
     for name, value in values(model).items():
         np.testing.assert_array_equal(values(other)[name], value, err_msg=name)
+    # Of a model that was not compiled.
+    own = Distiller(model.backbone, None, {"sp": SPLoss()}, model.head)
+    own.save_weights(str(tmp_path / "own.weights.h5"))
+    with warnings.catch_warnings():
+        # Keras says that the optimizer was not saved.
+        warnings.simplefilter("ignore")
+        other.load_weights(str(tmp_path / "own.weights.h5"))
+    assert int(values(other)["update/skipped_steps"]) == 3
     model.save(str(tmp_path / "student.keras"))
     student = keras.models.load_model(tmp_path / "student.keras")
     images = OTHERS.read(np.arange(4))

@@ -221,6 +221,8 @@ def test_rejects_what_addons_cannot_make():
         ("COCOB", "must be one of"),
     ):
         refused(words, make_optimizer, f"addons/{name}", 0.1)
+    words, name = "no effect on ProximalAdagrad", "addons/ProximalAdagrad"
+    refused(words, make_optimizer, name, 0.1, momentum=0.8)
 
 
 @pytest.mark.keras3

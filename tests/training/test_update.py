@@ -103,6 +103,10 @@ def test_scale_doubles_after_enough_good_steps_in_a_row():
     assert seen == [(8, 1), (8, 2), (8, 0), (4, 1), (4, 2), (4, 0), (8, 1)]
     assert run.state["loss_scale"] == 8.0
     assert run.iterations == 6
+    # Without an end it would be infinite after years, and stay so.
+    run = Run(2, loss_scaling="dynamic", initial_scale=2.0**64, growth_steps=1)
+    run.step(*good)
+    assert run.state["loss_scale"] == 2.0**64
 
 
 def test_scale_never_falls_below_one():

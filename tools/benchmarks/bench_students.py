@@ -1,7 +1,7 @@
 """Tabulates students: parameters, multiply-adds, size and latency as TFLite.
 
 Weights are random, which changes neither size nor time; int8 takes its ranges from
-drawn faces. Latencies are of one image on one thread, models and formats in turns.
+synthetic faces. Latencies are of one image on one thread, models and formats in turns.
 
     python tools/benchmarks/bench_students.py
 """

@@ -110,8 +110,8 @@ def _load(datasets, path, split):
     # The library and what it stands on raise dozens of kinds.
     except Exception as error:
         # "An error occurred while generating the dataset", and the cause says which.
-        said = [str(each) for each in (error, error.__cause__) if each is not None]
-        reason = " ".join(": ".join(said).split()) or type(error).__name__
+        reasons = [str(each) for each in (error, error.__cause__) if each is not None]
+        reason = " ".join(": ".join(reasons).split()) or type(error).__name__
         raise ValueError(f"`hf:{path}` cannot be opened: {reason[:300]}") from error
 
 

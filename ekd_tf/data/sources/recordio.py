@@ -98,8 +98,8 @@ def _resynchronise(file, offset):
     """Returns the next aligned magic number that may begin a whole record."""
     for start in range(offset, file.size, _SCAN_BYTES):
         block = file.read(start, _SCAN_BYTES)
-        for found in _MAGIC_FINDER.finditer(block):
-            at = start + found.start()
+        for match in _MAGIC_FINDER.finditer(block):
+            at = start + match.start()
             head = file.read(at, PART.size)
             if at % 4 or len(head) < PART.size:
                 continue

@@ -1,4 +1,4 @@
-"""Faces drawn by code: the data set that is always there.
+"""Synthetic faces: the data set that is always there.
 
 A picture is a pure function of integers. `(seed, identity)` decides the geometry and
 colours of a person, `(seed, identity, k)` the conditions of a photograph: pose, light,

@@ -1,4 +1,4 @@
-"""Paints a drawn face from its parameters, back to front.
+"""Paints a synthetic face from its parameters, back to front.
 
 The head is an ellipsoid: a feature sits on its surface at head coordinates and slides,
 with foreshortening, as the head turns. Colours pass through the lamp and the camera of

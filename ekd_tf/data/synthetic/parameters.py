@@ -1,4 +1,4 @@
-"""Random numbers of drawn faces: three integers hashed to named parameters.
+"""Random numbers of synthetic faces: three integers hashed to named parameters.
 
 A parameter is computed from `(seed, identity)` or `(seed, identity, k)` alone, for an
 array of images at once: a generator object per image would cost more than the drawing.
