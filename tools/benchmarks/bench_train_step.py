@@ -34,6 +34,7 @@ OURS = {
     "ours without oneDNN": {"onednn": "0"},
     "alone": {"teacher": "none"},
     "cached": {"teacher": "rows"},
+    "cached cosine": {"teacher": "rows", "losses": ("cosine",)},
     "online": {"teacher": "iresnet50"},
     "alone of files": {"teacher": "none", "files": True},
     "cached of files": {"teacher": "rows", "files": True},
@@ -156,8 +157,10 @@ def work(name):
     if teacher == "none":
         model = FaceClassifier(student, head)
     else:
-        losses = {"ekd": (EKDLoss(memory=0), 8.0), "cosine": (CosineLoss(), 100.0)}
-        model = Distiller(student, online, losses, head)
+        dims = DIM.value, online.output_shape[-1] if online else DIM.value
+        losses = {"ekd": (EKDLoss(*dims), 8.0), "cosine": (CosineLoss(*dims), 100.0)}
+        chosen = {name: losses[name] for name in setting.get("losses", losses)}
+        model = Distiller(student, online, chosen, head)
     model.compile(keras.optimizers.SGD(0.01, momentum=0.9), weight_decay=5e-4)
     step = compile_step(model, tf.distribute.get_strategy())
     for _ in range(2):
