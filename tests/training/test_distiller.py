@@ -80,12 +80,10 @@ def test_a_skipped_step_leaves_every_state_but_its_count(rng, two_replicas):
 def several_losses():
     """Of one that owns a projection, one with that and centres, and one with none."""
     keras.utils.set_random_seed(5)
+    sizes = {"student_dim": 8, "teacher_dim": 12}
     return {
-        "cosine": (CosineLoss(student_dim=8, teacher_dim=12), 4.0),
-        "ada_distill": (
-            AdaDistillLoss(3, teacher_dim=12, student_dim=8, scale=4.0),
-            0.5,
-        ),
+        "cosine": (CosineLoss(**sizes), 4.0),
+        "ada_distill": (AdaDistillLoss(3, scale=4.0, **sizes), 0.5),
         "sp": (SPLoss(), 2.0),
     }
 
