@@ -13,10 +13,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from ekd_tf.run.settings import Needs
+from ekd_tf.run.settings import has_argument
 from ekd_tf.run.settings import marked
 from ekd_tf.run.settings import setting
 from ekd_tf.run.settings import table
-from ekd_tf.run.settings import takes
 
 # What `--distill=best` stands for: the best of flags/leaderboard.flags.
 BEST = "ekd_centres:300%,cosine:100"
@@ -39,7 +39,7 @@ def _any_loss(config, holds):
 # What gives settings their effect.
 CENTRES = Needs(
     "a loss with the teacher's class centres in --distill, such as best",
-    lambda c: _any_loss(c, lambda loss: takes(loss, "centres")),
+    lambda c: _any_loss(c, lambda loss: has_argument(loss, "centres")),
 )
 HEAD = Needs("a --head", lambda c: c.head != "none")
 MARGIN = Needs(
@@ -48,7 +48,9 @@ MARGIN = Needs(
 )
 SCALE = Needs(
     "a --head, or a loss that has a scale in --distill, such as kd",
-    lambda c: c.head != "none" or _any_loss(c, lambda loss: takes(loss, "scale")),
+    lambda c: (
+        c.head != "none" or _any_loss(c, lambda loss: has_argument(loss, "scale"))
+    ),
 )
 INIT = Needs("--init", lambda c: c.init)
 BALANCED = Needs("--balanced_identities above 0", lambda c: c.balanced_identities != 0)

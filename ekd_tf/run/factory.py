@@ -20,10 +20,10 @@ from ekd_tf.losses import LOSSES
 from ekd_tf.losses import check_centres
 from ekd_tf.mining import PairMiner
 from ekd_tf.run.config import BEST
+from ekd_tf.run.settings import has_argument
 from ekd_tf.run.settings import number
 from ekd_tf.run.settings import read_words
 from ekd_tf.run.settings import settings_of
-from ekd_tf.run.settings import takes
 from ekd_tf.training.gradient_share import LARGEST_SHARE
 from ekd_tf.training.gradient_share import GradientShare
 from ekd_tf.training.schedules import CosineSchedule
@@ -186,7 +186,7 @@ def read_losses(spec: str, weight: str = "1") -> dict[str, tuple]:
         own_weight = _weight(place, text)
         make = LOSSES[name]
         settings = settings_of(make, {*_OF_RUN, "centres", "miner", "name"})
-        of_miner = settings_of(PairMiner) if takes(make, "miner") else {}
+        of_miner = settings_of(PairMiner) if has_argument(make, "miner") else {}
         read = read_words(place, words, {**settings, **of_miner})
         arguments: dict[str, Any] = {k: v for k, v in read.items() if k in settings}
         mined_by: dict[str, Any] = {k: v for k, v in read.items() if k in of_miner}
@@ -218,8 +218,10 @@ def make_losses(
     losses: dict[str, tuple] = {}
     for name, (own_weight, arguments) in read_losses(spec, weight).items():
         place, make = f"distill={name}", LOSSES[name]
-        given = {k: value for k, value in run_arguments.items() if takes(make, k)}
-        if takes(make, "centres"):
+        given = {
+            k: value for k, value in run_arguments.items() if has_argument(make, k)
+        }
+        if has_argument(make, "centres"):
             given["centres"] = centres()
             if given["centres"] is None:
                 raise ValueError(

@@ -123,7 +123,7 @@ def table(kind: type) -> str:
     return "\n".join(rows) + "\n"
 
 
-def takes(make: Callable, argument: str) -> bool:
+def has_argument(make: Callable, argument: str) -> bool:
     """Returns whether a class or a function has an argument of that name."""
     return argument in inspect.signature(make).parameters
 

@@ -24,6 +24,7 @@ from ekd_tf.models import BACKBONES
 from ekd_tf.models import applications
 from ekd_tf.models import own
 from ekd_tf.models.own import copy_weights
+from ekd_tf.run.settings import has_argument
 from ekd_tf.run.settings import read_words
 from ekd_tf.run.settings import settings_of
 
@@ -72,7 +73,7 @@ def takes(spec: str, name: str) -> bool:
     if _is_file(spec):
         return False
     build, _ = _builder(spec)
-    return name in inspect.signature(build).parameters
+    return has_argument(build, name)
 
 
 def is_built_in(spec: str) -> bool:

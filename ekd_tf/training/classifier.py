@@ -37,7 +37,7 @@ class FaceClassifier(BackboneModel):
 
     Args:
         backbone: `keras.Model`, uint8 images `(batch, height, width, 3)` to raw
-            embeddings `(batch, dim)`.
+            embeddings `(batch, dim)`; its layers have no losses of their own.
         head: `MarginHead`, or None for no margin loss.
         margin_weight: Float >= 0, weight of the margin loss.
         name: Name of the model.

@@ -119,6 +119,7 @@ class BackboneModel(keras.Model):
 
         Args:
             x: `Pipeline`, or dataset of its batches, which divide among the replicas.
+            y: None: batches hold their labels.
             steps_per_epoch: Int. None: for a `Pipeline` without end one visit of
                 every image; else the whole dataset.
             validation_data: What `evaluate` takes as `x`, after every epoch.
@@ -127,8 +128,7 @@ class BackboneModel(keras.Model):
             raise ValueError(
                 "`fit` takes a Pipeline, as `make_pipeline` makes of a Source, or a "
                 f"dataset of its batches. Received: {type(x).__name__}"
-                + " and labels"
-                * (y is not None)
+                f"{'' if y is None else ' and labels'}"
             )
         pipeline = x if isinstance(x, Pipeline) else None
         if pipeline is not None:
