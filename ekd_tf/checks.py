@@ -67,8 +67,18 @@ def check_range(
 
 
 def check_positive(name: str, value: float) -> float:
-    """Returns `value`, or raises `ValueError` unless it is above 0."""
-    return check_range(name, value, low=0, low_open=True)
+    """Returns `value`, or raises `ValueError` unless it is above 0 and finite."""
+    return check_range(name, value, 0, math.inf, low_open=True, high_open=True)
+
+
+def check_weights(**weights: float) -> list[float]:
+    """Returns weights, or raises `ValueError` unless all are >= 0 and one is above."""
+    for name, weight in weights.items():
+        check_range(name, weight, 0)
+    if not any(weights.values()):
+        names = " and ".join(f"`{name}`" for name in weights)
+        raise ValueError(f"{names} must not both be 0.")
+    return [float(weight) for weight in weights.values()]
 
 
 def check_whole(name: str, value: float, low: int) -> int:
@@ -80,7 +90,7 @@ def check_whole(name: str, value: float, low: int) -> int:
 
 def check_angle(name: str, value: float) -> float:
     """Returns a margin in radians, or raises `ValueError` if it is no acute angle."""
-    if 0 <= value < math.pi / 2:
+    if 0 <= check_range(name, value) < math.pi / 2:
         return value
     raise ValueError(f"`{name}` must be in [0, pi/2) radians. Received: {name}={value}")
 

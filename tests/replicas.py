@@ -1,9 +1,7 @@
 """One step or two on any number of replicas, beside one device on the whole batch.
 
-    python tests/replicas.py
-
-prints the table of CONTRIBUTING.md. Every place is a process of its own (or two),
-because a process can gather over one number of replicas only.
+Every place is a process of its own (or two), because a process can gather over one
+number of replicas only.
 """
 
 from __future__ import annotations
@@ -218,28 +216,3 @@ def runs_of(place):
     with multiprocessing.get_context("spawn").Pool(count) as processes:
         tasks = [(place, hosts, index) for index in range(count)]
         return processes.starmap(runs_in, tasks, chunksize=1)[0]
-
-
-def main():
-    """Prints the largest differences of all places, as Markdown."""
-    print(f"TensorFlow {tf.__version__}, Keras {keras.__version__}\n")
-    columns = "replicas precision BatchNorm loss update logged threshold pairs".split()
-    print(f"| {' | '.join(columns)} |")
-    print("| --- | --- | --- | --- | ---: | ---: | ---: | ---: |")
-    alone = runs_of("1")
-    for place in PLACES:
-        for case, result in runs_of(place).items():
-            expected, norm = alone[case], "frozen"
-            precision, _, loss = case.partition("/")
-            if case == "training":
-                expected = runs_of(f"1 in {place[0]}")[case]
-                precision, loss, norm = "float32", "two", "per replica"
-            worst = differences(expected, result)
-            pairs = f"{worst.pop('count'):.0f}"
-            cells = [place, precision, norm, loss]
-            cells += [*(f"{v:.0e}" for v in worst.values()), pairs]
-            print(f"| {' | '.join(cells)} |", flush=True)
-
-
-if __name__ == "__main__":
-    main()

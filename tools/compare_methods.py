@@ -126,11 +126,9 @@ def make_run(common, method, seed, path, *arguments):
     Of the common ones it leaves out what has no effect on it; one of those given that
     has none is refused.
     """
-    from ekd_tf.checks import check_choice
     from ekd_tf.compare.grid import GridRun
-    from ekd_tf.heads import HEADS
+    from ekd_tf.run.assembly import check_losses
     from ekd_tf.run.assembly import check_parts
-    from ekd_tf.run.factory import read_losses
 
     # What all are compared on is evaluated once, at the end.
     common = dataclasses.replace(common, eval_sets=())
@@ -146,8 +144,7 @@ def make_run(common, method, seed, path, *arguments):
         config = own.completed()
         check_effects(config)
         # Else the runs before it would be trained first.
-        read_losses(config.distill)
-        check_choice("head", config.head, (*HEADS, "none"))
+        check_losses(config)
         check_parts(config)
     except ValueError as error:
         raise ValueError(f"{method}: {error}") from None
@@ -265,6 +262,24 @@ def check_data_of_runs(runs, common):
             sources_of_run(run.path, Unreadable(common.skip_corrupt), common.force_data)
 
 
+def check_same_teachers(runs, force):
+    """Refuses to compare runs whose teacher had other weights under the same name."""
+    from ekd_tf.run.workdir import Workdir
+
+    first = {}
+    for run in runs:
+        if not run.starts:
+            continue
+        known = Workdir(run.path, create=False).read_run().get("teacher")
+        path, was = first.setdefault(run.values["teacher"], (run.path, known))
+        if was != known and not force:
+            raise ValueError(
+                f"--teacher={run.values['teacher']} has changed between {path} and "
+                f"{run.path}. Train one of them again, or give --force_flags to "
+                "compare them all the same"
+            )
+
+
 def check_same_data(first, run, force):
     """Refuses to compare two runs of a seed that were started with other images."""
     from ekd_tf.run.workdir import Workdir
@@ -326,11 +341,13 @@ def compare(settings, common):
     every = [teacher, *runs] if teacher else runs
     teacher_spec = teacher_to_evaluate(common, teacher, settings.teacher_model)
     check_data_of_runs(runs, common)
+    check_same_teachers(every, common.force_flags)
     if not settings.report_only:
         for run in every:
             if not run.is_finished:
                 print(f"\n$ {run.command}", flush=True)
             run.train(settings.retry_failed)
+            check_same_teachers(every, common.force_flags)
             if run is teacher and run.failure:
                 raise ValueError(f"The teacher's run failed: {run.failure}")
     from ekd_tf.compare import write_comparison

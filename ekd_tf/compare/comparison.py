@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import pathlib
+import re
 import statistics
 from collections.abc import Callable
 from collections.abc import Iterable
@@ -32,6 +33,7 @@ from ekd_tf.files.user_text import printable
 from ekd_tf.metrics import format_fpr
 from ekd_tf.metrics.roc import tpr_within
 from ekd_tf.page import write_page
+from ekd_tf.run.workdir import read_json
 
 # FPRs at which curves of several runs are averaged: 20 a decade, decades exact.
 _GRID = np.array([10.0 ** -(k / 20) for k in range(120, -1, -1)])
@@ -139,6 +141,12 @@ class Comparison:
         teacher: Mapping[int, RunFigures] | None = None,
         baseline: str = "alone",
     ):
+        if not re.fullmatch(r"[\w. -]+", name) or "teacher" in methods:
+            raise ValueError(
+                "`name`, which files are named by, must be of letters, digits, ., _, - "
+                "and spaces, and no method may be called teacher. Received: "
+                f"{name=}, methods={list(methods)}"
+            )
         self.name = name
         self.methods = {method: dict(runs) for method, runs in methods.items()}
         self.teacher = dict(teacher or {})
@@ -259,7 +267,7 @@ def kept_figures(
     what counts as measurable.
     """
     path = pathlib.Path(path)
-    kept = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    kept = read_json(path, "hold figures") if path.is_file() else {}
     by_set, models, least = {}, None, verification.MIN_NEGATIVES
     for evaluation in evaluations:
         key = f"{fingerprint} {evaluation.fingerprint} from {least}"

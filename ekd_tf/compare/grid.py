@@ -17,10 +17,12 @@ from typing import Any
 
 from ekd_tf.evaluation.verification import COLLAPSED_COSINE
 from ekd_tf.files.atomic import write_text
+from ekd_tf.files.lock import hold
 from ekd_tf.run.interruption import RESUME_STATUS
 from ekd_tf.run.interruption import Interrupted
 from ekd_tf.run.interruption import child_process
 from ekd_tf.run.workdir import Workdir
+from ekd_tf.run.workdir import read_json
 
 # What the grid notes about a run, beside its `run.json`.
 _NOTE = "grid.json"
@@ -148,15 +150,16 @@ class GridRun:
     def _note(self):
         path = self.path / _NOTE
         if path.is_file():
-            return json.loads(path.read_text(encoding="utf-8"))
+            return read_json(path, "say what became of the run")
         return {"seconds": 0.0, "failure": None, "arguments": []}
 
     def _logged(self, name):
         """Returns the values of a metric, in order."""
         path = self.path / "metrics.jsonl"
         text = path.read_text(encoding="utf-8") if path.is_file() else ""
-        values = [json.loads(line).get(name) for line in text.splitlines()]
-        return [value for value in values if value is not None]
+        # The last one may be half written.
+        whole = [json.loads(x) for x in text.splitlines(True) if x.endswith("\n")]
+        return [line[name] for line in whole if line.get(name) is not None]
 
 
 def _call(command, log):
@@ -164,6 +167,8 @@ def _call(command, log):
     tail = b""
     # Without a buffer, so that the log can be followed.
     with open(log, "ab", buffering=0) as file:
+        # Else this one would note that the other holds the run's folder as a failure.
+        hold(file, str(log), "Wait for that command to end, or end it")
         with child_process(command, stderr=subprocess.PIPE) as (child, signals):
             while chunk := os.read(child.stderr.fileno(), 1 << 16):
                 sys.stderr.write(chunk.decode(errors="replace"))

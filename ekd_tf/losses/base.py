@@ -37,12 +37,15 @@ class DistillationLoss(keras.layers.Layer):
     default_name: str | None = None
     # Whether it needs several images of an identity in a batch.
     compares_pairs = True
+    # Of the margin loss's gradient, for `--distill` without a weight.
+    usual_share = 1.0
     # Whether a call without labels is refused.
     uses_labels = False
 
     def __init__(self, name: str | None = None, **kwargs: Any) -> None:
-        name = name or self.default_name
-        super().__init__(**{**kwargs, "name": name, "dtype": "float32"})
+        kwargs |= {"name": name or self.default_name, "dtype": "float32"}
+        # Keras would cast labels too, to float32, which has no 2^24 + 1.
+        super().__init__(**kwargs, autocast=False)
         self.built = True
 
     add_state = keras_compat.add_state
@@ -68,11 +71,11 @@ class DistillationLoss(keras.layers.Layer):
         """Returns the loss terms of a batch, NaN where a row of it is not finite.
 
         Args:
-            student: Float tensor `(batch, student_dim)`, raw embeddings.
+            student: Float tensor `(batch, student_dim)`, raw rows of all replicas.
             teacher: Float tensor `(batch, teacher_dim)`, same images, same order.
             labels: Integer tensor `(batch,)`, below 2^31.
             image_ids: Integer tensor `(batch,)`, below 2^31, naming the source image of
-                each row, or None when all differ.
+                each row, or None when all differ, those of the memory included.
             training: Whether the loss may update its state.
             with_monitor: Whether to return a second dict: scalars worth watching.
         """
@@ -92,9 +95,8 @@ class DistillationLoss(keras.layers.Layer):
         if batch["student"].shape[0] == 0:
             raise ValueError("A batch must have rows. Received: none")
         given = {"labels": None, "image_ids": None, **batch, "training": training}
-        takes = inspect.signature(self.compute).parameters
-        given = {name: value for name, value in given.items() if name in takes}
-        terms, monitor = self.compute(**given)
+        takes = inspect.signature(self.compute).parameters.keys() & given.keys()
+        terms, monitor = self.compute(**{name: given[name] for name in takes})
         rows = tf.concat([batch["student"], batch["teacher"]], axis=1)
         finite = tf.reduce_all(tf.math.is_finite(rows))
         # A loss may have left the row out: an update without it would go unseen.
@@ -113,7 +115,7 @@ class MemoryLoss(DistillationLoss):
     """Base of the losses that pair a batch with the images before it.
 
     Args:
-        memory: Int >= 0, how many images to remember, as both models embedded them.
+        memory: Int >= 0, how many images to remember, without gradient.
         student_dim, teacher_dim: Ints > 0, sizes of the embeddings, which it needs.
 
     State:

@@ -10,6 +10,7 @@ import tensorflow as tf
 from ekd_tf.checks import check_angle
 from ekd_tf.checks import check_positive
 from ekd_tf.checks import check_range
+from ekd_tf.checks import check_weights
 from ekd_tf.checks import check_whole
 from ekd_tf.heads import arcface_target
 from ekd_tf.heads import margin_softmax_loss
@@ -114,6 +115,7 @@ class ProxylessKDLoss(CentreLoss):
     """
 
     default_name = "proxyless_kd"
+    usual_share = 3.0
     uses_labels = True
 
     def __init__(
@@ -155,6 +157,7 @@ class MarginDistillationLoss(CentreLoss):
     """
 
     default_name = "margin_distillation"
+    usual_share = 3.0
     uses_labels = True
 
     def __init__(
@@ -202,6 +205,7 @@ class ShrinkTeaNetLoss(CentreLoss):
     """
 
     default_name = "shrinkteanet"
+    usual_share = 10.0
     uses_labels = True
 
     def __init__(
@@ -214,8 +218,9 @@ class ShrinkTeaNetLoss(CentreLoss):
         **kwargs: Any,
     ) -> None:
         super().__init__(centres, scale, student_dim, **kwargs)
-        self.angular_weight = check_range("angular_weight", angular_weight, 0)
-        self.classifier_weight = check_range("classifier_weight", classifier_weight, 0)
+        self.angular_weight, self.classifier_weight = check_weights(
+            angular_weight=angular_weight, classifier_weight=classifier_weight
+        )
 
     def compute(
         self, student: tf.Tensor, teacher: tf.Tensor, labels: tf.Tensor
@@ -288,6 +293,7 @@ class AdaDistillLoss(ProjectedLoss):
     """
 
     default_name = "ada_distill"
+    usual_share = 10.0
     uses_labels = True
 
     def __init__(

@@ -94,6 +94,7 @@ class CosineLoss(ProjectedLoss):
     """
 
     default_name = "cosine"
+    usual_share = 5.0
 
     def compute(self, student: tf.Tensor, teacher: tf.Tensor) -> TermsAndMonitor:
         return {self.name: cosine_distance(self.project(student, teacher), teacher)}, {}
@@ -114,6 +115,7 @@ class FitNetLoss(ProjectedLoss):
     """
 
     default_name = "fitnet"
+    usual_share = 3.0
 
     def compute(self, student: tf.Tensor, teacher: tf.Tensor) -> TermsAndMonitor:
         projected = self.project(student, teacher)

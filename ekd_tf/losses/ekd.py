@@ -11,6 +11,7 @@ import tensorflow as tf
 from ekd_tf.checks import check_choice
 from ekd_tf.checks import check_positive
 from ekd_tf.checks import check_range
+from ekd_tf.checks import check_weights
 from ekd_tf.keras_compat import register
 from ekd_tf.losses.base import MemoryLoss
 from ekd_tf.losses.base import TermsAndMonitor
@@ -108,9 +109,9 @@ class EKDLoss(MemoryLoss):
     negatives.
 
     Args:
-        student_dim, teacher_dim: Sizes of the embeddings, which `memory` needs.
+        student_dim, teacher_dim, memory: As in `MemoryLoss`.
         temperature: Float > 0, in units of cosine.
-        positive_weight, negative_weight: Floats >= 0 of the two terms.
+        positive_weight, negative_weight: Floats >= 0 of the two terms, not both 0.
         thresholds: "histogram" reads them from the decayed histogram; "ema" averages
             each batch's order statistics.
         momentum: Float in (0, 1]: the newest batch's part in "ema" thresholds, and
@@ -120,8 +121,6 @@ class EKDLoss(MemoryLoss):
         threshold_gradient: Whether thresholds pass their gradient on to the negatives
             that define them (`attach_thresholds`): those mined or, beyond them,
             those of a sample of the batch.
-        memory: Int >= 0: rows of earlier batches to pair the batch with as well, as
-            both models embedded them then. They receive no gradient.
         same_image_pairs: Whether pairs of one source image count as positives.
         miner: Which FPRs, and how many of the hardest negatives; or its arguments.
 
@@ -162,8 +161,9 @@ class EKDLoss(MemoryLoss):
     ) -> None:
         super().__init__(memory, student_dim, teacher_dim, **kwargs)
         self.temperature = float(check_positive("temperature", temperature))
-        self.positive_weight = float(check_range("positive_weight", positive_weight, 0))
-        self.negative_weight = float(check_range("negative_weight", negative_weight, 0))
+        self.positive_weight, self.negative_weight = check_weights(
+            positive_weight=positive_weight, negative_weight=negative_weight
+        )
         self.thresholds = check_choice("thresholds", thresholds, ("ema", "histogram"))
         self.momentum = float(check_range("momentum", momentum, 0, 1, low_open=True))
         self.bias_correction = bool(bias_correction)
@@ -228,9 +228,8 @@ class EKDLoss(MemoryLoss):
             self._update_thresholds(pairs, counts)
             if self.memory:
                 rows = num_rows(labels)
-                students = pairs.student.gallery[:rows]
-                teachers = pairs.teacher.gallery[:rows]
-                self._remember(students, teachers, labels, image_ids, pairs.finite)
+                new = [side.gallery[:rows] for side in (pairs.student, pairs.teacher)]
+                self._remember(new[0], new[1], labels, image_ids, pairs.finite)
         # Tensors, since a nested function cannot take variables of several replicas.
         thresholds = self.student_thresholds, self.teacher_thresholds
         tensors = map(tf.convert_to_tensor, thresholds)

@@ -28,7 +28,7 @@ class EKDCentresLoss(CentreLoss):
     `ekd_centres/positive` and `ekd_centres/negative`.
 
     Args:
-        centres, student_dim: As in `CentreLoss`.
+        centres, student_dim: As in `CentreLoss`. Terms are NaN for a label without one.
         temperature, positive_weight, negative_weight, momentum, miner: As in `EKDLoss`.
         sampled: Int >= 0: a step has the centres of the batch's identities and, drawn
             anew, so many others or a few more; 0: all.
@@ -41,6 +41,7 @@ class EKDCentresLoss(CentreLoss):
     """
 
     default_name = "ekd_centres"
+    usual_share = 3.0
     uses_labels = True
 
     def __init__(
@@ -77,7 +78,13 @@ class EKDCentresLoss(CentreLoss):
     ) -> TermsAndMonitor:
         student = self.project(student, teacher)
         extra = self._centre_rows(labels)
-        return self.ekd.compute(student, teacher, labels, image_ids, training, extra)
+        terms, monitor = self.ekd.compute(
+            student, teacher, labels, image_ids, training, extra
+        )
+        # An image without a centre would only be left out.
+        known = tf.reduce_all((labels >= 0) & (labels < self.num_identities))
+        terms = {n: tf.where(known, term, float("nan")) for n, term in terms.items()}
+        return terms, monitor
 
     def _centre_rows(self, labels):
         """Returns the centres of a step as rows of both models."""

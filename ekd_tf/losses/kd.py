@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from ekd_tf.checks import check_positive
 from ekd_tf.checks import check_range
+from ekd_tf.checks import check_weights
 from ekd_tf.heads import MarginHead
 from ekd_tf.keras_compat import register
 from ekd_tf.losses.base import TermsAndMonitor
@@ -44,9 +45,10 @@ class KDLoss(CentreLoss):
     to its class centres, the student's to those of its margin head.
 
     Args:
-        head: Built `MarginHead` over the same identities, whose centres classify the
+        head: `MarginHead` over the same identities, built, whose centres classify the
             student and receive a gradient; it is in neither the state nor the config of
-            the loss. None: the teacher's centres do, behind the projection.
+            the loss: one made of the config has none. None: the teacher's centres do,
+            behind the projection.
         temperature: Float > 0 in units of the logits. Default: a sixteenth of the
             scale, which is the usual 4 at a scale of 64.
         centres, scale, student_dim: As in `CentreLoss`, and so is the state; the last
@@ -73,6 +75,8 @@ class KDLoss(CentreLoss):
                 "`head` and `centres` must have the same identities. Received: "
                 f"{head.num_identities} and {self.num_identities}"
             )
+        if head is not None and not head.built:
+            raise ValueError("`head` must be built: head.build((None, student_dim))")
         # A function hides the head from Keras, which would list its centres twice.
         self._head = lambda: head
 
@@ -145,8 +149,7 @@ class GKDLoss(KDLoss):
     Terms `gkd/primary` and `gkd/binary`. Arguments, centres and logits as of `KDLoss`.
 
     Args:
-        mass: Float in (0, 1], T: ours, as are the weights; the paper's text with its
-            constants was not at hand.
+        mass: Float in (0, 1], T: ours, as are the weights, not the paper's.
         primary_weight, binary_weight: Floats >= 0.
 
     Reference:
@@ -169,8 +172,9 @@ class GKDLoss(KDLoss):
     ) -> None:
         super().__init__(centres, head, temperature, scale, student_dim, **kwargs)
         self.mass = check_range("mass", mass, 0, 1, low_open=True)
-        self.primary_weight = check_range("primary_weight", primary_weight, 0)
-        self.binary_weight = check_range("binary_weight", binary_weight, 0)
+        self.primary_weight, self.binary_weight = check_weights(
+            primary_weight=primary_weight, binary_weight=binary_weight
+        )
 
     def compute(self, student: tf.Tensor, teacher: tf.Tensor) -> TermsAndMonitor:
         logits = self.logits(student, teacher)

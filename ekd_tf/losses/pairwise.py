@@ -39,6 +39,7 @@ class SPLoss(DistillationLoss):
     """
 
     default_name = "sp"
+    usual_share = 0.3
 
     def __init__(self, gram: str = "cosine", **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -72,6 +73,7 @@ class CCKDLoss(DistillationLoss):
     """
 
     default_name = "cckd"
+    usual_share = 0.3
 
     def __init__(self, gamma: float = 0.4, orders: int = 2, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -104,6 +106,7 @@ class PKTLoss(DistillationLoss):
     """
 
     default_name = "pkt"
+    usual_share = 0.3
 
     def compute(self, student: tf.Tensor, teacher: tf.Tensor) -> TermsAndMonitor:
         def probabilities(embeddings):
@@ -203,14 +206,14 @@ class ICDFaceLoss(MemoryLoss):
 
     Args:
         student_dim, teacher_dim, memory: As in `MemoryLoss`.
-        bins: Int >= 2. It and the size of the bank are ours; the paper's text was not
-            at hand.
+        bins: Int >= 2. It and the size of the bank are ours, not the paper's.
 
     Reference:
         Yu et al., ICCV 2023.
     """
 
     default_name = "icd_face"
+    usual_share = 0.3
     uses_labels = True
 
     def __init__(

@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from ekd_tf.checks import check_positive
 from ekd_tf.checks import check_range
+from ekd_tf.checks import check_weights
 from ekd_tf.keras_compat import register
 from ekd_tf.losses.base import DistillationLoss
 from ekd_tf.losses.base import TermsAndMonitor
@@ -88,6 +89,7 @@ class RKDLoss(DistillationLoss):
     """
 
     default_name = "rkd"
+    usual_share = 0.3
 
     def __init__(
         self,
@@ -97,11 +99,10 @@ class RKDLoss(DistillationLoss):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        self.distance_weight = check_range("distance_weight", distance_weight, 0)
-        self.angle_weight = check_range("angle_weight", angle_weight, 0)
+        self.distance_weight, self.angle_weight = check_weights(
+            distance_weight=distance_weight, angle_weight=angle_weight
+        )
         self.delta = check_positive("delta", delta)
-        if not (distance_weight or angle_weight):
-            raise ValueError("`distance_weight` and `angle_weight` must not both be 0.")
 
     def compute(self, student: tf.Tensor, teacher: tf.Tensor) -> TermsAndMonitor:
         terms = {}

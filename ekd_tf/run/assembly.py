@@ -7,6 +7,7 @@ import math
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from ekd_tf import data
@@ -19,8 +20,11 @@ from ekd_tf.evaluation.allpairs import count_pairs
 from ekd_tf.evaluation.calibration import least_fpr
 from ekd_tf.heads import default_scale
 from ekd_tf.run import factory
+from ekd_tf.run.config import CACHE
+from ekd_tf.run.config import CENTRES
 from ekd_tf.run.config import MOST_WARMUP_STEPS
 from ekd_tf.run.config import TrainConfig
+from ekd_tf.run.config import has_margin_loss
 from ekd_tf.run.data import note_eval_sets
 from ekd_tf.run.data import open_run_data
 from ekd_tf.run.evaluators import make_evaluations
@@ -128,18 +132,7 @@ def _make_model(config, teacher, num_identities):
         activation=config.activation,
         dropout=config.dropout,
     )
-    scale = config.scale
-    if scale is None:
-        scale = default_scale(num_identities)
-    head = factory.make_head(
-        config.head,
-        num_identities,
-        scale,
-        config.margin,
-        gradient=config.head_gradient,
-        sample_rate=config.head_sample_rate,
-        seed=config.seed,
-    )
+    head, scale = _make_head(config, num_identities)
     check_parts(config)
     if teacher is None:
         return FaceClassifier(backbone, head, config.margin_weight)
@@ -153,7 +146,6 @@ def _make_model(config, teacher, num_identities):
     losses = factory.make_losses(
         config.distill,
         centres,
-        weight="100%" if _has_margin_loss(config) else "1",
         student_dim=backbone.output_shape[-1],
         teacher_dim=teacher_dim,
         num_identities=num_identities,
@@ -161,6 +153,32 @@ def _make_model(config, teacher, num_identities):
         scale=scale,
     )
     return Distiller(backbone, teacher.in_step, losses, head, config.margin_weight)
+
+
+def _make_head(config, num_identities):
+    """Returns the margin head or None, and the scale of logits."""
+    scale = config.scale
+    if scale is None:
+        scale = default_scale(num_identities)
+    head = factory.make_head(
+        config.head,
+        num_identities,
+        scale,
+        config.margin,
+        gradient=config.head_gradient,
+        sample_rate=config.head_sample_rate,
+        seed=config.seed,
+    )
+    return head, scale
+
+
+def check_losses(config: TrainConfig) -> None:
+    """Raises `ValueError` where a loss of a run cannot be made, without its data."""
+    _, scale = _make_head(config, 2)
+    sizes = {"student_dim": 2, "teacher_dim": 2, "num_identities": 2}
+    factory.make_losses(
+        config.distill, lambda: np.eye(2), head=None, scale=scale, **sizes
+    )
 
 
 def _steps_and_rate(config, steps_per_epoch):
@@ -212,13 +230,18 @@ def _steps_and_rate(config, steps_per_epoch):
     )
 
 
-def _has_margin_loss(config):
-    return config.head != "none" and config.margin_weight and config.general_batch
-
-
 def check_parts(config: TrainConfig) -> None:
     """Raises `ValueError` where the parts do not make a run."""
     has_teacher = config.teacher != "none"
+    has_centres = config.teacher_centres or config.teacher.startswith(CACHE)
+    if CENTRES.holds(config) and not has_centres:
+        raise ValueError(
+            f"`--distill={config.distill}` needs the teacher's class centres, which a "
+            "cache of its embeddings has: python -m ekd_tf.embed_teacher "
+            f"--teacher=FILE --data={config.data} --output=DIR, then "
+            "--teacher=cache:DIR. Or give them as --teacher_centres=FILE.npy, beside a "
+            "--teacher"
+        )
     if config.distill and not has_teacher:
         raise ValueError(
             f"`--distill={config.distill}` needs a teacher: give --teacher=FILE.keras, "
@@ -233,13 +256,13 @@ def check_parts(config: TrainConfig) -> None:
         f"--head={config.head}, --margin_weight={config.margin_weight:g}, "
         f"--general_batch={config.general_batch}"
     )
-    if "%" in config.distill and not _has_margin_loss(config):
+    if "%" in config.distill and not has_margin_loss(config):
         raise ValueError(
             f"`--distill={config.distill}` asks for a share of the margin loss's "
             "gradient: give a --head, and --margin_weight and --general_batch above 0, "
             f"or a plain weight as in --distill=cosine:100. Received: {received}"
         )
-    if not has_teacher and not _has_margin_loss(config):
+    if not has_teacher and not has_margin_loss(config):
         raise ValueError(
             "Without a teacher there must be a margin loss: give a --head, and "
             f"--margin_weight and --general_batch above 0. Received: {received}"

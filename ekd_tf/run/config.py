@@ -26,6 +26,27 @@ CACHE = "cache:"
 MOST_WARMUP_STEPS = 1000
 
 
+def has_margin_loss(config: TrainConfig) -> bool:
+    """Returns whether a run has a margin loss, as shares of its gradient need."""
+    return bool(config.head != "none" and config.margin_weight and config.general_batch)
+
+
+def _weighted(config):
+    """Returns --distill with the weights that it leaves open."""
+    from ekd_tf.losses import LOSSES
+
+    if config.distill == "best":
+        return BEST
+    items = []
+    for item in config.distill.split(","):
+        name, *words = item.split(":")
+        if name in LOSSES and (not words or "=" in words[0]):
+            share = getattr(LOSSES[name], "usual_share", 1.0)
+            words.insert(0, f"{100 * share:g}%" if has_margin_loss(config) else "1")
+        items.append(":".join([name, *words]))
+    return ",".join(items)
+
+
 def _any_loss(config, holds):
     """Returns whether something holds of one of the losses in --distill."""
     # Settings are read before TensorFlow, which takes seconds, is imported.
@@ -212,12 +233,12 @@ class TrainConfig:
         "Distillation losses as NAME[:WEIGHT],..., such as ekd:100%,cosine:100. N% "
         "follows the gradients: averaged over about 100 steps the norm of the weighted "
         "loss's gradient on the embeddings is that percentage of the margin loss's, up "
-        "to 1000%. Default: 100%, or 1 without a margin loss. Has: ekd, ekd_reference "
-        "(as published), cosine, fitnet, sp, cckd, pkt, rkd, darkrank, icd_face, "
-        "triplet_distillation, ada_distill; and with a cache or --teacher_centres: "
-        "ekd_centres, kd, gkd, shrinkteanet, margin_distillation, proxyless_kd. "
-        "Settings of a loss follow it: ekd:100%:temperature=0.05. Or best, which is "
-        f"{BEST}.",
+        "to 1000%. Default: what was best on many people, which the plan says, or 1 "
+        "without a margin loss. Has: ekd, ekd_reference (as published), cosine, "
+        "fitnet, sp, cckd, pkt, rkd, darkrank, icd_face, triplet_distillation, "
+        "ada_distill; and with a cache or --teacher_centres: ekd_centres, kd, gkd, "
+        "shrinkteanet, margin_distillation, proxyless_kd. Settings of a loss follow "
+        f"it: ekd:100%:temperature=0.05. Or best, which is {BEST}.",
         common=False,
     )
     teacher_centres: str | None = setting(
@@ -373,7 +394,6 @@ class TrainConfig:
                 "--data=synthetic:identities=400,images=20,size=48"
             )
         balanced, teacher = self.balanced_identities, self.teacher
-        distill = BEST if self.distill == "best" else self.distill
         if balanced is None:
             # What is no class, as EKD's published form, makes one that does.
             pairs = _any_loss(self, lambda loss: getattr(loss, "compares_pairs", True))
@@ -384,7 +404,10 @@ class TrainConfig:
 
             teacher = CACHE + teacher if is_cache(teacher) else teacher
         return dataclasses.replace(
-            self, balanced_identities=balanced, teacher=teacher, distill=distill
+            self,
+            balanced_identities=balanced,
+            teacher=teacher,
+            distill=_weighted(self),
         )
 
 

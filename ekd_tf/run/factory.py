@@ -164,21 +164,21 @@ def make_head(
         return HEADS[name](num_identities=num_identities, scale=scale, **arguments)
 
 
-def read_losses(spec: str, weight: str = "1") -> dict[str, tuple]:
-    """Reads `ekd:1` or `ekd:30%:memory=0,cosine:10`, and makes no loss of it.
+def _read_losses(spec):
+    """Reads `ekd` or `ekd:30%:memory=0,cosine:10`, and makes no loss of it.
 
-    Returns names -> `(weight, arguments)`. The weight, by default `weight`, is a float,
-    or "30%" for a share of the margin loss's gradient.
+    Returns names -> `(weight, arguments)`. The weight, by default 1, is a float, or
+    "30%" for a share of the margin loss's gradient.
     """
     losses: dict[str, tuple[float | str, dict[str, Any]]] = {}
     for item in filter(None, spec.split(",")):
         name, *words = item.split(":")
-        text = words.pop(0) if words and "=" not in words[0] else weight
+        text = words.pop(0) if words and "=" not in words[0] else "1"
         checks.check_choice("distill", name, (*LOSSES, "best"))
         if name == "best":
             raise ValueError(
-                f"`--distill=best` stands alone: it is {BEST}, which others go beside. "
-                f"Received: {spec!r}"
+                f"`--distill=best` takes no weight and no other loss: give {BEST} and "
+                f"change that. Received: {spec!r}"
             )
         if name in losses:
             raise ValueError(f"`--distill` names {name!r} twice. Received: {spec!r}")
@@ -200,13 +200,12 @@ def read_losses(spec: str, weight: str = "1") -> dict[str, tuple]:
 def make_losses(
     spec: str,
     centres: Callable[[], np.ndarray | None] = lambda: None,
-    weight: str = "1",
     **run_arguments: Any,
 ) -> dict:
     """Builds distillation losses.
 
     Args:
-        spec, weight: As for `read_losses`.
+        spec: As `--distill`; a loss without a weight has 1.
         centres: Gives the teacher's class centres, see `load_centres`, or None; called
             where a loss needs them, since they may be averages of millions of rows.
         **run_arguments: `student_dim`, `teacher_dim`, `num_identities`, `head` and
@@ -216,7 +215,7 @@ def make_losses(
         Names -> `(loss, weight)`, the weight a float or a `GradientShare`.
     """
     losses: dict[str, tuple] = {}
-    for name, (own_weight, arguments) in read_losses(spec, weight).items():
+    for name, (own_weight, arguments) in _read_losses(spec).items():
         place, make = f"distill={name}", LOSSES[name]
         given = {
             k: value for k, value in run_arguments.items() if has_argument(make, k)
@@ -225,10 +224,8 @@ def make_losses(
             given["centres"] = centres()
             if given["centres"] is None:
                 raise ValueError(
-                    f"`--{place}` needs the teacher's class centres, its mean "
-                    "embedding of each training identity: give them as "
-                    "--teacher_centres=FILE.npy, float32 (identities, size), or train "
-                    "with --teacher=cache:DIR, which has them"
+                    f"`--{place}` needs the teacher's class centres, which are not had "
+                    "here"
                 )
         with checks.flag_words(**{k: f"{place}:{k}" for k in arguments}):
             loss = make(**given, **arguments)

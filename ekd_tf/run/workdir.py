@@ -92,7 +92,7 @@ class Workdir:
 
     def read_run(self) -> dict:
         """Returns `run.json`: "flags", "seed" and "starts", the oldest first."""
-        run = _read_json(self.run_file, "describe a run")
+        run = read_json(self.run_file, "describe a run")
         if not isinstance(run, dict) or not {"flags", "seed", "starts"} <= run.keys():
             raise _unreadable(self.run_file, "describe a run", "keys are missing")
         return run
@@ -103,7 +103,7 @@ class Workdir:
         if data is None:
             return None
         path, what = self.identities_file, "list the identities of the run"
-        return {**data, "identities": _read_json(path, what)}
+        return {**data, "identities": read_json(path, what)}
 
     def check_same_run(
         self, flags: dict, free: Collection[str] = (), force: bool = False
@@ -163,7 +163,8 @@ def _write_json(path, value):
     write_text(path, json.dumps(value, indent=2, sort_keys=True) + "\n")
 
 
-def _read_json(path, what):
+def read_json(path: pathlib.Path, what: str) -> Any:
+    """Reads a JSON file, or says in a `ValueError` that it does not do `what`."""
     try:
         return json.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError) as error:

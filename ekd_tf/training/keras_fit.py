@@ -224,6 +224,11 @@ class BackboneModel(keras.Model):
         with self.averaged_weights():
             self.backbone.save(filepath, overwrite=overwrite, **kwargs)
 
+    def export(self, filepath: Any, *args: Any, **kwargs: Any) -> None:
+        """Exports the backbone alone, as `keras.Model.export` does."""
+        with self.averaged_weights():
+            self.backbone.export(filepath, *args, **kwargs)
+
     def save_own_variables(self, store: Any) -> None:
         """Adds the loss scale and the counts of steps to `save_weights`."""
         for name, variable in self._update_state().items():

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from PIL import Image
+from refusals import refused
 
 from ekd_tf import compare
 from ekd_tf.compare.comparison import tpr_within
@@ -211,6 +212,12 @@ def test_the_report_lists_failures_facts_and_commands_and_has_pictures(
         with Image.open(folder / f"faces_{what}.png") as picture:
             pixels = np.asarray(picture.convert("RGB"))
         assert 0.3 < (pixels == 255).all(axis=-1).mean() < 0.98
+
+
+def test_says_what_is_wrong_with_names():
+    for name, method in (("../x", "alone"), ("a/b", "alone"), ("faces", "teacher")):
+        words = f"`name`, which files are named by.*name='{name}', methods=.*{method}"
+        refused(words, compare.Comparison, name, {method: {3: with_tpr(0.2)}})
 
 
 def test_shares_and_fprs_that_nothing_has_are_left_out(tmp_path):

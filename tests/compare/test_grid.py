@@ -1,6 +1,7 @@
 """A grid's run, with a trainer that is a few lines of Python."""
 
 import dataclasses
+import fcntl
 import json
 import signal
 import sys
@@ -34,7 +35,8 @@ if ends == "finish":
     lines = [{"step": k, "throughput/images_per_second": 10.0 * k} for k in (1, 2, 9)]
     lines.append({"step": 9, "embedding/mean_cosine": 0.995})
     lines = [json.dumps(line) + chr(10) for line in lines]
-    (folder / "metrics.jsonl").write_text("".join(lines))
+    # The end of the last one is lost.
+    (folder / "metrics.jsonl").write_text("".join(lines) + '{"step": 10, "lo')
     sys.exit(0)
 if ends == "interrupted":
     sys.exit(75)
@@ -133,3 +135,10 @@ def test_a_mistake_or_a_kill_is_no_property_of_the_method(tmp_path):
     assert run.failure is None and run.summary()["state"] == "not finished"
     # A continued run took this time too.
     assert run.summary()["seconds"] > 0
+    # Another command trains it.
+    with open(run.path / "train.log", "a") as log:
+        fcntl.flock(log, fcntl.LOCK_EX)
+        refused("train.log is in use by another process", train, run)
+    assert run.failure is None
+    (run.path / "grid.json").write_text("{")
+    refused("grid.json does not say", run.summary)

@@ -58,6 +58,9 @@ def test_takes_tensors_arrays_and_variables_of_any_width(traced):
             if not traced:
                 assert loss.given[2].numpy().tolist() == [3, 4]
                 assert loss.given[3].numpy().tolist() == [5, 6]
+    # Keras would make them float32, which has no 2^24 + 1.
+    loss(ROWS, ROWS, np.float64([2**24 + 1, 0]), np.float64([2**24 + 1, 1]))
+    assert loss.given[2][0] == loss.given[3][0] == 2**24 + 1
 
 
 def test_labels_that_int32_cannot_hold_are_refused():

@@ -70,6 +70,16 @@ def test_draws_the_same_again_in_a_run_that_is_repeated(rng, xla):
     assert runs[0] == runs[1] and min(runs[0]) > 0
 
 
+@pytest.mark.parametrize("xla", [False, True])
+def test_a_label_without_a_centre_shows_in_the_loss(rng, xla):
+    loss, _ = make(rng, sampled=0)
+    with eager.op_by_op(not xla):
+        step = tf.function(loss, jit_compile=True) if xla else loss
+        for label, known in ((IDENTITIES - 1, True), (IDENTITIES, False), (-1, False)):
+            terms = step(*batch_of(rng, [0, 0, label]))
+            assert np.isfinite(list(terms.values())).tolist() == [known] * 2
+
+
 def test_an_image_alone_learns_through_the_projection(rng):
     loss, _ = make(rng, student_dim=3)
     student = tf.constant(rng.normal(size=(2, 3)), tf.float32)

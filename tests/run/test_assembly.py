@@ -44,6 +44,11 @@ def test_says_what_is_wrong_with_the_flags(teacher):
         ({**LENGTH, "epochs": -1.0}, r"`--epochs` must be in \(0, "),
         ({"distill": "ekd:1"}, "`--distill=ekd:1` needs a teacher"),
         ({"teacher": teacher}, "nothing to learn from it"),
+        (
+            {"distill": "best"},
+            "=best` needs .* centres.*ekd_tf.embed_teacher",
+        ),
+        ({"teacher": teacher, "distill": "kd"}, "`--distill=kd` needs .* centres"),
         ({"head": "none"}, "Without a teacher there must be .*--head=none"),
         ({**share, "head": "none"}, f"{of_share}head=none"),
         ({**share, "margin_weight": 0}, f"{of_share}margin_weight=0"),
@@ -105,16 +110,12 @@ def test_the_plan_says_when_it_evaluates_and_what_that_measures():
 
 
 def test_what_is_not_given_follows_the_run(teacher):
-    given = {"teacher": teacher, "distill": "cosine", "steps": 200, "lr_milestones": ()}
-    parts = build(**given)
-    assert parts.model.loss_weights_by_name["cosine"].share == 1.0
+    parts = build(teacher=teacher, distill="cosine", steps=200, lr_milestones=())
     rate = parts.model._update.value.optimizer._learning_rate
     found = [float(rate(step)) for step in (4, 9, 105, 200)]
     peak = VALUES["learning_rate"]
     # A warm-up of 10 of 200 steps, then a cosine to 0.
     np.testing.assert_allclose(found, [peak / 2, peak, peak / 2, 0], atol=1e-6)
-    alone = build(**given, head="none")
-    assert alone.model.loss_weights_by_name == {"cosine": 1.0}
 
 
 def test_data_that_has_changed_is_refused_unless_forced(tmp_path):

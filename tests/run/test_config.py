@@ -91,8 +91,12 @@ def test_a_setting_with_effect_or_left_alone_is_taken():
             settings.check_effects(config(distill=name, head="none", scale=32.0))
 
 
-def test_the_best_losses_are_recorded_as_what_they_are():
-    assert config(distill="best") == config(distill=BEST)
+def test_losses_are_recorded_with_the_weights_they_have():
+    given = "ekd,sp:memory=1,ada_distill:2,cosine,ekd_reference,none:3,none"
+    filled = "ekd:100%,sp:30%:memory=1,ada_distill:2,cosine:500%,ekd_reference:100%"
+    assert config(distill=given).distill == f"{filled},none:3,none"
+    assert config(distill="sp", head="none").distill == "sp:1"
+    assert config().distill == "" and config(distill="best") == config(distill=BEST)
     # As given on the command line, which is checked first.
     given = TrainConfig(data="folder:x", distill="best", teacher_centres="c.npy")
     settings.check_effects(given)

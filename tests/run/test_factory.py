@@ -1,3 +1,4 @@
+import functools
 import os
 import types
 
@@ -60,7 +61,7 @@ def test_words_behind_a_loss_are_its_arguments():
 
 def test_says_what_is_wrong_with_losses():
     sizes = {"student_dim": 3, "teacher_dim": 5}
-    words = "needs the teacher's class centres.*=FILE.npy"
+    words = "needs the teacher's class centres"
     refused(words, factory.make_losses, "kd:4", **sizes)
     sizes |= {"centres": lambda: np.eye(4, 5), "num_identities": 4}
     negative = r"`--distill=ekd:temperature` must be in \(0, inf\). "
@@ -69,7 +70,10 @@ def test_says_what_is_wrong_with_losses():
         ("ekdd:1", "distill` must be one of 'ekd', .*Did you mean 'ekd'"),
         ("ekd:1,ekd:2", "distill` names 'ekd' twice"),
         ("Best", "distill` must be one of .*Did you mean 'best'"),
-        ("best,rkd:1", "distill=best` stands alone: it is ekd_centres:300%,cosine:100"),
+        (
+            "best,rkd:1",
+            "distill=best` takes no weight.*: give ekd_centres:300%,cosine:100",
+        ),
         ("ekd:-1", r"=ekd` must be in \(0, inf\)"),
         ("ekd:nan", "=ekd` must be a finite number"),
         ("ekd:0%", r"=ekd \(%\)` must be in \(0, 1000.0\]"),
@@ -85,15 +89,21 @@ def test_says_what_is_wrong_with_losses():
         ("cosine:1:scale=3", "=cosine` has no settings: leave out :scale=3"),
         # Refused by the loss itself.
         ("gkd:mass=0", "=gkd:mass` must be .*Received: --distill=gkd:mass=0.0"),
+        ("gkd:primary_weight=0:binary_weight=0", "--distill=gkd:bin.* not both be 0"),
+        ("ekd:positive_weight=0:negative_weight=0", "must not both be 0"),
+        ("shrinkteanet:angular_weight=0:classifier_weight=0", "must not both be 0"),
     ):
         refused(words, factory.make_losses, spec, **sizes)
 
 
 def test_kd_uses_the_centres_of_the_head():
     head = factory.make_head("arcface", 4, 64.0, None)
-    head.build((None, 3))
     sizes = {"student_dim": 3, "teacher_dim": 5, "num_identities": 4}
-    losses = factory.make_losses("kd", lambda: np.eye(4, 5), head=head, **sizes)
+    centres = functools.partial(np.eye, 4, 5)
+    words = r"must be built: head.build\(\(None, student_dim"
+    refused(words, factory.make_losses, "kd", centres, head=head, **sizes)
+    head.build((None, 3))
+    losses = factory.make_losses("kd", centres, head=head, **sizes)
     assert not losses["kd"][0].trainable_variables
     batch = np.eye(4, 3, dtype=np.float32), np.eye(4, 5, dtype=np.float32)
     before = float(losses["kd"][0](*batch)["kd"])

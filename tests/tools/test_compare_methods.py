@@ -113,6 +113,8 @@ def test_a_common_flag_counts_where_it_has_an_effect(common, tmp_path):
         ("--distill=sp:1:gramm=raw", "x: `--distill=sp:WORD` must be.*gramm"),
         ("--head=arcfaces", "x: `head` must be one of"),
         ("--distill=", "x: .*given but nothing to learn from it"),
+        ("--distill=darkrank:length=1", "x: `--distill=darkrank:length` must be"),
+        ("--margin=3 --distill=sp", r"x: `margin` must be in \[0, pi/2\)"),
     ):
         refused(words, grid, common, tmp_path, specs=[f"x: {flags}"])
 
@@ -131,6 +133,16 @@ def test_the_teacher_is_trained_on_the_data_of_all(common, tmp_path):
     common = dataclasses.replace(common, teacher="cache:rows")
     refused("--teacher_model=FILE.onnx", tool.teacher_to_evaluate, common, None, None)
     assert tool.teacher_to_evaluate(common, None, "y1.onnx") == "y1.onnx"
+
+
+def test_a_teacher_that_has_changed_is_refused_unless_forced(common, tmp_path):
+    _, runs = grid(common, tmp_path, specs=["a: --distill=sp", "b: --distill=sp"])
+    for run, teacher in zip(runs, (None, "1", "1", None, "1", "2")):
+        Workdir(run.path).record_run(run.values, teacher=teacher)
+    tool.check_same_teachers(runs[:5], False)
+    words = r"--teacher=teacher.keras has changed between .*a/seed0 and .*b/seed1"
+    refused(words, tool.check_same_teachers, runs, False)
+    tool.check_same_teachers(runs, True)
 
 
 def finish(run, seed, steps=4, data=None):

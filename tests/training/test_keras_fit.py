@@ -139,6 +139,9 @@ def test_weights_hold_what_is_trained_and_the_file_the_student(tmp_path):
     student = keras.models.load_model(tmp_path / "student.keras")
     images = OTHERS.read(np.arange(4))
     np.testing.assert_allclose(student(images), model.backbone(images), rtol=1e-6)
+    model.export(str(tmp_path / "exported"))
+    exported = tf.saved_model.load(str(tmp_path / "exported"))
+    np.testing.assert_allclose(student(images), exported.serve(images), rtol=1e-5)
     predicted = model.predict({"image": images}, verbose=0)
     np.testing.assert_allclose(predicted, student(images), rtol=1e-5)
 

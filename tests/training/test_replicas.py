@@ -1,7 +1,4 @@
-"""A step on any number of replicas is the step of one on the whole batch.
-
-`tests/replicas.py` makes the runs, and by itself prints the table of CONTRIBUTING.md.
-"""
+"""A step on any number of replicas is the step of one on the whole batch."""
 
 import collections
 import functools
@@ -31,8 +28,8 @@ def check(expected, received, precision, loss="two"):
     worst = replicas.differences(expected, received)
     if precision != "float32" and loss == "ekd":
         # Of the few negatives that a threshold's gradient reaches rounding exchanges
-        # some for others (CONTRIBUTING.md), which the norm of the gradient shows too:
-        # "detached" is the loss without it.
+        # some for others, which the norm of the gradient shows too: "detached" is the
+        # loss without it.
         del worst["update"], worst["logged"]
     # A cosine that rounding moves may pass a threshold.
     assert worst.pop("count") <= (0 if precision == "float32" else 2)
