@@ -5,10 +5,10 @@
 
 Takes the flags of `ekd_tf.train`: they make the student, its data, batches and
 schedule, and are the same for all runs. Each `--method=NAME: FLAGS` adds those of a
-method, which may not touch what is common; "alone", without a teacher, is always
-there. Runs go seed by seed into WORKDIR/NAME/seedN, and all are compared
-on the identities held out and on `--eval_sets`. The same command goes on where it
-was interrupted, passes over what is finished, and writes WORKDIR/report.md,
+method, which may not touch what is common; "alone", without a teacher, is there
+unless `--methods` leaves it out. Runs go seed by seed into WORKDIR/NAME/seedN, and all
+are compared on the identities held out and on `--eval_sets`. The same command goes on
+where it was interrupted, passes over what is finished, and writes WORKDIR/report.md,
 report.json and pictures. A run that a guard ended is listed with the reason.
 
 Exit status: 0, the report is written; 75, interrupted, and the same command goes on.

@@ -45,10 +45,10 @@ class KDLoss(CentreLoss):
     to its class centres, the student's to those of its margin head.
 
     Args:
-        head: `MarginHead` over the same identities, built, whose centres classify the
-            student and receive a gradient; it is in neither the state nor the config of
-            the loss: one made of the config has none. None: the teacher's centres do,
-            behind the projection.
+        head: `MarginHead` over the same identities, built by the first call. Its
+            centres classify the student and receive a gradient; it is in neither the
+            state nor the config of the loss: one made of the config has none. None: the
+            teacher's centres do, behind the projection.
         temperature: Float > 0 in units of the logits. Default: a sixteenth of the
             scale, which is the usual 4 at a scale of 64.
         centres, scale, student_dim: As in `CentreLoss`, and so is the state; the last
@@ -75,8 +75,6 @@ class KDLoss(CentreLoss):
                 "`head` and `centres` must have the same identities. Received: "
                 f"{head.num_identities} and {self.num_identities}"
             )
-        if head is not None and not head.built:
-            raise ValueError("`head` must be built: head.build((None, student_dim))")
         # A function hides the head from Keras, which would list its centres twice.
         self._head = lambda: head
 
@@ -85,6 +83,8 @@ class KDLoss(CentreLoss):
     ) -> tuple[tf.Tensor, tf.Tensor]:
         """Returns both models' scaled cosines, float32 `(batch, num_identities)`."""
         head = self._head()
+        if head is not None and not head.built:
+            raise ValueError("`head` must be built: head.build((None, student_dim))")
         if head is None:
             cosines = self.cosines(self.project(student, teacher))
         else:

@@ -24,7 +24,6 @@ from ekd_tf.run.config import CACHE
 from ekd_tf.run.config import CENTRES
 from ekd_tf.run.config import MOST_WARMUP_STEPS
 from ekd_tf.run.config import TrainConfig
-from ekd_tf.run.config import has_margin_loss
 from ekd_tf.run.data import note_eval_sets
 from ekd_tf.run.data import open_run_data
 from ekd_tf.run.evaluators import make_evaluations
@@ -256,13 +255,13 @@ def check_parts(config: TrainConfig) -> None:
         f"--head={config.head}, --margin_weight={config.margin_weight:g}, "
         f"--general_batch={config.general_batch}"
     )
-    if "%" in config.distill and not has_margin_loss(config):
+    if "%" in config.distill and not factory.has_margin_loss(config):
         raise ValueError(
             f"`--distill={config.distill}` asks for a share of the margin loss's "
             "gradient: give a --head, and --margin_weight and --general_batch above 0, "
             f"or a plain weight as in --distill=cosine:100. Received: {received}"
         )
-    if not has_teacher and not has_margin_loss(config):
+    if not has_teacher and not factory.has_margin_loss(config):
         raise ValueError(
             "Without a teacher there must be a margin loss: give a --head, and "
             f"--margin_weight and --general_batch above 0. Received: {received}"

@@ -26,27 +26,6 @@ CACHE = "cache:"
 MOST_WARMUP_STEPS = 1000
 
 
-def has_margin_loss(config: TrainConfig) -> bool:
-    """Returns whether a run has a margin loss, as shares of its gradient need."""
-    return bool(config.head != "none" and config.margin_weight and config.general_batch)
-
-
-def _weighted(config):
-    """Returns --distill with the weights that it leaves open."""
-    from ekd_tf.losses import LOSSES
-
-    if config.distill == "best":
-        return BEST
-    items = []
-    for item in config.distill.split(","):
-        name, *words = item.split(":")
-        if name in LOSSES and (not words or "=" in words[0]):
-            share = getattr(LOSSES[name], "usual_share", 1.0)
-            words.insert(0, f"{100 * share:g}%" if has_margin_loss(config) else "1")
-        items.append(":".join([name, *words]))
-    return ",".join(items)
-
-
 def _any_loss(config, holds):
     """Returns whether something holds of one of the losses in --distill."""
     # Settings are read before TensorFlow, which takes seconds, is imported.
@@ -393,13 +372,14 @@ class TrainConfig:
                 "try it on synthetic faces, "
                 "--data=synthetic:identities=400,images=20,size=48"
             )
+        from ekd_tf.run.factory import weighted  # Imports TensorFlow.
+
         balanced, teacher = self.balanced_identities, self.teacher
         if balanced is None:
             # What is no class, as EKD's published form, makes one that does.
             pairs = _any_loss(self, lambda loss: getattr(loss, "compares_pairs", True))
             balanced = BALANCED_IDENTITIES if pairs else 0
         if teacher != "none" and not teacher.startswith(CACHE):
-            # Imports TensorFlow.
             from ekd_tf.embedders.cache import is_cache
 
             teacher = CACHE + teacher if is_cache(teacher) else teacher
@@ -407,7 +387,7 @@ class TrainConfig:
             self,
             balanced_identities=balanced,
             teacher=teacher,
-            distill=_weighted(self),
+            distill=weighted(self),
         )
 
 

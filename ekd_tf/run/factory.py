@@ -20,6 +20,7 @@ from ekd_tf.losses import LOSSES
 from ekd_tf.losses import check_centres
 from ekd_tf.mining import PairMiner
 from ekd_tf.run.config import BEST
+from ekd_tf.run.config import TrainConfig
 from ekd_tf.run.settings import has_argument
 from ekd_tf.run.settings import number
 from ekd_tf.run.settings import read_words
@@ -162,6 +163,25 @@ def make_head(
         gradient="head_gradient", sample_rate="head_sample_rate", **flag_of
     ):
         return HEADS[name](num_identities=num_identities, scale=scale, **arguments)
+
+
+def has_margin_loss(config: TrainConfig) -> bool:
+    """Returns whether a run has a margin loss, as shares of its gradient need."""
+    return bool(config.head != "none" and config.margin_weight and config.general_batch)
+
+
+def weighted(config: TrainConfig) -> str:
+    """Returns `--distill` with what it leaves open, of which "best" is made."""
+    if config.distill == "best":
+        return BEST
+    items = []
+    for item in config.distill.split(","):
+        name, *words = item.split(":")
+        if name in LOSSES and (not words or "=" in words[0]):
+            share = getattr(LOSSES[name], "usual_share", 1.0)
+            words.insert(0, f"{100 * share:g}%" if has_margin_loss(config) else "1")
+        items.append(":".join([name, *words]))
+    return ",".join(items)
 
 
 def _read_losses(spec):
