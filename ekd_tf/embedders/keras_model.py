@@ -68,7 +68,7 @@ def load_embedder(path: str | os.PathLike) -> keras.Model:
     if file.suffix != ".keras":
         raise ValueError(
             f"{file} cannot be loaded: a Keras model must be a `.keras` file. Load it "
-            "where it was made and save it as one"
+            "where it was made and save it as one; `open_embedder` opens other formats"
         )
     if not zipfile.is_zipfile(file):
         # Keras would say that there is no such file.

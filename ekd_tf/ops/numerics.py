@@ -15,7 +15,7 @@ def as_float32(values: tf.Tensor | tf.Variable | np.ndarray) -> tf.Tensor:
 
 
 def as_int32(values: tf.Tensor | tf.Variable | np.ndarray) -> tf.Tensor:
-    """Returns whole numbers as int32; one that does not fit is an error, but of XLA."""
+    """Returns whole numbers as int32; one that does not fit is an error, not in XLA."""
     values = tf.convert_to_tensor(values)
     numbers = tf.cast(values, tf.int32)
     if values.dtype not in (tf.bool, tf.uint8, tf.int8, tf.uint16, tf.int16, tf.int32):

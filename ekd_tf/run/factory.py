@@ -300,7 +300,7 @@ def make_schedule(
 
 def _weight(name, text):
     """Reads `8` as a float, and leaves `30%` as it is."""
-    weight = number(name, text.rstrip("%"))
+    weight = number(name, text.removesuffix("%"))
     if not text.endswith("%"):
         checks.check_range(name, weight, low=0, low_open=True)
         return weight
