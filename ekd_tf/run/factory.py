@@ -176,12 +176,20 @@ def weighted(config: TrainConfig) -> str:
         return BEST
     items = []
     for item in config.distill.split(","):
-        name, *words = item.split(":")
-        if name in LOSSES and (not words or "=" in words[0]):
+        name, weight, words = _split(item)
+        if name in LOSSES and weight is None:
             share = getattr(LOSSES[name], "usual_share", 1.0)
-            words.insert(0, f"{100 * share:g}%" if has_margin_loss(config) else "1")
-        items.append(":".join([name, *words]))
+            weight = f"{100 * share:g}%" if has_margin_loss(config) else "1"
+            item = ":".join([name, weight, *words])
+        items.append(item)
     return ",".join(items)
+
+
+def _split(item):
+    """Returns name, weight or None, and words of a loss such as `ekd:30%:memory=0`."""
+    name, *words = item.split(":")
+    weight = words.pop(0) if words and "=" not in words[0] else None
+    return name, weight, words
 
 
 def _read_losses(spec):
@@ -192,8 +200,7 @@ def _read_losses(spec):
     """
     losses: dict[str, tuple[float | str, dict[str, Any]]] = {}
     for item in filter(None, spec.split(",")):
-        name, *words = item.split(":")
-        text = words.pop(0) if words and "=" not in words[0] else "1"
+        name, weight, words = _split(item)
         checks.check_choice("distill", name, (*LOSSES, "best"))
         if name == "best":
             raise ValueError(
@@ -203,7 +210,7 @@ def _read_losses(spec):
         if name in losses:
             raise ValueError(f"`--distill` names {name!r} twice. Received: {spec!r}")
         place = f"--distill={name}"
-        own_weight = _weight(place, text)
+        own_weight = _weight(place, "1" if weight is None else weight)
         make = LOSSES[name]
         settings = settings_of(make, {*_OF_RUN, "centres", "miner", "name"})
         of_miner = settings_of(PairMiner) if has_argument(make, "miner") else {}
