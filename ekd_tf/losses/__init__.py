@@ -23,6 +23,7 @@ from ekd_tf.losses.pairwise import PKTLoss as PKTLoss
 from ekd_tf.losses.pairwise import SPLoss as SPLoss
 from ekd_tf.losses.triples import RKDLoss as RKDLoss
 from ekd_tf.losses.triples import TripletDistillationLoss as TripletDistillationLoss
+from ekd_tf.losses.unikd import UniKDLoss as UniKDLoss
 
 # What `--distill` calls them.
 LOSSES: dict[str, Callable[..., DistillationLoss]] = {
@@ -36,6 +37,7 @@ LOSSES: dict[str, Callable[..., DistillationLoss]] = {
     "sp": SPLoss,
     "pkt": PKTLoss,
     "icd_face": ICDFaceLoss,
+    "unikd": UniKDLoss,
     "cckd": CCKDLoss,
     "rkd": RKDLoss,
     "darkrank": DarkRankLoss,

@@ -214,7 +214,7 @@ class TrainConfig:
         "loss's gradient on the embeddings is that percentage of the margin loss's, up "
         "to 1000%. Default: what was best on many people, which the plan says, or 1 "
         "without a margin loss. Has: ekd, ekd_reference (as published), cosine, "
-        "fitnet, sp, cckd, pkt, rkd, darkrank, icd_face, triplet_distillation, "
+        "fitnet, unikd, sp, cckd, pkt, rkd, darkrank, icd_face, triplet_distillation, "
         "ada_distill; and with a cache or --teacher_centres: ekd_centres, kd, gkd, "
         "shrinkteanet, margin_distillation, proxyless_kd. Settings of a loss follow "
         f"it: ekd:100%:temperature=0.05. Or best, which is {BEST}.",

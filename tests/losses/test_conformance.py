@@ -1,6 +1,7 @@
 """What every distillation loss promises, whatever its formula."""
 
 import collections
+import functools
 import inspect
 
 import keras
@@ -73,6 +74,10 @@ CASES = {
         # Of bins that a few pairs fill.
         lambda **kw: losses.ICDFaceLoss(**{"memory": 0, "bins": 9, **kw}),
         {"memory": 4, "student_dim": 3, "teacher_dim": 2, "bins": 5},
+    ),
+    "unikd": Case(
+        lambda **kw: losses.UniKDLoss(**{"memory": 0, **kw}),
+        {**SIZES, "memory": 4, "relation_weight": 0.5, "num_negatives": 3},
     ),
     "shrinkteanet": with_centres(
         losses.ShrinkTeaNetLoss, angular_weight=2.0, classifier_weight=0.5
@@ -262,8 +267,11 @@ def test_owns_a_trained_projection_between_sizes(rng, mixed_policy, name):
     mixed_policy("mixed_bfloat16")
     case = CASES[name]
     sizes = {"student_dim": TEACHER_DIM}
-    if name in ("cosine", "fitnet"):
+    if name in ("cosine", "fitnet", "unikd"):
         sizes["teacher_dim"] = STUDENT_DIM
+    if name == "unikd":
+        # Pairs are compared in each model's own space.
+        case = Case(functools.partial(case.make, relation_weight=0.0), {})
     loss = case.make(**sizes)
     student, teacher, labels = batch_of(rng, student_dim=TEACHER_DIM)
     (kernel,) = loss.trainable_variables

@@ -200,6 +200,24 @@ def test_icd_face_pairs_no_image_with_itself(rng):
         assert monitor["icd_face/pairs"] == pairs
 
 
+def test_unikd_by_hand():
+    # Two images of one identity and one of another; distances 0, 0.4 and 1.
+    student = np.float32([[1, 0], [0, 1], [-1, 0]])
+    teacher = np.float32([[1, 0], [0.8, 0.6], [0, 1]])
+    loss = losses.UniKDLoss(2, 2, memory=3, relation_weight=2.0, num_negatives=1)
+    terms = loss(student, teacher, np.int32([7, 7, 3]))
+    np.testing.assert_allclose(terms["unikd/instance"], (0.16 + 1) / 3, rtol=1e-6)
+    # The positive pair, 0 for 0.8, and the negative one most similar for the student,
+    # the last two, 0 for 0.6.
+    expected = 2 * (0.64 + 0.36)
+    np.testing.assert_allclose(terms["unikd/relation"], expected, rtol=1e-6)
+    # One of identity 7 beside these: -1 for 0 and 0 for 0.6; the negative 1 for 1.
+    terms = loss(-student[:1], teacher[2:], np.int32([7]))
+    np.testing.assert_allclose(terms["unikd/instance"], 1.0, rtol=1e-6)
+    expected = 2 * ((1 + 0.36) / 2 + 0)
+    np.testing.assert_allclose(terms["unikd/relation"], expected, rtol=1e-6)
+
+
 def test_margin_distillation_by_hand():
     # The largest cosine 0.8 has the widest margin, 3/4 of it 3/4 of the way.
     loss = losses.MarginDistillationLoss(AXES, min_margin=0.2, max_margin=0.6)
@@ -299,6 +317,8 @@ def test_rejects_arguments_outside_their_range():
         ("RKDLoss", "delta", 0.0, r"`delta` must be in \(0, inf\)"),
         ("TripletDistillationLoss", "min_margin", 0.6, r"must be in \[0, 0.5\]"),
         ("ICDFaceLoss", "memory", 1, "`memory` needs `student_dim`"),
+        ("UniKDLoss", "relation_weight", -1, r"_weight` must be in \[0, inf\)"),
+        ("UniKDLoss", "num_negatives", 0, r"`num_negatives` must be in \[1, inf\)"),
         ("KDLoss", "temperature", 0.0, r"`temperature` must be in \(0, inf\)"),
         ("ShrinkTeaNetLoss", "angular_weight", -1, r"must be in \[0, inf\)"),
         ("MarginDistillationLoss", "min_margin", 0.6, r"must be in \[0, 0.55\]"),
@@ -319,6 +339,6 @@ def test_rejects_arguments_outside_their_range():
             needed = {"centres": CENTRES}
         elif name == "AdaDistillLoss":
             needed = {"num_identities": 3, "teacher_dim": 2}
-        elif name == "EKDLoss":
+        elif name in ("EKDLoss", "UniKDLoss"):
             needed = {"memory": 0}
         refused(rule, kind, **{**needed, argument: value})
