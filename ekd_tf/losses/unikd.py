@@ -27,7 +27,7 @@ class UniKDLoss(MemoryLoss):
          + \operatorname*{mean}_{\text{hardest negatives}} (c_s - c_t)^2\Big) $$
 
     The square makes an image count the more the farther it is from its teacher row. The
-    pairs are those of `EKDLoss`, of which it compares ranks in place of cosines. Terms
+    pairs are those of `EKDLoss`, which compares their ranks instead. Terms
     `unikd/instance` and `unikd/relation`.
 
     Args:
@@ -46,6 +46,7 @@ class UniKDLoss(MemoryLoss):
     """
 
     default_name = "unikd"
+    usual_share = 3.0
     uses_labels = True
 
     def __init__(
