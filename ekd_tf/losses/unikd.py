@@ -46,7 +46,7 @@ class UniKDLoss(MemoryLoss):
     """
 
     default_name = "unikd"
-    usual_share = 3.0
+    usual_share = 5.0
     uses_labels = True
 
     def __init__(
@@ -54,7 +54,7 @@ class UniKDLoss(MemoryLoss):
         student_dim: int | None = None,
         teacher_dim: int | None = None,
         memory: int = 2048,
-        relation_weight: float = 1.0,
+        relation_weight: float = 0.3,
         num_negatives: int = 2000,
         **kwargs: Any,
     ) -> None:
