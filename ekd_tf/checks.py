@@ -52,23 +52,24 @@ def check_range(
 ) -> float:
     """Returns `value`, or raises `ValueError` with the interval if it lies outside.
 
-    Ends of None bound nothing; an open end is itself excluded.
+    Ends of None bound nothing but infinity; an open end is itself excluded.
     """
     if isinstance(value, str):
         raise ValueError(f"`{name}` must be a number. Received: {name}={value!r}")
+    low, low_open = (-math.inf, True) if low is None else (low, low_open)
+    high, high_open = (math.inf, True) if high is None else (high, high_open)
     # Written so that NaN, for which every comparison is false, is refused.
-    above = low is None or (value > low if low_open else value >= low)
-    below = high is None or (value < high if high_open else value <= high)
+    above = value > low if low_open else value >= low
+    below = value < high if high_open else value <= high
     if above and below:
         return value
-    left = "(-inf" if low is None else f"{'(' if low_open else '['}{low}"
-    right = "inf)" if high is None else f"{high}{')' if high_open else ']'}"
-    raise ValueError(f"`{name}` must be in {left}, {right}. Received: {name}={value}")
+    interval = f"{'(' if low_open else '['}{low}, {high}{')' if high_open else ']'}"
+    raise ValueError(f"`{name}` must be in {interval}. Received: {name}={value}")
 
 
 def check_positive(name: str, value: float) -> float:
     """Returns `value`, or raises `ValueError` unless it is above 0 and finite."""
-    return check_range(name, value, 0, math.inf, low_open=True, high_open=True)
+    return check_range(name, value, 0, low_open=True)
 
 
 def check_weights(**weights: float) -> list[float]:
@@ -83,7 +84,7 @@ def check_weights(**weights: float) -> list[float]:
 
 def check_whole(name: str, value: float, low: int) -> int:
     """Returns `value` as an int, or raises `ValueError` unless whole and >= low."""
-    if check_range(name, value, low, math.inf, high_open=True) == int(value):
+    if check_range(name, value, low) == int(value):
         return int(value)
     raise ValueError(f"`{name}` must be a whole number. Received: {name}={value}")
 

@@ -30,13 +30,13 @@ def test_choices_are_answered_with_the_list_and_the_closest():
 
 
 def test_values_are_answered_with_the_interval_they_must_be_in():
-    nan = float("nan")
+    nan, inf = float("nan"), float("inf")
     for interval, bounds, inside, outside in (
-        ("[0, inf)", {"low": 0}, (0, 1e9), (-1, nan)),
+        ("[0, inf)", {"low": 0}, (0, 1e9), (-1, nan, inf)),
         ("(0, inf)", {"low": 0, "low_open": True}, (1e-9,), (0,)),
         ("[0, 1]", {"low": 0, "high": 1}, (0, 1), (2,)),
         ("[0, 1)", {"low": 0, "high": 1, "high_open": True}, (0.5,), (1,)),
-        ("(-inf, 1]", {"high": 1}, (-5,), (2, nan)),
+        ("(-inf, 1]", {"high": 1}, (-5,), (2, nan, -inf)),
     ):
         for value in inside:
             assert checks.check_range("x", value, **bounds) == value

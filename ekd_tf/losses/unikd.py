@@ -20,7 +20,7 @@ from ekd_tf.ops.numerics import masked_mean
 
 @register
 class UniKDLoss(MemoryLoss):
-    r"""Compares each image's two embeddings, and the two cosines of hard pairs.
+    r"""Compares each image's two embeddings, and the two cosines of pairs.
 
     $$ L = \frac{1}{B} \sum_i (1 - \hat s_i \cdot \hat t_i)^2
          + w \Big(\operatorname*{mean}_{\text{positives}} (c_s - c_t)^2
