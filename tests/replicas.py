@@ -78,7 +78,9 @@ def make(loss, norm="frozen", parts=1):
     if loss == "margin":
         model = FaceClassifier(student, head)
     else:
-        ekd = EKDLoss(memory=0, momentum=0.3, threshold_gradient=loss != "detached")
+        ekd = EKDLoss(
+            8, 8, memory=20, momentum=0.3, threshold_gradient=loss != "detached"
+        )
         losses = {"ekd": (ekd, 50.0)}
         if loss == "two":
             losses["cosine"] = (toys.CosineGap(), GradientShare(0.3))

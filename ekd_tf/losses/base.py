@@ -185,7 +185,7 @@ class MemoryLoss(DistillationLoss):
         ):
             old = tf.convert_to_tensor(variable)
             newest = tf.cast(tf.stop_gradient(newest), old.dtype)
-            both = tf.concat([newest, old], axis=0)
-            first = tf.where(finite, 0, tf.shape(newest)[0])
-            kept = both[first : first + self.memory]
-            variable.assign(tf.ensure_shape(kept, variable.shape))
+            # XLA cannot compile a slice whose start depends on `finite`.
+            moved = tf.concat([newest, old], axis=0)[: self.memory]
+            moved = tf.ensure_shape(moved, variable.shape)
+            variable.assign(tf.where(finite, moved, old))

@@ -12,10 +12,8 @@ from ekd_tf.losses.base import MemoryLoss
 from ekd_tf.losses.base import TermsAndMonitor
 from ekd_tf.losses.direct import ProjectedLoss
 from ekd_tf.mining.miner import PairMiner
-from ekd_tf.mining.miner import join
 from ekd_tf.mining.miner import with_gradient
 from ekd_tf.ops.numerics import l2_normalize
-from ekd_tf.ops.numerics import masked_mean
 
 
 @register
@@ -60,8 +58,8 @@ class UniKDLoss(MemoryLoss):
     ) -> None:
         super().__init__(memory, student_dim, teacher_dim, **kwargs)
         self.relation_weight = float(check_range("relation_weight", relation_weight, 0))
-        self.num_negatives = num_negatives
         self.miner = PairMiner(num_negatives=num_negatives)
+        self.num_negatives = self.miner.num_negatives
         self.space = ProjectedLoss(student_dim, teacher_dim)
         self._add_memory()
 
@@ -81,11 +79,13 @@ class UniKDLoss(MemoryLoss):
             extra = self._remembered(student, teacher, image_ids)
         frozen = tf.stop_gradient(student)
         pairs = self.miner(frozen, teacher, labels, image_ids, extra, False)
-        listed = join([pairs.positive, pairs.negative])
-        cosines = with_gradient(units[0], pairs.student.gallery, listed)
-        squares = tf.math.squared_difference(cosines, listed.teacher)
-        positive = tf.range(tf.size(squares)) < tf.shape(pairs.positive.rows)[0]
-        relation = masked_mean(squares, positive) + masked_mean(squares, ~positive)
+
+        def mean_square(listed):
+            cosines = with_gradient(units[0], pairs.student.gallery, listed)
+            total = tf.reduce_sum(tf.math.squared_difference(cosines, listed.teacher))
+            return tf.math.divide_no_nan(total, tf.cast(tf.size(cosines), tf.float32))
+
+        relation = mean_square(pairs.positive) + mean_square(pairs.negative)
         if training and self.memory:
             self._remember(*units, labels, image_ids, pairs.finite)
         return {

@@ -9,6 +9,7 @@ from toys import value_and_gradient
 
 from ekd_tf.keras_compat import IS_KERAS_3
 from ekd_tf.losses import DistillationLoss
+from ekd_tf.losses import ICDFaceLoss
 
 
 class Gap(DistillationLoss):
@@ -95,3 +96,20 @@ def test_rejects_wrong_shapes_and_inputs_of_different_batches():
         ((ROWS, ROWS, labels, np.zeros(3, np.int32)), batch),
     ):
         refused(words, Gap(), *arguments)
+
+
+def test_xla_compiles_a_memory_of_rows_that_the_step_computes(rng):
+    loss, other = ICDFaceLoss(3, 3, memory=5), ICDFaceLoss(3, 3, memory=5)
+    weight, labels = tf.Variable(2 * tf.eye(3)), np.int32([7, 7, 3])
+
+    @functools.partial(tf.function, jit_compile=True, autograph=False)
+    def step(rows):
+        return loss(tf.matmul(rows, weight), rows, labels)
+
+    first, second = np.float32(rng.normal(size=(2, 3, 3)))
+    # A batch that is not finite leaves the memory as it is.
+    for rows in (first, np.where(first > 0, np.nan, first), second):
+        value = step(rows)["icd_face"]
+        np.testing.assert_allclose(value, other(2 * rows, rows, labels)["icd_face"])
+        for variable, expected in zip(loss.variables, other.variables):
+            np.testing.assert_allclose(np.array(variable), np.array(expected))
